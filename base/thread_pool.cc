@@ -1,0 +1,92 @@
+// Measured against oneTBB (2 cores, Zen 4, November 2026): see docs/measurements.md, "Thread pool".
+#include "base/thread_pool.h"
+
+#include <system_error>
+
+#include "base/check.h"
+#include "base/error.h"
+
+namespace strata {
+namespace {
+
+// About 50 us of spinning before a worker sleeps: longer than the serial work between two regions of a decode step, short
+// enough that an idle program uses no core.
+constexpr uint32_t kSpinsBeforeSleep = 20000;
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(uint32_t n_threads) : n_threads_(n_threads) {
+  STRATA_CHECK(n_threads >= 1, "n_threads=%u", n_threads);
+  threads_.reserve(n_threads - 1);
+  try {
+    for (uint32_t worker = 1; worker < n_threads; ++worker)
+      threads_.emplace_back([this, worker] { work(worker); });
+  } catch (const std::system_error& failure) {
+    stop_.store(true, std::memory_order_seq_cst);
+    generation_.fetch_add(1, std::memory_order_seq_cst);
+    { const std::lock_guard lock(sleep_mutex_); }
+    wake_.notify_all();
+    threads_.clear();
+    throw Error(ErrorCode::kOutOfMemory, std::string("cannot start a thread: ") + failure.what(), "-t",
+                "ask for fewer threads with -t");
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true, std::memory_order_seq_cst);
+  generation_.fetch_add(1, std::memory_order_seq_cst);
+  { const std::lock_guard lock(sleep_mutex_); }
+  wake_.notify_all();
+}
+
+void ThreadPool::run_erased(Erased task, void* context) {
+  if (n_threads_ == 1) {
+    task(context, 0);
+    return;
+  }
+  task_ = task;
+  context_ = context;
+  n_running_.store(n_threads_ - 1, std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_seq_cst);
+  if (n_sleeping_.load(std::memory_order_seq_cst) != 0) {
+    { const std::lock_guard lock(sleep_mutex_); }
+    wake_.notify_all();
+  }
+  task(context, 0);
+  // The others are in the same region; the wait is bounded by their share of it.
+  for (uint32_t spins = 0; n_running_.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins > kSpinsBeforeSleep) std::this_thread::yield();
+    pause_cpu();
+  }
+}
+
+uint64_t ThreadPool::wait_next(uint64_t seen) {
+  for (uint32_t spins = 0; spins < kSpinsBeforeSleep; ++spins) {
+    const uint64_t now = generation_.load(std::memory_order_acquire);
+    if (now != seen) return now;
+    pause_cpu();
+  }
+  std::unique_lock lock(sleep_mutex_);
+  n_sleeping_.fetch_add(1, std::memory_order_seq_cst);
+  wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != seen; });
+  n_sleeping_.fetch_sub(1, std::memory_order_seq_cst);
+  return generation_.load(std::memory_order_acquire);
+}
+
+void ThreadPool::work(uint32_t worker) {
+  uint64_t seen = 0;
+  for (;;) {
+    seen = wait_next(seen);
+    if (stop_.load(std::memory_order_acquire)) return;
+    task_(context_, worker);
+    n_running_.fetch_sub(1, std::memory_order_acq_rel);
+  }
+}
+
+}  // namespace strata

@@ -1,0 +1,75 @@
+// base/thread_pool.h - a fixed set of threads that run one task at a time.
+// Why: decode starts about 150 short parallel regions per token; workers spin briefly between them and sleep when idle.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace strata {
+
+/// The calling thread is worker 0, so a pool of one starts no thread. One caller at a time.
+class ThreadPool {
+ public:
+  /// n_threads >= 1. Threads that cannot be started throw Error(kOutOfMemory).
+  explicit ThreadPool(uint32_t n_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  uint32_t size() const { return n_threads_; }
+
+  /// Calls task(worker) once on every worker, worker in [0, size()), and returns when all have returned.
+  /// No lock and no allocation unless a worker has gone to sleep. The task must not throw.
+  template <class Task>
+  void run(Task&& task) {
+    using Plain = std::remove_reference_t<Task>;
+    run_erased([](void* context, uint32_t worker) { (*static_cast<Plain*>(context))(worker); },
+               const_cast<void*>(static_cast<const void*>(&task)));
+  }
+
+  /// Calls task(begin, end, worker) over [0, n_items) in pieces of at most `grain` items, handed out as workers ask.
+  /// Which worker gets which piece varies from run to run, so a task's result must not depend on it.
+  template <class Task>
+  void for_each(uint64_t n_items, uint64_t grain, Task&& task) {
+    if (n_items == 0) return;
+    if (size() == 1 || n_items <= grain) {
+      for (uint64_t begin = 0; begin < n_items; begin += grain)
+        task(begin, begin + grain < n_items ? begin + grain : n_items, 0u);
+      return;
+    }
+    next_item_.store(0, std::memory_order_relaxed);
+    run([&](uint32_t worker) {
+      for (;;) {
+        const uint64_t begin = next_item_.fetch_add(grain, std::memory_order_relaxed);
+        if (begin >= n_items) return;
+        task(begin, begin + grain < n_items ? begin + grain : n_items, worker);
+      }
+    });
+  }
+
+ private:
+  using Erased = void (*)(void* context, uint32_t worker);
+  void run_erased(Erased task, void* context);
+  void work(uint32_t worker);
+  uint64_t wait_next(uint64_t seen);
+
+  const uint32_t n_threads_;
+  std::vector<std::jthread> threads_;
+  Erased task_ = nullptr;
+  void* context_ = nullptr;
+  alignas(64) std::atomic<uint64_t> generation_{0};  // a new value starts a region
+  alignas(64) std::atomic<uint32_t> n_running_{0};   // workers still inside the region
+  alignas(64) std::atomic<uint64_t> next_item_{0};
+  alignas(64) std::atomic<uint32_t> n_sleeping_{0};
+  std::atomic<bool> stop_{false};
+  std::mutex sleep_mutex_;
+  std::condition_variable wake_;
+};
+
+}  // namespace strata

@@ -1,0 +1,28 @@
+# Flags every target of ours is built with. Warnings are errors; the sources name fused multiply-adds themselves, because a
+# contraction chosen by the compiler would make a row's bits depend on the loop it was computed in (law L1).
+add_library(strata_flags INTERFACE)
+target_include_directories(strata_flags INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(strata_flags INTERFACE -Wall -Wextra -Werror -Wconversion -Wsign-conversion -Wshadow
+  -Wnon-virtual-dtor -Woverloaded-virtual -ffp-contract=off)
+if(STRATA_SANITIZE)
+  target_compile_options(strata_flags INTERFACE -fsanitize=${STRATA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(strata_flags INTERFACE -fsanitize=${STRATA_SANITIZE})
+endif()
+if(STRATA_FUZZ)
+  target_compile_options(strata_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+if(STRATA_DEBUG_CHECKS)
+  target_compile_definitions(strata_flags INTERFACE STRATA_DEBUG_CHECKS=1)
+endif()
+
+# strata_library(NAME deps...): the library of one top-level folder, from every .cc below it.
+function(strata_library name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  if(NOT sources)
+    set(sources ${PROJECT_BINARY_DIR}/empty.cc)
+    file(WRITE ${sources} "")
+  endif()
+  add_library(strata_${name} STATIC ${sources})
+  add_library(strata::${name} ALIAS strata_${name})
+  target_link_libraries(strata_${name} PUBLIC strata_flags ${ARGN})
+endfunction()

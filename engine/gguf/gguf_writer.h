@@ -1,0 +1,40 @@
+// engine/gguf/gguf_writer.h - writes a GGUF v3 file: the developer's model makers and the tests use it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/tensor_type.h"
+
+namespace strata::engine {
+
+/// Collects metadata and tensors, then writes the file in one pass. Tensor bytes are borrowed until write().
+class GgufWriter {
+ public:
+  void add_uint(const std::string& key, uint32_t value);
+  void add_u64(const std::string& key, uint64_t value);
+  void add_real(const std::string& key, float value);
+  void add_bool(const std::string& key, bool value);
+  void add_string(const std::string& key, const std::string& value);
+  void add_strings(const std::string& key, const std::vector<std::string>& values);
+  void add_ints(const std::string& key, const std::vector<int32_t>& values);
+  void add_reals(const std::string& key, const std::vector<float>& values);
+  void add_bools(const std::string& key, const std::vector<bool>& values);
+  /// shape[0] is the row length; `bytes` must have the size that type and shape give.
+  void add_tensor(const std::string& name, TensorType type, const std::vector<uint64_t>& shape, std::span<const std::byte> bytes);
+  /// Serialises everything (magic, metadata, tensor infos, padding, data).
+  std::vector<std::byte> serialise() const;
+  /// Errors: kIo.
+  void write(const std::string& path) const;
+
+ private:
+  struct Entry { std::string key; std::vector<std::byte> encoded; };  // type and value as the file holds them
+  struct Tensor { std::string name; TensorType type; std::vector<uint64_t> shape; std::span<const std::byte> bytes; };
+  std::vector<Entry> entries_;
+  std::vector<Tensor> tensors_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,60 @@
+// engine/kv_cache.h - the KV blocks of all sequences in one DRAM arena of a stated budget.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/kv_layout.h"
+#include "base/model_shape.h"
+#include "engine/sequence.h"
+#include "tiers/block_pool.h"
+
+namespace strata::engine {
+
+struct KvCacheOptions {
+  KvCodec k_codec = KvCodec::kF16;
+  KvCodec v_codec = KvCodec::kF16;
+  uint64_t budget_bytes = 0;  // of the arena
+};
+
+/// Bytes of blocks that one sequence of n_ctx positions holds at most, walked in chunks of chunk_rows: full layers every
+/// position, windowed layers window + chunk, each rounded up to blocks.
+uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec, uint64_t n_ctx, uint32_t chunk_rows);
+
+class KvCache {
+ public:
+  /// Reserves the arena. Errors: kOutOfMemory; kDoesNotFit where the budget holds no block.
+  KvCache(const ModelShape& shape, const KvCacheOptions& options);
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  Sequence make_sequence();
+  const KvLayout& layout() const { return layout_; }
+  const ModelShape& shape() const { return shape_; }
+  const tiers::BlockPool& pool() const { return pool_; }
+
+  /// Makes room for rows [n_pos, n_pos + n_rows) of `sequence` in every stream: opens blocks, copies a shared open block.
+  /// Errors: kDoesNotFit; the sequence is as before.
+  void open_rows(Sequence& sequence, uint32_t n_rows);
+  /// The walk has filled the rows: their tokens now belong to the sequence; windowed layers let go of old blocks.
+  void close_rows(Sequence& sequence, std::span<const int32_t> tokens);
+  /// Undoes open_rows after a step that failed.
+  void abandon_rows(Sequence& sequence);
+
+  /// Block that holds position pos of a stream; it must be one the sequence still holds.
+  std::byte* block(const Sequence& sequence, uint32_t layer, uint32_t kv_head, uint32_t pos) const;
+  /// First position of a stream that is still held.
+  uint32_t first_held_pos(const Sequence& sequence, uint32_t layer) const;
+
+ private:
+  friend class Sequence;
+  uint32_t stream_idx(uint32_t layer, uint32_t kv_head) const { return stream_begin_[layer] + kv_head; }
+  ModelShape shape_;
+  KvLayout layout_;
+  std::vector<uint32_t> stream_begin_;  // [n_layers + 1]
+  tiers::BlockPool pool_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,45 @@
+// engine/sampler.h - picks the next token from logits: penalties, bias, top-k, top-p, min-p, temperature, in llama.cpp's order.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "engine/text/tokenizer.h"
+
+namespace strata::engine {
+
+struct SamplerOptions {
+  double temperature = 0.8;  // <= 0: greedy
+  uint32_t top_k = 40;       // 0 = off
+  double top_p = 0.95;       // 1 = off
+  double min_p = 0.05;       // 0 = off
+  double repeat_penalty = 1.0;    // 1 = off
+  uint32_t repeat_last_n = 64;    // tokens the penalties look back over
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  uint64_t seed = 0;
+  std::vector<std::pair<TokenId, double>> logit_bias;
+};
+
+/// Deterministic: the same options, history and logits give the same token.
+class Sampler {
+ public:
+  /// Errors: kUsage (a value out of range, a bias on a token that does not exist).
+  Sampler(const SamplerOptions& options, uint32_t vocab_size);
+  /// Remembers a token of the prompt or of the answer for the penalties.
+  void accept(TokenId token);
+  /// Picks from logits [vocab_size]; does not accept it. Equal logits: the lower id wins.
+  TokenId pick(std::span<const float> logits);
+
+ private:
+  SamplerOptions options_;
+  uint32_t vocab_size_;
+  std::vector<TokenId> history_;  // ring of the last repeat_last_n
+  uint64_t n_accepted_ = 0;
+  uint64_t state_;  // of the generator
+  std::vector<std::pair<float, TokenId>> candidates_;
+};
+
+}  // namespace strata::engine

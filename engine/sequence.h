@@ -1,0 +1,44 @@
+// engine/sequence.h - one text in the KV cache: references to frozen, shared blocks plus its own open ones.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tiers/block_pool.h"
+
+namespace strata::engine {
+
+class KvCache;
+
+/// The tokens walked so far and, per stream, the table of their blocks. Move-only; fork() shares every block.
+/// A sequence must not outlive the KvCache it came from.
+class Sequence {
+ public:
+  Sequence(Sequence&& other) noexcept;
+  Sequence& operator=(Sequence&& other) noexcept;
+  ~Sequence();
+
+  uint32_t n_pos() const { return static_cast<uint32_t>(tokens_.size()); }
+  const std::vector<int32_t>& tokens() const { return tokens_; }
+
+  /// A second sequence with the same past. Costs one reference per block; the open block is copied when either side appends.
+  Sequence fork() const;
+
+  /// Forgets positions >= n. Windowed layers have let go of old blocks, so a sequence cut far back may have to be cut
+  /// further: returns the number of positions kept (n, or 0 where the window before n is gone). The caller re-feeds the rest.
+  uint32_t truncate(uint32_t n);
+
+ private:
+  friend class KvCache;
+  explicit Sequence(KvCache* cache);
+  /// Blocks of one stream, oldest first; entry i holds positions [(first_block + i) * 32, ...).
+  struct StreamTable {
+    uint32_t first_block = 0;
+    std::vector<tiers::SlotId> slots;
+  };
+  KvCache* cache_;
+  std::vector<int32_t> tokens_;
+  std::vector<StreamTable> streams_;  // layer-major, KV head minor
+};
+
+}  // namespace strata::engine
