@@ -1,0 +1,87 @@
+#include "cpu_attn/kernels.h"
+
+#include <array>
+#include <string>
+
+#include "base/error.h"
+#include "cpu_attn/attend.h"
+#include "cpu_attn/linear.h"
+#include "cpu_attn/row_ops.h"
+
+namespace strata::cpu_attn {
+namespace {
+
+// The flags of the *_avx2.cc and *_avx512.cc files (CMakeLists.txt), asked of the CPU and of the system's saved registers.
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+         __builtin_cpu_supports("bmi2");
+}
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+
+struct Tables {
+  KernelTable scalar{};
+  KernelTable avx2{};
+  KernelTable avx512{};
+  std::array<const KernelTable*, 3> available{};
+  size_t n_available = 0;
+
+  Tables() {
+    scalar.isa = CpuIsa::kScalar;
+    scalar.name = "scalar";
+    scalar.features = "scalar";
+    fill_linear_scalar(scalar);
+    fill_attend_scalar(scalar);
+    fill_row_ops_scalar(scalar);
+    add(scalar);
+    if (has_avx2()) {
+      avx2.isa = CpuIsa::kAvx2;
+      avx2.name = "avx2";
+      avx2.features = "avx2 fma f16c";
+      fill_linear_avx2(avx2);
+      fill_attend_avx2(avx2);
+      fill_row_ops_avx2(avx2);
+      add(avx2);
+    }
+    if (has_avx512()) {
+      avx512.isa = CpuIsa::kAvx512;
+      avx512.name = "avx512";
+      avx512.features = "avx512 f bw dq vl vnni";
+      fill_linear_avx512(avx512);
+      fill_attend_avx512(avx512);
+      fill_row_ops_avx512(avx512);
+      add(avx512);
+    }
+  }
+  void add(const KernelTable& table) { available[n_available++] = &table; }
+};
+
+const Tables& tables() {
+  static const Tables all;
+  return all;
+}
+
+}  // namespace
+
+std::span<const KernelTable* const> available_kernels() { return {tables().available.data(), tables().n_available}; }
+
+const KernelTable& choose_kernels(std::string_view isa_name) {
+  const auto available = available_kernels();
+  if (isa_name.empty()) return *available.back();
+  std::string names;
+  for (const KernelTable* table : available) {
+    if (isa_name == table->name) return *table;
+    names += names.empty() ? "" : ", ";
+    names += table->name;
+  }
+  const bool is_known = isa_name == "avx2" || isa_name == "avx512";
+  throw Error(ErrorCode::kUsage,
+              is_known ? "this CPU has no kernels for instruction set '" + std::string(isa_name) + "'; it has: " + names
+                       : "unknown instruction set '" + std::string(isa_name) + "'; this CPU has: " + names,
+              "--cpu-isa", "leave the option out to use the widest set");
+}
+
+}  // namespace strata::cpu_attn
