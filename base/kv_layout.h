@@ -7,11 +7,12 @@
 //
 //   f16   K [head_dim][32] f16                     V [32][head_dim] f16
 //   q8_0  K [head_dim][32] i8                      V [32][head_dim] i8
-//         K scales [head_dim / 32][32] f16         V scales [32][head_dim / 32] f16
+//         K scales [head_dim / 32][32] f16         V scales [head_dim / 32][32] f16
 //
 // A block is K bytes, K scales, V bytes, V scales, each part starting at a multiple of 64 bytes. K
 // and V may have different codecs. A q8_0 group is 32 neighbouring dimensions of one position:
-// value = scale * i8, scale = max|x| / 127.
+// value = scale * i8, scale = max|x| / 127. Both parts keep a group's scales of the 32 positions
+// together, so that one vector holds the scales of neighbouring positions.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,265 @@
+// tools/bench_attend.cc - speed of the attention kernels on one thread: decode from DRAM in GB/s, prefill from cache in GFLOP/s,
+// each beside a peak measured in the same run. The answer is checked against double precision before anything is timed.
+// Why: a kernel's figure says something only as a share of what the machine gave in the same minute.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "base/check.h"
+#include "base/half.h"
+#include "base/host_memory.h"
+#include "cpu_attn/attend.h"
+
+namespace strata {
+namespace {
+
+struct Options {
+  uint32_t head_dim = 64;
+  uint32_t group = 3;
+  uint32_t rows = 32;      // of the prefill tile: rows * group queries
+  uint64_t megabytes = 256;
+  uint32_t streams = 1;    // blocks of a stream are this many blocks apart
+  uint32_t repeats = 3;
+  std::string isa;
+  bool hint = true;
+};
+
+/// Median of the times of work(0) .. work(n - 1). Slices last well under a scheduler's turn, so that a busy neighbour spoils few.
+double median_seconds(uint64_t n, const std::function<void(uint64_t)>& work) {
+  std::vector<double> times;
+  for (uint64_t i = 0; i < n; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    work(i);
+    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+/// f32 FMA rate of one core: ten independent chains.
+double measure_peak_gflops() {
+  constexpr uint64_t kRounds = 10'000;
+  const double seconds = median_seconds(301, [](uint64_t) {
+    for (uint64_t i = 0; i < kRounds; ++i) {
+      asm volatile(
+          "vfmadd231ps %%ymm0, %%ymm1, %%ymm2\n vfmadd231ps %%ymm0, %%ymm1, %%ymm3\n"
+          "vfmadd231ps %%ymm0, %%ymm1, %%ymm4\n vfmadd231ps %%ymm0, %%ymm1, %%ymm5\n"
+          "vfmadd231ps %%ymm0, %%ymm1, %%ymm6\n vfmadd231ps %%ymm0, %%ymm1, %%ymm7\n"
+          "vfmadd231ps %%ymm0, %%ymm1, %%ymm8\n vfmadd231ps %%ymm0, %%ymm1, %%ymm9\n"
+          "vfmadd231ps %%ymm0, %%ymm1, %%ymm10\n vfmadd231ps %%ymm0, %%ymm1, %%ymm11\n" ::
+              : "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11");
+    }
+  });
+  return static_cast<double>(kRounds) * 10 * 16 / seconds * 1e-9;
+}
+
+__attribute__((target("avx2"))) int64_t xor_of(const std::byte* bytes, uint64_t n) {
+  __m256i sum[4] = {};
+  for (uint64_t i = 0; i + 128 <= n; i += 128) {
+    for (uint64_t j = 0; j < 4; ++j) {
+      sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + i + 32 * j)));
+    }
+  }
+  const __m256i all = _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
+  return _mm256_extract_epi64(all, 0);
+}
+
+constexpr uint64_t kSliceBytes = uint64_t{8} << 20;
+
+double measure_read_gbytes_per_s(const HostMemory& memory, uint32_t repeats) {
+  volatile int64_t sink = 0;
+  const uint64_t n_slices = memory.size() / kSliceBytes;
+  const double seconds = median_seconds(n_slices * repeats, [&](uint64_t i) {
+    sink = xor_of(memory.data() + i % n_slices * kSliceBytes, kSliceBytes);
+  });
+  return static_cast<double>(kSliceBytes) / seconds * 1e-9;
+}
+
+std::vector<KernelTable> tables_of_this_cpu() {
+  std::vector<KernelTable> tables(1);
+  cpu_attn::fill_attend_scalar(tables[0]);
+  tables[0].name = "scalar";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    tables.emplace_back().name = "avx2";
+    cpu_attn::fill_attend_avx2(tables.back());
+  }
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    tables.emplace_back().name = "avx512";
+    cpu_attn::fill_attend_avx512(tables.back());
+  }
+  return tables;
+}
+
+/// Blocks of one codec pair in large memory, filled by store_kv; segments are lists of eight of them.
+class Blocks {
+ public:
+  Blocks(const KernelTable& table, const KvLayout& layout, HostMemory& memory, uint64_t n_blocks)
+      : layout_(layout), memory_(memory), n_blocks_(n_blocks) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> row(layout.head_dim);
+    for (uint64_t b = 0; b < n_blocks; ++b) {
+      std::byte* block = memory.data() + b * layout.block_bytes;
+      if (b >= kDistinct) {
+        std::copy_n(memory.data() + b % kDistinct * layout.block_bytes, layout.block_bytes, block);
+        continue;
+      }
+      for (uint32_t r = 0; r < kBlockPositions; ++r) {
+        for (float& x : row) x = normal(random);
+        table.store_kv(layout, block, r, row.data(), row.data());
+      }
+    }
+  }
+
+  uint64_t n_segments() const { return n_blocks_ / 8; }
+  /// The eight blocks of a segment, `streams` blocks apart.
+  void segment(uint64_t idx, uint32_t streams, const std::byte* blocks[8]) const {
+    const uint64_t run = uint64_t{8} * streams;
+    for (uint64_t i = 0; i < 8; ++i) {
+      const uint64_t b = idx * 8 / run * run + idx % streams + i * streams;
+      blocks[i] = memory_.data() + std::min(b, n_blocks_ - 1) * layout_.block_bytes;
+    }
+  }
+
+ private:
+  static constexpr uint64_t kDistinct = 64;
+  KvLayout layout_;
+  HostMemory& memory_;
+  uint64_t n_blocks_;
+};
+
+struct Tile {
+  Tile(uint32_t n_queries, uint32_t head_dim)
+      : q(uint64_t{n_queries} * head_dim), pos(n_queries, kSegmentPositions - 1), o(q.size()), m(n_queries), l(n_queries),
+        scratch(HostMemory::reserve(attend_scratch_floats(n_queries, head_dim) * sizeof(float))) {
+    std::mt19937 random(2);
+    std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(head_dim)));
+    for (float& x : q) x = normal(random);
+  }
+
+  AttendArgs args(const KvLayout& layout, const std::byte* const* blocks) {
+    AttendArgs a{};
+    a.q = q.data();
+    a.q_stride = layout.head_dim;
+    a.query_pos = pos.data();
+    a.n_queries = static_cast<uint32_t>(m.size());
+    a.layout = layout;
+    a.blocks = blocks;
+    a.n_pos = kSegmentPositions;
+    a.scratch = reinterpret_cast<float*>(scratch.data());
+    a.o = o.data();
+    a.m = m.data();
+    a.l = l.data();
+    return a;
+  }
+
+  std::vector<float> q;
+  std::vector<uint32_t> pos;
+  std::vector<float> o, m, l;
+  HostMemory scratch;
+};
+
+/// Attends the first segment and compares o / l of every query with double precision over f16 blocks. q8_0 is left to the
+/// tests, which decode it apart.
+void check_answer(const KernelTable& table, const KvLayout& layout, const Blocks& blocks, Tile& tile) {
+  const std::byte* list[8];
+  blocks.segment(0, 1, list);
+  table.attend_segment(tile.args(layout, list));
+  if (layout.k_codec != KvCodec::kF16) return;
+  const uint32_t head_dim = layout.head_dim;
+  for (uint32_t i = 0; i < tile.m.size(); ++i) {
+    std::vector<double> out(head_dim);
+    double total = 0;
+    for (uint32_t p = 0; p < kSegmentPositions; ++p) {
+      const auto* k = reinterpret_cast<const uint16_t*>(list[p / 32]) + p % 32;
+      const auto* v = reinterpret_cast<const uint16_t*>(list[p / 32] + layout.v_offset) + p % 32 * head_dim;
+      double score = 0;
+      for (uint32_t d = 0; d < head_dim; ++d) score += double{tile.q[i * head_dim + d]} * f16_to_f32(k[d * 32]);
+      total += std::exp(score);
+      for (uint32_t d = 0; d < head_dim; ++d) out[d] += std::exp(score) * f16_to_f32(v[d]);
+    }
+    for (uint32_t d = 0; d < head_dim; ++d) {
+      const double error = std::abs(tile.o[i * head_dim + d] / tile.l[i] - out[d] / total);
+      STRATA_CHECK(error < 1e-5, "query %u dimension %u is wrong by %g", i, d, error);
+    }
+  }
+}
+
+void bench_codec(const KernelTable& table, KvCodec codec, const Options& options, HostMemory& memory, double peak_gflops,
+                 double read_gbytes) {
+  const KvLayout layout = KvLayout::make(codec, codec, options.head_dim);
+  const Blocks blocks(table, layout, memory, memory.size() / layout.block_bytes);
+  Tile decode(options.group, options.head_dim);
+  Tile prefill(options.group * options.rows, options.head_dim);
+  check_answer(table, layout, blocks, decode);
+  check_answer(table, layout, blocks, prefill);
+
+  const auto segment_bytes = static_cast<double>(cpu_attn::attend_bytes(layout, kSegmentPositions));
+  const std::byte* list[8];
+  const std::byte* next[8];
+  const uint64_t per_slice = kSliceBytes / (8 * layout.block_bytes);
+  const uint64_t n_slices = blocks.n_segments() / per_slice;
+  const double decode_s = median_seconds(n_slices * options.repeats, [&](uint64_t i) {
+    for (uint64_t s = i % n_slices * per_slice; s < (i % n_slices + 1) * per_slice; ++s) {
+      blocks.segment(s, options.streams, list);
+      blocks.segment(std::min(s + 1, blocks.n_segments() - 1), options.streams, next);
+      AttendArgs args = decode.args(layout, list);
+      args.next_blocks = next;
+      args.n_next_blocks = options.hint ? 8 : 0;
+      table.attend_segment(args);
+    }
+  });
+  blocks.segment(0, 1, list);
+  const double cached_s = median_seconds(101, [&](uint64_t) {
+    for (uint32_t i = 0; i < 20; ++i) table.attend_segment(decode.args(layout, list));
+  });
+  const double prefill_s = median_seconds(101, [&](uint64_t i) {
+    blocks.segment(i % 8, 1, list);
+    table.attend_segment(prefill.args(layout, list));
+  });
+  const double gbytes = segment_bytes * static_cast<double>(per_slice) / decode_s * 1e-9;
+  const uint64_t pairs = uint64_t{kSegmentPositions} * options.group * options.rows;
+  const double gflops = static_cast<double>(cpu_attn::attend_flops(pairs, options.head_dim)) / prefill_s * 1e-9;
+  std::printf("%-7s %-5s decode %6.2f GB/s (%3.0f %% of read; in cache %6.2f)   prefill %6.1f GFLOP/s (%3.0f %% of FMA peak)\n",
+              table.name, kv_codec_name(codec), gbytes, 100 * gbytes / read_gbytes, segment_bytes * 20 / cached_s * 1e-9, gflops,
+              100 * gflops / peak_gflops);
+}
+
+}  // namespace
+}  // namespace strata
+
+int main(int argc, char** argv) {
+  strata::Options options;
+  CLI::App app("Times the attention kernels on one thread");
+  app.add_option("--head-dim", options.head_dim, "dimensions of a head")->check(CLI::Range(32u, 512u));
+  app.add_option("--group", options.group, "queries of a decode step")->check(CLI::Range(1u, 16u));
+  app.add_option("--rows", options.rows, "rows of a prefill tile; rows * group <= 96")->check(CLI::Range(1u, 96u));
+  app.add_option("--megabytes", options.megabytes, "KV bytes that a decode pass reads")->check(CLI::Range(16u, 4096u));
+  app.add_option("--streams", options.streams, "distance of a stream's blocks, in blocks")->check(CLI::Range(1u, 4096u));
+  app.add_option("--repeats", options.repeats, "passes over the KV bytes; figures are medians of slices")->check(CLI::Range(1u, 100u));
+  app.add_option("--isa", options.isa, "only this instruction set");
+  app.add_flag("!--no-hint", options.hint, "do not tell the kernel the blocks of its next call");
+  CLI11_PARSE(app, argc, argv);
+  strata::HostMemory memory = strata::HostMemory::reserve(options.megabytes << 20);
+  std::fill_n(memory.data(), memory.size(), std::byte{1});
+  const double peak = strata::measure_peak_gflops();
+  const double read = strata::measure_read_gbytes_per_s(memory, options.repeats);
+  std::printf("head_dim %u, group %u, prefill %u queries, blocks %u apart; peak %.1f GFLOP/s, read %.1f GB/s\n", options.head_dim,
+              options.group, options.group * options.rows, options.streams, peak, read);
+  for (const strata::KernelTable& table : strata::tables_of_this_cpu()) {
+    if (!options.isa.empty() && options.isa != table.name) continue;
+    for (const strata::KvCodec codec : {strata::KvCodec::kF16, strata::KvCodec::kQ8_0}) {
+      strata::bench_codec(table, codec, options, memory, peak, read);
+    }
+  }
+  return 0;
+}
