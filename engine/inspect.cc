@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "engine/gguf/dequantise.h"
+#include "engine/gguf/gguf_head.h"
 #include "engine/model_spec.h"
 #include "engine/sha256.h"
 
@@ -55,7 +56,8 @@ void fill_from_keys(const GgufFile& file, ModelFacts& facts) {
   facts.d_model = largest(file, prefix + "embedding_length");
   facts.d_ff = largest(file, prefix + "feed_forward_length");
   facts.n_ctx_train = largest(file, prefix + "context_length");
-  if (const GgufTensor* embedding = file.find_tensor("token_embd.weight")) facts.vocab_size = narrow(embedding->n_rows());
+  const GgufTensor* embedding = file.find_tensor("token_embd.weight");
+  facts.vocab_size = narrow(embedding ? embedding->n_rows() : facts.n_tokens);
 }
 
 void fill_from_shape(const ModelShape& shape, ModelFacts& facts) {
@@ -82,7 +84,9 @@ void fill_tensors(const GgufFile& file, ModelFacts& facts) {
     ++use->n_tensors;
     use->bytes += tensor.bytes;
   }
-  std::ranges::stable_sort(facts.tensor_types, std::ranges::greater(), &TensorTypeUse::bytes);
+  std::ranges::sort(facts.tensor_types, [](const TensorTypeUse& a, const TensorTypeUse& b) {
+    return a.bytes != b.bytes ? a.bytes > b.bytes : a.type < b.type;
+  });
 }
 
 void fill_text(const GgufFile& file, ModelFacts& facts) {
@@ -96,7 +100,7 @@ void fill_text(const GgufFile& file, ModelFacts& facts) {
   }
   for (const auto& [key, value] : file.metadata())
     if (key.size() > kTemplateKey.size() + 1 && key.starts_with(kTemplateKey) && key[kTemplateKey.size()] == '.')
-      facts.named_templates.push_back(key.substr(kTemplateKey.size() + 1));
+      facts.named_templates.push_back(printable(key.substr(kTemplateKey.size() + 1)));
 }
 
 /// Counts what is not finite in one decoded piece that starts at element `begin` of its tensor.

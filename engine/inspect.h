@@ -31,7 +31,7 @@ struct ModelFacts {
   std::optional<uint32_t> n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff;  // the largest where layers differ
   std::optional<uint32_t> vocab_size, n_ctx_train;
   std::optional<uint64_t> kv_bytes_per_token;  // f16
-  std::vector<TensorTypeUse> tensor_types;     // by bytes, largest first
+  std::vector<TensorTypeUse> tensor_types;     // by bytes, largest first, then by name
   std::string tokenizer_model, tokenizer_pre;
   std::optional<uint64_t> n_tokens;            // entries of the tokenizer
   std::optional<std::string> chat_template;    // tokenizer.chat_template, as it stands

@@ -1,8 +1,9 @@
-// engine/sampler.h - picks the next token from logits: penalties, bias, top-k, top-p, min-p, temperature, in llama.cpp's order.
+// engine/sampler.h - picks the next token from logits: bias, penalties, top-k, top-p, min-p, temperature, in llama.cpp's order.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -34,9 +35,17 @@ class Sampler {
   TokenId pick(std::span<const float> logits);
 
  private:
+  void adjust(std::span<const float> logits);
+  void keep_top_k();
+  void keep_top_p();
+  void keep_min_p();
+  TokenId draw();
+  double next_uniform();
+
   SamplerOptions options_;
   uint32_t vocab_size_;
-  std::vector<TokenId> history_;  // ring of the last repeat_last_n
+  std::vector<TokenId> history_;                     // ring of the last repeat_last_n
+  std::unordered_map<TokenId, uint32_t> n_in_history_;  // how often each token stands in the ring
   uint64_t n_accepted_ = 0;
   uint64_t state_;  // of the generator
   std::vector<std::pair<float, TokenId>> candidates_;

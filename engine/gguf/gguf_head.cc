@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 #include <numeric>
+#include <string>
 #include <utility>
 
 #include "base/checked_math.h"
@@ -34,7 +35,7 @@ class HeadReader {
 
   GgufHead read() {
     read_magic_and_version();
-    item_ = "header";
+    at_item("header");
     const auto n_tensors = take<uint64_t>("tensor count");
     const auto n_keys = take<uint64_t>("key count");
     check_count("key", n_keys, kKeyBytesMin, kGgufKeysMax);
@@ -52,8 +53,13 @@ class HeadReader {
 
   [[noreturn]] void fail(const std::string& message, std::string_view remedy,
                          ErrorCode code = ErrorCode::kBadFile) const {
-    throw Error(code, message, fmt::format("{}: {}, offset {}", bytes_.name(), item_, offset_),
-                std::string(remedy));
+    const std::string item = item_name_.empty() ? item_kind_ : fmt::format("{} {}", item_kind_, printable(item_name_));
+    throw Error(code, message, fmt::format("{}: {}, offset {}", bytes_.name(), item, offset_), std::string(remedy));
+  }
+
+  void at_item(const char* kind, std::string_view name = "") {
+    item_kind_ = kind;
+    item_name_ = name;
   }
 
   /// Everything that is read asks here first, so that nothing is allocated or read past the end.
@@ -87,7 +93,7 @@ class HeadReader {
   }
 
   void read_magic_and_version() {
-    item_ = "magic";
+    at_item("magic");
     want(kMagic.size() + sizeof(uint32_t), "magic and version");
     std::array<char, 4> magic = {};
     bytes_.read(0, std::as_writable_bytes(std::span(magic)));
@@ -97,7 +103,7 @@ class HeadReader {
                        static_cast<uint8_t>(magic[2]), static_cast<uint8_t>(magic[3])),
            "give a .gguf file; other formats have to be converted first");
     offset_ = kMagic.size();
-    item_ = "version";
+    at_item("version");
     head_.version = take<uint32_t>("version");
     if (head_.version == 2 || head_.version == 3) return;
     if ((head_.version & 0xffffu) == 0 && head_.version != 0)
@@ -118,10 +124,10 @@ class HeadReader {
   }
 
   void read_key(uint64_t idx) {
-    item_ = fmt::format("key number {}", idx + 1);
+    at_item("key number", std::to_string(idx + 1));
     const uint64_t begin = offset_;
     std::string key = take_string("key", kGgufKeyBytesMax);
-    item_ = fmt::format("key {}", printable(key));
+    at_item("key", key);
     if (key.empty()) fail("wanted a key of at least one byte, found an empty one", kHostile);
     if (!head_.key_idx.emplace(key, static_cast<uint32_t>(idx)).second) {
       offset_ = begin;
@@ -197,7 +203,7 @@ class HeadReader {
   void read_alignment() {
     const auto found = head_.key_idx.find("general.alignment");
     if (found == head_.key_idx.end()) return;
-    item_ = "key general.alignment";
+    at_item("key", "general.alignment");
     const GgufValue& value = head_.metadata[found->second].second;
     uint64_t alignment = 0;
     if (const auto* unsigned_values = std::get_if<GgufValue::Unsigned>(&value.values);
@@ -219,11 +225,11 @@ class HeadReader {
   }
 
   void read_tensor(uint64_t idx) {
-    item_ = fmt::format("tensor number {}", idx + 1);
+    at_item("tensor number", std::to_string(idx + 1));
     const uint64_t begin = offset_;
     GgufTensor tensor;
     tensor.name = take_string("tensor name", kGgufTensorNameBytesMax);
-    item_ = fmt::format("tensor {}", printable(tensor.name));
+    at_item("tensor", tensor.name);
     if (tensor.name.empty()) fail("wanted a name of at least one byte, found an empty one", kHostile);
     if (!head_.tensor_idx.emplace(tensor.name, static_cast<uint32_t>(idx)).second) {
       offset_ = begin;
@@ -248,8 +254,7 @@ class HeadReader {
 
   [[noreturn]] void fail_type(uint32_t number) const {
     std::string known;
-    for (const auto& info : tensor_types())
-      known += (known.empty() ? "" : " ") + std::string(info.name);
+    for (const auto& info : tensor_types()) known.append(known.empty() ? "" : " ").append(info.name);
     fail(fmt::format("wanted a tensor type of {}, found {} (number {})", known,
                      tensor_type_number_name(number), number),
          "use a file quantised to one of these types", ErrorCode::kUnsupported);
@@ -279,7 +284,7 @@ class HeadReader {
     if (head_.tensors.empty()) return;
     const auto begin = checked_round_up(head_.head_bytes, head_.alignment);
     for (GgufTensor& tensor : head_.tensors) {
-      item_ = fmt::format("tensor {}", printable(tensor.name));
+      at_item("tensor", tensor.name);
       const auto absolute = begin ? checked_add(*begin, tensor.file_offset) : std::nullopt;
       const auto tensor_end = absolute ? checked_add(*absolute, tensor.bytes) : std::nullopt;
       if (!tensor_end || *tensor_end > bytes_.file_size())
@@ -295,7 +300,7 @@ class HeadReader {
       const GgufTensor& before = head_.tensors[order[i - 1]];
       const GgufTensor& after = head_.tensors[order[i]];
       if (before.file_offset + before.bytes <= after.file_offset) continue;
-      item_ = fmt::format("tensor {}", printable(after.name));
+      at_item("tensor", after.name);
       offset_ = after.file_offset;
       fail(fmt::format("overlaps tensor {}, which ends at {}", printable(before.name),
                        before.file_offset + before.bytes),
@@ -306,7 +311,8 @@ class HeadReader {
   GgufBytes& bytes_;
   uint64_t end_;
   uint64_t offset_ = 0;
-  std::string item_;
+  const char* item_kind_ = "header";  // what `where` of an error names: "key NAME", "tensor number 3"
+  std::string item_name_;
   GgufHead head_;
 };
 

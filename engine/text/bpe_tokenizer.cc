@@ -109,9 +109,9 @@ void BpeTokenizer::encode_plain(const Stretch& stretch, std::vector<TokenId>& ou
       continue;
     }
     scratch.symbols.clear();
+    scratch.symbols.reserve(word.size());
     for (uint32_t i = 0; i < word.size(); ++i)
-      scratch.symbols.push_back(
-          {.begin = i, .bytes = 1, .token = byte_tokens_[static_cast<uint8_t>(word[i])]});
+      scratch.symbols.push_back({.begin = i, .token = byte_tokens_[static_cast<uint8_t>(word[i])]});
     merge_pairs(
         scratch,
         [&](const MergeSymbol& left, const MergeSymbol& right) {

@@ -99,42 +99,48 @@ bool SpmTokenizer::may_be_neighbours(uint32_t left, uint32_t right) const {
 
 void SpmTokenizer::encode_plain(const Stretch& stretch, std::vector<TokenId>& out,
                                 EncodeWork& work) const {
-  const std::string escaped =
-      escape_spaces(stretch.text, spec_.add_space_prefix && stretch.is_first);
-  const std::string_view text = escaped;
+  const std::string text = escape_spaces(stretch.text, spec_.add_space_prefix && stretch.is_first);
   MergeScratch scratch;
   size_t island = 0;  // where the present island begins
   uint32_t previous = 0;
   for (size_t at = 0; at < text.size();) {
-    const Utf8Step step = utf8_step(text.substr(at));
+    const Utf8Step step = utf8_step(std::string_view(text).substr(at));
     if (at > island && !may_be_neighbours(previous, step.code_point)) {
-      encode_island(text.substr(island, at - island), scratch, out, work);
-      scratch.symbols.clear();
+      encode_island(std::string_view(text).substr(island, at - island), scratch, out, work);
       island = at;
     }
-    scratch.symbols.push_back({.begin = static_cast<uint32_t>(at - island), .bytes = step.bytes});
     previous = step.code_point;
     at += step.bytes;
   }
-  if (!scratch.symbols.empty()) encode_island(text.substr(island), scratch, out, work);
+  encode_island(std::string_view(text).substr(island), scratch, out, work);
 }
 
 void SpmTokenizer::encode_island(std::string_view text, MergeScratch& scratch,
                                  std::vector<TokenId>& out, EncodeWork& work) const {
+  const auto is_character_begin = [](char c) { return (static_cast<uint8_t>(c) & 0xC0u) != 0x80; };
+  const auto n_characters = std::count_if(text.begin(), text.end(), is_character_begin);
+  if (n_characters == 1) return append_character(text, out);
+  scratch.symbols.clear();
+  scratch.symbols.reserve(static_cast<size_t>(n_characters));
+  for (uint32_t i = 0; i < text.size(); ++i)
+    if (is_character_begin(text[i])) scratch.symbols.push_back({.begin = i});
+  const auto end_of = [&](const MergeSymbol& symbol) {
+    return symbol.next == kNoSymbol ? text.size() : scratch.symbols[symbol.next].begin;
+  };
   const auto candidate_of = [&](const MergeSymbol& left, const MergeSymbol& right) {
-    const uint64_t bytes = uint64_t{left.bytes} + right.bytes;
+    const uint64_t bytes = end_of(right) - left.begin;
     if (bytes > piece_bytes_max_) return MergeCandidate{};
     const TokenId token = find(text.substr(left.begin, bytes));
     if (token == kNoToken) return MergeCandidate{};
     return MergeCandidate{ranks_[static_cast<size_t>(token)], token};
   };
-  if (scratch.symbols.size() > 1) merge_pairs(scratch, candidate_of, work);
+  merge_pairs(scratch, candidate_of, work);
   for (uint32_t i = 0; i != kNoSymbol; i = scratch.symbols[i].next) {
     const MergeSymbol& symbol = scratch.symbols[i];
     if (symbol.token != kNoToken)
       out.push_back(symbol.token);
     else
-      append_character(text.substr(symbol.begin, symbol.bytes), out);
+      append_character(text.substr(symbol.begin, end_of(symbol) - symbol.begin), out);
   }
 }
 

@@ -34,43 +34,52 @@ constexpr std::string_view kEndTexts[] = {
     "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
 };
 
-/// Token texts to be found in text, the longest at the leftmost place. The automaton reads
-/// backwards, so that one pass gives for every place the longest token that begins there.
+/// Token texts to be found in text: of those that begin at one place the longest, of those that
+/// overlap the leftmost.
 class SpecialTexts {
  public:
-  template <typename Wanted>
-  SpecialTexts(const std::vector<std::string>& tokens, const Wanted& is_wanted) : patterns_({}) {
+  template <typename IsWanted>
+  SpecialTexts(const std::vector<std::string>& tokens, const IsWanted& is_wanted) : patterns_({}) {
     std::vector<std::string> reversed;
     for (size_t i = 0; i < tokens.size(); ++i) {
       // A text that is not UTF-8 could match inside a character and leave broken text on both
       // sides.
-      if (!is_wanted(i) || tokens[i].empty() || utf8_fault(tokens[i]) != tokens[i].size()) continue;
+      if (!is_wanted(i) || utf8_fault(tokens[i]) != tokens[i].size()) continue;
       reversed.emplace_back(tokens[i].rbegin(), tokens[i].rend());
       ids_.push_back(static_cast<TokenId>(i));
+      bytes_max_ = std::max(bytes_max_, tokens[i].size());
     }
     patterns_ = PatternSet(reversed);
   }
 
-  struct Hit {
-    size_t begin;
-    TokenId token;
-  };
-  /// The longest token of every place, from the last place to the first.
-  std::vector<Hit> find_all(std::string_view text) const {
-    std::vector<Hit> hits;
-    if (patterns_.empty()) return hits;
-    PatternSet::State state = PatternSet::kStart;
-    for (size_t at = text.size(); at-- > 0;) {
-      state = patterns_.step(state, static_cast<uint8_t>(text[at]));
-      const int32_t found = patterns_.longest(state);
-      if (found != PatternSet::kNone) hits.push_back({at, ids_[static_cast<size_t>(found)]});
+  /// Calls visit(offset, token) for the longest token of every place where one begins, in the order
+  /// of the text. The automaton reads backwards, window by window: its state depends on the next
+  /// bytes_max_ bytes only, so a window that starts that far behind its end sees what one pass over
+  /// the whole text would see, in memory that stays in the cache.
+  template <typename Visit>
+  void for_each(std::string_view text, const Visit& visit) const {
+    if (patterns_.empty()) return;
+    std::vector<std::pair<size_t, TokenId>> found;
+    for (size_t begin = 0; begin < text.size(); begin += kWindowBytes) {
+      const size_t end = std::min(begin + kWindowBytes, text.size());
+      PatternSet::State state = PatternSet::kStart;
+      found.clear();
+      for (size_t at = std::min(end + bytes_max_, text.size()); at-- > begin;) {
+        state = patterns_.step(state, static_cast<uint8_t>(text[at]));
+        const int32_t pattern = patterns_.longest(state);
+        if (pattern != PatternSet::kNone && at < end)
+          found.emplace_back(at, ids_[static_cast<size_t>(pattern)]);
+      }
+      for (size_t i = found.size(); i-- > 0;) visit(found[i].first, found[i].second);
     }
-    return hits;
   }
 
  private:
+  static constexpr size_t kWindowBytes =
+      1 << 16;  // 16 x kMaxTokenBytes, so overlaps cost a sixteenth at most
   PatternSet patterns_;
   std::vector<TokenId> ids_;
+  size_t bytes_max_ = 0;
 };
 
 }  // namespace
@@ -141,8 +150,6 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOption
   std::vector<TokenId> out;
   EncodeWork work;
   if (options.add_special && spec_.add_bos) out.push_back(spec_.bos);
-  const SpecialTexts& texts = options.parse_special ? special_->all : special_->user_defined;
-  const std::vector<SpecialTexts::Hit> hits = texts.find_all(text);
   size_t done = 0;
   bool is_first = true;
   const auto encode_until = [&](size_t end) {
@@ -150,14 +157,14 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOption
     encode_plain({text.substr(done, end - done), done, is_first}, out, work);
     is_first = false;
   };
-  for (size_t i = hits.size(); i-- > 0;) {
-    const SpecialTexts::Hit& hit = hits[i];
-    if (hit.begin < done) continue;
-    encode_until(hit.begin);
-    out.push_back(hit.token);
+  const SpecialTexts& texts = options.parse_special ? special_->all : special_->user_defined;
+  texts.for_each(text, [&](size_t begin, TokenId token) {
+    if (begin < done) return;
+    encode_until(begin);
+    out.push_back(token);
     is_first = true;
-    done = hit.begin + spec_.tokens[static_cast<size_t>(hit.token)].size();
-  }
+    done = begin + spec_.tokens[static_cast<size_t>(token)].size();
+  });
   encode_until(text.size());
   if (options.add_special && spec_.add_eos) out.push_back(spec_.eos);
   if (options.work != nullptr) {
