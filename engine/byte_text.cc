@@ -33,8 +33,12 @@ std::string size_argument(uint64_t bytes) {
 }
 
 std::string grouped_number(uint64_t value) {
-  std::string text = fmt::format("{}", value);
-  for (size_t i = text.size(); i > 3; i -= 3) text.insert(i - 3, ",");
+  const std::string digits = fmt::format("{}", value);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
   return text;
 }
 

@@ -58,6 +58,7 @@ void Engine::load(const Model::Progress& progress) {
   kv.k_codec = options_.k_codec;
   kv.v_codec = options_.v_codec;
   kv.budget_bytes = context_.kv_bytes;
+  kv.chunk_rows = context_.chunk_rows;
   cache_ = std::make_unique<KvCache>(spec_.shape, kv);
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   load_ms_ = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();

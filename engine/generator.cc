@@ -56,10 +56,10 @@ class AnswerStream {
   }
   bool finish(Generation& answer) {
     bool goes_on = true;
-    if (!stops_.matched()) goes_on = say(stops_.push(decoder_.finish()), answer);
+    if (!stops_.is_hit()) goes_on = say(stops_.push(decoder_.finish()), answer);
     return say(stops_.finish(), answer) && goes_on;
   }
-  bool stopped() const { return stops_.matched(); }
+  bool stopped() const { return stops_.is_hit(); }
 
  private:
   bool say(const std::string& text, Generation& answer) {

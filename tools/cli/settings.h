@@ -45,6 +45,7 @@ struct Settings {
   std::string output;
   bool verbose = false;
   bool ids = false;
+  bool special = false;
   bool check = false;
   // The command itself.
   std::string config;
