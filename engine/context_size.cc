@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <string>
 
@@ -64,7 +63,7 @@ void check_codecs(const ModelShape& shape, const ContextRequest& request) {
 }
 
 uint64_t choose_context(const ModelShape& shape, const ContextRequest& request, uint64_t free_bytes) {
-  const uint64_t limit = std::clamp<uint64_t>(request.n_ctx_limit, 1, kMaxContext);
+  const uint64_t limit = std::clamp<uint64_t>(shape.n_ctx_train, 1, kMaxContext);
   uint64_t bytes = free_bytes / 2;
   if (request.kv_dram_bytes > 0) bytes = std::min(request.kv_dram_bytes, free_bytes);
   const uint64_t n_ctx = largest_context(shape, request, bytes, limit);
@@ -76,20 +75,6 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request, 
 }
 
 }  // namespace
-
-uint64_t trained_context(const ModelSpec& spec, const RopeOverrides& overrides) {
-  const uint64_t trained = spec.shape.n_ctx_train;
-  if (overrides.scaling == "none") return trained;
-  const bool asked = overrides.factor > 1 || !overrides.scaling.empty();
-  if (!asked) return trained;
-  double extended = 0;
-  for (const RopeSpec& rope : spec.rope_sets) {
-    if (rope.scaling == RopeScaling::kNone) continue;
-    const double original = rope.n_ctx_original > 0 ? rope.n_ctx_original : static_cast<double>(trained);
-    extended = std::max(extended, std::floor(original * rope.factor));
-  }
-  return std::max(trained, static_cast<uint64_t>(std::min(extended, static_cast<double>(kMaxContext))));
-}
 
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request) {
   check_codecs(shape, request);
@@ -103,12 +88,12 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request)
   uint64_t n_ctx = request.n_ctx;
   if (n_ctx == 0) {
     n_ctx = choose_context(shape, request, free_bytes);
-  } else if (n_ctx > request.n_ctx_limit && !request.allow_untrained) {
+  } else if (n_ctx > shape.n_ctx_train && !request.allow_untrained) {
     throw Error(ErrorCode::kUsage,
-                fmt::format("wanted a context of {} tokens, the model was trained for {}", n_ctx, request.n_ctx_limit),
+                fmt::format("wanted a context of {} tokens, the model was trained for {}", n_ctx, shape.n_ctx_train),
                 "--ctx-size",
                 fmt::format("use -c {}, extend it with --rope-scaling yarn --rope-factor {}, or pass --allow-untrained",
-                            request.n_ctx_limit, (n_ctx + request.n_ctx_limit - 1) / std::max<uint64_t>(1, request.n_ctx_limit)));
+                            shape.n_ctx_train, (n_ctx + shape.n_ctx_train - 1) / std::max<uint64_t>(1, shape.n_ctx_train)));
   }
   const uint64_t wanted = kv_bytes(shape, request, n_ctx);
   if (request.kv_dram_bytes > 0 && wanted > request.kv_dram_bytes) {
@@ -129,17 +114,17 @@ ContextLengthError::ContextLengthError(uint64_t n_prompt, uint64_t context, std:
       n_prompt_tokens_(n_prompt),
       n_ctx_(context) {}
 
-void check_prompt_fits(uint64_t n_prompt_tokens, uint64_t n_ctx, uint64_t n_ctx_limit) {
+void check_prompt_fits(uint64_t n_prompt_tokens, uint64_t n_ctx, uint64_t n_ctx_train) {
   if (n_prompt_tokens + 1 <= n_ctx) return;
   const uint64_t wanted = round_up(n_prompt_tokens + 1, kBlockPositions);
   std::string remedy;
-  if (wanted <= n_ctx_limit) {
+  if (wanted <= n_ctx_train) {
     remedy = fmt::format("raise the context to at least -c {}", wanted);
-  } else if (n_prompt_tokens + 1 <= n_ctx_limit) {
-    remedy = fmt::format("raise the context to -c {}", n_ctx_limit);
-  } else if (n_ctx < n_ctx_limit) {
-    remedy = fmt::format("shorten the prompt to fewer than {} tokens and raise the context to -c {}", n_ctx_limit,
-                         n_ctx_limit);
+  } else if (n_prompt_tokens + 1 <= n_ctx_train) {
+    remedy = fmt::format("raise the context to -c {}", n_ctx_train);
+  } else if (n_ctx < n_ctx_train) {
+    remedy = fmt::format("shorten the prompt to fewer than {} tokens and raise the context to -c {}", n_ctx_train,
+                         n_ctx_train);
   } else {
     remedy = fmt::format("shorten the prompt to fewer than {} tokens", n_ctx);
   }

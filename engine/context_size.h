@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "base/kv_layout.h"
 #include "base/model_shape.h"
-#include "engine/model_spec.h"
 
 namespace strata::engine {
 
@@ -18,7 +17,6 @@ struct ContextRequest {
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
   bool allow_untrained = false;
-  uint64_t n_ctx_limit = 0;      // trained_context()
   uint64_t weight_bytes = 0;     // of the model file's tensors
   uint64_t available_bytes = 0;  // of the machine's memory
 };
@@ -29,10 +27,7 @@ struct ContextPlan {
   uint64_t kv_bytes = 0;       // the KV arena's budget
 };
 
-/// The longest context the model was trained for, raised by a RoPE extension that the user asked for.
-uint64_t trained_context(const ModelSpec& spec, const RopeOverrides& overrides);
-
-/// Chooses n_ctx where none was asked for: n_ctx_limit, less where the KV cap or half of the memory that the weights leave holds
+/// Chooses n_ctx where none was asked for: shape.n_ctx_train, less where the KV cap or half of the memory that the weights leave holds
 /// less. Errors: kDoesNotFit (both numbers and the smallest changes that fit), kUsage (beyond the trained context),
 /// kUnsupported (q8_0 with a head_dim that is no multiple of 32).
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request);
@@ -49,7 +44,7 @@ class ContextLengthError : public Error {
   uint64_t n_ctx_;
 };
 
-/// Refuses a prompt that leaves no room for one token of answer. `n_ctx_limit` shapes the remedy. Errors: ContextLengthError.
-void check_prompt_fits(uint64_t n_prompt_tokens, uint64_t n_ctx, uint64_t n_ctx_limit);
+/// Refuses a prompt that leaves no room for one token of answer. `n_ctx_train` shapes the remedy. Errors: ContextLengthError.
+void check_prompt_fits(uint64_t n_prompt_tokens, uint64_t n_ctx, uint64_t n_ctx_train);
 
 }  // namespace strata::engine

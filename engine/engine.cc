@@ -29,11 +29,12 @@ Engine Engine::open(const EngineOptions& options) {
   engine.kernels_ = &cpu_attn::choose_kernels(options.cpu_isa);
   engine.n_threads_ = options.n_threads > 0 ? options.n_threads : usable_cpus();
   engine.file_ = std::make_unique<GgufFile>(GgufFile::open(options.model_path));
-  engine.spec_ = read_model_spec(*engine.file_, options.rope);
+  RopeOverrides rope = options.rope;
+  rope.n_ctx = options.n_ctx;
+  engine.spec_ = read_model_spec(*engine.file_, rope);
   engine.tokenizer_ = Tokenizer::make(read_tokenizer_spec(*engine.file_));
   check_vocabulary(engine);
   for (const GgufTensor& tensor : engine.file_->tensors()) engine.weight_file_bytes_ += tensor.bytes;
-  engine.n_ctx_limit_ = trained_context(engine.spec_, options.rope);
 
   ContextRequest request;
   request.n_ctx = options.n_ctx;
@@ -42,7 +43,6 @@ Engine Engine::open(const EngineOptions& options) {
   request.v_codec = options.v_codec;
   request.chunk_rows = options.chunk_rows;
   request.allow_untrained = options.allow_untrained;
-  request.n_ctx_limit = engine.n_ctx_limit_;
   request.weight_bytes = engine.weight_file_bytes_;
   request.available_bytes = available_dram_bytes();
   engine.context_ = plan_context(engine.spec_.shape, request);

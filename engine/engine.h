@@ -42,7 +42,6 @@ class Engine {
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ContextPlan& context() const { return context_; }
-  uint64_t n_ctx_limit() const { return n_ctx_limit_; }
   const KernelTable& kernels() const { return *kernels_; }
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
@@ -62,7 +61,6 @@ class Engine {
   std::unique_ptr<Tokenizer> tokenizer_;
   const KernelTable* kernels_ = nullptr;
   ContextPlan context_;
-  uint64_t n_ctx_limit_ = 0;
   uint64_t weight_file_bytes_ = 0;
   uint32_t n_threads_ = 0;
   double load_ms_ = 0;

@@ -170,7 +170,7 @@ double GenerationTimes::decode_tokens_per_s() const {
 Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer, const GenerationRequest& request,
                     const GenerationEvents& events) {
   STRATA_CHECK(!request.prompt.empty(), "a prompt has at least one token");
-  check_prompt_fits(request.prompt.size(), request.n_ctx, std::max(request.n_ctx, request.n_ctx_limit));
+  check_prompt_fits(request.prompt.size(), request.n_ctx, std::max(request.n_ctx, request.n_ctx_train));
   Sampler sampler(sampler_options(request, tokenizer), request.vocab_size);
   Run run{walk, sequence, tokenizer, request, events, Clock::now(), {}};
   run.answer.usage.prompt_tokens = request.prompt.size();

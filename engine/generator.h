@@ -27,7 +27,7 @@ struct GenerationRequest {
   std::span<const TokenId> prompt;  // the whole prompt, what the sequence already holds included
   uint32_t vocab_size = 0;          // of the model's logits
   uint64_t n_ctx = 0;               // prompt and answer together hold at most this many tokens
-  uint64_t n_ctx_limit = 0;         // of the model, for the remedy of an over-long prompt
+  uint64_t n_ctx_train = 0;         // of the model, for the remedy of an over-long prompt
   uint64_t n_predict = UINT64_MAX;  // most tokens of the answer
   uint32_t chunk_rows = 512;
   SamplerOptions sampler;

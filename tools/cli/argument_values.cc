@@ -10,7 +10,7 @@
 namespace strata::cli {
 namespace {
 
-constexpr std::string_view kHelpRemedy = "`strata {} --help` lists the options";
+constexpr const char* kHelpRemedy = "`strata {} --help` lists the options";
 
 bool takes_value(const OptionSpec& option) { return option.kind != ValueKind::kFlag; }
 
@@ -91,6 +91,7 @@ RawValues values_from_arguments(const VerbSyntax& verb, std::span<const std::str
     CLI::Option* known = nullptr;
     if (takes_value(option)) {
       known = app.add_option(cli11_names(option, verb), CLI::callback_t([](const auto&) { return true; }));
+      known->type_name(std::string(option.value_name));
       known->expected(1)->allow_extra_args(false)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     } else {
       known = app.add_flag(cli11_names(option, verb));

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/text/tokenizer.h"
+#include "engine/text/utf8.h"
 
 namespace strata::cli {
 namespace {
-
-constexpr uint64_t kMaxTextBytes = uint64_t{1} << 30;
 
 class Descriptor {
  public:
@@ -56,7 +56,7 @@ std::string read_descriptor(int descriptor, const std::string& name, const std::
                   errno == EISDIR ? "name a file, not a folder" : "check that the file may be read");
     }
     text.append(part.data(), static_cast<size_t>(n));
-    if (text.size() > kMaxTextBytes) {
+    if (text.size() > engine::kMaxTextBytes) {
       throw Error(ErrorCode::kUsage, fmt::format("'{}' is larger than 1 GiB", name), where,
                   "no context holds so long a text: give a part of it");
     }
@@ -82,32 +82,11 @@ bool standard_input_is_given() {
 }
 
 void check_utf8(std::string_view text, const std::string& where) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  size_t i = 0;
-  while (i < text.size()) {
-    const uint8_t lead = byte(i);
-    // Length and the range of the second byte by the lead byte: Unicode 15, table 3-7.
-    size_t length = 1;
-    uint8_t low = 0x80, high = 0xbf;
-    bool ok = true;
-    if (lead >= 0xc2 && lead <= 0xdf) length = 2;
-    else if (lead >= 0xe0 && lead <= 0xef) length = 3;
-    else if (lead >= 0xf0 && lead <= 0xf4) length = 4;
-    else ok = lead < 0x80;
-    if (lead == 0xe0) low = 0xa0;
-    if (lead == 0xed) high = 0x9f;
-    if (lead == 0xf0) low = 0x90;
-    if (lead == 0xf4) high = 0x8f;
-    ok = ok && i + length <= text.size();
-    for (size_t k = 1; ok && k < length; ++k) {
-      ok = byte(i + k) >= (k == 1 ? low : 0x80) && byte(i + k) <= (k == 1 ? high : 0xbf);
-    }
-    if (!ok) {
-      throw Error(ErrorCode::kBadText, fmt::format("wanted UTF-8 text, found byte 0x{:02x} at offset {}", lead, i), where,
-                  "convert the text, for example with `iconv -t UTF-8`");
-    }
-    i += length;
-  }
+  const uint64_t fault = engine::utf8_fault(text);
+  if (fault == text.size()) return;
+  throw Error(ErrorCode::kBadText,
+              fmt::format("wanted UTF-8 text, found byte 0x{:02x} at offset {}", static_cast<unsigned char>(text[fault]), fault),
+              where, "convert the text, for example with `iconv -t UTF-8`");
 }
 
 }  // namespace strata::cli

@@ -26,7 +26,6 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command) 
   // Made once here so that a wrong value is refused before the weights are read.
   const engine::Sampler refused_early(sampler, session.engine_.spec().shape.vocab_size);
   if (!command.settings.raw) session.read_template();
-  session.say_setup();
   return session;
 }
 
@@ -62,12 +61,12 @@ void ModelSession::read_template() {
 
 void ModelSession::say_setup() const {
   const auto& shape = engine_.spec().shape;
-  const std::string name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
+  const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
   notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name, bytes_text(engine_.weight_file_bytes()),
                      grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
                      bytes_text(engine_.context().kv_bytes), settings_.cache_type_k, settings_.cache_type_v));
-  if (engine_.context().n_ctx > engine_.n_ctx_limit()) {
-    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)", engine_.n_ctx_limit()));
+  if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
+    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)", engine_.spec().shape.n_ctx_train));
   }
   if (!settings_.verbose) return;
   notice(fmt::format("{} | {} threads, {} ({}) | chunks of {} rows | {} tensors in {} file(s)", version_text(),
@@ -105,10 +104,11 @@ std::vector<engine::TokenId> ModelSession::encode(const std::vector<engine::Chat
 }
 
 void ModelSession::check_fits(std::span<const engine::TokenId> prompt) const {
-  engine::check_prompt_fits(prompt.size(), engine_.context().n_ctx, engine_.n_ctx_limit());
+  engine::check_prompt_fits(prompt.size(), engine_.context().n_ctx, engine_.spec().shape.n_ctx_train);
 }
 
 void ModelSession::load() {
+  say_setup();
   Progress progress("loading", bytes_text, "/s");
   engine_.load([&](uint64_t done, uint64_t total) {
     progress.update(done, total);
@@ -124,7 +124,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
   request.prompt = prompt;
   request.vocab_size = engine_.spec().shape.vocab_size;
   request.n_ctx = engine_.context().n_ctx;
-  request.n_ctx_limit = engine_.n_ctx_limit();
+  request.n_ctx_train = engine_.spec().shape.n_ctx_train;
   if (settings_.predict >= 0) request.n_predict = static_cast<uint64_t>(settings_.predict);
   request.chunk_rows = engine_.context().chunk_rows;
   request.sampler = sampler_;

@@ -31,7 +31,7 @@ int run_run(const Command& command) {
     return true;
   };
   const engine::Generation answer = session.answer(prompt, on_text);
-  if (settings.json) sink.write_line(json_text(session.to_json(answer)));
+  if (settings.json) sink.write_line(json_line(session.to_json(answer)));
   else if (!ends_line) sink.write("\n");
   sink.close();
   notice(session.summary(answer));

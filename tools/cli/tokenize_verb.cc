@@ -5,6 +5,7 @@
 
 #include "engine/gguf/gguf_file.h"
 #include "engine/text/tokenizer.h"
+#include "engine/text/utf8.h"
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/json_output.h"
 #include "tools/cli/notices.h"
@@ -12,6 +13,17 @@
 #include "tools/cli/verb_functions.h"
 
 namespace strata::cli {
+namespace {
+
+/// The piece as text, or its bytes where it is only part of a character.
+std::string shown_piece(const std::string& piece) {
+  if (engine::utf8_fault(piece) == piece.size()) return fmt::format("'{}'", one_line(piece));
+  std::string bytes;
+  for (const char c : piece) bytes += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  return bytes;
+}
+
+}  // namespace
 
 int run_tokenize(const Command& command) {
   const Settings& settings = command.settings;
@@ -27,11 +39,11 @@ int run_tokenize(const Command& command) {
   if (settings.json) {
     auto pieces = nlohmann::ordered_json::array();
     for (const auto token : tokens) pieces.push_back(tokenizer->piece(token, true));
-    out = json_text({{"tokens", tokens}, {"pieces", pieces}, {"n_tokens", tokens.size()}}) + "\n";
+    out = json_line({{"tokens", tokens}, {"pieces", pieces}, {"n_tokens", tokens.size()}}) + "\n";
   } else if (settings.ids) {
     out = fmt::format("{}\n", fmt::join(tokens, " "));
   } else {
-    for (const auto token : tokens) out += fmt::format("{:>8}  '{}'\n", token, one_line(tokenizer->piece(token, true)));
+    for (const auto token : tokens) out += fmt::format("{:>8}  {}\n", token, shown_piece(tokenizer->piece(token, true)));
   }
   sink.write(out);
   sink.close();
