@@ -1,0 +1,50 @@
+// engine/context_size.h - how many positions a run may hold, and the memory for their K and V: a pure function of the model's
+// shape, what was asked for and what the machine has. Everything that cannot fit is refused here, before weights are read.
+#pragma once
+
+#include <cstdint>
+
+#include "base/error.h"
+#include "base/kv_layout.h"
+#include "base/model_shape.h"
+
+namespace strata::engine {
+
+struct ContextRequest {
+  uint64_t n_ctx = 0;          // 0 = chosen
+  uint64_t kv_dram_bytes = 0;  // cap of the KV arena; 0 = what n_ctx needs
+  KvCodec k_codec = KvCodec::kF16;
+  KvCodec v_codec = KvCodec::kF16;
+  uint32_t chunk_rows = 512;
+  bool allow_untrained = false;
+  uint64_t weight_bytes = 0;     // of the model file's tensors
+  uint64_t available_bytes = 0;  // of the machine's memory
+};
+
+struct ContextPlan {
+  uint32_t n_ctx = 0;
+  uint32_t chunk_rows = 0;     // rows of one prefill step, at most n_ctx
+  uint64_t kv_bytes = 0;       // the KV arena's budget
+};
+
+/// Chooses n_ctx where none was asked for: shape.n_ctx_train, less where the KV cap or half of the memory that the weights leave holds
+/// less. Errors: kDoesNotFit (both numbers and the smallest changes that fit), kUsage (beyond the trained context),
+/// kUnsupported (q8_0 with a head_dim that is no multiple of 32).
+ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request);
+
+/// The code and words that agents look for (design.md section 9), with both numbers as fields.
+class ContextLengthError : public Error {
+ public:
+  ContextLengthError(uint64_t n_prompt, uint64_t context, std::string remedy);
+  uint64_t n_prompt_tokens() const { return n_prompt_tokens_; }
+  uint64_t n_ctx() const { return n_ctx_; }
+
+ private:
+  uint64_t n_prompt_tokens_;
+  uint64_t n_ctx_;
+};
+
+/// Refuses a prompt that leaves no room for one token of answer. `n_ctx_train` shapes the remedy. Errors: ContextLengthError.
+void check_prompt_fits(uint64_t n_prompt_tokens, uint64_t n_ctx, uint64_t n_ctx_train);
+
+}  // namespace strata::engine

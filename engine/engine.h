@@ -1,0 +1,73 @@
+// engine/engine.h - a model ready to run: file, spec, tokenizer, kernels, threads, then weights, KV cache and the walk.
+// Why in two steps: open() reads the head of the file and decides everything that can be refused (context, memory, options), so
+// that a prompt can be encoded and measured before load() reads gigabytes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/kernel_table.h"
+#include "base/thread_pool.h"
+#include "engine/context_size.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/kv_cache.h"
+#include "engine/model.h"
+#include "engine/text/tokenizer.h"
+#include "engine/walk.h"
+
+namespace strata::engine {
+
+struct EngineOptions {
+  std::string model_path;
+  uint64_t n_ctx = 0;          // 0 = chosen (plan_context)
+  uint64_t kv_dram_bytes = 0;  // 0 = what n_ctx needs
+  KvCodec k_codec = KvCodec::kF16;
+  KvCodec v_codec = KvCodec::kF16;
+  uint32_t chunk_rows = 512;
+  uint32_t n_threads = 0;      // 0 = usable_cpus()
+  std::string cpu_isa;         // "" = the widest
+  bool allow_untrained = false;
+  RopeOverrides rope;
+};
+
+class Engine {
+ public:
+  /// Reads the model's head. Errors: those of GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_context.
+  static Engine open(const EngineOptions& options);
+  /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache, Walk. Called once.
+  void load(const Model::Progress& progress);
+
+  const GgufFile& file() const { return *file_; }
+  const ModelSpec& spec() const { return spec_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const ContextPlan& context() const { return context_; }
+  const KernelTable& kernels() const { return *kernels_; }
+  uint32_t n_threads() const { return n_threads_; }
+  uint64_t weight_file_bytes() const { return weight_file_bytes_; }
+  double load_ms() const { return load_ms_; }
+
+  /// After load() only.
+  const Model& model() const;
+  KvCache& cache();
+  Walk& walk();
+
+ private:
+  Engine() = default;
+  // In the order of construction: the later ones refer to the earlier ones.
+  EngineOptions options_;
+  std::unique_ptr<GgufFile> file_;
+  ModelSpec spec_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  const KernelTable* kernels_ = nullptr;
+  ContextPlan context_;
+  uint64_t weight_file_bytes_ = 0;
+  uint32_t n_threads_ = 0;
+  double load_ms_ = 0;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Walk> walk_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,79 @@
+// engine/generator.h - from prompt tokens to an answer: prefill in chunks, then one token at a time, sampled, decoded, streamed.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "engine/sequence.h"
+#include "engine/text/tokenizer.h"
+#include "engine/walk.h"
+
+namespace strata::engine {
+
+enum class FinishReason : uint8_t {
+  kStop,       // the model ended its answer, or a stop text came
+  kLength,     // n_predict tokens, or the context is full
+  kCancelled,  // a callback or the cancel flag said so
+};
+const char* finish_reason_name(FinishReason reason);  // "stop", "length", "cancelled"
+
+struct GenerationRequest {
+  std::span<const TokenId> prompt;  // the whole prompt, what the sequence already holds included
+  uint32_t vocab_size = 0;          // of the model's logits
+  uint64_t n_ctx = 0;               // prompt and answer together hold at most this many tokens
+  uint64_t n_ctx_train = 0;         // of the model, for the remedy of an over-long prompt
+  uint64_t n_predict = UINT64_MAX;  // most tokens of the answer
+  uint32_t chunk_rows = 512;
+  SamplerOptions sampler;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+};
+
+/// What the caller hears while it runs, on the calling thread. Returning false cancels.
+struct GenerationEvents {
+  std::function<bool(std::string_view text)> on_text;                // whole code points, stop texts left out
+  std::function<bool(uint64_t done, uint64_t total)> on_prefill;     // prompt tokens in the cache, of the whole prompt
+  const std::atomic<bool>* cancel = nullptr;                         // read once per step
+};
+
+struct TokenUsage {
+  uint64_t prompt_tokens = 0;
+  uint64_t cached_tokens = 0;      // of the prompt: the sequence held them already
+  uint64_t recomputed_tokens = 0;  // of the prompt: held before, but had to be read again
+  uint64_t completion_tokens = 0;
+};
+
+struct GenerationTimes {
+  double prefill_ms = 0;
+  double ttft_ms = 0;    // from the call to the first sampled token
+  double decode_ms = 0;  // after the first token
+  uint64_t n_decode_steps = 0;
+
+  double prefill_tokens_per_s(const TokenUsage& usage) const;
+  double tpot_ms() const;
+  double decode_tokens_per_s() const;
+};
+
+struct Generation {
+  std::string text;
+  std::vector<TokenId> tokens;  // of the answer; the token that ended it is not among them
+  FinishReason finish_reason = FinishReason::kStop;
+  bool context_full = false;    // kLength because the context, not n_predict, ran out
+  TokenUsage usage;
+  GenerationTimes times;
+};
+
+/// Keeps what `sequence` and the prompt have in common, reads the rest, and answers. Afterwards the sequence holds the prompt and
+/// the answer's tokens but the last, so the next turn's prompt finds them cached.
+/// Errors: ContextLengthError before any work; those of Sampler and Walk; exceptions of the callbacks. Where it is cancelled
+/// during prefill the text is empty and the chunks read so far stay.
+Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer, const GenerationRequest& request,
+                    const GenerationEvents& events = {});
+
+}  // namespace strata::engine

@@ -1,0 +1,14 @@
+// engine/machine.h - what this process may use of the machine: CPUs and memory, container limits included.
+#pragma once
+
+#include <cstdint>
+
+namespace strata::engine {
+
+/// CPUs this process may run on, by affinity and by the control group's quota. At least 1.
+uint32_t usable_cpus();
+
+/// Bytes of memory that can be taken now without swapping: MemAvailable, or what the control group still allows where that is less.
+uint64_t available_dram_bytes();
+
+}  // namespace strata::engine

@@ -1,0 +1,16 @@
+// The `strata` program.
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/cli/program.h"
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + (argc > 0 ? 1 : 0), argv + argc);
+  const auto get = [](const std::string& name) -> std::optional<std::string> {
+    const char* value = std::getenv(name.c_str());
+    return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+  };
+  return strata::cli::run_program(arguments, get);
+}

@@ -1,0 +1,216 @@
+#include "tools/cli/model_session.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "engine/byte_text.h"
+#include "engine/prompt_tokens.h"
+#include "engine/template/chat_prompt.h"
+#include "tools/cli/interrupt.h"
+#include "tools/cli/notices.h"
+#include "tools/cli/program.h"
+#include "tools/cli/request_options.h"
+
+namespace strata::cli {
+
+using engine::bytes_text;
+using engine::grouped_number;
+
+ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command) {
+  const engine::SamplerOptions sampler = sampler_options(command);
+  ModelSession session(verb, command, engine::Engine::open(engine_options(command.settings)));
+  session.sampler_ = sampler;
+  // Made once here so that a wrong value is refused before the weights are read.
+  const engine::Sampler refused_early(sampler, session.engine_.spec().shape.vocab_size);
+  if (!command.settings.raw) session.read_template();
+  return session;
+}
+
+ModelSession::ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened)
+    : verb_(verb), settings_(command.settings), engine_(std::move(opened)) {}
+
+void ModelSession::fail_template(const Error& error) const {
+  const bool has_raw = find_flag("--raw", verb_.bit) != nullptr;
+  std::string remedy = has_raw ? "--raw feeds the text as it is, without the template"
+                               : "`strata run --raw` feeds a text without the template";
+  if (!settings_.system.empty()) remedy = "leave --system out, or: " + remedy;
+  throw Error(ErrorCode::kTemplate, fmt::format("the model's chat template fails: {}", error.what()),
+              error.where().empty() ? "tokenizer.chat_template" : error.where(), remedy);
+}
+
+void ModelSession::read_template() {
+  const auto source = engine_.file().get_string("tokenizer.chat_template");
+  if (source) {
+    try {
+      template_ = engine::ChatTemplate::parse(*source);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kTemplate) throw;
+      fail_template(error);
+    }
+    return;
+  }
+  if (!settings_.system.empty()) {
+    throw Error(ErrorCode::kUsage, "the model has no chat template, so a system prompt has no place", "--system",
+                "leave it out, or write it into the prompt");
+  }
+  notice("note: this model has no chat template (perhaps a base model); it continues the text as it is");
+}
+
+void ModelSession::say_setup() const {
+  const auto& shape = engine_.spec().shape;
+  const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
+  notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name, bytes_text(engine_.weight_file_bytes()),
+                     grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
+                     bytes_text(engine_.context().kv_bytes), settings_.cache_type_k, settings_.cache_type_v));
+  if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
+    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)", engine_.spec().shape.n_ctx_train));
+  }
+  if (!settings_.verbose) return;
+  notice(fmt::format("{} | {} threads, {} ({}) | chunks of {} rows | {} tensors in {} file(s)", version_text(),
+                     engine_.n_threads(), engine_.kernels().name, engine_.kernels().features,
+                     engine_.context().chunk_rows, engine_.file().tensors().size(), engine_.file().n_shards()));
+}
+
+std::vector<engine::PromptPart> ModelSession::parts(const std::vector<engine::ChatMessage>& messages) const {
+  const auto& tokenizer = engine_.tokenizer();
+  engine::TemplateContext context;
+  if (tokenizer.spec().bos != engine::kNoToken) context.bos_token = tokenizer.piece(tokenizer.spec().bos, true);
+  if (tokenizer.spec().eos != engine::kNoToken) context.eos_token = tokenizer.piece(tokenizer.spec().eos, true);
+  try {
+    return engine::render_chat(*template_, messages, context);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kTemplate) throw;
+    fail_template(error);
+  }
+}
+
+std::string ModelSession::rendered(const std::vector<engine::ChatMessage>& messages) const {
+  std::string text;
+  if (!template_) {
+    for (const auto& message : messages) text += message.content;
+    return text;
+  }
+  for (const auto& part : parts(messages)) text += part.text;
+  return text;
+}
+
+std::vector<engine::TokenId> ModelSession::encode(const std::vector<engine::ChatMessage>& messages) const {
+  if (template_) return engine::encode_chat_prompt(engine_.tokenizer(), parts(messages));
+  // With --raw the caller writes the markup; without a template the text is only text.
+  return engine::encode_text_prompt(engine_.tokenizer(), rendered(messages), settings_.raw);
+}
+
+void ModelSession::check_fits(std::span<const engine::TokenId> prompt) const {
+  engine::check_prompt_fits(prompt.size(), engine_.context().n_ctx, engine_.spec().shape.n_ctx_train);
+}
+
+void ModelSession::load() {
+  say_setup();
+  Progress progress("loading", bytes_text, "/s");
+  engine_.load([&](uint64_t done, uint64_t total) {
+    progress.update(done, total);
+    return !interrupt_flag().load();
+  });
+  progress.finish();
+}
+
+engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
+                                        const std::function<bool(std::string_view)>& on_text) {
+  if (!sequence_) sequence_ = engine_.cache().make_sequence();
+  engine::GenerationRequest request;
+  request.prompt = prompt;
+  request.vocab_size = engine_.spec().shape.vocab_size;
+  request.n_ctx = engine_.context().n_ctx;
+  request.n_ctx_train = engine_.spec().shape.n_ctx_train;
+  if (settings_.predict >= 0) request.n_predict = static_cast<uint64_t>(settings_.predict);
+  request.chunk_rows = engine_.context().chunk_rows;
+  request.sampler = sampler_;
+  request.stop = settings_.stop;
+  request.ignore_eos = settings_.ignore_eos;
+
+  // A prompt of one chunk is read before a bar would be seen.
+  Progress progress("reading", grouped_number, " tok/s");
+  const bool shows_reading = prompt.size() > request.chunk_rows;
+  engine::GenerationEvents events;
+  events.cancel = &interrupt_flag();
+  events.on_prefill = [&](uint64_t done, uint64_t total) {
+    if (shows_reading) progress.update(done, total);
+    if (done == total) progress.finish();
+    return true;
+  };
+  events.on_text = on_text;
+  engine::Generation answer =
+      engine::generate(engine_.walk(), *sequence_, engine_.tokenizer(), request, events);
+  progress.finish();
+  return answer;
+}
+
+std::string ModelSession::summary(const engine::Generation& answer) const {
+  const auto& usage = answer.usage;
+  std::string line = fmt::format("{} prompt ({} cached", grouped_number(usage.prompt_tokens),
+                                 grouped_number(usage.cached_tokens));
+  if (usage.recomputed_tokens > 0) line += fmt::format(", {} read again", grouped_number(usage.recomputed_tokens));
+  line += fmt::format(") {:.2f} s, {:.0f} tok/s | {} out", answer.times.prefill_ms / 1000.0,
+                      answer.times.prefill_tokens_per_s(usage), grouped_number(usage.completion_tokens));
+  if (answer.times.n_decode_steps > 0) line += fmt::format(", {:.1f} tok/s", answer.times.decode_tokens_per_s());
+  line += fmt::format(" | context {} of {}", grouped_number(usage.prompt_tokens + usage.completion_tokens),
+                      grouped_number(engine_.context().n_ctx));
+  if (settings_.temp > 0) line += fmt::format(" | seed {}", sampler_.seed);
+  if (answer.context_full) {
+    line += " | stopped: the context is full";
+  } else if (answer.finish_reason == engine::FinishReason::kLength) {
+    line += fmt::format(" | stopped: -n {}", settings_.predict);
+  } else if (answer.finish_reason == engine::FinishReason::kCancelled) {
+    line += " | stopped by you";
+  }
+  return line;
+}
+
+nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
+  const auto& usage = answer.usage;
+  const auto& times = answer.times;
+  rusage resources{};
+  getrusage(RUSAGE_SELF, &resources);
+  const uint64_t weights = engine_.model().weight_bytes();
+  const auto& pool = engine_.cache().pool();
+  uint64_t kv_read = 0;
+  for (const auto& op : engine_.walk().plan().ops) kv_read += op.kv_read_bytes;
+  nlohmann::ordered_json attention = {{"method", "exact"}};
+  if (times.n_decode_steps > 0) {
+    attention["kv_read_bytes_per_token"] = kv_read;  // of the last step, at the answer's end
+    attention["kv_read_share"] = 1.0;
+  }
+  return {
+      {"text", answer.text},
+      {"tokens", answer.tokens},
+      {"finish_reason", engine::finish_reason_name(answer.finish_reason)},
+      {"usage",
+       {{"prompt_tokens", usage.prompt_tokens},
+        {"cached_tokens", usage.cached_tokens},
+        {"recomputed_tokens", usage.recomputed_tokens},
+        {"completion_tokens", usage.completion_tokens}}},
+      {"timings",
+       {{"load_ms", engine_.load_ms()},
+        {"prefill_ms", times.prefill_ms},
+        {"ttft_ms", times.ttft_ms},
+        {"decode_ms", times.decode_ms},
+        {"tpot_ms", times.tpot_ms()},
+        {"prefill_tokens_per_s", times.prefill_tokens_per_s(usage)},
+        {"decode_tokens_per_s", times.decode_tokens_per_s()}}},
+      {"attention", attention},
+      {"tiers",
+       {{"dram",
+         {{"budget_bytes", weights + pool.budget_bytes()},
+          {"peak_bytes", static_cast<uint64_t>(resources.ru_maxrss) * 1024},
+          {"weights_bytes", weights},
+          {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}}}}},
+      {"device", fmt::format("cpu {}", engine_.kernels().name)},
+      {"n_ctx", engine_.context().n_ctx},
+      {"seed", sampler_.seed},
+  };
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,68 @@
+// tools/cli/model_session.h - what `run` and `chat` share: a model opened, its template, its prompts, its answers.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "engine/engine.h"
+#include "engine/generator.h"
+#include "engine/template/chat_prompt.h"
+#include "engine/template/chat_template.h"
+#include "tools/cli/command_line.h"
+
+namespace strata::cli {
+
+class ModelSession {
+ public:
+  /// Opens the model and, unless `raw`, its chat template; says on standard error where it has none.
+  /// Errors: those of Engine::open; kTemplate, naming --raw where the verb has it; kUsage (sampler options).
+  static ModelSession open(const VerbSyntax& verb, const Command& command);
+
+  const engine::Engine& engine() const { return engine_; }
+  bool has_template() const { return template_.has_value(); }
+
+  /// The prompt of a conversation: rendered by the template, or the messages' texts one after the other.
+  /// Errors: kTemplate, kBadText.
+  std::vector<engine::TokenId> encode(const std::vector<engine::ChatMessage>& messages) const;
+  std::string rendered(const std::vector<engine::ChatMessage>& messages) const;
+
+  /// Refuses a prompt that does not fit, before load(). Errors: ContextLengthError.
+  void check_fits(std::span<const engine::TokenId> prompt) const;
+
+  /// Reads the weights, with progress. Errors: those of Engine::load; kCancelled.
+  void load();
+
+  /// Answers on the session's one sequence; `on_text` streams.
+  engine::Generation answer(std::span<const engine::TokenId> prompt, const std::function<bool(std::string_view)>& on_text);
+
+  uint64_t seed() const { return sampler_.seed; }
+  /// Another draw for the next answer.
+  void advance_seed() { ++sampler_.seed; }
+  void clear() { sequence_.reset(); }
+
+  /// "412 prompt (0 cached) 1.3 s, 317 tok/s | 34 out, 38.9 tok/s | context 446 of 8192".
+  std::string summary(const engine::Generation& answer) const;
+  /// The object of `run --json`.
+  nlohmann::ordered_json to_json(const engine::Generation& answer);
+
+ private:
+  ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened);
+  void read_template();
+  [[noreturn]] void fail_template(const Error& error) const;
+  std::vector<engine::PromptPart> parts(const std::vector<engine::ChatMessage>& messages) const;
+  void say_setup() const;
+
+  VerbSyntax verb_;
+  Settings settings_;
+  engine::SamplerOptions sampler_;
+  engine::Engine engine_;
+  std::optional<engine::ChatTemplate> template_;
+  std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
+};
+
+}  // namespace strata::cli

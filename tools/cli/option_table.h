@@ -1,0 +1,74 @@
+// tools/cli/option_table.h - the one table of options: flags, environment variables, config keys, help and checks come from it.
+// A test walks it. To add an option: a member of Settings and a row in option_table.cc.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "tools/cli/settings.h"
+
+namespace strata::cli {
+
+/// The verbs an option belongs to, as bits. A verb that is added takes the next bit.
+using VerbSet = uint32_t;
+inline constexpr VerbSet kRun = 1, kChat = 2, kInspect = 4, kTokenize = 8;
+inline constexpr VerbSet kGenerating = kRun | kChat;
+inline constexpr VerbSet kEveryVerb = UINT32_MAX;
+
+/// How a value is read and stored (value_readers.h).
+enum class ValueKind : uint8_t { kFlag, kText, kTextList, kChoice, kCount, kInteger, kReal, kSize };
+
+/// The table of the config file an option stands in, and its heading in the help.
+enum class Section : uint8_t { kModel, kRope, kPrompt, kSampling, kOutput };
+
+/// Where a value may come from. What describes one request has no place in a config file; what changes the command itself
+/// (--help) only makes sense as a flag.
+enum class Sources : uint8_t { kEverywhere, kNotInConfig, kFlagOnly };
+
+using Target = std::variant<bool Settings::*, std::string Settings::*, std::vector<std::string> Settings::*,
+                            uint64_t Settings::*, int64_t Settings::*, double Settings::*>;
+
+struct OptionSpec {
+  std::string_view name;          // --NAME, STRATA_NAME, config key NAME
+  std::string_view aliases;       // further flags, comma separated: "-c", "-ctk", "--rope-scale"
+  Section section;
+  ValueKind kind;
+  std::string_view default_text;  // read like any other value; empty = Settings' zero
+  double min, max;                // kCount, kInteger, kReal, kSize
+  std::string_view value_name;    // "N", "FILE"; for kChoice the values: "f16|q8_0"
+  std::string_view help;
+  Sources sources;
+  VerbSet verbs;
+  Target target;
+};
+
+std::span<const OptionSpec> option_table();
+/// The row of a name (without dashes), or null.
+const OptionSpec* find_option(std::string_view name);
+/// The row a flag ("-c", "--ctx-size") stands for with one of `verbs`, or null.
+const OptionSpec* find_flag(std::string_view flag, VerbSet verbs);
+
+/// "--ctx-size", "-c": every flag of a row.
+std::vector<std::string> option_flags(const OptionSpec& option);
+/// STRATA_CTX_SIZE.
+std::string environment_name(const OptionSpec& option);
+/// The config file's name of a section ("model").
+std::string_view section_key(Section section);
+
+/// Reads `texts` (one, or several for a list) into the row's member. Errors: kUsage naming wanted, found, `where`.
+void store_option(const OptionSpec& option, std::span<const std::string> texts, const std::string& where,
+                  Settings& settings);
+/// Settings with every default of the table.
+Settings default_settings();
+
+/// Help of one verb's options, grouped by section.
+std::string options_help(VerbSet verb);
+
+/// The candidate nearest to `word` where one is near enough to be a slip of the fingers, or "".
+std::string nearest_word(std::string_view word, std::span<const std::string> candidates);
+
+}  // namespace strata::cli

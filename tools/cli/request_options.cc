@@ -1,0 +1,95 @@
+#include "tools/cli/request_options.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <random>
+
+#include "base/error.h"
+#include "tools/cli/input_files.h"
+#include "tools/cli/value_readers.h"
+
+namespace strata::cli {
+namespace {
+
+KvCodec kv_codec(const std::string& name) { return name == "q8_0" ? KvCodec::kQ8_0 : KvCodec::kF16; }
+
+/// Adds a text to the prompt, a blank line after what stands there.
+void append_text(std::string& prompt, const std::string& text, const std::string& where) {
+  check_utf8(text, where);
+  if (!prompt.empty()) {
+    while (prompt.ends_with('\n')) prompt.pop_back();
+    prompt += "\n\n";
+  }
+  prompt += text;
+}
+
+}  // namespace
+
+engine::EngineOptions engine_options(const Settings& settings) {
+  engine::EngineOptions options;
+  options.model_path = settings.model;
+  options.n_ctx = settings.ctx_size;
+  options.kv_dram_bytes = settings.kv_dram;
+  options.k_codec = kv_codec(settings.cache_type_k);
+  options.v_codec = kv_codec(settings.cache_type_v);
+  options.chunk_rows = static_cast<uint32_t>(settings.batch_size);
+  options.n_threads = static_cast<uint32_t>(settings.threads);
+  options.cpu_isa = settings.cpu_isa;
+  options.allow_untrained = settings.allow_untrained;
+  options.rope.scaling = settings.rope_scaling;
+  options.rope.freq_base = settings.rope_freq_base;
+  options.rope.factor = settings.rope_factor;
+  options.rope.n_ctx_original = static_cast<uint32_t>(settings.yarn_orig_ctx);
+  options.rope.yarn_ext_factor = settings.yarn_ext_factor;
+  options.rope.yarn_attn_factor = settings.yarn_attn_factor;
+  options.rope.yarn_beta_fast = settings.yarn_beta_fast;
+  options.rope.yarn_beta_slow = settings.yarn_beta_slow;
+  return options;
+}
+
+engine::SamplerOptions sampler_options(const Command& command) {
+  const Settings& settings = command.settings;
+  engine::SamplerOptions options;
+  options.temperature = settings.temp;
+  options.top_k = static_cast<uint32_t>(settings.top_k);
+  options.top_p = settings.top_p;
+  options.min_p = settings.min_p;
+  options.repeat_penalty = settings.repeat_penalty;
+  options.repeat_last_n = static_cast<uint32_t>(settings.repeat_last_n);
+  options.presence_penalty = settings.presence_penalty;
+  options.frequency_penalty = settings.frequency_penalty;
+  options.seed = settings.seed >= 0 ? static_cast<uint64_t>(settings.seed) : std::random_device{}();
+  for (const std::string& text : settings.logit_bias) {
+    const auto bias = read_logit_bias(text);
+    if (!bias) {
+      throw Error(ErrorCode::kUsage, fmt::format("wanted TOKEN_ID, + or -, and a number, found '{}'", text),
+                  command.where("logit-bias"), "such as 15043+1 or 2-inf; `strata tokenize` shows ids");
+    }
+    options.logit_bias.push_back(*bias);
+  }
+  return options;
+}
+
+std::string gather_prompt(const Command& command, std::string_view verb) {
+  const Settings& settings = command.settings;
+  std::string prompt;
+  const auto add_standard_input = [&] {
+    append_text(prompt, read_descriptor(STDIN_FILENO, "standard input", "stdin"), "stdin");
+  };
+  const bool has_pipe = settings.file.empty() && standard_input_is_given();
+  if (has_pipe) add_standard_input();
+  for (const std::string& path : settings.file) {
+    if (path == "-") add_standard_input();
+    else append_text(prompt, read_text_file(path, command.where("file")), path);
+  }
+  if (command.is_set("prompt")) append_text(prompt, settings.prompt, command.where("prompt"));
+  if (!prompt.empty()) return prompt;
+  if (has_pipe || !settings.file.empty() || command.is_set("prompt")) {
+    throw Error(ErrorCode::kBadText, "the prompt is empty", fmt::format("strata {}", verb), "give a text with -p or -f");
+  }
+  throw Error(ErrorCode::kUsage, "there is no prompt", fmt::format("strata {}", verb),
+              "give one with -p TEXT, -f FILE or through a pipe");
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,20 @@
+// tools/cli/request_options.h - settings in the engine's own words. Nothing below this point knows an option's name.
+#pragma once
+
+#include "engine/engine.h"
+#include "engine/sampler.h"
+#include "tools/cli/command_line.h"
+
+namespace strata::cli {
+
+engine::EngineOptions engine_options(const Settings& settings);
+
+/// A seed of -1 is drawn here. Errors: kUsage (a logit bias that is none).
+engine::SamplerOptions sampler_options(const Command& command);
+
+/// The documents, then the question, as one text (-f and standard input, then -p). Standard input is read where -f names `-`, or
+/// where something is piped in and no -f stands for a document.
+/// Errors: kUsage (no prompt at all), kBadText (empty, not UTF-8), kIo.
+std::string gather_prompt(const Command& command, std::string_view verb);
+
+}  // namespace strata::cli

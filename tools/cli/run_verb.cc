@@ -1,0 +1,41 @@
+// `strata run`: one prompt, one answer.
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "tools/cli/answer_sink.h"
+#include "tools/cli/json_output.h"
+#include "tools/cli/model_session.h"
+#include "tools/cli/notices.h"
+#include "tools/cli/request_options.h"
+#include "tools/cli/verb_functions.h"
+
+namespace strata::cli {
+
+int run_run(const Command& command) {
+  const Settings& settings = command.settings;
+  AnswerSink sink = AnswerSink::open(settings.output);
+  std::vector<engine::ChatMessage> messages;
+  if (!settings.system.empty()) messages.push_back({"system", settings.system});
+  messages.push_back({"user", gather_prompt(command, kRunSyntax.name)});
+
+  ModelSession session = ModelSession::open(kRunSyntax, command);
+  const auto prompt = session.encode(messages);
+  if (settings.verbose) notice("prompt: " + session.rendered(messages));
+  session.check_fits(prompt);
+  session.load();
+
+  bool ends_line = true;
+  const auto on_text = [&](std::string_view text) {
+    if (!settings.json) sink.write(text);
+    ends_line = text.ends_with('\n');
+    return true;
+  };
+  const engine::Generation answer = session.answer(prompt, on_text);
+  if (settings.json) sink.write_line(json_line(session.to_json(answer)));
+  else if (!ends_line) sink.write("\n");
+  sink.close();
+  notice(session.summary(answer));
+  return answer.finish_reason == engine::FinishReason::kCancelled ? exit_code(ErrorCode::kCancelled) : 0;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,56 @@
+// tools/cli/settings.h - every option's value, typed. Filled once (option_sources.h) from the table in option_table.cc, which
+// holds names, defaults and ranges; nothing else reads an option.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace strata::cli {
+
+struct Settings {
+  // The model and its memory.
+  std::string model;
+  uint64_t ctx_size = 0;  // 0 = chosen
+  uint64_t threads = 0;   // 0 = every CPU this process may use
+  std::string cache_type_k, cache_type_v;
+  uint64_t kv_dram = 0;  // 0 = what the context needs
+  uint64_t batch_size = 0;
+  std::string cpu_isa;
+  bool allow_untrained = false;
+  // RoPE overrides: negative or empty = the model's own.
+  std::string rope_scaling;
+  double rope_freq_base = 0, rope_factor = 0;
+  uint64_t yarn_orig_ctx = 0;
+  double yarn_ext_factor = 0, yarn_attn_factor = 0, yarn_beta_fast = 0, yarn_beta_slow = 0;
+  // The request.
+  std::string prompt;
+  std::vector<std::string> file;
+  std::string system;
+  bool raw = false;
+  int64_t predict = 0;  // -1 = until the model stops or the context is full
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  // Sampling.
+  int64_t seed = 0;  // -1 = drawn
+  double temp = 0;
+  uint64_t top_k = 0;
+  double top_p = 0, min_p = 0, repeat_penalty = 0;
+  uint64_t repeat_last_n = 0;
+  double presence_penalty = 0, frequency_penalty = 0;
+  std::vector<std::string> logit_bias;
+  // Output.
+  bool json = false;
+  std::string output;
+  bool verbose = false;
+  bool ids = false;
+  bool special = false;
+  bool check = false;
+  // The command itself.
+  std::string config;
+  bool help = false;
+  bool version = false;
+};
+
+}  // namespace strata::cli

@@ -1,0 +1,128 @@
+#include "tools/cli/value_readers.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "base/checked_math.h"
+
+namespace strata::cli {
+namespace {
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return out;
+}
+
+/// Takes the digits at the front of `text`; nothing where there are none or they exceed 64 bits.
+std::optional<uint64_t> take_digits(std::string_view& text) {
+  const auto length = static_cast<size_t>(std::ranges::find_if_not(text, is_digit) - text.begin());
+  uint64_t value = 0;
+  const auto result = std::from_chars(text.data(), text.data() + length, value);
+  if (length == 0 || result.ec != std::errc{}) return std::nullopt;
+  text.remove_prefix(length);
+  return value;
+}
+
+std::optional<uint64_t> unit_bytes(std::string_view unit) {
+  struct Unit {
+    std::string_view name;
+    uint64_t bytes;
+  };
+  static constexpr uint64_t kBinary = 1024, kDecimal = 1000;
+  static constexpr Unit kUnits[] = {
+      {"", 1}, {"b", 1},
+      {"k", kBinary}, {"kib", kBinary}, {"kb", kDecimal},
+      {"m", kBinary * kBinary}, {"mib", kBinary * kBinary}, {"mb", kDecimal * kDecimal},
+      {"g", kBinary * kBinary * kBinary}, {"gib", kBinary * kBinary * kBinary},
+      {"gb", kDecimal * kDecimal * kDecimal},
+      {"t", kBinary * kBinary * kBinary * kBinary}, {"tib", kBinary * kBinary * kBinary * kBinary},
+      {"tb", kDecimal * kDecimal * kDecimal * kDecimal},
+  };
+  for (const Unit& known : kUnits)
+    if (known.name == unit) return known.bytes;
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<uint64_t> read_size(std::string_view text) {
+  const auto whole = take_digits(text);
+  if (!whole) return std::nullopt;
+  uint64_t decimals = 0;
+  uint64_t divisor = 1;
+  if (text.starts_with('.')) {
+    text.remove_prefix(1);
+    const size_t before = text.size();
+    const auto digits = take_digits(text);
+    const size_t n_digits = before - text.size();
+    if (!digits || n_digits > 6) return std::nullopt;
+    decimals = *digits;
+    for (size_t i = 0; i < n_digits; ++i) divisor *= 10;
+  }
+  const auto unit = unit_bytes(lower(text));
+  if (!unit || (divisor > 1 && *unit == 1)) return std::nullopt;
+  const auto whole_bytes = checked_mul(*whole, *unit);
+  const auto part_bytes = checked_mul(decimals, *unit);
+  if (!whole_bytes || !part_bytes) return std::nullopt;
+  return checked_add(*whole_bytes, *part_bytes / divisor);
+}
+
+std::optional<uint64_t> read_count(std::string_view text) {
+  const auto digits = take_digits(text);
+  if (!digits) return std::nullopt;
+  if (text.empty()) return digits;
+  if (text == "k" || text == "K") return checked_mul(*digits, 1024);
+  if (text == "m" || text == "M") return checked_mul(*digits, 1024 * 1024);
+  return std::nullopt;
+}
+
+std::optional<int64_t> read_integer(std::string_view text) {
+  int64_t value = 0;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (result.ec != std::errc{} || result.ptr != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+std::optional<double> read_real(std::string_view text) {
+  double value = 0;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (result.ec != std::errc{} || result.ptr != text.data() + text.size()) return std::nullopt;
+  if (!std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+std::optional<bool> read_switch(std::string_view text) {
+  const std::string word = lower(text);
+  for (const std::string_view yes : {"true", "on", "yes", "1"})
+    if (word == yes) return true;
+  for (const std::string_view no : {"false", "off", "no", "0"})
+    if (word == no) return false;
+  return std::nullopt;
+}
+
+std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text) {
+  const auto token = take_digits(text);
+  if (!token || *token > static_cast<uint64_t>(std::numeric_limits<int32_t>::max())) {
+    return std::nullopt;
+  }
+  if (text.size() < 2 || (text[0] != '+' && text[0] != '-')) return std::nullopt;
+  const double sign = text[0] == '-' ? -1.0 : 1.0;
+  text.remove_prefix(1);
+  if (text[0] == '-') return std::nullopt;
+  double magnitude = std::numeric_limits<double>::infinity();
+  if (text != "inf") {
+    const auto value = read_real(text);
+    if (!value) return std::nullopt;
+    magnitude = *value;
+  }
+  return std::pair{static_cast<int32_t>(*token), sign * magnitude};
+}
+
+}  // namespace strata::cli

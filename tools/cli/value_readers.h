@@ -1,0 +1,31 @@
+// tools/cli/value_readers.h - option values as text, read strictly: the whole text or nothing, no sign where none makes sense,
+// no wrapping. Every source (flag, environment, config file) goes through these, so all take the same spellings.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+namespace strata::cli {
+
+/// Bytes: digits, at most six decimals, and a unit of any letter case. KiB MiB GiB TiB, and K M G T alone, are powers of 1024
+/// (as llama.cpp's users expect of `12G`); KB MB GB TB are powers of 1000; no unit or B means bytes. "1.5GiB" is rounded down.
+std::optional<uint64_t> read_size(std::string_view text);
+
+/// A count: digits, then optionally k or M, which are 1024 and 1024 * 1024 ("32k" = 32768, as contexts are counted).
+std::optional<uint64_t> read_count(std::string_view text);
+
+/// A whole number, perhaps negative.
+std::optional<int64_t> read_integer(std::string_view text);
+
+/// A finite decimal number.
+std::optional<double> read_real(std::string_view text);
+
+/// true / false, on / off, yes / no, 1 / 0.
+std::optional<bool> read_switch(std::string_view text);
+
+/// TOKEN_ID, then a sign and a number or "inf", as llama.cpp spells it: "15043+1.5", "2-inf".
+std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text);
+
+}  // namespace strata::cli
