@@ -14,8 +14,8 @@ step "1/4 packages (tools/packages.txt)"
 tools/install_packages.sh build model
 
 step "2/4 building strata (build/release)"
-cmake --preset release -DSTRATA_TESTS=OFF > build-demo.log 2>&1 || { cat build-demo.log >&2; exit 1; }
-rm -f build-demo.log
+mkdir -p build
+cmake --preset release -DSTRATA_TESTS=OFF > build/configure.log 2>&1 || { cat build/configure.log >&2; exit 1; }
 cmake --build --preset release --target strata
 
 step "3/4 the model"
