@@ -1,4 +1,5 @@
-// base/checked_math.h - sizes that a file or a user supplied, multiplied and added without wrapping.
+// base/checked_math.h - sizes that a file or a user supplied, multiplied and added without
+// wrapping.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,9 @@ inline std::optional<uint64_t> checked_round_up(uint64_t value, uint64_t alignme
 }
 
 /// For sizes already known to be small: rounds up to a multiple of any positive `step`.
-constexpr uint64_t round_up(uint64_t value, uint64_t step) { return (value + step - 1) / step * step; }
+constexpr uint64_t round_up(uint64_t value, uint64_t step) {
+  return (value + step - 1) / step * step;
+}
 constexpr uint64_t div_up(uint64_t value, uint64_t step) { return (value + step - 1) / step; }
 
 }  // namespace strata

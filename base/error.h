@@ -1,6 +1,7 @@
 // base/error.h - the one exception type for what the outside can cause.
-// Why: a bad file, option, device or disk ends the operation with a name, a place and a remedy; text and exit codes are made
-// at the edge (tools). Bugs are STRATA_CHECK (base/check.h), never an Error.
+// Why: a bad file, option, device or disk ends the operation with a name, a place and a remedy;
+// text and exit codes are made at the edge (tools). Bugs are STRATA_CHECK (base/check.h), never an
+// Error.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +30,9 @@ std::string_view error_code_name(ErrorCode code);
 /// The process exit code of an error: 1, 2 usage, 3 does not fit, 4 bad file, 130 cancelled.
 int exit_code(ErrorCode code);
 
-/// What went wrong (`what()`: one line, no full stop), where (file, key, offset, option; may be empty) and the remedy (one
-/// sentence; may be empty). The message names what was wanted and what was found.
+/// What went wrong (`what()`: one line, no full stop), where (file, key, offset, option; may be
+/// empty) and the remedy (one sentence; may be empty). The message names what was wanted and what
+/// was found.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message, std::string where = "", std::string remedy = "")

@@ -16,11 +16,14 @@ constexpr uint64_t kHugePage = uint64_t{2} << 20;
 
 HostMemory HostMemory::reserve(uint64_t bytes) {
   const auto rounded = checked_round_up(bytes == 0 ? 1 : bytes, kHugePage);
-  void* data = rounded ? mmap(nullptr, *rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+  void* data = rounded ? mmap(nullptr, *rounded, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
                        : MAP_FAILED;
   if (data == MAP_FAILED)
-    throw Error(ErrorCode::kOutOfMemory, "cannot reserve " + std::to_string(bytes) + " bytes of memory: " + std::strerror(errno),
-                "", "lower the context (-c) or the KV budget (--kv-dram), or close other programs");
+    throw Error(
+        ErrorCode::kOutOfMemory,
+        "cannot reserve " + std::to_string(bytes) + " bytes of memory: " + std::strerror(errno), "",
+        "lower the context (-c) or the KV budget (--kv-dram), or close other programs");
   madvise(data, *rounded, MADV_HUGEPAGE);  // advice: a refusal costs speed only
   HostMemory memory;
   memory.data_ = static_cast<std::byte*>(data);

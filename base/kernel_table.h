@@ -1,7 +1,8 @@
-// base/kernel_table.h - the table of functions an instruction set fills (cpu_attn) and the engine calls.
-// Why: the set is chosen once at start (`--cpu-isa` forces it); tests run every table the CPU has against one oracle.
-// Plain structs only: files compiled with their own flags include this and nothing of the standard library that has inline
-// code, so that no function exists twice with different flags (a test looks for weak symbols).
+// base/kernel_table.h - the table of functions an instruction set fills (cpu_attn) and the engine
+// calls. Why: the set is chosen once at start (`--cpu-isa` forces it); tests run every table the
+// CPU has against one oracle. Plain structs only: files compiled with their own flags include this
+// and nothing of the standard library that has inline code, so that no function exists twice with
+// different flags (a test looks for weak symbols).
 #pragma once
 
 #include <cstddef>
@@ -14,11 +15,11 @@ namespace strata {
 
 enum class CpuIsa : uint8_t { kScalar, kAvx2, kAvx512 };
 
-inline constexpr uint32_t kActGroup = 32;       // activations that share one int8 scale
-inline constexpr uint32_t kActHalfGroup = 16;   // grain of the sums that offsets and minima need
+inline constexpr uint32_t kActGroup = 32;      // activations that share one int8 scale
+inline constexpr uint32_t kActHalfGroup = 16;  // grain of the sums that offsets and minima need
 
-/// Activations as int8: x = scale * q within each group of 32, scale = max|x| / 127 (0 for a group of zeros).
-/// n_in is a multiple of 32. Shapes: q [n_rows, n_in]; scales [n_rows, n_in / 32];
+/// Activations as int8: x = scale * q within each group of 32, scale = max|x| / 127 (0 for a group
+/// of zeros). n_in is a multiple of 32. Shapes: q [n_rows, n_in]; scales [n_rows, n_in / 32];
 /// neg_sums [n_rows, n_in / 16]: minus the sum of each half group's q.
 struct QuantRows {
   int8_t* q;
@@ -26,14 +27,14 @@ struct QuantRows {
   int32_t* neg_sums;
 };
 
-/// One linear layer's input and output. Weights of float types (F32, F16, BF16) read `x`; all others read `quant`, which
-/// `quantize_rows` has filled from the same x.
+/// One linear layer's input and output. Weights of float types (F32, F16, BF16) read `x`; all
+/// others read `quant`, which `quantize_rows` has filled from the same x.
 struct LinearArgs {
   PackedMatrix w;
-  const float* x;      // [n_rows, n_in]
+  const float* x;  // [n_rows, n_in]
   QuantRows quant;
-  float* out;          // [n_rows, out_stride]; columns of the panels asked for are overwritten
-  uint64_t out_stride; // floats between rows of out, >= n_out
+  float* out;           // [n_rows, out_stride]; columns of the panels asked for are overwritten
+  uint64_t out_stride;  // floats between rows of out, >= n_out
   uint32_t n_rows;
   uint32_t panel_begin;  // panels [panel_begin, panel_end) are computed: the grain of threading
   uint32_t panel_end;
@@ -41,15 +42,17 @@ struct LinearArgs {
 
 inline constexpr uint32_t kMaxTileQueries = 96;  // queries in one attention tile
 
-/// Attention of a tile of queries of one KV head over one segment of positions, giving one partial per query.
-/// The segment holds positions [first_pos, first_pos + n_pos), first_pos a multiple of kSegmentPositions,
-/// n_pos <= kSegmentPositions, in blocks of 32 (the last may be part full). Query i attends the positions p of the segment
-/// with query_pos[i] - window < p <= query_pos[i] (window = 0: no lower bound); a query with none gives m = -inf, l = 0, o = 0.
+/// Attention of a tile of queries of one KV head over one segment of positions, giving one partial
+/// per query. The segment holds positions [first_pos, first_pos + n_pos), first_pos a multiple of
+/// kSegmentPositions, n_pos <= kSegmentPositions, in blocks of 32 (the last may be part full).
+/// Query i attends the positions p of the segment with query_pos[i] - window < p <= query_pos[i]
+/// (window = 0: no lower bound); a query with none gives m = -inf, l = 0, o = 0.
 struct AttendArgs {
-  const float* q;            // [n_queries, q_stride]: head_dim values each, RoPE applied, multiplied by the attention scale
-  uint64_t q_stride;         // floats between queries
-  const uint32_t* query_pos; // [n_queries]
-  uint32_t n_queries;        // <= kMaxTileQueries
+  const float* q;  // [n_queries, q_stride]: head_dim values each, RoPE applied, multiplied by the
+                   // attention scale
+  uint64_t q_stride;          // floats between queries
+  const uint32_t* query_pos;  // [n_queries]
+  uint32_t n_queries;         // <= kMaxTileQueries
   uint32_t window;
   KvLayout layout;
   const std::byte* const* blocks;  // [ceil(n_pos / 32)], each layout.block_bytes
@@ -63,13 +66,20 @@ struct AttendArgs {
 
 /// Running attention of several queries, merged in segment order.
 struct MergeArgs {
-  const float* o; const float* m; const float* l;  // the segment's partials, as AttendArgs wrote them
-  float* run_o; float* run_m; float* run_l;        // running partials; run_m = -inf, run_l = 0, run_o = 0 at the start
+  const float* o;
+  const float* m;
+  const float* l;  // the segment's partials, as AttendArgs wrote them
+  float* run_o;
+  float* run_m;
+  float* run_l;  // running partials; run_m = -inf, run_l = 0, run_o = 0 at the start
   uint32_t n_queries;
   uint32_t head_dim;
 };
 
-enum class RopePairing : uint8_t { kAdjacent, kHalves };  // (x[2i], x[2i+1]) or (x[i], x[i + n_rot / 2])
+enum class RopePairing : uint8_t {
+  kAdjacent,
+  kHalves
+};  // (x[2i], x[2i+1]) or (x[i], x[i + n_rot / 2])
 
 struct KernelTable {
   CpuIsa isa;
@@ -83,8 +93,10 @@ struct KernelTable {
   // Attention (cpu_attn/attend*).
   void (*attend_segment)(const AttendArgs& args);
   void (*merge_partials)(const MergeArgs& args);
-  /// Stores one position's k and v [head_dim] into a block at row `row` (0..31) by the layout's codecs.
-  void (*store_kv)(const KvLayout& layout, std::byte* block, uint32_t row, const float* k, const float* v);
+  /// Stores one position's k and v [head_dim] into a block at row `row` (0..31) by the layout's
+  /// codecs.
+  void (*store_kv)(const KvLayout& layout, std::byte* block, uint32_t row, const float* k,
+                   const float* v);
 
   // Rows of f32 (cpu_attn/row_ops*). In place where an output equals an input is allowed.
   /// out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps); the sum runs in a fixed order.
@@ -92,12 +104,14 @@ struct KernelTable {
   /// Rotates the first n_rot dimensions of one head; cos_sin is [n_rot / 2] pairs (cos, sin).
   void (*rope)(float* x, const float* cos_sin, uint32_t n_rot, RopePairing pairing);
   void (*silu_mul)(const float* gate, const float* up, uint32_t n, float* out);  // silu(gate) * up
-  void (*gelu_mul)(const float* gate, const float* up, uint32_t n, float* out);  // gelu_tanh(gate) * up
+  void (*gelu_mul)(const float* gate, const float* up, uint32_t n,
+                   float* out);  // gelu_tanh(gate) * up
   void (*add)(const float* a, const float* b, uint32_t n, float* out);
   void (*scale)(const float* x, float factor, uint32_t n, float* out);
 };
 
-/// Scratch that attend_segment wants: scores of every query over one segment, plus a decoded K tile.
+/// Scratch that attend_segment wants: scores of every query over one segment, plus a decoded K
+/// tile.
 constexpr uint64_t attend_scratch_floats(uint32_t n_queries, uint32_t head_dim) {
   return uint64_t{n_queries} * kSegmentPositions + uint64_t{2} * kSegmentPositions * head_dim;
 }

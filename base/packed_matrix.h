@@ -1,9 +1,11 @@
 // base/packed_matrix.h - a weight matrix in the layout the CPU kernels read.
-// Why: sixteen output rows lie side by side, so that a vector lane is one output and the reduction over inputs runs in input
-// order in every kernel, whatever the number of activation rows (law L1; docs/adr/0001-one-arithmetic-order.md).
+// Why: sixteen output rows lie side by side, so that a vector lane is one output and the reduction
+// over inputs runs in input order in every kernel, whatever the number of activation rows (law L1;
+// docs/adr/0001-one-arithmetic-order.md).
 //
-// A matrix [n_out, n_in] is cut into panels of kPanelRows output rows (the last padded with zero rows). What lies inside a
-// panel depends on the type and is written down beside the packer (cpu_attn/pack.h); all panels have the same size.
+// A matrix [n_out, n_in] is cut into panels of kPanelRows output rows (the last padded with zero
+// rows). What lies inside a panel depends on the type and is written down beside the packer
+// (cpu_attn/pack.h); all panels have the same size.
 #pragma once
 
 #include <cstddef>

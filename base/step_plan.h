@@ -1,5 +1,6 @@
-// base/step_plan.h - a step's operations with resource, dependencies, bytes and FLOP. One pure function builds it
-// (planner/step_plan_builder.h); the engine executes it, benches print it, a simulator may run it in virtual time.
+// base/step_plan.h - a step's operations with resource, dependencies, bytes and FLOP. One pure
+// function builds it (planner/step_plan_builder.h); the engine executes it, benches print it, a
+// simulator may run it in virtual time.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +17,9 @@ enum class OpKind : uint8_t {
   kAttend,      // q, blocks -> attention output
   kAttnOutput,  // projection (and post-norm), added to the residual
   kFfnNorm,
-  kFfnGateUp,   // gate and up projections, activation
-  kFfnDown,     // projection (and post-norm), added to the residual
-  kLogits,      // final norm and output head for rows that want logits
+  kFfnGateUp,  // gate and up projections, activation
+  kFfnDown,    // projection (and post-norm), added to the residual
+  kLogits,     // final norm and output head for rows that want logits
 };
 
 inline constexpr uint32_t kNoLayer = UINT32_MAX;
@@ -27,24 +28,27 @@ struct StepOp {
   OpKind kind;
   Resource resource = Resource::kCpu;
   uint32_t layer = kNoLayer;
-  uint32_t depends_on = UINT32_MAX;  // index of the operation that must have ended; UINT32_MAX = none
-  uint64_t weight_bytes = 0;         // read once per step, as packed
-  uint64_t kv_read_bytes = 0;        // blocks read once per sequence, by formula, whole positions
+  uint32_t depends_on =
+      UINT32_MAX;              // index of the operation that must have ended; UINT32_MAX = none
+  uint64_t weight_bytes = 0;   // read once per step, as packed
+  uint64_t kv_read_bytes = 0;  // blocks read once per sequence, by formula, whole positions
   uint64_t kv_write_bytes = 0;
-  uint64_t flop = 0;                 // multiply and add count as two
+  uint64_t flop = 0;  // multiply and add count as two
 };
 
 struct StepPlan {
   std::vector<StepOp> ops;
 };
 
-/// How many rows a step has and how deep they are.
-struct StepShape {
+/// The rows one sequence has in a step: positions [first_pos, first_pos + n_rows).
+struct SequenceRows {
+  uint32_t first_pos = 0;
   uint32_t n_rows = 0;
+};
+
+struct StepShape {
+  std::vector<SequenceRows> sequences;
   uint32_t n_logit_rows = 0;
-  uint64_t n_attended = 0;     // sum over rows of the positions a full layer attends (row's position + 1)
-  uint64_t n_kv_positions = 0; // sum over sequences of positions held after the step: what a full layer reads once
-  uint32_t n_sequences = 1;
 };
 
 const char* op_kind_name(OpKind kind);

@@ -1,4 +1,5 @@
-// base/tensor_type.h - how a tensor's values are encoded in a GGUF file. Numbers are the file format's own (ggml's enum).
+// base/tensor_type.h - how a tensor's values are encoded in a GGUF file. Numbers are the file
+// format's own (ggml's enum).
 #pragma once
 
 #include <cstdint>
@@ -9,12 +10,25 @@
 namespace strata {
 
 enum class TensorType : uint32_t {
-  kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8,
-  kQ2_K = 10, kQ3_K = 11, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14,
-  kIQ4_NL = 20, kIQ4_XS = 23, kBF16 = 30,
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kIQ4_NL = 20,
+  kIQ4_XS = 23,
+  kBF16 = 30,
 };
 
-/// One type Strata decodes: a row of n elements (n a multiple of block_elements) takes n / block_elements * block_bytes bytes.
+/// One type Strata decodes: a row of n elements (n a multiple of block_elements) takes n /
+/// block_elements * block_bytes bytes.
 struct TensorTypeInfo {
   TensorType type;
   std::string_view name;  // as llama.cpp prints it: "F32", "Q4_K"
@@ -26,7 +40,8 @@ struct TensorTypeInfo {
 const TensorTypeInfo& tensor_type_info(TensorType type);
 /// The decodable type of a file's number, or nothing.
 std::optional<TensorType> tensor_type_from_number(uint32_t number);
-/// The name of any number the format has defined, also of types Strata cannot decode ("IQ2_XXS"); "unknown" otherwise.
+/// The name of any number the format has defined, also of types Strata cannot decode ("IQ2_XXS");
+/// "unknown" otherwise.
 std::string_view tensor_type_number_name(uint32_t number);
 /// Every type Strata decodes.
 std::span<const TensorTypeInfo> tensor_types();

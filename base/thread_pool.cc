@@ -9,8 +9,8 @@
 namespace strata {
 namespace {
 
-// About 50 us of spinning before a worker sleeps: longer than the serial work between two regions of a decode step, short
-// enough that an idle program uses no core.
+// About 50 us of spinning before a worker sleeps: longer than the serial work between two regions
+// of a decode step, short enough that an idle program uses no core.
 constexpr uint32_t kSpinsBeforeSleep = 20000;
 
 inline void pause_cpu() {
@@ -33,8 +33,8 @@ ThreadPool::ThreadPool(uint32_t n_threads) : n_threads_(n_threads) {
     { const std::lock_guard lock(sleep_mutex_); }
     wake_.notify_all();
     threads_.clear();
-    throw Error(ErrorCode::kOutOfMemory, std::string("cannot start a thread: ") + failure.what(), "-t",
-                "ask for fewer threads with -t");
+    throw Error(ErrorCode::kOutOfMemory, std::string("cannot start a thread: ") + failure.what(),
+                "-t", "ask for fewer threads with -t");
   }
 }
 

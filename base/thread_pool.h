@@ -1,5 +1,6 @@
 // base/thread_pool.h - a fixed set of threads that run one task at a time.
-// Why: decode starts about 150 short parallel regions per token; workers spin briefly between them and sleep when idle.
+// Why: decode starts about 150 short parallel regions per token; workers spin briefly between them
+// and sleep when idle.
 #pragma once
 
 #include <atomic>
@@ -24,8 +25,9 @@ class ThreadPool {
 
   uint32_t size() const { return n_threads_; }
 
-  /// Calls task(worker) once on every worker, worker in [0, size()), and returns when all have returned.
-  /// No lock and no allocation unless a worker has gone to sleep. The task must not throw.
+  /// Calls task(worker) once on every worker, worker in [0, size()), and returns when all have
+  /// returned. No lock and no allocation unless a worker has gone to sleep. The task must not
+  /// throw.
   template <class Task>
   void run(Task&& task) {
     using Plain = std::remove_reference_t<Task>;
@@ -33,8 +35,9 @@ class ThreadPool {
                const_cast<void*>(static_cast<const void*>(&task)));
   }
 
-  /// Calls task(begin, end, worker) over [0, n_items) in pieces of at most `grain` items, handed out as workers ask.
-  /// Which worker gets which piece varies from run to run, so a task's result must not depend on it.
+  /// Calls task(begin, end, worker) over [0, n_items) in pieces of at most `grain` items, handed
+  /// out as workers ask. Which worker gets which piece varies from run to run, so a task's result
+  /// must not depend on it.
   template <class Task>
   void for_each(uint64_t n_items, uint64_t grain, Task&& task) {
     if (n_items == 0) return;

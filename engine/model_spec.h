@@ -47,7 +47,8 @@ struct ModelSpec {
   bool has_output_tensor = false; // false: tied to token_embd
 };
 
-/// User overrides of a file's RoPE (`--rope-scaling`, `--rope-freq-base`, `--yarn-*`). NaN or unset = the file's.
+/// User overrides of a file's RoPE (`--rope-scaling`, `--rope-freq-base`, `--yarn-*`). Unset = the file's. They concern the
+/// full layers; windowed layers keep their own base. A factor given here raises n_ctx_train to n_ctx_original * factor.
 struct RopeOverrides {
   std::string scaling;  // "", "none", "linear", "yarn"
   double freq_base = 0;       // 0 = the file's
@@ -57,10 +58,13 @@ struct RopeOverrides {
   double yarn_attn_factor = -1;
   double yarn_beta_fast = -1;
   double yarn_beta_slow = -1;
+  uint64_t n_ctx = 0;            // the context asked for; LongRoPE takes its short factors where it fits n_ctx_original.
+                                 // 0 = n_ctx_train
 };
 
 /// Reads and checks the hyper-parameters, and that every tensor the architecture needs is there with its shape.
-/// Errors: kUnsupported (architecture: names the known ones), kBadFile (key, wanted range, found; missing tensor; shape).
+/// Errors: kUnsupported (architecture: names the known ones; a feature or tensor no row computes), kBadFile (key, wanted range,
+/// found; missing tensor; shape), kUsage (an override out of its range), kIo (reading RoPE factors).
 ModelSpec read_model_spec(const GgufFile& file, const RopeOverrides& overrides = {});
 
 /// Names of the architectures Strata runs.

@@ -35,7 +35,9 @@ class Sequence {
   struct StreamTable {
     uint32_t first_block = 0;
     std::vector<tiers::SlotId> slots;
+    uint32_t end_block() const { return first_block + static_cast<uint32_t>(slots.size()); }
   };
+  void release_all();
   KvCache* cache_;
   std::vector<int32_t> tokens_;
   std::vector<StreamTable> streams_;  // layer-major, KV head minor

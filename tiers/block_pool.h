@@ -13,8 +13,9 @@ namespace strata::tiers {
 enum class SlotId : uint32_t {};
 inline constexpr SlotId kNoSlot = static_cast<SlotId>(UINT32_MAX);
 
-/// Room for n_slots blocks of block_bytes. Slots come in runs of eight neighbours (256 positions of a stream): a stream that
-/// fills a run is read sequentially, which moves about twice as fast as scattered blocks. Not thread-safe.
+/// Room for n_slots blocks of block_bytes. Slots come in runs of eight neighbours (256 positions of
+/// a stream): a stream that fills a run is read sequentially, which moves about twice as fast as
+/// scattered blocks. Not thread-safe.
 class BlockPool {
  public:
   static constexpr uint32_t kRunSlots = 8;
@@ -28,8 +29,8 @@ class BlockPool {
   uint32_t block_bytes() const { return block_bytes_; }
   uint64_t budget_bytes() const { return budget_bytes_; }
 
-  /// A free slot with one reference: the neighbour after `previous` where that is free and in the same run, else the first of
-  /// a free run, else any. Nothing where all are taken.
+  /// A free slot with one reference: the neighbour after `previous` where that is free and in the
+  /// same run, else the first of a free run, else any. Nothing where all are taken.
   std::optional<SlotId> take(SlotId previous);
   void add_reference(SlotId slot);
   /// Gives one reference back; the last one frees the slot (filled with 0xA5 in debug builds).
@@ -38,7 +39,6 @@ class BlockPool {
   std::byte* address(SlotId slot) const;
 
  private:
-  uint32_t run_free(uint32_t run) const;
   void mark_used(uint32_t slot);
   uint64_t budget_bytes_;
   uint32_t block_bytes_;
@@ -47,9 +47,9 @@ class BlockPool {
   uint32_t peak_used_ = 0;
   HostMemory memory_;
   std::vector<uint32_t> references_;
-  std::vector<uint8_t> run_used_;        // slots taken in each run
-  std::vector<uint32_t> free_runs_;      // stack of wholly free runs (may hold stale entries)
-  std::vector<uint32_t> loose_slots_;    // stack of free slots in part-used runs (may hold stale entries)
+  std::vector<uint8_t> run_used_;    // slots taken in each run
+  std::vector<uint32_t> free_runs_;  // stack of the wholly free runs, each once
+  uint32_t first_free_hint_ = 0;     // where the search for a free slot in part-used runs goes on
 };
 
 }  // namespace strata::tiers

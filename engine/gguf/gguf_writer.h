@@ -31,6 +31,8 @@ class GgufWriter {
   void write(const std::string& path) const;
 
  private:
+  /// Everything before the first tensor's bytes; says the alignment in force (general.alignment, or 32).
+  std::vector<std::byte> serialise_head(uint64_t& alignment) const;
   struct Entry { std::string key; std::vector<std::byte> encoded; };  // type and value as the file holds them
   struct Tensor { std::string name; TensorType type; std::vector<uint64_t> shape; std::span<const std::byte> bytes; };
   std::vector<Entry> entries_;

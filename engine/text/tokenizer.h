@@ -14,6 +14,8 @@ namespace strata::engine {
 
 using TokenId = int32_t;
 inline constexpr TokenId kNoToken = -1;
+inline constexpr uint64_t kMaxTokenBytes = 4096;      // of a token's text; the longest known vocabulary entry has 1,024
+inline constexpr uint64_t kMaxTextBytes = 1ull << 30;  // of one text, so that positions fit 32 bits after escaping
 
 enum class TokenKind : uint8_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
 
@@ -29,29 +31,43 @@ struct TokenizerSpec {
   bool add_bos = false;
   bool add_eos = false;
   bool add_space_prefix = true;    // SPM
-  bool remove_extra_whitespaces = false;
+  bool remove_extra_whitespaces = false;  // shown by inspect; as in other loaders, SPM encoding does not apply it
   bool ignore_merges = false;      // BPE (llama-bpe): a word that is a token is taken whole
 };
 
 /// Errors: kBadFile (no vocabulary, counts differ, ids out of range), kUnsupported (model or pre unknown: names the known ones).
 TokenizerSpec read_tokenizer_spec(const GgufFile& file);
 
+/// What encoding cost, in steps that do not depend on the machine. Tests hold it against the length of the text.
+struct EncodeWork {
+  uint64_t lookups = 0;     // pairs of symbols looked up in the vocabulary
+  uint64_t queue_pops = 0;  // candidate merges taken from the queue
+  uint64_t matches = 0;     // searches of the pre-tokenizer's regexes
+  uint64_t steps() const { return lookups + queue_pops + matches; }
+};
+
 struct EncodeOptions {
   bool add_special = true;     // BOS / EOS as the file asks
   bool parse_special = false;  // text like <|im_start|> becomes its control token; user text never does
+  EncodeWork* work = nullptr;  // where given, the steps are added to it
 };
 
 /// Immutable and shareable between threads.
 class Tokenizer {
  public:
+  Tokenizer(const Tokenizer&) = delete;
+  Tokenizer& operator=(const Tokenizer&) = delete;
   virtual ~Tokenizer() = default;
-  /// Errors: kUnsupported (pre-tokenizer unknown), kBadFile (a merge names no token ...).
+  /// Errors: kUnsupported (model or pre-tokenizer unknown), kBadFile (a merge names no token ...).
   static std::unique_ptr<Tokenizer> make(TokenizerSpec spec);
 
-  /// Time is linear in the text. Errors: kBadText where `text` is not UTF-8 (says the byte offset).
+  /// Time is linear in the text. Errors: kBadText where `text` is not UTF-8 (says the byte offset), is longer than
+  /// kMaxTextBytes, or holds a character that the vocabulary cannot express.
   std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options) const;
-  /// The bytes a token stands for; empty for control tokens unless `render_special`.
+  /// The bytes a token stands for; empty for control tokens unless `render_special`, and for ids outside the vocabulary
+  /// (a model may have more output rows than the tokenizer has tokens).
   std::string piece(TokenId token, bool render_special = false) const;
+  /// The pieces joined; the space that SPM vocabularies put before a text stays.
   std::string decode(std::span<const TokenId> tokens, bool render_special = false) const;
 
   uint32_t vocab_size() const;
@@ -62,10 +78,18 @@ class Tokenizer {
   TokenId find(std::string_view text) const;  // the token with exactly this text, or kNoToken
 
  protected:
+  /// A stretch of text without special tokens; `is_first` where nothing but a special token stands before it.
+  struct Stretch {
+    std::string_view text;
+    uint64_t offset = 0;  // in the whole text, for messages
+    bool is_first = false;
+  };
   explicit Tokenizer(TokenizerSpec spec);
-  /// Appends the tokens of one stretch of text without special tokens; `is_first` where nothing stands before it.
-  virtual void encode_plain(std::string_view text, bool is_first, std::vector<TokenId>& out) const = 0;
+  virtual void encode_plain(const Stretch& stretch, std::vector<TokenId>& out, EncodeWork& work) const = 0;
+  /// The bytes of a normal or user-defined token; `token` is in the vocabulary.
   virtual std::string piece_bytes(TokenId token) const = 0;
+  /// Text may become this token: it is normal or user-defined, never control, unknown, byte or unused.
+  bool is_plain(TokenId token) const;
   TokenizerSpec spec_;
 
  private:

@@ -1,0 +1,329 @@
+#include "engine/gguf/gguf_head.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "base/checked_math.h"
+#include "base/error.h"
+
+static_assert(std::endian::native == std::endian::little, "GGUF files are read as little endian");
+
+namespace strata::engine {
+namespace {
+
+constexpr std::string_view kMagic = "GGUF";
+constexpr uint64_t kKeyBytesMin = 8 + 1 + 4 + 1;                  // length, name, type, value
+constexpr uint64_t kTensorBytesMin = 8 + 1 + 4 + 8 + 4 + 8;       // length, name, n_dims, one dim, type, offset
+constexpr std::string_view kDamaged = "fetch the file again: it is damaged or not complete";
+constexpr std::string_view kHostile = "get the file from a source you trust, or convert the model again";
+
+constexpr std::array<std::string_view, 13> kTypeNames = {
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
+constexpr std::array<uint8_t, 13> kTypeBytes = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+
+class HeadReader {
+ public:
+  explicit HeadReader(GgufBytes& bytes)
+      : bytes_(bytes), end_(std::min(bytes.head_size(), kGgufHeadBytesMax)) {}
+
+  GgufHead read() {
+    read_magic_and_version();
+    item_ = "header";
+    const auto n_tensors = take<uint64_t>("tensor count");
+    const auto n_keys = take<uint64_t>("key count");
+    check_count("key", n_keys, kKeyBytesMin, kGgufKeysMax);
+    check_count("tensor", n_tensors, kTensorBytesMin, kGgufTensorsMax);
+    for (uint64_t idx = 0; idx < n_keys; ++idx) read_key(idx);
+    read_alignment();
+    for (uint64_t idx = 0; idx < n_tensors; ++idx) read_tensor(idx);
+    head_.head_bytes = offset_;
+    place_tensors();
+    return std::move(head_);
+  }
+
+ private:
+  uint64_t left() const { return end_ - offset_; }
+
+  [[noreturn]] void fail(const std::string& message, std::string_view remedy,
+                         ErrorCode code = ErrorCode::kBadFile) const {
+    throw Error(code, message, fmt::format("{}: {}, offset {}", bytes_.name(), item_, offset_),
+                std::string(remedy));
+  }
+
+  /// Everything that is read asks here first, so that nothing is allocated or read past the end.
+  void want(uint64_t n, std::string_view what) const {
+    if (n <= left()) return;
+    if (bytes_.head_size() > kGgufHeadBytesMax && n <= bytes_.head_size() - offset_)
+      fail(fmt::format("the head is too large: {} ends past {} bytes", what, kGgufHeadBytesMax),
+           kHostile);
+    fail(fmt::format("truncated: wanted {} bytes of {}, found {}", n, what, left()), kDamaged);
+  }
+
+  template <typename T>
+  T take(std::string_view what) {
+    want(sizeof(T), what);
+    T value;
+    bytes_.read(offset_, std::as_writable_bytes(std::span(&value, 1)));
+    offset_ += sizeof(T);
+    return value;
+  }
+
+  std::string take_string(std::string_view what, uint64_t bytes_max) {
+    const auto length = take<uint64_t>(what);
+    if (length > bytes_max)
+      fail(fmt::format("{}: wanted a length of at most {} bytes, found {}", what, bytes_max, length),
+           kHostile);
+    want(length, what);
+    std::string text(length, '\0');
+    bytes_.read(offset_, std::as_writable_bytes(std::span(text)));
+    offset_ += length;
+    return text;
+  }
+
+  void read_magic_and_version() {
+    item_ = "magic";
+    want(kMagic.size() + sizeof(uint32_t), "magic and version");
+    std::array<char, 4> magic = {};
+    bytes_.read(0, std::as_writable_bytes(std::span(magic)));
+    if (std::string_view(magic.data(), magic.size()) != kMagic)
+      fail(fmt::format("not a GGUF file: wanted the bytes 47 47 55 46, found {:02x} {:02x} {:02x} {:02x}",
+                       static_cast<uint8_t>(magic[0]), static_cast<uint8_t>(magic[1]),
+                       static_cast<uint8_t>(magic[2]), static_cast<uint8_t>(magic[3])),
+           "give a .gguf file; other formats have to be converted first");
+    offset_ = kMagic.size();
+    item_ = "version";
+    head_.version = take<uint32_t>("version");
+    if (head_.version == 2 || head_.version == 3) return;
+    if ((head_.version & 0xffffu) == 0 && head_.version != 0)
+      fail(fmt::format("wanted a little-endian file, found a big-endian one (version {})",
+                       __builtin_bswap32(head_.version)),
+           "convert the model for a little-endian machine");
+    fail(fmt::format("wanted version 2 or 3, found {}", head_.version),
+         head_.version > 3 ? "convert the model to GGUF v3, or use a later Strata"
+                           : "convert the model again with a current converter");
+  }
+
+  void check_count(std::string_view what, uint64_t count, uint64_t bytes_min, uint64_t count_max) const {
+    const uint64_t most = std::min(left() / bytes_min, count_max);
+    if (count > most)
+      fail(fmt::format("{} count: wanted at most {} (the bytes left in the file), found {}", what, most,
+                       count),
+           kDamaged);
+  }
+
+  void read_key(uint64_t idx) {
+    item_ = fmt::format("key number {}", idx + 1);
+    const uint64_t begin = offset_;
+    std::string key = take_string("key", kGgufKeyBytesMax);
+    item_ = fmt::format("key {}", printable(key));
+    if (key.empty()) fail("wanted a key of at least one byte, found an empty one", kHostile);
+    if (!head_.key_idx.emplace(key, static_cast<uint32_t>(idx)).second) {
+      offset_ = begin;
+      fail("the key appears twice", kHostile);
+    }
+    GgufValue value;
+    value.type = take<uint32_t>("value type");
+    uint64_t count = 1;
+    if (value.type == static_cast<uint32_t>(GgufType::kArray)) {
+      value.is_array = true;
+      value.type = take<uint32_t>("element type");
+      count = take<uint64_t>("element count");
+    }
+    if (value.type >= kTypeNames.size())
+      fail(fmt::format("wanted a value type from 0 to 12, found {}", value.type), kDamaged);
+    if (value.type == static_cast<uint32_t>(GgufType::kArray))
+      fail("found an array of arrays, which no known model uses", kHostile, ErrorCode::kUnsupported);
+    read_values(value, count);
+    head_.metadata.emplace_back(std::move(key), std::move(value));
+  }
+
+  void read_values(GgufValue& value, uint64_t count) {
+    const auto type = static_cast<GgufType>(value.type);
+    const uint64_t element_bytes =
+        type == GgufType::kString ? sizeof(uint64_t) : kTypeBytes[value.type];
+    const uint64_t most = std::min(left() / element_bytes, kGgufArrayElementsMax);
+    if (count > most)
+      fail(fmt::format("truncated or too long: wanted at most {} elements of {}, found {}", most,
+                       kTypeNames[value.type], count),
+           kDamaged);
+    switch (type) {
+      case GgufType::kU8: return read_numbers<uint8_t, int64_t>(value, count);
+      case GgufType::kI8: return read_numbers<int8_t, int64_t>(value, count);
+      case GgufType::kU16: return read_numbers<uint16_t, int64_t>(value, count);
+      case GgufType::kI16: return read_numbers<int16_t, int64_t>(value, count);
+      case GgufType::kU32: return read_numbers<uint32_t, int64_t>(value, count);
+      case GgufType::kI32: return read_numbers<int32_t, int64_t>(value, count);
+      case GgufType::kI64: return read_numbers<int64_t, int64_t>(value, count);
+      case GgufType::kU64: return read_numbers<uint64_t, uint64_t>(value, count);
+      case GgufType::kF32: return read_numbers<float, double>(value, count);
+      case GgufType::kF64: return read_numbers<double, double>(value, count);
+      case GgufType::kBool: {
+        read_numbers<uint8_t, int64_t>(value, count);
+        for (auto& element : std::get<GgufValue::Integers>(value.values)) element = element != 0;
+        return;
+      }
+      case GgufType::kString: {
+        GgufValue::Strings strings;  // grows as bytes arrive: a count alone justifies no memory
+        for (uint64_t idx = 0; idx < count; ++idx)
+          strings.push_back(take_string("string", kGgufStringBytesMax));
+        value.values = std::move(strings);
+        return;
+      }
+      case GgufType::kArray: break;
+    }
+  }
+
+  /// `count` elements are known to lie in the file. They are converted in pieces, so that no second copy stands beside them.
+  template <typename Stored, typename Held>
+  void read_numbers(GgufValue& value, uint64_t count) {
+    std::vector<Held> held;
+    held.reserve(count);
+    std::array<Stored, 512> piece;
+    while (held.size() < count) {
+      const uint64_t n = std::min<uint64_t>(piece.size(), count - held.size());
+      bytes_.read(offset_, std::as_writable_bytes(std::span(piece.data(), n)));
+      offset_ += n * sizeof(Stored);
+      for (uint64_t i = 0; i < n; ++i) held.push_back(static_cast<Held>(piece[i]));
+    }
+    value.values = std::move(held);
+  }
+
+  void read_alignment() {
+    const auto found = head_.key_idx.find("general.alignment");
+    if (found == head_.key_idx.end()) return;
+    item_ = "key general.alignment";
+    const GgufValue& value = head_.metadata[found->second].second;
+    uint64_t alignment = 0;
+    if (const auto* unsigned_values = std::get_if<GgufValue::Unsigned>(&value.values);
+        unsigned_values && !value.is_array)
+      alignment = unsigned_values->front();
+    else if (const auto* integers = std::get_if<GgufValue::Integers>(&value.values);
+             integers && !value.is_array && value.type != static_cast<uint32_t>(GgufType::kBool))
+      alignment = integers->front() < 0 ? 0 : static_cast<uint64_t>(integers->front());
+    else
+      fail(fmt::format("wanted an integer, found {}{}", value.is_array ? "an array of " : "",
+                       kTypeNames[value.type]),
+           kHostile);
+    if (!std::has_single_bit(alignment) || alignment < kGgufAlignmentMin ||
+        alignment > kGgufAlignmentMax)
+      fail(fmt::format("wanted a power of two from {} to {}, found {}", kGgufAlignmentMin,
+                       kGgufAlignmentMax, alignment),
+           kHostile);
+    head_.alignment = alignment;
+  }
+
+  void read_tensor(uint64_t idx) {
+    item_ = fmt::format("tensor number {}", idx + 1);
+    const uint64_t begin = offset_;
+    GgufTensor tensor;
+    tensor.name = take_string("tensor name", kGgufTensorNameBytesMax);
+    item_ = fmt::format("tensor {}", printable(tensor.name));
+    if (tensor.name.empty()) fail("wanted a name of at least one byte, found an empty one", kHostile);
+    if (!head_.tensor_idx.emplace(tensor.name, static_cast<uint32_t>(idx)).second) {
+      offset_ = begin;
+      fail("the tensor appears twice", kHostile);
+    }
+    const auto n_dims = take<uint32_t>("dimension count");
+    if (n_dims < 1 || n_dims > kGgufDimensionsMax)
+      fail(fmt::format("wanted 1 to {} dimensions, found {}", kGgufDimensionsMax, n_dims), kDamaged);
+    for (uint32_t i = 0; i < n_dims; ++i) tensor.shape.push_back(take<uint64_t>("dimension"));
+    const auto type_number = take<uint32_t>("tensor type");
+    tensor.file_offset = take<uint64_t>("tensor offset");  // relative until place_tensors
+    const auto type = tensor_type_from_number(type_number);
+    if (!type) fail_type(type_number);
+    tensor.type = *type;
+    tensor.bytes = tensor_bytes(tensor);
+    if (tensor.file_offset % head_.alignment != 0)
+      fail(fmt::format("wanted an offset that is a multiple of {}, found {}", head_.alignment,
+                       tensor.file_offset),
+           kDamaged);
+    head_.tensors.push_back(std::move(tensor));
+  }
+
+  [[noreturn]] void fail_type(uint32_t number) const {
+    std::string known;
+    for (const auto& info : tensor_types())
+      known += (known.empty() ? "" : " ") + std::string(info.name);
+    fail(fmt::format("wanted a tensor type of {}, found {} (number {})", known,
+                     tensor_type_number_name(number), number),
+         "use a file quantised to one of these types", ErrorCode::kUnsupported);
+  }
+
+  uint64_t tensor_bytes(const GgufTensor& tensor) const {
+    const TensorTypeInfo& info = tensor_type_info(tensor.type);
+    std::optional<uint64_t> elements = 1;
+    for (const uint64_t dim : tensor.shape) {
+      if (dim == 0) fail("wanted dimensions of at least 1, found 0", kHostile);
+      elements = elements ? checked_mul(*elements, dim) : std::nullopt;
+    }
+    // Signed 64 bits are what every other reader counts in; a real tensor is far below.
+    if (!elements || *elements > uint64_t{INT64_MAX})
+      fail("the product of the dimensions does not fit 63 bits", kHostile);
+    if (tensor.shape[0] % info.block_elements != 0)
+      fail(fmt::format("wanted rows of a multiple of {} elements ({}), found {}", info.block_elements,
+                       info.name, tensor.shape[0]),
+           kHostile);
+    const auto bytes = checked_mul(*elements / info.block_elements, info.block_bytes);
+    if (!bytes) fail("the tensor's size does not fit 64 bits", kHostile);
+    return *bytes;
+  }
+
+  /// Makes offsets absolute, checks that each tensor lies inside the file and that no two share a byte.
+  void place_tensors() {
+    if (head_.tensors.empty()) return;
+    const auto begin = checked_round_up(head_.head_bytes, head_.alignment);
+    for (GgufTensor& tensor : head_.tensors) {
+      item_ = fmt::format("tensor {}", printable(tensor.name));
+      const auto absolute = begin ? checked_add(*begin, tensor.file_offset) : std::nullopt;
+      const auto tensor_end = absolute ? checked_add(*absolute, tensor.bytes) : std::nullopt;
+      if (!tensor_end || *tensor_end > bytes_.file_size())
+        fail(fmt::format("truncated: wanted {} bytes at {} of the data section, found a file of {} bytes",
+                         tensor.bytes, tensor.file_offset, bytes_.file_size()),
+             kDamaged);
+      tensor.file_offset = *absolute;
+    }
+    std::vector<uint32_t> order(head_.tensors.size());
+    std::iota(order.begin(), order.end(), 0u);
+    std::ranges::sort(order, {}, [&](uint32_t idx) { return head_.tensors[idx].file_offset; });
+    for (size_t i = 1; i < order.size(); ++i) {
+      const GgufTensor& before = head_.tensors[order[i - 1]];
+      const GgufTensor& after = head_.tensors[order[i]];
+      if (before.file_offset + before.bytes <= after.file_offset) continue;
+      item_ = fmt::format("tensor {}", printable(after.name));
+      offset_ = after.file_offset;
+      fail(fmt::format("overlaps tensor {}, which ends at {}", printable(before.name),
+                       before.file_offset + before.bytes),
+           kHostile);
+    }
+  }
+
+  GgufBytes& bytes_;
+  uint64_t end_;
+  uint64_t offset_ = 0;
+  std::string item_;
+  GgufHead head_;
+};
+
+}  // namespace
+
+std::string_view gguf_type_name(uint32_t number) {
+  return number < kTypeNames.size() ? kTypeNames[number] : "unknown";
+}
+
+std::string printable(std::string_view text) {
+  constexpr size_t kLengthMax = 80;
+  std::string safe(text.substr(0, kLengthMax));
+  for (char& c : safe)
+    if (c < 0x20 || c > 0x7e) c = '?';
+  return text.size() > kLengthMax ? safe + "..." : safe;
+}
+
+GgufHead read_gguf_head(GgufBytes& bytes) { return HeadReader(bytes).read(); }
+
+}  // namespace strata::engine

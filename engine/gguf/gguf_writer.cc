@@ -1,0 +1,174 @@
+#include "engine/gguf/gguf_writer.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <system_error>
+#include <type_traits>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "engine/gguf/gguf_head.h"
+
+namespace strata::engine {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+constexpr uint32_t kVersion = 3;
+
+void append(Bytes& out, std::span<const std::byte> bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
+
+template <typename T>
+  requires std::is_trivially_copyable_v<T>
+void append(Bytes& out, T value) {
+  append(out, std::as_bytes(std::span(&value, 1)));
+}
+
+void append_string(Bytes& out, const std::string& text) {
+  append(out, uint64_t{text.size()});
+  append(out, std::as_bytes(std::span(text)));
+}
+
+template <typename T>
+Bytes encode_scalar(GgufType type, T value) {
+  Bytes out;
+  append(out, static_cast<uint32_t>(type));
+  append(out, value);
+  return out;
+}
+
+Bytes begin_array(GgufType type, uint64_t count) {
+  Bytes out;
+  append(out, static_cast<uint32_t>(GgufType::kArray));
+  append(out, static_cast<uint32_t>(type));
+  append(out, count);
+  return out;
+}
+
+struct FileCloser {
+  void operator()(std::FILE* file) const { (void)std::fclose(file); }
+};
+
+}  // namespace
+
+void GgufWriter::add_uint(const std::string& key, uint32_t value) {
+  entries_.push_back({key, encode_scalar(GgufType::kU32, value)});
+}
+void GgufWriter::add_u64(const std::string& key, uint64_t value) {
+  entries_.push_back({key, encode_scalar(GgufType::kU64, value)});
+}
+void GgufWriter::add_real(const std::string& key, float value) {
+  entries_.push_back({key, encode_scalar(GgufType::kF32, value)});
+}
+void GgufWriter::add_bool(const std::string& key, bool value) {
+  entries_.push_back({key, encode_scalar(GgufType::kBool, static_cast<uint8_t>(value))});
+}
+
+void GgufWriter::add_string(const std::string& key, const std::string& value) {
+  Bytes encoded;
+  append(encoded, static_cast<uint32_t>(GgufType::kString));
+  append_string(encoded, value);
+  entries_.push_back({key, std::move(encoded)});
+}
+
+void GgufWriter::add_strings(const std::string& key, const std::vector<std::string>& values) {
+  Bytes encoded = begin_array(GgufType::kString, values.size());
+  for (const std::string& value : values) append_string(encoded, value);
+  entries_.push_back({key, std::move(encoded)});
+}
+
+void GgufWriter::add_ints(const std::string& key, const std::vector<int32_t>& values) {
+  Bytes encoded = begin_array(GgufType::kI32, values.size());
+  append(encoded, std::as_bytes(std::span(values)));
+  entries_.push_back({key, std::move(encoded)});
+}
+
+void GgufWriter::add_reals(const std::string& key, const std::vector<float>& values) {
+  Bytes encoded = begin_array(GgufType::kF32, values.size());
+  append(encoded, std::as_bytes(std::span(values)));
+  entries_.push_back({key, std::move(encoded)});
+}
+
+void GgufWriter::add_bools(const std::string& key, const std::vector<bool>& values) {
+  Bytes encoded = begin_array(GgufType::kBool, values.size());
+  for (const bool value : values) append(encoded, static_cast<uint8_t>(value));
+  entries_.push_back({key, std::move(encoded)});
+}
+
+void GgufWriter::add_tensor(const std::string& name, TensorType type, const std::vector<uint64_t>& shape,
+                            std::span<const std::byte> bytes) {
+  STRATA_CHECK(!name.empty() && name.size() < kGgufTensorNameBytesMax, "a name of %zu bytes", name.size());
+  STRATA_CHECK(!shape.empty() && shape.size() <= kGgufDimensionsMax, "%zu dimensions", shape.size());
+  uint64_t wanted = tensor_row_bytes(type, shape[0]);
+  for (size_t i = 1; i < shape.size(); ++i) wanted *= shape[i];
+  STRATA_CHECK(wanted == bytes.size() && wanted > 0, "tensor %s: wanted %lu bytes, found %zu",
+               name.c_str(), static_cast<unsigned long>(wanted), bytes.size());
+  tensors_.push_back({name, type, shape, bytes});
+}
+
+std::vector<std::byte> GgufWriter::serialise_head(uint64_t& alignment) const {
+  alignment = kGgufAlignmentDefault;
+  Bytes out;
+  append(out, std::as_bytes(std::span("GGUF", 4)));
+  append(out, kVersion);
+  append(out, uint64_t{tensors_.size()});
+  append(out, uint64_t{entries_.size()});
+  for (const Entry& entry : entries_) {
+    append_string(out, entry.key);
+    append(out, std::span<const std::byte>(entry.encoded));
+    if (entry.key != "general.alignment") continue;
+    STRATA_CHECK(entry.encoded.size() == 2 * sizeof(uint32_t), "general.alignment of %zu bytes is not a u32",
+                 entry.encoded.size());
+    uint32_t wanted = 0;
+    std::memcpy(&wanted, entry.encoded.data() + sizeof(uint32_t), sizeof(wanted));
+    alignment = wanted;
+  }
+  uint64_t offset = 0;
+  for (const Tensor& tensor : tensors_) {
+    append_string(out, tensor.name);
+    append(out, static_cast<uint32_t>(tensor.shape.size()));
+    for (const uint64_t dim : tensor.shape) append(out, dim);
+    append(out, static_cast<uint32_t>(tensor.type));
+    append(out, offset);
+    offset += round_up(tensor.bytes.size(), alignment);
+  }
+  out.resize(round_up(out.size(), alignment));
+  return out;
+}
+
+std::vector<std::byte> GgufWriter::serialise() const {
+  uint64_t alignment = 0;
+  Bytes out = serialise_head(alignment);
+  for (const Tensor& tensor : tensors_) {
+    append(out, tensor.bytes);
+    out.resize(round_up(out.size(), alignment));
+  }
+  return out;
+}
+
+void GgufWriter::write(const std::string& path) const {
+  const auto fail = [&](const char* what) {
+    throw Error(ErrorCode::kIo, fmt::format("cannot {}: {}", what, std::generic_category().message(errno)), path,
+                "check that the folder exists, that you may write there and that the disk has room");
+  };
+  std::unique_ptr<std::FILE, FileCloser> file(std::fopen(path.c_str(), "wbe"));
+  if (!file) fail("create the file");
+  const auto put = [&](std::span<const std::byte> bytes) {
+    if (std::fwrite(bytes.data(), 1, bytes.size(), file.get()) != bytes.size()) fail("write the file");
+  };
+  uint64_t alignment = 0;
+  put(serialise_head(alignment));
+  for (const Tensor& tensor : tensors_) {
+    put(tensor.bytes);
+    put(Bytes(round_up(tensor.bytes.size(), alignment) - tensor.bytes.size()));
+  }
+  if (std::fclose(file.release()) != 0) fail("finish the file");
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,58 @@
+#include "engine/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/kv_cache.h"
+
+namespace strata::engine {
+
+Sequence::Sequence(KvCache* cache) : cache_(cache) {}
+
+Sequence::Sequence(Sequence&& other) noexcept
+    : cache_(std::exchange(other.cache_, nullptr)),
+      tokens_(std::move(other.tokens_)),
+      streams_(std::exchange(other.streams_, {})) {}
+
+Sequence& Sequence::operator=(Sequence&& other) noexcept {
+  std::swap(cache_, other.cache_);
+  std::swap(tokens_, other.tokens_);
+  std::swap(streams_, other.streams_);
+  return *this;
+}
+
+Sequence::~Sequence() { release_all(); }
+
+void Sequence::release_all() {
+  for (auto& table : streams_) cache_->release_from(table, table.first_block);
+}
+
+Sequence Sequence::fork() const {
+  Sequence copy(cache_);
+  copy.tokens_ = tokens_;
+  copy.streams_ = streams_;
+  for (const auto& table : streams_)
+    for (const auto slot : table.slots) cache_->pool_.add_reference(slot);
+  return copy;
+}
+
+uint32_t Sequence::truncate(uint32_t n) {
+  if (n >= n_pos()) return n_pos();
+  // The next row stands at position n and attends the window before it in every windowed layer.
+  bool window_held = true;
+  for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
+    const uint32_t window = cache_->shape_.layers[cache_->layer_of_stream_[stream]].window;
+    const uint32_t first_needed = window == 0 || n + 1 <= window ? 0 : n + 1 - window;
+    if (streams_[stream].first_block * kBlockPositions > first_needed) window_held = false;
+  }
+  if (!window_held) n = 0;
+  const uint32_t end_block = (n + kBlockPositions - 1) / kBlockPositions;
+  for (auto& table : streams_) {
+    cache_->release_from(table, std::max(end_block, table.first_block));
+    if (n == 0) table.first_block = 0;
+  }
+  tokens_.resize(n);
+  return n;
+}
+
+}  // namespace strata::engine

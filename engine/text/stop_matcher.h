@@ -1,0 +1,37 @@
+// engine/text/stop_matcher.h - ends an answer at the first stop string, wherever the pieces of text
+// are cut.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/text/pattern_set.h"
+
+namespace strata::engine {
+
+/// Text that may still become a stop string is held back. The stop string that ends first wins, and
+/// of those that end at the same byte the longest, so the answer does not depend on how the text
+/// was cut into pieces.
+class StopMatcher {
+ public:
+  /// Errors: kUsage (an empty stop string, or one that is not UTF-8).
+  explicit StopMatcher(std::vector<std::string> stops);
+
+  /// The text that may be shown now. After a hit: what stood before the stop string, then nothing
+  /// more.
+  std::string push(std::string_view text);
+  bool is_hit() const { return is_hit_; }
+  /// What was held back, where no stop string came after all.
+  std::string finish();
+
+ private:
+  std::vector<std::string> stops_;
+  PatternSet patterns_;
+  PatternSet::State state_ = PatternSet::kStart;
+  std::string held_;  // the bytes that state_ stands for
+  bool is_hit_ = false;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,95 @@
+#include "engine/text/tokenizer_check.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "engine/text/byte_token.h"
+#include "engine/text/pre_tokenizer.h"
+
+namespace strata::engine {
+namespace {
+
+[[noreturn]] void bad_file(const std::string& path, std::string_view key,
+                           const std::string& message) {
+  throw Error(ErrorCode::kBadFile, message,
+              path.empty() ? std::string(key) : fmt::format("{}: {}", path, key),
+              "Convert the model again, or download it again.");
+}
+
+[[noreturn]] void unsupported(const std::string& path, std::string_view key,
+                              const std::string& message) {
+  throw Error(ErrorCode::kUnsupported, message,
+              path.empty() ? std::string(key) : fmt::format("{}: {}", path, key),
+              "Use a model with a known tokenizer, or convert it again with a current converter.");
+}
+
+void check_id(const TokenizerSpec& spec, const std::string& path, std::string_view key,
+              TokenId id) {
+  if (id != kNoToken && (id < 0 || static_cast<uint64_t>(id) >= spec.tokens.size()))
+    bad_file(
+        path, key,
+        fmt::format("token id {} is outside the vocabulary of {} tokens", id, spec.tokens.size()));
+}
+
+void check_tokens(const TokenizerSpec& spec, const std::string& path) {
+  for (size_t i = 0; i < spec.tokens.size(); ++i) {
+    const std::string& text = spec.tokens[i];
+    if (text.size() > kMaxTokenBytes)
+      bad_file(path, "tokenizer.ggml.tokens",
+               fmt::format("token {} has {} bytes; at most {} are taken", i, text.size(),
+                           kMaxTokenBytes));
+    if (spec.kinds[i] == TokenKind::kByte && byte_of_token(text) < 0)
+      bad_file(
+          path, "tokenizer.ggml.tokens",
+          fmt::format(
+              "token {} is of type byte; wanted <0xNN> with two hex digits, found {} other bytes",
+              i, text.size()));
+    if (!spec.scores.empty() && std::isnan(spec.scores[i]))
+      bad_file(path, "tokenizer.ggml.scores",
+               fmt::format("the score of token {} is not a number", i));
+    const auto kind = static_cast<uint8_t>(spec.kinds[i]);
+    if (kind < 1 || kind > 6)
+      bad_file(path, "tokenizer.ggml.token_type",
+               fmt::format("token {} has type {}; wanted 1 to 6", i, kind));
+  }
+}
+
+}  // namespace
+
+void validate_tokenizer_spec(const TokenizerSpec& spec, const std::string& path) {
+  if (spec.model != "llama" && spec.model != "gpt2")
+    unsupported(
+        path, "tokenizer.ggml.model",
+        fmt::format("unknown tokenizer model \"{}\"; known: llama (SPM), gpt2 (BPE)", spec.model));
+  if (spec.model == "gpt2" && !PreTokenizer::is_known(spec.pre))
+    unsupported(path, "tokenizer.ggml.pre",
+                fmt::format("unknown pre-tokenizer \"{}\"; known: {}", spec.pre,
+                            PreTokenizer::known_names()));
+  const size_t n_tokens = spec.tokens.size();
+  if (n_tokens == 0) bad_file(path, "tokenizer.ggml.tokens", "the vocabulary is empty");
+  if (n_tokens > INT32_MAX || spec.merges.size() > INT32_MAX)
+    bad_file(path, "tokenizer.ggml.tokens", "the vocabulary has more than 2^31 entries");
+  if (!spec.scores.empty() && spec.scores.size() != n_tokens)
+    bad_file(path, "tokenizer.ggml.scores",
+             fmt::format("{} scores for {} tokens", spec.scores.size(), n_tokens));
+  if (spec.kinds.size() != n_tokens)
+    bad_file(path, "tokenizer.ggml.token_type",
+             fmt::format("{} types for {} tokens", spec.kinds.size(), n_tokens));
+  check_tokens(spec, path);
+  check_id(spec, path, "tokenizer.ggml.bos_token_id", spec.bos);
+  check_id(spec, path, "tokenizer.ggml.eos_token_id", spec.eos);
+  check_id(spec, path, "tokenizer.ggml.eot_token_id", spec.eot);
+  check_id(spec, path, "tokenizer.ggml.eom_token_id", spec.eom);
+  check_id(spec, path, "tokenizer.ggml.unknown_token_id", spec.unk);
+  check_id(spec, path, "tokenizer.ggml.padding_token_id", spec.pad);
+  if (spec.add_bos && spec.bos == kNoToken)
+    bad_file(path, "tokenizer.ggml.add_bos_token",
+             "a begin token is asked for, but bos_token_id is missing");
+  if (spec.add_eos && spec.eos == kNoToken)
+    bad_file(path, "tokenizer.ggml.add_eos_token",
+             "an end token is asked for, but eos_token_id is missing");
+}
+
+}  // namespace strata::engine

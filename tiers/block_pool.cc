@@ -1,0 +1,93 @@
+#include "tiers/block_pool.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "base/error.h"
+
+namespace strata::tiers {
+namespace {
+
+uint32_t number(SlotId slot) { return static_cast<uint32_t>(slot); }
+
+}  // namespace
+
+BlockPool::BlockPool(uint64_t budget_bytes, uint32_t block_bytes)
+    : budget_bytes_(budget_bytes), block_bytes_(block_bytes) {
+  STRATA_CHECK(block_bytes > 0 && block_bytes % 64 == 0, "block_bytes=%u", block_bytes);
+  const uint64_t n_slots = budget_bytes / block_bytes;
+  if (n_slots == 0)
+    throw Error(ErrorCode::kDoesNotFit,
+                "a KV budget of " + std::to_string(budget_bytes) +
+                    " bytes does not hold one block of " + std::to_string(block_bytes) + " bytes",
+                "--kv-dram", "raise --kv-dram");
+  n_slots_ = static_cast<uint32_t>(std::min<uint64_t>(n_slots, UINT32_MAX - 1));
+  n_free_ = n_slots_;
+  memory_ = HostMemory::reserve(uint64_t{n_slots_} * block_bytes);
+  references_.assign(n_slots_, 0);
+  const auto n_runs = static_cast<uint32_t>(div_up(n_slots_, kRunSlots));
+  run_used_.assign(n_runs, 0);
+  free_runs_.reserve(n_runs);
+  for (uint32_t run = n_runs; run-- > 0;)
+    free_runs_.push_back(run);  // the stack hands out low addresses first
+}
+
+void BlockPool::mark_used(uint32_t slot) {
+  references_[slot] = 1;
+  ++run_used_[slot / kRunSlots];
+  --n_free_;
+  peak_used_ = std::max(peak_used_, n_slots_ - n_free_);
+}
+
+std::optional<SlotId> BlockPool::take(SlotId previous) {
+  if (n_free_ == 0) return std::nullopt;
+  const uint32_t after = number(previous) + 1;
+  if (previous != kNoSlot && references(previous) > 0 && after < n_slots_ &&
+      after % kRunSlots != 0 && references_[after] == 0) {
+    mark_used(after);
+    return static_cast<SlotId>(after);
+  }
+  if (!free_runs_.empty()) {
+    const uint32_t run = free_runs_.back();
+    free_runs_.pop_back();
+    STRATA_CHECK(run_used_[run] == 0, "run %u has %u slots taken", run, run_used_[run]);
+    mark_used(run * kRunSlots);
+    return static_cast<SlotId>(run * kRunSlots);
+  }
+  // Only part-used runs are left: the lowest free slot. A linear look, but only when memory is all
+  // but full.
+  while (references_[first_free_hint_] != 0) first_free_hint_ = (first_free_hint_ + 1) % n_slots_;
+  const uint32_t slot = first_free_hint_;
+  mark_used(slot);
+  return static_cast<SlotId>(slot);
+}
+
+void BlockPool::add_reference(SlotId slot) {
+  STRATA_CHECK(references(slot) > 0, "slot %u is free", number(slot));
+  ++references_[number(slot)];
+}
+
+void BlockPool::release(SlotId slot) {
+  STRATA_CHECK(references(slot) > 0, "slot %u is free", number(slot));
+  if (--references_[number(slot)] > 0) return;
+#ifdef STRATA_DEBUG_CHECKS
+  std::memset(address(slot), 0xA5, block_bytes_);
+#endif
+  ++n_free_;
+  const uint32_t run = number(slot) / kRunSlots;
+  if (--run_used_[run] == 0) free_runs_.push_back(run);
+}
+
+uint32_t BlockPool::references(SlotId slot) const {
+  STRATA_CHECK(number(slot) < n_slots_, "slot %u of %u", number(slot), n_slots_);
+  return references_[number(slot)];
+}
+
+std::byte* BlockPool::address(SlotId slot) const {
+  return memory_.data() + uint64_t{number(slot)} * block_bytes_;
+}
+
+}  // namespace strata::tiers
