@@ -66,6 +66,13 @@ TEST(Functions, LongBodyIsFound) {
                 {"base/a.cc", "void walk(int a,\n          int b) {\n" + body + "}\n"})),
             "base/a.cc:2: a function of more than 70 lines\n");
   EXPECT_EQ(report(function_findings({"cpu_attn/a.inc", "void walk() {\n" + body + "}\n"})), "");
+  const std::string member = repeated("    step();\n", 69);
+  EXPECT_EQ(report(function_findings(
+                {"base/a.cc", "class A {\n  void walk() {\n" + member + "  }\n};\n"})),
+            "base/a.cc:2: a function of more than 70 lines\n");
+  const std::string two =
+      "  void a() {\n  }\n" + repeated("  int x;\n", 70) + "  void b() {\n  }\n";
+  EXPECT_EQ(report(function_findings({"base/a.cc", "class A {\n" + two + "};\n"})), "");
   EXPECT_EQ(report(function_findings({"base/a.cc", "namespace a {\n" + body + "}\n"})), "");
 }
 

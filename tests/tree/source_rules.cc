@@ -134,24 +134,24 @@ std::vector<std::string> function_findings(const TreeFile& file) {
   std::vector<std::string> findings;
   const size_t limit = is_kernel(file) ? kMaxKernelFunctionLines : kMaxFunctionLines;
   size_t number = 0;
-  size_t begin = 0;  // line of the last brace that opened a body at the left margin; 0 = none open
-  bool is_body = false;
+  size_t begin = 0;  // line whose brace opened the body; 0 = outside of bodies
+  bool is_in_type = false;
   for (const std::string_view line : lines_of(file.text)) {
     ++number;
-    if (line == "}" && is_body) {
+    const size_t indent = std::min(line.find_first_not_of(' '), line.size());
+    if (line == "};") is_in_type = false;
+    if (begin != 0 && line.substr(indent).starts_with("}") && indent == (is_in_type ? 2u : 0u)) {
       if (number - begin + 1 > limit)
         findings.push_back(
             finding(file, begin, "a function of more than " + std::to_string(limit) + " lines"));
-      is_body = false;
+      begin = 0;
     }
-    if (is_body || line.empty() || line[0] == '/' || !line.ends_with("{")) continue;
-    const bool is_indented =
-        line[0] == ' ';  // the last line of a long signature, or something inside a type
-    if (is_indented && line.find(')') == std::string_view::npos) continue;
-    if (is_indented || line.find('(') != std::string_view::npos) {
-      begin = number;
-      is_body = true;
-    }
+    if (begin != 0 || line.empty() || line[0] == '/' || !line.ends_with("{")) continue;
+    if (indent == 0 && !declared_name(line).empty()) is_in_type = !line.starts_with("namespace");
+    // Inside a type, a body at four spaces is that of a type within it; a signature's later lines
+    // stand further in.
+    const bool is_nested = is_in_type && indent == 4;
+    if (!is_nested && line.find_first_of("()") != std::string_view::npos) begin = number;
   }
   return findings;
 }
