@@ -1,0 +1,217 @@
+#include "engine/walk.h"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "cpu_attn/pack.h"
+#include "engine/rope_table.h"
+#include "engine/walk_state.h"
+
+namespace strata::engine {
+namespace {
+
+planner::PieceBytes piece_bytes(const Model& model) {
+  planner::PieceBytes pieces;
+  pieces.embedding_row = tensor_row_bytes(model.embedding().type, model.embedding().n_in);
+  pieces.output_head = model.output().total_bytes();
+  for (uint32_t idx = 0; idx < model.shape().n_layers; ++idx) {
+    const LayerWeights& w = model.layer(idx);
+    pieces.layers.push_back({.qkv = w.q.total_bytes() + w.k.total_bytes() + w.v.total_bytes(),
+                             .attn_output = w.attn_output.total_bytes(),
+                             .ffn_gate_up = w.ffn_gate.total_bytes() + w.ffn_up.total_bytes(),
+                             .ffn_down = w.ffn_down.total_bytes()});
+  }
+  return pieces;
+}
+
+/// Hands out 64-byte aligned pieces of a buffer; run twice, first to count and then to place.
+class Carver {
+ public:
+  explicit Carver(std::byte* base) : base_(base) {}
+  template <class T>
+  std::span<T> take(uint64_t count) {
+    const uint64_t at = bytes_;
+    bytes_ = round_up(bytes_ + count * sizeof(T), 64);
+    return base_ == nullptr ? std::span<T>()
+                            : std::span<T>(reinterpret_cast<T*>(base_ + at), count);
+  }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* base_;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace
+
+Walk::State::State(const Model& m, KvCache& c, const KernelTable& kernel_table, ThreadPool& threads,
+                   uint32_t rows)
+    : model(m),
+      shape(m.shape()),
+      cache(c),
+      kernels(kernel_table),
+      pool(threads),
+      max_rows(rows),
+      pieces(piece_bytes(m)) {
+  STRATA_CHECK(max_rows >= 1, "max_rows=%u", max_rows);
+  for (const LayerShape& layer : shape.layers) {
+    STRATA_CHECK(layer.n_heads / layer.n_kv_heads <= kMaxTileQueries, "%u query heads per KV head",
+                 layer.n_heads / layer.n_kv_heads);
+    max_q_width = std::max(max_q_width, layer.n_heads * shape.head_dim);
+    max_kv_width = std::max(max_kv_width, layer.n_kv_heads * shape.head_dim);
+    max_d_ff = std::max(max_d_ff, layer.d_ff);
+  }
+  const uint64_t widest = std::max({shape.d_model, max_q_width, max_d_ff});
+  const uint64_t n = max_rows;
+  attend_floats_per_worker = round_up(attend_scratch_floats(kMaxTileQueries, shape.head_dim) +
+                                          uint64_t{kMaxTileQueries} * (3 * shape.head_dim + 6),
+                                      16);
+  const auto carve = [&](Carver& carver) {
+    residual = carver.take<float>(n * shape.d_model);
+    normed = carver.take<float>(n * shape.d_model);
+    projected = carver.take<float>(n * shape.d_model);
+    q = carver.take<float>(n * max_q_width);
+    q_by_head = carver.take<float>(n * max_q_width);
+    attended = carver.take<float>(n * max_q_width);
+    k = carver.take<float>(n * max_kv_width);
+    v = carver.take<float>(n * max_kv_width);
+    gate = carver.take<float>(n * max_d_ff);
+    up = carver.take<float>(n * max_d_ff);
+    quant.q = carver.take<int8_t>(n * widest).data();
+    quant.scales = carver.take<float>(n * div_up(widest, kActGroup)).data();
+    quant.neg_sums = carver.take<int32_t>(n * div_up(widest, kActHalfGroup)).data();
+    cos_sin.clear();
+    for (const RopeSpec& rope : model.spec().rope_sets)
+      cos_sin.push_back(carver.take<float>(n * rope.n_rot));
+    zero_block = carver.take<std::byte>(cache.layout().block_bytes);
+    attend_memory = carver.take<float>(pool.size() * attend_floats_per_worker);
+  };
+  Carver counter(nullptr);
+  carve(counter);
+  memory = HostMemory::reserve(counter.bytes());
+  Carver placer(memory.data());
+  carve(placer);
+  for (auto* list : {&positions, &logit_rows}) list->reserve(n);
+  tokens.reserve(n);
+  groups.reserve(n);
+  for (const RopeSpec& rope : model.spec().rope_sets) rope_tables.emplace_back(rope);
+}
+
+void Walk::State::begin(std::span<const StepRow> rows) {
+  groups.clear();
+  tokens.clear();
+  positions.clear();
+  logit_rows.clear();
+  step_shape.sequences.clear();
+  n_rows = static_cast<uint32_t>(rows.size());
+  for (uint32_t row = 0; row < n_rows; ++row) {
+    const StepRow& of = rows[row];
+    STRATA_CHECK(of.sequence != nullptr, "row %u has no sequence", row);
+    STRATA_CHECK(of.token >= 0 && static_cast<uint32_t>(of.token) < shape.vocab_size,
+                 "token %d of %u", of.token, shape.vocab_size);
+    if (groups.empty() || groups.back().sequence != of.sequence) {
+      for (const Group& group : groups)
+        STRATA_CHECK(group.sequence != of.sequence, "rows of a sequence apart, row %u", row);
+      groups.push_back({of.sequence, row, 0, of.sequence->n_pos()});
+    }
+    Group& group = groups.back();
+    positions.push_back(group.first_pos + group.n_rows++);
+    tokens.push_back(of.token);
+    if (of.wants_logits) logit_rows.push_back(row);
+  }
+  for (const Group& group : groups) step_shape.sequences.push_back({group.first_pos, group.n_rows});
+  step_shape.n_logit_rows = static_cast<uint32_t>(logit_rows.size());
+  for (uint32_t set = 0; set < rope_tables.size(); ++set)
+    rope_tables[set].angles(positions,
+                          cos_sin[set].first(uint64_t{n_rows} * model.spec().rope_sets[set].n_rot));
+  planner::build_step_plan(shape, pieces, kv_position_bytes(cache.layout()), step_shape, plan);
+}
+
+void Walk::State::execute(const StepOp& op) {
+  switch (op.kind) {
+    case OpKind::kEmbed:
+      return embed();
+    case OpKind::kAttnNorm:
+      return attn_norm(op.layer);
+    case OpKind::kQkv:
+      return qkv(op.layer);
+    case OpKind::kAttend:
+      return attend(op.layer);
+    case OpKind::kAttnOutput:
+      return attn_output(op.layer);
+    case OpKind::kFfnNorm:
+      return ffn_norm(op.layer);
+    case OpKind::kFfnGateUp:
+      return ffn_gate_up(op.layer);
+    case OpKind::kFfnDown:
+      return ffn_down(op.layer);
+    case OpKind::kLogits:
+      return logits();
+  }
+}
+
+Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
+           uint32_t max_rows)
+    : state_(std::make_unique<State>(model, cache, kernels, pool, max_rows)) {}
+Walk::~Walk() = default;
+
+uint32_t Walk::max_rows() const { return state_->max_rows; }
+const StepPlan& Walk::plan() const { return state_->plan; }
+void Walk::set_timing(bool on) { state_->timing = on; }
+std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
+
+void Walk::step(std::span<const StepRow> rows) {
+  State& s = *state_;
+  STRATA_CHECK(!rows.empty() && rows.size() <= s.max_rows, "%zu rows in a walk of %u", rows.size(),
+               s.max_rows);
+  s.begin(rows);
+  uint32_t n_opened = 0;
+  try {
+    for (; n_opened < s.groups.size(); ++n_opened)
+      s.cache.open_rows(*s.groups[n_opened].sequence, s.groups[n_opened].n_rows);
+  } catch (const Error&) {
+    for (uint32_t i = 0; i < n_opened; ++i) s.cache.abandon_rows(*s.groups[i].sequence);
+    throw;
+  }
+  s.op_seconds.clear();
+  for (const StepOp& op : s.plan.ops) {
+    const auto start =
+        s.timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
+    s.execute(op);
+    if (s.timing)
+      s.op_seconds.push_back(
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  for (const State::Group& group : s.groups)
+    s.cache.close_rows(*group.sequence, std::span(s.tokens).subspan(group.row_begin, group.n_rows));
+}
+
+std::span<const float> Walk::logits(uint32_t idx) const {
+  const State& s = *state_;
+  STRATA_CHECK(idx < s.logit_rows.size(), "logits %u of %zu", idx, s.logit_rows.size());
+  return std::span(s.logit_values).subspan(uint64_t{idx} * s.shape.vocab_size, s.shape.vocab_size);
+}
+
+void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
+             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
+  chunk_rows = std::min(chunk_rows, walk.max_rows());
+  std::vector<StepRow> rows;
+  for (uint64_t done = 0; done < tokens.size();) {
+    const uint64_t n = std::min<uint64_t>(chunk_rows, tokens.size() - done);
+    rows.clear();
+    for (uint64_t i = done; i < done + n; ++i)
+      rows.push_back({&sequence, tokens[i], i + 1 == tokens.size()});
+    walk.step(rows);
+    done += n;
+    if (on_chunk && !on_chunk(done, tokens.size()) && done < tokens.size())
+      throw Error(ErrorCode::kCancelled, "reading the prompt was stopped after " +
+                                             std::to_string(done) + " of " +
+                                             std::to_string(tokens.size()) + " tokens");
+  }
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,209 @@
+// engine/walk_attend.cc - attention of a step's rows over the block tables of their sequences.
+//
+// Arithmetic order (law L1), the same for one row and many, one thread and many: a segment of 256
+// positions gives a partial; the four segments of a span are merged in order; the spans are merged
+// in order; the sum is divided by l. Work is shared out as tiles (rows of one sequence x one KV
+// head). Where there are fewer tiles than the threads need (a decode step), a tile is split into
+// its spans, whose partials are merged afterwards in the same order.
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "base/check.h"
+#include "engine/walk_state.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr uint64_t kSplitFloatsMax =
+    uint64_t{8} << 20;  // 32 MiB of span partials at most; beyond it tiles stay whole
+constexpr uint32_t kTilesPerThread = 4;  // enough for an even share
+
+void clear_partial(float* o, float* m, float* l, uint32_t n_queries, uint32_t head_dim) {
+  std::fill_n(o, uint64_t{n_queries} * head_dim, 0.0f);
+  std::fill_n(m, n_queries, kMinusInfinity);
+  std::fill_n(l, n_queries, 0.0f);
+}
+
+}  // namespace
+
+Walk::State::AttendBuffers Walk::State::buffers_of(uint32_t worker) const {
+  float* at = attend_memory.data() + worker * attend_floats_per_worker;
+  const uint64_t wide = uint64_t{kMaxTileQueries} * shape.head_dim;
+  const auto next = [&at](uint64_t floats) {
+    float* begin = at;
+    at += floats;
+    return begin;
+  };
+  AttendBuffers buffers{};
+  buffers.scratch = next(attend_scratch_floats(kMaxTileQueries, shape.head_dim));
+  buffers.segment_o = next(wide);
+  buffers.span_o = next(wide);
+  buffers.run_o = next(wide);
+  for (float** row : {&buffers.segment_m, &buffers.segment_l, &buffers.span_m, &buffers.span_l,
+                      &buffers.run_m, &buffers.run_l})
+    *row = next(kMaxTileQueries);
+  return buffers;
+}
+
+void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, uint32_t end_pos,
+                                 AttendBuffers& buffers) const {
+  const LayerShape& of = shape.layers[tile.layer];
+  const uint32_t group_heads = of.n_heads / of.n_kv_heads;
+  std::array<const std::byte*, kSegmentPositions / kBlockPositions> blocks;
+  const uint32_t n_pos = std::min(kSegmentPositions, end_pos - segment_pos);
+  for (uint32_t pos = 0; pos < n_pos; pos += kBlockPositions) {
+    const std::byte* block =
+        cache.block(*tile.group->sequence, tile.layer, tile.kv_head, segment_pos + pos);
+    blocks[pos / kBlockPositions] = block == nullptr ? zero_block.data() : block;
+  }
+  std::array<uint32_t, kMaxTileQueries> query_pos;
+  for (uint32_t i = 0; i < tile.n_queries; ++i)
+    query_pos[i] = positions[tile.row_begin + i / group_heads];
+  const uint64_t row_floats = uint64_t{group_heads} * shape.head_dim;
+  kernels.attend_segment(
+      {.q = q_by_head.data() + (uint64_t{tile.kv_head} * n_rows + tile.row_begin) * row_floats,
+       .q_stride = shape.head_dim,
+       .query_pos = query_pos.data(),
+       .n_queries = tile.n_queries,
+       .window = of.window,
+       .layout = cache.layout(),
+       .blocks = blocks.data(),
+       .first_pos = segment_pos,
+       .n_pos = n_pos,
+       .scratch = buffers.scratch,
+       .o = buffers.segment_o,
+       .m = buffers.segment_m,
+       .l = buffers.segment_l});
+}
+
+/// Leaves the span's partial in buffers.span_*. Segments that no row attends merge as the identity,
+/// so they are left out.
+void Walk::State::attend_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const {
+  const uint32_t window = shape.layers[tile.layer].window;
+  const uint32_t first_query_pos = positions[tile.row_begin];
+  const uint32_t end_pos = positions[tile.row_begin + tile.n_rows - 1] + 1;
+  const uint32_t first_attended =
+      window == 0 || first_query_pos + 1 <= window ? 0 : first_query_pos + 1 - window;
+  clear_partial(buffers.span_o, buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim);
+  const uint32_t span_end = std::min(end_pos, (span + 1) * kSpanPositions);
+  for (uint32_t pos = span * kSpanPositions; pos < span_end; pos += kSegmentPositions) {
+    if (pos + kSegmentPositions <= first_attended) continue;
+    attend_segment(tile, pos, end_pos, buffers);
+    kernels.merge_partials({buffers.segment_o, buffers.segment_m, buffers.segment_l, buffers.span_o,
+                            buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim});
+  }
+}
+
+void Walk::State::store_output(const AttendTile& tile, const float* o, const float* l) const {
+  const LayerShape& of = shape.layers[tile.layer];
+  const uint32_t group_heads = of.n_heads / of.n_kv_heads;
+  const uint64_t q_width = uint64_t{of.n_heads} * shape.head_dim;
+  for (uint32_t i = 0; i < tile.n_queries; ++i) {
+    const uint32_t row = tile.row_begin + i / group_heads;
+    const uint32_t head = tile.kv_head * group_heads + i % group_heads;
+    kernels.scale(o + uint64_t{i} * shape.head_dim, 1.0f / l[i], shape.head_dim,
+                  attended.data() + row * q_width + uint64_t{head} * shape.head_dim);
+  }
+}
+
+void Walk::State::attend_whole(const AttendTile& tile, AttendBuffers& buffers) const {
+  clear_partial(buffers.run_o, buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim);
+  for (uint32_t span = tile.first_span; span < tile.end_span; ++span) {
+    attend_span(tile, span, buffers);
+    kernels.merge_partials({buffers.span_o, buffers.span_m, buffers.span_l, buffers.run_o,
+                            buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim});
+  }
+  store_output(tile, buffers.run_o, buffers.run_l);
+}
+
+void Walk::State::list_tiles(uint32_t layer) {
+  const LayerShape& of = shape.layers[layer];
+  const uint32_t group_heads = of.n_heads / of.n_kv_heads;
+  const uint32_t tile_rows = kMaxTileQueries / group_heads;
+  tiles.clear();
+  for (const Group& group : groups)
+    for (uint32_t row = 0; row < group.n_rows; row += tile_rows)
+      for (uint32_t kv_head = 0; kv_head < of.n_kv_heads; ++kv_head) {
+        const uint32_t rows = std::min(tile_rows, group.n_rows - row);
+        const uint32_t first_pos = group.first_pos + row;
+        const uint32_t first_attended =
+            of.window == 0 || first_pos + 1 <= of.window ? 0 : first_pos + 1 - of.window;
+        tiles.push_back({.group = &group,
+                         .layer = layer,
+                         .kv_head = kv_head,
+                         .row_begin = group.row_begin + row,
+                         .n_rows = rows,
+                         .n_queries = rows * group_heads,
+                         .first_span = first_attended / kSpanPositions,
+                         .end_span = (first_pos + rows - 1) / kSpanPositions + 1});
+      }
+}
+
+void Walk::State::attend_split(uint32_t layer) {
+  const uint64_t query_floats = uint64_t{shape.head_dim} + 2;
+  split_items.clear();
+  uint64_t floats = 0;
+  for (uint32_t idx = 0; idx < tiles.size(); ++idx) {
+    tile_partials[idx] = floats;
+    for (uint32_t span = tiles[idx].first_span; span < tiles[idx].end_span; ++span) {
+      split_items.push_back({idx, span});
+      floats += tiles[idx].n_queries * query_floats;
+    }
+  }
+  if (span_partials.size() < floats) span_partials.resize(floats);
+  const auto place = [&](uint32_t tile_idx, uint32_t span) {
+    const AttendTile& tile = tiles[tile_idx];
+    float* o = span_partials.data() + tile_partials[tile_idx] +
+               (span - tile.first_span) * tile.n_queries * query_floats;
+    float* m = o + uint64_t{tile.n_queries} * shape.head_dim;
+    return std::array<float*, 3>{o, m, m + tile.n_queries};
+  };
+  pool.for_each(split_items.size(), 1, [&](uint64_t begin, uint64_t end, uint32_t worker) {
+    AttendBuffers buffers = buffers_of(worker);
+    for (uint64_t item = begin; item < end; ++item) {
+      const auto [tile_idx, span] = split_items[item];
+      const auto [o, m, l] = place(tile_idx, span);
+      buffers.span_o = o;
+      buffers.span_m = m;
+      buffers.span_l = l;
+      attend_span(tiles[tile_idx], span, buffers);
+    }
+  });
+  AttendBuffers buffers = buffers_of(0);
+  for (uint32_t idx = 0; idx < tiles.size(); ++idx) {
+    const AttendTile& tile = tiles[idx];
+    clear_partial(buffers.run_o, buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim);
+    for (uint32_t span = tile.first_span; span < tile.end_span; ++span) {
+      const auto [o, m, l] = place(idx, span);
+      kernels.merge_partials(
+          {o, m, l, buffers.run_o, buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim});
+    }
+    store_output(tile, buffers.run_o, buffers.run_l);
+  }
+  STRATA_CHECK(tiles.empty() || tiles[0].layer == layer, "tiles of layer %u", layer);
+}
+
+void Walk::State::attend(uint32_t layer) {
+  list_tiles(layer);
+  uint64_t split_floats = 0;
+  bool has_spans = false;
+  for (const AttendTile& tile : tiles) {
+    split_floats +=
+        uint64_t{tile.end_span - tile.first_span} * tile.n_queries * (shape.head_dim + 2);
+    has_spans = has_spans || tile.end_span - tile.first_span > 1;
+  }
+  if (has_spans && pool.size() > 1 && tiles.size() < kTilesPerThread * pool.size() &&
+      split_floats <= kSplitFloatsMax) {
+    tile_partials.resize(tiles.size());
+    attend_split(layer);
+    return;
+  }
+  pool.for_each(tiles.size(), 1, [&](uint64_t begin, uint64_t end, uint32_t worker) {
+    AttendBuffers buffers = buffers_of(worker);
+    for (uint64_t idx = begin; idx < end; ++idx) attend_whole(tiles[idx], buffers);
+  });
+}
+
+}  // namespace strata::engine

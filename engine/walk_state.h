@@ -1,0 +1,153 @@
+// engine/walk_state.h - what a walk owns: buffers for one step of max_rows rows, and the operations
+// of the step plan. Included by engine/walk*.cc only.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/host_memory.h"
+#include "base/kernel_table.h"
+#include "base/step_plan.h"
+#include "base/thread_pool.h"
+#include "engine/kv_cache.h"
+#include "engine/model.h"
+#include "engine/rope_table.h"
+#include "engine/walk.h"
+#include "planner/step_plan_builder.h"
+
+namespace strata::engine {
+
+/// Positions whose segments one thread merges before the spans are merged in order: part of the
+/// arithmetic order (law L1), so prefill and decode both use it. Four segments: enough pieces for
+/// the threads at a few thousand positions.
+inline constexpr uint32_t kSpanPositions = 4 * kSegmentPositions;
+
+struct Walk::State {
+  State(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
+        uint32_t max_rows);
+
+  /// The rows of one sequence in the step.
+  struct Group {
+    Sequence* sequence;
+    uint32_t row_begin;
+    uint32_t n_rows;
+    uint32_t first_pos;
+  };
+
+  void begin(std::span<const StepRow> rows);  // groups, positions, angles, plan
+  void execute(const StepOp& op);
+  void embed();
+  void attn_norm(uint32_t layer);
+  void qkv(uint32_t layer);
+  void attend(uint32_t layer);
+  void attn_output(uint32_t layer);
+  void ffn_norm(uint32_t layer);
+  void ffn_gate_up(uint32_t layer);
+  void ffn_down(uint32_t layer);
+  void logits();
+
+  // Helpers of the operations (engine/walk_layer.cc).
+  struct Linear {
+    const PackedMatrix* w;
+    float* out;
+    uint64_t out_stride;
+  };
+  /// Normalises rows of `x` into normed_ and quantises them for the matrices that will read them.
+  void norm_rows(const float* x, uint32_t n, std::span<const float> weight, bool quantise);
+  /// Quantises n rows [n_in] of x into quant_ where any of the matrices wants it.
+  void quantise_rows(const float* x, uint32_t n, uint32_t n_in);
+  /// out = W x for every matrix in one parallel region; all read the same n rows.
+  void linear(std::span<const Linear> tasks, const float* x, uint32_t n);
+  /// residual += maybe_norm(projected + bias) for every row.
+  void add_to_residual(std::span<const float> bias, std::span<const float> post_norm);
+  void rotate_and_store(uint32_t layer, uint32_t row_begin, uint32_t row_end);
+  const Group& group_of_row(uint32_t row) const;
+  template <class Task>
+  void for_rows(uint32_t n, const Task& task);
+
+  // Attention (engine/walk_attend.cc).
+  struct AttendTile;
+  struct AttendBuffers;
+  AttendBuffers buffers_of(uint32_t worker) const;
+  void attend_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
+  void attend_segment(const AttendTile& tile, uint32_t segment_pos, uint32_t end_pos,
+                      AttendBuffers& buffers) const;
+  void attend_whole(const AttendTile& tile, AttendBuffers& buffers) const;
+  void store_output(const AttendTile& tile, const float* o, const float* l) const;
+  void list_tiles(uint32_t layer);
+  void attend_split(uint32_t layer);
+
+  const Model& model;
+  const ModelShape& shape;
+  KvCache& cache;
+  const KernelTable& kernels;
+  ThreadPool& pool;
+  const uint32_t max_rows;
+
+  // Widths of the widest layer.
+  uint32_t max_q_width = 0;
+  uint32_t max_kv_width = 0;
+  uint32_t max_d_ff = 0;
+
+  // Step.
+  std::vector<Group> groups;
+  std::vector<int32_t> tokens;       // [n_rows]
+  std::vector<uint32_t> positions;   // [n_rows]
+  std::vector<uint32_t> logit_rows;  // rows that want logits
+  uint32_t n_rows = 0;
+  StepShape step_shape;
+  StepPlan plan;
+  planner::PieceBytes pieces;
+  bool timing = false;
+  std::vector<double> op_seconds;
+
+  // Buffers, all [max_rows, width] f32 unless said otherwise.
+  HostMemory memory;
+  std::span<float> residual, normed, q, k, v, attended, projected, gate, up;
+  std::span<float>
+      q_by_head;  // [n_kv_heads][n_rows][group, head_dim], RoPE applied, times the attention scale
+  std::vector<RopeTable> rope_tables;     // per RoPE set
+  std::vector<std::span<float>> cos_sin;  // per RoPE set: [max_rows, n_rot]
+  QuantRows quant{};
+  std::vector<float> logit_values;  // [n_logit_rows, vocab_size]
+  std::span<std::byte>
+      zero_block;  // stands for blocks that a windowed layer has let go of: attended by no row
+  std::span<float> attend_memory;  // per worker
+  uint64_t attend_floats_per_worker = 0;
+  std::vector<AttendTile> tiles;
+  // Split attention: which (tile, span) each item is, where a tile's partials begin, and the
+  // partials: per item o [n_queries, head_dim], m [n_queries], l [n_queries].
+  std::vector<std::pair<uint32_t, uint32_t>> split_items;
+  std::vector<uint64_t> tile_partials;
+  std::vector<float> span_partials;
+};
+
+struct Walk::State::AttendTile {
+  const Group* group;
+  uint32_t layer;
+  uint32_t kv_head;
+  uint32_t row_begin;  // first row of the tile in the step
+  uint32_t n_rows;
+  uint32_t n_queries;   // n_rows * group
+  uint32_t first_span;  // spans [first_span, end_span) hold every position that a row of the tile
+                        // attends
+  uint32_t end_span;
+};
+
+/// One worker's memory during attention.
+struct Walk::State::AttendBuffers {
+  float* scratch;
+  float* segment_o;
+  float* segment_m;
+  float* segment_l;
+  float* span_o;
+  float* span_m;
+  float* span_l;
+  float* run_o;
+  float* run_m;
+  float* run_l;
+};
+
+}  // namespace strata::engine

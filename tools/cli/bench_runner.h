@@ -1,0 +1,94 @@
+// tools/cli/bench_runner.h - measures prefill and decode of a loaded model, as llama-bench names them, with bytes by formula.
+// Why: a time alone says nothing (law L7): each test carries the bytes that the step plan says were read, and the DRAM
+// bandwidth measured in the same minute.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/kernel_table.h"
+#include "base/step_plan.h"
+#include "base/thread_pool.h"
+#include "engine/kv_cache.h"
+#include "engine/model.h"
+#include "engine/walk.h"
+
+namespace strata::cli {
+
+enum class DepthFill : uint8_t { kPrefill, kRandom };  // real tokens, or random K and V (quick; a stated deviation)
+
+struct BenchTest {
+  uint32_t n_prompt = 0;  // tokens prefilled in chunks, or
+  uint32_t n_gen = 0;     // tokens decoded one by one; one of the two is 0
+  uint32_t n_depth = 0;   // positions already in the context
+
+  std::string name() const;  // "pp512", "tg32 @ d8192"
+};
+
+/// Time and formula bytes of one kind of operation, summed over one more run of the test.
+struct BenchStage {
+  OpKind kind;
+  double seconds = 0;
+  uint64_t bytes = 0;  // weights and KV read and KV written
+  uint64_t flop = 0;
+};
+
+struct BenchResult {
+  BenchTest test;
+  std::vector<double> samples_s;  // one per repetition
+  double dram_gbytes_per_s = 0;   // read bandwidth with the same threads, measured just before
+  uint64_t bytes = 0;             // of the whole test, by formula
+  uint64_t flop = 0;
+  std::vector<BenchStage> stages;
+
+  uint32_t n_tokens() const { return test.n_prompt + test.n_gen; }
+  double median_s() const;
+};
+
+/// Median of at least one value.
+double median(std::vector<double> values);
+
+/// Read bandwidth of DRAM in GB/s (1e9): best of five passes over 256 MiB by all threads of the pool.
+double measure_dram_read(ThreadPool& pool);
+
+class BenchRunner {
+ public:
+  struct Options {
+    KvCodec k_codec = KvCodec::kF16;
+    KvCodec v_codec = KvCodec::kF16;
+    uint32_t chunk_rows = 512;
+    uint32_t n_repetitions = 5;
+    DepthFill fill = DepthFill::kPrefill;
+  };
+  using Notice = std::function<void(const std::string&)>;
+
+  /// Sizes the KV cache for the deepest test. Errors: kOutOfMemory.
+  BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool, const Options& options,
+              const std::vector<BenchTest>& tests);
+
+  /// Walks 33 tokens in one step and one by one: finite logits with the same bits, or Error(kIo) naming the first difference.
+  /// A bench whose answer is wrong prints no time.
+  void check_answer();
+  BenchResult measure(const BenchTest& test, const Notice& notice = {});
+
+  uint64_t kv_budget_bytes() const { return cache_.pool().budget_bytes(); }
+
+ private:
+  engine::Sequence& depth_sequence(uint32_t n_depth, const Notice& notice);
+  void fill_random(engine::Sequence& sequence, uint32_t n_positions);
+  double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* stages);
+  std::vector<int32_t> random_tokens(uint32_t n);
+
+  const engine::Model& model_;
+  const KernelTable& kernels_;
+  ThreadPool& pool_;
+  Options options_;
+  engine::KvCache cache_;
+  engine::Walk walk_;
+  engine::Sequence filled_;
+  uint64_t random_state_ = 0x243F6A8885A308D3u;
+};
+
+}  // namespace strata::cli
