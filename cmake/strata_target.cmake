@@ -14,7 +14,7 @@ if(STRATA_FUZZ)
   target_compile_options(strata_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 if(STRATA_DEBUG_CHECKS)
-  target_compile_definitions(strata_flags INTERFACE STRATA_DEBUG_CHECKS=1)
+  target_compile_definitions(strata_flags INTERFACE STRATA_DEBUG_CHECKS=1 _GLIBCXX_ASSERTIONS)
 endif()
 
 # strata_library(NAME deps...): the library of one top-level folder, from every .cc below it.
