@@ -1,0 +1,256 @@
+// The part of Interpreter that evaluates expressions and calls macros.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "engine/template/access.h"
+#include "engine/template/filters.h"
+#include "engine/template/functions.h"
+#include "engine/template/interpreter.h"
+#include "engine/template/loop.h"
+#include "engine/template/methods.h"
+#include "engine/template/value_tests.h"
+#include "engine/template/value_text.h"
+
+namespace strata::engine::jinja {
+
+Value Interpreter::eval(const Expression& expression) {
+  const Runtime::Frame frame(rt_);
+  rt_.step();
+  const uint32_t outside = rt_.line();
+  rt_.set_line(expression.line);
+  Value value = std::visit([&](const auto& node) { return eval_node(node); }, expression.node);
+  rt_.set_line(outside);
+  return value;
+}
+
+Value Interpreter::eval_or_none(const ExpressionPtr& expression) {
+  return expression ? eval(*expression) : Value(None{});
+}
+
+Value Interpreter::look_up(Symbol symbol) {
+  for (const Scope* scope = scope_.get(); scope; scope = scope->parent.get()) {
+    rt_.visit_items(scope->names.size());
+    for (const auto& [name, value] : scope->names) {
+      if (name == symbol) return value;
+    }
+  }
+  if (top_level_[symbol]) return *top_level_[symbol];
+  return Undefined{std::get<Text>(rt_.text(tree_.names[symbol]))};
+}
+
+Value Interpreter::eval_node(const Literal& node) { return node.value; }
+Value Interpreter::eval_node(const NameLookup& node) { return look_up(node.symbol); }
+
+Value Interpreter::eval_node(const ListDisplay& node) {
+  std::vector<Value> items;
+  items.reserve(node.items.size());
+  for (const ExpressionPtr& item : node.items) items.push_back(eval(*item));
+  return rt_.sequence(node.is_tuple ? SequenceKind::kTuple : SequenceKind::kList, std::move(items));
+}
+
+Value Interpreter::eval_node(const DictDisplay& node) {
+  Mapping* mapping = rt_.mapping();
+  for (const auto& [key, value] : node.items) {
+    const Value evaluated_key = eval(*key);
+    set_key(rt_, *mapping, evaluated_key, eval(*value));
+  }
+  return mapping;
+}
+
+Value Interpreter::eval_node(const AttributeLookup& node) {
+  const Value object = eval(*node.object);
+  return get_attribute(rt_, object, node.name);
+}
+
+Value Interpreter::eval_node(const ItemLookup& node) {
+  const Value object = eval(*node.object);
+  return get_item(rt_, object, eval(*node.key));
+}
+
+Value Interpreter::eval_node(const SliceLookup& node) {
+  const Value object = eval(*node.object);
+  const Value start = eval_or_none(node.start);
+  const Value stop = eval_or_none(node.stop);
+  return get_slice(rt_, object, start, stop, eval_or_none(node.step));
+}
+
+Arguments Interpreter::eval_arguments(const Call& call) {
+  Arguments arguments;
+  for (const ExpressionPtr& argument : call.positional)
+    arguments.positional.push_back(eval(*argument));
+  for (const auto& [name, argument] : call.named)
+    arguments.named.emplace_back(MarkedText(name), eval(*argument));
+  if (call.star) {
+    const std::vector<Value> more = collect_items(rt_, eval(*call.star));
+    arguments.positional.insert(arguments.positional.end(), more.begin(), more.end());
+  }
+  if (call.double_star) {
+    const Value more = eval(*call.double_star);
+    const Mapping* mapping = as_cell<Mapping>(more);
+    if (!mapping) rt_.fail(fmt::format("'**' wants a dict, found {}", type_name(more)));
+    rt_.hold_items(2 * mapping->items.size());
+    for (const auto& [key, value] : mapping->items) {
+      if (!as_text(key)) rt_.fail("'**' wants a dict with text keys");
+      rt_.hold(as_text(key)->memory_bytes());
+      arguments.named.emplace_back(*as_text(key), value);
+    }
+  }
+  return arguments;
+}
+
+Value Interpreter::eval_node(const Call& node) { return call_with(node, eval_arguments(node)); }
+
+Value Interpreter::call_with(const Call& call, const Arguments& arguments) {
+  // A method is called without making a value of it first.
+  if (const auto* attribute = std::get_if<AttributeLookup>(&call.callee->node)) {
+    const Value object = eval(*attribute->object);
+    if (const MethodFn method = find_method(object, attribute->name->bytes())) {
+      return method(rt_, object, arguments);
+    }
+    return call_value(get_attribute(rt_, object, attribute->name), arguments);
+  }
+  return call_value(eval(*call.callee), arguments);
+}
+
+Value Interpreter::call_value(const Value& callee, const Arguments& arguments) {
+  require_defined(rt_, callee);
+  if (const auto* function = as_object<Function>(callee, ObjectKind::kFunction)) {
+    return function->run(rt_, arguments);
+  }
+  if (const auto* method = as_object<BoundMethod>(callee, ObjectKind::kMethod)) {
+    return method->method(rt_, method->self, arguments);
+  }
+  if (const auto* macro = as_object<Macro>(callee, ObjectKind::kMacro))
+    return call_macro(*macro, arguments);
+  if (auto* joiner = as_object<Joiner>(callee, ObjectKind::kJoiner)) {
+    return std::exchange(joiner->was_called, true) ? joiner->separator : rt_.text(std::string());
+  }
+  if (const auto* loop = as_object<Loop>(callee, ObjectKind::kLoop); loop && loop->recursive) {
+    const Parameters p(rt_, "loop", arguments, {"iterable"}, 1);
+    const Runtime::CallLevel level(rt_);
+    const ScopeEntry entry(*this, loop->scope);
+    MarkedText text;
+    MarkedText* const outside = std::exchange(out_, &text);
+    run_loop(*loop->recursive, p.get(0), loop->depth0() + 1);
+    out_ = outside;
+    return rt_.text(std::move(text));
+  }
+  rt_.fail(fmt::format("{} cannot be called", type_name(callee)));
+}
+
+void Interpreter::bind_superfluous(const MacroDefinition& macro, const Arguments& arguments) {
+  const size_t n_bound = std::min(arguments.positional.size(), macro.parameters.size());
+  std::vector<Value> varargs(arguments.positional.begin() + static_cast<int64_t>(n_bound),
+                             arguments.positional.end());
+  if (!varargs.empty() && !macro.takes_varargs) {
+    rt_.fail(fmt::format("macro '{}' takes at most {} arguments, {} given", macro.name,
+                         macro.parameters.size(), arguments.positional.size()));
+  }
+  Mapping* kwargs = rt_.mapping();
+  for (const auto& [name, value] : arguments.named) {
+    const bool is_parameter = std::any_of(
+        macro.parameters.begin(), macro.parameters.end(),
+        [&](const auto& parameter) { return tree_.names[parameter.symbol] == name.bytes(); });
+    if (is_parameter) continue;
+    if (name.bytes() == "caller") {
+      set_name(kCallerSymbol, value);
+    } else if (macro.takes_kwargs) {
+      set_key(rt_, *kwargs, rt_.text(name), value);
+    } else {
+      rt_.fail(fmt::format("macro '{}' has no argument named '{}'", macro.name, name.bytes()));
+    }
+  }
+  if (macro.takes_varargs) set_name(kVarargsSymbol, rt_.tuple(std::move(varargs)));
+  if (macro.takes_kwargs) set_name(kKwargsSymbol, kwargs);
+}
+
+void Interpreter::bind_parameters(const MacroDefinition& macro, const Arguments& arguments) {
+  for (size_t i = 0; i < macro.parameters.size(); ++i) {
+    const MacroParameter& parameter = macro.parameters[i];
+    const std::string& name = tree_.names[parameter.symbol];
+    const auto named =
+        std::find_if(arguments.named.begin(), arguments.named.end(),
+                     [&](const auto& argument) { return argument.first.bytes() == name; });
+    if (i < arguments.positional.size()) {
+      if (named != arguments.named.end()) {
+        rt_.fail(fmt::format("macro '{}' got its argument '{}' twice", macro.name, name));
+      }
+      set_name(parameter.symbol, arguments.positional[i]);
+    } else if (named != arguments.named.end()) {
+      set_name(parameter.symbol, named->second);
+    } else if (parameter.fallback) {
+      set_name(parameter.symbol, eval(*parameter.fallback));
+    } else {
+      set_name(parameter.symbol, Undefined{std::get<Text>(rt_.text(name))});
+    }
+  }
+}
+
+Value Interpreter::call_macro(const Macro& macro, const Arguments& arguments) {
+  const Runtime::CallLevel level(rt_);
+  const ScopeEntry entry(*this, macro.closure);
+  bind_superfluous(*macro.definition, arguments);
+  bind_parameters(*macro.definition, arguments);
+  MarkedText text;
+  MarkedText* const outside = std::exchange(out_, &text);
+  exec(macro.definition->body);
+  out_ = outside;
+  return rt_.text(std::move(text));
+}
+
+Value Interpreter::eval_node(const FilterUse& node) {
+  const Value input = node.input ? eval(*node.input) : *block_text_;
+  return apply_filter(rt_, node.name, input, eval_arguments(node.call));
+}
+
+Value Interpreter::eval_node(const TestUse& node) {
+  const Value input = eval(*node.input);
+  return apply_test(rt_, node.name, input, eval_arguments(node.call)) != node.is_negated;
+}
+
+Value Interpreter::eval_node(const Unary& node) {
+  const Value operand = eval(*node.operand);
+  if (node.op == UnaryOp::kNot) return !is_true(operand);
+  if (node.op == UnaryOp::kNegate) return apply_negate(rt_, operand);
+  return apply_binary(rt_, BinaryOp::kAdd, int64_t{0}, operand);
+}
+
+Value Interpreter::eval_node(const Binary& node) {
+  const Value left = eval(*node.left);
+  return apply_binary(rt_, node.op, left, eval(*node.right));
+}
+
+Value Interpreter::eval_node(const Logic& node) {
+  Value left = eval(*node.left);
+  return is_true(left) == node.is_and ? eval(*node.right) : left;
+}
+
+Value Interpreter::eval_node(const Concat& node) {
+  MarkedText joined;
+  for (const ExpressionPtr& part : node.parts) {
+    const Value value = eval(*part);
+    const Text text = shared_text(rt_, value);
+    rt_.scan_bytes(text->size());
+    rt_.hold(text->memory_bytes());
+    joined.append(*text);
+  }
+  return rt_.text(std::move(joined));
+}
+
+Value Interpreter::eval_node(const Comparison& node) {
+  Value left = eval(*node.first);
+  for (const auto& [op, operand] : node.rest) {
+    Value right = eval(*operand);
+    if (!apply_compare(rt_, op, left, right)) return false;
+    left = std::move(right);
+  }
+  return true;
+}
+
+Value Interpreter::eval_node(const Conditional& node) {
+  if (is_true(eval(*node.condition))) return eval(*node.then);
+  return node.otherwise ? eval(*node.otherwise) : Value(Undefined{});
+}
+
+}  // namespace strata::engine::jinja

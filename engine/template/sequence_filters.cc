@@ -1,0 +1,258 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "engine/template/access.h"
+#include "engine/template/code_points.h"
+#include "engine/template/filters.h"
+#include "engine/template/operators.h"
+#include "engine/template/sort_key.h"
+#include "engine/template/value_text.h"
+
+namespace strata::engine::jinja {
+namespace {
+
+Value length(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "length", arguments, {});
+  const auto n = length_of(rt, input);
+  if (!n) rt.fail(fmt::format("{} has no length", type_name(input)));
+  return static_cast<int64_t>(*n);
+}
+
+Value first(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "first", arguments, {});
+  Value item;
+  Cursor(rt, input).next(&item);
+  return item;
+}
+
+Value last(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "last", arguments, {});
+  if (as_text(input) || as_sequence(input, SequenceKind::kList) ||
+      as_sequence(input, SequenceKind::kTuple)) {
+    return get_item(rt, input, int64_t{-1});
+  }
+  const std::vector<Value> items = collect_items(rt, input);
+  return items.empty() ? Value(Undefined{}) : items.back();
+}
+
+Value join(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "join", arguments, {"d", "attribute"});
+  const Text separator =
+      p.has(0) ? shared_text(rt, p.get(0)) : std::get<Text>(rt.text(std::string()));
+  MarkedText out;
+  bool is_first = true;
+  Cursor cursor(rt, input);
+  Value item;
+  while (cursor.next(&item)) {
+    if (p.has(1) && !is<None>(p.get(1))) item = get_path(rt, item, p.get(1));
+    const Text text = shared_text(rt, item);
+    rt.hold(text->memory_bytes() + separator->memory_bytes());
+    if (!is_first) out.append(*separator);
+    out.append(*text);
+    is_first = false;
+  }
+  return rt.text(std::move(out));
+}
+
+Value or_default(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "default", arguments, {"default_value", "boolean"});
+  const bool is_absent = is<Undefined>(input) || (p.flag(1, false) && !is_true(input));
+  return is_absent ? p.get_or(0, rt.text(std::string())) : input;
+}
+
+Value to_list(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "list", arguments, {});
+  return rt.list(collect_items(rt, input));
+}
+
+Value items(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "items", arguments, {});
+  if (is<Undefined>(input)) return rt.generator({});
+  const Mapping* mapping = as_cell<Mapping>(input);
+  if (!mapping) rt.fail(fmt::format("items wants a dict, found {}", type_name(input)));
+  rt.visit_items(mapping->items.size());
+  std::vector<Value> pairs;
+  for (const auto& [key, value] : mapping->items) pairs.push_back(rt.tuple({key, value}));
+  return rt.generator(std::move(pairs));
+}
+
+Value dict_sort(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "dictsort", arguments, {"case_sensitive", "by", "reverse"});
+  const Mapping* mapping = as_cell<Mapping>(input);
+  if (!mapping) rt.fail(fmt::format("dictsort wants a dict, found {}", type_name(input)));
+  const MarkedText* by = p.text(1);
+  if (by && by->bytes() != "key" && by->bytes() != "value")
+    rt.fail("dictsort: by is neither key nor value");
+  const bool by_value = by && by->bytes() == "value";
+  std::vector<Value> pairs;
+  std::vector<Value> keys;
+  for (const auto& [key, value] : mapping->items) {
+    pairs.push_back(rt.tuple({key, value}));
+    keys.push_back(folded(rt, by_value ? value : key, p.flag(0, false)));
+  }
+  return rt.list(sorted_by(rt, std::move(pairs), keys, p.flag(2, false)));
+}
+
+Value sort(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "sort", arguments, {"reverse", "case_sensitive", "attribute"});
+  std::vector<Value> all = collect_items(rt, input);
+  std::vector<Value> keys;
+  for (const Value& item : all) keys.push_back(sort_key(rt, item, p.get(2), p.flag(1, false)));
+  return rt.list(sorted_by(rt, std::move(all), keys, p.flag(0, false)));
+}
+
+Value unique(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "unique", arguments, {"case_sensitive", "attribute"});
+  std::vector<Value> kept;
+  std::vector<Value> seen;
+  Cursor cursor(rt, input);
+  Value item;
+  while (cursor.next(&item)) {
+    const Value key = sort_key(rt, item, p.get(1), p.flag(0, false));
+    const bool is_known = std::any_of(seen.begin(), seen.end(),
+                                      [&](const Value& other) { return is_equal(rt, key, other); });
+    if (is_known) continue;
+    rt.hold_items(2);
+    seen.push_back(key);
+    kept.push_back(item);
+  }
+  return rt.generator(std::move(kept));
+}
+
+Value extreme(Runtime& rt, const Value& input, const Arguments& arguments, std::string_view name,
+              bool wants_less) {
+  const Parameters p(rt, name, arguments, {"case_sensitive", "attribute"});
+  Value best;
+  Value best_key;
+  bool has_any = false;
+  Cursor cursor(rt, input);
+  Value item;
+  while (cursor.next(&item)) {
+    const Value key = sort_key(rt, item, p.get(1), p.flag(0, false));
+    const int order = has_any ? compare_order(rt, key, best_key) : 0;
+    if (has_any && (wants_less ? order >= 0 : order <= 0)) continue;
+    best = item;
+    best_key = key;
+    has_any = true;
+  }
+  return best;
+}
+Value least(Runtime& rt, const Value& input, const Arguments& a) {
+  return extreme(rt, input, a, "min", true);
+}
+Value greatest(Runtime& rt, const Value& input, const Arguments& a) {
+  return extreme(rt, input, a, "max", false);
+}
+
+Value sum(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "sum", arguments, {"attribute", "start"});
+  Value total = p.get_or(1, int64_t{0});
+  Cursor cursor(rt, input);
+  Value item;
+  while (cursor.next(&item)) {
+    const bool has_path = p.has(0) && !is<None>(p.get(0));
+    total = apply_binary(rt, BinaryOp::kAdd, total, has_path ? get_path(rt, item, p.get(0)) : item);
+  }
+  return total;
+}
+
+Value reverse(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "reverse", arguments, {});
+  if (as_text(input)) return get_slice(rt, input, None{}, None{}, int64_t{-1});
+  std::vector<Value> all = collect_items(rt, input);
+  std::reverse(all.begin(), all.end());
+  return rt.generator(std::move(all));
+}
+
+Value batch(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "batch", arguments, {"linecount", "fill_with"}, 1);
+  const int64_t n = p.integer(0, 1);
+  if (n < 1) rt.fail("batch wants a positive number");
+  std::vector<Value> rows;
+  std::vector<Value> row;
+  Cursor cursor(rt, input);
+  Value item;
+  while (cursor.next(&item)) {
+    if (row.size() == static_cast<uint64_t>(n)) rows.push_back(rt.list(std::exchange(row, {})));
+    row.push_back(item);
+  }
+  if (!row.empty()) {
+    const bool is_filled = p.has(1) && !is<None>(p.get(1));
+    if (is_filled) rt.hold_items(static_cast<uint64_t>(std::min<int64_t>(n, int64_t{1} << 40)));
+    if (is_filled) row.resize(static_cast<size_t>(n), p.get(1));
+    rows.push_back(rt.list(std::move(row)));
+  }
+  return rt.generator(std::move(rows));
+}
+
+Value slice(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "slice", arguments, {"slices", "fill_with"}, 1);
+  const std::vector<Value> all = collect_items(rt, input);
+  const int64_t n = p.integer(0, 1);
+  if (n < 1) rt.fail("slice wants a positive number");
+  const auto n_columns = static_cast<uint64_t>(n);
+  rt.visit_items(n_columns);
+  const uint64_t per_column = all.size() / n_columns;
+  const uint64_t n_longer = all.size() % n_columns;
+  std::vector<Value> columns;
+  size_t at = 0;
+  for (uint64_t i = 0; i < n_columns; ++i) {
+    const size_t end = at + per_column + (i < n_longer ? 1 : 0);
+    std::vector<Value> column(all.begin() + static_cast<int64_t>(at),
+                              all.begin() + static_cast<int64_t>(end));
+    if (p.has(1) && !is<None>(p.get(1)) && i >= n_longer && n_longer > 0)
+      column.push_back(p.get(1));
+    columns.push_back(rt.list(std::move(column)));
+    at = end;
+  }
+  return rt.generator(std::move(columns));
+}
+
+Value group_by(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "groupby", arguments, {"attribute", "default", "case_sensitive"}, 1);
+  std::vector<Value> all = collect_items(rt, input);
+  std::vector<Value> keyed;
+  std::vector<Value> keys;
+  for (const Value& item : all) {
+    Value key = get_path(rt, item, p.get(0));
+    if (is<Undefined>(key) && p.has(1)) key = p.get(1);
+    keys.push_back(folded(rt, key, p.flag(2, false)));
+    keyed.push_back(rt.tuple({keys.back(), key, item}));
+  }
+  const std::vector<Value> sorted = sorted_by(rt, std::move(keyed), keys, false);
+  std::vector<Value> groups;
+  Sequence* members = nullptr;
+  const Value* group_key = nullptr;
+  for (const Value& entry : sorted) {
+    const std::vector<Value>& parts = as_cell<Sequence>(entry)->items;
+    if (!group_key || !is_equal(rt, *group_key, parts[0])) {
+      members = rt.sequence(SequenceKind::kList);
+      groups.push_back(rt.tuple({parts[1], members}));
+      group_key = &parts[0];
+    }
+    rt.hold_items(1);
+    members->items.push_back(parts[2]);
+  }
+  return rt.list(std::move(groups));
+}
+
+Value attribute(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "attr", arguments, {"name"}, 1);
+  return get_attribute(rt, input, shared_text(rt, p.get(0)));
+}
+
+}  // namespace
+
+const FilterTable& sequence_filters() {
+  static const FilterTable kFilters = {
+      {"length", length}, {"count", length},       {"first", first},      {"last", last},
+      {"join", join},     {"default", or_default}, {"d", or_default},     {"list", to_list},
+      {"items", items},   {"dictsort", dict_sort}, {"sort", sort},        {"unique", unique},
+      {"min", least},     {"max", greatest},       {"sum", sum},          {"reverse", reverse},
+      {"batch", batch},   {"slice", slice},        {"groupby", group_by}, {"attr", attribute},
+  };
+  return kFilters;
+}
+
+}  // namespace strata::engine::jinja

@@ -1,0 +1,14 @@
+// engine/template/string_literal.h - backslash escapes of quoted texts in a template.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace strata::engine::jinja {
+
+/// What stands between the quotes, with \n \t \r \a \b \f \v \\ \' \" \ooo \xhh \uhhhh \Uhhhhhhhh
+/// decoded and an escaped line break dropped; other escapes stay as they are. Two \u surrogates
+/// make one code point; a lone one becomes U+FFFD.
+std::string decode_string_literal(std::string_view body);
+
+}  // namespace strata::engine::jinja

@@ -1,0 +1,165 @@
+#include "engine/template/value_tests.h"
+
+#include <fmt/format.h>
+
+#include <unordered_map>
+
+#include "engine/template/access.h"
+#include "engine/template/code_points.h"
+#include "engine/template/number_text.h"
+#include "engine/template/operators.h"
+#include "engine/template/value_text.h"
+
+namespace strata::engine::jinja {
+namespace {
+
+using TestFn = bool (*)(Runtime& rt, const Value& input, const Arguments& arguments);
+
+void want_none(Runtime& rt, const Arguments& arguments) {
+  const Parameters p(rt, "the test", arguments, {});
+}
+
+// A test without arguments, from a function of the value.
+template <bool (*kHolds)(const Value&)>
+bool plain(Runtime& rt, const Value& input, const Arguments& arguments) {
+  want_none(rt, arguments);
+  return kHolds(input);
+}
+
+bool is_undefined(const Value& v) { return is<Undefined>(v); }
+bool is_defined(const Value& v) { return !is<Undefined>(v); }
+bool is_none(const Value& v) { return is<None>(v); }
+bool is_boolean(const Value& v) { return is<bool>(v); }
+bool is_the_true(const Value& v) { return is<bool>(v) && std::get<bool>(v); }
+bool is_the_false(const Value& v) { return is<bool>(v) && !std::get<bool>(v); }
+bool is_integer(const Value& v) { return is<int64_t>(v); }
+bool is_float(const Value& v) { return is<double>(v); }
+bool is_number(const Value& v) { return is<bool>(v) || is<int64_t>(v) || is<double>(v); }
+bool is_string(const Value& v) { return is<Text>(v); }
+bool is_mapping(const Value& v) { return is<Mapping*>(v); }
+bool is_sequence_like(const Value& v) {
+  // Whatever has a length and items by index or key; undefined claims both.
+  if (is<Undefined>(v) || is<Text>(v) || is<Mapping*>(v)) return true;
+  return as_sequence(v, SequenceKind::kList) || as_sequence(v, SequenceKind::kTuple) ||
+         as_object<Range>(v, ObjectKind::kRange);
+}
+bool is_callable(const Value& v) {
+  if (is<Undefined>(v)) return true;  // calling it is what fails
+  const Object* object = as_cell<Object>(v);
+  return object && object->kind != ObjectKind::kRange && object->kind != ObjectKind::kNamespace;
+}
+bool is_escaped(const Value&) { return false; }
+
+int64_t integer_input(Runtime& rt, const Value& input) {
+  require_defined(rt, input);
+  Number number;
+  if (!as_number(input, &number) || number.is_real) {
+    rt.fail(fmt::format("the test wants an integer, found {}", type_name(input)));
+  }
+  return number.integer;
+}
+bool is_odd(Runtime& rt, const Value& input, const Arguments& arguments) {
+  want_none(rt, arguments);
+  return floor_mod(integer_input(rt, input), int64_t{2}) == 1;
+}
+bool is_even(Runtime& rt, const Value& input, const Arguments& arguments) {
+  want_none(rt, arguments);
+  return floor_mod(integer_input(rt, input), int64_t{2}) == 0;
+}
+bool is_divisible(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "divisibleby", arguments, {"num"}, 1);
+  const int64_t divisor = p.integer(0, 0);
+  if (divisor == 0) rt.fail("division by zero");
+  return floor_mod(integer_input(rt, input), divisor) == 0;
+}
+
+template <CompareOp kOp>
+bool compares(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "the test", arguments, {"other"}, 1);
+  return apply_compare(rt, kOp, input, p.get(0));
+}
+bool is_same(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "sameas", arguments, {"other"}, 1);
+  const Value& other = p.get(0);
+  if (input.index() != other.index()) return false;
+  // The same container, not an equal one.
+  if (is<Sequence*>(input)) return as_cell<Sequence>(input) == as_cell<Sequence>(other);
+  if (is<Mapping*>(input)) return as_cell<Mapping>(input) == as_cell<Mapping>(other);
+  return is_equal(rt, input, other);
+}
+
+bool has_only_case(Runtime& rt, const Value& input, bool upper) {
+  const Text text = shared_text(rt, input);
+  rt.scan_bytes(text->size());
+  bool has_any = false;
+  for (size_t at = 0; at < text->size();) {
+    const CodePoint c = code_point_at(text->bytes(), at);
+    at += c.bytes;
+    if (is_upper(c.value) == is_lower(c.value)) continue;
+    if (is_upper(c.value) != upper) return false;
+    has_any = true;
+  }
+  return has_any;
+}
+bool is_upper_case(Runtime& rt, const Value& input, const Arguments& arguments) {
+  want_none(rt, arguments);
+  return has_only_case(rt, input, true);
+}
+bool is_lower_case(Runtime& rt, const Value& input, const Arguments& arguments) {
+  want_none(rt, arguments);
+  return has_only_case(rt, input, false);
+}
+
+const std::unordered_map<std::string_view, TestFn>& all_tests() {
+  static const std::unordered_map<std::string_view, TestFn> kTests = {
+      {"defined", plain<is_defined>},
+      {"undefined", plain<is_undefined>},
+      {"none", plain<is_none>},
+      {"boolean", plain<is_boolean>},
+      {"true", plain<is_the_true>},
+      {"false", plain<is_the_false>},
+      {"integer", plain<is_integer>},
+      {"float", plain<is_float>},
+      {"number", plain<is_number>},
+      {"string", plain<is_string>},
+      {"mapping", plain<is_mapping>},
+      {"iterable", plain<is_iterable>},
+      {"sequence", plain<is_sequence_like>},
+      {"callable", plain<is_callable>},
+      {"escaped", plain<is_escaped>},
+      {"odd", is_odd},
+      {"even", is_even},
+      {"divisibleby", is_divisible},
+      {"sameas", is_same},
+      {"upper", is_upper_case},
+      {"lower", is_lower_case},
+      {"in", compares<CompareOp::kIn>},
+      {"eq", compares<CompareOp::kEqual>},
+      {"equalto", compares<CompareOp::kEqual>},
+      {"==", compares<CompareOp::kEqual>},
+      {"ne", compares<CompareOp::kNotEqual>},
+      {"!=", compares<CompareOp::kNotEqual>},
+      {"lt", compares<CompareOp::kLess>},
+      {"lessthan", compares<CompareOp::kLess>},
+      {"<", compares<CompareOp::kLess>},
+      {"le", compares<CompareOp::kLessEqual>},
+      {"<=", compares<CompareOp::kLessEqual>},
+      {"gt", compares<CompareOp::kGreater>},
+      {"greaterthan", compares<CompareOp::kGreater>},
+      {">", compares<CompareOp::kGreater>},
+      {"ge", compares<CompareOp::kGreaterEqual>},
+      {">=", compares<CompareOp::kGreaterEqual>},
+  };
+  return kTests;
+}
+
+}  // namespace
+
+bool apply_test(Runtime& rt, std::string_view name, const Value& input,
+                const Arguments& arguments) {
+  const auto found = all_tests().find(name);
+  if (found == all_tests().end()) rt.fail(fmt::format("no test named '{}'", name));
+  return found->second(rt, input, arguments);
+}
+
+}  // namespace strata::engine::jinja
