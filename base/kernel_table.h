@@ -62,7 +62,8 @@ struct AttendArgs {
   float* o;        // [n_queries, head_dim]: sum of exp(s - m) v
   float* m;        // [n_queries]: largest score, natural log units
   float* l;        // [n_queries]: sum of exp(s - m)
-  // What this thread attends next, if known: the first blocks are fetched from DRAM meanwhile. The bits do not depend on it.
+  // What this thread attends next, if known: the first blocks are fetched from DRAM meanwhile. The
+  // bits do not depend on it.
   const std::byte* const* next_blocks = nullptr;
   uint32_t n_next_blocks = 0;
 };

@@ -11,15 +11,17 @@
 namespace strata::cpu_attn {
 namespace {
 
-// The flags of the *_avx2.cc and *_avx512.cc files (CMakeLists.txt), asked of the CPU and of the system's saved registers.
+// The flags of the *_avx2.cc and *_avx512.cc files (CMakeLists.txt), asked of the CPU and of the
+// system's saved registers.
 bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-         __builtin_cpu_supports("bmi2");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
 }
 
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
 }
 
 struct Tables {
@@ -66,7 +68,9 @@ const Tables& tables() {
 
 }  // namespace
 
-std::span<const KernelTable* const> available_kernels() { return {tables().available.data(), tables().n_available}; }
+std::span<const KernelTable* const> available_kernels() {
+  return {tables().available.data(), tables().n_available};
+}
 
 const KernelTable& choose_kernels(std::string_view isa_name) {
   const auto available = available_kernels();
@@ -78,10 +82,12 @@ const KernelTable& choose_kernels(std::string_view isa_name) {
     names += table->name;
   }
   const bool is_known = isa_name == "avx2" || isa_name == "avx512";
-  throw Error(ErrorCode::kUsage,
-              is_known ? "this CPU has no kernels for instruction set '" + std::string(isa_name) + "'; it has: " + names
-                       : "unknown instruction set '" + std::string(isa_name) + "'; this CPU has: " + names,
-              "--cpu-isa", "leave the option out to use the widest set");
+  throw Error(
+      ErrorCode::kUsage,
+      is_known ? "this CPU has no kernels for instruction set '" + std::string(isa_name) +
+                     "'; it has: " + names
+               : "unknown instruction set '" + std::string(isa_name) + "'; this CPU has: " + names,
+      "--cpu-isa", "leave the option out to use the widest set");
 }
 
 }  // namespace strata::cpu_attn

@@ -14,7 +14,8 @@ namespace strata::cpu_attn {
 
 /// The tables this CPU can run, widest last. "scalar" is always there.
 std::span<const KernelTable* const> available_kernels();
-/// The widest table, or the one named ("scalar", "avx2", "avx512"). Errors: kUsage (unknown, or not of this CPU: says which are).
+/// The widest table, or the one named ("scalar", "avx2", "avx512"). Errors: kUsage (unknown, or not
+/// of this CPU: says which are).
 const KernelTable& choose_kernels(std::string_view isa_name = "");
 
 }  // namespace strata::cpu_attn

@@ -1,13 +1,15 @@
-// cpu_attn/linear_scalar.cc - linear layers in plain C++: for CPUs without AVX2, and the plainest statement of the arithmetic.
+// cpu_attn/linear_scalar.cc - linear layers in plain C++: for CPUs without AVX2, and the plainest
+// statement of the arithmetic.
 //
 // Formula  quantised: acc = 0; for each group g of inputs in order:
 //              acc = fma(float(sum of (code - zero) * q over g), scale_g * dx, acc)
 //              acc = fma(minimum_g, dx * float(neg_sum_g), acc)          where the type has minima
 //          float types: acc = fma(w_k, x_k, acc) for k in order.
-// The integer sums are exact and every float operation is written out, so the vector kernels, which follow the same order,
-// give the same bits (tests/cpu_attn/linear_test.cc compares them with ==).
+// The integer sums are exact and every float operation is written out, so the vector kernels, which
+// follow the same order, give the same bits (tests/cpu_attn/linear_test.cc compares them with ==).
 // Shapes   base/kernel_table.h, LinearArgs.   Threads  callers give disjoint panels.
-// Bytes    every panel asked for is read once per kRowTile rows; n_rows * n_in activations per panel from the cache.
+// Bytes    every panel asked for is read once per kRowTile rows; n_rows * n_in activations per
+// panel from the cache.
 #include <math.h>
 #include <string.h>
 
@@ -66,24 +68,28 @@ struct PlainUnit {
   float minima[kPanelRows][16];
 };
 
-void unpack_unit(const PanelLayout& layout, const uint8_t* panel, uint32_t n_in, uint32_t u, PlainUnit& unit) {
+void unpack_unit(const PanelLayout& layout, const uint8_t* panel, uint32_t n_in, uint32_t u,
+                 PlainUnit& unit) {
   const uint32_t n_chunks = layout.unit / 32;
-  const uint8_t* codes = panel + layout.codes_offset(n_in) + uint64_t{u} * n_chunks * layout.chunk_bytes();
+  const uint8_t* codes =
+      panel + layout.codes_offset(n_in) + uint64_t{u} * n_chunks * layout.chunk_bytes();
   const uint32_t zero = layout.has_min ? 0 : 1u << layout.zero_shift;
   for (uint32_t lane = 0; lane < kPanelRows; ++lane) {
-    get_scales(layout, panel + uint64_t{u} * layout.header_bytes(), lane, unit.scales[lane], unit.minima[lane]);
+    get_scales(layout, panel + uint64_t{u} * layout.header_bytes(), lane, unit.scales[lane],
+               unit.minima[lane]);
     for (uint32_t c = 0; c < n_chunks; ++c) {
       uint32_t quads[8];
       get_codes(layout, codes + c * layout.chunk_bytes(), lane, quads);
       for (uint32_t i = 0; i < 32; ++i)
-        unit.codes[lane][c * 32 + i] = static_cast<int16_t>(((quads[i / 4] >> (8 * (i % 4))) & 255) - zero);
+        unit.codes[lane][c * 32 + i] =
+            static_cast<int16_t>(((quads[i / 4] >> (8 * (i % 4))) & 255) - zero);
     }
   }
 }
 
 /// One row's share of a unit, for 16 lanes.
-void add_unit(const PanelLayout& layout, const PlainUnit& unit, const int8_t* q, const float* scales,
-              const int32_t* neg_sums, float* acc) {
+void add_unit(const PanelLayout& layout, const PlainUnit& unit, const int8_t* q,
+              const float* scales, const int32_t* neg_sums, float* acc) {
   int16_t wide[256];
   for (uint32_t i = 0; i < layout.unit; ++i) wide[i] = q[i];
   for (uint32_t lane = 0; lane < kPanelRows; ++lane)
@@ -95,7 +101,8 @@ void add_unit(const PanelLayout& layout, const PlainUnit& unit, const int8_t* q,
       const float dx = scales[g * layout.group / kActGroup];
       acc[lane] = fmaf(static_cast<float>(dot), unit.scales[lane][g] * dx, acc[lane]);
       if (layout.has_min) {
-        const int32_t sum = layout.group == 32 ? neg_sums[2 * g] + neg_sums[2 * g + 1] : neg_sums[g];
+        const int32_t sum =
+            layout.group == 32 ? neg_sums[2 * g] + neg_sums[2 * g + 1] : neg_sums[g];
         acc[lane] = fmaf(unit.minima[lane][g], dx * static_cast<float>(sum), acc[lane]);
       }
     }
@@ -110,7 +117,8 @@ void store_lanes(const LinearArgs& args, uint32_t panel_idx, uint32_t row, const
 void quantised_panel(const LinearArgs& args, uint32_t panel_idx) {
   const PanelLayout layout = panel_layout(args.w.type);
   const uint32_t n_in = args.w.n_in;
-  const auto* panel = reinterpret_cast<const uint8_t*>(args.w.bytes) + panel_idx * args.w.panel_bytes;
+  const auto* panel =
+      reinterpret_cast<const uint8_t*>(args.w.bytes) + panel_idx * args.w.panel_bytes;
   PlainUnit unit;
   for (uint32_t first = 0; first < args.n_rows; first += kRowTile) {
     const uint32_t n = args.n_rows - first < kRowTile ? args.n_rows - first : kRowTile;
@@ -128,7 +136,8 @@ void quantised_panel(const LinearArgs& args, uint32_t panel_idx) {
 }
 
 void float_panel(const LinearArgs& args, uint32_t panel_idx) {
-  const auto* panel = reinterpret_cast<const uint8_t*>(args.w.bytes) + panel_idx * args.w.panel_bytes;
+  const auto* panel =
+      reinterpret_cast<const uint8_t*>(args.w.bytes) + panel_idx * args.w.panel_bytes;
   for (uint32_t first = 0; first < args.n_rows; first += kRowTile) {
     const uint32_t n = args.n_rows - first < kRowTile ? args.n_rows - first : kRowTile;
     float acc[kRowTile][kPanelRows] = {};
@@ -136,13 +145,17 @@ void float_panel(const LinearArgs& args, uint32_t panel_idx) {
       float w[kPanelRows];
       for (uint32_t lane = 0; lane < kPanelRows; ++lane) {
         const uint64_t at = uint64_t{k} * kPanelRows + lane;
-        if (args.w.type == TensorType::kF32) memcpy(&w[lane], panel + at * 4, 4);
-        else if (args.w.type == TensorType::kF16) w[lane] = f16_to_f32(load_half(panel + at * 2));
-        else w[lane] = bf16_to_f32(load_half(panel + at * 2));
+        if (args.w.type == TensorType::kF32)
+          memcpy(&w[lane], panel + at * 4, 4);
+        else if (args.w.type == TensorType::kF16)
+          w[lane] = f16_to_f32(load_half(panel + at * 2));
+        else
+          w[lane] = bf16_to_f32(load_half(panel + at * 2));
       }
       for (uint32_t r = 0; r < n; ++r) {
         const float x = args.x[uint64_t{first + r} * args.w.n_in + k];
-        for (uint32_t lane = 0; lane < kPanelRows; ++lane) acc[r][lane] = fmaf(w[lane], x, acc[r][lane]);
+        for (uint32_t lane = 0; lane < kPanelRows; ++lane)
+          acc[r][lane] = fmaf(w[lane], x, acc[r][lane]);
       }
     }
     for (uint32_t r = 0; r < n; ++r) store_lanes(args, panel_idx, first + r, acc[r]);
@@ -150,10 +163,11 @@ void float_panel(const LinearArgs& args, uint32_t panel_idx) {
 }
 
 void linear(const LinearArgs& args) {
-  STRATA_CHECK(args.panel_begin <= args.panel_end && args.panel_end <= (args.w.n_out + kPanelRows - 1) / kPanelRows,
+  STRATA_CHECK(args.panel_begin <= args.panel_end &&
+                   args.panel_end <= (args.w.n_out + kPanelRows - 1) / kPanelRows,
                "panels [%u, %u) of n_out=%u", args.panel_begin, args.panel_end, args.w.n_out);
-  STRATA_CHECK(args.out_stride >= args.w.n_out, "out_stride=%lu n_out=%u", static_cast<unsigned long>(args.out_stride),
-               args.w.n_out);
+  STRATA_CHECK(args.out_stride >= args.w.n_out, "out_stride=%lu n_out=%u",
+               static_cast<unsigned long>(args.out_stride), args.w.n_out);
   for (uint32_t p = args.panel_begin; p < args.panel_end; ++p)
     is_float_type(args.w.type) ? float_panel(args, p) : quantised_panel(args, p);
 }

@@ -1,6 +1,7 @@
-// cpu_attn/pack.cc - reads the file's blocks and writes panels (pack_layout.inc says what lies where).
-// Every type is cut into 8 quads per 32 inputs here, four codes to a dword, so that the planes are filled without looking at
-// single codes: about 2 G weights/s and core, which keeps loading near the speed of the disk.
+// cpu_attn/pack.cc - reads the file's blocks and writes panels (pack_layout.inc says what lies
+// where). Every type is cut into 8 quads per 32 inputs here, four codes to a dword, so that the
+// planes are filled without looking at single codes: about 2 G weights/s and core, which keeps
+// loading near the speed of the disk.
 #include "cpu_attn/pack.h"
 
 #include <string.h>
@@ -48,7 +49,8 @@ void read_small_block(const uint8_t* at, Block& block) {
   if constexpr (kHasMin) block.m = load_half(at + 2);
   at += kHasMin ? 4 : 2;
   if constexpr (kType == TensorType::kQ8_0) {
-    for (uint32_t t = 0; t < 8; ++t) block.quads[0][t] = load_dword(at + 4 * t) ^ in_each_byte(0x80);
+    for (uint32_t t = 0; t < 8; ++t)
+      block.quads[0][t] = load_dword(at + 4 * t) ^ in_each_byte(0x80);
   } else if constexpr (kType == TensorType::kQ5_0 || kType == TensorType::kQ5_1) {
     read_nibbles(at + 4, block.quads[0]);
     add_fifth_bits(load_dword(at), block.quads[0]);
@@ -63,7 +65,8 @@ void read_q2_k(const uint8_t* at, Block& block) {
   block.m = load_half(at + 82);
   for (uint32_t c = 0; c < 8; ++c)
     for (uint32_t t = 0; t < 8; ++t)
-      block.quads[c][t] = (load_dword(at + 16 + 32 * (c / 4) + 4 * t) >> (2 * (c % 4))) & in_each_byte(3);
+      block.quads[c][t] =
+          (load_dword(at + 16 + 32 * (c / 4) + 4 * t) >> (2 * (c % 4))) & in_each_byte(3);
 }
 
 void read_q3_k(const uint8_t* at, Block& block) {
@@ -78,8 +81,9 @@ void read_q3_k(const uint8_t* at, Block& block) {
   }
   for (uint32_t c = 0; c < 8; ++c)
     for (uint32_t t = 0; t < 8; ++t)
-      block.quads[c][t] = ((load_dword(low + 32 * (c / 4) + 4 * t) >> (2 * (c % 4))) & in_each_byte(3)) |
-                          ((load_dword(high + 4 * t) >> c) & in_each_byte(1)) << 2;
+      block.quads[c][t] =
+          ((load_dword(low + 32 * (c / 4) + 4 * t) >> (2 * (c % 4))) & in_each_byte(3)) |
+          ((load_dword(high + 4 * t) >> c) & in_each_byte(1)) << 2;
 }
 
 /// The 8 scales and 8 minima of six bits that Q4_K and Q5_K keep in 12 bytes.
@@ -116,7 +120,8 @@ void read_q6_k(const uint8_t* at, Block& block) {
     const uint32_t half = c / 4;
     const uint32_t quarter = c % 4;
     for (uint32_t t = 0; t < 8; ++t) {
-      const uint32_t four = load_dword(at + 64 * half + 32 * (quarter % 2) + 4 * t) >> (4 * (quarter / 2));
+      const uint32_t four =
+          load_dword(at + 64 * half + 32 * (quarter % 2) + 4 * t) >> (4 * (quarter / 2));
       const uint32_t two = load_dword(high + 32 * half + 4 * t) >> (2 * quarter);
       block.quads[c][t] = (four & kNibbles) | (two & in_each_byte(3)) << 4;
     }
@@ -135,17 +140,24 @@ void read_iq4_xs(const uint8_t* at, Block& block) {
 
 template <TensorType kType>
 void read_block(const uint8_t* at, Block& block) {
-  if constexpr (kType == TensorType::kQ2_K) read_q2_k(at, block);
-  else if constexpr (kType == TensorType::kQ3_K) read_q3_k(at, block);
-  else if constexpr (kType == TensorType::kQ4_K || kType == TensorType::kQ5_K) read_q4_or_q5_k<kType>(at, block);
-  else if constexpr (kType == TensorType::kQ6_K) read_q6_k(at, block);
-  else if constexpr (kType == TensorType::kIQ4_XS) read_iq4_xs(at, block);
-  else read_small_block<kType>(at, block);
+  if constexpr (kType == TensorType::kQ2_K)
+    read_q2_k(at, block);
+  else if constexpr (kType == TensorType::kQ3_K)
+    read_q3_k(at, block);
+  else if constexpr (kType == TensorType::kQ4_K || kType == TensorType::kQ5_K)
+    read_q4_or_q5_k<kType>(at, block);
+  else if constexpr (kType == TensorType::kQ6_K)
+    read_q6_k(at, block);
+  else if constexpr (kType == TensorType::kIQ4_XS)
+    read_iq4_xs(at, block);
+  else
+    read_small_block<kType>(at, block);
 }
 
 /// Packs one panel of which `n_lanes` rows exist.
 template <TensorType kType>
-void pack_quantised(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint32_t n_in, uint8_t* panel) {
+void pack_quantised(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint32_t n_in,
+                    uint8_t* panel) {
   constexpr PanelLayout kLayout = panel_layout(kType);
   const uint64_t block_bytes = row_bytes / (n_in / kLayout.unit);
   uint8_t* codes = panel + kLayout.codes_offset(n_in);
@@ -158,8 +170,7 @@ void pack_quantised(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, u
       read_block<kType>(rows + lane * row_bytes + u * block_bytes, block);
       memcpy(header + lane * 2, &block.d, 2);
       if constexpr (kLayout.has_min) memcpy(header + 32 + lane * 2, &block.m, 2);
-      for (uint32_t v = 0; v < kLayout.n_values(); ++v)
-        values[v * 16 + lane] = block.values[v];
+      for (uint32_t v = 0; v < kLayout.n_values(); ++v) values[v * 16 + lane] = block.values[v];
       for (uint32_t c = 0; c < kLayout.unit / 32; ++c) {
         const uint64_t chunk = u * (kLayout.unit / 32) + c;
         put_codes(kLayout, block.quads[c], codes + chunk * kLayout.chunk_bytes(), lane);
@@ -174,38 +185,55 @@ void pack_quantised(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, u
 }
 
 template <class Element>
-void pack_floats(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint32_t n_in, uint8_t* panel) {
+void pack_floats(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint32_t n_in,
+                 uint8_t* panel) {
   memset(panel, 0, panel_bytes(sizeof(Element) == 4 ? TensorType::kF32 : TensorType::kF16, n_in));
   for (uint32_t lane = 0; lane < n_lanes; ++lane)
     for (uint32_t k = 0; k < n_in; ++k)
-      memcpy(panel + (uint64_t{k} * kPanelRows + lane) * sizeof(Element), rows + lane * row_bytes + k * sizeof(Element),
-             sizeof(Element));
+      memcpy(panel + (uint64_t{k} * kPanelRows + lane) * sizeof(Element),
+             rows + lane * row_bytes + k * sizeof(Element), sizeof(Element));
 }
 
-using PackPanel = void (*)(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint32_t n_in, uint8_t* panel);
+using PackPanel = void (*)(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint32_t n_in,
+                           uint8_t* panel);
 
 PackPanel pack_panel_of(TensorType type) {
   switch (type) {
-    case TensorType::kF32: return pack_floats<uint32_t>;
+    case TensorType::kF32:
+      return pack_floats<uint32_t>;
     case TensorType::kF16:
-    case TensorType::kBF16: return pack_floats<uint16_t>;
-    case TensorType::kQ4_0: return pack_quantised<TensorType::kQ4_0>;
-    case TensorType::kQ4_1: return pack_quantised<TensorType::kQ4_1>;
-    case TensorType::kQ5_0: return pack_quantised<TensorType::kQ5_0>;
-    case TensorType::kQ5_1: return pack_quantised<TensorType::kQ5_1>;
-    case TensorType::kQ8_0: return pack_quantised<TensorType::kQ8_0>;
-    case TensorType::kQ2_K: return pack_quantised<TensorType::kQ2_K>;
-    case TensorType::kQ3_K: return pack_quantised<TensorType::kQ3_K>;
-    case TensorType::kQ4_K: return pack_quantised<TensorType::kQ4_K>;
-    case TensorType::kQ5_K: return pack_quantised<TensorType::kQ5_K>;
-    case TensorType::kQ6_K: return pack_quantised<TensorType::kQ6_K>;
-    case TensorType::kIQ4_NL: return pack_quantised<TensorType::kIQ4_NL>;
-    case TensorType::kIQ4_XS: return pack_quantised<TensorType::kIQ4_XS>;
+    case TensorType::kBF16:
+      return pack_floats<uint16_t>;
+    case TensorType::kQ4_0:
+      return pack_quantised<TensorType::kQ4_0>;
+    case TensorType::kQ4_1:
+      return pack_quantised<TensorType::kQ4_1>;
+    case TensorType::kQ5_0:
+      return pack_quantised<TensorType::kQ5_0>;
+    case TensorType::kQ5_1:
+      return pack_quantised<TensorType::kQ5_1>;
+    case TensorType::kQ8_0:
+      return pack_quantised<TensorType::kQ8_0>;
+    case TensorType::kQ2_K:
+      return pack_quantised<TensorType::kQ2_K>;
+    case TensorType::kQ3_K:
+      return pack_quantised<TensorType::kQ3_K>;
+    case TensorType::kQ4_K:
+      return pack_quantised<TensorType::kQ4_K>;
+    case TensorType::kQ5_K:
+      return pack_quantised<TensorType::kQ5_K>;
+    case TensorType::kQ6_K:
+      return pack_quantised<TensorType::kQ6_K>;
+    case TensorType::kIQ4_NL:
+      return pack_quantised<TensorType::kIQ4_NL>;
+    case TensorType::kIQ4_XS:
+      return pack_quantised<TensorType::kIQ4_XS>;
   }
   STRATA_CHECK(false, "tensor type %u", static_cast<uint32_t>(type));
 }
 
-void unpack_float_row(const PackedMatrix& matrix, const uint8_t* panel, uint32_t lane, std::span<float> out) {
+void unpack_float_row(const PackedMatrix& matrix, const uint8_t* panel, uint32_t lane,
+                      std::span<float> out) {
   for (uint32_t k = 0; k < matrix.n_in; ++k) {
     const uint64_t at = uint64_t{k} * kPanelRows + lane;
     if (matrix.type == TensorType::kF32)
@@ -217,7 +245,8 @@ void unpack_float_row(const PackedMatrix& matrix, const uint8_t* panel, uint32_t
   }
 }
 
-void unpack_quantised_row(const PackedMatrix& matrix, const uint8_t* panel, uint32_t lane, std::span<float> out) {
+void unpack_quantised_row(const PackedMatrix& matrix, const uint8_t* panel, uint32_t lane,
+                          std::span<float> out) {
   const PanelLayout layout = panel_layout(matrix.type);
   const uint8_t* codes = panel + layout.codes_offset(matrix.n_in);
   const int32_t zero = layout.has_min ? 0 : int32_t{1} << layout.zero_shift;
@@ -227,7 +256,8 @@ void unpack_quantised_row(const PackedMatrix& matrix, const uint8_t* panel, uint
     get_scales(layout, panel + uint64_t{u} * layout.header_bytes(), lane, scales, minima);
     for (uint32_t c = 0; c < layout.unit / 32; ++c) {
       uint32_t quads[8];
-      get_codes(layout, codes + uint64_t{u * (layout.unit / 32) + c} * layout.chunk_bytes(), lane, quads);
+      get_codes(layout, codes + uint64_t{u * (layout.unit / 32) + c} * layout.chunk_bytes(), lane,
+                quads);
       for (uint32_t i = 0; i < 32; ++i) {
         const uint32_t group = (c * 32 + i) / layout.group;
         const auto code = static_cast<int32_t>((quads[i / 4] >> (8 * (i % 4))) & 255);
@@ -247,27 +277,31 @@ uint64_t panel_bytes(TensorType type, uint32_t n_in) {
   return panel_layout(type).panel_bytes(n_in);
 }
 
-void pack_panels(TensorType type, uint32_t n_out, uint32_t n_in, uint32_t panel_begin, uint32_t panel_end,
-                 std::span<const std::byte> rows, std::byte* out) {
+void pack_panels(TensorType type, uint32_t n_out, uint32_t n_in, uint32_t panel_begin,
+                 uint32_t panel_end, std::span<const std::byte> rows, std::byte* out) {
   const uint64_t first_row = uint64_t{panel_begin} * kPanelRows;
   const uint64_t last_row = std::min<uint64_t>(uint64_t{panel_end} * kPanelRows, n_out);
   const uint64_t row_bytes = tensor_row_bytes(type, n_in);
-  STRATA_CHECK(panel_begin <= panel_end && first_row <= last_row, "panels [%u, %u) of %u rows", panel_begin, panel_end,
-               n_out);
-  STRATA_CHECK(rows.size() == (last_row - first_row) * row_bytes, "%zu bytes for %lu rows of %lu", rows.size(),
-               static_cast<unsigned long>(last_row - first_row), static_cast<unsigned long>(row_bytes));
+  STRATA_CHECK(panel_begin <= panel_end && first_row <= last_row, "panels [%u, %u) of %u rows",
+               panel_begin, panel_end, n_out);
+  STRATA_CHECK(rows.size() == (last_row - first_row) * row_bytes, "%zu bytes for %lu rows of %lu",
+               rows.size(), static_cast<unsigned long>(last_row - first_row),
+               static_cast<unsigned long>(row_bytes));
   const PackPanel pack_panel = pack_panel_of(type);
   const uint64_t stride = panel_bytes(type, n_in);
   const auto* source = reinterpret_cast<const uint8_t*>(rows.data());
   auto* target = reinterpret_cast<uint8_t*>(out);
-  for (uint64_t row = first_row; row < last_row; row += kPanelRows, target += stride, source += kPanelRows * row_bytes)
-    pack_panel(source, row_bytes, static_cast<uint32_t>(std::min<uint64_t>(kPanelRows, last_row - row)), n_in, target);
+  for (uint64_t row = first_row; row < last_row;
+       row += kPanelRows, target += stride, source += kPanelRows * row_bytes)
+    pack_panel(source, row_bytes,
+               static_cast<uint32_t>(std::min<uint64_t>(kPanelRows, last_row - row)), n_in, target);
 }
 
 void unpack_row(const PackedMatrix& matrix, uint32_t row, std::span<float> out) {
   STRATA_CHECK(row < matrix.n_out, "row=%u n_out=%u", row, matrix.n_out);
   STRATA_CHECK(out.size() == matrix.n_in, "out=%zu n_in=%u", out.size(), matrix.n_in);
-  const auto* panel = reinterpret_cast<const uint8_t*>(matrix.bytes) + row / kPanelRows * matrix.panel_bytes;
+  const auto* panel =
+      reinterpret_cast<const uint8_t*>(matrix.bytes) + row / kPanelRows * matrix.panel_bytes;
   if (is_float_type(matrix.type))
     unpack_float_row(matrix, panel, row % kPanelRows, out);
   else

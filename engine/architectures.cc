@@ -6,7 +6,8 @@
 namespace strata::engine {
 namespace {
 
-// Also what other families are converted to: Mistral, SmolLM2 and Llama 2, 3 and 3.x all say "llama".
+// Also what other families are converted to: Mistral, SmolLM2 and Llama 2, 3 and 3.x all say
+// "llama".
 constexpr std::array kArchitectures = {
     Architecture{.name = "llama", .has_rope_factors = true},
     Architecture{.name = "smollm3", .unrotated_every = 4},

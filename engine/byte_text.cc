@@ -9,14 +9,16 @@ struct Unit {
   const char* name;
   uint64_t bytes;
 };
-constexpr Unit kUnits[] = {{"TiB", 1ull << 40}, {"GiB", 1ull << 30}, {"MiB", 1ull << 20}, {"KiB", 1ull << 10}};
+constexpr Unit kUnits[] = {
+    {"TiB", 1ull << 40}, {"GiB", 1ull << 30}, {"MiB", 1ull << 20}, {"KiB", 1ull << 10}};
 
 }  // namespace
 
 std::string bytes_text(uint64_t bytes) {
   for (const Unit& unit : kUnits) {
     if (bytes >= unit.bytes)
-      return fmt::format("{:.1f} {}", static_cast<double>(bytes) / static_cast<double>(unit.bytes), unit.name);
+      return fmt::format("{:.1f} {}", static_cast<double>(bytes) / static_cast<double>(unit.bytes),
+                         unit.name);
   }
   return fmt::format("{} B", bytes);
 }
@@ -27,7 +29,8 @@ std::string size_argument(uint64_t bytes) {
     const uint64_t whole = bytes / unit.bytes;
     const uint64_t tenths = (bytes % unit.bytes * 10 + unit.bytes - 1) / unit.bytes;  // rounded up
     if (tenths == 0) return fmt::format("{}{}", whole, unit.name);
-    return tenths == 10 ? fmt::format("{}{}", whole + 1, unit.name) : fmt::format("{}.{}{}", whole, tenths, unit.name);
+    return tenths == 10 ? fmt::format("{}{}", whole + 1, unit.name)
+                        : fmt::format("{}.{}{}", whole, tenths, unit.name);
   }
   return fmt::format("{}", bytes);
 }

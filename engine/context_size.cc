@@ -20,11 +20,14 @@ uint32_t chunk_rows_for(const ContextRequest& request, uint64_t n_ctx) {
 }
 
 uint64_t kv_bytes(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx) {
-  return kv_bytes_for_context(shape, request.k_codec, request.v_codec, n_ctx, chunk_rows_for(request, n_ctx));
+  return kv_bytes_for_context(shape, request.k_codec, request.v_codec, n_ctx,
+                              chunk_rows_for(request, n_ctx));
 }
 
-/// The largest context up to `limit` whose KV fits `bytes`; 0 where none does. KV grows with n_ctx, so halving finds it.
-uint64_t largest_context(const ModelShape& shape, const ContextRequest& request, uint64_t bytes, uint64_t limit) {
+/// The largest context up to `limit` whose KV fits `bytes`; 0 where none does. KV grows with n_ctx,
+/// so halving finds it.
+uint64_t largest_context(const ModelShape& shape, const ContextRequest& request, uint64_t bytes,
+                         uint64_t limit) {
   if (limit == 0 || kv_bytes(shape, request, limit) <= bytes) return limit;
   uint64_t fits = 0, exceeds = limit;
   while (exceeds - fits > 1) {
@@ -39,37 +42,43 @@ void check_codecs(const ModelShape& shape, const ContextRequest& request) {
   const bool quantised = request.k_codec == KvCodec::kQ8_0 || request.v_codec == KvCodec::kQ8_0;
   if (!quantised || shape.head_dim % 32 == 0) return;
   throw Error(ErrorCode::kUnsupported,
-              fmt::format("q8_0 wants a head_dim that is a multiple of 32, the model has {}", shape.head_dim),
+              fmt::format("q8_0 wants a head_dim that is a multiple of 32, the model has {}",
+                          shape.head_dim),
               "--cache-type-k, --cache-type-v", "use -ctk f16 -ctv f16");
 }
 
 /// Refuses with the changes that would make `bytes` hold the request.
-[[noreturn]] void refuse(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx, uint64_t bytes,
-                         const std::string& holder, bool can_raise) {
+[[noreturn]] void refuse(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx,
+                         uint64_t bytes, const std::string& holder, bool can_raise) {
   const uint64_t wanted = kv_bytes(shape, request, n_ctx);
   std::string remedy;
-  const auto propose = [&](const std::string& change) { remedy += (remedy.empty() ? "use " : ", or ") + change; };
+  const auto propose = [&](const std::string& change) {
+    remedy += (remedy.empty() ? "use " : ", or ") + change;
+  };
   const uint64_t smaller = largest_context(shape, request, bytes, n_ctx);
   if (smaller > 0) propose(fmt::format("-c {}", smaller));
   if (can_raise) propose(fmt::format("--kv-dram {}", size_argument(wanted)));
   ContextRequest quantised = request;
   quantised.k_codec = quantised.v_codec = KvCodec::kQ8_0;
-  if (shape.head_dim % 32 == 0 && kv_bytes(shape, quantised, n_ctx) <= bytes) propose("-ctk q8_0 -ctv q8_0");
+  if (shape.head_dim % 32 == 0 && kv_bytes(shape, quantised, n_ctx) <= bytes)
+    propose("-ctk q8_0 -ctv q8_0");
   if (remedy.empty()) remedy = "free memory or use a smaller model";
   throw Error(ErrorCode::kDoesNotFit,
-              fmt::format("a context of {} tokens needs {} for K and V, {} {}", n_ctx, bytes_text(wanted), holder,
-                          bytes_text(bytes)),
+              fmt::format("a context of {} tokens needs {} for K and V, {} {}", n_ctx,
+                          bytes_text(wanted), holder, bytes_text(bytes)),
               "--ctx-size", remedy);
 }
 
-uint64_t choose_context(const ModelShape& shape, const ContextRequest& request, uint64_t free_bytes) {
+uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
+                        uint64_t free_bytes) {
   const uint64_t limit = std::clamp<uint64_t>(shape.n_ctx_train, 1, kMaxContext);
   uint64_t bytes = free_bytes / 2;
   if (request.kv_dram_bytes > 0) bytes = std::min(request.kv_dram_bytes, free_bytes);
   const uint64_t n_ctx = largest_context(shape, request, bytes, limit);
   if (n_ctx == 0) {
     refuse(shape, request, std::min<uint64_t>(limit, kBlockPositions), bytes,
-           request.kv_dram_bytes > 0 ? "--kv-dram allows" : "half of the free memory is", request.kv_dram_bytes > 0);
+           request.kv_dram_bytes > 0 ? "--kv-dram allows" : "half of the free memory is",
+           request.kv_dram_bytes > 0);
   }
   return n_ctx;
 }
@@ -78,22 +87,27 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request, 
 
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request) {
   check_codecs(shape, request);
-  const uint64_t free_bytes = request.available_bytes - std::min(request.available_bytes, request.weight_bytes);
+  const uint64_t free_bytes =
+      request.available_bytes - std::min(request.available_bytes, request.weight_bytes);
   if (free_bytes == 0) {
     throw Error(ErrorCode::kDoesNotFit,
-                fmt::format("the weights need {}, this machine has {} free", bytes_text(request.weight_bytes),
-                            bytes_text(request.available_bytes)),
+                fmt::format("the weights need {}, this machine has {} free",
+                            bytes_text(request.weight_bytes), bytes_text(request.available_bytes)),
                 "--model", "free memory or use a smaller model or quantisation");
   }
   uint64_t n_ctx = request.n_ctx;
   if (n_ctx == 0) {
     n_ctx = choose_context(shape, request, free_bytes);
   } else if (n_ctx > shape.n_ctx_train && !request.allow_untrained) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("wanted a context of {} tokens, the model was trained for {}", n_ctx, shape.n_ctx_train),
-                "--ctx-size",
-                fmt::format("use -c {}, extend it with --rope-scaling yarn --rope-factor {}, or pass --allow-untrained",
-                            shape.n_ctx_train, (n_ctx + shape.n_ctx_train - 1) / std::max<uint64_t>(1, shape.n_ctx_train)));
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("wanted a context of {} tokens, the model was trained for {}", n_ctx,
+                    shape.n_ctx_train),
+        "--ctx-size",
+        fmt::format("use -c {}, extend it with --rope-scaling yarn --rope-factor {}, or pass "
+                    "--allow-untrained",
+                    shape.n_ctx_train,
+                    (n_ctx + shape.n_ctx_train - 1) / std::max<uint64_t>(1, shape.n_ctx_train)));
   }
   const uint64_t wanted = kv_bytes(shape, request, n_ctx);
   if (request.kv_dram_bytes > 0 && wanted > request.kv_dram_bytes) {
@@ -107,7 +121,8 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request)
 
 ContextLengthError::ContextLengthError(uint64_t n_prompt, uint64_t context, std::string remedy)
     : Error(ErrorCode::kContextLengthExceeded,
-            fmt::format("context_length_exceeded: the request has {} tokens and exceeds the available context size "
+            fmt::format("context_length_exceeded: the request has {} tokens and exceeds the "
+                        "available context size "
                         "of {} tokens (n_prompt_tokens={}, n_ctx={})",
                         n_prompt, context, n_prompt, context),
             "prompt", std::move(remedy)),
@@ -123,8 +138,9 @@ void check_prompt_fits(uint64_t n_prompt_tokens, uint64_t n_ctx, uint64_t n_ctx_
   } else if (n_prompt_tokens + 1 <= n_ctx_train) {
     remedy = fmt::format("raise the context to -c {}", n_ctx_train);
   } else if (n_ctx < n_ctx_train) {
-    remedy = fmt::format("shorten the prompt to fewer than {} tokens and raise the context to -c {}", n_ctx_train,
-                         n_ctx_train);
+    remedy =
+        fmt::format("shorten the prompt to fewer than {} tokens and raise the context to -c {}",
+                    n_ctx_train, n_ctx_train);
   } else {
     remedy = fmt::format("shorten the prompt to fewer than {} tokens", n_ctx);
   }

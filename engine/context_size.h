@@ -1,5 +1,6 @@
-// engine/context_size.h - how many positions a run may hold, and the memory for their K and V: a pure function of the model's
-// shape, what was asked for and what the machine has. Everything that cannot fit is refused here, before weights are read.
+// engine/context_size.h - how many positions a run may hold, and the memory for their K and V: a
+// pure function of the model's shape, what was asked for and what the machine has. Everything that
+// cannot fit is refused here, before weights are read.
 #pragma once
 
 #include <cstdint>
@@ -23,13 +24,14 @@ struct ContextRequest {
 
 struct ContextPlan {
   uint32_t n_ctx = 0;
-  uint32_t chunk_rows = 0;     // rows of one prefill step, at most n_ctx
-  uint64_t kv_bytes = 0;       // the KV arena's budget
+  uint32_t chunk_rows = 0;  // rows of one prefill step, at most n_ctx
+  uint64_t kv_bytes = 0;    // the KV arena's budget
 };
 
-/// Chooses n_ctx where none was asked for: shape.n_ctx_train, less where the KV cap or half of the memory that the weights leave holds
-/// less. Errors: kDoesNotFit (both numbers and the smallest changes that fit), kUsage (beyond the trained context),
-/// kUnsupported (q8_0 with a head_dim that is no multiple of 32).
+/// Chooses n_ctx where none was asked for: shape.n_ctx_train, less where the KV cap or half of the
+/// memory that the weights leave holds less. Errors: kDoesNotFit (both numbers and the smallest
+/// changes that fit), kUsage (beyond the trained context), kUnsupported (q8_0 with a head_dim that
+/// is no multiple of 32).
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request);
 
 /// The code and words that agents look for (design.md section 9), with both numbers as fields.
@@ -44,7 +46,8 @@ class ContextLengthError : public Error {
   uint64_t n_ctx_;
 };
 
-/// Refuses a prompt that leaves no room for one token of answer. `n_ctx_train` shapes the remedy. Errors: ContextLengthError.
+/// Refuses a prompt that leaves no room for one token of answer. `n_ctx_train` shapes the remedy.
+/// Errors: ContextLengthError.
 void check_prompt_fits(uint64_t n_prompt_tokens, uint64_t n_ctx, uint64_t n_ctx_train);
 
 }  // namespace strata::engine

@@ -16,9 +16,11 @@ void check_vocabulary(const Engine& engine) {
   const uint32_t n_tokens = engine.tokenizer().vocab_size();
   const uint32_t n_rows = engine.spec().shape.vocab_size;
   if (n_tokens <= n_rows) return;
-  throw Error(ErrorCode::kBadFile,
-              fmt::format("the tokenizer has {} tokens, the embedding only {} rows", n_tokens, n_rows),
-              fmt::format("{}: tokenizer.ggml.tokens", engine.file().path()), "fetch or convert the model again");
+  throw Error(
+      ErrorCode::kBadFile,
+      fmt::format("the tokenizer has {} tokens, the embedding only {} rows", n_tokens, n_rows),
+      fmt::format("{}: tokenizer.ggml.tokens", engine.file().path()),
+      "fetch or convert the model again");
 }
 
 }  // namespace
@@ -34,7 +36,8 @@ Engine Engine::open(const EngineOptions& options) {
   engine.spec_ = read_model_spec(*engine.file_, rope);
   engine.tokenizer_ = Tokenizer::make(read_tokenizer_spec(*engine.file_));
   check_vocabulary(engine);
-  for (const GgufTensor& tensor : engine.file_->tensors()) engine.weight_file_bytes_ += tensor.bytes;
+  for (const GgufTensor& tensor : engine.file_->tensors())
+    engine.weight_file_bytes_ += tensor.bytes;
 
   ContextRequest request;
   request.n_ctx = options.n_ctx;
@@ -61,7 +64,8 @@ void Engine::load(const Model::Progress& progress) {
   kv.chunk_rows = context_.chunk_rows;
   cache_ = std::make_unique<KvCache>(spec_.shape, kv);
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
-  load_ms_ = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  load_ms_ =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
 const Model& Engine::model() const {

@@ -1,6 +1,7 @@
-// engine/engine.h - a model ready to run: file, spec, tokenizer, kernels, threads, then weights, KV cache and the walk.
-// Why in two steps: open() reads the head of the file and decides everything that can be refused (context, memory, options), so
-// that a prompt can be encoded and measured before load() reads gigabytes.
+// engine/engine.h - a model ready to run: file, spec, tokenizer, kernels, threads, then weights, KV
+// cache and the walk. Why in two steps: open() reads the head of the file and decides everything
+// that can be refused (context, memory, options), so that a prompt can be encoded and measured
+// before load() reads gigabytes.
 #pragma once
 
 #include <cstdint>
@@ -25,17 +26,19 @@ struct EngineOptions {
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
-  uint32_t n_threads = 0;      // 0 = usable_cpus()
-  std::string cpu_isa;         // "" = the widest
+  uint32_t n_threads = 0;  // 0 = usable_cpus()
+  std::string cpu_isa;     // "" = the widest
   bool allow_untrained = false;
   RopeOverrides rope;
 };
 
 class Engine {
  public:
-  /// Reads the model's head. Errors: those of GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_context.
+  /// Reads the model's head. Errors: those of GgufFile::open, read_model_spec, Tokenizer::make,
+  /// choose_kernels, plan_context.
   static Engine open(const EngineOptions& options);
-  /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache, Walk. Called once.
+  /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
+  /// Walk. Called once.
   void load(const Model::Progress& progress);
 
   const GgufFile& file() const { return *file_; }

@@ -15,7 +15,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
+double ms_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
 
 bool is_cancelled(const GenerationEvents& events) {
   return events.cancel != nullptr && events.cancel->load(std::memory_order_relaxed);
@@ -27,12 +29,14 @@ SamplerOptions sampler_options(const GenerationRequest& request, const Tokenizer
   if (!request.ignore_eos) return options;
   for (uint32_t token = 0; token < tokenizer.vocab_size(); ++token) {
     const auto id = static_cast<TokenId>(token);
-    if (tokenizer.is_end(id)) options.logit_bias.emplace_back(id, -std::numeric_limits<double>::infinity());
+    if (tokenizer.is_end(id))
+      options.logit_bias.emplace_back(id, -std::numeric_limits<double>::infinity());
   }
   return options;
 }
 
-/// Leaves in the sequence what it shares with the prompt, without the prompt's last token: its logits are wanted.
+/// Leaves in the sequence what it shares with the prompt, without the prompt's last token: its
+/// logits are wanted.
 void keep_common_prefix(Sequence& sequence, std::span<const TokenId> prompt, TokenUsage& usage) {
   const auto& held = sequence.tokens();
   const auto differs = std::ranges::mismatch(held, prompt);
@@ -46,7 +50,8 @@ void keep_common_prefix(Sequence& sequence, std::span<const TokenId> prompt, Tok
 /// The answer as it grows: tokens become text, stop texts end it, the caller hears it.
 class AnswerStream {
  public:
-  AnswerStream(const Tokenizer& tokenizer, const GenerationRequest& request, const GenerationEvents& events)
+  AnswerStream(const Tokenizer& tokenizer, const GenerationRequest& request,
+               const GenerationEvents& events)
       : decoder_(tokenizer), stops_(request.stop), events_(&events) {}
 
   /// False where the caller cancelled.
@@ -91,7 +96,8 @@ bool Run::read_prompt() {
   keep_common_prefix(sequence, request.prompt, answer.usage);
   const uint64_t n_cached = answer.usage.cached_tokens;
   const auto on_chunk = [&](uint64_t done, uint64_t) {
-    const bool goes_on = !events.on_prefill || events.on_prefill(n_cached + done, request.prompt.size());
+    const bool goes_on =
+        !events.on_prefill || events.on_prefill(n_cached + done, request.prompt.size());
     return goes_on && !is_cancelled(events);
   };
   try {
@@ -147,9 +153,12 @@ FinishReason Run::answer_tokens(Sampler& sampler) {
 
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kCancelled: return "cancelled";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
   }
   return "unknown";
 }
@@ -167,10 +176,11 @@ double GenerationTimes::decode_tokens_per_s() const {
   return decode_ms > 0 ? static_cast<double>(n_decode_steps) * 1000.0 / decode_ms : 0;
 }
 
-Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer, const GenerationRequest& request,
-                    const GenerationEvents& events) {
+Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer,
+                    const GenerationRequest& request, const GenerationEvents& events) {
   STRATA_CHECK(!request.prompt.empty(), "a prompt has at least one token");
-  check_prompt_fits(request.prompt.size(), request.n_ctx, std::max(request.n_ctx, request.n_ctx_train));
+  check_prompt_fits(request.prompt.size(), request.n_ctx,
+                    std::max(request.n_ctx, request.n_ctx_train));
   Sampler sampler(sampler_options(request, tokenizer), request.vocab_size);
   Run run{walk, sequence, tokenizer, request, events, Clock::now(), {}};
   run.answer.usage.prompt_tokens = request.prompt.size();

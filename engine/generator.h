@@ -1,4 +1,5 @@
-// engine/generator.h - from prompt tokens to an answer: prefill in chunks, then one token at a time, sampled, decoded, streamed.
+// engine/generator.h - from prompt tokens to an answer: prefill in chunks, then one token at a
+// time, sampled, decoded, streamed.
 #pragma once
 
 #include <atomic>
@@ -37,9 +38,10 @@ struct GenerationRequest {
 
 /// What the caller hears while it runs, on the calling thread. Returning false cancels.
 struct GenerationEvents {
-  std::function<bool(std::string_view text)> on_text;                // whole code points, stop texts left out
-  std::function<bool(uint64_t done, uint64_t total)> on_prefill;     // prompt tokens in the cache, of the whole prompt
-  const std::atomic<bool>* cancel = nullptr;                         // read once per step
+  std::function<bool(std::string_view text)> on_text;  // whole code points, stop texts left out
+  std::function<bool(uint64_t done, uint64_t total)>
+      on_prefill;                             // prompt tokens in the cache, of the whole prompt
+  const std::atomic<bool>* cancel = nullptr;  // read once per step
 };
 
 struct TokenUsage {
@@ -64,16 +66,17 @@ struct Generation {
   std::string text;
   std::vector<TokenId> tokens;  // of the answer; the token that ended it is not among them
   FinishReason finish_reason = FinishReason::kStop;
-  bool context_full = false;    // kLength because the context, not n_predict, ran out
+  bool context_full = false;  // kLength because the context, not n_predict, ran out
   TokenUsage usage;
   GenerationTimes times;
 };
 
-/// Keeps what `sequence` and the prompt have in common, reads the rest, and answers. Afterwards the sequence holds the prompt and
-/// the answer's tokens but the last, so the next turn's prompt finds them cached.
-/// Errors: ContextLengthError before any work; those of Sampler and Walk; exceptions of the callbacks. Where it is cancelled
-/// during prefill the text is empty and the chunks read so far stay.
-Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer, const GenerationRequest& request,
-                    const GenerationEvents& events = {});
+/// Keeps what `sequence` and the prompt have in common, reads the rest, and answers. Afterwards the
+/// sequence holds the prompt and the answer's tokens but the last, so the next turn's prompt finds
+/// them cached. Errors: ContextLengthError before any work; those of Sampler and Walk; exceptions
+/// of the callbacks. Where it is cancelled during prefill the text is empty and the chunks read so
+/// far stay.
+Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer,
+                    const GenerationRequest& request, const GenerationEvents& events = {});
 
 }  // namespace strata::engine

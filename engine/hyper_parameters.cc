@@ -11,7 +11,8 @@
 namespace strata::engine {
 namespace {
 
-constexpr double kPositions = 1 << 30;  // positions are 32 bit; half of them leaves room for arithmetic
+constexpr double kPositions =
+    1 << 30;  // positions are 32 bit; half of them leaves room for arithmetic
 
 struct Row {
   HyperParameter parameter;
@@ -47,12 +48,13 @@ constexpr std::array kRows = {
 
 const Row& row_of(HyperParameter parameter) {
   const Row& row = kRows[static_cast<size_t>(parameter)];
-  STRATA_CHECK(row.parameter == parameter, "row %zu of the table is out of order", static_cast<size_t>(parameter));
+  STRATA_CHECK(row.parameter == parameter, "row %zu of the table is out of order",
+               static_cast<size_t>(parameter));
   return row;
 }
 
-// Keys whose presence changes the arithmetic of an architecture in a way Strata does not compute. `harmless` is the value that
-// means "off" beside 0.
+// Keys whose presence changes the arithmetic of an architecture in a way Strata does not compute.
+// `harmless` is the value that means "off" beside 0.
 struct Refused {
   std::string_view suffix;
   std::string_view feature;
@@ -97,13 +99,15 @@ std::string HyperParameters::where(HyperParameter parameter) const {
 void HyperParameters::check_range(HyperParameter parameter, double value) const {
   const Row& row = row_of(parameter);
   if (value >= row.min && value <= row.max) return;
-  throw Error(ErrorCode::kBadFile, fmt::format("wanted {} to {}, found {}", row.min, row.max, value),
-              where(parameter), std::string(kConvert));
+  throw Error(ErrorCode::kBadFile,
+              fmt::format("wanted {} to {}, found {}", row.min, row.max, value), where(parameter),
+              std::string(kConvert));
 }
 
 void HyperParameters::fail_absent(HyperParameter parameter) const {
   const Row& row = row_of(parameter);
-  throw Error(ErrorCode::kBadFile, fmt::format("wanted a number from {} to {}, found no such key", row.min, row.max),
+  throw Error(ErrorCode::kBadFile,
+              fmt::format("wanted a number from {} to {}, found no such key", row.min, row.max),
               where(parameter), std::string(kConvert));
 }
 
@@ -132,7 +136,8 @@ double HyperParameters::get_real(HyperParameter parameter) const {
   return *value;
 }
 
-std::vector<uint32_t> HyperParameters::get_per_layer(HyperParameter parameter, uint32_t n_layers) const {
+std::vector<uint32_t> HyperParameters::get_per_layer(HyperParameter parameter,
+                                                     uint32_t n_layers) const {
   const auto values = file_.get_uints(key(parameter));
   if (!values) {
     if (row_of(parameter).is_required) fail_absent(parameter);
@@ -155,7 +160,8 @@ void refuse_unknown_features(const HyperParameters& parameters) {
   const GgufFile& file = parameters.file();
   const auto refuse = [&](const std::string& key, std::string_view feature) {
     throw Error(ErrorCode::kUnsupported,
-                fmt::format("the model uses {}, which Strata does not compute for {}", feature, parameters.prefix()),
+                fmt::format("the model uses {}, which Strata does not compute for {}", feature,
+                            parameters.prefix()),
                 fmt::format("{}: key {}", file.path(), key), "use a model without it");
   };
   for (const Refused& row : kRefused) {

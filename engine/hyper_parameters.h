@@ -1,5 +1,6 @@
-// engine/hyper_parameters.h - the one table of hyper-parameters: key, range, default; and the readers that enforce it.
-// Why: every number a file gives is range-checked in one place before anything is computed or allocated from it.
+// engine/hyper_parameters.h - the one table of hyper-parameters: key, range, default; and the
+// readers that enforce it. Why: every number a file gives is range-checked in one place before
+// anything is computed or allocated from it.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +14,35 @@
 namespace strata::engine {
 
 enum class HyperParameter : uint8_t {
-  kLayers, kContext, kModelDim, kFeedForward, kHeads, kKvHeads, kKeyLength, kValueLength, kNormEpsilon,
-  kWindow, kWindowPattern, kRopeDims, kRopeBase, kRopeBaseWindow, kRopeFactor, kRopeFactorOld,
-  kRopeContext, kRopeAttnFactor, kYarnExtFactor, kYarnBetaFast, kYarnBetaSlow,
+  kLayers,
+  kContext,
+  kModelDim,
+  kFeedForward,
+  kHeads,
+  kKvHeads,
+  kKeyLength,
+  kValueLength,
+  kNormEpsilon,
+  kWindow,
+  kWindowPattern,
+  kRopeDims,
+  kRopeBase,
+  kRopeBaseWindow,
+  kRopeFactor,
+  kRopeFactorOld,
+  kRopeContext,
+  kRopeAttnFactor,
+  kYarnExtFactor,
+  kYarnBetaFast,
+  kYarnBetaSlow,
 };
 
 /// The hyper-parameters of one file: `architecture.suffix` keys, each within its row's range.
 /// Errors of every reader: kBadFile naming the key, the wanted range and what was found.
 class HyperParameters {
  public:
-  HyperParameters(const GgufFile& file, std::string_view architecture) : file_(file), prefix_(architecture) {}
+  HyperParameters(const GgufFile& file, std::string_view architecture)
+      : file_(file), prefix_(architecture) {}
 
   /// "llama.block_count".
   std::string key(HyperParameter parameter) const;
@@ -33,7 +53,8 @@ class HyperParameters {
   std::optional<double> find_real(HyperParameter parameter) const;
   uint32_t get_uint(HyperParameter parameter) const;  // required
   double get_real(HyperParameter parameter) const;    // required
-  /// One value per layer, from a scalar or an array of n_layers; empty where the key is absent and optional.
+  /// One value per layer, from a scalar or an array of n_layers; empty where the key is absent and
+  /// optional.
   std::vector<uint32_t> get_per_layer(HyperParameter parameter, uint32_t n_layers) const;
 
   /// The range of a row, for values that come from elsewhere (user overrides).
@@ -50,8 +71,8 @@ class HyperParameters {
   std::string prefix_;
 };
 
-/// Refuses what no row of the architecture table runs: experts, softcapping, scales, M-RoPE and the like.
-/// Errors: kUnsupported naming the feature and its key.
+/// Refuses what no row of the architecture table runs: experts, softcapping, scales, M-RoPE and the
+/// like. Errors: kUnsupported naming the feature and its key.
 void refuse_unknown_features(const HyperParameters& parameters);
 
 }  // namespace strata::engine

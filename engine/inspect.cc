@@ -17,7 +17,8 @@ namespace {
 
 constexpr std::string_view kTemplateKey = "tokenizer.chat_template";
 
-/// The value of a getter, or nothing where the key is absent or of another type: facts are gathered, not demanded.
+/// The value of a getter, or nothing where the key is absent or of another type: facts are
+/// gathered, not demanded.
 template <typename Get>
 auto lenient(Get get) -> decltype(get()) {
   try {
@@ -27,7 +28,8 @@ auto lenient(Get get) -> decltype(get()) {
   }
 }
 
-/// Text of the file for one line of a terminal: control characters could move the cursor or hide text.
+/// Text of the file for one line of a terminal: control characters could move the cursor or hide
+/// text.
 std::string one_line(const GgufFile& file, std::string_view key) {
   std::string text(lenient([&] { return file.get_string(key); }).value_or(""));
   for (char& c : text)
@@ -77,10 +79,12 @@ void fill_from_shape(const ModelShape& shape, ModelFacts& facts) {
 void fill_tensors(const GgufFile& file, ModelFacts& facts) {
   facts.tensors = file.tensors();
   for (const GgufTensor& tensor : file.tensors()) {
-    facts.parameters += tensor.shape[0] * tensor.n_rows();  // at most four elements a byte of a file without overlaps
+    facts.parameters += tensor.shape[0] *
+                        tensor.n_rows();  // at most four elements a byte of a file without overlaps
     const std::string_view type = tensor_type_info(tensor.type).name;
     auto use = std::ranges::find(facts.tensor_types, type, &TensorTypeUse::type);
-    if (use == facts.tensor_types.end()) use = facts.tensor_types.insert(use, TensorTypeUse{type, 0, 0});
+    if (use == facts.tensor_types.end())
+      use = facts.tensor_types.insert(use, TensorTypeUse{type, 0, 0});
     ++use->n_tensors;
     use->bytes += tensor.bytes;
   }
@@ -99,7 +103,8 @@ void fill_text(const GgufFile& file, ModelFacts& facts) {
     facts.chat_template_sha256 = sha256_hex(*text);
   }
   for (const auto& [key, value] : file.metadata())
-    if (key.size() > kTemplateKey.size() + 1 && key.starts_with(kTemplateKey) && key[kTemplateKey.size()] == '.')
+    if (key.size() > kTemplateKey.size() + 1 && key.starts_with(kTemplateKey) &&
+        key[kTemplateKey.size()] == '.')
       facts.named_templates.push_back(printable(key.substr(kTemplateKey.size() + 1)));
 }
 
@@ -138,17 +143,24 @@ ModelFacts inspect_model(const GgufFile& file) {
 
 std::string_view layer_kind_name(LayerKind kind) {
   switch (kind) {
-    case LayerKind::kFull: return "full";
-    case LayerKind::kWindow: return "window";
-    case LayerKind::kShared: return "shared";
-    case LayerKind::kLatent: return "latent";
-    case LayerKind::kRecurrent: return "recurrent";
+    case LayerKind::kFull:
+      return "full";
+    case LayerKind::kWindow:
+      return "window";
+    case LayerKind::kShared:
+      return "shared";
+    case LayerKind::kLatent:
+      return "latent";
+    case LayerKind::kRecurrent:
+      return "recurrent";
   }
   return "unknown";
 }
 
-CheckReport check_tensors(const GgufFile& file, const std::function<bool(uint64_t, uint64_t)>& progress) {
-  constexpr uint64_t kPieceElements = uint64_t{1} << 18;  // a multiple of every type's block; 1 MiB decoded
+CheckReport check_tensors(const GgufFile& file,
+                          const std::function<bool(uint64_t, uint64_t)>& progress) {
+  constexpr uint64_t kPieceElements = uint64_t{1}
+                                      << 18;  // a multiple of every type's block; 1 MiB decoded
   uint64_t total_bytes = 0;
   for (const GgufTensor& tensor : file.tensors()) total_bytes += tensor.bytes;
   CheckReport report;

@@ -16,15 +16,18 @@ namespace strata::engine {
 struct KvCacheOptions {
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
-  uint64_t budget_bytes = 0;   // of the arena
-  uint32_t chunk_rows = 512;   // largest step; windowed layers hold window + this many positions
+  uint64_t budget_bytes = 0;  // of the arena
+  uint32_t chunk_rows = 512;  // largest step; windowed layers hold window + this many positions
 };
 
-/// A windowed layer holds its window and one chunk of rows: enough for a step of chunk_rows, and for a truncate() by as many.
+/// A windowed layer holds its window and one chunk of rows: enough for a step of chunk_rows, and
+/// for a truncate() by as many.
 ///
-/// Bytes of blocks that one sequence of n_ctx positions holds at most, walked in chunks of chunk_rows: full layers every
-/// position, windowed layers window + chunk, each rounded up to blocks.
-uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec, uint64_t n_ctx, uint32_t chunk_rows);
+/// Bytes of blocks that one sequence of n_ctx positions holds at most, walked in chunks of
+/// chunk_rows: full layers every position, windowed layers window + chunk, each rounded up to
+/// blocks.
+uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
+                              uint64_t n_ctx, uint32_t chunk_rows);
 
 class KvCache {
  public:
@@ -38,9 +41,9 @@ class KvCache {
   const ModelShape& shape() const { return shape_; }
   const tiers::BlockPool& pool() const { return pool_; }
 
-  /// Makes room for rows [n_pos, n_pos + n_rows) of `sequence` in every stream: opens blocks, copies a shared open block;
-  /// windowed layers let go of the blocks that no row from here on can attend.
-  /// Errors: kDoesNotFit; the sequence is as before.
+  /// Makes room for rows [n_pos, n_pos + n_rows) of `sequence` in every stream: opens blocks,
+  /// copies a shared open block; windowed layers let go of the blocks that no row from here on can
+  /// attend. Errors: kDoesNotFit; the sequence is as before.
   void open_rows(Sequence& sequence, uint32_t n_rows);
   /// The walk has filled the rows: their tokens now belong to the sequence.
   void close_rows(Sequence& sequence, std::span<const int32_t> tokens);
@@ -53,7 +56,9 @@ class KvCache {
  private:
   friend class Sequence;
   using StreamTable = Sequence::StreamTable;
-  uint32_t stream_idx(uint32_t layer, uint32_t kv_head) const { return stream_begin_[layer] + kv_head; }
+  uint32_t stream_idx(uint32_t layer, uint32_t kv_head) const {
+    return stream_begin_[layer] + kv_head;
+  }
   uint32_t first_block_to_hold(uint32_t layer, uint32_t end_pos) const;
   void release_before(StreamTable& table, uint32_t block_idx);
   void release_from(StreamTable& table, uint32_t block_idx);

@@ -34,7 +34,8 @@ std::optional<uint64_t> keyed_number(const std::string& path, const std::string&
   return std::nullopt;
 }
 
-/// What the control group (v2) leaves; its page cache counts as free because the system gives that back.
+/// What the control group (v2) leaves; its page cache counts as free because the system gives that
+/// back.
 std::optional<uint64_t> cgroup_available_bytes() {
   const auto limit_line = first_line(std::string(kCgroup) + "memory.max");
   const auto used_line = first_line(std::string(kCgroup) + "memory.current");
@@ -68,7 +69,8 @@ uint64_t available_dram_bytes() {
   const uint64_t kib = keyed_number("/proc/meminfo", "MemAvailable:").value_or(0);
   uint64_t bytes = kib * 1024;
   if (kib == 0) {  // a system that hides it: what is physically there
-    bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
+    bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+            static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
   }
   return std::min(bytes, cgroup_available_bytes().value_or(bytes));
 }

@@ -1,4 +1,5 @@
-// engine/machine.h - what this process may use of the machine: CPUs and memory, container limits included.
+// engine/machine.h - what this process may use of the machine: CPUs and memory, container limits
+// included.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,8 @@ namespace strata::engine {
 /// CPUs this process may run on, by affinity and by the control group's quota. At least 1.
 uint32_t usable_cpus();
 
-/// Bytes of memory that can be taken now without swapping: MemAvailable, or what the control group still allows where that is less.
+/// Bytes of memory that can be taken now without swapping: MemAvailable, or what the control group
+/// still allows where that is less.
 uint64_t available_dram_bytes();
 
 }  // namespace strata::engine

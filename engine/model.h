@@ -19,10 +19,10 @@ namespace strata::engine {
 /// One layer's weights. Empty spans: the architecture has no such tensor.
 struct LayerWeights {
   PackedMatrix q, k, v, attn_output, ffn_gate, ffn_up, ffn_down;
-  std::span<const float> attn_norm, ffn_norm;             // [d_model]
+  std::span<const float> attn_norm, ffn_norm;  // [d_model]
   std::span<const float> q_bias, k_bias, v_bias, output_bias;
-  std::span<const float> q_norm, k_norm;                  // [head_dim]
-  std::span<const float> post_attn_norm, post_ffn_norm;   // [d_model]
+  std::span<const float> q_norm, k_norm;                 // [head_dim]
+  std::span<const float> post_attn_norm, post_ffn_norm;  // [d_model]
 };
 
 /// Immutable once loaded.
@@ -30,9 +30,10 @@ class Model {
  public:
   using Progress = std::function<bool(uint64_t done_bytes, uint64_t total_bytes)>;  // false cancels
 
-  /// Reads every tensor and packs it for the kernels, each piece once; no mapping of the file stays.
-  /// Errors: kIo, kOutOfMemory, kBadFile, kUnsupported, kCancelled.
-  static Model load(const GgufFile& file, ModelSpec spec, ThreadPool& pool, const Progress& progress = {});
+  /// Reads every tensor and packs it for the kernels, each piece once; no mapping of the file
+  /// stays. Errors: kIo, kOutOfMemory, kBadFile, kUnsupported, kCancelled.
+  static Model load(const GgufFile& file, ModelSpec spec, ThreadPool& pool,
+                    const Progress& progress = {});
 
   const ModelSpec& spec() const { return spec_; }
   const ModelShape& shape() const { return spec_.shape; }

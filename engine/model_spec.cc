@@ -19,8 +19,9 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint64_t kVocabMax = uint64_t{1} << 24;  // token ids are int32; the largest known vocabulary has 2^18
-constexpr uint32_t kHeadDimStep = 8;               // the kernels' grain
+constexpr uint64_t kVocabMax = uint64_t{1}
+                               << 24;  // token ids are int32; the largest known vocabulary has 2^18
+constexpr uint32_t kHeadDimStep = 8;   // the kernels' grain
 constexpr uint32_t kGemma27BLayers = 62;
 
 const Architecture& architecture_of(const GgufFile& file) {
@@ -32,8 +33,8 @@ const Architecture& architecture_of(const GgufFile& file) {
   const Architecture* row = find_architecture(*name);
   if (!row)
     throw Error(ErrorCode::kUnsupported,
-                fmt::format("wanted an architecture of {}, found \"{}\"", fmt::join(known_architectures(), ", "),
-                            printable(*name)),
+                fmt::format("wanted an architecture of {}, found \"{}\"",
+                            fmt::join(known_architectures(), ", "), printable(*name)),
                 where, "use a model of one of these architectures");
   return *row;
 }
@@ -43,15 +44,17 @@ uint32_t read_vocab_size(const GgufFile& file) {
   if (!embedding)
     throw Error(ErrorCode::kBadFile, "missing tensors: token_embd.weight", file.path(),
                 "give the whole model: this file holds a vocabulary only, or was cut");
-  const std::string where = fmt::format("{}: tensor token_embd.weight, offset {}", file.path(), embedding->file_offset);
+  const std::string where =
+      fmt::format("{}: tensor token_embd.weight, offset {}", file.path(), embedding->file_offset);
   if (embedding->n_rows() > kVocabMax)
-    throw Error(ErrorCode::kBadFile, fmt::format("wanted at most {} rows, found {}", kVocabMax, embedding->n_rows()),
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("wanted at most {} rows, found {}", kVocabMax, embedding->n_rows()),
                 where, "convert the model again");
   const GgufValue* tokens = file.find("tokenizer.ggml.tokens");
   if (tokens && tokens->size() > embedding->n_rows())
     throw Error(ErrorCode::kBadFile,
-                fmt::format("wanted a row for each of the tokenizer's {} tokens, found {} rows", tokens->size(),
-                            embedding->n_rows()),
+                fmt::format("wanted a row for each of the tokenizer's {} tokens, found {} rows",
+                            tokens->size(), embedding->n_rows()),
                 where, "convert the model again: its vocabulary and its embedding disagree");
   return static_cast<uint32_t>(embedding->n_rows());
 }
@@ -59,29 +62,33 @@ uint32_t read_vocab_size(const GgufFile& file) {
 uint32_t read_head_dim(const HyperParameters& parameters, uint32_t d_model, uint32_t n_heads) {
   const auto key_length = parameters.find_uint(HyperParameter::kKeyLength);
   const uint32_t head_dim = key_length.value_or(d_model / n_heads);
-  const uint32_t value_length = parameters.find_uint(HyperParameter::kValueLength).value_or(d_model / n_heads);
+  const uint32_t value_length =
+      parameters.find_uint(HyperParameter::kValueLength).value_or(d_model / n_heads);
   const std::string where = parameters.where(HyperParameter::kKeyLength);
   if (!key_length && d_model % n_heads != 0)
     throw Error(ErrorCode::kBadFile,
-                fmt::format("wanted the key, or heads ({}) that divide embedding_length ({})", n_heads, d_model), where,
-                "convert the model again");
+                fmt::format("wanted the key, or heads ({}) that divide embedding_length ({})",
+                            n_heads, d_model),
+                where, "convert the model again");
   const auto [min, max] = std::pair(HyperParameters::min(HyperParameter::kKeyLength),
                                     HyperParameters::max(HyperParameter::kKeyLength));
   if (head_dim < min || head_dim > max || head_dim % kHeadDimStep != 0)
     throw Error(ErrorCode::kUnsupported,
-                fmt::format("wanted a head_dim that is a multiple of {} from {} to {}, found {}", kHeadDimStep, min, max,
-                            head_dim),
+                fmt::format("wanted a head_dim that is a multiple of {} from {} to {}, found {}",
+                            kHeadDimStep, min, max, head_dim),
                 where, "use another model");
   if (value_length != head_dim)
     throw Error(ErrorCode::kUnsupported,
-                fmt::format("wanted heads of k and v of one length, found {} and {}", head_dim, value_length),
+                fmt::format("wanted heads of k and v of one length, found {} and {}", head_dim,
+                            value_length),
                 parameters.where(HyperParameter::kValueLength), "use another model");
   return head_dim;
 }
 
-/// Which layers are windowed: [n_layers], all false where the architecture or the file has no windows.
-std::vector<bool> read_window_pattern(const HyperParameters& parameters, const Architecture& row, uint32_t n_layers,
-                                      uint32_t window) {
+/// Which layers are windowed: [n_layers], all false where the architecture or the file has no
+/// windows.
+std::vector<bool> read_window_pattern(const HyperParameters& parameters, const Architecture& row,
+                                      uint32_t n_layers, uint32_t window) {
   std::vector<bool> is_windowed(n_layers, false);
   if (window == 0 || row.full_every == 0) return is_windowed;
   const std::string key = parameters.key(HyperParameter::kWindowPattern);
@@ -90,30 +97,34 @@ std::vector<bool> read_window_pattern(const HyperParameters& parameters, const A
     const auto* flags = std::get_if<GgufValue::Integers>(&pattern->values);
     if (!flags || flags->size() != n_layers)
       throw Error(ErrorCode::kBadFile,
-                  fmt::format("wanted one flag per layer ({}), found {} values of {}", n_layers, pattern->size(),
-                              gguf_type_name(pattern->type)),
+                  fmt::format("wanted one flag per layer ({}), found {} values of {}", n_layers,
+                              pattern->size(), gguf_type_name(pattern->type)),
                   parameters.where(HyperParameter::kWindowPattern), "convert the model again");
     for (uint32_t i = 0; i < n_layers; ++i) is_windowed[i] = (*flags)[i] != 0;
     return is_windowed;
   }
   // A period of 0 means that no layer is full.
-  const uint32_t period = parameters.find_uint(HyperParameter::kWindowPattern).value_or(row.full_every);
+  const uint32_t period =
+      parameters.find_uint(HyperParameter::kWindowPattern).value_or(row.full_every);
   for (uint32_t i = 0; i < n_layers; ++i) is_windowed[i] = period == 0 || (i + 1) % period != 0;
   return is_windowed;
 }
 
-uint32_t read_window(const HyperParameters& parameters, const Architecture& row, uint32_t n_ctx_train) {
+uint32_t read_window(const HyperParameters& parameters, const Architecture& row,
+                     uint32_t n_ctx_train) {
   const uint32_t window = parameters.find_uint(HyperParameter::kWindow).value_or(0);
   if (row.full_every == 0 && window > 0 && window < n_ctx_train)
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("the model attends a sliding window of {}, which Strata does not compute for {}", window,
-                            row.name),
-                parameters.where(HyperParameter::kWindow), "use a model without it");
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format(
+            "the model attends a sliding window of {}, which Strata does not compute for {}",
+            window, row.name),
+        parameters.where(HyperParameter::kWindow), "use a model without it");
   return row.full_every == 0 ? 0 : window;
 }
 
-std::vector<LayerShape> read_layers(const HyperParameters& parameters, const Architecture& row, uint32_t n_layers,
-                                    uint32_t n_ctx_train) {
+std::vector<LayerShape> read_layers(const HyperParameters& parameters, const Architecture& row,
+                                    uint32_t n_layers, uint32_t n_ctx_train) {
   const auto n_heads = parameters.get_per_layer(HyperParameter::kHeads, n_layers);
   const auto d_ff = parameters.get_per_layer(HyperParameter::kFeedForward, n_layers);
   auto n_kv_heads = parameters.get_per_layer(HyperParameter::kKvHeads, n_layers);
@@ -127,10 +138,11 @@ std::vector<LayerShape> read_layers(const HyperParameters& parameters, const Arc
     layer.n_kv_heads = n_kv_heads[i];
     layer.d_ff = d_ff[i];
     if (n_heads[i] % n_kv_heads[i] != 0)
-      throw Error(ErrorCode::kBadFile,
-                  fmt::format("wanted KV heads that divide the {} query heads of layer {}, found {}", n_heads[i], i,
-                              n_kv_heads[i]),
-                  parameters.where(HyperParameter::kKvHeads), "convert the model again");
+      throw Error(
+          ErrorCode::kBadFile,
+          fmt::format("wanted KV heads that divide the {} query heads of layer {}, found {}",
+                      n_heads[i], i, n_kv_heads[i]),
+          parameters.where(HyperParameter::kKvHeads), "convert the model again");
     layer.has_rope = row.unrotated_every == 0 || (i + 1) % row.unrotated_every != 0;
     if (!is_windowed[i]) continue;
     layer.kind = LayerKind::kWindow;
@@ -140,7 +152,8 @@ std::vector<LayerShape> read_layers(const HyperParameters& parameters, const Arc
   return layers;
 }
 
-/// Windowed layers with heads or rotations of their own length would need a second head_dim, which no row has.
+/// Windowed layers with heads or rotations of their own length would need a second head_dim, which
+/// no row has.
 void check_window_lengths(const HyperParameters& parameters, const ModelSpec& spec) {
   const uint32_t n_rot = spec.rope_sets.front().n_rot;
   for (const auto& [suffix, wanted] : {std::pair("attention.key_length_swa", spec.shape.head_dim),
@@ -149,14 +162,17 @@ void check_window_lengths(const HyperParameters& parameters, const ModelSpec& sp
     const std::string key = parameters.prefix() + "." + suffix;
     const uint64_t found = parameters.file().get_uint(key).value_or(wanted);
     if (found != wanted)
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("wanted windowed layers of the same length as full ones ({}), found {}", wanted, found),
-                  fmt::format("{}: key {}", parameters.file().path(), key), "use another model");
+      throw Error(
+          ErrorCode::kUnsupported,
+          fmt::format("wanted windowed layers of the same length as full ones ({}), found {}",
+                      wanted, found),
+          fmt::format("{}: key {}", parameters.file().path(), key), "use another model");
   }
 }
 
 float attention_scale_of(const Architecture& row, const ModelShape& shape) {
-  const bool is_27b = row.attention_scale == AttentionScale::kGemma3 && shape.n_layers == kGemma27BLayers;
+  const bool is_27b =
+      row.attention_scale == AttentionScale::kGemma3 && shape.n_layers == kGemma27BLayers;
   const uint32_t length = is_27b ? shape.d_model / shape.layers.front().n_heads : shape.head_dim;
   return 1.0f / std::sqrt(static_cast<float>(length));
 }
@@ -189,16 +205,18 @@ ModelSpec read_model_spec(const GgufFile& file, const RopeOverrides& overrides) 
   spec.has_post_norms = row.has_post_norms;
   spec.has_output_tensor = file.find_tensor("output.weight") != nullptr;
 
-  const bool has_windows =
-      std::ranges::any_of(shape.layers, [](const LayerShape& layer) { return layer.kind == LayerKind::kWindow; });
-  spec.rope_sets = read_rope_sets(parameters, row, shape.head_dim, shape.n_ctx_train, has_windows, overrides);
+  const bool has_windows = std::ranges::any_of(
+      shape.layers, [](const LayerShape& layer) { return layer.kind == LayerKind::kWindow; });
+  spec.rope_sets =
+      read_rope_sets(parameters, row, shape.head_dim, shape.n_ctx_train, has_windows, overrides);
   check_window_lengths(parameters, spec);
   check_model_tensors(file, row, spec);
 
   RopeSpec& full = spec.rope_sets.front();
   const double n_ctx_scaled = std::floor(full.n_ctx_original * full.factor);
   if (overrides.factor != 0 && n_ctx_scaled > shape.n_ctx_train)
-    shape.n_ctx_train = static_cast<uint32_t>(std::min(n_ctx_scaled, HyperParameters::max(HyperParameter::kContext)));
+    shape.n_ctx_train = static_cast<uint32_t>(
+        std::min(n_ctx_scaled, HyperParameters::max(HyperParameter::kContext)));
   read_rope_factors(file, row, overrides.n_ctx != 0 ? overrides.n_ctx : shape.n_ctx_train, full);
   return spec;
 }
@@ -206,7 +224,8 @@ ModelSpec read_model_spec(const GgufFile& file, const RopeOverrides& overrides) 
 uint64_t kv_bytes_per_token(const ModelShape& shape) {
   constexpr uint64_t kF16Bytes = 2;
   uint64_t bytes = 0;
-  for (const LayerShape& layer : shape.layers) bytes += uint64_t{layer.n_kv_heads} * shape.head_dim * 2 * kF16Bytes;
+  for (const LayerShape& layer : shape.layers)
+    bytes += uint64_t{layer.n_kv_heads} * shape.head_dim * 2 * kF16Bytes;
   return bytes;
 }
 

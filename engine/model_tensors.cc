@@ -59,12 +59,18 @@ enum class Presence : uint8_t { kRequired, kAllowed, kRefused };
 
 Presence presence_of(Need need, const Architecture& row) {
   switch (need) {
-    case Need::kAlways: return Presence::kRequired;
-    case Need::kOptional: return Presence::kAllowed;
-    case Need::kQkvBias: return row.has_qkv_bias ? Presence::kRequired : Presence::kAllowed;
-    case Need::kQkNorm: return row.has_qk_norm ? Presence::kRequired : Presence::kRefused;
-    case Need::kPostNorms: return row.has_post_norms ? Presence::kRequired : Presence::kRefused;
-    case Need::kRopeFactors: return row.has_rope_factors ? Presence::kAllowed : Presence::kRefused;
+    case Need::kAlways:
+      return Presence::kRequired;
+    case Need::kOptional:
+      return Presence::kAllowed;
+    case Need::kQkvBias:
+      return row.has_qkv_bias ? Presence::kRequired : Presence::kAllowed;
+    case Need::kQkNorm:
+      return row.has_qk_norm ? Presence::kRequired : Presence::kRefused;
+    case Need::kPostNorms:
+      return row.has_post_norms ? Presence::kRequired : Presence::kRefused;
+    case Need::kRopeFactors:
+      return row.has_rope_factors ? Presence::kAllowed : Presence::kRefused;
   }
   return Presence::kRefused;
 }
@@ -86,7 +92,8 @@ class TensorCheck {
  private:
   static constexpr size_t kMissingNamesMax = 8;
 
-  void check_group(std::span<const Wanted> group, const std::string& prefix, const LayerShape& layer) {
+  void check_group(std::span<const Wanted> group, const std::string& prefix,
+                   const LayerShape& layer) {
     for (const Wanted& wanted : group) {
       const Presence presence = presence_of(wanted.need, row_);
       if (presence == Presence::kRefused) continue;
@@ -102,14 +109,22 @@ class TensorCheck {
   uint64_t size_of(Dim dim, const LayerShape& layer) const {
     const ModelShape& shape = spec_.shape;
     switch (dim) {
-      case Dim::kNone: return 1;
-      case Dim::kModel: return shape.d_model;
-      case Dim::kQ: return uint64_t{layer.n_heads} * shape.head_dim;
-      case Dim::kKv: return uint64_t{layer.n_kv_heads} * shape.head_dim;
-      case Dim::kHead: return shape.head_dim;
-      case Dim::kFf: return layer.d_ff;
-      case Dim::kVocab: return shape.vocab_size;
-      case Dim::kHalfRot: return spec_.rope_sets.front().n_rot / 2;
+      case Dim::kNone:
+        return 1;
+      case Dim::kModel:
+        return shape.d_model;
+      case Dim::kQ:
+        return uint64_t{layer.n_heads} * shape.head_dim;
+      case Dim::kKv:
+        return uint64_t{layer.n_kv_heads} * shape.head_dim;
+      case Dim::kHead:
+        return shape.head_dim;
+      case Dim::kFf:
+        return layer.d_ff;
+      case Dim::kVocab:
+        return shape.vocab_size;
+      case Dim::kHalfRot:
+        return spec_.rope_sets.front().n_rot / 2;
     }
     return 0;
   }
@@ -117,13 +132,16 @@ class TensorCheck {
   void check_shape(const GgufTensor& tensor, const Wanted& wanted, const LayerShape& layer) const {
     const uint64_t row = size_of(wanted.row, layer);
     const uint64_t rows = size_of(wanted.rows, layer);
-    const bool is_flat = std::ranges::all_of(tensor.shape.begin() + std::min<ptrdiff_t>(2, std::ssize(tensor.shape)),
-                                             tensor.shape.end(), [](uint64_t dim) { return dim == 1; });
+    const bool is_flat =
+        std::ranges::all_of(tensor.shape.begin() + std::min<ptrdiff_t>(2, std::ssize(tensor.shape)),
+                            tensor.shape.end(), [](uint64_t dim) { return dim == 1; });
     if (tensor.shape[0] == row && tensor.n_rows() == rows && is_flat) return;
-    throw Error(ErrorCode::kBadFile,
-                fmt::format("wanted shape [{}, {}], found [{}]", row, rows, fmt::join(tensor.shape, ", ")),
-                fmt::format("{}: tensor {}, offset {}", file_.path(), printable(tensor.name), tensor.file_offset),
-                "the sizes in the file's keys and its tensors disagree: convert the model again");
+    throw Error(
+        ErrorCode::kBadFile,
+        fmt::format("wanted shape [{}, {}], found [{}]", row, rows, fmt::join(tensor.shape, ", ")),
+        fmt::format("{}: tensor {}, offset {}", file_.path(), printable(tensor.name),
+                    tensor.file_offset),
+        "the sizes in the file's keys and its tensors disagree: convert the model again");
   }
 
   [[noreturn]] void fail_missing() const {
@@ -140,8 +158,10 @@ class TensorCheck {
       uint32_t layer = 0;
       const char* end = name.data() + name.size();
       const auto [next, error] = std::from_chars(name.data() + 4, end, layer);
-      if (error != std::errc() || next == end || *next != '.' || layer >= spec_.shape.n_layers) return false;
-      if (name[4] == '0' && next != name.data() + 5) return false;  // "blk.00." would be a second name of layer 0
+      if (error != std::errc() || next == end || *next != '.' || layer >= spec_.shape.n_layers)
+        return false;
+      if (name[4] == '0' && next != name.data() + 5)
+        return false;  // "blk.00." would be a second name of layer 0
       name = std::string_view(next + 1, static_cast<size_t>(end - next - 1));
       group = kLayerTensors;
     }
@@ -151,12 +171,15 @@ class TensorCheck {
   }
 
   [[noreturn]] void refuse(const GgufTensor& tensor) const {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("the tensor is no part of what Strata computes for {}: leaving it out would change the "
-                            "answers",
-                            row_.name),
-                fmt::format("{}: tensor {}, offset {}", file_.path(), printable(tensor.name), tensor.file_offset),
-                "use a model without it");
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format(
+            "the tensor is no part of what Strata computes for {}: leaving it out would change the "
+            "answers",
+            row_.name),
+        fmt::format("{}: tensor {}, offset {}", file_.path(), printable(tensor.name),
+                    tensor.file_offset),
+        "use a model without it");
   }
 
   const GgufFile& file_;
@@ -167,7 +190,8 @@ class TensorCheck {
 
 }  // namespace
 
-void check_model_tensors(const GgufFile& file, const Architecture& architecture, const ModelSpec& spec) {
+void check_model_tensors(const GgufFile& file, const Architecture& architecture,
+                         const ModelSpec& spec) {
   TensorCheck(file, architecture, spec).run();
 }
 

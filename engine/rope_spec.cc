@@ -27,8 +27,9 @@ RopeScaling scaling_of(std::string_view text, ErrorCode code, const std::string&
   if (text == "linear") return RopeScaling::kLinear;
   if (text == "yarn") return RopeScaling::kYarn;
   if (text == "longrope" && code != ErrorCode::kUsage) return RopeScaling::kLongRope;
-  throw Error(code, fmt::format("wanted a RoPE scaling of none, linear, yarn{}, found \"{}\"",
-                                code == ErrorCode::kUsage ? "" : " or longrope", printable(text)),
+  throw Error(code,
+              fmt::format("wanted a RoPE scaling of none, linear, yarn{}, found \"{}\"",
+                          code == ErrorCode::kUsage ? "" : " or longrope", printable(text)),
               where, "use a model with one of these, or name one with --rope-scaling");
 }
 
@@ -36,7 +37,8 @@ void apply_overrides(const RopeOverrides& overrides, bool has_explicit_none, Rop
   if (!overrides.scaling.empty())
     set.scaling = scaling_of(overrides.scaling, ErrorCode::kUsage, "--rope-scaling");
   if (overrides.freq_base != 0)
-    set.freq_base = override_value("--rope-freq-base", HyperParameter::kRopeBase, overrides.freq_base);
+    set.freq_base =
+        override_value("--rope-freq-base", HyperParameter::kRopeBase, overrides.freq_base);
   if (overrides.factor != 0) {
     set.factor = override_value("--rope-scale", HyperParameter::kRopeFactor, overrides.factor);
     if (overrides.scaling.empty() && set.scaling == RopeScaling::kNone && !has_explicit_none)
@@ -47,11 +49,11 @@ void apply_overrides(const RopeOverrides& overrides, bool has_explicit_none, Rop
         override_value("--yarn-orig-ctx", HyperParameter::kRopeContext, overrides.n_ctx_original));
   // Written so that NaN is taken as given, and refused by its range.
   if (!(overrides.yarn_ext_factor < 0))
-    set.yarn_ext_factor =
-        override_value("--yarn-ext-factor", HyperParameter::kYarnExtFactor, overrides.yarn_ext_factor);
+    set.yarn_ext_factor = override_value("--yarn-ext-factor", HyperParameter::kYarnExtFactor,
+                                         overrides.yarn_ext_factor);
   if (!(overrides.yarn_attn_factor < 0))
-    set.yarn_attn_factor =
-        override_value("--yarn-attn-factor", HyperParameter::kRopeAttnFactor, overrides.yarn_attn_factor);
+    set.yarn_attn_factor = override_value("--yarn-attn-factor", HyperParameter::kRopeAttnFactor,
+                                          overrides.yarn_attn_factor);
   if (!(overrides.yarn_beta_fast < 0))
     set.yarn_beta_fast =
         override_value("--yarn-beta-fast", HyperParameter::kYarnBetaFast, overrides.yarn_beta_fast);
@@ -67,23 +69,28 @@ std::vector<float> read_factors(const GgufFile& file, const GgufTensor& tensor) 
   dequantise(tensor.type, bytes, factors);
   for (size_t i = 0; i < factors.size(); ++i)
     if (!(factors[i] > 0) || !std::isfinite(factors[i]))
-      throw Error(ErrorCode::kBadFile,
-                  fmt::format("wanted factors that are positive and finite, found {} at element {}", factors[i], i),
-                  fmt::format("{}: tensor {}, offset {}", file.path(), tensor.name, tensor.file_offset),
-                  "convert the model again");
+      throw Error(
+          ErrorCode::kBadFile,
+          fmt::format("wanted factors that are positive and finite, found {} at element {}",
+                      factors[i], i),
+          fmt::format("{}: tensor {}, offset {}", file.path(), tensor.name, tensor.file_offset),
+          "convert the model again");
   return factors;
 }
 
 }  // namespace
 
-std::vector<RopeSpec> read_rope_sets(const HyperParameters& parameters, const Architecture& architecture, uint32_t head_dim,
-                                     uint32_t n_ctx_train, bool has_windows, const RopeOverrides& overrides) {
+std::vector<RopeSpec> read_rope_sets(const HyperParameters& parameters,
+                                     const Architecture& architecture, uint32_t head_dim,
+                                     uint32_t n_ctx_train, bool has_windows,
+                                     const RopeOverrides& overrides) {
   const GgufFile& file = parameters.file();
   RopeSpec full;
   full.n_rot = parameters.find_uint(HyperParameter::kRopeDims).value_or(head_dim);
   if (full.n_rot > head_dim || full.n_rot % 2 != 0)
     throw Error(ErrorCode::kBadFile,
-                fmt::format("wanted an even number of at most head_dim ({}), found {}", head_dim, full.n_rot),
+                fmt::format("wanted an even number of at most head_dim ({}), found {}", head_dim,
+                            full.n_rot),
                 parameters.where(HyperParameter::kRopeDims), "convert the model again");
   full.freq_base = parameters.find_real(HyperParameter::kRopeBase).value_or(10000.0);
   full.n_ctx_original = parameters.find_uint(HyperParameter::kRopeContext).value_or(n_ctx_train);
@@ -94,48 +101,63 @@ std::vector<RopeSpec> read_rope_sets(const HyperParameters& parameters, const Ar
 
   auto factor = parameters.find_real(HyperParameter::kRopeFactor);
   if (!factor) factor = parameters.find_real(HyperParameter::kRopeFactorOld);
-  full.factor = factor.value_or(1.0) == 0.0 ? 1.0 : factor.value_or(1.0);  // converters write 0 for "none"
+  full.factor =
+      factor.value_or(1.0) == 0.0 ? 1.0 : factor.value_or(1.0);  // converters write 0 for "none"
   const std::string key = parameters.prefix() + ".rope.scaling.type";
-  const std::string type(file.get_string(key).value_or("linear"));  // the default of the format's readers
-  full.scaling = scaling_of(type, ErrorCode::kUnsupported, fmt::format("{}: key {}", file.path(), key));
-  if (full.scaling == RopeScaling::kLongRope && (full.factor != 1.0 || !architecture.has_rope_factors))
-    throw Error(ErrorCode::kUnsupported,
-                architecture.has_rope_factors
-                    ? fmt::format("longrope with a factor of {}: sources disagree on what it divides", full.factor)
-                    : fmt::format("longrope has no meaning for {}", architecture.name),
-                fmt::format("{}: key {}", file.path(), key), "name a scaling with --rope-scaling");
+  const std::string type(
+      file.get_string(key).value_or("linear"));  // the default of the format's readers
+  full.scaling =
+      scaling_of(type, ErrorCode::kUnsupported, fmt::format("{}: key {}", file.path(), key));
+  if (full.scaling == RopeScaling::kLongRope &&
+      (full.factor != 1.0 || !architecture.has_rope_factors))
+    throw Error(
+        ErrorCode::kUnsupported,
+        architecture.has_rope_factors
+            ? fmt::format("longrope with a factor of {}: sources disagree on what it divides",
+                          full.factor)
+            : fmt::format("longrope has no meaning for {}", architecture.name),
+        fmt::format("{}: key {}", file.path(), key), "name a scaling with --rope-scaling");
 
   apply_overrides(overrides, type == "none", full);
   if (full.scaling == RopeScaling::kLinear && full.factor == 1.0) full.scaling = RopeScaling::kNone;
   if (full.scaling == RopeScaling::kNone) {
     full.factor = 1.0;
-    if (overrides.scaling == "none") full.yarn_attn_factor = 1.0;  // the temperature belongs to the scaling put aside
+    if (overrides.scaling == "none")
+      full.yarn_attn_factor = 1.0;  // the temperature belongs to the scaling put aside
   }
   if (full.factor == 0.0)
-    throw Error(ErrorCode::kUsage, "wanted a factor above 0, found 0", "--rope-scale", "give the factor, such as 4");
+    throw Error(ErrorCode::kUsage, "wanted a factor above 0, found 0", "--rope-scale",
+                "give the factor, such as 4");
   std::vector<RopeSpec> sets = {std::move(full)};
   if (has_windows) {
     RopeSpec window;
     window.n_rot = sets.front().n_rot;
-    window.freq_base = parameters.find_real(HyperParameter::kRopeBaseWindow).value_or(architecture.window_freq_base);
+    window.freq_base = parameters.find_real(HyperParameter::kRopeBaseWindow)
+                           .value_or(architecture.window_freq_base);
     window.n_ctx_original = n_ctx_train;
     sets.push_back(std::move(window));
   }
   return sets;
 }
 
-void read_rope_factors(const GgufFile& file, const Architecture& architecture, uint64_t n_ctx, RopeSpec& full) {
+void read_rope_factors(const GgufFile& file, const Architecture& architecture, uint64_t n_ctx,
+                       RopeSpec& full) {
   if (!architecture.has_rope_factors) return;
   if (full.scaling != RopeScaling::kLongRope) {
-    // Llama 3.1 and later were trained with these factors: they are part of the model whatever scaling comes on top.
-    if (const GgufTensor* tensor = file.find_tensor("rope_freqs.weight")) full.factors = read_factors(file, *tensor);
+    // Llama 3.1 and later were trained with these factors: they are part of the model whatever
+    // scaling comes on top.
+    if (const GgufTensor* tensor = file.find_tensor("rope_freqs.weight"))
+      full.factors = read_factors(file, *tensor);
     return;
   }
-  const char* name = n_ctx > full.n_ctx_original ? "rope_factors_long.weight" : "rope_factors_short.weight";
+  const char* name =
+      n_ctx > full.n_ctx_original ? "rope_factors_long.weight" : "rope_factors_short.weight";
   const GgufTensor* tensor = file.find_tensor(name);
   if (!tensor)
-    throw Error(ErrorCode::kBadFile, fmt::format("wanted the tensor {} of longrope scaling, found none", name),
-                file.path(), "convert the model again, or name another scaling with --rope-scaling");
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("wanted the tensor {} of longrope scaling, found none", name),
+                file.path(),
+                "convert the model again, or name another scaling with --rope-scaling");
   full.factors = read_factors(file, *tensor);
 }
 

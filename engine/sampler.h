@@ -1,4 +1,5 @@
-// engine/sampler.h - picks the next token from logits: bias, penalties, top-k, top-p, min-p, temperature, in llama.cpp's order.
+// engine/sampler.h - picks the next token from logits: bias, penalties, top-k, top-p, min-p,
+// temperature, in llama.cpp's order.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,12 @@
 namespace strata::engine {
 
 struct SamplerOptions {
-  double temperature = 0.8;  // <= 0: greedy
-  uint32_t top_k = 40;       // 0 = off
-  double top_p = 0.95;       // 1 = off
-  double min_p = 0.05;       // 0 = off
-  double repeat_penalty = 1.0;    // 1 = off
-  uint32_t repeat_last_n = 64;    // tokens the penalties look back over
+  double temperature = 0.8;     // <= 0: greedy
+  uint32_t top_k = 40;          // 0 = off
+  double top_p = 0.95;          // 1 = off
+  double min_p = 0.05;          // 0 = off
+  double repeat_penalty = 1.0;  // 1 = off
+  uint32_t repeat_last_n = 64;  // tokens the penalties look back over
   double presence_penalty = 0;
   double frequency_penalty = 0;
   uint64_t seed = 0;
@@ -44,7 +45,7 @@ class Sampler {
 
   SamplerOptions options_;
   uint32_t vocab_size_;
-  std::vector<TokenId> history_;                     // ring of the last repeat_last_n
+  std::vector<TokenId> history_;                        // ring of the last repeat_last_n
   std::unordered_map<TokenId, uint32_t> n_in_history_;  // how often each token stands in the ring
   uint64_t n_accepted_ = 0;
   uint64_t state_;  // of the generator

@@ -1,4 +1,5 @@
-// engine/sequence.h - one text in the KV cache: references to frozen, shared blocks plus its own open ones.
+// engine/sequence.h - one text in the KV cache: references to frozen, shared blocks plus its own
+// open ones.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,8 @@ namespace strata::engine {
 
 class KvCache;
 
-/// The tokens walked so far and, per stream, the table of their blocks. Move-only; fork() shares every block.
-/// A sequence must not outlive the KvCache it came from.
+/// The tokens walked so far and, per stream, the table of their blocks. Move-only; fork() shares
+/// every block. A sequence must not outlive the KvCache it came from.
 class Sequence {
  public:
   Sequence(Sequence&& other) noexcept;
@@ -21,11 +22,13 @@ class Sequence {
   uint32_t n_pos() const { return static_cast<uint32_t>(tokens_.size()); }
   const std::vector<int32_t>& tokens() const { return tokens_; }
 
-  /// A second sequence with the same past. Costs one reference per block; the open block is copied when either side appends.
+  /// A second sequence with the same past. Costs one reference per block; the open block is copied
+  /// when either side appends.
   Sequence fork() const;
 
-  /// Forgets positions >= n. Windowed layers have let go of old blocks, so a sequence cut far back may have to be cut
-  /// further: returns the number of positions kept (n, or 0 where the window before n is gone). The caller re-feeds the rest.
+  /// Forgets positions >= n. Windowed layers have let go of old blocks, so a sequence cut far back
+  /// may have to be cut further: returns the number of positions kept (n, or 0 where the window
+  /// before n is gone). The caller re-feeds the rest.
   uint32_t truncate(uint32_t n);
 
  private:

@@ -12,7 +12,8 @@ namespace {
 constexpr size_t kBlockBytes = 64;
 using Words = std::array<uint32_t, 8>;
 
-// FIPS 180-4 section 4.2.2: the first 32 bits of the fractional parts of the cube roots of the first 64 primes.
+// FIPS 180-4 section 4.2.2: the first 32 bits of the fractional parts of the cube roots of the
+// first 64 primes.
 constexpr std::array<uint32_t, 64> kRound = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -34,8 +35,10 @@ void absorb(Words& state, const char* block) {
   }
   auto [a, b, c, d, e, f, g, h] = state;
   for (size_t t = 0; t < 64; ++t) {
-    const uint32_t t1 = h + (std::rotr(e, 6) ^ std::rotr(e, 11) ^ std::rotr(e, 25)) + ((e & f) ^ (~e & g)) + kRound[t] + w[t];
-    const uint32_t t2 = (std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+    const uint32_t t1 = h + (std::rotr(e, 6) ^ std::rotr(e, 11) ^ std::rotr(e, 25)) +
+                        ((e & f) ^ (~e & g)) + kRound[t] + w[t];
+    const uint32_t t2 =
+        (std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
     h = g;
     g = f;
     f = e;
@@ -53,14 +56,16 @@ void absorb(Words& state, const char* block) {
 
 std::string sha256_hex(std::string_view text) {
   // FIPS 180-4 section 5.3.3: the fractional parts of the square roots of the first eight primes.
-  Words state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  Words state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   const size_t whole = text.size() / kBlockBytes * kBlockBytes;
   for (size_t i = 0; i < whole; i += kBlockBytes) absorb(state, text.data() + i);
   std::string tail(text.substr(whole));
   tail.push_back('\x80');
   while (tail.size() % kBlockBytes != kBlockBytes - 8) tail.push_back('\0');
   const uint64_t bits = uint64_t{text.size()} * 8;
-  for (int shift = 56; shift >= 0; shift -= 8) tail.push_back(static_cast<char>(bits >> shift & 0xff));
+  for (int shift = 56; shift >= 0; shift -= 8)
+    tail.push_back(static_cast<char>(bits >> shift & 0xff));
   for (size_t i = 0; i < tail.size(); i += kBlockBytes) absorb(state, tail.data() + i);
   std::string hex;
   for (const uint32_t word : state) hex += fmt::format("{:08x}", word);

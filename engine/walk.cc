@@ -126,8 +126,8 @@ void Walk::State::begin(std::span<const StepRow> rows) {
   for (const Group& group : groups) step_shape.sequences.push_back({group.first_pos, group.n_rows});
   step_shape.n_logit_rows = static_cast<uint32_t>(logit_rows.size());
   for (uint32_t set = 0; set < rope_tables.size(); ++set)
-    rope_tables[set].angles(positions,
-                          cos_sin[set].first(uint64_t{n_rows} * model.spec().rope_sets[set].n_rot));
+    rope_tables[set].angles(
+        positions, cos_sin[set].first(uint64_t{n_rows} * model.spec().rope_sets[set].n_rot));
   planner::build_step_plan(shape, pieces, kv_position_bytes(cache.layout()), step_shape, plan);
 }
 

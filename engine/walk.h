@@ -1,4 +1,5 @@
-// engine/walk.h - takes a step of n rows through all layers: the one forward pass, for prompts, decoding and batches.
+// engine/walk.h - takes a step of n rows through all layers: the one forward pass, for prompts,
+// decoding and batches.
 #pragma once
 
 #include <cstdint>
@@ -16,29 +17,34 @@
 
 namespace strata::engine {
 
-/// One row of a step. Rows of one sequence stand together and in order; row i of a sequence gets position n_pos() + i.
+/// One row of a step. Rows of one sequence stand together and in order; row i of a sequence gets
+/// position n_pos() + i.
 struct StepRow {
   Sequence* sequence = nullptr;
   int32_t token = 0;
   bool wants_logits = false;
 };
 
-/// Runs steps of at most `max_rows` rows. All memory is allocated here, none per step. One caller at a time.
+/// Runs steps of at most `max_rows` rows. All memory is allocated here, none per step. One caller
+/// at a time.
 class Walk {
  public:
   /// Errors: kOutOfMemory.
-  Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool, uint32_t max_rows);
+  Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
+       uint32_t max_rows);
   ~Walk();
 
   uint32_t max_rows() const;
 
-  /// Walks 1..max_rows rows. Afterwards their tokens belong to their sequences, and logits(i) is that of the i-th row that
-  /// wanted them. Errors: kDoesNotFit where the KV budget has no free block: nothing of the step is kept.
+  /// Walks 1..max_rows rows. Afterwards their tokens belong to their sequences, and logits(i) is
+  /// that of the i-th row that wanted them. Errors: kDoesNotFit where the KV budget has no free
+  /// block: nothing of the step is kept.
   void step(std::span<const StepRow> rows);
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;
 
-  /// The plan of the last step, with bytes and FLOP by formula, and (where `set_timing(true)`) seconds per operation.
+  /// The plan of the last step, with bytes and FLOP by formula, and (where `set_timing(true)`)
+  /// seconds per operation.
   const StepPlan& plan() const;
   void set_timing(bool on);
   std::span<const double> op_seconds() const;
@@ -48,8 +54,9 @@ class Walk {
   std::unique_ptr<State> state_;
 };
 
-/// Feeds `tokens` to a sequence in chunks; the last row's logits are wanted. `on_chunk(done, total)` after each chunk; it
-/// returns false to stop (throws Error(kCancelled); the chunks walked so far stay in the sequence).
+/// Feeds `tokens` to a sequence in chunks; the last row's logits are wanted. `on_chunk(done,
+/// total)` after each chunk; it returns false to stop (throws Error(kCancelled); the chunks walked
+/// so far stay in the sequence).
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
              const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {});
 

@@ -1,6 +1,7 @@
-// tools/bench_attend.cc - speed of the attention kernels on one thread: decode from DRAM in GB/s, prefill from cache in GFLOP/s,
-// each beside a peak measured in the same run. The answer is checked against double precision before anything is timed.
-// Why: a kernel's figure says something only as a share of what the machine gave in the same minute.
+// tools/bench_attend.cc - speed of the attention kernels on one thread: decode from DRAM in GB/s,
+// prefill from cache in GFLOP/s, each beside a peak measured in the same run. The answer is checked
+// against double precision before anything is timed. Why: a kernel's figure says something only as
+// a share of what the machine gave in the same minute.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "CLI/CLI.hpp"
+#include <CLI/CLI.hpp>
 #include "base/check.h"
 #include "base/half.h"
 #include "base/host_memory.h"
@@ -25,21 +26,23 @@ namespace {
 struct Options {
   uint32_t head_dim = 64;
   uint32_t group = 3;
-  uint32_t rows = 32;      // of the prefill tile: rows * group queries
+  uint32_t rows = 32;  // of the prefill tile: rows * group queries
   uint64_t megabytes = 256;
-  uint32_t streams = 1;    // blocks of a stream are this many blocks apart
+  uint32_t streams = 1;  // blocks of a stream are this many blocks apart
   uint32_t repeats = 3;
   std::string isa;
   bool hint = true;
 };
 
-/// Median of the times of work(0) .. work(n - 1). Slices last well under a scheduler's turn, so that a busy neighbour spoils few.
+/// Median of the times of work(0) .. work(n - 1). Slices last well under a scheduler's turn, so
+/// that a busy neighbour spoils few.
 double median_seconds(uint64_t n, const std::function<void(uint64_t)>& work) {
   std::vector<double> times;
   for (uint64_t i = 0; i < n; ++i) {
     const auto start = std::chrono::steady_clock::now();
     work(i);
-    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    times.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
@@ -66,10 +69,12 @@ __attribute__((target("avx2"))) int64_t xor_of(const std::byte* bytes, uint64_t 
   __m256i sum[4] = {};
   for (uint64_t i = 0; i + 128 <= n; i += 128) {
     for (uint64_t j = 0; j < 4; ++j) {
-      sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + i + 32 * j)));
+      sum[j] = _mm256_xor_si256(
+          sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + i + 32 * j)));
     }
   }
-  const __m256i all = _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
+  const __m256i all =
+      _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
   return _mm256_extract_epi64(all, 0);
 }
 
@@ -99,7 +104,8 @@ std::vector<KernelTable> tables_of_this_cpu() {
   return tables;
 }
 
-/// Blocks of one codec pair in large memory, filled by store_kv; segments are lists of eight of them.
+/// Blocks of one codec pair in large memory, filled by store_kv; segments are lists of eight of
+/// them.
 class Blocks {
  public:
   Blocks(const KernelTable& table, const KvLayout& layout, HostMemory& memory, uint64_t n_blocks)
@@ -139,7 +145,11 @@ class Blocks {
 
 struct Tile {
   Tile(uint32_t n_queries, uint32_t head_dim)
-      : q(uint64_t{n_queries} * head_dim), pos(n_queries, kSegmentPositions - 1), o(q.size()), m(n_queries), l(n_queries),
+      : q(uint64_t{n_queries} * head_dim),
+        pos(n_queries, kSegmentPositions - 1),
+        o(q.size()),
+        m(n_queries),
+        l(n_queries),
         scratch(HostMemory::reserve(attend_scratch_floats(n_queries, head_dim) * sizeof(float))) {
     std::mt19937 random(2);
     std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(head_dim)));
@@ -168,9 +178,10 @@ struct Tile {
   HostMemory scratch;
 };
 
-/// Attends the first segment and compares o / l of every query with double precision over f16 blocks. q8_0 is left to the
-/// tests, which decode it apart.
-void check_answer(const KernelTable& table, const KvLayout& layout, const Blocks& blocks, Tile& tile) {
+/// Attends the first segment and compares o / l of every query with double precision over f16
+/// blocks. q8_0 is left to the tests, which decode it apart.
+void check_answer(const KernelTable& table, const KvLayout& layout, const Blocks& blocks,
+                  Tile& tile) {
   const std::byte* list[8];
   blocks.segment(0, 1, list);
   table.attend_segment(tile.args(layout, list));
@@ -181,9 +192,11 @@ void check_answer(const KernelTable& table, const KvLayout& layout, const Blocks
     double total = 0;
     for (uint32_t p = 0; p < kSegmentPositions; ++p) {
       const auto* k = reinterpret_cast<const uint16_t*>(list[p / 32]) + p % 32;
-      const auto* v = reinterpret_cast<const uint16_t*>(list[p / 32] + layout.v_offset) + p % 32 * head_dim;
+      const auto* v =
+          reinterpret_cast<const uint16_t*>(list[p / 32] + layout.v_offset) + p % 32 * head_dim;
       double score = 0;
-      for (uint32_t d = 0; d < head_dim; ++d) score += double{tile.q[i * head_dim + d]} * f16_to_f32(k[d * 32]);
+      for (uint32_t d = 0; d < head_dim; ++d)
+        score += double{tile.q[i * head_dim + d]} * f16_to_f32(k[d * 32]);
       total += std::exp(score);
       for (uint32_t d = 0; d < head_dim; ++d) out[d] += std::exp(score) * f16_to_f32(v[d]);
     }
@@ -194,8 +207,8 @@ void check_answer(const KernelTable& table, const KvLayout& layout, const Blocks
   }
 }
 
-void bench_codec(const KernelTable& table, KvCodec codec, const Options& options, HostMemory& memory, double peak_gflops,
-                 double read_gbytes) {
+void bench_codec(const KernelTable& table, KvCodec codec, const Options& options,
+                 HostMemory& memory, double peak_gflops, double read_gbytes) {
   const KvLayout layout = KvLayout::make(codec, codec, options.head_dim);
   const Blocks blocks(table, layout, memory, memory.size() / layout.block_bytes);
   Tile decode(options.group, options.head_dim);
@@ -228,10 +241,13 @@ void bench_codec(const KernelTable& table, KvCodec codec, const Options& options
   });
   const double gbytes = segment_bytes * static_cast<double>(per_slice) / decode_s * 1e-9;
   const uint64_t pairs = uint64_t{kSegmentPositions} * options.group * options.rows;
-  const double gflops = static_cast<double>(cpu_attn::attend_flops(pairs, options.head_dim)) / prefill_s * 1e-9;
-  std::printf("%-7s %-5s decode %6.2f GB/s (%3.0f %% of read; in cache %6.2f)   prefill %6.1f GFLOP/s (%3.0f %% of FMA peak)\n",
-              table.name, kv_codec_name(codec), gbytes, 100 * gbytes / read_gbytes, segment_bytes * 20 / cached_s * 1e-9, gflops,
-              100 * gflops / peak_gflops);
+  const double gflops =
+      static_cast<double>(cpu_attn::attend_flops(pairs, options.head_dim)) / prefill_s * 1e-9;
+  std::printf(
+      "%-7s %-5s decode %6.2f GB/s (%3.0f %% of read; in cache %6.2f)   prefill %6.1f GFLOP/s "
+      "(%3.0f %% of FMA peak)\n",
+      table.name, kv_codec_name(codec), gbytes, 100 * gbytes / read_gbytes,
+      segment_bytes * 20 / cached_s * 1e-9, gflops, 100 * gflops / peak_gflops);
 }
 
 }  // namespace
@@ -240,12 +256,18 @@ void bench_codec(const KernelTable& table, KvCodec codec, const Options& options
 int main(int argc, char** argv) {
   strata::Options options;
   CLI::App app("Times the attention kernels on one thread");
-  app.add_option("--head-dim", options.head_dim, "dimensions of a head")->check(CLI::Range(32u, 512u));
+  app.add_option("--head-dim", options.head_dim, "dimensions of a head")
+      ->check(CLI::Range(32u, 512u));
   app.add_option("--group", options.group, "queries of a decode step")->check(CLI::Range(1u, 16u));
-  app.add_option("--rows", options.rows, "rows of a prefill tile; rows * group <= 96")->check(CLI::Range(1u, 96u));
-  app.add_option("--megabytes", options.megabytes, "KV bytes that a decode pass reads")->check(CLI::Range(16u, 4096u));
-  app.add_option("--streams", options.streams, "distance of a stream's blocks, in blocks")->check(CLI::Range(1u, 4096u));
-  app.add_option("--repeats", options.repeats, "passes over the KV bytes; figures are medians of slices")->check(CLI::Range(1u, 100u));
+  app.add_option("--rows", options.rows, "rows of a prefill tile; rows * group <= 96")
+      ->check(CLI::Range(1u, 96u));
+  app.add_option("--megabytes", options.megabytes, "KV bytes that a decode pass reads")
+      ->check(CLI::Range(16u, 4096u));
+  app.add_option("--streams", options.streams, "distance of a stream's blocks, in blocks")
+      ->check(CLI::Range(1u, 4096u));
+  app.add_option("--repeats", options.repeats,
+                 "passes over the KV bytes; figures are medians of slices")
+      ->check(CLI::Range(1u, 100u));
   app.add_option("--isa", options.isa, "only this instruction set");
   app.add_flag("!--no-hint", options.hint, "do not tell the kernel the blocks of its next call");
   CLI11_PARSE(app, argc, argv);
@@ -253,8 +275,10 @@ int main(int argc, char** argv) {
   std::fill_n(memory.data(), memory.size(), std::byte{1});
   const double peak = strata::measure_peak_gflops();
   const double read = strata::measure_read_gbytes_per_s(memory, options.repeats);
-  std::printf("head_dim %u, group %u, prefill %u queries, blocks %u apart; peak %.1f GFLOP/s, read %.1f GB/s\n", options.head_dim,
-              options.group, options.group * options.rows, options.streams, peak, read);
+  std::printf(
+      "head_dim %u, group %u, prefill %u queries, blocks %u apart; peak %.1f GFLOP/s, read %.1f "
+      "GB/s\n",
+      options.head_dim, options.group, options.group * options.rows, options.streams, peak, read);
   for (const strata::KernelTable& table : strata::tables_of_this_cpu()) {
     if (!options.isa.empty() && options.isa != table.name) continue;
     for (const strata::KvCodec codec : {strata::KvCodec::kF16, strata::KvCodec::kQ8_0}) {

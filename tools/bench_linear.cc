@@ -1,5 +1,6 @@
-// tools/bench_linear.cc - speed of the CPU's linear layers: decode in GB/s, prefill in G operations/s, each beside a ceiling
-// measured in the same run. Every answer is checked against another instruction set before its time is printed.
+// tools/bench_linear.cc - speed of the CPU's linear layers: decode in GB/s, prefill in G
+// operations/s, each beside a ceiling measured in the same run. Every answer is checked against
+// another instruction set before its time is printed.
 //
 //   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M]
 #include <algorithm>
@@ -60,7 +61,10 @@ double memory_rate(const HostMemory& memory) {
 
 struct Rows {
   Rows(const KernelTable& table, uint32_t n_rows, uint32_t n_in)
-      : x(uint64_t{n_rows} * n_in), q(x.size()), scales(x.size() / kActGroup + 1), neg_sums(x.size() / kActHalfGroup + 1) {
+      : x(uint64_t{n_rows} * n_in),
+        q(x.size()),
+        scales(x.size() / kActGroup + 1),
+        neg_sums(x.size() / kActHalfGroup + 1) {
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
     for (auto& value : x) value = normal(random);
@@ -77,9 +81,11 @@ struct Rows {
 std::vector<std::byte> draw_rows(const TensorTypeInfo& info, uint64_t bytes) {
   std::mt19937 random(2);
   std::vector<std::byte> rows(bytes);
-  for (auto& byte : rows) byte = static_cast<std::byte>(random() & 0x3b);  // exponents stay finite in F32, F16 and BF16
+  for (auto& byte : rows)
+    byte = static_cast<std::byte>(random() & 0x3b);  // exponents stay finite in F32, F16 and BF16
   for (uint64_t at = 0; at + info.block_bytes <= bytes; at += info.block_bytes) {
-    const bool at_end = info.type == TensorType::kQ2_K || info.type == TensorType::kQ3_K || info.type == TensorType::kQ6_K;
+    const bool at_end = info.type == TensorType::kQ2_K || info.type == TensorType::kQ3_K ||
+                        info.type == TensorType::kQ6_K;
     if (info.block_elements == 1) continue;
     const uint16_t scale = f32_to_f16(0.01f);
     std::memcpy(rows.data() + at + (at_end ? info.block_bytes - 2 : 0), &scale, 2);
@@ -91,30 +97,37 @@ struct Ceilings {
   double bytes_per_s;
 };
 
-bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Options& options, const Ceilings& ceilings) {
+bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Options& options,
+              const Ceilings& ceilings) {
   if (options.n_in % info.block_elements != 0) return true;
-  PackedMatrix w{nullptr, info.type, options.n_out, options.n_in, cpu_attn::panel_bytes(info.type, options.n_in)};
+  PackedMatrix w{nullptr, info.type, options.n_out, options.n_in,
+                 cpu_attn::panel_bytes(info.type, options.n_in)};
   // Decode reads matrices that no cache holds: as many copies as fill decode_mib.
-  const auto n_copies = std::max<uint64_t>(1, (uint64_t{options.decode_mib} << 20) / w.total_bytes());
+  const auto n_copies =
+      std::max<uint64_t>(1, (uint64_t{options.decode_mib} << 20) / w.total_bytes());
   const HostMemory memory = HostMemory::reserve(n_copies * w.total_bytes());
   const auto file = draw_rows(info, w.n_out * tensor_row_bytes(info.type, w.n_in));
   const double pack_s = best_seconds(0, [&] {
     cpu_attn::pack_panels(info.type, w.n_out, w.n_in, 0, w.n_panels(), file, memory.data());
   });
-  for (uint64_t i = 1; i < n_copies; ++i) std::memcpy(memory.data() + i * w.total_bytes(), memory.data(), w.total_bytes());
+  for (uint64_t i = 1; i < n_copies; ++i)
+    std::memcpy(memory.data() + i * w.total_bytes(), memory.data(), w.total_bytes());
 
   Rows rows(table, options.n_rows, options.n_in);
   std::vector<float> out(uint64_t{options.n_rows} * options.n_out);
   std::vector<float> wanted(out.size());
   w.bytes = memory.data();
-  LinearArgs args{w, rows.x.data(), rows.quant(), out.data(), options.n_out, options.n_rows, 0, w.n_panels()};
+  LinearArgs args{w, rows.x.data(), rows.quant(), out.data(), options.n_out, options.n_rows,
+                  0, w.n_panels()};
   table.linear(args);
   LinearArgs check = args;
   check.out = wanted.data();
   check.n_rows = std::min(options.n_rows, 3u);
   cpu_attn::available_kernels().front()->linear(check);
-  if (std::memcmp(out.data(), wanted.data(), uint64_t{check.n_rows} * options.n_out * sizeof(float)) != 0) {
-    std::fprintf(stderr, "%s: %s differs from scalar\n", std::string(info.name).c_str(), table.name);
+  if (std::memcmp(out.data(), wanted.data(),
+                  uint64_t{check.n_rows} * options.n_out * sizeof(float)) != 0) {
+    std::fprintf(stderr, "%s: %s differs from scalar\n", std::string(info.name).c_str(),
+                 table.name);
     return false;
   }
 
@@ -132,10 +145,10 @@ bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Option
     decode_bytes_per_s[n_rows == 4] = static_cast<double>(n_copies * w.total_bytes()) / seconds;
   }
   const double operations = 2.0 * options.n_rows * options.n_out * options.n_in;
-  std::printf("%-7s %-7s %8.2f %9.1f %4.0f%% %9.1f %9.1f %8.2f\n", std::string(info.name).c_str(), table.name,
-              static_cast<double>(w.total_bytes()) / 1e6, decode_bytes_per_s[0] / 1e9,
-              100 * decode_bytes_per_s[0] / ceilings.bytes_per_s, decode_bytes_per_s[1] / 1e9, operations / prefill_s / 1e9,
-              static_cast<double>(file.size()) / pack_s / 1e9);
+  std::printf("%-7s %-7s %8.2f %9.1f %4.0f%% %9.1f %9.1f %8.2f\n", std::string(info.name).c_str(),
+              table.name, static_cast<double>(w.total_bytes()) / 1e6, decode_bytes_per_s[0] / 1e9,
+              100 * decode_bytes_per_s[0] / ceilings.bytes_per_s, decode_bytes_per_s[1] / 1e9,
+              operations / prefill_s / 1e9, static_cast<double>(file.size()) / pack_s / 1e9);
   return true;
 }
 
@@ -145,11 +158,13 @@ int run(const Options& options) {
   std::memset(memory.data(), 1, memory.size());
   const Ceilings ceilings{memory_rate(memory)};
   memory = HostMemory();
-  std::printf("n_out %u, n_in %u, prefill of %u rows, one thread, %s; memory reads %.1f GB/s\n", options.n_out, options.n_in,
-              options.n_rows, table.features, ceilings.bytes_per_s / 1e9);
+  std::printf("n_out %u, n_in %u, prefill of %u rows, one thread, %s; memory reads %.1f GB/s\n",
+              options.n_out, options.n_in, options.n_rows, table.features,
+              ceilings.bytes_per_s / 1e9);
   std::printf("type    set       MB     GB/s  share   4 rows     GOP/s  pack GB/s\n");
   for (const auto& info : tensor_types()) {
-    const bool wanted = options.types.empty() || std::ranges::find(options.types, info.name) != options.types.end();
+    const bool wanted =
+        options.types.empty() || std::ranges::find(options.types, info.name) != options.types.end();
     if (wanted && !run_type(table, info, options, ceilings)) return 1;
   }
   return 0;

@@ -1,5 +1,6 @@
-// dump_logits MODEL IDS OUT [K_CODEC V_CODEC] - teacher-forced logits as raw f32 [n_tokens, vocab_size].
-// IDS is a text file of token ids. Why: to compare with another engine's logits over the same ids (docs/measurements.md).
+// dump_logits MODEL IDS OUT [K_CODEC V_CODEC] - teacher-forced logits as raw f32 [n_tokens,
+// vocab_size]. IDS is a text file of token ids. Why: to compare with another engine's logits over
+// the same ids (docs/measurements.md).
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -38,19 +39,24 @@ void run(int argc, char** argv) {
     ids.push_back(id);
   }
   if (ids.empty()) throw Error(ErrorCode::kUsage, "no token ids", argv[2]);
-  engine::KvCacheOptions options{.k_codec = codec(argc > 4 ? argv[4] : "f16"), .v_codec = codec(argc > 5 ? argv[5] : "f16"), .chunk_rows = kChunk};
-  options.budget_bytes = engine::kv_bytes_for_context(model.shape(), options.k_codec, options.v_codec, ids.size(), kChunk);
+  engine::KvCacheOptions options{.k_codec = codec(argc > 4 ? argv[4] : "f16"),
+                                 .v_codec = codec(argc > 5 ? argv[5] : "f16"),
+                                 .chunk_rows = kChunk};
+  options.budget_bytes = engine::kv_bytes_for_context(model.shape(), options.k_codec,
+                                                      options.v_codec, ids.size(), kChunk);
   engine::KvCache cache(model.shape(), options);
   engine::Walk walk(model, cache, cpu_attn::choose_kernels(), pool, kChunk);
   auto sequence = cache.make_sequence();
   std::ofstream output(argv[3], std::ios::binary);
   for (size_t done = 0; done < ids.size();) {
     std::vector<engine::StepRow> rows;
-    for (size_t i = done; i < std::min(ids.size(), done + kChunk); ++i) rows.push_back({&sequence, ids[i], true});
+    for (size_t i = done; i < std::min(ids.size(), done + kChunk); ++i)
+      rows.push_back({&sequence, ids[i], true});
     walk.step(rows);
     for (uint32_t i = 0; i < rows.size(); ++i) {
       const auto logits = walk.logits(i);
-      output.write(reinterpret_cast<const char*>(logits.data()), static_cast<std::streamsize>(logits.size_bytes()));
+      output.write(reinterpret_cast<const char*>(logits.data()),
+                   static_cast<std::streamsize>(logits.size_bytes()));
     }
     done += rows.size();
   }

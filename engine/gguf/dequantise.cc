@@ -1,8 +1,9 @@
-// Formulas: one block of n elements gives y[i]; d, m, dmin are f16; every product and sum is rounded to f32 in the order
-// written here (the targets are built with -ffp-contract=off), which is the order other readers of the format use.
-//   Q4_0 d (q - 8)      Q4_1 q d + m      Q5_0 d (q - 16)   Q5_1 q d + m   Q8_0 d q      IQ4_NL d table[q]
-//   Q2_K (d (s & 15)) q - dmin (s >> 4)   Q3_K (d (s - 32)) q   Q4_K, Q5_K (d s) q - dmin m   Q6_K (d s) q
-//   IQ4_XS (d (s - 32)) table[q]
+// Formulas: one block of n elements gives y[i]; d, m, dmin are f16; every product and sum is
+// rounded to f32 in the order written here (the targets are built with -ffp-contract=off), which is
+// the order other readers of the format use.
+//   Q4_0 d (q - 8)      Q4_1 q d + m      Q5_0 d (q - 16)   Q5_1 q d + m   Q8_0 d q      IQ4_NL d
+//   table[q] Q2_K (d (s & 15)) q - dmin (s >> 4)   Q3_K (d (s - 32)) q   Q4_K, Q5_K (d s) q - dmin
+//   m   Q6_K (d s) q IQ4_XS (d (s - 32)) table[q]
 // Source: the block structures of ggml's quantised types, described in docs/file-format.md.
 #include "engine/gguf/dequantise.h"
 
@@ -35,7 +36,8 @@ void decode_f32(const uint8_t* block, float* out) { out[0] = load<float>(block);
 void decode_f16(const uint8_t* block, float* out) { out[0] = load_f16(block); }
 void decode_bf16(const uint8_t* block, float* out) { out[0] = bf16_to_f32(load<uint16_t>(block)); }
 
-// 32 elements: d, then 16 bytes whose low nibbles are elements 0..15 and whose high nibbles are 16..31.
+// 32 elements: d, then 16 bytes whose low nibbles are elements 0..15 and whose high nibbles
+// are 16..31.
 void decode_q4_0(const uint8_t* block, float* out) {
   const float d = load_f16(block);
   for (uint32_t i = 0; i < 16; ++i) {
@@ -91,8 +93,9 @@ void decode_iq4_nl(const uint8_t* block, float* out) {
   }
 }
 
-// 256 elements: 16 scale bytes (scale low nibble, minimum high), 64 bytes of 2-bit codes, d, dmin. Each run of 32 code bytes
-// holds 128 elements: element 32 k + i of the run is bits 2k, 2k + 1 of byte i. A scale covers 16 elements in order.
+// 256 elements: 16 scale bytes (scale low nibble, minimum high), 64 bytes of 2-bit codes, d, dmin.
+// Each run of 32 code bytes holds 128 elements: element 32 k + i of the run is bits 2k, 2k + 1 of
+// byte i. A scale covers 16 elements in order.
 void decode_q2_k(const uint8_t* block, float* out) {
   const uint8_t* codes = block + 16;
   const float d = load_f16(block + 80);
@@ -106,9 +109,9 @@ void decode_q2_k(const uint8_t* block, float* out) {
   }
 }
 
-// 32 bytes of high bits (bit k of byte i: element 32 k + i), 64 bytes of 2-bit codes as Q2_K, 12 bytes of sixteen 6-bit scales
-// (low nibbles of 0..7 then high nibbles for 8..15; the upper two bits of scale s in byte 8 + s % 4), d. A clear high bit
-// subtracts 4.
+// 32 bytes of high bits (bit k of byte i: element 32 k + i), 64 bytes of 2-bit codes as Q2_K, 12
+// bytes of sixteen 6-bit scales (low nibbles of 0..7 then high nibbles for 8..15; the upper two
+// bits of scale s in byte 8 + s % 4), d. A clear high bit subtracts 4.
 void decode_q3_k(const uint8_t* block, float* out) {
   const uint8_t* codes = block + 32;
   const uint8_t* packed = block + 96;
@@ -128,15 +131,16 @@ struct ScaleAndMin {
   uint32_t scale, min;
 };
 
-// Eight 6-bit scales and minima in 12 bytes: 0..3 in the low six bits of bytes 0..3 and 4..7; 4..7 as nibbles of bytes 8..11
-// with their upper two bits in the upper two bits of bytes 0..3 and 4..7.
+// Eight 6-bit scales and minima in 12 bytes: 0..3 in the low six bits of bytes 0..3 and 4..7; 4..7
+// as nibbles of bytes 8..11 with their upper two bits in the upper two bits of bytes 0..3 and 4..7.
 ScaleAndMin unpack_scale(const uint8_t* packed, uint32_t j) {
   if (j < 4) return {packed[j] & 63u, packed[j + 4] & 63u};
   return {(packed[j + 4] & 15u) | (uint32_t{packed[j - 4]} >> 6) << 4,
           (uint32_t{packed[j + 4]} >> 4) | (uint32_t{packed[j]} >> 6) << 4};
 }
 
-// d, dmin, 12 bytes of scales, 128 bytes of codes: each run of 32 bytes holds 64 elements, low nibbles first.
+// d, dmin, 12 bytes of scales, 128 bytes of codes: each run of 32 bytes holds 64 elements, low
+// nibbles first.
 void decode_q4_k(const uint8_t* block, float* out) {
   const float d = load_f16(block);
   const float dmin = load_f16(block + 2);
@@ -169,8 +173,9 @@ void decode_q5_k(const uint8_t* block, float* out) {
   }
 }
 
-// 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales, d. In each half of 128 elements, element 32 k + i has its
-// nibble in byte i + 32 (k % 2), low for k < 2, and its pair at bits 2k of byte i.
+// 128 bytes of low nibbles, 64 of upper bit pairs, 16 signed scales, d. In each half of 128
+// elements, element 32 k + i has its nibble in byte i + 32 (k % 2), low for k < 2, and its pair at
+// bits 2k of byte i.
 void decode_q6_k(const uint8_t* block, float* out) {
   const float d = load_f16(block + 208);
   for (uint32_t i = 0; i < kSuperBlock; ++i) {
@@ -183,7 +188,8 @@ void decode_q6_k(const uint8_t* block, float* out) {
   }
 }
 
-// d, a word of upper scale bit pairs, 4 bytes of scale nibbles, 128 bytes of codes: eight groups of 16 bytes, each as IQ4_NL.
+// d, a word of upper scale bit pairs, 4 bytes of scale nibbles, 128 bytes of codes: eight groups of
+// 16 bytes, each as IQ4_NL.
 void decode_iq4_xs(const uint8_t* block, float* out) {
   const float d = load_f16(block);
   const uint32_t upper = load<uint16_t>(block + 2);
@@ -202,21 +208,36 @@ using DecodeBlock = void (*)(const uint8_t* block, float* out);
 
 DecodeBlock decoder_of(TensorType type) {
   switch (type) {
-    case TensorType::kF32: return decode_f32;
-    case TensorType::kF16: return decode_f16;
-    case TensorType::kBF16: return decode_bf16;
-    case TensorType::kQ4_0: return decode_q4_0;
-    case TensorType::kQ4_1: return decode_q4_1;
-    case TensorType::kQ5_0: return decode_q5_0;
-    case TensorType::kQ5_1: return decode_q5_1;
-    case TensorType::kQ8_0: return decode_q8_0;
-    case TensorType::kQ2_K: return decode_q2_k;
-    case TensorType::kQ3_K: return decode_q3_k;
-    case TensorType::kQ4_K: return decode_q4_k;
-    case TensorType::kQ5_K: return decode_q5_k;
-    case TensorType::kQ6_K: return decode_q6_k;
-    case TensorType::kIQ4_NL: return decode_iq4_nl;
-    case TensorType::kIQ4_XS: return decode_iq4_xs;
+    case TensorType::kF32:
+      return decode_f32;
+    case TensorType::kF16:
+      return decode_f16;
+    case TensorType::kBF16:
+      return decode_bf16;
+    case TensorType::kQ4_0:
+      return decode_q4_0;
+    case TensorType::kQ4_1:
+      return decode_q4_1;
+    case TensorType::kQ5_0:
+      return decode_q5_0;
+    case TensorType::kQ5_1:
+      return decode_q5_1;
+    case TensorType::kQ8_0:
+      return decode_q8_0;
+    case TensorType::kQ2_K:
+      return decode_q2_k;
+    case TensorType::kQ3_K:
+      return decode_q3_k;
+    case TensorType::kQ4_K:
+      return decode_q4_k;
+    case TensorType::kQ5_K:
+      return decode_q5_k;
+    case TensorType::kQ6_K:
+      return decode_q6_k;
+    case TensorType::kIQ4_NL:
+      return decode_iq4_nl;
+    case TensorType::kIQ4_XS:
+      return decode_iq4_xs;
   }
   return nullptr;
 }
@@ -225,8 +246,8 @@ DecodeBlock decoder_of(TensorType type) {
 
 void dequantise(TensorType type, std::span<const std::byte> bytes, std::span<float> out) {
   const TensorTypeInfo& info = tensor_type_info(type);
-  STRATA_CHECK(bytes.size() == tensor_row_bytes(type, out.size()), "%zu bytes for %zu elements of %s",
-               bytes.size(), out.size(), info.name.data());
+  STRATA_CHECK(bytes.size() == tensor_row_bytes(type, out.size()),
+               "%zu bytes for %zu elements of %s", bytes.size(), out.size(), info.name.data());
   const DecodeBlock decode = decoder_of(type);
   STRATA_CHECK(decode != nullptr, "no decoder of %s", info.name.data());
   const auto* block = reinterpret_cast<const uint8_t*>(bytes.data());

@@ -1,5 +1,6 @@
-// engine/gguf/dequantise.h - decodes any supported tensor type to f32, one scalar function per type.
-// Why: the reference the kernels are tested against, and the way norms, biases and RoPE factors are read.
+// engine/gguf/dequantise.h - decodes any supported tensor type to f32, one scalar function per
+// type. Why: the reference the kernels are tested against, and the way norms, biases and RoPE
+// factors are read.
 #pragma once
 
 #include <cstddef>

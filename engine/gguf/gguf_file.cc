@@ -7,8 +7,8 @@
 #include <limits>
 #include <utility>
 
-#include "base/checked_math.h"
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "base/error.h"
 #include "engine/gguf/gguf_head.h"
 #include "engine/gguf/input_file.h"
@@ -16,7 +16,8 @@
 namespace strata::engine {
 namespace {
 
-/// A file's head, read through a window that starts small and doubles while the head goes on: a 100 GB file costs its head.
+/// A file's head, read through a window that starts small and doubles while the head goes on: a 100
+/// GB file costs its head.
 class FileBytes final : public GgufBytes {
  public:
   explicit FileBytes(const InputFile& file)
@@ -24,7 +25,8 @@ class FileBytes final : public GgufBytes {
 
   void read(uint64_t offset, std::span<std::byte> out) override {
     if (out.size() >= kWindowBytesMax) return file_.read(offset, out, "head");
-    if (offset < begin_ || offset + out.size() > begin_ + window_.size()) refill(offset, out.size());
+    if (offset < begin_ || offset + out.size() > begin_ + window_.size())
+      refill(offset, out.size());
     std::memcpy(out.data(), window_.data() + (offset - begin_), out.size());
   }
 
@@ -68,12 +70,13 @@ GgufHead read_head(const InputFile& file) {
 struct GgufFile::State {
   std::string path;
   uint64_t file_bytes = 0;
-  GgufHead head;                 // of the first shard; `tensors` and `tensor_idx` hold those of all shards
+  GgufHead head;  // of the first shard; `tensors` and `tensor_idx` hold those of all shards
   std::vector<InputFile> files;  // [n_shards]; empty for bytes in memory
 
   std::string where(std::string_view key) const { return fmt::format("{}: key {}", path, key); }
 
-  [[noreturn]] void fail_type(std::string_view key, std::string_view wanted, const GgufValue& value) const {
+  [[noreturn]] void fail_type(std::string_view key, std::string_view wanted,
+                              const GgufValue& value) const {
     throw Error(ErrorCode::kBadFile,
                 fmt::format("wanted {}, found {}{}", wanted, value.is_array ? "an array of " : "",
                             gguf_type_name(value.type)),
@@ -114,36 +117,41 @@ std::string shard_suffix(uint64_t idx, uint64_t n_shards) {
   return fmt::format("-{:05}-of-{:05}.gguf", idx + 1, n_shards);
 }
 
-uint64_t element_or(const GgufHead& head, const std::string& path, const char* key, uint64_t absent) {
+uint64_t element_or(const GgufHead& head, const std::string& path, const char* key,
+                    uint64_t absent) {
   const auto found = head.key_idx.find(std::string_view(key));
   if (found == head.key_idx.end()) return absent;
   const GgufValue& value = head.metadata[found->second].second;
   const auto* integers = std::get_if<GgufValue::Integers>(&value.values);
   const auto* wide = std::get_if<GgufValue::Unsigned>(&value.values);
   if (value.is_array || (!integers && !wide) || (integers && integers->front() < 0))
-    throw Error(ErrorCode::kBadFile, "wanted an integer of at least 0, found another type or a negative value",
+    throw Error(ErrorCode::kBadFile,
+                "wanted an integer of at least 0, found another type or a negative value",
                 fmt::format("{}: key {}", path, key), "split the model again");
   return integers ? static_cast<uint64_t>(integers->front()) : wide->front();
 }
 
 }  // namespace
 
-/// Adds the tensors of shard `idx` (not the first) after checking that it is the shard its name says.
+/// Adds the tensors of shard `idx` (not the first) after checking that it is the shard its name
+/// says.
 void GgufFile::State::add_shard(const std::string& shard_path, uint64_t idx, uint64_t n_shards) {
   files.push_back(InputFile::open(shard_path));
   GgufHead shard = read_head(files.back());
   const uint64_t no = element_or(shard, shard_path, "split.no", kShardsMax + 1);
   const uint64_t count = element_or(shard, shard_path, "split.count", 0);
   if (no != idx || count != n_shards)
-    throw Error(ErrorCode::kBadFile,
-                fmt::format("wanted shard {} of {} by its name, found split.no {} and split.count {}",
-                            idx + 1, n_shards, no, count),
-                fmt::format("{}: key split.no", shard_path), "fetch all shards of one model again");
+    throw Error(
+        ErrorCode::kBadFile,
+        fmt::format("wanted shard {} of {} by its name, found split.no {} and split.count {}",
+                    idx + 1, n_shards, no, count),
+        fmt::format("{}: key split.no", shard_path), "fetch all shards of one model again");
   for (GgufTensor& tensor : shard.tensors) {
     const auto position = static_cast<uint32_t>(head.tensors.size());
     if (!head.tensor_idx.emplace(tensor.name, position).second)
       throw Error(ErrorCode::kBadFile, "the tensor is also in an earlier shard",
-                  fmt::format("{}: tensor {}, offset {}", shard_path, printable(tensor.name), tensor.file_offset),
+                  fmt::format("{}: tensor {}, offset {}", shard_path, printable(tensor.name),
+                              tensor.file_offset),
                   "fetch all shards of one model again");
     tensor.shard = static_cast<uint32_t>(idx);
     head.tensors.push_back(std::move(tensor));
@@ -185,8 +193,8 @@ GgufFile GgufFile::open(const std::string& path) {
   const std::string suffix = shard_suffix(no, n_shards);
   if (!path.ends_with(suffix))
     throw Error(ErrorCode::kBadFile,
-                fmt::format("wanted a file name that ends in {} (shard {} of {}), found another", suffix,
-                            no + 1, n_shards),
+                fmt::format("wanted a file name that ends in {} (shard {} of {}), found another",
+                            suffix, no + 1, n_shards),
                 path, "give the shards their names back: PREFIX-00001-of-00003.gguf and so on");
   const std::string prefix = path.substr(0, path.size() - suffix.size());
   if (no != 0)
@@ -201,11 +209,13 @@ GgufFile GgufFile::open(const std::string& path) {
   if (n_wanted != n_tensors)
     throw Error(ErrorCode::kBadFile,
                 fmt::format("wanted {} tensors over all shards, found {}", n_wanted, n_tensors),
-                fmt::format("{}: key split.tensors.count", path), "fetch all shards of one model again");
+                fmt::format("{}: key split.tensors.count", path),
+                "fetch all shards of one model again");
   return GgufFile(std::move(state));
 }
 
-GgufFile GgufFile::parse(std::span<const std::byte> head, uint64_t file_bytes, const std::string& name) {
+GgufFile GgufFile::parse(std::span<const std::byte> head, uint64_t file_bytes,
+                         const std::string& name) {
   auto state = std::make_unique<State>();
   state->path = name;
   state->file_bytes = file_bytes;
@@ -228,7 +238,8 @@ const std::vector<std::pair<std::string, GgufValue>>& GgufFile::metadata() const
 
 const GgufValue* GgufFile::find(std::string_view key) const {
   const auto found = state_->head.key_idx.find(key);
-  return found == state_->head.key_idx.end() ? nullptr : &state_->head.metadata[found->second].second;
+  return found == state_->head.key_idx.end() ? nullptr
+                                             : &state_->head.metadata[found->second].second;
 }
 
 const std::vector<GgufTensor>& GgufFile::tensors() const { return state_->head.tensors; }
@@ -304,7 +315,8 @@ void GgufFile::read(const GgufTensor& tensor, uint64_t offset, std::span<std::by
   if (state_->files.empty())
     throw Error(ErrorCode::kIo, "the head was parsed from memory: there is no file to read from",
                 fmt::format("{}: {}, offset {}", state_->path, what, tensor.file_offset));
-  STRATA_CHECK(tensor.shard < state_->files.size(), "shard %u of %zu", tensor.shard, state_->files.size());
+  STRATA_CHECK(tensor.shard < state_->files.size(), "shard %u of %zu", tensor.shard,
+               state_->files.size());
   state_->files[tensor.shard].read(tensor.file_offset + offset, out, what);
 }
 

@@ -1,5 +1,6 @@
-// engine/gguf/gguf_file.h - a GGUF model file (v2, v3; one file or shards), read without trusting a byte.
-// Source: the format's specification (ggml docs/gguf.md); limits and the inputs that broke other readers: docs/file-format.md.
+// engine/gguf/gguf_file.h - a GGUF model file (v2, v3; one file or shards), read without trusting a
+// byte. Source: the format's specification (ggml docs/gguf.md); limits and the inputs that broke
+// other readers: docs/file-format.md.
 #pragma once
 
 #include <cstddef>
@@ -16,13 +17,15 @@
 
 namespace strata::engine {
 
-/// One metadata value. Integers of any width are held as int64 or uint64; arrays are homogeneous and not nested.
+/// One metadata value. Integers of any width are held as int64 or uint64; arrays are homogeneous
+/// and not nested.
 struct GgufValue {
-  using Integers = std::vector<int64_t>;    // u8 i8 u16 i16 u32 i32 i64, and bool as 0 / 1
-  using Unsigned = std::vector<uint64_t>;   // u64
-  using Reals = std::vector<double>;        // f32 f64
+  using Integers = std::vector<int64_t>;   // u8 i8 u16 i16 u32 i32 i64, and bool as 0 / 1
+  using Unsigned = std::vector<uint64_t>;  // u64
+  using Reals = std::vector<double>;       // f32 f64
   using Strings = std::vector<std::string>;
-  uint32_t type = 0;       // the file's number: 0-7 and 10-12 scalar types, 8 string; for an array that of its elements
+  uint32_t type = 0;  // the file's number: 0-7 and 10-12 scalar types, 8 string; for an array that
+                      // of its elements
   bool is_array = false;
   std::variant<Integers, Unsigned, Reals, Strings> values;  // one element unless is_array
   uint64_t size() const;
@@ -30,22 +33,26 @@ struct GgufValue {
 
 struct GgufTensor {
   std::string name;
-  TensorType type;                 // decodable; others are rejected by name when the file is opened
-  std::vector<uint64_t> shape;     // 1 to 4 dimensions, shape[0] is the row length
-  uint64_t bytes = 0;              // file bytes of the tensor
-  uint64_t file_offset = 0;        // absolute, inside shard `shard`; file_offset + bytes <= that file's size
+  TensorType type;              // decodable; others are rejected by name when the file is opened
+  std::vector<uint64_t> shape;  // 1 to 4 dimensions, shape[0] is the row length
+  uint64_t bytes = 0;           // file bytes of the tensor
+  uint64_t file_offset =
+      0;  // absolute, inside shard `shard`; file_offset + bytes <= that file's size
   uint32_t shard = 0;
-  uint64_t n_rows() const;         // product of shape[1..]
+  uint64_t n_rows() const;  // product of shape[1..]
 };
 
 /// An open model file. Immutable; reads may come from several threads.
 class GgufFile {
  public:
   /// Opens `path` (or the first of its shards) and checks everything that later reads rely on.
-  /// Errors: kIo (cannot open or read), kBadFile (says key or tensor, offset, wanted, found), kUnsupported (tensor type).
+  /// Errors: kIo (cannot open or read), kBadFile (says key or tensor, offset, wanted, found),
+  /// kUnsupported (tensor type).
   static GgufFile open(const std::string& path);
-  /// Parses the head of a file held in memory; tensor data need only be announced by `file_bytes`. For fuzzing and tests.
-  static GgufFile parse(std::span<const std::byte> head, uint64_t file_bytes, const std::string& name);
+  /// Parses the head of a file held in memory; tensor data need only be announced by `file_bytes`.
+  /// For fuzzing and tests.
+  static GgufFile parse(std::span<const std::byte> head, uint64_t file_bytes,
+                        const std::string& name);
   GgufFile(GgufFile&&) noexcept;
   GgufFile& operator=(GgufFile&&) noexcept;
   ~GgufFile();
@@ -62,14 +69,15 @@ class GgufFile {
   const std::vector<GgufTensor>& tensors() const;
   const GgufTensor* find_tensor(std::string_view name) const;
 
-  /// Typed getters: nothing where the key is absent; kBadFile naming key, wanted and found type where it has another type.
-  /// Any integer width is accepted where the value fits.
+  /// Typed getters: nothing where the key is absent; kBadFile naming key, wanted and found type
+  /// where it has another type. Any integer width is accepted where the value fits.
   std::optional<uint64_t> get_uint(std::string_view key) const;
   std::optional<double> get_real(std::string_view key) const;  // integers too
   std::optional<bool> get_bool(std::string_view key) const;
   std::optional<std::string_view> get_string(std::string_view key) const;
   const std::vector<std::string>* get_strings(std::string_view key) const;
-  std::optional<std::vector<uint64_t>> get_uints(std::string_view key) const;  // a scalar counts as one element
+  std::optional<std::vector<uint64_t>> get_uints(
+      std::string_view key) const;  // a scalar counts as one element
   std::optional<std::vector<double>> get_reals(std::string_view key) const;
 
   /// Reads bytes [offset, offset + out.size()) of a tensor. Errors: kIo.

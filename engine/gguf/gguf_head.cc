@@ -19,10 +19,12 @@ namespace strata::engine {
 namespace {
 
 constexpr std::string_view kMagic = "GGUF";
-constexpr uint64_t kKeyBytesMin = 8 + 1 + 4 + 1;                  // length, name, type, value
-constexpr uint64_t kTensorBytesMin = 8 + 1 + 4 + 8 + 4 + 8;       // length, name, n_dims, one dim, type, offset
+constexpr uint64_t kKeyBytesMin = 8 + 1 + 4 + 1;  // length, name, type, value
+constexpr uint64_t kTensorBytesMin =
+    8 + 1 + 4 + 8 + 4 + 8;  // length, name, n_dims, one dim, type, offset
 constexpr std::string_view kDamaged = "fetch the file again: it is damaged or not complete";
-constexpr std::string_view kHostile = "get the file from a source you trust, or convert the model again";
+constexpr std::string_view kHostile =
+    "get the file from a source you trust, or convert the model again";
 
 constexpr std::array<std::string_view, 13> kTypeNames = {
     "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
@@ -53,8 +55,10 @@ class HeadReader {
 
   [[noreturn]] void fail(const std::string& message, std::string_view remedy,
                          ErrorCode code = ErrorCode::kBadFile) const {
-    const std::string item = item_name_.empty() ? item_kind_ : fmt::format("{} {}", item_kind_, printable(item_name_));
-    throw Error(code, message, fmt::format("{}: {}, offset {}", bytes_.name(), item, offset_), std::string(remedy));
+    const std::string item =
+        item_name_.empty() ? item_kind_ : fmt::format("{} {}", item_kind_, printable(item_name_));
+    throw Error(code, message, fmt::format("{}: {}, offset {}", bytes_.name(), item, offset_),
+                std::string(remedy));
   }
 
   void at_item(const char* kind, std::string_view name = "") {
@@ -83,8 +87,9 @@ class HeadReader {
   std::string take_string(std::string_view what, uint64_t bytes_max) {
     const auto length = take<uint64_t>(what);
     if (length > bytes_max)
-      fail(fmt::format("{}: wanted a length of at most {} bytes, found {}", what, bytes_max, length),
-           kHostile);
+      fail(
+          fmt::format("{}: wanted a length of at most {} bytes, found {}", what, bytes_max, length),
+          kHostile);
     want(length, what);
     std::string text(length, '\0');
     bytes_.read(offset_, std::as_writable_bytes(std::span(text)));
@@ -98,9 +103,10 @@ class HeadReader {
     std::array<char, 4> magic = {};
     bytes_.read(0, std::as_writable_bytes(std::span(magic)));
     if (std::string_view(magic.data(), magic.size()) != kMagic)
-      fail(fmt::format("not a GGUF file: wanted the bytes 47 47 55 46, found {:02x} {:02x} {:02x} {:02x}",
-                       static_cast<uint8_t>(magic[0]), static_cast<uint8_t>(magic[1]),
-                       static_cast<uint8_t>(magic[2]), static_cast<uint8_t>(magic[3])),
+      fail(fmt::format(
+               "not a GGUF file: wanted the bytes 47 47 55 46, found {:02x} {:02x} {:02x} {:02x}",
+               static_cast<uint8_t>(magic[0]), static_cast<uint8_t>(magic[1]),
+               static_cast<uint8_t>(magic[2]), static_cast<uint8_t>(magic[3])),
            "give a .gguf file; other formats have to be converted first");
     offset_ = kMagic.size();
     at_item("version");
@@ -115,11 +121,12 @@ class HeadReader {
                            : "convert the model again with a current converter");
   }
 
-  void check_count(std::string_view what, uint64_t count, uint64_t bytes_min, uint64_t count_max) const {
+  void check_count(std::string_view what, uint64_t count, uint64_t bytes_min,
+                   uint64_t count_max) const {
     const uint64_t most = std::min(left() / bytes_min, count_max);
     if (count > most)
-      fail(fmt::format("{} count: wanted at most {} (the bytes left in the file), found {}", what, most,
-                       count),
+      fail(fmt::format("{} count: wanted at most {} (the bytes left in the file), found {}", what,
+                       most, count),
            kDamaged);
   }
 
@@ -144,7 +151,8 @@ class HeadReader {
     if (value.type >= kTypeNames.size())
       fail(fmt::format("wanted a value type from 0 to 12, found {}", value.type), kDamaged);
     if (value.type == static_cast<uint32_t>(GgufType::kArray))
-      fail("found an array of arrays, which no known model uses", kHostile, ErrorCode::kUnsupported);
+      fail("found an array of arrays, which no known model uses", kHostile,
+           ErrorCode::kUnsupported);
     read_values(value, count);
     head_.metadata.emplace_back(std::move(key), std::move(value));
   }
@@ -159,16 +167,26 @@ class HeadReader {
                        kTypeNames[value.type], count),
            kDamaged);
     switch (type) {
-      case GgufType::kU8: return read_numbers<uint8_t, int64_t>(value, count);
-      case GgufType::kI8: return read_numbers<int8_t, int64_t>(value, count);
-      case GgufType::kU16: return read_numbers<uint16_t, int64_t>(value, count);
-      case GgufType::kI16: return read_numbers<int16_t, int64_t>(value, count);
-      case GgufType::kU32: return read_numbers<uint32_t, int64_t>(value, count);
-      case GgufType::kI32: return read_numbers<int32_t, int64_t>(value, count);
-      case GgufType::kI64: return read_numbers<int64_t, int64_t>(value, count);
-      case GgufType::kU64: return read_numbers<uint64_t, uint64_t>(value, count);
-      case GgufType::kF32: return read_numbers<float, double>(value, count);
-      case GgufType::kF64: return read_numbers<double, double>(value, count);
+      case GgufType::kU8:
+        return read_numbers<uint8_t, int64_t>(value, count);
+      case GgufType::kI8:
+        return read_numbers<int8_t, int64_t>(value, count);
+      case GgufType::kU16:
+        return read_numbers<uint16_t, int64_t>(value, count);
+      case GgufType::kI16:
+        return read_numbers<int16_t, int64_t>(value, count);
+      case GgufType::kU32:
+        return read_numbers<uint32_t, int64_t>(value, count);
+      case GgufType::kI32:
+        return read_numbers<int32_t, int64_t>(value, count);
+      case GgufType::kI64:
+        return read_numbers<int64_t, int64_t>(value, count);
+      case GgufType::kU64:
+        return read_numbers<uint64_t, uint64_t>(value, count);
+      case GgufType::kF32:
+        return read_numbers<float, double>(value, count);
+      case GgufType::kF64:
+        return read_numbers<double, double>(value, count);
       case GgufType::kBool: {
         read_numbers<uint8_t, int64_t>(value, count);
         for (auto& element : std::get<GgufValue::Integers>(value.values)) element = element != 0;
@@ -181,11 +199,13 @@ class HeadReader {
         value.values = std::move(strings);
         return;
       }
-      case GgufType::kArray: break;
+      case GgufType::kArray:
+        break;
     }
   }
 
-  /// `count` elements are known to lie in the file. They are converted in pieces, so that no second copy stands beside them.
+  /// `count` elements are known to lie in the file. They are converted in pieces, so that no second
+  /// copy stands beside them.
   template <typename Stored, typename Held>
   void read_numbers(GgufValue& value, uint64_t count) {
     std::vector<Held> held;
@@ -230,14 +250,16 @@ class HeadReader {
     GgufTensor tensor;
     tensor.name = take_string("tensor name", kGgufTensorNameBytesMax);
     at_item("tensor", tensor.name);
-    if (tensor.name.empty()) fail("wanted a name of at least one byte, found an empty one", kHostile);
+    if (tensor.name.empty())
+      fail("wanted a name of at least one byte, found an empty one", kHostile);
     if (!head_.tensor_idx.emplace(tensor.name, static_cast<uint32_t>(idx)).second) {
       offset_ = begin;
       fail("the tensor appears twice", kHostile);
     }
     const auto n_dims = take<uint32_t>("dimension count");
     if (n_dims < 1 || n_dims > kGgufDimensionsMax)
-      fail(fmt::format("wanted 1 to {} dimensions, found {}", kGgufDimensionsMax, n_dims), kDamaged);
+      fail(fmt::format("wanted 1 to {} dimensions, found {}", kGgufDimensionsMax, n_dims),
+           kDamaged);
     for (uint32_t i = 0; i < n_dims; ++i) tensor.shape.push_back(take<uint64_t>("dimension"));
     const auto type_number = take<uint32_t>("tensor type");
     tensor.file_offset = take<uint64_t>("tensor offset");  // relative until place_tensors
@@ -254,7 +276,8 @@ class HeadReader {
 
   [[noreturn]] void fail_type(uint32_t number) const {
     std::string known;
-    for (const auto& info : tensor_types()) known.append(known.empty() ? "" : " ").append(info.name);
+    for (const auto& info : tensor_types())
+      known.append(known.empty() ? "" : " ").append(info.name);
     fail(fmt::format("wanted a tensor type of {}, found {} (number {})", known,
                      tensor_type_number_name(number), number),
          "use a file quantised to one of these types", ErrorCode::kUnsupported);
@@ -271,15 +294,16 @@ class HeadReader {
     if (!elements || *elements > uint64_t{INT64_MAX})
       fail("the product of the dimensions does not fit 63 bits", kHostile);
     if (tensor.shape[0] % info.block_elements != 0)
-      fail(fmt::format("wanted rows of a multiple of {} elements ({}), found {}", info.block_elements,
-                       info.name, tensor.shape[0]),
+      fail(fmt::format("wanted rows of a multiple of {} elements ({}), found {}",
+                       info.block_elements, info.name, tensor.shape[0]),
            kHostile);
     const auto bytes = checked_mul(*elements / info.block_elements, info.block_bytes);
     if (!bytes) fail("the tensor's size does not fit 64 bits", kHostile);
     return *bytes;
   }
 
-  /// Makes offsets absolute, checks that each tensor lies inside the file and that no two share a byte.
+  /// Makes offsets absolute, checks that each tensor lies inside the file and that no two share a
+  /// byte.
   void place_tensors() {
     if (head_.tensors.empty()) return;
     const auto begin = checked_round_up(head_.head_bytes, head_.alignment);
@@ -288,8 +312,9 @@ class HeadReader {
       const auto absolute = begin ? checked_add(*begin, tensor.file_offset) : std::nullopt;
       const auto tensor_end = absolute ? checked_add(*absolute, tensor.bytes) : std::nullopt;
       if (!tensor_end || *tensor_end > bytes_.file_size())
-        fail(fmt::format("truncated: wanted {} bytes at {} of the data section, found a file of {} bytes",
-                         tensor.bytes, tensor.file_offset, bytes_.file_size()),
+        fail(fmt::format(
+                 "truncated: wanted {} bytes at {} of the data section, found a file of {} bytes",
+                 tensor.bytes, tensor.file_offset, bytes_.file_size()),
              kDamaged);
       tensor.file_offset = *absolute;
     }
@@ -311,7 +336,8 @@ class HeadReader {
   GgufBytes& bytes_;
   uint64_t end_;
   uint64_t offset_ = 0;
-  const char* item_kind_ = "header";  // what `where` of an error names: "key NAME", "tensor number 3"
+  const char* item_kind_ =
+      "header";  // what `where` of an error names: "key NAME", "tensor number 3"
   std::string item_name_;
   GgufHead head_;
 };

@@ -1,6 +1,7 @@
-// engine/gguf/gguf_head.h - the head of one GGUF file: metadata and tensor infos, checked against the file's size.
-// Why: apart from gguf_file.h, so that a file, a shard and bytes in memory (fuzzing) go through the same checks.
-// Source: the format's specification (ggml docs/gguf.md, v2 and v3). Limits and their reasons: docs/file-format.md.
+// engine/gguf/gguf_head.h - the head of one GGUF file: metadata and tensor infos, checked against
+// the file's size. Why: apart from gguf_file.h, so that a file, a shard and bytes in memory
+// (fuzzing) go through the same checks. Source: the format's specification (ggml docs/gguf.md, v2
+// and v3). Limits and their reasons: docs/file-format.md.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,10 @@ inline constexpr uint64_t kGgufAlignmentMin = 8;
 inline constexpr uint64_t kGgufAlignmentMax = uint64_t{1} << 20;
 inline constexpr uint64_t kGgufKeyBytesMax = 65535;
 inline constexpr uint64_t kGgufTensorNameBytesMax = 64;
-inline constexpr uint64_t kGgufStringBytesMax = uint64_t{64} << 20;  // a whole tokenizer.json is the largest known
-inline constexpr uint64_t kGgufArrayElementsMax = uint64_t{1} << 24; // the largest known vocabularies have 2^18
+inline constexpr uint64_t kGgufStringBytesMax =
+    uint64_t{64} << 20;  // a whole tokenizer.json is the largest known
+inline constexpr uint64_t kGgufArrayElementsMax =
+    uint64_t{1} << 24;  // the largest known vocabularies have 2^18
 inline constexpr uint64_t kGgufKeysMax = uint64_t{1} << 16;
 inline constexpr uint64_t kGgufTensorsMax = uint64_t{1} << 18;
 inline constexpr uint64_t kGgufHeadBytesMax = uint64_t{256} << 20;
@@ -29,13 +32,25 @@ inline constexpr uint32_t kGgufDimensionsMax = 4;
 
 /// Metadata value types, as the file numbers them.
 enum class GgufType : uint32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6,
-  kBool = 7, kString = 8, kArray = 9, kU64 = 10, kI64 = 11, kF64 = 12,
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12,
 };
 /// "u8", "string"; "unknown" for a number the format does not define.
 std::string_view gguf_type_name(uint32_t number);
 
-/// Text of a file made safe for a message: control bytes and bytes outside ASCII become '?', long text is cut.
+/// Text of a file made safe for a message: control bytes and bytes outside ASCII become '?', long
+/// text is cut.
 std::string printable(std::string_view text);
 
 struct GgufHead {

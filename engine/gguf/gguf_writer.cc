@@ -30,10 +30,8 @@ void append(Bytes& out, std::span<const std::byte> bytes) {
 }
 
 template <typename T>
-  requires std::is_trivially_copyable_v<T>
-void append(Bytes& out, T value) {
-  append(out, std::as_bytes(std::span(&value, 1)));
-}
+requires std::is_trivially_copyable_v<T>
+void append(Bytes& out, T value) { append(out, std::as_bytes(std::span(&value, 1))); }
 
 void append_string(Bytes& out, const std::string& text) {
   append(out, uint64_t{text.size()});
@@ -106,10 +104,12 @@ void GgufWriter::add_bools(const std::string& key, const std::vector<bool>& valu
   entries_.push_back({key, std::move(encoded)});
 }
 
-void GgufWriter::add_tensor(const std::string& name, TensorType type, const std::vector<uint64_t>& shape,
-                            std::span<const std::byte> bytes) {
-  STRATA_CHECK(!name.empty() && name.size() < kGgufTensorNameBytesMax, "a name of %zu bytes", name.size());
-  STRATA_CHECK(!shape.empty() && shape.size() <= kGgufDimensionsMax, "%zu dimensions", shape.size());
+void GgufWriter::add_tensor(const std::string& name, TensorType type,
+                            const std::vector<uint64_t>& shape, std::span<const std::byte> bytes) {
+  STRATA_CHECK(!name.empty() && name.size() < kGgufTensorNameBytesMax, "a name of %zu bytes",
+               name.size());
+  STRATA_CHECK(!shape.empty() && shape.size() <= kGgufDimensionsMax, "%zu dimensions",
+               shape.size());
   uint64_t wanted = tensor_row_bytes(type, shape[0]);
   for (size_t i = 1; i < shape.size(); ++i) wanted *= shape[i];
   STRATA_CHECK(wanted == bytes.size() && wanted > 0, "tensor %s: wanted %lu bytes, found %zu",
@@ -128,8 +128,8 @@ std::vector<std::byte> GgufWriter::serialise_head(uint64_t& alignment) const {
     append_string(out, entry.key);
     append(out, std::span<const std::byte>(entry.encoded));
     if (entry.key != "general.alignment") continue;
-    STRATA_CHECK(entry.encoded.size() == 2 * sizeof(uint32_t), "general.alignment of %zu bytes is not a u32",
-                 entry.encoded.size());
+    STRATA_CHECK(entry.encoded.size() == 2 * sizeof(uint32_t),
+                 "general.alignment of %zu bytes is not a u32", entry.encoded.size());
     uint32_t wanted = 0;
     std::memcpy(&wanted, entry.encoded.data() + sizeof(uint32_t), sizeof(wanted));
     alignment = wanted;
@@ -159,13 +159,15 @@ std::vector<std::byte> GgufWriter::serialise() const {
 
 void GgufWriter::write(const std::string& path) const {
   const auto fail = [&](const char* what) {
-    throw Error(ErrorCode::kIo, fmt::format("cannot {}: {}", what, std::generic_category().message(errno)), path,
-                "check that the folder exists, that you may write there and that the disk has room");
+    throw Error(
+        ErrorCode::kIo, fmt::format("cannot {}: {}", what, std::generic_category().message(errno)),
+        path, "check that the folder exists, that you may write there and that the disk has room");
   };
   std::unique_ptr<std::FILE, FileCloser> file(std::fopen(path.c_str(), "wbe"));
   if (!file) fail("create the file");
   const auto put = [&](std::span<const std::byte> bytes) {
-    if (std::fwrite(bytes.data(), 1, bytes.size(), file.get()) != bytes.size()) fail("write the file");
+    if (std::fwrite(bytes.data(), 1, bytes.size(), file.get()) != bytes.size())
+      fail("write the file");
   };
   uint64_t alignment = 0;
   put(serialise_head(alignment));

@@ -1,4 +1,5 @@
-// engine/gguf/gguf_writer.h - writes a GGUF v3 file: the developer's model makers and the tests use it.
+// engine/gguf/gguf_writer.h - writes a GGUF v3 file: the developer's model makers and the tests use
+// it.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,8 @@
 
 namespace strata::engine {
 
-/// Collects metadata and tensors, then writes the file in one pass. Tensor bytes are borrowed until write().
+/// Collects metadata and tensors, then writes the file in one pass. Tensor bytes are borrowed until
+/// write().
 class GgufWriter {
  public:
   void add_uint(const std::string& key, uint32_t value);
@@ -24,17 +26,27 @@ class GgufWriter {
   void add_reals(const std::string& key, const std::vector<float>& values);
   void add_bools(const std::string& key, const std::vector<bool>& values);
   /// shape[0] is the row length; `bytes` must have the size that type and shape give.
-  void add_tensor(const std::string& name, TensorType type, const std::vector<uint64_t>& shape, std::span<const std::byte> bytes);
+  void add_tensor(const std::string& name, TensorType type, const std::vector<uint64_t>& shape,
+                  std::span<const std::byte> bytes);
   /// Serialises everything (magic, metadata, tensor infos, padding, data).
   std::vector<std::byte> serialise() const;
   /// Errors: kIo.
   void write(const std::string& path) const;
 
  private:
-  /// Everything before the first tensor's bytes; says the alignment in force (general.alignment, or 32).
+  /// Everything before the first tensor's bytes; says the alignment in force (general.alignment, or
+  /// 32).
   std::vector<std::byte> serialise_head(uint64_t& alignment) const;
-  struct Entry { std::string key; std::vector<std::byte> encoded; };  // type and value as the file holds them
-  struct Tensor { std::string name; TensorType type; std::vector<uint64_t> shape; std::span<const std::byte> bytes; };
+  struct Entry {
+    std::string key;
+    std::vector<std::byte> encoded;
+  };  // type and value as the file holds them
+  struct Tensor {
+    std::string name;
+    TensorType type;
+    std::vector<uint64_t> shape;
+    std::span<const std::byte> bytes;
+  };
   std::vector<Entry> entries_;
   std::vector<Tensor> tensors_;
 };

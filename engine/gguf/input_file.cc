@@ -60,8 +60,7 @@ InputFile InputFile::open(const std::string& path) {
 void InputFile::read(uint64_t offset, std::span<std::byte> out, const std::string& what) const {
   while (!out.empty()) {
     const auto n_wanted = static_cast<size_t>(std::min<uint64_t>(out.size(), kReadBytesMax));
-    const ssize_t n_read =
-        ::pread(descriptor_, out.data(), n_wanted, static_cast<off_t>(offset));
+    const ssize_t n_read = ::pread(descriptor_, out.data(), n_wanted, static_cast<off_t>(offset));
     if (n_read < 0 && errno == EINTR) continue;
     const auto where = [&] { return fmt::format("{}: {}, offset {}", path_, what, offset); };
     if (n_read < 0)

@@ -1,4 +1,5 @@
-// engine/text/tokenizer.h - text to token ids and back: SPM and byte-level BPE, as the model file describes them.
+// engine/text/tokenizer.h - text to token ids and back: SPM and byte-level BPE, as the model file
+// describes them.
 #pragma once
 
 #include <cstdint>
@@ -14,31 +15,44 @@ namespace strata::engine {
 
 using TokenId = int32_t;
 inline constexpr TokenId kNoToken = -1;
-inline constexpr uint64_t kMaxTokenBytes = 4096;      // of a token's text; the longest known vocabulary entry has 1,024
-inline constexpr uint64_t kMaxTextBytes = 1ull << 30;  // of one text, so that positions fit 32 bits after escaping
+inline constexpr uint64_t kMaxTokenBytes =
+    4096;  // of a token's text; the longest known vocabulary entry has 1,024
+inline constexpr uint64_t kMaxTextBytes =
+    1ull << 30;  // of one text, so that positions fit 32 bits after escaping
 
-enum class TokenKind : uint8_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+enum class TokenKind : uint8_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
 
 /// Everything a tokenizer needs, as plain data. Read from a file by read_tokenizer_spec.
 struct TokenizerSpec {
   std::string model;  // "llama" (SPM) or "gpt2" (BPE)
   std::string pre;    // pre-tokenizer name of BPE: "smollm", "llama-bpe", ...
   std::vector<std::string> tokens;
-  std::vector<float> scores;       // SPM; may be empty
-  std::vector<TokenKind> kinds;    // as many as tokens
-  std::vector<std::string> merges; // BPE: "left right"
-  TokenId bos = kNoToken, eos = kNoToken, eot = kNoToken, eom = kNoToken, unk = kNoToken, pad = kNoToken;
+  std::vector<float> scores;        // SPM; may be empty
+  std::vector<TokenKind> kinds;     // as many as tokens
+  std::vector<std::string> merges;  // BPE: "left right"
+  TokenId bos = kNoToken, eos = kNoToken, eot = kNoToken, eom = kNoToken, unk = kNoToken,
+          pad = kNoToken;
   bool add_bos = false;
   bool add_eos = false;
-  bool add_space_prefix = true;    // SPM
-  bool remove_extra_whitespaces = false;  // shown by inspect; as in other loaders, SPM encoding does not apply it
-  bool ignore_merges = false;      // BPE (llama-bpe): a word that is a token is taken whole
+  bool add_space_prefix = true;  // SPM
+  bool remove_extra_whitespaces =
+      false;  // shown by inspect; as in other loaders, SPM encoding does not apply it
+  bool ignore_merges = false;  // BPE (llama-bpe): a word that is a token is taken whole
 };
 
-/// Errors: kBadFile (no vocabulary, counts differ, ids out of range), kUnsupported (model or pre unknown: names the known ones).
+/// Errors: kBadFile (no vocabulary, counts differ, ids out of range), kUnsupported (model or pre
+/// unknown: names the known ones).
 TokenizerSpec read_tokenizer_spec(const GgufFile& file);
 
-/// What encoding cost, in steps that do not depend on the machine. Tests hold it against the length of the text.
+/// What encoding cost, in steps that do not depend on the machine. Tests hold it against the length
+/// of the text.
 struct EncodeWork {
   uint64_t lookups = 0;     // pairs of symbols looked up in the vocabulary
   uint64_t queue_pops = 0;  // candidate merges taken from the queue
@@ -47,8 +61,9 @@ struct EncodeWork {
 };
 
 struct EncodeOptions {
-  bool add_special = true;     // BOS / EOS as the file asks
-  bool parse_special = false;  // text like <|im_start|> becomes its control token; user text never does
+  bool add_special = true;  // BOS / EOS as the file asks
+  bool parse_special =
+      false;  // text like <|im_start|> becomes its control token; user text never does
   EncodeWork* work = nullptr;  // where given, the steps are added to it
 };
 
@@ -61,11 +76,11 @@ class Tokenizer {
   /// Errors: kUnsupported (model or pre-tokenizer unknown), kBadFile (a merge names no token ...).
   static std::unique_ptr<Tokenizer> make(TokenizerSpec spec);
 
-  /// Time is linear in the text. Errors: kBadText where `text` is not UTF-8 (says the byte offset), is longer than
-  /// kMaxTextBytes, or holds a character that the vocabulary cannot express.
+  /// Time is linear in the text. Errors: kBadText where `text` is not UTF-8 (says the byte offset),
+  /// is longer than kMaxTextBytes, or holds a character that the vocabulary cannot express.
   std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options) const;
-  /// The bytes a token stands for; empty for control tokens unless `render_special`, and for ids outside the vocabulary
-  /// (a model may have more output rows than the tokenizer has tokens).
+  /// The bytes a token stands for; empty for control tokens unless `render_special`, and for ids
+  /// outside the vocabulary (a model may have more output rows than the tokenizer has tokens).
   std::string piece(TokenId token, bool render_special = false) const;
   /// The pieces joined; the space that SPM vocabularies put before a text stays.
   std::string decode(std::span<const TokenId> tokens, bool render_special = false) const;
@@ -78,17 +93,20 @@ class Tokenizer {
   TokenId find(std::string_view text) const;  // the token with exactly this text, or kNoToken
 
  protected:
-  /// A stretch of text without special tokens; `is_first` where nothing but a special token stands before it.
+  /// A stretch of text without special tokens; `is_first` where nothing but a special token stands
+  /// before it.
   struct Stretch {
     std::string_view text;
     uint64_t offset = 0;  // in the whole text, for messages
     bool is_first = false;
   };
   explicit Tokenizer(TokenizerSpec spec);
-  virtual void encode_plain(const Stretch& stretch, std::vector<TokenId>& out, EncodeWork& work) const = 0;
+  virtual void encode_plain(const Stretch& stretch, std::vector<TokenId>& out,
+                            EncodeWork& work) const = 0;
   /// The bytes of a normal or user-defined token; `token` is in the vocabulary.
   virtual std::string piece_bytes(TokenId token) const = 0;
-  /// Text may become this token: it is normal or user-defined, never control, unknown, byte or unused.
+  /// Text may become this token: it is normal or user-defined, never control, unknown, byte or
+  /// unused.
   bool is_plain(TokenId token) const;
   TokenizerSpec spec_;
 
@@ -97,7 +115,8 @@ class Tokenizer {
   std::shared_ptr<const SpecialIndex> special_;
 };
 
-/// Turns a stream of tokens into text that never splits a code point: bytes of an unfinished one are held back.
+/// Turns a stream of tokens into text that never splits a code point: bytes of an unfinished one
+/// are held back.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}

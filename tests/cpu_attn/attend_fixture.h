@@ -1,4 +1,5 @@
-// tests/cpu_attn/attend_fixture.h - blocks of random K and V, tiles of queries and their double-precision attention.
+// tests/cpu_attn/attend_fixture.h - blocks of random K and V, tiles of queries and their
+// double-precision attention.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +25,8 @@ inline std::vector<KernelTable> attend_tables() {
     fill_attend_avx2(tables.emplace_back());
     tables.back().name = "avx2";
   }
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq")) {
     fill_attend_avx512(tables.emplace_back());
     tables.back().name = "avx512";
   }
@@ -44,12 +46,16 @@ inline std::vector<float> normal_floats(Random& random, uint64_t n, float deviat
 
 /// A segment's blocks. Rows below n_pos hold random K and V; all other bytes hold `fill`.
 struct Segment {
-  Segment(const KernelTable& table, const KvLayout& kv_layout, uint32_t positions, Random& random, int fill = 0xff)
-      : layout(kv_layout), n_pos(positions), bytes(uint64_t{kSegmentPositions} / kBlockPositions * layout.block_bytes + 64) {
+  Segment(const KernelTable& table, const KvLayout& kv_layout, uint32_t positions, Random& random,
+          int fill = 0xff)
+      : layout(kv_layout),
+        n_pos(positions),
+        bytes(uint64_t{kSegmentPositions} / kBlockPositions * layout.block_bytes + 64) {
     std::memset(bytes.data(), fill, bytes.size());
     auto address = reinterpret_cast<uintptr_t>(bytes.data());
     std::byte* start = bytes.data() + (64 - address % 64) % 64;
-    for (uint32_t b = 0; b < kSegmentPositions / kBlockPositions; ++b) blocks.push_back(start + b * layout.block_bytes);
+    for (uint32_t b = 0; b < kSegmentPositions / kBlockPositions; ++b)
+      blocks.push_back(start + b * layout.block_bytes);
     for (uint32_t p = 0; p < n_pos; ++p) {
       const std::vector<float> k = normal_floats(random, layout.head_dim, 1.0f);
       const std::vector<float> v = normal_floats(random, layout.head_dim, 1.0f);
@@ -62,13 +68,16 @@ struct Segment {
     std::memcpy(&half, blocks[pos / 32] + offset, 2);
     return half;
   }
-  double i8_at(uint32_t pos, uint64_t offset) const { return static_cast<int8_t>(blocks[pos / 32][offset]); }
+  double i8_at(uint32_t pos, uint64_t offset) const {
+    return static_cast<int8_t>(blocks[pos / 32][offset]);
+  }
 
   /// By the words of base/kv_layout.h, in double.
   double k(uint32_t pos, uint32_t d) const {
     const uint64_t at = uint64_t{d} * 32 + pos % 32;
     if (layout.k_codec == KvCodec::kF16) return f16_to_f32(half_at(pos, at * 2));
-    return i8_at(pos, at) * f16_to_f32(half_at(pos, layout.k_scales_offset + (uint64_t{d} / 32 * 32 + pos % 32) * 2));
+    return i8_at(pos, at) * f16_to_f32(half_at(pos, layout.k_scales_offset +
+                                                        (uint64_t{d} / 32 * 32 + pos % 32) * 2));
   }
   double v(uint32_t pos, uint32_t d) const {
     const uint64_t at = uint64_t{pos % 32} * layout.head_dim + d;
@@ -86,10 +95,14 @@ struct Segment {
 /// Queries and where their partials go. Outputs and scratch start as NaN.
 struct Tile {
   Tile(uint32_t n, uint32_t dims, Random& random)
-      : n_queries(n), head_dim(dims), q(normal_floats(random, uint64_t{n} * (dims + 3), 1.0f / std::sqrt(static_cast<float>(dims)))),
+      : n_queries(n),
+        head_dim(dims),
+        q(normal_floats(random, uint64_t{n} * (dims + 3),
+                        1.0f / std::sqrt(static_cast<float>(dims)))),
         pos(n) {}
 
-  void attend(const KernelTable& table, const Segment& segment, uint32_t first_pos, uint32_t n_pos) {
+  void attend(const KernelTable& table, const Segment& segment, uint32_t first_pos,
+              uint32_t n_pos) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     o.assign(uint64_t{n_queries} * head_dim, nan);
     m.assign(n_queries, nan);
@@ -105,7 +118,8 @@ struct Tile {
     a.blocks = segment.blocks.data();
     a.first_pos = first_pos;
     a.n_pos = n_pos;
-    a.scratch = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64 / sizeof(float);
+    a.scratch = scratch.data() +
+                (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64 / sizeof(float);
     a.o = o.data();
     a.m = m.data();
     a.l = l.data();
@@ -136,12 +150,14 @@ struct Tile {
 
 inline constexpr double kEps = 0x1p-24;  // half a unit in the last place of 1: one rounding
 
-/// One query's partial in double, and how far rounding may take the kernel from it. First order terms, 1 % for the rest:
-///   score    (head_dim + 2) eps sum |q k|: a rounding per term of the chain, one of the product where fma is two operations,
+/// One query's partial in double, and how far rounding may take the kernel from it. First order
+/// terms, 1 % for the rest:
+///   score    (head_dim + 2) eps sum |q k|: a rounding per term of the chain, one of the product
+///   where fma is two operations,
 ///            one of a group's scale
-///   weight   relative: error of its score, of m, eps |s - m| of the difference, 4 eps (2 ulp) of exp
-///   l        sum of w times that, plus n eps l for the sum
-///   o        the same with |v|, plus eps for a scale folded into w and eps for the product
+///   weight   relative: error of its score, of m, eps |s - m| of the difference, 4 eps (2 ulp) of
+///   exp l        sum of w times that, plus n eps l for the sum o        the same with |v|, plus
+///   eps for a scale folded into w and eps for the product
 struct DoublePartial {
   double m = -std::numeric_limits<double>::infinity();
   double l = 0;
@@ -150,7 +166,8 @@ struct DoublePartial {
   std::vector<double> o_bound;
 };
 
-inline DoublePartial attend_double(const Tile& tile, uint32_t query, const Segment& segment, uint32_t first_pos, uint32_t n_pos) {
+inline DoublePartial attend_double(const Tile& tile, uint32_t query, const Segment& segment,
+                                   uint32_t first_pos, uint32_t n_pos) {
   DoublePartial r;
   const uint32_t head_dim = tile.head_dim;
   r.o.resize(head_dim);
@@ -197,8 +214,8 @@ inline std::vector<KvLayout> layouts(uint32_t head_dim) {
 }
 
 inline std::string describe(const KernelTable& table, const KvLayout& layout) {
-  return std::string(table.name) + " k=" + kv_codec_name(layout.k_codec) + " v=" + kv_codec_name(layout.v_codec) +
-         " head_dim=" + std::to_string(layout.head_dim);
+  return std::string(table.name) + " k=" + kv_codec_name(layout.k_codec) +
+         " v=" + kv_codec_name(layout.v_codec) + " head_dim=" + std::to_string(layout.head_dim);
 }
 
 }  // namespace strata::cpu_attn

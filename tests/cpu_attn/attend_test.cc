@@ -1,16 +1,18 @@
-// tests/cpu_attn/attend_test.cc - attention of one segment against double precision, and law L1 bit by bit.
+// tests/cpu_attn/attend_test.cc - attention of one segment against double precision, and law L1 bit
+// by bit.
 #include <gtest/gtest.h>
 
 #include <memory>
 
-#include "attend_fixture.h"
+#include "tests/cpu_attn/attend_fixture.h"
 
 namespace strata::cpu_attn {
 namespace {
 
 constexpr uint32_t kSeed = 20240611;
 
-/// Query positions as steps make them: a decode step (all at the end), rows of a chunk with their group, or anything at all.
+/// Query positions as steps make them: a decode step (all at the end), rows of a chunk with their
+/// group, or anything at all.
 void draw_positions(Tile& tile, uint32_t first_pos, uint32_t n_pos, Random& random) {
   const uint32_t kind = below(4, random);
   const uint32_t group = 1 + below(4, random);
@@ -24,7 +26,8 @@ void draw_positions(Tile& tile, uint32_t first_pos, uint32_t n_pos, Random& rand
   tile.window = below(2, random) == 0 ? 0 : 1 + below(300, random);
 }
 
-void expect_near_double(const Tile& tile, const Segment& segment, uint32_t first_pos, uint32_t n_pos) {
+void expect_near_double(const Tile& tile, const Segment& segment, uint32_t first_pos,
+                        uint32_t n_pos) {
   for (uint32_t i = 0; i < tile.n_queries; ++i) {
     const DoublePartial want = attend_double(tile, i, segment, first_pos, n_pos);
     if (want.l == 0) {
@@ -35,7 +38,8 @@ void expect_near_double(const Tile& tile, const Segment& segment, uint32_t first
       EXPECT_NEAR(tile.l[i], want.l, want.l_bound) << "query " << i;
     }
     for (uint32_t d = 0; d < tile.head_dim; ++d) {
-      ASSERT_NEAR(tile.o[uint64_t{i} * tile.head_dim + d], want.o[d], want.o_bound[d]) << "query " << i << " dimension " << d;
+      ASSERT_NEAR(tile.o[uint64_t{i} * tile.head_dim + d], want.o[d], want.o_bound[d])
+          << "query " << i << " dimension " << d;
     }
   }
 }
@@ -45,10 +49,13 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 void expect_same_partial(const Tile& one, const Tile& tile, uint32_t i) {
-  EXPECT_TRUE(same_bits(one.m, {tile.m[i]})) << one.m[0] << " against " << tile.m[i] << " of query " << i;
-  EXPECT_TRUE(same_bits(one.l, {tile.l[i]})) << one.l[0] << " against " << tile.l[i] << " of query " << i;
+  EXPECT_TRUE(same_bits(one.m, {tile.m[i]}))
+      << one.m[0] << " against " << tile.m[i] << " of query " << i;
+  EXPECT_TRUE(same_bits(one.l, {tile.l[i]}))
+      << one.l[0] << " against " << tile.l[i] << " of query " << i;
   const auto from = tile.o.begin() + static_cast<std::ptrdiff_t>(uint64_t{i} * tile.head_dim);
-  EXPECT_TRUE(same_bits(one.o, {from, from + tile.head_dim})) << "o of query " << i << " at " << tile.pos[i];
+  EXPECT_TRUE(same_bits(one.o, {from, from + tile.head_dim}))
+      << "o of query " << i << " at " << tile.pos[i];
 }
 
 TEST(AttendSegment, MatchesDoublePrecisionAtEveryShape) {
@@ -61,7 +68,8 @@ TEST(AttendSegment, MatchesDoublePrecisionAtEveryShape) {
           const Segment segment(table, layout, n_pos, random);
           for (const uint32_t n_queries : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 10u, 12u, 13u, 96u}) {
             if (n_queries == 96 && (n_pos != 256 || head_dim > 128)) continue;
-            SCOPED_TRACE("n_pos " + std::to_string(n_pos) + " n_queries " + std::to_string(n_queries));
+            SCOPED_TRACE("n_pos " + std::to_string(n_pos) + " n_queries " +
+                         std::to_string(n_queries));
             Tile tile(n_queries, head_dim, random);
             const uint32_t first_pos = below(3, random) * kSegmentPositions;
             draw_positions(tile, first_pos, n_pos, random);
@@ -82,10 +90,12 @@ TEST(AttendSegment, GivesAQueryTheSameBitsAloneAndInAnyTile) {
         Random random(kSeed + head_dim);
         const Segment segment(table, layout, kSegmentPositions, random);
         for (uint32_t round = 0; round < 12; ++round) {
-          const uint32_t n_queries = round == 0 ? kMaxTileQueries : 1 + below(kMaxTileQueries, random);
+          const uint32_t n_queries =
+              round == 0 ? kMaxTileQueries : 1 + below(kMaxTileQueries, random);
           const uint32_t first_pos = below(3, random) * kSegmentPositions;
           const uint32_t n_pos = 1 + below(kSegmentPositions, random);
-          SCOPED_TRACE(describe(table, layout) + " seed " + std::to_string(kSeed) + " round " + std::to_string(round));
+          SCOPED_TRACE(describe(table, layout) + " seed " + std::to_string(kSeed) + " round " +
+                       std::to_string(round));
           Tile tile(n_queries, head_dim, random);
           draw_positions(tile, first_pos, n_pos, random);
           tile.attend(table, segment, first_pos, n_pos);
@@ -113,7 +123,9 @@ TEST(AttendSegment, GivesAQueryTheSameBitsWhateverFollowsIt) {
         tile.attend(table, segment, 0, kSegmentPositions);
         const Tile whole = tile;
         tile.attend(table, segment, 0, pos + 1);
-        EXPECT_TRUE(same_bits(tile.o, whole.o) && same_bits(tile.m, whole.m) && same_bits(tile.l, whole.l)) << "pos " << pos;
+        EXPECT_TRUE(same_bits(tile.o, whole.o) && same_bits(tile.m, whole.m) &&
+                    same_bits(tile.l, whole.l))
+            << "pos " << pos;
       }
     }
   }
@@ -126,18 +138,21 @@ TEST(AttendSegment, ReadsNoByteThatNoQueryAttends) {
       for (const uint32_t n_queries : {1u, 3u, 12u, 40u}) {
         for (const uint32_t written : {1u, 17u, 33u, 200u}) {
           Random random(kSeed);
-          const Segment poisoned(table, layout, written, random, 0xff);  // NaN as f16, as a scale, as a score
+          const Segment poisoned(table, layout, written, random,
+                                 0xff);  // NaN as f16, as a scale, as a score
           random.seed(kSeed);
           const Segment zeroed(table, layout, written, random, 0);
           Tile tile(n_queries, 32, random);
           tile.pos.assign(n_queries, written - 1);
           tile.attend(table, zeroed, 0, written);
           const Tile want = tile;
-          // n_pos past the written rows: the mask alone must keep them out. Blocks wholly past them need not exist.
+          // n_pos past the written rows: the mask alone must keep them out. Blocks wholly past them
+          // need not exist.
           Segment partly = poisoned;
           for (uint32_t b = (written + 31) / 32; b < 8; ++b) partly.blocks[b] = nullptr;
           tile.attend(table, partly, 0, (written + 31) / 32 * 32);
-          EXPECT_TRUE(same_bits(tile.o, want.o) && same_bits(tile.m, want.m) && same_bits(tile.l, want.l))
+          EXPECT_TRUE(same_bits(tile.o, want.o) && same_bits(tile.m, want.m) &&
+                      same_bits(tile.l, want.l))
               << n_queries << " queries, " << written << " rows";
         }
       }
@@ -151,11 +166,13 @@ TEST(AttendSegment, KeepsAnInfiniteValueFromQueriesBeforeIt) {
     const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 64);
     Segment segment(table, layout, 64, random);
     std::vector<float> k(64, 0.5f), v(64, 1e30f);
-    table.store_kv(layout, const_cast<std::byte*>(segment.blocks[1]), 3, k.data(), v.data());  // position 35
+    table.store_kv(layout, const_cast<std::byte*>(segment.blocks[1]), 3, k.data(),
+                   v.data());  // position 35
     Tile tile(12, 64, random);
     for (uint32_t i = 0; i < 12; ++i) tile.pos[i] = 30 + i;
     tile.attend(table, segment, 0, 64);
-    for (uint32_t i = 0; i < 12; ++i) EXPECT_EQ(std::isfinite(tile.o[i * 64]), tile.pos[i] < 35) << table.name << " query " << i;
+    for (uint32_t i = 0; i < 12; ++i)
+      EXPECT_EQ(std::isfinite(tile.o[i * 64]), tile.pos[i] < 35) << table.name << " query " << i;
   }
 }
 
@@ -169,18 +186,31 @@ TEST(AttendSegment, HintsOfTheNextCallChangeNoBit) {
     tile.attend(table, segment, 0, 256);
     std::vector<float> scratch(attend_scratch_floats(3, 64)), o(3 * 64), m(3), l(3);
     for (uint32_t n_next = 1; n_next <= 8; ++n_next) {
-      const AttendArgs a{.q = tile.q.data(), .q_stride = 67, .query_pos = tile.pos.data(), .n_queries = 3, .window = 0,
-                         .layout = layout, .blocks = segment.blocks.data(), .first_pos = 0, .n_pos = 256,
-                         .scratch = scratch.data(), .o = o.data(), .m = m.data(), .l = l.data(),
-                         .next_blocks = segment.blocks.data(), .n_next_blocks = n_next};
+      const AttendArgs a{.q = tile.q.data(),
+                         .q_stride = 67,
+                         .query_pos = tile.pos.data(),
+                         .n_queries = 3,
+                         .window = 0,
+                         .layout = layout,
+                         .blocks = segment.blocks.data(),
+                         .first_pos = 0,
+                         .n_pos = 256,
+                         .scratch = scratch.data(),
+                         .o = o.data(),
+                         .m = m.data(),
+                         .l = l.data(),
+                         .next_blocks = segment.blocks.data(),
+                         .n_next_blocks = n_next};
       table.attend_segment(a);
-      EXPECT_TRUE(same_bits(o, tile.o) && same_bits(m, tile.m) && same_bits(l, tile.l)) << table.name << " " << n_next;
+      EXPECT_TRUE(same_bits(o, tile.o) && same_bits(m, tile.m) && same_bits(l, tile.l))
+          << table.name << " " << n_next;
     }
   }
 }
 
-/// Weights one by one: eight positions with a score each and a value in a dimension of its own, under a ninth whose score is 0.
-/// Every f16 up to 110 is a score, negated and times a factor that fills the lower bits.
+/// Weights one by one: eight positions with a score each and a value in a dimension of its own,
+/// under a ninth whose score is 0. Every f16 up to 110 is a score, negated and times a factor that
+/// fills the lower bits.
 TEST(AttendSegment, ExponentialErrsByTwoUnitsInTheLastPlaceAtMost) {
   for (const KernelTable& table : attend_tables()) {
     const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 8);
@@ -219,7 +249,8 @@ struct Running {
   explicit Running(uint32_t n, uint32_t head_dim)
       : o(uint64_t{n} * head_dim), m(n, -std::numeric_limits<float>::infinity()), l(n) {}
   void merge(const KernelTable& table, const Tile& tile) {
-    const MergeArgs a{tile.o.data(), tile.m.data(), tile.l.data(), o.data(), m.data(), l.data(), tile.n_queries, tile.head_dim};
+    const MergeArgs a{tile.o.data(), tile.m.data(), tile.l.data(),  o.data(),
+                      m.data(),      l.data(),      tile.n_queries, tile.head_dim};
     table.merge_partials(a);
   }
   std::vector<float> o, m, l;
@@ -235,10 +266,13 @@ TEST(MergePartials, OfSeveralSegmentsIsTheSoftmaxOverAll) {
         constexpr uint32_t kPositions = kSegments * kSegmentPositions - 100;
         std::vector<Segment> segments;
         for (uint32_t s = 0; s < kSegments; ++s) {
-          segments.emplace_back(table, layout, std::min(kSegmentPositions, kPositions - s * kSegmentPositions), random);
+          segments.emplace_back(table, layout,
+                                std::min(kSegmentPositions, kPositions - s * kSegmentPositions),
+                                random);
         }
         Tile tile(6, head_dim, random);
-        for (float& x : tile.q) x *= 4;  // scores of several units: the maximum moves between segments
+        for (float& x : tile.q)
+          x *= 4;  // scores of several units: the maximum moves between segments
         for (uint32_t i = 0; i < 6; ++i) tile.pos[i] = i * 211 + 90;
         tile.pos[5] = kPositions - 1;
         Running run(6, head_dim);
@@ -247,7 +281,8 @@ TEST(MergePartials, OfSeveralSegmentsIsTheSoftmaxOverAll) {
           tile.attend(table, segments[s], s * kSegmentPositions, segments[s].n_pos);
           run.merge(table, tile);
           for (uint32_t i = 0; i < 6; ++i) {
-            want[i].push_back(attend_double(tile, i, segments[s], s * kSegmentPositions, segments[s].n_pos));
+            want[i].push_back(
+                attend_double(tile, i, segments[s], s * kSegmentPositions, segments[s].n_pos));
           }
         }
         for (uint32_t i = 0; i < 6; ++i) {
@@ -257,7 +292,8 @@ TEST(MergePartials, OfSeveralSegmentsIsTheSoftmaxOverAll) {
             double o = 0, l = 0, o_bound = 0, l_bound = 0;
             for (const DoublePartial& p : want[i]) {
               const double share = p.l == 0 ? 0.0 : std::exp(p.m - top);
-              // Each later merge may multiply by exp (2 ulp), of a difference of at most 40, and round twice more.
+              // Each later merge may multiply by exp (2 ulp), of a difference of at most 40, and
+              // round twice more.
               const double merges = (p.m_bound + kSegments * (4 + 40 + 3) * kEps);
               o += share * p.o[d];
               l += share * p.l;
@@ -265,7 +301,8 @@ TEST(MergePartials, OfSeveralSegmentsIsTheSoftmaxOverAll) {
               l_bound += share * (p.l_bound + merges * p.l);
             }
             const double got = double{run.o[i * head_dim + d]} / run.l[i];
-            ASSERT_NEAR(got, o / l, 1.01 * (o_bound / l + std::abs(o / l) * l_bound / l)) << "query " << i << " dim " << d;
+            ASSERT_NEAR(got, o / l, 1.01 * (o_bound / l + std::abs(o / l) * l_bound / l))
+                << "query " << i << " dim " << d;
           }
         }
       }
@@ -289,11 +326,14 @@ TEST(MergePartials, OfNothingKeepsTheBitsOfTheOther) {
     Running run(2, 80);
     run.merge(table, tile);
     EXPECT_EQ(run.m[0], -std::numeric_limits<float>::infinity()) << table.name;
-    EXPECT_TRUE(same_bits(run.o, std::vector<float>(160, 0.0f)) && same_bits(run.l, {0.0f, 0.0f})) << table.name;
+    EXPECT_TRUE(same_bits(run.o, std::vector<float>(160, 0.0f)) && same_bits(run.l, {0.0f, 0.0f}))
+        << table.name;
     run.merge(table, some);
-    EXPECT_TRUE(same_bits(run.o, some.o) && same_bits(run.m, some.m) && same_bits(run.l, some.l)) << table.name;
+    EXPECT_TRUE(same_bits(run.o, some.o) && same_bits(run.m, some.m) && same_bits(run.l, some.l))
+        << table.name;
     run.merge(table, tile);
-    EXPECT_TRUE(same_bits(run.o, some.o) && same_bits(run.m, some.m) && same_bits(run.l, some.l)) << table.name;
+    EXPECT_TRUE(same_bits(run.o, some.o) && same_bits(run.m, some.m) && same_bits(run.l, some.l))
+        << table.name;
   }
 }
 
@@ -312,7 +352,8 @@ TEST(StoreKv, WritesTheSameBytesOnEveryInstructionSet) {
         for (const KernelTable& table : tables) {
           std::vector<std::byte> got(layout.block_bytes, std::byte{0x5a});
           table.store_kv(layout, got.data(), 7, k.data(), v.data());
-          EXPECT_TRUE(got == want) << describe(table, layout) << " deviation " << deviation << " seed " << kSeed;
+          EXPECT_TRUE(got == want)
+              << describe(table, layout) << " deviation " << deviation << " seed " << kSeed;
         }
       }
     }
@@ -320,8 +361,22 @@ TEST(StoreKv, WritesTheSameBytesOnEveryInstructionSet) {
 }
 
 TEST(StoreKv, RoundsF16ToNearestEven) {
-  const std::vector<float> values{0.0f, -0.0f, 1.0f, 1.0f + 0x1p-11f, 1.0f + 0x3p-11f, 65504.0f, 65519.9f, 65520.0f, -1e9f, 0x1p-24f,
-                                  0x1p-25f, 0x1.8p-25f, 0x1p-14f, 0x1.ffcp-15f, 6.1e-5f, 3.14159f,
+  const std::vector<float> values{0.0f,
+                                  -0.0f,
+                                  1.0f,
+                                  1.0f + 0x1p-11f,
+                                  1.0f + 0x3p-11f,
+                                  65504.0f,
+                                  65519.9f,
+                                  65520.0f,
+                                  -1e9f,
+                                  0x1p-24f,
+                                  0x1p-25f,
+                                  0x1.8p-25f,
+                                  0x1p-14f,
+                                  0x1.ffcp-15f,
+                                  6.1e-5f,
+                                  3.14159f,
                                   std::numeric_limits<float>::infinity()};
   for (const KernelTable& table : attend_tables()) {
     const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 24);
@@ -330,8 +385,10 @@ TEST(StoreKv, RoundsF16ToNearestEven) {
     std::copy(values.begin(), values.end(), row.begin());
     table.store_kv(layout, const_cast<std::byte*>(segment.blocks[0]), 31, row.data(), row.data());
     for (uint32_t d = 0; d < 24; ++d) {
-      EXPECT_EQ(segment.half_at(31, (d * 32 + 31) * 2), f32_to_f16(row[d])) << table.name << " K of " << row[d];
-      EXPECT_EQ(segment.half_at(31, layout.v_offset + (31 * 24 + d) * 2), f32_to_f16(row[d])) << table.name << " V of " << row[d];
+      EXPECT_EQ(segment.half_at(31, (d * 32 + 31) * 2), f32_to_f16(row[d]))
+          << table.name << " K of " << row[d];
+      EXPECT_EQ(segment.half_at(31, layout.v_offset + (31 * 24 + d) * 2), f32_to_f16(row[d]))
+          << table.name << " V of " << row[d];
     }
     row.assign(24, std::numeric_limits<float>::quiet_NaN());
     table.store_kv(layout, const_cast<std::byte*>(segment.blocks[0]), 0, row.data(), row.data());
@@ -351,20 +408,28 @@ TEST(StoreKv, QuantisesWithinHalfAStep) {
         const std::vector<float> v = normal_floats(random, 64, deviation);
         table.store_kv(layout, const_cast<std::byte*>(segment.blocks[0]), row, k.data(), v.data());
         for (uint32_t d = 0; d < 64; ++d) {
-          const double k_step = f16_to_f32(segment.half_at(row, layout.k_scales_offset + (d / 32 * 32 + row) * 2));
-          const double v_step = f16_to_f32(segment.half_at(row, layout.v_scales_offset + (d / 32 * 32 + row) * 2));
+          const double k_step =
+              f16_to_f32(segment.half_at(row, layout.k_scales_offset + (d / 32 * 32 + row) * 2));
+          const double v_step =
+              f16_to_f32(segment.half_at(row, layout.v_scales_offset + (d / 32 * 32 + row) * 2));
           float largest = 0;
-          for (uint32_t i = d / 32 * 32; i < d / 32 * 32 + 32; ++i) largest = std::max(largest, std::abs(k[i]));
-          EXPECT_LE(k_step, largest / 127 * (1 + 0x1p-11) + 0x1p-24) << table.name << " seed " << kSeed;
-          ASSERT_LE(std::abs(segment.k(row, d) - k[d]), k_step * (0.5 + 0x1p-11)) << table.name << " K deviation " << deviation;
-          ASSERT_LE(std::abs(segment.v(row, d) - v[d]), v_step * (0.5 + 0x1p-11)) << table.name << " V deviation " << deviation;
+          for (uint32_t i = d / 32 * 32; i < d / 32 * 32 + 32; ++i)
+            largest = std::max(largest, std::abs(k[i]));
+          EXPECT_LE(k_step, largest / 127 * (1 + 0x1p-11) + 0x1p-24)
+              << table.name << " seed " << kSeed;
+          ASSERT_LE(std::abs(segment.k(row, d) - k[d]), k_step * (0.5 + 0x1p-11))
+              << table.name << " K deviation " << deviation;
+          ASSERT_LE(std::abs(segment.v(row, d) - v[d]), v_step * (0.5 + 0x1p-11))
+              << table.name << " V deviation " << deviation;
         }
       }
     }
     Segment segment(table, layout, 0, random);
     const std::vector<float> zeros(64);
-    table.store_kv(layout, const_cast<std::byte*>(segment.blocks[0]), 0, zeros.data(), zeros.data());
-    for (uint32_t d = 0; d < 64; ++d) EXPECT_EQ(segment.k(0, d) + segment.v(0, d), 0.0) << table.name;
+    table.store_kv(layout, const_cast<std::byte*>(segment.blocks[0]), 0, zeros.data(),
+                   zeros.data());
+    for (uint32_t d = 0; d < 64; ++d)
+      EXPECT_EQ(segment.k(0, d) + segment.v(0, d), 0.0) << table.name;
   }
 }
 

@@ -1,5 +1,6 @@
-// tests/cpu_attn/drawn_matrix.h - random matrices in every file type, with their values taken element by element from the
-// format's definition: an oracle that shares nothing with the packer, which works on four codes at a time.
+// tests/cpu_attn/drawn_matrix.h - random matrices in every file type, with their values taken
+// element by element from the format's definition: an oracle that shares nothing with the packer,
+// which works on four codes at a time.
 #pragma once
 
 #include <cmath>
@@ -30,9 +31,9 @@ struct DrawnMatrix {
   TensorType type{};
   uint32_t n_out = 0;
   uint32_t n_in = 0;
-  std::vector<std::byte> file;       // rows as a GGUF file holds them
-  std::vector<Element> elements;     // [n_out, n_in]
-  std::vector<std::byte> storage;    // of the packed matrix
+  std::vector<std::byte> file;     // rows as a GGUF file holds them
+  std::vector<Element> elements;   // [n_out, n_in]
+  std::vector<std::byte> storage;  // of the packed matrix
   PackedMatrix packed;
 };
 
@@ -51,19 +52,25 @@ inline void six_bit_pair(const uint8_t* s, uint32_t j, int& scale, int& minimum)
 }
 
 inline int iq4_value(int code) {
-  constexpr int kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  constexpr int kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                               1,    13,   25,  38,  53,  69,  89,  113};
   return kValues[code];
 }
 
 /// Nibble i of 32: the lower halves of 16 bytes, then the upper ones.
-inline int split_nibble(const uint8_t* at, uint32_t i) { return i < 16 ? at[i] & 15 : at[i - 16] >> 4; }
+inline int split_nibble(const uint8_t* at, uint32_t i) {
+  return i < 16 ? at[i] & 15 : at[i - 16] >> 4;
+}
 
 inline Element small_element(TensorType type, const uint8_t* b, uint32_t i) {
   const double d = half_value(b);
   switch (type) {
-    case TensorType::kQ4_0: return {d * (split_nibble(b + 2, i) - 8), 0};
-    case TensorType::kIQ4_NL: return {d * iq4_value(split_nibble(b + 2, i)), 0};
-    case TensorType::kQ4_1: return {d * split_nibble(b + 4, i), -half_value(b + 2)};
+    case TensorType::kQ4_0:
+      return {d * (split_nibble(b + 2, i) - 8), 0};
+    case TensorType::kIQ4_NL:
+      return {d * iq4_value(split_nibble(b + 2, i)), 0};
+    case TensorType::kQ4_1:
+      return {d * split_nibble(b + 4, i), -half_value(b + 2)};
     case TensorType::kQ5_0: {
       const int high = (b[2 + i / 8] >> (i % 8)) & 1;
       return {d * ((split_nibble(b + 6, i) | high << 4) - 16), 0};
@@ -72,7 +79,8 @@ inline Element small_element(TensorType type, const uint8_t* b, uint32_t i) {
       const int high = (b[4 + i / 8] >> (i % 8)) & 1;
       return {d * (split_nibble(b + 8, i) | high << 4), -half_value(b + 2)};
     }
-    default: return {d * static_cast<int8_t>(b[2 + i]), 0};  // Q8_0
+    default:
+      return {d * static_cast<int8_t>(b[2 + i]), 0};  // Q8_0
   }
 }
 
@@ -95,7 +103,8 @@ inline Element k_element(TensorType type, const uint8_t* b, uint32_t i) {
     case TensorType::kQ4_K: {
       six_bit_pair(b + 4, i / 32, scale, minimum);
       const uint8_t byte = b[16 + i / 64 * 32 + l];
-      return {half_value(b) * scale * (i % 64 < 32 ? byte & 15 : byte >> 4), half_value(b + 2) * minimum};
+      return {half_value(b) * scale * (i % 64 < 32 ? byte & 15 : byte >> 4),
+              half_value(b + 2) * minimum};
     }
     case TensorType::kQ5_K: {
       six_bit_pair(b + 4, i / 32, scale, minimum);
@@ -107,11 +116,13 @@ inline Element k_element(TensorType type, const uint8_t* b, uint32_t i) {
       const uint8_t byte = b[64 * half + 32 * (quarter % 2) + l];
       const int low = quarter < 2 ? byte & 15 : byte >> 4;
       const int high = (b[128 + 32 * half + l] >> (2 * quarter)) & 3;
-      return {half_value(b + 208) * static_cast<int8_t>(b[192 + i / 16]) * ((low | high << 4) - 32), 0};
+      return {half_value(b + 208) * static_cast<int8_t>(b[192 + i / 16]) * ((low | high << 4) - 32),
+              0};
     }
     default: {  // IQ4_XS
       const uint32_t g = i / 32;
-      scale = (((b[4 + g / 2] >> (4 * (g % 2))) & 15) | ((half_at(b + 2) >> (2 * g)) & 3) << 4) - 32;
+      scale =
+          (((b[4 + g / 2] >> (4 * (g % 2))) & 15) | ((half_at(b + 2) >> (2 * g)) & 3) << 4) - 32;
       return {half_value(b) * scale * iq4_value(split_nibble(b + 8 + 16 * g, l)), 0};
     }
   }
@@ -122,10 +133,15 @@ inline Element file_element(TensorType type, const uint8_t* row, uint32_t k) {
   const uint8_t* block = row + uint64_t{k} / info.block_elements * info.block_bytes;
   float f = 0;
   switch (type) {
-    case TensorType::kF32: std::memcpy(&f, block, 4); return {static_cast<double>(f), 0};
-    case TensorType::kF16: return {half_value(block), 0};
-    case TensorType::kBF16: return {static_cast<double>(bf16_to_f32(half_at(block))), 0};
-    default: break;
+    case TensorType::kF32:
+      std::memcpy(&f, block, 4);
+      return {static_cast<double>(f), 0};
+    case TensorType::kF16:
+      return {half_value(block), 0};
+    case TensorType::kBF16:
+      return {static_cast<double>(bf16_to_f32(half_at(block))), 0};
+    default:
+      break;
   }
   const uint32_t i = k % info.block_elements;
   return info.block_elements == 32 ? small_element(type, block, i) : k_element(type, block, i);
@@ -134,11 +150,19 @@ inline Element file_element(TensorType type, const uint8_t* row, uint32_t k) {
 /// Where a block's f16 numbers stand.
 inline std::vector<uint32_t> half_offsets(TensorType type) {
   switch (type) {
-    case TensorType::kQ4_1: case TensorType::kQ5_1: case TensorType::kQ4_K: case TensorType::kQ5_K: return {0, 2};
-    case TensorType::kQ2_K: return {80, 82};
-    case TensorType::kQ3_K: return {108};
-    case TensorType::kQ6_K: return {208};
-    default: return {0};
+    case TensorType::kQ4_1:
+    case TensorType::kQ5_1:
+    case TensorType::kQ4_K:
+    case TensorType::kQ5_K:
+      return {0, 2};
+    case TensorType::kQ2_K:
+      return {80, 82};
+    case TensorType::kQ3_K:
+      return {108};
+    case TensorType::kQ6_K:
+      return {208};
+    default:
+      return {0};
   }
 }
 
@@ -147,16 +171,21 @@ inline void put_half(std::byte* at, float value) {
   std::memcpy(at, &half, 2);
 }
 
-inline void draw_block(const TensorTypeInfo& info, std::byte* block, Draw draw, std::mt19937& random) {
+inline void draw_block(const TensorTypeInfo& info, std::byte* block, Draw draw,
+                       std::mt19937& random) {
   std::uniform_int_distribution<int> byte(0, 255);
   std::normal_distribution<float> normal;
   for (uint32_t i = 0; i < info.block_bytes; ++i)
     block[i] = draw == Draw::kZeros || draw == Draw::kSmallestCodes ? std::byte{0}
                : draw == Draw::kLargestCodes                        ? std::byte{255}
-                                                                    : static_cast<std::byte>(byte(random));
-  if (info.type == TensorType::kQ8_0 && draw == Draw::kSmallestCodes) std::memset(block + 2, 0x80, 32);
-  if (info.type == TensorType::kQ8_0 && draw == Draw::kLargestCodes) std::memset(block + 2, 0x7f, 32);
-  const float size = draw == Draw::kZeros ? 0.0f : draw == Draw::kSubnormalScales ? 0x1p-22f : 0.05f;
+                                             : static_cast<std::byte>(byte(random));
+  if (info.type == TensorType::kQ8_0 && draw == Draw::kSmallestCodes)
+    std::memset(block + 2, 0x80, 32);
+  if (info.type == TensorType::kQ8_0 && draw == Draw::kLargestCodes)
+    std::memset(block + 2, 0x7f, 32);
+  const float size = draw == Draw::kZeros             ? 0.0f
+                     : draw == Draw::kSubnormalScales ? 0x1p-22f
+                                                      : 0.05f;
   if (info.type == TensorType::kF32) {
     const float value = normal(random) * (draw == Draw::kSubnormalScales ? 0x1p-130f : size);
     std::memcpy(block, &value, 4);
@@ -168,15 +197,18 @@ inline void draw_block(const TensorTypeInfo& info, std::byte* block, Draw draw, 
   }
 }
 
-inline DrawnMatrix draw_matrix(TensorType type, uint32_t n_out, uint32_t n_in, Draw draw, std::mt19937& random) {
+inline DrawnMatrix draw_matrix(TensorType type, uint32_t n_out, uint32_t n_in, Draw draw,
+                               std::mt19937& random) {
   const auto& info = tensor_type_info(type);
   DrawnMatrix m{type, n_out, n_in, {}, {}, {}, {}};
   const uint64_t row_bytes = tensor_row_bytes(type, n_in);
   m.file.resize(n_out * row_bytes);
-  for (uint64_t at = 0; at < m.file.size(); at += info.block_bytes) draw_block(info, m.file.data() + at, draw, random);
+  for (uint64_t at = 0; at < m.file.size(); at += info.block_bytes)
+    draw_block(info, m.file.data() + at, draw, random);
   for (uint32_t row = 0; row < n_out; ++row)
     for (uint32_t k = 0; k < n_in; ++k)
-      m.elements.push_back(file_element(type, reinterpret_cast<const uint8_t*>(m.file.data()) + row * row_bytes, k));
+      m.elements.push_back(
+          file_element(type, reinterpret_cast<const uint8_t*>(m.file.data()) + row * row_bytes, k));
   m.packed = {nullptr, type, n_out, n_in, panel_bytes(type, n_in)};
   m.storage.resize(m.packed.total_bytes() + 63, std::byte{0xA5});
   auto* aligned = m.storage.data() + (64 - reinterpret_cast<uintptr_t>(m.storage.data()) % 64) % 64;

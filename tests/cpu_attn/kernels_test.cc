@@ -26,7 +26,9 @@ TEST(Kernels, AnUnknownSetIsRefusedWithTheNamesOfThisCpu) {
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUsage);
-    EXPECT_NE(std::string(error.what()).find("unknown instruction set 'neon'; this CPU has: scalar"), std::string::npos);
+    EXPECT_NE(
+        std::string(error.what()).find("unknown instruction set 'neon'; this CPU has: scalar"),
+        std::string::npos);
     EXPECT_EQ(error.where(), "--cpu-isa");
   }
 }
@@ -36,15 +38,18 @@ std::string output_of(const std::string& command) {
   std::string text;
   const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), pclose);
   std::array<char, 4096> piece{};
-  while (pipe && fgets(piece.data(), static_cast<int>(piece.size()), pipe.get()) != nullptr) text += piece.data();
+  while (pipe && fgets(piece.data(), static_cast<int>(piece.size()), pipe.get()) != nullptr)
+    text += piece.data();
   return text;
 }
 
-/// A weak symbol is a function the linker may take from any object: taken from one of these, it would run instructions the
-/// CPU may lack. "W" and "V" are weak definitions, "u" is unique over all objects; "U" (undefined) is fine.
+/// A weak symbol is a function the linker may take from any object: taken from one of these, it
+/// would run instructions the CPU may lack. "W" and "V" are weak definitions, "u" is unique over
+/// all objects; "U" (undefined) is fine.
 TEST(Kernels, ObjectsWithTheirOwnFlagsDefineNoWeakSymbol) {
   uint32_t n_objects = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(STRATA_BINARY_DIR "/cpu_attn")) {
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(STRATA_BINARY_DIR "/cpu_attn")) {
     const std::string name = entry.path().filename().string();
     if (!name.ends_with("_avx2.cc.o") && !name.ends_with("_avx512.cc.o")) continue;
     ++n_objects;

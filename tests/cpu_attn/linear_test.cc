@@ -50,12 +50,19 @@ std::vector<float> draw_rows(uint32_t n_rows, uint32_t n_in, std::mt19937& rando
 }
 
 /// Runs rows [first, first + n_rows) over the panels given; columns beyond n_out keep kUntouched.
-std::vector<float> run_linear(const KernelTable& table, const DrawnMatrix& m, Activations& a, uint32_t first, uint32_t n_rows,
-                              uint32_t panel_begin, uint32_t panel_end) {
+std::vector<float> run_linear(const KernelTable& table, const DrawnMatrix& m, Activations& a,
+                              uint32_t first, uint32_t n_rows, uint32_t panel_begin,
+                              uint32_t panel_end) {
   const uint64_t stride = m.n_out + 3;
   std::vector<float> out(n_rows * stride, kUntouched);
-  const LinearArgs args{m.packed, a.x.data() + uint64_t{first} * a.n_in, is_float(m.type) ? QuantRows{} : a.rows(first),
-                        out.data(), stride, n_rows, panel_begin, panel_end};
+  const LinearArgs args{m.packed,
+                        a.x.data() + uint64_t{first} * a.n_in,
+                        is_float(m.type) ? QuantRows{} : a.rows(first),
+                        out.data(),
+                        stride,
+                        n_rows,
+                        panel_begin,
+                        panel_end};
   table.linear(args);
   return out;
 }
@@ -64,10 +71,12 @@ std::vector<float> run_linear(const KernelTable& table, const DrawnMatrix& m, Ac
   return run_linear(table, m, a, 0, a.n_rows, 0, m.packed.n_panels());
 }
 
-/// Compares with sums in double over the exact weights and the activations the kernel was given (int8 times scale, so that
-/// only f32 rounding is left). A sum of n terms t_g by fused multiply-adds, each t_g with one rounded factor, differs by at most
-/// (n + 1) * 2^-24 * sum |t_g|; products below the smallest normal number add at most 2^-149 * 2^20 each.
-void expect_near_oracle(const DrawnMatrix& m, Activations& a, const std::vector<float>& out, const char* table) {
+/// Compares with sums in double over the exact weights and the activations the kernel was given
+/// (int8 times scale, so that only f32 rounding is left). A sum of n terms t_g by fused
+/// multiply-adds, each t_g with one rounded factor, differs by at most (n + 1) * 2^-24 * sum |t_g|;
+/// products below the smallest normal number add at most 2^-149 * 2^20 each.
+void expect_near_oracle(const DrawnMatrix& m, Activations& a, const std::vector<float>& out,
+                        const char* table) {
   const uint32_t group = is_float(m.type) ? 1 : kActHalfGroup;
   const uint64_t stride = m.n_out + 3;
   for (uint32_t r = 0; r < a.n_rows; ++r) {
@@ -77,8 +86,9 @@ void expect_near_oracle(const DrawnMatrix& m, Activations& a, const std::vector<
         double main = 0, minus = 0;
         for (uint32_t i = k; i < k + group; ++i) {
           const uint64_t at = uint64_t{r} * m.n_in + i;
-          const double x = is_float(m.type) ? static_cast<double>(a.x[at])
-                                            : static_cast<double>(a.scales[at / kActGroup]) * a.q[at];
+          const double x = is_float(m.type)
+                               ? static_cast<double>(a.x[at])
+                               : static_cast<double>(a.scales[at / kActGroup]) * a.q[at];
           main += m.elements[uint64_t{o} * m.n_in + i].main * x;
           minus += m.elements[uint64_t{o} * m.n_in + i].minus * x;
         }
@@ -88,14 +98,16 @@ void expect_near_oracle(const DrawnMatrix& m, Activations& a, const std::vector<
       const double n_terms = 2.0 * m.n_in / group;
       const double tolerance = (n_terms + 1) * kRounding * 1.001 * size + n_terms * 0x1p-129;
       ASSERT_NEAR(static_cast<double>(out[r * stride + o]), sum, tolerance)
-          << tensor_type_info(m.type).name << ' ' << table << " n_rows " << a.n_rows << " n_in " << m.n_in << " row " << r
-          << " output " << o << " seed " << kSeed;
+          << tensor_type_info(m.type).name << ' ' << table << " n_rows " << a.n_rows << " n_in "
+          << m.n_in << " row " << r << " output " << o << " seed " << kSeed;
     }
-    for (uint32_t o = m.n_out; o < stride; ++o) ASSERT_EQ(out[r * stride + o], kUntouched) << "column " << o << " of " << m.n_out;
+    for (uint32_t o = m.n_out; o < stride; ++o)
+      ASSERT_EQ(out[r * stride + o], kUntouched) << "column " << o << " of " << m.n_out;
   }
 }
 
-/// Widths of a type: one block, one chunk less something, and more than one chunk of the kernels (1024).
+/// Widths of a type: one block, one chunk less something, and more than one chunk of the kernels
+/// (1024).
 std::vector<uint32_t> widths(const TensorTypeInfo& info) {
   if (info.block_elements == 1) return {1, 33, 300};
   if (info.block_elements == 32) return {32, 576, 1120};
@@ -147,17 +159,22 @@ TEST(Linear, ARowsBitsDoNotDependOnOtherRowsOrPanels) {
       for (const uint32_t n_rows : {1u, 2u, 3u, 4u, 5u, 11u})
         for (uint32_t first = 0; first + n_rows <= a.n_rows; first += n_rows) {
           const auto part = run_linear(*table, m, a, first, n_rows, 0, m.packed.n_panels());
-          ASSERT_EQ(std::memcmp(part.data(), whole.data() + first * stride, part.size() * sizeof(float)), 0)
-              << info.name << ' ' << table->name << " rows " << first << " + " << n_rows << " seed " << kSeed;
+          ASSERT_EQ(
+              std::memcmp(part.data(), whole.data() + first * stride, part.size() * sizeof(float)),
+              0)
+              << info.name << ' ' << table->name << " rows " << first << " + " << n_rows << " seed "
+              << kSeed;
         }
       for (uint32_t begin = 0; begin < m.packed.n_panels(); ++begin)
         for (uint32_t end = begin + 1; end <= m.packed.n_panels(); ++end) {
           const auto part = run_linear(*table, m, a, 0, a.n_rows, begin, end);
           for (uint32_t r = 0; r < a.n_rows; ++r)
             for (uint32_t o = 0; o < stride; ++o) {
-              const bool inside = o >= begin * kPanelRows && o < std::min(end * kPanelRows, m.n_out);
+              const bool inside =
+                  o >= begin * kPanelRows && o < std::min(end * kPanelRows, m.n_out);
               ASSERT_EQ(part[r * stride + o], inside ? whole[r * stride + o] : kUntouched)
-                  << info.name << ' ' << table->name << " panels " << begin << ".." << end << " output " << o;
+                  << info.name << ' ' << table->name << " panels " << begin << ".." << end
+                  << " output " << o;
             }
         }
     }
@@ -167,7 +184,8 @@ TEST(Linear, ARowsBitsDoNotDependOnOtherRowsOrPanels) {
 TEST(Linear, EveryIsaGivesTheSameBits) {
   std::mt19937 random(kSeed);
   for (const auto& info : tensor_types())
-    for (const Draw draw : {Draw::kRandom, Draw::kZeros, Draw::kLargestCodes, Draw::kSmallestCodes, Draw::kSubnormalScales}) {
+    for (const Draw draw : {Draw::kRandom, Draw::kZeros, Draw::kLargestCodes, Draw::kSmallestCodes,
+                            Draw::kSubnormalScales}) {
       const uint32_t n_in = widths(info).back();
       const DrawnMatrix m = draw_matrix(info.type, 20, n_in, draw, random);
       for (const uint32_t n_rows : {1u, 9u}) {
@@ -185,7 +203,8 @@ TEST(Linear, EveryIsaGivesTheSameBits) {
 TEST(Linear, ExtremeCodesAndActivationsStayExact) {
   std::mt19937 random(kSeed);
   for (const auto& info : tensor_types())
-    for (const Draw draw : {Draw::kZeros, Draw::kLargestCodes, Draw::kSmallestCodes, Draw::kSubnormalScales}) {
+    for (const Draw draw :
+         {Draw::kZeros, Draw::kLargestCodes, Draw::kSmallestCodes, Draw::kSubnormalScales}) {
       const uint32_t n_in = widths(info).back();
       const DrawnMatrix m = draw_matrix(info.type, 17, n_in, draw, random);
       // Rows whose codes are all 127, all -127, alternating, all zero, and tiny.
@@ -221,7 +240,8 @@ TEST(QuantizeRows, CodesAreTheNearestAndSumsAreTheirs) {
   for (uint32_t k = 0; k < 32; ++k) {
     x[k] = 0.0f;
     x[32 + k] = std::numeric_limits<float>::denorm_min();
-    x[64 + k] = static_cast<float>(k) - 15.5f;  // ties of the rounding where the scale is a power of two times 127
+    x[64 + k] = static_cast<float>(k) -
+                15.5f;  // ties of the rounding where the scale is a power of two times 127
     x[96 + k] = k == 5 ? 127.0f : static_cast<float>(k) * 0.5f;
     x[128 + k] = k == 9 ? std::numeric_limits<float>::max() : 1.0f;
   }
@@ -229,9 +249,11 @@ TEST(QuantizeRows, CodesAreTheNearestAndSumsAreTheirs) {
     const Activations a(*table, x, 7);
     for (uint64_t i = 0; i < x.size(); ++i) {
       const double scale = static_cast<double>(a.scales[i / kActGroup]);
-      // x / scale lies within 127 * 3 roundings of x * (127 / max), which is rounded to the nearest integer.
+      // x / scale lies within 127 * 3 roundings of x * (127 / max), which is rounded to the nearest
+      // integer.
       const double tolerance = std::max(scale * (0.5 + 127 * 3 * kRounding), 1e-36);
-      ASSERT_NEAR(scale * a.q[i], static_cast<double>(x[i]), tolerance) << table->name << " at " << i;
+      ASSERT_NEAR(scale * a.q[i], static_cast<double>(x[i]), tolerance)
+          << table->name << " at " << i;
       ASSERT_GE(a.q[i], -127);
     }
     for (uint64_t h = 0; h < a.neg_sums.size(); ++h) {
@@ -241,7 +263,8 @@ TEST(QuantizeRows, CodesAreTheNearestAndSumsAreTheirs) {
     }
     EXPECT_EQ(a.scales[0], 0.0f);
     EXPECT_EQ(a.scales[1], 0.0f);
-    for (uint32_t k = 0; k < 32; k += 2) EXPECT_EQ(a.q[96 + k], k == 0 ? 0 : k / 2) << "exact halves stay exact";
+    for (uint32_t k = 0; k < 32; k += 2)
+      EXPECT_EQ(a.q[96 + k], k == 0 ? 0 : k / 2) << "exact halves stay exact";
     EXPECT_EQ(a.q[96 + 3], 2) << "1.5 rounds to even";
     EXPECT_EQ(a.q[96 + 1], 0) << "0.5 rounds to even";
   }
@@ -259,13 +282,16 @@ TEST(QuantizeRows, EveryIsaGivesTheSameCodes) {
     EXPECT_EQ(a.q, wanted.q) << table->name;
     EXPECT_EQ(a.neg_sums, wanted.neg_sums) << table->name;
     for (uint64_t g = 0; g < a.scales.size(); ++g)
-      EXPECT_TRUE(a.scales[g] == wanted.scales[g] || (std::isnan(a.scales[g]) && std::isnan(wanted.scales[g]))) << table->name;
+      EXPECT_TRUE(a.scales[g] == wanted.scales[g] ||
+                  (std::isnan(a.scales[g]) && std::isnan(wanted.scales[g])))
+          << table->name;
   }
 }
 
 TEST(QuantizeRows, NotANumberIsNotLost) {
   std::mt19937 random(kSeed);
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
     for (const auto& info : tensor_types()) {
       if (is_float(info.type)) continue;
       const DrawnMatrix m = draw_matrix(info.type, 16, 256, Draw::kRandom, random);
@@ -274,7 +300,8 @@ TEST(QuantizeRows, NotANumberIsNotLost) {
       for (const KernelTable* table : available_kernels()) {
         Activations a(*table, x, 1);
         const auto out = run_linear(*table, m, a);
-        for (uint32_t o = 0; o < 16; ++o) EXPECT_FALSE(std::isfinite(out[o])) << info.name << ' ' << table->name;
+        for (uint32_t o = 0; o < 16; ++o)
+          EXPECT_FALSE(std::isfinite(out[o])) << info.name << ' ' << table->name;
       }
     }
 }

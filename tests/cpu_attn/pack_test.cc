@@ -14,7 +14,8 @@ constexpr uint32_t kSeed = 20240611;
 TEST(Pack, UnpackedRowsAreTheFilesValuesBitForBit) {
   std::mt19937 random(kSeed);
   for (const auto& info : tensor_types())
-    for (const Draw draw : {Draw::kRandom, Draw::kZeros, Draw::kLargestCodes, Draw::kSmallestCodes, Draw::kSubnormalScales}) {
+    for (const Draw draw : {Draw::kRandom, Draw::kZeros, Draw::kLargestCodes, Draw::kSmallestCodes,
+                            Draw::kSubnormalScales}) {
       const DrawnMatrix m = draw_matrix(info.type, 35, 3 * info.block_elements, draw, random);
       std::vector<float> row(m.n_in);
       for (uint32_t r = 0; r < m.n_out; ++r) {
@@ -22,7 +23,8 @@ TEST(Pack, UnpackedRowsAreTheFilesValuesBitForBit) {
         for (uint32_t k = 0; k < m.n_in; ++k) {
           const float wanted = m.elements[r * m.n_in + k].value();
           ASSERT_EQ(std::bit_cast<uint32_t>(row[k]), std::bit_cast<uint32_t>(wanted))
-              << info.name << " row " << r << " input " << k << ": " << row[k] << " wanted " << wanted << " seed " << kSeed;
+              << info.name << " row " << r << " input " << k << ": " << row[k] << " wanted "
+              << wanted << " seed " << kSeed;
         }
       }
     }
@@ -35,21 +37,26 @@ TEST(Pack, PanelsTakeTheFilesBytesAndAtMostPadding) {
       const uint64_t bytes = panel_bytes(info.type, n_in);
       EXPECT_EQ(bytes % 64, 0u) << info.name;
       EXPECT_GE(bytes, 16 * tensor_row_bytes(info.type, n_in)) << info.name;
-      EXPECT_LE(bytes, 16 * tensor_row_bytes(info.type, n_in) + 63) << info.name << " n_in " << n_in;
+      EXPECT_LE(bytes, 16 * tensor_row_bytes(info.type, n_in) + 63)
+          << info.name << " n_in " << n_in;
     }
 }
 
 TEST(Pack, PiecesPackToTheSameBytesAsTheWhole) {
   std::mt19937 random(kSeed);
   for (const auto& info : tensor_types()) {
-    const DrawnMatrix m = draw_matrix(info.type, 53, 2 * info.block_elements, Draw::kRandom, random);
+    const DrawnMatrix m =
+        draw_matrix(info.type, 53, 2 * info.block_elements, Draw::kRandom, random);
     const uint64_t row_bytes = tensor_row_bytes(info.type, m.n_in);
     for (uint32_t p = 0; p < m.packed.n_panels(); ++p) {
       const uint32_t end = std::min(m.n_out, (p + 1) * kPanelRows);
-      const std::span<const std::byte> rows(m.file.data() + p * kPanelRows * row_bytes, (end - p * kPanelRows) * row_bytes);
+      const std::span<const std::byte> rows(m.file.data() + p * kPanelRows * row_bytes,
+                                            (end - p * kPanelRows) * row_bytes);
       std::vector<std::byte> panel(m.packed.panel_bytes, std::byte{0x5A});
       pack_panels(info.type, m.n_out, m.n_in, p, p + 1, rows, panel.data());
-      EXPECT_EQ(std::memcmp(panel.data(), m.packed.bytes + p * m.packed.panel_bytes, panel.size()), 0) << info.name << p;
+      EXPECT_EQ(std::memcmp(panel.data(), m.packed.bytes + p * m.packed.panel_bytes, panel.size()),
+                0)
+          << info.name << p;
     }
   }
 }

@@ -1,4 +1,5 @@
-// tests/cpu_attn/row_ops_test.cc - row operations against double precision; a value's bits do not depend on its place.
+// tests/cpu_attn/row_ops_test.cc - row operations against double precision; a value's bits do not
+// depend on its place.
 #include "cpu_attn/row_ops.h"
 
 #include <gtest/gtest.h>
@@ -26,7 +27,8 @@ std::vector<KernelTable> row_tables() {
     fill_row_ops_avx2(tables.emplace_back());
     tables.back().name = "avx2";
   }
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq")) {
     fill_row_ops_avx512(tables.emplace_back());
     tables.back().name = "avx512";
   }
@@ -48,9 +50,11 @@ uint32_t bits_of(float x) {
 }
 
 /// f(a, b, n, out): an operation whose value i depends on a[i] and b[i] only.
-using Elementwise = std::function<void(const KernelTable&, const float*, const float*, uint32_t, float*)>;
+using Elementwise =
+    std::function<void(const KernelTable&, const float*, const float*, uint32_t, float*)>;
 
-/// Every value equals the one computed alone, at any offset and length, in place too; nothing past n is written.
+/// Every value equals the one computed alone, at any offset and length, in place too; nothing past
+/// n is written.
 void expect_the_same_bits_at_any_place(const Elementwise& f, float deviation) {
   const std::vector<float> a = normal_floats(1100, deviation, kSeed);
   const std::vector<float> b = normal_floats(1100, 1.0f, kSeed + 1);
@@ -66,8 +70,10 @@ void expect_the_same_bits_at_any_place(const Elementwise& f, float deviation) {
         std::vector<float> in_place = a;
         f(table, &in_place[offset], &b[offset], n, &in_place[offset]);
         for (uint32_t i = 0; i < n; ++i) {
-          ASSERT_EQ(bits_of(out[i + 1]), bits_of(alone[offset + i])) << table.name << " n " << n << " value " << i << " seed " << kSeed;
-          ASSERT_EQ(bits_of(in_place[offset + i]), bits_of(alone[offset + i])) << table.name << " in place, n " << n << " value " << i;
+          ASSERT_EQ(bits_of(out[i + 1]), bits_of(alone[offset + i]))
+              << table.name << " n " << n << " value " << i << " seed " << kSeed;
+          ASSERT_EQ(bits_of(in_place[offset + i]), bits_of(alone[offset + i]))
+              << table.name << " in place, n " << n << " value " << i;
         }
       }
     }
@@ -75,17 +81,20 @@ void expect_the_same_bits_at_any_place(const Elementwise& f, float deviation) {
 }
 
 TEST(SiluMul, HasTheSameBitsAtAnyPlace) {
-  expect_the_same_bits_at_any_place(
-      [](const KernelTable& t, const float* a, const float* b, uint32_t n, float* out) { t.silu_mul(a, b, n, out); }, 4.0f);
+  expect_the_same_bits_at_any_place([](const KernelTable& t, const float* a, const float* b,
+                                       uint32_t n, float* out) { t.silu_mul(a, b, n, out); },
+                                    4.0f);
 }
 
 TEST(GeluMul, HasTheSameBitsAtAnyPlace) {
-  expect_the_same_bits_at_any_place(
-      [](const KernelTable& t, const float* a, const float* b, uint32_t n, float* out) { t.gelu_mul(a, b, n, out); }, 2.0f);
+  expect_the_same_bits_at_any_place([](const KernelTable& t, const float* a, const float* b,
+                                       uint32_t n, float* out) { t.gelu_mul(a, b, n, out); },
+                                    2.0f);
 }
 
 TEST(Add, IsTheRoundedSumAtAnyPlace) {
-  const Elementwise add = [](const KernelTable& t, const float* a, const float* b, uint32_t n, float* out) { t.add(a, b, n, out); };
+  const Elementwise add = [](const KernelTable& t, const float* a, const float* b, uint32_t n,
+                             float* out) { t.add(a, b, n, out); };
   expect_the_same_bits_at_any_place(add, 1.0f);
   const float a = 1.25f, b = 0x1p-24f;
   for (const KernelTable& table : row_tables()) {
@@ -96,8 +105,9 @@ TEST(Add, IsTheRoundedSumAtAnyPlace) {
 }
 
 TEST(Scale, IsTheRoundedProductAtAnyPlace) {
-  expect_the_same_bits_at_any_place(
-      [](const KernelTable& t, const float* a, const float*, uint32_t n, float* out) { t.scale(a, 0.3f, n, out); }, 1.0f);
+  expect_the_same_bits_at_any_place([](const KernelTable& t, const float* a, const float*,
+                                       uint32_t n, float* out) { t.scale(a, 0.3f, n, out); },
+                                    1.0f);
   const float a = 1.7f;
   for (const KernelTable& table : row_tables()) {
     float out = 0;
@@ -106,8 +116,8 @@ TEST(Scale, IsTheRoundedProductAtAnyPlace) {
   }
 }
 
-/// silu: 2 ulp of exp (4 eps), the sum, the quotient, the product; all relative. Below -87 exp(-x) nears the largest float and
-/// the true value is under 1e-36.
+/// silu: 2 ulp of exp (4 eps), the sum, the quotient, the product; all relative. Below -87 exp(-x)
+/// nears the largest float and the true value is under 1e-36.
 TEST(SiluMul, MatchesDoublePrecision) {
   for (const KernelTable& table : row_tables()) {
     for (float x = -120.0f; x < 120.0f; x += 0.0371f) {
@@ -120,16 +130,19 @@ TEST(SiluMul, MatchesDoublePrecision) {
   }
 }
 
-/// gelu: as silu of 2u, where 2u errs by 6 roundings and constants, which exp turns into |2u| times that.
+/// gelu: as silu of 2u, where 2u errs by 6 roundings and constants, which exp turns into |2u| times
+/// that.
 TEST(GeluMul, MatchesDoublePrecisionOfTheTanhForm) {
   for (const KernelTable& table : row_tables()) {
     for (float x = -20.0f; x < 20.0f; x += 0.00371f) {
       const float up = -0.9f;
       float out = 0;
       table.gelu_mul(&x, &up, 1, &out);
-      const double u = std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * std::pow(double{x}, 3));
+      const double u =
+          std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * std::pow(double{x}, 3));
       const double want = x / (1 + std::exp(-2 * u)) * up;
-      ASSERT_NEAR(out, want, std::abs(want) * (8 + 6 * std::abs(2 * u)) * kEps + 1e-35) << table.name << " x " << x;
+      ASSERT_NEAR(out, want, std::abs(want) * (8 + 6 * std::abs(2 * u)) * kEps + 1e-35)
+          << table.name << " x " << x;
       if (x > -3) {
         ASSERT_NEAR(out, 0.5 * x * (1 + std::tanh(u)) * up, 1e-5) << table.name << " x " << x;
       }
@@ -158,8 +171,8 @@ TEST(Activations, HoldAtTheEndsOfTheRange) {
   }
 }
 
-/// The sum of squares: each value through at most n / 4 + 6 roundings (scalar: 4 accumulators), halved by the square root; then
-/// mean, eps, root, quotient and two products.
+/// The sum of squares: each value through at most n / 4 + 6 roundings (scalar: 4 accumulators),
+/// halved by the square root; then mean, eps, root, quotient and two products.
 TEST(RmsNorm, MatchesDoublePrecision) {
   for (const KernelTable& table : row_tables()) {
     for (const uint32_t n : {1u, 8u, 17u, 64u, 100u, 576u, 4096u}) {
@@ -173,7 +186,8 @@ TEST(RmsNorm, MatchesDoublePrecision) {
         const double factor = 1 / std::sqrt(sum / n + double{1e-5f});
         for (uint32_t i = 0; i < n; ++i) {
           const double want = x[i] * factor * w[i];
-          ASSERT_NEAR(out[i], want, std::abs(want) * ((n / 4 + 6) / 2.0 + 6) * kEps) << table.name << " n " << n << " seed " << kSeed;
+          ASSERT_NEAR(out[i], want, std::abs(want) * ((n / 4 + 6) / 2.0 + 6) * kEps)
+              << table.name << " n " << n << " seed " << kSeed;
         }
       }
     }
@@ -193,13 +207,15 @@ TEST(RmsNorm, DoesNotDependOnAlignmentAndWorksInPlace) {
         std::vector<float> moved(n + shift);
         std::copy_n(x.begin(), n, moved.begin() + shift);
         table.rms_norm(moved.data() + shift, w.data(), n, 1e-6f, moved.data() + shift);
-        ASSERT_EQ(std::memcmp(moved.data() + shift, want.data(), n * sizeof(float)), 0) << table.name << " n " << n;
+        ASSERT_EQ(std::memcmp(moved.data() + shift, want.data(), n * sizeof(float)), 0)
+            << table.name << " n " << n;
       }
     }
   }
 }
 
-/// Each output is a product and a fused or rounded product and sum: 3 roundings of the larger terms.
+/// Each output is a product and a fused or rounded product and sum: 3 roundings of the larger
+/// terms.
 TEST(Rope, RotatesBothPairingsAndLeavesTheRest) {
   for (const KernelTable& table : row_tables()) {
     for (const uint32_t n_rot : {2u, 6u, 16u, 64u, 80u, 128u}) {
@@ -214,10 +230,13 @@ TEST(Rope, RotatesBothPairingsAndLeavesTheRest) {
         for (uint32_t i = 0; i < n_rot / 2; ++i) {
           const uint32_t first = pairing == RopePairing::kAdjacent ? 2 * i : i;
           const uint32_t second = pairing == RopePairing::kAdjacent ? 2 * i + 1 : i + n_rot / 2;
-          const double a = before[first], b = before[second], c = cos_sin[2 * i], s = cos_sin[2 * i + 1];
+          const double a = before[first], b = before[second], c = cos_sin[2 * i],
+                       s = cos_sin[2 * i + 1];
           const double bound = 3 * kEps * (std::abs(a) + std::abs(b));
-          ASSERT_NEAR(x[first], a * c - b * s, bound) << table.name << " n_rot " << n_rot << " pair " << i;
-          ASSERT_NEAR(x[second], a * s + b * c, bound) << table.name << " n_rot " << n_rot << " pair " << i;
+          ASSERT_NEAR(x[first], a * c - b * s, bound)
+              << table.name << " n_rot " << n_rot << " pair " << i;
+          ASSERT_NEAR(x[second], a * s + b * c, bound)
+              << table.name << " n_rot " << n_rot << " pair " << i;
         }
         EXPECT_EQ(std::memcmp(&x[n_rot], &before[n_rot], 16 * sizeof(float)), 0) << table.name;
       }
@@ -225,7 +244,8 @@ TEST(Rope, RotatesBothPairingsAndLeavesTheRest) {
   }
 }
 
-/// A pair's bits depend on the pair alone: each is compared with itself rotated in a head of two dimensions.
+/// A pair's bits depend on the pair alone: each is compared with itself rotated in a head of two
+/// dimensions.
 TEST(Rope, HasTheSameBitsAtAnyPlace) {
   for (const KernelTable& table : row_tables()) {
     for (const RopePairing pairing : {RopePairing::kAdjacent, RopePairing::kHalves}) {

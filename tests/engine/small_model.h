@@ -1,5 +1,6 @@
-// tests/engine/small_model.h - a model file of a few kilobytes whose keys and tensors a test changes before it is written.
-// Header only: the fuzz target builds its valid inputs from it as well.
+// tests/engine/small_model.h - a model file of a few kilobytes whose keys and tensors a test
+// changes before it is written. Header only: the fuzz target builds its valid inputs from it as
+// well.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +17,8 @@
 namespace strata::engine::testing {
 
 struct SmallModel {
-  using Value = std::variant<uint32_t, uint64_t, float, bool, std::string, std::vector<int32_t>, std::vector<float>,
-                             std::vector<bool>, std::vector<std::string>>;
+  using Value = std::variant<uint32_t, uint64_t, float, bool, std::string, std::vector<int32_t>,
+                             std::vector<float>, std::vector<bool>, std::vector<std::string>>;
   struct Tensor {
     std::string name;
     std::vector<uint64_t> shape;
@@ -43,7 +44,8 @@ struct SmallModel {
     std::erase_if(tensors, [&](const Tensor& tensor) { return tensor.name == name; });
   }
   Tensor& tensor(const std::string& name) {
-    return *std::find_if(tensors.begin(), tensors.end(), [&](const Tensor& held) { return held.name == name; });
+    return *std::find_if(tensors.begin(), tensors.end(),
+                         [&](const Tensor& held) { return held.name == name; });
   }
 
   /// The writer borrows this object's values.
@@ -67,7 +69,8 @@ struct SmallModel {
           entry.second);
     }
     for (const Tensor& tensor : tensors)
-      out.add_tensor(tensor.name, TensorType::kF32, tensor.shape, std::as_bytes(std::span(tensor.values)));
+      out.add_tensor(tensor.name, TensorType::kF32, tensor.shape,
+                     std::as_bytes(std::span(tensor.values)));
     return out;
   }
   std::vector<std::byte> bytes() const { return writer().serialise(); }
@@ -108,7 +111,8 @@ inline SmallModel make_small_model(const SmallModelOptions& o = {}) {
   model.set("tokenizer.ggml.tokens", std::vector<std::string>{"<unk>", "<s>", "</s>", "a"});
   model.set("tokenizer.chat_template", std::string("{{ messages[0].content }}"));
 
-  const uint64_t d = o.d_model, q = uint64_t{o.n_heads} * o.head_dim, kv = uint64_t{o.n_kv_heads} * o.head_dim;
+  const uint64_t d = o.d_model, q = uint64_t{o.n_heads} * o.head_dim,
+                 kv = uint64_t{o.n_kv_heads} * o.head_dim;
   model.add_tensor("token_embd.weight", {d, o.vocab_size});
   model.add_tensor("output_norm.weight", {d});
   for (uint32_t i = 0; i < o.n_layers; ++i) {
@@ -151,8 +155,11 @@ class RawGguf {
   RawGguf& header(uint64_t n_tensors, uint64_t n_keys, uint32_t version = 3) {
     return text("GGUF").u32(version).u64(n_tensors).u64(n_keys);
   }
-  RawGguf& uint_key(const std::string& key, uint32_t value) { return string(key).u32(4).u32(value); }
-  RawGguf& tensor(const std::string& name, const std::vector<uint64_t>& shape, uint32_t type, uint64_t offset) {
+  RawGguf& uint_key(const std::string& key, uint32_t value) {
+    return string(key).u32(4).u32(value);
+  }
+  RawGguf& tensor(const std::string& name, const std::vector<uint64_t>& shape, uint32_t type,
+                  uint64_t offset) {
     string(name).u32(static_cast<uint32_t>(shape.size()));
     for (const uint64_t dim : shape) u64(dim);
     return u32(type).u64(offset);

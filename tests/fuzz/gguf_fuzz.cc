@@ -1,9 +1,11 @@
 // tests/fuzz/gguf_fuzz.cc - libFuzzer target: any bytes as the head of a model file.
-// Each input is parsed as the head of a file that claims a terabyte more, and every eighth length as a whole file. What parses is
-// inspected, which reads its spec. Wanted: success or strata::Error; live memory never above a small multiple of the input.
+// Each input is parsed as the head of a file that claims a terabyte more, and every eighth length
+// as a whole file. What parses is inspected, which reads its spec. Wanted: success or
+// strata::Error; live memory never above a small multiple of the input.
 // Run: ASAN_OPTIONS=detect_stack_use_after_return=0:malloc_context_size=4:quarantine_size_mb=16 \
 //      gguf_fuzz -max_len=4096 -rss_limit_mb=512 -malloc_limit_mb=16 -timeout=5 CORPUS_DIR
-// The mutator knows the format: it starts from valid heads and changes whole fields, so no corpus has to be kept.
+// The mutator knows the format: it starts from valid heads and changes whole fields, so no corpus
+// has to be kept.
 #include <sanitizer/allocator_interface.h>
 
 #include <algorithm>
@@ -24,8 +26,8 @@
 
 namespace {
 
-// A key of 14 bytes becomes a pair, a value, an index node and up to twice its share of a growing vector: about 30 bytes per byte
-// of input. 1,024 layers of a claimed model take 60 KiB.
+// A key of 14 bytes becomes a pair, a value, an index node and up to twice its share of a growing
+// vector: about 30 bytes per byte of input. 1,024 layers of a claimed model take 60 KiB.
 constexpr uint64_t kLiveBytesPerByte = 64;
 constexpr uint64_t kLiveBytesMin = uint64_t{1} << 20;
 
@@ -66,13 +68,23 @@ void run(std::span<const std::byte> head, uint64_t file_bytes) {
 /// The head of a small model (no tensor bytes) of an architecture, with a few optional keys.
 std::vector<uint8_t> make_seed(std::mt19937& random) {
   static const char* const kNames[] = {"llama", "smollm3", "qwen2", "qwen3", "gemma3", "phi3"};
-  SmallModelOptions options{.architecture = kNames[random() % 6], .n_layers = 1 + static_cast<uint32_t>(random() % 2), .d_model = 8, .n_heads = 1,
-                            .n_kv_heads = 1, .head_dim = 8, .d_ff = 8, .vocab_size = 4};
+  SmallModelOptions options{.architecture = kNames[random() % 6],
+                            .n_layers = 1 + static_cast<uint32_t>(random() % 2),
+                            .d_model = 8,
+                            .n_heads = 1,
+                            .n_kv_heads = 1,
+                            .head_dim = 8,
+                            .d_ff = 8,
+                            .vocab_size = 4};
   SmallModel model = make_small_model(options);
   const std::string prefix = options.architecture + ".";
-  if (random() % 2) model.set(prefix + "attention.head_count", std::vector<int32_t>(options.n_layers, 1));
-  if (random() % 2) model.set(prefix + "attention.sliding_window_pattern", std::vector<bool>(options.n_layers, true));
-  if (random() % 2) model.set(prefix + "rope.scaling.type", std::string(random() % 2 ? "yarn" : "longrope"));
+  if (random() % 2)
+    model.set(prefix + "attention.head_count", std::vector<int32_t>(options.n_layers, 1));
+  if (random() % 2)
+    model.set(prefix + "attention.sliding_window_pattern",
+              std::vector<bool>(options.n_layers, true));
+  if (random() % 2)
+    model.set(prefix + "rope.scaling.type", std::string(random() % 2 ? "yarn" : "longrope"));
   if (random() % 2) model.set("general.alignment", uint32_t{64});
   if (random() % 2) model.set(prefix + "rope.scaling.factor", 4.0f);
   if (random() % 2) model.set("tokenizer.ggml.scores", std::vector<float>{0, 1, 2, 3});
@@ -127,8 +139,10 @@ class FieldWalk {
   }
   void string() {
     const uint64_t length = take(8);
-    if (length > 0 && length <= size_ - at_) take(length);
-    else is_over_ = is_over_ || length > 0;
+    if (length > 0 && length <= size_ - at_)
+      take(length);
+    else
+      is_over_ = is_over_ || length > 0;
   }
   void value() {
     static constexpr size_t kBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
@@ -138,9 +152,12 @@ class FieldWalk {
       count = take(8);
     }
     for (uint64_t i = 0; i < count && !is_over_; ++i) {
-      if (type == 8) string();
-      else if (type < 13 && kBytes[type] > 0) take(kBytes[type]);
-      else is_over_ = true;
+      if (type == 8)
+        string();
+      else if (type < 13 && kBytes[type] > 0)
+        take(kBytes[type]);
+      else
+        is_over_ = true;
     }
   }
 
@@ -151,19 +168,58 @@ class FieldWalk {
   std::vector<Field> fields_;
 };
 
-constexpr uint64_t kInteresting[] = {0, 1, 2, 3, 4, 7, 8, 9, 10, 12, 13, 16, 31, 32, 33, 63, 64, 65, 255, 256, 512, 513, 1023,
-                                     1024, 1025, 65535, 65536, 0x7fffffff, 0x80000000, 0xffffffff, uint64_t{1} << 32,
-                                     uint64_t{1} << 42, (uint64_t{1} << 62) - 1, uint64_t{1} << 62, uint64_t{1} << 63,
-                                     ~uint64_t{0}, ~uint64_t{0} - 3, ~uint64_t{0} - 31, 0x3f800000, 0x7f800000, 0x7fc00000};
+constexpr uint64_t kInteresting[] = {0,
+                                     1,
+                                     2,
+                                     3,
+                                     4,
+                                     7,
+                                     8,
+                                     9,
+                                     10,
+                                     12,
+                                     13,
+                                     16,
+                                     31,
+                                     32,
+                                     33,
+                                     63,
+                                     64,
+                                     65,
+                                     255,
+                                     256,
+                                     512,
+                                     513,
+                                     1023,
+                                     1024,
+                                     1025,
+                                     65535,
+                                     65536,
+                                     0x7fffffff,
+                                     0x80000000,
+                                     0xffffffff,
+                                     uint64_t{1} << 32,
+                                     uint64_t{1} << 42,
+                                     (uint64_t{1} << 62) - 1,
+                                     uint64_t{1} << 62,
+                                     uint64_t{1} << 63,
+                                     ~uint64_t{0},
+                                     ~uint64_t{0} - 3,
+                                     ~uint64_t{0} - 31,
+                                     0x3f800000,
+                                     0x7f800000,
+                                     0x7fc00000};
 
 }  // namespace
 
-extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned int seed) {
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size,
+                                          unsigned int seed) {
   std::mt19937 random(seed);
   const unsigned choice = random() % 16;
   std::vector<Field> fields;
   if (choice > 0 && size >= 24) fields = FieldWalk(data, size).run();
-  if (choice == 0 || fields.size() < 6) {  // not a head: start from a valid one, or let the blind mutator try
+  if (choice == 0 ||
+      fields.size() < 6) {  // not a head: start from a valid one, or let the blind mutator try
     const std::vector<uint8_t> valid = make_seed(random);
     if (random() % 4 != 0 && valid.size() <= max_size) {
       std::memcpy(data, valid.data(), valid.size());
@@ -179,11 +235,13 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
     return size;
   }
   if (choice == 6) return field.offset;  // truncate
-  if (choice == 7 && field.size > 8) return LLVMFuzzerMutate(data + field.offset, field.size, field.size), size;
+  if (choice == 7 && field.size > 8)
+    return LLVMFuzzerMutate(data + field.offset, field.size, field.size), size;
   uint64_t value = 0;
   const size_t n = std::min<size_t>(field.size, 8);
   std::memcpy(&value, data + field.offset, n);
-  value = random() % 3 == 0 ? value + random() % 9 - 4 : kInteresting[random() % std::size(kInteresting)];
+  value = random() % 3 == 0 ? value + random() % 9 - 4
+                            : kInteresting[random() % std::size(kInteresting)];
   std::memcpy(data + field.offset, &value, n);
   return size;
 }
@@ -195,7 +253,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   run(head, size + (uint64_t{1} << 40));
   if (size % 8 == 0) run(head, size);
   if (live_bytes_max - live_before > kLiveBytesMin + kLiveBytesPerByte * size) {
-    std::fprintf(stderr, "%lu live bytes for an input of %zu\n", static_cast<unsigned long>(live_bytes_max - live_before), size);
+    std::fprintf(stderr, "%lu live bytes for an input of %zu\n",
+                 static_cast<unsigned long>(live_bytes_max - live_before), size);
     std::abort();
   }
   return 0;

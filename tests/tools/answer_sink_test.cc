@@ -20,7 +20,8 @@ std::string content(const std::filesystem::path& path) {
 }
 
 TEST(AnswerSink, EmptiesAnOldFileOnlyWhenItWrites) {
-  const auto path = std::filesystem::temp_directory_path() / ("strata-sink-" + std::to_string(::getpid()));
+  const auto path =
+      std::filesystem::temp_directory_path() / ("strata-sink-" + std::to_string(::getpid()));
   std::ofstream(path) << "an earlier, longer answer";
   { const AnswerSink untouched = AnswerSink::open(path.string()); }
   EXPECT_EQ(content(path), "an earlier, longer answer");

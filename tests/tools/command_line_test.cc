@@ -41,8 +41,10 @@ std::string refusal(const Arguments& arguments, const VerbSyntax& verb = kRunSyn
   EXPECT_NE(refusal(__VA_ARGS__).find(text), std::string::npos) << refusal(__VA_ARGS__)
 
 TEST(CommandLine, TakesTheSpellingsOfLlamaCpp) {
-  const Command command = read({"-m", "a.gguf", "-c", "32k", "-t", "3", "-ctk", "q8_0", "-ctv=q8_0", "-n", "-1", "-b64",
-                                "--temp", "0", "--rope-scale", "2", "-s", "be brief", "-p", "hi"});
+  const Command command =
+      read({"-m",           "a.gguf",    "-c", "32k",      "-t",   "3",      "-ctk",
+            "q8_0",         "-ctv=q8_0", "-n", "-1",       "-b64", "--temp", "0",
+            "--rope-scale", "2",         "-s", "be brief", "-p",   "hi"});
   EXPECT_EQ(command.settings.model, "a.gguf");
   EXPECT_EQ(command.settings.ctx_size, 32768u);
   EXPECT_EQ(command.settings.threads, 3u);
@@ -58,13 +60,15 @@ TEST(CommandLine, TakesTheSpellingsOfLlamaCpp) {
 }
 
 TEST(CommandLine, PassesPromptTextAsItIs) {
-  for (const std::string text : {"[a, b]", "{}", "", "--", "-1", "-ctk", "--json", "a,b", "%%", "=x", "\"\"", "-p", "a\nb", "chat"}) {
+  for (const std::string text : {"[a, b]", "{}", "", "--", "-1", "-ctk", "--json", "a,b", "%%",
+                                 "=x", "\"\"", "-p", "a\nb", "chat"}) {
     const Command command = read({"-m", "a.gguf", "-p", text});
     EXPECT_EQ(command.settings.prompt, text);
     EXPECT_TRUE(command.is_set("prompt"));
     EXPECT_FALSE(command.settings.json);
     EXPECT_EQ(read({"-m", "a.gguf", "--prompt=" + text}).settings.prompt, text);
-    EXPECT_EQ(read({"-m", "a.gguf", "--stop", "x" + text, "--stop", "y"}).settings.stop, (Arguments{"x" + text, "y"}));
+    EXPECT_EQ(read({"-m", "a.gguf", "--stop", "x" + text, "--stop", "y"}).settings.stop,
+              (Arguments{"x" + text, "y"}));
   }
 }
 
@@ -89,21 +93,26 @@ TEST(CommandLine, TakesAModelWithoutAFlagWhereTheVerbAllowsIt) {
 }
 
 TEST(CommandLine, RefusesWhatItDoesNotKnowAndSaysWhatWasPerhapsMeant) {
-  EXPECT_REFUSED("unknown option --ctx-szie | did you mean --ctx-size?", {"-m", "a", "--ctx-szie", "5"});
+  EXPECT_REFUSED("unknown option --ctx-szie | did you mean --ctx-size?",
+                 {"-m", "a", "--ctx-szie", "5"});
   EXPECT_REFUSED("unknown option --frobnicate | `strata run --help`", {"-m", "a", "--frobnicate"});
-  EXPECT_REFUSED("`strata run` has no option --ids | it belongs to another verb", {"-m", "a", "--ids"});
+  EXPECT_REFUSED("`strata run` has no option --ids | it belongs to another verb",
+                 {"-m", "a", "--ids"});
   EXPECT_REFUSED("`strata chat` has no option -p", {"-m", "a", "-p", "hi"}, kChatSyntax);
-  EXPECT_REFUSED("unexpected argument 'world' | quote the whole prompt", {"-m", "a", "-p", "hello", "world"});
+  EXPECT_REFUSED("unexpected argument 'world' | quote the whole prompt",
+                 {"-m", "a", "-p", "hello", "world"});
   EXPECT_REFUSED("an option lacks its value", {"-m", "a", "-c"});
   EXPECT_REFUSED("no model is named", {"-p", "hi"});
 }
 
 TEST(CommandLine, RefusesContradictions) {
   EXPECT_REFUSED("--raw and --system contradict", {"-m", "a", "--raw", "-s", "x"});
-  EXPECT_REFUSED("--rope-scaling and --rope-factor contradict", {"-m", "a", "--rope-scaling", "none", "--rope-factor", "2"});
+  EXPECT_REFUSED("--rope-scaling and --rope-factor contradict",
+                 {"-m", "a", "--rope-scaling", "none", "--rope-factor", "2"});
   EXPECT_REFUSED("--rope-scaling and --yarn-beta-fast contradict",
                  {"-m", "a", "--rope-scaling", "linear", "--yarn-beta-fast", "2"});
-  EXPECT_REFUSED("--json and --ids contradict", {"-m", "a", "-p", "x", "--json", "--ids"}, kTokenizeSyntax);
+  EXPECT_REFUSED("--json and --ids contradict", {"-m", "a", "-p", "x", "--json", "--ids"},
+                 kTokenizeSyntax);
   EXPECT_REFUSED("standard input is named twice", {"-m", "a", "-f", "-", "-f", "-"});
   EXPECT_REFUSED("found an empty one", {"-m", "a", "--stop", ""});
 }
@@ -113,7 +122,8 @@ TEST(CommandLine, NamesTheValueTheRangeAndThePlace) {
     read({"-m", "a", "-c", "99999999999999"});
     FAIL();
   } catch (const Error& error) {
-    EXPECT_STREQ(error.what(), "wanted a count from 0 to 2147483647 (k = 1024), found '99999999999999'");
+    EXPECT_STREQ(error.what(),
+                 "wanted a count from 0 to 2147483647 (k = 1024), found '99999999999999'");
     EXPECT_EQ(error.where(), "--ctx-size");
   }
   EXPECT_REFUSED("wanted f16 or q8_0, found 'q4_0'", {"-m", "a", "-ctk", "q4_0"});
@@ -133,7 +143,8 @@ class ConfigFile : public testing::Test {
  protected:
   void SetUp() override {
     home_ = std::filesystem::temp_directory_path() /
-            ("strata-config-" + std::to_string(::getpid()) + "-" + testing::UnitTest::GetInstance()->current_test_info()->name());
+            ("strata-config-" + std::to_string(::getpid()) + "-" +
+             testing::UnitTest::GetInstance()->current_test_info()->name());
     std::filesystem::create_directories(home_ / "strata");
   }
   void TearDown() override { std::filesystem::remove_all(home_); }
@@ -155,8 +166,10 @@ class ConfigFile : public testing::Test {
 TEST_F(ConfigFile, IsReadFromItsUsualPlace) {
   const Arguments none;
   EXPECT_EQ(read_command(kRunSyntax, Arguments{"-m", "a"}, at_home()).settings.top_k, 40u);
-  write("[model]\nmodel = \"b.gguf\"\nctx-size = 4096\nkv-dram = \"1GiB\"\n[sampling]\ntop-k = 7\ntemp = 0.25\n"
-        "[prompt]\nstop = [\"a\", \"b\"]\n[output]\njson = true\n");
+  write(
+      "[model]\nmodel = \"b.gguf\"\nctx-size = 4096\nkv-dram = \"1GiB\"\n[sampling]\ntop-k = "
+      "7\ntemp = 0.25\n"
+      "[prompt]\nstop = [\"a\", \"b\"]\n[output]\njson = true\n");
   const Command command = read_command(kRunSyntax, none, at_home());
   EXPECT_EQ(command.settings.model, "b.gguf");
   EXPECT_EQ(command.settings.ctx_size, 4096u);
@@ -165,7 +178,9 @@ TEST_F(ConfigFile, IsReadFromItsUsualPlace) {
   EXPECT_EQ(command.settings.temp, 0.25);
   EXPECT_EQ(command.settings.stop, (Arguments{"a", "b"}));
   EXPECT_TRUE(command.settings.json);
-  EXPECT_EQ(read_command(kRunSyntax, Arguments{"--top-k", "8"}, at_home({{"STRATA_TEMP", "0.5"}})).settings.top_k, 8u);
+  EXPECT_EQ(read_command(kRunSyntax, Arguments{"--top-k", "8"}, at_home({{"STRATA_TEMP", "0.5"}}))
+                .settings.top_k,
+            8u);
   EXPECT_EQ(read_command(kRunSyntax, none, at_home({{"STRATA_TEMP", "0.5"}})).settings.temp, 0.5);
   // A verb takes its own options and leaves the others alone.
   EXPECT_EQ(read_command(kInspectSyntax, none, at_home()).settings.top_k, 40u);
@@ -173,7 +188,8 @@ TEST_F(ConfigFile, IsReadFromItsUsualPlace) {
 
 TEST_F(ConfigFile, NamedByAFlagMustExist) {
   try {
-    read_command(kRunSyntax, Arguments{"-m", "a", "--config", (home_ / "absent.toml").string()}, at_home());
+    read_command(kRunSyntax, Arguments{"-m", "a", "--config", (home_ / "absent.toml").string()},
+                 at_home());
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kIo);
@@ -193,14 +209,19 @@ TEST_F(ConfigFile, SaysLineAndRemedyOfWhatIsWrong) {
     }
     return "";
   };
-  EXPECT_EQ(refused("[sampling]\n\ntmep = 1\n"), ":3: tmep | unknown key 'tmep' in [sampling] | did you mean temp?");
-  EXPECT_EQ(refused("[model]\ntemp = 1\n"), ":2: temp | key 'temp' does not stand in [model] | move it to [sampling]");
-  EXPECT_EQ(refused("[sampling]\ntop_k = 1\n"), ":2: top_k | unknown key 'top_k' in [sampling] | did you mean top-k?");
+  EXPECT_EQ(refused("[sampling]\n\ntmep = 1\n"),
+            ":3: tmep | unknown key 'tmep' in [sampling] | did you mean temp?");
+  EXPECT_EQ(refused("[model]\ntemp = 1\n"),
+            ":2: temp | key 'temp' does not stand in [model] | move it to [sampling]");
+  EXPECT_EQ(refused("[sampling]\ntop_k = 1\n"),
+            ":2: top_k | unknown key 'top_k' in [sampling] | did you mean top-k?");
   EXPECT_EQ(refused("temp = 1\n").substr(0, 4), ":1: ");
   EXPECT_EQ(refused("[sampling]\ntop-k = -1\n"),
-            ":2: top-k | wanted a count from 0 to 2147483647 (k = 1024), found '-1' | see `strata VERB --help`");
+            ":2: top-k | wanted a count from 0 to 2147483647 (k = 1024), found '-1' | see `strata "
+            "VERB --help`");
   EXPECT_NE(refused("[sampling]\ntop-k = [1]\n").find("found a list"), std::string::npos);
-  EXPECT_NE(refused("[sampling]\ntop-k = 2020-01-01\n").find("found another type"), std::string::npos);
+  EXPECT_NE(refused("[sampling]\ntop-k = 2020-01-01\n").find("found another type"),
+            std::string::npos);
   EXPECT_NE(refused("[sampling\n").find("not TOML"), std::string::npos);
 }
 

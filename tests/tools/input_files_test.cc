@@ -12,10 +12,14 @@ namespace {
 TEST(InputText, NamesTheFirstByteThatIsNotUtf8) {
   EXPECT_NO_THROW(check_utf8("a \xc3\xa9 \xe2\x82\xac \xf0\x9f\x8d\x84", "x"));
   const std::pair<std::string, std::string> cases[] = {
-      {"ab\xff", "0xff at offset 2"},         {"\x80", "0x80 at offset 0"},
-      {"a\xc3", "0xc3 at offset 1"},          {"\xc0\x80", "0xc0 at offset 0"},
-      {"\xe0\x80\x80", "0xe0 at offset 0"},   {"\xed\xa0\x80", "0xed at offset 0"},
-      {"\xf4\x90\x80\x80", "0xf4 at offset 0"}, {"ok\xf0\x9f\x8d", "0xf0 at offset 2"},
+      {"ab\xff", "0xff at offset 2"},
+      {"\x80", "0x80 at offset 0"},
+      {"a\xc3", "0xc3 at offset 1"},
+      {"\xc0\x80", "0xc0 at offset 0"},
+      {"\xe0\x80\x80", "0xe0 at offset 0"},
+      {"\xed\xa0\x80", "0xed at offset 0"},
+      {"\xf4\x90\x80\x80", "0xf4 at offset 0"},
+      {"ok\xf0\x9f\x8d", "0xf0 at offset 2"},
   };
   for (const auto& [text, found] : cases) {
     try {
@@ -40,7 +44,8 @@ TEST(InputText, SaysWhyAFileCannotBeRead) {
     }
     return "";
   };
-  EXPECT_EQ(message("/nonexistent/file"), "cannot open '/nonexistent/file': No such file or directory");
+  EXPECT_EQ(message("/nonexistent/file"),
+            "cannot open '/nonexistent/file': No such file or directory");
   EXPECT_EQ(message("/tmp"), "cannot read '/tmp': Is a directory");
   EXPECT_EQ(read_text_file_if_present("/nonexistent/file"), std::nullopt);
 }

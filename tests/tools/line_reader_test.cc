@@ -41,7 +41,8 @@ TEST(MessageReader, TakesOneMessagePerLine) {
 }
 
 TEST(MessageReader, TakesSeveralLinesBetweenFences) {
-  EXPECT_EQ(PipedText("\"\"\"\nfirst\n\nlast\n\"\"\"\nnext\n").messages(), (Messages{"first\n\nlast", "next"}));
+  EXPECT_EQ(PipedText("\"\"\"\nfirst\n\nlast\n\"\"\"\nnext\n").messages(),
+            (Messages{"first\n\nlast", "next"}));
   EXPECT_EQ(PipedText("\"\"\"one line\"\"\"\n").messages(), Messages{"one line"});
   EXPECT_EQ(PipedText("\"\"\"first\nlast\"\"\"\nx").messages(), (Messages{"first\nlast", "x"}));
   EXPECT_EQ(PipedText("\"\"\"never closed\nstill").messages(), Messages{"never closed\nstill"});

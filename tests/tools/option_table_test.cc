@@ -1,4 +1,5 @@
-// Walks the option table: what one row says must hold for flags, environment, config file and help alike.
+// Walks the option table: what one row says must hold for flags, environment, config file and help
+// alike.
 #include "tools/cli/option_table.h"
 
 #include <gtest/gtest.h>
@@ -18,14 +19,21 @@ namespace {
 /// A value of the option that is not its default.
 std::string another_value(const OptionSpec& option) {
   switch (option.kind) {
-    case ValueKind::kFlag: return option.default_text == "true" ? "false" : "true";
+    case ValueKind::kFlag:
+      return option.default_text == "true" ? "false" : "true";
     case ValueKind::kText:
-    case ValueKind::kTextList: return "some text";
-    case ValueKind::kChoice: return std::string(option.value_name.substr(option.value_name.rfind('|') + 1));
-    case ValueKind::kCount: return "7";
-    case ValueKind::kInteger: return "7";
-    case ValueKind::kReal: return "0.5";
-    case ValueKind::kSize: return "7MiB";
+    case ValueKind::kTextList:
+      return "some text";
+    case ValueKind::kChoice:
+      return std::string(option.value_name.substr(option.value_name.rfind('|') + 1));
+    case ValueKind::kCount:
+      return "7";
+    case ValueKind::kInteger:
+      return "7";
+    case ValueKind::kReal:
+      return "0.5";
+    case ValueKind::kSize:
+      return "7MiB";
   }
   return "";
 }
@@ -64,7 +72,8 @@ GetVariable variables(std::map<std::string, std::string> values) {
 }
 
 std::string toml_of(const OptionSpec& option, const std::string& value) {
-  return "[" + std::string(section_key(option.section)) + "]\n" + std::string(option.name) + " = \"" + value + "\"\n";
+  return "[" + std::string(section_key(option.section)) + "]\n" + std::string(option.name) +
+         " = \"" + value + "\"\n";
 }
 
 /// True where a line of the help stands for this flag: the flag is in its left part and ends there.
@@ -121,34 +130,46 @@ TEST(OptionTable, GivesOneValueThroughFlagEnvironmentAndFile) {
       std::vector<std::string> arguments = {flag};
       if (option.kind != ValueKind::kFlag) arguments.push_back(value);
       const std::vector<RawValues> by_flag = {values_from_arguments(verb, arguments)};
-      EXPECT_EQ(member_text(option, merge_values(by_flag).settings), member_text(option, wanted)) << flag;
+      EXPECT_EQ(member_text(option, merge_values(by_flag).settings), member_text(option, wanted))
+          << flag;
     }
-    const auto from_environment = values_from_environment(verb, variables({{environment_name(option), value}}));
-    EXPECT_EQ(from_environment.size(), option.sources == Sources::kFlagOnly ? 0u : 1u) << option.name;
+    const auto from_environment =
+        values_from_environment(verb, variables({{environment_name(option), value}}));
+    EXPECT_EQ(from_environment.size(), option.sources == Sources::kFlagOnly ? 0u : 1u)
+        << option.name;
     if (option.sources != Sources::kFlagOnly) {
       const std::vector<RawValues> by_environment = {from_environment};
-      EXPECT_EQ(member_text(option, merge_values(by_environment).settings), member_text(option, wanted)) << option.name;
+      EXPECT_EQ(member_text(option, merge_values(by_environment).settings),
+                member_text(option, wanted))
+          << option.name;
     }
     if (option.sources == Sources::kEverywhere) {
-      const std::vector<RawValues> by_file = {values_from_config(verb, toml_of(option, value), "test.toml")};
-      EXPECT_EQ(member_text(option, merge_values(by_file).settings), member_text(option, wanted)) << option.name;
+      const std::vector<RawValues> by_file = {
+          values_from_config(verb, toml_of(option, value), "test.toml")};
+      EXPECT_EQ(member_text(option, merge_values(by_file).settings), member_text(option, wanted))
+          << option.name;
     } else {
-      EXPECT_THROW(values_from_config(verb, toml_of(option, value), "test.toml"), Error) << option.name;
+      EXPECT_THROW(values_from_config(verb, toml_of(option, value), "test.toml"), Error)
+          << option.name;
     }
   }
 }
 
 TEST(OptionTable, PrefersFlagThenEnvironmentThenFileThenDefault) {
   for (const OptionSpec& option : option_table()) {
-    if (option.sources != Sources::kEverywhere || option.kind == ValueKind::kFlag || option.kind == ValueKind::kChoice) continue;
+    if (option.sources != Sources::kEverywhere || option.kind == ValueKind::kFlag ||
+        option.kind == ValueKind::kChoice)
+      continue;
     const VerbSyntax verb = verb_of(option).syntax;
     const bool is_text = option.kind == ValueKind::kText || option.kind == ValueKind::kTextList;
     const auto value = [&](int rank) {  // three values, all in range
       if (is_text) return "text " + std::to_string(rank);
       return option.max <= 1 ? "0.1" + std::to_string(rank) : std::to_string(5 + rank);
     };
-    const auto flag = values_from_arguments(verb, std::vector<std::string>{"--" + std::string(option.name), value(1)});
-    const auto environment = values_from_environment(verb, variables({{environment_name(option), value(2)}}));
+    const auto flag = values_from_arguments(
+        verb, std::vector<std::string>{"--" + std::string(option.name), value(1)});
+    const auto environment =
+        values_from_environment(verb, variables({{environment_name(option), value(2)}}));
     const auto file = values_from_config(verb, toml_of(option, value(3)), "test.toml");
     const auto merged = [&](std::vector<RawValues> sources) { return merge_values(sources); };
     const auto expected = [&](int rank) {
@@ -157,12 +178,17 @@ TEST(OptionTable, PrefersFlagThenEnvironmentThenFileThenDefault) {
       store_option(option, std::span(&text, 1), "test", settings);
       return member_text(option, settings);
     };
-    EXPECT_EQ(member_text(option, merged({flag, environment, file}).settings), expected(1)) << option.name;
-    EXPECT_EQ(member_text(option, merged({{}, environment, file}).settings), expected(2)) << option.name;
+    EXPECT_EQ(member_text(option, merged({flag, environment, file}).settings), expected(1))
+        << option.name;
+    EXPECT_EQ(member_text(option, merged({{}, environment, file}).settings), expected(2))
+        << option.name;
     EXPECT_EQ(member_text(option, merged({{}, {}, file}).settings), expected(3)) << option.name;
-    EXPECT_EQ(merged({{}, {}, file}).where(option.name), "test.toml:2: " + std::string(option.name));
+    EXPECT_EQ(merged({{}, {}, file}).where(option.name),
+              "test.toml:2: " + std::string(option.name));
     EXPECT_EQ(merged({{}, environment, file}).where(option.name), environment_name(option));
-    EXPECT_EQ(member_text(option, merged({{}, {}, {}}).settings), member_text(option, default_settings())) << option.name;
+    EXPECT_EQ(member_text(option, merged({{}, {}, {}}).settings),
+              member_text(option, default_settings()))
+        << option.name;
   }
 }
 
@@ -184,7 +210,8 @@ TEST(OptionTable, RefusesValuesOutOfRangeBySayingTheRange) {
     }
     if (option.min > -1e300 && option.kind != ValueKind::kSize) {
       const std::string below = std::to_string(static_cast<int64_t>(option.min) - 1);
-      EXPECT_THROW(store_option(option, std::span(&below, 1), "here", settings), Error) << option.name;
+      EXPECT_THROW(store_option(option, std::span(&below, 1), "here", settings), Error)
+          << option.name;
     }
   }
 }

@@ -29,9 +29,31 @@ TEST(SizeReader, TakesBinaryAndDecimalUnits) {
 }
 
 TEST(SizeReader, RefusesWhateverIsNotExactlyASize) {
-  for (const char* text : {"", " ", "G", ".5G", "1.G", "-1G", "+1G", "1 G", " 1G", "1G ", "1GiBs", "1.5", "1.5B", "1e9",
-                           "0x10", "1,5G", "1.2345678G", "1..5G", "12Gib/s", "infinity", "99999999999999999999", "1PiB",
-                           "18446744073709551616", "16777216TiB", "18446744073709551615k"}) {
+  for (const char* text : {"",
+                           " ",
+                           "G",
+                           ".5G",
+                           "1.G",
+                           "-1G",
+                           "+1G",
+                           "1 G",
+                           " 1G",
+                           "1G ",
+                           "1GiBs",
+                           "1.5",
+                           "1.5B",
+                           "1e9",
+                           "0x10",
+                           "1,5G",
+                           "1.2345678G",
+                           "1..5G",
+                           "12Gib/s",
+                           "infinity",
+                           "99999999999999999999",
+                           "1PiB",
+                           "18446744073709551616",
+                           "16777216TiB",
+                           "18446744073709551615k"}) {
     EXPECT_EQ(read_size(text), std::nullopt) << "'" << text << "'";
   }
 }
@@ -60,8 +82,8 @@ TEST(CountReader, CountsTokensInUnitsOf1024) {
 }
 
 TEST(CountReader, RefusesSignsFractionsAndWrapping) {
-  for (const char* text : {"", "k", "-1", "+1", "1.5k", "32kk", "32 k", "32G", "18446744073709551616",
-                           "18446744073709551615k", "0x20"}) {
+  for (const char* text : {"", "k", "-1", "+1", "1.5k", "32kk", "32 k", "32G",
+                           "18446744073709551616", "18446744073709551615k", "0x20"}) {
     EXPECT_EQ(read_count(text), std::nullopt) << "'" << text << "'";
   }
 }
@@ -69,16 +91,20 @@ TEST(CountReader, RefusesSignsFractionsAndWrapping) {
 TEST(NumberReaders, TakeWholeTextsOnly) {
   EXPECT_EQ(read_integer("-1"), -1);
   EXPECT_EQ(read_integer("42"), 42);
-  for (const char* text : {"", "1x", "1.0", "--1", "9223372036854775808"}) EXPECT_EQ(read_integer(text), std::nullopt) << text;
+  for (const char* text : {"", "1x", "1.0", "--1", "9223372036854775808"})
+    EXPECT_EQ(read_integer(text), std::nullopt) << text;
   EXPECT_EQ(read_real("0.8"), 0.8);
   EXPECT_EQ(read_real("-2e3"), -2000.0);
-  for (const char* text : {"", "nan", "inf", "-inf", "1e999", "1,5", "0.8f", " 1"}) EXPECT_EQ(read_real(text), std::nullopt) << text;
+  for (const char* text : {"", "nan", "inf", "-inf", "1e999", "1,5", "0.8f", " 1"})
+    EXPECT_EQ(read_real(text), std::nullopt) << text;
 }
 
 TEST(SwitchReader, TakesTheUsualWords) {
-  for (const char* text : {"true", "TRUE", "on", "yes", "1"}) EXPECT_EQ(read_switch(text), true) << text;
+  for (const char* text : {"true", "TRUE", "on", "yes", "1"})
+    EXPECT_EQ(read_switch(text), true) << text;
   for (const char* text : {"false", "Off", "no", "0"}) EXPECT_EQ(read_switch(text), false) << text;
-  for (const char* text : {"", "2", "y", "truee"}) EXPECT_EQ(read_switch(text), std::nullopt) << text;
+  for (const char* text : {"", "2", "y", "truee"})
+    EXPECT_EQ(read_switch(text), std::nullopt) << text;
 }
 
 TEST(LogitBiasReader, TakesIdSignAndNumber) {
@@ -87,7 +113,8 @@ TEST(LogitBiasReader, TakesIdSignAndNumber) {
   const auto barred = read_logit_bias("2-inf");
   ASSERT_TRUE(barred.has_value());
   EXPECT_TRUE(std::isinf(barred->second) && barred->second < 0);
-  for (const char* text : {"", "15", "15+", "+1", "15=1", "15+-1", "15--1", "15+x", "15+nan", "-1+1", "4294967296+1", "15+1+1"}) {
+  for (const char* text : {"", "15", "15+", "+1", "15=1", "15+-1", "15--1", "15+x", "15+nan",
+                           "-1+1", "4294967296+1", "15+1+1"}) {
     EXPECT_EQ(read_logit_bias(text), std::nullopt) << "'" << text << "'";
   }
 }

@@ -123,7 +123,7 @@ std::vector<std::string> size_findings(const TreeFile& file) {
     findings.push_back(
         finding(file, lines.size(), "more than " + std::to_string(limit) + " lines"));
   for (size_t i = 0; i < lines.size(); ++i) {
-    if (columns_of(lines[i]) > kMaxColumns)
+    if (file.is_cpp() && columns_of(lines[i]) > kMaxColumns)
       findings.push_back(finding(file, i + 1, std::to_string(columns_of(lines[i])) + " columns"));
   }
   return findings;
@@ -199,9 +199,10 @@ std::vector<std::string> conduct_findings(const TreeFile& file) {
   static const std::set<std::string_view> libraries = {"base",     "tiers",    "planner", "index",
                                                        "cpu_attn", "gpu_attn", "engine"};
   if (libraries.contains(file.top_folder()) && file.path != "base/check.cc") {
-    add_word_findings(file,
-                      {"std::cout", "std::cerr", "printf(", "fputs(", "puts(", "abort(", "exit("},
-                      false, "a library prints or ends the process", findings);
+    add_word_findings(
+        file,
+        {"std::cout", "std::cerr", "printf(", "fputs(", " puts(", "::puts(", "abort(", "exit("},
+        false, "a library prints or ends the process", findings);
     // snprintf writes to memory.
     std::erase_if(findings, [&](const std::string& text) {
       const size_t line = std::stoul(text.substr(file.path.size() + 1)) - 1;

@@ -22,7 +22,9 @@ AnswerSink AnswerSink::open(const std::string& path) {
 }
 
 AnswerSink::AnswerSink(AnswerSink&& other) noexcept
-    : descriptor_(std::exchange(other.descriptor_, -1)), name_(std::move(other.name_)), emptied_(other.emptied_) {}
+    : descriptor_(std::exchange(other.descriptor_, -1)),
+      name_(std::move(other.name_)),
+      emptied_(other.emptied_) {}
 
 AnswerSink::~AnswerSink() {
   if (descriptor_ > STDERR_FILENO) ::close(descriptor_);
@@ -33,19 +35,23 @@ void AnswerSink::fail(int error_number) const {
   if (error_number == EPIPE) remedy = "keep the reader of the pipe open";
   if (error_number == ENOSPC) remedy = "free space or write elsewhere with -o FILE";
   if (error_number == ENOENT || error_number == ENOTDIR) remedy = "check that its folder exists";
-  throw Error(ErrorCode::kIo, fmt::format("cannot write the answer: {}", std::strerror(error_number)), name_, remedy);
+  throw Error(ErrorCode::kIo,
+              fmt::format("cannot write the answer: {}", std::strerror(error_number)), name_,
+              remedy);
 }
 
 void AnswerSink::write(std::string_view text) {
   if (!emptied_) {
     emptied_ = true;
     struct stat status {};
-    const bool is_own_file = descriptor_ > STDERR_FILENO && ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
+    const bool is_own_file = descriptor_ > STDERR_FILENO && ::fstat(descriptor_, &status) == 0 &&
+                             S_ISREG(status.st_mode);
     if (is_own_file && ::ftruncate(descriptor_, 0) != 0) fail(errno);
   }
   while (!text.empty()) {
     const ssize_t n = ::write(descriptor_, text.data(), text.size());
-    if (n < 0 && errno == EINTR) continue;  // Ctrl-C ends the answer between steps, not inside a write
+    if (n < 0 && errno == EINTR)
+      continue;  // Ctrl-C ends the answer between steps, not inside a write
     if (n < 0) fail(errno);
     text.remove_prefix(static_cast<size_t>(n));
   }

@@ -1,4 +1,5 @@
-// tools/cli/answer_sink.h - where answers go: standard output or the file of -o. Everything else goes to standard error.
+// tools/cli/answer_sink.h - where answers go: standard output or the file of -o. Everything else
+// goes to standard error.
 #pragma once
 
 #include <string>
@@ -6,11 +7,12 @@
 
 namespace strata::cli {
 
-/// Unbuffered, so that a streamed answer shows at once. A write that fails (closed pipe, full disk) throws and is never lost.
+/// Unbuffered, so that a streamed answer shows at once. A write that fails (closed pipe, full disk)
+/// throws and is never lost.
 class AnswerSink {
  public:
-  /// "" = standard output. A file is opened now, so that a wrong path fails before any work, but emptied only by the first write.
-  /// Errors: kIo.
+  /// "" = standard output. A file is opened now, so that a wrong path fails before any work, but
+  /// emptied only by the first write. Errors: kIo.
   static AnswerSink open(const std::string& path);
   AnswerSink(AnswerSink&& other) noexcept;
   AnswerSink& operator=(AnswerSink&&) = delete;

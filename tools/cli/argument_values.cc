@@ -1,4 +1,5 @@
-// The one file that includes CLI11: flags of the table become CLI11 options whose texts the table's own readers parse.
+// The one file that includes CLI11: flags of the table become CLI11 options whose texts the table's
+// own readers parse.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -14,9 +15,11 @@ constexpr const char* kHelpRemedy = "`strata {} --help` lists the options";
 
 bool takes_value(const OptionSpec& option) { return option.kind != ValueKind::kFlag; }
 
-/// Spells flags as CLI11 knows them: `-ctk` (several letters after one dash) is not its syntax, and `--name=` with nothing behind
-/// it would make it take the next argument. Values and everything unknown pass as they are.
-std::vector<std::string> plain_arguments(const VerbSyntax& verb, std::span<const std::string> arguments) {
+/// Spells flags as CLI11 knows them: `-ctk` (several letters after one dash) is not its syntax, and
+/// `--name=` with nothing behind it would make it take the next argument. Values and everything
+/// unknown pass as they are.
+std::vector<std::string> plain_arguments(const VerbSyntax& verb,
+                                         std::span<const std::string> arguments) {
   std::vector<std::string> out;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -66,7 +69,8 @@ std::string cli11_names(const OptionSpec& option, const VerbSyntax& verb) {
                              : fmt::format(kHelpRemedy, verb.name));
   }
   if (find_flag(flag, kEveryVerb) != nullptr) {
-    throw Error(ErrorCode::kUsage, fmt::format("`strata {}` has no option {}", verb.name, flag), flag,
+    throw Error(ErrorCode::kUsage, fmt::format("`strata {}` has no option {}", verb.name, flag),
+                flag,
                 fmt::format("it belongs to another verb; {}", fmt::format(kHelpRemedy, verb.name)));
   }
   std::vector<std::string> known;
@@ -75,8 +79,10 @@ std::string cli11_names(const OptionSpec& option, const VerbSyntax& verb) {
     for (std::string& name : option_flags(option)) known.push_back(std::move(name));
   }
   const std::string near = nearest_word(flag, known);
-  throw Error(ErrorCode::kUsage, fmt::format("unknown option {}", flag), fmt::format("strata {}", verb.name),
-              near.empty() ? fmt::format(kHelpRemedy, verb.name) : fmt::format("did you mean {}?", near));
+  throw Error(
+      ErrorCode::kUsage, fmt::format("unknown option {}", flag),
+      fmt::format("strata {}", verb.name),
+      near.empty() ? fmt::format(kHelpRemedy, verb.name) : fmt::format("did you mean {}?", near));
 }
 
 }  // namespace
@@ -90,9 +96,11 @@ RawValues values_from_arguments(const VerbSyntax& verb, std::span<const std::str
     if ((option.verbs & verb.bit) == 0) continue;
     CLI::Option* known = nullptr;
     if (takes_value(option)) {
-      known = app.add_option(cli11_names(option, verb), CLI::callback_t([](const auto&) { return true; }));
+      known = app.add_option(cli11_names(option, verb),
+                             CLI::callback_t([](const auto&) { return true; }));
       known->type_name(std::string(option.value_name));
-      known->expected(1)->allow_extra_args(false)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      known->expected(1)->allow_extra_args(false)->multi_option_policy(
+          CLI::MultiOptionPolicy::TakeAll);
     } else {
       known = app.add_flag(cli11_names(option, verb));
       known->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
@@ -118,7 +126,8 @@ RawValues values_from_arguments(const VerbSyntax& verb, std::span<const std::str
     if (known->count() == 0) continue;
     values[std::string(option->name)] = {known->results(), fmt::format("--{}", option->name)};
     if (option->name == verb.positional && known->results().size() > 1) {
-      throw Error(ErrorCode::kUsage, fmt::format("{} is given {} times", option->name, known->results().size()),
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("{} is given {} times", option->name, known->results().size()),
                   fmt::format("strata {}", verb.name), "name it once");
     }
   }

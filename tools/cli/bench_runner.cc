@@ -17,18 +17,23 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 uint64_t deepest(const std::vector<BenchTest>& tests) {
   uint64_t n = 64;
-  for (const BenchTest& test : tests) n = std::max<uint64_t>(n, uint64_t{test.n_depth} + test.n_prompt + test.n_gen);
+  for (const BenchTest& test : tests)
+    n = std::max<uint64_t>(n, uint64_t{test.n_depth} + test.n_prompt + test.n_gen);
   return n;
 }
 
-uint64_t budget(const engine::Model& model, const BenchRunner::Options& options, const std::vector<BenchTest>& tests) {
-  // The depth is held once and shared with each repetition's fork, which copies one open block per stream.
-  return engine::kv_bytes_for_context(model.shape(), options.k_codec, options.v_codec, deepest(tests) + 3 * kBlockPositions,
-                                      options.chunk_rows);
+uint64_t budget(const engine::Model& model, const BenchRunner::Options& options,
+                const std::vector<BenchTest>& tests) {
+  // The depth is held once and shared with each repetition's fork, which copies one open block per
+  // stream.
+  return engine::kv_bytes_for_context(model.shape(), options.k_codec, options.v_codec,
+                                      deepest(tests) + 3 * kBlockPositions, options.chunk_rows);
 }
 
 }  // namespace
@@ -76,14 +81,16 @@ double measure_dram_read(ThreadPool& pool) {
   return static_cast<double>(kBytes) / best_s / 1e9;
 }
 
-BenchRunner::BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool, const Options& options,
-                         const std::vector<BenchTest>& tests)
+BenchRunner::BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
+                         const Options& options, const std::vector<BenchTest>& tests)
     : model_(model),
       kernels_(kernels),
       pool_(pool),
       options_(options),
-      cache_(model.shape(), {.k_codec = options.k_codec, .v_codec = options.v_codec,
-                             .budget_bytes = budget(model, options, tests), .chunk_rows = options.chunk_rows}),
+      cache_(model.shape(), {.k_codec = options.k_codec,
+                             .v_codec = options.v_codec,
+                             .budget_bytes = budget(model, options, tests),
+                             .chunk_rows = options.chunk_rows}),
       walk_(model, cache_, kernels, pool, options.chunk_rows),
       filled_(cache_.make_sequence()) {}
 
@@ -113,12 +120,16 @@ void BenchRunner::check_answer() {
   const auto found = walk_.logits(0);
   for (uint32_t i = 0; i < found.size(); ++i)
     if (!std::isfinite(found[i]) || std::memcmp(&found[i], &wanted[i], sizeof(float)) != 0)
-      throw Error(ErrorCode::kIo, fmt::format("the answer check failed: logit {} is {} one by one and {} in one step", i, found[i], wanted[i]),
-                  "bench", "report this with the model's name and the output of strata --version");
+      throw Error(
+          ErrorCode::kIo,
+          fmt::format("the answer check failed: logit {} is {} one by one and {} in one step", i,
+                      found[i], wanted[i]),
+          "bench", "report this with the model's name and the output of strata --version");
 }
 
 void BenchRunner::fill_random(engine::Sequence& sequence, uint32_t n_positions) {
-  // Blocks are drawn from a few made of small normal-like values: a diffuse softmax, as after a real prefill.
+  // Blocks are drawn from a few made of small normal-like values: a diffuse softmax, as after a
+  // real prefill.
   constexpr uint32_t kPatterns = 16;
   const KvLayout& layout = cache_.layout();
   HostMemory patterns = HostMemory::reserve(uint64_t{kPatterns} * layout.block_bytes);
@@ -135,7 +146,8 @@ void BenchRunner::fill_random(engine::Sequence& sequence, uint32_t n_positions) 
     for (uint32_t row = 0; row < kBlockPositions; ++row) {
       std::ranges::generate(k, draw);
       std::ranges::generate(v, draw);
-      kernels_.store_kv(layout, patterns.data() + uint64_t{pattern} * layout.block_bytes, row, k.data(), v.data());
+      kernels_.store_kv(layout, patterns.data() + uint64_t{pattern} * layout.block_bytes, row,
+                        k.data(), v.data());
     }
   while (sequence.n_pos() < n_positions) {
     const uint32_t first = sequence.n_pos();
@@ -143,10 +155,14 @@ void BenchRunner::fill_random(engine::Sequence& sequence, uint32_t n_positions) 
     cache_.open_rows(sequence, n);
     for (uint32_t layer = 0; layer < model_.shape().n_layers; ++layer)
       for (uint32_t head = 0; head < model_.shape().layers[layer].n_kv_heads; ++head)
-        for (uint32_t pos = first / kBlockPositions * kBlockPositions; pos < first + n; pos += kBlockPositions) {
+        for (uint32_t pos = first / kBlockPositions * kBlockPositions; pos < first + n;
+             pos += kBlockPositions) {
           std::byte* block = cache_.block(sequence, layer, head, pos);
           if (block != nullptr)
-            std::memcpy(block, patterns.data() + uint64_t{(pos / kBlockPositions * 7 + layer * 3 + head) % kPatterns} * layout.block_bytes,
+            std::memcpy(block,
+                        patterns.data() +
+                            uint64_t{(pos / kBlockPositions * 7 + layer * 3 + head) % kPatterns} *
+                                layout.block_bytes,
                         layout.block_bytes);
         }
     cache_.close_rows(sequence, random_tokens(n));
@@ -155,18 +171,21 @@ void BenchRunner::fill_random(engine::Sequence& sequence, uint32_t n_positions) 
 
 engine::Sequence& BenchRunner::depth_sequence(uint32_t n_depth, const Notice& notice) {
   if (filled_.n_pos() > n_depth) filled_.truncate(n_depth);
-  if (filled_.n_pos() < n_depth && options_.fill == DepthFill::kRandom) fill_random(filled_, n_depth);
+  if (filled_.n_pos() < n_depth && options_.fill == DepthFill::kRandom)
+    fill_random(filled_, n_depth);
   if (filled_.n_pos() < n_depth) {
     const auto tokens = random_tokens(n_depth - filled_.n_pos());
-    engine::prefill(walk_, filled_, tokens, options_.chunk_rows, [&](uint64_t done, uint64_t total) {
-      if (notice) notice(fmt::format("filling depth {}: {} / {} tokens", n_depth, done, total));
-      return true;
-    });
+    engine::prefill(
+        walk_, filled_, tokens, options_.chunk_rows, [&](uint64_t done, uint64_t total) {
+          if (notice) notice(fmt::format("filling depth {}: {} / {} tokens", n_depth, done, total));
+          return true;
+        });
   }
   return filled_;
 }
 
-double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* stages) {
+double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& start,
+                             BenchResult* stages) {
   engine::Sequence sequence = start.fork();
   const auto tokens = random_tokens(test.n_prompt + test.n_gen);
   const uint32_t chunk = test.n_prompt > 0 ? options_.chunk_rows : 1;
@@ -176,7 +195,8 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
   for (uint32_t done = 0; done < tokens.size();) {
     const uint32_t n = std::min(chunk, static_cast<uint32_t>(tokens.size()) - done);
     rows.clear();
-    for (uint32_t i = done; i < done + n; ++i) rows.push_back({&sequence, tokens[i], test.n_gen > 0 || i + 1 == tokens.size()});
+    for (uint32_t i = done; i < done + n; ++i)
+      rows.push_back({&sequence, tokens[i], test.n_gen > 0 || i + 1 == tokens.size()});
     const auto begin = Clock::now();
     walk_.step(rows);
     total_s += seconds_since(begin);

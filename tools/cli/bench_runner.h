@@ -1,6 +1,6 @@
-// tools/cli/bench_runner.h - measures prefill and decode of a loaded model, as llama-bench names them, with bytes by formula.
-// Why: a time alone says nothing (law L7): each test carries the bytes that the step plan says were read, and the DRAM
-// bandwidth measured in the same minute.
+// tools/cli/bench_runner.h - measures prefill and decode of a loaded model, as llama-bench names
+// them, with bytes by formula. Why: a time alone says nothing (law L7): each test carries the bytes
+// that the step plan says were read, and the DRAM bandwidth measured in the same minute.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,10 @@
 
 namespace strata::cli {
 
-enum class DepthFill : uint8_t { kPrefill, kRandom };  // real tokens, or random K and V (quick; a stated deviation)
+enum class DepthFill : uint8_t {
+  kPrefill,
+  kRandom
+};  // real tokens, or random K and V (quick; a stated deviation)
 
 struct BenchTest {
   uint32_t n_prompt = 0;  // tokens prefilled in chunks, or
@@ -50,7 +53,8 @@ struct BenchResult {
 /// Median of at least one value.
 double median(std::vector<double> values);
 
-/// Read bandwidth of DRAM in GB/s (1e9): best of five passes over 256 MiB by all threads of the pool.
+/// Read bandwidth of DRAM in GB/s (1e9): best of five passes over 256 MiB by all threads of the
+/// pool.
 double measure_dram_read(ThreadPool& pool);
 
 class BenchRunner {
@@ -65,11 +69,11 @@ class BenchRunner {
   using Notice = std::function<void(const std::string&)>;
 
   /// Sizes the KV cache for the deepest test. Errors: kOutOfMemory.
-  BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool, const Options& options,
-              const std::vector<BenchTest>& tests);
+  BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
+              const Options& options, const std::vector<BenchTest>& tests);
 
-  /// Walks 33 tokens in one step and one by one: finite logits with the same bits, or Error(kIo) naming the first difference.
-  /// A bench whose answer is wrong prints no time.
+  /// Walks 33 tokens in one step and one by one: finite logits with the same bits, or Error(kIo)
+  /// naming the first difference. A bench whose answer is wrong prints no time.
   void check_answer();
   BenchResult measure(const BenchTest& test, const Notice& notice = {});
 

@@ -34,8 +34,13 @@ std::string trimmed(std::string_view text) {
 
 }  // namespace
 
-ChatLoop::ChatLoop(ModelSession& session, LineReader& reader, AnswerSink& sink, const Settings& settings)
-    : session_(session), reader_(reader), sink_(sink), json_(settings.json), system_(settings.system) {}
+ChatLoop::ChatLoop(ModelSession& session, LineReader& reader, AnswerSink& sink,
+                   const Settings& settings)
+    : session_(session),
+      reader_(reader),
+      sink_(sink),
+      json_(settings.json),
+      system_(settings.system) {}
 
 std::vector<engine::ChatMessage> ChatLoop::conversation() const {
   std::vector<engine::ChatMessage> all;
@@ -116,10 +121,11 @@ void ChatLoop::show() const {
 
 void ChatLoop::say_stats() const {
   using engine::grouped_number;
-  notice(fmt::format("{} answers | {} prompt tokens, {} of them cached | {} tokens answered | context {} of {}",
-                     grouped_number(n_answers_), grouped_number(n_prompt_), grouped_number(n_cached_),
-                     grouped_number(n_out_), grouped_number(n_in_context_),
-                     grouped_number(session_.engine().context().n_ctx)));
+  notice(fmt::format(
+      "{} answers | {} prompt tokens, {} of them cached | {} tokens answered | context {} of {}",
+      grouped_number(n_answers_), grouped_number(n_prompt_), grouped_number(n_cached_),
+      grouped_number(n_out_), grouped_number(n_in_context_),
+      grouped_number(session_.engine().context().n_ctx)));
 }
 
 void ChatLoop::answer(const std::string& message) {
@@ -138,20 +144,27 @@ void ChatLoop::answer(const std::string& message) {
   } catch (const engine::ContextLengthError& error) {
     messages_.pop_back();
     auto report = report_error(error);
-    if (json_) sink_.write_line(report.json);
-    else notice(report.line + (reader_.is_interactive() ? "; /clear begins anew" : ""));
+    if (json_)
+      sink_.write_line(report.json);
+    else
+      notice(report.line + (reader_.is_interactive() ? "; /clear begins anew" : ""));
     return;
   } catch (const Error& error) {
-    // What is wrong with one message (its text, a template that refuses it) does not end the conversation; the rest does.
+    // What is wrong with one message (its text, a template that refuses it) does not end the
+    // conversation; the rest does.
     if (error.code() != ErrorCode::kBadText && error.code() != ErrorCode::kTemplate) throw;
     messages_.pop_back();
     const auto report = report_error(error);
-    if (json_) sink_.write_line(report.json);
-    else notice(report.line);
+    if (json_)
+      sink_.write_line(report.json);
+    else
+      notice(report.line);
     return;
   }
-  if (json_) sink_.write_line(json_line(session_.to_json(answer)));
-  else if (!ends_line) sink_.write("\n");
+  if (json_)
+    sink_.write_line(json_line(session_.to_json(answer)));
+  else if (!ends_line)
+    sink_.write("\n");
   notice(session_.summary(answer));
   if (answer.text.empty() && answer.finish_reason == engine::FinishReason::kCancelled) {
     messages_.pop_back();  // stopped before it was answered: as if it had not been asked

@@ -14,7 +14,8 @@ int run_chat(const Command& command) {
   ModelSession session = ModelSession::open(kChatSyntax, command);
   session.load();
   const auto reader = make_line_reader();
-  if (reader->is_interactive()) notice("Type a message, \"\"\" for several lines, /help for commands, /bye to leave.");
+  if (reader->is_interactive())
+    notice("Type a message, \"\"\" for several lines, /help for commands, /bye to leave.");
   // From here on Ctrl-C means the answer, not the program.
   catch_interrupts(SecondInterrupt::kIsFlagToo);
   return ChatLoop(session, *reader, sink, command.settings).run();

@@ -16,15 +16,20 @@ std::optional<std::string> non_empty(std::optional<std::string> value) {
 }
 
 /// The config file to read and whether it must be there; nothing where no place is known.
-std::optional<std::pair<std::string, bool>> config_path(const Command& stated, const GetVariable& get) {
+std::optional<std::pair<std::string, bool>> config_path(const Command& stated,
+                                                        const GetVariable& get) {
   if (!stated.settings.config.empty()) return std::pair{stated.settings.config, true};
-  if (const auto base = non_empty(get("XDG_CONFIG_HOME"))) return std::pair{*base + "/strata/config.toml", false};
-  if (const auto home = non_empty(get("HOME"))) return std::pair{*home + "/.config/strata/config.toml", false};
+  if (const auto base = non_empty(get("XDG_CONFIG_HOME")))
+    return std::pair{*base + "/strata/config.toml", false};
+  if (const auto home = non_empty(get("HOME")))
+    return std::pair{*home + "/.config/strata/config.toml", false};
   return std::nullopt;
 }
 
-void refuse_together(const Command& command, std::string_view one, std::string_view other, const std::string& why) {
-  throw Error(ErrorCode::kUsage, fmt::format("--{} and --{} contradict each other: {}", one, other, why),
+void refuse_together(const Command& command, std::string_view one, std::string_view other,
+                     const std::string& why) {
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--{} and --{} contradict each other: {}", one, other, why),
               command.where(other), "leave one of them out");
 }
 
@@ -48,9 +53,10 @@ void check_rope_options(const Command& command) {
     refuse_together(command, "rope-scaling", "rope-factor", "no scaling has no factor");
   }
   if (settings.rope_scaling != "none" && settings.rope_scaling != "linear") return;
-  for (const std::string_view yarn :
-       {"yarn-orig-ctx", "yarn-ext-factor", "yarn-attn-factor", "yarn-beta-fast", "yarn-beta-slow"}) {
-    if (command.is_set(yarn)) refuse_together(command, "rope-scaling", yarn, "the scaling is not yarn");
+  for (const std::string_view yarn : {"yarn-orig-ctx", "yarn-ext-factor", "yarn-attn-factor",
+                                      "yarn-beta-fast", "yarn-beta-slow"}) {
+    if (command.is_set(yarn))
+      refuse_together(command, "rope-scaling", yarn, "the scaling is not yarn");
   }
 }
 
@@ -67,7 +73,8 @@ RawValues values_from_environment(const VerbSyntax& verb, const GetVariable& get
     if ((option.verbs & verb.bit) == 0 || option.sources == Sources::kFlagOnly) continue;
     const std::string name = environment_name(option);
     // An empty variable counts as absent, as a shell's `VAR= command` is meant.
-    if (auto value = non_empty(get(name))) values[std::string(option.name)] = {{std::move(*value)}, name};
+    if (auto value = non_empty(get(name)))
+      values[std::string(option.name)] = {{std::move(*value)}, name};
   }
   return values;
 }
@@ -86,7 +93,8 @@ Command merge_values(std::span<const RawValues> strongest_first) {
   return command;
 }
 
-Command read_command(const VerbSyntax& verb, std::span<const std::string> arguments, const GetVariable& get) {
+Command read_command(const VerbSyntax& verb, std::span<const std::string> arguments,
+                     const GetVariable& get) {
   std::vector<RawValues> sources;
   sources.push_back(values_from_arguments(verb, arguments));
   if (sources.front().contains("help") || sources.front().contains("version")) {
@@ -95,8 +103,9 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
   sources.push_back(values_from_environment(verb, get));
   Command stated = merge_values(sources);
   if (const auto path = config_path(stated, get)) {
-    const auto text = path->second ? std::optional(read_text_file(path->first, stated.where("config")))
-                                   : read_text_file_if_present(path->first);
+    const auto text = path->second
+                          ? std::optional(read_text_file(path->first, stated.where("config")))
+                          : read_text_file_if_present(path->first);
     if (text) {
       sources.push_back(values_from_config(verb, *text, path->first));
       stated = merge_values(sources);
@@ -112,11 +121,13 @@ void check_command(const VerbSyntax& verb, const Command& command) {
   if (command.settings.json && command.settings.ids) {
     refuse_together(command, "json", "ids", "both choose the form of the output");
   }
-  const bool needs_model = find_flag("-m", verb.bit) != nullptr && !command.settings.help && !command.settings.version;
+  const bool needs_model =
+      find_flag("-m", verb.bit) != nullptr && !command.settings.help && !command.settings.version;
   if (needs_model && command.settings.model.empty()) {
     throw Error(ErrorCode::kUsage, "no model is named", fmt::format("strata {}", verb.name),
-                verb.positional == "model" ? fmt::format("strata {} MODEL.gguf", verb.name)
-                                           : "name a GGUF file with -m MODEL.gguf, STRATA_MODEL or the config file");
+                verb.positional == "model"
+                    ? fmt::format("strata {} MODEL.gguf", verb.name)
+                    : "name a GGUF file with -m MODEL.gguf, STRATA_MODEL or the config file");
   }
 }
 

@@ -1,4 +1,5 @@
-// The one file that includes toml++: keys of a config file become texts that the table's own readers parse.
+// The one file that includes toml++: keys of a config file become texts that the table's own
+// readers parse.
 #include <fmt/format.h>
 
 #include <toml++/toml.h>
@@ -9,8 +10,8 @@
 namespace strata::cli {
 namespace {
 
-constexpr Section kSections[] = {Section::kModel, Section::kRope, Section::kPrompt, Section::kSampling,
-                                 Section::kOutput};
+constexpr Section kSections[] = {Section::kModel, Section::kRope, Section::kPrompt,
+                                 Section::kSampling, Section::kOutput};
 
 std::string place(const std::string& file, const toml::node& node, std::string_view key) {
   return fmt::format("{}:{}: {}", file, node.source().begin.line, key);
@@ -22,11 +23,13 @@ std::string scalar_text(const toml::node& node, const std::string& where) {
   if (const auto* number = node.as_integer()) return fmt::format("{}", number->get());
   if (const auto* real = node.as_floating_point()) return fmt::format("{}", real->get());
   if (const auto* flag = node.as_boolean()) return flag->get() ? "true" : "false";
-  throw Error(ErrorCode::kUsage, "wanted a text, a number, true or false, or a list of texts, found another type",
+  throw Error(ErrorCode::kUsage,
+              "wanted a text, a number, true or false, or a list of texts, found another type",
               where, "write the value as it stands after the flag");
 }
 
-std::vector<std::string> node_texts(const OptionSpec& option, const toml::node& node, const std::string& where) {
+std::vector<std::string> node_texts(const OptionSpec& option, const toml::node& node,
+                                    const std::string& where) {
   const toml::array* list = node.as_array();
   if (list == nullptr) return {scalar_text(node, where)};
   if (option.kind != ValueKind::kTextList) {
@@ -37,26 +40,29 @@ std::vector<std::string> node_texts(const OptionSpec& option, const toml::node& 
   return texts;
 }
 
-[[noreturn]] void refuse_key(std::string_view key, std::string_view table, const std::string& where) {
+[[noreturn]] void refuse_key(std::string_view key, std::string_view table,
+                             const std::string& where) {
   const OptionSpec* option = find_option(key);
   if (option != nullptr && option->sources == Sources::kEverywhere) {
-    throw Error(ErrorCode::kUsage, fmt::format("key '{}' does not stand in [{}]", key, table), where,
-                fmt::format("move it to [{}]", section_key(option->section)));
+    throw Error(ErrorCode::kUsage, fmt::format("key '{}' does not stand in [{}]", key, table),
+                where, fmt::format("move it to [{}]", section_key(option->section)));
   }
   std::vector<std::string> known;
   for (const OptionSpec& candidate : option_table())
     if (candidate.sources == Sources::kEverywhere) known.emplace_back(candidate.name);
   const std::string near = nearest_word(key, known);
   throw Error(ErrorCode::kUsage, fmt::format("unknown key '{}' in [{}]", key, table), where,
-              near.empty() ? "keys are the long names of `strata run --help`" : fmt::format("did you mean {}?", near));
+              near.empty() ? "keys are the long names of `strata run --help`"
+                           : fmt::format("did you mean {}?", near));
 }
 
-void read_section(const VerbSyntax& verb, Section section, const toml::table& table, const std::string& file,
-                  RawValues& values) {
+void read_section(const VerbSyntax& verb, Section section, const toml::table& table,
+                  const std::string& file, RawValues& values) {
   for (const auto& [key, node] : table) {
     const std::string where = place(file, node, key.str());
     const OptionSpec* option = find_option(key.str());
-    if (option == nullptr || option->section != section || option->sources != Sources::kEverywhere) {
+    if (option == nullptr || option->section != section ||
+        option->sources != Sources::kEverywhere) {
       refuse_key(key.str(), section_key(section), where);
     }
     std::vector<std::string> texts = node_texts(*option, node, where);
@@ -67,7 +73,8 @@ void read_section(const VerbSyntax& verb, Section section, const toml::table& ta
 
 }  // namespace
 
-RawValues values_from_config(const VerbSyntax& verb, std::string_view text, const std::string& name) {
+RawValues values_from_config(const VerbSyntax& verb, std::string_view text,
+                             const std::string& name) {
   RawValues values;
   try {
     const toml::table root = toml::parse(text, name);
@@ -80,13 +87,15 @@ RawValues values_from_config(const VerbSyntax& verb, std::string_view text, cons
         known = true;
       }
       if (!known) {
-        throw Error(ErrorCode::kUsage, fmt::format("unknown table or key '{}'", key.str()), place(name, node, key.str()),
+        throw Error(ErrorCode::kUsage, fmt::format("unknown table or key '{}'", key.str()),
+                    place(name, node, key.str()),
                     "tables are [model], [rope], [prompt], [sampling] and [output]");
       }
     }
   } catch (const toml::parse_error& error) {
     throw Error(ErrorCode::kUsage, fmt::format("not TOML: {}", error.description()),
-                fmt::format("{}:{}", name, error.source().begin.line), "see https://toml.io for the syntax");
+                fmt::format("{}:{}", name, error.source().begin.line),
+                "see https://toml.io for the syntax");
   }
   return values;
 }

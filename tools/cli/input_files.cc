@@ -32,9 +32,11 @@ class Descriptor {
   int number_;
 };
 
-std::string read_open_file(const Descriptor& file, const std::string& path, const std::string& where, int open_errno) {
+std::string read_open_file(const Descriptor& file, const std::string& path,
+                           const std::string& where, int open_errno) {
   if (file.get() < 0) {
-    throw Error(ErrorCode::kIo, fmt::format("cannot open '{}': {}", path, std::strerror(open_errno)), where,
+    throw Error(ErrorCode::kIo,
+                fmt::format("cannot open '{}': {}", path, std::strerror(open_errno)), where,
                 open_errno == ENOENT ? "check the path" : "check that the file may be read");
   }
   return read_descriptor(file.get(), path, where);
@@ -50,10 +52,12 @@ std::string read_descriptor(int descriptor, const std::string& name, const std::
     if (n == 0) return text;
     if (n < 0) {
       if (errno == EINTR) {
-        throw Error(ErrorCode::kCancelled, fmt::format("reading '{}' was interrupted", name), where);
+        throw Error(ErrorCode::kCancelled, fmt::format("reading '{}' was interrupted", name),
+                    where);
       }
-      throw Error(ErrorCode::kIo, fmt::format("cannot read '{}': {}", name, std::strerror(errno)), where,
-                  errno == EISDIR ? "name a file, not a folder" : "check that the file may be read");
+      throw Error(
+          ErrorCode::kIo, fmt::format("cannot read '{}': {}", name, std::strerror(errno)), where,
+          errno == EISDIR ? "name a file, not a folder" : "check that the file may be read");
     }
     text.append(part.data(), static_cast<size_t>(n));
     if (text.size() > engine::kMaxTextBytes) {
@@ -85,7 +89,8 @@ void check_utf8(std::string_view text, const std::string& where) {
   const uint64_t fault = engine::utf8_fault(text);
   if (fault == text.size()) return;
   throw Error(ErrorCode::kBadText,
-              fmt::format("wanted UTF-8 text, found byte 0x{:02x} at offset {}", static_cast<unsigned char>(text[fault]), fault),
+              fmt::format("wanted UTF-8 text, found byte 0x{:02x} at offset {}",
+                          static_cast<unsigned char>(text[fault]), fault),
               where, "convert the text, for example with `iconv -t UTF-8`");
 }
 

@@ -7,15 +7,16 @@
 
 namespace strata::cli {
 
-/// A whole file as text. `where` is what a message points at. Errors: kIo (absent, unreadable), kUsage (larger than 1 GiB: no
-/// context holds it).
+/// A whole file as text. `where` is what a message points at. Errors: kIo (absent, unreadable),
+/// kUsage (larger than 1 GiB: no context holds it).
 std::string read_text_file(const std::string& path, const std::string& where);
 /// The same, or nothing where there is no such file.
 std::optional<std::string> read_text_file_if_present(const std::string& path);
 /// Everything that comes on a descriptor until its end. Errors as above.
 std::string read_descriptor(int descriptor, const std::string& name, const std::string& where);
 
-/// True where standard input is a pipe, a socket or a file, so that something was given on purpose; a terminal and /dev/null are not.
+/// True where standard input is a pipe, a socket or a file, so that something was given on purpose;
+/// a terminal and /dev/null are not.
 bool standard_input_is_given();
 
 /// Errors: kBadText, with the byte offset of what is not UTF-8.

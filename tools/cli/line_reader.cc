@@ -37,7 +37,9 @@ class PlainReader : public LineReader {
       char part[4096];
       const ssize_t n = ::read(descriptor_, part, sizeof part);
       if (n < 0 && errno == EINTR) return LineStatus::kInterrupted;
-      if (n < 0) throw Error(ErrorCode::kIo, fmt::format("cannot read: {}", std::strerror(errno)), "standard input");
+      if (n < 0)
+        throw Error(ErrorCode::kIo, fmt::format("cannot read: {}", std::strerror(errno)),
+                    "standard input");
       if (n == 0) {
         if (pending_.empty()) return LineStatus::kEnd;
         line = std::exchange(pending_, "");
@@ -61,12 +63,15 @@ class PlainReader : public LineReader {
 class TerminalReader : public LineReader {
  public:
   TerminalReader() {
-    // libedit reads multi-byte characters by the locale; in the C locale it would take a UTF-8 letter for several.
-    if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
+    // libedit reads multi-byte characters by the locale; in the C locale it would take a UTF-8
+    // letter for several.
+    if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1)
+      std::setlocale(LC_CTYPE, "C.UTF-8");
     history_ = history_init();
     edit_ = el_init("strata", stdin, stderr, stderr);
     if (history_ == nullptr || edit_ == nullptr) {
-      throw Error(ErrorCode::kIo, "cannot set up line editing", "standard input", "pipe the messages in, one per line");
+      throw Error(ErrorCode::kIo, "cannot set up line editing", "standard input",
+                  "pipe the messages in, one per line");
     }
     HistEvent event;
     history(history_, &event, H_SETSIZE, 1000);
@@ -120,7 +125,9 @@ std::unique_ptr<LineReader> make_line_reader() {
   return make_plain_reader(STDIN_FILENO);
 }
 
-std::unique_ptr<LineReader> make_plain_reader(int descriptor) { return std::make_unique<PlainReader>(descriptor); }
+std::unique_ptr<LineReader> make_plain_reader(int descriptor) {
+  return std::make_unique<PlainReader>(descriptor);
+}
 
 LineStatus read_message(LineReader& reader, std::string& message) {
   std::string line;
@@ -139,7 +146,8 @@ LineStatus read_message(LineReader& reader, std::string& message) {
     if (closes) line.erase(line.size() - kFence.size());
     if (!is_first && !(closes && line.empty())) message += '\n';
     message += line;
-    is_first = is_first && line.empty();  // nothing behind the opening marker: the text begins on the next line
+    is_first = is_first &&
+               line.empty();  // nothing behind the opening marker: the text begins on the next line
     if (closes) break;
     status = reader.read("... ", line);
     if (status == LineStatus::kEnd) break;  // the end of input closes what is open

@@ -19,8 +19,9 @@ class LineReader {
   virtual bool is_interactive() const = 0;
 };
 
-/// libedit (the one file that includes it is line_reader.cc) where standard input is a terminal; plain reads otherwise.
-/// Prompts and echo go to standard error, so that standard output holds answers only.
+/// libedit (the one file that includes it is line_reader.cc) where standard input is a terminal;
+/// plain reads otherwise. Prompts and echo go to standard error, so that standard output holds
+/// answers only.
 std::unique_ptr<LineReader> make_line_reader();
 /// Plain reads from a descriptor, without prompts.
 std::unique_ptr<LineReader> make_plain_reader(int descriptor);

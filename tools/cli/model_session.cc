@@ -37,7 +37,8 @@ void ModelSession::fail_template(const Error& error) const {
   std::string remedy = has_raw ? "--raw feeds the text as it is, without the template"
                                : "`strata run --raw` feeds a text without the template";
   if (!settings_.system.empty()) remedy = "leave --system out, or: " + remedy;
-  throw Error(ErrorCode::kTemplate, fmt::format("the model's chat template fails: {}", error.what()),
+  throw Error(ErrorCode::kTemplate,
+              fmt::format("the model's chat template fails: {}", error.what()),
               error.where().empty() ? "tokenizer.chat_template" : error.where(), remedy);
 }
 
@@ -53,32 +54,41 @@ void ModelSession::read_template() {
     return;
   }
   if (!settings_.system.empty()) {
-    throw Error(ErrorCode::kUsage, "the model has no chat template, so a system prompt has no place", "--system",
+    throw Error(ErrorCode::kUsage,
+                "the model has no chat template, so a system prompt has no place", "--system",
                 "leave it out, or write it into the prompt");
   }
-  notice("note: this model has no chat template (perhaps a base model); it continues the text as it is");
+  notice(
+      "note: this model has no chat template (perhaps a base model); it continues the text as it "
+      "is");
 }
 
 void ModelSession::say_setup() const {
   const auto& shape = engine_.spec().shape;
   const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
-  notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name, bytes_text(engine_.weight_file_bytes()),
-                     grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
-                     bytes_text(engine_.context().kv_bytes), settings_.cache_type_k, settings_.cache_type_v));
+  notice(fmt::format(
+      "{} | {} | context {} of {} | KV {} {}/{}", name, bytes_text(engine_.weight_file_bytes()),
+      grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
+      bytes_text(engine_.context().kv_bytes), settings_.cache_type_k, settings_.cache_type_v));
   if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
-    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)", engine_.spec().shape.n_ctx_train));
+    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
+                       engine_.spec().shape.n_ctx_train));
   }
   if (!settings_.verbose) return;
-  notice(fmt::format("{} | {} threads, {} ({}) | chunks of {} rows | {} tensors in {} file(s)", version_text(),
-                     engine_.n_threads(), engine_.kernels().name, engine_.kernels().features,
-                     engine_.context().chunk_rows, engine_.file().tensors().size(), engine_.file().n_shards()));
+  notice(fmt::format("{} | {} threads, {} ({}) | chunks of {} rows | {} tensors in {} file(s)",
+                     version_text(), engine_.n_threads(), engine_.kernels().name,
+                     engine_.kernels().features, engine_.context().chunk_rows,
+                     engine_.file().tensors().size(), engine_.file().n_shards()));
 }
 
-std::vector<engine::PromptPart> ModelSession::parts(const std::vector<engine::ChatMessage>& messages) const {
+std::vector<engine::PromptPart> ModelSession::parts(
+    const std::vector<engine::ChatMessage>& messages) const {
   const auto& tokenizer = engine_.tokenizer();
   engine::TemplateContext context;
-  if (tokenizer.spec().bos != engine::kNoToken) context.bos_token = tokenizer.piece(tokenizer.spec().bos, true);
-  if (tokenizer.spec().eos != engine::kNoToken) context.eos_token = tokenizer.piece(tokenizer.spec().eos, true);
+  if (tokenizer.spec().bos != engine::kNoToken)
+    context.bos_token = tokenizer.piece(tokenizer.spec().bos, true);
+  if (tokenizer.spec().eos != engine::kNoToken)
+    context.eos_token = tokenizer.piece(tokenizer.spec().eos, true);
   try {
     return engine::render_chat(*template_, messages, context);
   } catch (const Error& error) {
@@ -97,14 +107,16 @@ std::string ModelSession::rendered(const std::vector<engine::ChatMessage>& messa
   return text;
 }
 
-std::vector<engine::TokenId> ModelSession::encode(const std::vector<engine::ChatMessage>& messages) const {
+std::vector<engine::TokenId> ModelSession::encode(
+    const std::vector<engine::ChatMessage>& messages) const {
   if (template_) return engine::encode_chat_prompt(engine_.tokenizer(), parts(messages));
   // With --raw the caller writes the markup; without a template the text is only text.
   return engine::encode_text_prompt(engine_.tokenizer(), rendered(messages), settings_.raw);
 }
 
 void ModelSession::check_fits(std::span<const engine::TokenId> prompt) const {
-  engine::check_prompt_fits(prompt.size(), engine_.context().n_ctx, engine_.spec().shape.n_ctx_train);
+  engine::check_prompt_fits(prompt.size(), engine_.context().n_ctx,
+                            engine_.spec().shape.n_ctx_train);
 }
 
 void ModelSession::load() {
@@ -152,11 +164,15 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
   const auto& usage = answer.usage;
   std::string line = fmt::format("{} prompt ({} cached", grouped_number(usage.prompt_tokens),
                                  grouped_number(usage.cached_tokens));
-  if (usage.recomputed_tokens > 0) line += fmt::format(", {} read again", grouped_number(usage.recomputed_tokens));
+  if (usage.recomputed_tokens > 0)
+    line += fmt::format(", {} read again", grouped_number(usage.recomputed_tokens));
   line += fmt::format(") {:.2f} s, {:.0f} tok/s | {} out", answer.times.prefill_ms / 1000.0,
-                      answer.times.prefill_tokens_per_s(usage), grouped_number(usage.completion_tokens));
-  if (answer.times.n_decode_steps > 0) line += fmt::format(", {:.1f} tok/s", answer.times.decode_tokens_per_s());
-  line += fmt::format(" | context {} of {}", grouped_number(usage.prompt_tokens + usage.completion_tokens),
+                      answer.times.prefill_tokens_per_s(usage),
+                      grouped_number(usage.completion_tokens));
+  if (answer.times.n_decode_steps > 0)
+    line += fmt::format(", {:.1f} tok/s", answer.times.decode_tokens_per_s());
+  line += fmt::format(" | context {} of {}",
+                      grouped_number(usage.prompt_tokens + usage.completion_tokens),
                       grouped_number(engine_.context().n_ctx));
   if (settings_.temp > 0) line += fmt::format(" | seed {}", sampler_.seed);
   if (answer.context_full) {

@@ -1,4 +1,5 @@
-// tools/cli/model_session.h - what `run` and `chat` share: a model opened, its template, its prompts, its answers.
+// tools/cli/model_session.h - what `run` and `chat` share: a model opened, its template, its
+// prompts, its answers.
 #pragma once
 
 #include <functional>
@@ -19,15 +20,16 @@ namespace strata::cli {
 
 class ModelSession {
  public:
-  /// Opens the model and, unless `raw`, its chat template; says on standard error where it has none.
-  /// Errors: those of Engine::open; kTemplate, naming --raw where the verb has it; kUsage (sampler options).
+  /// Opens the model and, unless `raw`, its chat template; says on standard error where it has
+  /// none. Errors: those of Engine::open; kTemplate, naming --raw where the verb has it; kUsage
+  /// (sampler options).
   static ModelSession open(const VerbSyntax& verb, const Command& command);
 
   const engine::Engine& engine() const { return engine_; }
   bool has_template() const { return template_.has_value(); }
 
-  /// The prompt of a conversation: rendered by the template, or the messages' texts one after the other.
-  /// Errors: kTemplate, kBadText.
+  /// The prompt of a conversation: rendered by the template, or the messages' texts one after the
+  /// other. Errors: kTemplate, kBadText.
   std::vector<engine::TokenId> encode(const std::vector<engine::ChatMessage>& messages) const;
   std::string rendered(const std::vector<engine::ChatMessage>& messages) const;
 
@@ -38,7 +40,8 @@ class ModelSession {
   void load();
 
   /// Answers on the session's one sequence; `on_text` streams.
-  engine::Generation answer(std::span<const engine::TokenId> prompt, const std::function<bool(std::string_view)>& on_text);
+  engine::Generation answer(std::span<const engine::TokenId> prompt,
+                            const std::function<bool(std::string_view)>& on_text);
 
   uint64_t seed() const { return sampler_.seed; }
   /// Another draw for the next answer.

@@ -30,9 +30,12 @@ std::string one_line(std::string_view text) {
   std::string out;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
-    if (c == '\n') out += "\\n";
-    else if (byte < 0x20 || byte == 0x7f) out += fmt::format("\\x{:02x}", byte);
-    else out += c;
+    if (c == '\n')
+      out += "\\n";
+    else if (byte < 0x20 || byte == 0x7f)
+      out += fmt::format("\\x{:02x}", byte);
+    else
+      out += c;
   }
   return out;
 }
@@ -57,7 +60,8 @@ void Progress::update(uint64_t done, uint64_t total) {
   done_ = done;
   total_ = total;
   const auto now = Clock::now();
-  const auto pause = on_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(5000);
+  const auto pause =
+      on_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(5000);
   if (done_ < total_ && now - drawn_ >= pause) draw(now);
 }
 
@@ -67,7 +71,8 @@ std::string Progress::state_text(double seconds) const {
   if (seconds > 0.05 && moved > 0) {
     const double rate = moved / seconds;
     text += fmt::format("  {}{}", count_(static_cast<uint64_t>(rate)), rate_unit_);
-    if (done_ < total_) text += fmt::format("  ETA {}", duration_text(static_cast<double>(total_ - done_) / rate));
+    if (done_ < total_)
+      text += fmt::format("  ETA {}", duration_text(static_cast<double>(total_ - done_) / rate));
   }
   if (done_ >= total_) text += fmt::format("  {}", duration_text(seconds));
   return text;

@@ -1,4 +1,5 @@
-// tools/cli/notices.h - what the program says beside its answers: notices and progress, on standard error.
+// tools/cli/notices.h - what the program says beside its answers: notices and progress, on standard
+// error.
 #pragma once
 
 #include <chrono>
@@ -9,17 +10,20 @@
 
 namespace strata::cli {
 
-/// One line on standard error. Bytes that could steer a terminal (from a hostile file or name) are shown as \xNN.
+/// One line on standard error. Bytes that could steer a terminal (from a hostile file or name) are
+/// shown as \xNN.
 void notice(std::string_view text);
 /// `text` on one line, control characters written out.
 std::string one_line(std::string_view text);
 bool notices_on_terminal();
 
-/// A bar with rate and ETA on a terminal, redrawn ten times a second; a plain line every five seconds elsewhere. The last state stays.
+/// A bar with rate and ETA on a terminal, redrawn ten times a second; a plain line every five
+/// seconds elsewhere. The last state stays.
 class Progress {
  public:
   using Count = std::function<std::string(uint64_t)>;  // 98362432 -> "93.8 MiB"
-  /// `label` "loading", `count` shows amounts, `rate_unit` is what stands behind count(amount per second), such as "/s".
+  /// `label` "loading", `count` shows amounts, `rate_unit` is what stands behind count(amount per
+  /// second), such as "/s".
   Progress(std::string label, Count count, std::string rate_unit);
   void update(uint64_t done, uint64_t total);
   /// Draws the final state and ends the line. Work that was never updated shows nothing.
@@ -32,7 +36,8 @@ class Progress {
   std::string label_;
   Count count_;
   std::string rate_unit_;
-  uint64_t first_ = 0;  // amount at the first update: what was there before does not count into the rate
+  uint64_t first_ =
+      0;  // amount at the first update: what was there before does not count into the rate
   uint64_t done_ = 0, total_ = 0;
   bool started_ = false;
   bool on_terminal_;

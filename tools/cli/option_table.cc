@@ -35,9 +35,11 @@ std::string range_text(const OptionSpec& option) {
 /// What a value of this option looks like, for messages.
 std::string wanted_text(const OptionSpec& option) {
   switch (option.kind) {
-    case ValueKind::kFlag: return "true or false";
+    case ValueKind::kFlag:
+      return "true or false";
     case ValueKind::kText:
-    case ValueKind::kTextList: return "a text";
+    case ValueKind::kTextList:
+      return "a text";
     case ValueKind::kChoice: {
       std::string choices;
       for (const std::string& choice : split(option.value_name, '|'))
@@ -46,9 +48,12 @@ std::string wanted_text(const OptionSpec& option) {
     }
     case ValueKind::kCount:
       return fmt::format("a count {} (k = 1024)", range_text(option));
-    case ValueKind::kInteger: return fmt::format("a whole number {}", range_text(option));
-    case ValueKind::kReal: return fmt::format("a number {}", range_text(option));
-    case ValueKind::kSize: return "a size such as 512MiB or 1.5GiB (at most 64TiB)";
+    case ValueKind::kInteger:
+      return fmt::format("a whole number {}", range_text(option));
+    case ValueKind::kReal:
+      return fmt::format("a number {}", range_text(option));
+    case ValueKind::kSize:
+      return "a size such as 512MiB or 1.5GiB (at most 64TiB)";
   }
   return "";
 }
@@ -59,7 +64,7 @@ bool in_range(const OptionSpec& option, double value) {
 
 template <class T>
 void store(const OptionSpec& option, Settings& settings, T value) {
-  T Settings::* const* member = std::get_if<T Settings::*>(&option.target);
+  T Settings::*const* member = std::get_if<T Settings::*>(&option.target);
   STRATA_CHECK(member != nullptr, "--%s: kind and member differ", option.name.data());
   settings.*(*member) = std::move(value);
 }
@@ -72,8 +77,12 @@ bool store_text(const OptionSpec& option, const std::string& text, Settings& set
       if (value) store(option, settings, *value);
       return value.has_value();
     }
-    case ValueKind::kText: store(option, settings, text); return true;
-    case ValueKind::kTextList: store(option, settings, std::vector<std::string>{text}); return true;
+    case ValueKind::kText:
+      store(option, settings, text);
+      return true;
+    case ValueKind::kTextList:
+      store(option, settings, std::vector<std::string>{text});
+      return true;
     case ValueKind::kChoice: {
       const auto choices = split(option.value_name, '|');
       if (std::ranges::find(choices, text) == choices.end()) return false;
@@ -116,11 +125,16 @@ std::vector<std::string> wrap(std::string_view text, size_t width) {
 
 std::string_view section_title(Section section) {
   switch (section) {
-    case Section::kModel: return "Model and memory";
-    case Section::kRope: return "RoPE (where the model file should not decide)";
-    case Section::kPrompt: return "Prompt and answer";
-    case Section::kSampling: return "Sampling";
-    case Section::kOutput: return "Output and command";
+    case Section::kModel:
+      return "Model and memory";
+    case Section::kRope:
+      return "RoPE (where the model file should not decide)";
+    case Section::kPrompt:
+      return "Prompt and answer";
+    case Section::kSampling:
+      return "Sampling";
+    case Section::kOutput:
+      return "Output and command";
   }
   return "";
 }
@@ -128,7 +142,8 @@ std::string_view section_title(Section section) {
 std::string option_help_line(const OptionSpec& option) {
   std::string flags;
   auto names = option_flags(option);
-  std::ranges::stable_sort(names, {}, [](const std::string& flag) { return flag.starts_with("--"); });
+  std::ranges::stable_sort(names, {},
+                           [](const std::string& flag) { return flag.starts_with("--"); });
   for (const std::string& flag : names) flags += (flags.empty() ? "" : ", ") + flag;
   if (!option.value_name.empty()) flags += fmt::format(" {}", option.value_name);
   std::string text(option.help);
@@ -137,15 +152,18 @@ std::string option_help_line(const OptionSpec& option) {
   if (says_default) text += fmt::format(" [{}]", option.default_text);
   constexpr size_t kTextColumn = 34;
   std::string out = "  " + flags;
-  if (out.size() + 2 > kTextColumn) out += "\n" + std::string(kTextColumn, ' ');
-  else out.resize(kTextColumn, ' ');
+  if (out.size() + 2 > kTextColumn)
+    out += "\n" + std::string(kTextColumn, ' ');
+  else
+    out.resize(kTextColumn, ' ');
   const auto lines = wrap(text, 100 - kTextColumn);
   for (size_t i = 0; i < lines.size(); ++i)
     out += (i == 0 ? "" : std::string(kTextColumn, ' ')) + lines[i] + "\n";
   return out;
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours between two words (optimal string alignment).
+/// Insertions, deletions, substitutions and swaps of neighbours between two words (optimal string
+/// alignment).
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<size_t>> rows(a.size() + 1, std::vector<size_t>(b.size() + 1));
   for (size_t i = 0; i <= a.size(); ++i) rows[i][0] = i;
@@ -193,11 +211,16 @@ std::string environment_name(const OptionSpec& option) {
 
 std::string_view section_key(Section section) {
   switch (section) {
-    case Section::kModel: return "model";
-    case Section::kRope: return "rope";
-    case Section::kPrompt: return "prompt";
-    case Section::kSampling: return "sampling";
-    case Section::kOutput: return "output";
+    case Section::kModel:
+      return "model";
+    case Section::kRope:
+      return "rope";
+    case Section::kPrompt:
+      return "prompt";
+    case Section::kSampling:
+      return "sampling";
+    case Section::kOutput:
+      return "output";
   }
   return "";
 }
@@ -213,8 +236,8 @@ void store_option(const OptionSpec& option, std::span<const std::string> texts,
   constexpr size_t kShown = 40;
   std::string found = texts.back().substr(0, kShown);
   if (texts.back().size() > kShown) found += "...";
-  throw Error(ErrorCode::kUsage, fmt::format("wanted {}, found '{}'", wanted_text(option), found), where,
-              "see `strata VERB --help`");
+  throw Error(ErrorCode::kUsage, fmt::format("wanted {}, found '{}'", wanted_text(option), found),
+              where, "see `strata VERB --help`");
 }
 
 Settings default_settings() {
@@ -233,14 +256,16 @@ std::string options_help(VerbSet verb) {
        {Section::kPrompt, Section::kModel, Section::kSampling, Section::kRope, Section::kOutput}) {
     std::string lines;
     for (const OptionSpec& option : option_table())
-      if (option.section == section && (option.verbs & verb) != 0) lines += option_help_line(option);
+      if (option.section == section && (option.verbs & verb) != 0)
+        lines += option_help_line(option);
     if (!lines.empty()) out += fmt::format("\n{}:\n{}", section_title(section), lines);
   }
   return out;
 }
 
 std::string nearest_word(std::string_view word, std::span<const std::string> candidates) {
-  // Beyond a third of the word it is another word, not a slip; long words are cut so that hostile input stays cheap.
+  // Beyond a third of the word it is another word, not a slip; long words are cut so that hostile
+  // input stays cheap.
   if (word.size() > 40) return "";
   const size_t tolerated = std::max<size_t>(1, word.size() / 3);
   std::string best;

@@ -1,5 +1,6 @@
-// tools/cli/option_table.h - the one table of options: flags, environment variables, config keys, help and checks come from it.
-// A test walks it. To add an option: a member of Settings and a row in option_table.cc.
+// tools/cli/option_table.h - the one table of options: flags, environment variables, config keys,
+// help and checks come from it. A test walks it. To add an option: a member of Settings and a row
+// in option_table.cc.
 #pragma once
 
 #include <cstdint>
@@ -25,16 +26,18 @@ enum class ValueKind : uint8_t { kFlag, kText, kTextList, kChoice, kCount, kInte
 /// The table of the config file an option stands in, and its heading in the help.
 enum class Section : uint8_t { kModel, kRope, kPrompt, kSampling, kOutput };
 
-/// Where a value may come from. What describes one request has no place in a config file; what changes the command itself
+/// Where a value may come from. What describes one request has no place in a config file; what
+/// changes the command itself
 /// (--help) only makes sense as a flag.
 enum class Sources : uint8_t { kEverywhere, kNotInConfig, kFlagOnly };
 
-using Target = std::variant<bool Settings::*, std::string Settings::*, std::vector<std::string> Settings::*,
-                            uint64_t Settings::*, int64_t Settings::*, double Settings::*>;
+using Target =
+    std::variant<bool Settings::*, std::string Settings::*, std::vector<std::string> Settings::*,
+                 uint64_t Settings::*, int64_t Settings::*, double Settings::*>;
 
 struct OptionSpec {
-  std::string_view name;          // --NAME, STRATA_NAME, config key NAME
-  std::string_view aliases;       // further flags, comma separated: "-c", "-ctk", "--rope-scale"
+  std::string_view name;     // --NAME, STRATA_NAME, config key NAME
+  std::string_view aliases;  // further flags, comma separated: "-c", "-ctk", "--rope-scale"
   Section section;
   ValueKind kind;
   std::string_view default_text;  // read like any other value; empty = Settings' zero
@@ -59,9 +62,10 @@ std::string environment_name(const OptionSpec& option);
 /// The config file's name of a section ("model").
 std::string_view section_key(Section section);
 
-/// Reads `texts` (one, or several for a list) into the row's member. Errors: kUsage naming wanted, found, `where`.
-void store_option(const OptionSpec& option, std::span<const std::string> texts, const std::string& where,
-                  Settings& settings);
+/// Reads `texts` (one, or several for a list) into the row's member. Errors: kUsage naming wanted,
+/// found, `where`.
+void store_option(const OptionSpec& option, std::span<const std::string> texts,
+                  const std::string& where, Settings& settings);
 /// Settings with every default of the table.
 Settings default_settings();
 

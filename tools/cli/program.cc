@@ -25,21 +25,29 @@ constexpr std::string_view kFirstSteps =
     "  strata chat -m MODEL.gguf                     a conversation\n";
 
 std::string program_help() {
-  std::string out = "strata - large language models with long contexts\n\nUsage: strata VERB [options]\n\nVerbs:\n";
-  for (const Verb& verb : verbs()) out += fmt::format("  {:<10} {}\n", verb.syntax.name, verb.summary);
-  out += fmt::format("\n{}\n`strata VERB --help` lists a verb's options. `strata --version` prints the version.\n", kFirstSteps);
+  std::string out =
+      "strata - large language models with long contexts\n\nUsage: strata VERB "
+      "[options]\n\nVerbs:\n";
+  for (const Verb& verb : verbs())
+    out += fmt::format("  {:<10} {}\n", verb.syntax.name, verb.summary);
+  out += fmt::format(
+      "\n{}\n`strata VERB --help` lists a verb's options. `strata --version` prints the version.\n",
+      kFirstSteps);
   return out;
 }
 
 std::string verb_help(const Verb& verb) {
   return fmt::format(
       "strata {} - {}\n\nUsage: strata {}\n{}\n"
-      "A flag --some-name is also STRATA_SOME_NAME in the environment and some-name in the config file, below its\n"
-      "section: [model], [rope], [prompt], [sampling] or [output]. Flag, then environment, then file, then default.\n",
+      "A flag --some-name is also STRATA_SOME_NAME in the environment and some-name in the config "
+      "file, below its\n"
+      "section: [model], [rope], [prompt], [sampling] or [output]. Flag, then environment, then "
+      "file, then default.\n",
       verb.syntax.name, verb.summary, verb.usage, options_help(verb.syntax.bit));
 }
 
-/// The last word on whether errors go out as JSON; the command line itself may be what is wrong, so this looks at words only.
+/// The last word on whether errors go out as JSON; the command line itself may be what is wrong, so
+/// this looks at words only.
 bool wants_json(std::span<const std::string> arguments, const GetVariable& get) {
   if (std::ranges::find(arguments, "--json") != arguments.end()) return true;
   const auto variable = get("STRATA_JSON");
@@ -64,7 +72,8 @@ int dispatch(std::span<const std::string> arguments, const GetVariable& get) {
     return exit_code(ErrorCode::kUsage);
   }
   const std::string& first = arguments.front();
-  if (first == "--help" || first == "-h" || (first == "help" && arguments.size() == 1)) return print(program_help());
+  if (first == "--help" || first == "-h" || (first == "help" && arguments.size() == 1))
+    return print(program_help());
   if (first == "--version") return print(version_text() + "\n");
   const bool is_help = first == "help";
   const std::string& name = is_help ? arguments[1] : first;
@@ -74,8 +83,11 @@ int dispatch(std::span<const std::string> arguments, const GetVariable& get) {
     for (const Verb& candidate : verbs()) known.emplace_back(candidate.syntax.name);
     const std::string near = nearest_word(name, known);
     throw Error(ErrorCode::kUsage,
-                name.starts_with('-') ? fmt::format("wanted a verb first, found {}", name) : fmt::format("unknown verb '{}'", name),
-                "strata", near.empty() ? "`strata --help` lists the verbs" : fmt::format("did you mean `strata {}`?", near));
+                name.starts_with('-') ? fmt::format("wanted a verb first, found {}", name)
+                                      : fmt::format("unknown verb '{}'", name),
+                "strata",
+                near.empty() ? "`strata --help` lists the verbs"
+                             : fmt::format("did you mean `strata {}`?", near));
   }
   if (is_help) return print(verb_help(*verb));
   const Command command = read_command(verb->syntax, arguments.subspan(1), get);
@@ -84,8 +96,8 @@ int dispatch(std::span<const std::string> arguments, const GetVariable& get) {
   return verb->run(command);
 }
 
-ErrorReport make_report(ErrorCode code, const std::string& message, const std::string& where, const std::string& remedy,
-                        nlohmann::ordered_json extra) {
+ErrorReport make_report(ErrorCode code, const std::string& message, const std::string& where,
+                        const std::string& remedy, nlohmann::ordered_json extra) {
   ErrorReport report;
   report.exit_code = exit_code(code);
   report.line = "error: " + one_line(message);
@@ -103,19 +115,22 @@ ErrorReport make_report(ErrorCode code, const std::string& message, const std::s
 
 ErrorReport report_error(const std::exception& error) {
   if (const auto* too_long = dynamic_cast<const engine::ContextLengthError*>(&error)) {
-    return make_report(too_long->code(), too_long->what(), too_long->where(), too_long->remedy(),
-                       {{"n_prompt_tokens", too_long->n_prompt_tokens()}, {"n_ctx", too_long->n_ctx()}});
+    return make_report(
+        too_long->code(), too_long->what(), too_long->where(), too_long->remedy(),
+        {{"n_prompt_tokens", too_long->n_prompt_tokens()}, {"n_ctx", too_long->n_ctx()}});
   }
   if (const auto* known = dynamic_cast<const Error*>(&error)) {
-    return make_report(known->code(), known->what(), known->where(), known->remedy(), nlohmann::ordered_json::object());
-  }
-  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
-    return make_report(ErrorCode::kOutOfMemory, "the system refused memory", "",
-                       "free memory, or use a smaller context (-c), -ctk q8_0 -ctv q8_0 or a smaller model",
+    return make_report(known->code(), known->what(), known->where(), known->remedy(),
                        nlohmann::ordered_json::object());
   }
-  return make_report(ErrorCode::kIo, fmt::format("unexpected failure: {}", error.what()), "", "please report this",
-                     nlohmann::ordered_json::object());
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    return make_report(
+        ErrorCode::kOutOfMemory, "the system refused memory", "",
+        "free memory, or use a smaller context (-c), -ctk q8_0 -ctv q8_0 or a smaller model",
+        nlohmann::ordered_json::object());
+  }
+  return make_report(ErrorCode::kIo, fmt::format("unexpected failure: {}", error.what()), "",
+                     "please report this", nlohmann::ordered_json::object());
 }
 
 int run_program(std::span<const std::string> arguments, const GetVariable& get) {

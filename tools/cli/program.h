@@ -1,4 +1,5 @@
-// tools/cli/program.h - the `strata` program without its main(): verbs, errors at the edge, exit codes.
+// tools/cli/program.h - the `strata` program without its main(): verbs, errors at the edge, exit
+// codes.
 #pragma once
 
 #include <exception>
@@ -17,7 +18,8 @@ struct Verb {
   int (*run)(const Command& command);
 };
 
-/// Every verb of the program (verbs.cc). A verb is added by a bit in option_table.h, its rows there, and a row here.
+/// Every verb of the program (verbs.cc). A verb is added by a bit in option_table.h, its rows
+/// there, and a row here.
 std::span<const Verb> verbs();
 
 /// Runs the program; `arguments` without its name. Never throws.

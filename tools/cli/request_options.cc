@@ -12,7 +12,9 @@
 namespace strata::cli {
 namespace {
 
-KvCodec kv_codec(const std::string& name) { return name == "q8_0" ? KvCodec::kQ8_0 : KvCodec::kF16; }
+KvCodec kv_codec(const std::string& name) {
+  return name == "q8_0" ? KvCodec::kQ8_0 : KvCodec::kF16;
+}
 
 /// Adds a text to the prompt, a blank line after what stands there.
 void append_text(std::string& prompt, const std::string& text, const std::string& where) {
@@ -63,8 +65,9 @@ engine::SamplerOptions sampler_options(const Command& command) {
   for (const std::string& text : settings.logit_bias) {
     const auto bias = read_logit_bias(text);
     if (!bias) {
-      throw Error(ErrorCode::kUsage, fmt::format("wanted TOKEN_ID, + or -, and a number, found '{}'", text),
-                  command.where("logit-bias"), "such as 15043+1 or 2-inf; `strata tokenize` shows ids");
+      throw Error(
+          ErrorCode::kUsage, fmt::format("wanted TOKEN_ID, + or -, and a number, found '{}'", text),
+          command.where("logit-bias"), "such as 15043+1 or 2-inf; `strata tokenize` shows ids");
     }
     options.logit_bias.push_back(*bias);
   }
@@ -80,13 +83,16 @@ std::string gather_prompt(const Command& command, std::string_view verb) {
   const bool has_pipe = settings.file.empty() && standard_input_is_given();
   if (has_pipe) add_standard_input();
   for (const std::string& path : settings.file) {
-    if (path == "-") add_standard_input();
-    else append_text(prompt, read_text_file(path, command.where("file")), path);
+    if (path == "-")
+      add_standard_input();
+    else
+      append_text(prompt, read_text_file(path, command.where("file")), path);
   }
   if (command.is_set("prompt")) append_text(prompt, settings.prompt, command.where("prompt"));
   if (!prompt.empty()) return prompt;
   if (has_pipe || !settings.file.empty() || command.is_set("prompt")) {
-    throw Error(ErrorCode::kBadText, "the prompt is empty", fmt::format("strata {}", verb), "give a text with -p or -f");
+    throw Error(ErrorCode::kBadText, "the prompt is empty", fmt::format("strata {}", verb),
+                "give a text with -p or -f");
   }
   throw Error(ErrorCode::kUsage, "there is no prompt", fmt::format("strata {}", verb),
               "give one with -p TEXT, -f FILE or through a pipe");

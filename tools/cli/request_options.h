@@ -1,4 +1,5 @@
-// tools/cli/request_options.h - settings in the engine's own words. Nothing below this point knows an option's name.
+// tools/cli/request_options.h - settings in the engine's own words. Nothing below this point knows
+// an option's name.
 #pragma once
 
 #include "engine/engine.h"
@@ -12,8 +13,8 @@ engine::EngineOptions engine_options(const Settings& settings);
 /// A seed of -1 is drawn here. Errors: kUsage (a logit bias that is none).
 engine::SamplerOptions sampler_options(const Command& command);
 
-/// The documents, then the question, as one text (-f and standard input, then -p). Standard input is read where -f names `-`, or
-/// where something is piped in and no -f stands for a document.
+/// The documents, then the question, as one text (-f and standard input, then -p). Standard input
+/// is read where -f names `-`, or where something is piped in and no -f stands for a document.
 /// Errors: kUsage (no prompt at all), kBadText (empty, not UTF-8), kIo.
 std::string gather_prompt(const Command& command, std::string_view verb);
 

@@ -31,11 +31,14 @@ int run_run(const Command& command) {
     return true;
   };
   const engine::Generation answer = session.answer(prompt, on_text);
-  if (settings.json) sink.write_line(json_line(session.to_json(answer)));
-  else if (!ends_line) sink.write("\n");
+  if (settings.json)
+    sink.write_line(json_line(session.to_json(answer)));
+  else if (!ends_line)
+    sink.write("\n");
   sink.close();
   notice(session.summary(answer));
-  return answer.finish_reason == engine::FinishReason::kCancelled ? exit_code(ErrorCode::kCancelled) : 0;
+  return answer.finish_reason == engine::FinishReason::kCancelled ? exit_code(ErrorCode::kCancelled)
+                                                                  : 0;
 }
 
 }  // namespace strata::cli

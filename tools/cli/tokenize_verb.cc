@@ -43,7 +43,8 @@ int run_tokenize(const Command& command) {
   } else if (settings.ids) {
     out = fmt::format("{}\n", fmt::join(tokens, " "));
   } else {
-    for (const auto token : tokens) out += fmt::format("{:>8}  {}\n", token, shown_piece(tokenizer->piece(token, true)));
+    for (const auto token : tokens)
+      out += fmt::format("{:>8}  {}\n", token, shown_piece(tokenizer->piece(token, true)));
   }
   sink.write(out);
   sink.close();

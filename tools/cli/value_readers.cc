@@ -37,12 +37,19 @@ std::optional<uint64_t> unit_bytes(std::string_view unit) {
   };
   static constexpr uint64_t kBinary = 1024, kDecimal = 1000;
   static constexpr Unit kUnits[] = {
-      {"", 1}, {"b", 1},
-      {"k", kBinary}, {"kib", kBinary}, {"kb", kDecimal},
-      {"m", kBinary * kBinary}, {"mib", kBinary * kBinary}, {"mb", kDecimal * kDecimal},
-      {"g", kBinary * kBinary * kBinary}, {"gib", kBinary * kBinary * kBinary},
+      {"", 1},
+      {"b", 1},
+      {"k", kBinary},
+      {"kib", kBinary},
+      {"kb", kDecimal},
+      {"m", kBinary * kBinary},
+      {"mib", kBinary * kBinary},
+      {"mb", kDecimal * kDecimal},
+      {"g", kBinary * kBinary * kBinary},
+      {"gib", kBinary * kBinary * kBinary},
       {"gb", kDecimal * kDecimal * kDecimal},
-      {"t", kBinary * kBinary * kBinary * kBinary}, {"tib", kBinary * kBinary * kBinary * kBinary},
+      {"t", kBinary * kBinary * kBinary * kBinary},
+      {"tib", kBinary * kBinary * kBinary * kBinary},
       {"tb", kDecimal * kDecimal * kDecimal * kDecimal},
   };
   for (const Unit& known : kUnits)

@@ -1,5 +1,6 @@
-// tools/cli/value_readers.h - option values as text, read strictly: the whole text or nothing, no sign where none makes sense,
-// no wrapping. Every source (flag, environment, config file) goes through these, so all take the same spellings.
+// tools/cli/value_readers.h - option values as text, read strictly: the whole text or nothing, no
+// sign where none makes sense, no wrapping. Every source (flag, environment, config file) goes
+// through these, so all take the same spellings.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +10,13 @@
 
 namespace strata::cli {
 
-/// Bytes: digits, at most six decimals, and a unit of any letter case. KiB MiB GiB TiB, and K M G T alone, are powers of 1024
-/// (as llama.cpp's users expect of `12G`); KB MB GB TB are powers of 1000; no unit or B means bytes. "1.5GiB" is rounded down.
+/// Bytes: digits, at most six decimals, and a unit of any letter case. KiB MiB GiB TiB, and K M G T
+/// alone, are powers of 1024 (as llama.cpp's users expect of `12G`); KB MB GB TB are powers of
+/// 1000; no unit or B means bytes. "1.5GiB" is rounded down.
 std::optional<uint64_t> read_size(std::string_view text);
 
-/// A count: digits, then optionally k or M, which are 1024 and 1024 * 1024 ("32k" = 32768, as contexts are counted).
+/// A count: digits, then optionally k or M, which are 1024 and 1024 * 1024 ("32k" = 32768, as
+/// contexts are counted).
 std::optional<uint64_t> read_count(std::string_view text);
 
 /// A whole number, perhaps negative.

@@ -6,10 +6,13 @@ namespace strata::cli {
 namespace {
 
 constexpr Verb kVerbs[] = {
-    {kRunSyntax, "answer one prompt", "run -m MODEL.gguf [-f DOCUMENT] [-p QUESTION] [options]", run_run},
+    {kRunSyntax, "answer one prompt", "run -m MODEL.gguf [-f DOCUMENT] [-p QUESTION] [options]",
+     run_run},
     {kChatSyntax, "hold a conversation", "chat -m MODEL.gguf [options]", run_chat},
-    {kInspectSyntax, "show what a model file holds", "inspect MODEL.gguf [--json] [--check]", run_inspect},
-    {kTokenizeSyntax, "turn text into token ids", "tokenize -m MODEL.gguf [-p TEXT] [-f FILE] [--ids|--json]", run_tokenize},
+    {kInspectSyntax, "show what a model file holds", "inspect MODEL.gguf [--json] [--check]",
+     run_inspect},
+    {kTokenizeSyntax, "turn text into token ids",
+     "tokenize -m MODEL.gguf [-p TEXT] [-f FILE] [--ids|--json]", run_tokenize},
 };
 
 }  // namespace
