@@ -9,10 +9,13 @@
 namespace strata::cpu_attn {
 namespace {
 
-#include "cpu_attn/attend.inc"
-#include "cpu_attn/attend_store.inc"
 #include "cpu_attn/vec_avx512.inc"
+
 #include "cpu_attn/vec_exp.inc"
+
+#include "cpu_attn/attend.inc"
+
+#include "cpu_attn/attend_store.inc"
 
 }  // namespace
 

@@ -8,10 +8,13 @@
 namespace strata::cpu_attn {
 namespace {
 
-#include "cpu_attn/attend.inc"
-#include "cpu_attn/attend_store.inc"
-#include "cpu_attn/vec_exp.inc"
 #include "cpu_attn/vec_scalar.inc"
+
+#include "cpu_attn/vec_exp.inc"
+
+#include "cpu_attn/attend.inc"
+
+#include "cpu_attn/attend_store.inc"
 
 }  // namespace
 

@@ -18,6 +18,7 @@ namespace strata::cpu_attn {
 namespace {
 
 #include "cpu_attn/pack_layout.inc"
+
 #include "cpu_attn/quantize_scale.inc"
 
 // ---- The vector layer: kLanes lanes of 32 bits, or of four bytes.
@@ -177,8 +178,9 @@ constexpr uint32_t kQuantTileRows =
     4;  // 4 f32 sums, 4 integer sums, 4 of 16 bits, one vector of codes, one of ones
 constexpr uint32_t kFloatTileRows = 6;  // by two slices: 12 sums, two weights, one activation
 
-#include "cpu_attn/linear_float.inc"
 #include "cpu_attn/linear_quant.inc"
+
+#include "cpu_attn/linear_float.inc"
 
 }  // namespace
 

@@ -19,6 +19,7 @@ namespace strata::cpu_attn {
 namespace {
 
 #include "cpu_attn/pack_layout.inc"
+
 #include "cpu_attn/quantize_scale.inc"
 
 // ---- The vector layer: kLanes lanes of 32 bits, or of four bytes.
@@ -157,8 +158,9 @@ constexpr uint32_t kQuantTileRows = 8;
 constexpr uint32_t kFloatTileRows =
     12;  // by two panels: 24 sums, two weights, broadcasts from memory
 
-#include "cpu_attn/linear_float.inc"
 #include "cpu_attn/linear_quant.inc"
+
+#include "cpu_attn/linear_float.inc"
 
 }  // namespace
 

@@ -21,7 +21,9 @@ namespace strata::cpu_attn {
 namespace {
 
 #include "cpu_attn/pack_layout.inc"
+
 #include "cpu_attn/pack_plain.inc"
+
 #include "cpu_attn/quantize_scale.inc"
 
 constexpr uint32_t kRowTile = 32;

@@ -15,6 +15,7 @@ namespace strata::cpu_attn {
 namespace {
 
 #include "cpu_attn/pack_layout.inc"
+
 #include "cpu_attn/pack_plain.inc"
 
 /// One block of the file, decoded as far as packing needs it.

@@ -8,9 +8,11 @@
 namespace strata::cpu_attn {
 namespace {
 
-#include "cpu_attn/row_ops.inc"
 #include "cpu_attn/vec_avx2.inc"
+
 #include "cpu_attn/vec_exp.inc"
+
+#include "cpu_attn/row_ops.inc"
 
 }  // namespace
 

@@ -7,9 +7,11 @@
 namespace strata::cpu_attn {
 namespace {
 
-#include "cpu_attn/row_ops.inc"
-#include "cpu_attn/vec_exp.inc"
 #include "cpu_attn/vec_scalar.inc"
+
+#include "cpu_attn/vec_exp.inc"
+
+#include "cpu_attn/row_ops.inc"
 
 }  // namespace
 
