@@ -30,6 +30,7 @@ inline __m256i first_lanes(int32_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+inline void prefetch_l2(const uint8_t* at) { __builtin_prefetch(at, 0, 2); }
 inline VecF zero_f() { return _mm256_setzero_ps(); }
 inline VecF each_f(float x) { return _mm256_set1_ps(x); }
 inline VecF load_f(const float* at) { return _mm256_loadu_ps(at); }

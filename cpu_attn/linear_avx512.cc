@@ -31,6 +31,7 @@ inline __mmask16 first_lanes(int32_t n) {
   return static_cast<__mmask16>(_bzhi_u32(0xffff, n > 0 ? static_cast<uint32_t>(n) : 0));
 }
 
+inline void prefetch_l2(const uint8_t* at) { __builtin_prefetch(at, 0, 2); }
 inline VecF zero_f() { return _mm512_setzero_ps(); }
 inline VecF each_f(float x) { return _mm512_set1_ps(x); }
 inline VecF load_f(const float* at) { return _mm512_loadu_ps(at); }
