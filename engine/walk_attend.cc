@@ -17,7 +17,8 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr uint64_t kSplitFloatsMax =
-    uint64_t{8} << 20;  // 32 MiB of span partials at most; beyond it tiles stay whole
+    uint64_t{8} << 20;               // 32 MiB of span partials at most; beyond it tiles stay whole
+constexpr uint32_t kNextBlocks = 2;  // of the next segment, fetched while this one is attended
 constexpr uint32_t kTilesPerThread = 4;  // enough for an even share
 
 void clear_partial(float* o, float* m, float* l, uint32_t n_queries, uint32_t head_dim) {
@@ -51,13 +52,19 @@ void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, u
                                  AttendBuffers& buffers) const {
   const LayerShape& of = shape.layers[tile.layer];
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
+  const auto block_at = [&](uint32_t pos) {
+    const std::byte* block = cache.block(*tile.group->sequence, tile.layer, tile.kv_head, pos);
+    return block == nullptr ? zero_block.data() : block;
+  };
   std::array<const std::byte*, kSegmentPositions / kBlockPositions> blocks;
   const uint32_t n_pos = std::min(kSegmentPositions, end_pos - segment_pos);
-  for (uint32_t pos = 0; pos < n_pos; pos += kBlockPositions) {
-    const std::byte* block =
-        cache.block(*tile.group->sequence, tile.layer, tile.kv_head, segment_pos + pos);
-    blocks[pos / kBlockPositions] = block == nullptr ? zero_block.data() : block;
-  }
+  for (uint32_t pos = 0; pos < n_pos; pos += kBlockPositions)
+    blocks[pos / kBlockPositions] = block_at(segment_pos + pos);
+  std::array<const std::byte*, kNextBlocks> next_blocks;
+  uint32_t n_next_blocks = 0;
+  for (uint32_t pos = segment_pos + n_pos; n_next_blocks < kNextBlocks && pos < end_pos;
+       pos += kBlockPositions)
+    next_blocks[n_next_blocks++] = block_at(pos);
   std::array<uint32_t, kMaxTileQueries> query_pos;
   for (uint32_t i = 0; i < tile.n_queries; ++i)
     query_pos[i] = positions[tile.row_begin + i / group_heads];
@@ -75,7 +82,9 @@ void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, u
        .scratch = buffers.scratch,
        .o = buffers.segment_o,
        .m = buffers.segment_m,
-       .l = buffers.segment_l});
+       .l = buffers.segment_l,
+       .next_blocks = next_blocks.data(),
+       .n_next_blocks = n_next_blocks});
 }
 
 /// Leaves the span's partial in buffers.span_*. Segments that no row attends merge as the identity,
