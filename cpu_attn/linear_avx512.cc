@@ -6,7 +6,9 @@
 
 // The compiler's own header leaves a vector uninitialised on purpose and g++ 12 warns of it (GCC
 // bug 105593).
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 #include <immintrin.h>
 #include <stdint.h>
