@@ -20,10 +20,10 @@ HostMemory HostMemory::reserve(uint64_t bytes) {
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
                        : MAP_FAILED;
   if (data == MAP_FAILED)
-    throw Error(
-        ErrorCode::kOutOfMemory,
-        "cannot reserve " + std::to_string(bytes) + " bytes of memory: " + std::strerror(errno), "",
-        "lower the context (-c) or the KV budget (--kv-dram), or close other programs");
+    throw Error(ErrorCode::kOutOfMemory,
+                "cannot reserve " + std::to_string(bytes) +
+                    " bytes of memory: " + std::strerror(rounded ? errno : ENOMEM),
+                "", "lower the context (-c) or the KV budget (--kv-dram), or close other programs");
   madvise(data, *rounded, MADV_HUGEPAGE);  // advice: a refusal costs speed only
   HostMemory memory;
   memory.data_ = static_cast<std::byte*>(data);

@@ -63,7 +63,6 @@ class ThreadPool {
   uint64_t wait_next(uint64_t seen);
 
   const uint32_t n_threads_;
-  std::vector<std::jthread> threads_;
   Erased task_ = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<uint64_t> generation_{0};  // a new value starts a region
@@ -73,6 +72,7 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
   std::mutex sleep_mutex_;
   std::condition_variable wake_;
+  std::vector<std::jthread> threads_;  // last: joined before what they use goes away
 };
 
 }  // namespace strata

@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <numeric>
+#include <random>
+#include <thread>
 #include <vector>
 
 namespace strata {
@@ -57,6 +59,67 @@ TEST(ThreadPool, WritesInsideARegionAreSeenAfterIt) {
     ASSERT_EQ(std::accumulate(values.begin(), values.end(), uint64_t{0}),
               4096 * round + 4095 * 4096 / 2);
   }
+}
+
+/// Every way a pool ends: never used, workers spinning, workers asleep.
+TEST(ThreadPool, EndsWhileWorkersStartSpinOrSleep) {
+  std::atomic<uint32_t> total = 0;
+  for (uint32_t round = 0; round < 150; ++round) {
+    ThreadPool pool(2 + round % 4);
+    if (round % 3 == 0) continue;
+    pool.run([&](uint32_t) { total.fetch_add(1, std::memory_order_relaxed); });
+    if (round % 3 == 1) continue;
+    volatile uint64_t sink = 0;
+    for (uint64_t i = 0; i < 300000; ++i) sink = sink + i;
+  }
+  uint32_t expected = 0;
+  for (uint32_t round = 0; round < 150; ++round) expected += round % 3 == 0 ? 0 : 2 + round % 4;
+  EXPECT_EQ(total.load(), expected);
+}
+
+/// What a decode step does: regions of every length back to back, plain writes handed from one to
+/// the next, with pauses in which some workers fall asleep.
+TEST(ThreadPool, ChainsOfRegionsPassPlainWritesOn) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  std::mt19937 random(seed);
+  ThreadPool pool(4);
+  std::vector<uint64_t> values(512, 0), copied(512, 0);
+  uint64_t round_sum = 0;
+  for (uint64_t round = 1; round <= 400; ++round) {
+    const uint64_t grain = 1 + random() % 600;
+    round_sum += round;
+    pool.for_each(values.size(), grain, [&](uint64_t begin, uint64_t end, uint32_t) {
+      for (uint64_t i = begin; i < end; ++i) values[i] += round;
+    });
+    // The other direction, so that a worker reads what another wrote.
+    pool.for_each(values.size(), 1 + random() % 100, [&](uint64_t begin, uint64_t end, uint32_t) {
+      for (uint64_t i = begin; i < end; ++i) copied[i] = values[values.size() - 1 - i];
+    });
+    for (const uint64_t value : copied) ASSERT_EQ(value, round_sum) << "round " << round;
+    if (random() % 50 == 0) {
+      volatile uint64_t sink = 0;
+      for (uint64_t i = 0; i < 500000; ++i) sink = sink + i;
+    }
+  }
+}
+
+/// Pools of several callers share nothing.
+TEST(ThreadPool, PoolsOfTwoThreadsWorkAtTheSameTime) {
+  std::atomic<uint64_t> sums[2] = {0, 0};
+  {
+    std::vector<std::jthread> callers;
+    for (uint32_t caller = 0; caller < 2; ++caller)
+      callers.emplace_back([&sums, caller] {
+        ThreadPool pool(3);
+        for (uint32_t round = 0; round < 300; ++round)
+          pool.for_each(100, 7, [&](uint64_t begin, uint64_t end, uint32_t) {
+            sums[caller].fetch_add(end - begin, std::memory_order_relaxed);
+          });
+      });
+  }
+  EXPECT_EQ(sums[0].load(), 30000u);
+  EXPECT_EQ(sums[1].load(), 30000u);
 }
 
 }  // namespace
