@@ -13,6 +13,8 @@ namespace strata::engine {
 namespace {
 
 constexpr float kImpossible = -std::numeric_limits<float>::infinity();
+constexpr uint32_t kReservedHistory = 1 << 16;  // tokens; a longer ring grows as it fills
+constexpr size_t kHeapedTopK = 1024;
 
 using Candidate = std::pair<float, TokenId>;
 
@@ -59,23 +61,33 @@ double weight_of(float logit, float best, double temperature) {
 }  // namespace
 
 Sampler::Sampler(const SamplerOptions& options, uint32_t vocab_size)
-    : options_(options), vocab_size_(vocab_size), state_(options.seed) {
+    : options_(options),
+      vocab_size_(vocab_size),
+      has_penalties_(options.repeat_last_n > 0 &&
+                     (options.repeat_penalty != 1 || options.presence_penalty != 0 ||
+                      options.frequency_penalty != 0)),
+      state_(options.seed) {
   STRATA_CHECK(vocab_size > 0 && vocab_size <= INT32_MAX, "vocab_size=%u", vocab_size);
   check_options(options, vocab_size);
+  candidates_.reserve(vocab_size);
+  if (!has_penalties_) return;
+  history_.reserve(std::min(options.repeat_last_n, kReservedHistory));
+  n_in_history_.assign(vocab_size, 0);
 }
 
 void Sampler::accept(TokenId token) {
+  if (!has_penalties_) return;
+  STRATA_CHECK(token >= 0 && static_cast<uint32_t>(token) < vocab_size_, "token %d of %u", token,
+               vocab_size_);
   const uint32_t n_kept = options_.repeat_last_n;
-  if (n_kept == 0) return;
   if (history_.size() < n_kept) {
     history_.push_back(token);
   } else {
     TokenId& oldest = history_[n_accepted_ % n_kept];
-    const auto counted = n_in_history_.find(oldest);
-    if (--counted->second == 0) n_in_history_.erase(counted);
+    --n_in_history_[static_cast<size_t>(oldest)];
     oldest = token;
   }
-  ++n_in_history_[token];
+  ++n_in_history_[static_cast<size_t>(token)];
   ++n_accepted_;
 }
 
@@ -84,29 +96,33 @@ void Sampler::adjust(std::span<const float> logits) {
   candidates_.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i)
     candidates_[i] = {readable(logits[i]), static_cast<TokenId>(i)};
-  const auto logit_of = [&](TokenId token) -> float& {
-    return candidates_[static_cast<size_t>(token)].first;
-  };
-  for (const auto& [token, bias] : options_.logit_bias)
-    logit_of(token) = readable(static_cast<float>(double{logit_of(token)} + bias));
-  const bool has_penalties = options_.repeat_penalty != 1 || options_.presence_penalty != 0 ||
-                             options_.frequency_penalty != 0;
-  if (!has_penalties) return;
-  // Each token is adjusted once and on its own, so the table's order does not matter.
-  for (const auto& [token, count] : n_in_history_) {
-    if (token < 0 || static_cast<uint32_t>(token) >= vocab_size_) continue;
-    double logit = double{logit_of(token)};
+  for (const auto& [token, bias] : options_.logit_bias) {
+    float& logit = candidates_[static_cast<size_t>(token)].first;
+    logit = readable(static_cast<float>(double{logit} + bias));
+  }
+  if (!has_penalties_) return;
+  for (size_t i = 0; i < candidates_.size(); ++i) {
+    const uint32_t count = n_in_history_[i];
+    if (count == 0) continue;
+    double logit = double{candidates_[i].first};
     logit = logit <= 0 ? logit * options_.repeat_penalty : logit / options_.repeat_penalty;
     logit -= options_.frequency_penalty * count + options_.presence_penalty;
-    logit_of(token) = readable(static_cast<float>(logit));
+    candidates_[i].first = readable(static_cast<float>(logit));
   }
 }
 
+/// Leaves the k best, best first.
 void Sampler::keep_top_k() {
   const size_t k = options_.top_k;
   if (k == 0 || k >= candidates_.size()) return;
-  std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k),
-                   candidates_.end(), stands_before);
+  const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(k);
+  // A heap of few passes over a vocabulary once; a large one would be slower than a partition.
+  if (k > kHeapedTopK) {
+    std::nth_element(candidates_.begin(), end, candidates_.end(), stands_before);
+    std::sort(candidates_.begin(), end, stands_before);
+  } else {
+    std::partial_sort(candidates_.begin(), end, candidates_.end(), stands_before);
+  }
   candidates_.resize(k);
 }
 
@@ -171,13 +187,25 @@ TokenId Sampler::draw() {
   return chosen;
 }
 
+void Sampler::refuse_impossible(std::span<const float> logits) const {
+  const bool was_possible =
+      std::ranges::any_of(logits, [](float logit) { return readable(logit) != kImpossible; });
+  if (was_possible)
+    throw Error(ErrorCode::kUsage, "the biases forbid every token that could come next",
+                "--logit-bias", "Leave a token that may be chosen.");
+  throw Error(
+      ErrorCode::kBadFile,
+      fmt::format("wanted logits, found none among {} that is a number above -inf", vocab_size_),
+      "the model's output", "The weights are damaged: fetch or convert the model again.");
+}
+
 TokenId Sampler::pick(std::span<const float> logits) {
   STRATA_CHECK(logits.size() == vocab_size_, "%zu logits for %u tokens", logits.size(),
                vocab_size_);
   adjust(logits);
   const auto best = std::min_element(candidates_.begin(), candidates_.end(), stands_before);
-  // Where nothing is possible, every choice is as good as the first.
-  if (options_.temperature <= 0 || best->first == kImpossible) return best->second;
+  if (best->first == kImpossible) refuse_impossible(logits);
+  if (options_.temperature <= 0) return best->second;
   keep_top_k();
   keep_top_p();
   keep_min_p();

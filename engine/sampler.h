@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <span>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -25,18 +24,22 @@ struct SamplerOptions {
   std::vector<std::pair<TokenId, double>> logit_bias;
 };
 
-/// Deterministic: the same options, history and logits give the same token.
+/// Deterministic: the same options, history and logits give the same token. All memory is allocated
+/// by the constructor (12 bytes per token of the vocabulary), none per token.
 class Sampler {
  public:
   /// Errors: kUsage (a value out of range, a bias on a token that does not exist).
   Sampler(const SamplerOptions& options, uint32_t vocab_size);
   /// Remembers a token of the prompt or of the answer for the penalties.
   void accept(TokenId token);
-  /// Picks from logits [vocab_size]; does not accept it. Equal logits: the lower id wins.
+  /// Picks from logits [vocab_size]; does not accept it. Equal logits: the lower id wins. NaN
+  /// counts as impossible, like -inf; +inf leaves no chance to what is finite. Errors: kBadFile (no
+  /// logit is possible: the model's numbers are damaged), kUsage (the biases forbid all that were).
   TokenId pick(std::span<const float> logits);
 
  private:
   void adjust(std::span<const float> logits);
+  [[noreturn]] void refuse_impossible(std::span<const float> logits) const;
   void keep_top_k();
   void keep_top_p();
   void keep_min_p();
@@ -45,8 +48,9 @@ class Sampler {
 
   SamplerOptions options_;
   uint32_t vocab_size_;
-  std::vector<TokenId> history_;                        // ring of the last repeat_last_n
-  std::unordered_map<TokenId, uint32_t> n_in_history_;  // how often each token stands in the ring
+  bool has_penalties_;
+  std::vector<TokenId> history_;        // ring of the last repeat_last_n; empty without penalties
+  std::vector<uint32_t> n_in_history_;  // [vocab_size] how often each token stands in the ring
   uint64_t n_accepted_ = 0;
   uint64_t state_;  // of the generator
   std::vector<std::pair<float, TokenId>> candidates_;
