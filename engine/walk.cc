@@ -89,16 +89,30 @@ Walk::State::State(const Model& m, KvCache& c, const KernelTable& kernel_table, 
       cos_sin.push_back(carver.take<float>(n * rope.n_rot));
     zero_block = carver.take<std::byte>(cache.layout().block_bytes);
     attend_memory = carver.take<float>(pool.size() * attend_floats_per_worker);
+    span_partials = carver.take<float>(kSplitFloatsMax);
   };
   Carver counter(nullptr);
   carve(counter);
   memory = HostMemory::reserve(counter.bytes());
   Carver placer(memory.data());
   carve(placer);
-  for (auto* list : {&positions, &logit_rows}) list->reserve(n);
-  tokens.reserve(n);
-  groups.reserve(n);
   for (const RopeSpec& rope : model.spec().rope_sets) rope_tables.emplace_back(rope);
+  reserve_lists();
+}
+
+void Walk::State::reserve_lists() {
+  uint32_t n_kv_heads = 0;
+  for (const LayerShape& layer : shape.layers) n_kv_heads = std::max(n_kv_heads, layer.n_kv_heads);
+  for (auto* list : {&positions, &logit_rows}) list->reserve(max_rows);
+  tokens.reserve(max_rows);
+  groups.reserve(max_rows);
+  step_shape.sequences.reserve(max_rows);
+  plan.ops.reserve(kOpsPerLayer * shape.n_layers + kOpsPerStep);
+  op_seconds.reserve(plan.ops.capacity());
+  tiles.reserve(uint64_t{max_rows} * n_kv_heads);
+  tile_partials.reserve(uint64_t{kTilesPerThread} * pool.size());
+  split_items.reserve(kSplitFloatsMax / (shape.head_dim + 2));
+  logit_values.reserve(shape.vocab_size);
 }
 
 void Walk::State::begin(std::span<const StepRow> rows) {
@@ -154,12 +168,27 @@ void Walk::State::execute(const StepOp& op) {
   }
 }
 
+void Walk::State::run_plan() {
+  op_seconds.clear();
+  for (const StepOp& op : plan.ops) {
+    const auto start =
+        timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
+    execute(op);
+    if (timing)
+      op_seconds.push_back(
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+}
+
 Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
            uint32_t max_rows)
     : state_(std::make_unique<State>(model, cache, kernels, pool, max_rows)) {}
 Walk::~Walk() = default;
 
 uint32_t Walk::max_rows() const { return state_->max_rows; }
+uint64_t Walk::buffer_bytes() const {
+  return state_->memory.size() + state_->logit_values.capacity() * sizeof(float);
+}
 const StepPlan& Walk::plan() const { return state_->plan; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
@@ -169,22 +198,12 @@ void Walk::step(std::span<const StepRow> rows) {
   STRATA_CHECK(!rows.empty() && rows.size() <= s.max_rows, "%zu rows in a walk of %u", rows.size(),
                s.max_rows);
   s.begin(rows);
-  uint32_t n_opened = 0;
   try {
-    for (; n_opened < s.groups.size(); ++n_opened)
-      s.cache.open_rows(*s.groups[n_opened].sequence, s.groups[n_opened].n_rows);
-  } catch (const Error&) {
-    for (uint32_t i = 0; i < n_opened; ++i) s.cache.abandon_rows(*s.groups[i].sequence);
+    for (const State::Group& group : s.groups) s.cache.open_rows(*group.sequence, group.n_rows);
+    s.run_plan();
+  } catch (...) {
+    for (const State::Group& group : s.groups) s.cache.abandon_rows(*group.sequence);
     throw;
-  }
-  s.op_seconds.clear();
-  for (const StepOp& op : s.plan.ops) {
-    const auto start =
-        s.timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
-    s.execute(op);
-    if (s.timing)
-      s.op_seconds.push_back(
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   for (const State::Group& group : s.groups)
     s.cache.close_rows(*group.sequence, std::span(s.tokens).subspan(group.row_begin, group.n_rows));

@@ -25,8 +25,8 @@ struct StepRow {
   bool wants_logits = false;
 };
 
-/// Runs steps of at most `max_rows` rows. All memory is allocated here, none per step. One caller
-/// at a time.
+/// Runs steps of at most `max_rows` rows. All memory is allocated by the constructor, but for the
+/// logits of a step that wants more of them than any before. One caller at a time.
 class Walk {
  public:
   /// Errors: kOutOfMemory.
@@ -35,10 +35,13 @@ class Walk {
   ~Walk();
 
   uint32_t max_rows() const;
+  /// Bytes reserved for steps, logits included; committed when first touched. At most
+  /// walk_buffer_bytes() (engine/context_size.h) while a step wants one row's logits.
+  uint64_t buffer_bytes() const;
 
   /// Walks 1..max_rows rows. Afterwards their tokens belong to their sequences, and logits(i) is
   /// that of the i-th row that wanted them. Errors: kDoesNotFit where the KV budget has no free
-  /// block: nothing of the step is kept.
+  /// block: nothing of the step is kept, as with every exception.
   void step(std::span<const StepRow> rows);
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;

@@ -16,10 +16,7 @@ namespace strata::engine {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr uint64_t kSplitFloatsMax =
-    uint64_t{8} << 20;               // 32 MiB of span partials at most; beyond it tiles stay whole
 constexpr uint32_t kNextBlocks = 2;  // of the next segment, fetched while this one is attended
-constexpr uint32_t kTilesPerThread = 4;  // enough for an even share
 
 void clear_partial(float* o, float* m, float* l, uint32_t n_queries, uint32_t head_dim) {
   std::fill_n(o, uint64_t{n_queries} * head_dim, 0.0f);
@@ -161,7 +158,8 @@ void Walk::State::attend_split(uint32_t layer) {
       floats += tiles[idx].n_queries * query_floats;
     }
   }
-  if (span_partials.size() < floats) span_partials.resize(floats);
+  STRATA_CHECK(floats <= span_partials.size(), "%lu floats of span partials",
+               static_cast<unsigned long>(floats));
   const auto place = [&](uint32_t tile_idx, uint32_t span) {
     const AttendTile& tile = tiles[tile_idx];
     float* o = span_partials.data() + tile_partials[tile_idx] +

@@ -24,6 +24,11 @@ namespace strata::engine {
 /// the threads at a few thousand positions.
 inline constexpr uint32_t kSpanPositions = 4 * kSegmentPositions;
 
+inline constexpr uint64_t kSplitFloatsMax =
+    uint64_t{8} << 20;  // 32 MiB of span partials at most; beyond it tiles stay whole
+inline constexpr uint32_t kTilesPerThread = 4;                // enough for an even share
+inline constexpr uint32_t kOpsPerLayer = 7, kOpsPerStep = 2;  // of a step plan
+
 struct Walk::State {
   State(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
         uint32_t max_rows);
@@ -36,7 +41,9 @@ struct Walk::State {
     uint32_t first_pos;
   };
 
+  void reserve_lists();                       // so that no step allocates
   void begin(std::span<const StepRow> rows);  // groups, positions, angles, plan
+  void run_plan();
   void execute(const StepOp& op);
   void embed();
   void attn_norm(uint32_t layer);
@@ -121,7 +128,7 @@ struct Walk::State {
   // partials: per item o [n_queries, head_dim], m [n_queries], l [n_queries].
   std::vector<std::pair<uint32_t, uint32_t>> split_items;
   std::vector<uint64_t> tile_partials;
-  std::vector<float> span_partials;
+  std::span<float> span_partials;  // [kSplitFloatsMax]
 };
 
 struct Walk::State::AttendTile {
