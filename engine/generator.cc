@@ -70,11 +70,13 @@ class AnswerStream {
   bool say(const std::string& text, Generation& answer) {
     if (text.empty()) return true;
     answer.text += text;
-    return !events_->on_text || events_->on_text(text);
+    if (events_->on_text && !is_cancelled_) is_cancelled_ = !events_->on_text(text);
+    return !is_cancelled_;
   }
   StreamDecoder decoder_;
   StopMatcher stops_;
   const GenerationEvents* events_;
+  bool is_cancelled_ = false;  // by on_text, which then hears no more
 };
 
 /// One call of generate(): what it works on, and the answer it builds.
@@ -85,6 +87,7 @@ struct Run {
   const GenerationRequest& request;
   const GenerationEvents& events;
   Clock::time_point start;
+  AnswerStream stream;
   Generation answer;
 
   bool read_prompt();
@@ -95,10 +98,11 @@ struct Run {
 bool Run::read_prompt() {
   keep_common_prefix(sequence, request.prompt, answer.usage);
   const uint64_t n_cached = answer.usage.cached_tokens;
+  bool goes_on = true;  // prefill() has nothing left to stop after the last chunk
   const auto on_chunk = [&](uint64_t done, uint64_t) {
-    const bool goes_on =
-        !events.on_prefill || events.on_prefill(n_cached + done, request.prompt.size());
-    return goes_on && !is_cancelled(events);
+    goes_on = !events.on_prefill || events.on_prefill(n_cached + done, request.prompt.size());
+    goes_on = goes_on && !is_cancelled(events);
+    return goes_on;
   };
   try {
     prefill(walk, sequence, request.prompt.subspan(n_cached), request.chunk_rows, on_chunk);
@@ -106,14 +110,13 @@ bool Run::read_prompt() {
     if (error.code() != ErrorCode::kCancelled) throw;
     return false;
   }
-  return true;
+  return goes_on;
 }
 
 /// Samples until something ends the answer; says what.
 FinishReason Run::answer_tokens(Sampler& sampler) {
   const uint64_t room = request.n_ctx - request.prompt.size();
   const uint64_t n_most = std::min(request.n_predict, room);
-  AnswerStream stream(tokenizer, request, events);
   Clock::time_point decode_start = start;
   FinishReason reason = FinishReason::kLength;
   for (uint64_t i = 0; i < n_most; ++i) {
@@ -182,7 +185,14 @@ Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer,
   check_prompt_fits(request.prompt.size(), request.n_ctx,
                     std::max(request.n_ctx, request.n_ctx_train));
   Sampler sampler(sampler_options(request, tokenizer), request.vocab_size);
-  Run run{walk, sequence, tokenizer, request, events, Clock::now(), {}};
+  Run run{walk,
+          sequence,
+          tokenizer,
+          request,
+          events,
+          Clock::now(),
+          AnswerStream(tokenizer, request, events),
+          {}};
   run.answer.usage.prompt_tokens = request.prompt.size();
   const bool was_read = run.read_prompt();
   run.answer.times.prefill_ms = ms_since(run.start);

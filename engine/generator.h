@@ -73,9 +73,10 @@ struct Generation {
 
 /// Keeps what `sequence` and the prompt have in common, reads the rest, and answers. Afterwards the
 /// sequence holds the prompt and the answer's tokens but the last, so the next turn's prompt finds
-/// them cached. Errors: ContextLengthError before any work; those of Sampler and Walk; exceptions
-/// of the callbacks. Where it is cancelled during prefill the text is empty and the chunks read so
-/// far stay.
+/// them cached. Errors: before any work ContextLengthError, those of Sampler and StopMatcher; then
+/// those of Walk and exceptions of the callbacks, after which the sequence holds what was read and
+/// can go on. Where it is cancelled during prefill the text is empty and the chunks read so far
+/// stay.
 Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer,
                     const GenerationRequest& request, const GenerationEvents& events = {});
 

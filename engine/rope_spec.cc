@@ -13,6 +13,8 @@
 namespace strata::engine {
 namespace {
 
+constexpr double kFactorMin = 1e-3;
+
 /// A value from an option, held to the range the file's key has.
 double override_value(const char* option, HyperParameter parameter, double value) {
   const double min = HyperParameters::min(parameter);
@@ -33,6 +35,16 @@ RopeScaling scaling_of(std::string_view text, ErrorCode code, const std::string&
               where, "use a model with one of these, or name one with --rope-scaling");
 }
 
+/// A factor that no context extension has and that would drive angles out of a double's range.
+[[noreturn]] void refuse_factor(const HyperParameters& parameters, const RopeOverrides& overrides,
+                                double factor) {
+  const bool is_given = overrides.factor != 0;
+  throw Error(is_given ? ErrorCode::kUsage : ErrorCode::kBadFile,
+              fmt::format("wanted a factor of at least {}, found {}", kFactorMin, factor),
+              is_given ? "--rope-factor" : parameters.where(HyperParameter::kRopeFactor),
+              is_given ? "give the factor, such as 4" : "name the right one with --rope-factor");
+}
+
 void apply_overrides(const RopeOverrides& overrides, bool has_explicit_none, RopeSpec& set) {
   if (!overrides.scaling.empty())
     set.scaling = scaling_of(overrides.scaling, ErrorCode::kUsage, "--rope-scaling");
@@ -40,7 +52,7 @@ void apply_overrides(const RopeOverrides& overrides, bool has_explicit_none, Rop
     set.freq_base =
         override_value("--rope-freq-base", HyperParameter::kRopeBase, overrides.freq_base);
   if (overrides.factor != 0) {
-    set.factor = override_value("--rope-scale", HyperParameter::kRopeFactor, overrides.factor);
+    set.factor = override_value("--rope-factor", HyperParameter::kRopeFactor, overrides.factor);
     if (overrides.scaling.empty() && set.scaling == RopeScaling::kNone && !has_explicit_none)
       set.scaling = RopeScaling::kLinear;
   }
@@ -125,9 +137,7 @@ std::vector<RopeSpec> read_rope_sets(const HyperParameters& parameters,
     if (overrides.scaling == "none")
       full.yarn_attn_factor = 1.0;  // the temperature belongs to the scaling put aside
   }
-  if (full.factor == 0.0)
-    throw Error(ErrorCode::kUsage, "wanted a factor above 0, found 0", "--rope-scale",
-                "give the factor, such as 4");
+  if (full.factor < kFactorMin) refuse_factor(parameters, overrides, full.factor);
   std::vector<RopeSpec> sets = {std::move(full)};
   if (has_windows) {
     RopeSpec window;
