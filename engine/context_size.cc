@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/checked_math.h"
+#include "base/kernel_table.h"
 #include "engine/byte_text.h"
 #include "engine/kv_cache.h"
 
@@ -14,14 +15,52 @@ namespace strata::engine {
 namespace {
 
 constexpr uint64_t kMaxContext = std::numeric_limits<int32_t>::max();
-
-uint32_t chunk_rows_for(const ContextRequest& request, uint64_t n_ctx) {
-  return static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx));
-}
+constexpr const char* kFreeMemory = "the memory that weights and buffers leave is";
+constexpr uint64_t kChunkRowsMin = 32;  // below it a prompt would be read at the pace of decoding
+constexpr uint64_t kMaxRopeSets = 2;
+constexpr uint64_t kSplitBytesMax = uint64_t{32} << 20;  // span partials of split attention
+constexpr uint64_t kRoundingBytes = uint64_t{4} << 20;   // huge pages, alignment of each buffer
 
 uint64_t kv_bytes(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx) {
-  return kv_bytes_for_context(shape, request.k_codec, request.v_codec, n_ctx,
-                              chunk_rows_for(request, n_ctx));
+  const auto chunk_rows = static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx));
+  return kv_bytes_for_context(shape, request.k_codec, request.v_codec, n_ctx, chunk_rows);
+}
+
+struct WalkBytes {
+  uint64_t per_row = 0;
+  uint64_t fixed = 0;
+};
+
+WalkBytes walk_bytes(const ModelShape& shape, uint32_t n_threads) {
+  uint64_t q_width = 0, kv_width = 0, d_ff = 0;
+  for (const LayerShape& layer : shape.layers) {
+    q_width = std::max<uint64_t>(q_width, uint64_t{layer.n_heads} * shape.head_dim);
+    kv_width = std::max<uint64_t>(kv_width, uint64_t{layer.n_kv_heads} * shape.head_dim);
+    d_ff = std::max<uint64_t>(d_ff, layer.d_ff);
+  }
+  const uint64_t d_model = shape.d_model;
+  const uint64_t widest = std::max({d_model, q_width, d_ff});
+  constexpr uint64_t kFloat = sizeof(float);
+  WalkBytes bytes;
+  bytes.per_row = kFloat * (3 * d_model + 3 * q_width + 2 * kv_width + 2 * d_ff) + widest +
+                  kFloat * (div_up(widest, kActGroup) + div_up(widest, kActHalfGroup)) +
+                  kFloat * kMaxRopeSets * shape.head_dim;
+  const uint64_t scratch = attend_scratch_floats(kMaxTileQueries, shape.head_dim) +
+                           uint64_t{kMaxTileQueries} * (3 * shape.head_dim + 6);
+  const uint64_t block_bytes =
+      KvLayout::make(KvCodec::kF16, KvCodec::kF16, shape.head_dim).block_bytes;
+  bytes.fixed = n_threads * round_up(kFloat * scratch, 64) + kSplitBytesMax + block_bytes +
+                kFloat * shape.vocab_size + kRoundingBytes;
+  return bytes;
+}
+
+/// The rows of a step: what was asked for, where the walk's buffers for it stay in their share.
+uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request) {
+  const WalkBytes bytes = walk_bytes(shape, request.n_threads);
+  const uint64_t room = kWalkBytesMax - std::min(kWalkBytesMax, bytes.fixed);
+  const uint64_t fitting =
+      std::max(kChunkRowsMin, room / bytes.per_row / kChunkRowsMin * kChunkRowsMin);
+  return static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, fitting));
 }
 
 /// The largest context up to `limit` whose KV fits `bytes`; 0 where none does. KV grows with n_ctx,
@@ -72,27 +111,38 @@ void check_codecs(const ModelShape& shape, const ContextRequest& request) {
 uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
                         uint64_t free_bytes) {
   const uint64_t limit = std::clamp<uint64_t>(shape.n_ctx_train, 1, kMaxContext);
-  uint64_t bytes = free_bytes / 2;
-  if (request.kv_dram_bytes > 0) bytes = std::min(request.kv_dram_bytes, free_bytes);
+  const bool is_capped = request.kv_dram_bytes > 0 && request.kv_dram_bytes <= free_bytes;
+  uint64_t bytes = request.kv_dram_bytes > 0 ? free_bytes : free_bytes / 2;
+  if (is_capped) bytes = request.kv_dram_bytes;
   const uint64_t n_ctx = largest_context(shape, request, bytes, limit);
-  if (n_ctx == 0) {
-    refuse(shape, request, std::min<uint64_t>(limit, kBlockPositions), bytes,
-           request.kv_dram_bytes > 0 ? "--kv-dram allows" : "half of the free memory is",
-           request.kv_dram_bytes > 0);
-  }
-  return n_ctx;
+  if (n_ctx > 0) return n_ctx;
+  const uint64_t smallest = std::min<uint64_t>(limit, kBlockPositions);
+  refuse(shape, request, smallest, bytes,
+         is_capped                   ? "--kv-dram allows"
+         : request.kv_dram_bytes > 0 ? kFreeMemory
+                                     : "half of the memory that weights and buffers leave is",
+         is_capped && kv_bytes(shape, request, smallest) <= free_bytes);
 }
 
 }  // namespace
 
-ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request) {
-  check_codecs(shape, request);
-  const uint64_t free_bytes =
-      request.available_bytes - std::min(request.available_bytes, request.weight_bytes);
+uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {
+  const WalkBytes bytes = walk_bytes(shape, n_threads);
+  return bytes.fixed + max_rows * bytes.per_row;
+}
+
+ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
+  check_codecs(shape, asked);
+  ContextRequest request = asked;
+  request.chunk_rows = chunk_rows_for(shape, asked);
+  const uint64_t buffers = walk_buffer_bytes(shape, request.chunk_rows, request.n_threads);
+  const uint64_t taken = request.weight_bytes + buffers;
+  const uint64_t free_bytes = request.available_bytes - std::min(request.available_bytes, taken);
   if (free_bytes == 0) {
     throw Error(ErrorCode::kDoesNotFit,
-                fmt::format("the weights need {}, this machine has {} free",
-                            bytes_text(request.weight_bytes), bytes_text(request.available_bytes)),
+                fmt::format("the weights need {} and buffers {}, this machine has {} free",
+                            bytes_text(request.weight_bytes), bytes_text(buffers),
+                            bytes_text(request.available_bytes)),
                 "--model", "free memory or use a smaller model or quantisation");
   }
   uint64_t n_ctx = request.n_ctx;
@@ -110,13 +160,15 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request)
                     (n_ctx + shape.n_ctx_train - 1) / std::max<uint64_t>(1, shape.n_ctx_train)));
   }
   const uint64_t wanted = kv_bytes(shape, request, n_ctx);
-  if (request.kv_dram_bytes > 0 && wanted > request.kv_dram_bytes) {
+  if (request.kv_dram_bytes > 0 && request.kv_dram_bytes <= free_bytes &&
+      wanted > request.kv_dram_bytes) {
     refuse(shape, request, n_ctx, request.kv_dram_bytes, "--kv-dram allows", wanted <= free_bytes);
   }
   if (wanted > free_bytes) {
-    refuse(shape, request, n_ctx, free_bytes, "the memory that the weights leave is", false);
+    refuse(shape, request, n_ctx, free_bytes, kFreeMemory, false);
   }
-  return {static_cast<uint32_t>(n_ctx), chunk_rows_for(request, n_ctx), wanted};
+  return {static_cast<uint32_t>(n_ctx),
+          static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx)), wanted};
 }
 
 ContextLengthError::ContextLengthError(uint64_t n_prompt, uint64_t context, std::string remedy)

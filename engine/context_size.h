@@ -18,20 +18,30 @@ struct ContextRequest {
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
   bool allow_untrained = false;
-  uint64_t weight_bytes = 0;     // of the model file's tensors
+  uint32_t n_threads = 1;
+  uint64_t weight_bytes = 0;     // in memory (Model::packed_bytes)
   uint64_t available_bytes = 0;  // of the machine's memory
 };
 
 struct ContextPlan {
   uint32_t n_ctx = 0;
-  uint32_t chunk_rows = 0;  // rows of one prefill step, at most n_ctx
+  uint32_t chunk_rows = 0;  // rows of one prefill step: what was asked for, less where n_ctx or
+                            // kWalkBytesMax holds less
   uint64_t kv_bytes = 0;    // the KV arena's budget
 };
 
+/// Beside weights and KV a process stays below 200 MB (law L2): this much of it is the walk's.
+inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
+
+/// Bytes that a Walk of so many rows reserves, an upper bound: per row three times d_model, three
+/// times the width of q, twice those of k and v, twice d_ff, int8 activations with their scales,
+/// and angles; per thread the scratch of attention; span partials; one row of logits.
+uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads);
+
 /// Chooses n_ctx where none was asked for: shape.n_ctx_train, less where the KV cap or half of the
-/// memory that the weights leave holds less. Errors: kDoesNotFit (both numbers and the smallest
-/// changes that fit), kUsage (beyond the trained context), kUnsupported (q8_0 with a head_dim that
-/// is no multiple of 32).
+/// memory that the weights and the walk leave holds less. Errors: kDoesNotFit (both numbers and the
+/// smallest changes that fit), kUsage (beyond the trained context), kUnsupported (q8_0 with a
+/// head_dim that is no multiple of 32).
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request);
 
 /// The code and words that agents look for (design.md section 9), with both numbers as fields.

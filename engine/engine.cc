@@ -46,7 +46,8 @@ Engine Engine::open(const EngineOptions& options) {
   request.v_codec = options.v_codec;
   request.chunk_rows = options.chunk_rows;
   request.allow_untrained = options.allow_untrained;
-  request.weight_bytes = engine.weight_file_bytes_;
+  request.n_threads = engine.n_threads_;
+  request.weight_bytes = Model::packed_bytes(*engine.file_, engine.spec_);
   request.available_bytes = available_dram_bytes();
   engine.context_ = plan_context(engine.spec_.shape, request);
   return engine;
@@ -62,6 +63,7 @@ void Engine::load(const Model::Progress& progress) {
   kv.v_codec = options_.v_codec;
   kv.budget_bytes = context_.kv_bytes;
   kv.chunk_rows = context_.chunk_rows;
+  kv.n_ctx = context_.n_ctx;
   cache_ = std::make_unique<KvCache>(spec_.shape, kv);
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   load_ms_ =

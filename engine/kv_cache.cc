@@ -19,18 +19,20 @@ uint64_t windowed_blocks(uint32_t window, uint32_t chunk_rows) {
   return blocks_for(uint64_t{window} - 1 + chunk_rows) + 1;
 }
 
+/// Blocks that one stream of a layer holds at most in a sequence of n_ctx positions.
+uint64_t stream_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows) {
+  const uint64_t all = blocks_for(n_ctx);
+  return layer.window == 0 ? all : std::min(all, windowed_blocks(layer.window, chunk_rows));
+}
+
 }  // namespace
 
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
                               uint64_t n_ctx, uint32_t chunk_rows) {
   const KvLayout layout = KvLayout::make(k_codec, v_codec, shape.head_dim);
   uint64_t n_blocks = 0;
-  for (const auto& layer : shape.layers) {
-    uint64_t per_stream = blocks_for(n_ctx);
-    if (layer.window > 0)
-      per_stream = std::min(per_stream, windowed_blocks(layer.window, chunk_rows));
-    n_blocks += per_stream * layer.n_kv_heads;
-  }
+  for (const auto& layer : shape.layers)
+    n_blocks += stream_blocks(layer, n_ctx, chunk_rows) * layer.n_kv_heads;
   return n_blocks * layout.block_bytes;
 }
 
@@ -49,7 +51,15 @@ KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options)
 Sequence KvCache::make_sequence() {
   Sequence sequence(this);
   sequence.streams_.resize(stream_begin_.back());
+  reserve_tables(sequence);
   return sequence;
+}
+
+void KvCache::reserve_tables(Sequence& sequence) const {
+  sequence.tokens_.reserve(options_.n_ctx);
+  for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
+    sequence.streams_[stream].slots.reserve(stream_blocks(shape_.layers[layer_of_stream_[stream]],
+                                                          options_.n_ctx, options_.chunk_rows));
 }
 
 uint32_t KvCache::first_block_to_hold(uint32_t layer, uint32_t end_pos) const {

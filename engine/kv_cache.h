@@ -17,12 +17,14 @@ struct KvCacheOptions {
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint64_t budget_bytes = 0;  // of the arena
-  uint32_t chunk_rows = 512;  // largest step; windowed layers hold window + this many positions
+  // Largest step. A windowed layer holds its window and as many rows more: enough for a step, and
+  // for a truncate() by one.
+  uint32_t chunk_rows = 512;
+  // Positions a sequence is expected to have: its tables are reserved for them (4 bytes per token,
+  // and per block of each stream), so that its steps allocate nothing. 0 = they grow.
+  uint64_t n_ctx = 0;
 };
 
-/// A windowed layer holds its window and one chunk of rows: enough for a step of chunk_rows, and
-/// for a truncate() by as many.
-///
 /// Bytes of blocks that one sequence of n_ctx positions holds at most, walked in chunks of
 /// chunk_rows: full layers every position, windowed layers window + chunk, each rounded up to
 /// blocks.
@@ -59,6 +61,7 @@ class KvCache {
   uint32_t stream_idx(uint32_t layer, uint32_t kv_head) const {
     return stream_begin_[layer] + kv_head;
   }
+  void reserve_tables(Sequence& sequence) const;
   uint32_t first_block_to_hold(uint32_t layer, uint32_t end_pos) const;
   void release_before(StreamTable& table, uint32_t block_idx);
   void release_from(StreamTable& table, uint32_t block_idx);

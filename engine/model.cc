@@ -25,8 +25,10 @@ struct Piece {
   uint64_t memory_offset;
 };
 
+}  // namespace
+
 /// Lays the pieces out in memory, 64-byte aligned, in the order they are added.
-class Layout {
+class Model::Layout {
  public:
   explicit Layout(const GgufFile& file) : file_(file) {}
 
@@ -62,7 +64,8 @@ class Layout {
   uint64_t bytes_ = 0;
 };
 
-void add_layer(Layout& layout, uint32_t idx, const ModelSpec& spec, LayerWeights& out) {
+void Model::add_layer(Layout& layout, uint32_t idx) {
+  LayerWeights& out = layers_[idx];
   const std::string prefix = "blk." + std::to_string(idx) + ".";
   layout.vector(prefix + "attn_norm.weight", out.attn_norm);
   layout.matrix(prefix + "attn_q.weight", out.q);
@@ -73,11 +76,11 @@ void add_layer(Layout& layout, uint32_t idx, const ModelSpec& spec, LayerWeights
   layout.optional_vector(prefix + "attn_k.bias", out.k_bias);
   layout.optional_vector(prefix + "attn_v.bias", out.v_bias);
   layout.optional_vector(prefix + "attn_output.bias", out.output_bias);
-  if (spec.has_qk_norm) {
+  if (spec_.has_qk_norm) {
     layout.vector(prefix + "attn_q_norm.weight", out.q_norm);
     layout.vector(prefix + "attn_k_norm.weight", out.k_norm);
   }
-  if (spec.has_post_norms) {
+  if (spec_.has_post_norms) {
     layout.vector(prefix + "post_attention_norm.weight", out.post_attn_norm);
     layout.vector(prefix + "post_ffw_norm.weight", out.post_ffn_norm);
   }
@@ -86,6 +89,24 @@ void add_layer(Layout& layout, uint32_t idx, const ModelSpec& spec, LayerWeights
   layout.matrix(prefix + "ffn_up.weight", out.ffn_up);
   layout.matrix(prefix + "ffn_down.weight", out.ffn_down);
 }
+
+void Model::lay_out(Layout& layout) {
+  layers_.resize(shape().n_layers);
+  layout.matrix("token_embd.weight", embedding_);
+  for (uint32_t idx = 0; idx < shape().n_layers; ++idx) add_layer(layout, idx);
+  layout.vector("output_norm.weight", output_norm_);
+  if (spec_.has_output_tensor) layout.matrix("output.weight", output_);
+}
+
+uint64_t Model::packed_bytes(const GgufFile& file, const ModelSpec& spec) {
+  Model model;
+  model.spec_ = spec;
+  Layout layout(file);
+  model.lay_out(layout);
+  return layout.bytes();
+}
+
+namespace {
 
 void load_vector(const GgufFile& file, const GgufTensor& tensor, std::span<float> out) {
   std::vector<std::byte> bytes(tensor.bytes);
@@ -123,13 +144,8 @@ Model Model::load(const GgufFile& file, ModelSpec spec, ThreadPool& pool,
                   const Progress& progress) {
   Model model;
   model.spec_ = std::move(spec);
-  model.layers_.resize(model.shape().n_layers);
   Layout layout(file);
-  layout.matrix("token_embd.weight", model.embedding_);
-  for (uint32_t idx = 0; idx < model.shape().n_layers; ++idx)
-    add_layer(layout, idx, model.spec_, model.layers_[idx]);
-  layout.vector("output_norm.weight", model.output_norm_);
-  if (model.spec_.has_output_tensor) layout.matrix("output.weight", model.output_);
+  model.lay_out(layout);
   model.weight_bytes_ = layout.bytes();
   model.memory_ = HostMemory::reserve(layout.bytes());
 

@@ -35,6 +35,9 @@ class Model {
   static Model load(const GgufFile& file, ModelSpec spec, ThreadPool& pool,
                     const Progress& progress = {});
 
+  /// What weight_bytes() will be.
+  static uint64_t packed_bytes(const GgufFile& file, const ModelSpec& spec);
+
   const ModelSpec& spec() const { return spec_; }
   const ModelShape& shape() const { return spec_.shape; }
   const LayerWeights& layer(uint32_t idx) const { return layers_[idx]; }
@@ -44,7 +47,10 @@ class Model {
   uint64_t weight_bytes() const { return weight_bytes_; }  // as packed
 
  private:
+  class Layout;
   Model() = default;
+  void add_layer(Layout& layout, uint32_t idx);
+  void lay_out(Layout& layout);
   ModelSpec spec_;
   HostMemory memory_;
   uint64_t weight_bytes_ = 0;

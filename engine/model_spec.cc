@@ -143,6 +143,11 @@ std::vector<LayerShape> read_layers(const HyperParameters& parameters, const Arc
           fmt::format("wanted KV heads that divide the {} query heads of layer {}, found {}",
                       n_heads[i], i, n_kv_heads[i]),
           parameters.where(HyperParameter::kKvHeads), "convert the model again");
+    if (n_heads[i] / n_kv_heads[i] > kMaxTileQueries)
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("wanted at most {} query heads per KV head, found {} in layer {}",
+                              kMaxTileQueries, n_heads[i] / n_kv_heads[i], i),
+                  parameters.where(HyperParameter::kKvHeads), "use another model");
     layer.has_rope = row.unrotated_every == 0 || (i + 1) % row.unrotated_every != 0;
     if (!is_windowed[i]) continue;
     layer.kind = LayerKind::kWindow;

@@ -28,11 +28,12 @@ void Sequence::release_all() {
 }
 
 Sequence Sequence::fork() const {
-  Sequence copy(cache_);
+  Sequence copy = cache_->make_sequence();
   copy.tokens_ = tokens_;
-  copy.streams_ = streams_;
-  for (const auto& table : streams_)
-    for (const auto slot : table.slots) cache_->pool_.add_reference(slot);
+  for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
+    copy.streams_[stream] = streams_[stream];  // into what is reserved; then nothing can fail
+    for (const auto slot : streams_[stream].slots) cache_->pool_.add_reference(slot);
+  }
   return copy;
 }
 
