@@ -49,7 +49,8 @@ class KvCache {
   void open_rows(Sequence& sequence, uint32_t n_rows);
   /// The walk has filled the rows: their tokens now belong to the sequence.
   void close_rows(Sequence& sequence, std::span<const int32_t> tokens);
-  /// Undoes open_rows after a step that failed.
+  /// Undoes open_rows after a step that failed. What windowed layers have let go of stays gone: no
+  /// row from n_pos() on attends it, but a truncate() may keep less than it would have.
   void abandon_rows(Sequence& sequence);
 
   /// Block that holds position pos of a stream, or null where a windowed layer has let go of it.
