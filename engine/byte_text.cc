@@ -16,7 +16,8 @@ constexpr Unit kUnits[] = {
 
 std::string bytes_text(uint64_t bytes) {
   for (const Unit& unit : kUnits) {
-    if (bytes >= unit.bytes)
+    // What would round to 1024.0 of the unit below is 1.0 of this one.
+    if (bytes >= unit.bytes - unit.bytes / 1024 / 20)
       return fmt::format("{:.1f} {}", static_cast<double>(bytes) / static_cast<double>(unit.bytes),
                          unit.name);
   }
@@ -25,7 +26,11 @@ std::string bytes_text(uint64_t bytes) {
 
 std::string size_argument(uint64_t bytes) {
   for (const Unit& unit : kUnits) {
-    if (bytes < unit.bytes) continue;
+    if (bytes < unit.bytes) {
+      // What would round up to 1024 of the unit below is 1 of this one.
+      if (bytes > unit.bytes - unit.bytes / 1024 / 10) return fmt::format("1{}", unit.name);
+      continue;
+    }
     const uint64_t whole = bytes / unit.bytes;
     const uint64_t tenths = (bytes % unit.bytes * 10 + unit.bytes - 1) / unit.bytes;  // rounded up
     if (tenths == 0) return fmt::format("{}{}", whole, unit.name);
