@@ -10,7 +10,7 @@
 
 #include "engine/context_size.h"
 #include "engine/sampler.h"
-#include "tests/allocation/counted_new.h"
+#include "tests/allocation/counted_allocations.h"
 #include "tests/engine/tiny_engine.h"
 
 namespace strata::engine {

@@ -1,5 +1,5 @@
 // Replaces operator new for this binary, which is why these tests have one of their own.
-#include "tests/allocation/counted_new.h"
+#include "tests/allocation/counted_allocations.h"
 
 #include <atomic>
 #include <cstdlib>
