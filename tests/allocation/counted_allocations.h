@@ -1,6 +1,3 @@
-// tests/allocation/counted_allocations.h - how often this program has allocated. The binary's operator new
-// counts (counted_allocations.cc), on every thread.
-#pragma once
 
 #include <cstdint>
 
