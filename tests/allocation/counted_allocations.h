@@ -1,3 +1,6 @@
+// tests/allocation/counted_allocations.h - how often this program has allocated: its operator new
+// counts, on every thread.
+#pragma once
 
 #include <cstdint>
 
