@@ -23,8 +23,9 @@ inline std::filesystem::path golden_models_folder() {
   };
   if (const std::string folder = variable("STRATA_MODELS_DIR"); !folder.empty()) return folder;
   const std::string cache = variable("XDG_CACHE_HOME");
-  const std::filesystem::path base =
-      cache.empty() ? std::filesystem::path(variable("HOME")) / ".cache" : cache;
+  const std::filesystem::path base = cache.empty()
+                                         ? std::filesystem::path(variable("HOME")) / ".cache"
+                                         : std::filesystem::path(cache);
   return base / "strata" / "models";
 }
 
