@@ -71,7 +71,12 @@ void expect_ids(const std::string& model, const std::string& cases_name, size_t 
     StreamDecoder decoder(*tokenizer);
     std::string shown;
     for (const TokenId id : item.ids) shown += decoder.push(id);
-    EXPECT_EQ(shown + decoder.finish(), item.text);
+    // In SPM vocabularies U+2581 stands for a space, so a text that holds one comes back with a
+    // space.
+    std::string wanted = item.text;
+    const std::string mark = "\xE2\x96\x81";
+    for (size_t at; (at = wanted.find(mark)) != std::string::npos;) wanted.replace(at, 3, " ");
+    EXPECT_EQ(shown + decoder.finish(), wanted);
   }
 }
 
