@@ -75,7 +75,9 @@ void expect_ids(const std::string& model, const std::string& cases_name, size_t 
     // space.
     std::string wanted = item.text;
     const std::string mark = "\xE2\x96\x81";
-    for (size_t at; (at = wanted.find(mark)) != std::string::npos;) wanted.replace(at, 3, " ");
+    const bool is_spm = tokenizer->spec().model == "llama";
+    for (size_t at; is_spm && (at = wanted.find(mark)) != std::string::npos;)
+      wanted.replace(at, mark.size(), " ");
     EXPECT_EQ(shown + decoder.finish(), wanted);
   }
 }
