@@ -67,8 +67,7 @@ void PatternSet::link() {
   // A state's failure link leads to a shallower state, so links are made in order of depth.
   std::vector<State> order(depth_.size());
   std::iota(order.begin(), order.end(), State{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](State a, State b) { return depth_[a] < depth_[b]; });
+  std::sort(order.begin(), order.end(), [&](State a, State b) { return depth_[a] < depth_[b]; });
   for (const State state : order) {
     if (depth_[state] > 1) fail_[state] = step(fail_[parent_[state]], byte_[state]);
     if (longest_[state] == kNone) longest_[state] = longest_[fail_[state]];
