@@ -219,6 +219,10 @@ TEST(PreTokenizer, DeepseekV3CutsAsItsOriginal) {
       });
 }
 
+TEST(PreTokenizer, DeepseekLlmSetsSpacesAtTheEndOfALineApart) {
+  expect_words("deepseek-llm", {"\u00D7|  ", "a| \u00D7| b| \u00D7|  |\n|\u00D7|\t"});
+}
+
 TEST(PreTokenizer, AliasesCutAlike) {
   const uint32_t seed = 31;
   SCOPED_TRACE(seed);
