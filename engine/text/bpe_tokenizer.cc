@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "engine/text/byte_alphabet.h"
 #include "engine/text/hashing.h"
+#include "engine/text/tokenizer_check.h"
 #include "engine/text/utf8.h"
 
 namespace strata::engine {
@@ -22,7 +23,8 @@ std::vector<std::string> plain_pieces(const std::vector<std::string>& tokens,
                                       const std::vector<TokenKind>& kinds) {
   std::vector<std::string> pieces(tokens.size());
   for (size_t i = 0; i < tokens.size(); ++i)
-    if (kinds[i] == TokenKind::kNormal) pieces[i] = bytes_of_alphabet(tokens[i]);
+    if (kinds[i] == TokenKind::kNormal && is_of_alphabet(tokens[i]))
+      pieces[i] = bytes_of_alphabet(tokens[i]);
   return pieces;
 }
 
@@ -84,11 +86,10 @@ MergeTable BpeTokenizer::read_merges() const {
       whole = find(std::string(merge.substr(0, space)) + std::string(merge.substr(space + 1)));
     }
     if (left == kNoToken || right == kNoToken || whole == kNoToken)
-      throw Error(
-          ErrorCode::kBadFile,
-          fmt::format("merge {} is \"{}\": wanted two tokens whose texts joined are a token", i,
-                      merge),
-          "tokenizer.ggml.merges", "Convert the model again, or download it again.");
+      throw Error(ErrorCode::kBadFile,
+                  fmt::format("merge {} is {}: wanted two tokens whose texts joined are a token", i,
+                              quoted_start(merge)),
+                  "tokenizer.ggml.merges", "Convert the model again, or download it again.");
     // Text must never become a control token, so a merge that would make one is left out.
     if (spec_.kinds[static_cast<size_t>(whole)] == TokenKind::kNormal)
       merges.add(left, right, {static_cast<uint32_t>(i), whole});
@@ -139,7 +140,8 @@ void BpeTokenizer::encode_plain(const Stretch& stretch, std::vector<TokenId>& ou
 
 std::string BpeTokenizer::piece_bytes(TokenId token) const {
   const auto i = static_cast<size_t>(token);
-  return spec_.kinds[i] == TokenKind::kNormal ? pieces_[i] : spec_.tokens[i];
+  if (spec_.kinds[i] == TokenKind::kUserDefined) return spec_.tokens[i];
+  return pieces_[i].empty() ? bytes_of_alphabet(spec_.tokens[i]) : pieces_[i];
 }
 
 }  // namespace strata::engine

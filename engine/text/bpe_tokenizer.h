@@ -45,7 +45,7 @@ class BpeTokenizer final : public Tokenizer {
 
   PreTokenizer pre_tokenizer_;
   MergeTable merges_;
-  std::vector<std::string> pieces_;  // by token: its bytes; empty where text never becomes it
+  std::vector<std::string> pieces_;  // by token: its bytes; empty where no text becomes it
   TextTable pieces_by_bytes_;
   std::array<TokenId, 256> byte_tokens_{};
 };

@@ -32,17 +32,29 @@ bytes_by_code_point() {  // 0x100 + 68 code points; -1 where none
 
 constexpr std::array<int16_t, 0x144> kBytes = bytes_by_code_point();
 
+bool is_mapped(const Utf8Step& step) {
+  return step.status == Utf8Status::kWhole && step.code_point < kBytes.size() &&
+         kBytes[step.code_point] >= 0;
+}
+
 }  // namespace
 
 uint32_t alphabet_code_point(uint8_t byte) { return kCodePoints[byte]; }
+
+bool is_of_alphabet(std::string_view text) {
+  while (!text.empty()) {
+    const Utf8Step step = utf8_step(text);
+    if (!is_mapped(step)) return false;
+    text.remove_prefix(step.bytes);
+  }
+  return true;
+}
 
 std::string bytes_of_alphabet(std::string_view text) {
   std::string out;
   while (!text.empty()) {
     const Utf8Step step = utf8_step(text);
-    const bool is_mapped = step.status == Utf8Status::kWhole && step.code_point < kBytes.size() &&
-                           kBytes[step.code_point] >= 0;
-    if (is_mapped)
+    if (is_mapped(step))
       out.push_back(static_cast<char>(kBytes[step.code_point]));
     else
       out += text.substr(0, step.bytes);

@@ -5,6 +5,9 @@
 
 namespace strata::engine {
 
+/// A bound on one look-up. At most half of a table is filled, so real vocabularies stay below 100.
+inline constexpr uint32_t kMaxProbes = 1024;
+
 /// Every input bit changes every output bit with probability near one half.
 /// Source: the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
 /// generators", OOPSLA 2014).

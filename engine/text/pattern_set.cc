@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "engine/text/hashing.h"
 
 namespace strata::engine {
@@ -31,7 +32,10 @@ PatternSet::State PatternSet::child(State state, uint8_t byte) const {
 void PatternSet::insert_edge(uint64_t key, State to) {
   const uint64_t mask = edges_.size() - 1;
   uint64_t slot = mix_bits(key) & mask;
-  while (edges_[slot].key != kNoKey) slot = (slot + 1) & mask;
+  for (uint32_t probe = 0; edges_[slot].key != kNoKey; ++probe, slot = (slot + 1) & mask)
+    if (probe == kMaxProbes)
+      throw Error(ErrorCode::kBadFile, "the texts of the special tokens collide on purpose",
+                  "tokenizer.ggml.tokens", "Use a model file from a source you trust.");
   edges_[slot] = {key, to};
 }
 
@@ -63,8 +67,7 @@ void PatternSet::link() {
   // A state's failure link leads to a shallower state, so links are made in order of depth.
   std::vector<State> order(depth_.size());
   std::iota(order.begin(), order.end(), State{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](State a, State b) { return depth_[a] < depth_[b]; });
+  std::sort(order.begin(), order.end(), [&](State a, State b) { return depth_[a] < depth_[b]; });
   for (const State state : order) {
     if (depth_[state] > 1) fail_[state] = step(fail_[parent_[state]], byte_[state]);
     if (longest_[state] == kNone) longest_[state] = longest_[fail_[state]];

@@ -21,6 +21,7 @@ class PatternSet {
   static constexpr State kStart = 0;
   static constexpr int32_t kNone = -1;
 
+  /// Errors: kBadFile where edges collide, which chance does not do.
   explicit PatternSet(std::span<const std::string> patterns);
 
   bool empty() const { return depth_.size() == 1; }

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "engine/text/tokenizer_check.h"
 
 namespace strata::engine {
 namespace {
@@ -215,7 +216,7 @@ PreTokenizer::PreTokenizer(std::string_view name) {
   if (rule == nullptr)
     throw Error(
         ErrorCode::kUnsupported,
-        fmt::format("unknown pre-tokenizer \"{}\"; known: {}", name, known_names()),
+        fmt::format("unknown pre-tokenizer {}; known: {}", quoted_start(name), known_names()),
         "tokenizer.ggml.pre",
         "Use a model with a known pre-tokenizer, or convert it again with a current converter.");
   auto compiled = std::make_unique<Compiled>();

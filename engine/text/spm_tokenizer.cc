@@ -55,10 +55,8 @@ void SpmTokenizer::rank_scores() {
   ranks_.assign(n_tokens, kNoMerge);
   for (size_t i = 0; i < n_tokens; ++i) {
     if (!is_plain(static_cast<TokenId>(i))) continue;
-    ranks_[i] = 0;
-    if (spec_.scores.empty()) continue;
-    const auto place =
-        std::lower_bound(distinct.begin(), distinct.end(), spec_.scores[i], std::greater<>{});
+    const float score = spec_.scores.empty() ? 0.0f : spec_.scores[i];
+    const auto place = std::lower_bound(distinct.begin(), distinct.end(), score, std::greater<>{});
     ranks_[i] = static_cast<uint32_t>(place - distinct.begin());
   }
 }
@@ -101,25 +99,26 @@ void SpmTokenizer::encode_plain(const Stretch& stretch, std::vector<TokenId>& ou
                                 EncodeWork& work) const {
   const std::string text = escape_spaces(stretch.text, spec_.add_space_prefix && stretch.is_first);
   MergeScratch scratch;
+  Pieces pieces{out};
   size_t island = 0;  // where the present island begins
   uint32_t previous = 0;
   for (size_t at = 0; at < text.size();) {
     const Utf8Step step = utf8_step(std::string_view(text).substr(at));
     if (at > island && !may_be_neighbours(previous, step.code_point)) {
-      encode_island(std::string_view(text).substr(island, at - island), scratch, out, work);
+      encode_island(std::string_view(text).substr(island, at - island), scratch, pieces, work);
       island = at;
     }
     previous = step.code_point;
     at += step.bytes;
   }
-  encode_island(std::string_view(text).substr(island), scratch, out, work);
+  encode_island(std::string_view(text).substr(island), scratch, pieces, work);
 }
 
-void SpmTokenizer::encode_island(std::string_view text, MergeScratch& scratch,
-                                 std::vector<TokenId>& out, EncodeWork& work) const {
+void SpmTokenizer::encode_island(std::string_view text, MergeScratch& scratch, Pieces& pieces,
+                                 EncodeWork& work) const {
   const auto is_character_begin = [](char c) { return (static_cast<uint8_t>(c) & 0xC0u) != 0x80; };
   const auto n_characters = std::count_if(text.begin(), text.end(), is_character_begin);
-  if (n_characters == 1) return append_character(text, out);
+  if (n_characters == 1) return append_character(text, pieces);
   scratch.symbols.clear();
   scratch.symbols.reserve(static_cast<size_t>(n_characters));
   for (uint32_t i = 0; i < text.size(); ++i)
@@ -138,22 +137,19 @@ void SpmTokenizer::encode_island(std::string_view text, MergeScratch& scratch,
   for (uint32_t i = 0; i != kNoSymbol; i = scratch.symbols[i].next) {
     const MergeSymbol& symbol = scratch.symbols[i];
     if (symbol.token != kNoToken)
-      out.push_back(symbol.token);
+      pieces.add(symbol.token);
     else
-      append_character(text.substr(symbol.begin, end_of(symbol) - symbol.begin), out);
+      append_character(text.substr(symbol.begin, end_of(symbol) - symbol.begin), pieces);
   }
 }
 
-void SpmTokenizer::append_character(std::string_view character, std::vector<TokenId>& out) const {
+void SpmTokenizer::append_character(std::string_view character, Pieces& pieces) const {
   const TokenId whole = find(character);
-  if (whole != kNoToken && is_plain(whole)) {
-    out.push_back(whole);
-    return;
-  }
+  if (whole != kNoToken && is_plain(whole)) return pieces.add(whole);
   const auto token_of = [&](char c) { return byte_tokens_[static_cast<uint8_t>(c)]; };
   if (std::all_of(character.begin(), character.end(),
                   [&](char c) { return token_of(c) != kNoToken; })) {
-    for (const char c : character) out.push_back(token_of(c));
+    for (const char c : character) pieces.add(token_of(c));
     return;
   }
   if (spec_.unk == kNoToken)
@@ -163,7 +159,7 @@ void SpmTokenizer::append_character(std::string_view character, std::vector<Toke
             "the vocabulary has no token for the character U+{:04X}, no bytes and no unknown token",
             utf8_step(character).code_point),
         "text", "Remove the character from the text.");
-  out.push_back(spec_.unk);
+  pieces.add_unknown(spec_.unk);
 }
 
 std::string SpmTokenizer::piece_bytes(TokenId token) const {

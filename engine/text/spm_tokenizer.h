@@ -22,12 +22,26 @@ class SpmTokenizer final : public Tokenizer {
   void encode_plain(const Stretch& stretch, std::vector<TokenId>& out,
                     EncodeWork& work) const override;
   std::string piece_bytes(TokenId token) const override;
+  /// The tokens of one stretch. Neighbouring characters that the vocabulary lacks become one
+  /// unknown token, as in SentencePiece.
+  struct Pieces {
+    std::vector<TokenId>& out;
+    bool ends_unknown = false;
+    void add(TokenId token) {
+      out.push_back(token);
+      ends_unknown = false;
+    }
+    void add_unknown(TokenId unk) {
+      if (!ends_unknown) out.push_back(unk);
+      ends_unknown = true;
+    }
+  };
   void rank_scores();
   void note_neighbours();
   bool may_be_neighbours(uint32_t left, uint32_t right) const;
-  void encode_island(std::string_view text, MergeScratch& scratch, std::vector<TokenId>& out,
+  void encode_island(std::string_view text, MergeScratch& scratch, Pieces& pieces,
                      EncodeWork& work) const;
-  void append_character(std::string_view character, std::vector<TokenId>& out) const;
+  void append_character(std::string_view character, Pieces& pieces) const;
 
   std::vector<uint32_t> ranks_;  // by token; kNoMerge where text never becomes it
   std::array<TokenId, 256> byte_tokens_{};

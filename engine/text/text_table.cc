@@ -33,6 +33,7 @@ TextTable::TextTable(std::span<const std::string> texts)
                  texts[static_cast<size_t>(entry.index)] == texts[i];
       if (!is_known) slot = (slot + 1) & mask;
     }
+    if (is_known && repeat_.first < 0) repeat_ = {entries_[slot].index, static_cast<int32_t>(i)};
     if (!is_known) entries_[slot] = {fingerprint_of(hash), static_cast<int32_t>(i)};
   }
 }

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace strata::engine {
@@ -17,6 +18,8 @@ class TextTable {
  public:
   /// Errors: kBadFile where more than kMaxProbes texts collide, which chance does not do.
   explicit TextTable(std::span<const std::string> texts);
+  /// The first text that equals an earlier one, as (earlier, later); of none, (-1, -1).
+  std::pair<int32_t, int32_t> repeat() const { return repeat_; }
   /// The index of the text equal to `text`, or -1.
   int32_t find(std::span<const std::string> texts, std::string_view text) const;
 
@@ -26,9 +29,7 @@ class TextTable {
     int32_t index = -1;
   };
   std::vector<Entry> entries_;  // a power of two
+  std::pair<int32_t, int32_t> repeat_{-1, -1};
 };
-
-/// A bound on one look-up. At most half of a table is filled, so real vocabularies stay below 100.
-inline constexpr uint32_t kMaxProbes = 1024;
 
 }  // namespace strata::engine

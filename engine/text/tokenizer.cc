@@ -92,6 +92,7 @@ struct Tokenizer::SpecialIndex {
   SpecialTexts all;
 
  private:
+  static TextTable distinct_texts(const TokenizerSpec& spec);
   static std::vector<TokenId> find_ends(TokenizerSpec& spec, const TextTable& by_text);
 };
 
@@ -117,8 +118,19 @@ std::vector<TokenId> Tokenizer::SpecialIndex::find_ends(TokenizerSpec& spec,
   return ends;
 }
 
+/// Of two tokens with one text, which is meant would depend on the reader.
+TextTable Tokenizer::SpecialIndex::distinct_texts(const TokenizerSpec& spec) {
+  TextTable table(spec.tokens);
+  if (const auto [first, second] = table.repeat(); second >= 0)
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("tokens {} and {} are both {}", first, second,
+                            quoted_start(spec.tokens[static_cast<size_t>(second)])),
+                "tokenizer.ggml.tokens", "Convert the model again, or download it again.");
+  return table;
+}
+
 Tokenizer::SpecialIndex::SpecialIndex(TokenizerSpec& spec)
-    : by_text(spec.tokens),
+    : by_text(distinct_texts(spec)),
       ends(find_ends(spec, by_text)),
       user_defined(spec.tokens, [&](size_t i) { return spec.kinds[i] == TokenKind::kUserDefined; }),
       all(spec.tokens, [&](size_t i) {
@@ -182,13 +194,12 @@ std::string Tokenizer::piece(TokenId token, bool render_special) const {
     case TokenKind::kControl:
     case TokenKind::kUnknown:
       return render_special ? text : std::string();
-    case TokenKind::kUserDefined:
-      return text;
     case TokenKind::kByte:
       return std::string(1, static_cast<char>(byte_of_token(text)));
     case TokenKind::kUnused:
       return {};
     case TokenKind::kNormal:
+    case TokenKind::kUserDefined:
       return piece_bytes(token);
   }
   return {};

@@ -34,7 +34,7 @@ struct TokenizerSpec {
   std::string model;  // "llama" (SPM) or "gpt2" (BPE)
   std::string pre;    // pre-tokenizer name of BPE: "smollm", "llama-bpe", ...
   std::vector<std::string> tokens;
-  std::vector<float> scores;        // SPM; may be empty
+  std::vector<float> scores;        // SPM: as many as tokens; none where no piece merges
   std::vector<TokenKind> kinds;     // as many as tokens
   std::vector<std::string> merges;  // BPE: "left right"
   TokenId bos = kNoToken, eos = kNoToken, eot = kNoToken, eom = kNoToken, unk = kNoToken,
@@ -73,7 +73,8 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
   virtual ~Tokenizer() = default;
-  /// Errors: kUnsupported (model or pre-tokenizer unknown), kBadFile (a merge names no token ...).
+  /// Errors: those of validate_tokenizer_spec; kBadFile (a merge names no token, two tokens have
+  /// one text, texts collide on purpose).
   static std::unique_ptr<Tokenizer> make(TokenizerSpec spec);
 
   /// Time is linear in the text. Errors: kBadText where `text` is not UTF-8 (says the byte offset),

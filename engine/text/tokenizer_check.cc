@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "engine/text/byte_token.h"
 #include "engine/text/pre_tokenizer.h"
+#include "engine/text/utf8.h"
 
 namespace strata::engine {
 namespace {
@@ -31,6 +32,25 @@ void check_id(const TokenizerSpec& spec, const std::string& path, std::string_vi
     bad_file(
         path, key,
         fmt::format("token id {} is outside the vocabulary of {} tokens", id, spec.tokens.size()));
+}
+
+/// Scores say which merge comes first, so only a vocabulary without merges can do without.
+void check_scores(const TokenizerSpec& spec, const std::string& path) {
+  const size_t n_tokens = spec.tokens.size();
+  if (spec.scores.size() == n_tokens) return;
+  if (!spec.scores.empty())
+    bad_file(path, "tokenizer.ggml.scores",
+             fmt::format("{} scores for {} tokens", spec.scores.size(), n_tokens));
+  if (spec.model != "llama") return;
+  for (size_t i = 0; i < n_tokens; ++i) {
+    const bool is_plain =
+        spec.kinds[i] == TokenKind::kNormal || spec.kinds[i] == TokenKind::kUserDefined;
+    const std::string& text = spec.tokens[i];
+    if (is_plain && !text.empty() && utf8_step(text).bytes < text.size())
+      bad_file(path, "tokenizer.ggml.scores",
+               fmt::format("the scores are missing: wanted {}, to merge token {} and others",
+                           n_tokens, i));
+  }
 }
 
 void check_tokens(const TokenizerSpec& spec, const std::string& path) {
@@ -58,25 +78,38 @@ void check_tokens(const TokenizerSpec& spec, const std::string& path) {
 
 }  // namespace
 
+std::string quoted_start(std::string_view text) {
+  constexpr size_t kShownBytes = 60;
+  std::string shown;
+  while (!text.empty()) {
+    const Utf8Step step = utf8_step(text);
+    if (shown.size() + step.bytes > kShownBytes) return fmt::format("\"{}...\"", shown);
+    if (step.status != Utf8Status::kWhole || text[0] == '\n')
+      shown += kReplacementCharacter;
+    else
+      shown += text.substr(0, step.bytes);
+    text.remove_prefix(step.bytes);
+  }
+  return fmt::format("\"{}\"", shown);
+}
+
 void validate_tokenizer_spec(const TokenizerSpec& spec, const std::string& path) {
   if (spec.model != "llama" && spec.model != "gpt2")
-    unsupported(
-        path, "tokenizer.ggml.model",
-        fmt::format("unknown tokenizer model \"{}\"; known: llama (SPM), gpt2 (BPE)", spec.model));
+    unsupported(path, "tokenizer.ggml.model",
+                fmt::format("unknown tokenizer model {}; known: llama (SPM), gpt2 (BPE)",
+                            quoted_start(spec.model)));
   if (spec.model == "gpt2" && !PreTokenizer::is_known(spec.pre))
     unsupported(path, "tokenizer.ggml.pre",
-                fmt::format("unknown pre-tokenizer \"{}\"; known: {}", spec.pre,
+                fmt::format("unknown pre-tokenizer {}; known: {}", quoted_start(spec.pre),
                             PreTokenizer::known_names()));
   const size_t n_tokens = spec.tokens.size();
   if (n_tokens == 0) bad_file(path, "tokenizer.ggml.tokens", "the vocabulary is empty");
   if (n_tokens > INT32_MAX || spec.merges.size() > INT32_MAX)
     bad_file(path, "tokenizer.ggml.tokens", "the vocabulary has more than 2^31 entries");
-  if (!spec.scores.empty() && spec.scores.size() != n_tokens)
-    bad_file(path, "tokenizer.ggml.scores",
-             fmt::format("{} scores for {} tokens", spec.scores.size(), n_tokens));
   if (spec.kinds.size() != n_tokens)
     bad_file(path, "tokenizer.ggml.token_type",
              fmt::format("{} types for {} tokens", spec.kinds.size(), n_tokens));
+  check_scores(spec, path);
   check_tokens(spec, path);
   check_id(spec, path, "tokenizer.ggml.bos_token_id", spec.bos);
   check_id(spec, path, "tokenizer.ggml.eos_token_id", spec.eos);

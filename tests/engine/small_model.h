@@ -109,6 +109,7 @@ inline SmallModel make_small_model(const SmallModelOptions& o = {}) {
   if (is_gemma) model.set(prefix + "attention.sliding_window", uint32_t{16});
   model.set("tokenizer.ggml.model", std::string("llama"));
   model.set("tokenizer.ggml.tokens", std::vector<std::string>{"<unk>", "<s>", "</s>", "a"});
+  model.set("tokenizer.ggml.scores", std::vector<float>{0, 0, 0, 0});
   model.set("tokenizer.chat_template", std::string("{{ messages[0].content }}"));
 
   const uint64_t d = o.d_model, q = uint64_t{o.n_heads} * o.head_dim,
