@@ -60,6 +60,41 @@ TEST(GgufFile, HoldsWhatTheWriterWrote) {
   EXPECT_EQ(values, std::vector<float>(4, 0.5f));
 }
 
+TEST(GgufFile, ReadsHeadsLargerThanItsWindow) {
+  // 64 KiB at first and 4 MiB at most are read at a time: strings that cross both, and one above.
+  std::vector<std::string> strings;
+  for (size_t i = 0; i < 20000; ++i) strings.emplace_back(i % 300, static_cast<char>('a' + i % 26));
+  std::string longest(5 << 20, 'x');
+  for (size_t i = 0; i < longest.size(); i += 997) longest[i] = static_cast<char>('A' + i % 26);
+  std::vector<int32_t> integers(1 << 17);
+  for (size_t i = 0; i < integers.size(); ++i) integers[i] = static_cast<int32_t>(i * 7919);
+  SmallModel model = make_small_model();
+  model.set("integers", integers);
+  model.set("strings", strings);
+  model.set("longest", longest);
+  model.set("last", uint32_t{77});
+  const TestFolder folder;
+  const GgufFile file = GgufFile::open(folder.write("m.gguf", model.bytes()));
+  EXPECT_TRUE(*file.get_strings("strings") == strings);
+  EXPECT_TRUE(file.get_string("longest") == longest);
+  EXPECT_TRUE(file.get_uints("integers") ==
+              std::vector<uint64_t>(integers.begin(), integers.end()));
+  EXPECT_EQ(file.get_uint("last"), 77u);
+  EXPECT_TRUE(inspect_model(file).can_run);
+}
+
+TEST(GgufFile, ReadsFieldsWhereverItsWindowEnds) {
+  const TestFolder folder;
+  for (uint64_t i = 0; i < 54; ++i) {  // 64 KiB end in every byte of the two keys
+    RawGguf raw;
+    raw.header(0, 3).string("pad").u32(8).string(std::string(65536 - 100 + i, 'p'));
+    raw.uint_key("abcdefgh", 0x12345678).uint_key("ijklmnop", 0x9abcdef0);
+    const GgufFile file = GgufFile::open(folder.write("m.gguf", raw.bytes()));
+    EXPECT_EQ(file.get_uint("abcdefgh"), 0x12345678u) << i;
+    EXPECT_EQ(file.get_uint("ijklmnop"), 0x9abcdef0u) << i;
+  }
+}
+
 TEST(GgufFile, TakesVersionTwo) {
   std::vector<std::byte> bytes = make_small_model().bytes();
   bytes[4] = std::byte{2};

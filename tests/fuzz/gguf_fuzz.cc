@@ -2,8 +2,8 @@
 // Each input is parsed as the head of a file that claims a terabyte more, and every eighth length
 // as a whole file. What parses is inspected, which reads its spec. Wanted: success or
 // strata::Error; live memory never above a small multiple of the input.
-// Run: ASAN_OPTIONS=detect_stack_use_after_return=0:malloc_context_size=4:quarantine_size_mb=16 \
-//      gguf_fuzz -max_len=4096 -rss_limit_mb=512 -malloc_limit_mb=16 -timeout=5 CORPUS_DIR
+// Run: gguf_fuzz -max_len=4096 -rss_limit_mb=512 -timeout=60 CORPUS_DIR; for many inputs as
+// docs/measurements.md, "Fuzzing", says.
 // The mutator knows the format: it starts from valid heads and changes whole fields, so no corpus
 // has to be kept.
 #include <sanitizer/allocator_interface.h>
