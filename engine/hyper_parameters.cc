@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "engine/gguf/gguf_head.h"
 
 namespace strata::engine {
 namespace {
@@ -37,8 +38,8 @@ constexpr std::array kRows = {
     Row{HyperParameter::kRopeDims, "rope.dimension_count", 2, 512, false},
     Row{HyperParameter::kRopeBase, "rope.freq_base", 1.1, 1e12, false},
     Row{HyperParameter::kRopeBaseWindow, "rope.freq_base_swa", 1.1, 1e12, false},
-    Row{HyperParameter::kRopeFactor, "rope.scaling.factor", 0, 65536, false},
-    Row{HyperParameter::kRopeFactorOld, "rope.scale_linear", 0, 65536, false},
+    Row{HyperParameter::kRopeFactor, "rope.scaling.factor", 1e-3, 65536, false},
+    Row{HyperParameter::kRopeFactorOld, "rope.scale_linear", 1e-3, 65536, false},
     Row{HyperParameter::kRopeContext, "rope.scaling.original_context_length", 1, kPositions, false},
     Row{HyperParameter::kRopeAttnFactor, "rope.scaling.attn_factor", 1e-3, 1e3, false},
     Row{HyperParameter::kYarnExtFactor, "rope.scaling.yarn_ext_factor", 0, 1, false},
@@ -174,7 +175,8 @@ void refuse_unknown_features(const HyperParameters& parameters) {
   const std::string causal = parameters.prefix() + ".attention.causal";
   if (!file.get_bool(causal).value_or(true)) refuse(causal, "attention to later positions");
   const auto kind = file.get_string("general.type");
-  if (kind && *kind != "model") refuse("general.type", fmt::format("the file type \"{}\"", *kind));
+  if (kind && *kind != "model")
+    refuse("general.type", fmt::format("the file type \"{}\"", printable(*kind)));
 }
 
 }  // namespace strata::engine

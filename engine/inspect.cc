@@ -29,11 +29,15 @@ auto lenient(Get get) -> decltype(get()) {
 }
 
 /// Text of the file for one line of a terminal: control characters could move the cursor or hide
-/// text.
+/// text. In UTF-8 a terminal also obeys U+0080 to U+009F, written c2 80 to c2 9f.
 std::string one_line(const GgufFile& file, std::string_view key) {
   std::string text(lenient([&] { return file.get_string(key); }).value_or(""));
-  for (char& c : text)
-    if ((static_cast<uint8_t>(c) < 0x20) || c == 0x7f) c = '?';
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<uint8_t>(text[i]);
+    const uint8_t next = i + 1 < text.size() ? static_cast<uint8_t>(text[i + 1]) : 0;
+    if (byte < 0x20 || byte == 0x7f) text[i] = '?';
+    if (byte == 0xc2 && next >= 0x80 && next <= 0x9f) text[i] = text[i + 1] = '?';
+  }
   return text;
 }
 

@@ -175,10 +175,18 @@ void check_window_lengths(const HyperParameters& parameters, const ModelSpec& sp
   }
 }
 
-float attention_scale_of(const Architecture& row, const ModelShape& shape) {
+float attention_scale_of(const HyperParameters& parameters, const Architecture& row,
+                         const ModelShape& shape) {
+  const uint32_t n_heads = shape.layers.front().n_heads;
   const bool is_27b =
       row.attention_scale == AttentionScale::kGemma3 && shape.n_layers == kGemma27BLayers;
-  const uint32_t length = is_27b ? shape.d_model / shape.layers.front().n_heads : shape.head_dim;
+  if (is_27b && shape.d_model % n_heads != 0)
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("wanted heads that divide embedding_length ({}) in a model of {} "
+                            "layers, found {}",
+                            shape.d_model, kGemma27BLayers, n_heads),
+                parameters.where(HyperParameter::kHeads), "convert the model again");
+  const uint32_t length = is_27b ? shape.d_model / n_heads : shape.head_dim;
   return 1.0f / std::sqrt(static_cast<float>(length));
 }
 
@@ -202,7 +210,7 @@ ModelSpec read_model_spec(const GgufFile& file, const RopeOverrides& overrides) 
   spec.name = file.get_string("general.name").value_or("");
   spec.rope_pairing = row.rope_pairing;
   spec.norm_eps = static_cast<float>(parameters.get_real(HyperParameter::kNormEpsilon));
-  spec.attention_scale = attention_scale_of(row, shape);
+  spec.attention_scale = attention_scale_of(parameters, row, shape);
   if (row.has_scaled_embedding) spec.embedding_scale = std::sqrt(static_cast<float>(shape.d_model));
   spec.activation = row.activation;
   spec.has_qkv_bias = row.has_qkv_bias;

@@ -13,7 +13,7 @@
 namespace strata::engine {
 namespace {
 
-constexpr double kFactorMin = 1e-3;
+constexpr const char* kScalingType = ".rope.scaling.type";
 
 /// A value from an option, held to the range the file's key has.
 double override_value(const char* option, HyperParameter parameter, double value) {
@@ -35,24 +35,45 @@ RopeScaling scaling_of(std::string_view text, ErrorCode code, const std::string&
               where, "use a model with one of these, or name one with --rope-scaling");
 }
 
-/// A factor that no context extension has and that would drive angles out of a double's range.
-[[noreturn]] void refuse_factor(const HyperParameters& parameters, const RopeOverrides& overrides,
-                                double factor) {
-  const bool is_given = overrides.factor != 0;
-  throw Error(is_given ? ErrorCode::kUsage : ErrorCode::kBadFile,
-              fmt::format("wanted a factor of at least {}, found {}", kFactorMin, factor),
-              is_given ? "--rope-factor" : parameters.where(HyperParameter::kRopeFactor),
-              is_given ? "give the factor, such as 4" : "name the right one with --rope-factor");
+/// The file's factor. Converters write 0 for "none"; any other value is held to its range, because
+/// positions are divided by it.
+double read_factor(const HyperParameters& parameters) {
+  for (const auto parameter : {HyperParameter::kRopeFactor, HyperParameter::kRopeFactorOld}) {
+    const auto raw = parameters.file().get_real(parameters.key(parameter));
+    if (!raw) continue;
+    return *raw == 0.0 ? 1.0 : *parameters.find_real(parameter);
+  }
+  return 1.0;
+}
+
+/// The scaling that --rope-scaling names, or else the file's. Only what is in force is judged: the
+/// option is the way out for a file whose own scaling is not known.
+RopeScaling read_scaling(const HyperParameters& parameters, const Architecture& architecture,
+                         const RopeOverrides& overrides, std::string_view type, double factor) {
+  if (!overrides.scaling.empty())
+    return scaling_of(overrides.scaling, ErrorCode::kUsage, "--rope-scaling");
+  const std::string where =
+      fmt::format("{}: key {}", parameters.file().path(), parameters.prefix() + kScalingType);
+  const RopeScaling scaling = scaling_of(type, ErrorCode::kUnsupported, where);
+  if (scaling != RopeScaling::kLongRope) return scaling;
+  const char* remedy = "name a scaling with --rope-scaling";
+  if (!architecture.has_rope_factors)
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("longrope has no meaning for {}", architecture.name), where, remedy);
+  if (factor != 1.0)
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("longrope with a factor of {}: sources disagree on what it divides", factor),
+        where, remedy);
+  return scaling;
 }
 
 void apply_overrides(const RopeOverrides& overrides, bool has_explicit_none, RopeSpec& set) {
-  if (!overrides.scaling.empty())
-    set.scaling = scaling_of(overrides.scaling, ErrorCode::kUsage, "--rope-scaling");
   if (overrides.freq_base != 0)
     set.freq_base =
         override_value("--rope-freq-base", HyperParameter::kRopeBase, overrides.freq_base);
   if (overrides.factor != 0) {
-    set.factor = override_value("--rope-factor", HyperParameter::kRopeFactor, overrides.factor);
+    set.factor = override_value("--rope-scale", HyperParameter::kRopeFactor, overrides.factor);
     if (overrides.scaling.empty() && set.scaling == RopeScaling::kNone && !has_explicit_none)
       set.scaling = RopeScaling::kLinear;
   }
@@ -111,25 +132,10 @@ std::vector<RopeSpec> read_rope_sets(const HyperParameters& parameters,
   full.yarn_beta_fast = parameters.find_real(HyperParameter::kYarnBetaFast).value_or(32.0);
   full.yarn_beta_slow = parameters.find_real(HyperParameter::kYarnBetaSlow).value_or(1.0);
 
-  auto factor = parameters.find_real(HyperParameter::kRopeFactor);
-  if (!factor) factor = parameters.find_real(HyperParameter::kRopeFactorOld);
-  full.factor =
-      factor.value_or(1.0) == 0.0 ? 1.0 : factor.value_or(1.0);  // converters write 0 for "none"
-  const std::string key = parameters.prefix() + ".rope.scaling.type";
-  const std::string type(
-      file.get_string(key).value_or("linear"));  // the default of the format's readers
-  full.scaling =
-      scaling_of(type, ErrorCode::kUnsupported, fmt::format("{}: key {}", file.path(), key));
-  if (full.scaling == RopeScaling::kLongRope &&
-      (full.factor != 1.0 || !architecture.has_rope_factors))
-    throw Error(
-        ErrorCode::kUnsupported,
-        architecture.has_rope_factors
-            ? fmt::format("longrope with a factor of {}: sources disagree on what it divides",
-                          full.factor)
-            : fmt::format("longrope has no meaning for {}", architecture.name),
-        fmt::format("{}: key {}", file.path(), key), "name a scaling with --rope-scaling");
-
+  full.factor = read_factor(parameters);
+  const std::string_view type = file.get_string(parameters.prefix() + kScalingType)
+                                    .value_or("linear");  // the default of the format's readers
+  full.scaling = read_scaling(parameters, architecture, overrides, type, full.factor);
   apply_overrides(overrides, type == "none", full);
   if (full.scaling == RopeScaling::kLinear && full.factor == 1.0) full.scaling = RopeScaling::kNone;
   if (full.scaling == RopeScaling::kNone) {
@@ -137,7 +143,6 @@ std::vector<RopeSpec> read_rope_sets(const HyperParameters& parameters,
     if (overrides.scaling == "none")
       full.yarn_attn_factor = 1.0;  // the temperature belongs to the scaling put aside
   }
-  if (full.factor < kFactorMin) refuse_factor(parameters, overrides, full.factor);
   std::vector<RopeSpec> sets = {std::move(full)};
   if (has_windows) {
     RopeSpec window;

@@ -1,10 +1,17 @@
 // Formulas: one block of n elements gives y[i]; d, m, dmin are f16; every product and sum is
 // rounded to f32 in the order written here (the targets are built with -ffp-contract=off), which is
 // the order other readers of the format use.
-//   Q4_0 d (q - 8)      Q4_1 q d + m      Q5_0 d (q - 16)   Q5_1 q d + m   Q8_0 d q      IQ4_NL d
-//   table[q] Q2_K (d (s & 15)) q - dmin (s >> 4)   Q3_K (d (s - 32)) q   Q4_K, Q5_K (d s) q - dmin
-//   m   Q6_K (d s) q IQ4_XS (d (s - 32)) table[q]
-// Source: the block structures of ggml's quantised types, described in docs/file-format.md.
+//   Q4_0   d (q - 8)
+//   Q5_0   d (q - 16)
+//   Q4_1, Q5_1   d q + m
+//   Q8_0   d q
+//   IQ4_NL d table[q]
+//   IQ4_XS (d (s - 32)) table[q]
+//   Q2_K   (d (s & 15)) q - dmin (s >> 4)
+//   Q3_K   (d (s - 32)) q
+//   Q4_K, Q5_K   (d s) q - dmin m
+//   Q6_K   (d s) q
+// Source: the block structures of ggml's quantised types (docs/file-format.md, "Tensor types").
 #include "engine/gguf/dequantise.h"
 
 #include <array>

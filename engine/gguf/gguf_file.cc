@@ -65,15 +65,22 @@ GgufHead read_head(const InputFile& file) {
   return read_gguf_head(bytes);
 }
 
-}  // namespace
+/// The typed getters of one head: a value of another type is an error that names key and type.
+class Keys {
+ public:
+  Keys(const GgufHead& head, const std::string& path) : head_(head), path_(path) {}
 
-struct GgufFile::State {
-  std::string path;
-  uint64_t file_bytes = 0;
-  GgufHead head;  // of the first shard; `tensors` and `tensor_idx` hold those of all shards
-  std::vector<InputFile> files;  // [n_shards]; empty for bytes in memory
+  const GgufValue* find(std::string_view key) const {
+    const auto found = head_.key_idx.find(key);
+    return found == head_.key_idx.end() ? nullptr : &head_.metadata[found->second].second;
+  }
 
-  std::string where(std::string_view key) const { return fmt::format("{}: key {}", path, key); }
+  std::optional<uint64_t> get_uint(std::string_view key) const {
+    const GgufValue* value = find(key);
+    if (!value) return std::nullopt;
+    if (value->is_array) fail_type(key, "an integer", *value);
+    return element_uint(key, *value, 0);
+  }
 
   [[noreturn]] void fail_type(std::string_view key, std::string_view wanted,
                               const GgufValue& value) const {
@@ -106,29 +113,40 @@ struct GgufFile::State {
     return static_cast<double>((*integers)[idx]);
   }
 
+ private:
+  std::string where(std::string_view key) const { return fmt::format("{}: key {}", path_, key); }
+  const GgufHead& head_;
+  const std::string& path_;
+};
+
+}  // namespace
+
+struct GgufFile::State {
+  std::string path;
+  uint64_t file_bytes = 0;
+  GgufHead head;  // of the first shard; `tensors` and `tensor_idx` hold those of all shards
+  std::vector<InputFile> files;  // [n_shards]; empty for bytes in memory
+
+  Keys keys() const { return Keys(head, path); }
   void add_shard(const std::string& shard_path, uint64_t idx, uint64_t n_shards);
 };
 
 namespace {
 
 constexpr uint64_t kShardsMax = 65535;  // split.count is a u16
+constexpr std::string_view kTensorsOfAll = "split.tensors.count";
 
 std::string shard_suffix(uint64_t idx, uint64_t n_shards) {
   return fmt::format("-{:05}-of-{:05}.gguf", idx + 1, n_shards);
 }
 
-uint64_t element_or(const GgufHead& head, const std::string& path, const char* key,
-                    uint64_t absent) {
-  const auto found = head.key_idx.find(std::string_view(key));
-  if (found == head.key_idx.end()) return absent;
-  const GgufValue& value = head.metadata[found->second].second;
-  const auto* integers = std::get_if<GgufValue::Integers>(&value.values);
-  const auto* wide = std::get_if<GgufValue::Unsigned>(&value.values);
-  if (value.is_array || (!integers && !wide) || (integers && integers->front() < 0))
-    throw Error(ErrorCode::kBadFile,
-                "wanted an integer of at least 0, found another type or a negative value",
-                fmt::format("{}: key {}", path, key), "split the model again");
-  return integers ? static_cast<uint64_t>(integers->front()) : wide->front();
+InputFile open_shard(const std::string& path, uint64_t idx, uint64_t n_shards) {
+  try {
+    return InputFile::open(path);
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("shard {} of {}: {}", idx + 1, n_shards, error.what()),
+                path, "put all shards of the model into one folder");
+  }
 }
 
 }  // namespace
@@ -136,16 +154,28 @@ uint64_t element_or(const GgufHead& head, const std::string& path, const char* k
 /// Adds the tensors of shard `idx` (not the first) after checking that it is the shard its name
 /// says.
 void GgufFile::State::add_shard(const std::string& shard_path, uint64_t idx, uint64_t n_shards) {
-  files.push_back(InputFile::open(shard_path));
+  files.push_back(open_shard(shard_path, idx, n_shards));
   GgufHead shard = read_head(files.back());
-  const uint64_t no = element_or(shard, shard_path, "split.no", kShardsMax + 1);
-  const uint64_t count = element_or(shard, shard_path, "split.count", 0);
-  if (no != idx || count != n_shards)
-    throw Error(
-        ErrorCode::kBadFile,
-        fmt::format("wanted shard {} of {} by its name, found split.no {} and split.count {}",
-                    idx + 1, n_shards, no, count),
-        fmt::format("{}: key split.no", shard_path), "fetch all shards of one model again");
+  const Keys shard_keys(shard, shard_path);
+  const auto no = shard_keys.get_uint("split.no");
+  const auto count = shard_keys.get_uint("split.count");
+  const auto fail = [&](std::string_view key, const std::string& message) {
+    throw Error(ErrorCode::kBadFile, message, fmt::format("{}: key {}", shard_path, key),
+                "fetch all shards of one model again");
+  };
+  if (!no || !count)
+    fail("split.no",
+         fmt::format("wanted shard {} of {}, found a file that is no shard", idx + 1, n_shards));
+  if (*no != idx || *count != n_shards)
+    fail("split.no",
+         fmt::format("wanted shard {} of {} by its name, found split.no {} and split.count {}",
+                     idx + 1, n_shards, *no, *count));
+  const auto n_wanted = keys().get_uint(kTensorsOfAll);
+  const auto n_shard_wanted = shard_keys.get_uint(kTensorsOfAll);
+  if (n_wanted && n_shard_wanted && *n_wanted != *n_shard_wanted)
+    fail(kTensorsOfAll, fmt::format("wanted {} tensors over all shards as the first shard says, "
+                                    "found {}: the shards are of different models",
+                                    *n_wanted, *n_shard_wanted));
   for (GgufTensor& tensor : shard.tensors) {
     const auto position = static_cast<uint32_t>(head.tensors.size());
     if (!head.tensor_idx.emplace(tensor.name, position).second)
@@ -181,10 +211,10 @@ GgufFile GgufFile::open(const std::string& path) {
   state->file_bytes = state->files.front().size();
   state->head = read_head(state->files.front());
 
-  const uint64_t n_shards = element_or(state->head, path, "split.count", 1);
+  const uint64_t n_shards = state->keys().get_uint("split.count").value_or(1);
   if (n_shards <= 1) return GgufFile(std::move(state));
   const std::string split_where = fmt::format("{}: key split.no", path);
-  const uint64_t no = element_or(state->head, path, "split.no", 0);
+  const uint64_t no = state->keys().get_uint("split.no").value_or(0);
   if (n_shards > kShardsMax || no >= n_shards)
     throw Error(ErrorCode::kBadFile,
                 fmt::format("wanted a shard below split.count and that at most {}, found {} of {}",
@@ -205,11 +235,11 @@ GgufFile GgufFile::open(const std::string& path) {
     state->add_shard(prefix + shard_suffix(idx, n_shards), idx, n_shards);
 
   const uint64_t n_tensors = state->head.tensors.size();
-  const uint64_t n_wanted = element_or(state->head, path, "split.tensors.count", n_tensors);
+  const uint64_t n_wanted = state->keys().get_uint(kTensorsOfAll).value_or(n_tensors);
   if (n_wanted != n_tensors)
     throw Error(ErrorCode::kBadFile,
                 fmt::format("wanted {} tensors over all shards, found {}", n_wanted, n_tensors),
-                fmt::format("{}: key split.tensors.count", path),
+                fmt::format("{}: key {}", path, kTensorsOfAll),
                 "fetch all shards of one model again");
   return GgufFile(std::move(state));
 }
@@ -236,11 +266,7 @@ const std::vector<std::pair<std::string, GgufValue>>& GgufFile::metadata() const
   return state_->head.metadata;
 }
 
-const GgufValue* GgufFile::find(std::string_view key) const {
-  const auto found = state_->head.key_idx.find(key);
-  return found == state_->head.key_idx.end() ? nullptr
-                                             : &state_->head.metadata[found->second].second;
-}
+const GgufValue* GgufFile::find(std::string_view key) const { return state_->keys().find(key); }
 
 const std::vector<GgufTensor>& GgufFile::tensors() const { return state_->head.tensors; }
 
@@ -250,24 +276,21 @@ const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
 }
 
 std::optional<uint64_t> GgufFile::get_uint(std::string_view key) const {
-  const GgufValue* value = find(key);
-  if (!value) return std::nullopt;
-  if (value->is_array) state_->fail_type(key, "an integer", *value);
-  return state_->element_uint(key, *value, 0);
+  return state_->keys().get_uint(key);
 }
 
 std::optional<double> GgufFile::get_real(std::string_view key) const {
   const GgufValue* value = find(key);
   if (!value) return std::nullopt;
-  if (value->is_array) state_->fail_type(key, "a number", *value);
-  return state_->element_real(key, *value, 0);
+  if (value->is_array) state_->keys().fail_type(key, "a number", *value);
+  return state_->keys().element_real(key, *value, 0);
 }
 
 std::optional<bool> GgufFile::get_bool(std::string_view key) const {
   const GgufValue* value = find(key);
   if (!value) return std::nullopt;
   if (value->is_array || value->type != static_cast<uint32_t>(GgufType::kBool))
-    state_->fail_type(key, "a bool", *value);
+    state_->keys().fail_type(key, "a bool", *value);
   return std::get<GgufValue::Integers>(value->values).front() != 0;
 }
 
@@ -275,7 +298,7 @@ std::optional<std::string_view> GgufFile::get_string(std::string_view key) const
   const GgufValue* value = find(key);
   if (!value) return std::nullopt;
   const auto* strings = std::get_if<GgufValue::Strings>(&value->values);
-  if (value->is_array || !strings) state_->fail_type(key, "a string", *value);
+  if (value->is_array || !strings) state_->keys().fail_type(key, "a string", *value);
   return strings->front();
 }
 
@@ -283,7 +306,7 @@ const std::vector<std::string>* GgufFile::get_strings(std::string_view key) cons
   const GgufValue* value = find(key);
   if (!value) return nullptr;
   const auto* strings = std::get_if<GgufValue::Strings>(&value->values);
-  if (!value->is_array || !strings) state_->fail_type(key, "an array of strings", *value);
+  if (!value->is_array || !strings) state_->keys().fail_type(key, "an array of strings", *value);
   return strings;
 }
 
@@ -291,9 +314,10 @@ std::optional<std::vector<uint64_t>> GgufFile::get_uints(std::string_view key) c
   const GgufValue* value = find(key);
   if (!value) return std::nullopt;
   if (std::holds_alternative<GgufValue::Strings>(value->values))
-    state_->fail_type(key, "integers", *value);
+    state_->keys().fail_type(key, "integers", *value);
+  const Keys keys = state_->keys();
   std::vector<uint64_t> all(value->size());
-  for (size_t i = 0; i < all.size(); ++i) all[i] = state_->element_uint(key, *value, i);
+  for (size_t i = 0; i < all.size(); ++i) all[i] = keys.element_uint(key, *value, i);
   return all;
 }
 
@@ -301,9 +325,10 @@ std::optional<std::vector<double>> GgufFile::get_reals(std::string_view key) con
   const GgufValue* value = find(key);
   if (!value) return std::nullopt;
   if (std::holds_alternative<GgufValue::Strings>(value->values))
-    state_->fail_type(key, "numbers", *value);
+    state_->keys().fail_type(key, "numbers", *value);
+  const Keys keys = state_->keys();
   std::vector<double> all(value->size());
-  for (size_t i = 0; i < all.size(); ++i) all[i] = state_->element_real(key, *value, i);
+  for (size_t i = 0; i < all.size(); ++i) all[i] = keys.element_real(key, *value, i);
   return all;
 }
 

@@ -28,7 +28,8 @@ constexpr std::string_view kHostile =
 
 constexpr std::array<std::string_view, 13> kTypeNames = {
     "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
-constexpr std::array<uint8_t, 13> kTypeBytes = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+// A string takes at least its length. The array's entry is not used: arrays do not nest.
+constexpr std::array<uint8_t, 13> kTypeBytesMin = {1, 1, 2, 2, 4, 4, 4, 1, 8, 8, 8, 8, 8};
 
 class HeadReader {
  public:
@@ -38,12 +39,11 @@ class HeadReader {
   GgufHead read() {
     read_magic_and_version();
     at_item("header");
-    const auto n_tensors = take<uint64_t>("tensor count");
-    const auto n_keys = take<uint64_t>("key count");
-    check_count("key", n_keys, kKeyBytesMin, kGgufKeysMax);
-    check_count("tensor", n_tensors, kTensorBytesMin, kGgufTensorsMax);
+    const uint64_t n_tensors = take_count("tensor", kTensorBytesMin, kGgufTensorsMax);
+    const uint64_t n_keys = take_count("key", kKeyBytesMin, kGgufKeysMax);
+    head_.metadata.reserve(n_keys);  // the bytes of the file justify both counts
+    head_.tensors.reserve(n_tensors);
     for (uint64_t idx = 0; idx < n_keys; ++idx) read_key(idx);
-    read_alignment();
     for (uint64_t idx = 0; idx < n_tensors; ++idx) read_tensor(idx);
     head_.head_bytes = offset_;
     place_tensors();
@@ -57,7 +57,7 @@ class HeadReader {
                          ErrorCode code = ErrorCode::kBadFile) const {
     const std::string item =
         item_name_.empty() ? item_kind_ : fmt::format("{} {}", item_kind_, printable(item_name_));
-    throw Error(code, message, fmt::format("{}: {}, offset {}", bytes_.name(), item, offset_),
+    throw Error(code, message, fmt::format("{}: {}, offset {}", bytes_.name(), item, field_),
                 std::string(remedy));
   }
 
@@ -67,7 +67,8 @@ class HeadReader {
   }
 
   /// Everything that is read asks here first, so that nothing is allocated or read past the end.
-  void want(uint64_t n, std::string_view what) const {
+  void want(uint64_t n, std::string_view what) {
+    field_ = offset_;
     if (n <= left()) return;
     if (bytes_.head_size() > kGgufHeadBytesMax && n <= bytes_.head_size() - offset_)
       fail(fmt::format("the head is too large: {} ends past {} bytes", what, kGgufHeadBytesMax),
@@ -121,52 +122,64 @@ class HeadReader {
                            : "convert the model again with a current converter");
   }
 
-  void check_count(std::string_view what, uint64_t count, uint64_t bytes_min,
-                   uint64_t count_max) const {
-    const uint64_t most = std::min(left() / bytes_min, count_max);
-    if (count > most)
-      fail(fmt::format("{} count: wanted at most {} (the bytes left in the file), found {}", what,
-                       most, count),
+  uint64_t take_count(std::string_view what, uint64_t bytes_min, uint64_t count_max) {
+    const auto count = take<uint64_t>(fmt::format("{} count", what));
+    if (count > count_max)
+      fail(fmt::format("wanted at most {} {}s, found {}", count_max, what, count), kHostile);
+    if (count > left() / bytes_min)
+      fail(fmt::format("truncated: wanted {} {}s of at least {} bytes each, found {} bytes", count,
+                       what, bytes_min, left()),
            kDamaged);
+    return count;
   }
 
   void read_key(uint64_t idx) {
     at_item("key number", std::to_string(idx + 1));
     const uint64_t begin = offset_;
     std::string key = take_string("key", kGgufKeyBytesMax);
-    at_item("key", key);
+    field_ = begin;
     if (key.empty()) fail("wanted a key of at least one byte, found an empty one", kHostile);
-    if (!head_.key_idx.emplace(key, static_cast<uint32_t>(idx)).second) {
-      offset_ = begin;
+    at_item("key", key);
+    if (!head_.key_idx.emplace(key, static_cast<uint32_t>(idx)).second)
       fail("the key appears twice", kHostile);
-    }
     GgufValue value;
     value.type = take<uint32_t>("value type");
-    uint64_t count = 1;
     if (value.type == static_cast<uint32_t>(GgufType::kArray)) {
       value.is_array = true;
       value.type = take<uint32_t>("element type");
-      count = take<uint64_t>("element count");
     }
     if (value.type >= kTypeNames.size())
       fail(fmt::format("wanted a value type from 0 to 12, found {}", value.type), kDamaged);
     if (value.type == static_cast<uint32_t>(GgufType::kArray))
       fail("found an array of arrays, which no known model uses", kHostile,
            ErrorCode::kUnsupported);
+    const uint64_t count = value.is_array ? take<uint64_t>("element count") : 1;
+    check_element_count(value.type, count);
+    const uint64_t value_offset = offset_;
     read_values(value, count);
+    field_ = value_offset;
+    if (key == "general.alignment") set_alignment(value);
     head_.metadata.emplace_back(std::move(key), std::move(value));
   }
 
-  void read_values(GgufValue& value, uint64_t count) {
-    const auto type = static_cast<GgufType>(value.type);
-    const uint64_t element_bytes =
-        type == GgufType::kString ? sizeof(uint64_t) : kTypeBytes[value.type];
-    const uint64_t most = std::min(left() / element_bytes, kGgufArrayElementsMax);
-    if (count > most)
-      fail(fmt::format("truncated or too long: wanted at most {} elements of {}, found {}", most,
-                       kTypeNames[value.type], count),
+  /// Elements are counted over the whole head: in memory an array takes several times its bytes (a
+  /// byte takes eight, an empty string 32 for its eight), which many arrays would add up.
+  void check_element_count(uint32_t type, uint64_t count) {
+    if (count > kGgufElementsMax - n_elements_)
+      fail(fmt::format("wanted at most {} values in all, found {} after {}", kGgufElementsMax,
+                       count, n_elements_),
+           kHostile);
+    const uint64_t element_bytes = kTypeBytesMin[type];
+    field_ = offset_;
+    if (count > left() / element_bytes)
+      fail(fmt::format("truncated: wanted {} values of {}, found {} bytes", count, kTypeNames[type],
+                       left()),
            kDamaged);
-    switch (type) {
+    n_elements_ += count;
+  }
+
+  void read_values(GgufValue& value, uint64_t count) {
+    switch (static_cast<GgufType>(value.type)) {
       case GgufType::kU8:
         return read_numbers<uint8_t, int64_t>(value, count);
       case GgufType::kI8:
@@ -220,26 +233,20 @@ class HeadReader {
     value.values = std::move(held);
   }
 
-  void read_alignment() {
-    const auto found = head_.key_idx.find("general.alignment");
-    if (found == head_.key_idx.end()) return;
-    at_item("key", "general.alignment");
-    const GgufValue& value = head_.metadata[found->second].second;
-    uint64_t alignment = 0;
-    if (const auto* unsigned_values = std::get_if<GgufValue::Unsigned>(&value.values);
-        unsigned_values && !value.is_array)
-      alignment = unsigned_values->front();
-    else if (const auto* integers = std::get_if<GgufValue::Integers>(&value.values);
-             integers && !value.is_array && value.type != static_cast<uint32_t>(GgufType::kBool))
-      alignment = integers->front() < 0 ? 0 : static_cast<uint64_t>(integers->front());
-    else
+  void set_alignment(const GgufValue& value) {
+    const auto* wide = std::get_if<GgufValue::Unsigned>(&value.values);
+    const auto* integers = std::get_if<GgufValue::Integers>(&value.values);
+    if (value.is_array || (!wide && !integers) ||
+        value.type == static_cast<uint32_t>(GgufType::kBool))
       fail(fmt::format("wanted an integer, found {}{}", value.is_array ? "an array of " : "",
                        kTypeNames[value.type]),
            kHostile);
+    const uint64_t alignment = wide ? wide->front() : static_cast<uint64_t>(integers->front());
     if (!std::has_single_bit(alignment) || alignment < kGgufAlignmentMin ||
         alignment > kGgufAlignmentMax)
       fail(fmt::format("wanted a power of two from {} to {}, found {}", kGgufAlignmentMin,
-                       kGgufAlignmentMax, alignment),
+                       kGgufAlignmentMax,
+                       wide ? fmt::format("{}", alignment) : fmt::format("{}", integers->front())),
            kHostile);
     head_.alignment = alignment;
   }
@@ -249,24 +256,27 @@ class HeadReader {
     const uint64_t begin = offset_;
     GgufTensor tensor;
     tensor.name = take_string("tensor name", kGgufTensorNameBytesMax);
-    at_item("tensor", tensor.name);
+    field_ = begin;
     if (tensor.name.empty())
       fail("wanted a name of at least one byte, found an empty one", kHostile);
-    if (!head_.tensor_idx.emplace(tensor.name, static_cast<uint32_t>(idx)).second) {
-      offset_ = begin;
+    at_item("tensor", tensor.name);
+    if (!head_.tensor_idx.emplace(tensor.name, static_cast<uint32_t>(idx)).second)
       fail("the tensor appears twice", kHostile);
-    }
     const auto n_dims = take<uint32_t>("dimension count");
     if (n_dims < 1 || n_dims > kGgufDimensionsMax)
       fail(fmt::format("wanted 1 to {} dimensions, found {}", kGgufDimensionsMax, n_dims),
            kDamaged);
-    for (uint32_t i = 0; i < n_dims; ++i) tensor.shape.push_back(take<uint64_t>("dimension"));
+    tensor.shape.reserve(n_dims);
+    for (uint32_t i = 0; i < n_dims; ++i) {
+      tensor.shape.push_back(take<uint64_t>("dimension"));
+      if (tensor.shape.back() == 0) fail("wanted dimensions of at least 1, found 0", kHostile);
+    }
     const auto type_number = take<uint32_t>("tensor type");
-    tensor.file_offset = take<uint64_t>("tensor offset");  // relative until place_tensors
     const auto type = tensor_type_from_number(type_number);
     if (!type) fail_type(type_number);
     tensor.type = *type;
     tensor.bytes = tensor_bytes(tensor);
+    tensor.file_offset = take<uint64_t>("tensor offset");  // relative until place_tensors
     if (tensor.file_offset % head_.alignment != 0)
       fail(fmt::format("wanted an offset that is a multiple of {}, found {}", head_.alignment,
                        tensor.file_offset),
@@ -286,10 +296,8 @@ class HeadReader {
   uint64_t tensor_bytes(const GgufTensor& tensor) const {
     const TensorTypeInfo& info = tensor_type_info(tensor.type);
     std::optional<uint64_t> elements = 1;
-    for (const uint64_t dim : tensor.shape) {
-      if (dim == 0) fail("wanted dimensions of at least 1, found 0", kHostile);
+    for (const uint64_t dim : tensor.shape)
       elements = elements ? checked_mul(*elements, dim) : std::nullopt;
-    }
     // Signed 64 bits are what every other reader counts in; a real tensor is far below.
     if (!elements || *elements > uint64_t{INT64_MAX})
       fail("the product of the dimensions does not fit 63 bits", kHostile);
@@ -311,6 +319,7 @@ class HeadReader {
       at_item("tensor", tensor.name);
       const auto absolute = begin ? checked_add(*begin, tensor.file_offset) : std::nullopt;
       const auto tensor_end = absolute ? checked_add(*absolute, tensor.bytes) : std::nullopt;
+      field_ = absolute.value_or(head_.head_bytes);
       if (!tensor_end || *tensor_end > bytes_.file_size())
         fail(fmt::format(
                  "truncated: wanted {} bytes at {} of the data section, found a file of {} bytes",
@@ -326,7 +335,7 @@ class HeadReader {
       const GgufTensor& after = head_.tensors[order[i]];
       if (before.file_offset + before.bytes <= after.file_offset) continue;
       at_item("tensor", after.name);
-      offset_ = after.file_offset;
+      field_ = after.file_offset;
       fail(fmt::format("overlaps tensor {}, which ends at {}", printable(before.name),
                        before.file_offset + before.bytes),
            kHostile);
@@ -335,7 +344,9 @@ class HeadReader {
 
   GgufBytes& bytes_;
   uint64_t end_;
-  uint64_t offset_ = 0;
+  uint64_t offset_ = 0;      // of the next byte to read
+  uint64_t field_ = 0;       // of the field an error is about
+  uint64_t n_elements_ = 0;  // values of all keys so far
   const char* item_kind_ =
       "header";  // what `where` of an error names: "key NAME", "tensor number 3"
   std::string item_name_;

@@ -23,8 +23,8 @@ inline constexpr uint64_t kGgufKeyBytesMax = 65535;
 inline constexpr uint64_t kGgufTensorNameBytesMax = 64;
 inline constexpr uint64_t kGgufStringBytesMax =
     uint64_t{64} << 20;  // a whole tokenizer.json is the largest known
-inline constexpr uint64_t kGgufArrayElementsMax =
-    uint64_t{1} << 24;  // the largest known vocabularies have 2^18
+inline constexpr uint64_t kGgufElementsMax =
+    uint64_t{1} << 24;  // of all keys together; a vocabulary of 2^18 brings 2^20
 inline constexpr uint64_t kGgufKeysMax = uint64_t{1} << 16;
 inline constexpr uint64_t kGgufTensorsMax = uint64_t{1} << 18;
 inline constexpr uint64_t kGgufHeadBytesMax = uint64_t{256} << 20;
@@ -81,7 +81,9 @@ class GgufBytes {
   uint64_t file_size_;
 };
 
-/// Errors: kBadFile, kUnsupported (a tensor type Strata does not decode), kIo (from the source).
+/// Memory: at most about 32 bytes per byte of the head. Errors: kBadFile, kUnsupported (a tensor
+/// type Strata does not decode), each with the key or tensor and the offset of the field that is
+/// wrong; kIo (from the source).
 GgufHead read_gguf_head(GgufBytes& bytes);
 
 }  // namespace strata::engine

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -164,6 +165,7 @@ std::vector<std::byte> GgufWriter::serialise_head(uint64_t& alignment) const {
                  "general.alignment of %zu bytes is not a u32", entry.encoded.size());
     uint32_t wanted = 0;
     std::memcpy(&wanted, entry.encoded.data() + sizeof(uint32_t), sizeof(wanted));
+    STRATA_CHECK(std::has_single_bit(wanted), "an alignment of %u", wanted);
     alignment = wanted;
   }
   uint64_t offset = 0;
