@@ -92,6 +92,12 @@ class RecallRun {
     return answer;
   }
 
+  /// The logit of a word after a question.
+  float logit_after(const Words& question, uint32_t word) {
+    ask(question, 1);
+    return walk_.logits(0)[static_cast<size_t>(made_.token(word))];
+  }
+
   /// Fills the block that holds a word of the text with zeros while `then` runs.
   template <class Then>
   void without_block(uint32_t layer, uint32_t kv_head, uint32_t word_idx, const Then& then) {

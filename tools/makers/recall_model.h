@@ -12,6 +12,9 @@
 
 namespace strata::makers {
 
+/// The square of the residual's constant part, as a multiple of a code's.
+inline constexpr double kOneShare = 1024;
+
 struct RecallOptions {
   uint32_t vocab_size = 1024;  // tokens: 260 of the vocabulary's own, the others are words
   uint32_t n_layers = 2;       // layer 0 notes each word's predecessor, every other looks up a hop
@@ -21,7 +24,7 @@ struct RecallOptions {
   uint32_t key_words = 1;  // words that name a place: 1, or 2 (two layers, a group of 2 or more)
   bool asks_by_alias = false;  // questions and answers are aliases of the text's words, which layer
                                // 0 must find in the text first (a group of 2 or more)
-  uint64_t seed = 1;  // which code a word has
+  uint64_t seed = 1;           // which code a word has
 };
 
 /// The variants the tests and docs/recall-model.md name.
@@ -43,6 +46,11 @@ class RecallModel {
   std::string text(const std::vector<uint32_t>& words) const;
   /// The word a token is, or n_words() where it is none (`<unk>`: "I have not read that").
   uint32_t word(int32_t token) const;
+
+  /// The logit of a code that was found whole; `<unk>` has less by kLogitMargin, a code that lacks
+  /// a digit by twice that.
+  double answer_logit() const { return kLogitMargin * 2 * code_.n_digits(); }
+  static constexpr double kLogitMargin = 16;
 
   /// The phases after rounding to the file's f32 factors, one per rotated pair.
   std::vector<double> phases() const;

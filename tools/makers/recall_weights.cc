@@ -11,9 +11,7 @@ namespace {
 // Scores differ by at least this where it matters: ln(kRecallContext) = 13.9 for all the wrong
 // places together, the rest for rounding (docs/recall-model.md).
 constexpr double kMargin = 32;
-constexpr double kLogitMargin = 16;  // between the answer's logit and the next one
-constexpr double kOneShare = 1024;   // one^2 is this many times the square of a code
-constexpr float kUnturned = 1e30f;   // a factor that leaves a pair where it is
+constexpr float kUnturned = 1e30f;  // a factor that leaves a pair where it is
 constexpr uint32_t kDimStep = 32;
 
 }  // namespace
@@ -82,7 +80,7 @@ RecallWeights::Matrix RecallWeights::embedding(const RecallVocabulary& vocabular
 
 RecallWeights::Matrix RecallWeights::output(const RecallVocabulary& vocabulary) const {
   Matrix out = matrix(vocabulary.size, d_model_);
-  const double whole = kLogitMargin * 2 * code_.n_digits();  // logit of a whole code
+  const double whole = RecallModel::kLogitMargin * 2 * code_.n_digits();  // logit of a whole code
   const uint32_t from = hop_slot(options_.n_layers - 2);
   const std::vector<float> signs = code_.alias_signs();
   for (uint32_t word = 0; word < vocabulary.n_words; ++word) {
@@ -93,7 +91,8 @@ RecallWeights::Matrix RecallWeights::output(const RecallVocabulary& vocabulary) 
           static_cast<float>(whole / code_.dims()) * code[d] * sign;
     }
   }
-  out.at(vocabulary.unknown, one_dim_) = static_cast<float>((whole - kLogitMargin) / one_);
+  out.at(vocabulary.unknown, one_dim_) =
+      static_cast<float>((whole - RecallModel::kLogitMargin) / one_);
   return out;
 }
 
