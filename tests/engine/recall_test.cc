@@ -1,8 +1,8 @@
 #include <gtest/gtest.h>
 
-#include <bit>
-#include <cmath>
+#include <algorithm>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "base/error.h"
@@ -29,6 +29,17 @@ std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const KernelTable* table : cpu_attn::available_kernels()) names.emplace_back(table->name);
   return names;
+}
+
+/// The code of the error that `act` throws.
+template <class Act>
+std::optional<ErrorCode> refusal(const Act& act) {
+  try {
+    act();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return std::nullopt;
 }
 
 /// Reads a text with the task's passages, n_tokens with its begin token, and asks every question.
@@ -279,13 +290,18 @@ TEST(Recall, SizesThatCannotWorkAreRefused) {
            RecallOptions{.asks_by_alias = true},
            RecallOptions{.vocab_size = 2048, .n_kv_heads = 1, .head_dim = 64, .key_words = 2},
        }) {
-    try {
-      RecallModel::make(options);
-      ADD_FAILURE() << "accepted";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kUsage) << error.what();
-    }
+    EXPECT_EQ(refusal([&] { RecallModel::make(options); }), ErrorCode::kUsage);
   }
+}
+
+TEST(Recall, PassagesThatDoNotFitAreRefused) {
+  const RecallModel model = RecallModel::make({.vocab_size = 292});  // eight fours of words
+  EXPECT_EQ(refusal([&] { make_recall_task(model, 2, kAnswer, kSeed); }), ErrorCode::kUsage);
+  const RecallTask task = make_recall_task(model, 1, kAnswer, kSeed);
+  EXPECT_EQ(refusal([&] { make_recall_text(model, 5, task.passages, kSeed); }), ErrorCode::kUsage);
+  EXPECT_EQ(make_recall_text(model, 6, task.passages, kSeed).words, task.passages[0].words);
+  const RecallTask all = make_recall_task(model, 4, 1, kSeed);
+  EXPECT_EQ(refusal([&] { make_recall_text(model, 9, all.passages, kSeed); }), ErrorCode::kUsage);
 }
 
 }  // namespace

@@ -120,8 +120,8 @@ RecallModel RecallModel::make(const RecallOptions& options) {
   return {options, n_words, RecallCode(n_words, dims, options.n_kv_heads, options.seed)};
 }
 
-RecallModel::RecallModel(const RecallOptions& options, uint32_t n_words, RecallCode code)
-    : options_(options), n_words_(n_words), code_(std::move(code)) {}
+RecallModel::RecallModel(const RecallOptions& options, uint32_t n_words, const RecallCode& code)
+    : options_(options), n_words_(n_words), code_(code) {}
 
 int32_t RecallModel::token(uint32_t word) const {
   STRATA_CHECK(word < n_words_, "word %u of %u", word, n_words_);

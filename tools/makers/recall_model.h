@@ -59,7 +59,7 @@ class RecallModel {
   void write(const std::string& path) const;
 
  private:
-  RecallModel(const RecallOptions& options, uint32_t n_words, RecallCode code);
+  RecallModel(const RecallOptions& options, uint32_t n_words, const RecallCode& code);
   RecallOptions options_;
   uint32_t n_words_ = 0;
   RecallCode code_;

@@ -5,7 +5,10 @@
 #include <numeric>
 #include <random>
 
+#include <fmt/format.h>
+
 #include "base/check.h"
+#include "base/error.h"
 
 namespace strata::makers {
 namespace {
@@ -25,6 +28,11 @@ class Draw {
   std::mt19937_64 random_;
 };
 
+[[noreturn]] void fail_vocabulary() {
+  throw Error(ErrorCode::kUsage, "the vocabulary has too few words for the passages", "vocabulary",
+              "raise the vocabulary, or ask for fewer passages");
+}
+
 /// Hands out words, each of another four.
 class WordSupply {
  public:
@@ -33,7 +41,7 @@ class WordSupply {
     draw.shuffle(fours_);
   }
   uint32_t take() {
-    STRATA_CHECK(!fours_.empty(), "the vocabulary has too few words");
+    if (fours_.empty()) fail_vocabulary();
     const uint32_t word = fours_.back() * 4;
     fours_.pop_back();
     return word;
@@ -75,7 +83,10 @@ std::vector<uint32_t> place(uint32_t n_words, const std::vector<RecallPassage>& 
   uint32_t end = n_words;
   for (size_t i = order.size(); i-- > 0;) {
     const auto length = static_cast<uint32_t>(passages[order[i]].words.size());
-    STRATA_CHECK(end >= length, "%zu passages do not fit %u words", passages.size(), n_words);
+    if (end < length)
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("{} passages do not fit {} words", passages.size(), n_words),
+                  "tokens", "make the text longer, or ask for fewer passages");
     begin[order[i]] = std::min(begin[order[i]], end - length);
     end = begin[order[i]];
   }
@@ -94,7 +105,7 @@ RecallText make_recall_text(const RecallModel& model, uint32_t n_words,
   for (uint32_t word = 0; word < model.n_words(); ++word)  // aliases stand in no text
     if (!is_used[word / 4] && (word % 4 < 2 || !model.options().asks_by_alias))
       fillers.push_back(word);
-  STRATA_CHECK(!fillers.empty(), "the passages use every word");
+  if (fillers.empty()) fail_vocabulary();
   RecallText text;
   text.words.resize(n_words);
   for (uint32_t& word : text.words)

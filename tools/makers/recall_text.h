@@ -21,7 +21,7 @@ struct RecallText {
 
 /// A text of n_words. Passages stand at their depths as far as they leave each other room; words
 /// between them are drawn from fours that no passage uses, so that a passage's words stand nowhere
-/// else. Room for all passages is the caller's duty.
+/// else. Errors: kUsage (no room for the passages; no word left between them).
 RecallText make_recall_text(const RecallModel& model, uint32_t n_words,
                             const std::vector<RecallPassage>& passages, uint64_t seed);
 
@@ -33,7 +33,8 @@ struct RecallQuestion {
                                    // last layer's is the last
 };
 
-/// What is asked of a text, and the passages that hold it.
+/// What is asked of a text, and the passages that hold it. Errors of the makers below: kUsage (the
+/// vocabulary has too few words).
 struct RecallTask {
   std::vector<RecallPassage> passages;
   std::vector<RecallQuestion> questions;
