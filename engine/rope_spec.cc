@@ -73,7 +73,7 @@ void apply_overrides(const RopeOverrides& overrides, bool has_explicit_none, Rop
     set.freq_base =
         override_value("--rope-freq-base", HyperParameter::kRopeBase, overrides.freq_base);
   if (overrides.factor != 0) {
-    set.factor = override_value("--rope-scale", HyperParameter::kRopeFactor, overrides.factor);
+    set.factor = override_value("--rope-factor", HyperParameter::kRopeFactor, overrides.factor);
     if (overrides.scaling.empty() && set.scaling == RopeScaling::kNone && !has_explicit_none)
       set.scaling = RopeScaling::kLinear;
   }
