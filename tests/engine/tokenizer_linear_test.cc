@@ -118,7 +118,8 @@ TEST(LinearTime, ManySpecialTokensAndNearlyOnesAreFoundInOnePass) {
   for (size_t n = 900; n < 1000; ++n)
     testing::add_token(spec, std::string(n, '<') + "|", TokenKind::kControl);
   const auto tokenizer = Tokenizer::make(spec);
-  const std::string text = std::string(kMebibyte, '<') + "|";
+  std::string text(kMebibyte, '<');
+  text += '|';
   const auto ids = tokenizer->encode(text, {.add_special = false, .parse_special = true});
   EXPECT_EQ(ids.back(), static_cast<TokenId>(spec.tokens.size() - 1));
   EXPECT_TRUE(tokenizer->decode(ids, true) == text);
