@@ -23,9 +23,8 @@ inline std::filesystem::path golden_models_folder() {
   };
   if (const std::string folder = variable("STRATA_MODELS_DIR"); !folder.empty()) return folder;
   const std::string cache = variable("XDG_CACHE_HOME");
-  const std::filesystem::path base =
-      cache.empty() ? std::filesystem::path(variable("HOME")) / ".cache" : cache;
-  return base / "strata" / "models";
+  if (!cache.empty()) return std::filesystem::path(cache) / "strata" / "models";
+  return std::filesystem::path(variable("HOME")) / ".cache" / "strata" / "models";
 }
 
 /// The path of a model file by its name, or nothing where it was not fetched.
