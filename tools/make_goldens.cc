@@ -1,6 +1,7 @@
 // make_goldens ids MODEL PROMPTS DIR - writes, for each prompt of the golden tests, DIR/NAME.ids
 // (the prompt's token ids) and DIR/NAME.rows (the positions that are compared).
-// make_goldens write MODEL PROMPTS DIR - reads DIR/NAME.logits and prints the golden file.
+// make_goldens write MODEL PROMPTS DIR NOTE - reads DIR/NAME.logits and prints the golden file;
+// NOTE says in its head by what and when they were made.
 //
 // Between the two, the reference engine continues each prompt greedily by 16 tokens and writes the
 // logits of those rows, raw f32 [n_rows, vocab_size]: of the F32 copy of the model file
@@ -66,7 +67,7 @@ GoldenPrompt read_logits(const std::string& folder, const NamedPrompt& prompt,
 }
 
 void run(const std::string& verb, const std::string& model, const std::string& prompts_folder,
-         const std::string& folder) {
+         const std::string& folder, const std::string& note) {
   const auto file = engine::GgufFile::open(model);
   const auto shape = engine::read_model_spec(file).shape;
   const auto tokenizer = engine::Tokenizer::make(engine::read_tokenizer_spec(file));
@@ -78,19 +79,21 @@ void run(const std::string& verb, const std::string& model, const std::string& p
   GoldenFile goldens{.model = std::filesystem::path(model).filename().string(), .prompts = {}};
   for (const NamedPrompt& prompt : prompts)
     goldens.prompts.push_back(read_logits(folder, prompt, shape.vocab_size));
-  fmt::print("{}", makers::golden_text(goldens));
+  fmt::print("# {}\n{}", note, makers::golden_text(goldens));
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string verb = argc == 5 ? argv[1] : "";
-  if (verb != "ids" && verb != "write") {
-    fmt::print(stderr, "usage: make_goldens ids|write MODEL PROMPTS DIR\n");
+  const std::string verb = argc < 2 ? "" : argv[1];
+  if (!(verb == "ids" && argc == 5) && !(verb == "write" && argc == 6)) {
+    fmt::print(stderr,
+               "usage: make_goldens ids MODEL PROMPTS DIR\n"
+               "       make_goldens write MODEL PROMPTS DIR NOTE\n");
     return 2;
   }
   try {
-    run(verb, argv[2], argv[3], argv[4]);
+    run(verb, argv[2], argv[3], argv[4], argc == 6 ? argv[5] : "");
   } catch (const Error& error) {
     fmt::print(stderr, "error: {} [{}]\n", error.what(), error.where());
     return exit_code(error.code());
