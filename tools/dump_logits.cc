@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <numeric>
@@ -64,11 +65,20 @@ void run(const Options& options) {
   engine.load({});
   auto sequence = engine.cache().make_sequence();
   std::ofstream output(options.out, std::ios::binary);
-  makers::walk_teacher_forced(engine.walk(), sequence, ids, positions, options.n_greedy,
-                              [&](uint32_t, std::span<const float> logits) {
-                                output.write(reinterpret_cast<const char*>(logits.data()),
-                                             static_cast<std::streamsize>(logits.size_bytes()));
-                              });
+  int32_t likeliest = 0;
+  const auto on_row = [&](uint32_t pos, std::span<const float> logits) {
+    likeliest = static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin());
+    if (!std::ranges::binary_search(positions, pos)) return;
+    output.write(reinterpret_cast<const char*>(logits.data()),
+                 static_cast<std::streamsize>(logits.size_bytes()));
+  };
+  std::vector<uint32_t> heard = positions;  // and the rows that the greedy answer hangs on
+  for (uint64_t pos = ids.size() - 1; pos < n_ctx; ++pos)
+    heard.push_back(static_cast<uint32_t>(pos));
+  std::ranges::sort(heard);
+  makers::walk_teacher_forced(engine.walk(), sequence, ids, heard, on_row);
+  for (uint32_t i = 1; i < options.n_greedy; ++i)
+    makers::walk_teacher_forced(engine.walk(), sequence, std::vector{likeliest}, heard, on_row);
   output.close();
   if (!output) throw Error(ErrorCode::kIo, "cannot write", options.out);
 }
@@ -85,7 +95,8 @@ int main(int argc, char** argv) {
   app.add_option("K_CODEC", options.k_codec, "f16 or q8_0")->check(codecs);
   app.add_option("V_CODEC", options.v_codec, "f16 or q8_0")->check(codecs);
   app.add_option("--rows", options.rows, "text file of the positions to write, ascending; all");
-  app.add_option("--greedy", options.n_greedy, "tokens to continue by, always the likeliest");
+  app.add_option("--greedy", options.n_greedy,
+                 "tokens of an answer to walk too, always the likeliest");
   app.add_option("-b,--batch-size", options.chunk_rows, "tokens read in one step")
       ->check(CLI::Range(1u, 8192u));
   app.add_option("-t,--threads", options.n_threads, "0 = every CPU");

@@ -17,7 +17,7 @@ constexpr const char* kSmolLm2Goldens = "smollm2.goldens";
 constexpr const char* kGemma3Goldens = "gemma3.goldens";
 
 // K and V rest in f16 here and in F32 in the reference; twice what was measured.
-constexpr Tolerance kF32Tolerance{.largest = 0.02, .mean = 0.002};
+constexpr Tolerance kF32Tolerance{.largest = 0.04, .mean = 0.006};
 // Activations of quantised layers are int8 in groups of 32; twice what was measured.
 constexpr Tolerance kSmolLm2Tolerance{.largest = 1.0, .mean = 0.1};
 constexpr Tolerance kGemma3Tolerance{.largest = 1.0, .mean = 0.1};
