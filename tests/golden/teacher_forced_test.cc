@@ -1,6 +1,6 @@
 // The goldens come from llama.cpp on F32 copies of the two models (make_goldens; their heads say
-// how), so they hold no rounding of activations and nothing of this engine's. Tolerances are
-// measured: docs/measurements.md, "Agreement with llama.cpp".
+// how), so they hold no rounding of activations and nothing of this engine's. Tolerances are twice
+// what was measured: docs/measurements.md, "Agreement with llama.cpp".
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -16,11 +16,10 @@ namespace {
 constexpr const char* kSmolLm2Goldens = "smollm2.goldens";
 constexpr const char* kGemma3Goldens = "gemma3.goldens";
 
-// K and V rest in f16 here and in F32 in the reference; twice what was measured.
-constexpr Tolerance kF32Tolerance{.largest = 0.04, .mean = 0.006};
-// Activations of quantised layers are int8 in groups of 32; twice what was measured.
-constexpr Tolerance kSmolLm2Tolerance{.largest = 1.0, .mean = 0.1};
-constexpr Tolerance kGemma3Tolerance{.largest = 1.0, .mean = 0.1};
+// K and V rest in f16 here and in F32 in the reference.
+constexpr Tolerance kF32Tolerance{.largest = 0.04, .mean = 0.006, .lead = 0.04};
+// Activations of quantised layers are int8 in groups of 32 here and F32 in the reference.
+constexpr Tolerance kQuantisedTolerance{.largest = 2.0, .mean = 0.23, .lead = 0.7};
 
 bool is_any(std::string_view) { return true; }
 bool is_longest(std::string_view name) { return name == "ledger_30k"; }
@@ -55,7 +54,7 @@ TEST(GoldenSmolLm2, TheF32CopyGivesTheReferencesTopFive) {
 
 TEST(GoldenSmolLm2, TheQuantisedFileStaysNearTheReference) {
   STRATA_GOLDEN_MODEL(model, kSmolLm2);
-  expect_agreement(model, kSmolLm2Goldens, is_any, kSmolLm2Tolerance);
+  expect_agreement(model, kSmolLm2Goldens, is_any, kQuantisedTolerance);
 }
 
 TEST(GoldenGemma3, TheF32CopyGivesTheReferencesTopFive) {
@@ -66,12 +65,12 @@ TEST(GoldenGemma3, TheF32CopyGivesTheReferencesTopFive) {
 
 TEST(GoldenGemma3, TheQuantisedFileStaysNearTheReference) {
   STRATA_GOLDEN_MODEL(model, kGemma3);
-  expect_agreement(model, kGemma3Goldens, is_below_30k, kGemma3Tolerance);
+  expect_agreement(model, kGemma3Goldens, is_below_30k, kQuantisedTolerance);
 }
 
 TEST(GoldenGemma3, TheQuantisedFileStaysNearTheReferenceAt30K) {
   STRATA_GOLDEN_MODEL(model, kGemma3);
-  expect_agreement(model, kGemma3Goldens, is_longest, kGemma3Tolerance);
+  expect_agreement(model, kGemma3Goldens, is_longest, kQuantisedTolerance);
 }
 
 }  // namespace
