@@ -1,78 +1,109 @@
-// dump_logits MODEL IDS OUT [K_CODEC V_CODEC] - teacher-forced logits as raw f32 [n_tokens,
-// vocab_size]. IDS is a text file of token ids. Why: to compare with another engine's logits over
-// the same ids (docs/measurements.md).
+// dump_logits - teacher-forced logits as raw f32 [n_rows, vocab_size]. Why: to compare with another
+// engine's logits over the same ids (compare_logits, make_goldens; docs/measurements.md).
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
-#include "cpu_attn/kernels.h"
-#include "engine/gguf/gguf_file.h"
-#include "engine/kv_cache.h"
-#include "engine/model.h"
-#include "engine/walk.h"
+#include "engine/engine.h"
+#include "tools/makers/teacher_forced.h"
 
 namespace {
 
 using namespace strata;
 
-constexpr uint32_t kChunk = 128;
+struct Options {
+  std::string model, ids, out, rows, cpu_isa;
+  std::string k_codec = "f16", v_codec = "f16";
+  uint32_t n_greedy = 0;
+  uint32_t chunk_rows = 128;
+  uint32_t n_threads = 0;
+};
 
-KvCodec codec(const std::string& name) {
-  if (name == "f16") return KvCodec::kF16;
-  if (name == "q8_0") return KvCodec::kQ8_0;
-  throw Error(ErrorCode::kUsage, "a codec is f16 or q8_0, found " + name);
+/// Numbers below `end`, one or more, as text. Errors: kIo; kUsage.
+template <class Number>
+std::vector<Number> read_numbers(const std::string& path, uint64_t end) {
+  std::ifstream input(path);
+  if (!input) throw Error(ErrorCode::kIo, "cannot open", path);
+  std::vector<Number> numbers;
+  for (int64_t number = 0; input >> number;) {
+    if (number < 0 || static_cast<uint64_t>(number) >= end)
+      throw Error(ErrorCode::kUsage, fmt::format("wanted 0 .. {}, found {}", end - 1, number),
+                  path);
+    numbers.push_back(static_cast<Number>(number));
+  }
+  if (numbers.empty() || !input.eof()) throw Error(ErrorCode::kUsage, "wanted numbers", path);
+  return numbers;
 }
 
-void run(int argc, char** argv) {
-  const auto file = engine::GgufFile::open(argv[1]);
-  ThreadPool pool(std::max(1u, std::thread::hardware_concurrency()));
-  const auto model = engine::Model::load(file, engine::read_model_spec(file), pool);
-  std::vector<int32_t> ids;
-  std::ifstream input(argv[2]);
-  for (int32_t id = 0; input >> id;) {
-    if (id < 0 || static_cast<uint32_t>(id) >= model.shape().vocab_size)
-      throw Error(ErrorCode::kUsage, fmt::format("token {} is not in the vocabulary", id), argv[2]);
-    ids.push_back(id);
-  }
-  if (ids.empty()) throw Error(ErrorCode::kUsage, "no token ids", argv[2]);
-  engine::KvCacheOptions options{.k_codec = codec(argc > 4 ? argv[4] : "f16"),
-                                 .v_codec = codec(argc > 5 ? argv[5] : "f16"),
-                                 .chunk_rows = kChunk};
-  options.budget_bytes = engine::kv_bytes_for_context(model.shape(), options.k_codec,
-                                                      options.v_codec, ids.size(), kChunk);
-  engine::KvCache cache(model.shape(), options);
-  engine::Walk walk(model, cache, cpu_attn::choose_kernels(), pool, kChunk);
-  auto sequence = cache.make_sequence();
-  std::ofstream output(argv[3], std::ios::binary);
-  for (size_t done = 0; done < ids.size();) {
-    std::vector<engine::StepRow> rows;
-    for (size_t i = done; i < std::min(ids.size(), done + kChunk); ++i)
-      rows.push_back({&sequence, ids[i], true});
-    walk.step(rows);
-    for (uint32_t i = 0; i < rows.size(); ++i) {
-      const auto logits = walk.logits(i);
-      output.write(reinterpret_cast<const char*>(logits.data()),
-                   static_cast<std::streamsize>(logits.size_bytes()));
-    }
-    done += rows.size();
-  }
+void run(const Options& options) {
+  const auto codec = [](const std::string& name) {
+    return name == "q8_0" ? KvCodec::kQ8_0 : KvCodec::kF16;
+  };
+  const auto file = engine::GgufFile::open(options.model);
+  const auto shape = engine::read_model_spec(file).shape;
+  const auto ids = read_numbers<int32_t>(options.ids, shape.vocab_size);
+  const uint64_t n_ctx = ids.size() + options.n_greedy;
+  std::vector<uint32_t> positions(ids.size());
+  std::iota(positions.begin(), positions.end(), 0u);
+  if (!options.rows.empty()) positions = read_numbers<uint32_t>(options.rows, n_ctx);
+
+  auto engine = engine::Engine::open({.model_path = options.model,
+                                      .n_ctx = n_ctx,
+                                      .k_codec = codec(options.k_codec),
+                                      .v_codec = codec(options.v_codec),
+                                      .chunk_rows = options.chunk_rows,
+                                      .n_threads = options.n_threads,
+                                      .cpu_isa = options.cpu_isa,
+                                      .rope = {}});
+  engine.load({});
+  auto sequence = engine.cache().make_sequence();
+  std::ofstream output(options.out, std::ios::binary);
+  int32_t likeliest = 0;
+  const auto on_row = [&](uint32_t pos, std::span<const float> logits) {
+    likeliest = static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin());
+    if (!std::ranges::binary_search(positions, pos)) return;
+    output.write(reinterpret_cast<const char*>(logits.data()),
+                 static_cast<std::streamsize>(logits.size_bytes()));
+  };
+  std::vector<uint32_t> heard = positions;  // and the rows that the greedy answer hangs on
+  for (uint64_t pos = ids.size() - 1; pos < n_ctx; ++pos)
+    heard.push_back(static_cast<uint32_t>(pos));
+  std::ranges::sort(heard);
+  makers::walk_teacher_forced(engine.walk(), sequence, ids, heard, on_row);
+  for (uint32_t i = 1; i < options.n_greedy; ++i)
+    makers::walk_teacher_forced(engine.walk(), sequence, std::vector{likeliest}, heard, on_row);
   output.close();
-  if (!output) throw Error(ErrorCode::kIo, "cannot write", argv[3]);
+  if (!output) throw Error(ErrorCode::kIo, "cannot write", options.out);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4 && argc != 6) {
-    fmt::print(stderr, "usage: dump_logits MODEL IDS OUT [K_CODEC V_CODEC]\n");
-    return 2;
-  }
+  Options options;
+  CLI::App app("Writes teacher-forced logits as raw f32 [n_rows, vocab_size].", "dump_logits");
+  app.add_option("MODEL", options.model, "GGUF file")->required();
+  app.add_option("IDS", options.ids, "text file of token ids")->required();
+  app.add_option("OUT", options.out, "file to write")->required();
+  const CLI::IsMember codecs({"f16", "q8_0"});
+  app.add_option("K_CODEC", options.k_codec, "f16 or q8_0")->check(codecs);
+  app.add_option("V_CODEC", options.v_codec, "f16 or q8_0")->check(codecs);
+  app.add_option("--rows", options.rows, "text file of the positions to write, ascending; all");
+  app.add_option("--greedy", options.n_greedy,
+                 "tokens of an answer to walk too, always the likeliest");
+  app.add_option("-b,--batch-size", options.chunk_rows, "tokens read in one step")
+      ->check(CLI::Range(1u, 8192u));
+  app.add_option("-t,--threads", options.n_threads, "0 = every CPU");
+  app.add_option("--cpu-isa", options.cpu_isa, "scalar, avx2, avx512; the widest");
+  CLI11_PARSE(app, argc, argv);
   try {
-    run(argc, argv);
+    run(options);
   } catch (const Error& error) {
     fmt::print(stderr, "error: {} [{}]\n", error.what(), error.where());
     return exit_code(error.code());
