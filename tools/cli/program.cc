@@ -41,9 +41,9 @@ std::string verb_help(const Verb& verb) {
       "strata {} - {}\n\nUsage: strata {}\n{}\n"
       "A flag --some-name is also STRATA_SOME_NAME in the environment and some-name in the config "
       "file, below its\n"
-      "section: [model], [rope], [prompt], [sampling] or [output]. Flag, then environment, then "
-      "file, then default.\n",
-      verb.syntax.name, verb.summary, verb.usage, options_help(verb.syntax.bit));
+      "table ({}).\n"
+      "Flag, then environment, then file, then default.\n",
+      verb.syntax.name, verb.summary, verb.usage, options_help(verb.syntax.bit), section_list());
 }
 
 /// The last word on whether errors go out as JSON; the command line itself may be what is wrong, so

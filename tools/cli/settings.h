@@ -40,9 +40,15 @@ struct Settings {
   uint64_t repeat_last_n = 0;
   double presence_penalty = 0, frequency_penalty = 0;
   std::vector<std::string> logit_bias;
+  // Tests of `bench`.
+  std::vector<uint64_t> n_prompt, n_gen, n_depth;
+  uint64_t repetitions = 0;
+  std::string depth_fill;
+  bool stages = false;
   // Output.
   bool json = false;
   std::string output;
+  std::string output_format;
   bool verbose = false;
   bool ids = false;
   bool special = false;
