@@ -221,6 +221,8 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
           {"peak_bytes", engine::peak_memory_bytes()},
           {"weights_bytes", weights},
           {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}}}}},
+      // No tier of this version can lose a block: zero is what happened, not what was not counted.
+      {"faults", {{"retries", 0}, {"corrupt_blocks", 0}, {"recomputed_blocks", 0}}},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},
       {"n_ctx", engine_.context().n_ctx},
       {"seed", sampler_.seed},
