@@ -1,6 +1,6 @@
 // tools/cli/option_table.h - the one table of options: flags, environment variables, config keys,
 // help and checks come from it. A test walks it. To add an option: a member of Settings and a row
-// in option_table.cc.
+// in option_rows.cc.
 #pragma once
 
 #include <cstdint>

@@ -30,15 +30,6 @@ void append_text(std::string& prompt, const std::string& text, const std::string
   prompt += text;
 }
 
-/// A pipe that stays open without a word, inherited from a script perhaps, must not look like a
-/// program that hangs.
-void say_if_nothing_comes() {
-  constexpr int kPatienceMs = 1000;
-  pollfd input = {STDIN_FILENO, POLLIN, 0};
-  if (::poll(&input, 1, kPatienceMs) == 0)
-    notice("waiting for a document on standard input (where there is none: < /dev/null)");
-}
-
 /// Whether a text lies ready in standard input.
 bool standard_input_has_text() {
   if (!standard_input_is_given()) return false;
@@ -99,7 +90,6 @@ std::string gather_prompt(const Command& command, std::string_view verb) {
   const Settings& settings = command.settings;
   std::string prompt;
   const auto add_standard_input = [&] {
-    say_if_nothing_comes();
     append_text(prompt, read_descriptor(STDIN_FILENO, "standard input", "stdin"), "stdin");
   };
   const bool has_pipe = settings.file.empty() && standard_input_is_given();

@@ -1,5 +1,5 @@
-// tools/cli/settings.h - every option's value, typed. Filled once (option_sources.h) from the table
-// in option_table.cc, which holds names, defaults and ranges; nothing else reads an option.
+// tools/cli/settings.h - every option's value, typed. Filled once (command_line.h) from the table
+// in option_rows.cc, which holds names, defaults and ranges; nothing else reads an option.
 #pragma once
 
 #include <cstdint>
