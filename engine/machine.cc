@@ -1,6 +1,7 @@
 #include "engine/machine.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -73,6 +74,12 @@ uint64_t available_dram_bytes() {
             static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
   }
   return std::min(bytes, cgroup_available_bytes().value_or(bytes));
+}
+
+uint64_t peak_memory_bytes() {
+  rusage resources{};
+  getrusage(RUSAGE_SELF, &resources);
+  return static_cast<uint64_t>(resources.ru_maxrss) * 1024;
 }
 
 }  // namespace strata::engine

@@ -13,4 +13,7 @@ uint32_t usable_cpus();
 /// still allows where that is less.
 uint64_t available_dram_bytes();
 
+/// The most memory this process has held so far (resident, the system's count).
+uint64_t peak_memory_bytes();
+
 }  // namespace strata::engine

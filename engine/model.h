@@ -1,6 +1,7 @@
 // engine/model.h - a model in memory: its spec, its packed weights, its tokenizer data stays apart.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -45,6 +46,8 @@ class Model {
   const PackedMatrix& output() const { return output_; }  // the embedding where tied
   std::span<const float> output_norm() const { return output_norm_; }
   uint64_t weight_bytes() const { return weight_bytes_; }  // as packed
+  /// All of them, as they lie: what a decode step streams.
+  std::span<const std::byte> weight_memory() const { return {memory_.data(), weight_bytes_}; }
 
  private:
   class Layout;

@@ -139,6 +139,29 @@ TEST(CommandLine, ShowsHelpWhateverElseIsWrong) {
   EXPECT_THROW(read_command(kRunSyntax, Arguments{"-m", "a"}, broken), Error);
 }
 
+TEST(CommandLine, ReadsTheTestsOfBenchAsLists) {
+  const Command command =
+      read({"-m", "a", "-p", "512,4k", "-n64", "-d", "0", "-d", "8192,32k", "-r", "3", "-o", "csv"},
+           kBenchSyntax);
+  EXPECT_EQ(command.settings.n_prompt, (std::vector<uint64_t>{512, 4096}));
+  EXPECT_EQ(command.settings.n_gen, std::vector<uint64_t>{64});
+  EXPECT_EQ(command.settings.n_depth, (std::vector<uint64_t>{0, 8192, 32768}));
+  EXPECT_EQ(command.settings.repetitions, 3u);
+  EXPECT_EQ(command.settings.output_format, "csv");
+  const Command usual = read({"-m", "a"}, kBenchSyntax);
+  EXPECT_EQ(usual.settings.n_prompt, std::vector<uint64_t>{512});
+  EXPECT_EQ(usual.settings.n_gen, std::vector<uint64_t>{128});
+  EXPECT_EQ(usual.settings.n_depth, std::vector<uint64_t>{0});
+  for (const std::string text : {"512,", ",", "512,,1", "512;1", "-1", "512,x"})
+    EXPECT_REFUSED("such as 512,4k (k = 1024), found '" + text, {"-m", "a", "-p", text},
+                   kBenchSyntax);
+  EXPECT_REFUSED("wanted a count from 1", {"-m", "a", "-r", "0"}, kBenchSyntax);
+  EXPECT_REFUSED("--json and --output-format contradict", {"-m", "a", "--json", "-o", "csv"},
+                 kBenchSyntax);
+  // The same letter is a text elsewhere.
+  EXPECT_EQ(read({"-m", "a", "-p", "512,4k"}).settings.prompt, "512,4k");
+}
+
 class ConfigFile : public testing::Test {
  protected:
   void SetUp() override {
@@ -184,6 +207,10 @@ TEST_F(ConfigFile, IsReadFromItsUsualPlace) {
   EXPECT_EQ(read_command(kRunSyntax, none, at_home({{"STRATA_TEMP", "0.5"}})).settings.temp, 0.5);
   // A verb takes its own options and leaves the others alone.
   EXPECT_EQ(read_command(kInspectSyntax, none, at_home()).settings.top_k, 40u);
+  write("[bench]\nn-prompt = [64, \"1k\"]\nn-gen = 8\n");
+  const Command bench = read_command(kBenchSyntax, Arguments{"-m", "a"}, at_home());
+  EXPECT_EQ(bench.settings.n_prompt, (std::vector<uint64_t>{64, 1024}));
+  EXPECT_EQ(bench.settings.n_gen, std::vector<uint64_t>{8});
 }
 
 TEST_F(ConfigFile, NamedByAFlagMustExist) {

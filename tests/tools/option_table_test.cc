@@ -28,6 +28,8 @@ std::string another_value(const OptionSpec& option) {
       return std::string(option.value_name.substr(option.value_name.rfind('|') + 1));
     case ValueKind::kCount:
       return "7";
+    case ValueKind::kCountList:
+      return "7,8";
     case ValueKind::kInteger:
       return "7";
     case ValueKind::kReal:
@@ -49,6 +51,10 @@ std::string member_text(const OptionSpec& option, const Settings& settings) {
         } else if constexpr (std::is_same_v<Value, std::vector<std::string>>) {
           std::string joined;
           for (const std::string& element : value) joined += element + ";";
+          return joined;
+        } else if constexpr (std::is_same_v<Value, std::vector<uint64_t>>) {
+          std::string joined;
+          for (const uint64_t element : value) joined += std::to_string(element) + ",";
           return joined;
         } else {
           return std::to_string(value);
@@ -195,7 +201,8 @@ TEST(OptionTable, PrefersFlagThenEnvironmentThenFileThenDefault) {
 TEST(OptionTable, RefusesValuesOutOfRangeBySayingTheRange) {
   for (const OptionSpec& option : option_table()) {
     const bool is_number = option.kind == ValueKind::kCount || option.kind == ValueKind::kInteger ||
-                           option.kind == ValueKind::kReal || option.kind == ValueKind::kSize;
+                           option.kind == ValueKind::kReal || option.kind == ValueKind::kSize ||
+                           option.kind == ValueKind::kCountList;
     if (!is_number) continue;
     Settings settings;
     for (const std::string text : {"99999999999999999999999", "x", ""}) {

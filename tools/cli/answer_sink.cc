@@ -14,7 +14,12 @@
 namespace strata::cli {
 
 AnswerSink AnswerSink::open(const std::string& path) {
-  if (path.empty() || path == "-") return {STDOUT_FILENO, "standard output"};
+  if (path.empty() || path == "-") {
+    AnswerSink sink(STDOUT_FILENO, "standard output");
+    const int flags = ::fcntl(STDOUT_FILENO, F_GETFL);
+    if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) sink.fail(EBADF);
+    return sink;
+  }
   const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
   AnswerSink sink(descriptor, path);
   if (descriptor < 0) sink.fail(errno);
@@ -35,9 +40,11 @@ void AnswerSink::fail(int error_number) const {
   if (error_number == EPIPE) remedy = "keep the reader of the pipe open";
   if (error_number == ENOSPC) remedy = "free space or write elsewhere with -o FILE";
   if (error_number == ENOENT || error_number == ENOTDIR) remedy = "check that its folder exists";
-  throw Error(ErrorCode::kIo,
-              fmt::format("cannot write the answer: {}", std::strerror(error_number)), name_,
-              remedy);
+  if (error_number == EISDIR) remedy = "name a file, not a folder";
+  if (error_number == EBADF) remedy = "leave it open, or send it to a file or a pipe";
+  const std::string why =
+      error_number == EBADF ? "it is closed" : std::string(std::strerror(error_number));
+  throw Error(ErrorCode::kIo, fmt::format("cannot write the answer: {}", why), name_, remedy);
 }
 
 void AnswerSink::write(std::string_view text) {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -17,23 +18,41 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr uint32_t kCheckTokens = 33;  // a block and one position of the next
+constexpr uint32_t kPatterns = 16;
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-uint64_t deepest(const std::vector<BenchTest>& tests) {
-  uint64_t n = 64;
-  for (const BenchTest& test : tests)
-    n = std::max<uint64_t>(n, uint64_t{test.n_depth} + test.n_prompt + test.n_gen);
-  return n;
+constexpr uint64_t kDramPiece = uint64_t{1} << 20;
+constexpr uint64_t kDramPieces = 96;
+
+uint64_t sum_of_piece(const std::byte* piece) {
+  uint64_t sums[8] = {};
+  for (uint64_t at = 0; at < kDramPiece; at += sizeof(sums)) {
+    uint64_t words[8];
+    std::memcpy(words, piece + at, sizeof(words));
+    for (int lane = 0; lane < 8; ++lane) sums[lane] += words[lane];
+  }
+  return std::accumulate(std::begin(sums), std::end(sums), uint64_t{0});
 }
 
 uint64_t budget(const engine::Model& model, const BenchRunner::Options& options,
                 const std::vector<BenchTest>& tests) {
   // The depth is held once and shared with each repetition's fork, which copies one open block per
-  // stream.
-  return engine::kv_bytes_for_context(model.shape(), options.k_codec, options.v_codec,
-                                      deepest(tests) + 3 * kBlockPositions, options.chunk_rows);
+  // stream. In a windowed layer the fork moves on while the depth keeps its window, so both hold
+  // one.
+  ModelShape shape = model.shape();
+  const uint64_t n_positions =
+      std::max<uint64_t>(kCheckTokens, deepest(tests)) + 2 * uint64_t{kBlockPositions};
+  const auto bytes = [&] {
+    return engine::kv_bytes_for_context(shape, options.k_codec, options.v_codec, n_positions,
+                                        options.chunk_rows);
+  };
+  const uint64_t of_one = bytes();
+  std::erase_if(shape.layers, [](const LayerShape& layer) { return layer.window == 0; });
+  return of_one + bytes();
 }
 
 }  // namespace
@@ -44,6 +63,12 @@ std::string BenchTest::name() const {
   return text;
 }
 
+uint64_t deepest(const std::vector<BenchTest>& tests) {
+  uint64_t n = 0;
+  for (const BenchTest& test : tests) n = std::max(n, test.n_positions());
+  return n;
+}
+
 double median(std::vector<double> values) {
   STRATA_CHECK(!values.empty(), "no values");
   std::ranges::sort(values);
@@ -51,34 +76,57 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
-double BenchResult::median_s() const { return median(samples_s); }
+double mean(const std::vector<double>& values) {
+  STRATA_CHECK(!values.empty(), "no values");
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
 
-double measure_dram_read(ThreadPool& pool) {
-  constexpr uint64_t kBytes = uint64_t{256} << 20;
-  constexpr uint64_t kPiece = uint64_t{1} << 20;
-  const HostMemory memory = HostMemory::reserve(kBytes);
-  const auto words = memory.as<uint64_t>(kBytes / sizeof(uint64_t));
-  pool.for_each(kBytes / kPiece, 1, [&](uint64_t begin, uint64_t end, uint32_t) {
-    std::memset(memory.data() + begin * kPiece, 1, (end - begin) * kPiece);
+double standard_deviation(const std::vector<double>& values) {
+  if (values.size() < 2) return 0;
+  const double centre = mean(values);
+  double squares = 0;
+  for (const double value : values) squares += (value - centre) * (value - centre);
+  return std::sqrt(squares / static_cast<double>(values.size() - 1));
+}
+
+double BenchResult::bytes_per_token() const {
+  return static_cast<double>(bytes) / static_cast<double>(n_tokens());
+}
+
+double BenchResult::gbytes_per_s() const {
+  return static_cast<double>(bytes) / median(samples_s) / 1e9;
+}
+
+std::vector<double> BenchResult::samples_tokens_per_s() const {
+  std::vector<double> rates;
+  for (const double seconds : samples_s) rates.push_back(n_tokens() / seconds);
+  return rates;
+}
+
+double measure_dram_read(ThreadPool& pool, std::span<const std::byte> resident) {
+  const HostMemory own = HostMemory::reserve(kDramPieces * kDramPiece);
+  pool.for_each(kDramPieces, 1, [&](uint64_t begin, uint64_t end, uint32_t) {
+    std::memset(own.data() + begin * kDramPiece, 1, (end - begin) * kDramPiece);
   });
+  const uint64_t n_resident = resident.size() / kDramPiece;
+  const uint64_t n_pieces = kDramPieces + n_resident;
   double best_s = 1e30;
   uint64_t wanted = 0;
   for (int pass = 0; pass < 5; ++pass) {
     std::atomic<uint64_t> total = 0;
     const auto start = Clock::now();
-    pool.for_each(kBytes / kPiece, 16, [&](uint64_t begin, uint64_t end, uint32_t) {
-      uint64_t sums[8] = {};
-      for (uint64_t i = begin * (kPiece / 8); i < end * (kPiece / 8); i += 8)
-        for (uint64_t lane = 0; lane < 8; ++lane) sums[lane] += words[i + lane];
+    pool.for_each(n_pieces, 4, [&](uint64_t begin, uint64_t end, uint32_t) {
       uint64_t sum = 0;
-      for (const uint64_t lane : sums) sum += lane;
+      for (uint64_t piece = begin; piece < end; ++piece)
+        sum += sum_of_piece(piece < n_resident ? resident.data() + piece * kDramPiece
+                                               : own.data() + (piece - n_resident) * kDramPiece);
       total.fetch_add(sum, std::memory_order_relaxed);
     });
     best_s = std::min(best_s, seconds_since(start));
     if (pass == 0) wanted = total.load();
-    STRATA_CHECK(total.load() == wanted && wanted != 0, "pass %d read another sum", pass);
+    STRATA_CHECK(total.load() == wanted, "pass %d read another sum", pass);
   }
-  return static_cast<double>(kBytes) / best_s / 1e9;
+  return static_cast<double>(n_pieces * kDramPiece) / best_s / 1e9;
 }
 
 BenchRunner::BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
@@ -104,12 +152,11 @@ std::vector<int32_t> BenchRunner::random_tokens(uint32_t n) {
 }
 
 void BenchRunner::check_answer() {
-  constexpr uint32_t kTokens = 33;
-  const auto tokens = random_tokens(kTokens);
+  const auto tokens = random_tokens(kCheckTokens);
   std::vector<float> wanted;
   {
     engine::Sequence sequence = cache_.make_sequence();
-    engine::prefill(walk_, sequence, tokens, kTokens);
+    engine::prefill(walk_, sequence, tokens, kCheckTokens);
     wanted.assign(walk_.logits(0).begin(), walk_.logits(0).end());
   }
   engine::Sequence sequence = cache_.make_sequence();
@@ -127,72 +174,105 @@ void BenchRunner::check_answer() {
           "bench", "report this with the model's name and the output of strata --version");
 }
 
-void BenchRunner::fill_random(engine::Sequence& sequence, uint32_t n_positions) {
-  // Blocks are drawn from a few made of small normal-like values: a diffuse softmax, as after a
-  // real prefill.
-  constexpr uint32_t kPatterns = 16;
+float BenchRunner::draw_value() {  // sum of four uniform values, standard deviation 0.05
+  float sum = 0;
+  for (int i = 0; i < 4; ++i) {
+    random_state_ = random_state_ * 6364136223846793005u + 1442695040888963407u;
+    sum += static_cast<float>(random_state_ >> 40) * 0x1p-24f - 0.5f;
+  }
+  return sum * 0.0866f;
+}
+
+/// Blocks of small normal-like values, stored as the walk stores them: a diffuse softmax, as after
+/// a real prefill.
+HostMemory BenchRunner::draw_patterns() {
   const KvLayout& layout = cache_.layout();
   HostMemory patterns = HostMemory::reserve(uint64_t{kPatterns} * layout.block_bytes);
   std::vector<float> k(layout.head_dim), v(layout.head_dim);
-  const auto draw = [this] {  // sum of four uniform values, standard deviation 0.05
-    float sum = 0;
-    for (int i = 0; i < 4; ++i) {
-      random_state_ = random_state_ * 6364136223846793005u + 1442695040888963407u;
-      sum += static_cast<float>(random_state_ >> 40) * 0x1p-24f - 0.5f;
-    }
-    return sum * 0.0866f;
-  };
   for (uint32_t pattern = 0; pattern < kPatterns; ++pattern)
     for (uint32_t row = 0; row < kBlockPositions; ++row) {
-      std::ranges::generate(k, draw);
-      std::ranges::generate(v, draw);
+      std::ranges::generate(k, [this] { return draw_value(); });
+      std::ranges::generate(v, [this] { return draw_value(); });
       kernels_.store_kv(layout, patterns.data() + uint64_t{pattern} * layout.block_bytes, row,
                         k.data(), v.data());
     }
+  return patterns;
+}
+
+void BenchRunner::fill_random(engine::Sequence& sequence, uint32_t n_positions) {
+  const HostMemory patterns = draw_patterns();
+  const uint32_t block_bytes = cache_.layout().block_bytes;
   while (sequence.n_pos() < n_positions) {
+    check_cancelled();
     const uint32_t first = sequence.n_pos();
     const uint32_t n = std::min(options_.chunk_rows, n_positions - first);
     cache_.open_rows(sequence, n);
-    for (uint32_t layer = 0; layer < model_.shape().n_layers; ++layer)
-      for (uint32_t head = 0; head < model_.shape().layers[layer].n_kv_heads; ++head)
-        for (uint32_t pos = first / kBlockPositions * kBlockPositions; pos < first + n;
-             pos += kBlockPositions) {
-          std::byte* block = cache_.block(sequence, layer, head, pos);
-          if (block != nullptr)
-            std::memcpy(block,
-                        patterns.data() +
-                            uint64_t{(pos / kBlockPositions * 7 + layer * 3 + head) % kPatterns} *
-                                layout.block_bytes,
-                        layout.block_bytes);
-        }
+    // Layers go to different threads: what takes time is the first touch of the arena's pages.
+    pool_.for_each(model_.shape().n_layers, 1, [&](uint64_t begin, uint64_t end, uint32_t) {
+      for (auto layer = static_cast<uint32_t>(begin); layer < end; ++layer)
+        for (uint32_t head = 0; head < model_.shape().layers[layer].n_kv_heads; ++head)
+          for (uint32_t pos = first / kBlockPositions * kBlockPositions; pos < first + n;
+               pos += kBlockPositions) {
+            std::byte* block = cache_.block(sequence, layer, head, pos);
+            if (block == nullptr) continue;
+            const uint32_t pattern = (pos / kBlockPositions * 7 + layer * 3 + head) % kPatterns;
+            std::memcpy(block, patterns.data() + uint64_t{pattern} * block_bytes, block_bytes);
+          }
+    });
     cache_.close_rows(sequence, random_tokens(n));
   }
 }
 
-engine::Sequence& BenchRunner::depth_sequence(uint32_t n_depth, const Notice& notice) {
+void BenchRunner::check_cancelled() const {
+  if (options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed))
+    throw Error(ErrorCode::kCancelled, "the bench was stopped", "strata bench");
+}
+
+engine::Sequence& BenchRunner::depth_sequence(uint32_t n_depth, const Events& events) {
   if (filled_.n_pos() > n_depth) filled_.truncate(n_depth);
   if (filled_.n_pos() < n_depth && options_.fill == DepthFill::kRandom)
     fill_random(filled_, n_depth);
   if (filled_.n_pos() < n_depth) {
+    const uint64_t n_held = filled_.n_pos();
     const auto tokens = random_tokens(n_depth - filled_.n_pos());
-    engine::prefill(
-        walk_, filled_, tokens, options_.chunk_rows, [&](uint64_t done, uint64_t total) {
-          if (notice) notice(fmt::format("filling depth {}: {} / {} tokens", n_depth, done, total));
-          return true;
-        });
+    engine::prefill(walk_, filled_, tokens, options_.chunk_rows, [&](uint64_t done, uint64_t) {
+      check_cancelled();
+      if (events.on_depth) events.on_depth(n_held + done, n_depth);
+      return true;
+    });
   }
   return filled_;
 }
 
+/// Adds the bytes and FLOP of the step that was just walked, and the times of its stages.
+void BenchRunner::count_step(BenchResult& result, bool stages) const {
+  for (size_t i = 0; i < walk_.plan().ops.size(); ++i) {
+    const StepOp& op = walk_.plan().ops[i];
+    const uint64_t bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes;
+    if (!stages) {
+      result.bytes += bytes;
+      result.flop += op.flop;
+      continue;
+    }
+    auto stage = std::ranges::find(result.stages, op.kind, &BenchStage::kind);
+    if (stage == result.stages.end()) stage = result.stages.insert(stage, {.kind = op.kind});
+    stage->seconds += walk_.op_seconds()[i];
+    stage->bytes += bytes;
+    stage->flop += op.flop;
+  }
+}
+
+/// Seconds of one run from a fork of `start`. Counts into `result` where there is one.
 double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& start,
-                             BenchResult* stages) {
+                             BenchResult* result, bool stages) {
   engine::Sequence sequence = start.fork();
   const auto tokens = random_tokens(test.n_prompt + test.n_gen);
   const uint32_t chunk = test.n_prompt > 0 ? options_.chunk_rows : 1;
   std::vector<engine::StepRow> rows;
-  walk_.set_timing(stages != nullptr);
+  walk_.set_timing(stages);
   double total_s = 0;
   for (uint32_t done = 0; done < tokens.size();) {
+    check_cancelled();
     const uint32_t n = std::min(chunk, static_cast<uint32_t>(tokens.size()) - done);
     rows.clear();
     for (uint32_t i = done; i < done + n; ++i)
@@ -201,34 +281,29 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
     walk_.step(rows);
     total_s += seconds_since(begin);
     done += n;
-    if (stages == nullptr) continue;
-    for (size_t i = 0; i < walk_.plan().ops.size(); ++i) {
-      const StepOp& op = walk_.plan().ops[i];
-      auto stage = std::ranges::find(stages->stages, op.kind, &BenchStage::kind);
-      if (stage == stages->stages.end()) stage = stages->stages.insert(stage, {.kind = op.kind});
-      const uint64_t bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes;
-      stage->seconds += walk_.op_seconds()[i];
-      stage->bytes += bytes;
-      stage->flop += op.flop;
-      stages->bytes += bytes;
-      stages->flop += op.flop;
-    }
+    if (result != nullptr) count_step(*result, stages);
   }
+  walk_.set_timing(false);
   return total_s;
 }
 
-BenchResult BenchRunner::measure(const BenchTest& test, const Notice& notice) {
-  BenchResult result{.test = test, .samples_s = {}, .stages = {}};
-  const engine::Sequence& start = depth_sequence(test.n_depth, notice);
-  result.dram_gbytes_per_s = measure_dram_read(pool_);
+BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
+  STRATA_CHECK((test.n_prompt == 0) != (test.n_gen == 0), "%u prompt and %u decoded tokens",
+               test.n_prompt, test.n_gen);
+  BenchResult result{
+      .test = test, .start = std::chrono::system_clock::now(), .samples_s = {}, .stages = {}};
+  const engine::Sequence& start = depth_sequence(test.n_depth, events);
+  result.dram_gbytes_per_s = measure_dram_read(pool_, model_.weight_memory());
   BenchTest warm_up = test;
   warm_up.n_gen = std::min(warm_up.n_gen, 2u);
-  run_once(warm_up, start, nullptr);
+  warm_up.n_prompt = std::min(warm_up.n_prompt, options_.chunk_rows);
+  run_once(warm_up, start, nullptr, false);
   for (uint32_t i = 0; i < options_.n_repetitions; ++i) {
-    if (notice) notice(fmt::format("{}: run {} of {}", test.name(), i + 1, options_.n_repetitions));
-    result.samples_s.push_back(run_once(test, start, nullptr));
+    if (events.on_run) events.on_run(i + 1, options_.n_repetitions);
+    result.samples_s.push_back(run_once(test, start, i == 0 ? &result : nullptr, false));
   }
-  run_once(test, start, &result);  // stages are timed apart: the clock is read between operations
+  // Stages are timed apart: the clock is read between operations.
+  if (options_.stages) run_once(test, start, &result, true);
   return result;
 }
 

@@ -3,8 +3,11 @@
 // that the step plan says were read, and the DRAM bandwidth measured in the same minute.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,10 +20,9 @@
 
 namespace strata::cli {
 
-enum class DepthFill : uint8_t {
-  kPrefill,
-  kRandom
-};  // real tokens, or random K and V (quick; a stated deviation)
+/// How the depth of a test comes about: random tokens read by the model, or random K and V (quick;
+/// a stated deviation).
+enum class DepthFill : uint8_t { kPrefill, kRandom };
 
 struct BenchTest {
   uint32_t n_prompt = 0;  // tokens prefilled in chunks, or
@@ -28,7 +30,11 @@ struct BenchTest {
   uint32_t n_depth = 0;   // positions already in the context
 
   std::string name() const;  // "pp512", "tg32 @ d8192"
+  uint64_t n_positions() const { return uint64_t{n_depth} + n_prompt + n_gen; }
 };
+
+/// Positions of the deepest test.
+uint64_t deepest(const std::vector<BenchTest>& tests);
 
 /// Time and formula bytes of one kind of operation, summed over one more run of the test.
 struct BenchStage {
@@ -40,22 +46,30 @@ struct BenchStage {
 
 struct BenchResult {
   BenchTest test;
+  std::chrono::system_clock::time_point start;
   std::vector<double> samples_s;  // one per repetition
   double dram_gbytes_per_s = 0;   // read bandwidth with the same threads, measured just before
-  uint64_t bytes = 0;             // of the whole test, by formula
+  uint64_t bytes = 0;             // of one repetition, by formula
   uint64_t flop = 0;
-  std::vector<BenchStage> stages;
+  std::vector<BenchStage> stages;  // where Options::stages asks for them
 
   uint32_t n_tokens() const { return test.n_prompt + test.n_gen; }
-  double median_s() const;
+  double bytes_per_token() const;
+  /// At the median of the repetitions.
+  double gbytes_per_s() const;
+  std::vector<double> samples_tokens_per_s() const;
 };
 
-/// Median of at least one value.
+/// Of at least one value.
 double median(std::vector<double> values);
+double mean(const std::vector<double>& values);
+/// With n - 1, as llama-bench; 0 of one value.
+double standard_deviation(const std::vector<double>& values);
 
-/// Read bandwidth of DRAM in GB/s (1e9): best of five passes over 256 MiB by all threads of the
-/// pool.
-double measure_dram_read(ThreadPool& pool);
+/// Read bandwidth of DRAM in GB/s (1e9): the best of five passes by all threads of the pool over
+/// `resident` (the weights: memory that is there anyway) and 96 MiB, so that small models do not
+/// measure a cache.
+double measure_dram_read(ThreadPool& pool, std::span<const std::byte> resident);
 
 class BenchRunner {
  public:
@@ -65,8 +79,14 @@ class BenchRunner {
     uint32_t chunk_rows = 512;
     uint32_t n_repetitions = 5;
     DepthFill fill = DepthFill::kPrefill;
+    bool stages = false;
+    const std::atomic<bool>* cancel = nullptr;  // read once per step
   };
-  using Notice = std::function<void(const std::string&)>;
+  /// What the caller hears while a test is measured.
+  struct Events {
+    std::function<void(uint64_t done, uint64_t total)> on_depth;  // positions of the depth
+    std::function<void(uint64_t run, uint64_t total)> on_run;     // before each repetition
+  };
 
   /// Sizes the KV cache for the deepest test. Errors: kOutOfMemory.
   BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
@@ -75,14 +95,20 @@ class BenchRunner {
   /// Walks 33 tokens in one step and one by one: finite logits with the same bits, or Error(kIo)
   /// naming the first difference. A bench whose answer is wrong prints no time.
   void check_answer();
-  BenchResult measure(const BenchTest& test, const Notice& notice = {});
+  /// Errors: kCancelled.
+  BenchResult measure(const BenchTest& test, const Events& events = {});
 
   uint64_t kv_budget_bytes() const { return cache_.pool().budget_bytes(); }
 
  private:
-  engine::Sequence& depth_sequence(uint32_t n_depth, const Notice& notice);
+  engine::Sequence& depth_sequence(uint32_t n_depth, const Events& events);
   void fill_random(engine::Sequence& sequence, uint32_t n_positions);
-  double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* stages);
+  HostMemory draw_patterns();
+  double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* result,
+                  bool stages);
+  void count_step(BenchResult& result, bool stages) const;
+  void check_cancelled() const;
+  float draw_value();
   std::vector<int32_t> random_tokens(uint32_t n);
 
   const engine::Model& model_;

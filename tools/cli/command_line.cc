@@ -121,6 +121,10 @@ void check_command(const VerbSyntax& verb, const Command& command) {
   if (command.settings.json && command.settings.ids) {
     refuse_together(command, "json", "ids", "both choose the form of the output");
   }
+  const std::string& format = command.settings.output_format;
+  if (command.settings.json && command.is_set("output-format") && !format.starts_with("json")) {
+    refuse_together(command, "json", "output-format", "both choose the form of the output");
+  }
   const bool needs_model =
       find_flag("-m", verb.bit) != nullptr && !command.settings.help && !command.settings.version;
   if (needs_model && command.settings.model.empty()) {

@@ -10,9 +10,6 @@
 namespace strata::cli {
 namespace {
 
-constexpr Section kSections[] = {Section::kModel, Section::kRope, Section::kPrompt,
-                                 Section::kSampling, Section::kOutput};
-
 std::string place(const std::string& file, const toml::node& node, std::string_view key) {
   return fmt::format("{}:{}: {}", file, node.source().begin.line, key);
 }
@@ -32,7 +29,7 @@ std::vector<std::string> node_texts(const OptionSpec& option, const toml::node& 
                                     const std::string& where) {
   const toml::array* list = node.as_array();
   if (list == nullptr) return {scalar_text(node, where)};
-  if (option.kind != ValueKind::kTextList) {
+  if (option.kind != ValueKind::kTextList && option.kind != ValueKind::kCountList) {
     throw Error(ErrorCode::kUsage, "wanted one value, found a list", where, "give one value");
   }
   std::vector<std::string> texts;
@@ -88,8 +85,7 @@ RawValues values_from_config(const VerbSyntax& verb, std::string_view text,
       }
       if (!known) {
         throw Error(ErrorCode::kUsage, fmt::format("unknown table or key '{}'", key.str()),
-                    place(name, node, key.str()),
-                    "tables are [model], [rope], [prompt], [sampling] and [output]");
+                    place(name, node, key.str()), fmt::format("tables are {}", section_list()));
       }
     }
   } catch (const toml::parse_error& error) {

@@ -14,6 +14,8 @@
 #include "base/error.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/utf8.h"
+#include "tools/cli/interrupt.h"
+#include "tools/cli/notices.h"
 
 namespace strata::cli {
 namespace {
@@ -47,14 +49,18 @@ std::string read_open_file(const Descriptor& file, const std::string& path,
 std::string read_descriptor(int descriptor, const std::string& name, const std::string& where) {
   std::string text;
   std::vector<char> part(uint64_t{1} << 16);
+  // A pipe that stays open without a word, inherited from a script perhaps, must not look like a
+  // program that hangs.
+  const auto on_pause = [&] {
+    notice(fmt::format("waiting for text on {} (where there is none: < /dev/null)", name));
+  };
   for (;;) {
+    if (!wait_for_input(descriptor, on_pause))
+      throw Error(ErrorCode::kCancelled, fmt::format("reading '{}' was interrupted", name), where);
     const ssize_t n = ::read(descriptor, part.data(), part.size());
     if (n == 0) return text;
     if (n < 0) {
-      if (errno == EINTR) {
-        throw Error(ErrorCode::kCancelled, fmt::format("reading '{}' was interrupted", name),
-                    where);
-      }
+      if (errno == EINTR) continue;
       throw Error(
           ErrorCode::kIo, fmt::format("cannot read '{}': {}", name, std::strerror(errno)), where,
           errno == EISDIR ? "name a file, not a folder" : "check that the file may be read");

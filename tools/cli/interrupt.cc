@@ -1,5 +1,8 @@
 #include "tools/cli/interrupt.h"
 
+#include <poll.h>
+
+#include <cerrno>
 #include <csignal>
 
 namespace strata::cli {
@@ -22,5 +25,19 @@ void catch_interrupts(SecondInterrupt second) {
 }
 
 std::atomic<bool>& interrupt_flag() { return interrupted; }
+
+bool wait_for_input(int descriptor, const std::function<void()>& on_pause) {
+  // A signal between a look at the flag and a blocking call would be seen by neither, so the call
+  // is short.
+  constexpr int kLookMs = 100;
+  constexpr int kLooksOfPause = 10;
+  for (int look = 1;; ++look) {
+    pollfd input = {descriptor, POLLIN, 0};
+    const int n_ready = ::poll(&input, 1, kLookMs);
+    if (interrupted.load()) return false;
+    if (n_ready != 0 && !(n_ready < 0 && errno == EINTR)) return true;  // a fault shows in read()
+    if (look == kLooksOfPause && on_pause) on_pause();
+  }
+}
 
 }  // namespace strata::cli

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 
 namespace strata::cli {
 
@@ -14,5 +15,9 @@ void catch_interrupts(SecondInterrupt second);
 
 /// Set by Ctrl-C; the reader clears it.
 std::atomic<bool>& interrupt_flag();
+
+/// Waits until `descriptor` has something to read or has ended; false where Ctrl-C came first, also
+/// where it came just before. `on_pause` is called once where nothing has come for a second.
+bool wait_for_input(int descriptor, const std::function<void()>& on_pause = {});
 
 }  // namespace strata::cli

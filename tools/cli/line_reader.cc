@@ -35,8 +35,9 @@ class PlainReader : public LineReader {
       }
       searched_ = pending_.size();
       char part[4096];
+      if (!wait_for_input(descriptor_)) return LineStatus::kInterrupted;
       const ssize_t n = ::read(descriptor_, part, sizeof part);
-      if (n < 0 && errno == EINTR) return LineStatus::kInterrupted;
+      if (n < 0 && errno == EINTR) continue;
       if (n < 0)
         throw Error(ErrorCode::kIo, fmt::format("cannot read: {}", std::strerror(errno)),
                     "standard input");

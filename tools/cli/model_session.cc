@@ -1,12 +1,12 @@
 #include "tools/cli/model_session.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "engine/byte_text.h"
+#include "engine/machine.h"
 #include "engine/prompt_tokens.h"
 #include "engine/template/chat_prompt.h"
 #include "tools/cli/interrupt.h"
@@ -188,8 +188,6 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
   const auto& usage = answer.usage;
   const auto& times = answer.times;
-  rusage resources{};
-  getrusage(RUSAGE_SELF, &resources);
   const uint64_t weights = engine_.model().weight_bytes();
   const auto& pool = engine_.cache().pool();
   uint64_t kv_read = 0;
@@ -220,9 +218,11 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
       {"tiers",
        {{"dram",
          {{"budget_bytes", weights + pool.budget_bytes()},
-          {"peak_bytes", static_cast<uint64_t>(resources.ru_maxrss) * 1024},
+          {"peak_bytes", engine::peak_memory_bytes()},
           {"weights_bytes", weights},
           {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}}}}},
+      // No tier of this version can lose a block: zero is what happened, not what was not counted.
+      {"faults", {{"retries", 0}, {"corrupt_blocks", 0}, {"recomputed_blocks", 0}}},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},
       {"n_ctx", engine_.context().n_ctx},
       {"seed", sampler_.seed},

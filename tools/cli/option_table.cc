@@ -48,6 +48,8 @@ std::string wanted_text(const OptionSpec& option) {
     }
     case ValueKind::kCount:
       return fmt::format("a count {} (k = 1024)", range_text(option));
+    case ValueKind::kCountList:
+      return fmt::format("counts {}, such as 512,4k (k = 1024)", range_text(option));
     case ValueKind::kInteger:
       return fmt::format("a whole number {}", range_text(option));
     case ValueKind::kReal:
@@ -67,6 +69,18 @@ void store(const OptionSpec& option, Settings& settings, T value) {
   T Settings::*const* member = std::get_if<T Settings::*>(&option.target);
   STRATA_CHECK(member != nullptr, "--%s: kind and member differ", option.name.data());
   settings.*(*member) = std::move(value);
+}
+
+/// Appends the counts of one text, "512,4k"; false where one is not a count of this option.
+bool append_counts(const OptionSpec& option, std::string_view text, std::vector<uint64_t>& counts) {
+  for (;;) {
+    const size_t end = std::min(text.find(','), text.size());
+    const auto value = read_count(text.substr(0, end));
+    if (!value || !in_range(option, static_cast<double>(*value))) return false;
+    counts.push_back(*value);
+    if (end == text.size()) return true;
+    text.remove_prefix(end + 1);
+  }
 }
 
 /// Reads one text; false where it is not a value of this option.
@@ -94,6 +108,12 @@ bool store_text(const OptionSpec& option, const std::string& text, Settings& set
       const auto value = option.kind == ValueKind::kSize ? read_size(text) : read_count(text);
       if (!value || !in_range(option, static_cast<double>(*value))) return false;
       store(option, settings, *value);
+      return true;
+    }
+    case ValueKind::kCountList: {
+      std::vector<uint64_t> counts;
+      if (!append_counts(option, text, counts)) return false;
+      store(option, settings, std::move(counts));
       return true;
     }
     case ValueKind::kInteger: {
@@ -133,6 +153,8 @@ std::string_view section_title(Section section) {
       return "Prompt and answer";
     case Section::kSampling:
       return "Sampling";
+    case Section::kTests:
+      return "Tests";
     case Section::kOutput:
       return "Output and command";
   }
@@ -219,10 +241,24 @@ std::string_view section_key(Section section) {
       return "prompt";
     case Section::kSampling:
       return "sampling";
+    case Section::kTests:
+      return "bench";
     case Section::kOutput:
       return "output";
   }
   return "";
+}
+
+std::string section_list() {
+  std::string out;
+  for (const Section section : kSections) {
+    if (section == kSections[std::size(kSections) - 1])
+      out += " and ";
+    else if (!out.empty())
+      out += ", ";
+    out += fmt::format("[{}]", section_key(section));
+  }
+  return out;
 }
 
 void store_option(const OptionSpec& option, std::span<const std::string> texts,
@@ -230,6 +266,11 @@ void store_option(const OptionSpec& option, std::span<const std::string> texts,
   STRATA_CHECK(!texts.empty(), "--%s has no value", option.name.data());
   if (option.kind == ValueKind::kTextList) {
     store(option, settings, std::vector<std::string>(texts.begin(), texts.end()));
+    return;
+  }
+  if (option.kind == ValueKind::kCountList && texts.size() > 1) {  // -p 512 -p 4k is -p 512,4k
+    store_option(option, std::vector<std::string>{fmt::format("{}", fmt::join(texts, ","))}, where,
+                 settings);
     return;
   }
   if (store_text(option, texts.back(), settings)) return;
@@ -252,8 +293,7 @@ Settings default_settings() {
 
 std::string options_help(VerbSet verb) {
   std::string out;
-  for (const Section section :
-       {Section::kPrompt, Section::kModel, Section::kSampling, Section::kRope, Section::kOutput}) {
+  for (const Section section : kSections) {
     std::string lines;
     for (const OptionSpec& option : option_table())
       if (option.section == section && (option.verbs & verb) != 0)

@@ -1,6 +1,6 @@
 // tools/cli/option_table.h - the one table of options: flags, environment variables, config keys,
 // help and checks come from it. A test walks it. To add an option: a member of Settings and a row
-// in option_table.cc.
+// in option_rows.cc.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +16,28 @@ namespace strata::cli {
 
 /// The verbs an option belongs to, as bits. A verb that is added takes the next bit.
 using VerbSet = uint32_t;
-inline constexpr VerbSet kRun = 1, kChat = 2, kInspect = 4, kTokenize = 8;
+inline constexpr VerbSet kRun = 1, kChat = 2, kInspect = 4, kTokenize = 8, kBench = 16;
 inline constexpr VerbSet kGenerating = kRun | kChat;
+inline constexpr VerbSet kComputing = kGenerating | kBench;
 inline constexpr VerbSet kEveryVerb = UINT32_MAX;
 
 /// How a value is read and stored (value_readers.h).
-enum class ValueKind : uint8_t { kFlag, kText, kTextList, kChoice, kCount, kInteger, kReal, kSize };
+enum class ValueKind : uint8_t {
+  kFlag,
+  kText,
+  kTextList,
+  kChoice,
+  kCount,
+  kCountList,  // "512,4096", also in several values
+  kInteger,
+  kReal,
+  kSize
+};
 
 /// The table of the config file an option stands in, and its heading in the help.
-enum class Section : uint8_t { kModel, kRope, kPrompt, kSampling, kOutput };
+enum class Section : uint8_t { kModel, kRope, kPrompt, kSampling, kTests, kOutput };
+inline constexpr Section kSections[] = {Section::kPrompt,   Section::kTests, Section::kModel,
+                                        Section::kSampling, Section::kRope,  Section::kOutput};
 
 /// Where a value may come from. What describes one request has no place in a config file; what
 /// changes the command itself
@@ -33,7 +46,8 @@ enum class Sources : uint8_t { kEverywhere, kNotInConfig, kFlagOnly };
 
 using Target =
     std::variant<bool Settings::*, std::string Settings::*, std::vector<std::string> Settings::*,
-                 uint64_t Settings::*, int64_t Settings::*, double Settings::*>;
+                 uint64_t Settings::*, std::vector<uint64_t> Settings::*, int64_t Settings::*,
+                 double Settings::*>;
 
 struct OptionSpec {
   std::string_view name;     // --NAME, STRATA_NAME, config key NAME
@@ -61,6 +75,8 @@ std::vector<std::string> option_flags(const OptionSpec& option);
 std::string environment_name(const OptionSpec& option);
 /// The config file's name of a section ("model").
 std::string_view section_key(Section section);
+/// "[prompt], [bench], ... and [output]": every table of the config file.
+std::string section_list();
 
 /// Reads `texts` (one, or several for a list) into the row's member. Errors: kUsage naming wanted,
 /// found, `where`.

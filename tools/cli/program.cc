@@ -12,6 +12,7 @@
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/standard_streams.h"
 #include "tools/cli/value_readers.h"
 
 namespace strata::cli {
@@ -41,13 +42,13 @@ std::string verb_help(const Verb& verb) {
       "strata {} - {}\n\nUsage: strata {}\n{}\n"
       "A flag --some-name is also STRATA_SOME_NAME in the environment and some-name in the config "
       "file, below its\n"
-      "section: [model], [rope], [prompt], [sampling] or [output]. Flag, then environment, then "
-      "file, then default.\n",
-      verb.syntax.name, verb.summary, verb.usage, options_help(verb.syntax.bit));
+      "table ({}).\n"
+      "Flag, then environment, then file, then default.\n",
+      verb.syntax.name, verb.summary, verb.usage, options_help(verb.syntax.bit), section_list());
 }
 
-/// The last word on whether errors go out as JSON; the command line itself may be what is wrong, so
-/// this looks at words only.
+/// Whether errors go out as JSON while the command line itself may be what is wrong: this looks at
+/// words only.
 bool wants_json(std::span<const std::string> arguments, const GetVariable& get) {
   if (std::ranges::find(arguments, "--json") != arguments.end()) return true;
   const auto variable = get("STRATA_JSON");
@@ -66,7 +67,8 @@ int print(const std::string& text) {
   return 0;
 }
 
-int dispatch(std::span<const std::string> arguments, const GetVariable& get) {
+/// `json` becomes what the command line, the environment and the config file together say.
+int dispatch(std::span<const std::string> arguments, const GetVariable& get, bool& json) {
   if (arguments.empty()) {
     std::fputs(program_help().c_str(), stderr);
     return exit_code(ErrorCode::kUsage);
@@ -91,6 +93,8 @@ int dispatch(std::span<const std::string> arguments, const GetVariable& get) {
   }
   if (is_help) return print(verb_help(*verb));
   const Command command = read_command(verb->syntax, arguments.subspan(1), get);
+  json = command.settings.json ||
+         (verb->syntax.bit == kBench && command.settings.output_format.starts_with("json"));
   if (command.settings.help) return print(verb_help(*verb));
   if (command.settings.version) return print(version_text() + "\n");
   return verb->run(command);
@@ -134,12 +138,14 @@ ErrorReport report_error(const std::exception& error) {
 }
 
 int run_program(std::span<const std::string> arguments, const GetVariable& get) {
+  fill_closed_streams();
   catch_interrupts(SecondInterrupt::kEndsProgram);
+  bool json = wants_json(arguments, get);
   try {
-    return dispatch(arguments, get);
+    return dispatch(arguments, get, json);
   } catch (const std::exception& error) {
     const ErrorReport report = report_error(error);
-    if (!wants_json(arguments, get)) {
+    if (!json) {
       notice(report.line);
       return report.exit_code;
     }

@@ -1,12 +1,16 @@
 #include "tools/cli/request_options.h"
 
 #include <fmt/format.h>
+#include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <random>
 
 #include "base/error.h"
 #include "tools/cli/input_files.h"
+#include "tools/cli/notices.h"
 #include "tools/cli/value_readers.h"
 
 namespace strata::cli {
@@ -24,6 +28,14 @@ void append_text(std::string& prompt, const std::string& text, const std::string
     prompt += "\n\n";
   }
   prompt += text;
+}
+
+/// Whether a text lies ready in standard input.
+bool standard_input_has_text() {
+  if (!standard_input_is_given()) return false;
+  pollfd input = {STDIN_FILENO, POLLIN, 0};
+  int n_bytes = 0;
+  return ::poll(&input, 1, 0) > 0 && ::ioctl(STDIN_FILENO, FIONREAD, &n_bytes) == 0 && n_bytes > 0;
 }
 
 }  // namespace
@@ -88,6 +100,8 @@ std::string gather_prompt(const Command& command, std::string_view verb) {
     else
       append_text(prompt, read_text_file(path, command.where("file")), path);
   }
+  if (!has_pipe && std::ranges::count(settings.file, "-") == 0 && standard_input_has_text())
+    notice("note: what stands in standard input is not read (-f - reads it, too)");
   if (command.is_set("prompt")) append_text(prompt, settings.prompt, command.where("prompt"));
   if (!prompt.empty()) return prompt;
   if (has_pipe || !settings.file.empty() || command.is_set("prompt")) {

@@ -1,5 +1,5 @@
-// tools/cli/settings.h - every option's value, typed. Filled once (option_sources.h) from the table
-// in option_table.cc, which holds names, defaults and ranges; nothing else reads an option.
+// tools/cli/settings.h - every option's value, typed. Filled once (command_line.h) from the table
+// in option_rows.cc, which holds names, defaults and ranges; nothing else reads an option.
 #pragma once
 
 #include <cstdint>
@@ -40,9 +40,15 @@ struct Settings {
   uint64_t repeat_last_n = 0;
   double presence_penalty = 0, frequency_penalty = 0;
   std::vector<std::string> logit_bias;
+  // Tests of `bench`.
+  std::vector<uint64_t> n_prompt, n_gen, n_depth;
+  uint64_t repetitions = 0;
+  std::string depth_fill;
+  bool stages = false;
   // Output.
   bool json = false;
   std::string output;
+  std::string output_format;
   bool verbose = false;
   bool ids = false;
   bool special = false;

@@ -8,6 +8,7 @@ namespace strata::cli {
 inline constexpr VerbSyntax kRunSyntax = {"run", kRun, ""};
 inline constexpr VerbSyntax kChatSyntax = {"chat", kChat, ""};
 inline constexpr VerbSyntax kInspectSyntax = {"inspect", kInspect, "model"};
+inline constexpr VerbSyntax kBenchSyntax = {"bench", kBench, ""};
 inline constexpr VerbSyntax kTokenizeSyntax = {"tokenize", kTokenize, ""};
 
 /// Each returns the exit code. Errors are thrown.
@@ -15,5 +16,6 @@ int run_run(const Command& command);
 int run_chat(const Command& command);
 int run_inspect(const Command& command);
 int run_tokenize(const Command& command);
+int run_bench(const Command& command);
 
 }  // namespace strata::cli

@@ -13,6 +13,8 @@ constexpr Verb kVerbs[] = {
      run_inspect},
     {kTokenizeSyntax, "turn text into token ids",
      "tokenize -m MODEL.gguf [-p TEXT] [-f FILE] [--ids|--json]", run_tokenize},
+    {kBenchSyntax, "measure reading and decoding, as llama-bench does",
+     "bench -m MODEL.gguf [-p 512,4096] [-n 128] [-d 0,8192] [-r 5]", run_bench},
 };
 
 }  // namespace

@@ -1,0 +1,190 @@
+// `bench` through the program: llama-bench's keys and order, bytes by formula, forms of output,
+// depths that are read and depths that are drawn.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/engine/small_model.h"
+#include "tests/tools/refusal.h"
+#include "tests/tools/strata_process.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::testing::make_small_model;
+using engine::testing::SmallModelOptions;
+using nlohmann::json;
+using testing::Outcome;
+using testing::run_strata;
+
+constexpr double kKvBytes = 128;  // a token's: 2 layers x 2 KV heads x (K + V of 8 f16)
+
+class Bench : public testing::RefusalTest {
+ protected:
+  static Outcome bench(const std::string& model, std::vector<std::string> more) {
+    more.insert(more.begin(), {"bench", "-m", model});
+    const Outcome outcome = run_strata(more);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome;
+  }
+  static json list_of(const Outcome& outcome) {
+    const json list = json::parse(outcome.out, nullptr, false);
+    EXPECT_TRUE(list.is_array()) << outcome.out;
+    return list;
+  }
+  static std::vector<std::string> lines_of(const std::string& text) {
+    std::vector<std::string> lines;
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = std::min(text.find('\n', begin), text.size());
+      lines.push_back(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    return lines;
+  }
+};
+
+TEST_F(Bench, ListsItsTestsInTheOrderOfLlamaBenchWithItsKeys) {
+  const json list = list_of(bench(
+      small_model(), {"-p", "8,16", "-n", "4", "-d", "0,32", "-r", "3", "-t", "2", "-o", "json"}));
+  const std::vector<std::vector<int>> wanted = {{8, 0, 0},  {16, 0, 0},  {0, 4, 0},
+                                                {8, 0, 32}, {16, 0, 32}, {0, 4, 32}};
+  ASSERT_EQ(list.size(), wanted.size());
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const json& test = list[i];
+    EXPECT_EQ((std::vector<int>{test["n_prompt"], test["n_gen"], test["n_depth"]}), wanted[i]);
+    for (const char* key : {"model_filename",
+                            "model_type",
+                            "model_size",
+                            "model_n_params",
+                            "n_batch",
+                            "n_ubatch",
+                            "n_threads",
+                            "type_k",
+                            "type_v",
+                            "test_time",
+                            "avg_ns",
+                            "stddev_ns",
+                            "avg_ts",
+                            "stddev_ts",
+                            "samples_ns",
+                            "samples_ts",
+                            "median_ts",
+                            "bytes_per_token",
+                            "gbytes_per_s",
+                            "dram_gbytes_per_s",
+                            "share_of_dram",
+                            "peak_memory_bytes",
+                            "memory_limit_bytes"})
+      EXPECT_TRUE(test.contains(key)) << key;
+    EXPECT_EQ(test["n_threads"], 2);
+    EXPECT_EQ(test["type_k"], "f16");
+    const auto rates = test["samples_ts"].get<std::vector<double>>();
+    ASSERT_EQ(rates.size(), 3u);
+    const double sum = rates[0] + rates[1] + rates[2];
+    EXPECT_NEAR(test["avg_ts"], sum / 3, 1e-9 * sum);  // three additions and a division in double
+    EXPECT_EQ(test["median_ts"], std::max(std::min(rates[0], rates[1]),
+                                          std::min(std::max(rates[0], rates[1]), rates[2])));
+    EXPECT_EQ(test.contains("depth_fill"), wanted[i][2] > 0);
+  }
+  // A decoded token at depth d reads d positions more; nothing else grows with the depth.
+  EXPECT_EQ(list[5]["bytes_per_token"].get<double>() - list[2]["bytes_per_token"].get<double>(),
+            32 * kKvBytes);
+  // A prompt of 16 in one chunk reads its weights once: half as many a token as one of 8, but for
+  // K and V (read once up to the chunk's end, written once) and the embedding rows.
+  EXPECT_LT(list[1]["bytes_per_token"], list[0]["bytes_per_token"]);
+}
+
+TEST_F(Bench, StagesTogetherMoveTheBytesOfTheTest) {
+  const json list =
+      list_of(bench(small_model(), {"-p", "16", "-n", "4", "-r", "1", "--stages", "--json"}));
+  for (const json& test : list) {
+    double bytes = 0;
+    std::vector<std::string> names;
+    for (const json& stage : test["stages"]) {
+      bytes += stage["bytes"].get<double>();
+      names.push_back(stage["stage"]);
+      EXPECT_GT(stage["ms"], 0.0);
+    }
+    EXPECT_EQ(names, (std::vector<std::string>{"embed", "attn_norm", "qkv", "attend", "attn_output",
+                                               "ffn_norm", "ffn_gate_up", "ffn_down", "logits"}));
+    const int n_tokens = test["n_prompt"].get<int>() + test["n_gen"].get<int>();
+    EXPECT_NEAR(bytes, test["bytes_per_token"].get<double>() * n_tokens, 0.5);  // whole bytes
+  }
+}
+
+TEST_F(Bench, PrintsATableCsvOrALineATest) {
+  const std::string path = small_model();
+  const std::vector<std::string> tests = {"-p", "8", "-n", "4", "-r", "2"};
+  const auto printed = [&](const std::string& format) {
+    auto arguments = tests;
+    arguments.insert(arguments.end(), {"-o", format});
+    return lines_of(bench(path, arguments).out);
+  };
+  const auto table = printed("md");
+  ASSERT_EQ(table.size(), 4u);
+  EXPECT_TRUE(table[0].starts_with("| model "));
+  EXPECT_NE(table[2].find(" pp8 |"), std::string::npos) << table[2];
+  EXPECT_NE(table[3].find(" tg4 |"), std::string::npos) << table[3];
+  for (const std::string& line : table)
+    EXPECT_EQ(std::ranges::count(line, '|'), std::ranges::count(table[0], '|')) << line;
+
+  const auto csv = printed("csv");
+  ASSERT_EQ(csv.size(), 3u);
+  EXPECT_TRUE(csv[0].starts_with("cpu_info,backends,model_filename,")) << csv[0];
+  EXPECT_EQ(std::ranges::count(csv[1], ','), std::ranges::count(csv[0], ','));
+
+  const auto lines = printed("jsonl");
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(json::parse(lines[0])["n_prompt"], 8);
+  EXPECT_EQ(json::parse(lines[1])["n_gen"], 4);
+}
+
+TEST_F(Bench, SaysWhereADepthWasDrawnAndNotRead) {
+  const std::string path = small_model();
+  const Outcome drawn =
+      bench(path, {"-p", "0", "-n", "4", "-d", "32", "-r", "1", "--depth-fill", "random"});
+  EXPECT_NE(drawn.err.find("note: depths hold random K and V, not text that was read"),
+            std::string::npos)
+      << drawn.err;
+  EXPECT_NE(drawn.out.find("tg4 @ d32 (random KV)"), std::string::npos) << drawn.out;
+  for (const std::string fill : {"random", "prefill"}) {
+    const json list = list_of(
+        bench(path, {"-p", "0", "-n", "4", "-d", "32", "-r", "1", "--depth-fill", fill, "--json"}));
+    EXPECT_EQ(list[0]["depth_fill"], fill);
+  }
+}
+
+TEST_F(Bench, HoldsDepthsOfWindowedLayersInAnyOrder) {
+  SmallModelOptions options;
+  options.architecture = "gemma3";  // windows of 16 beside full layers
+  options.n_layers = 7;
+  const std::string path = model(make_small_model(options));
+  for (const std::string fill : {"random", "prefill"}) {
+    const Outcome outcome =
+        bench(path, {"-p", "100", "-n", "40", "-d", "600,0,40,601", "-r", "2", "-b", "32",
+                     "--allow-untrained", "--depth-fill", fill, "--json"});
+    EXPECT_EQ(list_of(outcome).size(), 8u);
+    EXPECT_NE(outcome.err.find("note: beyond 64 tokens this model was never trained"),
+              std::string::npos);
+    EXPECT_NE(outcome.err.find("memory: peak "), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(Bench, MeasuresQ8KvWhereTheHeadsAllowIt) {
+  SmallModelOptions options;
+  options.head_dim = 32;
+  const std::string path = model(make_small_model(options));
+  const json list = list_of(bench(path, {"-p", "0", "-n", "2", "-d", "0,32", "-r", "1", "-ctk",
+                                         "q8_0", "-ctv", "f16", "--json"}));
+  EXPECT_EQ(list[0]["type_k"], "q8_0");
+  EXPECT_EQ(list[0]["type_v"], "f16");
+  // 2 layers x 2 KV heads x (32 i8 and one f16 scale of K, 32 f16 of V).
+  EXPECT_EQ(list[1]["bytes_per_token"].get<double>() - list[0]["bytes_per_token"].get<double>(),
+            32.0 * 4 * (32 + 2 + 64));
+}
+
+}  // namespace
+}  // namespace strata::cli

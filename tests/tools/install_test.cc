@@ -1,0 +1,36 @@
+// `cmake --install` of this build.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "tests/tools/strata_process.h"
+
+namespace strata::cli {
+namespace {
+
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+TEST(Install, PutsTheProgramAndItsPapersIntoThePrefix) {
+  const testing::ScratchFolder folder;
+  const std::string prefix = folder.path("prefix"), log = folder.path("log");
+  const auto run = [&](const std::string& command) {
+    return std::system((command + " > '" + log + "' 2>&1").c_str());
+  };
+  ASSERT_EQ(run("cmake --install '" STRATA_BINARY_DIR "' --prefix '" + prefix + "'"), 0)
+      << first_line(log);
+  ASSERT_EQ(run("'" + prefix + "/bin/strata' --version"), 0) << first_line(log);
+  EXPECT_EQ(first_line(log), "strata " STRATA_VERSION);
+  for (const std::string paper : {"README.md", "CHANGELOG.md", "LICENSE"})
+    EXPECT_TRUE(std::filesystem::exists(prefix + "/share/doc/strata/" + paper)) << paper;
+}
+
+}  // namespace
+}  // namespace strata::cli

@@ -1,0 +1,260 @@
+#include "tests/tools/strata_process.h"
+
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+
+extern char** environ;
+
+namespace strata::cli::testing {
+namespace {
+
+constexpr int kPatienceMs = 60'000;  // beyond this the process hangs: it is ended, the test fails
+
+constexpr const char* kProgram = STRATA_BINARY_DIR "/tools/strata";
+
+std::vector<std::string> child_environment(const std::map<std::string, std::string>& added) {
+  std::map<std::string, std::string> variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text = *entry;
+    const size_t equals = text.find('=');
+    if (!text.starts_with("STRATA_")) variables[text.substr(0, equals)] = text.substr(equals + 1);
+  }
+  variables["XDG_CONFIG_HOME"] = "/nonexistent";
+  for (const auto& [name, value] : added) variables[name] = value;
+  std::vector<std::string> out;
+  for (const auto& [name, value] : variables) out.push_back(name + "=" + value);
+  return out;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+  std::vector<char*> out;
+  for (std::string& text : texts) out.push_back(text.data());
+  out.push_back(nullptr);
+  return out;
+}
+
+struct Streams {
+  int in = -1, out = -1, err = -1;  // -1: closed in the child
+  bool is_terminal = false;
+  uint64_t address_space_bytes = 0;
+};
+
+/// Everything the child needs is made before fork(): behind it only system calls.
+pid_t start(const std::vector<std::string>& arguments,
+            const std::map<std::string, std::string>& environment, const Streams& streams) {
+  std::vector<std::string> words = arguments;
+  words.insert(words.begin(), kProgram);
+  std::vector<std::string> variables = child_environment(environment);
+  const auto argv = pointers(words);
+  const auto envp = pointers(variables);
+  const pid_t pid = ::fork();
+  if (pid != 0) return pid;
+  if (streams.is_terminal) {
+    ::setsid();
+    ::ioctl(streams.in, TIOCSCTTY, 0);
+  }
+  const std::array<int, 3> of = {streams.in, streams.out, streams.err};
+  for (int i = 0; i < 3; ++i) {
+    if (of[static_cast<size_t>(i)] < 0)
+      ::close(i);
+    else
+      ::dup2(of[static_cast<size_t>(i)], i);
+  }
+  if (streams.address_space_bytes > 0) {
+    const rlimit limit{streams.address_space_bytes, streams.address_space_bytes};
+    ::setrlimit(RLIMIT_AS, &limit);
+  }
+  ::execve(kProgram, argv.data(), envp.data());
+  ::_exit(127);
+}
+
+/// Ends of a pipe that a child started later does not inherit.
+std::array<int, 2> make_pipe() {
+  std::array<int, 2> ends{};
+  EXPECT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  return ends;
+}
+
+int exit_code_of(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void close_and_forget(int& descriptor) {
+  if (descriptor >= 0) ::close(descriptor);
+  descriptor = -1;
+}
+
+}  // namespace
+
+ScratchFolder::ScratchFolder() {
+  std::string name = (std::filesystem::temp_directory_path() / "strata-test-XXXXXX").string();
+  EXPECT_NE(::mkdtemp(name.data()), nullptr);
+  folder_ = name;
+}
+
+ScratchFolder::~ScratchFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(folder_, ignored);
+}
+
+std::string ScratchFolder::write(const std::string& name, std::string_view text) const {
+  std::ofstream file(path(name), std::ios::binary);
+  file.write(text.data(), static_cast<std::streamsize>(text.size()));
+  return path(name);
+}
+
+Outcome run_strata(const std::vector<std::string>& arguments) {
+  Launch launch;
+  launch.arguments = arguments;
+  return run_strata(launch);
+}
+
+Outcome run_strata(const Launch& launch) {
+  // Files take any length without anybody reading beside; the input is written before the start.
+  const ScratchFolder folder;
+  const std::string out_path =
+      launch.output_path.empty() ? folder.write("out", "") : launch.output_path;
+  const std::string err_path = folder.write("err", "");
+  Streams streams;
+  std::array<int, 2> input = make_pipe();
+  int null_input = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  streams.in = launch.has_input ? input[0] : null_input;
+  if (!launch.closes_output) streams.out = ::open(out_path.c_str(), O_WRONLY | O_CLOEXEC);
+  streams.err = ::open(err_path.c_str(), O_WRONLY | O_CLOEXEC);
+  streams.address_space_bytes = launch.address_space_bytes;
+  EXPECT_LT(launch.input.size(), 65536u) << "a pipe holds no more while nobody reads";
+  EXPECT_EQ(::write(input[1], launch.input.data(), launch.input.size()),
+            static_cast<ssize_t>(launch.input.size()));
+  close_and_forget(input[1]);
+  const pid_t pid = start(launch.arguments, launch.environment, streams);
+  for (int* end : {&input[0], &null_input, &streams.out, &streams.err}) close_and_forget(*end);
+  int status = 0;
+  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  const auto text_of = [](const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  return {exit_code_of(status), launch.output_path.empty() ? text_of(out_path) : "",
+          text_of(err_path)};
+}
+
+StrataProcess::StrataProcess(const std::vector<std::string>& arguments, Input input) {
+  ::signal(SIGPIPE, SIG_IGN);
+  Streams streams;
+  std::array<int, 2> out = make_pipe();
+  std::array<int, 2> in = {-1, -1}, err = {-1, -1};
+  const bool is_terminal = input == Input::kTerminal;
+  if (is_terminal) {
+    in_ = err_ = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    EXPECT_GE(in_, 0);
+    EXPECT_EQ(::grantpt(in_) + ::unlockpt(in_), 0);
+    in[0] = err[1] = ::open(::ptsname(in_), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    EXPECT_GE(in[0], 0);
+  } else {
+    err = make_pipe();
+    err_ = err[0];
+    if (input == Input::kPipe)
+      in = make_pipe();
+    else
+      in[0] = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    in_ = in[1];
+  }
+  out_ = out[0];
+  streams.in = in[0];
+  streams.out = out[1];
+  streams.err = err[1];
+  streams.is_terminal = is_terminal;
+  pid_ = start(arguments, {{"TERM", "xterm"}}, streams);
+  close_and_forget(in[0]);
+  close_and_forget(out[1]);
+  if (!is_terminal) close_and_forget(err[1]);
+}
+
+StrataProcess::~StrataProcess() {
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  if (in_ != err_) close_and_forget(in_);
+  close_and_forget(err_);
+  close_and_forget(out_);
+}
+
+void StrataProcess::send(std::string_view text) {
+  EXPECT_EQ(::write(in_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+}
+
+void StrataProcess::close_out() { close_and_forget(out_); }
+
+void StrataProcess::interrupt() { EXPECT_EQ(::kill(pid_, SIGINT), 0); }
+
+/// False where both streams have ended.
+bool StrataProcess::read_more() {
+  if (out_ < 0 && err_ < 0) return false;
+  std::array<pollfd, 2> ready = {pollfd{out_, POLLIN, 0}, pollfd{err_, POLLIN, 0}};
+  const int n_ready = ::poll(ready.data(), ready.size(), kPatienceMs);
+  if (n_ready <= 0) {
+    ADD_FAILURE() << "the process says nothing any more; so far: " << outcome_.out << "\n"
+                  << outcome_.err;
+    ::kill(pid_, SIGKILL);
+    return false;
+  }
+  const auto take = [](pollfd& from, int& descriptor, std::string& text) {
+    if (from.revents == 0) return;
+    std::array<char, 4096> part{};
+    const ssize_t n = ::read(descriptor, part.data(), part.size());
+    if (n > 0)
+      text.append(part.data(), static_cast<size_t>(n));
+    else
+      close_and_forget(descriptor);  // a terminal ends with EIO
+  };
+  const bool is_terminal = in_ == err_;
+  take(ready[0], out_, outcome_.out);
+  take(ready[1], err_, outcome_.err);
+  if (is_terminal) in_ = err_;
+  return out_ >= 0 || err_ >= 0;
+}
+
+bool StrataProcess::wait_for(const std::string& stream, size_t& seen, std::string_view text) {
+  for (;;) {
+    const size_t at = stream.find(text, seen);
+    if (at != std::string::npos) {
+      seen = at + text.size();
+      return true;
+    }
+    if (!read_more()) return false;
+  }
+}
+
+Outcome StrataProcess::finish() {
+  if (in_ != err_) close_and_forget(in_);
+  while (read_more()) {
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(pid_, &status, 0), pid_);
+  pid_ = -1;
+  outcome_.exit_code = exit_code_of(status);
+  return outcome_;
+}
+
+bool address_space_is_reserved() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return true;
+#else
+  return false;
+#endif
+}
+
+}  // namespace strata::cli::testing

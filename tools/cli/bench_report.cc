@@ -1,0 +1,181 @@
+#include "tools/cli/bench_report.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "engine/byte_text.h"
+#include "engine/machine.h"
+#include "tools/cli/json_output.h"
+
+namespace strata::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr double kMega = 1e6;
+constexpr double kGiga = 1e9;
+
+const char* fill_name(DepthFill fill) { return fill == DepthFill::kRandom ? "random" : "prefill"; }
+
+std::string kv_name(const BenchSubject& subject) {
+  return fmt::format("{}/{}", kv_codec_name(subject.k_codec), kv_codec_name(subject.v_codec));
+}
+
+std::string utc_text(std::chrono::system_clock::time_point time) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
+                     fmt::gmtime(std::chrono::system_clock::to_time_t(time)));
+}
+
+double rate(uint64_t amount, double seconds) {
+  return seconds > 0 ? static_cast<double>(amount) / seconds / kGiga : 0;
+}
+
+ordered_json stages_json(const BenchResult& result) {
+  auto list = ordered_json::array();
+  for (const BenchStage& stage : result.stages) {
+    const double gbytes_per_s = rate(stage.bytes, stage.seconds);
+    list.push_back({{"stage", op_kind_name(stage.kind)},
+                    {"ms", stage.seconds * 1e3},
+                    {"bytes", stage.bytes},
+                    {"flop", stage.flop},
+                    {"gbytes_per_s", gbytes_per_s},
+                    {"share_of_dram", gbytes_per_s / result.dram_gbytes_per_s},
+                    {"gflop_per_s", rate(stage.flop, stage.seconds)}});
+  }
+  return list;
+}
+
+/// Quoted as llama-bench does it.
+std::string csv_field(const ordered_json& value) {
+  const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+  std::string out = "\"";
+  for (const char c : text) out += c == '"' ? "\"\"" : std::string(1, c);
+  return out + "\"";
+}
+
+}  // namespace
+
+ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) {
+  const auto rates = result.samples_tokens_per_s();
+  std::vector<double> samples_ns;
+  for (const double seconds : result.samples_s) samples_ns.push_back(std::round(seconds * 1e9));
+  ordered_json json = {
+      {"cpu_info", subject.device},
+      {"backends", "CPU"},
+      {"model_filename", subject.model_filename},
+      {"model_type", subject.model_type},
+      {"model_size", subject.model_size},
+      {"model_n_params", subject.model_n_params},
+      {"n_batch", subject.n_batch},
+      {"n_ubatch", subject.n_batch},
+      {"n_threads", subject.n_threads},
+      {"type_k", kv_codec_name(subject.k_codec)},
+      {"type_v", kv_codec_name(subject.v_codec)},
+      {"n_prompt", result.test.n_prompt},
+      {"n_gen", result.test.n_gen},
+      {"n_depth", result.test.n_depth},
+      {"test_time", utc_text(result.start)},
+      {"avg_ns", static_cast<uint64_t>(mean(samples_ns))},
+      {"stddev_ns", static_cast<uint64_t>(standard_deviation(samples_ns))},
+      {"avg_ts", mean(rates)},
+      {"stddev_ts", standard_deviation(rates)},
+      {"samples_ns", samples_ns},
+      {"samples_ts", rates},
+      {"median_ts", median(rates)},
+      {"bytes_per_token", result.bytes_per_token()},
+      {"gbytes_per_s", result.gbytes_per_s()},
+      {"dram_gbytes_per_s", result.dram_gbytes_per_s},
+      {"share_of_dram", result.gbytes_per_s() / result.dram_gbytes_per_s},
+      {"gflop_per_s", rate(result.flop, median(result.samples_s))},
+      {"peak_memory_bytes", engine::peak_memory_bytes()},
+      {"memory_limit_bytes", subject.memory_limit_bytes},
+  };
+  if (result.test.n_depth > 0) json["depth_fill"] = fill_name(subject.fill);
+  if (!result.stages.empty()) json["stages"] = stages_json(result);
+  return json;
+}
+
+BenchReport::BenchReport(AnswerSink& sink, std::string format, BenchSubject subject)
+    : sink_(sink), format_(std::move(format)), subject_(std::move(subject)) {}
+
+std::string BenchReport::test_text(const BenchTest& test) const {
+  std::string text = test.name();
+  if (test.n_depth > 0 && subject_.fill == DepthFill::kRandom) text += " (random KV)";
+  return text;
+}
+
+void BenchReport::add_row(const BenchResult& result) {
+  constexpr const char* kRow =
+      "| {:<24} | {:>9} | {:>9} | {:>9} | {:>7} | {:>26} | {:>17} | {:>8} | {:>8} | {:>6} | {:>6} "
+      "|\n";
+  if (!has_header_) {
+    sink_.write(fmt::format(kRow, "model", "size", "params", "KV", "threads", "test", "t/s",
+                            "median", "MB/token", "GB/s", "% DRAM"));
+    sink_.write(fmt::format(
+        "| {:-<24} | {:->8}: | {:->8}: | {:->8}: | {:->6}: | {:->25}: | {:->16}: | {:->7}: | "
+        "{:->7}: | {:->5}: | {:->5}: |\n",
+        "", "", "", "", "", "", "", "", "", "", ""));
+    has_header_ = true;
+  }
+  const auto rates = result.samples_tokens_per_s();
+  sink_.write(fmt::format(
+      kRow, subject_.model_type, engine::bytes_text(subject_.model_size),
+      fmt::format("{:.2f} M", static_cast<double>(subject_.model_n_params) / kMega),
+      kv_name(subject_), subject_.n_threads, test_text(result.test),
+      fmt::format("{:.2f} ± {:.2f}", mean(rates), standard_deviation(rates)),
+      fmt::format("{:.2f}", median(rates)), fmt::format("{:.1f}", result.bytes_per_token() / kMega),
+      fmt::format("{:.2f}", result.gbytes_per_s()),
+      fmt::format("{:.0f}", 100 * result.gbytes_per_s() / result.dram_gbytes_per_s)));
+  if (!result.stages.empty()) stages_ += stage_table(result);
+}
+
+std::string BenchReport::stage_table(const BenchResult& result) const {
+  std::string out = fmt::format(
+      "\n{}: one more run of {} tokens; DRAM read {:.1f} GB/s; bytes by formula\n"
+      "| {:<11} | {:>10} | {:>6} | {:>10} | {:>7} | {:>6} | {:>8} |\n"
+      "| {:-<11} | {:->9}: | {:->5}: | {:->9}: | {:->6}: | {:->5}: | {:->7}: |\n",
+      test_text(result.test), result.n_tokens(), result.dram_gbytes_per_s, "stage", "ms", "% time",
+      "MB", "GB/s", "% DRAM", "GFLOP/s", "", "", "", "", "", "", "");
+  double total_s = 0;
+  for (const BenchStage& stage : result.stages) total_s += stage.seconds;
+  for (const BenchStage& stage : result.stages) {
+    const double gbytes_per_s = rate(stage.bytes, stage.seconds);
+    out += fmt::format(
+        "| {:<11} | {:>10.2f} | {:>6.1f} | {:>10.1f} | {:>7.2f} | {:>6.0f} | "
+        "{:>8.1f} |\n",
+        op_kind_name(stage.kind), stage.seconds * 1e3, 100 * stage.seconds / total_s,
+        static_cast<double>(stage.bytes) / kMega, gbytes_per_s,
+        100 * gbytes_per_s / result.dram_gbytes_per_s, rate(stage.flop, stage.seconds));
+  }
+  return out;
+}
+
+void BenchReport::add_csv(const BenchResult& result) {
+  std::string names, values;
+  const ordered_json json = bench_json(subject_, result);
+  for (const auto& [key, value] : json.items()) {
+    if (value.is_array()) continue;
+    names += (names.empty() ? "" : ",") + key;
+    values += (values.empty() ? "" : ",") + csv_field(value);
+  }
+  if (!has_header_) sink_.write_line(names);
+  has_header_ = true;
+  sink_.write_line(values);
+}
+
+void BenchReport::add(const BenchResult& result) {
+  if (format_ == "md") return add_row(result);
+  if (format_ == "csv") return add_csv(result);
+  if (format_ == "jsonl") return sink_.write_line(json_line(bench_json(subject_, result)));
+  list_ += (list_.empty() ? "" : ",\n") + json_text(bench_json(subject_, result));
+}
+
+void BenchReport::finish() {
+  if (format_ == "md") sink_.write(stages_);
+  if (format_ == "json") sink_.write_line("[\n" + list_ + "\n]");
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,59 @@
+// tools/cli/bench_report.h - results of `bench` in the forms of llama-bench: a Markdown table, CSV,
+// JSON, JSON lines. Keys are llama-bench's where they mean the same; the rest is what law L7 wants
+// beside a time.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "tools/cli/answer_sink.h"
+#include "tools/cli/bench_runner.h"
+
+namespace strata::cli {
+
+/// What holds for every test of a run.
+struct BenchSubject {
+  std::string model_filename;
+  std::string model_type;   // "llama 134.5 M Q4_1"
+  uint64_t model_size = 0;  // bytes of all tensors
+  uint64_t model_n_params = 0;
+  uint32_t n_batch = 0;
+  uint32_t n_threads = 0;
+  KvCodec k_codec = KvCodec::kF16;
+  KvCodec v_codec = KvCodec::kF16;
+  DepthFill fill = DepthFill::kPrefill;
+  std::string device;               // "cpu avx512"
+  uint64_t memory_limit_bytes = 0;  // what the process may hold at most: weights, KV, 200 MB
+};
+
+/// The object of one test.
+nlohmann::ordered_json bench_json(const BenchSubject& subject, const BenchResult& result);
+
+class BenchReport {
+ public:
+  /// `format` is a value of --output-format.
+  BenchReport(AnswerSink& sink, std::string format, BenchSubject subject);
+
+  /// Rows of md, csv and jsonl are printed at once; json only by finish(), so that a run that fails
+  /// leaves no half list.
+  void add(const BenchResult& result);
+  /// Also prints the stages, under the table of md.
+  void finish();
+
+ private:
+  void add_row(const BenchResult& result);
+  void add_csv(const BenchResult& result);
+  std::string test_text(const BenchTest& test) const;
+  std::string stage_table(const BenchResult& result) const;
+
+  AnswerSink& sink_;
+  std::string format_;
+  BenchSubject subject_;
+  bool has_header_ = false;
+  std::string list_;    // the objects of json
+  std::string stages_;  // the tables of md
+};
+
+}  // namespace strata::cli
