@@ -71,9 +71,6 @@ Value object_field(Runtime& rt, const Value& value, const Text& name) {
     }
   }
   if (auto* loop = as_object<Loop>(value, ObjectKind::kLoop)) return loop->field(rt, name);
-  if (const auto* cycler = as_object<Cycler>(value, ObjectKind::kCycler)) {
-    if (name->bytes() == "current") return cycler->items[cycler->at];
-  }
   return Undefined{name};
 }
 

@@ -26,6 +26,7 @@ MarkedText Interpreter::run() {
 
 void Interpreter::count_output(uint64_t bytes, uint64_t memory) {
   rt_.scan_bytes(bytes);
+  // The output has a budget of its own; only its marks count as memory.
   rt_.hold(out_ == &output_ ? memory - bytes : memory);
   if (out_ == &output_ && bytes > rt_.limits().output_bytes - output_.size()) {
     rt_.fail(
@@ -176,8 +177,8 @@ Interpreter::Flow Interpreter::capture(const Block& block, MarkedText* out) {
 }
 
 Value Interpreter::filtered(const ExpressionPtr& filter, MarkedText text) {
-  if (!filter) return rt_.text(std::move(text));
-  std::optional<Value> outside = std::exchange(block_text_, rt_.text(std::move(text)));
+  if (!filter) return rt_.held_text(std::move(text));
+  std::optional<Value> outside = std::exchange(block_text_, rt_.held_text(std::move(text)));
   const Value value = eval(*filter);
   block_text_ = std::move(outside);
   return value;
@@ -198,7 +199,7 @@ Interpreter::Flow Interpreter::exec_node(const MacroStatement& node) {
 Interpreter::Flow Interpreter::exec_node(const CallBlock& node) {
   const auto& call = std::get<Call>(node.call->node);
   Arguments arguments = eval_arguments(call);
-  arguments.named.emplace_back(MarkedText("caller"), rt_.make<Macro>(&node.caller, scope_));
+  arguments.named.emplace_back("caller", rt_.make<Macro>(&node.caller, scope_));
   emit(print_text(rt_, call_with(call, arguments)));
   return Flow::kNext;
 }
@@ -210,12 +211,14 @@ Interpreter::Flow Interpreter::exec_node(const FilterBlock& node) {
   return flow;
 }
 
-Interpreter::Flow Interpreter::exec_node(const WithBlock& node) {
-  std::vector<Value> values;
-  for (const auto& [target, value] : node.values) values.push_back(eval(*value));
+Interpreter::Flow Interpreter::exec_node(const GenerationBlock& node) {
   const ScopeEntry entry(*this, scope_);
-  for (size_t i = 0; i < values.size(); ++i) assign(node.values[i].first, values[i]);
   return exec(node.body);
+}
+
+Interpreter::Flow Interpreter::exec_node(const DoStatement& node) {
+  eval(*node.value);
+  return Flow::kNext;
 }
 
 Interpreter::Flow Interpreter::exec_node(const Break&) { return Flow::kBreak; }

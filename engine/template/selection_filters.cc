@@ -17,7 +17,7 @@ Arguments without_first(const Arguments& arguments, size_t n) {
 
 const Value* find_named(const Arguments& arguments, std::string_view name) {
   for (const auto& [key, value] : arguments.named) {
-    if (key.bytes() == name) return &value;
+    if (key == name) return &value;
   }
   return nullptr;
 }

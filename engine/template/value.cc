@@ -33,10 +33,6 @@ std::string_view type_name(ObjectKind kind) {
       return "function";
     case ObjectKind::kMethod:
       return "method";
-    case ObjectKind::kJoiner:
-      return "Joiner";
-    case ObjectKind::kCycler:
-      return "Cycler";
   }
   return "object";
 }

@@ -61,8 +61,6 @@ enum class ObjectKind : uint8_t {
   kMacro,
   kFunction,
   kMethod,
-  kJoiner,
-  kCycler,
 };
 
 inline constexpr int64_t kMaxRangeBound = int64_t{1} << 61;
@@ -84,20 +82,6 @@ struct Range final : Object {
 struct Namespace final : Object {
   Namespace() : Object(ObjectKind::kNamespace) {}
   std::vector<std::pair<MarkedText, Value>> fields;
-};
-
-/// Gives its separator from the second call on.
-struct Joiner final : Object {
-  explicit Joiner(Value with) : Object(ObjectKind::kJoiner), separator(std::move(with)) {}
-  Value separator;
-  bool was_called = false;
-};
-
-struct Cycler final : Object {
-  explicit Cycler(std::vector<Value> values)
-      : Object(ObjectKind::kCycler), items(std::move(values)) {}
-  std::vector<Value> items;
-  size_t at = 0;
 };
 
 template <class T>

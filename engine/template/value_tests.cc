@@ -5,10 +5,8 @@
 #include <unordered_map>
 
 #include "engine/template/access.h"
-#include "engine/template/code_points.h"
 #include "engine/template/number_text.h"
 #include "engine/template/operators.h"
-#include "engine/template/value_text.h"
 
 namespace strata::engine::jinja {
 namespace {
@@ -48,7 +46,6 @@ bool is_callable(const Value& v) {
   const Object* object = as_cell<Object>(v);
   return object && object->kind != ObjectKind::kRange && object->kind != ObjectKind::kNamespace;
 }
-bool is_escaped(const Value&) { return false; }
 
 int64_t integer_input(Runtime& rt, const Value& input) {
   require_defined(rt, input);
@@ -88,28 +85,6 @@ bool is_same(Runtime& rt, const Value& input, const Arguments& arguments) {
   return is_equal(rt, input, other);
 }
 
-bool has_only_case(Runtime& rt, const Value& input, bool upper) {
-  const Text text = shared_text(rt, input);
-  rt.scan_bytes(text->size());
-  bool has_any = false;
-  for (size_t at = 0; at < text->size();) {
-    const CodePoint c = code_point_at(text->bytes(), at);
-    at += c.bytes;
-    if (is_upper(c.value) == is_lower(c.value)) continue;
-    if (is_upper(c.value) != upper) return false;
-    has_any = true;
-  }
-  return has_any;
-}
-bool is_upper_case(Runtime& rt, const Value& input, const Arguments& arguments) {
-  want_none(rt, arguments);
-  return has_only_case(rt, input, true);
-}
-bool is_lower_case(Runtime& rt, const Value& input, const Arguments& arguments) {
-  want_none(rt, arguments);
-  return has_only_case(rt, input, false);
-}
-
 const std::unordered_map<std::string_view, TestFn>& all_tests() {
   static const std::unordered_map<std::string_view, TestFn> kTests = {
       {"defined", plain<is_defined>},
@@ -126,13 +101,10 @@ const std::unordered_map<std::string_view, TestFn>& all_tests() {
       {"iterable", plain<is_iterable>},
       {"sequence", plain<is_sequence_like>},
       {"callable", plain<is_callable>},
-      {"escaped", plain<is_escaped>},
       {"odd", is_odd},
       {"even", is_even},
       {"divisibleby", is_divisible},
       {"sameas", is_same},
-      {"upper", is_upper_case},
-      {"lower", is_lower_case},
       {"in", compares<CompareOp::kIn>},
       {"eq", compares<CompareOp::kEqual>},
       {"equalto", compares<CompareOp::kEqual>},
