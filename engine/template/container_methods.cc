@@ -43,24 +43,24 @@ Value dict_get(Runtime& rt, const Value& self, const Arguments& arguments) {
   return held ? *held : p.get_or(1, None{});
 }
 template <class Choose>
-Value view_of(Runtime& rt, const Value& self, Choose choose) {
+Value view_of(Runtime& rt, const Value& self, SequenceKind kind, Choose choose) {
   const Mapping& mapping = self_mapping(self);
   rt.visit_items(mapping.items.size());
   std::vector<Value> items;
   for (const auto& entry : mapping.items) items.push_back(choose(entry));
-  return rt.sequence(SequenceKind::kView, std::move(items));
+  return rt.sequence(kind, std::move(items));
 }
 Value dict_keys(Runtime& rt, const Value& self, const Arguments& arguments) {
   const Parameters p(rt, "keys", arguments, {});
-  return view_of(rt, self, [](const auto& entry) { return entry.first; });
+  return view_of(rt, self, SequenceKind::kKeys, [](const auto& entry) { return entry.first; });
 }
 Value dict_values(Runtime& rt, const Value& self, const Arguments& arguments) {
   const Parameters p(rt, "values", arguments, {});
-  return view_of(rt, self, [](const auto& entry) { return entry.second; });
+  return view_of(rt, self, SequenceKind::kValues, [](const auto& entry) { return entry.second; });
 }
 Value dict_items(Runtime& rt, const Value& self, const Arguments& arguments) {
   const Parameters p(rt, "items", arguments, {});
-  return view_of(rt, self, [&](const auto& entry) {
+  return view_of(rt, self, SequenceKind::kItems, [&](const auto& entry) {
     return rt.tuple({entry.first, entry.second});
   });
 }

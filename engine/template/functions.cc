@@ -35,7 +35,7 @@ Value range(Runtime& rt, const Arguments& arguments) {
     rt.fail(fmt::format("the template's range budget of {} ran out: a range of {} was asked for",
                         rt.limits().range_length, length));
   }
-  return rt.make<Range>(start, step, length);
+  return rt.make<Range>(start, stop, step, length);
 }
 
 Value dict(Runtime& rt, const Arguments& arguments) {

@@ -72,8 +72,7 @@ class JsonWriter {
     } else if (const Mapping* mapping = as_cell<Mapping>(value)) {
       write_mapping(*mapping);
     } else if (const Sequence* sequence = as_cell<Sequence>(value);
-               sequence &&
-               (sequence->kind == SequenceKind::kList || sequence->kind == SequenceKind::kTuple)) {
+               is_list_or_tuple(sequence)) {
       write_list(sequence->items);
     } else {
       put(scalar(value));

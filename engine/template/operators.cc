@@ -118,11 +118,6 @@ Value repeat_items(Runtime& rt, const Sequence& sequence, const Number& times) {
   return rt.sequence(sequence.kind, std::move(items));
 }
 
-bool is_list_or_tuple(const Sequence* sequence) {
-  return sequence &&
-         (sequence->kind == SequenceKind::kList || sequence->kind == SequenceKind::kTuple);
-}
-
 // `a * b` where one is text or a list and the other an integer, in either order; false where it is
 // not so.
 bool try_repeat(Runtime& rt, const Value& what, const Value& times, Value* out) {

@@ -29,8 +29,7 @@ Value first(Runtime& rt, const Value& input, const Arguments& arguments) {
 
 Value last(Runtime& rt, const Value& input, const Arguments& arguments) {
   const Parameters p(rt, "last", arguments, {});
-  if (as_text(input) || as_sequence(input, SequenceKind::kList) ||
-      as_sequence(input, SequenceKind::kTuple)) {
+  if (as_text(input) || is_list_or_tuple(as_cell<Sequence>(input))) {
     return get_item(rt, input, int64_t{-1});
   }
   const std::vector<Value> items = collect_items(rt, input);

@@ -5,7 +5,6 @@
 #include <unordered_map>
 
 #include "engine/template/access.h"
-#include "engine/template/number_text.h"
 #include "engine/template/operators.h"
 
 namespace strata::engine::jinja {
@@ -38,8 +37,7 @@ bool is_mapping(const Value& v) { return is<Mapping*>(v); }
 bool is_sequence_like(const Value& v) {
   // Whatever has a length and items by index or key; undefined claims both.
   if (is<Undefined>(v) || is<Text>(v) || is<Mapping*>(v)) return true;
-  return as_sequence(v, SequenceKind::kList) || as_sequence(v, SequenceKind::kTuple) ||
-         as_object<Range>(v, ObjectKind::kRange);
+  return is_list_or_tuple(as_cell<Sequence>(v)) || as_object<Range>(v, ObjectKind::kRange);
 }
 bool is_callable(const Value& v) {
   if (is<Undefined>(v)) return true;  // calling it is what fails
@@ -47,27 +45,20 @@ bool is_callable(const Value& v) {
   return object && object->kind != ObjectKind::kRange && object->kind != ObjectKind::kNamespace;
 }
 
-int64_t integer_input(Runtime& rt, const Value& input) {
-  require_defined(rt, input);
-  Number number;
-  if (!as_number(input, &number) || number.is_real) {
-    rt.fail(fmt::format("the test wants an integer, found {}", type_name(input)));
-  }
-  return number.integer;
+bool has_remainder(Runtime& rt, const Value& input, const Value& divisor, int64_t wanted) {
+  return is_equal(rt, apply_binary(rt, BinaryOp::kModulo, input, divisor), wanted);
 }
 bool is_odd(Runtime& rt, const Value& input, const Arguments& arguments) {
   want_none(rt, arguments);
-  return floor_mod(integer_input(rt, input), int64_t{2}) == 1;
+  return has_remainder(rt, input, int64_t{2}, 1);
 }
 bool is_even(Runtime& rt, const Value& input, const Arguments& arguments) {
   want_none(rt, arguments);
-  return floor_mod(integer_input(rt, input), int64_t{2}) == 0;
+  return has_remainder(rt, input, int64_t{2}, 0);
 }
 bool is_divisible(Runtime& rt, const Value& input, const Arguments& arguments) {
   const Parameters p(rt, "divisibleby", arguments, {"num"}, 1);
-  const int64_t divisor = p.integer(0, 0);
-  if (divisor == 0) rt.fail("division by zero");
-  return floor_mod(integer_input(rt, input), divisor) == 0;
+  return has_remainder(rt, input, p.get(0), 0);
 }
 
 template <CompareOp kOp>
