@@ -19,11 +19,8 @@ Value undefined_named(const Value& name) {
 }
 
 // A key can be anything that does not change: no list, no dict.
-void require_hashable(Runtime& rt, const Value& key) {
-  const Sequence* sequence = as_cell<Sequence>(key);
-  if (as_cell<Mapping>(key) || (sequence && sequence->kind == SequenceKind::kList)) {
-    rt.fail(fmt::format("{} cannot be a key", type_name(key)));
-  }
+bool is_hashable(const Value& key) {
+  return !as_cell<Mapping>(key) && !as_sequence(key, SequenceKind::kList);
 }
 
 // Where index `i`, counted from the end where negative, lies in n items; nothing outside.
@@ -140,7 +137,7 @@ Value slice_text(Runtime& rt, const Text& text, const Value& start, const Value&
 }  // namespace
 
 Value* find_key(Runtime& rt, Mapping& mapping, const Value& key) {
-  require_hashable(rt, key);
+  if (!is_hashable(key)) rt.fail(fmt::format("{} cannot be a key", type_name(key)));
   rt.visit_items(mapping.items.size());
   const MarkedText* wanted = as_text(key);
   for (auto& [name, value] : mapping.items) {
@@ -173,7 +170,7 @@ Value get_attribute(Runtime& rt, const Value& value, const Text& name) {
 
 Value get_item(Runtime& rt, const Value& value, const Value& key) {
   require_defined(rt, value);
-  if (Mapping* mapping = as_cell<Mapping>(value)) {
+  if (Mapping* mapping = as_cell<Mapping>(value); mapping && is_hashable(key)) {
     if (const Value* held = find_key(rt, *mapping, key)) return *held;
   }
   if (const Text* name = std::get_if<Text>(&key)) return get_attribute(rt, value, *name);

@@ -7,14 +7,11 @@ bool in(uint32_t c, uint32_t first, uint32_t last) { return c >= first && c <= l
 
 // Ranges in which capitals and small letters alternate, capitals at even code points.
 bool is_even_pair(uint32_t c) {
-  return in(c, 0x100, 0x12f) || in(c, 0x132, 0x137) || in(c, 0x14a, 0x177) || 
-         in(c, 0x460, 0x481) || in(c, 0x48a, 0x4bf) || in(c, 0x1e00, 0x1e95) ||
-         in(c, 0x1ea0, 0x1eff);
+  return in(c, 0x100, 0x12f) || in(c, 0x132, 0x137) || in(c, 0x14a, 0x177) || in(c, 0x460, 0x481) ||
+         in(c, 0x48a, 0x4bf) || in(c, 0x1e00, 0x1e95) || in(c, 0x1ea0, 0x1eff);
 }
 // The same with capitals at odd code points.
-bool is_odd_pair(uint32_t c) {
-  return in(c, 0x139, 0x148) || in(c, 0x179, 0x17e);
-}
+bool is_odd_pair(uint32_t c) { return in(c, 0x139, 0x148) || in(c, 0x179, 0x17e); }
 
 uint32_t upper_of(uint32_t c) {
   if (in(c, 'a', 'z')) return c - 32;
@@ -129,9 +126,8 @@ std::string to_lower(std::string_view text) {
 }
 std::string capitalize(std::string_view text) {
   bool is_first = true;
-  return map_case(text, [&](uint32_t) {
-    return std::exchange(is_first, false) ? Case::kTitle : Case::kLower;
-  });
+  return map_case(
+      text, [&](uint32_t) { return std::exchange(is_first, false) ? Case::kTitle : Case::kLower; });
 }
 std::string title_case(std::string_view text) {
   bool after_letter = false;

@@ -1,7 +1,7 @@
 // engine/template/code_points.h - text as code points: the template language counts, slices and
 // trims by them. A broken sequence that stands for one U+FFFD counts as one and passes through
-// unchanged. Case mapping covers Latin, Greek and Cyrillic letters; other scripts with case are left
-// as they are.
+// unchanged. Case mapping covers Latin, Greek and Cyrillic letters; other scripts with case are
+// left as they are.
 #pragma once
 
 #include <cstddef>

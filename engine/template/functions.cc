@@ -94,8 +94,7 @@ Value strftime_now(Runtime& rt, const tm& date, const Arguments& arguments) {
   if (format->empty()) return p.get(0);
   static const locale_t kEnglish = newlocale(LC_ALL_MASK, "C", nullptr);
   std::array<char, 512> text;
-  const size_t n =
-      strftime_l(text.data(), text.size(), format->bytes().c_str(), &date, kEnglish);
+  const size_t n = strftime_l(text.data(), text.size(), format->bytes().c_str(), &date, kEnglish);
   if (n == 0) rt.fail(fmt::format("strftime_now: more than {} bytes", text.size() - 1));
   return rt.text(MarkedText(std::string(text.data(), n), format->has_user_text()));
 }
@@ -114,7 +113,8 @@ std::vector<std::pair<std::string, Value>> global_functions(Runtime& rt,
   add("raise_exception", raise_exception);
   if (date_iso.empty()) return functions;
   const auto date = parse_date(date_iso);
-  if (!date) rt.fail(fmt::format("the date '{}' is not YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS", date_iso));
+  if (!date)
+    rt.fail(fmt::format("the date '{}' is not YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS", date_iso));
   add("strftime_now", [date](Runtime& runtime, const Arguments& arguments) {
     return strftime_now(runtime, *date, arguments);
   });

@@ -112,7 +112,8 @@ Value Interpreter::call_value(const Value& callee, const Arguments& arguments) {
     const Parameters p(rt_, "loop", arguments, {"iterable"}, 1);
     const Runtime::CallLevel level(rt_);
     // The inner loop runs where the outer one does. A scope of its own for each level would make
-    // chains of scopes as long as a template likes, as a namespace can hold a loop and call it again.
+    // chains of scopes as long as a template likes, as a namespace can hold a loop and call it
+    // again.
     const std::shared_ptr<Scope> outer_scope = std::exchange(scope_, loop->scope);
     MarkedText text;
     MarkedText* const outside = std::exchange(out_, &text);
@@ -146,9 +147,8 @@ void Interpreter::bind_parameters(const MacroDefinition& macro, const Arguments&
   for (size_t i = 0; i < macro.parameters.size(); ++i) {
     const MacroParameter& parameter = macro.parameters[i];
     const std::string& name = tree_.names[parameter.symbol];
-    const auto named =
-        std::find_if(arguments.named.begin(), arguments.named.end(),
-                     [&](const auto& argument) { return argument.first == name; });
+    const auto named = std::find_if(arguments.named.begin(), arguments.named.end(),
+                                    [&](const auto& argument) { return argument.first == name; });
     if (i < arguments.positional.size()) {
       if (named != arguments.named.end()) {
         rt_.fail(fmt::format("macro '{}' got its argument '{}' twice", macro.name, name));

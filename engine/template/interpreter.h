@@ -1,6 +1,6 @@
 // engine/template/interpreter.h - runs a parsed template.
-// Scopes: a loop's round, a macro, and the bodies of filter, call, generation and block-set have one
-// of their own; `if` has none. What is set inside a scope is gone behind it; namespaces are how
+// Scopes: a loop's round, a macro, and the bodies of filter, call, generation and block-set have
+// one of their own; `if` has none. What is set inside a scope is gone behind it; namespaces are how
 // templates carry values out.
 #pragma once
 

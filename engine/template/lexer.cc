@@ -37,9 +37,9 @@ bool is_decimal(char c) { return c >= '0' && c <= '9'; }
 bool is_name_part(char c) { return is_name_start(c) || is_decimal(c); }
 
 // Longer symbols stand before those they begin with.
-constexpr std::array<std::string_view, 24> kSymbols = {
-    "//", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~", "[",
-    "]",  "(",  ")",  "{",  "}",  ">", "<", "=", ".", ":", "|", ","};
+constexpr std::array<std::string_view, 24> kSymbols = {"//", "==", "!=", ">=", "<=", "+", "-", "*",
+                                                       "/",  "%",  "~",  "[",  "]",  "(", ")", "{",
+                                                       "}",  ">",  "<",  "=",  ".",  ":", "|", ","};
 
 class Lexer {
  public:
@@ -56,8 +56,8 @@ class Lexer {
     return source_.compare(at_, text.size(), text) == 0;
   }
 
-  // Lines and columns are counted forward from the last place asked for; only an error may lie before
-  // it, and it is the last one.
+  // Lines and columns are counted forward from the last place asked for; only an error may lie
+  // before it, and it is the last one.
   void locate(size_t at, uint32_t* line, uint32_t* column) {
     if (at < located_) located_ = line_begin_ = 0, line_ = 1;
     for (; located_ < at; ++located_) {

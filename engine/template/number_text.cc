@@ -91,8 +91,9 @@ std::optional<int64_t> floor_div(int64_t a, int64_t b) {
 }
 
 double floor_div(double a, double b) {
-  const double remainder = floor_mod(a, b);
-  return std::nearbyint((a - remainder) / b);
+  const double quotient = (a - floor_mod(a, b)) / b;  // whole, but for rounding
+  const double whole = std::floor(quotient);
+  return quotient - whole > 0.5 ? whole + 1 : whole;
 }
 
 }  // namespace strata::engine::jinja

@@ -78,8 +78,7 @@ Parameters::Parameters(Runtime& rt, std::string_view callee, const Arguments& ar
   }
   for (const auto& [name, value] : arguments.named) {
     const auto at = std::find(names_.begin(), names_.end(), name);
-    if (at == names_.end())
-      rt.fail(fmt::format("{} has no argument named '{}'", callee, name));
+    if (at == names_.end()) rt.fail(fmt::format("{} has no argument named '{}'", callee, name));
     const auto i = static_cast<size_t>(at - names_.begin());
     if (given_[i]) rt.fail(fmt::format("{} got its argument '{}' twice", callee, name));
     values_[i] = value;

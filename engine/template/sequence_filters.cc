@@ -163,10 +163,10 @@ Value reverse(Runtime& rt, const Value& input, const Arguments& arguments) {
 
 const FilterTable& sequence_filters() {
   static const FilterTable kFilters = {
-      {"length", length}, {"count", length},       {"first", first}, {"last", last},
+      {"length", length}, {"count", length},       {"first", first},  {"last", last},
       {"join", join},     {"default", or_default}, {"d", or_default}, {"list", to_list},
-      {"items", items},   {"dictsort", dict_sort}, {"sort", sort},   {"unique", unique},
-      {"min", least},     {"max", greatest},       {"sum", sum},     {"reverse", reverse},
+      {"items", items},   {"dictsort", dict_sort}, {"sort", sort},    {"unique", unique},
+      {"min", least},     {"max", greatest},       {"sum", sum},      {"reverse", reverse},
   };
   return kFilters;
 }

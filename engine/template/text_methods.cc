@@ -116,8 +116,9 @@ Value join(Runtime& rt, const Value& self, const Arguments& arguments) {
 Value format_argument(Runtime& rt, std::string_view field, const Arguments& arguments,
                       size_t* next) {
   const auto given = parse_integer(field);
-  const size_t index =
-      field.empty() ? (*next)++ : given && *given >= 0 ? static_cast<size_t>(*given) : kNotFound;
+  const size_t index = field.empty()          ? (*next)++
+                       : given && *given >= 0 ? static_cast<size_t>(*given)
+                                              : kNotFound;
   if (index < arguments.positional.size()) return arguments.positional[index];
   for (const auto& [name, value] : arguments.named) {
     if (name == field) return value;

@@ -39,8 +39,8 @@ struct Object;
 using Value =
     std::variant<Undefined, None, bool, int64_t, double, Text, Sequence*, Mapping*, Object*>;
 
-/// What a dict's keys(), values() and items() give cannot be indexed. kGenerator is what lazy filters
-/// give: it counts as true even when empty, and a walk over it uses it up.
+/// What a dict's keys(), values() and items() give cannot be indexed. kGenerator is what lazy
+/// filters give: it counts as true even when empty, and a walk over it uses it up.
 enum class SequenceKind : uint8_t { kList, kTuple, kKeys, kValues, kItems, kGenerator };
 
 struct Sequence final : Cell {

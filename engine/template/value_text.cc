@@ -125,9 +125,8 @@ class Printer {
   void print_object(const Object& object) {
     if (object.kind == ObjectKind::kRange) {
       const auto& range = static_cast<const Range&>(object);
-      put(range.step == 1
-              ? fmt::format("range({}, {})", range.start, range.stop)
-              : fmt::format("range({}, {}, {})", range.start, range.stop, range.step));
+      put(range.step == 1 ? fmt::format("range({}, {})", range.start, range.stop)
+                          : fmt::format("range({}, {}, {})", range.start, range.stop, range.step));
     } else if (object.kind == ObjectKind::kNamespace) {
       put("<Namespace {");
       const auto& fields = static_cast<const Namespace&>(object).fields;
