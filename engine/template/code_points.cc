@@ -81,8 +81,9 @@ std::string map_case(std::string_view text, Choose choose) {
 
 size_t code_point_before(std::string_view text, size_t end) {
   for (size_t bytes = 1; bytes <= 4 && bytes <= end; ++bytes) {
-    const Utf8Step step = utf8_step(text.substr(end - bytes, bytes));
-    if (step.bytes == bytes && step.status != Utf8Status::kUnfinished) return end - bytes;
+    const bool is_continuation = (static_cast<uint8_t>(text[end - bytes]) & 0xc0) == 0x80;
+    if (is_continuation) continue;
+    return utf8_step(text.substr(end - bytes, bytes)).bytes == bytes ? end - bytes : end - 1;
   }
   return end - 1;
 }

@@ -152,11 +152,13 @@ Interpreter::Flow Interpreter::run_loop(const ForStatement& node, const Value& i
   }
   bool has_run = false;
   while (loop->advance(rt_)) {
-    has_run = true;
     const ScopeEntry entry(*this, outer);
     set_name(kLoopSymbol, loop);
     assign(node.target, loop->current());
-    if (exec(node.body) == Flow::kBreak) break;
+    const Flow flow = exec(node.body);
+    if (flow == Flow::kBreak) break;
+    // As Jinja2 does it: `else` runs unless some round reached its end.
+    has_run = has_run || flow == Flow::kNext;
   }
   if (has_run) return Flow::kNext;
   const ScopeEntry entry(*this, outer);

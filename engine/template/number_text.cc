@@ -90,8 +90,12 @@ std::optional<int64_t> floor_div(int64_t a, int64_t b) {
   return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
 }
 
+// Step by step as Python does it, so that rounding agrees.
 double floor_div(double a, double b) {
-  const double quotient = (a - floor_mod(a, b)) / b;  // whole, but for rounding
+  const double remainder = std::fmod(a, b);
+  double quotient = (a - remainder) / b;
+  if (remainder != 0 && (remainder < 0) != (b < 0)) quotient -= 1;
+  if (quotient == 0) return std::copysign(0.0, a / b);
   const double whole = std::floor(quotient);
   return quotient - whole > 0.5 ? whole + 1 : whole;
 }
