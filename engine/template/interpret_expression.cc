@@ -144,23 +144,27 @@ void Interpreter::bind_parameters(const MacroDefinition& macro, const Arguments&
   for (const auto& [name, value] : arguments.named) {
     if (name == "caller") set_name(kCallerSymbol, value);
   }
+  // Given ones first: a fallback sees the parameters, not the variables of the same names outside.
+  std::vector<const MacroParameter*> not_given;
   for (size_t i = 0; i < macro.parameters.size(); ++i) {
     const MacroParameter& parameter = macro.parameters[i];
     const std::string& name = tree_.names[parameter.symbol];
     const auto named = std::find_if(arguments.named.begin(), arguments.named.end(),
                                     [&](const auto& argument) { return argument.first == name; });
+    const bool is_named = named != arguments.named.end();
     if (i < arguments.positional.size()) {
-      if (named != arguments.named.end()) {
+      if (is_named) {
         rt_.fail(fmt::format("macro '{}' got its argument '{}' twice", macro.name, name));
       }
       set_name(parameter.symbol, arguments.positional[i]);
-    } else if (named != arguments.named.end()) {
-      set_name(parameter.symbol, named->second);
-    } else if (parameter.fallback) {
-      set_name(parameter.symbol, eval(*parameter.fallback));
     } else {
-      set_name(parameter.symbol, Undefined{std::get<Text>(rt_.text(name))});
+      set_name(parameter.symbol,
+               is_named ? named->second : Value(Undefined{std::get<Text>(rt_.text(name))}));
+      if (!is_named) not_given.push_back(&parameter);
     }
+  }
+  for (const MacroParameter* parameter : not_given) {
+    if (parameter->fallback) set_name(parameter->symbol, eval(*parameter->fallback));
   }
 }
 

@@ -29,7 +29,8 @@ std::string model_path(const std::string& name) {
 TEST(RealTemplate, SmolLm2RendersAsJinja2Does) {
   const std::string path = model_path("SmolLM2-135M-Instruct.Q4_1.gguf");
   if (path.empty()) GTEST_SKIP() << "the model is not there: tools/fetch_models.sh smollm2";
-  const auto source = GgufFile::open(path).get_string("tokenizer.chat_template");
+  const auto file = GgufFile::open(path);  // the source is a view of it
+  const auto source = file.get_string("tokenizer.chat_template");
   ASSERT_TRUE(source);
   const auto chat = ChatTemplate::parse(*source);
   TemplateContext context;
