@@ -1,7 +1,7 @@
 // Fuzzes everything that reads a user's options: arguments, environment, config file, and the texts
 // of sizes, counts, numbers and logit biases. Every input gives settings or a strata::Error that
 // says what, where and what to do.
-// Run: options_fuzz -max_len=2048 -rss_limit_mb=512 -malloc_limit_mb=16 -timeout=5 CORPUS_DIR
+// Run: options_fuzz -max_len=2048 -rss_limit_mb=2048 -malloc_limit_mb=16 -timeout=10 CORPUS_DIR
 // The mutator knows the option table's words, so no corpus has to be kept.
 #include <algorithm>
 #include <cmath>
