@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "engine/template/chat_prompt.h"
+#include "engine/template/chat_template.h"
 
 namespace strata::engine {
 namespace {
@@ -47,7 +47,8 @@ std::vector<TokenId> chat(const Tokenizer& tokenizer, const std::vector<ChatMess
                           std::string_view source = kChatMl) {
   TemplateContext context;
   context.bos_token = "<s>";
-  return encode_chat_prompt(tokenizer, render_chat(ChatTemplate::parse(source), messages, context));
+  return encode_chat_prompt(tokenizer,
+                            ChatTemplate::parse(source).render_parts(messages, context));
 }
 
 ptrdiff_t count(const std::vector<TokenId>& tokens, TokenId token) {

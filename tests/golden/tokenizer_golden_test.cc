@@ -42,7 +42,9 @@ std::string unescaped(std::string_view text) {
 
 /// Two lines a case: kind "text", then the ids.
 std::vector<Case> read_cases(const std::string& name) {
-  std::ifstream file(std::string(STRATA_SOURCE_DIR) + "/tests/golden/" + name);
+  std::string path = STRATA_SOURCE_DIR "/tests/golden/";
+  path += name;
+  std::ifstream file(path);
   std::vector<Case> cases;
   for (std::string line, ids; std::getline(file, line);) {
     if (line.starts_with("#") || !std::getline(file, ids)) continue;
