@@ -238,9 +238,9 @@ TEST(RopeOfFile, OptionsOutOfRangeAreUsageErrors) {
   refuses([](O& o) { o.freq_base = 1; }, "--rope-freq-base",
           "wanted 1.1 to 1000000000000, found 1");
   refuses([](O& o) { o.freq_base = NAN; }, "--rope-freq-base", "found nan");
-  refuses([](O& o) { o.factor = 1e6; }, "--rope-scale", "wanted 0.001 to 65536, found 1000000");
-  refuses([](O& o) { o.factor = -1; }, "--rope-scale", "found -1");
-  refuses([](O& o) { o.factor = NAN; }, "--rope-scale", "found nan");
+  refuses([](O& o) { o.factor = 1e6; }, "--rope-factor", "wanted 0.001 to 65536, found 1000000");
+  refuses([](O& o) { o.factor = -1; }, "--rope-factor", "found -1");
+  refuses([](O& o) { o.factor = NAN; }, "--rope-factor", "found nan");
   refuses([](O& o) { o.n_ctx_original = ~0u; }, "--yarn-orig-ctx", "found 4294967295");
   refuses([](O& o) { o.yarn_ext_factor = 1.5; }, "--yarn-ext-factor", "wanted 0 to 1, found 1.5");
   refuses([](O& o) { o.yarn_ext_factor = NAN; }, "--yarn-ext-factor", "found nan");

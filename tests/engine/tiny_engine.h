@@ -65,6 +65,7 @@ inline void set_letters(SmallModel& model) {
   }
   for (const char* last : {"\xE2\x96\x81", "<0xC3>", "<0xA9>"}) tokens.emplace_back(last);
   kinds.insert(kinds.end(), {1, 6, 6});
+  model.set("tokenizer.ggml.scores", std::vector<float>(tokens.size(), 0.0f));
   model.set("tokenizer.ggml.tokens", std::move(tokens));
   model.set("tokenizer.ggml.token_type", std::move(kinds));
 }
