@@ -125,7 +125,7 @@ class HeadReader {
   uint64_t take_count(std::string_view what, uint64_t bytes_min, uint64_t count_max) {
     const auto count = take<uint64_t>(fmt::format("{} count", what));
     if (count > count_max)
-      fail(fmt::format("wanted at most {} {}s, found {}", count_max, what, count), kHostile);
+      fail(fmt::format("{} count: wanted at most {}, found {}", what, count_max, count), kHostile);
     if (count > left() / bytes_min)
       fail(fmt::format("truncated: wanted {} {}s of at least {} bytes each, found {} bytes", count,
                        what, bytes_min, left()),

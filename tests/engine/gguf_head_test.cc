@@ -72,10 +72,10 @@ TEST(GgufHead, RefusesOtherVersions) {
 
 TEST(GgufHead, RefusesCountsThatTheFileCannotHold) {
   expect_bad(RawGguf().header(kMost, 0),
-             "wanted at most 262144 tensors, found 18446744073709551615", "header, offset 8");
-  expect_bad(RawGguf().header(0, kMost), "wanted at most 65536 keys, found 18446744073709551615",
-             "header, offset 16");
-  expect_bad(RawGguf().header(0, kMost / 14 + 1), "wanted at most 65536 keys", "offset 16");
+             "tensor count: wanted at most 262144, found 18446744073709551615", "header, offset 8");
+  expect_bad(RawGguf().header(0, kMost),
+             "key count: wanted at most 65536, found 18446744073709551615", "header, offset 16");
+  expect_bad(RawGguf().header(0, kMost / 14 + 1), "key count: wanted at most 65536", "offset 16");
   expect_bad(RawGguf().header(2, 0).zeros(41),
              "truncated: wanted 2 tensors of at least 33 bytes each, found 49 bytes", "offset 8");
   expect_bad(RawGguf().header(0, 2).zeros(27),

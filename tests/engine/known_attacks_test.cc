@@ -38,9 +38,10 @@ RawGguf one_tensor(const std::vector<uint64_t>& shape, uint32_t type, uint64_t n
 // CVE-2024-21802, -21836, -23605, -21825, -23496, -25664 to -25668: counts and lengths of the
 // header, multiplied or incremented unchecked.
 TEST(KnownAttacks, HugeCountsAndLengths) {
-  expect_bad(RawGguf().header(kMost / 8, 0).zeros(100), "wanted at most 262144 tensors",
+  expect_bad(RawGguf().header(kMost / 8, 0).zeros(100), "tensor count: wanted at most 262144",
              "offset 8");
-  expect_bad(RawGguf().header(0, kMost / 48).zeros(100), "wanted at most 65536 keys", "offset 16");
+  expect_bad(RawGguf().header(0, kMost / 48).zeros(100), "key count: wanted at most 65536",
+             "offset 16");
   expect_bad(RawGguf().header(0, 1).string("k").u32(9).u32(8).u64(uint64_t{1} << 61).zeros(64),
              "wanted at most 16777216 values", "key k");
   expect_bad(RawGguf().header(0, 1).string("k").u32(8).u64(kMost).zeros(64),
