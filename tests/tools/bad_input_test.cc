@@ -54,8 +54,8 @@ TEST_F(BadInput, HostileCountsAreRefusedBeforeAnythingIsAllocated) {
     expect_refused(launch, {4, "bad_file", {what, "wanted", "found"}, "hostile.gguf: ", "the "});
   };
   constexpr uint64_t kHuge = uint64_t{1} << 60;
-  refuse(RawGguf().header(kHuge, 0), "at most 262144 tensors, found");
-  refuse(RawGguf().header(0, kHuge), "at most 65536 keys, found");
+  refuse(RawGguf().header(kHuge, 0), "tensor count: wanted at most 262144, found");
+  refuse(RawGguf().header(0, kHuge), "key count: wanted at most 65536, found");
   refuse(RawGguf().header(0, 1).u64(kHuge).zeros(32), "key");
   refuse(RawGguf().header(0, 1).string("tokenizer.ggml.tokens").u32(9).u32(8).u64(kHuge).zeros(32),
          "");
