@@ -1,6 +1,7 @@
 #include "engine/text/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <memory>
 
@@ -186,6 +187,18 @@ TEST(Tokenizer, TextThatIsNotUtf8IsRefusedWithItsOffset) {
                    ErrorCode::kBadText, "at offset 9", "text");
     }
   }
+}
+
+TEST(Tokenizer, TextOfMoreThanAGibibyteIsRefusedUnread) {
+  const auto tokenizer = Tokenizer::make(make_bpe_spec({}));
+  const uint64_t bytes = kMaxTextBytes + 1;
+  void* memory =
+      mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  const std::string_view text(static_cast<const char*>(memory), bytes);
+  expect_error([&] { return tokenizer->encode(text, {}); }, ErrorCode::kBadText,
+               "1073741825 bytes; at most 1073741824", "text");
+  munmap(memory, bytes);
 }
 
 TEST(Tokenizer, TextWithNulBytesIsText) {
