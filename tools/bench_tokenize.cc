@@ -100,7 +100,7 @@ int main(int argc, char** argv) {
       is_right = strata::print_rows(model, uint64_t{n_mib} << 20, n_repeats) && is_right;
     return is_right ? 0 : 1;
   } catch (const strata::Error& error) {
-    std::fprintf(stderr, "error: %s (%s)\n", error.what(), error.where().c_str());
+    (void)std::fprintf(stderr, "error: %s (%s)\n", error.what(), error.where().c_str());
     return strata::exit_code(error.code());
   }
 }

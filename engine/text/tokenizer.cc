@@ -30,8 +30,7 @@ constexpr std::string_view kEndTexts[] = {
     "<|end_of_text|>",
     "<|call|>",
     "<end_of_utterance>",
-    "<\xEF\xBD\x9C"
-    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",
 };
 
 /// Token texts to be found in text: of those that begin at one place the longest, of those that

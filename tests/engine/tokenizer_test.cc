@@ -145,12 +145,16 @@ TEST(Tokenizer, KnownEndsOfTurnEndAnAnswerAndAreControlTokens) {
   TokenizerSpec spec = make_bpe_spec({});
   const TokenId turn = add_token(spec, "<|im_end|>", TokenKind::kNormal);
   const TokenId text = add_token(spec, "<|endoftext|>", TokenKind::kUserDefined);
+  const TokenId deepseek = add_token(spec,
+                                     "<\xEF\xBD\x9C"
+                                     "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+                                     TokenKind::kNormal);
   spec.eos = add_token(spec, "<my end>", TokenKind::kControl);
   spec.eot = add_token(spec, "<my turn>", TokenKind::kControl);
   spec.eom = add_token(spec, "<my message>", TokenKind::kControl);
   const TokenId other = add_token(spec, "<|im_start|>", TokenKind::kControl);
   const auto tokenizer = Tokenizer::make(spec);
-  for (const TokenId end : {turn, text, spec.eos, spec.eot, spec.eom})
+  for (const TokenId end : {turn, text, deepseek, spec.eos, spec.eot, spec.eom})
     EXPECT_TRUE(tokenizer->is_end(end)) << end;
   for (const TokenId none : {TokenId{'a'}, other, kNoToken, TokenId{100000}})
     EXPECT_FALSE(tokenizer->is_end(none)) << none;
