@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/template/chat_prompt.h"
+#include "engine/template/chat_template.h"
 #include "engine/text/tokenizer.h"
 
 namespace strata::engine {

@@ -19,11 +19,8 @@ Value undefined_named(const Value& name) {
 }
 
 // A key can be anything that does not change: no list, no dict.
-void require_hashable(Runtime& rt, const Value& key) {
-  const Sequence* sequence = as_cell<Sequence>(key);
-  if (as_cell<Mapping>(key) || (sequence && sequence->kind == SequenceKind::kList)) {
-    rt.fail(fmt::format("{} cannot be a key", type_name(key)));
-  }
+bool is_hashable(const Value& key) {
+  return !as_cell<Mapping>(key) && !as_sequence(key, SequenceKind::kList);
 }
 
 // Where index `i`, counted from the end where negative, lies in n items; nothing outside.
@@ -50,9 +47,7 @@ Value text_at(Runtime& rt, const Text& text, int64_t index) {
 Value item_at(Runtime& rt, const Value& value, int64_t index) {
   if (const Text* text = std::get_if<Text>(&value)) return text_at(rt, *text, index);
   if (const Sequence* sequence = as_cell<Sequence>(value)) {
-    if (sequence->kind != SequenceKind::kList && sequence->kind != SequenceKind::kTuple) {
-      return Undefined{};
-    }
+    if (!is_list_or_tuple(sequence)) return Undefined{};
     const auto at = position_of(index, sequence->items.size());
     return at ? sequence->items[*at] : Value(Undefined{});
   }
@@ -71,9 +66,6 @@ Value object_field(Runtime& rt, const Value& value, const Text& name) {
     }
   }
   if (auto* loop = as_object<Loop>(value, ObjectKind::kLoop)) return loop->field(rt, name);
-  if (const auto* cycler = as_object<Cycler>(value, ObjectKind::kCycler)) {
-    if (name->bytes() == "current") return cycler->items[cycler->at];
-  }
   return Undefined{name};
 }
 
@@ -145,7 +137,7 @@ Value slice_text(Runtime& rt, const Text& text, const Value& start, const Value&
 }  // namespace
 
 Value* find_key(Runtime& rt, Mapping& mapping, const Value& key) {
-  require_hashable(rt, key);
+  if (!is_hashable(key)) rt.fail(fmt::format("{} cannot be a key", type_name(key)));
   rt.visit_items(mapping.items.size());
   const MarkedText* wanted = as_text(key);
   for (auto& [name, value] : mapping.items) {
@@ -178,7 +170,7 @@ Value get_attribute(Runtime& rt, const Value& value, const Text& name) {
 
 Value get_item(Runtime& rt, const Value& value, const Value& key) {
   require_defined(rt, value);
-  if (Mapping* mapping = as_cell<Mapping>(value)) {
+  if (Mapping* mapping = as_cell<Mapping>(value); mapping && is_hashable(key)) {
     if (const Value* held = find_key(rt, *mapping, key)) return *held;
   }
   if (const Text* name = std::get_if<Text>(&key)) return get_attribute(rt, value, *name);
@@ -194,19 +186,10 @@ Value get_slice(Runtime& rt, const Value& value, const Value& start, const Value
   require_defined(rt, value);
   if (const Text* text = std::get_if<Text>(&value)) return slice_text(rt, *text, start, stop, step);
   const Sequence* sequence = as_cell<Sequence>(value);
-  const Range* range = as_object<Range>(value, ObjectKind::kRange);
-  if (!range && (!sequence || sequence->kind == SequenceKind::kView ||
-                 sequence->kind == SequenceKind::kGenerator)) {
-    return Undefined{};
-  }
-  const uint64_t n = range ? range->length : sequence->items.size();
-  const SlicePlan plan = plan_slice(rt, static_cast<int64_t>(n), start, stop, step);
+  if (!is_list_or_tuple(sequence)) rt.fail(fmt::format("{} has no slices", type_name(value)));
+  const auto n = static_cast<int64_t>(sequence->items.size());
+  const SlicePlan plan = plan_slice(rt, n, start, stop, step);
   rt.visit_items(plan.count);
-  if (range) {
-    if (plan.count == 0) return rt.make<Range>(0, 1, 0);
-    return rt.make<Range>(range->start + plan.start * range->step, range->step * plan.step,
-                          plan.count);
-  }
   std::vector<Value> items;
   for (uint64_t i = 0; i < plan.count; ++i) {
     items.push_back(
@@ -215,9 +198,13 @@ Value get_slice(Runtime& rt, const Value& value, const Value& start, const Value
   return rt.sequence(sequence->kind, std::move(items));
 }
 
-Value get_path(Runtime& rt, const Value& value, const Value& path) {
+Value get_path(Runtime& rt, const Value& value, const Value& path, const Value* fallback) {
+  const auto get = [&](const Value& from, const Value& key) {
+    const Value found = get_item(rt, from, key);
+    return fallback && is<Undefined>(found) ? *fallback : found;
+  };
   const MarkedText* text = as_text(path);
-  if (!text) return get_item(rt, value, path);
+  if (!text) return get(value, path);
   Value at = value;
   const std::string& names = text->bytes();
   for (size_t begin = 0; begin <= names.size();) {
@@ -227,7 +214,7 @@ Value get_path(Runtime& rt, const Value& value, const Value& path) {
                                                        [](char c) { return c >= '0' && c <= '9'; });
     const auto index = is_index ? parse_integer(part) : std::nullopt;
     rt.step();
-    at = get_item(rt, at, index ? Value(*index) : rt.text(part));
+    at = get(at, index ? Value(*index) : rt.text(part));
     begin = end + 1;
   }
   return at;

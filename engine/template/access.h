@@ -22,7 +22,8 @@ Value get_item(Runtime& rt, const Value& value, const Value& key);
 Value get_slice(Runtime& rt, const Value& value, const Value& start, const Value& stop,
                 const Value& step);
 /// Follows "a.b.0" from a value, as the attribute= of filters does; a part of digits is an index.
-Value get_path(Runtime& rt, const Value& value, const Value& path);
+/// `fallback`, where not null, stands for whatever is missing on the way.
+Value get_path(Runtime& rt, const Value& value, const Value& path, const Value* fallback = nullptr);
 
 /// How many items a value has; nothing where it has no length.
 std::optional<uint64_t> length_of(Runtime& rt, const Value& value);

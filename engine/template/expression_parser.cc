@@ -158,23 +158,12 @@ ExpressionPtr ExpressionParser::concatenation() {
 }
 
 ExpressionPtr ExpressionParser::product() {
-  ExpressionPtr left = power();
-  while (const auto op = product_symbol(tokens_.peek())) {
-    const uint32_t line = tokens_.take().line;
-    ExpressionPtr right = power();
-    const uint32_t depth = std::max(left->depth, right->depth);
-    left = make(line, depth, Binary{*op, std::move(left), std::move(right)});
-  }
-  return left;
-}
-
-ExpressionPtr ExpressionParser::power() {
   ExpressionPtr left = unary(true);
-  while (tokens_.peek().is_symbol("**")) {
+  while (const auto op = product_symbol(tokens_.peek())) {
     const uint32_t line = tokens_.take().line;
     ExpressionPtr right = unary(true);
     const uint32_t depth = std::max(left->depth, right->depth);
-    left = make(line, depth, Binary{BinaryOp::kPower, std::move(left), std::move(right)});
+    left = make(line, depth, Binary{*op, std::move(left), std::move(right)});
   }
   return left;
 }

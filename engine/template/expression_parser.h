@@ -1,7 +1,6 @@
 // engine/template/expression_parser.h - expressions of the template language, by recursive descent.
-// Binding, loosest first: if-else; or; and; not; comparisons, in; + -; ~; * / // %; ** (left to
-// right); unary + -; then, on a primary: . [] (), | filters, is tests. Unary signs bind tighter
-// than filters.
+// Binding, loosest first: if-else; or; and; not; comparisons, in; + -; ~; * / // %; unary + -;
+// then, on a primary: . [] (), | filters, is tests. Unary signs bind tighter than filters.
 #pragma once
 
 #include "engine/template/token_stream.h"
@@ -32,7 +31,6 @@ class ExpressionParser {
   ExpressionPtr sum();
   ExpressionPtr concatenation();
   ExpressionPtr product();
-  ExpressionPtr power();
   ExpressionPtr unary(bool with_filters);
   ExpressionPtr primary();
   ExpressionPtr name_or_constant();

@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
+#include <locale.h>
+#include <time.h>
+
+#include <array>
+#include <optional>
 
 #include "engine/template/access.h"
-#include "engine/template/date_format.h"
 #include "engine/template/value_text.h"
 
 namespace strata::engine::jinja {
@@ -32,7 +35,7 @@ Value range(Runtime& rt, const Arguments& arguments) {
     rt.fail(fmt::format("the template's range budget of {} ran out: a range of {} was asked for",
                         rt.limits().range_length, length));
   }
-  return rt.make<Range>(start, step, length);
+  return rt.make<Range>(start, stop, step, length);
 }
 
 Value dict(Runtime& rt, const Arguments& arguments) {
@@ -66,20 +69,34 @@ Value make_namespace(Runtime& rt, const Arguments& arguments) {
   return space;
 }
 
-Value joiner(Runtime& rt, const Arguments& arguments) {
-  const Parameters p(rt, "joiner", arguments, {"sep"});
-  return rt.make<Joiner>(p.get_or(0, rt.text(std::string(", "))));
-}
-
-Value cycler(Runtime& rt, const Arguments& arguments) {
-  if (arguments.positional.empty()) rt.fail("cycler wants at least one value");
-  rt.hold_items(arguments.positional.size());
-  return rt.make<Cycler>(arguments.positional);
-}
-
 Value raise_exception(Runtime& rt, const Arguments& arguments) {
   const Parameters p(rt, "raise_exception", arguments, {"message"}, 1);
-  rt.fail("the template raised: " + print_text(rt, p.get(0)).bytes());
+  constexpr size_t kMaxShown = 500;
+  const MarkedText message = print_text(rt, p.get(0));
+  rt.fail("the template raised: " + message.bytes().substr(0, kMaxShown));
+}
+
+std::optional<tm> parse_date(const std::string& iso) {
+  tm date{};
+  const char* end = strptime(iso.c_str(), "%Y-%m-%d", &date);
+  if (end && *end == 'T') end = strptime(end + 1, "%H:%M:%S", &date);
+  if (!end || *end != '\0') return std::nullopt;
+  const int day = date.tm_mday;
+  timegm(&date);  // fills in the day of the week, and moves a day that the month lacks
+  return date.tm_mday == day ? std::optional<tm>(date) : std::nullopt;
+}
+
+// As Python's strftime, in English whatever the process's locale is.
+Value strftime_now(Runtime& rt, const tm& date, const Arguments& arguments) {
+  const Parameters p(rt, "strftime_now", arguments, {"format"}, 1);
+  const MarkedText* format = p.text(0);
+  if (!format) rt.fail("strftime_now wants a format");
+  if (format->empty()) return p.get(0);
+  static const locale_t kEnglish = newlocale(LC_ALL_MASK, "C", nullptr);
+  std::array<char, 512> text;
+  const size_t n = strftime_l(text.data(), text.size(), format->bytes().c_str(), &date, kEnglish);
+  if (n == 0) rt.fail(fmt::format("strftime_now: more than {} bytes", text.size() - 1));
+  return rt.text(MarkedText(std::string(text.data(), n), format->has_user_text()));
 }
 
 }  // namespace
@@ -93,25 +110,14 @@ std::vector<std::pair<std::string, Value>> global_functions(Runtime& rt,
   add("range", range);
   add("dict", dict);
   add("namespace", make_namespace);
-  add("joiner", joiner);
-  add("cycler", cycler);
   add("raise_exception", raise_exception);
-  if (!date_iso.empty()) {
-    const auto date = parse_date(date_iso);
-    if (!date)
-      rt.fail(fmt::format("the date '{}' is not YYYY-MM-DD with or without THH:MM:SS", date_iso));
-    add("strftime_now", [date](Runtime& runtime, const Arguments& arguments) -> Value {
-      const Parameters p(runtime, "strftime_now", arguments, {"format"}, 1);
-      const MarkedText* format = p.text(0);
-      if (!format) runtime.fail("strftime_now wants a format");
-      std::string text;
-      if (!format_date(*date, format->bytes(), &text)) {
-        runtime.fail(fmt::format("strftime_now: '{}' holds an unknown field",
-                                 format->bytes().substr(0, 64)));
-      }
-      return runtime.text(MarkedText(std::move(text), format->has_user_text()));
-    });
-  }
+  if (date_iso.empty()) return functions;
+  const auto date = parse_date(date_iso);
+  if (!date)
+    rt.fail(fmt::format("the date '{}' is not YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS", date_iso));
+  add("strftime_now", [date](Runtime& runtime, const Arguments& arguments) {
+    return strftime_now(runtime, *date, arguments);
+  });
   return functions;
 }
 

@@ -1,5 +1,5 @@
-// engine/template/functions.h - what every template may call: range, dict, namespace, joiner,
-// cycler, raise_exception, and strftime_now where the caller gave a date.
+// engine/template/functions.h - what every template may call: range, dict, namespace,
+// raise_exception, and strftime_now where the caller gave a date.
 #pragma once
 
 #include <functional>

@@ -29,12 +29,16 @@ Value Interpreter::eval_or_none(const ExpressionPtr& expression) {
 }
 
 Value Interpreter::look_up(Symbol symbol) {
+  uint64_t n_visited = 0;
   for (const Scope* scope = scope_.get(); scope; scope = scope->parent.get()) {
-    rt_.visit_items(scope->names.size());
+    n_visited += 1 + scope->names.size();
     for (const auto& [name, value] : scope->names) {
-      if (name == symbol) return value;
+      if (name != symbol) continue;
+      rt_.visit_items(n_visited);
+      return value;
     }
   }
+  rt_.visit_items(n_visited);
   if (top_level_[symbol]) return *top_level_[symbol];
   return Undefined{std::get<Text>(rt_.text(tree_.names[symbol]))};
 }
@@ -80,22 +84,7 @@ Arguments Interpreter::eval_arguments(const Call& call) {
   for (const ExpressionPtr& argument : call.positional)
     arguments.positional.push_back(eval(*argument));
   for (const auto& [name, argument] : call.named)
-    arguments.named.emplace_back(MarkedText(name), eval(*argument));
-  if (call.star) {
-    const std::vector<Value> more = collect_items(rt_, eval(*call.star));
-    arguments.positional.insert(arguments.positional.end(), more.begin(), more.end());
-  }
-  if (call.double_star) {
-    const Value more = eval(*call.double_star);
-    const Mapping* mapping = as_cell<Mapping>(more);
-    if (!mapping) rt_.fail(fmt::format("'**' wants a dict, found {}", type_name(more)));
-    rt_.hold_items(2 * mapping->items.size());
-    for (const auto& [key, value] : mapping->items) {
-      if (!as_text(key)) rt_.fail("'**' wants a dict with text keys");
-      rt_.hold(as_text(key)->memory_bytes());
-      arguments.named.emplace_back(*as_text(key), value);
-    }
-  }
+    arguments.named.emplace_back(name, eval(*argument));
   return arguments;
 }
 
@@ -123,80 +112,76 @@ Value Interpreter::call_value(const Value& callee, const Arguments& arguments) {
   }
   if (const auto* macro = as_object<Macro>(callee, ObjectKind::kMacro))
     return call_macro(*macro, arguments);
-  if (auto* joiner = as_object<Joiner>(callee, ObjectKind::kJoiner)) {
-    return std::exchange(joiner->was_called, true) ? joiner->separator : rt_.text(std::string());
-  }
   if (const auto* loop = as_object<Loop>(callee, ObjectKind::kLoop); loop && loop->recursive) {
     const Parameters p(rt_, "loop", arguments, {"iterable"}, 1);
     const Runtime::CallLevel level(rt_);
-    const ScopeEntry entry(*this, loop->scope);
+    // The inner loop runs where the outer one does. A scope of its own for each level would make
+    // chains of scopes as long as a template likes, as a namespace can hold a loop and call it
+    // again.
+    const std::shared_ptr<Scope> outer_scope = std::exchange(scope_, loop->scope);
     MarkedText text;
     MarkedText* const outside = std::exchange(out_, &text);
     run_loop(*loop->recursive, p.get(0), loop->depth0() + 1);
     out_ = outside;
-    return rt_.text(std::move(text));
+    scope_ = outer_scope;
+    return rt_.held_text(std::move(text));
   }
   rt_.fail(fmt::format("{} cannot be called", type_name(callee)));
 }
 
-void Interpreter::bind_superfluous(const MacroDefinition& macro, const Arguments& arguments) {
-  const size_t n_bound = std::min(arguments.positional.size(), macro.parameters.size());
-  std::vector<Value> varargs(arguments.positional.begin() + static_cast<int64_t>(n_bound),
-                             arguments.positional.end());
-  if (!varargs.empty() && !macro.takes_varargs) {
+void Interpreter::check_arguments(const MacroDefinition& macro, const Arguments& arguments) const {
+  if (arguments.positional.size() > macro.parameters.size()) {
     rt_.fail(fmt::format("macro '{}' takes at most {} arguments, {} given", macro.name,
                          macro.parameters.size(), arguments.positional.size()));
   }
-  Mapping* kwargs = rt_.mapping();
   for (const auto& [name, value] : arguments.named) {
-    const bool is_parameter = std::any_of(
-        macro.parameters.begin(), macro.parameters.end(),
-        [&](const auto& parameter) { return tree_.names[parameter.symbol] == name.bytes(); });
-    if (is_parameter) continue;
-    if (name.bytes() == "caller") {
-      set_name(kCallerSymbol, value);
-    } else if (macro.takes_kwargs) {
-      set_key(rt_, *kwargs, rt_.text(name), value);
-    } else {
-      rt_.fail(fmt::format("macro '{}' has no argument named '{}'", macro.name, name.bytes()));
+    const auto is_it = [&, wanted = std::string_view(name)](const MacroParameter& parameter) {
+      return tree_.names[parameter.symbol] == wanted;
+    };
+    if (name != "caller" && std::ranges::none_of(macro.parameters, is_it)) {
+      rt_.fail(fmt::format("macro '{}' has no argument named '{}'", macro.name, name));
     }
   }
-  if (macro.takes_varargs) set_name(kVarargsSymbol, rt_.tuple(std::move(varargs)));
-  if (macro.takes_kwargs) set_name(kKwargsSymbol, kwargs);
 }
 
 void Interpreter::bind_parameters(const MacroDefinition& macro, const Arguments& arguments) {
+  for (const auto& [name, value] : arguments.named) {
+    if (name == "caller") set_name(kCallerSymbol, value);
+  }
+  // Given ones first: a fallback sees the parameters, not the variables of the same names outside.
+  std::vector<const MacroParameter*> not_given;
   for (size_t i = 0; i < macro.parameters.size(); ++i) {
     const MacroParameter& parameter = macro.parameters[i];
     const std::string& name = tree_.names[parameter.symbol];
-    const auto named =
-        std::find_if(arguments.named.begin(), arguments.named.end(),
-                     [&](const auto& argument) { return argument.first.bytes() == name; });
+    const auto named = std::find_if(arguments.named.begin(), arguments.named.end(),
+                                    [&](const auto& argument) { return argument.first == name; });
+    const bool is_named = named != arguments.named.end();
     if (i < arguments.positional.size()) {
-      if (named != arguments.named.end()) {
+      if (is_named) {
         rt_.fail(fmt::format("macro '{}' got its argument '{}' twice", macro.name, name));
       }
       set_name(parameter.symbol, arguments.positional[i]);
-    } else if (named != arguments.named.end()) {
-      set_name(parameter.symbol, named->second);
-    } else if (parameter.fallback) {
-      set_name(parameter.symbol, eval(*parameter.fallback));
     } else {
-      set_name(parameter.symbol, Undefined{std::get<Text>(rt_.text(name))});
+      set_name(parameter.symbol,
+               is_named ? named->second : Value(Undefined{std::get<Text>(rt_.text(name))}));
+      if (!is_named) not_given.push_back(&parameter);
     }
+  }
+  for (const MacroParameter* parameter : not_given) {
+    if (parameter->fallback) set_name(parameter->symbol, eval(*parameter->fallback));
   }
 }
 
 Value Interpreter::call_macro(const Macro& macro, const Arguments& arguments) {
   const Runtime::CallLevel level(rt_);
   const ScopeEntry entry(*this, macro.closure);
-  bind_superfluous(*macro.definition, arguments);
+  check_arguments(*macro.definition, arguments);
   bind_parameters(*macro.definition, arguments);
   MarkedText text;
   MarkedText* const outside = std::exchange(out_, &text);
   exec(macro.definition->body);
   out_ = outside;
-  return rt_.text(std::move(text));
+  return rt_.held_text(std::move(text));
 }
 
 Value Interpreter::eval_node(const FilterUse& node) {
@@ -235,7 +220,7 @@ Value Interpreter::eval_node(const Concat& node) {
     rt_.hold(text->memory_bytes());
     joined.append(*text);
   }
-  return rt_.text(std::move(joined));
+  return rt_.held_text(std::move(joined));
 }
 
 Value Interpreter::eval_node(const Comparison& node) {

@@ -26,6 +26,7 @@ MarkedText Interpreter::run() {
 
 void Interpreter::count_output(uint64_t bytes, uint64_t memory) {
   rt_.scan_bytes(bytes);
+  // The output has a budget of its own; only its marks count as memory.
   rt_.hold(out_ == &output_ ? memory - bytes : memory);
   if (out_ == &output_ && bytes > rt_.limits().output_bytes - output_.size()) {
     rt_.fail(
@@ -151,11 +152,13 @@ Interpreter::Flow Interpreter::run_loop(const ForStatement& node, const Value& i
   }
   bool has_run = false;
   while (loop->advance(rt_)) {
-    has_run = true;
     const ScopeEntry entry(*this, outer);
     set_name(kLoopSymbol, loop);
     assign(node.target, loop->current());
-    if (exec(node.body) == Flow::kBreak) break;
+    const Flow flow = exec(node.body);
+    if (flow == Flow::kBreak) break;
+    // As Jinja2 does it: `else` runs unless some round reached its end.
+    has_run = has_run || flow == Flow::kNext;
   }
   if (has_run) return Flow::kNext;
   const ScopeEntry entry(*this, outer);
@@ -176,8 +179,8 @@ Interpreter::Flow Interpreter::capture(const Block& block, MarkedText* out) {
 }
 
 Value Interpreter::filtered(const ExpressionPtr& filter, MarkedText text) {
-  if (!filter) return rt_.text(std::move(text));
-  std::optional<Value> outside = std::exchange(block_text_, rt_.text(std::move(text)));
+  if (!filter) return rt_.held_text(std::move(text));
+  std::optional<Value> outside = std::exchange(block_text_, rt_.held_text(std::move(text)));
   const Value value = eval(*filter);
   block_text_ = std::move(outside);
   return value;
@@ -198,7 +201,7 @@ Interpreter::Flow Interpreter::exec_node(const MacroStatement& node) {
 Interpreter::Flow Interpreter::exec_node(const CallBlock& node) {
   const auto& call = std::get<Call>(node.call->node);
   Arguments arguments = eval_arguments(call);
-  arguments.named.emplace_back(MarkedText("caller"), rt_.make<Macro>(&node.caller, scope_));
+  arguments.named.emplace_back("caller", rt_.make<Macro>(&node.caller, scope_));
   emit(print_text(rt_, call_with(call, arguments)));
   return Flow::kNext;
 }
@@ -210,12 +213,14 @@ Interpreter::Flow Interpreter::exec_node(const FilterBlock& node) {
   return flow;
 }
 
-Interpreter::Flow Interpreter::exec_node(const WithBlock& node) {
-  std::vector<Value> values;
-  for (const auto& [target, value] : node.values) values.push_back(eval(*value));
+Interpreter::Flow Interpreter::exec_node(const GenerationBlock& node) {
   const ScopeEntry entry(*this, scope_);
-  for (size_t i = 0; i < values.size(); ++i) assign(node.values[i].first, values[i]);
   return exec(node.body);
+}
+
+Interpreter::Flow Interpreter::exec_node(const DoStatement& node) {
+  eval(*node.value);
+  return Flow::kNext;
 }
 
 Interpreter::Flow Interpreter::exec_node(const Break&) { return Flow::kBreak; }

@@ -1,6 +1,6 @@
 // engine/template/interpreter.h - runs a parsed template.
-// Scopes: a loop's round, a macro, and the bodies of with, filter, call and block-set have one of
-// their own; `if` has none. What is set inside a scope is gone behind it; namespaces are how
+// Scopes: a loop's round, a macro, and the bodies of filter, call, generation and block-set have
+// one of their own; `if` has none. What is set inside a scope is gone behind it; namespaces are how
 // templates carry values out.
 #pragma once
 
@@ -65,7 +65,7 @@ class Interpreter {
   Value call_with(const Call& call, const Arguments& arguments);
   Value call_macro(const Macro& macro, const Arguments& arguments);
   void bind_parameters(const MacroDefinition& macro, const Arguments& arguments);
-  void bind_superfluous(const MacroDefinition& macro, const Arguments& arguments);
+  void check_arguments(const MacroDefinition& macro, const Arguments& arguments) const;
   Value look_up(Symbol symbol);
 
   // Statements (interpreter.cc).
@@ -79,7 +79,8 @@ class Interpreter {
   Flow exec_node(const MacroStatement& node);
   Flow exec_node(const CallBlock& node);
   Flow exec_node(const FilterBlock& node);
-  Flow exec_node(const WithBlock& node);
+  Flow exec_node(const GenerationBlock& node);
+  Flow exec_node(const DoStatement& node);
   Flow exec_node(const Break& node);
   Flow exec_node(const Continue& node);
   Flow run_loop(const ForStatement& node, const Value& items, uint32_t depth0);

@@ -71,9 +71,7 @@ class JsonWriter {
       write_text(*text);
     } else if (const Mapping* mapping = as_cell<Mapping>(value)) {
       write_mapping(*mapping);
-    } else if (const Sequence* sequence = as_cell<Sequence>(value);
-               sequence &&
-               (sequence->kind == SequenceKind::kList || sequence->kind == SequenceKind::kTuple)) {
+    } else if (const Sequence* sequence = as_cell<Sequence>(value); is_list_or_tuple(sequence)) {
       write_list(sequence->items);
     } else {
       put(scalar(value));

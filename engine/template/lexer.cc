@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "engine/template/code_points.h"
 #include "engine/template/number_text.h"
+#include "engine/template/runtime.h"
 #include "engine/template/string_literal.h"
 
 namespace strata::engine::jinja {
@@ -36,9 +37,9 @@ bool is_decimal(char c) { return c >= '0' && c <= '9'; }
 bool is_name_part(char c) { return is_name_start(c) || is_decimal(c); }
 
 // Longer symbols stand before those they begin with.
-constexpr std::array<std::string_view, 24> kSymbols = {
-    "**", "//", "==", "!=", ">=", "<=", "+", "-", "*", "/", "%", "~",
-    "[",  "]",  "(",  ")",  "{",  "}",  ">", "<", "=", ".", ":", "|"};
+constexpr std::array<std::string_view, 24> kSymbols = {"//", "==", "!=", ">=", "<=", "+", "-", "*",
+                                                       "/",  "%",  "~",  "[",  "]",  "(", ")", "{",
+                                                       "}",  ">",  "<",  "=",  ".",  ":", "|", ","};
 
 class Lexer {
  public:
@@ -55,9 +56,10 @@ class Lexer {
     return source_.compare(at_, text.size(), text) == 0;
   }
 
-  // Lines and columns are counted forward from the last place asked for; places are asked for in
-  // order.
+  // Lines and columns are counted forward from the last place asked for; only an error may lie
+  // before it, and it is the last one.
   void locate(size_t at, uint32_t* line, uint32_t* column) {
+    if (at < located_) located_ = line_begin_ = 0, line_ = 1;
     for (; located_ < at; ++located_) {
       if (source_[located_] == '\n') {
         ++line_;
@@ -227,11 +229,6 @@ class Lexer {
   }
 
   void symbol() {
-    if (source_[at_] == ',' || source_[at_] == ';') {
-      push(TokenKind::kSymbol, at_, std::string(1, source_[at_]));
-      ++at_;
-      return;
-    }
     const auto* found = std::find_if(kSymbols.begin(), kSymbols.end(),
                                      [&](std::string_view s) { return looking_at(s); });
     if (found == kSymbols.end()) fail(at_, fmt::format("unexpected character '{}'", source_[at_]));
@@ -262,23 +259,15 @@ class Lexer {
   }
 
   size_t skip_digits(size_t at) const {
-    while (at < source_.size() && (is_decimal(source_[at]) || source_[at] == '_')) ++at;
+    while (at < source_.size() && is_decimal(source_[at])) ++at;
     return at;
   }
 
   void number() {
     const size_t begin = at_;
-    const bool is_prefixed =
-        source_[at_] == '0' && at_ + 1 < source_.size() &&
-        std::string_view("xXoObB").find(source_[at_ + 1]) != std::string_view::npos;
     const bool after_dot = !tokens_.empty() && tokens_.back().is_symbol(".");
-    bool is_real = false;
-    if (is_prefixed) {
-      while (at_ < source_.size() && is_name_part(source_[at_])) ++at_;
-    } else {
-      at_ = skip_digits(at_);
-      if (!after_dot) is_real = fraction_and_exponent();
-    }
+    at_ = skip_digits(at_);
+    const bool is_real = !after_dot && fraction_and_exponent();
     const std::string digits = source_.substr(begin, at_ - begin);
     if (is_real) {
       const auto real = parse_real(digits);
@@ -286,8 +275,8 @@ class Lexer {
       push(TokenKind::kReal, begin).real = *real;
       return;
     }
-    const auto integer = parse_integer(digits, is_prefixed ? 0 : 10);
-    if (!integer) fail(begin, fmt::format("'{}' is no integer of 64 bits", digits));
+    const auto integer = parse_integer(digits);
+    if (!integer) fail(begin, fmt::format("'{}' is no integer of 64 bits", digits.substr(0, 64)));
     push(TokenKind::kInteger, begin).integer = *integer;
   }
 
@@ -324,7 +313,7 @@ class Lexer {
 
 void fail_at(uint32_t line, uint32_t column, const std::string& message) {
   throw Error(ErrorCode::kTemplate, message,
-              fmt::format("chat template, line {}, column {}", line, column));
+              fmt::format("chat template, line {}, column {}", line, column), kTemplateRemedy);
 }
 
 std::vector<Token> tokenize(std::string_view source) { return Lexer(normalised(source)).run(); }

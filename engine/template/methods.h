@@ -13,11 +13,8 @@ using MethodFn = Value (*)(Runtime& rt, const Value& self, const Arguments& argu
 /// The method of that name that values of this kind have, or null.
 MethodFn find_method(const Value& value, std::string_view name);
 
-// The tables that find_method joins, one per file.
+/// Those of text.
 MethodFn find_text_method(std::string_view name);
-MethodFn find_list_method(std::string_view name, bool is_tuple);
-MethodFn find_mapping_method(std::string_view name);
-MethodFn find_object_method(ObjectKind kind, std::string_view name);
 
 /// A method with the value it belongs to, as a value.
 struct BoundMethod final : Object {

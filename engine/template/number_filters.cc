@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include "engine/template/filters.h"
@@ -16,7 +15,7 @@ std::optional<int64_t> truncated(double real) {
 }
 
 Value to_integer(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "int", arguments, {"default", "base"});
+  const Parameters p(rt, "int", arguments, {"default"});
   require_defined(rt, input);
   const Value fallback = p.get_or(0, int64_t{0});
   Number number;
@@ -28,10 +27,7 @@ Value to_integer(Runtime& rt, const Value& input, const Arguments& arguments) {
   const MarkedText* text = as_text(input);
   if (!text) return fallback;
   rt.scan_bytes(text->size());
-  if (const auto integer = parse_integer(
-          text->bytes(), static_cast<int>(std::clamp<int64_t>(p.integer(1, 10), 0, 36)))) {
-    return *integer;
-  }
+  if (const auto integer = parse_integer(text->bytes())) return *integer;
   const auto real = parse_real(text->bytes());
   const auto whole = real ? truncated(*real) : std::nullopt;
   return whole ? Value(*whole) : fallback;
@@ -46,27 +42,6 @@ Value to_real(Runtime& rt, const Value& input, const Arguments& arguments) {
   if (text) rt.scan_bytes(text->size());
   const auto real = text ? parse_real(text->bytes()) : std::nullopt;
   return real ? Value(*real) : p.get_or(0, 0.0);
-}
-
-Value round_number(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "round", arguments, {"precision", "method"});
-  require_defined(rt, input);
-  Number number;
-  if (!as_number(input, &number))
-    rt.fail(fmt::format("round wants a number, found {}", type_name(input)));
-  const auto precision = static_cast<int>(std::clamp<int64_t>(p.integer(0, 0), -400, 400));
-  const MarkedText* method = p.text(1);
-  if (!method || method->bytes() == "common") {
-    if (number.is_real) return round_real(number.real, precision);
-    if (precision >= 0) return number.integer;
-    const auto whole = truncated(round_real(number.real, precision));
-    if (!whole) rt.fail("round: the result does not fit 64 bits");
-    return *whole;
-  }
-  const double unit = std::pow(10.0, precision);
-  if (method->bytes() == "ceil") return std::ceil(number.real * unit) / unit;
-  if (method->bytes() == "floor") return std::floor(number.real * unit) / unit;
-  rt.fail("round: the method is none of common, ceil, floor");
 }
 
 Value absolute(Runtime& rt, const Value& input, const Arguments& arguments) {
@@ -85,7 +60,6 @@ const FilterTable& number_filters() {
   static const FilterTable kFilters = {
       {"int", to_integer},
       {"float", to_real},
-      {"round", round_number},
       {"abs", absolute},
   };
   return kFilters;

@@ -11,47 +11,14 @@
 namespace strata::engine::jinja {
 namespace {
 
-// A double in fixed notation has up to 309 digits before the point; 1100 after it show every one
-// exactly.
-constexpr int kMaxPrecision = 1100;
-
-std::string format(double value, std::chars_format style, int precision) {
-  std::array<char, kMaxPrecision + 400> buffer;
-  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, style,
-                                 std::clamp(precision, 0, kMaxPrecision));
-  return {buffer.data(), end.ptr};
-}
-
 std::string_view trimmed(std::string_view text) {
   const ByteRange kept = trim_bounds(text, nullptr, true, true);
   return text.substr(kept.begin, kept.end - kept.begin);
 }
 
-// Drops underscores that stand between digits; nothing where one stands elsewhere.
-std::optional<std::string> without_underscores(std::string_view text) {
-  std::string digits;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '_') {
-      digits += text[i];
-    } else if (i == 0 || i + 1 == text.size() || text[i - 1] == '_') {
-      return std::nullopt;
-    }
-  }
-  return digits;
-}
-
-int base_of_prefix(std::string_view text) {
-  if (text.size() < 2 || text[0] != '0') return 0;
-  switch (text[1] | 32) {
-    case 'x':
-      return 16;
-    case 'o':
-      return 8;
-    case 'b':
-      return 2;
-    default:
-      return 0;
-  }
+// from_chars knows no '+'; a sign behind it stays wrong.
+std::string_view without_plus(std::string_view text) {
+  return text.size() > 1 && text[0] == '+' && text[1] != '-' ? text.substr(1) : text;
 }
 
 }  // namespace
@@ -77,44 +44,16 @@ std::string real_text(double value) {
   return out + digits.substr(0, n_whole) + "." + digits.substr(n_whole);
 }
 
-std::string fixed_text(double value, int precision) {
-  return format(value, std::chars_format::fixed, precision);
-}
-std::string scientific_text(double value, int precision) {
-  return format(value, std::chars_format::scientific, precision);
-}
-std::string general_text(double value, int precision) {
-  return format(value, std::chars_format::general, std::max(precision, 1));
-}
-
-std::optional<int64_t> parse_integer(std::string_view text, int base) {
-  text = trimmed(text);
-  const bool is_negative = !text.empty() && text[0] == '-';
-  if (!text.empty() && (text[0] == '-' || text[0] == '+')) text.remove_prefix(1);
-  const int prefix = base_of_prefix(text);
-  if (prefix != 0 && (base == 0 || base == prefix)) {
-    text.remove_prefix(2);
-    base = prefix;
-    if (!text.empty() && text[0] == '_') text.remove_prefix(1);
-  }
-  if (base == 0) base = 10;
-  if (base < 2 || base > 36) return std::nullopt;
-  const auto digits = without_underscores(text);
-  if (!digits || digits->empty() || (*digits)[0] == '-') return std::nullopt;
-  const std::string with_sign = (is_negative ? "-" : "") + *digits;
+std::optional<int64_t> parse_integer(std::string_view text) {
+  text = without_plus(trimmed(text));
   int64_t value = 0;
-  const char* end = with_sign.data() + with_sign.size();
-  const auto result = std::from_chars(with_sign.data(), end, value, base);
-  if (result.ec != std::errc() || result.ptr != end) return std::nullopt;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (result.ec != std::errc() || result.ptr != text.data() + text.size()) return std::nullopt;
   return value;
 }
 
 std::optional<double> parse_real(std::string_view text) {
-  const auto plain = without_underscores(trimmed(text));
-  if (!plain) return std::nullopt;
-  std::string_view digits = *plain;
-  if (!digits.empty() && digits[0] == '+') digits.remove_prefix(1);
-  if (digits.empty() || (plain->size() > digits.size() && digits[0] == '-')) return std::nullopt;
+  const std::string_view digits = without_plus(trimmed(text));
   double value = 0;
   const char* end = digits.data() + digits.size();
   const auto result = std::from_chars(digits.data(), end, value);
@@ -128,17 +67,6 @@ std::optional<double> parse_real(std::string_view text) {
   }
   if (result.ec != std::errc()) return std::nullopt;
   return value;
-}
-
-double round_real(double value, int digits) {
-  if (!std::isfinite(value)) return value;
-  digits = std::clamp(digits, -400, 400);
-  if (digits < 0) {
-    const double unit = std::pow(10.0, -digits);
-    if (!std::isfinite(unit)) return 0.0 * value;
-    return std::nearbyint(value / unit) * unit;
-  }
-  return parse_real(fixed_text(value, digits)).value_or(value);
 }
 
 int64_t floor_mod(int64_t a, int64_t b) {
@@ -162,9 +90,14 @@ std::optional<int64_t> floor_div(int64_t a, int64_t b) {
   return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
 }
 
+// Step by step as Python does it, so that rounding agrees.
 double floor_div(double a, double b) {
-  const double remainder = floor_mod(a, b);
-  return std::nearbyint((a - remainder) / b);
+  const double remainder = std::fmod(a, b);
+  double quotient = (a - remainder) / b;
+  if (remainder != 0 && (remainder < 0) != (b < 0)) quotient -= 1;
+  if (quotient == 0) return std::copysign(0.0, a / b);
+  const double whole = std::floor(quotient);
+  return quotient - whole > 0.5 ? whole + 1 : whole;
 }
 
 }  // namespace strata::engine::jinja

@@ -7,7 +7,6 @@
 
 #include "engine/template/access.h"
 #include "engine/template/number_text.h"
-#include "engine/template/text_format.h"
 #include "engine/template/text_search.h"
 
 namespace strata::engine::jinja {
@@ -27,8 +26,6 @@ std::string_view symbol_of(BinaryOp op) {
       return "//";
     case BinaryOp::kModulo:
       return "%";
-    case BinaryOp::kPower:
-      return "**";
   }
   return "?";
 }
@@ -41,24 +38,6 @@ std::string_view symbol_of(BinaryOp op) {
 
 [[noreturn]] void fail_overflow(Runtime& rt, BinaryOp op) {
   rt.fail(fmt::format("the result of '{}' does not fit 64 bits", symbol_of(op)));
-}
-
-Value integer_power(Runtime& rt, int64_t base, int64_t exponent) {
-  if (exponent < 0) {
-    if (base == 0) rt.fail("zero cannot be raised to a negative power");
-    return std::pow(static_cast<double>(base), static_cast<double>(exponent));
-  }
-  int64_t result = 1;
-  while (exponent > 0) {
-    if ((exponent & 1) && __builtin_mul_overflow(result, base, &result)) {
-      fail_overflow(rt, BinaryOp::kPower);
-    }
-    exponent >>= 1;
-    if (exponent > 0 && __builtin_mul_overflow(base, base, &base)) {
-      fail_overflow(rt, BinaryOp::kPower);
-    }
-  }
-  return result;
 }
 
 Value integer_arithmetic(Runtime& rt, BinaryOp op, int64_t a, int64_t b) {
@@ -82,13 +61,11 @@ Value integer_arithmetic(Runtime& rt, BinaryOp op, int64_t a, int64_t b) {
     }
     case BinaryOp::kModulo:
       return floor_mod(a, b);
-    case BinaryOp::kPower:
-      return integer_power(rt, a, b);
   }
   return result;
 }
 
-Value real_arithmetic(Runtime& rt, BinaryOp op, double a, double b) {
+double real_arithmetic(BinaryOp op, double a, double b) {
   switch (op) {
     case BinaryOp::kAdd:
       return a + b;
@@ -102,11 +79,6 @@ Value real_arithmetic(Runtime& rt, BinaryOp op, double a, double b) {
       return floor_div(a, b);
     case BinaryOp::kModulo:
       return floor_mod(a, b);
-    case BinaryOp::kPower: {
-      if (a < 0 && b != std::floor(b)) rt.fail("a negative number has no real power of a fraction");
-      if (a == 0 && b < 0) rt.fail("zero cannot be raised to a negative power");
-      return std::pow(a, b);
-    }
   }
   return 0.0;
 }
@@ -116,7 +88,7 @@ Value arithmetic(Runtime& rt, BinaryOp op, const Number& a, const Number& b) {
       op == BinaryOp::kDivide || op == BinaryOp::kFloorDivide || op == BinaryOp::kModulo;
   if (divides && b.real == 0) rt.fail("division by zero");
   if (!a.is_real && !b.is_real) return integer_arithmetic(rt, op, a.integer, b.integer);
-  return real_arithmetic(rt, op, a.real, b.real);
+  return real_arithmetic(op, a.real, b.real);
 }
 
 uint64_t repeats(const Number& times) {
@@ -128,9 +100,10 @@ Value repeat_text(Runtime& rt, const MarkedText& text, const Number& times) {
   if (n > rt.limits().memory_bytes) rt.hold(n);  // keeps the product below from wrapping
   rt.hold(n * text.memory_bytes());
   rt.visit_items(n);
+  rt.scan_bytes(n * text.size());
   MarkedText out;
   for (uint64_t i = 0; i < n; ++i) out.append(text);
-  return rt.text(std::move(out));
+  return rt.held_text(std::move(out));
 }
 
 Value repeat_items(Runtime& rt, const Sequence& sequence, const Number& times) {
@@ -143,11 +116,6 @@ Value repeat_items(Runtime& rt, const Sequence& sequence, const Number& times) {
     items.insert(items.end(), sequence.items.begin(), sequence.items.end());
   }
   return rt.sequence(sequence.kind, std::move(items));
-}
-
-bool is_list_or_tuple(const Sequence* sequence) {
-  return sequence &&
-         (sequence->kind == SequenceKind::kList || sequence->kind == SequenceKind::kTuple);
 }
 
 // `a * b` where one is text or a list and the other an integer, in either order; false where it is
@@ -170,9 +138,10 @@ bool try_join(Runtime& rt, const Value& left, const Value& right, Value* out) {
   const MarkedText* right_text = as_text(right);
   if (left_text && right_text) {
     rt.scan_bytes(left_text->size() + right_text->size());
+    rt.hold(left_text->memory_bytes() + right_text->memory_bytes());
     MarkedText joined = *left_text;
     joined.append(*right_text);
-    *out = rt.text(std::move(joined));
+    *out = rt.held_text(std::move(joined));
     return true;
   }
   const Sequence* a = as_cell<Sequence>(left);
@@ -224,7 +193,6 @@ void require_defined(Runtime& rt, const Value& value) {
 
 Value apply_binary(Runtime& rt, BinaryOp op, const Value& left, const Value& right) {
   require_defined(rt, left);
-  if (op == BinaryOp::kModulo && as_text(left)) return format_percent(rt, *as_text(left), right);
   require_defined(rt, right);
   Number a;
   Number b;

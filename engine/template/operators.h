@@ -8,15 +8,7 @@
 
 namespace strata::engine::jinja {
 
-enum class BinaryOp : uint8_t {
-  kAdd,
-  kSubtract,
-  kMultiply,
-  kDivide,
-  kFloorDivide,
-  kModulo,
-  kPower
-};
+enum class BinaryOp : uint8_t { kAdd, kSubtract, kMultiply, kDivide, kFloorDivide, kModulo };
 enum class CompareOp : uint8_t {
   kEqual,
   kNotEqual,

@@ -68,28 +68,19 @@ Call ExpressionParser::arguments(uint32_t* depth) {
   Call call;
   tokens_.expect_symbol("(");
   while (!tokens_.skip_symbol(")")) {
-    ExpressionPtr value;
-    if (tokens_.skip_symbol("*")) {
-      value = expression();
-      *depth = std::max(*depth, value->depth);
-      if (call.star) tokens_.fail("a call has two '*' arguments");
-      call.star = std::move(value);
-    } else if (tokens_.skip_symbol("**")) {
-      value = expression();
-      *depth = std::max(*depth, value->depth);
-      if (call.double_star) tokens_.fail("a call has two '**' arguments");
-      call.double_star = std::move(value);
-    } else if (tokens_.peek().kind == TokenKind::kName && tokens_.peek(1).is_symbol("=")) {
-      std::string name = tokens_.take().text;
+    std::string name;
+    if (tokens_.peek().kind == TokenKind::kName && tokens_.peek(1).is_symbol("=")) {
+      name = tokens_.take().text;
       tokens_.take();
-      value = expression();
-      *depth = std::max(*depth, value->depth);
-      call.named.emplace_back(std::move(name), std::move(value));
-    } else {
-      if (!call.named.empty()) tokens_.fail("a positional argument stands behind a named one");
-      value = expression();
-      *depth = std::max(*depth, value->depth);
+    } else if (!call.named.empty()) {
+      tokens_.fail("a positional argument stands behind a named one");
+    }
+    ExpressionPtr value = expression();
+    *depth = std::max(*depth, value->depth);
+    if (name.empty()) {
       call.positional.push_back(std::move(value));
+    } else {
+      call.named.emplace_back(std::move(name), std::move(value));
     }
     if (!tokens_.peek().is_symbol(")")) tokens_.expect_symbol(",");
   }
@@ -117,7 +108,6 @@ ExpressionPtr ExpressionParser::one_filter(ExpressionPtr of) {
   FilterUse use;
   uint32_t depth = of ? of->depth : 0;
   use.name = tokens_.take_name("a filter's name");
-  while (tokens_.skip_symbol(".")) use.name += "." + tokens_.take_name("a filter's name");
   if (tokens_.peek().is_symbol("(")) use.call = arguments(&depth);
   use.input = std::move(of);
   return make(line, depth, std::move(use));
@@ -155,7 +145,6 @@ ExpressionPtr ExpressionParser::one_test(ExpressionPtr of) {
   uint32_t depth = of->depth;
   use.is_negated = tokens_.skip_name("not");
   use.name = tokens_.take_name("a test's name");
-  while (tokens_.skip_symbol(".")) use.name += "." + tokens_.take_name("a test's name");
   if (tokens_.peek().is_symbol("(")) {
     use.call = arguments(&depth);
   } else if (starts_test_argument()) {

@@ -22,7 +22,8 @@ void Runtime::hold(uint64_t bytes) {
 }
 
 void Runtime::fail(const std::string& message) const {
-  throw Error(ErrorCode::kTemplate, message, fmt::format("chat template, line {}", line_));
+  throw Error(ErrorCode::kTemplate, message, fmt::format("chat template, line {}", line_),
+              kTemplateRemedy);
 }
 
 void Runtime::out_of_steps() const {
@@ -39,9 +40,12 @@ void Runtime::out_of_calls() const {
 }
 
 Value Runtime::text(MarkedText text) {
-  constexpr uint64_t kOverhead =
-      sizeof(MarkedText) + 32;  // the shared block and the allocator's own bytes
-  hold(text.memory_bytes() + kOverhead);
+  hold(text.memory_bytes());
+  return held_text(std::move(text));
+}
+
+Value Runtime::held_text(MarkedText text) {
+  hold(sizeof(MarkedText) + kCellOverhead);
   return std::make_shared<const MarkedText>(std::move(text));
 }
 
@@ -73,11 +77,10 @@ Parameters::Parameters(Runtime& rt, std::string_view callee, const Arguments& ar
     given_[i] = true;
   }
   for (const auto& [name, value] : arguments.named) {
-    const auto at = std::find(names_.begin(), names_.end(), name.bytes());
-    if (at == names_.end())
-      rt.fail(fmt::format("{} has no argument named '{}'", callee, name.bytes()));
+    const auto at = std::find(names_.begin(), names_.end(), name);
+    if (at == names_.end()) rt.fail(fmt::format("{} has no argument named '{}'", callee, name));
     const auto i = static_cast<size_t>(at - names_.begin());
-    if (given_[i]) rt.fail(fmt::format("{} got its argument '{}' twice", callee, name.bytes()));
+    if (given_[i]) rt.fail(fmt::format("{} got its argument '{}' twice", callee, name));
     values_[i] = value;
     given_[i] = true;
   }

@@ -15,19 +15,22 @@
 
 namespace strata::engine::jinja {
 
-inline constexpr uint32_t kMaxNesting =
-    200;  // expressions or statements inside each other, in a source
-inline constexpr uint64_t kMaxSourceBytes = 1u << 20;  // of a template
+/// Of a source: expressions or statements inside each other, and its size.
+inline constexpr uint32_t kMaxNesting = 200;
+inline constexpr uint64_t kMaxSourceBytes = 1u << 20;
+/// The remedy of every kTemplate error; a tool that has an option for it says so.
+inline constexpr const char* kTemplateRemedy =
+    "feed the text without the template, or use a model file whose template is sound";
 
 /// Everything is an upper limit; reaching one is an Error(kTemplate) that names it and the line.
 struct RenderLimits {
-  uint64_t steps = 2'000'000;  // evaluated nodes, plus bytes scanned and items walked by weight
+  uint64_t steps = 2'000'000;  // evaluated nodes, plus bytes scanned and items visited by weight
   uint64_t steps_per_message = 20'000;  // added for each message, so that long chats have room
   uint64_t output_bytes = 64ull << 20;
-  uint64_t memory_bytes =
-      256ull << 20;         // all text and containers made, counted when made and never given back
-  uint32_t calls = 200;     // macros and recursive loops inside each other
-  uint32_t frames = 2'000;  // nodes under evaluation inside each other: bounds the machine stack
+  // All text and containers made, counted when made and never given back.
+  uint64_t memory_bytes = 256ull << 20;
+  uint32_t calls = 200;   // macros and recursive loops inside each other
+  uint32_t frames = 800;  // nodes under evaluation inside each other: bounds the machine stack
   uint64_t range_length = 100'000;
 };
 
@@ -43,7 +46,7 @@ class Runtime {
     steps_left_ -= n;
   }
   /// Counts bytes that an operation looks at, and items that it visits.
-  void scan_bytes(uint64_t n) { step(n / 4096); }
+  void scan_bytes(uint64_t n) { step(n / 512); }
   void visit_items(uint64_t n) { step(n / 16); }
   /// Counts memory about to be taken. Errors: kTemplate.
   void hold(uint64_t bytes);
@@ -56,6 +59,8 @@ class Runtime {
   // Making values: each counts its memory first.
   Value text(MarkedText text);
   Value text(std::string bytes) { return text(MarkedText(std::move(bytes))); }
+  /// One whose bytes and marks the maker has counted while it grew.
+  Value held_text(MarkedText text);
   /// Bytes [begin, end) of a text; the text itself where that is all of it.
   Value slice(const Text& whole, size_t begin, size_t end);
   Sequence* sequence(SequenceKind kind, std::vector<Value> items = {});
@@ -120,11 +125,10 @@ class Runtime {
   std::vector<std::unique_ptr<Cell>> cells_;
 };
 
-/// The arguments of a call, a filter or a test, in source order. Names carry marks because `**`
-/// takes them from a dict.
+/// The arguments of a call, a filter or a test, in source order.
 struct Arguments {
   std::vector<Value> positional;
-  std::vector<std::pair<MarkedText, Value>> named;
+  std::vector<std::pair<std::string, Value>> named;
 };
 
 /// Arguments laid out over a callee's parameter names.

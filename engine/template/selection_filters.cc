@@ -17,7 +17,7 @@ Arguments without_first(const Arguments& arguments, size_t n) {
 
 const Value* find_named(const Arguments& arguments, std::string_view name) {
   for (const auto& [key, value] : arguments.named) {
-    if (key.bytes() == name) return &value;
+    if (key == name) return &value;
   }
   return nullptr;
 }
@@ -39,15 +39,13 @@ Value map_attribute(Runtime& rt, const Value& input, const Arguments& arguments)
   std::vector<Value> mapped;
   Cursor cursor(rt, input);
   Value item;
-  while (cursor.next(&item)) {
-    Value found = get_path(rt, item, *path);
-    mapped.push_back(is<Undefined>(found) && fallback ? *fallback : std::move(found));
-  }
+  while (cursor.next(&item)) mapped.push_back(get_path(rt, item, *path, fallback));
   return rt.generator(std::move(mapped));
 }
 
 Value map(Runtime& rt, const Value& input, const Arguments& arguments) {
   const Runtime::Frame frame(rt);
+  if (!is_true(input)) return rt.generator({});  // none, too, has no items here
   if (arguments.positional.empty()) return map_attribute(rt, input, arguments);
   const std::string& name = name_at(rt, arguments, 0, "map");
   const Arguments rest = without_first(arguments, 1);
@@ -61,6 +59,7 @@ Value map(Runtime& rt, const Value& input, const Arguments& arguments) {
 Value choose(Runtime& rt, const Value& input, const Arguments& arguments, std::string_view filter,
              bool by_attribute, bool wanted) {
   const Runtime::Frame frame(rt);
+  if (!is_true(input)) return rt.generator({});
   const size_t n_own = by_attribute ? 1 : 0;
   if (arguments.positional.size() < n_own) rt.fail(fmt::format("{} wants an attribute", filter));
   const bool has_test = arguments.positional.size() > n_own;

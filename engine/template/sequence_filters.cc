@@ -7,6 +7,7 @@
 #include "engine/template/filters.h"
 #include "engine/template/operators.h"
 #include "engine/template/sort_key.h"
+#include "engine/template/text_search.h"
 #include "engine/template/value_text.h"
 
 namespace strata::engine::jinja {
@@ -28,8 +29,7 @@ Value first(Runtime& rt, const Value& input, const Arguments& arguments) {
 
 Value last(Runtime& rt, const Value& input, const Arguments& arguments) {
   const Parameters p(rt, "last", arguments, {});
-  if (as_text(input) || as_sequence(input, SequenceKind::kList) ||
-      as_sequence(input, SequenceKind::kTuple)) {
+  if (as_text(input) || is_list_or_tuple(as_cell<Sequence>(input))) {
     return get_item(rt, input, int64_t{-1});
   }
   const std::vector<Value> items = collect_items(rt, input);
@@ -38,21 +38,15 @@ Value last(Runtime& rt, const Value& input, const Arguments& arguments) {
 
 Value join(Runtime& rt, const Value& input, const Arguments& arguments) {
   const Parameters p(rt, "join", arguments, {"d", "attribute"});
-  const Text separator =
-      p.has(0) ? shared_text(rt, p.get(0)) : std::get<Text>(rt.text(std::string()));
-  MarkedText out;
-  bool is_first = true;
+  const Text separator = p.has(0) ? shared_text(rt, p.get(0)) : std::make_shared<MarkedText>();
+  Joined joined(rt, *separator);
   Cursor cursor(rt, input);
   Value item;
   while (cursor.next(&item)) {
     if (p.has(1) && !is<None>(p.get(1))) item = get_path(rt, item, p.get(1));
-    const Text text = shared_text(rt, item);
-    rt.hold(text->memory_bytes() + separator->memory_bytes());
-    if (!is_first) out.append(*separator);
-    out.append(*text);
-    is_first = false;
+    joined.add(*shared_text(rt, item));
   }
-  return rt.text(std::move(out));
+  return joined.take();
 }
 
 Value or_default(Runtime& rt, const Value& input, const Arguments& arguments) {
@@ -165,92 +159,14 @@ Value reverse(Runtime& rt, const Value& input, const Arguments& arguments) {
   return rt.generator(std::move(all));
 }
 
-Value batch(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "batch", arguments, {"linecount", "fill_with"}, 1);
-  const int64_t n = p.integer(0, 1);
-  if (n < 1) rt.fail("batch wants a positive number");
-  std::vector<Value> rows;
-  std::vector<Value> row;
-  Cursor cursor(rt, input);
-  Value item;
-  while (cursor.next(&item)) {
-    if (row.size() == static_cast<uint64_t>(n)) rows.push_back(rt.list(std::exchange(row, {})));
-    row.push_back(item);
-  }
-  if (!row.empty()) {
-    const bool is_filled = p.has(1) && !is<None>(p.get(1));
-    if (is_filled) rt.hold_items(static_cast<uint64_t>(std::min<int64_t>(n, int64_t{1} << 40)));
-    if (is_filled) row.resize(static_cast<size_t>(n), p.get(1));
-    rows.push_back(rt.list(std::move(row)));
-  }
-  return rt.generator(std::move(rows));
-}
-
-Value slice(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "slice", arguments, {"slices", "fill_with"}, 1);
-  const std::vector<Value> all = collect_items(rt, input);
-  const int64_t n = p.integer(0, 1);
-  if (n < 1) rt.fail("slice wants a positive number");
-  const auto n_columns = static_cast<uint64_t>(n);
-  rt.visit_items(n_columns);
-  const uint64_t per_column = all.size() / n_columns;
-  const uint64_t n_longer = all.size() % n_columns;
-  std::vector<Value> columns;
-  size_t at = 0;
-  for (uint64_t i = 0; i < n_columns; ++i) {
-    const size_t end = at + per_column + (i < n_longer ? 1 : 0);
-    std::vector<Value> column(all.begin() + static_cast<int64_t>(at),
-                              all.begin() + static_cast<int64_t>(end));
-    if (p.has(1) && !is<None>(p.get(1)) && i >= n_longer && n_longer > 0)
-      column.push_back(p.get(1));
-    columns.push_back(rt.list(std::move(column)));
-    at = end;
-  }
-  return rt.generator(std::move(columns));
-}
-
-Value group_by(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "groupby", arguments, {"attribute", "default", "case_sensitive"}, 1);
-  std::vector<Value> all = collect_items(rt, input);
-  std::vector<Value> keyed;
-  std::vector<Value> keys;
-  for (const Value& item : all) {
-    Value key = get_path(rt, item, p.get(0));
-    if (is<Undefined>(key) && p.has(1)) key = p.get(1);
-    keys.push_back(folded(rt, key, p.flag(2, false)));
-    keyed.push_back(rt.tuple({keys.back(), key, item}));
-  }
-  const std::vector<Value> sorted = sorted_by(rt, std::move(keyed), keys, false);
-  std::vector<Value> groups;
-  Sequence* members = nullptr;
-  const Value* group_key = nullptr;
-  for (const Value& entry : sorted) {
-    const std::vector<Value>& parts = as_cell<Sequence>(entry)->items;
-    if (!group_key || !is_equal(rt, *group_key, parts[0])) {
-      members = rt.sequence(SequenceKind::kList);
-      groups.push_back(rt.tuple({parts[1], members}));
-      group_key = &parts[0];
-    }
-    rt.hold_items(1);
-    members->items.push_back(parts[2]);
-  }
-  return rt.list(std::move(groups));
-}
-
-Value attribute(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "attr", arguments, {"name"}, 1);
-  return get_attribute(rt, input, shared_text(rt, p.get(0)));
-}
-
 }  // namespace
 
 const FilterTable& sequence_filters() {
   static const FilterTable kFilters = {
-      {"length", length}, {"count", length},       {"first", first},      {"last", last},
-      {"join", join},     {"default", or_default}, {"d", or_default},     {"list", to_list},
-      {"items", items},   {"dictsort", dict_sort}, {"sort", sort},        {"unique", unique},
-      {"min", least},     {"max", greatest},       {"sum", sum},          {"reverse", reverse},
-      {"batch", batch},   {"slice", slice},        {"groupby", group_by}, {"attr", attribute},
+      {"length", length}, {"count", length},       {"first", first},  {"last", last},
+      {"join", join},     {"default", or_default}, {"d", or_default}, {"list", to_list},
+      {"items", items},   {"dictsort", dict_sort}, {"sort", sort},    {"unique", unique},
+      {"min", least},     {"max", greatest},       {"sum", sum},      {"reverse", reverse},
   };
   return kFilters;
 }

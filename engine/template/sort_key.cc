@@ -6,7 +6,6 @@
 #include "engine/template/access.h"
 #include "engine/template/code_points.h"
 #include "engine/template/operators.h"
-#include "engine/template/text_search.h"
 
 namespace strata::engine::jinja {
 
@@ -18,16 +17,8 @@ Value folded(Runtime& rt, const Value& value, bool case_sensitive) {
 }
 
 Value sort_key(Runtime& rt, const Value& item, const Value& attribute, bool case_sensitive) {
-  if (is<Undefined>(attribute) || is<None>(attribute)) return folded(rt, item, case_sensitive);
-  const Text* path = std::get_if<Text>(&attribute);
-  if (!path || (*path)->bytes().find(',') == std::string::npos) {
-    return folded(rt, get_path(rt, item, attribute), case_sensitive);
-  }
-  std::vector<Value> keys;
-  for (const Value& one : split_text(rt, *path, ",", kNoLimit)) {
-    keys.push_back(folded(rt, get_path(rt, item, one), case_sensitive));
-  }
-  return rt.list(std::move(keys));
+  const bool has_attribute = !is<Undefined>(attribute) && !is<None>(attribute);
+  return folded(rt, has_attribute ? get_path(rt, item, attribute) : item, case_sensitive);
 }
 
 std::vector<Value> sorted_by(Runtime& rt, std::vector<Value> items, const std::vector<Value>& keys,
@@ -35,8 +26,9 @@ std::vector<Value> sorted_by(Runtime& rt, std::vector<Value> items, const std::v
   std::vector<size_t> order(items.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return is_reversed ? compare_order(rt, keys[b], keys[a]) < 0
-                       : compare_order(rt, keys[a], keys[b]) < 0;
+    if (is_reversed) std::swap(a, b);
+    // Equal ones first: two that are missing need no order.
+    return !is_equal(rt, keys[a], keys[b]) && compare_order(rt, keys[a], keys[b]) < 0;
   });
   std::vector<Value> sorted;
   sorted.reserve(items.size());

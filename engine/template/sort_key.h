@@ -1,4 +1,4 @@
-// engine/template/sort_key.h - the order that sort, unique, min, max, dictsort and groupby share.
+// engine/template/sort_key.h - the order that sort, unique, min, max and dictsort share.
 #pragma once
 
 #include <vector>
@@ -9,8 +9,7 @@ namespace strata::engine::jinja {
 
 /// Text in lower case unless `case_sensitive`; other values as they are.
 Value folded(Runtime& rt, const Value& value, bool case_sensitive);
-/// `item` itself, or what `attribute` (a path; several with commas give a list) finds in it,
-/// folded.
+/// `item` itself, or what `attribute` (a path) finds in it, folded.
 Value sort_key(Runtime& rt, const Value& item, const Value& attribute, bool case_sensitive);
 /// The items in the order of their keys, equal ones in their old order. Errors: kTemplate where
 /// keys have no order.

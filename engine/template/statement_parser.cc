@@ -72,18 +72,19 @@ class StatementParser {
       made.node = call_block();
     } else if (name == "filter") {
       made.node = filter_block();
-    } else if (name == "with") {
-      made.node = with_block();
+    } else if (name == "do") {
+      tokens_.take();
+      made.node = DoStatement{expressions_.tuple_or_expression(true)};
     } else if (name == "generation") {
       tokens_.take();
-      made.node = WithBlock{{}, body_until("endgeneration")};
+      made.node = GenerationBlock{body_until("endgeneration")};
     } else if (name == "break" || name == "continue") {
       if (loop_level_ == 0) tokens_.fail(fmt::format("'{}' stands outside of a loop", name));
       tokens_.take();
       if (name == "continue") made.node = Continue{};
     } else {
       tokens_.fail_expected(
-          "a statement (if, for, set, macro, call, filter, with, generation, break, continue)");
+          "a statement (if, for, set, macro, call, filter, do, generation, break, continue)");
     }
     end_tag();
     return made;
@@ -143,11 +144,7 @@ class StatementParser {
   // The body of a macro or call block is no part of the loop around it.
   void macro_body(MacroDefinition& macro, std::string_view end) {
     const uint32_t outside = std::exchange(loop_level_, 0);
-    const uint64_t n_varargs = names_.n_uses(kVarargsSymbol);
-    const uint64_t n_kwargs = names_.n_uses(kKwargsSymbol);
     macro.body = body_until(end);
-    macro.takes_varargs = names_.n_uses(kVarargsSymbol) > n_varargs;
-    macro.takes_kwargs = names_.n_uses(kKwargsSymbol) > n_kwargs;
     loop_level_ = outside;
   }
 
@@ -177,19 +174,6 @@ class StatementParser {
     FilterBlock made;
     made.filter = expressions_.filter_chain();
     made.body = body_until("endfilter");
-    return made;
-  }
-
-  WithBlock with_block() {
-    tokens_.take();
-    WithBlock made;
-    while (tokens_.peek().kind != TokenKind::kBlockEnd) {
-      Target target = expressions_.target(false);
-      tokens_.expect_symbol("=");
-      made.values.emplace_back(std::move(target), expressions_.expression());
-      if (tokens_.peek().kind != TokenKind::kBlockEnd) tokens_.expect_symbol(",");
-    }
-    made.body = body_until("endwith");
     return made;
   }
 

@@ -22,8 +22,6 @@ struct Call {
   ExpressionPtr callee;  // null for filters and tests
   std::vector<ExpressionPtr> positional;
   std::vector<std::pair<std::string, ExpressionPtr>> named;
-  ExpressionPtr star;         // *list, or null
-  ExpressionPtr double_star;  // **dict, or null
 };
 
 struct Literal {
@@ -140,8 +138,6 @@ struct MacroDefinition {
   std::string name;
   std::vector<MacroParameter> parameters;
   Block body;
-  bool takes_varargs = false;  // the body mentions them; otherwise superfluous arguments are errors
-  bool takes_kwargs = false;
 };
 struct MacroStatement {
   Symbol symbol;
@@ -155,28 +151,24 @@ struct FilterBlock {
   ExpressionPtr filter;
   Block body;
 };
-struct WithBlock {
-  std::vector<std::pair<Target, ExpressionPtr>> values;
+struct GenerationBlock {
   Block body;
-};  // also `generation`, with none
+};  // what the model said; it has a scope and no other meaning here
+struct DoStatement {
+  ExpressionPtr value;
+};
 struct Break {};
 struct Continue {};
 
 struct Statement {
   uint32_t line = 0;
   std::variant<Output, Print, IfStatement, ForStatement, SetStatement, SetBlock, MacroStatement,
-               CallBlock, FilterBlock, WithBlock, Break, Continue>
+               CallBlock, FilterBlock, GenerationBlock, DoStatement, Break, Continue>
       node;
 };
 
 /// Names that every tree has, at these places.
-enum FixedSymbol : Symbol {
-  kLoopSymbol,
-  kCallerSymbol,
-  kVarargsSymbol,
-  kKwargsSymbol,
-  kFixedSymbols
-};
+enum FixedSymbol : Symbol { kLoopSymbol, kCallerSymbol };
 
 struct SyntaxTree {
   Block body;

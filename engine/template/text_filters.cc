@@ -6,21 +6,11 @@
 #include "engine/template/code_points.h"
 #include "engine/template/filters.h"
 #include "engine/template/operators.h"
-#include "engine/template/text_format.h"
 #include "engine/template/text_search.h"
-#include "engine/template/text_trim.h"
 #include "engine/template/value_text.h"
 
 namespace strata::engine::jinja {
 namespace {
-
-template <std::string (*kMap)(std::string_view)>
-Value map_case(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "a filter of case", arguments, {});
-  const Text text = shared_text(rt, input);
-  rt.scan_bytes(text->size());
-  return rt.text(MarkedText(kMap(text->bytes()), text->has_user_text()));
-}
 
 // Words begin at the start and behind white space, hyphens and opening brackets, which is not what
 // "a".title() does.
@@ -41,6 +31,12 @@ std::string title_words(std::string_view text) {
   return out;
 }
 
+template <std::string (*kMap)(std::string_view)>
+Value map_case(Runtime& rt, const Value& input, const Arguments& arguments) {
+  const Parameters p(rt, "a filter of case", arguments, {});
+  return mapped_text(rt, *shared_text(rt, input), kMap);
+}
+
 Value trim(Runtime& rt, const Value& input, const Arguments& arguments) {
   const Parameters p(rt, "trim", arguments, {"chars"});
   return trim_text(rt, shared_text(rt, input), p.text(0), true, true);
@@ -49,41 +45,6 @@ Value trim(Runtime& rt, const Value& input, const Arguments& arguments) {
 Value string(Runtime& rt, const Value& input, const Arguments& arguments) {
   const Parameters p(rt, "string", arguments, {});
   return shared_text(rt, input);
-}
-
-Value safe(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "safe", arguments, {});
-  return shared_text(rt, input);
-}
-
-Value escape(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "escape", arguments, {});
-  const Text text = shared_text(rt, input);
-  rt.scan_bytes(text->size());
-  rt.hold(text->size() * 5);  // the longest replacement of one byte
-  MarkedText out;
-  for (size_t at = 0; at < text->size(); ++at) {
-    switch (text->bytes()[at]) {
-      case '&':
-        out.append("&amp;");
-        break;
-      case '<':
-        out.append("&lt;");
-        break;
-      case '>':
-        out.append("&gt;");
-        break;
-      case '\'':
-        out.append("&#39;");
-        break;
-      case '"':
-        out.append("&#34;");
-        break;
-      default:
-        out.append(*text, at, at + 1);
-    }
-  }
-  return rt.text(std::move(out));
 }
 
 Value replace(Runtime& rt, const Value& input, const Arguments& arguments) {
@@ -118,55 +79,6 @@ Value indent(Runtime& rt, const Value& input, const Arguments& arguments) {
     if (is_indented) out.append(*as_text(margin));
     out.append(line);
   }
-  return rt.text(std::move(out));
-}
-
-Value format(Runtime& rt, const Value& input, const Arguments& arguments) {
-  if (!arguments.named.empty()) {
-    Mapping* named = rt.mapping();
-    for (const auto& [name, value] : arguments.named) set_key(rt, *named, rt.text(name), value);
-    return format_percent(rt, *shared_text(rt, input), named);
-  }
-  return format_percent(rt, *shared_text(rt, input), rt.tuple(arguments.positional));
-}
-
-Value center(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "center", arguments, {"width"});
-  return pad_text(rt, shared_text(rt, input), p.integer(0, 80), " ", '^');
-}
-
-Value word_count(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "wordcount", arguments, {});
-  const Text text = shared_text(rt, input);
-  rt.scan_bytes(text->size());
-  int64_t count = 0;
-  bool in_word = false;
-  for (size_t at = 0; at < text->size();) {
-    const CodePoint c = code_point_at(text->bytes(), at);
-    const bool is_word = c.is_valid && (is_letter(c.value) || is_digit(c.value) || c.value == '_');
-    count += is_word && !in_word ? 1 : 0;
-    in_word = is_word;
-    at += c.bytes;
-  }
-  return count;
-}
-
-Value truncate(Runtime& rt, const Value& input, const Arguments& arguments) {
-  const Parameters p(rt, "truncate", arguments, {"length", "killwords", "end", "leeway"});
-  const Text text = shared_text(rt, input);
-  const Text end = shared_text(rt, p.get_or(2, rt.text(std::string("..."))));
-  const auto n = static_cast<int64_t>(*length_of(rt, text));
-  const int64_t length = p.integer(0, 255);
-  const int64_t kept = length - static_cast<int64_t>(*length_of(rt, end));
-  if (kept < 0) rt.fail("truncate: the length is less than that of the end");
-  if (n <= length || n - length <= p.integer(3, 5)) return text;
-  size_t cut = offset_of_code_point(text->bytes(), static_cast<size_t>(kept));
-  if (!p.flag(1, false)) {
-    const size_t space = cut == 0 ? std::string::npos : text->bytes().rfind(' ', cut - 1);
-    if (space != std::string::npos) cut = space;
-  }
-  MarkedText out = text->slice(0, cut);
-  out.append(*end);
   return rt.text(std::move(out));
 }
 
@@ -207,16 +119,9 @@ const FilterTable& text_filters() {
       {"title", map_case<title_words>},
       {"capitalize", map_case<capitalize>},
       {"string", string},
-      {"safe", safe},
-      {"escape", escape},
-      {"e", escape},
-      {"forceescape", escape},
+      {"safe", string},
       {"replace", replace},
       {"indent", indent},
-      {"format", format},
-      {"center", center},
-      {"wordcount", word_count},
-      {"truncate", truncate},
       {"tojson", to_json},
   };
   return kFilters;

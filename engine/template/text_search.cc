@@ -9,19 +9,14 @@
 namespace strata::engine::jinja {
 
 // memmem is linear in the worst case, which std::string_view::find is not: a template could ask for
-// a needle that makes every start nearly match.
+// a long needle that makes every start nearly match. Short ones are found without it, because a
+// sanitizer looks at the whole rest of the text in every call of it.
 size_t find_text(std::string_view text, std::string_view wanted, size_t from) {
+  constexpr size_t kShort = 16;
   if (from > text.size()) return kNotFound;
-  if (wanted.empty()) return from;
+  if (wanted.size() <= kShort) return text.find(wanted, from);
   const void* at = memmem(text.data() + from, text.size() - from, wanted.data(), wanted.size());
   return at ? static_cast<size_t>(static_cast<const char*>(at) - text.data()) : kNotFound;
-}
-
-size_t find_last_text(std::string_view text, std::string_view wanted) {
-  if (wanted.empty()) return text.size();
-  const std::string backward(text.rbegin(), text.rend());
-  const size_t at = find_text(backward, std::string(wanted.rbegin(), wanted.rend()));
-  return at == kNotFound ? kNotFound : text.size() - at - wanted.size();
 }
 
 uint64_t count_text(std::string_view text, std::string_view wanted) {
@@ -34,6 +29,15 @@ uint64_t count_text(std::string_view text, std::string_view wanted) {
   return count;
 }
 
+Value trim_text(Runtime& rt, const Text& text, const MarkedText* chars, bool left, bool right) {
+  // Every byte of the text may be looked for in all of `chars`; both sizes are below 2^32 by the
+  // budgets.
+  rt.scan_bytes(text->size() * (chars ? chars->size() + 1 : 1));
+  const std::string_view wanted = chars ? std::string_view(chars->bytes()) : std::string_view();
+  const ByteRange kept = trim_bounds(text->bytes(), chars ? &wanted : nullptr, left, right);
+  return rt.slice(text, kept.begin, kept.end);
+}
+
 Value replace_text(Runtime& rt, const Text& text, const MarkedText& from, const MarkedText& to,
                    int64_t limit) {
   rt.scan_bytes(text->size());
@@ -41,7 +45,9 @@ Value replace_text(Runtime& rt, const Text& text, const MarkedText& from, const 
   const uint64_t n = std::min(count_text(text->bytes(), from.bytes()), max);
   if (n == 0) return text;
   rt.visit_items(n);
-  rt.hold(n * to.memory_bytes());  // n <= text bytes + 1 and both sizes are budgeted: no overflow
+  // n <= text bytes + 1 and both sizes are budgeted: no overflow.
+  rt.hold(text->memory_bytes() + n * to.memory_bytes());
+  rt.scan_bytes(n * to.size());
   MarkedText out;
   size_t done = 0;
   size_t search = 0;
@@ -54,7 +60,7 @@ Value replace_text(Runtime& rt, const Text& text, const MarkedText& from, const 
     if (from.empty() && at < text->size()) search += code_point_at(text->bytes(), at).bytes;
   }
   out.append(*text, done, text->size());
-  return rt.text(std::move(out));
+  return rt.held_text(std::move(out));
 }
 
 std::vector<Value> split_text(Runtime& rt, const Text& text, std::string_view separator,
@@ -113,32 +119,6 @@ std::vector<Value> split_white_space(Runtime& rt, const Text& text, int64_t limi
   return parts;
 }
 
-std::vector<Value> split_white_space_from_right(Runtime& rt, const Text& text, int64_t limit) {
-  rt.scan_bytes(text->size());
-  const std::string& bytes = text->bytes();
-  const auto trimmed_end = [&](size_t end) {
-    return trim_bounds(std::string_view(bytes).substr(0, end), nullptr, false, true).end;
-  };
-  std::vector<Value> parts;
-  size_t end = trimmed_end(bytes.size());
-  while (end > 0) {
-    if (limit >= 0 && parts.size() >= static_cast<uint64_t>(limit)) {
-      parts.push_back(rt.slice(text, 0, end));
-      break;
-    }
-    size_t begin = end;
-    while (begin > 0) {
-      const size_t previous = code_point_before(bytes, begin);
-      if (is_space(code_point_at(bytes, previous).value)) break;
-      begin = previous;
-    }
-    parts.push_back(rt.slice(text, begin, end));
-    end = trimmed_end(begin);
-  }
-  std::reverse(parts.begin(), parts.end());
-  return parts;
-}
-
 std::vector<Value> split_lines(Runtime& rt, const Text& text, bool keep_ends) {
   rt.scan_bytes(text->size());
   const std::string& bytes = text->bytes();
@@ -157,6 +137,20 @@ std::vector<Value> split_lines(Runtime& rt, const Text& text, bool keep_ends) {
   }
   if (begin < bytes.size()) lines.push_back(rt.slice(text, begin, bytes.size()));
   return lines;
+}
+
+Value mapped_text(Runtime& rt, const MarkedText& text, std::string (*map)(std::string_view)) {
+  rt.scan_bytes(text.size());
+  rt.hold(2 * text.size());  // the longest result: a sharp s becomes SS, of as many bytes
+  return rt.held_text(MarkedText(map(text.bytes()), text.has_user_text()));
+}
+
+void Joined::add(const MarkedText& text) {
+  rt_.hold(text.memory_bytes() + separator_.memory_bytes());
+  rt_.scan_bytes(text.size() + separator_.size());
+  if (!is_first_) out_.append(separator_);
+  out_.append(text);
+  is_first_ = false;
 }
 
 }  // namespace strata::engine::jinja

@@ -31,16 +31,12 @@ std::string TokenStream::describe(const Token& token) {
 
 NameTable::NameTable() {
   // In the order of FixedSymbol.
-  for (const char* name : {"loop", "caller", "varargs", "kwargs"}) intern(name);
+  for (const char* name : {"loop", "caller"}) intern(name);
 }
 
 Symbol NameTable::intern(const std::string& name) {
   const auto [found, is_first] = symbols_.try_emplace(name, static_cast<Symbol>(names_.size()));
-  if (is_first) {
-    names_.push_back(name);
-    n_uses_.push_back(0);
-  }
-  ++n_uses_[found->second];
+  if (is_first) names_.push_back(name);
   return found->second;
 }
 

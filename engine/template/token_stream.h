@@ -90,13 +90,10 @@ class NameTable {
  public:
   NameTable();  // holds the FixedSymbols
   Symbol intern(const std::string& name);
-  /// How often the name was asked for so far.
-  uint64_t n_uses(Symbol symbol) const { return n_uses_[symbol]; }
   std::vector<std::string> take() { return std::move(names_); }
 
  private:
   std::vector<std::string> names_;
-  std::vector<uint64_t> n_uses_;
   std::unordered_map<std::string, Symbol> symbols_;
 };
 

@@ -1,23 +1,24 @@
 #include "engine/template/value.h"
 
 namespace strata::engine::jinja {
-namespace {
 
-std::string_view sequence_name(SequenceKind kind) {
+std::string_view type_name(SequenceKind kind) {
   switch (kind) {
     case SequenceKind::kList:
       return "list";
     case SequenceKind::kTuple:
       return "tuple";
-    case SequenceKind::kView:
-      return "dict view";
+    case SequenceKind::kKeys:
+      return "dict_keys";
+    case SequenceKind::kValues:
+      return "dict_values";
+    case SequenceKind::kItems:
+      return "dict_items";
     case SequenceKind::kGenerator:
       return "generator";
   }
   return "sequence";
 }
-
-}  // namespace
 
 std::string_view type_name(ObjectKind kind) {
   switch (kind) {
@@ -33,10 +34,6 @@ std::string_view type_name(ObjectKind kind) {
       return "function";
     case ObjectKind::kMethod:
       return "method";
-    case ObjectKind::kJoiner:
-      return "Joiner";
-    case ObjectKind::kCycler:
-      return "Cycler";
   }
   return "object";
 }
@@ -48,7 +45,7 @@ std::string_view type_name(const Value& value) {
   if (is<int64_t>(value)) return "int";
   if (is<double>(value)) return "float";
   if (is<Text>(value)) return "str";
-  if (const Sequence* sequence = as_cell<Sequence>(value)) return sequence_name(sequence->kind);
+  if (const Sequence* sequence = as_cell<Sequence>(value)) return type_name(sequence->kind);
   if (is<Mapping*>(value)) return "dict";
   return type_name(std::get<Object*>(value)->kind);
 }

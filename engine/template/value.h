@@ -39,9 +39,9 @@ struct Object;
 using Value =
     std::variant<Undefined, None, bool, int64_t, double, Text, Sequence*, Mapping*, Object*>;
 
-/// kView is what a dict's keys(), values() and items() give: no indexing. kGenerator is what lazy
+/// What a dict's keys(), values() and items() give cannot be indexed. kGenerator is what lazy
 /// filters give: it counts as true even when empty, and a walk over it uses it up.
-enum class SequenceKind : uint8_t { kList, kTuple, kView, kGenerator };
+enum class SequenceKind : uint8_t { kList, kTuple, kKeys, kValues, kItems, kGenerator };
 
 struct Sequence final : Cell {
   SequenceKind kind = SequenceKind::kList;
@@ -61,8 +61,6 @@ enum class ObjectKind : uint8_t {
   kMacro,
   kFunction,
   kMethod,
-  kJoiner,
-  kCycler,
 };
 
 inline constexpr int64_t kMaxRangeBound = int64_t{1} << 61;
@@ -74,30 +72,16 @@ struct Object : Cell {
 
 /// Its bounds and step stay below kMaxRangeBound, so that sums and products of them do not wrap.
 struct Range final : Object {
-  Range(int64_t first, int64_t step_by, uint64_t n)
-      : Object(ObjectKind::kRange), start(first), step(step_by), length(n) {}
+  Range(int64_t first, int64_t end, int64_t step_by, uint64_t n)
+      : Object(ObjectKind::kRange), start(first), stop(end), step(step_by), length(n) {}
   int64_t at(uint64_t index) const { return start + static_cast<int64_t>(index) * step; }
-  int64_t start, step;
+  int64_t start, stop, step;
   uint64_t length;
 };
 
 struct Namespace final : Object {
   Namespace() : Object(ObjectKind::kNamespace) {}
   std::vector<std::pair<MarkedText, Value>> fields;
-};
-
-/// Gives its separator from the second call on.
-struct Joiner final : Object {
-  explicit Joiner(Value with) : Object(ObjectKind::kJoiner), separator(std::move(with)) {}
-  Value separator;
-  bool was_called = false;
-};
-
-struct Cycler final : Object {
-  explicit Cycler(std::vector<Value> values)
-      : Object(ObjectKind::kCycler), items(std::move(values)) {}
-  std::vector<Value> items;
-  size_t at = 0;
 };
 
 template <class T>
@@ -119,6 +103,10 @@ inline const MarkedText* as_text(const Value& value) {
   const Text* text = std::get_if<Text>(&value);
   return text ? text->get() : nullptr;
 }
+inline bool is_list_or_tuple(const Sequence* sequence) {
+  return sequence &&
+         (sequence->kind == SequenceKind::kList || sequence->kind == SequenceKind::kTuple);
+}
 inline const Sequence* as_sequence(const Value& value, SequenceKind kind) {
   const Sequence* sequence = as_cell<Sequence>(value);
   return sequence && sequence->kind == kind ? sequence : nullptr;
@@ -127,6 +115,7 @@ inline const Sequence* as_sequence(const Value& value, SequenceKind kind) {
 /// The language's name of a value's type, as its error messages say it: "str", "int", "dict".
 std::string_view type_name(const Value& value);
 std::string_view type_name(ObjectKind kind);
+std::string_view type_name(SequenceKind kind);
 /// Whether `if` takes the branch.
 bool is_true(const Value& value);
 

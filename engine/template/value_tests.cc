@@ -5,10 +5,7 @@
 #include <unordered_map>
 
 #include "engine/template/access.h"
-#include "engine/template/code_points.h"
-#include "engine/template/number_text.h"
 #include "engine/template/operators.h"
-#include "engine/template/value_text.h"
 
 namespace strata::engine::jinja {
 namespace {
@@ -40,37 +37,28 @@ bool is_mapping(const Value& v) { return is<Mapping*>(v); }
 bool is_sequence_like(const Value& v) {
   // Whatever has a length and items by index or key; undefined claims both.
   if (is<Undefined>(v) || is<Text>(v) || is<Mapping*>(v)) return true;
-  return as_sequence(v, SequenceKind::kList) || as_sequence(v, SequenceKind::kTuple) ||
-         as_object<Range>(v, ObjectKind::kRange);
+  return is_list_or_tuple(as_cell<Sequence>(v)) || as_object<Range>(v, ObjectKind::kRange);
 }
 bool is_callable(const Value& v) {
   if (is<Undefined>(v)) return true;  // calling it is what fails
   const Object* object = as_cell<Object>(v);
   return object && object->kind != ObjectKind::kRange && object->kind != ObjectKind::kNamespace;
 }
-bool is_escaped(const Value&) { return false; }
 
-int64_t integer_input(Runtime& rt, const Value& input) {
-  require_defined(rt, input);
-  Number number;
-  if (!as_number(input, &number) || number.is_real) {
-    rt.fail(fmt::format("the test wants an integer, found {}", type_name(input)));
-  }
-  return number.integer;
+bool has_remainder(Runtime& rt, const Value& input, const Value& divisor, int64_t wanted) {
+  return is_equal(rt, apply_binary(rt, BinaryOp::kModulo, input, divisor), wanted);
 }
 bool is_odd(Runtime& rt, const Value& input, const Arguments& arguments) {
   want_none(rt, arguments);
-  return floor_mod(integer_input(rt, input), int64_t{2}) == 1;
+  return has_remainder(rt, input, int64_t{2}, 1);
 }
 bool is_even(Runtime& rt, const Value& input, const Arguments& arguments) {
   want_none(rt, arguments);
-  return floor_mod(integer_input(rt, input), int64_t{2}) == 0;
+  return has_remainder(rt, input, int64_t{2}, 0);
 }
 bool is_divisible(Runtime& rt, const Value& input, const Arguments& arguments) {
   const Parameters p(rt, "divisibleby", arguments, {"num"}, 1);
-  const int64_t divisor = p.integer(0, 0);
-  if (divisor == 0) rt.fail("division by zero");
-  return floor_mod(integer_input(rt, input), divisor) == 0;
+  return has_remainder(rt, input, p.get(0), 0);
 }
 
 template <CompareOp kOp>
@@ -86,28 +74,6 @@ bool is_same(Runtime& rt, const Value& input, const Arguments& arguments) {
   if (is<Sequence*>(input)) return as_cell<Sequence>(input) == as_cell<Sequence>(other);
   if (is<Mapping*>(input)) return as_cell<Mapping>(input) == as_cell<Mapping>(other);
   return is_equal(rt, input, other);
-}
-
-bool has_only_case(Runtime& rt, const Value& input, bool upper) {
-  const Text text = shared_text(rt, input);
-  rt.scan_bytes(text->size());
-  bool has_any = false;
-  for (size_t at = 0; at < text->size();) {
-    const CodePoint c = code_point_at(text->bytes(), at);
-    at += c.bytes;
-    if (is_upper(c.value) == is_lower(c.value)) continue;
-    if (is_upper(c.value) != upper) return false;
-    has_any = true;
-  }
-  return has_any;
-}
-bool is_upper_case(Runtime& rt, const Value& input, const Arguments& arguments) {
-  want_none(rt, arguments);
-  return has_only_case(rt, input, true);
-}
-bool is_lower_case(Runtime& rt, const Value& input, const Arguments& arguments) {
-  want_none(rt, arguments);
-  return has_only_case(rt, input, false);
 }
 
 const std::unordered_map<std::string_view, TestFn>& all_tests() {
@@ -126,13 +92,10 @@ const std::unordered_map<std::string_view, TestFn>& all_tests() {
       {"iterable", plain<is_iterable>},
       {"sequence", plain<is_sequence_like>},
       {"callable", plain<is_callable>},
-      {"escaped", plain<is_escaped>},
       {"odd", is_odd},
       {"even", is_even},
       {"divisibleby", is_divisible},
       {"sameas", is_same},
-      {"upper", is_upper_case},
-      {"lower", is_lower_case},
       {"in", compares<CompareOp::kIn>},
       {"eq", compares<CompareOp::kEqual>},
       {"equalto", compares<CompareOp::kEqual>},

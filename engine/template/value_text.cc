@@ -97,8 +97,11 @@ class Printer {
         print_items(sequence.items);
         put(sequence.items.size() == 1 ? ",)" : ")");
         break;
-      case SequenceKind::kView:
-        put("dict_view([");
+      case SequenceKind::kKeys:
+      case SequenceKind::kValues:
+      case SequenceKind::kItems:
+        put(type_name(sequence.kind));
+        put("([");
         print_items(sequence.items);
         put("])");
         break;
@@ -122,9 +125,8 @@ class Printer {
   void print_object(const Object& object) {
     if (object.kind == ObjectKind::kRange) {
       const auto& range = static_cast<const Range&>(object);
-      const auto stop = range.start + static_cast<int64_t>(range.length) * range.step;
-      put(range.step == 1 ? fmt::format("range({}, {})", range.start, stop)
-                          : fmt::format("range({}, {}, {})", range.start, stop, range.step));
+      put(range.step == 1 ? fmt::format("range({}, {})", range.start, range.stop)
+                          : fmt::format("range({}, {}, {})", range.start, range.stop, range.step));
     } else if (object.kind == ObjectKind::kNamespace) {
       put("<Namespace {");
       const auto& fields = static_cast<const Namespace&>(object).fields;

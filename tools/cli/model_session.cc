@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "engine/byte_text.h"
 #include "engine/prompt_tokens.h"
-#include "engine/template/chat_prompt.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/program.h"
@@ -90,7 +89,7 @@ std::vector<engine::PromptPart> ModelSession::parts(
   if (tokenizer.spec().eos != engine::kNoToken)
     context.eos_token = tokenizer.piece(tokenizer.spec().eos, true);
   try {
-    return engine::render_chat(*template_, messages, context);
+    return template_->render_parts(messages, context);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kTemplate) throw;
     fail_template(error);

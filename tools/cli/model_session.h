@@ -12,7 +12,6 @@
 
 #include "engine/engine.h"
 #include "engine/generator.h"
-#include "engine/template/chat_prompt.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
 
