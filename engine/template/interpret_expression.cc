@@ -29,12 +29,16 @@ Value Interpreter::eval_or_none(const ExpressionPtr& expression) {
 }
 
 Value Interpreter::look_up(Symbol symbol) {
+  uint64_t n_visited = 0;
   for (const Scope* scope = scope_.get(); scope; scope = scope->parent.get()) {
-    rt_.visit_items(scope->names.size());
+    n_visited += 1 + scope->names.size();
     for (const auto& [name, value] : scope->names) {
-      if (name == symbol) return value;
+      if (name != symbol) continue;
+      rt_.visit_items(n_visited);
+      return value;
     }
   }
+  rt_.visit_items(n_visited);
   if (top_level_[symbol]) return *top_level_[symbol];
   return Undefined{std::get<Text>(rt_.text(tree_.names[symbol]))};
 }
