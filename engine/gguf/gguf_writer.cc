@@ -200,6 +200,7 @@ void GgufWriter::write(const std::string& path) const {
   std::unique_ptr<std::FILE, FileCloser> file(std::fopen(path.c_str(), "wbe"));
   if (!file) fail("create the file");
   const auto put = [&](std::span<const std::byte> bytes) {
+    if (bytes.empty()) return;  // no padding: an empty vector has no address to give
     if (std::fwrite(bytes.data(), 1, bytes.size(), file.get()) != bytes.size())
       fail("write the file");
   };
