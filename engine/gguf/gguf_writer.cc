@@ -21,6 +21,8 @@ namespace {
 using Bytes = std::vector<std::byte>;
 
 constexpr uint32_t kVersion = 3;
+constexpr uint64_t kPieceBytes = uint64_t{1}
+                                 << 20;  // of a generated tensor, made and written at a time
 
 // resize and memcpy: g++ 12 warns of an overflow that cannot happen in the inlined range insert.
 void append(Bytes& out, std::span<const std::byte> bytes) {
@@ -104,17 +106,47 @@ void GgufWriter::add_bools(const std::string& key, const std::vector<bool>& valu
   entries_.push_back({key, std::move(encoded)});
 }
 
-void GgufWriter::add_tensor(const std::string& name, TensorType type,
-                            const std::vector<uint64_t>& shape, std::span<const std::byte> bytes) {
+GgufWriter::Tensor GgufWriter::checked_tensor(const std::string& name, TensorType type,
+                                              const std::vector<uint64_t>& shape) {
   STRATA_CHECK(!name.empty() && name.size() < kGgufTensorNameBytesMax, "a name of %zu bytes",
                name.size());
   STRATA_CHECK(!shape.empty() && shape.size() <= kGgufDimensionsMax, "%zu dimensions",
                shape.size());
-  uint64_t wanted = tensor_row_bytes(type, shape[0]);
-  for (size_t i = 1; i < shape.size(); ++i) wanted *= shape[i];
-  STRATA_CHECK(wanted == bytes.size() && wanted > 0, "tensor %s: wanted %lu bytes, found %zu",
-               name.c_str(), static_cast<unsigned long>(wanted), bytes.size());
-  tensors_.push_back({name, type, shape, bytes});
+  Tensor tensor{.name = name, .type = type, .shape = shape, .bytes = {}, .source = {}};
+  tensor.row_bytes = tensor_row_bytes(type, shape[0]);
+  tensor.n_rows = 1;
+  for (size_t i = 1; i < shape.size(); ++i) tensor.n_rows *= shape[i];
+  STRATA_CHECK(tensor.total_bytes() > 0, "tensor %s has no bytes", name.c_str());
+  return tensor;
+}
+
+void GgufWriter::add_tensor(const std::string& name, TensorType type,
+                            const std::vector<uint64_t>& shape, std::span<const std::byte> bytes) {
+  Tensor tensor = checked_tensor(name, type, shape);
+  STRATA_CHECK(tensor.total_bytes() == bytes.size(), "tensor %s: wanted %lu bytes, found %zu",
+               name.c_str(), static_cast<unsigned long>(tensor.total_bytes()), bytes.size());
+  tensor.bytes = bytes;
+  tensors_.push_back(std::move(tensor));
+}
+
+void GgufWriter::add_generated_tensor(const std::string& name, TensorType type,
+                                      const std::vector<uint64_t>& shape, RowSource source) {
+  Tensor tensor = checked_tensor(name, type, shape);
+  tensor.source = std::move(source);
+  tensors_.push_back(std::move(tensor));
+}
+
+template <typename Put>
+void GgufWriter::put_tensor(const Tensor& tensor, const Put& put) {
+  if (!tensor.source) return put(tensor.bytes);
+  const uint64_t rows_per_piece = std::max<uint64_t>(1, kPieceBytes / tensor.row_bytes);
+  Bytes piece(std::min(rows_per_piece, tensor.n_rows) * tensor.row_bytes);
+  for (uint64_t first = 0; first < tensor.n_rows; first += rows_per_piece) {
+    const uint64_t n = std::min(rows_per_piece, tensor.n_rows - first);
+    for (uint64_t i = 0; i < n; ++i)
+      tensor.source(first + i, std::span(piece).subspan(i * tensor.row_bytes, tensor.row_bytes));
+    put(std::span<const std::byte>(piece).first(n * tensor.row_bytes));
+  }
 }
 
 std::vector<std::byte> GgufWriter::serialise_head(uint64_t& alignment) const {
@@ -141,7 +173,7 @@ std::vector<std::byte> GgufWriter::serialise_head(uint64_t& alignment) const {
     for (const uint64_t dim : tensor.shape) append(out, dim);
     append(out, static_cast<uint32_t>(tensor.type));
     append(out, offset);
-    offset += round_up(tensor.bytes.size(), alignment);
+    offset += round_up(tensor.total_bytes(), alignment);
   }
   out.resize(round_up(out.size(), alignment));
   return out;
@@ -151,7 +183,7 @@ std::vector<std::byte> GgufWriter::serialise() const {
   uint64_t alignment = 0;
   Bytes out = serialise_head(alignment);
   for (const Tensor& tensor : tensors_) {
-    append(out, tensor.bytes);
+    put_tensor(tensor, [&](std::span<const std::byte> bytes) { append(out, bytes); });
     out.resize(round_up(out.size(), alignment));
   }
   return out;
@@ -172,8 +204,8 @@ void GgufWriter::write(const std::string& path) const {
   uint64_t alignment = 0;
   put(serialise_head(alignment));
   for (const Tensor& tensor : tensors_) {
-    put(tensor.bytes);
-    put(Bytes(round_up(tensor.bytes.size(), alignment) - tensor.bytes.size()));
+    put_tensor(tensor, put);
+    put(Bytes(round_up(tensor.total_bytes(), alignment) - tensor.total_bytes()));
   }
   if (std::fclose(file.release()) != 0) fail("finish the file");
 }

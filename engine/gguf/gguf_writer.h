@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,9 @@ namespace strata::engine {
 /// write().
 class GgufWriter {
  public:
+  /// Fills `out` with the bytes of row `row`, always the same ones: a tensor may be written twice.
+  using RowSource = std::function<void(uint64_t row, std::span<std::byte> out)>;
+
   void add_uint(const std::string& key, uint32_t value);
   void add_u64(const std::string& key, uint64_t value);
   void add_real(const std::string& key, float value);
@@ -28,6 +32,10 @@ class GgufWriter {
   /// shape[0] is the row length; `bytes` must have the size that type and shape give.
   void add_tensor(const std::string& name, TensorType type, const std::vector<uint64_t>& shape,
                   std::span<const std::byte> bytes);
+  /// A tensor whose rows are made while the file is written, so that a model of gigabytes never
+  /// lies in memory.
+  void add_generated_tensor(const std::string& name, TensorType type,
+                            const std::vector<uint64_t>& shape, RowSource source);
   /// Serialises everything (magic, metadata, tensor infos, padding, data).
   std::vector<std::byte> serialise() const;
   /// Errors: kIo.
@@ -45,8 +53,18 @@ class GgufWriter {
     std::string name;
     TensorType type;
     std::vector<uint64_t> shape;
-    std::span<const std::byte> bytes;
+    std::span<const std::byte> bytes;  // empty where rows are generated
+    RowSource source;
+    uint64_t row_bytes = 0;
+    uint64_t n_rows = 0;
+    uint64_t total_bytes() const { return row_bytes * n_rows; }
   };
+  /// Checks name and shape, and gives the tensor without its bytes.
+  static Tensor checked_tensor(const std::string& name, TensorType type,
+                               const std::vector<uint64_t>& shape);
+  /// Calls put(bytes) with the tensor's bytes in order, in pieces.
+  template <typename Put>
+  static void put_tensor(const Tensor& tensor, const Put& put);
   std::vector<Entry> entries_;
   std::vector<Tensor> tensors_;
 };

@@ -1,0 +1,126 @@
+// tests/engine/zoo_fixture.h - a member of the zoo in memory, and walks over it that give the
+// logits of every row.
+#pragma once
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <random>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "cpu_attn/kernels.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/kv_cache.h"
+#include "engine/model.h"
+#include "engine/walk.h"
+#include "tools/makers/zoo.h"
+
+namespace strata::engine::testing {
+
+/// A model written to a file of this process, which goes when the object does.
+class ModelFile {
+ public:
+  explicit ModelFile(const makers::RandomTransformer& model)
+      : path_(::testing::TempDir() + "strata-" + std::to_string(::getpid()) + "-" + model.name +
+              ".gguf") {
+    makers::write_random_transformer(model, path_);
+  }
+  ~ModelFile() { (void)std::remove(path_.c_str()); }
+  ModelFile(const ModelFile&) = delete;
+  ModelFile& operator=(const ModelFile&) = delete;
+  GgufFile open() const { return GgufFile::open(path_); }
+
+ private:
+  std::string path_;
+};
+
+inline Model load_model(const GgufFile& file, const RopeOverrides& overrides = {}) {
+  ThreadPool pool(1);
+  return Model::load(file, read_model_spec(file, overrides), pool);
+}
+
+inline std::vector<int32_t> random_tokens(uint32_t n, uint32_t vocab_size, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> tokens(n);
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random() % vocab_size);
+  return tokens;
+}
+
+/// Logits of consecutive rows, [n_rows][vocab_size].
+using Logits = std::vector<std::vector<float>>;
+
+struct WalkSetting {
+  const KernelTable* kernels = nullptr;
+  uint32_t n_threads = 1;
+  uint32_t chunk_rows = 512;
+  KvCodec k_codec = KvCodec::kF16;
+  KvCodec v_codec = KvCodec::kF16;
+  uint32_t n_ctx = 512;
+  uint32_t n_sequences = 1;  // that the KV budget holds
+};
+
+/// A walk with its cache and threads.
+class ZooWalk {
+ public:
+  ZooWalk(const Model& model, const WalkSetting& setting)
+      : setting_(setting),
+        pool_(setting.n_threads),
+        cache_(model.shape(), options(model.shape(), setting)),
+        walk_(model, cache_, *setting.kernels, pool_, setting.chunk_rows) {}
+
+  KvCache& cache() { return cache_; }
+  Sequence sequence() { return cache_.make_sequence(); }
+
+  /// Appends tokens in chunks of the setting's size, the first of `first_rows` where that is not 0;
+  /// gives the logits of every row.
+  Logits feed(Sequence& sequence, std::span<const int32_t> tokens, uint32_t first_rows = 0) {
+    Logits logits;
+    for (size_t done = 0; done < tokens.size();) {
+      size_t n = std::min<size_t>(setting_.chunk_rows, tokens.size() - done);
+      if (done == 0 && first_rows != 0) n = std::min<size_t>(n, first_rows);
+      std::vector<StepRow> rows;
+      for (const int32_t token : tokens.subspan(done, n)) rows.push_back({&sequence, token, true});
+      for (auto& row : step(rows)) logits.push_back(std::move(row));
+      done += n;
+    }
+    return logits;
+  }
+  Logits feed_all(std::span<const int32_t> tokens) {
+    Sequence fresh = sequence();
+    return feed(fresh, tokens);
+  }
+
+  /// One step; the logits of the rows that want them.
+  Logits step(std::span<const StepRow> rows) {
+    walk_.step(rows);
+    Logits logits;
+    for (const StepRow& row : rows) {
+      if (!row.wants_logits) continue;
+      const auto of_row = walk_.logits(static_cast<uint32_t>(logits.size()));
+      logits.emplace_back(of_row.begin(), of_row.end());
+    }
+    return logits;
+  }
+
+ private:
+  static KvCacheOptions options(const ModelShape& shape, const WalkSetting& setting) {
+    KvCacheOptions options{
+        .k_codec = setting.k_codec, .v_codec = setting.v_codec, .chunk_rows = setting.chunk_rows};
+    options.budget_bytes =
+        setting.n_sequences * kv_bytes_for_context(shape, options.k_codec, options.v_codec,
+                                                   setting.n_ctx, options.chunk_rows);
+    return options;
+  }
+
+  WalkSetting setting_;
+  ThreadPool pool_;
+  KvCache cache_;
+  Walk walk_;
+};
+
+}  // namespace strata::engine::testing

@@ -1,0 +1,99 @@
+// make_random_model SHAPE TYPE OUT [SEED] - writes a model with random weights of a known shape,
+// for benches: speed does not depend on what the weights say. Rows are made while they are written,
+// so that memory stays at a few MiB.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+#include "tools/makers/random_transformer.h"
+
+namespace {
+
+using namespace strata;
+
+struct Shape {
+  std::string_view name;
+  uint32_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size, n_ctx;
+  double freq_base;
+  bool is_tied;
+};
+
+constexpr std::array kShapes = {
+    Shape{"smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, 8192, 1e5, true},
+    Shape{"llama-1b", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 5e5, true},
+    Shape{"llama-8b", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 5e5, false},
+};
+
+constexpr std::array kTypes = {TensorType::kF32,  TensorType::kF16,  TensorType::kBF16,
+                               TensorType::kQ8_0, TensorType::kQ4_0, TensorType::kQ4_1,
+                               TensorType::kQ5_0, TensorType::kQ4_K, TensorType::kQ6_K};
+
+int usage() {
+  fmt::print(stderr, "usage: make_random_model SHAPE TYPE OUT [SEED]\n  shapes:");
+  for (const Shape& shape : kShapes) fmt::print(stderr, " {}", shape.name);
+  fmt::print(stderr, "\n  types: ");
+  for (const TensorType type : kTypes) fmt::print(stderr, " {}", tensor_type_info(type).name);
+  fmt::print(stderr, "\n  4-bit models keep their embedding in Q8_0 (Q4_K: Q6_K), as is usual\n");
+  return 2;
+}
+
+/// Rows must be whole blocks, and the embedding is stored wider than 4 bits.
+std::optional<makers::RandomTransformer> model_of(const Shape& shape, TensorType type,
+                                                  uint64_t seed) {
+  makers::RandomTransformer model;
+  const uint32_t block = tensor_type_info(type).block_elements;
+  if (shape.d_model % block != 0 || shape.d_ff % block != 0) return std::nullopt;
+  model.name = fmt::format("random {} {}", shape.name, tensor_type_info(type).name);
+  model.n_layers = shape.n_layers;
+  model.d_model = shape.d_model;
+  model.n_heads = shape.n_heads;
+  model.n_kv_heads = shape.n_kv_heads;
+  model.head_dim = shape.head_dim;
+  model.d_ff = shape.d_ff;
+  model.vocab_size = shape.vocab_size;
+  model.n_ctx = shape.n_ctx;
+  model.rope.freq_base = shape.freq_base;
+  model.is_tied = shape.is_tied;
+  model.matrix_types = {type};
+  model.embedding_type = type;
+  if (type == TensorType::kQ4_0 || type == TensorType::kQ4_1)
+    model.embedding_type = TensorType::kQ8_0;
+  if (type == TensorType::kQ4_K) model.embedding_type = TensorType::kQ6_K;
+  model.seed = seed;
+  return model;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4 && argc != 5) return usage();
+  const auto shape = std::ranges::find(kShapes, argv[1], &Shape::name);
+  const auto type =
+      std::ranges::find(kTypes, argv[2], [](TensorType of) { return tensor_type_info(of).name; });
+  uint64_t seed = 1;
+  if (argc == 5) {
+    const std::string_view text = argv[4];
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+    if (error != std::errc() || end != text.data() + text.size()) return usage();
+  }
+  if (shape == kShapes.end() || type == kTypes.end()) return usage();
+  const auto model = model_of(*shape, *type, seed);
+  if (!model) {
+    fmt::print(stderr, "error: the rows of {} are no whole blocks of {}\n", argv[1], argv[2]);
+    return 2;
+  }
+  try {
+    makers::write_random_transformer(*model, argv[3]);
+  } catch (const Error& error) {
+    fmt::print(stderr, "error: {} [{}]\n", error.what(), error.where());
+    return exit_code(error.code());
+  }
+  return 0;
+}
