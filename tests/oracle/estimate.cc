@@ -127,8 +127,11 @@ Estimates with_int8_noise(Estimates x) {
 Estimates rounded_to_f16(Estimates x) {
   for (Estimate& e : x) {
     const double step = f16_step(e.value);
-    e.value = std::nearbyint(e.value / step) * step;
-    e.variance += std::sqrt(2 / std::numbers::pi * e.variance) * step;
+    const double exact = e.value;
+    e.value = std::nearbyint(exact / step) * step;
+    const double to_boundary = step / 2 - std::abs(exact - e.value);
+    const bool is_certain = to_boundary > kBoundaryDeviations * std::sqrt(e.variance);
+    e.variance = is_certain ? 0 : e.variance + square(step / 2);
   }
   return x;
 }

@@ -21,7 +21,9 @@
 namespace strata::oracle {
 
 inline constexpr double kF32Rounding = 0x1p-24;
-inline constexpr double kDeviations = 12;
+inline constexpr double kDeviations = 10;
+/// The root mean square over many values would be 1; small systematic mistakes show in it first.
+inline constexpr double kDeviationsOverall = 1.5;
 
 constexpr double rounding_variance(double value) {
   return (kF32Rounding * value) * (kF32Rounding * value) / 3;
@@ -75,9 +77,11 @@ Estimates softmax_mean(std::span<const Estimate> scores,
 /// so an error uniform within half a scale: variance scale^2 / 12.
 Estimates with_int8_noise(Estimates x);
 
-/// Rounded to f16, to nearest even. The engine rounds its own value: where the two lie on different
-/// sides of a boundary the results are one step apart. For an error of deviation s and steps of u,
-/// E[(difference)^2] <= s^2 + E|error| u = s^2 + sqrt(2 / pi) s u.
+/// Rounded to f16, to nearest even. The engine rounds its own value: to the same number, so without
+/// any error, unless a boundary between two f16 numbers lies within kBoundaryDeviations of the
+/// value. There the results may be a step apart: such a rare jump is given the variance of a coin
+/// toss, (step / 2)^2, and not that of its small chance, which no number of deviations would cover.
+inline constexpr double kBoundaryDeviations = 6;
 Estimates rounded_to_f16(Estimates x);
 
 /// q8_0 of base/kv_layout.h, groups of 32: codes of scale max|x| / 127 (variance scale^2 / 12) and

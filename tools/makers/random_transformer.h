@@ -13,7 +13,7 @@ namespace strata::makers {
 
 /// RoPE keys; a member that stands at "no value" leaves its key out of the file.
 struct RandomRope {
-  uint32_t n_rot = 0;      // 0 = head_dim, without a key
+  uint32_t n_rot = 0;      // 0 = head_dim
   double freq_base = 0;    // 0 = no key
   double window_base = 0;  // rope.freq_base_swa
   std::string scaling;     // "linear", "yarn", "longrope"

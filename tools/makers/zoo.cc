@@ -88,18 +88,26 @@ RandomTransformer smollm3() {
   return model;
 }
 
-RandomTransformer qwen2() {
-  RandomTransformer model = base_model("qwen2", "qwen2");
-  model.is_tied = false;
+/// Other engines want q as wide as d_model here.
+RandomTransformer qwen2_model(const std::string& name) {
+  RandomTransformer model = base_model(name, "qwen2");
+  model.d_model = 96;
+  model.n_layers = 2;
+  model.n_heads = 3;
+  model.n_kv_heads = 1;
   model.has_qkv_bias = true;
-  model.rope.n_rot = 24;
+  return model;
+}
+
+RandomTransformer qwen2() {
+  RandomTransformer model = qwen2_model("qwen2");
+  model.is_tied = false;
   model.rope.freq_base = 1e6;
   return model;
 }
 
 RandomTransformer qwen2_yarn() {
-  RandomTransformer model = base_model("qwen2-yarn", "qwen2");
-  model.has_qkv_bias = true;
+  RandomTransformer model = qwen2_model("qwen2-yarn");
   model.rope.scaling = "yarn";
   model.rope.factor = 4;
   model.rope.n_ctx_original = 256;
@@ -137,6 +145,7 @@ RandomTransformer gemma3_pattern() {
   model.window = 33;
   model.window_pattern = {false, true, true};
   model.rope.window_base = 700;
+  model.rope.n_rot = 24;
   return model;
 }
 
@@ -190,11 +199,12 @@ std::vector<ZooMember> make_zoo() {
   members.push_back({"one KV head, YaRN with its own betas and attn_factor", llama_yarn()});
   members.push_back({"long and short RoPE factors", llama_longrope()});
   members.push_back({"layer 3 without RoPE", smollm3()});
-  members.push_back({"biases, halves paired, part of a head rotated", qwen2()});
+  members.push_back({"biases of q, k and v, halves paired", qwen2()});
   members.push_back({"YaRN by default betas, halves paired", qwen2_yarn()});
   members.push_back({"norms of q and k, wide heads", qwen3()});
   members.push_back({"windows with a RoPE base of their own, post-norms, GeGLU", gemma3_windows()});
-  members.push_back({"windows by a list, window base from the file", gemma3_pattern()});
+  members.push_back(
+      {"windows by a list, window base from the file, part of a head rotated", gemma3_pattern()});
   members.push_back({"62 layers, scores scaled as in the 27B", gemma3_deep()});
   members.push_back({"F16, BF16 and F32 matrices", halves()});
   members.push_back({"types of blocks of 32", quantised()});

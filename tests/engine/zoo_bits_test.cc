@@ -1,0 +1,303 @@
+// Law L1 over the zoo: on one instruction set a row's bits do not depend on chunks, threads,
+// batches, forks or on what was cut off before.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <optional>
+
+#include "tests/engine/zoo_fixture.h"
+
+namespace strata::engine {
+namespace {
+
+using testing::load_model;
+using testing::Logits;
+using testing::ModelFile;
+using testing::random_tokens;
+using testing::WalkSetting;
+using testing::ZooWalk;
+
+constexpr uint32_t kSeed = 20241126;
+constexpr uint32_t kTextTokens = 270;  // past a segment
+// Past a span of 1024 positions, whose partials threads share out where rows are few.
+constexpr uint32_t kLongTextTokens = 1300;
+
+struct LoadedMember {
+  explicit LoadedMember(const std::string& name)
+      : member(makers::zoo_member(name)),
+        written(member.model),
+        file(written.open()),
+        model(load_model(file)) {}
+  std::vector<int32_t> text(uint32_t n, uint32_t seed = kSeed) const {
+    return random_tokens(n, member.model.vocab_size, seed);
+  }
+  const makers::ZooMember& member;
+  ModelFile written;
+  GgufFile file;
+  Model model;
+};
+
+/// Nothing where all bits are equal, else which row and logit differ first.
+std::optional<std::string> first_difference(std::span<const std::vector<float>> a,
+                                            std::span<const std::vector<float>> b) {
+  if (a.size() != b.size())
+    return std::to_string(a.size()) + " rows and " + std::to_string(b.size());
+  for (size_t row = 0; row < a.size(); ++row)
+    for (size_t i = 0; i < a[row].size(); ++i)
+      if (std::bit_cast<uint32_t>(a[row][i]) != std::bit_cast<uint32_t>(b[row][i]))
+        return "row " + std::to_string(row) + " logit " + std::to_string(i) + ": " +
+               std::to_string(a[row][i]) + " and " + std::to_string(b[row][i]);
+  return std::nullopt;
+}
+
+void expect_same_bits(std::span<const std::vector<float>> a, std::span<const std::vector<float>> b,
+                      const std::string& what) {
+  const auto difference = first_difference(a, b);
+  EXPECT_FALSE(difference.has_value()) << what << ": " << difference.value_or("");
+}
+
+std::string text_of(const WalkSetting& setting) {
+  return "chunks of " + std::to_string(setting.chunk_rows) + " with " +
+         std::to_string(setting.n_threads) + " threads";
+}
+
+/// Runs `check(member, kernels)` for every member and instruction set.
+template <class Check>
+void for_each_member_and_isa(const Check& check) {
+  for (const auto& listed : makers::zoo()) {
+    const LoadedMember member(listed.model.name);
+    for (const KernelTable* kernels : cpu_attn::available_kernels()) {
+      SCOPED_TRACE(listed.model.name + ", " + kernels->name + ", seed " + std::to_string(kSeed));
+      check(member, kernels);
+    }
+  }
+}
+
+TEST(ZooBits, DoNotDependOnChunks) {
+  for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
+    const auto tokens = member.text(kTextTokens);
+    ZooWalk whole(member.model, {.kernels = kernels});
+    const Logits wanted = whole.feed_all(tokens);
+    for (const uint32_t chunk_rows : {1u, 7u, 32u}) {
+      const WalkSetting setting{.kernels = kernels, .chunk_rows = chunk_rows};
+      ZooWalk walk(member.model, setting);
+      expect_same_bits(walk.feed_all(tokens), wanted, text_of(setting));
+    }
+  });
+}
+
+/// A prompt in two chunks, then single rows. Few steps: a parallel region is slow where other
+/// programs take the cores.
+TEST(ZooBits, DoNotDependOnThreads) {
+  for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
+    const auto tokens = member.text(kTextTokens);
+    ZooWalk whole(member.model, {.kernels = kernels});
+    const Logits wanted = whole.feed_all(tokens);
+    for (const uint32_t n_threads : {2u, 3u}) {
+      const WalkSetting setting{.kernels = kernels, .n_threads = n_threads};
+      ZooWalk walk(member.model, setting);
+      Sequence sequence = walk.sequence();
+      Logits found = walk.feed(sequence, std::span(tokens).first(kTextTokens - 3), 19);
+      for (const int32_t token : std::span(tokens).last(3))
+        found.push_back(walk.feed(sequence, {&token, 1}).front());
+      expect_same_bits(found, wanted, text_of(setting));
+    }
+  });
+}
+
+TEST(ZooBits, OfAQuantisedCacheDoNotDependOnChunks) {
+  for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
+    if (member.member.model.head_dim % 32 != 0) return;
+    const auto tokens = member.text(kTextTokens / 2);
+    WalkSetting setting{.kernels = kernels, .k_codec = KvCodec::kQ8_0, .v_codec = KvCodec::kQ8_0};
+    ZooWalk whole(member.model, setting);
+    const Logits wanted = whole.feed_all(tokens);
+    for (const uint32_t chunk_rows : {1u, 33u}) {
+      setting.chunk_rows = chunk_rows;
+      ZooWalk walk(member.model, setting);
+      expect_same_bits(walk.feed_all(tokens), wanted, text_of(setting));
+    }
+  });
+}
+
+TEST(ZooBits, OfALongTextDoNotDependOnHowThreadsShareItsSpans) {
+  for (const char* name : {"llama3", "gemma3"}) {
+    const LoadedMember member(name);
+    const auto tokens = member.text(kLongTextTokens);
+    for (const KernelTable* kernels : cpu_attn::available_kernels()) {
+      if (kernels->isa == CpuIsa::kScalar) continue;  // the same walk, an order of magnitude slower
+      SCOPED_TRACE(std::string(name) + ", " + kernels->name);
+      WalkSetting setting{.kernels = kernels, .n_ctx = kLongTextTokens + 64};
+      ZooWalk whole(member.model, setting);
+      const Logits wanted = whole.feed_all(tokens);
+      for (const uint32_t n_threads : {1u, 2u, 3u}) {
+        setting.n_threads = n_threads;
+        setting.chunk_rows = 512;
+        ZooWalk walk(member.model, setting);
+        Sequence sequence = walk.sequence();
+        const uint32_t n_prompt = kLongTextTokens - 6;
+        walk.feed(sequence, std::span(tokens).first(n_prompt), 3);
+        Logits tail;
+        for (uint32_t i = n_prompt; i < kLongTextTokens; ++i)
+          tail.push_back(walk.feed(sequence, std::span(tokens).subspan(i, 1)).front());
+        expect_same_bits(tail, std::span(wanted).subspan(n_prompt), text_of(setting));
+      }
+    }
+  }
+}
+
+TEST(ZooBits, OfForksAreThoseOfTheirTextsAlone) {
+  for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
+    const auto prompt = member.text(77);  // in the middle of a block
+    const auto left_tail = member.text(70, kSeed + 1);
+    const auto right_tail = member.text(70, kSeed + 2);
+    const WalkSetting setting{.kernels = kernels, .chunk_rows = 32, .n_sequences = 3};
+    ZooWalk walk(member.model, setting);
+    Sequence left = walk.sequence();
+    walk.feed(left, prompt);
+    Sequence right = left.fork();
+    Logits left_logits, right_logits;
+    for (uint32_t done = 0; done < 70;
+         done += 14) {  // in turn, so that each sees the other's blocks
+      for (auto& row : walk.feed(left, std::span(left_tail).subspan(done, 14)))
+        left_logits.push_back(std::move(row));
+      for (auto& row : walk.feed(right, std::span(right_tail).subspan(done, 14)))
+        right_logits.push_back(std::move(row));
+    }
+    for (const auto& [tail, found] :
+         {std::pair(&left_tail, &left_logits), std::pair(&right_tail, &right_logits)}) {
+      auto tokens = prompt;
+      tokens.insert(tokens.end(), tail->begin(), tail->end());
+      ZooWalk alone(member.model, {.kernels = kernels});
+      const Logits wanted = alone.feed_all(tokens);
+      expect_same_bits(*found, std::span(wanted).subspan(prompt.size()), "a fork");
+    }
+  });
+}
+
+/// Feeds 150 tokens, cuts to `n_kept`, and goes on with another text; what the walk cannot keep is
+/// fed again, as its callers do.
+void expect_cut_changes_nothing(const LoadedMember& member, const KernelTable* kernels,
+                                uint32_t n_kept, bool also_fork) {
+  const auto first = member.text(150);
+  const auto second = member.text(60, kSeed + 3);
+  ZooWalk walk(member.model, {.kernels = kernels, .chunk_rows = 32, .n_sequences = 3});
+  Sequence sequence = walk.sequence();
+  const Logits before = walk.feed(sequence, first);
+  std::optional<Sequence> fork;
+  if (also_fork) fork = sequence.fork();
+  const uint32_t n_held = sequence.truncate(n_kept);
+  ASSERT_LE(n_held, n_kept);
+  const auto again = std::span(first).subspan(n_held, n_kept - n_held);
+  const Logits repeated = walk.feed(sequence, again);
+  expect_same_bits(repeated, std::span(before).subspan(n_held, again.size()), "what was fed again");
+  const Logits found = walk.feed(sequence, second);
+  std::vector<int32_t> tokens(first.begin(), first.begin() + n_kept);
+  tokens.insert(tokens.end(), second.begin(), second.end());
+  ZooWalk alone(member.model, {.kernels = kernels});
+  const Logits wanted = alone.feed_all(tokens);
+  expect_same_bits(found, std::span(wanted).subspan(n_kept), "after a cut");
+  if (!fork) return;
+  tokens = first;
+  tokens.insert(tokens.end(), second.begin(), second.end());
+  const Logits of_fork = walk.feed(*fork, second);
+  const Logits uncut = alone.feed_all(tokens);
+  expect_same_bits(of_fork, std::span(uncut).subspan(first.size()), "the fork of a cut sequence");
+}
+
+TEST(ZooBits, OfATruncatedSequenceAreThoseOfItsTextAlone) {
+  for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
+    // By less than a chunk, to a block's end, and far behind what windowed layers hold.
+    for (const uint32_t n_kept : {139u, 128u, 20u})
+      expect_cut_changes_nothing(member, kernels, n_kept, n_kept == 139);
+  });
+}
+
+TEST(ZooBits, OfSequencesInOneStepAreThoseOfEachAlone) {
+  for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
+    const std::vector<std::vector<int32_t>> texts = {member.text(90), member.text(61, kSeed + 4),
+                                                     member.text(33, kSeed + 5)};
+    // Rows of each text in every step: prompts beside decoding, and texts that have ended.
+    const uint32_t rows_per_step[] = {9, 5, 1};
+    ZooWalk walk(member.model, {.kernels = kernels, .chunk_rows = 16, .n_sequences = 3});
+    std::vector<Sequence> sequences;
+    for (size_t i = 0; i < texts.size(); ++i) sequences.push_back(walk.sequence());
+    std::vector<Logits> found(texts.size());
+    for (;;) {
+      std::vector<StepRow> rows;
+      std::vector<size_t> owners;
+      for (size_t i = 0; i < texts.size(); ++i) {
+        const uint32_t begin = sequences[i].n_pos();
+        const auto end =
+            std::min<uint32_t>(begin + rows_per_step[i], static_cast<uint32_t>(texts[i].size()));
+        for (uint32_t at = begin; at < end; ++at) {
+          rows.push_back({&sequences[i], texts[i][at], true});
+          owners.push_back(i);
+        }
+      }
+      if (rows.empty()) break;
+      Logits logits = walk.step(rows);
+      for (size_t row = 0; row < owners.size(); ++row)
+        found[owners[row]].push_back(std::move(logits[row]));
+    }
+    for (size_t i = 0; i < texts.size(); ++i) {
+      ZooWalk alone(member.model, {.kernels = kernels});
+      expect_same_bits(found[i], alone.feed_all(texts[i]), "text " + std::to_string(i));
+    }
+  });
+}
+
+TEST(ZooBits, OfRowsThatWantLogitsDoNotDependOnThoseThatDoNot) {
+  for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
+    const auto tokens = member.text(24);
+    ZooWalk walk(member.model, {.kernels = kernels, .n_sequences = 2});
+    const Logits wanted = walk.feed_all(tokens);
+    Sequence sequence = walk.sequence();
+    std::vector<StepRow> rows;
+    for (size_t i = 0; i < tokens.size(); ++i) rows.push_back({&sequence, tokens[i], i % 5 == 3});
+    const Logits found = walk.step(rows);
+    ASSERT_EQ(found.size(), 5u);
+    for (size_t i = 0; i < found.size(); ++i)
+      expect_same_bits(std::span(found).subspan(i, 1), std::span(wanted).subspan(5 * i + 3, 1),
+                       "row " + std::to_string(5 * i + 3));
+  });
+}
+
+TEST(ZooBits, WindowedLayersLetGoOfBlocksAndFullOnesKeepThem) {
+  const LoadedMember member("gemma3");
+  ZooWalk walk(member.model, {.kernels = cpu_attn::available_kernels().back(), .chunk_rows = 32});
+  Sequence sequence = walk.sequence();
+  walk.feed(sequence, member.text(kTextTokens));
+  EXPECT_EQ(walk.cache().block(sequence, 0, 0, 0), nullptr);
+  EXPECT_EQ(walk.cache().block(sequence, 6, 1, 100), nullptr);
+  EXPECT_NE(walk.cache().block(sequence, 5, 0, 0), nullptr);
+  EXPECT_NE(walk.cache().block(sequence, 0, 0, kTextTokens - member.member.model.window), nullptr);
+}
+
+/// Keys that say the same as options: the model with them, and without.
+TEST(ZooBits, OfRopeOptionsAreThoseOfTheFilesKeys) {
+  const LoadedMember by_keys("llama-yarn");
+  makers::RandomTransformer plain = by_keys.member.model;
+  plain.name += "-plain";
+  plain.rope = {};
+  const ModelFile written(plain);
+  RopeOverrides options;
+  options.scaling = "yarn";
+  const makers::RandomRope& rope = by_keys.member.model.rope;
+  options.freq_base = rope.freq_base;
+  options.factor = rope.factor;
+  options.n_ctx_original = rope.n_ctx_original;
+  // The file holds f32.
+  options.yarn_attn_factor = static_cast<double>(static_cast<float>(rope.attn_factor));
+  options.yarn_beta_fast = rope.beta_fast;
+  options.yarn_beta_slow = rope.beta_slow;
+  const Model by_options = load_model(written.open(), options);
+  const auto tokens = by_keys.text(100);
+  const WalkSetting setting{.kernels = cpu_attn::available_kernels().back()};
+  ZooWalk first(by_keys.model, setting);
+  ZooWalk second(by_options, setting);
+  expect_same_bits(second.feed_all(tokens), first.feed_all(tokens), "options");
+}
+
+}  // namespace
+}  // namespace strata::engine
