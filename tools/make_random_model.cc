@@ -7,7 +7,6 @@
 #include <array>
 #include <charconv>
 #include <cstdio>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -40,16 +39,18 @@ int usage() {
   for (const Shape& shape : kShapes) fmt::print(stderr, " {}", shape.name);
   fmt::print(stderr, "\n  types: ");
   for (const TensorType type : kTypes) fmt::print(stderr, " {}", tensor_type_info(type).name);
-  fmt::print(stderr, "\n  4-bit models keep their embedding in Q8_0 (Q4_K: Q6_K), as is usual\n");
+  fmt::print(stderr, "\n  4-bit models keep their embedding in Q8_0 or Q6_K\n");
   return 2;
 }
 
-/// Rows must be whole blocks, and the embedding is stored wider than 4 bits.
-std::optional<makers::RandomTransformer> model_of(const Shape& shape, TensorType type,
-                                                  uint64_t seed) {
+/// What a matrix of rows of n_in is stored in: blocks of 256 do not fit every width, and blocks of
+/// 32 stand in for them, as in the quantisers of other engines.
+TensorType type_for(uint32_t n_in, TensorType wanted) {
+  return n_in % tensor_type_info(wanted).block_elements == 0 ? wanted : TensorType::kQ5_0;
+}
+
+makers::RandomTransformer model_of(const Shape& shape, TensorType type, uint64_t seed) {
   makers::RandomTransformer model;
-  const uint32_t block = tensor_type_info(type).block_elements;
-  if (shape.d_model % block != 0 || shape.d_ff % block != 0) return std::nullopt;
   model.name = fmt::format("random {} {}", shape.name, tensor_type_info(type).name);
   model.n_layers = shape.n_layers;
   model.d_model = shape.d_model;
@@ -61,11 +62,17 @@ std::optional<makers::RandomTransformer> model_of(const Shape& shape, TensorType
   model.n_ctx = shape.n_ctx;
   model.rope.freq_base = shape.freq_base;
   model.is_tied = shape.is_tied;
-  model.matrix_types = {type};
+  const uint32_t q_width = shape.n_heads * shape.head_dim;
+  model.matrix_types.clear();
+  for (const uint32_t n_in : {shape.d_model, shape.d_model, shape.d_model, q_width, shape.d_model,
+                              shape.d_model, shape.d_ff})  // q k v output, gate up down
+    model.matrix_types.push_back(type_for(n_in, type));
+  // The embedding is stored wider than 4 bits.
   model.embedding_type = type;
   if (type == TensorType::kQ4_0 || type == TensorType::kQ4_1)
     model.embedding_type = TensorType::kQ8_0;
-  if (type == TensorType::kQ4_K) model.embedding_type = TensorType::kQ6_K;
+  if (type == TensorType::kQ4_K || type == TensorType::kQ6_K)
+    model.embedding_type = shape.d_model % 256 == 0 ? TensorType::kQ6_K : TensorType::kQ8_0;
   model.seed = seed;
   return model;
 }
@@ -84,13 +91,8 @@ int main(int argc, char** argv) {
     if (error != std::errc() || end != text.data() + text.size()) return usage();
   }
   if (shape == kShapes.end() || type == kTypes.end()) return usage();
-  const auto model = model_of(*shape, *type, seed);
-  if (!model) {
-    fmt::print(stderr, "error: the rows of {} are no whole blocks of {}\n", argv[1], argv[2]);
-    return 2;
-  }
   try {
-    makers::write_random_transformer(*model, argv[3]);
+    makers::write_random_transformer(model_of(*shape, *type, seed), argv[3]);
   } catch (const Error& error) {
     fmt::print(stderr, "error: {} [{}]\n", error.what(), error.where());
     return exit_code(error.code());

@@ -113,5 +113,23 @@ TEST(Zoo, LongRopeTakesItsShortFactorsWhereTheContextFits) {
                    kShortTextTokens, overrides);
 }
 
+TEST(Zoo, EveryMemberReadsAndWritesAnyText) {
+  for (const auto& member : makers::zoo()) {
+    const ModelFile written(member.model);
+    const auto tokenizer = Tokenizer::make(read_tokenizer_spec(written.open()));
+    EXPECT_EQ(tokenizer->vocab_size(), member.model.vocab_size);
+    const std::string text = "a plain text, \xc3\xa4 \xe2\x82\xac 123\n";
+    const auto tokens = tokenizer->encode(text, {.add_special = false});
+    EXPECT_EQ(tokenizer->decode(tokens), " " + text) << member.model.name;
+  }
+}
+
+TEST(Zoo, MembersStaySmall) {
+  for (const auto& member : makers::zoo()) {
+    const ModelFile written(member.model);
+    EXPECT_LT(written.open().file_bytes(), 900'000u) << member.model.name;
+  }
+}
+
 }  // namespace
 }  // namespace strata::engine
