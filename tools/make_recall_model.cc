@@ -56,7 +56,7 @@ int main(int argc, char** argv) {
   app.add_option("OUT", path, "the GGUF file to write")->required();
   app.add_option("--variant", variant, "where the other options begin")
       ->check(CLI::IsMember({"recall", "key-value", "multi-hop"}));
-  app.add_option("--vocab", vocab_size, "tokens; 260 are the vocabulary's own");
+  app.add_option("--vocab", vocab_size, "tokens; 261 are the vocabulary's own");
   app.add_option("--layers", n_layers, "layers: one more than hops");
   app.add_option("--kv-heads", n_kv_heads, "KV heads: each carries a slice of every word's code");
   app.add_option("--group", group, "query heads per KV head");

@@ -14,8 +14,8 @@ namespace strata::makers {
 namespace {
 
 // The vocabulary's own tokens, in the order that other engines expect of SPM.
-constexpr uint32_t kUnknown = 0, kBegin = 1, kEnd = 2, kFirstByte = 3, kWordMark = 3 + 256;
-constexpr uint32_t kFirstWord = kWordMark + 1;
+constexpr uint32_t kUnknown = 0, kBegin = 1, kEnd = 2, kBytes = 256;
+constexpr uint32_t kSpace = 3 + kBytes, kFirstWord = kSpace + 2;
 constexpr const char* kSpaceMark = "\xE2\x96\x81";  // U+2581
 
 constexpr int32_t kNormalKind = 1, kUnknownKind = 2, kControlKind = 3, kByteKind = 6;
@@ -30,16 +30,17 @@ void check_range(const char* what, uint64_t value, uint64_t min, uint64_t max) {
 void add_vocabulary(engine::GgufWriter& writer, uint32_t n_words) {
   std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
   std::vector<int32_t> kinds = {kUnknownKind, kControlKind, kControlKind};
-  for (uint32_t byte = 0; byte < 256; ++byte) {
+  for (uint32_t byte = 0; byte < kBytes; ++byte) {
     tokens.push_back(fmt::format("<0x{:02X}>", byte));
     kinds.push_back(kByteKind);
   }
+  tokens.emplace_back(kSpaceMark);
   tokens.push_back(fmt::format("{}w", kSpaceMark));
   for (uint32_t word = 0; word < n_words; ++word)
     tokens.push_back(fmt::format("{}w{}", kSpaceMark, word));
   kinds.resize(tokens.size(), kNormalKind);
   std::vector<float> scores(tokens.size());
-  for (size_t i = kWordMark; i < scores.size(); ++i) scores[i] = -static_cast<float>(i);
+  for (size_t i = kSpace; i < scores.size(); ++i) scores[i] = -static_cast<float>(i);
   writer.add_string("tokenizer.ggml.model", "llama");
   writer.add_string("tokenizer.ggml.pre", "default");
   writer.add_strings("tokenizer.ggml.tokens", tokens);

@@ -16,7 +16,7 @@ namespace strata::makers {
 inline constexpr double kOneShare = 1024;
 
 struct RecallOptions {
-  uint32_t vocab_size = 1024;  // tokens: 260 of the vocabulary's own, the others are words
+  uint32_t vocab_size = 1024;  // tokens: 261 of the vocabulary's own, the others are words
   uint32_t n_layers = 2;       // layer 0 notes each word's predecessor, every other looks up a hop
   uint32_t n_kv_heads = 2;     // each carries a slice of every code
   uint32_t group = 1;
