@@ -136,25 +136,27 @@ TEST(Recall, ABlockLostInAnyLayerAndKvHeadIsAnAnswerLost) {
   const auto text = make_recall_text(model, 4095, task.passages, kSeed);
   RecallRun run(model, 4096);
   run.read(text.words);
+  std::vector<std::vector<uint32_t>> n_lost(model.options().n_layers,
+                                            std::vector<uint32_t>(model.options().n_kv_heads));
   for (const RecallQuestion& question : task.questions) {
     for (uint32_t layer = 0; layer < model.options().n_layers; ++layer) {
       // Layer 0 finds the key itself; a hop finds the second word of its passage.
       const uint32_t found = layer == 0 ? text.passage_begin[question.passages[0]]
                                         : text.passage_begin[question.passages[layer - 1]] + 1;
+      // With the first block the first token goes too: near misses answer, and layer 0's may be right.
+      if (found + 1 < kBlockPositions) continue;
       for (uint32_t kv_head = 0; kv_head < model.options().n_kv_heads; ++kv_head) {
+        ++n_lost[layer][kv_head];
         run.without_block(layer, kv_head, found, [&] {
-          const Words answer = run.ask(question.ask, 1);
-          EXPECT_NE(answer[0], question.answer[0])
+          EXPECT_EQ(run.ask(question.ask, 1), Words{model.n_words()})
               << "layer " << layer << ", KV head " << kv_head << ", word " << found;
-          // The first block takes the first token with it: then near misses answer, not <unk>.
-          if (found + 1 >= kBlockPositions) {
-            EXPECT_EQ(answer[0], model.n_words());
-          }
         });
       }
     }
     EXPECT_EQ(run.ask(question.ask, kAnswer), question.answer) << "all blocks are back";
   }
+  for (const std::vector<uint32_t>& of_layer : n_lost)
+    for (const uint32_t n : of_layer) EXPECT_GE(n, 2u);
 }
 
 TEST(Recall, ABlockLostElsewhereChangesNoAnswer) {
