@@ -143,7 +143,8 @@ TEST(Recall, ABlockLostInAnyLayerAndKvHeadIsAnAnswerLost) {
       // Layer 0 finds the key itself; a hop finds the second word of its passage.
       const uint32_t found = layer == 0 ? text.passage_begin[question.passages[0]]
                                         : text.passage_begin[question.passages[layer - 1]] + 1;
-      // With the first block the first token goes too: near misses answer, and layer 0's may be right.
+      // With the first block the first token goes too: near misses answer, layer 0's perhaps
+      // rightly.
       if (found + 1 < kBlockPositions) continue;
       for (uint32_t kv_head = 0; kv_head < model.options().n_kv_heads; ++kv_head) {
         ++n_lost[layer][kv_head];
