@@ -91,7 +91,8 @@ suite_asan() {
   local targets
   mapfile -t targets < <(test_targets base tiers planner cpu_attn engine)
   build asan asan "${targets[@]}" || return
-  ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
+  # Not detect_stack_use_after_return: g++ 12 then places 64-byte vectors of a frame at 32 bytes, and their stores fault.
+  ASAN_OPTIONS=detect_stack_use_after_return=0:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
     run_ctest asan asan -L unit -E "$sanitizer_slow_tests"
 }
 
