@@ -14,6 +14,7 @@ using testing::load_model;
 using testing::Logits;
 using testing::ModelFile;
 using testing::random_tokens;
+using testing::walked_isas;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
@@ -66,7 +67,7 @@ template <class Check>
 void for_each_member_and_isa(const Check& check) {
   for (const auto& listed : makers::zoo()) {
     const LoadedMember member(listed.model.name);
-    for (const KernelTable* kernels : cpu_attn::available_kernels()) {
+    for (const KernelTable* kernels : walked_isas()) {
       SCOPED_TRACE(listed.model.name + ", " + kernels->name + ", seed " + std::to_string(kSeed));
       check(member, kernels);
     }

@@ -44,6 +44,17 @@ inline Model load_model(const GgufFile& file, const RopeOverrides& overrides = {
   return Model::load(file, read_model_spec(file, overrides), pool);
 }
 
+/// The instruction sets a test walks: every one of this CPU, but the widest alone where the thread
+/// sanitizer, which looks at threads and not at kernels, makes all of it ten times slower.
+inline std::span<const KernelTable* const> walked_isas() {
+  const auto all = cpu_attn::available_kernels();
+#ifdef __SANITIZE_THREAD__
+  return all.last(1);
+#else
+  return all;
+#endif
+}
+
 inline std::vector<int32_t> random_tokens(uint32_t n, uint32_t vocab_size, uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<int32_t> tokens(n);

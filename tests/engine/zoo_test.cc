@@ -15,6 +15,7 @@ using testing::load_model;
 using testing::Logits;
 using testing::ModelFile;
 using testing::random_tokens;
+using testing::walked_isas;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
@@ -74,7 +75,7 @@ void expect_agreement(const makers::ZooMember& member, KvCodec k_codec, KvCodec 
   EXPECT_GT(size, 0.5) << "logits too small to tell a mistake";
   std::printf("%-18s logits %.2f, deviation %.1e, found", member.model.name.c_str(), size,
               deviation);
-  for (const KernelTable* kernels : cpu_attn::available_kernels()) {
+  for (const KernelTable* kernels : walked_isas()) {
     SCOPED_TRACE(kernels->name);
     ZooWalk walk(
         model,

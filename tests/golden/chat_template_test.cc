@@ -4,31 +4,14 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
-
 #include "engine/gguf/gguf_file.h"
+#include "tests/golden/golden_models.h"
 
 namespace strata::engine {
 namespace {
 
-// Where tools/fetch_models.sh puts a model; empty where it is not.
-std::string model_path(const std::string& name) {
-  const auto variable = [](const char* of) {
-    const char* value = std::getenv(of);
-    return std::string(value ? value : "");
-  };
-  std::string cache = variable("XDG_CACHE_HOME");
-  if (cache.empty()) cache = variable("HOME") + "/.cache";
-  std::string folder = variable("STRATA_MODELS_DIR");
-  if (folder.empty()) folder = cache + "/strata/models";
-  const std::string path = folder + "/" + name;
-  return std::filesystem::exists(path) ? path : "";
-}
-
 TEST(RealTemplate, SmolLm2RendersAsJinja2Does) {
-  const std::string path = model_path("SmolLM2-135M-Instruct.Q4_1.gguf");
-  if (path.empty()) GTEST_SKIP() << "the model is not there: tools/fetch_models.sh smollm2";
+  STRATA_GOLDEN_MODEL(path, golden::kSmolLm2);
   const auto file = GgufFile::open(path);  // the source is a view of it
   const auto source = file.get_string("tokenizer.chat_template");
   ASSERT_TRUE(source);
@@ -44,8 +27,7 @@ TEST(RealTemplate, SmolLm2RendersAsJinja2Does) {
 }
 
 TEST(RealTemplate, Gemma3BaseModelHasNone) {
-  const std::string path = model_path("gemma-3-270m-q4_k_m.gguf");
-  if (path.empty()) GTEST_SKIP() << "the model is not there: tools/fetch_models.sh gemma3";
+  STRATA_GOLDEN_MODEL(path, golden::kGemma3);
   EXPECT_FALSE(GgufFile::open(path).get_string("tokenizer.chat_template"));
 }
 

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <cwchar>
 #include <string_view>
 #include <utility>
 
@@ -79,6 +80,7 @@ class TerminalReader : public LineReader {
     el_set(edit_, EL_CLIENTDATA, this);
     el_set(edit_, EL_PROMPT, &TerminalReader::prompt_of);
     el_set(edit_, EL_EDITOR, "emacs");
+    el_set(edit_, EL_GETCFN, &TerminalReader::read_character);
     el_set(edit_, EL_HIST, history, history_);
   }
   ~TerminalReader() override {
@@ -88,6 +90,9 @@ class TerminalReader : public LineReader {
 
   LineStatus read(const std::string& prompt, std::string& line) override {
     prompt_ = prompt;
+    // libedit shows the prompt and only then takes the terminal out of its line mode, in which a
+    // key like Ctrl-D, typed in between, would be kept as something else.
+    el_set(edit_, EL_PREP_TERM, 1);
     int n = 0;
     const char* text = el_gets(edit_, &n);
     if (text == nullptr || n <= 0) {
@@ -109,6 +114,21 @@ class TerminalReader : public LineReader {
   bool is_interactive() const override { return true; }
 
  private:
+  /// One character for libedit: 1, 0 at the end, -1 where Ctrl-C came. Why not libedit's own: it
+  /// blocks in read(), so that a Ctrl-C just before would be seen only after the next key.
+  static int read_character(EditLine*, wchar_t* character) {
+    std::mbstate_t state{};
+    for (;;) {
+      if (!wait_for_input(STDIN_FILENO)) return -1;
+      char byte = 0;
+      const ssize_t n = ::read(STDIN_FILENO, &byte, 1);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return static_cast<int>(n);
+      const size_t length = std::mbrtowc(character, &byte, 1, &state);
+      if (length == static_cast<size_t>(-1)) state = {};  // a byte that begins nothing is dropped
+      if (length <= 1) return 1;
+    }
+  }
   static char* prompt_of(EditLine* edit) {
     void* self = nullptr;
     el_get(edit, EL_CLIENTDATA, &self);
