@@ -8,8 +8,8 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 readonly suites="release asan tsan fuzz golden"
-declare -A budget_minutes=([release]=20 [asan]=20 [tsan]=14 [fuzz]=14 [golden]=8)
-readonly total_budget_minutes=70
+declare -A budget_minutes=([release]=14 [asan]=16 [tsan]=9 [fuzz]=12 [golden]=6)
+readonly total_budget_minutes=40
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
 readonly thread_tests='ThreadPool|Walk|Zoo'
 readonly sanitizer_slow_tests='32K|FullLength'
