@@ -88,6 +88,9 @@ class Io {
   virtual uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) = 0;
 
   virtual uint32_t in_flight() const = 0;
+
+  /// The time that deadlines are measured in: monotonic; a simulator has its own.
+  virtual std::chrono::microseconds now() const = 0;
 };
 
 }  // namespace strata::tiers

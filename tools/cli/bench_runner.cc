@@ -213,10 +213,10 @@ void BenchRunner::fill_random(engine::Sequence& sequence, uint32_t n_positions) 
         for (uint32_t head = 0; head < model_.shape().layers[layer].n_kv_heads; ++head)
           for (uint32_t pos = first / kBlockPositions * kBlockPositions; pos < first + n;
                pos += kBlockPositions) {
-            std::byte* block = cache_.block(sequence, layer, head, pos);
-            if (block == nullptr) continue;
+            if (cache_.block_id(sequence, layer, head, pos) == tiers::kNoBlock) continue;
             const uint32_t pattern = (pos / kBlockPositions * 7 + layer * 3 + head) % kPatterns;
-            std::memcpy(block, patterns.data() + uint64_t{pattern} * block_bytes, block_bytes);
+            std::memcpy(cache_.open_block(sequence, layer, head, pos),
+                        patterns.data() + uint64_t{pattern} * block_bytes, block_bytes);
           }
     });
     cache_.close_rows(sequence, random_tokens(n));

@@ -1,0 +1,101 @@
+// tiers/block_store_read.cc - the reading side of the block store.
+#include <atomic>
+#include <string>
+
+#include "base/check.h"
+#include "tiers/block_store.h"
+
+namespace strata::tiers {
+
+bool BlockStore::fetch(ExtentId id) {
+  Extent& of = extent(id);
+  STRATA_CHECK(of.state != ExtentState::kWriting, "extent %u is being written",
+               static_cast<uint32_t>(id));
+  if (of.holds == 0 && of.state == ExtentState::kStored) {
+    auto ticket = spill_->transfers->read(spill_->file, of.place,
+                                          static_cast<uint32_t>(extent_bytes(of)));
+    if (!ticket) {
+      collect_writes();
+      return false;
+    }
+    of.ticket = std::move(*ticket);
+  }
+  ++of.holds;
+  return true;
+}
+
+void BlockStore::release(ExtentId id) {
+  Extent& of = extent(id);
+  STRATA_CHECK(of.holds > 0, "extent %u is not held", static_cast<uint32_t>(id));
+  if (--of.holds > 0) return;
+  of.is_accepted = false;
+  of.ticket = Ticket();
+  of.lease = ReadLease();
+  free_if_unused(id);
+}
+
+bool BlockStore::wait_for_transfer() {
+  const bool ended = spill_->transfers->wait_any();
+  collect_writes();
+  return ended;
+}
+
+IoStatus BlockStore::wait_for_read(Extent& of) {
+  if (!of.ticket.is_held()) {
+    auto ticket = spill_->transfers->read(spill_->file, of.place,
+                                          static_cast<uint32_t>(extent_bytes(of)));
+    if (!ticket) return IoStatus::kNoMemory;
+    of.ticket = std::move(*ticket);
+  }
+  return spill_->transfers->take_read(std::move(of.ticket), of.lease);
+}
+
+uint32_t BlockStore::count_corrupt(const Extent& of, ThreadPool& pool) const {
+  std::atomic<uint32_t> n_corrupt = 0;
+  const std::span<const std::byte> all = of.lease.bytes();
+  pool.for_each(of.blocks.size(), 2, [&](uint64_t begin, uint64_t end, uint32_t) {
+    for (uint64_t i = begin; i < end; ++i) {
+      const auto idx = static_cast<uint32_t>(i);
+      if (of.blocks[idx] == kNoBlock) continue;
+      const auto payload = all.subspan(i * layout_.block_bytes, layout_.block_bytes);
+      if (block_tag(identity(of, idx), payload) != of.tags[idx])
+        n_corrupt.fetch_add(1, std::memory_order_relaxed);
+    }
+  });
+  return n_corrupt.load(std::memory_order_relaxed);
+}
+
+void BlockStore::take_one(ExtentId id, ThreadPool& pool) {
+  Extent& of = extent(id);
+  STRATA_CHECK(of.holds > 0, "extent %u is not held", static_cast<uint32_t>(id));
+  if (of.is_accepted) return;
+  std::string cause = "it was lost before";
+  // A second read tells a passing error (a cable, a bus) from a lasting one.
+  for (uint32_t attempt = 0; of.state == ExtentState::kStored && attempt < 2; ++attempt) {
+    if (attempt > 0) ++counts_.retries;
+    const IoStatus status = wait_for_read(of);
+    if (status != IoStatus::kOk) {
+      cause = std::string(io_status_name(status)) + " (" + std::string(io_status_cause(status)) + ")";
+      if (status == IoStatus::kTimedOut) break;  // the next one would wait as long
+      continue;
+    }
+    ++counts_.extents_read;
+    const uint32_t n_corrupt = count_corrupt(of, pool);
+    if (n_corrupt == 0) {
+      of.is_accepted = true;
+      return;
+    }
+    counts_.corrupt_blocks += n_corrupt;
+    cause = std::to_string(n_corrupt) + " of its blocks came back with other bytes";
+    of.lease = ReadLease();
+  }
+  if (of.state == ExtentState::kStored) ++counts_.lost_extents;
+  of.state = ExtentState::kLost;
+  throw LostExtent(id, of.layer, of.first_pos, cause);
+}
+
+void BlockStore::take(std::span<const ExtentId> extents, ThreadPool& pool) {
+  for (const ExtentId id : extents) take_one(id, pool);
+}
+
+}  // namespace strata::tiers

@@ -1,0 +1,97 @@
+// tiers/lease.h - what a caller may hold of a frame: a ticket for a transfer in flight, a lease to
+// read what has arrived, a lease to fill what will be written. Move-only; what must not happen
+// (copying a right, writing through a read lease, using a ticket twice) does not compile
+// (tests/compile_fail). Dropping any of them gives the right back at once and waits for nothing: a
+// transfer whose ticket was dropped ends by itself and frees its frame.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+namespace strata::tiers {
+
+class Transfers;
+
+/// A frame and which of its fills the right belongs to.
+struct FrameRef {
+  uint32_t frame = 0;
+  uint32_t generation = 0;
+};
+
+namespace detail {
+
+enum class RightKind : uint8_t { kTicket, kRead, kFill };
+void give_right_back(Transfers& owner, FrameRef ref, RightKind kind) noexcept;
+
+/// What the three have in common: an owner, a frame, and giving it back exactly once.
+template <RightKind kKind>
+class Right {
+ public:
+  Right() = default;
+  Right(Right&& other) noexcept
+      : owner_(std::exchange(other.owner_, nullptr)), ref_(other.ref_) {}
+  Right& operator=(Right&& other) noexcept {
+    std::swap(owner_, other.owner_);
+    std::swap(ref_, other.ref_);
+    return *this;
+  }
+  Right(const Right&) = delete;
+  Right& operator=(const Right&) = delete;
+  ~Right() {
+    if (owner_ != nullptr) give_right_back(*owner_, ref_, kKind);
+  }
+
+  bool is_held() const { return owner_ != nullptr; }
+
+ protected:
+  Right(Transfers& owner, FrameRef ref) : owner_(&owner), ref_(ref) {}
+  FrameRef release() {
+    owner_ = nullptr;
+    return ref_;
+  }
+  Transfers* owner_ = nullptr;
+  FrameRef ref_;
+};
+
+}  // namespace detail
+
+/// A transfer in flight.
+class [[nodiscard]] Ticket : public detail::Right<detail::RightKind::kTicket> {
+ public:
+  Ticket() = default;
+
+ private:
+  friend class Transfers;
+  using Right::Right;
+};
+
+/// The right to read a frame that a read has filled.
+class [[nodiscard]] ReadLease : public detail::Right<detail::RightKind::kRead> {
+ public:
+  ReadLease() = default;
+  /// The bytes that were asked for; valid while the lease is held.
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  friend class Transfers;
+  ReadLease(Transfers& owner, FrameRef ref, std::span<const std::byte> bytes)
+      : Right(owner, ref), bytes_(bytes) {}
+  std::span<const std::byte> bytes_;
+};
+
+/// The right to fill a frame; Transfers::write takes it over.
+class [[nodiscard]] FillLease : public detail::Right<detail::RightKind::kFill> {
+ public:
+  FillLease() = default;
+  std::span<std::byte> bytes() const { return bytes_; }  // the whole frame
+
+ private:
+  friend class Transfers;
+  FillLease(Transfers& owner, FrameRef ref, std::span<std::byte> bytes)
+      : Right(owner, ref), bytes_(bytes) {}
+  std::span<std::byte> bytes_;
+};
+
+}  // namespace strata::tiers
