@@ -32,18 +32,19 @@ struct WalkBytes {
 };
 
 WalkBytes walk_bytes(const ModelShape& shape, uint32_t n_threads) {
-  uint64_t q_width = 0, kv_width = 0, d_ff = 0;
+  uint64_t q_width = 0, kv_width = 0, d_ff = 0, n_heads = 0;
   for (const LayerShape& layer : shape.layers) {
     q_width = std::max<uint64_t>(q_width, uint64_t{layer.n_heads} * shape.head_dim);
     kv_width = std::max<uint64_t>(kv_width, uint64_t{layer.n_kv_heads} * shape.head_dim);
     d_ff = std::max<uint64_t>(d_ff, layer.d_ff);
+    n_heads = std::max<uint64_t>(n_heads, layer.n_heads);
   }
   const uint64_t d_model = shape.d_model;
   const uint64_t widest = std::max({d_model, q_width, d_ff});
   constexpr uint64_t kFloat = sizeof(float);
   WalkBytes bytes;
-  bytes.per_row = kFloat * (3 * d_model + 3 * q_width + 2 * kv_width + 2 * d_ff) + widest +
-                  kFloat * (div_up(widest, kActGroup) + div_up(widest, kActHalfGroup)) +
+  bytes.per_row = kFloat * (3 * d_model + 3 * q_width + 2 * kv_width + 2 * d_ff + 2 * n_heads) +
+                  widest + kFloat * (div_up(widest, kActGroup) + div_up(widest, kActHalfGroup)) +
                   kFloat * kMaxRopeSets * shape.head_dim;
   const uint64_t scratch = attend_scratch_floats(kMaxTileQueries, shape.head_dim) +
                            uint64_t{kMaxTileQueries} * (3 * shape.head_dim + 6);

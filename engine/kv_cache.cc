@@ -60,8 +60,8 @@ void KvCache::reserve_tables(Sequence& sequence) const {
   sequence.tokens_.reserve(options_.n_ctx);
   sequence.chain_.reserve(options_.n_ctx / kBlockPositions);
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
-    sequence.streams_[stream].blocks.reserve(stream_blocks(
-        shape_.layers[layer_of_stream_[stream]], options_.n_ctx, options_.chunk_rows));
+    sequence.streams_[stream].blocks.reserve(stream_blocks(shape_.layers[layer_of_stream_[stream]],
+                                                           options_.n_ctx, options_.chunk_rows));
 }
 
 uint32_t KvCache::first_block_to_hold(uint32_t layer, uint32_t end_pos) const {
@@ -135,8 +135,7 @@ void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
     n_wanted += end_block - std::min(end_block, table.end_block());
     if (has_open && must_copy(table.blocks.back())) ++n_wanted;
   }
-  if (n_wanted > n_given_back && !store_.make_room(n_wanted - n_given_back))
-    refuse_rows(n_wanted);
+  if (n_wanted > n_given_back && !store_.make_room(n_wanted - n_given_back)) refuse_rows(n_wanted);
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
     release_before(sequence.streams_[stream],
                    first_block_to_hold(layer_of_stream_[stream], end_pos));
@@ -161,7 +160,8 @@ void KvCache::refuse_rows(uint64_t n_wanted) const {
                 message + ", and the spill file takes no more: " +
                     std::string(tiers::io_status_name(store_.last_failure())) + " (" +
                     std::string(tiers::io_status_cause(store_.last_failure())) + ")",
-                "--nvme", "free space on the disk, name another one with --nvme, or raise --kv-dram");
+                "--nvme",
+                "free space on the disk, name another one with --nvme, or raise --kv-dram");
   throw Error(ErrorCode::kDoesNotFit, message + ", and the spill file is at its budget",
               "--nvme-budget", "raise --nvme-budget or --kv-dram, or use a smaller -c");
 }

@@ -44,7 +44,7 @@ class Sequence {
   KvCache* cache_;
   std::vector<int32_t> tokens_;
   std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block
-  std::vector<StreamTable> streams_;  // layer-major, KV head minor
+  std::vector<StreamTable> streams_;   // layer-major, KV head minor
 };
 
 }  // namespace strata::engine

@@ -155,7 +155,7 @@ struct Walk::State {
   uint32_t n_fetched = 0;
   uint32_t n_released = 0;
   std::vector<tiers::ExtentId> span_missing;
-  std::span<float> run_m, run_l;      // [max_rows, n_heads]; o lies in q, which is free by then
+  std::span<float> run_m, run_l;       // [max_rows, n_heads]; o lies in q, which is free by then
   std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
 };
 

@@ -41,8 +41,7 @@ bool Walk::State::list_missing(const Group& group, uint32_t layer, uint32_t span
 void Walk::State::plan_layer_waves(uint32_t layer) {
   const size_t first_wave = waves.size();
   const size_t first_fetch = fetches.size();
-  const uint32_t wave_frames =
-      std::max(1u, cache.store().transfers()->n_frames() / kWavesInFlight);
+  const uint32_t wave_frames = std::max(1u, cache.store().transfers()->n_frames() / kWavesInFlight);
   for (uint32_t idx = 0; idx < groups.size(); ++idx) {
     const Group& group = groups[idx];
     const uint32_t end_span = (group.first_pos + group.n_rows - 1) / kSpanPositions + 1;
@@ -170,8 +169,8 @@ void Walk::State::attend_streamed(uint32_t layer) {
       if (!cache.store().wait_for_transfer())
         throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
                     "spill file", "look at the disk (dmesg), or name another one with --nvme");
-    cache.store().take(std::span(fetches).subspan(wave.fetch_begin, wave.fetch_end - wave.fetch_begin),
-                       pool);
+    cache.store().take(
+        std::span(fetches).subspan(wave.fetch_begin, wave.fetch_end - wave.fetch_begin), pool);
     attend_wave(wave);
     while (n_released < wave.fetch_end) cache.store().release(fetches[n_released++]);
     fetch_ahead();

@@ -45,8 +45,8 @@ void BlockPool::mark_used(uint32_t slot) {
 std::optional<SlotId> BlockPool::take(SlotId previous) {
   if (n_free_ == 0) return std::nullopt;
   const uint32_t after = number(previous) + 1;
-  if (previous != kNoSlot && is_taken(previous) && after < n_slots_ &&
-      after % kRunSlots != 0 && is_taken_[after] == 0) {
+  if (previous != kNoSlot && is_taken(previous) && after < n_slots_ && after % kRunSlots != 0 &&
+      is_taken_[after] == 0) {
     mark_used(after);
     return static_cast<SlotId>(after);
   }

@@ -184,7 +184,8 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   }
   of.n_resident = of.n_live;
   std::memset(to, 0, static_cast<size_t>(frame->bytes().data() + bytes - to));
-  writes_.emplace_back(id, spill_->transfers->write(std::move(*frame), spill_->file, *place, bytes));
+  writes_.emplace_back(id,
+                       spill_->transfers->write(std::move(*frame), spill_->file, *place, bytes));
 }
 
 void BlockStore::collect_writes() {

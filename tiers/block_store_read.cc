@@ -12,8 +12,8 @@ bool BlockStore::fetch(ExtentId id) {
   STRATA_CHECK(of.state != ExtentState::kWriting, "extent %u is being written",
                static_cast<uint32_t>(id));
   if (of.holds == 0 && of.state == ExtentState::kStored) {
-    auto ticket = spill_->transfers->read(spill_->file, of.place,
-                                          static_cast<uint32_t>(extent_bytes(of)));
+    auto ticket =
+        spill_->transfers->read(spill_->file, of.place, static_cast<uint32_t>(extent_bytes(of)));
     if (!ticket) {
       collect_writes();
       return false;
@@ -42,8 +42,8 @@ bool BlockStore::wait_for_transfer() {
 
 IoStatus BlockStore::wait_for_read(Extent& of) {
   if (!of.ticket.is_held()) {
-    auto ticket = spill_->transfers->read(spill_->file, of.place,
-                                          static_cast<uint32_t>(extent_bytes(of)));
+    auto ticket =
+        spill_->transfers->read(spill_->file, of.place, static_cast<uint32_t>(extent_bytes(of)));
     if (!ticket) return IoStatus::kNoMemory;
     of.ticket = std::move(*ticket);
   }
@@ -75,7 +75,8 @@ void BlockStore::take_one(ExtentId id, ThreadPool& pool) {
     if (attempt > 0) ++counts_.retries;
     const IoStatus status = wait_for_read(of);
     if (status != IoStatus::kOk) {
-      cause = std::string(io_status_name(status)) + " (" + std::string(io_status_cause(status)) + ")";
+      cause =
+          std::string(io_status_name(status)) + " (" + std::string(io_status_cause(status)) + ")";
       if (status == IoStatus::kTimedOut) break;  // the next one would wait as long
       continue;
     }

@@ -12,7 +12,7 @@
 
 namespace strata::tiers {
 
-class Transfers;
+class TransferQueue;
 
 /// A frame and which of its fills the right belongs to.
 struct FrameRef {
@@ -23,15 +23,14 @@ struct FrameRef {
 namespace detail {
 
 enum class RightKind : uint8_t { kTicket, kRead, kFill };
-void give_right_back(Transfers& owner, FrameRef ref, RightKind kind) noexcept;
+void give_right_back(TransferQueue& owner, FrameRef ref, RightKind kind) noexcept;
 
 /// What the three have in common: an owner, a frame, and giving it back exactly once.
 template <RightKind kKind>
 class Right {
  public:
   Right() = default;
-  Right(Right&& other) noexcept
-      : owner_(std::exchange(other.owner_, nullptr)), ref_(other.ref_) {}
+  Right(Right&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)), ref_(other.ref_) {}
   Right& operator=(Right&& other) noexcept {
     std::swap(owner_, other.owner_);
     std::swap(ref_, other.ref_);
@@ -46,12 +45,12 @@ class Right {
   bool is_held() const { return owner_ != nullptr; }
 
  protected:
-  Right(Transfers& owner, FrameRef ref) : owner_(&owner), ref_(ref) {}
+  Right(TransferQueue& owner, FrameRef ref) : owner_(&owner), ref_(ref) {}
   FrameRef release() {
     owner_ = nullptr;
     return ref_;
   }
-  Transfers* owner_ = nullptr;
+  TransferQueue* owner_ = nullptr;
   FrameRef ref_;
 };
 
@@ -63,7 +62,7 @@ class [[nodiscard]] Ticket : public detail::Right<detail::RightKind::kTicket> {
   Ticket() = default;
 
  private:
-  friend class Transfers;
+  friend class TransferQueue;
   using Right::Right;
 };
 
@@ -75,21 +74,21 @@ class [[nodiscard]] ReadLease : public detail::Right<detail::RightKind::kRead> {
   std::span<const std::byte> bytes() const { return bytes_; }
 
  private:
-  friend class Transfers;
-  ReadLease(Transfers& owner, FrameRef ref, std::span<const std::byte> bytes)
+  friend class TransferQueue;
+  ReadLease(TransferQueue& owner, FrameRef ref, std::span<const std::byte> bytes)
       : Right(owner, ref), bytes_(bytes) {}
   std::span<const std::byte> bytes_;
 };
 
-/// The right to fill a frame; Transfers::write takes it over.
+/// The right to fill a frame; TransferQueue::write takes it over.
 class [[nodiscard]] FillLease : public detail::Right<detail::RightKind::kFill> {
  public:
   FillLease() = default;
   std::span<std::byte> bytes() const { return bytes_; }  // the whole frame
 
  private:
-  friend class Transfers;
-  FillLease(Transfers& owner, FrameRef ref, std::span<std::byte> bytes)
+  friend class TransferQueue;
+  FillLease(TransferQueue& owner, FrameRef ref, std::span<std::byte> bytes)
       : Right(owner, ref), bytes_(bytes) {}
   std::span<std::byte> bytes_;
 };

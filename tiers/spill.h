@@ -5,7 +5,7 @@
 #include <memory>
 #include <optional>
 
-#include "tiers/transfers.h"
+#include "tiers/transfer_queue.h"
 
 namespace strata::tiers {
 
@@ -23,7 +23,7 @@ class PlaceSource {
 
 struct Spill {
   std::unique_ptr<PlaceSource> places;  // owns the file: goes after the transfers
-  std::unique_ptr<Transfers> transfers;
+  std::unique_ptr<TransferQueue> transfers;
   IoFile file{};
 };
 

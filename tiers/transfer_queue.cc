@@ -1,4 +1,4 @@
-#include "tiers/transfers.h"
+#include "tiers/transfer_queue.h"
 
 #include <algorithm>
 #include <array>
@@ -19,7 +19,7 @@ FrameRef ref_of(uint64_t id) {
 
 }  // namespace
 
-Transfers::Transfers(std::unique_ptr<Io> io, const TransferOptions& options)
+TransferQueue::TransferQueue(std::unique_ptr<Io> io, const TransferOptions& options)
     : options_(options), io_(std::move(io)), states_(options.n_frames) {
   STRATA_CHECK(options.n_frames > 0 && options.frame_bytes > 0 &&
                    options.frame_bytes % kFrameAlignment == 0 && options.frame_bytes <= UINT32_MAX,
@@ -31,26 +31,26 @@ Transfers::Transfers(std::unique_ptr<Io> io, const TransferOptions& options)
   queue_.reserve(options.n_frames);
 }
 
-Transfers::~Transfers() {
+TransferQueue::~TransferQueue() {
   if (io_->in_flight() > 0) memory_.abandon();
 }
 
-std::byte* Transfers::address(uint32_t frame) const {
+std::byte* TransferQueue::address(uint32_t frame) const {
   return memory_.data() + frame * options_.frame_bytes;
 }
 
-Transfers::Operation& Transfers::operation_of(FrameRef ref) {
+TransferQueue::Operation& TransferQueue::operation_of(FrameRef ref) {
   STRATA_CHECK(states_.generation(ref.frame) == ref.generation,
                "frame %u is at fill %u, the right is of fill %u", ref.frame,
                states_.generation(ref.frame), ref.generation);
   return operations_[ref.frame];
 }
 
-const Transfers::Operation& Transfers::operation_of(FrameRef ref) const {
-  return const_cast<Transfers*>(this)->operation_of(ref);
+const TransferQueue::Operation& TransferQueue::operation_of(FrameRef ref) const {
+  return const_cast<TransferQueue*>(this)->operation_of(ref);
 }
 
-std::optional<Ticket> Transfers::read(IoFile file, uint64_t offset, uint32_t bytes) {
+std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t bytes) {
   STRATA_CHECK(bytes > 0 && bytes <= options_.frame_bytes, "%u bytes into a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
   if (states_.n_free() == 0) return std::nullopt;
@@ -59,7 +59,7 @@ std::optional<Ticket> Transfers::read(IoFile file, uint64_t offset, uint32_t byt
   return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)});
 }
 
-std::optional<FillLease> Transfers::take_frame() {
+std::optional<FillLease> TransferQueue::take_frame() {
   if (states_.n_free() == 0) return std::nullopt;
   const uint32_t frame = states_.begin_fill();
   operations_[frame] = {};
@@ -67,7 +67,7 @@ std::optional<FillLease> Transfers::take_frame() {
                    {address(frame), options_.frame_bytes});
 }
 
-Ticket Transfers::write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes) {
+Ticket TransferQueue::write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes) {
   STRATA_CHECK(lease.is_held() && bytes > 0 && bytes <= options_.frame_bytes,
                "%u bytes of a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
@@ -76,7 +76,7 @@ Ticket Transfers::write(FillLease&& lease, IoFile file, uint64_t offset, uint32_
   return start(ref, {IoOp::kWrite, file, offset, address(ref.frame), bytes, operation_id(ref)});
 }
 
-Ticket Transfers::start(FrameRef ref, const IoRequest& request) {
+Ticket TransferQueue::start(FrameRef ref, const IoRequest& request) {
   operations_[ref.frame] = {.request = request,
                             .stage = Stage::kQueued,
                             .has_ticket = true,
@@ -87,7 +87,7 @@ Ticket Transfers::start(FrameRef ref, const IoRequest& request) {
   return Ticket(*this, ref);
 }
 
-void Transfers::submit_queued() {
+void TransferQueue::submit_queued() {
   std::array<IoRequest, kBatch> requests;
   while (!queue_.empty()) {
     const auto n = static_cast<uint32_t>(std::min<size_t>(queue_.size(), kBatch));
@@ -99,7 +99,7 @@ void Transfers::submit_queued() {
   }
 }
 
-void Transfers::end(uint32_t frame, IoStatus status) {
+void TransferQueue::end(uint32_t frame, IoStatus status) {
   Operation& operation = operations_[frame];
   operation.stage = Stage::kDone;
   operation.status = status;
@@ -116,7 +116,7 @@ void Transfers::end(uint32_t frame, IoStatus status) {
 }
 
 /// Frees the frame of an ended transfer that nobody wants any more.
-void Transfers::free_done(uint32_t frame) {
+void TransferQueue::free_done(uint32_t frame) {
   operations_[frame].stage = Stage::kNone;
   switch (states_.state(frame)) {
     case SlotState::kFilling:
@@ -133,7 +133,7 @@ void Transfers::free_done(uint32_t frame) {
   }
 }
 
-void Transfers::complete(const IoCompletion& completion) {
+void TransferQueue::complete(const IoCompletion& completion) {
   const FrameRef ref = ref_of(completion.id);
   Operation& operation = operation_of(ref);  // no frame is filled anew while a device owns it
   if (states_.state(ref.frame) == SlotState::kQuarantined) {
@@ -146,14 +146,14 @@ void Transfers::complete(const IoCompletion& completion) {
 
 /// Gives a transfer up: the status goes to whoever holds the ticket, the frame to quarantine where
 /// a device owns it.
-void Transfers::time_out(uint32_t frame) {
+void TransferQueue::time_out(uint32_t frame) {
   const bool is_queued = operations_[frame].stage == Stage::kQueued;
   if (is_queued) std::erase(queue_, frame);
   if (!is_queued) states_.quarantine(frame);
   end(frame, IoStatus::kTimedOut);
 }
 
-uint32_t Transfers::collect(std::chrono::microseconds timeout) {
+uint32_t TransferQueue::collect(std::chrono::microseconds timeout) {
   std::array<IoCompletion, kBatch> completions;
   uint32_t n_all = 0;
   for (;;) {
@@ -167,13 +167,13 @@ uint32_t Transfers::collect(std::chrono::microseconds timeout) {
   return n_all;
 }
 
-void Transfers::poll() { collect({}); }
+void TransferQueue::poll() { collect({}); }
 
-bool Transfers::is_done(const Ticket& ticket) const {
+bool TransferQueue::is_done(const Ticket& ticket) const {
   return operation_of(ticket.ref_).stage == Stage::kDone;
 }
 
-bool Transfers::wait_any() {
+bool TransferQueue::wait_any() {
   if (io_->in_flight() == 0) return false;
   const auto start = io_->now();
   const uint32_t n = collect(options_.deadline);
@@ -182,7 +182,7 @@ bool Transfers::wait_any() {
   return n > 0;
 }
 
-void Transfers::wait_for(FrameRef ref) {
+void TransferQueue::wait_for(FrameRef ref) {
   const Operation& operation = operation_of(ref);
   const auto is_running = [&] {
     return operation.stage == Stage::kQueued || operation.stage == Stage::kInFlight;
@@ -203,7 +203,7 @@ void Transfers::wait_for(FrameRef ref) {
   counts_.stall_us += static_cast<uint64_t>((io_->now() - start).count());
 }
 
-IoStatus Transfers::take_read(Ticket&& ticket, ReadLease& lease) {
+IoStatus TransferQueue::take_read(Ticket&& ticket, ReadLease& lease) {
   STRATA_CHECK(ticket.is_held() && !lease.is_held(), "a ticket taken twice, or into a held lease");
   wait_for(ticket.ref_);
   const FrameRef ref = ticket.release();
@@ -220,7 +220,7 @@ IoStatus Transfers::take_read(Ticket&& ticket, ReadLease& lease) {
   return status;
 }
 
-IoStatus Transfers::take_write(Ticket&& ticket) {
+IoStatus TransferQueue::take_write(Ticket&& ticket) {
   STRATA_CHECK(ticket.is_held(), "a ticket taken twice");
   wait_for(ticket.ref_);
   const FrameRef ref = ticket.release();
@@ -230,12 +230,12 @@ IoStatus Transfers::take_write(Ticket&& ticket) {
   return operation.status;
 }
 
-void Transfers::drain() {
+void TransferQueue::drain() {
   for (uint32_t frame = 0; frame < options_.n_frames; ++frame)
     wait_for({frame, states_.generation(frame)});
 }
 
-void Transfers::drop_ticket(FrameRef ref) noexcept {
+void TransferQueue::drop_ticket(FrameRef ref) noexcept {
   Operation& operation = operation_of(ref);
   operation.has_ticket = false;
   if (operation.stage == Stage::kDone) free_done(ref.frame);
@@ -243,7 +243,7 @@ void Transfers::drop_ticket(FrameRef ref) noexcept {
 
 namespace detail {
 
-void give_right_back(Transfers& owner, FrameRef ref, RightKind kind) noexcept {
+void give_right_back(TransferQueue& owner, FrameRef ref, RightKind kind) noexcept {
   switch (kind) {
     case RightKind::kTicket:
       return owner.drop_ticket(ref);

@@ -1,4 +1,4 @@
-// tiers/transfers.h - reads and writes in flight between files and a fixed set of frames.
+// tiers/transfer_queue.h - reads and writes in flight between files and a fixed set of frames.
 // Why: all staging memory is reserved at start, handed to the I/O back end once, and owned by the
 // transfer that uses it until its completion; what a caller holds is a ticket or a lease.
 #pragma once
@@ -31,15 +31,15 @@ struct TransferCounts {
 };
 
 /// One caller at a time. Steps allocate nothing.
-class Transfers {
+class TransferQueue {
  public:
   /// Reserves the frames and prepares them for the back end. Errors: kOutOfMemory.
-  Transfers(std::unique_ptr<Io> io, const TransferOptions& options);
-  Transfers(const Transfers&) = delete;
-  Transfers& operator=(const Transfers&) = delete;
+  TransferQueue(std::unique_ptr<Io> io, const TransferOptions& options);
+  TransferQueue(const TransferQueue&) = delete;
+  TransferQueue& operator=(const TransferQueue&) = delete;
   /// Waits for nothing. Memory that a device still owns is not given back to the system before the
   /// process ends: call drain() first where that matters.
-  ~Transfers();
+  ~TransferQueue();
 
   Io& io() { return *io_; }
   uint64_t frame_bytes() const { return options_.frame_bytes; }
@@ -72,7 +72,7 @@ class Transfers {
   void drain();
 
  private:
-  friend void detail::give_right_back(Transfers&, FrameRef, detail::RightKind) noexcept;
+  friend void detail::give_right_back(TransferQueue&, FrameRef, detail::RightKind) noexcept;
   enum class Stage : uint8_t { kNone, kQueued, kInFlight, kDone };
   /// The transfer of a frame; a frame has at most one.
   struct Operation {
