@@ -94,7 +94,7 @@ class Io {
   virtual uint32_t in_flight() const = 0;
 
   /// The time that deadlines are measured in: monotonic; a simulator has its own.
-  virtual std::chrono::microseconds now() const = 0;
+  virtual std::chrono::nanoseconds now() const = 0;
 };
 
 }  // namespace strata::tiers

@@ -68,7 +68,7 @@ class SimulatedIo final : public Io {
   uint32_t in_flight() const override;
 
   /// Virtual time since the start.
-  std::chrono::nanoseconds now() const { return now_; }
+  std::chrono::nanoseconds now() const override { return now_; }
   /// Lets time pass, as computing does; what ends meanwhile is returned by the next wait().
   void advance(std::chrono::nanoseconds duration);
 

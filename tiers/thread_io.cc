@@ -204,9 +204,8 @@ uint32_t ThreadIo::wait(std::span<IoCompletion> out, std::chrono::microseconds t
   return n;
 }
 
-std::chrono::microseconds ThreadIo::now() const {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-      std::chrono::steady_clock::now().time_since_epoch());
+std::chrono::nanoseconds ThreadIo::now() const {
+  return std::chrono::steady_clock::now().time_since_epoch();
 }
 
 }  // namespace strata::tiers

@@ -173,12 +173,16 @@ bool TransferQueue::is_done(const Ticket& ticket) const {
   return operation_of(ticket.ref_).stage == Stage::kDone;
 }
 
+void TransferQueue::count_stall(std::chrono::nanoseconds since) {
+  ++counts_.stalls;
+  counts_.stall_us += static_cast<uint64_t>((io_->now() - since) / std::chrono::microseconds(1));
+}
+
 bool TransferQueue::wait_any() {
   if (io_->in_flight() == 0) return false;
   const auto start = io_->now();
   const uint32_t n = collect(options_.deadline);
-  ++counts_.stalls;
-  counts_.stall_us += static_cast<uint64_t>((io_->now() - start).count());
+  count_stall(start);
   return n > 0;
 }
 
@@ -197,10 +201,9 @@ void TransferQueue::wait_for(FrameRef ref) {
       time_out(ref.frame);
       break;
     }
-    collect(deadline - now);
+    collect(std::chrono::ceil<std::chrono::microseconds>(deadline - now));
   }
-  ++counts_.stalls;
-  counts_.stall_us += static_cast<uint64_t>((io_->now() - start).count());
+  count_stall(start);
 }
 
 IoStatus TransferQueue::take_read(Ticket&& ticket, ReadLease& lease) {

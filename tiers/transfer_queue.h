@@ -81,7 +81,7 @@ class TransferQueue {
     bool has_ticket = false;
     bool is_late = false;  // its completion came after the deadline
     IoStatus status = IoStatus::kOk;
-    std::chrono::microseconds started{};
+    std::chrono::nanoseconds started{};
   };
   Ticket start(FrameRef ref, const IoRequest& request);
   std::byte* address(uint32_t frame) const;
@@ -93,6 +93,7 @@ class TransferQueue {
   void end(uint32_t frame, IoStatus status);
   void time_out(uint32_t frame);
   void wait_for(FrameRef ref);
+  void count_stall(std::chrono::nanoseconds since);
   void drop_ticket(FrameRef ref) noexcept;
   void free_done(uint32_t frame);
 

@@ -72,16 +72,18 @@ struct WalkSetting {
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t n_ctx = 512;
-  uint32_t n_sequences = 1;  // that the KV budget holds
+  uint32_t n_sequences = 1;    // that the KV budget holds
+  uint64_t kv_dram_bytes = 0;  // the KV budget; 0 = what n_ctx and n_sequences need
 };
 
 /// A walk with its cache and threads.
 class ZooWalk {
  public:
-  ZooWalk(const Model& model, const WalkSetting& setting)
+  ZooWalk(const Model& model, const WalkSetting& setting,
+          std::unique_ptr<tiers::Spill> spill = nullptr)
       : setting_(setting),
         pool_(setting.n_threads),
-        cache_(model.shape(), options(model.shape(), setting)),
+        cache_(model.shape(), options(model.shape(), setting), std::move(spill)),
         walk_(model, cache_, *setting.kernels, pool_, setting.chunk_rows) {}
 
   KvCache& cache() { return cache_; }
@@ -122,9 +124,11 @@ class ZooWalk {
   static KvCacheOptions options(const ModelShape& shape, const WalkSetting& setting) {
     KvCacheOptions options{
         .k_codec = setting.k_codec, .v_codec = setting.v_codec, .chunk_rows = setting.chunk_rows};
-    options.budget_bytes =
-        setting.n_sequences * kv_bytes_for_context(shape, options.k_codec, options.v_codec,
-                                                   setting.n_ctx, options.chunk_rows);
+    options.budget_bytes = setting.kv_dram_bytes;
+    if (options.budget_bytes == 0)
+      options.budget_bytes =
+          setting.n_sequences * kv_bytes_for_context(shape, options.k_codec, options.v_codec,
+                                                     setting.n_ctx, options.chunk_rows);
     return options;
   }
 
