@@ -23,7 +23,7 @@ struct KvCacheOptions {
   // for a truncate() by one.
   uint32_t chunk_rows = 512;
   // Names the model in the tags of blocks on disk.
-  tiers::Hash128 model;
+  tiers::Hash128 model = {};
   // Positions a sequence is expected to have: its tables are reserved for them (4 bytes per token,
   // and per block of each stream), so that its steps allocate nothing. 0 = they grow.
   uint64_t n_ctx = 0;

@@ -101,7 +101,7 @@ class RecallRun {
   /// Fills the block that holds a word of the text with zeros while `then` runs.
   template <class Then>
   void without_block(uint32_t layer, uint32_t kv_head, uint32_t word_idx, const Then& then) {
-    std::byte* block = cache_.block(text_, layer, kv_head, word_idx + 1);
+    auto* block = const_cast<std::byte*>(cache_.block(text_, layer, kv_head, word_idx + 1));
     const std::vector<std::byte> kept(block, block + cache_.layout().block_bytes);
     std::fill_n(block, kept.size(), std::byte{0});
     then();
