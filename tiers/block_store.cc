@@ -13,6 +13,14 @@ namespace {
 uint32_t number(BlockId block) { return static_cast<uint32_t>(block); }
 uint32_t number(ExtentId extent) { return static_cast<uint32_t>(extent); }
 
+constexpr uint64_t kWriteFailuresMax = 16;  // then the disk is not written any more
+
+/// A failure that the next write would meet as well.
+bool is_lasting(IoStatus status) {
+  return status == IoStatus::kNoSpace || status == IoStatus::kDeviceGone ||
+         status == IoStatus::kNotPermitted || status == IoStatus::kMisaligned;
+}
+
 }  // namespace
 
 LostExtent::LostExtent(ExtentId extent, uint32_t layer, uint32_t first_pos,
@@ -212,10 +220,11 @@ void BlockStore::write_ended(ExtentId id, IoStatus status) {
     free_if_unused(id);
     return;
   }
-  // The blocks stay where they are; the place is not used again, and neither is a full disk.
+  // The blocks stay where they are, and the place is not used again.
   ++counts_.write_failures;
   last_failure_ = status;
-  if (status != IoStatus::kDeviceError) is_spill_off_ = true;
+  is_spill_off_ =
+      is_spill_off_ || is_lasting(status) || counts_.write_failures >= kWriteFailuresMax;
   forget(id);
 }
 

@@ -172,7 +172,7 @@ class BlockStore {
   std::vector<uint32_t> free_extents_;
   std::vector<std::vector<ExtentId>> stored_;  // per layer: resident and written, oldest first
   std::deque<std::pair<ExtentId, Ticket>> writes_;
-  bool is_spill_off_ = false;  // after a failure that the next write would meet again
+  bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;
   uint64_t next_generation_ = 1;
   uint64_t residency_epoch_ = 0;

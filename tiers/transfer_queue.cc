@@ -163,8 +163,27 @@ uint32_t TransferQueue::collect(std::chrono::microseconds timeout) {
     if (n < kBatch) break;
     timeout = {};
   }
+  expire();
   submit_queued();
   return n_all;
+}
+
+/// Gives up the transfers that are past their deadline. Looks at all of them, but only when the
+/// earliest deadline has passed.
+void TransferQueue::expire() {
+  const auto now = io_->now();
+  if (now < next_expiry_) return;
+  next_expiry_ = now + options_.deadline;
+  for (uint32_t frame = 0; frame < options_.n_frames; ++frame) {
+    const Operation& operation = operations_[frame];
+    if (operation.stage != Stage::kQueued && operation.stage != Stage::kInFlight) continue;
+    const auto deadline = operation.started + options_.deadline;
+    if (deadline <= now) {
+      time_out(frame);
+    } else {
+      next_expiry_ = std::min<std::chrono::nanoseconds>(next_expiry_, deadline);
+    }
+  }
 }
 
 void TransferQueue::poll() { collect({}); }

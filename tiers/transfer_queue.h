@@ -57,7 +57,7 @@ class TransferQueue {
   /// Begins to write the first `bytes` of the frame.
   Ticket write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes);
 
-  /// Collects completions and starts what was queued; never waits.
+  /// Collects completions, gives up what is past its deadline, starts what was queued; never waits.
   void poll();
   /// True when take_read or take_write would not wait (as of the last poll).
   bool is_done(const Ticket& ticket) const;
@@ -92,6 +92,7 @@ class TransferQueue {
   void complete(const IoCompletion& completion);
   void end(uint32_t frame, IoStatus status);
   void time_out(uint32_t frame);
+  void expire();
   void wait_for(FrameRef ref);
   void count_stall(std::chrono::nanoseconds since);
   void drop_ticket(FrameRef ref) noexcept;
@@ -101,8 +102,9 @@ class TransferQueue {
   std::unique_ptr<Io> io_;
   HostMemory memory_;
   SlotStates states_;
-  std::vector<Operation> operations_;  // per frame
-  std::vector<uint32_t> queue_;        // frames whose transfer waits for the back end, oldest first
+  std::vector<Operation> operations_;       // per frame
+  std::chrono::nanoseconds next_expiry_{};  // no transfer's deadline is before it
+  std::vector<uint32_t> queue_;  // frames whose transfer waits for the back end, oldest first
   TransferCounts counts_;
 };
 
