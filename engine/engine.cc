@@ -61,7 +61,7 @@ void Engine::load(const Model::Progress& progress) {
   KvCacheOptions kv;
   kv.k_codec = options_.k_codec;
   kv.v_codec = options_.v_codec;
-  kv.budget_bytes = context_.kv_bytes;
+  kv.budget_bytes = context_.kv.slot_bytes;
   kv.chunk_rows = context_.chunk_rows;
   kv.n_ctx = context_.n_ctx;
   cache_ = std::make_unique<KvCache>(spec_.shape, kv);

@@ -68,7 +68,7 @@ void ModelSession::say_setup() const {
   notice(fmt::format(
       "{} | {} | context {} of {} | KV {} {}/{}", name, bytes_text(engine_.weight_file_bytes()),
       grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
-      bytes_text(engine_.context().kv_bytes), settings_.cache_type_k, settings_.cache_type_v));
+      bytes_text(engine_.context().kv.dram_bytes()), settings_.cache_type_k, settings_.cache_type_v));
   if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
