@@ -33,13 +33,25 @@ struct BlockIdentity {
   uint64_t generation = 0;  // of the place: what stood there before has another one
 };
 
-/// The hash of any bytes, by the widest vectors of this CPU; the same value from each of them.
+/// XXH3 of any bytes, by the widest vectors of this CPU; the same value from each of them.
+/// Cost    reads the bytes once, about as fast as DRAM gives them (docs/measurements.md)
+/// Threads any; this holds for all functions here, and none of them allocates
 Hash128 hash_bytes(std::span<const std::byte> bytes);
 
-/// The chain hash after `tokens`: of `before` and of the tokens.
+/// The chain hash after the `tokens` of one block: of `before`, of their number and of them.
+///
+/// A chain starts at Hash128{} and grows by whole blocks: `before` is the chain after the block
+/// before this one, `tokens` are all tokens of this block, at most kBlockPositions (STRATA_CHECK).
+/// The same text cut elsewhere has another chain; so the block that ends a saved context is hashed
+/// again from its first token once it has grown. No tokens leave the chain as it is.
 Hash128 extend_chain(const Hash128& before, std::span<const int32_t> tokens);
 
 /// The tag of a block: hash of the identity, of the payload's length and of hash_bytes(payload).
-Hash128 block_tag(const BlockIdentity& identity, std::span<const std::byte> payload);
+/// Its bytes and codes are fixed (block_tag.cc): a saved tag stays valid on any machine.
+///
+/// next   the payload whose tag is asked next, or none: its beginning is fetched from DRAM
+///        meanwhile. It changes the time only (docs/measurements.md).
+Hash128 block_tag(const BlockIdentity& identity, std::span<const std::byte> payload,
+                  std::span<const std::byte> next = {});
 
 }  // namespace strata::tiers
