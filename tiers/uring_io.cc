@@ -93,10 +93,10 @@ uint32_t usable_flags(UringSetup setup) {
   io_uring_prep_nop(sqe);
   __kernel_timespec time = timespec_of(std::chrono::seconds(1));
   io_uring_cqe* cqe = nullptr;
-  // A signal may interrupt the wait; the repeated call waits for what was submitted.
+  // A signal may interrupt the wait, a busy kernel refuse; the repeated call waits for the same.
   for (int i = 0; i < 10; ++i) {
     answer = io_uring_submit_and_wait_timeout(&trial.ring, &cqe, 1, &time, nullptr);
-    if (answer != -EINTR && answer != -EAGAIN) break;
+    if (answer != -EINTR && answer != -EAGAIN && answer != -EBUSY) break;
   }
   if (answer < 0) refuse("running an operation", -answer);
   if (cqe == nullptr || cqe->res != 0) refuse("running an operation", EIO);
