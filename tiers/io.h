@@ -36,6 +36,9 @@ IoStatus io_status_of(int error_number);
 
 enum class IoOp : uint8_t { kRead, kWrite };
 
+/// The deepest queue that a back end offers.
+inline constexpr uint32_t kMaxIoDepth = 4096;
+
 /// A file that an Io knows: an index, so that a ring can register it once.
 enum class IoFile : uint32_t {};
 
@@ -61,9 +64,10 @@ struct IoCompletion {
 class File;
 
 /// Short transfers are resumed while they make aligned progress; interrupted calls are repeated.
-/// One caller at a time. The destructor does not wait for a device: what is in flight keeps its
-/// memory only until then, so whoever owns memory waits first, or gives the memory up (leaks it)
-/// where a device hangs.
+/// One caller at a time, and from the first submit on the same thread (a ring knows its issuer);
+/// the destructor may run on any. The destructor does not wait for a device: what is in flight
+/// keeps its memory only until then, so whoever owns memory waits first, or gives the memory up
+/// (leaks it) where a device hangs.
 class Io {
  public:
   virtual ~Io() = default;
@@ -73,7 +77,7 @@ class Io {
 
   /// From now on `memory` is where most transfers go. A back end may make them cheaper (registered
   /// buffers); it may also do nothing, for example where the system's limit on locked memory is
-  /// smaller. Returns the bytes that it prepared, from the front on.
+  /// smaller. Returns the bytes that it prepared, from the front on. Nothing may be in flight.
   virtual uint64_t prepare_memory(std::span<std::byte> memory) = 0;
 
   /// The file must outlive the Io.
