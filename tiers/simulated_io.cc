@@ -45,7 +45,7 @@ void end(IoCompletion& completion, IoStatus status, int error_number, uint32_t b
 }  // namespace
 
 SimulatedIo::SimulatedIo(const SimulatedDisk& disk) : disk_(disk) {
-  STRATA_CHECK(disk.depth > 0, "depth=%u", disk.depth);
+  STRATA_CHECK(disk.depth > 0 && disk.depth <= kMaxIoDepth, "depth=%u", disk.depth);
   STRATA_CHECK(disk.alignment > 0 && (disk.alignment & (disk.alignment - 1)) == 0, "alignment=%u",
                disk.alignment);
   STRATA_CHECK(disk.bytes_per_s > 0, "bytes_per_s=0");

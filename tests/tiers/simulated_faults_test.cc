@@ -245,6 +245,23 @@ TEST(SimulatedFaults, GoneDeviceStaysGone) {
   EXPECT_EQ(disk.io.medium(disk.file)[0], std::byte{1});
 }
 
+TEST(SimulatedFaults, ErrorNumbersAreThoseOfARealSystem) {
+  const std::vector<std::pair<FaultKind, IoStatus>> loud = {
+      {FaultKind::kReadError, IoStatus::kDeviceError},
+      {FaultKind::kWriteError, IoStatus::kDeviceError},
+      {FaultKind::kNoSpace, IoStatus::kNoSpace},
+      {FaultKind::kDeviceGone, IoStatus::kDeviceGone}};
+  DiskOfOneFile disk;
+  for (const auto& [kind, status] : loud) {
+    SCOPED_TRACE(fault_kind_name(kind));
+    disk.io.fail_nth(disk.io.n_submitted(), kind);
+    const IoCompletion ended = fault_concerns(kind, IoOp::kWrite) ? disk.write(0, 1) : disk.read(0);
+    EXPECT_EQ(ended.status, status);
+    EXPECT_EQ(io_status_of(ended.error_number), status);
+    EXPECT_EQ(ended.bytes, 0u);
+  }
+}
+
 TEST(SimulatedFaults, HungReadKeepsItsPlaceAndNeverTouchesItsMemory) {
   SimulatedDisk settings;
   settings.depth = 1;

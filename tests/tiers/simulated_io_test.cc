@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <numeric>
 #include <random>
 #include <tuple>
 
+#include "tests/tiers/fresh_folder.h"
 #include "tests/tiers/simulated_disk.h"
+#include "tiers/file.h"
 
 namespace strata::tiers {
 namespace {
@@ -206,6 +209,24 @@ TEST(SimulatedIo, MisalignedRequestIsRefused) {
   request.bytes = 1001;
   request.memory += 8;
   EXPECT_EQ(any.end_of(request).status, IoStatus::kOk);
+}
+
+TEST(SimulatedIo, AFileLendsItsAlignmentAndNeverItsBytes) {
+  const FreshFolder folder;
+  std::ofstream(folder.path("a")) << std::string(kPlaceBytes, 'x');
+  const File real = File::open_for_reading(folder.path("a"), false);
+  DiskOfOneFile disk;
+  disk.file = disk.io.add_file(real);
+  EXPECT_EQ(disk.read(0).status, IoStatus::kEndedEarly);
+  IoRequest odd = disk.request(IoOp::kWrite, 0, 63);
+  odd.bytes = 1001;  // refused by the disk's own files
+  std::ranges::fill(disk.slot(63), std::byte{'y'});
+  EXPECT_EQ(disk.end_of(odd).status, IoStatus::kOk);
+  EXPECT_EQ(disk.read(0).bytes, 1001u);
+  EXPECT_EQ(disk.n_of('y'), 1001u);
+  std::ifstream unchanged(folder.path("a"));
+  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(unchanged), {}),
+            std::string(kPlaceBytes, 'x'));
 }
 
 TEST(SimulatedIoDeathTest, MisuseIsABug) {
