@@ -1,6 +1,6 @@
-// engine/kv_placement.h - how K and V of a context are divided between DRAM and a spill file: a pure
-// function of the shape and the two budgets. Every full layer is written through to the spill file;
-// DRAM holds what fits, at least what one step needs. Windowed layers stay in DRAM.
+// engine/kv_placement.h - how K and V of a context are divided between DRAM and a spill file: a
+// pure function of the shape and the two budgets. Every full layer is written through to the spill
+// file; DRAM holds what fits, at least what one step needs. Windowed layers stay in DRAM.
 #pragma once
 
 #include <cstdint>

@@ -94,7 +94,9 @@ class Io {
   virtual uint32_t in_flight() const = 0;
 
   /// The time that deadlines are measured in: monotonic; a simulator has its own.
-  virtual std::chrono::nanoseconds now() const = 0;
+  virtual std::chrono::nanoseconds now() const {
+    return std::chrono::steady_clock::now().time_since_epoch();
+  }
 };
 
 }  // namespace strata::tiers

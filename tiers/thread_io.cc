@@ -204,8 +204,4 @@ uint32_t ThreadIo::wait(std::span<IoCompletion> out, std::chrono::microseconds t
   return n;
 }
 
-std::chrono::nanoseconds ThreadIo::now() const {
-  return std::chrono::steady_clock::now().time_since_epoch();
-}
-
 }  // namespace strata::tiers

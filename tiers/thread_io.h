@@ -33,7 +33,6 @@ class ThreadIo final : public Io {
   uint32_t submit(std::span<const IoRequest> requests) override;
   uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override;
   uint32_t in_flight() const override { return n_in_flight_; }
-  std::chrono::nanoseconds now() const override;
 
  private:
   struct State;

@@ -66,7 +66,8 @@ TEST(ContextSize, WithoutARequestItIsWhatHalfOfTheFreeMemoryHolds) {
   const ContextPlan plan = plan_context(shape, request);
   const uint64_t free_bytes = 3 * kGiB - walk_buffer_bytes(shape, 512, 1);
   EXPECT_LE(plan.kv.slot_bytes, free_bytes / 2);
-  EXPECT_GT(plan.kv.slot_bytes + 32 * kPositionBytes, free_bytes / 2);  // not a block less than it could
+  // Not a block less than it could.
+  EXPECT_GT(plan.kv.slot_bytes + 32 * kPositionBytes, free_bytes / 2);
   EXPECT_EQ(plan.n_ctx % kBlockPositions, 0u);
 }
 

@@ -65,10 +65,11 @@ void ModelSession::read_template() {
 void ModelSession::say_setup() const {
   const auto& shape = engine_.spec().shape;
   const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
-  notice(fmt::format(
-      "{} | {} | context {} of {} | KV {} {}/{}", name, bytes_text(engine_.weight_file_bytes()),
-      grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
-      bytes_text(engine_.context().kv.dram_bytes()), settings_.cache_type_k, settings_.cache_type_v));
+  notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name,
+                     bytes_text(engine_.weight_file_bytes()),
+                     grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
+                     bytes_text(engine_.context().kv.dram_bytes()), settings_.cache_type_k,
+                     settings_.cache_type_v));
   if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
