@@ -161,12 +161,17 @@ void bench(const std::string& name, const char* place, const Walk& walk, uint64_
       median(hash_wall) / median(read_wall));
 }
 
-/// All kernels give one value, block_tag's payload hash is that value, and the sums see every byte.
+/// All kernels give one value, the block after changes no tag, and the sums see every byte.
 void check_answers(const HostMemory& memory, const BlockWork& read) {
   for (const uint64_t n : {uint64_t{4096}, uint64_t{131072}}) {
     const tiers::Hash128 wanted = tiers::hash_bytes({memory.data(), n});
     for (const tiers::HashKernel& kernel : tiers::available_hash_kernels())
       STRATA_CHECK(kernel.hash(memory.data(), n) == wanted, "%s differs", kernel.name);
+    const Bytes block(memory.data(), n);
+    const Bytes next(memory.data() + 2 * n, n);
+    STRATA_CHECK(tiers::block_tag({}, block, next) == tiers::block_tag({}, block),
+                 "the block after changes the tag of %llu bytes",
+                 static_cast<unsigned long long>(n));
     const uint64_t sum = read({memory.data(), n}, {});
     uint64_t plain = 0;
     for (const uint64_t word : memory.as<uint64_t>(n / 8)) plain += word;
