@@ -105,7 +105,9 @@ class BlockStore {
   const StoreCounts& counts() const { return counts_; }
   /// Why the last write failed; kOk where none did.
   IoStatus last_failure() const { return last_failure_; }
+  /// Null where there is no spill.
   const TransferQueue* transfers() const { return spill_ ? spill_->transfers.get() : nullptr; }
+  const PlaceSource* places() const { return spill_ ? spill_->places.get() : nullptr; }
 
   // Reading back. Holds are counted: the frame of an extent is free again after the last release.
   /// Begins to read an evicted extent. False where no frame is free: take what was fetched before.

@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
+#include "tiers/open_io.h"
 #include "tiers/transfer_queue.h"
 
 namespace strata::tiers {
@@ -19,12 +22,27 @@ class PlaceSource {
   virtual std::optional<uint64_t> take() = 0;
   virtual void give_back(uint64_t offset) = 0;
   virtual uint64_t place_bytes() const = 0;
+  virtual uint64_t used_bytes() const = 0;
+  virtual uint64_t peak_bytes() const = 0;  // of used_bytes
+  virtual uint64_t budget_bytes() const = 0;
 };
 
 struct Spill {
-  std::unique_ptr<PlaceSource> places;  // owns the file: goes after the transfers
+  std::unique_ptr<PlaceSource> places;  // owns the file, so it outlives the transfers
   std::unique_ptr<TransferQueue> transfers;
   IoFile file{};
 };
+
+struct SpillRequest {
+  std::string directory;
+  uint64_t budget_bytes = 0;  // of the file
+  uint64_t place_bytes = 0;   // of one place and of one staging frame; a multiple of 4,096
+  uint32_t n_frames = 0;
+  IoChoice io = IoChoice::kAuto;
+};
+
+/// A spill file on a real disk. Appends lines for the user where the system or the disk lacks
+/// something. Errors: those of SpillFile::create, open_io and TransferQueue.
+std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::string>& notices);
 
 }  // namespace strata::tiers

@@ -41,7 +41,7 @@ class TransferQueue {
   /// process ends: call drain() first where that matters.
   ~TransferQueue();
 
-  Io& io() { return *io_; }
+  const Io& io() const { return *io_; }
   uint64_t frame_bytes() const { return options_.frame_bytes; }
   uint32_t n_frames() const { return options_.n_frames; }
   uint32_t n_free() const { return states_.n_free(); }

@@ -1,6 +1,9 @@
 // tests/tiers/simulated_spill.h - a spill whose disk is simulated.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <algorithm>
 #include <memory>
 #include <set>
 
@@ -19,7 +22,7 @@ class CountedPlaces final : public PlaceSource {
     if (free_.empty()) return std::nullopt;
     const uint64_t offset = *free_.begin();
     free_.erase(free_.begin());
-    ++n_taken_;
+    n_peak_ = std::max(n_peak_, ++n_taken_);
     return offset;
   }
   void give_back(uint64_t offset) override {
@@ -27,12 +30,16 @@ class CountedPlaces final : public PlaceSource {
     --n_taken_;
   }
   uint64_t place_bytes() const override { return place_bytes_; }
+  uint64_t used_bytes() const override { return n_taken_ * place_bytes_; }
+  uint64_t peak_bytes() const override { return n_peak_ * place_bytes_; }
+  uint64_t budget_bytes() const override { return (free_.size() + n_taken_) * place_bytes_; }
   uint32_t n_taken() const { return n_taken_; }
 
  private:
   uint64_t place_bytes_;
   std::set<uint64_t> free_;
   uint32_t n_taken_ = 0;
+  uint32_t n_peak_ = 0;
 };
 
 struct SimulatedSpill {

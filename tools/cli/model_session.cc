@@ -12,6 +12,7 @@
 #include "tools/cli/notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
+#include "tools/cli/tier_report.h"
 
 namespace strata::cli {
 
@@ -127,6 +128,7 @@ void ModelSession::load() {
     return !interrupt_flag().load();
   });
   progress.finish();
+  for (const std::string& line : engine_.notices()) notice("note: " + line);
 }
 
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
@@ -185,11 +187,13 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
   return line;
 }
 
+void ModelSession::say_tiers() {
+  if (const std::string line = tier_line(engine_); !line.empty()) notice(line);
+}
+
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
   const auto& usage = answer.usage;
   const auto& times = answer.times;
-  const uint64_t weights = engine_.model().weight_bytes();
-  const auto& pool = engine_.cache().pool();
   uint64_t kv_read = 0;
   for (const auto& op : engine_.walk().plan().ops) kv_read += op.kv_read_bytes;
   nlohmann::ordered_json attention = {{"method", "exact"}};
@@ -215,14 +219,8 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
         {"prefill_tokens_per_s", times.prefill_tokens_per_s(usage)},
         {"decode_tokens_per_s", times.decode_tokens_per_s()}}},
       {"attention", attention},
-      {"tiers",
-       {{"dram",
-         {{"budget_bytes", weights + pool.budget_bytes()},
-          {"peak_bytes", engine::peak_memory_bytes()},
-          {"weights_bytes", weights},
-          {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}}}}},
-      // No tier of this version can lose a block: zero is what happened, not what was not counted.
-      {"faults", {{"retries", 0}, {"corrupt_blocks", 0}, {"recomputed_blocks", 0}}},
+      {"tiers", tiers_json(engine_)},
+      {"faults", faults_json(engine_)},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},
       {"n_ctx", engine_.context().n_ctx},
       {"seed", sampler_.seed},
