@@ -28,7 +28,7 @@ namespace strata::engine::testing {
 using Words = std::vector<uint32_t>;
 
 struct RecallSetup {
-  std::string isa;  // "" = the widest
+  std::string isa = "";  // "" = the widest
   uint32_t n_threads = 2;
   KvCodec codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
