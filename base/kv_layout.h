@@ -19,7 +19,9 @@
 
 namespace strata {
 
-inline constexpr uint32_t kBlockPositions = 32;  // positions in a block: the grain of placement
+inline constexpr uint32_t kBlockPositions = 32;    // positions in a block: the grain of placement
+inline constexpr uint32_t kExtentPositions = 256;  // of all streams of a layer: the grain of files
+inline constexpr uint32_t kExtentBlocks = kExtentPositions / kBlockPositions;  // of one stream
 inline constexpr uint32_t kSegmentPositions =
     256;  // positions whose attention is one partial (law L1): the reduction's grain
 

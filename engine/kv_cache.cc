@@ -175,26 +175,26 @@ void KvCache::close_rows(Sequence& sequence, std::span<const int32_t> tokens) {
         chain.empty() ? tiers::Hash128{} : chain.back(),
         std::span(sequence.tokens_).subspan(chain.size() * kBlockPositions, kBlockPositions)));
   if (!store_.has_spill()) return;
-  for (uint32_t extent = n_before / tiers::kExtentPositions;
-       extent < sequence.n_pos() / tiers::kExtentPositions; ++extent)
+  for (uint32_t extent = n_before / kExtentPositions; extent < sequence.n_pos() / kExtentPositions;
+       ++extent)
     for (uint32_t layer = 0; layer < shape_.n_layers; ++layer)
       if (shape_.layers[layer].window == 0) freeze_extent(sequence, layer, extent);
 }
 
 void KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx) {
-  const uint32_t first = extent_idx * tiers::kExtentBlocks;
+  const uint32_t first = extent_idx * kExtentBlocks;
   extent_blocks_.clear();
   bool is_any_open = false;
   for (uint32_t stream = stream_begin_[layer]; stream < stream_begin_[layer + 1]; ++stream)
-    for (uint32_t i = 0; i < tiers::kExtentBlocks; ++i) {
+    for (uint32_t i = 0; i < kExtentBlocks; ++i) {
       const tiers::BlockId block = sequence.streams_[stream].blocks[first + i];
       const bool is_open = !store_.is_frozen(block);
       extent_blocks_.push_back(is_open ? block : tiers::kNoBlock);
       is_any_open = is_any_open || is_open;
     }
   if (!is_any_open) return;
-  store_.freeze(layer, extent_idx * tiers::kExtentPositions,
-                std::span(sequence.chain_).subspan(first, tiers::kExtentBlocks), extent_blocks_);
+  store_.freeze(layer, extent_idx * kExtentPositions,
+                std::span(sequence.chain_).subspan(first, kExtentBlocks), extent_blocks_);
 }
 
 void KvCache::abandon_rows(Sequence& sequence) {
@@ -231,7 +231,7 @@ void KvCache::replace_extent(Sequence& sequence, Sequence& again, tiers::ExtentI
   for (uint32_t stream = stream_begin_[layer]; stream < stream_begin_[layer + 1]; ++stream) {
     auto& blocks = sequence.streams_[stream].blocks;
     const auto& fresh = again.streams_[stream].blocks;
-    const auto end = std::min<size_t>(first + tiers::kExtentBlocks, fresh.size());
+    const auto end = std::min<size_t>(first + kExtentBlocks, fresh.size());
     for (size_t i = first; i < end; ++i) {
       if (store_.extent_of(blocks[i]) != extent) continue;
       if ((i + 1) * kBlockPositions <= again.n_pos()) {

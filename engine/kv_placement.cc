@@ -20,7 +20,7 @@ uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
   uint64_t n_streams = 0;
   for (const LayerShape& layer : shape.layers)
     if (layer.window == 0) n_streams = std::max<uint64_t>(n_streams, layer.n_kv_heads);
-  return round_up(n_streams * tiers::kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
+  return round_up(n_streams * kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
 }
 
 uint64_t n_full_layers(const ModelShape& shape) {
@@ -45,13 +45,13 @@ uint64_t slots_for(const ModelShape& shape, const KvContext& context, uint64_t n
 bool can_spill(const ModelShape& shape) { return n_full_layers(shape) > 0; }
 
 uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& context) {
-  const uint64_t step = round_up(context.chunk_rows, tiers::kExtentPositions);
-  const uint64_t held = 2 * step + 3 * tiers::kExtentPositions;
+  const uint64_t step = round_up(context.chunk_rows, kExtentPositions);
+  const uint64_t held = 2 * step + 3 * kExtentPositions;
   return slots_for(shape, context, held) + kFramesMin * place_bytes(shape, context);
 }
 
 uint64_t spill_bytes(const ModelShape& shape, const KvContext& context) {
-  const uint64_t n_extents = div_up(context.n_ctx, tiers::kExtentPositions) + 2;
+  const uint64_t n_extents = div_up(context.n_ctx, kExtentPositions) + 2;
   return n_extents * n_full_layers(shape) * place_bytes(shape, context);
 }
 

@@ -187,7 +187,7 @@ Sequence* Walk::State::holder_of(std::span<const StepRow> rows,
     if (row.sequence->n_pos() <= lost.first_pos()) continue;
     for (uint32_t head = 0; head < shape.layers[lost.layer()].n_kv_heads; ++head)
       for (uint32_t pos = lost.first_pos();
-           pos < std::min(lost.first_pos() + tiers::kExtentPositions, row.sequence->n_pos());
+           pos < std::min(lost.first_pos() + kExtentPositions, row.sequence->n_pos());
            pos += kBlockPositions)
         if (cache.store().extent_of(cache.block_id(*row.sequence, lost.layer(), head, pos)) ==
             lost.extent())
@@ -202,7 +202,7 @@ Sequence* Walk::State::holder_of(std::span<const StepRow> rows,
 void Walk::State::repair(Sequence& sequence, const tiers::LostExtent& lost) {
   Sequence again = sequence.fork();
   uint32_t pos = again.truncate(lost.first_pos());
-  const uint32_t end = std::min(lost.first_pos() + tiers::kExtentPositions, sequence.n_pos());
+  const uint32_t end = std::min(lost.first_pos() + kExtentPositions, sequence.n_pos());
   std::vector<StepRow> rows;
   for (uint32_t n_repairs = 0; pos < end;) {
     const uint32_t n = std::min(max_rows, end - pos);

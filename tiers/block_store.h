@@ -34,9 +34,6 @@ inline constexpr BlockId kNoBlock = static_cast<BlockId>(UINT32_MAX);
 enum class ExtentId : uint32_t {};
 inline constexpr ExtentId kNoExtent = static_cast<ExtentId>(UINT32_MAX);
 
-inline constexpr uint32_t kExtentBlocks = 8;  // of one stream
-inline constexpr uint32_t kExtentPositions = kExtentBlocks * kBlockPositions;
-
 struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
   uint64_t write_failures = 0;  // the extent stayed in DRAM

@@ -26,8 +26,6 @@ namespace strata::tiers {
 
 inline constexpr uint32_t kPackVersion = 1;
 inline constexpr uint32_t kPackPositionsMax = 4096;
-inline constexpr uint32_t kExtentPositions = 256;
-inline constexpr uint32_t kExtentBlocks = kExtentPositions / kBlockPositions;
 inline constexpr uint64_t kRegionAlignment = 4096;
 inline constexpr uint32_t kPackLayersMax = 1024;
 inline constexpr uint32_t kPackKvHeadsMax = 256;  // of one layer

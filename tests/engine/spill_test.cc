@@ -39,7 +39,7 @@ uint64_t place_bytes(const ModelShape& shape, const WalkSetting& setting) {
   for (const LayerShape& layer : shape.layers)
     n_kv_heads = std::max<uint64_t>(n_kv_heads, layer.n_kv_heads);
   const auto layout = KvLayout::make(setting.k_codec, setting.v_codec, shape.head_dim);
-  const uint64_t bytes = n_kv_heads * tiers::kExtentBlocks * layout.block_bytes;
+  const uint64_t bytes = n_kv_heads * kExtentBlocks * layout.block_bytes;
   return (bytes + tiers::kPlaceAlignment - 1) / tiers::kPlaceAlignment * tiers::kPlaceAlignment;
 }
 
