@@ -47,6 +47,9 @@ KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options,
     stream_begin_.push_back(stream_begin_.back() + shape_.layers[layer].n_kv_heads);
     layer_of_stream_.resize(stream_begin_.back(), layer);
   }
+  // A context that DRAM holds whole may take all of it; else the next step's rows come first.
+  if (store_.has_spill())
+    store_.set_headroom((blocks_for(options_.chunk_rows) + 1) * stream_begin_.back());
 }
 
 Sequence KvCache::make_sequence() {

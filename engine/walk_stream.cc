@@ -71,7 +71,7 @@ void Walk::State::plan_waves() {
   waves.clear();
   fetches.clear();
   next_wave = n_fetched = n_released = 0;
-  if (!cache.store().has_spill() || cache.store().counts().extents_evicted == 0) return;
+  if (!cache.store().has_away()) return;
   for (uint32_t layer = 0; layer < shape.n_layers; ++layer)
     if (shape.layers[layer].window == 0) plan_layer_waves(layer);
   fetch_ahead();

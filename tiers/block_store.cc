@@ -58,15 +58,17 @@ const BlockStore::Block& BlockStore::record(BlockId block) const {
 std::optional<BlockId> BlockStore::open_block(BlockId previous) {
   const auto slot = pool_.take(previous == kNoBlock ? kNoSlot : record(previous).slot);
   if (!slot) return std::nullopt;
-  uint32_t id = 0;
+  return add_block({.slot = *slot, .references = 1});
+}
+
+BlockId BlockStore::add_block(const Block& block) {
   if (free_blocks_.empty()) {
-    id = static_cast<uint32_t>(blocks_.size());
-    blocks_.emplace_back();
-  } else {
-    id = free_blocks_.back();
-    free_blocks_.pop_back();
+    blocks_.push_back(block);
+    return static_cast<BlockId>(blocks_.size() - 1);
   }
-  blocks_[id] = {.slot = *slot, .references = 1};
+  const uint32_t id = free_blocks_.back();
+  free_blocks_.pop_back();
+  blocks_[id] = block;
   return static_cast<BlockId>(id);
 }
 
@@ -152,7 +154,7 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
                         std::span<const BlockId> blocks) {
   STRATA_CHECK(chain.size() == kExtentBlocks && blocks.size() % kExtentBlocks == 0,
                "an extent of %zu blocks, %zu hashes", blocks.size(), chain.size());
-  if (!spill_ || is_spill_off_) return;
+  if (!has_spill() || is_spill_off_) return;
   const auto place = spill_->places->take();
   if (!place) {
     ++counts_.places_refused;
@@ -171,6 +173,7 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   of.layer = layer;
   of.first_pos = first_pos;
   of.place = *place;
+  of.file = spill_->file;
   of.generation = next_generation_++;
   of.n_live = 0;
   of.chain.assign(chain.begin(), chain.end());
@@ -235,6 +238,8 @@ void BlockStore::forget(ExtentId id) {
     if (block != kNoBlock) record(block).extent = kNoExtent;
   of.blocks.clear();
   of.n_live = of.n_resident = 0;
+  of.pack.reset();
+  set_away(of, false);
   free_extents_.push_back(number(id));
 }
 
@@ -243,7 +248,7 @@ void BlockStore::free_if_unused(ExtentId id) {
   if (of.n_live > 0 || of.holds > 0 || of.state == ExtentState::kWriting) return;
   std::erase(stored_[of.layer], id);
   // A place that could not be read rightly is not trusted again.
-  if (of.state == ExtentState::kStored) spill_->places->give_back(of.place);
+  if (of.state == ExtentState::kStored && !of.pack) spill_->places->give_back(of.place);
   forget(id);
 }
 
@@ -264,9 +269,16 @@ void BlockStore::evict(ExtentId id) {
     record(block).slot = kNoSlot;
   }
   of.n_resident = 0;
+  set_away(of, true);
   std::erase(stored_[of.layer], id);
   ++counts_.extents_evicted;
   ++residency_epoch_;
+}
+
+void BlockStore::set_away(Extent& of, bool is_away) {
+  if (of.is_away == is_away) return;
+  of.is_away = is_away;
+  is_away ? ++n_away_ : --n_away_;
 }
 
 bool BlockStore::make_room(uint64_t n_slots) {
@@ -282,6 +294,37 @@ bool BlockStore::make_room(uint64_t n_slots) {
     }
   }
   return true;
+}
+
+IoFile BlockStore::add_pack(const PackReader& pack) {
+  // The pack is open through the page cache; this opens the same file past it, also when its name
+  // is gone by now.
+  pack_files_.push_back(std::make_unique<File>(File::open_for_reading(
+      "/proc/self/fd/" + std::to_string(pack.descriptor()), /*direct=*/true)));
+  return spill_->transfers->add_file(*pack_files_.back());
+}
+
+void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
+  const ExtentId id = add_extent();
+  Extent& of = extent(id);
+  of.state = ExtentState::kStored;
+  of.layer = saved.layer;
+  of.first_pos = saved.first_pos;
+  of.pack = saved.pack;
+  of.pack_extent = saved.pack_extent;
+  of.file = saved.file;
+  of.place = saved.pack->geometry().region_offset(saved.pack_extent, saved.layer);
+  of.tags.clear();
+  of.chain.clear();
+  of.blocks.clear();
+  for (uint32_t idx = 0; idx < blocks.size(); ++idx) {
+    blocks[idx] = add_block({.references = 1, .extent = id, .idx = idx});
+    of.blocks.push_back(blocks[idx]);
+  }
+  of.n_live = static_cast<uint32_t>(blocks.size());
+  of.n_resident = 0;
+  set_away(of, true);
+  ++residency_epoch_;
 }
 
 void BlockStore::replace(BlockId lost, BlockId fresh) {

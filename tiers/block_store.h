@@ -9,7 +9,8 @@
 // for bit, or its extent is lost by name and the engine computes it again.
 //
 // An extent on disk is stream-major: for each KV head its eight blocks, block_bytes apart; padded
-// at the end to the file's alignment.
+// at the end to the file's alignment. A pack of a saved context (tiers/pack_format.h) has the same
+// layout, so its extents are read in the same way, and taken into DRAM where there is room.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +26,8 @@
 #include "base/thread_pool.h"
 #include "tiers/block_pool.h"
 #include "tiers/block_tag.h"
+#include "tiers/file.h"
+#include "tiers/pack_reader.h"
 #include "tiers/spill.h"
 
 namespace strata::tiers {
@@ -36,12 +39,22 @@ inline constexpr ExtentId kNoExtent = static_cast<ExtentId>(UINT32_MAX);
 
 struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
-  uint64_t write_failures = 0;  // the extent stayed in DRAM
-  uint64_t places_refused = 0;  // likewise: the budget on disk was full
-  uint64_t retries = 0;         // reads repeated after an error or a wrong tag
-  uint64_t corrupt_blocks = 0;  // reads whose tag was wrong
-  uint64_t lost_extents = 0;    // could not be read; each is computed again
+  uint64_t write_failures = 0;   // the extent stayed in DRAM
+  uint64_t places_refused = 0;   // likewise: the budget on disk was full
+  uint64_t retries = 0;          // reads repeated after an error or a wrong tag
+  uint64_t corrupt_blocks = 0;   // reads whose tag was wrong
+  uint64_t lost_extents = 0;     // could not be read; each is computed again
+  uint64_t extents_settled = 0;  // taken back into DRAM
   uint64_t replaced_blocks = 0;
+};
+
+/// A layer of an extent in a pack that this run did not write: eight blocks of each stream.
+struct SavedExtent {
+  std::shared_ptr<const PackReader> pack;
+  IoFile file{};  // of BlockStore::add_pack
+  uint32_t pack_extent = 0;
+  uint32_t layer = 0;
+  uint32_t first_pos = 0;
 };
 
 /// An extent could not be read back. Whoever runs the step undoes it, computes the blocks again and
@@ -85,7 +98,8 @@ class BlockStore {
   const std::byte* bytes(BlockId block) const;
 
   // Extents.
-  bool has_spill() const { return spill_ != nullptr; }
+  bool has_spill() const { return spill_ != nullptr && spill_->places != nullptr; }
+  bool has_away() const { return n_away_ > 0; }  // extents that only a file holds
   /// Writes an extent's blocks through to the spill file, [n_kv_heads][8] with kNoBlock for those
   /// that another extent holds; `chain` are the chain hashes after each of the eight blocks. Where
   /// the spill file is full or the disk fails, the blocks stay in DRAM, which is counted.
@@ -96,6 +110,17 @@ class BlockStore {
   /// Victims: of the layer with most resident extents, the latest but the last: the first positions
   /// and the last are read the soonest.
   bool make_room(uint64_t n_slots);
+  /// Slots that stay free when extents that were read are taken into DRAM.
+  void set_headroom(uint64_t n_slots) { headroom_slots_ = n_slots; }
+
+  // Saved contexts.
+  /// Whether packs can be read: there are transfers.
+  bool can_adopt() const { return spill_ != nullptr; }
+  /// Errors: kIo.
+  IoFile add_pack(const PackReader& pack);
+  /// Blocks of a pack, with one reference each and in no slot: they are read when they are used.
+  /// blocks [n_kv_heads][8].
+  void adopt(const SavedExtent& saved, std::span<BlockId> blocks);
   const BlockPool& pool() const { return pool_; }
   /// Changes whenever a block became resident or stopped being so.
   uint64_t residency_epoch() const { return residency_epoch_; }
@@ -135,11 +160,15 @@ class BlockStore {
     uint32_t n_resident = 0;  // of these, in DRAM slots
     uint32_t holds = 0;
     bool is_accepted = false;  // read and every tag right
+    bool is_away = false;      // in no slot
     uint64_t place = 0;
     uint64_t generation = 0;
-    std::vector<BlockId> blocks;  // [n_kv_heads][8]
-    std::vector<Hash128> tags;    // as blocks
-    std::vector<Hash128> chain;   // [8]
+    std::vector<BlockId> blocks;             // [n_kv_heads][8]
+    std::vector<Hash128> tags;               // as blocks; those of a pack stay in the pack
+    std::vector<Hash128> chain;              // [8]
+    std::shared_ptr<const PackReader> pack;  // null: in the spill file
+    uint32_t pack_extent = 0;
+    IoFile file{};
     Ticket ticket;
     ReadLease lease;
   };
@@ -160,6 +189,11 @@ class BlockStore {
   IoStatus wait_for_read(Extent& of);
   uint32_t count_corrupt(const Extent& of, ThreadPool& pool) const;
   void take_one(ExtentId id, ThreadPool& pool);
+  bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> all) const;
+  bool open_slots(const Extent& of);
+  void settle(ExtentId id, bool is_right);
+  BlockId add_block(const Block& block);
+  void set_away(Extent& of, bool is_away);
 
   KvLayout layout_;
   Hash128 model_;
@@ -173,6 +207,10 @@ class BlockStore {
   std::deque<std::pair<ExtentId, Ticket>> writes_;
   bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;
+  uint64_t n_away_ = 0;
+  uint64_t headroom_slots_ = 0;
+  std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
+  std::vector<std::unique_ptr<File>> pack_files_;
   uint64_t next_generation_ = 1;
   uint64_t residency_epoch_ = 0;
   StoreCounts counts_;

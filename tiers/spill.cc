@@ -29,14 +29,17 @@ class FilePlaces final : public PlaceSource {
 }  // namespace
 
 std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::string>& notices) {
-  auto places = std::make_unique<FilePlaces>(
-      SpillFile::create(request.directory, request.budget_bytes, request.place_bytes));
-  if (!places->file().notice().empty()) notices.push_back(places->file().notice());
+  std::unique_ptr<FilePlaces> places;
+  if (!request.directory.empty()) {
+    places = std::make_unique<FilePlaces>(
+        SpillFile::create(request.directory, request.budget_bytes, request.place_bytes));
+    if (!places->file().notice().empty()) notices.push_back(places->file().notice());
+  }
   std::string notice;
   auto io = open_io(request.io, std::min(request.n_frames, kDepthMax), notice);
   if (!notice.empty()) notices.push_back(notice);
   auto spill = std::make_unique<Spill>();
-  spill->file = io->add_file(places->file().file());
+  if (places) spill->file = io->add_file(places->file().file());
   spill->transfers = std::make_unique<TransferQueue>(
       std::move(io),
       TransferOptions{.frame_bytes = request.place_bytes, .n_frames = request.n_frames});

@@ -28,13 +28,15 @@ class PlaceSource {
 };
 
 struct Spill {
-  std::unique_ptr<PlaceSource> places;  // owns the file, so it outlives the transfers
+  /// Null where nothing is spilled and only saved contexts are read. Owns the file, so it outlives
+  /// the transfers.
+  std::unique_ptr<PlaceSource> places;
   std::unique_ptr<TransferQueue> transfers;
   IoFile file{};
 };
 
 struct SpillRequest {
-  std::string directory;
+  std::string directory;      // empty: no spill file, transfers only
   uint64_t budget_bytes = 0;  // of the file
   uint64_t place_bytes = 0;   // of one place and of one staging frame; a multiple of 4,096
   uint32_t n_frames = 0;

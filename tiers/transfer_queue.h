@@ -42,6 +42,8 @@ class TransferQueue {
   ~TransferQueue();
 
   const Io& io() const { return *io_; }
+  /// A file to read from or write to; it must outlive the queue. Errors: those of Io::add_file.
+  IoFile add_file(const File& file) { return io_->add_file(file); }
   uint64_t frame_bytes() const { return options_.frame_bytes; }
   uint32_t n_frames() const { return options_.n_frames; }
   uint32_t n_free() const { return states_.n_free(); }
