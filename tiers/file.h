@@ -12,7 +12,8 @@ class File {
   /// Opens an existing file for reading, past the page cache where `direct` is asked for and the
   /// file system allows it. Errors: kIo with the path and the cause.
   static File open_for_reading(const std::string& path, bool direct);
-  /// Takes over a descriptor that the caller has opened, and finds out its alignment.
+  /// Takes over a descriptor that the caller has opened without O_NONBLOCK (a ring would not wait
+  /// for the disk), and finds out its alignment.
   static File adopt(int descriptor, bool is_direct, std::string name);
 
   ~File();

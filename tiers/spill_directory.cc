@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 
@@ -46,14 +45,12 @@ int make_and_unlink(int directory) {
   for (int i = 0; i < kMaxNames; ++i) {
     uint64_t number = 0;
     if (getrandom(&number, sizeof number, 0) != static_cast<ssize_t>(sizeof number)) return -EIO;
-    char name[64];
-    std::snprintf(name, sizeof name, ".strata-spill-%016llx",
-                  static_cast<unsigned long long>(number));
-    const int file =
-        ::openat(directory, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kFileMode);
+    const std::string name = ".strata-spill-" + std::to_string(number);
+    const int file = ::openat(directory, name.c_str(),
+                              O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kFileMode);
     if (file < 0 && errno == EEXIST) continue;
     if (file < 0) return -errno;
-    if (::unlinkat(directory, name, 0) == 0) return file;
+    if (::unlinkat(directory, name.c_str(), 0) == 0) return file;
     const int error_number = errno;
     ::close(file);
     return -error_number;
