@@ -20,8 +20,8 @@
 namespace strata {
 
 inline constexpr uint32_t kBlockPositions = 32;  // positions in a block: the grain of placement
-inline constexpr uint32_t kSegmentPositions =
-    256;  // positions whose attention is one partial (law L1): the reduction's grain
+// Positions whose attention is one partial (law L1): the reduction's grain.
+inline constexpr uint32_t kSegmentPositions = 256;
 
 enum class KvCodec : uint8_t { kF16, kQ8_0 };
 
