@@ -25,6 +25,13 @@ uint64_t stream_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_r
   return layer.window == 0 ? all : std::min(all, windowed_blocks(layer.window, chunk_rows));
 }
 
+/// A slot that open_rows has counted as free.
+tiers::SlotId take_counted(tiers::BlockPool& pool, tiers::SlotId previous) {
+  const auto slot = pool.take(previous);
+  STRATA_CHECK(slot.has_value(), "no free block of those counted");
+  return *slot;
+}
+
 }  // namespace
 
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
@@ -114,13 +121,14 @@ void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
                    first_block_to_hold(layer_of_stream_[stream], end_pos));
   for (auto& table : sequence.streams_) {
     if (has_open && pool_.references(table.slots.back()) > 1) {
-      const auto own = *pool_.take(tiers::kNoSlot);
+      const tiers::SlotId own = take_counted(pool_, tiers::kNoSlot);
       std::memcpy(pool_.address(own), pool_.address(table.slots.back()), layout_.block_bytes);
       pool_.release(table.slots.back());
       table.slots.back() = own;
     }
     while (table.end_block() < end_block)
-      table.slots.push_back(*pool_.take(table.slots.empty() ? tiers::kNoSlot : table.slots.back()));
+      table.slots.push_back(
+          take_counted(pool_, table.slots.empty() ? tiers::kNoSlot : table.slots.back()));
   }
 }
 

@@ -1,6 +1,6 @@
 // tools/bench_linear.cc - speed of the CPU's linear layers on one thread: decode in GB/s, also as a
-// share of the DRAM read bandwidth measured in the same run, prefill in G operations/s. Every answer
-// is compared with the scalar kernel's before its time is printed.
+// share of the DRAM read bandwidth measured in the same run, prefill in G operations/s. Every
+// answer is compared with the scalar kernel's before its time is printed.
 //
 //   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M]
 #include <algorithm>

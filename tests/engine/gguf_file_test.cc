@@ -108,7 +108,7 @@ TEST(GgufFile, RefusesWhatIsNoFile) {
   const std::string fifo = folder.path("fifo.gguf");
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
   expect_error([&] { return GgufFile::open(fifo); }, ErrorCode::kIo, "wanted a regular file", fifo);
-  expect_error([&] { return GgufFile::open(folder.write("empty.gguf", {})); }, ErrorCode::kBadFile,
+  expect_error([&] { return GgufFile::open(folder.write("empty.gguf", "")); }, ErrorCode::kBadFile,
                "truncated: wanted 8 bytes of magic and version, found 0", "empty.gguf");
 }
 

@@ -159,7 +159,7 @@ TEST(HyperParameters, PerLayerComesFromANumberOrFromOnePerLayer) {
         return read(std::vector<float>{1, 2, 3});
       },
       ErrorCode::kBadFile, "wanted an array of integers, found an array of f32", key);
-  const GgufFile empty = parse(SmallModel());
+  const GgufFile empty = parse_file(SmallModel().bytes());
   EXPECT_TRUE(HyperParameters(empty, "x").get_per_layer(P::kKvHeads, 3).empty());
   expect_error([&] { return HyperParameters(empty, "x").get_per_layer(P::kHeads, 3); },
                ErrorCode::kBadFile, "wanted a number from 1 to 1024, found no such key",

@@ -1,4 +1,4 @@
-// tests/engine/test_folder.h - a folder of a test's own for the files it writes, which goes with it.
+// tests/engine/test_folder.h - a folder of a test's own for its files, which goes with it.
 #pragma once
 
 #include <unistd.h>
@@ -30,6 +30,7 @@ class TestFolder {
   TestFolder(const TestFolder&) = delete;
   TestFolder& operator=(const TestFolder&) = delete;
 
+  std::string path() const { return path_.string(); }
   std::string path(const std::string& name) const { return (path_ / name).string(); }
   /// Writes a file and returns its path.
   std::string write(const std::string& name, std::string_view text) const {
@@ -38,8 +39,7 @@ class TestFolder {
     return path(name);
   }
   std::string write(const std::string& name, std::span<const std::byte> bytes) const {
-    return write(name,
-                 std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+    return write(name, std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
   }
 
  private:

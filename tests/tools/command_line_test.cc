@@ -165,7 +165,7 @@ class ConfigFile : public testing::Test {
   void SetUp() override { std::filesystem::create_directory(home_.path("strata")); }
   std::string write(const std::string& text) { return home_.write("strata/config.toml", text); }
   GetVariable at_home(std::map<std::string, std::string> more = {}) {
-    more["XDG_CONFIG_HOME"] = home_.path("");
+    more["XDG_CONFIG_HOME"] = home_.path();
     return [more](const std::string& name) -> std::optional<std::string> {
       const auto found = more.find(name);
       return found == more.end() ? std::nullopt : std::optional(found->second);

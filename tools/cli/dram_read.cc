@@ -40,7 +40,7 @@ uint64_t sum_of_piece(const std::byte* piece) {
   return std::accumulate(std::begin(sums), std::end(sums), uint64_t{0});
 }
 
-// Two threads of a Zen 4 (November 2026), 512 MiB, GB/s: one stream 27, eight 36; with lines asked
+// Two threads of a Zen 5 (November 2026), 512 MiB, GB/s: one stream 27, eight 36; with lines asked
 // for 2 KiB ahead into the second cache 66, 8 KiB ahead 61, 8 KiB into the first 73; four streams
 // 8 KiB ahead 47.
 constexpr uint64_t (*kOrders[])(const std::byte* piece) = {
