@@ -32,7 +32,8 @@ struct ContextPlan {
   KvPlacement kv;
 };
 
-/// Beside weights and KV a process stays below 200 MB (law L2): this much of it is the walk's.
+/// Beside weights and KV a process stays below 200 MB (`bench` prints its peak): this much of it is
+/// the walk's.
 inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
 
 /// Bytes that a Walk of so many rows reserves, an upper bound: per row three times d_model, three
@@ -48,7 +49,7 @@ uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t 
 /// head_dim that is no multiple of 32).
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request);
 
-/// The code and words that agents look for (design.md section 9), with both numbers as fields.
+/// The code and words by which a program knows this refusal, with both numbers as fields.
 class ContextLengthError : public Error {
  public:
   ContextLengthError(uint64_t n_prompt, uint64_t context, std::string remedy);

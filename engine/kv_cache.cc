@@ -25,6 +25,13 @@ uint64_t stream_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_r
   return layer.window == 0 ? all : std::min(all, windowed_blocks(layer.window, chunk_rows));
 }
 
+/// A block in a slot that open_rows has counted as free.
+tiers::BlockId open_counted(tiers::BlockStore& store, tiers::BlockId previous) {
+  const auto block = store.open_block(previous);
+  STRATA_CHECK(block.has_value(), "no free block of those counted");
+  return *block;
+}
+
 }  // namespace
 
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
@@ -97,7 +104,7 @@ bool KvCache::must_copy(tiers::BlockId open) const {
 /// Replaces the last block of a table by a copy of its own in DRAM.
 void KvCache::copy_open_block(StreamTable& table) {
   const tiers::BlockId from = table.blocks.back();
-  const tiers::BlockId own = *store_.open_block(tiers::kNoBlock);
+  const tiers::BlockId own = open_counted(store_, tiers::kNoBlock);
   const bool is_away = !store_.is_resident(from);
   const tiers::ExtentId extent = store_.extent_of(from);
   try {
@@ -146,7 +153,7 @@ void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
     if (has_open && must_copy(table.blocks.back())) copy_open_block(table);
     while (table.end_block() < end_block)
       table.blocks.push_back(
-          *store_.open_block(table.blocks.empty() ? tiers::kNoBlock : table.blocks.back()));
+          open_counted(store_, table.blocks.empty() ? tiers::kNoBlock : table.blocks.back()));
   }
 }
 

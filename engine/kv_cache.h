@@ -30,8 +30,8 @@ struct KvCacheOptions {
 };
 
 /// Bytes of blocks that one sequence of n_ctx positions holds at most, walked in chunks of
-/// chunk_rows: full layers every position, windowed layers window + chunk, each rounded up to
-/// blocks.
+/// chunk_rows: full layers every position, windowed layers window + chunk,
+/// each rounded up to blocks.
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
                               uint64_t n_ctx, uint32_t chunk_rows);
 

@@ -1,5 +1,5 @@
-// engine/machine.h - what this process may use of the machine: CPUs and memory, container limits
-// included.
+// engine/machine.h - what this process may use of the machine: CPUs and memory, within
+// the container's limits.
 #pragma once
 
 #include <cstdint>

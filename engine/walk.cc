@@ -14,16 +14,18 @@
 namespace strata::engine {
 namespace {
 
+using cpu_attn::linear_bytes;
+
 planner::PieceBytes piece_bytes(const Model& model) {
   planner::PieceBytes pieces;
   pieces.embedding_row = tensor_row_bytes(model.embedding().type, model.embedding().n_in);
-  pieces.output_head = model.output().total_bytes();
+  pieces.output_head = linear_bytes(model.output());
   for (uint32_t idx = 0; idx < model.shape().n_layers; ++idx) {
     const LayerWeights& w = model.layer(idx);
-    pieces.layers.push_back({.qkv = w.q.total_bytes() + w.k.total_bytes() + w.v.total_bytes(),
-                             .attn_output = w.attn_output.total_bytes(),
-                             .ffn_gate_up = w.ffn_gate.total_bytes() + w.ffn_up.total_bytes(),
-                             .ffn_down = w.ffn_down.total_bytes()});
+    pieces.layers.push_back({.qkv = linear_bytes(w.q) + linear_bytes(w.k) + linear_bytes(w.v),
+                             .attn_output = linear_bytes(w.attn_output),
+                             .ffn_gate_up = linear_bytes(w.ffn_gate) + linear_bytes(w.ffn_up),
+                             .ffn_down = linear_bytes(w.ffn_down)});
   }
   return pieces;
 }

@@ -11,8 +11,8 @@ namespace strata::engine {
 namespace {
 
 constexpr uint32_t kRowsPerTask = 16;  // rows a worker takes at a time in row-wise operations
-constexpr uint32_t kPiecesPerThread =
-    6;  // pieces of a linear layer per thread: evens out a slower core
+// Pieces of a linear layer per thread: evens out a slower core.
+constexpr uint32_t kPiecesPerThread = 6;
 
 bool is_float(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16;

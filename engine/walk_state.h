@@ -20,13 +20,13 @@
 namespace strata::engine {
 
 /// Positions whose segments one thread merges before the spans are merged in order: part of the
-/// arithmetic order (law L1), so prefill and decode both use it. Four segments: enough pieces for
-/// the threads at a few thousand positions.
+/// arithmetic order (law L1; docs/adr/0001-one-arithmetic-order.md), so prefill and decode both use
+/// it. Four segments: enough pieces for the threads at a few thousand positions.
 inline constexpr uint32_t kSpanPositions = 4 * kSegmentPositions;
 
-inline constexpr uint64_t kSplitFloatsMax =
-    uint64_t{8} << 20;  // 32 MiB of span partials at most; beyond it tiles stay whole
-/// Lost extents that one step computes again before it gives up: a disk that loses more is broken.
+// 32 MiB of span partials at most; beyond it tiles stay whole.
+inline constexpr uint64_t kSplitFloatsMax = uint64_t{8} << 20;
+// Lost extents that one step computes again before it gives up: a disk that loses more is broken.
 inline constexpr uint32_t kMaxRepairs = 256;
 inline constexpr uint32_t kTilesPerThread = 4;                // enough for an even share
 inline constexpr uint32_t kOpsPerLayer = 7, kOpsPerStep = 2;  // of a step plan
@@ -130,14 +130,14 @@ struct Walk::State {
   // Buffers, all [max_rows, width] f32 unless said otherwise.
   HostMemory memory;
   std::span<float> residual, normed, q, k, v, attended, projected, gate, up;
-  std::span<float>
-      q_by_head;  // [n_kv_heads][n_rows][group, head_dim], RoPE applied, times the attention scale
+  // [n_kv_heads][n_rows][group, head_dim], RoPE applied, times the attention scale.
+  std::span<float> q_by_head;
   std::vector<RopeTable> rope_tables;     // per RoPE set
   std::vector<std::span<float>> cos_sin;  // per RoPE set: [max_rows, n_rot]
   QuantRows quant{};
   std::vector<float> logit_values;  // [n_logit_rows, vocab_size]
-  std::span<std::byte>
-      zero_block;  // stands for blocks that a windowed layer has let go of: attended by no row
+  // Stands for blocks that a windowed layer has let go of: attended by no row.
+  std::span<std::byte> zero_block;
   std::span<float> attend_memory;  // per worker
   uint64_t attend_floats_per_worker = 0;
   std::vector<AttendTile> tiles;

@@ -5,12 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <unistd.h>
 
 #include "cpu_attn/kernels.h"
 #include "engine/gguf/gguf_file.h"
@@ -19,6 +16,7 @@
 #include "engine/model.h"
 #include "engine/text/tokenizer.h"
 #include "engine/walk.h"
+#include "tests/engine/test_folder.h"
 #include "tests/tiers/simulated_spill.h"
 #include "tools/makers/recall_model.h"
 #include "tools/makers/recall_text.h"
@@ -44,23 +42,16 @@ inline std::string setup_text(const RecallSetup& setup) {
          " threads, " + kv_codec_name(setup.codec);
 }
 
-/// A model file in the temporary folder, gone with this object.
+/// A model file that goes with this object.
 class RecallFile {
  public:
-  explicit RecallFile(const makers::RecallModel& model)
-      : path_(std::filesystem::temp_directory_path() /
-              ("strata-recall-" + std::to_string(::getpid()) + ".gguf")) {
+  explicit RecallFile(const makers::RecallModel& model) : path_(folder_.path("recall.gguf")) {
     model.write(path_);
   }
-  ~RecallFile() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  RecallFile(const RecallFile&) = delete;
-  RecallFile& operator=(const RecallFile&) = delete;
   GgufFile open() const { return GgufFile::open(path_); }
 
  private:
+  TestFolder folder_;
   std::string path_;
 };
 

@@ -2,10 +2,7 @@
 // logits of every row.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
 #include <random>
 #include <span>
 #include <string>
@@ -18,24 +15,22 @@
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/walk.h"
+#include "tests/engine/test_folder.h"
 #include "tools/makers/zoo.h"
 
 namespace strata::engine::testing {
 
-/// A model written to a file of this process, which goes when the object does.
+/// A model written to a file, which goes when the object does.
 class ModelFile {
  public:
   explicit ModelFile(const makers::RandomTransformer& model)
-      : path_(::testing::TempDir() + "strata-" + std::to_string(::getpid()) + "-" + model.name +
-              ".gguf") {
+      : path_(folder_.path(model.name + ".gguf")) {
     makers::write_random_transformer(model, path_);
   }
-  ~ModelFile() { (void)std::remove(path_.c_str()); }
-  ModelFile(const ModelFile&) = delete;
-  ModelFile& operator=(const ModelFile&) = delete;
   GgufFile open() const { return GgufFile::open(path_); }
 
  private:
+  TestFolder folder_;
   std::string path_;
 };
 

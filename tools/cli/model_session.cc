@@ -9,6 +9,7 @@
 #include "engine/machine.h"
 #include "engine/prompt_tokens.h"
 #include "tools/cli/interrupt.h"
+#include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
@@ -23,6 +24,7 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command) 
   const engine::SamplerOptions sampler = sampler_options(command);
   ModelSession session(verb, command, engine::Engine::open(engine_options(command.settings)));
   session.sampler_ = sampler;
+  note_missing_pre_tokenizer(session.engine_.file());
   // Made once here so that a wrong value is refused before the weights are read.
   const engine::Sampler refused_early(sampler, session.engine_.spec().shape.vocab_size);
   if (!command.settings.raw) session.read_template();
