@@ -1,5 +1,5 @@
-// engine/kv_cache.h - the KV of all sequences in a DRAM arena of a stated budget and, where there is
-// a spill file, on NVMe.
+// engine/kv_cache.h - the KV of all sequences in a DRAM arena of a stated budget and, where there
+// is a spill file, on NVMe.
 #pragma once
 
 #include <cstddef>

@@ -83,7 +83,7 @@ TEST(Spill, PlacementChangesNoBit) {
     const Logits expected = whole.feed_all(text);
     WalkSetting spilling = drawn_setting(random);
     spilling.chunk_rows = std::max(spilling.chunk_rows, 32u);
-    spilling = small_dram(member, spilling, spilling.chunk_rows + 600 + random() % 512);
+    spilling = small_dram(member, spilling, spilling.chunk_rows + 420 + random() % 256);
     auto spill = tiers::testing::make_simulated_spill(
         {.seed = random(), .latency_spread = std::chrono::microseconds(200)},
         place_bytes(member.model.shape(), spilling), 4096, kFrames);
