@@ -56,6 +56,15 @@ const BlockStore::Block& BlockStore::record(BlockId block) const {
   return const_cast<BlockStore*>(this)->record(block);
 }
 
+BlockStore::Extent& BlockStore::extent(ExtentId id) {
+  STRATA_CHECK(number(id) < extents_.size(), "extent %u of %zu", number(id), extents_.size());
+  return extents_[number(id)];
+}
+
+const BlockStore::Extent& BlockStore::extent(ExtentId id) const {
+  return const_cast<BlockStore*>(this)->extent(id);
+}
+
 std::optional<BlockId> BlockStore::open_block(BlockId previous) {
   const auto slot = pool_.take(previous == kNoBlock ? kNoSlot : record(previous).slot);
   if (!slot) return std::nullopt;
@@ -147,7 +156,7 @@ std::optional<FillLease> BlockStore::wait_for_frame() {
     if (auto frame = spill_->transfers->take_frame()) return frame;
     collect_writes();
     if (auto frame = spill_->transfers->take_frame()) return frame;
-    if (!spill_->transfers->wait_any()) return std::nullopt;
+    if (is_spill_off_ || !spill_->transfers->wait_any()) return std::nullopt;
   }
 }
 
@@ -162,10 +171,12 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
     return;
   }
   auto frame = wait_for_frame();
-  if (!frame) {  // the disk hangs: what is frozen from now on stays in DRAM
+  if (!frame) {
     spill_->places->give_back(*place);
-    is_spill_off_ = true;
-    ++counts_.write_failures;
+    ++counts_.frames_refused;
+    if (spill_->transfers->n_quarantined() > 0) last_failure_ = IoStatus::kTimedOut;
+    // The disk hangs: what is frozen from now on stays in DRAM. Frames that readers hold come back.
+    if (spill_->transfers->n_quarantined() == spill_->transfers->n_frames()) is_spill_off_ = true;
     return;
   }
   const ExtentId id = add_extent();
@@ -202,6 +213,12 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
 
 void BlockStore::collect_writes() {
   spill_->transfers->poll();
+  take_ended_writes();
+}
+
+/// Of the writes that had ended at the last poll. True where there was one.
+bool BlockStore::take_ended_writes() {
+  const size_t n_before = writes_.size();
   for (uint32_t i = 0; i < writes_.size();) {
     auto& [id, ticket] = writes_[i];
     if (!spill_->transfers->is_done(ticket)) {
@@ -213,6 +230,7 @@ void BlockStore::collect_writes() {
     writes_.erase(writes_.begin() + i);
     write_ended(ended, status);
   }
+  return writes_.size() < n_before;
 }
 
 void BlockStore::write_ended(ExtentId id, IoStatus status) {

@@ -41,6 +41,7 @@ struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
   uint64_t write_failures = 0;   // the extent stayed in DRAM
   uint64_t places_refused = 0;   // likewise: the budget on disk was full
+  uint64_t frames_refused = 0;   // likewise: no staging frame came free
   uint64_t retries = 0;          // reads repeated after an error or a wrong tag
   uint64_t corrupt_blocks = 0;   // reads whose tag was wrong
   uint64_t lost_extents = 0;     // could not be read; each is computed again
@@ -102,7 +103,8 @@ class BlockStore {
   bool has_away() const { return n_away_ > 0; }  // extents that only a file holds
   /// Writes an extent's blocks through to the spill file, [n_kv_heads][8] with kNoBlock for those
   /// that another extent holds; `chain` are the chain hashes after each of the eight blocks. Where
-  /// the spill file is full or the disk fails, the blocks stay in DRAM, which is counted.
+  /// the spill file is full, the disk fails or every staging frame is held, the blocks stay in
+  /// DRAM, which is counted.
   void freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
               std::span<const BlockId> blocks);
   /// Evicts until n slots are free, waiting for writes in flight where it must. False where that is
@@ -132,7 +134,8 @@ class BlockStore {
   const PlaceSource* places() const { return spill_ ? spill_->places.get() : nullptr; }
 
   // Reading back. Holds are counted: the frame of an extent is free again after the last release.
-  /// Begins to read an evicted extent. False where no frame is free: take what was fetched before.
+  /// Begins to read an evicted extent. False where no frame is free: release what was fetched
+  /// before, or wait_for_transfer().
   bool fetch(ExtentId extent);
   /// Waits for the reads of these extents and checks every tag, in parallel. Errors: LostExtent,
   /// for the first one that could not be read rightly, twice.
@@ -174,13 +177,14 @@ class BlockStore {
   };
   Block& record(BlockId block);
   const Block& record(BlockId block) const;
-  Extent& extent(ExtentId id) { return extents_[static_cast<uint32_t>(id)]; }
-  const Extent& extent(ExtentId id) const { return extents_[static_cast<uint32_t>(id)]; }
+  Extent& extent(ExtentId id);
+  const Extent& extent(ExtentId id) const;
   uint64_t extent_bytes(const Extent& of) const;
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
   ExtentId add_extent();
   std::optional<FillLease> wait_for_frame();
   void collect_writes();
+  bool take_ended_writes();
   void write_ended(ExtentId id, IoStatus status);
   void forget(ExtentId id);
   void free_if_unused(ExtentId id);

@@ -12,13 +12,16 @@ bool BlockStore::fetch(ExtentId id) {
   Extent& of = extent(id);
   STRATA_CHECK(of.state != ExtentState::kWriting, "extent %u is being written",
                static_cast<uint32_t>(id));
+  STRATA_CHECK(of.n_live > 0, "extent %u has no block", static_cast<uint32_t>(id));
   if (of.holds == 0 && of.is_away && of.state == ExtentState::kStored) {
-    auto ticket =
-        spill_->transfers->read(of.file, of.place, static_cast<uint32_t>(extent_bytes(of)));
+    const auto bytes = static_cast<uint32_t>(extent_bytes(of));
+    auto ticket = spill_->transfers->read(of.file, of.place, bytes);
     if (!ticket) {
+      // A frame that this frees is used at once: no later wait would have an end to report.
       collect_writes();
-      return false;
+      ticket = spill_->transfers->read(of.file, of.place, bytes);
     }
+    if (!ticket) return false;
     of.ticket = std::move(*ticket);
   }
   ++of.holds;
@@ -36,9 +39,9 @@ void BlockStore::release(ExtentId id) {
 }
 
 bool BlockStore::wait_for_transfer() {
+  if (take_ended_writes()) return true;
   const bool ended = spill_->transfers->wait_any();
-  collect_writes();
-  return ended;
+  return take_ended_writes() || ended;
 }
 
 IoStatus BlockStore::wait_for_read(Extent& of) {

@@ -32,15 +32,15 @@ class Right {
   Right() = default;
   Right(Right&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)), ref_(other.ref_) {}
   Right& operator=(Right&& other) noexcept {
-    std::swap(owner_, other.owner_);
-    std::swap(ref_, other.ref_);
+    if (this == &other) return *this;
+    give_back();
+    owner_ = std::exchange(other.owner_, nullptr);
+    ref_ = other.ref_;
     return *this;
   }
   Right(const Right&) = delete;
   Right& operator=(const Right&) = delete;
-  ~Right() {
-    if (owner_ != nullptr) give_right_back(*owner_, ref_, kKind);
-  }
+  ~Right() { give_back(); }
 
   bool is_held() const { return owner_ != nullptr; }
 
@@ -52,6 +52,11 @@ class Right {
   }
   TransferQueue* owner_ = nullptr;
   FrameRef ref_;
+
+ private:
+  void give_back() noexcept {
+    if (owner_ != nullptr) give_right_back(*std::exchange(owner_, nullptr), ref_, kKind);
+  }
 };
 
 }  // namespace detail
@@ -70,8 +75,10 @@ class [[nodiscard]] Ticket : public detail::Right<detail::RightKind::kTicket> {
 class [[nodiscard]] ReadLease : public detail::Right<detail::RightKind::kRead> {
  public:
   ReadLease() = default;
-  /// The bytes that were asked for; valid while the lease is held.
-  std::span<const std::byte> bytes() const { return bytes_; }
+  /// The bytes that were asked for, while the lease is held; then nothing.
+  std::span<const std::byte> bytes() const {
+    return is_held() ? bytes_ : std::span<const std::byte>();
+  }
 
  private:
   friend class TransferQueue;
@@ -84,7 +91,8 @@ class [[nodiscard]] ReadLease : public detail::Right<detail::RightKind::kRead> {
 class [[nodiscard]] FillLease : public detail::Right<detail::RightKind::kFill> {
  public:
   FillLease() = default;
-  std::span<std::byte> bytes() const { return bytes_; }  // the whole frame
+  /// The whole frame, while the lease is held; then nothing.
+  std::span<std::byte> bytes() const { return is_held() ? bytes_ : std::span<std::byte>(); }
 
  private:
   friend class TransferQueue;

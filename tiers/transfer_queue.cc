@@ -25,6 +25,8 @@ TransferQueue::TransferQueue(std::unique_ptr<Io> io, const TransferOptions& opti
                    options.frame_bytes % kFrameAlignment == 0 && options.frame_bytes <= UINT32_MAX,
                "%u frames of %lu bytes", options.n_frames,
                static_cast<unsigned long>(options.frame_bytes));
+  STRATA_CHECK(options.deadline.count() > 0, "a deadline of %lld us",
+               static_cast<long long>(options.deadline.count()));
   memory_ = HostMemory::reserve(options.frame_bytes * options.n_frames);
   io_->prepare_memory({memory_.data(), memory_.size()});
   operations_.resize(options.n_frames);
@@ -68,7 +70,7 @@ std::optional<FillLease> TransferQueue::take_frame() {
 }
 
 Ticket TransferQueue::write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes) {
-  STRATA_CHECK(lease.is_held() && bytes > 0 && bytes <= options_.frame_bytes,
+  STRATA_CHECK(lease.owner_ == this && bytes > 0 && bytes <= options_.frame_bytes,
                "%u bytes of a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
   const FrameRef ref = lease.release();
@@ -101,6 +103,7 @@ void TransferQueue::submit_queued() {
 
 void TransferQueue::end(uint32_t frame, IoStatus status) {
   Operation& operation = operations_[frame];
+  ++n_ended_;
   operation.stage = Stage::kDone;
   operation.status = status;
   if (status != IoStatus::kOk) {
@@ -137,10 +140,14 @@ void TransferQueue::complete(const IoCompletion& completion) {
   const FrameRef ref = ref_of(completion.id);
   Operation& operation = operation_of(ref);  // no frame is filled anew while a device owns it
   if (states_.state(ref.frame) == SlotState::kQuarantined) {
+    STRATA_CHECK(!operation.is_late, "frame %u: a second completion of one transfer", ref.frame);
     operation.is_late = true;
+    ++n_ended_;
     if (!operation.has_ticket) free_done(ref.frame);
     return;
   }
+  STRATA_CHECK(operation.stage == Stage::kInFlight, "frame %u: a completion of nothing in flight",
+               ref.frame);
   end(ref.frame, completion.status);
 }
 
@@ -153,19 +160,16 @@ void TransferQueue::time_out(uint32_t frame) {
   end(frame, IoStatus::kTimedOut);
 }
 
-uint32_t TransferQueue::collect(std::chrono::microseconds timeout) {
+void TransferQueue::collect(std::chrono::microseconds timeout) {
   std::array<IoCompletion, kBatch> completions;
-  uint32_t n_all = 0;
   for (;;) {
     const uint32_t n = io_->wait(completions, timeout);
     for (uint32_t i = 0; i < n; ++i) complete(completions[i]);
-    n_all += n;
     if (n < kBatch) break;
     timeout = {};
   }
   expire();
   submit_queued();
-  return n_all;
 }
 
 /// Gives up the transfers that are past their deadline. Looks at all of them, but only when the
@@ -189,6 +193,7 @@ void TransferQueue::expire() {
 void TransferQueue::poll() { collect({}); }
 
 bool TransferQueue::is_done(const Ticket& ticket) const {
+  STRATA_CHECK(ticket.owner_ == this, "a ticket that was taken, or of another queue");
   return operation_of(ticket.ref_).stage == Stage::kDone;
 }
 
@@ -198,11 +203,18 @@ void TransferQueue::count_stall(std::chrono::nanoseconds since) {
 }
 
 bool TransferQueue::wait_any() {
+  const uint64_t n_before = n_ended_;
+  poll();
+  if (n_ended_ > n_before) return true;
   if (io_->in_flight() == 0) return false;
   const auto start = io_->now();
-  const uint32_t n = collect(options_.deadline);
+  const auto until = start + options_.deadline;
+  for (auto now = start; n_ended_ == n_before && now < until; now = io_->now()) {
+    const std::chrono::nanoseconds next = std::min<std::chrono::nanoseconds>(until, next_expiry_);
+    collect(std::chrono::ceil<std::chrono::microseconds>(next - now));
+  }
   count_stall(start);
-  return n > 0;
+  return n_ended_ > n_before;
 }
 
 void TransferQueue::wait_for(FrameRef ref) {
@@ -226,7 +238,9 @@ void TransferQueue::wait_for(FrameRef ref) {
 }
 
 IoStatus TransferQueue::take_read(Ticket&& ticket, ReadLease& lease) {
-  STRATA_CHECK(ticket.is_held() && !lease.is_held(), "a ticket taken twice, or into a held lease");
+  STRATA_CHECK(ticket.owner_ == this && !lease.is_held(),
+               "a ticket taken twice or of another queue, or a held lease");
+  STRATA_CHECK(operation_of(ticket.ref_).request.op == IoOp::kRead, "the ticket of a write");
   wait_for(ticket.ref_);
   const FrameRef ref = ticket.release();
   Operation& operation = operation_of(ref);
@@ -243,7 +257,8 @@ IoStatus TransferQueue::take_read(Ticket&& ticket, ReadLease& lease) {
 }
 
 IoStatus TransferQueue::take_write(Ticket&& ticket) {
-  STRATA_CHECK(ticket.is_held(), "a ticket taken twice");
+  STRATA_CHECK(ticket.owner_ == this, "a ticket taken twice, or of another queue");
+  STRATA_CHECK(operation_of(ticket.ref_).request.op == IoOp::kWrite, "the ticket of a read");
   wait_for(ticket.ref_);
   const FrameRef ref = ticket.release();
   Operation& operation = operation_of(ref);
@@ -266,6 +281,7 @@ void TransferQueue::drop_ticket(FrameRef ref) noexcept {
 namespace detail {
 
 void give_right_back(TransferQueue& owner, FrameRef ref, RightKind kind) noexcept {
+  owner.operation_of(ref);
   switch (kind) {
     case RightKind::kTicket:
       return owner.drop_ticket(ref);

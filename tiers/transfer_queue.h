@@ -41,6 +41,7 @@ class TransferQueue {
   /// process ends: call drain() first where that matters.
   ~TransferQueue();
 
+  Io& io() { return *io_; }
   const Io& io() const { return *io_; }
   /// A file to read from or write to; it must outlive the queue. Errors: those of Io::add_file.
   IoFile add_file(const File& file) { return io_->add_file(file); }
@@ -63,8 +64,8 @@ class TransferQueue {
   void poll();
   /// True when take_read or take_write would not wait (as of the last poll).
   bool is_done(const Ticket& ticket) const;
-  /// Waits until any transfer has ended, at most for the deadline. False where none is in flight
-  /// or none ended.
+  /// Waits until any transfer has ended, timed out or been completed late, at most for the
+  /// deadline. False where none is in flight or none ended.
   bool wait_any();
   /// Waits for the read, at most until its deadline. kOk: `lease` holds the bytes; else it holds
   /// nothing, and where the device still owns the frame it is quarantined.
@@ -90,7 +91,7 @@ class TransferQueue {
   Operation& operation_of(FrameRef ref);
   const Operation& operation_of(FrameRef ref) const;
   void submit_queued();
-  uint32_t collect(std::chrono::microseconds timeout);
+  void collect(std::chrono::microseconds timeout);
   void complete(const IoCompletion& completion);
   void end(uint32_t frame, IoStatus status);
   void time_out(uint32_t frame);
@@ -107,6 +108,7 @@ class TransferQueue {
   std::vector<Operation> operations_;       // per frame
   std::chrono::nanoseconds next_expiry_{};  // no transfer's deadline is before it
   std::vector<uint32_t> queue_;  // frames whose transfer waits for the back end, oldest first
+  uint64_t n_ended_ = 0;         // transfers, however; a late completion counts once more
   TransferCounts counts_;
 };
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <set>
 
@@ -48,8 +49,9 @@ struct SimulatedSpill {
   CountedPlaces* places = nullptr;
 };
 
-inline SimulatedSpill make_simulated_spill(const SimulatedDisk& disk, uint64_t place_bytes,
-                                           uint32_t n_places, uint32_t n_frames) {
+inline SimulatedSpill make_simulated_spill(
+    const SimulatedDisk& disk, uint64_t place_bytes, uint32_t n_places, uint32_t n_frames,
+    std::chrono::microseconds deadline = std::chrono::seconds(10)) {
   SimulatedSpill made;
   made.spill = std::make_unique<Spill>();
   auto places = std::make_unique<CountedPlaces>(place_bytes, n_places);
@@ -59,7 +61,8 @@ inline SimulatedSpill make_simulated_spill(const SimulatedDisk& disk, uint64_t p
   made.disk = io.get();
   made.spill->file = io->add_memory_file(place_bytes * n_places);
   made.spill->transfers = std::make_unique<TransferQueue>(
-      std::move(io), TransferOptions{.frame_bytes = place_bytes, .n_frames = n_frames});
+      std::move(io),
+      TransferOptions{.frame_bytes = place_bytes, .n_frames = n_frames, .deadline = deadline});
   return made;
 }
 
