@@ -55,8 +55,8 @@ KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options,
     layer_of_stream_.resize(stream_begin_.back(), layer);
   }
   // A context that DRAM holds whole may take all of it; else the next step's rows come first.
-  if (store_.has_spill())
-    store_.set_headroom((blocks_for(options_.chunk_rows) + 1) * stream_begin_.back());
+  store_.set_headroom(
+      store_.has_spill() ? (blocks_for(options_.chunk_rows) + 1) * stream_begin_.back() : 0);
 }
 
 Sequence KvCache::make_sequence() {

@@ -112,7 +112,8 @@ class BlockStore {
   /// Victims: of the layer with most resident extents, the latest but the last: the first positions
   /// and the last are read the soonest.
   bool make_room(uint64_t n_slots);
-  /// Slots that stay free when extents that were read are taken into DRAM.
+  /// Slots that stay free when extents that were read are taken into DRAM. Without it they are read
+  /// for as long as they are held only.
   void set_headroom(uint64_t n_slots) { headroom_slots_ = n_slots; }
 
   // Saved contexts.
@@ -212,7 +213,7 @@ class BlockStore {
   bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;
   uint64_t n_away_ = 0;
-  uint64_t headroom_slots_ = 0;
+  uint64_t headroom_slots_ = UINT64_MAX;
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
   std::vector<std::unique_ptr<File>> pack_files_;
   uint64_t next_generation_ = 1;

@@ -83,7 +83,8 @@ uint32_t BlockStore::count_corrupt(const Extent& of, ThreadPool& pool) const {
 /// needed for what the next step opens.
 bool BlockStore::open_slots(const Extent& of) {
   opened_slots_.clear();
-  if (pool_.n_free() < of.n_live + headroom_slots_) return false;
+  const uint32_t n_free = pool_.n_free();
+  if (n_free < headroom_slots_ || n_free - headroom_slots_ < of.n_live) return false;
   SlotId previous = kNoSlot;
   for (uint32_t idx = 0; idx < of.blocks.size(); ++idx) {
     if (idx % kExtentBlocks == 0) previous = kNoSlot;
