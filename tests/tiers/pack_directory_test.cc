@@ -92,6 +92,8 @@ TEST_F(PackDirectoryTest, ARunThatStartsElsewhereInItsTextIsNotFound) {
   run.first_pos = 256;  // the same chain hashes, and rows with the RoPE of other positions
   save_run(packs, std::move(run));
   EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 0u);
+  save_run(packs, run_of(small_shape(), text, 0, 256));
+  EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 256u);
 }
 
 TEST_F(PackDirectoryTest, PiecesOfOverlappingPacksFollowEachOther) {
