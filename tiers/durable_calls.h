@@ -26,9 +26,9 @@ enum class OpenFor : uint8_t {
   kLocking,       // made where it does not exist
 };
 
-/// Every function returns a value that is not negative, or -errno. Files are made with mode 0600 and
-/// directories with 0700 whatever the umask; descriptors are closed on exec; calls interrupted by a
-/// signal are repeated. Thread-safe.
+/// Every function returns a value that is not negative, or -errno. Files are made with mode 0600
+/// and directories with 0700 whatever the umask; descriptors are closed on exec; calls interrupted
+/// by a signal are repeated, but for sync. Thread-safe.
 class DurableCalls {
  public:
   virtual ~DurableCalls() = default;

@@ -117,8 +117,8 @@ class UnpublishedFile {
   /// Brings the bytes to the disk. Once, after the last append.
   void sync();
   /// Gives the file its name and brings the name to the disk; after sync(). False where a
-  /// kNeverReplaces file finds the name taken; several processes hold the directory's lock. Errors: kIo; then the name is as before, or, of a
-  /// kReplaces file, may be the whole file's.
+  /// kNeverReplaces file finds the name taken; several processes hold the directory's lock.
+  /// Errors: kIo; then the name is as before, or, of a kReplaces file, may be the whole file's.
   bool publish(const std::string& name);
 
  private:

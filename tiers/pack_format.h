@@ -4,7 +4,7 @@
 //   regions  for each extent of 256 positions, for each layer: [n_kv_heads][blocks of the extent]
 //            blocks, padded to 4,096 bytes. One layer of an extent is one aligned read, and an
 //            extent's layers follow each other. A layer that lacks all blocks has no region.
-//   tags     [n_streams][n_blocks] of 16 bytes, streams in layer order; zero where a block is absent
+//   tags     [n_streams][n_blocks] of 16 bytes, streams in layer order; zero for absent blocks
 //   head     shape, run, tokens, presence: everything that finding a pack needs
 //   trailer  64 bytes: magic, version, sizes, hash of the tags, hash of head and trailer
 //

@@ -114,9 +114,11 @@ std::vector<PackIndex::Match> PackIndex::matches_of(const PackShape& shape, cons
     // A chain hash after a block covers all before it: this block matches, so do the earlier ones.
     const auto [first, end] = whole_blocks_.equal_range(chain);
     for (auto at = first; at != end; ++at) {
-      const PackRun& run = at->second->second.run;
-      const bool is_at_pos = run.first_pos <= pos && at->second->second.end_pos() > pos;
-      if (is_at_pos && run.shape == shape) ends[at->second] = pos + kBlockPositions;
+      // And the pack must have it at this position: its rows were rotated by it.
+      const PackHead& head = at->second->second;
+      const bool is_at_pos = head.run.first_pos <= pos && head.end_pos() > pos &&
+                             head.chains[(pos - head.run.first_pos) / kBlockPositions] == chain;
+      if (is_at_pos && head.run.shape == shape) ends[at->second] = pos + kBlockPositions;
     }
   }
   std::vector<Match> matches;

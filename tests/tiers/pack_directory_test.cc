@@ -85,6 +85,17 @@ TEST_F(PackDirectoryTest, ATextThatDiffersIsUsedUpToTheBlockBefore) {
     EXPECT_EQ(packs.find(small_shape(), {}, std::span(text).first(n)).n_positions, n / 32 * 32);
 }
 
+TEST_F(PackDirectoryTest, ARunThatStartsElsewhereInItsTextIsNotFound) {
+  PackDirectory packs = open();
+  const auto text = random_text(1, 600);
+  PackRun run = run_of(small_shape(), text, 0, 300);
+  run.first_pos = 256;  // the same chain hashes, and rows with the RoPE of other positions
+  save_run(packs, std::move(run));
+  EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 0u);
+  save_run(packs, run_of(small_shape(), text, 0, 256));
+  EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 256u);
+}
+
 TEST_F(PackDirectoryTest, PiecesOfOverlappingPacksFollowEachOther) {
   PackDirectory packs = open();
   const auto text = random_text(1, 1500);

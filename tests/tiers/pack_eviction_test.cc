@@ -41,7 +41,7 @@ TEST(PackEviction, PinnedPacksStayAndDamagedOnesGoFirst) {
 }
 
 TEST(PackEviction, ATextLosesItsEndBeforeItsBeginning) {
-  // The text 0 - 1 - 2 is used at its end, 3 is another text, used after the beginning of the first.
+  // The text 0 - 1 - 2 is used at its end; 3 is another text, used after the first one's beginning.
   std::vector<EvictionCandidate> packs = {pack(1), pack(2), pack(9), pack(5)};
   for (uint32_t i = 1; i < 3; ++i) {
     packs[i].first_pos = i * 256;
@@ -85,6 +85,24 @@ TEST(PackEviction, TheDiskKeepsItsFreeFloor) {
       PackDirectory::open(fresh.path(), {.free_floor_bytes = 5 * pack_bytes}, disk);
   EXPECT_EQ(code_of([&] { save_run(full, run(11)); }), "does_not_fit");
   EXPECT_EQ(full.n_packs(), 3u) << "nothing was evicted in vain";
+}
+
+TEST(PackEviction, WritersThatStartTogetherStayWithinTheBudget) {
+  const FreshPath fresh;
+  WatchedCalls calls;
+  const auto run = [](uint64_t seed) {
+    return run_of(small_shape(), random_text(seed, 256), 0, 256);
+  };
+  const PackLimits limits = {.budget_bytes = 2 * pack_bytes_max(run(0)) - 1};
+  PackDirectory packs = PackDirectory::open(fresh.path(), limits, calls);
+  PackWriter first = packs.start(run(1));
+  PackWriter second = packs.start(run(2));
+  write_blocks(first);
+  write_blocks(second);
+  packs.publish(std::move(first));
+  packs.publish(std::move(second));
+  EXPECT_LE(packs.used_bytes(), limits.budget_bytes);
+  EXPECT_EQ(packs.find(small_shape(), {}, random_text(2, 256)).n_positions, 256u);
 }
 
 TEST(PackEviction, WhatWasFoundLastStaysLongest) {

@@ -153,6 +153,35 @@ TEST(PackFailure, RemovingCanBeRepeatedUntilAllIsGone) {
   });
 }
 
+/// A disk that takes files and refuses their names.
+class NamelessDisk final : public WatchedCalls {
+ public:
+  bool is_failing = false;
+
+ protected:
+  int sync_for_real(int descriptor) override {
+    FileStatus status;
+    DurableCalls::status(descriptor, status);
+    return is_failing && !status.is_regular ? -EIO : 0;
+  }
+};
+
+TEST(PackFailure, ANameThatDidNotReachTheDiskIsTakenBack) {
+  for (const bool has_unnamed_files : {true, false}) {
+    const FreshPath directory;
+    NamelessDisk disk;
+    disk.has_unnamed_files = has_unnamed_files;
+    PackDirectory packs = PackDirectory::open(directory.path(), kNoWait, disk);
+    disk.is_failing = true;
+    const auto text = random_text(1, 100);
+    EXPECT_EQ(code_of([&] { save_text(packs, small_shape(), text); }), "io");
+    EXPECT_TRUE(names_in(directory.path()).empty());
+    disk.is_failing = false;
+    save_text(packs, small_shape(), text);
+    EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 100u);
+  }
+}
+
 TEST(PackFailure, AnErrorSaysWhatToDo) {
   const FreshPath directory;
   save_first_half(directory.path(), random_text(1, 256));
