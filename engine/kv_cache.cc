@@ -11,8 +11,6 @@
 namespace strata::engine {
 namespace {
 
-uint64_t blocks_for(uint64_t n_positions) { return div_up(n_positions, kBlockPositions); }
-
 /// Blocks a windowed stream holds at most: window - 1 old positions and a chunk, at any offset
 /// inside blocks.
 uint64_t windowed_blocks(uint32_t window, uint32_t chunk_rows) {
@@ -23,13 +21,6 @@ uint64_t windowed_blocks(uint32_t window, uint32_t chunk_rows) {
 uint64_t stream_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows) {
   const uint64_t all = blocks_for(n_ctx);
   return layer.window == 0 ? all : std::min(all, windowed_blocks(layer.window, chunk_rows));
-}
-
-/// A block in a slot that open_rows has counted as free.
-tiers::BlockId open_counted(tiers::BlockStore& store, tiers::BlockId previous) {
-  const auto block = store.open_block(previous);
-  STRATA_CHECK(block.has_value(), "no free block of those counted");
-  return *block;
 }
 
 }  // namespace
@@ -97,6 +88,12 @@ void KvCache::release_from(StreamTable& table, uint32_t block_idx) {
   }
 }
 
+tiers::BlockId KvCache::open_counted(tiers::BlockId previous) {
+  const auto block = store_.open_block(previous);
+  STRATA_CHECK(block.has_value(), "no free block of those counted");
+  return *block;
+}
+
 bool KvCache::must_copy(tiers::BlockId open) const {
   return store_.references(open) > 1 || store_.is_frozen(open);
 }
@@ -104,7 +101,7 @@ bool KvCache::must_copy(tiers::BlockId open) const {
 /// Replaces the last block of a table by a copy of its own in DRAM.
 void KvCache::copy_open_block(StreamTable& table) {
   const tiers::BlockId from = table.blocks.back();
-  const tiers::BlockId own = open_counted(store_, tiers::kNoBlock);
+  const tiers::BlockId own = open_counted(tiers::kNoBlock);
   const bool is_away = !store_.is_resident(from);
   const tiers::ExtentId extent = store_.extent_of(from);
   try {
@@ -153,7 +150,7 @@ void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
     if (has_open && must_copy(table.blocks.back())) copy_open_block(table);
     while (table.end_block() < end_block)
       table.blocks.push_back(
-          open_counted(store_, table.blocks.empty() ? tiers::kNoBlock : table.blocks.back()));
+          open_counted(table.blocks.empty() ? tiers::kNoBlock : table.blocks.back()));
   }
 }
 
