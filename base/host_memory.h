@@ -23,6 +23,13 @@ class HostMemory {
     return *this;
   }
 
+  /// Gives the mapping up without unmapping it: it lasts as long as the process. For memory that a
+  /// device may still write into.
+  void abandon() {
+    data_ = nullptr;
+    bytes_ = 0;
+  }
+
   std::byte* data() const { return data_; }
   uint64_t size() const { return bytes_; }
   template <class T>

@@ -21,8 +21,10 @@ namespace strata::engine {
 
 struct EngineOptions {
   std::string model_path;
-  uint64_t n_ctx = 0;          // 0 = chosen (plan_context)
-  uint64_t kv_dram_bytes = 0;  // 0 = what n_ctx needs
+  uint64_t n_ctx = 0;               // 0 = chosen (plan_context)
+  uint64_t kv_dram_bytes = 0;       // 0 = what n_ctx needs
+  uint64_t weights_dram_bytes = 0;  // the others are streamed from the file; 0 = all
+  LoadMode load = LoadMode::kAuto;
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
@@ -35,16 +37,19 @@ struct EngineOptions {
 class Engine {
  public:
   /// Reads the model's head. Errors: those of GgufFile::open, read_model_spec, Tokenizer::make,
-  /// choose_kernels, plan_context.
+  /// choose_kernels, plan_weights, plan_context.
   static Engine open(const EngineOptions& options);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
   void load(const Model::Progress& progress);
+  /// The weights alone, for a caller that keeps them itself; they must go before the engine does.
+  Model load_model(ThreadPool& pool, const Model::Progress& progress) const;
 
   const GgufFile& file() const { return *file_; }
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ContextPlan& context() const { return context_; }
+  const WeightPlan& weight_plan() const { return weight_plan_; }
   const KernelTable& kernels() const { return *kernels_; }
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
@@ -63,6 +68,7 @@ class Engine {
   ModelSpec spec_;
   std::unique_ptr<Tokenizer> tokenizer_;
   const KernelTable* kernels_ = nullptr;
+  WeightPlan weight_plan_;
   ContextPlan context_;
   uint64_t weight_file_bytes_ = 0;
   uint32_t n_threads_ = 0;

@@ -19,7 +19,7 @@ planner::PieceBytes piece_bytes(const Model& model) {
   pieces.embedding_row = tensor_row_bytes(model.embedding().type, model.embedding().n_in);
   pieces.output_head = model.output().total_bytes();
   for (uint32_t idx = 0; idx < model.shape().n_layers; ++idx) {
-    const LayerWeights& w = model.layer(idx);
+    const LayerWeights& w = model.layer(idx);  // shapes
     pieces.layers.push_back({.qkv = w.q.total_bytes() + w.k.total_bytes() + w.v.total_bytes(),
                              .attn_output = w.attn_output.total_bytes(),
                              .ffn_gate_up = w.ffn_gate.total_bytes() + w.ffn_up.total_bytes(),
@@ -150,27 +150,42 @@ void Walk::State::execute(const StepOp& op) {
     case OpKind::kEmbed:
       return embed();
     case OpKind::kAttnNorm:
-      return attn_norm(op.layer);
+      return attn_norm();
     case OpKind::kQkv:
       return qkv(op.layer);
     case OpKind::kAttend:
       return attend(op.layer);
     case OpKind::kAttnOutput:
-      return attn_output(op.layer);
+      return attn_output();
     case OpKind::kFfnNorm:
-      return ffn_norm(op.layer);
+      return ffn_norm();
     case OpKind::kFfnGateUp:
       return ffn_gate_up(op.layer);
     case OpKind::kFfnDown:
-      return ffn_down(op.layer);
+      return ffn_down();
     case OpKind::kLogits:
       return logits();
   }
 }
 
+void Walk::State::release_weights() {
+  weights.release();
+  held_layer = kNoLayer;
+}
+
+void Walk::State::hold_weights(const StepOp& op) {
+  if (op.layer != held_layer) {
+    release_weights();  // first, so that its slot is filled while the next layer computes
+    if (op.layer != kNoLayer) weights = model.take_layer(op.layer, pool);
+    held_layer = op.layer;
+  }
+  model.read_ahead(pool);
+}
+
 void Walk::State::run_plan() {
   op_seconds.clear();
   for (const StepOp& op : plan.ops) {
+    hold_weights(op);
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
     execute(op);
@@ -178,6 +193,8 @@ void Walk::State::run_plan() {
       op_seconds.push_back(
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
+  release_weights();
+  model.read_ahead(pool);  // for the next step, while this one's token is chosen
 }
 
 Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
@@ -202,6 +219,7 @@ void Walk::step(std::span<const StepRow> rows) {
     for (const State::Group& group : s.groups) s.cache.open_rows(*group.sequence, group.n_rows);
     s.run_plan();
   } catch (...) {
+    s.release_weights();
     for (const State::Group& group : s.groups) s.cache.abandon_rows(*group.sequence);
     throw;
   }

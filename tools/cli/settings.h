@@ -15,7 +15,9 @@ struct Settings {
   uint64_t ctx_size = 0;  // 0 = chosen
   uint64_t threads = 0;   // 0 = every CPU this process may use
   std::string cache_type_k, cache_type_v;
-  uint64_t kv_dram = 0;  // 0 = what the context needs
+  uint64_t kv_dram = 0;       // 0 = what the context needs
+  uint64_t weights_dram = 0;  // 0 = all of them
+  std::string load;
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;
