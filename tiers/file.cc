@@ -56,6 +56,10 @@ File File::open_for_reading(const std::string& path, bool direct) {
     throw Error(ErrorCode::kIo,
                 "cannot read '" + path + "' at an offset: it is neither a file nor a disk", path,
                 "name a regular file");
+  // A ring would answer EAGAIN for such a file where it has to wait for the disk.
+  const int flags = fcntl(descriptor, F_GETFL);
+  if (flags < 0 || fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK) != 0)
+    refuse("cannot examine", path, errno);
   return file;
 }
 

@@ -14,10 +14,12 @@
 #include <map>
 #include <random>
 
+#include "base/error.h"
 #include "base/host_memory.h"
 #include "tests/tiers/fresh_folder.h"
 #include "tiers/file.h"
 #include "tiers/thread_io.h"
+#include "tiers/uring_io.h"
 
 namespace strata::tiers {
 namespace {
@@ -34,6 +36,8 @@ struct BackEnd {
 
 const BackEnd kBackEnds[] = {
     {"threads", [](uint32_t depth) { return std::make_unique<ThreadIo>(depth, 3); }},
+    {"ring", [](uint32_t depth) { return open_uring_io(depth); }},
+    {"plain_ring", [](uint32_t depth) { return open_uring_io(depth, UringSetup::kPlain); }},
 };
 
 File open_for_writing(const std::string& path) {
@@ -45,6 +49,14 @@ File open_for_writing(const std::string& path) {
 
 class IoTest : public testing::TestWithParam<BackEnd> {
  protected:
+  void SetUp() override {
+    try {
+      GetParam().open(1);
+    } catch (const Error& error) {
+      GTEST_SKIP() << error.what();
+    }
+  }
+
   /// Starts the requests and returns all completions by id.
   std::map<uint64_t, IoCompletion> run(Io& io, std::span<const IoRequest> requests) {
     std::map<uint64_t, IoCompletion> by_id;
