@@ -3,11 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string>
 
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
-#include "tiers/thread_io.h"
+#include "tiers/open_io.h"
 
 namespace strata::engine {
 namespace {
@@ -35,7 +36,8 @@ uint64_t read_buffer_bytes(uint64_t run_bytes) {
 }
 
 std::unique_ptr<tiers::Io> make_weight_io(uint32_t depth) {
-  return std::make_unique<tiers::ThreadIo>(depth);
+  std::string notice;  // WeightReadCounts::back_end says which one it became
+  return tiers::open_io(tiers::IoChoice::kAuto, depth, notice);
 }
 
 PanelReader::PanelReader(const GgufFile& file, const MakeIo& make_io, uint32_t n_buffers,
@@ -56,6 +58,7 @@ PanelReader::PanelReader(const GgufFile& file, const MakeIo& make_io, uint32_t n
     buffers_[idx].memory = memory_.data() + idx * buffer_bytes;
   for (auto* list : {&free_, &arrived_}) list->reserve(n_buffers);
   for (uint32_t idx = n_buffers; idx > 0; --idx) free_.push_back(idx - 1);
+  counts_.back_end = io_->name();
   queued_.reserve(n_buffers);
   completions_.resize(n_buffers);
 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/host_memory.h"
@@ -33,12 +34,13 @@ std::unique_ptr<tiers::Io> make_weight_io(uint32_t depth);
 
 /// What reading has cost so far.
 struct WeightReadCounts {
-  uint64_t read_bytes = 0;   // asked of the disk, the over-read for alignment included
-  uint64_t n_reads = 0;      // that have ended
-  uint64_t n_stalls = 0;     // layers that were not there when the walk came to them
-  double wait_seconds = 0;   // in which the walk did nothing but wait for the disk
-  double pack_seconds = 0;   // in which the walk's threads packed
-  uint64_t n_abandoned = 0;  // reads whose bytes nobody wanted any more
+  std::string_view back_end;  // Io::name
+  uint64_t read_bytes = 0;    // asked of the disk, the over-read for alignment included
+  uint64_t n_reads = 0;       // that have ended
+  uint64_t n_stalls = 0;      // layers that were not there when the walk came to them
+  double wait_seconds = 0;    // in which the walk did nothing but wait for the disk
+  double pack_seconds = 0;    // in which the walk's threads packed
+  uint64_t n_abandoned = 0;   // reads whose bytes nobody wanted any more
 };
 
 /// A group of matrices that is being packed: where, and what is still missing.

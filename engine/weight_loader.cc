@@ -84,6 +84,7 @@ class Loader {
     PanelReader reader(file_, make_io_,
                        static_cast<uint32_t>(std::min<uint64_t>(kReadBuffersMax, runs.size())),
                        read_buffer_bytes(run_bytes_max(runs)));
+    back_end_ = reader.counts().back_end;
     PackTarget target{.memory = memory_, .n_missing = runs.size()};
     const uint64_t total_bytes = file_bytes_of(runs);
     const uint64_t n_runs = runs.size();
@@ -100,6 +101,8 @@ class Loader {
       reported_bytes = read_bytes;
     }
   }
+
+  std::string_view back_end() const { return back_end_; }
 
  private:
   void report(uint64_t more_bytes) {
@@ -123,6 +126,7 @@ class Loader {
   const std::chrono::milliseconds deadline_;
   const LoadProgress& progress_;
   std::vector<MappedFile> mapped_;
+  std::string_view back_end_;
   uint64_t done_bytes_ = 0;
 };
 
@@ -178,6 +182,7 @@ LoadReport load_runs(const GgufFile& file, std::span<const PanelRun> runs, std::
   else
     loader.read_direct(runs);
   if (!can_map) report.used = LoadMode::kDirect;
+  report.back_end = loader.back_end();
   for (uint32_t shard = 0; shard < file.n_shards(); ++shard) file.check_unchanged(shard);
   return report;
 }

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <vector>
+#include <string_view>
 
 #include "base/thread_pool.h"
 #include "engine/panel_reader.h"
@@ -19,6 +19,7 @@ enum class LoadMode : uint8_t {
 
 struct LoadReport {
   LoadMode used = LoadMode::kMapped;  // never kAuto
+  std::string_view back_end;          // of direct reads; empty: there were none
   bool is_measured = false;
   double direct_bytes_per_s = 0;  // file bytes, packing included; 0: not measured
   double mapped_bytes_per_s = 0;

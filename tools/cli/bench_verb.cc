@@ -153,6 +153,7 @@ int run_bench(const Command& command) {
     report.add(runner.measure(test, {on_depth, on_run}));
   }
   report.finish();
+  if (settings.verbose) say_reads(model);
   say_memory(model.weight_bytes(), runner.kv_budget_bytes());
   return 0;
 }

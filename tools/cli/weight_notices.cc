@@ -8,6 +8,7 @@
 namespace strata::cli {
 
 using engine::bytes_text;
+using engine::grouped_number;
 
 void say_streaming(const engine::WeightPlan& plan) {
   if (plan.n_streamed() == 0) return;
@@ -21,13 +22,23 @@ void say_streaming(const engine::WeightPlan& plan) {
 
 void say_load(const engine::LoadReport& report) {
   std::string line = report.used == engine::LoadMode::kDirect
-                         ? "loaded past the page cache (direct)"
-                         : "loaded through the page cache (mmap)";
+                         ? fmt::format("loaded past the page cache (direct, {})", report.back_end)
+                         : std::string("loaded through the page cache (mmap)");
   if (report.is_measured)
     line += fmt::format(": measured {}/s direct, {}/s mmap",
                         bytes_text(static_cast<uint64_t>(report.direct_bytes_per_s)),
                         bytes_text(static_cast<uint64_t>(report.mapped_bytes_per_s)));
   notice(line);
+}
+
+void say_reads(const engine::Model& model) {
+  if (model.weight_plan().n_streamed() == 0) return;
+  const engine::WeightReadCounts counts = model.read_counts();
+  notice(
+      fmt::format("streamed: {} in {} reads ({}) | {} layers were late: waited {:.2f} s for the "
+                  "disk | packed for {:.2f} s",
+                  bytes_text(counts.read_bytes), grouped_number(counts.n_reads), counts.back_end,
+                  grouped_number(counts.n_stalls), counts.wait_seconds, counts.pack_seconds));
 }
 
 }  // namespace strata::cli
