@@ -17,7 +17,9 @@ namespace strata::engine {
 namespace {
 
 constexpr uint64_t kRunsPerRegion = 32;  // between two reports of progress
-constexpr uint64_t kSampleRuns = 32;     // per way of reading, spread over the file
+// What each way of reading is measured by: stretches, because the page cache reads ahead.
+constexpr uint64_t kSampleStretches = 4;  // spread over the file
+constexpr uint64_t kStretchRuns = 8;      // neighbours
 
 using Clock = std::chrono::steady_clock;
 
@@ -142,11 +144,11 @@ double bytes_per_s(std::span<const PanelRun> runs, const Read& read) {
 /// which the page cache may hold in part.
 LoadReport read_measured(Loader& loader, std::span<const PanelRun> runs) {
   std::vector<PanelRun> direct_sample, mapped_sample, others;
-  const uint64_t stride = std::max<uint64_t>(4, runs.size() / kSampleRuns);
+  const uint64_t n_stretches = runs.size() / kStretchRuns;
+  const uint64_t stride = std::max<uint64_t>(4, n_stretches / kSampleStretches);
   for (size_t i = 0; i < runs.size(); ++i) {
-    auto& list = i % stride == 0            ? direct_sample
-                 : i % stride == stride / 2 ? mapped_sample
-                                            : others;
+    const uint64_t at = i / kStretchRuns % stride;
+    auto& list = at == 0 ? direct_sample : at == stride / 2 ? mapped_sample : others;
     list.push_back(runs[i]);
   }
   LoadReport report;
