@@ -50,7 +50,8 @@ struct StreamedLayer {
   std::vector<PanelRun> runs;            // in the order of use
 };
 
-/// One caller at a time. take() and read_ahead() allocate nothing.
+/// One thread, for a ring knows its issuer: the first that calls. take() and read_ahead() allocate
+/// nothing.
 class WeightStream {
  public:
   /// `slot_memory` is n_slots * slot_bytes that the caller keeps. Errors: those of PanelReader.
