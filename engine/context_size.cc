@@ -197,11 +197,22 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   const uint64_t taken = request.weight_bytes + buffers;
   const uint64_t free_bytes = request.available_bytes - std::min(request.available_bytes, taken);
   if (free_bytes == 0) {
+    // Half of what weights and K and V have between them: a start that works, not the best.
+    const uint64_t shared_bytes =
+        request.available_bytes - std::min(request.available_bytes, buffers);
+    const uint64_t streamed_bytes = std::max(request.weight_bytes_min, shared_bytes / 2);
+    const bool can_stream = request.weight_bytes_min > 0 && streamed_bytes < shared_bytes &&
+                            streamed_bytes < request.weight_bytes;
     throw Error(ErrorCode::kDoesNotFit,
                 fmt::format("the weights need {} and buffers {}, this machine has {} free",
                             bytes_text(request.weight_bytes), bytes_text(buffers),
                             bytes_text(request.available_bytes)),
-                "--model", "free memory or use a smaller model or quantisation");
+                "--model",
+                can_stream
+                    ? fmt::format("stream weights from the file with --weights-dram {}, free "
+                                  "memory, or use a smaller model or quantisation",
+                                  size_argument(streamed_bytes))
+                    : "free memory or use a smaller model or quantisation");
   }
   uint64_t n_ctx = request.n_ctx;
   if (n_ctx == 0) {

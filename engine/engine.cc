@@ -48,7 +48,10 @@ Engine Engine::open(const EngineOptions& options) {
   request.chunk_rows = options.chunk_rows;
   request.allow_untrained = options.allow_untrained;
   request.n_threads = engine.n_threads_;
-  request.weight_bytes = Model::packed_bytes(*engine.file_, engine.spec_);
+  const WeightSizes sizes = weight_sizes(*engine.file_, engine.spec_);
+  engine.weight_plan_ = plan_weights(sizes, options.weights_dram_bytes);
+  request.weight_bytes = engine.weight_plan_.total_bytes();
+  request.weight_bytes_min = smallest_weight_budget(sizes);
   request.available_bytes = available_dram_bytes();
   if (!options.nvme_directory.empty())
     request.nvme_bytes = options.nvme_budget_bytes > 0
@@ -58,11 +61,18 @@ Engine Engine::open(const EngineOptions& options) {
   return engine;
 }
 
+Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) const {
+  WeightOptions weights;
+  weights.load = options_.load;
+  weights.plan = weight_plan_;
+  return Model::load(*file_, spec_, pool, progress, weights);
+}
+
 void Engine::load(const Model::Progress& progress) {
   STRATA_CHECK(model_ == nullptr, "loaded twice");
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_unique<ThreadPool>(n_threads_);
-  model_ = std::make_unique<Model>(Model::load(*file_, spec_, *pool_, progress));
+  model_ = std::make_unique<Model>(load_model(*pool_, progress));
   KvCacheOptions kv;
   kv.k_codec = options_.k_codec;
   kv.v_codec = options_.v_codec;

@@ -27,6 +27,8 @@ struct EngineOptions {
   std::string nvme_directory = "";  // of the spill file; empty = none: K and V stay in DRAM
   uint64_t nvme_budget_bytes = 0;   // of the spill file; 0 = half of what the disk has free
   tiers::IoChoice io = tiers::IoChoice::kAuto;
+  uint64_t weights_dram_bytes = 0;  // the others are streamed from the file; 0 = all
+  LoadMode load = LoadMode::kAuto;
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
@@ -39,16 +41,19 @@ struct EngineOptions {
 class Engine {
  public:
   /// Reads the model's head. Errors: those of GgufFile::open, read_model_spec, Tokenizer::make,
-  /// choose_kernels, plan_context.
+  /// choose_kernels, plan_weights, plan_context.
   static Engine open(const EngineOptions& options);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
   void load(const Model::Progress& progress);
+  /// The weights alone, for a caller that keeps them itself; they must go before the engine does.
+  Model load_model(ThreadPool& pool, const Model::Progress& progress) const;
 
   const GgufFile& file() const { return *file_; }
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ContextPlan& context() const { return context_; }
+  const WeightPlan& weight_plan() const { return weight_plan_; }
   const KernelTable& kernels() const { return *kernels_; }
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
@@ -70,6 +75,7 @@ class Engine {
   ModelSpec spec_;
   std::unique_ptr<Tokenizer> tokenizer_;
   const KernelTable* kernels_ = nullptr;
+  WeightPlan weight_plan_;
   ContextPlan context_;
   uint64_t weight_file_bytes_ = 0;
   uint32_t n_threads_ = 0;

@@ -156,27 +156,42 @@ void Walk::State::execute(const StepOp& op) {
     case OpKind::kEmbed:
       return embed();
     case OpKind::kAttnNorm:
-      return attn_norm(op.layer);
+      return attn_norm();
     case OpKind::kQkv:
       return qkv(op.layer);
     case OpKind::kAttend:
       return attend(op.layer);
     case OpKind::kAttnOutput:
-      return attn_output(op.layer);
+      return attn_output();
     case OpKind::kFfnNorm:
-      return ffn_norm(op.layer);
+      return ffn_norm();
     case OpKind::kFfnGateUp:
       return ffn_gate_up(op.layer);
     case OpKind::kFfnDown:
-      return ffn_down(op.layer);
+      return ffn_down();
     case OpKind::kLogits:
       return logits();
   }
 }
 
+void Walk::State::release_weights() {
+  weights.release();
+  held_layer = kNoLayer;
+}
+
+void Walk::State::hold_weights(const StepOp& op) {
+  if (op.layer != held_layer) {
+    release_weights();  // first, so that its slot is filled while the next layer computes
+    if (op.layer != kNoLayer) weights = model.take_layer(op.layer, pool);
+    held_layer = op.layer;
+  }
+  model.read_ahead(pool);
+}
+
 void Walk::State::run_plan() {
   op_seconds.clear();
   for (const StepOp& op : plan.ops) {
+    hold_weights(op);
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
     execute(op);
@@ -184,6 +199,8 @@ void Walk::State::run_plan() {
       op_seconds.push_back(
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
+  release_weights();
+  model.read_ahead(pool);  // for the next step, while this one's token is chosen
 }
 
 Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
@@ -206,6 +223,7 @@ void Walk::State::run_step(std::span<const StepRow> rows) {
     plan_waves();
     run_plan();
   } catch (...) {
+    release_weights();
     drop_fetches();
     for (const Group& group : groups) cache.abandon_rows(*group.sequence);
     throw;

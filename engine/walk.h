@@ -41,7 +41,8 @@ class Walk {
 
   /// Walks 1..max_rows rows. Afterwards their tokens belong to their sequences, and logits(i) is
   /// that of the i-th row that wanted them. Errors: kDoesNotFit where the KV budget has no free
-  /// block: nothing of the step is kept, as with every exception.
+  /// block, kIo where weights are streamed and do not come: nothing of the step is kept, as with
+  /// every exception.
   void step(std::span<const StepRow> rows);
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;

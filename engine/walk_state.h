@@ -47,14 +47,17 @@ struct Walk::State {
   void begin(std::span<const StepRow> rows);  // groups, positions, angles, plan
   void run_plan();
   void execute(const StepOp& op);
+  /// Holds the weights of the operation's layer, and of no other; then asks for what comes next.
+  void hold_weights(const StepOp& op);
+  void release_weights();
   void embed();
-  void attn_norm(uint32_t layer);
+  void attn_norm();
   void qkv(uint32_t layer);
   void attend(uint32_t layer);
-  void attn_output(uint32_t layer);
-  void ffn_norm(uint32_t layer);
+  void attn_output();
+  void ffn_norm();
   void ffn_gate_up(uint32_t layer);
-  void ffn_down(uint32_t layer);
+  void ffn_down();
   void logits();
 
   // Helpers of the operations (engine/walk_layer.cc).
@@ -123,6 +126,8 @@ struct Walk::State {
   uint32_t n_rows = 0;
   StepShape step_shape;
   StepPlan plan;
+  LayerLease weights;  // of held_layer
+  uint32_t held_layer = kNoLayer;
   planner::PieceBytes pieces;
   bool timing = false;
   std::vector<double> op_seconds;

@@ -14,6 +14,7 @@
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/tier_report.h"
+#include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
 
@@ -77,6 +78,7 @@ void ModelSession::say_setup() const {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
   }
+  say_streaming(engine_.weight_plan());
   if (!settings_.verbose) return;
   notice(fmt::format("{} | {} threads, {} ({}) | chunks of {} rows | {} tensors in {} file(s)",
                      version_text(), engine_.n_threads(), engine_.kernels().name,
@@ -131,6 +133,7 @@ void ModelSession::load() {
   });
   progress.finish();
   for (const std::string& line : engine_.notices()) notice("note: " + line);
+  if (settings_.verbose) say_load(engine_.model().load_report());
 }
 
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,

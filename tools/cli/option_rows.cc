@@ -39,6 +39,13 @@ constexpr OptionSpec kRows[] = {
      &S::nvme_budget},
     {"io", "", Section::kModel, ValueKind::kChoice, "auto", 0, 0, "auto|io_uring|threads",
      "how the spill file is read and written", Sources::kEverywhere, kGenerating, &S::io},
+    {"weights-dram", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
+     "most memory for weights, such as 6GiB; the others are read from the model file in every "
+     "step; 0 = all stay",
+     Sources::kEverywhere, kComputing, &S::weights_dram},
+    {"load", "", Section::kModel, ValueKind::kChoice, "auto", 0, 0, "auto|direct|mmap",
+     "how weights come from the file: past the page cache, through it, or what is faster here",
+     Sources::kEverywhere, kComputing, &S::load},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing, &S::batch_size},
     {"cpu-isa", "", Section::kModel, ValueKind::kText, "", 0, 0, "NAME",

@@ -19,6 +19,8 @@ struct Settings {
   std::string nvme;          // resolved by command_line.h: a folder, or empty = no spill file
   uint64_t nvme_budget = 0;  // 0 = half of what the disk has free
   std::string io;
+  uint64_t weights_dram = 0;  // 0 = all of them
+  std::string load;
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;
