@@ -1,5 +1,5 @@
 // The status of a transfer is where its failure is told.
-// Expected error: ignoring return value of 'strata::tiers::IoStatus strata::tiers::TransferQueue::take_write
+// Expected error: ignoring return value of 'strata::tiers::IoStatus
 #include "tiers/transfer_queue.h"
 
 using strata::tiers::IoStatus;

@@ -1,5 +1,5 @@
 // Who ignores a ticket never learns how the transfer ended: dropping one is said aloud.
-// Expected error: ignoring returned value of type 'strata::tiers::Ticket', declared with attribute 'nodiscard'
+// Expected error: ignoring returned value of type 'strata::tiers::Ticket'
 #include "tiers/transfer_queue.h"
 
 using strata::tiers::FillLease;
