@@ -139,8 +139,7 @@ void ContextCache::finish(KvCache& cache, const Sequence& sequence, const std::s
   tiers::SessionManifest manifest;
   manifest.model = shape_.model;
   manifest.model_name = model_name_;
-  manifest.tokens.assign(sequence.tokens().begin(),
-                         sequence.tokens().begin() + found.n_positions);
+  manifest.tokens.assign(sequence.tokens().begin(), sequence.tokens().begin() + found.n_positions);
   for (const tiers::FoundPiece& piece : found.pieces)
     if (manifest.packs.empty() || manifest.packs.back() != piece.pack->name())
       manifest.packs.push_back(piece.pack->name());

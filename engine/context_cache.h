@@ -1,7 +1,7 @@
 // engine/context_cache.h - contexts that outlive a run: every text that was read may be found again
 // by its beginning, in this or another process, under whatever question comes next.
-// Why: reading a long text costs minutes, its K and V seconds of disk. A name is not needed; a named
-// session only keeps its packs from being evicted (docs/adr/0002-saved-contexts.md).
+// Why: reading a long text costs minutes, its K and V seconds of disk. A name is not needed; a
+// named session only keeps its packs from being evicted (docs/adr/0002-saved-contexts.md).
 #pragma once
 
 #include <condition_variable>
@@ -36,14 +36,14 @@ struct ContextCacheCounts {
   uint64_t damaged_packs = 0;  // found to be wrong while restoring, and removed
 };
 
-/// Saves a sequence while it is read, extent by extent on the calling thread (which copies bytes to
-/// the page cache), whole packs of 4,096 positions on a thread of its own, which waits for the disk.
-/// One caller at a time.
+/// Saves a sequence while it is read: extent by extent on the calling thread, which copies bytes to
+/// the page cache, and every 4,096 positions on a thread of its own, which waits for the disk. One
+/// caller at a time.
 class ContextCache {
  public:
   /// Errors: those of PackDirectory::open.
-  ContextCache(const ContextCacheOptions& options, const KvCache& cache, const Hash128& model,
-               std::string model_name);
+  ContextCache(const ContextCacheOptions& options, const KvCache& cache,
+               const tiers::Hash128& model, std::string model_name);
   /// Waits for nothing that is not in the middle of a system call: what has no name yet is lost.
   ~ContextCache();
 
@@ -65,7 +65,7 @@ class ContextCache {
   ContextCacheCounts counts() const;
 
  private:
-  void start_run(const Sequence& sequence, std::span<const int32_t> tokens, uint32_t first_pos);
+  void start_run(uint32_t first_pos);
   void write_extent(KvCache& cache, const Sequence& sequence, uint32_t extent);
   void publish_loop();
   void give_up(const Error& error);
@@ -79,7 +79,8 @@ class ContextCache {
   // The run being saved: tokens_[first_pos_, first_pos_ + run length).
   std::vector<int32_t> tokens_;
   std::optional<tiers::PackWriter> writer_;
-  uint32_t run_end_ = 0;      // position
+  uint32_t first_pos_ = 0;
+  uint32_t run_end_ = 0;
   uint32_t next_extent_ = 0;  // of the text
   uint32_t saved_end_ = 0;    // positions before it are saved, or on their way
 

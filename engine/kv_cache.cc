@@ -98,6 +98,22 @@ bool KvCache::must_copy(tiers::BlockId open) const {
   return store_.references(open) > 1 || store_.is_frozen(open);
 }
 
+/// Reads an extent back; it stays readable until it is released.
+void KvCache::hold(tiers::ExtentId extent) {
+  while (!store_.fetch(extent)) {
+    if (!store_.wait_for_transfer())
+      throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
+                  "spill file", "name another disk with --nvme");
+  }
+  try {
+    ThreadPool serial(1);
+    store_.take({&extent, 1}, serial);
+  } catch (...) {
+    store_.release(extent);
+    throw;
+  }
+}
+
 /// Replaces the last block of a table by a copy of its own in DRAM.
 void KvCache::copy_open_block(StreamTable& table) {
   const tiers::BlockId from = table.blocks.back();
@@ -105,15 +121,7 @@ void KvCache::copy_open_block(StreamTable& table) {
   const bool is_away = !store_.is_resident(from);
   const tiers::ExtentId extent = store_.extent_of(from);
   try {
-    if (is_away) {
-      while (!store_.fetch(extent)) {
-        if (!store_.wait_for_transfer())
-          throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
-                      "spill file", "name another disk with --nvme");
-      }
-      ThreadPool serial(1);
-      store_.take({&extent, 1}, serial);
-    }
+    if (is_away) hold(extent);
   } catch (...) {
     store_.release(own);
     throw;
@@ -122,6 +130,30 @@ void KvCache::copy_open_block(StreamTable& table) {
   if (is_away) store_.release(extent);
   store_.release(from);
   table.blocks.back() = own;
+}
+
+ExtentBytes KvCache::hold_extent(const Sequence& sequence, uint32_t layer, uint32_t first_pos,
+                                 uint32_t n_blocks) {
+  ExtentBytes held;
+  try {
+    for (uint32_t head = 0; head < shape_.layers[layer].n_kv_heads; ++head)
+      for (uint32_t i = 0; i < n_blocks; ++i) {
+        const auto id = block_id(sequence, layer, head, first_pos + i * kBlockPositions);
+        if (id != tiers::kNoBlock && !store_.is_readable(id)) {
+          hold(store_.extent_of(id));
+          held.holds.push_back(store_.extent_of(id));
+        }
+        held.blocks.push_back(id == tiers::kNoBlock ? nullptr : store_.bytes(id));
+      }
+  } catch (...) {
+    release_extent(held);
+    throw;
+  }
+  return held;
+}
+
+void KvCache::release_extent(const ExtentBytes& held) {
+  for (const tiers::ExtentId extent : held.holds) store_.release(extent);
 }
 
 void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {

@@ -84,7 +84,7 @@ class BlockStore {
   // Blocks.
   /// A block in a DRAM slot (beside `previous` where that is possible), with one reference. Nothing
   /// where no slot is free: see make_room().
-  std::optional<BlockId> open_block(BlockId previous);
+  [[nodiscard]] std::optional<BlockId> open_block(BlockId previous);
   void add_reference(BlockId block);
   void release(BlockId block);
   uint32_t references(BlockId block) const;
@@ -111,7 +111,7 @@ class BlockStore {
   /// impossible: what is in DRAM then is open or could not be written.
   /// Victims: of the layer with most resident extents, the latest but the last: the first positions
   /// and the last are read the soonest.
-  bool make_room(uint64_t n_slots);
+  [[nodiscard]] bool make_room(uint64_t n_slots);
   /// Slots that stay free when extents that were read are taken into DRAM. Without it they are read
   /// for as long as they are held only.
   void set_headroom(uint64_t n_slots) { headroom_slots_ = n_slots; }
@@ -137,7 +137,7 @@ class BlockStore {
   // Reading back. Holds are counted: the frame of an extent is free again after the last release.
   /// Begins to read an evicted extent. False where no frame is free: release what was fetched
   /// before, or wait_for_transfer().
-  bool fetch(ExtentId extent);
+  [[nodiscard]] bool fetch(ExtentId extent);
   /// Waits for the reads of these extents and checks every tag, in parallel. Errors: LostExtent,
   /// for the first one that could not be read rightly, twice.
   void take(std::span<const ExtentId> extents, ThreadPool& pool);

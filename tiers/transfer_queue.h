@@ -54,9 +54,9 @@ class TransferQueue {
 
   /// Begins to read bytes [offset, offset + bytes) of a file, in the file's alignment and at most
   /// frame_bytes. Nothing where no frame is free.
-  std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes);
+  [[nodiscard]] std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes);
   /// A frame to fill by hand. Nothing where none is free.
-  std::optional<FillLease> take_frame();
+  [[nodiscard]] std::optional<FillLease> take_frame();
   /// Begins to write the first `bytes` of the frame.
   Ticket write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes);
 
@@ -69,8 +69,8 @@ class TransferQueue {
   bool wait_any();
   /// Waits for the read, at most until its deadline. kOk: `lease` holds the bytes; else it holds
   /// nothing, and where the device still owns the frame it is quarantined.
-  IoStatus take_read(Ticket&& ticket, ReadLease& lease);
-  IoStatus take_write(Ticket&& ticket);
+  [[nodiscard]] IoStatus take_read(Ticket&& ticket, ReadLease& lease);
+  [[nodiscard]] IoStatus take_write(Ticket&& ticket);
   /// Waits for everything in flight, each transfer at most until its deadline.
   void drain();
 
