@@ -36,7 +36,7 @@ struct Spill {
 };
 
 struct SpillRequest {
-  std::string directory;      // empty: no spill file, transfers only
+  std::string directory = "";  // empty: no spill file, transfers only
   uint64_t budget_bytes = 0;  // of the file
   uint64_t place_bytes = 0;   // of one place and of one staging frame; a multiple of 4,096
   uint32_t n_frames = 0;
