@@ -35,6 +35,14 @@ std::string spill_directory(const std::string& asked, const GetVariable& get) {
   return "";
 }
 
+/// The folder of saved contexts; empty where no place is known.
+std::string session_directory(const std::string& asked, const GetVariable& get) {
+  if (!asked.empty()) return asked;
+  if (const auto base = non_empty(get("XDG_DATA_HOME"))) return *base + "/strata/sessions";
+  if (const auto home = non_empty(get("HOME"))) return *home + "/.local/share/strata/sessions";
+  return "";
+}
+
 void refuse_together(const Command& command, std::string_view one, std::string_view other,
                      const std::string& why) {
   throw Error(ErrorCode::kUsage,
@@ -122,6 +130,7 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
   }
   check_command(verb, stated);
   stated.settings.nvme = spill_directory(stated.settings.nvme, get);
+  stated.settings.session_dir = session_directory(stated.settings.session_dir, get);
   return stated;
 }
 
@@ -134,6 +143,9 @@ void check_command(const VerbSyntax& verb, const Command& command) {
   const std::string& format = command.settings.output_format;
   if (command.settings.json && command.is_set("output-format") && !format.starts_with("json")) {
     refuse_together(command, "json", "output-format", "both choose the form of the output");
+  }
+  if (command.settings.all && !command.settings.name.empty()) {
+    refuse_together(command, "name", "all", "--all is every one");
   }
   const bool needs_model =
       find_flag("-m", verb.bit) != nullptr && !command.settings.help && !command.settings.version;

@@ -142,6 +142,17 @@ constexpr OptionSpec kRows[] = {
      "also time each kind of operation, in one more run of each test", Sources::kEverywhere, kBench,
      &S::stages},
 
+    {"session-dir", "", Section::kSaved, ValueKind::kText, "", 0, 0, "DIR",
+     "folder of saved contexts; empty = one in the data folder", Sources::kEverywhere, kOnSaved,
+     &S::session_dir},
+    {"cache-budget", "", Section::kSaved, ValueKind::kSize, "20GiB", 0, kMaxBytes, "SIZE",
+     "most disk space for saved contexts", Sources::kEverywhere, kCacheList, &S::cache_budget},
+    {"name", "", Section::kSaved, ValueKind::kTextList, "", 0, 0, "NAME",
+     "which one; the flag itself may be left out", Sources::kFlagOnly, kOnSessions | kCacheRemove,
+     &S::name},
+    {"all", "", Section::kSaved, ValueKind::kFlag, "false", 0, 0, "", "every one of them",
+     Sources::kFlagOnly, kSessionRemove | kCacheRemove, &S::all},
+
     {"json", "", Section::kOutput, ValueKind::kFlag, "false", 0, 0, "",
      "one JSON object on standard output, errors too", Sources::kEverywhere, kEveryVerb, &S::json},
     {"output", "-o", Section::kOutput, ValueKind::kText, "", 0, 0, "FILE",

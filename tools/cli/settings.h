@@ -50,6 +50,11 @@ struct Settings {
   uint64_t repetitions = 0;
   std::string depth_fill;
   bool stages = false;
+  // Saved contexts.
+  std::string session_dir;  // resolved by command_line.h; empty = no place is known
+  uint64_t cache_budget = 0;
+  std::vector<std::string> name;  // of sessions or packs
+  bool all = false;
   // Output.
   bool json = false;
   std::string output;
