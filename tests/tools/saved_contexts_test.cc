@@ -111,14 +111,13 @@ TEST_F(SavedContexts, WhatIsDamagedOrForeignIsListedAsSuchAndHidesNothing) {
     problems[session["name"]] = session.value("problem", "");
     EXPECT_EQ(session["verified"], session["name"] == "whole");
   }
-  EXPECT_EQ(problems["book"], "1 of its 2 packs are damaged");
+  EXPECT_EQ(problems["book"], "1 of 2 packs damaged");
   EXPECT_NE(problems["broken"].find("hash differs"), std::string::npos) << problems["broken"];
-  EXPECT_EQ(problems["gone"], "1 of its 1 packs are missing");
+  EXPECT_EQ(problems["gone"], "1 of 1 pack missing");
   EXPECT_NE(problems["odd"], "");
   EXPECT_EQ(problems["whole"], "");
   EXPECT_EQ(problems.size(), 5u);
-  EXPECT_NE(run({"session", "list"}).out.find("DAMAGED: 1 of its 2 packs are damaged"),
-            std::string::npos);
+  EXPECT_NE(run({"session", "list"}).out.find("DAMAGED: 1 of 2 packs damaged"), std::string::npos);
 }
 
 TEST_F(SavedContexts, ADirectoryThatDoesNotExistIsEmptyAndIsNotMade) {
@@ -269,7 +268,7 @@ TEST_F(SavedContexts, VerifyOfOneSessionLooksAtItsPacksOnly) {
   const json of_gone = run_json({"session", "verify", "gone"}, 4);
   ASSERT_EQ(of_gone["bad"].size(), 1u);
   EXPECT_EQ(of_gone["bad"][0]["kind"], "session");
-  EXPECT_EQ(of_gone["bad"][0]["problem"], "1 of its 1 packs are missing");
+  EXPECT_EQ(of_gone["bad"][0]["problem"], "1 of 1 pack missing");
   EXPECT_EQ(run({"session", "verify", "broken"}).exit_code, 4);
   EXPECT_EQ(run_json({"session", "verify"}, 4)["bad"].size(), 3u);
 }
@@ -316,8 +315,8 @@ TEST_F(SavedContexts, CacheRemoveTakesTheBeginningOfANameAndLeavesWhatSessionsKe
   const Outcome outcome = run({"cache", "rm", "--all"});
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_TRUE(outcome.out.starts_with("removed " + loose[1].substr(0, 12) + ": ")) << outcome.out;
-  EXPECT_NE(outcome.out.find("\n1 packs removed, "), std::string::npos) << outcome.out;
-  EXPECT_TRUE(outcome.err.starts_with("2 packs stay because sessions keep them")) << outcome.err;
+  EXPECT_NE(outcome.out.find("\n1 pack removed, "), std::string::npos) << outcome.out;
+  EXPECT_TRUE(outcome.err.starts_with("2 packs kept by sessions")) << outcome.err;
   EXPECT_EQ(files().size(), 3u);
 }
 

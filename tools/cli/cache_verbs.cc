@@ -61,8 +61,9 @@ std::string list_text(std::vector<PackEntry> packs, const Totals& totals) {
                     is_known ? "ok" : "DAMAGED: " + one_line(pack.problem)});
   }
   std::string out = packs.empty() ? "" : table_text(rows, "<>>><<<") + "\n";
-  out += fmt::format("{} tokens in {} packs; {} of {} used", grouped_number(n_tokens), packs.size(),
-                     bytes_text(totals.used_bytes), bytes_text(totals.budget_bytes));
+  out += fmt::format("{} in {}; {} of {} used", count_text(n_tokens, "token"),
+                     count_text(packs.size(), "pack"), bytes_text(totals.used_bytes),
+                     bytes_text(totals.budget_bytes));
   if (totals.free_bytes)
     out += fmt::format("; the disk has {} free", bytes_text(*totals.free_bytes));
   return out;
@@ -152,13 +153,11 @@ int run_cache_remove(const Command& command) {
   if (command.settings.json) {
     sink.write_line(json_text({{"removed", removed}, {"bytes", bytes}}));
   } else {
-    sink.write_line(
-        out + fmt::format("{} packs removed, {} given back", names.size(), bytes_text(bytes)));
+    sink.write_line(out + fmt::format("{} removed, {} given back", count_text(names.size(), "pack"),
+                                      bytes_text(bytes)));
     if (command.settings.all && n_pinned > 0)
-      notice(
-          fmt::format("{} packs stay because sessions keep them; `strata session rm` removes "
-                      "both",
-                      n_pinned));
+      notice(fmt::format("{} kept by sessions; `strata session rm NAME` lets go of them",
+                         count_text(static_cast<uint64_t>(n_pinned), "pack")));
   }
   sink.close();
   return 0;

@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "base/error.h"
+#include "engine/byte_text.h"
 #include "tools/cli/option_table.h"
 
 namespace strata::cli {
@@ -79,13 +80,14 @@ std::string session_problem(const tiers::SessionEntry& session,
                             std::span<const tiers::PackEntry> packs) {
   if (!session.problem.empty()) return session.problem;
   if (session.n_packs_missing > 0)
-    return fmt::format("{} of its {} packs are missing", session.n_packs_missing, session.n_packs);
+    return fmt::format("{} of {} missing", session.n_packs_missing,
+                       count_text(session.n_packs, "pack"));
   const auto n_damaged = std::ranges::count_if(packs, [&](const tiers::PackEntry& pack) {
     return !pack.problem.empty() &&
            std::ranges::find(pack.sessions, session.name) != pack.sessions.end();
   });
   if (n_damaged == 0) return "";
-  return fmt::format("{} of its {} packs are damaged", n_damaged, session.n_packs);
+  return fmt::format("{} of {} damaged", n_damaged, count_text(session.n_packs, "pack"));
 }
 
 std::string utc_time_text(int64_t time_ns) {
@@ -112,6 +114,10 @@ std::string table_text(std::span<const std::vector<std::string>> rows, std::stri
     out += line + "\n";
   }
   return out;
+}
+
+std::string count_text(uint64_t n, std::string_view noun) {
+  return fmt::format("{} {}{}", engine::grouped_number(n), noun, n == 1 ? "" : "s");
 }
 
 size_t shown_digits(std::span<const tiers::PackEntry> packs) {

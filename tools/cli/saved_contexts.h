@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tiers/pack_directory.h"
@@ -34,6 +35,9 @@ std::string local_time_text(int64_t time_ns);
 /// Rows of cells as aligned columns, the first row being the heading. A '<' in `alignment` is a
 /// column of words, a '>' one of numbers.
 std::string table_text(std::span<const std::vector<std::string>> rows, std::string_view alignment);
+
+/// "1 pack", "2 packs".
+std::string count_text(uint64_t n, std::string_view noun);
 
 /// Digits of the beginning of a pack's name that tell it from all others of the directory.
 size_t shown_digits(std::span<const tiers::PackEntry> packs);

@@ -157,12 +157,13 @@ int run_session_show(const Command& command) {
     json["packs"] = packs_json(shown, session.name);
     return print(json_text(json) + "\n");
   }
-  return print(fmt::format(
-      "session  {}\nmodel    {} ({})\ntokens   {} in {} packs\nsize     {}\nsaved    {}\n"
-      "state    {}\n\n{}",
-      session.name, one_line(session.model_name), fingerprint, grouped_number(session.n_tokens),
-      session.n_packs, bytes_text(session.bytes), local_time_text(session.saved_ns),
-      state_text(problem), packs_text(shown, session.name, shown_digits(entries))));
+  return print(
+      fmt::format("session  {}\nmodel    {} ({})\ntokens   {} in {}\nsize     {}\nsaved    {}\n"
+                  "state    {}\n\n{}",
+                  session.name, one_line(session.model_name), fingerprint,
+                  grouped_number(session.n_tokens), count_text(session.n_packs, "pack"),
+                  bytes_text(session.bytes), local_time_text(session.saved_ns), state_text(problem),
+                  packs_text(shown, session.name, shown_digits(entries))));
 }
 
 int run_session_remove(const Command& command) {
@@ -183,8 +184,8 @@ int run_session_remove(const Command& command) {
   if (command.settings.json)
     sink.write_line(json_text({{"removed", removed}, {"bytes", bytes}}));
   else if (removed.size() != 1)
-    sink.write_line(
-        fmt::format("{} sessions removed, {} given back", removed.size(), bytes_text(bytes)));
+    sink.write_line(fmt::format("{} removed, {} given back", count_text(removed.size(), "session"),
+                                bytes_text(bytes)));
   sink.close();
   return 0;
 }

@@ -99,8 +99,9 @@ std::string verified_text(const Verified& verified) {
     if (!file.sessions.empty()) out += fmt::format(" (kept by {})", fmt::join(file.sessions, ", "));
     out += "\n";
   }
-  return out + fmt::format("{} packs of {} and {} sessions read: {}", verified.n_packs,
-                           engine::bytes_text(verified.read_bytes), verified.n_sessions,
+  return out + fmt::format("{} of {} and {} read: {}", count_text(verified.n_packs, "pack"),
+                           engine::bytes_text(verified.read_bytes),
+                           count_text(verified.n_sessions, "session"),
                            verified.bad.empty() ? "everything is as it was saved"
                                                 : fmt::format("{} damaged", verified.bad.size()));
 }
