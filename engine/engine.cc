@@ -58,6 +58,7 @@ Engine Engine::open(const EngineOptions& options) {
                              ? options.nvme_budget_bytes
                              : free_disk_bytes(options.nvme_directory) / 2;
   engine.context_ = plan_context(engine.spec_.shape, request);
+  engine.spill_ = engine.open_spill();
   return engine;
 }
 
@@ -80,8 +81,9 @@ void Engine::load(const Model::Progress& progress) {
   kv.chunk_rows = context_.chunk_rows;
   kv.n_ctx = context_.n_ctx;
   if (context_.kv.is_spilling()) kv.model = model_fingerprint(*file_, spec_, kernels_->isa);
-  cache_ = std::make_unique<KvCache>(spec_.shape, kv, open_spill());
+  cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
+  walk_->set_trace(options_.trace);
   load_ms_ =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
@@ -89,12 +91,14 @@ void Engine::load(const Model::Progress& progress) {
 /// Nothing where all of K and V stays in DRAM. The file is as large as this context can need.
 std::unique_ptr<tiers::Spill> Engine::open_spill() {
   if (!context_.kv.is_spilling()) return nullptr;
-  return tiers::open_spill({.directory = options_.nvme_directory,
-                            .budget_bytes = context_.kv.nvme_bytes,
-                            .place_bytes = context_.kv.place_bytes,
-                            .n_frames = context_.kv.n_frames,
-                            .io = options_.io},
-                           notices_);
+  auto spill = tiers::open_spill({.directory = options_.nvme_directory,
+                                  .budget_bytes = context_.kv.nvme_bytes,
+                                  .place_bytes = context_.kv.place_bytes,
+                                  .n_frames = context_.kv.n_frames,
+                                  .io = options_.io},
+                                 notices_);
+  spill->transfers->set_trace(options_.trace);
+  return spill;
 }
 
 const Model& Engine::model() const {

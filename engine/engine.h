@@ -11,6 +11,7 @@
 
 #include "base/kernel_table.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 #include "engine/context_size.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/kv_cache.h"
@@ -36,12 +37,14 @@ struct EngineOptions {
   std::string cpu_isa;     // "" = the widest
   bool allow_untrained = false;
   RopeOverrides rope;
+  Trace* trace = nullptr;  // of steps and transfers; outlives the engine
 };
 
 class Engine {
  public:
-  /// Reads the model's head. Errors: those of GgufFile::open, read_model_spec, Tokenizer::make,
-  /// choose_kernels, plan_weights, plan_context.
+  /// Reads the model's head and makes the spill file where one is needed. Errors: those of
+  /// GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_weights, plan_context,
+  /// tiers::open_spill.
   static Engine open(const EngineOptions& options);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
@@ -58,7 +61,7 @@ class Engine {
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
   double load_ms() const { return load_ms_; }
-  /// Lines for the user about what load() met: a disk or system that lacks something.
+  /// Lines for the user about a disk or system that lacks something.
   const std::vector<std::string>& notices() const { return notices_; }
 
   /// After load() only.
@@ -80,6 +83,7 @@ class Engine {
   uint64_t weight_file_bytes_ = 0;
   uint32_t n_threads_ = 0;
   double load_ms_ = 0;
+  std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Model> model_;

@@ -188,13 +188,27 @@ void Walk::State::hold_weights(const StepOp& op) {
   model.read_ahead(pool);
 }
 
+void Walk::State::check_cancelled() const {
+  if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
+    throw Error(ErrorCode::kCancelled, "the step was stopped");
+}
+
 void Walk::State::run_plan() {
   op_seconds.clear();
   for (const StepOp& op : plan.ops) {
+    check_cancelled();
     hold_weights(op);
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
-    execute(op);
+    {
+      const TraceScope scope(trace,
+                             {.kind = TraceKind::kOperation,
+                              .index = op.layer,
+                              .name = op_kind_name(op.kind),
+                              .bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes,
+                              .detail = op.flop});
+      execute(op);
+    }
     if (timing)
       op_seconds.push_back(
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
@@ -215,8 +229,14 @@ uint64_t Walk::buffer_bytes() const {
 const StepPlan& Walk::plan() const { return state_->plan; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
+void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
+void Walk::set_trace(Trace* trace) { state_->trace = trace; }
 
 void Walk::State::run_step(std::span<const StepRow> rows) {
+  const TraceScope scope(trace, {.kind = TraceKind::kStep,
+                                 .index = static_cast<uint32_t>(rows.size()),
+                                 .name = "step",
+                                 .detail = rows.front().sequence->n_pos()});
   begin(rows);
   try {
     for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);

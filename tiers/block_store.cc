@@ -168,6 +168,7 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   const auto place = spill_->places->take();
   if (!place) {
     ++counts_.places_refused;
+    if (spill_->places->status() != IoStatus::kOk) last_failure_ = spill_->places->status();
     return;
   }
   auto frame = wait_for_frame();

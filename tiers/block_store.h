@@ -40,7 +40,7 @@ inline constexpr ExtentId kNoExtent = static_cast<ExtentId>(UINT32_MAX);
 struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
   uint64_t write_failures = 0;   // the extent stayed in DRAM
-  uint64_t places_refused = 0;   // likewise: the budget on disk was full
+  uint64_t places_refused = 0;   // likewise: the budget or the disk was full
   uint64_t frames_refused = 0;   // likewise: no staging frame came free
   uint64_t retries = 0;          // reads repeated after an error or a wrong tag
   uint64_t corrupt_blocks = 0;   // reads whose tag was wrong
@@ -128,7 +128,8 @@ class BlockStore {
   /// Changes whenever a block became resident or stopped being so.
   uint64_t residency_epoch() const { return residency_epoch_; }
   const StoreCounts& counts() const { return counts_; }
-  /// Why the last write failed; kOk where none did.
+  /// Why the last extent that was refused or failed stayed in DRAM, the budget on disk aside; kOk
+  /// where none did.
   IoStatus last_failure() const { return last_failure_; }
   /// Null where there is no spill.
   const TransferQueue* transfers() const { return spill_ ? spill_->transfers.get() : nullptr; }

@@ -25,6 +25,8 @@ class PlaceSource {
   virtual uint64_t used_bytes() const = 0;
   virtual uint64_t peak_bytes() const = 0;  // of used_bytes
   virtual uint64_t budget_bytes() const = 0;
+  /// kOk, or why there are fewer places than the budget holds.
+  virtual IoStatus status() const { return IoStatus::kOk; }
 };
 
 struct Spill {

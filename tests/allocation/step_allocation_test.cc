@@ -115,6 +115,20 @@ TEST(StepAllocation, StreamedWeightsAllocateNothing) {
   EXPECT_GT(engine.model().read_counts().n_reads, 50u * 4 * 7);
 }
 
+/// With a trace that is full from the third step on.
+TEST(StepAllocation, TracedStepsAllocateNothing) {
+  TinyEngine engine(model_of("llama", 2), {.n_ctx = kContext, .n_threads = 2});
+  Sequence sequence = engine.cache().make_sequence();
+  Trace trace(40);
+  engine.walk().set_trace(&trace);
+  decode(engine, sequence, 2);
+  EXPECT_EQ(allocations_of([&] { decode(engine, sequence, 300); }), 0u);
+  EXPECT_EQ(trace.n_held() + trace.n_dropped(), 302u * (2 * 7 + 2 + 1));
+  engine.walk().set_trace(nullptr);
+  EXPECT_EQ(allocations_of([&] { decode(engine, sequence, 300); }), 0u);
+  EXPECT_EQ(trace.n_held() + trace.n_dropped(), 302u * (2 * 7 + 2 + 1));
+}
+
 TEST(StepAllocation, SamplingAllocatesNothing) {
   SamplerOptions options;
   options.repeat_penalty = 1.1;

@@ -21,9 +21,11 @@ namespace strata::cli {
 using engine::bytes_text;
 using engine::grouped_number;
 
-ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command) {
+ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, Trace* trace) {
   const engine::SamplerOptions sampler = sampler_options(command);
-  ModelSession session(verb, command, engine::Engine::open(engine_options(command.settings)));
+  engine::EngineOptions options = engine_options(command.settings);
+  options.trace = trace;
+  ModelSession session(verb, command, engine::Engine::open(options));
   session.sampler_ = sampler;
   note_missing_pre_tokenizer(session.engine_.file());
   // Made once here so that a wrong value is refused before the weights are read.

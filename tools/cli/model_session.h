@@ -21,8 +21,8 @@ class ModelSession {
  public:
   /// Opens the model and, unless `raw`, its chat template; says on standard error where it has
   /// none. Errors: those of Engine::open; kTemplate, naming --raw where the verb has it; kUsage
-  /// (sampler options).
-  static ModelSession open(const VerbSyntax& verb, const Command& command);
+  /// (sampler options). A trace that is not null outlives the session.
+  static ModelSession open(const VerbSyntax& verb, const Command& command, Trace* trace);
 
   const engine::Engine& engine() const { return engine_; }
   bool has_template() const { return template_.has_value(); }

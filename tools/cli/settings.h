@@ -54,6 +54,7 @@ struct Settings {
   bool json = false;
   std::string output;
   std::string output_format;
+  std::string trace;  // empty = none
   bool verbose = false;
   bool ids = false;
   bool special = false;

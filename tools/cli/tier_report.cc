@@ -26,6 +26,11 @@ std::string tier_line(engine::Engine& engine) {
   if (counts.write_failures > 0)
     line += fmt::format(" | {} writes failed: {}", counts.write_failures,
                         tiers::io_status_name(store.last_failure()));
+  else if (counts.places_refused > 0)
+    line += fmt::format(" | the disk took no more ({}): the rest stayed in memory",
+                        store.last_failure() == tiers::IoStatus::kOk
+                            ? "its budget is used up"
+                            : tiers::io_status_name(store.last_failure()));
   return line;
 }
 
@@ -33,11 +38,10 @@ nlohmann::ordered_json tiers_json(engine::Engine& engine) {
   const tiers::BlockStore& store = engine.cache().store();
   const auto& pool = store.pool();
   const uint64_t weights = engine.model().weight_bytes();
-  nlohmann::ordered_json dram = {
-      {"budget_bytes", weights + engine.context().kv.dram_bytes()},
-      {"peak_bytes", engine::peak_memory_bytes()},
-      {"weights_bytes", weights},
-      {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}};
+  nlohmann::ordered_json dram = {{"budget_bytes", weights + engine.context().kv.dram_bytes()},
+                                 {"peak_bytes", engine::peak_memory_bytes()},
+                                 {"weights_bytes", weights},
+                                 {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}};
   if (!store.has_spill()) return {{"dram", dram}};
   const auto& moved = store.transfers()->counts();
   return {{"dram", dram},
