@@ -43,12 +43,16 @@ ContextCache::~ContextCache() {
 
 Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) {
   const std::lock_guard lock(mutex_);
+  tokens_.clear();
+  saved_end_ = 0;
   for (uint32_t n_damaged = 0; n_damaged < kDamagedMax; ++n_damaged) {
     const tiers::FoundContext found = directory_.find(shape_, {}, tokens);
     if (found.n_positions < kSavedTokensMin) break;
     try {
       Sequence sequence = cache.restore(found, tokens);
       counts_.restored_tokens = sequence.n_pos();
+      tokens_ = sequence.tokens();
+      saved_end_ = sequence.n_pos();
       return sequence;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadFile) throw;
@@ -64,12 +68,14 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) 
 }
 
 void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> tokens) {
+  const auto differs = std::ranges::mismatch(tokens_, tokens);
+  saved_end_ = std::min(
+      {saved_end_, sequence.n_pos(), static_cast<uint32_t>(differs.in1 - tokens_.begin())});
   writer_.reset();
-  saved_end_ = sequence.n_pos();
   run_end_ = 0;
-  if (!options_.saves || tokens.size() < saved_end_ + kSavedTokensMin) return;
   tokens_.assign(tokens.begin(), tokens.end());
-  start_run(saved_end_ / kExtentPositions * kExtentPositions);
+  if (options_.saves && tokens.size() >= saved_end_ + kSavedTokensMin)
+    start_run(saved_end_ / kExtentPositions * kExtentPositions);
 }
 
 void ContextCache::start_run(uint32_t first_pos) {
@@ -128,7 +134,6 @@ void ContextCache::finish(KvCache& cache, const Sequence& sequence, const std::s
   const bool is_worth = n_new >= kSavedTokensMin || (!session.empty() && n_new > 0);
   if (options_.saves && is_worth && problem().empty()) {
     tokens_ = sequence.tokens();
-    writer_.reset();
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
     save_closed(cache, sequence);
   }

@@ -51,8 +51,8 @@ class ContextCache {
   /// removed and less of it is used. Errors: kIo, kDoesNotFit.
   Sequence restore(KvCache& cache, std::span<const int32_t> tokens);
 
-  /// `tokens` are about to be read after what `sequence` holds: from now on save_closed() saves
-  /// them.
+  /// `tokens` are about to be read by `sequence`, which holds what restore() gave or what the last
+  /// call was about: from now on save_closed() saves what is new.
   void begin(const Sequence& sequence, std::span<const int32_t> tokens);
   /// After a step: saves the extents that are complete.
   void save_closed(KvCache& cache, const Sequence& sequence);
@@ -76,7 +76,7 @@ class ContextCache {
   tiers::PackShape shape_;
   tiers::PackDirectory directory_;  // under mutex_ once the thread runs
 
-  // The run being saved: tokens_[first_pos_, first_pos_ + run length).
+  // The text, and the run of it that is being saved: tokens_[first_pos_, run_end_).
   std::vector<int32_t> tokens_;
   std::optional<tiers::PackWriter> writer_;
   uint32_t first_pos_ = 0;

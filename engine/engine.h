@@ -27,6 +27,7 @@ struct EngineOptions {
   uint64_t kv_dram_bytes = 0;       // 0 = what n_ctx needs
   std::string nvme_directory = "";  // of the spill file; empty = none: K and V stay in DRAM
   uint64_t nvme_budget_bytes = 0;   // of the spill file; 0 = half of what the disk has free
+  bool reads_saved = false;         // KvCache::restore will be called
   tiers::IoChoice io = tiers::IoChoice::kAuto;
   uint64_t weights_dram_bytes = 0;  // the others are streamed from the file; 0 = all
   LoadMode load = LoadMode::kAuto;
@@ -61,6 +62,8 @@ class Engine {
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
   double load_ms() const { return load_ms_; }
+  /// Names the model in saved contexts; zero where nothing is spilled or read back.
+  const tiers::Hash128& fingerprint() const { return fingerprint_; }
   /// Lines for the user about a disk or system that lacks something.
   const std::vector<std::string>& notices() const { return notices_; }
 
@@ -83,6 +86,7 @@ class Engine {
   uint64_t weight_file_bytes_ = 0;
   uint32_t n_threads_ = 0;
   double load_ms_ = 0;
+  tiers::Hash128 fingerprint_;
   std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
   std::unique_ptr<ThreadPool> pool_;

@@ -35,7 +35,10 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, 
 }
 
 ModelSession::ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened)
-    : verb_(verb), settings_(command.settings), engine_(std::move(opened)) {}
+    : verb_(verb),
+      settings_(command.settings),
+      engine_(std::move(opened)),
+      saved_(command.settings) {}
 
 void ModelSession::fail_template(const Error& error) const {
   const bool has_raw = find_flag("--raw", verb_.bit) != nullptr;
@@ -140,7 +143,8 @@ void ModelSession::load() {
 
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
                                         const std::function<bool(std::string_view)>& on_text) {
-  if (!sequence_) sequence_ = engine_.cache().make_sequence();
+  if (!sequence_) sequence_ = saved_.restore(engine_, prompt);
+  saved_.begin(engine_, *sequence_, prompt);
   engine::GenerationRequest request;
   request.prompt = prompt;
   request.vocab_size = engine_.spec().shape.vocab_size;
@@ -160,6 +164,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
   events.on_prefill = [&](uint64_t done, uint64_t total) {
     if (shows_reading) progress.update(done, total);
     if (done == total) progress.finish();
+    saved_.save_closed(engine_, *sequence_);
     return true;
   };
   events.on_text = on_text;
@@ -192,6 +197,10 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
     line += " | stopped by you";
   }
   return line;
+}
+
+void ModelSession::save() {
+  if (sequence_) saved_.finish(engine_, *sequence_);
 }
 
 void ModelSession::say_tiers() {

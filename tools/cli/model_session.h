@@ -14,6 +14,7 @@
 #include "engine/generator.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
+#include "tools/cli/saved_contexts.h"
 
 namespace strata::cli {
 
@@ -49,6 +50,8 @@ class ModelSession {
 
   /// "412 prompt (0 cached) 1.3 s, 317 tok/s | 34 out, 38.9 tok/s | context 446 of 8192".
   std::string summary(const engine::Generation& answer) const;
+  /// Saves what was read and answered, and waits for the disk: after the answer was shown.
+  void save();
   /// Where K and V lay and what moved, on standard error; nothing where all stayed in memory.
   void say_tiers();
   /// The object of `run --json`.
@@ -66,6 +69,7 @@ class ModelSession {
   engine::SamplerOptions sampler_;
   engine::Engine engine_;
   std::optional<engine::ChatTemplate> template_;
+  SavedContexts saved_;
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
 };
 

@@ -40,6 +40,7 @@ int answer_prompt(const Command& command, Trace* trace) {
   sink.close();
   notice(session.summary(answer));
   session.say_tiers();
+  session.save();
   return answer.finish_reason == engine::FinishReason::kCancelled ? exit_code(ErrorCode::kCancelled)
                                                                   : 0;
 }
