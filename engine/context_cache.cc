@@ -174,7 +174,7 @@ void ContextCache::publish_loop() {
     is_publishing_ = true;
     const uint64_t n_tokens = writer.head().n_positions();
     try {
-      // The bytes go to the disk without the lock; the name needs the directory, which has one user.
+      // The bytes go to the disk without the lock; the name needs the directory.
       lock.unlock();
       writer.seal();
       lock.lock();

@@ -56,8 +56,8 @@ class ContextCache {
   void begin(const Sequence& sequence, std::span<const int32_t> tokens);
   /// After a step: saves the extents that are complete.
   void save_closed(KvCache& cache, const Sequence& sequence);
-  /// Saves the rest of the sequence and waits until all of it is on the disk. Where `session` is not
-  /// empty, the packs get its name. Errors: those of PackDirectory::pin.
+  /// Saves the rest of the sequence and waits until all of it is on the disk. Where `session` is
+  /// not empty, the packs get its name. Errors: those of PackDirectory::pin.
   void finish(KvCache& cache, const Sequence& sequence, const std::string& session = "");
 
   /// Why saving ended before its end; empty where it did not.

@@ -39,8 +39,8 @@ uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec 
 
 inline uint64_t blocks_for(uint64_t n_positions) { return div_up(n_positions, kBlockPositions); }
 
-/// The blocks of one layer of an extent, held in memory. blocks [n_kv_heads][n_blocks]; null where a
-/// windowed layer has let go of a block.
+/// The blocks of one layer of an extent, held in memory. blocks [n_kv_heads][n_blocks]; null where
+/// a windowed layer has let go of a block.
 struct ExtentBytes {
   std::vector<const std::byte*> blocks;
   std::vector<tiers::ExtentId> holds;

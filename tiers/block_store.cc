@@ -42,7 +42,7 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
       spill_(std::move(spill)),
       stored_(n_layers) {
   blocks_.reserve(pool_.n_slots());
-  free_blocks_.reserve(pool_.n_slots());
+  free_blocks_.reserve(pool_.n_slots());  // a windowed layer lets go of blocks in decode steps
 }
 
 BlockStore::~BlockStore() = default;

@@ -55,10 +55,10 @@ class SpillKill : public testing::SpillingTest {
     const Outcome outcome = process.finish();
     demand(outcome.exit_code == (signal == SIGINT ? 130 : 128 + signal),
            "exit code " + std::to_string(outcome.exit_code) + ": " + outcome.err);
-    // Ctrl-C ends it within a second; CPU time, which other processes do not lengthen, of both
-    // threads.
+    // Ctrl-C ends it within a second; CPU time, which other processes do not lengthen, of its
+    // one thread.
     if (signal == SIGINT)
-      demand(outcome.cpu_s - before_s < 2.0,
+      demand(outcome.cpu_s - before_s < 1.0,
              "worked on for " + std::to_string(outcome.cpu_s - before_s) + " s of CPU time");
     return outcome;
   }

@@ -234,7 +234,7 @@ TEST_F(SpillRun, FourAtOnceShareAFolder) {
   std::vector<std::unique_ptr<StrataProcess>> processes;
   for (size_t i = 0; i < prompts.size(); ++i)
     processes.push_back(std::make_unique<StrataProcess>(
-        spilling({"--io", i % 2 == 0 ? "auto" : "threads", "-t", "1"}, prompts[i]),
+        spilling({"--io", i % 2 == 0 ? "auto" : "threads"}, prompts[i]),
         StrataProcess::Input::kNone));
   for (size_t i = 0; i < prompts.size(); ++i)
     EXPECT_EQ(tokens_of(processes[i]->finish()), expected[i]) << i;

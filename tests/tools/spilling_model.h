@@ -41,10 +41,11 @@ class SpillingTest : public RefusalTest {
 
   /// `strata run` that draws its tokens: with many likely ones each, a wrong bit of a logit soon
   /// shows in an answer of 40.
+  /// One thread: beside other tests, two would wait for each other.
   std::vector<std::string> in_memory(const std::string& prompt_file = "") const {
     return {"run", "-m",     model_, "-f",           prompt_file.empty() ? prompt_ : prompt_file,
             "-c",  "8k",     "-b",   "64",           "-t",
-            "2",   "-n",     "40",   "--ignore-eos", "--temp",
+            "1",   "-n",     "40",   "--ignore-eos", "--temp",
             "1.5", "--seed", "7",    "--json"};
   }
   /// The same with room for 2,300 positions in memory; 16 KiB of K and V per layer and 256 of them.

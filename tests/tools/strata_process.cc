@@ -35,6 +35,7 @@ std::vector<std::string> child_environment(const std::map<std::string, std::stri
   }
   variables["XDG_CONFIG_HOME"] = "/nonexistent";
   variables["STRATA_NO_CACHE"] = "1";  // a run must not find what an earlier one has read
+  variables["STRATA_NVME"] = "off";  // no test spills into the user's cache folder unasked
   for (const auto& [name, value] : added) variables[name] = value;
   std::vector<std::string> out;
   for (const auto& [name, value] : variables) out.push_back(name + "=" + value);
@@ -63,7 +64,15 @@ pid_t start(const std::vector<std::string>& arguments,
   std::vector<std::string> variables = child_environment(environment);
   const auto argv = pointers(words);
   const auto envp = pointers(variables);
+  // What this process does on Ctrl-C, or a shell that began it with Ctrl-C ignored, is not the
+  // child's; a signal that comes at once waits until that is so.
+  sigset_t signals, before;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGINT);
+  ::sigprocmask(SIG_BLOCK, &signals, &before);
   const pid_t pid = ::fork();
+  if (pid == 0) ::signal(SIGINT, SIG_DFL);
+  ::sigprocmask(SIG_SETMASK, &before, nullptr);
   if (pid != 0) return pid;
   if (streams.is_terminal) {
     ::setsid();

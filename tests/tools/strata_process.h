@@ -27,7 +27,7 @@ struct Outcome {
 inline constexpr int kNotPrepared = 125;
 
 /// How the process begins. Variables of the caller named STRATA_* are not handed down, and the
-/// config file's usual place is empty unless `environment` names it.
+/// config file's usual place is empty unless `environment` names it; nothing spills unasked.
 struct Launch {
   std::vector<std::string> arguments;
   std::string input;                               // on standard input, which is a pipe
