@@ -11,8 +11,8 @@ readonly suites="release asan tsan fuzz golden"
 declare -A budget_minutes=([release]=14 [asan]=16 [tsan]=9 [fuzz]=12 [golden]=6)
 readonly total_budget_minutes=40
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
-readonly thread_tests='ThreadPool|Walk|Zoo'
-readonly sanitizer_slow_tests='32K|FullLength'
+readonly thread_tests='ThreadPool|Walk|Zoo|IoTest|TransferQueue|HungDevice|HungRing|Spill\.'
+readonly sanitizer_slow_tests='32K|FullLength|AThousand'
 fuzz_seconds() { case $1 in gguf*) echo 60 ;; *) echo 20 ;; esac; }
 
 results=build/test
@@ -98,7 +98,7 @@ suite_asan() {
 
 suite_tsan() {
   local targets without_aslr=()
-  mapfile -t targets < <(test_targets base engine)
+  mapfile -t targets < <(test_targets base tiers engine)
   build tsan tsan "${targets[@]}" || return
   # g++ 12's runtime refuses address layouts with more random bits than it knows; without randomisation it runs anywhere.
   setarch "$(uname -m)" -R true 2> /dev/null && without_aslr=(setarch "$(uname -m)" -R)

@@ -1,5 +1,5 @@
-// base/checked_math.h - sizes that a file or a user supplied, multiplied and added without
-// wrapping.
+// base/checked_math.h - sizes that a file or a user supplied,
+// multiplied and added without wrapping.
 #pragma once
 
 #include <cstdint>

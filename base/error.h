@@ -1,7 +1,7 @@
 // base/error.h - the one exception type for what the outside can cause.
 // Why: a bad file, option, device or disk ends the operation with a name, a place and a remedy;
-// text and exit codes are made at the edge (tools). Bugs are STRATA_CHECK (base/check.h), never an
-// Error.
+// text and exit codes are made at the edge (tools). Bugs are STRATA_CHECK (base/check.h),
+// never an Error.
 #pragma once
 
 #include <cstdint>

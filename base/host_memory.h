@@ -23,6 +23,9 @@ class HostMemory {
     return *this;
   }
 
+  /// Leaves the mapping to the process: for memory that a device may still write.
+  void abandon() { data_ = nullptr, bytes_ = 0; }
+
   std::byte* data() const { return data_; }
   uint64_t size() const { return bytes_; }
   template <class T>

@@ -97,8 +97,8 @@ struct KernelTable {
   // Attention (cpu_attn/attend*).
   void (*attend_segment)(const AttendArgs& args);
   void (*merge_partials)(const MergeArgs& args);
-  /// Stores one position's k and v [head_dim] into a block at row `row` (0..31) by the layout's
-  /// codecs.
+  /// Stores one position's k and v [head_dim] into a block at row `row` (0..31)
+  /// by the layout's codecs.
   void (*store_kv)(const KvLayout& layout, std::byte* block, uint32_t row, const float* k,
                    const float* v);
 
@@ -114,8 +114,8 @@ struct KernelTable {
   void (*scale)(const float* x, float factor, uint32_t n, float* out);
 };
 
-/// Scratch that attend_segment wants: scores of every query over one segment, plus a decoded K
-/// tile.
+/// Scratch that attend_segment wants: scores of every query over one segment,
+/// plus a decoded K tile.
 constexpr uint64_t attend_scratch_floats(uint32_t n_queries, uint32_t head_dim) {
   return uint64_t{n_queries} * kSegmentPositions + uint64_t{2} * kSegmentPositions * head_dim;
 }

@@ -20,8 +20,11 @@
 namespace strata {
 
 inline constexpr uint32_t kBlockPositions = 32;  // positions in a block: the grain of placement
-inline constexpr uint32_t kSegmentPositions =
-    256;  // positions whose attention is one partial (law L1): the reduction's grain
+// Positions of all streams of a layer that lie together in a file: the grain of disks.
+inline constexpr uint32_t kExtentPositions = 256;
+inline constexpr uint32_t kExtentBlocks = kExtentPositions / kBlockPositions;  // of one stream
+// Positions whose attention is one partial (law L1): the reduction's grain.
+inline constexpr uint32_t kSegmentPositions = 256;
 
 enum class KvCodec : uint8_t { kF16, kQ8_0 };
 

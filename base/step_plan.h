@@ -28,8 +28,8 @@ struct StepOp {
   OpKind kind;
   Resource resource = Resource::kCpu;
   uint32_t layer = kNoLayer;
-  uint32_t depends_on =
-      UINT32_MAX;              // index of the operation that must have ended; UINT32_MAX = none
+  // Index of the operation that must have ended; UINT32_MAX = none.
+  uint32_t depends_on = UINT32_MAX;
   uint64_t weight_bytes = 0;   // read once per step, as packed
   uint64_t kv_read_bytes = 0;  // blocks read once per sequence, by formula, whole positions
   uint64_t kv_write_bytes = 0;

@@ -26,8 +26,8 @@ class ThreadPool {
   uint32_t size() const { return n_threads_; }
 
   /// Calls task(worker) once on every worker, worker in [0, size()), and returns when all have
-  /// returned. No lock and no allocation unless a worker has gone to sleep. The task must not
-  /// throw.
+  /// returned. No lock and no allocation unless a worker has gone to sleep.
+  /// The task must not throw.
   template <class Task>
   void run(Task&& task) {
     using Plain = std::remove_reference_t<Task>;

@@ -19,11 +19,8 @@ void fill_attend_avx512(KernelTable& table);
 /// Bytes of K, V and scales that one attend_segment call over n_pos positions reads, each once,
 /// when every query attends them all and the tile fits the cache. Queries, outputs and scratch stay
 /// in the cache and are not counted.
-constexpr uint64_t attend_bytes(const KvLayout& layout, uint64_t n_pos) {
-  const uint64_t k_bits =
-      layout.k_codec == KvCodec::kF16 ? 32 : 17;  // two values; q8_0 adds 16 bits to 32 values
-  const uint64_t v_bits = layout.v_codec == KvCodec::kF16 ? 32 : 17;
-  return n_pos * layout.head_dim * (k_bits + v_bits) / 16;
+inline uint64_t attend_bytes(const KvLayout& layout, uint64_t n_pos) {
+  return n_pos * kv_position_bytes(layout);
 }
 
 /// Floating point operations of n_pairs attended (query, position) pairs: a product and a sum for

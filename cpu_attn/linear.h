@@ -1,7 +1,6 @@
 // cpu_attn/linear.h - the linear layers of each instruction set.
-// Each function fills `quantize_rows` and `linear` of a table (base/kernel_table.h); the file it
-// lies in is compiled for that set, so it may be called only where the CPU has it (kernels.cc
-// looks).
+// Each function fills `quantize_rows` and `linear` of a table (base/kernel_table.h). Its file is
+// compiled for that set, so it may be called only where the CPU has it (kernels.cc looks).
 #pragma once
 
 #include "base/kernel_table.h"

@@ -1,8 +1,8 @@
 // cpu_attn/linear_avx512.cc - linear layers with AVX-512 F, BW, DQ, VL and VNNI: one vector is the
-// 16 lanes of a panel. The bodies are linear_quant.inc, linear_float.inc and quantize.inc; here is
-// the vector layer they are written over. BF16 instructions are not used: vdpbf16ps adds pairs of
-// products with its own rounding and flushes denormals, so its results would not be those of the
-// f32 order that every other path keeps (law L1).
+// 16 lanes of a panel. The bodies are linear_quant.inc and linear_float.inc; here is the vector
+// layer they are written over. BF16 instructions are not used: vdpbf16ps adds pairs of products
+// with its own rounding and flushes denormals, so its results would not be those of the f32 order
+// that every other path keeps (law L1).
 
 // The compiler's own header leaves a vector uninitialised on purpose and g++ 12 warns of it (GCC
 // bug 105593).
@@ -158,8 +158,8 @@ inline void quantize_group(const float* x, int8_t* q, float* scale, int32_t* neg
 
 constexpr uint32_t kFusedRows = 4;  // rows that decode keeps in registers while it unpacks
 constexpr uint32_t kQuantTileRows = 8;
-constexpr uint32_t kFloatTileRows =
-    12;  // by two panels: 24 sums, two weights, broadcasts from memory
+// By two panels: 24 sums, two weights, broadcasts from memory.
+constexpr uint32_t kFloatTileRows = 12;
 
 #include "cpu_attn/linear_quant.inc"
 

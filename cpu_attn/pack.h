@@ -21,7 +21,7 @@ void pack_panels(TensorType type, uint32_t n_out, uint32_t n_in, uint32_t panel_
 /// Decodes row `row` [n_in] to f32: the values dequantise() gives for the file's row, bit for bit.
 void unpack_row(const PackedMatrix& matrix, uint32_t row, std::span<float> out);
 
-/// Bytes a decode step reads of the matrix: all of its panels.
+/// Bytes that a step reads of the matrix: all of its panels, once.
 inline uint64_t linear_bytes(const PackedMatrix& matrix) { return matrix.total_bytes(); }
 
 }  // namespace strata::cpu_attn

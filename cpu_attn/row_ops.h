@@ -15,8 +15,8 @@ void fill_row_ops_scalar(KernelTable& table);
 void fill_row_ops_avx2(KernelTable& table);
 void fill_row_ops_avx512(KernelTable& table);
 
-/// Bytes that an operation over n floats moves: n_in rows read (x, w; gate, up; a, b) and one
-/// written.
+/// Bytes that an operation over n floats moves: n_in rows read
+/// (x, w; gate, up; a, b) and one written.
 constexpr uint64_t row_op_bytes(uint64_t n, uint32_t n_in) {
   return n * (n_in + 1) * sizeof(float);
 }

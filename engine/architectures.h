@@ -16,8 +16,8 @@ namespace strata::engine {
 /// How q.k is scaled.
 enum class AttentionScale : uint8_t {
   kHeadDim,  // 1 / sqrt(head_dim)
-  kGemma3,   // 1 / sqrt(head_dim), but 1 / sqrt(d_model / n_heads) for the 27B, known by its 62
-             // layers
+  // 1 / sqrt(head_dim), but 1 / sqrt(d_model / n_heads) for the 27B, known by its 62 layers.
+  kGemma3,
 };
 
 struct Architecture {
@@ -25,17 +25,17 @@ struct Architecture {
   RopePairing rope_pairing = RopePairing::kAdjacent;
   Activation activation = Activation::kSilu;
   AttentionScale attention_scale = AttentionScale::kHeadDim;
-  bool has_qkv_bias =
-      false;  // attn_{q,k,v}.bias must be there; elsewhere they are used where they are
+  // attn_{q,k,v}.bias must be there; elsewhere they are used where they are.
+  bool has_qkv_bias = false;
   bool has_qk_norm = false;           // attn_{q,k}_norm.weight
   bool has_post_norms = false;        // post_attention_norm.weight, post_ffw_norm.weight
   bool has_scaled_embedding = false;  // embedding rows times sqrt(d_model)
   bool has_rope_factors = false;      // rope_freqs.weight, rope_factors_{long,short}.weight
   uint32_t unrotated_every = 0;       // layer i has no RoPE where (i + 1) % this == 0; 0 = all have
-  uint32_t full_every =
-      0;  // layer i is full where (i + 1) % this == 0, else windowed; 0 = no windows
-  double window_freq_base =
-      0;  // RoPE base of windowed layers where the file has no rope.freq_base_swa
+  // Layer i is full where (i + 1) % this == 0, else windowed; 0 = no windows.
+  uint32_t full_every = 0;
+  // RoPE base of windowed layers where the file has no rope.freq_base_swa.
+  double window_freq_base = 0;
 };
 
 /// Every row, in the order error messages name them.

@@ -32,18 +32,19 @@ struct WalkBytes {
 };
 
 WalkBytes walk_bytes(const ModelShape& shape, uint32_t n_threads) {
-  uint64_t q_width = 0, kv_width = 0, d_ff = 0;
+  uint64_t q_width = 0, kv_width = 0, d_ff = 0, n_heads = 0;
   for (const LayerShape& layer : shape.layers) {
     q_width = std::max<uint64_t>(q_width, uint64_t{layer.n_heads} * shape.head_dim);
     kv_width = std::max<uint64_t>(kv_width, uint64_t{layer.n_kv_heads} * shape.head_dim);
     d_ff = std::max<uint64_t>(d_ff, layer.d_ff);
+    n_heads = std::max<uint64_t>(n_heads, layer.n_heads);
   }
   const uint64_t d_model = shape.d_model;
   const uint64_t widest = std::max({d_model, q_width, d_ff});
   constexpr uint64_t kFloat = sizeof(float);
   WalkBytes bytes;
-  bytes.per_row = kFloat * (3 * d_model + 3 * q_width + 2 * kv_width + 2 * d_ff) + widest +
-                  kFloat * (div_up(widest, kActGroup) + div_up(widest, kActHalfGroup)) +
+  bytes.per_row = kFloat * (3 * d_model + 3 * q_width + 2 * kv_width + 2 * d_ff + 2 * n_heads) +
+                  widest + kFloat * (div_up(widest, kActGroup) + div_up(widest, kActHalfGroup)) +
                   kFloat * kMaxRopeSets * shape.head_dim;
   const uint64_t scratch = attend_scratch_floats(kMaxTileQueries, shape.head_dim) +
                            uint64_t{kMaxTileQueries} * (3 * shape.head_dim + 6);
@@ -108,6 +109,59 @@ void check_codecs(const ModelShape& shape, const ContextRequest& request) {
               "--ctx-size", remedy);
 }
 
+KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
+  return {request.k_codec, request.v_codec, n_ctx,
+          static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx))};
+}
+
+/// The largest context up to `limit` that the two budgets hold together; 0 where none does.
+uint64_t largest_spilling_context(const ModelShape& shape, const ContextRequest& request,
+                                  uint64_t dram_bytes, uint64_t limit) {
+  if (request.nvme_bytes == 0 || !can_spill(shape)) return 0;
+  const auto fits = [&](uint64_t n_ctx) {
+    const KvContext context = kv_context(request, n_ctx);
+    return smallest_spilling_dram(shape, context) <= dram_bytes &&
+           spill_bytes(shape, context) <= request.nvme_bytes;
+  };
+  uint64_t n_extents = div_up(limit, kSegmentPositions);
+  uint64_t fitting = 0;
+  while (fitting < n_extents) {
+    const uint64_t middle = fitting + (n_extents - fitting + 1) / 2;
+    if (fits(std::min(limit, middle * kSegmentPositions))) {
+      fitting = middle;
+    } else {
+      n_extents = middle - 1;
+    }
+  }
+  return std::min(limit, fitting * kSegmentPositions);
+}
+
+/// Divides a context that DRAM does not hold. Errors: kDoesNotFit, naming the budget that is too
+/// small and what would do.
+KvPlacement spill(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx,
+                  uint64_t dram_bytes) {
+  const KvContext context = kv_context(request, n_ctx);
+  const uint64_t smallest = smallest_spilling_dram(shape, context);
+  const uint64_t wanted = spill_bytes(shape, context);
+  if (smallest > dram_bytes)
+    throw Error(ErrorCode::kDoesNotFit,
+                fmt::format("a context of {} tokens needs at least {} of memory for K and V beside "
+                            "a spill file, there is {}",
+                            n_ctx, bytes_text(smallest), bytes_text(dram_bytes)),
+                "--kv-dram",
+                fmt::format("use --kv-dram {}, or a smaller -b", size_argument(smallest)));
+  if (wanted > request.nvme_bytes) {
+    const uint64_t smaller = largest_spilling_context(shape, request, dram_bytes, n_ctx);
+    throw Error(ErrorCode::kDoesNotFit,
+                fmt::format("a context of {} tokens needs {} on disk, the spill file may have {}",
+                            n_ctx, bytes_text(wanted), bytes_text(request.nvme_bytes)),
+                "--nvme-budget",
+                fmt::format("use --nvme-budget {}{}", size_argument(wanted),
+                            smaller > 0 ? fmt::format(", or -c {}", smaller) : ""));
+  }
+  return place_spilling(shape, context, dram_bytes);
+}
+
 uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
                         uint64_t free_bytes) {
   const uint64_t limit = std::clamp<uint64_t>(shape.n_ctx_train, 1, kMaxContext);
@@ -115,6 +169,10 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
   uint64_t bytes = request.kv_dram_bytes > 0 ? free_bytes : free_bytes / 2;
   if (is_capped) bytes = request.kv_dram_bytes;
   const uint64_t n_ctx = largest_context(shape, request, bytes, limit);
+  if (is_capped && n_ctx < limit) {
+    const uint64_t spilling = largest_spilling_context(shape, request, bytes, limit);
+    if (spilling > n_ctx) return spilling;
+  }
   if (n_ctx > 0) return n_ctx;
   const uint64_t smallest = std::min<uint64_t>(limit, kBlockPositions);
   refuse(shape, request, smallest, bytes,
@@ -159,16 +217,22 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
                     shape.n_ctx_train,
                     (n_ctx + shape.n_ctx_train - 1) / std::max<uint64_t>(1, shape.n_ctx_train)));
   }
+  ContextPlan plan;
+  plan.n_ctx = static_cast<uint32_t>(n_ctx);
+  plan.chunk_rows = static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx));
   const uint64_t wanted = kv_bytes(shape, request, n_ctx);
-  if (request.kv_dram_bytes > 0 && request.kv_dram_bytes <= free_bytes &&
-      wanted > request.kv_dram_bytes) {
-    refuse(shape, request, n_ctx, request.kv_dram_bytes, "--kv-dram allows", wanted <= free_bytes);
-  }
-  if (wanted > free_bytes) {
+  const bool is_capped = request.kv_dram_bytes > 0 && request.kv_dram_bytes <= free_bytes;
+  const uint64_t held = is_capped ? request.kv_dram_bytes : free_bytes;
+  if (wanted <= held) {
+    plan.kv.slot_bytes = wanted;
+  } else if (request.nvme_bytes > 0 && can_spill(shape)) {
+    plan.kv = spill(shape, request, n_ctx, is_capped ? held : free_bytes / 2);
+  } else if (is_capped) {
+    refuse(shape, request, n_ctx, held, "--kv-dram allows", wanted <= free_bytes);
+  } else {
     refuse(shape, request, n_ctx, free_bytes, kFreeMemory, false);
   }
-  return {static_cast<uint32_t>(n_ctx),
-          static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx)), wanted};
+  return plan;
 }
 
 ContextLengthError::ContextLengthError(uint64_t n_prompt, uint64_t context, std::string remedy)

@@ -8,12 +8,14 @@
 #include "base/error.h"
 #include "base/kv_layout.h"
 #include "base/model_shape.h"
+#include "engine/kv_placement.h"
 
 namespace strata::engine {
 
 struct ContextRequest {
   uint64_t n_ctx = 0;          // 0 = chosen
-  uint64_t kv_dram_bytes = 0;  // cap of the KV arena; 0 = what n_ctx needs
+  uint64_t kv_dram_bytes = 0;  // cap of K and V in DRAM; 0 = what n_ctx needs
+  uint64_t nvme_bytes = 0;     // cap of the spill file; 0 = none: all of K and V in DRAM
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
@@ -27,10 +29,11 @@ struct ContextPlan {
   uint32_t n_ctx = 0;
   uint32_t chunk_rows = 0;  // rows of one prefill step: what was asked for, less where n_ctx or
                             // kWalkBytesMax holds less
-  uint64_t kv_bytes = 0;    // the KV arena's budget
+  KvPlacement kv;
 };
 
-/// Beside weights and KV a process stays below 200 MB (law L2): this much of it is the walk's.
+/// Beside weights and KV a process stays below 200 MB (`bench` prints its peak): this much of it is
+/// the walk's.
 inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
 
 /// Bytes that a Walk of so many rows reserves, an upper bound: per row three times d_model, three
@@ -39,12 +42,14 @@ inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads);
 
 /// Chooses n_ctx where none was asked for: shape.n_ctx_train, less where the KV cap or half of the
-/// memory that the weights and the walk leave holds less. Errors: kDoesNotFit (both numbers and the
+/// memory that the weights and the walk leave holds less; what a KV cap does not hold goes to the
+/// spill file where there may be one. An n_ctx that was asked for spills only where DRAM does not
+/// hold it. Errors: kDoesNotFit (both numbers and the
 /// smallest changes that fit), kUsage (beyond the trained context), kUnsupported (q8_0 with a
 /// head_dim that is no multiple of 32).
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request);
 
-/// The code and words that agents look for (design.md section 9), with both numbers as fields.
+/// The code and words by which a program knows this refusal, with both numbers as fields.
 class ContextLengthError : public Error {
  public:
   ContextLengthError(uint64_t n_prompt, uint64_t context, std::string remedy);

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "cpu_attn/kernels.h"
+#include "engine/fingerprint.h"
 #include "engine/machine.h"
 
 namespace strata::engine {
@@ -49,6 +50,10 @@ Engine Engine::open(const EngineOptions& options) {
   request.n_threads = engine.n_threads_;
   request.weight_bytes = Model::packed_bytes(*engine.file_, engine.spec_);
   request.available_bytes = available_dram_bytes();
+  if (!options.nvme_directory.empty())
+    request.nvme_bytes = options.nvme_budget_bytes > 0
+                             ? options.nvme_budget_bytes
+                             : free_disk_bytes(options.nvme_directory) / 2;
   engine.context_ = plan_context(engine.spec_.shape, request);
   return engine;
 }
@@ -61,13 +66,25 @@ void Engine::load(const Model::Progress& progress) {
   KvCacheOptions kv;
   kv.k_codec = options_.k_codec;
   kv.v_codec = options_.v_codec;
-  kv.budget_bytes = context_.kv_bytes;
+  kv.budget_bytes = context_.kv.slot_bytes;
   kv.chunk_rows = context_.chunk_rows;
   kv.n_ctx = context_.n_ctx;
-  cache_ = std::make_unique<KvCache>(spec_.shape, kv);
+  if (context_.kv.is_spilling()) kv.model = model_fingerprint(*file_, spec_, kernels_->isa);
+  cache_ = std::make_unique<KvCache>(spec_.shape, kv, open_spill());
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   load_ms_ =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Nothing where all of K and V stays in DRAM. The file is as large as this context can need.
+std::unique_ptr<tiers::Spill> Engine::open_spill() {
+  if (!context_.kv.is_spilling()) return nullptr;
+  return tiers::open_spill({.directory = options_.nvme_directory,
+                            .budget_bytes = context_.kv.nvme_bytes,
+                            .place_bytes = context_.kv.place_bytes,
+                            .n_frames = context_.kv.n_frames,
+                            .io = options_.io},
+                           notices_);
 }
 
 const Model& Engine::model() const {

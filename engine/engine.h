@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/kernel_table.h"
 #include "base/thread_pool.h"
@@ -21,8 +22,11 @@ namespace strata::engine {
 
 struct EngineOptions {
   std::string model_path;
-  uint64_t n_ctx = 0;          // 0 = chosen (plan_context)
-  uint64_t kv_dram_bytes = 0;  // 0 = what n_ctx needs
+  uint64_t n_ctx = 0;               // 0 = chosen (plan_context)
+  uint64_t kv_dram_bytes = 0;       // 0 = what n_ctx needs
+  std::string nvme_directory = "";  // of the spill file; empty = none: K and V stay in DRAM
+  uint64_t nvme_budget_bytes = 0;   // of the spill file; 0 = half of what the disk has free
+  tiers::IoChoice io = tiers::IoChoice::kAuto;
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
@@ -49,6 +53,8 @@ class Engine {
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
   double load_ms() const { return load_ms_; }
+  /// Lines for the user about what load() met: a disk or system that lacks something.
+  const std::vector<std::string>& notices() const { return notices_; }
 
   /// After load() only.
   const Model& model() const;
@@ -57,6 +63,7 @@ class Engine {
 
  private:
   Engine() = default;
+  std::unique_ptr<tiers::Spill> open_spill();
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;
   std::unique_ptr<GgufFile> file_;
@@ -67,6 +74,7 @@ class Engine {
   uint64_t weight_file_bytes_ = 0;
   uint32_t n_threads_ = 0;
   double load_ms_ = 0;
+  std::vector<std::string> notices_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvCache> cache_;

@@ -75,8 +75,8 @@ struct Generation {
 /// sequence holds the prompt and the answer's tokens but the last, so the next turn's prompt finds
 /// them cached. Errors: before any work ContextLengthError, those of Sampler and StopMatcher; then
 /// those of Walk and exceptions of the callbacks, after which the sequence holds what was read and
-/// can go on. Where it is cancelled during prefill the text is empty and the chunks read so far
-/// stay.
+/// can go on. Where it is cancelled during prefill the text is empty and the chunks
+/// read so far stay.
 Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer,
                     const GenerationRequest& request, const GenerationEvents& events = {});
 

@@ -12,8 +12,8 @@
 namespace strata::engine {
 namespace {
 
-constexpr double kPositions =
-    1 << 30;  // positions are 32 bit; half of them leaves room for arithmetic
+// Positions are 32 bit; half of them leaves room for arithmetic.
+constexpr double kPositions = 1 << 30;
 
 struct Row {
   HyperParameter parameter;

@@ -53,8 +53,8 @@ class HyperParameters {
   std::optional<double> find_real(HyperParameter parameter) const;
   uint32_t get_uint(HyperParameter parameter) const;  // required
   double get_real(HyperParameter parameter) const;    // required
-  /// One value per layer, from a scalar or an array of n_layers; empty where the key is absent and
-  /// optional.
+  /// One value per layer, from a scalar or an array of n_layers;
+  /// empty where the key is absent and optional.
   std::vector<uint32_t> get_per_layer(HyperParameter parameter, uint32_t n_layers) const;
 
   /// The range of a row, for values that come from elsewhere (user overrides).

@@ -21,17 +21,17 @@ struct TensorTypeUse {
   uint64_t bytes = 0;
 };
 
-/// Names are those of the `--json` contract (design section 9). Empty or absent: the file does not
-/// say, or says it wrongly. Strings come from the file: control characters are replaced in all but
-/// `chat_template`; they may still not be UTF-8.
+/// Names are those of `inspect --json`. Empty or absent: the file does not say, or says it wrongly.
+/// Strings come from the file: control characters are replaced in all but `chat_template`; they may
+/// still not be UTF-8.
 struct ModelFacts {
   std::string architecture, name, license;
   uint64_t file_bytes = 0;  // all shards
   uint32_t gguf_version = 0;
   uint32_t n_shards = 1;
   uint64_t parameters = 0;  // elements of all tensors
-  std::optional<uint32_t> n_layers, n_heads, n_kv_heads, head_dim, d_model,
-      d_ff;  // the largest where layers differ
+  // The largest where layers differ.
+  std::optional<uint32_t> n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff;
   std::optional<uint32_t> vocab_size, n_ctx_train;
   std::optional<uint64_t> kv_bytes_per_token;  // f16
   std::vector<TensorTypeUse> tensor_types;     // by bytes, largest first, then by name

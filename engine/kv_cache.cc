@@ -25,6 +25,13 @@ uint64_t stream_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_r
   return layer.window == 0 ? all : std::min(all, windowed_blocks(layer.window, chunk_rows));
 }
 
+/// A block in a slot that open_rows has counted as free.
+tiers::BlockId open_counted(tiers::BlockStore& store, tiers::BlockId previous) {
+  const auto block = store.open_block(previous);
+  STRATA_CHECK(block.has_value(), "no free block of those counted");
+  return *block;
+}
+
 }  // namespace
 
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
@@ -36,16 +43,20 @@ uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec 
   return n_blocks * layout.block_bytes;
 }
 
-KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options)
+KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options,
+                 std::unique_ptr<tiers::Spill> spill)
     : shape_(shape),
       options_(options),
       layout_(KvLayout::make(options.k_codec, options.v_codec, shape.head_dim)),
-      pool_(options.budget_bytes, layout_.block_bytes) {
+      store_(layout_, shape.n_layers, options.budget_bytes, options.model, std::move(spill)) {
   stream_begin_.push_back(0);
   for (uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
     stream_begin_.push_back(stream_begin_.back() + shape_.layers[layer].n_kv_heads);
     layer_of_stream_.resize(stream_begin_.back(), layer);
   }
+  // A context that DRAM holds whole may take all of it; else the next step's rows come first.
+  store_.set_headroom(
+      store_.has_spill() ? (blocks_for(options_.chunk_rows) + 1) * stream_begin_.back() : 0);
 }
 
 Sequence KvCache::make_sequence() {
@@ -57,9 +68,10 @@ Sequence KvCache::make_sequence() {
 
 void KvCache::reserve_tables(Sequence& sequence) const {
   sequence.tokens_.reserve(options_.n_ctx);
+  sequence.chain_.reserve(options_.n_ctx / kBlockPositions);
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
-    sequence.streams_[stream].slots.reserve(stream_blocks(shape_.layers[layer_of_stream_[stream]],
-                                                          options_.n_ctx, options_.chunk_rows));
+    sequence.streams_[stream].blocks.reserve(stream_blocks(shape_.layers[layer_of_stream_[stream]],
+                                                           options_.n_ctx, options_.chunk_rows));
 }
 
 uint32_t KvCache::first_block_to_hold(uint32_t layer, uint32_t end_pos) const {
@@ -72,17 +84,47 @@ uint32_t KvCache::first_block_to_hold(uint32_t layer, uint32_t end_pos) const {
 void KvCache::release_before(StreamTable& table, uint32_t block_idx) {
   if (block_idx <= table.first_block) return;
   const uint32_t n =
-      std::min(block_idx - table.first_block, static_cast<uint32_t>(table.slots.size()));
-  for (uint32_t i = 0; i < n; ++i) pool_.release(table.slots[i]);
-  table.slots.erase(table.slots.begin(), table.slots.begin() + n);
+      std::min(block_idx - table.first_block, static_cast<uint32_t>(table.blocks.size()));
+  for (uint32_t i = 0; i < n; ++i) store_.release(table.blocks[i]);
+  table.blocks.erase(table.blocks.begin(), table.blocks.begin() + n);
   table.first_block += n;
 }
 
 void KvCache::release_from(StreamTable& table, uint32_t block_idx) {
-  while (!table.slots.empty() && table.end_block() > block_idx) {
-    pool_.release(table.slots.back());
-    table.slots.pop_back();
+  while (!table.blocks.empty() && table.end_block() > block_idx) {
+    store_.release(table.blocks.back());
+    table.blocks.pop_back();
   }
+}
+
+bool KvCache::must_copy(tiers::BlockId open) const {
+  return store_.references(open) > 1 || store_.is_frozen(open);
+}
+
+/// Replaces the last block of a table by a copy of its own in DRAM.
+void KvCache::copy_open_block(StreamTable& table) {
+  const tiers::BlockId from = table.blocks.back();
+  const tiers::BlockId own = open_counted(store_, tiers::kNoBlock);
+  const bool is_away = !store_.is_resident(from);
+  const tiers::ExtentId extent = store_.extent_of(from);
+  try {
+    if (is_away) {
+      while (!store_.fetch(extent)) {
+        if (!store_.wait_for_transfer())
+          throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
+                      "spill file", "name another disk with --nvme");
+      }
+      ThreadPool serial(1);
+      store_.take({&extent, 1}, serial);
+    }
+  } catch (...) {
+    store_.release(own);
+    throw;
+  }
+  std::memcpy(store_.open_bytes(own), store_.bytes(from), layout_.block_bytes);
+  if (is_away) store_.release(extent);
+  store_.release(from);
+  table.blocks.back() = own;
 }
 
 void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
@@ -99,33 +141,70 @@ void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
     const StreamTable& table = sequence.streams_[stream];
     const uint32_t first = first_block_to_hold(layer_of_stream_[stream], end_pos);
     for (uint32_t block = table.first_block; block < std::min(first, table.end_block()); ++block)
-      if (pool_.references(table.slots[block - table.first_block]) == 1) ++n_given_back;
+      if (store_.references(table.blocks[block - table.first_block]) == 1) ++n_given_back;
     n_wanted += end_block - std::min(end_block, table.end_block());
-    if (has_open && pool_.references(table.slots.back()) > 1) ++n_wanted;
+    if (has_open && must_copy(table.blocks.back())) ++n_wanted;
   }
-  if (n_wanted > n_given_back + pool_.n_free())
-    throw Error(ErrorCode::kDoesNotFit,
-                "the KV budget of " + std::to_string(pool_.budget_bytes()) +
-                    " bytes is full: " + std::to_string(n_wanted) + " blocks wanted, " +
-                    std::to_string(pool_.n_free()) + " free",
-                "--kv-dram", "raise --kv-dram, use -ctk q8_0 -ctv q8_0, or a smaller -c");
+  if (n_wanted > n_given_back && !store_.make_room(n_wanted - n_given_back)) refuse_rows(n_wanted);
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
     release_before(sequence.streams_[stream],
                    first_block_to_hold(layer_of_stream_[stream], end_pos));
   for (auto& table : sequence.streams_) {
-    if (has_open && pool_.references(table.slots.back()) > 1) {
-      const auto own = *pool_.take(tiers::kNoSlot);
-      std::memcpy(pool_.address(own), pool_.address(table.slots.back()), layout_.block_bytes);
-      pool_.release(table.slots.back());
-      table.slots.back() = own;
-    }
+    if (has_open && must_copy(table.blocks.back())) copy_open_block(table);
     while (table.end_block() < end_block)
-      table.slots.push_back(*pool_.take(table.slots.empty() ? tiers::kNoSlot : table.slots.back()));
+      table.blocks.push_back(
+          open_counted(store_, table.blocks.empty() ? tiers::kNoBlock : table.blocks.back()));
   }
 }
 
+void KvCache::refuse_rows(uint64_t n_wanted) const {
+  const tiers::BlockPool& pool = store_.pool();
+  std::string message = "the KV budget of " + std::to_string(pool.budget_bytes()) +
+                        " bytes is full: " + std::to_string(n_wanted) + " blocks wanted, " +
+                        std::to_string(pool.n_free()) + " free";
+  if (!store_.has_spill())
+    throw Error(ErrorCode::kDoesNotFit, message, "--kv-dram",
+                "raise --kv-dram, use -ctk q8_0 -ctv q8_0, or a smaller -c");
+  if (store_.last_failure() != tiers::IoStatus::kOk)
+    throw Error(ErrorCode::kIo,
+                message + ", and the spill file takes no more: " +
+                    std::string(tiers::io_status_name(store_.last_failure())) + " (" +
+                    std::string(tiers::io_status_cause(store_.last_failure())) + ")",
+                "--nvme",
+                "free space on the disk, name another one with --nvme, or raise --kv-dram");
+  throw Error(ErrorCode::kDoesNotFit, message + ", and the spill file is at its budget",
+              "--nvme-budget", "raise --nvme-budget or --kv-dram, or use a smaller -c");
+}
+
 void KvCache::close_rows(Sequence& sequence, std::span<const int32_t> tokens) {
+  const uint32_t n_before = sequence.n_pos();
   sequence.tokens_.insert(sequence.tokens_.end(), tokens.begin(), tokens.end());
+  auto& chain = sequence.chain_;
+  while (chain.size() < sequence.n_pos() / kBlockPositions)
+    chain.push_back(tiers::extend_chain(
+        chain.empty() ? tiers::Hash128{} : chain.back(),
+        std::span(sequence.tokens_).subspan(chain.size() * kBlockPositions, kBlockPositions)));
+  if (!store_.has_spill()) return;
+  for (uint32_t extent = n_before / kExtentPositions; extent < sequence.n_pos() / kExtentPositions;
+       ++extent)
+    for (uint32_t layer = 0; layer < shape_.n_layers; ++layer)
+      if (shape_.layers[layer].window == 0) freeze_extent(sequence, layer, extent);
+}
+
+void KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx) {
+  const uint32_t first = extent_idx * kExtentBlocks;
+  extent_blocks_.clear();
+  bool is_any_open = false;
+  for (uint32_t stream = stream_begin_[layer]; stream < stream_begin_[layer + 1]; ++stream)
+    for (uint32_t i = 0; i < kExtentBlocks; ++i) {
+      const tiers::BlockId block = sequence.streams_[stream].blocks[first + i];
+      const bool is_open = !store_.is_frozen(block);
+      extent_blocks_.push_back(is_open ? block : tiers::kNoBlock);
+      is_any_open = is_any_open || is_open;
+    }
+  if (!is_any_open) return;
+  store_.freeze(layer, extent_idx * kExtentPositions,
+                std::span(sequence.chain_).subspan(first, kExtentBlocks), extent_blocks_);
 }
 
 void KvCache::abandon_rows(Sequence& sequence) {
@@ -133,14 +212,48 @@ void KvCache::abandon_rows(Sequence& sequence) {
   for (auto& table : sequence.streams_) release_from(table, std::max(end_block, table.first_block));
 }
 
-std::byte* KvCache::block(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
-                          uint32_t pos) const {
+tiers::BlockId KvCache::block_id(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
+                                 uint32_t pos) const {
   const StreamTable& table = sequence.streams_[stream_idx(layer, kv_head)];
   const uint32_t idx = pos / kBlockPositions;
-  if (idx < table.first_block) return nullptr;
+  if (idx < table.first_block) return tiers::kNoBlock;
   STRATA_CHECK(idx < table.end_block(), "position %u of a stream with %u blocks", pos,
                table.end_block());
-  return pool_.address(table.slots[idx - table.first_block]);
+  return table.blocks[idx - table.first_block];
+}
+
+const std::byte* KvCache::block(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
+                                uint32_t pos) const {
+  const tiers::BlockId id = block_id(sequence, layer, kv_head, pos);
+  return id == tiers::kNoBlock ? nullptr : store_.bytes(id);
+}
+
+std::byte* KvCache::open_block(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
+                               uint32_t pos) {
+  const tiers::BlockId id = block_id(sequence, layer, kv_head, pos);
+  STRATA_CHECK(id != tiers::kNoBlock, "position %u is not held", pos);
+  return store_.open_bytes(id);
+}
+
+void KvCache::replace_extent(Sequence& sequence, Sequence& again, tiers::ExtentId extent,
+                             uint32_t layer, uint32_t first_pos) {
+  const uint32_t first = first_pos / kBlockPositions;
+  for (uint32_t stream = stream_begin_[layer]; stream < stream_begin_[layer + 1]; ++stream) {
+    auto& blocks = sequence.streams_[stream].blocks;
+    const auto& fresh = again.streams_[stream].blocks;
+    const auto end = std::min<size_t>(first + kExtentBlocks, fresh.size());
+    for (size_t i = first; i < end; ++i) {
+      if (store_.extent_of(blocks[i]) != extent) continue;
+      if ((i + 1) * kBlockPositions <= again.n_pos()) {
+        store_.replace(blocks[i], fresh[i]);
+        continue;
+      }
+      // The sequence was cut inside this block; another one may need all of its rows.
+      store_.add_reference(fresh[i]);
+      store_.release(blocks[i]);
+      blocks[i] = fresh[i];
+    }
+  }
 }
 
 }  // namespace strata::engine

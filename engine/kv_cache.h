@@ -1,15 +1,17 @@
-// engine/kv_cache.h - the KV blocks of all sequences in one DRAM arena of a stated budget.
+// engine/kv_cache.h - the KV of all sequences in a DRAM arena of a stated budget and, where there
+// is a spill file, on NVMe.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "base/kv_layout.h"
 #include "base/model_shape.h"
 #include "engine/sequence.h"
-#include "tiers/block_pool.h"
+#include "tiers/block_store.h"
 
 namespace strata::engine {
 
@@ -20,41 +22,60 @@ struct KvCacheOptions {
   // Largest step. A windowed layer holds its window and as many rows more: enough for a step, and
   // for a truncate() by one.
   uint32_t chunk_rows = 512;
+  // Names the model in the tags of blocks on disk.
+  tiers::Hash128 model = {};
   // Positions a sequence is expected to have: its tables are reserved for them (4 bytes per token,
   // and per block of each stream), so that its steps allocate nothing. 0 = they grow.
   uint64_t n_ctx = 0;
 };
 
 /// Bytes of blocks that one sequence of n_ctx positions holds at most, walked in chunks of
-/// chunk_rows: full layers every position, windowed layers window + chunk, each rounded up to
-/// blocks.
+/// chunk_rows: full layers every position, windowed layers window + chunk,
+/// each rounded up to blocks.
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
                               uint64_t n_ctx, uint32_t chunk_rows);
 
 class KvCache {
  public:
   /// Reserves the arena. Errors: kOutOfMemory; kDoesNotFit where the budget holds no block.
-  KvCache(const ModelShape& shape, const KvCacheOptions& options);
+  KvCache(const ModelShape& shape, const KvCacheOptions& options,
+          std::unique_ptr<tiers::Spill> spill = nullptr);
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
   Sequence make_sequence();
   const KvLayout& layout() const { return layout_; }
   const ModelShape& shape() const { return shape_; }
-  const tiers::BlockPool& pool() const { return pool_; }
+  const tiers::BlockPool& pool() const { return store_.pool(); }
+  tiers::BlockStore& store() { return store_; }
 
   /// Makes room for rows [n_pos, n_pos + n_rows) of `sequence` in every stream: opens blocks,
-  /// copies a shared open block; windowed layers let go of the blocks that no row from here on can
-  /// attend. Errors: kDoesNotFit; the sequence is as before.
+  /// copies an open block that is shared or frozen; windowed layers let go of the blocks that no
+  /// row from here on can attend; full layers may move blocks out of DRAM. Errors: kDoesNotFit,
+  /// and the sequence is as before; LostExtent, then abandon_rows().
   void open_rows(Sequence& sequence, uint32_t n_rows);
-  /// The walk has filled the rows: their tokens now belong to the sequence.
+  /// The walk has filled the rows: their tokens now belong to the sequence, and what became whole
+  /// extents of full layers is frozen.
   void close_rows(Sequence& sequence, std::span<const int32_t> tokens);
   /// Undoes open_rows after a step that failed. What windowed layers have let go of stays gone: no
   /// row from n_pos() on attends it, but a truncate() may keep less than it would have.
   void abandon_rows(Sequence& sequence);
 
-  /// Block that holds position pos of a stream, or null where a windowed layer has let go of it.
-  std::byte* block(const Sequence& sequence, uint32_t layer, uint32_t kv_head, uint32_t pos) const;
+  /// The block that holds position pos of a stream; kNoBlock where a windowed layer has let go of
+  /// it.
+  tiers::BlockId block_id(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
+                          uint32_t pos) const;
+  /// Its bytes, or null where a windowed layer has let go of it. A block that was moved out of DRAM
+  /// must be held by then (tiers::BlockStore::take).
+  const std::byte* block(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
+                         uint32_t pos) const;
+  /// The bytes of an open block, to be filled.
+  std::byte* open_block(const Sequence& sequence, uint32_t layer, uint32_t kv_head, uint32_t pos);
+
+  /// Gives `sequence` the blocks that `again` has computed for a lost extent of a full layer: the
+  /// same bytes (law L1), wherever they lie now. `again` holds the extent's positions.
+  void replace_extent(Sequence& sequence, Sequence& again, tiers::ExtentId extent, uint32_t layer,
+                      uint32_t first_pos);
 
  private:
   friend class Sequence;
@@ -66,12 +87,17 @@ class KvCache {
   uint32_t first_block_to_hold(uint32_t layer, uint32_t end_pos) const;
   void release_before(StreamTable& table, uint32_t block_idx);
   void release_from(StreamTable& table, uint32_t block_idx);
+  [[noreturn]] void refuse_rows(uint64_t n_wanted) const;
+  bool must_copy(tiers::BlockId open) const;
+  void copy_open_block(StreamTable& table);
+  void freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx);
   ModelShape shape_;
   KvCacheOptions options_;
   KvLayout layout_;
   std::vector<uint32_t> stream_begin_;  // [n_layers + 1]
   std::vector<uint32_t> layer_of_stream_;
-  tiers::BlockPool pool_;
+  tiers::BlockStore store_;
+  std::vector<tiers::BlockId> extent_blocks_;  // of the extent being frozen
 };
 
 }  // namespace strata::engine

@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <system_error>
 
 namespace strata::engine {
 namespace {
@@ -74,6 +76,15 @@ uint64_t available_dram_bytes() {
             static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
   }
   return std::min(bytes, cgroup_available_bytes().value_or(bytes));
+}
+
+uint64_t free_disk_bytes(const std::string& directory) {
+  std::error_code error;
+  auto path = std::filesystem::absolute(directory, error);
+  while (!std::filesystem::exists(path, error) && path.has_relative_path())
+    path = path.parent_path();
+  const auto space = std::filesystem::space(path, error);
+  return error ? 0 : space.available;
 }
 
 uint64_t peak_memory_bytes() {

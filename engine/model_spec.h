@@ -40,8 +40,8 @@ struct ModelSpec {
   RopePairing rope_pairing = RopePairing::kAdjacent;
   std::vector<RopeSpec> rope_sets;  // LayerShape::rope_set indexes it
   float norm_eps = 1e-5f;
-  float attention_scale =
-      0;  // multiplies q.k; 1 / sqrt(head_dim) unless the architecture says otherwise
+  // Multiplies q.k; 1 / sqrt(head_dim) unless the architecture says otherwise.
+  float attention_scale = 0;
   float embedding_scale = 1;  // multiplies embedding rows (Gemma: sqrt(d_model))
   Activation activation = Activation::kSilu;
   bool has_qkv_bias = false;  // attn_{q,k,v}.bias required (qwen2); optional ones are found by name
@@ -75,8 +75,8 @@ ModelSpec read_model_spec(const GgufFile& file, const RopeOverrides& overrides =
 /// Names of the architectures Strata runs.
 std::vector<std::string_view> known_architectures();
 
-/// f16 K and V bytes of one position over all layers (windowed layers included): what `inspect`
-/// prints.
+/// f16 K and V bytes of one position over all layers (windowed layers included):
+/// what `inspect` prints.
 uint64_t kv_bytes_per_token(const ModelShape& shape);
 
 }  // namespace strata::engine

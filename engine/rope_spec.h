@@ -20,8 +20,8 @@ std::vector<RopeSpec> read_rope_sets(const HyperParameters& parameters,
                                      const RopeOverrides& overrides);
 
 /// Reads rope_freqs.weight or rope_factors_{long,short}.weight into `full`, after their shapes were
-/// checked. Errors: kBadFile (a factor that is not positive and finite; longrope without factors),
-/// kIo.
+/// checked. Errors: kBadFile (a factor that is not positive and finite;
+/// longrope without factors), kIo.
 void read_rope_factors(const GgufFile& file, const Architecture& architecture, uint64_t n_ctx,
                        RopeSpec& full);
 

@@ -70,9 +70,4 @@ void RopeTable::angles(std::span<const uint32_t> positions, std::span<float> cos
   }
 }
 
-void rope_angles(const RopeSpec& spec, std::span<const uint32_t> positions,
-                 std::span<float> cos_sin) {
-  RopeTable(spec).angles(positions, cos_sin);
-}
-
 }  // namespace strata::engine

@@ -14,15 +14,16 @@ namespace strata::engine {
 
 /// Per-frequency multipliers of one RopeSpec, computed once. Immutable.
 ///
-///   f_i     = freq_base^(-2i / n_rot) / factors[i]                                  (RoFormer;
-///   factors empty = 1) none, longrope   theta_i(p) = p f_i linear           theta_i(p) = p f_i /
-///   factor yarn             theta_i(p) = p f_i ((1 - g_i) / factor + g_i),  g_i = ext_factor
-///   ramp_i
-///     ramp_i = 1 - clamp((i - low) / max(high - low, 0.001), 0, 1)                  (YaRN
-///     section 3.2, on pair indices) low = max(0, floor(c(beta_fast))), high = min(n_rot - 1,
-///     ceil(c(beta_slow))) c(beta) = n_rot ln(n_ctx_original / (2 pi beta)) / (2 ln freq_base)
-///   magnitude = attn_factor, times 1 + 0.1 ln(factor) for yarn with ext_factor != 0 and factor > 1
-///   (YaRN section 3.4)
+///   f_i = freq_base^(-2i / n_rot) / factors[i]                        (RoFormer; no factors: 1)
+///   none, longrope   theta_i(p) = p f_i
+///   linear           theta_i(p) = p f_i / factor
+///   yarn             theta_i(p) = p f_i ((1 - g_i) / factor + g_i),  g_i = ext_factor ramp_i
+///     ramp_i  = 1 - clamp((i - low) / max(high - low, 0.001), 0, 1)   (YaRN section 3.2, on pairs)
+///     low     = max(0, floor(c(beta_fast)))
+///     high    = min(n_rot - 1, ceil(c(beta_slow)))
+///     c(beta) = n_rot ln(n_ctx_original / (2 pi beta)) / (2 ln freq_base)
+///   magnitude = attn_factor; times 1 + 0.1 ln(factor) for yarn with ext_factor != 0 and factor > 1
+///               (YaRN section 3.4)
 class RopeTable {
  public:
   explicit RopeTable(const RopeSpec& spec);
@@ -38,9 +39,5 @@ class RopeTable {
   std::vector<double> multipliers_;  // [n_rot / 2]: theta_i(p) = p multipliers_[i]
   double magnitude_ = 1.0;
 };
-
-/// RopeTable(spec).angles(positions, cos_sin), for callers that need it once.
-void rope_angles(const RopeSpec& spec, std::span<const uint32_t> positions,
-                 std::span<float> cos_sin);
 
 }  // namespace strata::engine

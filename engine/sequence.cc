@@ -12,11 +12,13 @@ Sequence::Sequence(KvCache* cache) : cache_(cache) {}
 Sequence::Sequence(Sequence&& other) noexcept
     : cache_(std::exchange(other.cache_, nullptr)),
       tokens_(std::move(other.tokens_)),
+      chain_(std::move(other.chain_)),
       streams_(std::exchange(other.streams_, {})) {}
 
 Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(cache_, other.cache_);
   std::swap(tokens_, other.tokens_);
+  std::swap(chain_, other.chain_);
   std::swap(streams_, other.streams_);
   return *this;
 }
@@ -30,9 +32,10 @@ void Sequence::release_all() {
 Sequence Sequence::fork() const {
   Sequence copy = cache_->make_sequence();
   copy.tokens_ = tokens_;
+  copy.chain_ = chain_;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
     copy.streams_[stream] = streams_[stream];  // into what is reserved; then nothing can fail
-    for (const auto slot : streams_[stream].slots) cache_->pool_.add_reference(slot);
+    for (const auto block : streams_[stream].blocks) cache_->store_.add_reference(block);
   }
   return copy;
 }
@@ -53,6 +56,7 @@ uint32_t Sequence::truncate(uint32_t n) {
     if (n == 0) table.first_block = 0;
   }
   tokens_.resize(n);
+  chain_.resize(n / kBlockPositions);
   return n;
 }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "tiers/block_pool.h"
+#include "tiers/block_store.h"
 
 namespace strata::engine {
 
@@ -37,13 +37,14 @@ class Sequence {
   /// Blocks of one stream, oldest first; entry i holds positions [(first_block + i) * 32, ...).
   struct StreamTable {
     uint32_t first_block = 0;
-    std::vector<tiers::SlotId> slots;
-    uint32_t end_block() const { return first_block + static_cast<uint32_t>(slots.size()); }
+    std::vector<tiers::BlockId> blocks;
+    uint32_t end_block() const { return first_block + static_cast<uint32_t>(blocks.size()); }
   };
   void release_all();
   KvCache* cache_;
   std::vector<int32_t> tokens_;
-  std::vector<StreamTable> streams_;  // layer-major, KV head minor
+  std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block
+  std::vector<StreamTable> streams_;   // layer-major, KV head minor
 };
 
 }  // namespace strata::engine

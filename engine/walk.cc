@@ -14,16 +14,18 @@
 namespace strata::engine {
 namespace {
 
+using cpu_attn::linear_bytes;
+
 planner::PieceBytes piece_bytes(const Model& model) {
   planner::PieceBytes pieces;
   pieces.embedding_row = tensor_row_bytes(model.embedding().type, model.embedding().n_in);
-  pieces.output_head = model.output().total_bytes();
+  pieces.output_head = linear_bytes(model.output());
   for (uint32_t idx = 0; idx < model.shape().n_layers; ++idx) {
     const LayerWeights& w = model.layer(idx);
-    pieces.layers.push_back({.qkv = w.q.total_bytes() + w.k.total_bytes() + w.v.total_bytes(),
-                             .attn_output = w.attn_output.total_bytes(),
-                             .ffn_gate_up = w.ffn_gate.total_bytes() + w.ffn_up.total_bytes(),
-                             .ffn_down = w.ffn_down.total_bytes()});
+    pieces.layers.push_back({.qkv = linear_bytes(w.q) + linear_bytes(w.k) + linear_bytes(w.v),
+                             .attn_output = linear_bytes(w.attn_output),
+                             .ffn_gate_up = linear_bytes(w.ffn_gate) + linear_bytes(w.ffn_up),
+                             .ffn_down = linear_bytes(w.ffn_down)});
   }
   return pieces;
 }
@@ -64,6 +66,7 @@ Walk::State::State(const Model& m, KvCache& c, const KernelTable& kernel_table, 
     max_q_width = std::max(max_q_width, layer.n_heads * shape.head_dim);
     max_kv_width = std::max(max_kv_width, layer.n_kv_heads * shape.head_dim);
     max_d_ff = std::max(max_d_ff, layer.d_ff);
+    max_heads = std::max(max_heads, layer.n_heads);
   }
   const uint64_t widest = std::max({shape.d_model, max_q_width, max_d_ff});
   const uint64_t n = max_rows;
@@ -90,6 +93,8 @@ Walk::State::State(const Model& m, KvCache& c, const KernelTable& kernel_table, 
     zero_block = carver.take<std::byte>(cache.layout().block_bytes);
     attend_memory = carver.take<float>(pool.size() * attend_floats_per_worker);
     span_partials = carver.take<float>(kSplitFloatsMax);
+    run_m = carver.take<float>(n * max_heads);
+    run_l = carver.take<float>(n * max_heads);
   };
   Carver counter(nullptr);
   carve(counter);
@@ -111,6 +116,7 @@ void Walk::State::reserve_lists() {
   op_seconds.reserve(plan.ops.capacity());
   tiles.reserve(uint64_t{max_rows} * n_kv_heads);
   tile_partials.reserve(uint64_t{kTilesPerThread} * pool.size());
+  tile_queries.reserve(tiles.capacity());
   split_items.reserve(kSplitFloatsMax / (shape.head_dim + 2));
   logit_values.reserve(shape.vocab_size);
 }
@@ -193,20 +199,34 @@ const StepPlan& Walk::plan() const { return state_->plan; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
 
+void Walk::State::run_step(std::span<const StepRow> rows) {
+  begin(rows);
+  try {
+    for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
+    plan_waves();
+    run_plan();
+  } catch (...) {
+    drop_fetches();
+    for (const Group& group : groups) cache.abandon_rows(*group.sequence);
+    throw;
+  }
+  for (const Group& group : groups)
+    cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
+}
+
 void Walk::step(std::span<const StepRow> rows) {
   State& s = *state_;
   STRATA_CHECK(!rows.empty() && rows.size() <= s.max_rows, "%zu rows in a walk of %u", rows.size(),
                s.max_rows);
-  s.begin(rows);
-  try {
-    for (const State::Group& group : s.groups) s.cache.open_rows(*group.sequence, group.n_rows);
-    s.run_plan();
-  } catch (...) {
-    for (const State::Group& group : s.groups) s.cache.abandon_rows(*group.sequence);
-    throw;
+  for (uint32_t n_repairs = 0;; ++n_repairs) {
+    try {
+      s.run_step(rows);
+      return;
+    } catch (const tiers::LostExtent& lost) {
+      if (n_repairs == kMaxRepairs) throw;
+      s.repair(*s.holder_of(rows, lost), lost);
+    }
   }
-  for (const State::Group& group : s.groups)
-    s.cache.close_rows(*group.sequence, std::span(s.tokens).subspan(group.row_begin, group.n_rows));
 }
 
 std::span<const float> Walk::logits(uint32_t idx) const {

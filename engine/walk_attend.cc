@@ -60,8 +60,11 @@ void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, u
   std::array<const std::byte*, kNextBlocks> next_blocks;
   uint32_t n_next_blocks = 0;
   for (uint32_t pos = segment_pos + n_pos; n_next_blocks < kNextBlocks && pos < end_pos;
-       pos += kBlockPositions)
-    next_blocks[n_next_blocks++] = block_at(pos);
+       pos += kBlockPositions) {
+    const auto id = cache.block_id(*tile.group->sequence, tile.layer, tile.kv_head, pos);
+    if (id == tiers::kNoBlock || !cache.store().is_readable(id)) break;
+    next_blocks[n_next_blocks++] = cache.store().bytes(id);
+  }
   std::array<uint32_t, kMaxTileQueries> query_pos;
   for (uint32_t i = 0; i < tile.n_queries; ++i)
     query_pos[i] = positions[tile.row_begin + i / group_heads];
@@ -194,6 +197,7 @@ void Walk::State::attend_split(uint32_t layer) {
 
 void Walk::State::attend(uint32_t layer) {
   list_tiles(layer);
+  if (next_wave < waves.size() && waves[next_wave].layer == layer) return attend_streamed(layer);
   uint64_t split_floats = 0;
   bool has_spans = false;
   for (const AttendTile& tile : tiles) {

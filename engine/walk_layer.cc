@@ -11,8 +11,8 @@ namespace strata::engine {
 namespace {
 
 constexpr uint32_t kRowsPerTask = 16;  // rows a worker takes at a time in row-wise operations
-constexpr uint32_t kPiecesPerThread =
-    6;  // pieces of a linear layer per thread: evens out a slower core
+// Pieces of a linear layer per thread: evens out a slower core.
+constexpr uint32_t kPiecesPerThread = 6;
 
 bool is_float(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16;
@@ -130,8 +130,7 @@ void Walk::State::rotate_and_store(uint32_t layer, uint32_t row_begin, uint32_t 
     }
     for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
       head_row(k_row + head * head_dim, w.k_norm, angles);
-      std::byte* block = cache.block(*group.sequence, layer, head, positions[row]);
-      STRATA_CHECK(block != nullptr, "position %u is not held", positions[row]);
+      std::byte* block = cache.open_block(*group.sequence, layer, head, positions[row]);
       kernels.store_kv(cache.layout(), block, positions[row] % kBlockPositions,
                        k_row + head * head_dim, v_row + head * head_dim);
     }

@@ -20,12 +20,14 @@
 namespace strata::engine {
 
 /// Positions whose segments one thread merges before the spans are merged in order: part of the
-/// arithmetic order (law L1), so prefill and decode both use it. Four segments: enough pieces for
-/// the threads at a few thousand positions.
+/// arithmetic order (law L1; docs/adr/0001-one-arithmetic-order.md), so prefill and decode both use
+/// it. Four segments: enough pieces for the threads at a few thousand positions.
 inline constexpr uint32_t kSpanPositions = 4 * kSegmentPositions;
 
-inline constexpr uint64_t kSplitFloatsMax =
-    uint64_t{8} << 20;  // 32 MiB of span partials at most; beyond it tiles stay whole
+// 32 MiB of span partials at most; beyond it tiles stay whole.
+inline constexpr uint64_t kSplitFloatsMax = uint64_t{8} << 20;
+// Lost extents that one step computes again before it gives up: a disk that loses more is broken.
+inline constexpr uint32_t kMaxRepairs = 256;
 inline constexpr uint32_t kTilesPerThread = 4;                // enough for an even share
 inline constexpr uint32_t kOpsPerLayer = 7, kOpsPerStep = 2;  // of a step plan
 
@@ -86,6 +88,20 @@ struct Walk::State {
   void list_tiles(uint32_t layer);
   void attend_split(uint32_t layer);
 
+  // Attention over KV that is partly on disk (engine/walk_stream.cc).
+  struct Wave;
+  void plan_waves();
+  void plan_layer_waves(uint32_t layer);
+  bool list_missing(const Group& group, uint32_t layer, uint32_t span);
+  void fetch_ahead();
+  void drop_fetches();
+  void attend_streamed(uint32_t layer);
+  void attend_wave(const Wave& wave);
+  void run_step(std::span<const StepRow> rows);
+  Sequence* holder_of(std::span<const StepRow> rows, const tiers::LostExtent& lost) const;
+  void repair(Sequence& sequence, const tiers::LostExtent& lost);
+  AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
+
   const Model& model;
   const ModelShape& shape;
   KvCache& cache;
@@ -97,6 +113,7 @@ struct Walk::State {
   uint32_t max_q_width = 0;
   uint32_t max_kv_width = 0;
   uint32_t max_d_ff = 0;
+  uint32_t max_heads = 0;
 
   // Step.
   std::vector<Group> groups;
@@ -113,14 +130,14 @@ struct Walk::State {
   // Buffers, all [max_rows, width] f32 unless said otherwise.
   HostMemory memory;
   std::span<float> residual, normed, q, k, v, attended, projected, gate, up;
-  std::span<float>
-      q_by_head;  // [n_kv_heads][n_rows][group, head_dim], RoPE applied, times the attention scale
+  // [n_kv_heads][n_rows][group, head_dim], RoPE applied, times the attention scale.
+  std::span<float> q_by_head;
   std::vector<RopeTable> rope_tables;     // per RoPE set
   std::vector<std::span<float>> cos_sin;  // per RoPE set: [max_rows, n_rot]
   QuantRows quant{};
   std::vector<float> logit_values;  // [n_logit_rows, vocab_size]
-  std::span<std::byte>
-      zero_block;  // stands for blocks that a windowed layer has let go of: attended by no row
+  // Stands for blocks that a windowed layer has let go of: attended by no row.
+  std::span<std::byte> zero_block;
   std::span<float> attend_memory;  // per worker
   uint64_t attend_floats_per_worker = 0;
   std::vector<AttendTile> tiles;
@@ -129,6 +146,28 @@ struct Walk::State {
   std::vector<std::pair<uint32_t, uint32_t>> split_items;
   std::vector<uint64_t> tile_partials;
   std::span<float> span_partials;  // [kSplitFloatsMax]
+
+  // What the step reads back: waves in the order of use, the extents of each, and how far fetching
+  // and releasing have come in that list.
+  std::vector<Wave> waves;
+  uint32_t next_wave = 0;
+  std::vector<tiers::ExtentId> fetches;
+  uint32_t n_fetched = 0;
+  uint32_t n_released = 0;
+  std::vector<tiers::ExtentId> span_missing;
+  std::span<float> run_m, run_l;       // [max_rows, n_heads]; o lies in q, which is free by then
+  std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
+};
+
+/// Spans [first_span, end_span) of one group in one layer, whose missing extents are
+/// fetches[fetch_begin, fetch_end).
+struct Walk::State::Wave {
+  uint32_t layer;
+  uint32_t group;
+  uint32_t first_span;
+  uint32_t end_span;
+  uint32_t fetch_begin;
+  uint32_t fetch_end;
 };
 
 struct Walk::State::AttendTile {

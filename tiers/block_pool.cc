@@ -27,7 +27,7 @@ BlockPool::BlockPool(uint64_t budget_bytes, uint32_t block_bytes)
   n_slots_ = static_cast<uint32_t>(std::min<uint64_t>(n_slots, UINT32_MAX - 1));
   n_free_ = n_slots_;
   memory_ = HostMemory::reserve(uint64_t{n_slots_} * block_bytes);
-  references_.assign(n_slots_, 0);
+  is_taken_.assign(n_slots_, 0);
   const auto n_runs = static_cast<uint32_t>(div_up(n_slots_, kRunSlots));
   run_used_.assign(n_runs, 0);
   free_runs_.reserve(n_runs);
@@ -36,7 +36,7 @@ BlockPool::BlockPool(uint64_t budget_bytes, uint32_t block_bytes)
 }
 
 void BlockPool::mark_used(uint32_t slot) {
-  references_[slot] = 1;
+  is_taken_[slot] = 1;
   ++run_used_[slot / kRunSlots];
   --n_free_;
   peak_used_ = std::max(peak_used_, n_slots_ - n_free_);
@@ -45,8 +45,8 @@ void BlockPool::mark_used(uint32_t slot) {
 std::optional<SlotId> BlockPool::take(SlotId previous) {
   if (n_free_ == 0) return std::nullopt;
   const uint32_t after = number(previous) + 1;
-  if (previous != kNoSlot && references(previous) > 0 && after < n_slots_ &&
-      after % kRunSlots != 0 && references_[after] == 0) {
+  if (previous != kNoSlot && is_taken(previous) && after < n_slots_ && after % kRunSlots != 0 &&
+      is_taken_[after] == 0) {
     mark_used(after);
     return static_cast<SlotId>(after);
   }
@@ -59,20 +59,15 @@ std::optional<SlotId> BlockPool::take(SlotId previous) {
   }
   // Only part-used runs are left: the lowest free slot. A linear look, but only when memory is all
   // but full.
-  while (references_[first_free_hint_] != 0) first_free_hint_ = (first_free_hint_ + 1) % n_slots_;
+  while (is_taken_[first_free_hint_] != 0) first_free_hint_ = (first_free_hint_ + 1) % n_slots_;
   const uint32_t slot = first_free_hint_;
   mark_used(slot);
   return static_cast<SlotId>(slot);
 }
 
-void BlockPool::add_reference(SlotId slot) {
-  STRATA_CHECK(references(slot) > 0, "slot %u is free", number(slot));
-  ++references_[number(slot)];
-}
-
 void BlockPool::release(SlotId slot) {
-  STRATA_CHECK(references(slot) > 0, "slot %u is free", number(slot));
-  if (--references_[number(slot)] > 0) return;
+  STRATA_CHECK(is_taken(slot), "slot %u is free", number(slot));
+  is_taken_[number(slot)] = 0;
 #ifdef STRATA_DEBUG_CHECKS
   std::memset(address(slot), 0xA5, block_bytes_);
 #endif
@@ -81,9 +76,9 @@ void BlockPool::release(SlotId slot) {
   if (--run_used_[run] == 0) free_runs_.push_back(run);
 }
 
-uint32_t BlockPool::references(SlotId slot) const {
+bool BlockPool::is_taken(SlotId slot) const {
   STRATA_CHECK(number(slot) < n_slots_, "slot %u of %u", number(slot), n_slots_);
-  return references_[number(slot)];
+  return is_taken_[number(slot)] != 0;
 }
 
 std::byte* BlockPool::address(SlotId slot) const {

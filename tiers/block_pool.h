@@ -1,4 +1,4 @@
-// tiers/block_pool.h - slots for KV blocks in one DRAM arena of fixed budget, reference-counted.
+// tiers/block_pool.h - slots for KV blocks in one DRAM arena of fixed budget.
 #pragma once
 
 #include <cstddef>
@@ -29,13 +29,12 @@ class BlockPool {
   uint32_t block_bytes() const { return block_bytes_; }
   uint64_t budget_bytes() const { return budget_bytes_; }
 
-  /// A free slot with one reference: the neighbour after `previous` where that is free and in the
+  /// A free slot, now taken: the neighbour after `previous` where that is free and in the
   /// same run, else the first of a free run, else any. Nothing where all are taken.
   std::optional<SlotId> take(SlotId previous);
-  void add_reference(SlotId slot);
-  /// Gives one reference back; the last one frees the slot (filled with 0xA5 in debug builds).
+  /// Frees a taken slot (filled with 0xA5 in debug builds).
   void release(SlotId slot);
-  uint32_t references(SlotId slot) const;
+  bool is_taken(SlotId slot) const;
   std::byte* address(SlotId slot) const;
 
  private:
@@ -46,7 +45,7 @@ class BlockPool {
   uint32_t n_free_ = 0;
   uint32_t peak_used_ = 0;
   HostMemory memory_;
-  std::vector<uint32_t> references_;
+  std::vector<uint8_t> is_taken_;
   std::vector<uint8_t> run_used_;    // slots taken in each run
   std::vector<uint32_t> free_runs_;  // stack of the wholly free runs, each once
   uint32_t first_free_hint_ = 0;     // where the search for a free slot in part-used runs goes on

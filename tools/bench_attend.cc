@@ -2,8 +2,6 @@
 // prefill from cache in GFLOP/s, each beside a peak measured in the same run. The answer is checked
 // against double precision before anything is timed. Why: a kernel's figure says something only as
 // a share of what the machine gave in the same minute.
-#include <immintrin.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -18,7 +16,10 @@
 #include "base/check.h"
 #include "base/half.h"
 #include "base/host_memory.h"
+#include "base/thread_pool.h"
 #include "cpu_attn/attend.h"
+#include "cpu_attn/kernels.h"
+#include "tools/cli/dram_read.h"
 
 namespace strata {
 namespace {
@@ -48,61 +49,36 @@ double median_seconds(uint64_t n, const std::function<void(uint64_t)>& work) {
   return times[times.size() / 2];
 }
 
-/// f32 FMA rate of one core: ten independent chains.
-double measure_peak_gflops() {
-  constexpr uint64_t kRounds = 10'000;
-  const double seconds = median_seconds(301, [](uint64_t) {
-    for (uint64_t i = 0; i < kRounds; ++i) {
-      asm volatile(
-          "vfmadd231ps %%ymm0, %%ymm1, %%ymm2\n vfmadd231ps %%ymm0, %%ymm1, %%ymm3\n"
-          "vfmadd231ps %%ymm0, %%ymm1, %%ymm4\n vfmadd231ps %%ymm0, %%ymm1, %%ymm5\n"
-          "vfmadd231ps %%ymm0, %%ymm1, %%ymm6\n vfmadd231ps %%ymm0, %%ymm1, %%ymm7\n"
-          "vfmadd231ps %%ymm0, %%ymm1, %%ymm8\n vfmadd231ps %%ymm0, %%ymm1, %%ymm9\n"
-          "vfmadd231ps %%ymm0, %%ymm1, %%ymm10\n vfmadd231ps %%ymm0, %%ymm1, %%ymm11\n" ::
-              : "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11");
-    }
-  });
-  return static_cast<double>(kRounds) * 10 * 16 / seconds * 1e-9;
+constexpr uint64_t kFmaRounds = 10'000;
+
+/// FLOP of one core in a second: ten independent chains of FMAs of n_lanes each, which `work` runs
+/// kFmaRounds times.
+double fma_gflops(uint32_t n_lanes, const std::function<void()>& work) {
+  const double seconds = median_seconds(301, [&](uint64_t) { work(); });
+  return static_cast<double>(kFmaRounds) * 10 * 2 * n_lanes / seconds * 1e-9;
 }
 
-__attribute__((target("avx2"))) int64_t xor_of(const std::byte* bytes, uint64_t n) {
-  __m256i sum[4] = {};
-  for (uint64_t i = 0; i + 128 <= n; i += 128) {
-    for (uint64_t j = 0; j < 4; ++j) {
-      sum[j] = _mm256_xor_si256(
-          sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + i + 32 * j)));
-    }
-  }
-  const __m256i all =
-      _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
-  return _mm256_extract_epi64(all, 0);
+// Ten chains in registers 2 to 11 of a kind: "y" has 8 lanes, "z" 16.
+#define STRATA_FMA(kind, to) "vfmadd231ps %%" kind "mm0, %%" kind "mm1, %%" kind "mm" to "\n"
+#define STRATA_TEN_FMAS(kind)                                                                     \
+  asm volatile(STRATA_FMA(kind, "2") STRATA_FMA(kind, "3") STRATA_FMA(kind, "4") STRATA_FMA(      \
+                   kind, "5") STRATA_FMA(kind, "6") STRATA_FMA(kind, "7") STRATA_FMA(kind, "8")   \
+                   STRATA_FMA(kind, "9") STRATA_FMA(kind, "10") STRATA_FMA(kind, "11")::          \
+                       : "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
+                         "xmm11")
+
+/// f32 FMA rate of one core with the widest registers it has.
+double measure_peak_gflops() {
+  if (__builtin_cpu_supports("avx512f"))
+    return fma_gflops(16, [] {
+      for (uint64_t i = 0; i < kFmaRounds; ++i) STRATA_TEN_FMAS("z");
+    });
+  return fma_gflops(8, [] {
+    for (uint64_t i = 0; i < kFmaRounds; ++i) STRATA_TEN_FMAS("y");
+  });
 }
 
 constexpr uint64_t kSliceBytes = uint64_t{8} << 20;
-
-double measure_read_gbytes_per_s(const HostMemory& memory, uint32_t repeats) {
-  volatile int64_t sink = 0;
-  const uint64_t n_slices = memory.size() / kSliceBytes;
-  const double seconds = median_seconds(n_slices * repeats, [&](uint64_t i) {
-    sink = xor_of(memory.data() + i % n_slices * kSliceBytes, kSliceBytes);
-  });
-  return static_cast<double>(kSliceBytes) / seconds * 1e-9;
-}
-
-std::vector<KernelTable> tables_of_this_cpu() {
-  std::vector<KernelTable> tables(1);
-  cpu_attn::fill_attend_scalar(tables[0]);
-  tables[0].name = "scalar";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    tables.emplace_back().name = "avx2";
-    cpu_attn::fill_attend_avx2(tables.back());
-  }
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    tables.emplace_back().name = "avx512";
-    cpu_attn::fill_attend_avx512(tables.back());
-  }
-  return tables;
-}
 
 /// Blocks of one codec pair in large memory, filled by store_kv; segments are lists of eight of
 /// them.
@@ -274,15 +250,16 @@ int main(int argc, char** argv) {
   strata::HostMemory memory = strata::HostMemory::reserve(options.megabytes << 20);
   std::fill_n(memory.data(), memory.size(), std::byte{1});
   const double peak = strata::measure_peak_gflops();
-  const double read = strata::measure_read_gbytes_per_s(memory, options.repeats);
+  strata::ThreadPool pool(1);
+  const double read = strata::cli::measure_dram_read(pool, {memory.data(), memory.size()});
   std::printf(
       "head_dim %u, group %u, prefill %u queries, blocks %u apart; peak %.1f GFLOP/s, read %.1f "
       "GB/s\n",
       options.head_dim, options.group, options.group * options.rows, options.streams, peak, read);
-  for (const strata::KernelTable& table : strata::tables_of_this_cpu()) {
-    if (!options.isa.empty() && options.isa != table.name) continue;
+  for (const strata::KernelTable* table : strata::cpu_attn::available_kernels()) {
+    if (!options.isa.empty() && options.isa != table->name) continue;
     for (const strata::KvCodec codec : {strata::KvCodec::kF16, strata::KvCodec::kQ8_0}) {
-      strata::bench_codec(table, codec, options, memory, peak, read);
+      strata::bench_codec(*table, codec, options, memory, peak, read);
     }
   }
   return 0;

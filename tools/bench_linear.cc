@@ -1,6 +1,6 @@
-// tools/bench_linear.cc - speed of the CPU's linear layers: decode in GB/s, prefill in G
-// operations/s, each beside a ceiling measured in the same run. Every answer is checked against
-// another instruction set before its time is printed.
+// tools/bench_linear.cc - speed of the CPU's linear layers on one thread: decode in GB/s, also as a
+// share of the DRAM read bandwidth measured in the same run, prefill in G operations/s. Every
+// answer is compared with the scalar kernel's before its time is printed.
 //
 //   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M]
 #include <algorithm>
@@ -16,8 +16,10 @@
 
 #include "base/half.h"
 #include "base/host_memory.h"
+#include "base/thread_pool.h"
 #include "cpu_attn/kernels.h"
 #include "cpu_attn/pack.h"
+#include "tools/cli/dram_read.h"
 
 namespace strata {
 namespace {
@@ -44,19 +46,6 @@ double best_seconds(uint32_t ms, Call&& call) {
     best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
   }
   return best;
-}
-
-/// Bytes/s of one thread that sums a large array: the ceiling of decode.
-double memory_rate(const HostMemory& memory) {
-  const auto words = memory.as<const uint64_t>(memory.size() / 8);
-  volatile uint64_t sink = 0;
-  const double seconds = best_seconds(200, [&] {
-    uint64_t sums[16] = {};
-    for (size_t i = 0; i + 16 <= words.size(); i += 16)
-      for (size_t j = 0; j < 16; ++j) sums[j] += words[i + j];
-    for (const uint64_t sum : sums) sink = sink + sum;
-  });
-  return static_cast<double>(memory.size()) / seconds;
 }
 
 struct Rows {
@@ -93,12 +82,8 @@ std::vector<std::byte> draw_rows(const TensorTypeInfo& info, uint64_t bytes) {
   return rows;
 }
 
-struct Ceilings {
-  double bytes_per_s;
-};
-
 bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Options& options,
-              const Ceilings& ceilings) {
+              double read_gbytes_per_s) {
   if (options.n_in % info.block_elements != 0) return true;
   PackedMatrix w{nullptr, info.type, options.n_out, options.n_in,
                  cpu_attn::panel_bytes(info.type, options.n_in)};
@@ -142,12 +127,13 @@ bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Option
         table.linear(decode);
       }
     });
-    decode_bytes_per_s[n_rows == 4] = static_cast<double>(n_copies * w.total_bytes()) / seconds;
+    decode_bytes_per_s[n_rows == 4] =
+        static_cast<double>(n_copies * cpu_attn::linear_bytes(w)) / seconds;
   }
   const double operations = 2.0 * options.n_rows * options.n_out * options.n_in;
   std::printf("%-7s %-7s %8.2f %9.1f %4.0f%% %9.1f %9.1f %8.2f\n", std::string(info.name).c_str(),
               table.name, static_cast<double>(w.total_bytes()) / 1e6, decode_bytes_per_s[0] / 1e9,
-              100 * decode_bytes_per_s[0] / ceilings.bytes_per_s, decode_bytes_per_s[1] / 1e9,
+              100 * decode_bytes_per_s[0] / 1e9 / read_gbytes_per_s, decode_bytes_per_s[1] / 1e9,
               operations / prefill_s / 1e9, static_cast<double>(file.size()) / pack_s / 1e9);
   return true;
 }
@@ -156,16 +142,16 @@ int run(const Options& options) {
   const KernelTable& table = cpu_attn::choose_kernels(options.isa);
   HostMemory memory = HostMemory::reserve(uint64_t{options.decode_mib} << 20);
   std::memset(memory.data(), 1, memory.size());
-  const Ceilings ceilings{memory_rate(memory)};
+  ThreadPool pool(1);
+  const double read_gbytes_per_s = cli::measure_dram_read(pool, {memory.data(), memory.size()});
   memory = HostMemory();
   std::printf("n_out %u, n_in %u, prefill of %u rows, one thread, %s; memory reads %.1f GB/s\n",
-              options.n_out, options.n_in, options.n_rows, table.features,
-              ceilings.bytes_per_s / 1e9);
+              options.n_out, options.n_in, options.n_rows, table.features, read_gbytes_per_s);
   std::printf("type    set       MB     GB/s  share   4 rows     GOP/s  pack GB/s\n");
   for (const auto& info : tensor_types()) {
     const bool wanted =
         options.types.empty() || std::ranges::find(options.types, info.name) != options.types.end();
-    if (wanted && !run_type(table, info, options, ceilings)) return 1;
+    if (wanted && !run_type(table, info, options, read_gbytes_per_s)) return 1;
   }
   return 0;
 }

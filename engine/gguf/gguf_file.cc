@@ -149,6 +149,12 @@ InputFile open_shard(const std::string& path, uint64_t idx, uint64_t n_shards) {
   }
 }
 
+[[noreturn]] void refuse_shard(const std::string& path, std::string_view key,
+                               const std::string& message) {
+  throw Error(ErrorCode::kBadFile, message, fmt::format("{}: key {}", path, key),
+              "fetch all shards of one model again");
+}
+
 }  // namespace
 
 /// Adds the tensors of shard `idx` (not the first) after checking that it is the shard its name
@@ -159,23 +165,22 @@ void GgufFile::State::add_shard(const std::string& shard_path, uint64_t idx, uin
   const Keys shard_keys(shard, shard_path);
   const auto no = shard_keys.get_uint("split.no");
   const auto count = shard_keys.get_uint("split.count");
-  const auto fail = [&](std::string_view key, const std::string& message) {
-    throw Error(ErrorCode::kBadFile, message, fmt::format("{}: key {}", shard_path, key),
-                "fetch all shards of one model again");
-  };
   if (!no || !count)
-    fail("split.no",
-         fmt::format("wanted shard {} of {}, found a file that is no shard", idx + 1, n_shards));
+    refuse_shard(
+        shard_path, "split.no",
+        fmt::format("wanted shard {} of {}, found a file that is no shard", idx + 1, n_shards));
   if (*no != idx || *count != n_shards)
-    fail("split.no",
-         fmt::format("wanted shard {} of {} by its name, found split.no {} and split.count {}",
-                     idx + 1, n_shards, *no, *count));
+    refuse_shard(
+        shard_path, "split.no",
+        fmt::format("wanted shard {} of {} by its name, found split.no {} and split.count {}",
+                    idx + 1, n_shards, *no, *count));
   const auto n_wanted = keys().get_uint(kTensorsOfAll);
   const auto n_shard_wanted = shard_keys.get_uint(kTensorsOfAll);
   if (n_wanted && n_shard_wanted && *n_wanted != *n_shard_wanted)
-    fail(kTensorsOfAll, fmt::format("wanted {} tensors over all shards as the first shard says, "
-                                    "found {}: the shards are of different models",
-                                    *n_wanted, *n_shard_wanted));
+    refuse_shard(shard_path, kTensorsOfAll,
+                 fmt::format("wanted {} tensors over all shards as the first shard says, "
+                             "found {}: the shards are of different models",
+                             *n_wanted, *n_shard_wanted));
   for (GgufTensor& tensor : shard.tensors) {
     const auto position = static_cast<uint32_t>(head.tensors.size());
     if (!head.tensor_idx.emplace(tensor.name, position).second)

@@ -36,8 +36,8 @@ struct GgufTensor {
   TensorType type;              // decodable; others are rejected by name when the file is opened
   std::vector<uint64_t> shape;  // 1 to 4 dimensions, shape[0] is the row length
   uint64_t bytes = 0;           // file bytes of the tensor
-  uint64_t file_offset =
-      0;  // absolute, inside shard `shard`; file_offset + bytes <= that file's size
+  // Absolute, inside shard `shard`; file_offset + bytes <= that file's size.
+  uint64_t file_offset = 0;
   uint32_t shard = 0;
   uint64_t n_rows() const;  // product of shape[1..]
 };

@@ -20,8 +20,8 @@ namespace {
 
 constexpr std::string_view kMagic = "GGUF";
 constexpr uint64_t kKeyBytesMin = 8 + 1 + 4 + 1;  // length, name, type, value
-constexpr uint64_t kTensorBytesMin =
-    8 + 1 + 4 + 8 + 4 + 8;  // length, name, n_dims, one dim, type, offset
+// Length, name, n_dims, one dim, type, offset.
+constexpr uint64_t kTensorBytesMin = 8 + 1 + 4 + 8 + 4 + 8;
 constexpr std::string_view kDamaged = "fetch the file again: it is damaged or not complete";
 constexpr std::string_view kHostile =
     "get the file from a source you trust, or convert the model again";

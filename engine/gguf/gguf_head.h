@@ -21,10 +21,10 @@ inline constexpr uint64_t kGgufAlignmentMin = 8;
 inline constexpr uint64_t kGgufAlignmentMax = uint64_t{1} << 20;
 inline constexpr uint64_t kGgufKeyBytesMax = 65535;
 inline constexpr uint64_t kGgufTensorNameBytesMax = 64;
-inline constexpr uint64_t kGgufStringBytesMax =
-    uint64_t{64} << 20;  // a whole tokenizer.json is the largest known
-inline constexpr uint64_t kGgufElementsMax =
-    uint64_t{1} << 24;  // of all keys together; a vocabulary of 2^18 brings 2^20
+// A whole tokenizer.json is the largest known.
+inline constexpr uint64_t kGgufStringBytesMax = uint64_t{64} << 20;
+// Of all keys together; a vocabulary of 2^18 brings 2^20.
+inline constexpr uint64_t kGgufElementsMax = uint64_t{1} << 24;
 inline constexpr uint64_t kGgufKeysMax = uint64_t{1} << 16;
 inline constexpr uint64_t kGgufTensorsMax = uint64_t{1} << 18;
 inline constexpr uint64_t kGgufHeadBytesMax = uint64_t{256} << 20;

@@ -1,5 +1,5 @@
-// engine/gguf/gguf_writer.h - writes a GGUF v3 file: the developer's model makers and the tests use
-// it.
+// engine/gguf/gguf_writer.h - writes a GGUF v3 file: the developer's model makers and
+// the tests use it.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@
 
 namespace strata::engine {
 
-/// Collects metadata and tensors, then writes the file in one pass. Tensor bytes are borrowed until
-/// write().
+/// Collects metadata and tensors, then writes the file in one pass.
+/// Tensor bytes are borrowed until write().
 class GgufWriter {
  public:
   /// Fills `out` with the bytes of row `row`, always the same ones: a tensor may be written twice.
@@ -42,8 +42,8 @@ class GgufWriter {
   void write(const std::string& path) const;
 
  private:
-  /// Everything before the first tensor's bytes; says the alignment in force (general.alignment, or
-  /// 32).
+  /// Everything before the first tensor's bytes; says the alignment in force
+  /// (general.alignment, or 32).
   std::vector<std::byte> serialise_head(uint64_t& alignment) const;
   struct Entry {
     std::string key;

@@ -1,6 +1,6 @@
 // engine/gguf/input_file.h - a file read by position, never mapped.
-// Why: a file that is cut short while it is open must end in an Error; a mapping would end in
-// SIGBUS.
+// Why: a file that is cut short while it is open must end in an Error;
+// a mapping would end in SIGBUS.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// engine/template/access.h - reaching into values: attributes, items, slices, and walking over
-// them.
+// engine/template/access.h - reaching into values: attributes, items, slices,
+// and walking over them.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,8 @@ Value get_path(Runtime& rt, const Value& value, const Value& path, const Value* 
 std::optional<uint64_t> length_of(Runtime& rt, const Value& value);
 
 /// Walks a value's items: elements, the keys of a dict, the code points of a text, nothing for
-/// undefined. A list that grows while it is walked is walked to its new end; a generator is used
-/// up.
+/// undefined. A list that grows while it is walked is walked to its new end;
+/// a generator is used up.
 class Cursor {
  public:
   /// Errors: kTemplate where the value has no items to walk.

@@ -39,8 +39,8 @@ struct PromptPart {
 };
 
 /// A parsed template. Rendering has no access to the host and is bounded in steps, output bytes,
-/// memory, depth and ranges (engine/template/runtime.h). Immutable: several threads may render at
-/// once.
+/// memory, depth and ranges (engine/template/runtime.h). Immutable:
+/// several threads may render at once.
 class ChatTemplate {
  public:
   /// Errors: kTemplate (line, column, what was expected).

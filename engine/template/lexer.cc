@@ -300,8 +300,8 @@ class Lexer {
 
   std::string source_;
   size_t at_ = 0;
-  bool starts_line_ =
-      true;  // whether the text at at_ begins a line, as far as the last tag's end tells
+  // Whether the text at at_ begins a line, as far as the last tag's end tells.
+  bool starts_line_ = true;
   std::string brackets_;  // the closing brackets wanted, innermost last
   std::vector<Token> tokens_;
   size_t located_ = 0;

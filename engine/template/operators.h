@@ -20,8 +20,8 @@ enum class CompareOp : uint8_t {
   kNotIn
 };
 
-/// Errors: kTemplate (operand types, division by zero, a result beyond 64 bits, an undefined
-/// operand).
+/// Errors: kTemplate (operand types, division by zero, a result beyond 64 bits,
+/// an undefined operand).
 Value apply_binary(Runtime& rt, BinaryOp op, const Value& left, const Value& right);
 Value apply_negate(Runtime& rt, const Value& operand);
 bool apply_compare(Runtime& rt, CompareOp op, const Value& left, const Value& right);

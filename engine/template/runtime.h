@@ -81,8 +81,8 @@ class Runtime {
   /// Counts one more item in a container that grows.
   void hold_items(uint64_t n) { hold(n * sizeof(Value)); }
 
-  /// One level of recursion over templates or values, left at the end of the scope. Errors:
-  /// kTemplate.
+  /// One level of recursion over templates or values, left at the end of the scope.
+  /// Errors: kTemplate.
   class Frame {
    public:
     explicit Frame(Runtime& rt) : rt_(rt) {

@@ -175,8 +175,8 @@ struct SyntaxTree {
   std::vector<std::string> names;  // by Symbol
 };
 
-/// Errors: kTemplate (line, column, what was expected; nesting or source beyond kMaxNesting and
-/// kMaxSourceBytes).
+/// Errors: kTemplate (line, column, what was expected;
+/// nesting or source beyond kMaxNesting and kMaxSourceBytes).
 SyntaxTree parse_template(std::string_view source);
 
 }  // namespace strata::engine::jinja

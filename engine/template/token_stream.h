@@ -1,5 +1,5 @@
-// engine/template/token_stream.h - tokens under a parser's reading point, and the guard of its
-// recursion.
+// engine/template/token_stream.h - tokens under a parser's reading point,
+// and the guard of its recursion.
 #pragma once
 
 #include <fmt/format.h>

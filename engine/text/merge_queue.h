@@ -52,8 +52,8 @@ class MergeQueue {
 
  private:
   using Keys = std::vector<uint64_t, BulkAllocator<uint64_t>>;
-  static constexpr size_t kWholeRun =
-      4096;  // 32 KiB: what fits the first-level cache is not halved
+  // 32 KiB: what fits the first-level cache is not halved.
+  static constexpr size_t kWholeRun = 4096;
 
   bool begin_run() {
     if (waiting_.empty()) return false;

@@ -19,8 +19,8 @@ class StopMatcher {
   /// Errors: kUsage (an empty stop string, or one that is not UTF-8).
   explicit StopMatcher(std::vector<std::string> stops);
 
-  /// The text that may be shown now. After a hit: what stood before the stop string, then nothing
-  /// more.
+  /// The text that may be shown now. After a hit: what stood before the stop string,
+  /// then nothing more.
   std::string push(std::string_view text);
   bool is_hit() const { return is_hit_; }
   /// What was held back, where no stop string came after all.

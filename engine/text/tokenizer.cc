@@ -74,8 +74,8 @@ class SpecialTexts {
   }
 
  private:
-  static constexpr size_t kWindowBytes =
-      1 << 16;  // 16 x kMaxTokenBytes, so overlaps cost a sixteenth at most
+  // 16 x kMaxTokenBytes, so overlaps cost a sixteenth at most.
+  static constexpr size_t kWindowBytes = 1 << 16;
   PatternSet patterns_;
   std::vector<TokenId> ids_;
   size_t bytes_max_ = 0;

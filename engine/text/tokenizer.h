@@ -15,10 +15,10 @@ namespace strata::engine {
 
 using TokenId = int32_t;
 inline constexpr TokenId kNoToken = -1;
-inline constexpr uint64_t kMaxTokenBytes =
-    4096;  // of a token's text; the longest known vocabulary entry has 1,024
-inline constexpr uint64_t kMaxTextBytes =
-    1ull << 30;  // of one text, so that positions fit 32 bits after escaping
+// Of a token's text; the longest known vocabulary entry has 1,024.
+inline constexpr uint64_t kMaxTokenBytes = 4096;
+// Of one text, so that positions fit 32 bits after escaping.
+inline constexpr uint64_t kMaxTextBytes = 1ull << 30;
 
 enum class TokenKind : uint8_t {
   kNormal = 1,
@@ -42,8 +42,8 @@ struct TokenizerSpec {
   bool add_bos = false;
   bool add_eos = false;
   bool add_space_prefix = true;  // SPM
-  bool remove_extra_whitespaces =
-      false;  // shown by inspect; as in other loaders, SPM encoding does not apply it
+  // Shown by inspect; as in other loaders, SPM encoding does not apply it.
+  bool remove_extra_whitespaces = false;
   bool ignore_merges = false;  // BPE (llama-bpe): a word that is a token is taken whole
 };
 
@@ -62,8 +62,8 @@ struct EncodeWork {
 
 struct EncodeOptions {
   bool add_special = true;  // BOS / EOS as the file asks
-  bool parse_special =
-      false;  // text like <|im_start|> becomes its control token; user text never does
+  // Text like <|im_start|> becomes its control token; user text never does.
+  bool parse_special = false;
   EncodeWork* work = nullptr;  // where given, the steps are added to it
 };
 
@@ -106,8 +106,8 @@ class Tokenizer {
                             EncodeWork& work) const = 0;
   /// The bytes of a normal or user-defined token; `token` is in the vocabulary.
   virtual std::string piece_bytes(TokenId token) const = 0;
-  /// Text may become this token: it is normal or user-defined, never control, unknown, byte or
-  /// unused.
+  /// Text may become this token: it is normal or user-defined, never control, unknown,
+  /// byte or unused.
   bool is_plain(TokenId token) const;
   TokenizerSpec spec_;
 

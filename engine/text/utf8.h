@@ -1,7 +1,7 @@
 // engine/text/utf8.h - UTF-8: where a text is ill-formed, and one code point at a time.
 // Source: the Unicode Standard, table 3-7 (well-formed byte sequences) and section 3.9, "U+FFFD
-// Substitution of Maximal Subparts", which is also what the WHATWG Encoding Standard's decoder
-// does.
+// Substitution of Maximal Subparts", which is also what the WHATWG
+// Encoding Standard's decoder does.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,4 @@
-// No allocation per token: what a decode step may need was reserved before (issue: "thread pool: no
-// lock or allocation per token"; law L2).
+// No allocation per token: what a decode step may need was reserved before.
 #include <gtest/gtest.h>
 
 #include <algorithm>

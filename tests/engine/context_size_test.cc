@@ -57,7 +57,7 @@ TEST(ContextSize, WithoutARequestItIsTheModelsOwn) {
   const ContextPlan plan = plan_context(shape_of(8192), request_of(0));
   EXPECT_EQ(plan.n_ctx, 8192u);
   EXPECT_EQ(plan.chunk_rows, 512u);
-  EXPECT_EQ(plan.kv_bytes, 8192 * kPositionBytes);
+  EXPECT_EQ(plan.kv.slot_bytes, 8192 * kPositionBytes);
 }
 
 TEST(ContextSize, WithoutARequestItIsWhatHalfOfTheFreeMemoryHolds) {
@@ -65,8 +65,9 @@ TEST(ContextSize, WithoutARequestItIsWhatHalfOfTheFreeMemoryHolds) {
   const ModelShape shape = shape_of(1 << 30);
   const ContextPlan plan = plan_context(shape, request);
   const uint64_t free_bytes = 3 * kGiB - walk_buffer_bytes(shape, 512, 1);
-  EXPECT_LE(plan.kv_bytes, free_bytes / 2);
-  EXPECT_GT(plan.kv_bytes + 32 * kPositionBytes, free_bytes / 2);  // not a block less than it could
+  EXPECT_LE(plan.kv.slot_bytes, free_bytes / 2);
+  // Not a block less than it could.
+  EXPECT_GT(plan.kv.slot_bytes + 32 * kPositionBytes, free_bytes / 2);
   EXPECT_EQ(plan.n_ctx % kBlockPositions, 0u);
 }
 
@@ -75,22 +76,22 @@ TEST(ContextSize, WithoutARequestTheKvBudgetLimitsIt) {
   request.kv_dram_bytes = 100 * kMiB;
   const ContextPlan plan = plan_context(shape_of(1 << 30), request);
   EXPECT_EQ(plan.n_ctx, 100 * kMiB / kPositionBytes);
-  EXPECT_LE(plan.kv_bytes, request.kv_dram_bytes);
+  EXPECT_LE(plan.kv.slot_bytes, request.kv_dram_bytes);
 }
 
 TEST(ContextSize, ABudgetAboveTheMemoryPromisesNoMoreThanTheMemory) {
   ContextRequest request = request_of(0);
   request.kv_dram_bytes = 100 * kGiB;
   const ContextPlan plan = plan_context(shape_of(1 << 30), request);
-  EXPECT_LE(plan.kv_bytes + request.weight_bytes, request.available_bytes);
-  EXPECT_GT(plan.kv_bytes, kGiB);
+  EXPECT_LE(plan.kv.slot_bytes + request.weight_bytes, request.available_bytes);
+  EXPECT_GT(plan.kv.slot_bytes, kGiB);
 }
 
 TEST(ContextSize, AShortContextHasShortChunks) {
   const ContextPlan plan = plan_context(shape_of(8192), request_of(100));
   EXPECT_EQ(plan.n_ctx, 100u);
   EXPECT_EQ(plan.chunk_rows, 100u);
-  EXPECT_EQ(plan.kv_bytes, 128 * kPositionBytes);  // whole blocks
+  EXPECT_EQ(plan.kv.slot_bytes, 128 * kPositionBytes);  // whole blocks
 }
 
 TEST(ContextSize, BeyondTheTrainedContextIsRefusedWithThreeWaysOut) {
@@ -185,7 +186,7 @@ TEST(ContextSize, WindowedLayersNeedTheirWindowAndAChunkOnly) {
   const ContextPlan plan = plan_context(shape, request_of(100000));
   const uint64_t full = 100000 / 32 * 32 * kPositionBytes / 2;
   const uint64_t windowed = (512 + 512 + 32) * kPositionBytes / 2;
-  EXPECT_EQ(plan.kv_bytes, full + windowed);
+  EXPECT_EQ(plan.kv.slot_bytes, full + windowed);
 }
 
 /// Shapes of published models at a chunk of 512: what a process needs beside weights and KV must
@@ -245,13 +246,13 @@ TEST(ContextSize, RandomRequestsFitOrAreRefusedWithARemedy) {
     try {
       const ContextPlan plan = plan_context(shape, request);
       const uint64_t buffers = walk_buffer_bytes(shape, plan.chunk_rows, request.n_threads);
-      ASSERT_LE(plan.kv_bytes + request.weight_bytes + buffers, request.available_bytes);
+      ASSERT_LE(plan.kv.slot_bytes + request.weight_bytes + buffers, request.available_bytes);
       ASSERT_GE(plan.n_ctx, 1u);
       ASSERT_GE(plan.chunk_rows, 1u);
       ASSERT_LE(plan.chunk_rows, plan.n_ctx);
       ASSERT_TRUE(request.n_ctx == 0 || plan.n_ctx == request.n_ctx);
-      ASSERT_TRUE(request.kv_dram_bytes == 0 || plan.kv_bytes <= request.kv_dram_bytes);
-      ASSERT_GE(plan.kv_bytes, kv_bytes_for_context(shape, request.k_codec, request.v_codec,
+      ASSERT_TRUE(request.kv_dram_bytes == 0 || plan.kv.slot_bytes <= request.kv_dram_bytes);
+      ASSERT_GE(plan.kv.slot_bytes, kv_bytes_for_context(shape, request.k_codec, request.v_codec,
                                                     plan.n_ctx, plan.chunk_rows));
     } catch (const Error& error) {
       ASSERT_FALSE(error.remedy().empty()) << error.what();

@@ -13,22 +13,19 @@
 
 #include "engine/inspect.h"
 #include "tests/engine/small_model.h"
+#include "tests/engine/test_folder.h"
 #include "tests/engine/thrown_error.h"
-#include "tests/engine/written_file.h"
 
 namespace strata::engine {
 namespace {
 
 using testing::expect_error;
 using testing::make_small_model;
+using testing::parse_file;
 using testing::RawGguf;
 using testing::SmallModel;
 using testing::SmallModelOptions;
 using testing::TestFolder;
-
-GgufFile parse(const std::vector<std::byte>& bytes) {
-  return GgufFile::parse(bytes, bytes.size(), "m.gguf");
-}
 
 /// A model of one layer and eight dimensions: a head of 2 KB.
 SmallModelOptions smallest() {
@@ -36,7 +33,7 @@ SmallModelOptions smallest() {
 }
 
 uint64_t head_bytes_of(const std::vector<std::byte>& bytes) {
-  return parse(bytes).tensors().front().file_offset;
+  return parse_file(bytes).tensors().front().file_offset;
 }
 
 TEST(GgufFile, HoldsWhatTheWriterWrote) {
@@ -98,8 +95,8 @@ TEST(GgufFile, ReadsFieldsWhereverItsWindowEnds) {
 TEST(GgufFile, TakesVersionTwo) {
   std::vector<std::byte> bytes = make_small_model().bytes();
   bytes[4] = std::byte{2};
-  EXPECT_EQ(parse(bytes).version(), 2u);
-  EXPECT_TRUE(inspect_model(parse(bytes)).can_run);
+  EXPECT_EQ(parse_file(bytes).version(), 2u);
+  EXPECT_TRUE(inspect_model(parse_file(bytes)).can_run);
 }
 
 TEST(GgufFile, RefusesWhatIsNoFile) {
@@ -111,7 +108,7 @@ TEST(GgufFile, RefusesWhatIsNoFile) {
   const std::string fifo = folder.path("fifo.gguf");
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
   expect_error([&] { return GgufFile::open(fifo); }, ErrorCode::kIo, "wanted a regular file", fifo);
-  expect_error([&] { return GgufFile::open(folder.write("empty.gguf", {})); }, ErrorCode::kBadFile,
+  expect_error([&] { return GgufFile::open(folder.write("empty.gguf", "")); }, ErrorCode::kBadFile,
                "truncated: wanted 8 bytes of magic and version, found 0", "empty.gguf");
 }
 
@@ -129,14 +126,14 @@ TEST(GgufFile, CutShortWhileItIsOpenIsAnError) {
 }
 
 TEST(GgufFile, ParsedFromMemoryHasNoTensorBytes) {
-  const GgufFile file = parse(make_small_model().bytes());
+  const GgufFile file = parse_file(make_small_model().bytes());
   std::vector<std::byte> bytes(4);
   expect_error([&] { file.read(file.tensors().front(), 0, bytes); }, ErrorCode::kIo,
                "there is no file to read from", "m.gguf: tensor token_embd.weight, offset ");
 }
 
 TEST(GgufFileDeathTest, ReadsOnlyInsideATensor) {
-  const GgufFile file = parse(make_small_model().bytes());
+  const GgufFile file = parse_file(make_small_model().bytes());
   const GgufTensor& tensor = file.tensors().front();
   std::vector<std::byte> bytes(8);
   EXPECT_DEATH(file.read(tensor, tensor.bytes - 7, bytes), "8 bytes of a tensor");
@@ -161,7 +158,7 @@ GgufFile file_of_all_types() {
   raw.string("strings").u32(9).u32(8).u64(2).string("a").string("");
   raw.string("u64s").u32(9).u32(10).u64(1).u64(uint64_t{1} << 63);
   raw.string("none").u32(9).u32(8).u64(0);
-  return parse(raw.bytes());
+  return parse_file(raw.bytes());
 }
 
 TEST(GgufFile, GivesIntegersOfEveryWidth) {
@@ -249,7 +246,7 @@ TEST(GgufFile, CutAtAnyByteIsAnError) {
     SCOPED_TRACE(n);
     expect_error(
         [&] {
-          return parse({bytes.begin(), bytes.begin() + static_cast<int64_t>(n)});
+          return parse_file({bytes.begin(), bytes.begin() + static_cast<int64_t>(n)});
         },
         ErrorCode::kBadFile, "truncated: wanted ", "m.gguf: ");
     if (::testing::Test::HasFailure()) return;
@@ -257,7 +254,7 @@ TEST(GgufFile, CutAtAnyByteIsAnError) {
   for (uint64_t n = head_bytes; n < bytes.size(); n += 61)
     expect_error(
         [&] {
-          return parse({bytes.begin(), bytes.begin() + static_cast<int64_t>(n)});
+          return parse_file({bytes.begin(), bytes.begin() + static_cast<int64_t>(n)});
         },
         ErrorCode::kBadFile, "found a file of " + std::to_string(n) + " bytes", "tensor ");
 }
@@ -313,7 +310,7 @@ void expect_sound_under_change(const SmallModel& model, bool with_bits) {
       if (change == 0) bytes[at] = ~original;
       if (change == 1) bytes[at] = std::byte{0};
       try {
-        (void)inspect_model(parse(bytes));
+        (void)inspect_model(parse_file(bytes));
         ++n_taken;
       } catch (const Error& error) {
         EXPECT_NE(error.what()[0], '\0');

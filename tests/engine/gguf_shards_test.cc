@@ -8,8 +8,8 @@
 #include "engine/gguf/gguf_file.h"
 #include "engine/inspect.h"
 #include "tests/engine/small_model.h"
+#include "tests/engine/test_folder.h"
 #include "tests/engine/thrown_error.h"
-#include "tests/engine/written_file.h"
 
 namespace strata::engine {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "engine/gguf/gguf_file.h"
 #include "tests/engine/small_model.h"
+#include "tests/engine/test_folder.h"
 #include "tests/engine/thrown_error.h"
-#include "tests/engine/written_file.h"
 
 namespace strata::engine {
 namespace {
@@ -51,7 +51,7 @@ TEST(GgufWriter, EveryKindOfKeyComesBack) {
   writer.add_bools("bools", {true, false});
   writer.add_ints("none", {});
   const std::vector<std::byte> bytes = writer.serialise();
-  const GgufFile file = GgufFile::parse(bytes, bytes.size(), "m.gguf");
+  const GgufFile file = testing::parse_file(bytes);
   EXPECT_EQ(file.get_uint("uint"), 0xffffffffu);
   EXPECT_EQ(file.get_uint("u64"), ~uint64_t{0});
   EXPECT_EQ(file.get_real("real"), -0.5);
@@ -77,7 +77,7 @@ TEST(GgufWriter, AlignsAsItsKeySays) {
     writer.add_tensor("a", TensorType::kF32, {1}, std::as_bytes(std::span(values)));
     writer.add_tensor("b", TensorType::kF32, {1}, std::as_bytes(std::span(values)));
     const std::vector<std::byte> bytes = writer.serialise();
-    const GgufFile file = GgufFile::parse(bytes, bytes.size(), "m.gguf");
+    const GgufFile file = testing::parse_file(bytes);
     EXPECT_EQ(file.alignment(), alignment);
     EXPECT_EQ(file.tensors()[0].file_offset % alignment, 0u);
     EXPECT_EQ(file.tensors()[1].file_offset, file.tensors()[0].file_offset + alignment);
@@ -93,7 +93,7 @@ TEST(GgufWriter, EveryTensorTypeComesBack) {
     writer.add_tensor(std::string(info.name), info.type, {256, 3}, held.back());
   }
   const std::vector<std::byte> bytes = writer.serialise();
-  const GgufFile file = GgufFile::parse(bytes, bytes.size(), "m.gguf");
+  const GgufFile file = testing::parse_file(bytes);
   for (const TensorTypeInfo& info : tensor_types()) {
     const GgufTensor* tensor = file.find_tensor(info.name);
     ASSERT_NE(tensor, nullptr) << info.name;

@@ -14,18 +14,14 @@ namespace strata::engine {
 namespace {
 
 using testing::expect_error;
+using testing::parse_file;
 using testing::SmallModel;
 using P = HyperParameter;
-
-GgufFile parse(const SmallModel& model) {
-  const std::vector<std::byte> bytes = model.bytes();
-  return GgufFile::parse(bytes, bytes.size(), "m.gguf");
-}
 
 GgufFile file_with(const std::string& key, SmallModel::Value value) {
   SmallModel model;
   model.set(key, std::move(value));
-  return parse(model);
+  return parse_file(model.bytes());
 }
 
 struct Range {
@@ -138,7 +134,7 @@ TEST(HyperParameters, PerLayerComesFromANumberOrFromOnePerLayer) {
     SmallModel model;
     model.set("x.attention.head_count", value);
     model.set("x.attention.head_count_kv", value);
-    const GgufFile file = parse(model);
+    const GgufFile file = parse_file(model.bytes());
     return HyperParameters(file, "x").get_per_layer(parameter, 3);
   };
   EXPECT_EQ(read(uint32_t{7}), (std::vector<uint32_t>{7, 7, 7}));
@@ -163,7 +159,7 @@ TEST(HyperParameters, PerLayerComesFromANumberOrFromOnePerLayer) {
         return read(std::vector<float>{1, 2, 3});
       },
       ErrorCode::kBadFile, "wanted an array of integers, found an array of f32", key);
-  const GgufFile empty = parse(SmallModel());
+  const GgufFile empty = parse_file(SmallModel().bytes());
   EXPECT_TRUE(HyperParameters(empty, "x").get_per_layer(P::kKvHeads, 3).empty());
   expect_error([&] { return HyperParameters(empty, "x").get_per_layer(P::kHeads, 3); },
                ErrorCode::kBadFile, "wanted a number from 1 to 1024, found no such key",

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/engine/test_folder.h"
 #include "tests/engine/thrown_error.h"
-#include "tests/engine/written_file.h"
 
 namespace strata::engine {
 namespace {

@@ -10,22 +10,20 @@
 #include "base/error.h"
 #include "engine/model_spec.h"
 #include "tests/engine/small_model.h"
+#include "tests/engine/test_folder.h"
 #include "tests/engine/thrown_error.h"
-#include "tests/engine/written_file.h"
 
 namespace strata::engine {
 namespace {
 
 using testing::expect_error;
 using testing::make_small_model;
+using testing::parse_file;
 using testing::RawGguf;
 using testing::SmallModel;
 using testing::TestFolder;
 
-ModelFacts facts_of(const SmallModel& model) {
-  const std::vector<std::byte> bytes = model.bytes();
-  return inspect_model(GgufFile::parse(bytes, bytes.size(), "m.gguf"));
-}
+ModelFacts facts_of(const SmallModel& model) { return inspect_model(parse_file(model.bytes())); }
 
 TEST(Inspect, GivesTheFactsOfAModel) {
   const SmallModel model = make_small_model();
@@ -116,8 +114,7 @@ TEST(Inspect, SaysWhyAModelCannotRunAndWhatIsKnownAllTheSame) {
 }
 
 TEST(Inspect, TakesAFileOfNothing) {
-  const std::vector<std::byte> bytes = RawGguf().header(0, 0).bytes();
-  const ModelFacts facts = inspect_model(GgufFile::parse(bytes, bytes.size(), "m.gguf"));
+  const ModelFacts facts = inspect_model(parse_file(RawGguf().header(0, 0).bytes()));
   EXPECT_FALSE(facts.can_run);
   EXPECT_EQ(facts.architecture, "");
   EXPECT_EQ(facts.parameters, 0u);

@@ -18,17 +18,14 @@ namespace {
 
 using testing::expect_error;
 using testing::make_small_model;
+using testing::parse_file;
 using testing::RawGguf;
 using testing::SmallModel;
 
 constexpr uint64_t kMost = ~uint64_t{0};
 
-GgufFile parse(const std::vector<std::byte>& bytes) {
-  return GgufFile::parse(bytes, bytes.size(), "m.gguf");
-}
-
 void expect_bad(const RawGguf& raw, std::string_view message, std::string_view where) {
-  expect_error([&] { return parse(raw.bytes()); }, ErrorCode::kBadFile, message, where);
+  expect_error([&] { return parse_file(raw.bytes()); }, ErrorCode::kBadFile, message, where);
 }
 
 RawGguf one_tensor(const std::vector<uint64_t>& shape, uint32_t type, uint64_t n_bytes) {
@@ -126,9 +123,9 @@ TEST(KnownAttacks, HugeAlignmentAndStrings) {
 
 // llama.cpp 25596: an alignment of another type was asserted, a dimension of 0 divided by.
 TEST(KnownAttacks, TypedAlignmentAndZeroDimension) {
-  EXPECT_EQ(
-      parse(RawGguf().header(0, 1).string("general.alignment").u32(5).u32(16).bytes()).alignment(),
-      16u);
+  EXPECT_EQ(parse_file(RawGguf().header(0, 1).string("general.alignment").u32(5).u32(16).bytes())
+                .alignment(),
+            16u);
   expect_bad(RawGguf().header(0, 1).string("general.alignment").u32(12).u64(0),
              "wanted an integer, found f64", "key general.alignment");
   expect_bad(one_tensor({0, 4}, 0, 64), "wanted dimensions of at least 1, found 0", "tensor t");
@@ -148,17 +145,17 @@ std::vector<std::byte> tokenizer_head(const std::string& byte_token, uint64_t n_
 
 // llama.cpp 26690: scores and types were read as four bytes each, whatever their type.
 TEST(KnownAttacks, ScoresAndTypesOfOneByte) {
-  const TokenizerSpec spec = read_tokenizer_spec(parse(tokenizer_head("<0x41>", 4)));
+  const TokenizerSpec spec = read_tokenizer_spec(parse_file(tokenizer_head("<0x41>", 4)));
   EXPECT_EQ(spec.scores, (std::vector<float>{250, 251, 252, 253}));
   EXPECT_EQ(spec.kinds[2], TokenKind::kByte);
-  expect_error([] { return read_tokenizer_spec(parse(tokenizer_head("<0x41>", 3))); },
+  expect_error([] { return read_tokenizer_spec(parse_file(tokenizer_head("<0x41>", 3))); },
                ErrorCode::kBadFile, "3 scores for 4 tokens", "m.gguf: tokenizer.ggml.scores");
 }
 
 // llama.cpp 26511 and 27226: a byte token of "-1" wrote before a table.
 TEST(KnownAttacks, ByteTokensThatAreNoByte) {
   for (const char* token : {"<0x-1>", "<0x+1>", "<0xG0>", "<0x 1>", "<0x100>", "<0x1>", ""})
-    expect_error([&] { return read_tokenizer_spec(parse(tokenizer_head(token, 4))); },
+    expect_error([&] { return read_tokenizer_spec(parse_file(tokenizer_head(token, 4))); },
                  ErrorCode::kBadFile, "token 2 is of type byte", "m.gguf: tokenizer.ggml.tokens");
 }
 
@@ -166,13 +163,13 @@ TEST(KnownAttacks, ByteTokensThatAreNoByte) {
 TEST(KnownAttacks, MoreLayersThanOthersHaveRoomFor) {
   SmallModel model = make_small_model();
   model.set("llama.block_count", uint32_t{513});
-  expect_error([&] { return read_model_spec(parse(model.bytes())); }, ErrorCode::kBadFile,
+  expect_error([&] { return read_model_spec(parse_file(model.bytes())); }, ErrorCode::kBadFile,
                "missing tensors of llama: blk.2.attn_norm.weight, ", "m.gguf");
   model.set("llama.attention.head_count", std::vector<int32_t>(513, 4));
-  expect_error([&] { return read_model_spec(parse(model.bytes())); }, ErrorCode::kBadFile,
+  expect_error([&] { return read_model_spec(parse_file(model.bytes())); }, ErrorCode::kBadFile,
                "missing tensors of llama", "m.gguf");
   model.set("llama.block_count", uint32_t{1025});
-  expect_error([&] { return read_model_spec(parse(model.bytes())); }, ErrorCode::kBadFile,
+  expect_error([&] { return read_model_spec(parse_file(model.bytes())); }, ErrorCode::kBadFile,
                "wanted 1 to 1024, found 1025", "m.gguf: key llama.block_count");
 }
 

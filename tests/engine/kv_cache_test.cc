@@ -38,7 +38,7 @@ void append(KvCache& cache, Sequence& sequence, uint32_t n) {
     for (uint32_t layer = 0; layer < 2; ++layer)
       for (uint32_t head = 0; head < 2; ++head)
         for (uint32_t pos = sequence.n_pos(); pos < sequence.n_pos() + rows; ++pos)
-          cache.block(sequence, layer, head, pos)[pos % kBlockPositions] =
+          cache.open_block(sequence, layer, head, pos)[pos % kBlockPositions] =
               static_cast<std::byte>(pos + layer * 7 + head * 3);
     const std::vector<int32_t> tokens(rows, 1);
     cache.close_rows(sequence, tokens);
@@ -95,7 +95,7 @@ TEST(KvCache, ForksShareBlocksUntilOneOfThemAppends) {
   cache.open_rows(second, 1);
   EXPECT_NE(cache.block(first, 0, 0, 49), cache.block(second, 0, 0, 49));
   EXPECT_EQ(cache.block(first, 0, 0, 31), cache.block(second, 0, 0, 31));
-  cache.block(second, 0, 0, 50)[50 % 32] = std::byte{99};
+  cache.open_block(second, 0, 0, 50)[50 % 32] = std::byte{99};
   append(cache, first, 1);
   EXPECT_EQ(cache.block(first, 0, 0, 50)[50 % 32], std::byte{50});
   EXPECT_EQ(cache.block(second, 0, 0, 50)[50 % 32], std::byte{99});

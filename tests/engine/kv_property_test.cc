@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,9 +71,14 @@ class History {
       for (uint32_t head = 0; head < shape().layers[layer].n_kv_heads; ++head) visit(layer, head);
   }
 
-  std::byte* row(const Text& text, uint32_t layer, uint32_t head, uint32_t pos) const {
-    std::byte* block = cache_.block(text.sequence, layer, head, pos);
+  const std::byte* row(const Text& text, uint32_t layer, uint32_t head, uint32_t pos) const {
+    const std::byte* block = cache_.block(text.sequence, layer, head, pos);
     return block == nullptr ? nullptr : block + pos % kBlockPositions * sizeof(int32_t);
+  }
+  /// The same, to be written: an open block.
+  std::byte* open_row(const Text& text, uint32_t layer, uint32_t head, uint32_t pos) {
+    return cache_.open_block(text.sequence, layer, head, pos) +
+           pos % kBlockPositions * sizeof(int32_t);
   }
   static int32_t mark(int32_t token, uint32_t layer, uint32_t head) {
     return token * 16 + static_cast<int32_t>(layer * 2 + head);
@@ -106,7 +112,7 @@ class History {
   /// True where the rows were opened; a refusal must have changed nothing (check() sees the rest).
   bool open(Text& text, uint32_t n) {
     const uint32_t n_free = cache_.pool().n_free();
-    const auto before = addresses(text);
+    const auto before = blocks(text);
     try {
       cache_.open_rows(text.sequence, n);
       return true;
@@ -117,7 +123,7 @@ class History {
                 std::string::npos);
       EXPECT_NE(error.remedy().find("--kv-dram"), std::string::npos);
       EXPECT_EQ(cache_.pool().n_free(), n_free);
-      EXPECT_EQ(addresses(text), before);
+      EXPECT_EQ(blocks(text), before);
       return false;
     }
   }
@@ -130,10 +136,8 @@ class History {
     const auto begin = static_cast<uint32_t>(text.tokens.size());
     for_streams([&](uint32_t layer, uint32_t head) {
       for (uint32_t i = 0; i < n; ++i) {
-        std::byte* at = row(text, layer, head, begin + i);
-        ASSERT_NE(at, nullptr);
         const int32_t value = mark(more[i], layer, head);
-        std::memcpy(at, &value, sizeof value);
+        std::memcpy(open_row(text, layer, head, begin + i), &value, sizeof value);
       }
     });
     cache_.close_rows(text.sequence, more);
@@ -147,7 +151,7 @@ class History {
     const auto begin = static_cast<uint32_t>(text.tokens.size());
     for_streams([&](uint32_t layer, uint32_t head) {
       for (uint32_t i = 0; i < n; ++i)
-        std::memset(row(text, layer, head, begin + i), 0xEE, sizeof(int32_t));
+        std::memset(open_row(text, layer, head, begin + i), 0xEE, sizeof(int32_t));
     });
     cache_.abandon_rows(text.sequence);
   }
@@ -173,32 +177,31 @@ class History {
     text.tokens.resize(kept);
   }
 
-  std::vector<const std::byte*> addresses(const Text& text) const {
-    std::vector<const std::byte*> out;
+  /// The blocks of a text, stream by stream; kNoBlock where a window has let go.
+  std::vector<tiers::BlockId> blocks(const Text& text) const {
+    std::vector<tiers::BlockId> out;
     for_streams([&](uint32_t layer, uint32_t head) {
       for (uint32_t pos = 0; pos < text.sequence.n_pos(); pos += kBlockPositions)
-        out.push_back(cache_.block(text.sequence, layer, head, pos));
+        out.push_back(cache_.block_id(text.sequence, layer, head, pos));
     });
     return out;
   }
 
   void check() {
-    std::map<const std::byte*, uint32_t> references;
+    std::map<tiers::BlockId, uint32_t> references;
     for (const Text& text : texts_) {
       ASSERT_EQ(text.sequence.tokens(), text.tokens);
       check_rows(text);
-      for (const std::byte* block : addresses(text))
-        if (block != nullptr) ++references[block];
+      for (const tiers::BlockId block : blocks(text))
+        if (block != tiers::kNoBlock) ++references[block];
     }
     const tiers::BlockPool& pool = cache_.pool();
     ASSERT_EQ(pool.n_slots() - pool.n_free(), references.size());
     ASSERT_LE(uint64_t{pool.peak_used()} * pool.block_bytes(), pool.budget_bytes());
-    const std::byte* const arena = pool.address(static_cast<tiers::SlotId>(0));
+    std::set<const std::byte*> places;
     for (const auto& [block, count] : references) {
-      const auto offset = static_cast<uint64_t>(block - arena);
-      ASSERT_EQ(offset % pool.block_bytes(), 0u);
-      const auto slot = static_cast<tiers::SlotId>(offset / pool.block_bytes());
-      ASSERT_EQ(pool.references(slot), count);
+      ASSERT_EQ(cache_.store().references(block), count);
+      ASSERT_TRUE(places.insert(cache_.store().bytes(block)).second);
     }
   }
 

@@ -16,12 +16,10 @@ namespace {
 
 using testing::expect_error;
 using testing::make_small_model;
+using testing::parse_file;
 using testing::SmallModel;
 
-ModelSpec spec_of(const SmallModel& model) {
-  const std::vector<std::byte> bytes = model.bytes();
-  return read_model_spec(GgufFile::parse(bytes, bytes.size(), "m.gguf"));
-}
+ModelSpec spec_of(const SmallModel& model) { return read_model_spec(parse_file(model.bytes())); }
 
 void expect_bad(const SmallModel& model, std::string_view message, std::string_view where,
                 ErrorCode code = ErrorCode::kBadFile) {

@@ -5,19 +5,19 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include <unistd.h>
-
 #include "cpu_attn/kernels.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/kv_cache.h"
+#include "engine/kv_placement.h"
 #include "engine/model.h"
 #include "engine/text/tokenizer.h"
 #include "engine/walk.h"
+#include "tests/engine/test_folder.h"
+#include "tests/tiers/simulated_spill.h"
 #include "tools/makers/recall_model.h"
 #include "tools/makers/recall_text.h"
 
@@ -26,9 +26,15 @@ namespace strata::engine::testing {
 using Words = std::vector<uint32_t>;
 
 struct RecallSetup {
-  std::string isa;  // "" = the widest
+  std::string isa = "";  // "" = the widest
   uint32_t n_threads = 2;
   KvCodec codec = KvCodec::kF16;
+  uint32_t chunk_rows = 512;
+  /// Positions of K and V that DRAM holds; the others spill. 0 = all, and no spill.
+  uint32_t dram_positions = 0;
+  /// The folder of the spill file; empty = a simulated disk.
+  std::string spill_directory = "";
+  tiers::IoChoice io = tiers::IoChoice::kAuto;
 };
 
 inline std::string setup_text(const RecallSetup& setup) {
@@ -36,45 +42,37 @@ inline std::string setup_text(const RecallSetup& setup) {
          " threads, " + kv_codec_name(setup.codec);
 }
 
-/// A model file in the temporary folder, gone with this object.
+/// A model file that goes with this object.
 class RecallFile {
  public:
-  explicit RecallFile(const makers::RecallModel& model)
-      : path_(std::filesystem::temp_directory_path() /
-              ("strata-recall-" + std::to_string(::getpid()) + ".gguf")) {
+  explicit RecallFile(const makers::RecallModel& model) : path_(folder_.path("recall.gguf")) {
     model.write(path_);
   }
-  ~RecallFile() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  RecallFile(const RecallFile&) = delete;
-  RecallFile& operator=(const RecallFile&) = delete;
   GgufFile open() const { return GgufFile::open(path_); }
 
  private:
+  TestFolder folder_;
   std::string path_;
 };
 
 class RecallRun {
  public:
-  static constexpr uint32_t kChunk = 512;
-
   /// Room for one text of n_tokens and a question with its answer.
   RecallRun(const makers::RecallModel& made, uint32_t n_tokens, const RecallSetup& setup = {})
       : made_(made),
+        setup_(setup),
         file_(RecallFile(made).open()),
         pool_(setup.n_threads),
         model_(Model::load(file_, read_model_spec(file_), pool_)),
-        cache_(model_.shape(), cache_options(n_tokens, setup.codec)),
-        walk_(model_, cache_, cpu_attn::choose_kernels(setup.isa), pool_, kChunk),
+        cache_(model_.shape(), cache_options(n_tokens), spill(n_tokens)),
+        walk_(model_, cache_, cpu_attn::choose_kernels(setup.isa), pool_, setup.chunk_rows),
         text_(cache_.make_sequence()) {}
 
   /// The begin token, then the words.
   void read(const Words& words) {
     std::vector<int32_t> tokens = {read_tokenizer_spec(file_).bos};
     for (const uint32_t word : words) tokens.push_back(made_.token(word));
-    prefill(walk_, text_, tokens, kChunk);
+    prefill(walk_, text_, tokens, setup_.chunk_rows);
   }
 
   /// The n greedy words that follow a question; n_words() where the answer is no word.
@@ -84,7 +82,7 @@ class RecallRun {
     for (const uint32_t word : question) tokens.push_back(made_.token(word));
     Words answer;
     while (answer.size() < n) {
-      prefill(walk_, sequence, tokens, kChunk);
+      prefill(walk_, sequence, tokens, setup_.chunk_rows);
       const auto logits = walk_.logits(0);
       tokens = {static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin())};
       answer.push_back(made_.word(tokens.front()));
@@ -101,7 +99,7 @@ class RecallRun {
   /// Fills the block that holds a word of the text with zeros while `then` runs.
   template <class Then>
   void without_block(uint32_t layer, uint32_t kv_head, uint32_t word_idx, const Then& then) {
-    std::byte* block = cache_.block(text_, layer, kv_head, word_idx + 1);
+    auto* block = const_cast<std::byte*>(cache_.block(text_, layer, kv_head, word_idx + 1));
     const std::vector<std::byte> kept(block, block + cache_.layout().block_bytes);
     std::fill_n(block, kept.size(), std::byte{0});
     then();
@@ -113,15 +111,47 @@ class RecallRun {
   KvCache& cache() { return cache_; }
 
  private:
-  KvCacheOptions cache_options(uint32_t n_tokens, KvCodec codec) const {
-    constexpr uint32_t kQuestion = 128;  // its rows, and the open block that a fork copies
-    KvCacheOptions options{.k_codec = codec, .v_codec = codec, .chunk_rows = kChunk};
-    options.budget_bytes =
-        kv_bytes_for_context(model_.shape(), codec, codec, n_tokens + kQuestion, kChunk);
+  static constexpr uint32_t kQuestion = 128;  // rows of a question, and the block a fork copies
+
+  KvContext context(uint32_t n_tokens) const {
+    return {setup_.codec, setup_.codec, n_tokens + kQuestion, setup_.chunk_rows};
+  }
+  KvPlacement placement(uint32_t n_tokens) const {
+    const KvContext all = context(n_tokens);
+    if (setup_.dram_positions == 0)
+      return {.slot_bytes = kv_bytes_for_context(model_.shape(), all.k_codec, all.v_codec,
+                                                 all.n_ctx, all.chunk_rows)};
+    KvPlacement spilling =
+        place_spilling(model_.shape(), all, smallest_spilling_dram(model_.shape(), all));
+    spilling.slot_bytes = kv_bytes_for_context(model_.shape(), all.k_codec, all.v_codec,
+                                               setup_.dram_positions, all.chunk_rows);
+    return spilling;
+  }
+  KvCacheOptions cache_options(uint32_t n_tokens) const {
+    KvCacheOptions options{
+        .k_codec = setup_.codec, .v_codec = setup_.codec, .chunk_rows = setup_.chunk_rows};
+    options.budget_bytes = placement(n_tokens).slot_bytes;
     return options;
+  }
+  std::unique_ptr<tiers::Spill> spill(uint32_t n_tokens) const {
+    const KvPlacement placed = placement(n_tokens);
+    if (!placed.is_spilling()) return nullptr;
+    if (!setup_.spill_directory.empty()) {
+      std::vector<std::string> notices;
+      return tiers::open_spill({setup_.spill_directory, placed.nvme_bytes, placed.place_bytes,
+                                placed.n_frames, setup_.io},
+                               notices);
+    }
+    const auto n_places = static_cast<uint32_t>(placed.nvme_bytes / placed.place_bytes);
+    return std::move(
+        tiers::testing::make_simulated_spill(
+            {.capacity_bytes = placed.nvme_bytes, .latency_spread = std::chrono::milliseconds(1)},
+            placed.place_bytes, n_places, placed.n_frames)
+            .spill);
   }
 
   makers::RecallModel made_;
+  RecallSetup setup_;
   GgufFile file_;
   ThreadPool pool_;
   Model model_;

@@ -86,6 +86,18 @@ TEST(Recall, FiveWordsAreRightAtEveryDepthOf32KTokens) {
   }
 }
 
+TEST(Recall, FiveWordsAreRightAtEveryDepthOf32KTokensOnDisk) {
+  const RecallOptions options{.n_kv_heads = 1};
+  const testing::TestFolder folder;
+  RecallSetup setup{.n_threads = 2, .chunk_rows = 256, .dram_positions = 1600};  // 5 %
+  expect_five_words_at_every_depth(32768, setup, options);
+  setup.spill_directory = folder.path();
+  for (const auto io : {tiers::IoChoice::kAuto, tiers::IoChoice::kThreads}) {
+    setup.io = io;
+    expect_five_words_at_every_depth(32768, setup, options);
+  }
+}
+
 TEST(Recall, EveryOneOfManyKeysIsAnswered) {
   const RecallModel model = RecallModel::make(makers::recall_variant());
   expect_answers(model, make_recall_task(model, 80, 1, kSeed), 4096);

@@ -97,8 +97,8 @@ TEST(RopeTable, LinearScalingDividesPositions) {
   }
   const std::vector<uint32_t> far = {4000}, near = {1000};
   std::vector<float> scaled(64), plain(64);
-  rope_angles(spec_of(64, 10000, RopeScaling::kLinear, 4), far, scaled);
-  rope_angles(spec_of(64, 10000), near, plain);
+  RopeTable(spec_of(64, 10000, RopeScaling::kLinear, 4)).angles(far, scaled);
+  RopeTable(spec_of(64, 10000)).angles(near, plain);
   for (size_t i = 0; i < scaled.size(); ++i) EXPECT_NEAR(scaled[i], plain[i], 0x1p-23) << i;
 }
 

@@ -76,6 +76,11 @@ struct SmallModel {
   std::vector<std::byte> bytes() const { return writer().serialise(); }
 };
 
+/// A file's bytes as GgufFile sees them.
+inline GgufFile parse_file(const std::vector<std::byte>& bytes) {
+  return GgufFile::parse(bytes, bytes.size(), "m.gguf");
+}
+
 struct SmallModelOptions {
   std::string architecture = "llama";
   uint32_t n_layers = 2;

@@ -71,6 +71,17 @@ inline TokenizerSpec make_bpe_spec(const std::vector<std::pair<std::string, std:
   return spec;
 }
 
+/// What a decoder shows: whole characters, and U+FFFD for each maximal subpart of what is none.
+inline std::string with_replacements(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const Utf8Step step = utf8_step(text);
+    out += step.status == Utf8Status::kWhole ? text.substr(0, step.bytes) : kReplacementCharacter;
+    text.remove_prefix(step.bytes);
+  }
+  return out;
+}
+
 /// Ids without BOS and EOS.
 inline std::vector<TokenId> encode_plainly(const Tokenizer& tokenizer, std::string_view text,
                                            bool parse_special = false) {

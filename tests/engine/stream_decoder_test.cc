@@ -13,17 +13,7 @@ namespace {
 using testing::make_bpe_spec;
 using testing::make_spm_spec;
 using testing::spm_byte;
-
-/// Whole characters, and U+FFFD for each maximal subpart of what is none.
-std::string shown(std::string_view text) {
-  std::string out;
-  while (!text.empty()) {
-    const Utf8Step step = utf8_step(text);
-    out += step.status == Utf8Status::kWhole ? text.substr(0, step.bytes) : kReplacementCharacter;
-    text.remove_prefix(step.bytes);
-  }
-  return out;
-}
+using testing::with_replacements;
 
 /// BPE whose tokens end inside characters: some halves of three-byte and four-byte characters.
 std::unique_ptr<Tokenizer> splitting_tokenizer() {
@@ -73,7 +63,7 @@ TEST(StreamDecoder, AnyTokensGiveWholeCharacters) {
       joined += part;
     }
     joined += decoder.finish();
-    ASSERT_EQ(joined, shown(tokenizer->decode(tokens))) << "round " << round;
+    ASSERT_EQ(joined, with_replacements(tokenizer->decode(tokens))) << "round " << round;
   }
 }
 

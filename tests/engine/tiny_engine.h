@@ -3,10 +3,8 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <random>
 #include <string>
@@ -20,24 +18,20 @@
 #include "engine/text/tokenizer.h"
 #include "engine/walk.h"
 #include "tests/engine/small_model.h"
+#include "tests/engine/test_folder.h"
 
 namespace strata::engine::testing {
 
-/// A model file in the temporary folder, removed with the object.
+/// A model file that goes with the object.
 class TemporaryModel {
  public:
-  explicit TemporaryModel(const SmallModel& model) {
-    static int n_made = 0;
-    path_ = ::testing::TempDir() + "strata_" + std::to_string(getpid()) + "_" +
-            std::to_string(n_made++) + ".gguf";
+  explicit TemporaryModel(const SmallModel& model) : path_(folder_.path("model.gguf")) {
     model.writer().write(path_);
   }
-  TemporaryModel(const TemporaryModel&) = delete;
-  TemporaryModel& operator=(const TemporaryModel&) = delete;
-  ~TemporaryModel() { std::remove(path_.c_str()); }
   const std::string& path() const { return path_; }
 
  private:
+  TestFolder folder_;
   std::string path_;
 };
 

@@ -9,13 +9,13 @@ namespace {
 
 using testing::expect_error;
 using testing::make_small_model;
+using testing::parse_file;
 using testing::SmallModel;
 
 using Texts = std::vector<std::string>;
 
 TokenizerSpec read(const SmallModel& model) {
-  const auto bytes = model.bytes();
-  return read_tokenizer_spec(GgufFile::parse(bytes, bytes.size(), "m.gguf"));
+  return read_tokenizer_spec(parse_file(model.bytes()));
 }
 
 SmallModel bpe_model(const std::string& pre = "smollm") {

@@ -10,6 +10,8 @@
 namespace strata::engine {
 namespace {
 
+using testing::with_replacements;
+
 bool is_scalar(uint32_t code_point) {
   return code_point <= 0x10FFFF && (code_point < 0xD800 || code_point > 0xDFFF);
 }
@@ -65,24 +67,16 @@ TEST(Utf8, EveryThreeBytesAreJudgedAsTheDefinitionDoes) {
   }
 }
 
-/// What a decoder shows: whole characters, and U+FFFD for each maximal subpart.
-std::string shown(std::string_view text) {
-  std::string out;
-  while (!text.empty()) {
-    const Utf8Step step = utf8_step(text);
-    out += step.status == Utf8Status::kWhole ? text.substr(0, step.bytes) : kReplacementCharacter;
-    text.remove_prefix(step.bytes);
-  }
-  return out;
-}
-
 TEST(Utf8, MaximalSubpartsAreThoseOfTheStandard) {
   const std::string r(kReplacementCharacter);
   // The Unicode Standard, tables 3-8 to 3-11.
-  EXPECT_EQ(shown("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41"), r + r + r + r + r + r + r + r + "A");
-  EXPECT_EQ(shown("\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41"), r + r + r + r + r + r + r + r + "A");
-  EXPECT_EQ(shown("\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42"), r + r + r + r + r + "A" + r + r + "B");
-  EXPECT_EQ(shown("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"), r + r + r + r + "A");
+  EXPECT_EQ(with_replacements("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41"),
+            r + r + r + r + r + r + r + r + "A");
+  EXPECT_EQ(with_replacements("\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41"),
+            r + r + r + r + r + r + r + r + "A");
+  EXPECT_EQ(with_replacements("\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42"),
+            r + r + r + r + r + "A" + r + r + "B");
+  EXPECT_EQ(with_replacements("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"), r + r + r + r + "A");
 }
 
 TEST(Utf8, FaultIsTheFirstByteOfTheFirstBrokenSequence) {
@@ -104,7 +98,7 @@ TEST(Utf8, DrawnTextsHaveNoFaultAndOneBrokenByteIsFound) {
   for (int i = 0; i < 2000; ++i) {
     std::string text = source.text(1 + source.below(40));
     ASSERT_EQ(utf8_fault(text), text.size());
-    ASSERT_EQ(shown(text), text);
+    ASSERT_EQ(with_replacements(text), text);
     const size_t at = source.below(static_cast<uint32_t>(text.size()));
     text[at] = static_cast<char>(0xFF);
     const uint64_t fault = utf8_fault(text);

@@ -2,10 +2,7 @@
 // logits of every row.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
 #include <random>
 #include <span>
 #include <string>
@@ -18,24 +15,22 @@
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/walk.h"
+#include "tests/engine/test_folder.h"
 #include "tools/makers/zoo.h"
 
 namespace strata::engine::testing {
 
-/// A model written to a file of this process, which goes when the object does.
+/// A model written to a file, which goes when the object does.
 class ModelFile {
  public:
   explicit ModelFile(const makers::RandomTransformer& model)
-      : path_(::testing::TempDir() + "strata-" + std::to_string(::getpid()) + "-" + model.name +
-              ".gguf") {
+      : path_(folder_.path(model.name + ".gguf")) {
     makers::write_random_transformer(model, path_);
   }
-  ~ModelFile() { (void)std::remove(path_.c_str()); }
-  ModelFile(const ModelFile&) = delete;
-  ModelFile& operator=(const ModelFile&) = delete;
   GgufFile open() const { return GgufFile::open(path_); }
 
  private:
+  TestFolder folder_;
   std::string path_;
 };
 
@@ -72,16 +67,18 @@ struct WalkSetting {
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t n_ctx = 512;
-  uint32_t n_sequences = 1;  // that the KV budget holds
+  uint32_t n_sequences = 1;    // that the KV budget holds
+  uint64_t kv_dram_bytes = 0;  // the KV budget; 0 = what n_ctx and n_sequences need
 };
 
 /// A walk with its cache and threads.
 class ZooWalk {
  public:
-  ZooWalk(const Model& model, const WalkSetting& setting)
+  ZooWalk(const Model& model, const WalkSetting& setting,
+          std::unique_ptr<tiers::Spill> spill = nullptr)
       : setting_(setting),
         pool_(setting.n_threads),
-        cache_(model.shape(), options(model.shape(), setting)),
+        cache_(model.shape(), options(model.shape(), setting), std::move(spill)),
         walk_(model, cache_, *setting.kernels, pool_, setting.chunk_rows) {}
 
   KvCache& cache() { return cache_; }
@@ -122,9 +119,11 @@ class ZooWalk {
   static KvCacheOptions options(const ModelShape& shape, const WalkSetting& setting) {
     KvCacheOptions options{
         .k_codec = setting.k_codec, .v_codec = setting.v_codec, .chunk_rows = setting.chunk_rows};
-    options.budget_bytes =
-        setting.n_sequences * kv_bytes_for_context(shape, options.k_codec, options.v_codec,
-                                                   setting.n_ctx, options.chunk_rows);
+    options.budget_bytes = setting.kv_dram_bytes;
+    if (options.budget_bytes == 0)
+      options.budget_bytes =
+          setting.n_sequences * kv_bytes_for_context(shape, options.k_codec, options.v_codec,
+                                                     setting.n_ctx, options.chunk_rows);
     return options;
   }
 

@@ -6,8 +6,6 @@
 // docs/measurements.md, "Fuzzing", says.
 // The mutator knows the format: it starts from valid heads and changes whole fields, so no corpus
 // has to be kept.
-#include <sanitizer/allocator_interface.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +21,7 @@
 #include "engine/gguf/gguf_file.h"
 #include "engine/inspect.h"
 #include "tests/engine/small_model.h"
+#include "tests/fuzz/live_memory.h"
 
 namespace {
 
@@ -31,20 +30,10 @@ namespace {
 constexpr uint64_t kLiveBytesPerByte = 64;
 constexpr uint64_t kLiveBytesMin = uint64_t{1} << 20;
 
-uint64_t live_bytes = 0;
-uint64_t live_bytes_max = 0;
-
 }  // namespace
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  __sanitizer_install_malloc_and_free_hooks(
-      [](const volatile void*, size_t size) {
-        live_bytes += size;
-        live_bytes_max = std::max(live_bytes_max, live_bytes);
-      },
-      [](const volatile void* memory) {
-        if (memory) live_bytes -= __sanitizer_get_allocated_size(const_cast<const void*>(memory));
-      });
+  strata::fuzz::count_live_memory();
   return 0;
 }
 
@@ -201,47 +190,14 @@ class FieldWalk {
   std::vector<Field> fields_;
 };
 
-constexpr uint64_t kInteresting[] = {0,
-                                     1,
-                                     2,
-                                     3,
-                                     4,
-                                     7,
-                                     8,
-                                     9,
-                                     10,
-                                     12,
-                                     13,
-                                     16,
-                                     31,
-                                     32,
-                                     33,
-                                     63,
-                                     64,
-                                     65,
-                                     255,
-                                     256,
-                                     512,
-                                     513,
-                                     1023,
-                                     1024,
-                                     1025,
-                                     65535,
-                                     65536,
-                                     0x7fffffff,
-                                     0x80000000,
-                                     0xffffffff,
-                                     uint64_t{1} << 32,
-                                     uint64_t{1} << 42,
-                                     (uint64_t{1} << 62) - 1,
-                                     uint64_t{1} << 62,
-                                     uint64_t{1} << 63,
-                                     ~uint64_t{0},
-                                     ~uint64_t{0} - 3,
-                                     ~uint64_t{0} - 31,
-                                     0x3f800000,
-                                     0x7f800000,
-                                     0x7fc00000};
+// clang-format off
+constexpr uint64_t kInteresting[] = {
+    0, 1, 2, 3, 4, 7, 8, 9, 10, 12, 13, 16, 31, 32, 33, 63, 64, 65, 255, 256, 512, 513, 1023,
+    1024, 1025, 65535, 65536, 0x7fffffff, 0x80000000, 0xffffffff, uint64_t{1} << 32,
+    uint64_t{1} << 42, (uint64_t{1} << 62) - 1, uint64_t{1} << 62, uint64_t{1} << 63,
+    ~uint64_t{0}, ~uint64_t{0} - 3, ~uint64_t{0} - 31, 0x3f800000, 0x7f800000, 0x7fc00000,
+};
+// clang-format on
 
 }  // namespace
 
@@ -282,13 +238,13 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto head = std::as_bytes(std::span(data, size));
-  const uint64_t live_before = live_bytes;
-  live_bytes_max = live_bytes;
-  run(head, size + (uint64_t{1} << 40));
-  if (size % 8 == 0) run(head, size);
-  if (live_bytes_max - live_before > kLiveBytesMin + kLiveBytesPerByte * size) {
+  const uint64_t peak_bytes = strata::fuzz::peak_bytes_of([&] {
+    run(head, size + (uint64_t{1} << 40));
+    if (size % 8 == 0) run(head, size);
+  });
+  if (peak_bytes > kLiveBytesMin + kLiveBytesPerByte * size) {
     std::fprintf(stderr, "%lu live bytes for an input of %zu\n",
-                 static_cast<unsigned long>(live_bytes_max - live_before), size);
+                 static_cast<unsigned long>(peak_bytes), size);
     std::abort();
   }
   return 0;

@@ -4,9 +4,6 @@
 // budgets and the source's size allow; the same text again; marks that are sorted ranges of it.
 // Run: template_fuzz -dict=tests/fuzz/template_fuzz.dict -timeout=5 CORPUS_DIR \
 //      tests/fuzz/seeds/template_fuzz
-#include <sanitizer/allocator_interface.h>
-
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -18,6 +15,7 @@
 
 #include "base/error.h"
 #include "engine/template/render_tree.h"
+#include "tests/fuzz/live_memory.h"
 
 namespace {
 
@@ -28,9 +26,6 @@ constexpr uint64_t kLiveBytesPerSourceByte = 1024;
 // Containers grow by doubling, and a text is built beside the one that it replaces.
 constexpr uint64_t kLiveBytesPerBudgetByte = 4;
 constexpr uint64_t kLiveBytesMin = uint64_t{1} << 20;
-
-uint64_t live_bytes = 0;
-uint64_t live_bytes_max = 0;
 
 [[noreturn]] void fail(const char* what) {
   std::fprintf(stderr, "template_fuzz: %s\n", what);
@@ -91,26 +86,19 @@ void check_marks(const jinja::MarkedText& text) {
 }  // namespace
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  __sanitizer_install_malloc_and_free_hooks(
-      [](const volatile void*, size_t size) {
-        live_bytes += size;
-        live_bytes_max = std::max(live_bytes_max, live_bytes);
-      },
-      [](const volatile void* memory) {
-        if (memory) live_bytes -= __sanitizer_get_allocated_size(const_cast<const void*>(memory));
-      });
+  strata::fuzz::count_live_memory();
   (void)conversation();
   return 0;
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view source(reinterpret_cast<const char*>(data), size);
-  const uint64_t live_before = live_bytes_max = live_bytes;
-  const auto text = render(source);
+  std::optional<jinja::MarkedText> text;
+  const uint64_t peak_bytes = strata::fuzz::peak_bytes_of([&] { text = render(source); });
   const uint64_t allowed = kLiveBytesMin + kLiveBytesPerSourceByte * size +
                            kLiveBytesPerBudgetByte * small_limits().memory_bytes +
                            small_limits().output_bytes;
-  if (live_bytes_max - live_before > allowed) fail("more memory than the budgets allow");
+  if (peak_bytes > allowed) fail("more memory than the budgets allow");
   if (!text) return 0;
   check_marks(*text);
   const auto again = render(source);

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <random>
+#include <set>
 
 #include "base/error.h"
 
@@ -45,42 +46,26 @@ TEST(BlockPool, EverySlotIsHandedOutOnceAndThenNone) {
   EXPECT_EQ(pool.peak_used(), 100u);
 }
 
-TEST(BlockPool, AReferencedSlotOutlivesItsFirstOwner) {
-  BlockPool pool(640, 64);
-  const auto slot = *pool.take(kNoSlot);
-  pool.add_reference(slot);
-  pool.release(slot);
-  EXPECT_EQ(pool.references(slot), 1u);
-  EXPECT_EQ(pool.n_free(), 9u);
-  pool.release(slot);
-  EXPECT_EQ(pool.n_free(), 10u);
-}
-
 TEST(BlockPool, RandomTakesAndReleasesKeepTheBooks) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE(seed);
   std::mt19937_64 random(seed);
   BlockPool pool(333 * 128, 128);
-  std::map<uint32_t, uint32_t> held;  // slot -> references
+  std::set<uint32_t> held;
   for (int i = 0; i < 50000; ++i) {
     if (random() % 5 < 3) {
       auto near = held.lower_bound(static_cast<uint32_t>(random() % 333));
-      const SlotId previous = near == held.end() ? kNoSlot : static_cast<SlotId>(near->first);
+      const SlotId previous = near == held.end() ? kNoSlot : static_cast<SlotId>(*near);
       const auto slot = pool.take(previous);
       ASSERT_EQ(slot.has_value(), held.size() < 333);
       if (slot) {
-        ASSERT_TRUE(held.emplace(number(*slot), 1).second);
+        ASSERT_TRUE(held.insert(number(*slot)).second);
       }
     } else if (!held.empty()) {
       auto at = held.lower_bound(static_cast<uint32_t>(random() % 333));
       if (at == held.end()) at = held.begin();
-      if (random() % 4 == 0) {
-        pool.add_reference(static_cast<SlotId>(at->first));
-        ++at->second;
-      } else {
-        pool.release(static_cast<SlotId>(at->first));
-        if (--at->second == 0) held.erase(at);
-      }
+      pool.release(static_cast<SlotId>(*at));
+      held.erase(at);
     }
     ASSERT_EQ(pool.n_free(), 333 - held.size());
   }

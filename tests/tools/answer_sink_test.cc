@@ -1,36 +1,33 @@
 #include "tools/cli/answer_sink.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
 
 #include "base/error.h"
+#include "tests/engine/test_folder.h"
 
 namespace strata::cli {
 namespace {
 
-std::string content(const std::filesystem::path& path) {
+std::string content(const std::string& path) {
   std::ostringstream text;
   text << std::ifstream(path).rdbuf();
   return text.str();
 }
 
 TEST(AnswerSink, EmptiesAnOldFileOnlyWhenItWrites) {
-  const auto path =
-      std::filesystem::temp_directory_path() / ("strata-sink-" + std::to_string(::getpid()));
-  std::ofstream(path) << "an earlier, longer answer";
-  { const AnswerSink untouched = AnswerSink::open(path.string()); }
+  const engine::testing::TestFolder folder;
+  const std::string path = folder.write("answer.txt", "an earlier, longer answer");
+  { const AnswerSink untouched = AnswerSink::open(path); }
   EXPECT_EQ(content(path), "an earlier, longer answer");
-  AnswerSink sink = AnswerSink::open(path.string());
+  AnswerSink sink = AnswerSink::open(path);
   sink.write("short");
   sink.write_line(" answer");
   sink.close();
   EXPECT_EQ(content(path), "short answer\n");
-  std::filesystem::remove(path);
 }
 
 TEST(AnswerSink, SaysWhyItCannotWrite) {

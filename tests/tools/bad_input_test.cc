@@ -17,7 +17,6 @@ using engine::testing::make_small_model;
 using engine::testing::RawGguf;
 using engine::testing::SmallModel;
 using testing::as_json;
-using testing::file_text;
 using testing::Launch;
 using testing::Outcome;
 using testing::Refusal;
@@ -26,10 +25,15 @@ using testing::run_strata;
 
 class BadInput : public testing::RefusalTest {};
 
+std::string file_text(const SmallModel& model) {
+  const std::vector<std::byte> bytes = model.bytes();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
 // Model files.
 
 TEST_F(BadInput, FileCutAnywhereIsNamedWithTheOffset) {
-  const std::string whole = file_text(make_small_model().bytes());
+  const std::string whole = file_text(make_small_model());
   for (const size_t size : {size_t{0}, size_t{3}, size_t{4}, size_t{10}, size_t{23}, size_t{700},
                             size_t{1500}, whole.size() / 2, whole.size() - 1}) {
     SCOPED_TRACE(size);
@@ -49,8 +53,7 @@ TEST_F(BadInput, HostileCountsAreRefusedBeforeAnythingIsAllocated) {
   Launch launch;
   if (!testing::address_space_is_reserved()) launch.address_space_bytes = uint64_t{256} << 20;
   const auto refuse = [&](const RawGguf& raw, const std::string& what) {
-    launch.arguments = {"run", "-m", folder_.write("hostile.gguf", file_text(raw.bytes())), "-p",
-                        "a"};
+    launch.arguments = {"run", "-m", folder_.write("hostile.gguf", raw.bytes()), "-p", "a"};
     expect_refused(launch, {4, "bad_file", {what, "wanted", "found"}, "hostile.gguf: ", "the "});
   };
   constexpr uint64_t kHuge = uint64_t{1} << 60;
@@ -86,7 +89,7 @@ TEST_F(BadInput, UnknownTensorTypeIsNamed) {
   RawGguf raw;
   raw.header(1, 1).string("general.architecture").u32(8).string("llama");
   raw.tensor("token_embd.weight", {32, 16}, 39, 0).zeros(8192);
-  expect_refused({"run", "-m", folder_.write("type.gguf", file_text(raw.bytes())), "-p", "a"},
+  expect_refused({"run", "-m", folder_.write("type.gguf", raw.bytes()), "-p", "a"},
                  {4, "unsupported", {"type", "39"}, "token_embd.weight", ""});
 }
 
@@ -226,7 +229,7 @@ TEST_F(BadInput, ClosedOutputIsNamedBeforeAnyWork) {
   Launch launch;
   launch.closes_output = true;
   const std::string path = small_model();
-  const std::string before = file_text(make_small_model().bytes());
+  const std::string before = file_text(make_small_model());
   for (const std::vector<std::string>& arguments :
        std::vector<std::vector<std::string>>{run_saying_a(path, "4"),
                                              {"chat", "-m", path},

@@ -2,15 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <unistd.h>
-
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "tests/engine/test_folder.h"
 #include "tools/cli/verb_functions.h"
 
 namespace strata::cli {
@@ -164,26 +162,16 @@ TEST(CommandLine, ReadsTheTestsOfBenchAsLists) {
 
 class ConfigFile : public testing::Test {
  protected:
-  void SetUp() override {
-    home_ = std::filesystem::temp_directory_path() /
-            ("strata-config-" + std::to_string(::getpid()) + "-" +
-             testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::create_directories(home_ / "strata");
-  }
-  void TearDown() override { std::filesystem::remove_all(home_); }
-  std::string write(const std::string& text) {
-    const auto path = home_ / "strata" / "config.toml";
-    std::ofstream(path) << text;
-    return path.string();
-  }
+  void SetUp() override { std::filesystem::create_directory(home_.path("strata")); }
+  std::string write(const std::string& text) { return home_.write("strata/config.toml", text); }
   GetVariable at_home(std::map<std::string, std::string> more = {}) {
-    more["XDG_CONFIG_HOME"] = home_.string();
+    more["XDG_CONFIG_HOME"] = home_.path();
     return [more](const std::string& name) -> std::optional<std::string> {
       const auto found = more.find(name);
       return found == more.end() ? std::nullopt : std::optional(found->second);
     };
   }
-  std::filesystem::path home_;
+  engine::testing::TestFolder home_;
 };
 
 TEST_F(ConfigFile, IsReadFromItsUsualPlace) {
@@ -215,7 +203,7 @@ TEST_F(ConfigFile, IsReadFromItsUsualPlace) {
 
 TEST_F(ConfigFile, NamedByAFlagMustExist) {
   try {
-    read_command(kRunSyntax, Arguments{"-m", "a", "--config", (home_ / "absent.toml").string()},
+    read_command(kRunSyntax, Arguments{"-m", "a", "--config", home_.path("absent.toml")},
                  at_home());
     FAIL();
   } catch (const Error& error) {

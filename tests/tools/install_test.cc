@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 
+#include "tests/engine/test_folder.h"
 #include "tests/tools/strata_process.h"
 
 namespace strata::cli {
@@ -19,7 +20,7 @@ std::string first_line(const std::string& path) {
 }
 
 TEST(Install, PutsTheProgramAndItsPapersIntoThePrefix) {
-  const testing::ScratchFolder folder;
+  const engine::testing::TestFolder folder;
   const std::string prefix = folder.path("prefix"), log = folder.path("log");
   const auto run = [&](const std::string& command) {
     return std::system((command + " > '" + log + "' 2>&1").c_str());

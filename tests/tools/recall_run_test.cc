@@ -1,13 +1,12 @@
 // `strata run` from its arguments to the answer's file, on a model that knows what is right.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "tests/engine/test_folder.h"
 #include "tools/cli/program.h"
 #include "tools/makers/recall_model.h"
 #include "tools/makers/recall_text.h"
@@ -18,27 +17,14 @@ namespace {
 constexpr uint64_t kSeed = 5;
 constexpr uint32_t kAnswer = 5;  // words
 
-/// A folder of this process, gone with the object.
-struct Folder {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("strata-recall-run-" + std::to_string(::getpid()));
-  Folder() { std::filesystem::create_directory(path); }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-};
-
 int run(const std::vector<std::string>& arguments) {
   return run_program(arguments, [](const std::string&) { return std::nullopt; });
 }
 
 TEST(RecallRun, TheAnswerStandsInTheOutputFile) {
-  const Folder folder;
-  const std::string model_path = folder.path / "recall.gguf", text_path = folder.path / "text.txt",
-                    answer_path = folder.path / "answer.txt";
+  const engine::testing::TestFolder folder;
+  const std::string model_path = folder.path("recall.gguf"), text_path = folder.path("text.txt"),
+                    answer_path = folder.path("answer.txt");
   const auto model = makers::RecallModel::make(makers::recall_variant());
   model.write(model_path);
   const makers::RecallTask task = make_recall_task(model, 3, kAnswer, kSeed);

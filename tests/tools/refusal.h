@@ -10,13 +10,10 @@
 #include <vector>
 
 #include "tests/engine/small_model.h"
+#include "tests/engine/test_folder.h"
 #include "tests/tools/strata_process.h"
 
 namespace strata::cli::testing {
-
-inline std::string file_text(const std::vector<std::byte>& bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
 
 /// `strata run` whose answer is `n` times the letter a.
 inline std::vector<std::string> run_saying_a(const std::string& model, const std::string& n) {
@@ -40,7 +37,7 @@ struct Refusal {
 class RefusalTest : public ::testing::Test {
  protected:
   std::string model(const engine::testing::SmallModel& of, const std::string& name = "model.gguf") {
-    return folder_.write(name, file_text(of.bytes()));
+    return folder_.write(name, of.bytes());
   }
   std::string small_model() { return model(engine::testing::make_small_model()); }
 
@@ -85,7 +82,7 @@ class RefusalTest : public ::testing::Test {
     expect_refused(launch, refusal);
   }
 
-  ScratchFolder folder_;
+  engine::testing::TestFolder folder_;
 };
 
 }  // namespace strata::cli::testing

@@ -107,14 +107,15 @@ TEST_F(RefusedCommand, ContextThatDoesNotFitNamesBothNumbersAndTheSmallestChange
   options.n_ctx_train = 1 << 20;
   const std::string path = model(make_small_model(options));
   // 2 layers x 2 KV heads x (K + V of 8 dimensions in f16) = 128 bytes a token.
-  expect_refused({"run", "-m", path, "-p", "a", "-c", "1m", "--kv-dram", "1MiB"},
+  expect_refused({"run", "-m", path, "-p", "a", "-c", "1m", "--kv-dram", "1MiB", "--nvme", "off"},
                  {3,
                   "does_not_fit",
                   {"a context of 1048576 tokens needs 128.0 MiB", "--kv-dram allows 1.0 MiB"},
                   "--ctx-size",
                   "use -c 8192, or --kv-dram 128MiB"});
   expect_refused(
-      {"run", "-m", path, "-p", "a", "-c", "2147483647", "--allow-untrained", "--kv-dram", "64GiB"},
+      {"run", "-m", path, "-p", "a", "-c", "2147483647", "--allow-untrained", "--kv-dram", "64GiB",
+       "--nvme", "off"},
       {3, "does_not_fit", {"2147483647 tokens needs 256.0 GiB"}, "--ctx-size", "use -c "});
   expect_refused({"run", "-m", path, "-p", "a", "-c", "2m"},
                  {2,

@@ -15,6 +15,8 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "tests/engine/test_folder.h"
+
 extern char** environ;
 
 namespace strata::cli::testing {
@@ -98,23 +100,6 @@ void close_and_forget(int& descriptor) {
 
 }  // namespace
 
-ScratchFolder::ScratchFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "strata-test-XXXXXX").string();
-  EXPECT_NE(::mkdtemp(name.data()), nullptr);
-  folder_ = name;
-}
-
-ScratchFolder::~ScratchFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(folder_, ignored);
-}
-
-std::string ScratchFolder::write(const std::string& name, std::string_view text) const {
-  std::ofstream file(path(name), std::ios::binary);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  return path(name);
-}
-
 Outcome run_strata(const std::vector<std::string>& arguments) {
   Launch launch;
   launch.arguments = arguments;
@@ -123,7 +108,7 @@ Outcome run_strata(const std::vector<std::string>& arguments) {
 
 Outcome run_strata(const Launch& launch) {
   // Files take any length without anybody reading beside; the input is written before the start.
-  const ScratchFolder folder;
+  const engine::testing::TestFolder folder;
   const std::string out_path =
       launch.output_path.empty() ? folder.write("out", "") : launch.output_path;
   const std::string err_path = folder.write("err", "");

@@ -6,29 +6,12 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace strata::cli::testing {
-
-/// A folder of this test's own, removed at the end.
-class ScratchFolder {
- public:
-  ScratchFolder();
-  ~ScratchFolder();
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-  /// Writes a file and returns its path.
-  std::string write(const std::string& name, std::string_view text) const;
-
- private:
-  std::filesystem::path folder_;
-};
 
 struct Outcome {
   int exit_code = -1;  // 128 + the signal's number where one ended the process, as shells say it

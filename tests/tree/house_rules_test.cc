@@ -102,6 +102,8 @@ TEST(Conduct, PrintingLibraryAndSleepingTestAreFound) {
   EXPECT_EQ(
       report(conduct_findings({"tiers/a.cc", "\n  printf(\"x\");\n  snprintf(text, 3, \"x\");\n"})),
       "tiers/a.cc:2: a library prints or ends the process: printf(\n");
+  EXPECT_EQ(report(conduct_findings({"tiers/a.cc", "io_uring_queue_exit(&ring);\n_exit(1);\n"})),
+            "tiers/a.cc:2: a library prints or ends the process: exit(\n");
   EXPECT_EQ(report(conduct_findings({"tests/base/a_test.cc",
                                      "sleep"
                                      "_for(1s);\n"})),

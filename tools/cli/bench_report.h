@@ -1,6 +1,6 @@
 // tools/cli/bench_report.h - results of `bench` in the forms of llama-bench: a Markdown table, CSV,
-// JSON, JSON lines. Keys are llama-bench's where they mean the same; the rest is what law L7 wants
-// beside a time.
+// JSON, JSON lines. Keys are llama-bench's where they mean the same; the rest is what a time
+// needs beside it to say something.
 #pragma once
 
 #include <string>

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -12,6 +11,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/host_memory.h"
+#include "tools/cli/dram_read.h"
 
 namespace strata::cli {
 namespace {
@@ -23,19 +23,6 @@ constexpr uint32_t kPatterns = 16;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-constexpr uint64_t kDramPiece = uint64_t{1} << 20;
-constexpr uint64_t kDramPieces = 96;
-
-uint64_t sum_of_piece(const std::byte* piece) {
-  uint64_t sums[8] = {};
-  for (uint64_t at = 0; at < kDramPiece; at += sizeof(sums)) {
-    uint64_t words[8];
-    std::memcpy(words, piece + at, sizeof(words));
-    for (int lane = 0; lane < 8; ++lane) sums[lane] += words[lane];
-  }
-  return std::accumulate(std::begin(sums), std::end(sums), uint64_t{0});
 }
 
 uint64_t budget(const engine::Model& model, const BenchRunner::Options& options,
@@ -101,32 +88,6 @@ std::vector<double> BenchResult::samples_tokens_per_s() const {
   std::vector<double> rates;
   for (const double seconds : samples_s) rates.push_back(n_tokens() / seconds);
   return rates;
-}
-
-double measure_dram_read(ThreadPool& pool, std::span<const std::byte> resident) {
-  const HostMemory own = HostMemory::reserve(kDramPieces * kDramPiece);
-  pool.for_each(kDramPieces, 1, [&](uint64_t begin, uint64_t end, uint32_t) {
-    std::memset(own.data() + begin * kDramPiece, 1, (end - begin) * kDramPiece);
-  });
-  const uint64_t n_resident = resident.size() / kDramPiece;
-  const uint64_t n_pieces = kDramPieces + n_resident;
-  double best_s = 1e30;
-  uint64_t wanted = 0;
-  for (int pass = 0; pass < 5; ++pass) {
-    std::atomic<uint64_t> total = 0;
-    const auto start = Clock::now();
-    pool.for_each(n_pieces, 4, [&](uint64_t begin, uint64_t end, uint32_t) {
-      uint64_t sum = 0;
-      for (uint64_t piece = begin; piece < end; ++piece)
-        sum += sum_of_piece(piece < n_resident ? resident.data() + piece * kDramPiece
-                                               : own.data() + (piece - n_resident) * kDramPiece);
-      total.fetch_add(sum, std::memory_order_relaxed);
-    });
-    best_s = std::min(best_s, seconds_since(start));
-    if (pass == 0) wanted = total.load();
-    STRATA_CHECK(total.load() == wanted, "pass %d read another sum", pass);
-  }
-  return static_cast<double>(n_pieces * kDramPiece) / best_s / 1e9;
 }
 
 BenchRunner::BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
@@ -213,10 +174,10 @@ void BenchRunner::fill_random(engine::Sequence& sequence, uint32_t n_positions) 
         for (uint32_t head = 0; head < model_.shape().layers[layer].n_kv_heads; ++head)
           for (uint32_t pos = first / kBlockPositions * kBlockPositions; pos < first + n;
                pos += kBlockPositions) {
-            std::byte* block = cache_.block(sequence, layer, head, pos);
-            if (block == nullptr) continue;
+            if (cache_.block_id(sequence, layer, head, pos) == tiers::kNoBlock) continue;
             const uint32_t pattern = (pos / kBlockPositions * 7 + layer * 3 + head) % kPatterns;
-            std::memcpy(block, patterns.data() + uint64_t{pattern} * block_bytes, block_bytes);
+            std::memcpy(cache_.open_block(sequence, layer, head, pos),
+                        patterns.data() + uint64_t{pattern} * block_bytes, block_bytes);
           }
     });
     cache_.close_rows(sequence, random_tokens(n));

@@ -1,6 +1,6 @@
 // tools/cli/bench_runner.h - measures prefill and decode of a loaded model, as llama-bench names
-// them, with bytes by formula. Why: a time alone says nothing (law L7): each test carries the bytes
-// that the step plan says were read, and the DRAM bandwidth measured in the same minute.
+// them, with bytes by formula. Why: a time alone says nothing: each test carries the bytes that the
+// step plan says were read, and the DRAM bandwidth measured in the same minute.
 #pragma once
 
 #include <atomic>
@@ -65,11 +65,6 @@ double median(std::vector<double> values);
 double mean(const std::vector<double>& values);
 /// With n - 1, as llama-bench; 0 of one value.
 double standard_deviation(const std::vector<double>& values);
-
-/// Read bandwidth of DRAM in GB/s (1e9): the best of five passes by all threads of the pool over
-/// `resident` (the weights: memory that is there anyway) and 96 MiB, so that small models do not
-/// measure a cache.
-double measure_dram_read(ThreadPool& pool, std::span<const std::byte> resident);
 
 class BenchRunner {
  public:

@@ -26,6 +26,15 @@ std::optional<std::pair<std::string, bool>> config_path(const Command& stated,
   return std::nullopt;
 }
 
+/// The folder of the spill file that --nvme means; empty for none.
+std::string spill_directory(const std::string& asked, const GetVariable& get) {
+  if (asked == "off") return "";
+  if (!asked.empty()) return asked;
+  if (const auto base = non_empty(get("XDG_CACHE_HOME"))) return *base + "/strata/spill";
+  if (const auto home = non_empty(get("HOME"))) return *home + "/.cache/strata/spill";
+  return "";
+}
+
 void refuse_together(const Command& command, std::string_view one, std::string_view other,
                      const std::string& why) {
   throw Error(ErrorCode::kUsage,
@@ -112,6 +121,7 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
     }
   }
   check_command(verb, stated);
+  stated.settings.nvme = spill_directory(stated.settings.nvme, get);
   return stated;
 }
 

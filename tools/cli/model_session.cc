@@ -9,9 +9,11 @@
 #include "engine/machine.h"
 #include "engine/prompt_tokens.h"
 #include "tools/cli/interrupt.h"
+#include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
+#include "tools/cli/tier_report.h"
 
 namespace strata::cli {
 
@@ -22,6 +24,7 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command) 
   const engine::SamplerOptions sampler = sampler_options(command);
   ModelSession session(verb, command, engine::Engine::open(engine_options(command.settings)));
   session.sampler_ = sampler;
+  note_missing_pre_tokenizer(session.engine_.file());
   // Made once here so that a wrong value is refused before the weights are read.
   const engine::Sampler refused_early(sampler, session.engine_.spec().shape.vocab_size);
   if (!command.settings.raw) session.read_template();
@@ -65,10 +68,11 @@ void ModelSession::read_template() {
 void ModelSession::say_setup() const {
   const auto& shape = engine_.spec().shape;
   const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
-  notice(fmt::format(
-      "{} | {} | context {} of {} | KV {} {}/{}", name, bytes_text(engine_.weight_file_bytes()),
-      grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
-      bytes_text(engine_.context().kv_bytes), settings_.cache_type_k, settings_.cache_type_v));
+  notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name,
+                     bytes_text(engine_.weight_file_bytes()),
+                     grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
+                     bytes_text(engine_.context().kv.dram_bytes()), settings_.cache_type_k,
+                     settings_.cache_type_v));
   if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
@@ -126,6 +130,7 @@ void ModelSession::load() {
     return !interrupt_flag().load();
   });
   progress.finish();
+  for (const std::string& line : engine_.notices()) notice("note: " + line);
 }
 
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
@@ -184,11 +189,13 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
   return line;
 }
 
+void ModelSession::say_tiers() {
+  if (const std::string line = tier_line(engine_); !line.empty()) notice(line);
+}
+
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
   const auto& usage = answer.usage;
   const auto& times = answer.times;
-  const uint64_t weights = engine_.model().weight_bytes();
-  const auto& pool = engine_.cache().pool();
   uint64_t kv_read = 0;
   for (const auto& op : engine_.walk().plan().ops) kv_read += op.kv_read_bytes;
   nlohmann::ordered_json attention = {{"method", "exact"}};
@@ -214,14 +221,8 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
         {"prefill_tokens_per_s", times.prefill_tokens_per_s(usage)},
         {"decode_tokens_per_s", times.decode_tokens_per_s()}}},
       {"attention", attention},
-      {"tiers",
-       {{"dram",
-         {{"budget_bytes", weights + pool.budget_bytes()},
-          {"peak_bytes", engine::peak_memory_bytes()},
-          {"weights_bytes", weights},
-          {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}}}}},
-      // No tier of this version can lose a block: zero is what happened, not what was not counted.
-      {"faults", {{"retries", 0}, {"corrupt_blocks", 0}, {"recomputed_blocks", 0}}},
+      {"tiers", tiers_json(engine_)},
+      {"faults", faults_json(engine_)},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},
       {"n_ctx", engine_.context().n_ctx},
       {"seed", sampler_.seed},

@@ -49,6 +49,8 @@ class ModelSession {
 
   /// "412 prompt (0 cached) 1.3 s, 317 tok/s | 34 out, 38.9 tok/s | context 446 of 8192".
   std::string summary(const engine::Generation& answer) const;
+  /// Where K and V lay and what moved, on standard error; nothing where all stayed in memory.
+  void say_tiers();
   /// The object of `run --json`.
   nlohmann::ordered_json to_json(const engine::Generation& answer);
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "engine/text/utf8.h"
+
 namespace strata::cli {
 namespace {
 
@@ -19,23 +21,32 @@ std::string duration_text(double seconds) {
   return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
+/// C0, DEL and C1, all of which a terminal may obey.
+bool is_control(uint32_t code_point) {
+  return code_point < 0x20 || (code_point >= 0x7f && code_point <= 0x9f);
+}
+
+/// A failure to write here could be said nowhere.
 void write_error_stream(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stderr);
-  std::fflush(stderr);
+  (void)std::fwrite(text.data(), 1, text.size(), stderr);
+  (void)std::fflush(stderr);
 }
 
 }  // namespace
 
 std::string one_line(std::string_view text) {
   std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '\n')
+  while (!text.empty()) {
+    const engine::Utf8Step step = engine::utf8_step(text);
+    const std::string_view bytes = text.substr(0, step.bytes);
+    if (bytes == "\n") {
       out += "\\n";
-    else if (byte < 0x20 || byte == 0x7f)
-      out += fmt::format("\\x{:02x}", byte);
-    else
-      out += c;
+    } else if (step.status != engine::Utf8Status::kWhole || is_control(step.code_point)) {
+      for (const char c : bytes) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    } else {
+      out += bytes;
+    }
+    text.remove_prefix(step.bytes);
   }
   return out;
 }

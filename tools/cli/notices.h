@@ -13,7 +13,7 @@ namespace strata::cli {
 /// One line on standard error. Bytes that could steer a terminal (from a hostile file or name) are
 /// shown as \xNN.
 void notice(std::string_view text);
-/// `text` on one line, control characters written out.
+/// `text` on one line: control characters and what is not UTF-8 are written out byte by byte.
 std::string one_line(std::string_view text);
 bool notices_on_terminal();
 
@@ -36,8 +36,8 @@ class Progress {
   std::string label_;
   Count count_;
   std::string rate_unit_;
-  uint64_t first_ =
-      0;  // amount at the first update: what was there before does not count into the rate
+  // Amount at the first update: what was there before does not count into the rate.
+  uint64_t first_ = 0;
   uint64_t done_ = 0, total_ = 0;
   bool started_ = false;
   bool on_terminal_;

@@ -20,6 +20,11 @@ KvCodec kv_codec(const std::string& name) {
   return name == "q8_0" ? KvCodec::kQ8_0 : KvCodec::kF16;
 }
 
+tiers::IoChoice io_choice(const std::string& name) {
+  if (name == "io_uring") return tiers::IoChoice::kUring;
+  return name == "threads" ? tiers::IoChoice::kThreads : tiers::IoChoice::kAuto;
+}
+
 /// Adds a text to the prompt, a blank line after what stands there.
 void append_text(std::string& prompt, const std::string& text, const std::string& where) {
   check_utf8(text, where);
@@ -45,6 +50,9 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.model_path = settings.model;
   options.n_ctx = settings.ctx_size;
   options.kv_dram_bytes = settings.kv_dram;
+  options.nvme_directory = settings.nvme;
+  options.nvme_budget_bytes = settings.nvme_budget;
+  options.io = io_choice(settings.io);
   options.k_codec = kv_codec(settings.cache_type_k);
   options.v_codec = kv_codec(settings.cache_type_v);
   options.chunk_rows = static_cast<uint32_t>(settings.batch_size);

@@ -37,6 +37,7 @@ int run_run(const Command& command) {
     sink.write("\n");
   sink.close();
   notice(session.summary(answer));
+  session.say_tiers();
   return answer.finish_reason == engine::FinishReason::kCancelled ? exit_code(ErrorCode::kCancelled)
                                                                   : 0;
 }

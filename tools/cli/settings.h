@@ -15,7 +15,10 @@ struct Settings {
   uint64_t ctx_size = 0;  // 0 = chosen
   uint64_t threads = 0;   // 0 = every CPU this process may use
   std::string cache_type_k, cache_type_v;
-  uint64_t kv_dram = 0;  // 0 = what the context needs
+  uint64_t kv_dram = 0;      // 0 = what the context needs
+  std::string nvme;          // resolved by command_line.h: a folder, or empty = no spill file
+  uint64_t nvme_budget = 0;  // 0 = half of what the disk has free
+  std::string io;
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;

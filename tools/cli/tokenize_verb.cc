@@ -8,6 +8,7 @@
 #include "engine/text/utf8.h"
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/json_output.h"
+#include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/verb_functions.h"
@@ -31,6 +32,7 @@ int run_tokenize(const Command& command) {
   const std::string text = gather_prompt(command, kTokenizeSyntax.name);
   const auto file = engine::GgufFile::open(settings.model);
   const auto tokenizer = engine::Tokenizer::make(engine::read_tokenizer_spec(file));
+  note_missing_pre_tokenizer(file);
   engine::EncodeOptions options;
   options.parse_special = settings.special;
   const auto tokens = tokenizer->encode(text, options);

@@ -1,0 +1,41 @@
+// engine/kv_placement.h - how K and V of a context are divided between DRAM and a spill file: a
+// pure function of the shape and the two budgets. Every full layer is written through to the spill
+// file; DRAM holds what fits, at least what one step needs. Windowed layers stay in DRAM.
+#pragma once
+
+#include <cstdint>
+
+#include "base/kv_layout.h"
+#include "base/model_shape.h"
+
+namespace strata::engine {
+
+struct KvContext {
+  KvCodec k_codec = KvCodec::kF16;
+  KvCodec v_codec = KvCodec::kF16;
+  uint64_t n_ctx = 0;
+  uint32_t chunk_rows = 512;
+};
+
+struct KvPlacement {
+  uint64_t slot_bytes = 0;   // of the arena of blocks
+  uint64_t place_bytes = 0;  // of one extent in the spill file, and of one staging frame
+  uint32_t n_frames = 0;     // 0 = all of it in DRAM, no spill file
+  uint64_t nvme_bytes = 0;   // of the spill file at most
+
+  bool is_spilling() const { return n_frames > 0; }
+  uint64_t dram_bytes() const { return slot_bytes + n_frames * place_bytes; }
+};
+
+/// False where the model has no full layer: nothing of it can leave DRAM.
+bool can_spill(const ModelShape& shape);
+/// The least DRAM with which a context runs while it spills: the blocks of one step and of the one
+/// before, which may still be on its way to the disk, those of an extent that is computed again,
+/// all of windowed layers, and the fewest staging frames.
+uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& context);
+/// What the spill file needs: every extent of full layers, and two more of each.
+uint64_t spill_bytes(const ModelShape& shape, const KvContext& context);
+/// Spills; dram_bytes >= smallest_spilling_dram().
+KvPlacement place_spilling(const ModelShape& shape, const KvContext& context, uint64_t dram_bytes);
+
+}  // namespace strata::engine

@@ -1,0 +1,169 @@
+// KV that spills to a disk: the same bits as with everything in DRAM (law L1), and what a disk
+// that lies, fails or hangs does to a run.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <random>
+
+#include "tests/engine/zoo_fixture.h"
+#include "tests/tiers/simulated_spill.h"
+
+namespace strata::engine {
+namespace {
+
+using testing::load_model;
+using testing::Logits;
+using testing::ModelFile;
+using testing::random_tokens;
+using testing::WalkSetting;
+using testing::ZooWalk;
+using tiers::SimulatedDisk;
+
+constexpr uint32_t kSeed = 20261125;
+constexpr uint32_t kFrames = 48;
+
+struct LoadedMember {
+  explicit LoadedMember(const std::string& name)
+      : member(makers::zoo_member(name)),
+        written(member.model),
+        file(written.open()),
+        model(load_model(file)) {}
+  const makers::ZooMember& member;
+  ModelFile written;
+  GgufFile file;
+  Model model;
+};
+
+uint64_t place_bytes(const ModelShape& shape, const WalkSetting& setting) {
+  uint64_t n_kv_heads = 0;
+  for (const LayerShape& layer : shape.layers)
+    n_kv_heads = std::max<uint64_t>(n_kv_heads, layer.n_kv_heads);
+  const auto layout = KvLayout::make(setting.k_codec, setting.v_codec, shape.head_dim);
+  const uint64_t bytes = n_kv_heads * kExtentBlocks * layout.block_bytes;
+  return (bytes + tiers::kPlaceAlignment - 1) / tiers::kPlaceAlignment * tiers::kPlaceAlignment;
+}
+
+/// Bit for bit.
+bool is_same(const Logits& a, const Logits& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t row = 0; row < a.size(); ++row)
+    for (size_t i = 0; i < a[row].size(); ++i)
+      if (std::bit_cast<uint32_t>(a[row][i]) != std::bit_cast<uint32_t>(b[row][i])) return false;
+  return true;
+}
+
+/// A DRAM budget that holds n_positions of every full layer, beside all of the windowed ones.
+WalkSetting small_dram(const LoadedMember& of, WalkSetting setting, uint64_t n_positions) {
+  setting.kv_dram_bytes = kv_bytes_for_context(of.model.shape(), setting.k_codec, setting.v_codec,
+                                               n_positions, setting.chunk_rows);
+  return setting;
+}
+
+WalkSetting drawn_setting(std::mt19937_64& random) {
+  WalkSetting setting;
+  setting.kernels = cpu_attn::available_kernels().back();
+  setting.n_threads = 1 + static_cast<uint32_t>(random() % 2);
+  setting.chunk_rows = std::array{1u, 32u, 64u, 200u, 512u}[random() % 5];
+  setting.n_ctx = 2048;
+  return setting;
+}
+
+TEST(Spill, PlacementChangesNoBit) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  for (const auto& listed : makers::zoo()) {
+    SCOPED_TRACE(listed.model.name);
+    const LoadedMember member(listed.model.name);
+    WalkSetting setting = drawn_setting(random);
+    setting.chunk_rows = std::max(setting.chunk_rows, 32u);
+    const auto text = random_tokens(1500 + static_cast<uint32_t>(random() % 400),
+                                    listed.model.vocab_size, static_cast<uint32_t>(random()));
+    ZooWalk whole(member.model, setting);
+    const Logits expected = whole.feed_all(text);
+    WalkSetting spilling = drawn_setting(random);
+    spilling.chunk_rows = std::max(spilling.chunk_rows, 32u);
+    spilling = small_dram(member, spilling, spilling.chunk_rows + 420 + random() % 256);
+    auto spill = tiers::testing::make_simulated_spill(
+        {.seed = random(), .latency_spread = std::chrono::microseconds(200)},
+        place_bytes(member.model.shape(), spilling), 4096, kFrames);
+    ZooWalk away(member.model, spilling, std::move(spill.spill));
+    EXPECT_TRUE(is_same(away.feed_all(text), expected));
+    // Windowed layers leave room that they do not always need.
+    const auto& layers = member.model.shape().layers;
+    if (std::ranges::none_of(layers, [](const LayerShape& of) { return of.window > 0; })) {
+      EXPECT_GT(away.cache().store().counts().extents_read, 0u);
+    }
+  }
+}
+
+/// A member of full layers, its text, and the logits of a run that has everything in DRAM.
+class FaultySpill : public ::testing::Test {
+ protected:
+  FaultySpill() : member_("llama3") {}
+
+  WalkSetting setting(uint32_t chunk_rows) const {
+    WalkSetting setting;
+    setting.kernels = cpu_attn::available_kernels().back();
+    setting.n_threads = 2;
+    setting.chunk_rows = chunk_rows;
+    setting.n_ctx = 2048;
+    return setting;
+  }
+  std::vector<int32_t> text(uint32_t n) const {
+    return random_tokens(n, member_.member.model.vocab_size, kSeed);
+  }
+  Logits expected(std::span<const int32_t> text) const {
+    return ZooWalk(member_.model, setting(512)).feed_all(text);
+  }
+
+  LoadedMember member_;
+};
+
+/// Every kind of fault that leaves the disk usable.
+SimulatedDisk faulty_disk(uint64_t seed) {
+  SimulatedDisk disk{.seed = seed, .latency_spread = std::chrono::milliseconds(1)};
+  disk.faults = {.short_read = 0.02,
+                 .ended_early = 0.005,
+                 .read_error = 0.01,
+                 .bit_flip = 0.01,
+                 .misdirected_read = 0.01,
+                 .write_error = 0.005,
+                 .torn_write = 0.01,
+                 .misdirected_write = 0.01,
+                 .lost_write = 0.01,
+                 .stall = 0.01,
+                 .hang = 0.0005,
+                 .hang_then_move = 0.0005};
+  return disk;
+}
+
+TEST_F(FaultySpill, AThousandFaultsChangeNoBit) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  const auto all = text(1700);
+  const Logits whole = expected(all);
+  uint64_t n_faults = 0, n_corrupt = 0, n_lost = 0, n_replaced = 0;
+  while (n_faults < 1000) {
+    const WalkSetting small = small_dram(member_, setting(16u << random() % 4), 1000);
+    auto spill = tiers::testing::make_simulated_spill(
+        faulty_disk(random()), place_bytes(member_.model.shape(), small), 4096, kFrames);
+    ZooWalk away(member_.model, small, std::move(spill.spill));
+    ASSERT_TRUE(is_same(away.feed_all(all), whole));
+    const auto& counts = away.cache().store().counts();
+    n_faults += spill.disk->injected_total();
+    n_corrupt += counts.corrupt_blocks;
+    n_lost += counts.lost_extents;
+    n_replaced += counts.replaced_blocks;
+  }
+  EXPECT_GT(n_corrupt, 0u);
+  EXPECT_GT(n_lost, 0u);
+  EXPECT_GE(n_replaced, n_lost);
+  std::printf("%lu faults, %lu corrupt blocks, %lu extents lost, %lu blocks computed again\n",
+              static_cast<unsigned long>(n_faults), static_cast<unsigned long>(n_corrupt),
+              static_cast<unsigned long>(n_lost), static_cast<unsigned long>(n_replaced));
+}
+
+}  // namespace
+}  // namespace strata::engine

@@ -1,0 +1,198 @@
+// Processes that are killed while they save, and processes that save and evict at the same time.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <random>
+
+#include "tests/tiers/failing_calls.h"
+#include "tests/tiers/pack_fixture.h"
+
+namespace strata::tiers {
+namespace {
+
+/// Real calls; fsync as well where asked for, which is most of the time of a save.
+class RealCalls final : public WatchedCalls {
+ public:
+  RealCalls(bool has_unnamed, bool syncs) : syncs_(syncs) { has_unnamed_files = has_unnamed; }
+
+ protected:
+  int sync_for_real(int descriptor) override { return syncs_ ? ::fsync(descriptor) : 0; }
+
+ private:
+  bool syncs_;
+};
+
+/// Runs `body` in a process of its own. Its exit code is 1 where a test failed or it threw.
+pid_t start_process(const std::function<void()>& body) {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  int code = 1;
+  try {
+    body();
+    code = ::testing::Test::HasFailure() ? 1 : 0;
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << error.what();
+  }
+  ::_exit(code);
+}
+
+int wait_for_end(pid_t process) {
+  int status = 0;
+  EXPECT_EQ(::waitpid(process, &status, 0), process);
+  return status;
+}
+
+/// From now on this process has so long to live.
+void die_in(std::chrono::nanoseconds time) {
+  struct sigevent event = {};
+  event.sigev_notify = SIGEV_SIGNAL;
+  event.sigev_signo = SIGKILL;
+  timer_t timer = {};
+  ASSERT_EQ(::timer_create(CLOCK_MONOTONIC, &event, &timer), 0);
+  struct itimerspec when = {};
+  when.it_value.tv_sec = static_cast<time_t>(time.count() / 1'000'000'000);
+  when.it_value.tv_nsec = static_cast<long>(std::max<int64_t>(time.count() % 1'000'000'000, 1));
+  ASSERT_EQ(::timer_settime(timer, 0, &when, nullptr), 0);
+}
+
+/// Saves trial's text in two packs and then as the session "book", telling each step as a byte.
+void save_trial(const std::string& path, uint64_t trial, bool has_unnamed, bool syncs,
+                const std::function<void(char)>& tell) {
+  RealCalls calls(has_unnamed, syncs);
+  const auto text = random_text(trial, 500);
+  const uint64_t pack_bytes = pack_bytes_max(run_of(small_shape(), text, 0, 256));
+  PackDirectory packs = PackDirectory::open(path, {.budget_bytes = 6 * pack_bytes}, calls);
+  tell('o');
+  auto names = std::vector{save_run(packs, run_of(small_shape(), text, 0, 256))};
+  names.push_back(save_run(packs, run_of(small_shape(), text, 256, 500)));
+  tell('p');
+  packs.pin("book", {small_shape().model, std::to_string(trial), text, names});
+  tell('s');
+}
+
+struct Pipe {
+  std::array<int, 2> ends{};
+  Pipe() { EXPECT_EQ(::pipe(ends.data()), 0); }
+  ~Pipe() {
+    ::close(ends[0]);
+    ::close(ends[1]);
+  }
+  void tell(char step) { EXPECT_EQ(::write(ends[1], &step, 1), 1); }
+  /// What was told, after the teller's end.
+  std::string told() {
+    std::array<char, 16> steps{};
+    tell('.');
+    const ssize_t n = ::read(ends[0], steps.data(), steps.size());
+    return {steps.data(), static_cast<size_t>(std::max<ssize_t>(n, 0))};
+  }
+};
+
+TEST(PackKill, AProcessKilledWhileSavingLeavesWholePacksAndNothingElse) {
+  constexpr int kKills = 300;
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  const FreshPath directory;
+  std::array<int, 4> n_kills_after{};  // nothing, opening, both packs, everything
+  int n_kills = 0;
+  std::string newest;  // the trial that the session holds
+  std::array<std::chrono::nanoseconds, 4> save_time{};
+  for (uint64_t trial = 0; n_kills < kKills; ++trial) {
+    ASSERT_LT(trial, 10u * kKills) << n_kills << " kills only";
+    const bool has_unnamed = trial % 2 == 0;
+    const bool syncs = trial % 16 / 2 == 7;
+    auto& time = save_time[trial % 2 * 2 + (syncs ? 1 : 0)];
+    Pipe steps;
+    const bool is_killed = time.count() > 0;
+    const std::chrono::nanoseconds life(
+        static_cast<int64_t>(random() % (static_cast<uint64_t>(time.count()) * 9 / 8 + 1)));
+    const auto start = std::chrono::steady_clock::now();
+    const pid_t child = start_process([&] {
+      if (is_killed) die_in(life);
+      save_trial(directory.path(), trial, has_unnamed, syncs, [&](char c) { steps.tell(c); });
+    });
+    const int status = wait_for_end(child);
+    if (!is_killed) time = std::chrono::steady_clock::now() - start;
+    const std::string told = steps.told();
+    if (WIFSIGNALED(status)) {
+      ASSERT_EQ(WTERMSIG(status), SIGKILL);
+      ++n_kills;
+      ++n_kills_after[told.size() - 1];
+    } else {
+      ASSERT_EQ(WEXITSTATUS(status), 0);
+    }
+    WatchedCalls calls;
+    PackDirectory packs = PackDirectory::open(directory.path(), {}, calls);
+    for (const std::string& name : names_in(directory.path()))
+      ASSERT_TRUE(is_pack_file_name(name) || name == "book.session") << name;
+    ASSERT_EQ(problems_of(packs), "") << "trial " << trial << " told " << told;
+    if (told.starts_with("op")) {
+      const FoundContext found = packs.find(small_shape(), {}, random_text(trial, 500));
+      ASSERT_EQ(found.n_positions, 500u);
+    }
+    const auto session = packs.session("book");
+    const std::string held = session ? session->model_name : "";
+    ASSERT_TRUE(held == std::to_string(trial) || (held == newest && !told.starts_with("ops")))
+        << held << " after " << newest;
+    newest = held;
+  }
+  std::printf("%d kills: %d while opening, %d while writing packs, %d while writing the session\n",
+              n_kills, n_kills_after[0], n_kills_after[1], n_kills_after[2]);
+}
+
+/// Saves, looks up, pins and removes at random beside others that do the same.
+void use_at_random(const std::string& path, uint64_t seed, const PackLimits& limits) {
+  std::mt19937_64 random(seed);
+  RealCalls calls(seed % 2 == 0, false);
+  PackDirectory packs = PackDirectory::open(path, limits, calls);
+  for (int i = 0; i < 60 && !::testing::Test::HasFailure(); ++i) {
+    const auto text = random_text(random() % 6, 500);
+    const std::string name = "session" + std::to_string(random() % 2);
+    try {
+      const uint64_t action = random() % 8;
+      if (action == 0) packs.unpin(name);
+      if (action == 1) packs.remove(name);
+      if (action >= 2 && action < 5) {
+        const FoundContext found = packs.find(small_shape(), {}, text);
+        expect_whole(found);
+      }
+      if (action < 5) continue;
+      auto names = std::vector{save_run(packs, run_of(small_shape(), text, 0, 256))};
+      names.push_back(save_run(packs, run_of(small_shape(), text, 256, 500)));
+      if (action == 7) packs.pin(name, {small_shape().model, "m", text, names});
+    } catch (const Error& error) {
+      // The others pin what fills the budget, or evict what was to be pinned.
+      const bool is_evicted = std::string(error.what()).find("evicted") != std::string::npos;
+      EXPECT_TRUE(error.code() == ErrorCode::kDoesNotFit || is_evicted) << error.what();
+    }
+  }
+  EXPECT_EQ(packs.refused().size(), 0u);
+}
+
+TEST(PackKill, ProcessesThatSaveAndEvictTogetherDamageNothing) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  const FreshPath directory;
+  const PackRun run = run_of(small_shape(), random_text(0, 500), 0, 256);
+  const PackLimits limits = {.budget_bytes = 7 * pack_bytes_max(run),
+                             .lock_wait = std::chrono::minutes(5)};
+  std::vector<pid_t> children;
+  for (uint64_t i = 0; i < 3; ++i)
+    children.push_back(start_process([&] { use_at_random(directory.path(), seed + i, limits); }));
+  for (const pid_t child : children) EXPECT_EQ(wait_for_end(child), 0);
+  WatchedCalls calls;
+  PackDirectory packs = PackDirectory::open(directory.path(), limits, calls);
+  EXPECT_EQ(problems_of(packs), "");
+  EXPECT_LE(packs.used_bytes(), limits.budget_bytes);
+  for (const std::string& name : names_in(directory.path()))
+    EXPECT_TRUE(is_pack_file_name(name) || name.ends_with(".session")) << name;
+}
+
+}  // namespace
+}  // namespace strata::tiers

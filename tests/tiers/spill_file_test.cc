@@ -1,0 +1,386 @@
+#include "tiers/spill_file.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/magic.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <random>
+#include <set>
+
+#include "base/error.h"
+#include "base/host_memory.h"
+#include "tests/tiers/child_process.h"
+#include "tests/tiers/fresh_folder.h"
+#include "tiers/open_io.h"
+
+namespace strata::tiers {
+namespace {
+
+using std::chrono_literals::operator""s;
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+
+uint64_t n_entries(const std::string& folder) {
+  uint64_t n = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder)) ++n;
+  return n;
+}
+
+mode_t mode_of(const std::string& path) {
+  struct stat status = {};
+  EXPECT_EQ(::stat(path.c_str(), &status), 0) << path;
+  return status.st_mode & 07777;
+}
+
+Error error_of(const std::string& folder, uint64_t budget_bytes, uint64_t extent_bytes) {
+  try {
+    SpillFile::create(folder, budget_bytes, extent_bytes);
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "created in " << folder;
+  return Error(ErrorCode::kCancelled, "");
+}
+
+/// Writes to the place at `offset` and reads it back.
+void demand_that_a_place_holds(const SpillFile& spill, uint64_t offset) {
+  std::string notice;
+  const auto io = open_io(IoChoice::kThreads, 1, notice);
+  const HostMemory memory = HostMemory::reserve(spill.extent_bytes());
+  std::fill_n(memory.data(), spill.extent_bytes(), std::byte{0x37});
+  IoRequest request = {.op = IoOp::kWrite,
+                       .file = io->add_file(spill.file()),
+                       .offset = offset,
+                       .memory = memory.data(),
+                       .bytes = static_cast<uint32_t>(spill.extent_bytes())};
+  for (const IoOp op : {IoOp::kWrite, IoOp::kRead}) {
+    request.op = op;
+    IoCompletion one;
+    demand(io->submit({&request, 1}) == 1 && io->wait({&one, 1}, 60s) == 1, "no completion");
+    demand(one.status == IoStatus::kOk, std::string(io_status_name(one.status)));
+    if (op == IoOp::kWrite) std::fill_n(memory.data(), spill.extent_bytes(), std::byte{0});
+  }
+  demand(memory.data()[spill.extent_bytes() - 1] == std::byte{0x37}, "other bytes came back");
+}
+
+TEST(SpillFile, RandomTakesAndReturnsStayInTheBudget) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE(seed);
+  std::mt19937_64 random(seed);
+  const FreshFolder folder;
+  for (int round = 0; round < 20; ++round) {
+    const uint64_t wanted_extent = 1 + random() % 100000;
+    const uint64_t budget = 200000 + random() % (8 * kMiB);
+    SpillFile spill = SpillFile::create(folder.path(), budget, wanted_extent);
+    const uint64_t extent = spill.extent_bytes();
+    ASSERT_GE(extent, wanted_extent);
+    ASSERT_EQ(extent % 4096, 0u);
+    ASSERT_EQ(extent % spill.file().alignment(), 0u);
+    std::vector<uint64_t> held;
+    std::set<uint64_t> offsets;
+    uint64_t peak = 0;
+    for (int i = 0; i < 2000; ++i) {
+      if (random() % 5 < 3) {
+        const auto offset = spill.take();
+        ASSERT_EQ(offset.has_value(), (held.size() + 1) * extent <= budget);
+        if (offset) {
+          ASSERT_TRUE(offsets.insert(*offset).second);
+          ASSERT_EQ(*offset % extent, 0u);
+          ASSERT_LE(*offset + extent, spill.reserved_bytes());
+          held.push_back(*offset);
+        }
+      } else if (!held.empty()) {
+        std::swap(held[random() % held.size()], held.back());
+        spill.give_back(held.back());
+        offsets.erase(held.back());
+        held.pop_back();
+      }
+      peak = std::max<uint64_t>(peak, held.size() * extent);
+      ASSERT_EQ(spill.used_bytes(), held.size() * extent);
+      ASSERT_EQ(spill.peak_bytes(), peak);
+      ASSERT_LE(spill.reserved_bytes(), budget);
+    }
+    ASSERT_EQ(spill.file().size_bytes(), spill.reserved_bytes());
+    ASSERT_EQ(spill.reserve_status(), IoStatus::kOk);
+    if (!held.empty()) {
+      ASSERT_NO_THROW(demand_that_a_place_holds(spill, held.back()));
+    }
+  }
+}
+
+TEST(SpillFile, ReservesTheDiskInStepsBeforeItIsWritten) {
+  const FreshFolder folder;
+  SpillFile spill = SpillFile::create(folder.path(), 8 * kMiB, 65536);
+  if (!spill.notice().empty()) GTEST_SKIP() << spill.notice();
+  for (const uint64_t reserved : {kMiB, 2 * kMiB}) {
+    struct stat status = {};
+    EXPECT_EQ(spill.reserved_bytes(), reserved);
+    ASSERT_EQ(::fstat(spill.file().descriptor(), &status), 0);
+    EXPECT_EQ(static_cast<uint64_t>(status.st_size), reserved);
+    EXPECT_GE(static_cast<uint64_t>(status.st_blocks) * 512, reserved);
+    for (int i = 0; i < 16; ++i) ASSERT_TRUE(spill.take());
+    if (reserved == kMiB) {
+      ASSERT_TRUE(spill.take());
+    }
+  }
+}
+
+TEST(SpillFile, IsNeverListed) {
+  const FreshFolder folder;
+  const SpillFile spill = SpillFile::create(folder.path(), kMiB, 4096);
+  EXPECT_EQ(n_entries(folder.path()), 0u);
+  struct stat status = {};
+  ASSERT_EQ(::fstat(spill.file().descriptor(), &status), 0);
+  EXPECT_EQ(status.st_nlink, 0u);
+}
+
+TEST(SpillFile, AndItsFoldersAreTheOwnersAloneUnderEveryUmask) {
+  for (const mode_t mask : {0000u, 0022u, 0077u, 0177u, 0377u, 0777u}) {
+    const FreshFolder folder;
+    const std::string inner = folder.path("a/b");
+    const mode_t before = ::umask(mask);
+    std::optional<SpillFile> spill;
+    try {
+      spill = SpillFile::create(inner, kMiB, 4096);
+    } catch (const Error& error) {
+      ADD_FAILURE() << error.what();
+    }
+    ::umask(before);
+    if (!spill) continue;
+    struct stat status = {};
+    ASSERT_EQ(::fstat(spill->file().descriptor(), &status), 0);
+    EXPECT_EQ(status.st_mode & 07777, 0600u) << mask;
+    EXPECT_EQ(mode_of(folder.path("a")), 0700u) << mask;
+    EXPECT_EQ(mode_of(inner), 0700u) << mask;
+  }
+}
+
+TEST(SpillFile, LeavesTheModeOfAFolderThatWasThere) {
+  const FreshFolder folder;
+  ASSERT_EQ(::chmod(folder.path().c_str(), 0755), 0);
+  SpillFile::create(folder.path(), kMiB, 4096);
+  EXPECT_EQ(mode_of(folder.path()), 0755u);
+}
+
+TEST(SpillFile, IsRefusedInMemory) {
+  struct statfs status = {};
+  if (::statfs("/dev/shm", &status) != 0 || status.f_type != TMPFS_MAGIC)
+    GTEST_SKIP() << "/dev/shm is no tmpfs here";
+  const std::string outer = "/dev/shm/strata_" + std::to_string(::getpid());
+  const Error error = error_of(outer + "/inner", kMiB, 4096);
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_NE(std::string(error.what()).find("tmpfs"), std::string::npos) << error.what();
+  EXPECT_EQ(error.where(), outer + "/inner");
+  EXPECT_NE(error.remedy().find("disk"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(outer));
+}
+
+TEST(SpillFile, ABudgetBelowOneExtentIsRefusedAndLeavesNothing) {
+  const FreshFolder folder;
+  EXPECT_EQ(error_of(folder.path("a/b"), 65535, 65536).code(), ErrorCode::kDoesNotFit);
+  EXPECT_EQ(error_of(folder.path("a/b"), UINT64_MAX, UINT64_MAX).code(), ErrorCode::kDoesNotFit);
+  EXPECT_EQ(n_entries(folder.path()), 0u);
+}
+
+TEST(SpillFile, AFolderThatIsAFileIsRefused) {
+  const FreshFolder folder;
+  std::ofstream(folder.path("a")) << "x";
+  EXPECT_EQ(error_of(folder.path("a"), kMiB, 4096).code(), ErrorCode::kIo);
+  EXPECT_EQ(error_of(folder.path("a/b"), kMiB, 4096).code(), ErrorCode::kIo);
+}
+
+TEST(SpillFileDeathTest, ReturningAPlaceTwiceIsABug) {
+  const FreshFolder folder;
+  SpillFile spill = SpillFile::create(folder.path(), kMiB, 4096);
+  const uint64_t offset = *spill.take();
+  EXPECT_DEATH(spill.give_back(offset + 1), "offset 1 is not taken");
+  spill.give_back(offset);
+  EXPECT_DEATH(spill.give_back(offset), "offset 0 is not taken");
+}
+
+constexpr uint32_t kUnnamedBit = O_TMPFILE & ~O_DIRECTORY;
+
+TEST(SpillFile, WithoutUnnamedFilesItIsUnlinkedAtOnce) {
+  const FreshFolder folder;
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    forbid_call(__NR_openat, EOPNOTSUPP, 2, kUnnamedBit);
+    SpillFile spill = SpillFile::create(folder.path(), kMiB, 4096);
+    demand(spill.notice().find("no unnamed files") != std::string::npos, spill.notice());
+    demand(spill.notice().find('\n') == std::string::npos, spill.notice());
+    demand(n_entries(folder.path()) == 0, "a file is listed");
+    struct stat status = {};
+    demand(::fstat(spill.file().descriptor(), &status) == 0 && status.st_nlink == 0, "has a name");
+    demand((status.st_mode & 07777) == 0600, "mode");
+    demand_that_a_place_holds(spill, *spill.take());
+  }));
+}
+
+TEST(SpillFile, WithoutDirectAccessItUsesThePageCache) {
+  const FreshFolder folder;
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    forbid_call(__NR_fcntl, EINVAL, 2, O_DIRECT);
+    SpillFile spill = SpillFile::create(folder.path(), kMiB, 4096);
+    demand(!spill.file().is_direct() && spill.file().alignment() == 1, "is direct");
+    demand(spill.notice().find("page cache") != std::string::npos, spill.notice());
+    demand_that_a_place_holds(spill, *spill.take());
+  }));
+}
+
+TEST(SpillFile, WithoutReservingItGrowsByWrites) {
+  const FreshFolder folder;
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    forbid_call(__NR_fallocate, EOPNOTSUPP);
+    SpillFile spill = SpillFile::create(folder.path(), kMiB, 65536);
+    demand(spill.notice().find("cannot reserve room") != std::string::npos, spill.notice());
+    for (int i = 0; i < 16; ++i) demand(spill.take().has_value(), "take");
+    demand(!spill.take(), "more than the budget");
+    demand_that_a_place_holds(spill, 15 * 65536);
+  }));
+}
+
+TEST(SpillFile, AFullDiskAtTheStartIsAnErrorThatLeavesNothing) {
+  const FreshFolder folder;
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    forbid_call(__NR_fallocate, ENOSPC);
+    try {
+      SpillFile::create(folder.path("a"), kMiB, 4096);
+    } catch (const Error& error) {
+      demand(error.code() == ErrorCode::kIo, "code");
+      demand(std::string(error.what()).find("No space left") != std::string::npos, error.what());
+      demand(!error.remedy().empty(), "no remedy");
+      demand(n_entries(folder.path()) == 0, "a folder is left");
+      return;
+    }
+    demand(false, "created");
+  }));
+}
+
+TEST(SpillFile, ALimitOnFileSizesIsAFullDiskAndNotASignal) {
+  const FreshFolder folder;
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    const rlimit limit = {3 * kMiB / 2, 3 * kMiB / 2};
+    if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) throw NotPossibleHere("no limit on file sizes");
+    SpillFile spill = SpillFile::create(folder.path(), 8 * kMiB, 65536);
+    for (int i = 0; i < 16; ++i) demand(spill.take().has_value(), "take");
+    demand(!spill.take(), "grew past the limit");
+    demand(spill.reserve_status() == IoStatus::kNoSpace, "status");
+  }));
+}
+
+/// A child that holds a spill file of `budget_bytes`, all of it taken, until it is killed.
+class SpillingChild {
+ public:
+  SpillingChild(const std::string& folder, uint64_t budget_bytes) {
+    std::array<int, 2> ends;
+    demand(::pipe(ends.data()) == 0, "no pipe");
+    child_ = ::fork();
+    demand(child_ >= 0, "no child");
+    if (child_ == 0) {
+      SpillFile spill = SpillFile::create(folder, budget_bytes, 65536);
+      while (const auto offset = spill.take()) demand_that_a_place_holds(spill, *offset);
+      const bool is_told = ::write(ends[1], "x", 1) == 1;
+      while (is_told) ::pause();
+      ::_exit(1);
+    }
+    ::close(ends[1]);
+    char told = 0;
+    is_spilling_ = ::read(ends[0], &told, 1) == 1;
+    ::close(ends[0]);
+  }
+  bool is_spilling() const { return is_spilling_; }
+  /// True where the child died of this.
+  bool kill() const {
+    ::kill(child_, SIGKILL);
+    int status = 0;
+    ::waitpid(child_, &status, 0);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+  }
+
+ private:
+  pid_t child_ = -1;
+  bool is_spilling_ = false;
+};
+
+TEST(SpillFile, KillLeavesNoFile) {
+  const FreshFolder folder;
+  const SpillingChild child(folder.path(), kMiB);
+  EXPECT_TRUE(child.is_spilling());
+  EXPECT_EQ(n_entries(folder.path()), 0u);
+  EXPECT_TRUE(child.kill());
+  EXPECT_EQ(n_entries(folder.path()), 0u);
+}
+
+/// Mounts a disk of 64 MiB below `folder`, seen by this process alone and gone with it.
+std::string mount_small_disk(const FreshFolder& folder) {
+  const std::string image = folder.path("image");
+  const std::string disk = folder.path("disk");
+  if (::unshare(CLONE_NEWNS) != 0 ||
+      ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
+    throw NotPossibleHere("mounting is forbidden here");
+  std::filesystem::create_directory(disk);
+  std::ofstream(image) << "";
+  std::filesystem::resize_file(image, 64 * kMiB);
+  const std::string command = "PATH=$PATH:/sbin:/usr/sbin; { mkfs.ext4 -q -F '" + image +
+                              "' && mount -o loop '" + image + "' '" + disk + "'; } >'" +
+                              folder.path("log") + "' 2>&1";
+  if (std::system(command.c_str()) != 0)
+    throw NotPossibleHere("no ext4 on a loop device can be made here");
+  return disk;
+}
+
+uint64_t free_bytes(const std::string& folder) {
+  struct statvfs status = {};
+  demand(::statvfs(folder.c_str(), &status) == 0, "no statvfs");
+  return status.f_bavail * status.f_frsize;
+}
+
+TEST(SmallDisk, KillFreesTheBytes) {
+  const FreshFolder folder;
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    const std::string disk = mount_small_disk(folder);
+    const uint64_t before = free_bytes(disk);
+    const SpillingChild child(disk, 16 * kMiB);
+    demand(child.is_spilling(), "does not spill");
+    demand(free_bytes(disk) + 16 * kMiB <= before, "takes no room");
+    demand(child.kill(), "is not killed");
+    const File opened = File::adopt(::open(disk.c_str(), O_RDONLY | O_CLOEXEC), false, disk);
+    demand(::syncfs(opened.descriptor()) == 0, "no syncfs");
+    demand(free_bytes(disk) == before, "bytes are not free again");
+  }));
+}
+
+TEST(SmallDisk, FullInTheMiddleKeepsWhatIsReservedAndGivesTheRestBack) {
+  const FreshFolder folder;
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    const std::string disk = mount_small_disk(folder);
+    SpillFile spill = SpillFile::create(disk, 160 * kMiB, 65536);
+    demand(spill.notice().find("less than the budget") != std::string::npos, spill.notice());
+    std::set<uint64_t> offsets;
+    while (const auto offset = spill.take()) demand(offsets.insert(*offset).second, "taken twice");
+    demand(spill.reserve_status() == IoStatus::kNoSpace, "status");
+    demand(spill.used_bytes() == spill.reserved_bytes(), "a reserved place was not given");
+    demand(spill.used_bytes() == 40 * kMiB, std::to_string(spill.used_bytes()));
+    demand(spill.file().size_bytes() == spill.reserved_bytes(), "the failed step stays");
+    demand(free_bytes(disk) > kMiB, "the failed step's room is not given back");
+    demand_that_a_place_holds(spill, *offsets.rbegin());
+    spill.give_back(*offsets.begin());
+    demand(spill.take() == *offsets.begin(), "a returned place is not given again");
+    demand(!spill.take(), "asked a full disk again");
+  }));
+}
+
+}  // namespace
+}  // namespace strata::tiers

@@ -1,0 +1,361 @@
+#include "tiers/block_store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+
+namespace strata::tiers {
+namespace {
+
+uint32_t number(BlockId block) { return static_cast<uint32_t>(block); }
+uint32_t number(ExtentId extent) { return static_cast<uint32_t>(extent); }
+
+constexpr uint64_t kWriteFailuresMax = 16;  // then the disk is not written any more
+
+/// A failure that the next write would meet as well.
+bool is_lasting(IoStatus status) {
+  return status == IoStatus::kNoSpace || status == IoStatus::kDeviceGone ||
+         status == IoStatus::kNotPermitted || status == IoStatus::kMisaligned;
+}
+
+}  // namespace
+
+LostExtent::LostExtent(ExtentId extent, uint32_t layer, uint32_t first_pos,
+                       const std::string& cause)
+    : Error(ErrorCode::kIo,
+            "KV of layer " + std::to_string(layer) + ", positions " + std::to_string(first_pos) +
+                " to " + std::to_string(first_pos + kExtentPositions - 1) +
+                " could not be read back: " + cause,
+            "spill file", "look at the disk (dmesg, smartctl) or name another one with --nvme"),
+      extent_(extent),
+      layer_(layer),
+      first_pos_(first_pos) {}
+
+BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_bytes,
+                       const Hash128& model, std::unique_ptr<Spill> spill)
+    : layout_(layout),
+      model_(model),
+      pool_(dram_bytes, layout.block_bytes),
+      spill_(std::move(spill)),
+      stored_(n_layers) {
+  blocks_.reserve(pool_.n_slots());
+  free_blocks_.reserve(pool_.n_slots());
+}
+
+BlockStore::~BlockStore() = default;
+
+BlockStore::Block& BlockStore::record(BlockId block) {
+  STRATA_CHECK(number(block) < blocks_.size(), "block %u of %zu", number(block), blocks_.size());
+  return blocks_[number(block)];
+}
+
+const BlockStore::Block& BlockStore::record(BlockId block) const {
+  return const_cast<BlockStore*>(this)->record(block);
+}
+
+BlockStore::Extent& BlockStore::extent(ExtentId id) {
+  STRATA_CHECK(number(id) < extents_.size(), "extent %u of %zu", number(id), extents_.size());
+  return extents_[number(id)];
+}
+
+const BlockStore::Extent& BlockStore::extent(ExtentId id) const {
+  return const_cast<BlockStore*>(this)->extent(id);
+}
+
+std::optional<BlockId> BlockStore::open_block(BlockId previous) {
+  const auto slot = pool_.take(previous == kNoBlock ? kNoSlot : record(previous).slot);
+  if (!slot) return std::nullopt;
+  return add_block({.slot = *slot, .references = 1});
+}
+
+BlockId BlockStore::add_block(const Block& block) {
+  if (free_blocks_.empty()) {
+    blocks_.push_back(block);
+    return static_cast<BlockId>(blocks_.size() - 1);
+  }
+  const uint32_t id = free_blocks_.back();
+  free_blocks_.pop_back();
+  blocks_[id] = block;
+  return static_cast<BlockId>(id);
+}
+
+void BlockStore::add_reference(BlockId block) {
+  STRATA_CHECK(references(block) > 0, "block %u is free", number(block));
+  ++record(block).references;
+}
+
+uint32_t BlockStore::references(BlockId block) const { return record(block).references; }
+
+void BlockStore::release(BlockId block) {
+  Block& of = record(block);
+  STRATA_CHECK(of.references > 0, "block %u is free", number(block));
+  if (--of.references > 0) return;
+  const ExtentId home = of.extent;
+  if (home != kNoExtent) {
+    Extent& from = extent(home);
+    from.blocks[of.idx] = kNoBlock;
+    --from.n_live;
+    if (of.slot != kNoSlot) --from.n_resident;
+  }
+  if (of.slot != kNoSlot) pool_.release(of.slot);
+  of = {};
+  free_blocks_.push_back(number(block));
+  if (home != kNoExtent) free_if_unused(home);
+}
+
+std::byte* BlockStore::open_bytes(BlockId block) {
+  const Block& of = record(block);
+  STRATA_CHECK(of.extent == kNoExtent && of.slot != kNoSlot, "block %u is frozen", number(block));
+  return pool_.address(of.slot);
+}
+
+bool BlockStore::is_readable(BlockId block) const {
+  const Block& of = record(block);
+  return of.slot != kNoSlot || (of.extent != kNoExtent && extent(of.extent).is_accepted);
+}
+
+const std::byte* BlockStore::bytes(BlockId block) const {
+  const Block& of = record(block);
+  if (of.slot != kNoSlot) return pool_.address(of.slot);
+  STRATA_CHECK(is_readable(block), "block %u is neither in DRAM nor read", number(block));
+  return extent(of.extent).lease.bytes().data() + uint64_t{of.idx} * layout_.block_bytes;
+}
+
+uint64_t BlockStore::extent_bytes(const Extent& of) const {
+  return round_up(of.blocks.size() * uint64_t{layout_.block_bytes}, kPlaceAlignment);
+}
+
+BlockIdentity BlockStore::identity(const Extent& of, uint32_t idx) const {
+  const uint32_t block = idx % kExtentBlocks;
+  return {.model = model_,
+          .chain = of.chain[block],
+          .layer = of.layer,
+          .kv_head = idx / kExtentBlocks,
+          .first_pos = of.first_pos + block * kBlockPositions,
+          .n_positions = kBlockPositions,
+          .k_codec = layout_.k_codec,
+          .v_codec = layout_.v_codec,
+          .generation = of.generation};
+}
+
+ExtentId BlockStore::add_extent() {
+  if (free_extents_.empty()) {
+    extents_.emplace_back();
+    return static_cast<ExtentId>(extents_.size() - 1);
+  }
+  const uint32_t id = free_extents_.back();
+  free_extents_.pop_back();
+  return static_cast<ExtentId>(id);
+}
+
+std::optional<FillLease> BlockStore::wait_for_frame() {
+  for (;;) {
+    if (auto frame = spill_->transfers->take_frame()) return frame;
+    collect_writes();
+    if (auto frame = spill_->transfers->take_frame()) return frame;
+    if (is_spill_off_ || !spill_->transfers->wait_any()) return std::nullopt;
+  }
+}
+
+void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
+                        std::span<const BlockId> blocks) {
+  STRATA_CHECK(chain.size() == kExtentBlocks && blocks.size() % kExtentBlocks == 0,
+               "an extent of %zu blocks, %zu hashes", blocks.size(), chain.size());
+  if (!has_spill() || is_spill_off_) return;
+  const auto place = spill_->places->take();
+  if (!place) {
+    ++counts_.places_refused;
+    return;
+  }
+  auto frame = wait_for_frame();
+  if (!frame) {
+    spill_->places->give_back(*place);
+    ++counts_.frames_refused;
+    if (spill_->transfers->n_quarantined() > 0) last_failure_ = IoStatus::kTimedOut;
+    // The disk hangs: what is frozen from now on stays in DRAM. Frames that readers hold come back.
+    if (spill_->transfers->n_quarantined() == spill_->transfers->n_frames()) is_spill_off_ = true;
+    return;
+  }
+  const ExtentId id = add_extent();
+  Extent& of = extent(id);
+  of.state = ExtentState::kWriting;
+  of.layer = layer;
+  of.first_pos = first_pos;
+  of.place = *place;
+  of.file = spill_->file;
+  of.generation = next_generation_++;
+  of.n_live = 0;
+  of.chain.assign(chain.begin(), chain.end());
+  of.blocks.assign(blocks.begin(), blocks.end());
+  of.tags.resize(blocks.size());
+  const auto bytes = static_cast<uint32_t>(extent_bytes(of));
+  STRATA_CHECK(bytes <= spill_->places->place_bytes(), "an extent of %u bytes", bytes);
+  std::byte* to = frame->bytes().data();
+  for (uint32_t idx = 0; idx < blocks.size(); ++idx, to += layout_.block_bytes) {
+    if (blocks[idx] == kNoBlock) {
+      std::memset(to, 0, layout_.block_bytes);
+      continue;
+    }
+    std::memcpy(to, open_bytes(blocks[idx]), layout_.block_bytes);
+    of.tags[idx] = block_tag(identity(of, idx), {to, layout_.block_bytes});
+    record(blocks[idx]).extent = id;
+    record(blocks[idx]).idx = idx;
+    ++of.n_live;
+  }
+  of.n_resident = of.n_live;
+  std::memset(to, 0, static_cast<size_t>(frame->bytes().data() + bytes - to));
+  writes_.emplace_back(id,
+                       spill_->transfers->write(std::move(*frame), spill_->file, *place, bytes));
+}
+
+void BlockStore::collect_writes() {
+  spill_->transfers->poll();
+  take_ended_writes();
+}
+
+/// Of the writes that had ended at the last poll. True where there was one.
+bool BlockStore::take_ended_writes() {
+  const size_t n_before = writes_.size();
+  for (uint32_t i = 0; i < writes_.size();) {
+    auto& [id, ticket] = writes_[i];
+    if (!spill_->transfers->is_done(ticket)) {
+      ++i;
+      continue;
+    }
+    const ExtentId ended = id;
+    const IoStatus status = spill_->transfers->take_write(std::move(ticket));
+    writes_.erase(writes_.begin() + i);
+    write_ended(ended, status);
+  }
+  return writes_.size() < n_before;
+}
+
+void BlockStore::write_ended(ExtentId id, IoStatus status) {
+  Extent& of = extent(id);
+  if (status == IoStatus::kOk) {
+    ++counts_.extents_written;
+    of.state = ExtentState::kStored;
+    if (of.n_resident > 0) stored_[of.layer].push_back(id);
+    free_if_unused(id);
+    return;
+  }
+  // The blocks stay where they are, and the place is not used again.
+  ++counts_.write_failures;
+  last_failure_ = status;
+  is_spill_off_ =
+      is_spill_off_ || is_lasting(status) || counts_.write_failures >= kWriteFailuresMax;
+  forget(id);
+}
+
+/// Takes an extent away from its blocks, which are all in DRAM. Its place stays taken.
+void BlockStore::forget(ExtentId id) {
+  Extent& of = extent(id);
+  for (const BlockId block : of.blocks)
+    if (block != kNoBlock) record(block).extent = kNoExtent;
+  of.blocks.clear();
+  of.n_live = of.n_resident = 0;
+  of.pack.reset();
+  set_away(of, false);
+  free_extents_.push_back(number(id));
+}
+
+void BlockStore::free_if_unused(ExtentId id) {
+  Extent& of = extent(id);
+  if (of.n_live > 0 || of.holds > 0 || of.state == ExtentState::kWriting) return;
+  std::erase(stored_[of.layer], id);
+  // A place that could not be read rightly is not trusted again.
+  if (of.state == ExtentState::kStored && !of.pack) spill_->places->give_back(of.place);
+  forget(id);
+}
+
+ExtentId BlockStore::victim() const {
+  const std::vector<ExtentId>* most = nullptr;
+  for (const auto& of_layer : stored_)
+    if (most == nullptr || of_layer.size() > most->size()) most = &of_layer;
+  if (most == nullptr || most->empty()) return kNoExtent;
+  // Of a layer with three or more, the last but one; with two, the last; the first goes last.
+  return most->size() > 2 ? (*most)[most->size() - 2] : most->back();
+}
+
+void BlockStore::evict(ExtentId id) {
+  Extent& of = extent(id);
+  for (const BlockId block : of.blocks) {
+    if (block == kNoBlock || record(block).slot == kNoSlot) continue;
+    pool_.release(record(block).slot);
+    record(block).slot = kNoSlot;
+  }
+  of.n_resident = 0;
+  set_away(of, true);
+  std::erase(stored_[of.layer], id);
+  ++counts_.extents_evicted;
+  ++residency_epoch_;
+}
+
+void BlockStore::set_away(Extent& of, bool is_away) {
+  if (of.is_away == is_away) return;
+  of.is_away = is_away;
+  is_away ? ++n_away_ : --n_away_;
+}
+
+bool BlockStore::make_room(uint64_t n_slots) {
+  if (pool_.n_free() >= n_slots) return true;
+  if (!spill_) return false;
+  collect_writes();
+  while (pool_.n_free() < n_slots) {
+    const ExtentId id = victim();
+    if (id != kNoExtent) {
+      evict(id);
+    } else if (writes_.empty() || !wait_for_transfer()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+IoFile BlockStore::add_pack(const PackReader& pack) {
+  // The pack is open through the page cache; this opens the same file past it, also when its name
+  // is gone by now.
+  pack_files_.push_back(std::make_unique<File>(File::open_for_reading(
+      "/proc/self/fd/" + std::to_string(pack.descriptor()), /*direct=*/true)));
+  return spill_->transfers->add_file(*pack_files_.back());
+}
+
+void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
+  const ExtentId id = add_extent();
+  Extent& of = extent(id);
+  of.state = ExtentState::kStored;
+  of.layer = saved.layer;
+  of.first_pos = saved.first_pos;
+  of.pack = saved.pack;
+  of.pack_extent = saved.pack_extent;
+  of.file = saved.file;
+  of.place = saved.pack->geometry().region_offset(saved.pack_extent, saved.layer);
+  of.tags.clear();
+  of.chain.clear();
+  of.blocks.clear();
+  for (uint32_t idx = 0; idx < blocks.size(); ++idx) {
+    blocks[idx] = add_block({.references = 1, .extent = id, .idx = idx});
+    of.blocks.push_back(blocks[idx]);
+  }
+  of.n_live = static_cast<uint32_t>(blocks.size());
+  of.n_resident = 0;
+  set_away(of, true);
+  ++residency_epoch_;
+}
+
+void BlockStore::replace(BlockId lost, BlockId fresh) {
+  Block& a = record(lost);
+  Block& b = record(fresh);
+  std::swap(a.slot, b.slot);
+  std::swap(a.extent, b.extent);
+  std::swap(a.idx, b.idx);
+  if (a.extent != kNoExtent) extent(a.extent).blocks[a.idx] = lost;
+  if (b.extent != kNoExtent) extent(b.extent).blocks[b.idx] = fresh;
+  ++counts_.replaced_blocks;
+  ++residency_epoch_;
+}
+
+}  // namespace strata::tiers

@@ -1,0 +1,66 @@
+// tiers/durable_calls.h - the system calls behind saved contexts, one virtual function each.
+// Why: what must survive any failed call is tested by failing each call in turn, and by ending the
+// process inside each. Only saving and looking up go through here; blocks in flight use tiers/io.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace strata::tiers {
+
+struct FileStatus {
+  uint64_t bytes = 0;
+  int64_t modified_ns = 0;  // since 1970; of a pack: its last use
+  uint64_t n_links = 0;
+  uint32_t permissions = 0;  // the nine bits of owner, group and others
+  bool is_regular = false;
+  bool is_own = false;  // belongs to the user that this process runs as
+};
+
+enum class OpenFor : uint8_t {
+  kReading,       // an existing regular file; links are not followed, a pipe does not block
+  kWritingFirst,  // a file that must not exist yet
+  kLocking,       // made where it does not exist
+};
+
+/// Every function returns a value that is not negative, or -errno. Files are made with mode 0600
+/// and directories with 0700 whatever the umask; descriptors are closed on exec; calls interrupted
+/// by a signal are repeated, but for sync. Thread-safe.
+class DurableCalls {
+ public:
+  virtual ~DurableCalls() = default;
+
+  virtual int make_directory(const std::string& path);
+  virtual int open_directory(const std::string& path);
+  virtual int open_at(int directory, const std::string& name, OpenFor purpose);
+  /// A file without a name, gone when its descriptor is closed (O_TMPFILE).
+  virtual int open_unnamed(int directory);
+  virtual void close(int descriptor);
+
+  virtual int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset);
+  virtual int64_t write_at(int descriptor, std::span<const std::byte> bytes, uint64_t offset);
+  virtual int sync(int descriptor);
+  /// Sets the time of the last use to now, in nanoseconds and not in the kernel's ticks.
+  virtual int touch(int descriptor);
+  /// Takes the exclusive lock of an open file, or -EWOULDBLOCK; closing the file gives it back.
+  virtual int try_lock(int descriptor);
+
+  virtual int status(int descriptor, FileStatus& status);
+  virtual int status_at(int directory, const std::string& name, FileStatus& status);
+  /// Bytes that this user may still write to the file system.
+  virtual int free_bytes(int descriptor, uint64_t& bytes);
+  virtual int list(int directory, std::vector<std::string>& names);
+
+  /// Gives an unnamed file its name; -EEXIST where the name is taken.
+  virtual int link_at(int descriptor, int directory, const std::string& name);
+  virtual int rename_at(int directory, const std::string& from, const std::string& to);
+  virtual int remove_at(int directory, const std::string& name);
+};
+
+/// The calls themselves.
+DurableCalls& system_calls();
+
+}  // namespace strata::tiers

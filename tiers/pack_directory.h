@@ -1,0 +1,132 @@
+// tiers/pack_directory.h - the directory of saved contexts: packs, found by their text, and named
+// sessions, which keep packs from being evicted (docs/adr/0002-saved-contexts.md).
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tiers/durable_directory.h"
+#include "tiers/pack_index.h"
+#include "tiers/pack_reader.h"
+#include "tiers/pack_writer.h"
+#include "tiers/session_manifest.h"
+
+namespace strata::tiers {
+
+struct PackLimits {
+  uint64_t budget_bytes = UINT64_MAX;  // of all packs and sessions that have a name
+  uint64_t free_floor_bytes = 0;       // what the file system keeps free
+  std::chrono::milliseconds lock_wait{10000};
+};
+
+/// A file that was not taken, and why.
+struct RefusedFile {
+  std::string name;
+  std::string problem;
+  bool is_damaged = false;  // and not only unreadable now, or of another version
+};
+
+struct FoundPiece {
+  std::shared_ptr<const PackReader> pack;
+  uint32_t first_block = 0;  // in the pack
+  uint32_t n_blocks = 0;
+  uint32_t n_positions = 0;
+};
+
+/// Pieces that follow each other from position 0 on. Their files stay readable while this lives,
+/// one open descriptor each.
+struct FoundContext {
+  std::vector<FoundPiece> pieces;
+  uint32_t n_positions = 0;
+};
+
+struct SessionEntry {
+  std::string name;
+  std::string model_name;
+  Hash128 model;
+  uint64_t n_tokens = 0;
+  uint64_t bytes = 0;  // of the manifest and of its packs that are there
+  int64_t saved_ns = 0;
+  uint32_t n_packs = 0;
+  uint32_t n_packs_missing = 0;
+  std::string problem;  // "" where the manifest is whole; else the rest is empty
+};
+
+struct PackVerdict {
+  std::string name;
+  uint64_t n_bad_blocks = 0;
+  std::string problem;  // "" where everything is what was saved
+};
+
+/// Any number of processes may use one directory: names appear whole, and whoever evicts, publishes
+/// or writes a session holds the directory's lock meanwhile. Functions that take the lock fail with
+/// kIo and a remedy where they do not get it within lock_wait. An object is not thread-safe.
+class PackDirectory {
+ public:
+  /// Makes the directory where it does not exist, removes what ended processes left, and reads the
+  /// heads of all packs. Files that are no packs are left alone. Errors: kIo; kUsage where others
+  /// than this user can reach the directory.
+  static PackDirectory open(const std::string& path, const PackLimits& limits,
+                            DurableCalls& calls = system_calls());
+
+  /// Packs and sessions that cannot be used, as of the last look. They are never an error.
+  const std::vector<RefusedFile>& refused() const { return refused_; }
+  size_t n_packs() const { return index_.size(); }
+  /// Of all packs and sessions, now.
+  uint64_t used_bytes() const;
+
+  /// The longest saved beginning of `tokens` (PackIndex::find), also of what other processes have
+  /// saved since, and notes its use. `root` is the chain hash before position 0. Blocks have been
+  /// neither read nor checked.   Errors: kIo.
+  FoundContext find(const PackShape& shape, const Hash128& root, std::span<const int32_t> tokens);
+
+  /// A writer for the run, after making room for its bytes.
+  /// Errors: kDoesNotFit (nothing was evicted), kIo.
+  PackWriter start(PackRun run);
+  /// Seals the pack and gives it its name, which is returned. Where the same pack is there already,
+  /// it counts as used and the writer's bytes go; a damaged one is replaced.
+  /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
+  std::string publish(PackWriter writer);
+  /// Removes a pack whose blocks turned out to be wrong; false where it is gone already.
+  bool discard(const std::string& pack);
+
+  /// Saves a session and with it pins its packs, in place of an earlier one of that name.
+  /// Errors: kUsage (the name), kDoesNotFit, kIo (also where a pack has been evicted meanwhile).
+  void pin(const std::string& name, const SessionManifest& session);
+  /// Removes the session and leaves its packs; false where there is none.
+  bool unpin(const std::string& name);
+  /// Removes the session and the packs that no other session pins; false where there is none.
+  bool remove(const std::string& name);
+  /// Nothing where there is none. Errors: kIo; kBadFile, kUnsupported: it is refused whole.
+  std::optional<SessionManifest> session(const std::string& name) const;
+  std::vector<SessionEntry> list() const;
+
+  /// Reads every byte of every pack and session. Errors: kIo where the directory cannot be listed.
+  std::vector<PackVerdict> verify();
+  /// Removes every pack and session, pinned or not.
+  void remove_all();
+
+ private:
+  PackDirectory(std::shared_ptr<DurableDirectory> directory, const PackLimits& limits)
+      : directory_(std::move(directory)), limits_(limits) {}
+
+  /// Brings the index up to what the directory holds now.
+  void look();
+  void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned);
+  std::set<std::string> pinned_packs(const std::string& except_session) const;
+  SessionManifest read_session(const DirectoryFile& file) const;
+  bool remove_session(const std::string& name, bool with_packs);
+
+  std::shared_ptr<DurableDirectory> directory_;
+  PackLimits limits_;
+  PackIndex index_;
+  std::vector<RefusedFile> refused_;
+};
+
+}  // namespace strata::tiers

@@ -1,0 +1,39 @@
+#include "tiers/pack_eviction.h"
+
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+
+namespace strata::tiers {
+
+std::optional<std::vector<uint32_t>> plan_eviction(std::vector<EvictionCandidate> candidates,
+                                                   uint64_t bytes_wanted) {
+  std::vector<uint32_t> order(candidates.size());
+  std::iota(order.begin(), order.end(), 0);
+  // From the ends of texts to their beginnings, so that a use is handed down the whole text.
+  std::ranges::stable_sort(order, [&](uint32_t a, uint32_t b) {
+    return candidates[a].first_pos > candidates[b].first_pos;
+  });
+  for (const uint32_t i : order) {
+    for (const uint32_t before : candidates[i].continues)
+      candidates[before].used_ns = std::max(candidates[before].used_ns, candidates[i].used_ns);
+  }
+  const auto rank = [&](uint32_t i) {
+    const EvictionCandidate& candidate = candidates[i];
+    return std::tuple(!candidate.is_damaged, candidate.used_ns, ~candidate.first_pos,
+                      candidate.name);
+  };
+  std::ranges::sort(order, [&](uint32_t a, uint32_t b) { return rank(a) < rank(b); });
+  std::vector<uint32_t> removed;
+  uint64_t bytes = 0;
+  for (const uint32_t i : order) {
+    if (bytes >= bytes_wanted) break;
+    if (candidates[i].is_pinned) continue;
+    removed.push_back(i);
+    bytes += candidates[i].bytes;
+  }
+  if (bytes < bytes_wanted) return std::nullopt;
+  return removed;
+}
+
+}  // namespace strata::tiers

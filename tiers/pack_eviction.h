@@ -1,0 +1,28 @@
+// tiers/pack_eviction.h - which packs go when room is needed; a pure function.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace strata::tiers {
+
+struct EvictionCandidate {
+  std::string name;
+  uint64_t bytes = 0;
+  int64_t used_ns = 0;  // last use
+  uint32_t first_pos = 0;
+  bool is_damaged = false;
+  bool is_pinned = false;
+  std::vector<uint32_t> continues;  // candidates (by index) that hold the block before its first
+};
+
+/// Indexes of the candidates to remove, in order, until at least bytes_wanted are free; as few as
+/// the order allows. Damaged packs go first, then the least recently used ones; a pack counts as
+/// used when what continues it was used, since a text without its beginning is of no use.
+/// Nothing where even all that is not pinned is too little.
+std::optional<std::vector<uint32_t>> plan_eviction(std::vector<EvictionCandidate> candidates,
+                                                   uint64_t bytes_wanted);
+
+}  // namespace strata::tiers

@@ -1,0 +1,186 @@
+#include "tiers/pack_index.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/check.h"
+
+namespace strata::tiers {
+namespace {
+
+uint32_t n_whole_blocks(const PackHead& head) { return head.n_positions() / kBlockPositions; }
+
+const Hash128& chain_before_block(const PackHead& head, uint32_t block) {
+  return block == 0 ? head.run.chain_before : head.chains[block - 1];
+}
+
+uint64_t n_present(const PackHead& head) {
+  return static_cast<uint64_t>(std::ranges::count(head.presence, uint8_t{1}));
+}
+
+/// One pack's part of a cover, in positions of the text.
+struct Part {
+  const std::pair<const std::string, PackHead>* pack = nullptr;
+  uint32_t first_pos = 0;  // a multiple of 32
+  uint32_t end_pos = 0;
+
+  uint32_t n_blocks() const {
+    return (end_pos - first_pos + kBlockPositions - 1) / kBlockPositions;
+  }
+  uint32_t first_block() const {
+    return (first_pos - pack->second.run.first_pos) / kBlockPositions;
+  }
+};
+
+/// Cuts the parts so that the text ends before `end_pos`, a multiple of 32 or the end itself.
+void cut(std::vector<Part>& parts, uint32_t end_pos) {
+  while (!parts.empty() && parts.back().first_pos >= end_pos) parts.pop_back();
+  if (!parts.empty()) parts.back().end_pos = std::min(parts.back().end_pos, end_pos);
+}
+
+/// Marks the blocks of the cover after which the layer can go on: those before that the next
+/// position attends to are there.
+void mark_usable_ends(const std::vector<Part>& parts, uint32_t layer, uint32_t window,
+                      std::vector<uint8_t>& usable) {
+  uint32_t n_in_row = 0;
+  uint32_t at = 0;
+  for (const Part& part : parts) {
+    for (uint32_t i = 0; i < part.n_blocks(); ++i, ++at) {
+      n_in_row = part.pack->second.has(layer, part.first_block() + i) ? n_in_row + 1 : 0;
+      const uint32_t n_positions = std::min((at + 1) * kBlockPositions, parts.back().end_pos);
+      const uint32_t first_seen = n_positions >= window ? n_positions - window + 1 : 0;
+      if (n_in_row < at + 1 - std::min(first_seen / kBlockPositions, at + 1)) usable[at] = 0;
+    }
+  }
+}
+
+/// Cuts the cover after the last block from which every layer can go on.
+void cut_to_usable_end(const PackShape& shape, std::vector<Part>& parts) {
+  uint32_t n_blocks = 0;
+  for (const Part& part : parts) n_blocks += part.n_blocks();
+  std::vector<uint8_t> usable(n_blocks, 1);
+  for (uint32_t layer = 0; layer < shape.layers.size(); ++layer) {
+    const PackLayer& of_layer = shape.layers[layer];
+    if (of_layer.window > 0 && of_layer.n_kv_heads > 0)
+      mark_usable_ends(parts, layer, of_layer.window, usable);
+  }
+  while (n_blocks > 0 && usable[n_blocks - 1] == 0) --n_blocks;
+  cut(parts, n_blocks * kBlockPositions);
+}
+
+uint32_t end_of(const std::vector<Part>& parts) { return parts.empty() ? 0 : parts.back().end_pos; }
+
+}  // namespace
+
+void PackIndex::add(const std::string& name, PackHead head) {
+  const auto [place, is_added] = heads_.emplace(name, std::move(head));
+  if (!is_added) return;
+  const PackHead& added = place->second;
+  for (uint32_t i = 0; i < n_whole_blocks(added); ++i)
+    whole_blocks_.emplace(added.chains[i], &*place);
+  if (added.n_positions() % kBlockPositions != 0)
+    short_blocks_.emplace(chain_before_block(added, added.n_blocks() - 1), &*place);
+}
+
+void PackIndex::remove(const std::string& name) {
+  const auto place = heads_.find(name);
+  if (place == heads_.end()) return;
+  const auto remove_from = [&](Places& places, const Hash128& chain) {
+    auto [at, end] = places.equal_range(chain);
+    while (at != end) at = at->second == &*place ? places.erase(at) : std::next(at);
+  };
+  const PackHead& head = place->second;
+  for (uint32_t i = 0; i < n_whole_blocks(head); ++i) remove_from(whole_blocks_, head.chains[i]);
+  remove_from(short_blocks_, chain_before_block(head, head.n_blocks() - 1));
+  heads_.erase(place);
+}
+
+std::vector<PackIndex::Match> PackIndex::matches_of(const PackShape& shape, const Hash128& root,
+                                                    std::span<const int32_t> tokens) const {
+  std::map<const std::map<std::string, PackHead>::value_type*, uint32_t> ends;
+  Hash128 chain = root;
+  for (uint32_t pos = 0; pos < tokens.size(); pos += kBlockPositions) {
+    const auto [first_short, end_short] = short_blocks_.equal_range(chain);
+    for (auto at = first_short; at != end_short; ++at) {
+      const PackHead& head = at->second->second;
+      const uint32_t n_rows = head.n_positions() % kBlockPositions;
+      const bool is_text =
+          head.end_pos() == pos + n_rows && n_rows <= tokens.size() - pos &&
+          std::ranges::equal(tokens.subspan(pos, n_rows), std::span(head.run.tokens).last(n_rows));
+      if (is_text && head.run.shape == shape) ends[at->second] = head.end_pos();
+    }
+    if (tokens.size() - pos < kBlockPositions) break;
+    chain = extend_chain(chain, tokens.subspan(pos, kBlockPositions));
+    // A chain hash after a block covers all before it: this block matches, so do the earlier ones.
+    const auto [first, end] = whole_blocks_.equal_range(chain);
+    for (auto at = first; at != end; ++at) {
+      // And the pack must have it at this position: its rows were rotated by it.
+      const PackHead& head = at->second->second;
+      const bool is_at_pos = head.run.first_pos <= pos && head.end_pos() > pos &&
+                             head.chains[(pos - head.run.first_pos) / kBlockPositions] == chain;
+      if (is_at_pos && head.run.shape == shape) ends[at->second] = pos + kBlockPositions;
+    }
+  }
+  std::vector<Match> matches;
+  for (const auto& [pack, end_pos] : ends) matches.push_back({pack, end_pos});
+  // Where two packs reach as far, the one that lacks fewer blocks is taken; then the order of
+  // names, which is the same in every process.
+  std::ranges::sort(matches, [](const Match& a, const Match& b) {
+    if (a.end_pos != b.end_pos) return a.end_pos > b.end_pos;
+    const uint64_t in_a = n_present(a.pack->second);
+    const uint64_t in_b = n_present(b.pack->second);
+    return in_a != in_b ? in_a > in_b : a.pack->first < b.pack->first;
+  });
+  return matches;
+}
+
+TextCover PackIndex::find(const PackShape& shape, const Hash128& root,
+                          std::span<const int32_t> tokens) const {
+  const std::vector<Match> matches = matches_of(shape, root, tokens);
+  // Parts that reach as far as they can, from position 0 on, and up to `limit` at most.
+  const auto cover = [&](uint32_t limit) {
+    std::vector<Part> parts;
+    while (end_of(parts) < limit) {
+      const uint32_t block_pos = end_of(parts) / kBlockPositions * kBlockPositions;
+      const auto next = std::ranges::find_if(matches, [&](const Match& match) {
+        return match.pack->second.run.first_pos <= block_pos;
+      });
+      if (next == matches.end() || next->end_pos <= end_of(parts)) break;
+      cut(parts, block_pos);
+      parts.push_back({next->pack, block_pos, next->end_pos});
+    }
+    cut(parts, limit);
+    return parts;
+  };
+  // Where layers have windows, the longest cover may lack the rows that its end needs, and a
+  // shorter one may have them: each pack is tried as the last one.
+  std::vector<Part> best;
+  for (const Match& last : matches) {
+    if (last.end_pos <= end_of(best)) break;
+    const uint32_t first_pos = last.pack->second.run.first_pos;
+    std::vector<Part> parts = cover(first_pos);
+    if (end_of(parts) != first_pos) continue;
+    parts.push_back({last.pack, first_pos, last.end_pos});
+    cut_to_usable_end(shape, parts);
+    if (end_of(parts) > end_of(best)) best = std::move(parts);
+  }
+  TextCover found;
+  for (const Part& part : best)
+    found.stretches.push_back(
+        {part.pack->first, part.first_block(), part.n_blocks(), part.end_pos - part.first_pos});
+  found.n_positions = end_of(best);
+  return found;
+}
+
+std::vector<std::string> PackIndex::continued_by(const std::string& name) const {
+  std::vector<std::string> names;
+  const auto place = heads_.find(name);
+  if (place == heads_.end()) return names;
+  const auto [first, end] = whole_blocks_.equal_range(place->second.run.chain_before);
+  for (auto at = first; at != end; ++at)
+    if (at->second->second.run.shape == place->second.run.shape && at->second->first != name)
+      names.push_back(at->second->first);
+  return names;
+}
+
+}  // namespace strata::tiers

@@ -1,0 +1,157 @@
+// The named sessions of a PackDirectory, and what concerns all of its files.
+#include <algorithm>
+
+#include "base/error.h"
+#include "tiers/pack_directory.h"
+
+namespace strata::tiers {
+
+SessionManifest PackDirectory::read_session(const DirectoryFile& file) const {
+  if (file.bytes() > kSessionBytesMax)
+    throw Error(ErrorCode::kBadFile,
+                "a session of " + std::to_string(file.bytes()) + " bytes, where " +
+                    std::to_string(kSessionBytesMax) + " is the most",
+                file.path(), "Remove it by its name.");
+  std::vector<std::byte> bytes(static_cast<size_t>(file.bytes()));
+  file.read(bytes, 0);
+  return parse_session(bytes, file.path());
+}
+
+std::optional<SessionManifest> PackDirectory::session(const std::string& name) const {
+  const auto file = directory_->open_file(session_file_name(name));
+  if (!file) return std::nullopt;
+  return read_session(*file);
+}
+
+/// Of all sessions that are whole: a damaged one can never be restored, so it pins nothing. Where
+/// one cannot be read now, nothing is evicted. Errors: kIo.
+std::set<std::string> PackDirectory::pinned_packs(const std::string& except_session) const {
+  std::set<std::string> pinned;
+  for (const std::string& file_name : directory_->names()) {
+    const std::string name = session_of_file_name(file_name);
+    if (name.empty() || name == except_session) continue;
+    try {
+      if (const auto manifest = session(name))
+        pinned.insert(manifest->packs.begin(), manifest->packs.end());
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kIo) throw;
+    }
+  }
+  return pinned;
+}
+
+void PackDirectory::pin(const std::string& name, const SessionManifest& session) {
+  const std::string file_name = session_file_name(name);
+  const std::vector<std::byte> bytes = encode_session(session);
+  if (bytes.size() > kSessionBytesMax)
+    throw Error(ErrorCode::kDoesNotFit,
+                "a session of " + std::to_string(session.tokens.size()) + " tokens is too long",
+                name, "Save at most 60 million tokens under one name.");
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  for (const std::string& pack : session.packs) {
+    if (directory_->status_of(pack)) continue;
+    throw Error(ErrorCode::kIo, "a saved context was evicted before its session could keep it",
+                directory_->path_of(pack), "Raise the budget of saved contexts and save again.");
+  }
+  make_room(bytes.size(), limits_.free_floor_bytes + bytes.size(),
+            {session.packs.begin(), session.packs.end()});
+  UnpublishedFile file = UnpublishedFile::create(directory_, UnpublishedFile::Place::kReplaces);
+  file.append(bytes);
+  file.sync();
+  file.publish(file_name);
+}
+
+/// Packs go first: interrupted, the session is still there and can be removed again.
+bool PackDirectory::remove_session(const std::string& name, bool with_packs) {
+  const std::string file_name = session_file_name(name);
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  std::optional<SessionManifest> manifest;
+  try {
+    manifest = session(name);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+  }
+  if (with_packs && manifest) {
+    const std::set<std::string> kept = pinned_packs(name);
+    for (const std::string& pack : manifest->packs) {
+      if (kept.contains(pack)) continue;
+      index_.remove(pack);
+      directory_->remove(pack);
+    }
+  }
+  const bool was_there = directory_->remove(file_name);
+  directory_->sync();
+  return was_there;
+}
+
+bool PackDirectory::unpin(const std::string& name) { return remove_session(name, false); }
+
+bool PackDirectory::remove(const std::string& name) { return remove_session(name, true); }
+
+std::vector<SessionEntry> PackDirectory::list() const {
+  std::vector<SessionEntry> entries;
+  for (const std::string& file_name : directory_->names()) {
+    SessionEntry entry;
+    entry.name = session_of_file_name(file_name);
+    if (entry.name.empty()) continue;
+    try {
+      const auto file = directory_->open_file(file_name);
+      if (!file) continue;
+      entry.saved_ns = file->status().modified_ns;
+      entry.bytes = file->bytes();
+      const SessionManifest manifest = read_session(*file);
+      entry.model_name = manifest.model_name;
+      entry.model = manifest.model;
+      entry.n_tokens = manifest.tokens.size();
+      entry.n_packs = static_cast<uint32_t>(manifest.packs.size());
+      for (const std::string& pack : manifest.packs) {
+        const auto status = directory_->status_of(pack);
+        entry.bytes += status ? status->bytes : 0;
+        entry.n_packs_missing += status ? 0u : 1u;
+      }
+    } catch (const Error& error) {
+      entry.problem = error.what();
+    }
+    entries.push_back(std::move(entry));
+  }
+  return entries;
+}
+
+std::vector<PackVerdict> PackDirectory::verify() {
+  look();
+  std::vector<PackVerdict> verdicts;
+  for (const RefusedFile& file : refused_) verdicts.push_back({file.name, 0, file.problem});
+  for (const auto& [name, head] : index_.heads()) {
+    PackVerdict verdict{.name = name, .n_bad_blocks = 0, .problem = ""};
+    try {
+      const auto pack = PackReader::open(*directory_, name);
+      if (!pack) continue;  // evicted meanwhile
+      verdict.n_bad_blocks = pack->count_bad_blocks();
+      if (verdict.n_bad_blocks > 0)
+        verdict.problem = std::to_string(verdict.n_bad_blocks) + " blocks are not what was saved";
+    } catch (const Error& error) {
+      verdict.problem = error.what();
+    }
+    verdicts.push_back(std::move(verdict));
+  }
+  for (const SessionEntry& entry : list()) {
+    std::string problem = entry.problem;
+    if (problem.empty() && entry.n_packs_missing > 0)
+      problem = std::to_string(entry.n_packs_missing) + " of its packs are missing";
+    verdicts.push_back({session_file_name(entry.name), 0, problem});
+  }
+  return verdicts;
+}
+
+void PackDirectory::remove_all() {
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  directory_->remove_leftovers();
+  for (const std::string& name : directory_->names()) {
+    if (!is_pack_file_name(name) && session_of_file_name(name).empty()) continue;
+    index_.remove(name);
+    directory_->remove(name);
+  }
+  directory_->sync();
+}
+
+}  // namespace strata::tiers

@@ -1,0 +1,50 @@
+#include "tiers/spill.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "tiers/spill_file.h"
+
+namespace strata::tiers {
+namespace {
+
+constexpr uint32_t kDepthMax = 64;  // transfers at the device: more only wait there instead of here
+
+class FilePlaces final : public PlaceSource {
+ public:
+  explicit FilePlaces(SpillFile file) : file_(std::move(file)) {}
+  std::optional<uint64_t> take() override { return file_.take(); }
+  void give_back(uint64_t offset) override { file_.give_back(offset); }
+  uint64_t place_bytes() const override { return file_.extent_bytes(); }
+  uint64_t used_bytes() const override { return file_.used_bytes(); }
+  uint64_t peak_bytes() const override { return file_.peak_bytes(); }
+  uint64_t budget_bytes() const override { return file_.budget_bytes(); }
+  const SpillFile& file() const { return file_; }
+
+ private:
+  SpillFile file_;
+};
+
+}  // namespace
+
+std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::string>& notices) {
+  std::unique_ptr<FilePlaces> places;
+  if (!request.directory.empty()) {
+    places = std::make_unique<FilePlaces>(
+        SpillFile::create(request.directory, request.budget_bytes, request.place_bytes));
+    if (!places->file().notice().empty()) notices.push_back(places->file().notice());
+  }
+  std::string notice;
+  auto io = open_io(request.io, std::min(request.n_frames, kDepthMax), notice);
+  if (!notice.empty()) notices.push_back(notice);
+  auto spill = std::make_unique<Spill>();
+  if (places) spill->file = io->add_file(places->file().file());
+  spill->transfers = std::make_unique<TransferQueue>(
+      std::move(io),
+      TransferOptions{.frame_bytes = request.place_bytes, .n_frames = request.n_frames});
+  spill->places = std::move(places);
+  return spill;
+}
+
+}  // namespace strata::tiers

@@ -1,0 +1,50 @@
+// tiers/spill.h - what a block store needs of a tier on disk: transfers, a file, and places in it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tiers/open_io.h"
+#include "tiers/transfer_queue.h"
+
+namespace strata::tiers {
+
+inline constexpr uint64_t kPlaceAlignment = 4096;
+
+/// Places of one size in a file of bounded size.
+class PlaceSource {
+ public:
+  virtual ~PlaceSource() = default;
+  /// The offset of a free place; nothing where the budget or the disk is full.
+  virtual std::optional<uint64_t> take() = 0;
+  virtual void give_back(uint64_t offset) = 0;
+  virtual uint64_t place_bytes() const = 0;
+  virtual uint64_t used_bytes() const = 0;
+  virtual uint64_t peak_bytes() const = 0;  // of used_bytes
+  virtual uint64_t budget_bytes() const = 0;
+};
+
+struct Spill {
+  /// Null where nothing is spilled and only saved contexts are read. Owns the file, so it outlives
+  /// the transfers.
+  std::unique_ptr<PlaceSource> places;
+  std::unique_ptr<TransferQueue> transfers;
+  IoFile file{};
+};
+
+struct SpillRequest {
+  std::string directory;      // empty: no spill file, transfers only
+  uint64_t budget_bytes = 0;  // of the file
+  uint64_t place_bytes = 0;   // of one place and of one staging frame; a multiple of 4,096
+  uint32_t n_frames = 0;
+  IoChoice io = IoChoice::kAuto;
+};
+
+/// A spill file on a real disk. Appends lines for the user where the system or the disk lacks
+/// something. Errors: those of SpillFile::create, open_io and TransferQueue.
+std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::string>& notices);
+
+}  // namespace strata::tiers

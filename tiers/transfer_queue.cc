@@ -1,0 +1,297 @@
+#include "tiers/transfer_queue.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/check.h"
+
+namespace strata::tiers {
+namespace {
+
+constexpr uint32_t kBatch = 64;  // completions and requests handled at a time
+constexpr uint64_t kFrameAlignment = 4096;
+
+/// A completion names its frame and which of the frame's fills it belongs to.
+uint64_t operation_id(FrameRef ref) { return uint64_t{ref.generation} << 32 | ref.frame; }
+FrameRef ref_of(uint64_t id) {
+  return {static_cast<uint32_t>(id), static_cast<uint32_t>(id >> 32)};
+}
+
+}  // namespace
+
+TransferQueue::TransferQueue(std::unique_ptr<Io> io, const TransferOptions& options)
+    : options_(options), io_(std::move(io)), states_(options.n_frames) {
+  STRATA_CHECK(options.n_frames > 0 && options.frame_bytes > 0 &&
+                   options.frame_bytes % kFrameAlignment == 0 && options.frame_bytes <= UINT32_MAX,
+               "%u frames of %lu bytes", options.n_frames,
+               static_cast<unsigned long>(options.frame_bytes));
+  STRATA_CHECK(options.deadline.count() > 0, "a deadline of %lld us",
+               static_cast<long long>(options.deadline.count()));
+  memory_ = HostMemory::reserve(options.frame_bytes * options.n_frames);
+  io_->prepare_memory({memory_.data(), memory_.size()});
+  operations_.resize(options.n_frames);
+  queue_.reserve(options.n_frames);
+}
+
+TransferQueue::~TransferQueue() {
+  if (io_->in_flight() > 0) memory_.abandon();
+}
+
+std::byte* TransferQueue::address(uint32_t frame) const {
+  return memory_.data() + frame * options_.frame_bytes;
+}
+
+TransferQueue::Operation& TransferQueue::operation_of(FrameRef ref) {
+  STRATA_CHECK(states_.generation(ref.frame) == ref.generation,
+               "frame %u is at fill %u, the right is of fill %u", ref.frame,
+               states_.generation(ref.frame), ref.generation);
+  return operations_[ref.frame];
+}
+
+const TransferQueue::Operation& TransferQueue::operation_of(FrameRef ref) const {
+  return const_cast<TransferQueue*>(this)->operation_of(ref);
+}
+
+std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t bytes) {
+  STRATA_CHECK(bytes > 0 && bytes <= options_.frame_bytes, "%u bytes into a frame of %lu", bytes,
+               static_cast<unsigned long>(options_.frame_bytes));
+  if (states_.n_free() == 0) return std::nullopt;
+  const uint32_t frame = states_.begin_fill();
+  const FrameRef ref{frame, states_.generation(frame)};
+  return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)});
+}
+
+std::optional<FillLease> TransferQueue::take_frame() {
+  if (states_.n_free() == 0) return std::nullopt;
+  const uint32_t frame = states_.begin_fill();
+  operations_[frame] = {};
+  return FillLease(*this, {frame, states_.generation(frame)},
+                   {address(frame), options_.frame_bytes});
+}
+
+Ticket TransferQueue::write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes) {
+  STRATA_CHECK(lease.owner_ == this && bytes > 0 && bytes <= options_.frame_bytes,
+               "%u bytes of a frame of %lu", bytes,
+               static_cast<unsigned long>(options_.frame_bytes));
+  const FrameRef ref = lease.release();
+  states_.begin_evict(ref.frame);
+  return start(ref, {IoOp::kWrite, file, offset, address(ref.frame), bytes, operation_id(ref)});
+}
+
+Ticket TransferQueue::start(FrameRef ref, const IoRequest& request) {
+  operations_[ref.frame] = {.request = request,
+                            .stage = Stage::kQueued,
+                            .has_ticket = true,
+                            .status = IoStatus::kOk,
+                            .started = io_->now()};
+  queue_.push_back(ref.frame);
+  submit_queued();
+  return Ticket(*this, ref);
+}
+
+void TransferQueue::submit_queued() {
+  std::array<IoRequest, kBatch> requests;
+  while (!queue_.empty()) {
+    const auto n = static_cast<uint32_t>(std::min<size_t>(queue_.size(), kBatch));
+    for (uint32_t i = 0; i < n; ++i) requests[i] = operations_[queue_[i]].request;
+    const uint32_t n_taken = io_->submit(std::span(requests).first(n));
+    for (uint32_t i = 0; i < n_taken; ++i) operations_[queue_[i]].stage = Stage::kInFlight;
+    queue_.erase(queue_.begin(), queue_.begin() + n_taken);
+    if (n_taken < n) return;
+  }
+}
+
+void TransferQueue::end(uint32_t frame, IoStatus status) {
+  Operation& operation = operations_[frame];
+  ++n_ended_;
+  operation.stage = Stage::kDone;
+  operation.status = status;
+  if (status != IoStatus::kOk) {
+    ++counts_.failed;
+  } else if (operation.request.op == IoOp::kRead) {
+    ++counts_.reads;
+    counts_.read_bytes += operation.request.bytes;
+  } else {
+    ++counts_.writes;
+    counts_.written_bytes += operation.request.bytes;
+  }
+  if (!operation.has_ticket) free_done(frame);
+}
+
+/// Frees the frame of an ended transfer that nobody wants any more.
+void TransferQueue::free_done(uint32_t frame) {
+  operations_[frame].stage = Stage::kNone;
+  switch (states_.state(frame)) {
+    case SlotState::kFilling:
+      return states_.abandon_fill(frame);
+    case SlotState::kEvicting:
+      return states_.evicted(frame);
+    case SlotState::kQuarantined:
+      if (operations_[frame].is_late) states_.given_back(frame);
+      return;
+    case SlotState::kFree:
+    case SlotState::kResident:
+      STRATA_CHECK(false, "a transfer ended in frame %u, which is %s", frame,
+                   slot_state_name(states_.state(frame)).data());
+  }
+}
+
+void TransferQueue::complete(const IoCompletion& completion) {
+  const FrameRef ref = ref_of(completion.id);
+  Operation& operation = operation_of(ref);  // no frame is filled anew while a device owns it
+  if (states_.state(ref.frame) == SlotState::kQuarantined) {
+    STRATA_CHECK(!operation.is_late, "frame %u: a second completion of one transfer", ref.frame);
+    operation.is_late = true;
+    ++n_ended_;
+    if (!operation.has_ticket) free_done(ref.frame);
+    return;
+  }
+  STRATA_CHECK(operation.stage == Stage::kInFlight, "frame %u: a completion of nothing in flight",
+               ref.frame);
+  end(ref.frame, completion.status);
+}
+
+/// Gives a transfer up: the status goes to whoever holds the ticket, the frame to quarantine where
+/// a device owns it.
+void TransferQueue::time_out(uint32_t frame) {
+  const bool is_queued = operations_[frame].stage == Stage::kQueued;
+  if (is_queued) std::erase(queue_, frame);
+  if (!is_queued) states_.quarantine(frame);
+  end(frame, IoStatus::kTimedOut);
+}
+
+void TransferQueue::collect(std::chrono::microseconds timeout) {
+  std::array<IoCompletion, kBatch> completions;
+  for (;;) {
+    const uint32_t n = io_->wait(completions, timeout);
+    for (uint32_t i = 0; i < n; ++i) complete(completions[i]);
+    if (n < kBatch) break;
+    timeout = {};
+  }
+  expire();
+  submit_queued();
+}
+
+/// Gives up the transfers that are past their deadline. Looks at all of them, but only when the
+/// earliest deadline has passed.
+void TransferQueue::expire() {
+  const auto now = io_->now();
+  if (now < next_expiry_) return;
+  next_expiry_ = now + options_.deadline;
+  for (uint32_t frame = 0; frame < options_.n_frames; ++frame) {
+    const Operation& operation = operations_[frame];
+    if (operation.stage != Stage::kQueued && operation.stage != Stage::kInFlight) continue;
+    const auto deadline = operation.started + options_.deadline;
+    if (deadline <= now) {
+      time_out(frame);
+    } else {
+      next_expiry_ = std::min<std::chrono::nanoseconds>(next_expiry_, deadline);
+    }
+  }
+}
+
+void TransferQueue::poll() { collect({}); }
+
+bool TransferQueue::is_done(const Ticket& ticket) const {
+  STRATA_CHECK(ticket.owner_ == this, "a ticket that was taken, or of another queue");
+  return operation_of(ticket.ref_).stage == Stage::kDone;
+}
+
+void TransferQueue::count_stall(std::chrono::nanoseconds since) {
+  ++counts_.stalls;
+  counts_.stall_us += static_cast<uint64_t>((io_->now() - since) / std::chrono::microseconds(1));
+}
+
+bool TransferQueue::wait_any() {
+  const uint64_t n_before = n_ended_;
+  poll();
+  if (n_ended_ > n_before) return true;
+  if (io_->in_flight() == 0) return false;
+  const auto start = io_->now();
+  const auto until = start + options_.deadline;
+  for (auto now = start; n_ended_ == n_before && now < until; now = io_->now()) {
+    const std::chrono::nanoseconds next = std::min<std::chrono::nanoseconds>(until, next_expiry_);
+    collect(std::chrono::ceil<std::chrono::microseconds>(next - now));
+  }
+  count_stall(start);
+  return n_ended_ > n_before;
+}
+
+void TransferQueue::wait_for(FrameRef ref) {
+  const Operation& operation = operation_of(ref);
+  const auto is_running = [&] {
+    return operation.stage == Stage::kQueued || operation.stage == Stage::kInFlight;
+  };
+  if (is_running()) poll();
+  if (!is_running()) return;
+  const auto start = io_->now();
+  const auto deadline = operation.started + options_.deadline;
+  while (is_running()) {
+    const auto now = io_->now();
+    if (now >= deadline) {
+      time_out(ref.frame);
+      break;
+    }
+    collect(std::chrono::ceil<std::chrono::microseconds>(deadline - now));
+  }
+  count_stall(start);
+}
+
+IoStatus TransferQueue::take_read(Ticket&& ticket, ReadLease& lease) {
+  STRATA_CHECK(ticket.owner_ == this && !lease.is_held(),
+               "a ticket taken twice or of another queue, or a held lease");
+  STRATA_CHECK(operation_of(ticket.ref_).request.op == IoOp::kRead, "the ticket of a write");
+  wait_for(ticket.ref_);
+  const FrameRef ref = ticket.release();
+  Operation& operation = operation_of(ref);
+  operation.has_ticket = false;
+  const IoStatus status = operation.status;
+  if (status != IoStatus::kOk) {
+    free_done(ref.frame);
+    return status;
+  }
+  operation.stage = Stage::kNone;
+  states_.filled(ref.frame);
+  lease = ReadLease(*this, ref, {address(ref.frame), operation.request.bytes});
+  return status;
+}
+
+IoStatus TransferQueue::take_write(Ticket&& ticket) {
+  STRATA_CHECK(ticket.owner_ == this, "a ticket taken twice, or of another queue");
+  STRATA_CHECK(operation_of(ticket.ref_).request.op == IoOp::kWrite, "the ticket of a read");
+  wait_for(ticket.ref_);
+  const FrameRef ref = ticket.release();
+  Operation& operation = operation_of(ref);
+  operation.has_ticket = false;
+  free_done(ref.frame);
+  return operation.status;
+}
+
+void TransferQueue::drain() {
+  for (uint32_t frame = 0; frame < options_.n_frames; ++frame)
+    wait_for({frame, states_.generation(frame)});
+}
+
+void TransferQueue::drop_ticket(FrameRef ref) noexcept {
+  Operation& operation = operation_of(ref);
+  operation.has_ticket = false;
+  if (operation.stage == Stage::kDone) free_done(ref.frame);
+}
+
+namespace detail {
+
+void give_right_back(TransferQueue& owner, FrameRef ref, RightKind kind) noexcept {
+  owner.operation_of(ref);
+  switch (kind) {
+    case RightKind::kTicket:
+      return owner.drop_ticket(ref);
+    case RightKind::kRead:
+      return owner.states_.remove_reader(ref.frame);
+    case RightKind::kFill:
+      return owner.states_.abandon_fill(ref.frame);
+  }
+}
+
+}  // namespace detail
+
+}  // namespace strata::tiers

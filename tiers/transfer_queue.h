@@ -1,0 +1,115 @@
+// tiers/transfer_queue.h - reads and writes in flight between files and a fixed set of frames.
+// Why: all staging memory is reserved at start, handed to the I/O back end once, and owned by the
+// transfer that uses it until its completion; what a caller holds is a ticket or a lease.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/host_memory.h"
+#include "tiers/io.h"
+#include "tiers/lease.h"
+#include "tiers/slot_states.h"
+
+namespace strata::tiers {
+
+struct TransferOptions {
+  uint64_t frame_bytes = 0;  // a multiple of 4,096: the largest single transfer
+  uint32_t n_frames = 0;
+  std::chrono::microseconds deadline = std::chrono::seconds(10);  // of each transfer
+};
+
+struct TransferCounts {
+  uint64_t reads = 0, writes = 0;  // ended, with success
+  uint64_t read_bytes = 0, written_bytes = 0;
+  uint64_t failed = 0;    // ended with another status, timed out included
+  uint64_t stalls = 0;    // times that a caller waited for a transfer
+  uint64_t stall_us = 0;  // and how long, by Io::now()
+};
+
+/// One caller at a time. Steps allocate nothing.
+class TransferQueue {
+ public:
+  /// Reserves the frames and prepares them for the back end. Errors: kOutOfMemory.
+  TransferQueue(std::unique_ptr<Io> io, const TransferOptions& options);
+  TransferQueue(const TransferQueue&) = delete;
+  TransferQueue& operator=(const TransferQueue&) = delete;
+  /// Waits for nothing. Memory that a device still owns is not given back to the system before the
+  /// process ends: call drain() first where that matters.
+  ~TransferQueue();
+
+  Io& io() { return *io_; }
+  const Io& io() const { return *io_; }
+  /// A file to read from or write to; it must outlive the queue. Errors: those of Io::add_file.
+  IoFile add_file(const File& file) { return io_->add_file(file); }
+  uint64_t frame_bytes() const { return options_.frame_bytes; }
+  uint32_t n_frames() const { return options_.n_frames; }
+  uint32_t n_free() const { return states_.n_free(); }
+  uint32_t n_quarantined() const { return states_.n_quarantined(); }
+  uint64_t memory_bytes() const { return memory_.size(); }
+  const TransferCounts& counts() const { return counts_; }
+
+  /// Begins to read bytes [offset, offset + bytes) of a file, in the file's alignment and at most
+  /// frame_bytes. Nothing where no frame is free.
+  std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes);
+  /// A frame to fill by hand. Nothing where none is free.
+  std::optional<FillLease> take_frame();
+  /// Begins to write the first `bytes` of the frame.
+  Ticket write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes);
+
+  /// Collects completions, gives up what is past its deadline, starts what was queued; never waits.
+  void poll();
+  /// True when take_read or take_write would not wait (as of the last poll).
+  bool is_done(const Ticket& ticket) const;
+  /// Waits until any transfer has ended, timed out or been completed late, at most for the
+  /// deadline. False where none is in flight or none ended.
+  bool wait_any();
+  /// Waits for the read, at most until its deadline. kOk: `lease` holds the bytes; else it holds
+  /// nothing, and where the device still owns the frame it is quarantined.
+  IoStatus take_read(Ticket&& ticket, ReadLease& lease);
+  IoStatus take_write(Ticket&& ticket);
+  /// Waits for everything in flight, each transfer at most until its deadline.
+  void drain();
+
+ private:
+  friend void detail::give_right_back(TransferQueue&, FrameRef, detail::RightKind) noexcept;
+  enum class Stage : uint8_t { kNone, kQueued, kInFlight, kDone };
+  /// The transfer of a frame; a frame has at most one.
+  struct Operation {
+    IoRequest request;
+    Stage stage = Stage::kNone;
+    bool has_ticket = false;
+    bool is_late = false;  // its completion came after the deadline
+    IoStatus status = IoStatus::kOk;
+    std::chrono::nanoseconds started{};
+  };
+  Ticket start(FrameRef ref, const IoRequest& request);
+  std::byte* address(uint32_t frame) const;
+  Operation& operation_of(FrameRef ref);
+  const Operation& operation_of(FrameRef ref) const;
+  void submit_queued();
+  void collect(std::chrono::microseconds timeout);
+  void complete(const IoCompletion& completion);
+  void end(uint32_t frame, IoStatus status);
+  void time_out(uint32_t frame);
+  void expire();
+  void wait_for(FrameRef ref);
+  void count_stall(std::chrono::nanoseconds since);
+  void drop_ticket(FrameRef ref) noexcept;
+  void free_done(uint32_t frame);
+
+  TransferOptions options_;
+  std::unique_ptr<Io> io_;
+  HostMemory memory_;
+  SlotStates states_;
+  std::vector<Operation> operations_;       // per frame
+  std::chrono::nanoseconds next_expiry_{};  // no transfer's deadline is before it
+  std::vector<uint32_t> queue_;  // frames whose transfer waits for the back end, oldest first
+  uint64_t n_ended_ = 0;         // transfers, however; a late completion counts once more
+  TransferCounts counts_;
+};
+
+}  // namespace strata::tiers
