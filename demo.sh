@@ -1,28 +1,44 @@
 #!/usr/bin/env bash
 # demo.sh - from a bare Debian 12 machine to an answer about a text of 5,600 tokens: installs the packages, builds the
-# `strata` binary, fetches SmolLM2-135M-Instruct (94 MiB, Apache-2.0) and asks about examples/archive-log.txt.
-#   ./demo.sh [QUESTION]
+# `strata` binary, fetches SmolLM2-135M-Instruct (94 MiB, Apache-2.0) and asks about examples/archive-log.txt, with so little
+# memory that its K and V spill to disk; then a second question, from what the first run has saved.
+#   ./demo.sh [QUESTION [SECOND_QUESTION]]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # A model this small finds a fact that is asked for in the text's own words, and fails on most others; ask it yours.
 question=${1:-What is the new access code of the north door?}
+second_question=${2:-What is the new access code?}
 document=examples/archive-log.txt
 
 step() { printf '\n== %s\n' "$*" >&2; }
 
-step "1/4 packages (tools/packages.txt)"
+step "1/5 packages (tools/packages.txt)"
 tools/install_packages.sh build model
 
-step "2/4 building strata (build/release)"
+step "2/5 building strata (build/release)"
 mkdir -p build
 cmake --preset release -DSTRATA_TESTS=OFF > build/configure.log 2>&1 || { cat build/configure.log >&2; exit 1; }
 cmake --build --preset release --target strata
 
-step "3/4 the model"
+step "3/5 the model"
 model=$(tools/fetch_models.sh smollm2)
 strata=build/release/tools/strata
 "$strata" inspect "$model" >&2
 
-step "4/4 $(wc -w < "$document") words of $document, then: $question"
-echo "+ $strata run -m $model -f $document -p \"$question\" --temp 0" >&2
-"$strata" run -m "$model" -f "$document" -p "$question" --temp 0
+run() {  # run QUESTION: prints the command, runs it, sets `seconds`
+  local options=(-m "$model" -f "$document" -p "$1" --temp 0 --kv-dram 60MiB
+    --session-dir "$contexts" --session archive-log) begin=$EPOCHREALTIME
+  echo "+ $strata run ${options[*]}" >&2
+  "$strata" run "${options[@]}"
+  seconds=$(awk -v from="$begin" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f", to - from }')
+}
+
+contexts=build/demo-contexts
+rm -rf "$contexts"
+step "4/5 $(wc -w < "$document") words of $document, with 60 MiB of memory for K and V: the rest goes to disk"
+run "$question"
+first=$seconds
+
+step "5/5 another question about the same text: what was read is found again"
+run "$second_question"
+printf '\nThe first question took %s s, the second %s s.\n' "$first" "$seconds" >&2

@@ -23,8 +23,12 @@ class HostMemory {
     return *this;
   }
 
-  /// Leaves the mapping to the process: for memory that a device may still write.
-  void abandon() { data_ = nullptr, bytes_ = 0; }
+  /// Gives the mapping up without unmapping it: it lasts as long as the process. For memory that a
+  /// device may still write into.
+  void abandon() {
+    data_ = nullptr;
+    bytes_ = 0;
+  }
 
   std::byte* data() const { return data_; }
   uint64_t size() const { return bytes_; }

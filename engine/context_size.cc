@@ -10,6 +10,7 @@
 #include "base/kernel_table.h"
 #include "engine/byte_text.h"
 #include "engine/kv_cache.h"
+#include "tiers/block_store.h"
 
 namespace strata::engine {
 namespace {
@@ -136,10 +137,29 @@ uint64_t largest_spilling_context(const ModelShape& shape, const ContextRequest&
   return std::min(limit, fitting * kSegmentPositions);
 }
 
+/// The changes with which a context spills, or fits without: each alone is enough.
+std::string spilling_remedy(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx,
+                            uint64_t dram_bytes, uint64_t free_bytes) {
+  std::string remedy;
+  const auto propose = [&](const std::string& change) {
+    remedy += (remedy.empty() ? "use " : ", or ") + change;
+  };
+  const uint64_t smallest = smallest_spilling_dram(shape, kv_context(request, n_ctx));
+  if (smallest <= free_bytes) propose(fmt::format("--kv-dram {}", size_argument(smallest)));
+  ContextRequest narrow = request;
+  narrow.chunk_rows = std::min<uint32_t>(request.chunk_rows, kExtentPositions);
+  if (smallest_spilling_dram(shape, kv_context(narrow, n_ctx)) <= dram_bytes)
+    propose(fmt::format("-b {}", narrow.chunk_rows));
+  const uint64_t smaller = std::max(largest_context(shape, request, dram_bytes, n_ctx),
+                                    largest_spilling_context(shape, request, dram_bytes, n_ctx));
+  if (smaller > 0) propose(fmt::format("-c {}", smaller));
+  return remedy.empty() ? "free memory or use a smaller model" : remedy;
+}
+
 /// Divides a context that DRAM does not hold. Errors: kDoesNotFit, naming the budget that is too
 /// small and what would do.
 KvPlacement spill(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx,
-                  uint64_t dram_bytes) {
+                  uint64_t dram_bytes, uint64_t free_bytes) {
   const KvContext context = kv_context(request, n_ctx);
   const uint64_t smallest = smallest_spilling_dram(shape, context);
   const uint64_t wanted = spill_bytes(shape, context);
@@ -148,8 +168,7 @@ KvPlacement spill(const ModelShape& shape, const ContextRequest& request, uint64
                 fmt::format("a context of {} tokens needs at least {} of memory for K and V beside "
                             "a spill file, there is {}",
                             n_ctx, bytes_text(smallest), bytes_text(dram_bytes)),
-                "--kv-dram",
-                fmt::format("use --kv-dram {}, or a smaller -b", size_argument(smallest)));
+                "--kv-dram", spilling_remedy(shape, request, n_ctx, dram_bytes, free_bytes));
   if (wanted > request.nvme_bytes) {
     const uint64_t smaller = largest_spilling_context(shape, request, dram_bytes, n_ctx);
     throw Error(ErrorCode::kDoesNotFit,
@@ -197,11 +216,22 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   const uint64_t taken = request.weight_bytes + buffers;
   const uint64_t free_bytes = request.available_bytes - std::min(request.available_bytes, taken);
   if (free_bytes == 0) {
+    // Half of what weights and K and V have between them: a start that works, not the best.
+    const uint64_t shared_bytes =
+        request.available_bytes - std::min(request.available_bytes, buffers);
+    const uint64_t streamed_bytes = std::max(request.weight_bytes_min, shared_bytes / 2);
+    const bool can_stream = request.weight_bytes_min > 0 && streamed_bytes < shared_bytes &&
+                            streamed_bytes < request.weight_bytes;
     throw Error(ErrorCode::kDoesNotFit,
                 fmt::format("the weights need {} and buffers {}, this machine has {} free",
                             bytes_text(request.weight_bytes), bytes_text(buffers),
                             bytes_text(request.available_bytes)),
-                "--model", "free memory or use a smaller model or quantisation");
+                "--model",
+                can_stream
+                    ? fmt::format("stream weights from the file with --weights-dram {}, free "
+                                  "memory, or use a smaller model or quantisation",
+                                  size_argument(streamed_bytes))
+                    : "free memory or use a smaller model or quantisation");
   }
   uint64_t n_ctx = request.n_ctx;
   if (n_ctx == 0) {
@@ -226,7 +256,7 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   if (wanted <= held) {
     plan.kv.slot_bytes = wanted;
   } else if (request.nvme_bytes > 0 && can_spill(shape)) {
-    plan.kv = spill(shape, request, n_ctx, is_capped ? held : free_bytes / 2);
+    plan.kv = spill(shape, request, n_ctx, is_capped ? held : free_bytes / 2, free_bytes);
   } else if (is_capped) {
     refuse(shape, request, n_ctx, held, "--kv-dram allows", wanted <= free_bytes);
   } else {

@@ -21,8 +21,9 @@ struct ContextRequest {
   uint32_t chunk_rows = 512;
   bool allow_untrained = false;
   uint32_t n_threads = 1;
-  uint64_t weight_bytes = 0;     // in memory (Model::packed_bytes)
-  uint64_t available_bytes = 0;  // of the machine's memory
+  uint64_t weight_bytes = 0;      // that the weights take of memory (WeightPlan::total_bytes)
+  uint64_t weight_bytes_min = 0;  // that they could take, streamed; 0 = no less
+  uint64_t available_bytes = 0;   // of the machine's memory
 };
 
 struct ContextPlan {

@@ -12,6 +12,8 @@
 namespace strata::engine {
 namespace {
 
+constexpr uint32_t kRestoreFrames = 24;  // extents of a saved context on their way at a time
+
 /// Every token id must have an embedding row; rows without a token (padding) are usual.
 void check_vocabulary(const Engine& engine) {
   const uint32_t n_tokens = engine.tokenizer().vocab_size();
@@ -48,43 +50,66 @@ Engine Engine::open(const EngineOptions& options) {
   request.chunk_rows = options.chunk_rows;
   request.allow_untrained = options.allow_untrained;
   request.n_threads = engine.n_threads_;
-  request.weight_bytes = Model::packed_bytes(*engine.file_, engine.spec_);
+  const WeightSizes sizes = weight_sizes(*engine.file_, engine.spec_);
+  engine.weight_plan_ = plan_weights(sizes, options.weights_dram_bytes);
+  request.weight_bytes = engine.weight_plan_.total_bytes();
+  request.weight_bytes_min = smallest_weight_budget(sizes);
   request.available_bytes = available_dram_bytes();
   if (!options.nvme_directory.empty())
     request.nvme_bytes = options.nvme_budget_bytes > 0
                              ? options.nvme_budget_bytes
                              : free_disk_bytes(options.nvme_directory) / 2;
   engine.context_ = plan_context(engine.spec_.shape, request);
+  engine.spill_ = engine.open_spill();
   return engine;
+}
+
+Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) const {
+  WeightOptions weights;
+  weights.load = options_.load;
+  weights.plan = weight_plan_;
+  return Model::load(*file_, spec_, pool, progress, weights);
 }
 
 void Engine::load(const Model::Progress& progress) {
   STRATA_CHECK(model_ == nullptr, "loaded twice");
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_unique<ThreadPool>(n_threads_);
-  model_ = std::make_unique<Model>(Model::load(*file_, spec_, *pool_, progress));
+  model_ = std::make_unique<Model>(load_model(*pool_, progress));
   KvCacheOptions kv;
   kv.k_codec = options_.k_codec;
   kv.v_codec = options_.v_codec;
   kv.budget_bytes = context_.kv.slot_bytes;
   kv.chunk_rows = context_.chunk_rows;
   kv.n_ctx = context_.n_ctx;
-  if (context_.kv.is_spilling()) kv.model = model_fingerprint(*file_, spec_, kernels_->isa);
-  cache_ = std::make_unique<KvCache>(spec_.shape, kv, open_spill());
+  if (spill_) fingerprint_ = model_fingerprint(*file_, spec_, kernels_->isa);
+  kv.model = fingerprint_;
+  cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
+  walk_->set_trace(options_.trace);
   load_ms_ =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Nothing where all of K and V stays in DRAM. The file is as large as this context can need.
+/// Nothing where all of K and V stays in DRAM and nothing saved is read. The file is as large as
+/// this context can need.
 std::unique_ptr<tiers::Spill> Engine::open_spill() {
-  if (!context_.kv.is_spilling()) return nullptr;
-  return tiers::open_spill({.directory = options_.nvme_directory,
-                            .budget_bytes = context_.kv.nvme_bytes,
-                            .place_bytes = context_.kv.place_bytes,
-                            .n_frames = context_.kv.n_frames,
-                            .io = options_.io},
-                           notices_);
+  tiers::SpillRequest request{.io = options_.io};
+  if (context_.kv.is_spilling()) {
+    request.directory = options_.nvme_directory;
+    request.budget_bytes = context_.kv.nvme_bytes;
+    request.place_bytes = context_.kv.place_bytes;
+    request.n_frames = context_.kv.n_frames;
+  } else if (options_.reads_saved && can_spill(spec_.shape)) {
+    request.place_bytes = place_bytes(
+        spec_.shape, {options_.k_codec, options_.v_codec, context_.n_ctx, context_.chunk_rows});
+    request.n_frames = kRestoreFrames;
+  } else {
+    return nullptr;
+  }
+  auto spill = tiers::open_spill(request, notices_);
+  spill->transfers->set_trace(options_.trace);
+  return spill;
 }
 
 const Model& Engine::model() const {

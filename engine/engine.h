@@ -11,6 +11,7 @@
 
 #include "base/kernel_table.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 #include "engine/context_size.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/kv_cache.h"
@@ -26,7 +27,10 @@ struct EngineOptions {
   uint64_t kv_dram_bytes = 0;       // 0 = what n_ctx needs
   std::string nvme_directory = "";  // of the spill file; empty = none: K and V stay in DRAM
   uint64_t nvme_budget_bytes = 0;   // of the spill file; 0 = half of what the disk has free
+  bool reads_saved = false;         // KvCache::restore will be called
   tiers::IoChoice io = tiers::IoChoice::kAuto;
+  uint64_t weights_dram_bytes = 0;  // the others are streamed from the file; 0 = all
+  LoadMode load = LoadMode::kAuto;
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
@@ -34,26 +38,33 @@ struct EngineOptions {
   std::string cpu_isa;     // "" = the widest
   bool allow_untrained = false;
   RopeOverrides rope;
+  Trace* trace = nullptr;  // of steps and transfers; outlives the engine
 };
 
 class Engine {
  public:
-  /// Reads the model's head. Errors: those of GgufFile::open, read_model_spec, Tokenizer::make,
-  /// choose_kernels, plan_context.
+  /// Reads the model's head and makes the spill file where one is needed. Errors: those of
+  /// GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_weights, plan_context,
+  /// tiers::open_spill.
   static Engine open(const EngineOptions& options);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
   void load(const Model::Progress& progress);
+  /// The weights alone, for a caller that keeps them itself; they must go before the engine does.
+  Model load_model(ThreadPool& pool, const Model::Progress& progress) const;
 
   const GgufFile& file() const { return *file_; }
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ContextPlan& context() const { return context_; }
+  const WeightPlan& weight_plan() const { return weight_plan_; }
   const KernelTable& kernels() const { return *kernels_; }
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
   double load_ms() const { return load_ms_; }
-  /// Lines for the user about what load() met: a disk or system that lacks something.
+  /// Names the model in saved contexts; zero where nothing is spilled or read back.
+  const tiers::Hash128& fingerprint() const { return fingerprint_; }
+  /// Lines for the user about a disk or system that lacks something.
   const std::vector<std::string>& notices() const { return notices_; }
 
   /// After load() only.
@@ -70,10 +81,13 @@ class Engine {
   ModelSpec spec_;
   std::unique_ptr<Tokenizer> tokenizer_;
   const KernelTable* kernels_ = nullptr;
+  WeightPlan weight_plan_;
   ContextPlan context_;
   uint64_t weight_file_bytes_ = 0;
   uint32_t n_threads_ = 0;
   double load_ms_ = 0;
+  tiers::Hash128 fingerprint_;
+  std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Model> model_;

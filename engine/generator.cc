@@ -79,6 +79,18 @@ class AnswerStream {
   bool is_cancelled_ = false;  // by on_text, which then hears no more
 };
 
+/// The walk looks at the caller's flag while this lives.
+class CancelScope {
+ public:
+  CancelScope(Walk& walk, const std::atomic<bool>* flag) : walk_(walk) { walk_.set_cancel(flag); }
+  ~CancelScope() { walk_.set_cancel(nullptr); }
+  CancelScope(const CancelScope&) = delete;
+  CancelScope& operator=(const CancelScope&) = delete;
+
+ private:
+  Walk& walk_;
+};
+
 /// One call of generate(): what it works on, and the answer it builds.
 struct Run {
   Walk& walk;
@@ -91,6 +103,7 @@ struct Run {
   Generation answer;
 
   bool read_prompt();
+  bool walk_last_token();
   FinishReason answer_tokens(Sampler& sampler);
 };
 
@@ -113,6 +126,19 @@ bool Run::read_prompt() {
   return goes_on;
 }
 
+/// False where it was cancelled.
+bool Run::walk_last_token() {
+  const StepRow row{&sequence, answer.tokens.back(), true};
+  try {
+    walk.step(std::span(&row, 1));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCancelled) throw;
+    return false;
+  }
+  ++answer.times.n_decode_steps;
+  return true;
+}
+
 /// Samples until something ends the answer; says what.
 FinishReason Run::answer_tokens(Sampler& sampler) {
   const uint64_t room = request.n_ctx - request.prompt.size();
@@ -120,14 +146,9 @@ FinishReason Run::answer_tokens(Sampler& sampler) {
   Clock::time_point decode_start = start;
   FinishReason reason = FinishReason::kLength;
   for (uint64_t i = 0; i < n_most; ++i) {
-    if (is_cancelled(events)) {
+    if (is_cancelled(events) || (i > 0 && !walk_last_token())) {
       reason = FinishReason::kCancelled;
       break;
-    }
-    if (i > 0) {
-      const StepRow row{&sequence, answer.tokens.back(), true};
-      walk.step(std::span(&row, 1));
-      ++answer.times.n_decode_steps;
     }
     const TokenId token = sampler.pick(walk.logits(0));
     if (i == 0) {
@@ -193,6 +214,7 @@ Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer,
           Clock::now(),
           AnswerStream(tokenizer, request, events),
           {}};
+  const CancelScope cancels(walk, events.cancel);
   run.answer.usage.prompt_tokens = request.prompt.size();
   const bool was_read = run.read_prompt();
   run.answer.times.prefill_ms = ms_since(run.start);

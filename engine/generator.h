@@ -41,7 +41,7 @@ struct GenerationEvents {
   std::function<bool(std::string_view text)> on_text;  // whole code points, stop texts left out
   std::function<bool(uint64_t done, uint64_t total)>
       on_prefill;                             // prompt tokens in the cache, of the whole prompt
-  const std::atomic<bool>* cancel = nullptr;  // read once per step
+  const std::atomic<bool>* cancel = nullptr;  // read between the operations of a step
 };
 
 struct TokenUsage {
@@ -75,8 +75,8 @@ struct Generation {
 /// sequence holds the prompt and the answer's tokens but the last, so the next turn's prompt finds
 /// them cached. Errors: before any work ContextLengthError, those of Sampler and StopMatcher; then
 /// those of Walk and exceptions of the callbacks, after which the sequence holds what was read and
-/// can go on. Where it is cancelled during prefill the text is empty and the chunks
-/// read so far stay.
+/// can go on. Where it is cancelled during prefill the text is empty and the chunks read so far
+/// stay; the flag ends a step within about one of its operations.
 Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer,
                     const GenerationRequest& request, const GenerationEvents& events = {});
 

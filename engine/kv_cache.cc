@@ -11,8 +11,6 @@
 namespace strata::engine {
 namespace {
 
-uint64_t blocks_for(uint64_t n_positions) { return div_up(n_positions, kBlockPositions); }
-
 /// Blocks a windowed stream holds at most: window - 1 old positions and a chunk, at any offset
 /// inside blocks.
 uint64_t windowed_blocks(uint32_t window, uint32_t chunk_rows) {
@@ -23,13 +21,6 @@ uint64_t windowed_blocks(uint32_t window, uint32_t chunk_rows) {
 uint64_t stream_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows) {
   const uint64_t all = blocks_for(n_ctx);
   return layer.window == 0 ? all : std::min(all, windowed_blocks(layer.window, chunk_rows));
-}
-
-/// A block in a slot that open_rows has counted as free.
-tiers::BlockId open_counted(tiers::BlockStore& store, tiers::BlockId previous) {
-  const auto block = store.open_block(previous);
-  STRATA_CHECK(block.has_value(), "no free block of those counted");
-  return *block;
 }
 
 }  // namespace
@@ -97,26 +88,40 @@ void KvCache::release_from(StreamTable& table, uint32_t block_idx) {
   }
 }
 
+tiers::BlockId KvCache::open_counted(tiers::BlockId previous) {
+  const auto block = store_.open_block(previous);
+  STRATA_CHECK(block.has_value(), "no free block of those counted");
+  return *block;
+}
+
 bool KvCache::must_copy(tiers::BlockId open) const {
   return store_.references(open) > 1 || store_.is_frozen(open);
+}
+
+/// Reads an extent back; it stays readable until it is released.
+void KvCache::hold(tiers::ExtentId extent) {
+  while (!store_.fetch(extent)) {
+    if (!store_.wait_for_transfer())
+      throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
+                  "spill file", "name another disk with --nvme");
+  }
+  try {
+    ThreadPool serial(1);
+    store_.take({&extent, 1}, serial);
+  } catch (...) {
+    store_.release(extent);
+    throw;
+  }
 }
 
 /// Replaces the last block of a table by a copy of its own in DRAM.
 void KvCache::copy_open_block(StreamTable& table) {
   const tiers::BlockId from = table.blocks.back();
-  const tiers::BlockId own = open_counted(store_, tiers::kNoBlock);
+  const tiers::BlockId own = open_counted(tiers::kNoBlock);
   const bool is_away = !store_.is_resident(from);
   const tiers::ExtentId extent = store_.extent_of(from);
   try {
-    if (is_away) {
-      while (!store_.fetch(extent)) {
-        if (!store_.wait_for_transfer())
-          throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
-                      "spill file", "name another disk with --nvme");
-      }
-      ThreadPool serial(1);
-      store_.take({&extent, 1}, serial);
-    }
+    if (is_away) hold(extent);
   } catch (...) {
     store_.release(own);
     throw;
@@ -125,6 +130,30 @@ void KvCache::copy_open_block(StreamTable& table) {
   if (is_away) store_.release(extent);
   store_.release(from);
   table.blocks.back() = own;
+}
+
+ExtentBytes KvCache::hold_extent(const Sequence& sequence, uint32_t layer, uint32_t first_pos,
+                                 uint32_t n_blocks) {
+  ExtentBytes held;
+  try {
+    for (uint32_t head = 0; head < shape_.layers[layer].n_kv_heads; ++head)
+      for (uint32_t i = 0; i < n_blocks; ++i) {
+        const auto id = block_id(sequence, layer, head, first_pos + i * kBlockPositions);
+        if (id != tiers::kNoBlock && !store_.is_readable(id)) {
+          hold(store_.extent_of(id));
+          held.holds.push_back(store_.extent_of(id));
+        }
+        held.blocks.push_back(id == tiers::kNoBlock ? nullptr : store_.bytes(id));
+      }
+  } catch (...) {
+    release_extent(held);
+    throw;
+  }
+  return held;
+}
+
+void KvCache::release_extent(const ExtentBytes& held) {
+  for (const tiers::ExtentId extent : held.holds) store_.release(extent);
 }
 
 void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
@@ -153,7 +182,7 @@ void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
     if (has_open && must_copy(table.blocks.back())) copy_open_block(table);
     while (table.end_block() < end_block)
       table.blocks.push_back(
-          open_counted(store_, table.blocks.empty() ? tiers::kNoBlock : table.blocks.back()));
+          open_counted(table.blocks.empty() ? tiers::kNoBlock : table.blocks.back()));
   }
 }
 

@@ -8,10 +8,12 @@
 #include <span>
 #include <vector>
 
+#include "base/checked_math.h"
 #include "base/kv_layout.h"
 #include "base/model_shape.h"
 #include "engine/sequence.h"
 #include "tiers/block_store.h"
+#include "tiers/pack_directory.h"
 
 namespace strata::engine {
 
@@ -35,6 +37,15 @@ struct KvCacheOptions {
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
                               uint64_t n_ctx, uint32_t chunk_rows);
 
+inline uint64_t blocks_for(uint64_t n_positions) { return div_up(n_positions, kBlockPositions); }
+
+/// The blocks of one layer of an extent, held in memory. blocks [n_kv_heads][n_blocks]; null where
+/// a windowed layer has let go of a block.
+struct ExtentBytes {
+  std::vector<const std::byte*> blocks;
+  std::vector<tiers::ExtentId> holds;
+};
+
 class KvCache {
  public:
   /// Reserves the arena. Errors: kOutOfMemory; kDoesNotFit where the budget holds no block.
@@ -44,6 +55,9 @@ class KvCache {
   KvCache& operator=(const KvCache&) = delete;
 
   Sequence make_sequence();
+  /// A sequence of the saved positions of `tokens`. Needs a store that can adopt. Errors: kIo,
+  /// kBadFile (a pack whose bytes are not what was saved), kDoesNotFit.
+  Sequence restore(const tiers::FoundContext& found, std::span<const int32_t> tokens);
   const KvLayout& layout() const { return layout_; }
   const ModelShape& shape() const { return shape_; }
   const tiers::BlockPool& pool() const { return store_.pool(); }
@@ -72,6 +86,12 @@ class KvCache {
   /// The bytes of an open block, to be filled.
   std::byte* open_block(const Sequence& sequence, uint32_t layer, uint32_t kv_head, uint32_t pos);
 
+  /// Reads back what of these blocks is not in DRAM. Errors: LostExtent, kIo. Then
+  /// release_extent().
+  ExtentBytes hold_extent(const Sequence& sequence, uint32_t layer, uint32_t first_pos,
+                          uint32_t n_blocks);
+  void release_extent(const ExtentBytes& held);
+
   /// Gives `sequence` the blocks that `again` has computed for a lost extent of a full layer: the
   /// same bytes (law L1), wherever they lie now. `again` holds the extent's positions.
   void replace_extent(Sequence& sequence, Sequence& again, tiers::ExtentId extent, uint32_t layer,
@@ -88,8 +108,11 @@ class KvCache {
   void release_before(StreamTable& table, uint32_t block_idx);
   void release_from(StreamTable& table, uint32_t block_idx);
   [[noreturn]] void refuse_rows(uint64_t n_wanted) const;
+  /// A block in a slot that was counted as free.
+  tiers::BlockId open_counted(tiers::BlockId previous);
   bool must_copy(tiers::BlockId open) const;
   void copy_open_block(StreamTable& table);
+  void hold(tiers::ExtentId extent);
   void freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx);
   ModelShape shape_;
   KvCacheOptions options_;

@@ -15,14 +15,6 @@ namespace {
 constexpr uint32_t kFramesMin = 48;
 constexpr uint64_t kStagingBytes = uint64_t{64} << 20;  // hides the latency of any disk here
 
-uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
-  const auto layout = KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
-  uint64_t n_streams = 0;
-  for (const LayerShape& layer : shape.layers)
-    if (layer.window == 0) n_streams = std::max<uint64_t>(n_streams, layer.n_kv_heads);
-  return round_up(n_streams * kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
-}
-
 uint64_t n_full_layers(const ModelShape& shape) {
   return static_cast<uint64_t>(
       std::ranges::count_if(shape.layers, [](const LayerShape& of) { return of.window == 0; }));
@@ -41,6 +33,14 @@ uint64_t slots_for(const ModelShape& shape, const KvContext& context, uint64_t n
 }
 
 }  // namespace
+
+uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
+  const auto layout = KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
+  uint64_t n_streams = 0;
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0) n_streams = std::max<uint64_t>(n_streams, layer.n_kv_heads);
+  return round_up(n_streams * kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
+}
 
 bool can_spill(const ModelShape& shape) { return n_full_layers(shape) > 0; }
 

@@ -29,6 +29,8 @@ struct KvPlacement {
 
 /// False where the model has no full layer: nothing of it can leave DRAM.
 bool can_spill(const ModelShape& shape);
+/// Of the largest extent of a full layer, padded: a place in the spill file, a staging frame.
+uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// The least DRAM with which a context runs while it spills: the blocks of one step and of the one
 /// before, which may still be on its way to the disk, those of an extent that is computed again,
 /// all of windowed layers, and the fewest staging frames.

@@ -1,173 +1,187 @@
 #include "engine/model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
+#include <string>
 #include <utility>
 
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
-#include "cpu_attn/pack.h"
 #include "engine/gguf/dequantise.h"
 
 namespace strata::engine {
 namespace {
 
-constexpr uint64_t kReadBytes = uint64_t{1} << 20;  // file bytes a worker reads and packs at a time
+constexpr uint64_t kRunBytesMax = uint64_t{1} << 30;  // of one panel: what one read may bring
 
-/// Where one tensor goes: a matrix to pack or a vector to decode.
-struct Piece {
-  const GgufTensor* tensor;
-  PackedMatrix* matrix;            // null for vectors
-  std::span<const float>* vector;  // null for matrices
-  uint64_t memory_offset;
-};
+const GgufTensor& need(const GgufFile& file, const std::string& name) {
+  const GgufTensor* tensor = file.find_tensor(name);
+  STRATA_CHECK(tensor != nullptr, "tensor %s, which read_model_spec checks", name.c_str());
+  return *tensor;
+}
+
+const GgufTensor* find_of_layer(const GgufFile& file, uint32_t layer, std::string_view name) {
+  return file.find_tensor(fmt::format("blk.{}.{}", layer, name));
+}
+
+const GgufTensor& need_of_layer(const GgufFile& file, uint32_t layer, std::string_view name) {
+  return need(file, fmt::format("blk.{}.{}", layer, name));
+}
+
+uint64_t vector_bytes(const GgufTensor& tensor) {
+  return round_up(tensor.shape[0] * sizeof(float), 64);
+}
+
+LayerSize layer_size(const GgufFile& file, uint32_t layer) {
+  LayerSize size;
+  std::vector<PanelRun> runs;
+  for (const LayerMatrix& matrix : kLayerMatrices) {
+    const GgufTensor& tensor = need_of_layer(file, layer, matrix.tensor);
+    size.packed_bytes += packed_shape(tensor).total_bytes();
+    append_runs(tensor, 0, runs);
+  }
+  size.n_runs = static_cast<uint32_t>(runs.size());
+  for (const PanelRun& run : runs)
+    size.run_bytes_max = std::max(size.run_bytes_max, run.file_bytes);
+  if (size.run_bytes_max > kRunBytesMax)
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("wanted {} rows of at most {} bytes together, found {}", kPanelRows,
+                            kRunBytesMax, size.run_bytes_max),
+                fmt::format("{}: layer {}", file.path(), layer), "use another model");
+  return size;
+}
 
 }  // namespace
 
-/// Lays the pieces out in memory, 64-byte aligned, in the order they are added.
-class Model::Layout {
- public:
-  explicit Layout(const GgufFile& file) : file_(file) {}
-
-  void matrix(const std::string& name, PackedMatrix& out) {
-    const GgufTensor& tensor = need(name);
-    out.type = tensor.type;
-    out.n_in = static_cast<uint32_t>(tensor.shape[0]);
-    out.n_out = static_cast<uint32_t>(tensor.n_rows());
-    out.panel_bytes = cpu_attn::panel_bytes(tensor.type, out.n_in);
-    pieces_.push_back({&tensor, &out, nullptr, bytes_});
-    bytes_ += out.total_bytes();
+WeightSizes weight_sizes(const GgufFile& file, const ModelSpec& spec) {
+  WeightSizes sizes;
+  sizes.always_bytes = packed_shape(need(file, "token_embd.weight")).total_bytes() +
+                       vector_bytes(need(file, "output_norm.weight"));
+  if (spec.has_output_tensor)
+    sizes.always_bytes += packed_shape(need(file, "output.weight")).total_bytes();
+  for (uint32_t layer = 0; layer < spec.shape.n_layers; ++layer) {
+    sizes.layers.push_back(layer_size(file, layer));
+    for (const LayerVector& vector : kLayerVectors)
+      if (const GgufTensor* tensor = find_of_layer(file, layer, vector.tensor))
+        sizes.always_bytes += vector_bytes(*tensor);
   }
-  void vector(const std::string& name, std::span<const float>& out) {
-    const GgufTensor& tensor = need(name);
-    pieces_.push_back({&tensor, nullptr, &out, bytes_});
-    bytes_ += round_up(tensor.shape[0] * sizeof(float), 64);
-  }
-  void optional_vector(const std::string& name, std::span<const float>& out) {
-    if (file_.find_tensor(name) != nullptr) vector(name, out);
-  }
-
-  std::span<const Piece> pieces() const { return pieces_; }
-  uint64_t bytes() const { return bytes_; }
-
- private:
-  const GgufTensor& need(const std::string& name) const {
-    const GgufTensor* tensor = file_.find_tensor(name);
-    STRATA_CHECK(tensor != nullptr, "tensor %s, which read_model_spec checks", name.c_str());
-    return *tensor;
-  }
-  const GgufFile& file_;
-  std::vector<Piece> pieces_;
-  uint64_t bytes_ = 0;
-};
-
-void Model::add_layer(Layout& layout, uint32_t idx) {
-  LayerWeights& out = layers_[idx];
-  const std::string prefix = "blk." + std::to_string(idx) + ".";
-  layout.vector(prefix + "attn_norm.weight", out.attn_norm);
-  layout.matrix(prefix + "attn_q.weight", out.q);
-  layout.matrix(prefix + "attn_k.weight", out.k);
-  layout.matrix(prefix + "attn_v.weight", out.v);
-  layout.matrix(prefix + "attn_output.weight", out.attn_output);
-  layout.optional_vector(prefix + "attn_q.bias", out.q_bias);
-  layout.optional_vector(prefix + "attn_k.bias", out.k_bias);
-  layout.optional_vector(prefix + "attn_v.bias", out.v_bias);
-  layout.optional_vector(prefix + "attn_output.bias", out.output_bias);
-  if (spec_.has_qk_norm) {
-    layout.vector(prefix + "attn_q_norm.weight", out.q_norm);
-    layout.vector(prefix + "attn_k_norm.weight", out.k_norm);
-  }
-  if (spec_.has_post_norms) {
-    layout.vector(prefix + "post_attention_norm.weight", out.post_attn_norm);
-    layout.vector(prefix + "post_ffw_norm.weight", out.post_ffn_norm);
-  }
-  layout.vector(prefix + "ffn_norm.weight", out.ffn_norm);
-  layout.matrix(prefix + "ffn_gate.weight", out.ffn_gate);
-  layout.matrix(prefix + "ffn_up.weight", out.ffn_up);
-  layout.matrix(prefix + "ffn_down.weight", out.ffn_down);
+  return sizes;
 }
 
-void Model::lay_out(Layout& layout) {
+/// Where everything that stays goes, 64-byte aligned, in the order it is added.
+struct Model::Layout {
+  struct Vector {
+    const GgufTensor* tensor;
+    std::span<const float>* out;
+    uint64_t offset;
+  };
+  std::byte* memory = nullptr;
+  uint64_t bytes = 0;
+  std::vector<PanelRun> runs;
+  std::vector<Vector> vectors;
+
+  void add_matrix(const GgufTensor& tensor, PackedMatrix& out) {
+    out = packed_shape(tensor);
+    out.bytes = memory + bytes;
+    append_runs(tensor, bytes, runs);
+    bytes += out.total_bytes();
+  }
+  void add_vector(const GgufTensor& tensor, std::span<const float>& out) {
+    vectors.push_back({&tensor, &out, bytes});
+    bytes += vector_bytes(tensor);
+  }
+};
+
+void Model::lay_out(Layout& layout, const GgufFile& file) {
   layers_.resize(shape().n_layers);
-  layout.matrix("token_embd.weight", embedding_);
-  for (uint32_t idx = 0; idx < shape().n_layers; ++idx) add_layer(layout, idx);
-  layout.vector("output_norm.weight", output_norm_);
-  if (spec_.has_output_tensor) layout.matrix("output.weight", output_);
-}
-
-uint64_t Model::packed_bytes(const GgufFile& file, const ModelSpec& spec) {
-  Model model;
-  model.spec_ = spec;
-  Layout layout(file);
-  model.lay_out(layout);
-  return layout.bytes();
-}
-
-namespace {
-
-void load_vector(const GgufFile& file, const GgufTensor& tensor, std::span<float> out) {
-  std::vector<std::byte> bytes(tensor.bytes);
-  file.read(tensor, 0, bytes);
-  dequantise(tensor.type, bytes, out);
-}
-
-/// Reads and packs a matrix, panels shared out over the pool. Tasks of the pool must not throw: the
-/// first error is kept.
-void load_matrix(const GgufFile& file, const GgufTensor& tensor, const PackedMatrix& matrix,
-                 std::byte* out, ThreadPool& pool) {
-  const uint64_t row_bytes = tensor_row_bytes(tensor.type, matrix.n_in);
-  const uint64_t panels_per_read = std::max<uint64_t>(1, kReadBytes / (row_bytes * kPanelRows));
-  std::mutex error_mutex;
-  std::exception_ptr error;
-  pool.for_each(matrix.n_panels(), panels_per_read, [&](uint64_t begin, uint64_t end, uint32_t) {
-    try {
-      const uint64_t row_begin = begin * kPanelRows;
-      const uint64_t row_end = std::min<uint64_t>(end * kPanelRows, matrix.n_out);
-      std::vector<std::byte> rows((row_end - row_begin) * row_bytes);
-      file.read(tensor, row_begin * row_bytes, rows);
-      cpu_attn::pack_panels(tensor.type, matrix.n_out, matrix.n_in, static_cast<uint32_t>(begin),
-                            static_cast<uint32_t>(end), rows, out + begin * matrix.panel_bytes);
-    } catch (...) {
-      const std::lock_guard lock(error_mutex);
-      if (!error) error = std::current_exception();
+  layout.add_matrix(need(file, "token_embd.weight"), embedding_);
+  for (uint32_t idx = 0; idx < shape().n_layers; ++idx) {
+    LayerWeights& out = layers_[idx];
+    for (const LayerVector& vector : kLayerVectors)
+      if (const GgufTensor* tensor = find_of_layer(file, idx, vector.tensor))
+        layout.add_vector(*tensor, out.*vector.member);
+    for (const LayerMatrix& matrix : kLayerMatrices) {
+      const GgufTensor& tensor = need_of_layer(file, idx, matrix.tensor);
+      if (plan_.is_streamed[idx] != 0)
+        out.*matrix.member = packed_shape(tensor);
+      else
+        layout.add_matrix(tensor, out.*matrix.member);
     }
-  });
-  if (error) std::rethrow_exception(error);
+  }
+  layout.add_vector(need(file, "output_norm.weight"), output_norm_);
+  if (spec_.has_output_tensor)
+    layout.add_matrix(need(file, "output.weight"), output_);
+  else
+    output_ = embedding_;
+  STRATA_CHECK(layout.bytes == plan_.resident_bytes, "laid out %lu bytes, planned %lu",
+               static_cast<unsigned long>(layout.bytes),
+               static_cast<unsigned long>(plan_.resident_bytes));
 }
 
-}  // namespace
+void Model::make_stream(const GgufFile& file, const WeightOptions& options) {
+  std::vector<StreamedLayer> streamed;
+  for (uint32_t idx = 0; idx < shape().n_layers; ++idx) {
+    if (plan_.is_streamed[idx] == 0) continue;
+    StreamedLayer layer;
+    layer.layer = idx;
+    layer.weights = layers_[idx];
+    uint64_t offset = 0;
+    for (const LayerMatrix& matrix : kLayerMatrices) {
+      layer.matrix_offsets.push_back(offset);
+      append_runs(need_of_layer(file, idx, matrix.tensor), offset, layer.runs);
+      offset += (layer.weights.*matrix.member).total_bytes();
+    }
+    streamed.push_back(std::move(layer));
+  }
+  auto reader =
+      std::make_unique<PanelReader>(file, options.make_io, plan_.n_buffers, plan_.buffer_bytes);
+  stream_ = std::make_unique<WeightStream>(
+      file, std::move(reader), std::move(streamed), shape().n_layers,
+      std::span(memory_.data() + plan_.resident_bytes, plan_.n_slots * plan_.slot_bytes),
+      plan_.slot_bytes, options.deadline);
+}
 
-Model Model::load(const GgufFile& file, ModelSpec spec, ThreadPool& pool,
-                  const Progress& progress) {
+Model Model::load(const GgufFile& file, ModelSpec spec, ThreadPool& pool, const Progress& progress,
+                  const WeightOptions& options) {
   Model model;
   model.spec_ = std::move(spec);
-  Layout layout(file);
-  model.lay_out(layout);
-  model.weight_bytes_ = layout.bytes();
-  model.memory_ = HostMemory::reserve(layout.bytes());
+  model.plan_ = options.plan ? *options.plan : plan_weights(weight_sizes(file, model.spec_), 0);
+  const WeightPlan& plan = model.plan_;
+  model.memory_ = HostMemory::reserve(plan.resident_bytes + plan.n_slots * plan.slot_bytes);
+  Layout layout;
+  layout.memory = model.memory_.data();
+  model.lay_out(layout, file);
 
-  uint64_t total_bytes = 0;
-  uint64_t done_bytes = 0;
-  for (const Piece& piece : layout.pieces()) total_bytes += piece.tensor->bytes;
-  for (const Piece& piece : layout.pieces()) {
-    std::byte* at = model.memory_.data() + piece.memory_offset;
-    if (piece.matrix != nullptr) {
-      load_matrix(file, *piece.tensor, *piece.matrix, at, pool);
-      piece.matrix->bytes = at;
-    } else {
-      const std::span<float> values(reinterpret_cast<float*>(at), piece.tensor->shape[0]);
-      load_vector(file, *piece.tensor, values);
-      *piece.vector = values;
-    }
-    done_bytes += piece.tensor->bytes;
-    if (progress && !progress(done_bytes, total_bytes))
-      throw Error(ErrorCode::kCancelled, "loading was stopped", file.path());
+  uint64_t vector_file_bytes = 0;
+  for (const Layout::Vector& vector : layout.vectors) {
+    const GgufTensor& tensor = *vector.tensor;
+    std::vector<std::byte> bytes(tensor.bytes);
+    file.read(tensor, 0, bytes);
+    const auto values = model.memory_.as<float>(tensor.shape[0], vector.offset);
+    dequantise(tensor.type, bytes, values);
+    *vector.out = values;
+    vector_file_bytes += tensor.bytes;
   }
-  if (!model.spec_.has_output_tensor) model.output_ = model.embedding_;
+  uint64_t total_bytes = vector_file_bytes;
+  for (const PanelRun& run : layout.runs) total_bytes += run.file_bytes;
+  model.load_report_ =
+      load_runs(file, layout.runs, model.memory_.data(), pool, options.load, options.make_io,
+                options.deadline, [&](uint64_t done_bytes) {
+                  return !progress || progress(vector_file_bytes + done_bytes, total_bytes);
+                });
+  if (plan.n_streamed() > 0) model.make_stream(file, options);
   return model;
+}
+
+LayerLease Model::take_layer(uint32_t idx, ThreadPool& pool) const {
+  if (stream_ != nullptr && stream_->is_streamed(idx)) return stream_->take(idx, pool);
+  return LayerLease(layers_[idx]);
+}
+
+WeightReadCounts Model::read_counts() const {
+  return stream_ != nullptr ? stream_->counts() : WeightReadCounts{};
 }
 
 }  // namespace strata::engine

@@ -1,65 +1,93 @@
-// engine/model.h - a model in memory: its spec, its packed weights, its tokenizer data stays apart.
+// engine/model.h - a model's spec and its packed weights, in memory or streamed; its tokenizer data
+// stays apart.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "base/host_memory.h"
 #include "base/packed_matrix.h"
 #include "base/thread_pool.h"
 #include "engine/gguf/gguf_file.h"
+#include "engine/layer_weights.h"
 #include "engine/model_spec.h"
+#include "engine/weight_budget.h"
+#include "engine/weight_loader.h"
+#include "engine/weight_stream.h"
 
 namespace strata::engine {
 
-/// One layer's weights. Empty spans: the architecture has no such tensor.
-struct LayerWeights {
-  PackedMatrix q, k, v, attn_output, ffn_gate, ffn_up, ffn_down;
-  std::span<const float> attn_norm, ffn_norm;  // [d_model]
-  std::span<const float> q_bias, k_bias, v_bias, output_bias;
-  std::span<const float> q_norm, k_norm;                 // [head_dim]
-  std::span<const float> post_attn_norm, post_ffn_norm;  // [d_model]
+/// How weights come into memory, and which of them stay there.
+struct WeightOptions {
+  LoadMode load = LoadMode::kAuto;
+  std::optional<WeightPlan> plan;                      // nothing: everything stays
+  MakeIo make_io;                                      // empty: make_weight_io
+  std::chrono::milliseconds deadline = kReadDeadline;  // of a read that does not come back
 };
 
-/// Immutable once loaded.
+/// The sizes that plan_weights() decides about. Errors: kUnsupported (a row too long to be read at
+/// once).
+WeightSizes weight_sizes(const GgufFile& file, const ModelSpec& spec);
+
+/// Unchanged once loaded, but for the slots that streamed layers pass through.
 class Model {
  public:
   using Progress = std::function<bool(uint64_t done_bytes, uint64_t total_bytes)>;  // false cancels
 
-  /// Reads every tensor and packs it for the kernels, each piece once; no mapping of the file
-  /// stays. Errors: kIo, kOutOfMemory, kBadFile, kUnsupported, kCancelled.
+  /// Reads every tensor that stays and packs it for the kernels; no mapping of the file is left.
+  /// `file` must outlive the model where layers are streamed. Errors: kIo, kOutOfMemory, kBadFile,
+  /// kUnsupported, kCancelled.
   static Model load(const GgufFile& file, ModelSpec spec, ThreadPool& pool,
-                    const Progress& progress = {});
-
-  /// What weight_bytes() will be.
-  static uint64_t packed_bytes(const GgufFile& file, const ModelSpec& spec);
+                    const Progress& progress = {}, const WeightOptions& options = {});
 
   const ModelSpec& spec() const { return spec_; }
   const ModelShape& shape() const { return spec_.shape; }
+  /// Shapes and vectors of any layer; the matrices of a streamed one have no bytes here.
   const LayerWeights& layer(uint32_t idx) const { return layers_[idx]; }
   const PackedMatrix& embedding() const { return embedding_; }
   const PackedMatrix& output() const { return output_; }  // the embedding where tied
   std::span<const float> output_norm() const { return output_norm_; }
-  uint64_t weight_bytes() const { return weight_bytes_; }  // as packed
-  /// All of them, as they lie: what a decode step streams.
-  std::span<const std::byte> weight_memory() const { return {memory_.data(), weight_bytes_}; }
+
+  /// A layer's weights for as long as the lease lives. Blocks where they are streamed and not there
+  /// yet. One walk at a time takes layers. Errors: those of WeightStream::take.
+  LayerLease take_layer(uint32_t idx, ThreadPool& pool) const;
+  /// Packs what has arrived of the next streamed layer and asks for more; called between
+  /// operations. Does not wait for the disk; nothing where everything is resident.
+  void read_ahead(ThreadPool& pool) const {
+    if (stream_ != nullptr) stream_->read_ahead(pool);
+  }
+
+  uint64_t weight_bytes() const {
+    return plan_.total_bytes();
+  }  // in DRAM: as packed, or the plan's
+  const WeightPlan& weight_plan() const { return plan_; }
+  const LoadReport& load_report() const { return load_report_; }
+  /// What streaming has cost; zero where everything is resident.
+  WeightReadCounts read_counts() const;
+  /// What stays, as it lies: what a decode step reads of DRAM.
+  std::span<const std::byte> weight_memory() const {
+    return {memory_.data(), plan_.resident_bytes};
+  }
 
  private:
-  class Layout;
+  struct Layout;
   Model() = default;
-  void add_layer(Layout& layout, uint32_t idx);
-  void lay_out(Layout& layout);
+  void lay_out(Layout& layout, const GgufFile& file);
+  void make_stream(const GgufFile& file, const WeightOptions& options);
   ModelSpec spec_;
+  WeightPlan plan_;
+  LoadReport load_report_;
   HostMemory memory_;
-  uint64_t weight_bytes_ = 0;
   std::vector<LayerWeights> layers_;
   PackedMatrix embedding_, output_;
   std::span<const float> output_norm_;
+  std::unique_ptr<WeightStream> stream_;
 };
 
 }  // namespace strata::engine

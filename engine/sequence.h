@@ -22,6 +22,9 @@ class Sequence {
   uint32_t n_pos() const { return static_cast<uint32_t>(tokens_.size()); }
   const std::vector<int32_t>& tokens() const { return tokens_; }
 
+  /// The chain hash of the text before position pos, a multiple of 32 and not 0.
+  const tiers::Hash128& chain_at(uint32_t pos) const { return chain_[pos / kBlockPositions - 1]; }
+
   /// A second sequence with the same past. Costs one reference per block; the open block is copied
   /// when either side appends.
   Sequence fork() const;

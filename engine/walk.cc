@@ -156,34 +156,65 @@ void Walk::State::execute(const StepOp& op) {
     case OpKind::kEmbed:
       return embed();
     case OpKind::kAttnNorm:
-      return attn_norm(op.layer);
+      return attn_norm();
     case OpKind::kQkv:
       return qkv(op.layer);
     case OpKind::kAttend:
       return attend(op.layer);
     case OpKind::kAttnOutput:
-      return attn_output(op.layer);
+      return attn_output();
     case OpKind::kFfnNorm:
-      return ffn_norm(op.layer);
+      return ffn_norm();
     case OpKind::kFfnGateUp:
       return ffn_gate_up(op.layer);
     case OpKind::kFfnDown:
-      return ffn_down(op.layer);
+      return ffn_down();
     case OpKind::kLogits:
       return logits();
   }
 }
 
+void Walk::State::release_weights() {
+  weights.release();
+  held_layer = kNoLayer;
+}
+
+void Walk::State::hold_weights(const StepOp& op) {
+  if (op.layer != held_layer) {
+    release_weights();  // first, so that its slot is filled while the next layer computes
+    if (op.layer != kNoLayer) weights = model.take_layer(op.layer, pool);
+    held_layer = op.layer;
+  }
+  model.read_ahead(pool);
+}
+
+void Walk::State::check_cancelled() const {
+  if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
+    throw Error(ErrorCode::kCancelled, "the step was stopped");
+}
+
 void Walk::State::run_plan() {
   op_seconds.clear();
   for (const StepOp& op : plan.ops) {
+    check_cancelled();
+    hold_weights(op);
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
-    execute(op);
+    {
+      const TraceScope scope(trace,
+                             {.kind = TraceKind::kOperation,
+                              .index = op.layer,
+                              .name = op_kind_name(op.kind),
+                              .bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes,
+                              .detail = op.flop});
+      execute(op);
+    }
     if (timing)
       op_seconds.push_back(
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
+  release_weights();
+  model.read_ahead(pool);  // for the next step, while this one's token is chosen
 }
 
 Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
@@ -198,14 +229,21 @@ uint64_t Walk::buffer_bytes() const {
 const StepPlan& Walk::plan() const { return state_->plan; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
+void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
+void Walk::set_trace(Trace* trace) { state_->trace = trace; }
 
 void Walk::State::run_step(std::span<const StepRow> rows) {
+  const TraceScope scope(trace, {.kind = TraceKind::kStep,
+                                 .index = static_cast<uint32_t>(rows.size()),
+                                 .name = "step",
+                                 .detail = rows.front().sequence->n_pos()});
   begin(rows);
   try {
     for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
     plan_waves();
     run_plan();
   } catch (...) {
+    release_weights();
     drop_fetches();
     for (const Group& group : groups) cache.abandon_rows(*group.sequence);
     throw;

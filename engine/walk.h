@@ -2,6 +2,7 @@
 // decoding and batches.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "base/kernel_table.h"
 #include "base/step_plan.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/sequence.h"
@@ -41,7 +43,8 @@ class Walk {
 
   /// Walks 1..max_rows rows. Afterwards their tokens belong to their sequences, and logits(i) is
   /// that of the i-th row that wanted them. Errors: kDoesNotFit where the KV budget has no free
-  /// block: nothing of the step is kept, as with every exception.
+  /// block; kIo where weights are streamed and do not come; kCancelled; what a spill file brings.
+  /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows);
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;
@@ -51,6 +54,12 @@ class Walk {
   const StepPlan& plan() const;
   void set_timing(bool on);
   std::span<const double> op_seconds() const;
+  /// From now on a step looks at the flag between its operations, and between the waves of one that
+  /// reads from disk, and ends with kCancelled where it is set. Null = it looks at none.
+  void set_cancel(const std::atomic<bool>* flag);
+  /// From now on steps and their operations are recorded, without an allocation. Null = none is.
+  /// `trace` outlives the walk or is taken away before.
+  void set_trace(Trace* trace);
 
  private:
   struct State;

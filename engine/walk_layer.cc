@@ -86,8 +86,8 @@ void Walk::State::embed() {
   });
 }
 
-void Walk::State::attn_norm(uint32_t layer) {
-  const LayerWeights& w = model.layer(layer);
+void Walk::State::attn_norm() {
+  const LayerWeights& w = *weights;
   norm_rows(residual.data(), n_rows, w.attn_norm,
             !is_float(w.q.type) || !is_float(w.k.type) || !is_float(w.v.type));
 }
@@ -101,7 +101,7 @@ const Walk::State::Group& Walk::State::group_of_row(uint32_t row) const {
 /// scale, k and v into blocks.
 void Walk::State::rotate_and_store(uint32_t layer, uint32_t row_begin, uint32_t row_end) {
   const LayerShape& of = shape.layers[layer];
-  const LayerWeights& w = model.layer(layer);
+  const LayerWeights& w = *weights;
   const ModelSpec& spec = model.spec();
   const uint32_t head_dim = shape.head_dim;
   const uint32_t q_width = of.n_heads * head_dim;
@@ -139,7 +139,7 @@ void Walk::State::rotate_and_store(uint32_t layer, uint32_t row_begin, uint32_t 
 
 void Walk::State::qkv(uint32_t layer) {
   const LayerShape& of = shape.layers[layer];
-  const LayerWeights& w = model.layer(layer);
+  const LayerWeights& w = *weights;
   const uint64_t kv_width = uint64_t{of.n_kv_heads} * shape.head_dim;
   const std::array<Linear, 3> tasks = {
       Linear{&w.q, q.data(), uint64_t{of.n_heads} * shape.head_dim},
@@ -162,22 +162,22 @@ void Walk::State::add_to_residual(std::span<const float> bias, std::span<const f
   });
 }
 
-void Walk::State::attn_output(uint32_t layer) {
-  const LayerWeights& w = model.layer(layer);
+void Walk::State::attn_output() {
+  const LayerWeights& w = *weights;
   if (!is_float(w.attn_output.type)) quantise_rows(attended.data(), n_rows, w.attn_output.n_in);
   const std::array<Linear, 1> tasks = {Linear{&w.attn_output, projected.data(), shape.d_model}};
   linear(tasks, attended.data(), n_rows);
   add_to_residual(w.output_bias, w.post_attn_norm);
 }
 
-void Walk::State::ffn_norm(uint32_t layer) {
-  const LayerWeights& w = model.layer(layer);
+void Walk::State::ffn_norm() {
+  const LayerWeights& w = *weights;
   norm_rows(residual.data(), n_rows, w.ffn_norm,
             !is_float(w.ffn_gate.type) || !is_float(w.ffn_up.type));
 }
 
 void Walk::State::ffn_gate_up(uint32_t layer) {
-  const LayerWeights& w = model.layer(layer);
+  const LayerWeights& w = *weights;
   const uint32_t d_ff = shape.layers[layer].d_ff;
   const std::array<Linear, 2> tasks = {Linear{&w.ffn_gate, gate.data(), d_ff},
                                        Linear{&w.ffn_up, up.data(), d_ff}};
@@ -196,8 +196,8 @@ void Walk::State::ffn_gate_up(uint32_t layer) {
   });
 }
 
-void Walk::State::ffn_down(uint32_t layer) {
-  const LayerWeights& w = model.layer(layer);
+void Walk::State::ffn_down() {
+  const LayerWeights& w = *weights;
   const std::array<Linear, 1> tasks = {Linear{&w.ffn_down, projected.data(), shape.d_model}};
   linear(tasks, gate.data(), n_rows);
   add_to_residual({}, w.post_ffn_norm);

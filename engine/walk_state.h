@@ -2,6 +2,7 @@
 // of the step plan. Included by engine/walk*.cc only.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "base/kernel_table.h"
 #include "base/step_plan.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/rope_table.h"
@@ -46,15 +48,19 @@ struct Walk::State {
   void reserve_lists();                       // so that no step allocates
   void begin(std::span<const StepRow> rows);  // groups, positions, angles, plan
   void run_plan();
+  void check_cancelled() const;
   void execute(const StepOp& op);
+  /// Holds the weights of the operation's layer, and of no other; then asks for what comes next.
+  void hold_weights(const StepOp& op);
+  void release_weights();
   void embed();
-  void attn_norm(uint32_t layer);
+  void attn_norm();
   void qkv(uint32_t layer);
   void attend(uint32_t layer);
-  void attn_output(uint32_t layer);
-  void ffn_norm(uint32_t layer);
+  void attn_output();
+  void ffn_norm();
   void ffn_gate_up(uint32_t layer);
-  void ffn_down(uint32_t layer);
+  void ffn_down();
   void logits();
 
   // Helpers of the operations (engine/walk_layer.cc).
@@ -123,9 +129,13 @@ struct Walk::State {
   uint32_t n_rows = 0;
   StepShape step_shape;
   StepPlan plan;
+  LayerLease weights;  // of held_layer
+  uint32_t held_layer = kNoLayer;
   planner::PieceBytes pieces;
   bool timing = false;
   std::vector<double> op_seconds;
+  Trace* trace = nullptr;
+  const std::atomic<bool>* cancel = nullptr;
 
   // Buffers, all [max_rows, width] f32 unless said otherwise.
   HostMemory memory;

@@ -164,6 +164,7 @@ void Walk::State::attend_streamed(uint32_t layer) {
   std::fill_n(run_m.data(), n_queries, kMinusInfinity);
   std::fill_n(run_l.data(), n_queries, 0.0f);
   for (; next_wave < waves.size() && waves[next_wave].layer == layer; ++next_wave) {
+    check_cancelled();
     const Wave& wave = waves[next_wave];
     for (fetch_ahead(); n_fetched < wave.fetch_end; fetch_ahead())
       if (!cache.store().wait_for_transfer())

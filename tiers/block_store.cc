@@ -42,7 +42,7 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
       spill_(std::move(spill)),
       stored_(n_layers) {
   blocks_.reserve(pool_.n_slots());
-  free_blocks_.reserve(pool_.n_slots());
+  free_blocks_.reserve(pool_.n_slots());  // a windowed layer lets go of blocks in decode steps
 }
 
 BlockStore::~BlockStore() = default;
@@ -168,6 +168,7 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   const auto place = spill_->places->take();
   if (!place) {
     ++counts_.places_refused;
+    if (spill_->places->status() != IoStatus::kOk) last_failure_ = spill_->places->status();
     return;
   }
   auto frame = wait_for_frame();

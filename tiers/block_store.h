@@ -40,7 +40,7 @@ inline constexpr ExtentId kNoExtent = static_cast<ExtentId>(UINT32_MAX);
 struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
   uint64_t write_failures = 0;   // the extent stayed in DRAM
-  uint64_t places_refused = 0;   // likewise: the budget on disk was full
+  uint64_t places_refused = 0;   // likewise: the budget or the disk was full
   uint64_t frames_refused = 0;   // likewise: no staging frame came free
   uint64_t retries = 0;          // reads repeated after an error or a wrong tag
   uint64_t corrupt_blocks = 0;   // reads whose tag was wrong
@@ -84,7 +84,7 @@ class BlockStore {
   // Blocks.
   /// A block in a DRAM slot (beside `previous` where that is possible), with one reference. Nothing
   /// where no slot is free: see make_room().
-  std::optional<BlockId> open_block(BlockId previous);
+  [[nodiscard]] std::optional<BlockId> open_block(BlockId previous);
   void add_reference(BlockId block);
   void release(BlockId block);
   uint32_t references(BlockId block) const;
@@ -111,7 +111,7 @@ class BlockStore {
   /// impossible: what is in DRAM then is open or could not be written.
   /// Victims: of the layer with most resident extents, the latest but the last: the first positions
   /// and the last are read the soonest.
-  bool make_room(uint64_t n_slots);
+  [[nodiscard]] bool make_room(uint64_t n_slots);
   /// Slots that stay free when extents that were read are taken into DRAM. Without it they are read
   /// for as long as they are held only.
   void set_headroom(uint64_t n_slots) { headroom_slots_ = n_slots; }
@@ -128,7 +128,8 @@ class BlockStore {
   /// Changes whenever a block became resident or stopped being so.
   uint64_t residency_epoch() const { return residency_epoch_; }
   const StoreCounts& counts() const { return counts_; }
-  /// Why the last write failed; kOk where none did.
+  /// Why the last extent that was refused or failed stayed in DRAM, the budget on disk aside; kOk
+  /// where none did.
   IoStatus last_failure() const { return last_failure_; }
   /// Null where there is no spill.
   const TransferQueue* transfers() const { return spill_ ? spill_->transfers.get() : nullptr; }
@@ -137,7 +138,7 @@ class BlockStore {
   // Reading back. Holds are counted: the frame of an extent is free again after the last release.
   /// Begins to read an evicted extent. False where no frame is free: release what was fetched
   /// before, or wait_for_transfer().
-  bool fetch(ExtentId extent);
+  [[nodiscard]] bool fetch(ExtentId extent);
   /// Waits for the reads of these extents and checks every tag, in parallel. Errors: LostExtent,
   /// for the first one that could not be read rightly, twice.
   void take(std::span<const ExtentId> extents, ThreadPool& pool);

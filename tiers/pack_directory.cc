@@ -105,7 +105,7 @@ PackWriter PackDirectory::start(PackRun run) {
 }
 
 std::string PackDirectory::publish(PackWriter writer) {
-  writer.seal();
+  if (!writer.is_sealed()) writer.seal();
   const std::string name = writer.file_name();
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
   if (const auto pack = open_whole(*directory_, name)) {

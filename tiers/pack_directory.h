@@ -89,9 +89,9 @@ class PackDirectory {
   /// A writer for the run, after making room for its bytes.
   /// Errors: kDoesNotFit (nothing was evicted), kIo.
   PackWriter start(PackRun run);
-  /// Seals the pack and gives it its name, which is returned. Where the same pack is there already,
-  /// it counts as used and the writer's bytes go; a damaged one is replaced.
-  /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
+  /// Seals the pack where that was not done and gives it its name, which is returned. Where the
+  /// same pack is there already, it counts as used and the writer's bytes go; a damaged one is
+  /// replaced. Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
   std::string publish(PackWriter writer);
   /// Removes a pack whose blocks turned out to be wrong; false where it is gone already.
   bool discard(const std::string& pack);

@@ -31,6 +31,7 @@ class PackWriter {
 
   /// After the last region: writes tags and head and brings everything to the disk. Errors: kIo.
   void seal();
+  bool is_sealed() const { return is_sealed_; }
   uint64_t bytes() const { return file_.bytes(); }
   std::string file_name() const;  // after seal()
 

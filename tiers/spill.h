@@ -25,6 +25,8 @@ class PlaceSource {
   virtual uint64_t used_bytes() const = 0;
   virtual uint64_t peak_bytes() const = 0;  // of used_bytes
   virtual uint64_t budget_bytes() const = 0;
+  /// kOk, or why there are fewer places than the budget holds.
+  virtual IoStatus status() const { return IoStatus::kOk; }
 };
 
 struct Spill {
@@ -36,7 +38,7 @@ struct Spill {
 };
 
 struct SpillRequest {
-  std::string directory;      // empty: no spill file, transfers only
+  std::string directory = "";  // empty: no spill file, transfers only
   uint64_t budget_bytes = 0;  // of the file
   uint64_t place_bytes = 0;   // of one place and of one staging frame; a multiple of 4,096
   uint32_t n_frames = 0;

@@ -94,11 +94,29 @@ void TransferQueue::submit_queued() {
   while (!queue_.empty()) {
     const auto n = static_cast<uint32_t>(std::min<size_t>(queue_.size(), kBatch));
     for (uint32_t i = 0; i < n; ++i) requests[i] = operations_[queue_[i]].request;
+    const auto submitting = trace_ != nullptr ? io_->now() : std::chrono::nanoseconds();
     const uint32_t n_taken = io_->submit(std::span(requests).first(n));
     for (uint32_t i = 0; i < n_taken; ++i) operations_[queue_[i]].stage = Stage::kInFlight;
+    if (trace_ != nullptr)
+      for (uint32_t i = 0; i < n_taken; ++i) operations_[queue_[i]].submitted = submitting;
     queue_.erase(queue_.begin(), queue_.begin() + n_taken);
     if (n_taken < n) return;
   }
+}
+
+/// A transfer that ended without having been submitted was in flight at no time.
+void TransferQueue::record(uint32_t frame) const {
+  const Operation& operation = operations_[frame];
+  if (operation.submitted == std::chrono::nanoseconds()) return;
+  const bool is_read = operation.request.op == IoOp::kRead;
+  trace_->add({.kind = is_read ? TraceKind::kRead : TraceKind::kWrite,
+               .is_ok = operation.status == IoStatus::kOk,
+               .index = frame,
+               .name = is_read ? "read" : "write",
+               .begin = operation.submitted,
+               .end = io_->now(),
+               .bytes = operation.request.bytes,
+               .detail = operation.request.offset});
 }
 
 void TransferQueue::end(uint32_t frame, IoStatus status) {
@@ -106,6 +124,7 @@ void TransferQueue::end(uint32_t frame, IoStatus status) {
   ++n_ended_;
   operation.stage = Stage::kDone;
   operation.status = status;
+  if (trace_ != nullptr) record(frame);
   if (status != IoStatus::kOk) {
     ++counts_.failed;
   } else if (operation.request.op == IoOp::kRead) {
@@ -197,9 +216,12 @@ bool TransferQueue::is_done(const Ticket& ticket) const {
   return operation_of(ticket.ref_).stage == Stage::kDone;
 }
 
-void TransferQueue::count_stall(std::chrono::nanoseconds since) {
+void TransferQueue::count_stall(const char* what, std::chrono::nanoseconds since) {
+  const auto now = io_->now();
   ++counts_.stalls;
-  counts_.stall_us += static_cast<uint64_t>((io_->now() - since) / std::chrono::microseconds(1));
+  counts_.stall_us += static_cast<uint64_t>((now - since) / std::chrono::microseconds(1));
+  if (trace_ != nullptr)
+    trace_->add({.kind = TraceKind::kWait, .name = what, .begin = since, .end = now});
 }
 
 bool TransferQueue::wait_any() {
@@ -213,7 +235,7 @@ bool TransferQueue::wait_any() {
     const std::chrono::nanoseconds next = std::min<std::chrono::nanoseconds>(until, next_expiry_);
     collect(std::chrono::ceil<std::chrono::microseconds>(next - now));
   }
-  count_stall(start);
+  count_stall("wait for any transfer", start);
   return n_ended_ > n_before;
 }
 
@@ -234,7 +256,7 @@ void TransferQueue::wait_for(FrameRef ref) {
     }
     collect(std::chrono::ceil<std::chrono::microseconds>(deadline - now));
   }
-  count_stall(start);
+  count_stall(operation.request.op == IoOp::kRead ? "wait for a read" : "wait for a write", start);
 }
 
 IoStatus TransferQueue::take_read(Ticket&& ticket, ReadLease& lease) {

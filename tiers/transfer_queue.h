@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/host_memory.h"
+#include "base/trace.h"
 #include "tiers/io.h"
 #include "tiers/lease.h"
 #include "tiers/slot_states.h"
@@ -51,12 +52,16 @@ class TransferQueue {
   uint32_t n_quarantined() const { return states_.n_quarantined(); }
   uint64_t memory_bytes() const { return memory_.size(); }
   const TransferCounts& counts() const { return counts_; }
+  /// From now on every transfer, from its submission until its completion is collected, and every
+  /// wait for one are recorded, in the time of Io::now(). Null = nothing is. `trace` outlives the
+  /// queue or is taken away before.
+  void set_trace(Trace* trace) { trace_ = trace; }
 
   /// Begins to read bytes [offset, offset + bytes) of a file, in the file's alignment and at most
   /// frame_bytes. Nothing where no frame is free.
-  std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes);
+  [[nodiscard]] std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes);
   /// A frame to fill by hand. Nothing where none is free.
-  std::optional<FillLease> take_frame();
+  [[nodiscard]] std::optional<FillLease> take_frame();
   /// Begins to write the first `bytes` of the frame.
   Ticket write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes);
 
@@ -69,8 +74,8 @@ class TransferQueue {
   bool wait_any();
   /// Waits for the read, at most until its deadline. kOk: `lease` holds the bytes; else it holds
   /// nothing, and where the device still owns the frame it is quarantined.
-  IoStatus take_read(Ticket&& ticket, ReadLease& lease);
-  IoStatus take_write(Ticket&& ticket);
+  [[nodiscard]] IoStatus take_read(Ticket&& ticket, ReadLease& lease);
+  [[nodiscard]] IoStatus take_write(Ticket&& ticket);
   /// Waits for everything in flight, each transfer at most until its deadline.
   void drain();
 
@@ -85,6 +90,7 @@ class TransferQueue {
     bool is_late = false;  // its completion came after the deadline
     IoStatus status = IoStatus::kOk;
     std::chrono::nanoseconds started{};
+    std::chrono::nanoseconds submitted{};  // only where it is traced
   };
   Ticket start(FrameRef ref, const IoRequest& request);
   std::byte* address(uint32_t frame) const;
@@ -97,7 +103,8 @@ class TransferQueue {
   void time_out(uint32_t frame);
   void expire();
   void wait_for(FrameRef ref);
-  void count_stall(std::chrono::nanoseconds since);
+  void count_stall(const char* what, std::chrono::nanoseconds since);
+  void record(uint32_t frame) const;
   void drop_ticket(FrameRef ref) noexcept;
   void free_done(uint32_t frame);
 
@@ -110,6 +117,7 @@ class TransferQueue {
   std::vector<uint32_t> queue_;  // frames whose transfer waits for the back end, oldest first
   uint64_t n_ended_ = 0;         // transfers, however; a late completion counts once more
   TransferCounts counts_;
+  Trace* trace_ = nullptr;
 };
 
 }  // namespace strata::tiers

@@ -350,4 +350,19 @@ void GgufFile::read(const GgufTensor& tensor, uint64_t offset, std::span<std::by
   state_->files[tensor.shard].read(tensor.file_offset + offset, out, what);
 }
 
+GgufFile::Shard GgufFile::shard(uint32_t idx) const {
+  if (state_->files.empty())
+    throw Error(ErrorCode::kIo, "the head was parsed from memory: there is no file to read from",
+                state_->path);
+  STRATA_CHECK(idx < state_->files.size(), "shard %u of %zu", idx, state_->files.size());
+  const InputFile& file = state_->files[idx];
+  return {file.path(), file.descriptor(), file.size()};
+}
+
+void GgufFile::check_unchanged(uint32_t shard_idx) const {
+  STRATA_CHECK(shard_idx < state_->files.size(), "shard %u of %zu", shard_idx,
+               state_->files.size());
+  state_->files[shard_idx].check_unchanged();
+}
+
 }  // namespace strata::engine

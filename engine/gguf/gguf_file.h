@@ -83,6 +83,18 @@ class GgufFile {
   /// Reads bytes [offset, offset + out.size()) of a tensor. Errors: kIo.
   void read(const GgufTensor& tensor, uint64_t offset, std::span<std::byte> out) const;
 
+  /// For readers of their own: a shard's path, its descriptor (this object's; reads by position
+  /// only) and its size when it was opened. Errors: kIo where the head was parsed from memory.
+  struct Shard {
+    std::string_view path;
+    int descriptor;
+    uint64_t bytes;
+  };
+  Shard shard(uint32_t idx) const;
+  /// Errors: kIo where the shard is no longer the file that was opened: another size, or written
+  /// to. Costs one system call.
+  void check_unchanged(uint32_t shard_idx) const;
+
  private:
   struct State;
   explicit GgufFile(std::unique_ptr<State> state);

@@ -19,6 +19,10 @@ constexpr uint64_t kReadBytesMax = uint64_t{1} << 30;  // Linux moves at most 2 
 
 std::string system_text(int error) { return std::generic_category().message(error); }
 
+int64_t modified_ns_of(const struct stat& status) {
+  return int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+}
+
 }  // namespace
 
 InputFile::InputFile(std::string path, int descriptor, uint64_t size)
@@ -27,12 +31,14 @@ InputFile::InputFile(std::string path, int descriptor, uint64_t size)
 InputFile::InputFile(InputFile&& other) noexcept
     : path_(std::move(other.path_)),
       descriptor_(std::exchange(other.descriptor_, -1)),
-      size_(other.size_) {}
+      size_(other.size_),
+      modified_ns_(other.modified_ns_) {}
 
 InputFile& InputFile::operator=(InputFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(descriptor_, other.descriptor_);
   std::swap(size_, other.size_);
+  std::swap(modified_ns_, other.modified_ns_);
   return *this;
 }
 
@@ -54,7 +60,22 @@ InputFile InputFile::open(const std::string& path) {
     throw Error(ErrorCode::kIo, "wanted a regular file, found a directory or device", path,
                 "name the .gguf file itself");
   file.size_ = static_cast<uint64_t>(status.st_size);
+  file.modified_ns_ = modified_ns_of(status);
   return file;
+}
+
+void InputFile::check_unchanged() const {
+  struct stat status = {};
+  if (::fstat(descriptor_, &status) != 0)
+    throw Error(ErrorCode::kIo, fmt::format("cannot stat the file: {}", system_text(errno)), path_);
+  const auto size = static_cast<uint64_t>(status.st_size);
+  if (size == size_ && modified_ns_of(status) == modified_ns_) return;
+  throw Error(ErrorCode::kIo,
+              size == size_ ? std::string("the file was written to after it was opened")
+                            : fmt::format("wanted the file of {} bytes that was opened, found {}",
+                                          size_, size),
+              fmt::format("{}: offset {}", path_, std::min(size, size_)),
+              "do not change a model file while it is in use; start again");
 }
 
 void InputFile::read(uint64_t offset, std::span<std::byte> out, const std::string& what) const {

@@ -21,6 +21,11 @@ class InputFile {
 
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }  // when it was opened
+  int descriptor() const { return descriptor_; }
+
+  /// Whether the file still has the size and the time of modification that it had when it was
+  /// opened. Errors: kIo where it has not.
+  void check_unchanged() const;
 
   /// Fills `out` from `offset`. Errors: kIo; `what` names the thing read, for the message.
   void read(uint64_t offset, std::span<std::byte> out, const std::string& what) const;
@@ -30,6 +35,7 @@ class InputFile {
   std::string path_;
   int descriptor_ = -1;
   uint64_t size_ = 0;
+  int64_t modified_ns_ = 0;
 };
 
 }  // namespace strata::engine

@@ -106,6 +106,29 @@ TEST(StepAllocation, ChunksWithoutLogitsAllocateNothing) {
             0u);
 }
 
+TEST(StepAllocation, StreamedWeightsAllocateNothing) {
+  TinyEngine engine(model_of("llama", 6),
+                    {.n_ctx = 512, .n_threads = 2, .is_streamed = {1, 0, 1, 1, 0, 1}});
+  Sequence sequence = engine.cache().make_sequence();
+  decode(engine, sequence, 2);
+  EXPECT_EQ(allocations_of([&] { decode(engine, sequence, 50); }), 0u);
+  EXPECT_GT(engine.model().read_counts().n_reads, 50u * 4 * 7);
+}
+
+/// With a trace that is full from the third step on.
+TEST(StepAllocation, TracedStepsAllocateNothing) {
+  TinyEngine engine(model_of("llama", 2), {.n_ctx = kContext, .n_threads = 2});
+  Sequence sequence = engine.cache().make_sequence();
+  Trace trace(40);
+  engine.walk().set_trace(&trace);
+  decode(engine, sequence, 2);
+  EXPECT_EQ(allocations_of([&] { decode(engine, sequence, 300); }), 0u);
+  EXPECT_EQ(trace.n_held() + trace.n_dropped(), 302u * (2 * 7 + 2 + 1));
+  engine.walk().set_trace(nullptr);
+  EXPECT_EQ(allocations_of([&] { decode(engine, sequence, 300); }), 0u);
+  EXPECT_EQ(trace.n_held() + trace.n_dropped(), 302u * (2 * 7 + 2 + 1));
+}
+
 TEST(StepAllocation, SamplingAllocatesNothing) {
   SamplerOptions options;
   options.repeat_penalty = 1.1;
@@ -144,8 +167,8 @@ TEST(StepAllocation, AWalkReservesNoMoreThanThePlanSays) {
     EXPECT_LE(engine.walk().buffer_bytes(), planned);
     // And the figure is no blank cheque: what it allows for rounding and no more.
     EXPECT_LE(planned, engine.walk().buffer_bytes() + (uint64_t{5} << 20));
-    EXPECT_EQ(Model::packed_bytes(engine.file(), engine.model().spec()),
-              engine.model().weight_bytes());
+    const WeightSizes sizes = weight_sizes(engine.file(), engine.model().spec());
+    EXPECT_EQ(plan_weights(sizes, 0).total_bytes(), engine.model().weight_bytes());
   }
 }
 

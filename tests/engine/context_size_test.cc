@@ -154,6 +154,21 @@ TEST(ContextSize, WeightsAboveTheMemoryAreRefusedWithBothNumbers) {
   EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit);
   says(error.what(), "5.0 GiB");
   says(error.what(), "4.0 GiB");
+  EXPECT_EQ(error.remedy().find("--weights-dram"), std::string::npos) << error.remedy();
+}
+
+TEST(ContextSize, WeightsThatCouldBeStreamedAreRefusedWithABudgetThatWorks) {
+  ContextRequest request = request_of(0);
+  request.weight_bytes = 5 * kGiB;
+  request.weight_bytes_min = kGiB;
+  const Error error = refused(shape_of(8192), request);
+  EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit);
+  says(error.remedy(), "stream weights from the file with --weights-dram 2");
+  request.weight_bytes = 2 * kGiB;
+  EXPECT_GT(plan_context(shape_of(8192), request).n_ctx, 0u);
+  request.weight_bytes = 5 * kGiB;
+  request.weight_bytes_min = 4 * kGiB;  // leaves nothing for K and V
+  EXPECT_EQ(refused(shape_of(8192), request).remedy().find("--weights-dram"), std::string::npos);
 }
 
 TEST(ContextSize, ABudgetBelowABlockOfEachStreamIsRefused) {

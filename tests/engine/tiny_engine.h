@@ -97,7 +97,8 @@ struct TinyOptions {
   uint32_t n_ctx = 64;
   uint32_t chunk_rows = 16;
   uint32_t n_threads = 1;
-  uint64_t kv_bytes = 0;  // 0 = what n_ctx needs, twice, for a fork
+  uint64_t kv_bytes = 0;             // 0 = what n_ctx needs, twice, for a fork
+  std::vector<uint8_t> is_streamed{};  // per layer; empty = all weights stay
 };
 
 /// All that Engine holds, with the sizes a test wants.
@@ -108,7 +109,7 @@ class TinyEngine {
         file_(GgufFile::open(temporary_.path())),
         tokenizer_(Tokenizer::make(read_tokenizer_spec(file_))),
         pool_(options.n_threads),
-        model_(Model::load(file_, read_model_spec(file_), pool_)),
+        model_(Model::load(file_, read_model_spec(file_), pool_, {}, weight_options(options))),
         cache_(model_.shape(), kv_options(options)),
         walk_(model_, cache_, cpu_attn::choose_kernels(""), pool_, options.chunk_rows) {}
 
@@ -128,6 +129,13 @@ class TinyEngine {
       kv.budget_bytes = 2 * kv_bytes_for_context(model_.shape(), kv.k_codec, kv.v_codec,
                                                  options.n_ctx, options.chunk_rows);
     return kv;
+  }
+  WeightOptions weight_options(const TinyOptions& options) const {
+    WeightOptions weights;
+    if (!options.is_streamed.empty())
+      weights.plan =
+          weight_plan_of(weight_sizes(file_, read_model_spec(file_)), options.is_streamed);
+    return weights;
   }
   TemporaryModel temporary_;
   GgufFile file_;

@@ -113,6 +113,12 @@ TEST_F(RefusedCommand, ContextThatDoesNotFitNamesBothNumbersAndTheSmallestChange
                   {"a context of 1048576 tokens needs 128.0 MiB", "--kv-dram allows 1.0 MiB"},
                   "--ctx-size",
                   "use -c 8192, or --kv-dram 128MiB"});
+  expect_refused({"run", "-m", path, "-p", "a", "--weights-dram", "1KiB"},
+                 {3,
+                  "does_not_fit",
+                  {"the weights need ", "--weights-dram allows 1.0 KiB"},
+                  "--weights-dram",
+                  "use --weights-dram "});
   expect_refused(
       {"run", "-m", path, "-p", "a", "-c", "2147483647", "--allow-untrained", "--kv-dram", "64GiB",
        "--nvme", "off"},

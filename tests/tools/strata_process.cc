@@ -34,6 +34,8 @@ std::vector<std::string> child_environment(const std::map<std::string, std::stri
     if (!text.starts_with("STRATA_")) variables[text.substr(0, equals)] = text.substr(equals + 1);
   }
   variables["XDG_CONFIG_HOME"] = "/nonexistent";
+  variables["STRATA_NO_CACHE"] = "1";  // a run must not find what an earlier one has read
+  variables["STRATA_NVME"] = "off";  // no test spills into the user's cache folder unasked
   for (const auto& [name, value] : added) variables[name] = value;
   std::vector<std::string> out;
   for (const auto& [name, value] : variables) out.push_back(name + "=" + value);
@@ -51,6 +53,7 @@ struct Streams {
   int in = -1, out = -1, err = -1;  // -1: closed in the child
   bool is_terminal = false;
   uint64_t address_space_bytes = 0;
+  std::function<void()> prepare;
 };
 
 /// Everything the child needs is made before fork(): behind it only system calls.
@@ -61,7 +64,15 @@ pid_t start(const std::vector<std::string>& arguments,
   std::vector<std::string> variables = child_environment(environment);
   const auto argv = pointers(words);
   const auto envp = pointers(variables);
+  // What this process does on Ctrl-C, or a shell that began it with Ctrl-C ignored, is not the
+  // child's; a signal that comes at once waits until that is so.
+  sigset_t signals, before;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGINT);
+  ::sigprocmask(SIG_BLOCK, &signals, &before);
   const pid_t pid = ::fork();
+  if (pid == 0) ::signal(SIGINT, SIG_DFL);
+  ::sigprocmask(SIG_SETMASK, &before, nullptr);
   if (pid != 0) return pid;
   if (streams.is_terminal) {
     ::setsid();
@@ -78,6 +89,11 @@ pid_t start(const std::vector<std::string>& arguments,
     const rlimit limit{streams.address_space_bytes, streams.address_space_bytes};
     ::setrlimit(RLIMIT_AS, &limit);
   }
+  try {
+    if (streams.prepare) streams.prepare();
+  } catch (...) {
+    ::_exit(kNotPrepared);
+  }
   ::execve(kProgram, argv.data(), envp.data());
   ::_exit(127);
 }
@@ -91,6 +107,18 @@ std::array<int, 2> make_pipe() {
 
 int exit_code_of(int status) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/// Waits for the end of a child.
+void wait_for_end(pid_t pid, Outcome& outcome) {
+  int status = 0;
+  rusage used = {};
+  EXPECT_EQ(::wait4(pid, &status, 0, &used), pid);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  outcome.exit_code = exit_code_of(status);
+  outcome.cpu_s = seconds(used.ru_utime) + seconds(used.ru_stime);
 }
 
 void close_and_forget(int& descriptor) {
@@ -119,20 +147,22 @@ Outcome run_strata(const Launch& launch) {
   if (!launch.closes_output) streams.out = ::open(out_path.c_str(), O_WRONLY | O_CLOEXEC);
   streams.err = ::open(err_path.c_str(), O_WRONLY | O_CLOEXEC);
   streams.address_space_bytes = launch.address_space_bytes;
+  streams.prepare = launch.prepare;
   EXPECT_LT(launch.input.size(), 65536u) << "a pipe holds no more while nobody reads";
   EXPECT_EQ(::write(input[1], launch.input.data(), launch.input.size()),
             static_cast<ssize_t>(launch.input.size()));
   close_and_forget(input[1]);
   const pid_t pid = start(launch.arguments, launch.environment, streams);
   for (int* end : {&input[0], &null_input, &streams.out, &streams.err}) close_and_forget(*end);
-  int status = 0;
-  EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  Outcome outcome;
+  wait_for_end(pid, outcome);
   const auto text_of = [](const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     return std::string(std::istreambuf_iterator<char>(file), {});
   };
-  return {exit_code_of(status), launch.output_path.empty() ? text_of(out_path) : "",
-          text_of(err_path)};
+  if (launch.output_path.empty()) outcome.out = text_of(out_path);
+  outcome.err = text_of(err_path);
+  return outcome;
 }
 
 StrataProcess::StrataProcess(const std::vector<std::string>& arguments, Input input) {
@@ -183,19 +213,44 @@ void StrataProcess::send(std::string_view text) {
 
 void StrataProcess::close_out() { close_and_forget(out_); }
 
-void StrataProcess::interrupt() { EXPECT_EQ(::kill(pid_, SIGINT), 0); }
+void StrataProcess::signal(int number) { EXPECT_EQ(::kill(pid_, number), 0); }
+
+double StrataProcess::cpu_s() const {
+  std::ifstream stat("/proc/" + std::to_string(pid_) + "/stat");
+  std::string field;
+  double ticks = 0;
+  // The name of the program is one word; fields 14 and 15 are user and system time.
+  for (int i = 1; i <= 15 && stat >> field; ++i)
+    if (i >= 14) ticks += std::stod(field);
+  return ticks / static_cast<double>(::sysconf(_SC_CLK_TCK));
+}
+
+void StrataProcess::read_for(std::chrono::milliseconds duration) {
+  const auto end = std::chrono::steady_clock::now() + duration;
+  for (;;) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
+    if (left.count() <= 0 || (out_ < 0 && err_ < 0)) return;
+    read_once(static_cast<int>(left.count()));
+  }
+}
 
 /// False where both streams have ended.
 bool StrataProcess::read_more() {
   if (out_ < 0 && err_ < 0) return false;
-  std::array<pollfd, 2> ready = {pollfd{out_, POLLIN, 0}, pollfd{err_, POLLIN, 0}};
-  const int n_ready = ::poll(ready.data(), ready.size(), kPatienceMs);
-  if (n_ready <= 0) {
+  if (!read_once(kPatienceMs)) {
     ADD_FAILURE() << "the process says nothing any more; so far: " << outcome_.out << "\n"
                   << outcome_.err;
     ::kill(pid_, SIGKILL);
     return false;
   }
+  return out_ >= 0 || err_ >= 0;
+}
+
+/// False where nothing came in time.
+bool StrataProcess::read_once(int timeout_ms) {
+  std::array<pollfd, 2> ready = {pollfd{out_, POLLIN, 0}, pollfd{err_, POLLIN, 0}};
+  if (::poll(ready.data(), ready.size(), timeout_ms) <= 0) return false;
   const auto take = [](pollfd& from, int& descriptor, std::string& text) {
     if (from.revents == 0) return;
     std::array<char, 4096> part{};
@@ -209,7 +264,7 @@ bool StrataProcess::read_more() {
   take(ready[0], out_, outcome_.out);
   take(ready[1], err_, outcome_.err);
   if (is_terminal) in_ = err_;
-  return out_ >= 0 || err_ >= 0;
+  return true;
 }
 
 bool StrataProcess::wait_for(const std::string& stream, size_t& seen, std::string_view text) {
@@ -227,10 +282,8 @@ Outcome StrataProcess::finish() {
   if (in_ != err_) close_and_forget(in_);
   while (read_more()) {
   }
-  int status = 0;
-  EXPECT_EQ(::waitpid(pid_, &status, 0), pid_);
+  wait_for_end(pid_, outcome_);
   pid_ = -1;
-  outcome_.exit_code = exit_code_of(status);
   return outcome_;
 }
 

@@ -5,7 +5,11 @@
 
 #include <sys/types.h>
 
+#include <chrono>
+#include <csignal>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -16,10 +20,14 @@ namespace strata::cli::testing {
 struct Outcome {
   int exit_code = -1;  // 128 + the signal's number where one ended the process, as shells say it
   std::string out, err;
+  double cpu_s = 0;  // of all its threads, user and system
 };
 
+/// The exit code of a process whose Launch::prepare threw.
+inline constexpr int kNotPrepared = 125;
+
 /// How the process begins. Variables of the caller named STRATA_* are not handed down, and the
-/// config file's usual place is empty unless `environment` names it.
+/// config file's usual place is empty unless `environment` names it; nothing spills unasked.
 struct Launch {
   std::vector<std::string> arguments;
   std::string input;                               // on standard input, which is a pipe
@@ -28,6 +36,7 @@ struct Launch {
   bool closes_output = false;                      // standard output is closed
   std::string output_path;                         // standard output is this file
   uint64_t address_space_bytes = 0;                // RLIMIT_AS; 0 = none
+  std::function<void()> prepare;                   // called in the child before it is the program
 };
 
 /// Runs to the end.
@@ -45,7 +54,12 @@ class StrataProcess {
   StrataProcess& operator=(const StrataProcess&) = delete;
 
   void send(std::string_view text);
-  void interrupt();
+  void interrupt() { signal(SIGINT); }
+  void signal(int number);
+  /// CPU seconds of all its threads so far.
+  double cpu_s() const;
+  /// Reads for so long, or until both streams have ended.
+  void read_for(std::chrono::milliseconds duration);
   /// As a reader that goes away: `strata ... | head -1`.
   void close_out();
   /// Reads until this stream's text since the last call holds `text`; false where the process ended
@@ -58,6 +72,7 @@ class StrataProcess {
  private:
   bool wait_for(const std::string& stream, size_t& seen, std::string_view text);
   bool read_more();
+  bool read_once(int timeout_ms);
   pid_t pid_ = -1;
   int in_ = -1, out_ = -1, err_ = -1;  // in_ == err_: the terminal's side of ours
   Outcome outcome_;

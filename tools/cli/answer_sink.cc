@@ -13,15 +13,15 @@
 
 namespace strata::cli {
 
-AnswerSink AnswerSink::open(const std::string& path) {
+AnswerSink AnswerSink::open(const std::string& path, const std::string& what) {
   if (path.empty() || path == "-") {
-    AnswerSink sink(STDOUT_FILENO, "standard output");
+    AnswerSink sink(STDOUT_FILENO, "standard output", what);
     const int flags = ::fcntl(STDOUT_FILENO, F_GETFL);
     if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) sink.fail(EBADF);
     return sink;
   }
   const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-  AnswerSink sink(descriptor, path);
+  AnswerSink sink(descriptor, path, what);
   if (descriptor < 0) sink.fail(errno);
   return sink;
 }
@@ -29,6 +29,7 @@ AnswerSink AnswerSink::open(const std::string& path) {
 AnswerSink::AnswerSink(AnswerSink&& other) noexcept
     : descriptor_(std::exchange(other.descriptor_, -1)),
       name_(std::move(other.name_)),
+      what_(std::move(other.what_)),
       emptied_(other.emptied_) {}
 
 AnswerSink::~AnswerSink() {
@@ -38,13 +39,14 @@ AnswerSink::~AnswerSink() {
 void AnswerSink::fail(int error_number) const {
   const char* remedy = "check that it may be written";
   if (error_number == EPIPE) remedy = "keep the reader of the pipe open";
-  if (error_number == ENOSPC) remedy = "free space or write elsewhere with -o FILE";
+  if (error_number == ENOSPC) remedy = "free space or name a file elsewhere";
+  if (error_number == EFBIG) remedy = "raise the limit on file sizes (ulimit -f)";
   if (error_number == ENOENT || error_number == ENOTDIR) remedy = "check that its folder exists";
   if (error_number == EISDIR) remedy = "name a file, not a folder";
   if (error_number == EBADF) remedy = "leave it open, or send it to a file or a pipe";
   const std::string why =
       error_number == EBADF ? "it is closed" : std::string(std::strerror(error_number));
-  throw Error(ErrorCode::kIo, fmt::format("cannot write the answer: {}", why), name_, remedy);
+  throw Error(ErrorCode::kIo, fmt::format("cannot write {}: {}", what_, why), name_, remedy);
 }
 
 void AnswerSink::write(std::string_view text) {

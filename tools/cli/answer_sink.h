@@ -1,5 +1,5 @@
-// tools/cli/answer_sink.h - where answers go: standard output or the file of -o. Everything else
-// goes to standard error.
+// tools/cli/answer_sink.h - where answers go: standard output or the file of -o; a trace goes to
+// its file the same way. Everything else goes to standard error.
 #pragma once
 
 #include <string>
@@ -12,8 +12,8 @@ namespace strata::cli {
 class AnswerSink {
  public:
   /// "" = standard output. A file is opened now, so that a wrong path fails before any work, but
-  /// emptied only by the first write. Errors: kIo.
-  static AnswerSink open(const std::string& path);
+  /// emptied only by the first write. Errors: kIo, which name `what`.
+  static AnswerSink open(const std::string& path, const std::string& what = "the answer");
   AnswerSink(AnswerSink&& other) noexcept;
   AnswerSink& operator=(AnswerSink&&) = delete;
   ~AnswerSink();
@@ -27,10 +27,12 @@ class AnswerSink {
   bool is_terminal() const;
 
  private:
-  AnswerSink(int descriptor, std::string name) : descriptor_(descriptor), name_(std::move(name)) {}
+  AnswerSink(int descriptor, std::string name, std::string what)
+      : descriptor_(descriptor), name_(std::move(name)), what_(std::move(what)) {}
   [[noreturn]] void fail(int error_number) const;
   int descriptor_;
   std::string name_;
+  std::string what_;
   bool emptied_ = false;
 };
 

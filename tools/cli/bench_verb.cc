@@ -15,6 +15,7 @@
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/verb_functions.h"
+#include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
 namespace {
@@ -90,11 +91,10 @@ BenchSubject describe(const engine::Engine& engine, const Settings& settings) {
 
 engine::Model load_model(const engine::Engine& engine, ThreadPool& pool) {
   Progress progress("loading", bytes_text, "/s");
-  auto model =
-      engine::Model::load(engine.file(), engine.spec(), pool, [&](uint64_t done, uint64_t total) {
-        progress.update(done, total);
-        return !interrupt_flag().load();
-      });
+  auto model = engine.load_model(pool, [&](uint64_t done, uint64_t total) {
+    progress.update(done, total);
+    return !interrupt_flag().load();
+  });
   progress.finish();
   return model;
 }
@@ -126,7 +126,9 @@ int run_bench(const Command& command) {
     notice("note: depths hold random K and V, not text that was read (--depth-fill random)");
 
   ThreadPool pool(engine.n_threads());
+  say_streaming(engine.weight_plan());
   const engine::Model model = load_model(engine, pool);
+  if (settings.verbose) say_load(model.load_report());
   BenchRunner runner(model, engine.kernels(), pool,
                      {.k_codec = subject.k_codec,
                       .v_codec = subject.v_codec,
@@ -151,6 +153,7 @@ int run_bench(const Command& command) {
     report.add(runner.measure(test, {on_depth, on_run}));
   }
   report.finish();
+  if (settings.verbose) say_reads(model);
   say_memory(model.weight_bytes(), runner.kv_budget_bytes());
   return 0;
 }

@@ -167,6 +167,7 @@ void ChatLoop::answer(const std::string& message) {
     sink_.write("\n");
   notice(session_.summary(answer));
   session_.say_tiers();
+  session_.save();
   if (answer.text.empty() && answer.finish_reason == engine::FinishReason::kCancelled) {
     messages_.pop_back();  // stopped before it was answered: as if it had not been asked
   } else {

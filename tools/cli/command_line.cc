@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "tiers/session_manifest.h"
 #include "tools/cli/input_files.h"
 
 namespace strata::cli {
@@ -32,6 +33,14 @@ std::string spill_directory(const std::string& asked, const GetVariable& get) {
   if (!asked.empty()) return asked;
   if (const auto base = non_empty(get("XDG_CACHE_HOME"))) return *base + "/strata/spill";
   if (const auto home = non_empty(get("HOME"))) return *home + "/.cache/strata/spill";
+  return "";
+}
+
+/// The folder of saved contexts that --session-dir means; empty where none is known.
+std::string session_directory(const std::string& asked, const GetVariable& get) {
+  if (!asked.empty()) return asked;
+  if (const auto base = non_empty(get("XDG_DATA_HOME"))) return *base + "/strata/sessions";
+  if (const auto home = non_empty(get("HOME"))) return *home + "/.local/share/strata/sessions";
   return "";
 }
 
@@ -122,6 +131,7 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
   }
   check_command(verb, stated);
   stated.settings.nvme = spill_directory(stated.settings.nvme, get);
+  stated.settings.session_dir = session_directory(stated.settings.session_dir, get);
   return stated;
 }
 
@@ -130,6 +140,17 @@ void check_command(const VerbSyntax& verb, const Command& command) {
   check_rope_options(command);
   if (command.settings.json && command.settings.ids) {
     refuse_together(command, "json", "ids", "both choose the form of the output");
+  }
+  if (!command.settings.session.empty()) {
+    if (command.settings.no_cache)
+      refuse_together(command, "session", "no-cache", "a named context is a saved one");
+    if (command.settings.no_save)
+      refuse_together(command, "session", "no-save", "a named context is a saved one");
+    if (!tiers::is_session_name(command.settings.session))
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("'{}' is no name of a session", command.settings.session),
+                  command.where("session"),
+                  "use 1 to 64 letters, digits, dots, dashes and underscores, no dot first");
   }
   const std::string& format = command.settings.output_format;
   if (command.settings.json && command.is_set("output-format") && !format.starts_with("json")) {

@@ -21,7 +21,9 @@ void catch_interrupts(SecondInterrupt second) {
   sigemptyset(&action.sa_mask);
   action.sa_flags = second == SecondInterrupt::kEndsProgram ? static_cast<int>(SA_RESETHAND) : 0;
   sigaction(SIGINT, &action, nullptr);
+  // A pipe without a reader and a file at its limit (ulimit -f) are errors that are reported.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 std::atomic<bool>& interrupt_flag() { return interrupted; }

@@ -10,7 +10,7 @@ enum class SecondInterrupt : bool { kEndsProgram, kIsFlagToo };
 
 /// Installs the handler; reads that wait for input are interrupted by it. With kEndsProgram a
 /// second Ctrl-C ends the program at once, so that work between two looks at the flag cannot hold
-/// the user. Also makes a closed pipe an error instead of a signal.
+/// the user. Also makes a closed pipe and a file at its size limit errors instead of signals.
 void catch_interrupts(SecondInterrupt second);
 
 /// Set by Ctrl-C; the reader clears it.

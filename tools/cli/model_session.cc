@@ -14,15 +14,18 @@
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/tier_report.h"
+#include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
 
 using engine::bytes_text;
 using engine::grouped_number;
 
-ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command) {
+ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, Trace* trace) {
   const engine::SamplerOptions sampler = sampler_options(command);
-  ModelSession session(verb, command, engine::Engine::open(engine_options(command.settings)));
+  engine::EngineOptions options = engine_options(command.settings);
+  options.trace = trace;
+  ModelSession session(verb, command, engine::Engine::open(options));
   session.sampler_ = sampler;
   note_missing_pre_tokenizer(session.engine_.file());
   // Made once here so that a wrong value is refused before the weights are read.
@@ -32,7 +35,10 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command) 
 }
 
 ModelSession::ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened)
-    : verb_(verb), settings_(command.settings), engine_(std::move(opened)) {}
+    : verb_(verb),
+      settings_(command.settings),
+      engine_(std::move(opened)),
+      saved_(command.settings) {}
 
 void ModelSession::fail_template(const Error& error) const {
   const bool has_raw = find_flag("--raw", verb_.bit) != nullptr;
@@ -77,6 +83,7 @@ void ModelSession::say_setup() const {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
   }
+  say_streaming(engine_.weight_plan());
   if (!settings_.verbose) return;
   notice(fmt::format("{} | {} threads, {} ({}) | chunks of {} rows | {} tensors in {} file(s)",
                      version_text(), engine_.n_threads(), engine_.kernels().name,
@@ -131,11 +138,13 @@ void ModelSession::load() {
   });
   progress.finish();
   for (const std::string& line : engine_.notices()) notice("note: " + line);
+  if (settings_.verbose) say_load(engine_.model().load_report());
 }
 
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
                                         const std::function<bool(std::string_view)>& on_text) {
-  if (!sequence_) sequence_ = engine_.cache().make_sequence();
+  if (!sequence_) sequence_ = saved_.restore(engine_, prompt);
+  saved_.begin(engine_, *sequence_, prompt);
   engine::GenerationRequest request;
   request.prompt = prompt;
   request.vocab_size = engine_.spec().shape.vocab_size;
@@ -155,6 +164,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
   events.on_prefill = [&](uint64_t done, uint64_t total) {
     if (shows_reading) progress.update(done, total);
     if (done == total) progress.finish();
+    saved_.save_closed(engine_, *sequence_);
     return true;
   };
   events.on_text = on_text;
@@ -187,6 +197,10 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
     line += " | stopped by you";
   }
   return line;
+}
+
+void ModelSession::save() {
+  if (sequence_) saved_.finish(engine_, *sequence_);
 }
 
 void ModelSession::say_tiers() {

@@ -14,6 +14,7 @@
 #include "engine/generator.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
+#include "tools/cli/saved_contexts.h"
 
 namespace strata::cli {
 
@@ -21,8 +22,8 @@ class ModelSession {
  public:
   /// Opens the model and, unless `raw`, its chat template; says on standard error where it has
   /// none. Errors: those of Engine::open; kTemplate, naming --raw where the verb has it; kUsage
-  /// (sampler options).
-  static ModelSession open(const VerbSyntax& verb, const Command& command);
+  /// (sampler options). A trace that is not null outlives the session.
+  static ModelSession open(const VerbSyntax& verb, const Command& command, Trace* trace);
 
   const engine::Engine& engine() const { return engine_; }
   bool has_template() const { return template_.has_value(); }
@@ -49,6 +50,8 @@ class ModelSession {
 
   /// "412 prompt (0 cached) 1.3 s, 317 tok/s | 34 out, 38.9 tok/s | context 446 of 8192".
   std::string summary(const engine::Generation& answer) const;
+  /// Saves what was read and answered, and waits for the disk: after the answer was shown.
+  void save();
   /// Where K and V lay and what moved, on standard error; nothing where all stayed in memory.
   void say_tiers();
   /// The object of `run --json`.
@@ -66,6 +69,7 @@ class ModelSession {
   engine::SamplerOptions sampler_;
   engine::Engine engine_;
   std::optional<engine::ChatTemplate> template_;
+  SavedContexts saved_;
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
 };
 

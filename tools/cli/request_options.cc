@@ -43,6 +43,11 @@ bool standard_input_has_text() {
   return ::poll(&input, 1, 0) > 0 && ::ioctl(STDIN_FILENO, FIONREAD, &n_bytes) == 0 && n_bytes > 0;
 }
 
+engine::LoadMode load_mode(std::string_view name) {
+  if (name == "direct") return engine::LoadMode::kDirect;
+  return name == "mmap" ? engine::LoadMode::kMapped : engine::LoadMode::kAuto;
+}
+
 }  // namespace
 
 engine::EngineOptions engine_options(const Settings& settings) {
@@ -52,7 +57,10 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.kv_dram_bytes = settings.kv_dram;
   options.nvme_directory = settings.nvme;
   options.nvme_budget_bytes = settings.nvme_budget;
+  options.reads_saved = !settings.no_cache && !settings.session_dir.empty();
   options.io = io_choice(settings.io);
+  options.weights_dram_bytes = settings.weights_dram;
+  options.load = load_mode(settings.load);
   options.k_codec = kv_codec(settings.cache_type_k);
   options.v_codec = kv_codec(settings.cache_type_v);
   options.chunk_rows = static_cast<uint32_t>(settings.batch_size);

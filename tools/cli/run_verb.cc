@@ -7,18 +7,20 @@
 #include "tools/cli/model_session.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
+#include "tools/cli/trace_file.h"
 #include "tools/cli/verb_functions.h"
 
 namespace strata::cli {
+namespace {
 
-int run_run(const Command& command) {
+int answer_prompt(const Command& command, Trace* trace) {
   const Settings& settings = command.settings;
   AnswerSink sink = AnswerSink::open(settings.output);
   std::vector<engine::ChatMessage> messages;
   if (!settings.system.empty()) messages.push_back({"system", settings.system});
   messages.push_back({"user", gather_prompt(command, kRunSyntax.name)});
 
-  ModelSession session = ModelSession::open(kRunSyntax, command);
+  ModelSession session = ModelSession::open(kRunSyntax, command, trace);
   const auto prompt = session.encode(messages);
   if (settings.verbose) notice("prompt: " + session.rendered(messages));
   session.check_fits(prompt);
@@ -38,8 +40,16 @@ int run_run(const Command& command) {
   sink.close();
   notice(session.summary(answer));
   session.say_tiers();
+  session.save();
   return answer.finish_reason == engine::FinishReason::kCancelled ? exit_code(ErrorCode::kCancelled)
                                                                   : 0;
+}
+
+}  // namespace
+
+int run_run(const Command& command) {
+  return with_trace(command.settings.trace,
+                    [&](Trace* trace) { return answer_prompt(command, trace); });
 }
 
 }  // namespace strata::cli

@@ -19,6 +19,13 @@ struct Settings {
   std::string nvme;          // resolved by command_line.h: a folder, or empty = no spill file
   uint64_t nvme_budget = 0;  // 0 = half of what the disk has free
   std::string io;
+  std::string session;      // empty = no name
+  std::string session_dir;  // resolved by command_line.h: a folder, or empty = none is known
+  uint64_t cache_budget = 0;
+  bool no_cache = false;
+  bool no_save = false;
+  uint64_t weights_dram = 0;  // 0 = all of them
+  std::string load;
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;
@@ -52,6 +59,7 @@ struct Settings {
   bool json = false;
   std::string output;
   std::string output_format;
+  std::string trace;  // empty = none
   bool verbose = false;
   bool ids = false;
   bool special = false;

@@ -26,6 +26,11 @@ std::string tier_line(engine::Engine& engine) {
   if (counts.write_failures > 0)
     line += fmt::format(" | {} writes failed: {}", counts.write_failures,
                         tiers::io_status_name(store.last_failure()));
+  else if (counts.places_refused > 0)
+    line += fmt::format(" | the disk took no more ({}): the rest stayed in memory",
+                        store.last_failure() == tiers::IoStatus::kOk
+                            ? "its budget is used up"
+                            : tiers::io_status_name(store.last_failure()));
   return line;
 }
 
@@ -33,23 +38,24 @@ nlohmann::ordered_json tiers_json(engine::Engine& engine) {
   const tiers::BlockStore& store = engine.cache().store();
   const auto& pool = store.pool();
   const uint64_t weights = engine.model().weight_bytes();
-  nlohmann::ordered_json dram = {
-      {"budget_bytes", weights + engine.context().kv.dram_bytes()},
-      {"peak_bytes", engine::peak_memory_bytes()},
-      {"weights_bytes", weights},
-      {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}};
-  if (!store.has_spill()) return {{"dram", dram}};
+  nlohmann::ordered_json dram = {{"budget_bytes", weights + engine.context().kv.dram_bytes()},
+                                 {"peak_bytes", engine::peak_memory_bytes()},
+                                 {"weights_bytes", weights},
+                                 {"kv_bytes", uint64_t{pool.peak_used()} * pool.block_bytes()}};
+  if (store.transfers() == nullptr) return {{"dram", dram}};
   const auto& moved = store.transfers()->counts();
-  return {{"dram", dram},
-          {"nvme",
-           {{"budget_bytes", store.places()->budget_bytes()},
-            {"peak_bytes", store.places()->peak_bytes()},
-            {"kv_bytes", store.places()->used_bytes()},
-            {"read_bytes", moved.read_bytes},
-            {"written_bytes", moved.written_bytes},
-            {"stalls", moved.stalls},
-            {"stall_ms", static_cast<double>(moved.stall_us) * 1e-3},
-            {"io", store.transfers()->io().name()}}}};
+  nlohmann::ordered_json nvme;
+  if (const tiers::PlaceSource* places = store.places()) {
+    nvme["budget_bytes"] = places->budget_bytes();
+    nvme["peak_bytes"] = places->peak_bytes();
+    nvme["kv_bytes"] = places->used_bytes();
+  }
+  nvme["read_bytes"] = moved.read_bytes;
+  nvme["written_bytes"] = moved.written_bytes;
+  nvme["stalls"] = moved.stalls;
+  nvme["stall_ms"] = static_cast<double>(moved.stall_us) * 1e-3;
+  nvme["io"] = store.transfers()->io().name();
+  return {{"dram", dram}, {"nvme", nvme}};
 }
 
 nlohmann::ordered_json faults_json(engine::Engine& engine) {

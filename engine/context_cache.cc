@@ -1,0 +1,204 @@
+#include "engine/context_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr uint32_t kDamagedMax = 8;  // packs that one restore removes before it reads the text anew
+
+tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
+  tiers::PackShape shape;
+  shape.model = model;
+  shape.k_codec = cache.layout().k_codec;
+  shape.v_codec = cache.layout().v_codec;
+  shape.head_dim = cache.layout().head_dim;
+  for (const LayerShape& layer : cache.shape().layers)
+    shape.layers.push_back({layer.n_kv_heads, layer.window});
+  return shape;
+}
+
+}  // namespace
+
+ContextCache::ContextCache(const ContextCacheOptions& options, const KvCache& cache,
+                           const tiers::Hash128& model, std::string model_name)
+    : options_(options),
+      model_name_(std::move(model_name)),
+      shape_(pack_shape(cache, model)),
+      directory_(tiers::PackDirectory::open(options.directory, options.limits)),
+      publisher_([this] { publish_loop(); }) {}
+
+ContextCache::~ContextCache() {
+  {
+    const std::lock_guard lock(mutex_);
+    ends_ = true;
+    sealed_.clear();
+  }
+  changed_.notify_all();
+  publisher_.join();
+}
+
+Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) {
+  const std::lock_guard lock(mutex_);
+  tokens_.clear();
+  saved_end_ = 0;
+  for (uint32_t n_damaged = 0; n_damaged < kDamagedMax; ++n_damaged) {
+    const tiers::FoundContext found = directory_.find(shape_, {}, tokens);
+    if (found.n_positions < kSavedTokensMin) break;
+    try {
+      Sequence sequence = cache.restore(found, tokens);
+      counts_.restored_tokens = sequence.n_pos();
+      tokens_ = sequence.tokens();
+      saved_end_ = sequence.n_pos();
+      return sequence;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kBadFile) throw;
+    }
+    // One of them is damaged: those that cannot be read whole go, the rest is found again.
+    for (const tiers::FoundPiece& piece : found.pieces) {
+      if (piece.pack->count_bad_blocks() == 0) continue;
+      directory_.discard(piece.pack->name());
+      ++counts_.damaged_packs;
+    }
+  }
+  return cache.make_sequence();
+}
+
+void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> tokens) {
+  const auto differs = std::ranges::mismatch(tokens_, tokens);
+  saved_end_ = std::min(
+      {saved_end_, sequence.n_pos(), static_cast<uint32_t>(differs.in1 - tokens_.begin())});
+  writer_.reset();
+  run_end_ = 0;
+  tokens_.assign(tokens.begin(), tokens.end());
+  if (options_.saves && tokens.size() >= saved_end_ + kSavedTokensMin)
+    start_run(saved_end_ / kExtentPositions * kExtentPositions);
+}
+
+void ContextCache::start_run(uint32_t first_pos) {
+  next_extent_ = first_pos / kExtentPositions;
+  first_pos_ = first_pos;
+  run_end_ = std::min<uint32_t>(first_pos + tiers::kPackPositionsMax,
+                                static_cast<uint32_t>(tokens_.size()));
+}
+
+void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
+  try {
+    while (options_.saves && next_extent_ * kExtentPositions < run_end_) {
+      const uint32_t end = std::min((next_extent_ + 1) * kExtentPositions, run_end_);
+      if (end > sequence.n_pos()) return;
+      write_extent(cache, sequence, next_extent_++);
+      if (end < run_end_) continue;
+      {
+        const std::lock_guard lock(mutex_);
+        sealed_.push_back(std::move(*writer_));
+      }
+      changed_.notify_all();
+      writer_.reset();
+      saved_end_ = run_end_;
+      if (run_end_ < tokens_.size()) start_run(run_end_);
+    }
+  } catch (const Error& error) {
+    give_up(error);
+  }
+}
+
+/// One extent of the run: every layer of it, read back from disk where it has left DRAM.
+void ContextCache::write_extent(KvCache& cache, const Sequence& sequence, uint32_t extent) {
+  if (!writer_) {
+    tiers::PackRun run;
+    run.shape = shape_;
+    run.first_pos = first_pos_;
+    if (first_pos_ > 0) run.chain_before = sequence.chain_at(first_pos_);
+    run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
+    const std::lock_guard lock(mutex_);
+    writer_.emplace(directory_.start(std::move(run)));
+  }
+  const uint32_t in_run = extent - first_pos_ / kExtentPositions;
+  const uint32_t n_blocks = writer_->head().extent_blocks(in_run);
+  std::vector<const std::byte*> blocks;
+  for (uint32_t layer = 0; layer < shape_.layers.size(); ++layer) {
+    const ExtentBytes bytes =
+        cache.hold_extent(sequence, layer, extent * kExtentPositions, n_blocks);
+    writer_->write(in_run, layer, bytes.blocks);
+    cache.release_extent(bytes);
+  }
+}
+
+void ContextCache::finish(KvCache& cache, const Sequence& sequence, const std::string& session) {
+  save_closed(cache, sequence);
+  const uint32_t n_new = sequence.n_pos() - std::min(sequence.n_pos(), saved_end_);
+  const bool is_worth = n_new >= kSavedTokensMin || (!session.empty() && n_new > 0);
+  if (options_.saves && is_worth && problem().empty()) {
+    tokens_ = sequence.tokens();
+    start_run(saved_end_ / kExtentPositions * kExtentPositions);
+    save_closed(cache, sequence);
+  }
+  wait_published();
+  if (session.empty() || !problem().empty()) return;
+  const std::lock_guard lock(mutex_);
+  const tiers::FoundContext found = directory_.find(shape_, {}, sequence.tokens());
+  tiers::SessionManifest manifest;
+  manifest.model = shape_.model;
+  manifest.model_name = model_name_;
+  manifest.tokens.assign(sequence.tokens().begin(), sequence.tokens().begin() + found.n_positions);
+  for (const tiers::FoundPiece& piece : found.pieces)
+    if (manifest.packs.empty() || manifest.packs.back() != piece.pack->name())
+      manifest.packs.push_back(piece.pack->name());
+  directory_.pin(session, manifest);
+}
+
+void ContextCache::give_up(const Error& error) {
+  writer_.reset();
+  options_.saves = false;
+  const std::lock_guard lock(mutex_);
+  if (problem_.empty()) problem_ = error.what();
+}
+
+void ContextCache::wait_published() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return sealed_.empty() && !is_publishing_; });
+}
+
+/// Waits for the disk, which takes long, so that nobody else has to.
+void ContextCache::publish_loop() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return ends_ || !sealed_.empty(); });
+    if (sealed_.empty()) return;
+    tiers::PackWriter writer = std::move(sealed_.front());
+    sealed_.pop_front();
+    is_publishing_ = true;
+    const uint64_t n_tokens = writer.head().n_positions();
+    try {
+      // The bytes go to the disk without the lock; the name needs the directory.
+      lock.unlock();
+      writer.seal();
+      lock.lock();
+      const uint64_t bytes = writer.bytes();
+      directory_.publish(std::move(writer));
+      counts_.saved_tokens += n_tokens;
+      counts_.saved_bytes += bytes;
+    } catch (const Error& error) {
+      if (!lock.owns_lock()) lock.lock();
+      if (problem_.empty()) problem_ = error.what();
+    }
+    is_publishing_ = false;
+    changed_.notify_all();
+  }
+}
+
+std::string ContextCache::problem() const {
+  const std::lock_guard lock(mutex_);
+  return problem_;
+}
+
+ContextCacheCounts ContextCache::counts() const {
+  const std::lock_guard lock(mutex_);
+  return counts_;
+}
+
+}  // namespace strata::engine

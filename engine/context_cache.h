@@ -1,0 +1,97 @@
+// engine/context_cache.h - contexts that outlive a run: every text that was read may be found again
+// by its beginning, in this or another process, under whatever question comes next.
+// Why: reading a long text costs minutes, its K and V seconds of disk. A name is not needed; a
+// named session only keeps its packs from being evicted (docs/adr/0002-saved-contexts.md).
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/kv_cache.h"
+#include "tiers/pack_directory.h"
+
+namespace strata::engine {
+
+/// Texts shorter than this are read faster than they are found.
+inline constexpr uint32_t kSavedTokensMin = 256;
+
+struct ContextCacheOptions {
+  std::string directory;
+  tiers::PackLimits limits;
+  bool saves = true;
+};
+
+struct ContextCacheCounts {
+  uint64_t restored_tokens = 0;
+  uint64_t saved_tokens = 0;  // in packs that have their name
+  uint64_t saved_bytes = 0;
+  uint64_t damaged_packs = 0;  // found to be wrong while restoring, and removed
+};
+
+/// Saves a sequence while it is read: extent by extent on the calling thread, which copies bytes to
+/// the page cache, and every 4,096 positions on a thread of its own, which waits for the disk. One
+/// caller at a time.
+class ContextCache {
+ public:
+  /// Errors: those of PackDirectory::open.
+  ContextCache(const ContextCacheOptions& options, const KvCache& cache,
+               const tiers::Hash128& model, std::string model_name);
+  /// Waits for nothing that is not in the middle of a system call: what has no name yet is lost.
+  ~ContextCache();
+
+  /// The longest saved beginning of `tokens`, as a sequence. A pack that turns out to be damaged is
+  /// removed and less of it is used. Errors: kIo, kDoesNotFit.
+  Sequence restore(KvCache& cache, std::span<const int32_t> tokens);
+
+  /// `tokens` are about to be read by `sequence`, which holds what restore() gave or what the last
+  /// call was about: from now on save_closed() saves what is new.
+  void begin(const Sequence& sequence, std::span<const int32_t> tokens);
+  /// After a step: saves the extents that are complete.
+  void save_closed(KvCache& cache, const Sequence& sequence);
+  /// Saves the rest of the sequence and waits until all of it is on the disk. Where `session` is
+  /// not empty, the packs get its name. Errors: those of PackDirectory::pin.
+  void finish(KvCache& cache, const Sequence& sequence, const std::string& session = "");
+
+  /// Why saving ended before its end; empty where it did not.
+  std::string problem() const;
+  ContextCacheCounts counts() const;
+
+ private:
+  void start_run(uint32_t first_pos);
+  void write_extent(KvCache& cache, const Sequence& sequence, uint32_t extent);
+  void publish_loop();
+  void give_up(const Error& error);
+  void wait_published();
+
+  ContextCacheOptions options_;
+  std::string model_name_;
+  tiers::PackShape shape_;
+  tiers::PackDirectory directory_;  // under mutex_ once the thread runs
+
+  // The text, and the run of it that is being saved: tokens_[first_pos_, run_end_).
+  std::vector<int32_t> tokens_;
+  std::optional<tiers::PackWriter> writer_;
+  uint32_t first_pos_ = 0;
+  uint32_t run_end_ = 0;
+  uint32_t next_extent_ = 0;  // of the text
+  uint32_t saved_end_ = 0;    // positions before it are saved, or on their way
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<tiers::PackWriter> sealed_;  // to be published
+  bool is_publishing_ = false;
+  bool ends_ = false;
+  std::string problem_;
+  ContextCacheCounts counts_;
+  std::thread publisher_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,201 @@
+#include "engine/panel_reader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "tiers/open_io.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr uint32_t kPiecesPerThread = 4;  // of what has arrived: evens out a slower core
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Opens a shard anew by its descriptor: the path may name another file by now.
+tiers::File open_shard(int descriptor) {
+  const std::string path = fmt::format("/proc/self/fd/{}", descriptor);
+  tiers::File file = tiers::File::open_for_reading(path, true);
+  if (file.alignment() <= kReadAlignment) return file;
+  return tiers::File::open_for_reading(path, false);
+}
+
+}  // namespace
+
+uint64_t read_buffer_bytes(uint64_t run_bytes) {
+  return round_up(run_bytes, kReadAlignment) + kReadAlignment;
+}
+
+std::unique_ptr<tiers::Io> make_weight_io(uint32_t depth) {
+  std::string notice;  // WeightReadCounts::back_end says which one it became
+  return tiers::open_io(tiers::IoChoice::kAuto, depth, notice);
+}
+
+PanelReader::PanelReader(const GgufFile& file, const MakeIo& make_io, uint32_t n_buffers,
+                         uint64_t buffer_bytes)
+    : file_(file),
+      memory_(HostMemory::reserve(n_buffers * buffer_bytes)),
+      io_(make_io ? make_io(n_buffers) : make_weight_io(n_buffers)) {
+  STRATA_CHECK(n_buffers > 0 && buffer_bytes % kReadAlignment == 0, "%u buffers of %lu", n_buffers,
+               static_cast<unsigned long>(buffer_bytes));
+  files_.reserve(file.n_shards());
+  for (uint32_t shard = 0; shard < file.n_shards(); ++shard) {
+    files_.push_back(open_shard(file.shard(shard).descriptor));
+    io_files_.push_back(io_->add_file(files_.back()));
+  }
+  io_->prepare_memory({memory_.data(), n_buffers * buffer_bytes});
+  buffers_.resize(n_buffers);
+  for (uint32_t idx = 0; idx < n_buffers; ++idx)
+    buffers_[idx].memory = memory_.data() + idx * buffer_bytes;
+  for (auto* list : {&free_, &arrived_}) list->reserve(n_buffers);
+  for (uint32_t idx = n_buffers; idx > 0; --idx) free_.push_back(idx - 1);
+  counts_.back_end = io_->name();
+  queued_.reserve(n_buffers);
+  completions_.resize(n_buffers);
+}
+
+PanelReader::~PanelReader() {
+  if (io_->in_flight() > 0) io_->wait(completions_, std::chrono::microseconds(0));
+  if (io_->in_flight() > 0 || n_lost_ > 0) memory_.abandon();
+}
+
+void PanelReader::start(const PanelRun& run, PackTarget& target) {
+  STRATA_CHECK(can_start(), "%zu buffers are all in use", buffers_.size());
+  const uint32_t idx = free_.back();
+  free_.pop_back();
+  Buffer& buffer = buffers_[idx];
+  const uint32_t shard = run.tensor->shard;
+  const uint64_t alignment = files_[shard].alignment();
+  const uint64_t begin = run.file_offset / alignment * alignment;
+  const uint64_t bytes = round_up(run.file_offset + run.file_bytes, alignment) - begin;
+  buffer.run = &run;
+  buffer.target = &target;
+  buffer.skip_bytes = run.file_offset - begin;
+  buffer.is_busy = true;
+  queued_.push_back({.op = tiers::IoOp::kRead,
+                     .file = io_files_[shard],
+                     .offset = begin,
+                     .memory = buffer.memory,
+                     .bytes = static_cast<uint32_t>(bytes),
+                     .id = idx});
+  counts_.read_bytes += bytes;
+}
+
+void PanelReader::abandon(const PackTarget& target) {
+  for (Buffer& buffer : buffers_)
+    if (buffer.is_busy && buffer.target == &target) buffer.target = nullptr;
+}
+
+void PanelReader::submit() {
+  if (queued_.empty()) return;
+  const uint32_t n_taken = io_->submit(queued_);
+  queued_.erase(queued_.begin(), queued_.begin() + n_taken);
+}
+
+void PanelReader::set_free(uint32_t buffer_idx) {
+  buffers_[buffer_idx].is_busy = false;
+  free_.push_back(buffer_idx);
+}
+
+/// The range around a file's last run may end behind the file: the device then moves less than was
+/// asked for, and all that is wanted.
+void PanelReader::receive(const tiers::IoCompletion& completion) {
+  using tiers::IoStatus;
+  const auto idx = static_cast<uint32_t>(completion.id);
+  Buffer& buffer = buffers_[idx];
+  STRATA_CHECK(buffer.is_busy, "buffer %u has no read", idx);
+  ++counts_.n_reads;
+  const bool is_whole = completion.status == IoStatus::kOk ||
+                        (completion.status == IoStatus::kEndedEarly &&
+                         completion.bytes >= buffer.skip_bytes + buffer.run->file_bytes);
+  if (buffer.target != nullptr && is_whole) return arrived_.push_back(idx);
+  if (buffer.target == nullptr) {
+    ++counts_.n_abandoned;
+  } else if (buffer.target->failed_run == nullptr) {
+    buffer.target->failed_run = buffer.run;
+    buffer.target->failure = completion;
+  }
+  buffer.target = nullptr;
+  if (completion.status == IoStatus::kTimedOut)
+    ++n_lost_;  // the device may still write into it
+  else
+    set_free(idx);
+}
+
+void PanelReader::pack_arrived(ThreadPool& pool) {
+  uint32_t n_panels = 0;
+  for (const uint32_t idx : arrived_) n_panels += buffers_[idx].run->n_panels();
+  const uint32_t grain = std::max<uint32_t>(1, n_panels / (pool.size() * kPiecesPerThread));
+  pool.for_each(n_panels, grain, [&](uint64_t begin, uint64_t end, uint32_t) {
+    uint64_t first = 0;  // of this run in the joined panels
+    for (const uint32_t idx : arrived_) {
+      const Buffer& buffer = buffers_[idx];
+      const PanelRun& run = *buffer.run;
+      const uint64_t last = first + run.n_panels();
+      const uint64_t from = std::max(begin, first);
+      const uint64_t to = std::min(end, last);
+      if (from < to)
+        pack_run(run, run.panel_begin + static_cast<uint32_t>(from - first),
+                 run.panel_begin + static_cast<uint32_t>(to - first),
+                 {buffer.memory + buffer.skip_bytes, run.file_bytes}, buffer.target->memory);
+      first = last;
+    }
+  });
+  for (const uint32_t idx : arrived_) {
+    --buffers_[idx].target->n_missing;
+    set_free(idx);
+  }
+  arrived_.clear();
+}
+
+uint32_t PanelReader::collect(ThreadPool& pool, std::chrono::microseconds timeout) {
+  submit();
+  const auto start = Clock::now();
+  const uint32_t n = io_->wait(completions_, timeout);
+  if (timeout.count() > 0) counts_.wait_seconds += seconds_since(start);
+  for (uint32_t i = 0; i < n; ++i) receive(completions_[i]);
+  if (!arrived_.empty()) {
+    const auto pack_start = Clock::now();
+    pack_arrived(pool);
+    counts_.pack_seconds += seconds_since(pack_start);
+  }
+  return n;
+}
+
+void PanelReader::fail(const PackTarget& target, std::chrono::milliseconds deadline) const {
+  using tiers::IoStatus;
+  if (target.failed_run != nullptr && target.failure.status == IoStatus::kEndedEarly)
+    throw Error(ErrorCode::kIo,
+                fmt::format("wanted {} bytes of weights, found the end of the file: it was cut "
+                            "short after it was opened",
+                            target.failed_run->file_bytes),
+                run_place(file_, *target.failed_run),
+                "do not change a model file while it is in use; start again");
+  if (target.failed_run != nullptr)
+    throw Error(ErrorCode::kIo,
+                fmt::format("cannot read {} bytes of weights: {}", target.failed_run->file_bytes,
+                            tiers::io_status_name(target.failure.status)),
+                run_place(file_, *target.failed_run),
+                std::string(tiers::io_status_cause(target.failure.status)));
+  // The read that is missing, or one that keeps the buffer it would need.
+  auto waiting = std::ranges::find_if(
+      buffers_, [&](const Buffer& buffer) { return buffer.is_busy && buffer.target == &target; });
+  if (waiting == buffers_.end()) waiting = std::ranges::find(buffers_, true, &Buffer::is_busy);
+  throw Error(
+      ErrorCode::kIo,
+      fmt::format("the disk has not answered a read of weights for {:.1f} s",
+                  std::chrono::duration<double>(deadline).count()),
+      waiting != buffers_.end() ? run_place(file_, *waiting->run) : std::string(file_.path()),
+      "check the disk that holds the model file");
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,116 @@
+// engine/panel_reader.h - reads runs of panels past the page cache and packs them.
+// Why: a run's file bytes stand at no aligned place, so the enclosing aligned range is read into a
+// buffer of a small ring; packing empties the buffer, and the disk goes on with the others.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/host_memory.h"
+#include "base/thread_pool.h"
+#include "engine/panel_run.h"
+#include "tiers/file.h"
+#include "tiers/io.h"
+
+namespace strata::engine {
+
+/// Offsets, lengths and addresses of reads are multiples of this. A device that demands more is
+/// read through the page cache.
+inline constexpr uint64_t kReadAlignment = 4096;
+inline constexpr uint32_t kReadBuffersMax = 32;  // reads in flight or waiting to be packed
+inline constexpr std::chrono::milliseconds kReadDeadline{10'000};
+
+/// A buffer that holds the aligned range around any run of at most `run_bytes`.
+uint64_t read_buffer_bytes(uint64_t run_bytes);
+
+/// Makes the back end that reads weights; `depth` transfers in flight at most.
+using MakeIo = std::function<std::unique_ptr<tiers::Io>(uint32_t depth)>;
+std::unique_ptr<tiers::Io> make_weight_io(uint32_t depth);
+
+/// What reading has cost so far.
+struct WeightReadCounts {
+  std::string_view back_end;  // Io::name
+  uint64_t read_bytes = 0;    // asked of the disk, the over-read for alignment included
+  uint64_t n_reads = 0;       // that have ended
+  uint64_t n_stalls = 0;      // layers that were not there when the walk came to them
+  double wait_seconds = 0;    // in which the walk did nothing but wait for the disk
+  double pack_seconds = 0;    // in which the walk's threads packed
+  uint64_t n_abandoned = 0;   // reads whose bytes nobody wanted any more
+};
+
+/// A group of matrices that is being packed: where, and what is still missing.
+struct PackTarget {
+  std::byte* memory = nullptr;
+  uint64_t n_missing = 0;                // runs that are not packed yet
+  const PanelRun* failed_run = nullptr;  // the first whose read failed
+  tiers::IoCompletion failure{};
+};
+
+/// One caller at a time. Nothing is allocated after the constructor.
+class PanelReader {
+ public:
+  /// Opens the shards of `file`, which must outlive the reader, for direct reads. Errors: kIo,
+  /// kOutOfMemory.
+  PanelReader(const GgufFile& file, const MakeIo& make_io, uint32_t n_buffers,
+              uint64_t buffer_bytes);
+  /// Waits for nothing: where reads are in flight, their buffers stay with them until the process
+  /// ends.
+  ~PanelReader();
+  PanelReader(const PanelReader&) = delete;
+  PanelReader& operator=(const PanelReader&) = delete;
+
+  /// Whether a buffer is free for start().
+  bool can_start() const { return !free_.empty(); }
+  /// Begins to read a run, which is packed into `target` by a later collect(). Both must stay where
+  /// they are until then, or until the target is abandoned.
+  void start(const PanelRun& run, PackTarget& target);
+  /// Hands what start() has queued to the disk; collect() does so too.
+  void submit();
+  /// Forgets the target: what is in flight for it is thrown away when it arrives.
+  void abandon(const PackTarget& target);
+
+  /// Takes what has arrived, waiting at most `timeout` for the first, and packs it with the threads
+  /// of `pool`. Returns how many reads have ended, failed ones included: a failure is noted in its
+  /// target.
+  uint32_t collect(ThreadPool& pool, std::chrono::microseconds timeout);
+  uint32_t n_in_flight() const { return io_->in_flight() + static_cast<uint32_t>(queued_.size()); }
+
+  /// Throws Error(kIo) for the target's failed read, or where none failed for one that has not come
+  /// back within `deadline`.
+  [[noreturn]] void fail(const PackTarget& target, std::chrono::milliseconds deadline) const;
+
+  const WeightReadCounts& counts() const { return counts_; }
+  void count_stall() { ++counts_.n_stalls; }
+
+ private:
+  struct Buffer {
+    std::byte* memory = nullptr;
+    const PanelRun* run = nullptr;
+    PackTarget* target = nullptr;  // null: abandoned
+    uint64_t skip_bytes = 0;       // from the aligned offset to the run
+    bool is_busy = false;
+  };
+  void receive(const tiers::IoCompletion& completion);
+  void pack_arrived(ThreadPool& pool);
+  void set_free(uint32_t buffer_idx);
+
+  const GgufFile& file_;
+  HostMemory memory_;
+  std::vector<tiers::File> files_;  // by shard
+  std::vector<tiers::IoFile> io_files_;
+  std::unique_ptr<tiers::Io> io_;
+  std::vector<Buffer> buffers_;
+  std::vector<uint32_t> free_;
+  std::vector<uint32_t> arrived_;
+  std::vector<tiers::IoRequest> queued_;
+  std::vector<tiers::IoCompletion> completions_;
+  uint32_t n_lost_ = 0;  // buffers that a hung device keeps
+  WeightReadCounts counts_;
+};
+
+}  // namespace strata::engine

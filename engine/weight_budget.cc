@@ -1,0 +1,75 @@
+#include "engine/weight_budget.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "engine/byte_text.h"
+#include "engine/panel_reader.h"
+
+namespace strata::engine {
+namespace {
+
+/// `n_streamed` of n layers, each run of resident ones as long as the others or one longer.
+std::vector<uint8_t> spread(uint64_t n_streamed, uint64_t n) {
+  std::vector<uint8_t> is_streamed(n);
+  for (uint64_t i = 0; i < n; ++i)
+    is_streamed[i] = (i + 1) * n_streamed / n > i * n_streamed / n ? 1 : 0;
+  return is_streamed;
+}
+
+}  // namespace
+
+uint32_t WeightPlan::n_streamed() const {
+  return static_cast<uint32_t>(std::ranges::count(is_streamed, 1));
+}
+
+WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<uint8_t> is_streamed) {
+  WeightPlan plan;
+  plan.is_streamed = std::move(is_streamed);
+  plan.resident_bytes = sizes.always_bytes;
+  uint32_t n_runs_max = 0;
+  uint64_t run_bytes_max = 0;
+  for (size_t i = 0; i < sizes.layers.size(); ++i) {
+    const LayerSize& layer = sizes.layers[i];
+    if (plan.is_streamed[i] == 0) {
+      plan.resident_bytes += layer.packed_bytes;
+      continue;
+    }
+    plan.slot_bytes = std::max(plan.slot_bytes, layer.packed_bytes);
+    n_runs_max = std::max(n_runs_max, layer.n_runs);
+    run_bytes_max = std::max(run_bytes_max, layer.run_bytes_max);
+  }
+  plan.n_slots = std::min(kWeightSlots, plan.n_streamed());
+  if (plan.n_slots == 0) return plan;
+  plan.n_buffers = std::min(kReadBuffersMax, plan.n_slots * n_runs_max);
+  plan.buffer_bytes = read_buffer_bytes(run_bytes_max);
+  return plan;
+}
+
+uint64_t smallest_weight_budget(const WeightSizes& sizes) {
+  uint64_t smallest = std::numeric_limits<uint64_t>::max();
+  const size_t n_layers = sizes.layers.size();
+  for (size_t n_streamed = 0; n_streamed <= n_layers; ++n_streamed)
+    smallest =
+        std::min(smallest, weight_plan_of(sizes, spread(n_streamed, n_layers)).total_bytes());
+  return smallest;
+}
+
+WeightPlan plan_weights(const WeightSizes& sizes, uint64_t budget_bytes) {
+  const size_t n_layers = sizes.layers.size();
+  for (size_t n_streamed = 0; n_streamed <= n_layers; ++n_streamed) {
+    WeightPlan plan = weight_plan_of(sizes, spread(n_streamed, n_layers));
+    if (budget_bytes == 0 || plan.total_bytes() <= budget_bytes) return plan;
+  }
+  const uint64_t smallest = smallest_weight_budget(sizes);
+  throw Error(ErrorCode::kDoesNotFit,
+              fmt::format("the weights need {} even where every layer that can be is streamed from "
+                          "the file, --weights-dram allows {}",
+                          bytes_text(smallest), bytes_text(budget_bytes)),
+              "--weights-dram", fmt::format("use --weights-dram {}", size_argument(smallest)));
+}
+
+}  // namespace strata::engine

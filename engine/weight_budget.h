@@ -1,0 +1,53 @@
+// engine/weight_budget.h - which layers' weights stay in DRAM and which are streamed from the model
+// file: a pure function of their sizes and a budget.
+// Why spread: a streamed layer is read while the layers before it compute, so the disk is busy all
+// the time only where streamed and resident layers alternate.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace strata::engine {
+
+/// Layers in memory at once of those that are streamed: one computes, the next one is filled.
+inline constexpr uint32_t kWeightSlots = 2;
+
+struct LayerSize {
+  uint64_t packed_bytes = 0;   // of its matrices
+  uint32_t n_runs = 0;         // reads that bring them
+  uint64_t run_bytes_max = 0;  // of the largest of those
+};
+
+struct WeightSizes {
+  /// Never streamed. The embedding, of which a step reads single rows. The output head: it is the
+  /// only piece of its size, so a slot for it would take what it takes. Norms and biases: a few KiB
+  /// per layer that reads of their own would cost more than they hold.
+  uint64_t always_bytes = 0;
+  std::vector<LayerSize> layers;
+};
+
+struct WeightPlan {
+  std::vector<uint8_t> is_streamed;  // per layer
+  uint64_t resident_bytes = 0;       // with what is never streamed
+  uint32_t n_slots = 0;              // 0: everything is resident
+  uint64_t slot_bytes = 0;
+  uint32_t n_buffers = 0;  // that reads end in before they are packed
+  uint64_t buffer_bytes = 0;
+
+  uint64_t total_bytes() const {
+    return resident_bytes + n_slots * slot_bytes + n_buffers * buffer_bytes;
+  }
+  uint32_t n_streamed() const;
+};
+
+/// The plan in which exactly these layers are streamed.
+WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<uint8_t> is_streamed);
+
+/// The plan with the fewest streamed layers, evenly spread, that stays within the budget (0 = no
+/// limit). Errors: kDoesNotFit, with the smallest budget that would do.
+WeightPlan plan_weights(const WeightSizes& sizes, uint64_t budget_bytes);
+
+/// The smallest budget that plan_weights() accepts.
+uint64_t smallest_weight_budget(const WeightSizes& sizes);
+
+}  // namespace strata::engine

@@ -1,0 +1,108 @@
+// engine/weight_stream.h - layers whose weights come from the model file in every step, one layer
+// ahead of the walk.
+// How: the streamed layers follow one another in a circle, for a step begins where the last one
+// ended. Runs of the next layer are read into a ring of buffers while the walk computes
+// (engine/panel_reader.h); between two operations the walk's threads pack what has arrived into the
+// free slot.
+//
+//   slot: free -> filling (reads begin) -> full (all packed) -> leased -> free
+//         filling, full -> free where the walk goes on at another layer than the next one
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "engine/layer_weights.h"
+#include "engine/panel_reader.h"
+
+namespace strata::engine {
+
+struct WeightSlot;
+
+/// The right to read a layer's weights: nothing overwrites them while it lives. Movable; must go
+/// before the model does.
+class LayerLease {
+ public:
+  LayerLease() = default;
+  /// Of weights that always stay.
+  explicit LayerLease(const LayerWeights& resident) : weights_(&resident) {}
+  explicit LayerLease(WeightSlot& slot);
+  LayerLease(LayerLease&& other) noexcept;
+  LayerLease& operator=(LayerLease&& other) noexcept;
+  ~LayerLease() { release(); }
+
+  const LayerWeights& operator*() const { return *weights_; }  // not of an empty lease
+  void release();
+
+ private:
+  const LayerWeights* weights_ = nullptr;
+  WeightSlot* slot_ = nullptr;  // null: resident
+};
+
+struct StreamedLayer {
+  uint32_t layer = 0;
+  LayerWeights weights;                  // vectors in place; matrices without bytes
+  std::vector<uint64_t> matrix_offsets;  // in a slot, as kLayerMatrices
+  std::vector<PanelRun> runs;            // in the order of use
+};
+
+/// One thread, for a ring knows its issuer: the first that calls. take() and read_ahead() allocate
+/// nothing.
+class WeightStream {
+ public:
+  /// `slot_memory` is n_slots * slot_bytes that the caller keeps. Errors: those of PanelReader.
+  WeightStream(const GgufFile& file, std::unique_ptr<PanelReader> reader,
+               std::vector<StreamedLayer> layers, uint32_t n_layers,
+               std::span<std::byte> slot_memory, uint64_t slot_bytes,
+               std::chrono::milliseconds deadline);
+  ~WeightStream();
+
+  bool is_streamed(uint32_t layer) const { return order_[layer] != kResident; }
+
+  /// Blocks until all of the layer's weights are there. At most one slot may be leased. Errors: kIo
+  /// naming file, tensor and offset: a read failed, the file was cut short or written to, or the
+  /// disk has not answered within the deadline. The next call begins anew.
+  LayerLease take(uint32_t layer, ThreadPool& pool);
+
+  /// Packs what has arrived and asks for more. Does not wait for the disk.
+  void read_ahead(ThreadPool& pool);
+
+  const WeightReadCounts& counts() const { return reader_->counts(); }
+
+ private:
+  static constexpr uint32_t kResident = UINT32_MAX;
+
+  WeightSlot* slot_of(uint32_t at);
+  void restart(uint32_t at);
+  void stop_reading();
+  bool fill_next_slot();
+  void start_reads();
+  void wait_until_full(WeightSlot& slot, ThreadPool& pool);
+  void check_file_of(const StreamedLayer& layer) const;
+
+  const GgufFile& file_;
+  const std::chrono::milliseconds deadline_;
+  std::vector<StreamedLayer> layers_;
+  std::vector<uint32_t> order_;  // layer -> its place in layers_, or kResident
+  std::vector<WeightSlot> slots_;
+  WeightSlot* filling_ = nullptr;  // whose reads are not all started
+  uint32_t next_ = 0;              // place of the layer that the next free slot gets
+  bool is_reading_ = true;         // false after a failure, until the walk asks again
+  std::unique_ptr<PanelReader> reader_;
+};
+
+struct WeightSlot {
+  enum class State : uint8_t { kFree, kFilling, kFull, kLeased };
+  State state = State::kFree;
+  uint32_t at = 0;        // place of its layer in the circle, where not free
+  uint32_t next_run = 0;  // the first run that is not started
+  PackTarget target;
+  LayerWeights weights;
+  uint64_t bytes = 0;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,253 @@
+// Weights that come from the file in every step: the same bits as weights that stay, one layer
+// ahead, and one clear error where they do not come.
+#include "engine/weight_stream.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <random>
+
+#include "base/error.h"
+#include "engine/engine.h"
+#include "tests/engine/scripted_io.h"
+#include "tests/engine/thrown_error.h"
+#include "tests/engine/tiny_engine.h"
+#include "tests/engine/zoo_fixture.h"
+
+namespace strata::engine {
+namespace {
+
+using testing::draw_weights;
+using testing::expect_error;
+using testing::IoScript;
+using testing::Logits;
+using testing::make_scripted;
+using testing::make_small_model;
+using testing::ModelFile;
+using testing::random_tokens;
+using testing::TemporaryModel;
+using testing::ZooWalk;
+
+constexpr uint32_t kSeed = 20261125;
+
+WeightPlan streaming(const GgufFile& file, std::vector<uint8_t> is_streamed) {
+  return weight_plan_of(weight_sizes(file, read_model_spec(file)), std::move(is_streamed));
+}
+
+std::vector<uint32_t> bits_of(const Logits& logits) {
+  std::vector<uint32_t> bits;
+  for (const auto& row : logits)
+    for (const float value : row) bits.push_back(std::bit_cast<uint32_t>(value));
+  return bits;
+}
+
+/// A prompt in two chunks and three decoded tokens.
+std::vector<uint32_t> walked_bits(const Model& model, uint32_t n_threads) {
+  const auto tokens = random_tokens(36, model.shape().vocab_size, kSeed);
+  ZooWalk walk(
+      model,
+      {.kernels = cpu_attn::available_kernels().back(), .n_threads = n_threads, .chunk_rows = 17});
+  Sequence sequence = walk.sequence();
+  Logits logits = walk.feed(sequence, std::span(tokens).first(33));
+  for (uint32_t i = 33; i < 36; ++i)
+    logits.push_back(walk.feed(sequence, std::span(tokens).subspan(i, 1)).front());
+  return bits_of(logits);
+}
+
+/// Law L1: where weights lay changes no bit.
+TEST(WeightStream, GivesTheBitsOfResidentWeightsOnEveryModelOfTheZoo) {
+  std::mt19937 random(kSeed);
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  for (const auto& member : makers::zoo()) {
+    SCOPED_TRACE(member.model.name);
+    const ModelFile written(member.model);
+    const GgufFile file = written.open();
+    const std::vector<uint32_t> wanted = walked_bits(testing::load_model(file), 1);
+    for (const uint32_t n_threads : {1u, 2u}) {
+      std::vector<uint8_t> is_streamed(read_model_spec(file).shape.n_layers);
+      for (uint8_t& streamed : is_streamed) streamed = random() % 3 != 0 ? 1 : 0;
+      is_streamed[random() % is_streamed.size()] = 1;
+      WeightOptions options;
+      options.plan = streaming(file, is_streamed);
+      options.load = n_threads == 1 ? LoadMode::kDirect : LoadMode::kMapped;
+      ThreadPool pool(1);
+      const Model model = Model::load(file, read_model_spec(file), pool, {}, options);
+      EXPECT_EQ(walked_bits(model, n_threads), wanted) << n_threads << " threads";
+      EXPECT_GT(model.read_counts().read_bytes, 0u);
+      EXPECT_EQ(model.load_report().used, options.load);
+    }
+  }
+}
+
+/// Six layers of which all are streamed, by a scripted disk.
+struct StreamedModel {
+  explicit StreamedModel(std::chrono::milliseconds deadline = kReadDeadline, uint32_t depth = 1000)
+      : written(small()), file(GgufFile::open(written.path())), pool(2) {
+    script->depth = depth;
+    WeightOptions options;
+    options.plan = streaming(file, std::vector<uint8_t>(6, 1));
+    options.make_io = make_scripted(script);
+    options.deadline = deadline;
+    model = std::make_unique<Model>(Model::load(file, read_model_spec(file), pool, {}, options));
+    const KernelTable* kernels = cpu_attn::available_kernels().back();
+    walk = std::make_unique<ZooWalk>(*model, testing::WalkSetting{.kernels = kernels});
+    ThreadPool one(1);
+    const Model resident = Model::load(file, read_model_spec(file), one);
+    ZooWalk other(resident, {.kernels = kernels});
+    wanted = bits_of(other.feed_all(tokens));
+  }
+  static testing::SmallModel small() {
+    testing::SmallModel small = make_small_model({.n_layers = 6});
+    draw_weights(small, 3);
+    return small;
+  }
+  std::vector<uint32_t> walked() { return bits_of(walk->feed_all(tokens)); }
+
+  const std::vector<int32_t> tokens = {1, 2, 3, 4, 5};
+  std::shared_ptr<IoScript> script = std::make_shared<IoScript>();
+  TemporaryModel written;
+  GgufFile file;
+  ThreadPool pool;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<ZooWalk> walk;
+  std::vector<uint32_t> wanted;
+};
+
+TEST(WeightStream, TheNextLayerIsReadWhileOneIsLeased) {
+  StreamedModel of;
+  const uint64_t n_before = of.script->n_ended;  // the loader's
+  LayerLease first = of.model->take_layer(0, of.pool);
+  for (int i = 0; i < 100; ++i) of.model->read_ahead(of.pool);
+  EXPECT_EQ(of.script->n_ended - n_before, 14u);  // seven matrices of two layers, and no more
+  const uint64_t n_submitted = of.script->n_submitted;
+  of.script->holds = true;
+  LayerLease second = of.model->take_layer(1, of.pool);  // waits for nothing
+  EXPECT_EQ(of.model->read_counts().n_stalls, 1u);       // layer 0
+  first.release();
+  of.model->read_ahead(of.pool);
+  EXPECT_EQ(of.script->n_submitted, n_submitted + 7);  // layer 2, while layer 1 is leased
+  of.script->holds = false;
+}
+
+TEST(WeightStream, ALeaseKeepsItsWeightsWhileOthersAreRead) {
+  StreamedModel of;
+  const LayerLease lease = of.model->take_layer(0, of.pool);
+  const PackedMatrix& down = (*lease).ffn_down;
+  const std::vector<std::byte> before(down.bytes, down.bytes + down.total_bytes());
+  for (uint32_t layer = 1; layer < 6; ++layer) {
+    LayerLease other = of.model->take_layer(layer, of.pool);
+    EXPECT_NE((*other).ffn_down.bytes, down.bytes);
+    other.release();
+    of.model->read_ahead(of.pool);
+  }
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), down.bytes));
+}
+
+TEST(WeightStream, LayersMayBeTakenInAnyOrder) {
+  StreamedModel of;
+  ThreadPool one(1);
+  const Model resident = Model::load(of.file, read_model_spec(of.file), one);
+  std::mt19937 random(kSeed);
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  for (int i = 0; i < 200; ++i) {
+    const auto layer = static_cast<uint32_t>(random() % 6);
+    const LayerLease lease = of.model->take_layer(layer, of.pool);
+    for (const LayerMatrix& matrix : kLayerMatrices) {
+      const PackedMatrix& found = (*lease).*matrix.member;
+      const PackedMatrix& wanted = resident.layer(layer).*matrix.member;
+      ASSERT_TRUE(std::equal(found.bytes, found.bytes + found.total_bytes(), wanted.bytes))
+          << "layer " << layer << ", " << matrix.tensor;
+    }
+    for (auto n = random() % 4; n > 0; --n) of.model->read_ahead(of.pool);
+  }
+  EXPECT_GT(of.model->read_counts().n_abandoned, 0u);
+}
+
+TEST(WeightStream, AQueueOfOneGivesTheSameBits) {
+  StreamedModel of(kReadDeadline, 1);
+  EXPECT_EQ(of.walked(), of.wanted);
+}
+
+TEST(WeightStream, AFailedReadEndsTheStepAndTheNextOneIsWhole) {
+  for (const int64_t fail_in : {0, 3, 10, 17, 40}) {
+    SCOPED_TRACE(fail_in);
+    StreamedModel of;
+    Sequence sequence = of.walk->sequence();
+    of.script->fail_in = fail_in;
+    const StepRow row{&sequence, 1, true};
+    expect_error(
+        [&] {
+          return of.walk->step({&row, 1});
+        },
+        ErrorCode::kIo, "bytes of weights: device error", of.written.path() + ": tensor blk.");
+    EXPECT_EQ(sequence.n_pos(), 0u);
+    EXPECT_EQ(of.walked(), of.wanted);
+  }
+}
+
+TEST(WeightStream, AHungReadEndsTheStepAfterTheDeadline) {
+  StreamedModel of(std::chrono::milliseconds(200));
+  EXPECT_EQ(of.walked(), of.wanted);
+  of.script->hangs = true;
+  for (int i = 0; i < 2; ++i)
+    expect_error([&] { return of.walk->feed_all(of.tokens); }, ErrorCode::kIo,
+                 "the disk has not answered a read of weights for 0.2 s", ", offset ");
+}
+
+TEST(WeightStream, AFileCutShortWhileItRunsEndsTheStep) {
+  StreamedModel of;
+  EXPECT_EQ(of.walked(), of.wanted);
+  std::filesystem::resize_file(of.written.path(), of.file.tensors()[3].file_offset);
+  // What was read ahead is whole, but no longer the file's.
+  expect_error([&] { return of.walk->feed_all(of.tokens); }, ErrorCode::kIo, "", of.written.path());
+  expect_error([&] { return of.walk->feed_all(of.tokens); }, ErrorCode::kIo,
+               "cut short after it was opened", "offset ");
+}
+
+TEST(WeightStream, AFileWrittenToWhileItRunsEndsTheStep) {
+  StreamedModel of;
+  EXPECT_EQ(of.walked(), of.wanted);
+  const auto modified = std::filesystem::last_write_time(of.written.path());
+  std::fstream(of.written.path(), std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(static_cast<std::streamoff>(of.file.tensors()[5].file_offset))
+      .write("changed!", 8);
+  // A clock of coarse ticks may give the time of the file's making again.
+  std::filesystem::last_write_time(of.written.path(), modified + std::chrono::seconds(1));
+  expect_error([&] { return of.walk->feed_all(of.tokens); }, ErrorCode::kIo,
+               "written to after it was opened", of.written.path());
+}
+
+TEST(WeightStream, AnEngineStreamsWithinItsBudget) {
+  testing::SmallModel small = make_small_model({.n_layers = 12, .d_ff = 4096});
+  draw_weights(small, 8);
+  const TemporaryModel written(small);
+  EngineOptions options;
+  options.model_path = written.path();
+  options.n_threads = 2;
+  const auto logits_of = [](Engine& engine) {
+    Sequence sequence = engine.cache().make_sequence();
+    const StepRow row{&sequence, 3, true};
+    engine.walk().step({&row, 1});
+    const auto logits = engine.walk().logits(0);
+    return std::vector<float>(logits.begin(), logits.end());
+  };
+  Engine all = Engine::open(options);
+  all.load({});
+  const uint64_t all_bytes = all.model().weight_bytes();
+  options.weights_dram_bytes = all_bytes * 3 / 4;
+  Engine some = Engine::open(options);
+  EXPECT_GT(some.weight_plan().n_streamed(), 0u);
+  EXPECT_LT(some.weight_plan().n_streamed(), 12u);
+  some.load({});
+  EXPECT_LE(some.model().weight_bytes(), options.weights_dram_bytes);
+  EXPECT_EQ(logits_of(some), logits_of(all));
+  options.weights_dram_bytes = 1000;
+  expect_error([&] { return Engine::open(options); }, ErrorCode::kDoesNotFit,
+               "--weights-dram allows 1000 B", "--weights-dram");
+}
+
+}  // namespace
+}  // namespace strata::engine

@@ -1,0 +1,116 @@
+// A run that spills and is ended from outside, at a random moment of loading, reading or answering:
+// nothing of it is left on the disk. STRATA_KILLS sets how often (60).
+#include <gtest/gtest.h>
+
+#include <poll.h>
+
+#include <array>
+#include <cstdlib>
+#include <random>
+
+#include "tests/tiers/child_process.h"
+#include "tests/tiers/small_disk.h"
+#include "tests/tools/spilling_model.h"
+
+namespace strata::cli {
+namespace {
+
+using testing::Outcome;
+using testing::StrataProcess;
+using testing::with;
+using testing::without_json;
+using tiers::demand;
+
+enum class Phase : uint8_t { kLoad, kPrefill, kDecode };
+constexpr std::array<int, 3> kSignals = {SIGKILL, SIGINT, SIGTERM};
+constexpr std::array<const char*, 3> kPhaseNames = {"loading", "reading", "answering"};
+
+uint32_t n_kills() {
+  const char* text = std::getenv("STRATA_KILLS");
+  return text == nullptr ? 60 : static_cast<uint32_t>(std::strtoul(text, nullptr, 10));
+}
+
+class SpillKill : public testing::SpillingTest {
+ protected:
+  /// Answers with a thousand times the letter a, so that standard output shows when it answers.
+  std::vector<std::string> endless(const std::string& disk) const {
+    return without_json(with(spilling(), {"--nvme", disk, "--nvme-budget", "40MiB", "-c", "32k",
+                                          "-n", "-1", "--logit-bias", "3+99"}));
+  }
+
+  /// Starts a run and ends it; the outcome.
+  Outcome kill_once(const std::string& disk, Phase phase, int signal, std::mt19937& random) {
+    StrataProcess process(endless(disk), StrataProcess::Input::kNone);
+    uint32_t delay_ms = 30;
+    if (phase == Phase::kPrefill) {
+      if (!process.wait_for_err("loading")) demand(false, "ended: " + process.finish().err);
+      delay_ms = 200;
+    } else if (phase == Phase::kDecode) {
+      if (!process.wait_for_out("a")) demand(false, "ended: " + process.finish().err);
+      delay_ms = 100;
+    }
+    process.read_for(std::chrono::milliseconds(random() % delay_ms));
+    const double before_s = process.cpu_s();
+    process.signal(signal);
+    const Outcome outcome = process.finish();
+    demand(outcome.exit_code == (signal == SIGINT ? 130 : 128 + signal),
+           "exit code " + std::to_string(outcome.exit_code) + ": " + outcome.err);
+    // Ctrl-C ends it within a second; CPU time, which other processes do not lengthen, of its
+    // one thread.
+    if (signal == SIGINT)
+      demand(outcome.cpu_s - before_s < 1.0,
+             "worked on for " + std::to_string(outcome.cpu_s - before_s) + " s of CPU time");
+    return outcome;
+  }
+
+  /// The kernel may give a ring's file back a moment after the process has ended.
+  static void demand_free(const std::string& disk, uint64_t wanted) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    uint64_t found = tiers::free_bytes(disk);
+    for (; found < wanted && std::chrono::steady_clock::now() < end;
+         found = tiers::free_bytes(disk))
+      ::poll(nullptr, 0, 5);
+    demand(found >= wanted,
+           "of " + std::to_string(wanted) + " bytes, " + std::to_string(found) + " are free again");
+  }
+
+  void kill_runs(const std::string& disk, bool is_own_disk) {
+    const uint32_t seed = std::random_device{}();
+    std::mt19937 random(seed);
+    const std::string spill = disk + "/spill";
+    std::filesystem::create_directories(spill);
+    const uint64_t n_free = is_own_disk ? tiers::free_bytes(disk) : 0;
+    for (uint32_t i = 0; i < n_kills(); ++i) {
+      const auto phase = static_cast<Phase>(i % 3);
+      const int signal = kSignals[i / 3 % 3];
+      const std::string what = "seed " + std::to_string(seed) + ", kill " + std::to_string(i) +
+                               " (signal " + std::to_string(signal) + ", " + kPhaseNames[i % 3] +
+                               "): ";
+      try {
+        kill_once(spill, phase, signal, random);
+        demand(testing::n_entries(spill) == 0, "left a file");
+        if (is_own_disk) demand_free(disk, n_free);
+        demand(!HasFailure(), "see above");
+      } catch (const tiers::NotPossibleHere&) {
+        throw;
+      } catch (const std::exception& failure) {
+        demand(false, what + failure.what());
+      }
+    }
+  }
+};
+
+TEST_F(SpillKill, LeavesNothingAndGivesTheDiskBack) {
+  const std::string report =
+      tiers::run_in_child([&] { kill_runs(tiers::mount_small_disk(folder_.path("")), true); });
+  if (!report.starts_with("SKIP ")) {
+    EXPECT_EQ(report, "");
+    return;
+  }
+  EXPECT_NO_THROW(kill_runs(folder_.path(""), false));
+  GTEST_SKIP() << "nothing was left, but nobody looked at the disk's free bytes: "
+               << report.substr(5);
+}
+
+}  // namespace
+}  // namespace strata::cli

@@ -1,0 +1,245 @@
+// `run` whose K and V do not fit into memory, as a user meets it: the answer, what is reported, and
+// refusals whose remedies work.
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <sstream>
+
+#include "tests/tiers/child_process.h"
+#include "tests/tiers/small_disk.h"
+#include "tests/tools/spilling_model.h"
+
+namespace strata::cli {
+namespace {
+
+using testing::kNotPrepared;
+using testing::Launch;
+using testing::Outcome;
+using testing::run_strata;
+using testing::StrataProcess;
+using testing::with;
+using testing::without_json;
+
+class SpillRun : public testing::SpillingTest {
+ protected:
+  static size_t n_lines_with(const std::string& text, const std::string& part) {
+    std::istringstream lines(text);
+    size_t n = 0;
+    for (std::string line; std::getline(lines, line);) n += line.find(part) != std::string::npos;
+    return n;
+  }
+
+  /// One line that names the fault; no answer taken for a whole one.
+  static void expect_one_error(const Outcome& outcome, int code, const std::string& what) {
+    EXPECT_EQ(outcome.exit_code, code) << outcome.err;
+    EXPECT_EQ(n_lines_with(outcome.err, "error: "), 1u) << outcome.err;
+    EXPECT_NE(outcome.err.find(what), std::string::npos) << outcome.err;
+    EXPECT_NE(outcome.err.find("(remedy: "), std::string::npos) << outcome.err;
+  }
+
+  /// Fills a disk up to so many bytes.
+  static void leave_free(const std::string& disk, uint64_t bytes) {
+    const int ballast = ::open((disk + "/ballast").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    const auto filled = static_cast<off_t>(tiers::free_bytes(disk) - bytes);
+    tiers::demand(::posix_fallocate(ballast, 0, filled) == 0, "cannot fill the disk");
+    ::close(ballast);
+  }
+
+  /// Refused with one line; then every change that its remedy names is made, alone, and works.
+  void expect_remedies_work(const std::vector<std::string>& arguments, const std::string& where,
+                            const std::vector<std::string>& options) {
+    const Outcome refused = run_strata(without_json(arguments));
+    expect_line(refused, {3, "does_not_fit", {}, where, ""});
+    expect_object(run_strata(arguments), {3, "does_not_fit", {}, where, ""});
+    const std::string remedy = refused.err.substr(refused.err.rfind("(remedy: "));
+    for (const std::string& option : options) {
+      const size_t at = remedy.find(option + " ");
+      ASSERT_NE(at, std::string::npos) << refused.err;
+      const size_t begin = at + option.size() + 1;
+      const std::string value = remedy.substr(begin, remedy.find_first_of(",)\n", begin) - begin);
+      std::vector<std::string> followed = with(arguments, {option, value});
+      // A smaller context does not hold the prompt, which is another matter.
+      if (option == "-c") std::ranges::replace(followed, prompt_, folder_.write("short", "abc"));
+      EXPECT_EQ(run_strata(followed).exit_code, 0) << option << " " << value << "\n" << refused.err;
+    }
+  }
+};
+
+TEST_F(SpillRun, GivesTheTokensOfARunInMemoryByEveryBackEnd) {
+  const std::string expected = tokens_of(run_strata(in_memory()));
+  ASSERT_GT(expected.size(), 40u);
+  for (const std::string io : {"auto", "threads"})
+    EXPECT_EQ(tokens_of(run_strata(spilling({"--io", io}))), expected) << io;
+  // Another prompt gives other tokens: the answer does depend on what was read back.
+  EXPECT_NE(tokens_of(run_strata(in_memory(prompt(12)))), expected);
+}
+
+TEST_F(SpillRun, GivesTheTokensOfARunInMemoryByARing) {
+  const Outcome outcome = run_strata(spilling({"--io", "io_uring"}));
+  if (outcome.exit_code == 1 && outcome.out.find("io_uring") != std::string::npos)
+    GTEST_SKIP() << "no io_uring here: " << outcome.out;
+  EXPECT_EQ(tokens_of(outcome), tokens_of(run_strata(in_memory())));
+  EXPECT_EQ(object_of(outcome)["tiers"]["nvme"]["io"], "io_uring");
+}
+
+TEST_F(SpillRun, ReportsWhatLayWhereAndWhatMoved) {
+  const auto answer = object_of(run_strata(spilling({"--io", "threads"})));
+  const auto number = [&](const char* tier, const char* key) {
+    const auto& of = answer["tiers"][tier];
+    EXPECT_TRUE(of.contains(key)) << tier << "." << key;
+    return of.value(key, uint64_t{0});
+  };
+  const uint64_t n_positions = answer["usage"].value("prompt_tokens", uint64_t{0}) +
+                               answer["usage"].value("completion_tokens", uint64_t{0}) - 1;
+  const uint64_t frozen = n_positions / kExtentPositions * kLayers * kPlaceBytes;
+  // Every extent is written once, when its last position is there; a read takes a whole one.
+  EXPECT_EQ(number("nvme", "written_bytes"), frozen);
+  EXPECT_EQ(number("nvme", "kv_bytes"), frozen);
+  EXPECT_EQ(number("nvme", "peak_bytes"), frozen);
+  EXPECT_EQ(number("nvme", "budget_bytes"), (8192 / kExtentPositions + 2) * kLayers * kPlaceBytes);
+  EXPECT_GT(number("nvme", "read_bytes"), frozen);
+  EXPECT_EQ(number("nvme", "read_bytes") % kPlaceBytes, 0u);
+  EXPECT_GE(answer["tiers"]["nvme"].value("stall_ms", -1.0), 0.0);
+  EXPECT_EQ(answer["tiers"]["nvme"].value("io", ""), "threads");
+  EXPECT_LE(number("dram", "kv_bytes"), 2304u << 10);
+  EXPECT_EQ(number("dram", "budget_bytes"), number("dram", "weights_bytes") + (2304u << 10));
+  for (const char* fault : {"retries", "corrupt_blocks", "recomputed_blocks", "failed_writes"})
+    EXPECT_EQ(answer["faults"].value(fault, -1), 0) << fault;
+  EXPECT_FALSE(object_of(run_strata(in_memory()))["tiers"].contains("nvme"));
+}
+
+TEST_F(SpillRun, EndsWithOneLineOnWhatMoved) {
+  const Outcome outcome = run_strata(without_json(spilling()));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  const size_t at = outcome.err.find("\nK and V: ");
+  ASSERT_NE(at, std::string::npos) << outcome.err;
+  const std::string line = outcome.err.substr(at + 1);
+  EXPECT_EQ(line.find('\n'), line.size() - 1) << line;  // the last one
+  for (const char* part :
+       {" MiB in memory, 3.8 MiB on disk | disk: 3.8 MiB written, ", " read, ", " s waited\n"})
+    EXPECT_NE(line.find(part), std::string::npos) << line;
+  EXPECT_EQ(run_strata(without_json(in_memory())).err.find("K and V: "), std::string::npos);
+}
+
+TEST_F(SpillRun, MemoryThatIsTooSmallIsRefusedWithWhatWouldDo) {
+  expect_remedies_work(with(spilling(), {"--kv-dram", "1MiB"}), "--kv-dram", {"--kv-dram", "-c"});
+  // With wide steps a narrower one is a way out, too.
+  expect_remedies_work(with(spilling(), {"-b", "1024"}), "--kv-dram", {"--kv-dram", "-b", "-c"});
+}
+
+TEST_F(SpillRun, DiskBudgetThatIsTooSmallIsRefusedWithWhatWouldDo) {
+  expect_remedies_work(spilling({"--nvme-budget", "5MiB"}), "--nvme-budget",
+                       {"--nvme-budget", "-c"});
+}
+
+TEST_F(SpillRun, WithoutADiskMemoryMustHoldTheContext) {
+  expect_remedies_work(with(spilling(), {"--nvme", "off"}), "--ctx-size", {"--kv-dram", "-c"});
+}
+
+TEST_F(SpillRun, RefusalsMakeNoFolder) {
+  run_strata(with(spilling(), {"--kv-dram", "1MiB"}));
+  run_strata(spilling({"--nvme-budget", "5MiB"}));
+  EXPECT_FALSE(std::filesystem::exists(disk_));
+}
+
+TEST_F(SpillRun, FolderInMemoryIsRefusedWithTheReason) {
+  struct statfs status = {};
+  if (::statfs("/dev/shm", &status) != 0 || status.f_type != TMPFS_MAGIC)
+    GTEST_SKIP() << "/dev/shm is no tmpfs here";
+  const std::string folder = "/dev/shm/strata-" + std::to_string(::getpid());
+  expect_refused(without_json(with(spilling(), {"--nvme", folder, "--nvme-budget", "64MiB"})),
+                 {2, "usage", {"is in memory (tmpfs)", "they are meant to free"}, folder, "disk"});
+  EXPECT_FALSE(std::filesystem::exists(folder));
+}
+
+TEST_F(SpillRun, FolderThatCannotBeIsRefused) {
+  const std::string file = folder_.write("file", "x");
+  expect_refused(without_json(with(spilling(), {"--nvme", file})),
+                 {1, "io", {"cannot open the folder", "Not a directory"}, file, "name a folder"});
+  expect_refused(
+      without_json(with(spilling(), {"--nvme", file + "/a/b"})),
+      {1, "io", {"cannot make the folder", "Not a directory"}, file + "/a", "name a folder"});
+  expect_refused(without_json(with(spilling(), {"--nvme", "/proc/a", "--nvme-budget", "64MiB"})),
+                 {1, "io", {"cannot make the folder '/proc/a'"}, "/proc/a", "name a folder"});
+}
+
+TEST_F(SpillRun, ForbiddenRingIsOneNoticeAndTheSameTokens) {
+  Launch launch;
+  launch.arguments = spilling();
+  launch.prepare = [] { tiers::forbid_call(__NR_io_uring_setup, EPERM); };
+  const Outcome outcome = run_strata(launch);
+  if (outcome.exit_code == kNotPrepared) GTEST_SKIP() << "no seccomp filter";
+  EXPECT_EQ(tokens_of(outcome), tokens_of(run_strata(in_memory())));
+  EXPECT_EQ(object_of(outcome)["tiers"]["nvme"]["io"], "threads");
+  EXPECT_EQ(n_lines_with(outcome.err, "note: "), 1u) << outcome.err;
+  EXPECT_EQ(n_lines_with(outcome.err, "note: io_uring"), 1u) << outcome.err;
+  launch.arguments = without_json(spilling({"--io", "io_uring"}));
+  const Outcome refused = run_strata(launch);
+  expect_one_error(refused, 1, "io_uring");
+}
+
+TEST_F(SpillRun, FileSizeLimitEndsWithOneMessage) {
+  Launch launch;
+  const auto limit_files = [](uint64_t bytes) {
+    const rlimit limit = {bytes, bytes};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  };
+  launch.arguments = without_json(spilling());
+  launch.prepare = [&] { limit_files(kMiB / 2); };  // less than the first step: before loading
+  Outcome outcome = run_strata(launch);
+  expect_one_error(outcome, 1, "File too large");
+  EXPECT_EQ(outcome.out, "");
+  launch.prepare = [&] { limit_files(2 * kMiB); };  // in the middle of reading the prompt
+  outcome = run_strata(launch);
+  expect_one_error(outcome, 1, "the spill file takes no more");
+  // Room cannot be reserved: a write meets the limit, which by itself would be a deadly signal.
+  launch.prepare = [&] {
+    limit_files(2 * kMiB);
+    tiers::forbid_call(__NR_fallocate, EOPNOTSUPP);
+  };
+  for (const std::string io : {"auto", "threads"}) {
+    launch.arguments = without_json(spilling({"--io", io}));
+    outcome = run_strata(launch);
+    if (outcome.exit_code == kNotPrepared) GTEST_SKIP() << "no seccomp filter";
+    expect_one_error(outcome, 1, "the spill file takes no more");
+  }
+}
+
+TEST_F(SpillRun, FullDiskEndsWithOneMessage) {
+  STRATA_EXPECT_CHILD_PASSES(tiers::run_in_child([&] {
+    const std::string disk = tiers::mount_small_disk(folder_.path(""));
+    leave_free(disk, 3 * kMiB);  // the run wants 3.8 MiB
+    const Outcome outcome =
+        run_strata(without_json(with(spilling(), {"--nvme", disk, "--nvme-budget", "64MiB"})));
+    expect_one_error(outcome, 1, "the spill file takes no more");
+    tiers::demand(!HasFailure(), outcome.err);
+  }));
+}
+
+TEST_F(SpillRun, FourAtOnceShareAFolder) {
+  std::vector<std::string> prompts, expected;
+  for (uint32_t seed = 21; seed < 25; ++seed) {
+    prompts.push_back(prompt(seed));
+    expected.push_back(tokens_of(run_strata(in_memory(prompts.back()))));
+  }
+  std::vector<std::unique_ptr<StrataProcess>> processes;
+  for (size_t i = 0; i < prompts.size(); ++i)
+    processes.push_back(std::make_unique<StrataProcess>(
+        spilling({"--io", i % 2 == 0 ? "auto" : "threads"}, prompts[i]),
+        StrataProcess::Input::kNone));
+  for (size_t i = 0; i < prompts.size(); ++i)
+    EXPECT_EQ(tokens_of(processes[i]->finish()), expected[i]) << i;
+  EXPECT_EQ(testing::n_entries(disk_), 0u);
+}
+
+}  // namespace
+}  // namespace strata::cli

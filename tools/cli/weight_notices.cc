@@ -1,0 +1,44 @@
+#include "tools/cli/weight_notices.h"
+
+#include <fmt/format.h>
+
+#include "engine/byte_text.h"
+#include "tools/cli/notices.h"
+
+namespace strata::cli {
+
+using engine::bytes_text;
+using engine::grouped_number;
+
+void say_streaming(const engine::WeightPlan& plan) {
+  if (plan.n_streamed() == 0) return;
+  notice(
+      fmt::format("weights: {} of {} layers are read from the model file in every step | {} in "
+                  "memory: {} that stay, {} for layers that pass, {} for reads",
+                  plan.n_streamed(), plan.is_streamed.size(), bytes_text(plan.total_bytes()),
+                  bytes_text(plan.resident_bytes), bytes_text(plan.n_slots * plan.slot_bytes),
+                  bytes_text(plan.n_buffers * plan.buffer_bytes)));
+}
+
+void say_load(const engine::LoadReport& report) {
+  std::string line = report.used == engine::LoadMode::kDirect
+                         ? fmt::format("loaded past the page cache (direct, {})", report.back_end)
+                         : std::string("loaded through the page cache (mmap)");
+  if (report.is_measured)
+    line += fmt::format(": measured {}/s direct, {}/s mmap",
+                        bytes_text(static_cast<uint64_t>(report.direct_bytes_per_s)),
+                        bytes_text(static_cast<uint64_t>(report.mapped_bytes_per_s)));
+  notice(line);
+}
+
+void say_reads(const engine::Model& model) {
+  if (model.weight_plan().n_streamed() == 0) return;
+  const engine::WeightReadCounts counts = model.read_counts();
+  notice(
+      fmt::format("streamed: {} in {} reads ({}) | {} layers were late: waited {:.2f} s for the "
+                  "disk | packed for {:.2f} s",
+                  bytes_text(counts.read_bytes), grouped_number(counts.n_reads), counts.back_end,
+                  grouped_number(counts.n_stalls), counts.wait_seconds, counts.pack_seconds));
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,16 @@
+// tools/cli/weight_notices.h - what verbs say about where weights are and how they were loaded.
+#pragma once
+
+#include "engine/model.h"
+
+namespace strata::cli {
+
+/// One line where layers are streamed; nothing where all weights stay.
+void say_streaming(const engine::WeightPlan& plan);
+/// One line: how the weights were read, and what that choice was measured by.
+void say_load(const engine::LoadReport& report);
+
+/// One line where layers were streamed: bytes, and the time that it took of the walk.
+void say_reads(const engine::Model& model);
+
+}  // namespace strata::cli
