@@ -72,13 +72,15 @@ void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> toke
   saved_end_ = std::min(
       {saved_end_, sequence.n_pos(), static_cast<uint32_t>(differs.in1 - tokens_.begin())});
   writer_.reset();
-  run_end_ = 0;
+  run_end_ = 0;  // no run, where none is begun below
   tokens_.assign(tokens.begin(), tokens.end());
   if (options_.saves && tokens.size() >= saved_end_ + kSavedTokensMin)
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
 }
 
+/// What an unfinished run has written goes: of a prompt that was stopped, a shorter run is saved.
 void ContextCache::start_run(uint32_t first_pos) {
+  writer_.reset();
   next_extent_ = first_pos / kExtentPositions;
   first_pos_ = first_pos;
   run_end_ = std::min<uint32_t>(first_pos + tiers::kPackPositionsMax,
@@ -90,11 +92,16 @@ void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
     while (options_.saves && next_extent_ * kExtentPositions < run_end_) {
       const uint32_t end = std::min((next_extent_ + 1) * kExtentPositions, run_end_);
       if (end > sequence.n_pos()) return;
+      // Where a pack did not get its name, what would continue it could not be found.
+      if (!writer_ && !problem().empty()) {
+        options_.saves = false;
+        return;
+      }
       write_extent(cache, sequence, next_extent_++);
       if (end < run_end_) continue;
       {
         const std::lock_guard lock(mutex_);
-        sealed_.push_back(std::move(*writer_));
+        if (problem_.empty()) sealed_.push_back(std::move(*writer_));
       }
       changed_.notify_all();
       writer_.reset();
@@ -123,7 +130,12 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence, uint32
   for (uint32_t layer = 0; layer < shape_.layers.size(); ++layer) {
     const ExtentBytes bytes =
         cache.hold_extent(sequence, layer, extent * kExtentPositions, n_blocks);
-    writer_->write(in_run, layer, bytes.blocks);
+    try {
+      writer_->write(in_run, layer, bytes.blocks);
+    } catch (...) {
+      cache.release_extent(bytes);
+      throw;
+    }
     cache.release_extent(bytes);
   }
 }
@@ -141,6 +153,8 @@ void ContextCache::finish(KvCache& cache, const Sequence& sequence, const std::s
   if (session.empty() || !problem().empty()) return;
   const std::lock_guard lock(mutex_);
   const tiers::FoundContext found = directory_.find(shape_, {}, sequence.tokens());
+  // Nothing was read before it was stopped: an earlier session of that name stays.
+  if (found.pieces.empty()) return;
   tiers::SessionManifest manifest;
   manifest.model = shape_.model;
   manifest.model_name = model_name_;
