@@ -28,39 +28,37 @@ ContextCache::ContextCache(const ContextCacheOptions& options, const KvCache& ca
     : options_(options),
       model_name_(std::move(model_name)),
       shape_(pack_shape(cache, model)),
-      directory_(tiers::PackDirectory::open(options.directory, options.limits)),
-      publisher_([this] { publish_loop(); }) {}
-
-ContextCache::~ContextCache() {
-  {
-    const std::lock_guard lock(mutex_);
-    ends_ = true;
-    sealed_.clear();
-  }
-  changed_.notify_all();
-  publisher_.join();
-}
+      publisher_(tiers::PackDirectory::open(
+          options.directory, options.limits,
+          options.calls == nullptr ? tiers::system_calls() : *options.calls)) {}
 
 Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) {
-  const std::lock_guard lock(mutex_);
   tokens_.clear();
   saved_end_ = 0;
+  std::optional<Sequence> sequence;
+  publisher_.with_directory(
+      [&](tiers::PackDirectory& directory) { sequence = restore_from(directory, cache, tokens); },
+      options_.wait_max);
+  counts_.restored_tokens = sequence->n_pos();
+  tokens_ = sequence->tokens();
+  saved_end_ = sequence->n_pos();
+  return std::move(*sequence);
+}
+
+Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& cache,
+                                    std::span<const int32_t> tokens) {
   for (uint32_t n_damaged = 0; n_damaged < kDamagedMax; ++n_damaged) {
-    const tiers::FoundContext found = directory_.find(shape_, {}, tokens);
+    const tiers::FoundContext found = directory.find(shape_, {}, tokens);
     if (found.n_positions < kSavedTokensMin) break;
     try {
-      Sequence sequence = cache.restore(found, tokens);
-      counts_.restored_tokens = sequence.n_pos();
-      tokens_ = sequence.tokens();
-      saved_end_ = sequence.n_pos();
-      return sequence;
+      return cache.restore(found, tokens);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadFile) throw;
     }
     // One of them is damaged: those that cannot be read whole go, the rest is found again.
     for (const tiers::FoundPiece& piece : found.pieces) {
       if (piece.pack->count_bad_blocks() == 0) continue;
-      directory_.discard(piece.pack->name());
+      directory.discard(piece.pack->name());
       ++counts_.damaged_packs;
     }
   }
@@ -72,13 +70,15 @@ void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> toke
   saved_end_ = std::min(
       {saved_end_, sequence.n_pos(), static_cast<uint32_t>(differs.in1 - tokens_.begin())});
   writer_.reset();
-  run_end_ = 0;
+  run_end_ = 0;  // no run, where none is begun below
   tokens_.assign(tokens.begin(), tokens.end());
   if (options_.saves && tokens.size() >= saved_end_ + kSavedTokensMin)
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
 }
 
+/// What an unfinished run has written goes: of a prompt that was stopped, a shorter run is saved.
 void ContextCache::start_run(uint32_t first_pos) {
+  writer_.reset();
   next_extent_ = first_pos / kExtentPositions;
   first_pos_ = first_pos;
   run_end_ = std::min<uint32_t>(first_pos + tiers::kPackPositionsMax,
@@ -90,13 +90,14 @@ void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
     while (options_.saves && next_extent_ * kExtentPositions < run_end_) {
       const uint32_t end = std::min((next_extent_ + 1) * kExtentPositions, run_end_);
       if (end > sequence.n_pos()) return;
+      // Where a pack did not get its name, what would continue it could not be found.
+      if (!writer_ && !problem().empty()) {
+        options_.saves = false;
+        return;
+      }
       write_extent(cache, sequence, next_extent_++);
       if (end < run_end_) continue;
-      {
-        const std::lock_guard lock(mutex_);
-        sealed_.push_back(std::move(*writer_));
-      }
-      changed_.notify_all();
+      publisher_.add(std::move(*writer_));
       writer_.reset();
       saved_end_ = run_end_;
       if (run_end_ < tokens_.size()) start_run(run_end_);
@@ -114,8 +115,9 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence, uint32
     run.first_pos = first_pos_;
     if (first_pos_ > 0) run.chain_before = sequence.chain_at(first_pos_);
     run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
-    const std::lock_guard lock(mutex_);
-    writer_.emplace(directory_.start(std::move(run)));
+    publisher_.with_directory(
+        [&](tiers::PackDirectory& directory) { writer_.emplace(directory.start(std::move(run))); },
+        options_.wait_max);
   }
   const uint32_t in_run = extent - first_pos_ / kExtentPositions;
   const uint32_t n_blocks = writer_->head().extent_blocks(in_run);
@@ -123,7 +125,12 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence, uint32
   for (uint32_t layer = 0; layer < shape_.layers.size(); ++layer) {
     const ExtentBytes bytes =
         cache.hold_extent(sequence, layer, extent * kExtentPositions, n_blocks);
-    writer_->write(in_run, layer, bytes.blocks);
+    try {
+      writer_->write(in_run, layer, bytes.blocks);
+    } catch (...) {
+      cache.release_extent(bytes);
+      throw;
+    }
     cache.release_extent(bytes);
   }
 }
@@ -137,10 +144,18 @@ void ContextCache::finish(KvCache& cache, const Sequence& sequence, const std::s
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
     save_closed(cache, sequence);
   }
-  wait_published();
+  publisher_.wait(options_.wait_max);
   if (session.empty() || !problem().empty()) return;
-  const std::lock_guard lock(mutex_);
-  const tiers::FoundContext found = directory_.find(shape_, {}, sequence.tokens());
+  publisher_.with_directory(
+      [&](tiers::PackDirectory& directory) { pin(directory, sequence, session); },
+      options_.wait_max);
+}
+
+void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence,
+                       const std::string& session) const {
+  const tiers::FoundContext found = directory.find(shape_, {}, sequence.tokens());
+  // Nothing was read before it was stopped: an earlier session of that name stays.
+  if (found.pieces.empty()) return;
   tiers::SessionManifest manifest;
   manifest.model = shape_.model;
   manifest.model_name = model_name_;
@@ -148,57 +163,23 @@ void ContextCache::finish(KvCache& cache, const Sequence& sequence, const std::s
   for (const tiers::FoundPiece& piece : found.pieces)
     if (manifest.packs.empty() || manifest.packs.back() != piece.pack->name())
       manifest.packs.push_back(piece.pack->name());
-  directory_.pin(session, manifest);
+  directory.pin(session, manifest);
 }
 
 void ContextCache::give_up(const Error& error) {
   writer_.reset();
   options_.saves = false;
-  const std::lock_guard lock(mutex_);
-  if (problem_.empty()) problem_ = error.what();
+  publisher_.set_problem(error.what());
 }
 
-void ContextCache::wait_published() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return sealed_.empty() && !is_publishing_; });
-}
-
-/// Waits for the disk, which takes long, so that nobody else has to.
-void ContextCache::publish_loop() {
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [&] { return ends_ || !sealed_.empty(); });
-    if (sealed_.empty()) return;
-    tiers::PackWriter writer = std::move(sealed_.front());
-    sealed_.pop_front();
-    is_publishing_ = true;
-    const uint64_t n_tokens = writer.head().n_positions();
-    try {
-      // The bytes go to the disk without the lock; the name needs the directory.
-      lock.unlock();
-      writer.seal();
-      lock.lock();
-      const uint64_t bytes = writer.bytes();
-      directory_.publish(std::move(writer));
-      counts_.saved_tokens += n_tokens;
-      counts_.saved_bytes += bytes;
-    } catch (const Error& error) {
-      if (!lock.owns_lock()) lock.lock();
-      if (problem_.empty()) problem_ = error.what();
-    }
-    is_publishing_ = false;
-    changed_.notify_all();
-  }
-}
-
-std::string ContextCache::problem() const {
-  const std::lock_guard lock(mutex_);
-  return problem_;
-}
+std::string ContextCache::problem() const { return publisher_.problem(); }
 
 ContextCacheCounts ContextCache::counts() const {
-  const std::lock_guard lock(mutex_);
-  return counts_;
+  ContextCacheCounts counts = counts_;
+  const PublishedCounts published = publisher_.counts();
+  counts.saved_tokens = published.tokens;
+  counts.saved_bytes = published.bytes;
+  return counts;
 }
 
 }  // namespace strata::engine

@@ -4,18 +4,16 @@
 // named session only keeps its packs from being evicted (docs/adr/0002-saved-contexts.md).
 #pragma once
 
-#include <condition_variable>
+#include <chrono>
 #include <cstdint>
-#include <deque>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "engine/kv_cache.h"
+#include "engine/pack_publisher.h"
 #include "tiers/pack_directory.h"
 
 namespace strata::engine {
@@ -27,6 +25,8 @@ struct ContextCacheOptions {
   std::string directory;
   tiers::PackLimits limits;
   bool saves = true;
+  std::chrono::milliseconds wait_max{60000};  // for the disk, at the end and between two packs
+  tiers::DurableCalls* calls = nullptr;       // null: the system's; else they outlive every thread
 };
 
 struct ContextCacheCounts {
@@ -44,8 +44,6 @@ class ContextCache {
   /// Errors: those of PackDirectory::open.
   ContextCache(const ContextCacheOptions& options, const KvCache& cache,
                const tiers::Hash128& model, std::string model_name);
-  /// Waits for nothing that is not in the middle of a system call: what has no name yet is lost.
-  ~ContextCache();
 
   /// The longest saved beginning of `tokens`, as a sequence. A pack that turns out to be damaged is
   /// removed and less of it is used. Errors: kIo, kDoesNotFit.
@@ -57,7 +55,8 @@ class ContextCache {
   /// After a step: saves the extents that are complete.
   void save_closed(KvCache& cache, const Sequence& sequence);
   /// Saves the rest of the sequence and waits until all of it is on the disk. Where `session` is
-  /// not empty, the packs get its name. Errors: those of PackDirectory::pin.
+  /// not empty, the packs get its name. Errors: those of PackDirectory::pin; kIo where the disk
+  /// does not answer.
   void finish(KvCache& cache, const Sequence& sequence, const std::string& session = "");
 
   /// Why saving ended before its end; empty where it did not.
@@ -65,16 +64,18 @@ class ContextCache {
   ContextCacheCounts counts() const;
 
  private:
+  Sequence restore_from(tiers::PackDirectory& directory, KvCache& cache,
+                        std::span<const int32_t> tokens);
+  void pin(tiers::PackDirectory& directory, const Sequence& sequence,
+           const std::string& session) const;
   void start_run(uint32_t first_pos);
   void write_extent(KvCache& cache, const Sequence& sequence, uint32_t extent);
-  void publish_loop();
   void give_up(const Error& error);
-  void wait_published();
 
   ContextCacheOptions options_;
   std::string model_name_;
   tiers::PackShape shape_;
-  tiers::PackDirectory directory_;  // under mutex_ once the thread runs
+  PackPublisher publisher_;
 
   // The text, and the run of it that is being saved: tokens_[first_pos_, run_end_).
   std::vector<int32_t> tokens_;
@@ -84,14 +85,7 @@ class ContextCache {
   uint32_t next_extent_ = 0;  // of the text
   uint32_t saved_end_ = 0;    // positions before it are saved, or on their way
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<tiers::PackWriter> sealed_;  // to be published
-  bool is_publishing_ = false;
-  bool ends_ = false;
-  std::string problem_;
   ContextCacheCounts counts_;
-  std::thread publisher_;
 };
 
 }  // namespace strata::engine

@@ -181,24 +181,37 @@ KvPlacement spill(const ModelShape& shape, const ContextRequest& request, uint64
   return place_spilling(shape, context, dram_bytes);
 }
 
+/// What K and V may have of DRAM, and by whose word.
+struct KvShare {
+  uint64_t bytes = 0;
+  bool is_stated = false;  // by the user: a context that exceeds it spills
+  const char* holder = kFreeMemory;
+};
+
+KvShare kv_share(const ContextRequest& request, uint64_t free_bytes) {
+  if (request.kv_dram_bytes > 0 && request.kv_dram_bytes <= free_bytes)
+    return {request.kv_dram_bytes, true, "--kv-dram allows"};
+  if (request.is_budgeted) return {free_bytes, true, "--dram leaves"};
+  return {free_bytes, false, kFreeMemory};
+}
+
 uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
                         uint64_t free_bytes) {
   const uint64_t limit = std::clamp<uint64_t>(shape.n_ctx_train, 1, kMaxContext);
-  const bool is_capped = request.kv_dram_bytes > 0 && request.kv_dram_bytes <= free_bytes;
-  uint64_t bytes = request.kv_dram_bytes > 0 ? free_bytes : free_bytes / 2;
-  if (is_capped) bytes = request.kv_dram_bytes;
-  const uint64_t n_ctx = largest_context(shape, request, bytes, limit);
-  if (is_capped && n_ctx < limit) {
-    const uint64_t spilling = largest_spilling_context(shape, request, bytes, limit);
+  KvShare share = kv_share(request, free_bytes);
+  if (!share.is_stated && request.kv_dram_bytes == 0) {
+    share.bytes = free_bytes / 2;
+    share.holder = "half of the memory that weights and buffers leave is";
+  }
+  const uint64_t n_ctx = largest_context(shape, request, share.bytes, limit);
+  if (share.is_stated && n_ctx < limit) {
+    const uint64_t spilling = largest_spilling_context(shape, request, share.bytes, limit);
     if (spilling > n_ctx) return spilling;
   }
   if (n_ctx > 0) return n_ctx;
   const uint64_t smallest = std::min<uint64_t>(limit, kBlockPositions);
-  refuse(shape, request, smallest, bytes,
-         is_capped                   ? "--kv-dram allows"
-         : request.kv_dram_bytes > 0 ? kFreeMemory
-                                     : "half of the memory that weights and buffers leave is",
-         is_capped && kv_bytes(shape, request, smallest) <= free_bytes);
+  refuse(shape, request, smallest, share.bytes, share.holder,
+         share.is_stated && kv_bytes(shape, request, smallest) <= free_bytes);
 }
 
 }  // namespace
@@ -222,16 +235,17 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
     const uint64_t streamed_bytes = std::max(request.weight_bytes_min, shared_bytes / 2);
     const bool can_stream = request.weight_bytes_min > 0 && streamed_bytes < shared_bytes &&
                             streamed_bytes < request.weight_bytes;
-    throw Error(ErrorCode::kDoesNotFit,
-                fmt::format("the weights need {} and buffers {}, this machine has {} free",
-                            bytes_text(request.weight_bytes), bytes_text(buffers),
-                            bytes_text(request.available_bytes)),
-                "--model",
-                can_stream
-                    ? fmt::format("stream weights from the file with --weights-dram {}, free "
-                                  "memory, or use a smaller model or quantisation",
-                                  size_argument(streamed_bytes))
-                    : "free memory or use a smaller model or quantisation");
+    throw Error(
+        ErrorCode::kDoesNotFit,
+        fmt::format("the weights need {} and buffers {}, {} {}{}", bytes_text(request.weight_bytes),
+                    bytes_text(buffers),
+                    request.is_budgeted ? "--dram leaves them" : "this machine has",
+                    bytes_text(request.available_bytes), request.is_budgeted ? "" : " free"),
+        request.is_budgeted ? "--dram" : "--model",
+        can_stream ? fmt::format("stream weights from the file with --weights-dram {}, free "
+                                 "memory, or use a smaller model or quantisation",
+                                 size_argument(streamed_bytes))
+                   : "free memory or use a smaller model or quantisation");
   }
   uint64_t n_ctx = request.n_ctx;
   if (n_ctx == 0) {
@@ -251,16 +265,15 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   plan.n_ctx = static_cast<uint32_t>(n_ctx);
   plan.chunk_rows = static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx));
   const uint64_t wanted = kv_bytes(shape, request, n_ctx);
-  const bool is_capped = request.kv_dram_bytes > 0 && request.kv_dram_bytes <= free_bytes;
-  const uint64_t held = is_capped ? request.kv_dram_bytes : free_bytes;
-  if (wanted <= held) {
+  const KvShare share = kv_share(request, free_bytes);
+  if (wanted <= share.bytes) {
     plan.kv.slot_bytes = wanted;
   } else if (request.nvme_bytes > 0 && can_spill(shape)) {
-    plan.kv = spill(shape, request, n_ctx, is_capped ? held : free_bytes / 2, free_bytes);
-  } else if (is_capped) {
-    refuse(shape, request, n_ctx, held, "--kv-dram allows", wanted <= free_bytes);
+    plan.kv =
+        spill(shape, request, n_ctx, share.is_stated ? share.bytes : free_bytes / 2, free_bytes);
   } else {
-    refuse(shape, request, n_ctx, free_bytes, kFreeMemory, false);
+    refuse(shape, request, n_ctx, share.bytes, share.holder,
+           share.is_stated && wanted <= free_bytes);
   }
   return plan;
 }

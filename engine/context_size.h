@@ -23,7 +23,8 @@ struct ContextRequest {
   uint32_t n_threads = 1;
   uint64_t weight_bytes = 0;      // that the weights take of memory (WeightPlan::total_bytes)
   uint64_t weight_bytes_min = 0;  // that they could take, streamed; 0 = no less
-  uint64_t available_bytes = 0;   // of the machine's memory
+  uint64_t available_bytes = 0;   // of the machine's memory, or of the budget for all of it
+  bool is_budgeted = false;       // available_bytes is what the user gave: all of it may be used
 };
 
 struct ContextPlan {

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/check.h"
 #include "cpu_attn/kernels.h"
+#include "engine/dram_budget.h"
 #include "engine/fingerprint.h"
 #include "engine/machine.h"
 
@@ -50,15 +52,23 @@ Engine Engine::open(const EngineOptions& options) {
   request.chunk_rows = options.chunk_rows;
   request.allow_untrained = options.allow_untrained;
   request.n_threads = engine.n_threads_;
-  const WeightSizes sizes = weight_sizes(*engine.file_, engine.spec_);
-  engine.weight_plan_ = plan_weights(sizes, options.weights_dram_bytes);
-  request.weight_bytes = engine.weight_plan_.total_bytes();
-  request.weight_bytes_min = smallest_weight_budget(sizes);
   request.available_bytes = available_dram_bytes();
+  if (options.dram_bytes > 0) {
+    request.is_budgeted = true;
+    request.available_bytes = std::min(
+        request.available_bytes, options.dram_bytes - std::min(options.dram_bytes, kProcessBytes));
+  }
   if (!options.nvme_directory.empty())
     request.nvme_bytes = options.nvme_budget_bytes > 0
                              ? options.nvme_budget_bytes
                              : free_disk_bytes(options.nvme_directory) / 2;
+  const WeightSizes sizes = weight_sizes(*engine.file_, engine.spec_);
+  uint64_t weights_budget = options.weights_dram_bytes;
+  if (request.is_budgeted && weights_budget == 0)
+    weights_budget = weights_share(sizes, engine.spec_.shape, request);
+  engine.weight_plan_ = plan_weights(sizes, weights_budget);
+  request.weight_bytes = engine.weight_plan_.total_bytes();
+  request.weight_bytes_min = smallest_weight_budget(sizes);
   engine.context_ = plan_context(engine.spec_.shape, request);
   engine.spill_ = engine.open_spill();
   return engine;

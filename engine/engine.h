@@ -24,6 +24,7 @@ namespace strata::engine {
 struct EngineOptions {
   std::string model_path;
   uint64_t n_ctx = 0;               // 0 = chosen (plan_context)
+  uint64_t dram_bytes = 0;          // of everything of ours; 0 = what is free
   uint64_t kv_dram_bytes = 0;       // 0 = what n_ctx needs
   std::string nvme_directory = "";  // of the spill file; empty = none: K and V stay in DRAM
   uint64_t nvme_budget_bytes = 0;   // of the spill file; 0 = half of what the disk has free

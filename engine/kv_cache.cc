@@ -120,12 +120,17 @@ void KvCache::copy_open_block(StreamTable& table) {
   const tiers::BlockId own = open_counted(tiers::kNoBlock);
   const bool is_away = !store_.is_resident(from);
   const tiers::ExtentId extent = store_.extent_of(from);
+  // What is read for the copy takes no slot: open_rows() has counted all of them.
+  const uint64_t headroom = store_.headroom();
+  store_.set_headroom(UINT64_MAX);
   try {
     if (is_away) hold(extent);
   } catch (...) {
+    store_.set_headroom(headroom);
     store_.release(own);
     throw;
   }
+  store_.set_headroom(headroom);
   std::memcpy(store_.open_bytes(own), store_.bytes(from), layout_.block_bytes);
   if (is_away) store_.release(extent);
   store_.release(from);
@@ -264,15 +269,31 @@ std::byte* KvCache::open_block(const Sequence& sequence, uint32_t layer, uint32_
   return store_.open_bytes(id);
 }
 
-void KvCache::replace_extent(Sequence& sequence, Sequence& again, tiers::ExtentId extent,
-                             uint32_t layer, uint32_t first_pos) {
+void KvCache::share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos,
+                           uint32_t end_pos) {
+  for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream) {
+    if (shape_.layers[layer_of_stream_[stream]].window > 0) continue;
+    const auto& shared = sequence.streams_[stream].blocks;
+    auto& own = again.streams_[stream].blocks;
+    for (uint32_t i = first_pos / kBlockPositions; i < end_pos / kBlockPositions; ++i) {
+      if (own[i] == shared[i]) continue;
+      if (!store_.is_resident(shared[i])) store_.replace(shared[i], own[i]);
+      store_.add_reference(shared[i]);
+      store_.release(own[i]);
+      own[i] = shared[i];
+    }
+  }
+}
+
+void KvCache::replace_extents(Sequence& sequence, Sequence& again, uint32_t first_pos) {
   const uint32_t first = first_pos / kBlockPositions;
-  for (uint32_t stream = stream_begin_[layer]; stream < stream_begin_[layer + 1]; ++stream) {
+  for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream) {
+    if (shape_.layers[layer_of_stream_[stream]].window > 0) continue;
     auto& blocks = sequence.streams_[stream].blocks;
     const auto& fresh = again.streams_[stream].blocks;
     const auto end = std::min<size_t>(first + kExtentBlocks, fresh.size());
     for (size_t i = first; i < end; ++i) {
-      if (store_.extent_of(blocks[i]) != extent) continue;
+      if (store_.is_resident(blocks[i])) continue;
       if ((i + 1) * kBlockPositions <= again.n_pos()) {
         store_.replace(blocks[i], fresh[i]);
         continue;

@@ -92,10 +92,15 @@ class KvCache {
                           uint32_t n_blocks);
   void release_extent(const ExtentBytes& held);
 
-  /// Gives `sequence` the blocks that `again` has computed for a lost extent of a full layer: the
-  /// same bytes (law L1), wherever they lie now. `again` holds the extent's positions.
-  void replace_extent(Sequence& sequence, Sequence& again, tiers::ExtentId extent, uint32_t layer,
-                      uint32_t first_pos);
+  /// Gives `sequence` the blocks that `again` has computed in place of those of full layers that
+  /// are not in DRAM, at the positions of a lost extent: the same bytes (law L1), wherever they lie
+  /// now. Of every layer, since where one is lost, its neighbours on the disk often are as well.
+  /// `again` holds the extent's positions.
+  void replace_extents(Sequence& sequence, Sequence& again, uint32_t first_pos);
+  /// Lets both have one block where each has its own, of full layers, whole blocks of positions
+  /// [first_pos, end_pos): the one of `sequence` where that is in DRAM, else the one that `again`
+  /// has computed, since what is on disk may be lost as well.
+  void share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos, uint32_t end_pos);
 
  private:
   friend class Sequence;

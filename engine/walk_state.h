@@ -28,7 +28,8 @@ inline constexpr uint32_t kSpanPositions = 4 * kSegmentPositions;
 
 // 32 MiB of span partials at most; beyond it tiles stay whole.
 inline constexpr uint64_t kSplitFloatsMax = uint64_t{8} << 20;
-// Lost extents that one step computes again before it gives up: a disk that loses more is broken.
+// Times that one step computes lost extents again before it gives up: a disk that loses more is
+// broken.
 inline constexpr uint32_t kMaxRepairs = 256;
 inline constexpr uint32_t kTilesPerThread = 4;                // enough for an even share
 inline constexpr uint32_t kOpsPerLayer = 7, kOpsPerStep = 2;  // of a step plan

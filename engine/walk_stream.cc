@@ -198,15 +198,17 @@ Sequence* Walk::State::holder_of(std::span<const StepRow> rows,
 }
 
 /// Computes the positions of a lost extent again from their tokens, in a fork that is cut before
-/// them, and puts the fresh blocks where the lost ones were. A part of the past that the fork needs
-/// may be lost as well: it stands at lower positions, so this ends.
+/// them, and puts the fresh blocks where the lost ones were. Where windowed layers have let go of
+/// the rows before them, the fork begins at 0, and shares with the sequence again what it has
+/// passed. A part of the past that the fork needs may be lost as well: it stands at lower
+/// positions, so this ends.
 void Walk::State::repair(Sequence& sequence, const tiers::LostExtent& lost) {
   Sequence again = sequence.fork();
   uint32_t pos = again.truncate(lost.first_pos());
   const uint32_t end = std::min(lost.first_pos() + kExtentPositions, sequence.n_pos());
   std::vector<StepRow> rows;
   for (uint32_t n_repairs = 0; pos < end;) {
-    const uint32_t n = std::min(max_rows, end - pos);
+    const uint32_t n = std::min({max_rows, kExtentPositions, end - pos});
     rows.clear();
     for (uint32_t i = pos; i < pos + n; ++i) rows.push_back({&again, sequence.tokens()[i], false});
     try {
@@ -216,9 +218,10 @@ void Walk::State::repair(Sequence& sequence, const tiers::LostExtent& lost) {
       repair(again, earlier);
       continue;
     }
+    cache.share_blocks(sequence, again, pos, std::min(pos + n, lost.first_pos()));
     pos += n;
   }
-  cache.replace_extent(sequence, again, lost.extent(), lost.layer(), lost.first_pos());
+  cache.replace_extents(sequence, again, lost.first_pos());
 }
 
 }  // namespace strata::engine

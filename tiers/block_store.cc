@@ -160,12 +160,23 @@ std::optional<FillLease> BlockStore::wait_for_frame() {
   }
 }
 
+/// A place in the spill file. Where it is full, a place comes back as soon as an extent that nobody
+/// refers to any more has been written.
+std::optional<uint64_t> BlockStore::take_place() {
+  for (;;) {
+    if (const auto place = spill_->places->take()) return place;
+    const bool is_any_unused = std::ranges::any_of(
+        writes_, [&](const auto& write) { return extent(write.first).n_live == 0; });
+    if (!is_any_unused || !wait_for_transfer()) return std::nullopt;
+  }
+}
+
 void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
                         std::span<const BlockId> blocks) {
   STRATA_CHECK(chain.size() == kExtentBlocks && blocks.size() % kExtentBlocks == 0,
                "an extent of %zu blocks, %zu hashes", blocks.size(), chain.size());
   if (!has_spill() || is_spill_off_) return;
-  const auto place = spill_->places->take();
+  const auto place = take_place();
   if (!place) {
     ++counts_.places_refused;
     if (spill_->places->status() != IoStatus::kOk) last_failure_ = spill_->places->status();

@@ -115,6 +115,7 @@ class BlockStore {
   /// Slots that stay free when extents that were read are taken into DRAM. Without it they are read
   /// for as long as they are held only.
   void set_headroom(uint64_t n_slots) { headroom_slots_ = n_slots; }
+  uint64_t headroom() const { return headroom_slots_; }
 
   // Saved contexts.
   /// Whether packs can be read: there are transfers.
@@ -185,6 +186,7 @@ class BlockStore {
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
   ExtentId add_extent();
   std::optional<FillLease> wait_for_frame();
+  std::optional<uint64_t> take_place();
   void collect_writes();
   bool take_ended_writes();
   void write_ended(ExtentId id, IoStatus status);
@@ -204,6 +206,7 @@ class BlockStore {
   KvLayout layout_;
   Hash128 model_;
   BlockPool pool_;
+  std::vector<std::unique_ptr<File>> pack_files_;  // outlive the transfers of spill_
   std::unique_ptr<Spill> spill_;
   std::vector<Block> blocks_;
   std::vector<uint32_t> free_blocks_;
@@ -216,7 +219,6 @@ class BlockStore {
   uint64_t n_away_ = 0;
   uint64_t headroom_slots_ = UINT64_MAX;
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
-  std::vector<std::unique_ptr<File>> pack_files_;
   uint64_t next_generation_ = 1;
   uint64_t residency_epoch_ = 0;
   StoreCounts counts_;

@@ -58,6 +58,17 @@ struct SessionEntry {
   std::string problem;  // "" where the manifest is whole; else the rest is empty
 };
 
+/// A pack as a list of them shows it.
+struct PackEntry {
+  std::string name;
+  uint64_t bytes = 0;
+  int64_t used_ns = 0;  // last use, since 1970
+  uint32_t first_pos = 0;
+  uint32_t n_positions = 0;
+  std::vector<std::string> sessions;  // that pin it
+  std::string problem;                // "" where the head is whole; else there are no positions
+};
+
 struct PackVerdict {
   std::string name;
   uint64_t n_bad_blocks = 0;
@@ -80,6 +91,8 @@ class PackDirectory {
   size_t n_packs() const { return index_.size(); }
   /// Of all packs and sessions, now.
   uint64_t used_bytes() const;
+  /// What this user may still write to the file system.
+  uint64_t free_bytes() const { return directory_->free_bytes(); }
 
   /// The longest saved beginning of `tokens` (PackIndex::find), also of what other processes have
   /// saved since, and notes its use. `root` is the chain hash before position 0. Blocks have been
@@ -101,14 +114,23 @@ class PackDirectory {
   void pin(const std::string& name, const SessionManifest& session);
   /// Removes the session and leaves its packs; false where there is none.
   bool unpin(const std::string& name);
-  /// Removes the session and the packs that no other session pins; false where there is none.
-  bool remove(const std::string& name);
+  /// Removes the session and the packs that no other session pins; returns the bytes of all these
+  /// files, and nothing where there is no such session.
+  std::optional<uint64_t> remove(const std::string& name);
   /// Nothing where there is none. Errors: kIo; kBadFile, kUnsupported: it is refused whole.
   std::optional<SessionManifest> session(const std::string& name) const;
   std::vector<SessionEntry> list() const;
 
+  /// Every pack, by name, after another look. What a session that cannot be read pins is not known
+  /// here; list() names such a session.   Errors: kIo where the directory cannot be listed.
+  std::vector<PackEntry> packs();
+  /// Removes those of `packs` that no session pins; returns the names of what it removed. Nothing
+  /// goes where a session cannot be read now.   Errors: kIo.
+  std::vector<std::string> remove_unpinned(std::span<const std::string> packs);
+  /// Reads every byte of a pack and notes no use; nothing where there is none.
+  std::optional<PackVerdict> verify_pack(const std::string& pack) const;
   /// Reads every byte of every pack and session. Errors: kIo where the directory cannot be listed.
-  std::vector<PackVerdict> verify();
+  std::vector<PackVerdict> verify() const;
   /// Removes every pack and session, pinned or not.
   void remove_all();
 
@@ -121,7 +143,7 @@ class PackDirectory {
   void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned);
   std::set<std::string> pinned_packs(const std::string& except_session) const;
   SessionManifest read_session(const DirectoryFile& file) const;
-  bool remove_session(const std::string& name, bool with_packs);
+  std::optional<uint64_t> remove_session(const std::string& name, bool with_packs);
 
   std::shared_ptr<DurableDirectory> directory_;
   PackLimits limits_;

@@ -1,4 +1,4 @@
-// The named sessions of a PackDirectory, and what concerns all of its files.
+// The named sessions of a PackDirectory.
 #include <algorithm>
 
 #include "base/error.h"
@@ -62,7 +62,7 @@ void PackDirectory::pin(const std::string& name, const SessionManifest& session)
 }
 
 /// Packs go first: interrupted, the session is still there and can be removed again.
-bool PackDirectory::remove_session(const std::string& name, bool with_packs) {
+std::optional<uint64_t> PackDirectory::remove_session(const std::string& name, bool with_packs) {
   const std::string file_name = session_file_name(name);
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
   std::optional<SessionManifest> manifest;
@@ -71,22 +71,33 @@ bool PackDirectory::remove_session(const std::string& name, bool with_packs) {
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kIo) throw;
   }
+  uint64_t removed_bytes = 0;
+  const auto remove_file = [&](const std::string& file) {
+    const auto status = directory_->status_of(file);
+    if (!directory_->remove(file)) return false;
+    removed_bytes += status ? status->bytes : 0;
+    return true;
+  };
   if (with_packs && manifest) {
     const std::set<std::string> kept = pinned_packs(name);
     for (const std::string& pack : manifest->packs) {
       if (kept.contains(pack)) continue;
       index_.remove(pack);
-      directory_->remove(pack);
+      remove_file(pack);
     }
   }
-  const bool was_there = directory_->remove(file_name);
+  const bool was_there = remove_file(file_name);
   directory_->sync();
-  return was_there;
+  return was_there ? std::optional(removed_bytes) : std::nullopt;
 }
 
-bool PackDirectory::unpin(const std::string& name) { return remove_session(name, false); }
+bool PackDirectory::unpin(const std::string& name) {
+  return remove_session(name, false).has_value();
+}
 
-bool PackDirectory::remove(const std::string& name) { return remove_session(name, true); }
+std::optional<uint64_t> PackDirectory::remove(const std::string& name) {
+  return remove_session(name, true);
+}
 
 std::vector<SessionEntry> PackDirectory::list() const {
   std::vector<SessionEntry> entries;
@@ -115,43 +126,6 @@ std::vector<SessionEntry> PackDirectory::list() const {
     entries.push_back(std::move(entry));
   }
   return entries;
-}
-
-std::vector<PackVerdict> PackDirectory::verify() {
-  look();
-  std::vector<PackVerdict> verdicts;
-  for (const RefusedFile& file : refused_) verdicts.push_back({file.name, 0, file.problem});
-  for (const auto& [name, head] : index_.heads()) {
-    PackVerdict verdict{.name = name, .n_bad_blocks = 0, .problem = ""};
-    try {
-      const auto pack = PackReader::open(*directory_, name);
-      if (!pack) continue;  // evicted meanwhile
-      verdict.n_bad_blocks = pack->count_bad_blocks();
-      if (verdict.n_bad_blocks > 0)
-        verdict.problem = std::to_string(verdict.n_bad_blocks) + " blocks are not what was saved";
-    } catch (const Error& error) {
-      verdict.problem = error.what();
-    }
-    verdicts.push_back(std::move(verdict));
-  }
-  for (const SessionEntry& entry : list()) {
-    std::string problem = entry.problem;
-    if (problem.empty() && entry.n_packs_missing > 0)
-      problem = std::to_string(entry.n_packs_missing) + " of its packs are missing";
-    verdicts.push_back({session_file_name(entry.name), 0, problem});
-  }
-  return verdicts;
-}
-
-void PackDirectory::remove_all() {
-  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-  directory_->remove_leftovers();
-  for (const std::string& name : directory_->names()) {
-    if (!is_pack_file_name(name) && session_of_file_name(name).empty()) continue;
-    index_.remove(name);
-    directory_->remove(name);
-  }
-  directory_->sync();
 }
 
 }  // namespace strata::tiers

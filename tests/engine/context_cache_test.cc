@@ -1,9 +1,15 @@
 // Contexts that are saved and found again: by text alone, with the bits of a run that read it all.
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
+
 #include <bit>
+#include <condition_variable>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
+#include <thread>
 
 #include "engine/context_cache.h"
 #include "engine/kv_placement.h"
@@ -60,19 +66,27 @@ bool is_same(std::span<const std::vector<float>> a, std::span<const std::vector<
 /// A walk whose cache directory is `folder`, as one run of the program has it.
 class CachedRun {
  public:
-  CachedRun(const LoadedMember& member, const TestFolder& folder)
+  CachedRun(const LoadedMember& member, const TestFolder& folder,
+            const tiers::PackLimits& limits = {})
       : walk_(member.model, setting(), transfers(member)),
-        contexts_({.directory = folder.path("contexts"), .limits = {}, .saves = true},
+        contexts_({.directory = folder.path("contexts"), .limits = limits, .saves = true},
                   walk_.cache(), kModel, "test"),
         sequence_(walk_.sequence()) {}
 
   /// Reads a prompt, from what is saved of it on; the logits of the rows that were read.
   Logits read(std::span<const int32_t> prompt) {
+    begin(prompt);
+    return read_to(prompt, static_cast<uint32_t>(prompt.size()));
+  }
+  void begin(std::span<const int32_t> prompt) {
     sequence_ = contexts_.restore(walk_.cache(), prompt.first(prompt.size() - 1));
     n_restored_ = sequence_.n_pos();
     contexts_.begin(sequence_, prompt);
+  }
+  /// Goes on with the prompt that was begun, in whole steps, until it has n positions.
+  Logits read_to(std::span<const int32_t> prompt, uint32_t n) {
     Logits logits;
-    while (sequence_.n_pos() < prompt.size()) {
+    while (sequence_.n_pos() < n) {
       const auto rest = prompt.subspan(sequence_.n_pos());
       for (auto& row : walk_.feed(sequence_, rest.first(std::min<size_t>(rest.size(), kChunk))))
         logits.push_back(std::move(row));
@@ -84,6 +98,12 @@ class CachedRun {
     contexts_.finish(walk_.cache(), sequence_, session);
     EXPECT_EQ(contexts_.problem(), "");
   }
+  Logits feed(Sequence& sequence, std::span<const int32_t> tokens) {
+    return walk_.feed(sequence, tokens);
+  }
+  KvCache& cache() { return walk_.cache(); }
+  const Sequence& sequence() const { return sequence_; }
+  ContextCache& contexts() { return contexts_; }
   uint32_t n_restored() const { return n_restored_; }
   ContextCacheCounts counts() const { return contexts_.counts(); }
   const tiers::StoreCounts& store() { return walk_.cache().store().counts(); }
@@ -159,6 +179,111 @@ TEST(ContextCache, ASavedTextGrowsRunAfterRun) {
   }
 }
 
+TEST(ContextCache, APromptThatWasStoppedIsSavedAsFarAsItWasRead) {
+  for (const std::string name : {"llama3", "gemma3"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const TestFolder folder;
+    const auto text = member.text(3000);
+    {
+      CachedRun run(member, folder);
+      run.begin(text);
+      run.read_to(text, 6 * kChunk);  // three extents of a run that has more
+      run.finish();
+      EXPECT_EQ(run.counts().saved_tokens, 6 * kChunk);
+    }
+    const Logits whole = ZooWalk(member.model, setting()).feed_all(std::span(text).first(1000));
+    CachedRun run(member, folder);
+    const Logits rest = run.read(std::span(text).first(1000));
+    EXPECT_EQ(run.n_restored(), 6 * kChunk);
+    EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
+  }
+}
+
+TEST(ContextCache, APromptStoppedBeforeItsFirstStepLeavesTheSessionOfItsName) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  {
+    CachedRun run(member, folder);
+    run.read(member.text(600));
+    run.finish("talk");
+  }
+  {
+    CachedRun run(member, folder);
+    run.begin(member.text(600, 4));
+    run.finish("talk");
+  }
+  const auto directory = tiers::PackDirectory::open(folder.path("contexts"), {});
+  const auto session = directory.session("talk");
+  ASSERT_TRUE(session.has_value());
+  EXPECT_EQ(session->tokens.size(), 600u);
+}
+
+/// Without the first pack nobody could find a second one.
+TEST(ContextCache, NothingIsSavedBehindAPackThatFailed) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(5000);
+  CachedRun run(member, folder, {.lock_wait = std::chrono::milliseconds(1)});
+  run.begin(text);
+  run.read_to(text, 2 * kChunk);  // the first pack is being written: its room was made
+  {
+    const auto directory =
+        tiers::DurableDirectory::open(folder.path("contexts"), tiers::system_calls());
+    const auto lock = directory->lock(std::chrono::seconds(10));
+    // The publisher meets the lock; so may the start of the second pack.
+    run.read_to(text, tiers::kPackPositionsMax);
+    while (run.contexts().problem().empty()) std::this_thread::yield();
+  }
+  run.read_to(text, 5000);
+  run.contexts().finish(run.cache(), run.sequence());
+  EXPECT_NE(run.contexts().problem(), "");
+  EXPECT_EQ(run.counts().saved_tokens, 0u);
+}
+
+/// No file of this process grows beyond `bytes` while it lives.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : on_excess_(std::signal(SIGXFSZ, SIG_IGN)) {
+    EXPECT_EQ(getrlimit(RLIMIT_FSIZE, &before_), 0);
+    const rlimit limit = {bytes, before_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  }
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, on_excess_);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  rlimit before_{};
+  void (*on_excess_)(int);
+};
+
+TEST(ContextCache, AFailedWriteHoldsNoExtentBack) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1100);
+  {
+    CachedRun run(member, folder);
+    run.read(text);
+    run.finish();
+  }
+  CachedRun run(member, folder);
+  run.begin(text);  // its extents are on the disk only
+  ContextCache elsewhere({.directory = folder.path("elsewhere"), .limits = {}, .saves = true},
+                         run.cache(), kModel, "test");
+  elsewhere.begin(run.sequence(), text);
+  {
+    const FileSizeLimit limit(4096);
+    elsewhere.save_closed(run.cache(), run.sequence());
+  }
+  EXPECT_NE(elsewhere.problem(), "");
+  const tiers::TransferQueue& transfers = *run.cache().store().transfers();
+  EXPECT_EQ(transfers.n_free(), transfers.n_frames());
+}
+
 /// Changes a byte in every 4,096 of the blocks of every pack; its end, which finding reads, stays.
 uint32_t damage_packs(const TestFolder& folder) {
   uint32_t n = 0;
@@ -195,6 +320,108 @@ TEST(ContextCache, ADamagedBlockIsComputedAgain) {
     EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
     EXPECT_GT(run.store().corrupt_blocks + run.counts().damaged_packs, 0u);
   }
+}
+
+TEST(ContextCache, WhatIsComputedAgainServesEveryLayer) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(5 * kExtentPositions);
+  const auto more = joined(text, member.text(50, 3));
+  const Logits whole = ZooWalk(member.model, setting()).feed_all(more);
+  {
+    CachedRun run(member, folder);
+    run.read(text);
+    run.finish();
+  }
+  ASSERT_GT(damage_packs(folder), 0u);
+  CachedRun run(member, folder);
+  const Logits rest = run.read(more);
+  EXPECT_EQ(run.n_restored(), text.size());
+  EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
+  EXPECT_EQ(run.store().lost_extents, 5u);  // one for each of the positions, not for each layer
+}
+
+/// The blocks that a step opens are counted before; reading back what it copies must leave them.
+TEST(ContextCache, CopyingASavedBlockTakesNoMoreMemoryThanWasCounted) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(600);
+  {
+    CachedRun run(member, folder);
+    run.read(text);
+    run.finish();
+  }
+  const Logits whole = ZooWalk(member.model, setting()).feed_all(text);
+  CachedRun run(member, folder);
+  Sequence sequence = run.contexts().restore(run.cache(), text);
+  constexpr uint32_t kKept = kExtentPositions + 80;  // within a block of an extent that is away
+  ASSERT_EQ(sequence.truncate(kKept), kKept);
+  tiers::BlockStore& store = run.cache().store();
+  uint64_t n_streams = 0;
+  for (const LayerShape& layer : member.model.shape().layers) n_streams += layer.n_kv_heads;
+  // A copy and one more block of every stream; others have the rest.
+  std::vector<tiers::BlockId> others;
+  while (store.pool().n_free() > 2 * n_streams) {
+    const auto block = store.open_block(tiers::kNoBlock);
+    ASSERT_TRUE(block.has_value());
+    others.push_back(*block);
+  }
+  const Logits rest = run.feed(sequence, std::span(text).subspan(kKept, 20));
+  EXPECT_TRUE(is_same(rest, std::span(whole).subspan(kKept, 20)));
+  for (const tiers::BlockId block : others) store.release(block);
+}
+
+/// A disk that, from hang() on, brings nothing to rest until it is told to.
+class HungDisk : public tiers::DurableCalls {
+ public:
+  int sync(int descriptor) override {
+    std::unique_lock lock(mutex_);
+    released_.wait(lock, [&] { return is_released_; });
+    return DurableCalls::sync(descriptor);
+  }
+  void hang() {
+    const std::lock_guard lock(mutex_);
+    is_released_ = false;
+  }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    is_released_ = true;
+    released_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable released_;
+  bool is_released_ = true;
+};
+
+TEST(ContextCache, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
+  static HungDisk disk;  // outlives the thread that hangs in it
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(600);
+  ZooWalk walk(member.model, setting());
+  {
+    ContextCache contexts({.directory = folder.path("contexts"),
+                           .limits = {},
+                           .saves = true,
+                           .wait_max = std::chrono::milliseconds(50),
+                           .calls = &disk},
+                          walk.cache(), kModel, "test");
+    Sequence sequence = walk.sequence();
+    contexts.begin(sequence, text);
+    walk.feed(sequence, text);
+    disk.hang();
+    try {
+      contexts.finish(walk.cache(), sequence);
+      ADD_FAILURE() << "a hung disk was waited for";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kIo);
+      EXPECT_FALSE(error.remedy().empty());
+    }
+    EXPECT_EQ(contexts.counts().saved_tokens, 0u);
+  }
+  disk.release();
 }
 
 }  // namespace

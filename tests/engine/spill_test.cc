@@ -5,6 +5,7 @@
 #include <bit>
 #include <random>
 
+#include "engine/kv_placement.h"
 #include "tests/engine/zoo_fixture.h"
 #include "tests/tiers/simulated_spill.h"
 
@@ -163,6 +164,54 @@ TEST_F(FaultySpill, AThousandFaultsChangeNoBit) {
   std::printf("%lu faults, %lu corrupt blocks, %lu extents lost, %lu blocks computed again\n",
               static_cast<unsigned long>(n_faults), static_cast<unsigned long>(n_corrupt),
               static_cast<unsigned long>(n_lost), static_cast<unsigned long>(n_replaced));
+}
+
+/// Windowed layers hold no row before a lost extent, so all before it is computed again: within the
+/// memory and the places that the context has.
+TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
+  const LoadedMember member("gemma3");
+  WalkSetting setting;
+  setting.kernels = cpu_attn::available_kernels().back();
+  setting.n_threads = 2;
+  setting.chunk_rows = 64;
+  setting.n_ctx = 3072;
+  const auto text = random_tokens(3000, member.member.model.vocab_size, kSeed);
+  const Logits whole = ZooWalk(member.model, setting).feed_all(text);
+  const ModelShape& shape = member.model.shape();
+  const KvContext context{.n_ctx = setting.n_ctx, .chunk_rows = setting.chunk_rows};
+  const KvPlacement placement =
+      place_spilling(shape, context, smallest_spilling_dram(shape, context));
+  // The rows of windowed layers are there twice meanwhile.
+  ModelShape windowed = shape;
+  std::erase_if(windowed.layers, [](const LayerShape& of) { return of.window == 0; });
+  WalkSetting small = setting;
+  small.kv_dram_bytes =
+      placement.slot_bytes + kv_bytes_for_context(windowed, setting.k_codec, setting.v_codec,
+                                                  setting.n_ctx, setting.chunk_rows);
+  const auto n_places = static_cast<uint32_t>(placement.nvme_bytes / placement.place_bytes);
+  auto spill = tiers::testing::make_simulated_spill({.seed = kSeed}, placement.place_bytes,
+                                                    n_places, placement.n_frames);
+  const tiers::IoFile file = spill.spill->file;
+  ZooWalk walk(member.model, small, std::move(spill.spill));
+  Sequence sequence = walk.sequence();
+  walk.feed(sequence, std::span(text).first(2900));
+  // One full layer writes its extents to one place after the other; the latest that left DRAM.
+  constexpr uint32_t kFullLayer = 5;
+  uint32_t extent = 2900 / kExtentPositions - 1;
+  const auto is_resident = [&] {
+    return walk.cache().store().is_resident(
+        walk.cache().block_id(sequence, kFullLayer, 0, extent * kExtentPositions));
+  };
+  while (extent > 0 && is_resident()) --extent;
+  ASSERT_GT(extent, 4u);
+  for (std::byte& byte :
+       spill.disk->medium(file).subspan(extent * placement.place_bytes, placement.place_bytes))
+    byte ^= std::byte{1};
+  const Logits rest = walk.feed(sequence, std::span(text).subspan(2900));
+  EXPECT_TRUE(is_same(rest, Logits(whole.begin() + 2900, whole.end())));
+  const tiers::StoreCounts& counts = walk.cache().store().counts();
+  EXPECT_EQ(counts.lost_extents, 1u);
+  EXPECT_EQ(counts.places_refused, 0u);
 }
 
 }  // namespace

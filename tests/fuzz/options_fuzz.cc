@@ -118,7 +118,7 @@ const std::vector<std::string>& words() {
       out.push_back("\n" + std::string(option.name) + " = ");
       if (!option.default_text.empty()) out.emplace_back(option.default_text);
     }
-    for (const char* section : {"model", "rope", "prompt", "sampling", "output"})
+    for (const char* section : {"model", "rope", "prompt", "sampling", "saved", "output"})
       out.push_back("\n[" + std::string(section) + "]\n");
     return out;
   }();

@@ -147,7 +147,8 @@ TEST(PackFailure, RemovingCanBeRepeatedUntilAllIsGone) {
       EXPECT_EQ(packs.n_packs(), 0u);
     }
     // The session is gone only when its packs are.
-    EXPECT_EQ(packs.remove("book"), packs.n_packs() > 0 || packs.session("book").has_value());
+    EXPECT_EQ(packs.remove("book").has_value(),
+              packs.n_packs() > 0 || packs.session("book").has_value());
     EXPECT_EQ(packs.n_packs(), 0u);
     EXPECT_EQ(packs.used_bytes(), 0u);
   });

@@ -91,6 +91,13 @@ TEST_F(SpillRun, GivesTheTokensOfARunInMemoryByARing) {
   EXPECT_EQ(object_of(outcome)["tiers"]["nvme"]["io"], "io_uring");
 }
 
+TEST_F(SpillRun, StaysWithinOneBudgetForEverything) {
+  const uint64_t budget = uint64_t{128} << 20;
+  const auto answer = object_of(run_strata(spilling({"--dram", "128MiB"})));
+  EXPECT_LE(answer["tiers"]["dram"].value("peak_bytes", UINT64_MAX), budget);
+  EXPECT_LE(answer["tiers"]["dram"].value("budget_bytes", UINT64_MAX), budget);
+}
+
 TEST_F(SpillRun, ReportsWhatLayWhereAndWhatMoved) {
   const auto answer = object_of(run_strata(spilling({"--io", "threads"})));
   const auto number = [&](const char* tier, const char* key) {

@@ -52,7 +52,8 @@ std::string cli11_names(const OptionSpec& option, const VerbSyntax& verb) {
     names += (names.empty() ? "" : ",") + flag;
   }
   if (option.kind == ValueKind::kFlag) names += fmt::format(",!--no-{}", option.name);
-  if (option.name == verb.positional) names += fmt::format(",{}", option.name);
+  const bool is_one_word = option.name == verb.positional && option.kind != ValueKind::kTextList;
+  if (is_one_word) names += fmt::format(",{}", option.name);
   return names;
 }
 
@@ -83,6 +84,24 @@ std::string cli11_names(const OptionSpec& option, const VerbSyntax& verb) {
       ErrorCode::kUsage, fmt::format("unknown option {}", flag),
       fmt::format("strata {}", verb.name),
       near.empty() ? fmt::format(kHelpRemedy, verb.name) : fmt::format("did you mean {}?", near));
+}
+
+/// Of what CLI11 knows no option for: the values of a positional list. The rest is refused.
+std::vector<std::string> positional_words(const VerbSyntax& verb,
+                                          const std::vector<std::string>& extras) {
+  const OptionSpec* positional = find_option(verb.positional);
+  const bool takes_words = positional != nullptr && positional->kind == ValueKind::kTextList;
+  std::vector<std::string> words;
+  bool flags_ended = false;
+  for (const std::string& extra : extras) {
+    if (extra == "--" && !flags_ended) {
+      flags_ended = true;
+      continue;
+    }
+    if (!takes_words || (extra.starts_with('-') && !flags_ended)) refuse_unknown(verb, extra);
+    words.push_back(extra);
+  }
+  return words;
 }
 
 }  // namespace
@@ -118,18 +137,23 @@ RawValues values_from_arguments(const VerbSyntax& verb, std::span<const std::str
     throw Error(ErrorCode::kUsage, error.what(), fmt::format("strata {}", verb.name),
                 fmt::format(kHelpRemedy, verb.name));
   }
-  for (const std::string& extra : app.remaining())
-    if (extra != "--") refuse_unknown(verb, extra);
+  const auto words = positional_words(verb, app.remaining());
 
   RawValues values;
   for (const auto& [option, known] : options) {
     if (known->count() == 0) continue;
     values[std::string(option->name)] = {known->results(), fmt::format("--{}", option->name)};
-    if (option->name == verb.positional && known->results().size() > 1) {
+    const bool is_list = option->kind == ValueKind::kTextList;
+    if (option->name == verb.positional && !is_list && known->results().size() > 1) {
       throw Error(ErrorCode::kUsage,
                   fmt::format("{} is given {} times", option->name, known->results().size()),
                   fmt::format("strata {}", verb.name), "name it once");
     }
+  }
+  if (!words.empty()) {
+    RawValue& value = values[std::string(verb.positional)];
+    value.texts.insert(value.texts.end(), words.begin(), words.end());
+    value.where = fmt::format("strata {}", verb.name);
   }
   return values;
 }

@@ -156,6 +156,9 @@ void check_command(const VerbSyntax& verb, const Command& command) {
   if (command.settings.json && command.is_set("output-format") && !format.starts_with("json")) {
     refuse_together(command, "json", "output-format", "both choose the form of the output");
   }
+  if (command.settings.all && !command.settings.name.empty()) {
+    refuse_together(command, "name", "all", "--all is every one");
+  }
   const bool needs_model =
       find_flag("-m", verb.bit) != nullptr && !command.settings.help && !command.settings.version;
   if (needs_model && command.settings.model.empty()) {

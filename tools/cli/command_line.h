@@ -16,10 +16,11 @@ namespace strata::cli {
 
 /// A verb's part of the command line.
 struct VerbSyntax {
-  std::string_view name;  // "run"
+  std::string_view name;  // "run", or two words: "session list"
   VerbSet bit;
-  std::string_view
-      positional;  // name of the option that may stand alone ("model" for `inspect FILE`), or ""
+  /// Name of the option whose values may stand alone ("model" for `inspect FILE`), or "": one
+  /// value, or any number where it is a list.
+  std::string_view positional;
 };
 
 /// Texts of one option from one source, and how a message names that place ("--temp",

@@ -14,7 +14,7 @@
 #include "engine/generator.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
-#include "tools/cli/saved_contexts.h"
+#include "tools/cli/run_contexts.h"
 
 namespace strata::cli {
 
@@ -69,7 +69,7 @@ class ModelSession {
   engine::SamplerOptions sampler_;
   engine::Engine engine_;
   std::optional<engine::ChatTemplate> template_;
-  SavedContexts saved_;
+  RunContexts saved_;
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
 };
 

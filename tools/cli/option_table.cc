@@ -155,6 +155,8 @@ std::string_view section_title(Section section) {
       return "Sampling";
     case Section::kTests:
       return "Tests";
+    case Section::kSaved:
+      return "Saved contexts";
     case Section::kOutput:
       return "Output and command";
   }
@@ -243,6 +245,8 @@ std::string_view section_key(Section section) {
       return "sampling";
     case Section::kTests:
       return "bench";
+    case Section::kSaved:
+      return "saved";
     case Section::kOutput:
       return "output";
   }

@@ -25,12 +25,15 @@ constexpr std::string_view kFirstSteps =
     "  strata run -m MODEL.gguf -f BOOK.txt -p \"...\" a question about a long text\n"
     "  strata chat -m MODEL.gguf                     a conversation\n";
 
+std::string verb_line(const Verb& verb) {
+  return fmt::format("  {:<15} {}\n", verb.syntax.name, verb.summary);
+}
+
 std::string program_help() {
   std::string out =
       "strata - large language models with long contexts\n\nUsage: strata VERB "
       "[options]\n\nVerbs:\n";
-  for (const Verb& verb : verbs())
-    out += fmt::format("  {:<10} {}\n", verb.syntax.name, verb.summary);
+  for (const Verb& verb : verbs()) out += verb_line(verb);
   out += fmt::format(
       "\n{}\n`strata VERB --help` lists a verb's options. `strata --version` prints the version.\n",
       kFirstSteps);
@@ -55,10 +58,57 @@ bool wants_json(std::span<const std::string> arguments, const GetVariable& get) 
   return variable && read_switch(*variable).value_or(false);
 }
 
-const Verb* find_verb(std::string_view name) {
-  for (const Verb& verb : verbs())
-    if (verb.syntax.name == name) return &verb;
+/// The verb that `words` begin with, or null; one or two of them are its name.
+const Verb* find_verb(std::span<const std::string> words) {
+  for (const Verb& verb : verbs()) {
+    const std::string_view name = verb.syntax.name;
+    if (name == words.front()) return &verb;
+    if (words.size() > 1 && name == words[0] + " " + words[1]) return &verb;
+  }
   return nullptr;
+}
+
+/// The verbs whose names begin with `group` as a word of its own.
+std::vector<const Verb*> verbs_of_group(const std::string& group) {
+  std::vector<const Verb*> found;
+  for (const Verb& verb : verbs())
+    if (verb.syntax.name.starts_with(group + " ")) found.push_back(&verb);
+  return found;
+}
+
+std::string group_help(const std::string& group) {
+  std::string out = fmt::format("Usage: strata {} VERB [options]\n\nVerbs:\n", group);
+  for (const Verb* verb : verbs_of_group(group)) out += verb_line(*verb);
+  return out + fmt::format("\n`strata {} VERB --help` lists a verb's options.\n", group);
+}
+
+[[noreturn]] void refuse_word(const std::string& message, const std::string& place,
+                              std::string_view word, std::span<const std::string> known) {
+  const std::string near = nearest_word(word, known);
+  throw Error(ErrorCode::kUsage, message, place,
+              near.empty() ? fmt::format("`{} --help` lists the verbs", place)
+                           : fmt::format("did you mean `{} {}`?", place, near));
+}
+
+/// `words` begin with no verb.
+[[noreturn]] void refuse_verb(std::span<const std::string> words) {
+  const std::string& first = words.front();
+  std::vector<std::string> known;
+  const auto of_group = verbs_of_group(first);
+  if (of_group.empty()) {
+    for (const Verb& verb : verbs())
+      known.emplace_back(verb.syntax.name.substr(0, verb.syntax.name.find(' ')));
+    refuse_word(first.starts_with('-') ? fmt::format("wanted a verb first, found {}", first)
+                                       : fmt::format("unknown verb '{}'", first),
+                "strata", first, known);
+  }
+  for (const Verb* verb : of_group) known.emplace_back(verb->syntax.name.substr(first.size() + 1));
+  const std::string second = words.size() > 1 ? words[1] : "";
+  const bool is_word = !second.empty() && !second.starts_with('-');
+  refuse_word(is_word ? fmt::format("unknown verb '{} {}'", first, second)
+                      : fmt::format("wanted {} after '{}', found {}", fmt::join(known, " or "),
+                                    first, second.empty() ? "nothing" : second),
+              "strata " + first, second, known);
 }
 
 int print(const std::string& text) {
@@ -78,21 +128,18 @@ int dispatch(std::span<const std::string> arguments, const GetVariable& get, boo
     return print(program_help());
   if (first == "--version") return print(version_text() + "\n");
   const bool is_help = first == "help";
-  const std::string& name = is_help ? arguments[1] : first;
-  const Verb* verb = find_verb(name);
+  const auto words = is_help ? arguments.subspan(1) : arguments;
+  const Verb* verb = find_verb(words);
   if (verb == nullptr) {
-    std::vector<std::string> known;
-    for (const Verb& candidate : verbs()) known.emplace_back(candidate.syntax.name);
-    const std::string near = nearest_word(name, known);
-    throw Error(ErrorCode::kUsage,
-                name.starts_with('-') ? fmt::format("wanted a verb first, found {}", name)
-                                      : fmt::format("unknown verb '{}'", name),
-                "strata",
-                near.empty() ? "`strata --help` lists the verbs"
-                             : fmt::format("did you mean `strata {}`?", near));
+    const bool asks_help = is_help ? words.size() == 1
+                                   : words.size() > 1 && (words[1] == "--help" || words[1] == "-h");
+    if (asks_help && !verbs_of_group(words.front()).empty())
+      return print(group_help(words.front()));
+    refuse_verb(words);
   }
   if (is_help) return print(verb_help(*verb));
-  const Command command = read_command(verb->syntax, arguments.subspan(1), get);
+  const size_t n_words = verb->syntax.name == words.front() ? 1 : 2;
+  const Command command = read_command(verb->syntax, words.subspan(n_words), get);
   json = command.settings.json ||
          (verb->syntax.bit == kBench && command.settings.output_format.starts_with("json"));
   if (command.settings.help) return print(verb_help(*verb));

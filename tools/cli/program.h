@@ -10,7 +10,8 @@
 
 namespace strata::cli {
 
-/// A verb: its syntax, its help, and what runs it. Returns the exit code; errors are thrown.
+/// A verb (`run`), or a verb of a group (`session list`): its syntax, its help, and what runs it.
+/// Returns the exit code; errors are thrown.
 struct Verb {
   VerbSyntax syntax;
   std::string_view summary;  // one line of `strata --help`

@@ -54,6 +54,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   engine::EngineOptions options;
   options.model_path = settings.model;
   options.n_ctx = settings.ctx_size;
+  options.dram_bytes = settings.dram;
   options.kv_dram_bytes = settings.kv_dram;
   options.nvme_directory = settings.nvme;
   options.nvme_budget_bytes = settings.nvme_budget;

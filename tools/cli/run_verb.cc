@@ -40,7 +40,8 @@ int answer_prompt(const Command& command, Trace* trace) {
   sink.close();
   notice(session.summary(answer));
   session.say_tiers();
-  session.save();
+  // Whoever stopped it wants the prompt back, not the disk's time; whole packs are kept already.
+  if (answer.finish_reason != engine::FinishReason::kCancelled) session.save();
   return answer.finish_reason == engine::FinishReason::kCancelled ? exit_code(ErrorCode::kCancelled)
                                                                   : 0;
 }

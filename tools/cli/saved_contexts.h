@@ -1,36 +1,45 @@
-// tools/cli/saved_contexts.h - the saved contexts of `run` and `chat`: what they find and keep is
-// said in one line each, and what goes wrong with them never ends an answer.
+// tools/cli/saved_contexts.h - what the verbs on saved contexts (`session`, `cache`) share.
 #pragma once
 
-#include <memory>
+#include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
+#include <string_view>
+#include <vector>
 
-#include "engine/context_cache.h"
-#include "engine/engine.h"
-#include "tools/cli/settings.h"
+#include "tiers/pack_directory.h"
+#include "tools/cli/command_line.h"
 
 namespace strata::cli {
 
-class SavedContexts {
- public:
-  explicit SavedContexts(const Settings& settings) : settings_(settings) {}
+/// The directory of --session-dir, or nothing where there is none; then none is made.
+/// Errors: kUsage where no place is known or others can reach it; kIo.
+std::optional<tiers::PackDirectory> open_saved_contexts(const Command& command);
 
-  /// A sequence that holds what is saved of the prompt's beginning; an empty one where nothing is.
-  engine::Sequence restore(engine::Engine& engine, std::span<const engine::TokenId> prompt);
-  void begin(engine::Engine& engine, const engine::Sequence& sequence,
-             std::span<const engine::TokenId> prompt);
-  void save_closed(engine::Engine& engine, const engine::Sequence& sequence);
-  /// After the answer: saves the rest and waits for the disk.
-  void finish(engine::Engine& engine, const engine::Sequence& sequence);
+/// The sessions asked for, each once, or all with --all. Errors: kUsage (no name, one that cannot
+/// be a session's, an unknown one, with those that were perhaps meant).
+std::vector<tiers::SessionEntry> asked_sessions(const Command& command, const VerbSyntax& verb,
+                                                const tiers::PackDirectory* packs);
 
- private:
-  bool is_wanted(engine::Engine& engine, uint64_t n_tokens);
-  void give_up(const Error& error);
+/// Why a session cannot be restored whole, as far as heads show; "" where nothing shows. `packs`
+/// are all of the directory.
+std::string session_problem(const tiers::SessionEntry& session,
+                            std::span<const tiers::PackEntry> packs);
 
-  Settings settings_;
-  bool is_off_ = false;
-  std::unique_ptr<engine::ContextCache> cache_;  // from the first prompt on that is worth it
-  uint64_t n_said_ = 0;                          // saved tokens that a line has told of
-};
+/// "2026-11-25T23:19:17Z", of nanoseconds since 1970; for JSON.
+std::string utc_time_text(int64_t time_ns);
+/// "2026-11-25 23:19" where the user is.
+std::string local_time_text(int64_t time_ns);
+
+/// Rows of cells as aligned columns, the first row being the heading. A '<' in `alignment` is a
+/// column of words, a '>' one of numbers.
+std::string table_text(std::span<const std::vector<std::string>> rows, std::string_view alignment);
+
+/// "1 pack", "2 packs".
+std::string count_text(uint64_t n, std::string_view noun);
+
+/// Digits of the beginning of a pack's name that tell it from all others of the directory.
+size_t shown_digits(std::span<const tiers::PackEntry> packs);
 
 }  // namespace strata::cli

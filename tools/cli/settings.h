@@ -15,15 +15,11 @@ struct Settings {
   uint64_t ctx_size = 0;  // 0 = chosen
   uint64_t threads = 0;   // 0 = every CPU this process may use
   std::string cache_type_k, cache_type_v;
+  uint64_t dram = 0;         // 0 = what is free
   uint64_t kv_dram = 0;      // 0 = what the context needs
   std::string nvme;          // resolved by command_line.h: a folder, or empty = no spill file
   uint64_t nvme_budget = 0;  // 0 = half of what the disk has free
   std::string io;
-  std::string session;      // empty = no name
-  std::string session_dir;  // resolved by command_line.h: a folder, or empty = none is known
-  uint64_t cache_budget = 0;
-  bool no_cache = false;
-  bool no_save = false;
   uint64_t weights_dram = 0;  // 0 = all of them
   std::string load;
   uint64_t batch_size = 0;
@@ -55,6 +51,14 @@ struct Settings {
   uint64_t repetitions = 0;
   std::string depth_fill;
   bool stages = false;
+  // Saved contexts.
+  std::string session;      // empty = no name
+  std::string session_dir;  // resolved by command_line.h: a folder, or empty = none is known
+  uint64_t cache_budget = 0;
+  bool no_cache = false;
+  bool no_save = false;
+  std::vector<std::string> name;  // of sessions or packs
+  bool all = false;
   // Output.
   bool json = false;
   std::string output;

@@ -8,21 +8,28 @@
 #include "engine/machine.h"
 
 namespace strata::cli {
+namespace {
+
+std::string faults_text(const tiers::StoreCounts& counts) {
+  return fmt::format(" {} reads repeated, {} blocks corrupt, {} computed again", counts.retries,
+                     counts.corrupt_blocks, counts.replaced_blocks);
+}
+
+}  // namespace
 
 std::string tier_line(engine::Engine& engine) {
   const tiers::BlockStore& store = engine.cache().store();
-  if (!store.has_spill()) return "";
-  const auto& pool = store.pool();
   const auto& counts = store.counts();
+  const bool has_faults = counts.retries > 0 || counts.lost_extents > 0;
+  if (!store.has_spill()) return has_faults ? "saved contexts:" + faults_text(counts) : "";
+  const auto& pool = store.pool();
   const auto& moved = store.transfers()->counts();
   std::string line = fmt::format(
       "K and V: {} in memory, {} on disk | disk: {} written, {} read, {:.2f} s waited",
       engine::bytes_text(uint64_t{pool.n_slots() - pool.n_free()} * pool.block_bytes()),
       engine::bytes_text(store.places()->used_bytes()), engine::bytes_text(moved.written_bytes),
       engine::bytes_text(moved.read_bytes), static_cast<double>(moved.stall_us) * 1e-6);
-  if (counts.retries > 0 || counts.lost_extents > 0)
-    line += fmt::format(" | {} reads repeated, {} blocks corrupt, {} computed again",
-                        counts.retries, counts.corrupt_blocks, counts.replaced_blocks);
+  if (has_faults) line += " |" + faults_text(counts);
   if (counts.write_failures > 0)
     line += fmt::format(" | {} writes failed: {}", counts.write_failures,
                         tiers::io_status_name(store.last_failure()));

@@ -10,7 +10,7 @@
 namespace strata::cli {
 
 /// "K and V: 48.0 MiB in memory, 180.0 MiB on disk | disk: 1.2 GiB read, ..."; empty where nothing
-/// spilled. After load().
+/// spilled and all that was read of saved contexts was right. After load().
 std::string tier_line(engine::Engine& engine);
 
 /// The objects `tiers` and `faults` of `run --json`. After load().

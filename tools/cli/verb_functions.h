@@ -1,4 +1,4 @@
-// tools/cli/verb_functions.h - the verbs that verbs.cc lists, one source file each.
+// tools/cli/verb_functions.h - the verbs that verbs.cc lists, in source files of their names.
 #pragma once
 
 #include "tools/cli/command_line.h"
@@ -10,6 +10,12 @@ inline constexpr VerbSyntax kChatSyntax = {"chat", kChat, ""};
 inline constexpr VerbSyntax kInspectSyntax = {"inspect", kInspect, "model"};
 inline constexpr VerbSyntax kBenchSyntax = {"bench", kBench, ""};
 inline constexpr VerbSyntax kTokenizeSyntax = {"tokenize", kTokenize, ""};
+inline constexpr VerbSyntax kSessionListSyntax = {"session list", kSessionList, ""};
+inline constexpr VerbSyntax kSessionShowSyntax = {"session show", kSessionShow, "name"};
+inline constexpr VerbSyntax kSessionRemoveSyntax = {"session rm", kSessionRemove, "name"};
+inline constexpr VerbSyntax kSessionVerifySyntax = {"session verify", kSessionVerify, "name"};
+inline constexpr VerbSyntax kCacheListSyntax = {"cache list", kCacheList, ""};
+inline constexpr VerbSyntax kCacheRemoveSyntax = {"cache rm", kCacheRemove, "name"};
 
 /// Each returns the exit code. Errors are thrown.
 int run_run(const Command& command);
@@ -17,5 +23,11 @@ int run_chat(const Command& command);
 int run_inspect(const Command& command);
 int run_tokenize(const Command& command);
 int run_bench(const Command& command);
+int run_session_list(const Command& command);
+int run_session_show(const Command& command);
+int run_session_remove(const Command& command);
+int run_session_verify(const Command& command);
+int run_cache_list(const Command& command);
+int run_cache_remove(const Command& command);
 
 }  // namespace strata::cli

@@ -15,6 +15,19 @@ constexpr Verb kVerbs[] = {
      "tokenize -m MODEL.gguf [-p TEXT] [-f FILE] [--ids|--json]", run_tokenize},
     {kBenchSyntax, "measure reading and decoding, as llama-bench does",
      "bench -m MODEL.gguf [-p 512,4096] [-n 128] [-d 0,8192] [-r 5]", run_bench},
+    {kSessionListSyntax, "list the saved sessions", "session list [--json]", run_session_list},
+    {kSessionShowSyntax, "show what a saved session holds", "session show NAME [--json]",
+     run_session_show},
+    {kSessionRemoveSyntax, "remove sessions and what only they keep",
+     "session rm NAME...|--all [--json]", run_session_remove},
+    {kSessionVerifySyntax, "read and check every saved block",
+     "session verify [NAME] [--json]   (exit code 4 where something is damaged)",
+     run_session_verify},
+    {kCacheListSyntax, "list the saved contexts and the space they take", "cache list [--json]",
+     run_cache_list},
+    {kCacheRemoveSyntax, "remove saved contexts that no session keeps",
+     "cache rm PACK...|--all [--json]   (PACK: the beginning of a name in `strata cache list`)",
+     run_cache_remove},
 };
 
 }  // namespace

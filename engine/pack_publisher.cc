@@ -1,0 +1,122 @@
+#include "engine/pack_publisher.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#include "base/error.h"
+
+namespace strata::engine {
+
+struct PackPublisher::State {
+  explicit State(tiers::PackDirectory opened) : directory(std::move(opened)) {}
+
+  tiers::PackDirectory directory;
+  std::timed_mutex directory_mutex;  // held while the directory is used
+
+  std::mutex mutex;  // of what follows
+  std::condition_variable changed;
+  std::deque<tiers::PackWriter> waiting;
+  bool is_busy = false;
+  bool ends = false;
+  std::string problem;
+  PublishedCounts counts;
+};
+
+namespace {
+
+[[noreturn]] void fail_hung() {
+  throw Error(ErrorCode::kIo, "the disk of saved contexts does not answer", "--session-dir",
+              "look at the disk (dmesg), or name a folder on another one");
+}
+
+}  // namespace
+
+PackPublisher::PackPublisher(tiers::PackDirectory directory)
+    : state_(std::make_shared<State>(std::move(directory))) {
+  try {
+    std::thread([state = state_] { run(state); }).detach();
+  } catch (const std::system_error& error) {
+    throw Error(ErrorCode::kOutOfMemory,
+                std::string("no thread for saving contexts: ") + error.what(), "",
+                "free memory, or use --no-save");
+  }
+}
+
+PackPublisher::~PackPublisher() {
+  const std::lock_guard lock(state_->mutex);
+  state_->ends = true;
+  state_->waiting.clear();
+  state_->changed.notify_all();
+}
+
+void PackPublisher::add(tiers::PackWriter writer) {
+  const std::lock_guard lock(state_->mutex);
+  if (!state_->problem.empty()) return;
+  state_->waiting.push_back(std::move(writer));
+  state_->changed.notify_all();
+}
+
+void PackPublisher::wait(std::chrono::milliseconds wait_max) {
+  std::unique_lock lock(state_->mutex);
+  const bool is_done = state_->changed.wait_for(
+      lock, wait_max, [&] { return state_->waiting.empty() && !state_->is_busy; });
+  if (!is_done) fail_hung();
+}
+
+void PackPublisher::with_directory(const std::function<void(tiers::PackDirectory&)>& use,
+                                   std::chrono::milliseconds wait_max) {
+  const std::unique_lock lock(state_->directory_mutex, wait_max);
+  if (!lock.owns_lock()) fail_hung();
+  use(state_->directory);
+}
+
+std::string PackPublisher::problem() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->problem;
+}
+
+void PackPublisher::set_problem(const std::string& problem) {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->problem.empty()) state_->problem = problem;
+}
+
+PublishedCounts PackPublisher::counts() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->counts;
+}
+
+void PackPublisher::run(const std::shared_ptr<State>& state) {
+  std::unique_lock lock(state->mutex);
+  for (;;) {
+    state->changed.wait(lock, [&] { return state->ends || !state->waiting.empty(); });
+    if (state->waiting.empty()) return;
+    tiers::PackWriter writer = std::move(state->waiting.front());
+    state->waiting.pop_front();
+    state->is_busy = true;
+    lock.unlock();
+    const uint64_t n_tokens = writer.head().n_positions();
+    PublishedCounts published;
+    std::string problem;
+    try {
+      writer.seal();
+      const uint64_t bytes = writer.bytes();
+      const std::lock_guard in_use(state->directory_mutex);
+      state->directory.publish(std::move(writer));
+      published = {n_tokens, bytes};
+    } catch (const Error& error) {
+      problem = error.what();
+    }
+    lock.lock();
+    state->counts.tokens += published.tokens;
+    state->counts.bytes += published.bytes;
+    if (state->problem.empty()) state->problem = problem;
+    if (!problem.empty()) state->waiting.clear();
+    state->is_busy = false;
+    state->changed.notify_all();
+  }
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,52 @@
+// engine/pack_publisher.h - gives packs their names on a thread of its own, which waits for the
+// disk, so that nobody else has to.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "tiers/pack_directory.h"
+
+namespace strata::engine {
+
+struct PublishedCounts {
+  uint64_t tokens = 0;  // in packs that have their name
+  uint64_t bytes = 0;
+};
+
+/// One caller at a time, beside the thread.
+class PackPublisher {
+ public:
+  /// Errors: kOutOfMemory (no thread).
+  explicit PackPublisher(tiers::PackDirectory directory);
+  /// Waits for no disk: a thread in the middle of a system call is left to end by itself, and what
+  /// has no name yet is dropped.
+  ~PackPublisher();
+  PackPublisher(const PackPublisher&) = delete;
+  PackPublisher& operator=(const PackPublisher&) = delete;
+
+  /// Seals the pack and gives it its name. Dropped where an earlier one had a problem: what would
+  /// continue that could not be found.
+  void add(tiers::PackWriter writer);
+  /// Waits until every pack has its name or a problem. Errors: kIo where the disk does not answer
+  /// within `wait_max`.
+  void wait(std::chrono::milliseconds wait_max);
+  /// Calls `use` with the directory, between two packs. Errors: kIo as wait(); those of `use`.
+  void with_directory(const std::function<void(tiers::PackDirectory&)>& use,
+                      std::chrono::milliseconds wait_max);
+
+  /// Why a pack did not get its name; empty where all did.
+  std::string problem() const;
+  void set_problem(const std::string& problem);  // the first one stays
+  PublishedCounts counts() const;
+
+ private:
+  struct State;
+  static void run(const std::shared_ptr<State>& state);
+  std::shared_ptr<State> state_;  // the thread holds it too
+};
+
+}  // namespace strata::engine

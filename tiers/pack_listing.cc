@@ -1,0 +1,101 @@
+// What concerns all files of a PackDirectory: lists of them, checks, removal.
+#include <map>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "tiers/pack_directory.h"
+
+namespace strata::tiers {
+
+std::vector<PackEntry> PackDirectory::packs() {
+  look();
+  std::map<std::string, std::vector<std::string>> sessions_of;
+  for (const std::string& file_name : directory_->names()) {
+    const std::string name = session_of_file_name(file_name);
+    if (name.empty()) continue;
+    try {
+      const auto manifest = session(name);
+      if (!manifest) continue;
+      // A manifest may name a pack twice.
+      const std::set<std::string> pinned(manifest->packs.begin(), manifest->packs.end());
+      for (const std::string& pack : pinned) sessions_of[pack].push_back(name);
+    } catch (const Error&) {
+      continue;  // list() says so
+    }
+  }
+  std::map<std::string, PackEntry> entries;
+  for (const auto& [name, head] : index_.heads()) {
+    entries[name].first_pos = head.run.first_pos;
+    entries[name].n_positions = head.n_positions();
+  }
+  for (const RefusedFile& file : refused_) entries[file.name].problem = file.problem;
+  std::vector<PackEntry> listed;
+  for (auto& [name, entry] : entries) {
+    const auto status = directory_->status_of(name);
+    if (!status) continue;  // evicted meanwhile
+    entry.name = name;
+    entry.bytes = status->bytes;
+    entry.used_ns = status->modified_ns;
+    if (const auto pins = sessions_of.find(name); pins != sessions_of.end())
+      entry.sessions = pins->second;
+    listed.push_back(std::move(entry));
+  }
+  return listed;
+}
+
+std::vector<std::string> PackDirectory::remove_unpinned(std::span<const std::string> packs) {
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  const std::set<std::string> pinned = pinned_packs("");
+  std::vector<std::string> removed;
+  for (const std::string& pack : packs) {
+    STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
+    if (pinned.contains(pack)) continue;
+    index_.remove(pack);
+    if (directory_->remove(pack)) removed.push_back(pack);
+  }
+  directory_->sync();
+  return removed;
+}
+
+std::optional<PackVerdict> PackDirectory::verify_pack(const std::string& pack) const {
+  STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
+  PackVerdict verdict{.name = pack, .n_bad_blocks = 0, .problem = ""};
+  try {
+    const auto reader = PackReader::open(*directory_, pack);
+    if (!reader) return std::nullopt;
+    verdict.n_bad_blocks = reader->count_bad_blocks();
+    if (verdict.n_bad_blocks > 0)
+      verdict.problem = std::to_string(verdict.n_bad_blocks) + " blocks are not what was saved";
+  } catch (const Error& error) {
+    verdict.problem = error.what();
+  }
+  return verdict;
+}
+
+std::vector<PackVerdict> PackDirectory::verify() const {
+  std::vector<PackVerdict> verdicts;
+  for (const std::string& name : directory_->names()) {
+    if (!is_pack_file_name(name)) continue;
+    if (auto verdict = verify_pack(name)) verdicts.push_back(std::move(*verdict));
+  }
+  for (const SessionEntry& entry : list()) {
+    std::string problem = entry.problem;
+    if (problem.empty() && entry.n_packs_missing > 0)
+      problem = std::to_string(entry.n_packs_missing) + " of its packs are missing";
+    verdicts.push_back({session_file_name(entry.name), 0, problem});
+  }
+  return verdicts;
+}
+
+void PackDirectory::remove_all() {
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  directory_->remove_leftovers();
+  for (const std::string& name : directory_->names()) {
+    if (!is_pack_file_name(name) && session_of_file_name(name).empty()) continue;
+    index_.remove(name);
+    directory_->remove(name);
+  }
+  directory_->sync();
+}
+
+}  // namespace strata::tiers

@@ -1,0 +1,92 @@
+#include "tools/cli/run_contexts.h"
+
+#include <fmt/format.h>
+
+#include "engine/byte_text.h"
+#include "tools/cli/notices.h"
+
+namespace strata::cli {
+namespace {
+
+// Saved contexts leave this much of the disk to everybody else.
+constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
+
+}  // namespace
+
+bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
+  if (is_off_ || settings_.no_cache || settings_.session_dir.empty()) return false;
+  if (!engine.cache().store().can_adopt()) return false;  // a model without a full layer
+  if (cache_) return true;
+  if (n_tokens < engine::kSavedTokensMin && settings_.session.empty()) return false;
+  try {
+    engine::ContextCacheOptions options;
+    options.directory = settings_.session_dir;
+    options.limits.budget_bytes = settings_.cache_budget;
+    options.limits.free_floor_bytes = kFreeFloorBytes;
+    options.saves = !settings_.no_save;
+    const auto& spec = engine.spec();
+    cache_ = std::make_unique<engine::ContextCache>(
+        options, engine.cache(), engine.fingerprint(),
+        spec.name.empty() ? spec.shape.architecture : spec.name);
+  } catch (const Error& error) {
+    give_up(error);
+  }
+  return cache_ != nullptr;
+}
+
+void RunContexts::give_up(const Error& error) {
+  is_off_ = true;
+  cache_.reset();
+  notice(fmt::format("note: saved contexts are not used: {}{}{}", error.what(),
+                     error.where().empty() ? "" : " | " + error.where(),
+                     error.remedy().empty() ? "" : " | " + error.remedy()));
+}
+
+engine::Sequence RunContexts::restore(engine::Engine& engine,
+                                        std::span<const engine::TokenId> prompt) {
+  if (!is_wanted(engine, prompt.size())) return engine.cache().make_sequence();
+  try {
+    engine::Sequence sequence = cache_->restore(engine.cache(), prompt.first(prompt.size() - 1));
+    if (sequence.n_pos() > 0)
+      notice(fmt::format("saved     {} of {} tokens were read before",
+                         engine::grouped_number(sequence.n_pos()),
+                         engine::grouped_number(prompt.size())));
+    if (cache_->counts().damaged_packs > 0)
+      notice(fmt::format("note: {} saved files were damaged and are removed",
+                         cache_->counts().damaged_packs));
+    return sequence;
+  } catch (const Error& error) {
+    give_up(error);
+  }
+  return engine.cache().make_sequence();
+}
+
+void RunContexts::begin(engine::Engine& engine, const engine::Sequence& sequence,
+                          std::span<const engine::TokenId> prompt) {
+  if (is_wanted(engine, prompt.size())) cache_->begin(sequence, prompt);
+}
+
+void RunContexts::save_closed(engine::Engine& engine, const engine::Sequence& sequence) {
+  if (cache_) cache_->save_closed(engine.cache(), sequence);
+}
+
+void RunContexts::finish(engine::Engine& engine, const engine::Sequence& sequence) {
+  if (!cache_) return;
+  try {
+    cache_->finish(engine.cache(), sequence, settings_.session);
+  } catch (const Error& error) {
+    give_up(error);
+    return;
+  }
+  if (!cache_->problem().empty())
+    notice(fmt::format("note: this context is not saved whole: {}", cache_->problem()));
+  const auto counts = cache_->counts();
+  if (counts.saved_tokens == n_said_) return;
+  n_said_ = counts.saved_tokens;
+  notice(fmt::format("saved     {} tokens, {} in {}{} | strata cache list",
+                     engine::grouped_number(counts.saved_tokens),
+                     engine::bytes_text(counts.saved_bytes), settings_.session_dir,
+                     settings_.session.empty() ? "" : ", named " + settings_.session));
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,36 @@
+// tools/cli/run_contexts.h - the saved contexts of `run` and `chat`: what they find and keep is
+// said in one line each, and what goes wrong with them never ends an answer.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "engine/context_cache.h"
+#include "engine/engine.h"
+#include "tools/cli/settings.h"
+
+namespace strata::cli {
+
+class RunContexts {
+ public:
+  explicit RunContexts(const Settings& settings) : settings_(settings) {}
+
+  /// A sequence that holds what is saved of the prompt's beginning; an empty one where nothing is.
+  engine::Sequence restore(engine::Engine& engine, std::span<const engine::TokenId> prompt);
+  void begin(engine::Engine& engine, const engine::Sequence& sequence,
+             std::span<const engine::TokenId> prompt);
+  void save_closed(engine::Engine& engine, const engine::Sequence& sequence);
+  /// After the answer: saves the rest and waits for the disk.
+  void finish(engine::Engine& engine, const engine::Sequence& sequence);
+
+ private:
+  bool is_wanted(engine::Engine& engine, uint64_t n_tokens);
+  void give_up(const Error& error);
+
+  Settings settings_;
+  bool is_off_ = false;
+  std::unique_ptr<engine::ContextCache> cache_;  // from the first prompt on that is worth it
+  uint64_t n_said_ = 0;                          // saved tokens that a line has told of
+};
+
+}  // namespace strata::cli
