@@ -3,7 +3,6 @@
 
 #include <sys/resource.h>
 
-#include <bit>
 #include <condition_variable>
 #include <csignal>
 #include <filesystem>
@@ -19,9 +18,9 @@
 namespace strata::engine {
 namespace {
 
-using testing::load_model;
+using testing::is_same;
+using testing::LoadedMember;
 using testing::Logits;
-using testing::ModelFile;
 using testing::random_tokens;
 using testing::TestFolder;
 using testing::WalkSetting;
@@ -31,21 +30,6 @@ constexpr uint32_t kSeed = 20261125;
 constexpr uint32_t kChunk = 128;
 constexpr tiers::Hash128 kModel{1, 2};
 
-struct LoadedMember {
-  explicit LoadedMember(const std::string& name)
-      : member(makers::zoo_member(name)),
-        written(member.model),
-        file(written.open()),
-        model(load_model(file)) {}
-  std::vector<int32_t> text(uint32_t n, uint32_t seed = kSeed) const {
-    return random_tokens(n, member.model.vocab_size, seed);
-  }
-  const makers::ZooMember& member;
-  ModelFile written;
-  GgufFile file;
-  Model model;
-};
-
 WalkSetting setting() {
   WalkSetting setting;
   setting.kernels = cpu_attn::available_kernels().back();
@@ -53,14 +37,6 @@ WalkSetting setting() {
   setting.chunk_rows = kChunk;
   setting.n_ctx = 8192;
   return setting;
-}
-
-bool is_same(std::span<const std::vector<float>> a, std::span<const std::vector<float>> b) {
-  if (a.size() != b.size()) return false;
-  for (size_t row = 0; row < a.size(); ++row)
-    for (size_t i = 0; i < a[row].size(); ++i)
-      if (std::bit_cast<uint32_t>(a[row][i]) != std::bit_cast<uint32_t>(b[row][i])) return false;
-  return true;
 }
 
 /// A walk whose cache directory is `folder`, as one run of the program has it.
@@ -133,7 +109,7 @@ TEST(ContextCache, AnotherQuestionAboutASavedTextHasTheBitsOfAFreshRun) {
     SCOPED_TRACE(listed.model.name);
     const LoadedMember member(listed.model.name);
     const TestFolder folder;
-    const auto document = member.text(1100);
+    const auto document = member.text(1100, kSeed);
     const auto first = joined(document, member.text(30, 1));
     const auto second = joined(document, member.text(40, 2));
     {
@@ -155,7 +131,7 @@ TEST(ContextCache, AnotherQuestionAboutASavedTextHasTheBitsOfAFreshRun) {
 TEST(ContextCache, TheSameTextAgainIsUsedToItsLastTokenButOne) {
   const LoadedMember member("llama3");
   const TestFolder folder;
-  const auto text = member.text(5000);  // two packs
+  const auto text = member.text(5000, kSeed);  // two packs
   const Logits whole = ZooWalk(member.model, setting()).feed_all(text);
   CachedRun first(member, folder);
   first.read(text);
@@ -169,7 +145,7 @@ TEST(ContextCache, TheSameTextAgainIsUsedToItsLastTokenButOne) {
 TEST(ContextCache, ASavedTextGrowsRunAfterRun) {
   const LoadedMember member("gemma3");
   const TestFolder folder;
-  const auto text = member.text(1500);
+  const auto text = member.text(1500, kSeed);
   const Logits whole = ZooWalk(member.model, setting()).feed_all(text);
   for (const uint32_t n : {400u, 700u, 1000u, 1500u}) {
     CachedRun run(member, folder);
@@ -184,7 +160,7 @@ TEST(ContextCache, APromptThatWasStoppedIsSavedAsFarAsItWasRead) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
     const TestFolder folder;
-    const auto text = member.text(3000);
+    const auto text = member.text(3000, kSeed);
     {
       CachedRun run(member, folder);
       run.begin(text);
@@ -205,7 +181,7 @@ TEST(ContextCache, APromptStoppedBeforeItsFirstStepLeavesTheSessionOfItsName) {
   const TestFolder folder;
   {
     CachedRun run(member, folder);
-    run.read(member.text(600));
+    run.read(member.text(600, kSeed));
     run.finish("talk");
   }
   {
@@ -223,7 +199,7 @@ TEST(ContextCache, APromptStoppedBeforeItsFirstStepLeavesTheSessionOfItsName) {
 TEST(ContextCache, NothingIsSavedBehindAPackThatFailed) {
   const LoadedMember member("llama3");
   const TestFolder folder;
-  const auto text = member.text(5000);
+  const auto text = member.text(5000, kSeed);
   CachedRun run(member, folder, {.lock_wait = std::chrono::milliseconds(1)});
   run.begin(text);
   run.read_to(text, 2 * kChunk);  // the first pack is being written: its room was made
@@ -264,7 +240,7 @@ class FileSizeLimit {
 TEST(ContextCache, AFailedWriteHoldsNoExtentBack) {
   const LoadedMember member("llama3");
   const TestFolder folder;
-  const auto text = member.text(1100);
+  const auto text = member.text(1100, kSeed);
   {
     CachedRun run(member, folder);
     run.read(text);
@@ -306,7 +282,7 @@ TEST(ContextCache, ADamagedBlockIsComputedAgain) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
     const TestFolder folder;
-    const auto text = member.text(1500);
+    const auto text = member.text(1500, kSeed);
     const auto more = joined(text, member.text(50, 3));
     const Logits whole = ZooWalk(member.model, setting()).feed_all(more);
     {
@@ -325,7 +301,7 @@ TEST(ContextCache, ADamagedBlockIsComputedAgain) {
 TEST(ContextCache, WhatIsComputedAgainServesEveryLayer) {
   const LoadedMember member("llama3");
   const TestFolder folder;
-  const auto text = member.text(5 * kExtentPositions);
+  const auto text = member.text(5 * kExtentPositions, kSeed);
   const auto more = joined(text, member.text(50, 3));
   const Logits whole = ZooWalk(member.model, setting()).feed_all(more);
   {
@@ -345,7 +321,7 @@ TEST(ContextCache, WhatIsComputedAgainServesEveryLayer) {
 TEST(ContextCache, CopyingASavedBlockTakesNoMoreMemoryThanWasCounted) {
   const LoadedMember member("llama3");
   const TestFolder folder;
-  const auto text = member.text(600);
+  const auto text = member.text(600, kSeed);
   {
     CachedRun run(member, folder);
     run.read(text);
@@ -399,7 +375,7 @@ TEST(ContextCache, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
   static HungDisk disk;  // outlives the thread that hangs in it
   const LoadedMember member("llama3");
   const TestFolder folder;
-  const auto text = member.text(600);
+  const auto text = member.text(600, kSeed);
   ZooWalk walk(member.model, setting());
   {
     ContextCache contexts({.directory = folder.path("contexts"),

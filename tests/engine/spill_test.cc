@@ -2,7 +2,6 @@
 // that lies, fails or hangs does to a run.
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <random>
 
 #include "engine/kv_placement.h"
@@ -12,9 +11,9 @@
 namespace strata::engine {
 namespace {
 
-using testing::load_model;
+using testing::is_same;
+using testing::LoadedMember;
 using testing::Logits;
-using testing::ModelFile;
 using testing::random_tokens;
 using testing::WalkSetting;
 using testing::ZooWalk;
@@ -23,18 +22,6 @@ using tiers::SimulatedDisk;
 constexpr uint32_t kSeed = 20261125;
 constexpr uint32_t kFrames = 48;
 
-struct LoadedMember {
-  explicit LoadedMember(const std::string& name)
-      : member(makers::zoo_member(name)),
-        written(member.model),
-        file(written.open()),
-        model(load_model(file)) {}
-  const makers::ZooMember& member;
-  ModelFile written;
-  GgufFile file;
-  Model model;
-};
-
 uint64_t place_bytes(const ModelShape& shape, const WalkSetting& setting) {
   uint64_t n_kv_heads = 0;
   for (const LayerShape& layer : shape.layers)
@@ -42,15 +29,6 @@ uint64_t place_bytes(const ModelShape& shape, const WalkSetting& setting) {
   const auto layout = KvLayout::make(setting.k_codec, setting.v_codec, shape.head_dim);
   const uint64_t bytes = n_kv_heads * kExtentBlocks * layout.block_bytes;
   return (bytes + tiers::kPlaceAlignment - 1) / tiers::kPlaceAlignment * tiers::kPlaceAlignment;
-}
-
-/// Bit for bit.
-bool is_same(const Logits& a, const Logits& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t row = 0; row < a.size(); ++row)
-    for (size_t i = 0; i < a[row].size(); ++i)
-      if (std::bit_cast<uint32_t>(a[row][i]) != std::bit_cast<uint32_t>(b[row][i])) return false;
-  return true;
 }
 
 /// A DRAM budget that holds n_positions of every full layer, beside all of the windowed ones.

@@ -60,6 +60,40 @@ inline std::vector<int32_t> random_tokens(uint32_t n, uint32_t vocab_size, uint3
 /// Logits of consecutive rows, [n_rows][vocab_size].
 using Logits = std::vector<std::vector<float>>;
 
+/// A member of the zoo, written, opened and loaded.
+struct LoadedMember {
+  explicit LoadedMember(const std::string& name)
+      : member(makers::zoo_member(name)),
+        written(member.model),
+        file(written.open()),
+        model(load_model(file)) {}
+  std::vector<int32_t> text(uint32_t n, uint32_t seed) const {
+    return random_tokens(n, member.model.vocab_size, seed);
+  }
+  const makers::ZooMember& member;
+  ModelFile written;
+  GgufFile file;
+  Model model;
+};
+
+/// Nothing where all bits are equal, else which row and logit differ first.
+inline std::optional<std::string> first_difference(std::span<const std::vector<float>> a,
+                                                   std::span<const std::vector<float>> b) {
+  if (a.size() != b.size())
+    return std::to_string(a.size()) + " rows and " + std::to_string(b.size());
+  for (size_t row = 0; row < a.size(); ++row)
+    for (size_t i = 0; i < a[row].size(); ++i)
+      if (std::bit_cast<uint32_t>(a[row][i]) != std::bit_cast<uint32_t>(b[row][i]))
+        return "row " + std::to_string(row) + " logit " + std::to_string(i) + ": " +
+               std::to_string(a[row][i]) + " and " + std::to_string(b[row][i]);
+  return std::nullopt;
+}
+
+/// Bit for bit.
+inline bool is_same(std::span<const std::vector<float>> a, std::span<const std::vector<float>> b) {
+  return !first_difference(a, b).has_value();
+}
+
 struct WalkSetting {
   const KernelTable* kernels = nullptr;
   uint32_t n_threads = 1;
