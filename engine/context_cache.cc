@@ -35,14 +35,14 @@ ContextCache::ContextCache(const ContextCacheOptions& options, const KvCache& ca
 Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) {
   tokens_.clear();
   saved_end_ = 0;
-  std::optional<Sequence> sequence;
+  Sequence sequence = cache.make_sequence();
   publisher_.with_directory(
       [&](tiers::PackDirectory& directory) { sequence = restore_from(directory, cache, tokens); },
       options_.wait_max);
-  counts_.restored_tokens = sequence->n_pos();
-  tokens_ = sequence->tokens();
-  saved_end_ = sequence->n_pos();
-  return std::move(*sequence);
+  counts_.restored_tokens = sequence.n_pos();
+  tokens_ = sequence.tokens();
+  saved_end_ = sequence.n_pos();
+  return sequence;
 }
 
 Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& cache,

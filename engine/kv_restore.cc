@@ -101,7 +101,7 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
                  extent_blocks_);
     for (uint32_t head = 0; head < n_heads; ++head) {
       auto& table = sequence.streams_[stream_idx(layer, head)].blocks;
-      const auto from = extent_blocks_.begin() + head * kExtentBlocks;
+      const auto from = extent_blocks_.begin() + std::ptrdiff_t{head} * kExtentBlocks;
       table.insert(table.end(), from, from + kExtentBlocks);
     }
   };

@@ -1,5 +1,7 @@
 #include "tiers/slot_states.h"
 
+#include <string>
+
 #include "base/check.h"
 
 namespace strata::tiers {
@@ -28,7 +30,8 @@ SlotStates::SlotStates(uint32_t n_slots) : slots_(n_slots) {
 SlotStates::Slot& SlotStates::in_state(uint32_t slot, SlotState wanted, const char* transition) {
   STRATA_CHECK(slot < slots_.size(), "slot %u of %zu", slot, slots_.size());
   STRATA_CHECK(slots_[slot].state == wanted, "%s: slot %u is %s, not %s", transition, slot,
-               slot_state_name(slots_[slot].state).data(), slot_state_name(wanted).data());
+               std::string(slot_state_name(slots_[slot].state)).c_str(),
+               std::string(slot_state_name(wanted)).c_str());
   return slots_[slot];
 }
 
@@ -93,7 +96,7 @@ void SlotStates::evicted(uint32_t slot) {
 void SlotStates::quarantine(uint32_t slot) {
   const SlotState now = state(slot);
   STRATA_CHECK(now == SlotState::kFilling || now == SlotState::kEvicting,
-               "quarantine: slot %u is %s", slot, slot_state_name(now).data());
+               "quarantine: slot %u is %s", slot, std::string(slot_state_name(now)).c_str());
   slots_[slot].state = SlotState::kQuarantined;
   ++n_quarantined_;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include <string>
+
 #include "base/check.h"
 
 namespace strata::tiers {
@@ -151,7 +153,7 @@ void TransferQueue::free_done(uint32_t frame) {
     case SlotState::kFree:
     case SlotState::kResident:
       STRATA_CHECK(false, "a transfer ended in frame %u, which is %s", frame,
-                   slot_state_name(states_.state(frame)).data());
+                   std::string(slot_state_name(states_.state(frame))).c_str());
   }
 }
 
