@@ -303,7 +303,6 @@ void BlockStore::evict(ExtentId id) {
   set_away(of, true);
   std::erase(stored_[of.layer], id);
   ++counts_.extents_evicted;
-  ++residency_epoch_;
 }
 
 void BlockStore::set_away(Extent& of, bool is_away) {
@@ -355,7 +354,6 @@ void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
   of.n_live = static_cast<uint32_t>(blocks.size());
   of.n_resident = 0;
   set_away(of, true);
-  ++residency_epoch_;
 }
 
 void BlockStore::replace(BlockId lost, BlockId fresh) {
@@ -367,7 +365,6 @@ void BlockStore::replace(BlockId lost, BlockId fresh) {
   if (a.extent != kNoExtent) extent(a.extent).blocks[a.idx] = lost;
   if (b.extent != kNoExtent) extent(b.extent).blocks[b.idx] = fresh;
   ++counts_.replaced_blocks;
-  ++residency_epoch_;
 }
 
 }  // namespace strata::tiers

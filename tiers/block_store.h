@@ -126,8 +126,6 @@ class BlockStore {
   /// blocks [n_kv_heads][8].
   void adopt(const SavedExtent& saved, std::span<BlockId> blocks);
   const BlockPool& pool() const { return pool_; }
-  /// Changes whenever a block became resident or stopped being so.
-  uint64_t residency_epoch() const { return residency_epoch_; }
   const StoreCounts& counts() const { return counts_; }
   /// Why the last extent that was refused or failed stayed in DRAM, the budget on disk aside; kOk
   /// where none did.
@@ -220,7 +218,6 @@ class BlockStore {
   uint64_t headroom_slots_ = UINT64_MAX;
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
   uint64_t next_generation_ = 1;
-  uint64_t residency_epoch_ = 0;
   StoreCounts counts_;
 };
 

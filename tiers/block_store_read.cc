@@ -111,7 +111,6 @@ void BlockStore::settle(ExtentId id, bool is_right) {
   set_away(of, false);
   stored_[of.layer].push_back(id);
   ++counts_.extents_settled;
-  ++residency_epoch_;
 }
 
 void BlockStore::take_one(ExtentId id, ThreadPool& pool) {

@@ -129,10 +129,6 @@ class PackDirectory {
   std::vector<std::string> remove_unpinned(std::span<const std::string> packs);
   /// Reads every byte of a pack and notes no use; nothing where there is none.
   std::optional<PackVerdict> verify_pack(const std::string& pack) const;
-  /// Reads every byte of every pack and session. Errors: kIo where the directory cannot be listed.
-  std::vector<PackVerdict> verify() const;
-  /// Removes every pack and session, pinned or not.
-  void remove_all();
 
  private:
   PackDirectory(std::shared_ptr<DurableDirectory> directory, const PackLimits& limits)

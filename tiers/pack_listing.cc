@@ -72,30 +72,4 @@ std::optional<PackVerdict> PackDirectory::verify_pack(const std::string& pack) c
   return verdict;
 }
 
-std::vector<PackVerdict> PackDirectory::verify() const {
-  std::vector<PackVerdict> verdicts;
-  for (const std::string& name : directory_->names()) {
-    if (!is_pack_file_name(name)) continue;
-    if (auto verdict = verify_pack(name)) verdicts.push_back(std::move(*verdict));
-  }
-  for (const SessionEntry& entry : list()) {
-    std::string problem = entry.problem;
-    if (problem.empty() && entry.n_packs_missing > 0)
-      problem = std::to_string(entry.n_packs_missing) + " of its packs are missing";
-    verdicts.push_back({session_file_name(entry.name), 0, problem});
-  }
-  return verdicts;
-}
-
-void PackDirectory::remove_all() {
-  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-  directory_->remove_leftovers();
-  for (const std::string& name : directory_->names()) {
-    if (!is_pack_file_name(name) && session_of_file_name(name).empty()) continue;
-    index_.remove(name);
-    directory_->remove(name);
-  }
-  directory_->sync();
-}
-
 }  // namespace strata::tiers

@@ -38,7 +38,7 @@ TEST_F(PackDirectoryTest, WhatWasSavedIsFoundAgainBitForBit) {
       EXPECT_EQ(found.n_positions, n);
       expect_whole(found);
       EXPECT_EQ(problems_of(other), "");
-      other.remove_all();
+      remove_packs(other);
       EXPECT_TRUE(names_in(path()).empty());
     }
   }
@@ -320,7 +320,7 @@ TEST_F(PackDirectoryTest, AnEvictedPackStaysReadableForWhoOpenedIt) {
   save_text(packs, small_shape(), text);
   PackDirectory other = open();
   const FoundContext found = other.find(small_shape(), {}, text);
-  packs.remove_all();
+  remove_packs(packs);
   EXPECT_TRUE(names_in(path()).empty());
   EXPECT_EQ(found.n_positions, 300u);
   expect_whole(found);

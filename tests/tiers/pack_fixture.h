@@ -174,12 +174,26 @@ inline void expect_whole(const FoundContext& found) {
   }
 }
 
-/// The problems that verify() finds, one a line.
+/// What is wrong with any pack or session, one a line; reads every byte.
 inline std::string problems_of(PackDirectory& packs) {
   std::string text;
-  for (const PackVerdict& verdict : packs.verify())
-    if (!verdict.problem.empty()) text += verdict.name + ": " + verdict.problem + "\n";
+  for (const PackEntry& entry : packs.packs()) {
+    const auto verdict = packs.verify_pack(entry.name);
+    if (verdict && !verdict->problem.empty()) text += entry.name + ": " + verdict->problem + "\n";
+  }
+  for (const RefusedFile& file : packs.refused()) text += file.name + ": " + file.problem + "\n";
+  for (const SessionEntry& entry : packs.list()) {
+    if (!entry.problem.empty()) text += entry.name + ": " + entry.problem + "\n";
+    if (entry.n_packs_missing > 0) text += entry.name + ": packs are missing\n";
+  }
   return text;
+}
+
+/// Removes every pack, of which no session pins one.
+inline void remove_packs(PackDirectory& packs) {
+  std::vector<std::string> names;
+  for (const PackEntry& entry : packs.packs()) names.push_back(entry.name);
+  EXPECT_EQ(packs.remove_unpinned(names), names);
 }
 
 /// The code of the Error that `call` throws, or "none".

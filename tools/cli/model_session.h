@@ -46,7 +46,6 @@ class ModelSession {
   uint64_t seed() const { return sampler_.seed; }
   /// Another draw for the next answer.
   void advance_seed() { ++sampler_.seed; }
-  void clear() { sequence_.reset(); }
 
   /// "412 prompt (0 cached) 1.3 s, 317 tok/s | 34 out, 38.9 tok/s | context 446 of 8192".
   std::string summary(const engine::Generation& answer) const;
