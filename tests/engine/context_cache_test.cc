@@ -74,6 +74,12 @@ class CachedRun {
     contexts_.finish(walk_.cache(), sequence_, session);
     EXPECT_EQ(contexts_.problem(), "");
   }
+  /// Another prompt for the same sequence, as a chat has it: what both begin with is kept.
+  Logits read_after(std::span<const int32_t> prompt, uint32_t n_common) {
+    contexts_.begin(sequence_, prompt);
+    EXPECT_EQ(sequence_.truncate(n_common), n_common);
+    return read_to(prompt, static_cast<uint32_t>(prompt.size()));
+  }
   Logits feed(Sequence& sequence, std::span<const int32_t> tokens) {
     return walk_.feed(sequence, tokens);
   }
@@ -258,6 +264,25 @@ TEST(ContextCache, AFailedWriteHoldsNoExtentBack) {
   EXPECT_NE(elsewhere.problem(), "");
   const tiers::TransferQueue& transfers = *run.cache().store().transfers();
   EXPECT_EQ(transfers.n_free(), transfers.n_frames());
+}
+
+TEST(ContextCache, AHistoryThatWasEditedIsSavedAsItIsNow) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto first = member.text(700, kSeed);
+  const auto edited = joined({first.begin(), first.begin() + 300}, member.text(700, 5));
+  const Logits whole = ZooWalk(member.model, setting()).feed_all(edited);
+  {
+    CachedRun run(member, folder);
+    run.read(first);
+    run.finish();
+    run.read_after(edited, 300);
+    run.finish();
+  }
+  CachedRun run(member, folder);
+  const Logits rest = run.read(edited);
+  EXPECT_EQ(run.n_restored(), 992u);  // every whole block but the last token's
+  EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
 }
 
 /// Changes a byte in every 4,096 of the blocks of every pack; its end, which finding reads, stays.
