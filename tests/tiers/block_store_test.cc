@@ -126,7 +126,7 @@ TEST(BlockStore, APlaceThatADiskHadNoRoomForIsUsedAgain) {
   EXPECT_FALSE(at.store.is_frozen(first[0]));
   EXPECT_EQ(at.spill.places->n_taken(), 0u);
   const auto second = at.store_run(200);
-  EXPECT_TRUE(at.store.is_frozen(second[0]));
+  ASSERT_TRUE(at.store.is_frozen(second[0]));
   at.evict_all();
   ASSERT_TRUE(at.take(at.store.extent_of(second[0])));
   EXPECT_TRUE(at.holds(second[3], 203));
