@@ -229,8 +229,8 @@ SimulatedIo::Next SimulatedIo::move(Transfer& transfer, IoCompletion& completion
   return Next::kGoesOn;
 }
 
-/// Of a transfer that is resumed: the bytes of a first part, whole units of the file's alignment, or
-/// 0 where there are too few, or it was resumed already. The rest takes as long again.
+/// Of a transfer that is resumed: the bytes of a first part, whole units of the file's alignment,
+/// or 0 where there are too few, or it was resumed already. The rest takes as long again.
 uint32_t SimulatedIo::first_part(Transfer& transfer, uint32_t bytes) {
   const uint32_t unit = file_of(transfer.request).alignment();
   const uint32_t n_units = bytes / unit;

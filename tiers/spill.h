@@ -46,8 +46,8 @@ struct SpillRequest {
 };
 
 /// What is free for this user where a spill file in `directory` would lie. Makes what it would need
-/// there and removes it again. Errors: kIo (nothing can be written there, or nothing is free), kUsage
-/// (in memory).
+/// there and removes it again. Errors: kIo (nothing can be written there, or nothing is free),
+/// kUsage (in memory).
 uint64_t spill_room(const std::string& directory);
 
 /// A spill file on a real disk. Appends lines for the user where the system or the disk lacks

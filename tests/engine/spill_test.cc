@@ -244,7 +244,7 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   Sequence sequence = walk.sequence();
   walk.feed(sequence, std::span(text).first(2900));
   (void)walk.cache().store().make_room(
-      walk.cache().pool().n_slots());  // everything that can leaves
+      walk.cache().pool().n_slots());  // all that can leave
   // One full layer writes its extents to one place after the other. Before this one, windowed layers
   // hold nothing any more.
   constexpr uint32_t kFullLayer = 5, extent = 7;
