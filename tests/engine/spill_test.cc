@@ -243,10 +243,9 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   ZooWalk walk(member.model, small, std::move(spill.spill));
   Sequence sequence = walk.sequence();
   walk.feed(sequence, std::span(text).first(2900));
-  (void)walk.cache().store().make_room(
-      walk.cache().pool().n_slots());  // all that can leave
-  // One full layer writes its extents to one place after the other. Before this one, windowed layers
-  // hold nothing any more.
+  (void)walk.cache().store().make_room(walk.cache().pool().n_slots());  // all that can leave
+  // One full layer writes its extents to one place after the other. Windowed layers hold nothing as
+  // early as this one.
   constexpr uint32_t kFullLayer = 5, extent = 7;
   ASSERT_EQ(walk.cache().block_id(sequence, 0, 0, extent * kExtentPositions), tiers::kNoBlock);
   ASSERT_FALSE(walk.cache().store().is_resident(
