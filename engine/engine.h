@@ -38,6 +38,9 @@ struct EngineOptions {
   uint32_t n_threads = 0;  // 0 = usable_cpus()
   std::string cpu_isa;     // "" = the widest
   bool allow_untrained = false;
+  // Sequences of n_ctx that share their beginning and are held at a time: full layers share its
+  // blocks, windowed layers hold a window of each.
+  uint32_t n_sequences = 1;
   RopeOverrides rope;
   Trace* trace = nullptr;  // of steps and transfers; outlives the engine
 };
@@ -51,8 +54,9 @@ class Engine {
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
   void load(const Model::Progress& progress);
-  /// The weights alone, for a caller that keeps them itself; they must go before the engine does.
-  Model load_model(ThreadPool& pool, const Model::Progress& progress) const;
+  /// In place of load(): a KV cache and a walk of its own beside the weights and threads of a
+  /// loaded engine of the same file, which outlives this one. One of the two walks at a time.
+  void load_beside(const Engine& loaded);
 
   const GgufFile& file() const { return *file_; }
   const ModelSpec& spec() const { return spec_; }
@@ -70,12 +74,14 @@ class Engine {
 
   /// After load() only.
   const Model& model() const;
+  ThreadPool& pool();
   KvCache& cache();
   Walk& walk();
 
  private:
   Engine() = default;
   std::unique_ptr<tiers::Spill> open_spill();
+  void reserve_kv();
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;
   std::unique_ptr<GgufFile> file_;
@@ -90,8 +96,8 @@ class Engine {
   tiers::Hash128 fingerprint_;
   std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
-  std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<Model> model_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<const Model> model_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Walk> walk_;
 };
