@@ -20,4 +20,7 @@ void load_for_bench(engine::Engine& engine);
 /// The process's peak beside what it may hold, on standard error.
 void say_memory(uint64_t weight_bytes, uint64_t kv_bytes);
 
+/// `bench --tiers` (bench_tiers_verb.cc). Returns the exit code.
+int run_tier_bench(const Command& command, AnswerSink& sink);
+
 }  // namespace strata::cli

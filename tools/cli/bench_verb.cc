@@ -85,6 +85,7 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
 int run_bench(const Command& command) {
   const Settings& settings = command.settings;
   AnswerSink sink = AnswerSink::open("");
+  if (settings.tiers) return run_tier_bench(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
   engine::Engine engine = open_engine(settings, tests);
   BenchSubject subject = bench_subject(engine, settings);

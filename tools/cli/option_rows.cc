@@ -145,6 +145,10 @@ constexpr OptionSpec kRows[] = {
     {"stages", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "also time each kind of operation, in one more run of each test", Sources::kEverywhere, kBench,
      &S::stages},
+    {"tiers", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
+     "without -d at 32,768 tokens or the model's context",
+     Sources::kFlagOnly, kBench, &S::tiers},
 
     {"session", "", Section::kSaved, ValueKind::kText, "", 0, 0, "NAME",
      "keep this context under a name: it is not evicted, and the next run finds it anyway",

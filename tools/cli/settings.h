@@ -51,6 +51,7 @@ struct Settings {
   uint64_t repetitions = 0;
   std::string depth_fill;
   bool stages = false;
+  bool tiers = false;
   // Saved contexts.
   std::string session;      // empty = no name
   std::string session_dir;  // resolved by command_line.h: a folder, or empty = none is known
