@@ -2,10 +2,11 @@
 // disk loses some.
 //
 // The spans of a group are cut into waves in position order; a wave's missing extents fit into a
-// third of the staging frames, so that the next waves, also those of later layers, are read while
-// one is attended. Every tile keeps its running partial from wave to wave; spans are merged into it
-// in order, as everywhere (law L1), so the bits are those of a run that has everything in DRAM.
-// Residency does not change within a step, so the waves are known when it begins.
+// twelfth of the staging frames, or the wave is one span, so that the next waves, also those of
+// later layers, are read while one is attended. Every tile keeps its running partial from wave to
+// wave; spans are merged into it in order, as everywhere (law L1), so the bits are those of a run
+// that has everything in DRAM. Residency does not change within a step, so the waves are known when
+// it begins.
 #include <algorithm>
 #include <limits>
 #include <string>
@@ -17,7 +18,7 @@ namespace strata::engine {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr uint32_t kWavesInFlight = 3;
+constexpr uint32_t kWavesInFlight = 12;  // at 3 decoding was slower (docs/measurements.md)
 
 }  // namespace
 
