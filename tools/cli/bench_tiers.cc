@@ -34,11 +34,15 @@ uint64_t written_bytes(engine::Engine& engine) {
   return engine.cache().store().transfers()->counts().written_bytes;
 }
 
+uint64_t n_streams(const engine::KvCache& cache) {
+  uint64_t n = 0;
+  for (const LayerShape& layer : cache.shape().layers) n += layer.n_kv_heads;
+  return std::max<uint64_t>(n, 1);
+}
+
 uint64_t disk_bytes(engine::Engine& spilled, uint32_t n_depth) {
   const engine::KvCache& cache = spilled.cache();
-  uint64_t n_streams = 0;
-  for (const LayerShape& layer : cache.shape().layers) n_streams += layer.n_kv_heads;
-  return std::clamp(n_streams * engine::blocks_for(n_depth) * cache.layout().block_bytes,
+  return std::clamp(n_streams(cache) * engine::blocks_for(n_depth) * cache.layout().block_bytes,
                     kDiskBytesMin, kDiskBytesMax);
 }
 
@@ -112,9 +116,7 @@ double TierBench::prefill(engine::Engine& engine, std::span<const int32_t> token
 void TierBench::measure_write_through(const Events& events) {
   // No more than the spilling engine holds beside writing it: what it read back would count too.
   const engine::KvCache& cache = spilled_.cache();
-  uint64_t n_streams = 0;
-  for (const LayerShape& layer : cache.shape().layers) n_streams += layer.n_kv_heads;
-  const uint64_t n_held = cache.pool().n_slots() / n_streams * kBlockPositions;
+  const uint64_t n_held = cache.pool().n_slots() / n_streams(cache) * kBlockPositions;
   const auto n = static_cast<uint32_t>(std::min<uint64_t>(
       {kPrefillMax, options_.n_depth, n_held / kExtentPositions * kExtentPositions}));
   const std::span<const int32_t> tokens = std::span(tokens_).first(n);

@@ -12,7 +12,7 @@
 namespace strata::cli {
 namespace {
 
-constexpr double kSelected = 0.02;
+constexpr uint64_t kSelectedPercent = 2;
 constexpr double kUsefulWanted = 0.5;           // of the rate in order
 constexpr uint32_t kUsefulBytesMin = 16 << 10;  // from this block size on
 constexpr double kTagWanted = 1.2;
@@ -52,16 +52,15 @@ void TierBench::measure_sequential(const Events& events) {
 
 void TierBench::measure_selection(const Events& events) {
   for (const uint32_t block_bytes : {4u << 10, 8u << 10, 16u << 10, 32u << 10, 64u << 10}) {
-    const auto n = static_cast<uint64_t>(
-        std::max(1.0, kSelected * static_cast<double>(disk_.bytes() / block_bytes)));
-    TierFigure figure{
-        .name = fmt::format("2 % selection, {} KiB", block_bytes >> 10),
-        .formula = fmt::format("{} of {} blocks x {}", n, disk_.bytes() / block_bytes, block_bytes),
-        .formula_bytes = n * block_bytes,
-        .bytes = n * block_bytes,
-        .samples_s = {},
-        .measure = "of sequential read",
-        .wanted = block_bytes >= kUsefulBytesMin ? kUsefulWanted : 0};
+    const uint64_t n_blocks = disk_.bytes() / block_bytes;
+    const uint64_t n = std::max<uint64_t>(1, n_blocks * kSelectedPercent / 100);
+    TierFigure figure{.name = fmt::format("2 % selection, {} KiB", block_bytes >> 10),
+                      .formula = fmt::format("{} of {} blocks x {}", n, n_blocks, block_bytes),
+                      .formula_bytes = n * block_bytes,
+                      .bytes = n * block_bytes,
+                      .samples_s = {},
+                      .measure = "of sequential read",
+                      .wanted = block_bytes >= kUsefulBytesMin ? kUsefulWanted : 0};
     for (uint32_t i = 0; i < options_.n_samples; ++i) {
       const double in_order = read_rate(disk_.read_all());
       const auto offsets = disk_.draw(n, block_bytes, /*is_sorted=*/true);

@@ -22,7 +22,7 @@ struct Seconds {
 
 Seconds now() {
   timespec cpu{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+  (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
   const auto wall = std::chrono::steady_clock::now().time_since_epoch();
   return {std::chrono::duration<double>(wall).count(),
           static_cast<double>(cpu.tv_sec) + static_cast<double>(cpu.tv_nsec) * 1e-9};

@@ -35,6 +35,7 @@ bool TierFigure::is_reached() const { return is_at_most ? value() <= wanted : va
 ordered_json figure_json(const BenchSubject& subject, uint32_t n_depth, const TierFigure& figure) {
   ordered_json json = subject_json(subject);
   std::vector<double> samples_ns;
+  samples_ns.reserve(figure.samples_s.size());
   for (const double seconds : figure.samples_s) samples_ns.push_back(std::round(seconds * 1e9));
   json.update(ordered_json{{"n_depth", n_depth},
                            {"depth_fill", fill_name(subject.fill)},
