@@ -15,7 +15,12 @@ constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
 
 bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
   if (is_off_ || settings_.no_cache || settings_.session_dir.empty()) return false;
-  if (!engine.cache().store().can_adopt()) return false;  // a model without a full layer
+  if (!engine.cache().store().can_adopt()) {  // a model without a full layer
+    if (failure_ == SavingFailure::kIsThrown)
+      throw Error(ErrorCode::kUnsupported, "a model whose layers all have a window is not saved",
+                  settings_.model, "its contexts are read anew");
+    return false;
+  }
   if (cache_) return true;
   if (n_tokens < engine::kSavedTokensMin && settings_.session.empty()) return false;
   try {
@@ -35,6 +40,7 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
 }
 
 void RunContexts::give_up(const Error& error) {
+  if (failure_ == SavingFailure::kIsThrown) throw Error(error);
   is_off_ = true;
   cache_.reset();
   notice(fmt::format("note: saved contexts are not used: {}{}{}", error.what(),
@@ -43,7 +49,7 @@ void RunContexts::give_up(const Error& error) {
 }
 
 engine::Sequence RunContexts::restore(engine::Engine& engine,
-                                        std::span<const engine::TokenId> prompt) {
+                                      std::span<const engine::TokenId> prompt) {
   if (!is_wanted(engine, prompt.size())) return engine.cache().make_sequence();
   try {
     engine::Sequence sequence = cache_->restore(engine.cache(), prompt.first(prompt.size() - 1));
@@ -62,12 +68,20 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
 }
 
 void RunContexts::begin(engine::Engine& engine, const engine::Sequence& sequence,
-                          std::span<const engine::TokenId> prompt) {
+                        std::span<const engine::TokenId> prompt) {
   if (is_wanted(engine, prompt.size())) cache_->begin(sequence, prompt);
 }
 
 void RunContexts::save_closed(engine::Engine& engine, const engine::Sequence& sequence) {
   if (cache_) cache_->save_closed(engine.cache(), sequence);
+}
+
+void RunContexts::say_unsaved() {
+  const std::string what = fmt::format("this context is not saved whole: {}", cache_->problem());
+  if (failure_ == SavingFailure::kIsThrown)
+    throw Error(ErrorCode::kIo, what, settings_.session_dir,
+                "name a folder on a disk with room by --session-dir, or raise --cache-budget");
+  notice("note: " + what);
 }
 
 void RunContexts::finish(engine::Engine& engine, const engine::Sequence& sequence) {
@@ -78,10 +92,9 @@ void RunContexts::finish(engine::Engine& engine, const engine::Sequence& sequenc
     give_up(error);
     return;
   }
-  if (!cache_->problem().empty())
-    notice(fmt::format("note: this context is not saved whole: {}", cache_->problem()));
+  if (!cache_->problem().empty()) say_unsaved();
   const auto counts = cache_->counts();
-  if (counts.saved_tokens == n_said_) return;
+  if (counts.saved_tokens == n_said_ || failure_ == SavingFailure::kIsThrown) return;
   n_said_ = counts.saved_tokens;
   notice(fmt::format("saved     {} tokens, {} in {}{} | strata cache list",
                      engine::grouped_number(counts.saved_tokens),

@@ -26,17 +26,6 @@ int print(const std::string& text) {
   return 0;
 }
 
-ordered_json session_json(const tiers::SessionEntry& session, const std::string& problem) {
-  ordered_json json = {{"name", session.name},
-                       {"model", session.model_name},
-                       {"tokens", session.n_tokens},
-                       {"bytes", session.bytes},
-                       {"created", utc_time_text(session.saved_ns)},
-                       {"verified", problem.empty()}};
-  if (!problem.empty()) json["problem"] = problem;
-  return json;
-}
-
 std::string state_text(const std::string& problem) {
   return problem.empty() ? "ok" : "DAMAGED: " + one_line(problem);
 }
