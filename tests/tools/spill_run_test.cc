@@ -118,10 +118,25 @@ TEST_F(SpillRun, ReportsWhatLayWhereAndWhatMoved) {
   EXPECT_GE(answer["tiers"]["nvme"].value("stall_ms", -1.0), 0.0);
   EXPECT_EQ(answer["tiers"]["nvme"].value("io", ""), "threads");
   EXPECT_LE(number("dram", "kv_bytes"), 2304u << 10);
+  // Of every extent that a step attended to, that was in memory or was read.
+  const uint64_t n_missing =
+      number("dram", "extents_attended") - number("dram", "extents_resident");
+  EXPECT_EQ(n_missing * kPlaceBytes, number("nvme", "read_bytes"));
+  EXPECT_NEAR(
+      answer["tiers"]["dram"].value("hit_rate", 0.0),
+      1 - static_cast<double>(n_missing) / static_cast<double>(number("dram", "extents_attended")),
+      1e-9);
+  // Each of the steps after the prompt attends to every position before it, in 16 layers.
+  EXPECT_GT(number("dram", "extents_attended"), uint64_t{39} * kLayers * kPromptLetters / 256);
+  EXPECT_GT(number("dram", "read_bytes"), number("nvme", "read_bytes"));
+  EXPECT_GE(number("dram", "written_bytes"), frozen);
   EXPECT_EQ(number("dram", "budget_bytes"), number("dram", "weights_bytes") + (2304u << 10));
   for (const char* fault : {"retries", "corrupt_blocks", "recomputed_blocks", "failed_writes"})
     EXPECT_EQ(answer["faults"].value(fault, -1), 0) << fault;
-  EXPECT_FALSE(object_of(run_strata(in_memory()))["tiers"].contains("nvme"));
+  const auto in_memory_tiers = object_of(run_strata(in_memory()))["tiers"];
+  EXPECT_FALSE(in_memory_tiers.contains("nvme"));
+  EXPECT_EQ(in_memory_tiers["dram"].value("hit_rate", 0.0), 1.0);
+  EXPECT_EQ(in_memory_tiers["dram"]["extents_attended"], number("dram", "extents_attended"));
 }
 
 TEST_F(SpillRun, EndsWithOneLineOnWhatMoved) {
@@ -132,7 +147,8 @@ TEST_F(SpillRun, EndsWithOneLineOnWhatMoved) {
   const std::string line = outcome.err.substr(at + 1);
   EXPECT_EQ(line.find('\n'), line.size() - 1) << line;  // the last one
   for (const char* part :
-       {" MiB in memory, 3.8 MiB on disk | disk: 3.8 MiB written, ", " read, ", " s waited\n"})
+       {" MiB in memory, 3.8 MiB on disk | memory: ", " | disk: ", " MiB read, 3.8 MiB written, ",
+        " s together | ", " % of what was attended to was in memory | no faults\n"})
     EXPECT_NE(line.find(part), std::string::npos) << line;
   EXPECT_EQ(run_strata(without_json(in_memory())).err.find("K and V: "), std::string::npos);
 }

@@ -14,7 +14,6 @@
 #include "tools/cli/notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
-#include "tools/cli/tier_report.h"
 #include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
@@ -220,7 +219,9 @@ void ModelSession::save() {
 }
 
 void ModelSession::say_tiers() {
-  if (const std::string line = tier_line(engine_); !line.empty()) notice(line);
+  if (const std::string line = tier_line(engine_, reported_); !line.empty()) notice(line);
+  say_reads(engine_.model(), reported_.weights);
+  reported_ = tier_counts(engine_);
 }
 
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
@@ -251,8 +252,8 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
         {"prefill_tokens_per_s", times.prefill_tokens_per_s(usage)},
         {"decode_tokens_per_s", times.decode_tokens_per_s()}}},
       {"attention", attention},
-      {"tiers", tiers_json(engine_)},
-      {"faults", faults_json(engine_)},
+      {"tiers", tiers_json(engine_, reported_)},
+      {"faults", faults_json(engine_, reported_)},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},
       {"n_ctx", engine_.context().n_ctx},
       {"seed", sampler_.seed},

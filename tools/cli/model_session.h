@@ -15,6 +15,7 @@
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
 #include "tools/cli/run_contexts.h"
+#include "tools/cli/tier_report.h"
 
 namespace strata::cli {
 
@@ -55,9 +56,10 @@ class ModelSession {
   std::string summary(const engine::Generation& answer) const;
   /// Saves what was read and answered, and waits for the disk: after the answer was shown.
   void save();
-  /// Where K and V lay and what moved, on standard error; nothing where all stayed in memory.
+  /// Where K and V lay and what moved since the last call, on standard error; nothing where all
+  /// stayed in memory.
   void say_tiers();
-  /// The object of `run --json`.
+  /// The object of `run --json`, with what moved since the last say_tiers().
   nlohmann::ordered_json to_json(const engine::Generation& answer);
 
  private:
@@ -77,6 +79,7 @@ class ModelSession {
   std::optional<engine::ChatTemplate> template_;
   RunContexts saved_;
   bool is_anew_ = true;
+  TierCounts reported_;
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
 };
 
