@@ -27,7 +27,7 @@ int print(const std::string& text) {
 }
 
 std::string state_text(const std::string& problem) {
-  return problem.empty() ? "ok" : "DAMAGED: " + one_line(problem);
+  return problem.empty() ? "ok" : "NOT WHOLE: " + one_line(problem);
 }
 
 /// One pack of a session that is shown; `entry` is null where the file is missing.
@@ -107,9 +107,11 @@ int run_session_list(const Command& command) {
       {"NAME", "MODEL", "TOKENS", "SIZE", "SAVED", "STATE"}};
   for (const auto& session : sessions) {
     const bool is_known = session.problem.empty();
+    const bool is_seen = session.saved_ns > 0;  // what cannot be opened has no size either
     rows.push_back({session.name, is_known ? one_line(session.model_name) : "?",
-                    is_known ? grouped_number(session.n_tokens) : "?", bytes_text(session.bytes),
-                    local_time_text(session.saved_ns),
+                    is_known ? grouped_number(session.n_tokens) : "?",
+                    is_seen ? bytes_text(session.bytes) : "?",
+                    is_seen ? local_time_text(session.saved_ns) : "?",
                     state_text(session_problem(session, entries))});
   }
   return print(table_text(rows, "<<>><<"));
