@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/magic.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -208,6 +209,37 @@ TEST_F(SpillRun, ForbiddenRingIsOneNoticeAndTheSameTokens) {
   launch.arguments = without_json(spilling({"--io", "io_uring"}));
   const Outcome refused = run_strata(launch);
   expect_one_error(refused, 1, "io_uring");
+}
+
+TEST_F(SpillRun, UserWithoutRightsAndRingGetsTheSameTokens) {
+  constexpr uid_t kNobody = 65534;
+  constexpr rlim_t kLockedBytes = rlim_t{8} << 20;  // what distributions allow a user
+  for (const std::string& path : {folder_.path(), model_, prompt_})
+    if (::chown(path.c_str(), kNobody, kNobody) != 0) GTEST_SKIP() << "not root: no other user";
+  Launch launch;
+  launch.arguments = spilling({"--session-dir", folder_.path("saved")});
+  launch.environment = {{"HOME", folder_.path()}, {"STRATA_NO_CACHE", "0"}};
+  launch.prepare = [] {
+    const rlimit limit = {kLockedBytes, kLockedBytes};
+    tiers::demand(::setrlimit(RLIMIT_MEMLOCK, &limit) == 0, "the limit on locked memory");
+    tiers::demand(::setgroups(0, nullptr) == 0 && ::setgid(kNobody) == 0 && ::setuid(kNobody) == 0,
+                  "another user");
+    tiers::demand(::access(STRATA_BINARY_DIR "/tools/strata", X_OK) == 0, "the binary is hidden");
+  };
+  const std::string expected = tokens_of(run_strata(in_memory()));
+  const Outcome with_ring = run_strata(launch);
+  if (with_ring.exit_code == kNotPrepared) GTEST_SKIP() << "no such user here";
+  EXPECT_EQ(tokens_of(with_ring), expected);
+  launch.prepare = [as_nobody = launch.prepare] {
+    as_nobody();
+    tiers::forbid_call(__NR_io_uring_setup, EPERM);
+  };
+  const Outcome without = run_strata(launch);
+  if (without.exit_code == kNotPrepared) GTEST_SKIP() << "no seccomp filter";
+  EXPECT_EQ(tokens_of(without), expected);
+  const auto answer = object_of(without);
+  EXPECT_EQ(answer["tiers"]["nvme"]["io"], "threads");
+  EXPECT_GT(answer["usage"].value("cached_tokens", 0u), kPromptLetters - 32);  // of the first run
 }
 
 TEST_F(SpillRun, FileSizeLimitEndsWithOneMessage) {

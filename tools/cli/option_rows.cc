@@ -48,7 +48,8 @@ constexpr OptionSpec kRows[] = {
      "step; 0 = all stay",
      Sources::kEverywhere, kComputing, &S::weights_dram},
     {"load", "", Section::kModel, ValueKind::kChoice, "auto", 0, 0, "auto|direct|mmap",
-     "how weights come from the file: past the page cache, through it, or what is faster here",
+     "how weights are read at the start: past the page cache, through it, or what is faster here "
+     "(-v says which and why)",
      Sources::kEverywhere, kComputing, &S::load},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing, &S::batch_size},
