@@ -182,7 +182,15 @@ void Walk::State::release_weights() {
 void Walk::State::hold_weights(const StepOp& op) {
   if (op.layer != held_layer) {
     release_weights();  // first, so that its slot is filled while the next layer computes
-    if (op.layer != kNoLayer) weights = model.take_layer(op.layer, pool);
+    if (op.layer != kNoLayer) {
+      // Of layers that stay this takes no time, and is no event.
+      const bool is_streamed =
+          model.weight_plan().n_streamed() > 0 && model.weight_plan().is_streamed[op.layer];
+      const TraceScope scope(
+          is_streamed ? trace : nullptr,
+          {.kind = TraceKind::kOperation, .index = op.layer, .name = "take_weights"});
+      weights = model.take_layer(op.layer, pool);
+    }
     held_layer = op.layer;
   }
   model.read_ahead(pool);
