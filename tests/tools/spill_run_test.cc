@@ -148,7 +148,7 @@ TEST_F(SpillRun, EndsWithOneLineOnWhatMoved) {
   const std::string line = outcome.err.substr(at + 1);
   EXPECT_EQ(line.find('\n'), line.size() - 1) << line;  // the last one
   for (const char* part :
-       {" MiB in memory, 3.8 MiB on disk | memory: ", " | disk: ", " MiB read, 3.8 MiB written, ",
+       {" MiB in memory, 3.8 MiB in the spill file | memory: ", " | disk: ", " MiB read, 3.8 MiB written, ",
         " s together | ", " % of what was attended to was in memory | no faults\n"})
     EXPECT_NE(line.find(part), std::string::npos) << line;
   EXPECT_EQ(run_strata(without_json(in_memory())).err.find("K and V: "), std::string::npos);

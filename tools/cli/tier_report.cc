@@ -90,7 +90,7 @@ std::string tier_line(engine::Engine& engine, const TierCounts& before) {
                ? "saved contexts: " + moves_text(counts)
                : "";
   const auto& pool = store.pool();
-  return fmt::format("K and V: {} in memory, {} on disk | {}{}",
+  return fmt::format("K and V: {} in memory, {} in the spill file | {}{}",
                      bytes_text(uint64_t{pool.n_slots() - pool.n_free()} * pool.block_bytes()),
                      bytes_text(store.places()->used_bytes()), moves_text(counts),
                      refusals_text(store, counts.store));
