@@ -6,110 +6,25 @@
 #include <condition_variable>
 #include <csignal>
 #include <filesystem>
-#include <fstream>
 #include <mutex>
 #include <thread>
 
-#include "engine/context_cache.h"
-#include "engine/kv_placement.h"
-#include "tests/engine/test_folder.h"
-#include "tests/engine/zoo_fixture.h"
+#include "tests/engine/cached_run.h"
 
 namespace strata::engine {
 namespace {
 
+using testing::CachedRun;
 using testing::is_same;
+using testing::joined;
+using testing::kChunk;
+using testing::kModel;
+using testing::kSeed;
 using testing::LoadedMember;
 using testing::Logits;
-using testing::random_tokens;
+using testing::setting;
 using testing::TestFolder;
-using testing::WalkSetting;
 using testing::ZooWalk;
-
-constexpr uint32_t kSeed = 20261125;
-constexpr uint32_t kChunk = 128;
-constexpr tiers::Hash128 kModel{1, 2};
-
-WalkSetting setting() {
-  WalkSetting setting;
-  setting.kernels = cpu_attn::available_kernels().back();
-  setting.n_threads = 2;
-  setting.chunk_rows = kChunk;
-  setting.n_ctx = 8192;
-  return setting;
-}
-
-/// A walk whose cache directory is `folder`, as one run of the program has it.
-class CachedRun {
- public:
-  CachedRun(const LoadedMember& member, const TestFolder& folder,
-            const tiers::PackLimits& limits = {})
-      : walk_(member.model, setting(), transfers(member)),
-        contexts_({.directory = folder.path("contexts"), .limits = limits, .saves = true},
-                  walk_.cache(), kModel, "test"),
-        sequence_(walk_.sequence()) {}
-
-  /// Reads a prompt, from what is saved of it on; the logits of the rows that were read.
-  Logits read(std::span<const int32_t> prompt) {
-    begin(prompt);
-    return read_to(prompt, static_cast<uint32_t>(prompt.size()));
-  }
-  void begin(std::span<const int32_t> prompt) {
-    sequence_ = contexts_.restore(walk_.cache(), prompt.first(prompt.size() - 1));
-    n_restored_ = sequence_.n_pos();
-    contexts_.begin(sequence_, prompt);
-  }
-  /// Goes on with the prompt that was begun, in whole steps, until it has n positions.
-  Logits read_to(std::span<const int32_t> prompt, uint32_t n) {
-    Logits logits;
-    while (sequence_.n_pos() < n) {
-      const auto rest = prompt.subspan(sequence_.n_pos());
-      for (auto& row : walk_.feed(sequence_, rest.first(std::min<size_t>(rest.size(), kChunk))))
-        logits.push_back(std::move(row));
-      contexts_.save_closed(walk_.cache(), sequence_);
-    }
-    return logits;
-  }
-  void finish(const std::string& session = "") {
-    contexts_.finish(walk_.walk(), sequence_, session);
-    EXPECT_EQ(contexts_.problem(), "");
-  }
-  /// Another prompt for the same sequence, as a chat has it: what both begin with is kept.
-  Logits read_after(std::span<const int32_t> prompt, uint32_t n_common) {
-    contexts_.begin(sequence_, prompt);
-    EXPECT_EQ(sequence_.truncate(n_common), n_common);
-    return read_to(prompt, static_cast<uint32_t>(prompt.size()));
-  }
-  Logits feed(Sequence& sequence, std::span<const int32_t> tokens) {
-    return walk_.feed(sequence, tokens);
-  }
-  KvCache& cache() { return walk_.cache(); }
-  Walk& walk() { return walk_.walk(); }
-  Sequence& sequence() { return sequence_; }
-  ContextCache& contexts() { return contexts_; }
-  uint32_t n_restored() const { return n_restored_; }
-  ContextCacheCounts counts() const { return contexts_.counts(); }
-  const tiers::StoreCounts& store() { return walk_.cache().store().counts(); }
-  static std::unique_ptr<tiers::Spill> transfers(const LoadedMember& member) {
-    std::vector<std::string> notices;
-    return tiers::open_spill(
-        {.place_bytes = place_bytes(member.model.shape(), {.n_ctx = 8192, .chunk_rows = kChunk}),
-         .n_frames = 16,
-         .io = tiers::IoChoice::kThreads},
-        notices);
-  }
-
- private:
-  ZooWalk walk_;
-  ContextCache contexts_;
-  Sequence sequence_;
-  uint32_t n_restored_ = 0;
-};
-
-std::vector<int32_t> joined(std::vector<int32_t> a, std::span<const int32_t> b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
 
 TEST(ContextCache, AnotherQuestionAboutASavedTextHasTheBitsOfAFreshRun) {
   for (const auto& listed : makers::zoo()) {
@@ -304,113 +219,6 @@ TEST(ContextCache, AHistoryThatWasEditedIsSavedAsItIsNow) {
   EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
 }
 
-/// Changes a byte in every 4,096 of the blocks of every pack; its end, which finding reads, stays.
-uint32_t damage_packs(const TestFolder& folder) {
-  uint32_t n = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder.path("contexts"))) {
-    if (entry.path().extension() != ".pack") continue;
-    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
-    for (uint64_t at = 100; at < entry.file_size() / 10 * 9; at += 4096) {
-      file.seekg(static_cast<std::streamoff>(at));
-      const int byte = file.get();
-      file.seekp(static_cast<std::streamoff>(at));
-      file.put(static_cast<char>(byte ^ 0x10));
-    }
-    ++n;
-  }
-  return n;
-}
-
-TEST(ContextCache, ADamagedBlockIsComputedAgain) {
-  for (const std::string name : {"llama3", "gemma3"}) {
-    SCOPED_TRACE(name);
-    const LoadedMember member(name);
-    const TestFolder folder;
-    const auto text = member.text(1500, kSeed);
-    const auto more = joined(text, member.text(50, 3));
-    const Logits whole = ZooWalk(member.model, setting()).feed_all(more);
-    {
-      CachedRun run(member, folder);
-      run.read(text);
-      run.finish();
-    }
-    ASSERT_GT(damage_packs(folder), 0u);
-    CachedRun run(member, folder);
-    const Logits rest = run.read(more);
-    EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
-    EXPECT_GT(run.store().corrupt_blocks + run.counts().damaged_packs, 0u);
-  }
-}
-
-TEST(ContextCache, APackThatAStepFindsDamagedIsSavedAnew) {
-  const LoadedMember member("llama3");
-  const TestFolder folder;
-  const auto text = member.text(1500, kSeed);
-  const auto more = joined(text, member.text(50, 3));
-  {
-    CachedRun run(member, folder);
-    run.read(text);
-    run.finish();
-  }
-  ASSERT_GT(damage_packs(folder), 0u);
-  const auto damaged = [&] {
-    uint64_t n = 0;
-    auto directory = tiers::PackDirectory::open(folder.path("contexts"), {});
-    for (const tiers::PackEntry& pack : directory.packs())
-      n += directory.verify_pack(pack.name)->n_bad_blocks;
-    return n;
-  };
-  EXPECT_GT(damaged(), 0u);
-  {
-    CachedRun run(member, folder);
-    // Whole extents alone, which are read by the step that uses them.
-    run.begin(std::span(text).first(5 * kExtentPositions + 1));
-    EXPECT_EQ(run.counts().damaged_packs, 0u);
-    run.feed(run.sequence(), std::span(more).subspan(run.sequence().n_pos(), 100));
-    run.finish();
-    EXPECT_EQ(run.counts().damaged_packs, 1u);
-  }
-  EXPECT_EQ(damaged(), 0u);
-  CachedRun run(member, folder);
-  run.begin(text);
-  EXPECT_GE(run.n_restored(), 5 * kExtentPositions);
-}
-
-TEST(ContextCache, WhatIsLostWhileItIsSavedIsComputedAgain) {
-  const LoadedMember member("llama3");
-  const TestFolder folder;
-  const auto text = member.text(1100, kSeed);
-  const Logits whole = ZooWalk(member.model, setting()).feed_all(text);
-  {
-    CachedRun run(member, folder);
-    run.read(text);
-    run.finish();
-  }
-  const auto elsewhere_options = [&] {
-    return ContextCacheOptions{.directory = folder.path("elsewhere"), .limits = {}, .saves = true};
-  };
-  {
-    CachedRun run(member, folder);
-    run.begin(std::span(text).first(4 * kExtentPositions + 1));  // on the disk only
-    ASSERT_GT(damage_packs(folder), 0u);
-    ContextCache elsewhere(elsewhere_options(), run.cache(), kModel, "test");
-    elsewhere.begin(run.sequence(), std::span(text).first(4 * kExtentPositions));
-    elsewhere.save_closed(run.cache(), run.sequence());
-    EXPECT_EQ(elsewhere.problem(), "");
-    elsewhere.finish(run.walk(), run.sequence());
-    EXPECT_EQ(elsewhere.problem(), "");
-    EXPECT_GT(elsewhere.counts().repaired_extents, 0u);
-    EXPECT_EQ(elsewhere.counts().saved_tokens, 4 * kExtentPositions);
-  }
-  ZooWalk walk(member.model, setting(), CachedRun::transfers(member));
-  ContextCache elsewhere(elsewhere_options(), walk.cache(), kModel, "test");
-  Sequence sequence = elsewhere.restore(walk.cache(), text);
-  ASSERT_EQ(sequence.n_pos(), 4 * kExtentPositions);
-  const Logits rest = walk.feed(sequence, std::span(text).subspan(sequence.n_pos()));
-  EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
-  EXPECT_EQ(walk.cache().store().counts().corrupt_blocks, 0u);
-}
-
 TEST(ContextCache, RestoringAgainOpensNoFileAgain) {
   const LoadedMember member("llama3");
   const TestFolder folder;
@@ -454,25 +262,6 @@ TEST(ContextCache, AnAnswerIsFoundByItsBytes) {
   bytes.clear();
   for (const int32_t token : prompt) bytes_of(token, bytes);
   EXPECT_TRUE(run.contexts().known_text(bytes + "cc", bytes_of).tokens.empty());
-}
-
-TEST(ContextCache, WhatIsComputedAgainServesEveryLayer) {
-  const LoadedMember member("llama3");
-  const TestFolder folder;
-  const auto text = member.text(5 * kExtentPositions, kSeed);
-  const auto more = joined(text, member.text(50, 3));
-  const Logits whole = ZooWalk(member.model, setting()).feed_all(more);
-  {
-    CachedRun run(member, folder);
-    run.read(text);
-    run.finish();
-  }
-  ASSERT_GT(damage_packs(folder), 0u);
-  CachedRun run(member, folder);
-  const Logits rest = run.read(more);
-  EXPECT_EQ(run.n_restored(), text.size());
-  EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
-  EXPECT_EQ(run.store().lost_extents, 5u);  // one for each of the positions, not for each layer
 }
 
 /// The blocks that a step opens are counted before; reading back what it copies must leave them.
