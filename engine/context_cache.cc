@@ -122,10 +122,10 @@ void ContextCache::start_run(uint32_t first_pos) {
 void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
   try {
     save_extents(cache, sequence);
-  } catch (const tiers::LostExtent&) {
-    // The next call goes on with the layer that could not be read.
   } catch (const Error& error) {
-    give_up(error);
+    // After a loss the next call goes on with the layer that could not be read.
+    const bool is_lost = dynamic_cast<const tiers::LostExtent*>(&error) != nullptr;
+    if (!is_lost) give_up(error);
   }
 }
 
@@ -141,6 +141,7 @@ void ContextCache::save_extents(KvCache& cache, const Sequence& sequence) {
     }
     write_extent(cache, sequence);
     if (end < run_end_) continue;
+    STRATA_CHECK(writer_.has_value(), "%s", "an extent was written into no pack");
     publisher_.add(std::move(*writer_));
     writer_.reset();
     saved_end_ = run_end_;
@@ -178,6 +179,7 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
         [&](tiers::PackDirectory& directory) { writer_.emplace(directory.start(std::move(run))); },
         options_.wait_max);
   }
+  STRATA_CHECK(writer_.has_value(), "%s", "no pack was begun");
   const uint32_t in_run = next_extent_ - first_pos_ / kExtentPositions;
   const uint32_t n_blocks = writer_->head().extent_blocks(in_run);
   for (; next_layer_ < shape_.layers.size(); ++next_layer_) {
