@@ -1,4 +1,5 @@
 // Processes that are killed while they save, and processes that save and evict at the same time.
+// STRATA_KILLS sets how often the first is done (300).
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -8,9 +9,11 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cinttypes>
 #include <random>
 
 #include "tests/tiers/failing_calls.h"
+#include "tests/tiers/long_run.h"
 #include "tests/tiers/pack_fixture.h"
 
 namespace strata::tiers {
@@ -94,17 +97,17 @@ struct Pipe {
 };
 
 TEST(PackKill, AProcessKilledWhileSavingLeavesWholePacksAndNothingElse) {
-  constexpr int kKills = 300;
+  const uint64_t wanted_kills = repeats("STRATA_KILLS", 300);
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
   const FreshPath directory;
-  std::array<int, 4> n_kills_after{};  // nothing, opening, both packs, everything
-  int n_kills = 0;
+  std::array<uint64_t, 4> n_kills_after{};  // nothing, opening, both packs, everything
+  uint64_t n_kills = 0;
   std::string newest;  // the trial that the session holds
   std::array<std::chrono::nanoseconds, 4> save_time{};
-  for (uint64_t trial = 0; n_kills < kKills; ++trial) {
-    ASSERT_LT(trial, 10u * kKills) << n_kills << " kills only";
+  for (uint64_t trial = 0; n_kills < wanted_kills; ++trial) {
+    ASSERT_LT(trial, 10 * wanted_kills) << n_kills << " kills only";
     const bool has_unnamed = trial % 2 == 0;
     const bool syncs = trial % 16 / 2 == 7;
     auto& time = save_time[trial % 2 * 2 + (syncs ? 1 : 0)];
@@ -142,8 +145,10 @@ TEST(PackKill, AProcessKilledWhileSavingLeavesWholePacksAndNothingElse) {
         << held << " after " << newest;
     newest = held;
   }
-  std::printf("%d kills: %d while opening, %d while writing packs, %d while writing the session\n",
-              n_kills, n_kills_after[0], n_kills_after[1], n_kills_after[2]);
+  std::printf("%" PRIu64 " kills: %" PRIu64 " while opening, %" PRIu64
+              " while writing packs, %" PRIu64 " while writing the session, %" PRIu64
+              " behind it; 0 half-restored\n",
+              n_kills, n_kills_after[0], n_kills_after[1], n_kills_after[2], n_kills_after[3]);
 }
 
 /// Saves, looks up, pins and removes at random beside others that do the same.

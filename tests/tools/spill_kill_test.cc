@@ -5,10 +5,10 @@
 #include <poll.h>
 
 #include <array>
-#include <cstdlib>
 #include <random>
 
 #include "tests/tiers/child_process.h"
+#include "tests/tiers/long_run.h"
 #include "tests/tiers/small_disk.h"
 #include "tests/tools/spilling_model.h"
 
@@ -24,11 +24,6 @@ using tiers::demand;
 enum class Phase : uint8_t { kLoad, kPrefill, kDecode };
 constexpr std::array<int, 3> kSignals = {SIGKILL, SIGINT, SIGTERM};
 constexpr std::array<const char*, 3> kPhaseNames = {"loading", "reading", "answering"};
-
-uint32_t n_kills() {
-  const char* text = std::getenv("STRATA_KILLS");
-  return text == nullptr ? 60 : static_cast<uint32_t>(std::strtoul(text, nullptr, 10));
-}
 
 class SpillKill : public testing::SpillingTest {
  protected:
@@ -80,7 +75,7 @@ class SpillKill : public testing::SpillingTest {
     const std::string spill = disk + "/spill";
     std::filesystem::create_directories(spill);
     const uint64_t n_free = is_own_disk ? tiers::free_bytes(disk) : 0;
-    for (uint32_t i = 0; i < n_kills(); ++i) {
+    for (uint64_t i = 0; i < tiers::repeats("STRATA_KILLS", 60); ++i) {
       const auto phase = static_cast<Phase>(i % 3);
       const int signal = kSignals[i / 3 % 3];
       const std::string what = "seed " + std::to_string(seed) + ", kill " + std::to_string(i) +
