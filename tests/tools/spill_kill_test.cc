@@ -1,5 +1,6 @@
-// A run that spills and is ended from outside, at a random moment of loading, reading or answering:
-// nothing of it is left on the disk. STRATA_KILLS sets how often (60).
+// A run that is ended from outside, at a random moment of loading, reading, answering or saving:
+// nothing of what it spilled is left on the disk, and what is saved is whole. STRATA_KILLS sets how
+// often (60; while saving a third of that).
 #include <gtest/gtest.h>
 
 #include <poll.h>
@@ -105,6 +106,44 @@ TEST_F(SpillKill, LeavesNothingAndGivesTheDiskBack) {
   EXPECT_NO_THROW(kill_runs(folder_.path(""), false));
   GTEST_SKIP() << "nothing was left, but nobody looked at the disk's free bytes: "
                << report.substr(5);
+}
+
+TEST_F(SpillKill, WhileSavingLeavesWhatIsSavedWhole) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  const std::string saved = folder_.path("saved");
+  const uint64_t n_wanted = tiers::repeats("STRATA_KILLS", 60) / 3;
+  int64_t whole_ms = 0;  // of a run that is not disturbed
+  uint64_t n_ended = 0;
+  for (uint64_t i = 0; n_ended < n_wanted; ++i) {
+    ASSERT_LT(i, 10 * n_wanted) << n_ended << " kills only";
+    const auto start = std::chrono::steady_clock::now();
+    StrataProcess process(with(without_json(in_memory(prompt(static_cast<uint32_t>(1000 + i)))),
+                               {"--session-dir", saved, "--session", "kept", "-n", "2"}),
+                          StrataProcess::Input::kNone, {{"STRATA_NO_CACHE", "0"}});
+    const int signal = kSignals[i % 3];
+    if (i >= 3) {
+      const int64_t moment_ms = static_cast<int64_t>(random() % 1000) * whole_ms * 9 / 8000;
+      process.read_for(std::chrono::milliseconds(moment_ms));
+      process.signal(signal);
+    }
+    const Outcome outcome = process.finish();
+    if (i < 3)
+      whole_ms =
+          std::chrono::ceil<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start)
+              .count();
+    const bool is_ended = outcome.exit_code == (signal == SIGINT ? 130 : 128 + signal);
+    ASSERT_TRUE(is_ended || outcome.exit_code == 0) << outcome.exit_code << outcome.err;
+    n_ended += is_ended ? 1 : 0;
+    const Outcome verified = testing::run_strata({"session", "verify", "--session-dir", saved});
+    ASSERT_EQ(verified.exit_code, 0) << "signal " << signal << ": " << verified.out << verified.err;
+    // Packs, the session and the lock: what had no name yet is gone.
+    for (const auto& entry : std::filesystem::directory_iterator(saved)) {
+      const std::string name = entry.path().filename();
+      ASSERT_TRUE(!name.starts_with(".") || name == ".lock") << name;
+    }
+  }
 }
 
 }  // namespace
