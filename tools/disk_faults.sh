@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# tools/disk_faults.sh STRATA MODEL TEXT [FAULT...] - what a bad disk does to `strata run`, on a real block device
-# (docs/fault-model.md, "Long runs"). Every fault in every phase: the run must end by itself with at most one error line,
-# leave no file, and whatever it says is saved must be whole once the disk is well again. Prints a line per cell.
+# tools/disk_faults.sh STRATA MODEL TEXT [FAULT|PHASE...] - what a bad disk does to `strata run`, on a real block device
+# (docs/fault-model.md, "Long runs"). Every fault in every phase, or those named: the run must end by itself with at most
+# one error line, leave no file, and what is saved must be whole once the disk is well again. Prints a line per cell.
 #
+# Faults: full eio slow hung pulled. Phases: load prefill decode save restore.
 # The disk is ext4 on a loop device on a file that nbdfuse serves from nbdkit's memory: its error filter answers EIO, its
 # rate filter slows it down, SIGSTOP hangs it, SIGKILL pulls it. Wants root, loop devices, FUSE; nbdkit and libnbd-bin.
 # MODEL wants a context of 6,144 tokens; TEXT should fill most of it (examples/archive-log.txt with SmolLM2).
@@ -11,16 +12,16 @@ set -uo pipefail
 
 readonly faults="full eio slow hung pulled"
 readonly phases="load prefill decode save restore"
-# How long a run may go on behind the fault. A transfer is given up after 10 s and what saves after 60 s; the rest is the
-# run's own work, which a slow disk stretches.
-readonly patience_s=${PATIENCE:-150}
+# How long a run may go on behind the fault. A transfer is given up after 10 s and saving after 60 s; the rest is the run's
+# own work, which a slow disk stretches.
+readonly patience_s=120
 
 skip() {
   echo "disk_faults.sh: skipped: $*" >&2
   exit 77
 }
 
-[ $# -ge 3 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }
 if [ -z "${IN_OWN_MOUNTS:-}" ]; then
   for tool in nbdkit nbdfuse losetup mkfs.ext4; do
     PATH=$PATH:/sbin:/usr/sbin command -v "$tool" > /dev/null || skip "there is no $tool"
@@ -30,11 +31,22 @@ fi
 
 strata=$(realpath "$1") model=$(realpath "$2") text=$(realpath "$3")
 shift 3
-[ $# -gt 0 ] || read -ra wanted <<< "$faults"
-[ $# -eq 0 ] || wanted=("$@")
+# chosen ALL... -- WORD...: those of ALL that are among the words; all where none is.
+chosen() {
+  local all=() found=() word
+  while [ "$1" != -- ]; do all+=("$1") && shift; done
+  for word in "${all[@]}"; do [[ " $* " != *" $word "* ]] || found+=("$word"); done
+  [ ${#found[@]} -gt 0 ] || found=("${all[@]}")
+  echo "${found[@]}"
+}
+for word in "$@"; do
+  [[ " $faults $phases " == *" $word "* ]] || { echo "disk_faults.sh: no fault or phase is named $word" >&2; exit 2; }
+done
+# shellcheck disable=SC2086  # lists of words
+wanted_faults=$(chosen $faults -- "$@") wanted_phases=$(chosen $phases -- "$@")
 work=$(mktemp -d) || exit 1
 disk=$work/disk
-server= fuse= loop= run=
+server='' fuse='' loop='' run=''
 
 end() {  # end PID: a process of ours, quietly
   [ -n "$1" ] || return
@@ -71,7 +83,7 @@ unplug() {
   end "$server"
   end "$fuse"
   umount -l "$work/nbd" 2> /dev/null
-  server= fuse= loop= run=
+  server='' fuse='' loop='' run=''
 }
 trap 'unplug; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
@@ -160,7 +172,6 @@ problems() {  # problems FAULT EXIT_CODE
     *) echo "exit code $2" ;;
   esac
   [ "$1" != pulled ] || return
-  mend
   # The kernel gives the files of an ended run back when their last transfer is over.
   wait_until 60 umount "$disk" 2> /dev/null && mount "$loop" "$disk" || { echo "the disk cannot be mounted again"; return; }
   [ -z "$(ls -A "$disk/spill" 2> /dev/null)" ] || echo "left in the spill folder: $(ls -A "$disk/spill")"
@@ -170,8 +181,8 @@ problems() {  # problems FAULT EXIT_CODE
 
 bad=0
 printf '%-8s %-8s %7s %5s  %s\n' fault phase seconds exit 'last word'
-for fault in "${wanted[@]}"; do
-  for phase in ${PHASES:-$phases}; do
+for fault in $wanted_faults; do
+  for phase in $wanted_phases; do
     plug_in
     enter "$phase"
     was_in=yes
@@ -179,14 +190,17 @@ for fault in "${wanted[@]}"; do
     break_disk "$fault"
     began=$(date +%s.%N)
     verdict=
-    wait_until "$patience_s" has_ended || verdict="still runs $patience_s s later"
+    if ! wait_until "$patience_s" has_ended; then
+      # The kernel keeps a process whose thread waits in fsync until the disk answers. It has to have said so by now.
+      grep -q '^note: .*does not answer' "$work/err" || verdict="still runs $patience_s s later; "
+    fi
     took=$(date +%s.%N)
-    [ -z "$verdict" ] || mend
+    mend
     wait "$run"
     run=
     code=$(cat "$work/code")
-    [ "$was_in" = yes ] || verdict+="${verdict:+; }ended before the fault"
-    verdict+=$(problems "$fault" "$code" | sed "s/^/${verdict:+; }/" | paste -sd';')
+    [ "$was_in" = yes ] || verdict+="ended before the fault; "
+    verdict+=$(problems "$fault" "$code" | paste -sd';')
     printf '%-8s %-8s %7.1f %5s  %s\n' "$fault" "$phase" "$(echo "$took - $began" | bc)" "$code" \
       "$(grep -E '^(error|note)' "$work/err" | tail -1 | cut -c1-150)"
     if [ -n "$verdict" ]; then
