@@ -12,9 +12,9 @@ set -uo pipefail
 
 readonly faults="full eio slow hung pulled"
 readonly phases="load prefill decode save restore"
-# How long a run may go on behind the fault. A transfer is given up after 10 s and saving after 60 s; the rest is the run's
-# own work, which a slow disk stretches.
-readonly patience_s=120
+# How long a run may go on behind the fault. A transfer is given up after 10 s, saving after twice 60 s; the rest is the
+# run's own work, which a slow disk stretches.
+readonly patience_s=150
 
 skip() {
   echo "disk_faults.sh: skipped: $*" >&2
@@ -101,7 +101,7 @@ break_disk() {  # break_disk FAULT
   case $1 in
     full) fallocate -l "$(($(stat -f -c '%a * %S' "$disk") - 65536))" "$disk/ballast" ;;
     eio) touch "$work/fails" ;;
-    slow) echo 16M > "$work/rate" ;;  # bits per second: 2 MB
+    slow) echo 160M > "$work/rate" ;;  # bits per second: 20 MB
     hung) kill -STOP "$server" ;;
     pulled) end "$server" ;;
   esac
@@ -134,7 +134,7 @@ enter() {  # enter PHASE
   case $1 in
     load)
       cp "$model" "$disk/model.gguf" && sync -f "$disk"
-      echo 200M > "$work/rate"  # so that it takes seconds
+      echo 40M > "$work/rate"  # bits per second: so that it takes longer than this script's way to the fault
       start "$disk/model.gguf" 8 --nvme off --no-cache --load direct
       sleep 1
       ;;
@@ -143,7 +143,7 @@ enter() {  # enter PHASE
       wait_until 60 says loading && sleep 2
       ;;
     decode)
-      start "$model" 48 "${on_disk[@]}"
+      start "$model" 16 "${on_disk[@]}"
       wait_until 120 answers
       ;;
     save)

@@ -22,8 +22,9 @@ using testing::run_strata;
 
 class BudgetRun : public testing::SpillingTest {
  protected:
-  // What a group is charged beside the budget: the kernel's structures for the process and its files
-  // (page tables, inodes, sockets), the file pages of the program, and pages of the model file.
+  // What a group is charged beside the budget: the kernel's structures for the process and its
+  // files (page tables, inodes), and file pages of the program and the model. The spill file has
+  // none: it is read and written past the page cache.
   static constexpr uint64_t kGroupAllowance = 16 * kMiB;
 
   /// 2 MiB of weights and 16 KiB of K and V per position: both matter beside the program itself.
@@ -74,7 +75,7 @@ TEST_F(BudgetRun, TheKernelLetsARunLiveInItsBudgetAndAStatedAllowance) {
     tiers::demand(json["tiers"]["nvme"].value("written_bytes", uint64_t{0}) > 0, "nothing spilled");
     // The judge is awake: it ends the same run where it has far less than that.
     tiers::demand(run_in(dram / 4).exit_code == 128 + SIGKILL, "a quarter of it was enough");
-    std::fflush(stdout);
+    (void)std::fflush(stdout);
   }));
 }
 
