@@ -36,10 +36,11 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
 
 void RunContexts::give_up(const Error& error) {
   is_off_ = true;
-  cache_.reset();
   notice(fmt::format("note: saved contexts are not used: {}{}{}", error.what(),
                      error.where().empty() ? "" : " | " + error.where(),
                      error.remedy().empty() ? "" : " | " + error.remedy()));
+  // After the notice: on a disk that hangs, closing a file that was written to hangs as well.
+  cache_.reset();
 }
 
 engine::Sequence RunContexts::restore(engine::Engine& engine,
