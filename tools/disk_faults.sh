@@ -12,8 +12,8 @@ set -uo pipefail
 
 readonly faults="full eio slow hung pulled"
 readonly phases="load prefill decode save restore"
-# How long a run may go on behind the fault. A transfer is given up after 10 s, saving after twice 60 s; the rest is the
-# run's own work, which a slow disk stretches.
+# How long a run may go on behind the fault. A transfer is given up after 10 s, saving after 60 s; the rest is the run's
+# own work, which a slow disk stretches.
 readonly patience_s=150
 
 skip() {
@@ -63,6 +63,7 @@ plug_in() {
   wait_until 10 test -S "$work/socket" || skip "nbdkit does not start: $(cat "$work/nbdkit.log")"
   nbdfuse "$work/nbd/nbd" --unix "$work/socket" 2> "$work/nbdfuse.log" &
   fuse=$!
+  disown "$fuse"  # it aborts where its disk is pulled, which is no news
   wait_until 10 test -s "$work/nbd/nbd" || skip "nbdfuse does not start: $(cat "$work/nbdfuse.log")"
   # Without direct I/O the loop device's own cache would hide the faults.
   loop=$(losetup --find --show --direct-io=on "$work/nbd/nbd" 2>&1) || skip "no loop device: $loop"
