@@ -30,6 +30,21 @@ planner::PieceBytes piece_bytes(const Model& model) {
   return pieces;
 }
 
+/// While it lives, waits for the disk are left where the flag is set. Of a step only: who saves
+/// what a stopped step has left reads all of it.
+class StoreCancel {
+ public:
+  StoreCancel(tiers::BlockStore& store, const std::atomic<bool>* flag) : store_(store) {
+    store_.set_cancel(flag);
+  }
+  ~StoreCancel() { store_.set_cancel(nullptr); }
+  StoreCancel(const StoreCancel&) = delete;
+  StoreCancel& operator=(const StoreCancel&) = delete;
+
+ private:
+  tiers::BlockStore& store_;
+};
+
 /// Hands out 64-byte aligned pieces of a buffer; run twice, first to count and then to place.
 class Carver {
  public:
@@ -182,7 +197,15 @@ void Walk::State::release_weights() {
 void Walk::State::hold_weights(const StepOp& op) {
   if (op.layer != held_layer) {
     release_weights();  // first, so that its slot is filled while the next layer computes
-    if (op.layer != kNoLayer) weights = model.take_layer(op.layer, pool);
+    if (op.layer != kNoLayer) {
+      // Of layers that stay this takes no time, and is no event.
+      const bool is_streamed =
+          model.weight_plan().n_streamed() > 0 && model.weight_plan().is_streamed[op.layer];
+      const TraceScope scope(
+          is_streamed ? trace : nullptr,
+          {.kind = TraceKind::kOperation, .index = op.layer, .name = "take_weights"});
+      weights = model.take_layer(op.layer, pool);
+    }
     held_layer = op.layer;
   }
   model.read_ahead(pool);
@@ -197,6 +220,7 @@ void Walk::State::run_plan() {
   op_seconds.clear();
   for (const StepOp& op : plan.ops) {
     check_cancelled();
+    if (between_operations) between_operations();
     hold_weights(op);
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
@@ -223,14 +247,35 @@ Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, Threa
 Walk::~Walk() = default;
 
 uint32_t Walk::max_rows() const { return state_->max_rows; }
+KvCache& Walk::cache() { return state_->cache; }
+ThreadPool& Walk::pool() { return state_->pool; }
 uint64_t Walk::buffer_bytes() const {
   return state_->memory.size() + state_->logit_values.capacity() * sizeof(float);
 }
 const StepPlan& Walk::plan() const { return state_->plan; }
+const WalkCounts& Walk::counts() const { return state_->counts; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
 void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
+void Walk::set_between_operations(std::function<void()> between) {
+  state_->between_operations = std::move(between);
+}
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
+Trace* Walk::trace() const { return state_->trace; }
+
+/// After plan_waves(), which lists what is missing.
+void Walk::State::count_step() {
+  ++counts.steps;
+  for (const StepOp& op : plan.ops) {
+    counts.read_bytes += op.weight_bytes + op.kv_read_bytes;
+    counts.written_bytes += op.kv_write_bytes;
+  }
+  const auto n_full =
+      static_cast<uint64_t>(std::ranges::count(shape.layers, uint32_t{0}, &LayerShape::window));
+  for (const Group& group : groups)
+    counts.extents_attended += n_full * div_up(group.first_pos + group.n_rows, kExtentPositions);
+  counts.extents_missing += fetches.size();
+}
 
 void Walk::State::run_step(std::span<const StepRow> rows) {
   const TraceScope scope(trace, {.kind = TraceKind::kStep,
@@ -238,9 +283,11 @@ void Walk::State::run_step(std::span<const StepRow> rows) {
                                  .name = "step",
                                  .detail = rows.front().sequence->n_pos()});
   begin(rows);
+  cache.store().begin_step();
   try {
     for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
     plan_waves();
+    count_step();
     run_plan();
   } catch (...) {
     release_weights();
@@ -256,6 +303,7 @@ void Walk::step(std::span<const StepRow> rows) {
   State& s = *state_;
   STRATA_CHECK(!rows.empty() && rows.size() <= s.max_rows, "%zu rows in a walk of %u", rows.size(),
                s.max_rows);
+  const StoreCancel cancel(s.cache.store(), s.cancel);
   for (uint32_t n_repairs = 0;; ++n_repairs) {
     try {
       s.run_step(rows);
@@ -265,6 +313,10 @@ void Walk::step(std::span<const StepRow> rows) {
       s.repair(*s.holder_of(rows, lost), lost);
     }
   }
+}
+
+void Walk::repair(Sequence& sequence, const tiers::LostExtent& lost) {
+  state_->repair(sequence, lost);
 }
 
 std::span<const float> Walk::logits(uint32_t idx) const {

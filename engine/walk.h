@@ -27,6 +27,16 @@ struct StepRow {
   bool wants_logits = false;
 };
 
+/// What the steps moved and found, those that were repeated or undone and repairs included.
+struct WalkCounts {
+  uint64_t steps = 0;
+  // DRAM traffic of weights, K and V, by the formulas of the step plan.
+  uint64_t read_bytes = 0, written_bytes = 0;
+  // Extents of full layers that a step attended to, and those of them that were not in DRAM when it
+  // began. What windowed layers attend to never leaves DRAM.
+  uint64_t extents_attended = 0, extents_missing = 0;
+};
+
 /// Runs steps of at most `max_rows` rows. All memory is allocated by the constructor, but for the
 /// logits of a step that wants more of them than any before. One caller at a time.
 class Walk {
@@ -37,6 +47,8 @@ class Walk {
   ~Walk();
 
   uint32_t max_rows() const;
+  KvCache& cache();
+  ThreadPool& pool();
   /// Bytes reserved for steps, logits included; committed when first touched. At most
   /// walk_buffer_bytes() (engine/context_size.h) while a step wants one row's logits.
   uint64_t buffer_bytes() const;
@@ -46,20 +58,29 @@ class Walk {
   /// block; kIo where weights are streamed and do not come; kCancelled; what a spill file brings.
   /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows);
+  /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets
+  /// one: for callers that read blocks themselves. Logits of the last step are gone then. Errors:
+  /// those of step().
+  void repair(Sequence& sequence, const tiers::LostExtent& lost);
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;
 
   /// The plan of the last step, with bytes and FLOP by formula, and (where `set_timing(true)`)
   /// seconds per operation.
   const StepPlan& plan() const;
+  const WalkCounts& counts() const;
   void set_timing(bool on);
   std::span<const double> op_seconds() const;
-  /// From now on a step looks at the flag between its operations, and between the waves of one that
-  /// reads from disk, and ends with kCancelled where it is set. Null = it looks at none.
+  /// From now on a step looks at the flag between its operations, and while it waits for the spill
+  /// file, and ends with kCancelled where it is set. Null = it looks at none.
   void set_cancel(const std::atomic<bool>* flag);
+  /// From now on a step calls this between its operations, on the calling thread; what it throws
+  /// ends the step. Empty = it calls nothing.
+  void set_between_operations(std::function<void()> between);
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
+  Trace* trace() const;
 
  private:
   struct State;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -105,7 +106,9 @@ struct Walk::State {
   void attend_streamed(uint32_t layer);
   void attend_wave(const Wave& wave);
   void run_step(std::span<const StepRow> rows);
+  void count_step();
   Sequence* holder_of(std::span<const StepRow> rows, const tiers::LostExtent& lost) const;
+  void compute_again(Sequence& sequence, uint32_t first_pos);
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
   AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
 
@@ -115,6 +118,7 @@ struct Walk::State {
   const KernelTable& kernels;
   ThreadPool& pool;
   const uint32_t max_rows;
+  WalkCounts counts;
 
   // Widths of the widest layer.
   uint32_t max_q_width = 0;
@@ -137,6 +141,7 @@ struct Walk::State {
   std::vector<double> op_seconds;
   Trace* trace = nullptr;
   const std::atomic<bool>* cancel = nullptr;
+  std::function<void()> between_operations;
 
   // Buffers, all [max_rows, width] f32 unless said otherwise.
   HostMemory memory;

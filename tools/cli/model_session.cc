@@ -2,18 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "engine/byte_text.h"
 #include "engine/machine.h"
-#include "engine/prompt_tokens.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
-#include "tools/cli/tier_report.h"
 #include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
@@ -38,7 +37,8 @@ ModelSession::ModelSession(const VerbSyntax& verb, const Command& command, engin
     : verb_(verb),
       settings_(command.settings),
       engine_(std::move(opened)),
-      saved_(command.settings) {}
+      saved_(command.settings,
+             verb.bit == kSessionSave ? SavingFailure::kIsThrown : SavingFailure::kIsNoted) {}
 
 void ModelSession::fail_template(const Error& error) const {
   const bool has_raw = find_flag("--raw", verb_.bit) != nullptr;
@@ -74,11 +74,12 @@ void ModelSession::read_template() {
 void ModelSession::say_setup() const {
   const auto& shape = engine_.spec().shape;
   const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
+  const engine::KvPlacement& kv = engine_.context().kv;
   notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name,
                      bytes_text(engine_.weight_file_bytes()),
                      grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
-                     bytes_text(engine_.context().kv.dram_bytes()), settings_.cache_type_k,
-                     settings_.cache_type_v));
+                     bytes_text(kv.is_spilling() ? kv.dram_bytes() : kv.slot_bytes),
+                     settings_.cache_type_k, settings_.cache_type_v));
   if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
@@ -141,12 +142,51 @@ void ModelSession::load() {
   if (settings_.verbose) say_load(engine_.model().load_report());
 }
 
-engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
+uint64_t ModelSession::find_saved(std::span<const engine::TokenId> prompt) {
+  uint32_t n_common = 0, n_held = 0;
+  if (sequence_) {
+    const auto differs = std::ranges::mismatch(sequence_->tokens(), prompt);
+    n_common = static_cast<uint32_t>(differs.in1 - sequence_->tokens().begin());
+    n_held = sequence_->truncate(n_common);  // now, so that there is room for what is restored
+  }
+  engine::Sequence restored = saved_.restore(engine_, prompt);
+  if (!sequence_ || restored.n_pos() > n_held) sequence_ = std::move(restored);
+  return n_common - std::min(n_common, sequence_->n_pos());
+}
+
+/// Earlier answers in the prompt keep the tokens they were generated as, where those are in the
+/// sequence or saved; and where the prompt still fits with them.
+engine::PromptTokens ModelSession::as_generated(std::span<const engine::TokenId> prompt) {
+  const engine::Tokenizer& tokenizer = engine_.tokenizer();
+  tiers::KnownText known;
+  if (sequence_ && !is_anew_) {
+    const std::string text = engine::marked_text(tokenizer, prompt);
+    const tiers::TokenBytes bytes_of = [&](int32_t token, std::string& out) {
+      engine::append_marked(tokenizer, token, out);
+    };
+    tiers::TextMatch match(text, bytes_of);
+    if (is_generated_.size() == sequence_->n_pos()) {
+      match.follow(0, sequence_->tokens(), is_generated_);
+      known = match.take_best();
+    }
+  } else {
+    known = saved_.known_text(engine_, prompt);
+  }
+  engine::PromptTokens kept = engine::with_known_beginning(tokenizer, prompt, known);
+  if (kept.tokens.size() <= prompt.size() || kept.tokens.size() < engine_.context().n_ctx)
+    return kept;
+  return engine::with_known_beginning(tokenizer, prompt, {});
+}
+
+engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
                                         const std::function<bool(std::string_view)>& on_text) {
-  if (!sequence_) sequence_ = saved_.restore(engine_, prompt);
+  const engine::PromptTokens prompt = as_generated(asked);
+  n_kept_ = prompt.n_kept;
+  const uint64_t n_lost = is_anew_ ? find_saved(prompt.tokens) : 0;
+  is_anew_ = false;
   saved_.begin(engine_, *sequence_, prompt);
   engine::GenerationRequest request;
-  request.prompt = prompt;
+  request.prompt = prompt.tokens;
   request.vocab_size = engine_.spec().shape.vocab_size;
   request.n_ctx = engine_.context().n_ctx;
   request.n_ctx_train = engine_.spec().shape.n_ctx_train;
@@ -158,7 +198,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
 
   // A prompt of one chunk is read before a bar would be seen.
   Progress progress("reading", grouped_number, " tok/s");
-  const bool shows_reading = prompt.size() > request.chunk_rows;
+  const bool shows_reading = prompt.tokens.size() > request.chunk_rows;
   engine::GenerationEvents events;
   events.cancel = &interrupt_flag();
   events.on_prefill = [&](uint64_t done, uint64_t total) {
@@ -168,9 +208,13 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
     return true;
   };
   events.on_text = on_text;
+  is_generated_.clear();  // where generate() throws, it is not known what the sequence holds
   engine::Generation answer =
       engine::generate(engine_.walk(), *sequence_, engine_.tokenizer(), request, events);
+  is_generated_ = prompt.is_generated;
+  is_generated_.resize(sequence_->n_pos(), 1);
   progress.finish();
+  answer.usage.recomputed_tokens += n_lost;
   return answer;
 }
 
@@ -180,6 +224,10 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
                                  grouped_number(usage.cached_tokens));
   if (usage.recomputed_tokens > 0)
     line += fmt::format(", {} read again", grouped_number(usage.recomputed_tokens));
+  if (answer.meeting.computed_tokens > 0)
+    line += fmt::format(": the disk brought {} meanwhile",
+                        grouped_number(answer.meeting.loaded_tokens));
+  if (n_kept_ > 0) line += fmt::format(", {} as they were generated", grouped_number(n_kept_));
   line += fmt::format(") {:.2f} s, {:.0f} tok/s | {} out", answer.times.prefill_ms / 1000.0,
                       answer.times.prefill_tokens_per_s(usage),
                       grouped_number(usage.completion_tokens));
@@ -200,11 +248,14 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
 }
 
 void ModelSession::save() {
+  interrupt_flag().store(false);  // what has ended the answer; the next Ctrl-C ends the saving
   if (sequence_) saved_.finish(engine_, *sequence_);
 }
 
 void ModelSession::say_tiers() {
-  if (const std::string line = tier_line(engine_); !line.empty()) notice(line);
+  if (const std::string line = tier_line(engine_, reported_); !line.empty()) notice(line);
+  say_reads(engine_.model(), reported_.weights);
+  reported_ = tier_counts(engine_);
 }
 
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
@@ -225,6 +276,7 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
        {{"prompt_tokens", usage.prompt_tokens},
         {"cached_tokens", usage.cached_tokens},
         {"recomputed_tokens", usage.recomputed_tokens},
+        {"as_generated_tokens", n_kept_},
         {"completion_tokens", usage.completion_tokens}}},
       {"timings",
        {{"load_ms", engine_.load_ms()},
@@ -235,8 +287,8 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
         {"prefill_tokens_per_s", times.prefill_tokens_per_s(usage)},
         {"decode_tokens_per_s", times.decode_tokens_per_s()}}},
       {"attention", attention},
-      {"tiers", tiers_json(engine_)},
-      {"faults", faults_json(engine_)},
+      {"tiers", tiers_json(engine_, reported_)},
+      {"faults", faults_json(engine_, reported_)},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},
       {"n_ctx", engine_.context().n_ctx},
       {"seed", sampler_.seed},

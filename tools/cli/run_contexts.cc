@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "engine/byte_text.h"
+#include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
 
 namespace strata::cli {
@@ -15,7 +16,12 @@ constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
 
 bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
   if (is_off_ || settings_.no_cache || settings_.session_dir.empty()) return false;
-  if (!engine.cache().store().can_adopt()) return false;  // a model without a full layer
+  if (!engine.cache().store().can_adopt()) {  // a model without a full layer
+    if (failure_ == SavingFailure::kIsThrown)
+      throw Error(ErrorCode::kUnsupported, "a model whose layers all have a window is not saved",
+                  settings_.model, "its contexts are read anew");
+    return false;
+  }
   if (cache_) return true;
   if (n_tokens < engine::kSavedTokensMin && settings_.session.empty()) return false;
   try {
@@ -24,6 +30,7 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
     options.limits.budget_bytes = settings_.cache_budget;
     options.limits.free_floor_bytes = kFreeFloorBytes;
     options.saves = !settings_.no_save;
+    options.cancel = &interrupt_flag();
     const auto& spec = engine.spec();
     cache_ = std::make_unique<engine::ContextCache>(
         options, engine.cache(), engine.fingerprint(),
@@ -35,15 +42,40 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
 }
 
 void RunContexts::give_up(const Error& error) {
+  if (failure_ == SavingFailure::kIsThrown) throw Error(error);
+  if (error.code() == ErrorCode::kCancelled) return notice("(saving was stopped)");
   is_off_ = true;
-  cache_.reset();
   notice(fmt::format("note: saved contexts are not used: {}{}{}", error.what(),
                      error.where().empty() ? "" : " | " + error.where(),
                      error.remedy().empty() ? "" : " | " + error.remedy()));
+  // After the notice: on a disk that hangs, closing a file that was written to hangs as well.
+  cache_.reset();
+}
+
+void RunContexts::say_damaged() {
+  const uint64_t n_damaged = cache_->counts().damaged_packs;
+  if (n_damaged > said_.damaged_packs)
+    notice(fmt::format("note: {} saved files were damaged and are removed",
+                       n_damaged - said_.damaged_packs));
+  said_.damaged_packs = n_damaged;
+}
+
+tiers::KnownText RunContexts::known_text(engine::Engine& engine,
+                                         std::span<const engine::TokenId> prompt) {
+  if (!is_wanted(engine, prompt.size())) return {};
+  const engine::Tokenizer& tokenizer = engine.tokenizer();
+  try {
+    return cache_->known_text(
+        engine::marked_text(tokenizer, prompt),
+        [&](int32_t token, std::string& out) { engine::append_marked(tokenizer, token, out); });
+  } catch (const Error& error) {
+    give_up(error);
+  }
+  return {};
 }
 
 engine::Sequence RunContexts::restore(engine::Engine& engine,
-                                        std::span<const engine::TokenId> prompt) {
+                                      std::span<const engine::TokenId> prompt) {
   if (!is_wanted(engine, prompt.size())) return engine.cache().make_sequence();
   try {
     engine::Sequence sequence = cache_->restore(engine.cache(), prompt.first(prompt.size() - 1));
@@ -51,9 +83,7 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
       notice(fmt::format("saved     {} of {} tokens were read before",
                          engine::grouped_number(sequence.n_pos()),
                          engine::grouped_number(prompt.size())));
-    if (cache_->counts().damaged_packs > 0)
-      notice(fmt::format("note: {} saved files were damaged and are removed",
-                         cache_->counts().damaged_packs));
+    say_damaged();
     return sequence;
   } catch (const Error& error) {
     give_up(error);
@@ -62,31 +92,46 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
 }
 
 void RunContexts::begin(engine::Engine& engine, const engine::Sequence& sequence,
-                          std::span<const engine::TokenId> prompt) {
-  if (is_wanted(engine, prompt.size())) cache_->begin(sequence, prompt);
+                        const engine::PromptTokens& prompt) {
+  if (is_wanted(engine, prompt.tokens.size()))
+    cache_->begin(sequence, prompt.tokens, prompt.is_generated);
 }
 
 void RunContexts::save_closed(engine::Engine& engine, const engine::Sequence& sequence) {
   if (cache_) cache_->save_closed(engine.cache(), sequence);
 }
 
-void RunContexts::finish(engine::Engine& engine, const engine::Sequence& sequence) {
+void RunContexts::say_unsaved() {
+  const std::string what = fmt::format("this context is not saved whole: {}", cache_->problem());
+  if (failure_ == SavingFailure::kIsThrown)
+    throw Error(ErrorCode::kIo, what, settings_.session_dir,
+                "name a folder on a disk with room by --session-dir, or raise --cache-budget");
+  notice("note: " + what);
+}
+
+void RunContexts::finish(engine::Engine& engine, engine::Sequence& sequence) {
   if (!cache_) return;
   try {
-    cache_->finish(engine.cache(), sequence, settings_.session);
+    cache_->finish(engine.walk(), sequence, settings_.session);
   } catch (const Error& error) {
     give_up(error);
     return;
   }
-  if (!cache_->problem().empty())
-    notice(fmt::format("note: this context is not saved whole: {}", cache_->problem()));
+  say_damaged();
+  if (!cache_->problem().empty()) say_unsaved();
   const auto counts = cache_->counts();
-  if (counts.saved_tokens == n_said_) return;
-  n_said_ = counts.saved_tokens;
-  notice(fmt::format("saved     {} tokens, {} in {}{} | strata cache list",
-                     engine::grouped_number(counts.saved_tokens),
-                     engine::bytes_text(counts.saved_bytes), settings_.session_dir,
-                     settings_.session.empty() ? "" : ", named " + settings_.session));
+  if (counts.repaired_extents > said_.repaired_extents)
+    notice(fmt::format(
+        "note: {} stretches of 256 tokens of a layer could not be read while they were saved, "
+        "and were computed again",
+        counts.repaired_extents - said_.repaired_extents));
+  if (counts.saved_tokens > said_.saved_tokens && failure_ != SavingFailure::kIsThrown)
+    notice(fmt::format("saved     {} tokens, {} in {}{} | strata cache list",
+                       engine::grouped_number(counts.saved_tokens - said_.saved_tokens),
+                       engine::bytes_text(counts.saved_bytes - said_.saved_bytes),
+                       settings_.session_dir,
+                       settings_.session.empty() ? "" : ", named " + settings_.session));
+  said_ = counts;
 }
 
 }  // namespace strata::cli
