@@ -30,9 +30,9 @@ struct DigestScoreArgs {
   const std::byte* const* tiles;  // [n_tiles], each digest_tile_bytes(n_dims), 64-byte aligned
   uint32_t n_tiles;
   uint32_t n_dims;
-  const uint16_t* q;     // bf16 [n_queries, n_dims]
-  uint32_t n_queries;    // any number; the group's queries share each tile read
-  float* block_scores;   // [n_queries, score_stride]: kExtentBlocks per tile are written
+  const uint16_t* q;    // bf16 [n_queries, n_dims]
+  uint32_t n_queries;   // any number; the group's queries share each tile read
+  float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
   uint64_t score_stride;
 };
 
@@ -57,11 +57,11 @@ struct PqScanArgs {
 
 /// The nearest centroid (least squared distance; the first of equals) of each sub-space of 32 keys.
 struct PqEncodeArgs {
-  const float* keys;       // [head_dim][kBlockPositions], as load_k gives them
-  const float* centroids;  // [kPqSubspaces][head_dim / kPqSubspaces][kPqCentroids]
+  const float* keys;        // [head_dim][kBlockPositions], as load_k gives them
+  const float* centroids;   // [kPqSubspaces][head_dim / kPqSubspaces][kPqCentroids]
   const float* half_norms;  // [kPqSubspaces][kPqCentroids]: half the squared length of each
-  uint32_t head_dim;       // a multiple of kPqSubspaces
-  uint8_t* codes;          // [kPqSubspaces][kPqTileKeys]: the block's 32 columns are written
+  uint32_t head_dim;        // a multiple of kPqSubspaces
+  uint8_t* codes;           // [kPqSubspaces][kPqTileKeys]: the block's 32 columns are written
 };
 
 /// A query's shares of the blocks, pooled.

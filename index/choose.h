@@ -38,10 +38,11 @@ struct Rule {
 };
 
 struct ChooseArgs {
-  std::span<float> log_weights;  // [n_queries, n_blocks] of all full blocks; used as scratch
+  std::span<const float> log_weights;  // [n_queries, weight_stride], of all full blocks
+  uint64_t weight_stride = 0;
   uint32_t n_queries = 0;
-  uint32_t n_blocks = 0;         // full blocks before the step
-  uint32_t n_positions = 0;      // of the context, the step's included
+  uint32_t n_blocks = 0;               // full blocks before the step
+  uint32_t n_positions = 0;            // of the context, the step's included
   std::span<const uint64_t> resident;  // bit per block; may be empty
 };
 
@@ -62,11 +63,19 @@ class Chooser {
   const Choice& choose(const ChooseArgs& args);
 
  private:
-  const KernelTable& kernels_;
+  void put_largest_first(uint32_t from, uint32_t n);
+  uint32_t count_for_mass(uint32_t from, double mass, double always, double total);
+  uint32_t count_in_gap(uint32_t from, double gap, const ChooseArgs& args);
+  void find_largest(const ChooseArgs& args);
+  void prefer_resident(uint32_t from, uint32_t n, std::span<const uint64_t> resident,
+                       double allowed_loss);
+
+  const KernelTable* kernels_;
   Rule rule_;
   Choice choice_;
-  std::vector<float> pooled_;
-  std::vector<uint32_t> order_;
+  std::vector<float> pooled_;    // [n_blocks]
+  std::vector<uint32_t> order_;  // blocks always attended, then the candidates
+  std::vector<float> largest_;   // [n_queries]
 };
 
 }  // namespace strata::index

@@ -1,4 +1,4 @@
-// index/method.h - the methods by name, and what a user may ask of one.
+// index/method.h - the methods by name, and the making of their indexes.
 #pragma once
 
 #include <cstdint>
@@ -8,16 +8,16 @@
 
 #include "base/kernel_table.h"
 #include "index/selector.h"
+#include "index/tile_memory.h"
 
 namespace strata::index {
 
 enum class Method : uint8_t {
   kOracle,  // exact weights from copies of the keys: what no method can beat; for tests and eval
-  kRecent,  // StreamingLLM (arXiv 2309.17453): sinks and window only, the floor
-  kQuest,   // Quest (arXiv 2406.10774): bounds from the least and largest key per dimension of a page
-  kMean,    // mean landmarks of pages, as ShadowKV (arXiv 2410.21465) keeps
-  kCuboid,  // ArkVale (NeurIPS 2024): centre and mean deviation of a page's keys
-  kPq,      // PQCache (arXiv 2407.12820): product quantisation of keys, 16 sub-spaces of 6 bits
+  kRecent,  // StreamingLLM: sinks and window only, the floor
+  kQuest,   // least and largest key per dimension of a page
+  kCuboid,  // ArkVale: centre and mean deviation of a page's keys
+  kMean,    // mean landmarks of pages
 };
 
 struct MethodName {
@@ -26,24 +26,33 @@ struct MethodName {
   const char* help;  // one line
 };
 std::span<const MethodName> method_names();
-/// Errors: kUsage with the names there are.
+/// Errors: kUsage, with the names there are.
 Method find_method(std::string_view name);
 
-/// What an index is made for. One for all sequences of a cache: they share its memory.
 struct IndexShape {
-  KvLayout layout;
-  uint32_t n_streams = 0;
-  uint64_t budget_bytes = 0;  // of index rows, all sequences together; 0 = index_bytes() of n_blocks
-  uint32_t n_blocks = 0;      // of the longest sequence
+  KvLayout layout;         // of the blocks observed
+  uint32_t n_streams = 0;  // KV heads of all layers that select
+  uint32_t n_blocks = 0;   // of the longest sequence
 };
 
-/// Bytes of index rows for one sequence of n_blocks blocks.
+/// Bytes of index rows that a source reserves: those of one sequence of shape.n_blocks, and a slot
+/// per stream for a fork that goes its own way.
 uint64_t index_bytes(Method method, const IndexShape& shape);
 
-/// An empty index that shares the shape's memory with all that are forked from it or from which it
-/// was made by make_empty(). Errors: kOutOfMemory; kUnsupported where the method has no rows for
-/// this head_dim.
-std::unique_ptr<Selector> make_selector(Method method, const IndexShape& shape,
-                                        const KernelTable& kernels);
+/// Makes indexes that share one memory of index_bytes(). One caller at a time.
+class SelectorSource {
+ public:
+  /// Errors: kOutOfMemory.
+  SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels);
+  Method method() const { return method_; }
+  uint64_t budget_bytes() const { return index_bytes(method_, shape_); }
+  std::unique_ptr<Selector> make() const;
+
+ private:
+  Method method_;
+  IndexShape shape_;
+  const KernelTable& kernels_;
+  std::shared_ptr<TileMemory> memory_;  // null where the method keeps no rows
+};
 
 }  // namespace strata::index
