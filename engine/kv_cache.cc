@@ -34,6 +34,15 @@ uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec 
   return n_blocks * layout.block_bytes;
 }
 
+index::IndexShape index_shape(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
+                              uint64_t n_ctx) {
+  index::IndexShape of{.layout = KvLayout::make(k_codec, v_codec, shape.head_dim),
+                       .n_blocks = static_cast<uint32_t>(n_ctx / kBlockPositions)};
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0) of.n_streams += layer.n_kv_heads;
+  return of;
+}
+
 KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options,
                  std::unique_ptr<tiers::Spill> spill)
     : shape_(shape),

@@ -40,6 +40,10 @@ struct KvCacheOptions {
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
                               uint64_t n_ctx, uint32_t chunk_rows);
 
+/// What the index of a sequence of n_ctx positions is made for: the KV heads of full layers.
+index::IndexShape index_shape(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
+                              uint64_t n_ctx);
+
 inline uint64_t blocks_for(uint64_t n_positions) { return div_up(n_positions, kBlockPositions); }
 
 /// The blocks of one layer of an extent, held in memory. blocks [n_kv_heads][n_blocks]; null where
