@@ -35,8 +35,8 @@ struct RecallSetup {
   /// The folder of the spill file; empty = a simulated disk.
   std::string spill_directory = "";
   tiers::IoChoice io = tiers::IoChoice::kAuto;
-  std::optional<index::Method> method;  // of retrieval: questions and answers select
-  index::Rule rule;
+  std::optional<index::Method> method = {};  // of retrieval: questions and answers select
+  index::Rule rule = {};
 };
 
 inline std::string setup_text(const RecallSetup& setup) {

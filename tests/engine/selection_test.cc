@@ -69,5 +69,38 @@ TEST(Selection, ABudgetOfEverythingIsExactAttention) {
   }
 }
 
+/// Answers that are right of a text with 8 keys at depths 0 .. 1, each of three words.
+uint32_t right_answers(Method method, Budget budget, uint32_t n_tokens, double* share) {
+  const makers::RecallModel model = makers::RecallModel::make({.n_kv_heads = 1});
+  const makers::RecallTask task = make_recall_task(model, 8, 3, 7);
+  RecallSetup setup{.method = method};
+  setup.rule.budget = budget;
+  RecallRun run(model, n_tokens, setup);
+  run.read(make_recall_text(model, n_tokens - 1, task.passages, 7).words);
+  uint32_t n_right = 0;
+  for (const auto& question : task.questions)
+    n_right += run.ask(question.ask, question.answer.size()) == question.answer ? 1u : 0u;
+  const SelectionCounts& counts = run.walk().selection_counts();
+  *share = static_cast<double>(counts.attended_blocks) / static_cast<double>(counts.blocks);
+  return n_right;
+}
+
+TEST(Selection, TwoPercentOfThirtyTwoThousandTokensHoldTheAnswer) {
+  for (const auto& method : index::method_names()) {
+    double share = 0;
+    const uint32_t n_right =
+        right_answers(method.method, {Budget::Kind::kShare, 0.02}, 32768, &share);
+    std::printf("%-8s %u of 8 answers, %.2f %% of the blocks read\n", method.name, n_right,
+                100 * share);
+    EXPECT_LE(share, 0.0201);
+    if (method.method == Method::kOracle) {
+      EXPECT_EQ(n_right, 8u);
+    }
+    if (method.method == Method::kRecent) {
+      EXPECT_LT(n_right, 8u);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace strata::engine

@@ -101,10 +101,10 @@ struct WalkSetting {
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t n_ctx = 512;
-  uint32_t n_sequences = 1;             // that the KV budget holds
-  uint64_t kv_dram_bytes = 0;           // the KV budget; 0 = what n_ctx and n_sequences need
-  std::optional<index::Method> method;  // of retrieval: sequences have an index
-  index::Rule rule;
+  uint32_t n_sequences = 1;                  // that the KV budget holds
+  uint64_t kv_dram_bytes = 0;                // the KV budget; 0 = what n_ctx and n_sequences need
+  std::optional<index::Method> method = {};  // of retrieval: sequences have an index
+  index::Rule rule = {};
 };
 
 /// A walk with its cache and threads.
