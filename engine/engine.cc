@@ -94,9 +94,15 @@ void Engine::load(const Model::Progress& progress) {
   kv.n_ctx = context_.n_ctx;
   if (spill_) fingerprint_ = model_fingerprint(*file_, spec_, kernels_->isa);
   kv.model = fingerprint_;
+  if (options_.method) {
+    selectors_ = std::make_unique<index::SelectorSource>(
+        *options_.method, index_shape(spec_.shape, kv.k_codec, kv.v_codec, kv.n_ctx), *kernels_);
+    kv.selectors = selectors_.get();
+  }
   cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   walk_->set_trace(options_.trace);
+  if (options_.method) walk_->select_by(options_.selection, context_.n_ctx);
   load_ms_ =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,9 @@ struct EngineOptions {
   std::string cpu_isa;     // "" = the widest
   bool allow_untrained = false;
   RopeOverrides rope;
+  // Of retrieval; nothing = attention is exact.
+  std::optional<index::Method> method;
+  index::Rule selection;
   Trace* trace = nullptr;  // of steps and transfers; outlives the engine
 };
 
@@ -72,6 +76,11 @@ class Engine {
   const Model& model() const;
   KvCache& cache();
   Walk& walk();
+  /// What steps that answer should attend.
+  Attention attention() const { return options_.method ? Attention::kSelected : Attention::kExact; }
+  const EngineOptions& options() const { return options_; }
+  /// Of index rows; 0 where nothing selects.
+  uint64_t index_bytes() const { return selectors_ ? selectors_->budget_bytes() : 0; }
 
  private:
   Engine() = default;
@@ -92,6 +101,7 @@ class Engine {
   std::vector<std::string> notices_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Model> model_;
+  std::unique_ptr<index::SelectorSource> selectors_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Walk> walk_;
 };

@@ -117,8 +117,11 @@ bool Run::read_prompt() {
     goes_on = goes_on && !is_cancelled(events);
     return goes_on;
   };
+  const auto rest = request.prompt.subspan(n_cached);
+  const bool is_question = n_cached > rest.size() && rest.size() <= kQuestionTokensMax;
   try {
-    prefill(walk, sequence, request.prompt.subspan(n_cached), request.chunk_rows, on_chunk);
+    prefill(walk, sequence, rest, request.chunk_rows, on_chunk,
+            is_question ? request.attention : Attention::kExact);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) throw;
     return false;
@@ -130,7 +133,7 @@ bool Run::read_prompt() {
 bool Run::walk_last_token() {
   const StepRow row{&sequence, answer.tokens.back(), true};
   try {
-    walk.step(std::span(&row, 1));
+    walk.step(std::span(&row, 1), request.attention);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) throw;
     return false;

@@ -13,13 +13,17 @@ Sequence::Sequence(Sequence&& other) noexcept
     : cache_(std::exchange(other.cache_, nullptr)),
       tokens_(std::move(other.tokens_)),
       chain_(std::move(other.chain_)),
-      streams_(std::exchange(other.streams_, {})) {}
+      streams_(std::exchange(other.streams_, {})),
+      index_(std::move(other.index_)),
+      n_indexed_(std::exchange(other.n_indexed_, 0)) {}
 
 Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(cache_, other.cache_);
   std::swap(tokens_, other.tokens_);
   std::swap(chain_, other.chain_);
   std::swap(streams_, other.streams_);
+  std::swap(index_, other.index_);
+  std::swap(n_indexed_, other.n_indexed_);
   return *this;
 }
 
@@ -33,6 +37,8 @@ Sequence Sequence::fork() const {
   Sequence copy = cache_->make_sequence();
   copy.tokens_ = tokens_;
   copy.chain_ = chain_;
+  if (index_) copy.index_ = index_->fork();
+  copy.n_indexed_ = n_indexed_;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
     copy.streams_[stream] = streams_[stream];  // into what is reserved; then nothing can fail
     for (const auto block : streams_[stream].blocks) cache_->store_.add_reference(block);
@@ -57,6 +63,8 @@ uint32_t Sequence::truncate(uint32_t n) {
   }
   tokens_.resize(n);
   chain_.resize(n / kBlockPositions);
+  if (index_) index_->truncate(n / kBlockPositions);
+  n_indexed_ = std::min(n_indexed_, n / kBlockPositions);
   return n;
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "index/selector.h"
 #include "tiers/block_store.h"
 
 namespace strata::engine {
@@ -24,6 +26,13 @@ class Sequence {
 
   /// The chain hash of the text before position pos, a multiple of 32 and not 0.
   const tiers::Hash128& chain_at(uint32_t pos) const { return chain_[pos / kBlockPositions - 1]; }
+
+  /// The index of its full layers' blocks; null where nothing selects. Blocks below n_indexed() have
+  /// been observed.
+  index::Selector* index() const { return index_.get(); }
+  uint32_t n_indexed() const { return n_indexed_; }
+  void set_n_indexed(uint32_t n_blocks) { n_indexed_ = n_blocks; }
+  void drop_index() { index_.reset(); }
 
   /// A second sequence with the same past. Costs one reference per block; the open block is copied
   /// when either side appends.
@@ -48,6 +57,8 @@ class Sequence {
   std::vector<int32_t> tokens_;
   std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block
   std::vector<StreamTable> streams_;   // layer-major, KV head minor
+  std::unique_ptr<index::Selector> index_;
+  uint32_t n_indexed_ = 0;
 };
 
 }  // namespace strata::engine

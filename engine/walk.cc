@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "cpu_attn/pack.h"
 #include "engine/rope_table.h"
+#include "engine/walk_select.h"
 #include "engine/walk_state.h"
 
 namespace strata::engine {
@@ -232,13 +233,18 @@ std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
 void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
 
-void Walk::State::run_step(std::span<const StepRow> rows) {
+void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   const TraceScope scope(trace, {.kind = TraceKind::kStep,
                                  .index = static_cast<uint32_t>(rows.size()),
                                  .name = "step",
                                  .detail = rows.front().sequence->n_pos()});
   begin(rows);
+  is_selected = attention == Attention::kSelected;
+  STRATA_CHECK(!is_selected || selection != nullptr, "no rule to select by");
+  if (is_selected) ++selection->counts.steps;
   try {
+    if (is_selected)
+      for (const Group& group : groups) index_missed(group);
     for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
     plan_waves();
     run_plan();
@@ -250,15 +256,16 @@ void Walk::State::run_step(std::span<const StepRow> rows) {
   }
   for (const Group& group : groups)
     cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
+  for (const Group& group : groups) index_closed(group);
 }
 
-void Walk::step(std::span<const StepRow> rows) {
+void Walk::step(std::span<const StepRow> rows, Attention attention) {
   State& s = *state_;
   STRATA_CHECK(!rows.empty() && rows.size() <= s.max_rows, "%zu rows in a walk of %u", rows.size(),
                s.max_rows);
   for (uint32_t n_repairs = 0;; ++n_repairs) {
     try {
-      s.run_step(rows);
+      s.run_step(rows, attention);
       return;
     } catch (const tiers::LostExtent& lost) {
       if (n_repairs == kMaxRepairs) throw;
@@ -274,15 +281,18 @@ std::span<const float> Walk::logits(uint32_t idx) const {
 }
 
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
-             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
+             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk,
+             Attention attention) {
   chunk_rows = std::min(chunk_rows, walk.max_rows());
+  if (attention == Attention::kSelected)
+    chunk_rows = std::min(chunk_rows, walk.selected_rows_max());
   std::vector<StepRow> rows;
   for (uint64_t done = 0; done < tokens.size();) {
     const uint64_t n = std::min<uint64_t>(chunk_rows, tokens.size() - done);
     rows.clear();
     for (uint64_t i = done; i < done + n; ++i)
       rows.push_back({&sequence, tokens[i], i + 1 == tokens.size()});
-    walk.step(rows);
+    walk.step(rows, attention);
     done += n;
     if (on_chunk && !on_chunk(done, tokens.size()) && done < tokens.size())
       throw Error(ErrorCode::kCancelled, "reading the prompt was stopped after " +

@@ -16,8 +16,23 @@
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/sequence.h"
+#include "index/choose.h"
 
 namespace strata::engine {
+
+/// What the rows of a step attend in full layers: everything before them, or the blocks that the
+/// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.
+enum class Attention : uint8_t { kExact, kSelected };
+
+/// What selected steps read, summed over steps, layers and KV heads.
+struct SelectionCounts {
+  uint64_t steps = 0;
+  uint64_t blocks = 0;           // full blocks that could be attended
+  uint64_t attended_blocks = 0;  // of these
+  uint64_t index_bytes = 0;      // of index rows
+  double estimated_share = 0;  // sum over choices of the weight that the index gave what was chosen
+  uint64_t choices = 0;
+};
 
 /// One row of a step. Rows of one sequence stand together and in order; row i of a sequence gets
 /// position n_pos() + i.
@@ -45,7 +60,13 @@ class Walk {
   /// that of the i-th row that wanted them. Errors: kDoesNotFit where the KV budget has no free
   /// block; kIo where weights are streamed and do not come; kCancelled; what a spill file brings.
   /// Nothing of the step is kept then, as with every exception.
-  void step(std::span<const StepRow> rows);
+  void step(std::span<const StepRow> rows, Attention attention = Attention::kExact);
+  /// From now on steps may be kSelected; their sequences have an index (KvCacheOptions::selectors).
+  /// Reserves for contexts of n_ctx.
+  void select_by(const index::Rule& rule, uint64_t n_ctx);
+  /// Rows of one sequence in a selected step at most: they share one choice per KV head.
+  uint32_t selected_rows_max() const;
+  const SelectionCounts& selection_counts() const;
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;
 
@@ -70,6 +91,7 @@ class Walk {
 /// total)` after each chunk; it returns false to stop (throws Error(kCancelled); the chunks walked
 /// so far stay in the sequence).
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
-             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {});
+             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {},
+             Attention attention = Attention::kExact);
 
 }  // namespace strata::engine

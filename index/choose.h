@@ -43,7 +43,7 @@ struct ChooseArgs {
   uint32_t n_queries = 0;
   uint32_t n_blocks = 0;               // full blocks before the step
   uint32_t n_positions = 0;            // of the context, the step's included
-  std::span<const uint64_t> resident;  // bit per block; may be empty
+  std::span<const uint64_t> resident = {};  // bit per block; may be empty
 };
 
 struct Choice {

@@ -49,7 +49,7 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
 }
 
 uint32_t n_slots(const IndexShape& shape) {
-  return shape.n_streams * (tile_slots(shape.n_blocks) + 1);
+  return shape.n_streams * (tile_slots(shape.n_blocks) + 2);
 }
 
 std::unique_ptr<Selector> make_pq(const IndexShape& shape, const KernelTable& kernels,

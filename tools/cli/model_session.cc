@@ -152,6 +152,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
   request.n_ctx_train = engine_.spec().shape.n_ctx_train;
   if (settings_.predict >= 0) request.n_predict = static_cast<uint64_t>(settings_.predict);
   request.chunk_rows = engine_.context().chunk_rows;
+  request.attention = engine_.attention();
   request.sampler = sampler_;
   request.stop = settings_.stop;
   request.ignore_eos = settings_.ignore_eos;

@@ -50,6 +50,15 @@ constexpr OptionSpec kRows[] = {
     {"load", "", Section::kModel, ValueKind::kChoice, "auto", 0, 0, "auto|direct|mmap",
      "how weights come from the file: past the page cache, through it, or what is faster here",
      Sources::kEverywhere, kComputing, &S::load},
+    {"attn", "", Section::kModel, ValueKind::kChoice, "exact", 0, 0,
+     "exact|quest|cuboid|mean|recent|oracle",
+     "what an answer attends of a long context: all of it, or the blocks that a method of "
+     "retrieval chooses (approximate)",
+     Sources::kEverywhere, kComputing, &S::attn},
+    {"kv-budget", "", Section::kModel, ValueKind::kText, "2048", 0, 0, "N|N%|Xp",
+     "with --attn other than exact, what a token attends: tokens, a share of the context, or the "
+     "share of the attention weight (0.98p)",
+     Sources::kEverywhere, kComputing, &S::kv_budget},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing, &S::batch_size},
     {"cpu-isa", "", Section::kModel, ValueKind::kText, "", 0, 0, "NAME",

@@ -43,7 +43,7 @@ void RunContexts::give_up(const Error& error) {
 }
 
 engine::Sequence RunContexts::restore(engine::Engine& engine,
-                                        std::span<const engine::TokenId> prompt) {
+                                      std::span<const engine::TokenId> prompt) {
   if (!is_wanted(engine, prompt.size())) return engine.cache().make_sequence();
   try {
     engine::Sequence sequence = cache_->restore(engine.cache(), prompt.first(prompt.size() - 1));
@@ -62,7 +62,7 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
 }
 
 void RunContexts::begin(engine::Engine& engine, const engine::Sequence& sequence,
-                          std::span<const engine::TokenId> prompt) {
+                        std::span<const engine::TokenId> prompt) {
   if (is_wanted(engine, prompt.size())) cache_->begin(sequence, prompt);
 }
 

@@ -22,6 +22,8 @@ struct Settings {
   std::string io;
   uint64_t weights_dram = 0;  // 0 = all of them
   std::string load;
+  std::string attn;       // exact, or a method of retrieval
+  std::string kv_budget;  // of a selected step: 2048, 2%, 0.98p
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;

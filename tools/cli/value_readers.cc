@@ -114,6 +114,21 @@ std::optional<bool> read_switch(std::string_view text) {
   return std::nullopt;
 }
 
+std::optional<index::Budget> read_budget(std::string_view text) {
+  using Kind = index::Budget::Kind;
+  const auto share = [](std::string_view digits, double whole,
+                        Kind kind) -> std::optional<index::Budget> {
+    const auto value = read_real(digits);
+    if (!value || !(*value > 0) || *value > whole) return std::nullopt;
+    return index::Budget{kind, *value / whole};
+  };
+  if (text.ends_with('%')) return share(text.substr(0, text.size() - 1), 100, Kind::kShare);
+  if (text.ends_with('p')) return share(text.substr(0, text.size() - 1), 1, Kind::kMass);
+  const auto n = read_count(text);
+  if (!n || *n == 0) return std::nullopt;
+  return index::Budget{Kind::kTokens, static_cast<double>(*n)};
+}
+
 std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text) {
   const auto token = take_digits(text);
   if (!token || *token > static_cast<uint64_t>(std::numeric_limits<int32_t>::max())) {

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <utility>
 
+#include "index/choose.h"
+
 namespace strata::cli {
 
 /// Bytes: digits, at most six decimals, and a unit of any letter case. KiB MiB GiB TiB, and K M G T
@@ -27,6 +29,11 @@ std::optional<double> read_real(std::string_view text);
 
 /// true / false, on / off, yes / no, 1 / 0.
 std::optional<bool> read_switch(std::string_view text);
+
+/// What a selected step may attend: positions as read_count() takes them, a share of the context with
+/// a percent sign, or with a p a share of the attention weight: "2048", "2%", "0.98p". Nothing of 0
+/// or less, no share above the whole.
+std::optional<index::Budget> read_budget(std::string_view text);
 
 /// TOKEN_ID, then a sign and a number or "inf", as llama.cpp spells it: "15043+1.5", "2-inf".
 std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text);

@@ -1,0 +1,37 @@
+// engine/walk_select.h - what a walk keeps for selected steps. Included by engine/walk*.cc only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/walk_state.h"
+#include "index/choose.h"
+
+namespace strata::engine {
+
+/// Floats of estimated weights that a step holds at most: 32 MiB. A longer context takes fewer rows
+/// per selected step.
+inline constexpr uint64_t kWeightFloatsMax = uint64_t{8} << 20;
+
+struct Walk::State::Selection {
+  Selection(const index::Rule& rule, const ModelShape& shape, const KernelTable& kernels,
+            uint32_t n_threads, uint32_t max_groups, uint64_t n_ctx);
+
+  /// The context that one KV head of a sequence attends in the layer at hand.
+  struct Head {
+    std::vector<tiers::BlockId> blocks;
+    uint32_t n_skipped = 0;  // positions
+  };
+
+  uint32_t stride;  // floats between the weights of two queries: blocks of n_ctx, in whole extents
+  uint32_t max_kv_heads = 0;     // of a full layer
+  uint32_t max_group_heads = 0;  // query heads per KV head
+  uint32_t max_rows = 1;         // of one sequence in a step
+  std::vector<float> weights;
+  std::vector<index::Chooser> choosers;  // per worker
+  std::vector<Head> heads;               // [group][max_kv_heads]
+  std::vector<double> shares;            // [max_kv_heads]
+  SelectionCounts counts;
+};
+
+}  // namespace strata::engine
