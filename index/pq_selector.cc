@@ -100,6 +100,7 @@ void PqSelector::keep_raw(StreamIdx stream, const std::byte* block) {
 }
 
 void PqSelector::observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) {
+  if (block_idx < at(stream).n_observed) return;  // by a step that was cancelled and runs again
   STRATA_CHECK(block_idx == at(stream).n_observed, "block %u after %u", block_idx,
                at(stream).n_observed);
   Stream& s = streams_[stream];
