@@ -1,6 +1,6 @@
-// cpu_attn/index_avx2.cc - kernels of retrieval, instruction set "avx2". A table of 64 bytes is four
-// quarters of 16, each looked up by vpshufb with the code's low four bits; bits 4 and 5 of the code
-// choose among the four.
+// cpu_attn/index_avx2.cc - kernels of retrieval, instruction set "avx2". A table of 64 bytes is
+// four quarters of 16, each looked up by vpshufb with the code's low four bits; bits 4 and 5 of the
+// code choose among the four.
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -66,7 +66,8 @@ STRATA_VEC void store_block_scores(const uint16_t* maxima, float scale, float of
   for (uint32_t b = 0; b < kExtentBlocks; ++b, maxima += 16) {
     const __m128i* halves = reinterpret_cast<const __m128i*>(maxima);
     const __m128i best = _mm_max_epu16(_mm_load_si128(halves), _mm_load_si128(halves + 1));
-    // The least of eight is an instruction; the largest is the complement of the complements' least.
+    // The least of eight is an instruction; the largest is the complement of the complements'
+    // least.
     const __m128i least = _mm_minpos_epu16(_mm_xor_si128(best, _mm_set1_epi16(-1)));
     const int32_t sum = 0xffff - _mm_extract_epi16(least, 0);
     out[b] = scale * static_cast<float>(sum) + offset;

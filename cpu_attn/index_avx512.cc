@@ -1,6 +1,6 @@
-// cpu_attn/index_avx512.cc - kernels of retrieval, instruction set "avx512" without BF16 and VBMI. A
-// table of 64 bytes is four quarters of 16, each looked up by vpshufb with the code's low four bits;
-// bits 4 and 5 of the code choose among the four by masks.
+// cpu_attn/index_avx512.cc - kernels of retrieval, instruction set "avx512" without BF16 and VBMI.
+// A table of 64 bytes is four quarters of 16, each looked up by vpshufb with the code's low four
+// bits; bits 4 and 5 of the code choose among the four by masks.
 
 // The compiler's own header leaves a vector uninitialised on purpose and g++ 12 warns of it (GCC
 // bug 105593).

@@ -1,5 +1,6 @@
-// cpu_attn/index_digest_avx512bf16.cc - products with digests, AVX-512 with BF16: vdpbf16ps adds the
-// products of a pair of dimensions to a lane, both rounded to nearest, subnormals taken as zero.
+// cpu_attn/index_digest_avx512bf16.cc - products with digests, AVX-512 with BF16: vdpbf16ps adds
+// the products of a pair of dimensions to a lane, both rounded to nearest, subnormals taken as
+// zero.
 
 // The compiler's own header leaves a vector uninitialised on purpose and g++ 12 warns of it (GCC
 // bug 105593).

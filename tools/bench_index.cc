@@ -1,6 +1,6 @@
-// tools/bench_index.cc - speed of the kernels of retrieval on one thread, per instruction set: tiles
-// from DRAM and from cache, beside plain reading of the same tiles and beside DRAM's bandwidth. The answers of
-// every set are compared with the scalar set's before anything is timed.
+// tools/bench_index.cc - speed of the kernels of retrieval on one thread, per instruction set:
+// tiles from DRAM and from cache, beside plain reading of the same tiles and beside DRAM's
+// bandwidth. The answers of every set are compared with the scalar set's before anything is timed.
 // Why: a token reads the index of its whole context, so the two scans are wanted at the speed of
 // memory: at most 1.5 times the time that reading takes.
 #include <time.h>
@@ -139,8 +139,8 @@ double time_scan(const KernelTable& table, const Scan& scan, const Pointers& til
   return median(seconds);
 }
 
-/// Every set's scores are the scalar set's: to the bit, or within the rounding of two sums of n_dims
-/// products of values below 8.
+/// Every set's scores are the scalar set's: to the bit, or within the rounding of two sums of
+/// n_dims products below 16 in magnitude.
 void check_answers(const Scan& scan, const Pointers& tiles, uint32_t n_dims, double tolerance) {
   constexpr uint32_t kTiles = 17;
   Queries wanted(5, n_dims, kTiles);
@@ -156,30 +156,36 @@ void check_answers(const Scan& scan, const Pointers& tiles, uint32_t n_dims, dou
   }
 }
 
+/// The sum of a tile's bytes as words, in vectors that every x86-64 loads at once.
+uint64_t sum_of_tile(const std::byte* tile, const std::byte* next, uint64_t tile_bytes) {
+  using Words = uint64_t __attribute__((vector_size(16)));
+  const auto words_at = [](const std::byte* at) {
+    Words words;
+    std::memcpy(&words, at, sizeof words);
+    return words;
+  };
+  Words a = {}, b = {}, c = {}, d = {};
+  for (uint64_t at = 0; at < tile_bytes; at += 64) {
+    __builtin_prefetch(next + at);
+    a += words_at(tile + at);
+    b += words_at(tile + at + 16);
+    c += words_at(tile + at + 32);
+    d += words_at(tile + at + 48);
+  }
+  const Words sum = a + b + c + d;
+  return sum[0] + sum[1];
+}
+
 /// The bytes of tiles read once, the next tile's fetched meanwhile as the scans do: what the memory
 /// gives in this order, which for tiles met at random is less than its bandwidth.
 double time_reading(const Pointers& tiles, uint64_t tile_bytes, uint64_t tiles_per_slice) {
-  using Words = uint64_t __attribute__((vector_size(16)));  // every x86-64 loads it at once
-  constexpr uint64_t kLine = 64, kWords = kLine / sizeof(Words);
   static volatile uint64_t sink = 0;
   std::vector<double> seconds;
   for (uint64_t first = 0; first + tiles_per_slice <= tiles.size(); first += tiles_per_slice) {
     const double start = cpu_seconds();
-    Words sums[kWords] = {};
-    for (uint64_t t = first; t < first + tiles_per_slice; ++t) {
-      const std::byte* next = tiles[t + 1 < tiles.size() ? t + 1 : t];
-      for (uint64_t at = 0; at < tile_bytes; at += kLine) {
-        __builtin_prefetch(next + at);
-#pragma GCC unroll 4
-        for (uint64_t i = 0; i < kWords; ++i) {
-          Words words;
-          std::memcpy(&words, tiles[t] + at + i * sizeof words, sizeof words);
-          sums[i] += words;
-        }
-      }
-    }
     uint64_t sum = 0;
-    for (const Words& words : sums) sum += words[0] + words[1];
+    for (uint64_t t = first; t < first + tiles_per_slice; ++t)
+      sum += sum_of_tile(tiles[t], tiles[t + 1 < tiles.size() ? t + 1 : t], tile_bytes);
     sink = sink + sum;
     seconds.push_back(cpu_seconds() - start);
   }
@@ -224,10 +230,10 @@ void bench_encode(const Options& options) {
   for (const uint32_t head_dim : {64u, 128u, 256u}) {
     std::vector<float> keys(uint64_t{head_dim} * kBlockPositions);
     std::vector<float> centroids(uint64_t{head_dim} * kPqCentroids);
-    std::vector<float> half_norms(kPqSubspaces * kPqCentroids, 1.0f);
+    std::vector<float> half_norms(uint64_t{kPqSubspaces} * kPqCentroids, 1.0f);
     for (float& x : keys) x = normal(random);
     for (float& x : centroids) x = normal(random);
-    std::vector<uint8_t> codes(kPqSubspaces * kPqTileKeys);
+    std::vector<uint8_t> codes(uint64_t{kPqSubspaces} * kPqTileKeys);
     for (const KernelTable& table : index_tables()) {
       if (!options.only.empty() && options.only != table.name) continue;
       std::vector<double> seconds;

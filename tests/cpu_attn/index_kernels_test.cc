@@ -58,7 +58,7 @@ struct Encoding {
       : head_dim(dims),
         keys(normal_floats(random, uint64_t{dims} * kBlockPositions, 1.0f)),
         centroids(normal_floats(random, uint64_t{dims} * kPqCentroids, 1.0f)),
-        half_norms(kPqSubspaces * kPqCentroids) {
+        half_norms(uint64_t{kPqSubspaces} * kPqCentroids) {
     measure_norms();
   }
 
@@ -81,7 +81,7 @@ struct Encoding {
 
   /// Columns [32, 64) of a tile's codes; the others must stay 0xee.
   std::vector<uint8_t> run(const KernelTable& table) const {
-    std::vector<uint8_t> codes(kPqSubspaces * kPqTileKeys, 0xee);
+    std::vector<uint8_t> codes(uint64_t{kPqSubspaces} * kPqTileKeys, 0xee);
     table.index.pq_encode(
         {keys.data(), centroids.data(), half_norms.data(), head_dim, codes.data() + 32});
     for (uint32_t s = 0; s < kPqSubspaces; ++s)

@@ -1,5 +1,5 @@
-// tests/cpu_attn/index_scan_test.cc - the two scans of an index, digest_scores and pq_scan, of every
-// instruction set against sums in double and in integers.
+// tests/cpu_attn/index_scan_test.cc - the two scans of an index, digest_scores and pq_scan, on
+// every instruction set, against sums in double and in integers.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -36,7 +36,7 @@ struct DigestScan {
 
   uint16_t* entry(uint32_t page, uint32_t d) {
     return reinterpret_cast<uint16_t*>(tiles.tile(page / kTilePages)) +
-           (d / 2 * kTilePages + page % kTilePages) * 2 + d % 2;
+           (uint64_t{d / 2} * kTilePages + page % kTilePages) * 2 + d % 2;
   }
 
   uint64_t stride() const { return uint64_t{n_tiles} * kExtentBlocks + kSpare; }
@@ -54,7 +54,8 @@ struct DigestScan {
     for (uint32_t t = 0; t < n_tiles; ++t)
       for (uint32_t i = 0; i < n_queries; ++i)
         table.index.digest_scores({tiles.pointers() + t, 1, n_dims, q.data() + uint64_t{i} * n_dims,
-                                   1, scores.data() + i * stride() + t * kExtentBlocks, 0});
+                                   1, scores.data() + i * stride() + uint64_t{t} * kExtentBlocks,
+                                   0});
     return scores;
   }
 
