@@ -143,7 +143,7 @@ void PqSelector::encode(StreamIdx stream, uint32_t block_idx, const float* keys)
   if ((last.infinite >> block_idx % kExtentBlocks & 1u) != 0) {
     // No key has a nearest centroid; the block always weighs +infinity.
     for (uint32_t s = 0; s < kPqSubspaces; ++s)
-      std::memset(codes + s * kPqTileKeys, 0, kBlockPositions);
+      std::memset(codes + size_t{s} * kPqTileKeys, 0, kBlockPositions);
     return;
   }
   const PqCodebook& book = *streams_[stream].codebooks[last.codebook].book;

@@ -104,9 +104,9 @@ void PqCodebook::improve(const KernelTable& kernels, const PqSample& sample,
       for (uint32_t i = 0; i < kBlockPositions; ++i)
         ++counts[s * kPqCentroids + codes[s * kPqTileKeys + i]];
     for (uint32_t d = 0; d < head_dim_; ++d) {
-      const uint8_t* code = codes.data() + d / n_dims * kPqTileKeys;
+      const uint8_t* code = codes.data() + size_t{d / n_dims} * kPqTileKeys;
       const float* values = sample.row(block, d);
-      double* sum = sums.data() + d * kPqCentroids;
+      double* sum = sums.data() + size_t{d} * kPqCentroids;
       for (uint32_t i = 0; i < kBlockPositions; ++i) sum[code[i]] += values[i];
     }
   }
