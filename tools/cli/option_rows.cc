@@ -51,7 +51,7 @@ constexpr OptionSpec kRows[] = {
      "how weights come from the file: past the page cache, through it, or what is faster here",
      Sources::kEverywhere, kComputing, &S::load},
     {"attn", "", Section::kModel, ValueKind::kChoice, "exact", 0, 0,
-     "exact|quest|cuboid|mean|recent|oracle",
+     "exact|quest|cuboid|mean|pq|recent|oracle",
      "what an answer attends of a long context: all of it, or the blocks that a method of "
      "retrieval chooses (approximate)",
      Sources::kEverywhere, kComputing, &S::attn},
