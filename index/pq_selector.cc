@@ -69,8 +69,8 @@ const PqTrailer& PqSelector::trailer(StreamIdx stream, uint32_t extent) const {
   return *reinterpret_cast<const PqTrailer*>(table_.tiles(stream)[extent] + kPqTileBytes);
 }
 
-/// Whether the last kDriftExtents extents before `extent`, all with codes of the last codebook, have
-/// a larger error than it was trained to.
+/// Whether the last kDriftExtents extents before `extent`, all with codes of the last codebook,
+/// have a larger error than it was trained to.
 bool PqSelector::has_drifted(StreamIdx stream, uint32_t extent) const {
   double sum = 0;
   uint32_t n = 0;

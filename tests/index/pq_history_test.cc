@@ -1,4 +1,5 @@
-// Forks, truncation, threads, files: whatever way a stream came to its keys, its bytes are the same.
+// Forks, truncation, threads, files: whatever way a stream came to its keys, its bytes are the
+// same.
 #include <gtest/gtest.h>
 
 #include <algorithm>
