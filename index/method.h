@@ -36,9 +36,9 @@ struct IndexShape {
   uint32_t n_blocks = 0;   // of the longest sequence
 };
 
-/// Bytes of index rows that a source reserves: those of one sequence of shape.n_blocks, and two slots
-/// per stream for a fork that goes its own way. With what a sequence of that length holds besides
-/// rows: codebooks, and keys sampled for them.
+/// Bytes of index rows that a source reserves: those of one sequence of shape.n_blocks, and two
+/// slots per stream for a fork that goes its own way. With what a sequence of that length holds
+/// besides rows: codebooks, and keys sampled for them.
 uint64_t index_bytes(Method method, const IndexShape& shape);
 
 /// Makes indexes that share one memory of index_bytes(). One caller at a time.

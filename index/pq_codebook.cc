@@ -57,8 +57,8 @@ float PqCodebook::error(const float* keys, const uint8_t* codes) const {
   const uint32_t n_dims = head_dim_ / kPqSubspaces;
   std::array<float, kBlockPositions> errors{};
   for (uint32_t d = 0; d < head_dim_; ++d) {
-    const uint8_t* code = codes + d / n_dims * kPqTileKeys;
-    const float* values = centroids() + d * kPqCentroids;
+    const uint8_t* code = codes + size_t{d / n_dims} * kPqTileKeys;
+    const float* values = centroids() + size_t{d} * kPqCentroids;
     for (uint32_t i = 0; i < kBlockPositions; ++i) {
       const float gap = keys[d * kBlockPositions + i] - values[code[i]];
       errors[i] += gap * gap;

@@ -1,8 +1,9 @@
-// index/pq_codebook.h - the centroids that stand for a stream's keys: a key is cut into 16 sub-spaces
-// of neighbouring dimensions, and each part becomes the number of the nearest of 64 centroids.
-// Source: product quantisation for KV retrieval, PQCache (arXiv 2407.12820, section 3.2). Ours
-// differs: 16 sub-spaces of 6 bits instead of 2, because 12 bits cannot tell keys of one topic apart
-// (docs/adr/0005-codebooks.md has both measured), and codebooks are not frozen at the prompt's end.
+// index/pq_codebook.h - the centroids that stand for a stream's keys: a key is cut into 16
+// sub-spaces of neighbouring dimensions, and each part becomes the number of the nearest of 64
+// centroids. Source: product quantisation for KV retrieval, PQCache (arXiv 2407.12820).
+// Ours differs: 16 sub-spaces of 6 bits instead of 2, because 12 bits cannot tell keys of one topic
+// apart (docs/adr/0005-codebooks.md has both measured), and codebooks are not frozen at the
+// prompt's end.
 #pragma once
 
 #include <array>
@@ -39,12 +40,13 @@ class PqCodebook {
   static uint64_t memory_bytes(uint32_t head_dim);
 
   uint32_t head_dim() const { return head_dim_; }
-  /// Mean of |key - its centroids|^2 over an eighth of the keys that was not trained on; 0 where there
-  /// were none.
+  /// Mean of |key - its centroids|^2 over an eighth of the keys that was not trained on; 0 where
+  /// there were none.
   float training_error() const { return lines_[0][0]; }
   const float* centroids() const { return lines_[1].data(); }  // as PqEncodeArgs has them
 
-  /// Encodes 32 keys [head_dim][kBlockPositions] into their columns of a tile (PqEncodeArgs::codes).
+  /// Encodes 32 keys [head_dim][kBlockPositions] into their columns of a tile
+  /// (PqEncodeArgs::codes).
   void encode(const KernelTable& kernels, const float* keys, uint8_t* codes) const;
   /// Mean of |key - its centroids|^2 over such keys and their codes.
   float error(const float* keys, const uint8_t* codes) const;
@@ -74,8 +76,8 @@ struct PqTable {
 ///
 /// Error   q . centroid is rounded to the nearest multiple of scale above its sub-space's least
 ///         product; scale is 1/255 of the widest sub-space's range of products, the same for all.
-///         So a score errs by at most kPqSubspaces * scale / 2 against q . (the decoded key), and by
-///         the rounding of f32 sums.
+///         So a score errs by at most kPqSubspaces * scale / 2 against q . (the decoded key) and
+///         by the rounding of f32 sums.
 /// Where products overflow, every score is +infinity.
 PqTable build_pq_table(const PqCodebook& codebook, const float* q, uint8_t* table);
 

@@ -1,5 +1,5 @@
-// PqSelector's rows and codebooks as bytes, for a file and from one. Nothing that is read is trusted:
-// a code or a codebook's number is an index into memory.
+// PqSelector's rows and codebooks as bytes, for a file and from one. Nothing that is read is
+// trusted: a code or a codebook's number is an index into memory.
 #include <fmt/format.h>
 
 #include <algorithm>

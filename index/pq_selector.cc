@@ -69,8 +69,8 @@ const PqTrailer& PqSelector::trailer(StreamIdx stream, uint32_t extent) const {
   return *reinterpret_cast<const PqTrailer*>(table_.tiles(stream)[extent] + kPqTileBytes);
 }
 
-/// Whether the last kDriftExtents extents before `extent`, all with codes of the last codebook, have
-/// a larger error than it was trained to.
+/// Whether the last kDriftExtents extents before `extent`, all with codes of the last codebook,
+/// have a larger error than it was trained to.
 bool PqSelector::has_drifted(StreamIdx stream, uint32_t extent) const {
   double sum = 0;
   uint32_t n = 0;
@@ -143,7 +143,7 @@ void PqSelector::encode(StreamIdx stream, uint32_t block_idx, const float* keys)
   if ((last.infinite >> block_idx % kExtentBlocks & 1u) != 0) {
     // No key has a nearest centroid; the block always weighs +infinity.
     for (uint32_t s = 0; s < kPqSubspaces; ++s)
-      std::memset(codes + s * kPqTileKeys, 0, kBlockPositions);
+      std::memset(codes + size_t{s} * kPqTileKeys, 0, kBlockPositions);
     return;
   }
   const PqCodebook& book = *streams_[stream].codebooks[last.codebook].book;

@@ -2,16 +2,16 @@
 // look-up tables of the query. Source: PQCache (arXiv 2407.12820); what differs stands in
 // index/pq_codebook.h.
 //
-// Codebooks. Each stream has its own, trained on the first kSampleBlocks blocks. Until these are there
-// their K bytes are kept and scored exactly; then they are encoded and go. Where the mean error of
-// the last kDriftExtents extents exceeds kDriftFactor times the training error, the keys that follow
-// are sampled in the same way for a new codebook; what has codes keeps them, and the codebook. All of
-// it is decided at multiples of an extent and from the keys alone, so that a rebuilt index has the
-// same bytes however it was cut into steps.
+// Codebooks. Each stream has its own, trained on the first kSampleExtents extents. Until these are
+// there their K bytes are kept and scored exactly; then they are encoded and go. Where the mean
+// error of the last kDriftExtents extents exceeds kDriftFactor times the training error, the keys
+// that follow are sampled in the same way for a new codebook; what has codes keeps them, and the
+// codebook. All of it is decided at multiples of an extent and from the keys alone, so that a
+// rebuilt index has the same bytes however it was cut into steps.
 //
-// Weight of a block: the largest of its keys' scores, scale * (sum of 16 table entries) + offset, in
-// coded and in sampled blocks alike. Error bound: build_pq_table(); against the keys themselves, the
-// quantisation error on top.
+// Weight of a block: the largest of its keys' scores, scale * (sum of 16 table entries) + offset,
+// in coded and in sampled blocks alike. Error bound: build_pq_table(); against the keys themselves,
+// the quantisation error on top.
 //
 // Tile: kPqTileBytes of codes and a trailer of 64 bytes (PqTrailer).
 // Memory besides tiles: codebooks, and samples in blocks from the heap, which forks share.
@@ -48,12 +48,13 @@ class PqSelector : public TiledSelector {
   PqSelector(const KvLayout& layout, const KernelTable& kernels, std::shared_ptr<TileMemory> memory,
              uint32_t n_streams);
   static uint64_t tile_bytes() { return kPqTileBytes + sizeof(PqTrailer); }
-  /// The most that one stream of n_blocks blocks holds besides tiles: a sample and codebooks. A fork
-  /// that goes its own way holds the blocks it samples and the codebooks it trains once more.
+  /// The most that one stream of n_blocks blocks holds besides tiles: a sample and codebooks. A
+  /// fork that goes its own way holds the blocks it samples and the codebooks it trains once more.
   static uint64_t stream_bytes(const KvLayout& layout, uint32_t n_blocks);
 
-  /// Blocks of a stream in ascending order; one that was observed before is passed over. The block that completes a sample costs the training
-  /// (docs/adr/0005-codebooks.md has times), and its memory: the sample as f32.
+  /// Blocks of a stream in ascending order; one that was observed before is passed over. The block
+  /// that completes a sample costs the training (docs/adr/0005-codebooks.md has times), and its
+  /// memory: the sample as f32.
   void observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) override;
   uint64_t scratch_floats(uint32_t n_queries) const override;
   void estimate(const EstimateArgs& args) const override;

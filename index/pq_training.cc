@@ -33,9 +33,9 @@ constexpr uint32_t kIterations = 8;
 // Keys among which the first centroids are drawn, each far from those before.
 constexpr uint32_t kSeedKeys = 512;
 constexpr uint32_t kSeed = 2407;
-// One block of so many is not trained on: centroids lie nearer to the keys they are means of than to
-// others of the same kind (2,048 keys: by a fifth to a quarter), and what comes must not be taken for
-// different keys because of that.
+// One block of so many is not trained on: centroids lie nearer to the keys they are means of than
+// to others of the same kind (2,048 keys: by a fifth to a quarter), and what comes must not be
+// taken for different keys because of that.
 constexpr uint32_t kHeldOutOf = 8;
 constexpr uint32_t kNormFloats = kPqSubspaces * kPqCentroids;
 
@@ -56,8 +56,8 @@ void copy_key(const PqSample& sample, uint32_t subspace, uint32_t key, float* ce
 }
 
 /// The first centroids of one sub-space by k-means++ (Arthur and Vassilvitskii 2007): each a key
-/// drawn with the probability of its squared distance to the nearest one before. Among evenly spaced
-/// keys only, since the draws would otherwise cost more than the iterations.
+/// drawn with the probability of its squared distance to the nearest one before. Among evenly
+/// spaced keys only, since the draws would otherwise cost more than the iterations.
 void seed_subspace(const PqSample& sample, uint32_t subspace, std::minstd_rand& random,
                    float* centroids) {
   const uint32_t n_dims = sample.n_dims();
@@ -104,9 +104,9 @@ void PqCodebook::improve(const KernelTable& kernels, const PqSample& sample,
       for (uint32_t i = 0; i < kBlockPositions; ++i)
         ++counts[s * kPqCentroids + codes[s * kPqTileKeys + i]];
     for (uint32_t d = 0; d < head_dim_; ++d) {
-      const uint8_t* code = codes.data() + d / n_dims * kPqTileKeys;
+      const uint8_t* code = codes.data() + size_t{d / n_dims} * kPqTileKeys;
       const float* values = sample.row(block, d);
-      double* sum = sums.data() + d * kPqCentroids;
+      double* sum = sums.data() + size_t{d} * kPqCentroids;
       for (uint32_t i = 0; i < kBlockPositions; ++i) sum[code[i]] += values[i];
     }
   }

@@ -62,13 +62,13 @@ class Selector {
   virtual std::unique_ptr<Selector> fork() const = 0;
 
   /// The rows of one extent (8 blocks) of one stream as bytes, for a file: what load_rows() of a
-  /// selector of the same method, shape and version takes instead of observing the eight blocks. The
-  /// bytes are those of observing the blocks again. Empty where the method still waits for keys to
-  /// train with: such extents, the last of a stream, are observed again instead of loaded.
+  /// selector of the same method, shape and version takes instead of observing the eight blocks.
+  /// The bytes are those of observing the blocks again. Empty where the method still waits for keys
+  /// to train with: such extents, the last of a stream, are observed again instead of loaded.
   virtual uint64_t extent_row_bytes() const = 0;
   virtual std::span<const std::byte> rows(StreamIdx stream, uint32_t extent) const = 0;
-  /// Opened extents of a stream in ascending order, after all its codebooks and before any observe().
-  /// Errors: kBadFile, and nothing has changed.
+  /// Opened extents of a stream in ascending order, after all its codebooks and before any
+  /// observe(). Errors: kBadFile, and nothing has changed.
   virtual void load_rows(StreamIdx stream, uint32_t extent, std::span<const std::byte> bytes) = 0;
 
   /// What the rows of a stream refer to besides: few, each as bytes for a file, numbered from 0.

@@ -32,6 +32,7 @@ TEST(PqFaiss, ErrorsAreNearThoseOfItsCodebooks) {
 
     constexpr size_t kKeys = size_t{kSampleBlocks} * kBlockPositions;
     faiss::ProductQuantizer theirs(head_dim, kPqSubspaces, 6);
+    theirs.cp.min_points_per_centroid = 1;  // no warning
     theirs.train(kKeys, keys.key(0));
     std::vector<uint8_t> codes(kKeys * theirs.code_size);
     theirs.compute_codes(keys.key(kKeys), codes.data(), kKeys);

@@ -19,8 +19,8 @@ inline KvLayout f16_layout(uint32_t head_dim) {
   return KvLayout::make(KvCodec::kF16, KvCodec::kF16, head_dim);
 }
 
-/// Keys of neighbouring positions are alike in runs of 8, of some hundred kinds; four dimensions have
-/// a bias and are wide.
+/// Keys of neighbouring positions are alike in runs of 8, of some hundred kinds; four dimensions
+/// have a bias and are wide.
 struct ClusteredKeys {
   ClusteredKeys(uint32_t head_dim, std::mt19937_64& random, float width = 1.0f)
       : head_dim_(head_dim), scales_(head_dim), bias_(head_dim), centres_(kClusters * head_dim) {

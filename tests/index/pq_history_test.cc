@@ -1,4 +1,5 @@
-// Forks, truncation, threads, files: whatever way a stream came to its keys, its bytes are the same.
+// Forks, truncation, threads, files: whatever way a stream came to its keys, its bytes are the
+// same.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -32,7 +33,9 @@ std::vector<std::byte> built(const Keys& first, uint32_t split, const Keys& seco
 
 TEST(PqHistory, TruncationInTheSampleDropsWhatIsBeyond) {
   const uint32_t end = kSampleBlocks + 24;
-  const Keys kept = clustered_keys(layout(), end, kernels(), 1);
+  Keys kept = clustered_keys(layout(), end, kernels(), 1);
+  kept.key(12 * kBlockPositions)[5] = std::nanf("");
+  kept.store();
   const Keys other = clustered_keys(layout(), end, kernels(), 2);
   for (const uint32_t cut : {0u, 1u, 8u, 10u, 39u}) {
     const auto selector = make_pq(1, end);
@@ -45,7 +48,9 @@ TEST(PqHistory, TruncationInTheSampleDropsWhatIsBeyond) {
 
 TEST(PqHistory, TruncationAfterTheSampleKeepsTheCodebookThatIsUsed) {
   const uint32_t end = kSampleBlocks + 64;
-  const Keys kept = clustered_keys(layout(), end, kernels(), 3);
+  Keys kept = clustered_keys(layout(), end, kernels(), 3);
+  kept.key((kSampleBlocks + 14) * kBlockPositions)[5] = std::nanf("");
+  kept.store();
   const Keys other = clustered_keys(layout(), end, kernels(), 4);
   for (const uint32_t cut : {kSampleBlocks, kSampleBlocks + 8, kSampleBlocks + 13}) {
     const auto selector = make_pq(1, end);
@@ -114,6 +119,22 @@ TEST(PqHistory, ForksGoTheirOwnWays) {
   }
 }
 
+TEST(PqHistory, ASampleLiesInRowsThatForksDoNotShare) {
+  // The kind changes where eight extents would reach into the next slot, and a fork begins there.
+  const uint32_t change = 43 * kExtentBlocks, end = 64 * kExtentBlocks;
+  const uint32_t at = 49 * kExtentBlocks + 3;
+  const Keys common = changing_keys(end, change, 30);
+  const Keys other = changing_keys(end, change, 31);
+  const auto first = make_pq(1, 4 * end);
+  observe_range(*first, 0, common, 0, at);
+  const auto second = first->fork();
+  observe_range(*first, 0, common, at, end);
+  observe_range(*second, 0, other, at, end);
+  ASSERT_EQ(first->n_codebooks(0), 2u);
+  EXPECT_EQ(stream_bytes(*first, 0), built(common, end, common, end));
+  EXPECT_EQ(stream_bytes(*second, 0), built(common, at, other, end));
+}
+
 TEST(PqHistory, ABlockSeenAgainChangesNothing) {
   const uint32_t end = kSampleBlocks + 16;
   const Keys keys = clustered_keys(layout(), end, kernels(), 8);
@@ -127,12 +148,14 @@ TEST(PqHistory, StreamsDoNotDependOnThreadsOrOrder) {
   constexpr uint32_t kStreams = 6;
   const uint32_t end = kSampleBlocks + 16;
   std::vector<Keys> keys;
+  keys.reserve(kStreams);
   for (uint32_t s = 0; s < kStreams; ++s)
     keys.push_back(clustered_keys(layout(), end, kernels(), 20 + s));
   const auto together = make_pq(kStreams, end);
   together->open_blocks(end);
   {
     std::vector<std::jthread> threads;
+    threads.reserve(3);
     for (uint32_t t = 0; t < 3; ++t)
       threads.emplace_back([&, t] {
         for (uint32_t s = t; s < kStreams; s += 3) observe_all(*together, s, keys[s]);

@@ -33,6 +33,7 @@ double found_mass(Method method, Keys& keys, std::span<const std::vector<float>>
                                            .n_positions = n_blocks * kBlockPositions});
     for (uint32_t query = 0; query < n_queries; ++query) {
       std::vector<double> scores;
+      scores.reserve(size_t{n_blocks} * kBlockPositions);
       for (uint32_t pos = 0; pos < n_blocks * kBlockPositions; ++pos)
         scores.push_back(keys.score(q.data() + uint64_t{query} * head_dim, pos));
       const double top = std::ranges::max(scores);
