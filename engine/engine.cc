@@ -15,8 +15,6 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint32_t kRestoreFrames = 24;  // extents of a saved context on their way at a time
-
 /// Every token id must have an embedding row; rows without a token (padding) are usual.
 void check_vocabulary(const Engine& engine) {
   const uint32_t n_tokens = engine.tokenizer().vocab_size();
@@ -62,6 +60,7 @@ Engine Engine::open(const EngineOptions& options) {
   request.v_codec = options.v_codec;
   request.chunk_rows = options.chunk_rows;
   request.allow_untrained = options.allow_untrained;
+  request.has_packs = options.reads_saved;
   request.n_threads = engine.n_threads_;
   request.available_bytes = available_dram_bytes();
   if (options.dram_bytes > 0) {
@@ -69,10 +68,7 @@ Engine Engine::open(const EngineOptions& options) {
     request.available_bytes = std::min(
         request.available_bytes, options.dram_bytes - std::min(options.dram_bytes, kProcessBytes));
   }
-  if (!options.nvme_directory.empty())
-    request.nvme_bytes = options.nvme_budget_bytes > 0
-                             ? options.nvme_budget_bytes
-                             : free_disk_bytes(options.nvme_directory) / 2;
+  if (!options.nvme_directory.empty()) request.nvme_bytes = engine.nvme_budget();
   const ModelShape shape = shape_of_sequences(engine.spec_.shape, options.n_sequences);
   const WeightSizes sizes = weight_sizes(*engine.file_, engine.spec_);
   uint64_t weights_budget = options.weights_dram_bytes;
@@ -81,9 +77,34 @@ Engine Engine::open(const EngineOptions& options) {
   engine.weight_plan_ = plan_weights(sizes, weights_budget);
   request.weight_bytes = engine.weight_plan_.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
-  engine.context_ = plan_context(shape, request);
+  engine.plan_context(shape, request);
   engine.spill_ = engine.open_spill();
   return engine;
+}
+
+/// Of the spill file, which its folder must be able to hold.
+uint64_t Engine::nvme_budget() {
+  try {
+    const uint64_t room = tiers::spill_room(options_.nvme_directory);
+    return options_.nvme_budget_bytes > 0 ? options_.nvme_budget_bytes : room / 2;
+  } catch (const Error& error) {
+    if (options_.nvme_is_named) throw;
+    spill_problem_ = fmt::format("K and V cannot go to disk: {}", error.what());
+    return 0;
+  }
+}
+
+/// Where there is no spill file for a reason, what follows from it says the reason.
+void Engine::plan_context(const ModelShape& shape, const ContextRequest& request) {
+  try {
+    context_ = engine::plan_context(shape, request);
+  } catch (const Error& error) {
+    if (spill_problem_.empty() || error.code() != ErrorCode::kDoesNotFit) throw;
+    throw Error(error.code(), fmt::format("{} ({})", error.what(), spill_problem_), error.where(),
+                error.remedy() + ", or name a folder on a disk with --nvme");
+  }
+  if (!spill_problem_.empty() && request.n_ctx == 0 && context_.n_ctx < spec_.shape.n_ctx_train)
+    notices_.push_back(spill_problem_);
 }
 
 void Engine::load(const Model::Progress& progress) {
@@ -126,17 +147,12 @@ void Engine::reserve_kv() {
 /// this context can need.
 std::unique_ptr<tiers::Spill> Engine::open_spill() {
   tiers::SpillRequest request{.io = options_.io};
+  if (context_.kv.n_frames == 0) return nullptr;
+  request.place_bytes = context_.kv.place_bytes;
+  request.n_frames = context_.kv.n_frames;
   if (context_.kv.is_spilling()) {
     request.directory = options_.nvme_directory;
     request.budget_bytes = context_.kv.nvme_bytes;
-    request.place_bytes = context_.kv.place_bytes;
-    request.n_frames = context_.kv.n_frames;
-  } else if (options_.reads_saved && can_spill(spec_.shape)) {
-    request.place_bytes = place_bytes(
-        spec_.shape, {options_.k_codec, options_.v_codec, context_.n_ctx, context_.chunk_rows});
-    request.n_frames = kRestoreFrames;
-  } else {
-    return nullptr;
   }
   auto spill = tiers::open_spill(request, notices_);
   spill->transfers->set_trace(options_.trace);

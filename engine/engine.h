@@ -27,8 +27,11 @@ struct EngineOptions {
   uint64_t dram_bytes = 0;          // of everything of ours; 0 = what is free
   uint64_t kv_dram_bytes = 0;       // 0 = what n_ctx needs
   std::string nvme_directory = "";  // of the spill file; empty = none: K and V stay in DRAM
-  uint64_t nvme_budget_bytes = 0;   // of the spill file; 0 = half of what the disk has free
-  bool reads_saved = false;         // KvCache::restore will be called
+  // The user has named the directory: one that cannot be used is an error. Else K and V stay in
+  // DRAM then, and what follows from that names the cause.
+  bool nvme_is_named = true;
+  uint64_t nvme_budget_bytes = 0;  // of the spill file; 0 = half of what the disk has free
+  bool reads_saved = false;        // saved contexts will be read and written
   tiers::IoChoice io = tiers::IoChoice::kAuto;
   uint64_t weights_dram_bytes = 0;  // the others are streamed from the file; 0 = all
   LoadMode load = LoadMode::kAuto;
@@ -49,7 +52,7 @@ class Engine {
  public:
   /// Reads the model's head and makes the spill file where one is needed. Errors: those of
   /// GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_weights, plan_context,
-  /// tiers::open_spill.
+  /// tiers::spill_room, tiers::open_spill.
   static Engine open(const EngineOptions& options);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
@@ -80,6 +83,8 @@ class Engine {
 
  private:
   Engine() = default;
+  uint64_t nvme_budget();
+  void plan_context(const ModelShape& shape, const ContextRequest& request);
   std::unique_ptr<tiers::Spill> open_spill();
   void reserve_kv();
   // In the order of construction: the later ones refer to the earlier ones.
@@ -96,6 +101,7 @@ class Engine {
   tiers::Hash128 fingerprint_;
   std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
+  std::string spill_problem_;  // why there is no spill file although there might be
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<const Model> model_;
   std::unique_ptr<KvCache> cache_;

@@ -13,13 +13,15 @@ Sequence::Sequence(Sequence&& other) noexcept
     : cache_(std::exchange(other.cache_, nullptr)),
       tokens_(std::move(other.tokens_)),
       chain_(std::move(other.chain_)),
-      streams_(std::exchange(other.streams_, {})) {}
+      streams_(std::exchange(other.streams_, {})),
+      next_extent_(other.next_extent_) {}
 
 Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(cache_, other.cache_);
   std::swap(tokens_, other.tokens_);
   std::swap(chain_, other.chain_);
   std::swap(streams_, other.streams_);
+  std::swap(next_extent_, other.next_extent_);
   return *this;
 }
 
@@ -33,6 +35,7 @@ Sequence Sequence::fork() const {
   Sequence copy = cache_->make_sequence();
   copy.tokens_ = tokens_;
   copy.chain_ = chain_;
+  copy.next_extent_ = next_extent_;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
     copy.streams_[stream] = streams_[stream];  // into what is reserved; then nothing can fail
     for (const auto block : streams_[stream].blocks) cache_->store_.add_reference(block);
@@ -57,6 +60,7 @@ uint32_t Sequence::truncate(uint32_t n) {
   }
   tokens_.resize(n);
   chain_.resize(n / kBlockPositions);
+  next_extent_ = std::min(next_extent_, n / kExtentPositions);
   return n;
 }
 

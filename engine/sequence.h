@@ -48,6 +48,7 @@ class Sequence {
   std::vector<int32_t> tokens_;
   std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block
   std::vector<StreamTable> streams_;   // layer-major, KV head minor
+  uint32_t next_extent_ = 0;           // whole extents before it have been frozen, or refused
 };
 
 }  // namespace strata::engine

@@ -30,6 +30,21 @@ planner::PieceBytes piece_bytes(const Model& model) {
   return pieces;
 }
 
+/// While it lives, waits for the disk are left where the flag is set. Of a step only: who saves
+/// what a stopped step has left reads all of it.
+class StoreCancel {
+ public:
+  StoreCancel(tiers::BlockStore& store, const std::atomic<bool>* flag) : store_(store) {
+    store_.set_cancel(flag);
+  }
+  ~StoreCancel() { store_.set_cancel(nullptr); }
+  StoreCancel(const StoreCancel&) = delete;
+  StoreCancel& operator=(const StoreCancel&) = delete;
+
+ private:
+  tiers::BlockStore& store_;
+};
+
 /// Hands out 64-byte aligned pieces of a buffer; run twice, first to count and then to place.
 class Carver {
  public:
@@ -238,6 +253,7 @@ void Walk::State::run_step(std::span<const StepRow> rows) {
                                  .name = "step",
                                  .detail = rows.front().sequence->n_pos()});
   begin(rows);
+  cache.store().begin_step();
   try {
     for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
     plan_waves();
@@ -256,6 +272,7 @@ void Walk::step(std::span<const StepRow> rows) {
   State& s = *state_;
   STRATA_CHECK(!rows.empty() && rows.size() <= s.max_rows, "%zu rows in a walk of %u", rows.size(),
                s.max_rows);
+  const StoreCancel cancel(s.cache.store(), s.cancel);
   for (uint32_t n_repairs = 0;; ++n_repairs) {
     try {
       s.run_step(rows);

@@ -54,8 +54,8 @@ class Walk {
   const StepPlan& plan() const;
   void set_timing(bool on);
   std::span<const double> op_seconds() const;
-  /// From now on a step looks at the flag between its operations, and between the waves of one that
-  /// reads from disk, and ends with kCancelled where it is set. Null = it looks at none.
+  /// From now on a step looks at the flag between its operations, and while it waits for the spill
+  /// file, and ends with kCancelled where it is set. Null = it looks at none.
   void set_cancel(const std::atomic<bool>* flag);
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.

@@ -106,6 +106,7 @@ struct Walk::State {
   void attend_wave(const Wave& wave);
   void run_step(std::span<const StepRow> rows);
   Sequence* holder_of(std::span<const StepRow> rows, const tiers::LostExtent& lost) const;
+  void compute_again(Sequence& sequence, uint32_t first_pos);
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
   AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
 

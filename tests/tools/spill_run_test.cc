@@ -177,6 +177,11 @@ TEST_F(SpillRun, FolderThatCannotBeIsRefused) {
       {1, "io", {"cannot make the folder", "Not a directory"}, file + "/a", "name a folder"});
   expect_refused(without_json(with(spilling(), {"--nvme", "/proc/a", "--nvme-budget", "64MiB"})),
                  {1, "io", {"cannot make the folder '/proc/a'"}, "/proc/a", "name a folder"});
+  // Also where its room is not stated, and where memory would hold the context.
+  expect_refused(without_json(with(spilling(), {"--nvme", "/proc/a"})),
+                 {1, "io", {"cannot make the folder '/proc/a'"}, "/proc/a", "name a folder"});
+  expect_refused(without_json(with(in_memory(), {"--nvme", "/proc/a"})),
+                 {1, "io", {"cannot make the folder '/proc/a'"}, "/proc/a", "name a folder"});
 }
 
 TEST_F(SpillRun, ForbiddenRingIsOneNoticeAndTheSameTokens) {

@@ -74,11 +74,12 @@ void ModelSession::read_template() {
 void ModelSession::say_setup() const {
   const auto& shape = engine_.spec().shape;
   const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
+  const engine::KvPlacement& kv = engine_.context().kv;
   notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name,
                      bytes_text(engine_.weight_file_bytes()),
                      grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
-                     bytes_text(engine_.context().kv.dram_bytes()), settings_.cache_type_k,
-                     settings_.cache_type_v));
+                     bytes_text(kv.is_spilling() ? kv.dram_bytes() : kv.slot_bytes),
+                     settings_.cache_type_k, settings_.cache_type_v));
   if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
@@ -200,6 +201,7 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
 }
 
 void ModelSession::save() {
+  interrupt_flag().store(false);  // what has ended the answer; the next Ctrl-C ends the saving
   if (sequence_) saved_.finish(engine_, *sequence_);
 }
 

@@ -57,6 +57,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.dram_bytes = settings.dram;
   options.kv_dram_bytes = settings.kv_dram;
   options.nvme_directory = settings.nvme;
+  options.nvme_is_named = settings.nvme_is_named;
   options.nvme_budget_bytes = settings.nvme_budget;
   options.reads_saved = !settings.no_cache && !settings.session_dir.empty();
   options.io = io_choice(settings.io);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "engine/byte_text.h"
+#include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
 
 namespace strata::cli {
@@ -24,6 +25,7 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
     options.limits.budget_bytes = settings_.cache_budget;
     options.limits.free_floor_bytes = kFreeFloorBytes;
     options.saves = !settings_.no_save;
+    options.cancel = &interrupt_flag();
     const auto& spec = engine.spec();
     cache_ = std::make_unique<engine::ContextCache>(
         options, engine.cache(), engine.fingerprint(),
@@ -35,6 +37,7 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
 }
 
 void RunContexts::give_up(const Error& error) {
+  if (error.code() == ErrorCode::kCancelled) return notice("(saving was stopped)");
   is_off_ = true;
   cache_.reset();
   notice(fmt::format("note: saved contexts are not used: {}{}{}", error.what(),
@@ -43,7 +46,7 @@ void RunContexts::give_up(const Error& error) {
 }
 
 engine::Sequence RunContexts::restore(engine::Engine& engine,
-                                        std::span<const engine::TokenId> prompt) {
+                                      std::span<const engine::TokenId> prompt) {
   if (!is_wanted(engine, prompt.size())) return engine.cache().make_sequence();
   try {
     engine::Sequence sequence = cache_->restore(engine.cache(), prompt.first(prompt.size() - 1));
@@ -62,7 +65,7 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
 }
 
 void RunContexts::begin(engine::Engine& engine, const engine::Sequence& sequence,
-                          std::span<const engine::TokenId> prompt) {
+                        std::span<const engine::TokenId> prompt) {
   if (is_wanted(engine, prompt.size())) cache_->begin(sequence, prompt);
 }
 
