@@ -27,6 +27,16 @@ struct StepRow {
   bool wants_logits = false;
 };
 
+/// What the steps moved and found, those that were repeated or undone and repairs included.
+struct WalkCounts {
+  uint64_t steps = 0;
+  // DRAM traffic of weights, K and V, by the formulas of the step plan.
+  uint64_t read_bytes = 0, written_bytes = 0;
+  // Extents of full layers that a step attended to, and those of them that were not in DRAM when it
+  // began. What windowed layers attend to never leaves DRAM.
+  uint64_t extents_attended = 0, extents_missing = 0;
+};
+
 /// Runs steps of at most `max_rows` rows. All memory is allocated by the constructor, but for the
 /// logits of a step that wants more of them than any before. One caller at a time.
 class Walk {
@@ -52,6 +62,7 @@ class Walk {
   /// The plan of the last step, with bytes and FLOP by formula, and (where `set_timing(true)`)
   /// seconds per operation.
   const StepPlan& plan() const;
+  const WalkCounts& counts() const;
   void set_timing(bool on);
   std::span<const double> op_seconds() const;
   /// From now on a step looks at the flag between its operations, and while it waits for the spill

@@ -105,6 +105,7 @@ struct Walk::State {
   void attend_streamed(uint32_t layer);
   void attend_wave(const Wave& wave);
   void run_step(std::span<const StepRow> rows);
+  void count_step();
   Sequence* holder_of(std::span<const StepRow> rows, const tiers::LostExtent& lost) const;
   void compute_again(Sequence& sequence, uint32_t first_pos);
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
@@ -116,6 +117,7 @@ struct Walk::State {
   const KernelTable& kernels;
   ThreadPool& pool;
   const uint32_t max_rows;
+  WalkCounts counts;
 
   // Widths of the widest layer.
   uint32_t max_q_width = 0;

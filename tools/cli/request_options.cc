@@ -130,4 +130,11 @@ std::string gather_prompt(const Command& command, std::string_view verb) {
               "give one with -p TEXT, -f FILE or through a pipe");
 }
 
+std::vector<engine::ChatMessage> gather_messages(const Command& command, std::string_view verb) {
+  std::vector<engine::ChatMessage> messages;
+  if (!command.settings.system.empty()) messages.push_back({"system", command.settings.system});
+  messages.push_back({"user", gather_prompt(command, verb)});
+  return messages;
+}
+
 }  // namespace strata::cli
