@@ -118,7 +118,7 @@ int run_bench(const Command& command) {
   }
   report.finish();
   if (settings.verbose) say_reads(model);
-  if (const std::string line = tier_line(engine); !line.empty()) notice(line);
+  if (const std::string line = tier_line(engine, {}); !line.empty()) notice(line);
   say_memory(model.weight_bytes(), kv_bytes);
   return 0;
 }
