@@ -147,9 +147,9 @@ TEST_F(SpillRun, EndsWithOneLineOnWhatMoved) {
   ASSERT_NE(at, std::string::npos) << outcome.err;
   const std::string line = outcome.err.substr(at + 1);
   EXPECT_EQ(line.find('\n'), line.size() - 1) << line;  // the last one
-  for (const char* part :
-       {" MiB in memory, 3.8 MiB in the spill file | memory: ", " | disk: ", " MiB read, 3.8 MiB written, ",
-        " s together | ", " % of what was attended to was in memory | no faults\n"})
+  for (const char* part : {" MiB in memory, 3.8 MiB in the spill file | memory: ", " | disk: ",
+                           " MiB read, 3.8 MiB written, ", " s together | ",
+                           " % of what was attended to was in memory | no faults\n"})
     EXPECT_NE(line.find(part), std::string::npos) << line;
   EXPECT_EQ(run_strata(without_json(in_memory())).err.find("K and V: "), std::string::npos);
 }

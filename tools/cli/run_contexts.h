@@ -1,5 +1,5 @@
-// tools/cli/run_contexts.h - the saved contexts of the verbs that read texts: what they find and keep
-// is said in one line each, and what goes wrong with them never ends an answer.
+// tools/cli/run_contexts.h - the saved contexts of the verbs that read texts: what they find and
+// keep is said in one line each, and what goes wrong with them never ends an answer.
 #pragma once
 
 #include <memory>

@@ -18,8 +18,8 @@ struct TierCounts {
 };
 TierCounts tier_counts(engine::Engine& engine);
 
-/// "K and V: 48.0 MiB in memory, 180.0 MiB in the spill file | ...": what moved since `before`; empty where
-/// nothing spilled, nothing saved was read and nothing went wrong. After load().
+/// "K and V: 48.0 MiB in memory, 180.0 MiB in the spill file | ...": what moved since `before`;
+/// empty where nothing spilled, nothing saved was read and nothing went wrong. After load().
 std::string tier_line(engine::Engine& engine, const TierCounts& before);
 
 /// The objects `tiers` and `faults` of `run --json`, of what moved since `before`. After load().
