@@ -25,20 +25,23 @@ model=$(tools/fetch_models.sh smollm2)
 strata=build/release/tools/strata
 "$strata" inspect "$model" >&2
 
-run() {  # run QUESTION: prints the command, runs it, sets `seconds`
-  local options=(-m "$model" -f "$document" -p "$1" --temp 0 --kv-dram 60MiB
-    --session-dir "$contexts" --session archive-log) begin=$EPOCHREALTIME
-  echo "+ $strata run ${options[*]}" >&2
-  "$strata" run "${options[@]}"
+contexts=build/demo-contexts
+rm -rf "$contexts"
+options=(-m "$model" -f "$document" --kv-dram 60MiB --session-dir "$contexts" --session archive-log)
+
+ask() {  # ask QUESTION: prints the command, runs it, sets `seconds`
+  local begin=$EPOCHREALTIME
+  echo "+ $strata run ${options[*]} --temp 0 -p \"$1\"" >&2
+  "$strata" run "${options[@]}" --temp 0 -p "$1"
   seconds=$(awk -v from="$begin" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f", to - from }')
 }
 
-contexts=build/demo-contexts
-rm -rf "$contexts"
 step "4/5 $(wc -w < "$document") words of $document, with 60 MiB of memory for K and V: the rest goes to disk"
-run "$question"
+ask "$question"
 first=$seconds
 
 step "5/5 another question about the same text: what was read is found again"
-run "$second_question"
-printf '\nThe first question took %s s, the second %s s.\n' "$first" "$seconds" >&2
+ask "$second_question"
+printf '\nThe first question took %s s, the second %s s, because the text was read already.\n' "$first" "$seconds" >&2
+echo "What is kept of it, in $contexts:" >&2
+"$strata" session list --session-dir "$contexts" >&2

@@ -29,8 +29,9 @@ ContextCache::ContextCache(const ContextCacheOptions& options, const KvCache& ca
       model_name_(std::move(model_name)),
       shape_(pack_shape(cache, model)),
       publisher_(tiers::PackDirectory::open(
-          options.directory, options.limits,
-          options.calls == nullptr ? tiers::system_calls() : *options.calls)) {}
+                     options.directory, options.limits,
+                     options.calls == nullptr ? tiers::system_calls() : *options.calls),
+                 options.cancel) {}
 
 Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) {
   tokens_.clear();
@@ -103,6 +104,8 @@ void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
       if (run_end_ < tokens_.size()) start_run(run_end_);
     }
   } catch (const Error& error) {
+    // Where the wait before a run was stopped, the run is written at the next call.
+    if (error.code() == ErrorCode::kCancelled) return start_run(first_pos_);
     give_up(error);
   }
 }

@@ -27,6 +27,8 @@ struct ContextCacheOptions {
   bool saves = true;
   std::chrono::milliseconds wait_max{60000};  // for the disk, at the end and between two packs
   tiers::DurableCalls* calls = nullptr;       // null: the system's; else they outlive every thread
+  // Set, it ends every wait for the disk with kCancelled; null = nobody looks.
+  const std::atomic<bool>* cancel = nullptr;
 };
 
 struct ContextCacheCounts {

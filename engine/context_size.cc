@@ -23,8 +23,7 @@ constexpr uint64_t kSplitBytesMax = uint64_t{32} << 20;  // span partials of spl
 constexpr uint64_t kRoundingBytes = uint64_t{4} << 20;   // huge pages, alignment of each buffer
 
 uint64_t kv_bytes(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx) {
-  const auto chunk_rows = static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx));
-  return kv_bytes_for_context(shape, request.k_codec, request.v_codec, n_ctx, chunk_rows);
+  return place_whole(shape, kv_context(request, n_ctx)).dram_bytes();
 }
 
 struct WalkBytes {
@@ -103,16 +102,14 @@ void check_codecs(const ModelShape& shape, const ContextRequest& request) {
   quantised.k_codec = quantised.v_codec = KvCodec::kQ8_0;
   if (shape.head_dim % 32 == 0 && kv_bytes(shape, quantised, n_ctx) <= bytes)
     propose("-ctk q8_0 -ctv q8_0");
+  ContextRequest unsaved = request;
+  unsaved.has_packs = false;
+  if (request.has_packs && kv_bytes(shape, unsaved, n_ctx) <= bytes) propose("--no-cache");
   if (remedy.empty()) remedy = "free memory or use a smaller model";
   throw Error(ErrorCode::kDoesNotFit,
               fmt::format("a context of {} tokens needs {} for K and V, {} {}", n_ctx,
                           bytes_text(wanted), holder, bytes_text(bytes)),
               "--ctx-size", remedy);
-}
-
-KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
-  return {request.k_codec, request.v_codec, n_ctx,
-          static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx))};
 }
 
 /// The largest context up to `limit` that the two budgets hold together; 0 where none does.
@@ -150,6 +147,10 @@ std::string spilling_remedy(const ModelShape& shape, const ContextRequest& reque
   narrow.chunk_rows = std::min<uint32_t>(request.chunk_rows, kExtentPositions);
   if (smallest_spilling_dram(shape, kv_context(narrow, n_ctx)) <= dram_bytes)
     propose(fmt::format("-b {}", narrow.chunk_rows));
+  ContextRequest unsaved = request;
+  unsaved.has_packs = false;
+  if (request.has_packs && smallest_spilling_dram(shape, kv_context(unsaved, n_ctx)) <= dram_bytes)
+    propose("--no-cache");
   const uint64_t smaller = std::max(largest_context(shape, request, dram_bytes, n_ctx),
                                     largest_spilling_context(shape, request, dram_bytes, n_ctx));
   if (smaller > 0) propose(fmt::format("-c {}", smaller));
@@ -216,6 +217,15 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
 
 }  // namespace
 
+KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
+  return {request.k_codec,
+          request.v_codec,
+          n_ctx,
+          static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx)),
+          request.has_packs,
+          request.method};
+}
+
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {
   const WalkBytes bytes = walk_bytes(shape, n_threads);
   return bytes.fixed + max_rows * bytes.per_row;
@@ -267,7 +277,7 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   const uint64_t wanted = kv_bytes(shape, request, n_ctx);
   const KvShare share = kv_share(request, free_bytes);
   if (wanted <= share.bytes) {
-    plan.kv.slot_bytes = wanted;
+    plan.kv = place_whole(shape, kv_context(request, n_ctx));
   } else if (request.nvme_bytes > 0 && can_spill(shape)) {
     plan.kv =
         spill(shape, request, n_ctx, share.is_stated ? share.bytes : free_bytes / 2, free_bytes);

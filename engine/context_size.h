@@ -13,13 +13,16 @@
 namespace strata::engine {
 
 struct ContextRequest {
-  uint64_t n_ctx = 0;          // 0 = chosen
-  uint64_t kv_dram_bytes = 0;  // cap of K and V in DRAM; 0 = what n_ctx needs
-  uint64_t nvme_bytes = 0;     // cap of the spill file; 0 = none: all of K and V in DRAM
+  uint64_t n_ctx = 0;  // 0 = chosen
+  uint64_t kv_dram_bytes =
+      0;                    // cap of K and V in DRAM and of what moves them; 0 = what n_ctx needs
+  uint64_t nvme_bytes = 0;  // cap of the spill file; 0 = none: all of K and V in DRAM
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
   bool allow_untrained = false;
+  bool has_packs = false;                    // saved contexts are read and written
+  std::optional<index::Method> method = {};  // of retrieval
   uint32_t n_threads = 1;
   uint64_t weight_bytes = 0;      // that the weights take of memory (WeightPlan::total_bytes)
   uint64_t weight_bytes_min = 0;  // that they could take, streamed; 0 = no less
@@ -37,6 +40,9 @@ struct ContextPlan {
 /// Beside weights and KV a process stays below 200 MB (`bench` prints its peak): this much of it is
 /// the walk's.
 inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
+
+/// What KvPlacement's functions need to know of a request for so many positions.
+KvContext kv_context(const ContextRequest& request, uint64_t n_ctx);
 
 /// Bytes that a Walk of so many rows reserves, an upper bound: per row three times d_model, three
 /// times the width of q, twice those of k and v, twice d_ff, int8 activations with their scales,

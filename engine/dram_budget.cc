@@ -2,18 +2,16 @@
 
 #include <algorithm>
 
-#include "engine/kv_cache.h"
+#include "engine/kv_placement.h"
 
 namespace strata::engine {
 namespace {
 
 /// The least that K and V take of DRAM.
 uint64_t smallest_kv(const ModelShape& shape, const ContextRequest& request) {
-  KvContext context{request.k_codec, request.v_codec, request.n_ctx, request.chunk_rows};
-  if (context.n_ctx == 0) context.n_ctx = shape.n_ctx_train;
-  context.chunk_rows = static_cast<uint32_t>(std::min<uint64_t>(context.chunk_rows, context.n_ctx));
-  const uint64_t whole = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
-                                              context.n_ctx, context.chunk_rows);
+  const KvContext context =
+      kv_context(request, request.n_ctx > 0 ? request.n_ctx : shape.n_ctx_train);
+  const uint64_t whole = place_whole(shape, context).dram_bytes();
   if (request.kv_dram_bytes > 0) return std::min(whole, request.kv_dram_bytes);
   if (request.nvme_bytes == 0 || !can_spill(shape)) return whole;
   return std::min(whole, smallest_spilling_dram(shape, context));

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 
 #include "base/check.h"
 #include "cpu_attn/kernels.h"
@@ -13,8 +14,6 @@
 
 namespace strata::engine {
 namespace {
-
-constexpr uint32_t kRestoreFrames = 24;  // extents of a saved context on their way at a time
 
 /// Every token id must have an embedding row; rows without a token (padding) are usual.
 void check_vocabulary(const Engine& engine) {
@@ -26,6 +25,16 @@ void check_vocabulary(const Engine& engine) {
       fmt::format("the tokenizer has {} tokens, the embedding only {} rows", n_tokens, n_rows),
       fmt::format("{}: tokenizer.ggml.tokens", engine.file().path()),
       "fetch or convert the model again");
+}
+
+/// What so many sequences with one beginning take of K and V: windowed layers count once for each.
+ModelShape shape_of_sequences(ModelShape shape, uint32_t n_sequences) {
+  std::vector<LayerShape> windowed;
+  std::ranges::copy_if(shape.layers, std::back_inserter(windowed),
+                       [](const LayerShape& layer) { return layer.window > 0; });
+  for (uint32_t i = 1; i < n_sequences; ++i)
+    shape.layers.insert(shape.layers.end(), windowed.begin(), windowed.end());
+  return shape;
 }
 
 }  // namespace
@@ -51,6 +60,8 @@ Engine Engine::open(const EngineOptions& options) {
   request.v_codec = options.v_codec;
   request.chunk_rows = options.chunk_rows;
   request.allow_untrained = options.allow_untrained;
+  request.has_packs = options.reads_saved;
+  request.method = options.method;
   request.n_threads = engine.n_threads_;
   request.available_bytes = available_dram_bytes();
   if (options.dram_bytes > 0) {
@@ -58,34 +69,68 @@ Engine Engine::open(const EngineOptions& options) {
     request.available_bytes = std::min(
         request.available_bytes, options.dram_bytes - std::min(options.dram_bytes, kProcessBytes));
   }
-  if (!options.nvme_directory.empty())
-    request.nvme_bytes = options.nvme_budget_bytes > 0
-                             ? options.nvme_budget_bytes
-                             : free_disk_bytes(options.nvme_directory) / 2;
+  if (!options.nvme_directory.empty()) request.nvme_bytes = engine.nvme_budget();
+  const ModelShape shape = shape_of_sequences(engine.spec_.shape, options.n_sequences);
   const WeightSizes sizes = weight_sizes(*engine.file_, engine.spec_);
   uint64_t weights_budget = options.weights_dram_bytes;
   if (request.is_budgeted && weights_budget == 0)
-    weights_budget = weights_share(sizes, engine.spec_.shape, request);
+    weights_budget = weights_share(sizes, shape, request);
   engine.weight_plan_ = plan_weights(sizes, weights_budget);
   request.weight_bytes = engine.weight_plan_.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
-  engine.context_ = plan_context(engine.spec_.shape, request);
+  engine.plan_context(shape, request);
   engine.spill_ = engine.open_spill();
   return engine;
 }
 
-Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) const {
-  WeightOptions weights;
-  weights.load = options_.load;
-  weights.plan = weight_plan_;
-  return Model::load(*file_, spec_, pool, progress, weights);
+/// Of the spill file, which its folder must be able to hold.
+uint64_t Engine::nvme_budget() {
+  try {
+    const uint64_t room = tiers::spill_room(options_.nvme_directory);
+    return options_.nvme_budget_bytes > 0 ? options_.nvme_budget_bytes : room / 2;
+  } catch (const Error& error) {
+    if (options_.nvme_is_named) throw;
+    spill_problem_ = fmt::format("K and V cannot go to disk: {}", error.what());
+    return 0;
+  }
+}
+
+/// Where there is no spill file for a reason, what follows from it says the reason.
+void Engine::plan_context(const ModelShape& shape, const ContextRequest& request) {
+  try {
+    context_ = engine::plan_context(shape, request);
+  } catch (const Error& error) {
+    if (spill_problem_.empty() || error.code() != ErrorCode::kDoesNotFit) throw;
+    throw Error(error.code(), fmt::format("{} ({})", error.what(), spill_problem_), error.where(),
+                error.remedy() + ", or name a folder on a disk with --nvme");
+  }
+  if (!spill_problem_.empty() && request.n_ctx == 0 && context_.n_ctx < spec_.shape.n_ctx_train)
+    notices_.push_back(spill_problem_);
 }
 
 void Engine::load(const Model::Progress& progress) {
   STRATA_CHECK(model_ == nullptr, "loaded twice");
   const auto start = std::chrono::steady_clock::now();
-  pool_ = std::make_unique<ThreadPool>(n_threads_);
-  model_ = std::make_unique<Model>(load_model(*pool_, progress));
+  pool_ = std::make_shared<ThreadPool>(n_threads_);
+  WeightOptions weights;
+  weights.load = options_.load;
+  weights.plan = weight_plan_;
+  model_ = std::make_shared<const Model>(Model::load(*file_, spec_, *pool_, progress, weights));
+  reserve_kv();
+  load_ms_ =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+void Engine::load_beside(const Engine& loaded) {
+  STRATA_CHECK(model_ == nullptr && loaded.model_ != nullptr, "loaded twice, or nothing to share");
+  STRATA_CHECK(file_->path() == loaded.file_->path() && n_threads_ == loaded.n_threads_,
+               "another model or number of threads");
+  pool_ = loaded.pool_;
+  model_ = loaded.model_;
+  reserve_kv();
+}
+
+void Engine::reserve_kv() {
   KvCacheOptions kv;
   kv.k_codec = options_.k_codec;
   kv.v_codec = options_.v_codec;
@@ -103,25 +148,18 @@ void Engine::load(const Model::Progress& progress) {
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   walk_->set_trace(options_.trace);
   if (options_.method) walk_->select_by(options_.selection, context_.n_ctx);
-  load_ms_ =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
 /// Nothing where all of K and V stays in DRAM and nothing saved is read. The file is as large as
 /// this context can need.
 std::unique_ptr<tiers::Spill> Engine::open_spill() {
   tiers::SpillRequest request{.io = options_.io};
+  if (context_.kv.n_frames == 0) return nullptr;
+  request.place_bytes = context_.kv.place_bytes;
+  request.n_frames = context_.kv.n_frames;
   if (context_.kv.is_spilling()) {
     request.directory = options_.nvme_directory;
     request.budget_bytes = context_.kv.nvme_bytes;
-    request.place_bytes = context_.kv.place_bytes;
-    request.n_frames = context_.kv.n_frames;
-  } else if (options_.reads_saved && can_spill(spec_.shape)) {
-    request.place_bytes = place_bytes(
-        spec_.shape, {options_.k_codec, options_.v_codec, context_.n_ctx, context_.chunk_rows});
-    request.n_frames = kRestoreFrames;
-  } else {
-    return nullptr;
   }
   auto spill = tiers::open_spill(request, notices_);
   spill->transfers->set_trace(options_.trace);
@@ -131,6 +169,11 @@ std::unique_ptr<tiers::Spill> Engine::open_spill() {
 const Model& Engine::model() const {
   STRATA_CHECK(model_ != nullptr, "not loaded");
   return *model_;
+}
+
+ThreadPool& Engine::pool() {
+  STRATA_CHECK(pool_ != nullptr, "not loaded");
+  return *pool_;
 }
 
 KvCache& Engine::cache() {

@@ -28,8 +28,11 @@ struct EngineOptions {
   uint64_t dram_bytes = 0;          // of everything of ours; 0 = what is free
   uint64_t kv_dram_bytes = 0;       // 0 = what n_ctx needs
   std::string nvme_directory = "";  // of the spill file; empty = none: K and V stay in DRAM
-  uint64_t nvme_budget_bytes = 0;   // of the spill file; 0 = half of what the disk has free
-  bool reads_saved = false;         // KvCache::restore will be called
+  // The user has named the directory: one that cannot be used is an error. Else K and V stay in
+  // DRAM then, and what follows from that names the cause.
+  bool nvme_is_named = true;
+  uint64_t nvme_budget_bytes = 0;  // of the spill file; 0 = half of what the disk has free
+  bool reads_saved = false;        // saved contexts will be read and written
   tiers::IoChoice io = tiers::IoChoice::kAuto;
   uint64_t weights_dram_bytes = 0;  // the others are streamed from the file; 0 = all
   LoadMode load = LoadMode::kAuto;
@@ -39,6 +42,9 @@ struct EngineOptions {
   uint32_t n_threads = 0;  // 0 = usable_cpus()
   std::string cpu_isa;     // "" = the widest
   bool allow_untrained = false;
+  // Sequences of n_ctx that share their beginning and are held at a time: full layers share its
+  // blocks, windowed layers hold a window of each.
+  uint32_t n_sequences = 1;
   RopeOverrides rope;
   // Of retrieval; nothing = attention is exact.
   std::optional<index::Method> method;
@@ -50,13 +56,14 @@ class Engine {
  public:
   /// Reads the model's head and makes the spill file where one is needed. Errors: those of
   /// GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_weights, plan_context,
-  /// tiers::open_spill.
+  /// tiers::spill_room, tiers::open_spill.
   static Engine open(const EngineOptions& options);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
   void load(const Model::Progress& progress);
-  /// The weights alone, for a caller that keeps them itself; they must go before the engine does.
-  Model load_model(ThreadPool& pool, const Model::Progress& progress) const;
+  /// In place of load(): a KV cache and a walk of its own beside the weights and threads of a
+  /// loaded engine of the same file, which outlives this one. One of the two walks at a time.
+  void load_beside(const Engine& loaded);
 
   const GgufFile& file() const { return *file_; }
   const ModelSpec& spec() const { return spec_; }
@@ -74,6 +81,7 @@ class Engine {
 
   /// After load() only.
   const Model& model() const;
+  ThreadPool& pool();
   KvCache& cache();
   Walk& walk();
   /// What steps that answer should attend.
@@ -84,7 +92,10 @@ class Engine {
 
  private:
   Engine() = default;
+  uint64_t nvme_budget();
+  void plan_context(const ModelShape& shape, const ContextRequest& request);
   std::unique_ptr<tiers::Spill> open_spill();
+  void reserve_kv();
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;
   std::unique_ptr<GgufFile> file_;
@@ -99,8 +110,9 @@ class Engine {
   tiers::Hash128 fingerprint_;
   std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
-  std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<Model> model_;
+  std::string spill_problem_;  // why there is no spill file although there might be
+  std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<const Model> model_;
   std::unique_ptr<index::SelectorSource> selectors_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Walk> walk_;

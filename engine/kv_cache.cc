@@ -124,8 +124,7 @@ void KvCache::hold(tiers::ExtentId extent) {
                   "spill file", "name another disk with --nvme");
   }
   try {
-    ThreadPool serial(1);
-    store_.take({&extent, 1}, serial);
+    store_.take({&extent, 1}, serial_);
   } catch (...) {
     store_.release(extent);
     throw;
@@ -230,7 +229,6 @@ void KvCache::refuse_rows(uint64_t n_wanted) const {
 }
 
 void KvCache::close_rows(Sequence& sequence, std::span<const int32_t> tokens) {
-  const uint32_t n_before = sequence.n_pos();
   sequence.tokens_.insert(sequence.tokens_.end(), tokens.begin(), tokens.end());
   auto& chain = sequence.chain_;
   while (chain.size() < sequence.n_pos() / kBlockPositions)
@@ -238,13 +236,14 @@ void KvCache::close_rows(Sequence& sequence, std::span<const int32_t> tokens) {
         chain.empty() ? tiers::Hash128{} : chain.back(),
         std::span(sequence.tokens_).subspan(chain.size() * kBlockPositions, kBlockPositions)));
   if (!store_.has_spill()) return;
-  for (uint32_t extent = n_before / kExtentPositions; extent < sequence.n_pos() / kExtentPositions;
+  for (uint32_t& extent = sequence.next_extent_; extent < sequence.n_pos() / kExtentPositions;
        ++extent)
     for (uint32_t layer = 0; layer < shape_.n_layers; ++layer)
-      if (shape_.layers[layer].window == 0) freeze_extent(sequence, layer, extent);
+      if (shape_.layers[layer].window == 0 && !freeze_extent(sequence, layer, extent)) return;
 }
 
-void KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx) {
+/// False where it was stopped while it waited for the disk.
+bool KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx) {
   const uint32_t first = extent_idx * kExtentBlocks;
   extent_blocks_.clear();
   bool is_any_open = false;
@@ -255,9 +254,9 @@ void KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t e
       extent_blocks_.push_back(is_open ? block : tiers::kNoBlock);
       is_any_open = is_any_open || is_open;
     }
-  if (!is_any_open) return;
-  store_.freeze(layer, extent_idx * kExtentPositions,
-                std::span(sequence.chain_).subspan(first, kExtentBlocks), extent_blocks_);
+  if (!is_any_open) return true;
+  return store_.freeze(layer, extent_idx * kExtentPositions,
+                       std::span(sequence.chain_).subspan(first, kExtentBlocks), extent_blocks_);
 }
 
 void KvCache::abandon_rows(Sequence& sequence) {

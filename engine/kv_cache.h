@@ -76,7 +76,7 @@ class KvCache {
   /// and the sequence is as before; LostExtent, then abandon_rows().
   void open_rows(Sequence& sequence, uint32_t n_rows);
   /// The walk has filled the rows: their tokens now belong to the sequence, and what became whole
-  /// extents of full layers is frozen.
+  /// extents of full layers is frozen, where the step was stopped by the next call.
   void close_rows(Sequence& sequence, std::span<const int32_t> tokens);
   /// Undoes open_rows after a step that failed. What windowed layers have let go of stays gone: no
   /// row from n_pos() on attends it, but a truncate() may keep less than it would have.
@@ -143,7 +143,7 @@ class KvCache {
   bool must_copy(tiers::BlockId open) const;
   void copy_open_block(StreamTable& table);
   void hold(tiers::ExtentId extent);
-  void freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx);
+  bool freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx);
   ModelShape shape_;
   KvCacheOptions options_;
   KvLayout layout_;
@@ -152,6 +152,7 @@ class KvCache {
   std::vector<uint32_t> index_begin_;  // [n_layers + 1]
   tiers::BlockStore store_;
   std::vector<tiers::BlockId> extent_blocks_;  // of the extent being frozen
+  ThreadPool serial_{1};                       // checks what is held one extent at a time
 };
 
 }  // namespace strata::engine

@@ -5,7 +5,9 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "engine/kv_cache.h"
+#include "engine/walk.h"
 #include "tiers/block_store.h"
+#include "tiers/pack_format.h"
 #include "tiers/spill.h"
 
 namespace strata::engine {
@@ -13,6 +15,8 @@ namespace {
 
 // A span of four extents, each of whose blocks another fork has written, three times over.
 constexpr uint32_t kFramesMin = 48;
+constexpr uint32_t kRestoreFrames = 24;  // where packs alone are read: each extent has one home
+constexpr uint64_t kRunsWritten = 3;  // being filled, being sealed, and the sealed one's encoding
 constexpr uint64_t kStagingBytes = uint64_t{64} << 20;  // hides the latency of any disk here
 
 uint64_t n_full_layers(const ModelShape& shape) {
@@ -20,7 +24,8 @@ uint64_t n_full_layers(const ModelShape& shape) {
       std::ranges::count_if(shape.layers, [](const LayerShape& of) { return of.window == 0; }));
 }
 
-/// The blocks of full layers for so many positions, and those of windowed layers for the context.
+/// The blocks of full layers for so many positions, and twice those of windowed layers for the
+/// context.
 uint64_t slots_for(const ModelShape& shape, const KvContext& context, uint64_t n_positions) {
   ModelShape full = shape;
   ModelShape windowed = shape;
@@ -28,8 +33,12 @@ uint64_t slots_for(const ModelShape& shape, const KvContext& context, uint64_t n
   std::erase_if(windowed.layers, [](const LayerShape& of) { return of.window == 0; });
   return kv_bytes_for_context(full, context.k_codec, context.v_codec,
                               std::min(n_positions, context.n_ctx), context.chunk_rows) +
-         kv_bytes_for_context(windowed, context.k_codec, context.v_codec, context.n_ctx,
-                              context.chunk_rows);
+         2 * kv_bytes_for_context(windowed, context.k_codec, context.v_codec, context.n_ctx,
+                                  context.chunk_rows);
+}
+
+bool has_packs(const ModelShape& shape, const KvContext& context) {
+  return context.has_packs && can_spill(shape);  // else none can be read block by block
 }
 
 }  // namespace
@@ -44,10 +53,47 @@ uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
 
 bool can_spill(const ModelShape& shape) { return n_full_layers(shape) > 0; }
 
+uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
+  if (!has_packs(shape, context)) return 0;
+  const auto layout = KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
+  uint64_t n_streams = 0, n_widest = 0;
+  for (const LayerShape& layer : shape.layers) {
+    n_streams += layer.n_kv_heads;
+    n_widest = std::max<uint64_t>(n_widest, layer.n_kv_heads);
+  }
+  const uint64_t region =
+      round_up(n_widest * kExtentBlocks * layout.block_bytes, tiers::kRegionAlignment);
+  // Per block: its tags, a byte of presence for each layer, and its tokens.
+  const uint64_t per_block =
+      n_streams * sizeof(tiers::Hash128) + shape.layers.size() + kBlockPositions * sizeof(int32_t);
+  const uint64_t n_read = div_up(context.n_ctx, kBlockPositions);
+  const uint64_t n_written = kRunsWritten * tiers::kPackPositionsMax / kBlockPositions;
+  return 2 * region + (n_read + n_written) * per_block;
+}
+
+uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
+  if (!context.method) return 0;
+  return index::index_bytes(*context.method,
+                            index_shape(shape, context.k_codec, context.v_codec, context.n_ctx)) +
+         selection_bytes(shape, context.n_ctx);
+}
+
+KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
+  KvPlacement placement;
+  placement.slot_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
+                                              context.n_ctx, context.chunk_rows);
+  placement.place_bytes = place_bytes(shape, context);
+  placement.n_frames = has_packs(shape, context) ? kRestoreFrames : 0;
+  placement.pack_bytes = pack_bytes(shape, context);
+  placement.index_bytes = index_dram_bytes(shape, context);
+  return placement;
+}
+
 uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& context) {
   const uint64_t step = round_up(context.chunk_rows, kExtentPositions);
   const uint64_t held = 2 * step + 3 * kExtentPositions;
-  return slots_for(shape, context, held) + kFramesMin * place_bytes(shape, context);
+  return slots_for(shape, context, held) + kFramesMin * place_bytes(shape, context) +
+         pack_bytes(shape, context) + index_dram_bytes(shape, context);
 }
 
 uint64_t spill_bytes(const ModelShape& shape, const KvContext& context) {
@@ -66,7 +112,9 @@ KvPlacement place_spilling(const ModelShape& shape, const KvContext& context, ui
   const uint64_t more_frames =
       std::min(kStagingBytes, (dram_bytes - smallest) / 2) / placement.place_bytes;
   placement.n_frames = static_cast<uint32_t>(std::max<uint64_t>(kFramesMin, more_frames));
-  placement.slot_bytes = dram_bytes - placement.n_frames * placement.place_bytes;
+  placement.pack_bytes = pack_bytes(shape, context);
+  placement.index_bytes = index_dram_bytes(shape, context);
+  placement.slot_bytes = dram_bytes - placement.dram_bytes();
   return placement;
 }
 

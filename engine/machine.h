@@ -7,16 +7,14 @@
 
 namespace strata::engine {
 
-/// CPUs this process may run on, by affinity and by the control group's quota. At least 1.
-uint32_t usable_cpus();
+/// CPUs this process may run on, by affinity and by the quotas of its control group and of those
+/// that this one is in. At least 1. `root` stands for "/" in the tests.
+uint32_t usable_cpus(const std::string& root = "/");
 
 /// Bytes of memory that can be taken now without swapping: MemAvailable, or what the control group
-/// still allows where that is less.
-uint64_t available_dram_bytes();
-
-/// Bytes that this user may still write to the file system of `directory`, which need not exist
-/// yet; 0 where the system does not say.
-uint64_t free_disk_bytes(const std::string& directory);
+/// of this process, or one that this one is in, still allows where that is less. Pages of files
+/// count as free, because the system gives them back.
+uint64_t available_dram_bytes(const std::string& root = "/");
 
 /// The most memory this process has held so far (resident, the system's count).
 uint64_t peak_memory_bytes();

@@ -1,5 +1,6 @@
 #include "engine/pack_publisher.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -32,10 +33,27 @@ namespace {
               "look at the disk (dmesg), or name a folder on another one");
 }
 
+constexpr std::chrono::milliseconds kLook{100};  // at the flag that ends a wait
+
+/// Waits in pieces of kLook: `is_done(time)` waits so long at most. Errors: kIo, kCancelled.
+template <class IsDone>
+void wait_for(std::chrono::milliseconds wait_max, const std::atomic<bool>* cancel,
+              const IsDone& is_done) {
+  const auto until = std::chrono::steady_clock::now() + wait_max;
+  for (;;) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        until - std::chrono::steady_clock::now());
+    if (is_done(std::min(left, kLook))) return;
+    if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
+      throw Error(ErrorCode::kCancelled, "waiting for the disk of saved contexts was stopped");
+    if (left <= kLook) fail_hung();
+  }
+}
+
 }  // namespace
 
-PackPublisher::PackPublisher(tiers::PackDirectory directory)
-    : state_(std::make_shared<State>(std::move(directory))) {
+PackPublisher::PackPublisher(tiers::PackDirectory directory, const std::atomic<bool>* cancel)
+    : state_(std::make_shared<State>(std::move(directory))), cancel_(cancel) {
   try {
     std::thread([state = state_] { run(state); }).detach();
   } catch (const std::system_error& error) {
@@ -61,15 +79,17 @@ void PackPublisher::add(tiers::PackWriter writer) {
 
 void PackPublisher::wait(std::chrono::milliseconds wait_max) {
   std::unique_lock lock(state_->mutex);
-  const bool is_done = state_->changed.wait_for(
-      lock, wait_max, [&] { return state_->waiting.empty() && !state_->is_busy; });
-  if (!is_done) fail_hung();
+  wait_for(wait_max, cancel_, [&](std::chrono::milliseconds time) {
+    return state_->changed.wait_for(lock, time,
+                                    [&] { return state_->waiting.empty() && !state_->is_busy; });
+  });
 }
 
 void PackPublisher::with_directory(const std::function<void(tiers::PackDirectory&)>& use,
                                    std::chrono::milliseconds wait_max) {
-  const std::unique_lock lock(state_->directory_mutex, wait_max);
-  if (!lock.owns_lock()) fail_hung();
+  std::unique_lock lock(state_->directory_mutex, std::defer_lock);
+  wait_for(wait_max, cancel_,
+           [&](std::chrono::milliseconds time) { return lock.try_lock_for(time); });
   use(state_->directory);
 }
 

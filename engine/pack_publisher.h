@@ -2,6 +2,7 @@
 // disk, so that nobody else has to.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -20,8 +21,9 @@ struct PublishedCounts {
 /// One caller at a time, beside the thread.
 class PackPublisher {
  public:
-  /// Errors: kOutOfMemory (no thread).
-  explicit PackPublisher(tiers::PackDirectory directory);
+  /// Whoever waits looks at `cancel`, about ten times a second, and leaves with Error(kCancelled)
+  /// where it is set; null = nobody looks. Errors: kOutOfMemory (no thread).
+  explicit PackPublisher(tiers::PackDirectory directory, const std::atomic<bool>* cancel = nullptr);
   /// Waits for no disk: a thread in the middle of a system call is left to end by itself, and what
   /// has no name yet is dropped.
   ~PackPublisher();
@@ -32,7 +34,7 @@ class PackPublisher {
   /// continue that could not be found.
   void add(tiers::PackWriter writer);
   /// Waits until every pack has its name or a problem. Errors: kIo where the disk does not answer
-  /// within `wait_max`.
+  /// within `wait_max`; kCancelled.
   void wait(std::chrono::milliseconds wait_max);
   /// Calls `use` with the directory, between two packs. Errors: kIo as wait(); those of `use`.
   void with_directory(const std::function<void(tiers::PackDirectory&)>& use,
@@ -47,6 +49,7 @@ class PackPublisher {
   struct State;
   static void run(const std::shared_ptr<State>& state);
   std::shared_ptr<State> state_;  // the thread holds it too
+  const std::atomic<bool>* cancel_;
 };
 
 }  // namespace strata::engine

@@ -15,7 +15,8 @@ Sequence::Sequence(Sequence&& other) noexcept
       chain_(std::move(other.chain_)),
       streams_(std::exchange(other.streams_, {})),
       index_(std::move(other.index_)),
-      n_indexed_(std::exchange(other.n_indexed_, 0)) {}
+      n_indexed_(std::exchange(other.n_indexed_, 0)),
+      next_extent_(other.next_extent_) {}
 
 Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(cache_, other.cache_);
@@ -24,6 +25,7 @@ Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(streams_, other.streams_);
   std::swap(index_, other.index_);
   std::swap(n_indexed_, other.n_indexed_);
+  std::swap(next_extent_, other.next_extent_);
   return *this;
 }
 
@@ -39,6 +41,7 @@ Sequence Sequence::fork() const {
   copy.chain_ = chain_;
   if (index_) copy.index_ = index_->fork();
   copy.n_indexed_ = n_indexed_;
+  copy.next_extent_ = next_extent_;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
     copy.streams_[stream] = streams_[stream];  // into what is reserved; then nothing can fail
     for (const auto block : streams_[stream].blocks) cache_->store_.add_reference(block);
@@ -65,6 +68,7 @@ uint32_t Sequence::truncate(uint32_t n) {
   chain_.resize(n / kBlockPositions);
   if (index_) index_->truncate(n / kBlockPositions);
   n_indexed_ = std::min(n_indexed_, n / kBlockPositions);
+  next_extent_ = std::min(next_extent_, n / kExtentPositions);
   return n;
 }
 

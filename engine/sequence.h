@@ -59,6 +59,7 @@ class Sequence {
   std::vector<StreamTable> streams_;   // layer-major, KV head minor
   std::unique_ptr<index::Selector> index_;
   uint32_t n_indexed_ = 0;
+  uint32_t next_extent_ = 0;  // whole extents before it have been frozen, or refused
 };
 
 }  // namespace strata::engine

@@ -31,6 +31,21 @@ planner::PieceBytes piece_bytes(const Model& model) {
   return pieces;
 }
 
+/// While it lives, waits for the disk are left where the flag is set. Of a step only: who saves
+/// what a stopped step has left reads all of it.
+class StoreCancel {
+ public:
+  StoreCancel(tiers::BlockStore& store, const std::atomic<bool>* flag) : store_(store) {
+    store_.set_cancel(flag);
+  }
+  ~StoreCancel() { store_.set_cancel(nullptr); }
+  StoreCancel(const StoreCancel&) = delete;
+  StoreCancel& operator=(const StoreCancel&) = delete;
+
+ private:
+  tiers::BlockStore& store_;
+};
+
 /// Hands out 64-byte aligned pieces of a buffer; run twice, first to count and then to place.
 class Carver {
  public:
@@ -183,7 +198,15 @@ void Walk::State::release_weights() {
 void Walk::State::hold_weights(const StepOp& op) {
   if (op.layer != held_layer) {
     release_weights();  // first, so that its slot is filled while the next layer computes
-    if (op.layer != kNoLayer) weights = model.take_layer(op.layer, pool);
+    if (op.layer != kNoLayer) {
+      // Of layers that stay this takes no time, and is no event.
+      const bool is_streamed =
+          model.weight_plan().n_streamed() > 0 && model.weight_plan().is_streamed[op.layer];
+      const TraceScope scope(
+          is_streamed ? trace : nullptr,
+          {.kind = TraceKind::kOperation, .index = op.layer, .name = "take_weights"});
+      weights = model.take_layer(op.layer, pool);
+    }
     held_layer = op.layer;
   }
   model.read_ahead(pool);
@@ -228,10 +251,26 @@ uint64_t Walk::buffer_bytes() const {
   return state_->memory.size() + state_->logit_values.capacity() * sizeof(float);
 }
 const StepPlan& Walk::plan() const { return state_->plan; }
+const WalkCounts& Walk::counts() const { return state_->counts; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
 void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
+
+/// After plan_waves(), which lists what is missing.
+void Walk::State::count_step() {
+  ++counts.steps;
+  for (const StepOp& op : plan.ops) {
+    counts.read_bytes += op.weight_bytes + op.kv_read_bytes;
+    counts.written_bytes += op.kv_write_bytes;
+  }
+  const auto n_full =
+      static_cast<uint64_t>(std::ranges::count(shape.layers, uint32_t{0}, &LayerShape::window));
+  if (is_selected) return;  // select_layer() counts what is chosen
+  for (const Group& group : groups)
+    counts.extents_attended += n_full * div_up(group.first_pos + group.n_rows, kExtentPositions);
+  counts.extents_missing += fetches.size();
+}
 
 void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   const TraceScope scope(trace, {.kind = TraceKind::kStep,
@@ -242,11 +281,13 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   is_selected = attention == Attention::kSelected;
   STRATA_CHECK(!is_selected || selection != nullptr, "no rule to select by");
   if (is_selected) ++selection->counts.steps;
+  cache.store().begin_step();
   try {
     if (is_selected)
       for (const Group& group : groups) index_missed(group);
     for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
     plan_waves();
+    count_step();
     run_plan();
   } catch (...) {
     release_weights();
@@ -263,6 +304,7 @@ void Walk::step(std::span<const StepRow> rows, Attention attention) {
   State& s = *state_;
   STRATA_CHECK(!rows.empty() && rows.size() <= s.max_rows, "%zu rows in a walk of %u", rows.size(),
                s.max_rows);
+  const StoreCancel cancel(s.cache.store(), s.cancel);
   for (uint32_t n_repairs = 0;; ++n_repairs) {
     try {
       s.run_step(rows, attention);

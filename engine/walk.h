@@ -34,12 +34,26 @@ struct SelectionCounts {
   uint64_t choices = 0;
 };
 
+/// What choosing blocks holds in memory beside the index, for contexts of n_ctx: estimated weights,
+/// an upper bound.
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx);
+
 /// One row of a step. Rows of one sequence stand together and in order; row i of a sequence gets
 /// position n_pos() + i.
 struct StepRow {
   Sequence* sequence = nullptr;
   int32_t token = 0;
   bool wants_logits = false;
+};
+
+/// What the steps moved and found, those that were repeated or undone and repairs included.
+struct WalkCounts {
+  uint64_t steps = 0;
+  // DRAM traffic of weights, K and V, by the formulas of the step plan.
+  uint64_t read_bytes = 0, written_bytes = 0;
+  // Extents of full layers that a step attended to, and those of them that were not in DRAM when it
+  // began. What windowed layers attend to never leaves DRAM.
+  uint64_t extents_attended = 0, extents_missing = 0;
 };
 
 /// Runs steps of at most `max_rows` rows. All memory is allocated by the constructor, but for the
@@ -73,10 +87,11 @@ class Walk {
   /// The plan of the last step, with bytes and FLOP by formula, and (where `set_timing(true)`)
   /// seconds per operation.
   const StepPlan& plan() const;
+  const WalkCounts& counts() const;
   void set_timing(bool on);
   std::span<const double> op_seconds() const;
-  /// From now on a step looks at the flag between its operations, and between the waves of one that
-  /// reads from disk, and ends with kCancelled where it is set. Null = it looks at none.
+  /// From now on a step looks at the flag between its operations, and while it waits for the spill
+  /// file, and ends with kCancelled where it is set. Null = it looks at none.
   void set_cancel(const std::atomic<bool>* flag);
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.

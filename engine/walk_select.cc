@@ -16,27 +16,43 @@ namespace {
 
 constexpr uint32_t kBlocksPerTask = 1024;  // of the index that a worker scores at a time
 
+SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
+  SelectionSizes sizes;
+  sizes.stride = static_cast<uint32_t>(round_up(n_ctx / kBlockPositions + 1, kExtentBlocks));
+  for (const LayerShape& layer : shape.layers) {
+    if (layer.window > 0) continue;
+    sizes.max_kv_heads = std::max(sizes.max_kv_heads, layer.n_kv_heads);
+    sizes.max_group_heads = std::max(sizes.max_group_heads, layer.n_heads / layer.n_kv_heads);
+  }
+  const uint64_t rows =
+      std::min<uint64_t>(kMaxTileQueries / std::max(1u, sizes.max_group_heads),
+                         kWeightFloatsMax / std::max<uint64_t>(1, sizes.row_floats()));
+  sizes.max_rows = static_cast<uint32_t>(std::max<uint64_t>(1, rows));
+  return sizes;
+}
+
 }  // namespace
+
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx) {
+  const SelectionSizes sizes = selection_sizes(shape, n_ctx);
+  return sizes.row_floats() * sizes.max_rows * sizeof(float);
+}
 
 Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
                                   const KernelTable& kernels, uint32_t n_threads,
                                   uint32_t max_groups, uint64_t n_ctx)
-    : stride(static_cast<uint32_t>(round_up(n_ctx / kBlockPositions + 1, kExtentBlocks))) {
-  for (const LayerShape& layer : shape.layers) {
-    if (layer.window > 0) continue;
-    max_kv_heads = std::max(max_kv_heads, layer.n_kv_heads);
-    max_group_heads = std::max(max_group_heads, layer.n_heads / layer.n_kv_heads);
-  }
-  const uint64_t row_floats = uint64_t{stride} * max_kv_heads * max_group_heads;
-  const uint64_t rows = std::min<uint64_t>(kMaxTileQueries / std::max(1u, max_group_heads),
-                                           kWeightFloatsMax / std::max<uint64_t>(1, row_floats));
-  max_rows = static_cast<uint32_t>(std::max<uint64_t>(1, rows));
-  weights.resize(row_floats * max_rows);
+    : SelectionSizes(selection_sizes(shape, n_ctx)) {
+  weights.resize(row_floats() * max_rows);
   for (uint32_t i = 0; i < n_threads; ++i) {
     choosers.emplace_back(kernels, rule);
     choosers.back().reserve(stride);
   }
   heads.resize(uint64_t{max_groups} * max_kv_heads);
+  for (uint32_t head = 0; head < max_kv_heads; ++head) {
+    heads[head].blocks.reserve(stride);
+    heads[head].chosen.reserve(stride);
+  }
+  extent_bits.resize(stride / kExtentBlocks);
   shares.resize(max_kv_heads);
 }
 
@@ -95,6 +111,7 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
   const auto all = cache.stream_blocks(*group.sequence, layer, kv_head).blocks;
   auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
   head.blocks.clear();
+  head.chosen = choice.blocks;
   for (const uint32_t block : choice.blocks) head.blocks.push_back(all[block]);
   head.blocks.insert(head.blocks.end(), all.begin() + n_blocks, all.end());
   head.n_skipped = (n_blocks - static_cast<uint32_t>(choice.blocks.size())) * kBlockPositions;
@@ -112,21 +129,36 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
     for (uint64_t head = from; head < to; ++head)
       choose_head(group_idx, layer, static_cast<uint32_t>(head), n_blocks, worker);
   });
-  SelectionCounts& counts = selection->counts;
+  SelectionCounts& sums = selection->counts;
   for (uint32_t head = 0; head < n_kv_heads; ++head) {
     const uint32_t n_skipped =
         selection->heads[group_idx * selection->max_kv_heads + head].n_skipped;
-    counts.blocks += n_blocks;
-    counts.attended_blocks += n_blocks - n_skipped / kBlockPositions;
-    counts.estimated_share += selection->shares[head];
-    ++counts.choices;
+    sums.blocks += n_blocks;
+    sums.attended_blocks += n_blocks - n_skipped / kBlockPositions;
+    sums.estimated_share += selection->shares[head];
+    ++sums.choices;
   }
 }
 
+/// Extents of the text that some KV head of a layer attends.
+uint32_t Walk::State::count_chosen_extents(uint32_t group_idx, uint32_t layer) {
+  std::fill(selection->extent_bits.begin(), selection->extent_bits.end(), false);
+  for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
+    for (const uint32_t block : selection->heads[group_idx * selection->max_kv_heads + head].chosen)
+      selection->extent_bits[block / kExtentBlocks] = true;
+  return static_cast<uint32_t>(
+      std::count(selection->extent_bits.begin(), selection->extent_bits.end(), true));
+}
+
 void Walk::State::select_layer(uint32_t layer) {
-  for (uint32_t idx = 0; idx < groups.size(); ++idx) select_group(idx, layer);
+  for (uint32_t idx = 0; idx < groups.size(); ++idx) {
+    select_group(idx, layer);
+    counts.extents_attended += count_chosen_extents(idx, layer);
+  }
   if (!cache.store().has_away()) return;
+  const size_t n_before = fetches.size();
   plan_layer_waves(layer);
+  counts.extents_missing += fetches.size() - n_before;
   fetch_ahead();
 }
 

@@ -101,6 +101,7 @@ struct Walk::State {
   struct Selection;
   HeadTable head_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head) const;
   void select_layer(uint32_t layer);
+  uint32_t count_chosen_extents(uint32_t group_idx, uint32_t layer);
   void select_group(uint32_t group_idx, uint32_t layer);
   void estimate_heads(const Group& group, uint32_t layer, uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
@@ -118,7 +119,9 @@ struct Walk::State {
   void attend_streamed(uint32_t layer);
   void attend_wave(const Wave& wave);
   void run_step(std::span<const StepRow> rows, Attention attention);
+  void count_step();
   Sequence* holder_of(std::span<const StepRow> rows, const tiers::LostExtent& lost) const;
+  void compute_again(Sequence& sequence, uint32_t first_pos);
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
   AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
 
@@ -128,6 +131,7 @@ struct Walk::State {
   const KernelTable& kernels;
   ThreadPool& pool;
   const uint32_t max_rows;
+  WalkCounts counts;
 
   // Widths of the widest layer.
   uint32_t max_q_width = 0;

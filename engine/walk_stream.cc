@@ -2,10 +2,11 @@
 // disk loses some.
 //
 // The spans of a group are cut into waves in position order; a wave's missing extents fit into a
-// third of the staging frames, so that the next waves, also those of later layers, are read while
-// one is attended. Every tile keeps its running partial from wave to wave; spans are merged into it
-// in order, as everywhere (law L1), so the bits are those of a run that has everything in DRAM.
-// Residency does not change within a step, so the waves are known when it begins.
+// twelfth of the staging frames, or the wave is one span, so that the next waves, also those of
+// later layers, are read while one is attended. Every tile keeps its running partial from wave to
+// wave; spans are merged into it in order, as everywhere (law L1), so the bits are those of a run
+// that has everything in DRAM. Residency does not change within a step, so the waves are known when
+// it begins.
 #include <algorithm>
 #include <limits>
 #include <string>
@@ -17,7 +18,7 @@ namespace strata::engine {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr uint32_t kWavesInFlight = 3;
+constexpr uint32_t kWavesInFlight = 12;  // at 3 decoding was slower (docs/measurements.md)
 
 }  // namespace
 
@@ -206,29 +207,36 @@ Sequence* Walk::State::holder_of(std::span<const StepRow> rows,
 /// Computes the positions of a lost extent again from their tokens, in a fork that is cut before
 /// them, and puts the fresh blocks where the lost ones were. Where windowed layers have let go of
 /// the rows before them, the fork begins at 0, and shares with the sequence again what it has
-/// passed. A part of the past that the fork needs may be lost as well: it stands at lower
-/// positions, so this ends.
-void Walk::State::repair(Sequence& sequence, const tiers::LostExtent& lost) {
+/// passed. Errors: LostExtent, of a part of the past that the fork needs: it shares that with the
+/// sequence.
+void Walk::State::compute_again(Sequence& sequence, uint32_t first_pos) {
   Sequence again = sequence.fork();
   again.drop_index();  // that of the sequence holds what is computed again
-  uint32_t pos = again.truncate(lost.first_pos());
-  const uint32_t end = std::min(lost.first_pos() + kExtentPositions, sequence.n_pos());
+  uint32_t pos = again.truncate(first_pos);
+  const uint32_t end = std::min(first_pos + kExtentPositions, sequence.n_pos());
   std::vector<StepRow> rows;
-  for (uint32_t n_repairs = 0; pos < end;) {
+  while (pos < end) {
     const uint32_t n = std::min({max_rows, kExtentPositions, end - pos});
     rows.clear();
     for (uint32_t i = pos; i < pos + n; ++i) rows.push_back({&again, sequence.tokens()[i], false});
-    try {
-      run_step(rows, Attention::kExact);
-    } catch (const tiers::LostExtent& earlier) {
-      if (n_repairs++ == kMaxRepairs) throw;
-      repair(again, earlier);
-      continue;
-    }
-    cache.share_blocks(sequence, again, pos, std::min(pos + n, lost.first_pos()));
+    run_step(rows, Attention::kExact);
+    cache.share_blocks(sequence, again, pos, std::min(pos + n, first_pos));
     pos += n;
   }
-  cache.replace_extents(sequence, again, lost.first_pos());
+  cache.replace_extents(sequence, again, first_pos);
+}
+
+/// An earlier extent that is lost as well is repaired first, when the fork that met it is gone: so
+/// there is one fork at a time, and memory for one. It stands at lower positions, so this ends.
+void Walk::State::repair(Sequence& sequence, const tiers::LostExtent& lost) {
+  for (uint32_t n_repairs = 0;; ++n_repairs) {
+    try {
+      return compute_again(sequence, lost.first_pos());
+    } catch (const tiers::LostExtent& earlier) {
+      if (n_repairs == kMaxRepairs) throw;
+      repair(sequence, earlier);
+    }
+  }
 }
 
 }  // namespace strata::engine

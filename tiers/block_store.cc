@@ -17,8 +17,14 @@ constexpr uint64_t kWriteFailuresMax = 16;  // then the disk is not written any 
 
 /// A failure that the next write would meet as well.
 bool is_lasting(IoStatus status) {
-  return status == IoStatus::kNoSpace || status == IoStatus::kDeviceGone ||
-         status == IoStatus::kNotPermitted || status == IoStatus::kMisaligned;
+  return status == IoStatus::kDeviceGone || status == IoStatus::kNotPermitted ||
+         status == IoStatus::kMisaligned;
+}
+
+/// A failure that says nothing about the place: another write may succeed there. A device error
+/// may come again, and a write that timed out may still land.
+bool keeps_place(IoStatus status) {
+  return status == IoStatus::kNoSpace || status == IoStatus::kNoMemory;
 }
 
 }  // namespace
@@ -40,7 +46,7 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
       model_(model),
       pool_(dram_bytes, layout.block_bytes),
       spill_(std::move(spill)),
-      stored_(n_layers) {
+      resident_(n_layers) {
   blocks_.reserve(pool_.n_slots());
   free_blocks_.reserve(pool_.n_slots());  // a windowed layer lets go of blocks in decode steps
 }
@@ -98,7 +104,7 @@ void BlockStore::release(BlockId block) {
     Extent& from = extent(home);
     from.blocks[of.idx] = kNoBlock;
     --from.n_live;
-    if (of.slot != kNoSlot) --from.n_resident;
+    if (of.slot != kNoSlot && --from.n_resident == 0) std::erase(resident_[from.layer], home);
   }
   if (of.slot != kNoSlot) pool_.release(of.slot);
   of = {};
@@ -171,25 +177,33 @@ std::optional<uint64_t> BlockStore::take_place() {
   }
 }
 
-void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
+bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
                         std::span<const BlockId> blocks) {
   STRATA_CHECK(chain.size() == kExtentBlocks && blocks.size() % kExtentBlocks == 0,
                "an extent of %zu blocks, %zu hashes", blocks.size(), chain.size());
-  if (!has_spill() || is_spill_off_) return;
-  const auto place = take_place();
+  if (!has_spill() || is_spill_off_) return true;
+  std::optional<uint64_t> place;
+  std::optional<FillLease> frame;
+  try {
+    place = take_place();
+    if (place) frame = wait_for_frame();
+  } catch (const Error& stopped) {
+    if (stopped.code() != ErrorCode::kCancelled) throw;
+    if (place) spill_->places->give_back(*place);
+    return false;
+  }
   if (!place) {
     ++counts_.places_refused;
     if (spill_->places->status() != IoStatus::kOk) last_failure_ = spill_->places->status();
-    return;
+    return true;
   }
-  auto frame = wait_for_frame();
   if (!frame) {
     spill_->places->give_back(*place);
     ++counts_.frames_refused;
     if (spill_->transfers->n_quarantined() > 0) last_failure_ = IoStatus::kTimedOut;
     // The disk hangs: what is frozen from now on stays in DRAM. Frames that readers hold come back.
     if (spill_->transfers->n_quarantined() == spill_->transfers->n_frames()) is_spill_off_ = true;
-    return;
+    return true;
   }
   const ExtentId id = add_extent();
   Extent& of = extent(id);
@@ -199,6 +213,7 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   of.place = *place;
   of.file = spill_->file;
   of.generation = next_generation_++;
+  of.step = step_;
   of.n_live = 0;
   of.chain.assign(chain.begin(), chain.end());
   of.blocks.assign(blocks.begin(), blocks.end());
@@ -218,9 +233,11 @@ void BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
     ++of.n_live;
   }
   of.n_resident = of.n_live;
+  resident_[layer].push_back(id);
   std::memset(to, 0, static_cast<size_t>(frame->bytes().data() + bytes - to));
   writes_.emplace_back(id,
                        spill_->transfers->write(std::move(*frame), spill_->file, *place, bytes));
+  return true;
 }
 
 void BlockStore::collect_writes() {
@@ -250,12 +267,12 @@ void BlockStore::write_ended(ExtentId id, IoStatus status) {
   if (status == IoStatus::kOk) {
     ++counts_.extents_written;
     of.state = ExtentState::kStored;
-    if (of.n_resident > 0) stored_[of.layer].push_back(id);
     free_if_unused(id);
     return;
   }
-  // The blocks stay where they are, and the place is not used again.
+  // The blocks stay where they are. Places that are not used again: at most kWriteFailuresMax.
   ++counts_.write_failures;
+  if (keeps_place(status)) spill_->places->give_back(of.place);
   last_failure_ = status;
   is_spill_off_ =
       is_spill_off_ || is_lasting(status) || counts_.write_failures >= kWriteFailuresMax;
@@ -265,6 +282,7 @@ void BlockStore::write_ended(ExtentId id, IoStatus status) {
 /// Takes an extent away from its blocks, which are all in DRAM. Its place stays taken.
 void BlockStore::forget(ExtentId id) {
   Extent& of = extent(id);
+  std::erase(resident_[of.layer], id);
   for (const BlockId block : of.blocks)
     if (block != kNoBlock) record(block).extent = kNoExtent;
   of.blocks.clear();
@@ -277,53 +295,15 @@ void BlockStore::forget(ExtentId id) {
 void BlockStore::free_if_unused(ExtentId id) {
   Extent& of = extent(id);
   if (of.n_live > 0 || of.holds > 0 || of.state == ExtentState::kWriting) return;
-  std::erase(stored_[of.layer], id);
   // A place that could not be read rightly is not trusted again.
   if (of.state == ExtentState::kStored && !of.pack) spill_->places->give_back(of.place);
   forget(id);
-}
-
-ExtentId BlockStore::victim() const {
-  const std::vector<ExtentId>* most = nullptr;
-  for (const auto& of_layer : stored_)
-    if (most == nullptr || of_layer.size() > most->size()) most = &of_layer;
-  if (most == nullptr || most->empty()) return kNoExtent;
-  // Of a layer with three or more, the last but one; with two, the last; the first goes last.
-  return most->size() > 2 ? (*most)[most->size() - 2] : most->back();
-}
-
-void BlockStore::evict(ExtentId id) {
-  Extent& of = extent(id);
-  for (const BlockId block : of.blocks) {
-    if (block == kNoBlock || record(block).slot == kNoSlot) continue;
-    pool_.release(record(block).slot);
-    record(block).slot = kNoSlot;
-  }
-  of.n_resident = 0;
-  set_away(of, true);
-  std::erase(stored_[of.layer], id);
-  ++counts_.extents_evicted;
 }
 
 void BlockStore::set_away(Extent& of, bool is_away) {
   if (of.is_away == is_away) return;
   of.is_away = is_away;
   is_away ? ++n_away_ : --n_away_;
-}
-
-bool BlockStore::make_room(uint64_t n_slots) {
-  if (pool_.n_free() >= n_slots) return true;
-  if (!spill_) return false;
-  collect_writes();
-  while (pool_.n_free() < n_slots) {
-    const ExtentId id = victim();
-    if (id != kNoExtent) {
-      evict(id);
-    } else if (writes_.empty() || !wait_for_transfer()) {
-      return false;
-    }
-  }
-  return true;
 }
 
 IoFile BlockStore::add_pack(const PackReader& pack) {
@@ -340,6 +320,7 @@ void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
   of.state = ExtentState::kStored;
   of.layer = saved.layer;
   of.first_pos = saved.first_pos;
+  of.step = 0;
   of.pack = saved.pack;
   of.pack_extent = saved.pack_extent;
   of.file = saved.file;

@@ -13,6 +13,7 @@
 // layout, so its extents are read in the same way, and taken into DRAM where there is room.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -104,13 +105,18 @@ class BlockStore {
   /// Writes an extent's blocks through to the spill file, [n_kv_heads][8] with kNoBlock for those
   /// that another extent holds; `chain` are the chain hashes after each of the eight blocks. Where
   /// the spill file is full, the disk fails or every staging frame is held, the blocks stay in
-  /// DRAM, which is counted.
-  void freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
-              std::span<const BlockId> blocks);
+  /// DRAM, which is counted. False where waiting for the disk was stopped (TransferQueue::
+  /// set_cancel): then nothing has happened, and the extent can be frozen later.
+  [[nodiscard]] bool freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
+                            std::span<const BlockId> blocks);
+  /// What is frozen from here on is of a new step.
+  void begin_step() { ++step_; }
   /// Evicts until n slots are free, waiting for writes in flight where it must. False where that is
   /// impossible: what is in DRAM then is open or could not be written.
   /// Victims: of the layer with most resident extents, the latest but the last: the first positions
-  /// and the last are read the soonest.
+  /// and the last are read the soonest. What the last step has frozen comes after everything else,
+  /// since its writes may still be in flight. No victim depends on when a write ends, so what is in
+  /// DRAM follows from the steps alone, unless a write fails.
   [[nodiscard]] bool make_room(uint64_t n_slots);
   /// Slots that stay free when extents that were read are taken into DRAM. Without it they are read
   /// for as long as they are held only.
@@ -130,6 +136,10 @@ class BlockStore {
   /// Why the last extent that was refused or failed stayed in DRAM, the budget on disk aside; kOk
   /// where none did.
   IoStatus last_failure() const { return last_failure_; }
+  /// From now on waits for the disk look at the flag (TransferQueue::set_cancel).
+  void set_cancel(const std::atomic<bool>* flag) {
+    if (spill_) spill_->transfers->set_cancel(flag);
+  }
   /// Null where there is no spill.
   const TransferQueue* transfers() const { return spill_ ? spill_->transfers.get() : nullptr; }
   const PlaceSource* places() const { return spill_ ? spill_->places.get() : nullptr; }
@@ -139,7 +149,7 @@ class BlockStore {
   /// before, or wait_for_transfer().
   [[nodiscard]] bool fetch(ExtentId extent);
   /// Waits for the reads of these extents and checks every tag, in parallel. Errors: LostExtent,
-  /// for the first one that could not be read rightly, twice.
+  /// for the first one that could not be read rightly, twice; kCancelled, and they stay held.
   void take(std::span<const ExtentId> extents, ThreadPool& pool);
   void release(ExtentId extent);
   /// Waits until a transfer ends. False where none is in flight or none ended in time.
@@ -167,6 +177,7 @@ class BlockStore {
     bool is_away = false;      // in no slot
     uint64_t place = 0;
     uint64_t generation = 0;
+    uint64_t step = 0;                       // that froze it
     std::vector<BlockId> blocks;             // [n_kv_heads][8]
     std::vector<Hash128> tags;               // as blocks; those of a pack stay in the pack
     std::vector<Hash128> chain;              // [8]
@@ -191,6 +202,8 @@ class BlockStore {
   void forget(ExtentId id);
   void free_if_unused(ExtentId id);
   void evict(ExtentId id);
+  bool is_being_written(ExtentId id) const;
+  size_t n_before_last_step(const std::vector<ExtentId>& resident) const;
   ExtentId victim() const;
   IoStatus wait_for_read(Extent& of);
   uint32_t count_corrupt(const Extent& of, ThreadPool& pool) const;
@@ -210,7 +223,7 @@ class BlockStore {
   std::vector<uint32_t> free_blocks_;
   std::vector<Extent> extents_;
   std::vector<uint32_t> free_extents_;
-  std::vector<std::vector<ExtentId>> stored_;  // per layer: resident and written, oldest first
+  std::vector<std::vector<ExtentId>> resident_;  // per layer: in DRAM, frozen, oldest first
   std::deque<std::pair<ExtentId, Ticket>> writes_;
   bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;
@@ -218,6 +231,7 @@ class BlockStore {
   uint64_t headroom_slots_ = UINT64_MAX;
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
   uint64_t next_generation_ = 1;
+  uint64_t step_ = 1;
   StoreCounts counts_;
 };
 

@@ -109,7 +109,7 @@ void BlockStore::settle(ExtentId id, bool is_right) {
   if (!is_right) return;
   of.n_resident = of.n_live;
   set_away(of, false);
-  stored_[of.layer].push_back(id);
+  resident_[of.layer].push_back(id);
   ++counts_.extents_settled;
 }
 

@@ -102,7 +102,11 @@ std::shared_ptr<DurableDirectory> DurableDirectory::open(const std::string& path
   FileStatus status;
   if (const int result = calls.status(descriptor.get(), status); result < 0)
     fail("examine the directory of saved contexts", result, path);
-  if (!status.is_own || (status.permissions & 077) != 0)
+  if (!status.is_own)
+    throw Error(ErrorCode::kUsage,
+                "saved contexts hold conversations, and this directory is another user's", path,
+                "Name a directory of your own.");
+  if ((status.permissions & 077) != 0)
     throw Error(ErrorCode::kUsage,
                 "saved contexts hold conversations, and others can reach this directory", path,
                 "Name a directory of your own, or run chmod 700 on it.");

@@ -66,6 +66,8 @@ void PackWriter::write(uint32_t extent, uint32_t layer, std::span<const std::byt
   if (head_.has_region(layer, extent)) file_.append(padded);
   ++next_layer_;
   skip_layers_without_streams();
+  if (next_extent_ == head_.n_extents())
+    std::vector<std::byte>().swap(region_);  // what waits to be sealed needs none
 }
 
 void PackWriter::seal() {

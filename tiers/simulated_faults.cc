@@ -22,6 +22,7 @@ constexpr std::array<FaultRow, kFaultKinds> kRows = {{
     {"read error", &Rates::read_error, true, false},
     {"bit flip", &Rates::bit_flip, true, false},
     {"misdirected read", &Rates::misdirected_read, true, false},
+    {"short write", &Rates::short_write, false, true},
     {"write error", &Rates::write_error, false, true},
     {"no space", &Rates::no_space, false, true},
     {"torn write", &Rates::torn_write, false, true},

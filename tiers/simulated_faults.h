@@ -18,6 +18,7 @@ enum class FaultKind : uint8_t {
   kReadError,         // kDeviceError; some sectors may have arrived
   kBitFlip,           // silent: 1 to bit_flips_max bits differ, in this read only
   kMisdirectedRead,   // silent: the bytes of another place, of the same length
+  kShortWrite,        // a part reaches the medium, and the rest later: kOk, the write was resumed
   kWriteError,        // kDeviceError; some sectors may have reached the medium
   kNoSpace,           // kNoSpace; nothing reached the medium
   kTornWrite,         // silent: some sectors of 512 bytes reached the medium, others did not
@@ -43,6 +44,7 @@ struct SimulatedFaults {
   double read_error = 0;
   double bit_flip = 0;
   double misdirected_read = 0;
+  double short_write = 0;
   double write_error = 0;
   double no_space = 0;
   double torn_write = 0;

@@ -221,14 +221,24 @@ SimulatedIo::Next SimulatedIo::move(Transfer& transfer, IoCompletion& completion
     return Next::kEnds;
   }
   end(completion, IoStatus::kOk, 0, request.bytes);
-  if (request.op == IoOp::kWrite) {
-    move_write(transfer, completion);
-  } else if (move_read(transfer, completion) == Next::kGoesOn) {
-    return Next::kGoesOn;
-  }
+  const Next next = request.op == IoOp::kWrite ? move_write(transfer, completion)
+                                               : move_read(transfer, completion);
+  if (next == Next::kGoesOn) return next;
   if (transfer.fault != FaultKind::kHangThenMove) return Next::kEnds;
   transfer.due = kNever;
   return Next::kGoesOn;
+}
+
+/// Of a transfer that is resumed: the bytes of a first part, whole units of the file's alignment,
+/// or 0 where there are too few, or it was resumed already. The rest takes as long again.
+uint32_t SimulatedIo::first_part(Transfer& transfer, uint32_t bytes) {
+  const uint32_t unit = file_of(transfer.request).alignment();
+  const uint32_t n_units = bytes / unit;
+  if (transfer.moved > 0 || bytes < transfer.request.bytes || n_units < 2) return 0;
+  count(transfer.fault);
+  const auto n_first = static_cast<uint32_t>(1 + transfer.draws.below(n_units - 1));
+  transfer.due = now_ + draw_duration(transfer);
+  return n_first * unit;
 }
 
 void SimulatedIo::read_part(Transfer& transfer, uint64_t from, uint32_t end) {
@@ -263,12 +273,9 @@ SimulatedIo::Next SimulatedIo::move_read(Transfer& transfer, IoCompletion& compl
   uint64_t from = request.offset;
   switch (transfer.fault) {
     case FaultKind::kShortRead: {
-      const uint32_t n_units = arrives / file.alignment();
-      if (transfer.moved > 0 || arrives < request.bytes || n_units < 2) break;
-      count(FaultKind::kShortRead);
-      const auto first_units = static_cast<uint32_t>(1 + transfer.draws.below(n_units - 1));
-      read_part(transfer, from, first_units * file.alignment());
-      transfer.due = now_ + draw_duration(transfer);
+      const uint32_t first = first_part(transfer, arrives);
+      if (first == 0) break;
+      read_part(transfer, from, first);
       return Next::kGoesOn;
     }
     case FaultKind::kEndedEarly:
@@ -298,7 +305,7 @@ SimulatedIo::Next SimulatedIo::move_read(Transfer& transfer, IoCompletion& compl
   return Next::kEnds;
 }
 
-void SimulatedIo::move_write(Transfer& transfer, IoCompletion& completion) {
+SimulatedIo::Next SimulatedIo::move_write(Transfer& transfer, IoCompletion& completion) {
   const IoRequest& request = transfer.request;
   const uint64_t offset = request.offset;
   const std::span<const std::byte> memory(request.memory, request.bytes);
@@ -306,31 +313,39 @@ void SimulatedIo::move_write(Transfer& transfer, IoCompletion& completion) {
   if (transfer.fault == FaultKind::kNoSpace) count(FaultKind::kNoSpace);
   if (transfer.fault == FaultKind::kNoSpace || !extend(file, offset, request.bytes)) {
     end(completion, IoStatus::kNoSpace, ENOSPC, 0);
-    return;
+    return Next::kEnds;
   }
   switch (transfer.fault) {
     case FaultKind::kWriteError:
       count(FaultKind::kWriteError);
       file.write_in_part(offset, memory, transfer.draws);
       end(completion, IoStatus::kDeviceError, EIO, 0);
-      return;
+      return Next::kEnds;
     case FaultKind::kTornWrite:
       if (file.write_torn(offset, memory, transfer.draws)) count(FaultKind::kTornWrite);
-      return;
+      return Next::kEnds;
     case FaultKind::kLostWrite:
       count(FaultKind::kLostWrite);
       file.write_nowhere(offset, memory);
-      return;
+      return Next::kEnds;
+    case FaultKind::kShortWrite: {
+      const uint32_t first = first_part(transfer, request.bytes);
+      if (first == 0) break;
+      file.write(offset, memory.first(first));
+      transfer.moved = first;
+      return Next::kGoesOn;
+    }
     case FaultKind::kMisdirectedWrite: {
       const auto place = file.other_place(offset, request.bytes, transfer.draws);
       if (place) count(FaultKind::kMisdirectedWrite);
       file.write_elsewhere(offset, place.value_or(offset), memory);
-      return;
+      return Next::kEnds;
     }
     default:
-      file.write(offset, memory);
-      return;
+      break;
   }
+  file.write(offset + transfer.moved, memory.subspan(transfer.moved));
+  return Next::kEnds;
 }
 
 /// Makes room up to offset + bytes; false where the disk is full.

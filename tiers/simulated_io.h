@@ -99,7 +99,7 @@ class SimulatedIo final : public Io {
     std::chrono::nanoseconds due{};
     FaultKind fault = FaultKind::kNone;
     SimulatedDraws draws{0};  // of this request alone: the order of completions changes none
-    uint32_t moved = 0;       // bytes of a resumed read that are there already
+    uint32_t moved = 0;       // bytes of a resumed transfer that are there already
     bool is_wrong = false;
   };
   enum class Next : uint8_t { kEnds, kGoesOn };  // whether a transfer stays in flight
@@ -113,7 +113,8 @@ class SimulatedIo final : public Io {
   void finish(size_t i);
   Next move(Transfer& transfer, IoCompletion& completion);
   Next move_read(Transfer& transfer, IoCompletion& completion);
-  void move_write(Transfer& transfer, IoCompletion& completion);
+  Next move_write(Transfer& transfer, IoCompletion& completion);
+  uint32_t first_part(Transfer& transfer, uint32_t bytes);
   void read_part(Transfer& transfer, uint64_t from, uint32_t end);
   bool extend(SimulatedMedium& file, uint64_t offset, uint64_t bytes);
   SimulatedMedium& file_of(const IoRequest& request);

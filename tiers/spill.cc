@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/check.h"
+#include "base/error.h"
+#include "tiers/spill_directory.h"
 #include "tiers/spill_file.h"
 
 namespace strata::tiers {
@@ -28,6 +29,17 @@ class FilePlaces final : public PlaceSource {
 };
 
 }  // namespace
+
+uint64_t spill_room(const std::string& directory) {
+  const SpillDirectory folder(directory);
+  std::string notice;
+  (void)folder.make_file(notice);
+  const uint64_t n_free = folder.free_bytes();
+  if (n_free == 0)
+    throw Error(ErrorCode::kIo, "'" + directory + "' has no room for a spill file", directory,
+                "free space there, or name a folder on another disk with --nvme");
+  return n_free;
+}
 
 std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::string>& notices) {
   std::unique_ptr<FilePlaces> places;

@@ -39,11 +39,16 @@ struct Spill {
 
 struct SpillRequest {
   std::string directory = "";  // empty: no spill file, transfers only
-  uint64_t budget_bytes = 0;  // of the file
-  uint64_t place_bytes = 0;   // of one place and of one staging frame; a multiple of 4,096
+  uint64_t budget_bytes = 0;   // of the file
+  uint64_t place_bytes = 0;    // of one place and of one staging frame; a multiple of 4,096
   uint32_t n_frames = 0;
   IoChoice io = IoChoice::kAuto;
 };
+
+/// What is free for this user where a spill file in `directory` would lie. Makes what it would need
+/// there and removes it again. Errors: kIo (nothing can be written there, or nothing is free),
+/// kUsage (in memory).
+uint64_t spill_room(const std::string& directory);
 
 /// A spill file on a real disk. Appends lines for the user where the system or the disk lacks
 /// something. Errors: those of SpillFile::create, open_io and TransferQueue.

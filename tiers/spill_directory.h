@@ -8,7 +8,9 @@
 
 namespace strata::tiers {
 
-/// An open folder. Folders that it had to make are removed again unless keep() was called.
+/// An open folder. Folders that it had to make are removed again unless keep() was called. Not a
+/// DurableDirectory: that one must be its user's alone and gives its files names, while this one
+/// may be anybody's, since a file that nobody can open holds the conversation.
 class SpillDirectory {
  public:
   /// Opens `path`; makes what is missing of it with mode 0700. Errors: kIo, kUsage (in RAM).

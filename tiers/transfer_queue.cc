@@ -5,12 +5,14 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/error.h"
 
 namespace strata::tiers {
 namespace {
 
 constexpr uint32_t kBatch = 64;  // completions and requests handled at a time
 constexpr uint64_t kFrameAlignment = 4096;
+constexpr std::chrono::milliseconds kLook{100};  // at the flag that ends a wait
 
 /// A completion names its frame and which of the frame's fills it belongs to.
 uint64_t operation_id(FrameRef ref) { return uint64_t{ref.generation} << 32 | ref.frame; }
@@ -225,6 +227,16 @@ void TransferQueue::count_stall(const char* what, std::chrono::nanoseconds since
     trace_->add({.kind = TraceKind::kWait, .name = what, .begin = since, .end = now});
 }
 
+/// One look at what has ended, at most until then. Errors: kCancelled.
+void TransferQueue::wait_until(std::chrono::nanoseconds now, std::chrono::nanoseconds until) {
+  if (cancel_ != nullptr) {
+    if (cancel_->load(std::memory_order_relaxed))
+      throw Error(ErrorCode::kCancelled, "waiting for the disk was stopped");
+    until = std::min<std::chrono::nanoseconds>(until, now + kLook);
+  }
+  collect(std::chrono::ceil<std::chrono::microseconds>(until - now));
+}
+
 bool TransferQueue::wait_any() {
   const uint64_t n_before = n_ended_;
   poll();
@@ -232,10 +244,8 @@ bool TransferQueue::wait_any() {
   if (io_->in_flight() == 0) return false;
   const auto start = io_->now();
   const auto until = start + options_.deadline;
-  for (auto now = start; n_ended_ == n_before && now < until; now = io_->now()) {
-    const std::chrono::nanoseconds next = std::min<std::chrono::nanoseconds>(until, next_expiry_);
-    collect(std::chrono::ceil<std::chrono::microseconds>(next - now));
-  }
+  for (auto now = start; n_ended_ == n_before && now < until; now = io_->now())
+    wait_until(now, std::min<std::chrono::nanoseconds>(until, next_expiry_));
   count_stall("wait for any transfer", start);
   return n_ended_ > n_before;
 }
@@ -255,7 +265,7 @@ void TransferQueue::wait_for(FrameRef ref) {
       time_out(ref.frame);
       break;
     }
-    collect(std::chrono::ceil<std::chrono::microseconds>(deadline - now));
+    wait_until(now, deadline);
   }
   count_stall(operation.request.op == IoOp::kRead ? "wait for a read" : "wait for a write", start);
 }
@@ -288,11 +298,6 @@ IoStatus TransferQueue::take_write(Ticket&& ticket) {
   operation.has_ticket = false;
   free_done(ref.frame);
   return operation.status;
-}
-
-void TransferQueue::drain() {
-  for (uint32_t frame = 0; frame < options_.n_frames; ++frame)
-    wait_for({frame, states_.generation(frame)});
 }
 
 void TransferQueue::drop_ticket(FrameRef ref) noexcept {

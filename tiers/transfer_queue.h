@@ -3,6 +3,7 @@
 // transfer that uses it until its completion; what a caller holds is a ticket or a lease.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -39,7 +40,7 @@ class TransferQueue {
   TransferQueue(const TransferQueue&) = delete;
   TransferQueue& operator=(const TransferQueue&) = delete;
   /// Waits for nothing. Memory that a device still owns is not given back to the system before the
-  /// process ends: call drain() first where that matters.
+  /// process ends.
   ~TransferQueue();
 
   Io& io() { return *io_; }
@@ -56,6 +57,9 @@ class TransferQueue {
   /// wait for one are recorded, in the time of Io::now(). Null = nothing is. `trace` outlives the
   /// queue or is taken away before.
   void set_trace(Trace* trace) { trace_ = trace; }
+  /// From now on whoever waits looks at the flag, about ten times a second, and leaves with
+  /// Error(kCancelled) where it is set: transfers go on and tickets stay held. Null = none looks.
+  void set_cancel(const std::atomic<bool>* flag) { cancel_ = flag; }
 
   /// Begins to read bytes [offset, offset + bytes) of a file, in the file's alignment and at most
   /// frame_bytes. Nothing where no frame is free.
@@ -70,14 +74,13 @@ class TransferQueue {
   /// True when take_read or take_write would not wait (as of the last poll).
   bool is_done(const Ticket& ticket) const;
   /// Waits until any transfer has ended, timed out or been completed late, at most for the
-  /// deadline. False where none is in flight or none ended.
+  /// deadline. False where none is in flight or none ended. Errors: kCancelled.
   bool wait_any();
   /// Waits for the read, at most until its deadline. kOk: `lease` holds the bytes; else it holds
-  /// nothing, and where the device still owns the frame it is quarantined.
+  /// nothing, and where the device still owns the frame it is quarantined. Errors: kCancelled.
   [[nodiscard]] IoStatus take_read(Ticket&& ticket, ReadLease& lease);
+  /// Likewise.
   [[nodiscard]] IoStatus take_write(Ticket&& ticket);
-  /// Waits for everything in flight, each transfer at most until its deadline.
-  void drain();
 
  private:
   friend void detail::give_right_back(TransferQueue&, FrameRef, detail::RightKind) noexcept;
@@ -103,6 +106,7 @@ class TransferQueue {
   void time_out(uint32_t frame);
   void expire();
   void wait_for(FrameRef ref);
+  void wait_until(std::chrono::nanoseconds now, std::chrono::nanoseconds until);
   void count_stall(const char* what, std::chrono::nanoseconds since);
   void record(uint32_t frame) const;
   void drop_ticket(FrameRef ref) noexcept;
@@ -118,6 +122,7 @@ class TransferQueue {
   uint64_t n_ended_ = 0;         // transfers, however; a late completion counts once more
   TransferCounts counts_;
   Trace* trace_ = nullptr;
+  const std::atomic<bool>* cancel_ = nullptr;
 };
 
 }  // namespace strata::tiers

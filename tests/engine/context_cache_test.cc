@@ -425,5 +425,34 @@ TEST(ContextCache, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
   disk.release();
 }
 
+TEST(ContextCache, WaitingForADiskThatHangsIsStopped) {
+  static HungDisk disk;  // outlives the thread that hangs in it
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(600, kSeed);
+  ZooWalk walk(member.model, setting());
+  const std::atomic<bool> stopped = true;
+  {
+    ContextCache contexts({.directory = folder.path("contexts"),
+                           .limits = {},
+                           .saves = true,
+                           .wait_max = std::chrono::hours(1),
+                           .calls = &disk,
+                           .cancel = &stopped},
+                          walk.cache(), kModel, "test");
+    Sequence sequence = walk.sequence();
+    contexts.begin(sequence, text);
+    walk.feed(sequence, text);
+    disk.hang();
+    try {
+      contexts.finish(walk.cache(), sequence);
+      ADD_FAILURE() << "a hung disk was waited for";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+    }
+  }
+  disk.release();
+}
+
 }  // namespace
 }  // namespace strata::engine

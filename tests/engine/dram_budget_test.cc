@@ -55,6 +55,7 @@ TEST(DramBudget, APlanNeverExceedsIt) {
     request.n_ctx = random() % 2 == 0 ? 0 : 512u << random() % 8;
     request.allow_untrained = true;
     request.chunk_rows = 64u << random() % 4;
+    request.has_packs = random() % 2 == 0;
     request.n_threads = 1 + static_cast<uint32_t>(random() % 16);
     request.nvme_bytes = random() % 3 == 0 ? 0 : uint64_t{1} << 40;
     request.is_budgeted = true;
@@ -66,6 +67,10 @@ TEST(DramBudget, APlanNeverExceedsIt) {
       const ContextPlan plan = plan_context(shape, request);
       const uint64_t buffers = walk_buffer_bytes(shape, plan.chunk_rows, request.n_threads);
       ASSERT_LE(weights.total_bytes() + plan.kv.dram_bytes() + buffers, request.available_bytes);
+      // Frames and packs are in it wherever saved contexts can be read.
+      ASSERT_EQ(plan.kv.pack_bytes > 0, request.has_packs && can_spill(shape));
+      ASSERT_EQ(plan.kv.n_frames > 0,
+                plan.kv.is_spilling() || (request.has_packs && can_spill(shape)));
       ++n_planned;
       n_spilling += plan.kv.is_spilling();
       n_streaming += weights.n_streamed() > 0;

@@ -31,7 +31,8 @@ KvContext drawn_context(std::mt19937_64& random) {
   return {.k_codec = random() % 2 == 0 ? KvCodec::kF16 : KvCodec::kQ8_0,
           .v_codec = random() % 2 == 0 ? KvCodec::kF16 : KvCodec::kQ8_0,
           .n_ctx = 1024 + random() % 200'000,
-          .chunk_rows = 1 + static_cast<uint32_t>(random() % 1024)};
+          .chunk_rows = 1 + static_cast<uint32_t>(random() % 1024),
+          .has_packs = random() % 2 == 0};
 }
 
 TEST(KvPlacement, BudgetsAddUpAndGrowTogether) {
@@ -120,6 +121,7 @@ TEST(KvPlacement, TheSmallestSuffices) {
           n_places, placement.n_frames);
       testing::ZooWalk walk(model, setting, std::move(spill.spill));
       EXPECT_EQ(walk.feed_all(text).size(), text.size());
+      while (walk.cache().store().wait_for_transfer()) continue;
       const tiers::StoreCounts& counts = walk.cache().store().counts();
       EXPECT_GT(counts.extents_written, 0u);
       EXPECT_EQ(counts.places_refused + counts.frames_refused + counts.write_failures, 0u);

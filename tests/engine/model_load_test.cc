@@ -187,6 +187,55 @@ TEST(ModelLoad, WhatCannotFitIsRefusedBeforeWeightsAreRead) {
   EXPECT_NE(isa.remedy() + isa.what(), "");
 }
 
+/// The arena, and the frames that saved contexts are read into, are what the plan has counted.
+TEST(ModelLoad, KAndVAndWhatMovesThemStayInTheirBudget) {
+  const TemporaryModel file(make_small_model());
+  EngineOptions options = options_of(file);
+  options.reads_saved = true;
+  const uint64_t wanted = Engine::open(options).context().kv.dram_bytes();
+  options.n_ctx = 64;
+  options.kv_dram_bytes = wanted;
+  Engine engine = Engine::open(options);
+  engine.load({});
+  const KvPlacement& kv = engine.context().kv;
+  ASSERT_NE(engine.cache().store().transfers(), nullptr);
+  EXPECT_EQ(engine.cache().pool().budget_bytes(), kv.slot_bytes);
+  EXPECT_EQ(engine.cache().store().transfers()->n_frames() *
+                engine.cache().store().transfers()->frame_bytes(),
+            kv.n_frames * kv.place_bytes);
+  EXPECT_GT(kv.pack_bytes, 0u);
+  EXPECT_LE(kv.dram_bytes(), options.kv_dram_bytes);
+  options.kv_dram_bytes = wanted - 1;
+  const Error error = error_of([&] { (void)Engine::open(options); });
+  EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit);
+  EXPECT_NE(error.remedy().find("--no-cache"), std::string::npos) << error.remedy();
+  options.reads_saved = false;
+  EXPECT_EQ(Engine::open(options).context().n_ctx, 64u);
+}
+
+TEST(ModelLoad, AFolderForTheSpillFileThatCannotBeIsAnErrorWhereTheUserNamedIt) {
+  const TemporaryModel file(make_small_model());
+  EngineOptions options = options_of(file);
+  options.nvme_directory = "/proc/strata";
+  const Error error = error_of([&] { (void)Engine::open(options); });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_EQ(error.where(), "/proc/strata");
+  EXPECT_FALSE(error.remedy().empty());
+  options.nvme_is_named = false;
+  EXPECT_EQ(Engine::open(options).context().n_ctx, 64u);
+  EXPECT_TRUE(Engine::open(options).notices().empty());  // nothing follows from it
+  options.kv_dram_bytes = 4096;  // four blocks: the whole context wants eight
+  const Engine limited = Engine::open(options);
+  EXPECT_LT(limited.context().n_ctx, 64u);
+  ASSERT_EQ(limited.notices().size(), 1u);
+  EXPECT_NE(limited.notices()[0].find("/proc/strata"), std::string::npos);
+  options.n_ctx = 64;
+  const Error refused = error_of([&] { (void)Engine::open(options); });
+  EXPECT_EQ(refused.code(), ErrorCode::kDoesNotFit);
+  EXPECT_NE(std::string(refused.what()).find("/proc/strata"), std::string::npos);
+  EXPECT_NE(refused.remedy().find("--nvme"), std::string::npos);
+}
+
 TEST(ModelLoad, DamagedWeightsAreNamedAtTheFirstToken) {
   SmallModel model = make_small_model();
   draw_weights(model, 5);

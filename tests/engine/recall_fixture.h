@@ -131,9 +131,7 @@ class RecallRun {
   }
   KvPlacement placement(uint32_t n_tokens) const {
     const KvContext all = context(n_tokens);
-    if (setup_.dram_positions == 0)
-      return {.slot_bytes = kv_bytes_for_context(model_.shape(), all.k_codec, all.v_codec,
-                                                 all.n_ctx, all.chunk_rows)};
+    if (setup_.dram_positions == 0) return place_whole(model_.shape(), all);
     KvPlacement spilling =
         place_spilling(model_.shape(), all, smallest_spilling_dram(model_.shape(), all));
     spilling.slot_bytes = kv_bytes_for_context(model_.shape(), all.k_codec, all.v_codec,

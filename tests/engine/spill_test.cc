@@ -7,6 +7,7 @@
 #include "engine/kv_placement.h"
 #include "tests/engine/zoo_fixture.h"
 #include "tests/tiers/simulated_spill.h"
+#include "tests/tiers/stops_at.h"
 
 namespace strata::engine {
 namespace {
@@ -107,6 +108,7 @@ SimulatedDisk faulty_disk(uint64_t seed) {
                  .read_error = 0.01,
                  .bit_flip = 0.01,
                  .misdirected_read = 0.01,
+                 .short_write = 0.02,
                  .write_error = 0.005,
                  .torn_write = 0.01,
                  .misdirected_write = 0.01,
@@ -148,6 +150,75 @@ TEST_F(FaultySpill, AThousandFaultsChangeNoBit) {
               static_cast<unsigned long>(n_lost), static_cast<unsigned long>(n_replaced));
 }
 
+/// Disks as different as they come: at every step the same blocks are in DRAM.
+TEST_F(FaultySpill, ResidencyFollowsFromTheStepsAlone) {
+  const auto all = text(1900);
+  const WalkSetting small = small_dram(member_, setting(128), 1000);
+  const auto residents_on = [&](const SimulatedDisk& disk) {
+    auto spill = tiers::testing::make_simulated_spill(
+        disk, place_bytes(member_.model.shape(), small), 4096, kFrames);
+    ZooWalk away(member_.model, small, std::move(spill.spill));
+    Sequence sequence = away.sequence();
+    std::vector<bool> residents;
+    for (uint32_t pos = 0; pos < all.size(); pos += 100) {
+      away.feed(sequence, std::span(all).subspan(pos, 100));
+      for (uint32_t layer = 0; layer < member_.model.shape().n_layers; ++layer)
+        for (uint32_t at = 0; at < sequence.n_pos(); at += kBlockPositions)
+          residents.push_back(
+              away.cache().store().is_resident(away.cache().block_id(sequence, layer, 0, at)));
+    }
+    EXPECT_GT(away.cache().store().counts().extents_evicted, 10u);
+    EXPECT_GT(away.cache().store().counts().extents_read, 10u);
+    return residents;
+  };
+  const auto quick = residents_on({.latency = std::chrono::nanoseconds(1)});
+  EXPECT_EQ(quick, residents_on({.seed = 1,
+                                 .latency = std::chrono::milliseconds(20),
+                                 .latency_spread = std::chrono::milliseconds(200)}));
+  EXPECT_EQ(quick,
+            residents_on({.seed = 2,
+                          .latency_spread = std::chrono::milliseconds(5),
+                          .faults = {.short_read = 0.3, .short_write = 0.3, .stall = 0.02}}));
+}
+
+/// Ctrl-C while the disk does not answer: the step ends long before the deadline of 10 s, and can
+/// be run again.
+TEST_F(FaultySpill, AStepThatWaitsForTheDiskIsStopped) {
+  const auto all = text(1500);
+  const WalkSetting small = small_dram(member_, setting(64), 700);
+  const uint64_t place = place_bytes(member_.model.shape(), small);
+  auto made = std::make_unique<tiers::SimulatedIo>(SimulatedDisk{});
+  tiers::SimulatedIo& disk = *made;
+  auto spill = std::make_unique<tiers::Spill>();
+  spill->places = std::make_unique<tiers::testing::CountedPlaces>(place, 4096);
+  spill->file = disk.add_memory_file(place);
+  auto io = std::make_unique<tiers::testing::StopsAt>(std::move(made));
+  tiers::testing::StopsAt& stop = *io;
+  spill->transfers = std::make_unique<tiers::TransferQueue>(
+      std::move(io), tiers::TransferOptions{.frame_bytes = place, .n_frames = kFrames});
+  ZooWalk away(member_.model, small, std::move(spill));
+  Sequence sequence = away.sequence();
+  Logits logits = away.feed(sequence, std::span(all).first(1400));
+  for (uint64_t i = 0; i < 8; ++i) disk.fail_nth(disk.n_submitted() + i, tiers::FaultKind::kHang);
+  const auto start = disk.now();
+  stop.stop_at(start + std::chrono::seconds(2));
+  away.walk().set_cancel(&stop.flag());
+  try {
+    away.feed(sequence, std::span(all).subspan(1400));
+    ADD_FAILURE() << "was not stopped";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+  }
+  EXPECT_GE(disk.now() - start, std::chrono::seconds(2));
+  EXPECT_LT(disk.now() - start, std::chrono::seconds(3));
+  stop.stop_at(std::chrono::nanoseconds::max());
+  stop.flag() = false;
+  const Logits rest = away.feed(sequence, std::span(all).subspan(sequence.n_pos()));
+  logits.resize(all.size() - rest.size());
+  logits.insert(logits.end(), rest.begin(), rest.end());
+  EXPECT_TRUE(is_same(logits, expected(all)));
+}
+
 /// Windowed layers hold no row before a lost extent, so all before it is computed again: within the
 /// memory and the places that the context has.
 TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
@@ -155,7 +226,7 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   WalkSetting setting;
   setting.kernels = cpu_attn::available_kernels().back();
   setting.n_threads = 2;
-  setting.chunk_rows = 64;
+  setting.chunk_rows = 512;
   setting.n_ctx = 3072;
   const auto text = random_tokens(3000, member.member.model.vocab_size, kSeed);
   const Logits whole = ZooWalk(member.model, setting).feed_all(text);
@@ -163,13 +234,8 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   const KvContext context{.n_ctx = setting.n_ctx, .chunk_rows = setting.chunk_rows};
   const KvPlacement placement =
       place_spilling(shape, context, smallest_spilling_dram(shape, context));
-  // The rows of windowed layers are there twice meanwhile.
-  ModelShape windowed = shape;
-  std::erase_if(windowed.layers, [](const LayerShape& of) { return of.window == 0; });
   WalkSetting small = setting;
-  small.kv_dram_bytes =
-      placement.slot_bytes + kv_bytes_for_context(windowed, setting.k_codec, setting.v_codec,
-                                                  setting.n_ctx, setting.chunk_rows);
+  small.kv_dram_bytes = placement.slot_bytes;
   const auto n_places = static_cast<uint32_t>(placement.nvme_bytes / placement.place_bytes);
   auto spill = tiers::testing::make_simulated_spill({.seed = kSeed}, placement.place_bytes,
                                                     n_places, placement.n_frames);
@@ -177,15 +243,13 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   ZooWalk walk(member.model, small, std::move(spill.spill));
   Sequence sequence = walk.sequence();
   walk.feed(sequence, std::span(text).first(2900));
-  // One full layer writes its extents to one place after the other; the latest that left DRAM.
-  constexpr uint32_t kFullLayer = 5;
-  uint32_t extent = 2900 / kExtentPositions - 1;
-  const auto is_resident = [&] {
-    return walk.cache().store().is_resident(
-        walk.cache().block_id(sequence, kFullLayer, 0, extent * kExtentPositions));
-  };
-  while (extent > 0 && is_resident()) --extent;
-  ASSERT_GT(extent, 4u);
+  (void)walk.cache().store().make_room(walk.cache().pool().n_slots());  // all that can leave
+  // One full layer writes its extents to one place after the other. Windowed layers hold nothing as
+  // early as this one.
+  constexpr uint32_t kFullLayer = 5, extent = 7;
+  ASSERT_EQ(walk.cache().block_id(sequence, 0, 0, extent * kExtentPositions), tiers::kNoBlock);
+  ASSERT_FALSE(walk.cache().store().is_resident(
+      walk.cache().block_id(sequence, kFullLayer, 0, extent * kExtentPositions)));
   for (std::byte& byte :
        spill.disk->medium(file).subspan(extent * placement.place_bytes, placement.place_bytes))
     byte ^= std::byte{1};

@@ -176,6 +176,7 @@ class FaultRound {
                    .read_error = 0.05,
                    .bit_flip = 0.2,
                    .misdirected_read = 0.2,
+                   .short_write = 0.1,
                    .write_error = 0.002,
                    .no_space = 0.0001,
                    .torn_write = 0.1,

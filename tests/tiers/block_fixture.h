@@ -74,7 +74,7 @@ struct BlockFixture {
   void freeze(uint32_t layer, uint32_t first_pos, uint64_t text, std::span<const BlockId> blocks) {
     std::array<Hash128, kExtentBlocks> chain;
     for (uint32_t i = 0; i < kExtentBlocks; ++i) chain[i] = {text, i};
-    store.freeze(layer, first_pos, chain, blocks);
+    EXPECT_TRUE(store.freeze(layer, first_pos, chain, blocks));
   }
   bool holds(BlockId block, uint64_t serial) const {
     return holds_serial(store.bytes(block), layout.block_bytes, serial);

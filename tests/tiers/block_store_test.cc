@@ -118,14 +118,27 @@ TEST(BlockStore, AFailedWriteLeavesBlocksInDramAndItsPlaceTaken) {
   EXPECT_EQ(at.spill.places->n_taken(), 1u);
 }
 
-TEST(BlockStore, AFullDiskIsNotWrittenAgain) {
-  BlockFixture at({});
+TEST(BlockStore, APlaceThatADiskHadNoRoomForIsUsedAgain) {
+  BlockFixture at({.n_places = 1});
   at.spill.disk->fail_nth(0, FaultKind::kNoSpace);
-  at.store_run(100);
-  at.store_run(200);
+  const auto first = at.store_run(100);
   EXPECT_EQ(at.store.last_failure(), IoStatus::kNoSpace);
-  EXPECT_EQ(at.spill.disk->n_submitted(), 1u);
-  EXPECT_FALSE(at.store.make_room(64));
+  EXPECT_FALSE(at.store.is_frozen(first[0]));
+  EXPECT_EQ(at.spill.places->n_taken(), 0u);
+  const auto second = at.store_run(200);
+  ASSERT_TRUE(at.store.is_frozen(second[0]));
+  at.evict_all();
+  ASSERT_TRUE(at.take(at.store.extent_of(second[0])));
+  EXPECT_TRUE(at.holds(second[3], 203));
+  EXPECT_TRUE(at.holds(first[3], 103));
+}
+
+TEST(BlockStore, ADiskThatStaysFullIsNotWrittenForEver) {
+  BlockFixture at({.disk = {.faults = {.no_space = 1}}, .n_slots = 200});
+  for (uint64_t i = 1; i <= 20; ++i) at.store_run(100 * i);
+  EXPECT_EQ(at.spill.disk->n_submitted(), 16u);
+  EXPECT_EQ(at.spill.places->n_taken(), 0u);
+  EXPECT_FALSE(at.store.make_room(200));
 }
 
 TEST(BlockStore, AHungWriteKeepsItsPlaceAndItsBlocks) {
@@ -222,6 +235,73 @@ TEST(BlockStore, TheFirstAndTheLastExtentOfALayerLeaveLast) {
     ASSERT_TRUE(at.store.make_room(at.store.pool().n_free() + 1));
     EXPECT_FALSE(at.store.is_resident(runs[expected][0])) << expected;
   }
+}
+
+/// Writes of the step before are in flight still when the next step needs room.
+TEST(BlockStore, WhatTheLastStepFrozeLeavesAfterEverythingElse) {
+  BlockFixture at({.n_slots = 32});
+  std::vector<BlockFixture::Run> runs;
+  for (uint64_t i = 0; i < 4; ++i) {
+    at.store.begin_step();
+    runs.push_back(at.store_run(100 * (i + 1)));
+  }
+  at.store.begin_step();
+  for (const size_t expected : {1u, 2u, 0u, 3u}) {
+    ASSERT_TRUE(at.store.make_room(at.store.pool().n_free() + 1));
+    EXPECT_FALSE(at.store.is_resident(runs[expected][0])) << expected;
+  }
+}
+
+/// The victim is the same whether its write has ended or not, whatever else has been written.
+TEST(BlockStore, AVictimThatIsBeingWrittenIsWaitedFor) {
+  for (const FaultKind fault : {FaultKind::kNone, FaultKind::kStall}) {
+    BlockFixture at({.disk = {.stall = std::chrono::seconds(3)}, .n_slots = 24});
+    std::vector<BlockFixture::Run> runs(3);
+    for (uint64_t i = 0; i < 3; ++i) {
+      if (i == 1 && fault != FaultKind::kNone) at.spill.disk->fail_nth(1, fault);
+      std::array<uint64_t, kExtentBlocks> serials;
+      for (uint32_t block = 0; block < kExtentBlocks; ++block) serials[block] = 100 * i + block;
+      ASSERT_TRUE(at.open(serials, runs[i]));
+      at.freeze(0, 0, i, runs[i]);
+    }
+    ASSERT_TRUE(at.store.make_room(1));
+    EXPECT_FALSE(at.store.is_resident(runs[1][0]));
+    EXPECT_TRUE(at.store.is_resident(runs[0][0]));
+    EXPECT_TRUE(at.store.is_resident(runs[2][0]));
+  }
+}
+
+TEST(BlockStore, AStoppedFreezeLeavesNothingAndSucceedsLater) {
+  BlockFixture at({.n_slots = 16, .n_frames = 1});
+  const auto first = at.store_run(100);
+  at.spill.disk->fail_nth(at.spill.disk->n_submitted(), FaultKind::kStall);
+  at.evict_all();
+  const ExtentId read = at.store.extent_of(first[0]);
+  ASSERT_TRUE(at.store.fetch(read));  // holds the only frame for two seconds
+  std::array<uint64_t, kExtentBlocks> serials{200, 201, 202, 203, 204, 205, 206, 207};
+  BlockFixture::Run second;
+  ASSERT_TRUE(at.open(serials, second));
+  const std::array<Hash128, kExtentBlocks> chain{};
+  const std::atomic<bool> stopped = true;
+  at.store.set_cancel(&stopped);
+  EXPECT_FALSE(at.store.freeze(0, 0, chain, second));
+  try {
+    at.store.take({&read, 1}, at.serial_pool);
+    ADD_FAILURE() << "was not stopped";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+  }
+  EXPECT_LT(at.spill.disk->now(), std::chrono::seconds(1));
+  EXPECT_FALSE(at.store.is_frozen(second[0]));
+  EXPECT_EQ(at.spill.places->n_taken(), 1u);
+  EXPECT_EQ(at.store.counts().frames_refused, 0u);
+  at.store.set_cancel(nullptr);
+  ASSERT_TRUE(at.take(read));  // the ticket was not lost: nothing is read twice
+  EXPECT_TRUE(at.holds(first[6], 106));
+  EXPECT_EQ(at.store.transfers()->counts().reads, 1u);
+  at.store.release(read);
+  at.store.release(read);
+  EXPECT_TRUE(at.store.freeze(0, 0, chain, second));
 }
 
 TEST(BlockStoreDeathTest, AWrongUseIsABug) {

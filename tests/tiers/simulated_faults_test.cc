@@ -24,6 +24,7 @@ TEST(SimulatedFaults, EachFaultComesAtItsRate) {
                      .read_error = 0.03,
                      .bit_flip = 0.04,
                      .misdirected_read = 0.05,
+                     .short_write = 0.06,
                      .write_error = 0.01,
                      .no_space = 0.02,
                      .torn_write = 0.03,
@@ -45,7 +46,8 @@ TEST(SimulatedFaults, EachFaultComesAtItsRate) {
       {FaultKind::kReadError, 0.03},        {FaultKind::kBitFlip, 0.04},
       {FaultKind::kMisdirectedRead, 0.05},  {FaultKind::kWriteError, 0.01},
       {FaultKind::kNoSpace, 0.02},          {FaultKind::kTornWrite, 0.03},
-      {FaultKind::kMisdirectedWrite, 0.04}, {FaultKind::kLostWrite, 0.05}};
+      {FaultKind::kMisdirectedWrite, 0.04}, {FaultKind::kLostWrite, 0.05},
+      {FaultKind::kShortWrite, 0.06}};
   uint64_t sum = disk.io.injected(FaultKind::kStall);
   for (const auto& [kind, rate] : rates) {
     SCOPED_TRACE(fault_kind_name(kind));
@@ -128,6 +130,27 @@ TEST(SimulatedFaults, ShortReadIsResumedAndTakesTwiceTheTime) {
   disk.io.fail_nth(1, FaultKind::kShortRead);
   EXPECT_EQ(disk.read(0).bytes, kPlaceBytes);
   EXPECT_EQ(disk.io.now(), 3 * once);
+}
+
+TEST(SimulatedFaults, ShortWriteIsResumedAndReachesTheMediumInTwoParts) {
+  DiskOfOneFile disk;
+  disk.write(0, 1);
+  const nanoseconds once = disk.io.now();
+  disk.io.fail_nth(1, FaultKind::kShortWrite);
+  std::ranges::fill(disk.slot(63), std::byte{2});
+  disk.start(disk.request(IoOp::kWrite, 0, 63));
+  disk.io.advance(once);
+  const auto n_new = std::ranges::count(disk.io.medium(disk.file).first(kPlaceBytes), std::byte{2});
+  EXPECT_GT(n_new, 0);
+  EXPECT_LT(n_new, kPlaceBytes);
+  IoCompletion ended;
+  ASSERT_EQ(disk.io.wait({&ended, 1}, kOneHour), 1u);
+  EXPECT_EQ(ended.status, IoStatus::kOk);
+  EXPECT_EQ(ended.bytes, kPlaceBytes);
+  EXPECT_EQ(disk.io.now(), 3 * once);
+  disk.read(0);
+  EXPECT_EQ(disk.n_of(2), kPlaceBytes);
+  EXPECT_EQ(disk.io.n_wrong_reads(), 0u);
 }
 
 TEST(SimulatedFaults, BitFlipIsGoneAtTheNextRead) {

@@ -27,6 +27,7 @@ TEST(SimulatedIo, HonestDiskEqualsPlainMemory) {
   std::mt19937_64 random(seed);
   SimulatedDisk settings{.seed = seed, .depth = 16, .latency_spread = microseconds(200)};
   settings.faults.short_read = 0.2;
+  settings.faults.short_write = 0.2;
   settings.faults.stall = 0.01;
   settings.stall = std::chrono::milliseconds(2);
   DiskOfOneFile disk(settings);
@@ -56,6 +57,7 @@ TEST(SimulatedIo, HonestDiskEqualsPlainMemory) {
     }
   }
   EXPECT_GT(disk.io.injected(FaultKind::kShortRead), 1000u);
+  EXPECT_GT(disk.io.injected(FaultKind::kShortWrite), 1000u);
   EXPECT_EQ(disk.io.n_wrong_reads(), 0u);
   EXPECT_TRUE(std::ranges::equal(disk.io.medium(disk.file), plain));
 }

@@ -13,7 +13,9 @@
 #include <string>
 #include <utility>
 
+#include "base/error.h"
 #include "tests/tiers/fresh_folder.h"
+#include "tests/tiers/stops_at.h"
 #include "tiers/file.h"
 #include "tiers/simulated_io.h"
 #include "tiers/thread_io.h"
@@ -35,6 +37,10 @@ struct QueueOfOneFile {
               {.frame_bytes = kFrameBytes, .n_frames = n_frames, .deadline = deadline}),
         file(file_) {}
 
+  /// Waits until nothing ends any more.
+  void settle() {
+    while (queue.wait_any()) continue;
+  }
   static uint64_t offset(uint32_t place) { return uint64_t{place} * kFrameBytes; }
   Ticket start_read(uint32_t place) {
     auto ticket = queue.read(file, offset(place), kFrameBytes);
@@ -140,7 +146,7 @@ TEST_P(TransferQueueTest, DroppedTicketsFreeTheirFramesWhenTheTransferHasEnded) 
     for (uint32_t i = 4; i < 8; ++i) tickets.push_back(at->start_write(i, 7));
   }
   EXPECT_EQ(at->queue.n_free(), 0u);  // no frame is taken from under a device
-  at->queue.drain();
+  at->settle();
   EXPECT_EQ(at->queue.n_free(), 8u);
   EXPECT_EQ(at->queue.counts().reads, 4u);
   EXPECT_EQ(at->queue.counts().writes, 4u);
@@ -152,7 +158,7 @@ TEST_P(TransferQueueTest, ATicketDroppedAfterTheEndFreesItsFrameAtOnce) {
   {
     const Ticket read = at->start_read(0);
     const Ticket write = at->start_write(1, 1);
-    at->queue.drain();
+    at->settle();
     EXPECT_TRUE(at->queue.is_done(read));
     EXPECT_TRUE(at->queue.is_done(write));
     EXPECT_EQ(at->queue.n_free(), 0u);
@@ -208,7 +214,7 @@ TEST_P(TransferQueueTest, TheDestructorWaitsForNothingAndLeavesTheMemoryToTheDev
 }
 
 INSTANTIATE_TEST_SUITE_P(BackEnds, TransferQueueTest,
-                         testing::Values(BackEnd::kSimulated, BackEnd::kThreads),
+                         ::testing::Values(BackEnd::kSimulated, BackEnd::kThreads),
                          [](const auto& of) {
                            return of.param == BackEnd::kSimulated ? "Simulated" : "Threads";
                          });
@@ -325,14 +331,32 @@ TEST(TransferQueue, WaitingForAnyEndsAtTheFirstDeadline) {
   EXPECT_LT(at.disk().now(), 11s);
 }
 
-TEST(TransferQueue, DrainWaitsForEachTransferUntilItsDeadline) {
-  SimulatedQueue at(3);
-  at.disk().fail_nth(1, FaultKind::kHang);
-  for (uint32_t i = 0; i < 3; ++i) (void)at.start_read(i);
-  at.queue.drain();
-  EXPECT_EQ(at.queue.n_free(), 2u);
-  EXPECT_EQ(at.queue.n_quarantined(), 1u);
-  EXPECT_EQ(at.queue.counts().reads, 2u);
+TEST(TransferQueue, AWaitIsLeftSoonAfterItIsStoppedAndTheTicketStays) {
+  auto disk = std::make_unique<SimulatedIo>(SimulatedDisk{.faults = {.hang = 1}});
+  const IoFile file = disk->add_memory_file(kPlaces * kFrameBytes);
+  auto stops = std::make_unique<testing::StopsAt>(std::move(disk));
+  testing::StopsAt& script = *stops;
+  script.stop_at(3s);
+  QueueOfOneFile at(std::move(stops), file, 2, 1h);
+  at.queue.set_cancel(&script.flag());
+  Ticket ticket = at.start_read(0);
+  const auto expect_stopped = [&](const auto& wait) {
+    try {
+      wait();
+      ADD_FAILURE() << "was not stopped";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+    }
+    EXPECT_GE(script.now(), 3s);
+    EXPECT_LT(script.now(), 4s);
+  };
+  ReadLease lease;
+  expect_stopped([&] { (void)at.queue.take_read(std::move(ticket), lease); });
+  EXPECT_TRUE(ticket.is_held());
+  EXPECT_FALSE(lease.is_held());
+  expect_stopped([&] { (void)at.queue.wait_any(); });
+  EXPECT_EQ(at.queue.n_free(), 1u);
+  EXPECT_EQ(at.queue.n_quarantined(), 0u);
 }
 
 TEST(TransferQueue, AnErrorFreesTheFrame) {
@@ -360,6 +384,7 @@ TEST(TransferQueue, NoFrameIsLostOrSharedOnABadDisk) {
   disk.faults = {.short_read = 0.1,
                  .ended_early = 0.05,
                  .read_error = 0.05,
+                 .short_write = 0.1,
                  .write_error = 0.1,
                  .stall = 0.01,
                  .hang = 0.0005,
@@ -407,7 +432,7 @@ TEST(TransferQueue, NoFrameIsLostOrSharedOnABadDisk) {
   }
   tickets.clear();
   leases.clear();
-  at.queue.drain();
+  at.settle();
   at.disk().advance(3s);  // the last stall has ended
   at.queue.poll();
   EXPECT_EQ(at.queue.n_quarantined(), n_hung());

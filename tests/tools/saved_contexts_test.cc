@@ -1,6 +1,8 @@
 // `strata session` and `strata cache` as the user sees them, on packs that the tests save.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -117,7 +119,8 @@ TEST_F(SavedContexts, WhatIsDamagedOrForeignIsListedAsSuchAndHidesNothing) {
   EXPECT_NE(problems["odd"], "");
   EXPECT_EQ(problems["whole"], "");
   EXPECT_EQ(problems.size(), 5u);
-  EXPECT_NE(run({"session", "list"}).out.find("DAMAGED: 1 of 2 packs damaged"), std::string::npos);
+  EXPECT_NE(run({"session", "list"}).out.find("NOT WHOLE: 1 of 2 packs damaged"),
+            std::string::npos);
 }
 
 TEST_F(SavedContexts, ADirectoryThatDoesNotExistIsEmptyAndIsNotMade) {
@@ -152,6 +155,12 @@ TEST_F(SavedContexts, SharedFoldersAreRefused) {
   save(1, 40, "book");
   std::filesystem::permissions(fresh_.path(), std::filesystem::perms(0755));
   expect_usage({"session", "list"}, "others can reach", fresh_.path(), "chmod 700");
+}
+
+TEST_F(SavedContexts, AnotherUsersFolderIsRefusedAsSuch) {
+  save(1, 40, "book");
+  if (::chown(fresh_.path().c_str(), 1234, 1234) != 0) GTEST_SKIP() << "no right to give it away";
+  expect_usage({"session", "list"}, "is another user's", fresh_.path(), "of your own");
 }
 
 TEST_F(SavedContexts, SessionShowNamesEveryPackAndWhoElseKeepsIt) {
@@ -250,7 +259,7 @@ TEST_F(SavedContexts, VerifyReadsEveryBlockAndExitsWithFourWhereOneIsWrong) {
   EXPECT_EQ(verified["bad"][0]["sessions"], json({"book"}));
   const Outcome outcome = run({"session", "verify"});
   EXPECT_EQ(outcome.exit_code, 4);
-  EXPECT_NE(outcome.out.find("DAMAGED pack " + book[1] +
+  EXPECT_NE(outcome.out.find("NOT WHOLE pack " + book[1] +
                              ": 1 blocks are not what was saved (kept by book)\n"),
             std::string::npos)
       << outcome.out;
@@ -297,7 +306,7 @@ TEST_F(SavedContexts, CacheListHasPacksAndTotals) {
   const Outcome outcome = run({"cache", "list"});
   EXPECT_NE(outcome.out.find("300 tokens in 3 packs; "), std::string::npos) << outcome.out;
   EXPECT_NE(outcome.out.find(" of 20.0 GiB used; the disk has "), std::string::npos);
-  EXPECT_NE(outcome.out.find("DAMAGED: "), std::string::npos);
+  EXPECT_NE(outcome.out.find("NOT WHOLE: "), std::string::npos);
 }
 
 TEST_F(SavedContexts, CacheRemoveTakesTheBeginningOfANameAndLeavesWhatSessionsKeep) {
@@ -363,12 +372,12 @@ TEST_F(SavedContexts, AGroupOfVerbsHasItsOwnHelpAndSaysWhatWasPerhapsMeant) {
   expect_line(run_strata({"session"}),
               {2,
                "usage",
-               {"wanted list or show or rm or verify after 'session', found nothing"},
+               {"wanted save or list or show or rm or verify after 'session', found nothing"},
                "strata session",
                "`strata session --help`"});
   expect_refused(Words{"session", "lst"}, {2,
                                            "usage",
-                                           {"unknown verb 'session lst'"},
+                                           {"unknown verb 'session lst', wanted save or list"},
                                            "strata session",
                                            "did you mean `strata session list`?"});
   expect_refused(

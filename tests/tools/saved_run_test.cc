@@ -2,6 +2,16 @@
 // from what was read before, with the tokens of a run that reads it all.
 #include <gtest/gtest.h>
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+#include "tests/tiers/pack_fixture.h"
 #include "tests/tools/spilling_model.h"
 
 namespace strata::cli {
@@ -10,6 +20,7 @@ namespace {
 using testing::Launch;
 using testing::Outcome;
 using testing::run_strata;
+using testing::StrataProcess;
 using testing::with;
 
 class SavedRun : public testing::SpillingTest {
@@ -25,6 +36,27 @@ class SavedRun : public testing::SpillingTest {
   }
   std::vector<std::string> question(const std::string& text) const {
     return with(in_memory(), {"-p", text});
+  }
+  std::vector<std::string> chat() const {
+    return {"chat",
+            "-m",
+            model_,
+            "-c",
+            "8k",
+            "-b",
+            "64",
+            "-t",
+            "1",
+            "-n",
+            "2",
+            "--ignore-eos",
+            "--no-cache=off",
+            "--session-dir",
+            folder_.path("saved")};
+  }
+  static std::string text_of(const std::string& path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
   }
   static uint64_t cached(const Outcome& outcome) {
     return object_of(outcome)["usage"].value("cached_tokens", uint64_t{0});
@@ -44,7 +76,7 @@ TEST_F(SavedRun, AnotherQuestionIsAnsweredFromWhatWasRead) {
 
 TEST_F(SavedRun, WhatIsRestoredMaySpill) {
   (void)saved(question("what is it"));
-  const auto spilled = with(question("and where"), {"--kv-dram", "2304KiB", "--nvme", disk_});
+  const auto spilled = with(question("and where"), {"--kv-dram", "2560KiB", "--nvme", disk_});
   const Outcome second = saved(spilled);
   EXPECT_GE(cached(second), kPromptLetters - 32);
   EXPECT_EQ(tokens_of(second), tokens_of(run_strata(question("and where"))));
@@ -73,6 +105,46 @@ TEST_F(SavedRun, AFolderThatCannotBeUsedCostsANoteAndNoAnswer) {
   EXPECT_EQ(tokens_of(outcome), tokens_of(run_strata(question("and where"))));
   EXPECT_NE(outcome.err.find("note: saved contexts are not used"), std::string::npos)
       << outcome.err;
+}
+
+TEST_F(SavedRun, ConversationThatBeginsAnewFindsWhatIsSaved) {
+  const std::string first = text_of(prompt_), other = text_of(prompt(12));
+  Launch launch;
+  launch.arguments = with(chat(), {"--json"});
+  launch.has_input = true;
+  // The third conversation begins as the first, of which memory holds nothing by then.
+  launch.input = first + "\n/clear\n" + other + "\n/clear\n" + first + "\n";
+  const Outcome outcome = run_strata(launch);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<uint64_t> cached;
+  std::istringstream lines(outcome.out);
+  for (std::string line; std::getline(lines, line);)
+    cached.push_back(nlohmann::json::parse(line)["usage"].value("cached_tokens", uint64_t{0}));
+  ASSERT_EQ(cached.size(), 3u) << outcome.out;
+  EXPECT_LE(cached[1], 2u);  // what begins every text is still in memory
+  EXPECT_GE(cached[2], kPromptLetters - 32);
+}
+
+TEST_F(SavedRun, CtrlCTwiceLeavesAConversationThatWaitsToSave) {
+  StrataProcess process(with(chat(), {"-n", "-1", "--session", "text"}),
+                        StrataProcess::Input::kPipe);
+  process.send(text_of(prompt_) + "\n");
+  ASSERT_TRUE(process.wait_for_out("a"));  // the prompt is read and its pack on its way
+  const int lock = ::open(folder_.path("saved/.lock").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(::flock(lock, LOCK_EX), 0);
+  process.interrupt();
+  ASSERT_TRUE(process.wait_for_err("stopped by you"));
+  process.interrupt();
+  process.read_for(std::chrono::milliseconds(100));  // two at once would be one
+  process.interrupt();
+  const Outcome outcome = process.finish();
+  ::close(lock);
+  EXPECT_EQ(outcome.exit_code, 130);
+  // Neither was it saved, nor was it waited for until that was given up.
+  for (const char* end : {"\nsaved  ", "another process"})
+    EXPECT_EQ(outcome.err.find(end), std::string::npos) << outcome.err;
+  for (const std::string& name : tiers::names_in(folder_.path("saved")))
+    EXPECT_TRUE(name.ends_with(".pack")) << name;
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/magic.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -117,11 +118,26 @@ TEST_F(SpillRun, ReportsWhatLayWhereAndWhatMoved) {
   EXPECT_EQ(number("nvme", "read_bytes") % kPlaceBytes, 0u);
   EXPECT_GE(answer["tiers"]["nvme"].value("stall_ms", -1.0), 0.0);
   EXPECT_EQ(answer["tiers"]["nvme"].value("io", ""), "threads");
-  EXPECT_LE(number("dram", "kv_bytes"), 2304u << 10);
-  EXPECT_EQ(number("dram", "budget_bytes"), number("dram", "weights_bytes") + (2304u << 10));
+  EXPECT_LE(number("dram", "kv_bytes"), 2560u << 10);
+  // Of every extent that a step attended to, that was in memory or was read.
+  const uint64_t n_missing =
+      number("dram", "extents_attended") - number("dram", "extents_resident");
+  EXPECT_EQ(n_missing * kPlaceBytes, number("nvme", "read_bytes"));
+  EXPECT_NEAR(
+      answer["tiers"]["dram"].value("hit_rate", 0.0),
+      1 - static_cast<double>(n_missing) / static_cast<double>(number("dram", "extents_attended")),
+      1e-9);
+  // Each of the steps after the prompt attends to every position before it, in 16 layers.
+  EXPECT_GT(number("dram", "extents_attended"), uint64_t{39} * kLayers * kPromptLetters / 256);
+  EXPECT_GT(number("dram", "read_bytes"), number("nvme", "read_bytes"));
+  EXPECT_GE(number("dram", "written_bytes"), frozen);
+  EXPECT_EQ(number("dram", "budget_bytes"), number("dram", "weights_bytes") + (2560u << 10));
   for (const char* fault : {"retries", "corrupt_blocks", "recomputed_blocks", "failed_writes"})
     EXPECT_EQ(answer["faults"].value(fault, -1), 0) << fault;
-  EXPECT_FALSE(object_of(run_strata(in_memory()))["tiers"].contains("nvme"));
+  const auto in_memory_tiers = object_of(run_strata(in_memory()))["tiers"];
+  EXPECT_FALSE(in_memory_tiers.contains("nvme"));
+  EXPECT_EQ(in_memory_tiers["dram"].value("hit_rate", 0.0), 1.0);
+  EXPECT_EQ(in_memory_tiers["dram"]["extents_attended"], number("dram", "extents_attended"));
 }
 
 TEST_F(SpillRun, EndsWithOneLineOnWhatMoved) {
@@ -131,8 +147,9 @@ TEST_F(SpillRun, EndsWithOneLineOnWhatMoved) {
   ASSERT_NE(at, std::string::npos) << outcome.err;
   const std::string line = outcome.err.substr(at + 1);
   EXPECT_EQ(line.find('\n'), line.size() - 1) << line;  // the last one
-  for (const char* part :
-       {" MiB in memory, 3.8 MiB on disk | disk: 3.8 MiB written, ", " read, ", " s waited\n"})
+  for (const char* part : {" MiB in memory, 3.8 MiB in the spill file | memory: ", " | disk: ",
+                           " MiB read, 3.8 MiB written, ", " s together | ",
+                           " % of what was attended to was in memory | no faults\n"})
     EXPECT_NE(line.find(part), std::string::npos) << line;
   EXPECT_EQ(run_strata(without_json(in_memory())).err.find("K and V: "), std::string::npos);
 }
@@ -177,6 +194,11 @@ TEST_F(SpillRun, FolderThatCannotBeIsRefused) {
       {1, "io", {"cannot make the folder", "Not a directory"}, file + "/a", "name a folder"});
   expect_refused(without_json(with(spilling(), {"--nvme", "/proc/a", "--nvme-budget", "64MiB"})),
                  {1, "io", {"cannot make the folder '/proc/a'"}, "/proc/a", "name a folder"});
+  // Also where its room is not stated, and where memory would hold the context.
+  expect_refused(without_json(with(spilling(), {"--nvme", "/proc/a"})),
+                 {1, "io", {"cannot make the folder '/proc/a'"}, "/proc/a", "name a folder"});
+  expect_refused(without_json(with(in_memory(), {"--nvme", "/proc/a"})),
+                 {1, "io", {"cannot make the folder '/proc/a'"}, "/proc/a", "name a folder"});
 }
 
 TEST_F(SpillRun, ForbiddenRingIsOneNoticeAndTheSameTokens) {
@@ -192,6 +214,37 @@ TEST_F(SpillRun, ForbiddenRingIsOneNoticeAndTheSameTokens) {
   launch.arguments = without_json(spilling({"--io", "io_uring"}));
   const Outcome refused = run_strata(launch);
   expect_one_error(refused, 1, "io_uring");
+}
+
+TEST_F(SpillRun, UserWithoutRightsAndRingGetsTheSameTokens) {
+  constexpr uid_t kNobody = 65534;
+  constexpr rlim_t kLockedBytes = rlim_t{8} << 20;  // what distributions allow a user
+  for (const std::string& path : {folder_.path(), model_, prompt_})
+    if (::chown(path.c_str(), kNobody, kNobody) != 0) GTEST_SKIP() << "not root: no other user";
+  Launch launch;
+  launch.arguments = spilling({"--session-dir", folder_.path("saved")});
+  launch.environment = {{"HOME", folder_.path()}, {"STRATA_NO_CACHE", "0"}};
+  launch.prepare = [] {
+    const rlimit limit = {kLockedBytes, kLockedBytes};
+    tiers::demand(::setrlimit(RLIMIT_MEMLOCK, &limit) == 0, "the limit on locked memory");
+    tiers::demand(::setgroups(0, nullptr) == 0 && ::setgid(kNobody) == 0 && ::setuid(kNobody) == 0,
+                  "another user");
+    tiers::demand(::access(STRATA_BINARY_DIR "/tools/strata", X_OK) == 0, "the binary is hidden");
+  };
+  const std::string expected = tokens_of(run_strata(in_memory()));
+  const Outcome with_ring = run_strata(launch);
+  if (with_ring.exit_code == kNotPrepared) GTEST_SKIP() << "no such user here";
+  EXPECT_EQ(tokens_of(with_ring), expected);
+  launch.prepare = [as_nobody = launch.prepare] {
+    as_nobody();
+    tiers::forbid_call(__NR_io_uring_setup, EPERM);
+  };
+  const Outcome without = run_strata(launch);
+  if (without.exit_code == kNotPrepared) GTEST_SKIP() << "no seccomp filter";
+  EXPECT_EQ(tokens_of(without), expected);
+  const auto answer = object_of(without);
+  EXPECT_EQ(answer["tiers"]["nvme"]["io"], "threads");
+  EXPECT_GT(answer["usage"].value("cached_tokens", 0u), kPromptLetters - 32);  // of the first run
 }
 
 TEST_F(SpillRun, FileSizeLimitEndsWithOneMessage) {

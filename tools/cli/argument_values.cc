@@ -62,7 +62,7 @@ std::string cli11_names(const OptionSpec& option, const VerbSyntax& verb) {
   const bool is_flag = argument.size() > 1 && argument.starts_with('-');
   if (!is_flag) {
     const bool is_model = argument.ends_with(".gguf") && find_flag("-m", verb.bit) != nullptr;
-    const bool has_prompt = find_flag("-p", verb.bit) != nullptr;
+    const bool has_prompt = find_flag("-p", verb.bit) != nullptr && verb.positional.empty();
     throw Error(ErrorCode::kUsage, fmt::format("unexpected argument '{}'", argument),
                 fmt::format("strata {}", verb.name),
                 is_model     ? fmt::format("name the model with -m {}", argument)

@@ -8,7 +8,7 @@
 
 #include "engine/byte_text.h"
 #include "engine/machine.h"
-#include "tools/cli/json_output.h"
+#include "tools/cli/sample_statistics.h"
 
 namespace strata::cli {
 namespace {
@@ -17,8 +17,6 @@ using nlohmann::ordered_json;
 
 constexpr double kMega = 1e6;
 constexpr double kGiga = 1e9;
-
-const char* fill_name(DepthFill fill) { return fill == DepthFill::kRandom ? "random" : "prefill"; }
 
 std::string kv_name(const BenchSubject& subject) {
   return fmt::format("{}/{}", kv_codec_name(subject.k_codec), kv_codec_name(subject.v_codec));
@@ -48,21 +46,12 @@ ordered_json stages_json(const BenchResult& result) {
   return list;
 }
 
-/// Quoted as llama-bench does it.
-std::string csv_field(const ordered_json& value) {
-  const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-  std::string out = "\"";
-  for (const char c : text) out += c == '"' ? "\"\"" : std::string(1, c);
-  return out + "\"";
-}
-
 }  // namespace
 
-ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) {
-  const auto rates = result.samples_tokens_per_s();
-  std::vector<double> samples_ns;
-  for (const double seconds : result.samples_s) samples_ns.push_back(std::round(seconds * 1e9));
-  ordered_json json = {
+const char* fill_name(DepthFill fill) { return fill == DepthFill::kRandom ? "random" : "prefill"; }
+
+ordered_json subject_json(const BenchSubject& subject) {
+  return {
       {"cpu_info", subject.device},
       {"backends", "CPU"},
       {"model_filename", subject.model_filename},
@@ -74,6 +63,15 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
       {"n_threads", subject.n_threads},
       {"type_k", kv_codec_name(subject.k_codec)},
       {"type_v", kv_codec_name(subject.v_codec)},
+  };
+}
+
+ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) {
+  const auto rates = result.samples_tokens_per_s();
+  std::vector<double> samples_ns;
+  for (const double seconds : result.samples_s) samples_ns.push_back(std::round(seconds * 1e9));
+  ordered_json json = subject_json(subject);
+  json.update(ordered_json{
       {"n_prompt", result.test.n_prompt},
       {"n_gen", result.test.n_gen},
       {"n_depth", result.test.n_depth},
@@ -92,14 +90,24 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
       {"gflop_per_s", rate(result.flop, median(result.samples_s))},
       {"peak_memory_bytes", engine::peak_memory_bytes()},
       {"memory_limit_bytes", subject.memory_limit_bytes},
-  };
+  });
+  if (subject.is_spilling) {
+    json["kv_dram_bytes"] = subject.kv_dram_bytes;
+    json["nvme_read_bytes_per_token"] =
+        static_cast<double>(result.nvme_read_bytes) / result.n_tokens();
+    json["nvme_read_gbytes_per_s"] = rate(result.nvme_read_bytes, result.samples_s.front());
+    json["nvme_written_bytes"] = result.nvme_written_bytes;
+  }
   if (result.test.n_depth > 0) json["depth_fill"] = fill_name(subject.fill);
   if (!result.stages.empty()) json["stages"] = stages_json(result);
   return json;
 }
 
 BenchReport::BenchReport(AnswerSink& sink, std::string format, BenchSubject subject)
-    : sink_(sink), format_(std::move(format)), subject_(std::move(subject)) {}
+    : sink_(sink),
+      format_(std::move(format)),
+      records_(sink, format_),
+      subject_(std::move(subject)) {}
 
 std::string BenchReport::test_text(const BenchTest& test) const {
   std::string text = test.name();
@@ -153,29 +161,14 @@ std::string BenchReport::stage_table(const BenchResult& result) const {
   return out;
 }
 
-void BenchReport::add_csv(const BenchResult& result) {
-  std::string names, values;
-  const ordered_json json = bench_json(subject_, result);
-  for (const auto& [key, value] : json.items()) {
-    if (value.is_array()) continue;
-    names += (names.empty() ? "" : ",") + key;
-    values += (values.empty() ? "" : ",") + csv_field(value);
-  }
-  if (!has_header_) sink_.write_line(names);
-  has_header_ = true;
-  sink_.write_line(values);
-}
-
 void BenchReport::add(const BenchResult& result) {
   if (format_ == "md") return add_row(result);
-  if (format_ == "csv") return add_csv(result);
-  if (format_ == "jsonl") return sink_.write_line(json_line(bench_json(subject_, result)));
-  list_ += (list_.empty() ? "" : ",\n") + json_text(bench_json(subject_, result));
+  records_.add(bench_json(subject_, result));
 }
 
 void BenchReport::finish() {
   if (format_ == "md") sink_.write(stages_);
-  if (format_ == "json") sink_.write_line("[\n" + list_ + "\n]");
+  records_.finish();
 }
 
 }  // namespace strata::cli

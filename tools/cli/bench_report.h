@@ -9,6 +9,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "tools/cli/answer_sink.h"
+#include "tools/cli/bench_records.h"
 #include "tools/cli/bench_runner.h"
 
 namespace strata::cli {
@@ -23,11 +24,17 @@ struct BenchSubject {
   uint32_t n_threads = 0;
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
+  bool is_spilling = false;    // K and V that DRAM does not hold are on disk
+  uint64_t kv_dram_bytes = 0;  // of K and V at most
   DepthFill fill = DepthFill::kPrefill;
   std::string device;               // "cpu avx512"
   uint64_t memory_limit_bytes = 0;  // what the process may hold at most: weights, KV, 200 MB
 };
 
+const char* fill_name(DepthFill fill);  // "prefill", "random"
+
+/// The keys that every result of a run has.
+nlohmann::ordered_json subject_json(const BenchSubject& subject);
 /// The object of one test.
 nlohmann::ordered_json bench_json(const BenchSubject& subject, const BenchResult& result);
 
@@ -36,23 +43,21 @@ class BenchReport {
   /// `format` is a value of --output-format.
   BenchReport(AnswerSink& sink, std::string format, BenchSubject subject);
 
-  /// Rows of md, csv and jsonl are printed at once; json only by finish(), so that a run that fails
-  /// leaves no half list.
+  /// Rows of md are printed at once, the others as BenchRecords does.
   void add(const BenchResult& result);
   /// Also prints the stages, under the table of md.
   void finish();
 
  private:
   void add_row(const BenchResult& result);
-  void add_csv(const BenchResult& result);
   std::string test_text(const BenchTest& test) const;
   std::string stage_table(const BenchResult& result) const;
 
   AnswerSink& sink_;
   std::string format_;
+  BenchRecords records_;
   BenchSubject subject_;
   bool has_header_ = false;
-  std::string list_;    // the objects of json
   std::string stages_;  // the tables of md
 };
 

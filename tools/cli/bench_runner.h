@@ -11,12 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "base/kernel_table.h"
 #include "base/step_plan.h"
-#include "base/thread_pool.h"
-#include "engine/kv_cache.h"
-#include "engine/model.h"
-#include "engine/walk.h"
+#include "engine/engine.h"
+#include "tools/cli/bench_fill.h"
 
 namespace strata::cli {
 
@@ -51,6 +48,8 @@ struct BenchResult {
   double dram_gbytes_per_s = 0;   // read bandwidth with the same threads, measured just before
   uint64_t bytes = 0;             // of one repetition, by formula
   uint64_t flop = 0;
+  uint64_t nvme_read_bytes = 0;  // of the first repetition, counted: K and V only
+  uint64_t nvme_written_bytes = 0;
   std::vector<BenchStage> stages;  // where Options::stages asks for them
 
   uint32_t n_tokens() const { return test.n_prompt + test.n_gen; }
@@ -60,18 +59,17 @@ struct BenchResult {
   std::vector<double> samples_tokens_per_s() const;
 };
 
-/// Of at least one value.
-double median(std::vector<double> values);
-double mean(const std::vector<double>& values);
-/// With n - 1, as llama-bench; 0 of one value.
-double standard_deviation(const std::vector<double>& values);
+/// Positions that the context of a run needs, the answer check's included.
+uint64_t positions_to_hold(const std::vector<BenchTest>& tests);
+
+/// Finite logits with the same bits, or Error(kIo) naming the first difference and how each came
+/// about ("from disk").
+void check_same_logits(std::span<const float> found, const std::string& found_how,
+                       std::span<const float> wanted, const std::string& wanted_how);
 
 class BenchRunner {
  public:
   struct Options {
-    KvCodec k_codec = KvCodec::kF16;
-    KvCodec v_codec = KvCodec::kF16;
-    uint32_t chunk_rows = 512;
     uint32_t n_repetitions = 5;
     DepthFill fill = DepthFill::kPrefill;
     bool stages = false;
@@ -83,37 +81,30 @@ class BenchRunner {
     std::function<void(uint64_t run, uint64_t total)> on_run;     // before each repetition
   };
 
-  /// Sizes the KV cache for the deepest test. Errors: kOutOfMemory.
-  BenchRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
-              const Options& options, const std::vector<BenchTest>& tests);
+  /// The engine holds two sequences of positions_to_hold() (EngineOptions::n_sequences), is loaded
+  /// and outlives the runner.
+  BenchRunner(engine::Engine& engine, const Options& options);
 
-  /// Walks 33 tokens in one step and one by one: finite logits with the same bits, or Error(kIo)
-  /// naming the first difference. A bench whose answer is wrong prints no time.
+  /// Walks 33 tokens in one step and one by one; where K and V spill, also a text that is longer
+  /// than an extent, once as it stands in memory and once read back from disk. Finite logits with
+  /// the same bits, or Error(kIo): a bench whose answer is wrong prints no time.
   void check_answer();
   /// Errors: kCancelled.
   BenchResult measure(const BenchTest& test, const Events& events = {});
 
-  uint64_t kv_budget_bytes() const { return cache_.pool().budget_bytes(); }
-
  private:
   engine::Sequence& depth_sequence(uint32_t n_depth, const Events& events);
-  void fill_random(engine::Sequence& sequence, uint32_t n_positions);
-  HostMemory draw_patterns();
+  void check_spilled_answer();
   double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* result,
                   bool stages);
-  void count_step(BenchResult& result, bool stages) const;
-  void check_cancelled() const;
-  float draw_value();
+  void count_step(BenchResult& result, bool stages);
+  tiers::TransferCounts transfer_counts();
   std::vector<int32_t> random_tokens(uint32_t n);
 
-  const engine::Model& model_;
-  const KernelTable& kernels_;
-  ThreadPool& pool_;
+  engine::Engine& engine_;
   Options options_;
-  engine::KvCache cache_;
-  engine::Walk walk_;
+  RandomDraw draw_;
   engine::Sequence filled_;
-  uint64_t random_state_ = 0x243F6A8885A308D3u;
 };
 
 }  // namespace strata::cli

@@ -6,24 +6,21 @@
 
 #include "base/error.h"
 #include "engine/byte_text.h"
-#include "engine/inspect.h"
-#include "engine/machine.h"
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/bench_report.h"
 #include "tools/cli/bench_runner.h"
+#include "tools/cli/bench_setup.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
+#include "tools/cli/tier_report.h"
 #include "tools/cli/verb_functions.h"
 #include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
 namespace {
 
-using engine::bytes_text;
 using engine::grouped_number;
-
-constexpr uint64_t kWorkingBytes = 200'000'000;  // the stated allowance beside weights and KV
 
 /// In llama-bench's order: per depth the prompts, then the decodes.
 std::vector<BenchTest> list_tests(const Settings& settings) {
@@ -49,14 +46,16 @@ std::string deepest_name(const std::vector<BenchTest>& tests) {
 /// of this verb's options; kUsage beyond the trained context.
 engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest>& tests) {
   const uint64_t n_positions = deepest(tests);
-  constexpr uint64_t kMaxPositions = std::numeric_limits<int32_t>::max();
+  constexpr uint64_t kMaxPositions = std::numeric_limits<int32_t>::max() - 2 * kBlockPositions;
   if (n_positions > kMaxPositions)
     throw Error(ErrorCode::kUsage,
                 fmt::format("{} needs {} positions, wanted at most {}", deepest_name(tests),
                             n_positions, kMaxPositions),
                 "--n-depth", "measure at a smaller -d, -p or -n");
   engine::EngineOptions options = engine_options(settings);
-  options.n_ctx = n_positions;
+  options.n_ctx = positions_to_hold(tests);
+  options.n_sequences = 2;  // the depth, and a repetition
+  options.reads_saved = false;
   options.allow_untrained = true;  // checked below, in this verb's words
   try {
     engine::Engine engine = engine::Engine::open(options);
@@ -68,43 +67,17 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
                   "--n-depth", "measure at a smaller -d, -p or -n, or pass --allow-untrained");
     return engine;
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kDoesNotFit || error.where() != "--ctx-size") throw;
-    throw Error(error.code(), fmt::format("{}: {}", deepest_name(tests), error.what()), "--n-depth",
-                "measure at a smaller -d, -p or -n, or use -ctk q8_0 -ctv q8_0");
+    if (error.code() != ErrorCode::kDoesNotFit) throw;
+    // A remedy that names the context's size names an option that this verb has not.
+    const std::string remedy = error.remedy().substr(0, error.remedy().find("-c "));
+    const bool is_context = error.where() == "--ctx-size";
+    const bool is_other = remedy.ends_with(", or ");
+    if (!is_context && !is_other && remedy == error.remedy()) throw;
+    throw Error(error.code(), fmt::format("{}: {}", deepest_name(tests), error.what()),
+                is_context ? "--n-depth" : error.where(),
+                is_context ? "measure at a smaller -d, -p or -n, or use -ctk q8_0 -ctv q8_0"
+                           : (is_other ? remedy : "") + "measure at a smaller -d, -p or -n");
   }
-}
-
-BenchSubject describe(const engine::Engine& engine, const Settings& settings) {
-  const auto facts = engine::inspect_model(engine.file());
-  BenchSubject subject;
-  subject.model_filename = settings.model;
-  subject.model_type =
-      fmt::format("{} {:.0f}M {}", facts.architecture, static_cast<double>(facts.parameters) / 1e6,
-                  facts.tensor_types.empty() ? "" : facts.tensor_types[0].type);
-  subject.model_size = engine.weight_file_bytes();
-  subject.model_n_params = facts.parameters;
-  subject.n_batch = engine.context().chunk_rows;
-  subject.n_threads = engine.n_threads();
-  subject.device = fmt::format("cpu {}", engine.kernels().name);
-  return subject;
-}
-
-engine::Model load_model(const engine::Engine& engine, ThreadPool& pool) {
-  Progress progress("loading", bytes_text, "/s");
-  auto model = engine.load_model(pool, [&](uint64_t done, uint64_t total) {
-    progress.update(done, total);
-    return !interrupt_flag().load();
-  });
-  progress.finish();
-  return model;
-}
-
-void say_memory(uint64_t weight_bytes, uint64_t kv_bytes) {
-  const uint64_t peak = engine::peak_memory_bytes();
-  const uint64_t allowed = weight_bytes + kv_bytes + kWorkingBytes;
-  notice(fmt::format("memory: peak {}, {} {} = weights {} + KV {} + {}", bytes_text(peak),
-                     peak <= allowed ? "within" : "ABOVE", bytes_text(allowed),
-                     bytes_text(weight_bytes), bytes_text(kv_bytes), bytes_text(kWorkingBytes)));
 }
 
 }  // namespace
@@ -112,37 +85,28 @@ void say_memory(uint64_t weight_bytes, uint64_t kv_bytes) {
 int run_bench(const Command& command) {
   const Settings& settings = command.settings;
   AnswerSink sink = AnswerSink::open("");
+  if (settings.tiers) return run_tier_bench(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
-  const engine::Engine engine = open_engine(settings, tests);
-  BenchSubject subject = describe(engine, settings);
-  const engine::EngineOptions chosen = engine_options(settings);
-  subject.k_codec = chosen.k_codec;
-  subject.v_codec = chosen.v_codec;
-  subject.fill = settings.depth_fill == "random" ? DepthFill::kRandom : DepthFill::kPrefill;
+  engine::Engine engine = open_engine(settings, tests);
+  BenchSubject subject = bench_subject(engine, settings);
   if (deepest(tests) > engine.spec().shape.n_ctx_train)
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine.spec().shape.n_ctx_train));
   if (subject.fill == DepthFill::kRandom && settings.n_depth != std::vector<uint64_t>{0})
     notice("note: depths hold random K and V, not text that was read (--depth-fill random)");
 
-  ThreadPool pool(engine.n_threads());
-  say_streaming(engine.weight_plan());
-  const engine::Model model = load_model(engine, pool);
+  load_for_bench(engine);
+  const engine::Model& model = engine.model();
   if (settings.verbose) say_load(model.load_report());
-  BenchRunner runner(model, engine.kernels(), pool,
-                     {.k_codec = subject.k_codec,
-                      .v_codec = subject.v_codec,
-                      .chunk_rows = subject.n_batch,
-                      .n_repetitions = static_cast<uint32_t>(settings.repetitions),
-                      .fill = subject.fill,
-                      .stages = settings.stages || settings.verbose,
-                      .cancel = &interrupt_flag()},
-                     tests);
-  subject.memory_limit_bytes = model.weight_bytes() + runner.kv_budget_bytes() + kWorkingBytes;
+  BenchRunner runner(engine, {.n_repetitions = static_cast<uint32_t>(settings.repetitions),
+                              .fill = subject.fill,
+                              .stages = settings.stages || settings.verbose,
+                              .cancel = &interrupt_flag()});
+  const uint64_t kv_bytes = engine.context().kv.dram_bytes();
+  subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
   runner.check_answer();
 
-  const bool json = settings.json && !settings.output_format.starts_with("json");
-  BenchReport report(sink, json ? "json" : settings.output_format, subject);
+  BenchReport report(sink, bench_format(settings), subject);
   for (const BenchTest& test : tests) {
     Progress filling("depth", grouped_number, " tok/s");
     const auto on_depth = [&](uint64_t done, uint64_t total) { filling.update(done, total); };
@@ -154,7 +118,8 @@ int run_bench(const Command& command) {
   }
   report.finish();
   if (settings.verbose) say_reads(model);
-  say_memory(model.weight_bytes(), runner.kv_budget_bytes());
+  if (const std::string line = tier_line(engine, {}); !line.empty()) notice(line);
+  say_memory(model.weight_bytes(), kv_bytes);
   return 0;
 }
 

@@ -58,7 +58,7 @@ std::string list_text(std::vector<PackEntry> packs, const Totals& totals) {
     rows.push_back({pack.name.substr(0, digits), is_known ? grouped_number(pack.first_pos) : "?",
                     is_known ? grouped_number(pack.n_positions) : "?", bytes_text(pack.bytes),
                     local_time_text(pack.used_ns), fmt::format("{}", fmt::join(pack.sessions, " ")),
-                    is_known ? "ok" : "DAMAGED: " + one_line(pack.problem)});
+                    is_known ? "ok" : "NOT WHOLE: " + one_line(pack.problem)});
   }
   std::string out = packs.empty() ? "" : table_text(rows, "<>>><<<") + "\n";
   out += fmt::format("{} in {}; {} of {} used", count_text(n_tokens, "token"),

@@ -106,7 +106,7 @@ ChatLoop::Next ChatLoop::command(const std::string& line) {
 void ChatLoop::clear() {
   messages_.clear();
   n_in_context_ = 0;
-  // The blocks stay: a system prompt that comes again is found in them by its tokens.
+  session_.begin_anew();
 }
 
 void ChatLoop::show() const {
@@ -161,6 +161,10 @@ void ChatLoop::answer(const std::string& message) {
       notice(report.line);
     return;
   }
+  // What stopped the answer has done its work. A slow disk holds nobody: while it is waited for, a
+  // second Ctrl-C ends the program, as everywhere outside a conversation.
+  interrupt_flag().store(false);
+  catch_interrupts(SecondInterrupt::kEndsProgram);
   if (json_)
     sink_.write_line(json_line(session_.to_json(answer)));
   else if (!ends_line)
@@ -168,6 +172,7 @@ void ChatLoop::answer(const std::string& message) {
   notice(session_.summary(answer));
   session_.say_tiers();
   session_.save();
+  catch_interrupts(SecondInterrupt::kIsFlagToo);
   if (answer.text.empty() && answer.finish_reason == engine::FinishReason::kCancelled) {
     messages_.pop_back();  // stopped before it was answered: as if it had not been asked
   } else {

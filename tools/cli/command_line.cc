@@ -130,6 +130,7 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
     }
   }
   check_command(verb, stated);
+  stated.settings.nvme_is_named = !stated.settings.nvme.empty();
   stated.settings.nvme = spill_directory(stated.settings.nvme, get);
   stated.settings.session_dir = session_directory(stated.settings.session_dir, get);
   return stated;

@@ -82,7 +82,13 @@ std::optional<std::string> read_text_file_if_present(const std::string& path) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   const int open_errno = errno;
   if (file.get() < 0 && (open_errno == ENOENT || open_errno == ENOTDIR)) return std::nullopt;
-  return read_open_file(file, path, path, open_errno);
+  if (file.get() < 0) {
+    throw Error(ErrorCode::kIo,
+                fmt::format("cannot open '{}': {}", path, std::strerror(open_errno)), path,
+                "check that the file may be read and whose HOME this is, or name another file with "
+                "--config");
+  }
+  return read_descriptor(file.get(), path, path);
 }
 
 bool standard_input_is_given() {

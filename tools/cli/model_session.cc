@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -13,7 +14,6 @@
 #include "tools/cli/notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
-#include "tools/cli/tier_report.h"
 #include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
@@ -38,7 +38,8 @@ ModelSession::ModelSession(const VerbSyntax& verb, const Command& command, engin
     : verb_(verb),
       settings_(command.settings),
       engine_(std::move(opened)),
-      saved_(command.settings) {}
+      saved_(command.settings,
+             verb.bit == kSessionSave ? SavingFailure::kIsThrown : SavingFailure::kIsNoted) {}
 
 void ModelSession::fail_template(const Error& error) const {
   const bool has_raw = find_flag("--raw", verb_.bit) != nullptr;
@@ -74,11 +75,12 @@ void ModelSession::read_template() {
 void ModelSession::say_setup() const {
   const auto& shape = engine_.spec().shape;
   const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
+  const engine::KvPlacement& kv = engine_.context().kv;
   notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name,
                      bytes_text(engine_.weight_file_bytes()),
                      grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
-                     bytes_text(engine_.context().kv.dram_bytes()), settings_.cache_type_k,
-                     settings_.cache_type_v));
+                     bytes_text(kv.is_spilling() ? kv.dram_bytes() : kv.slot_bytes),
+                     settings_.cache_type_k, settings_.cache_type_v));
   if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
@@ -141,9 +143,22 @@ void ModelSession::load() {
   if (settings_.verbose) say_load(engine_.model().load_report());
 }
 
+uint64_t ModelSession::find_saved(std::span<const engine::TokenId> prompt) {
+  uint32_t n_common = 0, n_held = 0;
+  if (sequence_) {
+    const auto differs = std::ranges::mismatch(sequence_->tokens(), prompt);
+    n_common = static_cast<uint32_t>(differs.in1 - sequence_->tokens().begin());
+    n_held = sequence_->truncate(n_common);  // now, so that there is room for what is restored
+  }
+  engine::Sequence restored = saved_.restore(engine_, prompt);
+  if (!sequence_ || restored.n_pos() > n_held) sequence_ = std::move(restored);
+  return n_common - std::min(n_common, sequence_->n_pos());
+}
+
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
                                         const std::function<bool(std::string_view)>& on_text) {
-  if (!sequence_) sequence_ = saved_.restore(engine_, prompt);
+  const uint64_t n_lost = is_anew_ ? find_saved(prompt) : 0;
+  is_anew_ = false;
   saved_.begin(engine_, *sequence_, prompt);
   engine::GenerationRequest request;
   request.prompt = prompt;
@@ -172,6 +187,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
   engine::Generation answer =
       engine::generate(engine_.walk(), *sequence_, engine_.tokenizer(), request, events);
   progress.finish();
+  answer.usage.recomputed_tokens += n_lost;
   return answer;
 }
 
@@ -201,11 +217,14 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
 }
 
 void ModelSession::save() {
+  interrupt_flag().store(false);  // what has ended the answer; the next Ctrl-C ends the saving
   if (sequence_) saved_.finish(engine_, *sequence_);
 }
 
 void ModelSession::say_tiers() {
-  if (const std::string line = tier_line(engine_); !line.empty()) notice(line);
+  if (const std::string line = tier_line(engine_, reported_); !line.empty()) notice(line);
+  say_reads(engine_.model(), reported_.weights);
+  reported_ = tier_counts(engine_);
 }
 
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
@@ -236,8 +255,8 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
         {"prefill_tokens_per_s", times.prefill_tokens_per_s(usage)},
         {"decode_tokens_per_s", times.decode_tokens_per_s()}}},
       {"attention", attention},
-      {"tiers", tiers_json(engine_)},
-      {"faults", faults_json(engine_)},
+      {"tiers", tiers_json(engine_, reported_)},
+      {"faults", faults_json(engine_, reported_)},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},
       {"n_ctx", engine_.context().n_ctx},
       {"seed", sampler_.seed},

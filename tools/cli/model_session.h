@@ -1,5 +1,5 @@
-// tools/cli/model_session.h - what `run` and `chat` share: a model opened, its template, its
-// prompts, its answers.
+// tools/cli/model_session.h - what `run`, `chat` and `session save` share: a model opened, its
+// template, its prompts, its answers.
 #pragma once
 
 #include <functional>
@@ -15,6 +15,7 @@
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
 #include "tools/cli/run_contexts.h"
+#include "tools/cli/tier_report.h"
 
 namespace strata::cli {
 
@@ -43,6 +44,10 @@ class ModelSession {
   engine::Generation answer(std::span<const engine::TokenId> prompt,
                             const std::function<bool(std::string_view)>& on_text);
 
+  /// The next prompt is of another conversation: the longest beginning of it that is saved is
+  /// looked for again. What the last one left in memory is used where it holds more.
+  void begin_anew() { is_anew_ = true; }
+
   uint64_t seed() const { return sampler_.seed; }
   /// Another draw for the next answer.
   void advance_seed() { ++sampler_.seed; }
@@ -51,12 +56,16 @@ class ModelSession {
   std::string summary(const engine::Generation& answer) const;
   /// Saves what was read and answered, and waits for the disk: after the answer was shown.
   void save();
-  /// Where K and V lay and what moved, on standard error; nothing where all stayed in memory.
+  /// Where K and V lay and what moved since the last call, on standard error; nothing where all
+  /// stayed in memory.
   void say_tiers();
-  /// The object of `run --json`.
+  /// The object of `run --json`, with what moved since the last say_tiers().
   nlohmann::ordered_json to_json(const engine::Generation& answer);
 
  private:
+  /// Makes the sequence the one of memory and disk that holds more of the prompt; returns how many
+  /// of its tokens were in memory and have to be read again.
+  uint64_t find_saved(std::span<const engine::TokenId> prompt);
   ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened);
   void read_template();
   [[noreturn]] void fail_template(const Error& error) const;
@@ -69,6 +78,8 @@ class ModelSession {
   engine::Engine engine_;
   std::optional<engine::ChatTemplate> template_;
   RunContexts saved_;
+  bool is_anew_ = true;
+  TierCounts reported_;
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
 };
 

@@ -18,9 +18,11 @@ namespace strata::cli {
 using VerbSet = uint32_t;
 inline constexpr VerbSet kRun = 1, kChat = 2, kInspect = 4, kTokenize = 8, kBench = 16;
 inline constexpr VerbSet kSessionList = 32, kSessionShow = 64, kSessionRemove = 128,
-                         kSessionVerify = 256, kCacheList = 512, kCacheRemove = 1024;
+                         kSessionVerify = 256, kCacheList = 512, kCacheRemove = 1024,
+                         kSessionSave = 2048;
 inline constexpr VerbSet kGenerating = kRun | kChat;
-inline constexpr VerbSet kComputing = kGenerating | kBench;
+inline constexpr VerbSet kReading = kGenerating | kSessionSave;
+inline constexpr VerbSet kComputing = kReading | kBench;
 inline constexpr VerbSet kOnSessions = kSessionShow | kSessionRemove | kSessionVerify;
 inline constexpr VerbSet kOnSaved = kSessionList | kOnSessions | kCacheList | kCacheRemove;
 inline constexpr VerbSet kEveryVerb = UINT32_MAX;

@@ -105,7 +105,8 @@ std::string group_help(const std::string& group) {
   for (const Verb* verb : of_group) known.emplace_back(verb->syntax.name.substr(first.size() + 1));
   const std::string second = words.size() > 1 ? words[1] : "";
   const bool is_word = !second.empty() && !second.starts_with('-');
-  refuse_word(is_word ? fmt::format("unknown verb '{} {}'", first, second)
+  refuse_word(is_word ? fmt::format("unknown verb '{} {}', wanted {}", first, second,
+                                    fmt::join(known, " or "))
                       : fmt::format("wanted {} after '{}', found {}", fmt::join(known, " or "),
                                     first, second.empty() ? "nothing" : second),
               "strata " + first, second, known);

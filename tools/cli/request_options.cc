@@ -66,6 +66,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.dram_bytes = settings.dram;
   options.kv_dram_bytes = settings.kv_dram;
   options.nvme_directory = settings.nvme;
+  options.nvme_is_named = settings.nvme_is_named;
   options.nvme_budget_bytes = settings.nvme_budget;
   options.reads_saved = !settings.no_cache && !settings.session_dir.empty();
   options.io = io_choice(settings.io);
@@ -138,6 +139,13 @@ std::string gather_prompt(const Command& command, std::string_view verb) {
   }
   throw Error(ErrorCode::kUsage, "there is no prompt", fmt::format("strata {}", verb),
               "give one with -p TEXT, -f FILE or through a pipe");
+}
+
+std::vector<engine::ChatMessage> gather_messages(const Command& command, std::string_view verb) {
+  std::vector<engine::ChatMessage> messages;
+  if (!command.settings.system.empty()) messages.push_back({"system", command.settings.system});
+  messages.push_back({"user", gather_prompt(command, verb)});
+  return messages;
 }
 
 }  // namespace strata::cli

@@ -2,8 +2,13 @@
 // an option's name.
 #pragma once
 
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "engine/engine.h"
 #include "engine/sampler.h"
+#include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
 
 namespace strata::cli {
@@ -17,5 +22,8 @@ engine::SamplerOptions sampler_options(const Command& command);
 /// is read where -f names `-`, or where something is piped in and no -f stands for a document.
 /// Errors: kUsage (no prompt at all), kBadText (empty, not UTF-8), kIo.
 std::string gather_prompt(const Command& command, std::string_view verb);
+
+/// The prompt as one user turn, after --system where that is given. Errors as above.
+std::vector<engine::ChatMessage> gather_messages(const Command& command, std::string_view verb);
 
 }  // namespace strata::cli

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "engine/byte_text.h"
+#include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
 
 namespace strata::cli {
@@ -15,7 +16,12 @@ constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
 
 bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
   if (is_off_ || settings_.no_cache || settings_.session_dir.empty()) return false;
-  if (!engine.cache().store().can_adopt()) return false;  // a model without a full layer
+  if (!engine.cache().store().can_adopt()) {  // a model without a full layer
+    if (failure_ == SavingFailure::kIsThrown)
+      throw Error(ErrorCode::kUnsupported, "a model whose layers all have a window is not saved",
+                  settings_.model, "its contexts are read anew");
+    return false;
+  }
   if (cache_) return true;
   if (n_tokens < engine::kSavedTokensMin && settings_.session.empty()) return false;
   try {
@@ -24,6 +30,7 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
     options.limits.budget_bytes = settings_.cache_budget;
     options.limits.free_floor_bytes = kFreeFloorBytes;
     options.saves = !settings_.no_save;
+    options.cancel = &interrupt_flag();
     const auto& spec = engine.spec();
     cache_ = std::make_unique<engine::ContextCache>(
         options, engine.cache(), engine.fingerprint(),
@@ -35,6 +42,8 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
 }
 
 void RunContexts::give_up(const Error& error) {
+  if (failure_ == SavingFailure::kIsThrown) throw Error(error);
+  if (error.code() == ErrorCode::kCancelled) return notice("(saving was stopped)");
   is_off_ = true;
   cache_.reset();
   notice(fmt::format("note: saved contexts are not used: {}{}{}", error.what(),
@@ -70,6 +79,14 @@ void RunContexts::save_closed(engine::Engine& engine, const engine::Sequence& se
   if (cache_) cache_->save_closed(engine.cache(), sequence);
 }
 
+void RunContexts::say_unsaved() {
+  const std::string what = fmt::format("this context is not saved whole: {}", cache_->problem());
+  if (failure_ == SavingFailure::kIsThrown)
+    throw Error(ErrorCode::kIo, what, settings_.session_dir,
+                "name a folder on a disk with room by --session-dir, or raise --cache-budget");
+  notice("note: " + what);
+}
+
 void RunContexts::finish(engine::Engine& engine, const engine::Sequence& sequence) {
   if (!cache_) return;
   try {
@@ -78,10 +95,9 @@ void RunContexts::finish(engine::Engine& engine, const engine::Sequence& sequenc
     give_up(error);
     return;
   }
-  if (!cache_->problem().empty())
-    notice(fmt::format("note: this context is not saved whole: {}", cache_->problem()));
+  if (!cache_->problem().empty()) say_unsaved();
   const auto counts = cache_->counts();
-  if (counts.saved_tokens == n_said_) return;
+  if (counts.saved_tokens == n_said_ || failure_ == SavingFailure::kIsThrown) return;
   n_said_ = counts.saved_tokens;
   notice(fmt::format("saved     {} tokens, {} in {}{} | strata cache list",
                      engine::grouped_number(counts.saved_tokens),

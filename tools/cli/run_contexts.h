@@ -1,5 +1,5 @@
-// tools/cli/run_contexts.h - the saved contexts of `run` and `chat`: what they find and keep is
-// said in one line each, and what goes wrong with them never ends an answer.
+// tools/cli/run_contexts.h - the saved contexts of the verbs that read texts: what they find and
+// keep is said in one line each, and what goes wrong with them never ends an answer.
 #pragma once
 
 #include <memory>
@@ -11,9 +11,14 @@
 
 namespace strata::cli {
 
+/// What becomes of a context that cannot be found or kept: a note beside an answer, or, where
+/// saving is what was asked for, an error.
+enum class SavingFailure : bool { kIsNoted, kIsThrown };
+
 class RunContexts {
  public:
-  explicit RunContexts(const Settings& settings) : settings_(settings) {}
+  RunContexts(const Settings& settings, SavingFailure failure)
+      : settings_(settings), failure_(failure) {}
 
   /// A sequence that holds what is saved of the prompt's beginning; an empty one where nothing is.
   engine::Sequence restore(engine::Engine& engine, std::span<const engine::TokenId> prompt);
@@ -26,8 +31,10 @@ class RunContexts {
  private:
   bool is_wanted(engine::Engine& engine, uint64_t n_tokens);
   void give_up(const Error& error);
+  void say_unsaved();
 
   Settings settings_;
+  SavingFailure failure_;
   bool is_off_ = false;
   std::unique_ptr<engine::ContextCache> cache_;  // from the first prompt on that is worth it
   uint64_t n_said_ = 0;                          // saved tokens that a line has told of

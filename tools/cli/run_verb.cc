@@ -16,10 +16,7 @@ namespace {
 int answer_prompt(const Command& command, Trace* trace) {
   const Settings& settings = command.settings;
   AnswerSink sink = AnswerSink::open(settings.output);
-  std::vector<engine::ChatMessage> messages;
-  if (!settings.system.empty()) messages.push_back({"system", settings.system});
-  messages.push_back({"user", gather_prompt(command, kRunSyntax.name)});
-
+  const auto messages = gather_messages(command, kRunSyntax.name);
   ModelSession session = ModelSession::open(kRunSyntax, command, trace);
   const auto prompt = session.encode(messages);
   if (settings.verbose) notice("prompt: " + session.rendered(messages));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <system_error>
 
 #include "base/error.h"
@@ -88,6 +89,18 @@ std::string session_problem(const tiers::SessionEntry& session,
   });
   if (n_damaged == 0) return "";
   return fmt::format("{} of {} damaged", n_damaged, count_text(session.n_packs, "pack"));
+}
+
+nlohmann::ordered_json session_json(const tiers::SessionEntry& session,
+                                    const std::string& problem) {
+  nlohmann::ordered_json json = {{"name", session.name},
+                                 {"model", session.model_name},
+                                 {"tokens", session.n_tokens},
+                                 {"bytes", session.bytes},
+                                 {"created", utc_time_text(session.saved_ns)},
+                                 {"verified", problem.empty()}};
+  if (!problem.empty()) json["problem"] = problem;
+  return json;
 }
 
 std::string utc_time_text(int64_t time_ns) {

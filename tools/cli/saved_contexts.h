@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "tiers/pack_directory.h"
 #include "tools/cli/command_line.h"
 
@@ -26,6 +28,9 @@ std::vector<tiers::SessionEntry> asked_sessions(const Command& command, const Ve
 /// are all of the directory.
 std::string session_problem(const tiers::SessionEntry& session,
                             std::span<const tiers::PackEntry> packs);
+
+/// An object of `session list --json`.
+nlohmann::ordered_json session_json(const tiers::SessionEntry& session, const std::string& problem);
 
 /// "2026-11-25T23:19:17Z", of nanoseconds since 1970; for JSON.
 std::string utc_time_text(int64_t time_ns);

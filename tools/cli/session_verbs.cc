@@ -26,19 +26,8 @@ int print(const std::string& text) {
   return 0;
 }
 
-ordered_json session_json(const tiers::SessionEntry& session, const std::string& problem) {
-  ordered_json json = {{"name", session.name},
-                       {"model", session.model_name},
-                       {"tokens", session.n_tokens},
-                       {"bytes", session.bytes},
-                       {"created", utc_time_text(session.saved_ns)},
-                       {"verified", problem.empty()}};
-  if (!problem.empty()) json["problem"] = problem;
-  return json;
-}
-
 std::string state_text(const std::string& problem) {
-  return problem.empty() ? "ok" : "DAMAGED: " + one_line(problem);
+  return problem.empty() ? "ok" : "NOT WHOLE: " + one_line(problem);
 }
 
 /// One pack of a session that is shown; `entry` is null where the file is missing.
@@ -118,9 +107,11 @@ int run_session_list(const Command& command) {
       {"NAME", "MODEL", "TOKENS", "SIZE", "SAVED", "STATE"}};
   for (const auto& session : sessions) {
     const bool is_known = session.problem.empty();
+    const bool is_seen = session.saved_ns > 0;  // what cannot be opened has no size either
     rows.push_back({session.name, is_known ? one_line(session.model_name) : "?",
-                    is_known ? grouped_number(session.n_tokens) : "?", bytes_text(session.bytes),
-                    local_time_text(session.saved_ns),
+                    is_known ? grouped_number(session.n_tokens) : "?",
+                    is_seen ? bytes_text(session.bytes) : "?",
+                    is_seen ? local_time_text(session.saved_ns) : "?",
                     state_text(session_problem(session, entries))});
   }
   return print(table_text(rows, "<<>><<"));

@@ -95,7 +95,7 @@ std::string verified_json(const Verified& verified) {
 std::string verified_text(const Verified& verified) {
   std::string out;
   for (const BadFile& file : verified.bad) {
-    out += fmt::format("DAMAGED {} {}: {}", file.kind, file.name, one_line(file.problem));
+    out += fmt::format("NOT WHOLE {} {}: {}", file.kind, file.name, one_line(file.problem));
     if (!file.sessions.empty()) out += fmt::format(" (kept by {})", fmt::join(file.sessions, ", "));
     out += "\n";
   }
@@ -103,7 +103,7 @@ std::string verified_text(const Verified& verified) {
                            engine::bytes_text(verified.read_bytes),
                            count_text(verified.n_sessions, "session"),
                            verified.bad.empty() ? "everything is as it was saved"
-                                                : fmt::format("{} damaged", verified.bad.size()));
+                                                : fmt::format("{} not whole", verified.bad.size()));
 }
 
 }  // namespace
@@ -130,8 +130,8 @@ int run_session_verify(const Command& command) {
   if (verified.bad.empty()) return 0;
   if (!command.settings.json)
     notice(
-        "a damaged pack is never used: what it held is computed again; `strata cache rm` and "
-        "`strata session rm` remove what is damaged");
+        "what is not whole is never used: what it held is computed again; `strata session rm` and "
+        "`strata cache rm` remove it");
   return exit_code(ErrorCode::kBadFile);
 }
 

@@ -15,10 +15,11 @@ struct Settings {
   uint64_t ctx_size = 0;  // 0 = chosen
   uint64_t threads = 0;   // 0 = every CPU this process may use
   std::string cache_type_k, cache_type_v;
-  uint64_t dram = 0;         // 0 = what is free
-  uint64_t kv_dram = 0;      // 0 = what the context needs
-  std::string nvme;          // resolved by command_line.h: a folder, or empty = no spill file
-  uint64_t nvme_budget = 0;  // 0 = half of what the disk has free
+  uint64_t dram = 0;           // 0 = what is free
+  uint64_t kv_dram = 0;        // 0 = what the context needs
+  std::string nvme;            // resolved by command_line.h: a folder, or empty = no spill file
+  bool nvme_is_named = false;  // by the user, not by default
+  uint64_t nvme_budget = 0;    // 0 = half of what the disk has free
   std::string io;
   uint64_t weights_dram = 0;  // 0 = all of them
   std::string load;
@@ -53,6 +54,7 @@ struct Settings {
   uint64_t repetitions = 0;
   std::string depth_fill;
   bool stages = false;
+  bool tiers = false;
   // Saved contexts.
   std::string session;      // empty = no name
   std::string session_dir;  // resolved by command_line.h: a folder, or empty = none is known

@@ -31,14 +31,17 @@ void say_load(const engine::LoadReport& report) {
   notice(line);
 }
 
-void say_reads(const engine::Model& model) {
+void say_reads(const engine::Model& model, const engine::WeightReadCounts& before) {
   if (model.weight_plan().n_streamed() == 0) return;
   const engine::WeightReadCounts counts = model.read_counts();
-  notice(
-      fmt::format("streamed: {} in {} reads ({}) | {} layers were late: waited {:.2f} s for the "
-                  "disk | packed for {:.2f} s",
-                  bytes_text(counts.read_bytes), grouped_number(counts.n_reads), counts.back_end,
-                  grouped_number(counts.n_stalls), counts.wait_seconds, counts.pack_seconds));
+  notice(fmt::format(
+      "weights: {} read from the model file in {} reads ({}) | {} layers were late: waited {:.2f} "
+      "s "
+      "for the disk | packed for {:.2f} s",
+      bytes_text(counts.read_bytes - before.read_bytes),
+      grouped_number(counts.n_reads - before.n_reads), counts.back_end,
+      grouped_number(counts.n_stalls - before.n_stalls), counts.wait_seconds - before.wait_seconds,
+      counts.pack_seconds - before.pack_seconds));
 }
 
 }  // namespace strata::cli

@@ -10,7 +10,8 @@ void say_streaming(const engine::WeightPlan& plan);
 /// One line: how the weights were read, and what that choice was measured by.
 void say_load(const engine::LoadReport& report);
 
-/// One line where layers were streamed: bytes, and the time that it took of the walk.
-void say_reads(const engine::Model& model);
+/// One line where layers were streamed: bytes since `before`, and the time that it took of the
+/// walk.
+void say_reads(const engine::Model& model, const engine::WeightReadCounts& before = {});
 
 }  // namespace strata::cli

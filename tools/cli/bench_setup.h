@@ -1,0 +1,26 @@
+// tools/cli/bench_setup.h - what every bench of a model begins and ends with.
+#pragma once
+
+#include <string>
+
+#include "engine/engine.h"
+#include "tools/cli/answer_sink.h"
+#include "tools/cli/bench_report.h"
+#include "tools/cli/command_line.h"
+
+namespace strata::cli {
+
+inline constexpr uint64_t kBenchWorkingBytes = 200'000'000;  // stated, beside weights and KV
+
+/// md, csv, json or jsonl.
+std::string bench_format(const Settings& settings);
+BenchSubject bench_subject(const engine::Engine& engine, const Settings& settings);
+/// Reads the weights, with progress. Errors: those of Engine::load; kCancelled.
+void load_for_bench(engine::Engine& engine);
+/// The process's peak beside what it may hold, on standard error.
+void say_memory(uint64_t weight_bytes, uint64_t kv_bytes);
+
+/// `bench --tiers` (bench_tiers_verb.cc). Returns the exit code.
+int run_tier_bench(const Command& command, AnswerSink& sink);
+
+}  // namespace strata::cli

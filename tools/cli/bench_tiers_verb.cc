@@ -1,0 +1,169 @@
+// `strata bench --tiers`: two engines beside each other, and what the user hears of them.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/error.h"
+#include "engine/byte_text.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/model_spec.h"
+#include "tools/cli/bench_setup.h"
+#include "tools/cli/bench_tiers.h"
+#include "tools/cli/interrupt.h"
+#include "tools/cli/notices.h"
+#include "tools/cli/request_options.h"
+#include "tools/cli/tier_figure.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::bytes_text;
+
+constexpr uint64_t kDepthWanted = 32768;
+constexpr uint64_t kDepthMax = uint64_t{1} << 30;  // positions are 32-bit
+constexpr uint64_t kDramShare = 10;                // of K and V at the depth: one part of so many
+
+engine::EngineOptions options_for(const Settings& settings, uint32_t n_depth) {
+  engine::EngineOptions options = engine_options(settings);
+  options.n_ctx = n_depth + kTierTokensMax + kBlockPositions;
+  options.n_sequences = 2;         // the depth, and what is decoded behind it
+  options.allow_untrained = true;  // checked in this verb's words
+  return options;
+}
+
+/// With all of K and V in DRAM. Errors: those of Engine::open, in the words of this verb's options.
+engine::Engine open_in_dram(const Settings& settings, uint32_t n_depth) {
+  engine::EngineOptions options = options_for(settings, n_depth);
+  options.kv_dram_bytes = 0;
+  options.nvme_directory.clear();
+  options.reads_saved = true;
+  try {
+    return engine::Engine::open(options);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kDoesNotFit || error.where() != "--ctx-size") throw;
+    throw Error(error.code(), fmt::format("to compare with K and V in memory: {}", error.what()),
+                "--n-depth", "measure at a smaller -d, or use -ctk q8_0 -ctv q8_0");
+  }
+}
+
+/// With a tenth of K and V in DRAM, or what --kv-dram says, or the least with which it runs.
+engine::Engine open_spilled(const Settings& settings, const engine::Engine& in_dram,
+                            uint32_t n_depth) {
+  engine::EngineOptions options = options_for(settings, n_depth);
+  const ModelShape& shape = in_dram.spec().shape;
+  const engine::KvContext context{options.k_codec, options.v_codec, options.n_ctx,
+                                  in_dram.context().chunk_rows};
+  const uint64_t all_bytes = in_dram.context().kv.slot_bytes;
+  if (options.kv_dram_bytes == 0 && engine::can_spill(shape))
+    options.kv_dram_bytes =
+        std::max(all_bytes / kDramShare, engine::smallest_spilling_dram(shape, context));
+  options.reads_saved = false;
+  engine::Engine engine = engine::Engine::open(options);
+  if (engine.context().kv.is_spilling()) return engine;
+  if (!engine::can_spill(shape))
+    throw Error(ErrorCode::kUsage, "every layer of this model has a window: nothing of it spills",
+                "--tiers", "measure a model with full layers");
+  throw Error(
+      ErrorCode::kUsage,
+      fmt::format("at a depth of {} all of K and V, {}, stays in memory, which must hold {} "
+                  "beside a spill file",
+                  n_depth, bytes_text(all_bytes), bytes_text(options.kv_dram_bytes)),
+      "--n-depth",
+      settings.kv_dram > 0 ? "use a larger -d, or a smaller --kv-dram"
+                           : "use a larger -d, or a smaller -b");
+}
+
+/// Refuses what --tiers has no use for, where the command itself says it: a config file may well
+/// hold the tests of other benches.
+void check_tier_options(const Command& command) {
+  const Settings& settings = command.settings;
+  const auto refuse = [](const std::string& what, const std::string& where,
+                         const std::string& remedy) {
+    throw Error(ErrorCode::kUsage, what, where, remedy);
+  };
+  for (const std::string_view option : {"n-prompt", "n-gen", "stages"})
+    if (command.is_set(option) && command.where(option).starts_with('-'))
+      refuse(
+          fmt::format("--tiers and --{} contradict each other: the figures of --tiers have their "
+                      "own lengths",
+                      option),
+          command.where(option), "leave one of them out; -d says how deep the context is");
+  if (command.is_set("dram"))
+    refuse(
+        "--tiers and --dram contradict each other: all of K and V stands in memory for comparison",
+        command.where("dram"), "leave one of them out; -d and --kv-dram decide what is used");
+  if (settings.nvme.empty())
+    refuse("--tiers measures the disk of the spill file, and there is none", command.where("nvme"),
+           "name a folder on the disk with --nvme DIR");
+  if (command.is_set("n-depth") && settings.n_depth.size() != 1)
+    refuse(fmt::format("--tiers wants one depth, found {}", settings.n_depth.size()),
+           command.where("n-depth"), "run it once for each");
+}
+
+/// What was asked for, or 32,768 tokens, or the model's own context where that is less.
+uint32_t depth_of(const Command& command) {
+  const Settings& settings = command.settings;
+  const auto file = engine::GgufFile::open(settings.model);
+  const uint64_t n_trained = engine::read_model_spec(file, {}).shape.n_ctx_train;
+  const uint64_t n_most = settings.allow_untrained ? kDepthMax : std::min(kDepthMax, n_trained);
+  const uint64_t n_depth =
+      command.is_set("n-depth") ? settings.n_depth.front() : std::min(kDepthWanted, n_most);
+  if (n_depth > n_most)
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--tiers at a depth of {} tokens, wanted at most {}{}", n_depth, n_most,
+                    n_most < kDepthMax ? ", which the model was trained for" : ""),
+        command.where("n-depth"),
+        n_most < kDepthMax ? "use a smaller -d, or pass --allow-untrained" : "use a smaller -d");
+  if (n_depth < kTierDepthMin)
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--tiers at a depth of {} tokens, wanted at least {}", n_depth, kTierDepthMin),
+        command.where("n-depth"), "use a larger -d");
+  return static_cast<uint32_t>(n_depth);
+}
+
+}  // namespace
+
+int run_tier_bench(const Command& command, AnswerSink& sink) {
+  const Settings& settings = command.settings;
+  check_tier_options(command);
+  const uint32_t n_depth = depth_of(command);
+  engine::Engine in_dram = open_in_dram(settings, n_depth);
+  engine::Engine spilled = open_spilled(settings, in_dram, n_depth);
+  BenchSubject subject = bench_subject(in_dram, settings);
+  if (subject.fill == DepthFill::kRandom)
+    notice("note: the depth holds random K and V, not text that was read (--depth-fill random)");
+  if (n_depth > in_dram.spec().shape.n_ctx_train)
+    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
+                       in_dram.spec().shape.n_ctx_train));
+  load_for_bench(in_dram);
+  spilled.load_beside(in_dram);
+  for (const std::string& line : spilled.notices()) notice("note: " + line);
+
+  TierBench bench(in_dram, spilled,
+                  {.directory = settings.nvme,
+                   .n_depth = n_depth,
+                   .n_samples = static_cast<uint32_t>(settings.repetitions),
+                   .fill = subject.fill,
+                   .io = engine_options(settings).io,
+                   .cancel = &interrupt_flag()});
+  TierReport report(sink, bench_format(settings), subject, n_depth);
+  std::optional<Progress> filling;
+  bench.run({.on_figure = [&](const TierFigure& figure) { report.add(figure); },
+             .on_depth =
+                 [&](uint64_t done, uint64_t total) {
+                   if (!filling) filling.emplace("depth", engine::grouped_number, " tok/s");
+                   filling->update(done, total);
+                   if (done < total) return;
+                   filling->finish();
+                   filling.reset();
+                 }});
+  report.finish();
+  say_memory(in_dram.model().weight_bytes(),
+             in_dram.context().kv.dram_bytes() + spilled.context().kv.dram_bytes());
+  return 0;
+}
+
+}  // namespace strata::cli
