@@ -82,7 +82,8 @@ class KvCache {
   /// row from n_pos() on attends it, but a truncate() may keep less than it would have.
   void abandon_rows(Sequence& sequence);
 
-  /// KV heads of full layers, which are the streams of an index: those of the layers before `layer`.
+  /// KV heads of full layers, which are the streams of an index: those of the layers before
+  /// `layer`.
   index::StreamIdx index_stream(uint32_t layer, uint32_t kv_head) const {
     return index_begin_[layer] + kv_head;
   }
@@ -90,8 +91,8 @@ class KvCache {
   /// Of an index stream.
   uint32_t layer_of_index_stream(index::StreamIdx stream) const;
 
-  /// The blocks of a stream, oldest first, and which one of the text is the first of them: more than
-  /// 0 where a windowed layer has let go of some. Valid until the sequence changes.
+  /// The blocks of a stream, oldest first, and which one of the text is the first of them: more
+  /// than 0 where a windowed layer has let go of some. Valid until the sequence changes.
   struct StreamBlocks {
     std::span<const tiers::BlockId> blocks;
     uint32_t first_block;

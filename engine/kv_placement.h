@@ -1,8 +1,8 @@
 // engine/kv_placement.h - how K and V of a context are divided between DRAM and a spill file: a
 // pure function of the shape and the two budgets. Every full layer is written through to the spill
 // file; DRAM holds what fits, at least what one step needs. Windowed layers stay in DRAM. What is
-// in DRAM to move K and V, staging frames and saved contexts on their way, is of the same budget, and
-// so is the index by which blocks are chosen.
+// in DRAM to move K and V, staging frames and saved contexts on their way, is of the same budget,
+// and so is the index by which blocks are chosen.
 #pragma once
 
 #include <cstdint>
@@ -45,8 +45,8 @@ uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// and one that is written, heads and tags of the packs that hold the context, and those of the
 /// runs being written and sealed. 0 where there are none.
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context);
-/// Index rows of one sequence of n_ctx and of a fork, and what a selected step holds of estimates. 0
-/// where there is no index.
+/// Index rows of one sequence of n_ctx and of a fork, and what a selected step holds of estimates.
+/// 0 where there is no index.
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context);
 /// All of K and V in DRAM.
 KvPlacement place_whole(const ModelShape& shape, const KvContext& context);

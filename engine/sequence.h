@@ -27,8 +27,8 @@ class Sequence {
   /// The chain hash of the text before position pos, a multiple of 32 and not 0.
   const tiers::Hash128& chain_at(uint32_t pos) const { return chain_[pos / kBlockPositions - 1]; }
 
-  /// The index of its full layers' blocks; null where nothing selects. Blocks below n_indexed() have
-  /// been observed.
+  /// The index of its full layers' blocks; null where nothing selects. Blocks below n_indexed()
+  /// have been observed.
   index::Selector* index() const { return index_.get(); }
   uint32_t n_indexed() const { return n_indexed_; }
   void set_n_indexed(uint32_t n_blocks) { n_indexed_ = n_blocks; }

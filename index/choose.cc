@@ -21,8 +21,8 @@ bool has_bit(std::span<const uint64_t> bits, uint32_t idx) {
   return (bits[idx / 64] >> (idx % 64) & 1u) != 0;
 }
 
-/// Blocks that a step of n_positions may attend besides its open ones, for budgets that are a number
-/// of positions.
+/// Blocks that a step of n_positions may attend besides its open ones, for budgets that are a
+/// number of positions.
 uint32_t allowed_blocks(const Budget& budget, const ChooseArgs& args) {
   const double positions = budget.kind == Budget::Kind::kTokens
                                ? budget.value

@@ -58,8 +58,8 @@ class Chooser {
   const Rule& rule() const { return rule_; }
   /// Reserves for contexts of n_blocks.
   void reserve(uint32_t n_blocks);
-  /// Ties go to the earlier block, so that a choice does not depend on threads. Valid until the next
-  /// call.
+  /// Ties go to the earlier block, so that a choice does not depend on threads. Valid until the
+  /// next call.
   const Choice& choose(const ChooseArgs& args);
 
  private:

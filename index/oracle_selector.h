@@ -1,5 +1,5 @@
-// index/oracle_selector.h - the exact weight of every block, from a copy of its keys: what no method
-// can beat. For tests and `eval`: it reads as many keys as exact attention does.
+// index/oracle_selector.h - the exact weight of every block, from a copy of its keys: what no
+// method can beat. For tests and `eval`: it reads as many keys as exact attention does.
 #pragma once
 
 #include <memory>

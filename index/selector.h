@@ -1,8 +1,8 @@
 // index/selector.h - which blocks of a stream a token needs: what every method of retrieval gives.
-// Why: attention over a long context puts nearly all of its weight on a few blocks. A method keeps a
-// small summary of every block in DRAM and estimates from it, per query, how much weight each block
-// would get; what follows from the estimates (pooling over the group, budget, residency) is the same
-// for all methods and stands in index/choose.h.
+// Why: attention over a long context puts nearly all of its weight on a few blocks. A method keeps
+// a small summary of every block in DRAM and estimates from it, per query, how much weight each
+// block would get; what follows from the estimates (pooling over the group, budget, residency) is
+// the same for all methods and stands in index/choose.h.
 #pragma once
 
 #include <cstddef>
@@ -42,8 +42,8 @@ class Selector {
   /// Makes room for blocks [n_blocks(), end_block) of every stream, each of which is then observed.
   /// Errors: kDoesNotFit where the memory for index rows is used up; then nothing has changed.
   virtual void open_blocks(uint32_t end_block) = 0;
-  /// `block` is full, in the layout that the selector was made for, and is read here only. Costs one
-  /// pass over its keys.
+  /// `block` is full, in the layout that the selector was made for, and is read here only. Costs
+  /// one pass over its keys.
   virtual void observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) = 0;
   /// Blocks that were opened: what estimate() may be asked about once all of them are observed.
   virtual uint32_t n_blocks() const = 0;

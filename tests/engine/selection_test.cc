@@ -1,5 +1,5 @@
-// Steps that attend what an index chooses: all of it is exact attention, a part of it is found again
-// after everything that happens to a sequence.
+// Steps that attend what an index chooses: all of it is exact attention, a part of it is found
+// again after everything that happens to a sequence.
 #include <gtest/gtest.h>
 
 #include <random>

@@ -1,4 +1,5 @@
-// tests/index/selector_fixture.h - keys in blocks, and what a method makes of them beside the truth.
+// tests/index/selector_fixture.h - keys in blocks, and what a method makes of them beside the
+// truth.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,5 @@
-// Index rows of sequences that fork, are cut and grow again, against a plain copy of what each holds.
+// Index rows of sequences that fork, are cut and grow again, against a plain copy of what each
+// holds.
 #include <gtest/gtest.h>
 
 #include <cstring>

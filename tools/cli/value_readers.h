@@ -30,9 +30,9 @@ std::optional<double> read_real(std::string_view text);
 /// true / false, on / off, yes / no, 1 / 0.
 std::optional<bool> read_switch(std::string_view text);
 
-/// What a selected step may attend: positions as read_count() takes them, a share of the context with
-/// a percent sign, or with a p a share of the attention weight: "2048", "2%", "0.98p". Nothing of 0
-/// or less, no share above the whole.
+/// What a selected step may attend: positions as read_count() takes them, a share of the context
+/// with a percent sign, or with a p a share of the attention weight: "2048", "2%", "0.98p". Nothing
+/// of 0 or less, no share above the whole.
 std::optional<index::Budget> read_budget(std::string_view text);
 
 /// TOKEN_ID, then a sign and a number or "inf", as llama.cpp spells it: "15043+1.5", "2-inf".
