@@ -37,7 +37,7 @@ struct KeySums {
       key[i] = static_cast<uint16_t>(key[i] + table[codes[i] % kPqCentroids]);
   }
   void store_maxima(uint16_t* to) const {
-    for (uint32_t i = 0; i < kCodeKeys / 2; ++i)
+    for (uint64_t i = 0; i < kCodeKeys / 2; ++i)
       to[i] = key[2 * i] > key[2 * i + 1] ? key[2 * i] : key[2 * i + 1];
   }
 };

@@ -37,7 +37,7 @@ struct Options {
 /// Seconds of this thread: what a busy neighbour on the core does not lengthen.
 double cpu_seconds() {
   timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
@@ -218,7 +218,6 @@ void bench_scan(const std::string& name, const Scan& scan, const HostMemory& mem
           std::printf("   tiles read %5.1f GB/s, time / that %.2f; DRAM %5.1f GB/s, %.2f",
                       gbytes * s / reading, s / reading, read, read / gbytes);
         std::printf("\n");
-        std::fflush(stdout);
       }
     }
   }
