@@ -62,6 +62,9 @@ Engine Engine::open(const EngineOptions& options) {
   request.allow_untrained = options.allow_untrained;
   request.has_packs = options.reads_saved;
   request.method = options.method;
+  if (options.method)
+    index::check_supported(*options.method, KvLayout::make(options.k_codec, options.v_codec,
+                                                           engine.spec_.shape.head_dim));
   request.n_threads = engine.n_threads_;
   request.available_bytes = available_dram_bytes();
   if (options.dram_bytes > 0) {

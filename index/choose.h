@@ -41,8 +41,8 @@ struct ChooseArgs {
   std::span<const float> log_weights;  // [n_queries, weight_stride], of all full blocks
   uint64_t weight_stride = 0;
   uint32_t n_queries = 0;
-  uint32_t n_blocks = 0;               // full blocks before the step
-  uint32_t n_positions = 0;            // of the context, the step's included
+  uint32_t n_blocks = 0;                    // full blocks before the step
+  uint32_t n_positions = 0;                 // of the context, the step's included
   std::span<const uint64_t> resident = {};  // bit per block; may be empty
 };
 

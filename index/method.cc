@@ -52,16 +52,6 @@ uint32_t n_slots(const IndexShape& shape) {
   return shape.n_streams * (tile_slots(shape.n_blocks) + 2);
 }
 
-std::unique_ptr<Selector> make_pq(const IndexShape& shape, const KernelTable& kernels,
-                                  std::shared_ptr<TileMemory> memory) {
-  if (shape.layout.head_dim % kPqSubspaces != 0)
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("method 'pq' cuts keys into {} equal parts, head_dim is {}",
-                            kPqSubspaces, shape.layout.head_dim),
-                "--attn", "choose another method");
-  return std::make_unique<PqSelector>(shape.layout, kernels, std::move(memory), shape.n_streams);
-}
-
 }  // namespace
 
 std::span<const MethodName> method_names() { return kMethods; }
@@ -75,6 +65,14 @@ Method find_method(std::string_view name) {
               "wanted one of: " + names);
 }
 
+void check_supported(Method method, const KvLayout& layout) {
+  if (method != Method::kPq || layout.head_dim % kPqSubspaces == 0) return;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("method 'pq' cuts keys into {} equal parts, head_dim is {}", kPqSubspaces,
+                          layout.head_dim),
+              "--attn", "choose another method");
+}
+
 uint64_t index_bytes(Method method, const IndexShape& shape) {
   const uint64_t rows =
       tile_bytes(method, shape.layout.head_dim) * TileMemory::kSlotTiles * n_slots(shape);
@@ -84,6 +82,7 @@ uint64_t index_bytes(Method method, const IndexShape& shape) {
 
 SelectorSource::SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels)
     : method_(method), shape_(shape), kernels_(kernels) {
+  check_supported(method, shape.layout);
   if (const uint64_t bytes = tile_bytes(method, shape.layout.head_dim); bytes > 0)
     memory_ = std::make_shared<TileMemory>(bytes, n_slots(shape));
 }
@@ -105,7 +104,7 @@ std::unique_ptr<Selector> SelectorSource::make() const {
     case Method::kMean:
       return digest(Digest::kMean);
     case Method::kPq:
-      return make_pq(shape_, kernels_, memory_);
+      return std::make_unique<PqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method_));
 }

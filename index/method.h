@@ -36,6 +36,9 @@ struct IndexShape {
   uint32_t n_blocks = 0;   // of the longest sequence
 };
 
+/// Errors: kUnsupported, where the method has no rows for such blocks.
+void check_supported(Method method, const KvLayout& layout);
+
 /// Bytes of index rows that a source reserves: those of one sequence of shape.n_blocks, and two
 /// slots per stream for a fork that goes its own way. With what a sequence of that length holds
 /// besides rows: codebooks, and keys sampled for them.
@@ -44,7 +47,7 @@ uint64_t index_bytes(Method method, const IndexShape& shape);
 /// Makes indexes that share one memory of index_bytes(). One caller at a time.
 class SelectorSource {
  public:
-  /// Errors: kOutOfMemory.
+  /// Errors: kOutOfMemory, those of check_supported().
   SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels);
   Method method() const { return method_; }
   uint64_t budget_bytes() const { return index_bytes(method_, shape_); }

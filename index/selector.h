@@ -27,7 +27,9 @@ struct EstimateArgs {
   uint32_t end_block = 0;
   float* scratch = nullptr;      // scratch_floats(n_queries) floats, 64-byte aligned
   float* log_weights = nullptr;  // [n_queries, weight_stride]; entries [first_block, end_block) set
-  uint64_t weight_stride = 0;    // floats between the rows of two queries
+  // Floats between the rows of two queries: end_block rounded up to kExtentBlocks at least, since
+  // whole extents are written.
+  uint64_t weight_stride = 0;
 };
 
 /// The index of one sequence. Blocks are those of the sequence, 32 positions each, numbered from 0;
