@@ -20,12 +20,15 @@ inline constexpr uint32_t kPagesPerBlock = kBlockPositions / kPagePositions;
 inline constexpr uint32_t kTilePages = kExtentPositions / kPagePositions;
 
 /// A digest tile: [n_dims / 2][kTilePages][2] bf16, so that one vector holds the same pair of
-/// dimensions of neighbouring pages. n_dims is a multiple of 2.
+/// dimensions of neighbouring pages. n_dims is a multiple of 2, at most kDigestDimsMax.
 constexpr uint64_t digest_tile_bytes(uint32_t n_dims) {
   return uint64_t{n_dims} * kTilePages * sizeof(uint16_t);
 }
 
-/// Products of queries with the digests of pages; a block's score is its larger page's.
+inline constexpr uint32_t kDigestDimsMax = 1024;  // of n_dims
+
+/// Products of queries with the digests of pages; a block's score is its larger page's, or
+/// NaN where one of the two is.
 struct DigestScoreArgs {
   const std::byte* const* tiles;  // [n_tiles], each digest_tile_bytes(n_dims), 64-byte aligned
   uint32_t n_tiles;
@@ -39,7 +42,8 @@ struct DigestScoreArgs {
 inline constexpr uint32_t kPqSubspaces = 16;
 inline constexpr uint32_t kPqCentroids = 64;  // 6 bits
 inline constexpr uint32_t kPqTileKeys = 64;   // keys whose codes lie together
-/// Codes of one extent: [4][kPqSubspaces][kPqTileKeys] bytes, each a centroid's number.
+/// Codes of one extent: [4][kPqSubspaces][kPqTileKeys] bytes, each a centroid's number (its low six
+/// bits; the others are not read).
 inline constexpr uint64_t kPqTileBytes = uint64_t{kExtentPositions} * kPqSubspaces;
 
 /// Sums over sub-spaces of table entries picked by the keys' codes; a block's score is its largest
@@ -48,7 +52,7 @@ struct PqScanArgs {
   const std::byte* const* tiles;  // [n_tiles], each kPqTileBytes, 64-byte aligned
   uint32_t n_tiles;
   const uint8_t* tables;  // [n_queries][kPqSubspaces][kPqCentroids]
-  const float* scales;    // [n_queries]: score = scale * sum + offset
+  const float* scales;    // [n_queries], > 0: score = scale * sum + offset, each rounded
   const float* offsets;   // [n_queries]
   uint32_t n_queries;
   float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
