@@ -99,6 +99,7 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
   head.blocks.insert(head.blocks.end(), all.begin() + n_blocks, all.end());
   head.n_skipped = (n_blocks - static_cast<uint32_t>(choice.blocks.size())) * kBlockPositions;
   selection->shares[kv_head] = choice.estimated_share;
+  if (probe != nullptr) head.chosen = choice.blocks;
 }
 
 void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
@@ -118,6 +119,7 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
         selection->heads[group_idx * selection->max_kv_heads + head].n_skipped;
     counts.blocks += n_blocks;
     counts.attended_blocks += n_blocks - n_skipped / kBlockPositions;
+    counts.open_positions += group.first_pos + group.n_rows - n_blocks * kBlockPositions;
     counts.estimated_share += selection->shares[head];
     ++counts.choices;
   }

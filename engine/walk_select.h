@@ -20,7 +20,8 @@ struct Walk::State::Selection {
   /// The context that one KV head of a sequence attends in the layer at hand.
   struct Head {
     std::vector<tiers::BlockId> blocks;
-    uint32_t n_skipped = 0;  // positions
+    uint32_t n_skipped = 0;        // positions
+    std::vector<uint32_t> chosen;  // which full blocks: only where a probe hears
   };
 
   uint32_t stride;  // floats between the weights of two queries: blocks of n_ctx, in whole extents
@@ -32,6 +33,9 @@ struct Walk::State::Selection {
   std::vector<Head> heads;               // [group][max_kv_heads]
   std::vector<double> shares;            // [max_kv_heads]
   SelectionCounts counts;
+  // For a probe.
+  std::vector<float> exact;                      // [n_rows, q_width] of the layer at hand
+  std::vector<float> exact_head, selected_head;  // [n_queries, head_dim] of the head at hand
 };
 
 }  // namespace strata::engine
