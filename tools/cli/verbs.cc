@@ -15,6 +15,8 @@ constexpr Verb kVerbs[] = {
      "tokenize -m MODEL.gguf [-p TEXT] [-f FILE] [--ids|--json]", run_tokenize},
     {kBenchSyntax, "measure reading and decoding, as llama-bench does",
      "bench -m MODEL.gguf [-p 512,4096] [-n 128] [-d 0,8192] [-r 5]", run_bench},
+    {kEvalSyntax, "judge approximate attention against exact attention",
+     "eval -m MODEL.gguf -f TEXT [-f TEXT] [--attn quest,oracle] [--kv-budget 1024,5%]", run_eval},
     {kSessionListSyntax, "list the saved sessions", "session list [--json]", run_session_list},
     {kSessionShowSyntax, "show what a saved session holds", "session show NAME [--json]",
      run_session_show},
