@@ -38,7 +38,6 @@ STRATA_VEC Codes load_codes(const std::byte* at) {
                                          _mm256_set1_epi8(kPqCentroids - 1));
   return {codes, _mm256_slli_epi16(codes, 3), _mm256_slli_epi16(codes, 2)};
 }
-STRATA_VEC void prefetch_codes(const std::byte* at) { prefetch(at); }
 
 STRATA_VEC __m256i quarter(const uint8_t* table, uint32_t i, __m256i codes) {
   const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table) + i);

@@ -28,7 +28,6 @@ constexpr uint32_t kScanQueries = 4;
 using Codes = const uint8_t*;
 
 Codes load_codes(const std::byte* at) { return reinterpret_cast<Codes>(at); }
-void prefetch_codes(const std::byte* at) { prefetch(at); }
 
 struct KeySums {
   uint16_t key[kCodeKeys];

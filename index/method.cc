@@ -1,13 +1,17 @@
 #include "index/method.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <string>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "base/error.h"
 #include "index/digest_selector.h"
 #include "index/oracle_selector.h"
+#include "index/pq_selector.h"
 #include "index/recent_selector.h"
 
 namespace strata::index {
@@ -19,6 +23,7 @@ constexpr std::array kMethods = {
     MethodName{Method::kQuest, "quest", "bounds from each page's least and largest keys (Quest)"},
     MethodName{Method::kCuboid, "cuboid", "centre and deviation of each page's keys (ArkVale)"},
     MethodName{Method::kMean, "mean", "mean key of each page (landmarks)"},
+    MethodName{Method::kPq, "pq", "every key, by product quantisation (PQCache)"},
 };
 
 /// Bytes of rows per extent of a stream; 0 = none are kept.
@@ -37,12 +42,24 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
       return digest(Digest::kCuboid);
     case Method::kMean:
       return digest(Digest::kMean);
+    case Method::kPq:
+      return PqSelector::tile_bytes();
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
 }
 
 uint32_t n_slots(const IndexShape& shape) {
   return shape.n_streams * (tile_slots(shape.n_blocks) + 2);
+}
+
+std::unique_ptr<Selector> make_pq(const IndexShape& shape, const KernelTable& kernels,
+                                  std::shared_ptr<TileMemory> memory) {
+  if (shape.layout.head_dim % kPqSubspaces != 0)
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("method 'pq' cuts keys into {} equal parts, head_dim is {}",
+                            kPqSubspaces, shape.layout.head_dim),
+                "--attn", "choose another method");
+  return std::make_unique<PqSelector>(shape.layout, kernels, std::move(memory), shape.n_streams);
 }
 
 }  // namespace
@@ -59,7 +76,10 @@ Method find_method(std::string_view name) {
 }
 
 uint64_t index_bytes(Method method, const IndexShape& shape) {
-  return tile_bytes(method, shape.layout.head_dim) * TileMemory::kSlotTiles * n_slots(shape);
+  const uint64_t rows =
+      tile_bytes(method, shape.layout.head_dim) * TileMemory::kSlotTiles * n_slots(shape);
+  if (method != Method::kPq) return rows;
+  return rows + shape.n_streams * PqSelector::stream_bytes(shape.layout, shape.n_blocks);
 }
 
 SelectorSource::SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels)
@@ -84,6 +104,8 @@ std::unique_ptr<Selector> SelectorSource::make() const {
       return digest(Digest::kCuboid);
     case Method::kMean:
       return digest(Digest::kMean);
+    case Method::kPq:
+      return make_pq(shape_, kernels_, memory_);
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method_));
 }

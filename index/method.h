@@ -18,6 +18,7 @@ enum class Method : uint8_t {
   kQuest,   // least and largest key per dimension of a page
   kCuboid,  // ArkVale: centre and mean deviation of a page's keys
   kMean,    // mean landmarks of pages
+  kPq,      // PQCache: each key by 16 codes of 6 bits
 };
 
 struct MethodName {
@@ -36,7 +37,8 @@ struct IndexShape {
 };
 
 /// Bytes of index rows that a source reserves: those of one sequence of shape.n_blocks, and two slots
-/// per stream for a fork that goes its own way.
+/// per stream for a fork that goes its own way. With what a sequence of that length holds besides
+/// rows: codebooks, and keys sampled for them.
 uint64_t index_bytes(Method method, const IndexShape& shape);
 
 /// Makes indexes that share one memory of index_bytes(). One caller at a time.
@@ -46,6 +48,7 @@ class SelectorSource {
   SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels);
   Method method() const { return method_; }
   uint64_t budget_bytes() const { return index_bytes(method_, shape_); }
+  /// Errors: kUnsupported, where the method cannot index keys of this head_dim.
   std::unique_ptr<Selector> make() const;
 
  private:

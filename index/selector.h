@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 
+#include "base/error.h"
 #include "base/kv_layout.h"
 
 namespace strata::index {
@@ -62,10 +63,21 @@ class Selector {
 
   /// The rows of one extent (8 blocks) of one stream as bytes, for a file: what load_rows() of a
   /// selector of the same method, shape and version takes instead of observing the eight blocks. The
-  /// bytes are those of observing the blocks again.
+  /// bytes are those of observing the blocks again. Empty where the method still waits for keys to
+  /// train with: such extents, the last of a stream, are observed again instead of loaded.
   virtual uint64_t extent_row_bytes() const = 0;
   virtual std::span<const std::byte> rows(StreamIdx stream, uint32_t extent) const = 0;
+  /// Opened extents of a stream in ascending order, after all its codebooks and before any observe().
+  /// Errors: kBadFile, and nothing has changed.
   virtual void load_rows(StreamIdx stream, uint32_t extent, std::span<const std::byte> bytes) = 0;
+
+  /// What the rows of a stream refer to besides: few, each as bytes for a file, numbered from 0.
+  virtual uint32_t n_codebooks(StreamIdx) const { return 0; }
+  virtual std::span<const std::byte> codebook(StreamIdx, uint32_t /*idx*/) const { return {}; }
+  /// The stream's next codebook. Errors: kBadFile, and nothing has changed.
+  virtual void load_codebook(StreamIdx, std::span<const std::byte>) {
+    throw Error(ErrorCode::kBadFile, "a codebook for a method that has none", "index");
+  }
 };
 
 }  // namespace strata::index

@@ -139,11 +139,14 @@ TEST(Selector, RowsThatWereSavedAreThoseThatAreMadeAnew) {
     const auto loaded = source.make();
     loaded->open_blocks(20);
     for (StreamIdx stream = 0; stream < 2; ++stream)
-      for (uint32_t extent = 0; extent < 2; ++extent)
-        loaded->load_rows(stream, extent, saved->rows(stream, extent));
-    for (uint32_t block = 16; block < 20; ++block) {
-      loaded->observe(0, block, keys.block(block));
-      loaded->observe(1, block, keys.block(block));
+      for (uint32_t idx = 0; idx < saved->n_codebooks(stream); ++idx)
+        loaded->load_codebook(stream, saved->codebook(stream, idx));
+    for (StreamIdx stream = 0; stream < 2; ++stream) {
+      uint32_t n_loaded = 0;  // extents
+      for (; n_loaded < 2 && !saved->rows(stream, n_loaded).empty(); ++n_loaded)
+        loaded->load_rows(stream, n_loaded, saved->rows(stream, n_loaded));
+      for (uint32_t block = n_loaded * kExtentBlocks; block < 20; ++block)
+        loaded->observe(stream, block, keys.block(block));
     }
     EXPECT_EQ(estimates(*loaded, 1, q, 3), estimates(*saved, 1, q, 3));
   }

@@ -51,7 +51,7 @@ constexpr OptionSpec kRows[] = {
      "how weights come from the file: past the page cache, through it, or what is faster here",
      Sources::kEverywhere, kComputing | kEval, &S::load},
     {"attn", "", Section::kModel, ValueKind::kChoice, "exact", 0, 0,
-     "exact|auto|quest|cuboid|mean|recent|oracle",
+     "exact|auto|quest|cuboid|mean|pq|recent|oracle",
      "what an answer attends of a long context: all of it, or the blocks that a method of "
      "retrieval chooses (approximate); auto = the cheapest method that passed `strata eval --gate` "
      "on this model, else exact",
@@ -156,9 +156,9 @@ constexpr OptionSpec kRows[] = {
      "also time each kind of operation, in one more run of each test", Sources::kEverywhere, kBench,
      &S::stages},
 
-    {"methods", "--attn", Section::kJudging, ValueKind::kText, "oracle,quest,cuboid,mean,recent", 0,
-     0, "NAME,...", "methods of retrieval to judge against exact attention", Sources::kEverywhere,
-     kEval, &S::methods},
+    {"methods", "--attn", Section::kJudging, ValueKind::kText, "oracle,quest,cuboid,mean,pq,recent",
+     0, 0, "NAME,...", "methods of retrieval to judge against exact attention",
+     Sources::kEverywhere, kEval, &S::methods},
     {"budgets", "--kv-budget", Section::kJudging, ValueKind::kText, "1024", 0, 0, "N|N%|Xp,...",
      "what a token may attend: tokens, a share of the context, or the share of the attention "
      "weight",
