@@ -1,6 +1,8 @@
 // `eval` through the program: forms of output, and what it refuses.
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -9,6 +11,7 @@
 #include "tests/engine/zoo_fixture.h"
 #include "tests/tools/refusal.h"
 #include "tests/tools/strata_process.h"
+#include "tools/eval/attention_trace.h"
 #include "tools/makers/recall_model.h"
 
 namespace strata::cli {
@@ -113,7 +116,7 @@ TEST_F(Eval, TasksOfARecallModelScoreBesideExactAttention) {
   makers::RecallModel::make(makers::recall_variant()).write(path);
   const std::vector<std::string> arguments = {
       "eval",    "-m", path,     "--tasks",       "recall",      "--lengths", "2048",
-      "--cases", "1",  "--attn", "oracle,recent", "--kv-budget", "10%"};
+      "--cases", "1",  "--attn", "oracle,recent", "--kv-budget", "25%"};
   auto as_list = arguments;
   as_list.push_back("--json");
   const Outcome outcome = run_strata(as_list);
@@ -126,6 +129,66 @@ TEST_F(Eval, TasksOfARecallModelScoreBesideExactAttention) {
   EXPECT_LT(list[1]["score"], 1.0);
   EXPECT_EQ(list[0]["cases"], 8);
   EXPECT_NE(run_strata(arguments).out.find("| right % |"), std::string::npos);
+}
+
+TEST_F(Eval, TheGateKeepsAVerdictThatAutoObeys) {
+  const std::string path = zoo_model(), page = folder_.path("page.html");
+  testing::Launch launch;
+  launch.environment = {{"XDG_CACHE_HOME", folder_.path("cache")}};
+  const std::vector<std::string> run = {"run", "-m", path, "--raw", "-p",     "the a",
+                                        "-n",  "1",  "-c", "64",    "--attn", "auto"};
+  launch.arguments = run;
+  EXPECT_NE(run_strata(launch).err.find("attention: exact (no verdict on this model yet"),
+            std::string::npos);
+  const auto gate = [&](const std::string& budget) {
+    launch.arguments = {
+        "eval", "-m",     path, "-f",     text("a.txt", 300), "--kv-budget", budget,   "-c",
+        "400",  "--last", "8",  "--gate", "--attn",           "mean,recent", "--html", page};
+    return run_strata(launch);
+  };
+  const Outcome failed = gate("40%");
+  EXPECT_EQ(failed.exit_code, 1) << failed.err;
+  EXPECT_NE(failed.err.find("gate: mean at 40% fails: "), std::string::npos) << failed.err;
+  launch.arguments = run;
+  EXPECT_NE(run_strata(launch).err.find("attention: exact (no method passed"), std::string::npos);
+  const Outcome passed = gate("100%");
+  EXPECT_EQ(passed.exit_code, 0) << passed.err;
+  EXPECT_NE(passed.err.find("gate: mean at 100% passes"), std::string::npos) << passed.err;
+  EXPECT_EQ(passed.err.find("gate: recent"), std::string::npos) << passed.err;
+  launch.arguments = run;
+  EXPECT_NE(run_strata(launch).err.find("attention: mean at a budget of 100% (KL 0.0000 nat"),
+            std::string::npos);
+
+  std::ifstream file(page);
+  const std::string html{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_TRUE(html.starts_with("<!doctype html>"));
+  EXPECT_NE(html.find("<svg"), std::string::npos);
+  EXPECT_NE(html.find("prefers-color-scheme: dark"), std::string::npos);
+  for (const std::string outside : {"http", "src=", "@import", "url("})
+    EXPECT_EQ(html.find(outside), std::string::npos) << outside;
+  expect_refused({"eval", "-m", path, "--gate", "--tasks", "needle"},
+                 {2, "usage", {"--gate needs a text"}, "--gate", "-f FILE"});
+}
+
+TEST_F(Eval, RecordsATraceOfTheBeginningOfAText) {
+  const std::string path = zoo_model(), trace_path = folder_.path("trace.bin");
+  const std::vector<std::string> arguments = {
+      "eval",        "-m",  path,      "-f", text("a.txt", 300), "--record", trace_path,
+      "--positions", "256", "--steps", "16", "--layers"};
+  auto first = arguments;
+  first.emplace_back("1");
+  const Outcome outcome = run_strata(first);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "");
+  const auto trace = eval::read_trace(trace_path);
+  EXPECT_EQ(trace.layers, std::vector<uint32_t>{1});
+  EXPECT_EQ(trace.n_positions, 256u);
+  EXPECT_EQ(trace.n_steps, 16u);
+  auto wrong = arguments;
+  wrong.emplace_back("7");
+  EXPECT_EQ(run_strata(wrong).exit_code, 2);
+  first.insert(first.end(), {"--positions", "1m"});
+  expect_refused(first, {2, "usage", {"wanted 1048576 positions"}, "--positions", "longer text"});
 }
 
 TEST_F(Eval, RefusesWhatItCannotJudge) {
@@ -150,20 +213,25 @@ TEST_F(Eval, RefusesWhatItCannotJudge) {
   expect_refused(with({"--tasks", "needle", "--lengths", "16"}),
                  {2, "usage", {"found '16'"}, "--lengths", "--help"});
   expect_refused({"eval", "-m", path, "-f", text("b.txt", 10)},
-                 {1, "bad_text", {"wanted more than 257 tokens (--last 256)"}, "b.txt", "longer"});
+                 {2, "bad_text", {"wanted more than 257 tokens (--last 256)"}, "b.txt", "longer"});
   expect_refused(with({"-c", "100"}),
                  {2, "usage", {"wanted more than 257 tokens", "found 100"}, "--ctx-size", "raise"});
   expect_refused({"eval", "-m", path, "-f", folder_.write("c.txt", "a \xff b")},
-                 {1, "bad_text", {"wanted UTF-8", "0xff"}, "c.txt", "iconv"});
+                 {2, "bad_text", {"wanted UTF-8", "0xff"}, "c.txt", "iconv"});
 }
 
 TEST_F(Eval, AModelWhoseLogitsAreNotNumbersIsNamed) {
   auto bad = engine::testing::make_small_model();
   bad.tensor("output_norm.weight").values[0] = std::numeric_limits<float>::quiet_NaN();
   const std::string letters = folder_.write("a.txt", std::string(40, 'a'));
-  expect_line(
-      run_strata({"eval", "-m", model(bad), "-f", letters, "--last", "4", "--attn", "mean"}),
-      {4, "bad_file", {"logits are not finite"}, "logits", "inspect --check"});
+  const Outcome outcome =
+      run_strata({"eval", "-m", model(bad), "-f", letters, "--last", "4", "--attn", "mean"});
+  EXPECT_EQ(outcome.exit_code, 4);
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_NE(outcome.err.find("error: the model's logits are not finite: token 0 [logits] (remedy: "
+                             "check the model file"),
+            std::string::npos)
+      << outcome.err;
 }
 
 }  // namespace

@@ -88,15 +88,14 @@ struct Axis {
   }
 };
 
-/// Powers of ten that hold the values between `least` and the largest.
-Axis log_axis(const std::vector<double>& values, double least, const std::string& title) {
+/// Powers of ten that hold the values, as far as they lie between `least` and `most`.
+Axis log_axis(const std::vector<double>& values, double least, double most,
+              const std::string& title) {
   const double low = std::max(least, *std::ranges::min_element(values));
-  const double high = std::max(low * 10, *std::ranges::max_element(values));
-  Axis axis{.from = std::pow(10, std::floor(std::log10(low))),
-            .to = std::pow(10, std::ceil(std::log10(high))),
-            .is_log = true,
-            .title = title,
-            .ticks = {}};
+  const double high = std::max(low, *std::ranges::max_element(values));
+  Axis axis{.from = 0, .to = 0, .is_log = true, .title = title, .ticks = {}};
+  axis.to = std::min(most, std::pow(10, std::ceil(std::log10(high))));
+  axis.from = std::min(axis.to / 10, std::pow(10, std::floor(std::log10(low))));
   for (double tick = axis.from; tick < axis.to * 1.5; tick *= 10) axis.ticks.push_back(tick);
   return axis;
 }
@@ -169,8 +168,8 @@ std::string divergence_plot(std::span<const EvalRow> rows) {
   for (const Curve& curve : curves)
     for (const Point& point : curve.points) values.push_back(point.quality);
   return "<h2>Divergence from exact attention (less is better)</h2>\n" +
-         plot_svg(curves, log_axis(shares_of(curves), 1e-4, "K and V read"),
-                  log_axis(values, kLeastDivergence, "KL, nat"));
+         plot_svg(curves, log_axis(shares_of(curves), 1e-4, 1, "K and V read"),
+                  log_axis(values, kLeastDivergence, 100, "KL, nat"));
 }
 
 /// Of each task at each length.
@@ -191,7 +190,7 @@ std::string task_plots(std::span<const EvalRow> rows) {
                  .ticks = {0, 0.25, 0.5, 0.75, 1}};
     out += fmt::format("<h2>{}, {} tokens (exact attention: {:.0f} %)</h2>\n", escaped(key.first),
                        key.second, 100 * row.exact_score.value_or(0)) +
-           plot_svg(curves, log_axis(shares_of(curves), 1e-4, "K and V read"), y);
+           plot_svg(curves, log_axis(shares_of(curves), 1e-4, 1, "K and V read"), y);
   }
   return out;
 }

@@ -160,10 +160,8 @@ void write_page(const engine::Engine& engine, const Settings& settings,
 }
 
 /// Writes K, V and queries of a text's beginning.
-void record_text(const Command& command, const engine::Engine& engine, const engine::Model& model,
-                 ThreadPool& pool) {
-  const Settings& settings = command.settings;
-  const auto tokens = read_beginning(command, engine);
+void record_text(const Settings& settings, std::span<const int32_t> tokens,
+                 const engine::Engine& engine, const engine::Model& model, ThreadPool& pool) {
   eval::SplitRunner runner(model, engine.kernels(), pool,
                            runner_options(engine, tokens.size() - settings.steps, settings.steps));
   const auto trace =
@@ -195,13 +193,14 @@ int run_eval(const Command& command) {
   check_eval(command);
   const engine::Engine engine = open_engine(settings);
   const bool records = !settings.record.empty();
+  const auto beginning = records ? read_beginning(command, engine) : std::vector<int32_t>();
   const Subjects subjects = records ? Subjects() : gather_subjects(command, engine);
 
   ThreadPool pool(engine.n_threads());
   say_streaming(engine.weight_plan());
   const engine::Model model = load_model(engine, pool);
   if (records) {
-    record_text(command, engine, model, pool);
+    record_text(settings, beginning, engine, model, pool);
     return 0;
   }
   eval::SplitRunner runner(model, engine.kernels(), pool,

@@ -59,13 +59,15 @@ Agreement agreement_of(std::span<const Prediction> predictions) {
   const auto n = static_cast<double>(predictions.size());
   std::vector<double> kl;
   double exact_nll = 0, nll = 0;
+  uint64_t n_same = 0;
   for (const Prediction& prediction : predictions) {
     kl.push_back(prediction.kl);
     exact_nll += prediction.exact_nll / n;
     nll += prediction.nll / n;
-    of.top1 += prediction.same_top ? 1 / n : 0;
+    n_same += prediction.same_top ? 1u : 0u;
   }
   of.kl = summarise(std::move(kl));
+  of.top1 = static_cast<double>(n_same) / n;
   of.exact_perplexity = std::exp(exact_nll);
   of.perplexity = std::exp(nll);
   return of;
