@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "engine/kv_cache.h"
 
 namespace strata::engine {
@@ -33,6 +34,18 @@ Sequence::~Sequence() { release_all(); }
 
 void Sequence::release_all() {
   for (auto& table : streams_) cache_->release_from(table, table.first_block);
+}
+
+void Sequence::attach_index(std::unique_ptr<index::Selector> index) {
+  STRATA_CHECK(index->n_blocks() == 0, "an index of %u blocks", index->n_blocks());
+  index->open_blocks(n_pos() / kBlockPositions);
+  index_ = std::move(index);
+  n_indexed_ = 0;
+}
+
+void Sequence::drop_index() {
+  index_.reset();
+  n_indexed_ = 0;
 }
 
 Sequence Sequence::fork() const {

@@ -32,7 +32,10 @@ class Sequence {
   index::Selector* index() const { return index_.get(); }
   uint32_t n_indexed() const { return n_indexed_; }
   void set_n_indexed(uint32_t n_blocks) { n_indexed_ = n_blocks; }
-  void drop_index() { index_.reset(); }
+  /// Gives the sequence an index that has observed nothing; the next selected step takes in every
+  /// full block there is. Errors: kDoesNotFit (the index has no room), and nothing has changed.
+  void attach_index(std::unique_ptr<index::Selector> index);
+  void drop_index();
 
   /// A second sequence with the same past. Costs one reference per block; the open block is copied
   /// when either side appends.

@@ -13,6 +13,7 @@
 #include "base/step_plan.h"
 #include "base/thread_pool.h"
 #include "base/trace.h"
+#include "engine/attention_probe.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/sequence.h"
@@ -29,6 +30,7 @@ struct SelectionCounts {
   uint64_t steps = 0;
   uint64_t blocks = 0;           // full blocks that could be attended
   uint64_t attended_blocks = 0;  // of these
+  uint64_t open_positions = 0;   // of blocks that were not full before the step: all attended
   uint64_t index_bytes = 0;      // of index rows
   double estimated_share = 0;  // sum over choices of the weight that the index gave what was chosen
   uint64_t choices = 0;
@@ -76,7 +78,7 @@ class Walk {
   /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows, Attention attention = Attention::kExact);
   /// From now on steps may be kSelected; their sequences have an index (KvCacheOptions::selectors).
-  /// Reserves for contexts of n_ctx.
+  /// Reserves for contexts of n_ctx. Called again it changes the rule and counts from 0.
   void select_by(const index::Rule& rule, uint64_t n_ctx);
   /// Rows of one sequence in a selected step at most: they share one choice per KV head.
   uint32_t selected_rows_max() const;
@@ -96,6 +98,10 @@ class Walk {
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
+  /// From now on the full layers of selected steps are attended twice, exactly and as chosen, and
+  /// the probe hears of both; no bit of the step changes. All of K and V is in DRAM then. Null =
+  /// nothing hears, and nothing is done for it. `probe` outlives the walk or is taken away before.
+  void set_probe(AttentionProbe* probe);
 
  private:
   struct State;

@@ -201,7 +201,15 @@ void Walk::State::attend_split(uint32_t layer) {
 }
 
 void Walk::State::attend(uint32_t layer) {
-  if (is_selected && shape.layers[layer].window == 0) select_layer(layer);
+  if (!is_selected || shape.layers[layer].window > 0) return attend_tables(layer);
+  if (probe != nullptr) attend_exactly(layer);
+  select_layer(layer);
+  attend_tables(layer);
+  if (probe != nullptr) tell_probe(layer);
+}
+
+/// Over head_table() of every KV head.
+void Walk::State::attend_tables(uint32_t layer) {
   list_tiles(layer);
   if (next_wave < waves.size() && waves[next_wave].layer == layer) return attend_streamed(layer);
   uint64_t split_floats = 0;

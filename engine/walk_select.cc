@@ -135,6 +135,7 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
         selection->heads[group_idx * selection->max_kv_heads + head].n_skipped;
     sums.blocks += n_blocks;
     sums.attended_blocks += n_blocks - n_skipped / kBlockPositions;
+    sums.open_positions += group.first_pos + group.n_rows - n_blocks * kBlockPositions;
     sums.estimated_share += selection->shares[head];
     ++sums.choices;
   }

@@ -38,6 +38,9 @@ struct Walk::State::Selection : SelectionSizes {
   std::vector<double> shares;            // [max_kv_heads]
   std::vector<bool> extent_bits;
   SelectionCounts counts;
+  // For a probe.
+  std::vector<float> exact;                      // [n_rows, q_width] of the layer at hand
+  std::vector<float> exact_head, selected_head;  // [n_queries, head_dim] of the head at hand
 };
 
 }  // namespace strata::engine

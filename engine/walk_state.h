@@ -59,6 +59,7 @@ struct Walk::State {
   void attn_norm();
   void qkv(uint32_t layer);
   void attend(uint32_t layer);
+  void attend_tables(uint32_t layer);
   void attn_output();
   void ffn_norm();
   void ffn_gate_up(uint32_t layer);
@@ -109,6 +110,10 @@ struct Walk::State {
   void index_closed(const Group& group);
   void index_missed(const Group& group);
 
+  // For a probe (engine/walk_probe.cc).
+  void attend_exactly(uint32_t layer);
+  void tell_probe(uint32_t layer);
+
   // Attention over KV that is partly on disk (engine/walk_stream.cc).
   struct Wave;
   void plan_waves();
@@ -153,6 +158,7 @@ struct Walk::State {
   bool timing = false;
   std::vector<double> op_seconds;
   Trace* trace = nullptr;
+  AttentionProbe* probe = nullptr;
   const std::atomic<bool>* cancel = nullptr;
 
   // Buffers, all [max_rows, width] f32 unless said otherwise.

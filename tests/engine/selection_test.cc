@@ -67,6 +67,47 @@ TEST(Selection, ABudgetOfEverythingIsExactAttention) {
   }
 }
 
+TEST(Selection, AnIndexThatIsAttachedLaterIsTheOneThatGrewWithTheText) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(700, 5);
+  const std::span<const int32_t> context = std::span(text).first(600),
+                                 rest = std::span(text).subspan(600);
+  const Budget budget{Budget::Kind::kTokens, 256};
+  const WalkSetting setting = setting_with(Method::kQuest, budget);
+  ZooWalk grown(member.model, setting);
+  const Logits expected = read_split(grown, text, 600);
+
+  WalkSetting without = setting;
+  without.method.reset();
+  ZooWalk walk(member.model, without);
+  const index::SelectorSource source(
+      Method::kQuest,
+      index_shape(member.model.shape(), setting.k_codec, setting.v_codec, setting.n_ctx),
+      *setting.kernels);
+  Sequence read = walk.sequence();
+  const Logits before = walk.feed(read, context);
+  const auto select = [&](Budget of) {
+    index::Rule rule;
+    rule.budget = of;
+    walk.walk().select_by(rule, setting.n_ctx);
+    Sequence fork = read.fork();
+    fork.attach_index(source.make());
+    return walk.feed(fork, rest, 0, Attention::kSelected);
+  };
+  const auto selected = [&](const Logits& all) { return std::span(all).last(rest.size()); };
+  EXPECT_TRUE(is_same(select(budget), selected(expected)));
+  EXPECT_LT(walk.walk().selection_counts().attended_blocks, walk.walk().selection_counts().blocks);
+  // Another rule, on another fork; and the text itself is as it was.
+  const Logits exact = [&] {
+    Sequence fork = read.fork();
+    return walk.feed(fork, rest);
+  }();
+  EXPECT_TRUE(is_same(select({Budget::Kind::kShare, 1.0}), exact));
+  EXPECT_EQ(walk.walk().selection_counts().attended_blocks, walk.walk().selection_counts().blocks);
+  EXPECT_FALSE(is_same(selected(expected), exact));
+  EXPECT_EQ(read.index(), nullptr);
+}
+
 /// Answers that are right of a text with 8 keys at depths 0 .. 1, each of three words.
 uint32_t right_answers(Method method, Budget budget, uint32_t n_tokens, double* share) {
   const makers::RecallModel model = makers::RecallModel::make({.n_kv_heads = 1});

@@ -99,9 +99,8 @@ TEST(PqEdge, QueriesOfAnySizeGiveNoNan) {
 }
 
 TEST(PqEdge, HeadsThatDoNotDivideAreRefused) {
-  const SelectorSource source(Method::kPq, {f16_layout(72), 1, 8}, kernels());
   try {
-    source.make();
+    const SelectorSource source(Method::kPq, {f16_layout(72), 1, 8}, kernels());
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kUnsupported);

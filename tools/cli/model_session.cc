@@ -9,6 +9,7 @@
 #include "engine/byte_text.h"
 #include "engine/machine.h"
 #include "engine/prompt_tokens.h"
+#include "tools/cli/attention_profile.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
@@ -25,6 +26,8 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, 
   const engine::SamplerOptions sampler = sampler_options(command);
   engine::EngineOptions options = engine_options(command.settings);
   options.trace = trace;
+  if (command.settings.attn == "auto")
+    notice(choose_attention(command.settings.profile_dir, options));
   ModelSession session(verb, command, engine::Engine::open(options));
   session.sampler_ = sampler;
   note_missing_pre_tokenizer(session.engine_.file());

@@ -48,16 +48,16 @@ engine::LoadMode load_mode(std::string_view name) {
   return name == "mmap" ? engine::LoadMode::kMapped : engine::LoadMode::kAuto;
 }
 
-index::Budget kv_budget(const std::string& text) {
+}  // namespace
+
+index::Budget kv_budget(const std::string& text, const std::string& where) {
   const auto budget = read_budget(text);
   if (budget) return *budget;
   throw Error(
       ErrorCode::kUsage,
       fmt::format("wanted tokens, a share of the context or of the weight, found '{}'", text),
-      "--kv-budget", "such as 2048, 2% or 0.98p");
+      where, "such as 2048, 2% or 0.98p");
 }
-
-}  // namespace
 
 engine::EngineOptions engine_options(const Settings& settings) {
   engine::EngineOptions options;
@@ -77,7 +77,8 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.chunk_rows = static_cast<uint32_t>(settings.batch_size);
   options.n_threads = static_cast<uint32_t>(settings.threads);
   options.cpu_isa = settings.cpu_isa;
-  if (settings.attn != "exact") options.method = index::find_method(settings.attn);
+  if (settings.attn != "exact" && settings.attn != "auto")
+    options.method = index::find_method(settings.attn);
   options.selection.budget = kv_budget(settings.kv_budget);
   options.allow_untrained = settings.allow_untrained;
   options.rope.scaling = settings.rope_scaling;
