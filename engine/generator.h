@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/meet_in_the_middle.h"
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 #include "engine/text/tokenizer.h"
@@ -68,6 +69,7 @@ struct Generation {
   FinishReason finish_reason = FinishReason::kStop;
   bool context_full = false;  // kLength because the context, not n_predict, ran out
   TokenUsage usage;
+  Meeting meeting;  // of what was computed and what was read of a saved beginning
   GenerationTimes times;
 };
 

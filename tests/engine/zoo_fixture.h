@@ -116,6 +116,7 @@ class ZooWalk {
         walk_(model, cache_, *setting.kernels, pool_, setting.chunk_rows) {}
 
   KvCache& cache() { return cache_; }
+  Walk& walk() { return walk_; }
   Sequence sequence() { return cache_.make_sequence(); }
 
   /// Appends tokens in chunks of the setting's size, the first of `first_rows` where that is not 0;
