@@ -47,8 +47,9 @@ struct GenerationEvents {
 
 struct TokenUsage {
   uint64_t prompt_tokens = 0;
-  uint64_t cached_tokens = 0;      // of the prompt: the sequence held them already
-  uint64_t recomputed_tokens = 0;  // of the prompt: held before, but had to be read again
+  uint64_t cached_tokens = 0;  // of the prompt: the sequence held them already
+  // Of the prompt: held or saved before, but computed again.
+  uint64_t recomputed_tokens = 0;
   uint64_t completion_tokens = 0;
 };
 

@@ -59,27 +59,28 @@ class DiskOfFiles final : public tiers::Io {
   tiers::SimulatedIo disk_;
 };
 
-struct Run {
-  tiers::SimulatedDisk disk;
+struct Machine {
+  tiers::SimulatedDisk disk{};
   uint32_t chunk_rows = 64;
-  uint32_t n_frames = 8;
+  // Fewer than there are extents of the only full layer of gemma3.
+  uint32_t n_frames = 4;
   uint32_t n_ctx = 8192;
 };
 
-WalkSetting setting(const Run& run) {
+WalkSetting setting(const Machine& machine) {
   WalkSetting setting;
   setting.kernels = cpu_attn::available_kernels().back();
   setting.n_threads = 2;
-  setting.chunk_rows = run.chunk_rows;
-  setting.n_ctx = run.n_ctx;
+  setting.chunk_rows = machine.chunk_rows;
+  setting.n_ctx = machine.n_ctx;
   return setting;
 }
 
 /// A walk beside a folder of saved contexts on a simulated disk.
 class SlowRun {
  public:
-  SlowRun(const LoadedMember& member, const TestFolder& folder, const Run& run)
-      : walk(member.model, setting(run), spill(member, run)),
+  SlowRun(const LoadedMember& member, const TestFolder& folder, const Machine& machine)
+      : walk(member.model, setting(machine), spill(member, machine)),
         contexts({.directory = folder.path("contexts"), .limits = {}, .saves = true}, walk.cache(),
                  kModel, "test") {}
 
@@ -96,14 +97,14 @@ class SlowRun {
   ContextCache contexts;
 
  private:
-  static std::unique_ptr<tiers::Spill> spill(const LoadedMember& member, const Run& run) {
+  static std::unique_ptr<tiers::Spill> spill(const LoadedMember& member, const Machine& machine) {
     auto made = std::make_unique<tiers::Spill>();
     made->transfers = std::make_unique<tiers::TransferQueue>(
-        std::make_unique<DiskOfFiles>(run.disk),
+        std::make_unique<DiskOfFiles>(machine.disk),
         tiers::TransferOptions{
-            .frame_bytes =
-                place_bytes(member.model.shape(), {.n_ctx = 8192, .chunk_rows = run.chunk_rows}),
-            .n_frames = run.n_frames,
+            .frame_bytes = place_bytes(member.model.shape(),
+                                       {.n_ctx = 8192, .chunk_rows = machine.chunk_rows}),
+            .n_frames = machine.n_frames,
             .deadline = std::chrono::seconds(60)});
     return made;
   }
@@ -145,15 +146,15 @@ TEST_P(MeetInTheMiddle, EveryMeetingPointGivesTheSameBits) {
   std::mt19937_64 random(seed);
   std::set<uint32_t> meetings;
   for (uint32_t trial = 0; trial < 24; ++trial) {
-    Run run{.chunk_rows = 32u << random() % 4,
-            .n_frames = 6 + static_cast<uint32_t>(random() % 10)};
-    run.disk = {.seed = random(),
-                .latency = milliseconds(100 + random() % 3000),
-                .latency_spread = milliseconds(random() % 500),
-                .look_time = milliseconds(1 + random() % 20)};
-    SlowRun slow(member, folder, run);
+    Machine machine{.chunk_rows = 32u << random() % 3,
+                    .n_frames = 4 + static_cast<uint32_t>(random() % 4)};
+    machine.disk = {.seed = random(),
+                    .latency = milliseconds(100 + random() % 3000),
+                    .latency_spread = milliseconds(random() % 500),
+                    .look_time = milliseconds(1 + random() % 20)};
+    SlowRun slow(member, folder, machine);
     Sequence sequence = slow.restore(std::span(text).first(kSaved));
-    const Meeting met = meet_in_the_middle(slow.walk.walk(), sequence, run.chunk_rows);
+    const Meeting met = meet_in_the_middle(slow.walk.walk(), sequence, machine.chunk_rows);
     meetings.insert(met.computed_tokens);
     if (met.computed_tokens + met.loaded_tokens > 0) {
       EXPECT_EQ(met.computed_tokens + met.loaded_tokens, kSaved);
@@ -162,7 +163,7 @@ TEST_P(MeetInTheMiddle, EveryMeetingPointGivesTheSameBits) {
     slow.expect_no_frame_held();
     expect_same_rest(slow, sequence);
   }
-  EXPECT_GE(meetings.size(), 4u);
+  EXPECT_GE(meetings.size(), 3u);
 }
 
 TEST_P(MeetInTheMiddle, AFastDiskIsReadWhenAStepNeedsIt) {
@@ -219,12 +220,12 @@ TEST_P(MeetInTheMiddle, WhatTheDiskLosesIsComputedAgain) {
   std::mt19937_64 random(seed);
   uint64_t n_lost = 0;
   for (uint32_t trial = 0; trial < 12; ++trial) {
-    Run run{.disk = slow_disk()};
-    run.disk.seed = random();
-    run.disk.faults = {.short_read = 0.05, .read_error = 0.2, .bit_flip = 0.2, .hang = 0.02};
-    SlowRun slow(member, folder, run);
+    Machine machine{.disk = slow_disk()};
+    machine.disk.seed = random();
+    machine.disk.faults = {.short_read = 0.05, .read_error = 0.2, .bit_flip = 0.2, .hang = 0.02};
+    SlowRun slow(member, folder, machine);
     Sequence sequence = slow.restore(std::span(text).first(kSaved));
-    meet_in_the_middle(slow.walk.walk(), sequence, run.chunk_rows);
+    meet_in_the_middle(slow.walk.walk(), sequence, machine.chunk_rows);
     slow.expect_no_frame_held();
     expect_same_rest(slow, sequence);
     n_lost += slow.walk.cache().store().counts().lost_extents;
