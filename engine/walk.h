@@ -47,6 +47,8 @@ class Walk {
   ~Walk();
 
   uint32_t max_rows() const;
+  KvCache& cache();
+  ThreadPool& pool();
   /// Bytes reserved for steps, logits included; committed when first touched. At most
   /// walk_buffer_bytes() (engine/context_size.h) while a step wants one row's logits.
   uint64_t buffer_bytes() const;
@@ -56,6 +58,10 @@ class Walk {
   /// block; kIo where weights are streamed and do not come; kCancelled; what a spill file brings.
   /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows);
+  /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets one:
+  /// for callers that read blocks themselves. Logits of the last step are gone then. Errors: those
+  /// of step().
+  void repair(Sequence& sequence, const tiers::LostExtent& lost);
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;
 
@@ -68,9 +74,13 @@ class Walk {
   /// From now on a step looks at the flag between its operations, and while it waits for the spill
   /// file, and ends with kCancelled where it is set. Null = it looks at none.
   void set_cancel(const std::atomic<bool>* flag);
+  /// From now on a step calls this between its operations, on the calling thread; what it throws
+  /// ends the step. Empty = it calls nothing.
+  void set_between_operations(std::function<void()> between);
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
+  Trace* trace() const;
 
  private:
   struct State;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -140,6 +141,7 @@ struct Walk::State {
   std::vector<double> op_seconds;
   Trace* trace = nullptr;
   const std::atomic<bool>* cancel = nullptr;
+  std::function<void()> between_operations;
 
   // Buffers, all [max_rows, width] f32 unless said otherwise.
   HostMemory memory;

@@ -71,7 +71,7 @@ class CachedRun {
     return logits;
   }
   void finish(const std::string& session = "") {
-    contexts_.finish(walk_.cache(), sequence_, session);
+    contexts_.finish(walk_.walk(), sequence_, session);
     EXPECT_EQ(contexts_.problem(), "");
   }
   /// Another prompt for the same sequence, as a chat has it: what both begin with is kept.
@@ -84,13 +84,12 @@ class CachedRun {
     return walk_.feed(sequence, tokens);
   }
   KvCache& cache() { return walk_.cache(); }
-  const Sequence& sequence() const { return sequence_; }
+  Walk& walk() { return walk_.walk(); }
+  Sequence& sequence() { return sequence_; }
   ContextCache& contexts() { return contexts_; }
   uint32_t n_restored() const { return n_restored_; }
   ContextCacheCounts counts() const { return contexts_.counts(); }
   const tiers::StoreCounts& store() { return walk_.cache().store().counts(); }
-
- private:
   static std::unique_ptr<tiers::Spill> transfers(const LoadedMember& member) {
     std::vector<std::string> notices;
     return tiers::open_spill(
@@ -99,6 +98,8 @@ class CachedRun {
          .io = tiers::IoChoice::kThreads},
         notices);
   }
+
+ private:
   ZooWalk walk_;
   ContextCache contexts_;
   Sequence sequence_;
@@ -201,6 +202,24 @@ TEST(ContextCache, APromptStoppedBeforeItsFirstStepLeavesTheSessionOfItsName) {
   EXPECT_EQ(session->tokens.size(), 600u);
 }
 
+TEST(ContextCache, AStoppedPromptLeavesTheLongerSessionOfItsName) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1500, kSeed);
+  const auto n_tokens = [&](std::span<const int32_t> prompt, uint32_t n_read) {
+    CachedRun run(member, folder, {});
+    run.begin(prompt);
+    run.read_to(prompt, n_read);
+    run.finish("talk");
+    return tiers::PackDirectory::open(folder.path("contexts"), {}).session("talk")->tokens.size();
+  };
+  EXPECT_EQ(n_tokens(text, 1500), 1500u);
+  EXPECT_EQ(n_tokens(std::span(text).first(1000), 1000), 1500u);
+  EXPECT_EQ(n_tokens(joined(text, member.text(300, 8)), 1800), 1800u);  // a longer one
+  const auto other = joined({text.begin(), text.begin() + 500}, member.text(300, 9));
+  EXPECT_EQ(n_tokens(other, 800), 800u);  // another text
+}
+
 /// Without the first pack nobody could find a second one.
 TEST(ContextCache, NothingIsSavedBehindAPackThatFailed) {
   const LoadedMember member("llama3");
@@ -218,7 +237,7 @@ TEST(ContextCache, NothingIsSavedBehindAPackThatFailed) {
     while (run.contexts().problem().empty()) std::this_thread::yield();
   }
   run.read_to(text, 5000);
-  run.contexts().finish(run.cache(), run.sequence());
+  run.contexts().finish(run.walk(), run.sequence());
   EXPECT_NE(run.contexts().problem(), "");
   EXPECT_EQ(run.counts().saved_tokens, 0u);
 }
@@ -323,6 +342,120 @@ TEST(ContextCache, ADamagedBlockIsComputedAgain) {
   }
 }
 
+TEST(ContextCache, APackThatAStepFindsDamagedIsSavedAnew) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1500, kSeed);
+  const auto more = joined(text, member.text(50, 3));
+  {
+    CachedRun run(member, folder);
+    run.read(text);
+    run.finish();
+  }
+  ASSERT_GT(damage_packs(folder), 0u);
+  const auto damaged = [&] {
+    uint64_t n = 0;
+    auto directory = tiers::PackDirectory::open(folder.path("contexts"), {});
+    for (const tiers::PackEntry& pack : directory.packs())
+      n += directory.verify_pack(pack.name)->n_bad_blocks;
+    return n;
+  };
+  EXPECT_GT(damaged(), 0u);
+  {
+    CachedRun run(member, folder);
+    // Whole extents alone, which are read by the step that uses them.
+    run.begin(std::span(text).first(5 * kExtentPositions + 1));
+    EXPECT_EQ(run.counts().damaged_packs, 0u);
+    run.feed(run.sequence(), std::span(more).subspan(run.sequence().n_pos(), 100));
+    run.finish();
+    EXPECT_EQ(run.counts().damaged_packs, 1u);
+  }
+  EXPECT_EQ(damaged(), 0u);
+  CachedRun run(member, folder);
+  run.begin(text);
+  EXPECT_GE(run.n_restored(), 5 * kExtentPositions);
+}
+
+TEST(ContextCache, WhatIsLostWhileItIsSavedIsComputedAgain) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1100, kSeed);
+  const Logits whole = ZooWalk(member.model, setting()).feed_all(text);
+  {
+    CachedRun run(member, folder);
+    run.read(text);
+    run.finish();
+  }
+  const auto elsewhere_options = [&] {
+    return ContextCacheOptions{.directory = folder.path("elsewhere"), .limits = {}, .saves = true};
+  };
+  {
+    CachedRun run(member, folder);
+    run.begin(std::span(text).first(4 * kExtentPositions + 1));  // on the disk only
+    ASSERT_GT(damage_packs(folder), 0u);
+    ContextCache elsewhere(elsewhere_options(), run.cache(), kModel, "test");
+    elsewhere.begin(run.sequence(), std::span(text).first(4 * kExtentPositions));
+    elsewhere.save_closed(run.cache(), run.sequence());
+    EXPECT_EQ(elsewhere.problem(), "");
+    elsewhere.finish(run.walk(), run.sequence());
+    EXPECT_EQ(elsewhere.problem(), "");
+    EXPECT_GT(elsewhere.counts().repaired_extents, 0u);
+    EXPECT_EQ(elsewhere.counts().saved_tokens, 4 * kExtentPositions);
+  }
+  ZooWalk walk(member.model, setting(), CachedRun::transfers(member));
+  ContextCache elsewhere(elsewhere_options(), walk.cache(), kModel, "test");
+  Sequence sequence = elsewhere.restore(walk.cache(), text);
+  ASSERT_EQ(sequence.n_pos(), 4 * kExtentPositions);
+  const Logits rest = walk.feed(sequence, std::span(text).subspan(sequence.n_pos()));
+  EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
+  EXPECT_EQ(walk.cache().store().counts().corrupt_blocks, 0u);
+}
+
+TEST(ContextCache, RestoringAgainOpensNoFileAgain) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(600, kSeed);
+  CachedRun run(member, folder);
+  run.read(text);
+  run.finish();
+  const auto n_open = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  run.begin(text);
+  const auto n_before = n_open();
+  for (uint32_t i = 0; i < 3; ++i) run.begin(text);
+  EXPECT_EQ(n_open(), n_before);
+}
+
+TEST(ContextCache, AnAnswerIsFoundByItsBytes) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  // Tokens stand for "a", "aa", "aaa" or "b...": many ways to spell one text.
+  const tiers::TokenBytes bytes_of = [](int32_t token, std::string& out) {
+    out += token < 150 ? std::string(1 + static_cast<size_t>(token) % 3, 'a')
+                       : "b" + std::to_string(token);
+  };
+  const auto prompt = member.text(700, kSeed);
+  const auto answer = std::vector<int32_t>(300, 1);  // "aa" each
+  const auto text = joined(prompt, answer);
+  {
+    CachedRun run(member, folder);
+    run.read(prompt);
+    run.feed(run.sequence(), answer);
+    run.finish();
+  }
+  std::string bytes;
+  for (const int32_t token : text) bytes_of(token, bytes);
+  CachedRun run(member, folder);
+  const tiers::KnownText known = run.contexts().known_text(bytes + "a question", bytes_of);
+  EXPECT_EQ(known.tokens, text);
+  EXPECT_EQ(known.n_bytes, bytes.size());
+  // What has not been generated is left to the tokenizer.
+  bytes.clear();
+  for (const int32_t token : prompt) bytes_of(token, bytes);
+  EXPECT_TRUE(run.contexts().known_text(bytes + "cc", bytes_of).tokens.empty());
+}
+
 TEST(ContextCache, WhatIsComputedAgainServesEveryLayer) {
   const LoadedMember member("llama3");
   const TestFolder folder;
@@ -414,7 +547,7 @@ TEST(ContextCache, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
     walk.feed(sequence, text);
     disk.hang();
     try {
-      contexts.finish(walk.cache(), sequence);
+      contexts.finish(walk.walk(), sequence);
       ADD_FAILURE() << "a hung disk was waited for";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kIo);
