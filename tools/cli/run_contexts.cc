@@ -45,10 +45,11 @@ void RunContexts::give_up(const Error& error) {
   if (failure_ == SavingFailure::kIsThrown) throw Error(error);
   if (error.code() == ErrorCode::kCancelled) return notice("(saving was stopped)");
   is_off_ = true;
-  cache_.reset();
   notice(fmt::format("note: saved contexts are not used: {}{}{}", error.what(),
                      error.where().empty() ? "" : " | " + error.where(),
                      error.remedy().empty() ? "" : " | " + error.remedy()));
+  // After the notice: on a disk that hangs, closing a file that was written to hangs as well.
+  cache_.reset();
 }
 
 void RunContexts::say_damaged() {
