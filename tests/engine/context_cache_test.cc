@@ -578,7 +578,7 @@ TEST(ContextCache, WaitingForADiskThatHangsIsStopped) {
     walk.feed(sequence, text);
     disk.hang();
     try {
-      contexts.finish(walk.cache(), sequence);
+      contexts.finish(walk.walk(), sequence);
       ADD_FAILURE() << "a hung disk was waited for";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kCancelled);
