@@ -25,8 +25,8 @@ std::vector<TokenId> encode_text_prompt(const Tokenizer& tokenizer, std::string_
 std::vector<TokenId> encode_chat_prompt(const Tokenizer& tokenizer,
                                         std::span<const PromptPart> parts);
 
-/// Appends the bytes that a token stands for. A control token is a mark that no text can hold (bytes
-/// that are not UTF-8), and never the bytes of its text.
+/// Appends the bytes that a token stands for. A control token is a mark that no text can hold
+/// (bytes that are not UTF-8), and never the bytes of its text.
 void append_marked(const Tokenizer& tokenizer, TokenId token, std::string& out);
 std::string marked_text(const Tokenizer& tokenizer, std::span<const TokenId> tokens);
 

@@ -58,9 +58,9 @@ class Walk {
   /// block; kIo where weights are streamed and do not come; kCancelled; what a spill file brings.
   /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows);
-  /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets one:
-  /// for callers that read blocks themselves. Logits of the last step are gone then. Errors: those
-  /// of step().
+  /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets
+  /// one: for callers that read blocks themselves. Logits of the last step are gone then. Errors:
+  /// those of step().
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;

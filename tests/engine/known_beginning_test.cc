@@ -1,5 +1,5 @@
-// Prompts whose beginning is known by its bytes: earlier answers keep the tokens they were generated
-// as, and everything else is tokenised as always.
+// Prompts whose beginning is known by its bytes: earlier answers keep the tokens they were
+// generated as, and everything else is tokenised as always.
 #include <gtest/gtest.h>
 
 #include <algorithm>
