@@ -1,5 +1,7 @@
 #include "tools/cli/value_readers.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -127,6 +129,20 @@ std::optional<index::Budget> read_budget(std::string_view text) {
   const auto n = read_count(text);
   if (!n || *n == 0) return std::nullopt;
   return index::Budget{Kind::kTokens, static_cast<double>(*n)};
+}
+
+std::string budget_text(const index::Budget& budget) {
+  switch (budget.kind) {
+    case index::Budget::Kind::kTokens:
+      return fmt::format("{:.0f}", budget.value);
+    case index::Budget::Kind::kShare:
+      return fmt::format("{:g}%", 100 * budget.value);
+    case index::Budget::Kind::kMass:
+      return fmt::format("{:g}p", budget.value);
+    case index::Budget::Kind::kLogGap:
+      return fmt::format("{:g} nats", budget.value);
+  }
+  return "unknown";
 }
 
 std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text) {
