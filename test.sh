@@ -11,7 +11,7 @@ readonly suites="release asan tsan fuzz golden"
 declare -A budget_minutes=([release]=14 [asan]=16 [tsan]=9 [fuzz]=12 [golden]=6)
 readonly total_budget_minutes=40
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
-readonly thread_tests='ThreadPool|PqHistory|Selection|Walk|Zoo|IoTest|TransferQueue|HungDevice|HungRing|BlockStore|BlockFaults|Spill\.'
+readonly thread_tests='ThreadPool|PqHistory|Walk|Zoo|IoTest|TransferQueue|HungDevice|HungRing|BlockStore|BlockFaults|Spill\.'
 readonly sanitizer_slow_tests='32K|FullLength|AThousand'
 fuzz_seconds() { case $1 in gguf*) echo 60 ;; *) echo 20 ;; esac; }
 

@@ -124,7 +124,7 @@ uint32_t right_answers(Method method, Budget budget, uint32_t n_tokens, double* 
   return n_right;
 }
 
-TEST(Selection, TwoPercentOfThirtyTwoThousandTokensHoldTheAnswer) {
+TEST(Selection, TwoPercentOf32KTokensHoldTheAnswer) {
   for (const auto& method : index::method_names()) {
     double share = 0;
     const uint32_t n_right =
