@@ -8,6 +8,7 @@
 namespace strata::engine {
 namespace {
 
+constexpr uint32_t kRepairsMax = 256;  // of extents lost while they are saved, as in one step
 constexpr uint32_t kDamagedMax = 8;  // packs that one restore removes before it reads the text anew
 
 tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
@@ -19,6 +20,21 @@ tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
   for (const LayerShape& layer : cache.shape().layers)
     shape.layers.push_back({layer.n_kv_heads, layer.window});
   return shape;
+}
+
+/// A session of that name which goes on where this text ends, and is there.
+bool is_longer_session(tiers::PackDirectory& directory, const tiers::PackShape& shape,
+                       const std::string& name, std::span<const int32_t> tokens) {
+  std::optional<tiers::SessionManifest> session;
+  try {
+    session = directory.session(name);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+    return false;  // it can never be restored
+  }
+  return session && session->model == shape.model && session->tokens.size() > tokens.size() &&
+         std::ranges::equal(std::span(session->tokens).first(tokens.size()), tokens) &&
+         directory.find(shape, {}, session->tokens).n_positions == session->tokens.size();
 }
 
 }  // namespace
@@ -42,6 +58,7 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) 
       options_.wait_max);
   counts_.restored_tokens = sequence.n_pos();
   tokens_ = sequence.tokens();
+  is_generated_.assign(tokens_.size(), 0);
   saved_end_ = sequence.n_pos();
   return sequence;
 }
@@ -66,13 +83,29 @@ Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& ca
   return cache.make_sequence();
 }
 
-void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> tokens) {
+tiers::KnownText ContextCache::known_text(std::string_view text,
+                                          const tiers::TokenBytes& bytes_of) {
+  tiers::KnownText known;
+  publisher_.with_directory(
+      [&](tiers::PackDirectory& directory) {
+        known = directory.find_text(shape_, {}, text, bytes_of);
+      },
+      options_.wait_max);
+  return known;
+}
+
+void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> tokens,
+                         std::span<const uint8_t> is_generated) {
+  STRATA_CHECK(is_generated.empty() || is_generated.size() == tokens.size(),
+               "%zu marks, %zu tokens", is_generated.size(), tokens.size());
   const auto differs = std::ranges::mismatch(tokens_, tokens);
   saved_end_ = std::min(
       {saved_end_, sequence.n_pos(), static_cast<uint32_t>(differs.in1 - tokens_.begin())});
   writer_.reset();
   run_end_ = 0;  // no run, where none is begun below
   tokens_.assign(tokens.begin(), tokens.end());
+  is_generated_.assign(is_generated.begin(), is_generated.end());
+  is_generated_.resize(tokens.size());
   if (options_.saves && tokens.size() >= saved_end_ + kSavedTokensMin)
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
 }
@@ -81,6 +114,7 @@ void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> toke
 void ContextCache::start_run(uint32_t first_pos) {
   writer_.reset();
   next_extent_ = first_pos / kExtentPositions;
+  next_layer_ = 0;
   first_pos_ = first_pos;
   run_end_ = std::min<uint32_t>(first_pos + tiers::kPackPositionsMax,
                                 static_cast<uint32_t>(tokens_.size()));
@@ -88,20 +122,44 @@ void ContextCache::start_run(uint32_t first_pos) {
 
 void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
   try {
-    while (options_.saves && next_extent_ * kExtentPositions < run_end_) {
-      const uint32_t end = std::min((next_extent_ + 1) * kExtentPositions, run_end_);
-      if (end > sequence.n_pos()) return;
-      // Where a pack did not get its name, what would continue it could not be found.
-      if (!writer_ && !problem().empty()) {
-        options_.saves = false;
-        return;
+    save_extents(cache, sequence);
+  } catch (const tiers::LostExtent&) {
+    // The next call goes on with the layer that could not be read.
+  } catch (const Error& error) {
+    give_up(error);
+  }
+}
+
+/// Errors: LostExtent, after which the next call goes on; others.
+void ContextCache::save_extents(KvCache& cache, const Sequence& sequence) {
+  while (options_.saves && next_extent_ * kExtentPositions < run_end_) {
+    const uint32_t end = std::min((next_extent_ + 1) * kExtentPositions, run_end_);
+    if (end > sequence.n_pos()) return;
+    // Where a pack did not get its name, what would continue it could not be found.
+    if (!writer_ && !problem().empty()) {
+      options_.saves = false;
+      return;
+    }
+    write_extent(cache, sequence);
+    if (end < run_end_) continue;
+    publisher_.add(std::move(*writer_));
+    writer_.reset();
+    saved_end_ = run_end_;
+    if (run_end_ < tokens_.size()) start_run(run_end_);
+  }
+}
+
+/// What is lost is computed again, and saving goes on.
+void ContextCache::save_repaired(Walk& walk, Sequence& sequence) {
+  try {
+    for (uint32_t n_repairs = 0;; ++n_repairs) {
+      try {
+        return save_extents(walk.cache(), sequence);
+      } catch (const tiers::LostExtent& lost) {
+        if (n_repairs == kRepairsMax) throw;
+        walk.repair(sequence, lost);
+        ++counts_.repaired_extents;
       }
-      write_extent(cache, sequence, next_extent_++);
-      if (end < run_end_) continue;
-      publisher_.add(std::move(*writer_));
-      writer_.reset();
-      saved_end_ = run_end_;
-      if (run_end_ < tokens_.size()) start_run(run_end_);
     }
   } catch (const Error& error) {
     // Where the wait before a run was stopped, the run is written at the next call.
@@ -110,42 +168,60 @@ void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
   }
 }
 
-/// One extent of the run: every layer of it, read back from disk where it has left DRAM.
-void ContextCache::write_extent(KvCache& cache, const Sequence& sequence, uint32_t extent) {
+/// The next extent of the run: every layer of it, read back from disk where it has left DRAM.
+void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
   if (!writer_) {
     tiers::PackRun run;
     run.shape = shape_;
     run.first_pos = first_pos_;
     if (first_pos_ > 0) run.chain_before = sequence.chain_at(first_pos_);
     run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
+    run.is_generated.assign(is_generated_.begin() + first_pos_, is_generated_.begin() + run_end_);
     publisher_.with_directory(
         [&](tiers::PackDirectory& directory) { writer_.emplace(directory.start(std::move(run))); },
         options_.wait_max);
   }
-  const uint32_t in_run = extent - first_pos_ / kExtentPositions;
+  const uint32_t in_run = next_extent_ - first_pos_ / kExtentPositions;
   const uint32_t n_blocks = writer_->head().extent_blocks(in_run);
-  std::vector<const std::byte*> blocks;
-  for (uint32_t layer = 0; layer < shape_.layers.size(); ++layer) {
+  for (; next_layer_ < shape_.layers.size(); ++next_layer_) {
+    if (shape_.layers[next_layer_].n_kv_heads == 0) continue;
     const ExtentBytes bytes =
-        cache.hold_extent(sequence, layer, extent * kExtentPositions, n_blocks);
+        cache.hold_extent(sequence, next_layer_, next_extent_ * kExtentPositions, n_blocks);
     try {
-      writer_->write(in_run, layer, bytes.blocks);
+      writer_->write(in_run, next_layer_, bytes.blocks);
     } catch (...) {
       cache.release_extent(bytes);
       throw;
     }
     cache.release_extent(bytes);
   }
+  next_layer_ = 0;
+  ++next_extent_;
 }
 
-void ContextCache::finish(KvCache& cache, const Sequence& sequence, const std::string& session) {
-  save_closed(cache, sequence);
+/// What a damaged pack held is to be saved again: by now the sequence has the right blocks.
+void ContextCache::drop_damaged(tiers::BlockStore& store) {
+  for (const auto& pack : store.take_damaged_packs()) {
+    publisher_.with_directory(
+        [&](tiers::PackDirectory& directory) {
+          if (!directory.discard(pack->name())) return;
+          ++counts_.damaged_packs;
+          saved_end_ = std::min(saved_end_, pack->head().run.first_pos);
+        },
+        options_.wait_max);
+  }
+}
+
+void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& session) {
+  save_repaired(walk, sequence);
+  drop_damaged(walk.cache().store());
   const uint32_t n_new = sequence.n_pos() - std::min(sequence.n_pos(), saved_end_);
   const bool is_worth = n_new >= kSavedTokensMin || (!session.empty() && n_new > 0);
   if (options_.saves && is_worth && problem().empty()) {
     tokens_ = sequence.tokens();
+    is_generated_.resize(tokens_.size(), 1);
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
-    save_closed(cache, sequence);
+    save_repaired(walk, sequence);
   }
   publisher_.wait(options_.wait_max);
   if (session.empty() || !problem().empty()) return;
@@ -166,6 +242,8 @@ void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence
   for (const tiers::FoundPiece& piece : found.pieces)
     if (manifest.packs.empty() || manifest.packs.back() != piece.pack->name())
       manifest.packs.push_back(piece.pack->name());
+  // What was stopped half-way does not cut what was saved whole.
+  if (is_longer_session(directory, shape_, session, manifest.tokens)) return;
   directory.pin(session, manifest);
 }
 

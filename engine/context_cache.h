@@ -14,6 +14,7 @@
 
 #include "engine/kv_cache.h"
 #include "engine/pack_publisher.h"
+#include "engine/walk.h"
 #include "tiers/pack_directory.h"
 
 namespace strata::engine {
@@ -35,7 +36,9 @@ struct ContextCacheCounts {
   uint64_t restored_tokens = 0;
   uint64_t saved_tokens = 0;  // in packs that have their name
   uint64_t saved_bytes = 0;
-  uint64_t damaged_packs = 0;  // found to be wrong while restoring, and removed
+  // Found to be wrong while restoring or by a step, and removed.
+  uint64_t damaged_packs = 0;
+  uint64_t repaired_extents = 0;  // lost while they were saved, and computed again
 };
 
 /// Saves a sequence while it is read: extent by extent on the calling thread, which copies bytes to
@@ -51,15 +54,25 @@ class ContextCache {
   /// removed and less of it is used. Errors: kIo, kDoesNotFit.
   Sequence restore(KvCache& cache, std::span<const int32_t> tokens);
 
+  /// The saved tokens of the longest beginning of `text` that ends with a generated one
+  /// (PackIndex::find_text). Errors: kIo.
+  tiers::KnownText known_text(std::string_view text, const tiers::TokenBytes& bytes_of);
+
   /// `tokens` are about to be read by `sequence`, which holds what restore() gave or what the last
-  /// call was about: from now on save_closed() saves what is new.
-  void begin(const Sequence& sequence, std::span<const int32_t> tokens);
-  /// After a step: saves the extents that are complete.
+  /// call was about: from now on save_closed() saves what is new. `is_generated` says of each token
+  /// whether a model wrote it; empty = none. What the sequence holds beyond `tokens` at the end,
+  /// the model has generated.
+  void begin(const Sequence& sequence, std::span<const int32_t> tokens,
+             std::span<const uint8_t> is_generated = {});
+  /// After a step: saves the extents that are complete. One that the disk has lost waits until a
+  /// later step or finish() has computed it again.
   void save_closed(KvCache& cache, const Sequence& sequence);
-  /// Saves the rest of the sequence and waits until all of it is on the disk. Where `session` is
-  /// not empty, the packs get its name. Errors: those of PackDirectory::pin; kIo where the disk
-  /// does not answer.
-  void finish(KvCache& cache, const Sequence& sequence, const std::string& session = "");
+  /// Removes the packs that steps have found to be damaged, saves the rest of the sequence, also
+  /// what those packs held, and waits until all of it is on the disk. Where `session` is not empty,
+  /// the packs get its name, unless a longer session that begins with them has it. Lost extents are
+  /// computed again with `walk`, whose last logits are gone then. Errors: those of
+  /// PackDirectory::pin; kIo where the disk does not answer.
+  void finish(Walk& walk, Sequence& sequence, const std::string& session = "");
 
   /// Why saving ended before its end; empty where it did not.
   std::string problem() const;
@@ -71,7 +84,10 @@ class ContextCache {
   void pin(tiers::PackDirectory& directory, const Sequence& sequence,
            const std::string& session) const;
   void start_run(uint32_t first_pos);
-  void write_extent(KvCache& cache, const Sequence& sequence, uint32_t extent);
+  void save_extents(KvCache& cache, const Sequence& sequence);
+  void save_repaired(Walk& walk, Sequence& sequence);
+  void write_extent(KvCache& cache, const Sequence& sequence);
+  void drop_damaged(tiers::BlockStore& store);
   void give_up(const Error& error);
 
   ContextCacheOptions options_;
@@ -81,10 +97,12 @@ class ContextCache {
 
   // The text, and the run of it that is being saved: tokens_[first_pos_, run_end_).
   std::vector<int32_t> tokens_;
+  std::vector<uint8_t> is_generated_;  // as tokens_
   std::optional<tiers::PackWriter> writer_;
   uint32_t first_pos_ = 0;
   uint32_t run_end_ = 0;
   uint32_t next_extent_ = 0;  // of the text
+  uint32_t next_layer_ = 0;   // of that extent
   uint32_t saved_end_ = 0;    // positions before it are saved, or on their way
 
   ContextCacheCounts counts_;

@@ -111,14 +111,18 @@ void Engine::plan_context(const ModelShape& shape, const ContextRequest& request
     notices_.push_back(spill_problem_);
 }
 
+Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) const {
+  WeightOptions weights;
+  weights.load = options_.load;
+  weights.plan = weight_plan_;
+  return Model::load(*file_, spec_, pool, progress, weights);
+}
+
 void Engine::load(const Model::Progress& progress) {
   STRATA_CHECK(model_ == nullptr, "loaded twice");
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ThreadPool>(n_threads_);
-  WeightOptions weights;
-  weights.load = options_.load;
-  weights.plan = weight_plan_;
-  model_ = std::make_shared<const Model>(Model::load(*file_, spec_, *pool_, progress, weights));
+  model_ = std::make_shared<const Model>(load_model(*pool_, progress));
   reserve_kv();
   load_ms_ =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();

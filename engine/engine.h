@@ -65,6 +65,10 @@ class Engine {
   /// loaded engine of the same file, which outlives this one. One of the two walks at a time.
   void load_beside(const Engine& loaded);
 
+  /// The weights alone, for a caller that keeps them and its own K and V; they must go before the
+  /// engine does.
+  Model load_model(ThreadPool& pool, const Model::Progress& progress) const;
+
   const GgufFile& file() const { return *file_; }
   const ModelSpec& spec() const { return spec_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }

@@ -111,6 +111,10 @@ struct Run {
 bool Run::read_prompt() {
   keep_common_prefix(sequence, request.prompt, answer.usage);
   const uint64_t n_cached = answer.usage.cached_tokens;
+  const auto on_restored = [&](uint64_t done) {
+    return (!events.on_prefill || events.on_prefill(done, request.prompt.size())) &&
+           !is_cancelled(events);
+  };
   bool goes_on = true;  // prefill() has nothing left to stop after the last chunk
   const auto on_chunk = [&](uint64_t done, uint64_t) {
     goes_on = !events.on_prefill || events.on_prefill(n_cached + done, request.prompt.size());
@@ -119,9 +123,15 @@ bool Run::read_prompt() {
   };
   const auto rest = request.prompt.subspan(n_cached);
   const bool is_question = n_cached > rest.size() && rest.size() <= kQuestionTokensMax;
+  const Attention attention = is_question ? request.attention : Attention::kExact;
   try {
-    prefill(walk, sequence, rest, request.chunk_rows, on_chunk,
-            is_question ? request.attention : Attention::kExact);
+    // What selects reads of a restored context only what it chooses.
+    if (attention == Attention::kExact) {
+      answer.meeting = meet_in_the_middle(walk, sequence, request.chunk_rows, on_restored);
+      answer.usage.cached_tokens -= answer.meeting.computed_tokens;
+      answer.usage.recomputed_tokens += answer.meeting.computed_tokens;
+    }
+    prefill(walk, sequence, rest, request.chunk_rows, on_chunk, attention);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) throw;
     return false;

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/meet_in_the_middle.h"
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 #include "engine/text/tokenizer.h"
@@ -52,8 +53,9 @@ struct GenerationEvents {
 
 struct TokenUsage {
   uint64_t prompt_tokens = 0;
-  uint64_t cached_tokens = 0;      // of the prompt: the sequence held them already
-  uint64_t recomputed_tokens = 0;  // of the prompt: held before, but had to be read again
+  uint64_t cached_tokens = 0;  // of the prompt: the sequence held them already
+  // Of the prompt: held or saved before, but computed again.
+  uint64_t recomputed_tokens = 0;
   uint64_t completion_tokens = 0;
 };
 
@@ -74,6 +76,7 @@ struct Generation {
   FinishReason finish_reason = FinishReason::kStop;
   bool context_full = false;  // kLength because the context, not n_predict, ran out
   TokenUsage usage;
+  Meeting meeting;  // of what was computed and what was read of a saved beginning
   GenerationTimes times;
 };
 

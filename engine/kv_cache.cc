@@ -154,6 +154,22 @@ void KvCache::copy_open_block(StreamTable& table) {
   table.blocks.back() = own;
 }
 
+std::vector<tiers::ExtentId> KvCache::away_extents(const Sequence& sequence,
+                                                   uint32_t first_pos) const {
+  std::vector<tiers::ExtentId> away;
+  for (uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
+    if (shape_.layers[layer].window > 0) continue;
+    for (uint32_t head = 0; head < shape_.layers[layer].n_kv_heads; ++head)
+      for (uint32_t i = 0; i < kExtentBlocks; ++i) {
+        const auto id = block_id(sequence, layer, head, first_pos + i * kBlockPositions);
+        if (store_.is_resident(id)) continue;
+        const tiers::ExtentId extent = store_.extent_of(id);
+        if (std::ranges::find(away, extent) == away.end()) away.push_back(extent);
+      }
+  }
+  return away;
+}
+
 ExtentBytes KvCache::hold_extent(const Sequence& sequence, uint32_t layer, uint32_t first_pos,
                                  uint32_t n_blocks) {
   ExtentBytes held;

@@ -112,6 +112,9 @@ class KvCache {
   /// The bytes of an open block, to be filled.
   std::byte* open_block(const Sequence& sequence, uint32_t layer, uint32_t kv_head, uint32_t pos);
 
+  /// The extents of full layers at positions [first_pos, first_pos + 256) that only a file holds,
+  /// each once.
+  std::vector<tiers::ExtentId> away_extents(const Sequence& sequence, uint32_t first_pos) const;
   /// Reads back what of these blocks is not in DRAM. Errors: LostExtent, kIo. Then
   /// release_extent().
   ExtentBytes hold_extent(const Sequence& sequence, uint32_t layer, uint32_t first_pos,

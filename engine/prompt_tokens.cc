@@ -33,6 +33,12 @@ std::vector<TokenId> with_bos(const Tokenizer& tokenizer, std::vector<TokenId> t
   return tokens;
 }
 
+bool is_mark(const Tokenizer& tokenizer, TokenId token) {
+  const auto& kinds = tokenizer.spec().kinds;
+  return tokenizer.is_control(token) || (token >= 0 && static_cast<size_t>(token) < kinds.size() &&
+                                         kinds[static_cast<size_t>(token)] == TokenKind::kUnknown);
+}
+
 }  // namespace
 
 std::vector<TokenId> encode_text_prompt(const Tokenizer& tokenizer, std::string_view text,
@@ -64,6 +70,53 @@ std::vector<TokenId> encode_chat_prompt(const Tokenizer& tokenizer,
     }
   }
   return with_bos(tokenizer, std::move(tokens));
+}
+
+void append_marked(const Tokenizer& tokenizer, TokenId token, std::string& out) {
+  constexpr char kMark = '\xFF', kStrayMark = '\xFE';
+  if (is_mark(tokenizer, token)) {
+    out += kMark;
+    out += std::to_string(token);
+    out += kMark;
+    return;
+  }
+  // A byte that stands for itself could spell a mark; neither occurs in UTF-8.
+  for (const char c : tokenizer.piece(token)) out += c == kMark ? kStrayMark : c;
+}
+
+std::string marked_text(const Tokenizer& tokenizer, std::span<const TokenId> tokens) {
+  std::string text;
+  for (const TokenId token : tokens) append_marked(tokenizer, token, text);
+  return text;
+}
+
+PromptTokens with_known_beginning(const Tokenizer& tokenizer, std::span<const TokenId> prompt,
+                                  const tiers::KnownText& known) {
+  PromptTokens out{.tokens = known.tokens, .is_generated = known.is_generated, .n_kept = 0};
+  size_t next = 0;    // the first token of the prompt that is not taken from what is known
+  std::string split;  // what the token before it has beyond the known bytes
+  for (uint64_t at = 0; at < known.n_bytes; ++next) {
+    std::string bytes;
+    append_marked(tokenizer, prompt[next], bytes);
+    at += bytes.size();
+    if (at > known.n_bytes) split = bytes.substr(bytes.size() - (at - known.n_bytes));
+  }
+  if (!split.empty()) {
+    while (next < prompt.size() && !is_mark(tokenizer, prompt[next]))
+      append_marked(tokenizer, prompt[next++], split);
+    EncodeOptions options;
+    options.add_special = false;
+    options.continues = true;
+    const auto more = tokenizer.encode(split, options);
+    out.tokens.insert(out.tokens.end(), more.begin(), more.end());
+  }
+  out.tokens.insert(out.tokens.end(), prompt.begin() + static_cast<std::ptrdiff_t>(next),
+                    prompt.end());
+  out.is_generated.resize(out.tokens.size());
+  const auto differs = std::ranges::mismatch(out.tokens, prompt).in1 - out.tokens.begin();
+  out.n_kept = static_cast<uint64_t>(
+      std::count(out.is_generated.begin() + differs, out.is_generated.end(), uint8_t{1}));
+  return out;
 }
 
 }  // namespace strata::engine

@@ -221,6 +221,7 @@ void Walk::State::run_plan() {
   op_seconds.clear();
   for (const StepOp& op : plan.ops) {
     check_cancelled();
+    if (between_operations) between_operations();
     hold_weights(op);
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
@@ -247,6 +248,8 @@ Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, Threa
 Walk::~Walk() = default;
 
 uint32_t Walk::max_rows() const { return state_->max_rows; }
+KvCache& Walk::cache() { return state_->cache; }
+ThreadPool& Walk::pool() { return state_->pool; }
 uint64_t Walk::buffer_bytes() const {
   return state_->memory.size() + state_->logit_values.capacity() * sizeof(float);
 }
@@ -255,7 +258,11 @@ const WalkCounts& Walk::counts() const { return state_->counts; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
 void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
+void Walk::set_between_operations(std::function<void()> between) {
+  state_->between_operations = std::move(between);
+}
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
+Trace* Walk::trace() const { return state_->trace; }
 
 /// After plan_waves(), which lists what is missing.
 void Walk::State::count_step() {
@@ -314,6 +321,10 @@ void Walk::step(std::span<const StepRow> rows, Attention attention) {
       s.repair(*s.holder_of(rows, lost), lost);
     }
   }
+}
+
+void Walk::repair(Sequence& sequence, const tiers::LostExtent& lost) {
+  state_->repair(sequence, lost);
 }
 
 std::span<const float> Walk::logits(uint32_t idx) const {

@@ -68,6 +68,8 @@ class Walk {
   ~Walk();
 
   uint32_t max_rows() const;
+  KvCache& cache();
+  ThreadPool& pool();
   /// Bytes reserved for steps, logits included; committed when first touched. At most
   /// walk_buffer_bytes() (engine/context_size.h) while a step wants one row's logits.
   uint64_t buffer_bytes() const;
@@ -83,6 +85,10 @@ class Walk {
   /// Rows of one sequence in a selected step at most: they share one choice per KV head.
   uint32_t selected_rows_max() const;
   const SelectionCounts& selection_counts() const;
+  /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets
+  /// one: for callers that read blocks themselves. Logits of the last step are gone then. Errors:
+  /// those of step().
+  void repair(Sequence& sequence, const tiers::LostExtent& lost);
   /// [vocab_size] f32, valid until the next step.
   std::span<const float> logits(uint32_t idx) const;
 
@@ -95,6 +101,9 @@ class Walk {
   /// From now on a step looks at the flag between its operations, and while it waits for the spill
   /// file, and ends with kCancelled where it is set. Null = it looks at none.
   void set_cancel(const std::atomic<bool>* flag);
+  /// From now on a step calls this between its operations, on the calling thread; what it throws
+  /// ends the step. Empty = it calls nothing.
+  void set_between_operations(std::function<void()> between);
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
@@ -102,6 +111,7 @@ class Walk {
   /// the probe hears of both; no bit of the step changes. All of K and V is in DRAM then. Null =
   /// nothing hears, and nothing is done for it. `probe` outlives the walk or is taken away before.
   void set_probe(AttentionProbe* probe);
+  Trace* trace() const;
 
  private:
   struct State;

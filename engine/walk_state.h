@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -160,6 +161,7 @@ struct Walk::State {
   Trace* trace = nullptr;
   AttentionProbe* probe = nullptr;
   const std::atomic<bool>* cancel = nullptr;
+  std::function<void()> between_operations;
 
   // Buffers, all [max_rows, width] f32 unless said otherwise.
   HostMemory memory;

@@ -2,7 +2,7 @@
 // sub-spaces of neighbouring dimensions, and each part becomes the number of the nearest of 64
 // centroids. Source: product quantisation for KV retrieval, PQCache (arXiv 2407.12820).
 // Ours differs: 16 sub-spaces of 6 bits instead of 2, because 12 bits cannot tell keys of one topic
-// apart (docs/adr/0005-codebooks.md has both measured), and codebooks are not frozen at the
+// apart (docs/adr/0006-codebooks.md has both measured), and codebooks are not frozen at the
 // prompt's end.
 #pragma once
 

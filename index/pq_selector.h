@@ -53,7 +53,7 @@ class PqSelector : public TiledSelector {
   static uint64_t stream_bytes(const KvLayout& layout, uint32_t n_blocks);
 
   /// Blocks of a stream in ascending order; one that was observed before is passed over. The block
-  /// that completes a sample costs the training (docs/adr/0005-codebooks.md has times), and its
+  /// that completes a sample costs the training (docs/adr/0006-codebooks.md has times), and its
   /// memory: the sample as f32.
   void observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) override;
   uint64_t scratch_floats(uint32_t n_queries) const override;

@@ -1,6 +1,9 @@
 #include "tiers/block_store.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <string>
 
@@ -309,9 +312,21 @@ void BlockStore::set_away(Extent& of, bool is_away) {
 IoFile BlockStore::add_pack(const PackReader& pack) {
   // The pack is open through the page cache; this opens the same file past it, also when its name
   // is gone by now.
-  pack_files_.push_back(std::make_unique<File>(File::open_for_reading(
-      "/proc/self/fd/" + std::to_string(pack.descriptor()), /*direct=*/true)));
-  return spill_->transfers->add_file(*pack_files_.back());
+  struct stat status {};
+  if (::fstat(pack.descriptor(), &status) != 0)
+    throw Error(ErrorCode::kIo,
+                std::string("cannot look at a saved context: ") + std::strerror(errno), pack.name(),
+                "look at the disk (dmesg)");
+  const std::pair<uint64_t, uint64_t> id(status.st_dev, status.st_ino);
+  for (const auto& known : pack_files_)
+    if (known->id == id) return known->io;
+  auto added = std::make_unique<PackFile>(PackFile{
+      File::open_for_reading("/proc/self/fd/" + std::to_string(pack.descriptor()), /*direct=*/true),
+      {},
+      id});
+  added->io = spill_->transfers->add_file(added->file);
+  pack_files_.push_back(std::move(added));
+  return pack_files_.back()->io;
 }
 
 void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {

@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -126,7 +127,7 @@ class BlockStore {
   // Saved contexts.
   /// Whether packs can be read: there are transfers.
   bool can_adopt() const { return spill_ != nullptr; }
-  /// Errors: kIo.
+  /// The file of a pack that was added before stays open and is given again. Errors: kIo.
   IoFile add_pack(const PackReader& pack);
   /// Blocks of a pack, with one reference each and in no slot: they are read when they are used.
   /// blocks [n_kv_heads][8].
@@ -152,8 +153,17 @@ class BlockStore {
   /// for the first one that could not be read rightly, twice; kCancelled, and they stay held.
   void take(std::span<const ExtentId> extents, ThreadPool& pool);
   void release(ExtentId extent);
+  /// Collects transfers that have ended; never waits.
+  void poll() { collect_writes(); }
+  /// Whether take() would not wait for this extent, as of the last poll.
+  bool has_arrived(ExtentId id) const;
   /// Waits until a transfer ends. False where none is in flight or none ended in time.
   bool wait_for_transfer();
+
+  /// The packs of extents that were lost since the last call, but for those that did not answer.
+  std::vector<std::shared_ptr<const PackReader>> take_damaged_packs() {
+    return std::exchange(damaged_packs_, {});
+  }
 
   /// `lost` gets the bytes and the place of `fresh` and the other way round.
   void replace(BlockId lost, BlockId fresh);
@@ -217,7 +227,13 @@ class BlockStore {
   KvLayout layout_;
   Hash128 model_;
   BlockPool pool_;
-  std::vector<std::unique_ptr<File>> pack_files_;  // outlive the transfers of spill_
+  /// Open as long as the store: an Io keeps its files.
+  struct PackFile {
+    File file;
+    IoFile io{};
+    std::pair<uint64_t, uint64_t> id;  // device and number of the file: a name may be given again
+  };
+  std::vector<std::unique_ptr<PackFile>> pack_files_;  // outlive the transfers of spill_
   std::unique_ptr<Spill> spill_;
   std::vector<Block> blocks_;
   std::vector<uint32_t> free_blocks_;
@@ -232,6 +248,7 @@ class BlockStore {
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
   uint64_t next_generation_ = 1;
   uint64_t step_ = 1;
+  std::vector<std::shared_ptr<const PackReader>> damaged_packs_;
   StoreCounts counts_;
 };
 

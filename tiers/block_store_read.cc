@@ -28,6 +28,11 @@ bool BlockStore::fetch(ExtentId id) {
   return true;
 }
 
+bool BlockStore::has_arrived(ExtentId id) const {
+  const Extent& of = extent(id);
+  return !of.ticket.is_held() || spill_->transfers->is_done(of.ticket);
+}
+
 void BlockStore::release(ExtentId id) {
   Extent& of = extent(id);
   STRATA_CHECK(of.holds > 0, "extent %u is not held", static_cast<uint32_t>(id));
@@ -118,6 +123,7 @@ void BlockStore::take_one(ExtentId id, ThreadPool& pool) {
   STRATA_CHECK(of.holds > 0, "extent %u is not held", static_cast<uint32_t>(id));
   if (of.is_accepted || !of.is_away) return;
   std::string cause = "it was lost before";
+  bool has_answered = true;
   // A second read tells a passing error (a cable, a bus) from a lasting one.
   for (uint32_t attempt = 0; of.state == ExtentState::kStored && attempt < 2; ++attempt) {
     if (attempt > 0) ++counts_.retries;
@@ -125,7 +131,8 @@ void BlockStore::take_one(ExtentId id, ThreadPool& pool) {
     if (status != IoStatus::kOk) {
       cause =
           std::string(io_status_name(status)) + " (" + std::string(io_status_cause(status)) + ")";
-      if (status == IoStatus::kTimedOut) break;  // the next one would wait as long
+      has_answered = status != IoStatus::kTimedOut;
+      if (!has_answered) break;  // the next one would wait as long
       continue;
     }
     ++counts_.extents_read;
@@ -140,7 +147,10 @@ void BlockStore::take_one(ExtentId id, ThreadPool& pool) {
     cause = std::to_string(n_corrupt) + " of its blocks came back with other bytes";
     of.lease = ReadLease();
   }
-  if (of.state == ExtentState::kStored) ++counts_.lost_extents;
+  if (of.state == ExtentState::kStored) {
+    ++counts_.lost_extents;
+    if (of.pack && has_answered) damaged_packs_.push_back(of.pack);
+  }
   of.state = ExtentState::kLost;
   throw LostExtent(id, of.layer, of.first_pos, cause);
 }

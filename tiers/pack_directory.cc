@@ -95,6 +95,12 @@ FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
   }
 }
 
+KnownText PackDirectory::find_text(const PackShape& shape, const Hash128& root,
+                                   std::string_view text, const TokenBytes& bytes_of) {
+  look();
+  return index_.find_text(shape, root, text, bytes_of);
+}
+
 PackWriter PackDirectory::start(PackRun run) {
   const uint64_t bytes = pack_bytes_max(run);
   {

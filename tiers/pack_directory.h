@@ -99,6 +99,10 @@ class PackDirectory {
   /// neither read nor checked.   Errors: kIo.
   FoundContext find(const PackShape& shape, const Hash128& root, std::span<const int32_t> tokens);
 
+  /// PackIndex::find_text, also of what other processes have saved since. Errors: kIo.
+  KnownText find_text(const PackShape& shape, const Hash128& root, std::string_view text,
+                      const TokenBytes& bytes_of);
+
   /// A writer for the run, after making room for its bytes.
   /// Errors: kDoesNotFit (nothing was evicted), kIo.
   PackWriter start(PackRun run);

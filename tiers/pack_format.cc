@@ -31,6 +31,29 @@ KvCodec codec_of(uint32_t code, const std::string& name) {
 
 uint64_t presence_row_bytes(uint32_t n_blocks) { return div_up(n_blocks, 8); }
 
+/// Eight to a byte, the first in its lowest bit.
+void put_bits(std::span<const uint8_t> flags, FieldWriter& out) {
+  for (size_t i = 0; i < flags.size(); i += 8) {
+    uint8_t bits = 0;
+    for (size_t j = i; j < std::min(i + 8, flags.size()); ++j)
+      bits = static_cast<uint8_t>(bits | (flags[j] != 0 ? 1u << (j - i) : 0u));
+    out.put(bits);
+  }
+}
+
+/// False where a bit behind the last flag is set.
+bool take_bits(FieldReader& in, std::span<uint8_t> flags) {
+  const auto bytes = in.take_bytes(div_up(flags.size(), 8));
+  for (size_t i = 0; i < bytes.size() * 8; ++i) {
+    const bool bit = (std::to_integer<unsigned>(bytes[i / 8]) >> (i % 8) & 1) != 0;
+    if (i < flags.size())
+      flags[i] = bit;
+    else if (bit)
+      return false;
+  }
+  return true;
+}
+
 /// What is wrong with a run, or "". With these limits no size below can wrap: a pack has less than
 /// 2^10 layers x 2^8 heads x 2^7 blocks x 2^19 bytes.
 std::string problem_of(const PackRun& run) {
@@ -67,7 +90,8 @@ std::vector<Hash128> chains_of(const PackRun& run) {
   return chains;
 }
 
-std::vector<std::byte> encode_head(const PackHead& head) {
+/// What tells one pack from another: the head without what was generated.
+std::vector<std::byte> encode_contents(const PackHead& head) {
   const PackShape& shape = head.run.shape;
   FieldWriter out;
   out.put(kKvLayoutVersion);
@@ -86,14 +110,16 @@ std::vector<std::byte> encode_head(const PackHead& head) {
     out.put(layer.window);
   }
   for (const int32_t token : head.run.tokens) out.put(token);
-  for (uint32_t layer = 0; layer < head.n_layers(); ++layer) {
-    for (uint32_t block = 0; block < head.n_blocks(); block += 8) {
-      uint8_t bits = 0;
-      for (uint32_t i = block; i < std::min(block + 8, head.n_blocks()); ++i)
-        bits = static_cast<uint8_t>(bits | (head.has(layer, i) ? 1u << (i - block) : 0u));
-      out.put(bits);
-    }
-  }
+  const std::span<const uint8_t> presence = head.presence;
+  for (uint32_t layer = 0; layer < head.n_layers(); ++layer)
+    put_bits(presence.subspan(uint64_t{layer} * head.n_blocks(), head.n_blocks()), out);
+  return out.take();
+}
+
+std::vector<std::byte> encode_head(const PackHead& head) {
+  FieldWriter out;
+  out.put_bytes(encode_contents(head));
+  put_bits(head.run.is_generated, out);
   return out.take();
 }
 
@@ -138,20 +164,13 @@ Trailer parse_trailer(std::span<const std::byte> tail, uint64_t file_bytes,
 }
 
 void parse_presence(FieldReader& in, PackHead& head, const std::string& name) {
-  const uint64_t row_bytes = presence_row_bytes(head.n_blocks());
   for (uint32_t layer = 0; layer < head.n_layers(); ++layer) {
-    const auto row = in.take_bytes(row_bytes);
-    for (uint32_t i = 0; i < row_bytes * 8; ++i) {
-      const bool bit = (std::to_integer<unsigned>(row[i / 8]) >> (i % 8) & 1) != 0;
-      if (i >= head.n_blocks()) {
-        if (bit) refuse(name, "it marks blocks behind its end");
-        continue;
-      }
-      const PackLayer& shape = head.run.shape.layers[layer];
-      if (!bit && (shape.window == 0 || shape.n_kv_heads == 0))
-        refuse(name, "a layer without a window lacks blocks");
-      head.presence[uint64_t{layer} * head.n_blocks() + i] = bit;
-    }
+    const auto row =
+        std::span(head.presence).subspan(uint64_t{layer} * head.n_blocks(), head.n_blocks());
+    if (!take_bits(in, row)) refuse(name, "it marks blocks behind its end");
+    const PackLayer& shape = head.run.shape.layers[layer];
+    if ((shape.window == 0 || shape.n_kv_heads == 0) && std::ranges::find(row, 0) != row.end())
+      refuse(name, "a layer without a window lacks blocks");
   }
 }
 
@@ -175,7 +194,8 @@ PackHead parse_head(std::span<const std::byte> bytes, const std::string& name) {
                      " positions are too many");
   const uint64_t wanted_bytes =
       kHeadFixedBytes + uint64_t{n_layers} * 8 + uint64_t{n_positions} * 4 +
-      n_layers * presence_row_bytes(static_cast<uint32_t>(div_up(n_positions, kBlockPositions)));
+      n_layers * presence_row_bytes(static_cast<uint32_t>(div_up(n_positions, kBlockPositions))) +
+      div_up(n_positions, 8);
   if (bytes.size() != wanted_bytes)
     refuse(name, "its head has " + std::to_string(bytes.size()) + " bytes, not " +
                      std::to_string(wanted_bytes));
@@ -193,6 +213,7 @@ PackHead parse_head(std::span<const std::byte> bytes, const std::string& name) {
   PackHead head = PackHead::of(std::move(run));
   if (head.chain_end() != chain_end) refuse(name, "its tokens have another chain hash");
   parse_presence(in, head, name);
+  if (!take_bits(in, head.run.is_generated)) refuse(name, "it marks tokens behind its end");
   return head;
 }
 
@@ -204,6 +225,7 @@ PackHead PackHead::of(PackRun run) {
   PackHead head;
   head.chains = chains_of(run);
   head.presence.assign(run.shape.layers.size() * head.chains.size(), 1);
+  run.is_generated.resize(run.tokens.size());
   head.run = std::move(run);
   return head;
 }
@@ -267,7 +289,7 @@ uint64_t pack_bytes_max(const PackRun& run) {
 }
 
 std::string pack_file_name(const PackHead& head) {
-  return pack_file_name(head.chain_end(), hash_bytes(encode_head(head)));
+  return pack_file_name(head.chain_end(), hash_bytes(encode_contents(head)));
 }
 
 std::string pack_file_name(const Hash128& chain_end, const Hash128& contents) {

@@ -5,7 +5,7 @@
 //            blocks, padded to 4,096 bytes. One layer of an extent is one aligned read, and an
 //            extent's layers follow each other. A layer that lacks all blocks has no region.
 //   tags     [n_streams][n_blocks] of 16 bytes, streams in layer order; zero for absent blocks
-//   head     shape, run, tokens, presence: everything that finding a pack needs
+//   head     shape, run, tokens and which were generated, presence: all that finding a pack needs
 //   trailer  64 bytes: magic, version, sizes, hash of the tags, hash of head and trailer
 //
 // The head is last because it is known last; a pack that has a name is whole, since it gets its
@@ -24,7 +24,7 @@
 
 namespace strata::tiers {
 
-inline constexpr uint32_t kPackVersion = 1;
+inline constexpr uint32_t kPackVersion = 2;
 inline constexpr uint32_t kPackPositionsMax = 4096;
 inline constexpr uint64_t kRegionAlignment = 4096;
 inline constexpr uint32_t kPackLayersMax = 1024;
@@ -56,6 +56,9 @@ struct PackRun {
   uint32_t first_pos = 0;       // a multiple of 256
   Hash128 chain_before;         // of the text before the run
   std::vector<int32_t> tokens;  // of the run, 1 to 4,096
+  // As tokens: 1 where a model generated it, 0 where a tokenizer made it of text. Says how a text
+  // may be found, not what the blocks hold. Empty = all 0.
+  std::vector<uint8_t> is_generated;
 };
 
 /// A run, and which of its blocks a pack holds.
@@ -116,7 +119,8 @@ uint64_t region_payload_bytes(const PackHead& head, const PackGeometry& geometry
 uint64_t pack_bytes_max(const PackRun& run);
 
 /// The name of a pack's file: its chain hash at the end and a hash of shape, run and presence, as
-/// 32 + 1 + 32 hexadecimal digits, then ".pack". Two packs of one name hold the same blocks.
+/// 32 + 1 + 32 hexadecimal digits, then ".pack". Two packs of one name hold the same blocks; which
+/// tokens were generated is no part of it.
 std::string pack_file_name(const PackHead& head);
 std::string pack_file_name(const Hash128& chain_end, const Hash128& contents);
 bool is_pack_file_name(std::string_view name);

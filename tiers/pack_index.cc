@@ -1,7 +1,8 @@
 #include "tiers/pack_index.h"
 
 #include <algorithm>
-#include <set>
+#include <functional>
+#include <unordered_set>
 
 #include "base/check.h"
 
@@ -80,6 +81,7 @@ void PackIndex::add(const std::string& name, PackHead head) {
     whole_blocks_.emplace(added.chains[i], &*place);
   if (added.n_positions() % kBlockPositions != 0)
     short_blocks_.emplace(chain_before_block(added, added.n_blocks() - 1), &*place);
+  begins_.emplace(added.run.chain_before, &*place);
 }
 
 void PackIndex::remove(const std::string& name) {
@@ -92,7 +94,37 @@ void PackIndex::remove(const std::string& name) {
   const PackHead& head = place->second;
   for (uint32_t i = 0; i < n_whole_blocks(head); ++i) remove_from(whole_blocks_, head.chains[i]);
   remove_from(short_blocks_, chain_before_block(head, head.n_blocks() - 1));
+  remove_from(begins_, head.run.chain_before);
   heads_.erase(place);
+}
+
+KnownText PackIndex::find_text(const PackShape& shape, const Hash128& root, std::string_view text,
+                               const TokenBytes& bytes_of) const {
+  TextMatch match(text, bytes_of);
+  std::unordered_set<Hash128, HashOfHash> seen;
+  // As deep as packs follow each other: a call for each 256 positions at most.
+  const std::function<void(const Hash128&, uint32_t)> follow = [&](const Hash128& chain,
+                                                                   uint32_t pos) {
+    if (!seen.insert(chain).second) return;
+    std::vector<Places::mapped_type> packs;
+    for (auto [at, end] = begins_.equal_range(chain); at != end; ++at) {
+      const PackRun& run = at->second->second.run;
+      if (run.first_pos == pos && run.shape == shape) packs.push_back(at->second);
+    }
+    // Of two that agree as far, one must be taken in every process.
+    std::ranges::sort(
+        packs, {}, [](const auto* pack) -> const auto& { return pack->first; });
+    for (const auto* pack : packs) {
+      const PackHead& head = pack->second;
+      const uint32_t end = match.follow(pos, head.run.tokens, head.run.is_generated);
+      // The later ones first: what they follow leaves the tokens before it.
+      for (uint32_t next = end / kExtentPositions * kExtentPositions; next > pos;
+           next -= kExtentPositions)
+        follow(head.chains[(next - pos) / kBlockPositions - 1], next);
+    }
+  };
+  follow(root, 0);
+  return match.take_best();
 }
 
 std::vector<PackIndex::Match> PackIndex::matches_of(const PackShape& shape, const Hash128& root,

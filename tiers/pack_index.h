@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tiers/pack_format.h"
+#include "tiers/text_match.h"
 
 namespace strata::tiers {
 
@@ -26,7 +27,7 @@ struct TextCover {
   uint32_t n_positions = 0;
 };
 
-/// About 5 bytes per position saved, and 80 per block. Not thread-safe.
+/// About 6 bytes per position saved, and 80 per block. Not thread-safe.
 class PackIndex {
  public:
   void add(const std::string& name, PackHead head);
@@ -41,6 +42,11 @@ class PackIndex {
   /// `root` is the chain hash before position 0.
   TextCover find(const PackShape& shape, const Hash128& root,
                  std::span<const int32_t> tokens) const;
+
+  /// The saved tokens of the longest beginning of a text that ends with a generated one, found by
+  /// the bytes they stand for; nothing where no generated token is. Depends on what is saved alone.
+  KnownText find_text(const PackShape& shape, const Hash128& root, std::string_view text,
+                      const TokenBytes& bytes_of) const;
 
   /// Names of the packs that `name` continues: they hold the block right before its first one.
   std::vector<std::string> continued_by(const std::string& name) const;
@@ -63,6 +69,7 @@ class PackIndex {
 
   std::map<std::string, PackHead> heads_;
   Places whole_blocks_;  // by the chain hash after the block
+  Places begins_;        // by the chain hash before the first block
   Places short_blocks_;  // by the chain hash before the last block, where that has fewer rows
 };
 

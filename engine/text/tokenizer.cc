@@ -162,7 +162,7 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOption
   EncodeWork work;
   if (options.add_special && spec_.add_bos) out.push_back(spec_.bos);
   size_t done = 0;
-  bool is_first = true;
+  bool is_first = !options.continues;
   const auto encode_until = [&](size_t end) {
     if (end == done) return;
     encode_plain({text.substr(done, end - done), done, is_first}, out, work);

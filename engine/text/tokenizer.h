@@ -64,6 +64,7 @@ struct EncodeOptions {
   bool add_special = true;  // BOS / EOS as the file asks
   // Text like <|im_start|> becomes its control token; user text never does.
   bool parse_special = false;
+  bool continues = false;      // other text stands before: no space is put there
   EncodeWork* work = nullptr;  // where given, the steps are added to it
 };
 

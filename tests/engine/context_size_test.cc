@@ -268,7 +268,7 @@ TEST(ContextSize, RandomRequestsFitOrAreRefusedWithARemedy) {
       ASSERT_TRUE(request.n_ctx == 0 || plan.n_ctx == request.n_ctx);
       ASSERT_TRUE(request.kv_dram_bytes == 0 || plan.kv.slot_bytes <= request.kv_dram_bytes);
       ASSERT_GE(plan.kv.slot_bytes, kv_bytes_for_context(shape, request.k_codec, request.v_codec,
-                                                    plan.n_ctx, plan.chunk_rows));
+                                                         plan.n_ctx, plan.chunk_rows));
     } catch (const Error& error) {
       ASSERT_FALSE(error.remedy().empty()) << error.what();
       ASSERT_FALSE(error.where().empty()) << error.what();

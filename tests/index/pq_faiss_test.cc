@@ -1,5 +1,5 @@
 // Our codebooks beside FAISS's of the same shape on the same keys: what training in 8 iterations on
-// a small sample gives up. Skipped where FAISS is not installed; docs/adr/0005-codebooks.md has the
+// a small sample gives up. Skipped where FAISS is not installed; docs/adr/0006-codebooks.md has the
 // figures.
 #include <gtest/gtest.h>
 

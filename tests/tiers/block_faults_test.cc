@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <random>
 #include <string>
 
 #include "tests/tiers/block_fixture.h"
+#include "tests/tiers/long_run.h"
 
 namespace strata::tiers {
 namespace {
@@ -118,11 +118,6 @@ constexpr uint64_t kFaults = 20'000;
 #else
 constexpr uint64_t kFaults = 1'000'000;
 #endif
-
-uint64_t n_faults_wanted() {
-  const char* wanted = std::getenv("STRATA_FAULTS");
-  return wanted == nullptr ? kFaults : std::strtoull(wanted, nullptr, 10);
-}
 
 /// What all rounds together did and saw.
 struct Tally {
@@ -276,7 +271,7 @@ TEST(BlockFaults, NoneOfAMillionGoesUnnoticed) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
-  const uint64_t n_wanted = n_faults_wanted();
+  const uint64_t n_wanted = repeats("STRATA_FAULTS", kFaults);
   Tally tally;
   uint64_t n_rounds = 0;
   for (; tally.n_injected < n_wanted && !HasFailure(); ++n_rounds) FaultRound(random).run(tally);

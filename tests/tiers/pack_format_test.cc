@@ -35,11 +35,13 @@ TEST(PackFormat, AHeadIsReadAsItWasWritten) {
   for (const uint32_t n : {1u, 31u, 32u, 33u, 256u, 257u, 1000u, 4096u}) {
     PackHead head = PackHead::of(some_run(512, n));
     head.presence[head.n_blocks()] = 0;  // the windowed layer lacks its first block
+    head.run.is_generated[n / 2] = head.run.is_generated[n - 1] = 1;
     const auto file = file_of(head);
     const PackHead read = parse(file);
     EXPECT_EQ(read.run.shape, head.run.shape);
     EXPECT_EQ(read.run.first_pos, 512u);
     EXPECT_EQ(read.run.tokens, head.run.tokens);
+    EXPECT_EQ(read.run.is_generated, head.run.is_generated);
     EXPECT_EQ(read.chains, head.chains);
     EXPECT_EQ(read.presence, head.presence);
     EXPECT_EQ(read.tags_hash, head.tags_hash);
@@ -183,6 +185,13 @@ TEST(PackFormat, AnotherTextPlaceOrShapeHasAnotherName) {
   names.push_back(pack_file_name(lacking));
   std::ranges::sort(names);
   EXPECT_EQ(std::ranges::adjacent_find(names), names.end());
+}
+
+TEST(PackFormat, WhatWasGeneratedIsNoPartOfTheName) {
+  PackRun run = some_run(256, 40);
+  const std::string name = pack_file_name(PackHead::of(run));
+  run.is_generated.assign(40, 1);
+  EXPECT_EQ(pack_file_name(PackHead::of(run)), name);
 }
 
 TEST(PackFormat, ClearedRowsAreZeroAndTheOthersStay) {

@@ -1,52 +1,20 @@
 // Processes that are killed while they save, and processes that save and evict at the same time.
+// STRATA_KILLS sets how often the first is done (300).
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cinttypes>
 #include <random>
 
-#include "tests/tiers/failing_calls.h"
-#include "tests/tiers/pack_fixture.h"
+#include "tests/tiers/long_run.h"
+#include "tests/tiers/saving_process.h"
 
 namespace strata::tiers {
 namespace {
-
-/// Real calls; fsync as well where asked for, which is most of the time of a save.
-class RealCalls final : public WatchedCalls {
- public:
-  RealCalls(bool has_unnamed, bool syncs) : syncs_(syncs) { has_unnamed_files = has_unnamed; }
-
- protected:
-  int sync_for_real(int descriptor) override { return syncs_ ? ::fsync(descriptor) : 0; }
-
- private:
-  bool syncs_;
-};
-
-/// Runs `body` in a process of its own. Its exit code is 1 where a test failed or it threw.
-pid_t start_process(const std::function<void()>& body) {
-  const pid_t child = ::fork();
-  if (child != 0) return child;
-  int code = 1;
-  try {
-    body();
-    code = ::testing::Test::HasFailure() ? 1 : 0;
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << error.what();
-  }
-  ::_exit(code);
-}
-
-int wait_for_end(pid_t process) {
-  int status = 0;
-  EXPECT_EQ(::waitpid(process, &status, 0), process);
-  return status;
-}
 
 /// From now on this process has so long to live.
 void die_in(std::chrono::nanoseconds time) {
@@ -61,50 +29,18 @@ void die_in(std::chrono::nanoseconds time) {
   ASSERT_EQ(::timer_settime(timer, 0, &when, nullptr), 0);
 }
 
-/// Saves trial's text in two packs and then as the session "book", telling each step as a byte.
-void save_trial(const std::string& path, uint64_t trial, bool has_unnamed, bool syncs,
-                const std::function<void(char)>& tell) {
-  RealCalls calls(has_unnamed, syncs);
-  const auto text = random_text(trial, 500);
-  const uint64_t pack_bytes = pack_bytes_max(run_of(small_shape(), text, 0, 256));
-  PackDirectory packs = PackDirectory::open(path, {.budget_bytes = 6 * pack_bytes}, calls);
-  tell('o');
-  auto names = std::vector{save_run(packs, run_of(small_shape(), text, 0, 256))};
-  names.push_back(save_run(packs, run_of(small_shape(), text, 256, 500)));
-  tell('p');
-  packs.pin("book", {small_shape().model, std::to_string(trial), text, names});
-  tell('s');
-}
-
-struct Pipe {
-  std::array<int, 2> ends{};
-  Pipe() { EXPECT_EQ(::pipe(ends.data()), 0); }
-  ~Pipe() {
-    ::close(ends[0]);
-    ::close(ends[1]);
-  }
-  void tell(char step) { EXPECT_EQ(::write(ends[1], &step, 1), 1); }
-  /// What was told, after the teller's end.
-  std::string told() {
-    std::array<char, 16> steps{};
-    tell('.');
-    const ssize_t n = ::read(ends[0], steps.data(), steps.size());
-    return {steps.data(), static_cast<size_t>(std::max<ssize_t>(n, 0))};
-  }
-};
-
 TEST(PackKill, AProcessKilledWhileSavingLeavesWholePacksAndNothingElse) {
-  constexpr int kKills = 300;
+  const uint64_t wanted_kills = repeats("STRATA_KILLS", 300);
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
   const FreshPath directory;
-  std::array<int, 4> n_kills_after{};  // nothing, opening, both packs, everything
-  int n_kills = 0;
+  std::array<uint64_t, 4> n_kills_after{};  // nothing, opening, both packs, everything
+  uint64_t n_kills = 0;
   std::string newest;  // the trial that the session holds
   std::array<std::chrono::nanoseconds, 4> save_time{};
-  for (uint64_t trial = 0; n_kills < kKills; ++trial) {
-    ASSERT_LT(trial, 10u * kKills) << n_kills << " kills only";
+  for (uint64_t trial = 0; n_kills < wanted_kills; ++trial) {
+    ASSERT_LT(trial, 10 * wanted_kills) << n_kills << " kills only";
     const bool has_unnamed = trial % 2 == 0;
     const bool syncs = trial % 16 / 2 == 7;
     auto& time = save_time[trial % 2 * 2 + (syncs ? 1 : 0)];
@@ -115,7 +51,8 @@ TEST(PackKill, AProcessKilledWhileSavingLeavesWholePacksAndNothingElse) {
     const auto start = std::chrono::steady_clock::now();
     const pid_t child = start_process([&] {
       if (is_killed) die_in(life);
-      save_trial(directory.path(), trial, has_unnamed, syncs, [&](char c) { steps.tell(c); });
+      RealCalls calls(has_unnamed, syncs);
+      save_trial(directory.path(), trial, calls, [&](char c) { steps.tell(c); });
     });
     const int status = wait_for_end(child);
     if (!is_killed) time = std::chrono::steady_clock::now() - start;
@@ -142,8 +79,10 @@ TEST(PackKill, AProcessKilledWhileSavingLeavesWholePacksAndNothingElse) {
         << held << " after " << newest;
     newest = held;
   }
-  std::printf("%d kills: %d while opening, %d while writing packs, %d while writing the session\n",
-              n_kills, n_kills_after[0], n_kills_after[1], n_kills_after[2]);
+  std::printf("%" PRIu64 " kills: %" PRIu64 " while opening, %" PRIu64
+              " while writing packs, %" PRIu64 " while writing the session, %" PRIu64
+              " behind it; 0 half-restored\n",
+              n_kills, n_kills_after[0], n_kills_after[1], n_kills_after[2], n_kills_after[3]);
 }
 
 /// Saves, looks up, pins and removes at random beside others that do the same.

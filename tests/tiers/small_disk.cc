@@ -13,6 +13,20 @@
 #include "tests/tiers/child_process.h"
 
 namespace strata::tiers {
+namespace {
+
+/// Runs a command line of the shell, whose output goes to folder/log; false where it fails.
+bool runs(const std::string& command, const std::string& folder) {
+  const std::string line =
+      "PATH=$PATH:/sbin:/usr/sbin; { " + command + "; } >'" + folder + "/log' 2>&1";
+  return std::system(line.c_str()) == 0;
+}
+
+std::string mount_command(const std::string& folder) {
+  return "mount -o loop '" + folder + "/image' '" + folder + "/disk'";
+}
+
+}  // namespace
 
 std::string mount_small_disk(const std::string& folder) {
   const std::string image = folder + "/image", disk = folder + "/disk";
@@ -22,12 +36,14 @@ std::string mount_small_disk(const std::string& folder) {
   std::filesystem::create_directory(disk);
   std::ofstream(image) << "";
   std::filesystem::resize_file(image, uint64_t{64} << 20);
-  const std::string command = "PATH=$PATH:/sbin:/usr/sbin; { mkfs.ext4 -q -m 0 -F '" + image +
-                              "' && mount -o loop '" + image + "' '" + disk + "'; } >'" + folder +
-                              "/log' 2>&1";
-  if (std::system(command.c_str()) != 0)
+  if (!runs("mkfs.ext4 -q -m 0 -F '" + image + "' && " + mount_command(folder), folder))
     throw NotPossibleHere("no ext4 on a loop device can be made here");
   return disk;
+}
+
+void remount_small_disk(const std::string& folder) {
+  demand(runs("umount '" + folder + "/disk' && " + mount_command(folder), folder),
+         "the disk cannot be mounted again");
 }
 
 uint64_t free_bytes(const std::string& folder) {

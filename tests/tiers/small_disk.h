@@ -12,6 +12,10 @@ namespace strata::tiers {
 /// a child: the process leaves the others' view of the file systems.
 std::string mount_small_disk(const std::string& folder);
 
+/// Unmounts the disk of mount_small_disk(folder) and mounts it again, as after a restart: what did
+/// not reach its journal is gone. Throws std::runtime_error where that fails.
+void remount_small_disk(const std::string& folder);
+
 /// What the file system of `folder` has free, after all that was deleted is given back.
 uint64_t free_bytes(const std::string& folder);
 

@@ -65,7 +65,8 @@ TEST_F(RunOutput, IsTheContractsObjectWithJson) {
   EXPECT_EQ(answer["usage"], json({{"prompt_tokens", 3},
                                    {"cached_tokens", 0},
                                    {"recomputed_tokens", 0},
-                                   {"completion_tokens", 5}}));
+                                   {"completion_tokens", 5},
+                                   {"as_generated_tokens", 0}}));
   EXPECT_EQ(keys_of(answer["timings"]),
             (std::set<std::string>{"load_ms", "prefill_ms", "ttft_ms", "decode_ms", "tpot_ms",
                                    "prefill_tokens_per_s", "decode_tokens_per_s"}));

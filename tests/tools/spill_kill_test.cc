@@ -1,14 +1,15 @@
-// A run that spills and is ended from outside, at a random moment of loading, reading or answering:
-// nothing of it is left on the disk. STRATA_KILLS sets how often (60).
+// A run that is ended from outside, at a random moment of loading, reading, answering or saving:
+// nothing of what it spilled is left on the disk, and what is saved is whole. STRATA_KILLS sets how
+// often (60; while saving a third of that).
 #include <gtest/gtest.h>
 
 #include <poll.h>
 
 #include <array>
-#include <cstdlib>
 #include <random>
 
 #include "tests/tiers/child_process.h"
+#include "tests/tiers/long_run.h"
 #include "tests/tiers/small_disk.h"
 #include "tests/tools/spilling_model.h"
 
@@ -24,11 +25,6 @@ using tiers::demand;
 enum class Phase : uint8_t { kLoad, kPrefill, kDecode };
 constexpr std::array<int, 3> kSignals = {SIGKILL, SIGINT, SIGTERM};
 constexpr std::array<const char*, 3> kPhaseNames = {"loading", "reading", "answering"};
-
-uint32_t n_kills() {
-  const char* text = std::getenv("STRATA_KILLS");
-  return text == nullptr ? 60 : static_cast<uint32_t>(std::strtoul(text, nullptr, 10));
-}
 
 class SpillKill : public testing::SpillingTest {
  protected:
@@ -80,7 +76,7 @@ class SpillKill : public testing::SpillingTest {
     const std::string spill = disk + "/spill";
     std::filesystem::create_directories(spill);
     const uint64_t n_free = is_own_disk ? tiers::free_bytes(disk) : 0;
-    for (uint32_t i = 0; i < n_kills(); ++i) {
+    for (uint64_t i = 0; i < tiers::repeats("STRATA_KILLS", 60); ++i) {
       const auto phase = static_cast<Phase>(i % 3);
       const int signal = kSignals[i / 3 % 3];
       const std::string what = "seed " + std::to_string(seed) + ", kill " + std::to_string(i) +
@@ -110,6 +106,44 @@ TEST_F(SpillKill, LeavesNothingAndGivesTheDiskBack) {
   EXPECT_NO_THROW(kill_runs(folder_.path(""), false));
   GTEST_SKIP() << "nothing was left, but nobody looked at the disk's free bytes: "
                << report.substr(5);
+}
+
+TEST_F(SpillKill, WhileSavingLeavesWhatIsSavedWhole) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  const std::string saved = folder_.path("saved");
+  const uint64_t n_wanted = tiers::repeats("STRATA_KILLS", 60) / 3;
+  int64_t whole_ms = 0;  // of a run that is not disturbed
+  uint64_t n_ended = 0;
+  for (uint64_t i = 0; n_ended < n_wanted; ++i) {
+    ASSERT_LT(i, 10 * n_wanted) << n_ended << " kills only";
+    const auto start = std::chrono::steady_clock::now();
+    StrataProcess process(with(without_json(in_memory(prompt(static_cast<uint32_t>(1000 + i)))),
+                               {"--session-dir", saved, "--session", "kept", "-n", "2"}),
+                          StrataProcess::Input::kNone, {{"STRATA_NO_CACHE", "0"}});
+    const int signal = kSignals[i % 3];
+    if (i >= 3) {
+      const int64_t moment_ms = static_cast<int64_t>(random() % 1000) * whole_ms * 9 / 8000;
+      process.read_for(std::chrono::milliseconds(moment_ms));
+      process.signal(signal);
+    }
+    const Outcome outcome = process.finish();
+    if (i < 3)
+      whole_ms =
+          std::chrono::ceil<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start)
+              .count();
+    const bool is_ended = outcome.exit_code == (signal == SIGINT ? 130 : 128 + signal);
+    ASSERT_TRUE(is_ended || outcome.exit_code == 0) << outcome.exit_code << outcome.err;
+    n_ended += is_ended ? 1 : 0;
+    const Outcome verified = testing::run_strata({"session", "verify", "--session-dir", saved});
+    ASSERT_EQ(verified.exit_code, 0) << "signal " << signal << ": " << verified.out << verified.err;
+    // Packs, the session and the lock: what had no name yet is gone.
+    for (const auto& entry : std::filesystem::directory_iterator(saved)) {
+      const std::string name = entry.path().filename();
+      ASSERT_TRUE(!name.starts_with(".") || name == ".lock") << name;
+    }
+  }
 }
 
 }  // namespace

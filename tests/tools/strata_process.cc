@@ -119,6 +119,7 @@ void wait_for_end(pid_t pid, Outcome& outcome) {
   };
   outcome.exit_code = exit_code_of(status);
   outcome.cpu_s = seconds(used.ru_utime) + seconds(used.ru_stime);
+  outcome.peak_bytes = static_cast<uint64_t>(used.ru_maxrss) << 10;
 }
 
 void close_and_forget(int& descriptor) {
@@ -165,7 +166,8 @@ Outcome run_strata(const Launch& launch) {
   return outcome;
 }
 
-StrataProcess::StrataProcess(const std::vector<std::string>& arguments, Input input) {
+StrataProcess::StrataProcess(const std::vector<std::string>& arguments, Input input,
+                             const std::map<std::string, std::string>& environment) {
   ::signal(SIGPIPE, SIG_IGN);
   Streams streams;
   std::array<int, 2> out = make_pipe();
@@ -191,7 +193,9 @@ StrataProcess::StrataProcess(const std::vector<std::string>& arguments, Input in
   streams.out = out[1];
   streams.err = err[1];
   streams.is_terminal = is_terminal;
-  pid_ = start(arguments, {{"TERM", "xterm"}}, streams);
+  std::map<std::string, std::string> added = environment;
+  added.emplace("TERM", "xterm");
+  pid_ = start(arguments, added, streams);
   close_and_forget(in[0]);
   close_and_forget(out[1]);
   if (!is_terminal) close_and_forget(err[1]);

@@ -20,7 +20,8 @@ namespace strata::cli::testing {
 struct Outcome {
   int exit_code = -1;  // 128 + the signal's number where one ended the process, as shells say it
   std::string out, err;
-  double cpu_s = 0;  // of all its threads, user and system
+  double cpu_s = 0;         // of all its threads, user and system
+  uint64_t peak_bytes = 0;  // the largest resident size
 };
 
 /// The exit code of a process whose Launch::prepare threw.
@@ -48,7 +49,8 @@ class StrataProcess {
  public:
   /// Standard input: the null device, a pipe, or a terminal that is standard error as well.
   enum class Input : uint8_t { kNone, kPipe, kTerminal };
-  StrataProcess(const std::vector<std::string>& arguments, Input input);
+  StrataProcess(const std::vector<std::string>& arguments, Input input,
+                const std::map<std::string, std::string>& environment = {});
   ~StrataProcess();
   StrataProcess(const StrataProcess&) = delete;
   StrataProcess& operator=(const StrataProcess&) = delete;

@@ -113,6 +113,27 @@ TEST_F(TraceFile, AgreesWithWhatWasCounted) {
   EXPECT_GT(bytes["operation qkv"], 0u);
 }
 
+TEST_F(TraceFile, ShowsTheLayersThatAreStreamed) {
+  const Outcome refused = run_strata(with(in_memory(), {"--weights-dram", "1KiB"}));
+  ASSERT_EQ(refused.exit_code, 3) << refused.out;
+  const std::string remedy = json::parse(refused.out)["error"].value("remedy", "");
+  const size_t at = remedy.find("--weights-dram ") + std::string("--weights-dram ").size();
+  const std::string budget = remedy.substr(at, remedy.find_first_of(",) ", at) - at);
+  const json answer = object_of(
+      run_strata(with(in_memory(), {"--weights-dram", budget, "-n", "2", "--trace", path_})));
+  std::set<int> layers;
+  uint64_t n_steps = 0, n_taken = 0;
+  for (const json& event : checked_events(parse_file(path_))) {
+    n_steps += event.value("name", "") == "step";
+    if (event.value("name", "") != "take_weights") continue;
+    ++n_taken;
+    layers.insert(event["args"].value("layer", -1));
+  }
+  EXPECT_GT(layers.size(), 1u);
+  EXPECT_EQ(n_taken, n_steps * layers.size());
+  EXPECT_GT(answer["tiers"]["nvme"].value("weights_read_bytes", uint64_t{0}), 0u);
+}
+
 TEST_F(TraceFile, ChangesNoToken) {
   EXPECT_EQ(tokens_of(run_strata(spilling({"--trace", path_}))), tokens_of(run_strata(spilling())));
 }

@@ -175,11 +175,11 @@ double TierBench::decode(engine::Engine& engine, const engine::Sequence& at) {
 }
 
 /// Leaves the context of the depth in packs.
-void TierBench::save(const std::string& folder, const engine::Sequence& sequence) {
+void TierBench::save(const std::string& folder, engine::Sequence& sequence) {
   engine::ContextCache packs({.directory = folder, .limits = {}}, in_dram_.cache(),
                              in_dram_.fingerprint(), "bench");
   packs.begin(in_dram_.cache().make_sequence(), sequence.tokens());
-  packs.finish(in_dram_.cache(), sequence);
+  packs.finish(in_dram_.walk(), sequence);
   if (packs.counts().saved_tokens != options_.n_depth)
     throw Error(ErrorCode::kIo,
                 fmt::format("{} of {} tokens were saved: {}", packs.counts().saved_tokens,

@@ -70,7 +70,7 @@ class TierBench {
                      const engine::Sequence& spilled, DecodeSamples& samples);
   void tell_decode(const DecodeSize& size, const DecodeSamples& samples,
                    const Events& events) const;
-  void save(const std::string& folder, const engine::Sequence& sequence);
+  void save(const std::string& folder, engine::Sequence& sequence);
   double restore(const std::string& folder);  // and a first token: seconds
   void measure_restore(const BenchFolder& folder, const Events& events);
 

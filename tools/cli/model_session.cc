@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "engine/byte_text.h"
 #include "engine/machine.h"
-#include "engine/prompt_tokens.h"
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_notes.h"
@@ -158,13 +157,39 @@ uint64_t ModelSession::find_saved(std::span<const engine::TokenId> prompt) {
   return n_common - std::min(n_common, sequence_->n_pos());
 }
 
-engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
+/// Earlier answers in the prompt keep the tokens they were generated as, where those are in the
+/// sequence or saved; and where the prompt still fits with them.
+engine::PromptTokens ModelSession::as_generated(std::span<const engine::TokenId> prompt) {
+  const engine::Tokenizer& tokenizer = engine_.tokenizer();
+  tiers::KnownText known;
+  if (sequence_ && !is_anew_) {
+    const std::string text = engine::marked_text(tokenizer, prompt);
+    const tiers::TokenBytes bytes_of = [&](int32_t token, std::string& out) {
+      engine::append_marked(tokenizer, token, out);
+    };
+    tiers::TextMatch match(text, bytes_of);
+    if (is_generated_.size() == sequence_->n_pos()) {
+      match.follow(0, sequence_->tokens(), is_generated_);
+      known = match.take_best();
+    }
+  } else {
+    known = saved_.known_text(engine_, prompt);
+  }
+  engine::PromptTokens kept = engine::with_known_beginning(tokenizer, prompt, known);
+  if (kept.tokens.size() <= prompt.size() || kept.tokens.size() < engine_.context().n_ctx)
+    return kept;
+  return engine::with_known_beginning(tokenizer, prompt, {});
+}
+
+engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
                                         const std::function<bool(std::string_view)>& on_text) {
-  const uint64_t n_lost = is_anew_ ? find_saved(prompt) : 0;
+  const engine::PromptTokens prompt = as_generated(asked);
+  n_kept_ = prompt.n_kept;
+  const uint64_t n_lost = is_anew_ ? find_saved(prompt.tokens) : 0;
   is_anew_ = false;
   saved_.begin(engine_, *sequence_, prompt);
   engine::GenerationRequest request;
-  request.prompt = prompt;
+  request.prompt = prompt.tokens;
   request.vocab_size = engine_.spec().shape.vocab_size;
   request.n_ctx = engine_.context().n_ctx;
   request.n_ctx_train = engine_.spec().shape.n_ctx_train;
@@ -177,7 +202,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
 
   // A prompt of one chunk is read before a bar would be seen.
   Progress progress("reading", grouped_number, " tok/s");
-  const bool shows_reading = prompt.size() > request.chunk_rows;
+  const bool shows_reading = prompt.tokens.size() > request.chunk_rows;
   engine::GenerationEvents events;
   events.cancel = &interrupt_flag();
   events.on_prefill = [&](uint64_t done, uint64_t total) {
@@ -187,8 +212,11 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> prompt,
     return true;
   };
   events.on_text = on_text;
+  is_generated_.clear();  // where generate() throws, it is not known what the sequence holds
   engine::Generation answer =
       engine::generate(engine_.walk(), *sequence_, engine_.tokenizer(), request, events);
+  is_generated_ = prompt.is_generated;
+  is_generated_.resize(sequence_->n_pos(), 1);
   progress.finish();
   answer.usage.recomputed_tokens += n_lost;
   return answer;
@@ -200,6 +228,10 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
                                  grouped_number(usage.cached_tokens));
   if (usage.recomputed_tokens > 0)
     line += fmt::format(", {} read again", grouped_number(usage.recomputed_tokens));
+  if (answer.meeting.computed_tokens > 0)
+    line += fmt::format(": the disk brought {} meanwhile",
+                        grouped_number(answer.meeting.loaded_tokens));
+  if (n_kept_ > 0) line += fmt::format(", {} as they were generated", grouped_number(n_kept_));
   line += fmt::format(") {:.2f} s, {:.0f} tok/s | {} out", answer.times.prefill_ms / 1000.0,
                       answer.times.prefill_tokens_per_s(usage),
                       grouped_number(usage.completion_tokens));
@@ -248,6 +280,7 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
        {{"prompt_tokens", usage.prompt_tokens},
         {"cached_tokens", usage.cached_tokens},
         {"recomputed_tokens", usage.recomputed_tokens},
+        {"as_generated_tokens", n_kept_},
         {"completion_tokens", usage.completion_tokens}}},
       {"timings",
        {{"load_ms", engine_.load_ms()},

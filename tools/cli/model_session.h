@@ -12,6 +12,7 @@
 
 #include "engine/engine.h"
 #include "engine/generator.h"
+#include "engine/prompt_tokens.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
 #include "tools/cli/run_contexts.h"
@@ -71,6 +72,7 @@ class ModelSession {
   [[noreturn]] void fail_template(const Error& error) const;
   std::vector<engine::PromptPart> parts(const std::vector<engine::ChatMessage>& messages) const;
   void say_setup() const;
+  engine::PromptTokens as_generated(std::span<const engine::TokenId> prompt);
 
   VerbSyntax verb_;
   Settings settings_;
@@ -81,6 +83,8 @@ class ModelSession {
   bool is_anew_ = true;
   TierCounts reported_;
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
+  std::vector<uint8_t> is_generated_;         // of the sequence's tokens
+  uint64_t n_kept_ = 0;                       // of the last prompt, as PromptTokens has it
 };
 
 }  // namespace strata::cli

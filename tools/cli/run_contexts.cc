@@ -45,10 +45,33 @@ void RunContexts::give_up(const Error& error) {
   if (failure_ == SavingFailure::kIsThrown) throw Error(error);
   if (error.code() == ErrorCode::kCancelled) return notice("(saving was stopped)");
   is_off_ = true;
-  cache_.reset();
   notice(fmt::format("note: saved contexts are not used: {}{}{}", error.what(),
                      error.where().empty() ? "" : " | " + error.where(),
                      error.remedy().empty() ? "" : " | " + error.remedy()));
+  // After the notice: on a disk that hangs, closing a file that was written to hangs as well.
+  cache_.reset();
+}
+
+void RunContexts::say_damaged() {
+  const uint64_t n_damaged = cache_->counts().damaged_packs;
+  if (n_damaged > said_.damaged_packs)
+    notice(fmt::format("note: {} saved files were damaged and are removed",
+                       n_damaged - said_.damaged_packs));
+  said_.damaged_packs = n_damaged;
+}
+
+tiers::KnownText RunContexts::known_text(engine::Engine& engine,
+                                         std::span<const engine::TokenId> prompt) {
+  if (!is_wanted(engine, prompt.size())) return {};
+  const engine::Tokenizer& tokenizer = engine.tokenizer();
+  try {
+    return cache_->known_text(
+        engine::marked_text(tokenizer, prompt),
+        [&](int32_t token, std::string& out) { engine::append_marked(tokenizer, token, out); });
+  } catch (const Error& error) {
+    give_up(error);
+  }
+  return {};
 }
 
 engine::Sequence RunContexts::restore(engine::Engine& engine,
@@ -60,9 +83,7 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
       notice(fmt::format("saved     {} of {} tokens were read before",
                          engine::grouped_number(sequence.n_pos()),
                          engine::grouped_number(prompt.size())));
-    if (cache_->counts().damaged_packs > 0)
-      notice(fmt::format("note: {} saved files were damaged and are removed",
-                         cache_->counts().damaged_packs));
+    say_damaged();
     return sequence;
   } catch (const Error& error) {
     give_up(error);
@@ -71,8 +92,9 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
 }
 
 void RunContexts::begin(engine::Engine& engine, const engine::Sequence& sequence,
-                        std::span<const engine::TokenId> prompt) {
-  if (is_wanted(engine, prompt.size())) cache_->begin(sequence, prompt);
+                        const engine::PromptTokens& prompt) {
+  if (is_wanted(engine, prompt.tokens.size()))
+    cache_->begin(sequence, prompt.tokens, prompt.is_generated);
 }
 
 void RunContexts::save_closed(engine::Engine& engine, const engine::Sequence& sequence) {
@@ -87,22 +109,29 @@ void RunContexts::say_unsaved() {
   notice("note: " + what);
 }
 
-void RunContexts::finish(engine::Engine& engine, const engine::Sequence& sequence) {
+void RunContexts::finish(engine::Engine& engine, engine::Sequence& sequence) {
   if (!cache_) return;
   try {
-    cache_->finish(engine.cache(), sequence, settings_.session);
+    cache_->finish(engine.walk(), sequence, settings_.session);
   } catch (const Error& error) {
     give_up(error);
     return;
   }
+  say_damaged();
   if (!cache_->problem().empty()) say_unsaved();
   const auto counts = cache_->counts();
-  if (counts.saved_tokens == n_said_ || failure_ == SavingFailure::kIsThrown) return;
-  n_said_ = counts.saved_tokens;
-  notice(fmt::format("saved     {} tokens, {} in {}{} | strata cache list",
-                     engine::grouped_number(counts.saved_tokens),
-                     engine::bytes_text(counts.saved_bytes), settings_.session_dir,
-                     settings_.session.empty() ? "" : ", named " + settings_.session));
+  if (counts.repaired_extents > said_.repaired_extents)
+    notice(fmt::format(
+        "note: {} stretches of 256 tokens of a layer could not be read while they were saved, "
+        "and were computed again",
+        counts.repaired_extents - said_.repaired_extents));
+  if (counts.saved_tokens > said_.saved_tokens && failure_ != SavingFailure::kIsThrown)
+    notice(fmt::format("saved     {} tokens, {} in {}{} | strata cache list",
+                       engine::grouped_number(counts.saved_tokens - said_.saved_tokens),
+                       engine::bytes_text(counts.saved_bytes - said_.saved_bytes),
+                       settings_.session_dir,
+                       settings_.session.empty() ? "" : ", named " + settings_.session));
+  said_ = counts;
 }
 
 }  // namespace strata::cli

@@ -7,6 +7,7 @@
 
 #include "engine/context_cache.h"
 #include "engine/engine.h"
+#include "engine/prompt_tokens.h"
 #include "tools/cli/settings.h"
 
 namespace strata::cli {
@@ -22,22 +23,27 @@ class RunContexts {
 
   /// A sequence that holds what is saved of the prompt's beginning; an empty one where nothing is.
   engine::Sequence restore(engine::Engine& engine, std::span<const engine::TokenId> prompt);
+  /// The saved tokens of the prompt's beginning up to the last that a model has generated, by their
+  /// bytes (engine/prompt_tokens.h); nothing where none is.
+  tiers::KnownText known_text(engine::Engine& engine, std::span<const engine::TokenId> prompt);
   void begin(engine::Engine& engine, const engine::Sequence& sequence,
-             std::span<const engine::TokenId> prompt);
+             const engine::PromptTokens& prompt);
   void save_closed(engine::Engine& engine, const engine::Sequence& sequence);
   /// After the answer: saves the rest and waits for the disk.
-  void finish(engine::Engine& engine, const engine::Sequence& sequence);
+  void finish(engine::Engine& engine, engine::Sequence& sequence);
 
  private:
   bool is_wanted(engine::Engine& engine, uint64_t n_tokens);
   void give_up(const Error& error);
   void say_unsaved();
+  void say_damaged();
 
   Settings settings_;
   SavingFailure failure_;
   bool is_off_ = false;
   std::unique_ptr<engine::ContextCache> cache_;  // from the first prompt on that is worth it
-  uint64_t n_said_ = 0;                          // saved tokens that a line has told of
+  // What lines have told of.
+  engine::ContextCacheCounts said_;
 };
 
 }  // namespace strata::cli

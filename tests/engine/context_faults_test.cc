@@ -1,0 +1,269 @@
+// Saved contexts on disks that fail, fill up, lie or hang.
+#include <gtest/gtest.h>
+
+#include <sys/resource.h>
+
+#include <condition_variable>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <thread>
+
+#include "tests/engine/cached_run.h"
+
+namespace strata::engine {
+namespace {
+
+using testing::cached_setting;
+using testing::CachedRun;
+using testing::damage_packs;
+using testing::is_same;
+using testing::joined;
+using testing::kCachedChunk;
+using testing::kCachedModel;
+using testing::kCachedSeed;
+using testing::LoadedMember;
+using testing::Logits;
+using testing::TestFolder;
+using testing::ZooWalk;
+
+/// Without the first pack nobody could find a second one.
+TEST(ContextFaults, NothingIsSavedBehindAPackThatFailed) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(5000, kCachedSeed);
+  CachedRun run(member, folder, {.lock_wait = std::chrono::milliseconds(1)});
+  run.begin(text);
+  run.read_to(text, 2 * kCachedChunk);  // the first pack is being written: its room was made
+  {
+    const auto directory =
+        tiers::DurableDirectory::open(folder.path("contexts"), tiers::system_calls());
+    const auto lock = directory->lock(std::chrono::seconds(10));
+    // The publisher meets the lock; so may the start of the second pack.
+    run.read_to(text, tiers::kPackPositionsMax);
+    while (run.contexts().problem().empty()) std::this_thread::yield();
+  }
+  run.read_to(text, 5000);
+  run.contexts().finish(run.walk(), run.sequence());
+  EXPECT_NE(run.contexts().problem(), "");
+  EXPECT_EQ(run.counts().saved_tokens, 0u);
+}
+
+/// No file of this process grows beyond `bytes` while it lives.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : on_excess_(std::signal(SIGXFSZ, SIG_IGN)) {
+    EXPECT_EQ(getrlimit(RLIMIT_FSIZE, &before_), 0);
+    const rlimit limit = {bytes, before_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  }
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, on_excess_);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  rlimit before_{};
+  void (*on_excess_)(int);
+};
+
+TEST(ContextFaults, AFailedWriteHoldsNoExtentBack) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1100, kCachedSeed);
+  {
+    CachedRun run(member, folder);
+    run.read(text);
+    run.finish();
+  }
+  CachedRun run(member, folder);
+  run.begin(text);  // its extents are on the disk only
+  ContextCache elsewhere({.directory = folder.path("elsewhere"), .limits = {}, .saves = true},
+                         run.cache(), kCachedModel, "test");
+  elsewhere.begin(run.sequence(), text);
+  {
+    const FileSizeLimit limit(4096);
+    elsewhere.save_closed(run.cache(), run.sequence());
+  }
+  EXPECT_NE(elsewhere.problem(), "");
+  const tiers::TransferQueue& transfers = *run.cache().store().transfers();
+  EXPECT_EQ(transfers.n_free(), transfers.n_frames());
+}
+
+TEST(ContextFaults, ADamagedBlockIsComputedAgain) {
+  for (const std::string name : {"llama3", "gemma3"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const TestFolder folder;
+    const auto text = member.text(1500, kCachedSeed);
+    const auto more = joined(text, member.text(50, 3));
+    const Logits whole = ZooWalk(member.model, cached_setting()).feed_all(more);
+    {
+      CachedRun run(member, folder);
+      run.read(text);
+      run.finish();
+    }
+    ASSERT_GT(damage_packs(folder), 0u);
+    CachedRun run(member, folder);
+    const Logits rest = run.read(more);
+    EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
+    EXPECT_GT(run.store().corrupt_blocks + run.counts().damaged_packs, 0u);
+  }
+}
+
+TEST(ContextFaults, APackThatAStepFindsDamagedIsSavedAnew) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1500, kCachedSeed);
+  const auto more = joined(text, member.text(50, 3));
+  {
+    CachedRun run(member, folder);
+    run.read(text);
+    run.finish();
+  }
+  ASSERT_GT(damage_packs(folder), 0u);
+  const auto damaged = [&] {
+    uint64_t n = 0;
+    auto directory = tiers::PackDirectory::open(folder.path("contexts"), {});
+    for (const tiers::PackEntry& pack : directory.packs())
+      n += directory.verify_pack(pack.name)->n_bad_blocks;
+    return n;
+  };
+  EXPECT_GT(damaged(), 0u);
+  {
+    CachedRun run(member, folder);
+    // Whole extents alone, which are read by the step that uses them.
+    run.begin(std::span(text).first(5 * kExtentPositions + 1));
+    EXPECT_EQ(run.counts().damaged_packs, 0u);
+    run.feed(run.sequence(), std::span(more).subspan(run.sequence().n_pos(), 100));
+    run.finish();
+    EXPECT_EQ(run.counts().damaged_packs, 1u);
+  }
+  EXPECT_EQ(damaged(), 0u);
+  CachedRun run(member, folder);
+  run.begin(text);
+  EXPECT_GE(run.n_restored(), 5 * kExtentPositions);
+}
+
+TEST(ContextFaults, WhatIsLostWhileItIsSavedIsComputedAgain) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1100, kCachedSeed);
+  const Logits whole = ZooWalk(member.model, cached_setting()).feed_all(text);
+  {
+    CachedRun run(member, folder);
+    run.read(text);
+    run.finish();
+  }
+  const auto elsewhere_options = [&] {
+    return ContextCacheOptions{.directory = folder.path("elsewhere"), .limits = {}, .saves = true};
+  };
+  {
+    CachedRun run(member, folder);
+    run.begin(std::span(text).first(4 * kExtentPositions + 1));  // on the disk only
+    ASSERT_GT(damage_packs(folder), 0u);
+    ContextCache elsewhere(elsewhere_options(), run.cache(), kCachedModel, "test");
+    elsewhere.begin(run.sequence(), std::span(text).first(4 * kExtentPositions));
+    elsewhere.save_closed(run.cache(), run.sequence());
+    EXPECT_EQ(elsewhere.problem(), "");
+    elsewhere.finish(run.walk(), run.sequence());
+    EXPECT_EQ(elsewhere.problem(), "");
+    EXPECT_GT(elsewhere.counts().repaired_extents, 0u);
+    EXPECT_EQ(elsewhere.counts().saved_tokens, 4 * kExtentPositions);
+  }
+  ZooWalk walk(member.model, cached_setting(), CachedRun::transfers(member));
+  ContextCache elsewhere(elsewhere_options(), walk.cache(), kCachedModel, "test");
+  Sequence sequence = elsewhere.restore(walk.cache(), text);
+  ASSERT_EQ(sequence.n_pos(), 4 * kExtentPositions);
+  const Logits rest = walk.feed(sequence, std::span(text).subspan(sequence.n_pos()));
+  EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
+  EXPECT_EQ(walk.cache().store().counts().corrupt_blocks, 0u);
+}
+
+/// A disk that, from hang() on, brings nothing to rest until it is told to.
+class HungDisk : public tiers::DurableCalls {
+ public:
+  int sync(int descriptor) override {
+    std::unique_lock lock(mutex_);
+    released_.wait(lock, [&] { return is_released_; });
+    return DurableCalls::sync(descriptor);
+  }
+  void hang() {
+    const std::lock_guard lock(mutex_);
+    is_released_ = false;
+  }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    is_released_ = true;
+    released_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable released_;
+  bool is_released_ = true;
+};
+
+TEST(ContextFaults, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
+  static HungDisk disk;  // outlives the thread that hangs in it
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(600, kCachedSeed);
+  ZooWalk walk(member.model, cached_setting());
+  {
+    ContextCache contexts({.directory = folder.path("contexts"),
+                           .limits = {},
+                           .saves = true,
+                           .wait_max = std::chrono::milliseconds(50),
+                           .calls = &disk},
+                          walk.cache(), kCachedModel, "test");
+    Sequence sequence = walk.sequence();
+    contexts.begin(sequence, text);
+    walk.feed(sequence, text);
+    disk.hang();
+    try {
+      contexts.finish(walk.walk(), sequence);
+      ADD_FAILURE() << "a hung disk was waited for";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kIo);
+      EXPECT_FALSE(error.remedy().empty());
+    }
+    EXPECT_EQ(contexts.counts().saved_tokens, 0u);
+  }
+  disk.release();
+}
+
+TEST(ContextFaults, WaitingForADiskThatHangsIsStopped) {
+  static HungDisk disk;  // outlives the thread that hangs in it
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(600, kCachedSeed);
+  ZooWalk walk(member.model, cached_setting());
+  const std::atomic<bool> stopped = true;
+  {
+    ContextCache contexts({.directory = folder.path("contexts"),
+                           .limits = {},
+                           .saves = true,
+                           .wait_max = std::chrono::hours(1),
+                           .calls = &disk,
+                           .cancel = &stopped},
+                          walk.cache(), kCachedModel, "test");
+    Sequence sequence = walk.sequence();
+    contexts.begin(sequence, text);
+    walk.feed(sequence, text);
+    disk.hang();
+    try {
+      contexts.finish(walk.walk(), sequence);
+      ADD_FAILURE() << "a hung disk was waited for";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+    }
+  }
+  disk.release();
+}
+
+}  // namespace
+}  // namespace strata::engine

@@ -1,0 +1,121 @@
+// --dram of `run`, judged from outside: by the kernel's own limit on a group's memory, and by the
+// largest resident size of processes whose options are drawn. STRATA_CONFIGURATIONS sets how many
+// of those (20).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <random>
+
+#include "tests/tiers/child_process.h"
+#include "tests/tiers/long_run.h"
+#include "tests/tools/memory_group.h"
+#include "tests/tools/spilling_model.h"
+
+namespace strata::cli {
+namespace {
+
+using testing::Launch;
+using testing::MemoryGroup;
+using testing::Outcome;
+using testing::run_strata;
+
+class BudgetRun : public testing::SpillingTest {
+ protected:
+  // What a group is charged beside the budget: the kernel's structures for the process and its
+  // files (page tables, inodes), and file pages of the program and the model. The spill file has
+  // none: it is read and written past the page cache.
+  static constexpr uint64_t kGroupAllowance = 16 * kMiB;
+
+  /// 2 MiB of weights and 16 KiB of K and V per position: both matter beside the program itself.
+  BudgetRun() {
+    engine::testing::SmallModel model =
+        engine::testing::make_small_model({.n_layers = 16,
+                                           .d_model = 64,
+                                           .n_heads = 8,
+                                           .n_kv_heads = 8,
+                                           .head_dim = 32,
+                                           .d_ff = 256,
+                                           .vocab_size = engine::testing::kLetterVocabulary,
+                                           .n_ctx_train = 1 << 16});
+    engine::testing::set_letters(model);
+    engine::testing::draw_weights(model, 3);
+    model_ = this->model(model);
+  }
+
+  std::vector<std::string> within(uint64_t dram_bytes, const std::string& chunk,
+                                  const std::string& context, uint32_t n_letters) const {
+    const std::string text = folder_.write("text", std::string(n_letters, 'b'));
+    return testing::with(
+        {"run", "-m", model_, "-f", text, "-c", context, "-b", chunk, "-t", "2", "-n", "4"},
+        {"--temp", "0", "--ignore-eos", "--json", "--dram", std::to_string(dram_bytes), "--nvme",
+         disk_, "--nvme-budget", "512MiB"});
+  }
+};
+
+TEST_F(BudgetRun, TheKernelLetsARunLiveInItsBudgetAndAStatedAllowance) {
+  // Beside the program (48 MiB) and the walk's buffers (37 MiB) it holds a third of the K and V.
+  const uint64_t dram = 124 * kMiB;
+  STRATA_EXPECT_CHILD_PASSES(tiers::run_in_child([&] {
+    Launch launch;
+    launch.arguments = within(dram, "64", "8k", 3000);
+    const auto run_in = [&](uint64_t limit) {
+      const MemoryGroup group(limit);
+      launch.prepare = [&] { group.enter(); };
+      const Outcome outcome = run_strata(launch);
+      std::printf("limit %" PRIu64 ", peak %" PRIu64 ", exit code %d\n", limit, group.peak_bytes(),
+                  outcome.exit_code);
+      tiers::demand(group.peak_bytes() <= limit, "the limit does not hold");
+      return outcome;
+    };
+    const Outcome outcome = run_in(dram + kGroupAllowance);
+    tiers::demand(outcome.exit_code == 0,
+                  std::to_string(outcome.exit_code) + outcome.out + outcome.err);
+    const auto json = object_of(outcome);
+    tiers::demand(json["tiers"]["nvme"].value("written_bytes", uint64_t{0}) > 0, "nothing spilled");
+    // A group that holds far less is heeded: the run is refused, not killed.
+    const Outcome refused = run_in(dram / 4);
+    tiers::demand(refused.exit_code == 3, std::to_string(refused.exit_code) + refused.err);
+    (void)std::fflush(stdout);
+  }));
+}
+
+TEST_F(BudgetRun, NoDrawnConfigurationExceedsItsBudget) {
+  if (testing::address_space_is_reserved()) GTEST_SKIP() << "a sanitizer's shadow is resident too";
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  const uint64_t n_wanted = tiers::repeats("STRATA_CONFIGURATIONS", 20);
+  uint64_t n_ran = 0, n_spilled = 0;
+  double fullest = 0;
+  for (uint64_t i = 0; i < n_wanted; ++i) {
+    const uint64_t dram = (100 + random() % 120) * kMiB;
+    auto arguments = within(dram, std::to_string(16u << random() % 6),
+                            std::to_string(2048u << random() % 4), 700);
+    if (random() % 3 == 0) arguments = testing::with(arguments, {"-ctk", "q8_0", "-ctv", "q8_0"});
+    if (random() % 3 == 0) arguments = testing::with(arguments, {"--io", "threads"});
+    if (random() % 2 == 0)
+      arguments = testing::with(arguments, {"--load", random() % 2 == 0 ? "mmap" : "direct"});
+    if (random() % 4 == 0) arguments = testing::with(arguments, {"--nvme", "off"});
+    const Outcome outcome = run_strata(arguments);
+    std::string line;
+    for (const std::string& word : arguments) line += word + " ";
+    ASSERT_TRUE(outcome.exit_code == 0 || outcome.exit_code == 3)
+        << line << outcome.err << outcome.out;
+    ASSERT_LE(outcome.peak_bytes, dram) << line;
+    if (outcome.exit_code != 0) continue;
+    ++n_ran;
+    fullest =
+        std::max(fullest, static_cast<double>(outcome.peak_bytes) / static_cast<double>(dram));
+    const auto nvme = object_of(outcome)["tiers"].value("nvme", nlohmann::json::object());
+    if (nvme.value("kv_bytes", uint64_t{0}) > 0) ++n_spilled;
+  }
+  std::printf("%" PRIu64 " configurations: %" PRIu64 " ran, %" PRIu64
+              " of them spilled, the others were refused;"
+              " 0 over budget, the fullest used %.2f of it\n",
+              n_wanted, n_ran, n_spilled, fullest);
+  EXPECT_GT(n_spilled, n_wanted / 20);
+}
+
+}  // namespace
+}  // namespace strata::cli
