@@ -21,6 +21,31 @@ using nlohmann::json;
 using testing::Outcome;
 using testing::run_strata;
 
+/// What every row of a text has when attention is probed.
+constexpr const char* kTextKeys[] = {"method",
+                                     "text",
+                                     "budget",
+                                     "budget_share",
+                                     "kld",
+                                     "kld_error",
+                                     "kld_p99",
+                                     "kld_of_oracle",
+                                     "top1_agreement",
+                                     "perplexity",
+                                     "exact_perplexity",
+                                     "mass_recall",
+                                     "mass_recall_p10",
+                                     "mass_recall_least",
+                                     "output_error_median",
+                                     "output_error_p99",
+                                     "set_recall",
+                                     "reuse",
+                                     "fetched_over_useful",
+                                     "kv_read_share",
+                                     "kv_read_bytes_per_token",
+                                     "index_bytes_per_token",
+                                     "index_read_bytes_per_token"};
+
 class Eval : public testing::RefusalTest {
  protected:
   std::string zoo_model() {
@@ -65,30 +90,7 @@ TEST_F(Eval, ListsEveryMethodBudgetAndTextAndAllTextsTogether) {
   for (const json& row : list) {
     EXPECT_EQ(row["task"], "text");
     EXPECT_EQ(row["context"], 400);
-    for (const char* key : {"method",
-                            "text",
-                            "budget",
-                            "budget_share",
-                            "kld",
-                            "kld_error",
-                            "kld_p99",
-                            "kld_of_oracle",
-                            "top1_agreement",
-                            "perplexity",
-                            "exact_perplexity",
-                            "mass_recall",
-                            "mass_recall_p10",
-                            "mass_recall_least",
-                            "output_error_median",
-                            "output_error_p99",
-                            "set_recall",
-                            "reuse",
-                            "fetched_over_useful",
-                            "kv_read_share",
-                            "kv_read_bytes_per_token",
-                            "index_bytes_per_token",
-                            "index_read_bytes_per_token"})
-      EXPECT_TRUE(row.contains(key)) << key;
+    for (const char* key : kTextKeys) EXPECT_TRUE(row.contains(key)) << key;
     EXPECT_FALSE(row.contains("score"));
   }
   EXPECT_EQ(list[0]["method"], "oracle");
@@ -211,7 +213,7 @@ TEST_F(Eval, RefusesWhatItCannotJudge) {
   expect_refused(with({"--tasks", "needle,haystack"}),
                  {2, "usage", {"no task 'haystack'"}, "--tasks", "multi-key"});
   expect_refused(with({"--tasks", "needle", "--lengths", "16"}),
-                 {2, "usage", {"found '16'"}, "--lengths", "--help"});
+                 {2, "usage", {"the task needle needs", "found 16"}, "--lengths", "greater"});
   expect_refused({"eval", "-m", path, "-f", text("b.txt", 10)},
                  {2, "bad_text", {"wanted more than 257 tokens (--last 256)"}, "b.txt", "longer"});
   expect_refused(with({"-c", "100"}),

@@ -185,7 +185,7 @@ constexpr OptionSpec kRows[] = {
      Sources::kNotInConfig, kEval, &S::record},
     {"layers", "", Section::kJudging, ValueKind::kCountList, "0", 0, 65535, "N,...",
      "which layers --record writes", Sources::kNotInConfig, kEval, &S::layers},
-    {"positions", "", Section::kJudging, ValueKind::kCount, "4096", 64, 1048576, "N",
+    {"positions", "", Section::kJudging, ValueKind::kCount, "4096", 1, 1048576, "N",
      "positions that --record writes, a multiple of 32", Sources::kNotInConfig, kEval,
      &S::positions},
     {"steps", "", Section::kJudging, ValueKind::kCount, "64", 1, 65536, "N",
@@ -195,7 +195,7 @@ constexpr OptionSpec kRows[] = {
      "tasks made from a seed: needle, multi-key, multi-value, multi-query, key-value, variables, "
      "common-words, passkey, json; of a recall model: recall, key-value, multi-hop",
      Sources::kEverywhere, kEval, &S::tasks},
-    {"lengths", "", Section::kJudging, ValueKind::kCountList, "4096", 256, kMaxTokens, "N,...",
+    {"lengths", "", Section::kJudging, ValueKind::kCountList, "4096", 1, kMaxTokens, "N,...",
      "lengths of the tasks in tokens, question and answer included", Sources::kEverywhere, kEval,
      &S::lengths},
     {"cases", "", Section::kJudging, ValueKind::kCount, "5", 1, 10000, "N",
