@@ -47,8 +47,8 @@ struct EngineOptions {
   uint32_t n_sequences = 1;
   RopeOverrides rope;
   // Of retrieval; nothing = attention is exact.
-  std::optional<index::Method> method;
-  index::Rule selection;
+  std::optional<index::Method> method = {};
+  index::Rule selection = {};
   Trace* trace = nullptr;  // of steps and transfers; outlives the engine
 };
 
