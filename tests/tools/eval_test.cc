@@ -212,7 +212,9 @@ TEST_F(Eval, RefusesWhatItCannotJudge) {
                    {2, "usage", {"found '" + bad + "'"}, "--budgets", "such as 2048"});
   expect_refused(with({"--tasks", "needle,haystack"}),
                  {2, "usage", {"no task 'haystack'"}, "--tasks", "multi-key"});
-  expect_refused(with({"--tasks", "needle", "--lengths", "16"}),
+  expect_refused(with({"--tasks", "needle", "--lengths", "5000"}),
+                 {2, "usage", {"at most 4096 tokens", "found 5000"}, "--lengths", "lower"});
+  expect_refused({"eval", "-m", path, "--tasks", "needle", "--lengths", "16"},
                  {2, "usage", {"the task needle needs", "found 16"}, "--lengths", "greater"});
   expect_refused({"eval", "-m", path, "-f", text("b.txt", 10)},
                  {2, "bad_text", {"wanted more than 257 tokens (--last 256)"}, "b.txt", "longer"});

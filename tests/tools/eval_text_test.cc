@@ -131,7 +131,8 @@ TEST(EvalText, AProbeChangesNoBit) {
   const std::vector<Contender> contenders = {contender("quest", {Budget::Kind::kTokens, 256})};
   const auto bits = [&](bool probes) {
     std::vector<uint64_t> all;
-    for (const Prediction& of : run_texts(member, 700, contenders, probes)[0].predictions) {
+    const auto runs = run_texts(member, 700, contenders, probes);
+    for (const Prediction& of : runs[0].predictions) {
       all.push_back(std::bit_cast<uint64_t>(of.kl));
       all.push_back(std::bit_cast<uint64_t>(of.nll));
     }

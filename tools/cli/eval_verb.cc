@@ -32,7 +32,7 @@ engine::Engine open_engine(const Settings& settings) {
   engine::EngineOptions options = engine_options(settings);
   options.nvme_directory = "";  // a probe reads K and V in memory
   options.reads_saved = false;
-  if (!settings.tasks.empty())
+  if (!settings.tasks.empty() && (settings.ctx_size > 0 || settings.file.empty()))
     options.n_ctx = std::max(options.n_ctx, std::ranges::max(settings.lengths));
   return engine::Engine::open(options);
 }
@@ -80,6 +80,12 @@ Subjects gather_subjects(const Command& command, const engine::Engine& engine) {
       for (const eval::TaskQuestion& question : of.questions)
         all.n_rest = std::max<uint64_t>(all.n_rest, question.tokens.size() + question.n_predict);
     }
+  for (const TaskSet& set : all.sets)
+    if (set.length > engine.context().n_ctx)
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("wanted tasks of at most {} tokens, the context, found {}",
+                              engine.context().n_ctx, set.length),
+                  command.where("lengths"), "lower --lengths, or raise -c");
   return all;
 }
 
