@@ -82,6 +82,10 @@ Engine Engine::open(const EngineOptions& options) {
   request.weight_bytes = engine.weight_plan_.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
   engine.plan_context(shape, request);
+  if (options.method && engine.context_.kv.is_spilling())
+    throw Error(ErrorCode::kUnsupported,
+                "blocks can be chosen of K and V in memory only, and this context spills to disk",
+                "--attn", "use --attn exact, a smaller -c, or a larger --kv-dram");
   engine.spill_ = engine.open_spill();
   return engine;
 }

@@ -305,14 +305,14 @@ std::byte* KvCache::open_block(const Sequence& sequence, uint32_t layer, uint32_
 }
 
 void KvCache::share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos,
-                           uint32_t end_pos) {
+                           uint32_t end_pos, bool is_repair) {
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream) {
     if (shape_.layers[layer_of_stream_[stream]].window > 0) continue;
     const auto& shared = sequence.streams_[stream].blocks;
     auto& own = again.streams_[stream].blocks;
     for (uint32_t i = first_pos / kBlockPositions; i < end_pos / kBlockPositions; ++i) {
       if (own[i] == shared[i]) continue;
-      if (!store_.is_resident(shared[i])) store_.replace(shared[i], own[i]);
+      if (!store_.is_resident(shared[i])) store_.replace(shared[i], own[i], is_repair);
       store_.add_reference(shared[i]);
       store_.release(own[i]);
       own[i] = shared[i];
@@ -330,7 +330,7 @@ void KvCache::replace_extents(Sequence& sequence, Sequence& again, uint32_t firs
     for (size_t i = first; i < end; ++i) {
       if (store_.is_resident(blocks[i])) continue;
       if ((i + 1) * kBlockPositions <= again.n_pos()) {
-        store_.replace(blocks[i], fresh[i]);
+        store_.replace(blocks[i], fresh[i], true);
         continue;
       }
       // The sequence was cut inside this block; another one may need all of its rows.

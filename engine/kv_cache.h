@@ -129,7 +129,8 @@ class KvCache {
   /// Lets both have one block where each has its own, of full layers, whole blocks of positions
   /// [first_pos, end_pos): the one of `sequence` where that is in DRAM, else the one that `again`
   /// has computed, since what is on disk may be lost as well.
-  void share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos, uint32_t end_pos);
+  void share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos, uint32_t end_pos,
+                    bool is_repair);
 
  private:
   friend class Sequence;

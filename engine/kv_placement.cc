@@ -63,9 +63,10 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
   }
   const uint64_t region =
       round_up(n_widest * kExtentBlocks * layout.block_bytes, tiers::kRegionAlignment);
-  // Per block: its tags, a byte of presence for each layer, and its tokens.
-  const uint64_t per_block =
-      n_streams * sizeof(tiers::Hash128) + shape.layers.size() + kBlockPositions * sizeof(int32_t);
+  // Per block: its tags, a byte of presence for each layer, its tokens, which of them a model
+  // generated, and the chain hash behind it.
+  const uint64_t per_block = n_streams * sizeof(tiers::Hash128) + shape.layers.size() +
+                             kBlockPositions * (sizeof(int32_t) + 1) + sizeof(tiers::Hash128);
   const uint64_t n_read = div_up(context.n_ctx, kBlockPositions);
   const uint64_t n_written = kRunsWritten * tiers::kPackPositionsMax / kBlockPositions;
   return 2 * region + (n_read + n_written) * per_block;

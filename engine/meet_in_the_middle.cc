@@ -96,7 +96,9 @@ class Restore {
         sequence_(sequence),
         chunk_rows_(std::min(chunk_rows, walk.max_rows())),
         front_(cache_.make_sequence()),
-        back_(cache_, walk.pool(), sequence) {}
+        back_(cache_, walk.pool(), sequence) {
+    front_.drop_index();  // its blocks become those of the sequence, which has its own
+  }
 
   bool is_worth_it();
   void run(const std::function<bool(uint64_t done)>& on_chunk);
@@ -138,7 +140,14 @@ nanoseconds Restore::step(uint32_t n_rows) {
 bool Restore::is_worth_it() {
   const nanoseconds start = now();
   const uint32_t n_probe = std::min(cache_.store().transfers()->n_frames(), back_.n_left());
-  back_.wait_for(n_probe);
+  cache_.store().set_cancel(walk_.cancel());  // a step sets it itself
+  try {
+    back_.wait_for(n_probe);
+  } catch (...) {
+    cache_.store().set_cancel(nullptr);
+    throw;
+  }
+  cache_.store().set_cancel(nullptr);
   const nanoseconds per_read = (now() - start) / std::max(n_probe, 1u);
   if (per_read * back_.n_left() < kWorthMeeting) return false;
   const uint32_t n_rows = std::min(kSampleRows, chunk_rows_);
@@ -162,7 +171,7 @@ void Restore::run(const std::function<bool(uint64_t done)>& on_chunk) {
 Meeting Restore::meet() {
   const uint32_t from = back_.loaded_from();
   const uint32_t end = std::min(front_.n_pos() / kExtentPositions * kExtentPositions, from);
-  cache_.share_blocks(sequence_, front_, 0, end);
+  cache_.share_blocks(sequence_, front_, 0, end, false);
   return {.computed_tokens = end, .loaded_tokens = sequence_.n_pos() - from};
 }
 

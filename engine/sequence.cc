@@ -52,7 +52,14 @@ Sequence Sequence::fork() const {
   Sequence copy = cache_->make_sequence();
   copy.tokens_ = tokens_;
   copy.chain_ = chain_;
-  if (index_) copy.index_ = index_->fork();
+  if (index_) {
+    copy.index_ = index_->fork();
+    // Rows that are still to be written must not be written into what both share.
+    if (n_indexed_ < n_pos() / kBlockPositions) {
+      copy.index_->truncate(n_indexed_);
+      copy.index_->open_blocks(n_pos() / kBlockPositions);
+    }
+  }
   copy.n_indexed_ = n_indexed_;
   copy.next_extent_ = next_extent_;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {

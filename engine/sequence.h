@@ -38,7 +38,7 @@ class Sequence {
   void drop_index();
 
   /// A second sequence with the same past. Costs one reference per block; the open block is copied
-  /// when either side appends.
+  /// when either side appends. Errors: kDoesNotFit, of an index that lacks blocks.
   Sequence fork() const;
 
   /// Forgets positions >= n. Windowed layers have let go of old blocks, so a sequence cut far back

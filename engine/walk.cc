@@ -257,6 +257,7 @@ const StepPlan& Walk::plan() const { return state_->plan; }
 const WalkCounts& Walk::counts() const { return state_->counts; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
+const std::atomic<bool>* Walk::cancel() const { return state_->cancel; }
 void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
 void Walk::set_between_operations(std::function<void()> between) {
   state_->between_operations = std::move(between);

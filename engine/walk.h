@@ -101,6 +101,7 @@ class Walk {
   /// From now on a step looks at the flag between its operations, and while it waits for the spill
   /// file, and ends with kCancelled where it is set. Null = it looks at none.
   void set_cancel(const std::atomic<bool>* flag);
+  const std::atomic<bool>* cancel() const;
   /// From now on a step calls this between its operations, on the calling thread; what it throws
   /// ends the step. Empty = it calls nothing.
   void set_between_operations(std::function<void()> between);

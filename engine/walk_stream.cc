@@ -220,7 +220,7 @@ void Walk::State::compute_again(Sequence& sequence, uint32_t first_pos) {
     rows.clear();
     for (uint32_t i = pos; i < pos + n; ++i) rows.push_back({&again, sequence.tokens()[i], false});
     run_step(rows, Attention::kExact);
-    cache.share_blocks(sequence, again, pos, std::min(pos + n, first_pos));
+    cache.share_blocks(sequence, again, pos, std::min(pos + n, first_pos), true);
     pos += n;
   }
   cache.replace_extents(sequence, again, first_pos);

@@ -26,7 +26,7 @@ class PqCodebook {
   ///
   /// Shapes  keys [n_blocks][head_dim][kBlockPositions], n_blocks >= 0; all finite
   ///         head_dim is a multiple of kPqSubspaces
-  /// Cost    some 9 passes of pq_encode over the keys, and as many of summing them (docs/adr/0005)
+  /// Cost    some 9 passes of pq_encode over the keys, and as many of summing them (docs/adr/0006)
   /// Result  a function of its arguments only: seeds are constants
   static PqCodebook train(const KernelTable& kernels, std::span<const float> keys,
                           uint32_t head_dim);

@@ -17,7 +17,8 @@
 namespace strata::cli {
 namespace {
 
-constexpr int64_t kVersion = 1;  // of the file's keys
+constexpr uint64_t kContextFactor = 2;  // of the judged context, as far as a verdict is trusted
+constexpr int64_t kVersion = 1;         // of the file's keys
 
 struct RealKey {
   const char* name;
@@ -114,6 +115,12 @@ std::string choose_attention(const std::string& folder, engine::EngineOptions& o
     return "attention: exact (no verdict on this model yet: `strata eval --gate` makes one)";
   const eval::Verdict* best = eval::cheapest(*verdicts);
   if (best == nullptr) return "attention: exact (no method passed `strata eval --gate`)";
+  const uint64_t n_ctx = options.n_ctx > 0 ? options.n_ctx : spec.shape.n_ctx_train;
+  if (n_ctx > kContextFactor * best->context)
+    return fmt::format(
+        "attention: exact (method {} was judged on {} tokens only: `strata eval --gate` "
+        "with a larger -c, or run with a smaller one)",
+        best->method, best->context);
   options.method = index::find_method(best->method);
   options.selection.budget = kv_budget(best->budget, "verdict");
   return fmt::format("attention: {} at a budget of {} (KL {:.4f} nat to exact over {} tokens)",

@@ -56,11 +56,11 @@ constexpr OptionSpec kRows[] = {
      "what an answer attends of a long context: all of it, or the blocks that a method of "
      "retrieval chooses (approximate); auto = the cheapest method that passed `strata eval --gate` "
      "on this model, else exact",
-     Sources::kEverywhere, kComputing, &S::attn},
+     Sources::kEverywhere, kGenerating, &S::attn},
     {"kv-budget", "", Section::kModel, ValueKind::kText, "2048", 0, 0, "N|N%|Xp",
      "with --attn other than exact, what a token attends: tokens, a share of the context, or the "
      "share of the attention weight (0.98p)",
-     Sources::kEverywhere, kComputing, &S::kv_budget},
+     Sources::kEverywhere, kGenerating, &S::kv_budget},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kEval, &S::batch_size},
     {"cpu-isa", "", Section::kModel, ValueKind::kText, "", 0, 0, "NAME",

@@ -23,6 +23,11 @@ std::string reason_of(const Verdict& of, const GateLimits& limits) {
   if (!(of.mass_of_oracle >= limits.mass_of_oracle))
     reasons.push_back(fmt::format("mass {:.3f} times the oracle's, wanted {}", of.mass_of_oracle,
                                   limits.mass_of_oracle));
+  if (!(of.kv_read_share <= limits.kv_read_share_most))
+    reasons.push_back(
+        fmt::format("{:.0f} % of K and V read, wanted at most {:.0f} %: judge a longer "
+                    "text or a smaller budget",
+                    100 * of.kv_read_share, 100 * limits.kv_read_share_most));
   return fmt::format("{}", fmt::join(reasons, "; "));
 }
 

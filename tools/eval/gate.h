@@ -16,6 +16,7 @@ struct GateLimits {
   double kl_of_oracle_most = 2;     // times the oracle's
   double top1_below_oracle = 0.03;  // share of tokens
   double mass_of_oracle = 0.93;     // times the oracle's mass recall
+  double kv_read_share_most = 0.5;  // of K and V: what leaves out little shows little
 };
 
 /// One method at one budget.
