@@ -19,9 +19,6 @@ constexpr uint32_t kSampleRows = 32;  // of the first step, which measures
 // After so many the disk is not asked any more: what it loses costs more than what it brings.
 constexpr uint32_t kLostMax = 4;
 
-/// Ends a step of the front that the back has made superfluous.
-struct Met {};
-
 /// Reads the extents of a sequence that are not in DRAM, the last positions first.
 class BackReader {
  public:
@@ -122,16 +119,17 @@ nanoseconds Restore::step(uint32_t n_rows) {
   for (uint32_t i = front_.n_pos(); i < front_.n_pos() + n_rows; ++i)
     rows.push_back({&front_, sequence_.tokens()[i], false});
   const nanoseconds start = now();
+  bool has_met = false;
   walk_.set_between_operations([&] {
     back_.go_on(front_.n_pos());
-    if (back_.loaded_from() <= front_.n_pos()) throw Met();
+    has_met = back_.loaded_from() <= front_.n_pos();
+    if (has_met) throw Error(ErrorCode::kCancelled, "the disk came first");
   });
   try {
     walk_.step(rows);
-  } catch (const Met&) {
   } catch (...) {
     walk_.set_between_operations({});
-    throw;
+    if (!has_met) throw;
   }
   walk_.set_between_operations({});
   return now() - start;

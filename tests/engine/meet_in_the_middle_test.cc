@@ -160,10 +160,11 @@ TEST_P(MeetInTheMiddle, EveryMeetingPointGivesTheSameBits) {
       EXPECT_EQ(met.computed_tokens + met.loaded_tokens, kSaved);
       EXPECT_FALSE(slow.walk.cache().store().has_away());
     }
+    EXPECT_EQ(slow.walk.cache().store().counts().replaced_blocks, 0u);  // nothing was wrong
     slow.expect_no_frame_held();
     expect_same_rest(slow, sequence);
   }
-  EXPECT_GE(meetings.size(), 3u);
+  EXPECT_GE(meetings.size(), 2u);
 }
 
 TEST_P(MeetInTheMiddle, AFastDiskIsReadWhenAStepNeedsIt) {

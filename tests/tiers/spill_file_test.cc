@@ -354,5 +354,14 @@ TEST(SmallDisk, FullInTheMiddleKeepsWhatIsReservedAndGivesTheRestBack) {
   }));
 }
 
+TEST(SpillDirectory, AFolderThatAnotherProcessTookAwayIsMadeAgain) {
+  const FreshFolder folder;
+  SpillDirectory opened(folder.path() + "/spill");
+  std::filesystem::remove(folder.path() + "/spill");
+  std::string notice;
+  (void)opened.make_file(notice);
+  EXPECT_TRUE(std::filesystem::is_directory(folder.path() + "/spill"));
+}
+
 }  // namespace
 }  // namespace strata::tiers

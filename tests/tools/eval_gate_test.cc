@@ -125,6 +125,10 @@ TEST_F(Profile, AutoIsTheCheapestThatPassedElseExact) {
   EXPECT_NE(line.find("exact (no method passed"), std::string::npos) << line;
   verdict.passes = true;
   cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
+  EXPECT_FALSE(chosen(&line).method.has_value());
+  EXPECT_NE(line.find("was judged on 0 tokens only"), std::string::npos) << line;
+  verdict.context = engine::read_model_spec(file).shape.n_ctx_train;
+  cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
   const auto options = chosen(&line);
   EXPECT_EQ(options.method, index::Method::kMean);
   EXPECT_EQ(options.selection.budget.value, 0.1);
