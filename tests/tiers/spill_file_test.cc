@@ -13,6 +13,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <random>
 #include <set>
@@ -23,6 +24,7 @@
 #include "tests/tiers/fresh_folder.h"
 #include "tests/tiers/small_disk.h"
 #include "tiers/open_io.h"
+#include "tiers/spill_directory.h"
 
 namespace strata::tiers {
 namespace {
