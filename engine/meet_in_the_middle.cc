@@ -40,7 +40,8 @@ class BackReader {
   uint32_t loaded_from() const {
     return n_left() == 0 ? 0 : reads_[n_taken_].first_pos + kExtentPositions;
   }
-  /// Nothing before `computed_end` is read from now on. Takes what has come; never waits.
+  /// Nothing before `computed_end` is read from now on. Takes what has come; waits only
+  /// for the second read of an extent that came back wrong.
   void go_on(uint32_t computed_end) {
     store_.poll();
     while (n_taken_ < n_fetched_ && store_.has_arrived(reads_[n_taken_].extent)) take_next();
