@@ -71,7 +71,7 @@ std::vector<Curve> curves_of(std::span<const EvalRow> rows,
     if (curve == curves.end()) curve = curves.insert(curves.end(), Curve{row.method, {}});
     curve->points.push_back({row.kv_read_share, *value, row.budget});
   }
-  for (Curve& curve : curves) std::ranges::stable_sort(curve.points, {}, &Point::share);
+  for (Curve& curve : curves) std::ranges::sort(curve.points, {}, &Point::share);
   return curves;
 }
 
