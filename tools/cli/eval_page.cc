@@ -71,7 +71,7 @@ std::vector<Curve> curves_of(std::span<const EvalRow> rows,
     if (curve == curves.end()) curve = curves.insert(curves.end(), Curve{row.method, {}});
     curve->points.push_back({row.kv_read_share, *value, row.budget});
   }
-  for (Curve& curve : curves) std::ranges::stable_sort(curve.points, {}, &Point::share);
+  for (Curve& curve : curves) std::ranges::sort(curve.points, {}, &Point::share);
   return curves;
 }
 
@@ -96,7 +96,8 @@ Axis log_axis(const std::vector<double>& values, double least, double most,
   Axis axis{.from = 0, .to = 0, .is_log = true, .title = title, .ticks = {}};
   axis.to = std::min(most, std::pow(10, std::ceil(std::log10(high))));
   axis.from = std::min(axis.to / 10, std::pow(10, std::floor(std::log10(low))));
-  for (double tick = axis.from; tick < axis.to * 1.5; tick *= 10) axis.ticks.push_back(tick);
+  const long n_steps = std::lround(std::log10(axis.to / axis.from));
+  for (long step = 0; step <= n_steps; ++step) axis.ticks.push_back(axis.from * std::pow(10, step));
   return axis;
 }
 

@@ -128,7 +128,7 @@ std::string markdown(std::span<const EvalRow> rows) {
       titles += " " + table.titles[i] + " |";
       rules += table.is_text[i] ? " --- |" : " ---: |";
     }
-    out += (out.empty() ? "" : "\n") + titles + "\n" + rules + "\n";
+    out += fmt::format("{}{}\n{}\n", out.empty() ? "" : "\n", titles, rules);
     for (const auto& cells : table.rows) {
       out += "|";
       for (const std::string& cell : cells) out += " " + cell_text(cell) + " |";
@@ -156,6 +156,7 @@ std::string csv(std::span<const EvalRow> rows) {
   std::string out = fmt::format("{}\n", fmt::join(names, ","));
   for (const auto& object : objects) {
     std::vector<std::string> fields;
+    fields.reserve(names.size());
     for (const std::string& name : names)
       fields.push_back(object.contains(name) ? csv_field(object[name]) : "");
     out += fmt::format("{}\n", fmt::join(fields, ","));

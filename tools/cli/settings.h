@@ -56,16 +56,16 @@ struct Settings {
   bool stages = false;
   bool tiers = false;
   // What `eval` judges.
-  std::string methods, budgets;  // comma separated
-  uint64_t last = 0;
   bool probe = false;
   bool gate = false;
+  std::string methods, budgets;  // comma separated
+  uint64_t last = 0;
   std::string profile_dir;  // set by command_line.h: of verdicts, or empty = none is known
   std::string html;         // empty = no page
   std::string record;       // empty = no trace of attention
   std::vector<uint64_t> layers;
   uint64_t positions = 0, steps = 0;  // of the trace
-  std::string tasks;  // comma separated; empty = none
+  std::string tasks;                  // comma separated; empty = none
   std::vector<uint64_t> lengths;
   uint64_t cases = 0, task_seed = 0;
   // Saved contexts.

@@ -60,12 +60,11 @@ EvalRow task_row(const std::string& task, uint64_t length, const Contender& cont
 void compare_with_oracle(std::span<EvalRow> rows) {
   for (EvalRow& row : rows) {
     if (!row.agreement) continue;
-    const auto oracle = std::ranges::find_if(rows, [&](const EvalRow& of) {
-      return of.agreement && of.method == "oracle" && of.text == row.text &&
-             of.budget == row.budget;
-    });
-    if (oracle != rows.end() && oracle->agreement->kl.mean > 0)
-      row.kl_of_oracle = row.agreement->kl.mean / oracle->agreement->kl.mean;
+    double oracle = 0;
+    for (const EvalRow& of : rows)
+      if (of.agreement && of.method == "oracle" && of.text == row.text && of.budget == row.budget)
+        oracle = of.agreement->kl.mean;
+    if (oracle > 0) row.kl_of_oracle = row.agreement->kl.mean / oracle;
   }
 }
 

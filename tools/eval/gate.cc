@@ -32,7 +32,8 @@ std::string reason_of(const Verdict& of, const GateLimits& limits) {
 }
 
 Verdict verdict_of(const EvalRow& row, const EvalRow& oracle, const GateLimits& limits) {
-  STRATA_CHECK(row.attention && oracle.attention, "no probed attention of %s", row.method.c_str());
+  if (!row.agreement || !row.attention || !oracle.agreement || !oracle.attention)
+    STRATA_CHECK(false, "no probed attention of %s", row.method.c_str());
   Verdict of{.method = row.method, .budget = row.budget};
   of.context = row.context;
   of.tokens = row.agreement->kl.n;

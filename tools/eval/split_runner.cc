@@ -6,7 +6,7 @@ namespace strata::eval {
 namespace {
 
 // A fork copies the open block, and the last block of the rest is not full.
-constexpr uint64_t kForkPositions = 2 * kBlockPositions;
+constexpr uint64_t kForkPositions = uint64_t{2} * kBlockPositions;
 
 engine::KvCacheOptions cache_options(const ModelShape& shape, const SplitRunner::Options& of) {
   engine::KvCacheOptions options;
