@@ -11,7 +11,7 @@ readonly suites="release asan tsan fuzz golden"
 declare -A budget_minutes=([release]=14 [asan]=16 [tsan]=9 [fuzz]=12 [golden]=6)
 readonly total_budget_minutes=40
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
-readonly thread_tests='ThreadPool|Walk|Zoo|IoTest|TransferQueue|HungDevice|HungRing|BlockStore|BlockFaults|Spill\.'
+readonly thread_tests='ThreadPool|PqHistory|Walk|Zoo|IoTest|TransferQueue|HungDevice|HungRing|BlockStore|BlockFaults|Spill\.'
 readonly sanitizer_slow_tests='32K|FullLength|AThousand'
 fuzz_seconds() { case $1 in gguf*) echo 60 ;; *) echo 20 ;; esac; }
 
@@ -89,7 +89,7 @@ suite_release() { build release release && run_ctest release release -LE golden;
 
 suite_asan() {
   local targets
-  mapfile -t targets < <(test_targets base tiers planner cpu_attn engine)
+  mapfile -t targets < <(test_targets base tiers planner cpu_attn index engine)
   build asan asan "${targets[@]}" || return
   # Not detect_stack_use_after_return: g++ 12 then places 64-byte vectors of a frame at 32 bytes, and their stores fault.
   ASAN_OPTIONS=detect_stack_use_after_return=0:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -98,7 +98,7 @@ suite_asan() {
 
 suite_tsan() {
   local targets without_aslr=()
-  mapfile -t targets < <(test_targets base tiers engine)
+  mapfile -t targets < <(test_targets base tiers index engine)
   build tsan tsan "${targets[@]}" || return
   # g++ 12's runtime refuses address layouts with more random bits than it knows; without randomisation it runs anywhere.
   setarch "$(uname -m)" -R true 2> /dev/null && without_aslr=(setarch "$(uname -m)" -R)

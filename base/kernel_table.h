@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/index_kernels.h"
 #include "base/kv_layout.h"
 #include "base/packed_matrix.h"
 
@@ -112,6 +113,8 @@ struct KernelTable {
                    float* out);  // gelu_tanh(gate) * up
   void (*add)(const float* a, const float* b, uint32_t n, float* out);
   void (*scale)(const float* x, float factor, uint32_t n, float* out);
+
+  IndexKernels index;  // cpu_attn/index*
 };
 
 /// Scratch that attend_segment wants: scores of every query over one segment,

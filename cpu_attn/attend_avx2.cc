@@ -13,6 +13,8 @@ namespace {
 
 #include "cpu_attn/vec_exp.inc"
 
+#include "cpu_attn/repeat.inc"
+
 #include "cpu_attn/attend.inc"
 
 #include "cpu_attn/attend_store.inc"

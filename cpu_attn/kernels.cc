@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "cpu_attn/attend.h"
+#include "cpu_attn/index.h"
 #include "cpu_attn/linear.h"
 #include "cpu_attn/row_ops.h"
 
@@ -24,6 +25,11 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
+/// [has BF16][has VBMI]: only the kernels of retrieval use these two.
+constexpr const char* kAvx512Features[2][2] = {
+    {"avx512 f bw dq vl vnni", "avx512 f bw dq vl vnni vbmi"},
+    {"avx512 f bw dq vl vnni bf16", "avx512 f bw dq vl vnni bf16 vbmi"}};
+
 struct Tables {
   KernelTable scalar{};
   KernelTable avx2{};
@@ -38,6 +44,7 @@ struct Tables {
     fill_linear_scalar(scalar);
     fill_attend_scalar(scalar);
     fill_row_ops_scalar(scalar);
+    fill_index_scalar(scalar);
     add(scalar);
     if (has_avx2()) {
       avx2.isa = CpuIsa::kAvx2;
@@ -46,15 +53,21 @@ struct Tables {
       fill_linear_avx2(avx2);
       fill_attend_avx2(avx2);
       fill_row_ops_avx2(avx2);
+      fill_index_avx2(avx2);
       add(avx2);
     }
     if (has_avx512()) {
       avx512.isa = CpuIsa::kAvx512;
       avx512.name = "avx512";
-      avx512.features = "avx512 f bw dq vl vnni";
       fill_linear_avx512(avx512);
       fill_attend_avx512(avx512);
       fill_row_ops_avx512(avx512);
+      fill_index_avx512(avx512);
+      const bool has_bf16 = __builtin_cpu_supports("avx512bf16") != 0;
+      const bool has_vbmi = __builtin_cpu_supports("avx512vbmi") != 0;
+      if (has_bf16) fill_index_digest_avx512bf16(avx512);
+      if (has_vbmi) fill_index_pq_avx512vbmi(avx512);
+      avx512.features = kAvx512Features[has_bf16][has_vbmi];
       add(avx512);
     }
   }

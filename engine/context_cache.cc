@@ -8,7 +8,8 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint32_t kRepairsMax = 256;  // of extents lost while they are saved, as in one step
+constexpr uint32_t kDamageRoundsMax = 4;  // of finding packs damaged while they are saved anew
+constexpr uint32_t kRepairsMax = 256;     // of extents lost while they are saved, as in one step
 constexpr uint32_t kDamagedMax = 8;  // packs that one restore removes before it reads the text anew
 
 tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
@@ -126,6 +127,8 @@ void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
   } catch (const tiers::LostExtent&) {
     // The next call goes on with the layer that could not be read.
   } catch (const Error& error) {
+    // Where the wait before a run was stopped, the run is written at the next call.
+    if (error.code() == ErrorCode::kCancelled) return start_run(first_pos_);
     give_up(error);
   }
 }
@@ -199,25 +202,35 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
   ++next_extent_;
 }
 
-/// What a damaged pack held is to be saved again: by now the sequence has the right blocks.
-void ContextCache::drop_damaged(tiers::BlockStore& store) {
-  for (const auto& pack : store.take_damaged_packs()) {
+/// What a damaged pack held is to be saved again: by now the sequence has the right blocks. What
+/// could not be read this time may be read the next: only a pack whose file holds wrong bytes goes,
+/// and none where nothing is saved in its place. True where one went.
+bool ContextCache::drop_damaged(tiers::BlockStore& store) {
+  if (!options_.saves || !problem().empty()) return false;
+  bool is_any = false;
+  while (const auto pack = store.first_damaged_pack()) {
     publisher_.with_directory(
         [&](tiers::PackDirectory& directory) {
-          if (!directory.discard(pack->name())) return;
+          if (!directory.discard_damaged(pack->name())) return;
           ++counts_.damaged_packs;
           saved_end_ = std::min(saved_end_, pack->head().run.first_pos);
+          is_any = true;
         },
         options_.wait_max);
+    store.forget_damaged_pack();
   }
+  return is_any;
 }
 
 void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& session) {
   save_repaired(walk, sequence);
-  drop_damaged(walk.cache().store());
-  const uint32_t n_new = sequence.n_pos() - std::min(sequence.n_pos(), saved_end_);
-  const bool is_worth = n_new >= kSavedTokensMin || (!session.empty() && n_new > 0);
-  if (options_.saves && is_worth && problem().empty()) {
+  // Reading back what is saved may find more that is damaged.
+  for (uint32_t n_rounds = 0; n_rounds < kDamageRoundsMax; ++n_rounds) {
+    const bool is_again = drop_damaged(walk.cache().store());
+    if (n_rounds > 0 && !is_again) break;
+    const uint32_t n_new = sequence.n_pos() - std::min(sequence.n_pos(), saved_end_);
+    const bool is_worth = n_new >= kSavedTokensMin || (n_new > 0 && (is_again || !session.empty()));
+    if (!options_.saves || !is_worth || !problem().empty()) break;
     tokens_ = sequence.tokens();
     is_generated_.resize(tokens_.size(), 1);
     start_run(saved_end_ / kExtentPositions * kExtentPositions);

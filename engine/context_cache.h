@@ -87,7 +87,7 @@ class ContextCache {
   void save_extents(KvCache& cache, const Sequence& sequence);
   void save_repaired(Walk& walk, Sequence& sequence);
   void write_extent(KvCache& cache, const Sequence& sequence);
-  void drop_damaged(tiers::BlockStore& store);
+  bool drop_damaged(tiers::BlockStore& store);
   void give_up(const Error& error);
 
   ContextCacheOptions options_;

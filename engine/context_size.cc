@@ -218,8 +218,12 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
 }  // namespace
 
 KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
-  return {request.k_codec, request.v_codec, n_ctx,
-          static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx)), request.has_packs};
+  return {request.k_codec,
+          request.v_codec,
+          n_ctx,
+          static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx)),
+          request.has_packs,
+          request.method};
 }
 
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {

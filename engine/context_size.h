@@ -21,7 +21,8 @@ struct ContextRequest {
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
   bool allow_untrained = false;
-  bool has_packs = false;  // saved contexts are read and written
+  bool has_packs = false;                    // saved contexts are read and written
+  std::optional<index::Method> method = {};  // of retrieval
   uint32_t n_threads = 1;
   uint64_t weight_bytes = 0;      // that the weights take of memory (WeightPlan::total_bytes)
   uint64_t weight_bytes_min = 0;  // that they could take, streamed; 0 = no less

@@ -61,6 +61,10 @@ Engine Engine::open(const EngineOptions& options) {
   request.chunk_rows = options.chunk_rows;
   request.allow_untrained = options.allow_untrained;
   request.has_packs = options.reads_saved;
+  request.method = options.method;
+  if (options.method)
+    index::check_supported(*options.method, KvLayout::make(options.k_codec, options.v_codec,
+                                                           engine.spec_.shape.head_dim));
   request.n_threads = engine.n_threads_;
   request.available_bytes = available_dram_bytes();
   if (options.dram_bytes > 0) {
@@ -78,6 +82,10 @@ Engine Engine::open(const EngineOptions& options) {
   request.weight_bytes = engine.weight_plan_.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
   engine.plan_context(shape, request);
+  if (options.method && engine.context_.kv.is_spilling())
+    throw Error(ErrorCode::kUnsupported,
+                "blocks can be chosen of K and V in memory only, and this context spills to disk",
+                "--attn", "use --attn exact, a smaller -c, or a larger --kv-dram");
   engine.spill_ = engine.open_spill();
   return engine;
 }
@@ -107,14 +115,18 @@ void Engine::plan_context(const ModelShape& shape, const ContextRequest& request
     notices_.push_back(spill_problem_);
 }
 
+Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) const {
+  WeightOptions weights;
+  weights.load = options_.load;
+  weights.plan = weight_plan_;
+  return Model::load(*file_, spec_, pool, progress, weights);
+}
+
 void Engine::load(const Model::Progress& progress) {
   STRATA_CHECK(model_ == nullptr, "loaded twice");
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ThreadPool>(n_threads_);
-  WeightOptions weights;
-  weights.load = options_.load;
-  weights.plan = weight_plan_;
-  model_ = std::make_shared<const Model>(Model::load(*file_, spec_, *pool_, progress, weights));
+  model_ = std::make_shared<const Model>(load_model(*pool_, progress));
   reserve_kv();
   load_ms_ =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -138,9 +150,15 @@ void Engine::reserve_kv() {
   kv.n_ctx = context_.n_ctx;
   if (spill_) fingerprint_ = model_fingerprint(*file_, spec_, kernels_->isa);
   kv.model = fingerprint_;
+  if (options_.method) {
+    selectors_ = std::make_unique<index::SelectorSource>(
+        *options_.method, index_shape(spec_.shape, kv.k_codec, kv.v_codec, kv.n_ctx), *kernels_);
+    kv.selectors = selectors_.get();
+  }
   cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   walk_->set_trace(options_.trace);
+  if (options_.method) walk_->select_by(options_.selection, context_.n_ctx);
 }
 
 /// Nothing where all of K and V stays in DRAM and nothing saved is read. The file is as large as

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,9 @@ struct EngineOptions {
   // blocks, windowed layers hold a window of each.
   uint32_t n_sequences = 1;
   RopeOverrides rope;
+  // Of retrieval; nothing = attention is exact.
+  std::optional<index::Method> method = {};
+  index::Rule selection = {};
   Trace* trace = nullptr;  // of steps and transfers; outlives the engine
 };
 
@@ -60,6 +64,10 @@ class Engine {
   /// In place of load(): a KV cache and a walk of its own beside the weights and threads of a
   /// loaded engine of the same file, which outlives this one. One of the two walks at a time.
   void load_beside(const Engine& loaded);
+
+  /// The weights alone, for a caller that keeps them and its own K and V; they must go before the
+  /// engine does.
+  Model load_model(ThreadPool& pool, const Model::Progress& progress) const;
 
   const GgufFile& file() const { return *file_; }
   const ModelSpec& spec() const { return spec_; }
@@ -80,6 +88,11 @@ class Engine {
   ThreadPool& pool();
   KvCache& cache();
   Walk& walk();
+  /// What steps that answer should attend.
+  Attention attention() const { return options_.method ? Attention::kSelected : Attention::kExact; }
+  const EngineOptions& options() const { return options_; }
+  /// Of index rows; 0 where nothing selects.
+  uint64_t index_bytes() const { return selectors_ ? selectors_->budget_bytes() : 0; }
 
  private:
   Engine() = default;
@@ -104,6 +117,7 @@ class Engine {
   std::string spill_problem_;  // why there is no spill file although there might be
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<const Model> model_;
+  std::unique_ptr<index::SelectorSource> selectors_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Walk> walk_;
 };

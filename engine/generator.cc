@@ -121,11 +121,17 @@ bool Run::read_prompt() {
     goes_on = goes_on && !is_cancelled(events);
     return goes_on;
   };
+  const auto rest = request.prompt.subspan(n_cached);
+  const bool is_question = n_cached > rest.size() && rest.size() <= kQuestionTokensMax;
+  const Attention attention = is_question ? request.attention : Attention::kExact;
   try {
-    answer.meeting = meet_in_the_middle(walk, sequence, request.chunk_rows, on_restored);
-    answer.usage.cached_tokens -= answer.meeting.computed_tokens;
-    answer.usage.recomputed_tokens += answer.meeting.computed_tokens;
-    prefill(walk, sequence, request.prompt.subspan(n_cached), request.chunk_rows, on_chunk);
+    // What selects takes restored blocks into its index first, and so reads all of them.
+    if (attention == Attention::kExact) {
+      answer.meeting = meet_in_the_middle(walk, sequence, request.chunk_rows, on_restored);
+      answer.usage.cached_tokens -= answer.meeting.computed_tokens;
+      answer.usage.recomputed_tokens += answer.meeting.computed_tokens;
+    }
+    prefill(walk, sequence, rest, request.chunk_rows, on_chunk, attention);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) throw;
     return false;
@@ -137,7 +143,7 @@ bool Run::read_prompt() {
 bool Run::walk_last_token() {
   const StepRow row{&sequence, answer.tokens.back(), true};
   try {
-    walk.step(std::span(&row, 1));
+    walk.step(std::span(&row, 1), request.attention);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kCancelled) throw;
     return false;

@@ -32,10 +32,16 @@ struct GenerationRequest {
   uint64_t n_ctx_train = 0;         // of the model, for the remedy of an over-long prompt
   uint64_t n_predict = UINT64_MAX;  // most tokens of the answer
   uint32_t chunk_rows = 512;
+  // kSelected: the answer selects, and so does the rest of a prompt whose beginning the sequence
+  // holds, where the rest is a question (kQuestionTokensMax). Longer texts are read exactly.
+  Attention attention = Attention::kExact;
   SamplerOptions sampler;
   std::vector<std::string> stop;
   bool ignore_eos = false;
 };
+
+/// The longest rest of a prompt that is asked of what was read before, rather than read itself.
+inline constexpr uint32_t kQuestionTokensMax = 256;
 
 /// What the caller hears while it runs, on the calling thread. Returning false cancels.
 struct GenerationEvents {

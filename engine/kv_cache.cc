@@ -18,7 +18,7 @@ uint64_t windowed_blocks(uint32_t window, uint32_t chunk_rows) {
 }
 
 /// Blocks that one stream of a layer holds at most in a sequence of n_ctx positions.
-uint64_t stream_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows) {
+uint64_t most_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows) {
   const uint64_t all = blocks_for(n_ctx);
   return layer.window == 0 ? all : std::min(all, windowed_blocks(layer.window, chunk_rows));
 }
@@ -30,8 +30,17 @@ uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec 
   const KvLayout layout = KvLayout::make(k_codec, v_codec, shape.head_dim);
   uint64_t n_blocks = 0;
   for (const auto& layer : shape.layers)
-    n_blocks += stream_blocks(layer, n_ctx, chunk_rows) * layer.n_kv_heads;
+    n_blocks += most_blocks(layer, n_ctx, chunk_rows) * layer.n_kv_heads;
   return n_blocks * layout.block_bytes;
+}
+
+index::IndexShape index_shape(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
+                              uint64_t n_ctx) {
+  index::IndexShape of{.layout = KvLayout::make(k_codec, v_codec, shape.head_dim),
+                       .n_blocks = static_cast<uint32_t>(n_ctx / kBlockPositions)};
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0) of.n_streams += layer.n_kv_heads;
+  return of;
 }
 
 KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options,
@@ -41,9 +50,12 @@ KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options,
       layout_(KvLayout::make(options.k_codec, options.v_codec, shape.head_dim)),
       store_(layout_, shape.n_layers, options.budget_bytes, options.model, std::move(spill)) {
   stream_begin_.push_back(0);
+  index_begin_.push_back(0);
   for (uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
     stream_begin_.push_back(stream_begin_.back() + shape_.layers[layer].n_kv_heads);
     layer_of_stream_.resize(stream_begin_.back(), layer);
+    const bool is_full = shape_.layers[layer].window == 0;
+    index_begin_.push_back(index_begin_.back() + (is_full ? shape_.layers[layer].n_kv_heads : 0));
   }
   // A context that DRAM holds whole may take all of it; else the next step's rows come first.
   store_.set_headroom(
@@ -54,15 +66,21 @@ Sequence KvCache::make_sequence() {
   Sequence sequence(this);
   sequence.streams_.resize(stream_begin_.back());
   reserve_tables(sequence);
+  if (options_.selectors != nullptr) sequence.index_ = options_.selectors->make();
   return sequence;
+}
+
+uint32_t KvCache::layer_of_index_stream(index::StreamIdx stream) const {
+  const auto after = std::ranges::upper_bound(index_begin_, stream);
+  return static_cast<uint32_t>(after - index_begin_.begin()) - 1;
 }
 
 void KvCache::reserve_tables(Sequence& sequence) const {
   sequence.tokens_.reserve(options_.n_ctx);
   sequence.chain_.reserve(options_.n_ctx / kBlockPositions);
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
-    sequence.streams_[stream].blocks.reserve(stream_blocks(shape_.layers[layer_of_stream_[stream]],
-                                                           options_.n_ctx, options_.chunk_rows));
+    sequence.streams_[stream].blocks.reserve(
+        most_blocks(shape_.layers[layer_of_stream_[stream]], options_.n_ctx, options_.chunk_rows));
 }
 
 uint32_t KvCache::first_block_to_hold(uint32_t layer, uint32_t end_pos) const {
@@ -183,6 +201,7 @@ void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
   const uint32_t end_pos = n_pos + n_rows;
   const auto end_block = static_cast<uint32_t>(blocks_for(end_pos));
   const bool has_open = n_pos % kBlockPositions != 0;
+  if (sequence.index_) sequence.index_->open_blocks(end_pos / kBlockPositions);
   // Count first, so that a step that cannot be held changes nothing.
   uint64_t n_wanted = 0;
   uint64_t n_given_back = 0;
@@ -258,6 +277,7 @@ bool KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t e
 
 void KvCache::abandon_rows(Sequence& sequence) {
   const auto end_block = static_cast<uint32_t>(blocks_for(sequence.n_pos()));
+  if (sequence.index_) sequence.index_->truncate(sequence.n_pos() / kBlockPositions);
   for (auto& table : sequence.streams_) release_from(table, std::max(end_block, table.first_block));
 }
 
@@ -285,14 +305,14 @@ std::byte* KvCache::open_block(const Sequence& sequence, uint32_t layer, uint32_
 }
 
 void KvCache::share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos,
-                           uint32_t end_pos) {
+                           uint32_t end_pos, bool is_repair) {
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream) {
     if (shape_.layers[layer_of_stream_[stream]].window > 0) continue;
     const auto& shared = sequence.streams_[stream].blocks;
     auto& own = again.streams_[stream].blocks;
     for (uint32_t i = first_pos / kBlockPositions; i < end_pos / kBlockPositions; ++i) {
       if (own[i] == shared[i]) continue;
-      if (!store_.is_resident(shared[i])) store_.replace(shared[i], own[i]);
+      if (!store_.is_resident(shared[i])) store_.replace(shared[i], own[i], is_repair);
       store_.add_reference(shared[i]);
       store_.release(own[i]);
       own[i] = shared[i];
@@ -310,7 +330,7 @@ void KvCache::replace_extents(Sequence& sequence, Sequence& again, uint32_t firs
     for (size_t i = first; i < end; ++i) {
       if (store_.is_resident(blocks[i])) continue;
       if ((i + 1) * kBlockPositions <= again.n_pos()) {
-        store_.replace(blocks[i], fresh[i]);
+        store_.replace(blocks[i], fresh[i], true);
         continue;
       }
       // The sequence was cut inside this block; another one may need all of its rows.

@@ -12,6 +12,7 @@
 #include "base/kv_layout.h"
 #include "base/model_shape.h"
 #include "engine/sequence.h"
+#include "index/method.h"
 #include "tiers/block_store.h"
 #include "tiers/pack_directory.h"
 
@@ -29,6 +30,8 @@ struct KvCacheOptions {
   // Positions a sequence is expected to have: its tables are reserved for them (4 bytes per token,
   // and per block of each stream), so that its steps allocate nothing. 0 = they grow.
   uint64_t n_ctx = 0;
+  // Makes the indexes of sequences; null = none have one. Outlives the cache.
+  const index::SelectorSource* selectors = nullptr;
 };
 
 /// Bytes of blocks that one sequence of n_ctx positions holds at most, walked in chunks of
@@ -36,6 +39,10 @@ struct KvCacheOptions {
 /// each rounded up to blocks.
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
                               uint64_t n_ctx, uint32_t chunk_rows);
+
+/// What the index of a sequence of n_ctx positions is made for: the KV heads of full layers.
+index::IndexShape index_shape(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
+                              uint64_t n_ctx);
 
 inline uint64_t blocks_for(uint64_t n_positions) { return div_up(n_positions, kBlockPositions); }
 
@@ -75,6 +82,25 @@ class KvCache {
   /// row from n_pos() on attends it, but a truncate() may keep less than it would have.
   void abandon_rows(Sequence& sequence);
 
+  /// KV heads of full layers, which are the streams of an index: those of the layers before
+  /// `layer`.
+  index::StreamIdx index_stream(uint32_t layer, uint32_t kv_head) const {
+    return index_begin_[layer] + kv_head;
+  }
+  uint32_t n_index_streams() const { return index_begin_.back(); }
+  /// Of an index stream.
+  uint32_t layer_of_index_stream(index::StreamIdx stream) const;
+
+  /// The blocks of a stream, oldest first, and which one of the text is the first of them: more
+  /// than 0 where a windowed layer has let go of some. Valid until the sequence changes.
+  struct StreamBlocks {
+    std::span<const tiers::BlockId> blocks;
+    uint32_t first_block;
+  };
+  StreamBlocks stream_blocks(const Sequence& sequence, uint32_t layer, uint32_t kv_head) const {
+    const StreamTable& table = sequence.streams_[stream_idx(layer, kv_head)];
+    return {table.blocks, table.first_block};
+  }
   /// The block that holds position pos of a stream; kNoBlock where a windowed layer has let go of
   /// it.
   tiers::BlockId block_id(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
@@ -103,7 +129,8 @@ class KvCache {
   /// Lets both have one block where each has its own, of full layers, whole blocks of positions
   /// [first_pos, end_pos): the one of `sequence` where that is in DRAM, else the one that `again`
   /// has computed, since what is on disk may be lost as well.
-  void share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos, uint32_t end_pos);
+  void share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos, uint32_t end_pos,
+                    bool is_repair);
 
  private:
   friend class Sequence;
@@ -127,6 +154,7 @@ class KvCache {
   KvLayout layout_;
   std::vector<uint32_t> stream_begin_;  // [n_layers + 1]
   std::vector<uint32_t> layer_of_stream_;
+  std::vector<uint32_t> index_begin_;  // [n_layers + 1]
   tiers::BlockStore store_;
   std::vector<tiers::BlockId> extent_blocks_;  // of the extent being frozen
   ThreadPool serial_{1};                       // checks what is held one extent at a time

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "engine/kv_cache.h"
+#include "engine/walk.h"
 #include "tiers/block_store.h"
 #include "tiers/pack_format.h"
 #include "tiers/spill.h"
@@ -62,12 +63,20 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
   }
   const uint64_t region =
       round_up(n_widest * kExtentBlocks * layout.block_bytes, tiers::kRegionAlignment);
-  // Per block: its tags, a byte of presence for each layer, and its tokens.
-  const uint64_t per_block =
-      n_streams * sizeof(tiers::Hash128) + shape.layers.size() + kBlockPositions * sizeof(int32_t);
+  // Per block: its tags, a byte of presence for each layer, its tokens, which of them a model
+  // generated, and the chain hash behind it.
+  const uint64_t per_block = n_streams * sizeof(tiers::Hash128) + shape.layers.size() +
+                             kBlockPositions * (sizeof(int32_t) + 1) + sizeof(tiers::Hash128);
   const uint64_t n_read = div_up(context.n_ctx, kBlockPositions);
   const uint64_t n_written = kRunsWritten * tiers::kPackPositionsMax / kBlockPositions;
   return 2 * region + (n_read + n_written) * per_block;
+}
+
+uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
+  if (!context.method) return 0;
+  return index::index_bytes(*context.method,
+                            index_shape(shape, context.k_codec, context.v_codec, context.n_ctx)) +
+         selection_bytes(shape, context.n_ctx);
 }
 
 KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
@@ -77,6 +86,7 @@ KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
   placement.place_bytes = place_bytes(shape, context);
   placement.n_frames = has_packs(shape, context) ? kRestoreFrames : 0;
   placement.pack_bytes = pack_bytes(shape, context);
+  placement.index_bytes = index_dram_bytes(shape, context);
   return placement;
 }
 
@@ -84,7 +94,7 @@ uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& contex
   const uint64_t step = round_up(context.chunk_rows, kExtentPositions);
   const uint64_t held = 2 * step + 3 * kExtentPositions;
   return slots_for(shape, context, held) + kFramesMin * place_bytes(shape, context) +
-         pack_bytes(shape, context);
+         pack_bytes(shape, context) + index_dram_bytes(shape, context);
 }
 
 uint64_t spill_bytes(const ModelShape& shape, const KvContext& context) {
@@ -104,6 +114,7 @@ KvPlacement place_spilling(const ModelShape& shape, const KvContext& context, ui
       std::min(kStagingBytes, (dram_bytes - smallest) / 2) / placement.place_bytes;
   placement.n_frames = static_cast<uint32_t>(std::max<uint64_t>(kFramesMin, more_frames));
   placement.pack_bytes = pack_bytes(shape, context);
+  placement.index_bytes = index_dram_bytes(shape, context);
   placement.slot_bytes = dram_bytes - placement.dram_bytes();
   return placement;
 }

@@ -1,13 +1,16 @@
 // engine/kv_placement.h - how K and V of a context are divided between DRAM and a spill file: a
 // pure function of the shape and the two budgets. Every full layer is written through to the spill
 // file; DRAM holds what fits, at least what one step needs. Windowed layers stay in DRAM. What is
-// in DRAM to move K and V, staging frames and saved contexts on their way, is of the same budget.
+// in DRAM to move K and V, staging frames and saved contexts on their way, is of the same budget,
+// and so is the index by which blocks are chosen.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "base/kv_layout.h"
 #include "base/model_shape.h"
+#include "index/method.h"
 
 namespace strata::engine {
 
@@ -16,7 +19,8 @@ struct KvContext {
   KvCodec v_codec = KvCodec::kF16;
   uint64_t n_ctx = 0;
   uint32_t chunk_rows = 512;
-  bool has_packs = false;  // saved contexts are read and written
+  bool has_packs = false;                    // saved contexts are read and written
+  std::optional<index::Method> method = {};  // of retrieval; nothing = there is no index
 };
 
 struct KvPlacement {
@@ -25,9 +29,12 @@ struct KvPlacement {
   uint32_t n_frames = 0;     // for what is read back; 0 = nothing is
   uint64_t nvme_bytes = 0;   // of the spill file at most; 0 = all of K and V in DRAM
   uint64_t pack_bytes = 0;   // of packs that are open, as pack_bytes()
+  uint64_t index_bytes = 0;  // of the index and of choosing by it, as index_dram_bytes()
 
   bool is_spilling() const { return nvme_bytes > 0; }
-  uint64_t dram_bytes() const { return slot_bytes + n_frames * place_bytes + pack_bytes; }
+  uint64_t dram_bytes() const {
+    return slot_bytes + n_frames * place_bytes + pack_bytes + index_bytes;
+  }
 };
 
 /// False where the model has no full layer: nothing of it can leave DRAM.
@@ -38,6 +45,9 @@ uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// and one that is written, heads and tags of the packs that hold the context, and those of the
 /// runs being written and sealed. 0 where there are none.
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context);
+/// Index rows of one sequence of n_ctx and of a fork, and what a selected step holds of estimates.
+/// 0 where there is no index.
+uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context);
 /// All of K and V in DRAM.
 KvPlacement place_whole(const ModelShape& shape, const KvContext& context);
 /// The least DRAM with which a context runs while it spills: the blocks of one step and of the one

@@ -122,6 +122,7 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
       }
     }
   }
+  if (sequence.index_) sequence.index_->open_blocks(n / kBlockPositions);
   close_rows(sequence, tokens.first(n));
   return sequence;
 }

@@ -19,9 +19,6 @@ constexpr uint32_t kSampleRows = 32;  // of the first step, which measures
 // After so many the disk is not asked any more: what it loses costs more than what it brings.
 constexpr uint32_t kLostMax = 4;
 
-/// Ends a step of the front that the back has made superfluous.
-struct Met {};
-
 /// Reads the extents of a sequence that are not in DRAM, the last positions first.
 class BackReader {
  public:
@@ -43,7 +40,8 @@ class BackReader {
   uint32_t loaded_from() const {
     return n_left() == 0 ? 0 : reads_[n_taken_].first_pos + kExtentPositions;
   }
-  /// Nothing before `computed_end` is read from now on. Takes what has come; never waits.
+  /// Nothing before `computed_end` is read from now on. Takes what has come; waits only
+  /// for the second read of an extent that came back wrong.
   void go_on(uint32_t computed_end) {
     store_.poll();
     while (n_taken_ < n_fetched_ && store_.has_arrived(reads_[n_taken_].extent)) take_next();
@@ -96,7 +94,9 @@ class Restore {
         sequence_(sequence),
         chunk_rows_(std::min(chunk_rows, walk.max_rows())),
         front_(cache_.make_sequence()),
-        back_(cache_, walk.pool(), sequence) {}
+        back_(cache_, walk.pool(), sequence) {
+    front_.drop_index();  // its blocks become those of the sequence, which has its own
+  }
 
   bool is_worth_it();
   void run(const std::function<bool(uint64_t done)>& on_chunk);
@@ -120,16 +120,17 @@ nanoseconds Restore::step(uint32_t n_rows) {
   for (uint32_t i = front_.n_pos(); i < front_.n_pos() + n_rows; ++i)
     rows.push_back({&front_, sequence_.tokens()[i], false});
   const nanoseconds start = now();
+  bool has_met = false;
   walk_.set_between_operations([&] {
     back_.go_on(front_.n_pos());
-    if (back_.loaded_from() <= front_.n_pos()) throw Met();
+    has_met = back_.loaded_from() <= front_.n_pos();
+    if (has_met) throw Error(ErrorCode::kCancelled, "the disk came first");
   });
   try {
     walk_.step(rows);
-  } catch (const Met&) {
   } catch (...) {
     walk_.set_between_operations({});
-    throw;
+    if (!has_met) throw;
   }
   walk_.set_between_operations({});
   return now() - start;
@@ -138,7 +139,14 @@ nanoseconds Restore::step(uint32_t n_rows) {
 bool Restore::is_worth_it() {
   const nanoseconds start = now();
   const uint32_t n_probe = std::min(cache_.store().transfers()->n_frames(), back_.n_left());
-  back_.wait_for(n_probe);
+  cache_.store().set_cancel(walk_.cancel());  // a step sets it itself
+  try {
+    back_.wait_for(n_probe);
+  } catch (...) {
+    cache_.store().set_cancel(nullptr);
+    throw;
+  }
+  cache_.store().set_cancel(nullptr);
   const nanoseconds per_read = (now() - start) / std::max(n_probe, 1u);
   if (per_read * back_.n_left() < kWorthMeeting) return false;
   const uint32_t n_rows = std::min(kSampleRows, chunk_rows_);
@@ -162,7 +170,7 @@ void Restore::run(const std::function<bool(uint64_t done)>& on_chunk) {
 Meeting Restore::meet() {
   const uint32_t from = back_.loaded_from();
   const uint32_t end = std::min(front_.n_pos() / kExtentPositions * kExtentPositions, from);
-  cache_.share_blocks(sequence_, front_, 0, end);
+  cache_.share_blocks(sequence_, front_, 0, end, false);
   return {.computed_tokens = end, .loaded_tokens = sequence_.n_pos() - from};
 }
 

@@ -88,8 +88,11 @@ void PackPublisher::wait(std::chrono::milliseconds wait_max) {
 void PackPublisher::with_directory(const std::function<void(tiers::PackDirectory&)>& use,
                                    std::chrono::milliseconds wait_max) {
   std::unique_lock lock(state_->directory_mutex, std::defer_lock);
-  wait_for(wait_max, cancel_,
-           [&](std::chrono::milliseconds time) { return lock.try_lock_for(time); });
+  // By the clock of the wall, since the thread sanitizer of g++ 12 does not know the call that
+  // waits by the other one. A clock that is set stretches or cuts one short wait of many.
+  wait_for(wait_max, cancel_, [&](std::chrono::milliseconds time) {
+    return lock.try_lock_until(std::chrono::system_clock::now() + time);
+  });
   use(state_->directory);
 }
 

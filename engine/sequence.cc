@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "engine/kv_cache.h"
 
 namespace strata::engine {
@@ -14,6 +15,8 @@ Sequence::Sequence(Sequence&& other) noexcept
       tokens_(std::move(other.tokens_)),
       chain_(std::move(other.chain_)),
       streams_(std::exchange(other.streams_, {})),
+      index_(std::move(other.index_)),
+      n_indexed_(std::exchange(other.n_indexed_, 0)),
       next_extent_(other.next_extent_) {}
 
 Sequence& Sequence::operator=(Sequence&& other) noexcept {
@@ -21,6 +24,8 @@ Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(tokens_, other.tokens_);
   std::swap(chain_, other.chain_);
   std::swap(streams_, other.streams_);
+  std::swap(index_, other.index_);
+  std::swap(n_indexed_, other.n_indexed_);
   std::swap(next_extent_, other.next_extent_);
   return *this;
 }
@@ -31,10 +36,31 @@ void Sequence::release_all() {
   for (auto& table : streams_) cache_->release_from(table, table.first_block);
 }
 
+void Sequence::attach_index(std::unique_ptr<index::Selector> index) {
+  STRATA_CHECK(index->n_blocks() == 0, "an index of %u blocks", index->n_blocks());
+  index->open_blocks(n_pos() / kBlockPositions);
+  index_ = std::move(index);
+  n_indexed_ = 0;
+}
+
+void Sequence::drop_index() {
+  index_.reset();
+  n_indexed_ = 0;
+}
+
 Sequence Sequence::fork() const {
   Sequence copy = cache_->make_sequence();
   copy.tokens_ = tokens_;
   copy.chain_ = chain_;
+  if (index_) {
+    copy.index_ = index_->fork();
+    // Rows that are still to be written must not be written into what both share.
+    if (n_indexed_ < n_pos() / kBlockPositions) {
+      copy.index_->truncate(n_indexed_);
+      copy.index_->open_blocks(n_pos() / kBlockPositions);
+    }
+  }
+  copy.n_indexed_ = n_indexed_;
   copy.next_extent_ = next_extent_;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
     copy.streams_[stream] = streams_[stream];  // into what is reserved; then nothing can fail
@@ -60,6 +86,8 @@ uint32_t Sequence::truncate(uint32_t n) {
   }
   tokens_.resize(n);
   chain_.resize(n / kBlockPositions);
+  if (index_) index_->truncate(n / kBlockPositions);
+  n_indexed_ = std::min(n_indexed_, n / kBlockPositions);
   next_extent_ = std::min(next_extent_, n / kExtentPositions);
   return n;
 }

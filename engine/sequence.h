@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "index/selector.h"
 #include "tiers/block_store.h"
 
 namespace strata::engine {
@@ -25,8 +27,18 @@ class Sequence {
   /// The chain hash of the text before position pos, a multiple of 32 and not 0.
   const tiers::Hash128& chain_at(uint32_t pos) const { return chain_[pos / kBlockPositions - 1]; }
 
+  /// The index of its full layers' blocks; null where nothing selects. Blocks below n_indexed()
+  /// have been observed.
+  index::Selector* index() const { return index_.get(); }
+  uint32_t n_indexed() const { return n_indexed_; }
+  void set_n_indexed(uint32_t n_blocks) { n_indexed_ = n_blocks; }
+  /// Gives the sequence an index that has observed nothing; the next selected step takes in every
+  /// full block there is. Errors: kDoesNotFit (the index has no room), and nothing has changed.
+  void attach_index(std::unique_ptr<index::Selector> index);
+  void drop_index();
+
   /// A second sequence with the same past. Costs one reference per block; the open block is copied
-  /// when either side appends.
+  /// when either side appends. Errors: kDoesNotFit, of an index that lacks blocks.
   Sequence fork() const;
 
   /// Forgets positions >= n. Windowed layers have let go of old blocks, so a sequence cut far back
@@ -48,7 +60,9 @@ class Sequence {
   std::vector<int32_t> tokens_;
   std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block
   std::vector<StreamTable> streams_;   // layer-major, KV head minor
-  uint32_t next_extent_ = 0;           // whole extents before it have been frozen, or refused
+  std::unique_ptr<index::Selector> index_;
+  uint32_t n_indexed_ = 0;
+  uint32_t next_extent_ = 0;  // whole extents before it have been frozen, or refused
 };
 
 }  // namespace strata::engine

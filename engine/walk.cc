@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "cpu_attn/pack.h"
 #include "engine/rope_table.h"
+#include "engine/walk_select.h"
 #include "engine/walk_state.h"
 
 namespace strata::engine {
@@ -256,6 +257,7 @@ const StepPlan& Walk::plan() const { return state_->plan; }
 const WalkCounts& Walk::counts() const { return state_->counts; }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
+const std::atomic<bool>* Walk::cancel() const { return state_->cancel; }
 void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
 void Walk::set_between_operations(std::function<void()> between) {
   state_->between_operations = std::move(between);
@@ -272,19 +274,25 @@ void Walk::State::count_step() {
   }
   const auto n_full =
       static_cast<uint64_t>(std::ranges::count(shape.layers, uint32_t{0}, &LayerShape::window));
+  if (is_selected) return;  // select_layer() counts what is chosen
   for (const Group& group : groups)
     counts.extents_attended += n_full * div_up(group.first_pos + group.n_rows, kExtentPositions);
   counts.extents_missing += fetches.size();
 }
 
-void Walk::State::run_step(std::span<const StepRow> rows) {
+void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   const TraceScope scope(trace, {.kind = TraceKind::kStep,
                                  .index = static_cast<uint32_t>(rows.size()),
                                  .name = "step",
                                  .detail = rows.front().sequence->n_pos()});
   begin(rows);
+  is_selected = attention == Attention::kSelected;
+  STRATA_CHECK(!is_selected || selection != nullptr, "no rule to select by");
+  if (is_selected) ++selection->counts.steps;
   cache.store().begin_step();
   try {
+    if (is_selected)
+      for (const Group& group : groups) index_missed(group);
     for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
     plan_waves();
     count_step();
@@ -297,16 +305,17 @@ void Walk::State::run_step(std::span<const StepRow> rows) {
   }
   for (const Group& group : groups)
     cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
+  for (const Group& group : groups) index_closed(group);
 }
 
-void Walk::step(std::span<const StepRow> rows) {
+void Walk::step(std::span<const StepRow> rows, Attention attention) {
   State& s = *state_;
   STRATA_CHECK(!rows.empty() && rows.size() <= s.max_rows, "%zu rows in a walk of %u", rows.size(),
                s.max_rows);
   const StoreCancel cancel(s.cache.store(), s.cancel);
   for (uint32_t n_repairs = 0;; ++n_repairs) {
     try {
-      s.run_step(rows);
+      s.run_step(rows, attention);
       return;
     } catch (const tiers::LostExtent& lost) {
       if (n_repairs == kMaxRepairs) throw;
@@ -326,15 +335,18 @@ std::span<const float> Walk::logits(uint32_t idx) const {
 }
 
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
-             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
+             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk,
+             Attention attention) {
   chunk_rows = std::min(chunk_rows, walk.max_rows());
+  if (attention == Attention::kSelected)
+    chunk_rows = std::min(chunk_rows, walk.selected_rows_max());
   std::vector<StepRow> rows;
   for (uint64_t done = 0; done < tokens.size();) {
     const uint64_t n = std::min<uint64_t>(chunk_rows, tokens.size() - done);
     rows.clear();
     for (uint64_t i = done; i < done + n; ++i)
       rows.push_back({&sequence, tokens[i], i + 1 == tokens.size()});
-    walk.step(rows);
+    walk.step(rows, attention);
     done += n;
     if (on_chunk && !on_chunk(done, tokens.size()) && done < tokens.size())
       throw Error(ErrorCode::kCancelled, "reading the prompt was stopped after " +

@@ -13,11 +13,32 @@
 #include "base/step_plan.h"
 #include "base/thread_pool.h"
 #include "base/trace.h"
+#include "engine/attention_probe.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/sequence.h"
+#include "index/choose.h"
 
 namespace strata::engine {
+
+/// What the rows of a step attend in full layers: everything before them, or the blocks that the
+/// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.
+enum class Attention : uint8_t { kExact, kSelected };
+
+/// What selected steps read, summed over steps, layers and KV heads.
+struct SelectionCounts {
+  uint64_t steps = 0;
+  uint64_t blocks = 0;           // full blocks that could be attended
+  uint64_t attended_blocks = 0;  // of these
+  uint64_t open_positions = 0;   // of blocks that were not full before the step: all attended
+  uint64_t index_bytes = 0;      // of index rows
+  double estimated_share = 0;  // sum over choices of the weight that the index gave what was chosen
+  uint64_t choices = 0;
+};
+
+/// What choosing blocks holds in memory beside the index, for contexts of n_ctx: estimated weights,
+/// an upper bound.
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx);
 
 /// One row of a step. Rows of one sequence stand together and in order; row i of a sequence gets
 /// position n_pos() + i.
@@ -57,7 +78,13 @@ class Walk {
   /// that of the i-th row that wanted them. Errors: kDoesNotFit where the KV budget has no free
   /// block; kIo where weights are streamed and do not come; kCancelled; what a spill file brings.
   /// Nothing of the step is kept then, as with every exception.
-  void step(std::span<const StepRow> rows);
+  void step(std::span<const StepRow> rows, Attention attention = Attention::kExact);
+  /// From now on steps may be kSelected; their sequences have an index (KvCacheOptions::selectors).
+  /// Reserves for contexts of n_ctx. Called again it changes the rule and counts from 0.
+  void select_by(const index::Rule& rule, uint64_t n_ctx);
+  /// Rows of one sequence in a selected step at most: they share one choice per KV head.
+  uint32_t selected_rows_max() const;
+  const SelectionCounts& selection_counts() const;
   /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets
   /// one: for callers that read blocks themselves. Logits of the last step are gone then. Errors:
   /// those of step().
@@ -74,12 +101,17 @@ class Walk {
   /// From now on a step looks at the flag between its operations, and while it waits for the spill
   /// file, and ends with kCancelled where it is set. Null = it looks at none.
   void set_cancel(const std::atomic<bool>* flag);
+  const std::atomic<bool>* cancel() const;
   /// From now on a step calls this between its operations, on the calling thread; what it throws
   /// ends the step. Empty = it calls nothing.
   void set_between_operations(std::function<void()> between);
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
+  /// From now on the full layers of selected steps are attended twice, exactly and as chosen, and
+  /// the probe hears of both; no bit of the step changes. All of K and V is in DRAM then. Null =
+  /// nothing hears, and nothing is done for it. `probe` outlives the walk or is taken away before.
+  void set_probe(AttentionProbe* probe);
   Trace* trace() const;
 
  private:
@@ -91,6 +123,7 @@ class Walk {
 /// total)` after each chunk; it returns false to stop (throws Error(kCancelled); the chunks walked
 /// so far stay in the sequence).
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
-             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {});
+             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {},
+             Attention attention = Attention::kExact);
 
 }  // namespace strata::engine

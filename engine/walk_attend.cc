@@ -50,8 +50,8 @@ void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, u
   const LayerShape& of = shape.layers[tile.layer];
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
   const auto block_at = [&](uint32_t pos) {
-    const std::byte* block = cache.block(*tile.group->sequence, tile.layer, tile.kv_head, pos);
-    return block == nullptr ? zero_block.data() : block;
+    const tiers::BlockId id = tile.table.at(pos);
+    return id == tiers::kNoBlock ? zero_block.data() : cache.store().bytes(id);
   };
   std::array<const std::byte*, kSegmentPositions / kBlockPositions> blocks;
   const uint32_t n_pos = std::min(kSegmentPositions, end_pos - segment_pos);
@@ -61,13 +61,13 @@ void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, u
   uint32_t n_next_blocks = 0;
   for (uint32_t pos = segment_pos + n_pos; n_next_blocks < kNextBlocks && pos < end_pos;
        pos += kBlockPositions) {
-    const auto id = cache.block_id(*tile.group->sequence, tile.layer, tile.kv_head, pos);
+    const auto id = tile.table.at(pos);
     if (id == tiers::kNoBlock || !cache.store().is_readable(id)) break;
     next_blocks[n_next_blocks++] = cache.store().bytes(id);
   }
   std::array<uint32_t, kMaxTileQueries> query_pos;
   for (uint32_t i = 0; i < tile.n_queries; ++i)
-    query_pos[i] = positions[tile.row_begin + i / group_heads];
+    query_pos[i] = positions[tile.row_begin + i / group_heads] - tile.table.n_skipped;
   const uint64_t row_floats = uint64_t{group_heads} * shape.head_dim;
   kernels.attend_segment(
       {.q = q_by_head.data() + (uint64_t{tile.kv_head} * n_rows + tile.row_begin) * row_floats,
@@ -91,8 +91,9 @@ void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, u
 /// so they are left out.
 void Walk::State::attend_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const {
   const uint32_t window = shape.layers[tile.layer].window;
-  const uint32_t first_query_pos = positions[tile.row_begin];
-  const uint32_t end_pos = positions[tile.row_begin + tile.n_rows - 1] + 1;
+  const uint32_t n_skipped = tile.table.n_skipped;
+  const uint32_t first_query_pos = positions[tile.row_begin] - n_skipped;
+  const uint32_t end_pos = positions[tile.row_begin + tile.n_rows - 1] + 1 - n_skipped;
   const uint32_t first_attended =
       window == 0 || first_query_pos + 1 <= window ? 0 : first_query_pos + 1 - window;
   clear_partial(buffers.span_o, buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim);
@@ -132,14 +133,17 @@ void Walk::State::list_tiles(uint32_t layer) {
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
   const uint32_t tile_rows = kMaxTileQueries / group_heads;
   tiles.clear();
-  for (const Group& group : groups)
+  for (uint32_t idx = 0; idx < groups.size(); ++idx) {
+    const Group& group = groups[idx];
     for (uint32_t row = 0; row < group.n_rows; row += tile_rows)
       for (uint32_t kv_head = 0; kv_head < of.n_kv_heads; ++kv_head) {
+        const HeadTable table = head_table(idx, layer, kv_head);
         const uint32_t rows = std::min(tile_rows, group.n_rows - row);
-        const uint32_t first_pos = group.first_pos + row;
+        const uint32_t first_pos = group.first_pos + row - table.n_skipped;
         const uint32_t first_attended =
             of.window == 0 || first_pos + 1 <= of.window ? 0 : first_pos + 1 - of.window;
         tiles.push_back({.group = &group,
+                         .table = table,
                          .layer = layer,
                          .kv_head = kv_head,
                          .row_begin = group.row_begin + row,
@@ -148,6 +152,7 @@ void Walk::State::list_tiles(uint32_t layer) {
                          .first_span = first_attended / kSpanPositions,
                          .end_span = (first_pos + rows - 1) / kSpanPositions + 1});
       }
+  }
 }
 
 void Walk::State::attend_split(uint32_t layer) {
@@ -196,6 +201,15 @@ void Walk::State::attend_split(uint32_t layer) {
 }
 
 void Walk::State::attend(uint32_t layer) {
+  if (!is_selected || shape.layers[layer].window > 0) return attend_tables(layer);
+  if (probe != nullptr) attend_exactly(layer);
+  select_layer(layer);
+  attend_tables(layer);
+  if (probe != nullptr) tell_probe(layer);
+}
+
+/// Over head_table() of every KV head.
+void Walk::State::attend_tables(uint32_t layer) {
   list_tiles(layer);
   if (next_wave < waves.size() && waves[next_wave].layer == layer) return attend_streamed(layer);
   uint64_t split_floats = 0;

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -59,6 +60,7 @@ struct Walk::State {
   void attn_norm();
   void qkv(uint32_t layer);
   void attend(uint32_t layer);
+  void attend_tables(uint32_t layer);
   void attn_output();
   void ffn_norm();
   void ffn_gate_up(uint32_t layer);
@@ -96,16 +98,33 @@ struct Walk::State {
   void list_tiles(uint32_t layer);
   void attend_split(uint32_t layer);
 
+  // Retrieval (engine/walk_select.cc).
+  struct HeadTable;
+  struct Selection;
+  HeadTable head_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head) const;
+  void select_layer(uint32_t layer);
+  uint32_t count_chosen_extents(uint32_t group_idx, uint32_t layer);
+  void select_group(uint32_t group_idx, uint32_t layer);
+  void estimate_heads(const Group& group, uint32_t layer, uint32_t n_blocks);
+  void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
+                   uint32_t worker);
+  void index_closed(const Group& group);
+  void index_missed(const Group& group);
+
+  // For a probe (engine/walk_probe.cc).
+  void attend_exactly(uint32_t layer);
+  void tell_probe(uint32_t layer);
+
   // Attention over KV that is partly on disk (engine/walk_stream.cc).
   struct Wave;
   void plan_waves();
   void plan_layer_waves(uint32_t layer);
-  bool list_missing(const Group& group, uint32_t layer, uint32_t span);
+  bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t span);
   void fetch_ahead();
   void drop_fetches();
   void attend_streamed(uint32_t layer);
   void attend_wave(const Wave& wave);
-  void run_step(std::span<const StepRow> rows);
+  void run_step(std::span<const StepRow> rows, Attention attention);
   void count_step();
   Sequence* holder_of(std::span<const StepRow> rows, const tiers::LostExtent& lost) const;
   void compute_again(Sequence& sequence, uint32_t first_pos);
@@ -140,6 +159,7 @@ struct Walk::State {
   bool timing = false;
   std::vector<double> op_seconds;
   Trace* trace = nullptr;
+  AttentionProbe* probe = nullptr;
   const std::atomic<bool>* cancel = nullptr;
   std::function<void()> between_operations;
 
@@ -173,6 +193,24 @@ struct Walk::State {
   std::vector<tiers::ExtentId> span_missing;
   std::span<float> run_m, run_l;       // [max_rows, n_heads]; o lies in q, which is free by then
   std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
+
+  bool is_selected = false;              // the step's full layers attend what was chosen
+  std::unique_ptr<Selection> selection;  // null where no step may be selected
+};
+
+/// The blocks that one KV head attends, as the context they make for it: block i of the table holds
+/// what stands at positions [32 i, 32 i + 32) of it, and a row at position p of the text stands at
+/// p - n_skipped. In exact attention that is the text itself.
+struct Walk::State::HeadTable {
+  const tiers::BlockId* blocks;  // of table blocks first_block ..
+  uint32_t first_block;          // those before were let go of by a windowed layer
+  uint32_t n_skipped;            // positions, whole blocks
+
+  /// kNoBlock where a windowed layer has let go of it.
+  tiers::BlockId at(uint32_t pos) const {
+    const uint32_t idx = pos / kBlockPositions;
+    return idx < first_block ? tiers::kNoBlock : blocks[idx - first_block];
+  }
 };
 
 /// Spans [first_span, end_span) of one group in one layer, whose missing extents are
@@ -188,6 +226,7 @@ struct Walk::State::Wave {
 
 struct Walk::State::AttendTile {
   const Group* group;
+  HeadTable table;
   uint32_t layer;
   uint32_t kv_head;
   uint32_t row_begin;  // first row of the tile in the step

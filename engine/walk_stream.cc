@@ -24,18 +24,21 @@ constexpr uint32_t kWavesInFlight = 12;  // at 3 decoding was slower (docs/measu
 
 /// Lists in span_missing the extents of a span that are not in DRAM, each once. False where there
 /// are none.
-bool Walk::State::list_missing(const Group& group, uint32_t layer, uint32_t span) {
+bool Walk::State::list_missing(uint32_t group_idx, uint32_t layer, uint32_t span) {
   span_missing.clear();
-  const uint32_t begin = span * kSpanPositions;
-  const uint32_t end = std::min(begin + kSpanPositions, group.first_pos);
-  for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
+  for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
+    const HeadTable table = head_table(group_idx, layer, head);
+    const uint32_t begin = span * kSpanPositions;
+    const uint32_t end =
+        std::min(begin + kSpanPositions, groups[group_idx].first_pos - table.n_skipped);
     for (uint32_t pos = begin; pos < end; pos += kBlockPositions) {
-      const tiers::BlockId id = cache.block_id(*group.sequence, layer, head, pos);
+      const tiers::BlockId id = table.at(pos);
       if (id == tiers::kNoBlock || cache.store().is_resident(id)) continue;
       const tiers::ExtentId extent = cache.store().extent_of(id);
       if (std::ranges::find(span_missing, extent) == span_missing.end())
         span_missing.push_back(extent);
     }
+  }
   return !span_missing.empty();
 }
 
@@ -45,10 +48,13 @@ void Walk::State::plan_layer_waves(uint32_t layer) {
   const uint32_t wave_frames = std::max(1u, cache.store().transfers()->n_frames() / kWavesInFlight);
   for (uint32_t idx = 0; idx < groups.size(); ++idx) {
     const Group& group = groups[idx];
-    const uint32_t end_span = (group.first_pos + group.n_rows - 1) / kSpanPositions + 1;
+    uint32_t n_skipped = group.first_pos;  // by the head that skips least
+    for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
+      n_skipped = std::min(n_skipped, head_table(idx, layer, head).n_skipped);
+    const uint32_t end_span = (group.first_pos + group.n_rows - 1 - n_skipped) / kSpanPositions + 1;
     Wave wave{layer, idx, 0, 0, static_cast<uint32_t>(fetches.size()), 0};
     for (uint32_t span = 0; span < end_span; ++span) {
-      const bool is_missing = list_missing(group, layer, span);
+      const bool is_missing = list_missing(idx, layer, span);
       const auto n_fetches = static_cast<uint32_t>(fetches.size());
       // What is in DRAM is a wave of its own, attended while the rest is on its way.
       const bool is_turn = span > wave.first_span && is_missing && n_fetches == wave.fetch_begin;
@@ -72,7 +78,7 @@ void Walk::State::plan_waves() {
   waves.clear();
   fetches.clear();
   next_wave = n_fetched = n_released = 0;
-  if (!cache.store().has_away()) return;
+  if (!cache.store().has_away() || is_selected) return;  // what is chosen is not known yet
   for (uint32_t layer = 0; layer < shape.n_layers; ++layer)
     if (shape.layers[layer].window == 0) plan_layer_waves(layer);
   fetch_ahead();
@@ -205,6 +211,7 @@ Sequence* Walk::State::holder_of(std::span<const StepRow> rows,
 /// sequence.
 void Walk::State::compute_again(Sequence& sequence, uint32_t first_pos) {
   Sequence again = sequence.fork();
+  again.drop_index();  // that of the sequence holds what is computed again
   uint32_t pos = again.truncate(first_pos);
   const uint32_t end = std::min(first_pos + kExtentPositions, sequence.n_pos());
   std::vector<StepRow> rows;
@@ -212,8 +219,8 @@ void Walk::State::compute_again(Sequence& sequence, uint32_t first_pos) {
     const uint32_t n = std::min({max_rows, kExtentPositions, end - pos});
     rows.clear();
     for (uint32_t i = pos; i < pos + n; ++i) rows.push_back({&again, sequence.tokens()[i], false});
-    run_step(rows);
-    cache.share_blocks(sequence, again, pos, std::min(pos + n, first_pos));
+    run_step(rows, Attention::kExact);
+    cache.share_blocks(sequence, again, pos, std::min(pos + n, first_pos), true);
     pos += n;
   }
   cache.replace_extents(sequence, again, first_pos);

@@ -352,15 +352,15 @@ void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
   set_away(of, true);
 }
 
-void BlockStore::replace(BlockId lost, BlockId fresh) {
+void BlockStore::replace(BlockId lost, BlockId fresh, bool is_repair) {
   Block& a = record(lost);
   Block& b = record(fresh);
+  if (is_repair) ++counts_.replaced_blocks;
   std::swap(a.slot, b.slot);
   std::swap(a.extent, b.extent);
   std::swap(a.idx, b.idx);
   if (a.extent != kNoExtent) extent(a.extent).blocks[a.idx] = lost;
   if (b.extent != kNoExtent) extent(b.extent).blocks[b.idx] = fresh;
-  ++counts_.replaced_blocks;
 }
 
 }  // namespace strata::tiers

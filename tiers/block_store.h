@@ -160,13 +160,17 @@ class BlockStore {
   /// Waits until a transfer ends. False where none is in flight or none ended in time.
   bool wait_for_transfer();
 
-  /// The packs of extents that were lost since the last call, but for those that did not answer.
-  std::vector<std::shared_ptr<const PackReader>> take_damaged_packs() {
-    return std::exchange(damaged_packs_, {});
+  /// Of the packs of extents that were lost, but for those that did not answer: one that was not
+  /// forgotten yet, or null.
+  std::shared_ptr<const PackReader> first_damaged_pack() const {
+    return damaged_packs_.empty() ? nullptr : damaged_packs_.front();
   }
+  /// Forgets what first_damaged_pack() gives.
+  void forget_damaged_pack() { damaged_packs_.erase(damaged_packs_.begin()); }
 
-  /// `lost` gets the bytes and the place of `fresh` and the other way round.
-  void replace(BlockId lost, BlockId fresh);
+  /// `lost` gets the bytes and the place of `fresh` and the other way round. Counted where it is a
+  /// repair, and not where computing was merely quicker than reading.
+  void replace(BlockId lost, BlockId fresh, bool is_repair);
 
  private:
   enum class ExtentState : uint8_t { kWriting, kStored, kLost };

@@ -137,6 +137,15 @@ bool PackDirectory::discard(const std::string& pack) {
   return directory_->remove(pack);
 }
 
+bool PackDirectory::discard_damaged(const std::string& pack) {
+  STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  const auto whole = open_whole(*directory_, pack);
+  if (whole && whole->count_bad_blocks() == 0) return false;
+  index_.remove(pack);
+  return directory_->remove(pack);
+}
+
 /// Under the lock. Evicts until `bytes` more fit into the budget and free_bytes are free.
 void PackDirectory::make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned) {
   look();

@@ -31,7 +31,7 @@ class FilePlaces final : public PlaceSource {
 }  // namespace
 
 uint64_t spill_room(const std::string& directory) {
-  const SpillDirectory folder(directory);
+  SpillDirectory folder(directory);
   std::string notice;
   (void)folder.make_file(notice);
   const uint64_t n_free = folder.free_bytes();

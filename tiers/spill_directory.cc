@@ -63,10 +63,21 @@ int make_and_unlink(int directory) {
 // The delegation makes a whole object first, whose destructor then runs where the rest throws.
 SpillDirectory::SpillDirectory(const std::string& path) : SpillDirectory() {
   path_ = path;
+  open_folder();
+  refuse_memory();
+}
+
+void SpillDirectory::open_folder() {
   make_missing();
+  if (descriptor_ >= 0) ::close(descriptor_);
   descriptor_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor_ < 0) refuse("open the folder", path_, errno);
-  refuse_memory();
+}
+
+/// Whether the process that made the folder has ended and taken it away.
+bool SpillDirectory::is_gone() const {
+  struct stat status = {};
+  return ::fstat(descriptor_, &status) == 0 && status.st_nlink == 0;
 }
 
 SpillDirectory::~SpillDirectory() {
@@ -107,8 +118,15 @@ uint64_t SpillDirectory::free_bytes() const {
   return uint64_t{status.f_bavail} * status.f_frsize;
 }
 
-File SpillDirectory::make_file(std::string& notice) const {
-  int descriptor = ::openat(descriptor_, ".", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, kFileMode);
+File SpillDirectory::make_file(std::string& notice) {
+  const auto open_unnamed = [&] {
+    return ::openat(descriptor_, ".", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, kFileMode);
+  };
+  int descriptor = open_unnamed();
+  for (int i = 0; descriptor < 0 && is_gone() && i < kMaxNames; ++i) {
+    open_folder();
+    descriptor = open_unnamed();
+  }
   if (descriptor < 0 && lacks_unnamed_files(errno)) {
     descriptor = make_and_unlink(descriptor_);
     if (descriptor < 0) refuse("make a spill file in", path_, -descriptor);

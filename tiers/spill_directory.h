@@ -21,13 +21,16 @@ class SpillDirectory {
 
   /// A file of mode 0600 that no folder lists, empty, open for reading and writing, direct where
   /// possible. Appends to `notice` what was not possible. Errors: kIo.
-  File make_file(std::string& notice) const;
+  /// Where another process has taken the folder away meanwhile, it is made again.
+  File make_file(std::string& notice);
   uint64_t free_bytes() const;  // for this user; 0 where unknown
   void keep() { made_.clear(); }
 
  private:
   SpillDirectory() = default;
+  void open_folder();
   void make_missing();
+  bool is_gone() const;
   void refuse_memory() const;
 
   std::string path_;

@@ -21,7 +21,7 @@ inline std::string output_of(const std::string& command) {
   return text;
 }
 
-/// Findings over the *_avx2.cc and *_avx512.cc objects below `folder`, "" where all is well: weak
+/// Findings over the *_avx2*.cc and *_avx512*.cc objects below `folder`, "" where all is well: weak
 /// definitions ("W", "V"), symbols unique over all objects ("u"), an object that does not define a
 /// symbol with `wanted` in its name (nm or its arguments would be wrong), fewer than two objects.
 inline std::string weak_symbols_in(const std::string& folder, const std::string& wanted) {
@@ -29,7 +29,7 @@ inline std::string weak_symbols_in(const std::string& folder, const std::string&
   uint32_t n_objects = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (!name.ends_with("_avx2.cc.o") && !name.ends_with("_avx512.cc.o")) continue;
+    if (!name.ends_with(".cc.o") || name.find("_avx") == std::string::npos) continue;
     ++n_objects;
     const std::string symbols = output_of("nm -C --defined-only '" + entry.path().string() + "'");
     if (symbols.find(wanted) == std::string::npos) findings += name + ": no " + wanted + "\n";

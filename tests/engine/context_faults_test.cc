@@ -208,7 +208,8 @@ class HungDisk : public tiers::DurableCalls {
 };
 
 TEST(ContextFaults, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
-  static HungDisk disk;  // outlives the thread that hangs in it
+  // Outlives the thread that hangs in it, which may end after main() does.
+  static HungDisk& disk = *new HungDisk;
   const LoadedMember member("llama3");
   const TestFolder folder;
   const auto text = member.text(600, kCachedSeed);
@@ -237,7 +238,8 @@ TEST(ContextFaults, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
 }
 
 TEST(ContextFaults, WaitingForADiskThatHangsIsStopped) {
-  static HungDisk disk;  // outlives the thread that hangs in it
+  // Outlives the thread that hangs in it, which may end after main() does.
+  static HungDisk& disk = *new HungDisk;
   const LoadedMember member("llama3");
   const TestFolder folder;
   const auto text = member.text(600, kCachedSeed);

@@ -35,6 +35,8 @@ struct RecallSetup {
   /// The folder of the spill file; empty = a simulated disk.
   std::string spill_directory = "";
   tiers::IoChoice io = tiers::IoChoice::kAuto;
+  std::optional<index::Method> method = {};  // of retrieval: questions and answers select
+  index::Rule rule = {};
 };
 
 inline std::string setup_text(const RecallSetup& setup) {
@@ -64,9 +66,12 @@ class RecallRun {
         file_(RecallFile(made).open()),
         pool_(setup.n_threads),
         model_(Model::load(file_, read_model_spec(file_), pool_)),
+        selectors_(selectors(n_tokens)),
         cache_(model_.shape(), cache_options(n_tokens), spill(n_tokens)),
         walk_(model_, cache_, cpu_attn::choose_kernels(setup.isa), pool_, setup.chunk_rows),
-        text_(cache_.make_sequence()) {}
+        text_(cache_.make_sequence()) {
+    if (selectors_) walk_.select_by(setup.rule, n_tokens + kQuestion);
+  }
 
   /// The begin token, then the words.
   void read(const Words& words) {
@@ -82,7 +87,8 @@ class RecallRun {
     for (const uint32_t word : question) tokens.push_back(made_.token(word));
     Words answer;
     while (answer.size() < n) {
-      prefill(walk_, sequence, tokens, setup_.chunk_rows);
+      prefill(walk_, sequence, tokens, setup_.chunk_rows, {},
+              selectors_ ? Attention::kSelected : Attention::kExact);
       const auto logits = walk_.logits(0);
       tokens = {static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin())};
       answer.push_back(made_.word(tokens.front()));
@@ -113,6 +119,13 @@ class RecallRun {
  private:
   static constexpr uint32_t kQuestion = 128;  // rows of a question, and the block a fork copies
 
+  std::unique_ptr<index::SelectorSource> selectors(uint32_t n_tokens) const {
+    if (!setup_.method) return nullptr;
+    return std::make_unique<index::SelectorSource>(
+        *setup_.method,
+        index_shape(model_.shape(), setup_.codec, setup_.codec, n_tokens + kQuestion),
+        cpu_attn::choose_kernels(setup_.isa));
+  }
   KvContext context(uint32_t n_tokens) const {
     return {setup_.codec, setup_.codec, n_tokens + kQuestion, setup_.chunk_rows};
   }
@@ -129,6 +142,7 @@ class RecallRun {
     KvCacheOptions options{
         .k_codec = setup_.codec, .v_codec = setup_.codec, .chunk_rows = setup_.chunk_rows};
     options.budget_bytes = placement(n_tokens).slot_bytes;
+    options.selectors = selectors_.get();
     return options;
   }
   std::unique_ptr<tiers::Spill> spill(uint32_t n_tokens) const {
@@ -153,6 +167,7 @@ class RecallRun {
   GgufFile file_;
   ThreadPool pool_;
   Model model_;
+  std::unique_ptr<index::SelectorSource> selectors_;
   KvCache cache_;
   Walk walk_;
   Sequence text_;

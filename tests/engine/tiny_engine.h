@@ -97,7 +97,7 @@ struct TinyOptions {
   uint32_t n_ctx = 64;
   uint32_t chunk_rows = 16;
   uint32_t n_threads = 1;
-  uint64_t kv_bytes = 0;             // 0 = what n_ctx needs, twice, for a fork
+  uint64_t kv_bytes = 0;               // 0 = what n_ctx needs, twice, for a fork
   std::vector<uint8_t> is_streamed{};  // per layer; empty = all weights stay
 };
 

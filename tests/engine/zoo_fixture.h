@@ -101,8 +101,10 @@ struct WalkSetting {
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t n_ctx = 512;
-  uint32_t n_sequences = 1;    // that the KV budget holds
-  uint64_t kv_dram_bytes = 0;  // the KV budget; 0 = what n_ctx and n_sequences need
+  uint32_t n_sequences = 1;                  // that the KV budget holds
+  uint64_t kv_dram_bytes = 0;                // the KV budget; 0 = what n_ctx and n_sequences need
+  std::optional<index::Method> method = {};  // of retrieval: sequences have an index
+  index::Rule rule = {};
 };
 
 /// A walk with its cache and threads.
@@ -112,8 +114,11 @@ class ZooWalk {
           std::unique_ptr<tiers::Spill> spill = nullptr)
       : setting_(setting),
         pool_(setting.n_threads),
-        cache_(model.shape(), options(model.shape(), setting), std::move(spill)),
-        walk_(model, cache_, *setting.kernels, pool_, setting.chunk_rows) {}
+        selectors_(selectors(model.shape(), setting)),
+        cache_(model.shape(), options(model.shape(), setting, selectors_.get()), std::move(spill)),
+        walk_(model, cache_, *setting.kernels, pool_, setting.chunk_rows) {
+    if (selectors_) walk_.select_by(setting.rule, setting.n_ctx);
+  }
 
   KvCache& cache() { return cache_; }
   Walk& walk() { return walk_; }
@@ -121,14 +126,18 @@ class ZooWalk {
 
   /// Appends tokens in chunks of the setting's size, the first of `first_rows` where that is not 0;
   /// gives the logits of every row.
-  Logits feed(Sequence& sequence, std::span<const int32_t> tokens, uint32_t first_rows = 0) {
+  Logits feed(Sequence& sequence, std::span<const int32_t> tokens, uint32_t first_rows = 0,
+              Attention attention = Attention::kExact) {
     Logits logits;
+    const uint32_t chunk_rows = attention == Attention::kExact
+                                    ? setting_.chunk_rows
+                                    : std::min(setting_.chunk_rows, walk_.selected_rows_max());
     for (size_t done = 0; done < tokens.size();) {
-      size_t n = std::min<size_t>(setting_.chunk_rows, tokens.size() - done);
+      size_t n = std::min<size_t>(chunk_rows, tokens.size() - done);
       if (done == 0 && first_rows != 0) n = std::min<size_t>(n, first_rows);
       std::vector<StepRow> rows;
       for (const int32_t token : tokens.subspan(done, n)) rows.push_back({&sequence, token, true});
-      for (auto& row : step(rows)) logits.push_back(std::move(row));
+      for (auto& row : step(rows, attention)) logits.push_back(std::move(row));
       done += n;
     }
     return logits;
@@ -139,8 +148,8 @@ class ZooWalk {
   }
 
   /// One step; the logits of the rows that want them.
-  Logits step(std::span<const StepRow> rows) {
-    walk_.step(rows);
+  Logits step(std::span<const StepRow> rows, Attention attention = Attention::kExact) {
+    walk_.step(rows, attention);
     Logits logits;
     for (const StepRow& row : rows) {
       if (!row.wants_logits) continue;
@@ -151,9 +160,18 @@ class ZooWalk {
   }
 
  private:
-  static KvCacheOptions options(const ModelShape& shape, const WalkSetting& setting) {
+  static std::unique_ptr<index::SelectorSource> selectors(const ModelShape& shape,
+                                                          const WalkSetting& setting) {
+    if (!setting.method) return nullptr;
+    return std::make_unique<index::SelectorSource>(
+        *setting.method, index_shape(shape, setting.k_codec, setting.v_codec, setting.n_ctx),
+        *setting.kernels);
+  }
+  static KvCacheOptions options(const ModelShape& shape, const WalkSetting& setting,
+                                const index::SelectorSource* selectors) {
     KvCacheOptions options{
         .k_codec = setting.k_codec, .v_codec = setting.v_codec, .chunk_rows = setting.chunk_rows};
+    options.selectors = selectors;
     options.budget_bytes = setting.kv_dram_bytes;
     if (options.budget_bytes == 0)
       options.budget_bytes =
@@ -164,6 +182,7 @@ class ZooWalk {
 
   WalkSetting setting_;
   ThreadPool pool_;
+  std::unique_ptr<index::SelectorSource> selectors_;
   KvCache cache_;
   Walk walk_;
 };

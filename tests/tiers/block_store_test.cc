@@ -212,7 +212,7 @@ TEST(BlockStore, AReplacedBlockReadsAsTheFreshOne) {
   at.evict_all();
   const auto fresh = at.store_run(500);
   at.store.add_reference(lost[2]);
-  for (uint32_t i = 0; i < kExtentBlocks; ++i) at.store.replace(lost[i], fresh[i]);
+  for (uint32_t i = 0; i < kExtentBlocks; ++i) at.store.replace(lost[i], fresh[i], true);
   EXPECT_TRUE(at.holds(lost[2], 502));
   EXPECT_EQ(at.store.references(lost[2]), 2u);
   EXPECT_EQ(at.store.references(fresh[2]), 1u);

@@ -13,6 +13,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <random>
 #include <set>
@@ -23,6 +24,7 @@
 #include "tests/tiers/fresh_folder.h"
 #include "tests/tiers/small_disk.h"
 #include "tiers/open_io.h"
+#include "tiers/spill_directory.h"
 
 namespace strata::tiers {
 namespace {
@@ -352,6 +354,15 @@ TEST(SmallDisk, FullInTheMiddleKeepsWhatIsReservedAndGivesTheRestBack) {
     demand(spill.take() == *offsets.begin(), "a returned place is not given again");
     demand(!spill.take(), "asked a full disk again");
   }));
+}
+
+TEST(SpillDirectory, AFolderThatAnotherProcessTookAwayIsMadeAgain) {
+  const FreshFolder folder;
+  SpillDirectory opened(folder.path() + "/spill");
+  std::filesystem::remove(folder.path() + "/spill");
+  std::string notice;
+  (void)opened.make_file(notice);
+  EXPECT_TRUE(std::filesystem::is_directory(folder.path() + "/spill"));
 }
 
 }  // namespace

@@ -114,12 +114,16 @@ TEST_F(BenchTiers, IsEndedByCtrlCAndLeavesNothing) {
 }
 
 TEST_F(BenchTiers, FolderOfAKilledBenchGoesWithTheNextOne) {
-  std::filesystem::create_directories(disk_ + "/bench-abcdef");
-  folder_.write("spill/bench-abcdef/0.pack", "left");
+  std::filesystem::create_directories(disk_ + "/.strata-bench-abcdef");
+  std::filesystem::permissions(disk_ + "/.strata-bench-abcdef", std::filesystem::perms::owner_all);
+  folder_.write("spill/.strata-bench-abcdef/0.pack", "left");
+  // What no bench has made stays, whatever it is called.
   folder_.write("spill/notes", "not of a bench");
+  for (const std::string name : {"bench-results", ".strata-bench-results", ".strata-bench-public"})
+    std::filesystem::create_directories(disk_ + "/" + name);
   EXPECT_EQ(run_strata(tiers({"-r", "1"})).exit_code, 0);
-  EXPECT_EQ(testing::n_entries(disk_), 1u);
-  EXPECT_TRUE(std::filesystem::exists(disk_ + "/notes"));
+  EXPECT_FALSE(std::filesystem::exists(disk_ + "/.strata-bench-abcdef"));
+  EXPECT_EQ(testing::n_entries(disk_), 4u);
 }
 
 TEST_F(BenchTiers, RefusesWhatItHasNoUseFor) {

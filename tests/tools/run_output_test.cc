@@ -43,7 +43,8 @@ TEST_F(RunOutput, HoldsTheAnswerAloneAndTheRestIsOnStandardError) {
   EXPECT_NE(outcome.err.find("context 64 of 64 | KV 8.0 KiB f16/f16\n"), std::string::npos);
   EXPECT_NE(outcome.err.find("3 prompt (0 cached) "), std::string::npos) << outcome.err;
   EXPECT_NE(outcome.err.find(" | 5 out, "), std::string::npos) << outcome.err;
-  EXPECT_NE(outcome.err.find(" | context 8 of 64 | seed "), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find(" | context 8 of 64 | exact attention | seed "), std::string::npos)
+      << outcome.err;
   EXPECT_NE(outcome.err.find(" | stopped: -n 5\n"), std::string::npos) << outcome.err;
 }
 

@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 
 #include "base/error.h"
@@ -17,7 +19,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kPrefix = "bench-";
+constexpr std::string_view kPrefix = ".strata-bench-";
+constexpr std::string_view kDrawn = "XXXXXX";  // what mkdtemp replaces
+
+/// Whether a bench made it: its name, this user's, and private.
+bool is_bench_folder(const fs::path& path) {
+  const std::string name = path.filename().string();
+  struct stat status {};
+  return name.starts_with(kPrefix) && name.size() == kPrefix.size() + kDrawn.size() &&
+         ::lstat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
+         status.st_uid == ::geteuid() && (status.st_mode & 0777) == S_IRWXU;
+}
 
 /// The descriptor of a folder that nobody else has locked, now locked; -1 where that failed.
 int lock_folder(const std::string& path) {
@@ -31,7 +43,7 @@ void remove_leftovers(const std::string& directory) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory, error)) {
     const std::string path = entry.path().string();
-    if (!entry.path().filename().string().starts_with(kPrefix)) continue;
+    if (!is_bench_folder(entry.path())) continue;
     const int descriptor = lock_folder(path);
     if (descriptor < 0) continue;
     std::error_code ignored;  // another user's stays
@@ -44,7 +56,7 @@ void remove_leftovers(const std::string& directory) {
 
 BenchFolder::BenchFolder(const std::string& directory) {
   remove_leftovers(directory);
-  path_ = directory + "/" + kPrefix + "XXXXXX";
+  path_ = directory + "/" + std::string(kPrefix) + std::string(kDrawn);
   // Another bench that looks for leftovers between the two calls would remove the folder: then it
   // cannot be locked or written to, and this one ends with an error.
   if (::mkdtemp(path_.data()) != nullptr) descriptor_ = lock_folder(path_);

@@ -36,6 +36,13 @@ std::string spill_directory(const std::string& asked, const GetVariable& get) {
   return "";
 }
 
+/// The folder of verdicts on models; empty where none is known.
+std::string profile_directory(const GetVariable& get) {
+  if (const auto base = non_empty(get("XDG_CACHE_HOME"))) return *base + "/strata/profiles";
+  if (const auto home = non_empty(get("HOME"))) return *home + "/.cache/strata/profiles";
+  return "";
+}
+
 /// The folder of saved contexts that --session-dir means; empty where none is known.
 std::string session_directory(const std::string& asked, const GetVariable& get) {
   if (!asked.empty()) return asked;
@@ -133,6 +140,7 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
   stated.settings.nvme_is_named = !stated.settings.nvme.empty();
   stated.settings.nvme = spill_directory(stated.settings.nvme, get);
   stated.settings.session_dir = session_directory(stated.settings.session_dir, get);
+  stated.settings.profile_dir = profile_directory(get);
   return stated;
 }
 

@@ -1,5 +1,4 @@
-// The one file that includes toml++: keys of a config file become texts that the table's own
-// readers parse.
+// Keys of a config file become texts that the table's own readers parse.
 #include <fmt/format.h>
 
 #include <toml++/toml.h>

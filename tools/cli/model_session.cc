@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "engine/byte_text.h"
 #include "engine/machine.h"
+#include "tools/cli/attention_profile.h"
+#include "tools/cli/attention_report.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
@@ -24,7 +26,15 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, 
   const engine::SamplerOptions sampler = sampler_options(command);
   engine::EngineOptions options = engine_options(command.settings);
   options.trace = trace;
-  ModelSession session(verb, command, engine::Engine::open(options));
+  if (command.settings.attn == "auto")
+    notice(choose_attention(command.settings.profile_dir, options));
+  Command of = command;
+  // What was read with less than everything would be taken for exact by every later run.
+  if (options.method && !of.settings.no_cache) {
+    of.settings.no_save = true;
+    notice("note: with --attn other than exact saved contexts are used, and nothing is saved");
+  }
+  ModelSession session(verb, of, engine::Engine::open(options));
   session.sampler_ = sampler;
   note_missing_pre_tokenizer(session.engine_.file());
   // Made once here so that a wrong value is refused before the weights are read.
@@ -181,6 +191,7 @@ engine::PromptTokens ModelSession::as_generated(std::span<const engine::TokenId>
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
                                         const std::function<bool(std::string_view)>& on_text) {
   const engine::PromptTokens prompt = as_generated(asked);
+  selected_before_ = selection_counts(engine_);
   n_kept_ = prompt.n_kept;
   const uint64_t n_lost = is_anew_ ? find_saved(prompt.tokens) : 0;
   is_anew_ = false;
@@ -192,6 +203,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   request.n_ctx_train = engine_.spec().shape.n_ctx_train;
   if (settings_.predict >= 0) request.n_predict = static_cast<uint64_t>(settings_.predict);
   request.chunk_rows = engine_.context().chunk_rows;
+  request.attention = engine_.attention();
   request.sampler = sampler_;
   request.stop = settings_.stop;
   request.ignore_eos = settings_.ignore_eos;
@@ -218,7 +230,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   return answer;
 }
 
-std::string ModelSession::summary(const engine::Generation& answer) const {
+std::string ModelSession::summary(const engine::Generation& answer) {
   const auto& usage = answer.usage;
   std::string line = fmt::format("{} prompt ({} cached", grouped_number(usage.prompt_tokens),
                                  grouped_number(usage.cached_tokens));
@@ -236,6 +248,7 @@ std::string ModelSession::summary(const engine::Generation& answer) const {
   line += fmt::format(" | context {} of {}",
                       grouped_number(usage.prompt_tokens + usage.completion_tokens),
                       grouped_number(engine_.context().n_ctx));
+  line += attention_text(engine_, selected_before_);
   if (settings_.temp > 0) line += fmt::format(" | seed {}", sampler_.seed);
   if (answer.context_full) {
     line += " | stopped: the context is full";
@@ -261,13 +274,6 @@ void ModelSession::say_tiers() {
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
   const auto& usage = answer.usage;
   const auto& times = answer.times;
-  uint64_t kv_read = 0;
-  for (const auto& op : engine_.walk().plan().ops) kv_read += op.kv_read_bytes;
-  nlohmann::ordered_json attention = {{"method", "exact"}};
-  if (times.n_decode_steps > 0) {
-    attention["kv_read_bytes_per_token"] = kv_read;  // of the last step, at the answer's end
-    attention["kv_read_share"] = 1.0;
-  }
   return {
       {"text", answer.text},
       {"tokens", answer.tokens},
@@ -286,7 +292,7 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
         {"tpot_ms", times.tpot_ms()},
         {"prefill_tokens_per_s", times.prefill_tokens_per_s(usage)},
         {"decode_tokens_per_s", times.decode_tokens_per_s()}}},
-      {"attention", attention},
+      {"attention", attention_json(engine_, selected_before_, times.n_decode_steps > 0)},
       {"tiers", tiers_json(engine_, reported_)},
       {"faults", faults_json(engine_, reported_)},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},

@@ -54,7 +54,7 @@ class ModelSession {
   void advance_seed() { ++sampler_.seed; }
 
   /// "412 prompt (0 cached) 1.3 s, 317 tok/s | 34 out, 38.9 tok/s | context 446 of 8192".
-  std::string summary(const engine::Generation& answer) const;
+  std::string summary(const engine::Generation& answer);
   /// Saves what was read and answered, and waits for the disk: after the answer was shown.
   void save();
   /// Where K and V lay and what moved since the last call, on standard error; nothing where all
@@ -82,6 +82,7 @@ class ModelSession {
   RunContexts saved_;
   bool is_anew_ = true;
   TierCounts reported_;
+  engine::SelectionCounts selected_before_;   // as of the last answer's begin
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
   std::vector<uint8_t> is_generated_;         // of the sequence's tokens
   uint64_t n_kept_ = 0;                       // of the last prompt, as PromptTokens has it

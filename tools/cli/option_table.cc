@@ -155,6 +155,8 @@ std::string_view section_title(Section section) {
       return "Sampling";
     case Section::kTests:
       return "Tests";
+    case Section::kJudging:
+      return "Evaluation";
     case Section::kSaved:
       return "Saved contexts";
     case Section::kOutput:
@@ -245,6 +247,8 @@ std::string_view section_key(Section section) {
       return "sampling";
     case Section::kTests:
       return "bench";
+    case Section::kJudging:
+      return "eval";
     case Section::kSaved:
       return "saved";
     case Section::kOutput:

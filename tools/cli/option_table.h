@@ -20,6 +20,7 @@ inline constexpr VerbSet kRun = 1, kChat = 2, kInspect = 4, kTokenize = 8, kBenc
 inline constexpr VerbSet kSessionList = 32, kSessionShow = 64, kSessionRemove = 128,
                          kSessionVerify = 256, kCacheList = 512, kCacheRemove = 1024,
                          kSessionSave = 2048;
+inline constexpr VerbSet kEval = 4096;
 inline constexpr VerbSet kGenerating = kRun | kChat;
 inline constexpr VerbSet kReading = kGenerating | kSessionSave;
 inline constexpr VerbSet kComputing = kReading | kBench;
@@ -41,10 +42,19 @@ enum class ValueKind : uint8_t {
 };
 
 /// The table of the config file an option stands in, and its heading in the help.
-enum class Section : uint8_t { kModel, kRope, kPrompt, kSampling, kTests, kSaved, kOutput };
-inline constexpr Section kSections[] = {Section::kPrompt, Section::kTests,    Section::kModel,
-                                        Section::kSaved,  Section::kSampling, Section::kRope,
-                                        Section::kOutput};
+enum class Section : uint8_t {
+  kModel,
+  kRope,
+  kPrompt,
+  kSampling,
+  kTests,
+  kJudging,
+  kSaved,
+  kOutput
+};
+inline constexpr Section kSections[] = {Section::kPrompt, Section::kTests, Section::kJudging,
+                                        Section::kModel,  Section::kSaved, Section::kSampling,
+                                        Section::kRope,   Section::kOutput};
 
 /// Where a value may come from. What describes one request has no place in a config file; what
 /// changes the command itself

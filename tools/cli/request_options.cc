@@ -50,6 +50,15 @@ engine::LoadMode load_mode(std::string_view name) {
 
 }  // namespace
 
+index::Budget kv_budget(const std::string& text, const std::string& where) {
+  const auto budget = read_budget(text);
+  if (budget) return *budget;
+  throw Error(
+      ErrorCode::kUsage,
+      fmt::format("wanted tokens, a share of the context or of the weight, found '{}'", text),
+      where, "such as 2048, 2% or 0.98p");
+}
+
 engine::EngineOptions engine_options(const Settings& settings) {
   engine::EngineOptions options;
   options.model_path = settings.model;
@@ -68,6 +77,9 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.chunk_rows = static_cast<uint32_t>(settings.batch_size);
   options.n_threads = static_cast<uint32_t>(settings.threads);
   options.cpu_isa = settings.cpu_isa;
+  if (settings.attn != "exact" && settings.attn != "auto")
+    options.method = index::find_method(settings.attn);
+  options.selection.budget = kv_budget(settings.kv_budget);
   options.allow_untrained = settings.allow_untrained;
   options.rope.scaling = settings.rope_scaling;
   options.rope.freq_base = settings.rope_freq_base;

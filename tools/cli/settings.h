@@ -23,6 +23,8 @@ struct Settings {
   std::string io;
   uint64_t weights_dram = 0;  // 0 = all of them
   std::string load;
+  std::string attn;       // exact, or a method of retrieval
+  std::string kv_budget;  // of a selected step: 2048, 2%, 0.98p
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;
@@ -53,6 +55,19 @@ struct Settings {
   std::string depth_fill;
   bool stages = false;
   bool tiers = false;
+  // What `eval` judges.
+  bool probe = false;
+  bool gate = false;
+  std::string methods, budgets;  // comma separated
+  uint64_t last = 0;
+  std::string profile_dir;  // set by command_line.h: of verdicts, or empty = none is known
+  std::string html;         // empty = no page
+  std::string record;       // empty = no trace of attention
+  std::vector<uint64_t> layers;
+  uint64_t positions = 0, steps = 0;  // of the trace
+  std::string tasks;                  // comma separated; empty = none
+  std::vector<uint64_t> lengths;
+  uint64_t cases = 0, task_seed = 0;
   // Saved contexts.
   std::string session;      // empty = no name
   std::string session_dir;  // resolved by command_line.h: a folder, or empty = none is known

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
@@ -35,7 +36,8 @@ TierCounts counts_since(engine::Engine& engine, const TierCounts& before) {
 
 double hit_rate(const engine::WalkCounts& walk) {
   if (walk.extents_attended == 0) return 1;
-  return 1 - static_cast<double>(walk.extents_missing) / static_cast<double>(walk.extents_attended);
+  const double missing = static_cast<double>(walk.extents_missing);
+  return std::max(0.0, 1 - missing / static_cast<double>(walk.extents_attended));
 }
 
 std::string faults_text(const tiers::StoreCounts& counts) {
@@ -101,7 +103,8 @@ nlohmann::ordered_json tiers_json(engine::Engine& engine, const TierCounts& befo
   const TierCounts counts = counts_since(engine, before);
   const auto& pool = store.pool();
   const uint64_t weights = engine.model().weight_bytes();
-  const uint64_t n_resident = counts.walk.extents_attended - counts.walk.extents_missing;
+  const uint64_t n_resident = counts.walk.extents_attended -
+                              std::min(counts.walk.extents_attended, counts.walk.extents_missing);
   nlohmann::ordered_json dram = {{"budget_bytes", weights + engine.context().kv.dram_bytes()},
                                  {"peak_bytes", engine::peak_memory_bytes()},
                                  {"weights_bytes", weights},

@@ -1,5 +1,7 @@
 #include "tools/cli/value_readers.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -112,6 +114,35 @@ std::optional<bool> read_switch(std::string_view text) {
   for (const std::string_view no : {"false", "off", "no", "0"})
     if (word == no) return false;
   return std::nullopt;
+}
+
+std::optional<index::Budget> read_budget(std::string_view text) {
+  using Kind = index::Budget::Kind;
+  const auto share = [](std::string_view digits, double whole,
+                        Kind kind) -> std::optional<index::Budget> {
+    const auto value = read_real(digits);
+    if (!value || !(*value > 0) || *value > whole) return std::nullopt;
+    return index::Budget{kind, *value / whole};
+  };
+  if (text.ends_with('%')) return share(text.substr(0, text.size() - 1), 100, Kind::kShare);
+  if (text.ends_with('p')) return share(text.substr(0, text.size() - 1), 1, Kind::kMass);
+  const auto n = read_count(text);
+  if (!n || *n == 0) return std::nullopt;
+  return index::Budget{Kind::kTokens, static_cast<double>(*n)};
+}
+
+std::string budget_text(const index::Budget& budget) {
+  switch (budget.kind) {
+    case index::Budget::Kind::kTokens:
+      return fmt::format("{:.0f}", budget.value);
+    case index::Budget::Kind::kShare:
+      return fmt::format("{:g}%", 100 * budget.value);
+    case index::Budget::Kind::kMass:
+      return fmt::format("{:g}p", budget.value);
+    case index::Budget::Kind::kLogGap:
+      return fmt::format("{:g} nats", budget.value);
+  }
+  return "unknown";
 }
 
 std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text) {

@@ -5,8 +5,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
+
+#include "index/choose.h"
 
 namespace strata::cli {
 
@@ -27,6 +30,13 @@ std::optional<double> read_real(std::string_view text);
 
 /// true / false, on / off, yes / no, 1 / 0.
 std::optional<bool> read_switch(std::string_view text);
+
+/// What a selected step may attend: positions as read_count() takes them, a share of the context
+/// with a percent sign, or with a p a share of the attention weight: "2048", "2%", "0.98p". Nothing
+/// of 0 or less, no share above the whole.
+std::optional<index::Budget> read_budget(std::string_view text);
+/// As read_budget() takes it.
+std::string budget_text(const index::Budget& budget);
 
 /// TOKEN_ID, then a sign and a number or "inf", as llama.cpp spells it: "15043+1.5", "2-inf".
 std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text);

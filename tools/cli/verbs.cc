@@ -17,6 +17,8 @@ constexpr Verb kVerbs[] = {
      "bench -m MODEL.gguf [-p 512,4096] [-n 128] [-d 0,8192] [-r 5]", run_bench},
     {kSessionSaveSyntax, "read a text and save it under a name",
      "session save NAME -m MODEL.gguf [-f DOCUMENT] [-p TEXT] [options]", run_session_save},
+    {kEvalSyntax, "judge approximate attention against exact attention",
+     "eval -m MODEL.gguf -f TEXT [-f TEXT] [--attn quest,oracle] [--kv-budget 1024,5%]", run_eval},
     {kSessionListSyntax, "list the saved sessions", "session list [--json]", run_session_list},
     {kSessionShowSyntax, "show what a saved session holds", "session show NAME [--json]",
      run_session_show},

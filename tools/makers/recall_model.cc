@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "engine/gguf/gguf_writer.h"
+#include "engine/model_spec.h"
 #include "tools/makers/recall_weights.h"
 
 namespace strata::makers {
@@ -17,6 +18,10 @@ namespace {
 constexpr uint32_t kUnknown = 0, kBegin = 1, kEnd = 2, kBytes = 256;
 constexpr uint32_t kSpace = 3 + kBytes, kFirstWord = kSpace + 2;
 constexpr const char* kSpaceMark = "\xE2\x96\x81";  // U+2581
+
+// What of the options the tensors do not show.
+constexpr const char* kKeyWordsKey = "strata.recall.key_words";
+constexpr const char* kAliasKey = "strata.recall.asks_by_alias";
 
 constexpr int32_t kNormalKind = 1, kUnknownKind = 2, kControlKind = 3, kByteKind = 6;
 
@@ -60,6 +65,8 @@ void add_hyper_parameters(engine::GgufWriter& writer, const RecallOptions& optio
   writer.add_string("general.name",
                     fmt::format("recall, {} hop(s), seed {}", options.n_layers - 1, options.seed));
   writer.add_string("general.license", "apache-2.0");
+  writer.add_uint(kKeyWordsKey, options.key_words);
+  writer.add_bool(kAliasKey, options.asks_by_alias);
   writer.add_uint("general.file_type", 0);  // all F32
   writer.add_uint("llama.block_count", options.n_layers);
   writer.add_uint("llama.context_length", kRecallContext);
@@ -91,6 +98,21 @@ RecallOptions multi_hop_variant() {
   options.n_layers = 3;
   options.group = 2;
   options.asks_by_alias = true;
+  return options;
+}
+
+std::optional<RecallOptions> read_recall_options(const engine::GgufFile& file) {
+  const auto key_words = file.get_uint(kKeyWordsKey);
+  if (!key_words) return std::nullopt;
+  const ModelShape shape = engine::read_model_spec(file).shape;
+  RecallOptions options;
+  options.vocab_size = shape.vocab_size;
+  options.n_layers = shape.n_layers;
+  options.n_kv_heads = shape.layers.front().n_kv_heads;
+  options.group = shape.layers.front().n_heads / options.n_kv_heads;
+  options.head_dim = shape.head_dim;
+  options.key_words = static_cast<uint32_t>(*key_words);
+  options.asks_by_alias = file.get_bool(kAliasKey).value_or(false);
   return options;
 }
 

@@ -5,9 +5,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "engine/gguf/gguf_file.h"
 #include "tools/makers/recall_code.h"
 
 namespace strata::makers {
@@ -31,6 +33,10 @@ struct RecallOptions {
 RecallOptions recall_variant();     // one hop, every head a slice of the value
 RecallOptions key_value_variant();  // two words name a value: each alone is in many keys
 RecallOptions multi_hop_variant();  // alias -> word -> twin of the next word -> value, a layer each
+
+/// What a file was made with, but for the seed of its codes, which no text depends on; nothing
+/// where it is no recall model.
+std::optional<RecallOptions> read_recall_options(const engine::GgufFile& file);
 
 class RecallModel {
  public:

@@ -1,0 +1,49 @@
+// cpu_attn/index.h - the kernels of retrieval: what each instruction set fills into the kernel
+// table. Why: every decoded token reads the index of its whole context, so the two scans run at the
+// speed of memory. Shapes: base/index_kernels.h. The arithmetic and its order: index_digest.inc,
+// index_pq_scan.inc, index_encode.inc, index_pool.inc.
+#pragma once
+
+#include <stdint.h>
+
+#include "base/kernel_table.h"
+
+namespace strata::cpu_attn {
+
+/// Set KernelTable::index. The caller asks the CPU first whether it has the set.
+void fill_index_scalar(KernelTable& table);
+void fill_index_avx2(KernelTable& table);
+void fill_index_avx512(KernelTable& table);
+
+/// After fill_index_avx512, where the CPU also has AVX512-BF16: digest_scores by vdpbf16ps.
+void fill_index_digest_avx512bf16(KernelTable& table);
+/// After fill_index_avx512, where the CPU also has AVX512-VBMI: pq_scan by vpermb.
+void fill_index_pq_avx512vbmi(KernelTable& table);
+
+/// Bytes that digest_scores reads from the tiles, each once. Queries and scores stay in the cache.
+constexpr uint64_t digest_scan_bytes(uint64_t n_tiles, uint32_t n_dims) {
+  return n_tiles * digest_tile_bytes(n_dims);
+}
+/// Floating point operations: a product and a sum per page, dimension and query.
+constexpr uint64_t digest_scan_flops(uint64_t n_tiles, uint32_t n_dims, uint64_t n_queries) {
+  return n_tiles * kTilePages * n_dims * n_queries * 2;
+}
+
+/// Bytes that pq_scan reads from the tiles, each once. Tables and scores stay in the cache.
+constexpr uint64_t pq_scan_bytes(uint64_t n_tiles) { return n_tiles * kPqTileBytes; }
+/// Operations: a look-up and a sum per key, sub-space and query.
+constexpr uint64_t pq_scan_flops(uint64_t n_tiles, uint64_t n_queries) {
+  return n_tiles * kExtentPositions * kPqSubspaces * n_queries * 2;
+}
+
+/// Floating point operations of pq_encode: a product and a sum per key, centroid and dimension.
+constexpr uint64_t pq_encode_flops(uint32_t head_dim) {
+  return uint64_t{kBlockPositions} * kPqCentroids * head_dim * 2;
+}
+
+/// Bytes that pool_shares reads and writes: weights in three passes, shares once per query.
+constexpr uint64_t pool_shares_bytes(uint64_t n_queries, uint64_t n_blocks) {
+  return n_queries * n_blocks * 5 * sizeof(float);
+}
+
+}  // namespace strata::cpu_attn

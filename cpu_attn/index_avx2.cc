@@ -1,0 +1,85 @@
+// cpu_attn/index_avx2.cc - kernels of retrieval, instruction set "avx2". A table of 64 bytes is
+// four quarters of 16, each looked up by vpshufb with the code's low four bits; bits 4 and 5 of the
+// code choose among the four.
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "cpu_attn/index.h"
+
+namespace strata::cpu_attn {
+namespace {
+
+#include "cpu_attn/vec_avx2.inc"
+
+#include "cpu_attn/vec_exp.inc"
+
+#include "cpu_attn/repeat.inc"
+
+#include "cpu_attn/index_encode.inc"
+
+#include "cpu_attn/index_pool.inc"
+
+#include "cpu_attn/index_digest_wide.inc"
+
+#include "cpu_attn/index_digest.inc"
+
+// ---- The byte operations of index_pq_scan.inc in vectors of 32 keys.
+constexpr uint32_t kCodeKeys = 32;
+constexpr uint32_t kScanQueries = 4;
+
+/// vpshufb takes the low four bits where bit 7 is clear; a blend takes bit 7.
+struct Codes {
+  __m256i low, bit4, bit5;
+};
+STRATA_VEC Codes load_codes(const std::byte* at) {
+  const __m256i codes = _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
+                                         _mm256_set1_epi8(kPqCentroids - 1));
+  return {codes, _mm256_slli_epi16(codes, 3), _mm256_slli_epi16(codes, 2)};
+}
+
+STRATA_VEC __m256i quarter(const uint8_t* table, uint32_t i, __m256i codes) {
+  const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table) + i);
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), codes);
+}
+
+struct KeySums {
+  __m256i all, odd;  // 16-bit lanes; lane i is of keys 2i (and 2i + 1)
+  STRATA_VEC void clear() { all = odd = _mm256_setzero_si256(); }
+  STRATA_VEC void add(const uint8_t* table, const Codes& codes) {
+    const __m256i lower =
+        _mm256_blendv_epi8(quarter(table, 0, codes.low), quarter(table, 1, codes.low), codes.bit4);
+    const __m256i upper =
+        _mm256_blendv_epi8(quarter(table, 2, codes.low), quarter(table, 3, codes.low), codes.bit4);
+    const __m256i values = _mm256_blendv_epi8(lower, upper, codes.bit5);
+    all = _mm256_add_epi16(all, values);
+    odd = _mm256_add_epi16(odd, _mm256_srli_epi16(values, 8));
+  }
+  STRATA_VEC void store_maxima(uint16_t* to) const {
+    const __m256i even = _mm256_sub_epi16(all, _mm256_slli_epi16(odd, 8));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to), _mm256_max_epu16(even, odd));
+  }
+};
+
+STRATA_VEC void store_block_scores(const uint16_t* maxima, float scale, float offset, float* out) {
+  for (uint32_t b = 0; b < kExtentBlocks; ++b, maxima += 16) {
+    const __m128i* halves = reinterpret_cast<const __m128i*>(maxima);
+    const __m128i best = _mm_max_epu16(_mm_load_si128(halves), _mm_load_si128(halves + 1));
+    // The least of eight is an instruction; the largest is the complement of the complements'
+    // least.
+    const __m128i least = _mm_minpos_epu16(_mm_xor_si128(best, _mm_set1_epi16(-1)));
+    const int32_t sum = 0xffff - _mm_extract_epi16(least, 0);
+    out[b] = scale * static_cast<float>(sum) + offset;
+  }
+}
+
+#include "cpu_attn/index_pq_scan.inc"
+
+}  // namespace
+
+void fill_index_avx2(KernelTable& table) {
+  table.index = {load_k, digest_scores, pq_scan, pq_encode, pool_shares};
+}
+
+}  // namespace strata::cpu_attn

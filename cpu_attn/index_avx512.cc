@@ -1,0 +1,71 @@
+// cpu_attn/index_avx512.cc - kernels of retrieval, instruction set "avx512" without BF16 and VBMI.
+// A table of 64 bytes is four quarters of 16, each looked up by vpshufb with the code's low four
+// bits; bits 4 and 5 of the code choose among the four by masks.
+
+// The compiler's own header leaves a vector uninitialised on purpose and g++ 12 warns of it (GCC
+// bug 105593).
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "cpu_attn/index.h"
+
+namespace strata::cpu_attn {
+namespace {
+
+#include "cpu_attn/vec_avx512.inc"
+
+#include "cpu_attn/vec_exp.inc"
+
+#include "cpu_attn/repeat.inc"
+
+#include "cpu_attn/index_encode.inc"
+
+#include "cpu_attn/index_pool.inc"
+
+#include "cpu_attn/index_digest_wide.inc"
+
+#include "cpu_attn/index_digest.inc"
+
+constexpr uint32_t kScanQueries = 8;
+
+struct Codes {
+  __m512i low;
+  __mmask64 bit4, bit5;
+};
+STRATA_VEC Codes load_codes(const std::byte* at) {
+  const __m512i codes = _mm512_loadu_si512(at);
+  return {_mm512_and_si512(codes, _mm512_set1_epi8(15)),
+          _mm512_test_epi8_mask(codes, _mm512_set1_epi8(16)),
+          _mm512_test_epi8_mask(codes, _mm512_set1_epi8(32))};
+}
+
+STRATA_VEC __m512i quarter(const uint8_t* table, uint32_t i) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table) + i));
+}
+
+STRATA_VEC __m512i look_up(const uint8_t* table, const Codes& codes) {
+  const __m512i first = _mm512_shuffle_epi8(quarter(table, 0), codes.low);
+  const __m512i third = _mm512_shuffle_epi8(quarter(table, 2), codes.low);
+  return _mm512_mask_blend_epi8(
+      codes.bit5, _mm512_mask_shuffle_epi8(first, codes.bit4, quarter(table, 1), codes.low),
+      _mm512_mask_shuffle_epi8(third, codes.bit4, quarter(table, 3), codes.low));
+}
+
+#include "cpu_attn/index_pq_avx512.inc"
+
+#include "cpu_attn/index_pq_scan.inc"
+
+}  // namespace
+
+void fill_index_avx512(KernelTable& table) {
+  table.index = {load_k, digest_scores, pq_scan, pq_encode, pool_shares};
+}
+
+}  // namespace strata::cpu_attn

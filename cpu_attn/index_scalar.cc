@@ -1,0 +1,61 @@
+// cpu_attn/index_scalar.cc - kernels of retrieval, instruction set "scalar".
+#include <stdint.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "cpu_attn/index.h"
+
+namespace strata::cpu_attn {
+namespace {
+
+#include "cpu_attn/vec_scalar.inc"
+
+#include "cpu_attn/vec_exp.inc"
+
+#include "cpu_attn/repeat.inc"
+
+#include "cpu_attn/index_encode.inc"
+
+#include "cpu_attn/index_pool.inc"
+
+#include "cpu_attn/index_digest_wide.inc"
+
+#include "cpu_attn/index_digest.inc"
+
+// ---- A block's 32 keys stand for a vector of codes.
+constexpr uint32_t kCodeKeys = kBlockPositions;
+constexpr uint32_t kScanQueries = 4;
+using Codes = const uint8_t*;
+
+Codes load_codes(const std::byte* at) { return reinterpret_cast<Codes>(at); }
+
+struct KeySums {
+  uint16_t key[kCodeKeys];
+  void clear() { memset(key, 0, sizeof key); }
+  void add(const uint8_t* table, Codes codes) {
+    for (uint32_t i = 0; i < kCodeKeys; ++i)
+      key[i] = static_cast<uint16_t>(key[i] + table[codes[i] % kPqCentroids]);
+  }
+  void store_maxima(uint16_t* to) const {
+    for (uint64_t i = 0; i < kCodeKeys / 2; ++i)
+      to[i] = key[2 * i] > key[2 * i + 1] ? key[2 * i] : key[2 * i + 1];
+  }
+};
+
+void store_block_scores(const uint16_t* maxima, float scale, float offset, float* out) {
+  for (uint32_t b = 0; b < kExtentBlocks; ++b, maxima += kCodeKeys / 2) {
+    uint16_t best = 0;
+    for (uint32_t i = 0; i < kCodeKeys / 2; ++i) best = maxima[i] > best ? maxima[i] : best;
+    out[b] = scale * static_cast<float>(best) + offset;
+  }
+}
+
+#include "cpu_attn/index_pq_scan.inc"
+
+}  // namespace
+
+void fill_index_scalar(KernelTable& table) {
+  table.index = {load_k, digest_scores, pq_scan, pq_encode, pool_shares};
+}
+
+}  // namespace strata::cpu_attn

@@ -1,0 +1,224 @@
+// engine/walk_select.cc - which blocks the rows of a step attend, and the index that says so.
+//
+// As soon as the queries of a layer exist, each KV head asks the index of its sequence for the
+// weight of every full block, and what is chosen becomes the context of that head: chosen blocks in
+// the order of the text, then those still open. Attention reads that context as it reads any other,
+// in the same arithmetic order, so that a budget of everything gives the bits of exact attention.
+// The rows of one sequence in a step share one choice per KV head.
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "engine/walk_select.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr uint32_t kBlocksPerTask = 1024;  // of the index that a worker scores at a time
+
+SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
+  SelectionSizes sizes;
+  sizes.stride = static_cast<uint32_t>(round_up(n_ctx / kBlockPositions + 1, kExtentBlocks));
+  for (const LayerShape& layer : shape.layers) {
+    if (layer.window > 0) continue;
+    sizes.max_kv_heads = std::max(sizes.max_kv_heads, layer.n_kv_heads);
+    sizes.max_group_heads = std::max(sizes.max_group_heads, layer.n_heads / layer.n_kv_heads);
+  }
+  const uint64_t rows =
+      std::min<uint64_t>(kMaxTileQueries / std::max(1u, sizes.max_group_heads),
+                         kWeightFloatsMax / std::max<uint64_t>(1, sizes.row_floats()));
+  sizes.max_rows = static_cast<uint32_t>(std::max<uint64_t>(1, rows));
+  return sizes;
+}
+
+}  // namespace
+
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx) {
+  const SelectionSizes sizes = selection_sizes(shape, n_ctx);
+  return sizes.row_floats() * sizes.max_rows * sizeof(float);
+}
+
+Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
+                                  const KernelTable& kernels, uint32_t n_threads,
+                                  uint32_t max_groups, uint64_t n_ctx)
+    : SelectionSizes(selection_sizes(shape, n_ctx)) {
+  weights.resize(row_floats() * max_rows);
+  for (uint32_t i = 0; i < n_threads; ++i) {
+    choosers.emplace_back(kernels, rule);
+    choosers.back().reserve(stride);
+  }
+  heads.resize(uint64_t{max_groups} * max_kv_heads);
+  for (uint32_t head = 0; head < max_kv_heads; ++head) {
+    heads[head].blocks.reserve(stride);
+    heads[head].chosen.reserve(stride);
+  }
+  extent_bits.resize(stride / kExtentBlocks);
+  shares.resize(max_kv_heads);
+}
+
+Walk::State::HeadTable Walk::State::head_table(uint32_t group_idx, uint32_t layer,
+                                               uint32_t kv_head) const {
+  if (is_selected && shape.layers[layer].window == 0) {
+    const auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
+    return {head.blocks.data(), 0, head.n_skipped};
+  }
+  const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, kv_head);
+  return {all.blocks.data(), all.first_block, 0};
+}
+
+/// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks).
+void Walk::State::estimate_heads(const Group& group, uint32_t layer, uint32_t n_blocks) {
+  const LayerShape& of = shape.layers[layer];
+  const uint32_t group_heads = of.n_heads / of.n_kv_heads;
+  const uint32_t n_queries = group.n_rows * group_heads;
+  const uint64_t row_floats = uint64_t{group_heads} * shape.head_dim;
+  const index::Selector& index = *group.sequence->index();
+  STRATA_CHECK(
+      index.scratch_floats(n_queries) <= attend_scratch_floats(kMaxTileQueries, shape.head_dim),
+      "scratch of %lu floats", static_cast<unsigned long>(index.scratch_floats(n_queries)));
+  const auto n_parts = static_cast<uint32_t>(div_up(n_blocks, kBlocksPerTask));
+  pool.for_each(uint64_t{of.n_kv_heads} * n_parts, 1, [&](uint64_t from, uint64_t to, uint32_t w) {
+    for (uint64_t item = from; item < to; ++item) {
+      const auto head = static_cast<uint32_t>(item / n_parts);
+      const uint32_t first = static_cast<uint32_t>(item % n_parts) * kBlocksPerTask;
+      index.estimate(
+          {.stream = cache.index_stream(layer, head),
+           .q = q_by_head.data() + (uint64_t{head} * n_rows + group.row_begin) * row_floats,
+           .n_queries = n_queries,
+           .first_block = first,
+           .end_block = std::min(n_blocks, first + kBlocksPerTask),
+           .scratch = buffers_of(w).scratch,
+           .log_weights =
+               selection->weights.data() + uint64_t{head} * n_queries * selection->stride,
+           .weight_stride = selection->stride});
+    }
+  });
+  selection->counts.index_bytes += of.n_kv_heads * index.estimate_bytes(n_blocks);
+}
+
+void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
+                              uint32_t n_blocks, uint32_t worker) {
+  const Group& group = groups[group_idx];
+  const LayerShape& of = shape.layers[layer];
+  const uint32_t n_queries = group.n_rows * (of.n_heads / of.n_kv_heads);
+  const uint64_t n_weights = uint64_t{n_queries} * selection->stride;
+  const index::Choice& choice = selection->choosers[worker].choose(
+      {.log_weights = std::span(selection->weights).subspan(kv_head * n_weights, n_weights),
+       .weight_stride = selection->stride,
+       .n_queries = n_queries,
+       .n_blocks = n_blocks,
+       .n_positions = group.first_pos + group.n_rows});
+  const auto all = cache.stream_blocks(*group.sequence, layer, kv_head).blocks;
+  auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
+  head.blocks.clear();
+  head.chosen = choice.blocks;
+  for (const uint32_t block : choice.blocks) head.blocks.push_back(all[block]);
+  head.blocks.insert(head.blocks.end(), all.begin() + n_blocks, all.end());
+  head.n_skipped = (n_blocks - static_cast<uint32_t>(choice.blocks.size())) * kBlockPositions;
+  selection->shares[kv_head] = choice.estimated_share;
+}
+
+void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
+  const Group& group = groups[group_idx];
+  const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
+  const uint32_t n_blocks = group.first_pos / kBlockPositions;
+  STRATA_CHECK(group.n_rows <= selection->max_rows, "%u rows share a choice, at most %u",
+               group.n_rows, selection->max_rows);
+  estimate_heads(group, layer, n_blocks);
+  pool.for_each(n_kv_heads, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
+    for (uint64_t head = from; head < to; ++head)
+      choose_head(group_idx, layer, static_cast<uint32_t>(head), n_blocks, worker);
+  });
+  SelectionCounts& sums = selection->counts;
+  for (uint32_t head = 0; head < n_kv_heads; ++head) {
+    const uint32_t n_skipped =
+        selection->heads[group_idx * selection->max_kv_heads + head].n_skipped;
+    sums.blocks += n_blocks;
+    sums.attended_blocks += n_blocks - n_skipped / kBlockPositions;
+    sums.open_positions += group.first_pos + group.n_rows - n_blocks * kBlockPositions;
+    sums.estimated_share += selection->shares[head];
+    ++sums.choices;
+  }
+}
+
+/// Extents of the text that some KV head of a layer attends.
+uint32_t Walk::State::count_chosen_extents(uint32_t group_idx, uint32_t layer) {
+  std::fill(selection->extent_bits.begin(), selection->extent_bits.end(), false);
+  for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
+    for (const uint32_t block : selection->heads[group_idx * selection->max_kv_heads + head].chosen)
+      selection->extent_bits[block / kExtentBlocks] = true;
+  return static_cast<uint32_t>(
+      std::count(selection->extent_bits.begin(), selection->extent_bits.end(), true));
+}
+
+void Walk::State::select_layer(uint32_t layer) {
+  for (uint32_t idx = 0; idx < groups.size(); ++idx) {
+    select_group(idx, layer);
+    counts.extents_attended += count_chosen_extents(idx, layer);
+  }
+  if (!cache.store().has_away()) return;
+  const size_t n_before = fetches.size();
+  plan_layer_waves(layer);
+  counts.extents_missing += fetches.size() - n_before;
+  fetch_ahead();
+}
+
+/// Takes the blocks that a step has filled into the index, while they are in DRAM.
+void Walk::State::index_closed(const Group& group) {
+  index::Selector* index = group.sequence->index();
+  if (index == nullptr) return;
+  const uint32_t first = group.sequence->n_indexed();
+  const uint32_t end = group.sequence->n_pos() / kBlockPositions;
+  if (first < group.first_pos / kBlockPositions) return;  // after what was missed: index_missed()
+  pool.for_each(cache.n_index_streams(), 1, [&](uint64_t from, uint64_t to, uint32_t) {
+    for (auto stream = static_cast<index::StreamIdx>(from); stream < to; ++stream) {
+      const uint32_t layer = cache.layer_of_index_stream(stream);
+      const auto all =
+          cache.stream_blocks(*group.sequence, layer, stream - cache.index_stream(layer, 0));
+      for (uint32_t block = first; block < end; ++block)
+        index->observe(stream, block, cache.store().bytes(all.blocks[block]));
+    }
+  });
+  group.sequence->set_n_indexed(end);
+}
+
+/// Reads back the blocks that came without rows of an index and takes them into it.
+void Walk::State::index_missed(const Group& group) {
+  Sequence& sequence = *group.sequence;
+  const uint32_t end = group.first_pos / kBlockPositions;
+  while (sequence.n_indexed() < end) {
+    const uint32_t first = sequence.n_indexed();
+    const uint32_t n = std::min(end - first, kExtentBlocks - first % kExtentBlocks);
+    for (uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+      if (shape.layers[layer].window > 0) continue;
+      check_cancelled();
+      const ExtentBytes held = cache.hold_extent(sequence, layer, first * kBlockPositions, n);
+      pool.for_each(shape.layers[layer].n_kv_heads, 1, [&](uint64_t from, uint64_t to, uint32_t) {
+        for (uint64_t head = from; head < to; ++head)
+          for (uint32_t i = 0; i < n; ++i)
+            sequence.index()->observe(cache.index_stream(layer, static_cast<uint32_t>(head)),
+                                      first + i, held.blocks[head * n + i]);
+      });
+      cache.release_extent(held);
+    }
+    sequence.set_n_indexed(first + n);
+  }
+}
+
+void Walk::select_by(const index::Rule& rule, uint64_t n_ctx) {
+  State& s = *state_;
+  s.selection = std::make_unique<State::Selection>(rule, s.shape, s.kernels, s.pool.size(),
+                                                   s.max_rows, n_ctx);
+}
+
+uint32_t Walk::selected_rows_max() const {
+  STRATA_CHECK(state_->selection != nullptr, "no rule to select by");
+  return state_->selection->max_rows;
+}
+
+const SelectionCounts& Walk::selection_counts() const {
+  STRATA_CHECK(state_->selection != nullptr, "no rule to select by");
+  return state_->selection->counts;
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,112 @@
+#include "index/method.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "index/digest_selector.h"
+#include "index/oracle_selector.h"
+#include "index/pq_selector.h"
+#include "index/recent_selector.h"
+
+namespace strata::index {
+namespace {
+
+constexpr std::array kMethods = {
+    MethodName{Method::kOracle, "oracle", "exact weights from copies of the keys, for comparison"},
+    MethodName{Method::kRecent, "recent", "the first and the latest blocks only (StreamingLLM)"},
+    MethodName{Method::kQuest, "quest", "bounds from each page's least and largest keys (Quest)"},
+    MethodName{Method::kCuboid, "cuboid", "centre and deviation of each page's keys (ArkVale)"},
+    MethodName{Method::kMean, "mean", "mean key of each page (landmarks)"},
+    MethodName{Method::kPq, "pq", "every key, by product quantisation (PQCache)"},
+};
+
+/// Bytes of rows per extent of a stream; 0 = none are kept.
+uint64_t tile_bytes(Method method, uint32_t head_dim) {
+  const auto digest = [&](Digest kind) {
+    return round_up(digest_tile_bytes(DigestSelector::n_dims(kind, head_dim)), 64);
+  };
+  switch (method) {
+    case Method::kOracle:
+      return OracleSelector::tile_bytes(head_dim);
+    case Method::kRecent:
+      return 0;
+    case Method::kQuest:
+      return digest(Digest::kBounds);
+    case Method::kCuboid:
+      return digest(Digest::kCuboid);
+    case Method::kMean:
+      return digest(Digest::kMean);
+    case Method::kPq:
+      return PqSelector::tile_bytes();
+  }
+  STRATA_CHECK(false, "method %d", static_cast<int>(method));
+}
+
+uint32_t n_slots(const IndexShape& shape) {
+  return shape.n_streams * (tile_slots(shape.n_blocks) + 2);
+}
+
+}  // namespace
+
+std::span<const MethodName> method_names() { return kMethods; }
+
+Method find_method(std::string_view name) {
+  const auto found = std::ranges::find(kMethods, name, &MethodName::name);
+  if (found != kMethods.end()) return found->method;
+  std::string names = "exact";
+  for (const MethodName& of : kMethods) names += std::string(", ") + of.name;
+  throw Error(ErrorCode::kUsage, "unknown attention method '" + std::string(name) + "'", "--attn",
+              "wanted one of: " + names);
+}
+
+void check_supported(Method method, const KvLayout& layout) {
+  if (method != Method::kPq || layout.head_dim % kPqSubspaces == 0) return;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("method 'pq' cuts keys into {} equal parts, head_dim is {}", kPqSubspaces,
+                          layout.head_dim),
+              "--attn", "choose another method");
+}
+
+uint64_t index_bytes(Method method, const IndexShape& shape) {
+  const uint64_t rows =
+      tile_bytes(method, shape.layout.head_dim) * TileMemory::kSlotTiles * n_slots(shape);
+  if (method != Method::kPq) return rows;
+  return rows + shape.n_streams * PqSelector::stream_bytes(shape.layout, shape.n_blocks);
+}
+
+SelectorSource::SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels)
+    : method_(method), shape_(shape), kernels_(kernels) {
+  check_supported(method, shape.layout);
+  if (const uint64_t bytes = tile_bytes(method, shape.layout.head_dim); bytes > 0)
+    memory_ = std::make_shared<TileMemory>(bytes, n_slots(shape));
+}
+
+std::unique_ptr<Selector> SelectorSource::make() const {
+  const auto digest = [&](Digest kind) {
+    return std::make_unique<DigestSelector>(kind, shape_.layout, kernels_, memory_,
+                                            shape_.n_streams);
+  };
+  switch (method_) {
+    case Method::kOracle:
+      return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
+    case Method::kRecent:
+      return std::make_unique<RecentSelector>();
+    case Method::kQuest:
+      return digest(Digest::kBounds);
+    case Method::kCuboid:
+      return digest(Digest::kCuboid);
+    case Method::kMean:
+      return digest(Digest::kMean);
+    case Method::kPq:
+      return std::make_unique<PqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
+  }
+  STRATA_CHECK(false, "method %d", static_cast<int>(method_));
+}
+
+}  // namespace strata::index

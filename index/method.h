@@ -1,0 +1,64 @@
+// index/method.h - the methods by name, and the making of their indexes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "base/kernel_table.h"
+#include "index/selector.h"
+#include "index/tile_memory.h"
+
+namespace strata::index {
+
+enum class Method : uint8_t {
+  kOracle,  // exact weights from copies of the keys: what no method can beat; for tests and eval
+  kRecent,  // StreamingLLM: sinks and window only, the floor
+  kQuest,   // least and largest key per dimension of a page
+  kCuboid,  // ArkVale: centre and mean deviation of a page's keys
+  kMean,    // mean landmarks of pages
+  kPq,      // PQCache: each key by 16 codes of 6 bits
+};
+
+struct MethodName {
+  Method method;
+  const char* name;
+  const char* help;  // one line
+};
+std::span<const MethodName> method_names();
+/// Errors: kUsage, with the names there are.
+Method find_method(std::string_view name);
+
+struct IndexShape {
+  KvLayout layout;         // of the blocks observed
+  uint32_t n_streams = 0;  // KV heads of all layers that select
+  uint32_t n_blocks = 0;   // of the longest sequence
+};
+
+/// Errors: kUnsupported, where the method has no rows for such blocks.
+void check_supported(Method method, const KvLayout& layout);
+
+/// Bytes of index rows that a source reserves: those of one sequence of shape.n_blocks, and two
+/// slots per stream for a fork that goes its own way. With what a sequence of that length holds
+/// besides rows: codebooks, and keys sampled for them.
+uint64_t index_bytes(Method method, const IndexShape& shape);
+
+/// Makes indexes that share one memory of index_bytes(). One caller at a time.
+class SelectorSource {
+ public:
+  /// Errors: kOutOfMemory, those of check_supported().
+  SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels);
+  Method method() const { return method_; }
+  uint64_t budget_bytes() const { return index_bytes(method_, shape_); }
+  /// Errors: kUnsupported, where the method cannot index keys of this head_dim.
+  std::unique_ptr<Selector> make() const;
+
+ private:
+  Method method_;
+  IndexShape shape_;
+  const KernelTable& kernels_;
+  std::shared_ptr<TileMemory> memory_;  // null where the method keeps no rows
+};
+
+}  // namespace strata::index

@@ -1,0 +1,49 @@
+// index/tile_memory.h - memory for index rows: an arena of slots of a stated budget, shared by the
+// indexes of all sequences. Why: rows of a stream are read from begin to end for every token, so
+// they lie in long runs (a slot holds 16 extents, 4,096 positions); forks share slots.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/host_memory.h"
+
+namespace strata::index {
+
+enum class TileSlot : uint32_t {};
+
+/// Reference-counted slots. Not thread-safe; the bytes of slots are the holders' to share.
+class TileMemory {
+ public:
+  static constexpr uint32_t kSlotTiles = 16;
+
+  /// Reserves n_slots * slot_bytes, committed when first touched. tile_bytes is a multiple of 64.
+  /// Errors: kOutOfMemory.
+  TileMemory(uint64_t tile_bytes, uint32_t n_slots);
+
+  uint64_t tile_bytes() const { return tile_bytes_; }
+  uint32_t n_slots() const { return static_cast<uint32_t>(references_.size()); }
+  uint32_t n_free() const { return static_cast<uint32_t>(free_.size()); }
+
+  /// A slot with one reference; there is a free one.
+  TileSlot take();
+  void add_reference(TileSlot slot);
+  void release(TileSlot slot);
+  bool is_shared(TileSlot slot) const;
+  std::byte* tile(TileSlot slot, uint32_t idx) const;
+  /// A copy of the slot with one reference, in place of the caller's reference.
+  TileSlot replace_by_copy(TileSlot slot);
+
+ private:
+  uint32_t& references(TileSlot slot);
+
+  uint64_t tile_bytes_;
+  HostMemory memory_;
+  std::vector<uint32_t> references_;
+  std::vector<uint32_t> free_;
+};
+
+}  // namespace strata::index

@@ -1,0 +1,145 @@
+// Steps that attend what an index chooses: all of it is exact attention, a part of it is found
+// again after everything that happens to a sequence.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/engine/recall_fixture.h"
+#include "tests/engine/zoo_fixture.h"
+
+namespace strata::engine {
+namespace {
+
+using index::Budget;
+using index::Method;
+using testing::is_same;
+using testing::LoadedMember;
+using testing::Logits;
+using testing::random_tokens;
+using testing::RecallRun;
+using testing::RecallSetup;
+using testing::WalkSetting;
+using testing::ZooWalk;
+
+WalkSetting setting_with(Method method, Budget budget) {
+  WalkSetting setting;
+  setting.kernels = cpu_attn::available_kernels().back();
+  setting.n_threads = 2;
+  setting.chunk_rows = 128;
+  setting.n_ctx = 2048;
+  setting.n_sequences = 2;
+  setting.method = method;
+  setting.rule.budget = budget;
+  return setting;
+}
+
+/// Reads the first n_exact tokens exactly and selects for the others.
+Logits read_split(ZooWalk& walk, std::span<const int32_t> text, uint32_t n_exact) {
+  Sequence sequence = walk.sequence();
+  Logits logits = walk.feed(sequence, text.first(n_exact));
+  for (auto& row : walk.feed(sequence, text.subspan(n_exact), 0, Attention::kSelected))
+    logits.push_back(std::move(row));
+  return logits;
+}
+
+TEST(Selection, ABudgetOfEverythingIsExactAttention) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  for (const auto& listed : makers::zoo()) {
+    SCOPED_TRACE(listed.model.name);
+    const LoadedMember member(listed.model.name);
+    const auto text = random_tokens(200 + static_cast<uint32_t>(random() % 300),
+                                    listed.model.vocab_size, static_cast<uint32_t>(random()));
+    const auto n_exact = static_cast<uint32_t>(random() % text.size());
+    WalkSetting exact = setting_with(Method::kRecent, {});
+    exact.method.reset();
+    const Logits expected = ZooWalk(member.model, exact).feed_all(text);
+    for (const auto& method : index::method_names()) {
+      SCOPED_TRACE(method.name);
+      if (method.method == Method::kPq && member.model.shape().head_dim % kPqSubspaces != 0)
+        continue;
+      ZooWalk walk(member.model, setting_with(method.method, {Budget::Kind::kShare, 1.0}));
+      ASSERT_TRUE(is_same(read_split(walk, text, n_exact), expected));
+      const SelectionCounts& counts = walk.walk().selection_counts();
+      EXPECT_EQ(counts.attended_blocks, counts.blocks);
+    }
+  }
+}
+
+TEST(Selection, AnIndexThatIsAttachedLaterIsTheOneThatGrewWithTheText) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(700, 5);
+  const std::span<const int32_t> context = std::span(text).first(600),
+                                 rest = std::span(text).subspan(600);
+  const Budget budget{Budget::Kind::kTokens, 256};
+  const WalkSetting setting = setting_with(Method::kQuest, budget);
+  ZooWalk grown(member.model, setting);
+  const Logits expected = read_split(grown, text, 600);
+
+  WalkSetting without = setting;
+  without.method.reset();
+  ZooWalk walk(member.model, without);
+  const index::SelectorSource source(
+      Method::kQuest,
+      index_shape(member.model.shape(), setting.k_codec, setting.v_codec, setting.n_ctx),
+      *setting.kernels);
+  Sequence read = walk.sequence();
+  const Logits before = walk.feed(read, context);
+  const auto select = [&](Budget of) {
+    index::Rule rule;
+    rule.budget = of;
+    walk.walk().select_by(rule, setting.n_ctx);
+    Sequence fork = read.fork();
+    fork.attach_index(source.make());
+    return walk.feed(fork, rest, 0, Attention::kSelected);
+  };
+  const auto selected = [&](const Logits& all) { return std::span(all).last(rest.size()); };
+  EXPECT_TRUE(is_same(select(budget), selected(expected)));
+  EXPECT_LT(walk.walk().selection_counts().attended_blocks, walk.walk().selection_counts().blocks);
+  // Another rule, on another fork; and the text itself is as it was.
+  const Logits exact = [&] {
+    Sequence fork = read.fork();
+    return walk.feed(fork, rest);
+  }();
+  EXPECT_TRUE(is_same(select({Budget::Kind::kShare, 1.0}), exact));
+  EXPECT_EQ(walk.walk().selection_counts().attended_blocks, walk.walk().selection_counts().blocks);
+  EXPECT_FALSE(is_same(selected(expected), exact));
+  EXPECT_EQ(read.index(), nullptr);
+}
+
+/// Answers that are right of a text with 8 keys at depths 0 .. 1, each of three words.
+uint32_t right_answers(Method method, Budget budget, uint32_t n_tokens, double* share) {
+  const makers::RecallModel model = makers::RecallModel::make({.n_kv_heads = 1});
+  const makers::RecallTask task = make_recall_task(model, 8, 3, 7);
+  RecallSetup setup{.method = method};
+  setup.rule.budget = budget;
+  RecallRun run(model, n_tokens, setup);
+  run.read(make_recall_text(model, n_tokens - 1, task.passages, 7).words);
+  uint32_t n_right = 0;
+  for (const auto& question : task.questions)
+    n_right += run.ask(question.ask, question.answer.size()) == question.answer ? 1u : 0u;
+  const SelectionCounts& counts = run.walk().selection_counts();
+  *share = static_cast<double>(counts.attended_blocks) / static_cast<double>(counts.blocks);
+  return n_right;
+}
+
+TEST(Selection, TwoPercentOf32KTokensHoldTheAnswer) {
+  for (const auto& method : index::method_names()) {
+    double share = 0;
+    const uint32_t n_right =
+        right_answers(method.method, {Budget::Kind::kShare, 0.02}, 32768, &share);
+    std::printf("%-8s %u of 8 answers, %.2f %% of the blocks read\n", method.name, n_right,
+                100 * share);
+    EXPECT_LE(share, 0.0201);
+    if (method.method == Method::kOracle) {
+      EXPECT_EQ(n_right, 8u);
+    }
+    if (method.method == Method::kRecent) {
+      EXPECT_LT(n_right, 8u);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace strata::engine

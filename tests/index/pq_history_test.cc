@@ -1,0 +1,290 @@
+// Forks, truncation, threads, files: whatever way a stream came to its keys, its bytes are the
+// same.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <thread>
+
+#include "base/error.h"
+#include "tests/index/pq_fixture.h"
+
+namespace strata::index {
+namespace {
+
+using namespace testing;
+
+constexpr uint32_t kHeadDim = 64;
+
+const KernelTable& kernels() { return cpu_attn::choose_kernels(); }
+KvLayout layout() { return f16_layout(kHeadDim); }
+
+std::unique_ptr<Selector> make_pq(uint32_t n_streams, uint32_t n_blocks) {
+  return SelectorSource(Method::kPq, {layout(), n_streams, n_blocks}, kernels()).make();
+}
+
+/// Bytes of a stream whose blocks are [0, split) of `first` and [split, end) of `second`.
+std::vector<std::byte> built(const Keys& first, uint32_t split, const Keys& second, uint32_t end) {
+  const auto selector = make_pq(1, end);
+  observe_range(*selector, 0, first, 0, split);
+  observe_range(*selector, 0, second, split, end);
+  return stream_bytes(*selector, 0);
+}
+
+TEST(PqHistory, TruncationInTheSampleDropsWhatIsBeyond) {
+  const uint32_t end = kSampleBlocks + 24;
+  Keys kept = clustered_keys(layout(), end, kernels(), 1);
+  kept.key(12 * kBlockPositions)[5] = std::nanf("");
+  kept.store();
+  const Keys other = clustered_keys(layout(), end, kernels(), 2);
+  for (const uint32_t cut : {0u, 1u, 8u, 10u, 39u}) {
+    const auto selector = make_pq(1, end);
+    observe_range(*selector, 0, kept, 0, 40);
+    selector->truncate(cut);
+    observe_range(*selector, 0, other, cut, end);
+    EXPECT_EQ(stream_bytes(*selector, 0), built(kept, cut, other, end)) << cut;
+  }
+}
+
+TEST(PqHistory, TruncationAfterTheSampleKeepsTheCodebookThatIsUsed) {
+  const uint32_t end = kSampleBlocks + 64;
+  Keys kept = clustered_keys(layout(), end, kernels(), 3);
+  kept.key((kSampleBlocks + 14) * kBlockPositions)[5] = std::nanf("");
+  kept.store();
+  const Keys other = clustered_keys(layout(), end, kernels(), 4);
+  for (const uint32_t cut : {kSampleBlocks, kSampleBlocks + 8, kSampleBlocks + 13}) {
+    const auto selector = make_pq(1, end);
+    observe_range(*selector, 0, kept, 0, end);
+    selector->truncate(cut);
+    observe_range(*selector, 0, other, cut, end);
+    EXPECT_EQ(stream_bytes(*selector, 0), built(kept, cut, other, end)) << cut;
+  }
+  // Inside what the codebook was trained with the codes stay, to the beginning nothing does.
+  const auto selector = make_pq(1, end);
+  observe_range(*selector, 0, kept, 0, end);
+  const auto codebook = stream_bytes(*selector, 0);
+  selector->truncate(3);
+  observe_range(*selector, 0, kept, 3, end);
+  EXPECT_EQ(stream_bytes(*selector, 0), codebook);
+  selector->truncate(0);
+  EXPECT_EQ(selector->n_codebooks(0), 0u);
+  observe_range(*selector, 0, other, 0, end);
+  EXPECT_EQ(stream_bytes(*selector, 0), built(other, end, other, end));
+}
+
+/// Keys whose kind changes at change_block.
+Keys changing_keys(uint32_t n_blocks, uint32_t change_block, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Keys keys(layout(), n_blocks, kernels());
+  ClusteredKeys(kHeadDim, random).draw(keys, 0, change_block, random);
+  ClusteredKeys(kHeadDim, random, 2.0f).draw(keys, change_block, n_blocks, random);
+  keys.store();
+  return keys;
+}
+
+TEST(PqHistory, TruncationInASecondSampleIsAsIfItHadJustBegun) {
+  const uint32_t change = 32 * kExtentBlocks, end = 56 * kExtentBlocks;
+  const Keys keys = changing_keys(end, change, 5);
+  const auto want = built(keys, end, keys, end);
+  for (const uint32_t cut : {change + 4, change + 8, change + 9, change + 40, change + 72}) {
+    const auto selector = make_pq(1, end);
+    observe_range(*selector, 0, keys, 0, change + 60);
+    ASSERT_EQ(selector->n_codebooks(0), 1u);
+    if (cut <= selector->n_blocks()) selector->truncate(cut);
+    observe_range(*selector, 0, keys, selector->n_blocks(), end);
+    ASSERT_EQ(selector->n_codebooks(0), 2u) << cut;
+    EXPECT_EQ(stream_bytes(*selector, 0), want) << cut;
+    // The second codebook goes with the first extent that has codes of it.
+    selector->truncate(change + 8);
+    EXPECT_EQ(selector->n_codebooks(0), 1u);
+    observe_range(*selector, 0, keys, change + 8, end);
+    EXPECT_EQ(stream_bytes(*selector, 0), want) << cut;
+  }
+}
+
+TEST(PqHistory, ForksGoTheirOwnWays) {
+  const uint32_t change = 32 * kExtentBlocks, end = 56 * kExtentBlocks;
+  const Keys common = changing_keys(end, change, 6);
+  const Keys other = changing_keys(end, change, 7);
+  // In the first sample, at its end, in codes, and in the second sample.
+  for (const uint32_t at :
+       {10u, 40u, kSampleBlocks, kSampleBlocks + 11, change + 12, change + 40}) {
+    const auto first = make_pq(1, 4 * end);
+    observe_range(*first, 0, common, 0, at);
+    const auto second = first->fork();
+    observe_range(*second, 0, other, at, end);
+    observe_range(*first, 0, common, at, end);
+    EXPECT_EQ(stream_bytes(*first, 0), built(common, end, common, end)) << at;
+    EXPECT_EQ(stream_bytes(*second, 0), built(common, at, other, end)) << at;
+  }
+}
+
+TEST(PqHistory, ASampleLiesInRowsThatForksDoNotShare) {
+  // The kind changes where eight extents would reach into the next slot, and a fork begins there.
+  const uint32_t change = 43 * kExtentBlocks, end = 64 * kExtentBlocks;
+  const uint32_t at = 49 * kExtentBlocks + 3;
+  const Keys common = changing_keys(end, change, 30);
+  const Keys other = changing_keys(end, change, 31);
+  const auto first = make_pq(1, 4 * end);
+  observe_range(*first, 0, common, 0, at);
+  const auto second = first->fork();
+  observe_range(*first, 0, common, at, end);
+  observe_range(*second, 0, other, at, end);
+  ASSERT_EQ(first->n_codebooks(0), 2u);
+  EXPECT_EQ(stream_bytes(*first, 0), built(common, end, common, end));
+  EXPECT_EQ(stream_bytes(*second, 0), built(common, at, other, end));
+}
+
+TEST(PqHistory, ABlockSeenAgainChangesNothing) {
+  const uint32_t end = kSampleBlocks + 16;
+  const Keys keys = clustered_keys(layout(), end, kernels(), 8);
+  const auto selector = make_pq(1, end);
+  observe_range(*selector, 0, keys, 0, 20);
+  observe_range(*selector, 0, keys, 12, end);
+  EXPECT_EQ(stream_bytes(*selector, 0), built(keys, end, keys, end));
+}
+
+TEST(PqHistory, StreamsDoNotDependOnThreadsOrOrder) {
+  constexpr uint32_t kStreams = 6;
+  const uint32_t end = kSampleBlocks + 16;
+  std::vector<Keys> keys;
+  keys.reserve(kStreams);
+  for (uint32_t s = 0; s < kStreams; ++s)
+    keys.push_back(clustered_keys(layout(), end, kernels(), 20 + s));
+  const auto together = make_pq(kStreams, end);
+  together->open_blocks(end);
+  {
+    std::vector<std::jthread> threads;
+    threads.reserve(3);
+    for (uint32_t t = 0; t < 3; ++t)
+      threads.emplace_back([&, t] {
+        for (uint32_t s = t; s < kStreams; s += 3) observe_all(*together, s, keys[s]);
+      });
+  }
+  const auto reversed = make_pq(kStreams, end);
+  reversed->open_blocks(end);
+  for (uint32_t s = kStreams; s > 0; --s) observe_all(*reversed, s - 1, keys[s - 1]);
+  for (uint32_t s = 0; s < kStreams; ++s) {
+    EXPECT_EQ(stream_bytes(*together, s), stream_bytes(*reversed, s)) << s;
+    EXPECT_EQ(stream_bytes(*together, s), built(keys[s], end, keys[s], end)) << s;
+  }
+}
+
+// ---- Files ----
+
+/// Loads the first n_extents of a stream.
+void load(Selector& to, const Selector& from, uint32_t n_extents) {
+  for (uint32_t i = 0; i < from.n_codebooks(0); ++i) to.load_codebook(0, from.codebook(0, i));
+  to.open_blocks(n_extents * kExtentBlocks);
+  for (uint32_t e = 0; e < n_extents; ++e) to.load_rows(0, e, from.rows(0, e));
+}
+
+TEST(PqHistory, LoadedIsRebuilt) {
+  const uint32_t change = 32 * kExtentBlocks, end = 64 * kExtentBlocks;
+  Keys keys = changing_keys(end, change, 9);
+  keys.key(50 * kBlockPositions)[1] = std::nanf("");
+  keys.key((change + 100) * kBlockPositions)[1] = std::nanf("");
+  keys.store();
+  const auto whole = make_pq(1, end);
+  observe_range(*whole, 0, keys, 0, end);
+  ASSERT_EQ(whole->n_codebooks(0), 2u);
+  std::mt19937_64 random(10);
+  const auto q = drawn_queries(3, kHeadDim, random);
+  // Also fewer extents than the codebooks are of.
+  for (const uint32_t n_extents : {0u, 2u, 8u, 20u, 32u, 33u, 34u, 42u, 50u, 64u}) {
+    const auto loaded = make_pq(1, end);
+    load(*loaded, *whole, n_extents);
+    const auto truncated = whole->fork();
+    truncated->truncate(n_extents * kExtentBlocks);
+    EXPECT_EQ(estimates(*loaded, 0, q, 3), estimates(*truncated, 0, q, 3)) << n_extents;
+    observe_range(*loaded, 0, keys, n_extents * kExtentBlocks, end);
+    EXPECT_EQ(stream_bytes(*loaded, 0), stream_bytes(*whole, 0)) << n_extents;
+    EXPECT_EQ(estimates(*loaded, 0, q, 3), estimates(*whole, 0, q, 3)) << n_extents;
+  }
+}
+
+TEST(PqHistory, HostileCodebooksAreRefused) {
+  const Keys keys = clustered_keys(layout(), kSampleBlocks, kernels(), 11);
+  const auto whole = make_pq(1, kSampleBlocks);
+  observe_range(*whole, 0, keys, 0, kSampleBlocks);
+  const auto good = whole->codebook(0, 0);
+  const auto is_refused = [&](const std::vector<std::byte>& bytes) {
+    const auto selector = make_pq(1, kSampleBlocks);
+    try {
+      selector->load_codebook(0, bytes);
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::kBadFile && selector->n_codebooks(0) == 0;
+    }
+    return false;
+  };
+  std::vector<std::byte> bytes(good.begin(), good.end());
+  EXPECT_FALSE(is_refused(bytes));
+  bytes.pop_back();
+  EXPECT_TRUE(is_refused(bytes));
+  bytes.resize(good.size() + 4);
+  EXPECT_TRUE(is_refused(bytes));
+  EXPECT_TRUE(is_refused({}));
+  for (const size_t at : {size_t{0}, size_t{64}, good.size() - 4})
+    for (const float value :
+         {std::nanf(""), -std::numeric_limits<float>::infinity(), 1e8f, -1.0f}) {
+      bytes.assign(good.begin(), good.end());
+      std::memcpy(bytes.data() + at, &value, 4);
+      const bool is_possible = at == 0 ? value == 1e8f : value == -1.0f;
+      EXPECT_EQ(is_refused(bytes), !is_possible) << at << " " << value;
+    }
+  const auto full = make_pq(1, kSampleBlocks);
+  for (uint32_t i = 0; i < PqSelector::kMaxCodebooks; ++i) full->load_codebook(0, good);
+  EXPECT_THROW(full->load_codebook(0, good), Error);
+  const auto quest = SelectorSource(Method::kQuest, {layout(), 1, 8}, kernels()).make();
+  EXPECT_EQ(quest->n_codebooks(0), 0u);
+  EXPECT_THROW(quest->load_codebook(0, good), Error);
+}
+
+TEST(PqHistory, HostileRowsAreRefusedAndChangeNothing) {
+  const uint32_t end = kSampleBlocks + kExtentBlocks;
+  const Keys keys = clustered_keys(layout(), end, kernels(), 12);
+  const auto whole = make_pq(1, end);
+  observe_range(*whole, 0, keys, 0, end);
+  const auto selector = make_pq(1, end);
+  selector->load_codebook(0, whole->codebook(0, 0));
+  selector->load_codebook(0, whole->codebook(0, 0));
+  selector->open_blocks(end);
+  const auto good = whole->rows(0, 0);
+  const auto is_refused = [&](std::span<const std::byte> bytes, uint32_t extent) {
+    try {
+      selector->load_rows(0, extent, bytes);
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::kBadFile;
+    }
+    return false;
+  };
+  const auto with = [&](const std::function<void(PqTrailer&)>& change) {
+    std::vector<std::byte> bytes(good.begin(), good.end());
+    PqTrailer trailer = trailer_of(bytes);
+    change(trailer);
+    std::memcpy(bytes.data() + kPqTileBytes, &trailer, sizeof(trailer));
+    return bytes;
+  };
+  const auto bad = [&](uint32_t extent) {
+    EXPECT_TRUE(is_refused({}, extent));
+    EXPECT_TRUE(is_refused(good.first(good.size() - 1), extent));
+    EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.codebook = 2; }), extent));
+    EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.codebook = ~0u; }), extent));
+    EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.infinite = 256; }), extent));
+    EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.errors[7] = std::nanf(""); }), extent));
+    EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.errors[0] = -1; }), extent));
+    EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.zeros[5] = 1; }), extent));
+    std::vector<std::byte> bytes(good.begin(), good.end());
+    bytes[kPqTileBytes - 1] = std::byte{64};
+    EXPECT_TRUE(is_refused(bytes, extent));
+  };
+  bad(0);
+  EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.codebook = 1; }), 0)) << "begins with the first";
+  EXPECT_FALSE(is_refused(good, 0));
+  bad(1);
+  EXPECT_FALSE(is_refused(with([](PqTrailer& t) { t.codebook = 1; }), 1));
+  EXPECT_TRUE(is_refused(good, 2)) << "the first again after the second";
+}
+
+}  // namespace
+}  // namespace strata::index

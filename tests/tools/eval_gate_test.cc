@@ -1,0 +1,139 @@
+// What passes the gate, what is kept of it, and what `--attn auto` makes of what was kept.
+#include "tools/eval/gate.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "engine/fingerprint.h"
+#include "tests/engine/zoo_fixture.h"
+#include "tools/cli/attention_profile.h"
+
+namespace strata::eval {
+namespace {
+
+struct Figures {
+  double kl, top1, mass, kv_bytes;
+};
+
+EvalRow row(const std::string& text, const std::string& method, const Figures& of) {
+  EvalRow made;
+  made.task = "text";
+  made.text = text;
+  made.method = method;
+  made.budget = "1024";
+  made.agreement.emplace();
+  made.agreement->kl.mean = of.kl;
+  made.agreement->kl.n = 512;
+  made.agreement->top1 = of.top1;
+  made.attention.emplace();
+  made.attention->mass_mean = of.mass;
+  made.kv_read_bytes_per_token = of.kv_bytes;
+  return made;
+}
+
+constexpr Figures kOracle = {0.008, 0.97, 0.98, 100};
+
+std::string reason(const Figures& figures) {
+  const std::vector<EvalRow> rows = {row("a", "oracle", kOracle), row("a", "quest", figures)};
+  const auto verdicts = judge(rows);
+  EXPECT_EQ(verdicts.size(), 1u);
+  EXPECT_EQ(verdicts[0].passes, verdicts[0].reason.empty());
+  return verdicts[0].reason;
+}
+
+TEST(Gate, EachLimitAloneRefuses) {
+  EXPECT_EQ(reason({0.016, 0.941, 0.92, 100}), "");
+  EXPECT_NE(reason({0.0201, 0.96, 0.95, 100}).find("KL 0.0201 nat"), std::string::npos);
+  EXPECT_NE(reason({0.0161, 0.96, 0.95, 100}).find("times the oracle's"), std::string::npos);
+  EXPECT_NE(reason({0.010, 0.939, 0.95, 100}).find("top-1 93.9 %"), std::string::npos);
+  EXPECT_NE(reason({0.010, 0.96, 0.91, 100}).find("mass 0.929"), std::string::npos);
+  EXPECT_NE(reason({std::nan(""), 0.96, 0.95, 100}), "");
+}
+
+TEST(Gate, JudgesAllTextsTogetherAndChoosesTheCheapest) {
+  const Figures good = {0.010, 0.96, 0.95, 200}, cheap = {0.011, 0.96, 0.95, 150},
+                bad = {0.5, 0.5, 0.5, 10};
+  const std::vector<EvalRow> rows = {
+      row("a", "oracle", kOracle),       row("a", "quest", bad),
+      row(kAllTexts, "oracle", kOracle), row(kAllTexts, "quest", good),
+      row(kAllTexts, "mean", cheap),     row(kAllTexts, "cuboid", bad),
+      row(kAllTexts, "recent", good)};
+  const auto verdicts = judge(rows);
+  ASSERT_EQ(verdicts.size(), 3u);
+  ASSERT_NE(cheapest(verdicts), nullptr);
+  EXPECT_EQ(cheapest(verdicts)->method, "mean");
+  EXPECT_EQ(cheapest(std::span(verdicts).last(1)), nullptr);
+}
+
+class Profile : public ::testing::Test {
+ protected:
+  engine::testing::TestFolder folder_;
+};
+
+TEST_F(Profile, WhatIsWrittenIsRead) {
+  const auto path = folder_.path("deep/er/profile.toml");
+  EXPECT_FALSE(cli::read_profile(path).has_value());
+  const auto verdicts =
+      judge(std::vector{row("a", "oracle", kOracle), row("a", "quest", {0.01, 0.96, 0.95, 123}),
+                        row("a", "mean", {0.5, 0.96, 0.95, 50})});
+  cli::write_profile(path, verdicts, "2026-01-02");
+  const auto back = cli::read_profile(path);
+  ASSERT_TRUE(back.has_value());
+  ASSERT_EQ(back->size(), 2u);
+  EXPECT_EQ((*back)[0].method, "quest");
+  EXPECT_TRUE((*back)[0].passes);
+  EXPECT_EQ((*back)[0].kl, 0.01);
+  EXPECT_EQ((*back)[0].read_bytes_per_token, 123);
+  EXPECT_EQ((*back)[0].tokens, 512u);
+  EXPECT_FALSE((*back)[1].passes);
+  EXPECT_EQ((*back)[1].reason, verdicts[1].reason);
+}
+
+TEST_F(Profile, WhatIsNotAVerdictIsRefused) {
+  for (const std::string text : {"version = 1\n[[verdict]]\nmethod = 3\n", "version = 2\n",
+                                 "= nothing", "version = 1\nverdict = [1]\n"}) {
+    const auto path = folder_.write("p.toml", text);
+    try {
+      cli::read_profile(path);
+      ADD_FAILURE() << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kBadFile) << text;
+      EXPECT_EQ(error.where(), path);
+    }
+  }
+}
+
+TEST_F(Profile, AutoIsTheCheapestThatPassedElseExact) {
+  const std::string model = folder_.path("zoo.gguf");
+  makers::write_random_transformer(makers::zoo_member("llama3").model, model);
+  const auto file = engine::GgufFile::open(model);
+  const auto path = cli::profile_path(folder_.path("profiles"),
+                                      engine::model_fingerprint(file, engine::read_model_spec(file),
+                                                                cpu_attn::choose_kernels("").isa));
+  const auto chosen = [&](std::string* line) {
+    engine::EngineOptions options;
+    options.model_path = model;
+    *line = cli::choose_attention(folder_.path("profiles"), options);
+    return options;
+  };
+  std::string line;
+  EXPECT_FALSE(chosen(&line).method.has_value());
+  EXPECT_NE(line.find("exact (no verdict on this model yet"), std::string::npos) << line;
+  Verdict verdict{.method = "mean", .budget = "10%"};
+  cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
+  EXPECT_FALSE(chosen(&line).method.has_value());
+  EXPECT_NE(line.find("exact (no method passed"), std::string::npos) << line;
+  verdict.passes = true;
+  cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
+  EXPECT_FALSE(chosen(&line).method.has_value());
+  EXPECT_NE(line.find("was judged on 0 tokens only"), std::string::npos) << line;
+  verdict.context = engine::read_model_spec(file).shape.n_ctx_train;
+  cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
+  const auto options = chosen(&line);
+  EXPECT_EQ(options.method, index::Method::kMean);
+  EXPECT_EQ(options.selection.budget.value, 0.1);
+  EXPECT_NE(line.find("attention: mean at a budget of 10%"), std::string::npos) << line;
+}
+
+}  // namespace
+}  // namespace strata::eval

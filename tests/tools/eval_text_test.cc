@@ -1,0 +1,168 @@
+// How approximate attention is measured on texts: sums by hand, a budget of everything, a probe
+// that changes nothing.
+#include "tools/eval/text_eval.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "tests/tools/eval_fixture.h"
+#include "tools/eval/eval_row.h"
+
+namespace strata::eval {
+namespace {
+
+using engine::testing::LoadedMember;
+using engine::testing::random_tokens;
+using index::Budget;
+using testing::contender;
+using testing::TestRunner;
+
+constexpr uint32_t kLast = 40;
+constexpr double kNear = 1e-6;  // a sum of two exponentials in double of logits in float
+
+/// A member whose every layer is full, and whose logits depend on what is attended.
+constexpr const char* kMember = "llama3";
+
+TextSample sample_of(const LoadedMember& member, uint32_t n) {
+  return {"text", member.text(n, 11)};
+}
+
+std::vector<TextRun> run_texts(const LoadedMember& member, uint32_t n,
+                               const std::vector<Contender>& contenders, bool probes) {
+  TestRunner runner(member.model, n - kLast - 1, kLast);
+  return evaluate_text(*runner, sample_of(member, n), kLast, contenders, probes);
+}
+
+TEST(Summaries, RanksAndStandardErrorOfKnownValues) {
+  std::vector<double> values;
+  for (int i = 100; i > 0; --i) values.push_back(i);
+  const Summary of = summarise(values);
+  EXPECT_EQ(of.n, 100u);
+  EXPECT_NEAR(of.mean, 50.5, kNear);
+  EXPECT_NEAR(of.error, std::sqrt(100 * 101 / 12.0 / 100), kNear);  // variance n (n + 1) / 12
+  EXPECT_EQ(of.least, 1);
+  EXPECT_EQ(of.p10, 10);
+  EXPECT_EQ(of.median, 50);
+  EXPECT_EQ(of.p99, 99);
+  EXPECT_EQ(summarise({}).n, 0u);
+  EXPECT_EQ(summarise({3}).error, 0);
+}
+
+TEST(Predictions, DivergenceOfTwoTokensIsTheFormula) {
+  const std::vector<float> exact = {0, std::log(3.0f)}, other = {std::log(4.0f), 0};
+  // p = 1/4, 3/4; q = 4/5, 1/5.
+  const Prediction of = compare_logits(exact, other, 0);
+  EXPECT_NEAR(of.kl, 0.25 * std::log(0.25 / 0.8) + 0.75 * std::log(0.75 / 0.2), kNear);
+  EXPECT_NEAR(of.exact_nll, -std::log(0.25), kNear);
+  EXPECT_NEAR(of.nll, -std::log(0.8), kNear);
+  EXPECT_FALSE(of.same_top);
+  EXPECT_EQ(compare_logits(exact, exact, 1).kl, 0);
+  const Agreement both = agreement_of(std::vector{of, compare_logits(exact, exact, 1)});
+  EXPECT_NEAR(both.top1, 0.5, kNear);
+  EXPECT_NEAR(both.kl.mean, of.kl / 2, kNear);
+  EXPECT_NEAR(both.exact_perplexity, std::exp((std::log(4) + std::log(4 / 3.0)) / 2), kNear);
+}
+
+TEST(Predictions, LogitsThatAreNotFiniteAreRefused) {
+  const std::vector<float> good = {0, 1};
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    const std::vector<float> logits = {0, bad};
+    EXPECT_THROW(compare_logits(good, logits, 0), Error);
+    EXPECT_THROW(compare_logits(logits, good, 0), Error);
+  }
+}
+
+TEST(EvalText, ABudgetOfEverythingDiffersInNothing) {
+  const LoadedMember member(kMember);
+  std::vector<Contender> contenders;
+  for (const auto& method : index::method_names())
+    contenders.push_back(contender(method.name, {Budget::Kind::kShare, 1.0}));
+  for (const TextRun& run : run_texts(member, 500, contenders, true)) {
+    const Agreement agreement = agreement_of(run.predictions);
+    EXPECT_EQ(agreement.kl.n, kLast);
+    EXPECT_EQ(agreement.kl.mean, 0);
+    EXPECT_EQ(agreement.top1, 1);
+    EXPECT_EQ(agreement.perplexity, agreement.exact_perplexity);
+    EXPECT_EQ(run.read.share(), 1);
+    ASSERT_TRUE(run.attention.has_value());
+    const AttentionSummary attention = run.attention->summary();
+    EXPECT_EQ(attention.error_p99, 0);
+    EXPECT_NEAR(attention.mass_least, 1, kNear);
+    EXPECT_EQ(attention.set_recall, 1);
+    EXPECT_GE(attention.fetched_over_useful, 1);
+  }
+}
+
+TEST(EvalText, WhatWasReadIsWhatTheBudgetAllows) {
+  const LoadedMember member(kMember);
+  const uint32_t n_tokens = 1000, n_budget = 320;
+  const auto runs = run_texts(member, n_tokens,
+                              {contender("oracle", {Budget::Kind::kTokens, n_budget}),
+                               contender("recent", {Budget::Kind::kTokens, n_budget})},
+                              true);
+  for (const TextRun& run : runs) {
+    EXPECT_EQ(run.read.steps, kLast);
+    // Of whole blocks a budget holds at least all but one.
+    const ModelShape& shape = member.model.shape();
+    uint64_t n_choices = 0;
+    for (const LayerShape& layer : shape.layers)
+      n_choices += layer.window == 0 ? uint64_t{layer.n_kv_heads} * kLast : 0;
+    EXPECT_LE(run.read.positions, n_choices * n_budget);
+    EXPECT_GT(run.read.positions, n_choices * (n_budget - kBlockPositions));
+    uint64_t n_context = 0;  // the step of token i attends i + 1 positions
+    for (uint32_t pos = n_tokens - kLast - 1; pos + 1 < n_tokens; ++pos) n_context += pos + 1;
+    EXPECT_EQ(run.read.context_positions, n_context * n_choices / kLast);
+  }
+  const AttentionSummary oracle = runs[0].attention->summary();
+  const AttentionSummary recent = runs[1].attention->summary();
+  EXPECT_GT(oracle.set_recall, 0.999);  // the walk pools in float, the metrics in double
+  EXPECT_LT(recent.set_recall, 0.9);
+  EXPECT_GT(oracle.mass_mean, recent.mass_mean);
+  EXPECT_LT(oracle.error_median, recent.error_median);
+}
+
+TEST(EvalText, AProbeChangesNoBit) {
+  const LoadedMember member(kMember);
+  const std::vector<Contender> contenders = {contender("quest", {Budget::Kind::kTokens, 256})};
+  const auto bits = [&](bool probes) {
+    std::vector<uint64_t> all;
+    const auto runs = run_texts(member, 700, contenders, probes);
+    for (const Prediction& of : runs[0].predictions) {
+      all.push_back(std::bit_cast<uint64_t>(of.kl));
+      all.push_back(std::bit_cast<uint64_t>(of.nll));
+    }
+    return all;
+  };
+  const auto without = bits(false);
+  EXPECT_EQ(bits(true), without);
+  EXPECT_NE(without, std::vector<uint64_t>(without.size()));
+}
+
+TEST(EvalRows, OracleAtTheSameBudgetAndTextIsTheMeasure) {
+  const auto row = [](const std::string& method, const std::string& budget, double kl) {
+    EvalRow of;
+    of.text = "a";
+    of.method = method;
+    of.budget = budget;
+    of.agreement.emplace();
+    of.agreement->kl.mean = kl;
+    return of;
+  };
+  std::vector<EvalRow> rows = {row("oracle", "1024", 0.01), row("quest", "1024", 0.03),
+                               row("quest", "512", 0.03)};
+  compare_with_oracle(rows);
+  EXPECT_NEAR(*rows[1].kl_of_oracle, 3, kNear);
+  EXPECT_NEAR(*rows[0].kl_of_oracle, 1, kNear);
+  EXPECT_FALSE(rows[2].kl_of_oracle.has_value());
+  EXPECT_NEAR(*budget_share({Budget::Kind::kTokens, 256}, 1024), 0.25, kNear);
+  EXPECT_EQ(*budget_share({Budget::Kind::kTokens, 4096}, 1024), 1);
+  EXPECT_FALSE(budget_share({Budget::Kind::kMass, 0.9}, 1024).has_value());
+}
+
+}  // namespace
+}  // namespace strata::eval

@@ -1,0 +1,159 @@
+#include "tools/cli/eval_inputs.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/error.h"
+#include "tools/cli/input_files.h"
+#include "tools/cli/notices.h"
+#include "tools/cli/request_options.h"
+#include "tools/eval/recall_tasks.h"
+#include "tools/eval/task_draft.h"
+#include "tools/eval/text_tasks.h"
+
+namespace strata::cli {
+namespace {
+
+std::string text_of(const std::string& path, const Command& command) {
+  std::string text = path == "-" ? read_descriptor(STDIN_FILENO, "standard input", "stdin")
+                                 : read_text_file(path, command.where("file"));
+  check_utf8(text, path);
+  return text;
+}
+
+[[noreturn]] void refuse_short(const std::string& path, uint64_t n_tokens, uint64_t n_ctx,
+                               uint64_t n_last) {
+  const bool is_cut = n_tokens > n_ctx;
+  throw Error(is_cut ? ErrorCode::kUsage : ErrorCode::kBadText,
+              fmt::format("wanted more than {} tokens (--last {}), found {}", n_last + 1, n_last,
+                          std::min(n_tokens, n_ctx)),
+              is_cut ? "--ctx-size" : path,
+              is_cut ? "raise -c or lower --last" : "give a longer text or lower --last");
+}
+
+/// Makes the cases of one kind of model.
+class CaseMaker {
+ public:
+  CaseMaker(const engine::Engine& engine, const Command& command)
+      : engine_(engine), command_(command) {
+    if (const auto options = makers::read_recall_options(engine.file()))
+      recall_ = makers::RecallModel::make(*options);
+    else if (const auto source = engine.file().get_string("tokenizer.chat_template"))
+      chat_ = engine::ChatTemplate::parse(*source);
+  }
+
+  void check_task(const std::string& task) const {
+    std::vector<std::string> known;
+    if (recall_)
+      known.push_back(eval::recall_task_name(recall_->options()));
+    else
+      known.assign(eval::text_task_names().begin(), eval::text_task_names().end());
+    if (std::ranges::find(known, task) != known.end()) return;
+    throw Error(ErrorCode::kUsage, fmt::format("there is no task '{}' for this model", task),
+                command_.where("tasks"), fmt::format("wanted of: {}", fmt::join(known, ", ")));
+  }
+
+  eval::TaskCase make(const std::string& task, uint64_t length, uint64_t idx) const {
+    const uint64_t seed = command_.settings.task_seed + kSeedStride * idx;
+    if (recall_) return eval::make_recall_case(*recall_, engine_.tokenizer(), length, seed);
+    const uint64_t n_cases = command_.settings.cases;
+    const double depth =
+        n_cases == 1 ? 0.5 : static_cast<double>(idx) / static_cast<double>(n_cases - 1);
+    const eval::TaskWriter writer(engine_.tokenizer(), chat_ ? &*chat_ : nullptr);
+    return writer.make(task, length, depth, seed);
+  }
+
+ private:
+  static constexpr uint64_t kSeedStride = 1000003;  // so that seeds near each other share no case
+  const engine::Engine& engine_;
+  const Command& command_;
+  std::optional<makers::RecallModel> recall_;
+  std::optional<engine::ChatTemplate> chat_;
+};
+
+}  // namespace
+
+std::vector<std::string> split_list(const std::string& text, const std::string& where) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    if (end == begin)
+      throw Error(ErrorCode::kUsage, fmt::format("wanted names between commas, found '{}'", text),
+                  where, "leave no name out");
+    parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+std::vector<eval::Contender> contenders_of(const Command& command) {
+  std::vector<eval::Contender> contenders;
+  const std::string where = command.where("budgets");
+  auto methods = split_list(command.settings.methods, command.where("methods"));
+  const bool has_oracle = std::ranges::find(methods, "oracle") != methods.end();
+  if (command.settings.gate && !has_oracle) methods.emplace_back("oracle");
+  for (const std::string& method : methods) {
+    const index::Method found = index::find_method(method);
+    for (const std::string& budget : split_list(command.settings.budgets, where))
+      contenders.push_back({.method = found,
+                            .budget = kv_budget(budget, where),
+                            .method_name = method,
+                            .budget_text = budget});
+  }
+  return contenders;
+}
+
+std::vector<eval::TextSample> read_samples(const Command& command, const engine::Engine& engine) {
+  const Settings& settings = command.settings;
+  const uint64_t n_ctx = settings.ctx_size > 0
+                             ? std::min<uint64_t>(settings.ctx_size, engine.context().n_ctx)
+                             : engine.context().n_ctx;
+  std::vector<eval::TextSample> samples;
+  for (const std::string& path : settings.file) {
+    eval::TextSample sample{path, engine.tokenizer().encode(text_of(path, command), {})};
+    const uint64_t n_tokens = sample.tokens.size();
+    sample.tokens.resize(std::min(n_tokens, n_ctx));
+    if (sample.tokens.size() < settings.last + 2)
+      refuse_short(path, n_tokens, n_ctx, settings.last);
+    if (n_tokens < settings.ctx_size)
+      notice(fmt::format("note: {} has {} tokens, fewer than -c {}", path, n_tokens,
+                         settings.ctx_size));
+    samples.push_back(std::move(sample));
+  }
+  return samples;
+}
+
+std::vector<int32_t> read_beginning(const Command& command, const engine::Engine& engine) {
+  const Settings& settings = command.settings;
+  auto tokens = engine.tokenizer().encode(text_of(settings.file.front(), command), {});
+  const uint64_t n_most = std::min<uint64_t>(tokens.size(), engine.context().n_ctx);
+  if (settings.positions > n_most || settings.steps >= settings.positions)
+    throw Error(ErrorCode::kUsage,
+                fmt::format("wanted {} positions with {} steps at their end, found {}",
+                            settings.positions, settings.steps, n_most),
+                command.where("positions"), "lower --positions or --steps, or give a longer text");
+  tokens.resize(settings.positions);
+  return tokens;
+}
+
+std::vector<TaskSet> make_task_sets(const Command& command, const engine::Engine& engine) {
+  const Settings& settings = command.settings;
+  if (settings.tasks.empty()) return {};
+  const CaseMaker maker(engine, command);
+  const auto tasks = split_list(settings.tasks, command.where("tasks"));
+  for (const std::string& task : tasks) maker.check_task(task);
+  std::vector<TaskSet> sets;
+  for (const std::string& task : tasks)
+    for (const uint64_t length : settings.lengths) {
+      TaskSet set{task, length, {}};
+      for (uint64_t idx = 0; idx < settings.cases; ++idx)
+        set.cases.push_back(maker.make(task, length, idx));
+      sets.push_back(std::move(set));
+    }
+  return sets;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,177 @@
+#include "tools/eval/attention_metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+
+#include "base/check.h"
+
+namespace strata::eval {
+namespace {
+
+constexpr double kUsefulShare = 0.99;
+
+/// How many of `blocks` are in `others`; both ascending.
+uint64_t n_shared(std::span<const uint32_t> blocks, std::span<const uint32_t> others) {
+  std::vector<uint32_t> both;
+  std::ranges::set_intersection(blocks, others, std::back_inserter(both));
+  return both.size();
+}
+
+double share_of(uint64_t part, uint64_t whole) {
+  return static_cast<double>(part) / static_cast<double>(whole);
+}
+
+/// Turns logarithms into shares of their sum.
+void make_shares(std::span<float> weights) {
+  const float top = *std::ranges::max_element(weights);
+  double total = 0;
+  for (float& weight : weights) total += weight = std::exp(weight - top);
+  for (float& weight : weights) weight = static_cast<float>(weight / total);
+}
+
+}  // namespace
+
+void AttentionTally::add(const AttentionTally& other) {
+  mass_.resize(std::max(mass_.size(), other.mass_.size()));
+  for (size_t i = 0; i < other.mass_.size(); ++i) mass_[i].add(other.mass_[i]);
+  errors_.insert(errors_.end(), other.errors_.begin(), other.errors_.end());
+  set_recall_.add(other.set_recall_);
+  reuse_.add(other.reuse_);
+  chosen_blocks_ += other.chosen_blocks_;
+  useful_blocks_ += other.useful_blocks_;
+}
+
+AttentionSummary AttentionTally::summary() const {
+  Mean all;
+  std::vector<double> of_heads;
+  for (const Mean& head : mass_) {
+    all.add(head);
+    if (head.n > 0) of_heads.push_back(head.value());
+  }
+  const Summary heads = summarise(std::move(of_heads));
+  const Summary errors = summarise(errors_);
+  return {
+      .mass_mean = all.value(),
+      .mass_p10 = heads.p10,
+      .mass_least = heads.least,
+      .error_median = errors.median,
+      .error_p99 = errors.p99,
+      .set_recall = set_recall_.value(),
+      .reuse = reuse_.value(),
+      .fetched_over_useful = useful_blocks_ == 0 ? 0 : share_of(chosen_blocks_, useful_blocks_)};
+}
+
+AttentionMetrics::AttentionMetrics(const engine::KvCache& cache,
+                                   std::unique_ptr<index::Selector> oracle, const index::Rule& rule)
+    : cache_(cache), oracle_(std::move(oracle)), rule_(rule), last_(cache.n_index_streams()) {
+  uint32_t n_queries = 0;
+  for (const LayerShape& layer : cache.shape().layers) {
+    first_query_.push_back(n_queries);
+    n_queries += layer.n_heads;
+  }
+  tally_.mass_.resize(n_queries);
+}
+
+/// The blocks that became full since the last step.
+void AttentionMetrics::take_in(const engine::Sequence& sequence, uint32_t n_blocks) {
+  const uint32_t first = oracle_->n_blocks();
+  if (first == n_blocks) return;
+  oracle_->open_blocks(n_blocks);
+  for (index::StreamIdx stream = 0; stream < cache_.n_index_streams(); ++stream) {
+    const uint32_t layer = cache_.layer_of_index_stream(stream);
+    const uint32_t kv_head = stream - cache_.index_stream(layer, 0);
+    for (uint32_t block = first; block < n_blocks; ++block)
+      oracle_->observe(stream, block,
+                       cache_.block(sequence, layer, kv_head, block * kBlockPositions));
+  }
+}
+
+/// weights_ [n_queries, n_blocks] and pooled_.
+void AttentionMetrics::weigh(const engine::ProbedHead& head) {
+  weights_.resize(uint64_t{head.n_queries} * head.n_blocks);
+  oracle_->estimate({.stream = cache_.index_stream(head.layer, head.kv_head),
+                     .q = head.q.data(),
+                     .n_queries = head.n_queries,
+                     .end_block = head.n_blocks,
+                     .log_weights = weights_.data(),
+                     .weight_stride = head.n_blocks});
+  pooled_.assign(head.n_blocks, 0);
+  for (uint32_t query = 0; query < head.n_queries; ++query) {
+    const auto shares = std::span(weights_).subspan(uint64_t{query} * head.n_blocks, head.n_blocks);
+    make_shares(shares);
+    for (uint32_t block = 0; block < head.n_blocks; ++block) pooled_[block] += shares[block];
+  }
+}
+
+void AttentionMetrics::tally_mass(const engine::ProbedHead& head) {
+  const LayerShape& of = cache_.shape().layers[head.layer];
+  const uint32_t group = of.n_heads / of.n_kv_heads;
+  for (uint32_t query = 0; query < head.n_queries; ++query) {
+    const float* shares = weights_.data() + uint64_t{query} * head.n_blocks;
+    double all = 0, chosen = 0;
+    for (uint32_t block = first_; block < end_; ++block) all += shares[block];
+    for (const uint32_t block : head.chosen) chosen += is_candidate(block) ? shares[block] : 0;
+    if (all <= 0) continue;  // every candidate's share is below the smallest float
+    tally_.mass_[first_query_[head.layer] + head.kv_head * group + query % group].put(
+        std::min(chosen / all, 1.0));
+  }
+}
+
+void AttentionMetrics::tally_error(const engine::ProbedHead& head) {
+  const size_t head_dim = head.exact.size() / head.n_queries;
+  for (size_t query = 0; query < head.n_queries; ++query) {
+    double error = 0, norm = 0;
+    for (size_t i = query * head_dim; i < (query + 1) * head_dim; ++i) {
+      const double difference = double{head.selected[i]} - head.exact[i];
+      error += difference * difference;
+      norm += double{head.exact[i]} * head.exact[i];
+    }
+    if (norm > 0) tally_.errors_.push_back(std::sqrt(error / norm));
+  }
+}
+
+void AttentionMetrics::tally_choice(const engine::ProbedHead& head) {
+  const auto by_weight = [&](uint32_t a, uint32_t b) {
+    return pooled_[a] != pooled_[b] ? pooled_[a] > pooled_[b] : a < b;
+  };
+  std::vector<uint32_t> chosen;
+  std::ranges::copy_if(head.chosen, std::back_inserter(chosen),
+                       [&](uint32_t block) { return is_candidate(block); });
+  if (!chosen.empty()) {
+    order_.resize(end_ - first_);
+    std::iota(order_.begin(), order_.end(), first_);
+    const auto best_end = order_.begin() + static_cast<std::ptrdiff_t>(chosen.size());
+    std::ranges::nth_element(order_, best_end, by_weight);
+    order_.erase(best_end, order_.end());
+    std::ranges::sort(order_);
+    tally_.set_recall_.put(share_of(n_shared(chosen, order_), chosen.size()));
+    auto& last = last_[cache_.index_stream(head.layer, head.kv_head)];
+    if (!last.empty()) tally_.reuse_.put(share_of(n_shared(chosen, last), chosen.size()));
+    last = chosen;
+  }
+  order_.resize(head.n_blocks);
+  std::iota(order_.begin(), order_.end(), 0u);
+  std::ranges::sort(order_, by_weight);
+  double sum = 0;
+  uint32_t n_useful = 0;
+  while (n_useful < head.n_blocks && sum < kUsefulShare * head.n_queries)
+    sum += pooled_[order_[n_useful++]];
+  tally_.chosen_blocks_ += head.chosen.size();
+  tally_.useful_blocks_ += n_useful;
+}
+
+void AttentionMetrics::hear(const engine::ProbedHead& head) {
+  tally_error(head);
+  if (head.n_blocks == 0) return;
+  take_in(*head.sequence, head.n_blocks);
+  const uint32_t n_window = std::min(rule_.n_window_blocks, head.n_blocks);
+  first_ = std::min(rule_.n_sink_blocks, head.n_blocks);
+  end_ = std::max(first_, head.n_blocks - n_window);
+  weigh(head);
+  if (first_ < end_) tally_mass(head);
+  tally_choice(head);
+}
+
+}  // namespace strata::eval

@@ -1,0 +1,86 @@
+// tools/eval/attention_metrics.h - what a choice of blocks misses, KV head by KV head: weight,
+// output, and how much of what was fetched was needed. Exact weights come from copies of the keys,
+// so a step costs as much as exact attention once more.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/attention_probe.h"
+#include "engine/kv_cache.h"
+#include "index/choose.h"
+#include "tools/eval/summary.h"
+
+namespace strata::eval {
+
+/// Candidates are the full blocks that are neither sinks nor window.
+struct AttentionSummary {
+  // Share of the candidates' exact weight that lay on chosen ones. Mean over all; p10 and least of
+  // the query heads of all layers, each the mean of its steps.
+  double mass_mean = 0, mass_p10 = 0, mass_least = 0;
+  double error_median = 0, error_p99 = 0;  // |o_chosen - o| / |o| of a query head
+  double set_recall = 0;                   // of the best choice of the same size
+  double reuse = 0;                        // of the candidates chosen, those chosen a step before
+  // Blocks chosen over the fewest that hold 99 % of the weight of all full blocks.
+  double fetched_over_useful = 0;
+};
+
+/// Sums, so that several texts make one summary.
+class AttentionTally {
+ public:
+  void add(const AttentionTally& other);
+  AttentionSummary summary() const;
+
+ private:
+  friend class AttentionMetrics;
+  struct Mean {
+    double sum = 0;
+    uint64_t n = 0;
+    void put(double value) {
+      sum += value;
+      ++n;
+    }
+    void add(const Mean& other) {
+      sum += other.sum;
+      n += other.n;
+    }
+    double value() const { return n == 0 ? 0 : sum / static_cast<double>(n); }
+  };
+  std::vector<Mean> mass_;  // per query head of each layer
+  std::vector<double> errors_;
+  Mean set_recall_, reuse_;
+  uint64_t chosen_blocks_ = 0, useful_blocks_ = 0;
+};
+
+/// Hears the steps of one sequence, whose K and V are in `cache` and in DRAM.
+class AttentionMetrics : public engine::AttentionProbe {
+ public:
+  /// `oracle` is empty and of the sequence's streams; `rule` is what the walk selects by.
+  AttentionMetrics(const engine::KvCache& cache, std::unique_ptr<index::Selector> oracle,
+                   const index::Rule& rule);
+  void hear(const engine::ProbedHead& head) override;
+  const AttentionTally& tally() const { return tally_; }
+
+ private:
+  void take_in(const engine::Sequence& sequence, uint32_t n_blocks);
+  void weigh(const engine::ProbedHead& head);
+  void tally_mass(const engine::ProbedHead& head);
+  void tally_error(const engine::ProbedHead& head);
+  void tally_choice(const engine::ProbedHead& head);
+  bool is_candidate(uint32_t block) const { return block >= first_ && block < end_; }
+
+  const engine::KvCache& cache_;
+  std::unique_ptr<index::Selector> oracle_;
+  index::Rule rule_;
+  AttentionTally tally_;
+  std::vector<uint32_t> first_query_;        // [n_layers], among tally_.mass_
+  uint32_t first_ = 0, end_ = 0;             // candidates of the head at hand
+  std::vector<float> weights_;               // [n_queries, n_blocks]: logarithms, then shares
+  std::vector<double> pooled_;               // [n_blocks], summed over the queries
+  std::vector<uint32_t> order_;              // scratch
+  std::vector<std::vector<uint32_t>> last_;  // per stream, the candidates chosen a step before
+};
+
+}  // namespace strata::eval

@@ -1,0 +1,103 @@
+#include "tools/eval/split_runner.h"
+
+#include "base/check.h"
+
+namespace strata::eval {
+namespace {
+
+// A fork copies the open block, and the last block of the rest is not full.
+constexpr uint64_t kForkPositions = uint64_t{2} * kBlockPositions;
+
+engine::KvCacheOptions cache_options(const ModelShape& shape, const SplitRunner::Options& of) {
+  engine::KvCacheOptions options;
+  options.k_codec = of.k_codec;
+  options.v_codec = of.v_codec;
+  options.chunk_rows = of.chunk_rows;
+  options.n_ctx = of.n_context + of.n_rest;
+  options.budget_bytes =
+      engine::kv_bytes_for_context(shape, of.k_codec, of.v_codec, of.n_context, of.chunk_rows) +
+      engine::kv_bytes_for_context(shape, of.k_codec, of.v_codec, of.n_rest + kForkPositions,
+                                   of.chunk_rows);
+  return options;
+}
+
+}  // namespace
+
+void KvRead::add(const KvRead& other) {
+  steps += other.steps;
+  positions += other.positions;
+  context_positions += other.context_positions;
+  kv_bytes += other.kv_bytes;
+  index_bytes += other.index_bytes;
+}
+
+double KvRead::share() const {
+  return context_positions == 0
+             ? 1.0
+             : static_cast<double>(positions) / static_cast<double>(context_positions);
+}
+
+SplitRunner::SplitRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
+                         const Options& options)
+    : kernels_(kernels),
+      options_(options),
+      cache_(model.shape(), cache_options(model.shape(), options)),
+      walk_(model, cache_, kernels, pool, options.chunk_rows),
+      text_(cache_.make_sequence()) {
+  walk_.set_cancel(options.cancel);
+}
+
+void SplitRunner::read(std::span<const int32_t> tokens, const OnRead& on_read) {
+  STRATA_CHECK(tokens.size() <= options_.n_context, "%zu tokens in a context of %lu", tokens.size(),
+               static_cast<unsigned long>(options_.n_context));
+  text_.truncate(0);
+  engine::prefill(walk_, text_, tokens, options_.chunk_rows, [&](uint64_t done, uint64_t total) {
+    if (on_read) on_read(done, total);
+    return true;
+  });
+}
+
+std::unique_ptr<index::SelectorSource> SplitRunner::make_source(index::Method method) const {
+  const auto shape = engine::index_shape(cache_.shape(), options_.k_codec, options_.v_codec,
+                                         options_.n_context + options_.n_rest);
+  return std::make_unique<index::SelectorSource>(method, shape, kernels_);
+}
+
+void SplitRunner::use(const Contender* contender) {
+  attention_ = contender == nullptr ? engine::Attention::kExact : engine::Attention::kSelected;
+  if (contender == nullptr) return;
+  if (source_ == nullptr || source_->method() != contender->method) {
+    source_.reset();  // first, so that two methods never take memory at once
+    source_ = make_source(contender->method);
+  }
+  rule_.budget = contender->budget;
+  walk_.select_by(rule_, options_.n_context + options_.n_rest);
+}
+
+engine::Sequence SplitRunner::start() {
+  engine::Sequence sequence = text_.fork();
+  if (attention_ == engine::Attention::kSelected) sequence.attach_index(source_->make());
+  return sequence;
+}
+
+std::span<const float> SplitRunner::feed(engine::Sequence& sequence,
+                                         std::span<const int32_t> tokens) {
+  engine::prefill(walk_, sequence, tokens, options_.chunk_rows, {}, attention_);
+  return walk_.logits(0);
+}
+
+KvRead SplitRunner::kv_read() const {
+  const engine::SelectionCounts& counts = walk_.selection_counts();
+  KvRead of{.steps = counts.steps, .index_bytes = counts.index_bytes};
+  of.positions = counts.attended_blocks * kBlockPositions + counts.open_positions;
+  of.context_positions = counts.blocks * kBlockPositions + counts.open_positions;
+  of.kv_bytes = of.positions * kv_position_bytes(cache_.layout());
+  return of;
+}
+
+double SplitRunner::index_bytes_per_position() const {
+  const auto rows = static_cast<double>(source_->make()->extent_row_bytes());
+  return rows * cache_.n_index_streams() / kExtentPositions;
+}
+
+}  // namespace strata::eval

@@ -1,0 +1,232 @@
+#include "tools/eval/task_draft.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <memory>
+#include <set>
+
+#include "base/check.h"
+
+namespace strata::eval {
+namespace {
+
+using Words = std::span<const std::string_view>;
+
+constexpr std::array<std::string_view, 14> kSyllables = {
+    "tar", "vi", "mo", "ven", "kal", "do", "ris", "pe", "lun", "sa", "bel", "ith", "go", "nar"};
+constexpr std::array<std::string_view, 16> kAdjectives = {
+    "quiet",  "narrow",  "painted", "early",   "wooden",  "distant", "heavy", "bright",
+    "broken", "patient", "grey",    "shallow", "curious", "warm",    "empty", "careful"};
+constexpr std::array<std::string_view, 20> kNouns = {
+    "harbour",  "ladder",   "orchard", "clock",  "kettle", "bridge", "letter",
+    "mill",     "garden",   "boat",    "lamp",   "market", "fence",  "river",
+    "workshop", "carriage", "window",  "basket", "road",   "tower"};
+constexpr std::array<std::string_view, 14> kVerbs = {
+    "repaired",   "admired", "measured", "described", "crossed", "painted", "sold",
+    "remembered", "carried", "found",    "watched",   "cleaned", "visited", "opened"};
+constexpr std::array<std::string_view, 12> kTimes = {
+    "in the morning",      "before the rain", "at noon",     "last winter",
+    "on a Tuesday",        "after supper",    "in spring",   "without a word",
+    "for the second time", "at dusk",         "years later", "by mistake"};
+constexpr uint32_t kNumberDigits = 7;
+constexpr uint32_t kAnswerTokens = 64;  // a list of several numbers or names
+
+std::string pick(TaskDraw& draw, Words words) { return std::string(draw.of(words)); }
+
+/// A sentence that no task asks about.
+std::string sentence(TaskDraw& draw) {
+  return fmt::format("The {} {} {} the {} {} {}.", pick(draw, kAdjectives), pick(draw, kNouns),
+                     draw.below(2) == 0 ? "stood behind" : "belonged to", pick(draw, kAdjectives),
+                     pick(draw, kNouns),
+                     "that somebody " + pick(draw, kVerbs) + " " + pick(draw, kTimes));
+}
+
+/// `n` names that differ.
+std::vector<std::string> names(TaskDraw& draw, size_t n) {
+  std::set<std::string> seen;
+  std::vector<std::string> all;
+  while (all.size() < n) {
+    std::string name = draw.name();
+    if (seen.insert(name).second) all.push_back(std::move(name));
+  }
+  return all;
+}
+
+std::string locker(const std::string& name, const std::string& number) {
+  return fmt::format("The locker number of {} is {}.", name, number);
+}
+
+/// n_asked lockers of n_values numbers each; every other_keys-th other line is the locker of
+/// somebody who is not asked for, 0 = none is.
+TaskDraft lockers(TaskDraw& draw, size_t n_asked, size_t n_values, uint32_t other_keys) {
+  TaskDraft draft;
+  const auto asked = names(draw, n_asked);
+  draft.introduction = "The notes below mention locker numbers. Remember them.";
+  for (const std::string& name : asked)
+    for (size_t i = 0; i < n_values; ++i) {
+      draft.answers.push_back(draw.number(kNumberDigits));
+      draft.facts.push_back(locker(name, draft.answers.back()));
+    }
+  draft.other = [&draw, asked, other_keys] {
+    if (other_keys == 0 || draw.below(other_keys) > 0) return sentence(draw);
+    std::string name = draw.name();
+    while (std::find(asked.begin(), asked.end(), name) != asked.end()) name = draw.name();
+    return locker(name, draw.number(kNumberDigits));
+  };
+  draft.question = n_values > 1 ? fmt::format(
+                                      "Which locker numbers does {} have? List all {} of "
+                                      "them.",
+                                      asked[0], n_values)
+                   : n_asked > 1
+                       ? fmt::format("What are the locker numbers of {}?", fmt::join(asked, ", "))
+                       : fmt::format("What is the locker number of {}?", asked[0]);
+  draft.n_predict = kAnswerTokens * static_cast<uint32_t>(draft.answers.size() > 1 ? 2 : 1) / 2;
+  return draft;
+}
+
+std::string identifier(TaskDraw& draw) {
+  return fmt::format("{}-{}-{}", draw.hex(8), draw.hex(4), draw.hex(12));
+}
+
+TaskDraft key_value(TaskDraw& draw) {
+  TaskDraft draft;
+  const std::string key = identifier(draw);
+  draft.answers = {identifier(draw)};
+  draft.introduction = "The lines below are entries of one JSON object.";
+  draft.facts = {fmt::format("\"{}\": \"{}\",", key, draft.answers[0])};
+  draft.other = [&draw] {
+    const std::string other = identifier(draw);
+    return fmt::format("\"{}\": \"{}\",", other, identifier(draw));
+  };
+  draft.question = fmt::format("What is the value of the key \"{}\"?", key);
+  draft.n_predict = kAnswerTokens;
+  return draft;
+}
+
+/// A chain of assignments: everything that holds the number is asked for.
+TaskDraft variables(TaskDraw& draw) {
+  constexpr size_t kChain = 4;
+  TaskDraft draft;
+  const auto chain = names(draw, kChain);
+  const std::string value = draw.number(5);
+  draft.introduction = "The text below assigns values to variables.";
+  draft.facts = {fmt::format("VAR {} = {}", chain[0], value)};
+  for (size_t i = 1; i < kChain; ++i)
+    draft.facts.push_back(fmt::format("VAR {} = VAR {}", chain[i], chain[i - 1]));
+  draft.other = [&draw, chain] {
+    constexpr uint32_t kAssignmentEvery = 12;
+    if (draw.below(kAssignmentEvery) > 0) return sentence(draw);
+    std::string name = draw.name();
+    while (std::find(chain.begin(), chain.end(), name) != chain.end()) name = draw.name();
+    return fmt::format("VAR {} = {}", name, draw.number(5));
+  };
+  draft.question = fmt::format(
+      "Which {} variables hold the value {}, given to them directly or through another variable?",
+      kChain, value);
+  draft.answers = chain;
+  draft.n_predict = kAnswerTokens;
+  return draft;
+}
+
+/// Names that stand in the list again and again among names that stand there once or so.
+TaskDraft common_words(TaskDraw& draw) {
+  constexpr size_t kCommon = 5, kTimesEach = 30;
+  TaskDraft draft;
+  draft.answers = names(draw, kCommon);
+  draft.introduction = "Below is a list of names. Some stand in it much more often than others.";
+  for (size_t i = 0; i < kCommon * kTimesEach; ++i)
+    draft.facts.push_back(draft.answers[draw.below(kCommon)]);
+  draft.other = [&draw] { return draw.name() + draw.name(); };
+  draft.question = fmt::format("Which {} names stand in the list most often?", kCommon);
+  draft.n_predict = kAnswerTokens;
+  return draft;
+}
+
+TaskDraft passkey(TaskDraw& draw) {
+  TaskDraft draft;
+  draft.answers = {draw.number(5)};
+  draft.introduction = "Somewhere in the text below stands a pass key. Remember it.";
+  draft.facts = {
+      fmt::format("The pass key is {0}. Remember: {0} is the pass key.", draft.answers[0])};
+  draft.other = [] {
+    return std::string("The road goes on. The hills are green. The wind is still.");
+  };
+  draft.question = "What is the pass key?";
+  draft.n_predict = kAnswerTokens / 2;
+  return draft;
+}
+
+TaskDraft json_records(TaskDraw& draw) {
+  const auto record = [&draw](const std::string& id, const std::string& amount) {
+    return fmt::format(R"({{"order": {}, "customer": "{}", "item": "{}", "amount": {}}},)", id,
+                       draw.name(), pick(draw, kNouns), amount);
+  };
+  TaskDraft draft;
+  const std::string id = draw.number(6);
+  draft.answers = {draw.number(5)};
+  draft.introduction = "Below are the orders of a shop as JSON.";
+  draft.facts = {record(id, draft.answers[0])};
+  draft.other = [&draw, record, id] {
+    std::string other = draw.number(6);
+    while (other == id) other = draw.number(6);
+    return record(other, draw.number(5));
+  };
+  draft.question = fmt::format("What is the amount of order {}?", id);
+  draft.n_predict = kAnswerTokens / 2;
+  return draft;
+}
+
+struct NamedDraft {
+  std::string_view name;
+  TaskDraft (*draft)(TaskDraw& draw);
+};
+constexpr std::array kDrafts = {
+    NamedDraft{"needle", [](TaskDraw& draw) { return lockers(draw, 1, 1, 0); }},
+    NamedDraft{"multi-key", [](TaskDraw& draw) { return lockers(draw, 1, 1, 4); }},
+    NamedDraft{"multi-value", [](TaskDraw& draw) { return lockers(draw, 1, 4, 0); }},
+    NamedDraft{"multi-query", [](TaskDraw& draw) { return lockers(draw, 4, 1, 0); }},
+    NamedDraft{"key-value", key_value},
+    NamedDraft{"variables", variables},
+    NamedDraft{"common-words", common_words},
+    NamedDraft{"passkey", passkey},
+    NamedDraft{"json", json_records},
+};
+
+}  // namespace
+
+std::string TaskDraw::name() {
+  std::string name;
+  for (uint32_t n = 3; n > 0; --n) name += kSyllables[below(kSyllables.size())];
+  name[0] = static_cast<char>(name[0] - 'a' + 'A');
+  return name;
+}
+
+std::string TaskDraw::number(uint32_t n_digits) {
+  std::string digits(1, static_cast<char>('1' + below(9)));
+  while (digits.size() < n_digits) digits += static_cast<char>('0' + below(10));
+  return digits;
+}
+
+std::string TaskDraw::hex(uint32_t n_digits) {
+  std::string digits;
+  while (digits.size() < n_digits) digits += "0123456789abcdef"[below(16)];
+  return digits;
+}
+
+std::span<const std::string_view> text_task_names() {
+  static constexpr auto kNames = [] {
+    std::array<std::string_view, kDrafts.size()> all;
+    for (size_t i = 0; i < all.size(); ++i) all[i] = kDrafts[i].name;
+    return all;
+  }();
+  return kNames;
+}
+
+TaskDraft draft_task(std::string_view name, TaskDraw& draw) {
+  for (const NamedDraft& of : kDrafts)
+    if (of.name == name) return of.draft(draw);
+  STRATA_CHECK(false, "no task %s", std::string(name).c_str());
+}
+
+}  // namespace strata::eval
