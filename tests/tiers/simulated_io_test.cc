@@ -33,14 +33,14 @@ TEST(SimulatedIo, HonestDiskEqualsPlainMemory) {
   DiskOfOneFile disk(settings);
   std::vector<std::byte> plain(64 * kPlaceBytes);
   std::map<uint64_t, IoRequest> running;  // by id; no two at one place
-  for (int i = 0; i < 20'000 || disk.io.in_flight() > 0; ++i) {
+  for (int i = 0; i < 30'000 || disk.io.in_flight() > 0; ++i) {
     const auto slot = static_cast<uint32_t>(random() % 64);
     IoRequest request = disk.request(random() % 2 == 0 ? IoOp::kRead : IoOp::kWrite, slot, slot);
     request.offset += random() % 4 * 512;
     request.bytes = static_cast<uint32_t>(512 * (1 + random() % 4));
     const bool is_free = std::ranges::none_of(
         running, [&](const auto& r) { return r.second.memory == request.memory; });
-    if (i < 20'000 && is_free) {
+    if (i < 30'000 && is_free) {
       if (request.op == IoOp::kWrite)
         for (std::byte& byte : disk.slot(slot)) byte = static_cast<std::byte>(random());
       if (disk.io.submit({&request, 1}) == 1) running.emplace(request.id, request);
