@@ -75,11 +75,8 @@ Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& ca
       if (error.code() != ErrorCode::kBadFile) throw;
     }
     // One of them is damaged: those that cannot be read whole go, the rest is found again.
-    for (const tiers::FoundPiece& piece : found.pieces) {
-      if (piece.pack->count_bad_blocks() == 0) continue;
-      directory.discard(piece.pack->name());
-      ++counts_.damaged_packs;
-    }
+    for (const tiers::FoundPiece& piece : found.pieces)
+      if (directory.discard(piece.pack->name())) ++counts_.damaged_packs;
   }
   return cache.make_sequence();
 }
@@ -211,7 +208,7 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
   while (const auto pack = store.first_damaged_pack()) {
     publisher_.with_directory(
         [&](tiers::PackDirectory& directory) {
-          if (!directory.discard_damaged(pack->name())) return;
+          if (!directory.discard(pack->name())) return;
           ++counts_.damaged_packs;
           saved_end_ = std::min(saved_end_, pack->head().run.first_pos);
           is_any = true;

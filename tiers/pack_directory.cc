@@ -133,13 +133,6 @@ std::string PackDirectory::publish(PackWriter writer) {
 bool PackDirectory::discard(const std::string& pack) {
   STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-  index_.remove(pack);
-  return directory_->remove(pack);
-}
-
-bool PackDirectory::discard_damaged(const std::string& pack) {
-  STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
-  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
   const auto whole = open_whole(*directory_, pack);
   if (whole && whole->count_bad_blocks() == 0) return false;
   index_.remove(pack);

@@ -110,11 +110,10 @@ class PackDirectory {
   /// same pack is there already, it counts as used and the writer's bytes go; a damaged one is
   /// replaced. Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
   std::string publish(PackWriter writer);
-  /// Removes a pack whose blocks turned out to be wrong; false where it is gone already.
-  bool discard(const std::string& pack);
   /// Removes the pack that has this name now, where its file holds other bytes than were saved; a
-  /// whole one stays, whatever an earlier read of it said. Reads all of it.
-  bool discard_damaged(const std::string& pack);
+  /// whole one stays, whatever an earlier read of it said. Reads all of it. False where nothing was
+  /// removed. Errors: kIo.
+  bool discard(const std::string& pack);
 
   /// Saves a session and with it pins its packs, in place of an earlier one of that name.
   /// Errors: kUsage (the name), kDoesNotFit, kIo (also where a pack has been evicted meanwhile).

@@ -173,6 +173,19 @@ TEST_F(PackDirectoryTest, ADamagedPackIsReplacedByTheSameOne) {
   }
 }
 
+TEST_F(PackDirectoryTest, OnlyADamagedPackIsDiscarded) {
+  PackDirectory packs = open();
+  const auto text = random_text(1, 300);
+  const std::string name = save_text(packs, small_shape(), text)[0];
+  EXPECT_FALSE(packs.discard(name));
+  EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 300u);
+  auto bytes = bytes_of_file(path() + "/" + name);
+  bytes[0] ^= std::byte{1};
+  write_file(path() + "/" + name, bytes);
+  EXPECT_TRUE(packs.discard(name));
+  EXPECT_TRUE(names_in(path()).empty());
+}
+
 TEST_F(PackDirectoryTest, EveryFlippedByteOfABlockIsFound) {
   PackDirectory packs = open();
   const auto text = random_text(1, 40);
@@ -196,7 +209,7 @@ TEST_F(PackDirectoryTest, EveryFlippedByteOfABlockIsFound) {
   }
   EXPECT_NE(problems_of(packs), "");
   EXPECT_TRUE(packs.discard(name));
-  EXPECT_FALSE(packs.discard(name));
+  EXPECT_FALSE(packs.discard(name));  // it is gone
   EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 0u);
 }
 

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "tests/tiers/failing_calls.h"
 #include "tests/tiers/pack_fixture.h"
@@ -127,7 +128,7 @@ TEST_F(Sessions, RemovingOneKeepsThePacksOfOthers) {
 
 TEST_F(Sessions, APackThatIsGoneCannotBePinned) {
   const auto names = save_text(packs_, small_shape(), random_text(1, 40));
-  packs_.discard(names[0]);
+  packs_.remove_unpinned(names);
   EXPECT_EQ(code_of([&] { packs_.pin("a", {small_shape().model, "m", {}, names}); }), "io");
   EXPECT_TRUE(names_in(fresh_.path()).empty());
 }
@@ -147,7 +148,7 @@ TEST_F(Sessions, ADamagedOneIsRefusedWholeAndCanBeRemoved) {
 
 TEST_F(Sessions, AMissingPackIsReported) {
   const auto names = save("book", 1, 300);
-  packs_.discard(names[1]);
+  std::filesystem::remove(fresh_.path() + "/" + names[1]);
   EXPECT_EQ(packs_.list().at(0).n_packs_missing, 1u);
   EXPECT_NE(problems_of(packs_), "");
   EXPECT_EQ(packs_.find(small_shape(), {}, random_text(1, 300)).n_positions, 256u);
