@@ -5,7 +5,6 @@
 #include "engine/byte_text.h"
 #include "engine/inspect.h"
 #include "engine/machine.h"
-#include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/weight_notices.h"
@@ -42,12 +41,9 @@ BenchSubject bench_subject(const engine::Engine& engine, const Settings& setting
 
 void load_for_bench(engine::Engine& engine) {
   say_streaming(engine.weight_plan());
-  Progress progress("loading", bytes_text, "/s");
-  engine.load([&](uint64_t done, uint64_t total) {
-    progress.update(done, total);
-    return !interrupt_flag().load();
-  });
-  progress.finish();
+  LoadingBar bar;
+  engine.load(bar.updates());
+  bar.finish();
   for (const std::string& line : engine.notices()) notice("note: " + line);
 }
 

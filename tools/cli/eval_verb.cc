@@ -24,7 +24,6 @@
 namespace strata::cli {
 namespace {
 
-using engine::bytes_text;
 using engine::grouped_number;
 using eval::EvalRow;
 
@@ -38,12 +37,9 @@ engine::Engine open_engine(const Settings& settings) {
 }
 
 engine::Model load_model(const engine::Engine& engine, ThreadPool& pool) {
-  Progress progress("loading", bytes_text, "/s");
-  auto model = engine.load_model(pool, [&](uint64_t done, uint64_t total) {
-    progress.update(done, total);
-    return !interrupt_flag().load();
-  });
-  progress.finish();
+  LoadingBar bar;
+  auto model = engine.load_model(pool, bar.updates());
+  bar.finish();
   return model;
 }
 

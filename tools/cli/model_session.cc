@@ -142,12 +142,9 @@ void ModelSession::check_fits(std::span<const engine::TokenId> prompt) const {
 
 void ModelSession::load() {
   say_setup();
-  Progress progress("loading", bytes_text, "/s");
-  engine_.load([&](uint64_t done, uint64_t total) {
-    progress.update(done, total);
-    return !interrupt_flag().load();
-  });
-  progress.finish();
+  LoadingBar bar;
+  engine_.load(bar.updates());
+  bar.finish();
   for (const std::string& line : engine_.notices()) notice("note: " + line);
   if (settings_.verbose) say_load(engine_.model().load_report());
 }

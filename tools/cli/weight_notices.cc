@@ -3,12 +3,21 @@
 #include <fmt/format.h>
 
 #include "engine/byte_text.h"
-#include "tools/cli/notices.h"
+#include "tools/cli/interrupt.h"
 
 namespace strata::cli {
 
 using engine::bytes_text;
 using engine::grouped_number;
+
+LoadingBar::LoadingBar() : progress_("loading", bytes_text, "/s") {}
+
+engine::Model::Progress LoadingBar::updates() {
+  return [this](uint64_t done, uint64_t total) {
+    progress_.update(done, total);
+    return !interrupt_flag().load();
+  };
+}
 
 void say_streaming(const engine::WeightPlan& plan) {
   if (plan.n_streamed() == 0) return;

@@ -2,8 +2,21 @@
 #pragma once
 
 #include "engine/model.h"
+#include "tools/cli/notices.h"
 
 namespace strata::cli {
+
+/// The bar of weights that are read; Ctrl-C ends the reading.
+class LoadingBar {
+ public:
+  LoadingBar();
+  /// What the reading calls; this object outlives it.
+  engine::Model::Progress updates();
+  void finish() { progress_.finish(); }
+
+ private:
+  Progress progress_;
+};
 
 /// One line where layers are streamed; nothing where all weights stay.
 void say_streaming(const engine::WeightPlan& plan);
