@@ -32,8 +32,6 @@ struct SelectionCounts {
   uint64_t attended_blocks = 0;  // of these
   uint64_t open_positions = 0;   // of blocks that were not full before the step: all attended
   uint64_t index_bytes = 0;      // of index rows
-  double estimated_share = 0;  // sum over choices of the weight that the index gave what was chosen
-  uint64_t choices = 0;
 };
 
 /// What choosing blocks holds in memory beside the index, for contexts of n_ctx: estimated weights,

@@ -53,7 +53,6 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
     heads[head].chosen.reserve(stride);
   }
   extent_bits.resize(stride / kExtentBlocks);
-  shares.resize(max_kv_heads);
 }
 
 Walk::State::HeadTable Walk::State::head_table(uint32_t group_idx, uint32_t layer,
@@ -115,7 +114,6 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
   for (const uint32_t block : choice.blocks) head.blocks.push_back(all[block]);
   head.blocks.insert(head.blocks.end(), all.begin() + n_blocks, all.end());
   head.n_skipped = (n_blocks - static_cast<uint32_t>(choice.blocks.size())) * kBlockPositions;
-  selection->shares[kv_head] = choice.estimated_share;
 }
 
 void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
@@ -136,8 +134,6 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
     sums.blocks += n_blocks;
     sums.attended_blocks += n_blocks - n_skipped / kBlockPositions;
     sums.open_positions += group.first_pos + group.n_rows - n_blocks * kBlockPositions;
-    sums.estimated_share += selection->shares[head];
-    ++sums.choices;
   }
 }
 

@@ -35,7 +35,6 @@ struct Walk::State::Selection : SelectionSizes {
   std::vector<float> weights;
   std::vector<index::Chooser> choosers;  // per worker
   std::vector<Head> heads;               // [group][max_kv_heads]
-  std::vector<double> shares;            // [max_kv_heads]
   std::vector<bool> extent_bits;
   SelectionCounts counts;
   // For a probe.

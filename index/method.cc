@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 
 #include "base/check.h"
@@ -26,26 +27,29 @@ constexpr std::array kMethods = {
     MethodName{Method::kPq, "pq", "every key, by product quantisation (PQCache)"},
 };
 
-/// Bytes of rows per extent of a stream; 0 = none are kept.
-uint64_t tile_bytes(Method method, uint32_t head_dim) {
-  const auto digest = [&](Digest kind) {
-    return round_up(digest_tile_bytes(DigestSelector::n_dims(kind, head_dim)), 64);
-  };
+/// What a method keeps of a page; nothing where it keeps no digests.
+std::optional<Digest> digest_of(Method method) {
   switch (method) {
-    case Method::kOracle:
-      return OracleSelector::tile_bytes(head_dim);
-    case Method::kRecent:
-      return 0;
     case Method::kQuest:
-      return digest(Digest::kBounds);
+      return Digest::kBounds;
     case Method::kCuboid:
-      return digest(Digest::kCuboid);
+      return Digest::kCuboid;
     case Method::kMean:
-      return digest(Digest::kMean);
+      return Digest::kMean;
+    case Method::kOracle:
+    case Method::kRecent:
     case Method::kPq:
-      return PqSelector::tile_bytes();
+      return std::nullopt;
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
+}
+
+/// Bytes of rows per extent of a stream; 0 = none are kept.
+uint64_t tile_bytes(Method method, uint32_t head_dim) {
+  if (const auto digest = digest_of(method))
+    return round_up(digest_tile_bytes(DigestSelector::n_dims(*digest, head_dim)), 64);
+  if (method == Method::kOracle) return OracleSelector::tile_bytes(head_dim);
+  return method == Method::kPq ? PqSelector::tile_bytes() : 0;
 }
 
 uint32_t n_slots(const IndexShape& shape) {
@@ -88,25 +92,13 @@ SelectorSource::SelectorSource(Method method, const IndexShape& shape, const Ker
 }
 
 std::unique_ptr<Selector> SelectorSource::make() const {
-  const auto digest = [&](Digest kind) {
-    return std::make_unique<DigestSelector>(kind, shape_.layout, kernels_, memory_,
+  if (const auto digest = digest_of(method_))
+    return std::make_unique<DigestSelector>(*digest, shape_.layout, kernels_, memory_,
                                             shape_.n_streams);
-  };
-  switch (method_) {
-    case Method::kOracle:
-      return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
-    case Method::kRecent:
-      return std::make_unique<RecentSelector>();
-    case Method::kQuest:
-      return digest(Digest::kBounds);
-    case Method::kCuboid:
-      return digest(Digest::kCuboid);
-    case Method::kMean:
-      return digest(Digest::kMean);
-    case Method::kPq:
-      return std::make_unique<PqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
-  }
-  STRATA_CHECK(false, "method %d", static_cast<int>(method_));
+  if (method_ == Method::kRecent) return std::make_unique<RecentSelector>();
+  if (method_ == Method::kPq)
+    return std::make_unique<PqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
+  return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
 }
 
 }  // namespace strata::index

@@ -98,6 +98,14 @@ class CachedRun {
   uint32_t n_restored_ = 0;
 };
 
+/// A run that reads a text and saves it.
+inline void save_text(const LoadedMember& member, const TestFolder& folder,
+                      std::span<const int32_t> text, const std::string& session = "") {
+  CachedRun run(member, folder);
+  run.read(text);
+  run.finish(session);
+}
+
 inline std::vector<int32_t> joined(std::vector<int32_t> a, std::span<const int32_t> b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;

@@ -18,6 +18,7 @@ using testing::kCachedChunk;
 using testing::kCachedSeed;
 using testing::LoadedMember;
 using testing::Logits;
+using testing::save_text;
 using testing::TestFolder;
 using testing::ZooWalk;
 
@@ -201,11 +202,7 @@ TEST(ContextCache, WhatIsComputedAgainServesEveryLayer) {
   const auto text = member.text(5 * kExtentPositions, kCachedSeed);
   const auto more = joined(text, member.text(50, 3));
   const Logits whole = ZooWalk(member.model, cached_setting()).feed_all(more);
-  {
-    CachedRun run(member, folder);
-    run.read(text);
-    run.finish();
-  }
+  save_text(member, folder, text);
   ASSERT_GT(damage_packs(folder), 0u);
   CachedRun run(member, folder);
   const Logits rest = run.read(more);
@@ -219,11 +216,7 @@ TEST(ContextCache, CopyingASavedBlockTakesNoMoreMemoryThanWasCounted) {
   const LoadedMember member("llama3");
   const TestFolder folder;
   const auto text = member.text(600, kCachedSeed);
-  {
-    CachedRun run(member, folder);
-    run.read(text);
-    run.finish();
-  }
+  save_text(member, folder, text);
   const Logits whole = ZooWalk(member.model, cached_setting()).feed_all(text);
   CachedRun run(member, folder);
   Sequence sequence = run.contexts().restore(run.cache(), text);

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "tests/engine/cached_run.h"
@@ -25,6 +26,7 @@ using testing::kCachedModel;
 using testing::kCachedSeed;
 using testing::LoadedMember;
 using testing::Logits;
+using testing::save_text;
 using testing::TestFolder;
 using testing::ZooWalk;
 
@@ -74,11 +76,7 @@ TEST(ContextFaults, AFailedWriteHoldsNoExtentBack) {
   const LoadedMember member("llama3");
   const TestFolder folder;
   const auto text = member.text(1100, kCachedSeed);
-  {
-    CachedRun run(member, folder);
-    run.read(text);
-    run.finish();
-  }
+  save_text(member, folder, text);
   CachedRun run(member, folder);
   run.begin(text);  // its extents are on the disk only
   ContextCache elsewhere({.directory = folder.path("elsewhere"), .limits = {}, .saves = true},
@@ -101,11 +99,7 @@ TEST(ContextFaults, ADamagedBlockIsComputedAgain) {
     const auto text = member.text(1500, kCachedSeed);
     const auto more = joined(text, member.text(50, 3));
     const Logits whole = ZooWalk(member.model, cached_setting()).feed_all(more);
-    {
-      CachedRun run(member, folder);
-      run.read(text);
-      run.finish();
-    }
+    save_text(member, folder, text);
     ASSERT_GT(damage_packs(folder), 0u);
     CachedRun run(member, folder);
     const Logits rest = run.read(more);
@@ -119,11 +113,7 @@ TEST(ContextFaults, APackThatAStepFindsDamagedIsSavedAnew) {
   const TestFolder folder;
   const auto text = member.text(1500, kCachedSeed);
   const auto more = joined(text, member.text(50, 3));
-  {
-    CachedRun run(member, folder);
-    run.read(text);
-    run.finish();
-  }
+  save_text(member, folder, text);
   ASSERT_GT(damage_packs(folder), 0u);
   const auto damaged = [&] {
     uint64_t n = 0;
@@ -153,11 +143,7 @@ TEST(ContextFaults, WhatIsLostWhileItIsSavedIsComputedAgain) {
   const TestFolder folder;
   const auto text = member.text(1100, kCachedSeed);
   const Logits whole = ZooWalk(member.model, cached_setting()).feed_all(text);
-  {
-    CachedRun run(member, folder);
-    run.read(text);
-    run.finish();
-  }
+  save_text(member, folder, text);
   const auto elsewhere_options = [&] {
     return ContextCacheOptions{.directory = folder.path("elsewhere"), .limits = {}, .saves = true};
   };
@@ -207,64 +193,73 @@ class HungDisk : public tiers::DurableCalls {
   bool is_released_ = true;
 };
 
-TEST(ContextFaults, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
-  // Outlives the thread that hangs in it, which may end after main() does.
+/// Saves a text on a disk that hangs from the end of the reading on; the error that finish() ends
+/// with. `options` without folder and disk.
+std::optional<Error> error_of_hung_disk(ContextCacheOptions options) {
+  // Outlives the threads that hang in it, which may end after main() does.
   static HungDisk& disk = *new HungDisk;
   const LoadedMember member("llama3");
   const TestFolder folder;
   const auto text = member.text(600, kCachedSeed);
   ZooWalk walk(member.model, cached_setting());
+  options.directory = folder.path("contexts");
+  options.calls = &disk;
+  std::optional<Error> ended;
   {
-    ContextCache contexts({.directory = folder.path("contexts"),
-                           .limits = {},
-                           .saves = true,
-                           .wait_max = std::chrono::milliseconds(50),
-                           .calls = &disk},
-                          walk.cache(), kCachedModel, "test");
+    ContextCache contexts(options, walk.cache(), kCachedModel, "test");
     Sequence sequence = walk.sequence();
     contexts.begin(sequence, text);
     walk.feed(sequence, text);
     disk.hang();
     try {
       contexts.finish(walk.walk(), sequence);
-      ADD_FAILURE() << "a hung disk was waited for";
     } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kIo);
-      EXPECT_FALSE(error.remedy().empty());
+      ended = error;
     }
     EXPECT_EQ(contexts.counts().saved_tokens, 0u);
   }
   disk.release();
+  return ended;
+}
+
+TEST(ContextFaults, ADiskThatHangsEndsTheSavingAndNotTheProgram) {
+  const auto error = error_of_hung_disk(
+      {.directory = "", .limits = {}, .saves = true, .wait_max = std::chrono::milliseconds(50)});
+  ASSERT_TRUE(error) << "a hung disk was waited for";
+  EXPECT_EQ(error->code(), ErrorCode::kIo);
+  EXPECT_FALSE(error->remedy().empty());
 }
 
 TEST(ContextFaults, WaitingForADiskThatHangsIsStopped) {
-  // Outlives the thread that hangs in it, which may end after main() does.
-  static HungDisk& disk = *new HungDisk;
+  const std::atomic<bool> stopped = true;
+  const auto error = error_of_hung_disk({.directory = "",
+                                         .limits = {},
+                                         .saves = true,
+                                         .wait_max = std::chrono::hours(1),
+                                         .cancel = &stopped});
+  ASSERT_TRUE(error) << "a hung disk was waited for";
+  EXPECT_EQ(error->code(), ErrorCode::kCancelled);
+}
+
+/// "Save nothing" writes nothing in place of a damaged pack, and so takes none away.
+TEST(ContextFaults, ADamagedPackStaysWhereNothingIsSaved) {
   const LoadedMember member("llama3");
   const TestFolder folder;
-  const auto text = member.text(600, kCachedSeed);
-  ZooWalk walk(member.model, cached_setting());
-  const std::atomic<bool> stopped = true;
-  {
-    ContextCache contexts({.directory = folder.path("contexts"),
-                           .limits = {},
-                           .saves = true,
-                           .wait_max = std::chrono::hours(1),
-                           .calls = &disk,
-                           .cancel = &stopped},
-                          walk.cache(), kCachedModel, "test");
-    Sequence sequence = walk.sequence();
-    contexts.begin(sequence, text);
-    walk.feed(sequence, text);
-    disk.hang();
-    try {
-      contexts.finish(walk.walk(), sequence);
-      ADD_FAILURE() << "a hung disk was waited for";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kCancelled);
-    }
-  }
-  disk.release();
+  const auto text = member.text(5 * kExtentPositions, kCachedSeed);
+  save_text(member, folder, text);
+  const uint32_t n_packs = damage_packs(folder);
+  ASSERT_GT(n_packs, 0u);
+  ZooWalk walk(member.model, cached_setting(), CachedRun::transfers(member));
+  ContextCache contexts({.directory = folder.path("contexts"), .limits = {}, .saves = false},
+                        walk.cache(), kCachedModel, "test");
+  Sequence sequence = contexts.restore(walk.cache(), text);
+  ASSERT_EQ(sequence.n_pos(), text.size());
+  contexts.begin(sequence, text);
+  walk.feed(sequence, member.text(1, 3));  // meets the damage
+  EXPECT_GT(walk.cache().store().counts().lost_extents, 0u);
+  contexts.finish(walk.walk(), sequence);
+  EXPECT_EQ(contexts.counts().damaged_packs, 0u);
+  EXPECT_EQ(tiers::PackDirectory::open(folder.path("contexts"), {}).n_packs(), n_packs);
 }
 
 }  // namespace

@@ -209,7 +209,10 @@ TEST_P(MeetInTheMiddle, TheFlagOfACancelledStepStopsIt) {
   Sequence sequence = run.restore(std::span(text).first(kSaved));
   const std::atomic<bool> cancel = true;
   run.walk.walk().set_cancel(&cancel);
+  const auto now = [&] { return run.walk.cache().store().transfers()->io().now(); };
+  const auto start = now();
   EXPECT_THROW(meet_in_the_middle(run.walk.walk(), sequence, 64), Error);
+  EXPECT_LT(now() - start, slow_disk().latency);  // not one read was waited for
   run.walk.walk().set_cancel(nullptr);
   run.expect_no_frame_held();
   expect_same_rest(run, sequence);

@@ -108,6 +108,30 @@ TEST(Selection, AnIndexThatIsAttachedLaterIsTheOneThatGrewWithTheText) {
   EXPECT_EQ(read.index(), nullptr);
 }
 
+TEST(Selection, ForksOfASequenceWhoseIndexLacksBlocksShareNoRowsToBeWritten) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(700, 6);
+  const auto rest = std::span(text).subspan(600);
+  for (const Method method : {Method::kQuest, Method::kOracle}) {
+    const WalkSetting setting = setting_with(method, {Budget::Kind::kTokens, 256});
+    ZooWalk walk(member.model, setting);
+    Sequence read = walk.sequence();
+    walk.feed(read, std::span(text).first(600));
+    const index::SelectorSource source(
+        method, index_shape(member.model.shape(), setting.k_codec, setting.v_codec, setting.n_ctx),
+        *setting.kernels);
+    read.attach_index(source.make());
+    Sequence one = read.fork();
+    Sequence other = read.fork();
+    const Logits expected = walk.feed(one, rest, 0, Attention::kSelected);
+    const auto rows = one.index()->rows(0, 1);
+    const std::vector<std::byte> kept(rows.begin(), rows.end());
+    EXPECT_TRUE(is_same(walk.feed(other, rest, 0, Attention::kSelected), expected));
+    EXPECT_NE(one.index()->rows(0, 1).data(), other.index()->rows(0, 1).data());
+    EXPECT_TRUE(std::ranges::equal(one.index()->rows(0, 1), kept));
+  }
+}
+
 /// Answers that are right of a text with 8 keys at depths 0 .. 1, each of three words.
 uint32_t right_answers(Method method, Budget budget, uint32_t n_tokens, double* share) {
   const makers::RecallModel model = makers::RecallModel::make({.n_kv_heads = 1});
