@@ -17,6 +17,7 @@ MISSING_OPERATION(merge, DeviceMergeArgs)
 MISSING_OPERATION(prefill, DevicePrefillArgs)
 MISSING_OPERATION(activate, DeviceActivateArgs)
 MISSING_OPERATION(argmax, DeviceArgmaxArgs)
+MISSING_OPERATION(copy_blocks, DeviceCopyBlocksArgs)
 }  // namespace strata::gpu_attn
 
 namespace strata::gpu_test {
@@ -25,4 +26,5 @@ namespace strata::gpu_test {
 [[gnu::weak]] std::vector<GpuCase> wide_linear_cases() { return {}; }
 [[gnu::weak]] std::vector<GpuCase> prefill_cases() { return {}; }
 [[gnu::weak]] std::vector<GpuCase> row_cases() { return {}; }
+[[gnu::weak]] std::vector<GpuCase> copy_cases() { return {}; }
 }  // namespace strata::gpu_test

@@ -18,7 +18,7 @@ using Operations = std::vector<std::function<int()>>;
 
 struct Device {
   gpu_emu::EmulatorOptions options;
-  std::map<void*, uint64_t> allocations;
+  std::map<const void*, uint64_t> allocations;  // bytes by address
   uint64_t used_bytes = 0;
 };
 
@@ -95,7 +95,7 @@ int open(uint32_t ordinal, Device** device) {
 
 void close(Device* device) {
   if (device == nullptr) return;
-  for (const auto& [memory, bytes] : device->allocations) std::free(memory);
+  for (const auto& [memory, bytes] : device->allocations) std::free(const_cast<void*>(memory));
   delete device;
 }
 
@@ -103,6 +103,7 @@ int facts(Device* device, DeviceFacts* facts) {
   *facts = {.name = {},
             .capability = 86,
             .n_multiprocessors = 1,
+            .clock_khz = 0,
             .memory_bytes = kEmulatedMemoryBytes,
             .free_bytes = kEmulatedMemoryBytes - device->used_bytes,
             .l2_bytes = 4 << 20,
@@ -272,6 +273,14 @@ const DeviceTable& emulated_device() {
                                     .destroy_graph = destroy_graph,
                                     .kernels = gpu_attn::device_kernels()};
   return table;
+}
+
+bool is_in_memory(const DeviceStream* stream, const void* at) {
+  const auto& allocations = stream->device->allocations;
+  const auto after = allocations.upper_bound(at);
+  if (after == allocations.begin()) return false;
+  const auto& [memory, bytes] = *std::prev(after);
+  return static_cast<const std::byte*>(at) < static_cast<const std::byte*>(memory) + bytes;
 }
 
 }  // namespace strata::gpu_emu

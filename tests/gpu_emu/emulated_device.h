@@ -16,4 +16,7 @@ inline constexpr uint64_t kEmulatedMemoryBytes = uint64_t{2} << 30;
 /// A broken rule of a kernel is thrown as EmulatorError by the call that queues it.
 const DeviceTable& emulated_device();
 
+/// Whether `at` lies in memory that the stream's device has allocated.
+bool is_in_memory(const DeviceStream* stream, const void* at);
+
 }  // namespace strata::gpu_emu
