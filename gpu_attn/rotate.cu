@@ -86,9 +86,22 @@ __device__ __forceinline__ const float* head_part(const float* vector, uint64_t 
   return vector == nullptr ? nullptr : vector + at;
 }
 
-__device__ __forceinline__ std::byte* block_of(const DeviceRotateArgs& args, uint32_t head,
-                                               uint32_t position) {
-  return args.blocks[head * args.block_stride + position / kBlockPositions - args.first_block];
+/// Where a position's rows go: its block, and the same place of its mirror where there is one.
+struct Home {
+  std::byte* block;
+  std::byte* mirror;
+
+  template <class T>
+  __device__ __forceinline__ void store(uint32_t offset, T value) const {
+    *reinterpret_cast<T*>(block + offset) = value;
+    if (mirror != nullptr) *reinterpret_cast<T*>(mirror + offset) = value;
+  }
+};
+
+__device__ __forceinline__ Home home_of(const DeviceRotateArgs& args, uint32_t head,
+                                        uint32_t position) {
+  const uint64_t at = head * args.block_stride + position / kBlockPositions - args.first_block;
+  return {args.blocks[at], args.mirror == nullptr ? nullptr : args.mirror[at]};
 }
 
 /// A q8_0 code and its group's scale.
@@ -131,20 +144,19 @@ __device__ __forceinline__ void store_v(const DeviceRotateArgs& args, uint32_t r
   const uint32_t at = position % kBlockPositions;
   const float* x = args.v + (uint64_t{row} * args.n_kv_heads + head) * head_dim;
   const float* bias = head_part(args.v_bias, head * head_dim);
-  std::byte* block = block_of(args, head, position);
-  std::byte* part = block + args.layout.v_offset;
-  if (args.layout.v_codec == KvCodec::kF16) {
-    auto* to = reinterpret_cast<uint16_t*>(part) + at * head_dim;
-    for (uint32_t d = lane; d < head_dim; d += 32)
-      to[d] = float_to_f16(bias == nullptr ? x[d] : x[d] + bias[d]);
-    return;
-  }
-  auto* to = reinterpret_cast<int8_t*>(part) + at * head_dim;
-  auto* scales = reinterpret_cast<uint16_t*>(block + args.layout.v_scales_offset) + at;
+  const Home home = home_of(args, head, position);
+  const bool is_f16 = args.layout.v_codec == KvCodec::kF16;
   for (uint32_t d = lane; d < head_dim; d += 32) {
-    const Code code = code_of(bias == nullptr ? x[d] : x[d] + bias[d]);
-    to[d] = static_cast<int8_t>(code.byte);
-    if (lane == 0) scales[d / 32 * kBlockPositions] = code.scale;
+    const float value = bias == nullptr ? x[d] : x[d] + bias[d];
+    const uint32_t element = at * head_dim + d;
+    if (is_f16) {
+      home.store(args.layout.v_offset + element * 2, float_to_f16(value));
+      continue;
+    }
+    const Code code = code_of(value);
+    home.store(args.layout.v_offset + element, static_cast<uint8_t>(code.byte));
+    if (lane == 0)
+      home.store(args.layout.v_scales_offset + (d / 32 * kBlockPositions + at) * 2, code.scale);
   }
 }
 
@@ -158,8 +170,8 @@ struct KTile {
   uint32_t real;  // bit r: row first + r
   // Neighbouring positions from a multiple of kTile on: they lie side by side in one block.
   bool is_whole;
-  std::byte* block;  // where whole
-  uint32_t at;       // of the first position in it
+  Home home;    // where whole
+  uint32_t at;  // of the first position in it
   float factor[kTile];
 
   __device__ __forceinline__ bool is_real(uint32_t r) const { return (real >> r & 1) != 0; }
@@ -197,7 +209,8 @@ __device__ __forceinline__ KTile<kTile> k_tile(const DeviceRotateArgs& args, uin
     tile.factor[r] = head_factor(args, tile.x + r * stride, tile.bias, args.k_norm);
   }
   tile.is_whole = are_neighbours && tile.real == (1u << kTile) - 1 && first_position % kTile == 0;
-  tile.block = tile.is_whole ? block_of(args, head, first_position) : nullptr;
+  tile.home = {nullptr, nullptr};
+  if (tile.is_whole) tile.home = home_of(args, head, first_position);
   tile.at = first_position % kBlockPositions;
   return tile;
 }
@@ -212,10 +225,9 @@ __device__ __forceinline__ void store_k_f16(const DeviceRotateArgs& args,
     for (uint32_t r = 0; r < kTile; ++r) half[r] = float_to_f16(tile.value(args, of, r));
     if constexpr (kTile == kTileRows) {
       if (tile.is_whole) {
-        auto* to = reinterpret_cast<uint16_t*>(tile.block) + d * kBlockPositions + tile.at;
-        *reinterpret_cast<uint4*>(to) =
-            make_uint4(half[0] | half[1] << 16, half[2] | half[3] << 16, half[4] | half[5] << 16,
-                       half[6] | half[7] << 16);
+        tile.home.store((d * kBlockPositions + tile.at) * 2,
+                        make_uint4(half[0] | half[1] << 16, half[2] | half[3] << 16,
+                                   half[4] | half[5] << 16, half[6] | half[7] << 16));
         continue;
       }
     }
@@ -223,14 +235,15 @@ __device__ __forceinline__ void store_k_f16(const DeviceRotateArgs& args,
     for (uint32_t r = 0; r < kTile; ++r) {
       if (!tile.is_real(r)) continue;
       const uint32_t position = args.positions[tile.first + r];
-      auto* block = reinterpret_cast<uint16_t*>(block_of(args, tile.head, position));
-      block[d * kBlockPositions + position % kBlockPositions] = static_cast<uint16_t>(half[r]);
+      home_of(args, tile.head, position)
+          .store((d * kBlockPositions + position % kBlockPositions) * 2,
+                 static_cast<uint16_t>(half[r]));
     }
   }
 }
 
 /// Eight codes of one dimension, and of lane 0 their scales.
-__device__ __forceinline__ void store_codes(std::byte* codes, uint16_t* scales,
+__device__ __forceinline__ void store_codes(const Home& home, uint32_t codes_at, uint32_t scales_at,
                                             const Code (&code)[kTileRows]) {
   uint32_t bytes[2] = {0, 0};
   uint32_t halves[4];
@@ -239,24 +252,23 @@ __device__ __forceinline__ void store_codes(std::byte* codes, uint16_t* scales,
 #pragma unroll
   for (uint32_t i = 0; i < 4; ++i)
     halves[i] = code[2 * i].scale | static_cast<uint32_t>(code[2 * i + 1].scale) << 16;
-  *reinterpret_cast<uint2*>(codes) = make_uint2(bytes[0], bytes[1]);
+  home.store(codes_at, make_uint2(bytes[0], bytes[1]));
   if (threadIdx.x % 32 == 0)
-    *reinterpret_cast<uint4*>(scales) = make_uint4(halves[0], halves[1], halves[2], halves[3]);
+    home.store(scales_at, make_uint4(halves[0], halves[1], halves[2], halves[3]));
 }
 
 template <uint32_t kTile>
 __device__ __forceinline__ void store_k_q8(const DeviceRotateArgs& args, const KTile<kTile>& tile) {
-  const uint32_t scales_offset = args.layout.k_scales_offset;
   for (uint32_t d = threadIdx.x % 32; d < args.layout.head_dim; d += 32) {
     const Dimension of = dimension_of(args, tile.bias, args.k_norm, d);
     Code code[kTile];
 #pragma unroll
     for (uint32_t r = 0; r < kTile; ++r) code[r] = code_of(tile.value(args, of, r));
-    const uint32_t scales_at = d / 32 * kBlockPositions;
+    const uint32_t codes_at = d * kBlockPositions;
+    const uint32_t scales_at = args.layout.k_scales_offset + d / 32 * kBlockPositions * 2;
     if constexpr (kTile == kTileRows) {
       if (tile.is_whole) {
-        auto* scales = reinterpret_cast<uint16_t*>(tile.block + scales_offset);
-        store_codes(tile.block + d * kBlockPositions + tile.at, scales + scales_at + tile.at, code);
+        store_codes(tile.home, codes_at + tile.at, scales_at + tile.at * 2, code);
         continue;
       }
     }
@@ -265,10 +277,9 @@ __device__ __forceinline__ void store_k_q8(const DeviceRotateArgs& args, const K
       if (!tile.is_real(r)) continue;
       const uint32_t position = args.positions[tile.first + r];
       const uint32_t at = position % kBlockPositions;
-      std::byte* block = block_of(args, tile.head, position);
-      block[d * kBlockPositions + at] = static_cast<std::byte>(code[r].byte);
-      if (threadIdx.x % 32 == 0)
-        reinterpret_cast<uint16_t*>(block + scales_offset)[scales_at + at] = code[r].scale;
+      const Home home = home_of(args, tile.head, position);
+      home.store(codes_at + at, static_cast<uint8_t>(code[r].byte));
+      if (threadIdx.x % 32 == 0) home.store(scales_at + at * 2, code[r].scale);
     }
   }
 }

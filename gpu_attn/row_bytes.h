@@ -39,7 +39,9 @@ constexpr uint64_t rotate_bytes(const DeviceRotateArgs& args) {
   const auto stored = [head_dim](KvCodec codec) {
     return codec == KvCodec::kF16 ? head_dim * 2 : head_dim + head_dim / 32 * 2;
   };
-  const uint64_t kv_row = head_dim * 8 + stored(args.layout.k_codec) + stored(args.layout.v_codec);
+  const uint64_t n_homes = args.mirror != nullptr ? 2 : 1;
+  const uint64_t kv_row =
+      head_dim * 8 + (stored(args.layout.k_codec) + stored(args.layout.v_codec)) * n_homes;
   const uint64_t angles = args.cos_sin != nullptr ? uint64_t{args.n_rows} * args.n_rot * 4 : 0;
   return n_kv * (args.group * head_dim * 8 + kv_row) + angles;
 }

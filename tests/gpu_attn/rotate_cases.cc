@@ -32,6 +32,7 @@ struct RotateCase {
   bool has_rotation = true;
   bool has_bias = false;
   bool has_norm = false;
+  bool has_mirror = false;
   bool is_small = true;
   float size = 1;  // of q, k and v
 
@@ -202,9 +203,9 @@ const float* upload_or_null(UnderTest& on, const std::vector<float>& values) {
   return values.empty() ? nullptr : on.upload(values);
 }
 
-/// Runs it over blocks full of kPoison. Returns q_out.
-std::vector<float> run_rotate(UnderTest& on, const RotateCase& of, const RotateInput& in,
-                              Blocks& blocks) {
+/// Runs it over blocks full of kPoison, the mirror's included. Returns q_out.
+std::vector<float> run_rotate(UnderTest& on, CaseReport& report, const RotateCase& of,
+                              const RotateInput& in, Blocks& blocks) {
   const uint64_t n_bytes = uint64_t{of.n_kv_heads} * blocks.n_blocks * blocks.layout.block_bytes;
   auto* memory = on.make<std::byte>(n_bytes);
   const uint64_t stride = blocks.n_blocks + 3;
@@ -213,6 +214,10 @@ std::vector<float> run_rotate(UnderTest& on, const RotateCase& of, const RotateI
     for (uint32_t i = 0; i < blocks.n_blocks; ++i)
       table[head * stride + i] =
           memory + (uint64_t{head} * blocks.n_blocks + i) * blocks.layout.block_bytes;
+  std::byte* mirror_memory = of.has_mirror ? on.make<std::byte>(n_bytes) : nullptr;
+  std::vector<std::byte*> mirror = table;
+  for (std::byte*& block : mirror)
+    if (block != nullptr) block = mirror_memory + (block - memory);
   const uint64_t n_queries = uint64_t{of.n_rows()} * of.n_kv_heads * of.group;
   const DeviceRotateArgs args{.q = on.upload(in.q.x),
                               .k = on.upload(in.k.x),
@@ -225,6 +230,7 @@ std::vector<float> run_rotate(UnderTest& on, const RotateCase& of, const RotateI
                               .cos_sin = of.has_rotation ? on.upload(in.cos_sin) : nullptr,
                               .positions = on.upload(of.positions),
                               .blocks = on.upload(table),
+                              .mirror = of.has_mirror ? on.upload(mirror) : nullptr,
                               .block_stride = stride,
                               .first_block = blocks.first_block,
                               .layout = blocks.layout,
@@ -239,6 +245,8 @@ std::vector<float> run_rotate(UnderTest& on, const RotateCase& of, const RotateI
   on.check(on.kernels().rotate(on.stream(), args));
   blocks.bytes = on.download(memory, n_bytes);
   blocks.marked.assign(n_bytes, std::byte{0});
+  if (of.has_mirror)
+    report.expect_equal(on.download(mirror_memory, n_bytes), blocks.bytes, "the mirror");
   return on.download(args.q_out, n_queries * of.head_dim);
 }
 
@@ -267,7 +275,7 @@ void run_case(const RotateCase& of, UnderTest& on, CaseReport& report) {
                 of.positions.back() / kBlockPositions - of.positions.front() / kBlockPositions + 2,
                 {},
                 {}};
-  const std::vector<float> queries = run_rotate(on, of, in, blocks);
+  const std::vector<float> queries = run_rotate(on, report, of, in, blocks);
   expect_queries(report, of, in, queries);
   const KvLayout& layout = blocks.layout;
   const StoredPart k_part{of.k_codec == KvCodec::kF16, true, of.head_dim, 0,
@@ -296,7 +304,10 @@ std::vector<RotateCase> small_cases() {
        .positions = {77},
        .pairing = RopePairing::kAdjacent,
        .has_norm = true},
-      {.name = "8 rows over a block's end, bias", .positions = run_of(61, 8), .has_bias = true},
+      {.name = "8 rows over a block's end, bias, mirror",
+       .positions = run_of(61, 8),
+       .has_bias = true,
+       .has_mirror = true},
       {.name = "group 1, no rotation",
        .positions = run_of(30, 3),
        .group = 1,
@@ -328,6 +339,7 @@ std::vector<RotateCase> small_cases() {
        .n_rot = 256,
        .has_norm = true},
       {.name = "tiles that begin anywhere", .positions = run_of(1000 + 13, 70)},
+      {.name = "tiles, mirror", .positions = run_of(1000 + 13, 20), .has_mirror = true},
       {.name = "tiles, positions apart",
        .positions = {8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 25, 40, 41, 77, 99}},
   };
