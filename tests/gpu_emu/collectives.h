@@ -48,4 +48,7 @@ void meet(Rendezvous& part);
 /// source lines.
 void block_barrier(std::source_location where);
 
+/// Orders what the thread wrote before it against what another reads after one of its own.
+void memory_fence();
+
 }  // namespace strata::gpu_emu

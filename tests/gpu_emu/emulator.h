@@ -167,7 +167,7 @@ inline uint32_t atomicMax(uint32_t* at, uint32_t value) {
   }
   return old;
 }
-inline void __threadfence() {}
+inline void __threadfence() { strata::gpu_emu::memory_fence(); }
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 

@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "tests/gpu_emu/sanitizers.h"
 #include "tests/gpu_emu/scheduler.h"
 
 namespace strata::gpu_emu {
@@ -52,7 +53,8 @@ void end_shared() {
 
 void* shared_array(const void* key, uint64_t bytes, uint64_t alignment,
                    std::source_location where) {
-  for (uint32_t i = 1; i < n_arrays; ++i) {
+  const Bookkeeping scope;
+  for (uint32_t i = 1; i < n_arrays; ++i) {  // not the dynamic one
     if (arrays[i].key == key) return arrays[i].at;
   }
   static_bytes = (static_bytes + alignment - 1) / alignment * alignment + bytes;
