@@ -16,7 +16,7 @@ constexpr uint64_t kBytes = 16;
 void issue_copy(void* shared_to, const void* global_from, bool is_real,
                 std::source_location where) {
   check_shared16(shared_to, where);
-  if (is_real) check_global16(global_from, where);
+  if (is_real) check_global(global_from, 16, where);
   std::memset(shared_to, 0xFF, kBytes);
   current->copies.copies.push_back(
       {.to = static_cast<std::byte*>(shared_to),
