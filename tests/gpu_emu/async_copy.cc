@@ -11,7 +11,7 @@ namespace strata::gpu_emu {
 void note_copy(const AsyncCopy& copy, std::source_location where) {
   const Bookkeeping scope;
   check_shared16(copy.to, where);
-  if (copy.from != nullptr) check_global16(copy.from, where);
+  if (copy.from != nullptr) check_global(copy.from, 16, where);
   AsyncCopies& own = current->copies;
   own.issued.push_back({.copy = copy, .where = where, .group = own.n_groups});
 }

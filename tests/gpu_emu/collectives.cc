@@ -116,6 +116,8 @@ void compute_answers(Warp& warp, uint32_t mask, Collective kind) {
       return spread_rows(warp, true);
     case Collective::kMultiply:
       return multiply_registers(warp);
+    case Collective::kMultiplyBytes:
+      return multiply_byte_registers(warp);
   }
 }
 

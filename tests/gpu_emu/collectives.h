@@ -24,6 +24,7 @@ enum class Collective : uint8_t {
   kLoadMatrix,
   kLoadMatrixTransposed,
   kMultiply,
+  kMultiplyBytes,
 };
 
 /// One lane's part; on the lane's stack until it has the answer.

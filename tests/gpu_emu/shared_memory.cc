@@ -85,10 +85,10 @@ void check_shared16(const void* at, std::source_location where) {
     fail(where, "the address in shared memory is not 16-byte aligned");
 }
 
-void check_global16(const void* at, std::source_location where) {
+void check_global(const void* at, uint32_t bytes, std::source_location where) {
   if (is_shared(at, 1)) fail(where, "the address is in shared memory, not in global memory");
-  if (reinterpret_cast<uintptr_t>(at) % 16 != 0)
-    fail(where, "the address in global memory is not 16-byte aligned");
+  if (reinterpret_cast<uintptr_t>(at) % bytes != 0)
+    fail(where, "the address in global memory is not %u-byte aligned", bytes);
 }
 
 }  // namespace strata::gpu_emu
