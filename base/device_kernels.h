@@ -78,6 +78,9 @@ struct DeviceRotateArgs {
   const float* cos_sin;       // [n_rows, n_rot / 2] pairs (cos, sin); null = no rotation
   const uint32_t* positions;  // [n_rows]
   std::byte* const* blocks;   // [n_kv_heads, block_stride]
+  // A second table of the same shape whose blocks get the same bytes: their home in pinned host
+  // memory. Null where there is none.
+  std::byte* const* mirror;
   uint64_t block_stride;
   uint32_t first_block;
   KvLayout layout;
@@ -174,6 +177,16 @@ struct DeviceArgmaxArgs {
   int32_t* index;  // [n_rows]
 };
 
+/// Copies n blocks: to[i] from from[i], both lists in device memory. Either end may lie in pinned
+/// host memory. Why: thousands of blocks move in one launch, where a copy each would cost more than
+/// its bytes.
+struct DeviceCopyBlocksArgs {
+  const std::byte* const* from;  // [n_blocks], 16-byte aligned blocks
+  std::byte* const* to;
+  uint32_t n_blocks;
+  uint32_t block_bytes;  // a multiple of 16
+};
+
 /// Rows to their int8 form.
 struct DeviceQuantizeArgs {
   const float* x;  // [n_rows, n]
@@ -194,6 +207,7 @@ struct DeviceKernels {
   int (*prefill)(DeviceStream* stream, const DevicePrefillArgs& args);
   int (*activate)(DeviceStream* stream, const DeviceActivateArgs& args);
   int (*argmax)(DeviceStream* stream, const DeviceArgmaxArgs& args);
+  int (*copy_blocks)(DeviceStream* stream, const DeviceCopyBlocksArgs& args);
 };
 
 /// Bytes of scratch that DeviceLinearArgs wants for n_rows rows of the widest of its matrices: the

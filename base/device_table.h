@@ -26,11 +26,13 @@ enum class DeviceStatus : uint8_t {
 
 struct Device;       // one open device, opaque
 struct DeviceEvent;  // a point in a stream, opaque
+struct DeviceGraph;  // work that was captured, opaque
 
 struct DeviceFacts {
   char name[96];
   uint32_t capability;  // compute capability: 86, 90
   uint32_t n_multiprocessors;
+  uint32_t clock_khz;  // of the multiprocessors, at most; 0 = not known
   uint64_t memory_bytes;
   uint64_t free_bytes;
   uint64_t l2_bytes;
@@ -81,9 +83,9 @@ struct DeviceTable {
   // What is queued between these is kept, not run; launch_graph() runs all of it, any number of
   // times. Pointers are those of the capture.
   int (*begin_capture)(DeviceStream* stream);
-  int (*end_capture)(DeviceStream* stream, struct DeviceGraph** graph);
-  int (*launch_graph)(DeviceStream* stream, struct DeviceGraph* graph);
-  int (*destroy_graph)(struct DeviceGraph* graph);
+  int (*end_capture)(DeviceStream* stream, DeviceGraph** graph);
+  int (*launch_graph)(DeviceStream* stream, DeviceGraph* graph);
+  int (*destroy_graph)(DeviceGraph* graph);
 
   DeviceKernels kernels;
 };

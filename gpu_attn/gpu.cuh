@@ -171,8 +171,9 @@ int launch(void (*kernel)(Args), dim3 grid, dim3 block, uint32_t shared_bytes, S
                                              static_cast<int>(shared_bytes));
     if (status != cudaSuccess) return static_cast<int>(status);
   }
-  kernel<<<grid, block, shared_bytes, stream> > >(args);
-  return static_cast<int>(cudaGetLastError());
+  void* arguments[] = {const_cast<Args*>(&args)};
+  return static_cast<int>(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block,
+                                           arguments, shared_bytes, stream));
 }
 
 }  // namespace strata::gpu_attn

@@ -18,6 +18,7 @@ int merge(DeviceStream* stream, const DeviceMergeArgs& args);
 int prefill(DeviceStream* stream, const DevicePrefillArgs& args);
 int activate(DeviceStream* stream, const DeviceActivateArgs& args);
 int argmax(DeviceStream* stream, const DeviceArgmaxArgs& args);
+int copy_blocks(DeviceStream* stream, const DeviceCopyBlocksArgs& args);
 
 inline DeviceKernels device_kernels() {
   return {.embed = embed,
@@ -29,7 +30,8 @@ inline DeviceKernels device_kernels() {
           .merge = merge,
           .prefill = prefill,
           .activate = activate,
-          .argmax = argmax};
+          .argmax = argmax,
+          .copy_blocks = copy_blocks};
 }
 
 }  // namespace strata::gpu_attn

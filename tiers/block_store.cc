@@ -197,7 +197,6 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   }
   if (!place) {
     ++counts_.places_refused;
-    if (spill_->places->status() != IoStatus::kOk) last_failure_ = spill_->places->status();
     return true;
   }
   if (!frame) {

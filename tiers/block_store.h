@@ -42,7 +42,7 @@ inline constexpr ExtentId kNoExtent = static_cast<ExtentId>(UINT32_MAX);
 struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
   uint64_t write_failures = 0;   // the extent stayed in DRAM
-  uint64_t places_refused = 0;   // likewise: the budget or the disk was full
+  uint64_t places_refused = 0;   // likewise: the budget on disk was used up
   uint64_t frames_refused = 0;   // likewise: no staging frame came free
   uint64_t retries = 0;          // reads repeated after an error or a wrong tag
   uint64_t corrupt_blocks = 0;   // reads whose tag was wrong

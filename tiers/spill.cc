@@ -21,7 +21,6 @@ class FilePlaces final : public PlaceSource {
   uint64_t used_bytes() const override { return file_.used_bytes(); }
   uint64_t peak_bytes() const override { return file_.peak_bytes(); }
   uint64_t budget_bytes() const override { return file_.budget_bytes(); }
-  IoStatus status() const override { return file_.reserve_status(); }
   const SpillFile& file() const { return file_; }
 
  private:

@@ -18,15 +18,13 @@ inline constexpr uint64_t kPlaceAlignment = 4096;
 class PlaceSource {
  public:
   virtual ~PlaceSource() = default;
-  /// The offset of a free place; nothing where the budget or the disk is full.
+  /// The offset of a free place; nothing where the budget is used up.
   virtual std::optional<uint64_t> take() = 0;
   virtual void give_back(uint64_t offset) = 0;
   virtual uint64_t place_bytes() const = 0;
   virtual uint64_t used_bytes() const = 0;
   virtual uint64_t peak_bytes() const = 0;  // of used_bytes
   virtual uint64_t budget_bytes() const = 0;
-  /// kOk, or why there are fewer places than the budget holds.
-  virtual IoStatus status() const { return IoStatus::kOk; }
 };
 
 struct Spill {

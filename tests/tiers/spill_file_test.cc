@@ -114,28 +114,21 @@ TEST(SpillFile, RandomTakesAndReturnsStayInTheBudget) {
       ASSERT_LE(spill.reserved_bytes(), budget);
     }
     ASSERT_EQ(spill.file().size_bytes(), spill.reserved_bytes());
-    ASSERT_EQ(spill.reserve_status(), IoStatus::kOk);
     if (!held.empty()) {
       ASSERT_NO_THROW(demand_that_a_place_holds(spill, held.back()));
     }
   }
 }
 
-TEST(SpillFile, ReservesTheDiskInStepsBeforeItIsWritten) {
+TEST(SpillFile, ReservesTheDiskBeforeItIsWritten) {
   const FreshFolder folder;
   SpillFile spill = SpillFile::create(folder.path(), 8 * kMiB, 65536);
   if (!spill.notice().empty()) GTEST_SKIP() << spill.notice();
-  for (const uint64_t reserved : {kMiB, 2 * kMiB}) {
-    struct stat status = {};
-    EXPECT_EQ(spill.reserved_bytes(), reserved);
-    ASSERT_EQ(::fstat(spill.file().descriptor(), &status), 0);
-    EXPECT_EQ(static_cast<uint64_t>(status.st_size), reserved);
-    EXPECT_GE(static_cast<uint64_t>(status.st_blocks) * 512, reserved);
-    for (int i = 0; i < 16; ++i) ASSERT_TRUE(spill.take());
-    if (reserved == kMiB) {
-      ASSERT_TRUE(spill.take());
-    }
-  }
+  struct stat status = {};
+  EXPECT_EQ(spill.reserved_bytes(), 8 * kMiB);
+  ASSERT_EQ(::fstat(spill.file().descriptor(), &status), 0);
+  EXPECT_EQ(static_cast<uint64_t>(status.st_size), 8 * kMiB);
+  EXPECT_GE(static_cast<uint64_t>(status.st_blocks) * 512, 8 * kMiB);
 }
 
 TEST(SpillFile, IsNeverListed) {
@@ -273,10 +266,10 @@ TEST(SpillFile, ALimitOnFileSizesIsAFullDiskAndNotASignal) {
   STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
     const rlimit limit = {3 * kMiB / 2, 3 * kMiB / 2};
     if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) throw NotPossibleHere("no limit on file sizes");
-    SpillFile spill = SpillFile::create(folder.path(), 8 * kMiB, 65536);
+    demand(error_of(folder.path(), 2 * kMiB, 65536).code() == ErrorCode::kIo, "code");
+    SpillFile spill = SpillFile::create(folder.path(), kMiB, 65536);
     for (int i = 0; i < 16; ++i) demand(spill.take().has_value(), "take");
-    demand(!spill.take(), "grew past the limit");
-    demand(spill.reserve_status() == IoStatus::kNoSpace, "status");
+    demand(!spill.take(), "more than the budget");
   }));
 }
 
@@ -336,23 +329,17 @@ TEST(SmallDisk, KillFreesTheBytes) {
   }));
 }
 
-TEST(SmallDisk, FullInTheMiddleKeepsWhatIsReservedAndGivesTheRestBack) {
+TEST(SmallDisk, WithLessRoomThanTheBudgetIsRefusedAndKeepsNothing) {
   const FreshFolder folder;
   STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
     const std::string disk = mount_small_disk(folder.path());
-    SpillFile spill = SpillFile::create(disk, 160 * kMiB, 65536);
-    demand(spill.notice().find("less than the budget") != std::string::npos, spill.notice());
-    std::set<uint64_t> offsets;
-    while (const auto offset = spill.take()) demand(offsets.insert(*offset).second, "taken twice");
-    demand(spill.reserve_status() == IoStatus::kNoSpace, "status");
-    demand(spill.used_bytes() == spill.reserved_bytes(), "a reserved place was not given");
-    demand(spill.used_bytes() == 40 * kMiB, std::to_string(spill.used_bytes()));
-    demand(spill.file().size_bytes() == spill.reserved_bytes(), "the failed step stays");
-    demand(free_bytes(disk) > kMiB, "the failed step's room is not given back");
-    demand_that_a_place_holds(spill, *offsets.rbegin());
-    spill.give_back(*offsets.begin());
-    demand(spill.take() == *offsets.begin(), "a returned place is not given again");
-    demand(!spill.take(), "asked a full disk again");
+    const uint64_t before = free_bytes(disk);
+    const Error error = error_of(disk, 160 * kMiB, 65536);
+    demand(error.code() == ErrorCode::kIo, "code");
+    demand(std::string(error.what()).find("cannot reserve 160 MiB") != std::string::npos,
+           error.what());
+    demand(error.remedy().find("smaller context") != std::string::npos, error.remedy());
+    demand(free_bytes(disk) == before, "room is kept");
   }));
 }
 

@@ -66,10 +66,7 @@ std::string refusals_text(const tiers::BlockStore& store, const tiers::StoreCoun
     return fmt::format(" | {} writes failed: {}", counts.write_failures,
                        tiers::io_status_name(store.last_failure()));
   if (counts.places_refused == 0) return "";
-  return fmt::format(" | the disk took no more ({}): the rest stayed in memory",
-                     store.last_failure() == tiers::IoStatus::kOk
-                         ? "its budget is used up"
-                         : tiers::io_status_name(store.last_failure()));
+  return " | the budget on disk is used up: the rest stayed in memory";
 }
 
 }  // namespace
