@@ -60,6 +60,16 @@ __device__ __forceinline__ uint32_t floats_to_f16x2(float low, float high) {
   memcpy(&bits, &pair, sizeof bits);
   return bits;
 }
+/// Both halves of a less those of b.
+__device__ __forceinline__ uint32_t sub_f16x2(uint32_t a, uint32_t b) {
+  __half2 x, y;
+  memcpy(&x, &a, sizeof x);
+  memcpy(&y, &b, sizeof y);
+  const __half2 difference = __hsub2(x, y);
+  uint32_t bits;
+  memcpy(&bits, &difference, sizeof bits);
+  return bits;
+}
 __device__ __forceinline__ float bf16_to_float(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
