@@ -70,6 +70,16 @@ __device__ __forceinline__ uint32_t sub_f16x2(uint32_t a, uint32_t b) {
   memcpy(&bits, &difference, sizeof bits);
   return bits;
 }
+/// The halves of a times those of b.
+__device__ __forceinline__ uint32_t mul_f16x2(uint32_t a, uint32_t b) {
+  __half2 x, y;
+  memcpy(&x, &a, sizeof x);
+  memcpy(&y, &b, sizeof y);
+  const __half2 product = __hmul2(x, y);
+  uint32_t bits;
+  memcpy(&bits, &product, sizeof bits);
+  return bits;
+}
 __device__ __forceinline__ float bf16_to_float(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
