@@ -177,14 +177,22 @@ struct DeviceArgmaxArgs {
   int32_t* index;  // [n_rows]
 };
 
-/// Copies n blocks: to[i] from from[i], both lists in device memory. Either end may lie in pinned
-/// host memory. Why: thousands of blocks move in one launch, where a copy each would cost more than
+/// Copies n blocks: to[i] from from[i]. The lists and either end may lie in pinned host memory. Why: thousands of blocks move in one launch, where a copy each would cost more than
 /// its bytes.
 struct DeviceCopyBlocksArgs {
   const std::byte* const* from;  // [n_blocks], 16-byte aligned blocks
   std::byte* const* to;
   uint32_t n_blocks;
   uint32_t block_bytes;  // a multiple of 16
+};
+
+/// words[index[i]] = value[i]: entries of a table that changed, in one launch. The lists may lie in
+/// pinned host memory; no index stands twice.
+struct DeviceSetWordsArgs {
+  uint64_t* words;
+  const uint32_t* index;  // [n]
+  const uint64_t* value;  // [n]
+  uint32_t n;
 };
 
 /// Rows to their int8 form.
@@ -208,6 +216,7 @@ struct DeviceKernels {
   int (*activate)(DeviceStream* stream, const DeviceActivateArgs& args);
   int (*argmax)(DeviceStream* stream, const DeviceArgmaxArgs& args);
   int (*copy_blocks)(DeviceStream* stream, const DeviceCopyBlocksArgs& args);
+  int (*set_words)(DeviceStream* stream, const DeviceSetWordsArgs& args);
 };
 
 /// Bytes of scratch that DeviceLinearArgs wants for n_rows rows of the widest of its matrices: the

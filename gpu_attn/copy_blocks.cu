@@ -1,5 +1,5 @@
 // gpu_attn/copy_blocks.cu - copies KV blocks between device memory and pinned host memory, or
-// within either.
+// within either, and changes scattered entries of a table.
 //
 // Shapes   from, to [n_blocks] pointers to block_bytes bytes
 // Threads  one thread block copies one KV block: 256 threads, 16 bytes each at a time, four loads
@@ -37,6 +37,12 @@ __global__ void __launch_bounds__(kThreads) copy_blocks_kernel(const DeviceCopyB
   }
 }
 
+/// One thread sets one word.
+__global__ void __launch_bounds__(kThreads) set_words_kernel(const DeviceSetWordsArgs args) {
+  const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
+  if (i < args.n) args.words[args.index[i]] = args.value[i];
+}
+
 }  // namespace
 
 int copy_blocks(DeviceStream* stream, const DeviceCopyBlocksArgs& args) {
@@ -44,6 +50,12 @@ int copy_blocks(DeviceStream* stream, const DeviceCopyBlocksArgs& args) {
                args.block_bytes);
   if (args.n_blocks == 0) return 0;
   return launch(copy_blocks_kernel, dim3(args.n_blocks), dim3(kThreads), 0, stream->handle, args);
+}
+
+int set_words(DeviceStream* stream, const DeviceSetWordsArgs& args) {
+  if (args.n == 0) return 0;
+  return launch(set_words_kernel, dim3((args.n + kThreads - 1) / kThreads), dim3(kThreads), 0,
+                stream->handle, args);
 }
 
 }  // namespace strata::gpu_attn

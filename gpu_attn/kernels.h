@@ -19,6 +19,7 @@ int prefill(DeviceStream* stream, const DevicePrefillArgs& args);
 int activate(DeviceStream* stream, const DeviceActivateArgs& args);
 int argmax(DeviceStream* stream, const DeviceArgmaxArgs& args);
 int copy_blocks(DeviceStream* stream, const DeviceCopyBlocksArgs& args);
+int set_words(DeviceStream* stream, const DeviceSetWordsArgs& args);
 
 inline DeviceKernels device_kernels() {
   return {.embed = embed,
@@ -31,7 +32,8 @@ inline DeviceKernels device_kernels() {
           .prefill = prefill,
           .activate = activate,
           .argmax = argmax,
-          .copy_blocks = copy_blocks};
+          .copy_blocks = copy_blocks,
+          .set_words = set_words};
 }
 
 }  // namespace strata::gpu_attn

@@ -30,10 +30,32 @@ void copy_case(UnderTest& device, CaseReport& report, uint32_t block_bytes, uint
   report.expect_equal(std::as_bytes(std::span(copied)), wanted, "copied");
 }
 
+void words_case(UnderTest& device, CaseReport& report, uint32_t n) {
+  std::mt19937_64 random(n);
+  std::vector<uint64_t> wanted(uint64_t{3} * n + 5, UINT64_MAX);
+  std::vector<uint32_t> index;
+  std::vector<uint64_t> value;
+  for (uint32_t i = 0; i < n; ++i) {
+    index.push_back(3 * (n - 1 - i) + 2);
+    value.push_back(random());
+    wanted[index.back()] = value.back();
+  }
+  auto* words = device.make<uint64_t>(wanted.size());
+  device.check(device.kernels().set_words(
+      device.stream(),
+      {.words = words, .index = device.upload(index), .value = device.upload(value), .n = n}));
+  const auto found = device.download(words, wanted.size());
+  report.expect_equal(std::as_bytes(std::span(found)), std::as_bytes(std::span(wanted)), "words");
+}
+
 }  // namespace
 
 std::vector<GpuCase> copy_cases() {
   std::vector<GpuCase> cases;
+  for (const uint32_t n : {1u, 300u})
+    cases.push_back({"words/" + std::to_string(n), [n](UnderTest& device, CaseReport& report) {
+                       words_case(device, report, n);
+                     }});
   for (const auto& [block_bytes, n_blocks] :
        {std::pair{16u, 1u}, {8192u, 5u}, {4352u, 3u}, {16384u, 2u}, {20032u, 1u}})
     cases.push_back({"copy/" + std::to_string(block_bytes) + " bytes/" + std::to_string(n_blocks),
