@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "base/trace.h"
 #include "engine/attention_probe.h"
+#include "engine/device_walk.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/sequence.h"
@@ -106,6 +107,9 @@ class Walk {
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
+  /// From now on steps run on a device, and none is selected or probed.
+  void use_device(std::unique_ptr<DeviceWalk> device);
+  const DeviceWalk* device() const;  // null: the CPU alone
   /// From now on the full layers of selected steps are attended twice, exactly and as chosen, and
   /// the probe hears of both; no bit of the step changes. All of K and V is in DRAM then. Null =
   /// nothing hears, and nothing is done for it. `probe` outlives the walk or is taken away before.
