@@ -5,7 +5,8 @@
 //   gpu_check --bench [--small]      rows of a Markdown table
 //   gpu_check --list                 the subjects, one a line
 //     --only SUBJECT   that subject alone          --after N   cases from number N + 1 on
-//     --seconds S      it ends by then, whatever runs; --module FILE, --device N
+//     --seconds S      it ends by then, whatever runs   --case-seconds S   of one case, 30
+//     --module FILE    the CUDA module                  --device N
 //
 // Exit codes: 0 good, 1 a case or a bench failed, 2 usage, 4 no device, 5 it had to stop: a case
 // took too long, crashed or lost the device. "stopped at N" then says behind which case to go on.
@@ -28,8 +29,6 @@ namespace strata::gpu_check {
 namespace {
 
 enum ExitCode : int { kGood, kFailed, kUsage, kNoDevice = 4, kStopped = 5 };
-
-constexpr uint32_t kCaseSeconds = 30;  // one that takes longer hangs
 
 struct Subject {
   const char* name;
@@ -54,6 +53,7 @@ struct Options {
   bool is_small = false;
   uint32_t after = 0;
   uint32_t seconds = 0;
+  uint32_t case_seconds = 30;  // one that takes longer hangs
   uint32_t device = 0;
 };
 
@@ -82,7 +82,7 @@ void stop(int signal) {
   _exit(kStopped);
 }
 
-/// The time that --seconds leaves, for one case at most kCaseSeconds.
+/// The time that --seconds leaves.
 class Deadline {
  public:
   explicit Deadline(uint32_t seconds) : seconds_(seconds), begin_(Clock::now()) {
@@ -184,7 +184,7 @@ int run_subject(const Checked& checked, const Options& options, const Deadline& 
     if ((options.is_small && !one.is_small) || ++number <= options.after) continue;
     write_tally(subject.name, tally);
     now_running(one.name, number);
-    deadline.begin_part(kCaseSeconds);
+    deadline.begin_part(options.case_seconds);
     const auto begin = Clock::now();
     const std::string failure = failure_of(checked, one, tally);
     tally.seconds += std::chrono::duration<double>(Clock::now() - begin).count();
@@ -218,7 +218,6 @@ int run_cases(const Checked& checked, const Options& options, const Deadline& de
 
 int run_benches(const Checked& checked, const Options& options, const Deadline& deadline) {
   int code = kGood;
-  say(gpu_bench::bench_head());
   for (const Subject& subject : kSubjects) {
     if (subject.bench == nullptr || (!options.only.empty() && options.only != subject.name))
       continue;
@@ -232,7 +231,8 @@ int run_benches(const Checked& checked, const Options& options, const Deadline& 
           "ceilings: copy %.1f GB/s (read and written), link %.2f GB/s, tensor %.1f TFLOP/s",
           bench.copy_bytes_per_s() / 1e9, bench.link_bytes_per_s() / 1e9,
           bench.tensor_flop_per_s() / 1e12);
-      std::fprintf(stderr, "%s\n", line);
+      say(line);
+      say(gpu_bench::bench_head());
       subject.bench(bench);
     } catch (const std::exception& error) {
       say(std::string("FAIL bench ") + subject.name + ": " + error.what());
@@ -281,6 +281,8 @@ bool read_options(int argc, char** argv, Options& options) {
       is_good = read_number(value, options.after);
     else if (word == "--seconds")
       is_good = read_number(value, options.seconds);
+    else if (word == "--case-seconds")
+      is_good = read_number(value, options.case_seconds);
     else if (word == "--device")
       is_good = read_number(value, options.device);
     else
@@ -319,7 +321,7 @@ int main(int argc, char** argv) {
   if (!strata::gpu_check::read_options(argc, argv, options)) {
     std::fprintf(stderr,
                  "usage: gpu_check --facts | --list | --cases | --bench [--small] [--only SUBJECT] "
-                 "[--after N] [--seconds S] [--module FILE] [--device N]\n");
+                 "[--after N] [--seconds S] [--case-seconds S] [--module FILE] [--device N]\n");
     return strata::gpu_check::kUsage;
   }
   return strata::gpu_check::check(options);
