@@ -42,7 +42,7 @@ struct DeviceNormArgs {
   float* normed;           // [n_rows, n]
   QuantRows quant;         // of normed
   uint32_t n_rows;
-  uint32_t n;  // a multiple of 32
+  uint32_t n;  // a multiple of 4; of 32 where the int8 form is wanted
   float eps;
 };
 
@@ -170,7 +170,7 @@ struct DeviceActivateArgs {
   float* out;
   QuantRows quant;  // of out
   uint32_t n_rows;
-  uint32_t n;  // a multiple of 32
+  uint32_t n;  // a multiple of 4; of 32 where the int8 form is wanted
   DeviceActivation kind;
 };
 

@@ -167,7 +167,7 @@ inline uint32_t atomicMax(uint32_t* at, uint32_t value) {
   }
   return old;
 }
-inline void __threadfence() {}
+inline void __threadfence() { strata::gpu_emu::memory_fence(); }
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
@@ -240,8 +240,15 @@ inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
 // ---- Global memory.
 inline uint4 load16_once(const void* from,
                          std::source_location where = std::source_location::current()) {
-  gpu_emu::check_global16(from, where);
+  gpu_emu::check_global(from, 16, where);
   uint4 v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+inline uint2 load8_once(const void* from,
+                        std::source_location where = std::source_location::current()) {
+  gpu_emu::check_global(from, 8, where);
+  uint2 v;
   std::memcpy(&v, from, sizeof v);
   return v;
 }
@@ -268,6 +275,16 @@ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
                            .mask = kFullMask,
                            .where = where,
                            .registers_in = {a, b},
+                           .registers_out = d};
+  gpu_emu::meet(part);
+}
+
+inline void mma_u8s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b,
+                     std::source_location where = std::source_location::current()) {
+  gpu_emu::Rendezvous part{.kind = gpu_emu::Collective::kMultiplyBytes,
+                           .mask = kFullMask,
+                           .where = where,
+                           .registers_in = {a, &b},
                            .registers_out = d};
   gpu_emu::meet(part);
 }
