@@ -86,6 +86,10 @@ TEST(DeviceWalk, EveryMemberOfTheZooAgreesWithTheReference) {
   for (const auto& member : makers::zoo()) expect_agreement(member, KvCodec::kF16, kDeviceFewRows);
 }
 
+TEST(DeviceWalk, RowByRowToo) {
+  for (const auto& member : makers::zoo()) expect_agreement(member, KvCodec::kF16, 1);
+}
+
 /// All bits of the logits: of weights that stay and that pass, of K and V in the device's memory
 /// and read across the link.
 TEST(DeviceWalk, WhereBytesLieChangesNoBit) {

@@ -95,6 +95,7 @@ class BenchRunner {
  private:
   engine::Sequence& depth_sequence(uint32_t n_depth, const Events& events);
   void check_spilled_answer();
+  void check_device_answer();
   double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* result,
                   bool stages);
   void count_step(BenchResult& result, bool stages);
