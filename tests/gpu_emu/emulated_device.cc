@@ -1,5 +1,6 @@
 #include "tests/gpu_emu/emulated_device.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -247,7 +248,7 @@ int await(DeviceStream* stream, DeviceEvent* event) {
   if (!is_of_open) return kCaptureIsolation;
   const auto joined = device.capture->joined.find(event->captured_on);
   if (stream == device.capture->first && joined != device.capture->joined.end())
-    joined->second.n_awaited = event->n_operations;
+    joined->second.n_awaited = std::max(joined->second.n_awaited, event->n_operations);
   return kOk;
 }
 
