@@ -305,7 +305,8 @@ constexpr DeviceTable kTable = {
                 .merge = on_device<merge, DeviceMergeArgs>,
                 .prefill = on_device<prefill, DevicePrefillArgs>,
                 .activate = on_device<activate, DeviceActivateArgs>,
-                .argmax = on_device<argmax, DeviceArgmaxArgs>},
+                .argmax = on_device<argmax, DeviceArgmaxArgs>,
+                .copy_blocks = on_device<copy_blocks, DeviceCopyBlocksArgs>},
 };
 
 }  // namespace
