@@ -19,11 +19,10 @@ struct DeviceKvTables {
   uint64_t stride;
 };
 
+/// Bytes of blocks that moved between the device and their homes, since the start.
 struct DeviceKvCounts {
-  uint64_t resident_blocks = 0;  // of the last step's sequence: in the device's memory
-  uint64_t remote_blocks = 0;    // and those read across the link
-  uint64_t fetched_bytes = 0;    // from their homes, since the start
-  uint64_t written_bytes = 0;    // to their homes
+  uint64_t fetched_bytes = 0;
+  uint64_t written_bytes = 0;
 };
 
 /// One sequence at a time has its tables here; another one's are made when it steps.
@@ -82,7 +81,6 @@ class DeviceKv {
   uint64_t edition_ = 0;
   uint32_t first_row_ = 0;
   uint32_t end_row_ = 0;
-  const Sequence* sequence_ = nullptr;
   DeviceKvCounts counts_;
 };
 

@@ -70,6 +70,16 @@ __device__ __forceinline__ uint32_t sub_f16x2(uint32_t a, uint32_t b) {
   memcpy(&bits, &difference, sizeof bits);
   return bits;
 }
+/// The halves of a times those of b.
+__device__ __forceinline__ uint32_t mul_f16x2(uint32_t a, uint32_t b) {
+  __half2 x, y;
+  memcpy(&x, &a, sizeof x);
+  memcpy(&y, &b, sizeof y);
+  const __half2 product = __hmul2(x, y);
+  uint32_t bits;
+  memcpy(&bits, &product, sizeof bits);
+  return bits;
+}
 __device__ __forceinline__ float bf16_to_float(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
@@ -100,6 +110,14 @@ __device__ __forceinline__ uint4 load16_once(const void* from) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+/// The same of 8 bytes.
+__device__ __forceinline__ uint2 load8_once(const void* from) {
+  uint2 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
+               : "=r"(v.x), "=r"(v.y)
                : "l"(from));
   return v;
 }
@@ -141,6 +159,15 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4],
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/// d += a b in integers, a unsigned and b signed bytes, sixteen of them summed over:
+///   a  [16 x 16]  a[0] = (g, 4t..4t+3)  a[1] = (g + 8, 4t..)      b  [16 x 8]  (4t..4t+3, g)
+__device__ __forceinline__ void mma_u8s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 /// Four 8 x 8 matrices of f16 in shared memory; lane l gives the address of row l % 8 of matrix
 /// l / 8 (16 bytes, aligned). Register i of lane l holds elements (g, 2t..2t+1) of matrix i.

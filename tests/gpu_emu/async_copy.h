@@ -5,27 +5,61 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <source_location>
 #include <vector>
 
 namespace strata::gpu_emu {
 
-/// The copies of one thread that are under way, oldest first.
+struct AsyncCopy {
+  std::byte* to = nullptr;          // null: there is none
+  const std::byte* from = nullptr;  // null: zeros
+};
+
+/// The copies of one thread that are under way.
 struct AsyncCopies {
-  struct Copy {
-    std::byte* to;
-    const std::byte* from;  // null: zeros
+  struct Issued {
+    AsyncCopy copy;
     std::source_location where;
     uint32_t group;
   };
-  std::vector<Copy> copies;
-  uint32_t n_groups = 0;  // committed by the thread so far
+  std::vector<Issued> issued;  // oldest first
+  uint32_t n_groups = 0;       // committed by the thread so far
+  uint32_t n_delivered = 0;    // of `issued`, by the wait that goes on
 };
 
-/// Checks the addresses and fills the destination with 0xFF.
-void issue_copy(void* shared_to, const void* global_from, bool is_real, std::source_location where);
+/// Checks the addresses and takes note of the copy.
+void note_copy(const AsyncCopy& copy, std::source_location where);
 void commit_copies();
-/// Delivers all groups but the newest n_pending.
-void wait_copies(uint32_t n_pending);
+/// The next copy of all groups but the newest n_pending, oldest first.
+AsyncCopy next_copy(uint32_t n_pending);
+
+// The bytes themselves, here so that sanitizers see the kernel's line move them. The source is read
+// when the copy is issued as well: it must be there from then on.
+
+inline void issue_copy(void* shared_to, const void* global_from, bool is_real,
+                       std::source_location where) {
+  const AsyncCopy copy{.to = static_cast<std::byte*>(shared_to),
+                       .from = is_real ? static_cast<const std::byte*>(global_from) : nullptr};
+  note_copy(copy, where);
+  if (copy.from != nullptr) {
+    const auto* words = reinterpret_cast<const volatile uint64_t*>(copy.from);
+    static_cast<void>(words[0]);
+    static_cast<void>(words[1]);
+  }
+  std::memset(copy.to, 0xFF, 16);
+}
+
+inline void wait_copies(uint32_t n_pending) {
+  while (true) {
+    const AsyncCopy copy = next_copy(n_pending);
+    if (copy.to == nullptr) return;
+    if (copy.from != nullptr) {
+      std::memcpy(copy.to, copy.from, 16);
+    } else {
+      std::memset(copy.to, 0, 16);
+    }
+  }
+}
 
 }  // namespace strata::gpu_emu

@@ -4,6 +4,7 @@
 #include <bit>
 #include <string_view>
 
+#include "tests/gpu_emu/sanitizers.h"
 #include "tests/gpu_emu/scheduler.h"
 #include "tests/gpu_emu/tensor_cores.h"
 
@@ -115,6 +116,8 @@ void compute_answers(Warp& warp, uint32_t mask, Collective kind) {
       return spread_rows(warp, true);
     case Collective::kMultiply:
       return multiply_registers(warp);
+    case Collective::kMultiplyBytes:
+      return multiply_byte_registers(warp);
   }
 }
 
@@ -141,21 +144,41 @@ void check_part(const Warp& warp, const Rendezvous& part) {
   }
 }
 
-}  // namespace
+uint32_t lowest_lane(uint32_t mask) {
+  return mask == 0 ? 0 : static_cast<uint32_t>(std::countr_zero(mask));
+}
 
-void meet(Rendezvous& part) {
+void* sync_tag(uint32_t mask) {
+  const uint32_t lane = lowest_lane(mask);
+  return &tags_of_block().sync[current->warp_idx][lane][current_warp().n_syncs[lane] % 2];
+}
+
+void arrive_at_collective(Rendezvous& part) {
+  const Bookkeeping scope;
   ++thread_steps;
   Warp& warp = current_warp();
   check_part(warp, part);
   warp.rendezvous[current->lane] = &part;
   warp.at_collective |= 1u << current->lane;
   make_waiting();
-  if ((warp.at_collective & part.mask) == part.mask) {
-    compute_answers(warp, part.mask, part.kind);
-    warp.at_collective &= ~part.mask;
-    make_runnable(current->warp_idx, part.mask);
+  if ((warp.at_collective & part.mask) != part.mask) return;
+  compute_answers(warp, part.mask, part.kind);
+  if (part.kind == Collective::kSyncWarp) ++warp.n_syncs[lowest_lane(part.mask)];
+  warp.at_collective &= ~part.mask;
+  make_runnable(current->warp_idx, part.mask);
+}
+
+}  // namespace
+
+void meet(Rendezvous& part) {
+  void* tag = nullptr;  // shuffles and votes order no memory: CUDA promises it of __syncwarp() only
+  if (part.kind == Collective::kSyncWarp) {
+    tag = sync_tag(part.mask);
+    release_order(tag);
   }
+  arrive_at_collective(part);
   yield();
+  if (tag != nullptr) acquire_order(tag);
 }
 
 }  // namespace strata::gpu_emu

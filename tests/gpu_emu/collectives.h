@@ -24,6 +24,7 @@ enum class Collective : uint8_t {
   kLoadMatrix,
   kLoadMatrixTransposed,
   kMultiply,
+  kMultiplyBytes,
 };
 
 /// One lane's part; on the lane's stack until it has the answer.
@@ -47,5 +48,8 @@ void meet(Rendezvous& part);
 /// Waits for all threads of the block that have not exited; an error where they wait at different
 /// source lines.
 void block_barrier(std::source_location where);
+
+/// Orders what the thread wrote before it against what another reads after one of its own.
+void memory_fence();
 
 }  // namespace strata::gpu_emu

@@ -167,7 +167,7 @@ inline uint32_t atomicMax(uint32_t* at, uint32_t value) {
   }
   return old;
 }
-inline void __threadfence() {}
+inline void __threadfence() { strata::gpu_emu::memory_fence(); }
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
@@ -198,11 +198,17 @@ inline float2 f16x2_to_float2(uint32_t bits) {
 inline uint32_t floats_to_f16x2(float low, float high) {
   return f32_to_f16(low) | static_cast<uint32_t>(f32_to_f16(high)) << 16;
 }
-/// A difference rounded to f32 and then to f16 is that rounded once: f32 has more than twice the
-/// bits.
+// Rounded to f32 first, which changes nothing: 24 bits are 2 * 11 + 2, where two roundings are as one
+// (Figueroa, When is double rounding innocuous?, 1995).
 inline uint32_t sub_f16x2(uint32_t a, uint32_t b) {
-  const float2 x = f16x2_to_float2(a), y = f16x2_to_float2(b);
+  const float2 x = f16x2_to_float2(a);
+  const float2 y = f16x2_to_float2(b);
   return floats_to_f16x2(x.x - y.x, x.y - y.y);
+}
+inline uint32_t mul_f16x2(uint32_t a, uint32_t b) {
+  const float2 x = f16x2_to_float2(a);
+  const float2 y = f16x2_to_float2(b);
+  return floats_to_f16x2(x.x * y.x, x.y * y.y);
 }
 inline float bf16_to_float(uint16_t bits) { return bf16_to_f32(bits); }
 inline float bits_to_float(uint32_t bits) { return std::bit_cast<float>(bits); }
@@ -234,8 +240,15 @@ inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
 // ---- Global memory.
 inline uint4 load16_once(const void* from,
                          std::source_location where = std::source_location::current()) {
-  gpu_emu::check_global16(from, where);
+  gpu_emu::check_global(from, 16, where);
   uint4 v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+inline uint2 load8_once(const void* from,
+                        std::source_location where = std::source_location::current()) {
+  gpu_emu::check_global(from, 8, where);
+  uint2 v;
   std::memcpy(&v, from, sizeof v);
   return v;
 }
@@ -262,6 +275,16 @@ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
                            .mask = kFullMask,
                            .where = where,
                            .registers_in = {a, b},
+                           .registers_out = d};
+  gpu_emu::meet(part);
+}
+
+inline void mma_u8s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b,
+                     std::source_location where = std::source_location::current()) {
+  gpu_emu::Rendezvous part{.kind = gpu_emu::Collective::kMultiplyBytes,
+                           .mask = kFullMask,
+                           .where = where,
+                           .registers_in = {a, &b},
                            .registers_out = d};
   gpu_emu::meet(part);
 }

@@ -156,6 +156,45 @@ __global__ void __launch_bounds__(128) step_kernel(const StepArgs args) {
   args.out[threadIdx.x] = x;
 }
 
+struct MultiplyBytesArgs {
+  const uint8_t* a;  // [16][16]
+  const int8_t* b;   // [8][16]
+  int32_t* d;        // [16][8], added to
+};
+
+__global__ void __launch_bounds__(32) multiply_bytes_kernel(const MultiplyBytesArgs args) {
+  const uint32_t g = threadIdx.x / 4, t = threadIdx.x % 4;
+  const uint2 a = load8_once(args.a + g * 16 + t / 2 * 8);
+  const uint2 a_below = load8_once(args.a + (g + 8) * 16 + t / 2 * 8);
+  const uint2 b = load8_once(args.b + g * 16 + t / 2 * 8);
+  const uint32_t a_r[2] = {t % 2 == 0 ? a.x : a.y, t % 2 == 0 ? a_below.x : a_below.y};
+  int32_t d[4];
+  for (uint32_t i = 0; i < 4; ++i) d[i] = args.d[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+  mma_u8s8(d, a_r, t % 2 == 0 ? b.x : b.y);
+  for (uint32_t i = 0; i < 4; ++i) args.d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
+}
+
+TEST(Emulator, MultipliesBytesOfBothSigns) {
+  alignas(16) uint8_t a[16][16];
+  alignas(16) int8_t b[8][16];
+  for (uint32_t i = 0; i < 16; ++i)
+    for (uint32_t k = 0; k < 16; ++k) {
+      a[i][k] = static_cast<uint8_t>(255 - i * 16 - k);
+      if (i < 8) b[i][k] = static_cast<int8_t>(static_cast<int>(i * 31 + k * 5) - 128);
+    }
+  gpu_emu::for_each_order([&](gpu_emu::Queue& queue) {
+    std::vector<int32_t> d(16 * 8, 1 << 20);
+    ASSERT_EQ(0, launch(multiply_bytes_kernel, dim3(1), dim3(32), 0, &queue,
+                        MultiplyBytesArgs{a[0], b[0], d.data()}));
+    for (uint32_t i = 0; i < 16; ++i)
+      for (uint32_t c = 0; c < 8; ++c) {
+        int32_t wanted = 1 << 20;
+        for (uint32_t k = 0; k < 16; ++k) wanted += a[i][k] * b[c][k];
+        EXPECT_EQ(wanted, d[i * 8 + c]) << i << "," << c;
+      }
+  });
+}
+
 TEST(Emulator, SaysHowFastItSteps) {
   gpu_emu::Queue queue;
   std::vector<uint32_t> out(128);

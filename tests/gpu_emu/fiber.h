@@ -16,20 +16,28 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  /// The next switch to this fiber enters `entry`, which never returns, on an empty stack. Stacks
-  /// of different `colour` begin at different cache lines of their pages: equal ones would evict
-  /// each other.
-  void restart(void (*entry)(), uint32_t colour);
+  /// This fiber is the stack of the host's thread that calls.
+  void adopt_host();
 
-  /// Leaves `from` (which may be the thread's own stack, a Fiber that was never restarted) and goes
-  /// on where `to` was left.
-  static void switch_to(Fiber& from, Fiber& to);
+  /// The next switch to this fiber enters `entry` on an empty stack; entry calls arrive() first and
+  /// never returns. Stacks of different `colour` begin at different cache lines of their pages:
+  /// equal ones would evict each other.
+  void restart(void (*entry)(), uint32_t colour);
+  static void arrive();
+
+  /// Leaves `from` and goes on where `to` was left. A fiber that `is_over` is not returned to before
+  /// it is restarted.
+  static void switch_to(Fiber& from, Fiber& to, bool is_over = false);
 
  private:
   void map_stack();
+  void unpoison() const;
 
   void* saved_ = nullptr;  // the stack pointer while another fiber runs
   std::byte* stack_ = nullptr;
+  const void* bottom_ = nullptr;  // of the part in use, for AddressSanitizer
+  uint64_t stack_bytes_ = 0;
+  void* history_ = nullptr;  // ThreadSanitizer's fiber
 };
 
 }  // namespace strata::gpu_emu

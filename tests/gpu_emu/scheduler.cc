@@ -3,10 +3,12 @@
 #include <bit>
 #include <cstdarg>
 #include <cstdio>
-#include <mutex>
+#include <cstring>
+#include <memory>
 #include <string_view>
 
 #include "tests/gpu_emu/collectives.h"
+#include "tests/gpu_emu/sanitizers.h"
 #include "tests/gpu_emu/shared_memory.h"
 
 uint3 threadIdx;
@@ -19,14 +21,12 @@ namespace strata::gpu_emu {
 Block block;
 Thread* current = nullptr;
 uint64_t thread_steps = 0;
+OrderTags order_tags;
 
 namespace {
 
-constexpr uint32_t kGridMax = 65535;  // of y and z; x may be 2^31 - 1
-
 Fiber launcher;  // the stack that called launch()
 std::unique_ptr<std::array<Thread, kMaxThreads>> threads;
-std::mutex one_grid;  // the emulator has one block: grids of several host threads run in turn
 
 uint32_t lowest(uint32_t bits) { return static_cast<uint32_t>(std::countr_zero(bits)); }
 uint32_t highest(uint32_t bits) { return 31 - static_cast<uint32_t>(std::countl_zero(bits)); }
@@ -62,20 +62,24 @@ Thread* choose_thread() {
   return &(*threads)[warp_idx * kWarpLanes + lane];
 }
 
-Fiber& fiber_of(Thread* thread) { return thread == nullptr ? launcher : thread->fiber; }
+Fiber& fiber_of(Thread* thread) {
+  return thread == nullptr ? launcher : thread->fibers[block.history];
+}
 
-/// Moves execution to the thread that is chosen, or to launch() where none can run.
-void leave() {
+/// Moves execution to the thread that is chosen, or to launch() where none can run. The current
+/// thread comes back when it is chosen, or never where it is over.
+void leave(bool is_over = false) {
   Thread* self = current;
   Thread* next = choose_thread();
   if (next == self) return;
   current = next;
-  Fiber::switch_to(self->fiber, fiber_of(next));
+  Fiber::switch_to(fiber_of(self), fiber_of(next), is_over);
   threadIdx = self->index;
 }
 
 void release_barrier() {
   block.n_at_barrier = 0;
+  ++block.n_barriers;
   for (uint32_t w = 0; w < kMaxWarps; ++w) {
     Warp& warp = block.warps[w];
     if (warp.at_barrier == 0) continue;
@@ -89,6 +93,20 @@ void release_barrier_if_complete() {
     release_barrier();
 }
 
+void arrive_at_barrier(std::source_location where) {
+  const Bookkeeping scope;
+  ++thread_steps;
+  if (block.n_at_barrier > 0 && (where.line() != block.barrier.line() ||
+                                 std::string_view(where.file_name()) != block.barrier.file_name()))
+    fail(where, "divergent barrier: other threads of the block wait at %s",
+         text_of(block.barrier).text);
+  block.barrier = current->barrier = where;
+  make_waiting();
+  current_warp().at_barrier |= 1u << current->lane;
+  ++block.n_at_barrier;
+  release_barrier_if_complete();
+}
+
 /// A lane that waits for a thread that has just exited waits for ever.
 void check_no_one_waits_for(const Thread& exited) {
   const Warp& warp = block.warps[exited.warp_idx];
@@ -99,20 +117,28 @@ void check_no_one_waits_for(const Thread& exited) {
   }
 }
 
-/// What a fiber runs: the kernel, once.
-void run_thread() {
-  threadIdx = current->index;
-  block.launch->call(block.launch->kernel, block.launch->args.data());
+/// All that the end of a thread entails, but for leaving it.
+void end_thread() {
+  const Bookkeeping scope;
   Thread& self = *current;
-  if (!self.copies.copies.empty())
-    fail(self.copies.copies.front().where, "a thread exits with a copy not waited for");
+  if (!self.copies.issued.empty())
+    fail(self.copies.issued.front().where, "a thread exits with a copy not waited for");
+  release_order(&order_tags.launch_end);
   make_waiting();
   block.warps[self.warp_idx].exited |= 1u << self.lane;
   ++block.n_exited;
   check_no_one_waits_for(self);
   release_barrier_if_complete();
-  leave();
-  __builtin_unreachable();  // an exited thread is never chosen
+}
+
+/// What a fiber runs: the kernel, once. Does not return.
+void run_thread() {
+  Fiber::arrive();
+  threadIdx = current->index;
+  acquire_order(&order_tags.launch_begin);
+  block.launch->call(block.launch->kernel, block.launch->args.data());
+  end_thread();
+  leave(true);
 }
 
 /// Who waits where, as the failure of a block in which no one can go on.
@@ -138,82 +164,45 @@ std::string deadlock_report() {
   return report;
 }
 
-void prepare_threads(const Launch& launch) {
-  uint32_t i = 0;
-  for (unsigned z = 0; z < launch.block.z; ++z) {
-    for (unsigned y = 0; y < launch.block.y; ++y) {
-      for (unsigned x = 0; x < launch.block.x; ++x, ++i) {
-        Thread& thread = (*threads)[i];
-        thread.index = {x, y, z};
-        thread.warp_idx = i / kWarpLanes;
-        thread.lane = i % kWarpLanes;
-      }
-    }
-  }
+/// Blocks of different histories are seen to race: at every distance in the grid some pair is.
+uint32_t history_of_block() {
+  return static_cast<uint32_t>(block.ordinal * 0x9e3779b97f4a7c15u >> 63) % kHistories;
 }
 
-void prepare_block() {
-  block.n_exited = block.n_at_barrier = block.runnable_warps = 0;
-  for (Warp& warp : block.warps) warp = {.exited = ~0u};
-  for (uint32_t i = 0; i < block.n_threads; ++i) {
-    Thread& thread = (*threads)[i];
-    thread.copies.copies.clear();
-    thread.copies.n_groups = 0;
-    thread.fiber.restart(run_thread, i);
-    block.warps[thread.warp_idx].exited &= ~(1u << thread.lane);
-    make_runnable(thread.warp_idx, 1u << thread.lane);
-  }
+void prepare_thread(uint32_t i) {
+  Thread& thread = (*threads)[i];
+  const dim3 size = block.launch->block;
+  thread.index = {i % size.x, i / size.x % size.y, i / size.x / size.y};
+  thread.warp_idx = i / kWarpLanes;
+  thread.lane = i % kWarpLanes;
+  thread.copies.issued.clear();
+  thread.copies.n_groups = thread.copies.n_delivered = 0;
+  fiber_of(&thread).restart(run_thread, i);
+  block.warps[thread.warp_idx].exited &= ~(1u << thread.lane);
+  make_runnable(thread.warp_idx, 1u << thread.lane);
 }
 
-void run_block(const Launch& launch) {
-  begin_shared(launch.shared_bytes);
-  prepare_block();
-  current = choose_thread();
-  Fiber::switch_to(launcher, current->fiber);
-  current = nullptr;
+}  // namespace
+
+void run_block() {
+  {
+    const Bookkeeping scope;
+    if (threads == nullptr) threads = std::make_unique<std::array<Thread, kMaxThreads>>();
+    begin_shared(block.launch->shared_bytes);
+    block.history = history_of_block();
+    block.n_exited = block.n_at_barrier = block.n_barriers = block.runnable_warps = 0;
+    for (Warp& warp : block.warps) warp = {.exited = ~0u};
+    for (uint32_t i = 0; i < block.n_threads; ++i) prepare_thread(i);
+    launcher.adopt_host();
+    current = choose_thread();
+  }
+  Fiber::switch_to(launcher, fiber_of(current));
+  const Bookkeeping scope;
   if (block.failure.empty() && block.n_exited < block.n_threads) block.failure = deadlock_report();
   end_shared();
 }
 
-void check_launch(const Launch& launch, const EmulatorOptions& options) {
-  const auto refuse = [&](const std::string& what) {
-    throw EmulatorError(std::string(text_of(launch.where).text) + ": launch: " + what);
-  };
-  const dim3 grid = launch.grid;
-  const uint64_t n_threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
-  if (n_threads == 0 || n_threads > kMaxThreads || launch.block.z > 64)
-    refuse("a block of " + std::to_string(n_threads) + " threads");
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) refuse("an empty grid");
-  if (grid.x > 0x7fffffffu || grid.y > kGridMax || grid.z > kGridMax)
-    refuse(std::string("a grid of ") + text_of({grid.x, grid.y, grid.z}).text + " blocks");
-  if (launch.shared_bytes > options.shared_max)
-    refuse(std::to_string(launch.shared_bytes) + " bytes of shared memory, at most " +
-           std::to_string(options.shared_max));
-}
-
-void run_grid(const Launch& launch, const EmulatorOptions& options) {
-  check_launch(launch, options);
-  const std::scoped_lock lock(one_grid);
-  if (threads == nullptr) threads = std::make_unique<std::array<Thread, kMaxThreads>>();
-  block.launch = &launch;
-  block.options = &options;
-  block.random_state = options.seed * 0x9e3779b97f4a7c15u | 1;
-  block.n_threads = launch.block.x * launch.block.y * launch.block.z;
-  block.failure.clear();
-  blockDim = launch.block;
-  gridDim = launch.grid;
-  prepare_threads(launch);
-  for (blockIdx.z = 0; blockIdx.z < launch.grid.z; ++blockIdx.z) {
-    for (blockIdx.y = 0; blockIdx.y < launch.grid.y; ++blockIdx.y) {
-      for (blockIdx.x = 0; blockIdx.x < launch.grid.x; ++blockIdx.x) {
-        run_block(launch);
-        if (!block.failure.empty()) throw EmulatorError(block.failure);
-      }
-    }
-  }
-}
-
-}  // namespace
+void drop_threads() { threads.reset(); }
 
 void yield() { leave(); }
 
@@ -239,6 +228,7 @@ void fail(std::source_location where, const char* format, ...) {
                 text_of(blockIdx).text, text_of(current->index).text);
   block.failure = failure;
   block.runnable_warps = 0;
+  Bookkeeping::close_all();
   leave();
   __builtin_unreachable();  // launch() gives the block up
 }
@@ -258,32 +248,16 @@ ShortText text_of(uint3 index) {
 }
 
 void block_barrier(std::source_location where) {
-  ++thread_steps;
-  if (block.n_at_barrier > 0 && (where.line() != block.barrier.line() ||
-                                 std::string_view(where.file_name()) != block.barrier.file_name()))
-    fail(where, "divergent barrier: other threads of the block wait at %s",
-         text_of(block.barrier).text);
-  block.barrier = current->barrier = where;
-  make_waiting();
-  current_warp().at_barrier |= 1u << current->lane;
-  ++block.n_at_barrier;
-  release_barrier_if_complete();
+  void* tag = &tags_of_block().barrier[block.n_barriers % 2];
+  release_order(tag);
+  arrive_at_barrier(where);
   leave();
+  acquire_order(tag);
 }
 
-int queue_launch(Queue& queue, Launch launch) {
-  if (queue.capture != nullptr) {
-    check_launch(launch, queue.options);
-    queue.capture->push_back([&queue, launch = std::move(launch)] {
-      run_grid(launch, queue.options);
-      return 0;
-    });
-    return 0;
-  }
-  run_grid(launch, queue.options);
-  return 0;
+void memory_fence() {
+  acquire_order(&order_tags.fence);
+  release_order(&order_tags.fence);
 }
-
-uint64_t n_thread_steps() { return thread_steps; }
 
 }  // namespace strata::gpu_emu

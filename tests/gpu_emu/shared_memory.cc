@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "tests/gpu_emu/sanitizers.h"
 #include "tests/gpu_emu/scheduler.h"
 
 namespace strata::gpu_emu {
@@ -52,7 +53,8 @@ void end_shared() {
 
 void* shared_array(const void* key, uint64_t bytes, uint64_t alignment,
                    std::source_location where) {
-  for (uint32_t i = 1; i < n_arrays; ++i) {
+  const Bookkeeping scope;
+  for (uint32_t i = 1; i < n_arrays; ++i) {  // not the dynamic one
     if (arrays[i].key == key) return arrays[i].at;
   }
   static_bytes = (static_bytes + alignment - 1) / alignment * alignment + bytes;
@@ -83,10 +85,10 @@ void check_shared16(const void* at, std::source_location where) {
     fail(where, "the address in shared memory is not 16-byte aligned");
 }
 
-void check_global16(const void* at, std::source_location where) {
+void check_global(const void* at, uint32_t bytes, std::source_location where) {
   if (is_shared(at, 1)) fail(where, "the address is in shared memory, not in global memory");
-  if (reinterpret_cast<uintptr_t>(at) % 16 != 0)
-    fail(where, "the address in global memory is not 16-byte aligned");
+  if (reinterpret_cast<uintptr_t>(at) % bytes != 0)
+    fail(where, "the address in global memory is not %u-byte aligned", bytes);
 }
 
 }  // namespace strata::gpu_emu

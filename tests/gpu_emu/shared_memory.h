@@ -18,9 +18,9 @@ unsigned char* dynamic_shared();
 /// Whether [at, at + bytes) lies within one array of the block that runs.
 bool is_shared(const void* at, uint64_t bytes);
 
-/// An error where these 16 bytes are not aligned, or not in shared (in global) memory.
+/// An error where these 16 (these many) bytes are not aligned, or not in shared (in global) memory.
 void check_shared16(const void* at, std::source_location where);
-void check_global16(const void* at, std::source_location where);
+void check_global(const void* at, uint32_t bytes, std::source_location where);
 
 /// Inside of the emulator: before and after every block.
 void begin_shared(uint32_t dynamic_bytes);

@@ -63,6 +63,28 @@ void multiply_registers(Warp& warp) {
   }
 }
 
+void multiply_byte_registers(Warp& warp) {
+  uint8_t a[kRows][kDepth];
+  int8_t b[kColumns][kDepth];
+  for (uint32_t lane = 0; lane < kWarpLanes; ++lane) {
+    const Rendezvous& part = *warp.rendezvous[lane];
+    const auto* a_of = static_cast<const uint32_t*>(part.registers_in[0]);
+    const uint32_t g = lane / 4, t = lane % 4;
+    for (uint32_t i = 0; i < 2; ++i) std::memcpy(&a[g + 8 * i][4 * t], &a_of[i], 4);
+    std::memcpy(&b[g][4 * t], part.registers_in[1], 4);
+  }
+  for (uint32_t lane = 0; lane < kWarpLanes; ++lane) {
+    auto* d_of = static_cast<uint32_t*>(warp.rendezvous[lane]->registers_out);
+    for (uint32_t i = 0; i < 4; ++i) {
+      const uint8_t* row = a[lane / 4 + i / 2 * 8];
+      const int8_t* column = b[lane % 4 * 2 + i % 2];
+      int32_t sum = 0;
+      for (uint32_t k = 0; k < kDepth; ++k) sum += row[k] * column[k];
+      d_of[i] += static_cast<uint32_t>(sum);
+    }
+  }
+}
+
 void spread_rows(Warp& warp, bool is_transposed) {
   uint16_t rows[kWarpLanes][8];
   for (uint32_t lane = 0; lane < kWarpLanes; ++lane)

@@ -11,6 +11,9 @@ namespace strata::gpu_emu {
 /// d += a b for the 32 lanes' registers, sums in f32 in the order of k.
 void multiply_registers(Warp& warp);
 
+/// The same of bytes, a unsigned and b signed, sums in integers that wrap around.
+void multiply_byte_registers(Warp& warp);
+
 /// Registers of the 32 lanes from the rows that they have read.
 void spread_rows(Warp& warp, bool is_transposed);
 

@@ -27,6 +27,13 @@ constexpr OptionSpec kRows[] = {
      "how K is stored", Sources::kEverywhere, kComputing | kEval, &S::cache_type_k},
     {"cache-type-v", "-ctv", Section::kModel, ValueKind::kChoice, "f16", 0, 0, "f16|q8_0",
      "how V is stored", Sources::kEverywhere, kComputing | kEval, &S::cache_type_v},
+    {"device", "", Section::kModel, ValueKind::kText, "auto", 0, 0, "auto|none|cuda:N",
+     "what computes: auto = a CUDA device where there is one, none = the CPU", Sources::kEverywhere,
+     kComputing, &S::device},
+    {"hbm", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
+     "most memory of the device; what it does not hold is read from the machine's in every step; "
+     "0 = what is free there",
+     Sources::kEverywhere, kComputing, &S::hbm},
     {"dram", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
      "most memory for everything: weights, K and V, buffers; what it does not hold is read from "
      "disk; 0 = what is free",
