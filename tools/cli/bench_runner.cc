@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "engine/device_rate.h"
 #include "tools/cli/dram_read.h"
 #include "tools/cli/sample_statistics.h"
 
@@ -232,7 +233,10 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
   BenchResult result{
       .test = test, .start = std::chrono::system_clock::now(), .samples_s = {}, .stages = {}};
   const engine::Sequence& start = depth_sequence(test.n_depth, events);
-  result.dram_gbytes_per_s = measure_dram_read(engine_.pool(), engine_.model().weight_memory());
+  result.memory_gbytes_per_s =
+      engine_.device() != nullptr
+          ? engine::measure_device_copy(*engine_.device())
+          : measure_dram_read(engine_.pool(), engine_.model().weight_memory());
   BenchTest warm_up = test;
   warm_up.n_gen = std::min(warm_up.n_gen, 2u);
   warm_up.n_prompt = std::min(warm_up.n_prompt, engine_.context().chunk_rows);
