@@ -7,9 +7,9 @@
 // token after its inputs were rewritten. Fixed by a capture: n_rows, the logit rows, the pointers,
 // and how attention is cut. DeviceKvTable::n_blocks may be more than the text has; attention then
 // looks at positions, but the cut is for n_blocks: a text of a share s of it keeps a share s of the
-// card busy, so attention takes up to 1 / s times as long. Capture anew when a table has grown by an
-// eighth or so. A windowed layer's table should begin where its window does (first_block), or most
-// of its cut is empty.
+// card busy, so attention takes up to 1 / s times as long. Capture anew when a table has grown by
+// an eighth or so. A windowed layer's table should begin where its window does (first_block), or
+// most of its cut is empty.
 #pragma once
 
 #include <cstddef>
@@ -38,8 +38,8 @@ struct DeviceStepSizes {
 };
 
 /// What a step of n_rows reads anew, laid out in one piece that one copy brings to the device:
-///   positions [n_rows], tokens [n_rows], per RoPE set cos_sin [n_rows, n_rot / 2] pairs (cos, sin),
-///   residual [n_rows, d_model] where the model's embedding has no bytes
+///   positions [n_rows], tokens [n_rows], per RoPE set cos_sin [n_rows, n_rot / 2] pairs (cos,
+///   sin), residual [n_rows, d_model] where the model's embedding has no bytes
 /// each part begins at a multiple of 256 bytes.
 class DeviceStepInputs {
  public:

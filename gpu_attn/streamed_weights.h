@@ -15,8 +15,8 @@
 // Neither the host nor the copy of another slot waits. A capture holds its own events only, so a
 // step to be captured begins and ends settled: settle() makes its stream wait for all copies, those
 // for the next step too; also before a graph runs after a step that was not captured. That costs a
-// replayed step the wait for its last two copies at its end rather than at the next one's begin; the
-// link idles only while the host turns around.
+// replayed step the wait for its last two copies at its end rather than at the next one's begin;
+// the link idles only while the host turns around.
 #pragma once
 
 #include <array>

@@ -1,4 +1,5 @@
-// Steps on a device, by the emulator, against the double-precision reference and against each other.
+// Steps on a device, by the emulator, against the double-precision reference and against each
+// other.
 #include "engine/device_walk.h"
 
 #include <gtest/gtest.h>
@@ -138,7 +139,8 @@ TEST(DeviceWalk, ForksAndCutsContinueAsFreshTextsDo) {
 }
 
 /// Chunks go through f16, decoding does not: relative errors of 2^-11 per product and matrix, about
-/// 2e-3 of the logits' size after seven matrices in each of three layers; ten times that is allowed.
+/// 2e-3 of the logits' size after seven matrices in each of three layers; ten times that is
+/// allowed.
 TEST(DeviceWalk, ChunksAgreeWithSingleRows) {
   for (const char* name : {"llama3", "qwen3", "gemma3"}) {
     SCOPED_TRACE(name);

@@ -4,9 +4,9 @@
 // Tolerance. The reference rounds to int8 activations and to the KV codec as the device does, so
 // what is left is arithmetic, of which f16 operands (attention, products of many rows) err most: by
 // 2^-11 of a value of a row of size s. Where the row is rounded to int8 or q8_0 afterwards, a code
-// moves with the probability 2^-11 s / step, step = max / 127 = s / 50: sqrt(2^-11 / 50) s of noise.
-// A logit is reached through 5 products in turn of each layer and the last one, which keep a row's
-// size, at random signs; 4 for the largest of 100: 4 sqrt(5 n_layers + 1) times that much.
+// moves with the probability 2^-11 s / step, step = max / 127 = s / 50: sqrt(2^-11 / 50) s of
+// noise. A logit is reached through 5 products in turn of each layer and the last one, which keep a
+// row's size, at random signs; 4 for the largest of 100: 4 sqrt(5 n_layers + 1) times that much.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -306,7 +306,8 @@ void expect_same(CaseReport& report, const StepRunner& one, const std::vector<fl
   report.expect_equal(std::as_bytes(std::span(one.logits)), std::as_bytes(std::span(logits)), name);
 }
 
-/// The same bits whether weights stay or are streamed, replayed or not, rows embedded here or there.
+/// The same bits whether weights stay or are streamed, replayed or not, rows embedded here or
+/// there.
 GpuCase equal_case(const StepModelOptions& options) {
   return {
       "step/equal runs/" + options.name, [options](UnderTest& on, CaseReport& report) {

@@ -66,8 +66,8 @@ class UnderTest {
 /// What a case found. A case that compares nothing fails.
 class CaseReport {
  public:
-  /// Compares each value with what it should be: |value - wanted| <= tolerance(i). NaN never passes,
-  /// unless both are; infinities are equal or not.
+  /// Compares each value with what it should be: |value - wanted| <= tolerance(i). NaN never
+  /// passes, unless both are; infinities are equal or not.
   void expect_near(std::span<const float> values, std::span<const double> wanted,
                    const std::function<double(uint64_t)>& tolerance, const std::string& what);
   void expect_near(std::span<const float> values, std::span<const double> wanted, double tolerance,
