@@ -60,6 +60,20 @@ uint64_t max_partials(const LayerShape& shape, const DeviceStepSizes& sizes) {
   return largest;
 }
 
+/// Scratch of a layer's attention of many rows. More blocks never give fewer splits.
+uint64_t prefill_scratch_bytes(const LayerShape& shape, uint32_t head_dim,
+                               const DeviceStepSizes& sizes) {
+  const uint32_t group = shape.n_heads / shape.n_kv_heads;
+  uint64_t largest = 0;
+  for (uint32_t n_rows = kDeviceFewRows + 1; n_rows <= sizes.max_rows; ++n_rows)
+    largest =
+        std::max(largest, device_prefill_scratch_bytes(
+                              device_prefill_splits(n_rows, shape.n_kv_heads, group, head_dim,
+                                                    sizes.max_blocks, sizes.n_multiprocessors),
+                              n_rows, shape.n_kv_heads, group, head_dim));
+  return largest;
+}
+
 /// The widest of what the matrices give, as scratch of many rows wants it.
 uint64_t scratch_bytes(uint32_t n_rows, std::initializer_list<const PackedMatrix*> matrices) {
   uint32_t n_out = 0;
@@ -105,7 +119,8 @@ DeviceStep::Buffers DeviceStep::carve(const DeviceModel& model, const DeviceStep
     kv_width = std::max(kv_width, uint64_t{shape.n_kv_heads} * model.head_dim);
     d_ff = std::max(d_ff, uint64_t{shape.d_ff});
     partials = std::max(partials, max_partials(shape, sizes));
-    scratch = std::max({scratch, scratch_bytes(sizes.max_rows, {&w.q, &w.k, &w.v}),
+    scratch = std::max({scratch, prefill_scratch_bytes(shape, model.head_dim, sizes),
+                        scratch_bytes(sizes.max_rows, {&w.q, &w.k, &w.v}),
                         scratch_bytes(sizes.max_rows, {&w.attn_output}),
                         scratch_bytes(sizes.max_rows, {&w.ffn_gate, &w.ffn_up}),
                         scratch_bytes(sizes.max_rows, {&w.ffn_down})});
@@ -115,7 +130,9 @@ DeviceStep::Buffers DeviceStep::carve(const DeviceModel& model, const DeviceStep
   Carver carver(memory);
   Buffers b{};
   b.inputs = carver.take<std::byte>(DeviceStepInputs::max_bytes(model, sizes.max_rows));
-  carver.take<float>(n * model.d_model);  // the residual, where the inputs have none
+  // The residual's room behind the inputs. It is there twice where they have it already: the sizes
+  // may be asked for before the embedding has its bytes.
+  carver.take<float>(n * model.d_model);
   b.normed = carver.take<float>(rows * model.d_model);
   b.projected = carver.take<float>(n * model.d_model);
   b.q = carver.take<float>(n * q_width);
@@ -188,6 +205,11 @@ class DeviceStep::Queue {
   }
 
  private:
+  struct Part {  // rows of the step
+    uint32_t first;
+    uint32_t n_rows;
+  };
+
   void keep(int error) {
     if (error_ == 0) error_ = error;
   }
@@ -220,7 +242,9 @@ class DeviceStep::Queue {
 
   void begin();
   void attention(uint32_t layer, const DeviceLayerWeights& w);
-  void attend(uint32_t layer, const QuantRows& quant);
+  void rotate(uint32_t layer, const DeviceLayerWeights& w, Part part);
+  void attend(uint32_t layer, Part part, const QuantRows& quant);
+  void prefill(uint32_t layer);
   void feed_forward(uint32_t layer, const DeviceLayerWeights& w);
   void next_norm(uint32_t layer, const float* weight, const QuantRows& quant);
   void logits();
@@ -256,36 +280,54 @@ void DeviceStep::Queue::begin() {
                                             .eps = model_.norm_eps});
 }
 
-void DeviceStep::Queue::attend(uint32_t layer, const QuantRows& quant) {
+/// Rotates the part's rows to the front of b_.rotated, and stores their K and V.
+void DeviceStep::Queue::rotate(uint32_t layer, const DeviceLayerWeights& w, Part part) {
+  const LayerShape& shape = model_.shapes[layer];
+  const DeviceKvTable& kv = rows_.kv[layer];
+  const uint32_t n_rot = shape.has_rope ? model_.n_rot[shape.rope_set] : 0;
+  const uint64_t kv_width = uint64_t{shape.n_kv_heads} * model_.head_dim;
+  const uint64_t q_width = uint64_t{shape.n_heads} * model_.head_dim;
+  const float* cos_sin =
+      n_rot == 0 ? nullptr : inputs_.cos_sin(shape.rope_set) + uint64_t{part.first} * n_rot;
+  call(&DeviceKernels::rotate, DeviceRotateArgs{.q = b_.q + part.first * q_width,
+                                                .k = b_.k + part.first * kv_width,
+                                                .v = b_.v + part.first * kv_width,
+                                                .q_bias = w.q_bias,
+                                                .k_bias = w.k_bias,
+                                                .v_bias = w.v_bias,
+                                                .q_norm = w.q_norm,
+                                                .k_norm = w.k_norm,
+                                                .cos_sin = cos_sin,
+                                                .positions = inputs_.positions() + part.first,
+                                                .blocks = kv.blocks,
+                                                .mirror = kv.mirror,
+                                                .block_stride = kv.stride,
+                                                .first_block = kv.first_block,
+                                                .layout = model_.kv_layout,
+                                                .q_out = b_.rotated,
+                                                .n_rows = part.n_rows,
+                                                .n_kv_heads = shape.n_kv_heads,
+                                                .group = shape.n_heads / shape.n_kv_heads,
+                                                .n_rot = n_rot,
+                                                .pairing = model_.pairing,
+                                                .q_scale = model_.attention_scale,
+                                                .norm_eps = model_.norm_eps});
+}
+
+/// Attention of few rows: what rotate() gave last.
+void DeviceStep::Queue::attend(uint32_t layer, Part part, const QuantRows& quant) {
   const LayerShape& shape = model_.shapes[layer];
   const DeviceKvTable& kv = rows_.kv[layer];
   const uint32_t group = shape.n_heads / shape.n_kv_heads;
-  if (!are_few_) {
-    DevicePrefillArgs args{};
-    args.q = b_.rotated;
-    args.positions = inputs_.positions();
-    args.blocks = kv.blocks;
-    args.block_stride = kv.stride;
-    args.first_block = kv.first_block;
-    args.n_blocks = kv.n_blocks;
-    args.layout = model_.kv_layout;
-    args.n_rows = rows_.n_rows;
-    args.n_kv_heads = shape.n_kv_heads;
-    args.group = group;
-    args.window = shape.window;
-    args.out = b_.attended;
-    args.quant = quant;
-    return call(&DeviceKernels::prefill, args);
-  }
-  const Split split = split_of(shape, rows_.n_rows, kv.n_blocks, step_.sizes_.n_multiprocessors);
+  const Split split = split_of(shape, part.n_rows, kv.n_blocks, step_.sizes_.n_multiprocessors);
   call(&DeviceKernels::attend, DeviceAttendArgs{.q = b_.rotated,
-                                                .positions = inputs_.positions(),
+                                                .positions = inputs_.positions() + part.first,
                                                 .blocks = kv.blocks,
                                                 .block_stride = kv.stride,
                                                 .first_block = kv.first_block,
                                                 .n_blocks = kv.n_blocks,
                                                 .layout = model_.kv_layout,
-                                                .n_rows = rows_.n_rows,
+                                                .n_rows = part.n_rows,
                                                 .n_kv_heads = shape.n_kv_heads,
                                                 .group = group,
                                                 .window = shape.window,
@@ -294,47 +336,58 @@ void DeviceStep::Queue::attend(uint32_t layer, const QuantRows& quant) {
                                                 .o = b_.partial_o,
                                                 .m = b_.partial_m,
                                                 .l = b_.partial_l});
+  const uint64_t q_width = uint64_t{shape.n_heads} * model_.head_dim;
   call(&DeviceKernels::merge, DeviceMergeArgs{.o = b_.partial_o,
                                               .m = b_.partial_m,
                                               .l = b_.partial_l,
-                                              .out = b_.attended,
+                                              .out = b_.attended + part.first * q_width,
                                               .quant = quant,
                                               .n_splits = split.n,
-                                              .n_rows = rows_.n_rows,
+                                              .n_rows = part.n_rows,
                                               .n_kv_heads = shape.n_kv_heads,
                                               .group = group,
                                               .head_dim = model_.head_dim});
 }
 
-void DeviceStep::Queue::attention(uint32_t layer, const DeviceLayerWeights& w) {
+/// Attention of many rows: what rotate() gave last, all of them.
+void DeviceStep::Queue::prefill(uint32_t layer) {
   const LayerShape& shape = model_.shapes[layer];
   const DeviceKvTable& kv = rows_.kv[layer];
+  const uint32_t group = shape.n_heads / shape.n_kv_heads;
+  call(&DeviceKernels::prefill,
+       DevicePrefillArgs{
+           .q = b_.rotated,
+           .positions = inputs_.positions(),
+           .blocks = kv.blocks,
+           .block_stride = kv.stride,
+           .first_block = kv.first_block,
+           .n_blocks = kv.n_blocks,
+           .layout = model_.kv_layout,
+           .n_rows = rows_.n_rows,
+           .n_kv_heads = shape.n_kv_heads,
+           .group = group,
+           .window = shape.window,
+           .out = b_.attended,
+           .quant = {},
+           .n_splits = device_prefill_splits(rows_.n_rows, shape.n_kv_heads, group, model_.head_dim,
+                                             kv.n_blocks, step_.sizes_.n_multiprocessors),
+           .scratch = b_.scratch});
+}
+
+/// Heads wider than prefill takes are attended as few rows at a time, each part after the K and V
+/// of those before it.
+void DeviceStep::Queue::attention(uint32_t layer, const DeviceLayerWeights& w) {
   linear({{&w.q, b_.q}, {&w.k, b_.k}, {&w.v, b_.v}}, b_.normed, rows_.n_rows);
-  call(&DeviceKernels::rotate,
-       DeviceRotateArgs{.q = b_.q,
-                        .k = b_.k,
-                        .v = b_.v,
-                        .q_bias = w.q_bias,
-                        .k_bias = w.k_bias,
-                        .v_bias = w.v_bias,
-                        .q_norm = w.q_norm,
-                        .k_norm = w.k_norm,
-                        .cos_sin = shape.has_rope ? inputs_.cos_sin(shape.rope_set) : nullptr,
-                        .positions = inputs_.positions(),
-                        .blocks = kv.blocks,
-                        .mirror = kv.mirror,
-                        .block_stride = kv.stride,
-                        .first_block = kv.first_block,
-                        .layout = model_.kv_layout,
-                        .q_out = b_.rotated,
-                        .n_rows = rows_.n_rows,
-                        .n_kv_heads = shape.n_kv_heads,
-                        .group = shape.n_heads / shape.n_kv_heads,
-                        .n_rot = shape.has_rope ? model_.n_rot[shape.rope_set] : 0,
-                        .pairing = model_.pairing,
-                        .q_scale = model_.attention_scale,
-                        .norm_eps = model_.norm_eps});
-  attend(layer, quant_for({&w.attn_output}));
+  if (!are_few_ && model_.head_dim <= kDevicePrefillHeadDimMax) {
+    rotate(layer, w, {0, rows_.n_rows});
+    prefill(layer);
+  } else {
+    for (uint32_t first = 0; first < rows_.n_rows; first += kDeviceFewRows) {
+      const Part part{first, std::min(kDeviceFewRows, rows_.n_rows - first)};
+      rotate(layer, w, part);
+      attend(layer, part, quant_for({&w.attn_output}));
+    }
+  }
   linear({{&w.attn_output, b_.projected}}, b_.attended, rows_.n_rows);
   call(&DeviceKernels::norm, DeviceNormArgs{.residual = inputs_.residual(),
                                             .projected = b_.projected,

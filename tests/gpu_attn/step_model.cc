@@ -65,47 +65,12 @@ StepLayer draw_layer(const StepModelOptions& of, std::mt19937& random) {
   return layer;
 }
 
-bool is_quantised(TensorType type) {
-  return type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16;
-}
-
-/// A row as the int8 form has it.
-std::vector<double> as_int8(const std::vector<double>& x) {
-  std::vector<double> out(x.size());
-  for (uint64_t g = 0; g < x.size(); g += kActGroup) {
-    double largest = 0;
-    for (uint64_t i = g; i < g + kActGroup; ++i) largest = std::max(largest, std::abs(x[i]));
-    for (uint64_t i = g; i < g + kActGroup && largest > 0; ++i)
-      out[i] = std::nearbyint(x[i] * 127 / largest) * largest / 127;
-  }
-  return out;
-}
-
-/// A row of K or V as its block gives it back.
-std::vector<double> as_stored(const std::vector<double>& x, KvCodec codec) {
-  std::vector<double> out(x.size());
-  if (codec == KvCodec::kF16) {
-    for (uint64_t i = 0; i < x.size(); ++i)
-      out[i] = double{f16_to_f32(f32_to_f16(static_cast<float>(x[i])))};
-    return out;
-  }
-  for (uint64_t g = 0; g < x.size(); g += 32) {
-    double largest = 0;
-    for (uint64_t i = g; i < g + 32; ++i) largest = std::max(largest, std::abs(x[i]));
-    const double scale = double{f16_to_f32(f32_to_f16(static_cast<float>(largest / 127)))};
-    for (uint64_t i = g; i < g + 32 && scale > 0; ++i)
-      out[i] = std::clamp(std::nearbyint(x[i] / scale), -127.0, 127.0) * scale;
-  }
-  return out;
-}
-
-std::vector<double> multiply(const DrawnMatrix& w, const std::vector<double>& x, bool is_int8) {
-  const std::vector<double> read = is_int8 && is_quantised(w.type) ? as_int8(x) : x;
+std::vector<double> multiply(const DrawnMatrix& w, const std::vector<double>& x) {
   std::vector<double> out(w.n_out, 0.0);
   for (uint32_t o = 0; o < w.n_out; ++o)
     for (uint32_t i = 0; i < w.n_in; ++i) {
       const cpu_attn::Element& element = w.elements[uint64_t{o} * w.n_in + i];
-      out[o] += (element.main - element.minus) * read[i];
+      out[o] += (element.main - element.minus) * x[i];
     }
   return out;
 }
@@ -218,30 +183,30 @@ StepReference::Row StepReference::attended(uint32_t layer, const Row& q) const {
   return out;
 }
 
-void StepReference::attention(uint32_t layer, Row& residual, bool is_int8) {
+void StepReference::attention(uint32_t layer, Row& residual) {
   const StepLayer& w = model_.layers[layer];
   const Row normed = rms_norm(residual, w.attn_norm);
-  Row q = multiply(w.matrices[kQ], normed, is_int8);
-  Row k = multiply(w.matrices[kK], normed, is_int8);
-  Row v = multiply(w.matrices[kV], normed, is_int8);
+  Row q = multiply(w.matrices[kQ], normed);
+  Row k = multiply(w.matrices[kK], normed);
+  Row v = multiply(w.matrices[kV], normed);
   add(q, w.q_bias);
   add(k, w.k_bias);
   add(v, w.v_bias);
   rotate(layer, q, w.q_norm);
   rotate(layer, k, w.k_norm);
-  k_[layer].push_back(as_stored(k, model_.options.kv_codec));
-  v_[layer].push_back(as_stored(v, model_.options.kv_codec));
-  Row projected = multiply(w.matrices[kAttnOutput], attended(layer, q), is_int8);
+  k_[layer].push_back(k);
+  v_[layer].push_back(v);
+  Row projected = multiply(w.matrices[kAttnOutput], attended(layer, q));
   add(projected, w.output_bias);
   if (!w.post_attn_norm.empty()) projected = rms_norm(projected, w.post_attn_norm);
   for (uint64_t i = 0; i < residual.size(); ++i) residual[i] += projected[i];
 }
 
-void StepReference::feed_forward(uint32_t layer, Row& residual, bool is_int8) const {
+void StepReference::feed_forward(uint32_t layer, Row& residual) const {
   const StepLayer& w = model_.layers[layer];
   const Row normed = rms_norm(residual, w.ffn_norm);
-  Row gate = multiply(w.matrices[kGate], normed, is_int8);
-  const Row up = multiply(w.matrices[kUp], normed, is_int8);
+  Row gate = multiply(w.matrices[kGate], normed);
+  const Row up = multiply(w.matrices[kUp], normed);
   for (uint64_t i = 0; i < gate.size(); ++i) {
     const double x = gate[i];
     const double act =
@@ -250,12 +215,12 @@ void StepReference::feed_forward(uint32_t layer, Row& residual, bool is_int8) co
             : 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     gate[i] = act * up[i];
   }
-  Row projected = multiply(w.matrices[kDown], gate, is_int8);
+  Row projected = multiply(w.matrices[kDown], gate);
   if (!w.post_ffn_norm.empty()) projected = rms_norm(projected, w.post_ffn_norm);
   for (uint64_t i = 0; i < residual.size(); ++i) residual[i] += projected[i];
 }
 
-std::vector<double> StepReference::next(int32_t token, bool is_int8) {
+std::vector<double> StepReference::next(int32_t token) {
   Row residual(StepModel::kDModel);
   for (uint32_t i = 0; i < StepModel::kDModel; ++i) {
     const auto at = static_cast<uint64_t>(token) * StepModel::kDModel + i;
@@ -263,11 +228,11 @@ std::vector<double> StepReference::next(int32_t token, bool is_int8) {
         double{model_.embedding.elements[at].value()} * double{model_.shape.embedding_scale};
   }
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
-    attention(layer, residual, is_int8);
-    feed_forward(layer, residual, is_int8);
+    attention(layer, residual);
+    feed_forward(layer, residual);
   }
   ++position_;
-  return multiply(model_.output, rms_norm(residual, model_.output_norm), true);
+  return multiply(model_.output, rms_norm(residual, model_.output_norm));
 }
 
 }  // namespace strata::gpu_test

@@ -1,6 +1,5 @@
 // tests/gpu_attn/step_model.h - a small random model and its forward pass in double precision, one
-// row after another, as the formulas say it. Where the device reads int8 activations and KV blocks
-// of a codec, the pass rounds to them too: what differs after that is the arithmetic.
+// row after another, as the formulas say it: nothing is rounded to int8 or to a KV codec.
 #pragma once
 
 #include <cstdint>
@@ -59,15 +58,14 @@ class StepReference {
  public:
   explicit StepReference(const StepModel& model);
 
-  /// Logits after `token` at the next position. `is_int8`: quantised matrices read int8 rows, as
-  /// those of few rows do.
-  std::vector<double> next(int32_t token, bool is_int8);
+  /// Logits after `token` at the next position.
+  std::vector<double> next(int32_t token);
 
  private:
   using Row = std::vector<double>;
-  void attention(uint32_t layer, Row& residual, bool is_int8);
+  void attention(uint32_t layer, Row& residual);
   Row attended(uint32_t layer, const Row& q) const;
-  void feed_forward(uint32_t layer, Row& residual, bool is_int8) const;
+  void feed_forward(uint32_t layer, Row& residual) const;
   Row rms_norm(const Row& x, const std::vector<float>& weight) const;
   void rotate(uint32_t layer, Row& heads, const std::vector<float>& norm) const;
 
