@@ -56,9 +56,11 @@ class DeviceState {
   DeviceFacts facts{};
   std::string lost;  // what was said when it was lost; empty: it is not
 
+  /// Throws what `error` means, unless it is 0.
+  void check(int error, std::string_view doing);
+
  private:
   void expect_alive() const;
-  void check(int error, std::string_view doing);
 };
 
 using SharedState = std::shared_ptr<DeviceState>;
@@ -105,6 +107,8 @@ class OpenDevice {
   uint32_t ordinal() const { return state_->ordinal; }
   std::string name() const;  // "cuda:0 (NVIDIA GeForce RTX 3060)"
   bool is_lost() const { return !state_->lost.empty(); }
+  const DeviceTable& table() const { return state_->table; }
+  Device* get() const { return state_->device; }
   const detail::SharedState& state() const { return state_; }
 
  private:
@@ -200,6 +204,10 @@ class Stream {
   void run(int (*DeviceKernels::*operation)(DeviceStream*, const Args&), const Args& args) {
     stream_.state()->call(operation, stream_.get(), args);
   }
+
+  /// For what queues operations by itself; check() is for what it returns.
+  DeviceStream* get() const { return stream_.get(); }
+  void check(int error, std::string_view doing) const { stream_.state()->check(error, doing); }
 
   /// What is queued until end_capture() goes into a graph and does not run.
   void begin_capture();

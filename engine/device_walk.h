@@ -11,6 +11,7 @@
 
 #include "engine/device.h"
 #include "engine/device_kv.h"
+#include "engine/device_model.h"
 #include "engine/device_plan.h"
 #include "engine/model.h"
 
@@ -25,17 +26,19 @@ struct DeviceRows {
   std::span<const uint32_t> logit_rows;             // those that want logits, ascending
 };
 
-/// What a model and a context of n_ctx want of a device, walked in chunks of max_rows.
-DeviceNeeds device_needs(const ModelSpec& spec, const WeightSizes& sizes, const KvLayout& layout,
-                         uint64_t n_ctx, uint64_t kv_bytes, uint32_t max_rows);
+/// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in
+/// chunks of max_rows.
+DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& file,
+                         const ModelShape& shape, const DeviceFacts& facts, uint64_t n_ctx,
+                         uint64_t kv_bytes, uint32_t max_rows);
 
 /// One caller at a time. `model` and `cache` outlive it.
 class DeviceWalk {
  public:
   /// Allocates what `plan` says and copies the weights that stay. Errors: kOutOfMemory,
   /// kDeviceLost.
-  DeviceWalk(const OpenDevice& device, const Model& model, KvCache& cache, const DevicePlan& plan,
-             uint32_t max_rows, uint64_t n_ctx);
+  DeviceWalk(const OpenDevice& device, const Model& model, gpu_attn::DeviceModel described,
+             KvCache& cache, const DevicePlan& plan, uint32_t max_rows, uint64_t n_ctx);
   ~DeviceWalk();
 
   /// Computes the rows: their K and V are on the device and at home, the logits of logit_rows in
@@ -45,6 +48,7 @@ class DeviceWalk {
 
   const DevicePlan& plan() const;
   const DeviceKvCounts& kv_counts() const;
+  uint64_t streamed_bytes() const;  // of weights that passed through the device, since the start
 
  private:
   struct State;

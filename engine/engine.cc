@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "cpu_attn/kernels.h"
+#include "engine/device_walk.h"
 #include "engine/dram_budget.h"
 #include "engine/fingerprint.h"
 #include "engine/machine.h"
@@ -87,7 +88,7 @@ Engine Engine::open(const EngineOptions& options) {
     throw Error(ErrorCode::kUnsupported,
                 "blocks can be chosen of K and V in memory only, and this context spills to disk",
                 "--attn", "use --attn exact, a smaller -c, or a larger --kv-dram");
-  engine.choose_device(sizes);
+  engine.choose_device();
   engine.spill_ = engine.open_spill();
   return engine;
 }
@@ -100,16 +101,27 @@ std::string Engine::beyond_devices() const {
            "smaller -c)";
   if (weight_plan_.n_streamed() > 0)
     return "weights that are read from disk in every step cannot go to a device (--weights-dram)";
-  return "";
+  return why_not_on_device(device_model_);
+}
+
+void Engine::plan_for_device(const OpenDevice& device) {
+  const uint64_t hbm_bytes =
+      options_.hbm_bytes > 0 ? options_.hbm_bytes : usable_device_bytes(device.facts().free_bytes);
+  device_plan_ =
+      plan_device(device_needs(device_model_, *file_, spec_.shape, device.facts(), context_.n_ctx,
+                               context_.kv.slot_bytes, context_.chunk_rows),
+                  hbm_bytes);
 }
 
 /// A device that was named must do; "auto" falls back to the CPU and says why.
-void Engine::choose_device(const WeightSizes& sizes) {
+void Engine::choose_device() {
   if (options_.device.kind == DeviceChoice::Kind::kNone) return;
   if (options_.device.kind == DeviceChoice::Kind::kVirtual)
     throw Error(ErrorCode::kUsage, "a virtual device computes nothing: it predicts times",
                 "--device", "use it with `strata bench`, or give auto, none or cuda:N");
   const bool is_named = options_.device.kind == DeviceChoice::Kind::kCuda;
+  device_model_ = describe_for_device(
+      *file_, spec_, KvLayout::make(options_.k_codec, options_.v_codec, spec_.shape.head_dim));
   if (const std::string why = beyond_devices(); !why.empty()) {
     if (is_named)
       throw Error(ErrorCode::kUnsupported, why, "--device", "change that, or use --device none");
@@ -121,12 +133,7 @@ void Engine::choose_device(const WeightSizes& sizes) {
   ChosenDevice chosen = open_chosen_device(options_.device, devices);
   if (!chosen.device) return;
   try {
-    device_plan_ = plan_device(
-        device_needs(spec_, sizes,
-                     KvLayout::make(options_.k_codec, options_.v_codec, spec_.shape.head_dim),
-                     context_.n_ctx, context_.kv.slot_bytes, context_.chunk_rows),
-        options_.hbm_bytes > 0 ? options_.hbm_bytes
-                               : usable_device_bytes(chosen.device->facts().free_bytes));
+    plan_for_device(*chosen.device);
     device_ = std::move(chosen.device);
   } catch (const Error& error) {
     if (is_named || error.code() != ErrorCode::kDoesNotFit) throw;
@@ -208,8 +215,9 @@ void Engine::reserve_kv() {
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   walk_->set_trace(options_.trace);
   if (device_)
-    walk_->use_device(std::make_unique<DeviceWalk>(*device_, *model_, *cache_, device_plan_,
-                                                   context_.chunk_rows, context_.n_ctx));
+    walk_->use_device(std::make_unique<DeviceWalk>(*device_, *model_, device_model_, *cache_,
+                                                   device_plan_, context_.chunk_rows,
+                                                   context_.n_ctx));
   if (options_.method) walk_->select_by(options_.selection, context_.n_ctx);
 }
 

@@ -22,6 +22,7 @@
 #include "engine/model.h"
 #include "engine/text/tokenizer.h"
 #include "engine/walk.h"
+#include "gpu_attn/device_model.h"
 
 namespace strata::engine {
 
@@ -110,8 +111,9 @@ class Engine {
   void plan_context(const ModelShape& shape, const ContextRequest& request);
   std::unique_ptr<tiers::Spill> open_spill();
   void reserve_kv();
-  void choose_device(const WeightSizes& sizes);
+  void choose_device();
   std::string beyond_devices() const;
+  void plan_for_device(const OpenDevice& device);
   std::string device_name() const;
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;
@@ -130,6 +132,7 @@ class Engine {
   std::string spill_problem_;  // why there is no spill file although there might be
   std::optional<OpenDevice> device_;
   DevicePlan device_plan_;
+  gpu_attn::DeviceModel device_model_;  // without weights
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<const Model> model_;
   std::unique_ptr<index::SelectorSource> selectors_;

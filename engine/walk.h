@@ -14,13 +14,14 @@
 #include "base/thread_pool.h"
 #include "base/trace.h"
 #include "engine/attention_probe.h"
-#include "engine/device_walk.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/sequence.h"
 #include "index/choose.h"
 
 namespace strata::engine {
+
+class DeviceWalk;
 
 /// What the rows of a step attend in full layers: everything before them, or the blocks that the
 /// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.

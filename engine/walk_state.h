@@ -15,6 +15,7 @@
 #include "base/step_plan.h"
 #include "base/thread_pool.h"
 #include "base/trace.h"
+#include "engine/device_walk.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/rope_table.h"

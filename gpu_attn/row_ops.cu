@@ -241,13 +241,17 @@ __global__ void __launch_bounds__(kRowThreadsMax) argmax_rows(const DeviceArgmax
   }
 }
 
+void check_rows(uint32_t n_rows, uint32_t n, const QuantRows& quant) {
+  STRATA_CHECK(n_rows >= 1 && n >= 4 && n % (quant.q != nullptr ? kActGroup : 4) == 0,
+               "n_rows=%u n=%u", n_rows, n);
+}
+
 uint32_t whole_warps(uint64_t threads) { return static_cast<uint32_t>((threads + 31) / 32 * 32); }
 
 }  // namespace
 
 int norm(DeviceStream* stream, const DeviceNormArgs& args) {
-  STRATA_CHECK(args.n_rows >= 1 && args.n >= 32 && args.n % 32 == 0, "n_rows=%u n=%u", args.n_rows,
-               args.n);
+  check_rows(args.n_rows, args.n, args.quant);
   STRATA_CHECK(args.projected != nullptr || (args.bias == nullptr && args.post_norm == nullptr),
                "%s", "a bias or a norm of nothing");
   const dim3 grid(args.n_rows);
@@ -263,8 +267,7 @@ int norm(DeviceStream* stream, const DeviceNormArgs& args) {
 }
 
 int quantize(DeviceStream* stream, const DeviceQuantizeArgs& args) {
-  STRATA_CHECK(args.n_rows >= 1 && args.n >= 32 && args.n % 32 == 0, "n_rows=%u n=%u", args.n_rows,
-               args.n);
+  check_rows(args.n_rows, args.n, args.out);
   return launch_flat(stream, {.x = args.x,
                               .up = nullptr,
                               .out = nullptr,
@@ -274,8 +277,7 @@ int quantize(DeviceStream* stream, const DeviceQuantizeArgs& args) {
 }
 
 int activate(DeviceStream* stream, const DeviceActivateArgs& args) {
-  STRATA_CHECK(args.n_rows >= 1 && args.n >= 32 && args.n % 32 == 0, "n_rows=%u n=%u", args.n_rows,
-               args.n);
+  check_rows(args.n_rows, args.n, args.quant);
   return launch_flat(stream, {.x = args.gate,
                               .up = args.up,
                               .out = args.out,

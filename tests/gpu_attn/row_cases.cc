@@ -1,7 +1,7 @@
 // Norm, activation, int8 form and argmax against double precision.
 //
-// u = 2^-24. A sum of n squares in f32 has depth roundings at most for a term (what a thread adds in
-// turn, then two trees of five), so depth u of relative error, for all terms are positive; the
+// u = 2^-24. A sum of n squares in f32 has depth roundings at most for a term (what a thread adds
+// in turn, then two trees of five), so depth u of relative error, for all terms are positive; the
 // factor 1 / sqrt has half of that, 4 u of rsqrtf and 2 u / 2 of what is under the root.
 #include <algorithm>
 #include <cmath>

@@ -198,8 +198,8 @@ inline float2 f16x2_to_float2(uint32_t bits) {
 inline uint32_t floats_to_f16x2(float low, float high) {
   return f32_to_f16(low) | static_cast<uint32_t>(f32_to_f16(high)) << 16;
 }
-// Rounded to f32 first, which changes nothing: 24 bits are 2 * 11 + 2, where two roundings are as one
-// (Figueroa, When is double rounding innocuous?, 1995).
+// Rounded to f32 first, which changes nothing: 24 bits are 2 * 11 + 2, where two roundings are as
+// one (Figueroa, When is double rounding innocuous?, 1995).
 inline uint32_t sub_f16x2(uint32_t a, uint32_t b) {
   const float2 x = f16x2_to_float2(a);
   const float2 y = f16x2_to_float2(b);
