@@ -37,7 +37,7 @@ class Fiber {
   std::byte* stack_ = nullptr;
   const void* bottom_ = nullptr;  // of the part in use, for AddressSanitizer
   uint64_t stack_bytes_ = 0;
-  void* history_ = nullptr;  // ThreadSanitizer's fiber
+  [[maybe_unused]] void* history_ = nullptr;  // ThreadSanitizer's fiber
 };
 
 }  // namespace strata::gpu_emu
