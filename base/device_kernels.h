@@ -97,8 +97,8 @@ struct DeviceRotateArgs {
 inline constexpr uint32_t kDeviceGroupMax = 16;  // query heads per KV head
 
 /// Attention of n_rows rows of one sequence over a block table, giving partials. Block i of KV head
-/// h, blocks[h * block_stride + i], holds positions [32 (first_block + i), ...). A row at position p
-/// attends positions q with p - window < q <= p (window = 0: no lower bound), as far as
+/// h, blocks[h * block_stride + i], holds positions [32 (first_block + i), ...). A row at position
+/// p attends positions q with p - window < q <= p (window = 0: no lower bound), as far as
 /// the table has them. The table is cut into n_splits runs of split_blocks blocks (a multiple of 8;
 /// the last may be short or empty); a query with nothing to attend in one gives m = -inf, l = 0,
 /// o = 0. Blocks may lie in pinned host memory, which is then read across the link.
@@ -183,8 +183,8 @@ struct DeviceArgmaxArgs {
   int32_t* index;  // [n_rows]
 };
 
-/// Copies n blocks: to[i] from from[i]. The lists and either end may lie in pinned host memory. Why: thousands of blocks move in one launch, where a copy each would cost more than
-/// its bytes.
+/// Copies n blocks: to[i] from from[i]. The lists and either end may lie in pinned host memory.
+/// Why: thousands of blocks move in one launch, where a copy each would cost more than its bytes.
 struct DeviceCopyBlocksArgs {
   const std::byte* const* from;  // [n_blocks], 16-byte aligned blocks
   std::byte* const* to;

@@ -147,7 +147,8 @@ class PinnedMemory {
   /// The address on the device of a byte of the memory.
   template <class T>
   T* on_device(T* host) const {
-    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(host) + offset_);
+    return reinterpret_cast<T*>(mapped_ +
+                                (reinterpret_cast<const std::byte*>(host) - memory_.get()));
   }
   std::byte* host() const { return memory_.get(); }
   uint64_t size() const { return bytes_; }
@@ -155,7 +156,7 @@ class PinnedMemory {
  private:
   detail::Owned<std::byte, detail::unpin> memory_;
   uint64_t bytes_ = 0;
-  uintptr_t offset_ = 0;  // from host addresses to those of the device; wraps
+  std::byte* mapped_ = nullptr;
 };
 
 /// A point in a stream, recorded again and again.

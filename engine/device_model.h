@@ -40,7 +40,7 @@ class DeviceWeights {
   gpu_attn::LayerWeightsSource& source() {
     return streamed_ ? static_cast<gpu_attn::LayerWeightsSource&>(*streamed_) : *source_;
   }
-  uint64_t streamed_bytes() const { return streamed_ ? streamed_->copied_bytes() : 0; }
+  uint64_t streamed_bytes() const { return streamed_ ? streamed_->queued_bytes() : 0; }
 
  private:
   void place_head(const OpenDevice& device, const Model& host);

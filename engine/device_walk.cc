@@ -18,6 +18,9 @@ using gpu_attn::DeviceStepInputs;
 
 // Rows that want logits in one pass over the output projection.
 constexpr uint32_t kLogitRowsMax = kDeviceFewRows;
+// How far a captured step reaches: a share of the text's blocks, and so many.
+constexpr uint32_t kCaptureShare = 16;
+constexpr uint32_t kCaptureBlocksMax = 16;
 
 gpu_attn::DeviceStepSizes step_sizes(const DeviceFacts& facts, uint64_t n_ctx, uint32_t max_rows) {
   return {.max_rows = max_rows,
@@ -69,7 +72,9 @@ struct DeviceWalk::State {
   }
 
   void fill_inputs(const DeviceRows& rows, uint32_t first, uint32_t n_rows);
-  void fill_tables(uint32_t first_pos, uint32_t n_rows, bool is_mirrored);
+  void fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored);
+  void queue(uint32_t n_rows, std::span<const uint32_t> logit_rows);
+  void queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows);
   void run_part(const DeviceRows& rows, uint32_t first, uint32_t n_rows, bool is_mirrored,
                 std::span<const uint32_t> logit_rows, std::span<float> logits);
 
@@ -84,6 +89,11 @@ struct DeviceWalk::State {
   HostMemory host_memory;  // inputs, then logits
   PinnedMemory pinned;
   std::vector<DeviceKvTable> tables;  // [n_layers]
+  // A decoded token's step, good for rows at positions [begin, end): the host queues it by one call
+  // instead of a dozen per layer.
+  Graph token_step;
+  uint32_t token_step_begin = 0;
+  uint32_t token_step_end = 0;
 };
 
 void DeviceWalk::State::fill_inputs(const DeviceRows& rows, uint32_t first, uint32_t n_rows) {
@@ -100,9 +110,8 @@ void DeviceWalk::State::fill_inputs(const DeviceRows& rows, uint32_t first, uint
   std::ranges::copy(rows.residual.subspan(first * width, n_rows * width), inputs.residual());
 }
 
-/// A windowed layer's table begins where its first row's window does.
-void DeviceWalk::State::fill_tables(uint32_t first_pos, uint32_t n_rows, bool is_mirrored) {
-  const auto end_block = static_cast<uint32_t>(blocks_for(uint64_t{first_pos} + n_rows));
+/// Blocks before end_block; a windowed layer's table begins where its first row's window does.
+void DeviceWalk::State::fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored) {
   for (uint32_t layer = 0; layer < tables.size(); ++layer) {
     const uint32_t window = cache.shape().layers[layer].window;
     const uint32_t first_block =
@@ -116,16 +125,44 @@ void DeviceWalk::State::fill_tables(uint32_t first_pos, uint32_t n_rows, bool is
   }
 }
 
-void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_t n_rows,
-                                 bool is_mirrored, std::span<const uint32_t> logit_rows,
-                                 std::span<float> logits) {
-  fill_inputs(rows, first, n_rows);
-  fill_tables(rows.positions[first], n_rows, is_mirrored);
+void DeviceWalk::State::queue(uint32_t n_rows, std::span<const uint32_t> logit_rows) {
   stream.check(
       step.queue(
           stream.get(),
           {.n_rows = n_rows, .logit_rows = logit_rows, .kv = tables, .inputs = host_memory.data()}),
       "run a step");
+}
+
+/// Attention is cut for the blocks that the text has at the end of the range, and windowed layers
+/// look at those of all of it: so the range is short beside the text.
+void DeviceWalk::State::queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows) {
+  if (pos < token_step_begin || pos >= token_step_end) {
+    const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{pos} + 1));
+    const uint32_t end_block = std::min(
+        n_blocks + std::clamp(n_blocks / kCaptureShare, 1u, kCaptureBlocksMax), sizes.max_blocks);
+    fill_tables(pos, end_block, true);
+    token_step_end = 0;
+    stream.begin_capture();
+    queue(1, logit_rows);
+    token_step = stream.end_capture();
+    token_step_begin = pos;
+    token_step_end = end_block * kBlockPositions;
+  }
+  stream.run(token_step);
+}
+
+void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_t n_rows,
+                                 bool is_mirrored, std::span<const uint32_t> logit_rows,
+                                 std::span<float> logits) {
+  fill_inputs(rows, first, n_rows);
+  const uint32_t first_pos = rows.positions[first];
+  if (n_rows == 1 && logit_rows.size() == 1 && plan.n_streamed() == 0) {
+    queue_captured(first_pos, logit_rows);
+  } else {
+    fill_tables(first_pos, static_cast<uint32_t>(blocks_for(uint64_t{first_pos} + n_rows)),
+                is_mirrored);
+    queue(n_rows, logit_rows);
+  }
   if (!logits.empty()) stream.copy(logits_memory(), step.logits(), logits.size_bytes());
   stream.wait();
   std::copy_n(logits_memory(), logits.size(), logits.data());

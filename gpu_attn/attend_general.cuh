@@ -18,11 +18,10 @@ inline constexpr uint32_t kGeneralHeadDimMax = 1024;
 constexpr uint32_t general_warps(uint32_t head_dim) {
   return head_dim <= 256 ? kGeneralWarps : head_dim <= 512 ? 2 : 1;
 }
-/// q [head_dim][8]; weights [n_warps][32][8]; outputs [n_warps][8][(head_dim + kOutputPadding)].
+/// q [head_dim][8]; weights [n_warps][32][8]; outputs [n_warps][8][head_dim + kOutputPadding].
 constexpr uint32_t general_shared_bytes(uint32_t head_dim) {
-  const uint32_t per_warp =
-      (kBlockPositions + (head_dim + kOutputPadding)) * kAttendTileQueries * sizeof(float);
-  return head_dim * kAttendTileQueries * sizeof(float) + general_warps(head_dim) * per_warp;
+  const uint32_t per_warp = (kBlockPositions + head_dim + kOutputPadding) * kAttendTileQueries * 4;
+  return head_dim * kAttendTileQueries * 4 + general_warps(head_dim) * per_warp;
 }
 
 /// An element of a part of a block, its scale left out.

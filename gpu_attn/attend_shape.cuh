@@ -1,5 +1,5 @@
-// gpu_attn/attend_shape.cuh - where the bytes of a KV block lie in shared memory, how they get there
-// and how they leave as operands of the tensor cores. Why: the decode kernel's arithmetic
+// gpu_attn/attend_shape.cuh - where the bytes of a KV block lie in shared memory, how they get
+// there and how they leave as operands of the tensor cores. Why: the decode kernel's arithmetic
 // (attend_tensor.cuh) should not be read through its addresses.
 //
 // A stage in shared memory has the layout of the block in memory (base/kv_layout.h), so a copy is
@@ -81,7 +81,8 @@ __device__ __forceinline__ uint32_t position_of_row(uint32_t row) {
   return kPermuted ? row % 8 * 2 + row / 8 : row;
 }
 
-// ---- From memory to shared memory, in order as far as a warp reads 128 neighbouring bytes at least.
+// ---- From memory to shared memory, in order as far as a warp reads 128 neighbouring bytes at
+// least.
 
 /// kRows rows, of which the permuted are 16.
 template <uint32_t kUnits, uint32_t kRows, bool kPermuted>

@@ -1,4 +1,5 @@
-// Steps on a device, by the emulator, against the double-precision reference and against each other.
+// Steps on a device, by the emulator, against the double-precision reference and against each
+// other.
 #include "engine/device_walk.h"
 
 #include <gtest/gtest.h>
@@ -86,6 +87,10 @@ TEST(DeviceWalk, EveryMemberOfTheZooAgreesWithTheReference) {
   for (const auto& member : makers::zoo()) expect_agreement(member, KvCodec::kF16, kDeviceFewRows);
 }
 
+TEST(DeviceWalk, RowByRowToo) {
+  for (const auto& member : makers::zoo()) expect_agreement(member, KvCodec::kF16, 1);
+}
+
 /// All bits of the logits: of weights that stay and that pass, of K and V in the device's memory
 /// and read across the link.
 TEST(DeviceWalk, WhereBytesLieChangesNoBit) {
@@ -134,7 +139,8 @@ TEST(DeviceWalk, ForksAndCutsContinueAsFreshTextsDo) {
 }
 
 /// Chunks go through f16, decoding does not: relative errors of 2^-11 per product and matrix, about
-/// 2e-3 of the logits' size after seven matrices in each of three layers; ten times that is allowed.
+/// 2e-3 of the logits' size after seven matrices in each of three layers; ten times that is
+/// allowed.
 TEST(DeviceWalk, ChunksAgreeWithSingleRows) {
   for (const char* name : {"llama3", "qwen3", "gemma3"}) {
     SCOPED_TRACE(name);

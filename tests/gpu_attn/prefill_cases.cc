@@ -2,8 +2,8 @@
 // behind the last position is NaN, as are the results before they are written.
 //
 // Tolerance of out, u = 2^-11 (f16, half a unit), n positions:
-//   A score is off by at most E = u sum |q k| + 2^-24 sum |k|, since q is rounded (below f16's normal
-//   numbers by 2^-25 at most), and by as much again where K is decoded; and by
+//   A score is off by at most E = u sum |q k| + 2^-24 sum |k|, since q is rounded (below f16's
+//   normal numbers by 2^-25 at most), and by as much again where K is decoded; and by
 //   F = (d 2^-23 + 2^-20) sum |q k|, since tensor cores truncate their f32 sums and log2(e) q is
 //   rounded.
 //   A weight is off by a factor of exp(E + F), by u as f16, by 2^-20 through exp2 and its argument;

@@ -59,7 +59,7 @@ struct Options {
 
 void say(const std::string& line) {
   std::printf("%s\n", line.c_str());
-  std::fflush(stdout);
+  (void)std::fflush(stdout);
 }
 
 // What runs now, for the handler of signals.
@@ -68,8 +68,8 @@ char running_number[16] = "0";
 char tally_line[160] = "";  // of the subject's cases before it
 
 void now_running(const std::string& what, uint32_t number) {
-  std::snprintf(running, sizeof running, "%s", what.c_str());
-  std::snprintf(running_number, sizeof running_number, "%u", number);
+  (void)std::snprintf(running, sizeof running, "%s", what.c_str());
+  (void)std::snprintf(running_number, sizeof running_number, "%u", number);
 }
 
 /// Ends the process from wherever it is, a wait for the driver included.
@@ -86,7 +86,8 @@ void stop(int signal) {
 class Deadline {
  public:
   explicit Deadline(uint32_t seconds) : seconds_(seconds), begin_(Clock::now()) {
-    for (const int signal : {SIGALRM, SIGABRT, SIGSEGV, SIGBUS, SIGFPE}) std::signal(signal, stop);
+    for (const int signal : {SIGALRM, SIGABRT, SIGSEGV, SIGBUS, SIGFPE})
+      (void)std::signal(signal, stop);
   }
   void begin_part(uint32_t seconds_max) const {
     const double gone = std::chrono::duration<double>(Clock::now() - begin_).count();
@@ -134,14 +135,15 @@ int print_facts(const Checked& checked) {
     return kFailed;
   }
   char line[320];
-  std::snprintf(line, sizeof line,
-                "device %s, compute capability %.1f, %u multiprocessors at %u MHz, %.1f of %.1f "
-                "GiB free, second cache %.1f MiB, %.0f KiB of shared memory per block",
-                facts.name, facts.capability / 10.0, facts.n_multiprocessors,
-                facts.clock_khz / 1000, static_cast<double>(facts.free_bytes) / (1 << 30),
-                static_cast<double>(facts.memory_bytes) / (1 << 30),
-                static_cast<double>(facts.l2_bytes) / (1 << 20),
-                static_cast<double>(facts.shared_bytes_per_block) / 1024);
+  (void)std::snprintf(
+      line, sizeof line,
+      "device %s, compute capability %.1f, %u multiprocessors at %u MHz, %.1f of %.1f "
+      "GiB free, second cache %.1f MiB, %.0f KiB of shared memory per block",
+      facts.name, facts.capability / 10.0, facts.n_multiprocessors, facts.clock_khz / 1000,
+      static_cast<double>(facts.free_bytes) / (1 << 30),
+      static_cast<double>(facts.memory_bytes) / (1 << 30),
+      static_cast<double>(facts.l2_bytes) / (1 << 20),
+      static_cast<double>(facts.shared_bytes_per_block) / 1024);
   say(line);
   return kGood;
 }
@@ -154,9 +156,9 @@ struct Tally {
 };
 
 void write_tally(const char* subject, const Tally& tally) {
-  std::snprintf(tally_line, sizeof tally_line,
-                "cases %-12s %4u run, %u failed, worst %.3f of its tolerance, %.1f s\n", subject,
-                tally.n_cases, tally.n_failed, tally.worst, tally.seconds);
+  (void)std::snprintf(tally_line, sizeof tally_line,
+                      "cases %-12s %4u run, %u failed, worst %.3f of its tolerance, %.1f s\n",
+                      subject, tally.n_cases, tally.n_failed, tally.worst, tally.seconds);
 }
 
 /// Empty where the case holds.
@@ -226,7 +228,7 @@ int run_benches(const Checked& checked, const Options& options, const Deadline& 
     try {
       gpu_bench::GpuBench bench(checked.table, checked.device, options.is_small);
       char line[160];
-      std::snprintf(
+      (void)std::snprintf(
           line, sizeof line,
           "ceilings: copy %.1f GB/s (read and written), link %.2f GB/s, tensor %.1f TFLOP/s",
           bench.copy_bytes_per_s() / 1e9, bench.link_bytes_per_s() / 1e9,
@@ -319,9 +321,10 @@ int check(const Options& options) {
 int main(int argc, char** argv) {
   strata::gpu_check::Options options;
   if (!strata::gpu_check::read_options(argc, argv, options)) {
-    std::fprintf(stderr,
-                 "usage: gpu_check --facts | --list | --cases | --bench [--small] [--only SUBJECT] "
-                 "[--after N] [--seconds S] [--case-seconds S] [--module FILE] [--device N]\n");
+    (void)std::fprintf(
+        stderr,
+        "usage: gpu_check --facts | --list | --cases | --bench [--small] [--only SUBJECT] "
+        "[--after N] [--seconds S] [--case-seconds S] [--module FILE] [--device N]\n");
     return strata::gpu_check::kUsage;
   }
   return strata::gpu_check::check(options);

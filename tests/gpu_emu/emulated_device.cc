@@ -1,5 +1,6 @@
 #include "tests/gpu_emu/emulated_device.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -16,16 +17,35 @@ namespace strata {
 
 using Operations = std::vector<std::function<int()>>;
 
+/// A stream that an event has drawn into another one's capture: its operations of copying so far,
+/// and how many of them the first stream waits for.
+struct JoinedStream {
+  uint64_t n_operations = 0;
+  uint64_t n_awaited = 0;
+};
+
+struct Capture {
+  Operations operations;  // of all its streams, in the order of the calls
+  DeviceStream* first;    // where it began
+  std::map<DeviceStream*, JoinedStream> joined;
+};
+
 struct Device {
   gpu_emu::EmulatorOptions options;
   std::map<const void*, uint64_t> allocations;  // bytes by address
   uint64_t used_bytes = 0;
+  std::unique_ptr<Capture> capture;
+  uint64_t n_captures = 0;
 };
 
 struct DeviceEvent {
   std::chrono::steady_clock::time_point recorded;
   bool is_recorded = false;
-  bool is_captured = false;  // stands in a graph: the host may not ask for it
+  DeviceStream* captured_on = nullptr;  // stands in a graph: the host may not ask for it
+  uint64_t capture = 0;                 // the number of that capture
+  uint64_t n_operations = 0;            // of its stream, where that had joined
+
+  bool is_captured() const { return captured_on != nullptr; }
 };
 
 struct DeviceGraph {
@@ -46,6 +66,9 @@ enum Error : int {
   kNotReady = 600,
   kCaptureUnsupported = 900,
   kCaptureInvalid = 901,
+  kCaptureUnjoined = 904,
+  kCaptureIsolation = 905,
+  kCapturedEvent = 907,
 };
 
 DeviceStatus status(int error) {
@@ -77,6 +100,12 @@ const char* message(int error) {
       return "operation not permitted when stream is capturing";
     case kCaptureInvalid:
       return "the stream is not capturing";
+    case kCaptureUnjoined:
+      return "a stream that the capture forked to was not joined again";
+    case kCaptureIsolation:
+      return "a captured stream may not wait for what is not captured with it";
+    case kCapturedEvent:
+      return "the event stands in a graph";
     default:
       return "unknown error";
   }
@@ -89,7 +118,8 @@ int count(uint32_t* n_devices) {
 
 int open(uint32_t ordinal, Device** device) {
   if (ordinal >= kEmulatedDevices) return kNoDevice;
-  *device = new Device{.options = {.order = static_cast<Order>(ordinal)}, .allocations = {}};
+  *device = new Device;
+  (*device)->options.order = static_cast<Order>(ordinal);
   return kOk;
 }
 
@@ -167,6 +197,8 @@ int destroy_event(DeviceEvent* event) {
 int queue(DeviceStream* stream, std::function<int()> operation) {
   if (stream->handle->capture == nullptr) return operation();
   stream->handle->capture->push_back(std::move(operation));
+  const auto joined = stream->device->capture->joined.find(stream);
+  if (joined != stream->device->capture->joined.end()) ++joined->second.n_operations;
   return kOk;
 }
 
@@ -185,23 +217,48 @@ int fill(DeviceStream* stream, void* to, uint8_t value, uint64_t bytes) {
 }
 
 int record(DeviceStream* stream, DeviceEvent* event) {
-  event->is_captured = stream->handle->capture != nullptr;
-  if (event->is_captured) return kOk;
-  event->recorded = std::chrono::steady_clock::now();
-  event->is_recorded = true;
+  event->captured_on = nullptr;
+  if (stream->handle->capture == nullptr) {
+    event->recorded = std::chrono::steady_clock::now();
+    event->is_recorded = true;
+    return kOk;
+  }
+  const Device& device = *stream->device;
+  const auto joined = device.capture->joined.find(stream);
+  event->captured_on = stream;
+  event->capture = device.n_captures;
+  event->n_operations = joined == device.capture->joined.end() ? 0 : joined->second.n_operations;
   return kOk;
 }
 
-/// Whatever was queued has been done; within a capture, order is that of the calls.
-int await(DeviceStream*, DeviceEvent*) { return kOk; }
+/// Whatever was queued has been done; within a capture, order is that of the calls. An event of an
+/// open capture draws the stream into it.
+int await(DeviceStream* stream, DeviceEvent* event) {
+  Device& device = *stream->device;
+  const bool is_of_open =
+      event->is_captured() && device.capture != nullptr && event->capture == device.n_captures;
+  if (stream->handle->capture == nullptr) {
+    if (!event->is_captured()) return kOk;
+    if (!is_of_open) return kCapturedEvent;
+    stream->handle->capture = &device.capture->operations;
+    device.capture->joined.emplace(stream, JoinedStream{});
+    return kOk;
+  }
+  if (!event->is_captured() && !event->is_recorded) return kOk;
+  if (!is_of_open) return kCaptureIsolation;
+  const auto joined = device.capture->joined.find(event->captured_on);
+  if (stream == device.capture->first && joined != device.capture->joined.end())
+    joined->second.n_awaited = std::max(joined->second.n_awaited, event->n_operations);
+  return kOk;
+}
 
 int query(DeviceEvent* event, bool* is_done) {
-  if (event->is_captured) return kCaptureUnsupported;
+  if (event->is_captured()) return kCapturedEvent;
   *is_done = true;
   return kOk;
 }
 
-int wait_event(DeviceEvent* event) { return event->is_captured ? kCaptureUnsupported : kOk; }
+int wait_event(DeviceEvent* event) { return event->is_captured() ? kCapturedEvent : kOk; }
 
 int wait_stream(DeviceStream* stream) {
   return stream->handle->capture != nullptr ? kCaptureUnsupported : kOk;
@@ -214,16 +271,25 @@ int elapsed_ms(DeviceEvent* begin, DeviceEvent* end, float* ms) {
 }
 
 int begin_capture(DeviceStream* stream) {
-  if (stream->handle->capture != nullptr) return kCaptureUnsupported;
-  stream->handle->capture = new Operations;
+  Device& device = *stream->device;
+  if (device.capture != nullptr) return kCaptureUnsupported;
+  device.capture =
+      std::make_unique<Capture>(Capture{.operations = {}, .first = stream, .joined = {}});
+  ++device.n_captures;
+  stream->handle->capture = &device.capture->operations;
   return kOk;
 }
 
 int end_capture(DeviceStream* stream, DeviceGraph** graph) {
-  if (stream->handle->capture == nullptr) return kCaptureInvalid;
-  const std::unique_ptr<Operations> captured(stream->handle->capture);
+  *graph = nullptr;
+  if (stream->device->capture == nullptr || stream->device->capture->first != stream)
+    return kCaptureInvalid;
+  const std::unique_ptr<Capture> captured = std::move(stream->device->capture);
   stream->handle->capture = nullptr;
-  *graph = new DeviceGraph{.operations = std::move(*captured)};
+  for (const auto& [joined, count] : captured->joined) joined->handle->capture = nullptr;
+  for (const auto& [joined, count] : captured->joined)
+    if (count.n_awaited != count.n_operations) return kCaptureUnjoined;
+  *graph = new DeviceGraph{.operations = std::move(captured->operations)};
   return kOk;
 }
 

@@ -198,8 +198,8 @@ inline float2 f16x2_to_float2(uint32_t bits) {
 inline uint32_t floats_to_f16x2(float low, float high) {
   return f32_to_f16(low) | static_cast<uint32_t>(f32_to_f16(high)) << 16;
 }
-// Rounded to f32 first, which changes nothing: 24 bits are 2 * 11 + 2, where two roundings are as one
-// (Figueroa, When is double rounding innocuous?, 1995).
+// Rounded to f32 first, which changes nothing: 24 bits are 2 * 11 + 2, where two roundings are as
+// one (Figueroa, When is double rounding innocuous?, 1995).
 inline uint32_t sub_f16x2(uint32_t a, uint32_t b) {
   const float2 x = f16x2_to_float2(a);
   const float2 y = f16x2_to_float2(b);
@@ -241,16 +241,12 @@ inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
 inline uint4 load16_once(const void* from,
                          std::source_location where = std::source_location::current()) {
   gpu_emu::check_global(from, 16, where);
-  uint4 v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+  return *static_cast<const uint4*>(from);
 }
 inline uint2 load8_once(const void* from,
                         std::source_location where = std::source_location::current()) {
   gpu_emu::check_global(from, 8, where);
-  uint2 v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+  return *static_cast<const uint2*>(from);
 }
 
 // ---- Copies into shared memory.
@@ -294,10 +290,9 @@ inline void mma_u8s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b,
 inline void load_rows(gpu_emu::Collective kind, uint32_t (&r)[4], const void* shared_row,
                       std::source_location where) {
   gpu_emu::check_shared16(shared_row, where);
-  uint32_t row[4];
-  std::memcpy(row, shared_row, sizeof row);
+  const uint4 row = *static_cast<const uint4*>(shared_row);
   gpu_emu::Rendezvous part{
-      .kind = kind, .mask = kFullMask, .where = where, .registers_in = {row}, .registers_out = r};
+      .kind = kind, .mask = kFullMask, .where = where, .registers_in = {&row}, .registers_out = r};
   gpu_emu::meet(part);
 }
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* shared_row,

@@ -25,8 +25,8 @@ class Fiber {
   void restart(void (*entry)(), uint32_t colour);
   static void arrive();
 
-  /// Leaves `from` and goes on where `to` was left. A fiber that `is_over` is not returned to before
-  /// it is restarted.
+  /// Leaves `from` and goes on where `to` was left. A fiber that `is_over` is not returned to
+  /// before it is restarted.
   static void switch_to(Fiber& from, Fiber& to, bool is_over = false);
 
  private:
@@ -37,7 +37,7 @@ class Fiber {
   std::byte* stack_ = nullptr;
   const void* bottom_ = nullptr;  // of the part in use, for AddressSanitizer
   uint64_t stack_bytes_ = 0;
-  void* history_ = nullptr;  // ThreadSanitizer's fiber
+  [[maybe_unused]] void* history_ = nullptr;  // ThreadSanitizer's fiber
 };
 
 }  // namespace strata::gpu_emu

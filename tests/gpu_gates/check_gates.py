@@ -99,8 +99,8 @@ def compared(table, expected):
 
 def write_table(path, expected, table, compiler):
     """One line per kernel and architecture, so that a change reads as one."""
-    lines = ["{", f' "compiler": {json.dumps(compiler)},',
-             f' "dynamic_shared": {json.dumps(expected["dynamic_shared"])},', ' "kernels": {']
+    sizes = ",\n".join(f"  {json.dumps(name)}: {size}" for name, size in expected["dynamic_shared"].items())
+    lines = ["{", f' "compiler": {json.dumps(compiler)},', ' "dynamic_shared": {', *sizes.splitlines(), " },", ' "kernels": {']
     for i, (name, archs) in enumerate(table.items()):
         facts = ",\n".join(f"   {json.dumps(arch)}: {json.dumps(archs[arch])}" for arch in archs)
         comma = "," if i + 1 < len(table) else ""

@@ -189,5 +189,5 @@ def plain_names(kernels):
                 break
         shown = re.sub(r"^void ", "", shown[:end])
         shown = re.sub(r"(?:[\w{}]+::)+", "", shown)
-        shown = re.sub(r"\((?:unsigned )?(?:int|char|bool|long)\)", "", shown)
-        kernel.plain = (unit.group(1) + "/" if unit else "") + shown
+        shown = re.sub(r"\([\w ]+\)(?=-?\d)", "", shown)  # the types of arguments that are numbers
+        kernel.plain = (unit.group(1) + "/" if unit else "") + shown.replace("> >", ">>")

@@ -33,6 +33,7 @@ BenchSubject bench_subject(const engine::Engine& engine, const Settings& setting
   subject.n_threads = engine.n_threads();
   subject.k_codec = options.k_codec;
   subject.v_codec = options.v_codec;
+  subject.is_on_device = engine.device() != nullptr;
   subject.device = engine.device() != nullptr ? engine.device()->name()
                                               : fmt::format("cpu {}", engine.kernels().name);
   subject.is_spilling = engine.context().kv.is_spilling();

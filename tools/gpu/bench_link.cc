@@ -136,7 +136,8 @@ std::byte** make_list(GpuBench& bench, std::byte* base, uint32_t n_blocks, uint6
     list[i] = base + at * bytes;
   }
   auto* memory = static_cast<std::byte**>(bench.make(n_blocks * sizeof(std::byte*)));
-  copy(bench, memory, list.data(), n_blocks * sizeof(std::byte*));
+  copy(bench, static_cast<void*>(memory), static_cast<const void*>(list.data()),
+       n_blocks * sizeof(std::byte*));
   wait(bench);
   return memory;
 }

@@ -32,7 +32,7 @@ std::vector<uint32_t> random_chunk(uint64_t bytes, uint32_t seed) {
 
 std::string text(const char* format, double value) {
   char line[48];
-  std::snprintf(line, sizeof line, format, value);
+  (void)std::snprintf(line, sizeof line, format, value);
   return line;
 }
 
@@ -123,9 +123,9 @@ void GpuBench::measure_copy() {
   const auto run = [this](uint32_t) {
     check(table_.copy(stream_, copy_to_, copy_from_, copy_bytes_));
   };
-  std::vector<double> us;
+  std::vector<double> us(kCeilingRuns);
   time_batch(run, 0, 1);
-  for (uint32_t i = 0; i < kCeilingRuns; ++i) us.push_back(time_batch(run, 0, 1));
+  for (double& one : us) one = time_batch(run, 0, 1);
   copy_rate_ = 2 * static_cast<double>(copy_bytes_) / (median_of(us) * 1e-6);
 }
 
@@ -136,8 +136,8 @@ void GpuBench::measure_link() {
   void* mapped = nullptr;
   check(table_.pin(device_, host.data(), host.size(), &mapped));
   const auto run = [&](uint32_t) { check(table_.copy(stream_, copy_to_, host.data(), bytes)); };
-  std::vector<double> us;
-  for (uint32_t i = 0; i < kCeilingRuns; ++i) us.push_back(time_batch(run, 0, 1));
+  std::vector<double> us(kCeilingRuns);
+  for (double& one : us) one = time_batch(run, 0, 1);
   check(table_.unpin(device_, host.data()));
   link_rate_ = static_cast<double>(bytes) / (median_of(us) * 1e-6);
 }
@@ -213,7 +213,7 @@ void GpuBench::add(BenchRow row) {
   if (row.share == 0 && row.ceiling == "tensor" && tensor_flop_per_s() > 0)
     row.share = static_cast<double>(row.flop) / seconds / tensor_flop_per_s();
   std::printf("%s\n", bench_line(row).c_str());
-  std::fflush(stdout);
+  (void)std::fflush(stdout);
   rows_.push_back(std::move(row));
 }
 
