@@ -22,6 +22,15 @@ constexpr uint32_t kLogitRowsMax = kDeviceFewRows;
 constexpr uint32_t kCaptureShare = 16;
 constexpr uint32_t kCaptureBlocksMax = 16;
 
+/// Many rows go through the tensor cores 32 inputs at a time; a model of other widths is walked by
+/// few rows.
+bool takes_many_rows(const gpu_attn::DeviceModel& model) {
+  return std::ranges::all_of(model.layers, [](const gpu_attn::DeviceLayerWeights& layer) {
+    return std::ranges::all_of(gpu_attn::kLayerMatrixMembers,
+                               [&](auto member) { return (layer.*member).n_in % kActGroup == 0; });
+  });
+}
+
 gpu_attn::DeviceStepSizes step_sizes(const DeviceFacts& facts, uint64_t n_ctx, uint32_t max_rows) {
   return {.max_rows = max_rows,
           .max_logit_rows = std::min(max_rows, kLogitRowsMax),
@@ -49,6 +58,7 @@ struct DeviceWalk::State {
         KvCache& kv_cache, const DevicePlan& device_plan, uint32_t max_rows, uint64_t n_ctx)
       : cache(kv_cache),
         plan(device_plan),
+        part_rows(takes_many_rows(described) ? max_rows : kDeviceFewRows),
         sizes(step_sizes(device.facts(), n_ctx, max_rows)),
         stream(Stream::create(device)),
         weights(device, host, std::move(described), plan),
@@ -80,6 +90,7 @@ struct DeviceWalk::State {
 
   KvCache& cache;
   DevicePlan plan;
+  uint32_t part_rows;  // that are walked at once
   gpu_attn::DeviceStepSizes sizes;
   Stream stream;
   DeviceWeights weights;
@@ -193,8 +204,8 @@ void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits,
       throw Error(ErrorCode::kCancelled, "the step was stopped");
     const uint32_t begin_logits = n_logits;
     wanted.clear();
-    end = n_rows;
-    for (; n_logits < rows.logit_rows.size(); ++n_logits) {
+    end = std::min(n_rows, first + s.part_rows);
+    for (; n_logits < rows.logit_rows.size() && rows.logit_rows[n_logits] < end; ++n_logits) {
       if (wanted.size() == s.sizes.max_logit_rows) {
         end = rows.logit_rows[n_logits - 1] + 1;
         break;

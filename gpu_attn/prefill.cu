@@ -19,28 +19,25 @@
 // Bytes     prefill_bytes(); arithmetic prefill_flop(): 4 * head_dim per attended pair.
 // Numbers   q log2(e), K and V in f16, scores and sums in f32, weights in f16 as 2^(s - m + 7): m
 //           follows the largest score only when that has grown by more than 2^8, so that weights
-//           stay below 2^15, o is seldom rescaled, and weights down to 2^-24 of the largest are
-//           f16 numbers of full precision or nearly so.
-#include "gpu_attn/tensor_core_work.h"
-
+//           stay below 2^15, o is seldom rescaled, and weights down to 2^-21 of the largest are
+//           normal f16 numbers. K and V beyond f16 (a q8_0 scale above 515) are infinite here.
 #include <cmath>
 
 #include "base/check.h"
 #include "gpu_attn/device_stream.cuh"
 #include "gpu_attn/gpu.cuh"
 #include "gpu_attn/kernels.h"
+#include "gpu_attn/tensor_tiles.cuh"
 
 namespace strata::gpu_attn {
 namespace {
 
 constexpr uint32_t kWarps = 4;
 constexpr uint32_t kThreads = 32 * kWarps;
-constexpr uint32_t kChunk = 16;        // bytes that one thread copies at a time
 constexpr uint32_t kRing = 64;         // blocks whose pointers are at hand
 constexpr uint32_t kKeyChunks = 4;     // of a row of K: 32 positions
 constexpr float kLog2E = 1.44269504f;  // scores are powers of two
 constexpr float kLn2 = 0.693147181f;
-constexpr float kF16Largest = 65504.0f;
 constexpr float kSlack = 8.0f;  // how far the largest score may outgrow the reference
 constexpr float kLift = 7.0f;   // weights are times 2^7
 
@@ -117,43 +114,6 @@ __device__ __forceinline__ void find_tile(const PrefillLaunch& launch, Tile& til
   tile.begin_block = from + tile.split * run;
   tile.end_block = min(tile.begin_block + run, end);
   tile.end_position = min(high, tile.block_position(tile.end_block));
-}
-
-/// Where chunk `chunk` of row `row` of an array [..][kChunks] lies: the same chunk of eight
-/// neighbouring rows, which ldmatrix reads at once, falls into eight different groups of banks.
-template <uint32_t kChunks>
-__device__ __forceinline__ uint32_t permuted(uint32_t row, uint32_t chunk) {
-  if constexpr (kChunks % 8 == 0)
-    chunk ^= row & 7;
-  else if constexpr (kChunks % 4 == 0)
-    chunk ^= (row >> 1) & 3;
-  else if constexpr (kChunks % 2 == 0)
-    chunk ^= (row >> 2) & 1;
-  return (row * kChunks + chunk) * kChunk;
-}
-
-/// What a lane gives to ldmatrix_x4: its row of 16, and one of two neighbouring chunks. Few
-/// addresses are kept, the others are a constant away.
-template <uint32_t kChunks>
-struct LaneRows {
-  static constexpr uint32_t kKept = kChunks % 8 == 0 ? 4 : kChunks % 4 == 0 ? 2 : 1;
-  const unsigned char* kept[kKept];
-
-  __device__ __forceinline__ LaneRows(const unsigned char* rows) {
-    const uint32_t lane = threadIdx.x % 32;
-#pragma unroll
-    for (uint32_t i = 0; i < kKept; ++i)
-      kept[i] = rows + permuted<kChunks>(lane % 16, 2 * i + lane / 16);
-  }
-  /// Chunks 2 pair and 2 pair + 1 of rows 16 k ...
-  __device__ __forceinline__ const unsigned char* at(uint32_t k, uint32_t pair) const {
-    return kept[pair % kKept] + (16 * k * kChunks + pair / kKept * kKept * 2) * kChunk;
-  }
-};
-
-__device__ __forceinline__ uint32_t finite_f16x2(float low, float high) {
-  return floats_to_f16x2(fminf(fmaxf(low, -kF16Largest), kF16Largest),
-                         fminf(fmaxf(high, -kF16Largest), kF16Largest));
 }
 
 /// q log2(e) of the tile as f16, finite; zeros for padding.

@@ -38,4 +38,23 @@ inline uint64_t prefill_bytes(const DevicePrefillArgs& args) {
   return blocks + 2 * args.n_rows * row;
 }
 
+/// All matrices of a launch.
+inline uint64_t wide_linear_flop(const DeviceLinearArgs& args) {
+  uint64_t flop = 0;
+  for (uint32_t i = 0; i < args.n_matrices; ++i)
+    flop += 2 * uint64_t{args.n_rows} * args.w[i].n_out * args.w[i].n_in;
+  return flop;
+}
+
+/// Packed weights, x and out once; weights and x as f16 written and read once. Tiles that read the
+/// same rows find them in the second cache.
+inline uint64_t wide_linear_bytes(const DeviceLinearArgs& args) {
+  const uint64_t n_in = args.w[0].n_in;
+  uint64_t bytes = args.n_rows * n_in * 8;
+  for (uint32_t i = 0; i < args.n_matrices; ++i)
+    bytes += args.w[i].total_bytes() + uint64_t{args.w[i].n_panels()} * kPanelRows * n_in * 4 +
+             uint64_t{args.n_rows} * args.w[i].n_out * 4;
+  return bytes;
+}
+
 }  // namespace strata::gpu_attn

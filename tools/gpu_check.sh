@@ -23,14 +23,12 @@ root=$(dirname "$self")/..
 
 left() { echo $((GPU_CHECK_LEFT - SECONDS)); }
 
-# The subjects that have "cases" or "bench". A dry run takes those that the emulator ends soon.
+# The subjects that have "cases" or "bench". A dry run leaves out what takes the emulator long.
 subjects_with() {
   local listed
   listed=$("$GPU_CHECK_PROGRAM" --list) || return
-  if [ "$GPU_CHECK_DRY" = yes ]; then
-    listed=$(grep -E '^(copy|rows|link) ' <<< "$listed")
-  fi
-  awk -v what="$1" '{ for (i = 2; i <= NF; ++i) if ($i == what) print $1 }' <<< "$listed"
+  [ "$GPU_CHECK_DRY" = no ] || listed=$(grep -v '^step ' <<< "$listed")
+  sed -n "s/ $1\$//p" <<< "$listed"
 }
 
 stage_facts() {
@@ -90,10 +88,9 @@ run_cases() {
 }
 
 # Each of the subjects gets an equal part of the time that is left.
-each_subject() {  # each_subject WHAT COMMAND...: COMMAND SUBJECT SECONDS ARGUMENTS
-  local what=$1 command=$2 names name n failed=0
+each_subject() {  # each_subject NAMES COMMAND...: COMMAND SUBJECT SECONDS ARGUMENTS
+  local names=$1 command=$2 name n failed=0
   shift 2
-  names=$(subjects_with "$what")
   [ -n "$names" ] || { echo "FAIL $GPU_CHECK_PROGRAM names no subjects"; return 1; }
   n=$(wc -l <<< "$names")
   for name in $names; do
@@ -105,7 +102,7 @@ each_subject() {  # each_subject WHAT COMMAND...: COMMAND SUBJECT SECONDS ARGUME
 
 stage_cases() {
   "$GPU_CHECK_PROGRAM" --facts
-  each_subject cases run_cases
+  each_subject "$(subjects_with cases)" run_cases
 }
 
 run_bench() {
@@ -114,20 +111,22 @@ run_bench() {
   "$GPU_CHECK_PROGRAM" "${arguments[@]}" 2>&1
 }
 
-stage_bench() { each_subject bench run_bench; }
+stage_bench() { each_subject "$(subjects_with bench)" run_bench; }
 
 # sanitize TOOL: small cases under compute-sanitizer. A dry run's tool is one that finds nothing.
 sanitize() {
-  local tool
+  local tool names
+  names=$(subjects_with cases)
   tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
   if [ "$GPU_CHECK_DRY" = yes ]; then
     tool=$OUT/sanitizer
     printf '%s\n' '#!/usr/bin/env bash' "while [[ \$1 = --* ]]; do shift 2; done" "\"\$@\"" 'rc=$?' \
       'echo "========= ERROR SUMMARY: 0 errors"' "exit \$rc" > "$tool"
     chmod +x "$tool"
+    names=$(head -n 2 <<< "$names")
   fi
   [ -n "$tool" ] || { echo "there is no compute-sanitizer: skipped"; return 77; }
-  each_subject cases run_cases "$tool" --tool "$1" --error-exitcode 9 --print-limit 20
+  each_subject "$names" run_cases "$tool" --tool "$1" --error-exitcode 9 --print-limit 20
 }
 
 stage_memcheck() { sanitize memcheck; }

@@ -3,7 +3,7 @@
 //   gpu_check --facts                what the device is
 //   gpu_check --cases [--small]      every case; a line per failure, a table of subjects
 //   gpu_check --bench [--small]      rows of a Markdown table
-//   gpu_check --list                 the subjects, one a line
+//   gpu_check --list                 the subjects of both, one a line
 //     --only SUBJECT   that subject alone          --after N   cases from number N + 1 on
 //     --seconds S      it ends by then, whatever runs   --case-seconds S   of one case, 30
 //     --module FILE    the CUDA module                  --device N
@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -30,21 +31,30 @@ namespace {
 
 enum ExitCode : int { kGood, kFailed, kUsage, kNoDevice = 4, kStopped = 5 };
 
-struct Subject {
-  const char* name;
-  std::vector<gpu_test::GpuCase> (*cases)();
-  void (*bench)(gpu_bench::GpuBench&);
+struct Bench {
+  const char* subject;
+  void (*run)(gpu_bench::GpuBench&);
 };
 
-constexpr Subject kSubjects[] = {
-    {"copy", gpu_test::copy_cases, nullptr},
-    {"rows", gpu_test::row_cases, gpu_bench::bench_rows},
-    {"attend", gpu_test::attend_cases, gpu_bench::bench_attend},
-    {"linear", gpu_test::linear_cases, gpu_bench::bench_linear},
-    {"wide_linear", gpu_test::wide_linear_cases, gpu_bench::bench_wide_linear},
-    {"prefill", gpu_test::prefill_cases, gpu_bench::bench_prefill},
-    {"link", nullptr, gpu_bench::bench_link},
+constexpr Bench kBenches[] = {
+    {"rows", gpu_bench::bench_rows},       {"attend", gpu_bench::bench_attend},
+    {"linear", gpu_bench::bench_linear},   {"wide_linear", gpu_bench::bench_wide_linear},
+    {"prefill", gpu_bench::bench_prefill}, {"link", gpu_bench::bench_link},
 };
+
+/// "attend" of "attend/f16/1000 positions".
+std::string subject_of(const gpu_test::GpuCase& one) {
+  return one.name.substr(0, one.name.find('/'));
+}
+
+/// Cases by subject, in the order of all_cases(); those of `only`, where it is not empty.
+std::map<std::string, std::vector<gpu_test::GpuCase>> cases_by_subject(const std::string& only) {
+  std::map<std::string, std::vector<gpu_test::GpuCase>> subjects;
+  for (const gpu_test::GpuCase& one : gpu_test::all_cases()) {
+    if (only.empty() || only == subject_of(one)) subjects[subject_of(one)].push_back(one);
+  }
+  return subjects;
+}
 
 struct Options {
   std::string mode;
@@ -155,10 +165,10 @@ struct Tally {
   double seconds = 0;
 };
 
-void write_tally(const char* subject, const Tally& tally) {
+void write_tally(const std::string& subject, const Tally& tally) {
   (void)std::snprintf(tally_line, sizeof tally_line,
                       "cases %-12s %4u run, %u failed, worst %.3f of its tolerance, %.1f s\n",
-                      subject, tally.n_cases, tally.n_failed, tally.worst, tally.seconds);
+                      subject.c_str(), tally.n_cases, tally.n_failed, tally.worst, tally.seconds);
 }
 
 /// Empty where the case holds.
@@ -178,13 +188,14 @@ std::string failure_of(const Checked& checked, const gpu_test::GpuCase& one, Tal
 /// Runs the cases of a subject from `number` + 1 on; `number` ends at the last. kStopped where that
 /// one lost the device.
 int run_subject(const Checked& checked, const Options& options, const Deadline& deadline,
-                const Subject& subject, uint32_t& number) {
+                const std::string& subject, const std::vector<gpu_test::GpuCase>& cases,
+                uint32_t& number) {
   using Clock = std::chrono::steady_clock;
   const uint32_t before = number;
   Tally tally;
-  for (const gpu_test::GpuCase& one : subject.cases()) {
+  for (const gpu_test::GpuCase& one : cases) {
     if ((options.is_small && !one.is_small) || ++number <= options.after) continue;
-    write_tally(subject.name, tally);
+    write_tally(subject, tally);
     now_running(one.name, number);
     deadline.begin_part(options.case_seconds);
     const auto begin = Clock::now();
@@ -196,9 +207,9 @@ int run_subject(const Checked& checked, const Options& options, const Deadline& 
     say("FAIL " + one.name + ": " + failure);
     if (checked.is_lost()) break;
   }
-  write_tally(subject.name, tally);
+  write_tally(subject, tally);
   std::printf("%s", tally_line);
-  if (number == before) say(std::string("FAIL ") + subject.name + ": it has no cases");
+  if (number == before) say("FAIL " + subject + ": it has no cases");
   if (tally.n_failed > 0 && checked.is_lost()) return kStopped;
   return tally.n_failed == 0 && number > before ? kGood : kFailed;
 }
@@ -206,10 +217,8 @@ int run_subject(const Checked& checked, const Options& options, const Deadline& 
 int run_cases(const Checked& checked, const Options& options, const Deadline& deadline) {
   int code = kGood;
   uint32_t number = 0;
-  for (const Subject& subject : kSubjects) {
-    if (subject.cases == nullptr || (!options.only.empty() && options.only != subject.name))
-      continue;
-    const int found = run_subject(checked, options, deadline, subject, number);
+  for (const auto& [subject, cases] : cases_by_subject(options.only)) {
+    const int found = run_subject(checked, options, deadline, subject, cases, number);
     if (found != kGood) code = found;
     if (found != kStopped) continue;
     say("stopped at " + std::to_string(number));
@@ -220,10 +229,9 @@ int run_cases(const Checked& checked, const Options& options, const Deadline& de
 
 int run_benches(const Checked& checked, const Options& options, const Deadline& deadline) {
   int code = kGood;
-  for (const Subject& subject : kSubjects) {
-    if (subject.bench == nullptr || (!options.only.empty() && options.only != subject.name))
-      continue;
-    now_running(std::string("bench ") + subject.name, 0);
+  for (const Bench& one : kBenches) {
+    if (!options.only.empty() && options.only != one.subject) continue;
+    now_running(std::string("bench ") + one.subject, 0);
     deadline.begin_part(options.seconds == 0 ? 3600 : options.seconds);
     try {
       gpu_bench::GpuBench bench(checked.table, checked.device, options.is_small);
@@ -235,9 +243,9 @@ int run_benches(const Checked& checked, const Options& options, const Deadline& 
           bench.tensor_flop_per_s() / 1e12);
       say(line);
       say(gpu_bench::bench_head());
-      subject.bench(bench);
+      one.run(bench);
     } catch (const std::exception& error) {
-      say(std::string("FAIL bench ") + subject.name + ": " + error.what());
+      say(std::string("FAIL bench ") + one.subject + ": " + error.what());
       code = kFailed;
       if (checked.is_lost()) return kStopped;
     }
@@ -246,9 +254,8 @@ int run_benches(const Checked& checked, const Options& options, const Deadline& 
 }
 
 int list_subjects() {
-  for (const Subject& subject : kSubjects)
-    say(std::string(subject.name) + (subject.cases != nullptr ? " cases" : "") +
-        (subject.bench != nullptr ? " bench" : ""));
+  for (const auto& [subject, cases] : cases_by_subject("")) say(subject + " cases");
+  for (const Bench& one : kBenches) say(std::string(one.subject) + " bench");
   return kGood;
 }
 
@@ -291,9 +298,10 @@ bool read_options(int argc, char** argv, Options& options) {
       return false;
     if (!is_good) return false;
   }
-  const auto is_named = [&](const Subject& subject) { return options.only == subject.name; };
-  const bool is_known = options.only.empty() || std::ranges::any_of(kSubjects, is_named);
-  return !options.mode.empty() && is_known;
+  const auto is_named = [&](const Bench& one) { return options.only == one.subject; };
+  const bool is_known = options.mode == "--bench" ? std::ranges::any_of(kBenches, is_named)
+                                                  : !cases_by_subject(options.only).empty();
+  return !options.mode.empty() && (options.only.empty() || is_known);
 }
 
 int check(const Options& options) {
