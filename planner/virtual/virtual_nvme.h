@@ -1,6 +1,6 @@
 // planner/virtual/virtual_nvme.h - a disk in virtual time: slots of its queue, a latency, a rate
-// that all requests share, and faults by a script. Why: an engine that reads ahead is judged by how it
-// behaves behind a slow or failing read, and that must come again at will.
+// that all requests share, and faults by a script. Why: an engine that reads ahead is judged by how
+// it behaves behind a slow or failing read, and that must come again at will.
 #pragma once
 
 #include <cstdint>
