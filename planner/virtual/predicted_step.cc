@@ -153,7 +153,7 @@ void PredictedStep::take_rows() {
   norm_weight_ = floats(widest);
   residual_ = floats(n * shape.d_model);
   normed_ = floats(n * shape.d_model);
-  quant_ = take(std::min<uint64_t>(n, kDeviceFewRows) * widest * 2, what);
+  quant_ = take(std::min<uint64_t>(n, kDeviceFewRows) * widest * 2 + 256, what);
   projected_ =
       take(std::max({n * qkv_width, 2 * n * d_ff, uint64_t{shape.vocab_size}}) * kFloat, what);
   attended_ = floats(2 * n * q_width);
@@ -166,16 +166,14 @@ void PredictedStep::take_rows() {
   host_q_ = pin_real<float>(q_width);
   host_partials_ = pin_real<float>(n_heads * (shape.head_dim + 2));
   host_token_ = pin_real<int32_t>(2);
-  if (!why_not_.empty()) return;
-  std::iota(positions_, positions_ + n_positions_max_, 0U);
-  *selected_position_ = static_cast<uint32_t>(n_selected_ * kBlockPositions - 1);
 }
 
 void PredictedStep::take_weights() {
   uint64_t slot_bytes = 0;
   head_ = take(model_.pieces.output_head, "the output head");
-  embedding_ = pin_nowhere(model_.pieces.embedding_row * model_.shape.vocab_size,
-                           "the embedding beside weights and K and V");
+  embedding_ =
+      pin_nowhere(model_.pieces.embedding_row * round_up(model_.shape.vocab_size, kPanelRows),
+                  "the embedding beside weights and K and V");
   for (uint32_t i = 0; i < layers_.size(); ++i) {
     const uint64_t bytes = layer_bytes(i);
     layers_[i].weights = layers_[i].is_streamed ? pin_nowhere(bytes, "the streamed weights")
@@ -217,9 +215,10 @@ void PredictedStep::take_kv() {
   if (slot_bytes > 0) make_ahead(kv_ahead_, slot_bytes, "K and V of two layers");
   if (placement_.kv == KvPlace::kSelectedNvme) staging_ = pin_nowhere(missed_bytes, "staging");
   if (!why_not_.empty()) return;
-  for (uint32_t i = 0; i < layers_.size(); ++i) {
+  std::iota(positions_, positions_ + n_positions_max_, 0U);
+  *selected_position_ = static_cast<uint32_t>(n_selected_ * kBlockPositions - 1);
+  for (uint32_t i = 0; i < layers_.size(); ++i)
     if (layers_[i].selected != nullptr) set_selected(i);
-  }
 }
 
 /// A wrong call or a hazard is a bug of the schedule.

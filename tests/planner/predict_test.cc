@@ -167,6 +167,39 @@ TEST(Predict, AWindowedLayerReadsItsWindow) {
   EXPECT_TRUE(predict_prefill(profile, model, placed(KvPlace::kDramInPlace), 8192).fits);
 }
 
+TEST(Predict, AModelOfAFewKilobytesRunsEveryWay) {
+  PredictedModel model;
+  model.shape = {.architecture = "llama",
+                 .n_layers = 3,
+                 .d_model = 32,
+                 .head_dim = 8,
+                 .vocab_size = 17,
+                 .n_ctx_train = 64,
+                 .layers = {}};
+  for (uint32_t i = 0; i < 3; ++i) {
+    model.shape.layers.push_back({.n_heads = 4, .n_kv_heads = 2, .d_ff = 48});
+    model.pieces.layers.push_back(
+        {.qkv = 64 * 128, .attn_output = 32 * 128, .ffn_gate_up = 96 * 128, .ffn_down = 32 * 192});
+  }
+  model.pieces.embedding_row = 128;
+  model.pieces.output_head = 17 * 128;
+  model.layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 8);
+  for (const bool is_quantised : {false, true}) {
+    model.is_quantised = is_quantised;
+    for (const KvPlace kv : {KvPlace::kHbm, KvPlace::kDramOnCpu, KvPlace::kDramInPlace,
+                             KvPlace::kDramStreamed, KvPlace::kSelectedDram})
+      for (const uint32_t n_streamed : {0U, 1U, 2U, 3U})
+        for (const uint32_t n_positions : {1U, 31U, 64U, 333U}) {
+          Placement placement = placed(kv, 0.5, n_streamed);
+          placement.selected_positions = 64;
+          placement.prefill_rows = 64;
+          const DeviceProfile& profile = device_profile("laptop8");
+          EXPECT_GT(predict_decode(profile, model, placement, n_positions).ms, 0);
+          EXPECT_GT(predict_prefill(profile, model, placement, n_positions).ms, 0);
+        }
+  }
+}
+
 TEST(Predict, WhatDoesNotFitSaysWhat) {
   const auto why_not = [](const char* profile, const PredictedModel& model, Placement placement) {
     const Prediction of = predict_decode(device_profile(profile), model, placement, k128K);
