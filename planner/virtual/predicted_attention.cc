@@ -40,19 +40,23 @@ void PredictedStep::set_selected(uint32_t layer) {
 }
 
 /// The table of a step: blocks of `base`, in order; of a windowed layer as a ring; where they are
-/// copies of those at home, the open block of a decoded token is the one at home.
+/// copies of those at home, the open block of a decoded token is the one at home. A full layer's
+/// table of the same base is only continued, from what was its last block.
 void PredictedStep::set_table(uint32_t layer, const Rows& rows, std::byte* base) {
-  const Layer& of = layers_[layer];
+  Layer& of = layers_[layer];
   const uint64_t block_bytes = model_.layout.block_bytes;
   const uint64_t first = first_block(layer, rows);
   const uint64_t end = div_up(uint64_t{rows.first_pos} + rows.n_rows, kBlockPositions);
   const bool is_open_at_home = base != of.kv && n_rows_max_ == 1;
+  const uint64_t from = of.is_full && of.table_base == base ? of.n_in_table - 1 : first;
   for (uint64_t head = 0; head < model_.shape.layers[layer].n_kv_heads; ++head)
-    for (uint64_t block = first; block < end; ++block) {
+    for (uint64_t block = from; block < end; ++block) {
       const uint64_t at = head * of.stride + block % of.stride;
       const bool is_home = is_open_at_home && block + 1 == end;
       of.table[head * of.stride + block - first] = (is_home ? of.kv : base) + at * block_bytes;
     }
+  of.table_base = base;
+  of.n_in_table = end - first;
 }
 
 /// Keeps the copies of K and V two layers ahead: of what stands before the step they are for.

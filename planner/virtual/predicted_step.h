@@ -43,9 +43,11 @@ class PredictedStep {
     std::byte* weights = nullptr;  // where they lie in HBM or, streamed, in DRAM
     bool is_streamed = false;
     bool is_full = true;
-    std::byte* kv = nullptr;         // home of K and V, [n_kv_heads][stride] blocks
-    std::byte* cache = nullptr;      // of selected blocks in HBM
-    uint64_t stride = 0;             // blocks of a KV head
+    std::byte* kv = nullptr;     // home of K and V, [n_kv_heads][stride] blocks
+    std::byte* cache = nullptr;  // of selected blocks in HBM
+    uint64_t stride = 0;         // blocks of a KV head
+    std::byte* table_base = nullptr;
+    uint64_t n_in_table = 0;         // blocks of a KV head
     std::byte** table = nullptr;     // [n_kv_heads][stride], of what a step attends and writes
     std::byte** selected = nullptr;  // [n_kv_heads][n_selected_]
   };

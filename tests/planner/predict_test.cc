@@ -244,7 +244,8 @@ TEST(Predict, TheSameQuestionHasTheSameEvents) {
 }
 
 /// Tokens per second of an 8B model of 4.8 GB and a 70B of 39 GB behind 128 k tokens (the disk:
-/// 1 M) with 2,048 positions selected. Nothing here was measured; a row says what the profile implies.
+/// 1 M) with 2,048 positions selected. Nothing here was measured; a row says what the profile
+/// implies.
 struct Scenario {
   const char* profile;
   const PredictedModel& model;
