@@ -165,6 +165,14 @@ constexpr OptionSpec kRows[] = {
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
      "without -d at 32,768 tokens or the model's context",
      Sources::kFlagOnly, kBench, &S::tiers},
+    {"device", "", Section::kTests, ValueKind::kText, "", 0, 0, "virtual:NAME",
+     "predict a card that is not here instead of measuring this machine, from assumed figures: "
+     "virtual:rtx4090 (another name lists all)",
+     Sources::kFlagOnly, kBench, &S::device},
+    {"device-ctx", "-c", Section::kTests, ValueKind::kCount, "0", 0, kMaxTokens, "N",
+     "with --device, tokens of the prompt, behind which others are decoded; 0 = what the model was "
+     "trained for",
+     Sources::kFlagOnly, kBench, &S::device_ctx},
 
     {"methods", "--attn", Section::kJudging, ValueKind::kText, "oracle,quest,cuboid,mean,pq,recent",
      0, 0, "NAME,...", "methods of retrieval to judge against exact attention",
