@@ -188,6 +188,8 @@ KernelCost kernel_cost(const DeviceRotateArgs& args) {
   const uint64_t row_bytes = kv_position_bytes(args.layout);
   for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
     std::byte* const* table = args.blocks + head * args.block_stride;
+    std::byte* const* homes =
+        args.mirror == nullptr ? nullptr : args.mirror + head * args.block_stride;
     for (uint64_t row = 0; row < n_rows;) {
       const uint64_t block = args.positions[row] / kBlockPositions;
       uint64_t end = row + 1;
@@ -198,6 +200,8 @@ KernelCost kernel_cost(const DeviceRotateArgs& args) {
                    static_cast<unsigned long long>(args.block_stride), args.first_block);
       add_block(cost.reads, table[at], args.layout.block_bytes, 0);  // the other rows stay
       add_block(cost.writes, table[at], args.layout.block_bytes, (end - row) * row_bytes);
+      if (homes != nullptr)
+        add_block(cost.writes, homes[at], args.layout.block_bytes, (end - row) * row_bytes);
       row = end;
     }
   }
@@ -257,6 +261,32 @@ KernelCost kernel_cost(const DeviceArgmaxArgs& args) {
   return cost;
 }
 
+KernelCost kernel_cost(const DeviceCopyBlocksArgs& args) {
+  KernelCost cost{.name = "copy_blocks"};
+  for (uint32_t i = 0; i < args.n_blocks; ++i) {
+    add_block(cost.reads, args.from[i], args.block_bytes, args.block_bytes);
+    add_block(cost.writes, args.to[i], args.block_bytes, args.block_bytes);
+  }
+  return cost;
+}
+
+KernelCost kernel_cost(const DeviceSetWordsArgs& args) {
+  KernelCost cost{.name = "set_words"};
+  for (uint32_t i = 0; i < args.n; ++i)
+    add(cost.writes, args.words + args.index[i], sizeof(uint64_t));
+  add(cost.reads, args.value, args.n * sizeof(uint64_t));
+  return cost;
+}
+
+template <>
+std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args) {
+  return {range_of(args.from, args.n_blocks * sizeof(std::byte*)),
+          range_of(args.to, args.n_blocks * sizeof(std::byte*))};
+}
+template <>
+std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args) {
+  return {range_of(args.index, args.n * sizeof(uint32_t))};
+}
 template <>
 std::vector<ByteRange> tables_of(const DeviceRotateArgs& args) {
   return {range_of(args.positions, args.n_rows * sizeof(uint32_t)),

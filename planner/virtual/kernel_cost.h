@@ -36,10 +36,13 @@ KernelCost kernel_cost(const DeviceEmbedArgs& args);
 KernelCost kernel_cost(const DeviceNormArgs& args);
 KernelCost kernel_cost(const DeviceQuantizeArgs& args);
 KernelCost kernel_cost(const DeviceLinearArgs& args);
-/// Of these three the tables of blocks and the positions are read here, when the operation starts.
+/// Of the first three below the tables of blocks and the positions, of the last two the lists are
+/// read here, when the operation starts.
 KernelCost kernel_cost(const DeviceRotateArgs& args);
 KernelCost kernel_cost(const DeviceAttendArgs& args);
 KernelCost kernel_cost(const DevicePrefillArgs& args);
+KernelCost kernel_cost(const DeviceCopyBlocksArgs& args);
+KernelCost kernel_cost(const DeviceSetWordsArgs& args);
 KernelCost kernel_cost(const DeviceMergeArgs& args);
 KernelCost kernel_cost(const DeviceActivateArgs& args);
 KernelCost kernel_cost(const DeviceArgmaxArgs& args);
@@ -55,5 +58,9 @@ template <>
 std::vector<ByteRange> tables_of(const DeviceAttendArgs& args);
 template <>
 std::vector<ByteRange> tables_of(const DevicePrefillArgs& args);
+template <>
+std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args);
+template <>
+std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args);
 
 }  // namespace strata::planner

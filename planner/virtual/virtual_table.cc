@@ -138,6 +138,8 @@ constexpr DeviceKernels kKernels = {
     .prefill = kKernel<DevicePrefillArgs, &DeviceKernels::prefill>,
     .activate = kKernel<DeviceActivateArgs, &DeviceKernels::activate>,
     .argmax = kKernel<DeviceArgmaxArgs, &DeviceKernels::argmax>,
+    .copy_blocks = kKernel<DeviceCopyBlocksArgs, &DeviceKernels::copy_blocks>,
+    .set_words = kKernel<DeviceSetWordsArgs, &DeviceKernels::set_words>,
 };
 
 constexpr DeviceTable kTable = {

@@ -29,11 +29,8 @@ constexpr std::string_view kVirtual = "virtual:";
 constexpr uint32_t kContextMax = 1U << 20;  // its prompt takes some ten seconds to predict
 
 const DeviceProfile& profile_of(const Command& command) {
-  const std::string& device = command.settings.device;
-  const std::string name = device.substr(std::min(kVirtual.size(), device.size()));
   try {
-    if (device.starts_with(kVirtual)) return planner::device_profile(name);
-    return planner::device_profile(device);  // names what there is
+    return planner::device_profile(engine::parse_device_choice(command.settings.device).profile);
   } catch (const Error& error) {
     std::string remedy;
     for (const DeviceProfile& profile : planner::device_profiles())

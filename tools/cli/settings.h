@@ -57,7 +57,6 @@ struct Settings {
   std::string depth_fill;
   bool stages = false;
   bool tiers = false;
-  std::string device;       // virtual:NAME: predicted, not measured; empty = this machine
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `eval` judges.
   bool probe = false;
