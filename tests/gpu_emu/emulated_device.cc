@@ -4,32 +4,34 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
 
 #include "gpu_attn/device_stream.cuh"
 #include "gpu_attn/kernels.h"
+#include "tests/gpu_emu/stream_capture.h"
 
 namespace strata {
-
-using Operations = std::vector<std::function<int()>>;
 
 struct Device {
   gpu_emu::EmulatorOptions options;
   std::map<const void*, uint64_t> allocations;  // bytes by address
   uint64_t used_bytes = 0;
+  std::vector<std::unique_ptr<gpu_emu::Capture>> captures;  // ended ones too: events name them
 };
 
+/// Recorded last on a stream as such, or while a capture was open: then the host may not ask for it.
 struct DeviceEvent {
   std::chrono::steady_clock::time_point recorded;
   bool is_recorded = false;
-  bool is_captured = false;  // stands in a graph: the host may not ask for it
+  bool is_captured = false;
+  gpu_emu::Capture* capture = nullptr;
+  gpu_emu::Known known;  // within the capture
 };
 
 struct DeviceGraph {
-  Operations operations;
+  std::vector<gpu_emu::Operation> operations;
 };
 
 }  // namespace strata
@@ -43,9 +45,13 @@ enum Error : int {
   kInvalidValue = 1,
   kOutOfMemory = 2,
   kNoDevice = 100,
+  kIllegalState = 401,
   kNotReady = 600,
   kCaptureUnsupported = 900,
-  kCaptureInvalid = 901,
+  kCaptureUnmatched = 903,
+  kCaptureUnjoined = 904,
+  kCaptureIsolation = 905,
+  kCapturedEvent = 907,
 };
 
 DeviceStatus status(int error) {
@@ -75,8 +81,16 @@ const char* message(int error) {
       return "the event has not been recorded";
     case kCaptureUnsupported:
       return "operation not permitted when stream is capturing";
-    case kCaptureInvalid:
+    case kIllegalState:
       return "the stream is not capturing";
+    case kCaptureUnmatched:
+      return "the capture was begun on another stream";
+    case kCaptureUnjoined:
+      return "the capture has work of a stream that the first one does not await";
+    case kCaptureIsolation:
+      return "the event was not recorded in the stream's capture";
+    case kCapturedEvent:
+      return "operation not permitted on an event last recorded in a capturing stream";
     default:
       return "unknown error";
   }
@@ -89,7 +103,8 @@ int count(uint32_t* n_devices) {
 
 int open(uint32_t ordinal, Device** device) {
   if (ordinal >= kEmulatedDevices) return kNoDevice;
-  *device = new Device{.options = {.order = static_cast<Order>(ordinal)}, .allocations = {}};
+  *device = new Device{
+      .options = {.order = static_cast<Order>(ordinal)}, .allocations = {}, .captures = {}};
   return kOk;
 }
 
@@ -164,9 +179,10 @@ int destroy_event(DeviceEvent* event) {
 }
 
 /// Runs the operation, or keeps it for the graph that is captured.
-int queue(DeviceStream* stream, std::function<int()> operation) {
-  if (stream->handle->capture == nullptr) return operation();
-  stream->handle->capture->push_back(std::move(operation));
+int queue(DeviceStream* stream, const Operation& operation) {
+  Queue& own = *stream->handle;
+  if (own.capture == nullptr) return operation();
+  own.capture->add(own, operation);
   return kOk;
 }
 
@@ -185,23 +201,34 @@ int fill(DeviceStream* stream, void* to, uint8_t value, uint64_t bytes) {
 }
 
 int record(DeviceStream* stream, DeviceEvent* event) {
-  event->is_captured = stream->handle->capture != nullptr;
-  if (event->is_captured) return kOk;
-  event->recorded = std::chrono::steady_clock::now();
-  event->is_recorded = true;
+  const Queue& own = *stream->handle;
+  *event = {.recorded = std::chrono::steady_clock::now(),
+            .is_recorded = own.capture == nullptr,
+            .is_captured = own.capture != nullptr,
+            .capture = own.capture,
+            .known = {}};
+  if (own.capture != nullptr) event->known = own.capture->known_to(own);
   return kOk;
 }
 
-/// Whatever was queued has been done; within a capture, order is that of the calls.
-int await(DeviceStream*, DeviceEvent*) { return kOk; }
+/// Outside of captures all that was queued has been done.
+int await(DeviceStream* stream, DeviceEvent* event) {
+  Queue& own = *stream->handle;
+  if (!event->is_captured)
+    return own.capture != nullptr && event->is_recorded ? kCaptureIsolation : kOk;
+  const bool is_open = event->capture->is_open();
+  if (!is_open || (own.capture != nullptr && own.capture != event->capture))
+    return kCaptureIsolation;
+  event->capture->join(own, event->known);
+  return kOk;
+}
 
 int query(DeviceEvent* event, bool* is_done) {
-  if (event->is_captured) return kCaptureUnsupported;
-  *is_done = true;
-  return kOk;
+  *is_done = !event->is_captured;
+  return event->is_captured ? kCapturedEvent : kOk;
 }
 
-int wait_event(DeviceEvent* event) { return event->is_captured ? kCaptureUnsupported : kOk; }
+int wait_event(DeviceEvent* event) { return event->is_captured ? kCapturedEvent : kOk; }
 
 int wait_stream(DeviceStream* stream) {
   return stream->handle->capture != nullptr ? kCaptureUnsupported : kOk;
@@ -214,16 +241,19 @@ int elapsed_ms(DeviceEvent* begin, DeviceEvent* end, float* ms) {
 }
 
 int begin_capture(DeviceStream* stream) {
-  if (stream->handle->capture != nullptr) return kCaptureUnsupported;
-  stream->handle->capture = new Operations;
+  if (stream->handle->capture != nullptr) return kIllegalState;
+  stream->device->captures.push_back(std::make_unique<Capture>(*stream->handle));
   return kOk;
 }
 
 int end_capture(DeviceStream* stream, DeviceGraph** graph) {
-  if (stream->handle->capture == nullptr) return kCaptureInvalid;
-  const std::unique_ptr<Operations> captured(stream->handle->capture);
-  stream->handle->capture = nullptr;
-  *graph = new DeviceGraph{.operations = std::move(*captured)};
+  Capture* capture = stream->handle->capture;
+  if (capture == nullptr) return kIllegalState;
+  if (!capture->is_first(*stream->handle)) return kCaptureUnmatched;
+  const bool is_whole = capture->is_whole();
+  std::vector<Operation> operations = capture->end();
+  if (!is_whole) return kCaptureUnjoined;
+  *graph = new DeviceGraph{.operations = std::move(operations)};
   return kOk;
 }
 
