@@ -168,8 +168,8 @@ constexpr OptionSpec kRows[] = {
      "without -d at 32,768 tokens or the model's context",
      Sources::kFlagOnly, kBench, &S::tiers},
     {"device-ctx", "-c", Section::kTests, ValueKind::kCount, "0", 0, kMaxTokens, "N",
-     "with --device virtual:NAME, tokens of the prompt, behind which others are decoded; 0 = what the model was "
-     "trained for",
+     "with --device virtual:NAME, tokens of the prompt, behind which others are decoded; 0 = what "
+     "the model was trained for",
      Sources::kFlagOnly, kBench, &S::device_ctx},
 
     {"methods", "--attn", Section::kJudging, ValueKind::kText, "oracle,quest,cuboid,mean,pq,recent",
