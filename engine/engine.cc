@@ -120,6 +120,10 @@ void Engine::choose_device() {
     throw Error(ErrorCode::kUsage, "a virtual device computes nothing: it predicts times",
                 "--device", "use it with `strata bench`, or give auto, none or cuda:N");
   const bool is_named = options_.device.kind == DeviceChoice::Kind::kCuda;
+  const gpu_attn::CudaDevices devices =
+      options_.devices != nullptr ? *options_.devices : gpu_attn::find_cuda_devices();
+  ChosenDevice chosen = open_chosen_device(options_.device, devices);
+  if (!chosen.device) return;
   device_model_ = describe_for_device(
       *file_, spec_, KvLayout::make(options_.k_codec, options_.v_codec, spec_.shape.head_dim));
   if (const std::string why = beyond_devices(); !why.empty()) {
@@ -128,10 +132,6 @@ void Engine::choose_device() {
     notices_.push_back("the CPU computes: " + why);
     return;
   }
-  const gpu_attn::CudaDevices devices =
-      options_.devices != nullptr ? *options_.devices : gpu_attn::find_cuda_devices();
-  ChosenDevice chosen = open_chosen_device(options_.device, devices);
-  if (!chosen.device) return;
   try {
     plan_for_device(*chosen.device);
     device_ = std::move(chosen.device);

@@ -115,10 +115,12 @@ TEST_F(BenchDevice, PrintsCsvAndLines) {
 
 TEST_F(BenchDevice, RefusesWhatIsNoDevice) {
   const std::string path = small_model();
-  for (const std::string device : {"virtual:rtx9999", "rtx9999", "cuda:0", "virtual:"})
-    expect_refused(
-        {"bench", "-m", path, "--device", device},
-        {2, "usage", {"unknown device profile", "rtx3060", "h200"}, "--device", "virtual:rtx4090"});
+  expect_refused(
+      {"bench", "-m", path, "--device", "virtual:rtx9999"},
+      {2, "usage", {"unknown device profile", "rtx3060", "h200"}, "--device", "virtual:rtx4090"});
+  for (const std::string device : {"rtx9999", "cuda:", "virtual:"})
+    expect_refused({"bench", "-m", path, "--device", device},
+                   {2, "usage", {"--device '" + device + "'"}, "--device", "virtual:PROFILE"});
 }
 
 TEST_F(BenchDevice, RefusesOptionsOfMeasurementsAndContextsThatAreTooLong) {
