@@ -8,8 +8,9 @@
 //          lies at u ^ swizzle(r), so that the 8 rows that one ldmatrix reads at the same u lie in
 //          different banks. The XOR stays inside the largest power of two that divides kUnits, at
 //          most 8: what remains of the stride separates the rest.
-//   rows   Where K is q8_0, position p of a half block of V lies at row (p % 2) * 8 + p / 2: the
-//          order in which the scores come out (below).
+//   rows   Where K is q8_0, the positions 4i, 4i + 1 of a half block of V are the rows 2i, 2i + 1,
+//          the positions 4i + 2, 4i + 3 the rows 8 + 2i, 9 + 2i: the order in which a lane's scores
+//          become its weights (below).
 //
 // ldmatrix moves pairs of bytes. Of f16 it gives each lane the two rows of one column, which is the
 // operand. Of int8 it gives two rows of two neighbouring columns; the even bytes are the operand of
@@ -23,14 +24,38 @@
 namespace strata::gpu_attn {
 
 inline constexpr uint32_t kUnitBytes = 16;
-inline constexpr uint32_t kItems = 4;  // copies that a block is taken in: two of K, two of V
-inline constexpr uint32_t kHalfBlock = kBlockPositions / 2;  // positions of an item of V
-inline constexpr uint32_t kScaleGroup = 32;                  // dimensions that share a q8_0 scale
+inline constexpr uint32_t kHalfBlock = kBlockPositions / 2;
+inline constexpr uint32_t kScaleGroup = 32;  // dimensions that share a q8_0 scale
 // Shared memory of a thread block, its 1.5 KB beside not counted: three fit a multiprocessor of 228
 // KB, one fits the 100 KB of a consumer card.
 inline constexpr uint32_t kAttendSharedMax = 73 * 1024;
 
 constexpr uint32_t round_up_to(uint32_t n, uint32_t step) { return (n + step - 1) / step * step; }
+
+/// The units that a row's XOR permutes, less one.
+template <uint32_t kUnits>
+inline constexpr uint32_t kSwizzleMask = kUnits % 8 == 0   ? 7
+                                         : kUnits % 4 == 0 ? 3
+                                         : kUnits % 2 == 0 ? 1
+                                                           : 0;
+
+template <uint32_t kUnits>
+__host__ __device__ __forceinline__ constexpr uint32_t swizzle(uint32_t row) {
+  constexpr uint32_t kMask = kSwizzleMask<kUnits>;
+  return (kMask == 7 ? row : kMask == 3 ? row / 2 : row / 4) & kMask;
+}
+
+/// Whether the 8 rows of one ldmatrix lie in different banks: 8 units are all of them.
+template <uint32_t kUnits>
+constexpr bool rows_lie_apart() {
+  for (uint32_t unit = 0; unit < kUnits; ++unit) {
+    uint32_t banks = 0;
+    for (uint32_t row = 0; row < 8; ++row)
+      banks |= 1u << (row * kUnits + (unit ^ swizzle<kUnits>(row))) % 8;
+    if (banks != 0xff) return false;
+  }
+  return true;
+}
 
 /// What a kernel is compiled for. Offsets are those that KvLayout::make gives.
 template <KvCodec kKCodec, KvCodec kVCodec, uint32_t kDim>
@@ -42,11 +67,15 @@ struct AttendShape {
   static constexpr uint32_t kScalesBytes = round_up_to(kGroups * kBlockPositions * 2, 64);
   static constexpr uint32_t kKUnits = kScaledK ? 2 : 4;  // of a row of K: 32 positions
   static constexpr uint32_t kVUnits = kDim * (kScaledV ? 1 : 2) / kUnitBytes;
+  static_assert(rows_lie_apart<kKUnits>() && rows_lie_apart<kVUnits>());
   static constexpr uint32_t kKScales = round_up_to(kDim * kKUnits * kUnitBytes, 64);
   static constexpr uint32_t kV = kKScales + (kScaledK ? kScalesBytes : 0);
   static constexpr uint32_t kVScales = kV + kBlockPositions * kVUnits * kUnitBytes;
   static constexpr uint32_t kBlockBytes = kVScales + (kScaledV ? kScalesBytes : 0);
 
+  // Copies that a block is taken in: two of K; two of V, or one where the scales of all positions
+  // are wanted at once.
+  static constexpr uint32_t kItems = kScaledV ? 3 : 4;
   // Dimensions of K's first item; whole groups where they have scales.
   static constexpr uint32_t kFirstDims = round_up_to(kDim / 2, kScaledK ? kScaleGroup : 16);
   static constexpr uint32_t kSteps = kDim / 16;  // of the tensor cores over the dimensions
@@ -63,22 +92,10 @@ struct AttendShape {
   static constexpr uint32_t kSharedBytes = kStagesBytes + kQueriesBytes;
 };
 
-/// The units that a row's XOR permutes, less one.
-template <uint32_t kUnits>
-inline constexpr uint32_t kSwizzleMask = kUnits % 8 == 0   ? 7
-                                         : kUnits % 4 == 0 ? 3
-                                                           : kUnits % 2;
-
-template <uint32_t kUnits>
-__device__ __forceinline__ uint32_t swizzle(uint32_t row) {
-  constexpr uint32_t kMask = kSwizzleMask<kUnits>;
-  return (kMask == 7 ? row : kMask == 3 ? row / 2 : row / 4) & kMask;
-}
-
 /// The position of a half block of V that lies at a row.
 template <bool kPermuted>
 __device__ __forceinline__ uint32_t position_of_row(uint32_t row) {
-  return kPermuted ? row % 8 * 2 + row / 8 : row;
+  return kPermuted ? row % 8 / 2 * 4 + row / 8 * 2 + row % 2 : row;
 }
 
 // ---- From memory to shared memory, in order as far as a warp reads 128 neighbouring bytes at
@@ -115,19 +132,23 @@ __device__ __forceinline__ void copy_keys(unsigned char* stage, const std::byte*
   }
 }
 
-/// Half of V's positions, and their scales.
+/// Half of V's positions.
 template <class Shape, uint32_t kHalf>
 __device__ __forceinline__ void copy_values(unsigned char* stage, const std::byte* block,
                                             uint32_t lane) {
   constexpr uint32_t kOffset = Shape::kV + kHalf * kHalfBlock * Shape::kVUnits * kUnitBytes;
   copy_rows<Shape::kVUnits, kHalfBlock, Shape::kScaledK>(stage + kOffset, block + kOffset, lane);
-  if constexpr (Shape::kScaledV) {
-    // Two units of each group's four.
-    if (lane < Shape::kGroups * 2) {
-      const uint32_t unit = lane / 2 * 4 + kHalf * 2 + lane % 2;
-      cp_async16(stage + Shape::kVScales + unit * kUnitBytes,
-                 block + Shape::kVScales + unit * kUnitBytes);
-    }
+}
+
+/// All of V, and its scales.
+template <class Shape>
+__device__ __forceinline__ void copy_scaled_values(unsigned char* stage, const std::byte* block,
+                                                   uint32_t lane) {
+  copy_values<Shape, 0>(stage, block, lane);
+  copy_values<Shape, 1>(stage, block, lane);
+  if (lane < Shape::kGroups * kBlockPositions * 2 / kUnitBytes) {
+    const uint32_t at = Shape::kVScales + lane * kUnitBytes;
+    cp_async16(stage + at, block + at);
   }
 }
 
@@ -137,22 +158,25 @@ __device__ __forceinline__ void copy_item(unsigned char* stage, const std::byte*
   if constexpr (kItem == 0) copy_keys<Shape, 0, Shape::kFirstDims>(stage, block, lane);
   if constexpr (kItem == 1)
     copy_keys<Shape, Shape::kFirstDims, Shape::kHeadDim>(stage, block, lane);
-  if constexpr (kItem >= 2) copy_values<Shape, kItem - 2>(stage, block, lane);
+  if constexpr (kItem >= 2 && Shape::kScaledV) {
+    copy_scaled_values<Shape>(stage, block, lane);
+  } else if constexpr (kItem >= 2) {
+    copy_values<Shape, kItem - 2>(stage, block, lane);
+  }
 }
 
-/// Zeros for the positions of a half block of V from n_real on: no one wrote them, and NaN times a
-/// weight of zero is NaN.
-template <class Shape, uint32_t kHalf>
+/// Zeros for those of V's positions [kBegin, kEnd) that are not below n_real: no one wrote them, and
+/// NaN times a weight of zero is NaN.
+template <class Shape, uint32_t kBegin, uint32_t kEnd>
 __device__ __forceinline__ void clear_values(unsigned char* stage, uint32_t n_real, uint32_t lane) {
   if constexpr (Shape::kScaledV) {
-    auto* scales = reinterpret_cast<uint16_t*>(stage + Shape::kVScales) + kHalf * kHalfBlock;
-    for (uint32_t i = lane; i < Shape::kGroups * kHalfBlock; i += 32)
-      if (i % kHalfBlock >= n_real) scales[i / kHalfBlock * kBlockPositions + i % kHalfBlock] = 0;
+    auto* scales = reinterpret_cast<uint16_t*>(stage + Shape::kVScales);
+    for (uint32_t i = lane; i < Shape::kGroups * kBlockPositions; i += 32)
+      if (i % kBlockPositions >= n_real) scales[i] = 0;
   } else {
-    auto* values =
-        reinterpret_cast<uint4*>(stage + Shape::kV) + kHalf * kHalfBlock * Shape::kVUnits;
-    for (uint32_t i = lane; i < kHalfBlock * Shape::kVUnits; i += 32)
-      if (position_of_row<Shape::kScaledK>(i / Shape::kVUnits) >= n_real)
+    auto* values = reinterpret_cast<uint4*>(stage + Shape::kV) + kBegin * Shape::kVUnits;
+    for (uint32_t i = lane; i < (kEnd - kBegin) * Shape::kVUnits; i += 32)
+      if (kBegin + position_of_row<Shape::kScaledK>(i / Shape::kVUnits) >= n_real)
         values[i] = make_uint4(0, 0, 0, 0);
   }
 }

@@ -160,11 +160,11 @@ __device__ __forceinline__ void scale_sums(QueryState<Shape>& state, float facto
 }
 
 /// Scores become weights in place (elements 0 and 1 of each tile); sums so far are rescaled where a
-/// query's largest score grew.
+/// query's largest score grew, or the bias changed.
 template <class Shape>
 __device__ __forceinline__ void weigh(QueryState<Shape>& state,
                                       const QueriesInShared<Shape>& queries,
-                                      uint32_t first_position, float (&scores)[4][4]) {
+                                      uint32_t first_position, float bias, float (&scores)[4][4]) {
   if constexpr (!Shape::kScaledK) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
@@ -189,14 +189,15 @@ __device__ __forceinline__ void weigh(QueryState<Shape>& state,
   for (uint32_t i = 0; i < 4; ++i) top = fmaxf(top, fmaxf(scores[i][0], scores[i][1]));
   top = fmaxf(top, __shfl_xor_sync(kFullMask, top, 1));
   top = fmaxf(top, __shfl_xor_sync(kFullMask, top, 2));
-  const bool grows = top > state.top;
-  if (__any_sync(kFullMask, grows)) {
-    const float reference = fmaf(top, state.per_unit, -state.bias);
+  const bool moves = top > state.top || (bias != state.bias && top != minus_infinity());
+  state.bias = bias;
+  if (__any_sync(kFullMask, moves)) {
+    const float reference = fmaf(top, state.per_unit, -bias);
     const float shrink =
         state.top == minus_infinity() ? 0 : exp2_approx(state.reference - reference);
-    scale_sums(state, grows ? shrink : 1);
+    scale_sums(state, moves ? shrink : 1);
     state.top = top;
-    state.reference = grows ? reference : state.reference;
+    state.reference = moves ? reference : state.reference;
   }
 #pragma unroll
   for (uint32_t i = 0; i < 4; ++i) {
@@ -208,19 +209,31 @@ __device__ __forceinline__ void weigh(QueryState<Shape>& state,
   }
 }
 
-/// From the high bias to the low, in the middle of a block.
+/// The bias for the scales of a block of V: once low, it stays so.
 template <class Shape>
-__device__ __forceinline__ void lower_bias(QueryState<Shape>& state, float (&weights)[4][4]) {
-  constexpr float kFactor = 0x1p-15f;
-  static_assert(kHighBias - kLowBias == 15);
-  scale_sums(state, kFactor);
+__device__ __forceinline__ float bias_for(const QueryState<Shape>& state,
+                                          const unsigned char* stage) {
+  if constexpr (!Shape::kScaledV) {
+    return kHighBias;
+  } else {
+    constexpr uint32_t kWords = Shape::kGroups * kBlockPositions / 2;
+    const auto* scales = reinterpret_cast<const uint32_t*>(stage + Shape::kVScales);
+    uint32_t bits = 0;
 #pragma unroll
-  for (uint32_t i = 0; i < 4; ++i) {
-    weights[i][0] *= kFactor;
-    weights[i][1] *= kFactor;
+    for (uint32_t word = 0; word < kWords; word += 32)
+      if (word + threadIdx.x % 32 < kWords) bits |= scales[word + threadIdx.x % 32];
+    return __any_sync(kFullMask, (bits & kTwoOrMore) != 0) ? kLowBias : state.bias;
   }
-  state.reference += kHighBias - kLowBias;
-  state.bias = kLowBias;
+}
+
+/// A lane's weights of 16 positions in the order of V's rows, as halves: pairs of neighbours.
+template <class Shape, uint32_t kHalf>
+__device__ __forceinline__ void split_weights(const float (&weights)[4][4], uint32_t (&high)[2],
+                                              uint32_t (&low)[2]) {
+  const float(&w0)[4] = weights[kHalf * 2];
+  const float(&w1)[4] = weights[kHalf * 2 + 1];
+  split_halves(w0[0], Shape::kScaledK ? w1[0] : w0[1], high[0], low[0]);
+  split_halves(Shape::kScaledK ? w0[1] : w1[0], w1[1], high[1], low[1]);
 }
 
 /// Adds the weighted values of 16 positions, f16.
@@ -230,9 +243,9 @@ __device__ __forceinline__ void add_plain_values(QueryState<Shape>& state,
                                                  const float (&weights)[4][4]) {
   const uint32_t offset = operand_offset<Shape::kVUnits>(threadIdx.x % 32);
   const unsigned char* rows = stage + Shape::kV + kHalf * kHalfBlock * Shape::kVUnits * kUnitBytes;
-  uint32_t a[4];
-  split_halves(weights[kHalf * 2][0], weights[kHalf * 2][1], a[0], a[1]);
-  split_halves(weights[kHalf * 2 + 1][0], weights[kHalf * 2 + 1][1], a[2], a[3]);
+  uint32_t high[2], low[2];
+  split_weights<Shape, kHalf>(weights, high, low);
+  const uint32_t a[4] = {high[0], low[0], high[1], low[1]};
 #pragma unroll
   for (uint32_t pair = 0; pair < Shape::kVUnits / 2; ++pair) {
     const Operands<false> v(rows + pair_offset<Shape::kVUnits>(offset, pair));
@@ -242,34 +255,29 @@ __device__ __forceinline__ void add_plain_values(QueryState<Shape>& state,
 }
 
 /// Adds the weighted values of 16 positions, q8_0: every group of 32 dimensions has weights of its
-/// own, times its scales.
+/// own, times its scales. A product of f16 is the sum of two: itself rounded, and what that leaves.
 template <class Shape, uint32_t kHalf>
 __device__ __forceinline__ void add_scaled_values(QueryState<Shape>& state,
                                                   const unsigned char* stage,
-                                                  float (&weights)[4][4]) {
+                                                  const float (&weights)[4][4]) {
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t offset = operand_offset<Shape::kVUnits>(lane);
   const unsigned char* rows = stage + Shape::kV + kHalf * kHalfBlock * Shape::kVUnits * kUnitBytes;
   const auto* scales = reinterpret_cast<const uint32_t*>(stage + Shape::kVScales) + kHalf * 8;
-  // Eight words of each group: every lane looks at some.
-  uint32_t bits = 0;
-#pragma unroll
-  for (uint32_t word = 0; word < Shape::kGroups * 8; word += 32)
-    if (word + lane < Shape::kGroups * 8) bits |= scales[(word + lane) / 8 * 16 + lane % 8];
-  if (__any_sync(kFullMask, (bits & kTwoOrMore) != 0) && state.bias == kHighBias)
-    lower_bias(state, weights);
-  // Pairs of scales of this lane's four positions: those of one tile's weights, but where K is q8_0
-  // a pair has a position of either tile.
+  uint32_t high[2], low[2];
+  split_weights<Shape, kHalf>(weights, high, low);
+  // Scales of this lane's four positions: neighbours where K is q8_0.
   scales += Shape::kScaledK ? lane % 4 * 2 : lane % 4;
-  const float(&w0)[4] = weights[kHalf * 2];
-  const float(&w1)[4] = weights[kHalf * 2 + 1];
 #pragma unroll
   for (uint32_t group = 0; group < Shape::kGroups; ++group) {
-    const float2 s0 = f16x2_to_float2(scales[group * 16]);
-    const float2 s1 = f16x2_to_float2(scales[group * 16 + (Shape::kScaledK ? 1 : 4)]);
     uint32_t a[4];
-    split_halves(w0[0] * s0.x, w0[1] * (Shape::kScaledK ? s1.x : s0.y), a[0], a[1]);
-    split_halves(w1[0] * (Shape::kScaledK ? s0.y : s1.x), w1[1] * s1.y, a[2], a[3]);
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+      const uint32_t scale = scales[group * 16 + i * (Shape::kScaledK ? 1 : 4)];
+      a[i * 2] = mul_f16x2(high[i], scale);
+      const uint32_t left = fma_f16x2(high[i], scale, negate_f16x2(a[i * 2]));
+      a[i * 2 + 1] = fma_f16x2(low[i], scale, left);
+    }
     const Operands<true> v(rows + pair_offset<Shape::kVUnits>(offset, group));
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) mma_f16(state.o[group * 4 + i], a, v.b[i]);
@@ -277,16 +285,8 @@ __device__ __forceinline__ void add_scaled_values(QueryState<Shape>& state,
 }
 
 template <class Shape, uint32_t kHalf>
-__device__ __forceinline__ void add_values(QueryState<Shape>& state,
-                                           const QueriesInShared<Shape>& queries,
-                                           unsigned char* stage, uint32_t first_position,
-                                           float (&weights)[4][4]) {
-  const uint32_t first = first_position + kHalf * kHalfBlock;
-  if (first + kHalfBlock > state.all.end) {
-    const uint32_t n_real = queries.end > first ? queries.end - first : 0;
-    clear_values<Shape, kHalf>(stage, n_real, threadIdx.x % 32);
-    __syncwarp(kFullMask);
-  }
+__device__ __forceinline__ void add_values(QueryState<Shape>& state, const unsigned char* stage,
+                                           const float (&weights)[4][4]) {
   if constexpr (Shape::kScaledV) {
     add_scaled_values<Shape, kHalf>(state, stage, weights);
   } else {
@@ -294,13 +294,24 @@ __device__ __forceinline__ void add_values(QueryState<Shape>& state,
   }
 }
 
+/// Clears what no one wrote of V's positions [kBegin, kEnd) of the block.
+template <class Shape, uint32_t kBegin, uint32_t kEnd>
+__device__ __forceinline__ void clear_tail(const QueryState<Shape>& state,
+                                           const QueriesInShared<Shape>& queries,
+                                           unsigned char* stage, uint32_t first_position) {
+  if (first_position + kEnd <= state.all.end) return;
+  const uint32_t n_real = queries.end > first_position ? queries.end - first_position : 0;
+  clear_values<Shape, kBegin, kEnd>(stage, n_real, threadIdx.x % 32);
+  __syncwarp(kFullMask);
+}
+
 /// Waits for item kItem of the block at hand and starts the copy that takes the place of the item
 /// before it, which every lane has read.
 template <class Shape, uint32_t kItem>
 __device__ __forceinline__ void next_item(const Pipeline<Shape>& pipeline, uint32_t b) {
-  cp_async_wait<static_cast<int>(Shape::kStages * kItems - 2)>();
+  cp_async_wait<static_cast<int>(Shape::kStages * Shape::kItems - 2)>();
   __syncwarp(kFullMask);
-  constexpr uint32_t kBefore = (kItem + kItems - 1) % kItems;
+  constexpr uint32_t kBefore = (kItem + Shape::kItems - 1) % Shape::kItems;
   const uint32_t of = kItem == 0 ? b + Shape::kStages - 1 : b + Shape::kStages;
   if (of < pipeline.n_blocks)
     copy_item<Shape, kBefore>(pipeline.stage(of), pipeline.ahead, threadIdx.x % 32);
@@ -321,9 +332,10 @@ __device__ __forceinline__ void fill_pipeline(Pipeline<Shape>& pipeline) {
     cp_async_commit();
     if (is_real) copy_item<Shape, 1>(stage, pipeline.ahead, lane);
     cp_async_commit();
+    if (b + 1 == Shape::kStages && Shape::kItems == 3) break;
     if (is_real) copy_item<Shape, 2>(stage, pipeline.ahead, lane);
     cp_async_commit();
-    if (b + 1 == Shape::kStages) break;
+    if (b + 1 == Shape::kStages || Shape::kItems == 3) continue;
     if (is_real) copy_item<Shape, 3>(stage, pipeline.ahead, lane);
     cp_async_commit();
   }
@@ -342,11 +354,21 @@ __device__ __forceinline__ void attend_block(Pipeline<Shape>& pipeline, QuerySta
   add_scores<Shape, 0, Shape::kFirstDims>(queries, stage, scores);
   next_item<Shape, 1>(pipeline, b);
   add_scores<Shape, Shape::kFirstDims, Shape::kHeadDim>(queries, stage, scores);
-  weigh(state, queries, first_position, scores);
-  next_item<Shape, 2>(pipeline, b);
-  add_values<Shape, 0>(state, queries, stage, first_position, scores);
-  next_item<Shape, 3>(pipeline, b);
-  add_values<Shape, 1>(state, queries, stage, first_position, scores);
+  if constexpr (Shape::kScaledV) {
+    next_item<Shape, 2>(pipeline, b);
+    clear_tail<Shape, 0, kBlockPositions>(state, queries, stage, first_position);
+    weigh(state, queries, first_position, bias_for(state, stage), scores);
+    add_values<Shape, 0>(state, stage, scores);
+    add_values<Shape, 1>(state, stage, scores);
+  } else {
+    weigh(state, queries, first_position, kHighBias, scores);
+    next_item<Shape, 2>(pipeline, b);
+    clear_tail<Shape, 0, kHalfBlock>(state, queries, stage, first_position);
+    add_values<Shape, 0>(state, stage, scores);
+    next_item<Shape, 3>(pipeline, b);
+    clear_tail<Shape, kHalfBlock, kBlockPositions>(state, queries, stage, first_position);
+    add_values<Shape, 1>(state, stage, scores);
+  }
 }
 
 /// The warp's sums to shared memory, the two halves of the weights added.

@@ -149,9 +149,11 @@ std::vector<float> draw_queries(const AttendShapeDrawn& shape, std::mt19937& ran
 ///   weight  relative: errors of its score and of the largest; 4 u of exp2, its argument's
 ///           roundings: u each of the score, the reference and their difference, all in log2
 ///           units, twice for the constant
-///   sums    of n weights: n u; each time the largest grows, another such factor, at most once a
-///           block. By the tensor cores 2 u for n + n / 16 addends; 2^-22 for the weights' halves;
-///           2^-39 of a stored number at least, 2^-24 where a q8_0 scale is 2 or more.
+///   sums    of n weights: n u; where the largest grows, at most once a block, 4 u of exp2, and in
+///           all of them together u of the way from the least score to the largest, in log2 units.
+///           By the tensor cores 2 u for n + n / 16 addends; 2^-22 for the weights' halves, and for
+///           those times a scale; 2^-39 of a stored number at least, 2^-24 where a q8_0 scale is 2
+///           or more.
 PartialWanted attend_double(const AttendShapeDrawn& shape, const KvTable& table, const float* q,
                             uint32_t head, uint32_t row, uint32_t split) {
   const uint32_t n_dims = shape.n_q_dims == 0 ? shape.head_dim : shape.n_q_dims;
@@ -185,8 +187,10 @@ PartialWanted attend_double(const AttendShapeDrawn& shape, const KvTable& table,
     wanted.m_tolerance = std::max(wanted.m_tolerance, errors.back());
   }
   const auto n = static_cast<double>(positions.size());
-  const double n_grows = std::ceil(n / kBlockPositions);
-  const double growth = n_grows * kUnit * (4 + 4 * (std::abs(wanted.m) + 16));
+  double least = wanted.m;
+  for (const double score : scores) least = std::min(least, score);
+  const double growth =
+      n == 0 ? 0 : kUnit * (4 * std::ceil(n / kBlockPositions) + 2 * (wanted.m - least));
   for (uint64_t i = 0; i < positions.size(); ++i) {
     const double weight = std::exp(scores[i] - wanted.m);
     const double arguments = 4 * (std::abs(scores[i]) + std::abs(wanted.m) + 16);
@@ -197,7 +201,7 @@ PartialWanted attend_double(const AttendShapeDrawn& shape, const KvTable& table,
     for (uint32_t d = 0; d < shape.head_dim; ++d) {
       const double v = table.v(head, positions[i], d);
       const double scale = table.v_scale(head, positions[i], d);
-      const double chain = (2 * (n + std::ceil(n / 16)) + 4 + 2) * kUnit;
+      const double chain = (2 * (n + std::ceil(n / 16)) + 4 + 4) * kUnit;
       wanted.o[d] += weight * v;
       wanted.o_tolerance[d] +=
           weight * std::abs(v) * (relative + chain) +
