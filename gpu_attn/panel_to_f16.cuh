@@ -1,9 +1,9 @@
 // gpu_attn/panel_to_f16.cuh - packed weights to rows of f16, which the tensor cores multiply.
 //
-// Formula   out[row, i] = f16(scale * (code - zero) - minimum), computed in f32, rounded to nearest,
-//           at most f16's largest number in magnitude.
-// Shapes    a matrix of panels (base/panel_layout.inc) to out [n_panels * 16, n_in] f16: rows of the
-//           last panel that the matrix has not are zeros, as packed.
+// Formula   out[row, i] = f16(scale * (code - zero) - minimum), computed in f32, rounded to
+//           nearest, at most f16's largest number in magnitude.
+// Shapes    a matrix of panels (base/panel_layout.inc) to out [n_panels * 16, n_in] f16: rows of
+//           the last panel that the matrix has not are zeros, as packed.
 // Threads   one writes 16 bytes: eight neighbouring inputs of one row; four threads a chunk of 32
 //           inputs, so that the writes are whole sectors. A block works on 16 rows and goes along
 //           kRunChunks chunks, four at a time.

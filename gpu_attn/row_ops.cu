@@ -8,7 +8,8 @@
 //                    cancellation where tanh nears -1
 //          quantize  gpu_attn/row_quant.cuh
 //          argmax    the first of the largest; a NaN is above every number
-// Shapes   rows [n_rows, n] f32, n a multiple of 4, of 32 where the int8 form is wanted (argmax: any)
+// Shapes   rows [n_rows, n] f32, n a multiple of 4, of 32 where the int8 form is wanted; argmax:
+//          any n
 // Threads  norm: a block per row; thread t owns float4 t, t + threads, .. and keeps them in
 //          registers between the passes, so that memory is read once; up to 1024 threads for few
 //          rows, a quarter of them for many, where other blocks fill the waits. Rows longer than

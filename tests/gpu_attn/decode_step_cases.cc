@@ -2,10 +2,10 @@
 // a forward pass in double precision, and bit for bit between ways to run the same steps.
 //
 // Tolerance. Of a row of size s (root mean square), f16 operands of attention and of products of
-// many rows err by 2^-11 s. Where rows or KV blocks are int8, a value errs by step / sqrt(12), step =
-// max / 127, max at about 3 s: s / 147. A logit is reached through 5 roundings in turn of each layer
-// and the last one, of random signs, by products that keep a row's size; 4 for the largest of 100
-// values: 4 sqrt(5 n_layers + 1) times that much.
+// many rows err by 2^-11 s. Where rows or KV blocks are int8, a value errs by step / sqrt(12),
+// step = max / 127, max at about 3 s: s / 147. A logit is reached through 5 roundings in turn of
+// each layer and the last one, of random signs, by products that keep a row's size; 4 for the
+// largest of 100 values: 4 sqrt(5 n_layers + 1) times that much.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -305,7 +305,8 @@ void expect_same(CaseReport& report, const StepRunner& one, const std::vector<fl
   report.expect_equal(std::as_bytes(std::span(one.logits)), std::as_bytes(std::span(logits)), name);
 }
 
-/// The same bits whether weights stay or are streamed, replayed or not, rows embedded here or there.
+/// The same bits whether weights stay or are streamed, replayed or not, rows embedded here or
+/// there.
 GpuCase equal_case(const StepModelOptions& options) {
   return {
       "step/equal runs/" + options.name, [options](UnderTest& on, CaseReport& report) {
@@ -349,8 +350,8 @@ GpuCase deferred_case(DeferredOrder order, const StepModelOptions& options) {
       }};
 }
 
-/// A layer's copy is queued when its slot is free, not when the layer is asked for; where a step was
-/// given up, the next one copies what its first layers find missing.
+/// A layer's copy is queued when its slot is free, not when the layer is asked for; where a step
+/// was given up, the next one copies what its first layers find missing.
 GpuCase ahead_case() {
   return {"step/streamed, copies are queued ahead", [](UnderTest& on, CaseReport& report) {
             constexpr uint32_t kLayers = 5;

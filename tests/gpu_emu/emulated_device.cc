@@ -1,55 +1,37 @@
 #include "tests/gpu_emu/emulated_device.h"
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
 
 #include "gpu_attn/device_stream.cuh"
 #include "gpu_attn/kernels.h"
+#include "tests/gpu_emu/stream_capture.h"
 
 namespace strata {
-
-using Operations = std::vector<std::function<int()>>;
-
-/// A stream that an event has drawn into another one's capture: its operations of copying so far,
-/// and how many of them the first stream waits for.
-struct JoinedStream {
-  uint64_t n_operations = 0;
-  uint64_t n_awaited = 0;
-};
-
-struct Capture {
-  Operations operations;  // of all its streams, in the order of the calls
-  DeviceStream* first;    // where it began
-  std::map<DeviceStream*, JoinedStream> joined;
-};
 
 struct Device {
   gpu_emu::EmulatorOptions options;
   std::map<const void*, uint64_t> allocations;  // bytes by address
   uint64_t used_bytes = 0;
-  std::unique_ptr<Capture> capture;
-  uint64_t n_captures = 0;
+  std::vector<std::unique_ptr<gpu_emu::Capture>> captures;  // ended ones too: events name them
 };
 
+/// Recorded last on a stream as such, or while a capture was open: then the host may not ask for it.
 struct DeviceEvent {
   std::chrono::steady_clock::time_point recorded;
   bool is_recorded = false;
-  DeviceStream* captured_on = nullptr;  // stands in a graph: the host may not ask for it
-  uint64_t capture = 0;                 // the number of that capture
-  uint64_t n_operations = 0;            // of its stream, where that had joined
-
-  bool is_captured() const { return captured_on != nullptr; }
+  bool is_captured = false;
+  gpu_emu::Capture* capture = nullptr;
+  gpu_emu::Known known;  // within the capture
 };
 
 struct DeviceGraph {
-  Operations operations;
+  std::vector<gpu_emu::Operation> operations;
 };
 
 }  // namespace strata
@@ -63,9 +45,10 @@ enum Error : int {
   kInvalidValue = 1,
   kOutOfMemory = 2,
   kNoDevice = 100,
+  kIllegalState = 401,
   kNotReady = 600,
   kCaptureUnsupported = 900,
-  kCaptureInvalid = 901,
+  kCaptureUnmatched = 903,
   kCaptureUnjoined = 904,
   kCaptureIsolation = 905,
   kCapturedEvent = 907,
@@ -98,14 +81,16 @@ const char* message(int error) {
       return "the event has not been recorded";
     case kCaptureUnsupported:
       return "operation not permitted when stream is capturing";
-    case kCaptureInvalid:
+    case kIllegalState:
       return "the stream is not capturing";
+    case kCaptureUnmatched:
+      return "the capture was begun on another stream";
     case kCaptureUnjoined:
-      return "a stream that the capture forked to was not joined again";
+      return "the capture has work of a stream that the first one does not await";
     case kCaptureIsolation:
-      return "a captured stream may not wait for what is not captured with it";
+      return "the event was not recorded in the stream's capture";
     case kCapturedEvent:
-      return "the event stands in a graph";
+      return "operation not permitted on an event last recorded in a capturing stream";
     default:
       return "unknown error";
   }
@@ -118,8 +103,8 @@ int count(uint32_t* n_devices) {
 
 int open(uint32_t ordinal, Device** device) {
   if (ordinal >= kEmulatedDevices) return kNoDevice;
-  *device = new Device;
-  (*device)->options.order = static_cast<Order>(ordinal);
+  *device = new Device{
+      .options = {.order = static_cast<Order>(ordinal)}, .allocations = {}, .captures = {}};
   return kOk;
 }
 
@@ -194,11 +179,10 @@ int destroy_event(DeviceEvent* event) {
 }
 
 /// Runs the operation, or keeps it for the graph that is captured.
-int queue(DeviceStream* stream, std::function<int()> operation) {
-  if (stream->handle->capture == nullptr) return operation();
-  stream->handle->capture->push_back(std::move(operation));
-  const auto joined = stream->device->capture->joined.find(stream);
-  if (joined != stream->device->capture->joined.end()) ++joined->second.n_operations;
+int queue(DeviceStream* stream, const Operation& operation) {
+  Queue& own = *stream->handle;
+  if (own.capture == nullptr) return operation();
+  own.capture->add(own, operation);
   return kOk;
 }
 
@@ -217,48 +201,34 @@ int fill(DeviceStream* stream, void* to, uint8_t value, uint64_t bytes) {
 }
 
 int record(DeviceStream* stream, DeviceEvent* event) {
-  event->captured_on = nullptr;
-  if (stream->handle->capture == nullptr) {
-    event->recorded = std::chrono::steady_clock::now();
-    event->is_recorded = true;
-    return kOk;
-  }
-  const Device& device = *stream->device;
-  const auto joined = device.capture->joined.find(stream);
-  event->captured_on = stream;
-  event->capture = device.n_captures;
-  event->n_operations = joined == device.capture->joined.end() ? 0 : joined->second.n_operations;
+  const Queue& own = *stream->handle;
+  *event = {.recorded = std::chrono::steady_clock::now(),
+            .is_recorded = own.capture == nullptr,
+            .is_captured = own.capture != nullptr,
+            .capture = own.capture,
+            .known = {}};
+  if (own.capture != nullptr) event->known = own.capture->known_to(own);
   return kOk;
 }
 
-/// Whatever was queued has been done; within a capture, order is that of the calls. An event of an
-/// open capture draws the stream into it.
+/// Outside of captures all that was queued has been done.
 int await(DeviceStream* stream, DeviceEvent* event) {
-  Device& device = *stream->device;
-  const bool is_of_open =
-      event->is_captured() && device.capture != nullptr && event->capture == device.n_captures;
-  if (stream->handle->capture == nullptr) {
-    if (!event->is_captured()) return kOk;
-    if (!is_of_open) return kCapturedEvent;
-    stream->handle->capture = &device.capture->operations;
-    device.capture->joined.emplace(stream, JoinedStream{});
-    return kOk;
-  }
-  if (!event->is_captured() && !event->is_recorded) return kOk;
-  if (!is_of_open) return kCaptureIsolation;
-  const auto joined = device.capture->joined.find(event->captured_on);
-  if (stream == device.capture->first && joined != device.capture->joined.end())
-    joined->second.n_awaited = std::max(joined->second.n_awaited, event->n_operations);
+  Queue& own = *stream->handle;
+  if (!event->is_captured)
+    return own.capture != nullptr && event->is_recorded ? kCaptureIsolation : kOk;
+  const bool is_open = event->capture->is_open();
+  if (!is_open || (own.capture != nullptr && own.capture != event->capture))
+    return kCaptureIsolation;
+  event->capture->join(own, event->known);
   return kOk;
 }
 
 int query(DeviceEvent* event, bool* is_done) {
-  if (event->is_captured()) return kCapturedEvent;
-  *is_done = true;
-  return kOk;
+  *is_done = !event->is_captured;
+  return event->is_captured ? kCapturedEvent : kOk;
 }
 
-int wait_event(DeviceEvent* event) { return event->is_captured() ? kCapturedEvent : kOk; }
+int wait_event(DeviceEvent* event) { return event->is_captured ? kCapturedEvent : kOk; }
 
 int wait_stream(DeviceStream* stream) {
   return stream->handle->capture != nullptr ? kCaptureUnsupported : kOk;
@@ -271,25 +241,19 @@ int elapsed_ms(DeviceEvent* begin, DeviceEvent* end, float* ms) {
 }
 
 int begin_capture(DeviceStream* stream) {
-  Device& device = *stream->device;
-  if (device.capture != nullptr) return kCaptureUnsupported;
-  device.capture =
-      std::make_unique<Capture>(Capture{.operations = {}, .first = stream, .joined = {}});
-  ++device.n_captures;
-  stream->handle->capture = &device.capture->operations;
+  if (stream->handle->capture != nullptr) return kIllegalState;
+  stream->device->captures.push_back(std::make_unique<Capture>(*stream->handle));
   return kOk;
 }
 
 int end_capture(DeviceStream* stream, DeviceGraph** graph) {
-  *graph = nullptr;
-  if (stream->device->capture == nullptr || stream->device->capture->first != stream)
-    return kCaptureInvalid;
-  const std::unique_ptr<Capture> captured = std::move(stream->device->capture);
-  stream->handle->capture = nullptr;
-  for (const auto& [joined, count] : captured->joined) joined->handle->capture = nullptr;
-  for (const auto& [joined, count] : captured->joined)
-    if (count.n_awaited != count.n_operations) return kCaptureUnjoined;
-  *graph = new DeviceGraph{.operations = std::move(captured->operations)};
+  Capture* capture = stream->handle->capture;
+  if (capture == nullptr) return kIllegalState;
+  if (!capture->is_first(*stream->handle)) return kCaptureUnmatched;
+  const bool is_whole = capture->is_whole();
+  std::vector<Operation> operations = capture->end();
+  if (!is_whole) return kCaptureUnjoined;
+  *graph = new DeviceGraph{.operations = std::move(operations)};
   return kOk;
 }
 

@@ -6,6 +6,7 @@
 
 #include "tests/gpu_emu/sanitizers.h"
 #include "tests/gpu_emu/scheduler.h"
+#include "tests/gpu_emu/stream_capture.h"
 
 namespace strata::gpu_emu {
 namespace {
@@ -83,15 +84,15 @@ void run_grid(const Launch& launch, const EmulatorOptions& options) {
 }  // namespace
 
 int queue_launch(Queue& queue, Launch launch) {
-  if (queue.capture != nullptr) {
+  if (queue.capture == nullptr) {
+    run_grid(launch, queue.options);
+  } else {
     check_launch(launch, queue.options);
-    queue.capture->push_back([&queue, launch = std::move(launch)] {
-      run_grid(launch, queue.options);
+    queue.capture->add(queue, [options = queue.options, launch = std::move(launch)] {
+      run_grid(launch, options);
       return 0;
     });
-    return 0;
   }
-  run_grid(launch, queue.options);
   return 0;
 }
 

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <source_location>
 #include <stdexcept>
 #include <type_traits>
@@ -53,10 +52,12 @@ struct Launch {
   std::vector<std::byte> args;
 };
 
-/// What launch() knows as a stream: work is done at once, or kept while a capture is open.
+class Capture;  // stream_capture.h
+
+/// What launch() knows as a stream: work is done at once, or kept while it takes part in a capture.
 struct Queue {
   EmulatorOptions options;
-  std::vector<std::function<int()>>* capture = nullptr;
+  Capture* capture = nullptr;
 };
 
 /// Runs the grid or adds it to the capture; 0. Throws EmulatorError.

@@ -85,6 +85,11 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
 int run_bench(const Command& command) {
   const Settings& settings = command.settings;
   AnswerSink sink = AnswerSink::open("");
+  if (engine::parse_device_choice(settings.device).kind == engine::DeviceChoice::Kind::kVirtual)
+    return run_device_bench(command, sink);
+  if (command.is_set("device-ctx"))
+    throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",
+                command.where("device-ctx"), "name a card with --device, or a depth with -d");
   if (settings.tiers) return run_tier_bench(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
   engine::Engine engine = open_engine(settings, tests);

@@ -57,6 +57,7 @@ struct Settings {
   std::string depth_fill;
   bool stages = false;
   bool tiers = false;
+  uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `eval` judges.
   bool probe = false;
   bool gate = false;
