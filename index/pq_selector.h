@@ -34,7 +34,7 @@ static_assert(sizeof(PqTrailer) == 64);
 
 class PqSelector : public TiledSelector {
  public:
-  static constexpr uint32_t kSegmentExtents = 8;  // 2,048 keys, half a slot of TileMemory
+  static constexpr uint32_t kSegmentExtents = 4;  // 1,024 keys, a quarter of a slot of TileMemory
   static constexpr uint32_t kSegmentBlocks = kSegmentExtents * kExtentBlocks;
 
   /// layout.head_dim is a multiple of kPqSubspaces.

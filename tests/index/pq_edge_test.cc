@@ -113,7 +113,8 @@ TEST(PqEdge, IndexBytesCountKeptBlocksAndCodebooks) {
                         PqSelector::tile_bytes();
   const uint64_t kept = uint64_t{kSegmentBlocks} * kBlockPositions * 64 * 2;
   const uint64_t codebook = (64 * 64 + 16 * 64) * 4;
-  EXPECT_EQ(index_bytes(Method::kPq, shape), 3 * (rows + kept + 3 * codebook));
+  const uint64_t n_codebooks = 24 / PqSelector::kSegmentExtents;
+  EXPECT_EQ(index_bytes(Method::kPq, shape), 3 * (rows + kept + n_codebooks * codebook));
   const IndexShape small{f16_layout(64), 3, 2};
   EXPECT_EQ(index_bytes(Method::kPq, small),
             3 * (3 * uint64_t{TileMemory::kSlotTiles} * PqSelector::tile_bytes() +
@@ -121,7 +122,8 @@ TEST(PqEdge, IndexBytesCountKeptBlocksAndCodebooks) {
   // What a query reads: tiles and centroids of two segments, keys of 11 blocks.
   const auto selector = make_pq(f16_layout(64), 24 * kExtentBlocks);
   EXPECT_EQ(selector->estimate_bytes(2 * kSegmentBlocks + 11),
-            2 * (8 * PqSelector::tile_bytes() + 64 * 64 * 4) + 11 * kBlockPositions * 64 * 2);
+            2 * (PqSelector::kSegmentExtents * PqSelector::tile_bytes() + 64 * 64 * 4) +
+                11 * kBlockPositions * 64 * 2);
 }
 
 }  // namespace

@@ -33,18 +33,18 @@ std::vector<std::byte> built(const Keys& first, uint32_t split, const Keys& seco
 }
 
 TEST(PqHistory, TruncationInASegmentThatIsKeptDropsWhatIsBeyond) {
-  const uint32_t end = kSegmentBlocks + 60;
+  const uint32_t end = 2 * kSegmentBlocks - 4;
   Keys kept = clustered_keys(layout(), end, kernels(), 1);
   kept.key(12 * kBlockPositions)[5] = std::nanf("");
   kept.key((kSegmentBlocks + 14) * kBlockPositions)[5] = std::nanf("");
   kept.store();
   const Keys other = clustered_keys(layout(), end, kernels(), 2);
   for (const auto& [seen, cut] :
-       std::vector<std::pair<uint32_t, uint32_t>>{{40, 0},
-                                                  {40, 1},
-                                                  {40, 8},
-                                                  {40, 10},
-                                                  {40, 39},
+       std::vector<std::pair<uint32_t, uint32_t>>{{30, 0},
+                                                  {30, 1},
+                                                  {30, 8},
+                                                  {30, 10},
+                                                  {30, 29},
                                                   {end, kSegmentBlocks},
                                                   {end, kSegmentBlocks + 8},
                                                   {end, kSegmentBlocks + 13},
@@ -97,7 +97,7 @@ TEST(PqHistory, ForksGoTheirOwnWays) {
   const Keys common = changing_keys(end, change, 6);
   const Keys other = changing_keys(end, change, 7);
   // In a segment, at its end, and in the second segment of a slot that is shared.
-  for (const uint32_t at : {10u, 40u, kSegmentBlocks, kSegmentBlocks + 11, change + 12}) {
+  for (const uint32_t at : {10u, 20u, kSegmentBlocks, kSegmentBlocks + 11, change + 12}) {
     const auto first = make_pq(1, 4 * end);
     observe_range(*first, 0, common, 0, at);
     const auto second = first->fork();
@@ -160,7 +160,7 @@ TEST(PqHistory, LoadedIsRebuilt) {
   keys.store();
   const auto whole = make_pq(1, end);
   observe_range(*whole, 0, keys, 0, end);
-  ASSERT_EQ(whole->n_codebooks(0), 8u);
+  ASSERT_EQ(whole->n_codebooks(0), end / kSegmentBlocks);
   std::mt19937_64 random(10);
   const auto q = drawn_queries(3, kHeadDim, random);
   // Also fewer extents than the codebooks are of.
@@ -204,9 +204,10 @@ TEST(PqHistory, HostileCodebooksAreRefused) {
       std::memcpy(bytes.data() + at, &value, 4);
       EXPECT_EQ(is_refused(bytes), value != -1.0f) << at << " " << value;
     }
-  // Rows in memory are three slots, of two codebooks each.
+  // Rows in memory are three slots.
   const auto full = make_pq(1, kSegmentBlocks);
-  for (uint32_t i = 0; i < 6; ++i) full->load_codebook(0, good);
+  for (uint32_t i = 0; i < 3 * TileMemory::kSlotTiles / PqSelector::kSegmentExtents; ++i)
+    full->load_codebook(0, good);
   EXPECT_THROW(full->load_codebook(0, good), Error);
   const auto quest = SelectorSource(Method::kQuest, {layout(), 1, 8}, kernels()).make();
   EXPECT_EQ(quest->n_codebooks(0), 0u);
