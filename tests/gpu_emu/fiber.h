@@ -25,13 +25,13 @@ class Fiber {
   void restart(void (*entry)(), uint32_t colour);
   static void arrive();
 
-  /// Leaves `from` and goes on where `to` was left. A fiber that `is_over` is not returned to before
+  /// Leaves `from` and goes on where `to` was left. No one returns to a `from` that `is_over` before
   /// it is restarted.
   static void switch_to(Fiber& from, Fiber& to, bool is_over = false);
 
  private:
   void map_stack();
-  void unpoison() const;
+  void unpoison(uint64_t from_bytes) const;
 
   void* saved_ = nullptr;  // the stack pointer while another fiber runs
   std::byte* stack_ = nullptr;

@@ -1,7 +1,7 @@
-// Kernels with one bug each, beside the same kernel without it: the build that can see the bug must.
-// A plain build sees wrong results, in some orders of threads at least; ThreadSanitizer a race,
-// whatever the order; AddressSanitizer what lies outside of an array; UndefinedBehaviorSanitizer a
-// misaligned load. A build that cannot see a bug skips and says so.
+// Kernels with one bug each, beside the same kernel without it: the build that can see the bug
+// must. A plain build sees wrong results, in some orders of threads at least; ThreadSanitizer a
+// race, whatever the order; AddressSanitizer what lies outside of an array;
+// UndefinedBehaviorSanitizer a misaligned load. A build that cannot see a bug skips and says so.
 #include <gtest/gtest.h>
 
 #include <cmath>

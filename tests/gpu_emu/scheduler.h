@@ -29,7 +29,7 @@ struct Warp {
   std::array<uint32_t, kWarpLanes> n_syncs{};        // ended ones, by the mask's lowest lane
 };
 
-/// Fibers of a thread: what ran on one is concurrent with what ran on the other, if a sanitizer asks.
+/// Fibers of a thread. To ThreadSanitizer, what runs on one is concurrent with the other.
 #ifdef STRATA_GPU_EMU_TSAN
 inline constexpr uint32_t kHistories = 2;
 #else
@@ -69,8 +69,8 @@ extern uint64_t thread_steps;
 inline Warp& current_warp() { return block.warps[current->warp_idx]; }
 
 /// Addresses that stand for what orders threads, for sanitizers.h. A barrier and the next have
-/// different ones, so that a thread that leaves the first late learns nothing of the second; so have
-/// neighbouring blocks.
+/// different ones, so that a thread that leaves the first late learns nothing of the second; so
+/// have neighbouring blocks.
 struct OrderTags {
   struct OfBlock {
     std::array<uint64_t, 2> barrier;
