@@ -42,7 +42,7 @@ struct DeviceNormArgs {
   float* normed;           // [n_rows, n]
   QuantRows quant;         // of normed
   uint32_t n_rows;
-  uint32_t n;  // a multiple of 32
+  uint32_t n;  // a multiple of 4; of 32 where the int8 form is wanted
   float eps;
 };
 
@@ -97,8 +97,8 @@ struct DeviceRotateArgs {
 inline constexpr uint32_t kDeviceGroupMax = 16;  // query heads per KV head
 
 /// Attention of n_rows rows of one sequence over a block table, giving partials. Block i of KV head
-/// h, blocks[h * block_stride + i], holds positions [32 (first_block + i), ...). A row at position p
-/// attends positions q with p - window < q <= p (window = 0: no lower bound), as far as
+/// h, blocks[h * block_stride + i], holds positions [32 (first_block + i), ...). A row at position
+/// p attends positions q with p - window < q <= p (window = 0: no lower bound), as far as
 /// the table has them. The table is cut into n_splits runs of split_blocks blocks (a multiple of 8;
 /// the last may be short or empty); a query with nothing to attend in one gives m = -inf, l = 0,
 /// o = 0. Blocks may lie in pinned host memory, which is then read across the link.
@@ -136,9 +136,11 @@ struct DeviceMergeArgs {
   uint32_t head_dim;
 };
 
+inline constexpr uint32_t kDevicePrefillHeadDimMax = 256;
+
 /// Causal attention of a chunk (many rows of one sequence) over its table, the chunk's own blocks
 /// included, by the tensor cores: out is what the output projection reads. Fields as in
-/// DeviceAttendArgs.
+/// DeviceAttendArgs; head_dim is at most kDevicePrefillHeadDimMax.
 struct DevicePrefillArgs {
   const float* q;
   const uint32_t* positions;
@@ -152,7 +154,11 @@ struct DevicePrefillArgs {
   uint32_t group;
   uint32_t window;
   float* out;       // [n_rows, n_kv_heads * group * head_dim]
-  QuantRows quant;  // of out
+  QuantRows quant;  // of out; wants a width that is a multiple of 32
+  // Short chunks leave multiprocessors idle: then what a tile of queries attends is cut into
+  // n_splits runs, whose partials are merged. device_prefill_splits() counts them.
+  uint32_t n_splits = 1;
+  std::byte* scratch = nullptr;  // device_prefill_scratch_bytes(), 256-byte aligned
 };
 
 enum class DeviceActivation : uint8_t { kSiluMul, kGeluMul };
@@ -164,7 +170,7 @@ struct DeviceActivateArgs {
   float* out;
   QuantRows quant;  // of out
   uint32_t n_rows;
-  uint32_t n;  // a multiple of 32
+  uint32_t n;  // a multiple of 4; of 32 where the int8 form is wanted
   DeviceActivation kind;
 };
 
@@ -177,8 +183,8 @@ struct DeviceArgmaxArgs {
   int32_t* index;  // [n_rows]
 };
 
-/// Copies n blocks: to[i] from from[i]. The lists and either end may lie in pinned host memory. Why: thousands of blocks move in one launch, where a copy each would cost more than
-/// its bytes.
+/// Copies n blocks: to[i] from from[i]. The lists and either end may lie in pinned host memory.
+/// Why: thousands of blocks move in one launch, where a copy each would cost more than its bytes.
 struct DeviceCopyBlocksArgs {
   const std::byte* const* from;  // [n_blocks], 16-byte aligned blocks
   std::byte* const* to;
@@ -226,6 +232,37 @@ constexpr uint64_t device_linear_scratch_bytes(uint32_t n_rows, uint32_t n_in, u
   const uint64_t rows = (uint64_t{n_rows} * n_in * 2 + 255) / 256 * 256;
   const uint64_t scales = (uint64_t{n_rows} * 4 + 255) / 256 * 256;
   return rows + scales + (uint64_t{n_out} + kPanelRows) * n_in * 2;
+}
+
+/// Queries (row, head of the group) that one thread block of prefill attends for.
+constexpr uint32_t device_prefill_tile(uint32_t head_dim) { return head_dim <= 128 ? 128 : 64; }
+
+/// The splits with which prefill fills a device best: tiles times splits come in waves of two
+/// blocks per multiprocessor. A split has 256 positions at least, or the merge would cost more.
+constexpr uint32_t device_prefill_splits(uint32_t n_rows, uint32_t n_kv_heads, uint32_t group,
+                                         uint32_t head_dim, uint32_t n_blocks,
+                                         uint32_t n_multiprocessors) {
+  const uint64_t tile = device_prefill_tile(head_dim);
+  const uint64_t n_tiles = (uint64_t{n_rows} * group + tile - 1) / tile * n_kv_heads;
+  const uint64_t slots = uint64_t{n_multiprocessors} * 2;
+  const uint64_t longest = n_blocks / 8 < 8 ? n_blocks / 8 : 8;
+  uint32_t best = 1;
+  double best_cost = 0;
+  for (uint32_t n_splits = 1; n_splits == 1 || n_splits <= longest; ++n_splits) {
+    const uint64_t n_waves = (n_tiles * n_splits + slots - 1) / slots;
+    const double cost = static_cast<double>(n_waves) / n_splits + 0.01 * n_splits;
+    if (n_splits > 1 && cost >= best_cost) continue;
+    best = n_splits;
+    best_cost = cost;
+  }
+  return best;
+}
+
+constexpr uint64_t device_prefill_scratch_bytes(uint32_t n_splits, uint32_t n_rows,
+                                                uint32_t n_kv_heads, uint32_t group,
+                                                uint32_t head_dim) {
+  if (n_splits <= 1) return 0;
+  return uint64_t{n_splits} * n_kv_heads * n_rows * group * (uint64_t{head_dim} + 2) * 4;
 }
 
 }  // namespace strata

@@ -137,7 +137,7 @@ PinnedMemory PinnedMemory::pin(const OpenDevice& device, std::span<std::byte> me
   PinnedMemory pinned;
   pinned.memory_ = {state, memory.data()};
   pinned.bytes_ = memory.size();
-  pinned.offset_ = reinterpret_cast<uintptr_t>(mapped) - address;
+  pinned.mapped_ = static_cast<std::byte*>(mapped);
   return pinned;
 }
 

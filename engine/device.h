@@ -56,9 +56,11 @@ class DeviceState {
   DeviceFacts facts{};
   std::string lost;  // what was said when it was lost; empty: it is not
 
+  /// Throws what `error` means, unless it is 0.
+  void check(int error, std::string_view doing);
+
  private:
   void expect_alive() const;
-  void check(int error, std::string_view doing);
 };
 
 using SharedState = std::shared_ptr<DeviceState>;
@@ -105,6 +107,8 @@ class OpenDevice {
   uint32_t ordinal() const { return state_->ordinal; }
   std::string name() const;  // "cuda:0 (NVIDIA GeForce RTX 3060)"
   bool is_lost() const { return !state_->lost.empty(); }
+  const DeviceTable& table() const { return state_->table; }
+  Device* get() const { return state_->device; }
   const detail::SharedState& state() const { return state_; }
 
  private:
@@ -143,7 +147,8 @@ class PinnedMemory {
   /// The address on the device of a byte of the memory.
   template <class T>
   T* on_device(T* host) const {
-    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(host) + offset_);
+    return reinterpret_cast<T*>(mapped_ +
+                                (reinterpret_cast<const std::byte*>(host) - memory_.get()));
   }
   std::byte* host() const { return memory_.get(); }
   uint64_t size() const { return bytes_; }
@@ -151,7 +156,7 @@ class PinnedMemory {
  private:
   detail::Owned<std::byte, detail::unpin> memory_;
   uint64_t bytes_ = 0;
-  uintptr_t offset_ = 0;  // from host addresses to those of the device; wraps
+  std::byte* mapped_ = nullptr;
 };
 
 /// A point in a stream, recorded again and again.
@@ -199,6 +204,10 @@ class Stream {
   void run(int (*DeviceKernels::*operation)(DeviceStream*, const Args&), const Args& args) {
     stream_.state()->call(operation, stream_.get(), args);
   }
+
+  /// For what queues operations by itself; check() is for what it returns.
+  DeviceStream* get() const { return stream_.get(); }
+  void check(int error, std::string_view doing) const { stream_.state()->check(error, doing); }
 
   /// What is queued until end_capture() goes into a graph and does not run.
   void begin_capture();

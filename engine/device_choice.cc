@@ -32,8 +32,9 @@ bool is_profile_letter(char c) {
 DeviceChoice parse_cuda(std::string_view text) {
   const std::string_view digits = text.substr(kCudaPrefix.size());
   DeviceChoice choice{.kind = DeviceChoice::Kind::kCuda, .profile = {}};
-  const char* end = digits.data() + digits.size();
-  const auto [stop, error] = std::from_chars(digits.data(), end, choice.ordinal);
+  const char* begin = digits.data();
+  const char* end = begin + digits.size();
+  const auto [stop, error] = std::from_chars(begin, end, choice.ordinal);
   if (digits.empty()) refuse(text, "the number of the device is missing");
   if (error == std::errc::invalid_argument || stop != end)
     refuse(text, "wanted the number of a device after 'cuda:'");

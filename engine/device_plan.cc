@@ -26,6 +26,10 @@ uint64_t DevicePlan::n_streamed() const {
   return static_cast<uint64_t>(std::ranges::count(is_resident, false));
 }
 
+uint64_t usable_device_bytes(uint64_t free_bytes) {
+  return free_bytes - std::min(free_bytes, std::max(free_bytes / 32, uint64_t{256} << 20));
+}
+
 DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes) {
   const auto n_layers = static_cast<uint32_t>(needs.layer_bytes.size());
   const uint64_t fixed = needs.buffer_bytes + needs.head_bytes;

@@ -28,6 +28,9 @@ struct DevicePlan {
   uint64_t n_streamed() const;
 };
 
+/// Where no budget is given: what is free, less what the driver and the desktop want to have.
+uint64_t usable_device_bytes(uint64_t free_bytes);
+
 /// Errors: kDoesNotFit, with the smallest budget that would do.
 DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes);
 

@@ -84,7 +84,7 @@ int count(uint32_t* n_devices) {
 }
 
 /// What open() looks for: a kernel of this module for the card.
-__global__ void probe() {}
+__global__ void __launch_bounds__(32) probe() {}
 
 int capability_of(int ordinal, uint32_t* capability) {
   int major = 0, minor = 0;
@@ -305,7 +305,9 @@ constexpr DeviceTable kTable = {
                 .merge = on_device<merge, DeviceMergeArgs>,
                 .prefill = on_device<prefill, DevicePrefillArgs>,
                 .activate = on_device<activate, DeviceActivateArgs>,
-                .argmax = on_device<argmax, DeviceArgmaxArgs>},
+                .argmax = on_device<argmax, DeviceArgmaxArgs>,
+                .copy_blocks = on_device<copy_blocks, DeviceCopyBlocksArgs>,
+                .set_words = on_device<set_words, DeviceSetWordsArgs>},
 };
 
 }  // namespace

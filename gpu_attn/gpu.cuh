@@ -60,6 +60,45 @@ __device__ __forceinline__ uint32_t floats_to_f16x2(float low, float high) {
   memcpy(&bits, &pair, sizeof bits);
   return bits;
 }
+/// Both halves of a less those of b.
+__device__ __forceinline__ uint32_t sub_f16x2(uint32_t a, uint32_t b) {
+  __half2 x, y;
+  memcpy(&x, &a, sizeof x);
+  memcpy(&y, &b, sizeof y);
+  const __half2 difference = __hsub2(x, y);
+  uint32_t bits;
+  memcpy(&bits, &difference, sizeof bits);
+  return bits;
+}
+/// The halves of a times those of b.
+__device__ __forceinline__ uint32_t mul_f16x2(uint32_t a, uint32_t b) {
+  __half2 x, y;
+  memcpy(&x, &a, sizeof x);
+  memcpy(&y, &b, sizeof y);
+  const __half2 product = __hmul2(x, y);
+  uint32_t bits;
+  memcpy(&bits, &product, sizeof bits);
+  return bits;
+}
+/// The halves of a times those of b, plus those of c: one rounding.
+__device__ __forceinline__ uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+  __half2 x, y, z;
+  memcpy(&x, &a, sizeof x);
+  memcpy(&y, &b, sizeof y);
+  memcpy(&z, &c, sizeof z);
+  const __half2 sum = __hfma2(x, y, z);
+  uint32_t bits;
+  memcpy(&bits, &sum, sizeof bits);
+  return bits;
+}
+__device__ __forceinline__ uint32_t negate_f16x2(uint32_t a) {
+  __half2 x;
+  memcpy(&x, &a, sizeof x);
+  const __half2 negated = __hneg2(x);
+  uint32_t bits;
+  memcpy(&bits, &negated, sizeof bits);
+  return bits;
+}
 __device__ __forceinline__ float bf16_to_float(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }

@@ -8,7 +8,8 @@
 //                    cancellation where tanh nears -1
 //          quantize  gpu_attn/row_quant.cuh
 //          argmax    the first of the largest; a NaN is above every number
-// Shapes   rows [n_rows, n] f32, n a multiple of 32 (argmax: any)
+// Shapes   rows [n_rows, n] f32, n a multiple of 4, of 32 where the int8 form is wanted; argmax:
+//          any n
 // Threads  norm: a block per row; thread t owns float4 t, t + threads, .. and keeps them in
 //          registers between the passes, so that memory is read once; up to 1024 threads for few
 //          rows, a quarter of them for many, where other blocks fill the waits. Rows longer than
@@ -241,13 +242,17 @@ __global__ void __launch_bounds__(kRowThreadsMax) argmax_rows(const DeviceArgmax
   }
 }
 
+void check_rows(uint32_t n_rows, uint32_t n, const QuantRows& quant) {
+  STRATA_CHECK(n_rows >= 1 && n >= 4 && n % (quant.q != nullptr ? kActGroup : 4) == 0,
+               "n_rows=%u n=%u", n_rows, n);
+}
+
 uint32_t whole_warps(uint64_t threads) { return static_cast<uint32_t>((threads + 31) / 32 * 32); }
 
 }  // namespace
 
 int norm(DeviceStream* stream, const DeviceNormArgs& args) {
-  STRATA_CHECK(args.n_rows >= 1 && args.n >= 32 && args.n % 32 == 0, "n_rows=%u n=%u", args.n_rows,
-               args.n);
+  check_rows(args.n_rows, args.n, args.quant);
   STRATA_CHECK(args.projected != nullptr || (args.bias == nullptr && args.post_norm == nullptr),
                "%s", "a bias or a norm of nothing");
   const dim3 grid(args.n_rows);
@@ -263,8 +268,7 @@ int norm(DeviceStream* stream, const DeviceNormArgs& args) {
 }
 
 int quantize(DeviceStream* stream, const DeviceQuantizeArgs& args) {
-  STRATA_CHECK(args.n_rows >= 1 && args.n >= 32 && args.n % 32 == 0, "n_rows=%u n=%u", args.n_rows,
-               args.n);
+  check_rows(args.n_rows, args.n, args.out);
   return launch_flat(stream, {.x = args.x,
                               .up = nullptr,
                               .out = nullptr,
@@ -274,8 +278,7 @@ int quantize(DeviceStream* stream, const DeviceQuantizeArgs& args) {
 }
 
 int activate(DeviceStream* stream, const DeviceActivateArgs& args) {
-  STRATA_CHECK(args.n_rows >= 1 && args.n >= 32 && args.n % 32 == 0, "n_rows=%u n=%u", args.n_rows,
-               args.n);
+  check_rows(args.n_rows, args.n, args.quant);
   return launch_flat(stream, {.x = args.gate,
                               .up = args.up,
                               .out = args.out,

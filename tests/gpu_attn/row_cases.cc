@@ -1,7 +1,7 @@
 // Norm, activation, int8 form and argmax against double precision.
 //
-// u = 2^-24. A sum of n squares in f32 has depth roundings at most for a term (what a thread adds in
-// turn, then two trees of five), so depth u of relative error, for all terms are positive; the
+// u = 2^-24. A sum of n squares in f32 has depth roundings at most for a term (what a thread adds
+// in turn, then two trees of five), so depth u of relative error, for all terms are positive; the
 // factor 1 / sqrt has half of that, 4 u of rsqrtf and 2 u / 2 of what is under the root.
 #include <algorithm>
 #include <cmath>
@@ -317,6 +317,9 @@ std::vector<GpuCase> row_cases() {
            {.n_rows = 1, .n = 576},
            {.n_rows = 8, .n = 576, .has_post_norm = true},
            {.n_rows = 300, .n = 576, .has_bias = true},
+           {.n_rows = 3, .n = 4, .has_quant = false},
+           {.n_rows = 5, .n = 90 * 4, .has_bias = true, .has_post_norm = true, .has_quant = false},
+           {.n_rows = 1, .n = 16388, .has_quant = false},
            {.n_rows = 1, .n = 4096, .has_quant = false},
            {.n_rows = 7, .n = 4096, .has_bias = true, .has_post_norm = true},
            {.n_rows = 2, .n = 8192, .has_bias = true},
@@ -333,6 +336,7 @@ std::vector<GpuCase> row_cases() {
     cases.push_back(activate_case(kind, 1, 14336, true, false));
     cases.push_back(activate_case(kind, 5, 4096, false, true));
   }
+  cases.push_back(activate_case(DeviceActivation::kGeluMul, 3, 340, true, false));
   cases.push_back(activate_case(DeviceActivation::kSiluMul, 300, 4096, true, true));
   cases.push_back(activate_edges_case());
   for (const uint32_t n : {32u, 576u, 4096u, 14336u}) cases.push_back(quantize_case(1, n));

@@ -66,8 +66,8 @@ class UnderTest {
 /// What a case found. A case that compares nothing fails.
 class CaseReport {
  public:
-  /// Compares each value with what it should be: |value - wanted| <= tolerance(i). NaN never passes,
-  /// unless both are; infinities are equal or not.
+  /// Compares each value with what it should be: |value - wanted| <= tolerance(i). NaN never
+  /// passes, unless both are; infinities are equal or not.
   void expect_near(std::span<const float> values, std::span<const double> wanted,
                    const std::function<double(uint64_t)>& tolerance, const std::string& what);
   void expect_near(std::span<const float> values, std::span<const double> wanted, double tolerance,
@@ -101,6 +101,7 @@ std::vector<GpuCase> wide_linear_cases();
 std::vector<GpuCase> prefill_cases();
 std::vector<GpuCase> row_cases();
 std::vector<GpuCase> copy_cases();
+std::vector<GpuCase> step_cases();
 
 /// All of them.
 std::vector<GpuCase> all_cases();

@@ -198,6 +198,27 @@ inline float2 f16x2_to_float2(uint32_t bits) {
 inline uint32_t floats_to_f16x2(float low, float high) {
   return f32_to_f16(low) | static_cast<uint32_t>(f32_to_f16(high)) << 16;
 }
+// Rounded to f32 first, which changes nothing: 24 bits are 2 * 11 + 2, where two roundings are as
+// one (Figueroa, When is double rounding innocuous?, 1995).
+inline uint32_t sub_f16x2(uint32_t a, uint32_t b) {
+  const float2 x = f16x2_to_float2(a);
+  const float2 y = f16x2_to_float2(b);
+  return floats_to_f16x2(x.x - y.x, x.y - y.y);
+}
+inline uint32_t mul_f16x2(uint32_t a, uint32_t b) {
+  const float2 x = f16x2_to_float2(a);
+  const float2 y = f16x2_to_float2(b);
+  return floats_to_f16x2(x.x * y.x, x.y * y.y);
+}
+// Double holds a product of f16 and what its rounding leaves.
+inline uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+  const float2 x = f16x2_to_float2(a);
+  const float2 y = f16x2_to_float2(b);
+  const float2 z = f16x2_to_float2(c);
+  return floats_to_f16x2(static_cast<float>(double{x.x} * double{y.x} + double{z.x}),
+                         static_cast<float>(double{x.y} * double{y.y} + double{z.y}));
+}
+inline uint32_t negate_f16x2(uint32_t a) { return a ^ 0x80008000u; }
 inline float bf16_to_float(uint16_t bits) { return bf16_to_f32(bits); }
 inline float bits_to_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t float_to_bits(float value) { return std::bit_cast<uint32_t>(value); }

@@ -25,8 +25,8 @@ class Fiber {
   void restart(void (*entry)(), uint32_t colour);
   static void arrive();
 
-  /// Leaves `from` and goes on where `to` was left. No one returns to a `from` that `is_over` before
-  /// it is restarted.
+  /// Leaves `from` and goes on where `to` was left. A fiber that `is_over` is not returned to
+  /// before it is restarted.
   static void switch_to(Fiber& from, Fiber& to, bool is_over = false);
 
  private:

@@ -3,10 +3,10 @@
 // thread is a thread of its own and which of CUDA's operations order them, finds the races of a
 // kernel whatever the order they run in.
 //
-// The emulator's own sources are compiled without ThreadSanitizer's instrumentation, and with
-// STRATA_GPU_EMU_TSAN (tests/CMakeLists.txt): its bookkeeping is shared by all threads and would be
-// one great race. What it does for a kernel, such as the bytes of an asynchronous copy, stands in
-// headers and is seen.
+// The emulator's own sources are compiled without ThreadSanitizer's instrumentation (tests/
+// CMakeLists.txt defines STRATA_GPU_EMU_TSAN for them): its bookkeeping is shared by all threads
+// and would be one great race. What it does for a kernel, such as the bytes of an asynchronous
+// copy, stands in headers and is seen.
 #pragma once
 
 #include <cstdint>

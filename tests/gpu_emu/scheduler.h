@@ -29,7 +29,8 @@ struct Warp {
   std::array<uint32_t, kWarpLanes> n_syncs{};        // ended ones, by the mask's lowest lane
 };
 
-/// Fibers of a thread. To ThreadSanitizer, what runs on one is concurrent with the other.
+/// Fibers of a thread: what ran on one is concurrent with what ran on the other, if a sanitizer
+/// asks.
 #ifdef STRATA_GPU_EMU_TSAN
 inline constexpr uint32_t kHistories = 2;
 #else
