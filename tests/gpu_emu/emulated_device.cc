@@ -21,7 +21,7 @@ struct Device {
   std::vector<std::unique_ptr<gpu_emu::Capture>> captures;  // ended ones too: events name them
 };
 
-/// Recorded last on a stream as such, or while a capture was open: then the host may not ask for it.
+/// Recorded last on a stream as such, or in a capture: then the host may not ask for it.
 struct DeviceEvent {
   std::chrono::steady_clock::time_point recorded;
   bool is_recorded = false;

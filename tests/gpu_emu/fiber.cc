@@ -55,7 +55,7 @@ extern "C" void strata_gpu_emu_switch(void** save_from, void* resume_to);
 
 Fiber::~Fiber() {
   if (stack_ == nullptr) return;
-  unpoison();
+  unpoison(kStackBytes);  // a kernel that was given up has left marks on all of it
   munmap(stack_, kGuardBytes + kStackBytes);
 #ifdef STRATA_GPU_EMU_TSAN
   // What the fiber did, even if it was given up half way, comes before what follows here.
@@ -76,10 +76,10 @@ void Fiber::map_stack() {
   stack_bytes_ = kStackBytes;
 }
 
-/// A kernel that was given up has left marks on its stack.
-void Fiber::unpoison() const {
+/// Clears AddressSanitizer's marks from the topmost bytes of the stack.
+void Fiber::unpoison([[maybe_unused]] uint64_t from_bytes) const {
 #ifdef STRATA_GPU_EMU_ASAN
-  __asan_unpoison_memory_region(bottom_, stack_bytes_);
+  __asan_unpoison_memory_region(stack_ + kGuardBytes + kStackBytes - from_bytes, from_bytes);
 #endif
 }
 
@@ -91,7 +91,7 @@ void Fiber::adopt_host() {
 
 void Fiber::restart(void (*entry)(), uint32_t colour) {
   if (stack_ == nullptr) map_stack();
-  unpoison();
+  unpoison(kColours * kColourBytes + 4096);  // a kernel has returned, its few callers have not
 #ifdef STRATA_GPU_EMU_TSAN
   if (history_ == nullptr) history_ = __tsan_create_fiber(0);
 #endif

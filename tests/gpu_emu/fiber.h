@@ -31,7 +31,7 @@ class Fiber {
 
  private:
   void map_stack();
-  void unpoison() const;
+  void unpoison(uint64_t from_bytes) const;
 
   void* saved_ = nullptr;  // the stack pointer while another fiber runs
   std::byte* stack_ = nullptr;

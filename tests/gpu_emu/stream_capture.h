@@ -1,6 +1,6 @@
 // tests/gpu_emu/stream_capture.h - work that is kept for a graph instead of being done, and which
-// streams take part. As in CUDA a stream joins a capture by awaiting an event of it, and all that it
-// was given must have been awaited by the first stream when the capture ends.
+// streams take part. As in CUDA a stream joins a capture by awaiting an event of it, and the first
+// stream must have awaited all that the others were given when the capture ends.
 #pragma once
 
 #include <cstdint>
