@@ -165,8 +165,8 @@ __device__ __forceinline__ void copy_item(unsigned char* stage, const std::byte*
   }
 }
 
-/// Zeros for those of V's positions [kBegin, kEnd) that are not below n_real: no one wrote them, and
-/// NaN times a weight of zero is NaN.
+/// Zeros for those of V's positions [kBegin, kEnd) that are not below n_real: no one wrote them,
+/// and NaN times a weight of zero is NaN.
 template <class Shape, uint32_t kBegin, uint32_t kEnd>
 __device__ __forceinline__ void clear_values(unsigned char* stage, uint32_t n_real, uint32_t lane) {
   if constexpr (Shape::kScaledV) {

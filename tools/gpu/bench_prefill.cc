@@ -1,6 +1,6 @@
-// Attention of a chunk: shapes of an 8B model, of a small one and of one with wide heads, as a share
-// of what the tensor cores do at the highest clock. Two queries of each shape are judged by double
-// precision before it is timed.
+// Attention of a chunk: shapes of an 8B model, of a small one and of one with wide heads, as a
+// share of what the tensor cores do at the highest clock. Two queries of each shape are judged by
+// double precision before it is timed.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
