@@ -19,10 +19,6 @@ ByteRange range_of(const void* begin, uint64_t bytes) {
   return {reinterpret_cast<uint64_t>(begin), bytes};
 }
 
-bool overlap(const ByteRange& a, const ByteRange& b) {
-  return a.begin < b.end() && b.begin < a.end();
-}
-
 uint64_t label_of(uint64_t kind, const Task& task) { return kind << 56 | task.by.number; }
 
 }  // namespace
@@ -234,19 +230,28 @@ void VirtualDevice::begin(VirtualStream& stream) {
   start_kernel(stream);
 }
 
+/// Whether what the cost of a kernel is computed from may be read here.
+void VirtualDevice::check_tables(Task& task) {
+  for (uint32_t stage = 0; task.is_sound; ++stage) {
+    const std::vector<ByteRange> tables = task.kernel.tables(stage);
+    if (tables.empty()) return;
+    for (const ByteRange& table : tables) {
+      if (table.bytes == 0 || !task.is_sound) continue;
+      task.is_sound = check_place(table, task.by, task.called) &&
+                      check_order(table, false, task.by, task.clock);
+      if (!task.is_sound || memory_.has_bytes() || !memory_.is_device(table.begin)) continue;
+      report(VirtualError::kNoBytes, access_text(task.by) + " reads a table, " + place_text(table) +
+                                         ", on a device without bytes");
+      task.is_sound = false;
+    }
+  }
+}
+
 /// Places and order of everything that a task touches. A kernel's ranges are asked for here: its
 /// tables are what they are when it starts.
 void VirtualDevice::check(Task& task) {
   if (task.kind == TaskKind::kKernel) {
-    for (const ByteRange& table : task.kernel.tables()) {
-      task.is_sound = task.is_sound && check_place(table, task.by, task.called) &&
-                      check_order(table, false, task.by, task.clock);
-      if (task.is_sound && memory_.is_device(table.begin) && !memory_.has_bytes()) {
-        report(VirtualError::kNoBytes, access_text(task.by) + " reads a table at " +
-                                           place_text(table) + " on a device without bytes");
-        task.is_sound = false;
-      }
-    }
+    check_tables(task);
     if (task.is_sound) task.cost = task.kernel.cost();
   }
   for (const auto* touched : {&task.cost.reads, &task.cost.writes})
@@ -271,9 +276,19 @@ void VirtualDevice::check_source(Task& task) {
 }
 
 void VirtualDevice::poison_outputs(const Task& task) const {
+  std::map<uint64_t, uint64_t> read;  // begin -> end, those that touch as one
+  std::vector<ByteRange> sorted;
+  for (const TouchedRange& of : task.cost.reads) sorted.push_back(of.range);
+  std::ranges::sort(sorted, {}, &ByteRange::begin);
+  for (const ByteRange& range : sorted) {
+    if (!read.empty() && read.rbegin()->second >= range.begin)
+      read.rbegin()->second = std::max(read.rbegin()->second, range.end());
+    else
+      read.emplace_hint(read.end(), range.begin, range.end());
+  }
   for (const TouchedRange& write : task.cost.writes) {
-    const bool is_read = std::ranges::any_of(
-        task.cost.reads, [&](const auto& read) { return overlap(read.range, write.range); });
+    const auto after = read.lower_bound(write.range.end());
+    const bool is_read = after != read.begin() && std::prev(after)->second > write.range.begin;
     if (!is_read) memory_.poison(write.range);
   }
 }

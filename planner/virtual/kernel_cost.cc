@@ -47,16 +47,36 @@ bool is_quantised(TensorType type) {
   return type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16;
 }
 
-uint64_t table_bytes(uint64_t n_kv_heads, uint64_t block_stride) {
-  return n_kv_heads * block_stride * sizeof(std::byte*);
-}
+/// Entries of a table that attention reads, from its beginning.
+struct Attended {
+  SequenceRows rows;
+  uint64_t begin = 0, end = 0;
+};
 
 template <class Args>
-std::vector<ByteRange> attention_tables(const Args& args) {
-  std::vector<ByteRange> tables = {range_of(args.positions, args.n_rows * sizeof(uint32_t))};
+Attended attended_by(const Args& args) {
+  Attended attended{.rows = {.first_pos = args.positions[0], .n_rows = args.n_rows}};
+  const uint64_t last = uint64_t{attended.rows.first_pos} + args.n_rows - 1;
+  const uint64_t first = last + 1 - read_positions(attended.rows, args.window);
+  const uint64_t table_end = uint64_t{args.first_block} + args.n_blocks;
+  const uint64_t end = std::min(last / kBlockPositions + 1, table_end);
+  const uint64_t begin = std::max<uint64_t>(first / kBlockPositions, args.first_block);
+  attended.begin =
+      std::min(begin, end) - std::min<uint64_t>(args.first_block, std::min(begin, end));
+  attended.end = end - std::min<uint64_t>(args.first_block, end);
+  return attended;
+}
+
+/// The positions, then the entries that they say.
+template <class Args>
+std::vector<ByteRange> attention_tables(const Args& args, uint32_t stage) {
+  if (args.n_rows == 0 || stage > 1) return {};
+  if (stage == 0) return {range_of(args.positions, args.n_rows * sizeof(uint32_t))};
+  const Attended attended = attended_by(args);
+  std::vector<ByteRange> tables;
   for (uint64_t head = 0; head < args.n_kv_heads; ++head)
-    tables.push_back(
-        range_of(args.blocks + head * args.block_stride, args.n_blocks * sizeof(std::byte*)));
+    tables.push_back(range_of(args.blocks + head * args.block_stride + attended.begin,
+                              (attended.end - attended.begin) * sizeof(std::byte*)));
   return tables;
 }
 
@@ -68,22 +88,16 @@ void add_attention(KernelCost& cost, const Args& args) {
       uint64_t{args.n_rows} * args.n_kv_heads * args.group * args.layout.head_dim * kFloat);
   add(cost.reads, args.positions, args.n_rows * sizeof(uint32_t));
   if (args.n_rows == 0) return;
-  const SequenceRows rows{.first_pos = args.positions[0], .n_rows = args.n_rows};
-  const uint64_t last = uint64_t{rows.first_pos} + args.n_rows - 1;
-  const uint64_t first = last + 1 - read_positions(rows, args.window);
-  const uint64_t first_block = std::max<uint64_t>(first / kBlockPositions, args.first_block);
-  const uint64_t end_block =
-      std::min<uint64_t>(last / kBlockPositions + 1, uint64_t{args.first_block} + args.n_blocks);
-  const uint64_t at = first_block - args.first_block;
-  const uint64_t n = end_block - std::min(first_block, end_block);
+  const Attended attended = attended_by(args);
   for (uint64_t head = 0; head < args.n_kv_heads; ++head)
-    add(cost.reads, args.blocks + head * args.block_stride + at, n * sizeof(std::byte*));
+    add(cost.reads, args.blocks + head * args.block_stride + attended.begin,
+        (attended.end - attended.begin) * sizeof(std::byte*));
   for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
     const std::byte* const* table = args.blocks + head * args.block_stride;
-    for (uint64_t i = at; i < at + n; ++i)
+    for (uint64_t i = attended.begin; i < attended.end; ++i)
       add_block(cost.reads, table[i], args.layout.block_bytes, args.layout.block_bytes);
   }
-  cost.flop = 4 * attended_positions(rows, args.window) * args.n_kv_heads * args.group *
+  cost.flop = 4 * attended_positions(attended.rows, args.window) * args.n_kv_heads * args.group *
               args.layout.head_dim;
 }
 
@@ -183,25 +197,20 @@ KernelCost kernel_cost(const DeviceRotateArgs& args) {
   add(cost.reads, args.positions, n_rows * sizeof(uint32_t));
   add(cost.writes, args.q_out, n_rows * q_width * kFloat);
   cost.flop = 6 * n_rows * (q_width + kv_width);
-  add(cost.reads, args.blocks, table_bytes(args.n_kv_heads, args.block_stride),
-      div_up(n_rows, kBlockPositions) * args.n_kv_heads * sizeof(std::byte*));
+  for (const ByteRange& entries : tables_of(args, 1))
+    cost.reads.push_back({entries, entries.bytes});
   const uint64_t row_bytes = kv_position_bytes(args.layout);
   for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
-    std::byte* const* table = args.blocks + head * args.block_stride;
-    std::byte* const* homes =
-        args.mirror == nullptr ? nullptr : args.mirror + head * args.block_stride;
     for (uint64_t row = 0; row < n_rows;) {
       const uint64_t block = args.positions[row] / kBlockPositions;
       uint64_t end = row + 1;
       while (end < n_rows && args.positions[end] / kBlockPositions == block) ++end;
-      const uint64_t at = block - args.first_block;
-      STRATA_CHECK(block >= args.first_block && at < args.block_stride,
-                   "position %u outside its table of %llu blocks from %u on", args.positions[row],
-                   static_cast<unsigned long long>(args.block_stride), args.first_block);
-      add_block(cost.reads, table[at], args.layout.block_bytes, 0);  // the other rows stay
-      add_block(cost.writes, table[at], args.layout.block_bytes, (end - row) * row_bytes);
-      if (homes != nullptr)
-        add_block(cost.writes, homes[at], args.layout.block_bytes, (end - row) * row_bytes);
+      const uint64_t at = head * args.block_stride + block - args.first_block;
+      for (std::byte* const* table : {args.blocks, args.mirror}) {
+        if (table == nullptr) continue;
+        add_block(cost.reads, table[at], args.layout.block_bytes, 0);  // the other rows stay
+        add_block(cost.writes, table[at], args.layout.block_bytes, (end - row) * row_bytes);
+      }
       row = end;
     }
   }
@@ -224,6 +233,9 @@ KernelCost kernel_cost(const DevicePrefillArgs& args) {
   const uint64_t n = uint64_t{args.n_rows} * args.n_kv_heads * args.group * args.layout.head_dim;
   add(cost.writes, args.out, n * kFloat);
   add_quant(cost.writes, args.quant, n);
+  const uint64_t scratch_bytes = device_prefill_scratch_bytes(
+      args.n_splits, args.n_rows, args.n_kv_heads, args.group, args.layout.head_dim);
+  add(cost.writes, args.scratch, scratch_bytes, 2 * scratch_bytes);  // and read again
   return cost;
 }
 
@@ -278,27 +290,36 @@ KernelCost kernel_cost(const DeviceSetWordsArgs& args) {
   return cost;
 }
 
-template <>
-std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args) {
+std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args, uint32_t stage) {
+  if (stage > 0) return {};
   return {range_of(args.from, args.n_blocks * sizeof(std::byte*)),
           range_of(args.to, args.n_blocks * sizeof(std::byte*))};
 }
-template <>
-std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args) {
+std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args, uint32_t stage) {
+  if (stage > 0) return {};
   return {range_of(args.index, args.n * sizeof(uint32_t))};
 }
-template <>
-std::vector<ByteRange> tables_of(const DeviceRotateArgs& args) {
-  return {range_of(args.positions, args.n_rows * sizeof(uint32_t)),
-          range_of(args.blocks, table_bytes(args.n_kv_heads, args.block_stride))};
+std::vector<ByteRange> tables_of(const DeviceRotateArgs& args, uint32_t stage) {
+  if (args.n_rows == 0 || stage > 1) return {};
+  if (stage == 0) return {range_of(args.positions, args.n_rows * sizeof(uint32_t))};
+  const auto [least, most] = std::minmax_element(args.positions, args.positions + args.n_rows);
+  const uint64_t begin = *least / kBlockPositions;
+  const uint64_t end = *most / kBlockPositions + 1;
+  STRATA_CHECK(begin >= args.first_block && end - args.first_block <= args.block_stride,
+               "positions %u to %u outside a table of %llu blocks from %u on", *least, *most,
+               static_cast<unsigned long long>(args.block_stride), args.first_block);
+  std::vector<ByteRange> tables;
+  for (std::byte* const* table : {args.blocks, args.mirror})
+    for (uint64_t head = 0; head < args.n_kv_heads && table != nullptr; ++head)
+      tables.push_back(range_of(table + head * args.block_stride + begin - args.first_block,
+                                (end - begin) * sizeof(std::byte*)));
+  return tables;
 }
-template <>
-std::vector<ByteRange> tables_of(const DeviceAttendArgs& args) {
-  return attention_tables(args);
+std::vector<ByteRange> tables_of(const DeviceAttendArgs& args, uint32_t stage) {
+  return attention_tables(args, stage);
 }
-template <>
-std::vector<ByteRange> tables_of(const DevicePrefillArgs& args) {
-  return attention_tables(args);
+std::vector<ByteRange> tables_of(const DevicePrefillArgs& args, uint32_t stage) {
+  return attention_tables(args, stage);
 }
 
 }  // namespace strata::planner

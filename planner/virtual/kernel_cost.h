@@ -47,20 +47,16 @@ KernelCost kernel_cost(const DeviceMergeArgs& args);
 KernelCost kernel_cost(const DeviceActivateArgs& args);
 KernelCost kernel_cost(const DeviceArgmaxArgs& args);
 
-/// What kernel_cost() reads itself; nothing for the other operations.
+/// What kernel_cost() reads itself, in stages: where one lies is known from the bytes of those
+/// before it. Nothing behind the last one, and for the other operations.
 template <class Args>
-std::vector<ByteRange> tables_of(const Args&) {
+std::vector<ByteRange> tables_of(const Args&, uint32_t) {
   return {};
 }
-template <>
-std::vector<ByteRange> tables_of(const DeviceRotateArgs& args);
-template <>
-std::vector<ByteRange> tables_of(const DeviceAttendArgs& args);
-template <>
-std::vector<ByteRange> tables_of(const DevicePrefillArgs& args);
-template <>
-std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args);
-template <>
-std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args);
+std::vector<ByteRange> tables_of(const DeviceRotateArgs& args, uint32_t stage);
+std::vector<ByteRange> tables_of(const DeviceAttendArgs& args, uint32_t stage);
+std::vector<ByteRange> tables_of(const DevicePrefillArgs& args, uint32_t stage);
+std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args, uint32_t stage);
+std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args, uint32_t stage);
 
 }  // namespace strata::planner

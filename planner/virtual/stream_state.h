@@ -30,7 +30,7 @@ struct Moment {
 /// A kernel: what it costs, known when it starts, and what it does, if anything.
 struct KernelCall {
   const char* name = "";
-  std::function<std::vector<ByteRange>()> tables = {};
+  std::function<std::vector<ByteRange>(uint32_t stage)> tables = {};  // as tables_of()
   std::function<KernelCost()> cost = {};
   std::function<int()> effect = {};  // may be empty
 };

@@ -160,6 +160,7 @@ class VirtualDevice {
   TaskEngine& engine_of(const Task& task);
   void serve(TaskEngine& engine);
   void begin(VirtualStream& stream);
+  void check_tables(Task& task);
   void check(Task& task);
   void check_source(Task& task);
   void poison_outputs(const Task& task) const;

@@ -114,7 +114,7 @@ int kernel(DeviceStream* stream, const Args& args) {
   if (stream == nullptr) return kNoStream;
   VirtualDevice& device = *stream_of(stream)->device;
   KernelCall call;
-  call.tables = [args] { return tables_of(args); };
+  call.tables = [args](uint32_t stage) { return tables_of(args, stage); };
   call.cost = [args] { return kernel_cost(args); };
   const VirtualDeviceOptions& options = device.options();
   if (options.effects != nullptr)

@@ -7,23 +7,21 @@
 #include <algorithm>
 
 #include <cmath>
-#include <memory>
 #include <string>
 
-#include "base/checked_math.h"
+#include "tests/device/device_run.h"
 #include "tests/engine/zoo_distance.h"
-#include "tests/engine/zoo_fixture.h"
-#include "tests/gpu_emu/emulated_device.h"
 #include "tests/oracle/reference_forward.h"
 
 namespace strata::engine {
 namespace {
 
+using testing::DeviceRun;
+using testing::least_hbm;
 using testing::LoadedMember;
 using testing::Logits;
 using testing::random_tokens;
 using testing::WalkSetting;
-using testing::ZooWalk;
 
 constexpr uint32_t kSeed = 20261126;
 
@@ -36,42 +34,8 @@ struct LoadedModel {
   Model model;
 };
 
-/// A model whose steps run on the emulated device.
-class DeviceRun {
- public:
-  template <class Loaded>
-  DeviceRun(const Loaded& member, const WalkSetting& setting, uint64_t hbm_bytes = 0)
-      : device_(OpenDevice::open(gpu_emu::emulated_device(), 0)), walk_(member.model, setting) {
-    const KvLayout& layout = walk_.cache().layout();
-    auto described = describe_for_device(member.file, member.model.spec(), layout);
-    EXPECT_EQ(why_not_on_device(described), "");
-    needs_ = device_needs(described, member.file, member.model.shape(), device_.facts(),
-                          setting.n_ctx, walk_.cache().pool().memory().size(), setting.chunk_rows);
-    plan_ = plan_device(needs_, hbm_bytes == 0 ? uint64_t{1} << 30 : hbm_bytes);
-    walk_.walk().use_device(std::make_unique<DeviceWalk>(device_, member.model,
-                                                         std::move(described), walk_.cache(), plan_,
-                                                         setting.chunk_rows, setting.n_ctx));
-  }
-  ZooWalk& walk() { return walk_; }
-  const DevicePlan& plan() const { return plan_; }
-  const DeviceNeeds& needs() const { return needs_; }
-  const DeviceWalk& device() { return *walk_.walk().device(); }
-
- private:
-  OpenDevice device_;
-  ZooWalk walk_;
-  DeviceNeeds needs_;
-  DevicePlan plan_;
-};
-
 WalkSetting setting(uint32_t chunk_rows = 24) {
   return {.kernels = cpu_attn::available_kernels().back(), .chunk_rows = chunk_rows, .n_ctx = 128};
-}
-
-/// The budget that streams every layer and leaves K and V no memory.
-uint64_t least_hbm(const DeviceNeeds& needs) {
-  const uint64_t largest = std::ranges::max(needs.layer_bytes);
-  return needs.buffer_bytes + needs.head_bytes + 2 * round_up(largest, uint64_t{256});
 }
 
 void expect_agreement(const makers::ZooMember& of, KvCodec codec, uint32_t chunk_rows) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <set>
 
@@ -213,6 +214,73 @@ TEST(KernelCost, RotateWritesItsRowsAndKeepsTheOthersOfTheirBlocks) {
   EXPECT_EQ(written, 2u * 30 * kv_position_bytes(table.layout));
   const auto at = [&](size_t i) { return reinterpret_cast<uint64_t>(table.blocks[i]); };
   EXPECT_EQ(blocks, (std::set<uint64_t>{at(1), at(2), at(5), at(6)}));
+}
+
+TEST(KernelCost, AMirrorGetsTheSameRowsAndKeepsItsOthers) {
+  const Table table(1, 4, 70, 2);
+  const Table homes(1, 4, 0, 1);
+  DeviceRotateArgs args{};
+  args.positions = table.positions.data();
+  args.blocks = table.blocks.data();
+  args.mirror = homes.blocks.data();
+  args.block_stride = 4;
+  args.layout = table.layout;
+  args.n_rows = 2;
+  args.n_kv_heads = args.group = 1;
+  const KernelCost cost = kernel_cost(args);
+  for (const auto* blocks : {&table.blocks, &homes.blocks}) {
+    const auto wanted = reinterpret_cast<uint64_t>((*blocks)[2]);
+    const auto touches = [&](const TouchedRange& of) { return of.range.begin == wanted; };
+    EXPECT_TRUE(std::ranges::any_of(cost.reads, touches));
+    EXPECT_TRUE(std::ranges::any_of(cost.writes, touches));
+  }
+}
+
+/// Positions of a table that begins with its first_block-th block, near the end of its memory: no
+/// entry beyond what the rows need is read.
+TEST(KernelCost, TablesEndWhereTheRowsDo) {
+  const Table table(2, 8, 100, 5);  // blocks 3, entries 1 of a table from block 2 on
+  DeviceRotateArgs rotate{};
+  rotate.positions = table.positions.data();
+  rotate.blocks = table.blocks.data();
+  rotate.block_stride = 8;
+  rotate.first_block = 2;
+  rotate.n_rows = 5;
+  rotate.n_kv_heads = 2;
+  ASSERT_EQ(tables_of(rotate, 0).size(), 1u);
+  const auto entries = tables_of(rotate, 1);
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_EQ(entries[1].begin, reinterpret_cast<uint64_t>(table.blocks.data() + 8 + 1));
+  EXPECT_EQ(entries[1].bytes, sizeof(std::byte*));
+  EXPECT_TRUE(tables_of(rotate, 2).empty());
+  DeviceAttendArgs attend{};
+  attend.positions = table.positions.data();
+  attend.blocks = table.blocks.data();
+  attend.block_stride = 8;
+  attend.first_block = 2;
+  attend.n_blocks = 6;  // more than the text has
+  attend.n_rows = 5;
+  attend.n_kv_heads = 1;
+  attend.window = 20;
+  const auto attended = tables_of(attend, 1);
+  ASSERT_EQ(attended.size(), 1u);
+  EXPECT_EQ(attended[0].begin, reinterpret_cast<uint64_t>(table.blocks.data()));  // block 2
+  EXPECT_EQ(attended[0].bytes, 2 * sizeof(std::byte*));                           // and 3
+}
+
+TEST(KernelCost, ListsOfBlocksAndWordsAreMovedOnce) {
+  std::byte* from[] = {buffer<std::byte>(1), buffer<std::byte>(2)};
+  std::byte* to[] = {buffer<std::byte>(3), buffer<std::byte>(4)};
+  const DeviceCopyBlocksArgs blocks{.from = from, .to = to, .n_blocks = 2, .block_bytes = 512};
+  EXPECT_EQ(kernel_cost(blocks).bytes(), 2u * 2 * 512);
+  const uint32_t index[] = {7, 3};
+  const uint64_t value[] = {1, 2};
+  const DeviceSetWordsArgs words{
+      .words = buffer<uint64_t>(1), .index = index, .value = value, .n = 2};
+  const KernelCost cost = kernel_cost(words);
+  ASSERT_EQ(cost.writes.size(), 2u);
+  EXPECT_EQ(cost.writes[0].range.begin, reinterpret_cast<uint64_t>(words.words + 7));
+  EXPECT_EQ(cost.bytes(), 2u * (8 + 8));
 }
 
 TEST(KernelCost, TheOtherOperationsMoveWhatTheyAreGiven) {

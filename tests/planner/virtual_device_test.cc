@@ -189,6 +189,22 @@ TEST(VirtualDevice, EffectsAreThereWhenTheKernelEnds) {
   EXPECT_EQ(*index, 0);
 }
 
+TEST(VirtualDevice, WhatIsWrittenInPartKeepsItsOtherBytes) {
+  VirtualMachine machine;
+  DeviceStream* stream = machine.stream();
+  std::byte* memory = machine.memory(3000);
+  EXPECT_EQ(machine.table().fill(stream, memory, 1, 3000), 0);
+  machine.wait(stream);
+  // Read in two parts that touch, written across them; and a part that is only written.
+  machine.kernel(stream, "updates", 1, {touched(memory + 500, 500), touched(memory, 500)},
+                 {touched(memory + 400, 300), touched(memory + 2000, 1000)});
+  EXPECT_EQ(memory[450], std::byte{1});
+  EXPECT_EQ(memory[650], std::byte{1});
+  EXPECT_EQ(memory[1999], std::byte{1});
+  EXPECT_EQ(memory[2000], std::byte{0xFF});
+  machine.wait(stream);
+}
+
 TEST(VirtualDevice, OpensByTheOrdinalOfItsProfile) {
   const DeviceTable& table = virtual_table();
   EXPECT_EQ(table.abi, kDeviceAbi);

@@ -69,7 +69,7 @@ class VirtualMachine {
   int kernel(DeviceStream* stream, const char* name, uint64_t flop, std::vector<TouchedRange> reads,
              std::vector<TouchedRange> writes, std::function<int()> effect = {}) {
     KernelCall call{.name = name, .effect = std::move(effect)};
-    call.tables = [] { return std::vector<ByteRange>(); };
+    call.tables = [](uint32_t) { return std::vector<ByteRange>(); };
     call.cost = [=] {
       return KernelCost{.name = name, .flop = flop, .reads = reads, .writes = writes};
     };
