@@ -22,6 +22,10 @@ std::string_view error_code_name(ErrorCode code) {
       return "io";
     case ErrorCode::kTemplate:
       return "template";
+    case ErrorCode::kNoDevice:
+      return "no_device";
+    case ErrorCode::kDeviceLost:
+      return "device_lost";
     case ErrorCode::kCancelled:
       return "cancelled";
   }
@@ -44,6 +48,8 @@ int exit_code(ErrorCode code) {
     case ErrorCode::kCancelled:
       return 130;
     case ErrorCode::kIo:
+    case ErrorCode::kNoDevice:
+    case ErrorCode::kDeviceLost:
       return 1;
   }
   return 1;

@@ -21,6 +21,8 @@ enum class ErrorCode : uint8_t {
   kOutOfMemory,            // the system refused memory that the budgets allow
   kIo,                     // the system refused a read, write, open or map
   kTemplate,               // the model's chat template does not parse or render
+  kNoDevice,               // the device asked for is not there or cannot be used
+  kDeviceLost,             // a device in use failed: what it computed is gone
   kCancelled,              // the user stopped the operation
 };
 

@@ -46,16 +46,44 @@ inline constexpr uint32_t kPqTileKeys = 64;   // keys whose codes lie together
 /// bits; the others are not read).
 inline constexpr uint64_t kPqTileBytes = uint64_t{kExtentPositions} * kPqSubspaces;
 
-/// Sums over sub-spaces of table entries picked by the keys' codes; a block's score is its largest
-/// key's.
+/// Look-up tables of one query: a key's score is scale * (sum of its 16 entries) + offset.
+///
+/// Error   q . centroid is rounded to the nearest multiple of scale above its sub-space's least
+///         product; scale is 1/255 of the widest sub-space's range of products, the same for all.
+///         So a score errs by at most kPqSubspaces * scale / 2 against q . (the decoded key) and
+///         by the rounding of f32 sums.
+/// Where products are not finite, every score is +infinity.
+struct PqTableArgs {
+  const float* centroids;  // as in PqEncodeArgs
+  const float* q;          // [head_dim]
+  uint32_t head_dim;       // a multiple of kPqSubspaces
+  uint8_t* table;          // [kPqSubspaces][kPqCentroids]
+  float* scale;            // one, > 0
+  float* offset;           // one
+};
+
+/// Sums over sub-spaces of table entries picked by the keys' codes. A block's score is nearly
+/// ln(sum exp) over the larger scores of its 16 pairs of neighbouring keys:
+/// cpu_attn/index_pq_scan.inc.
 struct PqScanArgs {
   const std::byte* const* tiles;  // [n_tiles], each kPqTileBytes, 64-byte aligned
   uint32_t n_tiles;
   const uint8_t* tables;  // [n_queries][kPqSubspaces][kPqCentroids]
-  const float* scales;    // [n_queries], > 0: score = scale * sum + offset, each rounded
+  const float* scales;    // [n_queries], > 0: a key's score is scale * sum + offset
   const float* offsets;   // [n_queries]
   uint32_t n_queries;
   float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
+  uint64_t score_stride;
+};
+
+/// A block's score as PqScanArgs has it, from the keys themselves: +infinity where a product is not
+/// finite.
+struct KeyScoreArgs {
+  const float* keys;  // [head_dim][kBlockPositions], as load_k gives them
+  const float* q;     // [n_queries][head_dim]
+  uint32_t head_dim;
+  uint32_t n_queries;
+  float* block_scores;  // [n_queries], score_stride apart
   uint64_t score_stride;
 };
 
@@ -84,6 +112,8 @@ struct IndexKernels {
   void (*digest_scores)(const DigestScoreArgs& args);
   void (*pq_scan)(const PqScanArgs& args);
   void (*pq_encode)(const PqEncodeArgs& args);
+  void (*pq_table)(const PqTableArgs& args);
+  void (*key_scores)(const KeyScoreArgs& args);
   /// A query all of whose weights are -infinity adds nothing; with +infinity among them the
   /// infinite ones share it equally.
   void (*pool_shares)(const PoolSharesArgs& args);

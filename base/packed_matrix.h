@@ -4,8 +4,8 @@
 // docs/adr/0001-one-arithmetic-order.md).
 //
 // A matrix [n_out, n_in] is cut into panels of kPanelRows output rows (the last padded with zero
-// rows). What lies inside a panel depends on the type and is written down beside the packer
-// (cpu_attn/pack.h); all panels have the same size.
+// rows). What lies inside a panel depends on the type and is written down in
+// base/panel_layout.inc; all panels have the same size.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // cpu_attn/index.h - the kernels of retrieval: what each instruction set fills into the kernel
 // table. Why: every decoded token reads the index of its whole context, so the two scans run at the
 // speed of memory. Shapes: base/index_kernels.h. The arithmetic and its order: index_digest.inc,
-// index_pq_scan.inc, index_encode.inc, index_pool.inc.
+// index_pq_scan.inc, index_pq_query.inc, index_encode.inc, index_pool.inc.
 #pragma once
 
 #include <stdint.h>
@@ -39,6 +39,16 @@ constexpr uint64_t pq_scan_flops(uint64_t n_tiles, uint64_t n_queries) {
 /// Floating point operations of pq_encode: a product and a sum per key, centroid and dimension.
 constexpr uint64_t pq_encode_flops(uint32_t head_dim) {
   return uint64_t{kBlockPositions} * kPqCentroids * head_dim * 2;
+}
+
+/// Floating point operations of pq_table: a product and a sum per centroid and dimension.
+constexpr uint64_t pq_table_flops(uint32_t head_dim) {
+  return uint64_t{kPqCentroids} * head_dim * 2;
+}
+
+/// Floating point operations of key_scores: a product and a sum per key, dimension and query.
+constexpr uint64_t key_score_flops(uint32_t head_dim, uint64_t n_queries) {
+  return uint64_t{kBlockPositions} * head_dim * n_queries * 2;
 }
 
 /// Bytes that pool_shares reads and writes: weights in three passes, shares once per query.

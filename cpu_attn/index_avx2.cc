@@ -19,6 +19,10 @@ namespace {
 
 #include "cpu_attn/index_encode.inc"
 
+#include "cpu_attn/index_pq_weight.inc"
+
+#include "cpu_attn/index_pq_query.inc"
+
 #include "cpu_attn/index_pool.inc"
 
 #include "cpu_attn/index_digest_wide.inc"
@@ -62,15 +66,29 @@ struct KeySums {
   }
 };
 
+/// Weights of 8 pairs, less than the largest by `gaps` steps.
+STRATA_VEC __m256 pair_weights(__m256i largest, __m128i pairs, float step) {
+  const __m256 gaps = _mm256_cvtepi32_ps(_mm256_sub_epi32(largest, _mm256_cvtepu16_epi32(pairs)));
+  const __m256 down =
+      _mm256_min_ps(_mm256_mul_ps(gaps, _mm256_set1_ps(step)), _mm256_set1_ps(kLeastWeight));
+  return _mm256_castsi256_ps(
+      _mm256_sub_epi32(_mm256_set1_epi32(kBitsOfOne), _mm256_cvttps_epi32(down)));
+}
+
 STRATA_VEC void store_block_scores(const uint16_t* maxima, float scale, float offset, float* out) {
+  const float step = gap_step(scale);
   for (uint32_t b = 0; b < kExtentBlocks; ++b, maxima += 16) {
-    const __m128i* halves = reinterpret_cast<const __m128i*>(maxima);
-    const __m128i best = _mm_max_epu16(_mm_load_si128(halves), _mm_load_si128(halves + 1));
+    const __m128i low = _mm_load_si128(reinterpret_cast<const __m128i*>(maxima));
+    const __m128i high = _mm_load_si128(reinterpret_cast<const __m128i*>(maxima) + 1);
     // The least of eight is an instruction; the largest is the complement of the complements'
     // least.
-    const __m128i least = _mm_minpos_epu16(_mm_xor_si128(best, _mm_set1_epi16(-1)));
+    const __m128i least =
+        _mm_minpos_epu16(_mm_xor_si128(_mm_max_epu16(low, high), _mm_set1_epi16(-1)));
     const int32_t sum = 0xffff - _mm_extract_epi16(least, 0);
-    out[b] = scale * static_cast<float>(sum) + offset;
+    const __m256i largest = _mm256_set1_epi32(sum);
+    const float weight =
+        reduce_add(add(pair_weights(largest, low, step), pair_weights(largest, high, step)));
+    out[b] = scale * static_cast<float>(sum) + offset + log_of_weight(weight);
   }
 }
 
@@ -79,7 +97,7 @@ STRATA_VEC void store_block_scores(const uint16_t* maxima, float scale, float of
 }  // namespace
 
 void fill_index_avx2(KernelTable& table) {
-  table.index = {load_k, digest_scores, pq_scan, pq_encode, pool_shares};
+  table.index = {load_k, digest_scores, pq_scan, pq_encode, pq_table, key_scores, pool_shares};
 }
 
 }  // namespace strata::cpu_attn

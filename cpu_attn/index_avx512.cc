@@ -27,6 +27,10 @@ namespace {
 
 #include "cpu_attn/index_encode.inc"
 
+#include "cpu_attn/index_pq_weight.inc"
+
+#include "cpu_attn/index_pq_query.inc"
+
 #include "cpu_attn/index_pool.inc"
 
 #include "cpu_attn/index_digest_wide.inc"
@@ -65,7 +69,7 @@ STRATA_VEC __m512i look_up(const uint8_t* table, const Codes& codes) {
 }  // namespace
 
 void fill_index_avx512(KernelTable& table) {
-  table.index = {load_k, digest_scores, pq_scan, pq_encode, pool_shares};
+  table.index = {load_k, digest_scores, pq_scan, pq_encode, pq_table, key_scores, pool_shares};
 }
 
 }  // namespace strata::cpu_attn

@@ -31,6 +31,8 @@ STRATA_VEC __m512i look_up(const uint8_t* table, const Codes& codes) {
   return _mm512_permutexvar_epi8(codes, _mm512_loadu_si512(table));
 }
 
+#include "cpu_attn/index_pq_weight.inc"
+
 #include "cpu_attn/index_pq_avx512.inc"
 
 #include "cpu_attn/index_pq_scan.inc"

@@ -16,6 +16,10 @@ namespace {
 
 #include "cpu_attn/index_encode.inc"
 
+#include "cpu_attn/index_pq_weight.inc"
+
+#include "cpu_attn/index_pq_query.inc"
+
 #include "cpu_attn/index_pool.inc"
 
 #include "cpu_attn/index_digest_wide.inc"
@@ -43,10 +47,17 @@ struct KeySums {
 };
 
 void store_block_scores(const uint16_t* maxima, float scale, float offset, float* out) {
-  for (uint32_t b = 0; b < kExtentBlocks; ++b, maxima += kCodeKeys / 2) {
-    uint16_t best = 0;
-    for (uint32_t i = 0; i < kCodeKeys / 2; ++i) best = maxima[i] > best ? maxima[i] : best;
-    out[b] = scale * static_cast<float>(best) + offset;
+  constexpr uint32_t kPairs = kCodeKeys / 2;
+  const float step = gap_step(scale);
+  for (uint32_t b = 0; b < kExtentBlocks; ++b, maxima += kPairs) {
+    int32_t best = 0;
+    for (uint32_t i = 0; i < kPairs; ++i) best = maxima[i] > best ? maxima[i] : best;
+    float weights[kPairs];
+    for (uint32_t i = 0; i < kPairs; ++i)
+      weights[i] = pair_weight(static_cast<float>(best - maxima[i]) * step);
+    for (uint32_t half = kPairs / 2; half > 0; half /= 2)
+      for (uint32_t i = 0; i < half; ++i) weights[i] += weights[i + half];
+    out[b] = scale * static_cast<float>(best) + offset + log_of_weight(weights[0]);
   }
 }
 
@@ -55,7 +66,7 @@ void store_block_scores(const uint16_t* maxima, float scale, float offset, float
 }  // namespace
 
 void fill_index_scalar(KernelTable& table) {
-  table.index = {load_k, digest_scores, pq_scan, pq_encode, pool_shares};
+  table.index = {load_k, digest_scores, pq_scan, pq_encode, pq_table, key_scores, pool_shares};
 }
 
 }  // namespace strata::cpu_attn

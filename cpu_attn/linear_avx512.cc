@@ -20,7 +20,7 @@
 namespace strata::cpu_attn {
 namespace {
 
-#include "cpu_attn/pack_layout.inc"
+#include "base/panel_layout.inc"
 
 #include "cpu_attn/quantize_scale.inc"
 

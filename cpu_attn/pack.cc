@@ -1,4 +1,4 @@
-// cpu_attn/pack.cc - reads the file's blocks and writes panels (pack_layout.inc says what lies
+// cpu_attn/pack.cc - reads the file's blocks and writes panels (panel_layout.inc says what lies
 // where). Every type is cut into 8 quads per 32 inputs here, four codes to a dword, so that the
 // planes are filled without looking at single codes: about 2 G weights/s and core. Four types whose
 // bytes are a plane's already are turned from rows into columns, sixteen bytes at a time: streamed
@@ -16,7 +16,7 @@
 namespace strata::cpu_attn {
 namespace {
 
-#include "cpu_attn/pack_layout.inc"
+#include "base/panel_layout.inc"
 
 #include "cpu_attn/pack_plain.inc"
 
@@ -24,7 +24,7 @@ namespace {
 struct Block {
   uint16_t d = 0;
   uint16_t m = 0;
-  uint8_t values[16] = {};  // sub-scales in the order of pack_layout.inc
+  uint8_t values[16] = {};  // sub-scales in the order of panel_layout.inc
   uint32_t quads[8][8] = {};
 };
 

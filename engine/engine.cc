@@ -8,9 +8,11 @@
 
 #include "base/check.h"
 #include "cpu_attn/kernels.h"
+#include "engine/device_walk.h"
 #include "engine/dram_budget.h"
 #include "engine/fingerprint.h"
 #include "engine/machine.h"
+#include "gpu_attn/open_module.h"
 
 namespace strata::engine {
 namespace {
@@ -86,8 +88,62 @@ Engine Engine::open(const EngineOptions& options) {
     throw Error(ErrorCode::kUnsupported,
                 "blocks can be chosen of K and V in memory only, and this context spills to disk",
                 "--attn", "use --attn exact, a smaller -c, or a larger --kv-dram");
+  engine.choose_device();
   engine.spill_ = engine.open_spill();
   return engine;
+}
+
+/// What this run wants that steps on a device cannot do; empty = nothing.
+std::string Engine::beyond_devices() const {
+  if (options_.method) return "blocks cannot be chosen on a device (--attn exact)";
+  if (context_.kv.is_spilling())
+    return "K and V that spill to disk cannot be attended on a device (--kv-dram, --dram, or a "
+           "smaller -c)";
+  if (weight_plan_.n_streamed() > 0)
+    return "weights that are read from disk in every step cannot go to a device (--weights-dram)";
+  return why_not_on_device(device_model_);
+}
+
+void Engine::plan_for_device(const OpenDevice& device) {
+  const uint64_t hbm_bytes =
+      options_.hbm_bytes > 0 ? options_.hbm_bytes : usable_device_bytes(device.facts().free_bytes);
+  device_plan_ =
+      plan_device(device_needs(device_model_, *file_, spec_.shape, device.facts(), context_.n_ctx,
+                               context_.kv.slot_bytes, context_.chunk_rows),
+                  hbm_bytes);
+}
+
+/// A device that was named must do; "auto" falls back to the CPU and says why.
+void Engine::choose_device() {
+  if (options_.device.kind == DeviceChoice::Kind::kNone) return;
+  if (options_.device.kind == DeviceChoice::Kind::kVirtual)
+    throw Error(ErrorCode::kUsage, "a virtual device computes nothing: it predicts times",
+                "--device", "use it with `strata bench`, or give auto, none or cuda:N");
+  const bool is_named = options_.device.kind == DeviceChoice::Kind::kCuda;
+  const gpu_attn::CudaDevices devices =
+      options_.devices != nullptr ? *options_.devices : gpu_attn::find_cuda_devices();
+  ChosenDevice chosen = open_chosen_device(options_.device, devices);
+  if (!chosen.device) return;
+  device_model_ = describe_for_device(
+      *file_, spec_, KvLayout::make(options_.k_codec, options_.v_codec, spec_.shape.head_dim));
+  if (const std::string why = beyond_devices(); !why.empty()) {
+    if (is_named)
+      throw Error(ErrorCode::kUnsupported, why, "--device", "change that, or use --device none");
+    notices_.push_back("the CPU computes: " + why);
+    return;
+  }
+  try {
+    plan_for_device(*chosen.device);
+    device_ = std::move(chosen.device);
+  } catch (const Error& error) {
+    if (is_named || error.code() != ErrorCode::kDoesNotFit) throw;
+    notices_.push_back(fmt::format("the CPU computes: {}", error.what()));
+  }
+}
+
+/// For the fingerprint: cards of one kind compute the same bits.
+std::string Engine::device_name() const {
+  return device_ ? fmt::format("cuda {}", device_->facts().capability) : "";
 }
 
 /// Of the spill file, which its folder must be able to hold.
@@ -148,7 +204,7 @@ void Engine::reserve_kv() {
   kv.budget_bytes = context_.kv.slot_bytes;
   kv.chunk_rows = context_.chunk_rows;
   kv.n_ctx = context_.n_ctx;
-  if (spill_) fingerprint_ = model_fingerprint(*file_, spec_, kernels_->isa);
+  if (spill_) fingerprint_ = model_fingerprint(*file_, spec_, kernels_->isa, device_name());
   kv.model = fingerprint_;
   if (options_.method) {
     selectors_ = std::make_unique<index::SelectorSource>(
@@ -158,6 +214,10 @@ void Engine::reserve_kv() {
   cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   walk_->set_trace(options_.trace);
+  if (device_)
+    walk_->use_device(std::make_unique<DeviceWalk>(*device_, *model_, device_model_, *cache_,
+                                                   device_plan_, context_.chunk_rows,
+                                                   context_.n_ctx));
   if (options_.method) walk_->select_by(options_.selection, context_.n_ctx);
 }
 

@@ -14,11 +14,15 @@
 #include "base/thread_pool.h"
 #include "base/trace.h"
 #include "engine/context_size.h"
+#include "engine/device.h"
+#include "engine/device_choice.h"
+#include "engine/device_plan.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/text/tokenizer.h"
 #include "engine/walk.h"
+#include "gpu_attn/device_model.h"
 
 namespace strata::engine {
 
@@ -46,6 +50,10 @@ struct EngineOptions {
   // blocks, windowed layers hold a window of each.
   uint32_t n_sequences = 1;
   RopeOverrides rope;
+  DeviceChoice device = {.kind = DeviceChoice::Kind::kNone, .profile = ""};
+  uint64_t hbm_bytes = 0;  // of the device's memory at most; 0 = what is free there, less a reserve
+  // The devices there are; null = those of the CUDA module, looked for where `device` wants one.
+  const gpu_attn::CudaDevices* devices = nullptr;
   // Of retrieval; nothing = attention is exact.
   std::optional<index::Method> method = {};
   index::Rule selection = {};
@@ -80,6 +88,9 @@ class Engine {
   double load_ms() const { return load_ms_; }
   /// Names the model in saved contexts; zero where nothing is spilled or read back.
   const tiers::Hash128& fingerprint() const { return fingerprint_; }
+  /// What computes in place of the CPU; null = nothing does.
+  const OpenDevice* device() const { return device_ ? &*device_ : nullptr; }
+  const DevicePlan& device_plan() const { return device_plan_; }  // where there is one
   /// Lines for the user about a disk or system that lacks something.
   const std::vector<std::string>& notices() const { return notices_; }
 
@@ -100,6 +111,10 @@ class Engine {
   void plan_context(const ModelShape& shape, const ContextRequest& request);
   std::unique_ptr<tiers::Spill> open_spill();
   void reserve_kv();
+  void choose_device();
+  std::string beyond_devices() const;
+  void plan_for_device(const OpenDevice& device);
+  std::string device_name() const;
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;
   std::unique_ptr<GgufFile> file_;
@@ -115,6 +130,9 @@ class Engine {
   std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
   std::string spill_problem_;  // why there is no spill file although there might be
+  std::optional<OpenDevice> device_;
+  DevicePlan device_plan_;
+  gpu_attn::DeviceModel device_model_;  // without weights
   std::shared_ptr<ThreadPool> pool_;
   std::shared_ptr<const Model> model_;
   std::unique_ptr<index::SelectorSource> selectors_;

@@ -42,11 +42,13 @@ void add_spec(const ModelSpec& spec, Text out) {
 
 }  // namespace
 
-tiers::Hash128 model_fingerprint(const GgufFile& file, const ModelSpec& spec, CpuIsa isa) {
+tiers::Hash128 model_fingerprint(const GgufFile& file, const ModelSpec& spec, CpuIsa isa,
+                                 std::string_view device) {
   std::string text;
   const Text out = std::back_inserter(text);
   fmt::format_to(out, "arithmetic {} isa {} file {}\n", kArithmeticVersion, static_cast<int>(isa),
                  file.file_bytes());
+  if (!device.empty()) fmt::format_to(out, "device {}\n", device);
   add_spec(spec, out);
   std::vector<std::byte> sample;
   for (const GgufTensor& tensor : file.tensors()) {

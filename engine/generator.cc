@@ -125,8 +125,9 @@ bool Run::read_prompt() {
   const bool is_question = n_cached > rest.size() && rest.size() <= kQuestionTokensMax;
   const Attention attention = is_question ? request.attention : Attention::kExact;
   try {
-    // What selects takes restored blocks into its index first, and so reads all of them.
-    if (attention == Attention::kExact) {
+    // What selects takes restored blocks into its index first, and a device into its memory, so
+    // both read all of them.
+    if (attention == Attention::kExact && walk.device() == nullptr) {
       answer.meeting = meet_in_the_middle(walk, sequence, request.chunk_rows, on_restored);
       answer.usage.cached_tokens -= answer.meeting.computed_tokens;
       answer.usage.recomputed_tokens += answer.meeting.computed_tokens;

@@ -64,6 +64,7 @@ KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options,
 
 Sequence KvCache::make_sequence() {
   Sequence sequence(this);
+  sequence.edition_ = next_edition();
   sequence.streams_.resize(stream_begin_.back());
   reserve_tables(sequence);
   if (options_.selectors != nullptr) sequence.index_ = options_.selectors->make();
@@ -306,6 +307,8 @@ std::byte* KvCache::open_block(const Sequence& sequence, uint32_t layer, uint32_
 
 void KvCache::share_blocks(Sequence& sequence, Sequence& again, uint32_t first_pos,
                            uint32_t end_pos, bool is_repair) {
+  sequence.edition_ = next_edition();
+  again.edition_ = next_edition();
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream) {
     if (shape_.layers[layer_of_stream_[stream]].window > 0) continue;
     const auto& shared = sequence.streams_[stream].blocks;
@@ -321,6 +324,8 @@ void KvCache::share_blocks(Sequence& sequence, Sequence& again, uint32_t first_p
 }
 
 void KvCache::replace_extents(Sequence& sequence, Sequence& again, uint32_t first_pos) {
+  sequence.edition_ = next_edition();
+  again.edition_ = next_edition();
   const uint32_t first = first_pos / kBlockPositions;
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream) {
     if (shape_.layers[layer_of_stream_[stream]].window > 0) continue;

@@ -109,6 +109,10 @@ class KvCache {
   /// must be held by then (tiers::BlockStore::take).
   const std::byte* block(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
                          uint32_t pos) const;
+  uint32_t n_streams() const { return stream_begin_.back(); }
+  uint32_t stream_idx(uint32_t layer, uint32_t kv_head) const {
+    return stream_begin_[layer] + kv_head;
+  }
   /// The bytes of an open block, to be filled.
   std::byte* open_block(const Sequence& sequence, uint32_t layer, uint32_t kv_head, uint32_t pos);
 
@@ -135,9 +139,7 @@ class KvCache {
  private:
   friend class Sequence;
   using StreamTable = Sequence::StreamTable;
-  uint32_t stream_idx(uint32_t layer, uint32_t kv_head) const {
-    return stream_begin_[layer] + kv_head;
-  }
+  uint64_t next_edition() { return ++n_editions_; }
   void reserve_tables(Sequence& sequence) const;
   uint32_t first_block_to_hold(uint32_t layer, uint32_t end_pos) const;
   void release_before(StreamTable& table, uint32_t block_idx);
@@ -155,6 +157,7 @@ class KvCache {
   std::vector<uint32_t> stream_begin_;  // [n_layers + 1]
   std::vector<uint32_t> layer_of_stream_;
   std::vector<uint32_t> index_begin_;  // [n_layers + 1]
+  uint64_t n_editions_ = 0;
   tiers::BlockStore store_;
   std::vector<tiers::BlockId> extent_blocks_;  // of the extent being frozen
   ThreadPool serial_{1};                       // checks what is held one extent at a time

@@ -70,6 +70,8 @@ class Model {
   const LoadReport& load_report() const { return load_report_; }
   /// What streaming has cost; zero where everything is resident.
   WeightReadCounts read_counts() const;
+  /// All of it, whole pages, for a device to pin.
+  std::span<std::byte> pages() const { return {memory_.data(), memory_.size()}; }
   /// What stays, as it lies: what a decode step reads of DRAM.
   std::span<const std::byte> weight_memory() const {
     return {memory_.data(), plan_.resident_bytes};

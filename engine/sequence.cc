@@ -12,6 +12,7 @@ Sequence::Sequence(KvCache* cache) : cache_(cache) {}
 
 Sequence::Sequence(Sequence&& other) noexcept
     : cache_(std::exchange(other.cache_, nullptr)),
+      edition_(std::exchange(other.edition_, 0)),
       tokens_(std::move(other.tokens_)),
       chain_(std::move(other.chain_)),
       streams_(std::exchange(other.streams_, {})),
@@ -21,6 +22,7 @@ Sequence::Sequence(Sequence&& other) noexcept
 
 Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(cache_, other.cache_);
+  std::swap(edition_, other.edition_);
   std::swap(tokens_, other.tokens_);
   std::swap(chain_, other.chain_);
   std::swap(streams_, other.streams_);
@@ -71,6 +73,7 @@ Sequence Sequence::fork() const {
 
 uint32_t Sequence::truncate(uint32_t n) {
   if (n >= n_pos()) return n_pos();
+  edition_ = cache_->next_edition();
   // The next row stands at position n and attends the window before it in every windowed layer.
   bool window_held = true;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {

@@ -24,6 +24,10 @@ class Sequence {
   uint32_t n_pos() const { return static_cast<uint32_t>(tokens_.size()); }
   const std::vector<int32_t>& tokens() const { return tokens_; }
 
+  /// A number that no other state of a sequence has whose blocks differ in anything but rows that
+  /// were appended: who keeps copies of its tables knows by it whether they hold.
+  uint64_t edition() const { return edition_; }
+
   /// The chain hash of the text before position pos, a multiple of 32 and not 0.
   const tiers::Hash128& chain_at(uint32_t pos) const { return chain_[pos / kBlockPositions - 1]; }
 
@@ -57,6 +61,7 @@ class Sequence {
   };
   void release_all();
   KvCache* cache_;
+  uint64_t edition_ = 0;
   std::vector<int32_t> tokens_;
   std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block
   std::vector<StreamTable> streams_;   // layer-major, KV head minor

@@ -242,6 +242,36 @@ void Walk::State::run_plan() {
   model.read_ahead(pool);  // for the next step, while this one's token is chosen
 }
 
+/// The operations of the plan, on the device: the CPU embeds the tokens.
+void Walk::State::run_on_device() {
+  ++counts.steps;
+  embed();
+  logit_values.resize(logit_rows.size() * uint64_t{shape.vocab_size});
+  std::vector<std::span<const float>> angles(cos_sin.size());
+  std::vector<uint32_t> wanted;
+  uint64_t n_done = 0;
+  for (const Group& group : groups) {
+    check_cancelled();
+    const auto of_group = [&](std::span<const float> rows, uint64_t width) {
+      return rows.subspan(group.row_begin * width, group.n_rows * width);
+    };
+    for (uint32_t set = 0; set < cos_sin.size(); ++set)
+      angles[set] = of_group(cos_sin[set], model.spec().rope_sets[set].n_rot);
+    wanted.clear();
+    for (const uint32_t row : logit_rows)
+      if (row >= group.row_begin && row < group.row_begin + group.n_rows)
+        wanted.push_back(row - group.row_begin);
+    const uint64_t n_values = wanted.size() * uint64_t{shape.vocab_size};
+    device->run({.sequence = group.sequence,
+                 .residual = of_group(residual, shape.d_model),
+                 .positions = std::span(positions).subspan(group.row_begin, group.n_rows),
+                 .cos_sin = angles,
+                 .logit_rows = wanted},
+                std::span(logit_values).subspan(n_done, n_values), cancel);
+    n_done += n_values;
+  }
+}
+
 Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
            uint32_t max_rows)
     : state_(std::make_unique<State>(model, cache, kernels, pool, max_rows)) {}
@@ -255,6 +285,8 @@ uint64_t Walk::buffer_bytes() const {
 }
 const StepPlan& Walk::plan() const { return state_->plan; }
 const WalkCounts& Walk::counts() const { return state_->counts; }
+const DeviceWalk* Walk::device() const { return state_->device.get(); }
+void Walk::use_device(std::unique_ptr<DeviceWalk> device) { state_->device = std::move(device); }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
 const std::atomic<bool>* Walk::cancel() const { return state_->cancel; }
@@ -294,9 +326,13 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
     if (is_selected)
       for (const Group& group : groups) index_missed(group);
     for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
-    plan_waves();
-    count_step();
-    run_plan();
+    if (device) {
+      run_on_device();
+    } else {
+      plan_waves();
+      count_step();
+      run_plan();
+    }
   } catch (...) {
     release_weights();
     drop_fetches();

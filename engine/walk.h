@@ -21,6 +21,8 @@
 
 namespace strata::engine {
 
+class DeviceWalk;
+
 /// What the rows of a step attend in full layers: everything before them, or the blocks that the
 /// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.
 enum class Attention : uint8_t { kExact, kSelected };
@@ -106,6 +108,9 @@ class Walk {
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
+  /// From now on steps run on a device, and none is selected or probed.
+  void use_device(std::unique_ptr<DeviceWalk> device);
+  const DeviceWalk* device() const;  // null: the CPU alone
   /// From now on the full layers of selected steps are attended twice, exactly and as chosen, and
   /// the probe hears of both; no bit of the step changes. All of K and V is in DRAM then. Null =
   /// nothing hears, and nothing is done for it. `probe` outlives the walk or is taken away before.

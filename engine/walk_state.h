@@ -15,6 +15,7 @@
 #include "base/step_plan.h"
 #include "base/thread_pool.h"
 #include "base/trace.h"
+#include "engine/device_walk.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
 #include "engine/rope_table.h"
@@ -53,6 +54,7 @@ struct Walk::State {
   void run_plan();
   void check_cancelled() const;
   void execute(const StepOp& op);
+  void run_on_device();
   /// Holds the weights of the operation's layer, and of no other; then asks for what comes next.
   void hold_weights(const StepOp& op);
   void release_weights();
@@ -193,6 +195,8 @@ struct Walk::State {
   std::vector<tiers::ExtentId> span_missing;
   std::span<float> run_m, run_l;       // [max_rows, n_heads]; o lies in q, which is free by then
   std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
+
+  std::unique_ptr<DeviceWalk> device;  // runs the plan in place of the operations above
 
   bool is_selected = false;              // the step's full layers attend what was chosen
   std::unique_ptr<Selection> selection;  // null where no step may be selected

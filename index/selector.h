@@ -73,7 +73,7 @@ class Selector {
   /// observe(). Errors: kBadFile, and nothing has changed.
   virtual void load_rows(StreamIdx stream, uint32_t extent, std::span<const std::byte> bytes) = 0;
 
-  /// What the rows of a stream refer to besides: few, each as bytes for a file, numbered from 0.
+  /// What the rows of a stream refer to besides, each as bytes for a file, numbered from 0.
   virtual uint32_t n_codebooks(StreamIdx) const { return 0; }
   virtual std::span<const std::byte> codebook(StreamIdx, uint32_t /*idx*/) const { return {}; }
   /// The stream's next codebook. Errors: kBadFile, and nothing has changed.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/host_memory.h"
@@ -36,6 +37,10 @@ class BlockPool {
   void release(SlotId slot);
   bool is_taken(SlotId slot) const;
   std::byte* address(SlotId slot) const;
+  /// Times that the slot was taken: whoever keeps a copy of its bytes knows by it whose they are.
+  uint32_t n_takes(SlotId slot) const { return n_takes_[static_cast<uint32_t>(slot)]; }
+  /// All slots, n_slots * block_bytes.
+  std::span<std::byte> memory() const { return {memory_.data(), memory_.size()}; }
 
  private:
   void mark_used(uint32_t slot);
@@ -46,6 +51,7 @@ class BlockPool {
   uint32_t peak_used_ = 0;
   HostMemory memory_;
   std::vector<uint8_t> is_taken_;
+  std::vector<uint32_t> n_takes_;
   std::vector<uint8_t> run_used_;    // slots taken in each run
   std::vector<uint32_t> free_runs_;  // stack of the wholly free runs, each once
   uint32_t first_free_hint_ = 0;     // where the search for a free slot in part-used runs goes on

@@ -92,6 +92,7 @@ class BlockStore {
   uint32_t references(BlockId block) const;
   bool is_frozen(BlockId block) const { return record(block).extent != kNoExtent; }
   bool is_resident(BlockId block) const { return record(block).slot != kNoSlot; }
+  SlotId slot_of(BlockId block) const { return record(block).slot; }  // kNoSlot: not resident
   /// Resident, or its extent is held and accepted.
   bool is_readable(BlockId block) const;
   ExtentId extent_of(BlockId block) const { return record(block).extent; }

@@ -25,6 +25,10 @@ TEST(Error, EveryCodeHasItsOwnNameAndADocumentedExitCode) {
   }
   EXPECT_EQ(exit_code(ErrorCode::kContextLengthExceeded), 3);
   EXPECT_EQ(exit_code(ErrorCode::kBadFile), 4);
+  EXPECT_EQ(exit_code(ErrorCode::kNoDevice), 1);
+  EXPECT_EQ(exit_code(ErrorCode::kDeviceLost), 1);
+  EXPECT_EQ(error_code_name(ErrorCode::kNoDevice), "no_device");
+  EXPECT_EQ(error_code_name(ErrorCode::kDeviceLost), "device_lost");
 }
 
 TEST(CheckedMath, RefusesWhatWraps) {

@@ -1,5 +1,6 @@
 // tests/cpu_attn/index_kernels_test.cc - what an index computes once per block or per choice:
-// load_k, pq_encode and pool_shares of every instruction set against double precision.
+// load_k, pq_encode, pq_table, key_scores and pool_shares of every instruction set against double
+// precision.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -126,6 +127,106 @@ TEST(PqEncode, FindsTheNearestCentroidOrOneAsNearWithinRounding) {
         }
     }
   }
+}
+
+/// By the words of base/index_kernels.h: entries decode to the products within half a step, which
+/// is 1/255 of the widest range of a sub-space.
+TEST(PqTable, EntriesAreTheProductsInStepsOfTheWidestRange) {
+  Random random(kIndexSeed);
+  for (const uint32_t head_dim : kHeadDims) {
+    Encoding e(head_dim, random);
+    const std::vector<float> q = normal_floats(random, head_dim, 1.0f);
+    std::vector<double> products(uint64_t{kPqSubspaces} * kPqCentroids), bounds(products.size());
+    double range = 0, offset = 0, magnitude = 0;
+    for (uint32_t s = 0; s < kPqSubspaces; ++s) {
+      const auto first = products.begin() + s * kPqCentroids;
+      for (uint32_t c = 0; c < kPqCentroids; ++c)
+        for (uint32_t d = 0; d < e.sub_dims(); ++d) {
+          const double product = double{q[s * e.sub_dims() + d]} * e.centroid(s, d, c);
+          products[s * kPqCentroids + c] += product;
+          bounds[s * kPqCentroids + c] += (e.sub_dims() + 4) * kEps * std::abs(product);
+        }
+      const auto [low, high] = std::minmax_element(first, first + kPqCentroids);
+      range = std::max(range, *high - *low);
+      offset += *low;
+      magnitude += std::abs(*low) + bounds[s * kPqCentroids];
+    }
+    for (const KernelTable& table : index_tables()) {
+      std::vector<uint8_t> entries(products.size(), 0xee);
+      float scale = 0, found_offset = 0;
+      table.index.pq_table(
+          {e.centroids.data(), q.data(), head_dim, entries.data(), &scale, &found_offset});
+      EXPECT_NEAR(scale, range / 255, 1e-5 * range) << table.name;
+      EXPECT_NEAR(found_offset, offset, 1e-5 * magnitude) << table.name;
+      uint8_t largest = 0;
+      for (uint32_t s = 0; s < kPqSubspaces; ++s) {
+        const auto first = products.begin() + s * kPqCentroids;
+        const double low = *std::min_element(first, first + kPqCentroids);
+        for (uint32_t c = 0; c < kPqCentroids; ++c) {
+          const uint32_t i = s * kPqCentroids + c;
+          ASSERT_NEAR(low + entries[i] * range / 255, products[i],
+                      range / 510 * 1.001 + 2 * bounds[i])
+              << table.name << " head_dim " << head_dim << " sub-space " << s << " centroid " << c;
+          largest = std::max(largest, entries[i]);
+        }
+      }
+      EXPECT_EQ(largest, 255) << table.name;
+    }
+  }
+}
+
+TEST(PqTable, WhereProductsAreNotFiniteScoresAreInfinite) {
+  Random random(kIndexSeed);
+  Encoding e(64, random);
+  for (const KernelTable& table : index_tables())
+    for (const float value : {std::nanf(""), INFINITY, -INFINITY, 3e38f})
+      for (const uint32_t at : {0u, 3u, 63u}) {
+        std::vector<float> q(64, 1.0f);
+        q[at] = value;
+        std::vector<uint8_t> entries(uint64_t{kPqSubspaces} * kPqCentroids, 0xee);
+        float scale = 0, offset = 0;
+        table.index.pq_table({e.centroids.data(), q.data(), 64, entries.data(), &scale, &offset});
+        EXPECT_EQ(offset, INFINITY) << table.name << " " << value;
+        EXPECT_EQ(scale, 1.0f);
+        EXPECT_EQ(*std::max_element(entries.begin(), entries.end()), 0);
+      }
+}
+
+/// ln(sum exp) over the larger of each two neighbours' scores; 0.0602 is what taking it by the bits
+/// of floats costs (cpu_attn/index_pq_weight.inc).
+TEST(KeyScores, AreTheWeightsOfBlocks) {
+  Random random(kIndexSeed);
+  for (const uint32_t head_dim : kHeadDims)
+    for (const uint32_t n_queries : {1u, 3u, 9u}) {
+      Encoding e(head_dim, random);
+      const std::vector<float> q = normal_floats(random, uint64_t{head_dim} * n_queries,
+                                                 2.0f / std::sqrt(static_cast<float>(head_dim)));
+      for (const KernelTable& table : index_tables()) {
+        std::vector<float> scores(2 * n_queries, -7.0f);
+        const KeyScoreArgs args{e.keys.data(), q.data(), head_dim, n_queries, scores.data(), 2};
+        table.index.key_scores(args);
+        for (uint32_t i = 0; i < n_queries; ++i) {
+          double sum = 0;
+          for (uint32_t p = 0; p < kBlockPositions; p += 2) {
+            double pair[2] = {};
+            for (uint32_t d = 0; d < head_dim; ++d)
+              for (uint32_t k = 0; k < 2; ++k)
+                pair[k] += double{q[i * head_dim + d]} * e.keys[d * kBlockPositions + p + k];
+            sum += std::exp(std::max(pair[0], pair[1]));
+          }
+          EXPECT_NEAR(scores[2 * i], std::log(sum), 0.0602) << table.name << " " << head_dim;
+          EXPECT_EQ(scores[2 * i + 1], -7.0f) << "not its own";
+        }
+        for (const float value : {std::nanf(""), INFINITY, -INFINITY}) {
+          std::vector<float> keys = e.keys;
+          keys[head_dim * kBlockPositions - 1] = value;
+          KeyScoreArgs bad = args;
+          bad.keys = keys.data();
+          table.index.key_scores(bad);
+          EXPECT_EQ(scores[0], INFINITY) << table.name << " " << value;
+        }
+      }
+    }
 }
 
 /// Small whole numbers are exact in f32, and each centroid stands there twice.

@@ -141,6 +141,9 @@ TEST(DigestScores, NoTilesAndNoQueriesWriteNothing) {
 
 // ---- Codes ----
 
+/// Of ln(sum exp) by the bits of floats (cpu_attn/index_pq_weight.inc).
+constexpr double kWeightTolerance = 0.0602;
+
 struct PqScan {
   PqScan(uint32_t tile_count, uint32_t query_count, Random& random)
       : n_tiles(tile_count), n_queries(query_count), tiles(tile_count, kPqTileBytes) {
@@ -165,27 +168,26 @@ struct PqScan {
     return scores;
   }
 
-  /// By the words of base/index_kernels.h.
-  std::vector<float> wanted() {
-    std::vector<float> scores(n_queries * stride(), kUntouched);
-    for (uint32_t i = 0; i < n_queries; ++i)
-      for (uint32_t b = 0; b < n_tiles * kExtentBlocks; ++b) {
-        uint32_t best = 0;
-        for (uint32_t p = b * kBlockPositions; p < (b + 1) * kBlockPositions; ++p) {
-          uint32_t sum = 0;
-          for (uint32_t s = 0; s < kPqSubspaces; ++s) {
-            const uint32_t at =
-                (p % kExtentPositions / kPqTileKeys * kPqSubspaces + s) * kPqTileKeys +
-                p % kPqTileKeys;
-            const auto code = static_cast<uint32_t>(tiles.tile(p / kExtentPositions)[at]);
-            sum += tables[(i * kPqSubspaces + s) * kPqCentroids + code % 64];
-          }
-          best = std::max(best, sum);
-        }
-        const float product = scales[i] * static_cast<float>(best);
-        scores[i * stride() + b] = product + offsets[i];
-      }
-    return scores;
+  uint32_t sum_of(uint32_t query, uint32_t p) {
+    uint32_t sum = 0;
+    for (uint32_t s = 0; s < kPqSubspaces; ++s) {
+      const uint32_t at =
+          (p % kExtentPositions / kPqTileKeys * kPqSubspaces + s) * kPqTileKeys + p % kPqTileKeys;
+      const auto code = static_cast<uint32_t>(tiles.tile(p / kExtentPositions)[at]);
+      sum += tables[(query * kPqSubspaces + s) * kPqCentroids + code % 64];
+    }
+    return sum;
+  }
+
+  /// ln(sum exp) over the larger of each two neighbours' scores of a block.
+  double wanted(uint32_t query, uint32_t block) {
+    double sum = 0, top = 0;
+    for (uint32_t p = block * kBlockPositions; p < (block + 1) * kBlockPositions; p += 2) {
+      const double pair = double{scales[query]} * std::max(sum_of(query, p), sum_of(query, p + 1));
+      sum = sum * std::exp(top - std::max(top, pair)) + std::exp(pair - std::max(top, pair));
+      top = std::max(top, pair);
+    }
+    return top + std::log(sum) + double{offsets[query]};
   }
 
   uint32_t n_tiles, n_queries;
@@ -194,14 +196,18 @@ struct PqScan {
   std::vector<float> scales, offsets;
 };
 
-TEST(PqScan, GivesTheLargestSumOfEveryBlockToTheBit) {
+TEST(PqScan, GivesTheWeightOfEveryBlockAndTheSameBitsOnEverySet) {
   Random random(kIndexSeed);
   for (const uint32_t n_tiles : {1u, 2u, 17u})
     for (const uint32_t n_queries : kQueryCounts) {
       PqScan scan(n_tiles, n_queries, random);
-      const std::vector<float> wanted = scan.wanted();
+      const std::vector<float> scores = scan.run(index_tables()[0]);
+      for (uint32_t i = 0; i < n_queries; ++i)
+        for (uint32_t b = 0; b < n_tiles * kExtentBlocks; ++b)
+          ASSERT_NEAR(scores[i * scan.stride() + b], scan.wanted(i, b), kWeightTolerance)
+              << b << " query " << i << " seed " << kIndexSeed;
       for (const KernelTable& table : index_tables())
-        EXPECT_TRUE(same_bits(scan.run(table), wanted))
+        EXPECT_TRUE(same_bits(scan.run(table), scores))
             << table.name << " tiles " << n_tiles << " queries " << n_queries << " seed "
             << kIndexSeed;
     }
@@ -214,29 +220,34 @@ TEST(PqScan, HoldsTheLargestSumThereIs) {
   for (const KernelTable& table : index_tables()) {
     const std::vector<float> scores = scan.run(table);
     for (uint32_t b = 0; b < kExtentBlocks; ++b)
-      EXPECT_EQ(scores[b], scan.scales[0] * 4080.0f + scan.offsets[0]) << table.name;
+      EXPECT_NEAR(scores[b], scan.scales[0] * 4080.0f + scan.offsets[0] + std::log(16.0f), 1e-4)
+          << table.name;
   }
 }
 
-/// One key after the other is the only one with a sum, so each place of a tile is seen.
+/// One key after the other is the only one with a sum, so each place of a tile is seen. Steps are
+/// so large that the others weigh nothing beside it.
 TEST(PqScan, SeesEveryKey) {
   Random random(kIndexSeed);
   PqScan scan(1, 1, random);
   std::fill(scan.tables.begin(), scan.tables.end(), uint8_t{0});
   for (uint32_t s = 0; s < kPqSubspaces; ++s) scan.tables[s * kPqCentroids + 63] = 1;
-  scan.scales[0] = 1;
   scan.offsets[0] = 0;
-  for (const KernelTable& table : index_tables())
-    for (uint32_t p = 0; p < kExtentPositions; ++p) {
-      std::fill_n(scan.tiles.tile(0), kPqTileBytes, std::byte{0});
-      for (uint32_t s = 0; s < kPqSubspaces; ++s)
-        scan.tiles.tile(0)[(p / kPqTileKeys * kPqSubspaces + s) * kPqTileKeys + p % kPqTileKeys] =
-            std::byte{63};
-      const std::vector<float> scores = scan.run(table);
-      for (uint32_t b = 0; b < kExtentBlocks; ++b)
-        ASSERT_EQ(scores[b], b == p / kBlockPositions ? 16.0f : 0.0f)
-            << table.name << " position " << p;
-    }
+  for (const float scale : {8.0f, 1e30f})
+    for (const KernelTable& table : index_tables())
+      for (uint32_t p = 0; p < kExtentPositions; ++p) {
+        scan.scales[0] = scale;
+        std::fill_n(scan.tiles.tile(0), kPqTileBytes, std::byte{0});
+        for (uint32_t s = 0; s < kPqSubspaces; ++s)
+          scan.tiles.tile(0)[(p / kPqTileKeys * kPqSubspaces + s) * kPqTileKeys + p % kPqTileKeys] =
+              std::byte{63};
+        const std::vector<float> scores = scan.run(table);
+        for (uint32_t b = 0; b < kExtentBlocks; ++b) {
+          const float log_of_equals = std::log(16.0f);
+          ASSERT_FLOAT_EQ(scores[b], b == p / kBlockPositions ? 16.0f * scale : log_of_equals)
+              << table.name << " position " << p;
+        }
+      }
 }
 
 TEST(PqScanDeathTest, RefusesAScaleThatIsNotPositive) {

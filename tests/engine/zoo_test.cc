@@ -5,12 +5,15 @@
 #include <map>
 
 #include "engine/text/tokenizer.h"
+#include "tests/engine/zoo_distance.h"
 #include "tests/engine/zoo_fixture.h"
 #include "tests/oracle/reference_forward.h"
 
 namespace strata::engine {
 namespace {
 
+using testing::Distance;
+using testing::distance_of;
 using testing::load_model;
 using testing::Logits;
 using testing::ModelFile;
@@ -24,29 +27,6 @@ constexpr uint32_t kSeed = 20241125;
 constexpr uint32_t kTextTokens = 280;
 constexpr uint32_t kShortTextTokens = 120;
 constexpr uint32_t kChunkRows = 32;
-
-/// How far logits are from the reference, in its deviations.
-struct Distance {
-  double largest = 0;
-  double root_mean_square = 0;
-};
-
-Distance distance_of(const Logits& logits, const std::vector<oracle::Estimates>& reference) {
-  Distance distance;
-  double squares = 0, n = 0;
-  for (size_t row = 0; row < reference.size(); ++row) {
-    for (size_t i = 0; i < reference[row].size(); ++i) {
-      const oracle::Estimate& wanted = reference[row][i];
-      const double square =
-          std::pow(static_cast<double>(logits[row][i]) - wanted.value, 2) / wanted.variance;
-      squares += square;
-      n += 1;
-      if (!(square > distance.largest)) continue;  // NaN shows in root_mean_square
-      distance.largest = square;
-    }
-  }
-  return {std::sqrt(distance.largest), std::sqrt(squares / n)};
-}
 
 /// Root of the mean square of the reference's logits, and of their deviations.
 std::pair<double, double> sizes(const std::vector<oracle::Estimates>& reference) {

@@ -12,6 +12,7 @@ namespace {
 using namespace testing;
 
 const KernelTable& kernels() { return cpu_attn::choose_kernels(); }
+const double kLogPairs = std::log(16.0);  // of a block whose keys are equal
 const float kInfinity = std::numeric_limits<float>::infinity();
 
 std::unique_ptr<Selector> make_pq(const KvLayout& layout, uint32_t n_blocks) {
@@ -19,13 +20,13 @@ std::unique_ptr<Selector> make_pq(const KvLayout& layout, uint32_t n_blocks) {
 }
 
 TEST(PqEdge, BlocksWithKeysThatAreNotFiniteWeighInfinitely) {
-  const uint32_t n_blocks = kSampleBlocks + 20;
-  const std::vector<uint32_t> bad{0, 5, kSampleBlocks + 3};
+  const uint32_t n_blocks = kSegmentBlocks + 20;
+  const std::vector<uint32_t> bad{0, 5, kSegmentBlocks + 3};
   for (const uint32_t n : {20u, n_blocks}) {  // in the sample and after
     Keys keys = clustered_keys(f16_layout(64), n_blocks, kernels(), 10);
     keys.key(3)[7] = std::nanf("");
     keys.key(5 * kBlockPositions)[0] = kInfinity;
-    keys.key((kSampleBlocks + 3) * kBlockPositions + 31)[63] = -kInfinity;
+    keys.key((kSegmentBlocks + 3) * kBlockPositions + 31)[63] = -kInfinity;
     keys.store();
     const auto selector = make_pq(f16_layout(64), n_blocks);
     observe_range(*selector, 0, keys, 0, n);
@@ -46,10 +47,10 @@ TEST(PqEdge, BlocksWithKeysThatAreNotFiniteWeighInfinitely) {
   }
 }
 
-TEST(PqEdge, ASampleWithoutAFiniteBlockIsNoReasonToStop) {
-  const uint32_t n_blocks = 32 * kExtentBlocks;
+TEST(PqEdge, ASegmentWithoutAFiniteBlockIsNoReasonToStop) {
+  const uint32_t n_blocks = 2 * kSegmentBlocks;
   Keys keys = clustered_keys(f16_layout(64), n_blocks, kernels(), 12);
-  for (uint32_t block = 0; block < kSampleBlocks; ++block)
+  for (uint32_t block = 0; block < kSegmentBlocks; ++block)
     keys.key(block * kBlockPositions + 4)[9] = std::nanf("");
   keys.store();
   const auto selector = make_pq(f16_layout(64), n_blocks);
@@ -57,7 +58,7 @@ TEST(PqEdge, ASampleWithoutAFiniteBlockIsNoReasonToStop) {
   std::mt19937_64 random(13);
   const auto weights = estimates(*selector, 0, drawn_queries(1, 64, random), 1);
   for (uint32_t block = 0; block < n_blocks; ++block)
-    EXPECT_EQ(std::isinf(weights[block]), block < kSampleBlocks) << block;
+    EXPECT_EQ(std::isinf(weights[block]), block < kSegmentBlocks) << block;
   EXPECT_EQ(selector->n_codebooks(0), 2u) << "the first stands for nothing";
 }
 
@@ -69,17 +70,15 @@ TEST(PqEdge, EqualKeysHaveEqualAndExactScores) {
   for (uint32_t pos = 0; pos < n_blocks * kBlockPositions; ++pos)
     std::copy(key.begin(), key.end(), keys.key(pos));
   keys.store();
-  const auto selector = make_pq(f16_layout(64), n_blocks);
-  observe_range(*selector, 0, keys, 0, n_blocks);
-  EXPECT_EQ(selector->n_codebooks(0), 1u);
-  for (const float error : trailer_of(selector->rows(0, 39)).errors) EXPECT_EQ(error, 0.0f);
+  const auto selector = make_pq(f16_layout(64), n_blocks - 1);
+  observe_range(*selector, 0, keys, 0, n_blocks - 1);  // the last segment is kept
   const auto q = drawn_queries(1, 64, random);
   for (const float weight : estimates(*selector, 0, q, 1))
-    ASSERT_NEAR(weight, keys.score(q.data(), 0), 1e-5);
+    ASSERT_NEAR(weight, keys.score(q.data(), 0) + kLogPairs, 1e-5);
 }
 
 TEST(PqEdge, QueriesOfAnySizeGiveNoNan) {
-  const uint32_t n_blocks = kSampleBlocks + 8;
+  const uint32_t n_blocks = kSegmentBlocks + 8;
   const Keys keys = clustered_keys(f16_layout(64), n_blocks, kernels(), 15);
   for (const uint32_t n : {8u, n_blocks}) {
     const auto selector = make_pq(f16_layout(64), n_blocks);
@@ -89,7 +88,7 @@ TEST(PqEdge, QueriesOfAnySizeGiveNoNan) {
       for (const float weight : estimates(*selector, 0, q, 1)) {
         ASSERT_FALSE(std::isnan(weight)) << value;
         if (value == 0) {
-          ASSERT_EQ(weight, 0.0f);
+          ASSERT_NEAR(weight, kLogPairs, 1e-5);
         } else if (!std::isfinite(value)) {
           ASSERT_EQ(weight, kInfinity);
         }
@@ -108,17 +107,23 @@ TEST(PqEdge, HeadsThatDoNotDivideAreRefused) {
   }
 }
 
-TEST(PqEdge, IndexBytesCountSampleAndCodebooks) {
+TEST(PqEdge, IndexBytesCountKeptBlocksAndCodebooks) {
   const IndexShape shape{f16_layout(64), 3, 24 * kExtentBlocks};
   const uint64_t rows = (tile_slots(shape.n_blocks) + 2) * uint64_t{TileMemory::kSlotTiles} *
                         PqSelector::tile_bytes();
-  const uint64_t sample = uint64_t{kSampleBlocks} * kBlockPositions * 64 * 2;
-  const uint64_t codebook = 64 + (64 * 64 + 16 * 64) * 4;
-  EXPECT_EQ(index_bytes(Method::kPq, shape), 3 * (rows + sample + 2 * codebook));
+  const uint64_t kept = uint64_t{kSegmentBlocks} * kBlockPositions * 64 * 2;
+  const uint64_t codebook = (64 * 64 + 16 * 64) * 4;
+  const uint64_t n_codebooks = 24 / PqSelector::kSegmentExtents;
+  EXPECT_EQ(index_bytes(Method::kPq, shape), 3 * (rows + kept + n_codebooks * codebook));
   const IndexShape small{f16_layout(64), 3, 2};
   EXPECT_EQ(index_bytes(Method::kPq, small),
             3 * (3 * uint64_t{TileMemory::kSlotTiles} * PqSelector::tile_bytes() +
                  uint64_t{2} * kBlockPositions * 64 * 2));
+  // What a query reads: tiles and centroids of two segments, keys of 11 blocks.
+  const auto selector = make_pq(f16_layout(64), 24 * kExtentBlocks);
+  EXPECT_EQ(selector->estimate_bytes(2 * kSegmentBlocks + 11),
+            2 * (PqSelector::kSegmentExtents * PqSelector::tile_bytes() + 64 * 64 * 4) +
+                11 * kBlockPositions * 64 * 2);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 
 namespace strata::index::testing {
 
-constexpr uint32_t kSampleBlocks = PqSelector::kSampleExtents * kExtentBlocks;
+constexpr uint32_t kSegmentBlocks = PqSelector::kSegmentBlocks;
 
 inline KvLayout f16_layout(uint32_t head_dim) {
   return KvLayout::make(KvCodec::kF16, KvCodec::kF16, head_dim);
@@ -94,8 +94,8 @@ inline std::vector<std::byte> stream_bytes(const Selector& selector, StreamIdx s
 
 /// Centroid values [head_dim][kPqCentroids] of a codebook's bytes.
 inline std::vector<float> centroids_of(std::span<const std::byte> codebook) {
-  std::vector<float> values((codebook.size() - 64) / sizeof(float));
-  std::memcpy(values.data(), codebook.data() + 64, codebook.size() - 64);
+  std::vector<float> values(codebook.size() / sizeof(float));
+  std::memcpy(values.data(), codebook.data(), codebook.size());
   return values;
 }
 
@@ -105,11 +105,33 @@ inline PqTrailer trailer_of(std::span<const std::byte> rows) {
   return trailer;
 }
 
+/// Centroid values of the codebook that an extent's codes refer to.
+inline std::vector<float> centroids_at(const Selector& selector, uint32_t extent) {
+  return centroids_of(selector.codebook(0, extent / PqSelector::kSegmentExtents));
+}
+
 /// Code of key i of a block of the extent in sub-space s.
 inline uint32_t code_of(std::span<const std::byte> rows, uint32_t block, uint32_t s, uint32_t i) {
   const uint32_t key = block % kExtentBlocks * kBlockPositions + i;
   return std::to_integer<uint32_t>(
       rows[(size_t{key / kPqTileKeys} * kPqSubspaces + s) * kPqTileKeys + key % kPqTileKeys]);
+}
+
+/// Mean |key - its centroids|^2 of the keys of a segment.
+inline double segment_error(const Selector& selector, Keys& keys, uint32_t segment) {
+  const auto centroids = centroids_of(selector.codebook(0, segment));
+  const auto head_dim = static_cast<uint32_t>(centroids.size() / kPqCentroids);
+  double error = 0;
+  for (uint32_t block = segment * kSegmentBlocks; block < (segment + 1) * kSegmentBlocks; ++block)
+    for (uint32_t i = 0; i < kBlockPositions; ++i)
+      for (uint32_t d = 0; d < head_dim; ++d) {
+        const uint32_t code = code_of(selector.rows(0, block / kExtentBlocks), block,
+                                      d / (head_dim / kPqSubspaces), i);
+        error += std::pow(double{keys.key(block * kBlockPositions + i)[d]} -
+                              double{centroids[d * kPqCentroids + code]},
+                          2);
+      }
+  return error / (kSegmentBlocks * kBlockPositions);
 }
 
 }  // namespace strata::index::testing

@@ -17,8 +17,9 @@ constexpr size_t kMaxFunctionLines = 70;
 constexpr size_t kMaxKernelFunctionLines = 120;
 
 bool is_kernel(const TreeFile& file) {
-  return file.top_folder() == "cpu_attn" &&
-         (file.ends_with(".inc") || file.name().find("_avx") != std::string_view::npos);
+  return file.is_cuda() ||
+         (file.top_folder() == "cpu_attn" &&
+          (file.ends_with(".inc") || file.name().find("_avx") != std::string_view::npos));
 }
 
 bool is_word_letter(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }

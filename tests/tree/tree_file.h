@@ -15,7 +15,10 @@ struct TreeFile {
   std::string_view top_folder() const;  // "engine"
   std::string_view name() const;        // "gguf_file.h"
   bool ends_with(std::string_view suffix) const { return path.ends_with(suffix); }
-  bool is_cpp() const { return ends_with(".h") || ends_with(".cc") || ends_with(".inc"); }
+  bool is_cuda() const { return ends_with(".cu") || ends_with(".cuh"); }
+  bool is_cpp() const {
+    return ends_with(".h") || ends_with(".cc") || ends_with(".inc") || is_cuda();
+  }
   bool is_code() const { return is_cpp() || ends_with(".sh") || ends_with(".py"); }
 };
 

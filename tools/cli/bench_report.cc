@@ -40,7 +40,7 @@ ordered_json stages_json(const BenchResult& result) {
                     {"bytes", stage.bytes},
                     {"flop", stage.flop},
                     {"gbytes_per_s", gbytes_per_s},
-                    {"share_of_dram", gbytes_per_s / result.dram_gbytes_per_s},
+                    {"share_of_dram", gbytes_per_s / result.memory_gbytes_per_s},
                     {"gflop_per_s", rate(stage.flop, stage.seconds)}});
   }
   return list;
@@ -53,7 +53,7 @@ const char* fill_name(DepthFill fill) { return fill == DepthFill::kRandom ? "ran
 ordered_json subject_json(const BenchSubject& subject) {
   return {
       {"cpu_info", subject.device},
-      {"backends", "CPU"},
+      {"backends", subject.is_on_device ? "CUDA" : "CPU"},
       {"model_filename", subject.model_filename},
       {"model_type", subject.model_type},
       {"model_size", subject.model_size},
@@ -85,8 +85,9 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
       {"median_ts", median(rates)},
       {"bytes_per_token", result.bytes_per_token()},
       {"gbytes_per_s", result.gbytes_per_s()},
-      {"dram_gbytes_per_s", result.dram_gbytes_per_s},
-      {"share_of_dram", result.gbytes_per_s() / result.dram_gbytes_per_s},
+      {subject.is_on_device ? "hbm_gbytes_per_s" : "dram_gbytes_per_s", result.memory_gbytes_per_s},
+      {subject.is_on_device ? "share_of_hbm" : "share_of_dram",
+       result.gbytes_per_s() / result.memory_gbytes_per_s},
       {"gflop_per_s", rate(result.flop, median(result.samples_s))},
       {"peak_memory_bytes", engine::peak_memory_bytes()},
       {"memory_limit_bytes", subject.memory_limit_bytes},
@@ -121,7 +122,8 @@ void BenchReport::add_row(const BenchResult& result) {
       "|\n";
   if (!has_header_) {
     sink_.write(fmt::format(kRow, "model", "size", "params", "KV", "threads", "test", "t/s",
-                            "median", "MB/token", "GB/s", "% DRAM"));
+                            "median", "MB/token", "GB/s",
+                            subject_.is_on_device ? "% HBM" : "% DRAM"));
     sink_.write(fmt::format(
         "| {:-<24} | {:->8}: | {:->8}: | {:->8}: | {:->6}: | {:->25}: | {:->16}: | {:->7}: | "
         "{:->7}: | {:->5}: | {:->5}: |\n",
@@ -136,7 +138,7 @@ void BenchReport::add_row(const BenchResult& result) {
       fmt::format("{:.2f} ± {:.2f}", mean(rates), standard_deviation(rates)),
       fmt::format("{:.2f}", median(rates)), fmt::format("{:.1f}", result.bytes_per_token() / kMega),
       fmt::format("{:.2f}", result.gbytes_per_s()),
-      fmt::format("{:.0f}", 100 * result.gbytes_per_s() / result.dram_gbytes_per_s)));
+      fmt::format("{:.0f}", 100 * result.gbytes_per_s() / result.memory_gbytes_per_s)));
   if (!result.stages.empty()) stages_ += stage_table(result);
 }
 
@@ -145,8 +147,8 @@ std::string BenchReport::stage_table(const BenchResult& result) const {
       "\n{}: one more run of {} tokens; DRAM read {:.1f} GB/s; bytes by formula\n"
       "| {:<11} | {:>10} | {:>6} | {:>10} | {:>7} | {:>6} | {:>8} |\n"
       "| {:-<11} | {:->9}: | {:->5}: | {:->9}: | {:->6}: | {:->5}: | {:->7}: |\n",
-      test_text(result.test), result.n_tokens(), result.dram_gbytes_per_s, "stage", "ms", "% time",
-      "MB", "GB/s", "% DRAM", "GFLOP/s", "", "", "", "", "", "", "");
+      test_text(result.test), result.n_tokens(), result.memory_gbytes_per_s, "stage", "ms",
+      "% time", "MB", "GB/s", "% DRAM", "GFLOP/s", "", "", "", "", "", "", "");
   double total_s = 0;
   for (const BenchStage& stage : result.stages) total_s += stage.seconds;
   for (const BenchStage& stage : result.stages) {
@@ -156,7 +158,7 @@ std::string BenchReport::stage_table(const BenchResult& result) const {
         "{:>8.1f} |\n",
         op_kind_name(stage.kind), stage.seconds * 1e3, 100 * stage.seconds / total_s,
         static_cast<double>(stage.bytes) / kMega, gbytes_per_s,
-        100 * gbytes_per_s / result.dram_gbytes_per_s, rate(stage.flop, stage.seconds));
+        100 * gbytes_per_s / result.memory_gbytes_per_s, rate(stage.flop, stage.seconds));
   }
   return out;
 }

@@ -27,7 +27,8 @@ struct BenchSubject {
   bool is_spilling = false;    // K and V that DRAM does not hold are on disk
   uint64_t kv_dram_bytes = 0;  // of K and V at most
   DepthFill fill = DepthFill::kPrefill;
-  std::string device;               // "cpu avx512"
+  std::string device;               // "cpu avx512", "cuda:0 (NVIDIA GeForce RTX 3060)"
+  bool is_on_device = false;        // CUDA computes
   uint64_t memory_limit_bytes = 0;  // what the process may hold at most: weights, KV, 200 MB
 };
 

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "engine/device_rate.h"
 #include "tools/cli/dram_read.h"
 #include "tools/cli/sample_statistics.h"
 
@@ -22,6 +23,28 @@ constexpr uint32_t kSpilledCheckTokens = kExtentPositions + 33;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Logits of a device beside the CPU's, as a share of their size. Activations in int8 make of a
+/// last bit a step of 1/127 here and there, which a deep model of random weights makes a tenth; a
+/// wrong row, block or matrix makes vectors that have nothing in common, 1.4 apart.
+constexpr double kDeviceDistance = 0.4;
+
+void check_near_logits(std::span<const float> found, const std::string& found_how,
+                       std::span<const float> wanted) {
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    difference += std::pow(double{found[i]} - wanted[i], 2);
+    size += std::pow(double{wanted[i]}, 2);
+  }
+  const double distance = std::sqrt(difference / size);
+  if (distance <= kDeviceDistance) return;  // NaN is not
+  throw Error(
+      ErrorCode::kIo,
+      fmt::format("the answer check failed: logits {} are {:.3f} of their size from those of "
+                  "the CPU",
+                  found_how, distance),
+      "bench", "report this with the model's name and the output of strata --version");
 }
 
 }  // namespace
@@ -76,7 +99,25 @@ std::vector<int32_t> BenchRunner::random_tokens(uint32_t n) {
   return draw_.tokens(n, engine_.spec().shape.vocab_size);
 }
 
+/// By the device row by row and in one step, beside the CPU.
+void BenchRunner::check_device_answer() {
+  const auto tokens = random_tokens(kCheckTokens);
+  const auto last_logits = [&](engine::Walk& walk, uint32_t chunk_rows) {
+    engine::Sequence sequence = engine_.cache().make_sequence();
+    engine::prefill(walk, sequence, tokens, chunk_rows);
+    return std::vector<float>(walk.logits(0).begin(), walk.logits(0).end());
+  };
+  engine::Walk cpu(engine_.model(), engine_.cache(), engine_.kernels(), engine_.pool(),
+                   engine_.context().chunk_rows);
+  const std::vector<float> wanted = last_logits(cpu, kCheckTokens);
+  const std::vector<float> single = last_logits(engine_.walk(), 1);
+  check_near_logits(single, "row by row", wanted);
+  check_near_logits(last_logits(engine_.walk(), kCheckTokens), "in one step", wanted);
+  check_same_logits(last_logits(engine_.walk(), 1), "again", single, "the first time");
+}
+
 void BenchRunner::check_answer() {
+  if (engine_.device() != nullptr) return check_device_answer();
   const auto tokens = random_tokens(kCheckTokens);
   engine::Walk& walk = engine_.walk();
   std::vector<float> wanted;
@@ -192,7 +233,10 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
   BenchResult result{
       .test = test, .start = std::chrono::system_clock::now(), .samples_s = {}, .stages = {}};
   const engine::Sequence& start = depth_sequence(test.n_depth, events);
-  result.dram_gbytes_per_s = measure_dram_read(engine_.pool(), engine_.model().weight_memory());
+  result.memory_gbytes_per_s =
+      engine_.device() != nullptr
+          ? engine::measure_device_copy(*engine_.device())
+          : measure_dram_read(engine_.pool(), engine_.model().weight_memory());
   BenchTest warm_up = test;
   warm_up.n_gen = std::min(warm_up.n_gen, 2u);
   warm_up.n_prompt = std::min(warm_up.n_prompt, engine_.context().chunk_rows);

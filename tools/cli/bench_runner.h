@@ -45,7 +45,9 @@ struct BenchResult {
   BenchTest test;
   std::chrono::system_clock::time_point start;
   std::vector<double> samples_s;  // one per repetition
-  double dram_gbytes_per_s = 0;   // read bandwidth with the same threads, measured just before
+  // Measured just before: what the same threads read of DRAM; of a device, what a copy inside its
+  // memory moves, read and written.
+  double memory_gbytes_per_s = 0;
   uint64_t bytes = 0;             // of one repetition, by formula
   uint64_t flop = 0;
   uint64_t nvme_read_bytes = 0;  // of the first repetition, counted: K and V only
@@ -95,6 +97,7 @@ class BenchRunner {
  private:
   engine::Sequence& depth_sequence(uint32_t n_depth, const Events& events);
   void check_spilled_answer();
+  void check_device_answer();
   double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* result,
                   bool stages);
   void count_step(BenchResult& result, bool stages);

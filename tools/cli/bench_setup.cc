@@ -5,6 +5,7 @@
 #include "engine/byte_text.h"
 #include "engine/inspect.h"
 #include "engine/machine.h"
+#include "tools/cli/device_notices.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/weight_notices.h"
@@ -32,7 +33,9 @@ BenchSubject bench_subject(const engine::Engine& engine, const Settings& setting
   subject.n_threads = engine.n_threads();
   subject.k_codec = options.k_codec;
   subject.v_codec = options.v_codec;
-  subject.device = fmt::format("cpu {}", engine.kernels().name);
+  subject.is_on_device = engine.device() != nullptr;
+  subject.device = engine.device() != nullptr ? engine.device()->name()
+                                              : fmt::format("cpu {}", engine.kernels().name);
   subject.is_spilling = engine.context().kv.is_spilling();
   subject.kv_dram_bytes = engine.context().kv.dram_bytes();
   subject.fill = settings.depth_fill == "random" ? DepthFill::kRandom : DepthFill::kPrefill;
@@ -41,6 +44,7 @@ BenchSubject bench_subject(const engine::Engine& engine, const Settings& setting
 
 void load_for_bench(engine::Engine& engine) {
   say_streaming(engine.weight_plan());
+  say_device(engine);
   LoadingBar bar;
   engine.load(bar.updates());
   bar.finish();

@@ -22,5 +22,7 @@ void say_memory(uint64_t weight_bytes, uint64_t kv_bytes);
 
 /// `bench --tiers` (bench_tiers_verb.cc). Returns the exit code.
 int run_tier_bench(const Command& command, AnswerSink& sink);
+/// `bench --device` (bench_device_verb.cc). Returns the exit code.
+int run_device_bench(const Command& command, AnswerSink& sink);
 
 }  // namespace strata::cli

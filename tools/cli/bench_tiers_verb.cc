@@ -26,6 +26,7 @@ constexpr uint64_t kDramShare = 10;                // of K and V at the depth: o
 
 engine::EngineOptions options_for(const Settings& settings, uint32_t n_depth) {
   engine::EngineOptions options = engine_options(settings);
+  options.device.kind = engine::DeviceChoice::Kind::kNone;
   options.n_ctx = n_depth + kTierTokensMax + kBlockPositions;
   options.n_sequences = 2;         // the depth, and what is decoded behind it
   options.allow_untrained = true;  // checked in this verb's words

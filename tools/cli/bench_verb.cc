@@ -85,6 +85,11 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
 int run_bench(const Command& command) {
   const Settings& settings = command.settings;
   AnswerSink sink = AnswerSink::open("");
+  if (engine::parse_device_choice(settings.device).kind == engine::DeviceChoice::Kind::kVirtual)
+    return run_device_bench(command, sink);
+  if (command.is_set("device-ctx"))
+    throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",
+                command.where("device-ctx"), "name a card with --device, or a depth with -d");
   if (settings.tiers) return run_tier_bench(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
   engine::Engine engine = open_engine(settings, tests);
@@ -95,13 +100,16 @@ int run_bench(const Command& command) {
   if (subject.fill == DepthFill::kRandom && settings.n_depth != std::vector<uint64_t>{0})
     notice("note: depths hold random K and V, not text that was read (--depth-fill random)");
 
+  if (settings.stages && engine.device() != nullptr)
+    notice("note: --stages times operations of the CPU, not of a device");
   load_for_bench(engine);
   const engine::Model& model = engine.model();
   if (settings.verbose) say_load(model.load_report());
-  BenchRunner runner(engine, {.n_repetitions = static_cast<uint32_t>(settings.repetitions),
-                              .fill = subject.fill,
-                              .stages = settings.stages || settings.verbose,
-                              .cancel = &interrupt_flag()});
+  BenchRunner runner(engine,
+                     {.n_repetitions = static_cast<uint32_t>(settings.repetitions),
+                      .fill = subject.fill,
+                      .stages = (settings.stages || settings.verbose) && engine.device() == nullptr,
+                      .cancel = &interrupt_flag()});
   const uint64_t kv_bytes = engine.context().kv.dram_bytes();
   subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
   runner.check_answer();

@@ -29,6 +29,7 @@ using eval::EvalRow;
 
 engine::Engine open_engine(const Settings& settings) {
   engine::EngineOptions options = engine_options(settings);
+  options.device.kind = engine::DeviceChoice::Kind::kNone;
   options.nvme_directory = "";  // a probe reads K and V in memory
   options.reads_saved = false;
   if (!settings.tasks.empty() && (settings.ctx_size > 0 || settings.file.empty()))

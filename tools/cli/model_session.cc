@@ -1,4 +1,5 @@
 #include "tools/cli/model_session.h"
+#include "tools/cli/device_notices.h"
 
 #include <fmt/format.h>
 
@@ -95,6 +96,7 @@ void ModelSession::say_setup() const {
                        engine_.spec().shape.n_ctx_train));
   }
   say_streaming(engine_.weight_plan());
+  say_device(engine_);
   if (!settings_.verbose) return;
   notice(fmt::format("{} | {} threads, {} ({}) | chunks of {} rows | {} tensors in {} file(s)",
                      version_text(), engine_.n_threads(), engine_.kernels().name,

@@ -27,6 +27,15 @@ constexpr OptionSpec kRows[] = {
      "how K is stored", Sources::kEverywhere, kComputing | kEval, &S::cache_type_k},
     {"cache-type-v", "-ctv", Section::kModel, ValueKind::kChoice, "f16", 0, 0, "f16|q8_0",
      "how V is stored", Sources::kEverywhere, kComputing | kEval, &S::cache_type_v},
+    {"device", "", Section::kModel, ValueKind::kText, "auto", 0, 0, "auto|none|cuda:N",
+     "what computes: auto = a CUDA device where there is one, none = the CPU; with bench also "
+     "virtual:NAME, which predicts a card that is not here from assumed figures (virtual:x lists "
+     "them)",
+     Sources::kEverywhere, kComputing, &S::device},
+    {"hbm", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
+     "most memory of the device; what it does not hold is read from the machine's in every step; "
+     "0 = what is free there",
+     Sources::kEverywhere, kComputing, &S::hbm},
     {"dram", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
      "most memory for everything: weights, K and V, buffers; what it does not hold is read from "
      "disk; 0 = what is free",
@@ -158,6 +167,10 @@ constexpr OptionSpec kRows[] = {
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
      "without -d at 32,768 tokens or the model's context",
      Sources::kFlagOnly, kBench, &S::tiers},
+    {"device-ctx", "-c", Section::kTests, ValueKind::kCount, "0", 0, kMaxTokens, "N",
+     "with --device virtual:NAME, tokens of the prompt, behind which others are decoded; 0 = what "
+     "the model was trained for",
+     Sources::kFlagOnly, kBench, &S::device_ctx},
 
     {"methods", "--attn", Section::kJudging, ValueKind::kText, "oracle,quest,cuboid,mean,pq,recent",
      0, 0, "NAME,...", "methods of retrieval to judge against exact attention",

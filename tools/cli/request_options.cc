@@ -63,6 +63,8 @@ engine::EngineOptions engine_options(const Settings& settings) {
   engine::EngineOptions options;
   options.model_path = settings.model;
   options.n_ctx = settings.ctx_size;
+  if (!settings.device.empty()) options.device = engine::parse_device_choice(settings.device);
+  options.hbm_bytes = settings.hbm;
   options.dram_bytes = settings.dram;
   options.kv_dram_bytes = settings.kv_dram;
   options.nvme_directory = settings.nvme;

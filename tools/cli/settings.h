@@ -21,6 +21,8 @@ struct Settings {
   bool nvme_is_named = false;  // by the user, not by default
   uint64_t nvme_budget = 0;    // 0 = half of what the disk has free
   std::string io;
+  std::string device;         // as parse_device_choice() reads it
+  uint64_t hbm = 0;           // of the device's memory; 0 = what is free there
   uint64_t weights_dram = 0;  // 0 = all of them
   std::string load;
   std::string attn;       // exact, or a method of retrieval
@@ -55,6 +57,7 @@ struct Settings {
   std::string depth_fill;
   bool stages = false;
   bool tiers = false;
+  uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `eval` judges.
   bool probe = false;
   bool gate = false;

@@ -1,0 +1,188 @@
+#include "engine/device_kv.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr uint32_t kListEntries = 16384;  // entries set and blocks copied by one launch
+
+uint64_t table_entries(uint32_t n_streams, uint64_t n_ctx) { return n_streams * blocks_for(n_ctx); }
+
+uint32_t count_streams(const ModelShape& shape) {
+  uint32_t n = 0;
+  for (const LayerShape& layer : shape.layers) n += layer.n_kv_heads;
+  return n;
+}
+
+uint32_t number(tiers::SlotId slot) { return static_cast<uint32_t>(slot); }
+
+}  // namespace
+
+uint64_t DeviceKv::table_bytes(const ModelShape& shape, uint64_t n_ctx) {
+  return 2 * table_entries(count_streams(shape), n_ctx) * sizeof(uint64_t);
+}
+
+DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx)
+    : cache_(cache),
+      block_bytes_(cache.layout().block_bytes),
+      stride_(blocks_for(n_ctx)),
+      arena_(PinnedMemory::pin(device, cache.pool().memory())) {
+  const uint32_t n_homes = cache.pool().n_slots();
+  const auto n_slots =
+      static_cast<uint32_t>(std::min<uint64_t>(slots_bytes / block_bytes_, n_homes));
+  if (n_slots > 0)
+    slots_ = DeviceBuffer::allocate(device, uint64_t{n_slots} * block_bytes_, "blocks of K and V");
+  tables_ = DeviceBuffer::allocate(device, table_bytes(cache.shape(), n_ctx), "block tables");
+  entries_.assign(2 * table_entries(cache.n_streams(), n_ctx), 0);
+  copies_.resize(n_homes);
+  free_slots_.reserve(n_slots);
+  for (uint32_t slot = n_slots; slot-- > 0;) free_slots_.push_back(slot);
+  list_memory_ = HostMemory::reserve(kListEntries * (sizeof(uint32_t) + 3 * sizeof(uint64_t)));
+  pinned_lists_ = PinnedMemory::pin(device, {list_memory_.data(), list_memory_.size()});
+  set_value_ = list_memory_.as<uint64_t>(kListEntries);
+  copy_from_ = list_memory_.as<std::byte*>(kListEntries, kListEntries * sizeof(uint64_t));
+  copy_to_ = list_memory_.as<std::byte*>(kListEntries, 2 * kListEntries * sizeof(uint64_t));
+  set_index_ = list_memory_.as<uint32_t>(kListEntries, 3 * kListEntries * sizeof(uint64_t));
+}
+
+std::byte* DeviceKv::address(uint32_t slot) const {
+  return slots_.bytes() + uint64_t{slot} * block_bytes_;
+}
+
+DeviceKvTables DeviceKv::tables(uint32_t layer) const {
+  auto* blocks = tables_.as<std::byte*>() + cache_.stream_idx(layer, 0) * stride_;
+  return {blocks, blocks + entries_.size() / 2, stride_};
+}
+
+/// Copies whose homes hold something else by now give their slots back.
+void DeviceKv::reclaim() {
+  const tiers::BlockPool& pool = cache_.pool();
+  for (uint32_t home = 0; home < copies_.size(); ++home) {
+    Copy& copy = copies_[home];
+    const auto id = static_cast<tiers::SlotId>(home);
+    if (copy.slot == kNone || (pool.is_taken(id) && pool.n_takes(id) == copy.n_takes)) continue;
+    free_slots_.push_back(copy.slot);
+    copy.slot = kNone;
+  }
+}
+
+uint32_t DeviceKv::free_slot() {
+  if (free_slots_.empty() && !is_swept_) {
+    reclaim();
+    is_swept_ = true;
+  }
+  if (free_slots_.empty()) return kNone;
+  const uint32_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
+}
+
+/// Decides where the device reads a block, and lists what changes by it.
+void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows) {
+  Copy& copy = copies_[number(home)];
+  const uint32_t n_takes = cache_.pool().n_takes(home);
+  std::byte* const home_address = arena_.on_device(cache_.pool().address(home));
+  if (copy.slot == kNone || copy.n_takes != n_takes) {
+    if (copy.slot == kNone) copy.slot = free_slot();
+    if (copy.slot != kNone) {
+      copy.n_takes = n_takes;
+      if (has_rows) {
+        copy_from_[n_copies_] = home_address;
+        copy_to_[n_copies_] = address(copy.slot);
+        ++n_copies_;
+        counts_.fetched_bytes += block_bytes_;
+      }
+    }
+  }
+  std::byte* const block = copy.slot != kNone ? address(copy.slot) : home_address;
+  const uint64_t at = stream_idx * stride_ + block_idx;
+  for (const auto& [index, value] :
+       {std::pair{at, block}, std::pair{at + entries_.size() / 2, home_address}}) {
+    const auto word = reinterpret_cast<uint64_t>(value);
+    if (entries_[index] == word) continue;
+    entries_[index] = word;
+    set_index_[n_set_] = static_cast<uint32_t>(index);
+    set_value_[n_set_] = word;
+    ++n_set_;
+  }
+}
+
+/// Queues what is listed. The lists are used again, so all but the last are waited for.
+void DeviceKv::flush_lists(Stream& stream, bool is_last) {
+  if (!is_last && n_set_ + 2 <= kListEntries && n_copies_ < kListEntries) return;
+  stream.run(&DeviceKernels::copy_blocks, {.from = pinned_lists_.on_device(copy_from_.data()),
+                                           .to = pinned_lists_.on_device(copy_to_.data()),
+                                           .n_blocks = n_copies_,
+                                           .block_bytes = block_bytes_});
+  stream.run(&DeviceKernels::set_words, {.words = tables_.as<uint64_t>(),
+                                         .index = pinned_lists_.on_device(set_index_.data()),
+                                         .value = pinned_lists_.on_device(set_value_.data()),
+                                         .n = n_set_});
+  if (!is_last) stream.wait();
+  n_set_ = 0;
+  n_copies_ = 0;
+}
+
+/// Reads what only a file holds of an extent; where DRAM has room it stays there.
+void DeviceKv::settle(const Sequence& sequence, uint32_t layer, uint32_t first_block) {
+  const uint32_t first = first_block / kExtentBlocks * kExtentBlocks;
+  const auto n_blocks = static_cast<uint32_t>(
+      std::min<uint64_t>(kExtentBlocks, blocks_for(sequence.n_pos()) - first));
+  cache_.release_extent(cache_.hold_extent(sequence, layer, first * kBlockPositions, n_blocks));
+}
+
+void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows) {
+  first_row_ = sequence.n_pos();
+  const bool is_next = sequence.edition() == edition_ && end_row_ == first_row_;
+  end_row_ = first_row_ + n_rows;
+  STRATA_CHECK(end_row_ <= stride_ * kBlockPositions, "row %u of a table of %llu blocks", end_row_,
+               static_cast<unsigned long long>(stride_));
+  edition_ = 0;  // until this has come to its end
+  is_swept_ = false;
+  const uint32_t changed = is_next ? first_row_ / kBlockPositions : 0;
+  const tiers::BlockStore& store = cache_.store();
+  for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer)
+    for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head) {
+      const auto stream_blocks = cache_.stream_blocks(sequence, layer, head);
+      const auto end =
+          stream_blocks.first_block + static_cast<uint32_t>(stream_blocks.blocks.size());
+      for (uint32_t i = std::max(changed, stream_blocks.first_block); i < end; ++i) {
+        const tiers::BlockId block = stream_blocks.blocks[i - stream_blocks.first_block];
+        if (!store.is_resident(block)) settle(sequence, layer, i);
+        if (!store.is_resident(block))
+          throw Error(ErrorCode::kDoesNotFit,
+                      "memory does not hold all of K and V, which a device needs there", "--device",
+                      "raise --kv-dram or --dram, use a smaller -c, or --device none");
+        place(cache_.stream_idx(layer, head), i, store.slot_of(block),
+              i * kBlockPositions < first_row_);
+        flush_lists(stream, false);
+      }
+    }
+  flush_lists(stream, true);
+  edition_ = sequence.edition();
+}
+
+void DeviceKv::end_step(Stream& stream, bool is_mirrored) {
+  if (is_mirrored) return;
+  stream.wait();  // the lists are free then
+  const uint64_t half = entries_.size() / 2;
+  const uint32_t first = first_row_ / kBlockPositions;
+  const auto end = static_cast<uint32_t>(blocks_for(end_row_));
+  for (uint32_t stream_idx = 0; stream_idx < cache_.n_streams(); ++stream_idx)
+    for (uint32_t i = first; i < end; ++i) {
+      const uint64_t at = stream_idx * stride_ + i;
+      if (entries_[at] == entries_[at + half]) continue;  // was written at home
+      copy_from_[n_copies_] = reinterpret_cast<std::byte*>(entries_[at]);
+      copy_to_[n_copies_] = reinterpret_cast<std::byte*>(entries_[at + half]);
+      ++n_copies_;
+      counts_.written_bytes += block_bytes_;
+      flush_lists(stream, false);
+    }
+  flush_lists(stream, true);
+}
+
+}  // namespace strata::engine

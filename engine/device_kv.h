@@ -1,0 +1,87 @@
+// engine/device_kv.h - KV blocks in a device's memory: copies of what the arena in DRAM holds.
+// Why: DRAM stays every block's home, so forks, saved contexts and the disk know nothing of
+// devices, a copy can be given up at any time, and what does not fit is read across the link.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/device.h"
+#include "engine/kv_cache.h"
+
+namespace strata::engine {
+
+/// The block tables of one layer on the device: entry [head * stride + i] is block i of a KV head's
+/// text.
+struct DeviceKvTables {
+  std::byte* const* blocks;  // where a block is read and its new rows go
+  std::byte* const* homes;   // its home, as the device reaches it
+  uint64_t stride;
+};
+
+/// Bytes of blocks that moved between the device and their homes, since the start.
+struct DeviceKvCounts {
+  uint64_t fetched_bytes = 0;
+  uint64_t written_bytes = 0;
+};
+
+/// One sequence at a time has its tables here; another one's are made when it steps.
+class DeviceKv {
+ public:
+  /// Takes slots_bytes of the device for blocks and what tables of n_ctx positions need, and pins
+  /// the cache's arena. Errors: kOutOfMemory, kDeviceLost.
+  DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx);
+
+  /// Of the device, beside the slots.
+  static uint64_t table_bytes(const ModelShape& shape, uint64_t n_ctx);
+
+  /// Makes the tables those of `sequence` for a step over rows [n_pos, n_pos + n_rows), for which
+  /// KvCache::open_rows() has made room, and queues on `stream` the copies that lack on the device.
+  /// The host waits for the stream before the next begin_step(). Errors: LostExtent, kIo (a saved
+  /// context that is read now), kDoesNotFit (DRAM does not hold it), kDeviceLost.
+  void begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows);
+  DeviceKvTables tables(uint32_t layer) const;
+  /// Queues what brings the step's rows home, where they were not written to both places.
+  void end_step(Stream& stream, bool is_mirrored);
+
+  const DeviceKvCounts& counts() const { return counts_; }
+
+ private:
+  static constexpr uint32_t kNone = UINT32_MAX;
+  struct Copy {
+    uint32_t slot = kNone;  // of the device
+    uint32_t n_takes = 0;   // of the home when it was copied
+  };
+  void settle(const Sequence& sequence, uint32_t layer, uint32_t first_block);
+  void place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows);
+  uint32_t free_slot();
+  void reclaim();
+  std::byte* address(uint32_t slot) const;
+  void flush_lists(Stream& stream, bool is_last);
+
+  KvCache& cache_;
+  uint32_t block_bytes_;
+  uint64_t stride_;  // of the tables
+  DeviceBuffer slots_;
+  DeviceBuffer tables_;  // [2][n_streams, stride]: blocks, homes
+  PinnedMemory arena_;
+  HostMemory list_memory_;
+  PinnedMemory pinned_lists_;
+  // In list_memory_: entries to set, and blocks to copy.
+  std::span<uint32_t> set_index_;
+  std::span<uint64_t> set_value_;
+  std::span<std::byte*> copy_from_;
+  std::span<std::byte*> copy_to_;
+  uint32_t n_set_ = 0;
+  uint32_t n_copies_ = 0;
+  std::vector<uint64_t> entries_;  // what the tables hold, [2][n_streams, stride]
+  std::vector<Copy> copies_;       // by home
+  std::vector<uint32_t> free_slots_;
+  bool is_swept_ = false;  // in this step, and no slot came free
+  uint64_t edition_ = 0;
+  uint32_t first_row_ = 0;
+  uint32_t end_row_ = 0;
+  DeviceKvCounts counts_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,179 @@
+#include "engine/device_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "engine/panel_run.h"
+
+namespace strata::engine {
+namespace {
+
+using gpu_attn::DeviceLayerWeights;
+using gpu_attn::DeviceModel;
+
+constexpr uint64_t kAlignment = 256;
+constexpr uint32_t kWidthStep = 4;  // of the rows that a device norms and activates
+
+uint64_t aligned(uint64_t bytes) { return round_up(bytes, kAlignment); }
+
+struct VectorPair {
+  std::span<const float> LayerWeights::*from;
+  const float* DeviceLayerWeights::*to;
+};
+constexpr std::array kVectors = {
+    VectorPair{&LayerWeights::attn_norm, &DeviceLayerWeights::attn_norm},
+    VectorPair{&LayerWeights::ffn_norm, &DeviceLayerWeights::ffn_norm},
+    VectorPair{&LayerWeights::q_bias, &DeviceLayerWeights::q_bias},
+    VectorPair{&LayerWeights::k_bias, &DeviceLayerWeights::k_bias},
+    VectorPair{&LayerWeights::v_bias, &DeviceLayerWeights::v_bias},
+    VectorPair{&LayerWeights::output_bias, &DeviceLayerWeights::output_bias},
+    VectorPair{&LayerWeights::q_norm, &DeviceLayerWeights::q_norm},
+    VectorPair{&LayerWeights::k_norm, &DeviceLayerWeights::k_norm},
+    VectorPair{&LayerWeights::post_attn_norm, &DeviceLayerWeights::post_attn_norm},
+    VectorPair{&LayerWeights::post_ffn_norm, &DeviceLayerWeights::post_ffn_norm},
+};
+static_assert(kVectors.size() == std::size(kLayerVectors));
+
+const GgufTensor* of_layer(const GgufFile& file, uint32_t layer, std::string_view name) {
+  return file.find_tensor(fmt::format("blk.{}.{}", layer, name));
+}
+
+PackedMatrix shape_of(const GgufTensor* tensor) {
+  STRATA_CHECK(tensor != nullptr, "%s", "a tensor that read_model_spec has found");
+  return packed_shape(*tensor);
+}
+
+}  // namespace
+
+DeviceModel describe_for_device(const GgufFile& file, const ModelSpec& spec,
+                                const KvLayout& layout) {
+  DeviceModel model;
+  model.d_model = spec.shape.d_model;
+  model.head_dim = spec.shape.head_dim;
+  model.vocab_size = spec.shape.vocab_size;
+  model.shapes = spec.shape.layers;
+  model.layers.resize(spec.shape.n_layers);
+  for (uint32_t layer = 0; layer < spec.shape.n_layers; ++layer)
+    for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
+      model.layers[layer].*gpu_attn::kLayerMatrixMembers[i] =
+          shape_of(of_layer(file, layer, kLayerMatrices[i].tensor));
+  model.embedding = shape_of(file.find_tensor("token_embd.weight"));
+  model.output =
+      spec.has_output_tensor ? shape_of(file.find_tensor("output.weight")) : model.embedding;
+  for (const RopeSpec& rope : spec.rope_sets) model.n_rot.push_back(rope.n_rot);
+  model.pairing = spec.rope_pairing;
+  model.activation = spec.activation == Activation::kSilu ? DeviceActivation::kSiluMul
+                                                          : DeviceActivation::kGeluMul;
+  model.kv_layout = layout;
+  model.norm_eps = spec.norm_eps;
+  model.attention_scale = spec.attention_scale;
+  model.embedding_scale = spec.embedding_scale;
+  return model;
+}
+
+std::string why_not_on_device(const DeviceModel& model) {
+  const auto is_odd = [](uint32_t width) { return width % kWidthStep != 0; };
+  if (is_odd(model.d_model) || std::ranges::any_of(model.shapes, is_odd, &LayerShape::d_ff))
+    return fmt::format("a device wants widths that are multiples of {}", kWidthStep);
+  for (const LayerShape& shape : model.shapes)
+    if (shape.n_heads / shape.n_kv_heads > kDeviceGroupMax)
+      return fmt::format("a device wants at most {} query heads per KV head", kDeviceGroupMax);
+  return "";
+}
+
+uint64_t device_layer_bytes(const DeviceLayerWeights& layer) {
+  uint64_t bytes = 0;
+  for (const auto member : gpu_attn::kLayerMatrixMembers) bytes += (layer.*member).total_bytes();
+  return bytes;
+}
+
+uint64_t device_head_bytes(const DeviceModel& model, const GgufFile& file) {
+  uint64_t bytes = aligned(model.output.total_bytes()) + aligned(model.d_model * sizeof(float));
+  for (uint32_t layer = 0; layer < model.layers.size(); ++layer)
+    for (const LayerVector& vector : kLayerVectors)
+      if (const GgufTensor* tensor = of_layer(file, layer, vector.tensor))
+        bytes += aligned(tensor->shape[0] * sizeof(float));
+  return bytes;
+}
+
+DeviceWeights::DeviceWeights(const OpenDevice& device, const Model& host, DeviceModel described,
+                             const DevicePlan& plan)
+    : model_(std::move(described)), stream_(Stream::create(device)) {
+  place_head(device, host);
+  place_layers(device, host, plan);
+  stream_.wait();
+  if (plan.n_streamed() > 0)
+    stream_layers(device, host, plan);
+  else
+    source_ = std::make_unique<gpu_attn::ResidentWeights>(model_.layers);
+}
+
+const float* DeviceWeights::place_vector(std::span<const float> values) {
+  if (values.empty()) return nullptr;
+  float* const to = head_.as<float>(head_used_);
+  head_used_ += aligned(values.size_bytes());
+  stream_.copy(to, values.data(), values.size_bytes());
+  return to;
+}
+
+void DeviceWeights::place_head(const OpenDevice& device, const Model& host) {
+  uint64_t bytes = aligned(host.output().total_bytes()) + aligned(host.output_norm().size_bytes());
+  for (uint32_t layer = 0; layer < model_.layers.size(); ++layer)
+    for (const VectorPair& vector : kVectors)
+      bytes += aligned((host.layer(layer).*vector.from).size_bytes());
+  head_ = DeviceBuffer::allocate(device, bytes, "the output projection");
+  stream_.copy(head_.bytes(), host.output().bytes, host.output().total_bytes());
+  model_.output.bytes = head_.bytes();
+  head_used_ = aligned(host.output().total_bytes());
+  model_.output_norm = place_vector(host.output_norm());
+  for (uint32_t layer = 0; layer < model_.layers.size(); ++layer)
+    for (const VectorPair& vector : kVectors)
+      model_.layers[layer].*vector.to = place_vector(host.layer(layer).*vector.from);
+}
+
+/// A layer's matrices follow one another in the host's memory (Model::load), and so they do here.
+void DeviceWeights::place_layers(const OpenDevice& device, const Model& host,
+                                 const DevicePlan& plan) {
+  layers_.resize(model_.layers.size());
+  for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
+    if (!plan.is_resident[layer]) continue;
+    const std::byte* const from = host.layer(layer).q.bytes;
+    const uint64_t bytes = device_layer_bytes(model_.layers[layer]);
+    layers_[layer] =
+        DeviceBuffer::allocate(device, bytes, fmt::format("the weights of layer {}", layer));
+    stream_.copy(layers_[layer].bytes(), from, bytes);
+    for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
+      (model_.layers[layer].*gpu_attn::kLayerMatrixMembers[i]).bytes =
+          layers_[layer].bytes() + ((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
+  }
+}
+
+void DeviceWeights::stream_layers(const OpenDevice& device, const Model& host,
+                                  const DevicePlan& plan) {
+  pages_ = PinnedMemory::pin(device, host.pages());
+  std::vector<gpu_attn::StreamedLayer> streamed;
+  for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
+    if (plan.is_resident[layer]) continue;
+    const std::byte* const from = host.layer(layer).q.bytes;
+    gpu_attn::StreamedLayer of{.layer = layer,
+                               .host = from,
+                               .bytes = device_layer_bytes(model_.layers[layer]),
+                               .offsets = {}};
+    for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
+      of.offsets[i] =
+          static_cast<uint64_t>((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
+    streamed.push_back(of);
+  }
+  slots_ =
+      DeviceBuffer::allocate(device, gpu_attn::kStreamSlots * gpu_attn::stream_slot_bytes(streamed),
+                             "the layers that pass through it");
+  stream_.check(gpu_attn::StreamedWeights::create(device.table(), device.get(), model_.layers,
+                                                  std::move(streamed), slots_.bytes(), &streamed_),
+                "copy weights");
+}
+
+}  // namespace strata::engine

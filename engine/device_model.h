@@ -1,0 +1,62 @@
+// engine/device_model.h - a model as a device's step wants it: from the head of its file, before
+// anything is read, and with its weights on the device.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/device.h"
+#include "engine/device_plan.h"
+#include "engine/model.h"
+#include "gpu_attn/device_model.h"
+#include "gpu_attn/streamed_weights.h"
+
+namespace strata::engine {
+
+/// Shapes, types and numbers; no matrix has bytes, and the embedding never gets any: the CPU
+/// decodes rows of it.
+gpu_attn::DeviceModel describe_for_device(const GgufFile& file, const ModelSpec& spec,
+                                          const KvLayout& layout);
+
+/// Empty, or why steps of this model cannot run on a device.
+std::string why_not_on_device(const gpu_attn::DeviceModel& model);
+
+/// Of the output projection and of every vector.
+uint64_t device_head_bytes(const gpu_attn::DeviceModel& model, const GgufFile& file);
+/// Of a layer's matrices.
+uint64_t device_layer_bytes(const gpu_attn::DeviceLayerWeights& layer);
+
+/// The weights of a loaded model in a device's memory: those that stay, and two slots for those
+/// that pass. Not movable: `model` points into it.
+class DeviceWeights {
+ public:
+  /// Copies what stays; `host` outlives this. Errors: kOutOfMemory, kDeviceLost.
+  DeviceWeights(const OpenDevice& device, const Model& host, gpu_attn::DeviceModel described,
+                const DevicePlan& plan);
+  DeviceWeights(const DeviceWeights&) = delete;
+  DeviceWeights& operator=(const DeviceWeights&) = delete;
+
+  const gpu_attn::DeviceModel& model() const { return model_; }
+  gpu_attn::LayerWeightsSource& source() {
+    return streamed_ ? static_cast<gpu_attn::LayerWeightsSource&>(*streamed_) : *source_;
+  }
+  uint64_t streamed_bytes() const { return streamed_ ? streamed_->queued_bytes() : 0; }
+
+ private:
+  void place_head(const OpenDevice& device, const Model& host);
+  void place_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan);
+  void stream_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan);
+  const float* place_vector(std::span<const float> values);
+
+  gpu_attn::DeviceModel model_;
+  Stream stream_;
+  DeviceBuffer head_;  // output projection, vectors
+  uint64_t head_used_ = 0;
+  std::vector<DeviceBuffer> layers_;  // those that stay
+  DeviceBuffer slots_;
+  PinnedMemory pages_;  // of the host's weights, where layers pass
+  std::unique_ptr<gpu_attn::StreamedWeights> streamed_;
+  std::unique_ptr<gpu_attn::LayerWeightsSource> source_;  // of a model that stays whole
+};
+
+}  // namespace strata::engine

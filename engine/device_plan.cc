@@ -1,0 +1,60 @@
+#include "engine/device_plan.h"
+
+#include <algorithm>
+
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "engine/byte_text.h"
+
+namespace strata::engine {
+namespace {
+
+/// As a device allocates.
+uint64_t aligned(uint64_t bytes) { return round_up(bytes, uint64_t{256}); }
+
+/// True for the layers that stay where n_streamed do not. These are spread evenly, so that one is
+/// on its way while those between compute.
+std::vector<bool> spread(uint32_t n_layers, uint32_t n_streamed) {
+  std::vector<bool> is_resident(n_layers, true);
+  for (uint64_t i = 0; i < n_streamed; ++i) is_resident[i * n_layers / n_streamed] = false;
+  return is_resident;
+}
+
+}  // namespace
+
+uint64_t DevicePlan::n_streamed() const {
+  return static_cast<uint64_t>(std::ranges::count(is_resident, false));
+}
+
+uint64_t usable_device_bytes(uint64_t free_bytes) {
+  return free_bytes - std::min(free_bytes, std::max(free_bytes / 32, uint64_t{256} << 20));
+}
+
+DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes) {
+  const auto n_layers = static_cast<uint32_t>(needs.layer_bytes.size());
+  const uint64_t fixed = needs.buffer_bytes + needs.head_bytes;
+  uint64_t largest = 0;
+  for (const uint64_t bytes : needs.layer_bytes) largest = std::max(largest, aligned(bytes));
+  DevicePlan plan;
+  for (uint32_t n_streamed = 0; n_streamed <= n_layers; ++n_streamed) {
+    plan.slot_bytes = n_streamed == 0 ? 0 : largest;
+    plan.is_resident = spread(n_layers, n_streamed);
+    plan.hbm_bytes = fixed + 2 * plan.slot_bytes;
+    for (uint32_t layer = 0; layer < n_layers; ++layer)
+      if (plan.is_resident[layer]) plan.hbm_bytes += aligned(needs.layer_bytes[layer]);
+    if (plan.hbm_bytes <= hbm_bytes) break;
+  }
+  if (plan.hbm_bytes > hbm_bytes)
+    throw Error(ErrorCode::kDoesNotFit,
+                "a step needs " + bytes_text(plan.hbm_bytes) + " of the device's memory, and " +
+                    bytes_text(hbm_bytes) + " are there for it",
+                "--hbm",
+                "raise --hbm to " + size_argument(plan.hbm_bytes) +
+                    ", use a smaller -b or -c, or --device none");
+  const uint64_t room = hbm_bytes - plan.hbm_bytes;
+  plan.kv_bytes = std::min(room, needs.kv_bytes) / needs.block_bytes * needs.block_bytes;
+  plan.hbm_bytes += plan.kv_bytes;
+  return plan;
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,37 @@
+// engine/device_plan.h - what a device's memory holds: a pure function of the model's sizes and the
+// budget, by hand until a planner prices it. Weights come first, then K and V: a step reads all of
+// both, and weights that stay need no slots to pass through.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace strata::engine {
+
+/// What a model and a context would like to have there.
+struct DeviceNeeds {
+  uint64_t buffer_bytes = 0;          // of a step, and block tables: must be there
+  uint64_t head_bytes = 0;            // output projection and every vector: must be there
+  std::vector<uint64_t> layer_bytes;  // matrices, as packed
+  uint64_t kv_bytes = 0;              // of the context
+  uint64_t block_bytes = 0;           // of K and V
+};
+
+/// Layers that are not resident pass through two slots of slot_bytes, in every step. K and V beyond
+/// kv_bytes are read where they lie in memory.
+struct DevicePlan {
+  uint64_t hbm_bytes = 0;  // of the budget that is used
+  uint64_t slot_bytes = 0;
+  uint64_t kv_bytes = 0;  // whole blocks
+  std::vector<bool> is_resident;
+
+  uint64_t n_streamed() const;
+};
+
+/// Where no budget is given: what is free, less what the driver and the desktop want to have.
+uint64_t usable_device_bytes(uint64_t free_bytes);
+
+/// Errors: kDoesNotFit, with the smallest budget that would do.
+DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes);
+
+}  // namespace strata::engine

@@ -1,0 +1,223 @@
+#include "engine/device_walk.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "base/error.h"
+#include "gpu_attn/decode_step.h"
+
+namespace strata::engine {
+namespace {
+
+using gpu_attn::DeviceKvTable;
+using gpu_attn::DeviceStep;
+using gpu_attn::DeviceStepInputs;
+
+// Rows that want logits in one pass over the output projection.
+constexpr uint32_t kLogitRowsMax = kDeviceFewRows;
+// How far a captured step reaches: a share of the text's blocks, and so many.
+constexpr uint32_t kCaptureShare = 16;
+constexpr uint32_t kCaptureBlocksMax = 16;
+
+/// Many rows go through the tensor cores 32 inputs at a time; a model of other widths is walked by
+/// few rows.
+bool takes_many_rows(const gpu_attn::DeviceModel& model) {
+  return std::ranges::all_of(model.layers, [](const gpu_attn::DeviceLayerWeights& layer) {
+    return std::ranges::all_of(gpu_attn::kLayerMatrixMembers,
+                               [&](auto member) { return (layer.*member).n_in % kActGroup == 0; });
+  });
+}
+
+gpu_attn::DeviceStepSizes step_sizes(const DeviceFacts& facts, uint64_t n_ctx, uint32_t max_rows) {
+  return {.max_rows = max_rows,
+          .max_logit_rows = std::min(max_rows, kLogitRowsMax),
+          .max_blocks = static_cast<uint32_t>(blocks_for(n_ctx)),
+          .n_multiprocessors = facts.n_multiprocessors};
+}
+
+}  // namespace
+
+DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& file,
+                         const ModelShape& shape, const DeviceFacts& facts, uint64_t n_ctx,
+                         uint64_t kv_bytes, uint32_t max_rows) {
+  DeviceNeeds needs;
+  needs.buffer_bytes = DeviceStep::memory_bytes(model, step_sizes(facts, n_ctx, max_rows)) +
+                       DeviceKv::table_bytes(shape, n_ctx);
+  needs.head_bytes = device_head_bytes(model, file);
+  for (const auto& layer : model.layers) needs.layer_bytes.push_back(device_layer_bytes(layer));
+  needs.kv_bytes = kv_bytes;
+  needs.block_bytes = model.kv_layout.block_bytes;
+  return needs;
+}
+
+struct DeviceWalk::State {
+  State(const OpenDevice& device, const Model& host, gpu_attn::DeviceModel described,
+        KvCache& kv_cache, const DevicePlan& device_plan, uint32_t max_rows, uint64_t n_ctx)
+      : cache(kv_cache),
+        plan(device_plan),
+        part_rows(takes_many_rows(described) ? max_rows : kDeviceFewRows),
+        sizes(step_sizes(device.facts(), n_ctx, max_rows)),
+        stream(Stream::create(device)),
+        weights(device, host, std::move(described), plan),
+        kv(device, cache, plan.kv_bytes, n_ctx),
+        memory(DeviceBuffer::allocate(device, DeviceStep::memory_bytes(weights.model(), sizes),
+                                      "the buffers of a step")),
+        step(device.table(), weights.model(), weights.source(), sizes, memory.bytes()),
+        host_memory(HostMemory::reserve(input_bytes() + logit_bytes())),
+        pinned(PinnedMemory::pin(device, {host_memory.data(), host_memory.size()})) {
+    tables.resize(weights.model().layers.size());
+  }
+
+  uint64_t input_bytes() const {
+    return round_up(DeviceStepInputs::max_bytes(weights.model(), sizes.max_rows), 256);
+  }
+  uint64_t logit_bytes() const {
+    return uint64_t{sizes.max_logit_rows} * weights.model().vocab_size * sizeof(float);
+  }
+  float* logits_memory() const {
+    return reinterpret_cast<float*>(host_memory.data() + input_bytes());
+  }
+
+  void fill_inputs(const DeviceRows& rows, uint32_t first, uint32_t n_rows);
+  void fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored);
+  void queue(uint32_t n_rows, std::span<const uint32_t> logit_rows);
+  void queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows);
+  void run_part(const DeviceRows& rows, uint32_t first, uint32_t n_rows, bool is_mirrored,
+                std::span<const uint32_t> logit_rows, std::span<float> logits);
+
+  KvCache& cache;
+  DevicePlan plan;
+  uint32_t part_rows;  // that are walked at once
+  gpu_attn::DeviceStepSizes sizes;
+  Stream stream;
+  DeviceWeights weights;
+  DeviceKv kv;
+  DeviceBuffer memory;
+  DeviceStep step;
+  HostMemory host_memory;  // inputs, then logits
+  PinnedMemory pinned;
+  std::vector<DeviceKvTable> tables;  // [n_layers]
+  // A decoded token's step, good for rows at positions [begin, end): the host queues it by one call
+  // instead of a dozen per layer.
+  Graph token_step;
+  uint32_t token_step_begin = 0;
+  uint32_t token_step_end = 0;
+};
+
+void DeviceWalk::State::fill_inputs(const DeviceRows& rows, uint32_t first, uint32_t n_rows) {
+  const gpu_attn::DeviceModel& model = weights.model();
+  const DeviceStepInputs inputs(model, n_rows, host_memory.data());
+  std::ranges::copy(rows.positions.subspan(first, n_rows), inputs.positions());
+  std::fill_n(inputs.tokens(), n_rows, 0);  // the host has embedded them
+  for (uint32_t set = 0; set < model.n_rot.size(); ++set) {
+    const uint64_t width = model.n_rot[set];
+    std::ranges::copy(rows.cos_sin[set].subspan(first * width, n_rows * width),
+                      inputs.cos_sin(set));
+  }
+  const uint64_t width = model.d_model;
+  std::ranges::copy(rows.residual.subspan(first * width, n_rows * width), inputs.residual());
+}
+
+/// Blocks before end_block; a windowed layer's table begins where its first row's window does.
+void DeviceWalk::State::fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored) {
+  for (uint32_t layer = 0; layer < tables.size(); ++layer) {
+    const uint32_t window = cache.shape().layers[layer].window;
+    const uint32_t first_block =
+        window == 0 || first_pos + 1 <= window ? 0 : (first_pos + 1 - window) / kBlockPositions;
+    const DeviceKvTables of = kv.tables(layer);
+    tables[layer] = {.blocks = of.blocks + first_block,
+                     .mirror = is_mirrored ? of.homes + first_block : nullptr,
+                     .stride = of.stride,
+                     .first_block = first_block,
+                     .n_blocks = end_block - first_block};
+  }
+}
+
+void DeviceWalk::State::queue(uint32_t n_rows, std::span<const uint32_t> logit_rows) {
+  stream.check(
+      step.queue(
+          stream.get(),
+          {.n_rows = n_rows, .logit_rows = logit_rows, .kv = tables, .inputs = host_memory.data()}),
+      "run a step");
+}
+
+/// Attention is cut for the blocks that the text has at the end of the range, and windowed layers
+/// look at those of all of it: so the range is short beside the text.
+void DeviceWalk::State::queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows) {
+  if (pos < token_step_begin || pos >= token_step_end) {
+    const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{pos} + 1));
+    const uint32_t end_block = std::min(
+        n_blocks + std::clamp(n_blocks / kCaptureShare, 1u, kCaptureBlocksMax), sizes.max_blocks);
+    fill_tables(pos, end_block, true);
+    token_step_end = 0;
+    stream.begin_capture();
+    queue(1, logit_rows);
+    token_step = stream.end_capture();
+    token_step_begin = pos;
+    token_step_end = end_block * kBlockPositions;
+  }
+  stream.run(token_step);
+}
+
+void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_t n_rows,
+                                 bool is_mirrored, std::span<const uint32_t> logit_rows,
+                                 std::span<float> logits) {
+  fill_inputs(rows, first, n_rows);
+  const uint32_t first_pos = rows.positions[first];
+  if (n_rows == 1 && logit_rows.size() == 1 && plan.n_streamed() == 0) {
+    queue_captured(first_pos, logit_rows);
+  } else {
+    fill_tables(first_pos, static_cast<uint32_t>(blocks_for(uint64_t{first_pos} + n_rows)),
+                is_mirrored);
+    queue(n_rows, logit_rows);
+  }
+  if (!logits.empty()) stream.copy(logits_memory(), step.logits(), logits.size_bytes());
+  stream.wait();
+  std::copy_n(logits_memory(), logits.size(), logits.data());
+}
+
+DeviceWalk::DeviceWalk(const OpenDevice& device, const Model& model,
+                       gpu_attn::DeviceModel described, KvCache& cache, const DevicePlan& plan,
+                       uint32_t max_rows, uint64_t n_ctx)
+    : state_(std::make_unique<State>(device, model, std::move(described), cache, plan, max_rows,
+                                     n_ctx)) {}
+DeviceWalk::~DeviceWalk() = default;
+
+const DevicePlan& DeviceWalk::plan() const { return state_->plan; }
+const DeviceKvCounts& DeviceWalk::kv_counts() const { return state_->kv.counts(); }
+uint64_t DeviceWalk::streamed_bytes() const { return state_->weights.streamed_bytes(); }
+
+void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits,
+                     const std::atomic<bool>* cancel) {
+  State& s = *state_;
+  const auto n_rows = static_cast<uint32_t>(rows.positions.size());
+  const bool is_mirrored = n_rows <= kDeviceFewRows;
+  s.kv.begin_step(s.stream, *rows.sequence, n_rows);
+  // Rows with more logits than one pass gives are walked in parts, each as its predecessor's next.
+  uint32_t n_logits = 0;
+  std::vector<uint32_t> wanted;
+  for (uint32_t first = 0, end = 0; first < n_rows; first = end) {
+    if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
+      throw Error(ErrorCode::kCancelled, "the step was stopped");
+    const uint32_t begin_logits = n_logits;
+    wanted.clear();
+    end = std::min(n_rows, first + s.part_rows);
+    for (; n_logits < rows.logit_rows.size() && rows.logit_rows[n_logits] < end; ++n_logits) {
+      if (wanted.size() == s.sizes.max_logit_rows) {
+        end = rows.logit_rows[n_logits - 1] + 1;
+        break;
+      }
+      wanted.push_back(rows.logit_rows[n_logits] - first);
+    }
+    const uint64_t vocab_size = s.weights.model().vocab_size;
+    s.run_part(rows, first, end - first, is_mirrored, wanted,
+               logits.subspan(begin_logits * vocab_size, wanted.size() * vocab_size));
+  }
+  s.kv.end_step(s.stream, is_mirrored);
+  s.stream.wait();
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,58 @@
+// engine/device_walk.h - steps on a device: a model's weights and the copies of K and V there, and
+// the operations of gpu_attn over them. Why beside the walk: sequences, the KV cache, logits and
+// errors are those of Walk, which gives the rows of one sequence to this in place of its own
+// operations.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "engine/device.h"
+#include "engine/device_kv.h"
+#include "engine/device_model.h"
+#include "engine/device_plan.h"
+#include "engine/model.h"
+
+namespace strata::engine {
+
+/// Rows of one sequence, for which the cache has opened room.
+struct DeviceRows {
+  const Sequence* sequence;
+  std::span<const float> residual;                  // [n_rows, d_model], embedded
+  std::span<const uint32_t> positions;              // [n_rows]
+  std::span<const std::span<const float>> cos_sin;  // per RoPE set: [n_rows, n_rot]
+  std::span<const uint32_t> logit_rows;             // those that want logits, ascending
+};
+
+/// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in
+/// chunks of max_rows.
+DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& file,
+                         const ModelShape& shape, const DeviceFacts& facts, uint64_t n_ctx,
+                         uint64_t kv_bytes, uint32_t max_rows);
+
+/// One caller at a time. `model` and `cache` outlive it.
+class DeviceWalk {
+ public:
+  /// Allocates what `plan` says and copies the weights that stay. Errors: kOutOfMemory,
+  /// kDeviceLost.
+  DeviceWalk(const OpenDevice& device, const Model& model, gpu_attn::DeviceModel described,
+             KvCache& cache, const DevicePlan& plan, uint32_t max_rows, uint64_t n_ctx);
+  ~DeviceWalk();
+
+  /// Computes the rows: their K and V are on the device and at home, the logits of logit_rows in
+  /// `logits` [n, vocab_size]. Errors: those of DeviceKv::begin_step; kCancelled where the flag is
+  /// set.
+  void run(const DeviceRows& rows, std::span<float> logits, const std::atomic<bool>* cancel);
+
+  const DevicePlan& plan() const;
+  const DeviceKvCounts& kv_counts() const;
+  uint64_t streamed_bytes() const;  // of weights that passed through the device, since the start
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,86 @@
+#include "base/check.h"
+#include "gpu_attn/attend_general.cuh"
+#include "gpu_attn/attend_tensor.cuh"
+#include "gpu_attn/device_stream.cuh"
+#include "gpu_attn/kernels.h"
+
+namespace strata::gpu_attn {
+namespace {
+
+template <class Shape>
+bool has_layout(const KvLayout& layout) {
+  return layout.k_scales_offset == Shape::kKScales && layout.v_offset == Shape::kV &&
+         layout.v_scales_offset == Shape::kVScales && layout.block_bytes == Shape::kBlockBytes;
+}
+
+template <class Shape>
+int launch_tensor(DeviceStream* stream, const DeviceAttendArgs& args, dim3 grid) {
+  STRATA_CHECK(has_layout<Shape>(args.layout), "head_dim=%u block_bytes=%u", args.layout.head_dim,
+               args.layout.block_bytes);
+  return launch(attend_tensor<Shape>, grid, dim3(Shape::kThreads), Shape::kSharedBytes,
+                stream->handle, args);
+}
+
+template <KvCodec kKCodec, KvCodec kVCodec>
+int attend_codecs(DeviceStream* stream, const DeviceAttendArgs& args, dim3 grid) {
+  switch (args.layout.head_dim) {
+    case 64:
+      return launch_tensor<AttendShape<kKCodec, kVCodec, 64>>(stream, args, grid);
+    case 80:
+      if constexpr (kKCodec == KvCodec::kF16 && kVCodec == KvCodec::kF16)
+        return launch_tensor<AttendShape<kKCodec, kVCodec, 80>>(stream, args, grid);
+      break;
+    case 96:
+      return launch_tensor<AttendShape<kKCodec, kVCodec, 96>>(stream, args, grid);
+    case 128:
+      return launch_tensor<AttendShape<kKCodec, kVCodec, 128>>(stream, args, grid);
+    case 256:
+      return launch_tensor<AttendShape<kKCodec, kVCodec, 256>>(stream, args, grid);
+    default:
+      break;
+  }
+  const uint32_t head_dim = args.layout.head_dim;
+  STRATA_CHECK(head_dim <= kGeneralHeadDimMax, "head_dim=%u", head_dim);
+  return launch(attend_general, grid, dim3(general_warps(head_dim) * 32),
+                general_shared_bytes(head_dim), stream->handle, args);
+}
+
+void check_shape(const DeviceAttendArgs& args) {
+  STRATA_CHECK(args.layout.head_dim % 8 == 0 && args.layout.head_dim > 0, "head_dim=%u",
+               args.layout.head_dim);
+  STRATA_CHECK(args.group > 0 && args.group <= kDeviceGroupMax, "group=%u", args.group);
+  STRATA_CHECK(args.split_blocks > 0 && args.split_blocks % kAttendSplitGrain == 0,
+               "split_blocks=%u", args.split_blocks);
+  STRATA_CHECK(uint64_t{args.n_splits} * args.split_blocks >= args.n_blocks,
+               "n_splits=%u split_blocks=%u n_blocks=%u", args.n_splits, args.split_blocks,
+               args.n_blocks);
+  STRATA_CHECK((uint64_t{args.n_splits} * args.split_blocks + args.first_block) * kBlockPositions <=
+                   UINT32_MAX,
+               "n_splits=%u split_blocks=%u first_block=%u", args.n_splits, args.split_blocks,
+               args.first_block);
+  STRATA_CHECK(args.n_splits <= 65535 && args.n_kv_heads <= 65535, "n_splits=%u n_kv_heads=%u",
+               args.n_splits, args.n_kv_heads);
+  STRATA_CHECK(uint64_t{args.n_rows} * args.group <= INT32_MAX, "n_rows=%u group=%u", args.n_rows,
+               args.group);
+  const auto bits = reinterpret_cast<uintptr_t>(args.q) | reinterpret_cast<uintptr_t>(args.o);
+  STRATA_CHECK(bits % 16 == 0, "q=%p o=%p", static_cast<const void*>(args.q),
+               static_cast<const void*>(args.o));
+}
+
+}  // namespace
+
+int attend(DeviceStream* stream, const DeviceAttendArgs& args) {
+  check_shape(args);
+  if (args.n_rows == 0 || args.n_splits == 0 || args.n_kv_heads == 0) return 0;
+  const dim3 grid(attend_query_tiles(args.n_rows, args.group), args.n_splits, args.n_kv_heads);
+  constexpr KvCodec kF16 = KvCodec::kF16;
+  constexpr KvCodec kQ8 = KvCodec::kQ8_0;
+  if (args.layout.k_codec == kF16) {
+    return args.layout.v_codec == kF16 ? attend_codecs<kF16, kF16>(stream, args, grid)
+                                       : attend_codecs<kF16, kQ8>(stream, args, grid);
+  }
+  return args.layout.v_codec == kF16 ? attend_codecs<kQ8, kF16>(stream, args, grid)
+                                     : attend_codecs<kQ8, kQ8>(stream, args, grid);
+}
+
+}  // namespace strata::gpu_attn

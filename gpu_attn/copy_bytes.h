@@ -1,0 +1,13 @@
+// gpu_attn/copy_bytes.h - what copying blocks moves.
+#pragma once
+
+#include "base/device_kernels.h"
+
+namespace strata::gpu_attn {
+
+/// Bytes read and written, the two lists included.
+constexpr uint64_t copy_blocks_bytes(const DeviceCopyBlocksArgs& args) {
+  return uint64_t{args.n_blocks} * (uint64_t{args.block_bytes} * 2 + 2 * sizeof(void*));
+}
+
+}  // namespace strata::gpu_attn

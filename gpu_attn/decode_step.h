@@ -1,0 +1,121 @@
+// gpu_attn/decode_step.h - queues one step of a whole model on a device: rows of one sequence
+// through all layers, from tokens to logits and the likeliest token. Why beside the kernels: the
+// order of operations is the same for every engine, bench and test that drives a device.
+//
+// Nothing here waits or allocates: what differs from step to step (tokens, positions, angles, block
+// pointers) lies in memory that the operations read, so a captured step can run again for the next
+// token after its inputs were rewritten. Fixed by a capture: n_rows, the logit rows, the pointers,
+// and how attention is cut. DeviceKvTable::n_blocks may be more than the text has; attention then
+// looks at positions, but the cut is for n_blocks: a text of a share s of it keeps a share s of the
+// card busy, so attention takes up to 1 / s times as long. Capture anew when a table has grown by
+// an eighth or so. A windowed layer's table should begin where its window does (first_block), or
+// most of its cut is empty.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "gpu_attn/device_model.h"
+
+namespace strata::gpu_attn {
+
+/// The block tables of one layer, in the device's memory: entry [head * stride + i] is block
+/// first_block + i of a KV head's text.
+struct DeviceKvTable {
+  std::byte* const* blocks = nullptr;
+  std::byte* const* mirror = nullptr;  // as DeviceRotateArgs::mirror
+  uint64_t stride = 0;
+  uint32_t first_block = 0;
+  uint32_t n_blocks = 0;  // at least as many as the rows' positions reach
+};
+
+struct DeviceStepSizes {
+  uint32_t max_rows = 0;
+  uint32_t max_logit_rows = 0;
+  uint32_t max_blocks = 0;  // of a table
+  uint32_t n_multiprocessors = 0;
+};
+
+/// What a step of n_rows reads anew, laid out in one piece that one copy brings to the device:
+///   positions [n_rows], tokens [n_rows], per RoPE set cos_sin [n_rows, n_rot / 2] pairs (cos,
+///   sin), residual [n_rows, d_model] where the model's embedding has no bytes
+/// each part begins at a multiple of 256 bytes.
+class DeviceStepInputs {
+ public:
+  /// `base` is bytes() large, of the host (pinned) or of the device.
+  DeviceStepInputs(const DeviceModel& model, uint32_t n_rows, std::byte* base);
+
+  uint32_t* positions() const { return reinterpret_cast<uint32_t*>(base_); }
+  int32_t* tokens() const { return reinterpret_cast<int32_t*>(base_ + row_bytes_); }
+  float* cos_sin(uint32_t rope_set) const;
+  float* residual() const { return reinterpret_cast<float*>(base_ + residual_at_); }
+  uint64_t bytes() const { return bytes_; }  // to be sent
+
+  /// The largest bytes() of up to max_rows.
+  static uint64_t max_bytes(const DeviceModel& model, uint32_t max_rows);
+
+ private:
+  const DeviceModel& model_;
+  std::byte* base_;
+  uint32_t n_rows_;
+  uint64_t row_bytes_;  // of positions, and of tokens
+  uint64_t residual_at_;
+  uint64_t bytes_;
+};
+
+/// Rows of one sequence at positions that ascend by one.
+struct DeviceStepRows {
+  uint32_t n_rows = 0;
+  std::span<const uint32_t> logit_rows;  // those that want logits, ascending
+  std::span<const DeviceKvTable> kv;     // [n_layers]
+  const std::byte* inputs = nullptr;     // DeviceStepInputs in pinned host memory, filled
+};
+
+class DeviceStep {
+ public:
+  /// Of the device, in one piece: what step_buffers() of the source carves.
+  static uint64_t memory_bytes(const DeviceModel& model, const DeviceStepSizes& sizes);
+
+  /// `memory` is memory_bytes() of the device, 256-byte aligned; it, the model and the source are
+  /// borrowed.
+  DeviceStep(const DeviceTable& table, const DeviceModel& model, LayerWeightsSource& weights,
+             const DeviceStepSizes& sizes, std::byte* memory);
+
+  /// Queues all of it. The inputs may be rewritten once the stream has come past the step.
+  /// Returns 0 or the device's error number; K and V of the rows are then not to be used.
+  int queue(DeviceStream* stream, const DeviceStepRows& rows);
+
+  // Of the last step, on the device.
+  const float* logits() const { return buffers_.logits; }              // [logit rows, vocab_size]
+  const int32_t* best_tokens() const { return buffers_.best_tokens; }  // [logit rows]
+  const float* best_logits() const { return buffers_.best_logits; }
+
+ private:
+  /// Pointers into the memory; rows are those of the step, widths the layer's.
+  struct Buffers {
+    std::byte* inputs;              // DeviceStepInputs, and the residual behind it
+    float *normed, *projected;      // [rows, d_model]
+    float *q, *rotated, *attended;  // [rows, q width]
+    float *k, *v;                   // [rows, kv width]
+    float *gate, *up;               // [rows, d_ff]
+    QuantRows quant;                // [kDeviceFewRows, the widest]
+    float *partial_o, *partial_m, *partial_l;
+    std::byte* scratch;
+    float* logits;
+    float* best_logits;
+    int32_t* best_tokens;
+    uint64_t bytes;
+  };
+  class Queue;
+
+  static Buffers carve(const DeviceModel& model, const DeviceStepSizes& sizes, std::byte* memory);
+
+  const DeviceTable& table_;
+  const DeviceModel& model_;
+  LayerWeightsSource& weights_;
+  DeviceStepSizes sizes_;
+  Buffers buffers_;
+};
+
+}  // namespace strata::gpu_attn

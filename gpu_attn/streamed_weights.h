@@ -1,0 +1,92 @@
+// gpu_attn/streamed_weights.h - layers that pass through two slots of the device, a layer ahead of
+// the step. Why: what does not fit the device is read across the link while other layers compute;
+// two slots keep the link busy as long as computing a layer is shorter than copying it.
+//
+// Of n streamed layers the i-th always goes to slot i mod 2, so that pointers of a captured step
+// stay good. After layer i its slot gets layer i + 2, and after the last two the first ones again,
+// for the next step. Copies run on a stream of their own, in the order of the slots' release:
+//
+//   step's stream   .. layer i .. record free[s]   await filled[t]  .. layer i + 1 ..
+//   copy stream                   await free[s]    copy layer i + 2 -> slot s   record filled[s]
+//
+//   filled  what take(i) makes the step wait for: the slot's bytes are layer i's
+//   free    what a copy waits for: nothing queued reads the slot's last layer any more
+//
+// Neither the host nor the copy of another slot waits. A capture holds its own events only, so a
+// step to be captured begins and ends settled: settle() makes its stream wait for all copies, those
+// for the next step too; also before a graph runs after a step that was not captured. That costs a
+// replayed step the wait for its last two copies at its end rather than at the next one's begin;
+// the link idles only while the host turns around.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "gpu_attn/device_model.h"
+
+namespace strata::gpu_attn {
+
+inline constexpr uint32_t kStreamSlots = 2;
+
+/// A layer's matrices in pinned host memory, as they shall lie in a slot.
+struct StreamedLayer {
+  uint32_t layer = 0;
+  const std::byte* host = nullptr;
+  uint64_t bytes = 0;
+  std::array<uint64_t, kLayerMatrices> offsets{};  // multiples of 64, as kLayerMatrixMembers
+};
+
+/// Bytes of one slot for these layers, a multiple of 256.
+uint64_t stream_slot_bytes(const std::vector<StreamedLayer>& streamed);
+
+/// One thread; steps on one stream, or on several that wait for each other.
+class StreamedWeights final : public LayerWeightsSource {
+ public:
+  /// `layers` holds every layer: shapes and vectors of the streamed ones, all of the others; it is
+  /// copied. `streamed` ascends. `slots` is kStreamSlots * stream_slot_bytes() of the device that
+  /// the caller keeps, as it keeps the host's bytes. The first copies begin at once.
+  static int create(const DeviceTable& table, Device* device,
+                    const std::vector<DeviceLayerWeights>& layers,
+                    std::vector<StreamedLayer> streamed, std::byte* slots,
+                    std::unique_ptr<StreamedWeights>* made);
+  /// The caller has waited for the streams of its steps, and for copies by wait().
+  ~StreamedWeights() override;
+
+  /// A layer that its slot does not hold, after a step that was given up, is copied now.
+  int take(DeviceStream* stream, uint32_t layer, const DeviceLayerWeights** weights) override;
+  int release(DeviceStream* stream, uint32_t layer) override;
+  int settle(DeviceStream* stream) override;
+  /// The host waits for all copies.
+  int wait();
+
+  uint64_t queued_bytes() const { return queued_bytes_; }  // of all copies; a captured one once
+
+ private:
+  struct Slot {
+    std::byte* bytes = nullptr;
+    DeviceEvent* filled = nullptr;
+    DeviceEvent* free = nullptr;
+    uint32_t at = 0;          // place among the streamed layers of what it holds
+    bool is_settled = false;  // steps' streams wait for `filled` already
+    DeviceLayerWeights weights;
+  };
+  static constexpr uint32_t kResident = UINT32_MAX;
+
+  explicit StreamedWeights(const DeviceTable& table) : table_(table) {}
+  int open(Device* device);
+  int fill(Slot& slot, uint32_t at);
+  int refill(DeviceStream* stream, Slot& slot, uint32_t at);
+
+  const DeviceTable& table_;
+  std::vector<DeviceLayerWeights> layers_;
+  std::vector<StreamedLayer> streamed_;
+  std::vector<uint32_t> place_;  // of a layer in streamed_, or kResident
+  std::array<Slot, kStreamSlots> slots_;
+  DeviceStream* copies_ = nullptr;
+  uint64_t queued_bytes_ = 0;
+};
+
+}  // namespace strata::gpu_attn

@@ -1,0 +1,109 @@
+// An engine whose device is the emulated one: what is chosen, refused and said.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "engine/engine.h"
+#include "engine/generator.h"
+#include "gpu_attn/open_module.h"
+#include "tests/engine/zoo_fixture.h"
+#include "tests/gpu_emu/emulated_device.h"
+
+namespace strata::engine {
+namespace {
+
+class DeviceEngine : public ::testing::Test {
+ protected:
+  DeviceEngine() {
+    makers::write_random_transformer(makers::zoo_member("llama-quantised").model, path_);
+  }
+  EngineOptions options(DeviceChoice::Kind kind = DeviceChoice::Kind::kAuto) const {
+    EngineOptions options;
+    options.model_path = path_;
+    options.n_ctx = 256;
+    options.n_threads = 1;
+    options.chunk_rows = 32;
+    options.device.kind = kind;
+    options.devices = &devices_;
+    return options;
+  }
+  static std::vector<TokenId> answer(Engine& engine) {
+    engine.load({});
+    Sequence sequence = engine.cache().make_sequence();
+    const auto prompt = testing::random_tokens(70, engine.spec().shape.vocab_size, 7);
+    GenerationRequest request;
+    request.prompt = prompt;
+    request.vocab_size = engine.spec().shape.vocab_size;
+    request.n_ctx = 256;
+    request.n_predict = 12;
+    request.chunk_rows = 32;
+    request.sampler.temperature = 0;
+    request.ignore_eos = true;
+    return generate(engine.walk(), sequence, engine.tokenizer(), request).tokens;
+  }
+  static Error error_of(const EngineOptions& options) {
+    try {
+      Engine::open(options);
+    } catch (const Error& error) {
+      return error;
+    }
+    ADD_FAILURE() << "opened";
+    return Error(ErrorCode::kCancelled, "");
+  }
+
+  testing::TestFolder folder_;
+  std::string path_ = folder_.path("model.gguf");
+  gpu_attn::CudaDevices devices_ = gpu_attn::count_devices(gpu_emu::emulated_device());
+};
+
+TEST_F(DeviceEngine, IsUsedWhereThereIsOneAndAnswersAsTheCpu) {
+  Engine on_device = Engine::open(options());
+  ASSERT_NE(on_device.device(), nullptr);
+  EXPECT_TRUE(on_device.notices().empty());
+  Engine on_cpu = Engine::open(options(DeviceChoice::Kind::kNone));
+  EXPECT_EQ(on_cpu.device(), nullptr);
+  EXPECT_EQ(answer(on_device), answer(on_cpu));
+  EXPECT_NE(on_device.walk().device(), nullptr);
+}
+
+TEST_F(DeviceEngine, ASmallBudgetPassesLayersThroughIt) {
+  Engine engine = Engine::open(options());
+  EngineOptions small = options();
+  small.hbm_bytes = engine.device_plan().hbm_bytes - engine.device_plan().kv_bytes;
+  Engine without_kv = Engine::open(small);
+  EXPECT_EQ(without_kv.device_plan().kv_bytes, 0u);
+  EXPECT_EQ(answer(without_kv), answer(engine));
+  small.hbm_bytes = 1000;
+  EXPECT_TRUE(Engine::open(small).device() == nullptr);  // auto: the CPU, with a line
+  EXPECT_EQ(Engine::open(small).notices().size(), 1u);
+  small.device.kind = DeviceChoice::Kind::kCuda;
+  const Error error = error_of(small);
+  EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit);
+  EXPECT_NE(error.remedy().find("--hbm"), std::string::npos);
+}
+
+TEST_F(DeviceEngine, WhatItCannotDoRunsOnTheCpuOrIsRefused) {
+  EngineOptions selecting = options();
+  selecting.method = index::Method::kQuest;
+  Engine engine = Engine::open(selecting);
+  EXPECT_EQ(engine.device(), nullptr);
+  ASSERT_EQ(engine.notices().size(), 1u);
+  EXPECT_NE(engine.notices()[0].find("the CPU computes"), std::string::npos);
+  selecting.device.kind = DeviceChoice::Kind::kCuda;
+  EXPECT_EQ(error_of(selecting).code(), ErrorCode::kUnsupported);
+  EngineOptions predicted = options(DeviceChoice::Kind::kVirtual);
+  EXPECT_EQ(error_of(predicted).code(), ErrorCode::kUsage);
+}
+
+TEST_F(DeviceEngine, SavedContextsOfADeviceAreNotThoseOfTheCpu) {
+  EngineOptions saving = options();
+  saving.reads_saved = true;
+  Engine on_device = Engine::open(saving);
+  on_device.load({});
+  saving.device.kind = DeviceChoice::Kind::kNone;
+  Engine on_cpu = Engine::open(saving);
+  on_cpu.load({});
+  EXPECT_NE(on_device.fingerprint(), on_cpu.fingerprint());
+}
+
+}  // namespace
+}  // namespace strata::engine

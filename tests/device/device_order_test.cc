@@ -1,0 +1,179 @@
+// Steps on the virtual device, whose kernels have the emulator's effects: every copy and kernel of
+// the engine is ordered by events, whatever the timing, and touches what is there. The device gives
+// the first hazard as its answer, so a run to the end has none; the bits are those of the emulator
+// alone.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+#include "planner/virtual/virtual_table.h"
+#include "tests/device/device_run.h"
+
+namespace strata::engine {
+namespace {
+
+using planner::VirtualDevice;
+using testing::DeviceRun;
+using testing::least_hbm;
+using testing::LoadedMember;
+using testing::Logits;
+using testing::WalkSetting;
+
+constexpr uint32_t kSeed = 20261126;
+
+/// The virtual device's table, but for open(): kernels of what it opens have the emulator's
+/// effects, on a stream of the emulator that all of them share. One at a time.
+class VirtualTable {
+ public:
+  VirtualTable() : table_(planner::virtual_table()) {
+    const DeviceTable& emulated = gpu_emu::emulated_device();
+    EXPECT_EQ(emulated.open(0, &emulated_), 0);
+    EXPECT_EQ(emulated.create_stream(emulated_, &stream_), 0);
+    current_ = this;
+    table_.open = open;
+    table_.copy = copy;
+  }
+  ~VirtualTable() {
+    gpu_emu::emulated_device().destroy_stream(stream_);
+    gpu_emu::emulated_device().close(emulated_);
+  }
+  VirtualTable(const VirtualTable&) = delete;
+  VirtualTable& operator=(const VirtualTable&) = delete;
+
+  DeviceTable& table() { return table_; }
+
+ private:
+  static int open(uint32_t, Device** device) {
+    planner::VirtualDeviceOptions options;
+    options.effects = &gpu_emu::emulated_device().kernels;
+    options.effects_stream = current_->stream_;
+    auto made = std::make_unique<VirtualDevice>(planner::device_profile("rtx3060"), options);
+    *device = planner::as_device(*made.release());  // close() deletes it
+    current_->device_ = *device;
+    return 0;
+  }
+
+  /// A driver takes host memory that is not pinned through a buffer of its own, and the host waits:
+  /// so the weights that stay come, once.
+  static int copy(DeviceStream* stream, void* to, const void* from, uint64_t bytes) {
+    const DeviceTable& own = planner::virtual_table();
+    const int number = own.copy(stream, to, from, bytes);
+    if (number != planner::number_of(planner::VirtualError::kPageableCopy)) return number;
+    const HostMemory buffer = HostMemory::reserve(bytes);
+    void* mapped = nullptr;
+    EXPECT_EQ(own.pin(current_->device_, buffer.data(), buffer.size(), &mapped), 0);
+    std::memcpy(buffer.data(), from, bytes);
+    EXPECT_EQ(own.copy(stream, to, buffer.data(), bytes), 0);
+    EXPECT_EQ(own.wait_stream(stream), 0);
+    return own.unpin(current_->device_, buffer.data());
+  }
+
+  static VirtualTable* current_;
+  DeviceTable table_;
+  Device* device_ = nullptr;  // opened last
+  Device* emulated_ = nullptr;
+  DeviceStream* stream_ = nullptr;
+};
+VirtualTable* VirtualTable::current_ = nullptr;
+
+WalkSetting setting(uint32_t chunk_rows = kDeviceFewRows) {
+  WalkSetting of{
+      .kernels = cpu_attn::available_kernels().back(), .chunk_rows = chunk_rows, .n_ctx = 128};
+  of.n_sequences = 3;
+  return of;
+}
+
+/// A text in chunks and token by token, a fork that goes on, and one that is cut.
+std::vector<Logits> walked(DeviceRun& run, std::span<const int32_t> text) {
+  std::vector<Logits> all;
+  Sequence first = run.walk().sequence();
+  all.push_back(run.walk().feed(first, text.first(40)));
+  for (const int32_t token : text.subspan(40, 34))
+    all.push_back(run.walk().feed(first, std::span(&token, 1)));
+  Sequence second = first.fork();
+  all.push_back(run.walk().feed(first, text.subspan(74)));
+  all.push_back(run.walk().feed(second, text.subspan(74)));
+  const uint32_t n_kept = second.truncate(70);
+  all.push_back(run.walk().feed(second, text.subspan(n_kept)));
+  return all;
+}
+
+std::string hazards_of(const DeviceRun& run) {
+  std::string text;
+  for (const planner::Hazard& hazard : planner::virtual_device(run.opened()).hazards())
+    text += hazard.text + "\n";
+  return text;
+}
+
+/// With all of HBM, with the least, and with room for some of K and V.
+TEST(DeviceOrder, EveryCopyAndKernelIsOrderedWhereverBytesLie) {
+  for (const char* name : {"gemma3", "llama-quantised"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const auto text = member.text(90, kSeed);
+    DeviceRun emulated(member, setting());
+    const std::vector<Logits> expected = walked(emulated, text);
+    const DevicePlan& plan = emulated.plan();
+    for (const uint64_t hbm_bytes :
+         {uint64_t{0}, least_hbm(emulated.needs()), plan.hbm_bytes - plan.kv_bytes / 3 * 2}) {
+      SCOPED_TRACE(hbm_bytes);
+      VirtualTable device;
+      DeviceRun run(member, setting(), hbm_bytes, device.table());
+      std::vector<Logits> found;
+      try {
+        found = walked(run, text);
+      } catch (const Error& error) {
+        ADD_FAILURE() << error.what() << "\n" << hazards_of(run);
+        continue;
+      }
+      ASSERT_EQ(found.size(), expected.size());
+      for (size_t i = 0; i < found.size(); ++i)
+        EXPECT_TRUE(testing::is_same(found[i], expected[i])) << i;
+      EXPECT_EQ(hazards_of(run), "");
+      EXPECT_GT(planner::virtual_device(run.opened()).clock().n_events(), 1000u);
+    }
+  }
+}
+
+TEST(DeviceOrder, AlsoOfChunksThatGoThroughTheTensorCores) {
+  makers::RandomTransformer model = makers::zoo_member("llama3").model;
+  model.d_model = 64;  // the tensor cores take 32 inputs at a time
+  model.d_ff = 96;
+  const testing::ModelFile written(model);
+  const GgufFile file = written.open();
+  struct {
+    const GgufFile& file;
+    Model model;
+  } const loaded{file, testing::load_model(file)};
+  const auto text = testing::random_tokens(100, model.vocab_size, kSeed);
+  for (const bool is_least : {false, true}) {
+    DeviceRun emulated(loaded, setting(40));
+    VirtualTable device;
+    DeviceRun run(loaded, setting(40), is_least ? least_hbm(emulated.needs()) : 0, device.table());
+    EXPECT_TRUE(testing::is_same(run.walk().feed_all(text), emulated.walk().feed_all(text)));
+    EXPECT_EQ(hazards_of(run), "");
+  }
+}
+
+/// The judge itself: a device that leaves every wait of a stream out is found.
+TEST(DeviceOrder, AStreamThatDoesNotAwaitItsWeightsIsFound) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(20, kSeed);
+  DeviceRun emulated(member, setting());
+  VirtualTable device;
+  device.table().await = [](DeviceStream*, DeviceEvent*) { return 0; };
+  try {
+    DeviceRun run(member, setting(), least_hbm(emulated.needs()), device.table());
+    run.walk().feed_all(text);
+    ADD_FAILURE() << "no hazard was found";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kDeviceLost);
+    EXPECT_NE(std::string(error.what()).find("no event orders"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace strata::engine

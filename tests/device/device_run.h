@@ -1,0 +1,53 @@
+// tests/device/device_run.h - a model of the zoo whose steps run on a device.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "base/checked_math.h"
+#include "engine/device_walk.h"
+#include "tests/engine/zoo_fixture.h"
+#include "tests/gpu_emu/emulated_device.h"
+
+namespace strata::engine::testing {
+
+/// A model whose steps run on a device, the emulated one unless another's table is given.
+class DeviceRun {
+ public:
+  template <class Loaded>
+  DeviceRun(const Loaded& member, const WalkSetting& setting, uint64_t hbm_bytes = 0,
+            const DeviceTable& table = gpu_emu::emulated_device())
+      : device_(OpenDevice::open(table, 0)), walk_(member.model, setting) {
+    const KvLayout& layout = walk_.cache().layout();
+    auto described = describe_for_device(member.file, member.model.spec(), layout);
+    EXPECT_EQ(why_not_on_device(described), "");
+    needs_ = device_needs(described, member.file, member.model.shape(), device_.facts(),
+                          setting.n_ctx, walk_.cache().pool().memory().size(), setting.chunk_rows);
+    plan_ = plan_device(needs_, hbm_bytes == 0 ? uint64_t{1} << 30 : hbm_bytes);
+    walk_.walk().use_device(std::make_unique<DeviceWalk>(device_, member.model,
+                                                         std::move(described), walk_.cache(), plan_,
+                                                         setting.chunk_rows, setting.n_ctx));
+  }
+  ZooWalk& walk() { return walk_; }
+  const DevicePlan& plan() const { return plan_; }
+  const DeviceNeeds& needs() const { return needs_; }
+  const DeviceWalk& device() { return *walk_.walk().device(); }
+  Device* opened() const { return device_.get(); }
+
+ private:
+  OpenDevice device_;
+  ZooWalk walk_;
+  DeviceNeeds needs_;
+  DevicePlan plan_;
+};
+
+/// The budget that streams every layer and leaves K and V no memory.
+inline uint64_t least_hbm(const DeviceNeeds& needs) {
+  const uint64_t largest = std::ranges::max(needs.layer_bytes);
+  return needs.buffer_bytes + needs.head_bytes + 2 * round_up(largest, uint64_t{256});
+}
+
+}  // namespace strata::engine::testing

@@ -1,0 +1,26 @@
+#include "tools/cli/device_notices.h"
+
+#include <fmt/format.h>
+
+#include "engine/byte_text.h"
+#include "tools/cli/notices.h"
+
+namespace strata::cli {
+
+using engine::bytes_text;
+
+void say_device(const engine::Engine& engine) {
+  if (engine.device() == nullptr) return;
+  const engine::DevicePlan& plan = engine.device_plan();
+  std::string line = fmt::format("device: {} | {} of its memory", engine.device()->name(),
+                                 bytes_text(plan.hbm_bytes));
+  if (plan.n_streamed() > 0)
+    line += fmt::format(" | {} of {} layers pass through it in every step", plan.n_streamed(),
+                        plan.is_resident.size());
+  const uint64_t kv_bytes = engine.context().kv.slot_bytes;
+  line += fmt::format(" | K and V: {} of {}", bytes_text(plan.kv_bytes), bytes_text(kv_bytes));
+  if (plan.kv_bytes < kv_bytes) line += ", the rest is read across the link";
+  notice(line);
+}
+
+}  // namespace strata::cli
