@@ -5,8 +5,8 @@
 // Shapes   base/device_kernels.h, DeviceAttendArgs; blocks base/kv_layout.h. Head sizes 64, 80, 96,
 //          128 and 256 by the tensor cores (attend_tensor.cuh), others in f32 (attend_general.cuh).
 // Threads  a thread block has a tile of 8 queries of one KV head and a split (attend_partial.cuh);
-//          each of its 4 warps (2 for 256 dimensions) takes every 4th block of the split, whole, and
-//          waits for no other warp until the end, where the warps' sums are added in their order.
+//          each of its 4 warps (2 for 256 dimensions) takes every 4th block of the split, whole,
+//          and waits for no other warp until the end, where their sums are added in order.
 //          A product of the tensor cores has 16 rows: query g is rows g and g + 8, its high and its
 //          low halves. Lane 4 g + t holds both, so that their sum needs no exchange; the scores of
 //          positions become weights in the registers where the next product wants them.

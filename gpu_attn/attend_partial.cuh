@@ -86,8 +86,8 @@ struct PartialsInShared {
   float l[kWarps][kAttendTileQueries];
 };
 
-/// Outputs of a query in shared memory are head_dim floats and these: the lanes of a warp, 8 queries
-/// by 4 dimensions, write to different banks then.
+/// Outputs of a query in shared memory are head_dim floats and these: the lanes of a warp, 8
+/// queries by 4 dimensions, write to different banks then.
 inline constexpr uint32_t kOutputPadding = 8;
 
 /// Adds the warps' sums in their order and writes the thread block's partials. `outputs` is

@@ -1,5 +1,5 @@
-// gpu_attn/attend_shape.cuh - where the bytes of a KV block lie in shared memory, how they get there
-// and how they leave as operands of the tensor cores. Why: the decode kernel's arithmetic
+// gpu_attn/attend_shape.cuh - where the bytes of a KV block lie in shared memory, how they get
+// there and how they leave as operands of the tensor cores. Why: the decode kernel's arithmetic
 // (attend_tensor.cuh) should not be read through its addresses.
 //
 // A stage in shared memory has the layout of the block in memory (base/kv_layout.h), so a copy is
@@ -98,7 +98,7 @@ __device__ __forceinline__ uint32_t position_of_row(uint32_t row) {
   return kPermuted ? row % 8 / 2 * 4 + row / 8 * 2 + row % 2 : row;
 }
 
-// ---- From memory to shared memory, in order as far as a warp reads 128 neighbouring bytes at least.
+// ---- From memory to shared memory. A warp reads 128 neighbouring bytes or more at a time.
 
 /// kRows rows, of which the permuted are 16.
 template <uint32_t kUnits, uint32_t kRows, bool kPermuted>
@@ -164,8 +164,8 @@ __device__ __forceinline__ void copy_item(unsigned char* stage, const std::byte*
   }
 }
 
-/// Zeros for those of V's positions [kBegin, kEnd) that are not below n_real: no one wrote them, and
-/// NaN times a weight of zero is NaN.
+/// Zeros for those of V's positions [kBegin, kEnd) that are not below n_real: no one wrote them,
+/// and NaN times a weight of zero is NaN.
 template <class Shape, uint32_t kBegin, uint32_t kEnd>
 __device__ __forceinline__ void clear_values(unsigned char* stage, uint32_t n_real, uint32_t lane) {
   if constexpr (Shape::kScaledV) {

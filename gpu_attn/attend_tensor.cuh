@@ -35,8 +35,8 @@ struct QueriesInShared {
   uint32_t end;                            // one more than the last that any does
 };
 
-/// The warp's way through its blocks and its part of shared memory. Item i of block b is copied when
-/// item i of block b - kStages has been read.
+/// The warp's way through its blocks and its part of shared memory. Item i of block b is copied
+/// when item i of block b - kStages has been read.
 template <class Shape>
 struct Pipeline {
   unsigned char* stages;
@@ -61,8 +61,8 @@ __device__ __forceinline__ void split_halves(float x, float y, uint32_t& high, u
   low = floats_to_f16x2(x - rounded.x, y - rounded.y);
 }
 
-/// The queries as the left operand, in shared memory: rows 0..7 of its 16 hold the high halves, rows
-/// 8..15 the low. A warp takes every kWarps-th query, scales it by a power of two to below 2^11 and
+/// The queries as the left operand, in shared memory: rows 0..7 of its 16 hold the high halves,
+/// rows 8..15 the low. A warp takes every kWarps-th query, scales it by a power of two to below 2^11 and
 /// splits it. All of it lies before a barrier.
 template <class Shape>
 __device__ __forceinline__ void store_queries(const DeviceAttendArgs& args,
