@@ -6,8 +6,8 @@
 //          group; out by row and head, so columns of out are cut, not heads.
 // Threads  block (x, y): columns [128 x, 128 x + 128) of row y. Lane = four columns, which are of
 //          one head; warp w = the w-th run of splits. Each keeps a running maximum, so that m, l
-//          and o of several splits are asked for at once and nothing waits for M. The warps' sums meet
-//          in shared memory and the first warp adds them in order.
+//          and o of several splits are asked for at once and nothing waits for M. The warps' sums
+//          meet in shared memory and the first warp adds them in order.
 // Bytes    merge_bytes(args).
 // Numbers  f32; exp as exp2 of a product (2 ulp). The order of sums depends on n_splits alone.
 #include <algorithm>
