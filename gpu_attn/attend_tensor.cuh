@@ -62,8 +62,8 @@ __device__ __forceinline__ void split_halves(float x, float y, uint32_t& high, u
 }
 
 /// The queries as the left operand, in shared memory: rows 0..7 of its 16 hold the high halves,
-/// rows 8..15 the low. A warp takes every kWarps-th query, scales it by a power of two to below 2^11
-/// and splits it. All of it lies before a barrier.
+/// rows 8..15 the low. A warp takes every kWarps-th query, scales it by a power of two to below
+/// 2^11 and splits it. All of it lies before a barrier.
 template <class Shape>
 __device__ __forceinline__ void store_queries(const DeviceAttendArgs& args,
                                               const AttendShare& share,
