@@ -8,12 +8,13 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 readonly suites="release asan tsan fuzz golden"
-declare -A budget_minutes=([release]=14 [asan]=16 [tsan]=9 [fuzz]=12 [golden]=6)
-readonly total_budget_minutes=40
+# A quiet machine of two cores takes about 36 minutes for all; the budgets leave room for one that is not.
+declare -A budget_minutes=([release]=18 [asan]=20 [tsan]=12 [fuzz]=12 [golden]=6)
+readonly total_budget_minutes=60
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
 readonly thread_tests='ThreadPool|PqHistory|Walk|Zoo|IoTest|TransferQueue|HungDevice|HungRing|BlockStore|BlockFaults|Spill\.'
 # What of the emulated kernels shows races in seconds: a fiber of the emulator is a thread to the thread sanitizer.
-readonly kernel_tests='BrokenRules|Emulat|Gpu_(copy|words|rotate|linear|embed|prefill)|Gpu_attend\.(groups|merge)'
+readonly kernel_tests='BrokenRules|Emulat|Gpu_(copy|words|rotate|linear|embed)|Gpu_prefill\.(q8_0|.*splits)|Gpu_attend\.(groups|merge)'
 readonly sanitizer_slow_tests='32K|FullLength|AThousand'
 fuzz_seconds() { case $1 in gguf*) echo 60 ;; *) echo 20 ;; esac; }
 

@@ -51,11 +51,15 @@ struct LaneRows {
   }
 };
 
+/// The number of f16's range that is nearest; NaN stays NaN.
+__device__ __forceinline__ float within_f16(float x) {
+  constexpr float kLargest = 65504.0f;
+  return x > kLargest ? kLargest : x < -kLargest ? -kLargest : x;
+}
+
 /// Two floats as f16; what is beyond f16 becomes its largest number.
 __device__ __forceinline__ uint32_t finite_f16x2(float low, float high) {
-  constexpr float kLargest = 65504.0f;
-  return floats_to_f16x2(fminf(fmaxf(low, -kLargest), kLargest),
-                         fminf(fmaxf(high, -kLargest), kLargest));
+  return floats_to_f16x2(within_f16(low), within_f16(high));
 }
 
 }  // namespace strata::gpu_attn
