@@ -60,6 +60,12 @@ __device__ __forceinline__ uint32_t floats_to_f16x2(float low, float high) {
   memcpy(&bits, &pair, sizeof bits);
   return bits;
 }
+/// The same; what is beyond f16 becomes its largest number. NaN stays NaN.
+__device__ __forceinline__ uint32_t floats_to_finite_f16x2(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
 /// Both halves of a less those of b.
 __device__ __forceinline__ uint32_t sub_f16x2(uint32_t a, uint32_t b) {
   __half2 x, y;
