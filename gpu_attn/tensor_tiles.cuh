@@ -51,15 +51,4 @@ struct LaneRows {
   }
 };
 
-/// The number of f16's range that is nearest; NaN stays NaN.
-__device__ __forceinline__ float within_f16(float x) {
-  constexpr float kLargest = 65504.0f;
-  return x > kLargest ? kLargest : x < -kLargest ? -kLargest : x;
-}
-
-/// Two floats as f16; what is beyond f16 becomes its largest number.
-__device__ __forceinline__ uint32_t finite_f16x2(float low, float high) {
-  return floats_to_f16x2(within_f16(low), within_f16(high));
-}
-
 }  // namespace strata::gpu_attn
