@@ -8,7 +8,7 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint32_t kListEntries = 16384;  // entries set and blocks copied by one launch
+constexpr uint64_t kListEntries = 16384;  // entries set and blocks copied by one launch
 
 uint64_t table_entries(uint32_t n_streams, uint64_t n_ctx) { return n_streams * blocks_for(n_ctx); }
 
@@ -37,7 +37,7 @@ DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_byte
   if (n_slots > 0)
     slots_ = DeviceBuffer::allocate(device, uint64_t{n_slots} * block_bytes_, "blocks of K and V");
   tables_ = DeviceBuffer::allocate(device, table_bytes(cache.shape(), n_ctx), "block tables");
-  entries_.assign(2 * table_entries(cache.n_streams(), n_ctx), 0);
+  entries_.assign(2 * table_entries(cache.n_streams(), n_ctx), nullptr);
   copies_.resize(n_homes);
   free_slots_.reserve(n_slots);
   for (uint32_t slot = n_slots; slot-- > 0;) free_slots_.push_back(slot);
@@ -102,11 +102,10 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home
   const uint64_t at = stream_idx * stride_ + block_idx;
   for (const auto& [index, value] :
        {std::pair{at, block}, std::pair{at + entries_.size() / 2, home_address}}) {
-    const auto word = reinterpret_cast<uint64_t>(value);
-    if (entries_[index] == word) continue;
-    entries_[index] = word;
+    if (entries_[index] == value) continue;
+    entries_[index] = value;
     set_index_[n_set_] = static_cast<uint32_t>(index);
-    set_value_[n_set_] = word;
+    set_value_[n_set_] = reinterpret_cast<uint64_t>(value);
     ++n_set_;
   }
 }
@@ -184,8 +183,8 @@ void DeviceKv::end_step(Stream& stream, bool is_mirrored) {
     for (uint32_t i = first; i < end; ++i) {
       const uint64_t at = stream_idx * stride_ + i;
       if (entries_[at] == entries_[at + half]) continue;  // was written at home
-      copy_from_[n_copies_] = reinterpret_cast<std::byte*>(entries_[at]);
-      copy_to_[n_copies_] = reinterpret_cast<std::byte*>(entries_[at + half]);
+      copy_from_[n_copies_] = entries_[at];
+      copy_to_[n_copies_] = entries_[at + half];
       ++n_copies_;
       counts_.written_bytes += block_bytes_;
       flush_lists(stream, false);

@@ -74,8 +74,8 @@ class DeviceKv {
   std::span<std::byte*> copy_to_;
   uint32_t n_set_ = 0;
   uint32_t n_copies_ = 0;
-  std::vector<uint64_t> entries_;  // what the tables hold, [2][n_streams, stride]
-  std::vector<Copy> copies_;       // by home
+  std::vector<std::byte*> entries_;  // what the tables hold, [2][n_streams, stride]
+  std::vector<Copy> copies_;         // by home
   std::vector<uint32_t> free_slots_;
   bool is_swept_ = false;  // in this step, and no slot came free
   uint64_t edition_ = 0;

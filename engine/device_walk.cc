@@ -86,6 +86,7 @@ struct DeviceWalk::State {
   void fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored);
   void queue(uint32_t n_rows, std::span<const uint32_t> logit_rows);
   void capture(std::span<const uint32_t> logit_rows);
+  void drop_capture() noexcept;
   void queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows);
   void run_parts(const DeviceRows& rows, std::span<float> logits, bool is_mirrored);
   void end_what_is_queued() noexcept;
@@ -149,15 +150,21 @@ void DeviceWalk::State::queue(uint32_t n_rows, std::span<const uint32_t> logit_r
       "run a step");
 }
 
+/// Or the stream keeps what is queued after it.
+void DeviceWalk::State::drop_capture() noexcept {
+  try {
+    (void)stream.end_capture();
+  } catch (const Error&) {
+    return;  // what broke the capture is the one to be told
+  }
+}
+
 void DeviceWalk::State::capture(std::span<const uint32_t> logit_rows) {
   stream.begin_capture();
   try {
     queue(1, logit_rows);
   } catch (...) {
-    try {
-      (void)stream.end_capture();  // or the stream keeps what comes after
-    } catch (const Error&) {
-    }
+    drop_capture();
     throw;
   }
   token_step = stream.end_capture();
@@ -183,7 +190,8 @@ void DeviceWalk::State::queue_captured(uint32_t pos, std::span<const uint32_t> l
 void DeviceWalk::State::end_what_is_queued() noexcept {
   try {
     stream.wait();
-  } catch (const Error&) {  // the step's own error is the one to be told
+  } catch (const Error&) {
+    return;  // the step's own error is the one to be told
   }
 }
 
