@@ -136,8 +136,15 @@ void DeviceKv::settle(const Sequence& sequence, uint32_t layer, uint32_t first_b
 }
 
 void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows) {
+  if (n_set_ + n_copies_ > 0) {  // of a step that was given up while it was listed
+    flush_lists(stream, true);
+    stream.wait();
+  }
   first_row_ = sequence.n_pos();
-  const bool is_next = sequence.edition() == edition_ && end_row_ == first_row_;
+  // The store may move blocks of a saved context out of memory behind the sequence's back.
+  const uint64_t n_evicted = cache_.store().counts().extents_evicted;
+  const bool is_next =
+      sequence.edition() == edition_ && end_row_ == first_row_ && n_evicted == n_evicted_;
   end_row_ = first_row_ + n_rows;
   STRATA_CHECK(end_row_ <= stride_ * kBlockPositions, "row %u of a table of %llu blocks", end_row_,
                static_cast<unsigned long long>(stride_));
@@ -164,6 +171,7 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
     }
   flush_lists(stream, true);
   edition_ = sequence.edition();
+  n_evicted_ = cache_.store().counts().extents_evicted;
 }
 
 void DeviceKv::end_step(Stream& stream, bool is_mirrored) {

@@ -79,6 +79,7 @@ class DeviceKv {
   std::vector<uint32_t> free_slots_;
   bool is_swept_ = false;  // in this step, and no slot came free
   uint64_t edition_ = 0;
+  uint64_t n_evicted_ = 0;  // extents, when the tables were made
   uint32_t first_row_ = 0;
   uint32_t end_row_ = 0;
   DeviceKvCounts counts_;

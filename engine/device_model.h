@@ -53,8 +53,8 @@ class DeviceWeights {
   DeviceBuffer head_;  // output projection, vectors
   uint64_t head_used_ = 0;
   std::vector<DeviceBuffer> layers_;  // those that stay
-  DeviceBuffer slots_;
-  PinnedMemory pages_;  // of the host's weights, where layers pass
+  PinnedMemory pages_;                // of the host's weights, where layers pass
+  DeviceBuffer slots_;                // goes before the pages: the driver ends copies into it first
   std::unique_ptr<gpu_attn::StreamedWeights> streamed_;
   std::unique_ptr<gpu_attn::LayerWeightsSource> source_;  // of a model that stays whole
 };

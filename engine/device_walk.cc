@@ -69,6 +69,7 @@ struct DeviceWalk::State {
         host_memory(HostMemory::reserve(input_bytes() + logit_bytes())),
         pinned(PinnedMemory::pin(device, {host_memory.data(), host_memory.size()})) {
     tables.resize(weights.model().layers.size());
+    wanted.reserve(sizes.max_logit_rows);
   }
 
   uint64_t input_bytes() const {
@@ -84,7 +85,10 @@ struct DeviceWalk::State {
   void fill_inputs(const DeviceRows& rows, uint32_t first, uint32_t n_rows);
   void fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored);
   void queue(uint32_t n_rows, std::span<const uint32_t> logit_rows);
+  void capture(std::span<const uint32_t> logit_rows);
   void queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows);
+  void run_parts(const DeviceRows& rows, std::span<float> logits, bool is_mirrored);
+  void end_what_is_queued() noexcept;
   void run_part(const DeviceRows& rows, uint32_t first, uint32_t n_rows, bool is_mirrored,
                 std::span<const uint32_t> logit_rows, std::span<float> logits);
 
@@ -100,6 +104,7 @@ struct DeviceWalk::State {
   HostMemory host_memory;  // inputs, then logits
   PinnedMemory pinned;
   std::vector<DeviceKvTable> tables;  // [n_layers]
+  std::vector<uint32_t> wanted;       // rows of a part that want logits
   // A decoded token's step, good for rows at positions [begin, end): the host queues it by one call
   // instead of a dozen per layer.
   Graph token_step;
@@ -144,6 +149,20 @@ void DeviceWalk::State::queue(uint32_t n_rows, std::span<const uint32_t> logit_r
       "run a step");
 }
 
+void DeviceWalk::State::capture(std::span<const uint32_t> logit_rows) {
+  stream.begin_capture();
+  try {
+    queue(1, logit_rows);
+  } catch (...) {
+    try {
+      (void)stream.end_capture();  // or the stream keeps what comes after
+    } catch (const Error&) {
+    }
+    throw;
+  }
+  token_step = stream.end_capture();
+}
+
 /// Attention is cut for the blocks that the text has at the end of the range, and windowed layers
 /// look at those of all of it: so the range is short beside the text.
 void DeviceWalk::State::queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows) {
@@ -153,13 +172,19 @@ void DeviceWalk::State::queue_captured(uint32_t pos, std::span<const uint32_t> l
         n_blocks + std::clamp(n_blocks / kCaptureShare, 1u, kCaptureBlocksMax), sizes.max_blocks);
     fill_tables(pos, end_block, true);
     token_step_end = 0;
-    stream.begin_capture();
-    queue(1, logit_rows);
-    token_step = stream.end_capture();
+    capture(logit_rows);
     token_step_begin = pos;
     token_step_end = end_block * kBlockPositions;
   }
   stream.run(token_step);
+}
+
+/// What is queued reads memory that the next step writes. Of a device that is lost nothing ends.
+void DeviceWalk::State::end_what_is_queued() noexcept {
+  try {
+    stream.wait();
+  } catch (const Error&) {  // the step's own error is the one to be told
+  }
 }
 
 void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_t n_rows,
@@ -190,34 +215,41 @@ const DevicePlan& DeviceWalk::plan() const { return state_->plan; }
 const DeviceKvCounts& DeviceWalk::kv_counts() const { return state_->kv.counts(); }
 uint64_t DeviceWalk::streamed_bytes() const { return state_->weights.streamed_bytes(); }
 
-void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits,
-                     const std::atomic<bool>* cancel) {
-  State& s = *state_;
+/// Rows with more logits than one pass gives are walked in parts, each as its predecessor's next.
+void DeviceWalk::State::run_parts(const DeviceRows& rows, std::span<float> logits,
+                                  bool is_mirrored) {
   const auto n_rows = static_cast<uint32_t>(rows.positions.size());
-  const bool is_mirrored = n_rows <= kDeviceFewRows;
-  s.kv.begin_step(s.stream, *rows.sequence, n_rows);
-  // Rows with more logits than one pass gives are walked in parts, each as its predecessor's next.
+  const uint64_t vocab_size = weights.model().vocab_size;
   uint32_t n_logits = 0;
-  std::vector<uint32_t> wanted;
   for (uint32_t first = 0, end = 0; first < n_rows; first = end) {
-    if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
-      throw Error(ErrorCode::kCancelled, "the step was stopped");
     const uint32_t begin_logits = n_logits;
     wanted.clear();
-    end = std::min(n_rows, first + s.part_rows);
+    end = std::min(n_rows, first + part_rows);
     for (; n_logits < rows.logit_rows.size() && rows.logit_rows[n_logits] < end; ++n_logits) {
-      if (wanted.size() == s.sizes.max_logit_rows) {
+      if (wanted.size() == sizes.max_logit_rows) {
         end = rows.logit_rows[n_logits - 1] + 1;
         break;
       }
       wanted.push_back(rows.logit_rows[n_logits] - first);
     }
-    const uint64_t vocab_size = s.weights.model().vocab_size;
-    s.run_part(rows, first, end - first, is_mirrored, wanted,
-               logits.subspan(begin_logits * vocab_size, wanted.size() * vocab_size));
+    run_part(rows, first, end - first, is_mirrored, wanted,
+             logits.subspan(begin_logits * vocab_size, wanted.size() * vocab_size));
   }
-  s.kv.end_step(s.stream, is_mirrored);
-  s.stream.wait();
+}
+
+void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits) {
+  State& s = *state_;
+  const auto n_rows = static_cast<uint32_t>(rows.positions.size());
+  const bool is_mirrored = n_rows <= kDeviceFewRows;
+  try {
+    s.kv.begin_step(s.stream, *rows.sequence, n_rows);
+    s.run_parts(rows, logits, is_mirrored);
+    s.kv.end_step(s.stream, is_mirrored);
+    s.stream.wait();
+  } catch (...) {
+    s.end_what_is_queued();
+    throw;
+  }
 }
 
 }  // namespace strata::engine

@@ -4,7 +4,6 @@
 // operations.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -42,9 +41,9 @@ class DeviceWalk {
   ~DeviceWalk();
 
   /// Computes the rows: their K and V are on the device and at home, the logits of logit_rows in
-  /// `logits` [n, vocab_size]. Errors: those of DeviceKv::begin_step; kCancelled where the flag is
-  /// set.
-  void run(const DeviceRows& rows, std::span<float> logits, const std::atomic<bool>* cancel);
+  /// `logits` [n, vocab_size]. Waits for it; after an error nothing of it is under way. Errors:
+  /// those of DeviceKv::begin_step; kDeviceLost.
+  void run(const DeviceRows& rows, std::span<float> logits);
 
   const DevicePlan& plan() const;
   const DeviceKvCounts& kv_counts() const;

@@ -105,8 +105,9 @@ std::string Engine::beyond_devices() const {
 }
 
 void Engine::plan_for_device(const OpenDevice& device) {
-  const uint64_t hbm_bytes =
-      options_.hbm_bytes > 0 ? options_.hbm_bytes : usable_device_bytes(device.facts().free_bytes);
+  const uint64_t free_bytes = device.facts().free_bytes;
+  const uint64_t hbm_bytes = options_.hbm_bytes > 0 ? std::min(options_.hbm_bytes, free_bytes)
+                                                    : usable_device_bytes(free_bytes);
   device_plan_ =
       plan_device(device_needs(device_model_, *file_, spec_.shape, device.facts(), context_.n_ctx,
                                context_.kv.slot_bytes, context_.chunk_rows),
@@ -141,9 +142,12 @@ void Engine::choose_device() {
   }
 }
 
-/// For the fingerprint: cards of one kind compute the same bits.
+/// For the fingerprint: cards of one kind compute the same bits. How attention is cut follows from
+/// their multiprocessors.
 std::string Engine::device_name() const {
-  return device_ ? fmt::format("cuda {}", device_->facts().capability) : "";
+  if (!device_) return "";
+  return fmt::format("cuda {} x {}", device_->facts().capability,
+                     device_->facts().n_multiprocessors);
 }
 
 /// Of the spill file, which its folder must be able to hold.

@@ -124,7 +124,8 @@ Walk::State::State(const Model& m, KvCache& c, const KernelTable& kernel_table, 
 void Walk::State::reserve_lists() {
   uint32_t n_kv_heads = 0;
   for (const LayerShape& layer : shape.layers) n_kv_heads = std::max(n_kv_heads, layer.n_kv_heads);
-  for (auto* list : {&positions, &logit_rows}) list->reserve(max_rows);
+  for (auto* list : {&positions, &logit_rows, &group_logit_rows}) list->reserve(max_rows);
+  group_angles.reserve(cos_sin.size());
   tokens.reserve(max_rows);
   groups.reserve(max_rows);
   step_shape.sequences.reserve(max_rows);
@@ -247,8 +248,7 @@ void Walk::State::run_on_device() {
   ++counts.steps;
   embed();
   logit_values.resize(logit_rows.size() * uint64_t{shape.vocab_size});
-  std::vector<std::span<const float>> angles(cos_sin.size());
-  std::vector<uint32_t> wanted;
+  group_angles.resize(cos_sin.size());
   uint64_t n_done = 0;
   for (const Group& group : groups) {
     check_cancelled();
@@ -256,18 +256,18 @@ void Walk::State::run_on_device() {
       return rows.subspan(group.row_begin * width, group.n_rows * width);
     };
     for (uint32_t set = 0; set < cos_sin.size(); ++set)
-      angles[set] = of_group(cos_sin[set], model.spec().rope_sets[set].n_rot);
-    wanted.clear();
+      group_angles[set] = of_group(cos_sin[set], model.spec().rope_sets[set].n_rot);
+    group_logit_rows.clear();
     for (const uint32_t row : logit_rows)
       if (row >= group.row_begin && row < group.row_begin + group.n_rows)
-        wanted.push_back(row - group.row_begin);
-    const uint64_t n_values = wanted.size() * uint64_t{shape.vocab_size};
+        group_logit_rows.push_back(row - group.row_begin);
+    const uint64_t n_values = group_logit_rows.size() * uint64_t{shape.vocab_size};
     device->run({.sequence = group.sequence,
                  .residual = of_group(residual, shape.d_model),
                  .positions = std::span(positions).subspan(group.row_begin, group.n_rows),
-                 .cos_sin = angles,
-                 .logit_rows = wanted},
-                std::span(logit_values).subspan(n_done, n_values), cancel);
+                 .cos_sin = group_angles,
+                 .logit_rows = group_logit_rows},
+                std::span(logit_values).subspan(n_done, n_values));
     n_done += n_values;
   }
 }

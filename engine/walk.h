@@ -103,7 +103,7 @@ class Walk {
   void set_cancel(const std::atomic<bool>* flag);
   const std::atomic<bool>* cancel() const;
   /// From now on a step calls this between its operations, on the calling thread; what it throws
-  /// ends the step. Empty = it calls nothing.
+  /// ends the step. Empty = it calls nothing. Steps on a device have no such operations.
   void set_between_operations(std::function<void()> between);
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.

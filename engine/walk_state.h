@@ -197,6 +197,9 @@ struct Walk::State {
   std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
 
   std::unique_ptr<DeviceWalk> device;  // runs the plan in place of the operations above
+  // What the device gets of one group: angles per RoPE set, and which of its rows want logits.
+  std::vector<std::span<const float>> group_angles;
+  std::vector<uint32_t> group_logit_rows;
 
   bool is_selected = false;              // the step's full layers attend what was chosen
   std::unique_ptr<Selection> selection;  // null where no step may be selected

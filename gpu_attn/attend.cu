@@ -1,3 +1,36 @@
+// Decode attention: few rows over a long table of KV blocks, as partials by splits.
+//
+// Formula  per query over the positions p of a split that it attends: s[p] = q . k[p],
+//          m = max s[p], l = sum exp(s[p] - m), o = sum exp(s[p] - m) v[p].
+// Shapes   base/device_kernels.h, DeviceAttendArgs; blocks base/kv_layout.h. Head sizes 64, 80, 96,
+//          128 and 256 by the tensor cores (attend_tensor.cuh), others in f32 (attend_general.cuh).
+// Threads  a thread block has a tile of 8 queries of one KV head and a split (attend_partial.cuh);
+//          each of its 4 warps (2 for 256 dimensions) takes every 4th block of the split, whole,
+//          and waits for no other warp until the end, where their sums are added in order.
+//          A product of the tensor cores has 16 rows: query g is rows g and g + 8, its high and its
+//          low halves. Lane 4 g + t holds both, so that their sum needs no exchange; the scores of
+//          positions become weights in the registers where the next product wants them.
+// Memory   a warp copies its blocks by cp.async into a ring of its own, in 3 or 4 items a block
+//          (attend_shape.cuh), and all but one item of the ring are on their way while it computes:
+//          about 12 KB a warp, 144 KB a multiprocessor of an H100, where the product of bandwidth
+//          and latency asks for 20 to 30. The table's entries are read a block ahead.
+//          Every instruction of a warp reads 128 to 512 neighbouring bytes, so blocks in pinned
+//          host memory are read as they are, in requests of the size that the link likes.
+// Bytes    attend_bytes(args): K and V once for each tile of queries, q, and the partials.
+//          FLOP are 4 * 16 * head_dim a position and tile, of which a half to an eighth is asked
+//          for: 256 products of 16 x 8 x 16 per 64 KB of f16, 16 times less than an H100 has time
+//          for.
+// Numbers  q is scaled by a power of two to below 2^11 and split into two f16, weights are times
+//          2^14 (the bias, below) and split likewise: 22 bits of each, products exact, sums in f32.
+//          int8 is exact in f16. A scale of K multiplies the sum of its group of 32 dimensions; a
+//          scale of V multiplies the weights, as a rounded product and its remainder. exp is exp2
+//          of one fused multiply-add (2 ulp). Positions beyond a query's own are -inf before they
+//          count, V that no one wrote is cleared; a NaN or infinity in V of a position that another
+//          row of the tile attends reaches every query of the tile.
+//          Bits depend on the splits and the tiles, on nothing else.
+// Lost     q in registers: 32 more of them, spills at three thread blocks a multiprocessor. Groups
+//          of K's scales unrolled: spills at 256 dimensions. Scales of V times weights in f32: ten
+//          instructions for two weights, where pairs of f16 take three.
 #include "base/check.h"
 #include "gpu_attn/attend_general.cuh"
 #include "gpu_attn/attend_tensor.cuh"

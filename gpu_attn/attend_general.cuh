@@ -103,9 +103,8 @@ __device__ __forceinline__ void general_block(const DeviceAttendArgs& args,
 #pragma unroll
     for (int step = 16; step > 0; step /= 2)
       top = fmaxf(top, __shfl_xor_sync(kFullMask, top, step));
-    const bool is_empty = top == minus_infinity();
-    shrink[j] = is_empty ? 1 : exp2_approx(state.top[j] - top);
-    const float weight = is_empty ? 0 : exp2_approx(score - top);
+    shrink[j] = state.top[j] == top ? 1 : exp2_approx(state.top[j] - top);
+    const float weight = is_attended ? exp2_approx(score - top) : 0;
     state.top[j] = top;
     state.l[j] = fmaf(state.l[j], shrink[j], weight);
     weights[lane * 8 + j] = weight;
@@ -116,7 +115,8 @@ __device__ __forceinline__ void general_block(const DeviceAttendArgs& args,
   __syncwarp(kFullMask);
 }
 
-__global__ void __launch_bounds__(kGeneralWarps * 32) attend_general(const DeviceAttendArgs args) {
+__global__ void __launch_bounds__(kGeneralWarps * 32, 4)
+    attend_general(const DeviceAttendArgs args) {
   GPU_DYN_SHARED(shared);
   GPU_SHARED(PartialsInShared<kGeneralWarps>, partials);
   const uint32_t head_dim = args.layout.head_dim;

@@ -106,11 +106,11 @@ __device__ __forceinline__ void write_partials(const DeviceAttendArgs& args,
     const uint32_t quad = i % n_quads;
     float top = minus_infinity();
     for (uint32_t warp = 0; warp < n_warps; ++warp) top = fmaxf(top, partials.top[warp][query]);
-    const bool is_empty = top == minus_infinity();
     float4 o = make_float4(0, 0, 0, 0);
     float l = 0;
-    for (uint32_t warp = 0; warp < n_warps && !is_empty; ++warp) {
-      if (partials.top[warp][query] == minus_infinity()) continue;
+    for (uint32_t warp = 0; warp < n_warps; ++warp) {
+      const float l_of_warp = partials.l[warp][query];
+      if (l_of_warp == 0) continue;  // it has nothing
       const float factor = exp2_approx(partials.reference[warp][query] - top);
       const auto* from = reinterpret_cast<const float4*>(
           outputs + (warp * kAttendTileQueries + query) * (head_dim + kOutputPadding));
@@ -119,11 +119,12 @@ __device__ __forceinline__ void write_partials(const DeviceAttendArgs& args,
       o.y = fmaf(part.y, factor, o.y);
       o.z = fmaf(part.z, factor, o.z);
       o.w = fmaf(part.w, factor, o.w);
-      l = fmaf(partials.l[warp][query], factor, l);
+      l = fmaf(l_of_warp, factor, l);
     }
     reinterpret_cast<float4*>(args.o + (first + query) * head_dim)[quad] = o;
     if (quad == 0) {
-      args.m[first + query] = is_empty ? top : top * kLn2;
+      // The largest of scores that are all NaN is -inf: l, which they reached, makes it NaN.
+      args.m[first + query] = l == 0 ? top : fmaf(l, 0, top * kLn2);
       args.l[first + query] = l;
     }
   }

@@ -98,8 +98,7 @@ __device__ __forceinline__ uint32_t position_of_row(uint32_t row) {
   return kPermuted ? row % 8 / 2 * 4 + row / 8 * 2 + row % 2 : row;
 }
 
-// ---- From memory to shared memory, in order as far as a warp reads 128 neighbouring bytes at
-// least.
+// ---- From memory to shared memory. A warp reads 128 neighbouring bytes or more at a time.
 
 /// kRows rows, of which the permuted are 16.
 template <uint32_t kUnits, uint32_t kRows, bool kPermuted>

@@ -1,6 +1,6 @@
 // gpu_attn/attend_splits.h - the host's arithmetic of decode attention: how a table is cut so that
 // the launch fills a card, and what bytes a launch moves. Why: engines choose splits, benches
-// divide by the bytes, and neither should know the kernels. Nothing here is CUDA.
+// divide by bytes, and neither should know the kernels. Nothing here is CUDA.
 #pragma once
 
 #include <cstdint>

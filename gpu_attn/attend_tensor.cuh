@@ -1,5 +1,5 @@
 // gpu_attn/attend_tensor.cuh - decode attention by the tensor cores, for the head sizes that models
-// have. Its words are at the top of attend.cu.
+// have. What it does and why: the top of attend.cu.
 #pragma once
 
 #include "gpu_attn/attend_partial.cuh"
@@ -383,8 +383,7 @@ __device__ __forceinline__ void store_sums(const QueryState<Shape>& state,
   l += __shfl_xor_sync(kFullMask, l, 1);
   l += __shfl_xor_sync(kFullMask, l, 2);
   if (t == 0) {
-    const bool is_empty = state.top == minus_infinity();
-    partials.top[warp][query] = is_empty ? state.top : state.top * state.per_unit;
+    partials.top[warp][query] = state.top * state.per_unit;
     partials.reference[warp][query] = state.reference;
     partials.l[warp][query] = l;
   }

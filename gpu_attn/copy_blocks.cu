@@ -5,7 +5,7 @@
 // Threads  one thread block copies one KV block: 256 threads, 16 bytes each at a time, four loads
 //          under way before the first store, so that a read across the link has 16 KiB in flight
 //          per thread block
-// Bytes    copy_blocks_bytes(args)
+// Bytes    copy_blocks_bytes(args), set_words_bytes(args)
 #include "base/check.h"
 #include "gpu_attn/copy_bytes.h"
 #include "gpu_attn/device_stream.cuh"

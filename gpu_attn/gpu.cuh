@@ -9,12 +9,14 @@
 //   threadIdx, blockIdx, blockDim, gridDim; __device__, __forceinline__; float2, float4, uint2,
 //   uint4, int4 and make_*; fmaf, rsqrtf, fmaxf, fminf, min, max, expf, log2f, tanhf
 //   GPU_SHARED(T, name, [n]...) and GPU_DYN_SHARED(name): shared memory, static and as large as the
-//     launch says; both are garbage before they are written (the emulator fills them with NaN)
+//     launch says; both are garbage before they are written (the emulator fills them with NaN). The
+//     first is aligned as T is and no better: uint4 for what is moved 16 bytes at a time
 //   __syncthreads(), each on a line of its own; __syncwarp(mask)
 //   __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, __any_sync,
 //     __all_sync, __reduce_add_sync, __reduce_max_sync, __reduce_min_sync: explicit masks, and
 //     every lane of the mask reaches the same call
-//   atomicAdd, atomicMax on uint32_t and atomicAdd on float; __threadfence()
+//   atomicAdd, atomicMax on uint32_t and atomicAdd on float; __threadfence(), by the writer before
+//     the atomic that says so and by the reader after it
 //   the functions below
 //
 // Not: spinning on another block (the emulator runs blocks one after another), grid-wide barriers,
@@ -58,6 +60,12 @@ __device__ __forceinline__ uint32_t floats_to_f16x2(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   uint32_t bits;
   memcpy(&bits, &pair, sizeof bits);
+  return bits;
+}
+/// The same; what is beyond f16 becomes its largest number. NaN stays NaN.
+__device__ __forceinline__ uint32_t floats_to_finite_f16x2(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
   return bits;
 }
 /// Both halves of a less those of b.

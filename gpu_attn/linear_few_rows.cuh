@@ -76,8 +76,11 @@ __device__ __forceinline__ void store_joined(float (&acc)[kRows * kWidth], uint3
   constexpr uint32_t kSharers = 32 / kSides;        // lanes that hold the same
   constexpr uint32_t kCount = kRows * kWidth;
   constexpr uint32_t kLeft = kCount > kSharers ? kCount / kSharers : 1;
+  // Lanes that differ in these bits alone hold the same sums: the first of them writes.
+  constexpr uint32_t kSame = kCount < kSharers ? 32 / kCount - kSides : 0;
   uint32_t first = 0;
   join_lanes<kCount, 16, kSides>(acc, lane, first);
+  if ((lane & kSame) != 0) return;
 #pragma unroll
   for (uint32_t i = 0; i < kLeft; ++i) {
     const uint32_t at = first + i;

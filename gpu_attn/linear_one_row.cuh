@@ -11,62 +11,6 @@
 namespace strata::gpu_attn {
 namespace {
 
-/// The codes of four output rows of one chunk.
-template <TensorType kType>
-struct ChunkCodes {
-  static constexpr PanelLayout kLayout = kLayoutOf<kType>;
-  static constexpr uint32_t kPlanes = kLayout.low_bits + kLayout.high_bits;
-  static constexpr uint32_t kQuads = kLayout.group / 4;  // of a group
-  static constexpr uint32_t kChunkBytes = kLayout.chunk_bytes();
-
-  uint32_t planes[kPlanes][kLaneRows];
-
-  __device__ __forceinline__ void load(const uint8_t* codes, uint32_t chunk, uint32_t quarter) {
-    const uint8_t* at = codes + uint64_t{chunk} * kChunkBytes + quarter * 16;
-#pragma unroll
-    for (uint32_t i = 0; i < kPlanes; ++i) {
-      const uint4 vector = load16_once(at + i * 64);
-      planes[i][0] = vector.x;
-      planes[i][1] = vector.y;
-      planes[i][2] = vector.z;
-      planes[i][3] = vector.w;
-    }
-  }
-
-  /// Quads of group `group` of row e, four codes to a dword.
-  __device__ __forceinline__ void unpack(uint32_t group, uint32_t e,
-                                         uint32_t (&quads)[kQuads]) const {
-    if constexpr (kLayout.is_table) {
-#pragma unroll
-      for (uint32_t t = 0; t < 4; ++t) look_up_codes(planes[t][e], quads[t], quads[4 + t]);
-    } else {
-#pragma unroll
-      for (uint32_t t = 0; t < kQuads; ++t) quads[t] = quad(group * kQuads + t, e);
-    }
-  }
-
- private:
-  __device__ __forceinline__ uint32_t quad(uint32_t t, uint32_t e) const {
-    constexpr uint32_t kLow = kLayout.low_bits;
-    constexpr uint32_t kHigh = kLayout.high_bits;
-    if constexpr (kLow == 8) {
-      return planes[t][e];
-    } else {
-      const uint32_t vector = kLow == 4 ? t % 4 : t / 4;
-      const uint32_t shift = kLow == 4 ? 4 * (t / 4) : 2 * (t % 4);
-      const uint32_t low = planes[vector][e] >> shift & ((1u << kLow) - 1) * kEachByte;
-      if constexpr (kHigh == 0) {
-        return low;
-      } else {
-        const uint32_t plane = planes[kLow + (kHigh == 1 ? 0 : t / 4)][e];
-        const uint32_t bit = kHigh == 1 ? t : 2 * (t % 4);
-        const uint32_t high = bit < kLow ? plane << (kLow - bit) : plane >> (bit - kLow);
-        return low | (high & (((1u << kHigh) - 1) << kLow) * kEachByte);
-      }
-    }
-  }
-};
-
 template <TensorType kType>
 __device__ __forceinline__ void add_one_row(const FewRowsArgs& args, const WarpWork& work) {
   using Codes = ChunkCodes<kType>;

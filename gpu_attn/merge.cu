@@ -25,7 +25,8 @@ constexpr uint32_t kMaxWarps = 16;
 constexpr uint32_t kColumns = 128;     // of a thread block
 constexpr uint32_t kSplitsAtOnce = 4;  // that a lane asks for
 
-/// Sums relative to exp(top).
+/// Sums relative to exp(top). Nothing has been added while l is 0: top alone does not say so, for a
+/// NaN is no maximum.
 struct Running {
   float top;
   float l;
@@ -40,9 +41,9 @@ __device__ __forceinline__ void add(Running& to, float factor, float l, float4 o
   to.o.w = fmaf(factor, o.w, to.o.w);
 }
 
-/// Makes the sums relative to `top`, which is no less than theirs and finite.
+/// Makes the sums relative to `top`, which is no less than theirs.
 __device__ __forceinline__ void raise(Running& running, float top) {
-  const float shrink = exp2_approx((running.top - top) * kLog2E);
+  const float shrink = running.l == 0 ? 0 : exp2_approx((running.top - top) * kLog2E);
   running.top = top;
   running.l *= shrink;
   running.o = scale4(running.o, shrink);
@@ -57,19 +58,21 @@ __device__ __forceinline__ Running run_of_splits(const DeviceMergeArgs& args, ui
     float m[kSplitsAtOnce], l[kSplitsAtOnce];
     float4 o[kSplitsAtOnce];
     float top = running.top;
+    float l_sum = 0;
 #pragma unroll
     for (uint32_t i = 0; i < kSplitsAtOnce; ++i) {
       const uint64_t split = min(first + i, end - 1);
-      m[i] = first + i < end ? args.m[split * n_queries + query] : minus_infinity();
-      l[i] = args.l[split * n_queries + query];
+      m[i] = args.m[split * n_queries + query];
+      l[i] = first + i < end ? args.l[split * n_queries + query] : 0;
       o[i] = load4(args.o + split * n_queries * args.head_dim + element, 0);
       top = fmaxf(top, m[i]);
+      l_sum += l[i];
     }
-    if (top == minus_infinity()) continue;
+    if (l_sum == 0) continue;
     raise(running, top);
 #pragma unroll
     for (uint32_t i = 0; i < kSplitsAtOnce; ++i)
-      add(running, exp2_approx((m[i] - top) * kLog2E), l[i], o[i]);
+      if (l[i] != 0) add(running, exp2_approx((m[i] - top) * kLog2E), l[i], o[i]);
   }
   return running;
 }
@@ -96,12 +99,12 @@ __global__ void __launch_bounds__(kMaxWarps * 32) merge_splits(const DeviceMerge
   Running all = runs[0][lane];
   for (uint32_t w = 1; w < n_warps; ++w) {
     const Running& next = runs[w][lane];
-    if (next.top == minus_infinity()) continue;
+    if (next.l == 0) continue;
     const float top = fmaxf(all.top, next.top);
     raise(all, top);
     add(all, exp2_approx((next.top - top) * kLog2E), next.l, next.o);
   }
-  const bool is_empty = all.top == minus_infinity();
+  const bool is_empty = all.l == 0;
   const float4 out =
       is_empty ? zero4()
                : make_float4(all.o.x / all.l, all.o.y / all.l, all.o.z / all.l, all.o.w / all.l);

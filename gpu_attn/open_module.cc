@@ -54,13 +54,13 @@ std::vector<std::string> cuda_module_paths() {
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
   const fs::path folder = program.parent_path();
   if (!error) paths.push_back((folder / kCudaModuleName).string());
-#ifdef STRATA_BUILT_MODULE_FOLDER
-  paths.push_back(std::string(STRATA_BUILT_MODULE_FOLDER) + "/" + kCudaModuleName);
-#endif
 #ifdef STRATA_MODULE_FOLDER_FROM_PROGRAM
   if (!error)
     paths.push_back(
         (folder / STRATA_MODULE_FOLDER_FROM_PROGRAM / kCudaModuleName).lexically_normal().string());
+#endif
+#ifdef STRATA_BUILT_MODULE_FOLDER
+  paths.push_back(std::string(STRATA_BUILT_MODULE_FOLDER) + "/" + kCudaModuleName);
 #endif
   return paths;
 }

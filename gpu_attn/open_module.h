@@ -20,8 +20,8 @@ struct CudaDevices {
   std::string reason;  // why there is none: "no CUDA device: ..."
 };
 
-/// Where the module is looked for, in order: beside the program, where this build made it, in the
-/// library folder of an installation.
+/// Where the module is looked for, in order: beside the program, in the library folder of an
+/// installation, where this build made it.
 std::vector<std::string> cuda_module_paths();
 
 /// What a table says of the devices of this machine.

@@ -4,22 +4,17 @@
 //           nearest, at most f16's largest number in magnitude.
 // Shapes    a matrix of panels (base/panel_layout.inc) to out [n_panels * 16, n_in] f16: rows of
 //           the last panel that the matrix has not are zeros, as packed.
-// Threads   one writes 16 bytes: eight neighbouring inputs of one row; four threads a chunk of 32
-//           inputs, so that the writes are whole sectors. A block works on 16 rows and goes along
-//           kRunChunks chunks, four at a time.
-// Bytes     the panels once, two bytes per weight written.
+// Threads   a warp decodes the 16 rows of eight chunks (256 inputs), a lane four rows of one chunk
+//           (panel_chunk.cuh), and writes them row by row, 512 bytes at a time, through shared
+//           memory. Warps have nothing to do with each other.
+// Bytes     the panels once, two bytes per weight written: 2.6 per weight of Q4_K.
 #pragma once
 
-#include <stdint.h>
-
-#include "base/packed_matrix.h"
-#include "gpu_attn/gpu.cuh"
+#include "gpu_attn/panel_chunk.cuh"
 #include "gpu_attn/tensor_tiles.cuh"
 
 namespace strata::gpu_attn {
 namespace {
-
-#include "base/panel_layout.inc"
 
 struct PanelToF16 {
   const uint8_t* panels;
@@ -29,162 +24,128 @@ struct PanelToF16 {
   uint32_t n_in;
 };
 
-constexpr uint32_t kPanelThreads = 256;  // 4 quarters of a chunk x 16 rows x 4 chunks
-constexpr uint32_t kRunChunks = 32;      // of a block
+constexpr uint32_t kDecodingWarps = 4;
+constexpr uint32_t kDecodingThreads = 32 * kDecodingWarps;
+constexpr uint32_t kRowPieces = kWarpChunks * kChunkInputs * 2 / kChunk;  // 16 bytes each
 
-/// What device code asks about a type, worked out on the host's side of the compiler.
+/// Where a warp puts piece `piece` of its rows: four quarters' pieces of two chunks, which a
+/// quarter of the lanes writes at once, fall into eight different groups of banks.
+__device__ __forceinline__ uint32_t piece_at(uint32_t row, uint32_t piece) {
+  return row * kRowPieces + (piece ^ row / kLaneRows);
+}
+
+/// Sixteen bytes of a row: eight values.
+__device__ __forceinline__ uint4 finite_piece(const float (&values)[8]) {
+  return make_uint4(
+      floats_to_finite_f16x2(values[0], values[1]), floats_to_finite_f16x2(values[2], values[3]),
+      floats_to_finite_f16x2(values[4], values[5]), floats_to_finite_f16x2(values[6], values[7]));
+}
+
+/// Decodes rows 4 quarter .. of a chunk, of which `to` has pieces 4 in_warp .. 4 in_warp + 3.
 template <TensorType kType>
-struct PanelOf {
-  static constexpr PanelLayout kLayout = panel_layout(kType);
-  static constexpr bool kIsFloat = is_float_type(kType);
-  static constexpr uint32_t kValues = kLayout.n_values();
-  static constexpr uint32_t kHeaderBytes = kIsFloat ? 0 : kLayout.header_bytes();
-  static constexpr uint32_t kChunkBytes = kLayout.chunk_bytes();
-  static constexpr uint32_t kSubOffset = kLayout.has_min ? 64 : 32;  // of a header
-  static constexpr uint32_t kZero = kLayout.has_min ? 0 : 1u << kLayout.zero_shift;
-};
-
-constexpr uint32_t table_dword(uint32_t first) {
-  return uint32_t{kCodeTable[first]} | uint32_t{kCodeTable[first + 1]} << 8 |
-         uint32_t{kCodeTable[first + 2]} << 16 | uint32_t{kCodeTable[first + 3]} << 24;
-}
-
-constexpr uint32_t kT0 = table_dword(0), kT1 = table_dword(4);
-constexpr uint32_t kT2 = table_dword(8), kT3 = table_dword(12);
-
-__device__ __forceinline__ float half_at(const uint8_t* at) {
-  return f16_to_float(*reinterpret_cast<const uint16_t*>(at));
-}
-__device__ __forceinline__ uint32_t dword_at(const uint8_t* at) {
-  return *reinterpret_cast<const uint32_t*>(at);
-}
-
-/// One of n six-bit values, packed four to three bytes.
-template <uint32_t n>
-__device__ __forceinline__ uint32_t six_bits_at(const uint8_t* packed, uint32_t index) {
-  constexpr uint32_t kPart = n * 4;
-  const uint32_t i = index % kPart;
-  if (index < 3 * kPart) return packed[index] & 63u;
-  return packed[i] >> 6u | (packed[kPart + i] >> 6u) << 2u | (packed[2 * kPart + i] >> 6u) << 4u;
-}
-
-/// Scale and minimum of group `group` of a unit, for one row of the panel.
-template <TensorType kType>
-__device__ __forceinline__ float2 scale_and_minimum(const uint8_t* header, uint32_t row,
-                                                    uint32_t group) {
-  constexpr PanelLayout kLayout = PanelOf<kType>::kLayout;
-  constexpr uint32_t kValues = PanelOf<kType>::kValues;
-  const float d = half_at(header + row * 2);
-  float m = 0.0f;
-  if constexpr (kLayout.has_min) m = half_at(header + 32 + row * 2);
-  const uint8_t* sub = header + PanelOf<kType>::kSubOffset;
-  const uint32_t at = group * kPanelRows + row;
-  if constexpr (kLayout.sub == SubScales::kPair4)
-    return make_float2(d * static_cast<float>(sub[at] & 15), m * static_cast<float>(sub[at] >> 4));
-  if constexpr (kLayout.sub == SubScales::kInt8)
-    return make_float2(d * static_cast<float>(static_cast<int8_t>(sub[at])), 0.0f);
-  if constexpr (kLayout.sub == SubScales::kSigned6)
-    return make_float2(d * (static_cast<float>(six_bits_at<kValues>(sub, at)) - 32.0f), 0.0f);
-  if constexpr (kLayout.sub == SubScales::kPair6)
-    return make_float2(
-        d * static_cast<float>(six_bits_at<kValues>(sub, at)),
-        m * static_cast<float>(six_bits_at<kValues>(sub, at + kValues / 2 * kPanelRows)));
-  return make_float2(d, -m);
-}
-
-/// Four codes of quad t of a chunk, a byte each. `at` is the row's dword of the chunk's vector 0.
-template <TensorType kType>
-__device__ __forceinline__ uint32_t quad_at(const uint8_t* at, uint32_t t) {
-  constexpr uint32_t kLow = PanelOf<kType>::kLayout.low_bits;
-  constexpr uint32_t kHigh = PanelOf<kType>::kLayout.high_bits;
-  constexpr uint32_t kEachByte = 0x01010101u;
-  if constexpr (kLow == 8) return dword_at(at + t * 64);
-  uint32_t quad = kLow == 4 ? dword_at(at + t % 4 * 64) >> (4 * (t / 4))
-                            : dword_at(at + t / 4 * 64) >> (2 * (t % 4));
-  quad &= kEachByte * ((1u << kLow) - 1);
-  if constexpr (kHigh != 0) {
-    const uint32_t plane = dword_at(at + (kLow + (kHigh == 1 ? 0 : t / 4)) * 64);
-    const uint32_t high = plane >> (kHigh == 1 ? t : 2 * (t % 4));
-    quad |= (high & kEachByte * ((1u << kHigh) - 1)) << kLow;
-  }
-  return quad;
-}
-
-/// kCodeTable of each byte of `quad`, which is below 16.
-__device__ __forceinline__ uint32_t look_up(uint32_t quad) {
-  // Bytes to the nibbles of a selector, which looks at three bits; the fourth chooses the half.
-  const uint32_t pairs = quad | quad >> 4;
-  const uint32_t nibbles = byte_perm(pairs, 0, 0x4420);
-  const uint32_t halves = 0x3210u + ((nibbles & 0x8888u) >> 1);
-  return byte_perm(byte_perm(kT0, kT1, nibbles), byte_perm(kT2, kT3, nibbles), halves);
-}
-
-/// scale * (code - zero) - minimum of four codes.
-template <TensorType kType>
-__device__ __forceinline__ uint2 decode_quad(uint32_t quad, float2 scale) {
-  constexpr uint32_t kZero = PanelOf<kType>::kZero;
-  if constexpr (PanelOf<kType>::kLayout.is_table) quad = look_up(quad);
-  float values[4];
+__device__ __forceinline__ void decode_quantised(const PanelToF16& args, const uint8_t* panel,
+                                                 uint32_t chunk, uint32_t quarter, uint32_t in_warp,
+                                                 uint4* to) {
+  using Codes = ChunkCodes<kType>;
+  using Scales = ChunkScales<kType>;
+  constexpr uint32_t kZero = Codes::kLayout.has_min ? 0 : 1u << Codes::kLayout.zero_shift;
+  constexpr uint32_t kPieces = Codes::kQuads / 2;  // of a group
+  Codes codes;
+  Scales scales;
+  codes.load(panel + args.codes_offset, chunk, quarter);
+  scales.load(panel, chunk, quarter);
 #pragma unroll
-  for (uint32_t e = 0; e < 4; ++e) {
-    // An integer in the low bits of 2^23, which is taken away again without rounding.
-    const float raised = bits_to_float(byte_perm(quad, 0x4B000000u, 0x7440u | e));
-    values[e] = fmaf(scale.x, raised - static_cast<float>(0x800000u + kZero), -scale.y);
-  }
-  return make_uint2(finite_f16x2(values[0], values[1]), finite_f16x2(values[2], values[3]));
-}
-
-/// Inputs 32 chunk + 8 quarter .. of row `row` of a panel.
-template <TensorType kType>
-__device__ __forceinline__ uint4 decode_eight(const uint8_t* panel, uint64_t codes_offset,
-                                              uint32_t chunk, uint32_t quarter, uint32_t row) {
-  if constexpr (PanelOf<kType>::kIsFloat) {
-    float values[8];
+  for (uint32_t group = 0; group < Scales::kGroups; ++group) {
+    float scale[kLaneRows], minimum[kLaneRows] = {};
+    scales.scales(group, scale);
+    if constexpr (Codes::kLayout.has_min) scales.minima(group, minimum);
 #pragma unroll
-    for (uint32_t e = 0; e < 8; ++e) {
-      const uint64_t at = (uint64_t{chunk} * 32 + quarter * 8 + e) * kPanelRows + row;
-      if constexpr (kType == TensorType::kF32)
-        values[e] = reinterpret_cast<const float*>(panel)[at];
-      else if constexpr (kType == TensorType::kF16)
-        values[e] = f16_to_float(reinterpret_cast<const uint16_t*>(panel)[at]);
-      else
-        values[e] = bf16_to_float(reinterpret_cast<const uint16_t*>(panel)[at]);
+    for (uint32_t e = 0; e < kLaneRows; ++e) {
+      uint32_t quads[Codes::kQuads];
+      codes.unpack(group, e, quads);
+#pragma unroll
+      for (uint32_t i = 0; i < kPieces; ++i) {
+        float values[8];
+#pragma unroll
+        for (uint32_t k = 0; k < 8; ++k)
+          values[k] =
+              fmaf(scale[e], byte_to_float(quads[2 * i + k / 4], k % 4, kZero), -minimum[e]);
+        to[piece_at(quarter * kLaneRows + e, in_warp * 4 + group * kPieces + i)] =
+            finite_piece(values);
+      }
     }
-    return make_uint4(finite_f16x2(values[0], values[1]), finite_f16x2(values[2], values[3]),
-                      finite_f16x2(values[4], values[5]), finite_f16x2(values[6], values[7]));
-  } else {
-    constexpr PanelLayout kLayout = PanelOf<kType>::kLayout;
-    constexpr uint32_t kUnitChunks = kLayout.unit / 32;
-    const uint8_t* header = panel + uint64_t{chunk / kUnitChunks} * PanelOf<kType>::kHeaderBytes;
-    const uint8_t* codes =
-        panel + codes_offset + uint64_t{chunk} * PanelOf<kType>::kChunkBytes + row * 4;
-    const uint32_t group = (chunk % kUnitChunks * 32 + quarter * 8) / kLayout.group;
-    const float2 scale = scale_and_minimum<kType>(header, row, group);
-    const uint2 low = decode_quad<kType>(quad_at<kType>(codes, 2 * quarter), scale);
-    const uint2 high = decode_quad<kType>(quad_at<kType>(codes, 2 * quarter + 1), scale);
-    return make_uint4(low.x, low.y, high.x, high.y);
   }
 }
 
-/// Block x: panel; block y: run of chunks.
+/// Four rows' values of one input.
 template <TensorType kType>
-__global__ void __launch_bounds__(kPanelThreads) panel_to_f16(const PanelToF16 args) {
-  const uint32_t quarter = threadIdx.x % 4;
-  const uint32_t row = threadIdx.x / 4 % kPanelRows;
+__device__ __forceinline__ void read_four(const uint8_t* panel, uint64_t at,
+                                          float (&values)[kLaneRows]) {
+  if constexpr (kType == TensorType::kF32) {
+    const float4 four = reinterpret_cast<const float4*>(panel)[at];
+    values[0] = four.x;
+    values[1] = four.y;
+    values[2] = four.z;
+    values[3] = four.w;
+    return;
+  }
+  const uint2 four = reinterpret_cast<const uint2*>(panel)[at];
+#pragma unroll
+  for (uint32_t e = 0; e < kLaneRows; ++e) {
+    const auto half = static_cast<uint16_t>((e < 2 ? four.x : four.y) >> (16 * (e % 2)));
+    values[e] = kType == TensorType::kF16 ? f16_to_float(half) : bf16_to_float(half);
+  }
+}
+
+template <TensorType kType>
+__device__ __forceinline__ void convert_floats(const uint8_t* panel, uint32_t chunk,
+                                               uint32_t quarter, uint32_t in_warp, uint4* to) {
+#pragma unroll
+  for (uint32_t i = 0; i < kChunkInputs / 8; ++i) {
+    float values[8][kLaneRows];
+#pragma unroll
+    for (uint32_t k = 0; k < 8; ++k)
+      read_four<kType>(panel, (uint64_t{chunk} * kChunkInputs + 8 * i + k) * kQuarters + quarter,
+                       values[k]);
+#pragma unroll
+    for (uint32_t e = 0; e < kLaneRows; ++e) {
+      const float of_row[8] = {values[0][e], values[1][e], values[2][e], values[3][e],
+                               values[4][e], values[5][e], values[6][e], values[7][e]};
+      to[piece_at(quarter * kLaneRows + e, in_warp * 4 + i)] = finite_piece(of_row);
+    }
+  }
+}
+
+/// Block x: panel; block y and warp: eight chunks.
+template <TensorType kType>
+__global__ void __launch_bounds__(kDecodingThreads) panel_to_f16(const PanelToF16 args) {
+  GPU_SHARED(uint4, pieces, [kDecodingWarps][kPanelRows * kRowPieces]);
+  const uint32_t lane = threadIdx.x % 32;
+  uint4* mine = pieces[threadIdx.x / 32];
   const uint8_t* panel = args.panels + blockIdx.x * args.panel_bytes;
-  uint16_t* out = args.out + (uint64_t{blockIdx.x} * kPanelRows + row) * args.n_in;
-  const uint32_t end = min((blockIdx.y + 1) * kRunChunks, args.n_in / 32);
-  for (uint32_t chunk = blockIdx.y * kRunChunks + threadIdx.x / 64; chunk < end; chunk += 4)
-    *reinterpret_cast<uint4*>(out + chunk * 32 + quarter * 8) =
-        decode_eight<kType>(panel, args.codes_offset, chunk, quarter, row);
+  const uint32_t first = (blockIdx.y * kDecodingWarps + threadIdx.x / 32) * kWarpChunks;
+  const uint32_t chunk = first + lane / kQuarters;
+  if (chunk * kChunkInputs < args.n_in) {
+    if constexpr (kIsFloat<kType>)
+      convert_floats<kType>(panel, chunk, lane % kQuarters, lane / kQuarters, mine);
+    else
+      decode_quantised<kType>(args, panel, chunk, lane % kQuarters, lane / kQuarters, mine);
+  }
+  __syncwarp(kFullMask);
+  const uint32_t input = first * kChunkInputs + lane * 8;
+  if (input >= args.n_in) return;
+  uint16_t* out = args.out + uint64_t{blockIdx.x} * kPanelRows * args.n_in + input;
+#pragma unroll
+  for (uint32_t row = 0; row < kPanelRows; ++row)
+    *reinterpret_cast<uint4*>(out + uint64_t{row} * args.n_in) = mine[piece_at(row, lane)];
 }
 
 template <TensorType kType>
 int launch_panel_to_f16(Stream stream, PanelToF16 args, uint32_t n_panels) {
-  if constexpr (!PanelOf<kType>::kIsFloat)
-    args.codes_offset = PanelOf<kType>::kLayout.codes_offset(args.n_in);
-  const uint32_t n_runs = (args.n_in / 32 + kRunChunks - 1) / kRunChunks;
-  return launch(panel_to_f16<kType>, dim3(n_panels, n_runs), dim3(kPanelThreads), 0, stream, args);
+  if constexpr (!kIsFloat<kType>) args.codes_offset = kLayoutOf<kType>.codes_offset(args.n_in);
+  constexpr uint32_t kBlockInputs = kDecodingWarps * kWarpChunks * kChunkInputs;
+  const dim3 grid(n_panels, (args.n_in + kBlockInputs - 1) / kBlockInputs);
+  return launch(panel_to_f16<kType>, grid, dim3(kDecodingThreads), 0, stream, args);
 }
 
 }  // namespace

@@ -130,9 +130,10 @@ __device__ __forceinline__ void load_queries(const PrefillLaunch& launch, const 
       const auto* from = reinterpret_cast<const float4*>(q + uint64_t{row} * head_dim + chunk * 8);
       const float4 a = from[0];
       const float4 b = from[1];
-      packed = make_uint4(
-          finite_f16x2(a.x * kLog2E, a.y * kLog2E), finite_f16x2(a.z * kLog2E, a.w * kLog2E),
-          finite_f16x2(b.x * kLog2E, b.y * kLog2E), finite_f16x2(b.z * kLog2E, b.w * kLog2E));
+      packed = make_uint4(floats_to_finite_f16x2(a.x * kLog2E, a.y * kLog2E),
+                          floats_to_finite_f16x2(a.z * kLog2E, a.w * kLog2E),
+                          floats_to_finite_f16x2(b.x * kLog2E, b.y * kLog2E),
+                          floats_to_finite_f16x2(b.z * kLog2E, b.w * kLog2E));
     }
     *reinterpret_cast<uint4*>(queries + permuted<S::kRowChunks>(row, chunk)) = packed;
   }

@@ -19,7 +19,8 @@
 // Numbers  sums of squares: 4 kVecs fused adds in a thread, then trees over lanes and warps;
 //          1 / sqrt by rsqrtf (2 ulp). Order is fixed by n and by whether rows are few, so a launch
 //          repeated gives the same bits
-// Lost     nothing measured yet.
+// Measured  on an H200 (November 2026): a row of 4096 takes 3.2 us normed and 2.1 us quantised,
+//          which is about a launch; 512 rows of it 75 % of a copy's rate
 #include "base/check.h"
 #include "gpu_attn/device_stream.cuh"
 #include "gpu_attn/kernels.h"
@@ -199,8 +200,9 @@ __device__ __forceinline__ void warp_argmax(float& best, uint32_t& best_i) {
   }
 }
 
-/// One block reads 64 bytes a clock: a vocabulary of 150,000 takes 6 us, where a second launch that
-/// merges several blocks would cost half of that.
+/// A block per row. A vocabulary of 151,936 takes 22.5 us on an H200 (November 2026), 1 % of a
+/// token of an 8B model; several blocks per row and a launch that merges them would take half of
+/// that.
 __global__ void __launch_bounds__(kRowThreadsMax) argmax_rows(const DeviceArgmaxArgs args) {
   constexpr uint32_t kUnrolled = 8;
   GPU_SHARED(float, values, [32]);

@@ -51,11 +51,4 @@ struct LaneRows {
   }
 };
 
-/// Two floats as f16; what is beyond f16 becomes its largest number.
-__device__ __forceinline__ uint32_t finite_f16x2(float low, float high) {
-  constexpr float kLargest = 65504.0f;
-  return floats_to_f16x2(fminf(fmaxf(low, -kLargest), kLargest),
-                         fminf(fmaxf(high, -kLargest), kLargest));
-}
-
 }  // namespace strata::gpu_attn

@@ -244,6 +244,33 @@ void add_ranges(std::vector<GpuCase>& cases) {
     add_case(cases, "long", shape, false);
 }
 
+/// A NaN in a query makes all of its own outputs NaN and no one else's.
+void nan_case(UnderTest& on, CaseReport& report, uint32_t head_dim) {
+  const AttendShapeDrawn shape{.head_dim = head_dim, .group = 4, .first_position = 300};
+  std::mt19937 random(kSeed);
+  const KvTable table(shape, random);
+  std::vector<float> q = draw_queries(shape, random);
+  q[2 * head_dim + 5] = std::numeric_limits<float>::quiet_NaN();
+  const DeviceAttendArgs args = attend_args(on, shape, table, q);
+  float* out = on.make<float>(q.size());
+  on.check(on.kernels().attend(on.stream(), args));
+  on.check(on.kernels().merge(on.stream(), {.o = args.o,
+                                            .m = args.m,
+                                            .l = args.l,
+                                            .out = out,
+                                            .quant = {},
+                                            .n_splits = args.n_splits,
+                                            .n_rows = 1,
+                                            .n_kv_heads = 1,
+                                            .group = 4,
+                                            .head_dim = head_dim}));
+  uint32_t n_wrong = 0;
+  const auto got = on.download(out, q.size());
+  for (uint64_t i = 0; i < got.size(); ++i)
+    n_wrong += std::isnan(got[i]) != (i / head_dim == 2) ? 1u : 0u;
+  report.expect(n_wrong == 0, std::to_string(n_wrong) + " values are NaN or are not");
+}
+
 // ---- Merging by itself ----
 
 struct MergeShape {
@@ -340,6 +367,10 @@ std::vector<GpuCase> attend_cases() {
   add_head_sizes(cases);
   add_rows(cases);
   add_ranges(cases);
+  for (const uint32_t head_dim : {64u, 72u})
+    cases.push_back(
+        {"attend/NaN/d" + std::to_string(head_dim),
+         [head_dim](UnderTest& on, CaseReport& report) { nan_case(on, report, head_dim); }});
   cases.push_back({"attend/splits", [](UnderTest&, CaseReport& report) {
                      using gpu_attn::attend_split_blocks;
                      report.expect(attend_split_blocks(0, 8, 1, 132) == 8, "no blocks");

@@ -382,7 +382,7 @@ std::vector<GpuCase> rotate_cases() {
                      .has_norm = true,
                      .is_small = false});
   for (const RotateCase& of : drawn)
-    cases.push_back({"rotate/" + of.name + "/seed " + std::to_string(kSeed),
+    cases.push_back({"rows/rotate/" + of.name + "/seed " + std::to_string(kSeed),
                      [of](UnderTest& on, CaseReport& report) { run_case(of, on, report); },
                      of.is_small});
   return cases;

@@ -120,7 +120,7 @@ NormOnDevice run_norm(UnderTest& on, const NormCase& of, const NormRows& rows) {
 }
 
 GpuCase norm_case(const NormCase& of) {
-  std::string name = "row/norm/" + shape_name(of.n_rows, of.n);
+  std::string name = "rows/norm/" + shape_name(of.n_rows, of.n);
   if (!of.has_projected) name += "/alone";
   if (of.has_bias) name += "/bias";
   if (of.has_post_norm) name += "/post norm";
@@ -142,7 +142,7 @@ GpuCase norm_case(const NormCase& of) {
 }
 
 GpuCase norm_edges_case() {
-  return {"row/norm/zeros, NaN and infinity", [](UnderTest& on, CaseReport& report) {
+  return {"rows/norm/zeros, NaN and infinity", [](UnderTest& on, CaseReport& report) {
             const NormCase of{.n_rows = 4, .n = 64, .has_projected = false};
             NormRows rows;
             rows.residual.assign(uint64_t{4} * of.n, 0.5f);
@@ -180,7 +180,7 @@ double activation_tolerance(DeviceActivation kind, double gate, double up) {
 GpuCase activate_case(DeviceActivation kind, uint32_t n_rows, uint32_t n, bool in_place,
                       bool has_quant) {
   std::string name =
-      "row/activate/" + std::string(kind == DeviceActivation::kSiluMul ? "silu/" : "gelu/") +
+      "rows/activate/" + std::string(kind == DeviceActivation::kSiluMul ? "silu/" : "gelu/") +
       shape_name(n_rows, n) + (in_place ? "/in place" : "") + (has_quant ? "" : "/f32 only");
   return {
       name, [=](UnderTest& on, CaseReport& report) {
@@ -213,7 +213,7 @@ GpuCase activate_case(DeviceActivation kind, uint32_t n_rows, uint32_t n, bool i
 }
 
 GpuCase activate_edges_case() {
-  return {"row/activate/a NaN stays", [](UnderTest& on, CaseReport& report) {
+  return {"rows/activate/a NaN stays", [](UnderTest& on, CaseReport& report) {
             for (const auto kind : {DeviceActivation::kSiluMul, DeviceActivation::kGeluMul}) {
               std::vector<float> gate(64, 1.0f), up(64, 0.0f);
               gate[40] = kNan;
@@ -234,7 +234,7 @@ GpuCase activate_edges_case() {
 
 /// Groups of every size of number, zeros, ties of codes, and one with a NaN.
 GpuCase quantize_case(uint32_t n_rows, uint32_t n) {
-  return {"row/quantize/" + shape_name(n_rows, n), [=](UnderTest& on, CaseReport& report) {
+  return {"rows/quantize/" + shape_name(n_rows, n), [=](UnderTest& on, CaseReport& report) {
             std::mt19937 random(kSeed);
             std::vector<float> x = normal_row(uint64_t{n_rows} * n, random);
             for (uint64_t i = 0; i < x.size(); ++i) {
@@ -274,7 +274,7 @@ void expect_argmax(UnderTest& on, CaseReport& report, const std::vector<float>& 
 }
 
 GpuCase argmax_case(uint32_t n_rows, uint32_t n) {
-  return {"row/argmax/" + shape_name(n_rows, n), [=](UnderTest& on, CaseReport& report) {
+  return {"rows/argmax/" + shape_name(n_rows, n), [=](UnderTest& on, CaseReport& report) {
             std::mt19937 random(kSeed);
             const auto x = normal_row(uint64_t{n_rows} * n, random);
             std::vector<int32_t> wanted;
@@ -287,7 +287,7 @@ GpuCase argmax_case(uint32_t n_rows, uint32_t n) {
 }
 
 GpuCase argmax_edges_case() {
-  return {"row/argmax/ties, infinities, NaN", [](UnderTest& on, CaseReport& report) {
+  return {"rows/argmax/ties, infinities, NaN", [](UnderTest& on, CaseReport& report) {
             constexpr uint32_t n = 5000;
             expect_argmax(on, report, std::vector<float>(n, -3.0f), 1, {0}, "all equal");
             expect_argmax(on, report, std::vector<float>(n, -kInfinity), 1, {0}, "all -inf");

@@ -8,6 +8,7 @@
 namespace strata::gpu_emu {
 namespace {
 
+constexpr int kUnmatched = 903;
 constexpr int kUnjoined = 904;
 constexpr int kIsolation = 905;
 constexpr int kCapturedEvent = 907;
@@ -44,6 +45,7 @@ TEST_F(Capture, HoldsTheWorkOfAStreamThatJoined) {
   ASSERT_EQ(0, copy(1));
   ASSERT_EQ(0, table_.record(streams_[1], events_[1]));
   ASSERT_EQ(0, table_.await(streams_[0], events_[1]));
+  EXPECT_EQ(kUnmatched, table_.end_capture(streams_[1], &graph_));
   ASSERT_EQ(0, table_.end_capture(streams_[0], &graph_));
   EXPECT_EQ(0, value_) << "it ran when it was captured";
   from_ = 7;

@@ -216,9 +216,8 @@ int await(DeviceStream* stream, DeviceEvent* event) {
   Queue& own = *stream->handle;
   if (!event->is_captured)
     return own.capture != nullptr && event->is_recorded ? kCaptureIsolation : kOk;
-  const bool is_open = event->capture->is_open();
-  if (!is_open || (own.capture != nullptr && own.capture != event->capture))
-    return kCaptureIsolation;
+  if (!event->capture->is_open()) return kCapturedEvent;
+  if (own.capture != nullptr && own.capture != event->capture) return kCaptureIsolation;
   event->capture->join(own, event->known);
   return kOk;
 }

@@ -1,4 +1,5 @@
-// The emulated device as a device: memory, events and captures. Its kernels are judged elsewhere.
+// The emulated device as a device: memory, events and graphs. Captures of several streams
+// (capture_test.cc) and kernels are judged elsewhere.
 #include "tests/gpu_emu/emulated_device.h"
 
 #include <gtest/gtest.h>
@@ -79,45 +80,6 @@ TEST_F(EmulatedDevice, RunsWhatItCapturedEveryTimeItIsAsked) {
     ASSERT_EQ(0, table_.launch_graph(streams_[1], graph));
     EXPECT_EQ(0, std::memcmp(bytes_, "\7\10\3\3", 4));
   }
-  table_.destroy_graph(graph);
-}
-
-/// The second stream joins by an event and is joined by another.
-TEST_F(EmulatedDevice, CapturesStreamsThatForkAndJoin) {
-  DeviceGraph* graph = nullptr;
-  for (const bool joins : {true, false}) {
-    ASSERT_EQ(0, table_.begin_capture(streams_[0]));
-    ASSERT_EQ(0, table_.record(streams_[0], events_[0]));
-    ASSERT_EQ(0, table_.await(streams_[1], events_[0]));
-    ASSERT_EQ(0, table_.fill(streams_[1], bytes_, 3, 4));
-    ASSERT_EQ(0, table_.record(streams_[1], events_[1]));
-    if (joins) {
-      ASSERT_EQ(0, table_.await(streams_[0], events_[1]));
-    }
-    EXPECT_NE(0, table_.end_capture(streams_[1], &graph)) << "begun on the other";
-    if (joins) {
-      ASSERT_EQ(0, table_.end_capture(streams_[0], &graph));
-      ASSERT_EQ(0, table_.launch_graph(streams_[0], graph));
-      EXPECT_EQ(3, bytes_[3]);
-      table_.destroy_graph(graph);
-    } else {
-      EXPECT_NE(0, table_.end_capture(streams_[0], &graph));
-    }
-    EXPECT_EQ(0, table_.wait_stream(streams_[1])) << "it takes part no longer";
-  }
-}
-
-TEST_F(EmulatedDevice, KeepsCapturesApartFromTheRest) {
-  DeviceGraph* graph = nullptr;
-  bool is_done = false;
-  ASSERT_EQ(0, table_.record(streams_[1], events_[1]));
-  ASSERT_EQ(0, table_.begin_capture(streams_[0]));
-  EXPECT_NE(0, table_.await(streams_[0], events_[1])) << "recorded outside of the capture";
-  ASSERT_EQ(0, table_.record(streams_[0], events_[0]));
-  EXPECT_NE(0, table_.query(events_[0], &is_done));
-  EXPECT_NE(0, table_.wait_event(events_[0]));
-  ASSERT_EQ(0, table_.end_capture(streams_[0], &graph));
-  EXPECT_NE(0, table_.await(streams_[1], events_[0])) << "the capture has ended";
   table_.destroy_graph(graph);
 }
 

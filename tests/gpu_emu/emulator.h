@@ -200,6 +200,10 @@ inline uint32_t floats_to_f16x2(float low, float high) {
 }
 // Rounded to f32 first, which changes nothing: 24 bits are 2 * 11 + 2, where two roundings are as
 // one (Figueroa, When is double rounding innocuous?, 1995).
+inline uint32_t floats_to_finite_f16x2(float low, float high) {
+  const auto finite = [](float x) { return std::isnan(x) ? x : fminf(fmaxf(x, -65504), 65504); };
+  return floats_to_f16x2(finite(low), finite(high));
+}
 inline uint32_t sub_f16x2(uint32_t a, uint32_t b) {
   const float2 x = f16x2_to_float2(a);
   const float2 y = f16x2_to_float2(b);

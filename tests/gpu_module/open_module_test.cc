@@ -79,9 +79,9 @@ TEST(OpenModule, IsLookedForBesideTheProgramAndInTheLibraryFolder) {
   ASSERT_EQ(paths.size(), 3u);
   const auto folder = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   EXPECT_EQ(paths[0], (folder / kCudaModuleName).string());
-  EXPECT_EQ(paths[1], STRATA_BINARY_DIR "/gpu_attn/strata_cuda.so");
-  EXPECT_TRUE(paths[2].ends_with("/strata/strata_cuda.so")) << paths[2];
-  EXPECT_TRUE(paths[2].starts_with(folder.parent_path().string())) << paths[2];
+  EXPECT_TRUE(paths[1].ends_with("/strata/strata_cuda.so")) << paths[1];
+  EXPECT_TRUE(paths[1].starts_with(folder.parent_path().string())) << paths[1];
+  EXPECT_EQ(paths[2], STRATA_BINARY_DIR "/gpu_attn/strata_cuda.so");
   EXPECT_EQ(std::ranges::count(paths, paths[1]), 1);
 }
 

@@ -27,6 +27,11 @@ std::string utc_text(std::chrono::system_clock::time_point time) {
                      fmt::gmtime(std::chrono::system_clock::to_time_t(time)));
 }
 
+/// Of what memory gives; 0 where that could not be measured.
+double share_of_memory(const BenchResult& result, double gbytes_per_s) {
+  return result.memory_gbytes_per_s > 0 ? gbytes_per_s / result.memory_gbytes_per_s : 0;
+}
+
 double rate(uint64_t amount, double seconds) {
   return seconds > 0 ? static_cast<double>(amount) / seconds / kGiga : 0;
 }
@@ -40,7 +45,7 @@ ordered_json stages_json(const BenchResult& result) {
                     {"bytes", stage.bytes},
                     {"flop", stage.flop},
                     {"gbytes_per_s", gbytes_per_s},
-                    {"share_of_dram", gbytes_per_s / result.memory_gbytes_per_s},
+                    {"share_of_dram", share_of_memory(result, gbytes_per_s)},
                     {"gflop_per_s", rate(stage.flop, stage.seconds)}});
   }
   return list;
@@ -87,7 +92,7 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
       {"gbytes_per_s", result.gbytes_per_s()},
       {subject.is_on_device ? "hbm_gbytes_per_s" : "dram_gbytes_per_s", result.memory_gbytes_per_s},
       {subject.is_on_device ? "share_of_hbm" : "share_of_dram",
-       result.gbytes_per_s() / result.memory_gbytes_per_s},
+       share_of_memory(result, result.gbytes_per_s())},
       {"gflop_per_s", rate(result.flop, median(result.samples_s))},
       {"peak_memory_bytes", engine::peak_memory_bytes()},
       {"memory_limit_bytes", subject.memory_limit_bytes},
@@ -138,7 +143,7 @@ void BenchReport::add_row(const BenchResult& result) {
       fmt::format("{:.2f} ± {:.2f}", mean(rates), standard_deviation(rates)),
       fmt::format("{:.2f}", median(rates)), fmt::format("{:.1f}", result.bytes_per_token() / kMega),
       fmt::format("{:.2f}", result.gbytes_per_s()),
-      fmt::format("{:.0f}", 100 * result.gbytes_per_s() / result.memory_gbytes_per_s)));
+      fmt::format("{:.0f}", 100 * share_of_memory(result, result.gbytes_per_s()))));
   if (!result.stages.empty()) stages_ += stage_table(result);
 }
 
@@ -158,7 +163,7 @@ std::string BenchReport::stage_table(const BenchResult& result) const {
         "{:>8.1f} |\n",
         op_kind_name(stage.kind), stage.seconds * 1e3, 100 * stage.seconds / total_s,
         static_cast<double>(stage.bytes) / kMega, gbytes_per_s,
-        100 * gbytes_per_s / result.memory_gbytes_per_s, rate(stage.flop, stage.seconds));
+        100 * share_of_memory(result, gbytes_per_s), rate(stage.flop, stage.seconds));
   }
   return out;
 }

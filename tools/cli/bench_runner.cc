@@ -108,7 +108,7 @@ void BenchRunner::check_device_answer() {
     return std::vector<float>(walk.logits(0).begin(), walk.logits(0).end());
   };
   engine::Walk cpu(engine_.model(), engine_.cache(), engine_.kernels(), engine_.pool(),
-                   engine_.context().chunk_rows);
+                   kCheckTokens);
   const std::vector<float> wanted = last_logits(cpu, kCheckTokens);
   const std::vector<float> single = last_logits(engine_.walk(), 1);
   check_near_logits(single, "row by row", wanted);
