@@ -12,8 +12,6 @@ namespace {
 constexpr uint64_t kNowhere = uint64_t{1} << 56;
 constexpr int kPoison = 0xFF;
 
-void* pointer(uint64_t address) { return reinterpret_cast<void*>(address); }
-
 HostMemory reserved(uint64_t bytes, bool has_bytes) {
   return has_bytes ? HostMemory::reserve(bytes + FirstFitArena::kGranule) : HostMemory();
 }
@@ -73,11 +71,14 @@ MemoryFound DeviceMemory::find(const ByteRange& range) const {
     return {is_inside ? MemoryKind::kDevice : MemoryKind::kOverrun, place->number};
   }
   auto pin = pins_.upper_bound(range.begin);
-  if (pin == pins_.begin() || (--pin)->second.end <= range.begin) return {MemoryKind::kUnpinned};
+  if (pin == pins_.begin()) return {MemoryKind::kUnpinned};
+  --pin;
+  if (pin->second.end <= range.begin) return {MemoryKind::kUnpinned};
   MemoryFound found{MemoryKind::kPinned, pin->second.number};
   uint64_t end = pin->second.end;
   while (end < range.end()) {  // blocks of two mappings that touch may come as one range
-    if (++pin == pins_.end() || pin->first != end) return {MemoryKind::kOverrun, found.since};
+    ++pin;
+    if (pin == pins_.end() || pin->first != end) return {MemoryKind::kOverrun, found.since};
     end = pin->second.end;
     found.since = std::max(found.since, pin->second.number);
   }
@@ -85,12 +86,12 @@ MemoryFound DeviceMemory::find(const ByteRange& range) const {
 }
 
 void DeviceMemory::poison(const ByteRange& range) const {
-  if (has_bytes_) std::memset(pointer(range.begin), kPoison, range.bytes);
+  if (has_bytes_) std::memset(pointer_to(range.begin), kPoison, range.bytes);
 }
 
 uint64_t bytes_hash(const ByteRange& range) {
   constexpr uint64_t kFactor = 0x9e3779b97f4a7c15u;
-  const auto* bytes = static_cast<const unsigned char*>(pointer(range.begin));
+  const auto* bytes = reinterpret_cast<const unsigned char*>(pointer_to(range.begin));
   uint64_t hash = range.bytes;
   uint64_t i = 0;
   for (; i + 8 <= range.bytes; i += 8) {

@@ -3,6 +3,7 @@
 // where it is used, and a place taken again is not mistaken for the one that was there before.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -69,6 +70,9 @@ class DeviceMemory {
   uint64_t pinned_bytes_ = 0;
   std::map<uint64_t, Pin> pins_;  // by begin
 };
+
+/// The byte at an address.
+inline std::byte* pointer_to(uint64_t address) { return std::bit_cast<std::byte*>(address); }
 
 /// A hash of a range of memory that is there.
 uint64_t bytes_hash(const ByteRange& range);

@@ -278,6 +278,7 @@ void VirtualDevice::check_source(Task& task) {
 void VirtualDevice::poison_outputs(const Task& task) const {
   std::map<uint64_t, uint64_t> read;  // begin -> end, those that touch as one
   std::vector<ByteRange> sorted;
+  sorted.reserve(task.cost.reads.size());
   for (const TouchedRange& of : task.cost.reads) sorted.push_back(of.range);
   std::ranges::sort(sorted, {}, &ByteRange::begin);
   for (const ByteRange& range : sorted) {
@@ -371,7 +372,7 @@ void VirtualDevice::end(VirtualStream& stream) {
 
 /// What the task does to bytes, at its end.
 void VirtualDevice::apply(Task& task) {
-  void* to = reinterpret_cast<void*>(task.to.begin);
+  std::byte* to = pointer_to(task.to.begin);
   if (task.kind == TaskKind::kFill) {
     std::memset(to, task.value, task.to.bytes);
   } else if (task.kind == TaskKind::kCopy) {
@@ -379,7 +380,7 @@ void VirtualDevice::apply(Task& task) {
       report(VirtualError::kSourceChanged, "the source of " + access_text(task.by) + ", " +
                                                place_text(task.from) +
                                                ", was written while the copy ran");
-    std::memmove(to, reinterpret_cast<const void*>(task.from.begin), task.to.bytes);
+    std::memmove(to, pointer_to(task.from.begin), task.to.bytes);
   } else if (task.kernel.effect) {
     const int number = task.kernel.effect();
     if (number != 0)

@@ -1,6 +1,7 @@
 #include "planner/virtual/kernel_cost.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -12,15 +13,18 @@ namespace {
 
 constexpr uint64_t kFloat = 4;
 
-ByteRange range_of(const void* begin, uint64_t bytes) {
-  return {reinterpret_cast<uint64_t>(begin), bytes};
+template <class T>
+ByteRange range_of(const T* begin, uint64_t bytes) {
+  return {std::bit_cast<uint64_t>(begin), bytes};
 }
 
 /// Adds a range of which `moved` bytes are read or written; nothing for a null pointer.
-void add(std::vector<TouchedRange>& ranges, const void* begin, uint64_t bytes, uint64_t moved) {
+template <class T>
+void add(std::vector<TouchedRange>& ranges, const T* begin, uint64_t bytes, uint64_t moved) {
   if (begin != nullptr && bytes > 0) ranges.push_back({range_of(begin, bytes), moved});
 }
-void add(std::vector<TouchedRange>& ranges, const void* begin, uint64_t bytes) {
+template <class T>
+void add(std::vector<TouchedRange>& ranges, const T* begin, uint64_t bytes) {
   add(ranges, begin, bytes, bytes);
 }
 
@@ -74,6 +78,7 @@ std::vector<ByteRange> attention_tables(const Args& args, uint32_t stage) {
   if (stage == 0) return {range_of(args.positions, args.n_rows * sizeof(uint32_t))};
   const Attended attended = attended_by(args);
   std::vector<ByteRange> tables;
+  tables.reserve(args.n_kv_heads);
   for (uint64_t head = 0; head < args.n_kv_heads; ++head)
     tables.push_back(range_of(args.blocks + head * args.block_stride + attended.begin,
                               (attended.end - attended.begin) * sizeof(std::byte*)));

@@ -13,8 +13,6 @@ namespace {
 constexpr uint64_t kFloat = 4;
 constexpr float kEps = 1e-5F;
 
-std::byte* pointer(uint64_t address) { return reinterpret_cast<std::byte*>(address); }
-
 VirtualDeviceOptions device_options(const Placement& placement) {
   return {.pinned_bytes_max = placement.pinned_bytes_max, .has_bytes = false};
 }
@@ -72,7 +70,7 @@ std::byte* PredictedStep::take(uint64_t bytes, const char* what) {
 
 /// Pinned addresses of no memory: for what is too large to be there.
 std::byte* PredictedStep::pin_nowhere(uint64_t bytes, const char* what) {
-  std::byte* memory = pointer(nowhere_);
+  std::byte* memory = pointer_to(nowhere_);
   nowhere_ += round_up(bytes, uint64_t{1} << 30);
   void* mapped = nullptr;
   const int number = table_.pin(as_device(device_), memory, std::max<uint64_t>(bytes, 1), &mapped);
@@ -149,7 +147,8 @@ void PredictedStep::take_rows() {
     return reinterpret_cast<float*>(take(count * kFloat, what));
   };
   const uint64_t widest = std::max({q_width, d_ff, uint64_t{shape.d_model}});
-  const uint64_t n_splits = div_up(n_positions_max_, kPredictedSplitBlocks * kBlockPositions);
+  const uint64_t n_splits =
+      div_up(n_positions_max_, uint64_t{kPredictedSplitBlocks} * kBlockPositions);
   norm_weight_ = floats(widest);
   residual_ = floats(n * shape.d_model);
   normed_ = floats(n * shape.d_model);

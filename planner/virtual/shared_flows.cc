@@ -51,6 +51,7 @@ void SharedFlows::settle() {
 void SharedFlows::share() {
   LaneRates left = rates_;
   std::vector<Running*> open;
+  open.reserve(running_.size());
   for (Running& of : running_) open.push_back(&of);
   while (!open.empty()) {
     LaneRates weights{};
@@ -67,15 +68,15 @@ void SharedFlows::share() {
         if (of->flow.weights[lane] > 0 && left[lane] / weights[lane] <= level) return true;
       return false;
     };
-    const auto held = std::ranges::stable_partition(open, std::not_fn(is_held));
     LaneRates used{};
-    for (Running* of : held) {
+    for (Running* of : open) {
+      if (!is_held(of)) continue;
       of->rate = level;
       for (size_t lane = 0; lane < kLanes; ++lane) used[lane] += level * of->flow.weights[lane];
     }
+    std::erase_if(open, is_held);
     for (size_t lane = 0; lane < kLanes; ++lane)
       left[lane] = std::max(0.0, left[lane] - used[lane]);
-    open.erase(held.begin(), held.end());
   }
   ++generation_;
   if (running_.empty()) return;

@@ -85,7 +85,7 @@ int VirtualDevice::allocate(uint64_t bytes, void** memory) {
   if (!captures_.empty()) return number_of(VirtualError::kInCapture);
   const auto begin = memory_.take(std::max<uint64_t>(bytes, 1), ++n_calls_);
   if (!begin) return number_of(VirtualError::kOutOfMemory);
-  *memory = reinterpret_cast<void*>(*begin);
+  *memory = pointer_to(*begin);
   return 0;
 }
 
@@ -165,7 +165,7 @@ void VirtualDevice::end_read(uint64_t read, VirtualTime begin, NvmeOutcome outco
   entry.outcome = outcome;
   entry.bytes = bytes;
   if (entry.from != nullptr && memory_.has_bytes())
-    std::memcpy(reinterpret_cast<void*>(entry.to.begin), entry.from, bytes);
+    std::memcpy(pointer_to(entry.to.begin), entry.from, bytes);
 }
 
 int VirtualDevice::wait_read(uint64_t read, NvmeOutcome* outcome, uint64_t* bytes) {
