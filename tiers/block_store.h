@@ -39,6 +39,9 @@ inline constexpr BlockId kNoBlock = static_cast<BlockId>(UINT32_MAX);
 enum class ExtentId : uint32_t {};
 inline constexpr ExtentId kNoExtent = static_cast<ExtentId>(UINT32_MAX);
 
+/// In what a step reads back what is not in DRAM.
+enum class ReadGrain : uint8_t { kExtents, kBlocks };
+
 struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
   uint64_t write_failures = 0;   // the extent stayed in DRAM
@@ -49,6 +52,9 @@ struct StoreCounts {
   uint64_t lost_extents = 0;     // could not be read; each is computed again
   uint64_t extents_settled = 0;  // taken back into DRAM
   uint64_t replaced_blocks = 0;
+  uint64_t blocks_pinned = 0;   // asked for one by one
+  uint64_t blocks_read = 0;     // of these, those that were not in DRAM
+  uint64_t blocks_evicted = 0;  // one by one
 };
 
 /// A layer of an extent in a pack that this run did not write: eight blocks of each stream.
@@ -111,8 +117,9 @@ class BlockStore {
   /// set_cancel): then nothing has happened, and the extent can be frozen later.
   [[nodiscard]] bool freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
                             std::span<const BlockId> blocks);
-  /// What is frozen from here on is of a new step.
-  void begin_step() { ++step_; }
+  /// What is frozen from here on is of a new step, which reads in this grain: make_room() gives up
+  /// whole extents, or the blocks that were unused for longest.
+  void begin_step(ReadGrain grain = ReadGrain::kExtents);
   /// Evicts until n slots are free, waiting for writes in flight where it must. False where that is
   /// impossible: what is in DRAM then is open or could not be written.
   /// Victims: of the layer with most resident extents, the latest but the last: the first positions
@@ -160,6 +167,19 @@ class BlockStore {
   bool has_arrived(ExtentId id) const;
   /// Waits until a transfer ends. False where none is in flight or none ended in time.
   bool wait_for_transfer();
+
+  // Reading single blocks, for steps that attend chosen ones. What was read stays in DRAM slots
+  // until they are needed for something else: blocks that were unused for longest go first.
+  /// Begins to read blocks that are in no slot, from the front on, as far as frames for single
+  /// blocks are free. Never waits.
+  void begin_blocks(std::span<const BlockId> blocks);
+  /// Brings frozen blocks into DRAM slots, where they stay until unpin(): reads what is not there,
+  /// as many at a time as there are frames, checks every tag in parallel, and makes room by giving
+  /// up blocks that are not pinned. Those that are open count as pinned.  Errors: LostExtent where a
+  /// block could not be read rightly, twice; kCancelled; kDoesNotFit where no slot can be given up.
+  /// Then none of `blocks` is pinned by this call.
+  void pin(std::span<const BlockId> blocks, ThreadPool& pool);
+  void unpin(std::span<const BlockId> blocks);
 
   /// Of the packs of extents that were lost, but for those that did not answer: one that was not
   /// forgotten yet, or null.
