@@ -237,7 +237,7 @@ std::unique_ptr<tiers::Spill> Engine::open_spill() {
     request.budget_bytes = context_.kv.nvme_bytes;
   }
   auto spill = tiers::open_spill(request, notices_);
-  spill->transfers->set_trace(options_.trace);
+  spill->set_trace(options_.trace);
   return spill;
 }
 

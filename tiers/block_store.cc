@@ -56,6 +56,19 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
 
 BlockStore::~BlockStore() = default;
 
+void BlockStore::set_cancel(const std::atomic<bool>* flag) {
+  if (!spill_) return;
+  spill_->transfers->set_cancel(flag);
+  if (spill_->block_transfers) spill_->block_transfers->set_cancel(flag);
+}
+
+TransferCounts BlockStore::transfer_counts() const {
+  TransferCounts counts;
+  if (spill_) counts += spill_->transfers->counts();
+  if (can_read_blocks()) counts += spill_->block_transfers->counts();
+  return counts;
+}
+
 BlockStore::Block& BlockStore::record(BlockId block) {
   STRATA_CHECK(number(block) < blocks_.size(), "block %u of %zu", number(block), blocks_.size());
   return blocks_[number(block)];

@@ -146,11 +146,15 @@ class BlockStore {
   /// where none did.
   IoStatus last_failure() const { return last_failure_; }
   /// From now on waits for the disk look at the flag (TransferQueue::set_cancel).
-  void set_cancel(const std::atomic<bool>* flag) {
-    if (spill_) spill_->transfers->set_cancel(flag);
-  }
+  void set_cancel(const std::atomic<bool>* flag);
   /// Null where there is no spill.
   const TransferQueue* transfers() const { return spill_ ? spill_->transfers.get() : nullptr; }
+  /// Those of single blocks; null where none are read.
+  const TransferQueue* block_transfers() const {
+    return spill_ ? spill_->block_transfers.get() : nullptr;
+  }
+  /// Of both.
+  TransferCounts transfer_counts() const;
   const PlaceSource* places() const { return spill_ ? spill_->places.get() : nullptr; }
 
   // Reading back. Holds are counted: the frame of an extent is free again after the last release.
@@ -168,16 +172,22 @@ class BlockStore {
   /// Waits until a transfer ends. False where none is in flight or none ended in time.
   bool wait_for_transfer();
 
-  // Reading single blocks, for steps that attend chosen ones. What was read stays in DRAM slots
-  // until they are needed for something else: blocks that were unused for longest go first.
+  // Reading single blocks, for steps that attend chosen ones: of begin_step(ReadGrain::kBlocks),
+  // where can_read_blocks() or everything is in DRAM. What was read stays in DRAM slots until they
+  // are needed for something else: blocks that were unused for longest go first.
+  bool can_read_blocks() const { return block_transfers() != nullptr; }
   /// Begins to read blocks that are in no slot, from the front on, as far as frames for single
-  /// blocks are free. Never waits.
+  /// blocks are free, for a later pin(). Never waits. In the order of files and offsets a disk reads
+  /// them the fastest.
   void begin_blocks(std::span<const BlockId> blocks);
+  /// Gives up what was begun and not pinned since. pin() does that by itself where it has no other
+  /// frame.
+  void drop_begun();
   /// Brings frozen blocks into DRAM slots, where they stay until unpin(): reads what is not there,
   /// as many at a time as there are frames, checks every tag in parallel, and makes room by giving
   /// up blocks that are not pinned. Those that are open count as pinned.  Errors: LostExtent where a
   /// block could not be read rightly, twice; kCancelled; kDoesNotFit where no slot can be given up.
-  /// Then none of `blocks` is pinned by this call.
+  /// Then none of `blocks` is pinned by this call, and nothing is begun any more.
   void pin(std::span<const BlockId> blocks, ThreadPool& pool);
   void unpin(std::span<const BlockId> blocks);
 
@@ -273,6 +283,7 @@ class BlockStore {
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
   uint64_t next_generation_ = 1;
   uint64_t step_ = 1;
+  ReadGrain grain_ = ReadGrain::kExtents;
   std::vector<std::shared_ptr<const PackReader>> damaged_packs_;
   StoreCounts counts_;
 };

@@ -45,6 +45,11 @@ void BlockStore::evict(ExtentId id) {
   ++counts_.extents_evicted;
 }
 
+void BlockStore::begin_step(ReadGrain grain) {
+  ++step_;
+  grain_ = grain;
+}
+
 bool BlockStore::make_room(uint64_t n_slots) {
   if (pool_.n_free() >= n_slots) return true;
   if (!spill_) return false;

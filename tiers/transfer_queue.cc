@@ -22,6 +22,17 @@ FrameRef ref_of(uint64_t id) {
 
 }  // namespace
 
+TransferCounts& TransferCounts::operator+=(const TransferCounts& more) {
+  reads += more.reads;
+  writes += more.writes;
+  read_bytes += more.read_bytes;
+  written_bytes += more.written_bytes;
+  failed += more.failed;
+  stalls += more.stalls;
+  stall_us += more.stall_us;
+  return *this;
+}
+
 TransferQueue::TransferQueue(std::unique_ptr<Io> io, const TransferOptions& options)
     : options_(options), io_(std::move(io)), states_(options.n_frames) {
   STRATA_CHECK(options.n_frames > 0 && options.frame_bytes > 0 &&
@@ -114,7 +125,7 @@ void TransferQueue::record(uint32_t frame) const {
   const bool is_read = operation.request.op == IoOp::kRead;
   trace_->add({.kind = is_read ? TraceKind::kRead : TraceKind::kWrite,
                .is_ok = operation.status == IoStatus::kOk,
-               .index = frame,
+               .index = trace_first_index_ + frame,
                .name = is_read ? "read" : "write",
                .begin = operation.submitted,
                .end = io_->now(),

@@ -74,7 +74,7 @@ std::string refusals_text(const tiers::BlockStore& store, const tiers::StoreCoun
 TierCounts tier_counts(engine::Engine& engine) {
   const tiers::BlockStore& store = engine.cache().store();
   TierCounts counts;
-  if (store.transfers() != nullptr) counts.kv = store.transfers()->counts();
+  counts.kv = store.transfer_counts();
   counts.store = store.counts();
   counts.walk = engine.walk().counts();
   counts.weights = engine.model().read_counts();
