@@ -55,6 +55,9 @@ struct StoreCounts {
   uint64_t blocks_pinned = 0;   // asked for one by one
   uint64_t blocks_read = 0;     // of these, those that were not in DRAM
   uint64_t blocks_evicted = 0;  // one by one
+
+  /// As long as it stays, no block has left DRAM.
+  uint64_t n_evicted() const { return extents_evicted + blocks_evicted; }
 };
 
 /// A layer of an extent in a pack that this run did not write: eight blocks of each stream.
@@ -65,6 +68,10 @@ struct SavedExtent {
   uint32_t layer = 0;
   uint32_t first_pos = 0;
 };
+
+/// What a LostExtent says of a failed read, and of an extent that was lost by an earlier one.
+std::string failure_text(IoStatus status);
+inline constexpr const char* kLostBefore = "it was lost before";
 
 /// An extent could not be read back. Whoever runs the step undoes it, computes the blocks again and
 /// replaces them.
@@ -204,12 +211,16 @@ class BlockStore {
   void replace(BlockId lost, BlockId fresh, bool is_repair);
 
  private:
+  /// Of one that is being written every block is in DRAM; of a lost one those that are pinned.
   enum class ExtentState : uint8_t { kWriting, kStored, kLost };
+  static constexpr uint32_t kNoRead = UINT32_MAX;
   struct Block {
     SlotId slot = kNoSlot;
     uint32_t references = 0;
     ExtentId extent = kNoExtent;
-    uint32_t idx = 0;  // in the extent
+    uint32_t idx = 0;         // in the extent
+    uint32_t pins = 0;        // while there are any, it stays in its slot
+    uint32_t read = kNoRead;  // of reads_
   };
   struct Extent {
     ExtentState state = ExtentState::kWriting;
@@ -219,7 +230,7 @@ class BlockStore {
     uint32_t n_resident = 0;  // of these, in DRAM slots
     uint32_t holds = 0;
     bool is_accepted = false;  // read and every tag right
-    bool is_away = false;      // in no slot
+    bool is_away = false;      // some live block is in no slot
     uint64_t place = 0;
     uint64_t generation = 0;
     uint64_t step = 0;                       // that froze it
@@ -232,6 +243,23 @@ class BlockStore {
     Ticket ticket;
     ReadLease lease;
   };
+  /// A block that pin() brings into DRAM, and where it comes from.
+  struct MissingBlock {
+    BlockId block = kNoBlock;
+    IoFile file{};
+    uint64_t offset = 0;
+    SlotId slot = kNoSlot;  // until the block is there: then it is the block's
+  };
+  /// A read of one block.
+  struct BlockRead {
+    BlockId block = kNoBlock;
+    uint32_t missing_idx = UINT32_MAX;  // of missing_; none: begun, not pinned
+    uint32_t skip_bytes = 0;            // before the block: it is read from an aligned place on
+    bool is_second = false;
+    bool is_right = false;
+    Ticket ticket;
+    ReadLease lease;
+  };
   Block& record(BlockId block);
   const Block& record(BlockId block) const;
   Extent& extent(ExtentId id);
@@ -239,6 +267,7 @@ class BlockStore {
   uint64_t extent_bytes(const Extent& of) const;
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
   ExtentId add_extent();
+  void add_block_file(IoFile file, IoFile block_file);
   std::optional<FillLease> wait_for_frame();
   std::optional<uint64_t> take_place();
   void collect_writes();
@@ -248,16 +277,36 @@ class BlockStore {
   void free_if_unused(ExtentId id);
   void evict(ExtentId id);
   bool is_being_written(ExtentId id) const;
+  bool evict_extent();
+  bool evict_block();
+  BlockId unused_block(bool has_last_step);
+  bool is_of_last_step(const Extent& of) const { return of.step + 1 >= step_; }
+  void give_slot(BlockId block, SlotId slot);
+  void leave_slot(BlockId block);
+  void blocks_came(ExtentId id, uint32_t n);
+  void blocks_left(ExtentId id, uint32_t n);
   size_t n_before_last_step(const std::vector<ExtentId>& resident) const;
   ExtentId victim() const;
   IoStatus wait_for_read(Extent& of);
   uint32_t count_corrupt(const Extent& of, ThreadPool& pool) const;
   void take_one(ExtentId id, ThreadPool& pool);
-  bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> all) const;
+  bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> payload) const;
+  [[noreturn]] void lose(ExtentId id, bool has_answered, const std::string& cause);
   bool open_slots(const Extent& of);
   void settle(ExtentId id, bool is_right);
   BlockId add_block(const Block& block);
-  void set_away(Extent& of, bool is_away);
+  void count_away(Extent& of);
+  void list_missing(std::span<const BlockId> blocks);
+  void open_missing_slots();
+  void read_missing(ThreadPool& pool);
+  bool begin_read(BlockId block, bool is_second);
+  size_t begin_missing(size_t n_begun);
+  void take_arrived();
+  void read_again(uint32_t read_idx, bool has_answered, const std::string& cause);
+  void check_arrived(ThreadPool& pool);
+  size_t accept_arrived();
+  void wait_for_block(size_t n_begun);
+  void drop_read(uint32_t idx);
 
   KvLayout layout_;
   Hash128 model_;
@@ -281,6 +330,14 @@ class BlockStore {
   uint64_t n_away_ = 0;
   uint64_t headroom_slots_ = UINT64_MAX;
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
+  std::vector<BlockId> slot_blocks_;  // by slot: the frozen block in it
+  std::vector<uint8_t> is_used_;      // by slot: since the clock's hand passed it
+  uint32_t clock_hand_ = 0;
+  uint64_t n_pins_ = 0;
+  std::vector<IoFile> block_files_;  // of block_transfers, by those of transfers
+  std::vector<MissingBlock> missing_;
+  std::vector<BlockRead> reads_;
+  std::vector<uint32_t> arrived_;  // of reads_, ascending
   uint64_t next_generation_ = 1;
   uint64_t step_ = 1;
   ReadGrain grain_ = ReadGrain::kExtents;

@@ -67,8 +67,11 @@ class TransferQueue {
   void set_cancel(const std::atomic<bool>* flag) { cancel_ = flag; }
 
   /// Begins to read bytes [offset, offset + bytes) of a file, in the file's alignment and at most
-  /// frame_bytes. Nothing where no frame is free.
-  [[nodiscard]] std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes);
+  /// frame_bytes. Nothing where no frame is free. Many small reads are cheaper handed to the back
+  /// end together, by the next poll.
+  enum class Start : uint8_t { kNow, kAtNextPoll };
+  [[nodiscard]] std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes,
+                                           Start when = Start::kNow);
   /// A frame to fill by hand. Nothing where none is free.
   [[nodiscard]] std::optional<FillLease> take_frame();
   /// Begins to write the first `bytes` of the frame.
@@ -100,7 +103,7 @@ class TransferQueue {
     std::chrono::nanoseconds started{};
     std::chrono::nanoseconds submitted{};  // only where it is traced
   };
-  Ticket start(FrameRef ref, const IoRequest& request);
+  Ticket start(FrameRef ref, const IoRequest& request, Start when);
   std::byte* address(uint32_t frame) const;
   Operation& operation_of(FrameRef ref);
   const Operation& operation_of(FrameRef ref) const;
