@@ -15,7 +15,6 @@ namespace {
 
 uint32_t number(BlockId block) { return static_cast<uint32_t>(block); }
 uint32_t number(ExtentId extent) { return static_cast<uint32_t>(extent); }
-uint32_t number(SlotId slot) { return static_cast<uint32_t>(slot); }
 uint32_t number(IoFile file) { return static_cast<uint32_t>(file); }
 
 constexpr uint64_t kWriteFailuresMax = 16;  // then the disk is not written any more
@@ -313,7 +312,7 @@ void BlockStore::forget(ExtentId id) {
   for (const BlockId block : of.blocks) {
     if (block == kNoBlock) continue;
     record(block).extent = kNoExtent;
-    slot_blocks_[number(slot_of(block))] = kNoBlock;
+    set_slot_block(slot_of(block), kNoBlock);
   }
   of.blocks.clear();
   of.n_live = of.n_resident = 0;
@@ -400,8 +399,7 @@ void BlockStore::replace(BlockId lost, BlockId fresh, bool is_repair) {
   if (a.extent != kNoExtent) extent(a.extent).blocks[a.idx] = lost;
   if (b.extent != kNoExtent) extent(b.extent).blocks[b.idx] = fresh;
   for (const BlockId block : {lost, fresh})
-    if (is_resident(block))
-      slot_blocks_[number(slot_of(block))] = is_frozen(block) ? block : kNoBlock;
+    if (is_resident(block)) set_slot_block(slot_of(block), is_frozen(block) ? block : kNoBlock);
 }
 
 }  // namespace strata::tiers

@@ -197,6 +197,8 @@ class BlockStore {
   /// Then none of `blocks` is pinned by this call, and nothing is begun any more.
   void pin(std::span<const BlockId> blocks, ThreadPool& pool);
   void unpin(std::span<const BlockId> blocks);
+  /// Frozen blocks that DRAM can hold at once: slots that are free or have one.
+  uint64_t n_pinnable() const { return pool_.n_free() + n_frozen_slots_; }
 
   /// Of the packs of extents that were lost, but for those that did not answer: one that was not
   /// forgotten yet, or null.
@@ -281,6 +283,7 @@ class BlockStore {
   bool evict_block();
   BlockId unused_block(bool has_last_step);
   bool is_of_last_step(const Extent& of) const { return of.step + 1 >= step_; }
+  void set_slot_block(SlotId slot, BlockId frozen);
   void give_slot(BlockId block, SlotId slot);
   void leave_slot(BlockId block);
   void blocks_came(ExtentId id, uint32_t n);
@@ -331,6 +334,7 @@ class BlockStore {
   uint64_t headroom_slots_ = UINT64_MAX;
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
   std::vector<BlockId> slot_blocks_;  // by slot: the frozen block in it
+  uint64_t n_frozen_slots_ = 0;       // that have one
   std::vector<uint8_t> is_used_;      // by slot: since the clock's hand passed it
   uint32_t clock_hand_ = 0;
   uint64_t n_pins_ = 0;

@@ -33,19 +33,27 @@ bool BlockStore::is_being_written(ExtentId id) const {
   return std::ranges::any_of(writes_, [&](const auto& write) { return write.first == id; });
 }
 
+/// Which frozen block is in a slot; kNoBlock: none.
+void BlockStore::set_slot_block(SlotId slot, BlockId frozen) {
+  BlockId& held = slot_blocks_[static_cast<uint32_t>(slot)];
+  n_frozen_slots_ += frozen == kNoBlock ? 0 : 1;
+  n_frozen_slots_ -= held == kNoBlock ? 0 : 1;
+  held = frozen;
+}
+
 /// The block, which is frozen, has this slot from now on.
 void BlockStore::give_slot(BlockId block, SlotId slot) {
   Block& of = record(block);
   if (of.read != kNoRead) drop_read(of.read);
   of.slot = slot;
-  slot_blocks_[static_cast<uint32_t>(slot)] = block;
+  set_slot_block(slot, block);
   is_used_[static_cast<uint32_t>(slot)] = 1;
 }
 
 void BlockStore::leave_slot(BlockId block) {
   Block& of = record(block);
   pool_.release(of.slot);
-  slot_blocks_[static_cast<uint32_t>(of.slot)] = kNoBlock;
+  set_slot_block(of.slot, kNoBlock);
   of.slot = kNoSlot;
 }
 
