@@ -152,11 +152,12 @@ void BlockStore::read_missing(ThreadPool& pool) {
   }
 }
 
-/// Of the missing blocks the first n_begun are on their way already. Returns as many as then are.
+/// Of the missing blocks the first n_begun are on their way or there. Returns as many as then are;
+/// what was begun before the call may arrive out of turn.
 size_t BlockStore::begin_missing(size_t n_begun) {
   for (; n_begun < missing_.size(); ++n_begun) {
     const BlockId block = missing_[n_begun].block;
-    if (record(block).read != kNoRead) continue;
+    if (record(block).read != kNoRead || is_resident(block)) continue;
     if (!begin_read(block, false)) break;
     reads_.back().missing_idx = static_cast<uint32_t>(n_begun);
   }

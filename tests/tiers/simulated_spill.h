@@ -47,6 +47,7 @@ struct SimulatedSpill {
   std::unique_ptr<Spill> spill;
   SimulatedIo* disk = nullptr;        // all live as long as the spill
   SimulatedIo* block_disk = nullptr;  // of reads of single blocks; null: there are none
+  TransferQueue* block_transfers = nullptr;
   CountedPlaces* places = nullptr;
 };
 
@@ -61,6 +62,7 @@ inline void add_block_transfers(SimulatedSpill& made, const SimulatedDisk& disk,
       std::move(io), TransferOptions{.frame_bytes = block_frame_bytes(block_bytes),
                                      .n_frames = n_frames,
                                      .deadline = deadline});
+  made.block_transfers = made.spill->block_transfers.get();
 }
 
 inline SimulatedSpill make_simulated_spill(
