@@ -27,13 +27,34 @@ class DeviceWalk;
 /// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.
 enum class Attention : uint8_t { kExact, kSelected };
 
-/// What selected steps read, summed over steps, layers and KV heads.
+/// What selected steps read, summed over steps, layers and KV heads: of steps that were walked to
+/// their end.
 struct SelectionCounts {
   uint64_t steps = 0;
   uint64_t blocks = 0;           // full blocks that could be attended
   uint64_t attended_blocks = 0;  // of these
   uint64_t open_positions = 0;   // of blocks that were not full before the step: all attended
   uint64_t index_bytes = 0;      // of index rows
+
+  /// Of a KV head of a layer: attended, and what exact attention would have attended.
+  uint64_t attended_positions() const { return attended_blocks * kBlockPositions + open_positions; }
+  uint64_t all_positions() const { return blocks * kBlockPositions + open_positions; }
+  double attended_share() const {
+    return all_positions() == 0
+               ? 1.0
+               : static_cast<double>(attended_positions()) / static_cast<double>(all_positions());
+  }
+  void add(const SelectionCounts& other) {
+    steps += other.steps;
+    blocks += other.blocks;
+    attended_blocks += other.attended_blocks;
+    open_positions += other.open_positions;
+    index_bytes += other.index_bytes;
+  }
+  SelectionCounts since(const SelectionCounts& before) const {
+    return {steps - before.steps, blocks - before.blocks, attended_blocks - before.attended_blocks,
+            open_positions - before.open_positions, index_bytes - before.index_bytes};
+  }
 };
 
 /// What choosing blocks holds in memory beside the index, for contexts of n_ctx: estimated weights,
