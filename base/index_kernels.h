@@ -74,6 +74,9 @@ struct PqScanArgs {
   uint32_t n_queries;
   float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
   uint64_t score_stride;
+  // What is read after this call is fetched meanwhile; either may be null.
+  const std::byte* next_tile = nullptr;
+  const std::byte* ahead = nullptr;  // as many bytes of it as the tiles have codes
 };
 
 /// A block's score as PqScanArgs has it, from the keys themselves: +infinity where a product is not

@@ -320,6 +320,7 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   begin(rows);
   is_selected = attention == Attention::kSelected;
   STRATA_CHECK(!is_selected || selection != nullptr, "no rule to select by");
+  const SelectionCounts selected_before = is_selected ? selection->counts : SelectionCounts();
   if (is_selected) ++selection->counts.steps;
   cache.store().begin_step(is_selected ? tiers::ReadGrain::kBlocks : tiers::ReadGrain::kExtents);
   try {
@@ -338,6 +339,7 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
     drop_fetches();
     cache.store().drop_begun();
     for (const Group& group : groups) cache.abandon_rows(*group.sequence);
+    if (is_selected) selection->counts = selected_before;  // it runs again, or never was
     throw;
   }
   for (const Group& group : groups)

@@ -27,8 +27,8 @@ class DeviceWalk;
 /// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.
 enum class Attention : uint8_t { kExact, kSelected };
 
-/// What selected steps read, summed over steps, layers and KV heads. Of layers that were attended
-/// in DRAM alone, where nothing spills, no block is pinned.
+/// What selected steps read, summed over steps, layers and KV heads: of steps that were walked to
+/// their end. Of layers that were attended in DRAM alone, where nothing spills, no block is pinned.
 struct SelectionCounts {
   uint64_t steps = 0;
   uint64_t blocks = 0;           // full blocks that could be attended
@@ -38,6 +38,41 @@ struct SelectionCounts {
   uint64_t pinned_blocks = 0;    // of those attended, that can leave DRAM
   uint64_t missing_blocks = 0;   // of these, that were read from a file
   uint64_t file_bytes = 0;       // that these reads moved
+
+  /// Of a KV head of a layer: attended, and what exact attention would have attended.
+  uint64_t attended_positions() const { return attended_blocks * kBlockPositions + open_positions; }
+  uint64_t all_positions() const { return blocks * kBlockPositions + open_positions; }
+  double attended_share() const {
+    return all_positions() == 0
+               ? 1.0
+               : static_cast<double>(attended_positions()) / static_cast<double>(all_positions());
+  }
+  /// Share of the attended blocks that was in DRAM.
+  double hit_rate() const {
+    return attended_blocks == 0
+               ? 1.0
+               : 1.0 - static_cast<double>(missing_blocks) / static_cast<double>(attended_blocks);
+  }
+  void add(const SelectionCounts& other) {
+    steps += other.steps;
+    blocks += other.blocks;
+    attended_blocks += other.attended_blocks;
+    open_positions += other.open_positions;
+    index_bytes += other.index_bytes;
+    pinned_blocks += other.pinned_blocks;
+    missing_blocks += other.missing_blocks;
+    file_bytes += other.file_bytes;
+  }
+  SelectionCounts since(const SelectionCounts& before) const {
+    return {steps - before.steps,
+            blocks - before.blocks,
+            attended_blocks - before.attended_blocks,
+            open_positions - before.open_positions,
+            index_bytes - before.index_bytes,
+            pinned_blocks - before.pinned_blocks,
+            missing_blocks - before.missing_blocks,
+            file_bytes - before.file_bytes};
+  }
 };
 
 /// What choosing blocks holds in memory beside the index, for contexts of n_ctx: estimated weights,

@@ -106,7 +106,7 @@ struct Walk::State {
   HeadTable head_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head) const;
   void select_layer(uint32_t layer);
   void select_group(uint32_t group_idx, uint32_t layer);
-  void estimate_heads(const Group& group, uint32_t layer, uint32_t n_blocks);
+  void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                    uint32_t worker);
   void index_closed(const Group& group);

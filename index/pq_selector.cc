@@ -143,9 +143,9 @@ uint64_t PqSelector::scratch_floats(uint32_t n_queries) const {
   return uint64_t{layout_.head_dim} * kBlockPositions + n_queries * (kTableFloats + 2);
 }
 
-/// Blocks of [first_extent, end_extent), which are coded under `book`.
-void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, uint32_t first_extent,
-                      uint32_t end_extent) const {
+/// Blocks of [first_extent, end_extent), which are coded under `book`; `next` is read after it.
+void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, const PqCodebook* next,
+                      uint32_t first_extent, uint32_t end_extent) const {
   constexpr uint32_t kTableBytes = kPqSubspaces * kPqCentroids;
   auto* tables = reinterpret_cast<uint8_t*>(args.scratch);
   float* scales = args.scratch + uint64_t{args.n_queries} * kTableBytes / sizeof(float);
@@ -165,7 +165,9 @@ void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, uint32_t
        .offsets = offsets,
        .n_queries = args.n_queries,
        .block_scores = args.log_weights + uint64_t{first_extent} * kExtentBlocks,
-       .score_stride = args.weight_stride});
+       .score_stride = args.weight_stride,
+       .next_tile = next == nullptr ? nullptr : table_.tiles(args.stream)[end_extent],
+       .ahead = next == nullptr ? nullptr : next->bytes().data()});
 }
 
 /// Blocks [first_block, end_block), which are kept.
@@ -191,7 +193,11 @@ void PqSelector::estimate(const EstimateArgs& args) const {
   for (uint32_t extent = args.first_block / kExtentBlocks; extent < extents;) {
     const uint32_t segment = extent / kSegmentExtents;
     const uint32_t end = std::min((segment + 1) * kSegmentExtents, extents);
-    scan(args, *s.codebooks[segment], extent, end);
+    // A codebook comes while the codes before it are scanned; what says where it lies, before that.
+    if (segment + 2 < s.codebooks.size()) __builtin_prefetch(s.codebooks[segment + 2].get());
+    if (segment + 8 < s.codebooks.size()) __builtin_prefetch(&s.codebooks[segment + 8]);
+    scan(args, *s.codebooks[segment], end < extents ? s.codebooks[segment + 1].get() : nullptr,
+         extent, end);
     extent = end;
   }
   if (args.end_block > s.n_coded()) score_kept(args, std::max(args.first_block, s.n_coded()));

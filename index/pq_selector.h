@@ -83,8 +83,8 @@ class PqSelector : public TiledSelector {
   void keep_raw(StreamIdx stream, const std::byte* block);
   void train(StreamIdx stream);
   void encode(StreamIdx stream, uint32_t block_idx, const float* keys);
-  void scan(const EstimateArgs& args, const PqCodebook& book, uint32_t first_extent,
-            uint32_t end_extent) const;
+  void scan(const EstimateArgs& args, const PqCodebook& book, const PqCodebook* next,
+            uint32_t first_extent, uint32_t end_extent) const;
   void score_kept(const EstimateArgs& args, uint32_t first_block) const;
 
   std::vector<Stream> streams_;

@@ -2,6 +2,7 @@
 // again after everything that happens to a sequence.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <random>
 
 #include "tests/engine/recall_fixture.h"
@@ -130,6 +131,26 @@ TEST(Selection, ForksOfASequenceWhoseIndexLacksBlocksShareNoRowsToBeWritten) {
     EXPECT_NE(one.index()->rows(0, 1).data(), other.index()->rows(0, 1).data());
     EXPECT_TRUE(std::ranges::equal(one.index()->rows(0, 1), kept));
   }
+}
+
+TEST(Selection, AStepThatWasStoppedIsNotCounted) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(200, 3);
+  ZooWalk walk(member.model, setting_with(Method::kQuest, {Budget::Kind::kTokens, 96}));
+  Sequence sequence = walk.sequence();
+  walk.feed(sequence, text);
+  uint32_t n_operations = 0;
+  std::atomic<bool> stops = false;
+  walk.walk().set_cancel(&stops);
+  walk.walk().set_between_operations([&] { stops = ++n_operations == 8; });
+  const StepRow row{&sequence, text.front(), true};
+  EXPECT_THROW(walk.walk().step({&row, 1}, Attention::kSelected), Error);
+  EXPECT_EQ(walk.walk().selection_counts().steps, 0u);
+  EXPECT_EQ(walk.walk().selection_counts().blocks, 0u);
+  EXPECT_EQ(walk.walk().selection_counts().index_bytes, 0u);
+  walk.walk().step({&row, 1}, Attention::kSelected);
+  EXPECT_EQ(walk.walk().selection_counts().steps, 1u);
+  walk.walk().set_cancel(nullptr);
 }
 
 struct Answers {

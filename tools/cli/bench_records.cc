@@ -21,10 +21,17 @@ std::string csv_field(const ordered_json& value) {
 
 void BenchRecords::add_csv(const ordered_json& record) {
   std::string names, values;
+  const auto put = [&](const std::string& name, const ordered_json& value) {
+    names += (names.empty() ? "" : ",") + name;
+    values += (values.empty() ? "" : ",") + csv_field(value);
+  };
   for (const auto& [key, value] : record.items()) {
     if (value.is_array()) continue;
-    names += (names.empty() ? "" : ",") + key;
-    values += (values.empty() ? "" : ",") + csv_field(value);
+    if (!value.is_object()) {
+      put(key, value);
+      continue;
+    }
+    for (const auto& [inner, of_inner] : value.items()) put(key + "_" + inner, of_inner);
   }
   if (!has_header_) sink_.write_line(names);
   has_header_ = true;

@@ -15,7 +15,8 @@ class BenchRecords {
   BenchRecords(AnswerSink& sink, std::string format) : sink_(sink), format_(std::move(format)) {}
 
   /// Rows of csv and jsonl are printed at once; json only by finish(), so that a run that fails
-  /// leaves no half list. Csv has no lists: they are left out.
+  /// leaves no half list. Csv has no lists: they are left out;
+  /// what an object holds has both names.
   void add(const nlohmann::ordered_json& record);
   void finish();
 
