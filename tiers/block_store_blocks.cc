@@ -112,8 +112,9 @@ void BlockStore::open_missing_slots() {
   for (uint32_t i = 0; i < missing_.size(); ++i) {
     const bool is_neighbour = i > 0 && missing_[i].file == missing_[i - 1].file &&
                               missing_[i].offset == missing_[i - 1].offset + layout_.block_bytes;
-    missing_[i].slot = *pool_.take(is_neighbour ? previous : kNoSlot);
-    previous = missing_[i].slot;
+    const auto slot = pool_.take(is_neighbour ? previous : kNoSlot);
+    STRATA_CHECK(slot.has_value(), "no slot of those made free");
+    previous = missing_[i].slot = *slot;
   }
 }
 
