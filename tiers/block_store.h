@@ -5,8 +5,9 @@
 // of its extent: 256 positions of all streams of one layer. Freezing writes the extent through to
 // its place in the spill file and tags every block, so that evicting is free later: the slots are
 // given up, nothing moves. An evicted extent is read back as a whole into a staging frame for as
-// long as somebody holds it. Every block's tag is checked on every read: it is the right block, bit
-// for bit, or its extent is lost by name and the engine computes it again.
+// long as somebody holds it; or single blocks of it are, each into a slot, so that an extent may be
+// in DRAM in part (docs/adr/0009-single-blocks.md). Every block's tag is checked on every read: it
+// is the right block, bit for bit, or its extent is lost by name and the engine computes it again.
 //
 // An extent on disk is stream-major: for each KV head its eight blocks, block_bytes apart; padded
 // at the end to the file's alignment. A pack of a saved context (tiers/pack_format.h) has the same
@@ -111,7 +112,7 @@ class BlockStore {
   ExtentId extent_of(BlockId block) const { return record(block).extent; }
   /// Bytes of an open block, to be filled.
   std::byte* open_bytes(BlockId block);
-  /// Bytes of a readable block.
+  /// Bytes of a readable block. A pinned one stays where it is.
   const std::byte* bytes(BlockId block) const;
 
   // Extents.
@@ -129,8 +130,10 @@ class BlockStore {
   void begin_step(ReadGrain grain = ReadGrain::kExtents);
   /// Evicts until n slots are free, waiting for writes in flight where it must. False where that is
   /// impossible: what is in DRAM then is open or could not be written.
-  /// Victims: of the layer with most resident extents, the latest but the last: the first positions
-  /// and the last are read the soonest. What the last step has frozen comes after everything else,
+  /// Victims: in a step of extents, of the layer with most of them in DRAM, wholly or in part, the
+  /// latest but the last: the first positions and the last are read the soonest. In a step of
+  /// single blocks the block that was unused for longest, by a clock over the slots: amortised, as
+  /// many looks as there are slots per frozen block. What the last step froze comes after all else,
   /// since its writes may still be in flight. No victim depends on when a write ends, so what is in
   /// DRAM follows from the steps alone, unless a write fails.
   [[nodiscard]] bool make_room(uint64_t n_slots);
@@ -184,16 +187,16 @@ class BlockStore {
   // are needed for something else: blocks that were unused for longest go first.
   bool can_read_blocks() const { return block_transfers() != nullptr; }
   /// Begins to read blocks that are in no slot, from the front on, as far as frames for single
-  /// blocks are free, for a later pin(). Never waits. In the order of files and offsets a disk reads
-  /// them the fastest.
+  /// blocks are free, for a later pin(). Never waits.
   void begin_blocks(std::span<const BlockId> blocks);
   /// Gives up what was begun and not pinned since. pin() does that by itself where it has no other
   /// frame.
   void drop_begun();
   /// Brings frozen blocks into DRAM slots, where they stay until unpin(): reads what is not there,
-  /// as many at a time as there are frames, checks every tag in parallel, and makes room by giving
-  /// up blocks that are not pinned. Those that are open count as pinned.  Errors: LostExtent where a
-  /// block could not be read rightly, twice; kCancelled; kDoesNotFit where no slot can be given up.
+  /// as many at a time as there are frames, checks every tag, in parallel where many arrive, and
+  /// makes room by giving up blocks that are not pinned. Those that are open count as pinned.
+  /// Errors: LostExtent where a block could not be read rightly, twice; kCancelled; kDoesNotFit
+  /// where no slot can be given up.
   /// Then none of `blocks` is pinned by this call, and nothing is begun any more.
   void pin(std::span<const BlockId> blocks, ThreadPool& pool);
   void unpin(std::span<const BlockId> blocks);
@@ -326,7 +329,9 @@ class BlockStore {
   std::vector<uint32_t> free_blocks_;
   std::vector<Extent> extents_;
   std::vector<uint32_t> free_extents_;
-  std::vector<std::vector<ExtentId>> resident_;  // per layer: in DRAM, frozen, oldest first
+  // Per layer those with a block in DRAM, in the order in which the first one came; what the last
+  // step froze stands last.
+  std::vector<std::vector<ExtentId>> resident_;
   std::deque<std::pair<ExtentId, Ticket>> writes_;
   bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;

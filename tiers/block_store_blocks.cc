@@ -1,4 +1,4 @@
-// tiers/block_store_blocks.cc - single blocks of evicted extents, for steps that attend chosen ones.
+// tiers/block_store_blocks.cc - single blocks of evicted extents, for steps that attend some.
 // Why: docs/adr/0009-single-blocks.md. A block's tag is checked and its bytes are copied to a slot
 // of the arena, so that a frame is free again as soon as its block is there.
 #include <algorithm>
@@ -13,7 +13,9 @@
 namespace strata::tiers {
 namespace {
 
-constexpr uint64_t kCheckGrain = 4;  // blocks of one thread at a time: some microseconds
+// Blocks of one thread at a time: some hundred microseconds of work. Fewer are checked by the
+// caller, who would wait longer for another thread.
+constexpr uint64_t kCheckGrain = 64;
 
 }  // namespace
 

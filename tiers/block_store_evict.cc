@@ -130,8 +130,8 @@ bool BlockStore::evict_block() {
   return true;
 }
 
-/// A block that may leave DRAM, by a clock: its hand goes round the slots, past those that were used
-/// since it came by last, and stops at the victim. The first way round may find all of them used.
+/// A block that may leave DRAM, by a clock: its hand goes round the slots, past those that were
+/// used since it came by last, and stops at the victim. The first round may find all of them used.
 BlockId BlockStore::unused_block(bool has_last_step) {
   for (uint64_t n = 0; n < 2 * slot_blocks_.size(); ++n) {
     const BlockId block = slot_blocks_[clock_hand_];

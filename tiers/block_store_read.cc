@@ -88,8 +88,8 @@ uint32_t BlockStore::count_corrupt(const Extent& of, ThreadPool& pool) const {
   return n_corrupt.load(std::memory_order_relaxed);
 }
 
-/// Slots for every block of an extent that has none, so that all of it is in DRAM from now on; false
-/// where they are needed for what the next step opens.
+/// Slots for every block of an extent that has none, so that all of it is in DRAM from now on;
+/// false where they are needed for what the next step opens.
 bool BlockStore::open_slots(const Extent& of) {
   opened_slots_.clear();
   const uint32_t n_free = pool_.n_free();

@@ -56,7 +56,7 @@ class TransferQueue {
   uint64_t memory_bytes() const { return memory_.size(); }
   const TransferCounts& counts() const { return counts_; }
   /// From now on every transfer, from its submission until its completion is collected, and every
-  /// wait for one are recorded, in the time of Io::now(); frame k as first_index + k. Null = nothing
+  /// wait for one are recorded, in the time of Io::now(); frame k as first_index + k. Null: nothing
   /// is. `trace` outlives the queue or is taken away before.
   void set_trace(Trace* trace, uint32_t first_index = 0) {
     trace_ = trace;

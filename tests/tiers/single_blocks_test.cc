@@ -187,8 +187,14 @@ TEST(SingleBlocks, AReadEndsWithItsBlock) {
   const auto fresh = at.store_run(900);
   at.store.begin_step(ReadGrain::kBlocks);
   while (at.spill.block_transfers->wait_any()) continue;
+  EXPECT_TRUE(at.all_frames_are_free());
   at.store.begin_blocks(runs[1]);
-  for (uint32_t i = 0; i < kExtentBlocks; ++i) at.store.replace(runs[1][i], fresh[i], true);
+  for (uint32_t i = 0; i < kExtentBlocks; ++i) {
+    if (i % 2 == 0) at.store.replace(runs[1][i], fresh[i], true);
+    if (i % 2 != 0) at.store.replace(fresh[i], runs[1][i], true);
+  }
+  while (at.spill.block_transfers->wait_any()) continue;
+  EXPECT_TRUE(at.all_frames_are_free());
   ASSERT_TRUE(at.pin(runs[1]));
   ASSERT_TRUE(at.pin(fresh));
   for (uint32_t i = 0; i < kExtentBlocks; ++i) {
@@ -242,22 +248,55 @@ TEST(SingleBlocks, WhatTheLastStepFrozeLeavesLast) {
   setting.n_slots = 24;
   BlockFixture at(setting);
   const auto runs = store_away(at, 2);
-  for (const auto& run : runs) {
-    ASSERT_TRUE(at.pin(run));
-    at.store.unpin(run);
-  }
   const auto begin = at.spill.disk->now();
   at.spill.disk->fail_nth(at.spill.disk->n_submitted(), FaultKind::kStall);
   std::array<uint64_t, kExtentBlocks> serials{};
   BlockFixture::Run fresh;
-  ASSERT_TRUE(at.open(serials, fresh));
+  ASSERT_TRUE(at.open(serials, fresh));  // in the slots that the clock's hand comes to first
   at.freeze(0, 0, 7, fresh);
+  for (const auto& run : runs) {
+    ASSERT_TRUE(at.pin(run));
+    at.store.unpin(run);
+  }
   ASSERT_TRUE(at.store.make_room(16));
   EXPECT_LT(at.spill.disk->now() - begin, std::chrono::seconds(1));
   for (const BlockId block : fresh) EXPECT_TRUE(at.store.is_resident(block));
   ASSERT_TRUE(at.store.make_room(17));
   EXPECT_GT(at.spill.disk->now() - begin, std::chrono::seconds(1));
   EXPECT_EQ(std::ranges::count_if(fresh, [&](BlockId b) { return at.store.is_resident(b); }), 7);
+}
+
+/// Likewise in a step of extents: what was read since stands before it among the victims.
+TEST(SingleBlocks, WhatIsReadAfterAFreezeLeavesBeforeIt) {
+  BlockFixture at(kSetting);
+  const auto runs = store_away(at, 1);
+  const auto old = at.store_run(800);
+  at.store.begin_step(ReadGrain::kBlocks);
+  at.store.begin_step(ReadGrain::kBlocks);
+  const auto begin = at.spill.disk->now();
+  at.spill.disk->fail_nth(at.spill.disk->n_submitted(), FaultKind::kStall);
+  std::array<uint64_t, kExtentBlocks> serials{};
+  BlockFixture::Run fresh;
+  ASSERT_TRUE(at.open(serials, fresh));
+  at.freeze(0, 0, 7, fresh);
+  ASSERT_TRUE(at.pin(runs[0]));
+  at.store.unpin(runs[0]);
+  at.store.begin_step();
+  ASSERT_TRUE(at.store.make_room(at.store.pool().n_free() + 1));
+  EXPECT_FALSE(at.store.is_resident(runs[0][0]));
+  EXPECT_TRUE(at.store.is_resident(old[0]));
+  EXPECT_TRUE(at.store.is_resident(fresh[0]));
+  EXPECT_LT(at.spill.disk->now() - begin, std::chrono::seconds(1));
+}
+
+TEST(SingleBlocks, WhatCouldNotBeWrittenStays) {
+  BlockFixture at(kSetting);
+  at.spill.disk->fail_nth(0, FaultKind::kWriteError);
+  const auto run = at.store_run(100);
+  at.store.begin_step(ReadGrain::kBlocks);
+  at.store.begin_step(ReadGrain::kBlocks);
+  EXPECT_FALSE(at.store.make_room(at.setting.n_slots));
+  for (uint32_t i = 0; i < kExtentBlocks; ++i) EXPECT_TRUE(at.holds(run[i], 100 + i));
 }
 
 TEST(SingleBlocks, AStopLeavesNothingPinned) {
