@@ -27,7 +27,7 @@ struct SelectedSetting {
   uint32_t chunk_rows = 64;
   uint32_t n_ctx = 2048;
   uint32_t n_sequences = 1;
-  uint32_t dram_positions = 560;  // that DRAM holds of a context, where not all of it
+  uint32_t dram_positions = 500;  // that DRAM holds of a context, where not all of it
   uint32_t n_block_frames = 24;
 };
 

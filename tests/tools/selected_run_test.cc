@@ -18,9 +18,9 @@ using testing::without_json;
 class SelectedRun : public testing::SpillingTest {
  protected:
   const std::vector<std::string> oracle_ = {"--attn", "oracle", "--kv-budget", "512"};
-  /// Room for a fifth of K and V beside the oracle's keys and the frames.
+  /// Room for a third of K and V beside the oracle's keys and the frames.
   std::vector<std::string> on_disk(const std::string& io) const {
-    return with(spilling(oracle_), {"--kv-dram", "10MiB", "--io", io});
+    return with(spilling(oracle_), {"--kv-dram", "21MiB", "--io", io});
   }
 };
 
