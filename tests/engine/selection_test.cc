@@ -148,6 +148,7 @@ TEST(Selection, AStepThatWasStoppedIsNotCounted) {
   EXPECT_EQ(walk.walk().selection_counts().steps, 0u);
   EXPECT_EQ(walk.walk().selection_counts().blocks, 0u);
   EXPECT_EQ(walk.walk().selection_counts().index_bytes, 0u);
+  stops = false;
   walk.walk().step({&row, 1}, Attention::kSelected);
   EXPECT_EQ(walk.walk().selection_counts().steps, 1u);
   walk.walk().set_cancel(nullptr);

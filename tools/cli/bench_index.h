@@ -1,5 +1,5 @@
-// tools/cli/bench_index.h - what `bench --attn METHOD` needs beside a run: an index of blocks that no
-// walk computed, the answer check of selected steps, and what an index costs.
+// tools/cli/bench_index.h - what `bench --attn METHOD` needs beside a run: an index of blocks that
+// no walk computed, the answer check of selected steps, and what an index costs.
 #pragma once
 
 #include <cstdint>
