@@ -339,8 +339,11 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
     for (const Group& group : groups) cache.abandon_rows(*group.sequence);
     throw;
   }
-  for (const Group& group : groups)
+  for (const Group& group : groups) {
     cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
+    if (!is_selected && group.sequence->n_exact() == group.first_pos)
+      group.sequence->set_n_exact(group.sequence->n_pos());
+  }
   for (const Group& group : groups) index_closed(group);
 }
 
