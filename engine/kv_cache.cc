@@ -79,6 +79,7 @@ uint32_t KvCache::layer_of_index_stream(index::StreamIdx stream) const {
 void KvCache::reserve_tables(Sequence& sequence) const {
   sequence.tokens_.reserve(options_.n_ctx);
   sequence.chain_.reserve(options_.n_ctx / kBlockPositions);
+  if (options_.selectors != nullptr) sequence.is_selected_.reserve(options_.n_ctx);
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
     sequence.streams_[stream].blocks.reserve(
         most_blocks(shape_.layers[layer_of_stream_[stream]], options_.n_ctx, options_.chunk_rows));

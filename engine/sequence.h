@@ -28,6 +28,13 @@ class Sequence {
   /// were appended: who keeps copies of its tables knows by it whether they hold.
   uint64_t edition() const { return edition_; }
 
+  /// Rows from first_pos on were computed by a selected step: their K and V are not those of exact
+  /// attention.
+  void mark_selected(uint32_t first_pos);
+  /// Rows of [first_pos, end_pos) that selected steps have computed; from now on they count as
+  /// exact.
+  uint32_t take_selected(uint32_t first_pos, uint32_t end_pos);
+
   /// The chain hash of the text before position pos, a multiple of 32 and not 0.
   const tiers::Hash128& chain_at(uint32_t pos) const { return chain_[pos / kBlockPositions - 1]; }
 
@@ -68,6 +75,7 @@ class Sequence {
   uint64_t edition_ = 0;
   std::vector<int32_t> tokens_;
   std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block
+  std::vector<bool> is_selected_;      // rows up to the last one of a selected step
   std::vector<StreamTable> streams_;   // layer-major, KV head minor
   std::unique_ptr<index::Selector> index_;
   uint32_t n_indexed_ = 0;

@@ -306,7 +306,7 @@ void Walk::State::count_step() {
   }
   const auto n_full =
       static_cast<uint64_t>(std::ranges::count(shape.layers, uint32_t{0}, &LayerShape::window));
-  if (is_selected) return;  // select_layer() counts what is chosen
+  if (is_selected) return;  // SelectionCounts say what is chosen
   for (const Group& group : groups)
     counts.extents_attended += n_full * div_up(group.first_pos + group.n_rows, kExtentPositions);
   counts.extents_missing += fetches.size();
@@ -321,7 +321,7 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   is_selected = attention == Attention::kSelected;
   STRATA_CHECK(!is_selected || selection != nullptr, "no rule to select by");
   if (is_selected) ++selection->counts.steps;
-  cache.store().begin_step();
+  cache.store().begin_step(is_selected ? tiers::ReadGrain::kBlocks : tiers::ReadGrain::kExtents);
   try {
     if (is_selected)
       for (const Group& group : groups) index_missed(group);
@@ -336,15 +336,18 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   } catch (...) {
     release_weights();
     drop_fetches();
+    cache.store().drop_begun();
     for (const Group& group : groups) cache.abandon_rows(*group.sequence);
     throw;
   }
   for (const Group& group : groups) {
     cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
-    if (!is_selected && group.sequence->n_exact() == group.first_pos)
+    if (is_selected)
+      group.sequence->mark_selected(group.first_pos);
+    else if (group.sequence->n_exact() == group.first_pos)
       group.sequence->set_n_exact(group.sequence->n_pos());
+    index_closed(group);
   }
-  for (const Group& group : groups) index_closed(group);
 }
 
 void Walk::step(std::span<const StepRow> rows, Attention attention) {

@@ -52,7 +52,7 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
     heads[head].blocks.reserve(stride);
     heads[head].chosen.reserve(stride);
   }
-  extent_bits.resize(stride / kExtentBlocks);
+  reads.reserve(uint64_t{stride} * max_kv_heads);
 }
 
 Walk::State::HeadTable Walk::State::head_table(uint32_t group_idx, uint32_t layer,
@@ -137,26 +137,8 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
   }
 }
 
-/// Extents of the text that some KV head of a layer attends.
-uint32_t Walk::State::count_chosen_extents(uint32_t group_idx, uint32_t layer) {
-  std::fill(selection->extent_bits.begin(), selection->extent_bits.end(), false);
-  for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
-    for (const uint32_t block : selection->heads[group_idx * selection->max_kv_heads + head].chosen)
-      selection->extent_bits[block / kExtentBlocks] = true;
-  return static_cast<uint32_t>(
-      std::count(selection->extent_bits.begin(), selection->extent_bits.end(), true));
-}
-
 void Walk::State::select_layer(uint32_t layer) {
-  for (uint32_t idx = 0; idx < groups.size(); ++idx) {
-    select_group(idx, layer);
-    counts.extents_attended += count_chosen_extents(idx, layer);
-  }
-  if (!cache.store().has_away()) return;
-  const size_t n_before = fetches.size();
-  plan_layer_waves(layer);
-  counts.extents_missing += fetches.size() - n_before;
-  fetch_ahead();
+  for (uint32_t idx = 0; idx < groups.size(); ++idx) select_group(idx, layer);
 }
 
 /// Takes the blocks that a step has filled into the index, while they are in DRAM.

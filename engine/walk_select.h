@@ -35,7 +35,9 @@ struct Walk::State::Selection : SelectionSizes {
   std::vector<float> weights;
   std::vector<index::Chooser> choosers;  // per worker
   std::vector<Head> heads;               // [group][max_kv_heads]
-  std::vector<bool> extent_bits;
+  // Of the layer at hand: waves in the order of use, and the blocks they pin.
+  std::vector<Wave> waves;
+  std::vector<tiers::BlockId> reads;
   SelectionCounts counts;
   // For a probe.
   std::vector<float> exact;                      // [n_rows, q_width] of the layer at hand

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/checked_math.h"
 #include "base/error.h"
 #include "tiers/spill_directory.h"
 #include "tiers/spill_file.h"
@@ -10,7 +11,10 @@
 namespace strata::tiers {
 namespace {
 
-constexpr uint32_t kDepthMax = 64;  // transfers at the device: more only wait there instead of here
+// Transfers at the device: more only wait there instead of here. Single blocks want more of them
+// (docs/adr/0009-single-blocks.md).
+constexpr uint32_t kDepthMax = 64;
+constexpr uint32_t kBlockDepthMax = 256;
 
 class FilePlaces final : public PlaceSource {
  public:
@@ -28,6 +32,16 @@ class FilePlaces final : public PlaceSource {
 };
 
 }  // namespace
+
+void Spill::set_trace(Trace* trace) {
+  transfers->set_trace(trace);
+  if (block_transfers) block_transfers->set_trace(trace, transfers->n_frames());
+}
+
+uint64_t block_frame_bytes(uint32_t block_bytes, uint64_t alignment) {
+  const uint64_t in_file = std::max(alignment, kPlaceAlignment);
+  return round_up(block_bytes, in_file) + (block_bytes % in_file == 0 ? 0 : in_file);
+}
 
 uint64_t spill_room(const std::string& directory) {
   SpillDirectory folder(directory);
@@ -55,6 +69,15 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
   spill->transfers = std::make_unique<TransferQueue>(
       std::move(io),
       TransferOptions{.frame_bytes = request.place_bytes, .n_frames = request.n_frames});
+  if (request.n_block_frames > 0) {
+    io = open_io(request.io, std::min(request.n_block_frames, kBlockDepthMax), notice);
+    if (places) spill->block_file = io->add_file(places->file().file());
+    const uint64_t alignment = places ? places->file().file().alignment() : kPlaceAlignment;
+    spill->block_transfers = std::make_unique<TransferQueue>(
+        std::move(io),
+        TransferOptions{.frame_bytes = block_frame_bytes(request.block_bytes, alignment),
+                        .n_frames = request.n_block_frames});
+  }
   spill->places = std::move(places);
   return spill;
 }

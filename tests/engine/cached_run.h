@@ -93,6 +93,9 @@ class CachedRun {
         {.place_bytes =
              place_bytes(member.model.shape(), {.n_ctx = 8192, .chunk_rows = kCachedChunk}),
          .n_frames = 16,
+         .block_bytes = KvLayout::make(KvCodec::kF16, KvCodec::kF16, member.model.shape().head_dim)
+                            .block_bytes,
+         .n_block_frames = 32,
          .io = tiers::IoChoice::kThreads},
         notices);
   }

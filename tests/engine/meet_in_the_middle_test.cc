@@ -46,6 +46,7 @@ class DiskOfFiles final : public tiers::Io {
     std::copy_n(buffer.data(), file.size_bytes(), disk_.medium(added).data());
     return added;
   }
+  uint32_t alignment(tiers::IoFile file) const override { return disk_.alignment(file); }
   uint32_t submit(std::span<const tiers::IoRequest> requests) override {
     return disk_.submit(requests);
   }

@@ -45,9 +45,25 @@ class CountedPlaces final : public PlaceSource {
 
 struct SimulatedSpill {
   std::unique_ptr<Spill> spill;
-  SimulatedIo* disk = nullptr;  // both live as long as the spill
+  SimulatedIo* disk = nullptr;        // all live as long as the spill
+  SimulatedIo* block_disk = nullptr;  // of reads of single blocks; null: there are none
+  TransferQueue* block_transfers = nullptr;
   CountedPlaces* places = nullptr;
 };
+
+/// Single blocks of `block_bytes` are read by a back end of their own, over the same files.
+inline void add_block_transfers(SimulatedSpill& made, const SimulatedDisk& disk,
+                                uint32_t block_bytes, uint32_t n_frames,
+                                std::chrono::microseconds deadline = std::chrono::seconds(10)) {
+  auto io = std::make_unique<SimulatedIo>(disk);
+  made.block_disk = io.get();
+  made.spill->block_file = io->add_file_of(*made.disk, made.spill->file);
+  made.spill->block_transfers = std::make_unique<TransferQueue>(
+      std::move(io), TransferOptions{.frame_bytes = block_frame_bytes(block_bytes),
+                                     .n_frames = n_frames,
+                                     .deadline = deadline});
+  made.block_transfers = made.spill->block_transfers.get();
+}
 
 inline SimulatedSpill make_simulated_spill(
     const SimulatedDisk& disk, uint64_t place_bytes, uint32_t n_places, uint32_t n_frames,

@@ -18,6 +18,9 @@ struct SelectedReads {
   double kv_share = 1;
   double kv_bytes_per_step = 0;
   double index_bytes_per_step = 0;
+  uint64_t attended_blocks = 0;  // per KV head and layer
+  double hit_rate = 1;           // share of them that was in memory
+  double file_bytes_per_step = 0;
 };
 
 SelectedReads selected_reads(engine::Engine& engine, const engine::SelectionCounts& before) {
@@ -33,6 +36,11 @@ SelectedReads selected_reads(engine::Engine& engine, const engine::SelectionCoun
   reads.kv_bytes_per_step =
       attended * static_cast<double>(kv_position_bytes(engine.cache().layout())) / n;
   reads.index_bytes_per_step = static_cast<double>(now.index_bytes - before.index_bytes) / n;
+  reads.attended_blocks = now.attended_blocks - before.attended_blocks;
+  if (reads.attended_blocks > 0)
+    reads.hit_rate = 1 - static_cast<double>(now.missing_blocks - before.missing_blocks) /
+                             static_cast<double>(reads.attended_blocks);
+  reads.file_bytes_per_step = static_cast<double>(now.file_bytes - before.file_bytes) / n;
   return reads;
 }
 
@@ -55,10 +63,16 @@ std::string attention_text(engine::Engine& engine, const engine::SelectionCounts
   const char* name = method_name(*engine.options().method);
   const std::string budget = budget_text(engine.options().selection.budget);
   if (reads.steps == 0) return fmt::format(" | attention {} {}: no step selected", name, budget);
-  return fmt::format(" | attention {} {} (approximate): {:.1f} % of K and V read, {} a step", name,
-                     budget, 100 * reads.kv_share,
-                     engine::bytes_text(static_cast<uint64_t>(reads.kv_bytes_per_step +
-                                                              reads.index_bytes_per_step)));
+  std::string text =
+      fmt::format(" | attention {} {} (approximate): {:.1f} % of K and V read, {} a step", name,
+                  budget, 100 * reads.kv_share,
+                  engine::bytes_text(
+                      static_cast<uint64_t>(reads.kv_bytes_per_step + reads.index_bytes_per_step)));
+  if (engine.cache().store().can_read_blocks())
+    text +=
+        fmt::format(", {:.1f} % of it found in memory, {} a step from disk", 100 * reads.hit_rate,
+                    engine::bytes_text(static_cast<uint64_t>(reads.file_bytes_per_step)));
+  return text;
 }
 
 nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::SelectionCounts& before,
@@ -79,6 +93,9 @@ nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::Sele
           {"kv_read_bytes_per_token", reads.kv_bytes_per_step},
           {"index_read_bytes_per_token", reads.index_bytes_per_step},
           {"kv_read_share", reads.kv_share},
+          {"attended_blocks", reads.attended_blocks},
+          {"hit_rate", reads.hit_rate},
+          {"disk_read_bytes_per_token", reads.file_bytes_per_step},
           {"index_bytes", engine.index_bytes()}};
 }
 

@@ -223,8 +223,7 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
 }
 
 tiers::TransferCounts BenchRunner::transfer_counts() {
-  const tiers::TransferQueue* transfers = engine_.cache().store().transfers();
-  return transfers == nullptr ? tiers::TransferCounts{} : transfers->counts();
+  return engine_.cache().store().transfer_counts();
 }
 
 BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
