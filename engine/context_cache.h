@@ -60,7 +60,8 @@ class ContextCache {
                const tiers::Hash128& model, std::string model_name);
 
   /// The longest saved beginning of `tokens`, as a sequence, with the rows of its index as far as
-  /// those are saved. A pack that turns out to be damaged is removed and less of it is used. Errors: kIo, kDoesNotFit.
+  /// those are saved. A pack that turns out to be damaged is removed and less of it is used.
+  /// Errors: kIo, kDoesNotFit.
   Sequence restore(KvCache& cache, std::span<const int32_t> tokens);
 
   /// The saved tokens of the longest beginning of `text` that ends with a generated one

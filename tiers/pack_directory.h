@@ -1,6 +1,6 @@
 // tiers/pack_directory.h - the directory of saved contexts: packs, found by their text, and named
-// sessions, which keep packs from being evicted (docs/adr/0002-saved-contexts.md). Beside a pack may
-// lie index rows made of it, which come and go with it (docs/adr/0010-saved-index-rows.md).
+// sessions, which keep packs from being evicted (docs/adr/0002-saved-contexts.md). Beside a pack
+// may lie index rows made of it, which come and go with it (docs/adr/0010-saved-index-rows.md).
 #pragma once
 
 #include <chrono>
@@ -86,8 +86,8 @@ struct PackVerdict {
 class PackDirectory {
  public:
   /// Makes the directory where it does not exist, removes what ended processes left and rows whose
-  /// pack is gone, and reads the heads of all packs. Files that are no packs are left alone. Errors: kIo; kUsage where others
-  /// than this user can reach the directory.
+  /// pack is gone, and reads the heads of all packs. Files that are no packs are left alone.
+  /// Errors: kIo; kUsage where others than this user can reach the directory.
   static PackDirectory open(const std::string& path, const PackLimits& limits,
                             DurableCalls& calls = system_calls());
 

@@ -18,8 +18,8 @@ struct EvictionCandidate {
   std::vector<uint32_t> continues;  // candidates (by index) that hold the block before its first
 };
 
-/// Pins what belongs to a text with candidate `of`: itself, what it continues and what continues it,
-/// directly or through others.
+/// Pins what belongs to a text with candidate `of`: itself, what it continues and what continues
+/// it, directly or through others.
 void pin_text(std::vector<EvictionCandidate>& candidates, uint32_t of);
 
 /// Indexes of the candidates to remove, in order, until at least bytes_wanted are free; as few as

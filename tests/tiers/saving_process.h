@@ -50,8 +50,8 @@ inline int wait_for_end(pid_t process) {
   return status;
 }
 
-/// Saves trial's text in two packs, rows of the first one, and then the session "book", telling each
-/// step as a byte.
+/// Saves trial's text in two packs, rows of the first one, and then the session "book", telling
+/// each step as a byte.
 inline void save_trial(const std::string& path, uint64_t trial, DurableCalls& calls,
                        const std::function<void(char)>& tell) {
   const auto text = random_text(trial, 500);

@@ -54,8 +54,8 @@ void RunContexts::give_up(const Error& error) {
   cache_.reset();
 }
 
-/// ", 4,096 of them indexed before (1.9 MiB)"; "" where blocks are not chosen, or nothing is kept of
-/// them.
+/// ", 4,096 of them indexed before (1.9 MiB)"; "" where blocks are not chosen, or nothing is kept
+/// of them.
 std::string RunContexts::indexed_text(const engine::Sequence& sequence) const {
   if (sequence.index() == nullptr || sequence.index()->segment_bytes() == 0) return "";
   const auto counts = cache_->counts();
