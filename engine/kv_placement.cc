@@ -79,7 +79,10 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
                              kBlockPositions * (sizeof(int32_t) + 1) + sizeof(tiers::Hash128);
   const uint64_t n_read = div_up(context.n_ctx, kBlockPositions);
   const uint64_t n_written = kRunsWritten * tiers::kPackPositionsMax / kBlockPositions;
-  return 2 * region + (n_read + n_written) * per_block;
+  // Index rows that are read or written: one segment of all streams.
+  const uint64_t rows =
+      context.method ? n_streams * index::segment_bytes(*context.method, layout) : 0;
+  return 2 * region + (n_read + n_written) * per_block + rows;
 }
 
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {

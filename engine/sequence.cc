@@ -19,6 +19,7 @@ Sequence::Sequence(Sequence&& other) noexcept
       streams_(std::exchange(other.streams_, {})),
       index_(std::move(other.index_)),
       n_indexed_(std::exchange(other.n_indexed_, 0)),
+      n_exact_(std::exchange(other.n_exact_, 0)),
       next_extent_(other.next_extent_) {}
 
 Sequence& Sequence::operator=(Sequence&& other) noexcept {
@@ -30,6 +31,7 @@ Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(streams_, other.streams_);
   std::swap(index_, other.index_);
   std::swap(n_indexed_, other.n_indexed_);
+  std::swap(n_exact_, other.n_exact_);
   std::swap(next_extent_, other.next_extent_);
   return *this;
 }
@@ -80,6 +82,7 @@ Sequence Sequence::fork() const {
     }
   }
   copy.n_indexed_ = n_indexed_;
+  copy.n_exact_ = n_exact_;
   copy.next_extent_ = next_extent_;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
     copy.streams_[stream] = streams_[stream];  // into what is reserved; then nothing can fail
@@ -109,6 +112,7 @@ uint32_t Sequence::truncate(uint32_t n) {
   is_selected_.resize(std::min<size_t>(is_selected_.size(), n));
   if (index_) index_->truncate(n / kBlockPositions);
   n_indexed_ = std::min(n_indexed_, n / kBlockPositions);
+  n_exact_ = std::min(n_exact_, n);
   next_extent_ = std::min(next_extent_, n / kExtentPositions);
   return n;
 }

@@ -43,6 +43,10 @@ class Sequence {
   index::Selector* index() const { return index_.get(); }
   uint32_t n_indexed() const { return n_indexed_; }
   void set_n_indexed(uint32_t n_blocks) { n_indexed_ = n_blocks; }
+  /// Positions before it hold the K and V of exact attention throughout; those behind were computed
+  /// by a selected step, or after one.
+  uint32_t n_exact() const { return n_exact_; }
+  void set_n_exact(uint32_t n) { n_exact_ = n; }
   /// Gives the sequence an index that has observed nothing; the next selected step takes in every
   /// full block there is. Errors: kDoesNotFit (the index has no room), and nothing has changed.
   void attach_index(std::unique_ptr<index::Selector> index);
@@ -75,6 +79,7 @@ class Sequence {
   std::vector<StreamTable> streams_;   // layer-major, KV head minor
   std::unique_ptr<index::Selector> index_;
   uint32_t n_indexed_ = 0;
+  uint32_t n_exact_ = 0;
   uint32_t next_extent_ = 0;  // whole extents before it have been frozen, or refused
 };
 

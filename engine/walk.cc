@@ -342,10 +342,12 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
     if (is_selected) selection->counts = selected_before;  // it runs again, or never was
     throw;
   }
-  for (const Group& group : groups)
-    cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
   for (const Group& group : groups) {
-    if (is_selected) group.sequence->mark_selected(group.first_pos);
+    cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
+    if (is_selected)
+      group.sequence->mark_selected(group.first_pos);
+    else if (group.sequence->n_exact() == group.first_pos)
+      group.sequence->set_n_exact(group.sequence->n_pos());
     index_closed(group);
   }
 }

@@ -60,6 +60,23 @@ uint32_t n_slots(const IndexShape& shape) {
 
 std::span<const MethodName> method_names() { return kMethods; }
 
+std::string rows_kind(Method method) {
+  switch (method) {
+    case Method::kOracle:
+    case Method::kRecent:
+      return "";
+    case Method::kQuest:
+      return "quest1";
+    case Method::kCuboid:
+      return "cuboid1";
+    case Method::kMean:
+      return "mean1";
+    case Method::kPq:
+      return "pq1";
+  }
+  STRATA_CHECK(false, "method %d", static_cast<int>(method));
+}
+
 Method find_method(std::string_view name) {
   const auto found = std::ranges::find(kMethods, name, &MethodName::name);
   if (found != kMethods.end()) return found->method;
@@ -82,6 +99,13 @@ uint64_t index_bytes(Method method, const IndexShape& shape) {
       tile_bytes(method, shape.layout.head_dim) * TileMemory::kSlotTiles * n_slots(shape);
   if (method != Method::kPq) return rows;
   return rows + shape.n_streams * PqSelector::stream_bytes(shape.layout, shape.n_blocks);
+}
+
+uint64_t segment_bytes(Method method, const KvLayout& layout) {
+  const uint64_t tile = tile_bytes(method, layout.head_dim);
+  return method == Method::kPq
+             ? PqSelector::kSegmentExtents * tile + PqSelector::codebook_bytes(layout)
+             : tile;
 }
 
 SelectorSource::SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -31,9 +32,8 @@ uint32_t codes_offset(uint32_t block_idx) {
 
 PqSelector::PqSelector(const KvLayout& layout, const KernelTable& kernels,
                        std::shared_ptr<TileMemory> memory, uint32_t n_streams)
-    : TiledSelector(layout, kernels, memory, tile_bytes(), n_streams),
-      streams_(n_streams),
-      max_codebooks_(uint64_t{memory->n_slots()} * TileMemory::kSlotTiles / kSegmentExtents) {
+    : TiledSelector(layout, kernels, std::move(memory), tile_bytes(), n_streams),
+      streams_(n_streams) {
   STRATA_CHECK(layout.head_dim % kPqSubspaces == 0 && layout.head_dim <= kMaxHeadDim, "head_dim=%u",
                layout.head_dim);
 }
@@ -70,9 +70,6 @@ void PqSelector::observe(StreamIdx stream, uint32_t block_idx, const std::byte* 
                at(stream).n_observed);
   Stream& s = streams_[stream];
   std::byte* tile = open_tile(stream, block_idx);
-  // Codebooks that were loaded beyond the rows that were.
-  if (const uint64_t n = div_up(block_idx, kSegmentBlocks); n < s.codebooks.size())
-    s.codebooks.resize(n);
   if (block_idx % kExtentBlocks == 0) std::memset(tile, 0, tile_bytes());
   PqTrailer& last = trailer(stream, block_idx / kExtentBlocks);
   alignas(64) std::array<float, size_t{kMaxHeadDim} * kBlockPositions> keys;
@@ -118,6 +115,7 @@ void PqSelector::train(StreamIdx stream) {
     if (all_finite(block)) n_floats += block_floats;
   }
   const PqCodebook* before = s.codebooks.empty() ? nullptr : s.codebooks.back().get();
+  if (s.n_of_text == s.codebooks.size()) ++s.n_of_text;
   s.codebooks.push_back(std::make_shared<const PqCodebook>(
       PqCodebook::train(*kernels_, std::span(keys).first(n_floats), layout_.head_dim, before)));
   s.kept.clear();
@@ -216,6 +214,7 @@ void PqSelector::truncate(uint32_t n_blocks) {
     while (!s.infinite.empty() && s.infinite.back() >= n_blocks) s.infinite.pop_back();
     if (const uint64_t n = div_up(n_blocks, kSegmentBlocks); n < s.codebooks.size())
       s.codebooks.resize(n);
+    s.n_of_text = std::min(s.n_of_text, n_blocks / kSegmentBlocks);
   }
 }
 
