@@ -210,7 +210,7 @@ class BlockStore {
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
   ExtentId add_extent();
   std::optional<FillLease> wait_for_frame();
-  std::optional<uint64_t> take_place();
+  std::optional<uint64_t> take_place(uint32_t layer, uint32_t first_pos);
   void collect_writes();
   bool take_ended_writes();
   void write_ended(ExtentId id, IoStatus status);
