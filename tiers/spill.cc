@@ -10,10 +10,7 @@
 namespace strata::tiers {
 namespace {
 
-// Transfers at the device: more only wait there instead of here. And half of the frames at most, so
-// that it has the next ones at once when a burst of them has come: a disk may answer only when its
-// queue is empty (docs/measurements.md, "The tier on disk").
-constexpr uint32_t kDepthMax = 64;
+constexpr uint32_t kDepthMax = 64;  // transfers at the device: more only wait there instead of here
 
 class FilePlaces final : public PlaceSource {
  public:
@@ -51,6 +48,8 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
     if (!places->file().notice().empty()) notices.push_back(places->file().notice());
   }
   std::string notice;
+  // Half of the frames, so that the disk has the next ones at once when a burst of them has come:
+  // it may answer only when its queue is empty (docs/measurements.md, "The tier on disk").
   auto io = open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice);
   if (!notice.empty()) notices.push_back(notice);
   auto spill = std::make_unique<Spill>();
