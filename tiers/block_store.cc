@@ -192,11 +192,15 @@ std::optional<FillLease> BlockStore::wait_for_frame() {
   }
 }
 
-/// A place in the spill file. Where it is full, a place comes back as soon as an extent that nobody
-/// refers to any more has been written.
-std::optional<uint64_t> BlockStore::take_place() {
+/// A place in the spill file. The extents of a layer follow each other there, as they are read.
+/// Where the file is full, a place comes back as soon as an extent that nobody refers to any more
+/// has been written.
+std::optional<uint64_t> BlockStore::take_place(uint32_t layer, uint32_t first_pos) {
+  const uint64_t place_bytes = spill_->places->place_bytes();
+  const uint64_t n_of_layer = spill_->places->budget_bytes() / place_bytes / resident_.size();
+  const uint64_t near = (layer * n_of_layer + first_pos / kExtentPositions) * place_bytes;
   for (;;) {
-    if (const auto place = spill_->places->take()) return place;
+    if (const auto place = spill_->places->take(near)) return place;
     const bool is_any_unused = std::ranges::any_of(
         writes_, [&](const auto& write) { return extent(write.first).n_live == 0; });
     if (!is_any_unused || !wait_for_transfer()) return std::nullopt;
@@ -211,7 +215,7 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   std::optional<uint64_t> place;
   std::optional<FillLease> frame;
   try {
-    place = take_place();
+    place = take_place(layer, first_pos);
     if (place) frame = wait_for_frame();
   } catch (const Error& stopped) {
     if (stopped.code() != ErrorCode::kCancelled) throw;

@@ -274,7 +274,7 @@ class BlockStore {
   ExtentId add_extent();
   void add_block_file(IoFile file, IoFile block_file);
   std::optional<FillLease> wait_for_frame();
-  std::optional<uint64_t> take_place();
+  std::optional<uint64_t> take_place(uint32_t layer, uint32_t first_pos);
   void collect_writes();
   bool take_ended_writes();
   void write_ended(ExtentId id, IoStatus status);

@@ -19,7 +19,7 @@ constexpr uint32_t kBlockDepthMax = 256;
 class FilePlaces final : public PlaceSource {
  public:
   explicit FilePlaces(SpillFile file) : file_(std::move(file)) {}
-  std::optional<uint64_t> take() override { return file_.take(); }
+  std::optional<uint64_t> take(uint64_t near) override { return file_.take(near); }
   void give_back(uint64_t offset) override { file_.give_back(offset); }
   uint64_t place_bytes() const override { return file_.extent_bytes(); }
   uint64_t used_bytes() const override { return file_.used_bytes(); }
@@ -62,7 +62,9 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
     if (!places->file().notice().empty()) notices.push_back(places->file().notice());
   }
   std::string notice;
-  auto io = open_io(request.io, std::min(request.n_frames, kDepthMax), notice);
+  // Half of the frames, so that the disk has the next ones at once when a burst of them has come:
+  // it may answer only when its queue is empty (docs/measurements.md, "The tier on disk").
+  auto io = open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice);
   if (!notice.empty()) notices.push_back(notice);
   auto spill = std::make_unique<Spill>();
   if (places) spill->file = io->add_file(places->file().file());

@@ -18,8 +18,9 @@ inline constexpr uint64_t kPlaceAlignment = 4096;
 class PlaceSource {
  public:
   virtual ~PlaceSource() = default;
-  /// The offset of a free place; nothing where the budget is used up.
-  virtual std::optional<uint64_t> take() = 0;
+  /// The offset of a free place, the first at or behind `near` where there is one; nothing where
+  /// the budget is used up.
+  virtual std::optional<uint64_t> take(uint64_t near) = 0;
   virtual void give_back(uint64_t offset) = 0;
   virtual uint64_t place_bytes() const = 0;
   virtual uint64_t used_bytes() const = 0;
