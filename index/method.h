@@ -20,6 +20,7 @@ enum class Method : uint8_t {
   kCuboid,  // ArkVale: centre and mean deviation of a page's keys
   kMean,    // mean landmarks of pages
   kPq,      // PQCache: each key by 16 codes of 6 bits
+  kRabitq,  // RaBitQ: each key rotated, 3 bits per dimension
 };
 
 struct MethodName {

@@ -61,7 +61,7 @@ constexpr OptionSpec kRows[] = {
      "(-v says which and why)",
      Sources::kEverywhere, kComputing | kEval, &S::load},
     {"attn", "", Section::kModel, ValueKind::kChoice, "exact", 0, 0,
-     "exact|auto|quest|cuboid|mean|pq|recent|oracle",
+     "exact|auto|quest|cuboid|mean|pq|rabitq|recent|oracle",
      "what an answer attends of a long context: all of it, or the blocks that a method of "
      "retrieval chooses (approximate); auto = the cheapest method that passed `strata eval --gate` "
      "on this model, else exact",
@@ -173,9 +173,10 @@ constexpr OptionSpec kRows[] = {
      "the model was trained for",
      Sources::kFlagOnly, kBench, &S::device_ctx},
 
-    {"methods", "--attn", Section::kJudging, ValueKind::kText, "oracle,quest,cuboid,mean,pq,recent",
-     0, 0, "NAME,...", "methods of retrieval to judge against exact attention",
-     Sources::kEverywhere, kEval, &S::methods},
+    {"methods", "--attn", Section::kJudging, ValueKind::kText,
+     "oracle,quest,cuboid,mean,pq,rabitq,recent", 0, 0, "NAME,...",
+     "methods of retrieval to judge against exact attention", Sources::kEverywhere, kEval,
+     &S::methods},
     {"budgets", "--kv-budget", Section::kJudging, ValueKind::kText, "1024", 0, 0, "N|N%|Xp|Xn,...",
      "what a token may attend: tokens, a share of the context, the share of the attention weight, "
      "or blocks within so many nats of the largest",
