@@ -77,6 +77,8 @@ std::string rows_kind(Method method) {
       return "mean1";
     case Method::kPq:
       return "pq1";
+    case Method::kRabitq:
+      return "rabitq1";
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
 }
