@@ -47,11 +47,11 @@ TEST(Selection, ABudgetOfEverythingIsExactAttention) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
-  for (const auto& listed : makers::zoo()) {
-    SCOPED_TRACE(listed.model.name);
-    const LoadedMember member(listed.model.name);
+  for (const makers::ZooMember* listed : testing::walked_members(random)) {
+    SCOPED_TRACE(listed->model.name);
+    const LoadedMember member(listed->model.name);
     const auto text = random_tokens(200 + static_cast<uint32_t>(random() % 300),
-                                    listed.model.vocab_size, static_cast<uint32_t>(random()));
+                                    listed->model.vocab_size, static_cast<uint32_t>(random()));
     const auto n_exact = static_cast<uint32_t>(random() % text.size());
     WalkSetting exact = setting_with(Method::kRecent, {});
     exact.method.reset();

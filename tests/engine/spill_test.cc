@@ -52,13 +52,13 @@ TEST(Spill, PlacementChangesNoBit) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
-  for (const auto& listed : makers::zoo()) {
-    SCOPED_TRACE(listed.model.name);
-    const LoadedMember member(listed.model.name);
+  for (const makers::ZooMember* listed : testing::walked_members(random)) {
+    SCOPED_TRACE(listed->model.name);
+    const LoadedMember member(listed->model.name);
     WalkSetting setting = drawn_setting(random);
     setting.chunk_rows = std::max(setting.chunk_rows, 32u);
     const auto text = random_tokens(1500 + static_cast<uint32_t>(random() % 400),
-                                    listed.model.vocab_size, static_cast<uint32_t>(random()));
+                                    listed->model.vocab_size, static_cast<uint32_t>(random()));
     ZooWalk whole(member.model, setting);
     const Logits expected = whole.feed_all(text);
     WalkSetting spilling = drawn_setting(random);
