@@ -128,7 +128,9 @@ struct CentreProducts {
   STRATA_VEC void clear() { blocks = _mm256_setzero_si256(); }
   STRATA_VEC void add(const std::byte* centres, uint32_t query) {
     const __m256i values = _mm256_set1_epi32(static_cast<int32_t>(query));
-    const __m256i pairs = _mm256_maddubs_epi16((__m256i)load_words(centres), values);
+    // Seven bits, also of bytes from a file: a pair of products fits 16 bits.
+    const __m256i seven = _mm256_and_si256((__m256i)load_words(centres), _mm256_set1_epi8(0x7f));
+    const __m256i pairs = _mm256_maddubs_epi16(seven, values);
     blocks = _mm256_add_epi32(blocks, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
   STRATA_VEC void store_to(int32_t* out) const {

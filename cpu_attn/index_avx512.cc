@@ -91,9 +91,9 @@ struct CentreProducts {
   __m256i blocks;
   STRATA_VEC void clear() { blocks = _mm256_setzero_si256(); }
   STRATA_VEC void add(const std::byte* centres, uint32_t query) {
-    blocks =
-        _mm256_dpbusd_epi32(blocks, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(centres)),
-                            _mm256_set1_epi32(static_cast<int32_t>(query)));
+    const __m256i seven = _mm256_and_si256(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(centres)), _mm256_set1_epi8(0x7f));
+    blocks = _mm256_dpbusd_epi32(blocks, seven, _mm256_set1_epi32(static_cast<int32_t>(query)));
   }
   STRATA_VEC void store_to(int32_t* out) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), blocks);

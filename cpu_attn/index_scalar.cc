@@ -97,7 +97,7 @@ struct CentreProducts {
   void clear() { memset(blocks, 0, sizeof blocks); }
   void add(const std::byte* centres, uint32_t query) {
     for (uint64_t b = 0; b < kExtentBlocks; ++b)
-      blocks[b] += product_of_four(load_words(centres + b * sizeof(Words)), query);
+      blocks[b] += product_of_four(load_words(centres + b * sizeof(Words)) & 0x7f7f7f7fu, query);
   }
   void store_to(int32_t* out) const { memcpy(out, blocks, sizeof blocks); }
 };

@@ -19,7 +19,8 @@
 // Bytes    rotate_bytes(args) of gpu_attn/row_bytes.h
 // Numbers  sums of squares: head_dim / 32 fused adds per lane, then a tree; rsqrtf (2 ulp)
 // Lost     each load when its turn comes, tiles of eight rows with a branch per row: on an H200
-//          (November 2026) one row of the 8B shape 3.8 us (f16), 512 rows 33 us
+//          (November 2026) one row of the 8B shape 3.8 us (f16), 512 rows 33 us; what is here
+//          was not timed on a card yet
 #include "base/check.h"
 #include "gpu_attn/device_stream.cuh"
 #include "gpu_attn/kernels.h"

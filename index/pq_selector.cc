@@ -155,6 +155,9 @@ void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, const Pq
                               .table = tables + uint64_t{i} * kTableBytes,
                               .scale = scales + i,
                               .offset = offsets + i});
+  // As much of it as there are codes: of narrow heads it is smaller, and in the cache soon enough.
+  const bool fetches_next =
+      next != nullptr && next->bytes().size() >= (end_extent - first_extent) * kPqTileBytes;
   kernels_->index.pq_scan(
       {.tiles = table_.tiles(args.stream).data() + first_extent,
        .n_tiles = end_extent - first_extent,
@@ -165,7 +168,7 @@ void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, const Pq
        .block_scores = args.log_weights + uint64_t{first_extent} * kExtentBlocks,
        .score_stride = args.weight_stride,
        .next_tile = next == nullptr ? nullptr : table_.tiles(args.stream)[end_extent],
-       .ahead = next == nullptr ? nullptr : next->bytes().data()});
+       .ahead = fetches_next ? next->bytes().data() : nullptr});
 }
 
 /// Blocks [first_block, end_block), which are kept.

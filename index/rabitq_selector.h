@@ -1,6 +1,6 @@
 // index/rabitq_selector.h - analytic codes: every key rotated and rounded to 3 bits per dimension.
 // Nothing is trained, so nothing drifts, no key waits for others than those of its block, and a
-// query prepares itself once for the whole context.
+// query prepares itself once for each estimate().
 //
 // Source: extended RaBitQ (arXiv 2409.09913) after RaBitQ (arXiv 2405.12497): x = c + r;
 //   with a random rotation R, R r is rounded to a grid of b bits, and q . x = q . c + factor * (R q

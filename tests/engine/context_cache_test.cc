@@ -24,7 +24,9 @@ using testing::TestFolder;
 using testing::ZooWalk;
 
 TEST(ContextCache, AnotherQuestionAboutASavedTextHasTheBitsOfAFreshRun) {
-  std::mt19937_64 random(std::random_device{}());
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
   for (const makers::ZooMember* listed : testing::walked_members(random)) {
     SCOPED_TRACE(listed->model.name);
     const LoadedMember member(listed->model.name);

@@ -82,6 +82,7 @@ TEST(RabitqSelector, AWeightIsThatOfTheKeysWithinWhatTheirCodesErrBy) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
+  double worst = 0;
   for (const KernelTable* table : cpu_attn::available_kernels())
     for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
       for (const uint32_t head_dim : {64u, 80u, 96u, 128u, 256u}) {
@@ -95,7 +96,6 @@ TEST(RabitqSelector, AWeightIsThatOfTheKeysWithinWhatTheirCodesErrBy) {
         const auto n_queries = static_cast<uint32_t>(1 + random() % 8);
         const auto q = drawn_queries(n_queries, head_dim, random);
         const auto weights = estimates(*selector, 0, q, n_queries);
-        double worst = 0;
         for (const uint32_t query : {0u, n_queries - 1})
           for (uint32_t block = 0; block < n_blocks; block += 3) {
             const Wanted want =
@@ -105,9 +105,9 @@ TEST(RabitqSelector, AWeightIsThatOfTheKeysWithinWhatTheirCodesErrBy) {
             ASSERT_LE(error, want.bound) << block;
             worst = std::max(worst, error / want.bound);
           }
-        EXPECT_GT(worst, 0.002);  // a bound that means something
         EXPECT_EQ(weights, estimates(*selector, 0, q, n_queries, 8));  // in pieces
       }
+  EXPECT_GT(worst, 0.01);  // a bound that means something
 }
 
 /// The error of a key relative to its distance from its block's mean: 0.0374 of the square for

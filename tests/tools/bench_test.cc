@@ -250,10 +250,15 @@ TEST_F(Bench, SaysWhatObservingAPromptTakes) {
   EXPECT_NE(table.find("pp96 @ d1000, pq index |"), std::string::npos) << table;
   EXPECT_NE(table.find("% of the rest of reading; its index holds"), std::string::npos) << table;
   auto as_csv = test;
-  as_csv.insert(as_csv.end(), {"-o", "csv"});
-  const std::string csv = bench(path, as_csv).out;
-  EXPECT_NE(csv.find(",attention_method,index_method,index_bytes_per_position,"), std::string::npos)
-      << csv;
+  as_csv.insert(as_csv.end(), {"-o", "csv", "-n", "4"});
+  const std::vector<std::string> csv = lines_of(bench(path, as_csv).out);
+  ASSERT_EQ(csv.size(), 3u);
+  EXPECT_NE(csv[0].find(",attention_method,index_method,index_bytes_per_position,"),
+            std::string::npos)
+      << csv[0];
+  EXPECT_NE(csv[0].find(",attention_budget,"), std::string::npos) << csv[0];
+  for (const std::string& line : csv)
+    EXPECT_EQ(std::ranges::count(line, ','), std::ranges::count(csv[0], ',')) << line;
 }
 
 TEST_F(Bench, PredictionsAndTiersAreOfExactAttention) {
