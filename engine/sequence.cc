@@ -68,12 +68,13 @@ void Sequence::drop_index() {
   n_indexed_ = 0;
 }
 
-Sequence Sequence::fork() const {
+Sequence Sequence::fork(bool has_index) const {
   Sequence copy = cache_->make_sequence();
   copy.tokens_ = tokens_;
   copy.chain_ = chain_;
   copy.is_selected_ = is_selected_;
-  if (index_) {
+  if (!has_index) copy.index_.reset();
+  if (index_ && has_index) {
     copy.index_ = index_->fork();
     // Rows that are still to be written must not be written into what both share.
     if (n_indexed_ < n_pos() / kBlockPositions) {
@@ -81,7 +82,7 @@ Sequence Sequence::fork() const {
       copy.index_->open_blocks(n_pos() / kBlockPositions);
     }
   }
-  copy.n_indexed_ = n_indexed_;
+  copy.n_indexed_ = has_index ? n_indexed_ : 0;
   copy.n_exact_ = n_exact_;
   copy.next_extent_ = next_extent_;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {

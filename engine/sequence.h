@@ -53,8 +53,9 @@ class Sequence {
   void drop_index();
 
   /// A second sequence with the same past. Costs one reference per block; the open block is copied
-  /// when either side appends. Errors: kDoesNotFit, of an index that lacks blocks.
-  Sequence fork() const;
+  /// when either side appends. Without an index it needs no room for rows. Errors: kDoesNotFit, of
+  /// an index that lacks blocks.
+  Sequence fork(bool has_index = true) const;
 
   /// Forgets positions >= n. Windowed layers have let go of old blocks, so a sequence cut far back
   /// may have to be cut further: returns the number of positions kept (n, or 0 where the window

@@ -104,7 +104,6 @@ void Walk::State::attend_chosen(uint32_t layer) {
   const uint64_t file_bytes = store.transfer_counts().read_bytes;
   for (const Wave& wave : selection->waves) {
     check_cancelled();
-    store.begin_blocks(reads.subspan(wave.first_read));
     const auto blocks = reads.subspan(wave.first_read, wave.end_read - wave.first_read);
     pin_chosen(layer, blocks);
     const UnpinScope pinned(store, blocks);

@@ -127,8 +127,8 @@ Sequence* Walk::State::holder_of(std::span<const StepRow> rows,
 /// passed. Errors: LostExtent, of a part of the past that the fork needs: it shares that with the
 /// sequence.
 void Walk::State::compute_again(Sequence& sequence, uint32_t first_pos) {
-  Sequence again = sequence.fork();
-  again.drop_index();  // that of the sequence holds what is computed again
+  // The index of the sequence holds what is computed again; a second one may have no room.
+  Sequence again = sequence.fork(/*has_index=*/false);
   uint32_t pos = again.truncate(first_pos);
   const uint32_t end = std::min(first_pos + kExtentPositions, sequence.n_pos());
   std::vector<StepRow> rows;

@@ -211,6 +211,9 @@ class BlockStore {
   /// Forgets what first_damaged_pack() gives.
   void forget_damaged_pack() { damaged_packs_.erase(damaged_packs_.begin()); }
 
+  /// Gives up what is in DRAM of the block's extent where a file alone holds the rest of it, so
+  /// that all of it can be replaced: a part that stayed would keep a second place in the file.
+  void leave_partly_resident(BlockId block);
   /// `lost` gets the bytes and the place of `fresh` and the other way round. Counted where it is a
   /// repair, and not where computing was merely quicker than reading.
   void replace(BlockId lost, BlockId fresh, bool is_repair);

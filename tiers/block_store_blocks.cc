@@ -13,7 +13,7 @@
 namespace strata::tiers {
 namespace {
 
-// Blocks of one thread at a time: some hundred microseconds of work. Fewer are checked by the
+// Blocks of one thread at a time (docs/adr/0009-single-blocks.md). Fewer are checked by the
 // caller, who would wait longer for another thread.
 constexpr uint64_t kCheckGrain = 64;
 
@@ -104,7 +104,13 @@ void BlockStore::list_missing(std::span<const BlockId> blocks) {
 /// All of them before anything is read: which block gets which slot, and so who leaves DRAM later,
 /// does not depend on the order in which reads end.
 void BlockStore::open_missing_slots() {
-  if (!make_room(missing_.size()))
+  const bool has_room = make_room(missing_.size());
+  if (!has_room && last_failure_ != IoStatus::kOk)
+    throw Error(
+        ErrorCode::kIo,
+        "memory is full of K and V that could not be written: " + failure_text(last_failure_),
+        "--nvme", "free space on the disk, name another one with --nvme, or raise --kv-dram");
+  if (!has_room)
     throw Error(ErrorCode::kDoesNotFit,
                 "memory does not hold the K and V that a step attends at once", "--kv-dram",
                 "raise --kv-dram or --dram, or lower the budget of --attn");

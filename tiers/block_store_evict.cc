@@ -90,6 +90,11 @@ void BlockStore::evict(ExtentId id) {
   ++counts_.extents_evicted;
 }
 
+void BlockStore::leave_partly_resident(BlockId block) {
+  const ExtentId id = extent_of(block);
+  if (id != kNoExtent && extent(id).is_away && extent(id).n_resident > 0) evict(id);
+}
+
 void BlockStore::begin_step(ReadGrain grain) {
   STRATA_CHECK(grain == ReadGrain::kBlocks || n_pins_ == 0, "%lu blocks are pinned",
                static_cast<unsigned long>(n_pins_));

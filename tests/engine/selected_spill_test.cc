@@ -229,6 +229,29 @@ TEST_F(SelectedSpill, LostRowsOfSelectedStepsComeBackExactAndAreCounted) {
   EXPECT_FALSE(is_same(answers(little, true), answers(little, false)));
 }
 
+/// Windowed layers make the repair begin at 0, past extents that are partly in DRAM: each is then
+/// replaced as a whole, so that none has two places. A lost one's place is not used again.
+TEST(SelectedSpillOfTheZoo, ARepairLeavesEveryExtentOnePlace) {
+  const LoadedMember member("gemma3");
+  const auto text = member.text(2120, kSeed + 3);
+  SelectedSetting setting{.place = Place::kSimulated};
+  setting.n_ctx = 3072;
+  setting.dram_positions = 1000;
+  SelectedWalk walk(member.model, setting);
+  Sequence sequence = walk.sequence();
+  walk.feed(sequence, std::span(text).first(2000));
+  walk.feed(sequence, std::span(text).subspan(2000, 20), 0, Attention::kSelected);
+  walk.damage_all();
+  walk.feed(sequence, std::span(text).subspan(2020), 0, Attention::kSelected);
+  const tiers::BlockStore& store = walk.cache().store();
+  const auto n_full = static_cast<uint64_t>(
+      std::ranges::count(member.model.shape().layers, uint32_t{0}, &LayerShape::window));
+  EXPECT_GT(store.counts().lost_extents, 0u);
+  EXPECT_EQ(store.counts().places_refused, 0u);
+  EXPECT_EQ(store.places()->used_bytes() / store.places()->place_bytes(),
+            2120 / kExtentPositions * n_full + store.counts().lost_extents);
+}
+
 /// Ctrl-C while the disk does not answer: the step ends, nothing is pinned or begun any more, and
 /// it can be run again.
 TEST_F(SelectedSpill, AStepThatWaitsForChosenBlocksIsStopped) {
