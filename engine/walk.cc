@@ -206,7 +206,7 @@ void Walk::State::hold_weights(const StepOp& op) {
       const TraceScope scope(
           is_streamed ? trace : nullptr,
           {.kind = TraceKind::kOperation, .index = op.layer, .name = "take_weights"});
-      weights = model.take_layer(op.layer, pool);
+      weights = model.take_layer(op.layer, pool, cancel);
     }
     held_layer = op.layer;
   }
