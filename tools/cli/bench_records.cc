@@ -40,13 +40,17 @@ void BenchRecords::add_csv(const ordered_json& record) {
 void BenchRecords::print_csv() const {
   if (fields_.empty()) return;
   std::string names;
-  for (const std::string& name : columns_) names += (names.empty() ? "" : ",") + name;
+  for (const std::string& name : columns_) {
+    if (!names.empty()) names += ',';
+    names += name;
+  }
   sink_.write_line(names);
   for (const auto& fields : fields_) {
     std::string line;
     for (size_t i = 0; i < columns_.size(); ++i) {
       const auto field = fields.find(columns_[i]);
-      line += (i == 0 ? "" : ",") + (field == fields.end() ? std::string() : field->second);
+      if (i > 0) line += ',';
+      if (field != fields.end()) line += field->second;
     }
     sink_.write_line(line);
   }
