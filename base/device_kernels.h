@@ -225,37 +225,44 @@ struct DeviceKernels {
   int (*set_words)(DeviceStream* stream, const DeviceSetWordsArgs& args);
 };
 
+/// Outputs whose weights are in scratch as f16 at a time: a vocabulary is multiplied in parts.
+inline constexpr uint32_t kDeviceLinearPart = 16384;
+
 /// Bytes of scratch that DeviceLinearArgs wants for n_rows rows of the widest of its matrices: the
-/// rows and one matrix in f16, and a scale per row.
+/// rows and one part of a matrix in f16, and a scale per row.
 constexpr uint64_t device_linear_scratch_bytes(uint32_t n_rows, uint32_t n_in, uint32_t n_out) {
   if (n_rows <= kDeviceFewRows) return 0;
   const uint64_t rows = (uint64_t{n_rows} * n_in * 2 + 255) / 256 * 256;
   const uint64_t scales = (uint64_t{n_rows} * 4 + 255) / 256 * 256;
-  return rows + scales + (uint64_t{n_out} + kPanelRows) * n_in * 2;
+  const uint64_t panels = (uint64_t{n_out} + kPanelRows - 1) / kPanelRows * kPanelRows;
+  const uint64_t part = panels < kDeviceLinearPart ? panels : kDeviceLinearPart;
+  return rows + scales + part * n_in * 2;
 }
 
 /// Queries (row, head of the group) that one thread block of prefill attends for.
 constexpr uint32_t device_prefill_tile(uint32_t head_dim) { return head_dim <= 128 ? 128 : 64; }
 
-/// The splits with which prefill fills a device best: tiles times splits come in waves of two
-/// blocks per multiprocessor. A split has 256 positions at least, or the merge would cost more.
+/// Splits of prefill: tiles times splits go by in waves of two blocks per multiprocessor, and as
+/// few splits are made as fill the waves nearly as well as any number to 8 does, for each has its
+/// partials in scratch. A split has 256 positions at least. `n_blocks` is what a tile attends: of a
+/// window its blocks alone. More blocks never give fewer splits.
 constexpr uint32_t device_prefill_splits(uint32_t n_rows, uint32_t n_kv_heads, uint32_t group,
                                          uint32_t head_dim, uint32_t n_blocks,
                                          uint32_t n_multiprocessors) {
   const uint64_t tile = device_prefill_tile(head_dim);
   const uint64_t n_tiles = (uint64_t{n_rows} * group + tile - 1) / tile * n_kv_heads;
-  const uint64_t slots = uint64_t{n_multiprocessors} * 2;
-  const uint64_t longest = n_blocks / 8 < 8 ? n_blocks / 8 : 8;
-  uint32_t best = 1;
-  double best_cost = 0;
-  for (uint32_t n_splits = 1; n_splits == 1 || n_splits <= longest; ++n_splits) {
+  const uint64_t slots = n_multiprocessors < 1 ? 2 : uint64_t{n_multiprocessors} * 2;
+  const uint32_t longest = n_blocks / 8 < 1 ? 1 : n_blocks / 8 < 8 ? n_blocks / 8 : 8;
+  const auto fill = [&](uint32_t n_splits) {
     const uint64_t n_waves = (n_tiles * n_splits + slots - 1) / slots;
-    const double cost = static_cast<double>(n_waves) / n_splits + 0.01 * n_splits;
-    if (n_splits > 1 && cost >= best_cost) continue;
-    best = n_splits;
-    best_cost = cost;
-  }
-  return best;
+    return static_cast<double>(n_tiles * n_splits) / static_cast<double>(n_waves * slots);
+  };
+  double best = 0;
+  for (uint32_t n_splits = 1; n_splits <= longest; ++n_splits)
+    best = fill(n_splits) > best ? fill(n_splits) : best;
+  uint32_t n_splits = 1;
+  while (fill(n_splits) < 0.85 * best) ++n_splits;
+  return n_splits;
 }
 
 constexpr uint64_t device_prefill_scratch_bytes(uint32_t n_splits, uint32_t n_rows,

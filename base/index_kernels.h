@@ -74,6 +74,9 @@ struct PqScanArgs {
   uint32_t n_queries;
   float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
   uint64_t score_stride;
+  // What is read after this call is fetched meanwhile; either may be null.
+  const std::byte* next_tile = nullptr;
+  const std::byte* ahead = nullptr;  // as many bytes of it as the tiles have codes
 };
 
 /// A block's score as PqScanArgs has it, from the keys themselves: +infinity where a product is not
@@ -94,6 +97,76 @@ struct PqEncodeArgs {
   const float* half_norms;  // [kPqSubspaces][kPqCentroids]: half the squared length of each
   uint32_t head_dim;        // a multiple of kPqSubspaces
   uint8_t* codes;           // [kPqSubspaces][kPqTileKeys]: the block's 32 columns are written
+};
+
+// Codes of rotated keys (index/rabitq_selector.h). A group is 32 dimensions; those beyond head_dim
+// are zero.
+inline constexpr uint32_t kRabitqGroup = 32;
+inline constexpr uint32_t kRabitqGroupWords = 3;     // 3 bits per dimension, in words of 32 bits
+inline constexpr uint32_t kRabitqLevels = 8;         // a code c stands for c - 3.5
+inline constexpr uint32_t kRabitqCentreZero = 64;    // a centre's code c stands for c - 64
+inline constexpr uint32_t kRabitqHeadDimMax = 1024;  // head_dim is a multiple of 8
+
+constexpr uint32_t rabitq_groups(uint32_t head_dim) {
+  return (head_dim + kRabitqGroup - 1) / kRabitqGroup;
+}
+
+/// A tile of codes: four parts, one after the other, each a multiple of 64 bytes. The eight blocks
+/// lie side by side everywhere, so that sums over a block's keys need no shuffles.
+///   codes    [16 pairs of keys][n_groups][kRabitqGroupWords][2 keys][8 blocks] u32. Dimension
+///            4 k + j of a group has its code's low two bits in word k / 4 at bit 8 j + 2 (k % 4),
+///            the third in word 2 at bit 8 j + k.
+///   factors  [32 keys][8 blocks] i8, not negative
+///   centres  [n_groups * 8][8 blocks][4 dimensions] u8, below 128
+///   steps    RabitqSteps
+/// The rotated key of a block is centre_step * centre + factor_step * factor * codes.
+struct RabitqSteps {
+  float centre[kExtentBlocks];  // not finite: a key of the block is not, and codes mean nothing
+  float factor[kExtentBlocks];
+};
+
+constexpr uint64_t rabitq_codes_bytes(uint32_t head_dim) {
+  return uint64_t{kExtentPositions} * rabitq_groups(head_dim) * kRabitqGroupWords *
+         sizeof(uint32_t);
+}
+constexpr uint64_t rabitq_tile_bytes(uint32_t head_dim) {
+  return rabitq_codes_bytes(head_dim) + kExtentPositions +
+         uint64_t{rabitq_groups(head_dim)} * kRabitqGroup * kExtentBlocks + sizeof(RabitqSteps);
+}
+
+/// Rotates 32 keys, and codes their differences from their mean. Every step is that of least
+/// squared error or of its neighbour: cpu_attn/index_rabitq_encode.inc.
+struct RabitqEncodeArgs {
+  float* keys;  // [head_dim][kBlockPositions], as load_k gives them, 64-byte aligned; overwritten
+  uint32_t head_dim;
+  uint32_t block;   // of the extent
+  std::byte* tile;  // the block's part is written; 64-byte aligned
+};
+
+/// Rotates queries as keys are and rounds each to 8 bits: a value errs by at most scale / 2, and
+/// scale is 1/127 of the largest. The scale of a query that is not finite is NaN.
+struct RabitqQueryArgs {
+  const float* q;  // [n_queries][head_dim]
+  uint32_t n_queries;
+  uint32_t head_dim;
+  float* columns;  // scratch [head_dim][kBlockPositions], 64-byte aligned
+  int8_t* codes;   // [n_queries][rabitq_groups(head_dim) * kRabitqGroup]
+  float* scales;   // [n_queries]
+  int32_t* sums;   // [n_queries]: of the codes
+};
+
+/// Products of queries with coded keys, exact but for the rounding of the two; a block's score is
+/// nearly ln(sum exp) of its 32 (as in PqScanArgs), and +infinity where one is not finite.
+struct RabitqScanArgs {
+  const std::byte* const* tiles;  // [n_tiles], each rabitq_tile_bytes(head_dim), 64-byte aligned
+  uint32_t n_tiles;
+  uint32_t head_dim;
+  const int8_t* codes;  // of RabitqQueryArgs, like scales and sums
+  const float* scales;
+  const int32_t* sums;
+  uint32_t n_queries;
+  float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
+  uint64_t score_stride;
 };
 
 /// A query's shares of the blocks, pooled.
@@ -117,6 +190,9 @@ struct IndexKernels {
   /// A query all of whose weights are -infinity adds nothing; with +infinity among them the
   /// infinite ones share it equally.
   void (*pool_shares)(const PoolSharesArgs& args);
+  void (*rabitq_encode)(const RabitqEncodeArgs& args);
+  void (*rabitq_query)(const RabitqQueryArgs& args);
+  void (*rabitq_scan)(const RabitqScanArgs& args);
 };
 
 }  // namespace strata

@@ -1,7 +1,8 @@
 // cpu_attn/index.h - the kernels of retrieval: what each instruction set fills into the kernel
 // table. Why: every decoded token reads the index of its whole context, so the two scans run at the
 // speed of memory. Shapes: base/index_kernels.h. The arithmetic and its order: index_digest.inc,
-// index_pq_scan.inc, index_pq_query.inc, index_encode.inc, index_pool.inc.
+// index_pq_scan.inc, index_pq_query.inc, index_encode.inc, index_rabitq_encode.inc,
+// index_rabitq_scan.inc, index_pool.inc.
 #pragma once
 
 #include <stdint.h>
@@ -49,6 +50,21 @@ constexpr uint64_t pq_table_flops(uint32_t head_dim) {
 /// Floating point operations of key_scores: a product and a sum per key, dimension and query.
 constexpr uint64_t key_score_flops(uint32_t head_dim, uint64_t n_queries) {
   return uint64_t{kBlockPositions} * head_dim * n_queries * 2;
+}
+
+/// Bytes that rabitq_scan reads from the tiles, each once. Queries and scores stay in the cache.
+constexpr uint64_t rabitq_scan_bytes(uint64_t n_tiles, uint32_t head_dim) {
+  return n_tiles * rabitq_tile_bytes(head_dim);
+}
+/// Operations: a product and a sum per key, dimension and query, and those of a key more per block.
+constexpr uint64_t rabitq_scan_flops(uint64_t n_tiles, uint32_t head_dim, uint64_t n_queries) {
+  return n_tiles * (kExtentPositions + kExtentBlocks) * head_dim * n_queries * 2;
+}
+
+/// Floating point operations of rabitq_encode but for its rotation (a sum per key, dimension and
+/// doubling): one for the mean and its difference each, ten for codes and factors.
+constexpr uint64_t rabitq_encode_flops(uint32_t head_dim) {
+  return uint64_t{kBlockPositions} * head_dim * 12;
 }
 
 /// Bytes that pool_shares reads and writes: weights in three passes, shares once per query.

@@ -19,6 +19,8 @@ namespace {
 
 #include "cpu_attn/index_encode.inc"
 
+#include "cpu_attn/index_rabitq_encode.inc"
+
 #include "cpu_attn/index_pq_weight.inc"
 
 #include "cpu_attn/index_pq_query.inc"
@@ -94,10 +96,55 @@ STRATA_VEC void store_block_scores(const uint16_t* maxima, float scale, float of
 
 #include "cpu_attn/index_pq_scan.inc"
 
+// ---- What index_rabitq_scan.inc asks for, in vectors of 8 words.
+typedef uint32_t Words __attribute__((vector_size(32)));
+STRATA_VEC Words load_words(const std::byte* at) {
+  return (Words)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+}
+
+/// Pairs of products in 16 bits: eight quads of a group are at most 8 * 2 * 7 * 127.
+struct Products {
+  __m256i pairs, all;
+  STRATA_VEC void clear() { pairs = all = _mm256_setzero_si256(); }
+  STRATA_VEC void add(Words codes, uint32_t query) {
+    const __m256i values = _mm256_set1_epi32(static_cast<int32_t>(query));
+    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16((__m256i)codes, values));
+  }
+  STRATA_VEC void end_group() {
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    pairs = _mm256_setzero_si256();
+  }
+  STRATA_VEC Vec values() const { return _mm256_cvtepi32_ps(all); }
+};
+
+STRATA_VEC Vec weights_below(Vec down) {
+  return _mm256_castsi256_ps(
+      _mm256_sub_epi32(_mm256_set1_epi32(kBitsOfOne), _mm256_cvttps_epi32(down)));
+}
+
+/// Codes of centres are below 128, so that a pair of products fits 16 bits.
+struct CentreProducts {
+  __m256i blocks;
+  STRATA_VEC void clear() { blocks = _mm256_setzero_si256(); }
+  STRATA_VEC void add(const std::byte* centres, uint32_t query) {
+    const __m256i values = _mm256_set1_epi32(static_cast<int32_t>(query));
+    // Seven bits, also of bytes from a file: a pair of products fits 16 bits.
+    const __m256i seven = _mm256_and_si256((__m256i)load_words(centres), _mm256_set1_epi8(0x7f));
+    const __m256i pairs = _mm256_maddubs_epi16(seven, values);
+    blocks = _mm256_add_epi32(blocks, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  STRATA_VEC void store_to(int32_t* out) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), blocks);
+  }
+};
+
+#include "cpu_attn/index_rabitq_scan.inc"
+
 }  // namespace
 
 void fill_index_avx2(KernelTable& table) {
-  table.index = {load_k, digest_scores, pq_scan, pq_encode, pq_table, key_scores, pool_shares};
+  table.index = {load_k,     digest_scores, pq_scan,       pq_encode,    pq_table,
+                 key_scores, pool_shares,   rabitq_encode, rabitq_query, rabitq_scan};
 }
 
 }  // namespace strata::cpu_attn

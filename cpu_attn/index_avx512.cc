@@ -27,6 +27,8 @@ namespace {
 
 #include "cpu_attn/index_encode.inc"
 
+#include "cpu_attn/index_rabitq_encode.inc"
+
 #include "cpu_attn/index_pq_weight.inc"
 
 #include "cpu_attn/index_pq_query.inc"
@@ -66,10 +68,45 @@ STRATA_VEC __m512i look_up(const uint8_t* table, const Codes& codes) {
 
 #include "cpu_attn/index_pq_scan.inc"
 
+// ---- What index_rabitq_scan.inc asks for, in vectors of 16 words.
+typedef uint32_t Words __attribute__((vector_size(64)));
+STRATA_VEC Words load_words(const std::byte* at) { return (Words)_mm512_loadu_si512(at); }
+
+struct Products {
+  __m512i all;
+  STRATA_VEC void clear() { all = _mm512_setzero_si512(); }
+  STRATA_VEC void add(Words codes, uint32_t query) {
+    all = _mm512_dpbusd_epi32(all, (__m512i)codes, _mm512_set1_epi32(static_cast<int32_t>(query)));
+  }
+  STRATA_VEC void end_group() {}
+  STRATA_VEC Vec values() const { return _mm512_maskz_cvtepi32_ps(0xffff, all); }
+};
+
+STRATA_VEC Vec weights_below(Vec down) {
+  return _mm512_castsi512_ps(
+      _mm512_sub_epi32(_mm512_set1_epi32(kBitsOfOne), _mm512_cvttps_epi32(down)));
+}
+
+struct CentreProducts {
+  __m256i blocks;
+  STRATA_VEC void clear() { blocks = _mm256_setzero_si256(); }
+  STRATA_VEC void add(const std::byte* centres, uint32_t query) {
+    const __m256i seven = _mm256_and_si256(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(centres)), _mm256_set1_epi8(0x7f));
+    blocks = _mm256_dpbusd_epi32(blocks, seven, _mm256_set1_epi32(static_cast<int32_t>(query)));
+  }
+  STRATA_VEC void store_to(int32_t* out) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), blocks);
+  }
+};
+
+#include "cpu_attn/index_rabitq_scan.inc"
+
 }  // namespace
 
 void fill_index_avx512(KernelTable& table) {
-  table.index = {load_k, digest_scores, pq_scan, pq_encode, pq_table, key_scores, pool_shares};
+  table.index = {load_k,     digest_scores, pq_scan,       pq_encode,    pq_table,
+                 key_scores, pool_shares,   rabitq_encode, rabitq_query, rabitq_scan};
 }
 
 }  // namespace strata::cpu_attn

@@ -16,6 +16,8 @@ namespace {
 
 #include "cpu_attn/index_encode.inc"
 
+#include "cpu_attn/index_rabitq_encode.inc"
+
 #include "cpu_attn/index_pq_weight.inc"
 
 #include "cpu_attn/index_pq_query.inc"
@@ -63,10 +65,50 @@ void store_block_scores(const uint16_t* maxima, float scale, float offset, float
 
 #include "cpu_attn/index_pq_scan.inc"
 
+// ---- One word of codes at a time.
+using Words = uint32_t;
+Words load_words(const std::byte* at) {
+  Words words;
+  memcpy(&words, at, sizeof words);
+  return words;
+}
+
+/// Sum of four products; bytes of `codes` are unsigned, those of `query` signed.
+int32_t product_of_four(uint32_t codes, uint32_t query) {
+  int32_t sum = 0;
+  for (uint32_t byte = 0; byte < 4; ++byte)
+    sum += static_cast<int32_t>(codes >> 8 * byte & 255u) *
+           static_cast<int8_t>(query >> 8 * byte & 255u);
+  return sum;
+}
+
+struct Products {
+  int32_t sum;
+  void clear() { sum = 0; }
+  void add(Words codes, uint32_t query) { sum += product_of_four(codes, query); }
+  void end_group() {}
+  Vec values() const { return static_cast<float>(sum); }
+};
+
+Vec weights_below(Vec down) { return pair_weight(down); }
+
+struct CentreProducts {
+  int32_t blocks[kExtentBlocks];
+  void clear() { memset(blocks, 0, sizeof blocks); }
+  void add(const std::byte* centres, uint32_t query) {
+    for (uint64_t b = 0; b < kExtentBlocks; ++b)
+      blocks[b] += product_of_four(load_words(centres + b * sizeof(Words)) & 0x7f7f7f7fu, query);
+  }
+  void store_to(int32_t* out) const { memcpy(out, blocks, sizeof blocks); }
+};
+
+#include "cpu_attn/index_rabitq_scan.inc"
+
 }  // namespace
 
 void fill_index_scalar(KernelTable& table) {
-  table.index = {load_k, digest_scores, pq_scan, pq_encode, pq_table, key_scores, pool_shares};
+  table.index = {load_k,     digest_scores, pq_scan,       pq_encode,    pq_table,
+                 key_scores, pool_shares,   rabitq_encode, rabitq_query, rabitq_scan};
 }
 
 }  // namespace strata::cpu_attn

@@ -53,6 +53,7 @@ ContextCache::ContextCache(const ContextCacheOptions& options, const KvCache& ca
 Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) {
   tokens_.clear();
   saved_end_ = 0;
+  counts_.indexed_tokens = 0;
   Sequence sequence = cache.make_sequence();
   publisher_.with_directory(
       [&](tiers::PackDirectory& directory) { sequence = restore_from(directory, cache, tokens); },
@@ -70,7 +71,9 @@ Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& ca
     const tiers::FoundContext found = directory.find(shape_, {}, tokens);
     if (found.n_positions < kSavedTokensMin) break;
     try {
-      return cache.restore(found, tokens);
+      Sequence sequence = cache.restore(found, tokens);
+      restore_rows(directory, cache, found, sequence);
+      return sequence;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadFile) throw;
     }
@@ -79,6 +82,56 @@ Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& ca
       if (directory.discard(piece.pack->name())) ++counts_.damaged_packs;
   }
   return cache.make_sequence();
+}
+
+void ContextCache::restore_rows(tiers::PackDirectory& directory, const KvCache& cache,
+                                const tiers::FoundContext& found, Sequence& sequence) {
+  const auto shape = rows_shape(cache, sequence);
+  if (!shape) return;
+  const LoadedRows loaded = load_rows(directory, found, *shape, sequence);
+  counts_.indexed_tokens = loaded.n_positions;
+  counts_.rows_read_bytes += loaded.bytes;
+  if (!loaded.refused) return;
+  ++(loaded.refused->is_damaged ? counts_.damaged_rows : counts_.refused_rows);
+  try {
+    if (loaded.refused->is_damaged) directory.discard_rows(loaded.refused->name);
+  } catch (const Error&) {
+    return;  // it is refused again next time, or replaced
+  }
+}
+
+/// Of every pack of the text whose file of rows lacks segments that the index has; one at a time,
+/// so that few files are open.
+void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
+  const auto shape = rows_shape(cache, sequence);
+  if (!options_.saves_rows || !shape) return;
+  const uint32_t n_segments = n_segments_to_save(sequence, *shape);
+  if (n_segments == 0) return;
+  const auto tokens =
+      std::span(sequence.tokens()).first(uint64_t{n_segments} * shape->segment_positions);
+  std::vector<LackingRows> lacking;
+  try {
+    publisher_.with_directory(
+        [&](tiers::PackDirectory& directory) {
+          const tiers::FoundContext found = directory.find(shape_, {}, tokens);
+          lacking = lacking_rows(directory, found, *shape, n_segments);
+        },
+        options_.wait_max);
+    for (const LackingRows& rows : lacking) {
+      publisher_.with_directory(
+          [&](tiers::PackDirectory& directory) {
+            tiers::RowsWriter writer =
+                directory.start_rows(rows.pack, *shape, rows.segments.first, rows.segments.n());
+            write_rows(*sequence.index(), *shape, rows.segments, writer);
+            publisher_.add(std::move(writer));
+          },
+          options_.wait_max);
+      publisher_.wait(options_.wait_max);
+    }
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kCancelled) throw;
+    publisher_.set_rows_problem(error.what());
+  }
 }
 
 tiers::KnownText ContextCache::known_text(std::string_view text,
@@ -234,10 +287,11 @@ void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& ses
     save_repaired(walk, sequence);
   }
   publisher_.wait(options_.wait_max);
-  if (session.empty() || !problem().empty()) return;
-  publisher_.with_directory(
-      [&](tiers::PackDirectory& directory) { pin(directory, sequence, session); },
-      options_.wait_max);
+  if (!session.empty() && problem().empty())
+    publisher_.with_directory(
+        [&](tiers::PackDirectory& directory) { pin(directory, sequence, session); },
+        options_.wait_max);
+  save_rows(walk.cache(), sequence);
 }
 
 void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence,
@@ -265,11 +319,14 @@ void ContextCache::give_up(const Error& error) {
 
 std::string ContextCache::problem() const { return publisher_.problem(); }
 
+std::string ContextCache::rows_problem() const { return publisher_.rows_problem(); }
+
 ContextCacheCounts ContextCache::counts() const {
   ContextCacheCounts counts = counts_;
   const PublishedCounts published = publisher_.counts();
   counts.saved_tokens = published.tokens;
   counts.saved_bytes = published.bytes;
+  counts.saved_rows_bytes = published.rows_bytes;
   return counts;
 }
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/index_rows.h"
 #include "engine/kv_cache.h"
 #include "engine/pack_publisher.h"
 #include "engine/walk.h"
@@ -26,6 +27,7 @@ struct ContextCacheOptions {
   std::string directory;
   tiers::PackLimits limits;
   bool saves = true;
+  bool saves_rows = true;  // of the indexes of sequences, beside packs that are there
   std::chrono::milliseconds wait_max{60000};  // for the disk, at the end and between two packs
   tiers::DurableCalls* calls = nullptr;       // null: the system's; else they outlive every thread
   // Set, it ends every wait for the disk with kCancelled; null = nobody looks.
@@ -39,6 +41,13 @@ struct ContextCacheCounts {
   // Found to be wrong while restoring or by a step, and removed.
   uint64_t damaged_packs = 0;
   uint64_t repaired_extents = 0;  // lost while they were saved, and computed again
+  // Of restored_tokens, where a sequence has an index: those whose rows were saved. The first
+  // selected step reads the K and V of the others.
+  uint64_t indexed_tokens = 0;
+  uint64_t rows_read_bytes = 0;
+  uint64_t saved_rows_bytes = 0;
+  uint64_t refused_rows = 0;  // files of rows that were not taken: of another version or shape
+  uint64_t damaged_rows = 0;  // or damaged, and removed
 };
 
 /// Saves a sequence while it is read: extent by extent on the calling thread, which copies bytes to
@@ -50,8 +59,9 @@ class ContextCache {
   ContextCache(const ContextCacheOptions& options, const KvCache& cache,
                const tiers::Hash128& model, std::string model_name);
 
-  /// The longest saved beginning of `tokens`, as a sequence. A pack that turns out to be damaged is
-  /// removed and less of it is used. Errors: kIo, kDoesNotFit.
+  /// The longest saved beginning of `tokens`, as a sequence, with the rows of its index as far as
+  /// those are saved. A pack that turns out to be damaged is removed and less of it is used.
+  /// Errors: kIo, kDoesNotFit.
   Sequence restore(KvCache& cache, std::span<const int32_t> tokens);
 
   /// The saved tokens of the longest beginning of `text` that ends with a generated one
@@ -70,12 +80,15 @@ class ContextCache {
   /// Removes the packs that steps have found to be damaged, saves the rest of the sequence, also
   /// what those packs held, and waits until all of it is on the disk. Where `session` is not empty,
   /// the packs get its name, unless a longer session that begins with them has it. Lost extents are
-  /// computed again with `walk`, whose last logits are gone then. Errors: those of
+  /// computed again with `walk`, whose last logits are gone then. Of an index, the rows that lack
+  /// beside the text's packs are saved. Errors: those of
   /// PackDirectory::pin; kIo where the disk does not answer.
   void finish(Walk& walk, Sequence& sequence, const std::string& session = "");
 
   /// Why saving ended before its end; empty where it did not.
   std::string problem() const;
+  /// Why index rows were not saved; empty where they were, or where there are none.
+  std::string rows_problem() const;
   ContextCacheCounts counts() const;
 
  private:
@@ -83,6 +96,9 @@ class ContextCache {
                         std::span<const int32_t> tokens);
   void pin(tiers::PackDirectory& directory, const Sequence& sequence,
            const std::string& session) const;
+  void restore_rows(tiers::PackDirectory& directory, const KvCache& cache,
+                    const tiers::FoundContext& found, Sequence& sequence);
+  void save_rows(const KvCache& cache, const Sequence& sequence);
   void start_run(uint32_t first_pos);
   void save_extents(KvCache& cache, const Sequence& sequence);
   void save_repaired(Walk& walk, Sequence& sequence);

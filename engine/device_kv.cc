@@ -141,7 +141,7 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
   }
   first_row_ = sequence.n_pos();
   // The store may move blocks of a saved context out of memory behind the sequence's back.
-  const uint64_t n_evicted = cache_.store().counts().extents_evicted;
+  const uint64_t n_evicted = cache_.store().counts().n_evicted();
   const bool is_next =
       sequence.edition() == edition_ && end_row_ == first_row_ && n_evicted == n_evicted_;
   end_row_ = first_row_ + n_rows;
@@ -170,7 +170,7 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
     }
   flush_lists(stream, true);
   edition_ = sequence.edition();
-  n_evicted_ = cache_.store().counts().extents_evicted;
+  n_evicted_ = cache_.store().counts().n_evicted();
 }
 
 void DeviceKv::end_step(Stream& stream, bool is_mirrored) {

@@ -84,10 +84,6 @@ Engine Engine::open(const EngineOptions& options) {
   request.weight_bytes = engine.weight_plan_.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
   engine.plan_context(shape, request);
-  if (options.method && engine.context_.kv.is_spilling())
-    throw Error(ErrorCode::kUnsupported,
-                "blocks can be chosen of K and V in memory only, and this context spills to disk",
-                "--attn", "use --attn exact, a smaller -c, or a larger --kv-dram");
   engine.choose_device();
   engine.spill_ = engine.open_spill();
   return engine;
@@ -232,12 +228,14 @@ std::unique_ptr<tiers::Spill> Engine::open_spill() {
   if (context_.kv.n_frames == 0) return nullptr;
   request.place_bytes = context_.kv.place_bytes;
   request.n_frames = context_.kv.n_frames;
+  request.block_bytes = context_.kv.block_bytes;
+  request.n_block_frames = context_.kv.n_block_frames;
   if (context_.kv.is_spilling()) {
     request.directory = options_.nvme_directory;
     request.budget_bytes = context_.kv.nvme_bytes;
   }
   auto spill = tiers::open_spill(request, notices_);
-  spill->transfers->set_trace(options_.trace);
+  spill->set_trace(options_.trace);
   return spill;
 }
 

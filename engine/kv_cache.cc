@@ -79,6 +79,7 @@ uint32_t KvCache::layer_of_index_stream(index::StreamIdx stream) const {
 void KvCache::reserve_tables(Sequence& sequence) const {
   sequence.tokens_.reserve(options_.n_ctx);
   sequence.chain_.reserve(options_.n_ctx / kBlockPositions);
+  if (options_.selectors != nullptr) sequence.is_selected_.reserve(options_.n_ctx);
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
     sequence.streams_[stream].blocks.reserve(
         most_blocks(shape_.layers[layer_of_stream_[stream]], options_.n_ctx, options_.chunk_rows));
@@ -313,6 +314,8 @@ void KvCache::share_blocks(Sequence& sequence, Sequence& again, uint32_t first_p
     if (shape_.layers[layer_of_stream_[stream]].window > 0) continue;
     const auto& shared = sequence.streams_[stream].blocks;
     auto& own = again.streams_[stream].blocks;
+    for (uint32_t i = first_pos / kBlockPositions; i < end_pos / kBlockPositions; ++i)
+      if (own[i] != shared[i]) store_.leave_partly_resident(shared[i]);
     for (uint32_t i = first_pos / kBlockPositions; i < end_pos / kBlockPositions; ++i) {
       if (own[i] == shared[i]) continue;
       if (!store_.is_resident(shared[i])) store_.replace(shared[i], own[i], is_repair);
@@ -332,6 +335,7 @@ void KvCache::replace_extents(Sequence& sequence, Sequence& again, uint32_t firs
     auto& blocks = sequence.streams_[stream].blocks;
     const auto& fresh = again.streams_[stream].blocks;
     const auto end = std::min<size_t>(first + kExtentBlocks, fresh.size());
+    for (size_t i = first; i < end; ++i) store_.leave_partly_resident(blocks[i]);
     for (size_t i = first; i < end; ++i) {
       if (store_.is_resident(blocks[i])) continue;
       if ((i + 1) * kBlockPositions <= again.n_pos()) {

@@ -69,6 +69,8 @@ class KvCache {
   const ModelShape& shape() const { return shape_; }
   const tiers::BlockPool& pool() const { return store_.pool(); }
   tiers::BlockStore& store() { return store_; }
+  /// What makes the indexes of sequences; null where they have none.
+  const index::SelectorSource* selectors() const { return options_.selectors; }
 
   /// Makes room for rows [n_pos, n_pos + n_rows) of `sequence` in every stream: opens blocks,
   /// copies an open block that is shared or frozen; windowed layers let go of the blocks that no

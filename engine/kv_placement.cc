@@ -16,12 +16,17 @@ namespace {
 // A span of four extents, each of whose blocks another fork has written, three times over.
 constexpr uint32_t kFramesMin = 48;
 constexpr uint32_t kRestoreFrames = 24;  // where packs alone are read: each extent has one home
+constexpr uint32_t kBlockFrames = 256;   // blocks of one layer and step: a span of eight KV heads
 constexpr uint64_t kRunsWritten = 3;  // being filled, being sealed, and the sealed one's encoding
 constexpr uint64_t kStagingBytes = uint64_t{64} << 20;  // hides the latency of any disk here
 
 uint64_t n_full_layers(const ModelShape& shape) {
   return static_cast<uint64_t>(
       std::ranges::count_if(shape.layers, [](const LayerShape& of) { return of.window == 0; }));
+}
+
+KvLayout layout_of(const ModelShape& shape, const KvContext& context) {
+  return KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
 }
 
 /// The blocks of full layers for so many positions, and twice those of windowed layers for the
@@ -43,8 +48,13 @@ bool has_packs(const ModelShape& shape, const KvContext& context) {
 
 }  // namespace
 
+uint64_t KvPlacement::dram_bytes() const {
+  return slot_bytes + n_frames * place_bytes +
+         n_block_frames * tiers::block_frame_bytes(block_bytes) + pack_bytes + index_bytes;
+}
+
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
-  const auto layout = KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
+  const KvLayout layout = layout_of(shape, context);
   uint64_t n_streams = 0;
   for (const LayerShape& layer : shape.layers)
     if (layer.window == 0) n_streams = std::max<uint64_t>(n_streams, layer.n_kv_heads);
@@ -55,7 +65,7 @@ bool can_spill(const ModelShape& shape) { return n_full_layers(shape) > 0; }
 
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
   if (!has_packs(shape, context)) return 0;
-  const auto layout = KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
+  const KvLayout layout = layout_of(shape, context);
   uint64_t n_streams = 0, n_widest = 0;
   for (const LayerShape& layer : shape.layers) {
     n_streams += layer.n_kv_heads;
@@ -69,7 +79,10 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
                              kBlockPositions * (sizeof(int32_t) + 1) + sizeof(tiers::Hash128);
   const uint64_t n_read = div_up(context.n_ctx, kBlockPositions);
   const uint64_t n_written = kRunsWritten * tiers::kPackPositionsMax / kBlockPositions;
-  return 2 * region + (n_read + n_written) * per_block;
+  // Index rows that are read or written: one segment of all streams.
+  const uint64_t rows =
+      context.method ? n_streams * index::segment_bytes(*context.method, layout) : 0;
+  return 2 * region + (n_read + n_written) * per_block + rows;
 }
 
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
@@ -79,22 +92,42 @@ uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
          selection_bytes(shape, context.n_ctx);
 }
 
-KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
+namespace {
+
+/// What does not depend on the budget; n_frames and slots are still missing.
+KvPlacement without_slots(const ModelShape& shape, const KvContext& context) {
   KvPlacement placement;
-  placement.slot_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
-                                              context.n_ctx, context.chunk_rows);
   placement.place_bytes = place_bytes(shape, context);
-  placement.n_frames = has_packs(shape, context) ? kRestoreFrames : 0;
+  placement.block_bytes = layout_of(shape, context).block_bytes;
+  placement.n_block_frames = context.method ? kBlockFrames : 0;
   placement.pack_bytes = pack_bytes(shape, context);
   placement.index_bytes = index_dram_bytes(shape, context);
+  return placement;
+}
+
+}  // namespace
+
+KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
+  KvPlacement placement = without_slots(shape, context);
+  if (has_packs(shape, context)) {
+    placement.n_frames = kRestoreFrames;
+  } else {
+    placement.n_block_frames = 0;
+  }
+  placement.slot_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
+                                              context.n_ctx, context.chunk_rows);
   return placement;
 }
 
 uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& context) {
   const uint64_t step = round_up(context.chunk_rows, kExtentPositions);
   const uint64_t held = 2 * step + 3 * kExtentPositions;
-  return slots_for(shape, context, held) + kFramesMin * place_bytes(shape, context) +
-         pack_bytes(shape, context) + index_dram_bytes(shape, context);
+  KvPlacement placement = without_slots(shape, context);
+  placement.n_frames = kFramesMin;
+  placement.slot_bytes = slots_for(shape, context, held);
+  if (context.method)
+    placement.slot_bytes += chosen_blocks_min(shape, context.n_ctx) * placement.block_bytes;
+  return placement.dram_bytes();
 }
 
 uint64_t spill_bytes(const ModelShape& shape, const KvContext& context) {
@@ -106,15 +139,12 @@ KvPlacement place_spilling(const ModelShape& shape, const KvContext& context, ui
   const uint64_t smallest = smallest_spilling_dram(shape, context);
   STRATA_CHECK(can_spill(shape) && dram_bytes >= smallest, "%lu bytes of DRAM, %lu needed",
                static_cast<unsigned long>(dram_bytes), static_cast<unsigned long>(smallest));
-  KvPlacement placement;
-  placement.place_bytes = place_bytes(shape, context);
+  KvPlacement placement = without_slots(shape, context);
   placement.nvme_bytes = spill_bytes(shape, context);
   // Staging takes at most half of what is free beyond the least.
   const uint64_t more_frames =
       std::min(kStagingBytes, (dram_bytes - smallest) / 2) / placement.place_bytes;
   placement.n_frames = static_cast<uint32_t>(std::max<uint64_t>(kFramesMin, more_frames));
-  placement.pack_bytes = pack_bytes(shape, context);
-  placement.index_bytes = index_dram_bytes(shape, context);
   placement.slot_bytes = dram_bytes - placement.dram_bytes();
   return placement;
 }

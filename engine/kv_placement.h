@@ -27,14 +27,14 @@ struct KvPlacement {
   uint64_t slot_bytes = 0;   // of the arena of blocks
   uint64_t place_bytes = 0;  // of one extent in the spill file, and of one staging frame
   uint32_t n_frames = 0;     // for what is read back; 0 = nothing is
-  uint64_t nvme_bytes = 0;   // of the spill file at most; 0 = all of K and V in DRAM
-  uint64_t pack_bytes = 0;   // of packs that are open, as pack_bytes()
-  uint64_t index_bytes = 0;  // of the index and of choosing by it, as index_dram_bytes()
+  uint32_t block_bytes = 0;
+  uint32_t n_block_frames = 0;  // for blocks that selected steps read one by one; 0 = none does
+  uint64_t nvme_bytes = 0;      // of the spill file at most; 0 = all of K and V in DRAM
+  uint64_t pack_bytes = 0;      // of packs that are open, as pack_bytes()
+  uint64_t index_bytes = 0;     // of the index and of choosing by it, as index_dram_bytes()
 
   bool is_spilling() const { return nvme_bytes > 0; }
-  uint64_t dram_bytes() const {
-    return slot_bytes + n_frames * place_bytes + pack_bytes + index_bytes;
-  }
+  uint64_t dram_bytes() const;
 };
 
 /// False where the model has no full layer: nothing of it can leave DRAM.
@@ -43,7 +43,7 @@ bool can_spill(const ModelShape& shape);
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// What reading and writing saved contexts takes of DRAM beside the frames: one region that is read
 /// and one that is written, heads and tags of the packs that hold the context, and those of the
-/// runs being written and sealed. 0 where there are none.
+/// runs being written and sealed; a segment of index rows. 0 where there are none.
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context);
 /// Index rows of one sequence of n_ctx and of a fork, and what a selected step holds of estimates.
 /// 0 where there is no index.
@@ -53,7 +53,8 @@ KvPlacement place_whole(const ModelShape& shape, const KvContext& context);
 /// The least DRAM with which a context runs while it spills: the blocks of one step and of the one
 /// before, which may still be on its way to the disk, those of an extent that is computed again,
 /// all of windowed layers twice (computing again starts a second set), and the fewest staging
-/// frames.
+/// frames. Where blocks are chosen, also those that must be in DRAM at a time
+/// (chosen_blocks_min()), and the frames they are read into.
 uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& context);
 /// What the spill file needs: every extent of full layers, and two more of each.
 uint64_t spill_bytes(const ModelShape& shape, const KvContext& context);

@@ -122,8 +122,13 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
       }
     }
   }
-  if (sequence.index_) sequence.index_->open_blocks(n / kBlockPositions);
+  if (sequence.index_) {
+    sequence.index_->open_blocks(n / kBlockPositions);
+    // A method that keeps nothing of blocks needs not see them.
+    if (sequence.index_->segment_bytes() == 0) sequence.n_indexed_ = n / kBlockPositions;
+  }
   close_rows(sequence, tokens.first(n));
+  sequence.n_exact_ = n;
   return sequence;
 }
 

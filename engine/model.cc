@@ -175,8 +175,9 @@ Model Model::load(const GgufFile& file, ModelSpec spec, ThreadPool& pool, const 
   return model;
 }
 
-LayerLease Model::take_layer(uint32_t idx, ThreadPool& pool) const {
-  if (stream_ != nullptr && stream_->is_streamed(idx)) return stream_->take(idx, pool);
+LayerLease Model::take_layer(uint32_t idx, ThreadPool& pool,
+                             const std::atomic<bool>* cancel) const {
+  if (stream_ != nullptr && stream_->is_streamed(idx)) return stream_->take(idx, pool, cancel);
   return LayerLease(layers_[idx]);
 }
 

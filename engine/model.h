@@ -2,6 +2,7 @@
 // stays apart.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -56,7 +57,8 @@ class Model {
 
   /// A layer's weights for as long as the lease lives. Blocks where they are streamed and not there
   /// yet. One walk at a time takes layers. Errors: those of WeightStream::take.
-  LayerLease take_layer(uint32_t idx, ThreadPool& pool) const;
+  LayerLease take_layer(uint32_t idx, ThreadPool& pool,
+                        const std::atomic<bool>* cancel = nullptr) const;
   /// Packs what has arrived of the next streamed layer and asks for more; called between
   /// operations. Does not wait for the disk; nothing where everything is resident.
   void read_ahead(ThreadPool& pool) const {

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <variant>
 
 #include "base/error.h"
 
@@ -19,10 +20,11 @@ struct PackPublisher::State {
 
   std::mutex mutex;  // of what follows
   std::condition_variable changed;
-  std::deque<tiers::PackWriter> waiting;
+  std::deque<std::variant<tiers::PackWriter, tiers::RowsWriter>> waiting;
   bool is_busy = false;
   bool ends = false;
   std::string problem;
+  std::string rows_problem;
   PublishedCounts counts;
 };
 
@@ -77,6 +79,12 @@ void PackPublisher::add(tiers::PackWriter writer) {
   state_->changed.notify_all();
 }
 
+void PackPublisher::add(tiers::RowsWriter writer) {
+  const std::lock_guard lock(state_->mutex);
+  state_->waiting.push_back(std::move(writer));
+  state_->changed.notify_all();
+}
+
 void PackPublisher::wait(std::chrono::milliseconds wait_max) {
   std::unique_lock lock(state_->mutex);
   wait_for(wait_max, cancel_, [&](std::chrono::milliseconds time) {
@@ -106,9 +114,36 @@ void PackPublisher::set_problem(const std::string& problem) {
   if (state_->problem.empty()) state_->problem = problem;
 }
 
+std::string PackPublisher::rows_problem() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->rows_problem;
+}
+
+void PackPublisher::set_rows_problem(const std::string& problem) {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->rows_problem.empty()) state_->rows_problem = problem;
+}
+
 PublishedCounts PackPublisher::counts() const {
   const std::lock_guard lock(state_->mutex);
   return state_->counts;
+}
+
+/// Errors: kIo, kDoesNotFit.
+PublishedCounts PackPublisher::publish(State& state, tiers::PackWriter writer) {
+  const uint64_t n_tokens = writer.head().n_positions();
+  writer.seal();
+  const uint64_t bytes = writer.bytes();
+  const std::lock_guard in_use(state.directory_mutex);
+  state.directory.publish(std::move(writer));
+  return {.tokens = n_tokens, .bytes = bytes};
+}
+
+PublishedCounts PackPublisher::publish(State& state, tiers::RowsWriter writer) {
+  writer.seal();
+  const uint64_t bytes = writer.bytes();
+  const std::lock_guard in_use(state.directory_mutex);
+  return {.rows_bytes = state.directory.publish_rows(std::move(writer)) ? bytes : 0};
 }
 
 void PackPublisher::run(const std::shared_ptr<State>& state) {
@@ -116,27 +151,26 @@ void PackPublisher::run(const std::shared_ptr<State>& state) {
   for (;;) {
     state->changed.wait(lock, [&] { return state->ends || !state->waiting.empty(); });
     if (state->waiting.empty()) return;
-    tiers::PackWriter writer = std::move(state->waiting.front());
+    auto next = std::move(state->waiting.front());
     state->waiting.pop_front();
     state->is_busy = true;
     lock.unlock();
-    const uint64_t n_tokens = writer.head().n_positions();
+    const bool is_pack = std::holds_alternative<tiers::PackWriter>(next);
     PublishedCounts published;
     std::string problem;
     try {
-      writer.seal();
-      const uint64_t bytes = writer.bytes();
-      const std::lock_guard in_use(state->directory_mutex);
-      state->directory.publish(std::move(writer));
-      published = {n_tokens, bytes};
+      published =
+          std::visit([&](auto& writer) { return publish(*state, std::move(writer)); }, next);
     } catch (const Error& error) {
       problem = error.what();
     }
     lock.lock();
     state->counts.tokens += published.tokens;
     state->counts.bytes += published.bytes;
-    if (state->problem.empty()) state->problem = problem;
-    if (!problem.empty()) state->waiting.clear();
+    state->counts.rows_bytes += published.rows_bytes;
+    std::string& first = is_pack ? state->problem : state->rows_problem;
+    if (first.empty()) first = problem;
+    if (is_pack && !problem.empty()) state->waiting.clear();
     state->is_busy = false;
     state->changed.notify_all();
   }

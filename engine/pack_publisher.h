@@ -1,5 +1,5 @@
-// engine/pack_publisher.h - gives packs their names on a thread of its own, which waits for the
-// disk, so that nobody else has to.
+// engine/pack_publisher.h - gives packs and their index rows their names on a thread of its own,
+// which waits for the disk, so that nobody else has to.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@ namespace strata::engine {
 struct PublishedCounts {
   uint64_t tokens = 0;  // in packs that have their name
   uint64_t bytes = 0;
+  uint64_t rows_bytes = 0;  // of index rows
 };
 
 /// One caller at a time, beside the thread.
@@ -33,6 +34,8 @@ class PackPublisher {
   /// Seals the pack and gives it its name. Dropped where an earlier one had a problem: what would
   /// continue that could not be found.
   void add(tiers::PackWriter writer);
+  /// As a pack; but what goes wrong with rows holds no pack up.
+  void add(tiers::RowsWriter writer);
   /// Waits until every pack has its name or a problem. Errors: kIo where the disk does not answer
   /// within `wait_max`; kCancelled.
   void wait(std::chrono::milliseconds wait_max);
@@ -43,11 +46,16 @@ class PackPublisher {
   /// Why a pack did not get its name; empty where all did.
   std::string problem() const;
   void set_problem(const std::string& problem);  // the first one stays
+  /// Why index rows did not get their name; empty where all did.
+  std::string rows_problem() const;
+  void set_rows_problem(const std::string& problem);
   PublishedCounts counts() const;
 
  private:
   struct State;
   static void run(const std::shared_ptr<State>& state);
+  static PublishedCounts publish(State& state, tiers::PackWriter writer);
+  static PublishedCounts publish(State& state, tiers::RowsWriter writer);
   std::shared_ptr<State> state_;  // the thread holds it too
   const std::atomic<bool>* cancel_;
 };

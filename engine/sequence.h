@@ -28,6 +28,13 @@ class Sequence {
   /// were appended: who keeps copies of its tables knows by it whether they hold.
   uint64_t edition() const { return edition_; }
 
+  /// Rows from first_pos on were computed by a selected step: their K and V are not those of exact
+  /// attention.
+  void mark_selected(uint32_t first_pos);
+  /// Rows of [first_pos, end_pos) that selected steps have computed; from now on they count as
+  /// exact.
+  uint32_t take_selected(uint32_t first_pos, uint32_t end_pos);
+
   /// The chain hash of the text before position pos, a multiple of 32 and not 0.
   const tiers::Hash128& chain_at(uint32_t pos) const { return chain_[pos / kBlockPositions - 1]; }
 
@@ -36,14 +43,19 @@ class Sequence {
   index::Selector* index() const { return index_.get(); }
   uint32_t n_indexed() const { return n_indexed_; }
   void set_n_indexed(uint32_t n_blocks) { n_indexed_ = n_blocks; }
+  /// Positions before it hold the K and V of exact attention throughout; those behind were computed
+  /// by a selected step, or after one.
+  uint32_t n_exact() const { return n_exact_; }
+  void set_n_exact(uint32_t n) { n_exact_ = n; }
   /// Gives the sequence an index that has observed nothing; the next selected step takes in every
   /// full block there is. Errors: kDoesNotFit (the index has no room), and nothing has changed.
   void attach_index(std::unique_ptr<index::Selector> index);
   void drop_index();
 
   /// A second sequence with the same past. Costs one reference per block; the open block is copied
-  /// when either side appends. Errors: kDoesNotFit, of an index that lacks blocks.
-  Sequence fork() const;
+  /// when either side appends. Without an index it needs no room for rows. Errors: kDoesNotFit, of
+  /// an index that lacks blocks.
+  Sequence fork(bool has_index = true) const;
 
   /// Forgets positions >= n. Windowed layers have let go of old blocks, so a sequence cut far back
   /// may have to be cut further: returns the number of positions kept (n, or 0 where the window
@@ -64,9 +76,11 @@ class Sequence {
   uint64_t edition_ = 0;
   std::vector<int32_t> tokens_;
   std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block
+  std::vector<bool> is_selected_;      // rows up to the last one of a selected step
   std::vector<StreamTable> streams_;   // layer-major, KV head minor
   std::unique_ptr<index::Selector> index_;
   uint32_t n_indexed_ = 0;
+  uint32_t n_exact_ = 0;
   uint32_t next_extent_ = 0;  // whole extents before it have been frozen, or refused
 };
 

@@ -206,7 +206,7 @@ void Walk::State::hold_weights(const StepOp& op) {
       const TraceScope scope(
           is_streamed ? trace : nullptr,
           {.kind = TraceKind::kOperation, .index = op.layer, .name = "take_weights"});
-      weights = model.take_layer(op.layer, pool);
+      weights = model.take_layer(op.layer, pool, cancel);
     }
     held_layer = op.layer;
   }
@@ -306,7 +306,7 @@ void Walk::State::count_step() {
   }
   const auto n_full =
       static_cast<uint64_t>(std::ranges::count(shape.layers, uint32_t{0}, &LayerShape::window));
-  if (is_selected) return;  // select_layer() counts what is chosen
+  if (is_selected) return;  // SelectionCounts say what is chosen
   for (const Group& group : groups)
     counts.extents_attended += n_full * div_up(group.first_pos + group.n_rows, kExtentPositions);
   counts.extents_missing += fetches.size();
@@ -320,8 +320,9 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   begin(rows);
   is_selected = attention == Attention::kSelected;
   STRATA_CHECK(!is_selected || selection != nullptr, "no rule to select by");
+  const SelectionCounts selected_before = is_selected ? selection->counts : SelectionCounts();
   if (is_selected) ++selection->counts.steps;
-  cache.store().begin_step();
+  cache.store().begin_step(is_selected ? tiers::ReadGrain::kBlocks : tiers::ReadGrain::kExtents);
   try {
     if (is_selected)
       for (const Group& group : groups) index_missed(group);
@@ -336,12 +337,19 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   } catch (...) {
     release_weights();
     drop_fetches();
+    cache.store().drop_begun();
     for (const Group& group : groups) cache.abandon_rows(*group.sequence);
+    if (is_selected) selection->counts = selected_before;  // it runs again, or never was
     throw;
   }
-  for (const Group& group : groups)
+  for (const Group& group : groups) {
     cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
-  for (const Group& group : groups) index_closed(group);
+    if (is_selected)
+      group.sequence->mark_selected(group.first_pos);
+    else if (group.sequence->n_exact() == group.first_pos)
+      group.sequence->set_n_exact(group.sequence->n_pos());
+    index_closed(group);
+  }
 }
 
 void Walk::step(std::span<const StepRow> rows, Attention attention) {

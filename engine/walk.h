@@ -27,18 +27,60 @@ class DeviceWalk;
 /// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.
 enum class Attention : uint8_t { kExact, kSelected };
 
-/// What selected steps read, summed over steps, layers and KV heads.
+/// What selected steps read, summed over steps, layers and KV heads: of steps that were walked to
+/// their end. Of layers that were attended in DRAM alone, where nothing spills, no block is pinned.
 struct SelectionCounts {
   uint64_t steps = 0;
   uint64_t blocks = 0;           // full blocks that could be attended
   uint64_t attended_blocks = 0;  // of these
   uint64_t open_positions = 0;   // of blocks that were not full before the step: all attended
   uint64_t index_bytes = 0;      // of index rows
+  uint64_t pinned_blocks = 0;    // of those attended, that can leave DRAM
+  uint64_t missing_blocks = 0;   // of these, that were read from a file
+  uint64_t file_bytes = 0;       // that these reads moved
+
+  /// Of a KV head of a layer: attended, and what exact attention would have attended.
+  uint64_t attended_positions() const { return attended_blocks * kBlockPositions + open_positions; }
+  uint64_t all_positions() const { return blocks * kBlockPositions + open_positions; }
+  double attended_share() const {
+    return all_positions() == 0
+               ? 1.0
+               : static_cast<double>(attended_positions()) / static_cast<double>(all_positions());
+  }
+  /// Share of the attended blocks that was in DRAM.
+  double hit_rate() const {
+    return attended_blocks == 0
+               ? 1.0
+               : 1.0 - static_cast<double>(missing_blocks) / static_cast<double>(attended_blocks);
+  }
+  void add(const SelectionCounts& other) {
+    steps += other.steps;
+    blocks += other.blocks;
+    attended_blocks += other.attended_blocks;
+    open_positions += other.open_positions;
+    index_bytes += other.index_bytes;
+    pinned_blocks += other.pinned_blocks;
+    missing_blocks += other.missing_blocks;
+    file_bytes += other.file_bytes;
+  }
+  SelectionCounts since(const SelectionCounts& before) const {
+    return {steps - before.steps,
+            blocks - before.blocks,
+            attended_blocks - before.attended_blocks,
+            open_positions - before.open_positions,
+            index_bytes - before.index_bytes,
+            pinned_blocks - before.pinned_blocks,
+            missing_blocks - before.missing_blocks,
+            file_bytes - before.file_bytes};
+  }
 };
 
 /// What choosing blocks holds in memory beside the index, for contexts of n_ctx: estimated weights,
 /// an upper bound.
 uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx);
+/// Blocks that a selected step over contexts of n_ctx must have in DRAM at a time: those of one
+/// span of what every KV head of the widest full layer attends.
+uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);
 
 /// One row of a step. Rows of one sequence stand together and in order; row i of a sequence gets
 /// position n_pos() + i.
@@ -53,9 +95,11 @@ struct WalkCounts {
   uint64_t steps = 0;
   // DRAM traffic of weights, K and V, by the formulas of the step plan.
   uint64_t read_bytes = 0, written_bytes = 0;
-  // Extents of full layers that a step attended to, and those of them that were not in DRAM when it
-  // began. What windowed layers attend to never leaves DRAM.
+  // Extents of full layers that an exact step attended to, and those of them that were not in DRAM
+  // when it began. What windowed layers attend to never leaves DRAM.
   uint64_t extents_attended = 0, extents_missing = 0;
+  // Rows of selected steps whose K and V a repair computed again exactly: other bits than before.
+  uint64_t rows_made_exact = 0;
 };
 
 /// Runs steps of at most `max_rows` rows. All memory is allocated by the constructor, but for the

@@ -211,6 +211,7 @@ void Walk::State::attend(uint32_t layer) {
 /// Over head_table() of every KV head.
 void Walk::State::attend_tables(uint32_t layer) {
   list_tiles(layer);
+  if (reads_chosen(layer)) return attend_chosen(layer);
   if (next_wave < waves.size() && waves[next_wave].layer == layer) return attend_streamed(layer);
   uint64_t split_floats = 0;
   bool has_spans = false;

@@ -14,7 +14,9 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint32_t kBlocksPerTask = 1024;  // of the index that a worker scores at a time
+// Of the index that a worker scores at a time: pieces much shorter than a layer, so that workers
+// finish together.
+constexpr uint32_t kBlocksPerTask = 512;
 
 SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
   SelectionSizes sizes;
@@ -41,7 +43,7 @@ uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx) {
 Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
                                   const KernelTable& kernels, uint32_t n_threads,
                                   uint32_t max_groups, uint64_t n_ctx)
-    : SelectionSizes(selection_sizes(shape, n_ctx)) {
+    : SelectionSizes(selection_sizes(shape, n_ctx)), parts_left(max_kv_heads) {
   weights.resize(row_floats() * max_rows);
   for (uint32_t i = 0; i < n_threads; ++i) {
     choosers.emplace_back(kernels, rule);
@@ -52,7 +54,7 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
     heads[head].blocks.reserve(stride);
     heads[head].chosen.reserve(stride);
   }
-  extent_bits.resize(stride / kExtentBlocks);
+  reads.reserve(uint64_t{stride} * max_kv_heads);
 }
 
 Walk::State::HeadTable Walk::State::head_table(uint32_t group_idx, uint32_t layer,
@@ -65,8 +67,10 @@ Walk::State::HeadTable Walk::State::head_table(uint32_t group_idx, uint32_t laye
   return {all.blocks.data(), all.first_block, 0};
 }
 
-/// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks).
-void Walk::State::estimate_heads(const Group& group, uint32_t layer, uint32_t n_blocks) {
+/// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks), and then the choice
+/// of every head, by the worker that has scored the last of its blocks.
+void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks) {
+  const Group& group = groups[group_idx];
   const LayerShape& of = shape.layers[layer];
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
   const uint32_t n_queries = group.n_rows * group_heads;
@@ -75,7 +79,9 @@ void Walk::State::estimate_heads(const Group& group, uint32_t layer, uint32_t n_
   STRATA_CHECK(
       index.scratch_floats(n_queries) <= attend_scratch_floats(kMaxTileQueries, shape.head_dim),
       "scratch of %lu floats", static_cast<unsigned long>(index.scratch_floats(n_queries)));
-  const auto n_parts = static_cast<uint32_t>(div_up(n_blocks, kBlocksPerTask));
+  const auto n_parts = std::max(1u, static_cast<uint32_t>(div_up(n_blocks, kBlocksPerTask)));
+  for (uint32_t head = 0; head < of.n_kv_heads; ++head)
+    selection->parts_left[head].store(n_parts, std::memory_order_relaxed);
   pool.for_each(uint64_t{of.n_kv_heads} * n_parts, 1, [&](uint64_t from, uint64_t to, uint32_t w) {
     for (uint64_t item = from; item < to; ++item) {
       const auto head = static_cast<uint32_t>(item / n_parts);
@@ -90,6 +96,8 @@ void Walk::State::estimate_heads(const Group& group, uint32_t layer, uint32_t n_
            .log_weights =
                selection->weights.data() + uint64_t{head} * n_queries * selection->stride,
            .weight_stride = selection->stride});
+      if (selection->parts_left[head].fetch_sub(1, std::memory_order_acq_rel) == 1)
+        choose_head(group_idx, layer, head, n_blocks, w);
     }
   });
   selection->counts.index_bytes += of.n_kv_heads * index.estimate_bytes(n_blocks);
@@ -122,11 +130,7 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
   const uint32_t n_blocks = group.first_pos / kBlockPositions;
   STRATA_CHECK(group.n_rows <= selection->max_rows, "%u rows share a choice, at most %u",
                group.n_rows, selection->max_rows);
-  estimate_heads(group, layer, n_blocks);
-  pool.for_each(n_kv_heads, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
-    for (uint64_t head = from; head < to; ++head)
-      choose_head(group_idx, layer, static_cast<uint32_t>(head), n_blocks, worker);
-  });
+  choose_heads(group_idx, layer, n_blocks);
   SelectionCounts& sums = selection->counts;
   for (uint32_t head = 0; head < n_kv_heads; ++head) {
     const uint32_t n_skipped =
@@ -137,26 +141,8 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
   }
 }
 
-/// Extents of the text that some KV head of a layer attends.
-uint32_t Walk::State::count_chosen_extents(uint32_t group_idx, uint32_t layer) {
-  std::fill(selection->extent_bits.begin(), selection->extent_bits.end(), false);
-  for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
-    for (const uint32_t block : selection->heads[group_idx * selection->max_kv_heads + head].chosen)
-      selection->extent_bits[block / kExtentBlocks] = true;
-  return static_cast<uint32_t>(
-      std::count(selection->extent_bits.begin(), selection->extent_bits.end(), true));
-}
-
 void Walk::State::select_layer(uint32_t layer) {
-  for (uint32_t idx = 0; idx < groups.size(); ++idx) {
-    select_group(idx, layer);
-    counts.extents_attended += count_chosen_extents(idx, layer);
-  }
-  if (!cache.store().has_away()) return;
-  const size_t n_before = fetches.size();
-  plan_layer_waves(layer);
-  counts.extents_missing += fetches.size() - n_before;
-  fetch_ahead();
+  for (uint32_t idx = 0; idx < groups.size(); ++idx) select_group(idx, layer);
 }
 
 /// Takes the blocks that a step has filled into the index, while they are in DRAM.

@@ -1,6 +1,7 @@
 // engine/walk_select.h - what a walk keeps for selected steps. Included by engine/walk*.cc only.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -33,9 +34,12 @@ struct Walk::State::Selection : SelectionSizes {
   };
 
   std::vector<float> weights;
-  std::vector<index::Chooser> choosers;  // per worker
-  std::vector<Head> heads;               // [group][max_kv_heads]
-  std::vector<bool> extent_bits;
+  std::vector<std::atomic<uint32_t>> parts_left;  // per KV head: pieces of weights still to come
+  std::vector<index::Chooser> choosers;           // per worker
+  std::vector<Head> heads;                        // [group][max_kv_heads]
+  // Of the layer at hand: waves in the order of use, and the blocks they pin.
+  std::vector<Wave> waves;
+  std::vector<tiers::BlockId> reads;
   SelectionCounts counts;
   // For a probe.
   std::vector<float> exact;                      // [n_rows, q_width] of the layer at hand

@@ -105,9 +105,8 @@ struct Walk::State {
   struct Selection;
   HeadTable head_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head) const;
   void select_layer(uint32_t layer);
-  uint32_t count_chosen_extents(uint32_t group_idx, uint32_t layer);
   void select_group(uint32_t group_idx, uint32_t layer);
-  void estimate_heads(const Group& group, uint32_t layer, uint32_t n_blocks);
+  void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                    uint32_t worker);
   void index_closed(const Group& group);
@@ -117,21 +116,29 @@ struct Walk::State {
   void attend_exactly(uint32_t layer);
   void tell_probe(uint32_t layer);
 
-  // Attention over KV that is partly on disk (engine/walk_stream.cc).
+  // Attention in waves (engine/walk_waves.cc), over extents that are partly on disk
+  // (engine/walk_stream.cc) and over chosen blocks that are (engine/walk_chosen.cc).
   struct Wave;
+  void begin_runs();
+  void attend_wave(const Wave& wave);
+  void store_runs();
+  AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
   void plan_waves();
   void plan_layer_waves(uint32_t layer);
   bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t span);
   void fetch_ahead();
   void drop_fetches();
   void attend_streamed(uint32_t layer);
-  void attend_wave(const Wave& wave);
+  bool reads_chosen(uint32_t layer) const;
+  void plan_chosen(uint32_t layer);
+  void list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span);
+  void pin_chosen(uint32_t layer, std::span<const tiers::BlockId> blocks);
+  void attend_chosen(uint32_t layer);
   void run_step(std::span<const StepRow> rows, Attention attention);
   void count_step();
   Sequence* holder_of(std::span<const StepRow> rows, const tiers::LostExtent& lost) const;
   void compute_again(Sequence& sequence, uint32_t first_pos);
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
-  AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
 
   const Model& model;
   const ModelShape& shape;
@@ -185,8 +192,8 @@ struct Walk::State {
   std::vector<uint64_t> tile_partials;
   std::span<float> span_partials;  // [kSplitFloatsMax]
 
-  // What the step reads back: waves in the order of use, the extents of each, and how far fetching
-  // and releasing have come in that list.
+  // What an exact step reads back: waves in the order of use, the extents of each, and how far
+  // fetching and releasing have come in that list.
   std::vector<Wave> waves;
   uint32_t next_wave = 0;
   std::vector<tiers::ExtentId> fetches;
@@ -220,15 +227,16 @@ struct Walk::State::HeadTable {
   }
 };
 
-/// Spans [first_span, end_span) of one group in one layer, whose missing extents are
-/// fetches[fetch_begin, fetch_end).
+/// Spans [first_span, end_span) of one group in one layer. What they read is [first_read, end_read)
+/// of a list: the missing extents in `fetches`, in selected steps every block that can leave DRAM
+/// in `selection->reads`.
 struct Walk::State::Wave {
   uint32_t layer;
   uint32_t group;
   uint32_t first_span;
   uint32_t end_span;
-  uint32_t fetch_begin;
-  uint32_t fetch_end;
+  uint32_t first_read;
+  uint32_t end_read;
 };
 
 struct Walk::State::AttendTile {

@@ -1,14 +1,11 @@
-// engine/walk_stream.cc - attention of layers whose KV is partly on disk, and what happens when the
-// disk loses some.
+// engine/walk_stream.cc - exact attention of layers whose KV is partly on disk, and what happens
+// when the disk loses some.
 //
 // The spans of a group are cut into waves in position order; a wave's missing extents fit into a
 // twelfth of the staging frames, or the wave is one span, so that the next waves, also those of
-// later layers, are read while one is attended. Every tile keeps its running partial from wave to
-// wave; spans are merged into it in order, as everywhere (law L1), so the bits are those of a run
-// that has everything in DRAM. Residency does not change within a step, so the waves are known when
-// it begins.
+// later layers, are read while one is attended. Residency does not change within a step, so the
+// waves are known when it begins.
 #include <algorithm>
-#include <limits>
 #include <string>
 
 #include "base/check.h"
@@ -17,7 +14,6 @@
 namespace strata::engine {
 namespace {
 
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr uint32_t kWavesInFlight = 12;  // at 3 decoding was slower (docs/measurements.md)
 
 }  // namespace
@@ -29,8 +25,7 @@ bool Walk::State::list_missing(uint32_t group_idx, uint32_t layer, uint32_t span
   for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
     const HeadTable table = head_table(group_idx, layer, head);
     const uint32_t begin = span * kSpanPositions;
-    const uint32_t end =
-        std::min(begin + kSpanPositions, groups[group_idx].first_pos - table.n_skipped);
+    const uint32_t end = std::min(begin + kSpanPositions, groups[group_idx].first_pos);
     for (uint32_t pos = begin; pos < end; pos += kBlockPositions) {
       const tiers::BlockId id = table.at(pos);
       if (id == tiers::kNoBlock || cache.store().is_resident(id)) continue;
@@ -48,27 +43,24 @@ void Walk::State::plan_layer_waves(uint32_t layer) {
   const uint32_t wave_frames = std::max(1u, cache.store().transfers()->n_frames() / kWavesInFlight);
   for (uint32_t idx = 0; idx < groups.size(); ++idx) {
     const Group& group = groups[idx];
-    uint32_t n_skipped = group.first_pos;  // by the head that skips least
-    for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
-      n_skipped = std::min(n_skipped, head_table(idx, layer, head).n_skipped);
-    const uint32_t end_span = (group.first_pos + group.n_rows - 1 - n_skipped) / kSpanPositions + 1;
+    const uint32_t end_span = (group.first_pos + group.n_rows - 1) / kSpanPositions + 1;
     Wave wave{layer, idx, 0, 0, static_cast<uint32_t>(fetches.size()), 0};
     for (uint32_t span = 0; span < end_span; ++span) {
       const bool is_missing = list_missing(idx, layer, span);
       const auto n_fetches = static_cast<uint32_t>(fetches.size());
       // What is in DRAM is a wave of its own, attended while the rest is on its way.
-      const bool is_turn = span > wave.first_span && is_missing && n_fetches == wave.fetch_begin;
-      if (is_turn || n_fetches - wave.fetch_begin + span_missing.size() > wave_frames) {
+      const bool is_turn = span > wave.first_span && is_missing && n_fetches == wave.first_read;
+      if (is_turn || n_fetches - wave.first_read + span_missing.size() > wave_frames) {
         wave.end_span = span;
-        wave.fetch_end = n_fetches;
+        wave.end_read = n_fetches;
         if (wave.end_span > wave.first_span) waves.push_back(wave);
         wave.first_span = span;
-        wave.fetch_begin = n_fetches;
+        wave.first_read = n_fetches;
       }
       fetches.insert(fetches.end(), span_missing.begin(), span_missing.end());
     }
     wave.end_span = end_span;
-    wave.fetch_end = static_cast<uint32_t>(fetches.size());
+    wave.end_read = static_cast<uint32_t>(fetches.size());
     waves.push_back(wave);
   }
   if (fetches.size() == first_fetch) waves.resize(first_wave);  // all of it is in DRAM
@@ -78,7 +70,7 @@ void Walk::State::plan_waves() {
   waves.clear();
   fetches.clear();
   next_wave = n_fetched = n_released = 0;
-  if (!cache.store().has_away() || is_selected) return;  // what is chosen is not known yet
+  if (!cache.store().has_away() || is_selected) return;  // attend_chosen() reads what is chosen
   for (uint32_t layer = 0; layer < shape.n_layers; ++layer)
     if (shape.layers[layer].window == 0) plan_layer_waves(layer);
   fetch_ahead();
@@ -96,97 +88,22 @@ void Walk::State::drop_fetches() {
   next_wave = n_fetched = n_released = 0;
 }
 
-/// `buffers` with the running partial of a tile that lasts over the waves of its layer.
-Walk::State::AttendBuffers Walk::State::with_run_of(uint32_t tile_idx,
-                                                    AttendBuffers buffers) const {
-  const uint64_t query = tile_queries[tile_idx];
-  buffers.run_o = q.data() + query * shape.head_dim;
-  buffers.run_m = run_m.data() + query;
-  buffers.run_l = run_l.data() + query;
-  return buffers;
-}
-
-void Walk::State::attend_wave(const Wave& wave) {
-  const Group* group = &groups[wave.group];
-  uint32_t first = 0;
-  while (tiles[first].group != group) ++first;
-  uint32_t end = first;
-  while (end < tiles.size() && tiles[end].group == group) ++end;
-  const uint32_t n_tiles = end - first;
-  const uint32_t n_spans = wave.end_span - wave.first_span;
-  const uint64_t span_floats = uint64_t{kMaxTileQueries} * (shape.head_dim + 2);
-  // Few tiles (a decode step) are split into their spans, as attend_split does.
-  const bool is_split = n_spans > 1 && n_tiles < kTilesPerThread * pool.size() &&
-                        uint64_t{n_tiles} * n_spans * span_floats <= span_partials.size();
-  const auto has_span = [&](const AttendTile& tile, uint32_t span) {
-    return span >= tile.first_span && span < tile.end_span;
-  };
-  const auto merge = [&](const AttendTile& tile, const AttendBuffers& at) {
-    kernels.merge_partials({at.span_o, at.span_m, at.span_l, at.run_o, at.run_m, at.run_l,
-                            tile.n_queries, shape.head_dim});
-  };
-  if (!is_split) {
-    pool.for_each(n_tiles, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
-      for (auto idx = first + static_cast<uint32_t>(from); idx < first + to; ++idx) {
-        AttendBuffers buffers = with_run_of(idx, buffers_of(worker));
-        for (uint32_t span = wave.first_span; span < wave.end_span; ++span) {
-          if (!has_span(tiles[idx], span)) continue;
-          attend_span(tiles[idx], span, buffers);
-          merge(tiles[idx], buffers);
-        }
-      }
-    });
-    return;
-  }
-  const auto with_span_of = [&](uint64_t item, AttendBuffers buffers) {
-    buffers.span_o = span_partials.data() + item * span_floats;
-    buffers.span_m = buffers.span_o + uint64_t{kMaxTileQueries} * shape.head_dim;
-    buffers.span_l = buffers.span_m + kMaxTileQueries;
-    return buffers;
-  };
-  pool.for_each(uint64_t{n_tiles} * n_spans, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
-    for (uint64_t item = from; item < to; ++item) {
-      const AttendTile& tile = tiles[first + item / n_spans];
-      const auto span = wave.first_span + static_cast<uint32_t>(item % n_spans);
-      if (!has_span(tile, span)) continue;
-      AttendBuffers buffers = with_span_of(item, buffers_of(worker));
-      attend_span(tile, span, buffers);
-    }
-  });
-  for (uint64_t item = 0; item < uint64_t{n_tiles} * n_spans; ++item) {
-    const auto idx = first + static_cast<uint32_t>(item / n_spans);
-    if (!has_span(tiles[idx], wave.first_span + static_cast<uint32_t>(item % n_spans))) continue;
-    merge(tiles[idx], with_span_of(item, with_run_of(idx, buffers_of(0))));
-  }
-}
-
 void Walk::State::attend_streamed(uint32_t layer) {
-  tile_queries.clear();
-  uint64_t n_queries = 0;
-  for (const AttendTile& tile : tiles) {
-    tile_queries.push_back(n_queries);
-    n_queries += tile.n_queries;
-  }
-  std::fill_n(q.data(), n_queries * shape.head_dim, 0.0f);
-  std::fill_n(run_m.data(), n_queries, kMinusInfinity);
-  std::fill_n(run_l.data(), n_queries, 0.0f);
+  begin_runs();
   for (; next_wave < waves.size() && waves[next_wave].layer == layer; ++next_wave) {
     check_cancelled();
     const Wave& wave = waves[next_wave];
-    for (fetch_ahead(); n_fetched < wave.fetch_end; fetch_ahead())
+    for (fetch_ahead(); n_fetched < wave.end_read; fetch_ahead())
       if (!cache.store().wait_for_transfer())
         throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
                     "spill file", "look at the disk (dmesg), or name another one with --nvme");
-    cache.store().take(
-        std::span(fetches).subspan(wave.fetch_begin, wave.fetch_end - wave.fetch_begin), pool);
+    cache.store().take(std::span(fetches).subspan(wave.first_read, wave.end_read - wave.first_read),
+                       pool);
     attend_wave(wave);
-    while (n_released < wave.fetch_end) cache.store().release(fetches[n_released++]);
+    while (n_released < wave.end_read) cache.store().release(fetches[n_released++]);
     fetch_ahead();
   }
-  for (uint32_t idx = 0; idx < tiles.size(); ++idx) {
-    const AttendBuffers run = with_run_of(idx, AttendBuffers{});
-    store_output(tiles[idx], run.run_o, run.run_l);
-  }
+  store_runs();
 }
 
 Sequence* Walk::State::holder_of(std::span<const StepRow> rows,
@@ -210,8 +127,8 @@ Sequence* Walk::State::holder_of(std::span<const StepRow> rows,
 /// passed. Errors: LostExtent, of a part of the past that the fork needs: it shares that with the
 /// sequence.
 void Walk::State::compute_again(Sequence& sequence, uint32_t first_pos) {
-  Sequence again = sequence.fork();
-  again.drop_index();  // that of the sequence holds what is computed again
+  // The index of the sequence holds what is computed again; a second one may have no room.
+  Sequence again = sequence.fork(/*has_index=*/false);
   uint32_t pos = again.truncate(first_pos);
   const uint32_t end = std::min(first_pos + kExtentPositions, sequence.n_pos());
   std::vector<StepRow> rows;
@@ -220,10 +137,14 @@ void Walk::State::compute_again(Sequence& sequence, uint32_t first_pos) {
     rows.clear();
     for (uint32_t i = pos; i < pos + n; ++i) rows.push_back({&again, sequence.tokens()[i], false});
     run_step(rows, Attention::kExact);
+    const uint64_t n_replaced = cache.store().counts().replaced_blocks;
     cache.share_blocks(sequence, again, pos, std::min(pos + n, first_pos), true);
+    if (cache.store().counts().replaced_blocks > n_replaced)
+      counts.rows_made_exact += sequence.take_selected(pos, std::min(pos + n, first_pos));
     pos += n;
   }
   cache.replace_extents(sequence, again, first_pos);
+  counts.rows_made_exact += sequence.take_selected(first_pos, end);
 }
 
 /// An earlier extent that is lost as well is repaired first, when the fork that met it is gone: so

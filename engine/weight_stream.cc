@@ -1,12 +1,19 @@
 #include "engine/weight_stream.h"
 
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 #include <utility>
 
 #include "base/check.h"
+#include "base/error.h"
 
 namespace strata::engine {
+namespace {
+
+constexpr std::chrono::milliseconds kLook{100};  // at the flag that ends a wait
+
+}  // namespace
 
 LayerLease::LayerLease(WeightSlot& slot) : weights_(&slot.weights), slot_(&slot) {
   STRATA_CHECK(slot.state == WeightSlot::State::kFull, "slot state %u",
@@ -115,12 +122,18 @@ void WeightStream::read_ahead(ThreadPool& pool) {
   reader_->submit();
 }
 
-void WeightStream::wait_until_full(WeightSlot& slot, ThreadPool& pool) {
+void WeightStream::wait_until_full(WeightSlot& slot, ThreadPool& pool,
+                                   const std::atomic<bool>* cancel) {
   if (slot.target.n_missing > 0 && slot.target.failed_run == nullptr) reader_->count_stall();
+  std::chrono::microseconds left = deadline_;  // without an answer
   while (slot.target.n_missing > 0) {
-    if (slot.target.failed_run != nullptr) reader_->fail(slot.target, deadline_);
+    if (slot.target.failed_run != nullptr || left.count() == 0)
+      reader_->fail(slot.target, deadline_);
+    if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
+      throw Error(ErrorCode::kCancelled, "waiting for weights was stopped");
     start_reads();
-    if (reader_->collect(pool, deadline_) == 0) reader_->fail(slot.target, deadline_);
+    const auto look = std::min<std::chrono::microseconds>(left, kLook);
+    left = reader_->collect(pool, look) > 0 ? deadline_ : left - look;
   }
   start_reads();
   reader_->submit();
@@ -137,7 +150,7 @@ void WeightStream::check_file_of(const StreamedLayer& layer) const {
   }
 }
 
-LayerLease WeightStream::take(uint32_t layer, ThreadPool& pool) {
+LayerLease WeightStream::take(uint32_t layer, ThreadPool& pool, const std::atomic<bool>* cancel) {
   STRATA_CHECK(layer < order_.size() && is_streamed(layer), "layer %u is not streamed", layer);
   const uint32_t at = order_[layer];
   try {
@@ -148,7 +161,7 @@ LayerLease WeightStream::take(uint32_t layer, ThreadPool& pool) {
       slot = slot_of(at);
     }
     STRATA_CHECK(slot != nullptr, "every slot of %zu is leased", slots_.size());
-    wait_until_full(*slot, pool);
+    wait_until_full(*slot, pool, cancel);
     check_file_of(layers_[at]);
     return LayerLease(*slot);
   } catch (...) {

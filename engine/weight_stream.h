@@ -9,6 +9,7 @@
 //         filling, full -> free where the walk goes on at another layer than the next one
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -65,8 +66,9 @@ class WeightStream {
 
   /// Blocks until all of the layer's weights are there. At most one slot may be leased. Errors: kIo
   /// naming file, tensor and offset: a read failed, the file was cut short or written to, or the
-  /// disk has not answered within the deadline. The next call begins anew.
-  LayerLease take(uint32_t layer, ThreadPool& pool);
+  /// disk has not answered within the deadline; kCancelled, where the flag is set: a wait looks at
+  /// it about ten times a second. The next call begins anew.
+  LayerLease take(uint32_t layer, ThreadPool& pool, const std::atomic<bool>* cancel = nullptr);
 
   /// Packs what has arrived and asks for more. Does not wait for the disk.
   void read_ahead(ThreadPool& pool);
@@ -81,7 +83,7 @@ class WeightStream {
   void stop_reading();
   bool fill_next_slot();
   void start_reads();
-  void wait_until_full(WeightSlot& slot, ThreadPool& pool);
+  void wait_until_full(WeightSlot& slot, ThreadPool& pool, const std::atomic<bool>* cancel);
   void check_file_of(const StreamedLayer& layer) const;
 
   const GgufFile& file_;

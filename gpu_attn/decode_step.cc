@@ -452,6 +452,7 @@ void DeviceStep::Queue::logits() {
                         .eps = model_.norm_eps});
   }
   linear({{&model_.output, b_.logits}}, b_.normed, n);
+  if (!rows_.wants_best) return;
   call(&DeviceKernels::argmax, DeviceArgmaxArgs{.x = b_.logits,
                                                 .n_rows = n,
                                                 .n = model_.vocab_size,

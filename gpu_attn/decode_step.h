@@ -68,6 +68,7 @@ class DeviceStepInputs {
 struct DeviceStepRows {
   uint32_t n_rows = 0;
   std::span<const uint32_t> logit_rows;  // those that want logits, ascending
+  bool wants_best = false;               // and the likeliest token of each
   std::span<const DeviceKvTable> kv;     // [n_layers]
   const std::byte* inputs = nullptr;     // DeviceStepInputs in pinned host memory, filled
 };
@@ -88,7 +89,7 @@ class DeviceStep {
 
   // Of the last step, on the device.
   const float* logits() const { return buffers_.logits; }              // [logit rows, vocab_size]
-  const int32_t* best_tokens() const { return buffers_.best_tokens; }  // [logit rows]
+  const int32_t* best_tokens() const { return buffers_.best_tokens; }  // where it was wanted
   const float* best_logits() const { return buffers_.best_logits; }
 
  private:

@@ -4,7 +4,8 @@
 //           two per row that puts the row's largest magnitude into [2^14, 2^15); w16 = f16(w).
 // Shapes    x [n_rows, n_in] f32 to x16 once; then each matrix to w16 [n_panels * 16, n_in]
 //           (panel_to_f16.cuh) and the product, one matrix after the other through the same
-//           scratch. n_in is a multiple of 32; n_rows and n_out are any.
+//           scratch, kDeviceLinearPart outputs at a time. n_in is a multiple of 32; n_rows and
+//           n_out are any.
 // Threads   a product's block computes a tile of out; a warp 64 x 64 of it (32 x 32 in the small
 //           form), so that a fragment read from shared memory serves four products: at fewer,
 //           shared memory would bound the tensor cores. See Tiling for the forms.
@@ -14,6 +15,8 @@
 // Bytes     wide_linear_bytes(); arithmetic wide_linear_flop(): 2 per weight and row.
 // Numbers   products of f16 are exact, sums are f32. Weights and inputs beyond f16 become its
 //           largest number.
+#include <algorithm>
+
 #include "base/check.h"
 #include "gpu_attn/device_stream.cuh"
 #include "gpu_attn/gpu.cuh"
@@ -73,7 +76,8 @@ struct Product {
   const std::byte* x;   // [n_rows, n_in] f16
   const std::byte* w;   // [n_w_rows, n_in] f16
   const float* scales;  // of x's rows
-  float* out;           // [n_rows, n_out]
+  float* out;           // [n_rows, out_stride]
+  uint32_t out_stride;
   uint32_t n_rows;
   uint32_t n_out;
   uint32_t n_w_rows;  // n_out, rounded up to panels
@@ -228,7 +232,7 @@ template <class T>
 __device__ __forceinline__ void write_sums(const Product& args, uint32_t row0, uint32_t out0,
                                            const Sums<T>& sums) {
   const uint32_t lane = threadIdx.x % 32;
-  const bool is_paired = args.n_out % 2 == 0;  // else rows are not 8-byte aligned
+  const bool is_paired = args.out_stride % 2 == 0;  // else rows are not 8-byte aligned
 #pragma unroll
   for (uint32_t i = 0; i < T::kRowTiles; ++i)
 #pragma unroll
@@ -236,12 +240,12 @@ __device__ __forceinline__ void write_sums(const Product& args, uint32_t row0, u
       const uint32_t row = row0 + 16 * i + 8 * h + lane / 4;
       if (row >= args.n_rows) continue;
       const float scale = args.scales[row];
-      float* to = args.out + uint64_t{row} * args.n_out;
+      float* to = args.out + uint64_t{row} * args.out_stride;
 #pragma unroll
       for (uint32_t j = 0; j < 2 * T::kOutPairs; ++j) {
         const uint32_t at = out0 + 8 * j + 2 * (lane % 4);
         const float2 pair = make_float2(sums[i][j][2 * h] * scale, sums[i][j][2 * h + 1] * scale);
-        if (is_paired && at < args.n_out) {
+        if (is_paired && at + 1 < args.n_out) {
           *reinterpret_cast<float2*>(to + at) = pair;
         } else {
           if (at < args.n_out) to[at] = pair.x;
@@ -322,13 +326,15 @@ int launch_product(Stream stream, const Product& args) {
   return launch_product<Small>(stream, args);
 }
 
-int launch_decoding(Stream stream, const PackedMatrix& matrix, uint16_t* out) {
-  const PanelToF16 args{.panels = reinterpret_cast<const uint8_t*>(matrix.bytes),
-                        .panel_bytes = matrix.panel_bytes,
-                        .codes_offset = 0,
-                        .out = out,
-                        .n_in = matrix.n_in};
-  const uint32_t n = matrix.n_panels();
+/// Panels [first, first + n) of a matrix to f16.
+int launch_decoding(Stream stream, const PackedMatrix& matrix, uint32_t first, uint32_t n,
+                    uint16_t* out) {
+  const PanelToF16 args{
+      .panels = reinterpret_cast<const uint8_t*>(matrix.bytes) + first * matrix.panel_bytes,
+      .panel_bytes = matrix.panel_bytes,
+      .codes_offset = 0,
+      .out = out,
+      .n_in = matrix.n_in};
   switch (matrix.type) {
     case TensorType::kF32:
       return launch_panel_to_f16<TensorType::kF32>(stream, args, n);
@@ -364,6 +370,8 @@ int launch_decoding(Stream stream, const PackedMatrix& matrix, uint16_t* out) {
   STRATA_CHECK(false, "tensor type %u", static_cast<uint32_t>(matrix.type));
 }
 
+static_assert(kDeviceLinearPart % kPanelRows == 0);
+
 constexpr uint64_t aligned256(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
@@ -384,19 +392,25 @@ int linear_many_rows(DeviceStream* stream, const DeviceLinearArgs& args) {
                                .out = reinterpret_cast<uint16_t*>(x16),
                                .scales = reinterpret_cast<float*>(scales),
                                .n_in = n_in});
-  for (uint32_t i = 0; i < args.n_matrices && error == 0; ++i) {
+  for (uint32_t i = 0; i < args.n_matrices; ++i) {
     const PackedMatrix& matrix = args.w[i];
     STRATA_CHECK(matrix.n_in == n_in, "n_in=%u beside %u", matrix.n_in, n_in);
-    error = launch_decoding(stream->handle, matrix, reinterpret_cast<uint16_t*>(w16));
-    if (error != 0) break;
-    error = launch_product(stream->handle, Product{.x = x16,
-                                                   .w = w16,
-                                                   .scales = reinterpret_cast<float*>(scales),
-                                                   .out = args.out[i],
-                                                   .n_rows = args.n_rows,
-                                                   .n_out = matrix.n_out,
-                                                   .n_w_rows = matrix.n_panels() * kPanelRows,
-                                                   .n_in = n_in});
+    for (uint32_t first = 0; first < matrix.n_out && error == 0; first += kDeviceLinearPart) {
+      const uint32_t n_out = std::min(kDeviceLinearPart, matrix.n_out - first);
+      const uint32_t n_panels = (n_out + kPanelRows - 1) / kPanelRows;
+      error = launch_decoding(stream->handle, matrix, first / kPanelRows, n_panels,
+                              reinterpret_cast<uint16_t*>(w16));
+      if (error != 0) return error;
+      error = launch_product(stream->handle, Product{.x = x16,
+                                                     .w = w16,
+                                                     .scales = reinterpret_cast<float*>(scales),
+                                                     .out = args.out[i] + first,
+                                                     .out_stride = matrix.n_out,
+                                                     .n_rows = args.n_rows,
+                                                     .n_out = n_out,
+                                                     .n_w_rows = n_panels * kPanelRows,
+                                                     .n_in = n_in});
+    }
   }
   return error;
 }

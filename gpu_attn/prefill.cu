@@ -427,7 +427,7 @@ __device__ __forceinline__ uint4 decode_eight(const unsigned char* codes, uint4 
 template <class S>
 __device__ __forceinline__ void decode_keys(const KvLayout& layout, const unsigned char* raw,
                                             unsigned char* keys) {
-  for (uint32_t i = threadIdx.x; i < S::kHeadDim * kKeyChunks; i += kThreads) {
+  for_each_chunk<S::kHeadDim * kKeyChunks>([&](uint32_t i) {
     const uint32_t dim = i / kKeyChunks;
     uint4 eight = make_uint4(0, 0, 0, 0);
     if (dim < layout.head_dim) {
@@ -440,13 +440,13 @@ __device__ __forceinline__ void decode_keys(const KvLayout& layout, const unsign
       }
     }
     *reinterpret_cast<uint4*>(keys + permuted<kKeyChunks>(dim, i % kKeyChunks)) = eight;
-  }
+  });
 }
 
 template <class S>
 __device__ __forceinline__ void decode_values(const KvLayout& layout, const unsigned char* raw,
                                               uint32_t n_real, unsigned char* values) {
-  for (uint32_t i = threadIdx.x; i < kBlockPositions * S::kRowChunks; i += kThreads) {
+  for_each_chunk<kBlockPositions * S::kRowChunks>([&](uint32_t i) {
     const uint32_t row = i / S::kRowChunks;
     const uint32_t chunk = i % S::kRowChunks;
     uint4 eight = make_uint4(0, 0, 0, 0);
@@ -462,7 +462,7 @@ __device__ __forceinline__ void decode_values(const KvLayout& layout, const unsi
       }
     }
     *reinterpret_cast<uint4*>(values + permuted<S::kRowChunks>(row, chunk)) = eight;
-  }
+  });
 }
 
 /// Starts the copies of a step's blocks as they are, as one group.

@@ -13,6 +13,7 @@
 #include "index/digest_selector.h"
 #include "index/oracle_selector.h"
 #include "index/pq_selector.h"
+#include "index/rabitq_selector.h"
 #include "index/recent_selector.h"
 
 namespace strata::index {
@@ -25,6 +26,7 @@ constexpr std::array kMethods = {
     MethodName{Method::kCuboid, "cuboid", "centre and deviation of each page's keys (ArkVale)"},
     MethodName{Method::kMean, "mean", "mean key of each page (landmarks)"},
     MethodName{Method::kPq, "pq", "every key, by product quantisation (PQCache)"},
+    MethodName{Method::kRabitq, "rabitq", "every key, rotated and rounded (RaBitQ, ParisKV)"},
 };
 
 /// What a method keeps of a page; nothing where it keeps no digests.
@@ -39,6 +41,7 @@ std::optional<Digest> digest_of(Method method) {
     case Method::kOracle:
     case Method::kRecent:
     case Method::kPq:
+    case Method::kRabitq:
       return std::nullopt;
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
@@ -49,6 +52,7 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
   if (const auto digest = digest_of(method))
     return round_up(digest_tile_bytes(DigestSelector::n_dims(*digest, head_dim)), 64);
   if (method == Method::kOracle) return OracleSelector::tile_bytes(head_dim);
+  if (method == Method::kRabitq) return rabitq_tile_bytes(head_dim);
   return method == Method::kPq ? PqSelector::tile_bytes() : 0;
 }
 
@@ -59,6 +63,25 @@ uint32_t n_slots(const IndexShape& shape) {
 }  // namespace
 
 std::span<const MethodName> method_names() { return kMethods; }
+
+std::string rows_kind(Method method) {
+  switch (method) {
+    case Method::kOracle:
+    case Method::kRecent:
+      return "";
+    case Method::kQuest:
+      return "quest1";
+    case Method::kCuboid:
+      return "cuboid1";
+    case Method::kMean:
+      return "mean1";
+    case Method::kPq:
+      return "pq1";
+    case Method::kRabitq:
+      return "rabitq1";
+  }
+  STRATA_CHECK(false, "method %d", static_cast<int>(method));
+}
 
 Method find_method(std::string_view name) {
   const auto found = std::ranges::find(kMethods, name, &MethodName::name);
@@ -84,6 +107,13 @@ uint64_t index_bytes(Method method, const IndexShape& shape) {
   return rows + shape.n_streams * PqSelector::stream_bytes(shape.layout, shape.n_blocks);
 }
 
+uint64_t segment_bytes(Method method, const KvLayout& layout) {
+  const uint64_t tile = tile_bytes(method, layout.head_dim);
+  return method == Method::kPq
+             ? PqSelector::kSegmentExtents * tile + PqSelector::codebook_bytes(layout)
+             : tile;
+}
+
 SelectorSource::SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels)
     : method_(method), shape_(shape), kernels_(kernels) {
   check_supported(method, shape.layout);
@@ -98,6 +128,8 @@ std::unique_ptr<Selector> SelectorSource::make() const {
   if (method_ == Method::kRecent) return std::make_unique<RecentSelector>();
   if (method_ == Method::kPq)
     return std::make_unique<PqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
+  if (method_ == Method::kRabitq)
+    return std::make_unique<RabitqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
   return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "base/kernel_table.h"
@@ -19,6 +20,7 @@ enum class Method : uint8_t {
   kCuboid,  // ArkVale: centre and mean deviation of a page's keys
   kMean,    // mean landmarks of pages
   kPq,      // PQCache: each key by 16 codes of 6 bits
+  kRabitq,  // RaBitQ: each key rotated, 3 bits per dimension
 };
 
 struct MethodName {
@@ -27,6 +29,10 @@ struct MethodName {
   const char* help;  // one line
 };
 std::span<const MethodName> method_names();
+/// What rows of this method are called in files, with the version of their bytes: what rows mean
+/// must not change under one of them. "" where none are kept: `recent` has none, and those of
+/// `oracle` are as large as K and V.
+std::string rows_kind(Method method);
 /// Errors: kUsage, with the names there are.
 Method find_method(std::string_view name);
 
@@ -43,6 +49,9 @@ void check_supported(Method method, const KvLayout& layout);
 /// slots per stream for a fork that goes its own way. With what a sequence of that length holds
 /// besides rows: codebooks, and keys sampled for them.
 uint64_t index_bytes(Method method, const IndexShape& shape);
+
+/// Bytes of a segment of one stream in a file (Selector::segment_bytes), before there is an index.
+uint64_t segment_bytes(Method method, const KvLayout& layout);
 
 /// Makes indexes that share one memory of index_bytes(). One caller at a time.
 class SelectorSource {

@@ -2,9 +2,9 @@
 // trusted: a code or a codebook's number is an index into memory.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -13,10 +13,29 @@
 namespace strata::index {
 namespace {
 
-[[noreturn]] void refuse(const std::string& what, StreamIdx stream, uint32_t extent) {
+[[noreturn]] void refuse(const std::string& what, StreamIdx stream, uint32_t segment) {
   throw Error(ErrorCode::kBadFile, what,
-              fmt::format("index rows of stream {}, extent {}", stream, extent),
+              fmt::format("index rows of stream {}, segment {}", stream, segment),
               "build the index anew");
+}
+
+PqTrailer trailer_in(std::span<const std::byte> tile) {
+  PqTrailer trailer;
+  std::memcpy(&trailer, tile.data() + kPqTileBytes, sizeof(trailer));
+  return trailer;
+}
+
+void check_tile(std::span<const std::byte> tile, StreamIdx stream, uint32_t segment) {
+  const PqTrailer trailer = trailer_in(tile);
+  if (trailer.infinite >> kExtentBlocks != 0)
+    refuse(fmt::format("flags {:#x}", trailer.infinite), stream, segment);
+  if (trailer.zeros != std::array<uint32_t, 15>{}) refuse("padding is not zero", stream, segment);
+  static_assert((kPqCentroids & (kPqCentroids - 1)) == 0,
+                "bits of all codes stand for the largest");
+  std::byte bits{0};
+  for (const std::byte code : tile.first(kPqTileBytes)) bits |= code;
+  if (std::to_integer<uint32_t>(bits) >= kPqCentroids)
+    refuse(fmt::format("codes beyond {}", kPqCentroids - 1), stream, segment);
 }
 
 }  // namespace
@@ -24,31 +43,6 @@ namespace {
 std::span<const std::byte> PqSelector::rows(StreamIdx stream, uint32_t extent) const {
   if ((extent + 1) * kExtentBlocks > at(stream).n_coded()) return {};
   return TiledSelector::rows(stream, extent);
-}
-
-void PqSelector::load_rows(StreamIdx stream, uint32_t extent, std::span<const std::byte> bytes) {
-  STRATA_CHECK(uint64_t{extent} * kExtentBlocks == at(stream).n_observed &&
-                   (extent + 1) * kExtentBlocks <= n_blocks() && at(stream).kept.empty(),
-               "extent %u after %u blocks of %u", extent, at(stream).n_observed, n_blocks());
-  Stream& s = streams_[stream];
-  if (bytes.size() != tile_bytes())
-    refuse(fmt::format("{} bytes, wanted {}", bytes.size(), tile_bytes()), stream, extent);
-  PqTrailer found;
-  std::memcpy(&found, bytes.data() + kPqTileBytes, sizeof(found));
-  if (extent / kSegmentExtents >= s.codebooks.size())
-    refuse(fmt::format("of codebook {} of {}", extent / kSegmentExtents, s.codebooks.size()),
-           stream, extent);
-  if (found.infinite >> kExtentBlocks != 0)
-    refuse(fmt::format("flags {:#x}", found.infinite), stream, extent);
-  if (found.zeros != std::array<uint32_t, 15>{}) refuse("padding is not zero", stream, extent);
-  for (const std::byte code : bytes.first(kPqTileBytes))
-    if (std::to_integer<uint32_t>(code) >= kPqCentroids)
-      refuse(fmt::format("code {}", std::to_integer<uint32_t>(code)), stream, extent);
-
-  TiledSelector::load_rows(stream, extent, bytes);
-  for (uint32_t i = 0; i < kExtentBlocks; ++i)
-    if ((found.infinite >> i & 1u) != 0) s.infinite.push_back(s.n_observed + i);
-  s.n_observed += kExtentBlocks;
 }
 
 uint32_t PqSelector::n_codebooks(StreamIdx stream) const {
@@ -60,13 +54,28 @@ std::span<const std::byte> PqSelector::codebook(StreamIdx stream, uint32_t idx) 
   return streams_[stream].codebooks[idx]->bytes();
 }
 
-void PqSelector::load_codebook(StreamIdx stream, std::span<const std::byte> bytes) {
-  STRATA_CHECK(at(stream).n_observed == 0, "codebook after %u blocks", at(stream).n_observed);
-  if (n_codebooks(stream) == max_codebooks_)
-    throw Error(ErrorCode::kBadFile, fmt::format("more than {} codebooks", max_codebooks_),
-                fmt::format("index of stream {}", stream), "build the index anew");
-  streams_[stream].codebooks.push_back(
-      std::make_shared<const PqCodebook>(PqCodebook::from_bytes(bytes, layout_.head_dim)));
+void PqSelector::load_segment(StreamIdx stream, uint32_t segment,
+                              std::span<const std::byte> bytes) {
+  STRATA_CHECK(segment * kSegmentBlocks == at(stream).n_observed && at(stream).kept.empty() &&
+                   (segment + 1) * kSegmentBlocks <= n_blocks() && bytes.size() == segment_bytes(),
+               "segment %u after %u blocks of %u, %zu bytes", segment, at(stream).n_observed,
+               n_blocks(), bytes.size());
+  const auto tile = [&](uint32_t i) {
+    return bytes.subspan(codebook_bytes() + i * tile_bytes(), tile_bytes());
+  };
+  for (uint32_t i = 0; i < kSegmentExtents; ++i) check_tile(tile(i), stream, segment);
+  auto book = std::make_shared<const PqCodebook>(
+      PqCodebook::from_bytes(bytes.first(codebook_bytes()), layout_.head_dim));
+  Stream& s = streams_[stream];
+  s.codebooks.push_back(std::move(book));
+  ++s.n_of_text;
+  for (uint32_t i = 0; i < kSegmentExtents; ++i) {
+    TiledSelector::load_segment(stream, segment * kSegmentExtents + i, tile(i));
+    for (uint32_t block = 0; block < kExtentBlocks; ++block)
+      if ((trailer_in(tile(i)).infinite >> block & 1u) != 0)
+        s.infinite.push_back(s.n_observed + block);
+    s.n_observed += kExtentBlocks;
+  }
 }
 
 }  // namespace strata::index

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -31,9 +32,8 @@ uint32_t codes_offset(uint32_t block_idx) {
 
 PqSelector::PqSelector(const KvLayout& layout, const KernelTable& kernels,
                        std::shared_ptr<TileMemory> memory, uint32_t n_streams)
-    : TiledSelector(layout, kernels, memory, tile_bytes(), n_streams),
-      streams_(n_streams),
-      max_codebooks_(uint64_t{memory->n_slots()} * TileMemory::kSlotTiles / kSegmentExtents) {
+    : TiledSelector(layout, kernels, std::move(memory), tile_bytes(), n_streams),
+      streams_(n_streams) {
   STRATA_CHECK(layout.head_dim % kPqSubspaces == 0 && layout.head_dim <= kMaxHeadDim, "head_dim=%u",
                layout.head_dim);
 }
@@ -70,9 +70,6 @@ void PqSelector::observe(StreamIdx stream, uint32_t block_idx, const std::byte* 
                at(stream).n_observed);
   Stream& s = streams_[stream];
   std::byte* tile = open_tile(stream, block_idx);
-  // Codebooks that were loaded beyond the rows that were.
-  if (const uint64_t n = div_up(block_idx, kSegmentBlocks); n < s.codebooks.size())
-    s.codebooks.resize(n);
   if (block_idx % kExtentBlocks == 0) std::memset(tile, 0, tile_bytes());
   PqTrailer& last = trailer(stream, block_idx / kExtentBlocks);
   alignas(64) std::array<float, size_t{kMaxHeadDim} * kBlockPositions> keys;
@@ -118,6 +115,7 @@ void PqSelector::train(StreamIdx stream) {
     if (all_finite(block)) n_floats += block_floats;
   }
   const PqCodebook* before = s.codebooks.empty() ? nullptr : s.codebooks.back().get();
+  if (s.n_of_text == s.codebooks.size()) ++s.n_of_text;
   s.codebooks.push_back(std::make_shared<const PqCodebook>(
       PqCodebook::train(*kernels_, std::span(keys).first(n_floats), layout_.head_dim, before)));
   s.kept.clear();
@@ -143,9 +141,9 @@ uint64_t PqSelector::scratch_floats(uint32_t n_queries) const {
   return uint64_t{layout_.head_dim} * kBlockPositions + n_queries * (kTableFloats + 2);
 }
 
-/// Blocks of [first_extent, end_extent), which are coded under `book`.
-void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, uint32_t first_extent,
-                      uint32_t end_extent) const {
+/// Blocks of [first_extent, end_extent), which are coded under `book`; `next` is read after it.
+void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, const PqCodebook* next,
+                      uint32_t first_extent, uint32_t end_extent) const {
   constexpr uint32_t kTableBytes = kPqSubspaces * kPqCentroids;
   auto* tables = reinterpret_cast<uint8_t*>(args.scratch);
   float* scales = args.scratch + uint64_t{args.n_queries} * kTableBytes / sizeof(float);
@@ -157,6 +155,9 @@ void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, uint32_t
                               .table = tables + uint64_t{i} * kTableBytes,
                               .scale = scales + i,
                               .offset = offsets + i});
+  // As much of it as there are codes: of narrow heads it is smaller, and in the cache soon enough.
+  const bool fetches_next =
+      next != nullptr && next->bytes().size() >= (end_extent - first_extent) * kPqTileBytes;
   kernels_->index.pq_scan(
       {.tiles = table_.tiles(args.stream).data() + first_extent,
        .n_tiles = end_extent - first_extent,
@@ -165,7 +166,9 @@ void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, uint32_t
        .offsets = offsets,
        .n_queries = args.n_queries,
        .block_scores = args.log_weights + uint64_t{first_extent} * kExtentBlocks,
-       .score_stride = args.weight_stride});
+       .score_stride = args.weight_stride,
+       .next_tile = next == nullptr ? nullptr : table_.tiles(args.stream)[end_extent],
+       .ahead = fetches_next ? next->bytes().data() : nullptr});
 }
 
 /// Blocks [first_block, end_block), which are kept.
@@ -191,7 +194,11 @@ void PqSelector::estimate(const EstimateArgs& args) const {
   for (uint32_t extent = args.first_block / kExtentBlocks; extent < extents;) {
     const uint32_t segment = extent / kSegmentExtents;
     const uint32_t end = std::min((segment + 1) * kSegmentExtents, extents);
-    scan(args, *s.codebooks[segment], extent, end);
+    // A codebook comes while the codes before it are scanned; what says where it lies, before that.
+    if (segment + 2 < s.codebooks.size()) __builtin_prefetch(s.codebooks[segment + 2].get());
+    if (segment + 8 < s.codebooks.size()) __builtin_prefetch(&s.codebooks[segment + 8]);
+    scan(args, *s.codebooks[segment], end < extents ? s.codebooks[segment + 1].get() : nullptr,
+         extent, end);
     extent = end;
   }
   if (args.end_block > s.n_coded()) score_kept(args, std::max(args.first_block, s.n_coded()));
@@ -210,6 +217,7 @@ void PqSelector::truncate(uint32_t n_blocks) {
     while (!s.infinite.empty() && s.infinite.back() >= n_blocks) s.infinite.pop_back();
     if (const uint64_t n = div_up(n_blocks, kSegmentBlocks); n < s.codebooks.size())
       s.codebooks.resize(n);
+    s.n_of_text = std::min(s.n_of_text, n_blocks / kSegmentBlocks);
   }
 }
 

@@ -6,7 +6,8 @@
 // it was trained on: each stream has one for every kSegmentBlocks blocks. Until these are there
 // their K bytes are kept and scored as they are; then they are encoded and go. All of it is decided
 // at fixed positions and from the keys alone, so that a rebuilt index has the same bytes however it
-// was cut into steps. What comes anew where a trained segment was truncated gets its codebook.
+// was cut into steps. What comes anew where a trained segment was truncated gets its codebook, and
+// is not saved, nor is what comes after it.
 //
 // Weight of a block: ln(sum exp) over the larger scores of its 16 pairs of neighbouring keys, of
 // coded and of kept blocks alike (base/index_kernels.h has the errors of tables; on top of these
@@ -57,10 +58,15 @@ class PqSelector : public TiledSelector {
   std::unique_ptr<Selector> fork() const override;
 
   std::span<const std::byte> rows(StreamIdx stream, uint32_t extent) const override;
-  void load_rows(StreamIdx stream, uint32_t extent, std::span<const std::byte> bytes) override;
   uint32_t n_codebooks(StreamIdx stream) const override;
   std::span<const std::byte> codebook(StreamIdx stream, uint32_t idx) const override;
-  void load_codebook(StreamIdx stream, std::span<const std::byte> bytes) override;
+  static uint64_t codebook_bytes(const KvLayout& layout) {
+    return uint64_t{kPqCentroids} * layout.head_dim * sizeof(float);
+  }
+  uint64_t codebook_bytes() const override { return codebook_bytes(layout_); }
+  uint32_t segment_extents() const override { return kSegmentExtents; }
+  uint32_t n_segments(StreamIdx stream) const override { return at(stream).n_of_text; }
+  void load_segment(StreamIdx stream, uint32_t segment, std::span<const std::byte> bytes) override;
 
  private:
   /// K bytes and scales of a block, as they lie in the layout.
@@ -73,6 +79,8 @@ class PqSelector : public TiledSelector {
     std::vector<RawBlock> kept;      // the last blocks observed, where they have no codes yet
     std::vector<uint32_t> infinite;  // blocks with keys that are not finite, ascending
     uint32_t n_observed = 0;         // blocks
+    // Of the codebooks, the first ones, which were trained on keys that are all there.
+    uint32_t n_of_text = 0;
     uint32_t n_coded() const { return n_observed - static_cast<uint32_t>(kept.size()); }
   };
 
@@ -83,12 +91,11 @@ class PqSelector : public TiledSelector {
   void keep_raw(StreamIdx stream, const std::byte* block);
   void train(StreamIdx stream);
   void encode(StreamIdx stream, uint32_t block_idx, const float* keys);
-  void scan(const EstimateArgs& args, const PqCodebook& book, uint32_t first_extent,
-            uint32_t end_extent) const;
+  void scan(const EstimateArgs& args, const PqCodebook& book, const PqCodebook* next,
+            uint32_t first_extent, uint32_t end_extent) const;
   void score_kept(const EstimateArgs& args, uint32_t first_block) const;
 
   std::vector<Stream> streams_;
-  uint64_t max_codebooks_;  // that the rows in memory could have
 };
 
 }  // namespace strata::index

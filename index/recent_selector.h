@@ -25,7 +25,7 @@ class RecentSelector : public Selector {
   }
   uint64_t extent_row_bytes() const override { return 0; }
   std::span<const std::byte> rows(StreamIdx, uint32_t) const override { return {}; }
-  void load_rows(StreamIdx, uint32_t, std::span<const std::byte>) override {}
+  void load_segment(StreamIdx, uint32_t, std::span<const std::byte>) override {}
 
  private:
   uint32_t n_blocks_ = 0;

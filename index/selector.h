@@ -10,7 +10,6 @@
 #include <memory>
 #include <span>
 
-#include "base/error.h"
 #include "base/kv_layout.h"
 
 namespace strata::index {
@@ -63,23 +62,34 @@ class Selector {
   /// A second index with the same past, which shares its rows until either side appends.
   virtual std::unique_ptr<Selector> fork() const = 0;
 
-  /// The rows of one extent (8 blocks) of one stream as bytes, for a file: what load_rows() of a
-  /// selector of the same method, shape and version takes instead of observing the eight blocks.
-  /// The bytes are those of observing the blocks again. Empty where the method still waits for keys
-  /// to train with: such extents, the last of a stream, are observed again instead of loaded.
+  /// The rows of one extent (8 blocks) of one stream as bytes; those of observing the blocks again.
+  /// Empty where the method still waits for keys to train with.
   virtual uint64_t extent_row_bytes() const = 0;
   virtual std::span<const std::byte> rows(StreamIdx stream, uint32_t extent) const = 0;
-  /// Opened extents of a stream in ascending order, after all its codebooks and before any
-  /// observe(). Errors: kBadFile, and nothing has changed.
-  virtual void load_rows(StreamIdx stream, uint32_t extent, std::span<const std::byte> bytes) = 0;
-
-  /// What the rows of a stream refer to besides, each as bytes for a file, numbered from 0.
+  /// What the rows of a stream refer to besides, one for each segment, numbered from 0.
+  virtual uint64_t codebook_bytes() const { return 0; }
   virtual uint32_t n_codebooks(StreamIdx) const { return 0; }
   virtual std::span<const std::byte> codebook(StreamIdx, uint32_t /*idx*/) const { return {}; }
-  /// The stream's next codebook. Errors: kBadFile, and nothing has changed.
-  virtual void load_codebook(StreamIdx, std::span<const std::byte>) {
-    throw Error(ErrorCode::kBadFile, "a codebook for a method that has none", "index");
+
+  // For a file. The extents of a segment depend on each other and on what came before, on nothing
+  // behind it: a file keeps segments whole.
+  virtual uint32_t segment_extents() const { return 1; }
+  /// Of one stream: its codebook, then the rows of each extent. 0 = the method keeps nothing.
+  uint64_t segment_bytes() const {
+    return codebook_bytes() + segment_extents() * extent_row_bytes();
   }
+  /// Segments from the first on whose bytes are those of an index that was built anew of the blocks
+  /// observed. At least all their blocks must have been observed.
+  virtual uint32_t n_segments(StreamIdx) const {
+    return n_blocks() / kExtentBlocks / segment_extents();
+  }
+  /// segment < n_segments(stream); segment_bytes() bytes.
+  void copy_segment(StreamIdx stream, uint32_t segment, std::span<std::byte> out) const;
+  /// Takes what copy_segment() gave of a selector of the same method, shape and version, instead of
+  /// observing the blocks: of a stream the opened segments in order, before any observe(). Any
+  /// number of threads, of one stream one. Errors: kBadFile, and nothing has changed.
+  virtual void load_segment(StreamIdx stream, uint32_t segment,
+                            std::span<const std::byte> bytes) = 0;
 };
 
 }  // namespace strata::index

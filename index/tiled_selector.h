@@ -24,9 +24,9 @@ class TiledSelector : public Selector {
   std::span<const std::byte> rows(StreamIdx stream, uint32_t extent) const override {
     return {table_.tiles(stream)[extent], table_.tile_bytes()};
   }
-  void load_rows(StreamIdx stream, uint32_t extent, std::span<const std::byte> bytes) override {
+  void load_segment(StreamIdx stream, uint32_t segment, std::span<const std::byte> bytes) override {
     STRATA_CHECK(bytes.size() == table_.tile_bytes(), "%zu bytes of rows", bytes.size());
-    std::memcpy(table_.tile(stream, extent), bytes.data(), bytes.size());
+    std::memcpy(table_.tile(stream, segment), bytes.data(), bytes.size());
   }
 
  protected:

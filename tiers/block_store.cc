@@ -15,6 +15,7 @@ namespace {
 
 uint32_t number(BlockId block) { return static_cast<uint32_t>(block); }
 uint32_t number(ExtentId extent) { return static_cast<uint32_t>(extent); }
+uint32_t number(IoFile file) { return static_cast<uint32_t>(file); }
 
 constexpr uint64_t kWriteFailuresMax = 16;  // then the disk is not written any more
 
@@ -52,9 +53,28 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
       resident_(n_layers) {
   blocks_.reserve(pool_.n_slots());
   free_blocks_.reserve(pool_.n_slots());  // a windowed layer lets go of blocks in decode steps
+  slot_blocks_.resize(pool_.n_slots(), kNoBlock);
+  is_used_.resize(pool_.n_slots(), 0);
+  if (!can_read_blocks()) return;
+  reads_.reserve(spill_->block_transfers->n_frames() + size_t{1});  // one is being repeated
+  arrived_.reserve(reads_.capacity());
+  if (spill_->places) add_block_file(spill_->file, spill_->block_file);
 }
 
 BlockStore::~BlockStore() = default;
+
+void BlockStore::set_cancel(const std::atomic<bool>* flag) {
+  if (!spill_) return;
+  spill_->transfers->set_cancel(flag);
+  if (spill_->block_transfers) spill_->block_transfers->set_cancel(flag);
+}
+
+TransferCounts BlockStore::transfer_counts() const {
+  TransferCounts counts;
+  if (spill_) counts += spill_->transfers->counts();
+  if (can_read_blocks()) counts += spill_->block_transfers->counts();
+  return counts;
+}
 
 BlockStore::Block& BlockStore::record(BlockId block) {
   STRATA_CHECK(number(block) < blocks_.size(), "block %u of %zu", number(block), blocks_.size());
@@ -102,14 +122,17 @@ void BlockStore::release(BlockId block) {
   Block& of = record(block);
   STRATA_CHECK(of.references > 0, "block %u is free", number(block));
   if (--of.references > 0) return;
+  STRATA_CHECK(of.pins == 0, "block %u is pinned", number(block));
   const ExtentId home = of.extent;
+  const bool is_resident = of.slot != kNoSlot;
+  if (is_resident) leave_slot(block);
+  if (of.read != kNoRead) drop_read(of.read);
   if (home != kNoExtent) {
     Extent& from = extent(home);
     from.blocks[of.idx] = kNoBlock;
     --from.n_live;
-    if (of.slot != kNoSlot && --from.n_resident == 0) std::erase(resident_[from.layer], home);
+    blocks_left(home, is_resident ? 1 : 0);
   }
-  if (of.slot != kNoSlot) pool_.release(of.slot);
   of = {};
   free_blocks_.push_back(number(block));
   if (home != kNoExtent) free_if_unused(home);
@@ -169,11 +192,15 @@ std::optional<FillLease> BlockStore::wait_for_frame() {
   }
 }
 
-/// A place in the spill file. Where it is full, a place comes back as soon as an extent that nobody
-/// refers to any more has been written.
-std::optional<uint64_t> BlockStore::take_place() {
+/// A place in the spill file. The extents of a layer follow each other there, as they are read.
+/// Where the file is full, a place comes back as soon as an extent that nobody refers to any more
+/// has been written.
+std::optional<uint64_t> BlockStore::take_place(uint32_t layer, uint32_t first_pos) {
+  const uint64_t place_bytes = spill_->places->place_bytes();
+  const uint64_t n_of_layer = spill_->places->budget_bytes() / place_bytes / resident_.size();
+  const uint64_t near = (layer * n_of_layer + first_pos / kExtentPositions) * place_bytes;
   for (;;) {
-    if (const auto place = spill_->places->take()) return place;
+    if (const auto place = spill_->places->take(near)) return place;
     const bool is_any_unused = std::ranges::any_of(
         writes_, [&](const auto& write) { return extent(write.first).n_live == 0; });
     if (!is_any_unused || !wait_for_transfer()) return std::nullopt;
@@ -188,7 +215,7 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   std::optional<uint64_t> place;
   std::optional<FillLease> frame;
   try {
-    place = take_place();
+    place = take_place(layer, first_pos);
     if (place) frame = wait_for_frame();
   } catch (const Error& stopped) {
     if (stopped.code() != ErrorCode::kCancelled) throw;
@@ -232,10 +259,11 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
     of.tags[idx] = block_tag(identity(of, idx), {to, layout_.block_bytes});
     record(blocks[idx]).extent = id;
     record(blocks[idx]).idx = idx;
+    give_slot(blocks[idx], slot_of(blocks[idx]));
     ++of.n_live;
   }
-  of.n_resident = of.n_live;
-  resident_[layer].push_back(id);
+  of.n_resident = 0;
+  blocks_came(id, of.n_live);
   std::memset(to, 0, static_cast<size_t>(frame->bytes().data() + bytes - to));
   writes_.emplace_back(id,
                        spill_->transfers->write(std::move(*frame), spill_->file, *place, bytes));
@@ -285,12 +313,15 @@ void BlockStore::write_ended(ExtentId id, IoStatus status) {
 void BlockStore::forget(ExtentId id) {
   Extent& of = extent(id);
   std::erase(resident_[of.layer], id);
-  for (const BlockId block : of.blocks)
-    if (block != kNoBlock) record(block).extent = kNoExtent;
+  for (const BlockId block : of.blocks) {
+    if (block == kNoBlock) continue;
+    record(block).extent = kNoExtent;
+    set_slot_block(slot_of(block), kNoBlock);
+  }
   of.blocks.clear();
   of.n_live = of.n_resident = 0;
   of.pack.reset();
-  set_away(of, false);
+  count_away(of);
   free_extents_.push_back(number(id));
 }
 
@@ -302,10 +333,17 @@ void BlockStore::free_if_unused(ExtentId id) {
   forget(id);
 }
 
-void BlockStore::set_away(Extent& of, bool is_away) {
+/// After a change of what is live or in DRAM.
+void BlockStore::count_away(Extent& of) {
+  const bool is_away = of.n_resident < of.n_live;
   if (of.is_away == is_away) return;
   of.is_away = is_away;
   is_away ? ++n_away_ : --n_away_;
+}
+
+void BlockStore::add_block_file(IoFile file, IoFile block_file) {
+  block_files_.resize(std::max<size_t>(block_files_.size(), number(file) + size_t{1}));
+  block_files_[number(file)] = block_file;
 }
 
 IoFile BlockStore::add_pack(const PackReader& pack) {
@@ -324,6 +362,7 @@ IoFile BlockStore::add_pack(const PackReader& pack) {
       {},
       id});
   added->io = spill_->transfers->add_file(added->file);
+  if (can_read_blocks()) add_block_file(added->io, spill_->block_transfers->add_file(added->file));
   pack_files_.push_back(std::move(added));
   return pack_files_.back()->io;
 }
@@ -348,18 +387,23 @@ void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
   }
   of.n_live = static_cast<uint32_t>(blocks.size());
   of.n_resident = 0;
-  set_away(of, true);
+  count_away(of);
 }
 
 void BlockStore::replace(BlockId lost, BlockId fresh, bool is_repair) {
   Block& a = record(lost);
   Block& b = record(fresh);
+  STRATA_CHECK(a.pins == 0 && b.pins == 0, "block %u or %u is pinned", number(lost), number(fresh));
+  if (a.read != kNoRead) drop_read(a.read);
+  if (b.read != kNoRead) drop_read(b.read);
   if (is_repair) ++counts_.replaced_blocks;
   std::swap(a.slot, b.slot);
   std::swap(a.extent, b.extent);
   std::swap(a.idx, b.idx);
   if (a.extent != kNoExtent) extent(a.extent).blocks[a.idx] = lost;
   if (b.extent != kNoExtent) extent(b.extent).blocks[b.idx] = fresh;
+  for (const BlockId block : {lost, fresh})
+    if (is_resident(block)) set_slot_block(slot_of(block), is_frozen(block) ? block : kNoBlock);
 }
 
 }  // namespace strata::tiers

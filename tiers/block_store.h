@@ -5,8 +5,9 @@
 // of its extent: 256 positions of all streams of one layer. Freezing writes the extent through to
 // its place in the spill file and tags every block, so that evicting is free later: the slots are
 // given up, nothing moves. An evicted extent is read back as a whole into a staging frame for as
-// long as somebody holds it. Every block's tag is checked on every read: it is the right block, bit
-// for bit, or its extent is lost by name and the engine computes it again.
+// long as somebody holds it; or single blocks of it are, each into a slot, so that an extent may be
+// in DRAM in part (docs/adr/0009-single-blocks.md). Every block's tag is checked on every read: it
+// is the right block, bit for bit, or its extent is lost by name and the engine computes it again.
 //
 // An extent on disk is stream-major: for each KV head its eight blocks, block_bytes apart; padded
 // at the end to the file's alignment. A pack of a saved context (tiers/pack_format.h) has the same
@@ -39,6 +40,9 @@ inline constexpr BlockId kNoBlock = static_cast<BlockId>(UINT32_MAX);
 enum class ExtentId : uint32_t {};
 inline constexpr ExtentId kNoExtent = static_cast<ExtentId>(UINT32_MAX);
 
+/// In what a step reads back what is not in DRAM.
+enum class ReadGrain : uint8_t { kExtents, kBlocks };
+
 struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
   uint64_t write_failures = 0;   // the extent stayed in DRAM
@@ -49,6 +53,12 @@ struct StoreCounts {
   uint64_t lost_extents = 0;     // could not be read; each is computed again
   uint64_t extents_settled = 0;  // taken back into DRAM
   uint64_t replaced_blocks = 0;
+  uint64_t blocks_pinned = 0;   // asked for one by one
+  uint64_t blocks_read = 0;     // of these, those that were not in DRAM
+  uint64_t blocks_evicted = 0;  // one by one
+
+  /// As long as it stays, no block has left DRAM.
+  uint64_t n_evicted() const { return extents_evicted + blocks_evicted; }
 };
 
 /// A layer of an extent in a pack that this run did not write: eight blocks of each stream.
@@ -59,6 +69,10 @@ struct SavedExtent {
   uint32_t layer = 0;
   uint32_t first_pos = 0;
 };
+
+/// What a LostExtent says of a failed read, and of an extent that was lost by an earlier one.
+std::string failure_text(IoStatus status);
+inline constexpr const char* kLostBefore = "it was lost before";
 
 /// An extent could not be read back. Whoever runs the step undoes it, computes the blocks again and
 /// replaces them.
@@ -98,7 +112,7 @@ class BlockStore {
   ExtentId extent_of(BlockId block) const { return record(block).extent; }
   /// Bytes of an open block, to be filled.
   std::byte* open_bytes(BlockId block);
-  /// Bytes of a readable block.
+  /// Bytes of a readable block. A pinned one stays where it is.
   const std::byte* bytes(BlockId block) const;
 
   // Extents.
@@ -111,12 +125,15 @@ class BlockStore {
   /// set_cancel): then nothing has happened, and the extent can be frozen later.
   [[nodiscard]] bool freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
                             std::span<const BlockId> blocks);
-  /// What is frozen from here on is of a new step.
-  void begin_step() { ++step_; }
+  /// What is frozen from here on is of a new step, which reads in this grain: make_room() gives up
+  /// whole extents, or the blocks that were unused for longest.
+  void begin_step(ReadGrain grain = ReadGrain::kExtents);
   /// Evicts until n slots are free, waiting for writes in flight where it must. False where that is
   /// impossible: what is in DRAM then is open or could not be written.
-  /// Victims: of the layer with most resident extents, the latest but the last: the first positions
-  /// and the last are read the soonest. What the last step has frozen comes after everything else,
+  /// Victims: in a step of extents, of the layer with most of them in DRAM, wholly or in part, the
+  /// latest but the last: the first positions and the last are read the soonest. In a step of
+  /// single blocks the block that was unused for longest, by a clock over the slots: amortised, as
+  /// many looks as there are slots per frozen block. What the last step froze comes after all else,
   /// since its writes may still be in flight. No victim depends on when a write ends, so what is in
   /// DRAM follows from the steps alone, unless a write fails.
   [[nodiscard]] bool make_room(uint64_t n_slots);
@@ -139,11 +156,15 @@ class BlockStore {
   /// where none did.
   IoStatus last_failure() const { return last_failure_; }
   /// From now on waits for the disk look at the flag (TransferQueue::set_cancel).
-  void set_cancel(const std::atomic<bool>* flag) {
-    if (spill_) spill_->transfers->set_cancel(flag);
-  }
+  void set_cancel(const std::atomic<bool>* flag);
   /// Null where there is no spill.
   const TransferQueue* transfers() const { return spill_ ? spill_->transfers.get() : nullptr; }
+  /// Those of single blocks; null where none are read.
+  const TransferQueue* block_transfers() const {
+    return spill_ ? spill_->block_transfers.get() : nullptr;
+  }
+  /// Of both.
+  TransferCounts transfer_counts() const;
   const PlaceSource* places() const { return spill_ ? spill_->places.get() : nullptr; }
 
   // Reading back. Holds are counted: the frame of an extent is free again after the last release.
@@ -161,6 +182,27 @@ class BlockStore {
   /// Waits until a transfer ends. False where none is in flight or none ended in time.
   bool wait_for_transfer();
 
+  // Reading single blocks, for steps that attend chosen ones: of begin_step(ReadGrain::kBlocks),
+  // where can_read_blocks() or everything is in DRAM. What was read stays in DRAM slots until they
+  // are needed for something else: blocks that were unused for longest go first.
+  bool can_read_blocks() const { return block_transfers() != nullptr; }
+  /// Begins to read blocks that are in no slot, from the front on, as far as frames for single
+  /// blocks are free, for a later pin(). Never waits.
+  void begin_blocks(std::span<const BlockId> blocks);
+  /// Gives up what was begun and not pinned since. pin() does that by itself where it has no other
+  /// frame.
+  void drop_begun();
+  /// Brings frozen blocks into DRAM slots, where they stay until unpin(): reads what is not there,
+  /// as many at a time as there are frames, checks every tag, in parallel where many arrive, and
+  /// makes room by giving up blocks that are not pinned. Those that are open count as pinned.
+  /// Errors: LostExtent where a block could not be read rightly, twice; kCancelled; kDoesNotFit
+  /// where no slot can be given up.
+  /// Then none of `blocks` is pinned by this call, and nothing is begun any more.
+  void pin(std::span<const BlockId> blocks, ThreadPool& pool);
+  void unpin(std::span<const BlockId> blocks);
+  /// Frozen blocks that DRAM can hold at once: slots that are free or have one.
+  uint64_t n_pinnable() const { return pool_.n_free() + n_frozen_slots_; }
+
   /// Of the packs of extents that were lost, but for those that did not answer: one that was not
   /// forgotten yet, or null.
   std::shared_ptr<const PackReader> first_damaged_pack() const {
@@ -169,17 +211,24 @@ class BlockStore {
   /// Forgets what first_damaged_pack() gives.
   void forget_damaged_pack() { damaged_packs_.erase(damaged_packs_.begin()); }
 
+  /// Gives up what is in DRAM of the block's extent where a file alone holds the rest of it, so
+  /// that all of it can be replaced: a part that stayed would keep a second place in the file.
+  void leave_partly_resident(BlockId block);
   /// `lost` gets the bytes and the place of `fresh` and the other way round. Counted where it is a
   /// repair, and not where computing was merely quicker than reading.
   void replace(BlockId lost, BlockId fresh, bool is_repair);
 
  private:
+  /// Of one that is being written every block is in DRAM; of a lost one those that are pinned.
   enum class ExtentState : uint8_t { kWriting, kStored, kLost };
+  static constexpr uint32_t kNoRead = UINT32_MAX;
   struct Block {
     SlotId slot = kNoSlot;
     uint32_t references = 0;
     ExtentId extent = kNoExtent;
-    uint32_t idx = 0;  // in the extent
+    uint32_t idx = 0;         // in the extent
+    uint32_t pins = 0;        // while there are any, it stays in its slot
+    uint32_t read = kNoRead;  // of reads_
   };
   struct Extent {
     ExtentState state = ExtentState::kWriting;
@@ -189,7 +238,7 @@ class BlockStore {
     uint32_t n_resident = 0;  // of these, in DRAM slots
     uint32_t holds = 0;
     bool is_accepted = false;  // read and every tag right
-    bool is_away = false;      // in no slot
+    bool is_away = false;      // some live block is in no slot
     uint64_t place = 0;
     uint64_t generation = 0;
     uint64_t step = 0;                       // that froze it
@@ -202,6 +251,23 @@ class BlockStore {
     Ticket ticket;
     ReadLease lease;
   };
+  /// A block that pin() brings into DRAM, and where it comes from.
+  struct MissingBlock {
+    BlockId block = kNoBlock;
+    IoFile file{};
+    uint64_t offset = 0;
+    SlotId slot = kNoSlot;  // until the block is there: then it is the block's
+  };
+  /// A read of one block.
+  struct BlockRead {
+    BlockId block = kNoBlock;
+    uint32_t missing_idx = UINT32_MAX;  // of missing_; none: begun, not pinned
+    uint32_t skip_bytes = 0;            // before the block: it is read from an aligned place on
+    bool is_second = false;
+    bool is_right = false;
+    Ticket ticket;
+    ReadLease lease;
+  };
   Block& record(BlockId block);
   const Block& record(BlockId block) const;
   Extent& extent(ExtentId id);
@@ -209,8 +275,9 @@ class BlockStore {
   uint64_t extent_bytes(const Extent& of) const;
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
   ExtentId add_extent();
+  void add_block_file(IoFile file, IoFile block_file);
   std::optional<FillLease> wait_for_frame();
-  std::optional<uint64_t> take_place();
+  std::optional<uint64_t> take_place(uint32_t layer, uint32_t first_pos);
   void collect_writes();
   bool take_ended_writes();
   void write_ended(ExtentId id, IoStatus status);
@@ -218,16 +285,37 @@ class BlockStore {
   void free_if_unused(ExtentId id);
   void evict(ExtentId id);
   bool is_being_written(ExtentId id) const;
+  bool evict_extent();
+  bool evict_block();
+  BlockId unused_block(bool has_last_step);
+  bool is_of_last_step(const Extent& of) const { return of.step + 1 >= step_; }
+  void set_slot_block(SlotId slot, BlockId frozen);
+  void give_slot(BlockId block, SlotId slot);
+  void leave_slot(BlockId block);
+  void blocks_came(ExtentId id, uint32_t n);
+  void blocks_left(ExtentId id, uint32_t n);
   size_t n_before_last_step(const std::vector<ExtentId>& resident) const;
   ExtentId victim() const;
   IoStatus wait_for_read(Extent& of);
   uint32_t count_corrupt(const Extent& of, ThreadPool& pool) const;
   void take_one(ExtentId id, ThreadPool& pool);
-  bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> all) const;
+  bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> payload) const;
+  [[noreturn]] void lose(ExtentId id, bool has_answered, const std::string& cause);
   bool open_slots(const Extent& of);
   void settle(ExtentId id, bool is_right);
   BlockId add_block(const Block& block);
-  void set_away(Extent& of, bool is_away);
+  void count_away(Extent& of);
+  void list_missing(std::span<const BlockId> blocks);
+  void open_missing_slots();
+  void read_missing(ThreadPool& pool);
+  bool begin_read(BlockId block, bool is_second);
+  size_t begin_missing(size_t n_begun);
+  void take_arrived();
+  void read_again(uint32_t read_idx, bool has_answered, const std::string& cause);
+  void check_arrived(ThreadPool& pool);
+  size_t accept_arrived();
+  void wait_for_block(size_t n_begun);
+  void drop_read(uint32_t idx);
 
   KvLayout layout_;
   Hash128 model_;
@@ -244,15 +332,27 @@ class BlockStore {
   std::vector<uint32_t> free_blocks_;
   std::vector<Extent> extents_;
   std::vector<uint32_t> free_extents_;
-  std::vector<std::vector<ExtentId>> resident_;  // per layer: in DRAM, frozen, oldest first
+  // Per layer those with a block in DRAM, in the order in which the first one came; what the last
+  // step froze stands last.
+  std::vector<std::vector<ExtentId>> resident_;
   std::deque<std::pair<ExtentId, Ticket>> writes_;
   bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;
   uint64_t n_away_ = 0;
   uint64_t headroom_slots_ = UINT64_MAX;
   std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
+  std::vector<BlockId> slot_blocks_;  // by slot: the frozen block in it
+  uint64_t n_frozen_slots_ = 0;       // that have one
+  std::vector<uint8_t> is_used_;      // by slot: since the clock's hand passed it
+  uint32_t clock_hand_ = 0;
+  uint64_t n_pins_ = 0;
+  std::vector<IoFile> block_files_;  // of block_transfers, by those of transfers
+  std::vector<MissingBlock> missing_;
+  std::vector<BlockRead> reads_;
+  std::vector<uint32_t> arrived_;  // of reads_, ascending
   uint64_t next_generation_ = 1;
   uint64_t step_ = 1;
+  ReadGrain grain_ = ReadGrain::kExtents;
   std::vector<std::shared_ptr<const PackReader>> damaged_packs_;
   StoreCounts counts_;
 };

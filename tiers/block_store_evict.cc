@@ -1,6 +1,7 @@
 // tiers/block_store_evict.cc - what leaves DRAM, and when.
 #include <algorithm>
 
+#include "base/check.h"
 #include "tiers/block_store.h"
 
 namespace strata::tiers {
@@ -8,7 +9,7 @@ namespace strata::tiers {
 /// Of a layer's resident extents, those that the last step has not frozen.
 size_t BlockStore::n_before_last_step(const std::vector<ExtentId>& resident) const {
   size_t n = resident.size();
-  while (n > 0 && extent(resident[n - 1]).step + 1 >= step_) --n;
+  while (n > 0 && is_of_last_step(extent(resident[n - 1]))) --n;
   return n;
 }
 
@@ -32,17 +33,73 @@ bool BlockStore::is_being_written(ExtentId id) const {
   return std::ranges::any_of(writes_, [&](const auto& write) { return write.first == id; });
 }
 
-void BlockStore::evict(ExtentId id) {
+/// Which frozen block is in a slot; kNoBlock: none.
+void BlockStore::set_slot_block(SlotId slot, BlockId frozen) {
+  BlockId& held = slot_blocks_[static_cast<uint32_t>(slot)];
+  n_frozen_slots_ += frozen == kNoBlock ? 0 : 1;
+  n_frozen_slots_ -= held == kNoBlock ? 0 : 1;
+  held = frozen;
+}
+
+/// The block, which is frozen, has this slot from now on.
+void BlockStore::give_slot(BlockId block, SlotId slot) {
+  Block& of = record(block);
+  if (of.read != kNoRead) drop_read(of.read);
+  of.slot = slot;
+  set_slot_block(slot, block);
+  is_used_[static_cast<uint32_t>(slot)] = 1;
+}
+
+void BlockStore::leave_slot(BlockId block) {
+  Block& of = record(block);
+  pool_.release(of.slot);
+  set_slot_block(of.slot, kNoBlock);
+  of.slot = kNoSlot;
+}
+
+/// n blocks of the extent have got slots.
+void BlockStore::blocks_came(ExtentId id, uint32_t n) {
   Extent& of = extent(id);
-  for (const BlockId block : of.blocks) {
-    if (block == kNoBlock || record(block).slot == kNoSlot) continue;
-    pool_.release(record(block).slot);
-    record(block).slot = kNoSlot;
+  auto& resident = resident_[of.layer];
+  // What the last step froze stays behind everything else.
+  if (of.n_resident == 0) {
+    const size_t at = is_of_last_step(of) ? resident.size() : n_before_last_step(resident);
+    resident.insert(resident.begin() + static_cast<int64_t>(at), id);
   }
-  of.n_resident = 0;
-  set_away(of, true);
-  std::erase(resident_[of.layer], id);
+  of.n_resident += n;
+  count_away(of);
+}
+
+/// n blocks of the extent have left their slots.
+void BlockStore::blocks_left(ExtentId id, uint32_t n) {
+  Extent& of = extent(id);
+  of.n_resident -= n;
+  if (n > 0 && of.n_resident == 0) std::erase(resident_[of.layer], id);
+  count_away(of);
+}
+
+/// Pinned blocks stay.
+void BlockStore::evict(ExtentId id) {
+  uint32_t n = 0;
+  for (const BlockId block : extent(id).blocks) {
+    if (block == kNoBlock || !is_resident(block) || record(block).pins > 0) continue;
+    leave_slot(block);
+    ++n;
+  }
+  blocks_left(id, n);
   ++counts_.extents_evicted;
+}
+
+void BlockStore::leave_partly_resident(BlockId block) {
+  const ExtentId id = extent_of(block);
+  if (id != kNoExtent && extent(id).is_away && extent(id).n_resident > 0) evict(id);
+}
+
+void BlockStore::begin_step(ReadGrain grain) {
+  STRATA_CHECK(grain == ReadGrain::kBlocks || n_pins_ == 0, "%lu blocks are pinned",
+               static_cast<unsigned long>(n_pins_));
+  ++step_;
+  grain_ = grain;
 }
 
 bool BlockStore::make_room(uint64_t n_slots) {
@@ -50,15 +107,47 @@ bool BlockStore::make_room(uint64_t n_slots) {
   if (!spill_) return false;
   collect_writes();
   while (pool_.n_free() < n_slots) {
-    const ExtentId id = victim();
-    if (id == kNoExtent) return false;
-    if (!is_being_written(id)) {
-      evict(id);
-    } else if (!wait_for_transfer()) {
-      return false;
-    }
+    const bool goes_on = grain_ == ReadGrain::kBlocks ? evict_block() : evict_extent();
+    if (!goes_on) return false;
   }
   return true;
+}
+
+/// Evicts the next victim, or waits for its write. False where neither is possible.
+bool BlockStore::evict_extent() {
+  const ExtentId id = victim();
+  if (id == kNoExtent) return false;
+  if (is_being_written(id)) return wait_for_transfer();
+  evict(id);
+  return true;
+}
+
+/// Likewise.
+bool BlockStore::evict_block() {
+  BlockId block = unused_block(false);
+  if (block == kNoBlock) block = unused_block(true);
+  if (block == kNoBlock) return false;
+  const ExtentId id = extent_of(block);
+  if (is_being_written(id)) return wait_for_transfer();
+  leave_slot(block);
+  blocks_left(id, 1);
+  ++counts_.blocks_evicted;
+  return true;
+}
+
+/// A block that may leave DRAM, by a clock: its hand goes round the slots, past those that were
+/// used since it came by last, and stops at the victim. The first round may find all of them used.
+BlockId BlockStore::unused_block(bool has_last_step) {
+  for (uint64_t n = 0; n < 2 * slot_blocks_.size(); ++n) {
+    const BlockId block = slot_blocks_[clock_hand_];
+    if (block != kNoBlock && is_used_[clock_hand_] == 0 && record(block).pins == 0) {
+      const Extent& of = extent(extent_of(block));
+      if (has_last_step || !is_of_last_step(of)) return block;
+    }
+    is_used_[clock_hand_] = 0;
+    if (++clock_hand_ == slot_blocks_.size()) clock_hand_ = 0;
+  }
+  return kNoBlock;
 }
 
 }  // namespace strata::tiers

@@ -8,6 +8,10 @@
 
 namespace strata::tiers {
 
+std::string failure_text(IoStatus status) {
+  return std::string(io_status_name(status)) + " (" + std::string(io_status_cause(status)) + ")";
+}
+
 bool BlockStore::fetch(ExtentId id) {
   Extent& of = extent(id);
   STRATA_CHECK(of.state != ExtentState::kWriting, "extent %u is being written",
@@ -59,8 +63,8 @@ IoStatus BlockStore::wait_for_read(Extent& of) {
   return spill_->transfers->take_read(std::move(of.ticket), of.lease);
 }
 
-bool BlockStore::is_right(const Extent& of, uint32_t idx, std::span<const std::byte> all) const {
-  const auto payload = all.subspan(uint64_t{idx} * layout_.block_bytes, layout_.block_bytes);
+bool BlockStore::is_right(const Extent& of, uint32_t idx,
+                          std::span<const std::byte> payload) const {
   if (of.pack)
     return of.pack->is_block(of.layer, idx / kExtentBlocks,
                              of.pack_extent * kExtentBlocks + idx % kExtentBlocks, payload);
@@ -75,26 +79,29 @@ uint32_t BlockStore::count_corrupt(const Extent& of, ThreadPool& pool) const {
     for (uint64_t i = begin; i < end; ++i) {
       const auto idx = static_cast<uint32_t>(i);
       if (of.blocks[idx] == kNoBlock) continue;
-      if (!is_right(of, idx, all)) n_corrupt.fetch_add(1, std::memory_order_relaxed);
-      if (!opened_slots_.empty())
-        std::memcpy(pool_.address(opened_slots_[idx]), all.data() + i * layout_.block_bytes,
-                    layout_.block_bytes);
+      const auto payload = all.subspan(i * layout_.block_bytes, layout_.block_bytes);
+      if (!is_right(of, idx, payload)) n_corrupt.fetch_add(1, std::memory_order_relaxed);
+      if (!opened_slots_.empty() && opened_slots_[idx] != kNoSlot)
+        std::memcpy(pool_.address(opened_slots_[idx]), payload.data(), payload.size());
     }
   });
   return n_corrupt.load(std::memory_order_relaxed);
 }
 
-/// Slots for every block of an extent, so that it is in DRAM from now on; false where they are
-/// needed for what the next step opens.
+/// Slots for every block of an extent that has none, so that all of it is in DRAM from now on;
+/// false where they are needed for what the next step opens.
 bool BlockStore::open_slots(const Extent& of) {
   opened_slots_.clear();
   const uint32_t n_free = pool_.n_free();
-  if (n_free < headroom_slots_ || n_free - headroom_slots_ < of.n_live) return false;
+  if (n_free < headroom_slots_ || n_free - headroom_slots_ < of.n_live - of.n_resident)
+    return false;
   SlotId previous = kNoSlot;
   for (uint32_t idx = 0; idx < of.blocks.size(); ++idx) {
     if (idx % kExtentBlocks == 0) previous = kNoSlot;
-    if (of.blocks[idx] != kNoBlock) previous = *pool_.take(previous);
-    opened_slots_.push_back(previous);
+    const BlockId block = of.blocks[idx];
+    const bool is_missing = block != kNoBlock && !is_resident(block);
+    if (is_missing) previous = *pool_.take(previous);
+    opened_slots_.push_back(is_missing ? previous : kNoSlot);
   }
   return true;
 }
@@ -103,18 +110,16 @@ bool BlockStore::open_slots(const Extent& of) {
 void BlockStore::settle(ExtentId id, bool is_right) {
   Extent& of = extent(id);
   for (uint32_t idx = 0; idx < of.blocks.size(); ++idx) {
-    if (of.blocks[idx] == kNoBlock) continue;
+    if (opened_slots_[idx] == kNoSlot) continue;
     if (is_right) {
-      record(of.blocks[idx]).slot = opened_slots_[idx];
+      give_slot(of.blocks[idx], opened_slots_[idx]);
     } else {
       pool_.release(opened_slots_[idx]);
     }
   }
   opened_slots_.clear();
   if (!is_right) return;
-  of.n_resident = of.n_live;
-  set_away(of, false);
-  resident_[of.layer].push_back(id);
+  blocks_came(id, of.n_live - of.n_resident);
   ++counts_.extents_settled;
 }
 
@@ -122,15 +127,14 @@ void BlockStore::take_one(ExtentId id, ThreadPool& pool) {
   Extent& of = extent(id);
   STRATA_CHECK(of.holds > 0, "extent %u is not held", static_cast<uint32_t>(id));
   if (of.is_accepted || !of.is_away) return;
-  std::string cause = "it was lost before";
+  std::string cause = kLostBefore;
   bool has_answered = true;
   // A second read tells a passing error (a cable, a bus) from a lasting one.
   for (uint32_t attempt = 0; of.state == ExtentState::kStored && attempt < 2; ++attempt) {
     if (attempt > 0) ++counts_.retries;
     const IoStatus status = wait_for_read(of);
     if (status != IoStatus::kOk) {
-      cause =
-          std::string(io_status_name(status)) + " (" + std::string(io_status_cause(status)) + ")";
+      cause = failure_text(status);
       has_answered = status != IoStatus::kTimedOut;
       if (!has_answered) break;  // the next one would wait as long
       continue;
@@ -147,9 +151,17 @@ void BlockStore::take_one(ExtentId id, ThreadPool& pool) {
     cause = std::to_string(n_corrupt) + " of its blocks came back with other bytes";
     of.lease = ReadLease();
   }
+  lose(id, has_answered, cause);
+}
+
+/// Its blocks are computed again together, so those that are in DRAM leave it where they can.
+void BlockStore::lose(ExtentId id, bool has_answered, const std::string& cause) {
+  Extent& of = extent(id);
   if (of.state == ExtentState::kStored) {
     ++counts_.lost_extents;
     if (of.pack && has_answered) damaged_packs_.push_back(of.pack);
+    if (of.n_resident > 0) evict(id);
+    std::erase(resident_[of.layer], id);
   }
   of.state = ExtentState::kLost;
   throw LostExtent(id, of.layer, of.first_pos, cause);

@@ -82,6 +82,8 @@ class Io {
 
   /// The file must outlive the Io.
   virtual IoFile add_file(const File& file) = 0;
+  /// Of a file that was added: File::alignment().
+  virtual uint32_t alignment(IoFile file) const = 0;
 
   /// Starts as many of the requests, from the front on, as the depth allows; returns that number.
   /// Errors of single requests come as completions.

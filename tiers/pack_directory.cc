@@ -35,6 +35,7 @@ PackDirectory PackDirectory::open(const std::string& path, const PackLimits& lim
                                   DurableCalls& calls) {
   PackDirectory packs(DurableDirectory::open(path, calls), limits);
   packs.directory_->remove_leftovers();
+  packs.remove_orphaned_rows();
   packs.look();
   return packs;
 }
@@ -62,7 +63,8 @@ void PackDirectory::look() {
 uint64_t PackDirectory::used_bytes() const {
   uint64_t bytes = 0;
   for (const std::string& name : directory_->names()) {
-    if (!is_pack_file_name(name) && !is_session_file(name)) continue;
+    if (!is_pack_file_name(name) && !is_session_file(name) && pack_of_rows_file(name).empty())
+      continue;
     if (const auto status = directory_->status_of(name)) bytes += status->bytes;
   }
   return bytes;
@@ -136,21 +138,25 @@ bool PackDirectory::discard(const std::string& pack) {
   const auto whole = open_whole(*directory_, pack);
   if (whole && whole->count_bad_blocks() == 0) return false;
   index_.remove(pack);
-  return directory_->remove(pack);
+  return remove_pack(pack);
 }
 
 /// Under the lock. Evicts until `bytes` more fit into the budget and free_bytes are free.
-void PackDirectory::make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned) {
+void PackDirectory::make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned,
+                              const std::string& pack_of_rows) {
   look();
   uint64_t used = 0;
   std::vector<EvictionCandidate> candidates;
   std::map<std::string, uint32_t> idx_of;
   for (const std::string& name : directory_->names()) {
     const bool is_pack = is_pack_file_name(name);
-    if (!is_pack && !is_session_file(name)) continue;
+    const std::string pack = pack_of_rows_file(name);
+    if (!is_pack && pack.empty() && !is_session_file(name)) continue;
     const auto status = directory_->status_of(name);
     if (!status) continue;
     used += status->bytes;
+    // Names are sorted: rows follow their pack.
+    if (!pack.empty() && idx_of.contains(pack)) candidates[idx_of[pack]].bytes += status->bytes;
     if (!is_pack) continue;
     EvictionCandidate candidate;
     candidate.name = name;
@@ -176,6 +182,8 @@ void PackDirectory::make_room(uint64_t bytes, uint64_t free_bytes, std::set<std:
       if (const auto at = idx_of.find(before); at != idx_of.end())
         candidate.continues.push_back(at->second);
   }
+  if (const auto at = idx_of.find(pack_of_rows); at != idx_of.end())
+    pin_text(candidates, at->second);
   const auto plan = plan_eviction(candidates, evicted_bytes);
   if (!plan)
     throw Error(ErrorCode::kDoesNotFit,
@@ -185,7 +193,7 @@ void PackDirectory::make_room(uint64_t bytes, uint64_t free_bytes, std::set<std:
                     std::to_string(free_now) + " bytes allow, and sessions keep the rest",
                 directory_->path(), "Raise the budget, free space, or remove a session.");
   for (const uint32_t i : *plan) {
-    directory_->remove(candidates[i].name);
+    remove_pack(candidates[i].name);
     index_.remove(candidates[i].name);
   }
 }

@@ -1,9 +1,11 @@
 // tiers/pack_directory.h - the directory of saved contexts: packs, found by their text, and named
-// sessions, which keep packs from being evicted (docs/adr/0002-saved-contexts.md).
+// sessions, which keep packs from being evicted (docs/adr/0002-saved-contexts.md). Beside a pack
+// may lie index rows made of it, which come and go with it (docs/adr/0010-saved-index-rows.md).
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -15,12 +17,13 @@
 #include "tiers/pack_index.h"
 #include "tiers/pack_reader.h"
 #include "tiers/pack_writer.h"
+#include "tiers/rows_file.h"
 #include "tiers/session_manifest.h"
 
 namespace strata::tiers {
 
 struct PackLimits {
-  uint64_t budget_bytes = UINT64_MAX;  // of all packs and sessions that have a name
+  uint64_t budget_bytes = UINT64_MAX;  // of all packs, their rows and sessions that have a name
   uint64_t free_floor_bytes = 0;       // what the file system keeps free
   std::chrono::milliseconds lock_wait{10000};
 };
@@ -51,7 +54,7 @@ struct SessionEntry {
   std::string model_name;
   Hash128 model;
   uint64_t n_tokens = 0;
-  uint64_t bytes = 0;  // of the manifest and of its packs that are there
+  uint64_t bytes = 0;  // of the manifest and of its packs that are there, rows included
   int64_t saved_ns = 0;
   uint32_t n_packs = 0;
   uint32_t n_packs_missing = 0;
@@ -61,8 +64,9 @@ struct SessionEntry {
 /// A pack as a list of them shows it.
 struct PackEntry {
   std::string name;
-  uint64_t bytes = 0;
-  int64_t used_ns = 0;  // last use, since 1970
+  uint64_t bytes = 0;       // with its index rows
+  uint64_t rows_bytes = 0;  // of these
+  int64_t used_ns = 0;      // last use, since 1970
   uint32_t first_pos = 0;
   uint32_t n_positions = 0;
   std::vector<std::string> sessions;  // that pin it
@@ -72,7 +76,8 @@ struct PackEntry {
 struct PackVerdict {
   std::string name;
   uint64_t n_bad_blocks = 0;
-  std::string problem;  // "" where everything is what was saved
+  std::string problem;            // "" where everything is what was saved
+  std::vector<RefusedFile> rows;  // of its index rows: those that are not what was saved
 };
 
 /// Any number of processes may use one directory: names appear whole, and whoever evicts, publishes
@@ -80,16 +85,16 @@ struct PackVerdict {
 /// kIo and a remedy where they do not get it within lock_wait. An object is not thread-safe.
 class PackDirectory {
  public:
-  /// Makes the directory where it does not exist, removes what ended processes left, and reads the
-  /// heads of all packs. Files that are no packs are left alone. Errors: kIo; kUsage where others
-  /// than this user can reach the directory.
+  /// Makes the directory where it does not exist, removes what ended processes left and rows whose
+  /// pack is gone, and reads the heads of all packs. Files that are no packs are left alone.
+  /// Errors: kIo; kUsage where others than this user can reach the directory.
   static PackDirectory open(const std::string& path, const PackLimits& limits,
                             DurableCalls& calls = system_calls());
 
   /// Packs and sessions that cannot be used, as of the last look. They are never an error.
   const std::vector<RefusedFile>& refused() const { return refused_; }
   size_t n_packs() const { return index_.size(); }
-  /// Of all packs and sessions, now.
+  /// Of all packs, rows and sessions, now.
   uint64_t used_bytes() const;
   /// What this user may still write to the file system.
   uint64_t free_bytes() const { return directory_->free_bytes(); }
@@ -114,6 +119,19 @@ class PackDirectory {
   /// whole one stays, whatever an earlier read of it said. Reads all of it. False where nothing was
   /// removed. Errors: kIo.
   bool discard(const std::string& pack);
+
+  /// The rows of a pack; null where there are none of this kind. Reads no rows. Errors: kIo;
+  /// kBadFile, kUnsupported (another shape or version): they are refused whole.
+  std::shared_ptr<const RowsReader> open_rows(const PackReader& pack, const RowsShape& shape) const;
+  /// A writer for n_segments segments of the pack's rows, after making room for them. What is made
+  /// anew at any time evicts no pack of the same text.   Errors: kDoesNotFit, kIo.
+  RowsWriter start_rows(const std::string& pack, const RowsShape& shape, uint32_t first_segment,
+                        uint32_t n_segments);
+  /// Gives the sealed rows their name, in place of earlier ones. False where their pack is gone by
+  /// now; then so are they.   Errors: kDoesNotFit, kIo; then there are the earlier ones or none.
+  bool publish_rows(RowsWriter writer);
+  /// Removes rows that were found to be wrong; what a pack holds is never lost with them.
+  bool discard_rows(const std::string& rows);
 
   /// Saves a session and with it pins its packs, in place of an earlier one of that name.
   /// Errors: kUsage (the name), kDoesNotFit, kIo (also where a pack has been evicted meanwhile).
@@ -142,7 +160,12 @@ class PackDirectory {
 
   /// Brings the index up to what the directory holds now.
   void look();
-  void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned);
+  void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned,
+                 const std::string& pack_of_rows = "");
+  void remove_orphaned_rows();
+  std::vector<std::string> rows_of(const std::string& pack) const;
+  std::map<std::string, uint64_t> rows_bytes() const;  // of each pack that has some
+  bool remove_pack(const std::string& pack);
   std::set<std::string> pinned_packs(const std::string& except_session) const;
   SessionManifest read_session(const DirectoryFile& file) const;
   std::optional<uint64_t> remove_session(const std::string& name, bool with_packs);

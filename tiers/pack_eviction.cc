@@ -5,15 +5,38 @@
 #include <tuple>
 
 namespace strata::tiers {
+namespace {
 
-std::optional<std::vector<uint32_t>> plan_eviction(std::vector<EvictionCandidate> candidates,
-                                                   uint64_t bytes_wanted) {
+/// From the ends of texts to their beginnings.
+std::vector<uint32_t> by_falling_position(const std::vector<EvictionCandidate>& candidates) {
   std::vector<uint32_t> order(candidates.size());
   std::iota(order.begin(), order.end(), 0);
-  // From the ends of texts to their beginnings, so that a use is handed down the whole text.
   std::ranges::stable_sort(order, [&](uint32_t a, uint32_t b) {
     return candidates[a].first_pos > candidates[b].first_pos;
   });
+  return order;
+}
+
+}  // namespace
+
+void pin_text(std::vector<EvictionCandidate>& candidates, uint32_t of) {
+  const std::vector<uint32_t> order = by_falling_position(candidates);
+  std::vector<bool> is_before(candidates.size()), is_behind(candidates.size());
+  is_before[of] = is_behind[of] = true;
+  for (const uint32_t i : order)
+    for (const uint32_t before : candidates[i].continues)
+      if (is_before[i]) is_before[before] = true;
+  for (auto i = order.rbegin(); i != order.rend(); ++i)
+    for (const uint32_t before : candidates[*i].continues)
+      if (is_behind[before]) is_behind[*i] = true;
+  for (uint32_t i = 0; i < candidates.size(); ++i)
+    if (is_before[i] || is_behind[i]) candidates[i].is_pinned = true;
+}
+
+std::optional<std::vector<uint32_t>> plan_eviction(std::vector<EvictionCandidate> candidates,
+                                                   uint64_t bytes_wanted) {
+  // So a use is handed down the whole text.
+  std::vector<uint32_t> order = by_falling_position(candidates);
   for (const uint32_t i : order) {
     for (const uint32_t before : candidates[i].continues)
       candidates[before].used_ns = std::max(candidates[before].used_ns, candidates[i].used_ns);

@@ -18,6 +18,10 @@ struct EvictionCandidate {
   std::vector<uint32_t> continues;  // candidates (by index) that hold the block before its first
 };
 
+/// Pins what belongs to a text with candidate `of`: itself, what it continues and what continues
+/// it, directly or through others.
+void pin_text(std::vector<EvictionCandidate>& candidates, uint32_t of);
+
 /// Indexes of the candidates to remove, in order, until at least bytes_wanted are free; as few as
 /// the order allows. Damaged packs go first, then the least recently used ones; a pack counts as
 /// used when what continues it was used, since a text without its beginning is of no use.

@@ -6,6 +6,22 @@
 #include "tiers/pack_directory.h"
 
 namespace strata::tiers {
+namespace {
+
+/// Rows of another version are no damage: they are ignored.
+void verify_rows(const DurableDirectory& directory, const PackReader& pack, const std::string& name,
+                 PackVerdict& verdict) {
+  try {
+    const auto rows =
+        RowsReader::open(directory, pack.name(), pack.head(), kind_of_rows_file(name));
+    if (rows) rows->check();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported)
+      verdict.rows.push_back({name, error.what(), error.code() == ErrorCode::kBadFile});
+  }
+}
+
+}  // namespace
 
 std::vector<PackEntry> PackDirectory::packs() {
   look();
@@ -29,12 +45,15 @@ std::vector<PackEntry> PackDirectory::packs() {
     entries[name].n_positions = head.n_positions();
   }
   for (const RefusedFile& file : refused_) entries[file.name].problem = file.problem;
+  const auto rows = rows_bytes();
   std::vector<PackEntry> listed;
   for (auto& [name, entry] : entries) {
     const auto status = directory_->status_of(name);
     if (!status) continue;  // evicted meanwhile
     entry.name = name;
-    entry.bytes = status->bytes;
+    if (const auto of_rows = rows.find(name); of_rows != rows.end())
+      entry.rows_bytes = of_rows->second;
+    entry.bytes = status->bytes + entry.rows_bytes;
     entry.used_ns = status->modified_ns;
     if (const auto pins = sessions_of.find(name); pins != sessions_of.end())
       entry.sessions = pins->second;
@@ -51,7 +70,7 @@ std::vector<std::string> PackDirectory::remove_unpinned(std::span<const std::str
     STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
     if (pinned.contains(pack)) continue;
     index_.remove(pack);
-    if (directory_->remove(pack)) removed.push_back(pack);
+    if (remove_pack(pack)) removed.push_back(pack);
   }
   directory_->sync();
   return removed;
@@ -59,13 +78,14 @@ std::vector<std::string> PackDirectory::remove_unpinned(std::span<const std::str
 
 std::optional<PackVerdict> PackDirectory::verify_pack(const std::string& pack) const {
   STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
-  PackVerdict verdict{.name = pack, .n_bad_blocks = 0, .problem = ""};
+  PackVerdict verdict{.name = pack, .n_bad_blocks = 0, .problem = "", .rows = {}};
   try {
     const auto reader = PackReader::open(*directory_, pack);
     if (!reader) return std::nullopt;
     verdict.n_bad_blocks = reader->count_bad_blocks();
     if (verdict.n_bad_blocks > 0)
       verdict.problem = std::to_string(verdict.n_bad_blocks) + " blocks are not what was saved";
+    for (const std::string& name : rows_of(pack)) verify_rows(*directory_, *reader, name, verdict);
   } catch (const Error& error) {
     verdict.problem = error.what();
   }

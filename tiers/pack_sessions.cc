@@ -83,6 +83,7 @@ std::optional<uint64_t> PackDirectory::remove_session(const std::string& name, b
     for (const std::string& pack : manifest->packs) {
       if (kept.contains(pack)) continue;
       index_.remove(pack);
+      for (const std::string& rows : rows_of(pack)) remove_file(rows);
       remove_file(pack);
     }
   }
@@ -100,6 +101,7 @@ std::optional<uint64_t> PackDirectory::remove(const std::string& name) {
 }
 
 std::vector<SessionEntry> PackDirectory::list() const {
+  const auto rows = rows_bytes();
   std::vector<SessionEntry> entries;
   for (const std::string& file_name : directory_->names()) {
     SessionEntry entry;
@@ -118,6 +120,8 @@ std::vector<SessionEntry> PackDirectory::list() const {
       for (const std::string& pack : manifest.packs) {
         const auto status = directory_->status_of(pack);
         entry.bytes += status ? status->bytes : 0;
+        if (const auto of_rows = rows.find(pack); of_rows != rows.end())
+          entry.bytes += of_rows->second;
         entry.n_packs_missing += status ? 0u : 1u;
       }
     } catch (const Error& error) {

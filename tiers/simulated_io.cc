@@ -64,15 +64,24 @@ SimulatedIo::SimulatedIo(const SimulatedDisk& disk) : disk_(disk) {
 uint64_t SimulatedIo::prepare_memory(std::span<std::byte>) { return 0; }
 
 IoFile SimulatedIo::add_file(const File& file) {
-  files_.emplace_back(file.alignment());
+  files_.push_back(std::make_shared<SimulatedMedium>(file.alignment()));
   return static_cast<IoFile>(files_.size() - 1);
 }
 
+uint32_t SimulatedIo::alignment(IoFile file) const { return medium_of(file).alignment(); }
+
 IoFile SimulatedIo::add_memory_file(uint64_t bytes) {
-  files_.emplace_back(disk_.alignment);
-  STRATA_CHECK(extend(files_.back(), 0, bytes), "a file of %llu bytes on a disk of %llu",
+  files_.push_back(std::make_shared<SimulatedMedium>(disk_.alignment));
+  STRATA_CHECK(extend(*files_.back(), 0, bytes), "a file of %llu bytes on a disk of %llu",
                static_cast<unsigned long long>(bytes),
                static_cast<unsigned long long>(disk_.capacity_bytes));
+  return static_cast<IoFile>(files_.size() - 1);
+}
+
+IoFile SimulatedIo::add_file_of(const SimulatedIo& other, IoFile file) {
+  STRATA_CHECK(number(file) < other.files_.size(), "file %u of %zu", number(file),
+               other.files_.size());
+  files_.push_back(other.files_[number(file)]);
   return static_cast<IoFile>(files_.size() - 1);
 }
 
@@ -360,8 +369,9 @@ bool SimulatedIo::extend(SimulatedMedium& file, uint64_t offset, uint64_t bytes)
   return true;
 }
 
-SimulatedMedium& SimulatedIo::file_of(const IoRequest& request) {
-  return files_[number(request.file)];
+SimulatedMedium& SimulatedIo::medium_of(IoFile file) const {
+  STRATA_CHECK(number(file) < files_.size(), "file %u of %zu", number(file), files_.size());
+  return *files_[number(file)];
 }
 
 void SimulatedIo::fail_nth(uint64_t k, FaultKind kind) {
@@ -384,9 +394,6 @@ uint64_t SimulatedIo::injected_total() const {
 
 std::vector<WrongRead> SimulatedIo::take_wrong_reads() { return std::exchange(wrong_reads_, {}); }
 
-std::span<std::byte> SimulatedIo::medium(IoFile file) {
-  STRATA_CHECK(number(file) < files_.size(), "file %u of %zu", number(file), files_.size());
-  return files_[number(file)].bytes();
-}
+std::span<std::byte> SimulatedIo::medium(IoFile file) { return medium_of(file).bytes(); }
 
 }  // namespace strata::tiers

@@ -7,6 +7,7 @@
 #include <array>
 #include <deque>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "tiers/io.h"
@@ -61,8 +62,11 @@ class SimulatedIo final : public Io {
   /// An empty file in memory, which writes extend, with the alignment of `file`; the content of
   /// `file` is neither read nor written.
   IoFile add_file(const File& file) override;
+  uint32_t alignment(IoFile file) const override;
   /// A file of zeros with the disk's alignment, which writes extend.
   IoFile add_memory_file(uint64_t bytes);
+  /// A file that `other` has: two back ends, each with faults of its own, over one medium.
+  IoFile add_file_of(const SimulatedIo& other, IoFile file);
   uint32_t submit(std::span<const IoRequest> requests) override;
   uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override;
   uint32_t in_flight() const override;
@@ -117,11 +121,12 @@ class SimulatedIo final : public Io {
   uint32_t first_part(Transfer& transfer, uint32_t bytes);
   void read_part(Transfer& transfer, uint64_t from, uint32_t end);
   bool extend(SimulatedMedium& file, uint64_t offset, uint64_t bytes);
-  SimulatedMedium& file_of(const IoRequest& request);
+  SimulatedMedium& file_of(const IoRequest& request) { return medium_of(request.file); }
+  SimulatedMedium& medium_of(IoFile file) const;
   void count(FaultKind kind) { ++injected_[static_cast<size_t>(kind)]; }
 
   SimulatedDisk disk_;
-  std::vector<SimulatedMedium> files_;
+  std::vector<std::shared_ptr<SimulatedMedium>> files_;
   std::vector<Transfer> running_;
   std::deque<IoCompletion> ended_;  // not returned yet
   std::map<uint64_t, FaultKind> scripted_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/checked_math.h"
 #include "base/error.h"
 #include "tiers/spill_directory.h"
 #include "tiers/spill_file.h"
@@ -10,12 +11,15 @@
 namespace strata::tiers {
 namespace {
 
-constexpr uint32_t kDepthMax = 64;  // transfers at the device: more only wait there instead of here
+// Transfers at the device: more only wait there instead of here. Single blocks want more of them
+// (docs/adr/0009-single-blocks.md).
+constexpr uint32_t kDepthMax = 64;
+constexpr uint32_t kBlockDepthMax = 256;
 
 class FilePlaces final : public PlaceSource {
  public:
   explicit FilePlaces(SpillFile file) : file_(std::move(file)) {}
-  std::optional<uint64_t> take() override { return file_.take(); }
+  std::optional<uint64_t> take(uint64_t near) override { return file_.take(near); }
   void give_back(uint64_t offset) override { file_.give_back(offset); }
   uint64_t place_bytes() const override { return file_.extent_bytes(); }
   uint64_t used_bytes() const override { return file_.used_bytes(); }
@@ -28,6 +32,16 @@ class FilePlaces final : public PlaceSource {
 };
 
 }  // namespace
+
+void Spill::set_trace(Trace* trace) {
+  transfers->set_trace(trace);
+  if (block_transfers) block_transfers->set_trace(trace, transfers->n_frames());
+}
+
+uint64_t block_frame_bytes(uint32_t block_bytes, uint64_t alignment) {
+  const uint64_t in_file = std::max(alignment, kPlaceAlignment);
+  return round_up(block_bytes, in_file) + (block_bytes % in_file == 0 ? 0 : in_file);
+}
 
 uint64_t spill_room(const std::string& directory) {
   SpillDirectory folder(directory);
@@ -48,13 +62,24 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
     if (!places->file().notice().empty()) notices.push_back(places->file().notice());
   }
   std::string notice;
-  auto io = open_io(request.io, std::min(request.n_frames, kDepthMax), notice);
+  // Half of the frames, so that the disk has the next ones at once when a burst of them has come:
+  // it may answer only when its queue is empty (docs/measurements.md, "The tier on disk").
+  auto io = open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice);
   if (!notice.empty()) notices.push_back(notice);
   auto spill = std::make_unique<Spill>();
   if (places) spill->file = io->add_file(places->file().file());
   spill->transfers = std::make_unique<TransferQueue>(
       std::move(io),
       TransferOptions{.frame_bytes = request.place_bytes, .n_frames = request.n_frames});
+  if (request.n_block_frames > 0) {
+    io = open_io(request.io, std::min(request.n_block_frames, kBlockDepthMax), notice);
+    if (places) spill->block_file = io->add_file(places->file().file());
+    const uint64_t alignment = places ? places->file().file().alignment() : kPlaceAlignment;
+    spill->block_transfers = std::make_unique<TransferQueue>(
+        std::move(io),
+        TransferOptions{.frame_bytes = block_frame_bytes(request.block_bytes, alignment),
+                        .n_frames = request.n_block_frames});
+  }
   spill->places = std::move(places);
   return spill;
 }

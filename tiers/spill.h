@@ -18,8 +18,9 @@ inline constexpr uint64_t kPlaceAlignment = 4096;
 class PlaceSource {
  public:
   virtual ~PlaceSource() = default;
-  /// The offset of a free place; nothing where the budget is used up.
-  virtual std::optional<uint64_t> take() = 0;
+  /// The offset of a free place, the first at or behind `near` where there is one; nothing where
+  /// the budget is used up.
+  virtual std::optional<uint64_t> take(uint64_t near) = 0;
   virtual void give_back(uint64_t offset) = 0;
   virtual uint64_t place_bytes() const = 0;
   virtual uint64_t used_bytes() const = 0;
@@ -32,7 +33,14 @@ struct Spill {
   /// the transfers.
   std::unique_ptr<PlaceSource> places;
   std::unique_ptr<TransferQueue> transfers;
-  IoFile file{};
+  IoFile file{};  // of the places, for `transfers`
+  /// Reads single blocks; null where none are read. Its frames hold a block rounded out to the
+  /// file's alignment.
+  std::unique_ptr<TransferQueue> block_transfers;
+  IoFile block_file{};  // the same file, for `block_transfers`
+
+  /// TransferQueue::set_trace of both.
+  void set_trace(Trace* trace);
 };
 
 struct SpillRequest {
@@ -40,8 +48,14 @@ struct SpillRequest {
   uint64_t budget_bytes = 0;   // of the file
   uint64_t place_bytes = 0;    // of one place and of one staging frame; a multiple of 4,096
   uint32_t n_frames = 0;
+  uint32_t block_bytes = 0;
+  uint32_t n_block_frames = 0;  // for reads of single blocks; 0: there are none
   IoChoice io = IoChoice::kAuto;
 };
+
+/// Of a frame for one block that lies anywhere in a file of this alignment, a power of two: the
+/// block, and what is read around it.
+uint64_t block_frame_bytes(uint32_t block_bytes, uint64_t alignment = kPlaceAlignment);
 
 /// What is free for this user where a spill file in `directory` would lie. Makes what it would need
 /// there and removes it again. Errors: kIo (nothing can be written there, or nothing is free),

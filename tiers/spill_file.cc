@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -20,6 +21,7 @@ namespace {
 
 // NVMe devices are formatted with 512 or 4,096 bytes.
 constexpr uint64_t kMinExtentAlignment = 4096;
+constexpr uint64_t kWordBits = 64;
 
 /// Reserves the first `bytes` of the file. 0 or a positive errno.
 int reserve_bytes(int descriptor, uint64_t bytes) {
@@ -82,31 +84,37 @@ int SpillFile::reserve() {
   } else if (error_number != 0) {
     return error_number;
   }
-  is_taken_.resize(n_extents_, false);
-  returned_.reserve(n_extents_);
+  free_.resize(div_up(n_extents_, kWordBits), ~uint64_t{0});
+  if (n_extents_ % kWordBits != 0) free_.back() = (uint64_t{1} << n_extents_ % kWordBits) - 1;
   return 0;
 }
 
-std::optional<uint64_t> SpillFile::take() {
-  uint64_t place = 0;
-  if (!returned_.empty()) {
-    place = returned_.back();
-    returned_.pop_back();
-  } else {
-    if (n_begun_ == n_extents_) return std::nullopt;
-    place = n_begun_++;
-  }
-  is_taken_[place] = true;
+/// The first free place from `begin` on; n_extents_ where there is none.
+uint64_t SpillFile::first_free(uint64_t begin) const {
+  if (begin >= n_extents_) return n_extents_;
+  uint64_t word_idx = begin / kWordBits;
+  uint64_t word = free_[word_idx] & ~uint64_t{0} << begin % kWordBits;
+  while (word == 0 && ++word_idx < free_.size()) word = free_[word_idx];
+  if (word == 0) return n_extents_;
+  return word_idx * kWordBits + static_cast<uint64_t>(std::countr_zero(word));
+}
+
+std::optional<uint64_t> SpillFile::take(uint64_t near) {
+  if (n_used_ == n_extents_) return std::nullopt;
+  uint64_t place = first_free(div_up(near, extent_bytes_));
+  if (place == n_extents_) place = first_free(0);
+  free_[place / kWordBits] &= ~(uint64_t{1} << place % kWordBits);
   n_peak_ = std::max(n_peak_, ++n_used_);
   return place * extent_bytes_;
 }
 
 void SpillFile::give_back(uint64_t offset) {
   const uint64_t place = offset / extent_bytes_;
-  STRATA_CHECK(offset % extent_bytes_ == 0 && place < is_taken_.size() && is_taken_[place],
-               "offset %llu is not taken", static_cast<unsigned long long>(offset));
-  is_taken_[place] = false;
-  returned_.push_back(place);
+  const uint64_t bit = uint64_t{1} << place % kWordBits;
+  STRATA_CHECK(
+      offset % extent_bytes_ == 0 && place < n_extents_ && (free_[place / kWordBits] & bit) == 0,
+      "offset %llu is not taken", static_cast<unsigned long long>(offset));
+  free_[place / kWordBits] |= bit;
   --n_used_;
 }
 

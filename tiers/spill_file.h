@@ -36,24 +36,24 @@ class SpillFile {
   uint64_t used_bytes() const { return n_used_ * extent_bytes_; }         // taken places
   uint64_t peak_bytes() const { return n_peak_ * extent_bytes_; }         // of used_bytes
 
-  /// The offset of a free place of extent_bytes. Nothing where the budget is used up.
-  std::optional<uint64_t> take();
+  /// The offset of a free place of extent_bytes: the first one at or behind the offset `near`, else
+  /// the first of the file. Nothing where the budget is used up.
+  std::optional<uint64_t> take(uint64_t near = 0);
   void give_back(uint64_t offset);
 
  private:
   SpillFile(File file, uint64_t budget_bytes, uint64_t extent_bytes, std::string notice);
   int reserve();
+  uint64_t first_free(uint64_t begin) const;
 
   File file_;
   std::string notice_;
   uint64_t budget_bytes_;
   uint64_t extent_bytes_;
-  uint64_t n_extents_;    // that the budget holds
-  uint64_t n_begun_ = 0;  // places below this have been taken at some time
+  uint64_t n_extents_;  // that the budget holds
   uint64_t n_used_ = 0;
   uint64_t n_peak_ = 0;
-  std::vector<bool> is_taken_;      // by place
-  std::vector<uint64_t> returned_;  // places, a stack
+  std::vector<uint64_t> free_;  // a bit for each place
 };
 
 }  // namespace strata::tiers

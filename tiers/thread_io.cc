@@ -170,6 +170,12 @@ IoFile ThreadIo::add_file(const File& file) {
   return static_cast<IoFile>(state_->files.size() - 1);
 }
 
+uint32_t ThreadIo::alignment(IoFile file) const {
+  const auto index = static_cast<uint32_t>(file);
+  STRATA_CHECK(index < state_->files.size(), "file %u of %zu", index, state_->files.size());
+  return state_->files[index].alignment;
+}
+
 uint32_t ThreadIo::submit(std::span<const IoRequest> requests) {
   const auto n =
       static_cast<uint32_t>(std::min<uint64_t>(requests.size(), state_->depth - n_in_flight_));

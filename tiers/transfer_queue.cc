@@ -22,6 +22,17 @@ FrameRef ref_of(uint64_t id) {
 
 }  // namespace
 
+TransferCounts& TransferCounts::operator+=(const TransferCounts& more) {
+  reads += more.reads;
+  writes += more.writes;
+  read_bytes += more.read_bytes;
+  written_bytes += more.written_bytes;
+  failed += more.failed;
+  stalls += more.stalls;
+  stall_us += more.stall_us;
+  return *this;
+}
+
 TransferQueue::TransferQueue(std::unique_ptr<Io> io, const TransferOptions& options)
     : options_(options), io_(std::move(io)), states_(options.n_frames) {
   STRATA_CHECK(options.n_frames > 0 && options.frame_bytes > 0 &&
@@ -55,13 +66,14 @@ const TransferQueue::Operation& TransferQueue::operation_of(FrameRef ref) const 
   return const_cast<TransferQueue*>(this)->operation_of(ref);
 }
 
-std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t bytes) {
+std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t bytes,
+                                          Start when) {
   STRATA_CHECK(bytes > 0 && bytes <= options_.frame_bytes, "%u bytes into a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
   if (states_.n_free() == 0) return std::nullopt;
   const uint32_t frame = states_.begin_fill();
   const FrameRef ref{frame, states_.generation(frame)};
-  return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)});
+  return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)}, when);
 }
 
 std::optional<FillLease> TransferQueue::take_frame() {
@@ -78,17 +90,18 @@ Ticket TransferQueue::write(FillLease&& lease, IoFile file, uint64_t offset, uin
                static_cast<unsigned long>(options_.frame_bytes));
   const FrameRef ref = lease.release();
   states_.begin_evict(ref.frame);
-  return start(ref, {IoOp::kWrite, file, offset, address(ref.frame), bytes, operation_id(ref)});
+  return start(ref, {IoOp::kWrite, file, offset, address(ref.frame), bytes, operation_id(ref)},
+               Start::kNow);
 }
 
-Ticket TransferQueue::start(FrameRef ref, const IoRequest& request) {
+Ticket TransferQueue::start(FrameRef ref, const IoRequest& request, Start when) {
   operations_[ref.frame] = {.request = request,
                             .stage = Stage::kQueued,
                             .has_ticket = true,
                             .status = IoStatus::kOk,
                             .started = io_->now()};
   queue_.push_back(ref.frame);
-  submit_queued();
+  if (when == Start::kNow) submit_queued();
   return Ticket(*this, ref);
 }
 
@@ -114,7 +127,7 @@ void TransferQueue::record(uint32_t frame) const {
   const bool is_read = operation.request.op == IoOp::kRead;
   trace_->add({.kind = is_read ? TraceKind::kRead : TraceKind::kWrite,
                .is_ok = operation.status == IoStatus::kOk,
-               .index = frame,
+               .index = trace_first_index_ + frame,
                .name = is_read ? "read" : "write",
                .begin = operation.submitted,
                .end = io_->now(),

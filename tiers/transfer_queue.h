@@ -30,6 +30,8 @@ struct TransferCounts {
   uint64_t failed = 0;    // ended with another status, timed out included
   uint64_t stalls = 0;    // times that a caller waited for a transfer
   uint64_t stall_us = 0;  // and how long, by Io::now()
+
+  TransferCounts& operator+=(const TransferCounts& more);
 };
 
 /// One caller at a time. Steps allocate nothing.
@@ -54,16 +56,22 @@ class TransferQueue {
   uint64_t memory_bytes() const { return memory_.size(); }
   const TransferCounts& counts() const { return counts_; }
   /// From now on every transfer, from its submission until its completion is collected, and every
-  /// wait for one are recorded, in the time of Io::now(). Null = nothing is. `trace` outlives the
-  /// queue or is taken away before.
-  void set_trace(Trace* trace) { trace_ = trace; }
+  /// wait for one are recorded, in the time of Io::now(); frame k as first_index + k. Null: nothing
+  /// is. `trace` outlives the queue or is taken away before.
+  void set_trace(Trace* trace, uint32_t first_index = 0) {
+    trace_ = trace;
+    trace_first_index_ = first_index;
+  }
   /// From now on whoever waits looks at the flag, about ten times a second, and leaves with
   /// Error(kCancelled) where it is set: transfers go on and tickets stay held. Null = none looks.
   void set_cancel(const std::atomic<bool>* flag) { cancel_ = flag; }
 
   /// Begins to read bytes [offset, offset + bytes) of a file, in the file's alignment and at most
-  /// frame_bytes. Nothing where no frame is free.
-  [[nodiscard]] std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes);
+  /// frame_bytes. Nothing where no frame is free. Many small reads are cheaper handed to the back
+  /// end together, by the next poll.
+  enum class Start : uint8_t { kNow, kAtNextPoll };
+  [[nodiscard]] std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes,
+                                           Start when = Start::kNow);
   /// A frame to fill by hand. Nothing where none is free.
   [[nodiscard]] std::optional<FillLease> take_frame();
   /// Begins to write the first `bytes` of the frame.
@@ -95,7 +103,7 @@ class TransferQueue {
     std::chrono::nanoseconds started{};
     std::chrono::nanoseconds submitted{};  // only where it is traced
   };
-  Ticket start(FrameRef ref, const IoRequest& request);
+  Ticket start(FrameRef ref, const IoRequest& request, Start when);
   std::byte* address(uint32_t frame) const;
   Operation& operation_of(FrameRef ref);
   const Operation& operation_of(FrameRef ref) const;
@@ -122,6 +130,7 @@ class TransferQueue {
   uint64_t n_ended_ = 0;         // transfers, however; a late completion counts once more
   TransferCounts counts_;
   Trace* trace_ = nullptr;
+  uint32_t trace_first_index_ = 0;
   const std::atomic<bool>* cancel_ = nullptr;
 };
 

@@ -111,6 +111,7 @@ class UringIo final : public Io {
   uint32_t depth() const override { return static_cast<uint32_t>(transfers_.size()); }
   uint64_t prepare_memory(std::span<std::byte> memory) override;
   IoFile add_file(const File& file) override;
+  uint32_t alignment(IoFile file) const override;
   uint32_t submit(std::span<const IoRequest> requests) override;
   uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override;
   uint32_t in_flight() const override {
@@ -195,6 +196,12 @@ IoFile UringIo::add_file(const File& file) {
   }
   files_.push_back(entry);
   return static_cast<IoFile>(index);
+}
+
+uint32_t UringIo::alignment(IoFile file) const {
+  const auto index = static_cast<uint32_t>(file);
+  STRATA_CHECK(index < files_.size(), "file %u of %zu", index, files_.size());
+  return files_[index].alignment;
 }
 
 void UringIo::begin_on_this_thread() {

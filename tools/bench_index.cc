@@ -56,7 +56,7 @@ std::vector<KernelTable> index_tables() {
     tables.back().name = "avx2";
   }
   if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
-      !__builtin_cpu_supports("avx512dq"))
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vnni"))
     return tables;
   cpu_attn::fill_index_avx512(tables.emplace_back());
   tables.back().name = "avx512";

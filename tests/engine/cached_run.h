@@ -33,9 +33,10 @@ inline WalkSetting cached_setting() {
 class CachedRun {
  public:
   CachedRun(const LoadedMember& member, const TestFolder& folder,
-            const tiers::PackLimits& limits = {})
-      : walk_(member.model, cached_setting(), transfers(member)),
-        contexts_({.directory = folder.path("contexts"), .limits = limits, .saves = true},
+            const tiers::PackLimits& limits = {}, const WalkSetting& setting = cached_setting(),
+            bool saves = true)
+      : walk_(member.model, setting, transfers(member)),
+        contexts_({.directory = folder.path("contexts"), .limits = limits, .saves = saves},
                   walk_.cache(), kCachedModel, "test"),
         sequence_(walk_.sequence()) {}
 
@@ -74,6 +75,11 @@ class CachedRun {
   Logits feed(Sequence& sequence, std::span<const int32_t> tokens) {
     return walk_.feed(sequence, tokens);
   }
+  /// Appends tokens to a sequence, or to the run's, in selected steps.
+  Logits feed_selected(Sequence& sequence, std::span<const int32_t> tokens) {
+    return walk_.feed(sequence, tokens, 0, Attention::kSelected);
+  }
+  Logits feed_selected(std::span<const int32_t> tokens) { return feed_selected(sequence_, tokens); }
   KvCache& cache() { return walk_.cache(); }
   Walk& walk() { return walk_.walk(); }
   Sequence& sequence() { return sequence_; }
@@ -87,6 +93,9 @@ class CachedRun {
         {.place_bytes =
              place_bytes(member.model.shape(), {.n_ctx = 8192, .chunk_rows = kCachedChunk}),
          .n_frames = 16,
+         .block_bytes = KvLayout::make(KvCodec::kF16, KvCodec::kF16, member.model.shape().head_dim)
+                            .block_bytes,
+         .n_block_frames = 32,
          .io = tiers::IoChoice::kThreads},
         notices);
   }

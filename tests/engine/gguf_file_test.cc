@@ -15,6 +15,7 @@
 #include "tests/engine/small_model.h"
 #include "tests/engine/test_folder.h"
 #include "tests/engine/thrown_error.h"
+#include "tests/sanitizer.h"
 
 namespace strata::engine {
 namespace {
@@ -278,15 +279,12 @@ class MemoryLimit {
  public:
   explicit MemoryLimit(uint64_t bytes) {
     ::getrlimit(RLIMIT_AS, &before_);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    if (sanitizer::kAny) return;
     uint64_t pages = 0;
     std::ifstream("/proc/self/statm") >> pages;
     const rlimit limit{pages * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) + bytes,
                        before_.rlim_max};
     ::setrlimit(RLIMIT_AS, &limit);
-#else
-    (void)bytes;
-#endif
   }
   ~MemoryLimit() { ::setrlimit(RLIMIT_AS, &before_); }
   MemoryLimit(const MemoryLimit&) = delete;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cpu_attn/kernels.h"
 
 namespace strata::engine {
 namespace {
@@ -149,6 +150,27 @@ TEST(KvCache, AStepThatDoesNotFitChangesNothing) {
   EXPECT_EQ(cache.pool().n_free(), n_free);
   EXPECT_EQ(other.n_pos(), 0u);
   expect_marks(cache, sequence);
+}
+
+/// A restored context that the index has not taken in yet: a second index of it would need rows of
+/// its own for all of it, and there is room for two slots of 4,096 positions more.
+TEST(KvCache, AForkWithoutAnIndexNeedsNoRoomForRows) {
+  constexpr uint32_t kPositions = 3 * 4096;
+  const index::SelectorSource selectors(
+      index::Method::kQuest, index_shape(shape(), KvCodec::kF16, KvCodec::kF16, kPositions),
+      cpu_attn::choose_kernels(""));
+  KvCacheOptions options = budget(uint64_t{16} << 20);
+  options.n_ctx = kPositions;
+  options.selectors = &selectors;
+  KvCache cache(shape(), options);
+  Sequence sequence = cache.make_sequence();
+  append(cache, sequence, kPositions);
+  ASSERT_EQ(sequence.n_indexed(), 0u);
+  EXPECT_THROW((void)sequence.fork(), Error);
+  const Sequence again = sequence.fork(/*has_index=*/false);
+  EXPECT_EQ(again.index(), nullptr);
+  expect_marks(cache, again);
+  EXPECT_EQ(sequence.index()->n_blocks(), kPositions / kBlockPositions);
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ KvContext drawn_context(std::mt19937_64& random) {
           .v_codec = random() % 2 == 0 ? KvCodec::kF16 : KvCodec::kQ8_0,
           .n_ctx = 1024 + random() % 200'000,
           .chunk_rows = 1 + static_cast<uint32_t>(random() % 1024),
-          .has_packs = random() % 2 == 0};
+          .has_packs = random() % 2 == 0,
+          .method = random() % 2 == 0 ? std::nullopt : std::optional(index::Method::kQuest)};
 }
 
 TEST(KvPlacement, BudgetsAddUpAndGrowTogether) {

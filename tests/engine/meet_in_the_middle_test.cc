@@ -12,6 +12,7 @@
 #include "engine/meet_in_the_middle.h"
 #include "tests/engine/test_folder.h"
 #include "tests/engine/zoo_fixture.h"
+#include "tests/sanitizer.h"
 #include "tiers/simulated_io.h"
 
 namespace strata::engine {
@@ -46,6 +47,7 @@ class DiskOfFiles final : public tiers::Io {
     std::copy_n(buffer.data(), file.size_bytes(), disk_.medium(added).data());
     return added;
   }
+  uint32_t alignment(tiers::IoFile file) const override { return disk_.alignment(file); }
   uint32_t submit(std::span<const tiers::IoRequest> requests) override {
     return disk_.submit(requests);
   }
@@ -145,7 +147,7 @@ TEST_P(MeetInTheMiddle, EveryMeetingPointGivesTheSameBits) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
   std::set<uint32_t> meetings;
-  for (uint32_t trial = 0; trial < 24; ++trial) {
+  for (uint32_t trial = 0; trial < sanitizer::rounds(24, 8); ++trial) {
     Machine machine{.chunk_rows = 32u << random() % 3,
                     .n_frames = 4 + static_cast<uint32_t>(random() % 4)};
     machine.disk = {.seed = random(),
@@ -223,7 +225,7 @@ TEST_P(MeetInTheMiddle, WhatTheDiskLosesIsComputedAgain) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
   uint64_t n_lost = 0;
-  for (uint32_t trial = 0; trial < 12; ++trial) {
+  for (uint32_t trial = 0; trial < sanitizer::rounds(12, 4); ++trial) {
     Machine machine{.disk = slow_disk()};
     machine.disk.seed = random();
     machine.disk.faults = {.short_read = 0.05, .read_error = 0.2, .bit_flip = 0.2, .hang = 0.001};

@@ -127,7 +127,11 @@ class RecallRun {
         cpu_attn::choose_kernels(setup_.isa));
   }
   KvContext context(uint32_t n_tokens) const {
-    return {setup_.codec, setup_.codec, n_tokens + kQuestion, setup_.chunk_rows};
+    return {.k_codec = setup_.codec,
+            .v_codec = setup_.codec,
+            .n_ctx = n_tokens + kQuestion,
+            .chunk_rows = setup_.chunk_rows,
+            .method = setup_.method};
   }
   KvPlacement placement(uint32_t n_tokens) const {
     const KvContext all = context(n_tokens);
@@ -150,16 +154,23 @@ class RecallRun {
     if (!placed.is_spilling()) return nullptr;
     if (!setup_.spill_directory.empty()) {
       std::vector<std::string> notices;
-      return tiers::open_spill({setup_.spill_directory, placed.nvme_bytes, placed.place_bytes,
-                                placed.n_frames, setup_.io},
+      return tiers::open_spill({.directory = setup_.spill_directory,
+                                .budget_bytes = placed.nvme_bytes,
+                                .place_bytes = placed.place_bytes,
+                                .n_frames = placed.n_frames,
+                                .block_bytes = placed.block_bytes,
+                                .n_block_frames = placed.n_block_frames,
+                                .io = setup_.io},
                                notices);
     }
     const auto n_places = static_cast<uint32_t>(placed.nvme_bytes / placed.place_bytes);
-    return std::move(
-        tiers::testing::make_simulated_spill(
-            {.capacity_bytes = placed.nvme_bytes, .latency_spread = std::chrono::milliseconds(1)},
-            placed.place_bytes, n_places, placed.n_frames)
-            .spill);
+    const tiers::SimulatedDisk disk{.capacity_bytes = placed.nvme_bytes,
+                                    .latency_spread = std::chrono::milliseconds(1)};
+    auto made =
+        tiers::testing::make_simulated_spill(disk, placed.place_bytes, n_places, placed.n_frames);
+    if (placed.n_block_frames > 0)
+      tiers::testing::add_block_transfers(made, disk, placed.block_bytes, placed.n_block_frames);
+    return std::move(made.spill);
   }
 
   makers::RecallModel made_;

@@ -37,6 +37,9 @@ class ScriptedIo final : public tiers::Io {
     files_.push_back(&file);
     return static_cast<tiers::IoFile>(files_.size() - 1);
   }
+  uint32_t alignment(tiers::IoFile file) const override {
+    return files_[static_cast<uint32_t>(file)]->alignment();
+  }
   uint32_t submit(std::span<const tiers::IoRequest> requests) override {
     uint32_t n = 0;
     for (; n < requests.size() && in_flight() < depth_; ++n) {

@@ -52,13 +52,13 @@ TEST(Spill, PlacementChangesNoBit) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
-  for (const auto& listed : makers::zoo()) {
-    SCOPED_TRACE(listed.model.name);
-    const LoadedMember member(listed.model.name);
+  for (const makers::ZooMember* listed : testing::walked_members(random)) {
+    SCOPED_TRACE(listed->model.name);
+    const LoadedMember member(listed->model.name);
     WalkSetting setting = drawn_setting(random);
     setting.chunk_rows = std::max(setting.chunk_rows, 32u);
     const auto text = random_tokens(1500 + static_cast<uint32_t>(random() % 400),
-                                    listed.model.vocab_size, static_cast<uint32_t>(random()));
+                                    listed->model.vocab_size, static_cast<uint32_t>(random()));
     ZooWalk whole(member.model, setting);
     const Logits expected = whole.feed_all(text);
     WalkSetting spilling = drawn_setting(random);
@@ -229,7 +229,9 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   setting.chunk_rows = 512;
   setting.n_ctx = 3072;
   const auto text = random_tokens(3000, member.member.model.vocab_size, kSeed);
-  const Logits whole = ZooWalk(member.model, setting).feed_all(text);
+  ZooWalk in_dram(member.model, setting);
+  Sequence held = in_dram.sequence();
+  const Logits whole = in_dram.feed(held, text);
   const ModelShape& shape = member.model.shape();
   const KvContext context{.n_ctx = setting.n_ctx, .chunk_rows = setting.chunk_rows};
   const KvPlacement placement =
@@ -244,15 +246,21 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   Sequence sequence = walk.sequence();
   walk.feed(sequence, std::span(text).first(2900));
   (void)walk.cache().store().make_room(walk.cache().pool().n_slots());  // all that can leave
-  // One full layer writes its extents to one place after the other. Windowed layers hold nothing as
-  // early as this one.
-  constexpr uint32_t kFullLayer = 5, extent = 7;
-  ASSERT_EQ(walk.cache().block_id(sequence, 0, 0, extent * kExtentPositions), tiers::kNoBlock);
-  ASSERT_FALSE(walk.cache().store().is_resident(
-      walk.cache().block_id(sequence, kFullLayer, 0, extent * kExtentPositions)));
-  for (std::byte& byte :
-       spill.disk->medium(file).subspan(extent * placement.place_bytes, placement.place_bytes))
-    byte ^= std::byte{1};
+  // An extent of the full layer, so early that windowed layers hold nothing of it.
+  constexpr uint32_t kFullLayer = 5, kFirstPos = 7 * kExtentPositions;
+  ASSERT_EQ(walk.cache().block_id(sequence, 0, 0, kFirstPos), tiers::kNoBlock);
+  ASSERT_FALSE(
+      walk.cache().store().is_resident(walk.cache().block_id(sequence, kFullLayer, 0, kFirstPos)));
+  const std::span block(in_dram.cache().block(held, kFullLayer, 0, kFirstPos),
+                        in_dram.cache().layout().block_bytes);
+  uint32_t n_damaged = 0;
+  for (const uint64_t place : spill.places->taken()) {
+    const auto bytes = spill.disk->medium(file).subspan(place, placement.place_bytes);
+    if (!std::ranges::equal(bytes.first(block.size()), block)) continue;
+    for (std::byte& byte : bytes) byte ^= std::byte{1};
+    ++n_damaged;
+  }
+  ASSERT_EQ(n_damaged, 1u);
   const Logits rest = walk.feed(sequence, std::span(text).subspan(2900));
   EXPECT_TRUE(is_same(rest, Logits(whole.begin() + 2900, whole.end())));
   const tiers::StoreCounts& counts = walk.cache().store().counts();

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <bit>
 #include <filesystem>
 #include <fstream>
@@ -195,6 +196,20 @@ TEST(WeightStream, AHungReadEndsTheStepAfterTheDeadline) {
   for (int i = 0; i < 2; ++i)
     expect_error([&] { return of.walk->feed_all(of.tokens); }, ErrorCode::kIo,
                  "the disk has not answered a read of weights for 0.2 s", ", offset ");
+}
+
+TEST(WeightStream, AWaitForAHungDiskIsStoppedAndTheNextStepIsWhole) {
+  StreamedModel of;
+  of.script->hangs = true;
+  const std::atomic<bool> cancel = true;
+  try {
+    of.model->take_layer(3, of.pool, &cancel).release();
+    ADD_FAILURE() << "was not stopped";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+  }
+  of.script->hangs = false;
+  EXPECT_EQ(of.walked(), of.wanted);
 }
 
 TEST(WeightStream, AFileCutShortWhileItRunsEndsTheStep) {

@@ -16,6 +16,7 @@
 #include "engine/model.h"
 #include "engine/walk.h"
 #include "tests/engine/test_folder.h"
+#include "tests/sanitizer.h"
 #include "tools/makers/zoo.h"
 
 namespace strata::engine::testing {
@@ -43,11 +44,17 @@ inline Model load_model(const GgufFile& file, const RopeOverrides& overrides = {
 /// sanitizer, which looks at threads and not at kernels, makes all of it ten times slower.
 inline std::span<const KernelTable* const> walked_isas() {
   const auto all = cpu_attn::available_kernels();
-#ifdef __SANITIZE_THREAD__
-  return all.last(1);
-#else
+  return sanitizer::kThread ? all.last(1) : all;
+}
+
+/// The members that a test of many texts walks: every one, but under a sanitizer three that are
+/// drawn anew in every run.
+inline std::vector<const makers::ZooMember*> walked_members(std::mt19937_64& random) {
+  std::vector<const makers::ZooMember*> all;
+  for (const makers::ZooMember& member : makers::zoo()) all.push_back(&member);
+  std::ranges::shuffle(all, random);
+  all.resize(std::min<size_t>(all.size(), sanitizer::rounds(all.size(), 3)));
   return all;
-#endif
 }
 
 inline std::vector<int32_t> random_tokens(uint32_t n, uint32_t vocab_size, uint32_t seed) {

@@ -20,9 +20,9 @@
 
 #include "base/error.h"
 #include "tools/cli/command_line.h"
-#include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/value_readers.h"
+#include "tools/cli/verb_functions.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
 
@@ -85,7 +85,7 @@ void read_values(std::string_view text) {
   (void)read_switch(text);
 }
 
-void run(uint8_t mode, const Verb& verb, std::string_view text) {
+void run(uint8_t mode, const VerbSyntax& verb, std::string_view text) {
   std::vector<RawValues> sources;
   // The text may hold all three sources, parted by a form feed.
   const auto part = [&] {
@@ -95,12 +95,11 @@ void run(uint8_t mode, const Verb& verb, std::string_view text) {
     return taken;
   };
   if (mode == 0 || mode == 3)
-    sources.push_back(values_from_arguments(verb.syntax, lines_of(mode == 3 ? part() : text)));
+    sources.push_back(values_from_arguments(verb, lines_of(mode == 3 ? part() : text)));
   if (mode == 1 || mode == 3)
-    sources.push_back(
-        values_from_environment(verb.syntax, environment_of(mode == 3 ? part() : text)));
-  if (mode == 2 || mode == 3) sources.push_back(values_from_config(verb.syntax, text, "fuzz.toml"));
-  use(verb.syntax, sources);
+    sources.push_back(values_from_environment(verb, environment_of(mode == 3 ? part() : text)));
+  if (mode == 2 || mode == 3) sources.push_back(values_from_config(verb, text, "fuzz.toml"));
+  use(verb, sources);
 }
 
 /// Words an input may be made of.
@@ -144,8 +143,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
-  const auto verbs_known = verbs();
-  const Verb& verb = verbs_known[data[1] % verbs_known.size()];
+  const VerbSyntax& verb = kSyntaxes[data[1] % std::size(kSyntaxes)];
   const std::string_view text(reinterpret_cast<const char*>(data) + 2, size - 2);
   if (data[0] % 5 == 4) {
     read_values(text);

@@ -240,6 +240,7 @@ class StepRunner {
   int queue(const StepRows& step) {
     return step_.queue(on_.stream(), {.n_rows = step.n_rows,
                                       .logit_rows = step.logit_rows,
+                                      .wants_best = true,
                                       .kv = tables_,
                                       .inputs = inputs_.data()});
   }
@@ -433,7 +434,6 @@ std::vector<GpuCase> step_cases() {
            .embedding_scale = 8}})
     cases.push_back(reference_case(options));
   cases.push_back(equal_case({.name = "Q8_0", .n_layers = 5}));
-  cases.push_back(equal_case({.name = "F16", .weights = TensorType::kF16, .n_layers = 5}));
   const StepModelOptions five{.name = "Q4_0", .weights = TensorType::kQ4_0, .n_layers = 5};
   cases.push_back(deferred_case(DeferredOrder::kOthersFirst, five));
   cases.push_back(deferred_case(DeferredOrder::kOthersLast, five));

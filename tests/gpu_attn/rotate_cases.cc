@@ -297,8 +297,8 @@ void run_case(const RotateCase& of, UnderTest& on, CaseReport& report) {
   report.expect(n_touched == 0, std::to_string(n_touched) + " bytes of other positions written");
 }
 
-std::vector<RotateCase> small_cases() {
-  std::vector<RotateCase> cases = {
+std::vector<RotateCase> shapes_of_heads() {
+  return {
       {.name = "one row", .positions = {0}},
       {.name = "one row, norm",
        .positions = {77},
@@ -338,11 +338,33 @@ std::vector<RotateCase> small_cases() {
        .group = 2,
        .n_rot = 256,
        .has_norm = true},
+  };
+}
+
+std::vector<RotateCase> tiles() {
+  return {
+      {.name = "tiles, pairs, norm, bias",
+       .positions = run_of(13, 40),
+       .pairing = RopePairing::kAdjacent,
+       .has_bias = true,
+       .has_norm = true},
+      {.name = "tiles, no rotation", .positions = run_of(16, 33), .has_rotation = false},
+      {.name = "tiles of 64",
+       .positions = run_of(5, 30),
+       .head_dim = 64,
+       .n_rot = 64,
+       .has_bias = true,
+       .has_norm = true},
       {.name = "tiles that begin anywhere", .positions = run_of(1000 + 13, 70)},
       {.name = "tiles, mirror", .positions = run_of(1000 + 13, 20), .has_mirror = true},
       {.name = "tiles, positions apart",
        .positions = {8, 9, 10, 11, 12, 13, 14, 27, 28, 29, 30, 31, 32, 33, 34, 35, 40, 41, 77, 99}},
   };
+}
+
+std::vector<RotateCase> small_cases() {
+  std::vector<RotateCase> cases = shapes_of_heads();
+  for (RotateCase& of : tiles()) cases.push_back(std::move(of));
   const size_t n = cases.size();
   for (size_t i = 0; i < n; ++i) {  // and in q8_0, where a head has groups
     if (cases[i].head_dim % 32 != 0) continue;

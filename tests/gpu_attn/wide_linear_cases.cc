@@ -161,7 +161,8 @@ std::vector<GpuCase> wide_linear_cases() {
   small.push_back({{TensorType::kQ4_0}, {64}, 1056, 64});   // a run of chunks that is not whole
   small.push_back({{TensorType::kQ8_0}, {4090}, 96, 130});  // tiles of 128 x 128, half a stage
   small.push_back({{TensorType::kQ4_1}, {3970}, 320, 129});
-  small.push_back({{TensorType::kQ8_0}, {8690}, 64, 260});  // tiles of 128 x 256
+  small.push_back({{TensorType::kQ8_0}, {8690}, 64, 260});                  // tiles of 128 x 256
+  small.push_back({{TensorType::kQ4_0}, {kDeviceLinearPart + 75}, 32, 9});  // in two parts
   std::vector<Wide> large;
   for (const TensorType type : {kQ4K, TensorType::kQ6_K, TensorType::kBF16})
     large.push_back({{type}, {4096}, 4096, 512});

@@ -138,14 +138,15 @@ TEST(Selector, RowsThatWereSavedAreThoseThatAreMadeAnew) {
     observe_all(*saved, 1, keys);
     const auto loaded = source.make();
     loaded->open_blocks(20);
-    for (StreamIdx stream = 0; stream < 2; ++stream)
-      for (uint32_t idx = 0; idx < saved->n_codebooks(stream); ++idx)
-        loaded->load_codebook(stream, saved->codebook(stream, idx));
+    std::vector<std::byte> bytes(saved->segment_bytes());
     for (StreamIdx stream = 0; stream < 2; ++stream) {
-      uint32_t n_loaded = 0;  // extents
-      for (; n_loaded < 2 && !saved->rows(stream, n_loaded).empty(); ++n_loaded)
-        loaded->load_rows(stream, n_loaded, saved->rows(stream, n_loaded));
-      for (uint32_t block = n_loaded * kExtentBlocks; block < 20; ++block)
+      uint32_t segment = 0;
+      for (; segment < std::min(2u, saved->n_segments(stream)); ++segment) {
+        if (bytes.empty()) continue;
+        saved->copy_segment(stream, segment, bytes);
+        loaded->load_segment(stream, segment, bytes);
+      }
+      for (uint32_t block = segment * saved->segment_extents() * kExtentBlocks; block < 20; ++block)
         loaded->observe(stream, block, keys.block(block));
     }
     EXPECT_EQ(estimates(*loaded, 1, q, 3), estimates(*saved, 1, q, 3));

@@ -145,113 +145,114 @@ TEST(PqHistory, StreamsDoNotDependOnThreadsOrOrder) {
 
 // ---- Files ----
 
-/// Loads the first n_extents of a stream.
-void load(Selector& to, const Selector& from, uint32_t n_extents) {
-  for (uint32_t i = 0; i < from.n_codebooks(0); ++i) to.load_codebook(0, from.codebook(0, i));
-  to.open_blocks(n_extents * kExtentBlocks);
-  for (uint32_t e = 0; e < n_extents; ++e) to.load_rows(0, e, from.rows(0, e));
+std::vector<std::byte> segment_of(const Selector& from, uint32_t segment) {
+  std::vector<std::byte> bytes(from.segment_bytes());
+  from.copy_segment(0, segment, bytes);
+  return bytes;
 }
 
 TEST(PqHistory, LoadedIsRebuilt) {
-  const uint32_t change = 32 * kExtentBlocks, end = 64 * kExtentBlocks;
+  const uint32_t change = 32 * kExtentBlocks, end = 64 * kExtentBlocks + 9;
   Keys keys = changing_keys(end, change, 9);
   keys.key(50 * kBlockPositions)[1] = std::nanf("");
   keys.key((change + 100) * kBlockPositions)[1] = std::nanf("");
   keys.store();
   const auto whole = make_pq(1, end);
   observe_range(*whole, 0, keys, 0, end);
-  ASSERT_EQ(whole->n_codebooks(0), end / kSegmentBlocks);
+  ASSERT_EQ(whole->n_segments(0), end / kSegmentBlocks);
   std::mt19937_64 random(10);
   const auto q = drawn_queries(3, kHeadDim, random);
-  // Also fewer extents than the codebooks are of.
-  for (const uint32_t n_extents : {0u, 2u, 8u, 20u, 32u, 33u, 34u, 42u, 50u, 64u}) {
+  for (const uint32_t n_segments : {0u, 1u, 2u, 8u, 9u, 15u, 16u}) {
     const auto loaded = make_pq(1, end);
-    load(*loaded, *whole, n_extents);
+    loaded->open_blocks(n_segments * kSegmentBlocks);
+    for (uint32_t i = 0; i < n_segments; ++i) loaded->load_segment(0, i, segment_of(*whole, i));
+    EXPECT_EQ(loaded->n_segments(0), n_segments);
     const auto truncated = whole->fork();
-    truncated->truncate(n_extents * kExtentBlocks);
-    EXPECT_EQ(estimates(*loaded, 0, q, 3), estimates(*truncated, 0, q, 3)) << n_extents;
-    observe_range(*loaded, 0, keys, n_extents * kExtentBlocks, end);
-    EXPECT_EQ(stream_bytes(*loaded, 0), stream_bytes(*whole, 0)) << n_extents;
-    EXPECT_EQ(estimates(*loaded, 0, q, 3), estimates(*whole, 0, q, 3)) << n_extents;
+    truncated->truncate(n_segments * kSegmentBlocks);
+    EXPECT_EQ(estimates(*loaded, 0, q, 3), estimates(*truncated, 0, q, 3)) << n_segments;
+    observe_range(*loaded, 0, keys, n_segments * kSegmentBlocks, end);
+    EXPECT_EQ(stream_bytes(*loaded, 0), stream_bytes(*whole, 0)) << n_segments;
+    EXPECT_EQ(estimates(*loaded, 0, q, 3), estimates(*whole, 0, q, 3)) << n_segments;
+    EXPECT_EQ(loaded->n_segments(0), whole->n_segments(0));
   }
 }
 
-TEST(PqHistory, HostileCodebooksAreRefused) {
-  const Keys keys = clustered_keys(layout(), kSegmentBlocks, kernels(), 11);
-  const auto whole = make_pq(1, kSegmentBlocks);
-  observe_range(*whole, 0, keys, 0, kSegmentBlocks);
-  const auto good = whole->codebook(0, 0);
-  const auto is_refused = [&](const std::vector<std::byte>& bytes) {
-    const auto selector = make_pq(1, kSegmentBlocks);
-    try {
-      selector->load_codebook(0, bytes);
-    } catch (const Error& error) {
-      return error.code() == ErrorCode::kBadFile && selector->n_codebooks(0) == 0;
-    }
-    return false;
+/// Whatever happened to a stream before: what copy_segment() gives is what the keys alone give.
+TEST(PqHistory, OnlySegmentsOfTheKeysThatAreThereAreSaved) {
+  const uint32_t end = 4 * kSegmentBlocks;
+  const Keys kept = clustered_keys(layout(), end, kernels(), 13);
+  const Keys other = clustered_keys(layout(), end, kernels(), 14);
+  const auto expect_rebuilt = [&](const Selector& selector, const Keys& first, uint32_t cut,
+                                  uint32_t n_segments) {
+    ASSERT_EQ(selector.n_segments(0), n_segments) << cut;
+    const auto anew = make_pq(1, end);
+    observe_range(*anew, 0, first, 0, cut);
+    observe_range(*anew, 0, other, cut, end);
+    for (uint32_t i = 0; i < n_segments; ++i)
+      EXPECT_EQ(segment_of(selector, i), segment_of(*anew, i)) << cut << " " << i;
   };
-  std::vector<std::byte> bytes(good.begin(), good.end());
-  EXPECT_FALSE(is_refused(bytes));
-  bytes.pop_back();
-  EXPECT_TRUE(is_refused(bytes));
-  bytes.resize(good.size() + 4);
-  EXPECT_TRUE(is_refused(bytes));
-  EXPECT_TRUE(is_refused({}));
-  for (const size_t at : {size_t{0}, good.size() - 4})
-    for (const float value :
-         {std::nanf(""), -std::numeric_limits<float>::infinity(), 1e8f, -1.0f}) {
-      bytes.assign(good.begin(), good.end());
-      std::memcpy(bytes.data() + at, &value, 4);
-      EXPECT_EQ(is_refused(bytes), value != -1.0f) << at << " " << value;
-    }
-  // Rows in memory are three slots.
-  const auto full = make_pq(1, kSegmentBlocks);
-  for (uint32_t i = 0; i < 3 * TileMemory::kSlotTiles / PqSelector::kSegmentExtents; ++i)
-    full->load_codebook(0, good);
-  EXPECT_THROW(full->load_codebook(0, good), Error);
-  const auto quest = SelectorSource(Method::kQuest, {layout(), 1, 8}, kernels()).make();
-  EXPECT_EQ(quest->n_codebooks(0), 0u);
-  EXPECT_THROW(quest->load_codebook(0, good), Error);
+  for (const uint32_t cut : {0u, 5u, kSegmentBlocks, kSegmentBlocks + 1, 3 * kSegmentBlocks - 1}) {
+    const auto selector = make_pq(1, end);
+    observe_range(*selector, 0, kept, 0, end);
+    selector->truncate(cut);
+    EXPECT_EQ(selector->n_segments(0), cut / kSegmentBlocks);
+    observe_range(*selector, 0, other, cut, end);
+    // From a cut inside a segment on, codebooks stand for keys that are gone.
+    const bool is_inside = cut % kSegmentBlocks != 0;
+    expect_rebuilt(*selector, kept, cut, is_inside ? cut / kSegmentBlocks : 4);
+    // Cut before them, the next ones are of the text again; a fork knows as much.
+    selector->truncate(cut / kSegmentBlocks * kSegmentBlocks);
+    const auto fork = selector->fork();
+    observe_range(*fork, 0, other, cut / kSegmentBlocks * kSegmentBlocks, end);
+    expect_rebuilt(*fork, kept, cut / kSegmentBlocks * kSegmentBlocks, 4);
+  }
 }
 
-TEST(PqHistory, HostileRowsAreRefusedAndChangeNothing) {
-  const uint32_t end = kSegmentBlocks + kExtentBlocks;
+TEST(PqHistory, HostileSegmentsAreRefusedAndChangeNothing) {
+  const uint32_t end = 2 * kSegmentBlocks;
   const Keys keys = clustered_keys(layout(), end, kernels(), 12);
   const auto whole = make_pq(1, end);
   observe_range(*whole, 0, keys, 0, end);
   const auto selector = make_pq(1, end);
-  selector->load_codebook(0, whole->codebook(0, 0));
   selector->open_blocks(end);
-  const auto good = whole->rows(0, 0);
-  const auto is_refused = [&](std::span<const std::byte> bytes, uint32_t extent) {
+  const auto is_refused = [&](std::span<const std::byte> bytes, uint32_t segment) {
     try {
-      selector->load_rows(0, extent, bytes);
+      selector->load_segment(0, segment, bytes);
     } catch (const Error& error) {
-      return error.code() == ErrorCode::kBadFile;
+      return error.code() == ErrorCode::kBadFile && selector->n_segments(0) == segment &&
+             selector->n_codebooks(0) == segment;
     }
     return false;
   };
-  const auto with = [&](const std::function<void(PqTrailer&)>& change) {
-    std::vector<std::byte> bytes(good.begin(), good.end());
-    PqTrailer trailer = trailer_of(bytes);
-    change(trailer);
-    std::memcpy(bytes.data() + kPqTileBytes, &trailer, sizeof(trailer));
-    return bytes;
-  };
-  const auto bad = [&](uint32_t extent) {
-    EXPECT_TRUE(is_refused({}, extent));
-    EXPECT_TRUE(is_refused(good.first(good.size() - 1), extent));
-    EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.infinite = 256; }), extent));
-    EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.zeros[14] = 1; }), extent));
-    std::vector<std::byte> bytes(good.begin(), good.end());
-    bytes[kPqTileBytes - 1] = std::byte{64};
-    EXPECT_TRUE(is_refused(bytes, extent));
-  };
-  for (uint32_t extent = 0; extent < PqSelector::kSegmentExtents; ++extent) {
-    bad(extent);
-    EXPECT_FALSE(is_refused(good, extent));
+  const uint64_t codebook_bytes = whole->codebook_bytes();
+  for (uint32_t segment = 0; segment < 2; ++segment) {
+    const auto good = segment_of(*whole, segment);
+    for (const size_t at : {size_t{0}, size_t{codebook_bytes - 4}})
+      for (const float value : {std::nanf(""), -std::numeric_limits<float>::infinity(), 1e8f}) {
+        auto bytes = good;
+        std::memcpy(bytes.data() + at, &value, 4);
+        EXPECT_TRUE(is_refused(bytes, segment)) << at << " " << value;
+      }
+    for (uint32_t extent = 0; extent < PqSelector::kSegmentExtents; ++extent) {
+      const size_t tile = codebook_bytes + extent * PqSelector::tile_bytes();
+      for (const size_t code : {size_t{0}, size_t{kPqTileBytes - 1}}) {
+        auto bytes = good;
+        bytes[tile + code] = std::byte{64};
+        EXPECT_TRUE(is_refused(bytes, segment)) << extent << " " << code;
+      }
+      const auto with = [&](const std::function<void(PqTrailer&)>& change) {
+        auto bytes = good;
+        PqTrailer trailer = trailer_of(std::span(bytes).subspan(tile));
+        change(trailer);
+        std::memcpy(bytes.data() + tile + kPqTileBytes, &trailer, sizeof(trailer));
+        return bytes;
+      };
+      EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.infinite = 256; }), segment));
+      EXPECT_TRUE(is_refused(with([](PqTrailer& t) { t.zeros[14] = 1; }), segment));
+    }
+    EXPECT_FALSE(is_refused(good, segment));
   }
-  EXPECT_TRUE(is_refused(good, PqSelector::kSegmentExtents)) << "of a codebook that was not loaded";
+  EXPECT_EQ(stream_bytes(*selector, 0), stream_bytes(*whole, 0));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <random>
 #include <string>
 
+#include "tests/sanitizer.h"
 #include "tests/tiers/block_fixture.h"
 #include "tests/tiers/long_run.h"
 
@@ -113,11 +114,7 @@ TEST(BlockFaults, AHungReadIsLostByNameAndNotRepeated) {
   EXPECT_EQ(at.spill.places->n_taken(), 1u);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kFaults = 20'000;
-#else
-constexpr uint64_t kFaults = 1'000'000;
-#endif
+constexpr uint64_t kFaults = sanitizer::rounds(1'000'000, 20'000);
 
 /// What all rounds together did and saw.
 struct Tally {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/checked_math.h"
 #include "tests/tiers/simulated_spill.h"
 #include "tiers/block_store.h"
 
@@ -45,6 +46,10 @@ struct StoreSetting {
   uint32_t n_places = 64;
   uint32_t n_frames = 8;
   std::chrono::microseconds deadline = std::chrono::seconds(10);
+  KvCodec codec = KvCodec::kF16;
+  uint32_t head_dim = kHeadDim;
+  uint32_t n_block_frames = 0;  // 0: single blocks are not read
+  SimulatedDisk block_disk{};   // how these reads go; the medium is that of `disk`
 };
 
 struct BlockFixture {
@@ -52,12 +57,13 @@ struct BlockFixture {
 
   explicit BlockFixture(const StoreSetting& setting_)
       : setting(setting_),
-        layout(KvLayout::make(KvCodec::kF16, KvCodec::kF16, kHeadDim)),
-        extent_bytes(uint64_t{setting_.n_kv_heads} * kExtentBlocks * layout.block_bytes),
+        layout(KvLayout::make(setting_.codec, setting_.codec, setting_.head_dim)),
+        extent_bytes(
+            round_up(uint64_t{setting_.n_kv_heads} * kExtentBlocks * layout.block_bytes, 4096)),
         spill(make_simulated_spill(setting_.disk, extent_bytes, setting_.n_places,
                                    setting_.n_frames, setting_.deadline)),
         store(layout, setting_.n_layers, uint64_t{setting_.n_slots} * layout.block_bytes,
-              Hash128{1, 2}, std::move(spill.spill)) {}
+              Hash128{1, 2}, with_block_reads()) {}
 
   /// Opens one block for each serial and fills it; makes room where that is possible.
   bool open(std::span<const uint64_t> serials, std::span<BlockId> blocks) {
@@ -113,12 +119,35 @@ struct BlockFixture {
     return true;
   }
 
+  /// Brings the blocks into DRAM in a step of single blocks: false where an extent was lost.
+  bool pin(std::span<const BlockId> blocks) {
+    try {
+      store.pin(blocks, serial_pool);
+    } catch (const LostExtent&) {
+      return false;
+    }
+    return true;
+  }
+  bool all_frames_are_free() const {
+    return store.transfers()->n_free() == setting.n_frames &&
+           (store.block_transfers() == nullptr ||
+            store.block_transfers()->n_free() == setting.n_block_frames);
+  }
+
   StoreSetting setting;
   KvLayout layout;
   uint64_t extent_bytes;
   SimulatedSpill spill;
   BlockStore store;
   ThreadPool serial_pool{1};
+
+ private:
+  std::unique_ptr<Spill> with_block_reads() {
+    if (setting.n_block_frames > 0)
+      add_block_transfers(spill, setting.block_disk, layout.block_bytes, setting.n_block_frames,
+                          setting.deadline);
+    return std::move(spill.spill);
+  }
 };
 
 }  // namespace strata::tiers::testing

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
 
 #include "tests/tiers/block_fixture.h"
@@ -32,6 +33,19 @@ TEST(BlockStore, AnEvictedExtentIsReadBack) {
   at.store.release(extent);
   EXPECT_FALSE(at.store.is_readable(run[0]));
   EXPECT_EQ(at.store.transfers()->n_free(), at.setting.n_frames);
+}
+
+TEST(BlockStore, TheExtentsOfALayerFollowEachOtherInTheFile) {
+  BlockFixture at({.n_layers = 2, .n_places = 8});
+  const std::array<uint64_t, 8> serials = {1, 2, 3, 4, 5, 6, 7, 8};
+  for (uint32_t pos = 0; pos < 2 * kExtentPositions; pos += kExtentPositions)
+    for (const uint32_t layer : {0u, 1u}) {
+      BlockFixture::Run run;
+      ASSERT_TRUE(at.open(serials, run));
+      at.freeze(layer, pos, 1, run);
+    }
+  EXPECT_EQ(at.spill.places->taken(),
+            (std::set<uint64_t>{0, at.extent_bytes, 4 * at.extent_bytes, 5 * at.extent_bytes}));
 }
 
 TEST(BlockStore, HoldsAreCountedAndReadOnce) {

@@ -12,7 +12,7 @@ namespace strata::tiers {
 
 class FreshFolder {
  public:
-  FreshFolder() : path_(testing::TempDir() + "/strata_tiers_XXXXXX") {
+  FreshFolder() : path_(::testing::TempDir() + "/strata_tiers_XXXXXX") {
     if (mkdtemp(path_.data()) == nullptr) throw std::runtime_error("cannot make " + path_);
   }
   ~FreshFolder() {

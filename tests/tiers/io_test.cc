@@ -88,6 +88,7 @@ TEST_P(IoTest, RandomTransfersMoveTheirBytesAndNoOthers) {
   const File file = open_for_writing(folder_.path("a"));
   const auto io = GetParam().open(8);
   const IoFile handle = io->add_file(file);
+  EXPECT_EQ(io->alignment(handle), file.alignment());
   io->prepare_memory(memory_.as<std::byte>(memory_.size() / 2));  // the rest stays unprepared
   std::vector<std::byte> wanted(kBlocks * kBlock);
   for (std::byte& b : wanted) b = static_cast<std::byte>(random());

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "tests/tiers/failing_calls.h"
-#include "tests/tiers/pack_fixture.h"
+#include "tests/tiers/rows_fixture.h"
 
 namespace strata::tiers {
 namespace {
@@ -102,6 +102,23 @@ TEST(PackFailure, SavingLeavesTheOldOrTheWholeContext) {
     if (!has_failed) {
       EXPECT_FALSE(is_old);
     }
+  });
+}
+
+TEST(PackFailure, SavingRowsLeavesTheOldTheNewOrNone) {
+  const auto text = random_text(1, 256);
+  const auto save = [&](PackDirectory& packs) {
+    const FoundContext found = packs.find(small_shape(), {}, text);
+    if (found.n_positions != 256) throw Error(ErrorCode::kIo, "not found", "", "look again");
+    save_rows(packs, found.pieces[0].pack->name(), small_rows(), 0, 1);
+    save_rows(packs, found.pieces[0].pack->name(), small_rows(), 0, 1);
+  };
+  fail_each_call(text, kNoWait, save, [&](PackDirectory& packs, bool has_failed) {
+    EXPECT_EQ(problems_of(packs), "");
+    FoundContext found = packs.find(small_shape(), {}, text);
+    EXPECT_EQ(found.n_positions, 256u);
+    const uint32_t n = expect_whole_rows(packs, found, small_rows());
+    EXPECT_TRUE(n == 1 || has_failed);
   });
 }
 

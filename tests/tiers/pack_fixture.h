@@ -179,7 +179,9 @@ inline std::string problems_of(PackDirectory& packs) {
   std::string text;
   for (const PackEntry& entry : packs.packs()) {
     const auto verdict = packs.verify_pack(entry.name);
-    if (verdict && !verdict->problem.empty()) text += entry.name + ": " + verdict->problem + "\n";
+    if (!verdict) continue;
+    if (!verdict->problem.empty()) text += entry.name + ": " + verdict->problem + "\n";
+    for (const RefusedFile& rows : verdict->rows) text += rows.name + ": " + rows.problem + "\n";
   }
   for (const RefusedFile& file : packs.refused()) text += file.name + ": " + file.problem + "\n";
   for (const SessionEntry& entry : packs.list()) {

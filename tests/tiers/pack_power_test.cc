@@ -131,7 +131,8 @@ class PowerTrial {
     PackDirectory packs = PackDirectory::open(packs_, {}, calls);
     const std::string what = "trial " + std::to_string(trial_) + " told " + told + ": ";
     for (const std::string& name : names_in(packs_))
-      demand(is_pack_file_name(name) || name == "book.session", what + name + " is left");
+      demand(is_pack_file_name(name) || !pack_of_rows_file(name).empty() || name == "book.session",
+             what + name + " is left");
     demand(problems_of(packs).empty(), what + problems_of(packs));
     const FoundContext found = packs.find(small_shape(), {}, random_text(trial_, 500));
     expect_whole(found);

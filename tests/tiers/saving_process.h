@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "tests/tiers/failing_calls.h"
-#include "tests/tiers/pack_fixture.h"
+#include "tests/tiers/rows_fixture.h"
 
 namespace strata::tiers {
 
@@ -50,7 +50,8 @@ inline int wait_for_end(pid_t process) {
   return status;
 }
 
-/// Saves trial's text in two packs and then as the session "book", telling each step as a byte.
+/// Saves trial's text in two packs, rows of the first one, and then the session "book", telling
+/// each step as a byte.
 inline void save_trial(const std::string& path, uint64_t trial, DurableCalls& calls,
                        const std::function<void(char)>& tell) {
   const auto text = random_text(trial, 500);
@@ -58,6 +59,7 @@ inline void save_trial(const std::string& path, uint64_t trial, DurableCalls& ca
   PackDirectory packs = PackDirectory::open(path, {.budget_bytes = 6 * pack_bytes}, calls);
   tell('o');
   auto names = std::vector{save_run(packs, run_of(small_shape(), text, 0, 256))};
+  save_rows(packs, names[0], small_rows(), 0, 1);
   names.push_back(save_run(packs, run_of(small_shape(), text, 256, 500)));
   tell('p');
   packs.pin("book", {small_shape().model, std::to_string(trial), text, names});

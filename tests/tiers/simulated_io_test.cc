@@ -213,6 +213,20 @@ TEST(SimulatedIo, MisalignedRequestIsRefused) {
   EXPECT_EQ(any.end_of(request).status, IoStatus::kOk);
 }
 
+TEST(SimulatedIo, TwoBackEndsSeeOneMediumEachWithItsOwnFaults) {
+  DiskOfOneFile disk;
+  DiskOfOneFile other({.faults = {.bit_flip = 1, .bit_flips_max = 1}});
+  other.file = other.io.add_file_of(disk.io, disk.file);
+  EXPECT_EQ(other.io.alignment(other.file), disk.io.alignment(disk.file));
+  disk.write(5, 0x42);
+  EXPECT_EQ(disk.read(5).status, IoStatus::kOk);
+  EXPECT_EQ(disk.n_of(0x42), kPlaceBytes);
+  EXPECT_EQ(other.read(5).status, IoStatus::kOk);
+  EXPECT_EQ(other.n_of(0x42), kPlaceBytes - 1);
+  EXPECT_EQ(other.io.n_wrong_reads(), 1u);
+  EXPECT_EQ(disk.io.n_wrong_reads(), 0u);
+}
+
 TEST(SimulatedIo, AFileLendsItsAlignmentAndNeverItsBytes) {
   const FreshFolder folder;
   std::ofstream(folder.path("a")) << std::string(kPlaceBytes, 'x');

@@ -76,6 +76,23 @@ void demand_that_a_place_holds(const SpillFile& spill, uint64_t offset) {
   demand(memory.data()[spill.extent_bytes() - 1] == std::byte{0x37}, "other bytes came back");
 }
 
+TEST(SpillFile, TheFirstFreePlaceAtOrBehindTheWantedOneIsTaken) {
+  const FreshFolder folder;
+  SpillFile spill = SpillFile::create(folder.path(), 70 * 4096, 4096);  // more than a word of bits
+  const auto take = [&](uint64_t place) { return *spill.take(place * 4096) / 4096; };
+  EXPECT_EQ(take(63), 63u);
+  EXPECT_EQ(take(63), 64u);
+  EXPECT_EQ(take(3), 3u);
+  EXPECT_EQ(take(68), 68u);
+  EXPECT_EQ(take(68), 69u);
+  EXPECT_EQ(take(68), 0u);  // none behind it
+  EXPECT_EQ(take(500), 1u);
+  spill.give_back(63 * 4096);
+  EXPECT_EQ(take(10), 10u);
+  EXPECT_EQ(take(62), 62u);
+  EXPECT_EQ(take(62), 63u);
+}
+
 TEST(SpillFile, RandomTakesAndReturnsStayInTheBudget) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE(seed);

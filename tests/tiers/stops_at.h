@@ -22,6 +22,7 @@ class StopsAt final : public Io {
     return disk_->prepare_memory(memory);
   }
   IoFile add_file(const File& of) override { return disk_->add_file(of); }
+  uint32_t alignment(IoFile file) const override { return disk_->alignment(file); }
   uint32_t submit(std::span<const IoRequest> requests) override { return disk_->submit(requests); }
   uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override {
     const uint32_t n = disk_->wait(out, timeout);

@@ -318,6 +318,22 @@ TEST(TransferQueue, ATransferThatNeverBeganTimesOutWithoutQuarantine) {
   EXPECT_EQ(at.disk().n_submitted(), 1u);
 }
 
+/// Many small reads are handed over together; until then they cost the device nothing.
+TEST(TransferQueue, AReadOfTheNextPollBeginsThere) {
+  SimulatedQueue at(2);
+  auto ticket =
+      at.queue.read(at.file, at.offset(3), kFrameBytes, TransferQueue::Start::kAtNextPoll);
+  ASSERT_TRUE(ticket.has_value());
+  EXPECT_EQ(at.disk().n_submitted(), 0u);
+  EXPECT_FALSE(at.queue.is_done(*ticket));
+  at.queue.poll();
+  EXPECT_EQ(at.disk().n_submitted(), 1u);
+  at.expect_read(std::move(*ticket), 0);
+  // A wait begins it as well.
+  ticket = at.queue.read(at.file, at.offset(3), kFrameBytes, TransferQueue::Start::kAtNextPoll);
+  at.expect_read(std::move(*ticket), 0);
+}
+
 TEST(TransferQueue, WaitingForAnyEndsAtTheFirstDeadline) {
   SimulatedQueue at(2);
   at.disk().fail_nth(0, FaultKind::kHang);

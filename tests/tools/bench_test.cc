@@ -186,5 +186,87 @@ TEST_F(Bench, MeasuresQ8KvWhereTheHeadsAllowIt) {
             32.0 * 4 * (32 + 2 + 64));
 }
 
+TEST_F(Bench, CountsWhatADecodedTokenReadsUnderASelection) {
+  SmallModelOptions options;
+  options.head_dim = 16;
+  const std::string path = model(make_small_model(options));
+  for (const std::string fill : {"random", "prefill"}) {
+    SCOPED_TRACE(fill);
+    const std::vector<std::string> test = {
+        "-p",           "0",  "-n",    "4", "-d", "1088", "-r", "2", "-t", "2", "--allow-untrained",
+        "--depth-fill", fill, "--json"};
+    const json exact = list_of(bench(path, test))[0];
+    EXPECT_FALSE(exact.contains("attention"));
+    for (const std::string method : {"pq", "quest", "recent"}) {
+      auto arguments = test;
+      arguments.insert(arguments.end(), {"--attn", method, "--kv-budget", "256"});
+      const json selected = list_of(bench(path, arguments))[0];
+      const json& attention = selected["attention"];
+      EXPECT_EQ(attention["method"], method);
+      EXPECT_EQ(attention["budget"], "256");
+      EXPECT_EQ(attention["selected_steps"], 4);
+      // 34 full blocks and up to 4 open positions; of these blocks 7 fit 256 positions.
+      const double all = 4 * 1088 + 1 + 2 + 3 + 4, attended = 4 * 7 * 32 + 1 + 2 + 3 + 4;
+      EXPECT_NEAR(attention["kv_read_share"].get<double>(), attended / all, 1e-12);
+      // 2 layers x 2 KV heads x (K + V of 16 f16).
+      EXPECT_EQ(attention["kv_read_bytes_per_token"], attended / 4 * 256);
+      const double index_bytes = attention["index_read_bytes_per_token"];
+      EXPECT_EQ(index_bytes > 0, method != "recent");
+      EXPECT_NEAR(
+          exact["bytes_per_token"].get<double>() - selected["bytes_per_token"].get<double>(),
+          (all - attended) / 4 * 256 - index_bytes, 0.5);
+      // What an index holds a position is what a token reads of it, for each of 1,088.
+      EXPECT_NEAR(selected["index"]["bytes_per_position"].get<double>(), index_bytes / 1088, 1e-9);
+    }
+  }
+}
+
+TEST_F(Bench, SaysWhatObservingAPromptTakes) {
+  SmallModelOptions options;
+  options.head_dim = 16;
+  const std::string path = model(make_small_model(options));
+  const std::vector<std::string> test = {"-p",
+                                         "96",
+                                         "-n",
+                                         "0",
+                                         "-d",
+                                         "1000",
+                                         "-r",
+                                         "1",
+                                         "-b",
+                                         "64",
+                                         "--attn",
+                                         "pq",
+                                         "--allow-untrained"};
+  auto as_json = test;
+  as_json.emplace_back("--json");
+  const json read = list_of(bench(path, as_json))[0];
+  EXPECT_EQ(read["attention"], (json{{"method", "exact"}}));  // as a prompt of `run` is read
+  EXPECT_EQ(read["index"]["method"], "pq");
+  EXPECT_EQ(read["index"]["observed_positions"], 96);  // blocks 31, 32 and 33
+  EXPECT_GT(read["index"]["observe_cpu_ms_per_1000"], 0.0);
+  EXPECT_GT(read["index"]["observe_share_of_prefill"], 0.0);
+  const std::string table = bench(path, test).out;
+  EXPECT_NE(table.find("pp96 @ d1000, pq index |"), std::string::npos) << table;
+  EXPECT_NE(table.find("% of the rest of reading; its index holds"), std::string::npos) << table;
+  auto as_csv = test;
+  as_csv.insert(as_csv.end(), {"-o", "csv", "-n", "4"});
+  const std::vector<std::string> csv = lines_of(bench(path, as_csv).out);
+  ASSERT_EQ(csv.size(), 3u);
+  EXPECT_NE(csv[0].find(",attention_method,index_method,index_bytes_per_position,"),
+            std::string::npos)
+      << csv[0];
+  EXPECT_NE(csv[0].find(",attention_budget,"), std::string::npos) << csv[0];
+  for (const std::string& line : csv)
+    EXPECT_EQ(std::ranges::count(line, ','), std::ranges::count(csv[0], ',')) << line;
+}
+
+TEST_F(Bench, PredictionsAndTiersAreOfExactAttention) {
+  expect_refused({"bench", "-m", small_model(), "--tiers", "--attn", "pq"},
+                 {2, "usage", {"of exact attention"}, "--attn", "without --tiers"});
+  expect_refused({"bench", "-m", small_model(), "--device", "virtual:rtx4090", "--attn", "mean"},
+                 {2, "usage", {"of exact attention"}, "--attn", "without --tiers"});
+}
+
 }  // namespace
 }  // namespace strata::cli

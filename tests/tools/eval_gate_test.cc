@@ -1,7 +1,11 @@
 // What passes the gate, what is kept of it, and what `--attn auto` makes of what was kept.
 #include "tools/eval/gate.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "base/error.h"
 #include "engine/fingerprint.h"
@@ -87,6 +91,18 @@ TEST_F(Profile, WhatIsWrittenIsRead) {
   EXPECT_EQ((*back)[0].tokens, 512u);
   EXPECT_FALSE((*back)[1].passes);
   EXPECT_EQ((*back)[1].reason, verdicts[1].reason);
+}
+
+TEST_F(Profile, AWriteThatFailsLeavesTheVerdictsThatWereThere) {
+  const auto path = folder_.path("profile.toml");
+  const auto verdicts =
+      judge(std::vector{row("a", "oracle", kOracle), row("a", "quest", {0.01, 0.96, 0.95, 123})});
+  cli::write_profile(path, verdicts, "2026-01-02");
+  std::filesystem::create_directory(fmt::format("{}.{}", path, ::getpid()));  // where it writes
+  EXPECT_THROW(cli::write_profile(path, {}, "2026-01-03"), Error);
+  const auto kept = cli::read_profile(path);
+  ASSERT_TRUE(kept.has_value());
+  EXPECT_EQ(kept->size(), 1u);
 }
 
 TEST_F(Profile, WhatIsNotAVerdictIsRefused) {

@@ -53,20 +53,23 @@ TEST(Tasks, FillTheirLengthAndHoldTheirAnswers) {
     for (const std::string_view name : text_task_names()) {
       SCOPED_TRACE(std::string(name));
       const TaskWriter writer(*tokenizer, of);
-      const uint64_t length = name == "common-words" ? 6000 : 3000;
+      const uint64_t length = name == "common-words" || name == "log" ? 6000 : 3000;
       const TaskCase first = writer.make(name, length, 0.5, 7);
-      ASSERT_EQ(first.questions.size(), 1u);
-      const TaskQuestion& question = first.questions[0];
-      const uint64_t n = first.context.size() + question.tokens.size() + question.n_predict;
+      ASSERT_EQ(first.questions.size(), name == "log" ? 20u : 1u);
+      const std::string text = tokenizer->decode(first.context);
+      uint64_t n_longest = 0;
+      for (const TaskQuestion& question : first.questions) {
+        n_longest = std::max<uint64_t>(n_longest, question.tokens.size());
+        EXPECT_EQ(n_right(question, text), question.answers.size());
+        if (of != nullptr) {
+          EXPECT_TRUE(tokenizer->decode(question.tokens).ends_with("]"));
+        }
+      }
+      const uint64_t n = first.context.size() + n_longest + first.questions[0].n_predict;
       EXPECT_LE(n, length);
       EXPECT_GE(n, length - length / 10);
-      const std::string text = tokenizer->decode(first.context);
-      EXPECT_EQ(n_right(question, text), question.answers.size());
       EXPECT_EQ(writer.make(name, length, 0.5, 7).context, first.context);
       EXPECT_NE(writer.make(name, length, 0.5, 8).context, first.context);
-      if (of != nullptr) {
-        EXPECT_TRUE(tokenizer->decode(question.tokens).ends_with("]"));
-      }
     }
 }
 
@@ -80,6 +83,16 @@ TEST(Tasks, TheFactStandsAtItsDepth) {
     EXPECT_NEAR(at / static_cast<double>(text.size()), depth, 0.05);  // lines of some 2 % each
   }
   EXPECT_THROW(writer.make("needle", 20, 0.5, 3), Error);
+}
+
+TEST(Tasks, FactsOfALogStandAtEvenDistances) {
+  const auto tokenizer = zoo_tokenizer();
+  const TaskCase of = TaskWriter(*tokenizer, nullptr).make("log", 8000, 0.5, 4);
+  const std::string text = tokenizer->decode(of.context);
+  for (size_t i = 0; i < of.questions.size(); ++i) {
+    const auto at = static_cast<double>(text.find(of.questions[i].answers[0]));
+    EXPECT_NEAR(at / static_cast<double>(text.size()), (static_cast<double>(i) + 0.5) / 20, 0.05);
+  }
 }
 
 TaskRuns run_recall(const makers::RecallOptions& options, uint64_t length, double share) {
@@ -114,6 +127,8 @@ TEST(Tasks, RecallModelsScoreWhatTheyMust) {
     EXPECT_EQ(runs.contenders[2].tally.score(), 1);
     EXPECT_LE(runs.contenders[0].read.share(), 0.1);
     EXPECT_EQ(runs.contenders[2].read.share(), 1);
+    // Exact attention answers all, so that what is right was kept.
+    for (const TaskRun& run : runs.contenders) EXPECT_EQ(run.n_kept, run.tally.n_right_questions);
   }
 }
 

@@ -9,7 +9,9 @@
 #include <limits>
 
 #include "base/error.h"
+#include "index/pq_selector.h"
 #include "tests/tools/eval_fixture.h"
+#include "tools/cli/eval_inputs.h"
 #include "tools/eval/eval_row.h"
 
 namespace strata::eval {
@@ -50,6 +52,49 @@ TEST(Summaries, RanksAndStandardErrorOfKnownValues) {
   EXPECT_EQ(of.p99, 99);
   EXPECT_EQ(summarise({}).n, 0u);
   EXPECT_EQ(summarise({3}).error, 0);
+}
+
+TEST(SplitRunner, StatesTheMemoryOfTheLargerIndexAndOfAProbe) {
+  const LoadedMember member(kMember);
+  const ModelShape& shape = member.model.shape();
+  const SplitRunner::Options options{.chunk_rows = 128, .n_context = 2000, .n_rest = 48};
+  const auto bytes = [&](const std::vector<Contender>& contenders, bool probes) {
+    return SplitRunner::memory_bytes(shape, options, contenders, probes, 2);
+  };
+  const auto index_bytes = [&](index::Method method) {
+    return index::index_bytes(method,
+                              engine::index_shape(shape, KvCodec::kF16, KvCodec::kF16, 2048));
+  };
+  const Contender recent = contender("recent", {}), quest = contender("quest", {}),
+                  oracle = contender("oracle", {});
+  const uint64_t least = bytes({recent}, false);
+  EXPECT_GT(least, engine::kv_bytes_for_context(shape, KvCodec::kF16, KvCodec::kF16, 2048, 128));
+  EXPECT_EQ(bytes({quest, oracle}, false) - least, index_bytes(index::Method::kOracle));
+  EXPECT_EQ(bytes({quest, recent}, false) - least, index_bytes(index::Method::kQuest));
+  EXPECT_EQ(bytes({recent}, true) - least, index_bytes(index::Method::kOracle));
+  cli::check_eval_memory(least, least);
+  try {
+    cli::check_eval_memory(3 << 20, 2 << 20);
+    ADD_FAILURE() << "not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit);
+    EXPECT_STREQ(error.what(), "judging needs 3.0 MiB of memory, 2.0 MiB are free");
+  }
+}
+
+TEST(SplitRunner, AnIndexIsSaidToHoldItsCodebooksToo) {
+  const LoadedMember member(kMember);
+  constexpr uint32_t kRead = 1088;  // a codebook's keys, and two blocks that wait for the next
+  TestRunner runner(member.model, kRead, 32);
+  runner->read(member.text(kRead, 5));
+  const Contender pq = contender("pq", {});
+  runner->use(&pq);
+  const KvLayout& layout = runner->cache().layout();
+  const uint64_t of_stream = 4 * index::PqSelector::tile_bytes() +
+                             uint64_t{kPqCentroids} * layout.head_dim * sizeof(float) +
+                             2 * uint64_t{layout.v_offset};
+  EXPECT_EQ(runner->index_bytes_per_position(),
+            static_cast<double>(of_stream * runner->cache().n_index_streams()) / kRead);
 }
 
 TEST(Predictions, DivergenceOfTwoTokensIsTheFormula) {

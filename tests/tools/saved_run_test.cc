@@ -107,6 +107,55 @@ TEST_F(SavedRun, AFolderThatCannotBeUsedCostsANoteAndNoAnswer) {
       << outcome.err;
 }
 
+TEST_F(SavedRun, ASecondQuestionByAnIndexReadsItsRowsInsteadOfKAndV) {
+  engine::testing::SmallModel model =
+      engine::testing::make_small_model({.n_layers = 4,
+                                         .n_heads = 2,
+                                         .n_kv_heads = 1,
+                                         .head_dim = 16,
+                                         .vocab_size = engine::testing::kLetterVocabulary,
+                                         .n_ctx_train = 1 << 16});
+  engine::testing::set_letters(model);
+  engine::testing::draw_weights(model, 3);
+  const std::vector<std::string> by_pq = {
+      "-m", this->model(model, "wide.gguf"), "--attn", "pq", "--kv-budget", "256"};
+  const auto ask = [&](const std::string& text) { return saved(question(text), by_pq); };
+  const auto read_bytes = [](const Outcome& outcome) {
+    return object_of(outcome)["tiers"]["nvme"].value("read_bytes", uint64_t{0});
+  };
+  (void)saved(question("what is it"), with(by_pq, {"--attn", "exact"}));
+  const Outcome first = ask("and where");
+  EXPECT_GE(cached(first), kPromptLetters - 32);
+  EXPECT_NE(first.err.find(", 0 of them indexed before"), std::string::npos) << first.err;
+  EXPECT_NE(first.err.find("index rows of this context, "), std::string::npos) << first.err;
+  const Outcome second = ask("and where");
+  EXPECT_NE(second.err.find(", 3,072 of them indexed before"), std::string::npos) << second.err;
+  EXPECT_EQ(second.err.find("index rows of this context, "), std::string::npos) << second.err;
+  EXPECT_EQ(tokens_of(second), tokens_of(first));
+  EXPECT_LT(read_bytes(second), read_bytes(first));
+
+  const std::vector<std::string> folder = {"--session-dir", folder_.path("saved")};
+  const auto list = object_of(run_strata(with({"cache", "list", "--json"}, folder)));
+  ASSERT_EQ(list["packs"].size(), 1u);
+  EXPECT_GT(list["packs"][0]["rows_bytes"], 0);
+  EXPECT_EQ(list["packs"][0]["bytes"], list["used_bytes"]);
+  const std::string rows = list["packs"][0]["name"].get<std::string>() + ".pq1.rows";
+  auto bytes = tiers::bytes_of_file(folder_.path("saved/" + rows));
+  EXPECT_EQ(bytes.size(), list["packs"][0]["rows_bytes"]);
+  bytes[bytes.size() / 2] ^= std::byte{1};
+  tiers::write_file(folder_.path("saved/" + rows), bytes);
+  const Outcome verified = run_strata(with({"session", "verify", "--json"}, folder));
+  EXPECT_EQ(verified.exit_code, 4);
+  const auto bad = nlohmann::json::parse(verified.out)["bad"];
+  ASSERT_EQ(bad.size(), 1u);
+  EXPECT_EQ(bad[0]["kind"], "rows");
+  EXPECT_EQ(bad[0]["name"], rows);
+  const Outcome third = ask("and where");
+  EXPECT_NE(third.err.find("1 files of index rows were damaged"), std::string::npos) << third.err;
+  EXPECT_EQ(tokens_of(third), tokens_of(first));
+  EXPECT_EQ(run_strata(with({"session", "verify"}, folder)).exit_code, 0);
+}
+
 TEST_F(SavedRun, ConversationThatBeginsAnewFindsWhatIsSaved) {
   const std::string first = text_of(prompt_), other = text_of(prompt(12));
   Launch launch;

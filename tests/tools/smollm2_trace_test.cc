@@ -108,6 +108,7 @@ TEST_F(SmolLm2Trace, MethodsHoldTheWeightOfAQuarterOfTheText) {
   EXPECT_GT(masses[index::Method::kMean], 0.95 * oracle);
   EXPECT_GT(masses[index::Method::kCuboid], 0.90 * oracle);
   EXPECT_GT(masses[index::Method::kPq], 0.96 * oracle);
+  EXPECT_GT(masses[index::Method::kRabitq], 0.99 * oracle);
 }
 
 }  // namespace

@@ -160,6 +160,10 @@ TEST_F(SpillRun, MemoryThatIsTooSmallIsRefusedWithWhatWouldDo) {
   expect_remedies_work(with(spilling(), {"-b", "1024"}), "--kv-dram", {"--kv-dram", "-b", "-c"});
 }
 
+TEST_F(SpillRun, MemoryThatIsTooSmallToChooseBlocksInIsRefusedWithWhatWouldDo) {
+  expect_remedies_work(spilling({"--attn", "quest"}), "--kv-dram", {"--kv-dram", "-c"});
+}
+
 TEST_F(SpillRun, DiskBudgetThatIsTooSmallIsRefusedWithWhatWouldDo) {
   expect_remedies_work(spilling({"--nvme-budget", "5MiB"}), "--nvme-budget",
                        {"--nvme-budget", "-c"});

@@ -16,6 +16,7 @@
 #include <fstream>
 
 #include "tests/engine/test_folder.h"
+#include "tests/sanitizer.h"
 
 extern char** environ;
 
@@ -291,12 +292,6 @@ Outcome StrataProcess::finish() {
   return outcome_;
 }
 
-bool address_space_is_reserved() {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  return true;
-#else
-  return false;
-#endif
-}
+bool address_space_is_reserved() { return sanitizer::kAny; }
 
 }  // namespace strata::cli::testing

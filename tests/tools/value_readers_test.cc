@@ -28,6 +28,26 @@ TEST(SizeReader, TakesBinaryAndDecimalUnits) {
   EXPECT_EQ(read_size("0.25k"), 256u);
 }
 
+TEST(BudgetReader, TakesTokensSharesWeightAndNats) {
+  using Kind = index::Budget::Kind;
+  struct Case {
+    const char* text;
+    Kind kind;
+    double value;
+  };
+  for (const Case& of : {Case{"2048", Kind::kTokens, 2048}, Case{"2%", Kind::kShare, 0.02},
+                         Case{"0.98p", Kind::kMass, 0.98}, Case{"6n", Kind::kLogGap, 6},
+                         Case{"0.5n", Kind::kLogGap, 0.5}}) {
+    const auto budget = read_budget(of.text);
+    ASSERT_TRUE(budget.has_value()) << of.text;
+    EXPECT_EQ(budget->kind, of.kind) << of.text;
+    EXPECT_EQ(budget->value, of.value) << of.text;
+    EXPECT_EQ(budget_text(*budget), of.text);
+  }
+  for (const char* text : {"", "n", "0n", "-1n", "6nn", "infn", "6 n", "0", "0%", "101%", "1.1p"})
+    EXPECT_FALSE(read_budget(text).has_value()) << text;
+}
+
 TEST(SizeReader, RefusesWhateverIsNotExactlyASize) {
   for (const char* text : {"",
                            " ",

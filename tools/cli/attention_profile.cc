@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <toml++/toml.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -74,12 +75,18 @@ void write_profile(const std::string& path, std::span<const eval::Verdict> verdi
       {"version", kVersion}, {"written_by", version_text()}, {"date", date}, {"verdict", list}};
   std::error_code failed;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), failed);
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  // Written beside it and renamed, so that a reader finds the old verdicts or the new ones.
+  const std::string written = fmt::format("{}.{}", path, ::getpid());
+  std::ofstream file(written, std::ios::binary | std::ios::trunc);
   file << root << "\n";
   file.close();
-  if (!file)
+  if (file) std::filesystem::rename(written, path, failed);
+  if (!file || failed) {
+    std::error_code ignored;
+    std::filesystem::remove(written, ignored);
     throw Error(ErrorCode::kIo, "cannot write the verdict", path,
                 "check that the folder may be written, or set XDG_CACHE_HOME");
+  }
 }
 
 std::optional<std::vector<eval::Verdict>> read_profile(const std::string& path) {

@@ -15,7 +15,7 @@ namespace strata::cli {
 /// FOLDER/<fingerprint>.toml.
 std::string profile_path(const std::string& folder, const tiers::Hash128& model);
 
-/// Replaces what was there. `date` is YYYY-MM-DD. Errors: kIo.
+/// Replaces what was there, all at once. `date` is YYYY-MM-DD. Errors: kIo.
 void write_profile(const std::string& path, std::span<const eval::Verdict> verdicts,
                    const std::string& date);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
@@ -9,40 +10,12 @@
 #include "tools/cli/value_readers.h"
 
 namespace strata::cli {
-namespace {
-
-/// What selected steps read, per step and as a share of what exact attention would have read of the
-/// layers that select.
-struct SelectedReads {
-  uint64_t steps = 0;
-  double kv_share = 1;
-  double kv_bytes_per_step = 0;
-  double index_bytes_per_step = 0;
-};
-
-SelectedReads selected_reads(engine::Engine& engine, const engine::SelectionCounts& before) {
-  const engine::SelectionCounts now = selection_counts(engine);
-  SelectedReads reads{.steps = now.steps - before.steps};
-  if (reads.steps == 0) return reads;
-  const auto open = static_cast<double>(now.open_positions - before.open_positions);
-  const double attended =
-      static_cast<double>(now.attended_blocks - before.attended_blocks) * kBlockPositions + open;
-  const double all = static_cast<double>(now.blocks - before.blocks) * kBlockPositions + open;
-  const auto n = static_cast<double>(reads.steps);
-  reads.kv_share = all > 0 ? attended / all : 1;
-  reads.kv_bytes_per_step =
-      attended * static_cast<double>(kv_position_bytes(engine.cache().layout())) / n;
-  reads.index_bytes_per_step = static_cast<double>(now.index_bytes - before.index_bytes) / n;
-  return reads;
-}
 
 const char* method_name(index::Method method) {
   for (const auto& of : index::method_names())
     if (of.method == method) return of.name;
   return "unknown";
 }
-
-}  // namespace
 
 engine::SelectionCounts selection_counts(engine::Engine& engine) {
   if (engine.attention() == engine::Attention::kExact) return {};
@@ -51,14 +24,32 @@ engine::SelectionCounts selection_counts(engine::Engine& engine) {
 
 std::string attention_text(engine::Engine& engine, const engine::SelectionCounts& before) {
   if (engine.attention() == engine::Attention::kExact) return " | exact attention";
-  const SelectedReads reads = selected_reads(engine, before);
+  const engine::SelectionCounts reads = engine.walk().selection_counts().since(before);
   const char* name = method_name(*engine.options().method);
   const std::string budget = budget_text(engine.options().selection.budget);
   if (reads.steps == 0) return fmt::format(" | attention {} {}: no step selected", name, budget);
-  return fmt::format(" | attention {} {} (approximate): {:.1f} % of K and V read, {} a step", name,
-                     budget, 100 * reads.kv_share,
-                     engine::bytes_text(static_cast<uint64_t>(reads.kv_bytes_per_step +
-                                                              reads.index_bytes_per_step)));
+  const uint64_t bytes =
+      reads.attended_positions() * kv_position_bytes(engine.cache().layout()) + reads.index_bytes;
+  std::string text =
+      fmt::format(" | attention {} {} (approximate): {:.1f} % of K and V read, {} a step", name,
+                  budget, 100 * reads.attended_share(), engine::bytes_text(bytes / reads.steps));
+  if (engine.cache().store().can_read_blocks())
+    text += fmt::format(", {:.1f} % of it found in memory, {} a step from disk",
+                        100 * reads.hit_rate(), engine::bytes_text(reads.file_bytes / reads.steps));
+  return text;
+}
+
+nlohmann::ordered_json selected_json(const std::string& method, const std::string& budget,
+                                     uint64_t kv_position_bytes,
+                                     const engine::SelectionCounts& reads) {
+  const auto n = static_cast<double>(std::max<uint64_t>(1, reads.steps));
+  return {{"method", method},
+          {"budget", budget},
+          {"selected_steps", reads.steps},
+          {"kv_read_bytes_per_token",
+           static_cast<double>(reads.attended_positions() * kv_position_bytes) / n},
+          {"index_read_bytes_per_token", static_cast<double>(reads.index_bytes) / n},
+          {"kv_read_share", reads.attended_share()}};
 }
 
 nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::SelectionCounts& before,
@@ -72,14 +63,16 @@ nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::Sele
     exact["kv_read_share"] = 1.0;
     return exact;
   }
-  const SelectedReads reads = selected_reads(engine, before);
-  return {{"method", method_name(*engine.options().method)},
-          {"budget", budget_text(engine.options().selection.budget)},
-          {"selected_steps", reads.steps},
-          {"kv_read_bytes_per_token", reads.kv_bytes_per_step},
-          {"index_read_bytes_per_token", reads.index_bytes_per_step},
-          {"kv_read_share", reads.kv_share},
-          {"index_bytes", engine.index_bytes()}};
+  const engine::SelectionCounts reads = engine.walk().selection_counts().since(before);
+  auto json = selected_json(method_name(*engine.options().method),
+                            budget_text(engine.options().selection.budget),
+                            kv_position_bytes(engine.cache().layout()), reads);
+  json["attended_blocks"] = reads.attended_blocks;
+  json["hit_rate"] = reads.hit_rate();
+  json["disk_read_bytes_per_token"] = static_cast<double>(reads.file_bytes) /
+                                      static_cast<double>(std::max<uint64_t>(1, reads.steps));
+  json["index_bytes"] = engine.index_bytes();
+  return json;
 }
 
 }  // namespace strata::cli

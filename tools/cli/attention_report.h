@@ -10,12 +10,20 @@
 
 namespace strata::cli {
 
+/// As --attn spells it.
+const char* method_name(index::Method method);
+
 /// What selected steps have read since the model was loaded; all 0 where attention is exact.
 engine::SelectionCounts selection_counts(engine::Engine& engine);
 
 /// " | exact attention", or " | attention pq 2048: 6.2 % of K and V read, 1.1 MiB a step": of what
 /// was read since `before`.
 std::string attention_text(engine::Engine& engine, const engine::SelectionCounts& before);
+
+/// What steps have read that attend what `method` chooses within `budget`.
+nlohmann::ordered_json selected_json(const std::string& method, const std::string& budget,
+                                     uint64_t kv_position_bytes,
+                                     const engine::SelectionCounts& reads);
 
 /// The object `attention` of `run --json` (docs of the contract: README.md). `has_decoded`: the
 /// plan of the last step is that of a decoded token.

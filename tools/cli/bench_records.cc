@@ -1,5 +1,6 @@
 #include "tools/cli/bench_records.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "tools/cli/json_output.h"
@@ -20,15 +21,39 @@ std::string csv_field(const ordered_json& value) {
 }  // namespace
 
 void BenchRecords::add_csv(const ordered_json& record) {
-  std::string names, values;
+  auto& fields = fields_.emplace_back();
+  const auto put = [&](const std::string& name, const ordered_json& value) {
+    if (std::ranges::find(columns_, name) == columns_.end()) columns_.push_back(name);
+    fields[name] = csv_field(value);
+  };
   for (const auto& [key, value] : record.items()) {
     if (value.is_array()) continue;
-    names += (names.empty() ? "" : ",") + key;
-    values += (values.empty() ? "" : ",") + csv_field(value);
+    if (!value.is_object()) {
+      put(key, value);
+      continue;
+    }
+    for (const auto& [inner, of_inner] : value.items()) put(key + "_" + inner, of_inner);
   }
-  if (!has_header_) sink_.write_line(names);
-  has_header_ = true;
-  sink_.write_line(values);
+}
+
+/// A record without a column has an empty field there.
+void BenchRecords::print_csv() const {
+  if (fields_.empty()) return;
+  std::string names;
+  for (const std::string& name : columns_) {
+    if (!names.empty()) names += ',';
+    names += name;
+  }
+  sink_.write_line(names);
+  for (const auto& fields : fields_) {
+    std::string line;
+    for (size_t i = 0; i < columns_.size(); ++i) {
+      const auto field = fields.find(columns_[i]);
+      if (i > 0) line += ',';
+      if (field != fields.end()) line += field->second;
+    }
+    sink_.write_line(line);
+  }
 }
 
 void BenchRecords::add(const ordered_json& record) {
@@ -38,6 +63,7 @@ void BenchRecords::add(const ordered_json& record) {
 }
 
 void BenchRecords::finish() {
+  if (format_ == "csv") print_csv();
   if (format_ == "json") sink_.write_line("[\n" + list_ + "\n]");
 }
 

@@ -3,11 +3,13 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
 #include "engine/machine.h"
+#include "tools/cli/attention_report.h"
 #include "tools/cli/sample_statistics.h"
 
 namespace strata::cli {
@@ -34,6 +36,23 @@ double share_of_memory(const BenchResult& result, double gbytes_per_s) {
 
 double rate(uint64_t amount, double seconds) {
   return seconds > 0 ? static_cast<double>(amount) / seconds / kGiga : 0;
+}
+
+double observe_ms_per_1000(const BenchResult& result) {
+  const auto n = static_cast<double>(std::max<uint64_t>(1, result.index.n_positions));
+  return result.index.observe_s * 1e6 / n;
+}
+
+/// Of the index that chooses; what it costs to make of a prompt.
+ordered_json index_json(const BenchSubject& subject, const BenchResult& result) {
+  ordered_json json = {{"method", subject.attn_method},
+                       {"bytes_per_position", result.index.bytes_per_position},
+                       {"budget_bytes", subject.index_budget_bytes}};
+  if (result.test.n_prompt == 0) return json;
+  json["observed_positions"] = result.index.n_positions;
+  json["observe_cpu_ms_per_1000"] = observe_ms_per_1000(result);
+  json["observe_share_of_prefill"] = result.index.share_of_walk();
+  return json;
 }
 
 ordered_json stages_json(const BenchResult& result) {
@@ -105,6 +124,13 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
     json["nvme_written_bytes"] = result.nvme_written_bytes;
   }
   if (result.test.n_depth > 0) json["depth_fill"] = fill_name(subject.fill);
+  if (!subject.attn_method.empty()) {
+    json["attention"] = result.test.n_gen > 0
+                            ? selected_json(subject.attn_method, subject.attn_budget,
+                                            subject.kv_position_bytes, result.selected)
+                            : ordered_json{{"method", "exact"}};
+    json["index"] = index_json(subject, result);
+  }
   if (!result.stages.empty()) json["stages"] = stages_json(result);
   return json;
 }
@@ -118,7 +144,9 @@ BenchReport::BenchReport(AnswerSink& sink, std::string format, BenchSubject subj
 std::string BenchReport::test_text(const BenchTest& test) const {
   std::string text = test.name();
   if (test.n_depth > 0 && subject_.fill == DepthFill::kRandom) text += " (random KV)";
-  return text;
+  if (subject_.attn_method.empty()) return text;
+  return text + (test.n_gen > 0 ? fmt::format(", {} {}", subject_.attn_method, subject_.attn_budget)
+                                : fmt::format(", {} index", subject_.attn_method));
 }
 
 void BenchReport::add_row(const BenchResult& result) {
@@ -144,7 +172,27 @@ void BenchReport::add_row(const BenchResult& result) {
       fmt::format("{:.2f}", median(rates)), fmt::format("{:.1f}", result.bytes_per_token() / kMega),
       fmt::format("{:.2f}", result.gbytes_per_s()),
       fmt::format("{:.0f}", 100 * share_of_memory(result, result.gbytes_per_s()))));
-  if (!result.stages.empty()) stages_ += stage_table(result);
+  if (!result.stages.empty()) notes_ += stage_table(result);
+  if (!subject_.attn_method.empty()) notes_ += index_line(result);
+}
+
+std::string BenchReport::index_line(const BenchResult& result) const {
+  const std::string held =
+      fmt::format("its index holds {:.1f} bytes a position", result.index.bytes_per_position);
+  if (result.test.n_gen == 0)
+    return fmt::format(
+        "\n{}: attended exactly; observing takes {:.2f} ms of processor time per "
+        "1,000 positions, {:.1f} % of the rest of reading; {}\n",
+        test_text(result.test), observe_ms_per_1000(result), 100 * result.index.share_of_walk(),
+        held);
+  const auto n = static_cast<double>(result.selected.steps);
+  return fmt::format(
+      "\n{}: approximate, {:.2f} % of K and V; a token reads {:.2f} MB of them and {:.2f} MB of "
+      "the index; {}\n",
+      test_text(result.test), 100 * result.selected.attended_share(),
+      static_cast<double>(result.selected.attended_positions() * subject_.kv_position_bytes) / n /
+          kMega,
+      static_cast<double>(result.selected.index_bytes) / n / kMega, held);
 }
 
 std::string BenchReport::stage_table(const BenchResult& result) const {
@@ -174,7 +222,7 @@ void BenchReport::add(const BenchResult& result) {
 }
 
 void BenchReport::finish() {
-  if (format_ == "md") sink_.write(stages_);
+  if (format_ == "md") sink_.write(notes_);
   records_.finish();
 }
 

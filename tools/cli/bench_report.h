@@ -27,6 +27,9 @@ struct BenchSubject {
   bool is_spilling = false;    // K and V that DRAM does not hold are on disk
   uint64_t kv_dram_bytes = 0;  // of K and V at most
   DepthFill fill = DepthFill::kPrefill;
+  std::string attn_method, attn_budget;  // of retrieval; empty = attention is exact
+  uint64_t kv_position_bytes = 0;        // of a KV head of a layer
+  uint64_t index_budget_bytes = 0;
   std::string device;               // "cpu avx512", "cuda:0 (NVIDIA GeForce RTX 3060)"
   bool is_on_device = false;        // CUDA computes
   uint64_t memory_limit_bytes = 0;  // what the process may hold at most: weights, KV, 200 MB
@@ -53,13 +56,14 @@ class BenchReport {
   void add_row(const BenchResult& result);
   std::string test_text(const BenchTest& test) const;
   std::string stage_table(const BenchResult& result) const;
+  std::string index_line(const BenchResult& result) const;
 
   AnswerSink& sink_;
   std::string format_;
   BenchRecords records_;
   BenchSubject subject_;
   bool has_header_ = false;
-  std::string stages_;  // the tables of md
+  std::string notes_;  // what stands under the table of md
 };
 
 }  // namespace strata::cli

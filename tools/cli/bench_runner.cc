@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -166,6 +167,7 @@ engine::Sequence& BenchRunner::depth_sequence(uint32_t n_depth, const Events& ev
   const auto tokens = random_tokens(n_depth - filled_.n_pos());
   if (options_.fill == DepthFill::kRandom) {
     fill_random(engine_, filled_, tokens, options_.cancel);
+    if (filled_.index() != nullptr) index_blocks(engine_, filled_);
     return filled_;
   }
   engine::prefill(engine_.walk(), filled_, tokens, engine_.context().chunk_rows,
@@ -177,22 +179,46 @@ engine::Sequence& BenchRunner::depth_sequence(uint32_t n_depth, const Events& ev
   return filled_;
 }
 
-/// Adds the bytes and FLOP of the step that was just walked, and the times of its stages.
-void BenchRunner::count_step(BenchResult& result, bool stages) {
+/// Bytes of K, V and index rows that the selected step just walked read.
+uint64_t BenchRunner::count_selected(BenchResult& result) {
+  const engine::SelectionCounts now = engine_.walk().selection_counts();
+  const engine::SelectionCounts step = now.since(counted_);
+  counted_ = now;
+  result.selected.add(step);
+  return step.attended_positions() * kv_position_bytes(engine_.cache().layout()) + step.index_bytes;
+}
+
+/// Adds the bytes and FLOP of the step that was just walked, and the times of its stages. Of full
+/// layers of a selected step the plan says what exact attention would read: what was read instead
+/// was counted, and the FLOP are taken to be in proportion.
+void BenchRunner::count_step(BenchResult& result, engine::Attention attention, bool stages) {
   const engine::Walk& walk = engine_.walk();
+  const bool is_selected = attention == engine::Attention::kSelected;
+  uint64_t selected_bytes = 0;
+  double share = 1;
+  if (is_selected) {
+    share = walk.selection_counts().since(counted_).attended_share();
+    selected_bytes = count_selected(result);
+  }
   for (size_t i = 0; i < walk.plan().ops.size(); ++i) {
     const StepOp& op = walk.plan().ops[i];
-    const uint64_t bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes;
+    uint64_t bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes;
+    uint64_t flop = op.flop;
+    if (is_selected && op.kind == OpKind::kAttend &&
+        engine_.cache().shape().layers[op.layer].window == 0) {
+      bytes += std::exchange(selected_bytes, 0) - op.kv_read_bytes;
+      flop = static_cast<uint64_t>(static_cast<double>(flop) * share);
+    }
     if (!stages) {
       result.bytes += bytes;
-      result.flop += op.flop;
+      result.flop += flop;
       continue;
     }
     auto stage = std::ranges::find(result.stages, op.kind, &BenchStage::kind);
     if (stage == result.stages.end()) stage = result.stages.insert(stage, {.kind = op.kind});
     stage->seconds += walk.op_seconds()[i];
     stage->bytes += bytes;
-    stage->flop += op.flop;
+    stage->flop += flop;
   }
 }
 
@@ -205,7 +231,9 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
   const uint32_t chunk = test.n_prompt > 0 ? engine_.context().chunk_rows : 1;
   std::vector<engine::StepRow> rows;
   walk.set_timing(stages);
-  double total_s = 0;
+  const engine::Attention attention = attention_of(test);
+  if (attention == engine::Attention::kSelected) counted_ = walk.selection_counts();
+  double total_s = 0, cpu_s = 0;
   for (uint32_t done = 0; done < tokens.size();) {
     check_bench_cancelled(options_.cancel);
     const uint32_t n = std::min(chunk, static_cast<uint32_t>(tokens.size()) - done);
@@ -213,26 +241,35 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
     for (uint32_t i = done; i < done + n; ++i)
       rows.push_back({&sequence, tokens[i], test.n_gen > 0 || i + 1 == tokens.size()});
     const auto begin = Clock::now();
-    walk.step(rows);
+    const double cpu_begin_s = process_cpu_s();
+    walk.step(rows, attention);
+    cpu_s += process_cpu_s() - cpu_begin_s;
     total_s += seconds_since(begin);
     done += n;
-    if (result != nullptr) count_step(*result, stages);
+    if (result != nullptr) count_step(*result, attention, stages);
   }
   walk.set_timing(false);
+  if (result != nullptr && !stages && sequence.index() != nullptr)
+    result->index = measure_index(engine_, start, sequence, cpu_s);
   return total_s;
 }
 
 tiers::TransferCounts BenchRunner::transfer_counts() {
-  const tiers::TransferQueue* transfers = engine_.cache().store().transfers();
-  return transfers == nullptr ? tiers::TransferCounts{} : transfers->counts();
+  return engine_.cache().store().transfer_counts();
 }
 
 BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
   STRATA_CHECK((test.n_prompt == 0) != (test.n_gen == 0), "%u prompt and %u decoded tokens",
                test.n_prompt, test.n_gen);
-  BenchResult result{
-      .test = test, .start = std::chrono::system_clock::now(), .samples_s = {}, .stages = {}};
+  BenchResult result{.test = test,
+                     .start = std::chrono::system_clock::now(),
+                     .samples_s = {},
+                     .stages = {},
+                     .selected = {},
+                     .index = {}};
   const engine::Sequence& start = depth_sequence(test.n_depth, events);
+  if (attention_of(test) == engine::Attention::kSelected)
+    check_selected_answer(engine_, start, random_tokens(1).front());
   result.memory_gbytes_per_s =
       engine_.device() != nullptr
           ? engine::measure_device_copy(*engine_.device())

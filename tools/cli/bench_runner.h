@@ -14,6 +14,7 @@
 #include "base/step_plan.h"
 #include "engine/engine.h"
 #include "tools/cli/bench_fill.h"
+#include "tools/cli/bench_index.h"
 
 namespace strata::cli {
 
@@ -48,11 +49,14 @@ struct BenchResult {
   // Measured just before: what the same threads read of DRAM; of a device, what a copy inside its
   // memory moves, read and written.
   double memory_gbytes_per_s = 0;
-  uint64_t bytes = 0;             // of one repetition, by formula
+  uint64_t bytes = 0;  // of one repetition, by formula
   uint64_t flop = 0;
   uint64_t nvme_read_bytes = 0;  // of the first repetition, counted: K and V only
   uint64_t nvme_written_bytes = 0;
   std::vector<BenchStage> stages;  // where Options::stages asks for them
+  // Of the first repetition, where an index chooses what decoded tokens attend.
+  engine::SelectionCounts selected;
+  IndexCost index;
 
   uint32_t n_tokens() const { return test.n_prompt + test.n_gen; }
   double bytes_per_token() const;
@@ -98,9 +102,14 @@ class BenchRunner {
   engine::Sequence& depth_sequence(uint32_t n_depth, const Events& events);
   void check_spilled_answer();
   void check_device_answer();
+  /// What the tokens of a test attend: prompts are read exactly, as `run` reads them.
+  engine::Attention attention_of(const BenchTest& test) const {
+    return test.n_gen > 0 ? engine_.attention() : engine::Attention::kExact;
+  }
   double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* result,
                   bool stages);
-  void count_step(BenchResult& result, bool stages);
+  void count_step(BenchResult& result, engine::Attention attention, bool stages);
+  uint64_t count_selected(BenchResult& result);
   tiers::TransferCounts transfer_counts();
   std::vector<int32_t> random_tokens(uint32_t n);
 
@@ -108,6 +117,7 @@ class BenchRunner {
   Options options_;
   RandomDraw draw_;
   engine::Sequence filled_;
+  engine::SelectionCounts counted_;  // of steps that are in some result, or in none
 };
 
 }  // namespace strata::cli

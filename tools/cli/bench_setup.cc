@@ -5,9 +5,11 @@
 #include "engine/byte_text.h"
 #include "engine/inspect.h"
 #include "engine/machine.h"
+#include "tools/cli/attention_report.h"
 #include "tools/cli/device_notices.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
+#include "tools/cli/value_readers.h"
 #include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
@@ -38,6 +40,12 @@ BenchSubject bench_subject(const engine::Engine& engine, const Settings& setting
                                               : fmt::format("cpu {}", engine.kernels().name);
   subject.is_spilling = engine.context().kv.is_spilling();
   subject.kv_dram_bytes = engine.context().kv.dram_bytes();
+  if (const auto method = engine.options().method) {
+    subject.attn_method = method_name(*method);
+    subject.attn_budget = budget_text(engine.options().selection.budget);
+    subject.kv_position_bytes = kv_position_bytes(
+        KvLayout::make(options.k_codec, options.v_codec, engine.spec().shape.head_dim));
+  }
   subject.fill = settings.depth_fill == "random" ? DepthFill::kRandom : DepthFill::kPrefill;
   return subject;
 }

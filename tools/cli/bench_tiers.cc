@@ -31,7 +31,7 @@ double seconds_since(Clock::time_point start) {
 /// Once what is on its way has ended.
 uint64_t written_bytes(engine::Engine& engine) {
   while (engine.cache().store().wait_for_transfer()) continue;
-  return engine.cache().store().transfers()->counts().written_bytes;
+  return engine.cache().store().transfer_counts().written_bytes;
 }
 
 uint64_t n_streams(const engine::KvCache& cache) {
@@ -63,7 +63,7 @@ TierBench::TierBench(engine::Engine& in_dram, engine::Engine& spilled, const Opt
 }
 
 uint64_t TierBench::read_bytes(engine::Engine& engine) {
-  return engine.cache().store().transfers()->counts().read_bytes;
+  return engine.cache().store().transfer_counts().read_bytes;
 }
 
 double TierBench::read_rate(double seconds) const {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "engine/byte_text.h"
 #include "tools/cli/answer_sink.h"
+#include "tools/cli/attention_profile.h"
 #include "tools/cli/bench_report.h"
 #include "tools/cli/bench_runner.h"
 #include "tools/cli/bench_setup.h"
@@ -57,6 +58,7 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
   options.n_sequences = 2;  // the depth, and a repetition
   options.reads_saved = false;
   options.allow_untrained = true;  // checked below, in this verb's words
+  if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
   try {
     engine::Engine engine = engine::Engine::open(options);
     const uint64_t n_trained = engine.spec().shape.n_ctx_train;
@@ -85,8 +87,12 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
 int run_bench(const Command& command) {
   const Settings& settings = command.settings;
   AnswerSink sink = AnswerSink::open("");
-  if (engine::parse_device_choice(settings.device).kind == engine::DeviceChoice::Kind::kVirtual)
-    return run_device_bench(command, sink);
+  const bool predicts =
+      engine::parse_device_choice(settings.device).kind == engine::DeviceChoice::Kind::kVirtual;
+  if ((predicts || settings.tiers) && settings.attn != "exact")
+    throw Error(ErrorCode::kUsage, "predictions and --tiers are of exact attention",
+                command.where("attn"), "measure --attn without --tiers on this machine");
+  if (predicts) return run_device_bench(command, sink);
   if (command.is_set("device-ctx"))
     throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",
                 command.where("device-ctx"), "name a card with --device, or a depth with -d");
@@ -111,6 +117,7 @@ int run_bench(const Command& command) {
                       .stages = (settings.stages || settings.verbose) && engine.device() == nullptr,
                       .cancel = &interrupt_flag()});
   const uint64_t kv_bytes = engine.context().kv.dram_bytes();
+  subject.index_budget_bytes = engine.index_bytes();
   subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
   runner.check_answer();
 

@@ -22,7 +22,7 @@ using tiers::PackEntry;
 
 /// What the whole directory takes.
 struct Totals {
-  uint64_t used_bytes = 0;  // packs and sessions
+  uint64_t used_bytes = 0;  // packs, their index rows and sessions
   uint64_t budget_bytes = 0;
   std::optional<uint64_t> free_bytes;  // nothing where there is no directory
 };
@@ -34,6 +34,7 @@ ordered_json list_json(std::span<const PackEntry> packs, const Totals& totals) {
                          {"first_pos", pack.first_pos},
                          {"tokens", pack.n_positions},
                          {"bytes", pack.bytes},
+                         {"rows_bytes", pack.rows_bytes},
                          {"last_use", utc_time_text(pack.used_ns)},
                          {"pinned_by", pack.sessions}};
     if (!pack.problem.empty()) json["problem"] = pack.problem;
@@ -51,9 +52,10 @@ std::string list_text(std::vector<PackEntry> packs, const Totals& totals) {
   std::ranges::stable_sort(packs, std::greater{}, &PackEntry::used_ns);
   std::vector<std::vector<std::string>> rows = {
       {"PACK", "FROM", "TOKENS", "SIZE", "LAST USE", "PINNED BY", "STATE"}};
-  uint64_t n_tokens = 0;
+  uint64_t n_tokens = 0, rows_bytes = 0;
   for (const PackEntry& pack : packs) {
     n_tokens += pack.n_positions;
+    rows_bytes += pack.rows_bytes;
     const bool is_known = pack.problem.empty();
     rows.push_back({pack.name.substr(0, digits), is_known ? grouped_number(pack.first_pos) : "?",
                     is_known ? grouped_number(pack.n_positions) : "?", bytes_text(pack.bytes),
@@ -64,6 +66,7 @@ std::string list_text(std::vector<PackEntry> packs, const Totals& totals) {
   out += fmt::format("{} in {}; {} of {} used", count_text(n_tokens, "token"),
                      count_text(packs.size(), "pack"), bytes_text(totals.used_bytes),
                      bytes_text(totals.budget_bytes));
+  if (rows_bytes > 0) out += fmt::format(", index rows {}", bytes_text(rows_bytes));
   if (totals.free_bytes)
     out += fmt::format("; the disk has {} free", bytes_text(*totals.free_bytes));
   return out;

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "engine/byte_text.h"
 #include "tools/cli/input_files.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
@@ -87,6 +88,16 @@ std::vector<std::string> split_list(const std::string& text, const std::string& 
     begin = end + 1;
   }
   return parts;
+}
+
+void check_eval_memory(uint64_t needed_bytes, uint64_t free_bytes) {
+  if (needed_bytes <= free_bytes) return;
+  throw Error(
+      ErrorCode::kDoesNotFit,
+      fmt::format("judging needs {} of memory, {} are free", engine::bytes_text(needed_bytes),
+                  engine::bytes_text(free_bytes)),
+      "strata eval",
+      "lower -c or --lengths, use -ctk q8_0 -ctv q8_0, or judge without oracle and --probe");
 }
 
 std::vector<eval::Contender> contenders_of(const Command& command) {

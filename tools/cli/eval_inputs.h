@@ -14,6 +14,9 @@ namespace strata::cli {
 /// The parts of "a,b,c"; none of them empty. Errors: kUsage.
 std::vector<std::string> split_list(const std::string& text, const std::string& where);
 
+/// Errors: kDoesNotFit, with both numbers.
+void check_eval_memory(uint64_t needed_bytes, uint64_t free_bytes);
+
 /// Every method at every budget; with --gate the oracle is one of them. Errors: kUsage.
 std::vector<eval::Contender> contenders_of(const Command& command);
 

@@ -97,6 +97,7 @@ std::vector<Column> task_columns() {
   add("partly %", &EvalRow::partial_score);
   add("exact: right %", &EvalRow::exact_score);
   add("exact: partly %", &EvalRow::exact_partial_score);
+  add("kept %", &EvalRow::kept_score);
   columns.push_back(
       {"cases", false, [](const EvalRow& row) { return fmt::format("{}", row.n_cases); }});
   columns.push_back({"note", true, [](const EvalRow& row) -> std::string {
@@ -179,6 +180,7 @@ ordered_json eval_json(const EvalRow& row) {
   add("partial_score", row.partial_score);
   add("exact_score", row.exact_score);
   add("exact_partial_score", row.exact_partial_score);
+  add("kept_score", row.kept_score);
   if (row.score) {
     json["cases"] = row.n_cases;
     json["gates"] = row.exact_score.value_or(0) >= kGatingScore;

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "engine/byte_text.h"
 #include "engine/fingerprint.h"
+#include "engine/machine.h"
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/eval_inputs.h"
@@ -54,6 +55,8 @@ eval::SplitRunner::Options runner_options(const engine::Engine& engine, uint64_t
           .cancel = &interrupt_flag()};
 }
 
+bool probes(const Settings& settings) { return settings.probe || settings.gate; }
+
 /// What is judged, and the room that it takes.
 struct Subjects {
   std::vector<eval::Contender> contenders;
@@ -95,8 +98,7 @@ void evaluate_texts(const Subjects& subjects, const Settings& settings, eval::Sp
   for (const eval::TextSample& sample : subjects.samples) {
     Progress reading("reading", grouped_number, " tok/s");
     const auto runs = evaluate_text(
-        runner, sample, static_cast<uint32_t>(settings.last), contenders,
-        settings.probe || settings.gate,
+        runner, sample, static_cast<uint32_t>(settings.last), contenders, probes(settings),
         {.on_read = [&](uint64_t done, uint64_t total) { reading.update(done, total); },
          .on_pass =
              [&](const std::string& what) {
@@ -174,6 +176,20 @@ void record_text(const Settings& settings, std::span<const int32_t> tokens,
                      trace.layers.size(), trace.n_kv_heads, trace.n_positions, trace.n_steps));
 }
 
+/// Refuses what the free memory does not hold: weights, K and V, the larger index, and the exact
+/// logits of a text.
+void check_memory(const engine::Engine& engine, const Subjects& subjects,
+                  const Settings& settings) {
+  const ModelShape& shape = engine.spec().shape;
+  const uint64_t n_exact = subjects.samples.empty() ? 0 : settings.last;
+  check_eval_memory(
+      engine.weight_plan().total_bytes() + n_exact * shape.vocab_size * sizeof(float) +
+          eval::SplitRunner::memory_bytes(
+              shape, runner_options(engine, subjects.n_context, subjects.n_rest),
+              subjects.contenders, probes(settings) && n_exact > 0, engine.n_threads()),
+      engine::available_dram_bytes());
+}
+
 void check_eval(const Command& command) {
   const Settings& settings = command.settings;
   contenders_of(command);  // refused before the model is opened
@@ -198,6 +214,7 @@ int run_eval(const Command& command) {
   const bool records = !settings.record.empty();
   const auto beginning = records ? read_beginning(command, engine) : std::vector<int32_t>();
   const Subjects subjects = records ? Subjects() : gather_subjects(command, engine);
+  if (!records) check_memory(engine, subjects, settings);
 
   ThreadPool pool(engine.n_threads());
   say_streaming(engine.weight_plan());

@@ -29,13 +29,12 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, 
   options.trace = trace;
   if (command.settings.attn == "auto")
     notice(choose_attention(command.settings.profile_dir, options));
-  Command of = command;
-  // What was read with less than everything would be taken for exact by every later run.
-  if (options.method && !of.settings.no_cache) {
-    of.settings.no_save = true;
-    notice("note: with --attn other than exact saved contexts are used, and nothing is saved");
-  }
-  ModelSession session(verb, of, engine::Engine::open(options));
+  if (options.method && !command.settings.no_cache)
+    notice(
+        "note: with --attn other than exact saved contexts are used, and nothing is saved but "
+        "index "
+        "rows of them");
+  ModelSession session(verb, command, engine::Engine::open(options));
   session.sampler_ = sampler;
   note_missing_pre_tokenizer(session.engine_.file());
   // Made once here so that a wrong value is refused before the weights are read.

@@ -61,15 +61,16 @@ constexpr OptionSpec kRows[] = {
      "(-v says which and why)",
      Sources::kEverywhere, kComputing | kEval, &S::load},
     {"attn", "", Section::kModel, ValueKind::kChoice, "exact", 0, 0,
-     "exact|auto|quest|cuboid|mean|pq|recent|oracle",
+     "exact|auto|quest|cuboid|mean|pq|rabitq|recent|oracle",
      "what an answer attends of a long context: all of it, or the blocks that a method of "
      "retrieval chooses (approximate); auto = the cheapest method that passed `strata eval --gate` "
      "on this model, else exact",
-     Sources::kEverywhere, kGenerating, &S::attn},
-    {"kv-budget", "", Section::kModel, ValueKind::kText, "2048", 0, 0, "N|N%|Xp",
-     "with --attn other than exact, what a token attends: tokens, a share of the context, or the "
-     "share of the attention weight (0.98p)",
-     Sources::kEverywhere, kGenerating, &S::kv_budget},
+     Sources::kEverywhere, kGenerating | kBench, &S::attn},
+    {"kv-budget", "", Section::kModel, ValueKind::kText, "2048", 0, 0, "N|N%|Xp|Xn",
+     "with --attn other than exact, what a token attends: tokens, a share of the context, the "
+     "share of the attention weight (0.98p), or blocks whose weight is within so many nats of the "
+     "largest (6n)",
+     Sources::kEverywhere, kGenerating | kBench, &S::kv_budget},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kEval, &S::batch_size},
     {"cpu-isa", "", Section::kModel, ValueKind::kText, "", 0, 0, "NAME",
@@ -172,12 +173,13 @@ constexpr OptionSpec kRows[] = {
      "the model was trained for",
      Sources::kFlagOnly, kBench, &S::device_ctx},
 
-    {"methods", "--attn", Section::kJudging, ValueKind::kText, "oracle,quest,cuboid,mean,pq,recent",
-     0, 0, "NAME,...", "methods of retrieval to judge against exact attention",
-     Sources::kEverywhere, kEval, &S::methods},
-    {"budgets", "--kv-budget", Section::kJudging, ValueKind::kText, "1024", 0, 0, "N|N%|Xp,...",
-     "what a token may attend: tokens, a share of the context, or the share of the attention "
-     "weight",
+    {"methods", "--attn", Section::kJudging, ValueKind::kText,
+     "oracle,quest,cuboid,mean,pq,rabitq,recent", 0, 0, "NAME,...",
+     "methods of retrieval to judge against exact attention", Sources::kEverywhere, kEval,
+     &S::methods},
+    {"budgets", "--kv-budget", Section::kJudging, ValueKind::kText, "1024", 0, 0, "N|N%|Xp|Xn,...",
+     "what a token may attend: tokens, a share of the context, the share of the attention weight, "
+     "or blocks within so many nats of the largest",
      Sources::kEverywhere, kEval, &S::budgets},
     {"last", "", Section::kJudging, ValueKind::kCount, "256", 1, kMaxTokens, "N",
      "tokens at the end of each text that are predicted under the method", Sources::kEverywhere,
@@ -206,7 +208,7 @@ constexpr OptionSpec kRows[] = {
      &S::steps},
     {"tasks", "", Section::kJudging, ValueKind::kText, "", 0, 0, "NAME,...",
      "tasks made from a seed: needle, multi-key, multi-value, multi-query, key-value, variables, "
-     "common-words, passkey, json; of a recall model: recall, key-value, multi-hop",
+     "common-words, passkey, json, log; of a recall model: recall, key-value, multi-hop",
      Sources::kEverywhere, kEval, &S::tasks},
     {"lengths", "", Section::kJudging, ValueKind::kCountList, "4096", 1, kMaxTokens, "N,...",
      "lengths of the tasks in tokens, question and answer included", Sources::kEverywhere, kEval,

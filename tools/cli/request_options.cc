@@ -55,8 +55,9 @@ index::Budget kv_budget(const std::string& text, const std::string& where) {
   if (budget) return *budget;
   throw Error(
       ErrorCode::kUsage,
-      fmt::format("wanted tokens, a share of the context or of the weight, found '{}'", text),
-      where, "such as 2048, 2% or 0.98p");
+      fmt::format("wanted tokens, a share of the context or of the weight, or nats, found '{}'",
+                  text),
+      where, "such as 2048, 2%, 0.98p or 6n");
 }
 
 engine::EngineOptions engine_options(const Settings& settings) {

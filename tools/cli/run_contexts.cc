@@ -29,7 +29,9 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
     options.directory = settings_.session_dir;
     options.limits.budget_bytes = settings_.cache_budget;
     options.limits.free_floor_bytes = kFreeFloorBytes;
-    options.saves = !settings_.no_save;
+    // What was read with less than everything would be taken for exact by every later run.
+    options.saves = !settings_.no_save && engine.attention() == engine::Attention::kExact;
+    options.saves_rows = !settings_.no_save;
     options.cancel = &interrupt_flag();
     const auto& spec = engine.spec();
     cache_ = std::make_unique<engine::ContextCache>(
@@ -52,12 +54,27 @@ void RunContexts::give_up(const Error& error) {
   cache_.reset();
 }
 
+/// ", 4,096 of them indexed before (1.9 MiB)"; "" where blocks are not chosen, or nothing is kept
+/// of them.
+std::string RunContexts::indexed_text(const engine::Sequence& sequence) const {
+  if (sequence.index() == nullptr || sequence.index()->segment_bytes() == 0) return "";
+  const auto counts = cache_->counts();
+  return fmt::format(", {} of them indexed before ({})",
+                     engine::grouped_number(counts.indexed_tokens),
+                     engine::bytes_text(counts.rows_read_bytes - said_.rows_read_bytes));
+}
+
 void RunContexts::say_damaged() {
   const uint64_t n_damaged = cache_->counts().damaged_packs;
   if (n_damaged > said_.damaged_packs)
     notice(fmt::format("note: {} saved files were damaged and are removed",
                        n_damaged - said_.damaged_packs));
   said_.damaged_packs = n_damaged;
+  const uint64_t n_rows = cache_->counts().damaged_rows;
+  if (n_rows > said_.damaged_rows)
+    notice(fmt::format("note: {} files of index rows were damaged and are made anew",
+                       n_rows - said_.damaged_rows));
+  said_.damaged_rows = n_rows;
 }
 
 tiers::KnownText RunContexts::known_text(engine::Engine& engine,
@@ -80,9 +97,9 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
   try {
     engine::Sequence sequence = cache_->restore(engine.cache(), prompt.first(prompt.size() - 1));
     if (sequence.n_pos() > 0)
-      notice(fmt::format("saved     {} of {} tokens were read before",
+      notice(fmt::format("saved     {} of {} tokens were read before{}",
                          engine::grouped_number(sequence.n_pos()),
-                         engine::grouped_number(prompt.size())));
+                         engine::grouped_number(prompt.size()), indexed_text(sequence)));
     say_damaged();
     return sequence;
   } catch (const Error& error) {
@@ -131,6 +148,12 @@ void RunContexts::finish(engine::Engine& engine, engine::Sequence& sequence) {
                        engine::bytes_text(counts.saved_bytes - said_.saved_bytes),
                        settings_.session_dir,
                        settings_.session.empty() ? "" : ", named " + settings_.session));
+  if (counts.saved_rows_bytes > said_.saved_rows_bytes)
+    notice(fmt::format("saved     index rows of this context, {} in {}",
+                       engine::bytes_text(counts.saved_rows_bytes - said_.saved_rows_bytes),
+                       settings_.session_dir));
+  if (!cache_->rows_problem().empty())
+    notice("note: index rows of this context are not saved: " + cache_->rows_problem());
   said_ = counts;
 }
 

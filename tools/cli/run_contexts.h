@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 
 #include "engine/context_cache.h"
 #include "engine/engine.h"
@@ -37,6 +38,7 @@ class RunContexts {
   void give_up(const Error& error);
   void say_unsaved();
   void say_damaged();
+  std::string indexed_text(const engine::Sequence& sequence) const;
 
   Settings settings_;
   SavingFailure failure_;

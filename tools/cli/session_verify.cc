@@ -21,17 +21,17 @@ namespace {
 using nlohmann::ordered_json;
 
 struct BadFile {
-  std::string kind;  // "pack", "session"
+  std::string kind;  // "pack", "session", "rows"
   std::string name;
   std::string problem;
   uint64_t n_bad_blocks = 0;
-  std::vector<std::string> sessions;  // of a pack: those that lose by it
+  std::vector<std::string> sessions;  // of a pack or its rows: those that lose by it
 };
 
 struct Verified {
   uint64_t n_packs = 0;
   uint64_t n_sessions = 0;
-  uint64_t read_bytes = 0;  // of packs
+  uint64_t read_bytes = 0;  // of packs and their index rows
   std::vector<BadFile> bad;
 };
 
@@ -62,6 +62,8 @@ void verify_packs(const tiers::PackDirectory& packs, std::span<const tiers::Pack
     if (!verdict->problem.empty())
       verified.bad.push_back(
           {"pack", entry.name, verdict->problem, verdict->n_bad_blocks, entry.sessions});
+    for (const auto& rows : verdict->rows)
+      verified.bad.push_back({"rows", rows.name, rows.problem, 0, entry.sessions});
     progress.update(verified.read_bytes, total_bytes);
   }
   progress.finish();
@@ -80,10 +82,8 @@ std::string verified_json(const Verified& verified) {
   auto bad = ordered_json::array();
   for (const BadFile& file : verified.bad) {
     ordered_json json = {{"kind", file.kind}, {"name", file.name}, {"problem", file.problem}};
-    if (file.kind == "pack") {
-      json["bad_blocks"] = file.n_bad_blocks;
-      json["sessions"] = file.sessions;
-    }
+    if (file.kind == "pack") json["bad_blocks"] = file.n_bad_blocks;
+    if (file.kind != "session") json["sessions"] = file.sessions;
     bad.push_back(std::move(json));
   }
   return json_text({{"packs", verified.n_packs},

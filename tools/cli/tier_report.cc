@@ -30,6 +30,7 @@ TierCounts counts_since(engine::Engine& engine, const TierCounts& before) {
   now.walk.written_bytes -= before.walk.written_bytes;
   now.walk.extents_attended -= before.walk.extents_attended;
   now.walk.extents_missing -= before.walk.extents_missing;
+  now.walk.rows_made_exact -= before.walk.rows_made_exact;
   now.weights.read_bytes -= before.weights.read_bytes;
   return now;
 }
@@ -40,12 +41,18 @@ double hit_rate(const engine::WalkCounts& walk) {
   return std::max(0.0, 1 - missing / static_cast<double>(walk.extents_attended));
 }
 
-std::string faults_text(const tiers::StoreCounts& counts) {
+std::string faults_text(const tiers::StoreCounts& counts, uint64_t rows_made_exact) {
   if (counts.retries == 0 && counts.lost_extents == 0 && counts.replaced_blocks == 0)
     return " | no faults";
-  return fmt::format(" | {} reads repeated, {} blocks corrupt, {} computed again",
-                     grouped_number(counts.retries), grouped_number(counts.corrupt_blocks),
-                     grouped_number(counts.replaced_blocks));
+  std::string text = fmt::format(
+      " | {} reads repeated, {} blocks corrupt, {} computed again", grouped_number(counts.retries),
+      grouped_number(counts.corrupt_blocks), grouped_number(counts.replaced_blocks));
+  if (rows_made_exact > 0)
+    text += fmt::format(
+        ", {} tokens among them exactly that were approximate: the answer may differ from that of "
+        "a run without the fault",
+        grouped_number(rows_made_exact));
+  return text;
 }
 
 std::string disk_text(const tiers::TransferCounts& moved) {
@@ -54,11 +61,17 @@ std::string disk_text(const tiers::TransferCounts& moved) {
                      grouped_number(moved.stalls), static_cast<double>(moved.stall_us) * 1e-6);
 }
 
+/// Of exact steps; attention_text() says it of selected ones.
+std::string hits_text(const engine::WalkCounts& walk) {
+  if (walk.extents_attended == 0) return "";
+  return fmt::format(" | {:.1f} % of what was attended to was in memory", 100 * hit_rate(walk));
+}
+
 std::string moves_text(const TierCounts& counts) {
-  return fmt::format(
-      "memory: {} read, {} written | {} | {:.1f} % of what was attended to was in memory{}",
-      bytes_text(counts.walk.read_bytes), bytes_text(counts.walk.written_bytes),
-      disk_text(counts.kv), 100 * hit_rate(counts.walk), faults_text(counts.store));
+  return fmt::format("memory: {} read, {} written | {}{}{}", bytes_text(counts.walk.read_bytes),
+                     bytes_text(counts.walk.written_bytes), disk_text(counts.kv),
+                     hits_text(counts.walk),
+                     faults_text(counts.store, counts.walk.rows_made_exact));
 }
 
 std::string refusals_text(const tiers::BlockStore& store, const tiers::StoreCounts& counts) {
@@ -74,7 +87,7 @@ std::string refusals_text(const tiers::BlockStore& store, const tiers::StoreCoun
 TierCounts tier_counts(engine::Engine& engine) {
   const tiers::BlockStore& store = engine.cache().store();
   TierCounts counts;
-  if (store.transfers() != nullptr) counts.kv = store.transfers()->counts();
+  counts.kv = store.transfer_counts();
   counts.store = store.counts();
   counts.walk = engine.walk().counts();
   counts.weights = engine.model().read_counts();
@@ -129,11 +142,12 @@ nlohmann::ordered_json tiers_json(engine::Engine& engine, const TierCounts& befo
 }
 
 nlohmann::ordered_json faults_json(engine::Engine& engine, const TierCounts& before) {
-  const tiers::StoreCounts counts = counts_since(engine, before).store;
-  return {{"retries", counts.retries},
-          {"corrupt_blocks", counts.corrupt_blocks},
-          {"recomputed_blocks", counts.replaced_blocks},
-          {"failed_writes", counts.write_failures}};
+  const TierCounts counts = counts_since(engine, before);
+  return {{"retries", counts.store.retries},
+          {"corrupt_blocks", counts.store.corrupt_blocks},
+          {"recomputed_blocks", counts.store.replaced_blocks},
+          {"rows_made_exact", counts.walk.rows_made_exact},
+          {"failed_writes", counts.store.write_failures}};
 }
 
 }  // namespace strata::cli

@@ -126,6 +126,11 @@ std::optional<index::Budget> read_budget(std::string_view text) {
   };
   if (text.ends_with('%')) return share(text.substr(0, text.size() - 1), 100, Kind::kShare);
   if (text.ends_with('p')) return share(text.substr(0, text.size() - 1), 1, Kind::kMass);
+  if (text.ends_with('n')) {
+    const auto nats = read_real(text.substr(0, text.size() - 1));
+    if (!nats || !(*nats > 0)) return std::nullopt;
+    return index::Budget{Kind::kLogGap, *nats};
+  }
   const auto n = read_count(text);
   if (!n || *n == 0) return std::nullopt;
   return index::Budget{Kind::kTokens, static_cast<double>(*n)};
@@ -140,7 +145,7 @@ std::string budget_text(const index::Budget& budget) {
     case index::Budget::Kind::kMass:
       return fmt::format("{:g}p", budget.value);
     case index::Budget::Kind::kLogGap:
-      return fmt::format("{:g} nats", budget.value);
+      return fmt::format("{:g}n", budget.value);
   }
   return "unknown";
 }

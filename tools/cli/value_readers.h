@@ -32,8 +32,9 @@ std::optional<double> read_real(std::string_view text);
 std::optional<bool> read_switch(std::string_view text);
 
 /// What a selected step may attend: positions as read_count() takes them, a share of the context
-/// with a percent sign, or with a p a share of the attention weight: "2048", "2%", "0.98p". Nothing
-/// of 0 or less, no share above the whole.
+/// with a percent sign, with a p a share of the attention weight, or with an n how many nats below
+/// a query's largest weight a block may lie: "2048", "2%", "0.98p", "6n". Nothing of 0 or less, no
+/// share above the whole.
 std::optional<index::Budget> read_budget(std::string_view text);
 /// As read_budget() takes it.
 std::string budget_text(const index::Budget& budget);

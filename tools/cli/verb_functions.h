@@ -19,6 +19,13 @@ inline constexpr VerbSyntax kSessionVerifySyntax = {"session verify", kSessionVe
 inline constexpr VerbSyntax kCacheListSyntax = {"cache list", kCacheList, ""};
 inline constexpr VerbSyntax kCacheRemoveSyntax = {"cache rm", kCacheRemove, "name"};
 
+/// All of them, in the order of verbs(): for what reads options and runs nothing.
+inline constexpr VerbSyntax kSyntaxes[] = {
+    kRunSyntax,         kChatSyntax,          kInspectSyntax,       kTokenizeSyntax,
+    kBenchSyntax,       kSessionSaveSyntax,   kEvalSyntax,          kSessionListSyntax,
+    kSessionShowSyntax, kSessionRemoveSyntax, kSessionVerifySyntax, kCacheListSyntax,
+    kCacheRemoveSyntax};
+
 /// Each returns the exit code. Errors are thrown.
 int run_run(const Command& command);
 int run_chat(const Command& command);

@@ -1,4 +1,6 @@
 // The verbs of the program, in the order of `strata --help`.
+#include <algorithm>
+
 #include "tools/cli/program.h"
 #include "tools/cli/verb_functions.h"
 
@@ -33,6 +35,12 @@ constexpr Verb kVerbs[] = {
      "cache rm PACK...|--all [--json]   (PACK: the beginning of a name in `strata cache list`)",
      run_cache_remove},
 };
+
+constexpr bool has_every_syntax() {
+  return std::ranges::equal(
+      kVerbs, kSyntaxes, {}, [](const Verb& verb) { return verb.syntax.name; }, &VerbSyntax::name);
+}
+static_assert(has_every_syntax());
 
 }  // namespace
 

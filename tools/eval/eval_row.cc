@@ -53,6 +53,8 @@ EvalRow task_row(const std::string& task, uint64_t length, const Contender& cont
   row.partial_score = run.tally.partial_score();
   row.exact_score = runs.exact.score();
   row.exact_partial_score = runs.exact.partial_score();
+  if (const uint64_t n = runs.exact.n_right_questions; n > 0)
+    row.kept_score = static_cast<double>(run.n_kept) / static_cast<double>(n);
   row.n_cases = run.tally.n_questions;
   return row;
 }

@@ -32,6 +32,8 @@ struct EvalRow {
   // Of tasks.
   std::optional<double> score, partial_score;  // shares of the cases, and of the answers
   std::optional<double> exact_score, exact_partial_score;
+  std::optional<double>
+      kept_score;  // of the cases that exact attention answers; none = it has none
   uint64_t n_cases = 0;
 };
 

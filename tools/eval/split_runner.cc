@@ -1,6 +1,9 @@
 #include "tools/eval/split_runner.h"
 
+#include <algorithm>
+
 #include "base/check.h"
+#include "engine/context_size.h"
 
 namespace strata::eval {
 namespace {
@@ -35,6 +38,22 @@ double KvRead::share() const {
   return context_positions == 0
              ? 1.0
              : static_cast<double>(positions) / static_cast<double>(context_positions);
+}
+
+uint64_t SplitRunner::memory_bytes(const ModelShape& shape, const Options& options,
+                                   std::span<const Contender> contenders, bool probes,
+                                   uint32_t n_threads) {
+  const uint64_t n_ctx = options.n_context + options.n_rest;
+  const auto index_bytes = [&](index::Method method) {
+    return index::index_bytes(method,
+                              engine::index_shape(shape, options.k_codec, options.v_codec, n_ctx));
+  };
+  uint64_t largest = 0;
+  for (const Contender& of : contenders) largest = std::max(largest, index_bytes(of.method));
+  if (probes) largest += index_bytes(index::Method::kOracle);
+  return cache_options(shape, options).budget_bytes + largest +
+         engine::selection_bytes(shape, n_ctx) +
+         engine::walk_buffer_bytes(shape, options.chunk_rows, n_threads);
 }
 
 SplitRunner::SplitRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
@@ -89,15 +108,17 @@ std::span<const float> SplitRunner::feed(engine::Sequence& sequence,
 KvRead SplitRunner::kv_read() const {
   const engine::SelectionCounts& counts = walk_.selection_counts();
   KvRead of{.steps = counts.steps, .index_bytes = counts.index_bytes};
-  of.positions = counts.attended_blocks * kBlockPositions + counts.open_positions;
-  of.context_positions = counts.blocks * kBlockPositions + counts.open_positions;
+  of.positions = counts.attended_positions();
+  of.context_positions = counts.all_positions();
   of.kv_bytes = of.positions * kv_position_bytes(cache_.layout());
   return of;
 }
 
 double SplitRunner::index_bytes_per_position() const {
-  const auto rows = static_cast<double>(source_->make()->extent_row_bytes());
-  return rows * cache_.n_index_streams() / kExtentPositions;
+  const uint64_t n_blocks = text_.n_pos() / kBlockPositions;
+  if (n_blocks == 0) return 0;
+  const uint64_t bytes = source_->make()->estimate_bytes(n_blocks) * cache_.n_index_streams();
+  return static_cast<double>(bytes) / static_cast<double>(n_blocks * kBlockPositions);
 }
 
 }  // namespace strata::eval

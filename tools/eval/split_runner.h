@@ -62,6 +62,12 @@ class SplitRunner {
   };
   using OnRead = std::function<void(uint64_t done, uint64_t total)>;
 
+  /// What a runner takes besides the weights, with the larger of the indexes of `contenders` and,
+  /// where it probes, one of exact weights beside it.
+  static uint64_t memory_bytes(const ModelShape& shape, const Options& options,
+                               std::span<const Contender> contenders, bool probes,
+                               uint32_t n_threads);
+
   /// Reserves K and V for the context and the rest. Errors: kOutOfMemory.
   SplitRunner(const engine::Model& model, const KernelTable& kernels, ThreadPool& pool,
               const Options& options);
@@ -80,7 +86,8 @@ class SplitRunner {
 
   /// Of the contender since use().
   KvRead kv_read() const;
-  /// Of index rows, per position of a context; 0 where the method keeps none.
+  /// Of an index of the context, codebooks and keys that wait for one included, per position; 0
+  /// where the method keeps none.
   double index_bytes_per_position() const;
 
   const index::Rule& rule() const { return rule_; }

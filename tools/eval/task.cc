@@ -26,15 +26,16 @@ std::string answer(SplitRunner& runner, const engine::Tokenizer& tokenizer,
   return tokenizer.decode(tokens);
 }
 
-/// Asks every question of a case of the context that was read.
+/// Asks every question of a case of the context that was read. is_right: of each.
 TaskTally ask_all(SplitRunner& runner, const engine::Tokenizer& tokenizer, const TaskCase& of,
-                  const Contender* contender) {
+                  const Contender* contender, std::vector<bool>& is_right) {
   TaskTally tally;
+  is_right.clear();
   const auto n_context = static_cast<uint32_t>(of.context.size());
   runner.use(contender);
   engine::Sequence sequence = runner.start();
   for (const TaskQuestion& question : of.questions) {
-    tally.put(question, answer(runner, tokenizer, sequence, question));
+    is_right.push_back(tally.put(question, answer(runner, tokenizer, sequence, question)));
     // What a windowed layer has let go of only the context itself still has.
     if (sequence.truncate(n_context) != n_context) sequence = runner.start();
   }
@@ -59,12 +60,13 @@ uint32_t n_right(const TaskQuestion& question, std::string_view text) {
   return n;
 }
 
-void TaskTally::put(const TaskQuestion& question, std::string_view text) {
+bool TaskTally::put(const TaskQuestion& question, std::string_view text) {
   const uint32_t n = n_right(question, text);
   ++n_questions;
   n_right_questions += n == question.answers.size() ? 1u : 0u;
   n_answers += question.answers.size();
   n_right_answers += n;
+  return n == question.answers.size();
 }
 
 void TaskTally::add(const TaskTally& other) {
@@ -82,15 +84,18 @@ TaskRuns evaluate_cases(SplitRunner& runner, const engine::Tokenizer& tokenizer,
                         const std::function<void(size_t idx)>& on_case) {
   TaskRuns runs;
   runs.contenders.resize(contenders.size());
+  std::vector<bool> exact, found;
   for (size_t idx = 0; idx < cases.size(); ++idx) {
     if (on_case) on_case(idx);
     const TaskCase& of = cases[idx];
     runner.read(of.context);
     runs.n_context_max = std::max<uint64_t>(runs.n_context_max, of.context.size());
-    runs.exact.add(ask_all(runner, tokenizer, of, nullptr));
+    runs.exact.add(ask_all(runner, tokenizer, of, nullptr, exact));
     for (size_t i = 0; i < contenders.size(); ++i) {
       TaskRun& run = runs.contenders[i];
-      run.tally.add(ask_all(runner, tokenizer, of, &contenders[i]));
+      run.tally.add(ask_all(runner, tokenizer, of, &contenders[i], found));
+      for (size_t question = 0; question < exact.size(); ++question)
+        run.n_kept += exact[question] && found[question] ? 1u : 0u;
       run.read.add(runner.kv_read());
       run.index_bytes_per_position = runner.index_bytes_per_position();
     }

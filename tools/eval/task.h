@@ -37,7 +37,8 @@ struct TaskTally {
   uint64_t n_questions = 0, n_right_questions = 0;  // every answer given
   uint64_t n_answers = 0, n_right_answers = 0;
 
-  void put(const TaskQuestion& question, std::string_view text);
+  /// Whether every answer was given.
+  bool put(const TaskQuestion& question, std::string_view text);
   void add(const TaskTally& other);
   double score() const;
   double partial_score() const;
@@ -45,6 +46,7 @@ struct TaskTally {
 
 struct TaskRun {
   TaskTally tally;
+  uint64_t n_kept = 0;  // questions right as under exact attention
   KvRead read;
   double index_bytes_per_position = 0;
 };

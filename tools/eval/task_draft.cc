@@ -65,8 +65,8 @@ TaskDraft lockers(TaskDraw& draw, size_t n_asked, size_t n_values, uint32_t othe
   draft.introduction = "The notes below mention locker numbers. Remember them.";
   for (const std::string& name : asked)
     for (size_t i = 0; i < n_values; ++i) {
-      draft.answers.push_back(draw.number(kNumberDigits));
-      draft.facts.push_back(locker(name, draft.answers.back()));
+      draft.asked[0].answers.push_back(draw.number(kNumberDigits));
+      draft.facts.push_back(locker(name, draft.asked[0].answers.back()));
     }
   draft.other = [&draw, asked, other_keys] {
     if (other_keys == 0 || draw.below(other_keys) > 0) return sentence(draw);
@@ -74,14 +74,15 @@ TaskDraft lockers(TaskDraw& draw, size_t n_asked, size_t n_values, uint32_t othe
     while (std::find(asked.begin(), asked.end(), name) != asked.end()) name = draw.name();
     return locker(name, draw.number(kNumberDigits));
   };
-  draft.question = n_values > 1 ? fmt::format(
-                                      "Which locker numbers does {} have? List all {} of "
-                                      "them.",
-                                      asked[0], n_values)
-                   : n_asked > 1
-                       ? fmt::format("What are the locker numbers of {}?", fmt::join(asked, ", "))
-                       : fmt::format("What is the locker number of {}?", asked[0]);
-  draft.n_predict = kAnswerTokens * static_cast<uint32_t>(draft.answers.size() > 1 ? 2 : 1) / 2;
+  draft.asked[0].question =
+      n_values > 1 ? fmt::format(
+                         "Which locker numbers does {} have? List all {} of "
+                         "them.",
+                         asked[0], n_values)
+      : n_asked > 1 ? fmt::format("What are the locker numbers of {}?", fmt::join(asked, ", "))
+                    : fmt::format("What is the locker number of {}?", asked[0]);
+  draft.n_predict =
+      kAnswerTokens * static_cast<uint32_t>(draft.asked[0].answers.size() > 1 ? 2 : 1) / 2;
   return draft;
 }
 
@@ -92,14 +93,14 @@ std::string identifier(TaskDraw& draw) {
 TaskDraft key_value(TaskDraw& draw) {
   TaskDraft draft;
   const std::string key = identifier(draw);
-  draft.answers = {identifier(draw)};
+  draft.asked[0].answers = {identifier(draw)};
   draft.introduction = "The lines below are entries of one JSON object.";
-  draft.facts = {fmt::format("\"{}\": \"{}\",", key, draft.answers[0])};
+  draft.facts = {fmt::format("\"{}\": \"{}\",", key, draft.asked[0].answers[0])};
   draft.other = [&draw] {
     const std::string other = identifier(draw);
     return fmt::format("\"{}\": \"{}\",", other, identifier(draw));
   };
-  draft.question = fmt::format("What is the value of the key \"{}\"?", key);
+  draft.asked[0].question = fmt::format("What is the value of the key \"{}\"?", key);
   draft.n_predict = kAnswerTokens;
   return draft;
 }
@@ -121,10 +122,10 @@ TaskDraft variables(TaskDraw& draw) {
     while (std::find(chain.begin(), chain.end(), name) != chain.end()) name = draw.name();
     return fmt::format("VAR {} = {}", name, draw.number(5));
   };
-  draft.question = fmt::format(
+  draft.asked[0].question = fmt::format(
       "Which {} variables hold the value {}, given to them directly or through another variable?",
       kChain, value);
-  draft.answers = chain;
+  draft.asked[0].answers = chain;
   draft.n_predict = kAnswerTokens;
   return draft;
 }
@@ -133,26 +134,26 @@ TaskDraft variables(TaskDraw& draw) {
 TaskDraft common_words(TaskDraw& draw) {
   constexpr size_t kCommon = 5, kTimesEach = 30;
   TaskDraft draft;
-  draft.answers = names(draw, kCommon);
+  draft.asked[0].answers = names(draw, kCommon);
   draft.introduction = "Below is a list of names. Some stand in it much more often than others.";
   for (size_t i = 0; i < kCommon * kTimesEach; ++i)
-    draft.facts.push_back(draft.answers[draw.below(kCommon)]);
+    draft.facts.push_back(draft.asked[0].answers[draw.below(kCommon)]);
   draft.other = [&draw] { return draw.name() + draw.name(); };
-  draft.question = fmt::format("Which {} names stand in the list most often?", kCommon);
+  draft.asked[0].question = fmt::format("Which {} names stand in the list most often?", kCommon);
   draft.n_predict = kAnswerTokens;
   return draft;
 }
 
 TaskDraft passkey(TaskDraw& draw) {
   TaskDraft draft;
-  draft.answers = {draw.number(5)};
+  draft.asked[0].answers = {draw.number(5)};
   draft.introduction = "Somewhere in the text below stands a pass key. Remember it.";
-  draft.facts = {
-      fmt::format("The pass key is {0}. Remember: {0} is the pass key.", draft.answers[0])};
+  draft.facts = {fmt::format("The pass key is {0}. Remember: {0} is the pass key.",
+                             draft.asked[0].answers[0])};
   draft.other = [] {
     return std::string("The road goes on. The hills are green. The wind is still.");
   };
-  draft.question = "What is the pass key?";
+  draft.asked[0].question = "What is the pass key?";
   draft.n_predict = kAnswerTokens / 2;
   return draft;
 }
@@ -164,15 +165,56 @@ TaskDraft json_records(TaskDraw& draw) {
   };
   TaskDraft draft;
   const std::string id = draw.number(6);
-  draft.answers = {draw.number(5)};
+  draft.asked[0].answers = {draw.number(5)};
   draft.introduction = "Below are the orders of a shop as JSON.";
-  draft.facts = {record(id, draft.answers[0])};
+  draft.facts = {record(id, draft.asked[0].answers[0])};
   draft.other = [&draw, record, id] {
     std::string other = draw.number(6);
     while (other == id) other = draw.number(6);
     return record(other, draw.number(5));
   };
-  draft.question = fmt::format("What is the amount of order {}?", id);
+  draft.asked[0].question = fmt::format("What is the amount of order {}?", id);
+  draft.n_predict = kAnswerTokens / 2;
+  return draft;
+}
+
+/// The log of an archive's watch: four plain facts in each fifth of it, each asked for by itself.
+TaskDraft archive_log(TaskDraw& draw) {
+  static constexpr std::array<std::string_view, 5> kDoors = {"north", "south", "garden", "cellar",
+                                                             "yard"};
+  static constexpr std::array<std::string_view, 5> kShops = {"bakery", "printer", "tailor",
+                                                             "chemist", "joiner"};
+  static constexpr std::array<std::string_view, 5> kRooms = {"map room", "reading room",
+                                                             "cold store", "film vault", "bindery"};
+  static constexpr std::array<std::string_view, 12> kMonths = {
+      "January", "February", "March",     "April",   "May",      "June",
+      "July",    "August",   "September", "October", "November", "December"};
+  const auto dated = [&draw](const std::string& text) {
+    return fmt::format("{} {}, {} watch. {} {}", pick(draw, kMonths), 1 + draw.below(28),
+                       draw.below(2) == 0 ? "morning" : "evening", text, sentence(draw));
+  };
+  TaskDraft draft;
+  draft.introduction = "Log of the Harbour Archive, kept by the watch.";
+  draft.spreads = true;
+  draft.asked.clear();
+  const auto add = [&](const std::string& fact, const std::string& question,
+                       const std::string& answer) {
+    draft.facts.push_back(dated(fact));
+    draft.asked.push_back({question, {answer}});
+  };
+  const auto keepers = names(draw, kRooms.size());
+  for (size_t fifth = 0; fifth < kDoors.size(); ++fifth) {
+    const std::string code = draw.number(4), call = draw.number(6), amount = draw.number(3);
+    add(fmt::format("The access code of the {} door is {}.", kDoors[fifth], code),
+        fmt::format("What is the access code of the {} door?", kDoors[fifth]), code);
+    add(fmt::format("The telephone number of the {} is {}.", kShops[fifth], call),
+        fmt::format("What is the telephone number of the {}?", kShops[fifth]), call);
+    add(fmt::format("The keeper of the {} is {}.", kRooms[fifth], keepers[fifth]),
+        fmt::format("Who is the keeper of the {}?", kRooms[fifth]), keepers[fifth]);
+    add(fmt::format("There are {} boxes in the {}.", amount, kRooms[fifth]),
+        fmt::format("How many boxes are there in the {}?", kRooms[fifth]), amount);
+  }
+  draft.other = [&draw, dated] { return dated(sentence(draw)); };
   draft.n_predict = kAnswerTokens / 2;
   return draft;
 }
@@ -191,6 +233,7 @@ constexpr std::array kDrafts = {
     NamedDraft{"common-words", common_words},
     NamedDraft{"passkey", passkey},
     NamedDraft{"json", json_records},
+    NamedDraft{"log", archive_log},
 };
 
 }  // namespace

@@ -30,15 +30,20 @@ class TaskDraw {
 };
 
 struct TaskDraft {
+  struct Asked {
+    std::string question;
+    std::vector<std::string> answers;
+  };
   std::string introduction;            // before the document
-  std::vector<std::string> facts;      // lines that the answer needs, in the order they stand
+  std::vector<std::string> facts;      // lines that the answers need, in the order they stand
+  bool spreads = false;                // facts stand at even distances, not where it is drawn
   std::function<std::string()> other;  // draws any other line; refers to the TaskDraw
-  std::string question;
-  std::vector<std::string> answers;
-  uint32_t n_predict = 0;
+  std::vector<Asked> asked = std::vector<Asked>(1);  // each by itself
+  uint32_t n_predict = 0;                            // tokens of each answer
 };
 
-/// needle, multi-key, multi-value, multi-query, key-value, variables, common-words, passkey, json.
+/// needle, multi-key, multi-value, multi-query, key-value, variables, common-words, passkey, json,
+/// log.
 std::span<const std::string_view> text_task_names();
 
 /// `draw` outlives the draft. `name` is one of text_task_names().

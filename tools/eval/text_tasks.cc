@@ -13,7 +13,8 @@ namespace {
 
 using engine::PromptPart;
 
-/// Lines in their order: facts at drawn places, the first at `depth`, in the order given.
+/// Lines in their order: facts in the order given, at drawn places with the first at `depth`, or at
+/// even distances.
 std::string join_lines(const TaskDraft& draft, const std::vector<std::string>& others, double depth,
                        TaskDraw& draw) {
   const auto n_others = static_cast<uint32_t>(others.size());
@@ -22,6 +23,8 @@ std::string join_lines(const TaskDraft& draft, const std::vector<std::string>& o
   for (size_t i = 1; i < draft.facts.size(); ++i)
     before.push_back(first + draw.below(n_others - first + 1));
   std::ranges::sort(before);
+  for (size_t i = 0; i < before.size() && draft.spreads; ++i)
+    before[i] = static_cast<uint32_t>((2 * i + 1) * n_others / (2 * before.size()));
   std::string text = draft.introduction + "\n\n";
   size_t fact = 0;
   for (uint32_t line = 0; line <= n_others; ++line) {
@@ -82,8 +85,13 @@ TaskCase TaskWriter::make(std::string_view task, uint64_t n_tokens, double depth
                           uint64_t seed) const {
   TaskDraw draw(seed);
   const TaskDraft draft = draft_task(task, draw);
-  const Split least = encode(join_lines(draft, {}, depth, draw), draft.question);
-  const uint64_t n_least = least.context.size() + least.question.size() + draft.n_predict;
+  uint64_t n_least = 0;
+  const std::string least = join_lines(draft, {}, depth, draw);
+  for (const TaskDraft::Asked& of : draft.asked) {
+    const Split split = encode(least, of.question);
+    n_least = std::max<uint64_t>(n_least, split.context.size() + split.question.size());
+  }
+  n_least += draft.n_predict;
   if (n_least > n_tokens)
     throw Error(ErrorCode::kUsage,
                 fmt::format("the task {} needs {} tokens, found {}", task, n_least, n_tokens),
@@ -97,10 +105,15 @@ TaskCase TaskWriter::make(std::string_view task, uint64_t n_tokens, double depth
     left -= n_line;
     others.push_back(std::move(line));
   }
-  Split split = encode(join_lines(draft, others, depth, draw), draft.question);
-  TaskQuestion question{
-      .tokens = std::move(split.question), .answers = draft.answers, .n_predict = draft.n_predict};
-  return {.context = std::move(split.context), .questions = {std::move(question)}};
+  TaskCase made;
+  const std::string document = join_lines(draft, others, depth, draw);
+  for (const TaskDraft::Asked& of : draft.asked) {
+    Split split = encode(document, of.question);
+    made.context = std::move(split.context);  // the same for every question
+    made.questions.push_back(
+        {.tokens = std::move(split.question), .answers = of.answers, .n_predict = draft.n_predict});
+  }
+  return made;
 }
 
 }  // namespace strata::eval

@@ -20,6 +20,8 @@ namespace {
 
 constexpr uint32_t kInputsMax = 14336;
 constexpr uint32_t kSeed = 11;
+constexpr uint32_t kSmallOutputs = 48;  // of a dry run, and inputs, at most
+constexpr uint32_t kSmallInputs = 768;
 
 struct Shape {
   TensorType type;
@@ -147,6 +149,7 @@ uint64_t weight_bytes(const DeviceLinearArgs& args) {
 
 /// Sets of weights that together are twice what the second cache holds.
 uint32_t n_sets(const GpuBench& bench, uint64_t bytes) {
+  if (bench.is_small()) return 2;
   const uint64_t wanted = 2 * std::max<uint64_t>(bench.facts().l2_bytes, 32 << 20);
   return static_cast<uint32_t>(std::max<uint64_t>(2, (wanted + bytes - 1) / bytes));
 }
@@ -185,8 +188,10 @@ void run(GpuBench& bench, const LinearBench& one, const Rows& rows, std::byte* p
 
 void run_embed(GpuBench& bench, std::byte* pool) {
   constexpr uint32_t kRows = 512;
-  const PackedMatrix w{pool, TensorType::kQ6_K, 128256, 4096,
-                       cpu_attn::panel_bytes(TensorType::kQ6_K, 4096)};
+  const uint32_t n_out = bench.is_small() ? kSmallOutputs : 128256;
+  const uint32_t n_in = bench.is_small() ? kSmallInputs : 4096;
+  const PackedMatrix w{pool, TensorType::kQ6_K, n_out, n_in,
+                       cpu_attn::panel_bytes(TensorType::kQ6_K, n_in)};
   std::mt19937 random(kSeed);
   std::vector<int32_t> tokens;
   for (uint32_t i = 0; i < kRows; ++i) tokens.push_back(static_cast<int32_t>(random() % w.n_out));
@@ -214,7 +219,7 @@ void run_embed(GpuBench& bench, std::byte* pool) {
   bench.add(std::move(row));
 }
 
-std::vector<LinearBench> linear_benches() {
+std::vector<LinearBench> linear_benches(bool is_small) {
   std::vector<LinearBench> benches;
   for (const TensorType type : {TensorType::kQ4_0, TensorType::kQ4_K, TensorType::kQ6_K,
                                 TensorType::kQ8_0, TensorType::kF16})
@@ -237,6 +242,11 @@ std::vector<LinearBench> linear_benches() {
       {{{TensorType::kQ4_1, 576}, {TensorType::kQ4_1, 192}, {TensorType::kQ4_1, 192}}, 576});
   benches.push_back(
       {{{TensorType::kQ4_1, 1536}, {TensorType::kQ4_1, 1536}, {TensorType::kQ4_1, 1536}}, 576});
+  if (is_small)
+    for (LinearBench& one : benches) {
+      one.n_in = std::min(one.n_in, kSmallInputs);
+      for (Shape& shape : one.matrices) shape.n_out = std::min(shape.n_out, kSmallOutputs);
+    }
   return benches;
 }
 
@@ -245,12 +255,12 @@ std::vector<LinearBench> linear_benches() {
 void bench_linear(GpuBench& bench) {
   const Rows rows(bench);
   uint64_t pool_bytes = 0;
-  for (const LinearBench& one : linear_benches()) {
+  for (const LinearBench& one : linear_benches(bench.is_small())) {
     const uint64_t bytes = weight_bytes(args_of(one, rows));
     pool_bytes = std::max(pool_bytes, bytes * n_sets(bench, bytes));
   }
   auto* pool = static_cast<std::byte*>(bench.random_bytes(pool_bytes, kSeed));
-  for (const LinearBench& one : linear_benches()) run(bench, one, rows, pool);
+  for (const LinearBench& one : linear_benches(bench.is_small())) run(bench, one, rows, pool);
   run_embed(bench, pool);
 }
 

@@ -1,0 +1,50 @@
+// engine/index_rows.h - index rows of saved contexts: between the index of a sequence and the files
+// beside packs (docs/adr/0010-saved-index-rows.md).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/kv_cache.h"
+#include "engine/sequence.h"
+#include "tiers/pack_directory.h"
+
+namespace strata::engine {
+
+/// The shape of what the index of `sequence` keeps in files; nothing where it has none, or one
+/// whose method keeps nothing there.
+std::optional<tiers::RowsShape> rows_shape(const KvCache& cache, const Sequence& sequence);
+
+struct LoadedRows {
+  uint32_t n_positions = 0;                   // whose rows the index has now
+  uint64_t bytes = 0;                         // that were read
+  std::optional<tiers::RefusedFile> refused;  // at which the loading ended
+};
+
+/// Takes the rows of the text's first segments into the index of a sequence that was just restored
+/// from `found`, as far as they are there and whole, and sets n_indexed(). The other blocks are
+/// observed by the first selected step. Holds one segment of rows in memory and one file open.
+LoadedRows load_rows(const tiers::PackDirectory& directory, const tiers::FoundContext& found,
+                     const tiers::RowsShape& shape, Sequence& sequence);
+
+/// Segments of the index that a file may keep: of positions that were computed exactly, and that
+/// are those of an index built anew.
+uint32_t n_segments_to_save(const Sequence& sequence, const tiers::RowsShape& shape);
+
+/// Rows that a file should hold and does not.
+struct LackingRows {
+  std::string pack;
+  tiers::SegmentRange segments;
+};
+/// Of the packs of a text whose index has its first n_segments segments. Errors: kIo.
+std::vector<LackingRows> lacking_rows(const tiers::PackDirectory& directory,
+                                      const tiers::FoundContext& found,
+                                      const tiers::RowsShape& shape, uint32_t n_segments);
+
+/// Errors: kIo.
+void write_rows(const index::Selector& index, const tiers::RowsShape& shape,
+                tiers::SegmentRange segments, tiers::RowsWriter& writer);
+
+}  // namespace strata::engine

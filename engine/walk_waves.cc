@@ -1,0 +1,102 @@
+// engine/walk_waves.cc - attention of a layer in waves: spans of one sequence's context, in order,
+// each attended while its blocks are in memory.
+//
+// Every tile keeps its running partial from wave to wave; spans are merged into it in order, as
+// everywhere (law L1), so the bits are those of a run that has everything in DRAM.
+#include <algorithm>
+#include <limits>
+
+#include "engine/walk_state.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+}  // namespace
+
+/// Empty running partials for the tiles of the layer at hand.
+void Walk::State::begin_runs() {
+  tile_queries.clear();
+  uint64_t n_queries = 0;
+  for (const AttendTile& tile : tiles) {
+    tile_queries.push_back(n_queries);
+    n_queries += tile.n_queries;
+  }
+  std::fill_n(q.data(), n_queries * shape.head_dim, 0.0f);
+  std::fill_n(run_m.data(), n_queries, kMinusInfinity);
+  std::fill_n(run_l.data(), n_queries, 0.0f);
+}
+
+void Walk::State::store_runs() {
+  for (uint32_t idx = 0; idx < tiles.size(); ++idx) {
+    const AttendBuffers run = with_run_of(idx, AttendBuffers{});
+    store_output(tiles[idx], run.run_o, run.run_l);
+  }
+}
+
+/// `buffers` with the running partial of a tile that lasts over the waves of its layer.
+Walk::State::AttendBuffers Walk::State::with_run_of(uint32_t tile_idx,
+                                                    AttendBuffers buffers) const {
+  const uint64_t query = tile_queries[tile_idx];
+  buffers.run_o = q.data() + query * shape.head_dim;
+  buffers.run_m = run_m.data() + query;
+  buffers.run_l = run_l.data() + query;
+  return buffers;
+}
+
+void Walk::State::attend_wave(const Wave& wave) {
+  const Group* group = &groups[wave.group];
+  uint32_t first = 0;
+  while (tiles[first].group != group) ++first;
+  uint32_t end = first;
+  while (end < tiles.size() && tiles[end].group == group) ++end;
+  const uint32_t n_tiles = end - first;
+  const uint32_t n_spans = wave.end_span - wave.first_span;
+  const uint64_t span_floats = uint64_t{kMaxTileQueries} * (shape.head_dim + 2);
+  // Few tiles (a decode step) are split into their spans, as attend_split does.
+  const bool is_split = n_spans > 1 && n_tiles < kTilesPerThread * pool.size() &&
+                        uint64_t{n_tiles} * n_spans * span_floats <= span_partials.size();
+  const auto has_span = [&](const AttendTile& tile, uint32_t span) {
+    return span >= tile.first_span && span < tile.end_span;
+  };
+  const auto merge = [&](const AttendTile& tile, const AttendBuffers& at) {
+    kernels.merge_partials({at.span_o, at.span_m, at.span_l, at.run_o, at.run_m, at.run_l,
+                            tile.n_queries, shape.head_dim});
+  };
+  if (!is_split) {
+    pool.for_each(n_tiles, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
+      for (auto idx = first + static_cast<uint32_t>(from); idx < first + to; ++idx) {
+        AttendBuffers buffers = with_run_of(idx, buffers_of(worker));
+        for (uint32_t span = wave.first_span; span < wave.end_span; ++span) {
+          if (!has_span(tiles[idx], span)) continue;
+          attend_span(tiles[idx], span, buffers);
+          merge(tiles[idx], buffers);
+        }
+      }
+    });
+    return;
+  }
+  const auto with_span_of = [&](uint64_t item, AttendBuffers buffers) {
+    buffers.span_o = span_partials.data() + item * span_floats;
+    buffers.span_m = buffers.span_o + uint64_t{kMaxTileQueries} * shape.head_dim;
+    buffers.span_l = buffers.span_m + kMaxTileQueries;
+    return buffers;
+  };
+  pool.for_each(uint64_t{n_tiles} * n_spans, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
+    for (uint64_t item = from; item < to; ++item) {
+      const AttendTile& tile = tiles[first + item / n_spans];
+      const auto span = wave.first_span + static_cast<uint32_t>(item % n_spans);
+      if (!has_span(tile, span)) continue;
+      AttendBuffers buffers = with_span_of(item, buffers_of(worker));
+      attend_span(tile, span, buffers);
+    }
+  });
+  for (uint64_t item = 0; item < uint64_t{n_tiles} * n_spans; ++item) {
+    const auto idx = first + static_cast<uint32_t>(item / n_spans);
+    if (!has_span(tiles[idx], wave.first_span + static_cast<uint32_t>(item % n_spans))) continue;
+    merge(tiles[idx], with_span_of(item, with_run_of(idx, buffers_of(0))));
+  }
+}
+
+}  // namespace strata::engine

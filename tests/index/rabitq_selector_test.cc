@@ -1,0 +1,295 @@
+// What rotated and rounded keys estimate, against the keys themselves; keys and queries that are
+// out of the ordinary; forks, truncation and files.
+#include "index/rabitq_selector.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "tests/cpu_attn/rabitq_tile.h"
+#include "tests/index/pq_fixture.h"
+
+namespace strata::index {
+namespace {
+
+using namespace testing;
+using strata::testing::rabitq_rotated;
+using strata::testing::RabitqReader;
+
+const float kInfinity = std::numeric_limits<float>::infinity();
+// Of ln(sum exp) as the kernels take it (cpu_attn/index_pq_weight.inc).
+constexpr double kByBitsOfFloats = 0.0602;
+const double kLogKeys = std::log(double{kBlockPositions});  // of a block whose keys are equal
+
+const KernelTable& kernels() { return cpu_attn::choose_kernels(); }
+
+std::unique_ptr<Selector> make_rabitq(const KvLayout& layout, uint32_t n_streams, uint32_t n_blocks,
+                                      const KernelTable& table = kernels()) {
+  return SelectorSource(Method::kRabitq, {layout, n_streams, n_blocks}, table).make();
+}
+
+double length(std::span<const double> x) {
+  double sum = 0;
+  for (const double value : x) sum += value * value;
+  return std::sqrt(sum);
+}
+
+/// A key of a block beside what its codes stand for, both rotated.
+struct CodedKey {
+  std::vector<double> decoded;
+  double error = 0;  // |key - decoded|
+};
+
+CodedKey coded_key(const Selector& selector, Keys& keys, uint32_t block, uint32_t i,
+                   uint32_t head_dim) {
+  const RabitqReader reader(selector.rows(0, block / kExtentBlocks).data(), head_dim);
+  CodedKey out{reader.key(block % kExtentBlocks, i), 0};
+  auto rest = rabitq_rotated(keys.key(block * kBlockPositions + i), head_dim);
+  for (uint32_t d = 0; d < head_dim; ++d) rest[d] -= out.decoded[d];
+  out.error = length(rest);
+  return out;
+}
+
+/// ln(sum exp(q . k)) of a block, and how far an estimate may be from it: ln(sum exp) moves no
+/// further than the score that moves furthest. A score moves by q . (k - decoded) and by the
+/// rounding of the rotated query, half a step per value.
+struct Wanted {
+  double score = 0;
+  double bound = 0;
+};
+
+Wanted wanted(const Selector& selector, Keys& keys, uint32_t block, const float* q,
+              uint32_t head_dim) {
+  const auto query = rabitq_rotated(q, head_dim);
+  double step = 0;
+  for (const double x : query) step = std::max(step, std::abs(x) / 127);
+  double sum = 0, top = -std::numeric_limits<double>::infinity(), moved = 0;
+  for (uint32_t i = 0; i < kBlockPositions; ++i) {
+    const double score = keys.score(q, block * kBlockPositions + i);
+    const double now = std::max(top, score);
+    sum = sum * std::exp(top - now) + std::exp(score - now);
+    top = now;
+    const CodedKey key = coded_key(selector, keys, block, i, head_dim);
+    double magnitude = 0;
+    for (const double x : key.decoded) magnitude += std::abs(x);
+    moved = std::max(moved, length(query) * key.error + magnitude * step * 0.51);
+  }
+  return {top + std::log(sum), moved + kByBitsOfFloats + 1e-4};
+}
+
+TEST(RabitqSelector, AWeightIsThatOfTheKeysWithinWhatTheirCodesErrBy) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  double worst = 0;
+  for (const KernelTable* table : cpu_attn::available_kernels())
+    for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
+      for (const uint32_t head_dim : {64u, 80u, 96u, 128u, 256u}) {
+        if (codec == KvCodec::kQ8_0 && head_dim % 32 != 0) continue;
+        SCOPED_TRACE(std::string(table->name) + " " + std::to_string(head_dim));
+        const auto layout = KvLayout::make(codec, codec, head_dim);
+        const auto n_blocks = static_cast<uint32_t>(9 + random() % 8);
+        Keys keys = clustered_keys(layout, n_blocks, *table, random());
+        const auto selector = make_rabitq(layout, 1, n_blocks, *table);
+        observe_range(*selector, 0, keys, 0, n_blocks);
+        const auto n_queries = static_cast<uint32_t>(1 + random() % 8);
+        const auto q = drawn_queries(n_queries, head_dim, random);
+        const auto weights = estimates(*selector, 0, q, n_queries);
+        for (const uint32_t query : {0u, n_queries - 1})
+          for (uint32_t block = 0; block < n_blocks; block += 3) {
+            const Wanted want =
+                wanted(*selector, keys, block, q.data() + size_t{query} * head_dim, head_dim);
+            const double error =
+                std::abs(double{weights[size_t{query} * n_blocks + block]} - want.score);
+            ASSERT_LE(error, want.bound) << block;
+            worst = std::max(worst, error / want.bound);
+          }
+        EXPECT_EQ(weights, estimates(*selector, 0, q, n_queries, 8));  // in pieces
+      }
+  EXPECT_GT(worst, 0.01);  // a bound that means something
+}
+
+/// The error of a key relative to its distance from its block's mean: 0.0374 of the square for
+/// normal values (the grid of eight steps), less the cut of the largest.
+TEST(RabitqSelector, CodesLoseATwentiethOfTheSquareAtMost) {
+  std::mt19937_64 random(21);
+  for (const uint32_t head_dim : {64u, 80u, 128u}) {
+    const uint32_t n_blocks = 16;
+    Keys keys = clustered_keys(f16_layout(head_dim), n_blocks, kernels(), random());
+    const auto selector = make_rabitq(f16_layout(head_dim), 1, n_blocks);
+    observe_range(*selector, 0, keys, 0, n_blocks);
+    double error = 0, spread = 0;
+    for (uint32_t block = 0; block < n_blocks; ++block)
+      for (uint32_t d = 0; d < head_dim; ++d) {
+        double sum = 0, squares = 0;
+        for (uint32_t i = 0; i < kBlockPositions; ++i) {
+          const double x = keys.key(block * kBlockPositions + i)[d];
+          sum += x;
+          squares += x * x;
+        }
+        spread += squares - sum * sum / kBlockPositions;
+      }
+    for (uint32_t block = 0; block < n_blocks; ++block)
+      for (uint32_t i = 0; i < kBlockPositions; ++i)
+        error += std::pow(coded_key(*selector, keys, block, i, head_dim).error, 2);
+    printf("head_dim %3u: %.4f of the square around the mean is lost\n", head_dim, error / spread);
+    EXPECT_LT(error / spread, 0.05);
+    EXPECT_GT(error / spread, 0.02);
+  }
+}
+
+// ---- Keys and queries out of the ordinary ----
+
+TEST(RabitqEdge, BlocksWithKeysThatAreNotFiniteWeighInfinitely) {
+  const uint32_t n_blocks = 20;
+  const std::vector<uint32_t> bad{0, 5, 17};
+  for (const uint32_t head_dim : {64u, 80u}) {
+    Keys keys = clustered_keys(f16_layout(head_dim), n_blocks, kernels(), 10);
+    keys.key(3)[7] = std::nanf("");
+    keys.key(5 * kBlockPositions)[0] = kInfinity;
+    keys.key(17 * kBlockPositions + 31)[head_dim - 1] = -kInfinity;
+    keys.store();
+    const auto selector = make_rabitq(f16_layout(head_dim), 1, n_blocks);
+    observe_range(*selector, 0, keys, 0, n_blocks);
+    std::mt19937_64 random(11);
+    const auto weights = estimates(*selector, 0, drawn_queries(2, head_dim, random), 2);
+    for (uint32_t i = 0; i < weights.size(); ++i) {
+      if (std::ranges::count(bad, i % n_blocks) > 0)
+        EXPECT_EQ(weights[i], kInfinity) << i;
+      else
+        EXPECT_TRUE(std::isfinite(weights[i])) << i;
+    }
+    // Block 5 comes again, with other keys.
+    selector->truncate(5);
+    selector->open_blocks(6);
+    selector->observe(0, 5, keys.block(6));
+    const auto again = estimates(*selector, 0, drawn_queries(1, head_dim, random), 1);
+    EXPECT_EQ(again[0], kInfinity);
+    EXPECT_TRUE(std::isfinite(again[5]));
+  }
+}
+
+TEST(RabitqEdge, EqualKeysHaveEqualScoresAndOutliersDoNotHideTheOthers) {
+  std::mt19937_64 random(14);
+  const uint32_t n_blocks = 10;
+  Keys keys(f16_layout(64), n_blocks, kernels());
+  const auto key = drawn_queries(1, 64, random);
+  for (uint32_t pos = 0; pos < n_blocks * kBlockPositions; ++pos) {
+    std::copy(key.begin(), key.end(), keys.key(pos));
+    keys.key(pos)[11] = 300;  // a channel that is far from the others, as real keys have
+  }
+  keys.store();
+  const auto selector = make_rabitq(f16_layout(64), 1, n_blocks);
+  observe_range(*selector, 0, keys, 0, n_blocks);
+  auto q = drawn_queries(1, 64, random);
+  q[11] = 0;
+  const auto weights = estimates(*selector, 0, q, 1);
+  const Wanted want = wanted(*selector, keys, 0, q.data(), 64);
+  EXPECT_NEAR(want.score, keys.score(q.data(), 0) + kLogKeys, 1e-3);
+  for (const float weight : weights) {
+    EXPECT_EQ(weight, weights[0]);
+    EXPECT_NEAR(weight, want.score, want.bound);
+  }
+}
+
+TEST(RabitqEdge, QueriesOfAnySizeGiveNoNan) {
+  const Keys keys = clustered_keys(f16_layout(64), 12, kernels(), 15);
+  const auto selector = make_rabitq(f16_layout(64), 1, 12);
+  observe_range(*selector, 0, keys, 0, 12);
+  for (const float value : {0.0f, 1e-38f, 1e30f, 3e38f, kInfinity, std::nanf("")}) {
+    const std::vector<float> q(64, value);
+    for (const float weight : estimates(*selector, 0, q, 1)) {
+      ASSERT_FALSE(std::isnan(weight)) << value;
+      if (value < 1) {
+        ASSERT_NEAR(weight, kLogKeys, 1e-5);
+      } else if (!(value < 3e38f)) {
+        ASSERT_EQ(weight, kInfinity);
+      }
+    }
+  }
+}
+
+TEST(RabitqEdge, BytesAreThoseOfTheTiles) {
+  // 3 bits per dimension, a factor per key, a centre of 64 bytes and two steps of 4 per block.
+  EXPECT_EQ(rabitq_tile_bytes(64), 256u * 24 + 256 + 8 * (64 + 8));
+  EXPECT_EQ(rabitq_tile_bytes(80), 256u * 36 + 256 + 8 * (96 + 8));  // as 96 dimensions
+  EXPECT_EQ(rabitq_tile_bytes(128), 256u * 48 + 256 + 8 * (128 + 8));
+  const IndexShape shape{f16_layout(64), 3, 24 * kExtentBlocks};
+  EXPECT_EQ(index_bytes(Method::kRabitq, shape), 3 * (tile_slots(shape.n_blocks) + 2) *
+                                                     uint64_t{TileMemory::kSlotTiles} *
+                                                     rabitq_tile_bytes(64));
+  EXPECT_EQ(make_rabitq(f16_layout(64), 1, 24)->estimate_bytes(17), 3 * rabitq_tile_bytes(64));
+}
+
+// ---- History ----
+
+std::vector<std::byte> built(const Keys& first, uint32_t split, const Keys& second, uint32_t end) {
+  const auto selector = make_rabitq(f16_layout(64), 1, end);
+  observe_range(*selector, 0, first, 0, split);
+  observe_range(*selector, 0, second, split, end);
+  return stream_bytes(*selector, 0);
+}
+
+TEST(RabitqHistory, TruncatedAndForkedIsWhatWasBuiltThatWay) {
+  const uint32_t end = 18 * kExtentBlocks;  // more than a slot
+  const Keys kept = clustered_keys(f16_layout(64), end, kernels(), 1);
+  const Keys other = clustered_keys(f16_layout(64), end, kernels(), 2);
+  for (const uint32_t cut : {0u, 1u, 8u, 13u, 127u, 128u, 131u}) {
+    const auto first = make_rabitq(f16_layout(64), 1, 4 * end);
+    observe_range(*first, 0, kept, 0, end - 3);
+    const auto second = first->fork();
+    second->truncate(cut);
+    observe_range(*second, 0, other, cut, end);
+    observe_range(*first, 0, kept, end - 3, end);
+    EXPECT_EQ(stream_bytes(*second, 0), built(kept, cut, other, end)) << cut;
+    EXPECT_EQ(stream_bytes(*first, 0), built(kept, end, kept, end)) << cut;
+  }
+}
+
+TEST(RabitqHistory, LoadedIsRebuilt) {
+  const uint32_t end = 4 * kExtentBlocks;
+  Keys keys = clustered_keys(f16_layout(64), end, kernels(), 9);
+  keys.key(50)[1] = std::nanf("");
+  keys.store();
+  const auto whole = make_rabitq(f16_layout(64), 1, end);
+  observe_range(*whole, 0, keys, 0, end);
+  std::mt19937_64 random(10);
+  const auto q = drawn_queries(3, 64, random);
+  for (const uint32_t n_extents : {0u, 1u, 3u, 4u}) {
+    const auto loaded = make_rabitq(f16_layout(64), 1, end);
+    loaded->open_blocks(n_extents * kExtentBlocks);
+    for (uint32_t extent = 0; extent < n_extents; ++extent) {
+      std::vector<std::byte> bytes(whole->segment_bytes());
+      whole->copy_segment(0, extent, bytes);
+      loaded->load_segment(0, extent, bytes);
+    }
+    observe_range(*loaded, 0, keys, n_extents * kExtentBlocks, end);
+    EXPECT_EQ(stream_bytes(*loaded, 0), stream_bytes(*whole, 0)) << n_extents;
+    EXPECT_EQ(estimates(*loaded, 0, q, 3), estimates(*whole, 0, q, 3)) << n_extents;
+  }
+}
+
+TEST(RabitqHistory, StreamsDoNotDependOnThreadsOrOrder) {
+  constexpr uint32_t kStreams = 4;
+  const uint32_t end = 20;
+  std::vector<Keys> keys;
+  keys.reserve(kStreams);
+  for (uint32_t s = 0; s < kStreams; ++s)
+    keys.push_back(clustered_keys(f16_layout(64), end, kernels(), 20 + s));
+  const auto together = make_rabitq(f16_layout(64), kStreams, end);
+  together->open_blocks(end);
+  {
+    std::vector<std::jthread> threads;
+    threads.reserve(2);
+    for (uint32_t t = 0; t < 2; ++t)
+      threads.emplace_back([&, t] {
+        for (uint32_t s = t; s < kStreams; s += 2) observe_all(*together, s, keys[s]);
+      });
+  }
+  for (uint32_t s = 0; s < kStreams; ++s)
+    EXPECT_EQ(stream_bytes(*together, s), built(keys[s], end, keys[s], end)) << s;
+}
+
+}  // namespace
+}  // namespace strata::index

@@ -1,0 +1,70 @@
+// `strata run --attn` whose K and V do not fit into memory, as a user meets it: the answer of the
+// same choice in memory, and what is said of the disk.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "tests/tools/spilling_model.h"
+
+namespace strata::cli {
+namespace {
+
+using testing::Outcome;
+using testing::run_strata;
+using testing::with;
+using testing::without_json;
+
+class SelectedRun : public testing::SpillingTest {
+ protected:
+  const std::vector<std::string> oracle_ = {"--attn", "oracle", "--kv-budget", "512"};
+  /// Room for a third of K and V beside the oracle's keys and the frames.
+  std::vector<std::string> on_disk(const std::string& io) const {
+    return with(spilling(oracle_), {"--kv-dram", "21MiB", "--io", io});
+  }
+};
+
+TEST_F(SelectedRun, GivesTheTokensOfTheSameChoiceInMemory) {
+  const Outcome in_dram = run_strata(with(in_memory(), oracle_));
+  const std::string expected = tokens_of(in_dram);
+  EXPECT_NE(tokens_of(run_strata(in_memory())), expected);  // a choice it is
+  EXPECT_EQ(object_of(in_dram)["attention"].value("hit_rate", 0.0), 1.0);
+  for (const std::string io : {"auto", "threads"}) {
+    const Outcome outcome = run_strata(on_disk(io));
+    EXPECT_EQ(tokens_of(outcome), expected) << io;
+    const auto answer = object_of(outcome);
+    const auto& attention = answer["attention"];
+    EXPECT_EQ(attention.value("method", ""), "oracle");
+    const double hit_rate = attention.value("hit_rate", 0.0);
+    EXPECT_GT(hit_rate, 0.05);
+    EXPECT_LT(hit_rate, 0.999);
+    // 39 steps; 512 positions of each of 2 KV heads in 16 layers, the open block aside.
+    EXPECT_NEAR(attention.value("attended_blocks", 0.0), 39.0 * 16 * 2 * 16, 39.0 * 16 * 2);
+    const double n_read = (1 - hit_rate) * attention.value("attended_blocks", 0.0);
+    // A block of 1 KiB is read with the 4 KiB that it lies in.
+    EXPECT_GE(attention.value("disk_read_bytes_per_token", 0.0) * 39, n_read * 1024);
+    EXPECT_LE(attention.value("disk_read_bytes_per_token", 0.0) * 39, n_read * 8192);
+    EXPECT_GT(answer["tiers"]["nvme"].value("kv_bytes", 0), 0);
+    EXPECT_EQ(answer["faults"].value("rows_made_exact", -1), 0);
+  }
+}
+
+TEST_F(SelectedRun, TheLastLineSaysWhatWasFoundInMemoryAndTheTraceWhenItWaited) {
+  const std::string trace = folder_.path("trace.json");
+  const Outcome outcome = run_strata(without_json(with(on_disk("threads"), {"--trace", trace})));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  const size_t at = outcome.err.find(" | attention oracle 512 (approximate): ");
+  ASSERT_NE(at, std::string::npos) << outcome.err;
+  const std::string line = outcome.err.substr(at, outcome.err.find('\n', at) - at);
+  for (const char* part :
+       {" % of K and V read, ", " a step, ", " % of it found in memory, ", " a step from disk"})
+    EXPECT_NE(line.find(part), std::string::npos) << line;
+  std::ostringstream events;
+  events << std::ifstream(trace).rdbuf();
+  EXPECT_NE(events.str().find("pin_blocks"), std::string::npos);
+  const Outcome in_dram = run_strata(without_json(with(in_memory(), oracle_)));
+  EXPECT_EQ(in_dram.err.find("from disk"), std::string::npos) << in_dram.err;
+}
+
+}  // namespace
+}  // namespace strata::cli
