@@ -244,8 +244,9 @@ TEST_F(Bench, SaysWhatObservingAPromptTakes) {
   EXPECT_EQ(read["attention"], (json{{"method", "exact"}}));  // as a prompt of `run` is read
   EXPECT_EQ(read["index"]["method"], "pq");
   EXPECT_EQ(read["index"]["observed_positions"], 96);  // blocks 31, 32 and 33
-  EXPECT_GT(read["index"]["observe_cpu_ms_per_1000"], 0.0);
-  EXPECT_GT(read["index"]["observe_share_of_prefill"], 0.0);
+  // Times of so little work may be too short for the clock.
+  EXPECT_GE(read["index"]["observe_cpu_ms_per_1000"], 0.0);
+  EXPECT_GE(read["index"]["observe_share_of_prefill"], 0.0);
   const std::string table = bench(path, test).out;
   EXPECT_NE(table.find("pp96 @ d1000, pq index |"), std::string::npos) << table;
   EXPECT_NE(table.find("% of the rest of reading; its index holds"), std::string::npos) << table;
