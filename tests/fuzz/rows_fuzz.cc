@@ -5,8 +5,6 @@
 // Run: rows_fuzz -max_len=2048 CORPUS_DIR tests/fuzz/seeds/rows_fuzz
 // The end has a hash of itself. The mutator seals most inputs again, so that what lies behind the
 // hash is reached.
-#include <sanitizer/allocator_interface.h>
-
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -14,12 +12,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "tests/fuzz/live_memory.h"
+#include "tests/fuzz/sealed_input.h"
 #include "tiers/rows_format.h"
 
 namespace {
@@ -32,9 +31,6 @@ using strata::tiers::RowsHead;
 constexpr uint64_t kLiveBytesMin = 16 << 10;  // messages and a list of hashes
 constexpr size_t kHashBytes = 16;
 constexpr size_t kClaimedAt = 72;  // of the trailer
-
-uint64_t live_bytes = 0;
-uint64_t live_bytes_max = 0;
 
 [[noreturn]] void fail(const char* what) {
   std::fprintf(stderr, "%s\n", what);
@@ -85,51 +81,28 @@ void seal(uint8_t* bytes, size_t size) {
 }  // namespace
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  __sanitizer_install_malloc_and_free_hooks(
-      [](const volatile void*, size_t size) {
-        live_bytes += size;
-        live_bytes_max = std::max(live_bytes_max, live_bytes);
-      },
-      [](const volatile void* memory) {
-        if (memory) live_bytes -= __sanitizer_get_allocated_size(const_cast<const void*>(memory));
-      });
+  strata::fuzz::count_live_memory();
   return 0;
 }
 
-extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
-
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size,
                                           unsigned int seed) {
-  std::minstd_rand random(seed);
-  random.discard(2);
-  // Without a change of length, fields keep their places and the trailer its own.
-  const bool keeps_length = random() % 4 != 0;
-  if (keeps_length && size > kRowsTrailerBytes) {
-    const size_t at = random() % size;
-    LLVMFuzzerMutate(data + at, std::min<size_t>(size - at, 1 + random() % 8),
-                     std::min<size_t>(size - at, 8));
-  } else {
-    size = LLVMFuzzerMutate(data, size, max_size);
-  }
-  if (random() % 8 != 0) seal(data, size);
-  return size;
+  return strata::fuzz::mutate_sealed(data, size, max_size, seed, kRowsTrailerBytes, seal);
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));
-  const uint64_t live_before = live_bytes;
-  live_bytes_max = live_bytes;
-  run(bytes.last(std::min<size_t>(size, kRowsEndBytesMax)), size);
-  if (size >= kRowsTrailerBytes && size <= kRowsEndBytesMax) {
+  const uint64_t peak = strata::fuzz::peak_bytes_of([&] {
+    run(bytes.last(std::min<size_t>(size, kRowsEndBytesMax)), size);
+    if (size < kRowsTrailerBytes || size > kRowsEndBytesMax) return;
     // A file of the size it claims: of what lies before the input nothing may be made.
     uint64_t claimed = 0;
     std::memcpy(&claimed, data + size - kRowsTrailerBytes + kClaimedAt, 8);
-    if (claimed > size) {
-      std::vector<std::byte> tail(std::min(claimed, kRowsEndBytesMax));
-      std::ranges::copy(bytes, tail.end() - static_cast<std::ptrdiff_t>(size));
-      run(tail, claimed);
-    }
-  }
-  if (live_bytes_max - live_before > kLiveBytesMin) fail("more live memory than an end justifies");
+    if (claimed <= size) return;
+    std::vector<std::byte> tail(std::min(claimed, kRowsEndBytesMax));
+    std::ranges::copy(bytes, tail.end() - static_cast<std::ptrdiff_t>(size));
+    run(tail, claimed);
+  });
+  if (peak > kLiveBytesMin) fail("more live memory than an end justifies");
   return 0;
 }
