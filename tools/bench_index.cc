@@ -84,18 +84,28 @@ struct Queries {
         tables(uint64_t{count} * kPqSubspaces * kPqCentroids),
         scales(count, 0.01f),
         offsets(count, -1.0f),
+        n_codes(uint64_t{rabitq_groups(dims)} * kRabitqGroup),
+        codes(count * n_codes),
+        sums(count),
         stride(n_tiles_max * kExtentBlocks),
         scores(count * stride) {
     std::mt19937 random(2);
     std::normal_distribution<float> normal;
     for (uint16_t& x : q) x = bf16_of(normal(random));
     for (uint8_t& x : tables) x = static_cast<uint8_t>(random());
+    for (uint64_t i = 0; i < codes.size(); ++i) {
+      codes[i] = static_cast<int8_t>(static_cast<int32_t>(random() % 255) - 127);
+      sums[i / n_codes] += codes[i];
+    }
   }
 
   uint32_t n, n_dims;
   std::vector<uint16_t> q;
   std::vector<uint8_t> tables;
   std::vector<float> scales, offsets;
+  uint64_t n_codes;  // of a rotated query
+  std::vector<int8_t> codes;
+  std::vector<int32_t> sums;
   uint64_t stride;
   std::vector<float> scores;
 };
@@ -113,6 +123,12 @@ void scan_codes(const KernelTable& table, const std::byte* const* tiles, uint32_
                 Queries& s) {
   table.index.pq_scan({tiles, n_tiles, s.tables.data(), s.scales.data(), s.offsets.data(), s.n,
                        s.scores.data(), s.stride});
+}
+
+void scan_rotated(const KernelTable& table, const std::byte* const* tiles, uint32_t n_tiles,
+                  Queries& s) {
+  table.index.rabitq_scan({tiles, n_tiles, s.n_dims, s.codes.data(), s.scales.data(), s.sums.data(),
+                           s.n, s.scores.data(), s.stride});
 }
 
 Pointers make_tiles(const HostMemory& memory, uint64_t bytes, uint64_t tile_bytes,
@@ -281,10 +297,11 @@ void run(const Options& options) {
               options.in_order ? "in order" : "in random order",
               static_cast<unsigned long long>(options.megabytes),
               static_cast<unsigned long long>(options.cached_kibibytes));
-  // bf16 numbers of [1/8, 2), of either sign: as codes they are bytes like others.
+  // bf16 numbers of [1/8, 2) whose bytes are below 128, as those of centres are: as codes they are
+  // bytes like others.
   std::mt19937 random(1);
   for (uint16_t& x : memory.as<uint16_t>(memory.size() / 2))
-    x = static_cast<uint16_t>((random() & 0x81ffu) | 0x3e00u);
+    x = static_cast<uint16_t>((random() & 0x017fu) | 0x3e00u);
   for (const uint32_t n_dims : options.dims) {
     const uint64_t tile_bytes = digest_tile_bytes(n_dims);
     // Products below 2 * 8, and a bound on their sums' rounding.
@@ -295,6 +312,13 @@ void run(const Options& options) {
   }
   check_answers(scan_codes, make_tiles(memory, memory.size(), kPqTileBytes, options), 2, 0);
   bench_scan("pq", scan_codes, memory, kPqTileBytes, 2, options);
+  for (const uint32_t head_dim : {64u, 128u}) {
+    const uint64_t tile_bytes = rabitq_tile_bytes(head_dim);
+    check_answers(scan_rotated, make_tiles(memory, memory.size(), tile_bytes, options), head_dim,
+                  0);
+    bench_scan("rabitq " + std::to_string(head_dim), scan_rotated, memory, tile_bytes, head_dim,
+               options);
+  }
   bench_encode(options);
   bench_pool(options);
 }
