@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/checked_math.h"
+#include "base/device_kernels.h"
 #include "base/kernel_table.h"
 #include "engine/byte_text.h"
 #include "engine/kv_cache.h"
@@ -223,7 +224,8 @@ KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
           n_ctx,
           static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx)),
           request.has_packs,
-          request.method};
+          request.method,
+          request.has_device};
 }
 
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {
@@ -231,11 +233,24 @@ uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t 
   return bytes.fixed + max_rows * bytes.per_row;
 }
 
+uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows) {
+  constexpr uint64_t kFloat = sizeof(float);
+  const uint64_t row = kFloat * (shape.d_model + kMaxRopeSets * shape.head_dim) + sizeof(uint32_t) +
+                       sizeof(int32_t);  // position, token
+  const uint64_t logits = kFloat * std::min(max_rows, kDeviceFewRows) * shape.vocab_size;
+  return max_rows * row + logits + kRoundingBytes;
+}
+
+uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
+  return walk_buffer_bytes(shape, request.chunk_rows, request.n_threads) +
+         (request.has_device ? device_buffer_bytes(shape, request.chunk_rows) : 0);
+}
+
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   check_codecs(shape, asked);
   ContextRequest request = asked;
   request.chunk_rows = chunk_rows_for(shape, asked);
-  const uint64_t buffers = walk_buffer_bytes(shape, request.chunk_rows, request.n_threads);
+  const uint64_t buffers = buffer_bytes(shape, request);
   const uint64_t taken = request.weight_bytes + buffers;
   const uint64_t free_bytes = request.available_bytes - std::min(request.available_bytes, taken);
   if (free_bytes == 0) {

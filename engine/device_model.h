@@ -8,6 +8,7 @@
 #include "engine/device.h"
 #include "engine/device_plan.h"
 #include "engine/model.h"
+#include "engine/staged_copy.h"
 #include "gpu_attn/device_model.h"
 #include "gpu_attn/streamed_weights.h"
 
@@ -43,10 +44,11 @@ class DeviceWeights {
   uint64_t streamed_bytes() const { return streamed_ ? streamed_->queued_bytes() : 0; }
 
  private:
-  void place_head(const OpenDevice& device, const Model& host);
-  void place_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan);
+  void place_head(const OpenDevice& device, const Model& host, StagedCopy& staged);
+  void place_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan,
+                    StagedCopy& staged);
   void stream_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan);
-  const float* place_vector(std::span<const float> values);
+  const float* place_vector(std::span<const float> values, StagedCopy& staged);
 
   gpu_attn::DeviceModel model_;
   Stream stream_;

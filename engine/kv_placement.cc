@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "engine/device_kv.h"
 #include "engine/kv_cache.h"
 #include "engine/walk.h"
 #include "tiers/block_store.h"
@@ -50,7 +51,8 @@ bool has_packs(const ModelShape& shape, const KvContext& context) {
 
 uint64_t KvPlacement::dram_bytes() const {
   return slot_bytes + n_frames * place_bytes +
-         n_block_frames * tiers::block_frame_bytes(block_bytes) + pack_bytes + index_bytes;
+         n_block_frames * tiers::block_frame_bytes(block_bytes) + pack_bytes + index_bytes +
+         table_bytes;
 }
 
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
@@ -116,6 +118,9 @@ KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
   }
   placement.slot_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
                                               context.n_ctx, context.chunk_rows);
+  if (context.has_device)
+    placement.table_bytes = DeviceKv::host_bytes(
+        shape, context.n_ctx, placement.slot_bytes / layout_of(shape, context).block_bytes);
   return placement;
 }
 

@@ -2,7 +2,7 @@
 // pure function of the shape and the two budgets. Every full layer is written through to the spill
 // file; DRAM holds what fits, at least what one step needs. Windowed layers stay in DRAM. What is
 // in DRAM to move K and V, staging frames and saved contexts on their way, is of the same budget,
-// and so is the index by which blocks are chosen.
+// and so are the index by which blocks are chosen and the tables that a device reads them by.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,7 @@ struct KvContext {
   uint32_t chunk_rows = 512;
   bool has_packs = false;                    // saved contexts are read and written
   std::optional<index::Method> method = {};  // of retrieval; nothing = there is no index
+  bool has_device = false;                   // that may compute the steps
 };
 
 struct KvPlacement {
@@ -32,6 +33,7 @@ struct KvPlacement {
   uint64_t nvme_bytes = 0;      // of the spill file at most; 0 = all of K and V in DRAM
   uint64_t pack_bytes = 0;      // of packs that are open, as pack_bytes()
   uint64_t index_bytes = 0;     // of the index and of choosing by it, as index_dram_bytes()
+  uint64_t table_bytes = 0;     // of a device's tables, where one may compute
 
   bool is_spilling() const { return nvme_bytes > 0; }
   uint64_t dram_bytes() const;
@@ -48,7 +50,7 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context);
 /// Index rows of one sequence of n_ctx and of a fork, and what a selected step holds of estimates.
 /// 0 where there is no index.
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context);
-/// All of K and V in DRAM.
+/// All of K and V in DRAM. A device computes with nothing else, so its tables count here alone.
 KvPlacement place_whole(const ModelShape& shape, const KvContext& context);
 /// The least DRAM with which a context runs while it spills: the blocks of one step and of the one
 /// before, which may still be on its way to the disk, those of an extent that is computed again,

@@ -80,6 +80,22 @@ TEST(KvPlacement, MoreContextOrLongerStepsNeverNeedLess) {
   }
 }
 
+/// Two addresses for every block of every stream, and for every slot its copy.
+TEST(KvPlacement, TablesOfADeviceAreOfTheSameBudget) {
+  std::mt19937_64 random(7);
+  const ModelShape shape = drawn_shape(random);
+  KvContext context{.n_ctx = 32768};
+  const KvPlacement alone = place_whole(shape, context);
+  context.has_device = true;
+  const KvPlacement beside = place_whole(shape, context);
+  EXPECT_EQ(beside.slot_bytes, alone.slot_bytes);
+  uint64_t n_streams = 0;
+  for (const LayerShape& layer : shape.layers) n_streams += layer.n_kv_heads;
+  const auto layout = KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
+  EXPECT_GE(beside.dram_bytes() - alone.dram_bytes(),
+            n_streams * 1024 * 16 + beside.slot_bytes / layout.block_bytes * 12);
+}
+
 TEST(KvPlacement, AModelOfWindowedLayersAloneCannotSpill) {
   std::mt19937_64 random(1);
   ModelShape shape = drawn_shape(random);

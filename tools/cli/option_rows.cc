@@ -189,8 +189,8 @@ constexpr OptionSpec kRows[] = {
      Sources::kEverywhere, kEval, &S::probe},
 
     {"gate", "", Section::kJudging, ValueKind::kFlag, "false", 0, 0, "",
-     "also judge every method by its figures on the texts, and keep the verdicts for --attn auto; "
-     "exit code 1 where none passes",
+     "also judge every method by its figures on the texts, and by its answers where --tasks are "
+     "given, and keep the verdicts for --attn auto; exit code 1 where none passes",
      Sources::kFlagOnly, kEval, &S::gate},
     {"html", "", Section::kJudging, ValueKind::kText, "", 0, 0, "FILE",
      "also write one page with plots and tables", Sources::kNotInConfig, kEval, &S::html},
