@@ -56,15 +56,6 @@ WalkBytes walk_bytes(const ModelShape& shape, uint32_t n_threads) {
   return bytes;
 }
 
-/// The rows of a step: what was asked for, where the walk's buffers for it stay in their share.
-uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request) {
-  const WalkBytes bytes = walk_bytes(shape, request.n_threads);
-  const uint64_t room = kWalkBytesMax - std::min(kWalkBytesMax, bytes.fixed);
-  const uint64_t fitting =
-      std::max(kChunkRowsMin, room / bytes.per_row / kChunkRowsMin * kChunkRowsMin);
-  return static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, fitting));
-}
-
 /// The largest context up to `limit` whose KV fits `bytes`; 0 where none does. KV grows with n_ctx,
 /// so halving finds it.
 uint64_t largest_context(const ModelShape& shape, const ContextRequest& request, uint64_t bytes,
@@ -77,15 +68,6 @@ uint64_t largest_context(const ModelShape& shape, const ContextRequest& request,
   }
   // Whole blocks read better in a message and cost nothing.
   return fits > kBlockPositions ? fits / kBlockPositions * kBlockPositions : fits;
-}
-
-void check_codecs(const ModelShape& shape, const ContextRequest& request) {
-  const bool quantised = request.k_codec == KvCodec::kQ8_0 || request.v_codec == KvCodec::kQ8_0;
-  if (!quantised || shape.head_dim % 32 == 0) return;
-  throw Error(ErrorCode::kUnsupported,
-              fmt::format("q8_0 wants a head_dim that is a multiple of 32, the model has {}",
-                          shape.head_dim),
-              "--cache-type-k, --cache-type-v", "use -ctk f16 -ctv f16");
 }
 
 /// Refuses with the changes that would make `bytes` hold the request.
@@ -217,6 +199,23 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
 }
 
 }  // namespace
+
+uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request) {
+  const WalkBytes bytes = walk_bytes(shape, request.n_threads);
+  const uint64_t room = kWalkBytesMax - std::min(kWalkBytesMax, bytes.fixed);
+  const uint64_t fitting =
+      std::max(kChunkRowsMin, room / bytes.per_row / kChunkRowsMin * kChunkRowsMin);
+  return static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, fitting));
+}
+
+void check_codecs(const ModelShape& shape, const ContextRequest& request) {
+  const bool quantised = request.k_codec == KvCodec::kQ8_0 || request.v_codec == KvCodec::kQ8_0;
+  if (!quantised || shape.head_dim % 32 == 0) return;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("q8_0 wants a head_dim that is a multiple of 32, the model has {}",
+                          shape.head_dim),
+              "--cache-type-k, --cache-type-v", "use -ctk f16 -ctv f16");
+}
 
 KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
   return {request.k_codec,

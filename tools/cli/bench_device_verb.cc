@@ -28,17 +28,6 @@ using planner::Prediction;
 constexpr std::string_view kVirtual = "virtual:";
 constexpr uint32_t kContextMax = 1U << 20;  // its prompt takes some ten seconds to predict
 
-const DeviceProfile& profile_of(const Command& command) {
-  try {
-    return planner::device_profile(engine::parse_device_choice(command.settings.device).profile);
-  } catch (const Error& error) {
-    std::string remedy;
-    for (const DeviceProfile& profile : planner::device_profiles())
-      remedy += fmt::format("{}{}{}", remedy.empty() ? "use " : ", ", kVirtual, profile.name);
-    throw Error(error.code(), error.what(), command.where("device"), remedy);
-  }
-}
-
 /// Refuses what the command itself says and a prediction has no use for.
 void check_options(const Command& command) {
   for (const std::string_view option :
@@ -205,7 +194,7 @@ uint32_t context_of(const Command& command, const ModelShape& shape) {
 
 int run_device_bench(const Command& command, AnswerSink& sink) {
   const Settings& settings = command.settings;
-  const DeviceProfile& profile = profile_of(command);
+  const DeviceProfile& profile = virtual_profile(command);
   check_options(command);
   const auto file = engine::GgufFile::open(settings.model);
   const engine::EngineOptions options = engine_options(settings);

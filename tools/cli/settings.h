@@ -58,6 +58,9 @@ struct Settings {
   bool stages = false;
   bool tiers = false;
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
+  // What `plan` says.
+  bool allow_q8 = false;  // K and V in q8_0 are tried too
+  bool explain = false;
   // What `eval` judges.
   bool probe = false;
   bool gate = false;

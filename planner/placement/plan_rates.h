@@ -1,0 +1,29 @@
+// planner/placement/plan_rates.h - the figures of a machine as a plan is priced with them: of a
+// measured profile, of a card that is not here, or of none.
+#pragma once
+
+#include "base/kv_layout.h"
+#include "planner/machine_profile.h"
+#include "planner/placement/problem.h"
+#include "planner/virtual/device_profile.h"
+
+namespace strata::planner {
+
+/// What a plan is priced with where nothing was measured: two cores of a desktop and an NVMe disk.
+/// is_measured() is false.
+const MachineProfile& unmeasured_profile();
+
+/// The machine around a card that is not here, and the card. is_measured() is false.
+MachineProfile profile_of(const DeviceProfile& device);
+
+/// Of K and V in these codecs. A codec or head_dim that was not measured has the rate of the
+/// nearest that was. Errors: kBadFile, naming the figure that is missing or 0.
+PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
+                   uint32_t head_dim);
+
+/// ms of one row through a matrix of `bytes` packed bytes, and of one row of a chunk through one
+/// of `flop`. Types that were not measured have the rate of the slowest. Errors: as rates_of().
+double gemv_ms(const MachineProfile& profile, TensorType type, double bytes);
+double gemm_ms(const MachineProfile& profile, TensorType type, double flop);
+
+}  // namespace strata::planner

@@ -1,0 +1,216 @@
+#include "tools/cli/plan_request.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "engine/byte_text.h"
+#include "engine/device.h"
+#include "engine/device_model.h"
+#include "engine/machine.h"
+#include "gpu_attn/open_module.h"
+#include "planner/placement/plan_rates.h"
+#include "planner/virtual/virtual_device.h"
+#include "tiers/spill.h"
+#include "tools/cli/attention_profile.h"
+#include "tools/cli/predicted_model.h"
+#include "tools/cli/request_options.h"
+#include "tools/cli/value_readers.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::bytes_text;
+using engine::DeviceChoice;
+using planner::DeviceProfile;
+
+constexpr uint64_t kAnswerTokens = 256;                 // where -n does not say how many
+constexpr uint64_t kAssumedDisk = uint64_t{512} << 30;  // beside a card that is not here
+constexpr uint32_t kTriedChunks[] = {512, 1024, 2048};
+
+[[noreturn]] void refuse(const Command& command, std::string_view option, const std::string& what,
+                         const std::string& remedy) {
+  throw Error(ErrorCode::kUsage, what, command.where(option), remedy);
+}
+
+void set_context(const Command& command, PlanSubject& subject) {
+  const Settings& settings = command.settings;
+  const uint64_t trained = subject.model.spec.shape.n_ctx_train;
+  const uint64_t n_ctx = settings.ctx_size > 0 ? settings.ctx_size : trained;
+  if (n_ctx < 2 * kBlockPositions)
+    refuse(command, "ctx-size",
+           fmt::format("a context of {} tokens, wanted at least {}", n_ctx, 2 * kBlockPositions),
+           fmt::format("use -c {} or more", 2 * kBlockPositions));
+  const uint64_t asked = settings.predict >= 0 ? static_cast<uint64_t>(settings.predict)
+                                               : std::min(kAnswerTokens, n_ctx / 2);
+  if (asked >= n_ctx)
+    refuse(command, "predict",
+           fmt::format("an answer of {} tokens leaves a context of {} no prompt", asked, n_ctx),
+           fmt::format("use a -n below {}, or a larger -c", n_ctx));
+  if (n_ctx > trained)
+    subject.notes.push_back(fmt::format("beyond {} tokens this model was never trained",
+                                        engine::grouped_number(trained)));
+  subject.request.n_ctx = n_ctx;
+  subject.request.n_out = std::max<uint64_t>(asked, 1);
+}
+
+void set_attention(const Command& command, PlanSubject& subject) {
+  engine::EngineOptions options = engine_options(command.settings);
+  if (command.settings.attn == "auto")
+    subject.notes.push_back(choose_attention(command.settings.profile_dir, options));
+  subject.request.method = options.method;
+  subject.attention = "exact";
+  if (!options.method) return;
+  const ModelShape& shape = subject.model.spec.shape;
+  index::check_supported(*options.method,
+                         KvLayout::make(options.k_codec, options.v_codec, shape.head_dim));
+  const index::Budget& budget = options.selection.budget;
+  const double n = static_cast<double>(subject.request.n_ctx - subject.request.n_out / 2);
+  if (budget.kind == index::Budget::Kind::kTokens) {
+    subject.request.touched_share = std::min(1.0, budget.value / n);
+  } else if (budget.kind == index::Budget::Kind::kShare) {
+    subject.request.touched_share = budget.value;
+  } else {
+    refuse(command, "kv-budget",
+           fmt::format("how much of a context --kv-budget {} attends depends on the text",
+                       budget_text(budget)),
+           "plan with a number of tokens (2048) or a share (5%)");
+  }
+  subject.attention =
+      fmt::format("{}, {} of the context", command.settings.attn, budget_text(budget));
+}
+
+void set_choices(const Command& command, PlanSubject& subject) {
+  const engine::EngineOptions options = engine_options(command.settings);
+  subject.request.codecs = {{options.k_codec, options.v_codec}};
+  const bool is_q8 = options.k_codec == KvCodec::kQ8_0 && options.v_codec == KvCodec::kQ8_0;
+  if (command.settings.allow_q8 && !is_q8)
+    subject.request.codecs.push_back({KvCodec::kQ8_0, KvCodec::kQ8_0});
+  if (command.is_set("batch-size")) {
+    subject.request.chunks = {options.chunk_rows};
+  } else {
+    subject.request.chunks.assign(std::begin(kTriedChunks), std::end(kTriedChunks));
+  }
+  subject.request.has_packs = options.reads_saved;
+  subject.request.n_threads = options.n_threads > 0 ? options.n_threads : engine::usable_cpus();
+}
+
+/// The disk of this machine, as `run` would use it.
+uint64_t disk_of_here(const Settings& settings, std::vector<std::string>& notes) {
+  if (settings.nvme.empty()) return 0;
+  if (settings.nvme_budget > 0) return settings.nvme_budget;
+  try {
+    return tiers::spill_room(settings.nvme) / 2;
+  } catch (const Error& error) {
+    if (settings.nvme_is_named) throw;
+    notes.push_back(fmt::format("K and V cannot go to disk: {}", error.what()));
+    return 0;
+  }
+}
+
+void use_this_machine(const Command& command, PlanSubject& subject) {
+  const Settings& settings = command.settings;
+  const uint64_t free_bytes = engine::available_dram_bytes();
+  subject.request.dram_bytes = settings.dram > 0 ? settings.dram : free_bytes;
+  if (settings.dram > free_bytes)
+    subject.notes.push_back(fmt::format("of the {} of --dram this machine has {} free",
+                                        bytes_text(settings.dram), bytes_text(free_bytes)));
+  subject.request.nvme_bytes = disk_of_here(settings, subject.notes);
+}
+
+void use_virtual(const Command& command, PlanSubject& subject) {
+  const Settings& settings = command.settings;
+  const DeviceProfile& profile = virtual_profile(command);
+  subject.device = fmt::format("virtual:{}", profile.name);
+  subject.request.profile = planner::profile_of(profile);
+  const planner::VirtualDevice card(profile, {.has_bytes = false});
+  DeviceFacts facts{};
+  card.facts(&facts);
+  subject.request.device = facts;
+  if (settings.hbm > facts.memory_bytes)
+    refuse(command, "hbm",
+           fmt::format("{} has {} of memory, wanted {}", profile.title,
+                       bytes_text(facts.memory_bytes), bytes_text(settings.hbm)),
+           "use a smaller --hbm, or another card");
+  subject.request.hbm_bytes = settings.hbm > 0 ? settings.hbm : facts.free_bytes;
+  // Pinned memory is what a card reaches: of DRAM not all can be.
+  subject.request.dram_bytes =
+      settings.dram > 0 ? settings.dram : static_cast<uint64_t>(profile.dram_bytes.value * 3 / 4);
+  subject.request.nvme_bytes = settings.nvme.empty()      ? 0
+                               : settings.nvme_budget > 0 ? settings.nvme_budget
+                                                          : kAssumedDisk;
+  subject.rates_text = fmt::format(
+      "Figures of {}, not measured here: some are from its datasheet, most are assumed "
+      "(`strata bench --device {} -v` lists them).",
+      profile.title, subject.device);
+}
+
+/// The built-in card that is most like one that is here.
+const DeviceProfile& nearest_profile(const DeviceFacts& facts) {
+  const auto distance = [&](const DeviceProfile& profile) {
+    const auto apart = [](uint64_t a, uint64_t b) { return a > b ? a - b : b - a; };
+    return apart(profile.capability, facts.capability) * 1000 +
+           apart(profile.n_multiprocessors, facts.n_multiprocessors);
+  };
+  return *std::ranges::min_element(planner::device_profiles(), {}, distance);
+}
+
+void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubject& subject) {
+  const DeviceFacts& facts = device.facts();
+  const DeviceProfile& like = nearest_profile(facts);
+  const uint64_t usable = engine::usable_device_bytes(facts.free_bytes);
+  use_this_machine(command, subject);
+  subject.request.profile = planner::profile_of(like);
+  subject.request.device = facts;
+  subject.request.hbm_bytes =
+      command.settings.hbm > 0 ? std::min(command.settings.hbm, facts.free_bytes) : usable;
+  // What the engine does beside a card today.
+  subject.request.may_use_disk = false;
+  subject.request.may_attend_on_cpu = false;
+  subject.rates_text = fmt::format("Priced with the figures of {}, not measured here.", like.title);
+  if (subject.request.method)
+    throw Error(ErrorCode::kUnsupported, "blocks cannot be chosen on a device", "--attn",
+                "use --attn exact, or --device none");
+}
+
+void set_machine(const Command& command, PlanSubject& subject) {
+  const DeviceChoice choice = engine::parse_device_choice(command.settings.device);
+  subject.device = "none";
+  subject.request.profile = planner::unmeasured_profile();
+  subject.rates_text =
+      "Rates are assumed, not measured here: good for the order of plans, not for their times.";
+  if (choice.kind == DeviceChoice::Kind::kVirtual) {
+    use_virtual(command, subject);
+  } else {
+    engine::ChosenDevice chosen;
+    if (choice.kind != DeviceChoice::Kind::kNone)
+      chosen = engine::open_chosen_device(choice, gpu_attn::find_cuda_devices());
+    if (!chosen.device) {
+      if (command.settings.hbm > 0)
+        refuse(command, "hbm", "--hbm is the memory of a device, and none computes",
+               "leave it out, or name a card with --device virtual:NAME or cuda:N");
+      return use_this_machine(command, subject);
+    }
+    subject.device = fmt::format("cuda:{}", choice.ordinal);
+    use_cuda(command, *chosen.device, subject);
+  }
+  if (const std::string why = engine::why_not_on_device(subject.model.device); !why.empty())
+    throw Error(ErrorCode::kUnsupported, why, command.where("device"), "use --device none");
+}
+
+}  // namespace
+
+PlanSubject plan_subject(const Command& command) {
+  PlanSubject subject;
+  subject.file = std::make_unique<engine::GgufFile>(engine::GgufFile::open(command.settings.model));
+  subject.model = engine::describe_for_plan(*subject.file, engine::read_model_spec(*subject.file));
+  set_context(command, subject);
+  set_choices(command, subject);
+  set_attention(command, subject);
+  set_machine(command, subject);
+  return subject;
+}
+
+}  // namespace strata::cli
