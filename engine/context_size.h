@@ -45,7 +45,7 @@ inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
 /// What KvPlacement's functions need to know of a request for so many positions.
 KvContext kv_context(const ContextRequest& request, uint64_t n_ctx);
 
-/// The rows of a step: what was asked for, less where the walk's buffers would exceed kWalkBytesMax.
+/// The rows of a step: what was asked for, less where its buffers would exceed kWalkBytesMax.
 uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request);
 
 /// Errors: kUnsupported (q8_0 with a head_dim that is no multiple of 32).

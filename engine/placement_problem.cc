@@ -112,7 +112,8 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
   problem.may_attend_on_cpu = request.may_attend_on_cpu;
   problem.may_stream = request.may_use_disk;
   problem.hbm_gb = gb(request.hbm_bytes);
-  problem.hbm_fixed_gb = gb(needs.buffer_bytes + needs.head_bytes);
+  problem.hbm_fixed_gb = gb(needs.buffer_bytes);
+  problem.hbm_always_gb = gb(needs.head_bytes);
   uint64_t largest = 0;
   for (const uint64_t bytes : needs.layer_bytes) largest = std::max(largest, round_up(bytes, 256));
   problem.hbm_slots_gb = gb(2 * largest);

@@ -268,7 +268,8 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
       base + problem.spill_beside_gb + floor_gb + problem.kv_gb() - problem.full_kv_gb();
   const bool can_spill = may_spill && problem.spill_file_gb <= problem.nvme_gb;
   if (problem.has_device) {
-    const double hbm = problem.hbm_fixed_gb + std::min(weights, problem.hbm_slots_gb);
+    const double hbm =
+        problem.hbm_fixed_gb + problem.hbm_always_gb + std::min(weights, problem.hbm_slots_gb);
     if (hbm > problem.hbm_gb) lacks.hbm_gb = hbm;
   }
   if (problem.dram_gb < (can_spill ? std::min(whole, spilling) : whole)) {

@@ -125,7 +125,8 @@ void PlacementProgram::add_room() {
     if (group.is_full()) floor.insert(floor.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
   });
   if (problem_.has_device)
-    hbm_row_ = model_.add_row(-kLpInfinity, problem_.hbm_gb - problem_.hbm_fixed_gb, hbm);
+    hbm_row_ = model_.add_row(
+        -kLpInfinity, problem_.hbm_gb - problem_.hbm_fixed_gb - problem_.hbm_always_gb, hbm);
   dram_row_ =
       model_.add_row(-kLpInfinity,
                      problem_.dram_gb - problem_.dram_fixed_gb - problem_.always_weights_gb -

@@ -58,24 +58,25 @@ double lost_share(const MachineProfile& profile, const std::string& by, const st
 
 MachineProfile made_unmeasured() {
   MachineProfile profile;
+  // Rounded from docs/measurements.md: two cores of a Zen 5, one disk.
   profile.cpu = "two cores of a desktop";
   profile.disk = "an NVMe disk";
   profile.n_threads = 2;
-  profile.dram_read_bytes_per_s = 20 * kGiga;
-  profile.dram_copy_bytes_per_s = 10 * kGiga;
-  profile.linear = {{TensorType::kF16, 14 * kGiga, 0.1 * kTera},
-                    {TensorType::kQ8_0, 14 * kGiga, 0.25 * kTera},
-                    {TensorType::kQ4_K, 10 * kGiga, 0.25 * kTera},
-                    {TensorType::kQ4_0, 12 * kGiga, 0.25 * kTera},
-                    {TensorType::kQ4_1, 12 * kGiga, 0.25 * kTera}};
-  profile.attend = {{KvCodec::kF16, 128, 12 * kGiga, 0.1 * kTera},
-                    {KvCodec::kQ8_0, 128, 9 * kGiga, 0.08 * kTera}};
-  profile.disk_read = {{4096, 64, 0.8 * kGiga},
-                       {16 << 10, 64, 1.6 * kGiga},
+  profile.dram_read_bytes_per_s = 38 * kGiga;
+  profile.dram_copy_bytes_per_s = 18 * kGiga;
+  profile.linear = {{TensorType::kF16, 30 * kGiga, 0.3 * kTera},
+                    {TensorType::kQ8_0, 27 * kGiga, 0.5 * kTera},
+                    {TensorType::kQ4_K, 22 * kGiga, 0.5 * kTera},
+                    {TensorType::kQ4_0, 28 * kGiga, 0.5 * kTera},
+                    {TensorType::kQ4_1, 28 * kGiga, 0.5 * kTera}};
+  profile.attend = {{KvCodec::kF16, 64, 26 * kGiga, 0.4 * kTera},
+                    {KvCodec::kQ8_0, 64, 18 * kGiga, 0.35 * kTera}};
+  profile.disk_read = {{4096, 64, 0.6 * kGiga},
+                       {16 << 10, 64, 1.1 * kGiga},
                        {64 << 10, 32, 2.2 * kGiga},
-                       {1 << 20, 8, 2.5 * kGiga}};
-  profile.disk_read_bytes_per_s = 2.5 * kGiga;
-  profile.disk_write_bytes_per_s = 1 * kGiga;
+                       {1 << 20, 8, 3.3 * kGiga}};
+  profile.disk_read_bytes_per_s = 3.3 * kGiga;
+  profile.disk_write_bytes_per_s = 1.5 * kGiga;
   return profile;
 }
 

@@ -66,7 +66,8 @@ struct PlacementProblem {
   bool may_attend_on_cpu = true;  // beside a device
 
   // What must be there.
-  double hbm_fixed_gb = 0;       // a step's buffers, the output head, vectors
+  double hbm_fixed_gb = 0;       // a step's buffers
+  double hbm_always_gb = 0;      // weights: the output head, vectors
   double hbm_slots_gb = 0;       // where a layer's weights are not in HBM
   double dram_fixed_gb = 0;      // a step's buffers
   double always_weights_gb = 0;  // never streamed

@@ -266,6 +266,7 @@ bool LayerPlacement::is_spilling(const PlacementProblem& problem) const {
 PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement) {
   PlacedGb gb;
   gb.dram_weights = problem.always_weights_gb;
+  gb.hbm_weights = problem.has_device ? problem.hbm_always_gb : 0;
   for (size_t g = 0; g < placement.groups.size(); ++g) {
     const GroupPlace& place = placement.groups[g];
     const LayerGroup& group = problem.groups[g];

@@ -30,8 +30,8 @@ struct Statement {
                         weights * (1 - x.weights_nvme) + kv * (1 - x.kv_nvme) +
                         (streams ? p.stream_slots_gb : 0) +
                         (spills ? p.spill_beside_gb : p.kv_beside_gb);
-    const double hbm =
-        p.hbm_fixed_gb + weights * x.weights_hbm + kv * x.kv_hbm + (passes ? p.hbm_slots_gb : 0);
+    const double hbm = p.hbm_fixed_gb + p.hbm_always_gb + weights * x.weights_hbm + kv * x.kv_hbm +
+                       (passes ? p.hbm_slots_gb : 0);
     if (dram > p.dram_gb + kSlack || (p.has_device && hbm > p.hbm_gb + kSlack)) return false;
     if (!spills) return true;
     return kv * (1 - x.kv_nvme) >= p.spill_floor_gb - kSlack && p.spill_file_gb <= p.nvme_gb;

@@ -143,13 +143,16 @@ std::string dual_text(const PlanDual& dual, const PlanAnswer& answer) {
     if (dual.resource == "link") return "a link 10 % quicker";
     return dual.resource == "cpu" ? "a CPU 10 % quicker" : "a GPU 10 % quicker";
   };
-  constexpr double kNothing = 5e-4;  // of the time
-  const bool is_nothing = std::abs(dual.tpot_ms) < kNothing * answer.plan.lp_tpot_ms &&
-                          std::abs(dual.ttft_ms) < kNothing * answer.plan.lp_ttft_ms;
-  if (is_nothing) return fmt::format("  {:<20} = nothing\n", what());
-  const auto change = [](double ms) { return (ms > 0 ? "+" : "-") + time_text(std::abs(ms)); };
-  return fmt::format("  {:<20} = {} per token, {} to the first\n", what(), change(dual.tpot_ms),
-                     change(dual.ttft_ms));
+  std::string changes;
+  const auto add = [&](double ms, double of, const char* phase) {
+    constexpr double kNothing = 5e-4;  // of the time
+    if (std::abs(ms) < kNothing * of) return;
+    changes += fmt::format("{}{}{} {}", changes.empty() ? "" : ", ", ms > 0 ? "+" : "-",
+                           time_text(std::abs(ms)), phase);
+  };
+  add(dual.tpot_ms, answer.plan.lp_tpot_ms, "per token");
+  add(dual.ttft_ms, answer.plan.lp_ttft_ms, "to the first token");
+  return fmt::format("  {:<20} = {}\n", what(), changes.empty() ? "nothing" : changes);
 }
 
 std::string explanation(const PlanAnswer& answer) {
