@@ -16,7 +16,7 @@ constexpr double kNoMin = -DBL_MAX;
 constexpr OptionSpec kRows[] = {
     {"model", "-m", Section::kModel, ValueKind::kText, "", 0, 0, "FILE",
      "GGUF model file, or the first of its shards", Sources::kEverywhere,
-     kComputing | kInspect | kTokenize | kEval, &S::model},
+     kComputing | kInspect | kTokenize | kEval | kDoctor, &S::model},
     {"ctx-size", "-c", Section::kModel, ValueKind::kCount, "0", 0, kMaxTokens, "N",
      "context in tokens (32k = 32768); 0 = the model's, or what half of the free memory holds",
      Sources::kEverywhere, kReading | kEval, &S::ctx_size},
@@ -46,7 +46,7 @@ constexpr OptionSpec kRows[] = {
     {"nvme", "", Section::kModel, ValueKind::kText, "", 0, 0, "DIR|off",
      "folder of the spill file, for K and V that memory does not hold; empty = one in the cache "
      "folder",
-     Sources::kEverywhere, kComputing, &S::nvme},
+     Sources::kEverywhere, kComputing | kDoctor, &S::nvme},
     {"nvme-budget", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
      "largest spill file; 0 = half of what the disk has free", Sources::kEverywhere, kComputing,
      &S::nvme_budget},
@@ -228,7 +228,7 @@ constexpr OptionSpec kRows[] = {
      "use what is saved, save nothing", Sources::kEverywhere, kGenerating, &S::no_save},
     {"session-dir", "", Section::kSaved, ValueKind::kText, "", 0, 0, "DIR",
      "folder of saved contexts; empty = one in the data folder", Sources::kEverywhere,
-     kOnSaved | kReading, &S::session_dir},
+     kOnSaved | kReading | kDoctor, &S::session_dir},
     {"cache-budget", "", Section::kSaved, ValueKind::kSize, "20GiB", 0, kMaxBytes, "SIZE",
      "most disk for saved contexts; those used longest ago go first", Sources::kEverywhere,
      kCacheList | kReading, &S::cache_budget},

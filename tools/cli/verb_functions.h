@@ -10,6 +10,7 @@ inline constexpr VerbSyntax kChatSyntax = {"chat", kChat, ""};
 inline constexpr VerbSyntax kInspectSyntax = {"inspect", kInspect, "model"};
 inline constexpr VerbSyntax kBenchSyntax = {"bench", kBench, ""};
 inline constexpr VerbSyntax kEvalSyntax = {"eval", kEval, ""};
+inline constexpr VerbSyntax kDoctorSyntax = {"doctor", kDoctor, ""};
 inline constexpr VerbSyntax kTokenizeSyntax = {"tokenize", kTokenize, ""};
 inline constexpr VerbSyntax kSessionSaveSyntax = {"session save", kSessionSave, "session"};
 inline constexpr VerbSyntax kSessionListSyntax = {"session list", kSessionList, ""};
@@ -24,7 +25,7 @@ inline constexpr VerbSyntax kSyntaxes[] = {
     kRunSyntax,         kChatSyntax,          kInspectSyntax,       kTokenizeSyntax,
     kBenchSyntax,       kSessionSaveSyntax,   kEvalSyntax,          kSessionListSyntax,
     kSessionShowSyntax, kSessionRemoveSyntax, kSessionVerifySyntax, kCacheListSyntax,
-    kCacheRemoveSyntax};
+    kCacheRemoveSyntax, kDoctorSyntax};
 
 /// Each returns the exit code. Errors are thrown.
 int run_run(const Command& command);
@@ -40,5 +41,6 @@ int run_session_remove(const Command& command);
 int run_session_verify(const Command& command);
 int run_cache_list(const Command& command);
 int run_cache_remove(const Command& command);
+int run_doctor(const Command& command);
 
 }  // namespace strata::cli

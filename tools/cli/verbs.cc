@@ -34,6 +34,9 @@ constexpr Verb kVerbs[] = {
     {kCacheRemoveSyntax, "remove saved contexts that no session keeps",
      "cache rm PACK...|--all [--json]   (PACK: the beginning of a name in `strata cache list`)",
      run_cache_remove},
+    {kDoctorSyntax, "show what this machine can do, and what is missing",
+     "doctor [-m MODEL.gguf] [--nvme DIR] [--json]   (exit code 1 where Strata cannot run)",
+     run_doctor},
 };
 
 constexpr bool has_every_syntax() {
