@@ -36,7 +36,7 @@ std::string spill_directory(const std::string& asked, const GetVariable& get) {
   return "";
 }
 
-/// The folder of verdicts on models; empty where none is known.
+/// The folder of verdicts on models and of profiles of machines; empty where none is known.
 std::string profile_directory(const GetVariable& get) {
   if (const auto base = non_empty(get("XDG_CACHE_HOME"))) return *base + "/strata/profiles";
   if (const auto home = non_empty(get("HOME"))) return *home + "/.cache/strata/profiles";

@@ -16,13 +16,13 @@ constexpr double kNoMin = -DBL_MAX;
 constexpr OptionSpec kRows[] = {
     {"model", "-m", Section::kModel, ValueKind::kText, "", 0, 0, "FILE",
      "GGUF model file, or the first of its shards", Sources::kEverywhere,
-     kComputing | kInspect | kTokenize | kEval | kDoctor, &S::model},
+     kComputing | kInspect | kTokenize | kEval | kModelIsOptional, &S::model},
     {"ctx-size", "-c", Section::kModel, ValueKind::kCount, "0", 0, kMaxTokens, "N",
      "context in tokens (32k = 32768); 0 = the model's, or what half of the free memory holds",
      Sources::kEverywhere, kReading | kEval, &S::ctx_size},
     {"threads", "-t", Section::kModel, ValueKind::kCount, "0", 0, 1024, "N",
-     "CPU threads; 0 = every CPU this process may use", Sources::kEverywhere, kComputing | kEval,
-     &S::threads},
+     "CPU threads; 0 = every CPU this process may use", Sources::kEverywhere,
+     kComputing | kEval | kCalibrate, &S::threads},
     {"cache-type-k", "-ctk", Section::kModel, ValueKind::kChoice, "f16", 0, 0, "f16|q8_0",
      "how K is stored", Sources::kEverywhere, kComputing | kEval, &S::cache_type_k},
     {"cache-type-v", "-ctv", Section::kModel, ValueKind::kChoice, "f16", 0, 0, "f16|q8_0",
@@ -46,12 +46,13 @@ constexpr OptionSpec kRows[] = {
     {"nvme", "", Section::kModel, ValueKind::kText, "", 0, 0, "DIR|off",
      "folder of the spill file, for K and V that memory does not hold; empty = one in the cache "
      "folder",
-     Sources::kEverywhere, kComputing | kDoctor, &S::nvme},
+     Sources::kEverywhere, kComputing | kDoctor | kCalibrate, &S::nvme},
     {"nvme-budget", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
      "largest spill file; 0 = half of what the disk has free", Sources::kEverywhere, kComputing,
      &S::nvme_budget},
     {"io", "", Section::kModel, ValueKind::kChoice, "auto", 0, 0, "auto|io_uring|threads",
-     "how the spill file is read and written", Sources::kEverywhere, kComputing, &S::io},
+     "how the spill file is read and written", Sources::kEverywhere, kComputing | kCalibrate,
+     &S::io},
     {"weights-dram", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
      "most memory for weights, such as 6GiB; the others are read from the model file in every "
      "step; 0 = all stay",
@@ -75,7 +76,7 @@ constexpr OptionSpec kRows[] = {
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kEval, &S::batch_size},
     {"cpu-isa", "", Section::kModel, ValueKind::kText, "", 0, 0, "NAME",
      "force an instruction set: scalar, avx2, avx512; empty = the widest here",
-     Sources::kEverywhere, kComputing | kEval, &S::cpu_isa},
+     Sources::kEverywhere, kComputing | kEval | kCalibrate, &S::cpu_isa},
     {"allow-untrained", "", Section::kModel, ValueKind::kFlag, "false", 0, 0, "",
      "let the context exceed the one the model was trained for", Sources::kEverywhere,
      kComputing | kEval, &S::allow_untrained},
@@ -172,6 +173,10 @@ constexpr OptionSpec kRows[] = {
      "with --device virtual:NAME, tokens of the prompt, behind which others are decoded; 0 = what "
      "the model was trained for",
      Sources::kFlagOnly, kBench, &S::device_ctx},
+
+    {"show", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "measure nothing: print the profile that is kept of this machine, and its age",
+     Sources::kFlagOnly, kCalibrate, &S::show},
 
     {"methods", "--attn", Section::kJudging, ValueKind::kText,
      "oracle,quest,cuboid,mean,pq,rabitq,recent", 0, 0, "NAME,...",

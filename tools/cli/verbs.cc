@@ -37,6 +37,8 @@ constexpr Verb kVerbs[] = {
     {kDoctorSyntax, "show what this machine can do, and what is missing",
      "doctor [-m MODEL.gguf] [--nvme DIR] [--json]   (exit code 1 where Strata cannot run)",
      run_doctor},
+    {kCalibrateSyntax, "measure this machine, for plans",
+     "calibrate [-m MODEL.gguf] [--nvme DIR|off] [--show] [--json]", run_calibrate},
 };
 
 constexpr bool has_every_syntax() {
