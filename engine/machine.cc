@@ -140,6 +140,20 @@ uint64_t available_dram_bytes(const std::string& root) {
   return std::min(bytes, group_bytes(root, "memory", version_1).value_or(bytes));
 }
 
+uint64_t total_dram_bytes(const std::string& root) {
+  return keyed_number(root + "proc/meminfo", "MemTotal:").value_or(0) * 1024;
+}
+
+std::string cpu_name(const std::string& root) {
+  std::ifstream lines(root + "proc/cpuinfo");
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("model name")) continue;
+    const size_t name = line.find_first_not_of(": \t", line.find(':'));
+    if (name != std::string::npos) return line.substr(name);
+  }
+  return "unknown CPU";
+}
+
 uint64_t peak_memory_bytes() {
   rusage resources{};
   getrusage(RUSAGE_SELF, &resources);

@@ -65,12 +65,15 @@ struct MachineProfile {
   std::string cpu, cpu_isa, disk, device, driver;
   uint32_t n_threads = 0;
   std::string measured_at;  // "2026-11-26T13:20:00Z"; empty: not measured on the machine it is of
+  std::string written_by;   // the program's version, whose kernels were measured
   uint64_t dram_bytes = 0;  // of the machine
-  double dram_read_bytes_per_s = 0, dram_copy_bytes_per_s = 0;
-  std::vector<LinearRate> linear;  // one for each type that was measured
+  double dram_read_bytes_per_s = 0;
+  double dram_copy_bytes_per_s = 0;  // reads and writes counted
+  std::vector<LinearRate> linear;    // one for each type that was measured
   std::vector<AttendRate> attend;
   std::vector<DiskRate> disk_read;                               // rising in size
   double disk_read_bytes_per_s = 0, disk_write_bytes_per_s = 0;  // 1 MiB requests, in order
+  RateCurve disk_alone;  // of a read with no other in flight
   std::vector<PairShare> pairs;
   DeviceRates gpu;
   bool is_measured() const { return !measured_at.empty(); }

@@ -111,5 +111,17 @@ TEST_F(Machine, CpuQuotasOfEveryGroupCount) {
   EXPECT_EQ(usable_cpus(root()), 1u);
 }
 
+TEST_F(Machine, TheCpuIsCalledWhatTheFirstOneCallsItself) {
+  EXPECT_EQ(cpu_name(root()), "unknown CPU");
+  write("proc/cpuinfo",
+        "processor\t: 0\nmodel\t: 17\nmodel name\t: Some CPU\nmodel name\t: Another\n");
+  EXPECT_EQ(cpu_name(root()), "Some CPU");
+}
+
+TEST_F(Machine, AllOfItsMemoryIsNotWhatIsFree) {
+  EXPECT_EQ(total_dram_bytes(root()), uint64_t{99999999} * 1024);
+  EXPECT_EQ(total_dram_bytes(root() + "nowhere/"), 0u);
+}
+
 }  // namespace
 }  // namespace strata::engine

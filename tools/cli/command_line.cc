@@ -36,7 +36,7 @@ std::string spill_directory(const std::string& asked, const GetVariable& get) {
   return "";
 }
 
-/// The folder of verdicts on models; empty where none is known.
+/// The folder of verdicts on models and of profiles of machines; empty where none is known.
 std::string profile_directory(const GetVariable& get) {
   if (const auto base = non_empty(get("XDG_CACHE_HOME"))) return *base + "/strata/profiles";
   if (const auto home = non_empty(get("HOME"))) return *home + "/.cache/strata/profiles";
@@ -168,8 +168,9 @@ void check_command(const VerbSyntax& verb, const Command& command) {
   if (command.settings.all && !command.settings.name.empty()) {
     refuse_together(command, "name", "all", "--all is every one");
   }
-  const bool needs_model =
-      find_flag("-m", verb.bit) != nullptr && !command.settings.help && !command.settings.version;
+  const bool needs_model = find_flag("-m", verb.bit) != nullptr &&
+                           (verb.bit & kModelIsOptional) == 0 && !command.settings.help &&
+                           !command.settings.version;
   if (needs_model && command.settings.model.empty()) {
     throw Error(ErrorCode::kUsage, "no model is named", fmt::format("strata {}", verb.name),
                 verb.positional == "model"

@@ -11,6 +11,8 @@ inline constexpr VerbSyntax kInspectSyntax = {"inspect", kInspect, "model"};
 inline constexpr VerbSyntax kBenchSyntax = {"bench", kBench, ""};
 inline constexpr VerbSyntax kPlanSyntax = {"plan", kPlan, ""};
 inline constexpr VerbSyntax kEvalSyntax = {"eval", kEval, ""};
+inline constexpr VerbSyntax kDoctorSyntax = {"doctor", kDoctor, ""};
+inline constexpr VerbSyntax kCalibrateSyntax = {"calibrate", kCalibrate, ""};
 inline constexpr VerbSyntax kTokenizeSyntax = {"tokenize", kTokenize, ""};
 inline constexpr VerbSyntax kSessionSaveSyntax = {"session save", kSessionSave, "session"};
 inline constexpr VerbSyntax kSessionListSyntax = {"session list", kSessionList, ""};
@@ -25,7 +27,7 @@ inline constexpr VerbSyntax kSyntaxes[] = {
     kRunSyntax,         kChatSyntax,        kInspectSyntax,       kTokenizeSyntax,
     kBenchSyntax,       kPlanSyntax,        kSessionSaveSyntax,   kEvalSyntax,
     kSessionListSyntax, kSessionShowSyntax, kSessionRemoveSyntax, kSessionVerifySyntax,
-    kCacheListSyntax,   kCacheRemoveSyntax};
+    kCacheListSyntax,   kCacheRemoveSyntax, kDoctorSyntax,        kCalibrateSyntax};
 
 /// Each returns the exit code. Errors are thrown.
 int run_run(const Command& command);
@@ -42,5 +44,7 @@ int run_session_remove(const Command& command);
 int run_session_verify(const Command& command);
 int run_cache_list(const Command& command);
 int run_cache_remove(const Command& command);
+int run_doctor(const Command& command);
+int run_calibrate(const Command& command);
 
 }  // namespace strata::cli

@@ -37,6 +37,11 @@ constexpr Verb kVerbs[] = {
     {kCacheRemoveSyntax, "remove saved contexts that no session keeps",
      "cache rm PACK...|--all [--json]   (PACK: the beginning of a name in `strata cache list`)",
      run_cache_remove},
+    {kDoctorSyntax, "show what this machine can do, and what is missing",
+     "doctor [-m MODEL.gguf] [--nvme DIR] [--json]   (exit code 1 where Strata cannot run)",
+     run_doctor},
+    {kCalibrateSyntax, "measure this machine, for plans",
+     "calibrate [-m MODEL.gguf] [--nvme DIR|off] [--show] [--json]", run_calibrate},
 };
 
 constexpr bool has_every_syntax() {
