@@ -169,6 +169,47 @@ struct RabitqScanArgs {
   uint64_t score_stride;
 };
 
+// Mean values of blocks (index/tiled_selector.h), for the part of attention that blocks which were
+// not chosen would have had. A tile: 8 scales f32, then a row of i8 per block; its mean value is
+// scale * row.
+inline constexpr uint32_t kValueRowAlign = 16;  // rows end in zeros
+constexpr uint64_t value_row_bytes(uint32_t head_dim) {
+  return (uint64_t{head_dim} + kValueRowAlign - 1) / kValueRowAlign * kValueRowAlign;
+}
+constexpr uint64_t value_tile_bytes(uint32_t head_dim) {
+  return (kExtentBlocks * (sizeof(float) + value_row_bytes(head_dim)) + 63) / 64 * 64;
+}
+
+/// The mean of a block's 32 values, each of its dimensions within half a scale; scale is 1/127 of
+/// the largest. The scale is NaN where a value is not finite.
+struct ValueMeanArgs {
+  KvLayout layout;
+  const std::byte* block;
+  uint32_t block_idx;  // of the extent
+  std::byte* tile;     // value_tile_bytes(head_dim); the block's part is written
+};
+
+inline constexpr uint32_t kTailQueries = 4;   // that share each row read
+inline constexpr uint32_t kTailBlocks = 256;  // weights of so many are held at a time
+inline constexpr uint64_t kTailScratchFloats = (kTailQueries + 2) * uint64_t{kTailBlocks};
+
+/// Attention over blocks instead of positions: each weighs exp(its log weight) and has its mean for
+/// a value. Gives one partial per query, as AttendArgs does; a block whose weight or scale is not
+/// finite is left out.
+struct TailSumsArgs {
+  const std::byte* const* tiles;  // [ceil(n_blocks / 8)], 64-byte aligned
+  uint64_t value_offset;          // where in each the mean values begin; a multiple of 64
+  uint32_t n_blocks;
+  uint32_t head_dim;         // a multiple of 8
+  const float* log_weights;  // [n_queries, weight_stride], never NaN
+  uint64_t weight_stride;
+  uint32_t n_queries;
+  float* scratch;  // kTailScratchFloats, 64-byte aligned
+  float* o;        // [n_queries, head_dim]
+  float* m;        // [n_queries]
+  float* l;        // [n_queries]
+};
+
 /// A query's shares of the blocks, pooled.
 struct PoolSharesArgs {
   const float* log_weights;  // [n_queries, weight_stride]; may be +-infinity, not NaN
@@ -193,6 +234,8 @@ struct IndexKernels {
   void (*rabitq_encode)(const RabitqEncodeArgs& args);
   void (*rabitq_query)(const RabitqQueryArgs& args);
   void (*rabitq_scan)(const RabitqScanArgs& args);
+  void (*value_mean)(const ValueMeanArgs& args);
+  void (*tail_sums)(const TailSumsArgs& args);
 };
 
 }  // namespace strata

@@ -2,7 +2,7 @@
 // table. Why: every decoded token reads the index of its whole context, so the two scans run at the
 // speed of memory. Shapes: base/index_kernels.h. The arithmetic and its order: index_digest.inc,
 // index_pq_scan.inc, index_pq_query.inc, index_encode.inc, index_rabitq_encode.inc,
-// index_rabitq_scan.inc, index_pool.inc.
+// index_rabitq_scan.inc, index_pool.inc, index_tail.inc.
 #pragma once
 
 #include <stdint.h>
@@ -70,6 +70,15 @@ constexpr uint64_t rabitq_encode_flops(uint32_t head_dim) {
 /// Bytes that pool_shares reads and writes: weights in three passes, shares once per query.
 constexpr uint64_t pool_shares_bytes(uint64_t n_queries, uint64_t n_blocks) {
   return n_queries * n_blocks * 5 * sizeof(float);
+}
+
+/// Bytes that tail_sums reads from the tiles, once for every kTailQueries queries.
+constexpr uint64_t tail_sums_bytes(uint64_t n_tiles, uint32_t head_dim) {
+  return n_tiles * value_tile_bytes(head_dim);
+}
+/// Floating point operations: a product and a sum per block, dimension and query.
+constexpr uint64_t tail_sums_flops(uint64_t n_blocks, uint32_t head_dim, uint64_t n_queries) {
+  return n_blocks * head_dim * n_queries * 2;
 }
 
 }  // namespace strata::cpu_attn

@@ -27,6 +27,8 @@ namespace {
 
 #include "cpu_attn/index_pool.inc"
 
+#include "cpu_attn/index_tail.inc"
+
 #include "cpu_attn/index_digest_wide.inc"
 
 #include "cpu_attn/index_digest.inc"
@@ -143,8 +145,8 @@ struct CentreProducts {
 }  // namespace
 
 void fill_index_avx2(KernelTable& table) {
-  table.index = {load_k,     digest_scores, pq_scan,       pq_encode,    pq_table,
-                 key_scores, pool_shares,   rabitq_encode, rabitq_query, rabitq_scan};
+  table.index = {load_k,      digest_scores, pq_scan,      pq_encode,   pq_table,   key_scores,
+                 pool_shares, rabitq_encode, rabitq_query, rabitq_scan, value_mean, tail_sums};
 }
 
 }  // namespace strata::cpu_attn

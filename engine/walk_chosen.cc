@@ -45,8 +45,8 @@ void Walk::State::list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span)
   for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
     const HeadTable table = head_table(group_idx, layer, head);
     const uint32_t begin = span * kSpanPositions;
-    const uint32_t end =
-        std::min(begin + kSpanPositions, groups[group_idx].first_pos - table.n_skipped);
+    const uint32_t end = std::min(
+        begin + kSpanPositions, table.end_of(span, groups[group_idx].first_pos - table.n_skipped));
     for (uint32_t pos = begin; pos < end; pos += kBlockPositions)
       if (cache.store().is_frozen(table.at(pos))) selection->reads.push_back(table.at(pos));
   }
@@ -60,10 +60,11 @@ void Walk::State::plan_chosen(uint32_t layer) {
   const uint64_t n_pinnable = cache.store().n_pinnable();
   for (uint32_t idx = 0; idx < groups.size(); ++idx) {
     const Group& group = groups[idx];
-    uint32_t n_skipped = group.first_pos;  // by the head that skips least
+    uint32_t last_pos = 0;  // of the longest table
     for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
-      n_skipped = std::min(n_skipped, head_table(idx, layer, head).n_skipped);
-    const uint32_t end_span = (group.first_pos + group.n_rows - 1 - n_skipped) / kSpanPositions + 1;
+      last_pos = std::max(
+          last_pos, group.first_pos + group.n_rows - 1 - head_table(idx, layer, head).n_skipped);
+    const uint32_t end_span = last_pos / kSpanPositions + 1;
     Wave wave{layer, idx, 0, 0, static_cast<uint32_t>(reads.size()), 0};
     const auto end_wave = [&](uint32_t at_span, uint32_t at_read) {
       wave.end_span = at_span;

@@ -37,7 +37,9 @@ SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
 
 uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx) {
   const SelectionSizes sizes = selection_sizes(shape, n_ctx);
-  return sizes.row_floats() * sizes.max_rows * sizeof(float);
+  const uint64_t tail_floats =
+      uint64_t{sizes.max_kv_heads} * sizes.max_group_heads * (uint64_t{shape.head_dim} + 2);
+  return (sizes.row_floats() + tail_floats) * sizes.max_rows * sizeof(float);
 }
 
 Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
@@ -51,8 +53,9 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
   }
   heads.resize(uint64_t{max_groups} * max_kv_heads);
   for (uint32_t head = 0; head < max_kv_heads; ++head) {
-    heads[head].blocks.reserve(stride);
+    heads[head].blocks.reserve(stride + kSpanPositions / kBlockPositions);
     heads[head].chosen.reserve(stride);
+    heads[head].tail.reserve(uint64_t{max_group_heads} * max_rows * (uint64_t{shape.head_dim} + 2));
   }
   reads.reserve(uint64_t{stride} * max_kv_heads);
 }
@@ -61,10 +64,10 @@ Walk::State::HeadTable Walk::State::head_table(uint32_t group_idx, uint32_t laye
                                                uint32_t kv_head) const {
   if (is_selected && shape.layers[layer].window == 0) {
     const auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
-    return {head.blocks.data(), 0, head.n_skipped};
+    return {head.blocks.data(), 0, head.n_skipped, head.has_tail, head.n_retrieved};
   }
   const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, kv_head);
-  return {all.blocks.data(), all.first_block, 0};
+  return {all.blocks.data(), all.first_block, 0, false, 0};
 }
 
 /// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks), and then the choice
@@ -119,6 +122,12 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
   auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
   head.blocks.clear();
   head.chosen = choice.blocks;
+  head.n_retrieved = 0;
+  head.has_tail = group.sequence->index()->has_tail() && choice.blocks.size() < n_blocks;
+  if (head.has_tail) {
+    put_tail_table(group_idx, layer, kv_head, n_blocks, selection->choosers[worker].rule());
+    return;
+  }
   for (const uint32_t block : choice.blocks) head.blocks.push_back(all[block]);
   head.blocks.insert(head.blocks.end(), all.begin() + n_blocks, all.end());
   head.n_skipped = (n_blocks - static_cast<uint32_t>(choice.blocks.size())) * kBlockPositions;
@@ -131,12 +140,12 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
   STRATA_CHECK(group.n_rows <= selection->max_rows, "%u rows share a choice, at most %u",
                group.n_rows, selection->max_rows);
   choose_heads(group_idx, layer, n_blocks);
+  if (group.sequence->index()->has_tail()) estimate_tails(group_idx, layer, n_blocks);
   SelectionCounts& sums = selection->counts;
   for (uint32_t head = 0; head < n_kv_heads; ++head) {
-    const uint32_t n_skipped =
-        selection->heads[group_idx * selection->max_kv_heads + head].n_skipped;
     sums.blocks += n_blocks;
-    sums.attended_blocks += n_blocks - n_skipped / kBlockPositions;
+    sums.attended_blocks +=
+        selection->heads[group_idx * selection->max_kv_heads + head].chosen.size();
     sums.open_positions += group.first_pos + group.n_rows - n_blocks * kBlockPositions;
   }
 }

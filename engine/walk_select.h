@@ -29,8 +29,13 @@ struct Walk::State::Selection : SelectionSizes {
   /// The context that one KV head of a sequence attends in the layer at hand.
   struct Head {
     std::vector<uint32_t> chosen;        // full blocks, ascending
-    std::vector<tiers::BlockId> blocks;  // those, then the open ones
-    uint32_t n_skipped = 0;              // positions
+    std::vector<tiers::BlockId> blocks;  // those, then the open ones, as HeadTable has them
+    uint32_t n_skipped = 0;              // positions, modulo 2^32
+    // Where blocks were left out and the index estimates their part: how many positions come
+    // before it is merged, and the part, o [n_queries, head_dim], m [n_queries], l [n_queries].
+    bool has_tail = false;
+    uint32_t n_retrieved = 0;
+    std::vector<float> tail;
   };
 
   std::vector<float> weights;

@@ -109,6 +109,12 @@ struct Walk::State {
   void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                    uint32_t worker);
+  void put_tail_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
+                      const index::Rule& rule);
+  void leave_out_chosen(uint32_t group_idx, uint32_t layer, uint32_t kv_head);
+  void estimate_tails(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
+  void merge_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
+  void merge_tail(const AttendTile& tile, AttendBuffers& buffers) const;
   void index_closed(const Group& group);
   void index_missed(const Group& group);
 
@@ -215,11 +221,21 @@ struct Walk::State {
 /// The blocks that one KV head attends, as the context they make for it: block i of the table holds
 /// what stands at positions [32 i, 32 i + 32) of it, and a row at position p of the text stands at
 /// p - n_skipped. In exact attention that is the text itself.
+///
+/// With a tail, blocks that were retrieved come first, alone in their spans: the last of these ends
+/// at n_retrieved, and table blocks up to its end are kNoBlock.
 struct Walk::State::HeadTable {
   const tiers::BlockId* blocks;  // of table blocks first_block ..
   uint32_t first_block;          // those before were let go of by a windowed layer
-  uint32_t n_skipped;            // positions, whole blocks
+  uint32_t n_skipped;            // positions, whole blocks, modulo 2^32
+  bool has_tail;
+  uint32_t n_retrieved;  // positions; 0 without a tail
 
+  uint32_t n_retrieved_spans() const { return (n_retrieved + kSpanPositions - 1) / kSpanPositions; }
+  /// Where the positions end that a span may hold, in a context of end_pos.
+  uint32_t end_of(uint32_t span, uint32_t end_pos) const {
+    return span < n_retrieved_spans() ? n_retrieved : end_pos;
+  }
   /// kNoBlock where a windowed layer has let go of it.
   tiers::BlockId at(uint32_t pos) const {
     const uint32_t idx = pos / kBlockPositions;
