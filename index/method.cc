@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "index/cluster_selector.h"
 #include "index/digest_selector.h"
 #include "index/oracle_selector.h"
 #include "index/pq_selector.h"
@@ -27,6 +28,7 @@ constexpr std::array kMethods = {
     MethodName{Method::kMean, "mean", "mean key of each page (landmarks)"},
     MethodName{Method::kPq, "pq", "every key, by product quantisation (PQCache)"},
     MethodName{Method::kRabitq, "rabitq", "every key, rotated and rounded (RaBitQ, ParisKV)"},
+    MethodName{Method::kCluster, "cluster", "every key, by its cluster: the smallest (RetroInfer)"},
 };
 
 /// What a method keeps of a page; nothing where it keeps no digests.
@@ -42,6 +44,7 @@ std::optional<Digest> digest_of(Method method) {
     case Method::kRecent:
     case Method::kPq:
     case Method::kRabitq:
+    case Method::kCluster:
       return std::nullopt;
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
@@ -53,6 +56,7 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
     return round_up(digest_tile_bytes(DigestSelector::n_dims(*digest, head_dim)), 64);
   if (method == Method::kOracle) return OracleSelector::tile_bytes(head_dim);
   if (method == Method::kRabitq) return rabitq_tile_bytes(head_dim);
+  if (method == Method::kCluster) return cluster_tile_bytes(head_dim);
   return method == Method::kPq ? PqSelector::tile_bytes() : 0;
 }
 
@@ -79,6 +83,8 @@ std::string rows_kind(Method method) {
       return "pq1";
     case Method::kRabitq:
       return "rabitq1";
+    case Method::kCluster:
+      return "cluster1";
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
 }
@@ -130,6 +136,8 @@ std::unique_ptr<Selector> SelectorSource::make() const {
     return std::make_unique<PqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
   if (method_ == Method::kRabitq)
     return std::make_unique<RabitqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
+  if (method_ == Method::kCluster)
+    return std::make_unique<ClusterSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
   return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
 }
 

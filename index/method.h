@@ -14,13 +14,14 @@
 namespace strata::index {
 
 enum class Method : uint8_t {
-  kOracle,  // exact weights from copies of the keys: what no method can beat; for tests and eval
-  kRecent,  // StreamingLLM: sinks and window only, the floor
-  kQuest,   // least and largest key per dimension of a page
-  kCuboid,  // ArkVale: centre and mean deviation of a page's keys
-  kMean,    // mean landmarks of pages
-  kPq,      // PQCache: each key by 16 codes of 6 bits
-  kRabitq,  // RaBitQ: each key rotated, 3 bits per dimension
+  kOracle,   // exact weights from copies of the keys: what no method can beat; for tests and eval
+  kRecent,   // StreamingLLM: sinks and window only, the floor
+  kQuest,    // least and largest key per dimension of a page
+  kCuboid,   // ArkVale: centre and mean deviation of a page's keys
+  kMean,     // mean landmarks of pages
+  kPq,       // PQCache: each key by 16 codes of 6 bits
+  kRabitq,   // RaBitQ: each key rotated, 3 bits per dimension
+  kCluster,  // RetroInfer: each key by the number of its centroid
 };
 
 struct MethodName {

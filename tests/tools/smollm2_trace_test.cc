@@ -109,6 +109,7 @@ TEST_F(SmolLm2Trace, MethodsHoldTheWeightOfAQuarterOfTheText) {
   EXPECT_GT(masses[index::Method::kCuboid], 0.90 * oracle);
   EXPECT_GT(masses[index::Method::kPq], 0.96 * oracle);
   EXPECT_GT(masses[index::Method::kRabitq], 0.99 * oracle);
+  EXPECT_GT(masses[index::Method::kCluster], 0.96 * oracle);
 }
 
 }  // namespace
