@@ -169,32 +169,29 @@ struct RabitqScanArgs {
   uint64_t score_stride;
 };
 
-// Clusters of rotated keys (index/cluster_selector.h). Each block adds four centroids to those of
-// its extent, and its keys take the nearest of these and of the extent's before.
-inline constexpr uint32_t kClustersPerBlock = 4;
-inline constexpr uint32_t kTileClusters = kClustersPerBlock * kExtentBlocks;
-inline constexpr uint32_t kClusterNumbers = 2 * kTileClusters;  // 6 bits
-inline constexpr uint32_t kClusterLevels = 16;                  // a code c stands for c - 7.5
-inline constexpr uint32_t kClusterBaseZero = 64;                // a base's code c stands for c - 64
+// Clusters of rotated keys (index/cluster_selector.h): those of a block are its own.
+inline constexpr uint32_t kBlockClusters = 4;
+inline constexpr uint32_t kTileClusters = kBlockClusters * kExtentBlocks;
+inline constexpr uint32_t kClusterLevels = 16;    // a code c stands for c - 7.5
+inline constexpr uint32_t kClusterBaseZero = 64;  // a base's code c stands for c - 64
 
-/// A tile of clusters: four parts, one after the other, each a multiple of 64 bytes.
-///   numbers  [32 keys][8 blocks] u8, of which the low six bits count: below kTileClusters a
-///            centroid of the tile before, from there on one of this tile
-///   codes    [head_dim / 8][kTileClusters][4] u8. Dimension 8 k + j of a centroid is in byte j of
-///            octet k: the low four bits for j < 4, the high four of byte j - 4 for the others.
-///   base     [head_dim] u8, below 128; zeros up to a multiple of 64
-///   steps    ClusterSteps
-/// A centroid is steps.base * base + steps.centroid * codes; four of them belong to each block.
+/// A tile of clusters: three parts, one after the other, each a multiple of 64 bytes. Cluster i of
+/// block b is number 8 i + b of the tile's, so that the eight blocks lie side by side.
+///   codes  [head_dim / 8][kTileClusters][4] u8. Dimension 8 k + j of a centroid is in octet k: the
+///          low four bits of byte j for j < 4, the high four of byte j - 4 for the others.
+///   base   [head_dim] u8, below 128; zeros up to a multiple of 64
+///   steps  ClusterSteps
+/// A rotated centroid is steps.base * base + steps.centroid * codes.
 struct ClusterSteps {
   float centroid[kTileClusters];
   float base;
-  uint32_t infinite;  // bit per block: has keys that are not finite
-  uint32_t zeros[14];
+  uint32_t infinite;              // bit per block: has keys that are not finite
+  uint8_t counts[kTileClusters];  // keys of each cluster, below 128
+  uint8_t zeros[24];
 };
 
-inline constexpr uint64_t kClusterCodesOffset = kExtentPositions;
 constexpr uint64_t cluster_base_offset(uint32_t head_dim) {
-  return kClusterCodesOffset + uint64_t{head_dim} / 2 * kTileClusters;
+  return uint64_t{head_dim} / 2 * kTileClusters;
 }
 constexpr uint64_t cluster_steps_offset(uint32_t head_dim) {
   return cluster_base_offset(head_dim) + (uint64_t{head_dim} + 63) / 64 * 64;
@@ -203,29 +200,25 @@ constexpr uint64_t cluster_tile_bytes(uint32_t head_dim) {
   return cluster_steps_offset(head_dim) + sizeof(ClusterSteps);
 }
 
-/// Rotates 32 keys, makes their block's centroids, and numbers each key's nearest:
-/// cpu_attn/index_cluster_encode.inc.
+/// Rotates 32 keys and makes their clusters: cpu_attn/index_cluster_encode.inc.
 struct ClusterEncodeArgs {
   float* keys;  // [head_dim][kBlockPositions], as load_k gives them, 64-byte aligned; overwritten
   uint32_t head_dim;
-  uint32_t block;           // of the extent; those before it are in the tile
-  const std::byte* before;  // the tile of the extent before, or null
-  std::byte* tile;          // the block's part is written, by block 0 the base too; 64-byte aligned
+  uint32_t block;   // of the extent; block 0 also gives the base, and comes first
+  std::byte* tile;  // the block's part is written; 64-byte aligned
 };
 
-/// Products of queries with centroids, exact but for the rounding of queries; a block's score is
-/// nearly ln(sum exp) of its 32 keys' (as in PqScanArgs), and +infinity where it is not finite or
-/// the block is marked.
+/// Products of queries with centroids, exact but for the rounding of the two; a block's score is
+/// nearly ln(sum of count * exp) of its clusters (as in PqScanArgs), and +infinity where it is not
+/// finite or the block is marked.
 struct ClusterScanArgs {
   const std::byte* const* tiles;  // [n_tiles], each cluster_tile_bytes(head_dim), 64-byte aligned
   uint32_t n_tiles;
-  const std::byte* before;  // the tile of the extent before the first, or null
   uint32_t head_dim;
   const int8_t* codes;  // of RabitqQueryArgs, like scales and sums
   const float* scales;
   const int32_t* sums;
   uint32_t n_queries;
-  float* scratch;       // [n_queries][kClusterNumbers], 64-byte aligned
   float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
   uint64_t score_stride;
 };

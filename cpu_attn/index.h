@@ -71,16 +71,15 @@ constexpr uint64_t rabitq_encode_flops(uint32_t head_dim) {
 constexpr uint64_t cluster_scan_bytes(uint64_t n_tiles, uint32_t head_dim) {
   return n_tiles * cluster_tile_bytes(head_dim);
 }
-/// Operations: a product and a sum per centroid, dimension and query; a look-up, a comparison and
-/// five of a weight per key and query.
+/// Operations: a product and a sum per centroid, dimension and query.
 constexpr uint64_t cluster_scan_flops(uint64_t n_tiles, uint32_t head_dim, uint64_t n_queries) {
-  return n_tiles * (uint64_t{kTileClusters} * head_dim * 2 + kExtentPositions * 7) * n_queries;
+  return n_tiles * kTileClusters * head_dim * n_queries * 2;
 }
 
-/// Floating point operations of cluster_encode but for its rotation: a product and a sum per key,
-/// centroid (a block's own are met in every iteration and once more) and dimension.
+/// Floating point operations of cluster_encode but for its rotation: of the mean, and a product and
+/// a sum per key, cluster and dimension in five assignments, four means and four seeds.
 constexpr uint64_t cluster_encode_flops(uint32_t head_dim) {
-  return uint64_t{kBlockPositions} * (kClusterNumbers + 5 * kClustersPerBlock) * head_dim * 2;
+  return uint64_t{kBlockPositions} * (1 + 13 * kBlockClusters * 2) * head_dim;
 }
 
 /// Bytes that pool_shares reads and writes: weights in three passes, shares once per query.

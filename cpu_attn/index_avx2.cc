@@ -142,18 +142,7 @@ struct CentreProducts {
 
 #include "cpu_attn/index_rabitq_scan.inc"
 
-// ---- What index_cluster_scan.inc asks for.
-struct ScoreTable {
-  const float* scores;
-  STRATA_VEC explicit ScoreTable(const float* from) : scores(from) {}
-  STRATA_VEC Vec at(const std::byte* numbers) const {
-    const __m256i idx = _mm256_and_si256(
-        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(numbers))),
-        _mm256_set1_epi32(kClusterNumbers - 1));
-    return _mm256_i32gather_ps(scores, idx, sizeof(float));
-  }
-};
-
+/// The sum of 32 products, what index_cluster_scan.inc asks for besides.
 STRATA_VEC int32_t product_of_group(const std::byte* seven_bits, const int8_t* codes) {
   const __m256i seven = _mm256_and_si256((__m256i)load_words(seven_bits), _mm256_set1_epi8(0x7f));
   const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));

@@ -104,21 +104,7 @@ struct CentreProducts {
 
 #include "cpu_attn/index_rabitq_scan.inc"
 
-// ---- What index_cluster_scan.inc asks for: 64 scores are four registers, two look-ups of 32 and a
-// choice between them by bit 5.
-struct ScoreTable {
-  __m512 scores[4];
-  STRATA_VEC explicit ScoreTable(const float* from)
-      : scores{load(from), load(from + 16), load(from + 32), load(from + 48)} {}
-  STRATA_VEC Vec at(const std::byte* numbers) const {
-    const __m512i idx = _mm512_maskz_cvtepu8_epi32(
-        0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers)));
-    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(idx, _mm512_set1_epi32(32)),
-                                _mm512_permutex2var_ps(scores[0], idx, scores[1]),
-                                _mm512_permutex2var_ps(scores[2], idx, scores[3]));
-  }
-};
-
+/// The sum of 32 products, what index_cluster_scan.inc asks for besides.
 STRATA_VEC int32_t product_of_group(const std::byte* seven_bits, const int8_t* codes) {
   const __m256i seven = _mm256_and_si256(
       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(seven_bits)), _mm256_set1_epi8(0x7f));

@@ -106,15 +106,7 @@ struct CentreProducts {
 
 #include "cpu_attn/index_rabitq_scan.inc"
 
-// ---- What index_cluster_scan.inc asks for.
-struct ScoreTable {
-  const float* scores;
-  explicit ScoreTable(const float* from) : scores(from) {}
-  Vec at(const std::byte* numbers) const {
-    return scores[std::to_integer<uint32_t>(*numbers) % kClusterNumbers];
-  }
-};
-
+/// The sum of 32 products, what index_cluster_scan.inc asks for besides.
 int32_t product_of_group(const std::byte* seven_bits, const int8_t* codes) {
   int32_t sum = 0;
   for (uint32_t i = 0; i < kRabitqGroup; i += 4)

@@ -28,7 +28,8 @@ constexpr std::array kMethods = {
     MethodName{Method::kMean, "mean", "mean key of each page (landmarks)"},
     MethodName{Method::kPq, "pq", "every key, by product quantisation (PQCache)"},
     MethodName{Method::kRabitq, "rabitq", "every key, rotated and rounded (RaBitQ, ParisKV)"},
-    MethodName{Method::kCluster, "cluster", "every key, by its cluster: the smallest (RetroInfer)"},
+    MethodName{Method::kCluster, "cluster",
+               "four clusters of each block, the fewest bytes (RetroInfer)"},
 };
 
 /// What a method keeps of a page; nothing where it keeps no digests.

@@ -21,7 +21,7 @@ enum class Method : uint8_t {
   kMean,     // mean landmarks of pages
   kPq,       // PQCache: each key by 16 codes of 6 bits
   kRabitq,   // RaBitQ: each key rotated, 3 bits per dimension
-  kCluster,  // RetroInfer: each key by the number of its centroid
+  kCluster,  // RetroInfer: centroids of a block's keys and how many keys each has
 };
 
 struct MethodName {

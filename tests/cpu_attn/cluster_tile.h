@@ -17,21 +17,23 @@ class ClusterReader {
   }
   const ClusterSteps& steps() const { return steps_; }
   bool is_infinite(uint32_t block) const { return (steps_.infinite >> block & 1u) != 0; }
-  /// Of the 64 centroids that a key may have.
-  uint32_t number(uint32_t block, uint32_t key) const { return at(uint64_t{key} * 8 + block) % 64; }
+  uint32_t count(uint32_t block, uint32_t cluster) const {
+    return steps_.counts[8 * cluster + block];
+  }
   /// 0 to 15.
-  uint32_t level(uint32_t cluster, uint32_t dim) const {
-    const uint32_t byte = at(256 + (uint64_t{dim / 8} * 32 + cluster) * 4 + dim % 4);
+  uint32_t level(uint32_t block, uint32_t cluster, uint32_t dim) const {
+    const uint32_t byte = at((uint64_t{dim / 8} * 32 + 8 * cluster + block) * 4 + dim % 4);
     return dim % 8 < 4 ? byte % 16 : byte / 16;
   }
   double base(uint32_t dim) const {
     return double{steps_.base} * (double(at(cluster_base_offset(head_dim_) + dim) % 128) - 64);
   }
   /// The rotated centroid.
-  std::vector<double> centroid(uint32_t cluster) const {
+  std::vector<double> centroid(uint32_t block, uint32_t cluster) const {
     std::vector<double> out(head_dim_);
     for (uint32_t d = 0; d < head_dim_; ++d)
-      out[d] = base(d) + double{steps_.centroid[cluster]} * (level(cluster, d) - 7.5);
+      out[d] =
+          base(d) + double{steps_.centroid[8 * cluster + block]} * (level(block, cluster, d) - 7.5);
     return out;
   }
 
@@ -43,14 +45,35 @@ class ClusterReader {
   ClusterSteps steps_;
 };
 
-/// What stands for a key of `tile`; `before` is the tile before it, or null.
-inline std::vector<double> cluster_of(const std::byte* before, const std::byte* tile,
-                                      uint32_t head_dim, uint32_t block, uint32_t key) {
-  const uint32_t number = ClusterReader(tile, head_dim).number(block, key);
-  if (number >= kTileClusters)
-    return ClusterReader(tile, head_dim).centroid(number - kTileClusters);
-  if (before == nullptr) return std::vector<double>(head_dim);
-  return ClusterReader(before, head_dim).centroid(number);
+inline double square_of_gap(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (size_t d = 0; d < a.size(); ++d) sum += (a[d] - b[d]) * (a[d] - b[d]);
+  return sum;
+}
+
+/// The cluster of a block whose centroid is nearest to a rotated key.
+struct NearestCluster {
+  uint32_t cluster = 0;
+  double square = 0;      // of the distance
+  bool is_close = false;  // another one's is within the rounding of floats
+};
+inline NearestCluster nearest_cluster(const ClusterReader& reader, uint32_t block,
+                                      const std::vector<double>& key) {
+  NearestCluster best;
+  double second = 0, size = 0;
+  for (const double x : key) size += x * x;
+  for (uint32_t c = 0; c < kBlockClusters; ++c) {
+    const double square = square_of_gap(key, reader.centroid(block, c));
+    if (c == 0 || square < best.square) {
+      second = c == 0 ? square + size : best.square;
+      best.cluster = c;
+      best.square = square;
+    } else if (square < second) {
+      second = square;
+    }
+  }
+  best.is_close = second - best.square < 1e-5 * size;
+  return best;
 }
 
 }  // namespace strata::testing
