@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "index/cluster_selector.h"
 #include "index/digest_selector.h"
 #include "index/oracle_selector.h"
 #include "index/pq_selector.h"
@@ -29,6 +30,8 @@ constexpr std::array kMethods = {
     MethodName{Method::kRabitq, "rabitq", "every key, rotated and rounded (RaBitQ, ParisKV)"},
     MethodName{Method::kRabitqTail, "rabitq+tail",
                "rabitq, with an estimate of what is not attended"},
+    MethodName{Method::kCluster, "cluster",
+               "four clusters of each block, the fewest bytes (RetroInfer)"},
 };
 
 /// What a method keeps of a page; nothing where it keeps no digests.
@@ -45,6 +48,7 @@ std::optional<Digest> digest_of(Method method) {
     case Method::kPq:
     case Method::kRabitq:
     case Method::kRabitqTail:
+    case Method::kCluster:
       return std::nullopt;
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
@@ -61,6 +65,7 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
   if (method == Method::kOracle) return OracleSelector::tile_bytes(head_dim);
   if (method == Method::kRabitq || method == Method::kRabitqTail)
     return rabitq_tile_bytes(head_dim) + tail_tile_bytes(tail_of(method), head_dim);
+  if (method == Method::kCluster) return cluster_tile_bytes(head_dim);
   return method == Method::kPq ? PqSelector::tile_bytes() : 0;
 }
 
@@ -89,6 +94,8 @@ std::string rows_kind(Method method) {
       return "rabitq1";
     case Method::kRabitqTail:
       return "rabitqtail1";
+    case Method::kCluster:
+      return "cluster1";
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
 }
@@ -141,6 +148,8 @@ std::unique_ptr<Selector> SelectorSource::make() const {
   if (method_ == Method::kRabitq || method_ == Method::kRabitqTail)
     return std::make_unique<RabitqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams,
                                             tail_of(method_));
+  if (method_ == Method::kCluster)
+    return std::make_unique<ClusterSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
   return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
 }
 

@@ -22,6 +22,7 @@ enum class Method : uint8_t {
   kPq,      // PQCache: each key by 16 codes of 6 bits
   kRabitq,  // RaBitQ: each key rotated, 3 bits per dimension
   kRabitqTail,  // as kRabitq, and an estimate of what the blocks left out would have added
+  kCluster,     // RetroInfer: centroids of a block's keys and how many keys each has
 };
 
 struct MethodName {

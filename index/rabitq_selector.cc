@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "index/rotated_queries.h"
 
 namespace strata::index {
 
@@ -30,34 +31,20 @@ void RabitqSelector::observe(StreamIdx stream, uint32_t block_idx, const std::by
 }
 
 uint64_t RabitqSelector::scratch_floats(uint32_t n_queries) const {
-  // Queries side by side; each query's codes, scale and sum.
-  const uint64_t code_floats =
-      uint64_t{rabitq_groups(layout_.head_dim)} * kRabitqGroup / sizeof(float);
-  return uint64_t{layout_.head_dim} * kBlockPositions + n_queries * (code_floats + 2);
+  return RotatedQueries::scratch_floats(layout_.head_dim, n_queries);
 }
 
 void RabitqSelector::estimate(const EstimateArgs& args) const {
   check_blocks(args);
-  const uint64_t code_bytes = uint64_t{rabitq_groups(layout_.head_dim)} * kRabitqGroup;
-  float* columns = args.scratch;
-  float* codes = columns + uint64_t{layout_.head_dim} * kBlockPositions;
-  float* scales = codes + args.n_queries * code_bytes / sizeof(float);
-  float* sums = scales + args.n_queries;
-  kernels_->index.rabitq_query({.q = args.q,
-                                .n_queries = args.n_queries,
-                                .head_dim = layout_.head_dim,
-                                .columns = columns,
-                                .codes = reinterpret_cast<int8_t*>(codes),
-                                .scales = scales,
-                                .sums = reinterpret_cast<int32_t*>(sums)});
+  const RotatedQueries queries(*kernels_, layout_.head_dim, args);
   const uint32_t first_tile = args.first_block / kExtentBlocks;
   const auto n_tiles = static_cast<uint32_t>(div_up(args.end_block, kExtentBlocks)) - first_tile;
   kernels_->index.rabitq_scan({.tiles = table_.tiles(args.stream).data() + first_tile,
                                .n_tiles = n_tiles,
                                .head_dim = layout_.head_dim,
-                               .codes = reinterpret_cast<const int8_t*>(codes),
-                               .scales = scales,
-                               .sums = reinterpret_cast<const int32_t*>(sums),
+                               .codes = queries.codes,
+                               .scales = queries.scales,
+                               .sums = queries.sums,
                                .n_queries = args.n_queries,
                                .block_scores = args.log_weights + args.first_block,
                                .score_stride = args.weight_stride});

@@ -26,8 +26,8 @@ using testing::TestFolder;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
-constexpr Method kMethods[] = {Method::kPq,   Method::kQuest,  Method::kCuboid,
-                               Method::kMean, Method::kRabitq, Method::kRabitqTail};
+constexpr Method kMethods[] = {Method::kPq,     Method::kQuest,      Method::kCuboid, Method::kMean,
+                               Method::kRabitq, Method::kRabitqTail, Method::kCluster};
 
 WalkSetting setting_with(Method method) {
   WalkSetting setting = cached_setting();

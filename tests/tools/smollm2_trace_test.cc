@@ -111,6 +111,7 @@ TEST_F(SmolLm2Trace, MethodsHoldTheWeightOfAQuarterOfTheText) {
   EXPECT_GT(masses[index::Method::kPq], 0.96 * oracle);
   EXPECT_GT(masses[index::Method::kRabitq], 0.99 * oracle);
   EXPECT_EQ(masses[index::Method::kRabitqTail], masses[index::Method::kRabitq]);
+  EXPECT_GT(masses[index::Method::kCluster], 0.96 * oracle);
 }
 
 /// Tail calibration: ln of the weight of all blocks, those that are not chosen as estimated.
