@@ -129,6 +129,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   asked.n_threads = request.n_threads;
   asked.has_packs = request.has_packs;
   asked.method = request.method;
+  asked.has_device = request.device.has_value();
   check_codecs(shape, asked);
   asked.chunk_rows = chunk_rows_for(shape, asked);
   const KvContext context = kv_context(asked, request.n_ctx);
@@ -143,8 +144,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.rates = planner::rates_of(request.profile, codecs.k, codecs.v, shape.head_dim);
   problem.dram_gb = gb(request.dram_bytes);
   problem.nvme_gb = gb(request.nvme_bytes);
-  problem.dram_fixed_gb =
-      gb(kProcessBytes + walk_buffer_bytes(shape, context.chunk_rows, request.n_threads));
+  problem.dram_fixed_gb = gb(kProcessBytes + buffer_bytes(shape, asked));
   problem.always_weights_gb = gb(model.sizes.always_bytes);
   problem.stream_slots_gb = gb(stream_bytes(model));
   add_groups(model, request, context, problem);

@@ -38,12 +38,19 @@ const AttendRate& attend_rate(const MachineProfile& profile, KvCodec codec, uint
   return *std::ranges::min_element(profile.attend, {}, distance);
 }
 
-/// The rate for requests of so many bytes, between those that were measured.
+/// The best rate, of any number in flight, for requests of the least measured size that holds so
+/// many bytes.
 double disk_rate(const MachineProfile& profile, uint32_t request_bytes) {
-  double rate = profile.disk_read_bytes_per_s;
-  for (const DiskRate& measured : profile.disk_read)
-    if (measured.request_bytes >= request_bytes) return std::min(rate, measured.bytes_per_s);
-  return rate;
+  uint32_t size = 0;
+  double best = 0;
+  for (const DiskRate& measured : profile.disk_read) {
+    if (measured.request_bytes < request_bytes) continue;
+    if (size != 0 && measured.request_bytes != size) break;
+    size = measured.request_bytes;
+    best = std::max(best, measured.bytes_per_s);
+  }
+  const double in_order = profile.disk_read_bytes_per_s;
+  return size == 0 ? in_order : std::min(in_order, best);
 }
 
 /// What is lost of the second's pace while the first is at work.
@@ -110,10 +117,10 @@ MachineProfile profile_of(const DeviceProfile& device) {
                  .host_to_device = {device.in_alpha_us.value, device.in_bytes_per_s.value},
                  .device_to_host = {device.out_alpha_us.value, device.out_bytes_per_s.value},
                  .copy_bytes_per_s = device.hbm_rate(),
-                 .gemv_bytes_per_s = device.hbm_rate(),
+                 .gemv_bytes_per_s = device.gemv_rate(),
                  .attend_bytes_per_s = device.hbm_rate(),
                  .gemm_flops = device.f16_tensor_rate(),
-                 .attend_flops = device.f16_tensor_rate(),
+                 .attend_flops = device.attend_rate(),
                  .launch_us = device.graph_launch_us.value};
   return profile;
 }

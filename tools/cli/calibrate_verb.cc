@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <set>
 
 #include "base/error.h"
@@ -25,12 +24,6 @@ namespace {
 
 using engine::bytes_text;
 using planner::MachineProfile;
-
-int64_t now_s() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 std::string disk_text(const MachineProfile& profile) {
   if (profile.disk.empty()) return "disk       none\n";
@@ -101,8 +94,8 @@ int show(const Settings& settings, const MachineProfile& here, const std::string
   expect_same_machine(*profile, here, path);
   print(settings, *profile);
   notice(fmt::format("measured {} ({} days ago) by {}: {}", profile->measured_at,
-                     profile_age_days(*profile, now_s()).value_or(0), profile->written_by, path));
-  const std::string stale = stale_reason(*profile, here, now_s());
+                     profile_age_days(*profile, unix_seconds()).value_or(0), profile->written_by, path));
+  const std::string stale = stale_reason(*profile, here, unix_seconds());
   if (!stale.empty()) notice(fmt::format("stale: {}; run `strata calibrate` again", stale));
   return 0;
 }
@@ -132,7 +125,7 @@ int run_calibrate(const Command& command) {
     notice(fmt::format("{}: not measured, its rates stay 0", profile.device));
   ThreadPool pool(n_threads);
   calibrate(options, pool, profile);
-  profile.measured_at = profile_time_text(now_s());
+  profile.measured_at = profile_time_text(unix_seconds());
   write_machine_profile(path, profile);
   print(settings, profile);
   notice(fmt::format("kept in {}", path));

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
@@ -130,6 +131,12 @@ std::string stale_reason(const MachineProfile& profile, const MachineProfile& he
     return fmt::format("it was measured with {} threads, here are {}", profile.n_threads,
                        here.n_threads);
   return "";
+}
+
+int64_t unix_seconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 std::string profile_time_text(int64_t seconds_since_1970) {

@@ -41,6 +41,8 @@ std::optional<int64_t> profile_age_days(const planner::MachineProfile& profile, 
 std::string stale_reason(const planner::MachineProfile& profile,
                          const planner::MachineProfile& here, int64_t now_s);
 
+/// Now.
+int64_t unix_seconds();
 /// "2026-11-26T13:20:00Z", as measured_at has it.
 std::string profile_time_text(int64_t seconds_since_1970);
 

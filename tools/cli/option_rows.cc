@@ -76,7 +76,7 @@ constexpr OptionSpec kRows[] = {
      &S::batch_size},
     {"cpu-isa", "", Section::kModel, ValueKind::kText, "", 0, 0, "NAME",
      "force an instruction set: scalar, avx2, avx512; empty = the widest here",
-     Sources::kEverywhere, kComputing | kEval | kCalibrate, &S::cpu_isa},
+     Sources::kEverywhere, kComputing | kPlan | kEval | kCalibrate, &S::cpu_isa},
     {"allow-untrained", "", Section::kModel, ValueKind::kFlag, "false", 0, 0, "",
      "let the context exceed the one the model was trained for", Sources::kEverywhere,
      kComputing | kEval, &S::allow_untrained},

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "cpu_attn/kernels.h"
 #include "engine/byte_text.h"
 #include "engine/device.h"
 #include "engine/device_model.h"
@@ -15,6 +16,8 @@
 #include "planner/virtual/virtual_device.h"
 #include "tiers/spill.h"
 #include "tools/cli/attention_profile.h"
+#include "tools/cli/machine_profile_file.h"
+#include "tools/cli/machine_words.h"
 #include "tools/cli/predicted_model.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/value_readers.h"
@@ -175,12 +178,31 @@ void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubj
                 "use --attn exact, or --device none");
 }
 
+/// What `strata calibrate` has kept of this machine; what is assumed where it has kept nothing.
+void use_rates_of_here(const Command& command, PlanSubject& subject) {
+  const Settings& settings = command.settings;
+  subject.request.profile = planner::unmeasured_profile();
+  subject.rates_text =
+      "Rates are assumed, not measured here: good for the order of plans, not for their times "
+      "(`strata calibrate` measures them).";
+  if (settings.profile_dir.empty()) return;
+  const auto here = machine_words(cpu_attn::choose_kernels(settings.cpu_isa),
+                                  subject.request.n_threads, settings.nvme);
+  const std::string path = machine_profile_path(settings.profile_dir, here);
+  auto kept = read_machine_profile(path);
+  if (!kept) return;
+  expect_same_machine(*kept, here, path);
+  subject.rates_text = fmt::format("Rates were measured here, {}.", kept->measured_at);
+  const std::string stale = stale_reason(*kept, here, unix_seconds());
+  if (!stale.empty())
+    subject.notes.push_back(
+        fmt::format("the rates are stale ({}): run `strata calibrate` again", stale));
+  subject.request.profile = *std::move(kept);
+}
+
 void set_machine(const Command& command, PlanSubject& subject) {
   const DeviceChoice choice = engine::parse_device_choice(command.settings.device);
   subject.device = "none";
-  subject.request.profile = planner::unmeasured_profile();
-  subject.rates_text =
-      "Rates are assumed, not measured here: good for the order of plans, not for their times.";
   if (choice.kind == DeviceChoice::Kind::kVirtual) {
     use_virtual(command, subject);
   } else {
@@ -191,6 +213,7 @@ void set_machine(const Command& command, PlanSubject& subject) {
       if (command.settings.hbm > 0)
         refuse(command, "hbm", "--hbm is the memory of a device, and none computes",
                "leave it out, or name a card with --device virtual:NAME or cuda:N");
+      use_rates_of_here(command, subject);
       return use_this_machine(command, subject);
     }
     subject.device = fmt::format("cuda:{}", choice.ordinal);
