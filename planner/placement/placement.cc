@@ -250,6 +250,9 @@ std::vector<PlanDual> duals_of(const PlacementProblem& problem, const LpPlacemen
 std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlacement counted) {
   if (!place_at_home(problem, counted)) return std::nullopt;
   if (problem.has_device) copy_to_hbm(problem, counted);
+  const auto is_copied = [](const GroupPlace& place) { return place.kv_dram == 0; };
+  if (std::ranges::all_of(counted.groups, is_copied) && !counted.is_spilling(problem))
+    counted.cpu_part = CpuPart::kNone;
   if (!fits(problem, counted)) return std::nullopt;
   return counted;
 }

@@ -179,7 +179,7 @@ double StepClock::beside_device(double far_gb, double near_ms, LayerWork& work) 
     share = std::clamp((near_ms + link - rates_.round_trip_ms) / (on_cpu + link), 0.0, 1.0);
   work.in_place_link = busy(PlanPart::kLinkIn, (1 - share) * link);
   const double cpu_ms = share > 0 ? busy(PlanPart::kCpu, share * on_cpu) + rates_.round_trip_ms : 0;
-  busy(PlanPart::kGpu, near_ms + work.in_place_link);
+  busy(PlanPart::kGpu, near_ms);  // its waits for the link are the link's
   moved(far_gb);
   return std::max(near_ms + work.in_place_link, cpu_ms);
 }

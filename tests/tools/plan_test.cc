@@ -76,7 +76,9 @@ TEST_F(Plan, StaysWithinTheBudgetsAndUsesThem) {
     const bool is_whole = std::string(dram) == "1GiB";
     EXPECT_EQ(found["kv_share"]["nvme"] == 0.0, is_whole);
     EXPECT_EQ(found["tiers"]["nvme"]["kv_bytes"] == 0, is_whole);
-    if (!is_whole) EXPECT_LE(tier["free_bytes"], 1 << 20);  // blocks fill what there is
+    if (!is_whole) {
+      EXPECT_LE(tier["free_bytes"], 1 << 20);  // blocks fill what there is
+    }
   }
 }
 
@@ -85,7 +87,7 @@ TEST_F(Plan, SaysWhatItIsAndWhatMoreWouldBring) {
                                   "--nvme", folder_.path(), "--nvme-budget", "1GiB", "--explain"});
   for (const char* words :
        {"131,072 tokens of context, 256 of them answered", "assumed, not measured here", "| DRAM ",
-        "| NVMe ", "[W", "first token after ", "per token (", "limited by NVMe",
+        "| NVMe ", "[K", "first token after ", "per token (", "limited by NVMe",
         "+1 GiB of DRAM       = -", "a disk 10 % quicker  = -", "+1 GiB of disk       = nothing"})
     EXPECT_NE(found.find(words), std::string::npos) << words << "\n" << found;
   EXPECT_EQ(text({"--device", "none"}).find("what more would bring"), std::string::npos);
@@ -159,7 +161,7 @@ TEST_F(Plan, RefusesOptionsThatContradict) {
   expect_refused(arguments({"--device", "virtual:rtx9999"}),
                  {2, "usage", {"unknown device profile"}, "--device", "virtual:rtx4090"});
   expect_refused(arguments({"--device", "none", "-c", "1k", "-n", "1024"}),
-                 {2, "usage", {"1024"}, "-n", "larger -c"});
+                 {2, "usage", {"1024"}, "--predict", "larger -c"});
   expect_refused(arguments({"--device", "none", "-c", "1"}), {2, "usage", {"64"}, "-c", "-c 64"});
   for (const char* size : {"-1", "12XB", "12e9", "-4GiB"})
     expect_refused(arguments({"--device", "none", std::string("--dram=") + size}),

@@ -24,6 +24,7 @@ uint64_t bytes_of(double gb) {
 std::string size_text(double gb) { return engine::bytes_text(bytes_of(gb)); }
 
 std::string time_text(double ms) {
+  if (ms < 10) return fmt::format("{:.2f} ms", ms);
   if (ms < 1000) return fmt::format("{:.1f} ms", ms);
   if (ms < 120e3) return fmt::format("{:.1f} s", ms / 1e3);
   if (ms < 7200e3) return fmt::format("{:.0f} min", ms / 60e3);
@@ -145,7 +146,7 @@ std::string dual_text(const PlanDual& dual, const PlanAnswer& answer) {
   };
   std::string changes;
   const auto add = [&](double ms, double of, const char* phase) {
-    constexpr double kNothing = 5e-4;  // of the time
+    constexpr double kNothing = 2e-3;  // of the time
     if (std::abs(ms) < kNothing * of) return;
     changes += fmt::format("{}{}{} {}", changes.empty() ? "" : ", ", ms > 0 ? "+" : "-",
                            time_text(std::abs(ms)), phase);

@@ -1,5 +1,5 @@
-// tools/cli/plan_request.h - what `strata plan` plans for: a model, a context, a machine that is here
-// or is not.
+// tools/cli/plan_request.h - what `strata plan` plans for: a model, a context, a machine that is
+// here or is not.
 #pragma once
 
 #include <memory>
