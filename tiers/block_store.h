@@ -152,7 +152,8 @@ class BlockStore {
   // Saved contexts.
   /// Whether packs can be read: there are transfers.
   bool can_adopt() const { return spill_ != nullptr; }
-  /// The file of a pack that was added before stays open and is given again. Errors: kIo.
+  /// The file of a pack, open for as long as blocks of it are adopted: one that is open already is
+  /// given again. Errors: kIo.
   IoFile add_pack(const PackReader& pack);
   /// Blocks of a pack, with one reference each and in no slot: they are read when they are used.
   /// blocks [n_kv_heads][8].
@@ -227,6 +228,14 @@ class BlockStore {
   void replace(BlockId lost, BlockId fresh, bool is_repair);
 
  private:
+  /// A pack, past the page cache. An Io keeps its files.
+  struct PackFile {
+    File file;
+    IoFile io{};
+    IoFile block_io{};                 // where single blocks are read
+    std::pair<uint64_t, uint64_t> id;  // device and number of the file: a name may be given again
+    uint64_t n_extents = 0;            // that lie in it
+  };
   /// Of one that is being written every block is in DRAM; of a lost one those that are pinned.
   enum class ExtentState : uint8_t { kWriting, kStored, kLost };
   static constexpr uint32_t kNoRead = UINT32_MAX;
@@ -254,6 +263,7 @@ class BlockStore {
     std::vector<Hash128> tags;               // as blocks; those of a pack stay in the pack
     std::vector<Hash128> chain;              // [8]
     std::shared_ptr<const PackReader> pack;  // null: in the spill file
+    PackFile* pack_file = nullptr;           // where the store has opened it
     uint32_t pack_extent = 0;
     IoFile file{};
     Ticket ticket;
@@ -297,6 +307,8 @@ class BlockStore {
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
   ExtentId add_extent();
   void add_block_file(IoFile file, IoFile block_file);
+  bool is_in_use(const PackFile& of) const;
+  void close_unused_packs();
   std::optional<FillLease> wait_for_frame();
   std::optional<uint64_t> take_place(uint32_t layer, uint32_t first_pos);
   void collect_writes();
@@ -342,12 +354,6 @@ class BlockStore {
   KvLayout layout_;
   Hash128 model_;
   BlockPool pool_;
-  /// Open as long as the store: an Io keeps its files.
-  struct PackFile {
-    File file;
-    IoFile io{};
-    std::pair<uint64_t, uint64_t> id;  // device and number of the file: a name may be given again
-  };
   std::vector<std::unique_ptr<PackFile>> pack_files_;  // outlive the transfers of spill_
   std::unique_ptr<Spill> spill_;
   std::vector<Block> blocks_;

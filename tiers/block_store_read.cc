@@ -192,7 +192,8 @@ void BlockStore::lose(ExtentId id, bool has_answered, const std::string& cause) 
   Extent& of = extent(id);
   if (of.state == ExtentState::kStored) {
     ++counts_.lost_extents;
-    if (of.pack && has_answered) damaged_packs_.push_back(of.pack);
+    const bool is_known = std::ranges::find(damaged_packs_, of.pack) != damaged_packs_.end();
+    if (of.pack && has_answered && !is_known) damaged_packs_.push_back(of.pack);
     if (of.n_resident > 0) evict(id);
     std::erase(resident_[of.layer], id);
   }
