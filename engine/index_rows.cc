@@ -48,7 +48,7 @@ LoadedRows load_rows(const tiers::PackDirectory& directory, const tiers::FoundCo
       index.truncate(sequence.n_indexed());
       index.open_blocks(sequence.n_pos() / kBlockPositions);
       loaded.refused = {tiers::rows_file_name(piece.pack->name(), shape.kind), error.what(),
-                        error.code() == ErrorCode::kBadFile};
+                        error.code() != ErrorCode::kUnsupported};
       return loaded;
     }
   }

@@ -20,7 +20,8 @@ std::optional<tiers::RowsShape> rows_shape(const KvCache& cache, const Sequence&
 struct LoadedRows {
   uint32_t n_positions = 0;                   // whose rows the index has now
   uint64_t bytes = 0;                         // that were read
-  std::optional<tiers::RefusedFile> refused;  // at which the loading ended
+  // At which the loading ended; damaged also where it cannot be read: then it is made anew.
+  std::optional<tiers::RefusedFile> refused;
 };
 
 /// Takes the rows of the text's first segments into the index of a sequence that was just restored

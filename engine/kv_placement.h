@@ -29,11 +29,12 @@ struct KvPlacement {
   uint64_t place_bytes = 0;  // of one extent in the spill file, and of one staging frame
   uint32_t n_frames = 0;     // for what is read back; 0 = nothing is
   uint32_t block_bytes = 0;
-  uint32_t n_block_frames = 0;  // for blocks that selected steps read one by one; 0 = none does
-  uint64_t nvme_bytes = 0;      // of the spill file at most; 0 = all of K and V in DRAM
-  uint64_t pack_bytes = 0;      // of packs that are open, as pack_bytes()
-  uint64_t index_bytes = 0;     // of the index and of choosing by it, as index_dram_bytes()
-  uint64_t table_bytes = 0;     // of a device's tables, where one may compute
+  uint32_t n_block_frames = 0;    // for blocks that selected steps read one by one; 0 = none does
+  uint64_t nvme_bytes = 0;        // of the spill file at most; 0 = all of K and V in DRAM
+  uint64_t pack_bytes = 0;        // of packs that are open, as pack_bytes()
+  uint64_t pack_index_bytes = 0;  // of these: by which packs are found, as pack_index_bytes()
+  uint64_t index_bytes = 0;       // of the index and of choosing by it, as index_dram_bytes()
+  uint64_t table_bytes = 0;       // of a device's tables, where one may compute
 
   bool is_spilling() const { return nvme_bytes > 0; }
   uint64_t dram_bytes() const;
@@ -45,8 +46,13 @@ bool can_spill(const ModelShape& shape);
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// What reading and writing saved contexts takes of DRAM beside the frames: one region that is read
 /// and one that is written, heads and tags of the packs that hold the context, and those of the
-/// runs being written and sealed; a segment of index rows. 0 where there are none.
+/// runs being written and sealed; a segment of index rows; pack_index_bytes(). 0 where there are
+/// none.
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context);
+/// What the heads of all packs that can be found may take (tiers::PackLimits::index_bytes): a 64th
+/// of the context's K and V, at least 256 KiB and at most 16 MiB. At 8 to 10 bytes a position that
+/// is a million and a half.
+uint64_t pack_index_bytes(const ModelShape& shape, const KvContext& context);
 /// Index rows of one sequence of n_ctx and of a fork, and what a selected step holds of estimates.
 /// 0 where there is no index.
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context);

@@ -223,6 +223,7 @@ void Walk::State::run_plan() {
   for (const StepOp& op : plan.ops) {
     check_cancelled();
     if (between_operations) between_operations();
+    if (!settled_ends.empty()) settle_arrived();
     hold_weights(op);
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();

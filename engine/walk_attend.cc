@@ -215,6 +215,7 @@ void Walk::State::attend_tables(uint32_t layer) {
   list_tiles(layer);
   if (reads_chosen(layer)) return attend_chosen(layer);
   if (next_wave < waves.size() && waves[next_wave].layer == layer) return attend_streamed(layer);
+  if (!settled_ends.empty()) settle_layer(layer);
   uint64_t split_floats = 0;
   bool has_spans = false;
   for (const AttendTile& tile : tiles) {

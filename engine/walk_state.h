@@ -123,7 +123,8 @@ struct Walk::State {
   void tell_probe(uint32_t layer);
 
   // Attention in waves (engine/walk_waves.cc), over extents that are partly on disk
-  // (engine/walk_stream.cc) and over chosen blocks that are (engine/walk_chosen.cc).
+  // (engine/walk_stream.cc) and over chosen blocks that are (engine/walk_chosen.cc); extents that
+  // are read once, since DRAM has room for all (engine/walk_settle.cc).
   struct Wave;
   void begin_runs();
   void attend_wave(const Wave& wave);
@@ -131,10 +132,16 @@ struct Walk::State {
   AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
   void plan_waves();
   void plan_layer_waves(uint32_t layer);
-  bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t span);
+  bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t begin_pos, uint32_t end_pos);
   void fetch_ahead();
+  void fetch_until(uint32_t end);
   void drop_fetches();
   void attend_streamed(uint32_t layer);
+  bool plan_settling();
+  void list_settling(uint32_t first_layer, uint32_t end_layer);
+  void settle_arrived();
+  void settle_until(uint32_t end);
+  void settle_layer(uint32_t layer);
   bool reads_chosen(uint32_t layer) const;
   void plan_chosen(uint32_t layer);
   void list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span);
@@ -206,6 +213,7 @@ struct Walk::State {
   uint32_t n_fetched = 0;
   uint32_t n_released = 0;
   std::vector<tiers::ExtentId> span_missing;
+  std::vector<uint32_t> settled_ends;  // per layer: of `fetches`, what it needs; none: waves
   std::span<float> run_m, run_l;       // [max_rows, n_heads]; o lies in q, which is free by then
   std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
 

@@ -1,6 +1,7 @@
 #include "tiers/pack_directory.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 #include "base/check.h"
@@ -43,21 +44,51 @@ PackDirectory PackDirectory::open(const std::string& path, const PackLimits& lim
 void PackDirectory::look() {
   refused_.clear();
   std::set<std::string> there;
+  std::vector<PackIndex::Use> unknown;
   for (const std::string& name : directory_->names()) {
     if (!is_pack_file_name(name)) continue;
     there.insert(name);
-    if (index_.has(name)) continue;
+    if (index_.has(name) || passed_over_.contains(name)) continue;
+    if (const auto status = directory_->status_of(name))
+      unknown.push_back({status->modified_ns, name});
+  }
+  std::erase_if(passed_over_, [&](const std::string& name) { return !there.contains(name); });
+  // What was used last comes first: once one is passed over, nothing that is older is read.
+  std::ranges::sort(unknown, std::greater<>());
+  for (const auto& [used_ns, name] : unknown) {
+    const auto oldest = passed_over_.empty() ? std::nullopt : index_.oldest();
+    if (oldest && used_ns < oldest->used_ns) {
+      passed_over_.insert(name);
+      continue;
+    }
     try {
       if (const auto file = directory_->open_file(name))
-        index_.add(name, read_pack_head(*file, name));
+        add_to_index(name, read_pack_head(*file, name), used_ns);
     } catch (const Error& error) {
       refused_.push_back({name, error.what(), error.code() == ErrorCode::kBadFile});
     }
   }
+  std::ranges::sort(refused_, {}, &RefusedFile::name);
   std::vector<std::string> gone;
   for (const auto& [name, head] : index_.heads())
     if (!there.contains(name)) gone.push_back(name);
   for (const std::string& name : gone) index_.remove(name);
+}
+
+/// What was used the least recently is passed over where there are too many.
+void PackDirectory::add_to_index(const std::string& name, PackHead head, int64_t used_ns) {
+  index_.add(name, std::move(head), used_ns);
+  while (index_.bytes() > limits_.index_bytes) {
+    const std::string oldest = index_.oldest()->pack;
+    index_.remove(oldest);
+    passed_over_.insert(oldest);
+  }
+}
+
+void PackDirectory::note_use(const PackReader& pack) {
+  pack.touch();
+  if (const auto status = directory_->status_of(pack.name()))
+    index_.use(pack.name(), status->modified_ns);
 }
 
 uint64_t PackDirectory::used_bytes() const {
@@ -92,7 +123,7 @@ FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
       found.n_positions += stretch.n_positions;
     }
     if (found.pieces.size() != cover.stretches.size()) continue;
-    for (const FoundPiece& piece : found.pieces) piece.pack->touch();
+    for (const FoundPiece& piece : found.pieces) note_use(*piece.pack);
     return found;
   }
 }
@@ -128,7 +159,8 @@ std::string PackDirectory::publish(PackWriter writer) {
   if (!is_published)
     throw Error(ErrorCode::kIo, "another program makes files in the directory of saved contexts",
                 directory_->path_of(name), "End the other program, or name another directory.");
-  index_.add(name, writer.head());
+  const auto status = directory_->status_of(name);
+  add_to_index(name, writer.head(), status ? status->modified_ns : 0);
   return name;
 }
 

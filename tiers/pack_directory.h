@@ -25,6 +25,8 @@ namespace strata::tiers {
 struct PackLimits {
   uint64_t budget_bytes = UINT64_MAX;  // of all packs, their rows and sessions that have a name
   uint64_t free_floor_bytes = 0;       // what the file system keeps free
+  // Of the heads in memory by which packs are found: those that were used last are.
+  uint64_t index_bytes = UINT64_MAX;
   std::chrono::milliseconds lock_wait{10000};
 };
 
@@ -94,6 +96,8 @@ class PackDirectory {
   /// Packs and sessions that cannot be used, as of the last look. They are never an error.
   const std::vector<RefusedFile>& refused() const { return refused_; }
   size_t n_packs() const { return index_.size(); }
+  /// Packs that are not found, since their heads exceed PackLimits::index_bytes.
+  size_t n_passed_over() const { return passed_over_.size(); }
   /// Of all packs, rows and sessions, now.
   uint64_t used_bytes() const;
   /// What this user may still write to the file system.
@@ -127,10 +131,12 @@ class PackDirectory {
   /// anew at any time evicts no pack of the same text.   Errors: kDoesNotFit, kIo.
   RowsWriter start_rows(const std::string& pack, const RowsShape& shape, uint32_t first_segment,
                         uint32_t n_segments);
-  /// Gives the sealed rows their name, in place of earlier ones. False where their pack is gone by
-  /// now; then so are they.   Errors: kDoesNotFit, kIo; then there are the earlier ones or none.
+  /// Gives the sealed rows their name, in place of earlier ones that are fewer or not what was
+  /// saved. False, and they are gone, where their pack is gone by now, or as many are there: those
+  /// are read.   Errors: kDoesNotFit, kIo; then there are the earlier ones or none.
   bool publish_rows(RowsWriter writer);
-  /// Removes rows that were found to be wrong; what a pack holds is never lost with them.
+  /// Removes rows that are not what was saved, or cannot be read; whole ones stay, whatever an
+  /// earlier read said. Reads all of them. False where nothing was removed.   Errors: kIo.
   bool discard_rows(const std::string& rows);
 
   /// Saves a session and with it pins its packs, in place of an earlier one of that name.
@@ -160,6 +166,8 @@ class PackDirectory {
 
   /// Brings the index up to what the directory holds now.
   void look();
+  void add_to_index(const std::string& name, PackHead head, int64_t used_ns);
+  void note_use(const PackReader& pack);
   void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned,
                  const std::string& pack_of_rows = "");
   void remove_orphaned_rows();
@@ -173,6 +181,7 @@ class PackDirectory {
   std::shared_ptr<DurableDirectory> directory_;
   PackLimits limits_;
   PackIndex index_;
+  std::set<std::string> passed_over_;
   std::vector<RefusedFile> refused_;
 };
 

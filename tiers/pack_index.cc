@@ -15,6 +15,14 @@ const Hash128& chain_before_block(const PackHead& head, uint32_t block) {
   return block == 0 ? head.run.chain_before : head.chains[block - 1];
 }
 
+/// What a head takes in the index; a hash lies in a node of its own, with a name of the file.
+uint64_t memory_bytes(const PackHead& head) {
+  constexpr uint64_t kPerPack = 1024;
+  constexpr uint64_t kPerBlock = sizeof(Hash128) + 64;
+  return kPerPack + head.n_positions() * (sizeof(int32_t) + uint64_t{1}) +
+         head.n_blocks() * kPerBlock + head.presence.size();
+}
+
 uint64_t n_present(const PackHead& head) {
   return static_cast<uint64_t>(std::ranges::count(head.presence, uint8_t{1}));
 }
@@ -73,10 +81,12 @@ uint32_t end_of(const std::vector<Part>& parts) { return parts.empty() ? 0 : par
 
 }  // namespace
 
-void PackIndex::add(const std::string& name, PackHead head) {
+void PackIndex::add(const std::string& name, PackHead head, int64_t used_ns) {
   const auto [place, is_added] = heads_.emplace(name, std::move(head));
+  used_ns_[name] = used_ns;
   if (!is_added) return;
   const PackHead& added = place->second;
+  bytes_ += memory_bytes(added);
   for (uint32_t i = 0; i < n_whole_blocks(added); ++i)
     whole_blocks_.emplace(added.chains[i], &*place);
   if (added.n_positions() % kBlockPositions != 0)
@@ -95,7 +105,20 @@ void PackIndex::remove(const std::string& name) {
   for (uint32_t i = 0; i < n_whole_blocks(head); ++i) remove_from(whole_blocks_, head.chains[i]);
   remove_from(short_blocks_, chain_before_block(head, head.n_blocks() - 1));
   remove_from(begins_, head.run.chain_before);
+  bytes_ -= memory_bytes(head);
   heads_.erase(place);
+  used_ns_.erase(name);
+}
+
+void PackIndex::use(const std::string& name, int64_t used_ns) {
+  if (const auto at = used_ns_.find(name); at != used_ns_.end()) at->second = used_ns;
+}
+
+std::optional<PackIndex::Use> PackIndex::oldest() const {
+  std::optional<Use> oldest;
+  for (const auto& [pack, used_ns] : used_ns_)
+    if (const Use use{used_ns, pack}; !oldest || use < *oldest) oldest = use;
+  return oldest;
 }
 
 KnownText PackIndex::find_text(const PackShape& shape, const Hash128& root, std::string_view text,

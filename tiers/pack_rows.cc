@@ -7,6 +7,25 @@
 #include "tiers/pack_directory.h"
 
 namespace strata::tiers {
+namespace {
+
+/// The rows in a file of this name, which it reads whole; null where they are not what was saved.
+std::shared_ptr<const RowsReader> open_whole_rows(const DurableDirectory& directory,
+                                                  const std::string& name) {
+  const std::string pack = pack_of_rows_file(name);
+  try {
+    const auto file = directory.open_file(pack);
+    if (!file) return nullptr;
+    auto rows =
+        RowsReader::open(directory, pack, read_pack_head(*file, pack), kind_of_rows_file(name));
+    if (rows) rows->check();
+    return rows;
+  } catch (const Error&) {
+    return nullptr;
+  }
+}
+
+}  // namespace
 
 std::vector<std::string> PackDirectory::rows_of(const std::string& pack) const {
   std::vector<std::string> rows = directory_->names();
@@ -74,6 +93,11 @@ bool PackDirectory::publish_rows(RowsWriter writer) {
   const std::string name = writer.file_name();
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
   if (!directory_->status_of(writer.pack())) return false;
+  // Another process may have saved as many of them meanwhile, or more.
+  const auto there = open_whole_rows(*directory_, name);
+  if (there && there->head().shape == writer.head().shape &&
+      there->head().n_segments() >= writer.head().n_segments())
+    return false;
   directory_->remove(name);
   make_room(writer.bytes(), limits_.free_floor_bytes, {}, writer.pack());
   if (!writer.publish())
@@ -84,7 +108,8 @@ bool PackDirectory::publish_rows(RowsWriter writer) {
 
 bool PackDirectory::discard_rows(const std::string& rows) {
   STRATA_CHECK(!pack_of_rows_file(rows).empty(), "%s", rows.c_str());
-  return directory_->remove(rows);
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  return open_whole_rows(*directory_, rows) == nullptr && directory_->remove(rows);
 }
 
 }  // namespace strata::tiers

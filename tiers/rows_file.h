@@ -22,6 +22,7 @@ class RowsWriter {
              uint32_t first_segment);
 
   const std::string& pack() const { return pack_; }
+  const RowsHead& head() const { return head_; }
   std::string file_name() const { return rows_file_name(pack_, head_.shape.kind); }
   uint64_t bytes() const { return file_.bytes(); }
   /// The next segment, shape.segment_bytes() of it. Errors: kIo.

@@ -63,6 +63,24 @@ TEST(KvPlacement, BudgetsAddUpAndGrowTogether) {
   }
 }
 
+TEST(KvPlacement, TheListOfPacksIsCountedAndBounded) {
+  ModelShape shape;
+  shape.head_dim = 64;
+  shape.n_layers = 30;
+  shape.layers.assign(30, {.n_heads = 9, .n_kv_heads = 3});
+  KvContext context{.n_ctx = 32768, .has_packs = true};
+  const KvPlacement placement = place_whole(shape, context);
+  EXPECT_EQ(placement.pack_index_bytes, placement.slot_bytes / 64);
+  EXPECT_GT(placement.pack_bytes, placement.pack_index_bytes);
+  EXPECT_LT(placement.pack_bytes, placement.pack_index_bytes + placement.slot_bytes / 64);
+  context.n_ctx = 256;
+  EXPECT_EQ(place_whole(shape, context).pack_index_bytes, 256u << 10);
+  context.n_ctx = 1'000'000;
+  EXPECT_EQ(place_whole(shape, context).pack_index_bytes, 16u << 20);
+  context.has_packs = false;
+  EXPECT_EQ(place_whole(shape, context).pack_index_bytes, 0u);
+}
+
 TEST(KvPlacement, MoreContextOrLongerStepsNeverNeedLess) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));

@@ -149,6 +149,40 @@ TEST_F(PackDirectoryTest, SavingTheSameAgainWritesNothing) {
   EXPECT_EQ(packs.n_packs(), 1u);
 }
 
+TEST_F(PackDirectoryTest, WhatWasUsedLastIsFoundWhereTheIndexHoldsNotAll) {
+  PackDirectory all = open();
+  std::vector<std::vector<int32_t>> texts;
+  for (uint64_t i = 0; i < 6; ++i) {
+    texts.push_back(random_text(60 + i, 256));
+    save_run(all, run_of(small_shape(), texts.back(), 0, 256));
+  }
+  EXPECT_EQ(all.n_passed_over(), 0u);
+  // A head of 256 positions: 1,024 bytes, 5 a position, 80 a block and one for each layer of it.
+  constexpr uint64_t kHeadBytes = 1024 + 256 * 5 + 8 * 80 + 8 * 3;
+  EXPECT_EQ(all.find(small_shape(), {}, texts[0]).n_positions, 256u);  // used last from now on
+  PackDirectory some = PackDirectory::open(fresh_.path(), {.index_bytes = 3 * kHeadBytes}, calls_);
+  const auto found = [&] {
+    std::string text;
+    for (const auto& of : texts)
+      text += some.find(small_shape(), {}, of).n_positions == 256 ? '1' : '0';
+    return text;
+  };
+  EXPECT_EQ(found(), "100011");
+  EXPECT_EQ(some.n_packs(), 3u);
+  EXPECT_EQ(some.n_passed_over(), 3u);
+  // A new one, its own or another process's, takes the place of the one used least recently.
+  texts.push_back(random_text(70, 256));
+  save_run(some, run_of(small_shape(), texts.back(), 0, 256));
+  EXPECT_EQ(found(), "0000111");
+  texts.push_back(random_text(71, 256));
+  save_run(all, run_of(small_shape(), texts.back(), 0, 256));
+  EXPECT_EQ(found(), "00000111");
+  EXPECT_EQ(some.n_passed_over(), 5u);
+  // It is in the directory all the same: it counts, and it can go.
+  EXPECT_EQ(some.used_bytes(), all.used_bytes());
+  EXPECT_EQ(open().n_packs(), 8u);
+}
+
 TEST_F(PackDirectoryTest, ADamagedPackIsReplacedByTheSameOne) {
   const auto text = random_text(1, 300);
   std::string name;

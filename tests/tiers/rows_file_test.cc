@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <set>
 
 #include "tests/tiers/failing_calls.h"
 #include "tests/tiers/rows_fixture.h"
@@ -232,6 +233,62 @@ TEST_F(RowsFiles, GoWithTheirPack) {
   EXPECT_TRUE(packs_.discard(names[1]));
   EXPECT_FALSE(packs_.publish_rows(std::move(late)));
   EXPECT_EQ(names_in(fresh_.path()), std::vector{names[2]});
+}
+
+TEST_F(RowsFiles, FewerNeverTakeThePlaceOfMoreThatAreWhole) {
+  const auto names = save_text(packs_, small_shape(), text_, 512);
+  RowsWriter late = packs_.start_rows(names[0], shape_, 0, 1);
+  late.write(segment_bytes(shape_, names[0], 0));
+  late.seal();
+  PackDirectory other = again();
+  ASSERT_TRUE(save_rows(other, names[0], shape_, 0, 2));
+  EXPECT_FALSE(packs_.publish_rows(std::move(late)));
+  EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 2u);
+  // Wrong ones keep no place.
+  const std::string path = path_of(rows_file_name(names[0], shape_.kind));
+  auto bytes = bytes_of_file(path);
+  bytes[60] ^= std::byte{1};
+  write_file(path, bytes);
+  EXPECT_TRUE(save_rows(packs_, names[0], shape_, 0, 1));
+  EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 1u);
+}
+
+/// Files with index rows that were there when it was told so cannot be read.
+class BadSectors final : public WatchedCalls {
+ public:
+  bool is_bad = false;
+  int open_at(int directory, const std::string& name, OpenFor purpose) override {
+    const int file = WatchedCalls::open_at(directory, name, purpose);
+    if (is_bad && purpose == OpenFor::kReading && !pack_of_rows_file(name).empty())
+      unreadable_.insert(file);
+    return file;
+  }
+  void close(int descriptor) override {
+    unreadable_.erase(descriptor);
+    WatchedCalls::close(descriptor);
+  }
+  int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) override {
+    if (unreadable_.contains(descriptor)) return -EIO;
+    return WatchedCalls::read_at(descriptor, bytes, offset);
+  }
+
+ private:
+  std::set<int> unreadable_;
+};
+
+TEST_F(RowsFiles, OnlyWhatIsWrongOrUnreadableIsDiscarded) {
+  const auto names = save_text(packs_, small_shape(), text_, 512);
+  const std::string rows = rows_file_name(names[0], shape_.kind);
+  EXPECT_FALSE(packs_.discard_rows(rows)) << "there are none";
+  ASSERT_TRUE(save_rows(packs_, names[0], shape_, 0, 2));
+  EXPECT_FALSE(packs_.discard_rows(rows)) << "another process has replaced the wrong ones";
+  EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 2u);
+  BadSectors calls;
+  PackDirectory packs = PackDirectory::open(fresh_.path(), {}, calls);
+  calls.is_bad = true;
+  EXPECT_TRUE(packs.discard_rows(rows));
+  calls.is_bad = false;
+  EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 0u);
 }
 
 TEST_F(RowsFiles, OrphansGoWhenTheDirectoryIsOpened) {
