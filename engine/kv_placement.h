@@ -43,7 +43,7 @@ bool can_spill(const ModelShape& shape);
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// What reading and writing saved contexts takes of DRAM beside the frames: one region that is read
 /// and one that is written, heads and tags of the packs that hold the context, and those of the
-/// runs being written and sealed; a segment of index rows. 0 where there are none.
+/// runs being written and sealed; rows_memory_bytes() of an index. 0 where there are none.
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context);
 /// Index rows of one sequence of n_ctx and of a fork, and what a selected step holds of estimates.
 /// 0 where there is no index.

@@ -109,6 +109,7 @@ struct Walk::State {
   void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                    uint32_t worker);
+  uint32_t begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun);
   void index_closed(const Group& group);
   void index_missed(const Group& group);
 
@@ -132,7 +133,9 @@ struct Walk::State {
   bool reads_chosen(uint32_t layer) const;
   void plan_chosen(uint32_t layer);
   void list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span);
-  void pin_chosen(uint32_t layer, std::span<const tiers::BlockId> blocks);
+  std::span<const tiers::BlockId> reads_of(const Wave& wave) const;
+  bool pin_chosen(const Wave& wave);
+  void attend_pinned(const Wave& wave);
   void attend_chosen(uint32_t layer);
   void run_step(std::span<const StepRow> rows, Attention attention);
   void count_step();

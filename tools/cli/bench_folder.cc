@@ -55,6 +55,8 @@ void remove_leftovers(const std::string& directory) {
 }  // namespace
 
 BenchFolder::BenchFolder(const std::string& directory) {
+  std::error_code ignored;  // what cannot be made holds no folder either
+  fs::create_directories(directory, ignored);
   remove_leftovers(directory);
   path_ = directory + "/" + std::string(kPrefix) + std::string(kDrawn);
   // Another bench that looks for leftovers between the two calls would remove the folder: then it

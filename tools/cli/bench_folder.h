@@ -9,7 +9,7 @@ namespace strata::cli {
 /// the same place. It holds a lock on itself, by which others see that its owner lives.
 class BenchFolder {
  public:
-  /// In `directory`, which exists. Errors: kIo.
+  /// In `directory`, which is made where it does not exist. Errors: kIo.
   explicit BenchFolder(const std::string& directory);
   ~BenchFolder();
   BenchFolder(const BenchFolder&) = delete;

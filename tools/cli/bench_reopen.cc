@@ -12,8 +12,10 @@
 #include "base/error.h"
 #include "engine/context_cache.h"
 #include "engine/kv_placement.h"
+#include "tools/cli/attention_report.h"
 #include "tools/cli/own_process.h"
 #include "tools/cli/sample_statistics.h"
+#include "tools/cli/value_readers.h"
 
 namespace strata::cli {
 namespace {
@@ -139,8 +141,8 @@ Reopened ReopenBench::reopen(bool is_selected) const {
     arguments.push_back(value);
   };
   add("--reopened", folder_.path());
-  add("--attn", is_selected ? options_.method : "exact");
-  add("--kv-budget", options_.budget);
+  add("--attn", is_selected ? method_name(options_.method) : "exact");
+  add("--kv-budget", budget_text(options_.in_memory.selection.budget));
   add("--kv-dram", is_selected ? std::to_string(dram_bytes_) : "0");
   const EndedProcess process = run_own_process(arguments, output_.path() + "/out", options_.cancel);
   Reopened of = Reopened::from_json(process.out);
@@ -170,9 +172,13 @@ void ReopenBench::sample_reads(RawDisk& disk, const Reopened& of, ReadSamples& r
   reads.larger_block_s.push_back(read_blocks(of.n_blocks, kLargerBlockBytes));
 }
 
+/// Of reads of single blocks; where they differ, whole pages.
 uint32_t ReopenBench::request_bytes(const Reopened& of) {
-  return static_cast<uint32_t>(
-      round_up(of.n_blocks == 0 ? kPageBytes : of.block_bytes / of.n_blocks, kPageBytes));
+  const uint64_t n = std::max<uint64_t>(1, of.n_blocks);
+  const uint64_t bytes = of.block_bytes / n;
+  return static_cast<uint32_t>(bytes > 0 && of.block_bytes % n == 0
+                                   ? bytes
+                                   : round_up(std::max<uint64_t>(1, bytes), kPageBytes));
 }
 
 void ReopenBench::run(engine::Engine engine) {

@@ -22,10 +22,10 @@ namespace strata::cli {
 class ReopenBench {
  public:
   struct Options {
-    engine::EngineOptions in_memory;     // of a context that holds everything, with a method
+    engine::EngineOptions in_memory;     // of a context that holds everything, with the method
     std::vector<std::string> arguments;  // of processes, without the folder, DRAM and attention
-    std::string method, budget;          // --attn and --kv-budget
-    std::string directory;               // on the disk to be measured
+    index::Method method = index::Method::kRecent;
+    std::string directory;  // on the disk to be measured
     uint32_t n_depth = 0;
     uint64_t slot_bytes = 0;  // of DRAM for K and V of the reopened context; 0 = a tenth of it
     uint32_t n_samples = 5;

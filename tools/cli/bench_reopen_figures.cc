@@ -16,7 +16,7 @@ using engine::bytes_text;
 constexpr double kBytesWanted = 1.3;  // times what the bytes take, computing aside
 constexpr double kWholeWanted = 3;    // times as long as reopening
 // Llama-3.1-8B: layers x KV heads, head_dim, and its weights at 4.5 bits.
-constexpr uint64_t kLargerStreams = 32 * 8;
+constexpr uint64_t kLargerStreams = uint64_t{32} * 8;
 constexpr uint32_t kLargerHeadDim = 128;
 constexpr uint64_t kLargerModelBytes = uint64_t{8'030'000'000} / 16 * 9;
 
@@ -27,6 +27,7 @@ double seconds(Reopened::Clock::time_point from, Reopened::Clock::time_point to)
 double median_ms(const std::vector<Reopened>& samples, Reopened::Clock::time_point Reopened::*from,
                  Reopened::Clock::time_point Reopened::*to) {
   std::vector<double> values;
+  values.reserve(samples.size());
   for (const Reopened& of : samples) values.push_back(seconds(of.*from, of.*to) * 1e3);
   return median(values);
 }
@@ -125,7 +126,7 @@ void ReopenBench::tell_larger(const Reopened& of, const ReadSamples& reads) cons
   const uint64_t n_blocks = kLargerStreams * (options_.n_depth / kBlockPositions);
   const auto n_chosen = static_cast<uint64_t>(static_cast<double>(n_blocks) * selected_share(of));
   const uint64_t rows_bytes = kLargerStreams * (options_.n_depth / segment_positions_) *
-                              index::segment_bytes(*options_.in_memory.method, layout);
+                              index::segment_bytes(options_.method, layout);
   TierFigure figure = part("8B shape (arithmetic)",
                            fmt::format("{} weights + {} rows + {} blocks x {}", kLargerModelBytes,
                                        rows_bytes, n_chosen, layout.block_bytes),

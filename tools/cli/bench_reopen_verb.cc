@@ -7,13 +7,11 @@
 #include "base/error.h"
 #include "engine/byte_text.h"
 #include "tools/cli/attention_profile.h"
-#include "tools/cli/attention_report.h"
 #include "tools/cli/bench_reopen.h"
 #include "tools/cli/bench_setup.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/request_options.h"
-#include "tools/cli/value_readers.h"
 
 namespace strata::cli {
 namespace {
@@ -31,10 +29,15 @@ engine::EngineOptions options_in_memory(const Command& command, uint32_t n_depth
   options.nvme_directory.clear();
   options.reads_saved = true;
   if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
-  if (options.method && !index::rows_kind(*options.method).empty()) return options;
+  return options;
+}
+
+/// One whose rows are saved. Errors: kUsage.
+index::Method method_of(const Command& command, const engine::EngineOptions& options) {
+  if (options.method && !index::rows_kind(*options.method).empty()) return *options.method;
   throw Error(ErrorCode::kUsage,
               fmt::format("--reopen measures an index that is saved, and --attn {} has none",
-                          settings.attn),
+                          command.settings.attn),
               command.where("attn"), "name a method, such as --attn rabitq");
 }
 
@@ -78,6 +81,7 @@ int run_reopen_bench(const Command& command, AnswerSink& sink) {
   check_disk_bench(command, "reopen");
   const uint32_t n_depth = disk_bench_depth(command, "reopen", kReopenDepthMin);
   const engine::EngineOptions options = options_in_memory(command, n_depth);
+  const index::Method method = method_of(command, options);
   engine::Engine engine = open_in_memory(options);
   const BenchSubject subject = bench_subject(engine, settings);
   if (subject.fill == DepthFill::kRandom)
@@ -90,8 +94,7 @@ int run_reopen_bench(const Command& command, AnswerSink& sink) {
   std::optional<Progress> filling;
   ReopenBench bench({.in_memory = options,
                      .arguments = process_arguments(settings, options, n_depth),
-                     .method = method_name(*options.method),
-                     .budget = budget_text(options.selection.budget),
+                     .method = method,
                      .directory = settings.nvme,
                      .n_depth = n_depth,
                      .slot_bytes = settings.kv_dram,

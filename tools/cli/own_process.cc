@@ -31,6 +31,7 @@ pid_t start(std::span<const std::string> arguments, const std::string& out_path)
   std::vector<std::string> texts = {"strata"};
   texts.insert(texts.end(), arguments.begin(), arguments.end());
   std::vector<char*> pointers;
+  pointers.reserve(texts.size() + 1);
   for (std::string& text : texts) pointers.push_back(text.data());
   pointers.push_back(nullptr);
   posix_spawn_file_actions_t actions;
