@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "engine/device_kv.h"
+#include "engine/index_rows.h"
 #include "engine/kv_cache.h"
 #include "engine/walk.h"
 #include "tiers/block_store.h"
@@ -87,9 +88,13 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
                              kBlockPositions * (sizeof(int32_t) + 1) + sizeof(tiers::Hash128);
   const uint64_t n_read = div_up(context.n_ctx, kBlockPositions);
   const uint64_t n_written = kRunsWritten * tiers::kPackPositionsMax / kBlockPositions;
-  // Index rows that are read or written: one segment of all streams.
+  // Index rows that are read: those written are fewer.
+  const auto n_rows_streams =
+      index_shape(shape, context.k_codec, context.v_codec, context.n_ctx).n_streams;
   const uint64_t rows =
-      context.method ? n_streams * index::segment_bytes(*context.method, layout) : 0;
+      context.method
+          ? rows_memory_bytes(n_rows_streams * index::segment_bytes(*context.method, layout))
+          : 0;
   return 2 * region + (n_read + n_written) * per_block + rows + pack_index_bytes(shape, context);
 }
 

@@ -298,11 +298,14 @@ void Walk::set_between_operations(std::function<void()> between) {
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
 Trace* Walk::trace() const { return state_->trace; }
 
-/// After plan_waves(), which lists what is missing.
+/// After plan_waves(), which lists what is missing. What a selected step reads of full layers is
+/// counted when it is chosen.
 void Walk::State::count_step() {
   ++counts.steps;
   for (const StepOp& op : plan.ops) {
-    counts.read_bytes += op.weight_bytes + op.kv_read_bytes;
+    const bool is_chosen =
+        is_selected && op.kind == OpKind::kAttend && shape.layers[op.layer].window == 0;
+    counts.read_bytes += op.weight_bytes + (is_chosen ? 0 : op.kv_read_bytes);
     counts.written_bytes += op.kv_write_bytes;
   }
   const auto n_full =

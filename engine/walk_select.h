@@ -40,6 +40,7 @@ struct Walk::State::Selection : SelectionSizes {
 
   std::vector<float> weights;
   std::vector<std::atomic<uint32_t>> parts_left;  // per KV head: pieces of weights still to come
+  std::vector<std::atomic<bool>> is_chosen;       // per KV head: its choice stands
   std::vector<index::Chooser> choosers;           // per worker
   std::vector<Head> heads;                        // [group][max_kv_heads]
   // Of the layer at hand: waves in the order of use, and the blocks they pin.

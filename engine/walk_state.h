@@ -115,6 +115,7 @@ struct Walk::State {
   void estimate_tails(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
   void merge_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
   void merge_tail(const AttendTile& tile, AttendBuffers& buffers) const;
+  uint32_t begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun);
   void index_closed(const Group& group);
   void index_missed(const Group& group);
 
@@ -145,7 +146,9 @@ struct Walk::State {
   bool reads_chosen(uint32_t layer) const;
   void plan_chosen(uint32_t layer);
   void list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span);
-  void pin_chosen(uint32_t layer, std::span<const tiers::BlockId> blocks);
+  std::span<const tiers::BlockId> reads_of(const Wave& wave) const;
+  bool pin_chosen(const Wave& wave);
+  void attend_pinned(const Wave& wave);
   void attend_chosen(uint32_t layer);
   void run_step(std::span<const StepRow> rows, Attention attention);
   void count_step();

@@ -50,9 +50,13 @@ class RowsReader {
   const std::string& name() const { return name_; }
   const RowsHead& head() const { return head_; }
   uint64_t bytes() const { return file_.bytes(); }
-  /// Reads a segment of the text, which is there, in one piece.
-  /// Errors: kIo; kBadFile where it is not what was saved.
-  void read_segment(uint32_t segment, std::span<std::byte> out) const;
+  /// Memory, aligned to pages, that reading a segment wants.
+  static uint64_t memory_bytes(const RowsShape& shape) {
+    return DirectoryFile::direct_bytes(shape.segment_bytes());
+  }
+  /// Reads a segment of the text, which is there, in one piece, and returns where in `memory` it
+  /// is. Errors: kIo; kBadFile where it is not what was saved.
+  std::span<const std::byte> read_segment(uint32_t segment, std::span<std::byte> memory) const;
   /// Reads everything. Errors: as read_segment().
   void check() const;
 

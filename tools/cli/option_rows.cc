@@ -169,6 +169,15 @@ constexpr OptionSpec kRows[] = {
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
      "without -d at 32,768 tokens or the model's context",
      Sources::kFlagOnly, kBench, &S::tiers},
+    {"reopen", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "measure instead how soon a new process answers a question about a saved context of -d tokens "
+     "under --attn, with a tenth of its K and V in memory or what --kv-dram says, beside restoring "
+     "all of it; without -d as --tiers",
+     Sources::kFlagOnly, kBench, &S::reopen},
+    {"reopened", "", Section::kTests, ValueKind::kText, "", 0, 0, "DIR",
+     "what --reopen starts: opens the context that it has saved in DIR, once, and prints when what "
+     "was there",
+     Sources::kFlagOnly, kBench, &S::reopened},
     {"device-ctx", "-c", Section::kTests, ValueKind::kCount, "0", 0, kMaxTokens, "N",
      "with --device virtual:NAME, tokens of the prompt, behind which others are decoded; 0 = what "
      "the model was trained for",

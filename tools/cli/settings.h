@@ -57,6 +57,8 @@ struct Settings {
   std::string depth_fill;
   bool stages = false;
   bool tiers = false;
+  bool reopen = false;
+  std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `plan` says.
   bool allow_q8 = false;  // K and V in q8_0 are tried too
