@@ -2,9 +2,10 @@
 //
 // Arithmetic order (law L1), the same for one row and many, one thread and many: a segment of 256
 // positions gives a partial; the four segments of a span are merged in order; the spans are merged
-// in order; the sum is divided by l. (With a tail: engine/walk_tail.cc.) Work is shared out as tiles (rows of one sequence x one KV
-// head). Where there are fewer tiles than the threads need (a decode step), a tile is split into
-// its spans, whose partials are merged afterwards in the same order.
+// in order (a tail among them: engine/walk_tail.cc); the sum is divided by l. Work is shared out as
+// tiles (rows of one sequence x one KV head). Where there are fewer tiles than the threads need (a
+// decode step), a tile is split into its spans, whose partials are merged afterwards in the same
+// order.
 #include <algorithm>
 #include <array>
 #include <limits>

@@ -41,9 +41,10 @@ SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
 
 uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx) {
   const SelectionSizes sizes = selection_sizes(shape, n_ctx);
-  const uint64_t tail_floats =
+  // For a tail: two sums, and the weights of what is retrieved once more.
+  const uint64_t sum_floats =
       uint64_t{sizes.max_kv_heads} * sizes.max_group_heads * (uint64_t{shape.head_dim} + 2);
-  const uint64_t floats = (sizes.row_floats() + tail_floats) * sizes.max_rows * sizeof(float);
+  const uint64_t floats = 2 * (sizes.row_floats() + sum_floats) * sizes.max_rows * sizeof(float);
   return floats + uint64_t{sizes.stride} * sizes.max_kv_heads * kListedBytes;
 }
 
@@ -62,7 +63,9 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
   for (uint32_t head = 0; head < max_kv_heads; ++head) {
     heads[head].blocks.reserve(stride + kSpanPositions / kBlockPositions);
     heads[head].chosen.reserve(stride);
-    heads[head].tail.reserve(uint64_t{max_group_heads} * max_rows * (uint64_t{shape.head_dim} + 2));
+    const uint64_t n_queries = uint64_t{max_group_heads} * max_rows;
+    heads[head].left_out_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
+    heads[head].retrieved_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
   }
   reads.reserve(uint64_t{stride} * max_kv_heads);
 }

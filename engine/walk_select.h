@@ -31,11 +31,13 @@ struct Walk::State::Selection : SelectionSizes {
     std::vector<uint32_t> chosen;        // full blocks, ascending
     std::vector<tiers::BlockId> blocks;  // those, then the open ones, as HeadTable has them
     uint32_t n_skipped = 0;              // positions, modulo 2^32
-    // Where blocks were left out and the index estimates their part: how many positions come
-    // before it is merged, and the part, o [n_queries, head_dim], m [n_queries], l [n_queries].
+    // Where blocks were left out and the index estimates their part. Of blocks left out and of
+    // those retrieved: sums of estimated weights and mean values, each o [n_queries, head_dim],
+    // m [n_queries], l [n_queries].
     bool has_tail = false;
-    uint32_t n_retrieved = 0;
-    std::vector<float> tail;
+    uint32_t n_retrieved = 0;  // positions, first in the table
+    std::vector<float> left_out_sums, retrieved_sums;
+    std::vector<float> retrieved_weights;  // [n_queries][n_retrieved / 32]: logarithms
   };
 
   std::vector<float> weights;

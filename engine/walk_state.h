@@ -111,7 +111,11 @@ struct Walk::State {
                    uint32_t worker);
   void put_tail_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                       const index::Rule& rule);
-  void leave_out_chosen(uint32_t group_idx, uint32_t layer, uint32_t kv_head);
+  void leave_out_chosen(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
+                        const index::Rule& rule, uint32_t n_blocks);
+  void keep_retrieved(uint32_t group_idx, uint32_t layer, uint32_t kv_head, const index::Rule& rule,
+                      uint32_t n_blocks);
+  void sum_means(uint32_t group_idx, uint32_t layer, uint32_t n_blocks, bool of_retrieved);
   void estimate_tails(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
   void merge_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
   void merge_tail(const AttendTile& tile, AttendBuffers& buffers) const;

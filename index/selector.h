@@ -75,7 +75,7 @@ class Selector {
   /// weights and mean values. A block with values that are not finite is left out. No allocation,
   /// no lock. Only where has_tail().
   virtual void estimate_tail(const TailArgs& args) const;
-  /// Bytes of index rows that estimate() and estimate_tail() read for n_blocks blocks of one stream.
+  /// Bytes of index rows that both estimates read for n_blocks blocks of one stream.
   virtual uint64_t estimate_bytes(uint64_t n_blocks) const = 0;
 
   /// Forgets blocks >= n_blocks.
