@@ -39,14 +39,15 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
     group.cpu_gemm_ms += planner::gemm_ms(request.profile, matrix.type, flop);
     group.gemm_tflop += flop / kTera;
   }
-  const uint64_t position_bytes = shape.n_kv_heads * block_bytes;  // of 32 positions
-  group.kv_gb = gb(position_bytes) / kBlockPositions;
+  const uint64_t blocks_bytes = shape.n_kv_heads * block_bytes;  // one of each KV head
+  group.kv_gb = gb(blocks_bytes) / kBlockPositions;
   group.attend_tflop = 4.0 * shape.n_heads * model.spec.shape.head_dim / kTera;
   ModelShape alone = model.spec.shape;
   alone.layers = {shape};
-  group.n_held = static_cast<double>(kv_bytes_for_context(alone, context.k_codec, context.v_codec,
-                                                          context.n_ctx, context.chunk_rows) /
-                                     position_bytes * kBlockPositions);
+  const uint64_t n_blocks = kv_bytes_for_context(alone, context.k_codec, context.v_codec,
+                                                 context.n_ctx, context.chunk_rows) /
+                            blocks_bytes;
+  group.n_held = static_cast<double>(n_blocks * kBlockPositions);
   return group;
 }
 

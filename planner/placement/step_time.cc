@@ -121,6 +121,7 @@ std::vector<PlacedLayer> layers_of(const PlacementProblem& problem,
   }
   std::ranges::sort(numbered, {}, [](const auto& layer) { return layer.first; });
   std::vector<PlacedLayer> layers;
+  layers.reserve(numbered.size());
   for (const auto& layer : numbered) layers.push_back(layer.second);
   return layers;
 }
@@ -319,6 +320,7 @@ PlanPart StepTime::binding() const {
 StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement) {
   StepClock clock(problem, placement);
   std::vector<LayerWork> works;
+  works.reserve(clock.layers_.size());
   for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.token_work(layer));
   clock.head();
   clock.moved(problem.index_gb);
@@ -343,6 +345,7 @@ StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& plac
   for (const ChunkSample& chunk : chunk_samples(problem)) {
     clock.time_ = {};
     std::vector<LayerWork> works;
+    works.reserve(clock.layers_.size());
     for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.chunk_work(layer, chunk));
     // Like tokens: the chunk before has left the slots full.
     Pipeline pipeline;

@@ -98,6 +98,7 @@ TEST(Placement, TiersHoldWhatTheyHaveAndSumUp) {
 TEST(Placement, TakesTheBetterOfTwoProblems) {
   PlacementProblem slow = random_problem(1, false);
   slow.dram_gb = 10 * (slow.weights_gb() + slow.kv_gb());
+  slow.rates.dram_read = 1000;
   PlacementProblem quick = slow;
   quick.rates.cpu_attend *= 2;
   const std::vector<PlacementProblem> both{slow, quick};

@@ -36,7 +36,7 @@ inline PlacementProblem random_problem(uint64_t seed, bool has_device, uint32_t 
   }
   problem.rates = {.cpu_attend = draw(5, 30),
                    .cpu_attend_tflops = draw(0.05, 0.2),
-                   .dram_read = draw(30, 60),
+                   .dram_read = draw(8, 60),
                    .nvme_read = draw(1, 7),
                    .nvme_blocks = draw(0.5, 1),
                    .nvme_write = draw(0.5, 3),

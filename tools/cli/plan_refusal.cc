@@ -108,7 +108,7 @@ Error plan_refusal(const PlanSubject& subject) {
                         "and two layers; there is {}",
                         size_text(*lacks->hbm_gb), size_text(problem.hbm_gb)),
             "--hbm", remedy(subject, *lacks)};
-  return {ErrorCode::kDoesNotFit, dram_text(subject, problem, *lacks->dram_gb), "--dram",
+  return {ErrorCode::kDoesNotFit, dram_text(subject, problem, lacks->dram_gb.value_or(0)), "--dram",
           remedy(subject, *lacks)};
 }
 

@@ -29,6 +29,7 @@ using engine::bytes_text;
 using engine::DeviceChoice;
 using planner::DeviceProfile;
 
+constexpr uint64_t kContextMin = uint64_t{2} * kBlockPositions;
 constexpr uint64_t kAnswerTokens = 256;                 // where -n does not say how many
 constexpr uint64_t kAssumedDisk = uint64_t{512} << 30;  // beside a card that is not here
 constexpr uint32_t kTriedChunks[] = {512, 1024, 2048};
@@ -42,10 +43,10 @@ void set_context(const Command& command, PlanSubject& subject) {
   const Settings& settings = command.settings;
   const uint64_t trained = subject.model.spec.shape.n_ctx_train;
   const uint64_t n_ctx = settings.ctx_size > 0 ? settings.ctx_size : trained;
-  if (n_ctx < 2 * kBlockPositions)
+  if (n_ctx < kContextMin)
     refuse(command, "ctx-size",
-           fmt::format("a context of {} tokens, wanted at least {}", n_ctx, 2 * kBlockPositions),
-           fmt::format("use -c {} or more", 2 * kBlockPositions));
+           fmt::format("a context of {} tokens, wanted at least {}", n_ctx, kContextMin),
+           fmt::format("use -c {} or more", kContextMin));
   const uint64_t asked = settings.predict >= 0 ? static_cast<uint64_t>(settings.predict)
                                                : std::min(kAnswerTokens, n_ctx / 2);
   if (asked >= n_ctx)
@@ -70,7 +71,8 @@ void set_attention(const Command& command, PlanSubject& subject) {
   index::check_supported(*options.method,
                          KvLayout::make(options.k_codec, options.v_codec, shape.head_dim));
   const index::Budget& budget = options.selection.budget;
-  const double n = static_cast<double>(subject.request.n_ctx - subject.request.n_out / 2);
+  const uint64_t n_out = subject.request.n_out;
+  const double n = static_cast<double>(subject.request.n_ctx) - static_cast<double>(n_out) / 2;
   if (budget.kind == index::Budget::Kind::kTokens) {
     subject.request.touched_share = std::min(1.0, budget.value / n);
   } else if (budget.kind == index::Budget::Kind::kShare) {
@@ -173,9 +175,30 @@ void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubj
   subject.request.may_use_disk = false;
   subject.request.may_attend_on_cpu = false;
   subject.rates_text = fmt::format("Priced with the figures of {}, not measured here.", like.title);
-  if (subject.request.method)
-    throw Error(ErrorCode::kUnsupported, "blocks cannot be chosen on a device", "--attn",
-                "use --attn exact, or --device none");
+}
+
+/// What this engine cannot do on a card that is here; empty = nothing that was asked for.
+std::string beyond_cards(const PlanSubject& subject) {
+  if (subject.request.method) return "blocks cannot be chosen on a device (--attn exact)";
+  return engine::why_not_on_device(subject.model.device);
+}
+
+[[noreturn]] void refuse_device(const Command& command, const std::string& why) {
+  throw Error(ErrorCode::kUnsupported, why, command.where("device"),
+              "change that, or use --device none");
+}
+
+/// A card of this machine where one can be used, as Engine::open chooses.
+std::optional<engine::OpenDevice> open_card(const Command& command, const DeviceChoice& choice,
+                                            PlanSubject& subject) {
+  if (choice.kind == DeviceChoice::Kind::kNone) return std::nullopt;
+  engine::ChosenDevice chosen = engine::open_chosen_device(choice, gpu_attn::find_cuda_devices());
+  if (!chosen.device) return std::nullopt;
+  const std::string why = beyond_cards(subject);
+  if (why.empty()) return std::move(chosen.device);
+  if (choice.kind == DeviceChoice::Kind::kCuda) refuse_device(command, why);
+  subject.notes.push_back(fmt::format("the CPU computes: {}", why));
+  return std::nullopt;
 }
 
 /// What `strata calibrate` has kept of this machine; what is assumed where it has kept nothing.
@@ -202,25 +225,22 @@ void use_rates_of_here(const Command& command, PlanSubject& subject) {
 
 void set_machine(const Command& command, PlanSubject& subject) {
   const DeviceChoice choice = engine::parse_device_choice(command.settings.device);
-  subject.device = "none";
   if (choice.kind == DeviceChoice::Kind::kVirtual) {
     use_virtual(command, subject);
-  } else {
-    engine::ChosenDevice chosen;
-    if (choice.kind != DeviceChoice::Kind::kNone)
-      chosen = engine::open_chosen_device(choice, gpu_attn::find_cuda_devices());
-    if (!chosen.device) {
-      if (command.settings.hbm > 0)
-        refuse(command, "hbm", "--hbm is the memory of a device, and none computes",
-               "leave it out, or name a card with --device virtual:NAME or cuda:N");
-      use_rates_of_here(command, subject);
-      return use_this_machine(command, subject);
-    }
-    subject.device = fmt::format("cuda:{}", choice.ordinal);
-    use_cuda(command, *chosen.device, subject);
+    if (const std::string why = engine::why_not_on_device(subject.model.device); !why.empty())
+      refuse_device(command, why);
+    return;
   }
-  if (const std::string why = engine::why_not_on_device(subject.model.device); !why.empty())
-    throw Error(ErrorCode::kUnsupported, why, command.where("device"), "use --device none");
+  if (const auto card = open_card(command, choice, subject)) {
+    subject.device = fmt::format("cuda:{}", choice.ordinal);
+    return use_cuda(command, *card, subject);
+  }
+  if (command.settings.hbm > 0)
+    refuse(command, "hbm", "--hbm is the memory of a device, and none computes",
+           "leave it out, or name a card with --device virtual:NAME or cuda:N");
+  subject.device = "none";
+  use_rates_of_here(command, subject);
+  use_this_machine(command, subject);
 }
 
 }  // namespace

@@ -29,10 +29,10 @@ int run_plan(const Command& command) {
   const auto problems = engine::placement_problems(subject.model, subject.request);
   auto plan = planner::plan_placement(problems);
   const auto taken = std::chrono::steady_clock::now() - begin;
+  if (!plan && !settings.json) throw plan_refusal(subject);
   AnswerSink sink = AnswerSink::open("");
   if (!plan) {
     const Error refusal = plan_refusal(subject);
-    if (!settings.json) throw refusal;
     sink.write_line(refusal_json(refusal));
     sink.close();
     return exit_code(refusal.code());
