@@ -111,6 +111,15 @@ TEST_F(Machine, CpuQuotasOfEveryGroupCount) {
   EXPECT_EQ(usable_cpus(root()), 1u);
 }
 
+TEST_F(Machine, WithoutALimitTheGroupsLeaveNoNumber) {
+  EXPECT_FALSE(group_dram_bytes(root()).has_value());
+  write("proc/self/cgroup", "0::/app\n");
+  write_group("app", "max", "max", 5 * kMiB);
+  EXPECT_FALSE(group_dram_bytes(root()).has_value());
+  write_group("app", std::to_string(100 * kMiB), "max", 30 * kMiB);
+  EXPECT_EQ(group_dram_bytes(root()), 70 * kMiB);
+}
+
 TEST_F(Machine, TheCpuIsCalledWhatTheFirstOneCallsItself) {
   EXPECT_EQ(cpu_name(root()), "unknown CPU");
   write("proc/cpuinfo",

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -12,6 +13,8 @@
 #include "base/error.h"
 #include "cpu_attn/kernels.h"
 #include "cpu_attn/pack.h"
+#include "planner/virtual/device_profile.h"
+#include "planner/virtual/virtual_table.h"
 #include "tests/engine/test_folder.h"
 #include "tests/tools/refusal.h"
 #include "tests/tools/strata_process.h"
@@ -151,6 +154,22 @@ TEST(AttendTrial, KnowsARightKernelFromAWrongOne) {
     args.o[65] *= 1.5f;
   };
   EXPECT_FALSE(AttendTrial(wrong, KvCodec::kF16, 64, 1, 4 * kMiB).is_right());
+}
+
+TEST(CalibrateDevice, FindsTheFiguresOfAVirtualCardsLink) {
+  const auto profiles = planner::device_profiles();
+  const auto card = std::ranges::find(profiles, "rtx4090", &planner::DeviceProfile::name);
+  ASSERT_NE(card, profiles.end());
+  const auto device = engine::OpenDevice::open(planner::virtual_table(),
+                                               static_cast<uint32_t>(card - profiles.begin()));
+  const planner::DeviceRates rates = calibrate_link(device);
+  EXPECT_EQ(rates.hbm_bytes, device.facts().memory_bytes);
+  // The virtual link takes alpha + bytes / rate, and an event some nanoseconds.
+  EXPECT_NEAR(rates.host_to_device.alpha_us, card->in_alpha_us.value, 1);
+  EXPECT_NEAR(rates.host_to_device.bytes_per_s / card->in_bytes_per_s.value, 1, 0.02);
+  EXPECT_NEAR(rates.device_to_host.alpha_us, card->out_alpha_us.value, 1);
+  EXPECT_NEAR(rates.device_to_host.bytes_per_s / card->out_bytes_per_s.value, 1, 0.02);
+  EXPECT_EQ(rates.gemv_bytes_per_s, 0);
 }
 
 class CalibrateVerb : public testing::RefusalTest {

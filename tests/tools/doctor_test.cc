@@ -62,7 +62,7 @@ TEST_F(Doctor, LittleMemoryIsNoted) {
   write("sys/fs/cgroup/memory.current", "0\n");
   const Finding limited = look_at_memory(root());
   EXPECT_EQ(limited.level, Level::kNote);
-  EXPECT_EQ(limited.found, "512.0 MiB of 64.0 GiB available");
+  EXPECT_EQ(limited.found, "512.0 MiB of 64.0 GiB available (the control group leaves 512.0 MiB)");
   expect_remedy(limited);
 }
 
@@ -121,7 +121,8 @@ TEST_F(Doctor, ARingThatRegistersItsMemoryIsFine) {
   findings = with_limit(8 << 20);
   ASSERT_EQ(findings.size(), 2u);
   EXPECT_EQ(findings[1].level, Level::kNote);
-  EXPECT_TRUE(has(findings[1].found, "8.0 MiB of 64.0 MiB could be registered")) << findings[1].found;
+  EXPECT_TRUE(has(findings[1].found, "8.0 MiB of 64.0 MiB could be registered"))
+      << findings[1].found;
   EXPECT_TRUE(has(findings[1].remedy, "memlock")) << findings[1].remedy;
 }
 

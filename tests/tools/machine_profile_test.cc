@@ -151,12 +151,18 @@ TEST(MachineProfileFile, EveryKeyMustBeThereAndNoOther) {
     changed[at]["more"] = 1;
     EXPECT_NE(refusal(changed.dump()).find("'more'"), std::string::npos) << at;
   };
-  // The rates of a card may be missing: they are where none was measured.
+  for (const char* part : {"/machine", "/dram", "/linear", "/attend", "/disk", "/pairs"})
+    walk(json::json_pointer(part));
+  // The rates of a card may be missing, and of its kernels: they are where none was measured.
   json without = full_json();
   without.erase("gpu");
   EXPECT_EQ(refusal(without.dump()), "");
-  for (const char* part : {"/machine", "/dram", "/linear", "/attend", "/disk", "/pairs", "/gpu"})
-    walk(json::json_pointer(part));
+  for (const auto& [key, unused] : full_json()["gpu"].items()) {
+    json changed = full_json();
+    changed["gpu"].erase(key);
+    const bool must_be = key == "hbm_bytes" || key.find("host") != std::string::npos;
+    EXPECT_EQ(refusal(changed.dump()) != "", must_be) << key;
+  }
 }
 
 TEST(MachineProfileFile, OtherWrongValuesAreRefusedByName) {

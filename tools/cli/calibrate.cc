@@ -29,7 +29,7 @@ constexpr uint64_t kPassBytes = uint64_t{32} << 20;  // of requests of one size
 constexpr uint64_t kRequestsMin = 32, kRequestsMax = 4096;
 constexpr uint64_t kAloneMax = 512;  // of requests one at a time
 constexpr uint32_t kDiskPasses = 3;
-constexpr uint32_t kReadPasses = 3;  // each the best of 25 of its own
+constexpr uint32_t kReadPasses = 7;  // each the best of 25 of its own
 constexpr uint32_t kPairTurns = 3;
 constexpr uint64_t kCopyPiece = uint64_t{1} << 20;
 
@@ -154,9 +154,9 @@ void Calibration::measure_requests(RawDisk& disk) {
     for (const uint32_t depth : kDiskDepths) {
       check_bench_cancelled(options_.cancel);
       const uint64_t n = disk_requests(disk.bytes(), size, depth);
-      std::vector<double> seconds;
-      for (uint32_t i = 0; i < kDiskPasses; ++i)
-        seconds.push_back(disk.read(disk.draw(n, size, /*is_sorted=*/true), size, depth));
+      std::vector<double> seconds(kDiskPasses);
+      for (double& pass : seconds)
+        pass = disk.read(disk.draw(n, size, /*is_sorted=*/true), size, depth);
       const double of_request = median(seconds) / static_cast<double>(n);
       profile_.disk_read.push_back({size, depth, size / of_request});
       if (depth == 1) alone.push_back({static_cast<double>(size), of_request});

@@ -11,6 +11,7 @@
 
 #include "base/kernel_table.h"
 #include "base/thread_pool.h"
+#include "engine/device.h"
 #include "planner/machine_profile.h"
 #include "tiers/open_io.h"
 
@@ -43,10 +44,15 @@ uint64_t disk_requests(uint64_t file_bytes, uint32_t request_bytes, uint32_t dep
 /// What is left of a rate, in (0, 1]: noise can make two together faster than one alone.
 double share_left(double together, double alone);
 
-/// Fills the rates of `profile`; device rates stay 0. The words are the caller's. Takes half a
+/// Fills the rates of `profile` but for its device's. The words are the caller's. Takes half a
 /// minute on two cores, memory_bytes twice and the test file. Errors: kIo (the disk, also where
 /// other bytes came back than were written), kCancelled. A kernel that computes otherwise than the
 /// scalar one is a bug.
 void calibrate(const CalibrateOptions& options, ThreadPool& pool, planner::MachineProfile& profile);
+
+/// A device's memory and its link, by the device's own events; all other rates stay 0. Takes 32 MiB
+/// of pinned memory. Errors: kOutOfMemory, kDeviceLost (also where other bytes came back than were
+/// sent).
+planner::DeviceRates calibrate_link(const engine::OpenDevice& device);
 
 }  // namespace strata::cli

@@ -2,11 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 
 #include "base/error.h"
 #include "cpu_attn/kernels.h"
 #include "engine/byte_text.h"
+#include "engine/device_rate.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/machine.h"
 #include "engine/model_spec.h"
@@ -43,6 +45,17 @@ std::string disk_text(const MachineProfile& profile) {
   return out + "\n";
 }
 
+std::string device_text(const MachineProfile& profile) {
+  if (profile.device.empty()) return "device     none: its rates are 0\n";
+  const planner::DeviceRates& gpu = profile.gpu;
+  return fmt::format(
+      "device     {} (driver {}), {}: to it {:.0f} us + bytes / {:.1f} GB/s, from it {:.0f} us + "
+      "bytes / {:.1f} GB/s, within it {:.0f} GB/s; its kernels are not measured\n",
+      profile.device, profile.driver, bytes_text(gpu.hbm_bytes), gpu.host_to_device.alpha_us,
+      gpu.host_to_device.bytes_per_s / 1e9, gpu.device_to_host.alpha_us,
+      gpu.device_to_host.bytes_per_s / 1e9, gpu.copy_bytes_per_s / 1e9);
+}
+
 std::string profile_text(const MachineProfile& profile) {
   std::string out = fmt::format(
       "machine    {}, {} threads, {}, {}\n"
@@ -62,10 +75,7 @@ std::string profile_text(const MachineProfile& profile) {
   for (const auto& of : profile.pairs)
     out += fmt::format("together   {} keeps {:.0f} % beside {}, which keeps {:.0f} %\n", of.first,
                        100 * of.first_share, of.second, 100 * of.second_share);
-  return out + (profile.device.empty()
-                    ? "device     none: its rates are 0\n"
-                    : fmt::format("device     {} (driver {}): not measured, its rates are 0\n",
-                                  profile.device, profile.driver));
+  return out + device_text(profile);
 }
 
 void print(const Settings& settings, const MachineProfile& profile) {
@@ -84,6 +94,17 @@ void choose_subjects(const std::string& model, CalibrateOptions& options) {
     if (tensor.shape.size() >= 2) types.insert(tensor.type);
   options.types.assign(types.begin(), types.end());
   options.head_dims = {engine::read_model_spec(file).shape.head_dim};
+}
+
+/// Others that compute make every figure too low, and nothing in the figures shows it.
+void say_load(uint32_t n_cpus) {
+  constexpr double kBusyShare = 0.25;  // of the CPUs
+  double load = 0;
+  if (getloadavg(&load, 1) == 1 && load > kBusyShare * n_cpus)
+    notice(
+        fmt::format("other programs are running (load {:.1f} on {} CPUs): figures will be too "
+                    "low; measure again when the machine is idle",
+                    load, n_cpus));
 }
 
 int show(const Settings& settings, const MachineProfile& here, const std::string& path) {
@@ -119,12 +140,16 @@ int run_calibrate(const Command& command) {
   if (settings.show) return show(settings, profile, path);
   choose_subjects(settings.model, options);
   options.on_figure = [](const std::string& line) { notice("measured  " + line); };
-  if (profile.device.empty())
-    notice("no device: its rates stay 0");
-  else
-    notice(fmt::format("{}: not measured, its rates stay 0", profile.device));
+  if (profile.device.empty()) notice("no device: its rates stay 0");
+  say_load(engine::usable_cpus());
   ThreadPool pool(n_threads);
   calibrate(options, pool, profile);
+  if (const auto chosen = engine::open_chosen_device({}, gpu_attn::find_cuda_devices());
+      chosen.device) {
+    profile.gpu = calibrate_link(*chosen.device);
+    profile.gpu.copy_bytes_per_s = engine::measure_device_copy(*chosen.device) * 1e9;
+    notice(fmt::format("measured  memory and link of {}; its kernels are not", profile.device));
+  }
   profile.measured_at = profile_time_text(unix_seconds());
   write_machine_profile(path, profile);
   print(settings, profile);

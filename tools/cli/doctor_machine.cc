@@ -63,6 +63,10 @@ Finding look_at_memory(const std::string& root) {
   const uint64_t available = engine::available_dram_bytes(root);
   std::string found = fmt::format("{} of {} available", bytes_text(available),
                                   bytes_text(engine::total_dram_bytes(root)));
+  // Version 1 of control groups calls "no limit" a number that no machine has.
+  const auto limited = engine::group_dram_bytes(root);
+  if (limited && *limited < engine::total_dram_bytes(root))
+    found += fmt::format(" (the control group leaves {})", bytes_text(*limited));
   if (available >= kFewBytes) return Finding::ok("memory", std::move(found));
   return Finding::note("memory", std::move(found), fmt::format("{} or more", bytes_text(kFewBytes)),
                        "close other programs, or raise the memory limit of the container");

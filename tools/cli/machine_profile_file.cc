@@ -142,7 +142,7 @@ int64_t unix_seconds() {
 std::string profile_time_text(int64_t seconds_since_1970) {
   const std::time_t seconds = seconds_since_1970;
   std::tm time{};
-  gmtime_r(&seconds, &time);
+  if (gmtime_r(&seconds, &time) == nullptr) return "";  // a year that no int holds
   std::array<char, 64> text{};
   return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &time)};
 }

@@ -1,5 +1,6 @@
 // tools/cli/machine_profile_file.h - the profile of a machine as a JSON file: written whole, read
-// strictly. Why strictly: a plan divides by every rate, so one that is wrong makes every plan wrong.
+// strictly. Why strictly: a plan divides by every rate, so one that is wrong makes every plan
+// wrong.
 #pragma once
 
 #include <cstdint>

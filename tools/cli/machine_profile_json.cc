@@ -181,13 +181,14 @@ constexpr GpuRate kGpuRates[] = {{"copy_bytes_per_s", &planner::DeviceRates::cop
                                  {"launch_us", &planner::DeviceRates::launch_us}};
 
 void read_gpu(const Place& at, MachineProfile& profile) {
-  at.expect_keys({"hbm_bytes", "host_to_device", "device_to_host", "copy_bytes_per_s",
-                  "gemv_bytes_per_s", "attend_bytes_per_s", "gemm_flops", "attend_flops",
-                  "launch_us"});
+  at.expect_keys({"hbm_bytes", "host_to_device", "device_to_host"},
+                 {"copy_bytes_per_s", "gemv_bytes_per_s", "attend_bytes_per_s", "gemm_flops",
+                  "attend_flops", "launch_us"});
   profile.gpu.hbm_bytes = at.at("hbm_bytes").count(UINT64_MAX);
   profile.gpu.host_to_device = at.at("host_to_device").curve();
   profile.gpu.device_to_host = at.at("device_to_host").curve();
-  for (const GpuRate& of : kGpuRates) profile.gpu.*of.value = at.at(of.name).rate();
+  for (const GpuRate& of : kGpuRates)
+    if (at.has(of.name)) profile.gpu.*of.value = at.at(of.name).rate();
 }
 
 ordered_json curve_json(const RateCurve& curve) {
@@ -210,7 +211,8 @@ ordered_json gpu_json(const planner::DeviceRates& gpu) {
   ordered_json out = {{"hbm_bytes", gpu.hbm_bytes},
                       {"host_to_device", curve_json(gpu.host_to_device)},
                       {"device_to_host", curve_json(gpu.device_to_host)}};
-  for (const GpuRate& of : kGpuRates) out[of.name] = gpu.*of.value;
+  for (const GpuRate& of : kGpuRates)
+    if (gpu.*of.value > 0) out[of.name] = gpu.*of.value;
   return out;
 }
 
