@@ -115,7 +115,8 @@ int show(const Settings& settings, const MachineProfile& here, const std::string
   expect_same_machine(*profile, here, path);
   print(settings, *profile);
   notice(fmt::format("measured {} ({} days ago) by {}: {}", profile->measured_at,
-                     profile_age_days(*profile, unix_seconds()).value_or(0), profile->written_by, path));
+                     profile_age_days(*profile, unix_seconds()).value_or(0), profile->written_by,
+                     path));
   const std::string stale = stale_reason(*profile, here, unix_seconds());
   if (!stale.empty()) notice(fmt::format("stale: {}; run `strata calibrate` again", stale));
   return 0;
