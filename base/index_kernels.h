@@ -143,8 +143,9 @@ struct RabitqEncodeArgs {
   std::byte* tile;  // the block's part is written; 64-byte aligned
 };
 
-/// Rotates queries as keys of codes and of clusters are and rounds each to 8 bits: a value errs by at most scale / 2, and
-/// scale is 1/127 of the largest. The scale of a query that is not finite is NaN.
+/// Rotates queries as keys of codes and of clusters are, and rounds each to 8 bits: a value errs by
+/// at most scale / 2, and scale is 1/127 of the largest. The scale of a query that is not finite is
+/// NaN.
 struct RabitqQueryArgs {
   const float* q;  // [n_queries][head_dim]
   uint32_t n_queries;
@@ -227,7 +228,7 @@ struct ClusterSteps {
   float centroid[kTileClusters];
   float base;
   uint32_t infinite;              // bit per block: has keys that are not finite
-  uint8_t counts[kTileClusters];  // keys of each cluster, below 128
+  uint8_t counts[kTileClusters];  // keys of each cluster; from 128 on it counts for none
   uint8_t zeros[24];
 };
 

@@ -1,5 +1,5 @@
-// Methods whose rows are tiles and nothing else: keys and queries that are out of the ordinary; forks,
-// truncation and files.
+// Methods whose rows are tiles and nothing else: keys and queries that are out of the ordinary;
+// forks, truncation and files.
 #include "index/tiled_selector.h"
 
 #include <gtest/gtest.h>
