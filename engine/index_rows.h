@@ -21,8 +21,8 @@ std::optional<tiers::RowsShape> rows_shape(const KvCache& cache, const Sequence&
 uint64_t rows_memory_bytes(uint64_t segment_bytes);
 
 struct LoadedRows {
-  uint32_t n_positions = 0;                   // whose rows the index has now
-  uint64_t bytes = 0;                         // that were read
+  uint32_t n_positions = 0;  // whose rows the index has now
+  uint64_t bytes = 0;        // that were read
   // At which the loading ended; damaged also where it cannot be read: then it is made anew.
   std::optional<tiers::RefusedFile> refused;
 };
