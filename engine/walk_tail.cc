@@ -113,7 +113,7 @@ void Walk::State::sum_means(uint32_t group_idx, uint32_t layer, uint32_t n_block
   const auto n_part_blocks =
       static_cast<uint32_t>(round_up(div_up(n_blocks, n_parts), kExtentBlocks));
   const index::Selector& index = *group.sequence->index();
-  auto* heads = &selection->heads[group_idx * selection->max_kv_heads];
+  auto* heads = &selection->heads[uint64_t{group_idx} * selection->max_kv_heads];
   const auto part_of = [&](uint32_t head, uint32_t part) {
     return partial_at(span_partials.data() + (uint64_t{head} * n_parts + part) * part_floats,
                       n_queries, shape.head_dim);
@@ -153,7 +153,7 @@ void Walk::State::sum_means(uint32_t group_idx, uint32_t layer, uint32_t n_block
 
 void Walk::State::estimate_tails(uint32_t group_idx, uint32_t layer, uint32_t n_blocks) {
   const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
-  const auto* heads = &selection->heads[group_idx * selection->max_kv_heads];
+  const auto* heads = &selection->heads[uint64_t{group_idx} * selection->max_kv_heads];
   if (!std::any_of(heads, heads + n_kv_heads, [](const auto& head) { return head.has_tail; }))
     return;
   sum_means(group_idx, layer, n_blocks, false);

@@ -84,7 +84,8 @@ TEST(ValueMean, OfABlockThatIsNotFiniteHasNoScale) {
   const auto layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 40);
   Segment segment(*available_kernels()[0], layout, kSegmentPositions, random);
   const auto put = [&](uint32_t block, uint32_t at, uint16_t half) {
-    std::memcpy(const_cast<std::byte*>(segment.blocks[block]) + layout.v_offset + at * 2, &half, 2);
+    std::memcpy(const_cast<std::byte*>(segment.blocks[block]) + layout.v_offset + uint64_t{at} * 2,
+                &half, 2);
   };
   put(1, 39, 0x7c00);          // infinity, the last dimension of the first position
   put(2, 31 * 40, 0xfc00);     // its negative, in the last position
@@ -200,8 +201,8 @@ TEST(TailSums, AreAttentionOverTheBlocksThatAreLeftIn) {
         for (uint32_t query = 0; query < setup.n_queries; ++query) {
           const TailRun alone = setup.run(table, query, 1);
           EXPECT_EQ(alone.l[0], run.l[query]);
-          EXPECT_TRUE(
-              std::equal(alone.o.begin(), alone.o.end() - 1, run.o.begin() + query * head_dim));
+          EXPECT_TRUE(std::equal(alone.o.begin(), alone.o.end() - 1,
+                                 run.o.begin() + std::ptrdiff_t{query} * head_dim));
         }
       }
     }

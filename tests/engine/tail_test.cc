@@ -90,6 +90,7 @@ class TailOracle : public AttentionProbe {
   }
   std::vector<double> value(const ProbedHead& head, uint32_t pos) const {
     std::vector<double> v;
+    v.reserve(head_dim());
     for (uint32_t d = 0; d < head_dim(); ++d)
       v.push_back(
           element(head, pos, cache_.layout().v_offset / 2 + uint64_t{pos % 32} * head_dim() + d));

@@ -70,7 +70,7 @@ TEST(RabitqTail, EstimatesAsRabitqDoesAndKeepsMeanValuesBeside) {
   EXPECT_EQ(with_tail->estimate_bytes(17), 3 * with_tail->extent_row_bytes());
   const IndexShape shape{f16_layout(kHeadDim), 3, 200};
   EXPECT_EQ(index_bytes(Method::kRabitqTail, shape) - index_bytes(Method::kRabitq, shape),
-            3 * (tile_slots(200) + 2) * uint64_t{TileMemory::kSlotTiles} * 576);
+            uint64_t{3} * (tile_slots(200) + 2) * TileMemory::kSlotTiles * 576);
 }
 
 /// Exact attention over means of the values, weighed as estimated.
