@@ -219,6 +219,7 @@ constexpr Unit kUnits[] = {
        for (LayerGroup& group : p.groups) {
          group.cpu_linear_ms /= kQuicker;
          group.cpu_gemm_ms /= kQuicker;
+         group.pack_ms /= kQuicker;
        }
      }},
     {"gpu", "10 %", true,

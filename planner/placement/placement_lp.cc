@@ -139,7 +139,7 @@ void PlacementProgram::add_room() {
 
 void PlacementProgram::add_token() {
   token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
-  Terms chain, disk, ahead, exposed, link, dram;
+  Terms chain, disk, ahead, exposed, link, dram, packing;
   double fixed = problem_.head_ms + problem_.index_scan_ms, dram_gb = problem_.index_gb;
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
@@ -153,6 +153,7 @@ void PlacementProgram::add_token() {
     const double kv_disk = ms(touched, is_chosen ? rates_.nvme_blocks : rates_.nvme_read);
     disk.push_back({c.k_nvme, kv_disk});
     (is_chosen ? exposed : ahead).push_back(disk.back());
+    packing.push_back({c.w_nvme, n * group.pack_ms});
     // What comes from the disk passes through DRAM.
     dram.push_back({c.w_nvme, ms(weights, rates_.dram_read)});
     dram.push_back({c.k_nvme, ms(touched, rates_.dram_read)});
@@ -176,7 +177,9 @@ void PlacementProgram::add_token() {
   at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read));
   if (problem_.has_device) {
     at_least(token_ms_, link, 0);
+    at_least(token_ms_, packing, 0);
   } else {
+    chain.insert(chain.end(), packing.begin(), packing.end());
     // The disk and the CPU slow each other down where they work beside each other.
     Terms slowed_disk = disk;
     for (const LpTerm& term : chain)
@@ -205,13 +208,14 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
   chunks_.push_back({chunk_ms, sample.weight});
   const double rows = sample.n_rows;
   double arithmetic = 0, out = 0, written = 0;
-  Terms disk, link;
+  Terms disk, link, packing;
   for (size_t i = 0; i < columns_.size(); ++i) {
     const LayerGroup& group = problem_.groups[i];
     const GroupColumns& c = columns_[i];
     const double n = group.n_layers(), weights = n * group.weight_gb, kv = n * group.kv_gb;
     const double flop = n * rows * group.attended(sample.first_pos + rows / 2) * group.attend_tflop;
     disk.push_back({c.w_nvme, transfer_ms(weights, rates_.nvme_read)});
+    packing.push_back({c.w_nvme, n * group.pack_ms});
     if (group.is_full()) {
       const uint32_t far = missing(group, sample, {{c.k_hbm, 1}, {c.k_dram, 1}});
       disk.push_back({far, transfer_ms(kv, rates_.nvme_read)});
@@ -235,10 +239,15 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
     at_least(chunk_ms, {}, out);
     at_least(chunk_ms, link, 0);
     at_least(chunk_ms, disk, 0);
+    at_least(chunk_ms, packing, 0);
     return;
   }
   Terms slowed = disk;
   for (LpTerm& term : slowed) term.factor *= rates_.nvme_slows_cpu;
+  for (const LpTerm& term : packing) {
+    slowed.push_back(term);
+    disk.push_back({term.column, term.factor * rates_.cpu_slows_nvme});
+  }
   at_least(chunk_ms, slowed, arithmetic);
   at_least(chunk_ms, disk, arithmetic * rates_.cpu_slows_nvme);
 }

@@ -133,6 +133,13 @@ double gemm_ms(const MachineProfile& profile, TensorType type, double flop) {
   return flop / positive(linear_rate(profile, type).gemm_flops, "gemm_flops") * 1e3;
 }
 
+double pack_ms(TensorType type, double bytes) {
+  constexpr TensorType kByVectors[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kIQ4_NL,
+                                       TensorType::kQ8_0};
+  const bool is_quick = std::ranges::count(kByVectors, type) > 0;
+  return bytes / (is_quick ? 8.8 * kGiga : 2.6 * kGiga) * 1e3;
+}
+
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
                    uint32_t head_dim) {
   constexpr double kLaunchesPerLayer = 10;  // kernels of a layer of a decoded token

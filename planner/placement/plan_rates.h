@@ -25,5 +25,7 @@ PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_cod
 /// of `flop`. Types that were not measured have the rate of the slowest. Errors: as rates_of().
 double gemv_ms(const MachineProfile& profile, TensorType type, double bytes);
 double gemm_ms(const MachineProfile& profile, TensorType type, double flop);
+/// ms that turning a file's rows into panels takes; of no profile: as docs/measurements.md has it.
+double pack_ms(TensorType type, double bytes);
 
 }  // namespace strata::planner

@@ -21,6 +21,7 @@ struct LayerGroup {
   double cpu_linear_ms = 0;      // one row through them
   double cpu_gemm_ms = 0;        // one row of a chunk
   double gemm_tflop = 0;         // one row
+  double pack_ms = 0;            // where they come from the file: rows become panels, by the CPU
   double kv_gb = 0;              // of one position, in whole blocks
   double attend_tflop = 0;       // of one row and one position that it attends
   double n_held = 0;             // positions that the cache has room for

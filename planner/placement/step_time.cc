@@ -161,6 +161,12 @@ void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
   const double gb = layer.group->weight_gb;
   if (layer.weights == Place::kNvme) {
     work.weights_disk = busy(PlanPart::kNvme, transfer_ms(gb, rates_.nvme_read));
+    const double pack_ms = busy(PlanPart::kCpu, layer.group->pack_ms);
+    if (problem_.has_device) {
+      work.weights_disk = std::max(work.weights_disk, pack_ms);  // of one run beside the next
+    } else {
+      work.linear += pack_ms;
+    }
     moved(gb);
   }
   if (problem_.has_device && layer.weights != Place::kHbm) {
@@ -202,7 +208,7 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
     moved(gb);
   }
   if (!problem_.has_device) {
-    work.linear = busy(PlanPart::kCpu, group.cpu_linear_ms);
+    work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(touched, rates_.cpu_attend));
     moved(group.weight_gb + touched);
     return work;
@@ -225,7 +231,7 @@ LayerWork StepClock::chunk_work(const PlacedLayer& layer, const ChunkSample& chu
     work.written_disk = busy(PlanPart::kNvme, transfer_ms(rows * group.kv_gb, rates_.nvme_write));
   }
   if (!problem_.has_device) {
-    work.linear = busy(PlanPart::kCpu, rows * group.cpu_gemm_ms);
+    work.linear += busy(PlanPart::kCpu, rows * group.cpu_gemm_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(flop, rates_.cpu_attend_tflops));
     return work;
   }

@@ -44,9 +44,10 @@ struct Statement {
     const double exposed = share < 1 ? x.kv_nvme * touched / r.nvme_blocks * 1e3 : 0;
     const double disk = weights * x.weights_nvme / r.nvme_read * 1e3 +
                         x.kv_nvme * touched / (share < 1 ? r.nvme_blocks : r.nvme_read) * 1e3;
+    const double packing = n * g.pack_ms * x.weights_nvme;
     const double through_dram = weights * x.weights_nvme + touched * x.kv_nvme;
     if (!p.has_device) {
-      const double work = n * g.cpu_linear_ms + p.head_ms + touched / r.cpu_attend * 1e3;
+      const double work = n * g.cpu_linear_ms + p.head_ms + touched / r.cpu_attend * 1e3 + packing;
       return std::max({work + exposed + r.nvme_slows_cpu * (disk - exposed),
                        disk + r.cpu_slows_nvme * work,
                        (weights + touched + through_dram) / r.dram_read * 1e3});
@@ -58,13 +59,14 @@ struct Statement {
     const double attend = std::max(touched * x.kv_hbm / r.hbm_attend * 1e3 + linked, beside);
     const double passing = weights * (1 - x.weights_hbm);
     return std::max({weights / r.hbm_gemv * 1e3 + attend + exposed + n * r.launch_ms + p.head_ms,
-                     disk, passing / r.link_in * 1e3 + linked,
+                     disk, packing, passing / r.link_in * 1e3 + linked,
                      (passing + touched * off + through_dram) / r.dram_read * 1e3});
   }
 
   double prompt_ms(const GroupShares& x) const {
     const PlanRates& r = p.rates;
     const double held = (x.kv_hbm + x.kv_dram) * g.n_held;
+    const double packing = n * g.pack_ms * x.weights_nvme;
     double total = p.head_ms;
     for (const ChunkSample& chunk : chunk_samples(p)) {
       const double flop = n * chunk.n_rows * (chunk.first_pos + chunk.n_rows / 2) * g.attend_tflop;
@@ -77,9 +79,10 @@ struct Statement {
         ms = std::max({n * chunk.n_rows * g.gemm_tflop / r.gpu_gemm_tflops * 1e3 +
                            flop / r.gpu_attend_tflops * 1e3 + n * r.launch_ms,
                        n * chunk.n_rows * g.kv_gb / r.link_out * 1e3,
-                       (weights * (1 - x.weights_hbm) + far) / r.link_in * 1e3, disk});
+                       (weights * (1 - x.weights_hbm) + far) / r.link_in * 1e3, disk, packing});
       } else {
-        const double work = n * chunk.n_rows * g.cpu_gemm_ms + flop / r.cpu_attend_tflops * 1e3;
+        const double work =
+            n * chunk.n_rows * g.cpu_gemm_ms + flop / r.cpu_attend_tflops * 1e3 + packing;
         ms = std::max(work + r.nvme_slows_cpu * disk, disk + r.cpu_slows_nvme * work);
       }
       total += chunk.weight * ms;

@@ -28,6 +28,7 @@ inline PlacementProblem random_problem(uint64_t seed, bool has_device, uint32_t 
     group.weight_gb = draw(0.05, 0.4);
     group.cpu_linear_ms = group.weight_gb / draw(8, 20) * 1e3;
     group.cpu_gemm_ms = draw(0.5, 4);
+    group.pack_ms = group.weight_gb / draw(2, 9) * 1e3;
     group.gemm_tflop = group.weight_gb * 4e-3;
     group.kv_gb = draw(0.5e-5, 5e-5);
     group.attend_tflop = group.kv_gb * 2e-3;

@@ -123,6 +123,15 @@ TEST(StepTime, DiskAndCpuSlowEachOther) {
   EXPECT_NEAR(token_time(problem, placed(0, 3, 1, 0, 1000)).ms, 62 + 0.5 * 50, kExact);
 }
 
+TEST(StepTime, PackingIsWorkOfTheCpu) {
+  PlacementProblem problem = small_problem(false);
+  problem.groups[0].pack_ms = 60;  // longer than the 50 of the disk
+  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 4 * (10 + 5 + 60) + 2, kExact);
+  PlacementProblem card = small_problem(true);
+  card.groups[0].pack_ms = 60;
+  EXPECT_NEAR(token_time(card, placed(0, 0, 4, 1000, 0)).ms, 4 * 60, kExact);
+}
+
 TEST(StepTime, OfAPromptSumsItsChunks) {
   // Eight chunks of 125 rows: products, and attention of what stands before a row, half a chunk of
   // it its own.

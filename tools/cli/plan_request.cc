@@ -83,8 +83,9 @@ void set_attention(const Command& command, PlanSubject& subject) {
                        budget_text(budget)),
            "plan with a number of tokens (2048) or a share (5%)");
   }
-  subject.attention =
-      fmt::format("{}, {} of the context", command.settings.attn, budget_text(budget));
+  const bool is_tokens = budget.kind == index::Budget::Kind::kTokens;
+  subject.attention = fmt::format("{}, {}{} of the context", command.settings.attn,
+                                  budget_text(budget), is_tokens ? " tokens" : "");
 }
 
 void set_choices(const Command& command, PlanSubject& subject) {
