@@ -37,7 +37,7 @@ struct ContextCacheOptions {
 struct ContextCacheCounts {
   uint64_t restored_tokens = 0;
   uint64_t passed_over_packs = 0;  // that were not looked at (tiers::PackLimits::index_bytes)
-  uint64_t saved_tokens = 0;  // in packs that have their name
+  uint64_t saved_tokens = 0;       // in packs that have their name
   uint64_t saved_bytes = 0;
   // Found to be wrong while restoring or by a step, and removed.
   uint64_t damaged_packs = 0;

@@ -18,8 +18,8 @@ namespace strata::engine {
 std::optional<tiers::RowsShape> rows_shape(const KvCache& cache, const Sequence& sequence);
 
 struct LoadedRows {
-  uint32_t n_positions = 0;                   // whose rows the index has now
-  uint64_t bytes = 0;                         // that were read
+  uint32_t n_positions = 0;  // whose rows the index has now
+  uint64_t bytes = 0;        // that were read
   // At which the loading ended; damaged also where it cannot be read: then it is made anew.
   std::optional<tiers::RefusedFile> refused;
 };
