@@ -55,10 +55,10 @@ class Calibration {
   uint32_t n_disturbed = 0;  // figures whose median was far slower
 
  private:
-  /// Seconds of call(slice) that a tenth of the calls stay below, each of the slices n_passes times,
-  /// after one call that is not counted. Slices last well under a scheduler's turn: on an idle
-  /// machine this is the median but for some percent, and a busy neighbour that spoils most slices
-  /// (each waits for the slowest thread) leaves some.
+  /// Seconds of call(slice) that a tenth of the calls stay below, each of the slices n_passes
+  /// times, after one call that is not counted. Slices last well under a scheduler's turn: on an
+  /// idle machine this is the median but for some percent, and a busy neighbour that spoils most
+  /// slices (each waits for the slowest thread) leaves some.
   template <class Call>
   double clear_seconds(uint64_t n_slices, const Call& call) {
     constexpr size_t kCallsMin = 3;
