@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "base/host_memory.h"
 #include "planner/rate_fit.h"
 #include "tools/cli/attend_trial.h"
@@ -31,7 +32,10 @@ constexpr uint64_t kAloneMax = 512;  // of requests one at a time
 constexpr uint32_t kDiskPasses = 3;
 constexpr uint32_t kReadPasses = 7;  // each the best of 25 of its own
 constexpr uint32_t kPairTurns = 3;
-constexpr uint64_t kCopyPiece = uint64_t{1} << 20;
+constexpr size_t kClearShare = 10;  // one of so many passes counts as undisturbed
+constexpr double kDisturbed = 1.5;
+constexpr uint64_t kCopyPiece = uint64_t{256} << 10;
+constexpr uint64_t kCopySlice = 16;  // pieces
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -48,22 +52,30 @@ class Calibration {
   void measure_disk(RawDisk& disk);
   void measure_pairs(RawDisk& disk);
 
+  uint32_t n_disturbed = 0;  // figures whose median was far slower
+
  private:
-  /// Median seconds of one call, after one that is not counted.
+  /// Seconds of call(slice) that a tenth of the calls stay below, each of the slices n_passes
+  /// times, after one call that is not counted. Slices last well under a scheduler's turn: on an
+  /// idle machine this is the median but for some percent, and a busy neighbour that spoils most
+  /// slices (each waits for the slowest thread) leaves some.
   template <class Call>
-  double median_seconds(uint32_t n_passes, const Call& call) {
-    constexpr size_t kPassesMin = 3;
+  double clear_seconds(uint64_t n_slices, const Call& call) {
+    constexpr size_t kCallsMin = 3;
     check_bench_cancelled(options_.cancel);
-    call();
+    call(0);
     std::vector<double> seconds;
     const auto begin = Clock::now();
-    while (seconds.size() < n_passes &&
-           (seconds.size() < kPassesMin || seconds_since(begin) < options_.pass_s_max)) {
+    while (seconds.size() < options_.n_passes * n_slices &&
+           (seconds.size() < kCallsMin || seconds_since(begin) < options_.pass_s_max)) {
       const auto start = Clock::now();
-      call();
+      call(seconds.size() % n_slices);
       seconds.push_back(seconds_since(start));
     }
-    return median(seconds);
+    std::ranges::sort(seconds);
+    const double clear = seconds[seconds.size() / kClearShare];
+    n_disturbed += median(seconds) > kDisturbed * clear;
+    return clear;
   }
   void measure_requests(RawDisk& disk);
   template <class Call>
@@ -83,23 +95,26 @@ void Calibration::measure_memory() {
     check_bench_cancelled(options_.cancel);
     rates.push_back(measure_dram_read(pool_, {}) * 1e9);
   }
-  profile_.dram_read_bytes_per_s = median(rates);
+  profile_.dram_read_bytes_per_s = std::ranges::max(rates);
 
-  const uint64_t bytes = options_.memory_bytes / kCopyPiece * kCopyPiece;
+  const uint64_t bytes = round_up(options_.memory_bytes, kCopySlice * kCopyPiece);
   const HostMemory from = HostMemory::reserve(bytes), to = HostMemory::reserve(bytes);
   pool_.for_each(bytes / kCopyPiece, 1, [&](uint64_t begin, uint64_t end, uint32_t) {
     for (uint64_t piece = begin; piece < end; ++piece)
       std::memset(from.data() + piece * kCopyPiece, static_cast<int>(piece % 251 + 1), kCopyPiece);
   });
-  const double seconds = median_seconds(options_.n_passes, [&] {
-    pool_.for_each(bytes / kCopyPiece, 4, [&](uint64_t begin, uint64_t end, uint32_t) {
-      std::memcpy(to.data() + begin * kCopyPiece, from.data() + begin * kCopyPiece,
-                  (end - begin) * kCopyPiece);
+  const auto copy = [&](uint64_t slice) {
+    pool_.for_each(kCopySlice, 1, [&](uint64_t begin, uint64_t end, uint32_t) {
+      const uint64_t at = (slice * kCopySlice + begin) * kCopyPiece;
+      std::memcpy(to.data() + at, from.data() + at, (end - begin) * kCopyPiece);
     });
-  });
+  };
+  const uint64_t n_slices = bytes / (kCopySlice * kCopyPiece);
+  for (uint64_t i = 0; i < n_slices; ++i) copy(i);
   STRATA_CHECK(std::memcmp(from.data(), to.data(), bytes) == 0, "%lu bytes copied wrongly",
                static_cast<unsigned long>(bytes));
-  profile_.dram_copy_bytes_per_s = 2 * static_cast<double>(bytes) / seconds;
+  const double seconds = clear_seconds(n_slices, copy);
+  profile_.dram_copy_bytes_per_s = 2 * static_cast<double>(kCopySlice * kCopyPiece) / seconds;
   options_.on_figure(fmt::format("memory: reads {:.1f} GB/s, copies {:.1f} GB/s",
                                  profile_.dram_read_bytes_per_s / 1e9,
                                  profile_.dram_copy_bytes_per_s / 1e9));
@@ -111,9 +126,10 @@ void Calibration::measure_linear(TensorType type) {
                     {.n_rows = options_.n_gemm_rows, .memory_bytes = options_.memory_bytes});
   STRATA_CHECK(trial.is_right(), "the %s kernel of %s is wrong", options_.kernels->name,
                name.c_str());
-  const double decode_s = median_seconds(options_.n_passes, [&] { trial.decode(pool_); });
-  const double prefill_s = median_seconds(options_.n_passes, [&] { trial.prefill(pool_); });
-  profile_.linear.push_back({type, static_cast<double>(trial.decode_bytes()) / decode_s,
+  const double decode_s =
+      clear_seconds(trial.n_copies(), [&](uint64_t copy) { trial.decode_copy(pool_, copy); });
+  const double prefill_s = clear_seconds(1, [&](uint64_t) { trial.prefill(pool_); });
+  profile_.linear.push_back({type, static_cast<double>(trial.matrix().total_bytes()) / decode_s,
                              trial.prefill_flops() / prefill_s});
   options_.on_figure(fmt::format("{} weights: one row {:.1f} GB/s, a prompt's rows {:.0f} GFLOP/s",
                                  name, profile_.linear.back().gemv_bytes_per_s / 1e9,
@@ -125,9 +141,12 @@ void Calibration::measure_attention(KvCodec codec, uint32_t head_dim) {
   AttendTrial trial(*options_.kernels, codec, head_dim, pool_.size(), options_.memory_bytes);
   STRATA_CHECK(trial.is_right(), "the %s attention kernel of %s x %u is wrong",
                options_.kernels->name, name, head_dim);
-  const double decode_s = median_seconds(options_.n_passes, [&] { trial.decode(pool_); });
-  const double prefill_s = median_seconds(options_.n_passes, [&] { trial.prefill(pool_); });
-  profile_.attend.push_back({codec, head_dim, static_cast<double>(trial.decode_bytes()) / decode_s,
+  const double decode_s =
+      clear_seconds(trial.n_slices(), [&](uint64_t slice) { trial.decode_slice(pool_, slice); });
+  const double prefill_s = clear_seconds(1, [&](uint64_t) { trial.prefill(pool_); });
+  const double slice_bytes =
+      static_cast<double>(trial.decode_bytes()) / static_cast<double>(trial.n_slices());
+  profile_.attend.push_back({codec, head_dim, slice_bytes / decode_s,
                              static_cast<double>(trial.prefill_flops()) / prefill_s});
   options_.on_figure(fmt::format(
       "attention over {} x {}: one token {:.1f} GB/s, a prompt's {:.0f} GFLOP/s", name, head_dim,
@@ -250,7 +269,7 @@ double share_left(double together, double alone) {
   return std::clamp(together / alone, kLeast, 1.0);
 }
 
-void calibrate(const CalibrateOptions& options, ThreadPool& pool, MachineProfile& profile) {
+uint32_t calibrate(const CalibrateOptions& options, ThreadPool& pool, MachineProfile& profile) {
   STRATA_CHECK(!options.types.empty() && !options.head_dims.empty(), "%zu types, %zu head_dims",
                options.types.size(), options.head_dims.size());
   Calibration calibration(options, pool, profile);
@@ -265,9 +284,10 @@ void calibrate(const CalibrateOptions& options, ThreadPool& pool, MachineProfile
     for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
       if (codec == KvCodec::kF16 || head_dim % kActGroup == 0)
         calibration.measure_attention(codec, head_dim);
-  if (!disk) return;
+  if (!disk) return calibration.n_disturbed;
   calibration.measure_disk(*disk);
   calibration.measure_pairs(*disk);
+  return calibration.n_disturbed;
 }
 
 }  // namespace strata::cli

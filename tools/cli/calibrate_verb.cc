@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <set>
 
 #include "base/error.h"
@@ -96,17 +95,6 @@ void choose_subjects(const std::string& model, CalibrateOptions& options) {
   options.head_dims = {engine::read_model_spec(file).shape.head_dim};
 }
 
-/// Others that compute make every figure too low, and nothing in the figures shows it.
-void say_load(uint32_t n_cpus) {
-  constexpr double kBusyShare = 0.25;  // of the CPUs
-  double load = 0;
-  if (getloadavg(&load, 1) == 1 && load > kBusyShare * n_cpus)
-    notice(
-        fmt::format("other programs are running (load {:.1f} on {} CPUs): figures will be too "
-                    "low; measure again when the machine is idle",
-                    load, n_cpus));
-}
-
 int show(const Settings& settings, const MachineProfile& here, const std::string& path) {
   const auto profile = read_machine_profile(path);
   if (!profile)
@@ -142,9 +130,8 @@ int run_calibrate(const Command& command) {
   choose_subjects(settings.model, options);
   options.on_figure = [](const std::string& line) { notice("measured  " + line); };
   if (profile.device.empty()) notice("no device: its rates stay 0");
-  say_load(engine::usable_cpus());
   ThreadPool pool(n_threads);
-  calibrate(options, pool, profile);
+  const uint32_t n_disturbed = calibrate(options, pool, profile);
   if (const auto chosen = engine::open_chosen_device({}, gpu_attn::find_cuda_devices());
       chosen.device) {
     profile.gpu = calibrate_link(*chosen.device);
@@ -155,6 +142,11 @@ int run_calibrate(const Command& command) {
   write_machine_profile(path, profile);
   print(settings, profile);
   notice(fmt::format("kept in {}", path));
+  if (n_disturbed > 0)
+    notice(
+        fmt::format("{} figures were disturbed by other programs and may be too low: measure "
+                    "again when the machine is idle",
+                    n_disturbed));
   return 0;
 }
 

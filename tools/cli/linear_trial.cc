@@ -89,13 +89,15 @@ void LinearTrial::run(ThreadPool& pool, const LinearArgs& args) {
   });
 }
 
-void LinearTrial::decode(ThreadPool& pool, uint32_t n_rows) {
+void LinearTrial::decode_copy(ThreadPool& pool, uint64_t copy, uint32_t n_rows) {
   LinearArgs of = args();
   of.n_rows = n_rows;
-  for (uint64_t i = 0; i < n_copies_; ++i) {
-    of.w.bytes = memory_.data() + i * w_.total_bytes();
-    run(pool, of);
-  }
+  of.w.bytes = memory_.data() + copy * w_.total_bytes();
+  run(pool, of);
+}
+
+void LinearTrial::decode(ThreadPool& pool, uint32_t n_rows) {
+  for (uint64_t i = 0; i < n_copies_; ++i) decode_copy(pool, i, n_rows);
 }
 
 void LinearTrial::prefill(ThreadPool& pool) { run(pool, args()); }

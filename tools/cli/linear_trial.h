@@ -28,7 +28,10 @@ class LinearTrial {
   /// Operations of prefill(); multiply and add count as two.
   double prefill_flops() const { return 2.0 * sizes_.n_rows * w_.n_out * w_.n_in; }
 
-  /// One pass over all copies, each split over the threads as the walk does. n_rows <= 4.
+  /// One copy, or a pass over all of them; each is split over the threads as the walk does.
+  /// n_rows <= 4.
+  uint64_t n_copies() const { return n_copies_; }
+  void decode_copy(ThreadPool& pool, uint64_t copy, uint32_t n_rows = 1);
   void decode(ThreadPool& pool, uint32_t n_rows = 1);
   void prefill(ThreadPool& pool);
 
