@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "base/error.h"
 #include "engine/panel_run.h"
 
 namespace strata::engine {
@@ -104,8 +105,13 @@ DeviceWeights::DeviceWeights(const OpenDevice& device, const Model& host, Device
                              const DevicePlan& plan)
     : model_(std::move(described)), stream_(Stream::create(device)) {
   StagedCopy staged(device);  // goes before K and V have pages
-  place_head(device, host, staged);
-  place_layers(device, host, plan, staged);
+  try {
+    place_head(device, host, staged);
+    place_layers(device, host, plan, staged);
+  } catch (const Error&) {
+    stream_.wait();  // copies of what is staged may still run
+    throw;
+  }
   stream_.wait();
   if (plan.n_streamed() > 0)
     stream_layers(device, host, plan);

@@ -115,6 +115,7 @@ TEST_F(DeviceEngine, WhereMemoryIsRefusedAutoRunsOnTheCpuAndANamedOneEnds) {
       EXPECT_EQ(answer(engine), expected);
       if (engine.device() != nullptr) break;  // it was not asked so often
       ++n_refused;
+      EXPECT_EQ(testing::watch().n_unpinned_sources, 0u);  // nothing is freed under a device
       EXPECT_EQ(engine.walk().device(), nullptr);
       EXPECT_EQ(engine.fingerprint(), on_cpu.fingerprint());
       ASSERT_EQ(engine.notices().size(), on_cpu.notices().size() + 1);

@@ -31,7 +31,11 @@ int pin(Device* device, void* memory, uint64_t bytes, void** mapped) {
 }
 
 int unpin(Device* device, void* memory) {
-  watch().pinned.erase(static_cast<const std::byte*>(memory));
+  const auto* begin = static_cast<const std::byte*>(memory);
+  const uint64_t bytes = watch().pinned[begin];
+  for (const auto& [stream, source] : watch().sources)
+    if (source >= begin && source < begin + bytes) ++watch().n_unpinned_sources;
+  watch().pinned.erase(begin);
   return emulated().unpin(device, memory);
 }
 
@@ -39,7 +43,13 @@ int copy(DeviceStream* stream, void* to, const void* from, uint64_t bytes) {
   ++watch().n_copies;
   if (!may_be_copied(stream, to, bytes) || !may_be_copied(stream, from, bytes))
     ++watch().n_pageable;
+  watch().sources.emplace(stream, static_cast<const std::byte*>(from));
   return emulated().copy(stream, to, from, bytes);
+}
+
+int wait_stream(DeviceStream* stream) {
+  watch().sources.erase(stream);
+  return emulated().wait_stream(stream);
 }
 
 }  // namespace
@@ -56,6 +66,7 @@ const DeviceTable& watched_device() {
     of.pin = pin;
     of.unpin = unpin;
     of.copy = copy;
+    of.wait_stream = wait_stream;
     return of;
   }();
   return table;

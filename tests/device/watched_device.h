@@ -17,6 +17,9 @@ struct Watch {
   std::map<const std::byte*, uint64_t, std::greater<>> pinned = {};
   uint64_t n_copies = 0;
   uint64_t n_pageable = 0;  // of them, from or to memory that is neither the device's nor pinned
+  // What copies read of each stream that nobody has waited for since.
+  std::multimap<const DeviceStream*, const std::byte*> sources = {};
+  uint64_t n_unpinned_sources = 0;  // of these, whose memory was unpinned
 };
 
 /// Set anew by each test.
