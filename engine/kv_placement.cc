@@ -109,7 +109,7 @@ uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
   if (!context.method) return 0;
   return index::index_bytes(*context.method,
                             index_shape(shape, context.k_codec, context.v_codec, context.n_ctx)) +
-         selection_bytes(shape, context.n_ctx);
+         selection_bytes(shape, context.n_ctx, *context.method);
 }
 
 namespace {

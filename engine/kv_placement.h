@@ -46,8 +46,8 @@ bool can_spill(const ModelShape& shape);
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// What reading and writing saved contexts takes of DRAM beside the frames: one region that is read
 /// and one that is written, heads and tags of the packs that hold the context, and those of the
-/// runs being written and sealed; rows_memory_bytes() of an index; pack_index_bytes(). 0 where there
-/// are none.
+/// runs being written and sealed; rows_memory_bytes() of an index; pack_index_bytes(). 0 where
+/// there are none.
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context);
 /// What the heads of all packs that can be found may take (tiers::PackLimits::index_bytes): a 64th
 /// of the context's K and V, at least 256 KiB and at most 16 MiB. At 8 to 10 bytes a position that

@@ -36,28 +36,37 @@ class RowsLoader {
 
   /// The segments that every stream has taken, from the first on; a refusal is in refused().
   uint32_t run() {
+    const Wanted first = take_next();
+    if (first.rows == nullptr) return 0;
     const uint64_t bytes = tiers::RowsReader::memory_bytes(shape_);
-    const uint64_t n = n_readers(shape_.segment_bytes());
-    const HostMemory memory = HostMemory::reserve(n * bytes);
+    const uint64_t n = std::min<uint64_t>(n_readers(shape_.segment_bytes()),
+                                          found_.n_positions / shape_.segment_positions);
+    HostMemory memory;
+    try {
+      memory = HostMemory::reserve(n * bytes);
+    } catch (const Error&) {
+      return 0;  // the index is made of K and V then
+    }
     const auto memory_of = [begin = memory.data(), bytes](uint64_t reader) {
       return std::span(begin + reader * bytes, bytes);
     };
     std::vector<std::jthread> others;
     const auto start_reader = [&](uint64_t i) {
       try {
-        others.emplace_back([this, i, memory_of] { read_all(memory_of(i)); });
+        others.emplace_back([this, i, memory_of] { read_all(take_next(), memory_of(i)); });
         return true;
       } catch (const std::system_error&) {
         return false;  // fewer readers take longer
       }
     };
     for (uint64_t i = 1; i < n && start_reader(i); ++i) continue;
-    read_all(memory_of(0));
+    read_all(first, memory_of(0));
     others.clear();  // waits for them
     return std::min(next_segment_, refused_segment_);
   }
 
   const std::optional<tiers::RefusedFile>& refused() const { return refused_; }
+  uint32_t n_read() const { return n_read_; }  // segments, those that were not taken included
 
  private:
   struct Wanted {
@@ -65,12 +74,11 @@ class RowsLoader {
     uint32_t segment = 0;
   };
 
-  void read_all(std::span<std::byte> memory) {
-    for (;;) {
-      const Wanted wanted = take_next();
-      if (wanted.rows == nullptr) return;
+  void read_all(Wanted wanted, std::span<std::byte> memory) {
+    for (; wanted.rows != nullptr; wanted = take_next()) {
       try {
         const auto rows = wanted.rows->read_segment(wanted.segment, memory);
+        count_read();
         for (uint32_t part = 0; part < kStreamParts; ++part)
           if (!load_part(wanted.segment, part, rows)) return;
       } catch (const Error& error) {
@@ -78,6 +86,11 @@ class RowsLoader {
         return refuse(wanted.segment, wanted.rows->name(), error);
       }
     }
+  }
+
+  void count_read() {
+    const std::lock_guard lock(mutex_);
+    ++n_read_;
   }
 
   /// The next segment of the text, as long as they are there; opens the file it is in.
@@ -143,6 +156,7 @@ class RowsLoader {
   uint32_t end_pos_ = 0;
   std::shared_ptr<const tiers::RowsReader> rows_;  // of the piece before
   uint32_t next_segment_ = 0;
+  uint32_t n_read_ = 0;
   std::array<uint32_t, kStreamParts> turns_{};  // which segment a part of the streams takes next
   uint32_t refused_segment_ = UINT32_MAX;
   std::optional<tiers::RefusedFile> refused_;
@@ -163,7 +177,7 @@ LoadedRows load_rows(const tiers::PackDirectory& directory, const tiers::FoundCo
   RowsLoader loader(directory, found, shape, index);
   const uint32_t n_segments = loader.run();
   LoadedRows loaded{.n_positions = n_segments * shape.segment_positions,
-                    .bytes = n_segments * shape.segment_bytes(),
+                    .bytes = loader.n_read() * shape.segment_bytes(),
                     .refused = loader.refused()};
   sequence.set_n_indexed(loaded.n_positions / kBlockPositions);
   if (loaded.refused) {

@@ -139,13 +139,12 @@ void Walk::State::attend_chosen(uint32_t layer) {
   plan_chosen(layer);
   begin_runs();
   const tiers::StoreCounts before = store.counts();
-  const uint64_t file_bytes = store.transfer_counts().read_bytes;
   for (const Wave& wave : selection->waves) attend_pinned(wave);
   store_runs();
   SelectionCounts& sums = selection->counts;
   sums.pinned_blocks += store.counts().blocks_pinned - before.blocks_pinned;
   sums.missing_blocks += store.counts().blocks_read - before.blocks_read;
-  sums.file_bytes += store.transfer_counts().read_bytes - file_bytes;
+  sums.file_bytes += store.transfer_counts().read_bytes - selection->file_bytes_before;
 }
 
 }  // namespace strata::engine

@@ -39,18 +39,19 @@ SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
 
 }  // namespace
 
-uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx) {
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method) {
   const SelectionSizes sizes = selection_sizes(shape, n_ctx);
+  const uint64_t listed = uint64_t{sizes.stride} * sizes.max_kv_heads * kListedBytes;
+  if (!index::has_tail(method)) return listed + sizes.row_floats() * sizes.max_rows * sizeof(float);
   // For a tail: two sums, and the weights of what is retrieved once more.
   const uint64_t sum_floats =
       uint64_t{sizes.max_kv_heads} * sizes.max_group_heads * (uint64_t{shape.head_dim} + 2);
-  const uint64_t floats = 2 * (sizes.row_floats() + sum_floats) * sizes.max_rows * sizeof(float);
-  return floats + uint64_t{sizes.stride} * sizes.max_kv_heads * kListedBytes;
+  return listed + 2 * (sizes.row_floats() + sum_floats) * sizes.max_rows * sizeof(float);
 }
 
 Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
                                   const KernelTable& kernels, uint32_t n_threads,
-                                  uint32_t max_groups, uint64_t n_ctx)
+                                  uint32_t max_groups, uint64_t n_ctx, bool has_tail)
     : SelectionSizes(selection_sizes(shape, n_ctx)),
       parts_left(max_kv_heads),
       is_chosen(max_kv_heads) {
@@ -63,9 +64,15 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
   for (uint32_t head = 0; head < max_kv_heads; ++head) {
     heads[head].blocks.reserve(stride + kSpanPositions / kBlockPositions);
     heads[head].chosen.reserve(stride);
+  }
+  if (has_tail) {
     const uint64_t n_queries = uint64_t{max_group_heads} * max_rows;
-    heads[head].left_out_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
-    heads[head].retrieved_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
+    retrieved_weights.resize(max_kv_heads);
+    for (uint32_t head = 0; head < max_kv_heads; ++head) {
+      retrieved_weights[head].reserve(n_queries * stride);
+      heads[head].left_out_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
+      heads[head].retrieved_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
+    }
   }
   reads.reserve(uint64_t{stride} * max_kv_heads);
 }
@@ -193,6 +200,9 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
 }
 
 void Walk::State::select_layer(uint32_t layer) {
+  // begin_chosen() reads while heads are still scored.
+  if (reads_chosen(layer))
+    selection->file_bytes_before = cache.store().transfer_counts().read_bytes;
   for (uint32_t idx = 0; idx < groups.size(); ++idx) select_group(idx, layer);
 }
 
@@ -240,8 +250,9 @@ void Walk::State::index_missed(const Group& group) {
 
 void Walk::select_by(const index::Rule& rule, uint64_t n_ctx) {
   State& s = *state_;
-  s.selection = std::make_unique<State::Selection>(rule, s.shape, s.kernels, s.pool.size(),
-                                                   s.max_rows, n_ctx);
+  s.selection =
+      std::make_unique<State::Selection>(rule, s.shape, s.kernels, s.pool.size(), s.max_rows, n_ctx,
+                                         index::has_tail(s.cache.selectors()->method()));
 }
 
 uint32_t Walk::selected_rows_max() const {

@@ -70,13 +70,14 @@ void Walk::State::leave_out_chosen(uint32_t group_idx, uint32_t layer, uint32_t 
                                    const index::Rule& rule, uint32_t n_blocks) {
   const LayerShape& of = shape.layers[layer];
   const uint32_t n_queries = groups[group_idx].n_rows * (of.n_heads / of.n_kv_heads);
-  auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
-  head.retrieved_weights.clear();
+  const auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
+  auto& retrieved = selection->retrieved_weights[kv_head];
+  retrieved.clear();
   for (uint32_t query = 0; query < n_queries; ++query) {
     float* row =
         selection->weights.data() + (uint64_t{kv_head} * n_queries + query) * selection->stride;
     for (const uint32_t block : head.chosen) {
-      if (is_retrieved(block, rule, n_blocks)) head.retrieved_weights.push_back(row[block]);
+      if (is_retrieved(block, rule, n_blocks)) retrieved.push_back(row[block]);
       row[block] = kMinusInfinity;
     }
   }
@@ -88,7 +89,7 @@ void Walk::State::keep_retrieved(uint32_t group_idx, uint32_t layer, uint32_t kv
   const LayerShape& of = shape.layers[layer];
   const uint32_t n_queries = groups[group_idx].n_rows * (of.n_heads / of.n_kv_heads);
   const auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
-  const float* from = head.retrieved_weights.data();
+  const float* from = selection->retrieved_weights[kv_head].data();
   for (uint32_t query = 0; query < n_queries; ++query) {
     float* row =
         selection->weights.data() + (uint64_t{kv_head} * n_queries + query) * selection->stride;

@@ -44,6 +44,9 @@ struct IndexShape {
   uint32_t n_blocks = 0;   // of the longest sequence
 };
 
+/// Whether its selectors estimate what is left out (Selector::has_tail).
+bool has_tail(Method method);
+
 /// Errors: kUnsupported, where the method has no rows for such blocks.
 void check_supported(Method method, const KvLayout& layout);
 

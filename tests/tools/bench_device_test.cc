@@ -114,8 +114,8 @@ TEST_F(BenchDevice, ACapOnTheCardsMemoryIsKept) {
   const auto cap = std::to_string(small[0]["hbm_bytes"].get<uint64_t>());
   EXPECT_FALSE(rows(path, "virtual:rtx4090", {"--hbm", cap})[0]["fits"].get<bool>());
   EXPECT_TRUE(rows(path, "virtual:rtx4090", {"--hbm", cap, "-c", "64"})[0]["fits"].get<bool>());
-  const Outcome text = predict(path, "virtual:rtx4090", {"--hbm", "4GiB", "-c", "64"});
-  EXPECT_NE(text.out.find("At most 4.0 GiB of its memory are used."), std::string::npos) << text.out;
+  const std::string out = predict(path, "virtual:rtx4090", {"--hbm", "4GiB", "-c", "64"}).out;
+  EXPECT_NE(out.find("At most 4.0 GiB of its memory are used."), std::string::npos) << out;
 }
 
 TEST_F(BenchDevice, PrintsCsvAndLines) {

@@ -63,7 +63,7 @@ rtx3060 128k: layers 32/0/0, KV 41/59/0 %, 414 s, 253 ms, GPU, DRAM
 rtx3060 1m: layers 0/32/0, KV 8/26/66 %, 2.28e+04 s, 2.6e+04 ms, GPU, NVMe
 rtx4090 8k: layers 32/0/0, KV 100/0/0 %, 1.34 s, 6.58 ms, GPU, GPU
 rtx4090 128k: layers 32/0/0, KV 100/0/0 %, 64 s, 24.7 ms, GPU, GPU
-rtx4090 1m: layers 0/32/0, KV 17/55/29 %, 4.79e+03 s, 5.63e+03 ms, link in, NVMe
+rtx4090 1m: layers 0/32/0, KV 17/55/29 %, 4.79e+03 s, 5.64e+03 ms, link in, NVMe
 laptop8 8k: layers 32/0/0, KV 100/0/0 %, 9.57 s, 24.7 ms, GPU, GPU
 laptop8 128k: layers 29/3/0, KV 18/82/0 %, 459 s, 270 ms, GPU, link in
 laptop8 1m: layers 0/32/0, KV 5/10/85 %, 3.11e+04 s, 3.34e+04 ms, NVMe, NVMe

@@ -136,7 +136,7 @@ std::string choose_attention(const std::string& folder, engine::EngineOptions& o
   const std::string answers =
       best->n_cases > 0
           ? fmt::format(", {:.0f} % of its answers of {} cases", 100 * best->kept, best->n_cases)
-          : "";
+          : "; its answers were not judged (--tasks)";
   return fmt::format("attention: {} at a budget of {} (KL {:.4f} nat to exact over {} tokens{})",
                      best->method, best->budget, best->kl, best->tokens, answers);
 }

@@ -15,7 +15,6 @@
 #include "tools/cli/attention_report.h"
 #include "tools/cli/own_process.h"
 #include "tools/cli/sample_statistics.h"
-#include "tools/cli/value_readers.h"
 
 namespace strata::cli {
 namespace {
@@ -142,7 +141,6 @@ Reopened ReopenBench::reopen(bool is_selected) const {
   };
   add("--reopened", folder_.path());
   add("--attn", is_selected ? method_name(options_.method) : "exact");
-  add("--kv-budget", budget_text(options_.in_memory.selection.budget));
   add("--kv-dram", is_selected ? std::to_string(dram_bytes_) : "0");
   const EndedProcess process = run_own_process(arguments, output_.path() + "/out", options_.cancel);
   Reopened of = Reopened::from_json(process.out);
