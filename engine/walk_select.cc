@@ -54,7 +54,8 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
                                   uint32_t max_groups, uint64_t n_ctx, bool has_tail)
     : SelectionSizes(selection_sizes(shape, n_ctx)),
       parts_left(max_kv_heads),
-      is_chosen(max_kv_heads) {
+      is_chosen(max_kv_heads),
+      retrieved_weights(max_kv_heads) {
   weights.resize(row_floats() * max_rows);
   for (uint32_t i = 0; i < n_threads; ++i) {
     choosers.emplace_back(kernels, rule);
@@ -67,7 +68,6 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
   }
   if (has_tail) {
     const uint64_t n_queries = uint64_t{max_group_heads} * max_rows;
-    retrieved_weights.resize(max_kv_heads);
     for (uint32_t head = 0; head < max_kv_heads; ++head) {
       retrieved_weights[head].reserve(n_queries * stride);
       heads[head].left_out_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
@@ -250,9 +250,10 @@ void Walk::State::index_missed(const Group& group) {
 
 void Walk::select_by(const index::Rule& rule, uint64_t n_ctx) {
   State& s = *state_;
+  const index::SelectorSource* source = s.cache.selectors();  // null: indexes are attached later
   s.selection =
       std::make_unique<State::Selection>(rule, s.shape, s.kernels, s.pool.size(), s.max_rows, n_ctx,
-                                         index::has_tail(s.cache.selectors()->method()));
+                                         source != nullptr && index::has_tail(source->method()));
 }
 
 uint32_t Walk::selected_rows_max() const {
