@@ -372,6 +372,19 @@ TEST_F(RowsFiles, PushOutOtherTextsAndNothingOfTheirOwn) {
   EXPECT_EQ(expect_whole_rows(full, found, shape_), 2u);
 }
 
+TEST_F(RowsFiles, PushOutNothingOfTheirOwnThatIsPassedOver) {
+  const auto names = save_text(packs_, small_shape(), std::span(text_).first(1024), 512);
+  // The index has room for the text's end alone.
+  const PackLimits limits = {.budget_bytes = packs_.used_bytes(), .index_bytes = 6000};
+  for (const std::string& name : names) {
+    PackDirectory full = PackDirectory::open(fresh_.path(), limits, calls_);
+    ASSERT_EQ(full.n_passed_over(), 1u);
+    const uint32_t first = name == names[0] ? 0 : 2;
+    EXPECT_EQ(code_of([&] { save_rows(full, name, shape_, first, 2); }), "does_not_fit");
+  }
+  EXPECT_EQ(find(text_).n_positions, 1024u);
+}
+
 TEST(RowsEviction, ATextIsWhatContinuesEachOther) {
   // 0 - 1 - 2 and 0 - 3 continue each other; 4 stands alone.
   std::vector<EvictionCandidate> packs(5);
