@@ -55,6 +55,11 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
   free_blocks_.reserve(pool_.n_slots());  // a windowed layer lets go of blocks in decode steps
   slot_blocks_.resize(pool_.n_slots(), kNoBlock);
   is_used_.resize(pool_.n_slots(), 0);
+  if (spill_) {
+    const TransferQueue& transfers = *spill_->transfers;
+    taken_.reserve(transfers.n_frames());
+    taken_blocks_.reserve(transfers.n_frames() * (transfers.frame_bytes() / layout.block_bytes));
+  }
   if (!can_read_blocks()) return;
   reads_.reserve(spill_->block_transfers->n_frames() + size_t{1});  // one is being repeated
   arrived_.reserve(reads_.capacity());
@@ -379,9 +384,16 @@ IoFile BlockStore::add_pack(const PackReader& pack) {
       PackFile{.file = File::open_for_reading("/proc/self/fd/" + std::to_string(pack.descriptor()),
                                               /*direct=*/true),
                .id = id});
+  pack_files_.reserve(pack_files_.size() + 1);  // nothing fails once both queues know the file
   added->io = spill_->transfers->add_file(added->file);
   if (can_read_blocks()) {
-    added->block_io = spill_->block_transfers->add_file(added->file);
+    try {
+      block_files_.reserve(number(added->io) + size_t{1});
+      added->block_io = spill_->block_transfers->add_file(added->file);
+    } catch (...) {
+      spill_->transfers->remove_file(added->io);
+      throw;
+    }
     add_block_file(added->io, added->block_io);
   }
   pack_files_.push_back(std::move(added));

@@ -37,6 +37,7 @@ class PackIndex {
   void use(const std::string& name, int64_t used_ns);
   /// Of memory, about: per position 5, per block 80 and one for each layer.
   uint64_t bytes() const { return bytes_; }
+  static uint64_t bytes_of(const PackHead& head);  // its share of them
   /// What was used the least recently, or nothing. Looks at all.
   struct Use {
     int64_t used_ns = 0;
@@ -59,9 +60,6 @@ class PackIndex {
   /// the bytes they stand for; nothing where no generated token is. Depends on what is saved alone.
   KnownText find_text(const PackShape& shape, const Hash128& root, std::string_view text,
                       const TokenBytes& bytes_of) const;
-
-  /// Names of the packs that `name` continues: they hold the block right before its first one.
-  std::vector<std::string> continued_by(const std::string& name) const;
 
  private:
   struct HashOfHash {

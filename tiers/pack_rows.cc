@@ -1,5 +1,6 @@
 // The index rows that lie beside the packs of a PackDirectory.
 #include <algorithm>
+#include <optional>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -9,18 +10,36 @@
 namespace strata::tiers {
 namespace {
 
-/// The rows in a file of this name, which it reads whole; null where they are not what was saved.
+bool is_of_file(const Error& error) {
+  return error.code() == ErrorCode::kBadFile || error.code() == ErrorCode::kUnsupported;
+}
+
+/// The head of the rows' pack; nothing where there is none or a damaged one.
+std::optional<PackHead> head_of(const DurableDirectory& directory, const std::string& pack) {
+  try {
+    if (const auto file = directory.open_file(pack)) return read_pack_head(*file, pack);
+  } catch (const Error& error) {
+    if (!is_of_file(error)) throw;
+  }
+  return std::nullopt;
+}
+
+/// The rows in a file of this name, which it reads whole; null where they are not what was saved,
+/// or the disk does not give their own bytes. Whatever else fails says nothing about the rows.
+/// Errors: kIo, kOutOfMemory.
 std::shared_ptr<const RowsReader> open_whole_rows(const DurableDirectory& directory,
                                                   const std::string& name) {
   const std::string pack = pack_of_rows_file(name);
+  const auto head = head_of(directory, pack);
+  if (!head) return nullptr;
+  auto file = directory.open_file(name);
+  if (!file) return nullptr;
   try {
-    const auto file = directory.open_file(pack);
-    if (!file) return nullptr;
-    auto rows =
-        RowsReader::open(directory, pack, read_pack_head(*file, pack), kind_of_rows_file(name));
-    if (rows) rows->check();
+    auto rows = RowsReader::read(std::move(*file), pack, *head, kind_of_rows_file(name));
+    rows->check();
     return rows;
-  } catch (const Error&) {
+  } catch (const Error& error) {
+    if (!is_of_file(error) && error.code() != ErrorCode::kIo) throw;
     return nullptr;
   }
 }

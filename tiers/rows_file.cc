@@ -32,18 +32,22 @@ void RowsWriter::seal() {
 std::shared_ptr<const RowsReader> RowsReader::open(const DurableDirectory& directory,
                                                    const std::string& pack, const PackHead& of_pack,
                                                    const std::string& kind) {
-  std::string name = rows_file_name(pack, kind);
-  auto file = directory.open_file(name);
-  if (!file) return nullptr;
-  std::vector<std::byte> tail(static_cast<size_t>(std::min(file->bytes(), kRowsEndBytesMax)));
-  file->read(tail, file->bytes() - tail.size());
-  RowsHead head = parse_rows_end(tail, file->bytes(), pack, of_pack.run.first_pos,
-                                 of_pack.end_pos(), file->path());
+  auto file = directory.open_file(rows_file_name(pack, kind));
+  return file ? read(std::move(*file), pack, of_pack, kind) : nullptr;
+}
+
+std::shared_ptr<const RowsReader> RowsReader::read(DirectoryFile file, const std::string& pack,
+                                                   const PackHead& of_pack,
+                                                   const std::string& kind) {
+  std::vector<std::byte> tail(static_cast<size_t>(std::min(file.bytes(), kRowsEndBytesMax)));
+  file.read(tail, file.bytes() - tail.size());
+  RowsHead head = parse_rows_end(tail, file.bytes(), pack, of_pack.run.first_pos, of_pack.end_pos(),
+                                 file.path());
   if (head.shape.kind != kind)
-    throw Error(ErrorCode::kBadFile, "index rows of kind " + head.shape.kind, file->path(),
+    throw Error(ErrorCode::kBadFile, "index rows of kind " + head.shape.kind, file.path(),
                 "Remove the file; the rows will be made anew.");
   return std::shared_ptr<const RowsReader>(
-      new RowsReader(std::move(*file), std::move(name), std::move(head)));
+      new RowsReader(std::move(file), rows_file_name(pack, kind), std::move(head)));
 }
 
 std::span<const std::byte> RowsReader::read_segment(uint32_t segment,

@@ -46,6 +46,9 @@ class RowsReader {
   static std::shared_ptr<const RowsReader> open(const DurableDirectory& directory,
                                                 const std::string& pack, const PackHead& of_pack,
                                                 const std::string& kind);
+  /// The same, of a file that is open.
+  static std::shared_ptr<const RowsReader> read(DirectoryFile file, const std::string& pack,
+                                                const PackHead& of_pack, const std::string& kind);
 
   const std::string& name() const { return name_; }
   const RowsHead& head() const { return head_; }
@@ -57,7 +60,7 @@ class RowsReader {
   /// Reads a segment of the text, which is there, in one piece, and returns where in `memory` it
   /// is. Errors: kIo; kBadFile where it is not what was saved.
   std::span<const std::byte> read_segment(uint32_t segment, std::span<std::byte> memory) const;
-  /// Reads everything. Errors: as read_segment().
+  /// Reads everything. Errors: as read_segment(); kOutOfMemory.
   void check() const;
 
  private:
