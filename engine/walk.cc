@@ -128,6 +128,7 @@ void Walk::State::reserve_lists() {
   group_angles.reserve(cos_sin.size());
   tokens.reserve(max_rows);
   groups.reserve(max_rows);
+  settled_ends.reserve(shape.n_layers);
   step_shape.sequences.reserve(max_rows);
   plan.ops.reserve(kOpsPerLayer * shape.n_layers + kOpsPerStep);
   op_seconds.reserve(plan.ops.capacity());

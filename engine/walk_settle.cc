@@ -8,6 +8,7 @@
 // layers are computed while nothing is read.
 #include <algorithm>
 
+#include "base/checked_math.h"
 #include "engine/walk_state.h"
 
 namespace strata::engine {
@@ -37,9 +38,11 @@ bool Walk::State::plan_settling() {
   if (store.has_spill()) return false;
   const auto run_layers = static_cast<uint32_t>(
       std::max<uint64_t>(1, kStretchBytes / store.transfers()->frame_bytes()));
-  uint64_t n_blocks = 0;  // of the context
+  // Of the context, in whole extents, as they are taken: the last one may have blocks behind a
+  // group's positions, which another sequence holds that it was forked from.
+  uint64_t n_blocks = 0;
   for (const Group& group : groups)
-    n_blocks += blocks_for(group.first_pos) * cache.n_index_streams();
+    n_blocks += round_up(blocks_for(group.first_pos), kExtentBlocks) * cache.n_index_streams();
   const bool has_room_for_all = store.can_settle(n_blocks);
   settled_ends.assign(shape.n_layers, 0);
   for (uint32_t first = 0; first < shape.n_layers; first += run_layers) {
