@@ -20,6 +20,7 @@ using testing::LoadedMember;
 using testing::Logits;
 using testing::ScriptedIo;
 using testing::TestFolder;
+using testing::WalkSetting;
 using testing::ZooWalk;
 
 constexpr uint32_t kSaved = 5120;  // two packs, of 16 and 4 extents
@@ -96,6 +97,33 @@ TEST(WalkSettle, AStepThatIsStoppedBetweenItsReadsHoldsNoFrameAndRunsAgain) {
   whole.feed(other, std::span(text).first(2560));
   EXPECT_TRUE(is_same(walk.feed(sequence, std::span(text).subspan(2560)),
                       whole.feed(other, std::span(text).subspan(2560))));
+}
+
+/// DRAM has room for the blocks of the fork, and not for all that lies in their extents.
+TEST(WalkSettle, AForkThatIsCutWithinAnExtentIsNotTakenWhereTheExtentHasNoRoom) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  constexpr uint32_t kCut = 2464;  // 77 blocks, of which the last extent has 5
+  const auto text = member.text(2600, kCachedSeed);
+  const auto rest = std::span(text).subspan(kCut, kBlockPositions);
+  testing::save_text(member, folder, text);
+  uint64_t n_streams = 0;
+  for (const LayerShape& layer : member.model.shape().layers) n_streams += layer.n_kv_heads;
+  WalkSetting setting = cached_setting();
+  setting.kv_dram_bytes =
+      (kCut / kBlockPositions + 2) * n_streams *
+      KvLayout::make(setting.k_codec, setting.v_codec, member.model.shape().head_dim).block_bytes;
+  ZooWalk walk(member.model, setting, scripted_transfers(std::make_shared<IoScript>()));
+  ContextCache contexts({.directory = folder.path("contexts"), .limits = {}, .saves = false},
+                        walk.cache(), kCachedModel, "test");
+  const Sequence parent = contexts.restore(walk.cache(), std::span(text).first(2560));
+  ASSERT_EQ(parent.n_pos(), 2560u);
+  Sequence fork = parent.fork();
+  ASSERT_EQ(fork.truncate(kCut), kCut);
+  ZooWalk whole(member.model, cached_setting());
+  Sequence other = whole.sequence();
+  whole.feed(other, std::span(text).first(kCut));
+  EXPECT_TRUE(is_same(walk.feed(fork, rest), whole.feed(other, rest)));
 }
 
 }  // namespace
