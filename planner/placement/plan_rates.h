@@ -18,7 +18,8 @@ MachineProfile profile_of(const DeviceProfile& device);
 
 /// Of K and V in these codecs. A codec or head_dim that was not measured has the rate of the
 /// nearest that was. Without a device none of a card's figures is asked for: `strata calibrate`
-/// keeps a card's link and not its kernels. Errors: kBadFile, naming the figure that is missing or 0.
+/// keeps a card's link and not its kernels. Errors: kBadFile, naming the figure that is missing or
+/// 0.
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
                    uint32_t head_dim, bool has_device);
 

@@ -24,8 +24,9 @@ struct PlanSubject {
 };
 
 /// Reads the head of the model file. `devices` are those of this machine, of which `--device auto`
-/// takes one only where something can be placed on it, as Engine::open does. Errors: those of GgufFile::open and read_model_spec; kUsage
-/// (options that contradict each other), kUnsupported (what no card can do), kNoDevice.
+/// takes one only where something can be placed on it, as Engine::open does.
+/// Errors: those of GgufFile::open and read_model_spec; kUsage (options that contradict each
+/// other), kUnsupported (what no card can do), kNoDevice.
 PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& devices);
 
 }  // namespace strata::cli
