@@ -76,7 +76,13 @@ DeviceModel describe_for_device(const GgufFile& file, const ModelSpec& spec,
   return model;
 }
 
-std::string why_not_on_device(const DeviceModel& model) {
+std::string why_not_on_device(const DeviceModel& model, const BeyondDevices& wanted) {
+  if (wanted.chooses_blocks) return "blocks cannot be chosen on a device (--attn exact)";
+  if (wanted.spills)
+    return "K and V that spill to disk cannot be attended on a device (--kv-dram, --dram, or a "
+           "smaller -c)";
+  if (wanted.streams_weights)
+    return "weights that are read from disk in every step cannot go to a device (--weights-dram)";
   const auto is_odd = [](uint32_t width) { return width % kWidthStep != 0; };
   if (is_odd(model.d_model) || std::ranges::any_of(model.shapes, is_odd, &LayerShape::d_ff))
     return fmt::format("a device wants widths that are multiples of {}", kWidthStep);

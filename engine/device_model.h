@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "engine/device.h"
@@ -19,8 +20,13 @@ namespace strata::engine {
 gpu_attn::DeviceModel describe_for_device(const GgufFile& file, const ModelSpec& spec,
                                           const KvLayout& layout);
 
-/// Empty, or why steps of this model cannot run on a device.
-std::string why_not_on_device(const gpu_attn::DeviceModel& model);
+/// What a run wants that steps on a device cannot do.
+struct BeyondDevices {
+  bool chooses_blocks = false, spills = false, streams_weights = false;
+};
+
+/// Empty, or why steps of this model, or of such a run of it, cannot run on a device.
+std::string why_not_on_device(const gpu_attn::DeviceModel& model, const BeyondDevices& wanted = {});
 
 /// Of the output projection and of every vector.
 uint64_t device_head_bytes(const gpu_attn::DeviceModel& model, const GgufFile& file);

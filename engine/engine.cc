@@ -93,13 +93,9 @@ Engine Engine::open(const EngineOptions& options) {
 
 /// What this run wants that steps on a device cannot do; empty = nothing.
 std::string Engine::beyond_devices() const {
-  if (options_.method) return "blocks cannot be chosen on a device (--attn exact)";
-  if (context_.kv.is_spilling())
-    return "K and V that spill to disk cannot be attended on a device (--kv-dram, --dram, or a "
-           "smaller -c)";
-  if (weight_plan_.n_streamed() > 0)
-    return "weights that are read from disk in every step cannot go to a device (--weights-dram)";
-  return why_not_on_device(device_model_);
+  return why_not_on_device(device_model_, {.chooses_blocks = options_.method.has_value(),
+                                           .spills = context_.kv.is_spilling(),
+                                           .streams_weights = weight_plan_.n_streamed() > 0});
 }
 
 void Engine::plan_for_device() {

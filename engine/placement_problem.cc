@@ -86,7 +86,8 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
   problem.index_gb = gb(whole.index_bytes);
   problem.index_scan_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read);
   problem.kv_beside_gb = gb(whole.dram_bytes() - whole.slot_bytes - whole.index_bytes);
-  problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0;
+  problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0 &&
+                      problem.rates.nvme_read > 0;
   if (!can_spill(shape)) return;
   const uint64_t smallest = smallest_spilling_dram(shape, context);
   const uint64_t others = model.sizes.always_bytes + stream_bytes(model) + kProcessBytes +
@@ -112,7 +113,7 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
                                          context.n_ctx, 0, context.chunk_rows);
   problem.has_device = true;
   problem.may_attend_on_cpu = request.may_attend_on_cpu;
-  problem.may_stream = request.may_use_disk;
+  problem.may_stream = problem.may_stream && request.may_use_disk;
   problem.hbm_gb = gb(request.hbm_bytes);
   problem.hbm_fixed_gb = gb(needs.buffer_bytes);
   problem.hbm_always_gb = gb(needs.head_bytes);
@@ -143,7 +144,9 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.n_out = static_cast<double>(request.n_out);
   problem.n_prompt = static_cast<double>(request.n_ctx - request.n_out);
   problem.touched_share = request.method ? request.touched_share : 1;
-  problem.rates = planner::rates_of(request.profile, codecs.k, codecs.v, shape.head_dim);
+  problem.rates = planner::rates_of(request.profile, codecs.k, codecs.v, shape.head_dim,
+                                    request.device.has_value());
+  problem.may_stream = problem.rates.nvme_read > 0;
   problem.dram_gb = gb(request.dram_bytes);
   problem.nvme_gb = gb(request.nvme_bytes);
   problem.dram_fixed_gb = gb(kProcessBytes + buffer_bytes(shape, asked));

@@ -213,14 +213,17 @@ constexpr Unit kUnits[] = {
      [](PlacementProblem& p) {
        p.rates.cpu_attend *= kQuicker;
        p.rates.cpu_attend_tflops *= kQuicker;
-       p.rates.dram_read *= kQuicker;
-       p.index_scan_ms /= kQuicker;
        if (!p.has_device) p.head_ms /= kQuicker;
        for (LayerGroup& group : p.groups) {
          group.cpu_linear_ms /= kQuicker;
          group.cpu_gemm_ms /= kQuicker;
          group.pack_ms /= kQuicker;
        }
+     }},
+    {"dram_read", "10 %", false,
+     [](PlacementProblem& p) {
+       p.rates.dram_read *= kQuicker;
+       p.index_scan_ms /= kQuicker;
      }},
     {"gpu", "10 %", true,
      [](PlacementProblem& p) {

@@ -24,7 +24,7 @@ struct TierUse {
 /// What one more unit brings, the rest being planned anew: negative = quicker. Of the program's
 /// optimum, not of the rounded placement, which moves in steps.
 struct PlanDual {
-  std::string resource;  // "dram", "hbm", "nvme", "nvme_read", "link", "cpu", "gpu"
+  std::string resource;  // "hbm", "dram", "nvme", "nvme_read", "link", "cpu", "dram_read", "gpu"
   std::string unit;      // "GiB", "10 %"
   double tpot_ms = 0, ttft_ms = 0;
 };

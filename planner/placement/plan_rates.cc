@@ -21,11 +21,11 @@ double positive(double value, const char* figure) {
   return value;
 }
 
-const LinearRate& linear_rate(const MachineProfile& profile, TensorType type) {
+double linear_rate(const MachineProfile& profile, TensorType type, double LinearRate::*rate) {
   const auto found = std::ranges::find(profile.linear, type, &LinearRate::type);
-  if (found != profile.linear.end()) return *found;
+  if (found != profile.linear.end()) return (*found).*rate;
   if (profile.linear.empty()) refuse("linear");
-  return *std::ranges::min_element(profile.linear, {}, &LinearRate::gemv_bytes_per_s);
+  return (*std::ranges::min_element(profile.linear, {}, rate)).*rate;
 }
 
 const AttendRate& attend_rate(const MachineProfile& profile, KvCodec codec, uint32_t head_dim) {
@@ -126,11 +126,13 @@ MachineProfile profile_of(const DeviceProfile& device) {
 }
 
 double gemv_ms(const MachineProfile& profile, TensorType type, double bytes) {
-  return bytes / positive(linear_rate(profile, type).gemv_bytes_per_s, "gemv_bytes_per_s") * 1e3;
+  const double rate = linear_rate(profile, type, &LinearRate::gemv_bytes_per_s);
+  return bytes / positive(rate, "gemv_bytes_per_s") * 1e3;
 }
 
 double gemm_ms(const MachineProfile& profile, TensorType type, double flop) {
-  return flop / positive(linear_rate(profile, type).gemm_flops, "gemm_flops") * 1e3;
+  const double rate = linear_rate(profile, type, &LinearRate::gemm_flops);
+  return flop / positive(rate, "gemm_flops") * 1e3;
 }
 
 double pack_ms(TensorType type, double bytes) {
@@ -141,7 +143,7 @@ double pack_ms(TensorType type, double bytes) {
 }
 
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
-                   uint32_t head_dim) {
+                   uint32_t head_dim, bool has_device) {
   constexpr double kLaunchesPerLayer = 10;  // kernels of a layer of a decoded token
   const AttendRate& k = attend_rate(profile, k_codec, head_dim);
   const AttendRate& v = attend_rate(profile, v_codec, head_dim);
@@ -159,7 +161,7 @@ PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_cod
   rates.cpu_slows_nvme = std::max(lost_share(profile, "gemv", "nvme_read"),
                                   lost_share(profile, "attend", "nvme_read"));
   const DeviceRates& gpu = profile.gpu;
-  if (gpu.hbm_bytes == 0) return rates;
+  if (!has_device || gpu.hbm_bytes == 0) return rates;
   rates.link_in = positive(gpu.host_to_device.bytes_per_s, "host_to_device") / kGiga;
   rates.link_out = positive(gpu.device_to_host.bytes_per_s, "device_to_host") / kGiga;
   rates.hbm_gemv = positive(gpu.gemv_bytes_per_s, "gpu.gemv_bytes_per_s") / kGiga;

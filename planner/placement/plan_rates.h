@@ -17,12 +17,15 @@ const MachineProfile& unmeasured_profile();
 MachineProfile profile_of(const DeviceProfile& device);
 
 /// Of K and V in these codecs. A codec or head_dim that was not measured has the rate of the
-/// nearest that was. Errors: kBadFile, naming the figure that is missing or 0.
+/// nearest that was. Without a device none of a card's figures is asked for: `strata calibrate`
+/// keeps a card's link and not its kernels. Errors: kBadFile, naming the figure that is missing or
+/// 0.
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
-                   uint32_t head_dim);
+                   uint32_t head_dim, bool has_device);
 
 /// ms of one row through a matrix of `bytes` packed bytes, and of one row of a chunk through one
-/// of `flop`. Types that were not measured have the rate of the slowest. Errors: as rates_of().
+/// of `flop`. Types that were not measured have the rate of the one that is
+/// slowest at just this. Errors: as rates_of().
 double gemv_ms(const MachineProfile& profile, TensorType type, double bytes);
 double gemm_ms(const MachineProfile& profile, TensorType type, double flop);
 /// ms that turning a file's rows into panels takes; of no profile: as docs/measurements.md has it.

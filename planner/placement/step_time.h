@@ -56,8 +56,8 @@ struct StepTime {
 
 /// A decoded token of the steady state. Cost: linear in layers.
 StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement);
-/// A prompt until its first token. Cost: layers times chunks, at most kChunksMax of them by
-/// sampling.
+/// A prompt until its first token. Cost: layers times chunks, at most kChunkSamples of
+/// them.
 StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement);
 /// prompt_time + n_out * token_time.
 double request_ms(const PlacementProblem& problem, const LayerPlacement& placement);

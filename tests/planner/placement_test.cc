@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "tests/planner/random_problem.h"
 
@@ -68,23 +69,28 @@ TEST(Placement, NoOtherIsMoreThanATwentiethBetter) {
 
 TEST(Placement, RoundingLosesLittleToTheProgram) {
   // Layers make steps: with many of them the rounded placement comes near the program's optimum.
+  int n_planned = 0;
   for (uint64_t seed = 200; seed < 210; ++seed) {
     SCOPED_TRACE(seed);
     const PlacementProblem problem = random_problem(seed, false, 1, 48);
     const auto plan = plan_placement({&problem, 1});
     if (!plan) continue;
+    ++n_planned;
     const double of_program = plan->lp_ttft_ms + problem.n_out * plan->lp_tpot_ms;
     EXPECT_LE(request_ms(problem, plan->layers), 1.15 * of_program);
     EXPECT_GE(request_ms(problem, plan->layers), 0.999 * of_program);
   }
+  EXPECT_GE(n_planned, 8);
 }
 
 TEST(Placement, TiersHoldWhatTheyHaveAndSumUp) {
+  int n_planned = 0;
   for (uint64_t seed = 300; seed < 320; ++seed) {
     SCOPED_TRACE(seed);
     const PlacementProblem problem = random_problem(seed, true, 2, 5);
     const auto plan = plan_placement({&problem, 1});
     if (!plan) continue;
+    ++n_planned;
     EXPECT_GE(plan->hbm.free_gb(), -1e-9);
     EXPECT_GE(plan->dram.free_gb(), -1e-9);
     EXPECT_GE(plan->nvme.free_gb(), -1e-9);
@@ -93,6 +99,7 @@ TEST(Placement, TiersHoldWhatTheyHaveAndSumUp) {
     EXPECT_GT(plan->token.ms, 0);
     EXPECT_GT(plan->prompt.ms, 0);
   }
+  EXPECT_GE(n_planned, 15);
 }
 
 TEST(Placement, TakesTheBetterOfTwoProblems) {
@@ -125,7 +132,24 @@ TEST(Placement, DualsSayWhatMoreWouldBring) {
   EXPECT_EQ(plan->token.binding(), PlanPart::kNvme);
 }
 
+TEST(Placement, DualsTellMemorysPaceFromTheCpus) {
+  PlacementProblem problem = random_problem(3, false, 1, 8);
+  problem.dram_gb = 10 * (problem.weights_gb() + problem.kv_gb());
+  problem.touched_share = 1;
+  problem.head_ms = problem.index_scan_ms = 0;
+  problem.rates.dram_read = 0.5;  // slower than all that the CPU does
+  const auto plan = plan_placement({&problem, 1});
+  ASSERT_TRUE(plan);
+  const auto tpot_of = [&](const std::string& resource) {
+    const auto dual = std::ranges::find(plan->duals, resource, &PlanDual::resource);
+    return dual == plan->duals.end() ? NAN : dual->tpot_ms;
+  };
+  EXPECT_NEAR(tpot_of("dram_read"), -plan->lp_tpot_ms * (1 - 1 / 1.1), 0.01 * plan->lp_tpot_ms);
+  EXPECT_NEAR(tpot_of("cpu"), 0, 1e-3 * plan->lp_tpot_ms);
+}
+
 TEST(Placement, ShortageNamesTheLeastThatWouldDo) {
+  int n_lacking = 0;
   for (const bool has_device : {false, true})
     for (uint64_t seed = 400; seed < 440; ++seed) {
       SCOPED_TRACE(::testing::Message() << "seed " << seed << ", device " << has_device);
@@ -136,6 +160,7 @@ TEST(Placement, ShortageNamesTheLeastThatWouldDo) {
       const auto lacks = shortage(problem);
       EXPECT_EQ(lacks.has_value(), !plan_placement({&problem, 1}).has_value());
       if (!lacks) continue;
+      ++n_lacking;
       // With what is named there is a plan; with a little less of any of it there is none.
       constexpr double kRounded = 1e-6;
       PlacementProblem enough = problem;
@@ -154,6 +179,7 @@ TEST(Placement, ShortageNamesTheLeastThatWouldDo) {
         EXPECT_FALSE(plan_placement({&enough, 1}));
       }
     }
+  EXPECT_GE(n_lacking, 40);
 }
 
 }  // namespace

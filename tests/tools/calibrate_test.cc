@@ -56,6 +56,7 @@ TEST(Calibrate, GivesAProfileThatIsReadBackWithEveryFigure) {
   profile.n_threads = 2;
   profile.dram_bytes = 1;
   profile.disk = "a disk";
+  profile.measured_at = "2026-11-26T13:20:00Z";
   calibrate(options, pool, profile);
   // The parser refuses rates and shares that are not above 0.
   const MachineProfile back =

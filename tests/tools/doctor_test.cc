@@ -194,8 +194,8 @@ class DoctorDevices : public Doctor {
  protected:
   DoctorDevices() { fake_machine() = {}; }
   ~DoctorDevices() override { fake_machine() = {}; }
-  void write_card(const std::string& width) const {
-    const std::string card = "sys/bus/pci/devices/0000:01:00.0/";
+  void write_card(const std::string& width, const std::string& address = "0000:01:00.0") const {
+    const std::string card = "sys/bus/pci/devices/" + address + "/";
     write(card + "vendor", "0x10de\n");
     write(card + "class", "0x030000\n");
     write(card + "current_link_width", width + "\n");
@@ -229,16 +229,28 @@ TEST_F(DoctorDevices, EveryDeviceHasALineWithItsLink) {
   write_card("16");
   fake_machine().capabilities = {90, 86};
   auto findings = look_at_devices(gpu_attn::count_devices(fake_table()), root());
-  ASSERT_EQ(findings.size(), 2u);
+  ASSERT_EQ(findings.size(), 3u);
   EXPECT_EQ(findings[0].level, Level::kOk) << findings[0].found;
   EXPECT_EQ(findings[1].check, "device cuda:1");
   EXPECT_TRUE(has(findings[1].found, "compute capability 8.6")) << findings[1].found;
-  EXPECT_TRUE(has(findings[1].found, "x16 of x16")) << findings[1].found;
-  write_card("4");
-  findings = look_at_devices(gpu_attn::count_devices(fake_table()), root());
-  EXPECT_EQ(findings[0].level, Level::kNote);
-  EXPECT_TRUE(has(findings[0].found, "x4 of x16")) << findings[0].found;
+  EXPECT_EQ(findings[2].check, "link 0000:01:00.0");
+  EXPECT_EQ(findings[2].found, "x16 of x16");
   EXPECT_EQ(fake_machine().n_live, 0);
+}
+
+TEST_F(DoctorDevices, ANarrowLinkIsNotedOfItsOwnCardAlone) {
+  write_card("4");
+  write_card("16", "0000:41:00.0");
+  write_card("", "0000:81:00.0");  // a system that does not say
+  fake_machine().capabilities = {90, 86, 86};
+  const auto findings = look_at_devices(gpu_attn::count_devices(fake_table()), root());
+  ASSERT_EQ(findings.size(), 6u);
+  for (const size_t i : {0u, 1u, 2u, 4u, 5u})
+    EXPECT_EQ(findings[i].level, Level::kOk) << findings[i].check << ": " << findings[i].found;
+  EXPECT_EQ(findings[3].level, Level::kNote);
+  EXPECT_EQ(findings[3].found, "x4 of x16");
+  expect_remedy(findings[3]);
+  EXPECT_EQ(findings[5].check, "link 0000:81:00.0");
 }
 
 TEST_F(DoctorDevices, MemoryThatCannotBePinnedIsNoted) {
@@ -256,7 +268,7 @@ TEST_F(Doctor, AModelThatRunsHasItsContext) {
   const auto findings = look_at_model(model, root());
   ASSERT_EQ(findings.size(), 2u);
   EXPECT_TRUE(can_run(findings)) << findings_text(findings);
-  EXPECT_TRUE(has(findings[1].found, "memory holds a context of ")) << findings[1].found;
+  EXPECT_TRUE(has(findings[1].found, "Strata chooses a context of ")) << findings[1].found;
 }
 
 TEST_F(Doctor, AModelThatCannotBeReadIsAFailureWithItsRemedy) {

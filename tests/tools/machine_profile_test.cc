@@ -175,6 +175,8 @@ TEST(MachineProfileFile, OtherWrongValuesAreRefusedByName) {
                                    {"/version", "1", "version"},
                                    {"/measured_at", "yesterday", "measured_at"},
                                    {"/measured_at", "2026-02-30T00:00:00Z", "measured_at"},
+                                   {"/measured_at", "", "measured_at"},
+                                   {"/machine/dram_bytes", -1, "machine.dram_bytes"},
                                    {"/machine/n_threads", 0, "machine.n_threads"},
                                    {"/machine/n_threads", 2.5, "machine.n_threads"},
                                    {"/machine/cpu", 7, "machine.cpu"},
@@ -198,6 +200,39 @@ TEST(MachineProfileFile, OtherWrongValuesAreRefusedByName) {
   for (const std::string text : {"", "{", "[]", "17", "nan", "{\"version\": 1}"})
     EXPECT_NE(refusal(text), "") << text;
   EXPECT_NE(refusal(std::string(2 << 20, ' ') + machine_profile_json(full_profile())), "");
+}
+
+TEST(MachineProfileFile, DeepNestingIsRefusedByItsKind) {
+  constexpr size_t kDepth = 100'000;
+  const std::string deep = std::string(kDepth, '[') + std::string(kDepth, ']');
+  EXPECT_NE(refusal(deep).find("found a list"), std::string::npos) << refusal(deep);
+  std::string objects;
+  for (size_t i = 0; i < kDepth; ++i) objects += "{\"a\":";
+  objects += "1" + std::string(kDepth, '}');
+  EXPECT_NE(refusal(objects).find("found an object"), std::string::npos) << refusal(objects);
+  std::string text = machine_profile_json(full_profile());
+  text.replace(text.find("\"Card 4090\""), 11, deep);
+  EXPECT_NE(refusal(text).find("as machine.device, found a list"), std::string::npos);
+}
+
+TEST(MachineProfileFile, AMachineWhoseMemoryIsUnknownIsReadBack) {
+  MachineProfile of = full_profile();
+  of.dram_bytes = 0;
+  EXPECT_EQ(refusal(machine_profile_json(of)), "");
+}
+
+TEST(MachineProfileFile, OneThatCannotBeOpenedNamesItself) {
+  const TestFolder folder;
+  const std::string path = folder.path("loop.json");
+  std::filesystem::create_symlink(path, path);
+  try {
+    (void)read_machine_profile(path);
+    ADD_FAILURE() << "it was read";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kIo);
+    EXPECT_EQ(error.remedy().find("--config"), std::string::npos) << error.remedy();
+    EXPECT_NE(error.remedy().find("strata calibrate"), std::string::npos) << error.remedy();
+  }
 }
 
 TEST(MachineProfileFile, IsReplacedAllAtOnceAndLeavesNothingBeside) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -153,11 +154,30 @@ TEST_F(Plan, RemediesOfARefusalAreEnough) {
   EXPECT_EQ(plan(more)["feasible"], true);
 }
 
+TEST_F(Plan, ASmallerContextIsProposedWithAnAnswerThatItHolds) {
+  const auto refused = arguments({"--device", "none", "-c", "128k", "-n", "120000", "--dram",
+                                  "190MiB", "--nvme", "off", "-b", "256", "--json"});
+  const std::string remedy = json::parse(run_strata(refused).out, nullptr, false)["remedy"];
+  const size_t begin = remedy.find("-c ");
+  ASSERT_NE(begin, std::string::npos) << remedy;
+  std::istringstream words(remedy.substr(begin));
+  std::vector<std::string> proposed(4);
+  for (std::string& word : proposed) words >> word;
+  ASSERT_EQ(proposed[2], "-n") << remedy;
+  std::vector<std::string> more = {"--device", "none", "--dram", "190MiB",
+                                   "--nvme",   "off",  "-b",     "256"};
+  more.insert(more.end(), proposed.begin(), proposed.end());
+  EXPECT_EQ(plan(more)["feasible"], true);
+}
+
 TEST_F(Plan, RefusesOptionsThatContradict) {
   expect_refused(arguments({"--device", "none", "--hbm", "4GiB"}),
                  {2, "usage", {"--hbm"}, "--hbm", "virtual:NAME"});
   expect_refused(arguments({"--device", "virtual:rtx3060", "--hbm", "100GiB"}),
                  {2, "usage", {"12.0 GiB", "100.0 GiB"}, "--hbm", "smaller --hbm"});
+  // A driver keeps some of it.
+  expect_refused(arguments({"--device", "virtual:rtx3060", "--hbm", "12GiB"}),
+                 {2, "usage", {"free", "wanted 12.0 GiB"}, "--hbm", "smaller --hbm"});
   expect_refused(arguments({"--device", "virtual:rtx9999"}),
                  {2, "usage", {"unknown device profile"}, "--device", "virtual:rtx4090"});
   expect_refused(arguments({"--device", "none", "-c", "1k", "-n", "1024"}),

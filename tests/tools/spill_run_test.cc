@@ -227,7 +227,7 @@ TEST_F(SpillRun, UserWithoutRightsAndRingGetsTheSameTokens) {
     if (::chown(path.c_str(), kNobody, kNobody) != 0) GTEST_SKIP() << "not root: no other user";
   Launch launch;
   launch.arguments = spilling({"--session-dir", folder_.path("saved")});
-  launch.environment = {{"HOME", folder_.path()}, {"STRATA_NO_CACHE", "0"}};
+  launch.environment = {{"HOME", folder_.path()}, {"XDG_CACHE_HOME", ""}, {"STRATA_NO_CACHE", "0"}};
   launch.prepare = [] {
     const rlimit limit = {kLockedBytes, kLockedBytes};
     tiers::demand(::setrlimit(RLIMIT_MEMLOCK, &limit) == 0, "the limit on locked memory");

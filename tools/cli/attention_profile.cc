@@ -2,10 +2,7 @@
 
 #include <fmt/format.h>
 #include <toml++/toml.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
 #include <sstream>
 
 #include "base/error.h"
@@ -13,6 +10,7 @@
 #include "engine/fingerprint.h"
 #include "tools/cli/input_files.h"
 #include "tools/cli/program.h"
+#include "tools/cli/replaced_file.h"
 #include "tools/cli/request_options.h"
 
 namespace strata::cli {
@@ -76,24 +74,14 @@ void write_profile(const std::string& path, std::span<const eval::Verdict> verdi
   }
   const toml::table root{
       {"version", kVersion}, {"written_by", version_text()}, {"date", date}, {"verdict", list}};
-  std::error_code failed;
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), failed);
-  // Written beside it and renamed, so that a reader finds the old verdicts or the new ones.
-  const std::string written = fmt::format("{}.{}", path, ::getpid());
-  std::ofstream file(written, std::ios::binary | std::ios::trunc);
-  file << root << "\n";
-  file.close();
-  if (file) std::filesystem::rename(written, path, failed);
-  if (!file || failed) {
-    std::error_code ignored;
-    std::filesystem::remove(written, ignored);
-    throw Error(ErrorCode::kIo, "cannot write the verdict", path,
-                "check that the folder may be written, or set XDG_CACHE_HOME");
-  }
+  std::ostringstream text;
+  text << root << "\n";
+  replace_cache_file(path, text.str(), "the verdict");
 }
 
 std::optional<std::vector<eval::Verdict>> read_profile(const std::string& path) {
-  const auto text = read_text_file_if_present(path);
+  const auto text = read_text_file_if_present(
+      path, "check that the file may be read, or remove it and run `strata eval --gate` again");
   if (!text) return std::nullopt;
   try {
     const toml::table root = toml::parse(*text, path);

@@ -130,7 +130,10 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
   if (const auto path = config_path(stated, get)) {
     const auto text = path->second
                           ? std::optional(read_text_file(path->first, stated.where("config")))
-                          : read_text_file_if_present(path->first);
+                          : read_text_file_if_present(
+                                path->first,
+                                "check that the file may be read and whose HOME this is, or "
+                                "name another file with --config");
     if (text) {
       sources.push_back(values_from_config(verb, *text, path->first));
       stated = merge_values(sources);

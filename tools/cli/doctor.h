@@ -49,7 +49,7 @@ Finding look_at_spill_folder(const std::string& folder, bool is_named,
 /// The folder of saved contexts, in the same way.
 Finding look_at_session_folder(const std::string& folder, const std::string& root = "/");
 
-/// One finding per device, or why there is none.
+/// One finding per device and one per card's link, or why there is no device.
 std::vector<Finding> look_at_devices(const gpu_attn::CudaDevices& devices,
                                      const std::string& root = "/");
 /// The version of NVIDIA's driver; empty where there is none.

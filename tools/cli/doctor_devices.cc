@@ -46,28 +46,26 @@ std::vector<BusCard> cards_on_bus(const std::string& root) {
   return cards;
 }
 
-/// "; links: 0000:01:00.0 x8 of x16", and whether one is narrower than its card.
-std::string links_text(const std::vector<BusCard>& cards, bool& is_narrow) {
-  std::string out;
-  for (const BusCard& card : cards) {
-    out += fmt::format("{}{} x{} of x{}", out.empty() ? "; links: " : ", ", card.address,
-                       card.width, card.widest);
-    is_narrow = is_narrow || card.width != card.widest;
-  }
-  return out;
+/// Of each card's link a finding of its own: the driver counts cards in another order than the bus.
+Finding look_at_link(const BusCard& card) {
+  const std::string check = fmt::format("link {}", card.address);
+  if (card.width.empty() || card.widest.empty())
+    return Finding::ok(check, "how many lanes it has is not known");
+  std::string found = fmt::format("x{} of x{}", card.width, card.widest);
+  if (card.width == card.widest) return Finding::ok(check, std::move(found));
+  return Finding::note(check, std::move(found), "all lanes of the card",
+                       "look at the slot, its riser and the firmware's settings");
 }
 
-Finding look_at_device(const DeviceTable& table, uint32_t ordinal, const std::string& driver,
-                       const std::vector<BusCard>& cards) {
+Finding look_at_device(const DeviceTable& table, uint32_t ordinal, const std::string& driver) {
   const std::string check = fmt::format("device cuda:{}", ordinal);
   try {
     const auto device = engine::OpenDevice::open(table, ordinal);
     const DeviceFacts& facts = device.facts();
-    bool is_narrow = false;
-    std::string found = fmt::format(
-        "{}, {} of {} free, compute capability {}.{}, driver {}{}", std::string(facts.name),
-        bytes_text(facts.free_bytes), bytes_text(facts.memory_bytes), facts.capability / 10,
-        facts.capability % 10, driver.empty() ? "unknown" : driver, links_text(cards, is_narrow));
+    std::string found = fmt::format("{}, {} of {} free, compute capability {}.{}, driver {}",
+                                    std::string(facts.name), bytes_text(facts.free_bytes),
+                                    bytes_text(facts.memory_bytes), facts.capability / 10,
+                                    facts.capability % 10, driver.empty() ? "unknown" : driver);
     try {
       const HostMemory memory = HostMemory::reserve(kPinnedBytes);
       (void)engine::PinnedMemory::pin(device, {memory.data(), memory.size()});
@@ -76,9 +74,6 @@ Finding look_at_device(const DeviceTable& table, uint32_t ordinal, const std::st
                            fmt::format("{} of memory that can be pinned", bytes_text(kPinnedBytes)),
                            error.remedy());
     }
-    if (is_narrow)
-      return Finding::note(check, found, "all lanes of the card",
-                           "look at the slot, its riser and the firmware's settings");
     return Finding::ok(check, found);
   } catch (const Error& error) {
     return Finding::note(check, error.what(), "a card that can be opened", error.remedy());
@@ -119,7 +114,8 @@ std::vector<Finding> look_at_devices(const gpu_attn::CudaDevices& devices,
   }
   std::vector<Finding> findings;
   for (uint32_t i = 0; i < devices.n_devices; ++i)
-    findings.push_back(look_at_device(*devices.table, i, driver, cards));
+    findings.push_back(look_at_device(*devices.table, i, driver));
+  for (const BusCard& card : cards) findings.push_back(look_at_link(card));
   return findings;
 }
 

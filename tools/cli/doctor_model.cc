@@ -53,7 +53,7 @@ Finding look_at_fit(const std::string& path, const std::string& root) {
     const uint64_t weights = engine.weight_plan().total_bytes();
     const uint32_t n_ctx = engine.context().n_ctx, n_train = engine.spec().shape.n_ctx_train;
     std::string found = fmt::format(
-        "weights take {} of {} available; memory holds a context of {} tokens (trained for {})",
+        "weights take {} of {} available; Strata chooses a context of {} tokens (trained for {})",
         bytes_text(weights), bytes_text(engine::available_dram_bytes(root)), grouped_number(n_ctx),
         grouped_number(n_train));
     if (n_ctx >= n_train) return Finding::ok(kCheck, std::move(found));

@@ -1,19 +1,15 @@
 #include "tools/cli/machine_profile_file.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <ctime>
-#include <filesystem>
 
 #include "base/error.h"
 #include "engine/sha256.h"
 #include "tools/cli/input_files.h"
+#include "tools/cli/replaced_file.h"
 
 namespace strata::cli {
 namespace {
@@ -34,35 +30,6 @@ constexpr Word kWords[] = {{"CPU", &MachineProfile::cpu},
                            {"device", &MachineProfile::device},
                            {"driver", &MachineProfile::driver}};
 
-[[noreturn]] void fail(const std::string& path, int error_number) {
-  throw Error(ErrorCode::kIo,
-              fmt::format("cannot write the profile: {}", std::strerror(error_number)), path,
-              "check that the folder may be written, or set XDG_CACHE_HOME");
-}
-
-/// Writes and syncs a new file; 0, or the system's error.
-int write_whole(const std::string& path, std::string_view text) {
-  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (file < 0) return errno;
-  int error_number = 0;
-  while (error_number == 0 && !text.empty()) {
-    const ssize_t n = ::write(file, text.data(), text.size());
-    if (n > 0) text.remove_prefix(static_cast<size_t>(n));
-    if (n < 0 && errno != EINTR) error_number = errno;
-  }
-  if (error_number == 0 && ::fsync(file) != 0) error_number = errno;
-  if (::close(file) != 0 && error_number == 0) error_number = errno;
-  return error_number;
-}
-
-/// So that the name lasts, too. A file system that cannot sync folders loses the profile at worst.
-void sync_folder(const std::filesystem::path& folder) {
-  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;
-  ::fsync(descriptor);
-  ::close(descriptor);
-}
-
 /// Nothing where it is no time as profile_time_text() writes it.
 std::optional<int64_t> seconds_of(const std::string& text) {
   std::tm time{};
@@ -81,23 +48,12 @@ std::string machine_profile_path(const std::string& folder, const MachineProfile
 }
 
 void write_machine_profile(const std::string& path, const MachineProfile& profile) {
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
-  if (failed) fail(path, failed.value());
-  // Written beside it and renamed, so that a reader finds the old profile or the new one.
-  const std::string written = fmt::format("{}.{}", path, ::getpid());
-  int error_number = write_whole(written, machine_profile_json(profile));
-  if (error_number == 0 && ::rename(written.c_str(), path.c_str()) != 0) error_number = errno;
-  if (error_number != 0) {
-    ::unlink(written.c_str());
-    fail(path, error_number);
-  }
-  sync_folder(folder);
+  replace_cache_file(path, machine_profile_json(profile), "the profile");
 }
 
 std::optional<MachineProfile> read_machine_profile(const std::string& path) {
-  const auto text = read_text_file_if_present(path);
+  const auto text = read_text_file_if_present(
+      path, "check that the file may be read, or remove it and run `strata calibrate` again");
   if (!text) return std::nullopt;
   return parse_machine_profile(*text, path);
 }

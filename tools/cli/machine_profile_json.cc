@@ -31,7 +31,7 @@ class Place {
       : value_(value), name_(std::move(name)), path_(path) {}
 
   [[noreturn]] void refuse(const std::string& wanted) const {
-    std::string found = value_.dump(-1, ' ', true, json::error_handler_t::replace);
+    std::string found = found_text();
     if (found.size() > kShownMax) found = found.substr(0, kShownMax) + "...";
     throw Error(ErrorCode::kBadFile, fmt::format("wanted {} as {}, found {}", wanted, name_, found),
                 path_, "remove the file, or run `strata calibrate` again");
@@ -77,9 +77,10 @@ class Place {
     if (!(found >= 0)) refuse("a finite number of at least 0");
     return found;
   }
-  uint64_t count(uint64_t max) const {
-    if (!value_.is_number_unsigned() || value_.get<uint64_t>() == 0 || value_.get<uint64_t>() > max)
-      refuse(fmt::format("a whole number from 1 to {}", max));
+  uint64_t count(uint64_t max, uint64_t min = 1) const {
+    if (!value_.is_number_unsigned() || value_.get<uint64_t>() < min ||
+        value_.get<uint64_t>() > max)
+      refuse(fmt::format("a whole number from {} to {}", min, max));
     return value_.get<uint64_t>();
   }
   std::string text() const {
@@ -92,6 +93,12 @@ class Place {
   }
 
  private:
+  /// Lists and objects by their kind alone: dump() recurses, and a file may nest ever so deep.
+  std::string found_text() const {
+    if (value_.is_array()) return "a list";
+    if (value_.is_object()) return "an object";
+    return value_.dump(-1, ' ', true, json::error_handler_t::replace);
+  }
   double number() const {
     const double found = value_.is_number() ? value_.get<double>() : NAN;
     if (!std::isfinite(found)) refuse("a finite number");
@@ -107,7 +114,7 @@ void read_machine(const Place& at, MachineProfile& profile) {
   profile.cpu = at.at("cpu").text();
   profile.cpu_isa = at.at("cpu_isa").text();
   profile.n_threads = static_cast<uint32_t>(at.at("n_threads").count(1 << 16));
-  profile.dram_bytes = at.at("dram_bytes").count(UINT64_MAX);
+  profile.dram_bytes = at.at("dram_bytes").count(UINT64_MAX, /*min=*/0);  // 0: unknown
   profile.disk = at.at("disk").text();
   profile.device = at.at("device").text();
   profile.driver = at.at("driver").text();
@@ -274,8 +281,8 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& p
   MachineProfile profile;
   profile.written_by = top.at("written_by").text();
   profile.measured_at = top.at("measured_at").text();
-  if (!profile.measured_at.empty() && !profile_age_days(profile, 0))
-    top.at("measured_at").refuse("a time such as 2026-11-26T13:20:00Z, or nothing");
+  if (!profile_age_days(profile, 0))
+    top.at("measured_at").refuse("a time such as 2026-11-26T13:20:00Z");
   read_machine(top.at("machine"), profile);
   top.at("dram").expect_keys({"read_bytes_per_s", "copy_bytes_per_s"});
   profile.dram_read_bytes_per_s = top.at("dram").at("read_bytes_per_s").rate();

@@ -25,17 +25,23 @@ bool is_plannable(const PlanSubject& subject, const engine::PlacementRequest& re
                              [](const PlacementProblem& p) { return !planner::shortage(p); });
 }
 
+struct SmallerContext {
+  uint64_t n_ctx = 0, n_out = 0;
+};
+
 /// The largest context in whole extents below the one that was asked for; 0 where none does.
-uint64_t largest_context(const PlanSubject& subject) {
+SmallerContext largest_context(const PlanSubject& subject) {
+  const auto answer_of = [&](uint64_t n_ctx) { return std::min(subject.request.n_out, n_ctx / 2); };
   engine::PlacementRequest request = subject.request;
   uint64_t fits = 0, exceeds = request.n_ctx / kStep + 1;
   while (exceeds - fits > 1) {
     const uint64_t middle = fits + (exceeds - fits) / 2;
     request.n_ctx = middle * kStep;
-    request.n_out = std::min(subject.request.n_out, request.n_ctx / 2);
+    request.n_out = answer_of(request.n_ctx);
     (is_plannable(subject, request) ? fits : exceeds) = middle;
   }
-  return fits * kStep < subject.request.n_ctx ? fits * kStep : 0;
+  if (fits * kStep >= subject.request.n_ctx) return {};
+  return {fits * kStep, answer_of(fits * kStep)};
 }
 
 /// The problem that lacks least.
@@ -59,19 +65,26 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks) {
   const auto with_hbm = [&](const std::string& change) {
     return hbm.empty() ? change : hbm + " " + change;
   };
-  if (lacks.nvme_gb) propose(with_hbm(fmt::format("--nvme-budget {}", argument(*lacks.nvme_gb))));
-  if (lacks.dram_gb) {
-    propose(with_hbm(fmt::format("--dram {}", argument(*lacks.dram_gb))));
-  } else if (!hbm.empty()) {
-    propose(hbm);
-    propose("--device none");
+  if (lacks.hbm_gb && bytes_of(*lacks.hbm_gb) > subject.request.device->free_bytes) {
+    propose("--device none");  // the card has no more
+  } else {
+    if (lacks.nvme_gb) propose(with_hbm(fmt::format("--nvme-budget {}", argument(*lacks.nvme_gb))));
+    if (lacks.dram_gb) {
+      propose(with_hbm(fmt::format("--dram {}", argument(*lacks.dram_gb))));
+    } else if (!hbm.empty()) {
+      propose(hbm);
+      propose("--device none");
+    }
   }
   engine::PlacementRequest quantised = subject.request;
   quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
   if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
     propose("-ctk q8_0 -ctv q8_0");
-  if (const uint64_t smaller = largest_context(subject); smaller > 0)
-    propose(fmt::format("-c {}", smaller));
+  if (const SmallerContext smaller = largest_context(subject); smaller.n_ctx > 0) {
+    const bool is_shorter = smaller.n_out < subject.request.n_out;
+    propose(fmt::format("-c {}", smaller.n_ctx) +
+            (is_shorter ? fmt::format(" -n {}", smaller.n_out) : ""));
+  }
   return text;
 }
 

@@ -142,6 +142,7 @@ std::string dual_text(const PlanDual& dual, const PlanAnswer& answer) {
     if (dual.resource == "nvme") return "+1 GiB of disk";
     if (dual.resource == "nvme_read") return "a disk 10 % quicker";
     if (dual.resource == "link") return "a link 10 % quicker";
+    if (dual.resource == "dram_read") return "DRAM 10 % quicker";
     return dual.resource == "cpu" ? "a CPU 10 % quicker" : "a GPU 10 % quicker";
   };
   std::string changes;

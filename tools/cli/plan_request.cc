@@ -11,13 +11,14 @@
 #include "engine/device.h"
 #include "engine/device_model.h"
 #include "engine/machine.h"
-#include "gpu_attn/open_module.h"
+#include "planner/placement/placement.h"
 #include "planner/placement/plan_rates.h"
 #include "planner/virtual/virtual_device.h"
 #include "tiers/spill.h"
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/machine_profile_file.h"
 #include "tools/cli/machine_words.h"
+#include "tools/cli/plan_report.h"
 #include "tools/cli/predicted_model.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/value_readers.h"
@@ -32,6 +33,7 @@ using planner::DeviceProfile;
 constexpr uint64_t kContextMin = uint64_t{2} * kBlockPositions;
 constexpr uint64_t kAnswerTokens = 256;                 // where -n does not say how many
 constexpr uint64_t kAssumedDisk = uint64_t{512} << 30;  // beside a card that is not here
+constexpr uint32_t kQ8Group = 32;                       // values of one scale
 constexpr uint32_t kTriedChunks[] = {512, 1024, 2048};
 
 [[noreturn]] void refuse(const Command& command, std::string_view option, const std::string& what,
@@ -92,8 +94,14 @@ void set_choices(const Command& command, PlanSubject& subject) {
   const engine::EngineOptions options = engine_options(command.settings);
   subject.request.codecs = {{options.k_codec, options.v_codec}};
   const bool is_q8 = options.k_codec == KvCodec::kQ8_0 && options.v_codec == KvCodec::kQ8_0;
-  if (command.settings.allow_q8 && !is_q8)
+  const uint32_t head_dim = subject.model.spec.shape.head_dim;
+  if (command.settings.allow_q8 && head_dim % kQ8Group != 0) {
+    subject.notes.push_back(fmt::format(
+        "K and V in q8_0 were not tried: they want a head_dim that is a multiple of {}, found {}",
+        kQ8Group, head_dim));
+  } else if (command.settings.allow_q8 && !is_q8) {
     subject.request.codecs.push_back({KvCodec::kQ8_0, KvCodec::kQ8_0});
+  }
   if (command.is_set("batch-size")) {
     subject.request.chunks = {options.chunk_rows};
   } else {
@@ -135,10 +143,11 @@ void use_virtual(const Command& command, PlanSubject& subject) {
   DeviceFacts facts{};
   card.facts(&facts);
   subject.request.device = facts;
-  if (settings.hbm > facts.memory_bytes)
+  if (settings.hbm > facts.free_bytes)
     refuse(command, "hbm",
-           fmt::format("{} has {} of memory, wanted {}", profile.title,
-                       bytes_text(facts.memory_bytes), bytes_text(settings.hbm)),
+           fmt::format("{} has {} of memory, {} of them free, wanted {}", profile.title,
+                       bytes_text(facts.memory_bytes), bytes_text(facts.free_bytes),
+                       bytes_text(settings.hbm)),
            "use a smaller --hbm, or another card");
   subject.request.hbm_bytes = settings.hbm > 0 ? settings.hbm : facts.free_bytes;
   // Pinned memory is what a card reaches: of DRAM not all can be.
@@ -178,31 +187,50 @@ void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubj
   subject.rates_text = fmt::format("Priced with the figures of {}, not measured here.", like.title);
 }
 
-/// What this engine cannot do on a card that is here; empty = nothing that was asked for.
-std::string beyond_cards(const PlanSubject& subject) {
-  if (subject.request.method) return "blocks cannot be chosen on a device (--attn exact)";
-  return engine::why_not_on_device(subject.model.device);
-}
-
 [[noreturn]] void refuse_device(const Command& command, const std::string& why) {
   throw Error(ErrorCode::kUnsupported, why, command.where("device"),
               "change that, or use --device none");
 }
 
-/// A card of this machine where one can be used, as Engine::open chooses.
-std::optional<engine::OpenDevice> open_card(const Command& command, const DeviceChoice& choice,
-                                            PlanSubject& subject) {
-  if (choice.kind == DeviceChoice::Kind::kNone) return std::nullopt;
-  engine::ChosenDevice chosen = engine::open_chosen_device(choice, gpu_attn::find_cuda_devices());
-  if (!chosen.device) return std::nullopt;
-  const std::string why = beyond_cards(subject);
-  if (why.empty()) return std::move(chosen.device);
-  if (choice.kind == DeviceChoice::Kind::kCuda) refuse_device(command, why);
-  subject.notes.push_back(fmt::format("the CPU computes: {}", why));
-  return std::nullopt;
+/// Empty, or why nothing can be placed beside a card that is here, as Engine::plan_device has it.
+std::string why_not_placed(const PlanSubject& subject) {
+  const auto problems = engine::placement_problems(subject.model, subject.request);
+  if (std::ranges::any_of(problems, [](const auto& of) { return !planner::shortage(of); }))
+    return "";
+  const planner::PlacementProblem& problem = problems.front();
+  if (!planner::shortage(problem)->dram_gb) return plan_refusal(subject).what();
+  const bool streams =
+      problem.dram_fixed_gb + problem.always_weights_gb + problem.weights_gb() > problem.dram_gb;
+  return engine::why_not_on_device(subject.model.device,
+                                   {.spills = !streams, .streams_weights = streams});
 }
 
-/// What `strata calibrate` has kept of this machine; what is assumed where it has kept nothing.
+/// Plans beside a card of this machine where Engine::open would use it. False, with a note where
+/// there is one: the CPU computes.
+bool use_card(const Command& command, const DeviceChoice& choice,
+              const gpu_attn::CudaDevices& devices, PlanSubject& subject) {
+  const engine::ChosenDevice chosen = engine::open_chosen_device(choice, devices);
+  if (!chosen.device) return false;
+  const engine::PlacementRequest request = subject.request;
+  std::vector<std::string> notes = subject.notes;
+  std::string why = engine::why_not_on_device(
+      subject.model.device, {.chooses_blocks = subject.request.method.has_value()});
+  const bool is_named = choice.kind == DeviceChoice::Kind::kCuda;
+  if (is_named && !why.empty()) refuse_device(command, why);
+  if (why.empty()) {
+    subject.device = fmt::format("cuda:{}", chosen.device->ordinal());
+    use_cuda(command, *chosen.device, subject);
+    if (!is_named) why = why_not_placed(subject);
+  }
+  if (why.empty()) return true;
+  notes.push_back("the CPU computes: " + why);
+  subject.request = request;
+  subject.notes = std::move(notes);
+  return false;
+}
+
+/// What `strata calibrate` has kept of this machine; what is assumed where it has kept nothing, or
+/// nothing that still holds.
 void use_rates_of_here(const Command& command, PlanSubject& subject) {
   const Settings& settings = command.settings;
   subject.request.profile = planner::unmeasured_profile();
@@ -210,21 +238,33 @@ void use_rates_of_here(const Command& command, PlanSubject& subject) {
       "Rates are assumed, not measured here: good for the order of plans, not for their times "
       "(`strata calibrate` measures them).";
   if (settings.profile_dir.empty()) return;
-  const auto here = machine_words(cpu_attn::choose_kernels(settings.cpu_isa),
-                                  subject.request.n_threads, settings.nvme);
-  const std::string path = machine_profile_path(settings.profile_dir, here);
-  auto kept = read_machine_profile(path);
-  if (!kept) return;
-  expect_same_machine(*kept, here, path);
-  subject.rates_text = fmt::format("Rates were measured here, {}.", kept->measured_at);
-  const std::string stale = stale_reason(*kept, here, unix_seconds());
-  if (!stale.empty())
-    subject.notes.push_back(
-        fmt::format("the rates are stale ({}): run `strata calibrate` again", stale));
-  subject.request.profile = *std::move(kept);
+  // Without a spill file weights are still read from a disk: that of the cache folder, which holds
+  // the spill file by default, stands for it.
+  std::vector<std::string> folders = {settings.nvme};
+  if (settings.nvme.empty()) folders.insert(folders.begin(), settings.profile_dir);
+  for (const std::string& folder : folders) {
+    const auto here = machine_words(cpu_attn::choose_kernels(settings.cpu_isa),
+                                    subject.request.n_threads, folder);
+    const std::string path = machine_profile_path(settings.profile_dir, here);
+    auto kept = read_machine_profile(path);
+    if (!kept) continue;
+    expect_same_machine(*kept, here, path);
+    const std::string stale = stale_reason(*kept, here, unix_seconds());
+    if (stale.empty()) {
+      subject.rates_text = fmt::format("Rates were measured here, {}.", kept->measured_at);
+      subject.request.profile = *std::move(kept);
+    } else {
+      subject.rates_text = fmt::format(
+          "Rates are assumed, not measured here: those that were kept are stale, for {} "
+          "(`strata calibrate` measures them again).",
+          stale);
+    }
+    return;
+  }
 }
 
-void set_machine(const Command& command, PlanSubject& subject) {
+void set_machine(const Command& command, const gpu_attn::CudaDevices& devices,
+                 PlanSubject& subject) {
   const DeviceChoice choice = engine::parse_device_choice(command.settings.device);
   if (choice.kind == DeviceChoice::Kind::kVirtual) {
     use_virtual(command, subject);
@@ -232,11 +272,10 @@ void set_machine(const Command& command, PlanSubject& subject) {
       refuse_device(command, why);
     return;
   }
-  if (const auto card = open_card(command, choice, subject)) {
-    subject.device = fmt::format("cuda:{}", choice.ordinal);
-    return use_cuda(command, *card, subject);
-  }
-  if (command.settings.hbm > 0)
+  const size_t n_notes = subject.notes.size();
+  if (use_card(command, choice, devices, subject)) return;
+  // Where a card is there and does not do, --hbm is as good as it is for `run`.
+  if (command.settings.hbm > 0 && subject.notes.size() == n_notes)
     refuse(command, "hbm", "--hbm is the memory of a device, and none computes",
            "leave it out, or name a card with --device virtual:NAME or cuda:N");
   subject.device = "none";
@@ -246,14 +285,14 @@ void set_machine(const Command& command, PlanSubject& subject) {
 
 }  // namespace
 
-PlanSubject plan_subject(const Command& command) {
+PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& devices) {
   PlanSubject subject;
   subject.file = std::make_unique<engine::GgufFile>(engine::GgufFile::open(command.settings.model));
   subject.model = engine::describe_for_plan(*subject.file, engine::read_model_spec(*subject.file));
   set_context(command, subject);
   set_choices(command, subject);
   set_attention(command, subject);
-  set_machine(command, subject);
+  set_machine(command, devices, subject);
   return subject;
 }
 

@@ -8,6 +8,7 @@
 
 #include "engine/gguf/gguf_file.h"
 #include "engine/placement_problem.h"
+#include "gpu_attn/open_module.h"
 #include "tools/cli/command_line.h"
 
 namespace strata::cli {
@@ -22,8 +23,10 @@ struct PlanSubject {
   std::vector<std::string> notes;
 };
 
-/// Reads the head of the model file. Errors: those of GgufFile::open and read_model_spec; kUsage
-/// (options that contradict each other), kUnsupported (what no card can do), kNoDevice.
-PlanSubject plan_subject(const Command& command);
+/// Reads the head of the model file. `devices` are those of this machine, of which `--device auto`
+/// takes one only where something can be placed on it, as Engine::open does.
+/// Errors: those of GgufFile::open and read_model_spec; kUsage (options that contradict each
+/// other), kUnsupported (what no card can do), kNoDevice.
+PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& devices);
 
 }  // namespace strata::cli

@@ -24,7 +24,7 @@ std::string refusal_json(const Error& error) {
 
 int run_plan(const Command& command) {
   const Settings& settings = command.settings;
-  const PlanSubject subject = plan_subject(command);
+  const PlanSubject subject = plan_subject(command, gpu_attn::find_cuda_devices());
   const auto begin = std::chrono::steady_clock::now();
   const auto problems = engine::placement_problems(subject.model, subject.request);
   auto plan = planner::plan_placement(problems);
