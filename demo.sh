@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # demo.sh - from a bare Debian 12 machine to an answer about a text of 5,600 tokens: installs the packages, builds the
 # `strata` binary, fetches SmolLM2-135M-Instruct (94 MiB, Apache-2.0) and asks about examples/archive-log.txt, with so little
-# memory that its K and V spill to disk; then a second question, from what the first run has saved.
+# memory that its K and V spill to disk; then a second question, from what the first run has saved. Before them, what this
+# machine can do and where a plan would put a context four times as long.
 #   ./demo.sh [QUESTION [SECOND_QUESTION]]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -12,18 +13,22 @@ document=examples/archive-log.txt
 
 step() { printf '\n== %s\n' "$*" >&2; }
 
-step "1/5 packages (tools/packages.txt)"
+step "1/6 packages (tools/packages.txt)"
 tools/install_packages.sh build model
 
-step "2/5 building strata (build/release)"
+step "2/6 building strata (build/release)"
 mkdir -p build
 cmake --preset release -DSTRATA_TESTS=OFF > build/configure.log 2>&1 || { cat build/configure.log >&2; exit 1; }
 cmake --build --preset release --target strata
 
-step "3/5 the model"
+step "3/6 the model"
 model=$(tools/fetch_models.sh smollm2)
 strata=build/release/tools/strata
 "$strata" inspect "$model" >&2
+
+step "4/6 what this machine can do, and where 32k tokens would live in 400 MiB of memory"
+"$strata" doctor -m "$model" >&2
+"$strata" plan -m "$model" -c 32k --dram 400MiB --explain >&2
 
 contexts=build/demo-contexts
 rm -rf "$contexts"
@@ -36,11 +41,11 @@ ask() {  # ask QUESTION: prints the command, runs it, sets `seconds`
   seconds=$(awk -v from="$begin" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.1f", to - from }')
 }
 
-step "4/5 $(wc -w < "$document") words of $document, with 60 MiB of memory for K and V: the rest goes to disk"
+step "5/6 $(wc -w < "$document") words of $document, with 60 MiB of memory for K and V: the rest goes to disk"
 ask "$question"
 first=$seconds
 
-step "5/5 another question about the same text: what was read is found again"
+step "6/6 another question about the same text: what was read is found again"
 ask "$second_question"
 printf '\nThe first question took %s s, the second %s s, because the text was read already.\n' "$first" "$seconds" >&2
 echo "What is kept of it, in $contexts:" >&2

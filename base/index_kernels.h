@@ -143,8 +143,9 @@ struct RabitqEncodeArgs {
   std::byte* tile;  // the block's part is written; 64-byte aligned
 };
 
-/// Rotates queries as keys are and rounds each to 8 bits: a value errs by at most scale / 2, and
-/// scale is 1/127 of the largest. The scale of a query that is not finite is NaN.
+/// Rotates queries as keys of codes and of clusters are, and rounds each to 8 bits: a value errs by
+/// at most scale / 2, and scale is 1/127 of the largest. The scale of a query that is not finite is
+/// NaN.
 struct RabitqQueryArgs {
   const float* q;  // [n_queries][head_dim]
   uint32_t n_queries;
@@ -159,6 +160,101 @@ struct RabitqQueryArgs {
 /// nearly ln(sum exp) of its 32 (as in PqScanArgs), and +infinity where one is not finite.
 struct RabitqScanArgs {
   const std::byte* const* tiles;  // [n_tiles], each rabitq_tile_bytes(head_dim), 64-byte aligned
+  uint32_t n_tiles;
+  uint32_t head_dim;
+  const int8_t* codes;  // of RabitqQueryArgs, like scales and sums
+  const float* scales;
+  const int32_t* sums;
+  uint32_t n_queries;
+  float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
+  uint64_t score_stride;
+};
+
+// Mean values of blocks (index/tiled_selector.h), for the part of attention that blocks which were
+// not chosen would have had. A tile: 8 scales f32, then a row of i8 per block; its mean value is
+// scale * row.
+inline constexpr uint32_t kValueRowAlign = 16;  // rows end in zeros
+constexpr uint64_t value_row_bytes(uint32_t head_dim) {
+  return (uint64_t{head_dim} + kValueRowAlign - 1) / kValueRowAlign * kValueRowAlign;
+}
+constexpr uint64_t value_tile_bytes(uint32_t head_dim) {
+  return (kExtentBlocks * (sizeof(float) + value_row_bytes(head_dim)) + 63) / 64 * 64;
+}
+
+/// The mean of a block's 32 values, each of its dimensions within half a scale; scale is 1/127 of
+/// the largest. The scale is NaN where a value is not finite.
+struct ValueMeanArgs {
+  KvLayout layout;
+  const std::byte* block;
+  uint32_t block_idx;  // of the extent
+  std::byte* tile;     // value_tile_bytes(head_dim); the block's part is written
+};
+
+inline constexpr uint32_t kTailQueries = 4;   // that share each row read
+inline constexpr uint32_t kTailBlocks = 256;  // weights of so many are held at a time
+inline constexpr uint64_t kTailScratchFloats = (kTailQueries + 2) * uint64_t{kTailBlocks};
+
+/// Attention over blocks instead of positions: each weighs exp(its log weight) and has its mean for
+/// a value. Gives one partial per query, as AttendArgs does; a block whose weight or scale is not
+/// finite is left out.
+struct TailSumsArgs {
+  const std::byte* const* tiles;  // [ceil(n_blocks / 8)], 64-byte aligned
+  uint64_t value_offset;          // where in each the mean values begin; a multiple of 64
+  uint32_t n_blocks;
+  uint32_t head_dim;         // a multiple of 8
+  const float* log_weights;  // [n_queries, weight_stride], never NaN
+  uint64_t weight_stride;
+  uint32_t n_queries;
+  float* scratch;  // kTailScratchFloats, 64-byte aligned
+  float* o;        // [n_queries, head_dim]
+  float* m;        // [n_queries]
+  float* l;        // [n_queries]
+};
+
+// Clusters of rotated keys (index/cluster_selector.h): those of a block are its own.
+inline constexpr uint32_t kBlockClusters = 4;
+inline constexpr uint32_t kTileClusters = kBlockClusters * kExtentBlocks;
+inline constexpr uint32_t kClusterLevels = 16;    // a code c stands for c - 7.5
+inline constexpr uint32_t kClusterBaseZero = 64;  // a base's code c stands for c - 64
+
+/// A tile of clusters: three parts, one after the other, each a multiple of 64 bytes. Cluster i of
+/// block b is number 8 i + b of the tile's, so that the eight blocks lie side by side.
+///   codes  [head_dim / 8][kTileClusters][4] u8. Dimension 8 k + j of a centroid is in octet k: the
+///          low four bits of byte j for j < 4, the high four of byte j - 4 for the others.
+///   base   [head_dim] u8, below 128; zeros up to a multiple of 64
+///   steps  ClusterSteps
+/// A rotated centroid is steps.base * base + steps.centroid * codes.
+struct ClusterSteps {
+  float centroid[kTileClusters];
+  float base;
+  uint32_t infinite;              // bit per block: has keys that are not finite
+  uint8_t counts[kTileClusters];  // keys of each cluster; from 128 on it counts for none
+  uint8_t zeros[24];
+};
+
+constexpr uint64_t cluster_base_offset(uint32_t head_dim) {
+  return uint64_t{head_dim} / 2 * kTileClusters;
+}
+constexpr uint64_t cluster_steps_offset(uint32_t head_dim) {
+  return cluster_base_offset(head_dim) + (uint64_t{head_dim} + 63) / 64 * 64;
+}
+constexpr uint64_t cluster_tile_bytes(uint32_t head_dim) {
+  return cluster_steps_offset(head_dim) + sizeof(ClusterSteps);
+}
+
+/// Rotates 32 keys and makes their clusters: cpu_attn/index_cluster_encode.inc.
+struct ClusterEncodeArgs {
+  float* keys;  // [head_dim][kBlockPositions], as load_k gives them, 64-byte aligned; overwritten
+  uint32_t head_dim;
+  uint32_t block;   // of the extent; block 0 also gives the base, and comes first
+  std::byte* tile;  // the block's part is written; 64-byte aligned
+};
+
+/// Products of queries with centroids, exact but for the rounding of the two; a block's score is
+/// nearly ln(sum of count * exp) of its clusters (as in PqScanArgs), and +infinity where it is not
+/// finite or the block is marked.
+struct ClusterScanArgs {
+  const std::byte* const* tiles;  // [n_tiles], each cluster_tile_bytes(head_dim), 64-byte aligned
   uint32_t n_tiles;
   uint32_t head_dim;
   const int8_t* codes;  // of RabitqQueryArgs, like scales and sums
@@ -193,6 +289,10 @@ struct IndexKernels {
   void (*rabitq_encode)(const RabitqEncodeArgs& args);
   void (*rabitq_query)(const RabitqQueryArgs& args);
   void (*rabitq_scan)(const RabitqScanArgs& args);
+  void (*value_mean)(const ValueMeanArgs& args);
+  void (*tail_sums)(const TailSumsArgs& args);
+  void (*cluster_encode)(const ClusterEncodeArgs& args);
+  void (*cluster_scan)(const ClusterScanArgs& args);
 };
 
 }  // namespace strata

@@ -2,7 +2,8 @@
 // table. Why: every decoded token reads the index of its whole context, so the two scans run at the
 // speed of memory. Shapes: base/index_kernels.h. The arithmetic and its order: index_digest.inc,
 // index_pq_scan.inc, index_pq_query.inc, index_encode.inc, index_rabitq_encode.inc,
-// index_rabitq_scan.inc, index_pool.inc.
+// index_rabitq_scan.inc, index_cluster_encode.inc, index_cluster_scan.inc, index_pool.inc,
+// index_tail.inc.
 #pragma once
 
 #include <stdint.h>
@@ -67,9 +68,33 @@ constexpr uint64_t rabitq_encode_flops(uint32_t head_dim) {
   return uint64_t{kBlockPositions} * head_dim * 12;
 }
 
+/// Bytes that cluster_scan reads from the tiles, each once. Queries and scores stay in the cache.
+constexpr uint64_t cluster_scan_bytes(uint64_t n_tiles, uint32_t head_dim) {
+  return n_tiles * cluster_tile_bytes(head_dim);
+}
+/// Operations: a product and a sum per centroid, dimension and query.
+constexpr uint64_t cluster_scan_flops(uint64_t n_tiles, uint32_t head_dim, uint64_t n_queries) {
+  return n_tiles * kTileClusters * head_dim * n_queries * 2;
+}
+
+/// Floating point operations of cluster_encode but for its rotation: of the mean, and a product and
+/// a sum per key, cluster and dimension in five assignments, four means and four seeds.
+constexpr uint64_t cluster_encode_flops(uint32_t head_dim) {
+  return uint64_t{kBlockPositions} * (1 + 13 * kBlockClusters * 2) * head_dim;
+}
+
 /// Bytes that pool_shares reads and writes: weights in three passes, shares once per query.
 constexpr uint64_t pool_shares_bytes(uint64_t n_queries, uint64_t n_blocks) {
   return n_queries * n_blocks * 5 * sizeof(float);
+}
+
+/// Bytes that tail_sums reads from the tiles, once for every kTailQueries queries.
+constexpr uint64_t tail_sums_bytes(uint64_t n_tiles, uint32_t head_dim) {
+  return n_tiles * value_tile_bytes(head_dim);
+}
+/// Floating point operations: a product and a sum per block, dimension and query.
+constexpr uint64_t tail_sums_flops(uint64_t n_blocks, uint32_t head_dim, uint64_t n_queries) {
+  return n_blocks * head_dim * n_queries * 2;
 }
 
 }  // namespace strata::cpu_attn

@@ -29,11 +29,15 @@ namespace {
 
 #include "cpu_attn/index_rabitq_encode.inc"
 
+#include "cpu_attn/index_cluster_encode.inc"
+
 #include "cpu_attn/index_pq_weight.inc"
 
 #include "cpu_attn/index_pq_query.inc"
 
 #include "cpu_attn/index_pool.inc"
+
+#include "cpu_attn/index_tail.inc"
 
 #include "cpu_attn/index_digest_wide.inc"
 
@@ -102,11 +106,27 @@ struct CentreProducts {
 
 #include "cpu_attn/index_rabitq_scan.inc"
 
+/// The sum of 32 products, what index_cluster_scan.inc asks for besides.
+STRATA_VEC int32_t product_of_group(const std::byte* seven_bits, const int8_t* codes) {
+  const __m256i seven = _mm256_and_si256(
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(seven_bits)), _mm256_set1_epi8(0x7f));
+  const __m256i fours = _mm256_dpbusd_epi32(
+      _mm256_setzero_si256(), seven, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+  alignas(32) int32_t sums[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(sums), fours);
+  int32_t sum = 0;
+  for (const int32_t of_four : sums) sum += of_four;
+  return sum;
+}
+
+#include "cpu_attn/index_cluster_scan.inc"
+
 }  // namespace
 
 void fill_index_avx512(KernelTable& table) {
-  table.index = {load_k,     digest_scores, pq_scan,       pq_encode,    pq_table,
-                 key_scores, pool_shares,   rabitq_encode, rabitq_query, rabitq_scan};
+  table.index = {load_k,     digest_scores, pq_scan,        pq_encode,    pq_table,
+                 key_scores, pool_shares,   rabitq_encode,  rabitq_query, rabitq_scan,
+                 value_mean, tail_sums,     cluster_encode, cluster_scan};
 }
 
 }  // namespace strata::cpu_attn

@@ -18,11 +18,15 @@ namespace {
 
 #include "cpu_attn/index_rabitq_encode.inc"
 
+#include "cpu_attn/index_cluster_encode.inc"
+
 #include "cpu_attn/index_pq_weight.inc"
 
 #include "cpu_attn/index_pq_query.inc"
 
 #include "cpu_attn/index_pool.inc"
+
+#include "cpu_attn/index_tail.inc"
 
 #include "cpu_attn/index_digest_wide.inc"
 
@@ -104,11 +108,22 @@ struct CentreProducts {
 
 #include "cpu_attn/index_rabitq_scan.inc"
 
+/// The sum of 32 products, what index_cluster_scan.inc asks for besides.
+int32_t product_of_group(const std::byte* seven_bits, const int8_t* codes) {
+  int32_t sum = 0;
+  for (uint32_t i = 0; i < kRabitqGroup; i += 4)
+    sum += product_of_four(load_words(seven_bits + i) & 0x7f7f7f7fu, four_codes(codes + i));
+  return sum;
+}
+
+#include "cpu_attn/index_cluster_scan.inc"
+
 }  // namespace
 
 void fill_index_scalar(KernelTable& table) {
-  table.index = {load_k,     digest_scores, pq_scan,       pq_encode,    pq_table,
-                 key_scores, pool_shares,   rabitq_encode, rabitq_query, rabitq_scan};
+  table.index = {load_k,     digest_scores, pq_scan,        pq_encode,    pq_table,
+                 key_scores, pool_shares,   rabitq_encode,  rabitq_query, rabitq_scan,
+                 value_mean, tail_sums,     cluster_encode, cluster_scan};
 }
 
 }  // namespace strata::cpu_attn

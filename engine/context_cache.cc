@@ -56,7 +56,10 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) 
   counts_.indexed_tokens = 0;
   Sequence sequence = cache.make_sequence();
   publisher_.with_directory(
-      [&](tiers::PackDirectory& directory) { sequence = restore_from(directory, cache, tokens); },
+      [&](tiers::PackDirectory& directory) {
+        sequence = restore_from(directory, cache, tokens);
+        counts_.passed_over_packs = directory.n_passed_over();
+      },
       options_.wait_max);
   counts_.restored_tokens = sequence.n_pos();
   tokens_ = sequence.tokens();
@@ -92,12 +95,13 @@ void ContextCache::restore_rows(tiers::PackDirectory& directory, const KvCache& 
   counts_.indexed_tokens = loaded.n_positions;
   counts_.rows_read_bytes += loaded.bytes;
   if (!loaded.refused) return;
-  ++(loaded.refused->is_damaged ? counts_.damaged_rows : counts_.refused_rows);
+  bool is_removed = false;
   try {
-    if (loaded.refused->is_damaged) directory.discard_rows(loaded.refused->name);
+    is_removed = loaded.refused->is_damaged && directory.discard_rows(loaded.refused->name);
   } catch (const Error&) {
-    return;  // it is refused again next time, or replaced
+    is_removed = false;  // it is refused again next time, or replaced
   }
+  ++(is_removed ? counts_.damaged_rows : counts_.refused_rows);
 }
 
 /// Of every pack of the text whose file of rows lacks segments that the index has; one at a time,
@@ -256,9 +260,13 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
 /// could not be read this time may be read the next: only a pack whose file holds wrong bytes goes,
 /// and none where nothing is saved in its place. True where one went.
 bool ContextCache::drop_damaged(tiers::BlockStore& store) {
-  if (!options_.saves || !problem().empty()) return false;
+  const bool saves = options_.saves && problem().empty();
   bool is_any = false;
   while (const auto pack = store.first_damaged_pack()) {
+    if (!saves) {
+      store.forget_damaged_pack();  // and with it the file
+      continue;
+    }
     publisher_.with_directory(
         [&](tiers::PackDirectory& directory) {
           if (!directory.discard(pack->name())) return;

@@ -36,7 +36,8 @@ struct ContextCacheOptions {
 
 struct ContextCacheCounts {
   uint64_t restored_tokens = 0;
-  uint64_t saved_tokens = 0;  // in packs that have their name
+  uint64_t passed_over_packs = 0;  // that were not looked at (tiers::PackLimits::index_bytes)
+  uint64_t saved_tokens = 0;       // in packs that have their name
   uint64_t saved_bytes = 0;
   // Found to be wrong while restoring or by a step, and removed.
   uint64_t damaged_packs = 0;
@@ -47,7 +48,7 @@ struct ContextCacheCounts {
   uint64_t rows_read_bytes = 0;
   uint64_t saved_rows_bytes = 0;
   uint64_t refused_rows = 0;  // files of rows that were not taken: of another version or shape
-  uint64_t damaged_rows = 0;  // or damaged, and removed
+  uint64_t damaged_rows = 0;  // or damaged, or unreadable, and removed
 };
 
 /// Saves a sequence while it is read: extent by extent on the calling thread, which copies bytes to

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/checked_math.h"
+#include "base/device_kernels.h"
 #include "base/kernel_table.h"
 #include "engine/byte_text.h"
 #include "engine/kv_cache.h"
@@ -55,15 +56,6 @@ WalkBytes walk_bytes(const ModelShape& shape, uint32_t n_threads) {
   return bytes;
 }
 
-/// The rows of a step: what was asked for, where the walk's buffers for it stay in their share.
-uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request) {
-  const WalkBytes bytes = walk_bytes(shape, request.n_threads);
-  const uint64_t room = kWalkBytesMax - std::min(kWalkBytesMax, bytes.fixed);
-  const uint64_t fitting =
-      std::max(kChunkRowsMin, room / bytes.per_row / kChunkRowsMin * kChunkRowsMin);
-  return static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, fitting));
-}
-
 /// The largest context up to `limit` whose KV fits `bytes`; 0 where none does. KV grows with n_ctx,
 /// so halving finds it.
 uint64_t largest_context(const ModelShape& shape, const ContextRequest& request, uint64_t bytes,
@@ -76,15 +68,6 @@ uint64_t largest_context(const ModelShape& shape, const ContextRequest& request,
   }
   // Whole blocks read better in a message and cost nothing.
   return fits > kBlockPositions ? fits / kBlockPositions * kBlockPositions : fits;
-}
-
-void check_codecs(const ModelShape& shape, const ContextRequest& request) {
-  const bool quantised = request.k_codec == KvCodec::kQ8_0 || request.v_codec == KvCodec::kQ8_0;
-  if (!quantised || shape.head_dim % 32 == 0) return;
-  throw Error(ErrorCode::kUnsupported,
-              fmt::format("q8_0 wants a head_dim that is a multiple of 32, the model has {}",
-                          shape.head_dim),
-              "--cache-type-k, --cache-type-v", "use -ctk f16 -ctv f16");
 }
 
 /// Refuses with the changes that would make `bytes` hold the request.
@@ -217,13 +200,31 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
 
 }  // namespace
 
+uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request) {
+  const WalkBytes bytes = walk_bytes(shape, request.n_threads);
+  const uint64_t room = kWalkBytesMax - std::min(kWalkBytesMax, bytes.fixed);
+  const uint64_t fitting =
+      std::max(kChunkRowsMin, room / bytes.per_row / kChunkRowsMin * kChunkRowsMin);
+  return static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, fitting));
+}
+
+void check_codecs(const ModelShape& shape, const ContextRequest& request) {
+  const bool quantised = request.k_codec == KvCodec::kQ8_0 || request.v_codec == KvCodec::kQ8_0;
+  if (!quantised || shape.head_dim % 32 == 0) return;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("q8_0 wants a head_dim that is a multiple of 32, the model has {}",
+                          shape.head_dim),
+              "--cache-type-k, --cache-type-v", "use -ctk f16 -ctv f16");
+}
+
 KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
   return {request.k_codec,
           request.v_codec,
           n_ctx,
           static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx)),
           request.has_packs,
-          request.method};
+          request.method,
+          request.has_device};
 }
 
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {
@@ -231,11 +232,24 @@ uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t 
   return bytes.fixed + max_rows * bytes.per_row;
 }
 
+uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows) {
+  constexpr uint64_t kFloat = sizeof(float);
+  const uint64_t row = kFloat * (shape.d_model + kMaxRopeSets * shape.head_dim) + sizeof(uint32_t) +
+                       sizeof(int32_t);  // position, token
+  const uint64_t logits = kFloat * std::min(max_rows, kDeviceFewRows) * shape.vocab_size;
+  return max_rows * row + logits + kRoundingBytes;
+}
+
+uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
+  return walk_buffer_bytes(shape, request.chunk_rows, request.n_threads) +
+         (request.has_device ? device_buffer_bytes(shape, request.chunk_rows) : 0);
+}
+
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   check_codecs(shape, asked);
   ContextRequest request = asked;
   request.chunk_rows = chunk_rows_for(shape, asked);
-  const uint64_t buffers = walk_buffer_bytes(shape, request.chunk_rows, request.n_threads);
+  const uint64_t buffers = buffer_bytes(shape, request);
   const uint64_t taken = request.weight_bytes + buffers;
   const uint64_t free_bytes = request.available_bytes - std::min(request.available_bytes, taken);
   if (free_bytes == 0) {

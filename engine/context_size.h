@@ -23,6 +23,7 @@ struct ContextRequest {
   bool allow_untrained = false;
   bool has_packs = false;                    // saved contexts are read and written
   std::optional<index::Method> method = {};  // of retrieval
+  bool has_device = false;                   // that may compute the steps
   uint32_t n_threads = 1;
   uint64_t weight_bytes = 0;      // that the weights take of memory (WeightPlan::total_bytes)
   uint64_t weight_bytes_min = 0;  // that they could take, streamed; 0 = no less
@@ -44,17 +45,28 @@ inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
 /// What KvPlacement's functions need to know of a request for so many positions.
 KvContext kv_context(const ContextRequest& request, uint64_t n_ctx);
 
+/// The rows of a step: what was asked for, less where its buffers would exceed kWalkBytesMax.
+uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request);
+
+/// Errors: kUnsupported (q8_0 with a head_dim that is no multiple of 32).
+void check_codecs(const ModelShape& shape, const ContextRequest& request);
+
 /// Bytes that a Walk of so many rows reserves, an upper bound: per row three times d_model, three
 /// times the width of q, twice those of k and v, twice d_ff, int8 activations with their scales,
 /// and angles; per thread the scratch of attention; span partials; one row of logits.
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads);
 
+/// Pinned memory in which a device finds the inputs of such steps and leaves their logits, an upper
+/// bound.
+uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows);
+/// Both of them, as a request wants them.
+uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request);
+
 /// Chooses n_ctx where none was asked for: shape.n_ctx_train, less where the KV cap or half of the
 /// memory that the weights and the walk leave holds less; what a KV cap does not hold goes to the
 /// spill file where there may be one. An n_ctx that was asked for spills only where DRAM does not
-/// hold it. Errors: kDoesNotFit (both numbers and the
-/// smallest changes that fit), kUsage (beyond the trained context), kUnsupported (q8_0 with a
-/// head_dim that is no multiple of 32).
+/// hold it. Errors: kDoesNotFit (both numbers and the smallest changes that fit), kUsage (beyond
+/// the trained context), kUnsupported (q8_0 with a head_dim that is no multiple of 32).
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& request);
 
 /// The code and words by which a program knows this refusal, with both numbers as fields.

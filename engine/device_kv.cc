@@ -9,6 +9,8 @@ namespace strata::engine {
 namespace {
 
 constexpr uint64_t kListEntries = 16384;  // entries set and blocks copied by one launch
+constexpr uint64_t kHostMemoryGrain = uint64_t{2} << 20;  // of HostMemory::reserve()
+constexpr uint64_t kListBytes = kListEntries * (sizeof(uint32_t) + 3 * sizeof(uint64_t));
 
 uint64_t table_entries(uint32_t n_streams, uint64_t n_ctx) { return n_streams * blocks_for(n_ctx); }
 
@@ -26,6 +28,11 @@ uint64_t DeviceKv::table_bytes(const ModelShape& shape, uint64_t n_ctx) {
   return 2 * table_entries(count_streams(shape), n_ctx) * sizeof(uint64_t);
 }
 
+uint64_t DeviceKv::host_bytes(const ModelShape& shape, uint64_t n_ctx, uint64_t n_homes) {
+  const uint64_t per_home = sizeof(Copy) + sizeof(uint32_t);  // copies_, free_slots_
+  return table_bytes(shape, n_ctx) + n_homes * per_home + round_up(kListBytes, kHostMemoryGrain);
+}
+
 DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx)
     : cache_(cache),
       block_bytes_(cache.layout().block_bytes),
@@ -41,7 +48,7 @@ DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_byte
   copies_.resize(n_homes);
   free_slots_.reserve(n_slots);
   for (uint32_t slot = n_slots; slot-- > 0;) free_slots_.push_back(slot);
-  list_memory_ = HostMemory::reserve(kListEntries * (sizeof(uint32_t) + 3 * sizeof(uint64_t)));
+  list_memory_ = HostMemory::reserve(kListBytes);
   pinned_lists_ = PinnedMemory::pin(device, {list_memory_.data(), list_memory_.size()});
   set_value_ = list_memory_.as<uint64_t>(kListEntries);
   copy_from_ = list_memory_.as<std::byte*>(kListEntries, kListEntries * sizeof(uint64_t));

@@ -34,6 +34,8 @@ class DeviceKv {
 
   /// Of the device, beside the slots.
   static uint64_t table_bytes(const ModelShape& shape, uint64_t n_ctx);
+  /// Of DRAM, beside an arena of so many slots.
+  static uint64_t host_bytes(const ModelShape& shape, uint64_t n_ctx, uint64_t n_homes);
 
   /// Makes the tables those of `sequence` for a step over rows [n_pos, n_pos + n_rows), for which
   /// KvCache::open_rows() has made room, and queues on `stream` the copies that lack on the device.

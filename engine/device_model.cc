@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "base/error.h"
 #include "engine/panel_run.h"
 
 namespace strata::engine {
@@ -75,7 +76,13 @@ DeviceModel describe_for_device(const GgufFile& file, const ModelSpec& spec,
   return model;
 }
 
-std::string why_not_on_device(const DeviceModel& model) {
+std::string why_not_on_device(const DeviceModel& model, const BeyondDevices& wanted) {
+  if (wanted.chooses_blocks) return "blocks cannot be chosen on a device (--attn exact)";
+  if (wanted.spills)
+    return "K and V that spill to disk cannot be attended on a device (--kv-dram, --dram, or a "
+           "smaller -c)";
+  if (wanted.streams_weights)
+    return "weights that are read from disk in every step cannot go to a device (--weights-dram)";
   const auto is_odd = [](uint32_t width) { return width % kWidthStep != 0; };
   if (is_odd(model.d_model) || std::ranges::any_of(model.shapes, is_odd, &LayerShape::d_ff))
     return fmt::format("a device wants widths that are multiples of {}", kWidthStep);
@@ -103,8 +110,14 @@ uint64_t device_head_bytes(const DeviceModel& model, const GgufFile& file) {
 DeviceWeights::DeviceWeights(const OpenDevice& device, const Model& host, DeviceModel described,
                              const DevicePlan& plan)
     : model_(std::move(described)), stream_(Stream::create(device)) {
-  place_head(device, host);
-  place_layers(device, host, plan);
+  StagedCopy staged(device);  // goes before K and V have pages
+  try {
+    place_head(device, host, staged);
+    place_layers(device, host, plan, staged);
+  } catch (const Error&) {
+    stream_.wait();  // copies of what is staged may still run
+    throw;
+  }
   stream_.wait();
   if (plan.n_streamed() > 0)
     stream_layers(device, host, plan);
@@ -112,32 +125,32 @@ DeviceWeights::DeviceWeights(const OpenDevice& device, const Model& host, Device
     source_ = std::make_unique<gpu_attn::ResidentWeights>(model_.layers);
 }
 
-const float* DeviceWeights::place_vector(std::span<const float> values) {
+const float* DeviceWeights::place_vector(std::span<const float> values, StagedCopy& staged) {
   if (values.empty()) return nullptr;
-  float* const to = head_.as<float>(head_used_);
+  std::byte* const to = head_.bytes() + head_used_;
   head_used_ += aligned(values.size_bytes());
-  stream_.copy(to, values.data(), values.size_bytes());
-  return to;
+  staged.copy(stream_, to, values.data(), values.size_bytes());
+  return reinterpret_cast<const float*>(to);
 }
 
-void DeviceWeights::place_head(const OpenDevice& device, const Model& host) {
+void DeviceWeights::place_head(const OpenDevice& device, const Model& host, StagedCopy& staged) {
   uint64_t bytes = aligned(host.output().total_bytes()) + aligned(host.output_norm().size_bytes());
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer)
     for (const VectorPair& vector : kVectors)
       bytes += aligned((host.layer(layer).*vector.from).size_bytes());
   head_ = DeviceBuffer::allocate(device, bytes, "the output projection");
-  stream_.copy(head_.bytes(), host.output().bytes, host.output().total_bytes());
+  staged.copy(stream_, head_.bytes(), host.output().bytes, host.output().total_bytes());
   model_.output.bytes = head_.bytes();
   head_used_ = aligned(host.output().total_bytes());
-  model_.output_norm = place_vector(host.output_norm());
+  model_.output_norm = place_vector(host.output_norm(), staged);
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer)
     for (const VectorPair& vector : kVectors)
-      model_.layers[layer].*vector.to = place_vector(host.layer(layer).*vector.from);
+      model_.layers[layer].*vector.to = place_vector(host.layer(layer).*vector.from, staged);
 }
 
 /// A layer's matrices follow one another in the host's memory (Model::load), and so they do here.
 void DeviceWeights::place_layers(const OpenDevice& device, const Model& host,
-                                 const DevicePlan& plan) {
+                                 const DevicePlan& plan, StagedCopy& staged) {
   layers_.resize(model_.layers.size());
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
     if (!plan.is_resident[layer]) continue;
@@ -145,7 +158,7 @@ void DeviceWeights::place_layers(const OpenDevice& device, const Model& host,
     const uint64_t bytes = device_layer_bytes(model_.layers[layer]);
     layers_[layer] =
         DeviceBuffer::allocate(device, bytes, fmt::format("the weights of layer {}", layer));
-    stream_.copy(layers_[layer].bytes(), from, bytes);
+    staged.copy(stream_, layers_[layer].bytes(), from, bytes);
     for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
       (model_.layers[layer].*gpu_attn::kLayerMatrixMembers[i]).bytes =
           layers_[layer].bytes() + ((host.layer(layer).*kLayerMatrices[i].member).bytes - from);

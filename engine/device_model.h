@@ -3,11 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "engine/device.h"
 #include "engine/device_plan.h"
 #include "engine/model.h"
+#include "engine/staged_copy.h"
 #include "gpu_attn/device_model.h"
 #include "gpu_attn/streamed_weights.h"
 
@@ -18,8 +20,13 @@ namespace strata::engine {
 gpu_attn::DeviceModel describe_for_device(const GgufFile& file, const ModelSpec& spec,
                                           const KvLayout& layout);
 
-/// Empty, or why steps of this model cannot run on a device.
-std::string why_not_on_device(const gpu_attn::DeviceModel& model);
+/// What a run wants that steps on a device cannot do.
+struct BeyondDevices {
+  bool chooses_blocks = false, spills = false, streams_weights = false;
+};
+
+/// Empty, or why steps of this model, or of such a run of it, cannot run on a device.
+std::string why_not_on_device(const gpu_attn::DeviceModel& model, const BeyondDevices& wanted = {});
 
 /// Of the output projection and of every vector.
 uint64_t device_head_bytes(const gpu_attn::DeviceModel& model, const GgufFile& file);
@@ -43,10 +50,11 @@ class DeviceWeights {
   uint64_t streamed_bytes() const { return streamed_ ? streamed_->queued_bytes() : 0; }
 
  private:
-  void place_head(const OpenDevice& device, const Model& host);
-  void place_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan);
+  void place_head(const OpenDevice& device, const Model& host, StagedCopy& staged);
+  void place_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan,
+                    StagedCopy& staged);
   void stream_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan);
-  const float* place_vector(std::span<const float> values);
+  const float* place_vector(std::span<const float> values, StagedCopy& staged);
 
   gpu_attn::DeviceModel model_;
   Stream stream_;

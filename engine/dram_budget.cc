@@ -21,8 +21,7 @@ uint64_t smallest_kv(const ModelShape& shape, const ContextRequest& request) {
 
 uint64_t weights_share(const WeightSizes& sizes, const ModelShape& shape,
                        const ContextRequest& request) {
-  const uint64_t taken =
-      smallest_kv(shape, request) + walk_buffer_bytes(shape, request.chunk_rows, request.n_threads);
+  const uint64_t taken = smallest_kv(shape, request) + buffer_bytes(shape, request);
   const uint64_t left = request.available_bytes - std::min(request.available_bytes, taken);
   if (plan_weights(sizes, 0).total_bytes() <= left) return 0;
   return std::max(left, smallest_weight_budget(sizes));

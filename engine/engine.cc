@@ -68,6 +68,8 @@ Engine Engine::open(const EngineOptions& options) {
     index::check_supported(*options.method, KvLayout::make(options.k_codec, options.v_codec,
                                                            engine.spec_.shape.head_dim));
   request.n_threads = engine.n_threads_;
+  engine.open_device();
+  request.has_device = engine.device_.has_value();
   request.available_bytes = available_dram_bytes();
   if (options.dram_bytes > 0) {
     request.is_budgeted = true;
@@ -84,57 +86,57 @@ Engine Engine::open(const EngineOptions& options) {
   request.weight_bytes = engine.weight_plan_.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
   engine.plan_context(shape, request);
-  engine.choose_device();
-  engine.spill_ = engine.open_spill();
+  engine.plan_device();
+  engine.spill_ = engine.open_spill(engine.notices_);
   return engine;
 }
 
 /// What this run wants that steps on a device cannot do; empty = nothing.
 std::string Engine::beyond_devices() const {
-  if (options_.method) return "blocks cannot be chosen on a device (--attn exact)";
-  if (context_.kv.is_spilling())
-    return "K and V that spill to disk cannot be attended on a device (--kv-dram, --dram, or a "
-           "smaller -c)";
-  if (weight_plan_.n_streamed() > 0)
-    return "weights that are read from disk in every step cannot go to a device (--weights-dram)";
-  return why_not_on_device(device_model_);
+  return why_not_on_device(device_model_, {.chooses_blocks = options_.method.has_value(),
+                                           .spills = context_.kv.is_spilling(),
+                                           .streams_weights = weight_plan_.n_streamed() > 0});
 }
 
-void Engine::plan_for_device(const OpenDevice& device) {
-  const uint64_t free_bytes = device.facts().free_bytes;
+void Engine::plan_for_device() {
+  const uint64_t free_bytes = device_->facts().free_bytes;
   const uint64_t hbm_bytes = options_.hbm_bytes > 0 ? std::min(options_.hbm_bytes, free_bytes)
                                                     : usable_device_bytes(free_bytes);
   device_plan_ =
-      plan_device(device_needs(device_model_, *file_, spec_.shape, device.facts(), context_.n_ctx,
-                               context_.kv.slot_bytes, context_.chunk_rows),
-                  hbm_bytes);
+      engine::plan_device(device_needs(device_model_, *file_, spec_.shape, device_->facts(),
+                                       context_.n_ctx, context_.kv.slot_bytes, context_.chunk_rows),
+                          hbm_bytes);
 }
 
-/// A device that was named must do; "auto" falls back to the CPU and says why.
-void Engine::choose_device() {
+/// A device that was named must do, here and in what follows; "auto" falls back to the CPU and says
+/// why.
+void Engine::open_device() {
   if (options_.device.kind == DeviceChoice::Kind::kNone) return;
   if (options_.device.kind == DeviceChoice::Kind::kVirtual)
     throw Error(ErrorCode::kUsage, "a virtual device computes nothing: it predicts times",
                 "--device", "use it with `strata bench`, or give auto, none or cuda:N");
-  const bool is_named = options_.device.kind == DeviceChoice::Kind::kCuda;
   const gpu_attn::CudaDevices devices =
       options_.devices != nullptr ? *options_.devices : gpu_attn::find_cuda_devices();
-  ChosenDevice chosen = open_chosen_device(options_.device, devices);
-  if (!chosen.device) return;
+  device_ = open_chosen_device(options_.device, devices).device;
+}
+
+void Engine::plan_device() {
+  if (!device_) return;
   device_model_ = describe_for_device(
       *file_, spec_, KvLayout::make(options_.k_codec, options_.v_codec, spec_.shape.head_dim));
   if (const std::string why = beyond_devices(); !why.empty()) {
-    if (is_named)
+    if (device_is_named())
       throw Error(ErrorCode::kUnsupported, why, "--device", "change that, or use --device none");
     notices_.push_back("the CPU computes: " + why);
+    device_.reset();
     return;
   }
   try {
-    plan_for_device(*chosen.device);
-    device_ = std::move(chosen.device);
+    plan_for_device();
   } catch (const Error& error) {
-    if (is_named || error.code() != ErrorCode::kDoesNotFit) throw;
+    if (device_is_named() || error.code() != ErrorCode::kDoesNotFit) throw;
     notices_.push_back(fmt::format("the CPU computes: {}", error.what()));
+    device_.reset();
   }
 }
 
@@ -198,6 +200,33 @@ void Engine::load_beside(const Engine& loaded) {
 }
 
 void Engine::reserve_kv() {
+  reserve_walk();
+  if (device_ && !use_device()) reserve_walk();
+  if (options_.method) walk_->select_by(options_.selection, context_.n_ctx);
+}
+
+/// False where memory that was free when this was planned is not any more, or may not be pinned: K
+/// and V are then to be those of the CPU, which have another fingerprint.
+bool Engine::use_device() {
+  try {
+    walk_->use_device(std::make_unique<DeviceWalk>(*device_, *model_, device_model_, *cache_,
+                                                   device_plan_, context_.chunk_rows,
+                                                   context_.n_ctx));
+    return true;
+  } catch (const Error& error) {
+    if (device_is_named() || error.code() != ErrorCode::kOutOfMemory) throw;
+    notices_.push_back(fmt::format("the CPU computes: {}", error.what()));
+  }
+  walk_.reset();
+  cache_.reset();
+  device_.reset();
+  std::vector<std::string> said_before;
+  spill_ = open_spill(said_before);
+  return false;
+}
+
+/// K and V, and the walk over them.
+void Engine::reserve_walk() {
   KvCacheOptions kv;
   kv.k_codec = options_.k_codec;
   kv.v_codec = options_.v_codec;
@@ -214,16 +243,11 @@ void Engine::reserve_kv() {
   cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));
   walk_ = std::make_unique<Walk>(*model_, *cache_, *kernels_, *pool_, context_.chunk_rows);
   walk_->set_trace(options_.trace);
-  if (device_)
-    walk_->use_device(std::make_unique<DeviceWalk>(*device_, *model_, device_model_, *cache_,
-                                                   device_plan_, context_.chunk_rows,
-                                                   context_.n_ctx));
-  if (options_.method) walk_->select_by(options_.selection, context_.n_ctx);
 }
 
 /// Nothing where all of K and V stays in DRAM and nothing saved is read. The file is as large as
 /// this context can need.
-std::unique_ptr<tiers::Spill> Engine::open_spill() {
+std::unique_ptr<tiers::Spill> Engine::open_spill(std::vector<std::string>& notices) const {
   tiers::SpillRequest request{.io = options_.io};
   if (context_.kv.n_frames == 0) return nullptr;
   request.place_bytes = context_.kv.place_bytes;
@@ -234,7 +258,7 @@ std::unique_ptr<tiers::Spill> Engine::open_spill() {
     request.directory = options_.nvme_directory;
     request.budget_bytes = context_.kv.nvme_bytes;
   }
-  auto spill = tiers::open_spill(request, notices_);
+  auto spill = tiers::open_spill(request, notices);
   spill->set_trace(options_.trace);
   return spill;
 }

@@ -109,11 +109,15 @@ class Engine {
   Engine() = default;
   uint64_t nvme_budget();
   void plan_context(const ModelShape& shape, const ContextRequest& request);
-  std::unique_ptr<tiers::Spill> open_spill();
+  std::unique_ptr<tiers::Spill> open_spill(std::vector<std::string>& notices) const;
   void reserve_kv();
-  void choose_device();
+  void reserve_walk();
+  void open_device();
+  void plan_device();
+  bool use_device();
+  bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
   std::string beyond_devices() const;
-  void plan_for_device(const OpenDevice& device);
+  void plan_for_device();
   std::string device_name() const;
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;

@@ -17,15 +17,20 @@ namespace strata::engine {
 /// whose method keeps nothing there.
 std::optional<tiers::RowsShape> rows_shape(const KvCache& cache, const Sequence& sequence);
 
+/// What load_rows() holds of the file at a time: about 16 MiB in flight, at least two segments.
+uint64_t rows_memory_bytes(uint64_t segment_bytes);
+
 struct LoadedRows {
-  uint32_t n_positions = 0;                   // whose rows the index has now
-  uint64_t bytes = 0;                         // that were read
-  std::optional<tiers::RefusedFile> refused;  // at which the loading ended
+  uint32_t n_positions = 0;  // whose rows the index has now
+  uint64_t bytes = 0;        // that were read
+  // At which the loading ended; damaged also where it cannot be read: then it is made anew.
+  std::optional<tiers::RefusedFile> refused;
 };
 
 /// Takes the rows of the text's first segments into the index of a sequence that was just restored
 /// from `found`, as far as they are there and whole, and sets n_indexed(). The other blocks are
-/// observed by the first selected step. Holds one segment of rows in memory and one file open.
+/// observed by the first selected step. Several threads read, a segment each at a time: reading
+/// from disk is what takes the time. Holds rows_memory_bytes() and few files open.
 LoadedRows load_rows(const tiers::PackDirectory& directory, const tiers::FoundContext& found,
                      const tiers::RowsShape& shape, Sequence& sequence);
 

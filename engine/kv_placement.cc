@@ -4,6 +4,8 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "engine/device_kv.h"
+#include "engine/index_rows.h"
 #include "engine/kv_cache.h"
 #include "engine/walk.h"
 #include "tiers/block_store.h"
@@ -15,9 +17,15 @@ namespace {
 
 // A span of four extents, each of whose blocks another fork has written, three times over.
 constexpr uint32_t kFramesMin = 48;
-constexpr uint32_t kRestoreFrames = 24;  // where packs alone are read: each extent has one home
-constexpr uint32_t kBlockFrames = 256;   // blocks of one layer and step: a span of eight KV heads
-constexpr uint64_t kRunsWritten = 3;  // being filled, being sealed, and the sealed one's encoding
+// Where packs alone are read, each extent has one home. Half of the frames are in flight: 24 reads
+// of 192 KiB were as fast as more (docs/measurements.md); larger ones keep a disk busy by fewer.
+constexpr uint64_t kRestoreBytes = uint64_t{9} << 20;
+constexpr uint64_t kRestoreFramesMin = 24, kRestoreFramesMax = 48;
+constexpr uint32_t kBlockFrames = 256;  // blocks of one layer and step: a span of eight KV heads
+constexpr uint64_t kRunsWritten = 3;    // being filled, being sealed, and the sealed one's encoding
+constexpr uint64_t kPackIndexShare = 64;
+constexpr uint64_t kPackIndexMin = uint64_t{256} << 10;
+constexpr uint64_t kPackIndexMax = uint64_t{16} << 20;
 constexpr uint64_t kStagingBytes = uint64_t{64} << 20;  // hides the latency of any disk here
 
 uint64_t n_full_layers(const ModelShape& shape) {
@@ -50,7 +58,8 @@ bool has_packs(const ModelShape& shape, const KvContext& context) {
 
 uint64_t KvPlacement::dram_bytes() const {
   return slot_bytes + n_frames * place_bytes +
-         n_block_frames * tiers::block_frame_bytes(block_bytes) + pack_bytes + index_bytes;
+         n_block_frames * tiers::block_frame_bytes(block_bytes) + pack_bytes + index_bytes +
+         table_bytes;
 }
 
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
@@ -79,17 +88,28 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
                              kBlockPositions * (sizeof(int32_t) + 1) + sizeof(tiers::Hash128);
   const uint64_t n_read = div_up(context.n_ctx, kBlockPositions);
   const uint64_t n_written = kRunsWritten * tiers::kPackPositionsMax / kBlockPositions;
-  // Index rows that are read or written: one segment of all streams.
+  // Index rows that are read: those written are fewer.
+  const auto n_rows_streams =
+      index_shape(shape, context.k_codec, context.v_codec, context.n_ctx).n_streams;
   const uint64_t rows =
-      context.method ? n_streams * index::segment_bytes(*context.method, layout) : 0;
-  return 2 * region + (n_read + n_written) * per_block + rows;
+      context.method
+          ? rows_memory_bytes(n_rows_streams * index::segment_bytes(*context.method, layout))
+          : 0;
+  return 2 * region + (n_read + n_written) * per_block + rows + pack_index_bytes(shape, context);
+}
+
+uint64_t pack_index_bytes(const ModelShape& shape, const KvContext& context) {
+  if (!has_packs(shape, context)) return 0;
+  const uint64_t kv_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
+                                                 context.n_ctx, context.chunk_rows);
+  return std::clamp(kv_bytes / kPackIndexShare, kPackIndexMin, kPackIndexMax);
 }
 
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
   if (!context.method) return 0;
   return index::index_bytes(*context.method,
                             index_shape(shape, context.k_codec, context.v_codec, context.n_ctx)) +
-         selection_bytes(shape, context.n_ctx);
+         selection_bytes(shape, context.n_ctx, *context.method);
 }
 
 namespace {
@@ -101,6 +121,7 @@ KvPlacement without_slots(const ModelShape& shape, const KvContext& context) {
   placement.block_bytes = layout_of(shape, context).block_bytes;
   placement.n_block_frames = context.method ? kBlockFrames : 0;
   placement.pack_bytes = pack_bytes(shape, context);
+  placement.pack_index_bytes = pack_index_bytes(shape, context);
   placement.index_bytes = index_dram_bytes(shape, context);
   return placement;
 }
@@ -110,12 +131,16 @@ KvPlacement without_slots(const ModelShape& shape, const KvContext& context) {
 KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
   KvPlacement placement = without_slots(shape, context);
   if (has_packs(shape, context)) {
-    placement.n_frames = kRestoreFrames;
+    placement.n_frames = static_cast<uint32_t>(
+        std::clamp(kRestoreBytes / placement.place_bytes, kRestoreFramesMin, kRestoreFramesMax));
   } else {
     placement.n_block_frames = 0;
   }
   placement.slot_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
                                               context.n_ctx, context.chunk_rows);
+  if (context.has_device)
+    placement.table_bytes = DeviceKv::host_bytes(
+        shape, context.n_ctx, placement.slot_bytes / layout_of(shape, context).block_bytes);
   return placement;
 }
 

@@ -127,6 +127,10 @@ uint64_t available_dram_bytes(const std::string& root) {
     bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
             static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
   }
+  return std::min(bytes, group_dram_bytes(root).value_or(bytes));
+}
+
+std::optional<uint64_t> group_dram_bytes(const std::string& root) {
   // memory.high slows down who exceeds it: as good as a limit.
   const GroupFiles version_2{"sys/fs/cgroup",
                              {"memory.max", "memory.high"},
@@ -136,8 +140,24 @@ uint64_t available_dram_bytes(const std::string& root) {
                              {"memory.limit_in_bytes"},
                              "memory.usage_in_bytes",
                              {"total_active_file", "total_inactive_file"}};
-  bytes = std::min(bytes, group_bytes(root, "", version_2).value_or(bytes));
-  return std::min(bytes, group_bytes(root, "memory", version_1).value_or(bytes));
+  const auto newer = group_bytes(root, "", version_2);
+  const auto older = group_bytes(root, "memory", version_1);
+  if (newer && older) return std::min(*newer, *older);
+  return newer ? newer : older;
+}
+
+uint64_t total_dram_bytes(const std::string& root) {
+  return keyed_number(root + "proc/meminfo", "MemTotal:").value_or(0) * 1024;
+}
+
+std::string cpu_name(const std::string& root) {
+  std::ifstream lines(root + "proc/cpuinfo");
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("model name")) continue;
+    const size_t name = line.find_first_not_of(": \t", line.find(':'));
+    if (name != std::string::npos) return line.substr(name);
+  }
+  return "unknown CPU";
 }
 
 uint64_t peak_memory_bytes() {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace strata::engine {
@@ -15,6 +16,15 @@ uint32_t usable_cpus(const std::string& root = "/");
 /// of this process, or one that this one is in, still allows where that is less. Pages of files
 /// count as free, because the system gives them back.
 uint64_t available_dram_bytes(const std::string& root = "/");
+
+/// What the control groups' limits still allow of memory; nothing where none limits it.
+std::optional<uint64_t> group_dram_bytes(const std::string& root = "/");
+
+/// Bytes of the machine's memory, whoever has them. 0 where the system hides it.
+uint64_t total_dram_bytes(const std::string& root = "/");
+
+/// What the CPU calls itself: "AMD Ryzen 7 7840U"; "unknown CPU" where the system hides it.
+std::string cpu_name(const std::string& root = "/");
 
 /// The most memory this process has held so far (resident, the system's count).
 uint64_t peak_memory_bytes();

@@ -128,6 +128,7 @@ void Walk::State::reserve_lists() {
   group_angles.reserve(cos_sin.size());
   tokens.reserve(max_rows);
   groups.reserve(max_rows);
+  settled_ends.reserve(shape.n_layers);
   step_shape.sequences.reserve(max_rows);
   plan.ops.reserve(kOpsPerLayer * shape.n_layers + kOpsPerStep);
   op_seconds.reserve(plan.ops.capacity());
@@ -223,6 +224,7 @@ void Walk::State::run_plan() {
   for (const StepOp& op : plan.ops) {
     check_cancelled();
     if (between_operations) between_operations();
+    if (!settled_ends.empty()) settle_arrived();
     hold_weights(op);
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
@@ -297,11 +299,14 @@ void Walk::set_between_operations(std::function<void()> between) {
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
 Trace* Walk::trace() const { return state_->trace; }
 
-/// After plan_waves(), which lists what is missing.
+/// After plan_waves(), which lists what is missing. What a selected step reads of full layers is
+/// counted when it is chosen.
 void Walk::State::count_step() {
   ++counts.steps;
   for (const StepOp& op : plan.ops) {
-    counts.read_bytes += op.weight_bytes + op.kv_read_bytes;
+    const bool is_chosen =
+        is_selected && op.kind == OpKind::kAttend && shape.layers[op.layer].window == 0;
+    counts.read_bytes += op.weight_bytes + (is_chosen ? 0 : op.kv_read_bytes);
     counts.written_bytes += op.kv_write_bytes;
   }
   const auto n_full =

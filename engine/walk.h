@@ -75,9 +75,9 @@ struct SelectionCounts {
   }
 };
 
-/// What choosing blocks holds in memory beside the index, for contexts of n_ctx: estimated weights,
-/// an upper bound.
-uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx);
+/// What choosing blocks by a method holds in memory beside the index, for contexts of n_ctx:
+/// estimated weights, an upper bound.
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method);
 /// Blocks that a selected step over contexts of n_ctx must have in DRAM at a time: those of one
 /// span of what every KV head of the widest full layer attends.
 uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);

@@ -2,9 +2,10 @@
 //
 // Arithmetic order (law L1), the same for one row and many, one thread and many: a segment of 256
 // positions gives a partial; the four segments of a span are merged in order; the spans are merged
-// in order; the sum is divided by l. Work is shared out as tiles (rows of one sequence x one KV
-// head). Where there are fewer tiles than the threads need (a decode step), a tile is split into
-// its spans, whose partials are merged afterwards in the same order.
+// in order (a tail among them: engine/walk_tail.cc); the sum is divided by l. Work is shared out as
+// tiles (rows of one sequence x one KV head). Where there are fewer tiles than the threads need (a
+// decode step), a tile is split into its spans, whose partials are merged afterwards in the same
+// order.
 #include <algorithm>
 #include <array>
 #include <limits>
@@ -93,7 +94,8 @@ void Walk::State::attend_span(const AttendTile& tile, uint32_t span, AttendBuffe
   const uint32_t window = shape.layers[tile.layer].window;
   const uint32_t n_skipped = tile.table.n_skipped;
   const uint32_t first_query_pos = positions[tile.row_begin] - n_skipped;
-  const uint32_t end_pos = positions[tile.row_begin + tile.n_rows - 1] + 1 - n_skipped;
+  const uint32_t end_pos =
+      tile.table.end_of(span, positions[tile.row_begin + tile.n_rows - 1] + 1 - n_skipped);
   const uint32_t first_attended =
       window == 0 || first_query_pos + 1 <= window ? 0 : first_query_pos + 1 - window;
   clear_partial(buffers.span_o, buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim);
@@ -122,8 +124,7 @@ void Walk::State::attend_whole(const AttendTile& tile, AttendBuffers& buffers) c
   clear_partial(buffers.run_o, buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim);
   for (uint32_t span = tile.first_span; span < tile.end_span; ++span) {
     attend_span(tile, span, buffers);
-    kernels.merge_partials({buffers.span_o, buffers.span_m, buffers.span_l, buffers.run_o,
-                            buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim});
+    merge_span(tile, span, buffers);
   }
   store_output(tile, buffers.run_o, buffers.run_l);
 }
@@ -192,8 +193,10 @@ void Walk::State::attend_split(uint32_t layer) {
     clear_partial(buffers.run_o, buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim);
     for (uint32_t span = tile.first_span; span < tile.end_span; ++span) {
       const auto [o, m, l] = place(idx, span);
-      kernels.merge_partials(
-          {o, m, l, buffers.run_o, buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim});
+      buffers.span_o = o;
+      buffers.span_m = m;
+      buffers.span_l = l;
+      merge_span(tile, span, buffers);
     }
     store_output(tile, buffers.run_o, buffers.run_l);
   }
@@ -213,6 +216,7 @@ void Walk::State::attend_tables(uint32_t layer) {
   list_tiles(layer);
   if (reads_chosen(layer)) return attend_chosen(layer);
   if (next_wave < waves.size() && waves[next_wave].layer == layer) return attend_streamed(layer);
+  if (!settled_ends.empty()) settle_layer(layer);
   uint64_t split_floats = 0;
   bool has_spans = false;
   for (const AttendTile& tile : tiles) {

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "base/error.h"
 #include "engine/walk_select.h"
 
 namespace strata::engine {
@@ -17,6 +18,9 @@ namespace {
 // Of the index that a worker scores at a time: pieces much shorter than a layer, so that workers
 // finish together.
 constexpr uint32_t kBlocksPerTask = 512;
+// Of each block that the heads of a layer may attend: Head::chosen and blocks, Selection::reads,
+// and what the store lists of those it reads.
+constexpr uint64_t kListedBytes = sizeof(uint32_t) + 2 * sizeof(tiers::BlockId) + 24;
 
 SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
   SelectionSizes sizes;
@@ -35,15 +39,23 @@ SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
 
 }  // namespace
 
-uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx) {
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method) {
   const SelectionSizes sizes = selection_sizes(shape, n_ctx);
-  return sizes.row_floats() * sizes.max_rows * sizeof(float);
+  const uint64_t listed = uint64_t{sizes.stride} * sizes.max_kv_heads * kListedBytes;
+  if (!index::has_tail(method)) return listed + sizes.row_floats() * sizes.max_rows * sizeof(float);
+  // For a tail: two sums, and the weights of what is retrieved once more.
+  const uint64_t sum_floats =
+      uint64_t{sizes.max_kv_heads} * sizes.max_group_heads * (uint64_t{shape.head_dim} + 2);
+  return listed + 2 * (sizes.row_floats() + sum_floats) * sizes.max_rows * sizeof(float);
 }
 
 Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
                                   const KernelTable& kernels, uint32_t n_threads,
-                                  uint32_t max_groups, uint64_t n_ctx)
-    : SelectionSizes(selection_sizes(shape, n_ctx)), parts_left(max_kv_heads) {
+                                  uint32_t max_groups, uint64_t n_ctx, bool has_tail)
+    : SelectionSizes(selection_sizes(shape, n_ctx)),
+      parts_left(max_kv_heads),
+      is_chosen(max_kv_heads),
+      retrieved_weights(max_kv_heads) {
   weights.resize(row_floats() * max_rows);
   for (uint32_t i = 0; i < n_threads; ++i) {
     choosers.emplace_back(kernels, rule);
@@ -51,8 +63,16 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
   }
   heads.resize(uint64_t{max_groups} * max_kv_heads);
   for (uint32_t head = 0; head < max_kv_heads; ++head) {
-    heads[head].blocks.reserve(stride);
+    heads[head].blocks.reserve(stride + kSpanPositions / kBlockPositions);
     heads[head].chosen.reserve(stride);
+  }
+  if (has_tail) {
+    const uint64_t n_queries = uint64_t{max_group_heads} * max_rows;
+    for (uint32_t head = 0; head < max_kv_heads; ++head) {
+      retrieved_weights[head].reserve(n_queries * stride);
+      heads[head].left_out_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
+      heads[head].retrieved_sums.reserve(n_queries * (uint64_t{shape.head_dim} + 2));
+    }
   }
   reads.reserve(uint64_t{stride} * max_kv_heads);
 }
@@ -61,10 +81,10 @@ Walk::State::HeadTable Walk::State::head_table(uint32_t group_idx, uint32_t laye
                                                uint32_t kv_head) const {
   if (is_selected && shape.layers[layer].window == 0) {
     const auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
-    return {head.blocks.data(), 0, head.n_skipped};
+    return {head.blocks.data(), 0, head.n_skipped, head.has_tail, head.n_retrieved};
   }
   const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, kv_head);
-  return {all.blocks.data(), all.first_block, 0};
+  return {all.blocks.data(), all.first_block, 0, false, 0};
 }
 
 /// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks), and then the choice
@@ -80,8 +100,11 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
       index.scratch_floats(n_queries) <= attend_scratch_floats(kMaxTileQueries, shape.head_dim),
       "scratch of %lu floats", static_cast<unsigned long>(index.scratch_floats(n_queries)));
   const auto n_parts = std::max(1u, static_cast<uint32_t>(div_up(n_blocks, kBlocksPerTask)));
-  for (uint32_t head = 0; head < of.n_kv_heads; ++head)
+  for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
     selection->parts_left[head].store(n_parts, std::memory_order_relaxed);
+    selection->is_chosen[head].store(false, std::memory_order_relaxed);
+  }
+  uint32_t n_begun = 0;  // heads
   pool.for_each(uint64_t{of.n_kv_heads} * n_parts, 1, [&](uint64_t from, uint64_t to, uint32_t w) {
     for (uint64_t item = from; item < to; ++item) {
       const auto head = static_cast<uint32_t>(item / n_parts);
@@ -96,11 +119,37 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
            .log_weights =
                selection->weights.data() + uint64_t{head} * n_queries * selection->stride,
            .weight_stride = selection->stride});
-      if (selection->parts_left[head].fetch_sub(1, std::memory_order_acq_rel) == 1)
+      if (selection->parts_left[head].fetch_sub(1, std::memory_order_acq_rel) == 1) {
         choose_head(group_idx, layer, head, n_blocks, w);
+        selection->is_chosen[head].store(true, std::memory_order_release);
+      }
+      if (w == 0) n_begun = begin_chosen(group_idx, layer, n_begun);
     }
   });
   selection->counts.index_bytes += of.n_kv_heads * index.estimate_bytes(n_blocks);
+}
+
+/// Begins to read what heads from n_begun on have chosen and only a file holds, while others are
+/// still being scored: by the calling thread, which alone moves blocks. Returns how many heads are
+/// begun then; the last ones are read by pin_chosen().
+uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun) {
+  const uint32_t n_heads = shape.layers[layer].n_kv_heads;
+  if (!reads_chosen(layer)) return n_heads;
+  tiers::BlockStore& store = cache.store();
+  for (; n_begun < n_heads; ++n_begun) {
+    if (!selection->is_chosen[n_begun].load(std::memory_order_acquire)) break;
+    const auto& head = selection->heads[group_idx * selection->max_kv_heads + n_begun];
+    const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, n_begun).blocks;
+    selection->reads.clear();
+    for (const uint32_t block : head.chosen)
+      if (!store.is_resident(all[block])) selection->reads.push_back(all[block]);
+    try {
+      if (!selection->reads.empty()) store.begin_blocks(selection->reads);
+    } catch (const Error&) {
+      return n_heads;  // pin_chosen() meets it again, outside of the pool
+    }
+  }
+  return n_begun;
 }
 
 void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
@@ -119,6 +168,12 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
   auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
   head.blocks.clear();
   head.chosen = choice.blocks;
+  head.n_retrieved = 0;
+  head.has_tail = group.sequence->index()->has_tail() && choice.blocks.size() < n_blocks;
+  if (head.has_tail) {
+    put_tail_table(group_idx, layer, kv_head, n_blocks, selection->choosers[worker].rule());
+    return;
+  }
   for (const uint32_t block : choice.blocks) head.blocks.push_back(all[block]);
   head.blocks.insert(head.blocks.end(), all.begin() + n_blocks, all.end());
   head.n_skipped = (n_blocks - static_cast<uint32_t>(choice.blocks.size())) * kBlockPositions;
@@ -131,17 +186,23 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
   STRATA_CHECK(group.n_rows <= selection->max_rows, "%u rows share a choice, at most %u",
                group.n_rows, selection->max_rows);
   choose_heads(group_idx, layer, n_blocks);
+  if (group.sequence->index()->has_tail()) estimate_tails(group_idx, layer, n_blocks);
   SelectionCounts& sums = selection->counts;
+  const SelectionCounts before = sums;
   for (uint32_t head = 0; head < n_kv_heads; ++head) {
-    const uint32_t n_skipped =
-        selection->heads[group_idx * selection->max_kv_heads + head].n_skipped;
     sums.blocks += n_blocks;
-    sums.attended_blocks += n_blocks - n_skipped / kBlockPositions;
+    sums.attended_blocks +=
+        selection->heads[group_idx * selection->max_kv_heads + head].chosen.size();
     sums.open_positions += group.first_pos + group.n_rows - n_blocks * kBlockPositions;
   }
+  counts.read_bytes += sums.since(before).attended_positions() * kv_position_bytes(cache.layout()) +
+                       n_kv_heads * group.sequence->index()->estimate_bytes(n_blocks);
 }
 
 void Walk::State::select_layer(uint32_t layer) {
+  // begin_chosen() reads while heads are still scored.
+  if (reads_chosen(layer))
+    selection->file_bytes_before = cache.store().transfer_counts().read_bytes;
   for (uint32_t idx = 0; idx < groups.size(); ++idx) select_group(idx, layer);
 }
 
@@ -189,8 +250,10 @@ void Walk::State::index_missed(const Group& group) {
 
 void Walk::select_by(const index::Rule& rule, uint64_t n_ctx) {
   State& s = *state_;
-  s.selection = std::make_unique<State::Selection>(rule, s.shape, s.kernels, s.pool.size(),
-                                                   s.max_rows, n_ctx);
+  const index::SelectorSource* source = s.cache.selectors();  // null: indexes are attached later
+  s.selection =
+      std::make_unique<State::Selection>(rule, s.shape, s.kernels, s.pool.size(), s.max_rows, n_ctx,
+                                         source != nullptr && index::has_tail(source->method()));
 }
 
 uint32_t Walk::selected_rows_max() const {

@@ -24,23 +24,34 @@ struct SelectionSizes {
 
 struct Walk::State::Selection : SelectionSizes {
   Selection(const index::Rule& rule, const ModelShape& shape, const KernelTable& kernels,
-            uint32_t n_threads, uint32_t max_groups, uint64_t n_ctx);
+            uint32_t n_threads, uint32_t max_groups, uint64_t n_ctx, bool has_tail);
 
   /// The context that one KV head of a sequence attends in the layer at hand.
   struct Head {
     std::vector<uint32_t> chosen;        // full blocks, ascending
-    std::vector<tiers::BlockId> blocks;  // those, then the open ones
-    uint32_t n_skipped = 0;              // positions
+    std::vector<tiers::BlockId> blocks;  // those, then the open ones, as HeadTable has them
+    uint32_t n_skipped = 0;              // positions, modulo 2^32
+    // Where blocks were left out and the index estimates their part. Of blocks left out and of
+    // those retrieved: sums of estimated weights and mean values, each o [n_queries, head_dim],
+    // m [n_queries], l [n_queries].
+    bool has_tail = false;
+    uint32_t n_retrieved = 0;  // positions, first in the table
+    std::vector<float> left_out_sums, retrieved_sums;
   };
 
   std::vector<float> weights;
   std::vector<std::atomic<uint32_t>> parts_left;  // per KV head: pieces of weights still to come
+  std::vector<std::atomic<bool>> is_chosen;       // per KV head: its choice stands
   std::vector<index::Chooser> choosers;           // per worker
   std::vector<Head> heads;                        // [group][max_kv_heads]
+  // Where there is a tail, of the group at hand: per KV head [n_queries][n_retrieved / 32],
+  // logarithms.
+  std::vector<std::vector<float>> retrieved_weights;
   // Of the layer at hand: waves in the order of use, and the blocks they pin.
   std::vector<Wave> waves;
   std::vector<tiers::BlockId> reads;
   SelectionCounts counts;
+  uint64_t file_bytes_before = 0;  // read from files before the heads of the layer chose
   // For a probe.
   std::vector<float> exact;                      // [n_rows, q_width] of the layer at hand
   std::vector<float> exact_head, selected_head;  // [n_queries, head_dim] of the head at hand

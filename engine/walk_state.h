@@ -109,6 +109,17 @@ struct Walk::State {
   void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                    uint32_t worker);
+  void put_tail_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
+                      const index::Rule& rule);
+  void leave_out_chosen(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
+                        const index::Rule& rule, uint32_t n_blocks);
+  void keep_retrieved(uint32_t group_idx, uint32_t layer, uint32_t kv_head, const index::Rule& rule,
+                      uint32_t n_blocks);
+  void sum_means(uint32_t group_idx, uint32_t layer, uint32_t n_blocks, bool of_retrieved);
+  void estimate_tails(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
+  void merge_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
+  void merge_tail(const AttendTile& tile, AttendBuffers& buffers) const;
+  uint32_t begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun);
   void index_closed(const Group& group);
   void index_missed(const Group& group);
 
@@ -117,7 +128,8 @@ struct Walk::State {
   void tell_probe(uint32_t layer);
 
   // Attention in waves (engine/walk_waves.cc), over extents that are partly on disk
-  // (engine/walk_stream.cc) and over chosen blocks that are (engine/walk_chosen.cc).
+  // (engine/walk_stream.cc) and over chosen blocks that are (engine/walk_chosen.cc); extents that
+  // are read once, since DRAM has room for all (engine/walk_settle.cc).
   struct Wave;
   void begin_runs();
   void attend_wave(const Wave& wave);
@@ -125,14 +137,22 @@ struct Walk::State {
   AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
   void plan_waves();
   void plan_layer_waves(uint32_t layer);
-  bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t span);
+  bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t begin_pos, uint32_t end_pos);
   void fetch_ahead();
+  void fetch_until(uint32_t end);
   void drop_fetches();
   void attend_streamed(uint32_t layer);
+  bool plan_settling();
+  void list_settling(uint32_t first_layer, uint32_t end_layer);
+  void settle_arrived();
+  void settle_until(uint32_t end);
+  void settle_layer(uint32_t layer);
   bool reads_chosen(uint32_t layer) const;
   void plan_chosen(uint32_t layer);
   void list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span);
-  void pin_chosen(uint32_t layer, std::span<const tiers::BlockId> blocks);
+  std::span<const tiers::BlockId> reads_of(const Wave& wave) const;
+  bool pin_chosen(const Wave& wave);
+  void attend_pinned(const Wave& wave);
   void attend_chosen(uint32_t layer);
   void run_step(std::span<const StepRow> rows, Attention attention);
   void count_step();
@@ -200,6 +220,7 @@ struct Walk::State {
   uint32_t n_fetched = 0;
   uint32_t n_released = 0;
   std::vector<tiers::ExtentId> span_missing;
+  std::vector<uint32_t> settled_ends;  // per layer: of `fetches`, what it needs; none: waves
   std::span<float> run_m, run_l;       // [max_rows, n_heads]; o lies in q, which is free by then
   std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
 
@@ -215,11 +236,21 @@ struct Walk::State {
 /// The blocks that one KV head attends, as the context they make for it: block i of the table holds
 /// what stands at positions [32 i, 32 i + 32) of it, and a row at position p of the text stands at
 /// p - n_skipped. In exact attention that is the text itself.
+///
+/// With a tail, blocks that were retrieved come first, alone in their spans: the last of these ends
+/// at n_retrieved, and table blocks up to its end are kNoBlock.
 struct Walk::State::HeadTable {
   const tiers::BlockId* blocks;  // of table blocks first_block ..
   uint32_t first_block;          // those before were let go of by a windowed layer
-  uint32_t n_skipped;            // positions, whole blocks
+  uint32_t n_skipped;            // positions, whole blocks, modulo 2^32
+  bool has_tail;
+  uint32_t n_retrieved;  // positions; 0 without a tail
 
+  uint32_t n_retrieved_spans() const { return (n_retrieved + kSpanPositions - 1) / kSpanPositions; }
+  /// Where the positions end that a span may hold, in a context of end_pos.
+  uint32_t end_of(uint32_t span, uint32_t end_pos) const {
+    return span < n_retrieved_spans() ? n_retrieved : end_pos;
+  }
   /// kNoBlock where a windowed layer has let go of it.
   tiers::BlockId at(uint32_t pos) const {
     const uint32_t idx = pos / kBlockPositions;

@@ -18,15 +18,15 @@ constexpr uint32_t kWavesInFlight = 12;  // at 3 decoding was slower (docs/measu
 
 }  // namespace
 
-/// Lists in span_missing the extents of a span that are not in DRAM, each once. False where there
-/// are none.
-bool Walk::State::list_missing(uint32_t group_idx, uint32_t layer, uint32_t span) {
+/// Lists in span_missing the extents of the positions that are not in DRAM, each once. False where
+/// there are none.
+bool Walk::State::list_missing(uint32_t group_idx, uint32_t layer, uint32_t begin_pos,
+                               uint32_t end_pos) {
   span_missing.clear();
+  end_pos = std::min(end_pos, groups[group_idx].first_pos);
   for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
     const HeadTable table = head_table(group_idx, layer, head);
-    const uint32_t begin = span * kSpanPositions;
-    const uint32_t end = std::min(begin + kSpanPositions, groups[group_idx].first_pos);
-    for (uint32_t pos = begin; pos < end; pos += kBlockPositions) {
+    for (uint32_t pos = begin_pos; pos < end_pos; pos += kBlockPositions) {
       const tiers::BlockId id = table.at(pos);
       if (id == tiers::kNoBlock || cache.store().is_resident(id)) continue;
       const tiers::ExtentId extent = cache.store().extent_of(id);
@@ -46,7 +46,8 @@ void Walk::State::plan_layer_waves(uint32_t layer) {
     const uint32_t end_span = (group.first_pos + group.n_rows - 1) / kSpanPositions + 1;
     Wave wave{layer, idx, 0, 0, static_cast<uint32_t>(fetches.size()), 0};
     for (uint32_t span = 0; span < end_span; ++span) {
-      const bool is_missing = list_missing(idx, layer, span);
+      const bool is_missing =
+          list_missing(idx, layer, span * kSpanPositions, (span + 1) * kSpanPositions);
       const auto n_fetches = static_cast<uint32_t>(fetches.size());
       // What is in DRAM is a wave of its own, attended while the rest is on its way.
       const bool is_turn = span > wave.first_span && is_missing && n_fetches == wave.first_read;
@@ -69,8 +70,10 @@ void Walk::State::plan_layer_waves(uint32_t layer) {
 void Walk::State::plan_waves() {
   waves.clear();
   fetches.clear();
+  settled_ends.clear();
   next_wave = n_fetched = n_released = 0;
   if (!cache.store().has_away() || is_selected) return;  // attend_chosen() reads what is chosen
+  if (plan_settling()) return;
   for (uint32_t layer = 0; layer < shape.n_layers; ++layer)
     if (shape.layers[layer].window == 0) plan_layer_waves(layer);
   fetch_ahead();
@@ -81,10 +84,19 @@ void Walk::State::fetch_ahead() {
   while (n_fetched < fetches.size() && cache.store().fetch(fetches[n_fetched])) ++n_fetched;
 }
 
+/// Waits for frames, where it must, until so many are being read.
+void Walk::State::fetch_until(uint32_t end) {
+  for (fetch_ahead(); n_fetched < end; fetch_ahead())
+    if (!cache.store().wait_for_transfer())
+      throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
+                  "spill file", "look at the disk (dmesg), or name another one with --nvme");
+}
+
 void Walk::State::drop_fetches() {
   while (n_released < n_fetched) cache.store().release(fetches[n_released++]);
   fetches.clear();
   waves.clear();
+  settled_ends.clear();
   next_wave = n_fetched = n_released = 0;
 }
 
@@ -93,10 +105,7 @@ void Walk::State::attend_streamed(uint32_t layer) {
   for (; next_wave < waves.size() && waves[next_wave].layer == layer; ++next_wave) {
     check_cancelled();
     const Wave& wave = waves[next_wave];
-    for (fetch_ahead(); n_fetched < wave.end_read; fetch_ahead())
-      if (!cache.store().wait_for_transfer())
-        throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
-                    "spill file", "look at the disk (dmesg), or name another one with --nvme");
+    fetch_until(wave.end_read);
     cache.store().take(std::span(fetches).subspan(wave.first_read, wave.end_read - wave.first_read),
                        pool);
     attend_wave(wave);

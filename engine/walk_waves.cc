@@ -60,10 +60,6 @@ void Walk::State::attend_wave(const Wave& wave) {
   const auto has_span = [&](const AttendTile& tile, uint32_t span) {
     return span >= tile.first_span && span < tile.end_span;
   };
-  const auto merge = [&](const AttendTile& tile, const AttendBuffers& at) {
-    kernels.merge_partials({at.span_o, at.span_m, at.span_l, at.run_o, at.run_m, at.run_l,
-                            tile.n_queries, shape.head_dim});
-  };
   if (!is_split) {
     pool.for_each(n_tiles, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
       for (auto idx = first + static_cast<uint32_t>(from); idx < first + to; ++idx) {
@@ -71,7 +67,7 @@ void Walk::State::attend_wave(const Wave& wave) {
         for (uint32_t span = wave.first_span; span < wave.end_span; ++span) {
           if (!has_span(tiles[idx], span)) continue;
           attend_span(tiles[idx], span, buffers);
-          merge(tiles[idx], buffers);
+          merge_span(tiles[idx], span, buffers);
         }
       }
     });
@@ -94,8 +90,10 @@ void Walk::State::attend_wave(const Wave& wave) {
   });
   for (uint64_t item = 0; item < uint64_t{n_tiles} * n_spans; ++item) {
     const auto idx = first + static_cast<uint32_t>(item / n_spans);
-    if (!has_span(tiles[idx], wave.first_span + static_cast<uint32_t>(item % n_spans))) continue;
-    merge(tiles[idx], with_span_of(item, with_run_of(idx, buffers_of(0))));
+    const auto span = wave.first_span + static_cast<uint32_t>(item % n_spans);
+    if (!has_span(tiles[idx], span)) continue;
+    AttendBuffers buffers = with_span_of(item, with_run_of(idx, buffers_of(0)));
+    merge_span(tiles[idx], span, buffers);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "index/cluster_selector.h"
 #include "index/digest_selector.h"
 #include "index/oracle_selector.h"
 #include "index/pq_selector.h"
@@ -27,6 +28,10 @@ constexpr std::array kMethods = {
     MethodName{Method::kMean, "mean", "mean key of each page (landmarks)"},
     MethodName{Method::kPq, "pq", "every key, by product quantisation (PQCache)"},
     MethodName{Method::kRabitq, "rabitq", "every key, rotated and rounded (RaBitQ, ParisKV)"},
+    MethodName{Method::kRabitqTail, "rabitq+tail",
+               "rabitq, with an estimate of what is not attended"},
+    MethodName{Method::kCluster, "cluster",
+               "four clusters of each block, the fewest bytes (RetroInfer)"},
 };
 
 /// What a method keeps of a page; nothing where it keeps no digests.
@@ -42,9 +47,15 @@ std::optional<Digest> digest_of(Method method) {
     case Method::kRecent:
     case Method::kPq:
     case Method::kRabitq:
+    case Method::kRabitqTail:
+    case Method::kCluster:
       return std::nullopt;
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
+}
+
+Tail tail_of(Method method) {
+  return method == Method::kRabitqTail ? Tail::kMeanValues : Tail::kNone;
 }
 
 /// Bytes of rows per extent of a stream; 0 = none are kept.
@@ -52,7 +63,9 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
   if (const auto digest = digest_of(method))
     return round_up(digest_tile_bytes(DigestSelector::n_dims(*digest, head_dim)), 64);
   if (method == Method::kOracle) return OracleSelector::tile_bytes(head_dim);
-  if (method == Method::kRabitq) return rabitq_tile_bytes(head_dim);
+  if (method == Method::kRabitq || method == Method::kRabitqTail)
+    return rabitq_tile_bytes(head_dim) + tail_tile_bytes(tail_of(method), head_dim);
+  if (method == Method::kCluster) return cluster_tile_bytes(head_dim);
   return method == Method::kPq ? PqSelector::tile_bytes() : 0;
 }
 
@@ -63,6 +76,8 @@ uint32_t n_slots(const IndexShape& shape) {
 }  // namespace
 
 std::span<const MethodName> method_names() { return kMethods; }
+
+bool has_tail(Method method) { return tail_of(method) != Tail::kNone; }
 
 std::string rows_kind(Method method) {
   switch (method) {
@@ -79,6 +94,10 @@ std::string rows_kind(Method method) {
       return "pq1";
     case Method::kRabitq:
       return "rabitq1";
+    case Method::kRabitqTail:
+      return "rabitqtail1";
+    case Method::kCluster:
+      return "cluster1";
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
 }
@@ -128,8 +147,11 @@ std::unique_ptr<Selector> SelectorSource::make() const {
   if (method_ == Method::kRecent) return std::make_unique<RecentSelector>();
   if (method_ == Method::kPq)
     return std::make_unique<PqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
-  if (method_ == Method::kRabitq)
-    return std::make_unique<RabitqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
+  if (method_ == Method::kRabitq || method_ == Method::kRabitqTail)
+    return std::make_unique<RabitqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams,
+                                            tail_of(method_));
+  if (method_ == Method::kCluster)
+    return std::make_unique<ClusterSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
   return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
 }
 

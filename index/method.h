@@ -21,6 +21,8 @@ enum class Method : uint8_t {
   kMean,    // mean landmarks of pages
   kPq,      // PQCache: each key by 16 codes of 6 bits
   kRabitq,  // RaBitQ: each key rotated, 3 bits per dimension
+  kRabitqTail,  // as kRabitq, and an estimate of what the blocks left out would have added
+  kCluster,     // RetroInfer: centroids of a block's keys and how many keys each has
 };
 
 struct MethodName {
@@ -41,6 +43,9 @@ struct IndexShape {
   uint32_t n_streams = 0;  // KV heads of all layers that select
   uint32_t n_blocks = 0;   // of the longest sequence
 };
+
+/// Whether its selectors estimate what is left out (Selector::has_tail).
+bool has_tail(Method method);
 
 /// Errors: kUnsupported, where the method has no rows for such blocks.
 void check_supported(Method method, const KvLayout& layout);

@@ -9,8 +9,8 @@
 //   a Walsh-Hadamard transform with fixed signs; the grid follows from |r| instead of a search; the
 //   factor is that of least squared error.
 // Weight of a block: ln(sum exp) of its 32 products, within 0.06 nat of that of the rounded keys
-//   and queries (base/index_kernels.h). Rows are bytes as base/index_kernels.h lays out a tile; all
-//   bytes are valid ones.
+//   and queries (base/index_kernels.h), so that they serve for a tail as they are. Rows are bytes
+//   as base/index_kernels.h lays out a tile; all bytes are valid ones.
 #pragma once
 
 #include <memory>
@@ -22,7 +22,7 @@ namespace strata::index {
 class RabitqSelector : public TiledSelector {
  public:
   RabitqSelector(const KvLayout& layout, const KernelTable& kernels,
-                 std::shared_ptr<TileMemory> memory, uint32_t n_streams);
+                 std::shared_ptr<TileMemory> memory, uint32_t n_streams, Tail tail = Tail::kNone);
 
   void observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) override;
   uint64_t scratch_floats(uint32_t n_queries) const override;

@@ -19,4 +19,8 @@ void Selector::copy_segment(StreamIdx stream, uint32_t segment, std::span<std::b
   }
 }
 
+void Selector::estimate_tail(const TailArgs&) const {
+  STRATA_CHECK(false, "this method keeps no mean values");
+}
+
 }  // namespace strata::index

@@ -31,6 +31,21 @@ struct EstimateArgs {
   uint64_t weight_stride = 0;
 };
 
+/// What is asked about blocks [first_block, end_block) of a stream whose estimated weights are in
+/// log_weights, -infinity for those that are left out.
+struct TailArgs {
+  StreamIdx stream = 0;
+  const float* log_weights = nullptr;  // [n_queries, weight_stride], from block 0 on
+  uint64_t weight_stride = 0;
+  uint32_t n_queries = 0;
+  uint32_t first_block = 0;  // a multiple of kExtentBlocks
+  uint32_t end_block = 0;
+  float* scratch = nullptr;  // kTailScratchFloats, 64-byte aligned
+  float* o = nullptr;        // [n_queries, head_dim]
+  float* m = nullptr;        // [n_queries]
+  float* l = nullptr;        // [n_queries]
+};
+
 /// The index of one sequence. Blocks are those of the sequence, 32 positions each, numbered from 0;
 /// each is observed once, when it is full. Nothing is trained from queries.
 ///
@@ -54,7 +69,13 @@ class Selector {
   /// constant per query. Never NaN: a block with keys that are not finite gets +infinity, so that
   /// it is always chosen and exact attention shows what it holds. No allocation, no lock.
   virtual void estimate(const EstimateArgs& args) const = 0;
-  /// Bytes of index rows that estimate() reads for n_blocks blocks of one stream.
+  /// Whether estimates are of true weights, without a constant, and mean values are kept of blocks.
+  virtual bool has_tail() const { return false; }
+  /// What attention to the blocks would have given: one partial per query, of their estimated
+  /// weights and mean values. A block with values that are not finite is left out. No allocation,
+  /// no lock. Only where has_tail().
+  virtual void estimate_tail(const TailArgs& args) const;
+  /// Bytes of index rows that both estimates read for n_blocks blocks of one stream.
   virtual uint64_t estimate_bytes(uint64_t n_blocks) const = 0;
 
   /// Forgets blocks >= n_blocks.

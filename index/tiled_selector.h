@@ -12,6 +12,14 @@
 
 namespace strata::index {
 
+/// Whether tiles end in the mean values of their blocks (base/index_kernels.h): 8 bits per
+/// dimension, as good as f32 on real traces (docs/adr/0014-tail.md).
+enum class Tail : uint8_t { kNone, kMeanValues };
+
+constexpr uint64_t tail_tile_bytes(Tail tail, uint32_t head_dim) {
+  return tail == Tail::kNone ? 0 : value_tile_bytes(head_dim);
+}
+
 class TiledSelector : public Selector {
  public:
   void open_blocks(uint32_t end_block) override { table_.open_blocks(end_block); }
@@ -19,6 +27,8 @@ class TiledSelector : public Selector {
   uint64_t estimate_bytes(uint64_t n_blocks) const override {
     return div_up(n_blocks, kExtentBlocks) * table_.tile_bytes();
   }
+  bool has_tail() const override { return tail_ != Tail::kNone; }
+  void estimate_tail(const TailArgs& args) const override;
   void truncate(uint32_t n_blocks) override { table_.truncate(n_blocks); }
   uint64_t extent_row_bytes() const override { return table_.tile_bytes(); }
   std::span<const std::byte> rows(StreamIdx stream, uint32_t extent) const override {
@@ -30,11 +40,17 @@ class TiledSelector : public Selector {
   }
 
  protected:
+  /// tile_bytes is that of the method, without mean values.
   TiledSelector(const KvLayout& layout, const KernelTable& kernels,
-                std::shared_ptr<TileMemory> memory, uint64_t tile_bytes, uint32_t n_streams)
-      : layout_(layout), kernels_(&kernels), table_(std::move(memory), n_streams) {
-    STRATA_CHECK(table_.tile_bytes() == tile_bytes, "tiles of %lu bytes",
-                 static_cast<unsigned long>(table_.tile_bytes()));
+                std::shared_ptr<TileMemory> memory, uint64_t tile_bytes, uint32_t n_streams,
+                Tail tail = Tail::kNone)
+      : layout_(layout),
+        kernels_(&kernels),
+        table_(std::move(memory), n_streams),
+        tail_(tail),
+        value_offset_(tile_bytes) {
+    STRATA_CHECK(table_.tile_bytes() == tile_bytes + tail_tile_bytes(tail, layout.head_dim),
+                 "tiles of %lu bytes", static_cast<unsigned long>(table_.tile_bytes()));
   }
   TiledSelector(const TiledSelector&) = default;
 
@@ -48,9 +64,16 @@ class TiledSelector : public Selector {
     return table_.tile(stream, block_idx / kExtentBlocks);
   }
 
+  /// Of a block that is observed; nothing where no mean values are kept.
+  void observe_values(StreamIdx stream, uint32_t block_idx, const std::byte* block);
+
   const KvLayout layout_;
   const KernelTable* const kernels_;
   TileTable table_;
+
+ private:
+  const Tail tail_;
+  const uint64_t value_offset_;  // in each tile
 };
 
 }  // namespace strata::index

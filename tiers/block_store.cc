@@ -55,6 +55,11 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
   free_blocks_.reserve(pool_.n_slots());  // a windowed layer lets go of blocks in decode steps
   slot_blocks_.resize(pool_.n_slots(), kNoBlock);
   is_used_.resize(pool_.n_slots(), 0);
+  if (spill_) {
+    const TransferQueue& transfers = *spill_->transfers;
+    taken_.reserve(transfers.n_frames());
+    taken_blocks_.reserve(transfers.n_frames() * (transfers.frame_bytes() / layout.block_bytes));
+  }
   if (!can_read_blocks()) return;
   reads_.reserve(spill_->block_transfers->n_frames() + size_t{1});  // one is being repeated
   arrived_.reserve(reads_.capacity());
@@ -323,6 +328,8 @@ void BlockStore::forget(ExtentId id) {
   of.pack.reset();
   count_away(of);
   free_extents_.push_back(number(id));
+  PackFile* const file = std::exchange(of.pack_file, nullptr);
+  if (file != nullptr && --file->n_extents == 0) close_unused_packs();
 }
 
 void BlockStore::free_if_unused(ExtentId id) {
@@ -346,6 +353,21 @@ void BlockStore::add_block_file(IoFile file, IoFile block_file) {
   block_files_[number(file)] = block_file;
 }
 
+/// By an extent, or by a device that has not answered yet.
+bool BlockStore::is_in_use(const PackFile& of) const {
+  return of.n_extents > 0 || spill_->transfers->is_in_use(of.io) ||
+         (can_read_blocks() && spill_->block_transfers->is_in_use(of.block_io));
+}
+
+void BlockStore::close_unused_packs() {
+  std::erase_if(pack_files_, [&](const auto& of) {
+    if (is_in_use(*of)) return false;
+    spill_->transfers->remove_file(of->io);
+    if (can_read_blocks()) spill_->block_transfers->remove_file(of->block_io);
+    return true;
+  });
+}
+
 IoFile BlockStore::add_pack(const PackReader& pack) {
   // The pack is open through the page cache; this opens the same file past it, also when its name
   // is gone by now.
@@ -357,12 +379,23 @@ IoFile BlockStore::add_pack(const PackReader& pack) {
   const std::pair<uint64_t, uint64_t> id(status.st_dev, status.st_ino);
   for (const auto& known : pack_files_)
     if (known->id == id) return known->io;
-  auto added = std::make_unique<PackFile>(PackFile{
-      File::open_for_reading("/proc/self/fd/" + std::to_string(pack.descriptor()), /*direct=*/true),
-      {},
-      id});
+  close_unused_packs();
+  auto added = std::make_unique<PackFile>(
+      PackFile{.file = File::open_for_reading("/proc/self/fd/" + std::to_string(pack.descriptor()),
+                                              /*direct=*/true),
+               .id = id});
+  pack_files_.reserve(pack_files_.size() + 1);  // nothing fails once both queues know the file
   added->io = spill_->transfers->add_file(added->file);
-  if (can_read_blocks()) add_block_file(added->io, spill_->block_transfers->add_file(added->file));
+  if (can_read_blocks()) {
+    try {
+      block_files_.reserve(number(added->io) + size_t{1});
+      added->block_io = spill_->block_transfers->add_file(added->file);
+    } catch (...) {
+      spill_->transfers->remove_file(added->io);
+      throw;
+    }
+    add_block_file(added->io, added->block_io);
+  }
   pack_files_.push_back(std::move(added));
   return pack_files_.back()->io;
 }
@@ -377,6 +410,10 @@ void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
   of.pack = saved.pack;
   of.pack_extent = saved.pack_extent;
   of.file = saved.file;
+  const auto file =
+      std::ranges::find_if(pack_files_, [&](const auto& known) { return known->io == saved.file; });
+  of.pack_file = file == pack_files_.end() ? nullptr : file->get();
+  if (of.pack_file != nullptr) ++of.pack_file->n_extents;
   of.place = saved.pack->geometry().region_offset(saved.pack_extent, saved.layer);
   of.tags.clear();
   of.chain.clear();

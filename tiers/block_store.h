@@ -141,11 +141,19 @@ class BlockStore {
   /// for as long as they are held only.
   void set_headroom(uint64_t n_slots) { headroom_slots_ = n_slots; }
   uint64_t headroom() const { return headroom_slots_; }
+  /// Live blocks of these extents that are in no slot, at most: each extent counts as often as it
+  /// is listed.
+  uint64_t n_missing(std::span<const ExtentId> extents) const;
+  /// Whether n blocks that are read would be taken into DRAM.
+  bool can_settle(uint64_t n) const {
+    return pool_.n_free() >= headroom_slots_ && pool_.n_free() - headroom_slots_ >= n;
+  }
 
   // Saved contexts.
   /// Whether packs can be read: there are transfers.
   bool can_adopt() const { return spill_ != nullptr; }
-  /// The file of a pack that was added before stays open and is given again. Errors: kIo.
+  /// The file of a pack, open for as long as blocks of it are adopted: one that is open already is
+  /// given again. Errors: kIo.
   IoFile add_pack(const PackReader& pack);
   /// Blocks of a pack, with one reference each and in no slot: they are read when they are used.
   /// blocks [n_kv_heads][8].
@@ -171,8 +179,9 @@ class BlockStore {
   /// Begins to read an evicted extent. False where no frame is free: release what was fetched
   /// before, or wait_for_transfer().
   [[nodiscard]] bool fetch(ExtentId extent);
-  /// Waits for the reads of these extents and checks every tag, in parallel. Errors: LostExtent,
-  /// for the first one that could not be read rightly, twice; kCancelled, and they stay held.
+  /// Waits for the reads of these extents and checks every tag, of all of them in one parallel
+  /// region. Errors: LostExtent, for the first one that could not be read rightly, twice;
+  /// kCancelled, and they stay held.
   void take(std::span<const ExtentId> extents, ThreadPool& pool);
   void release(ExtentId extent);
   /// Collects transfers that have ended; never waits.
@@ -219,6 +228,14 @@ class BlockStore {
   void replace(BlockId lost, BlockId fresh, bool is_repair);
 
  private:
+  /// A pack, past the page cache. An Io keeps its files.
+  struct PackFile {
+    File file;
+    IoFile io{};
+    IoFile block_io{};                 // where single blocks are read
+    std::pair<uint64_t, uint64_t> id;  // device and number of the file: a name may be given again
+    uint64_t n_extents = 0;            // that lie in it
+  };
   /// Of one that is being written every block is in DRAM; of a lost one those that are pinned.
   enum class ExtentState : uint8_t { kWriting, kStored, kLost };
   static constexpr uint32_t kNoRead = UINT32_MAX;
@@ -246,6 +263,7 @@ class BlockStore {
     std::vector<Hash128> tags;               // as blocks; those of a pack stay in the pack
     std::vector<Hash128> chain;              // [8]
     std::shared_ptr<const PackReader> pack;  // null: in the spill file
+    PackFile* pack_file = nullptr;           // where the store has opened it
     uint32_t pack_extent = 0;
     IoFile file{};
     Ticket ticket;
@@ -268,6 +286,19 @@ class BlockStore {
     Ticket ticket;
     ReadLease lease;
   };
+  /// An extent that take() waits for.
+  struct TakenExtent {
+    ExtentId id = kNoExtent;
+    IoStatus status = IoStatus::kOk;
+    uint32_t n_corrupt = 0;
+  };
+  /// A block of it, which has come.
+  struct TakenBlock {
+    uint32_t extent_idx = 0;  // of taken_
+    uint32_t idx = 0;         // in the extent
+    SlotId slot = kNoSlot;    // that it is copied to; none: it stays in its frame
+    bool is_right = false;
+  };
   Block& record(BlockId block);
   const Block& record(BlockId block) const;
   Extent& extent(ExtentId id);
@@ -276,6 +307,8 @@ class BlockStore {
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
   ExtentId add_extent();
   void add_block_file(IoFile file, IoFile block_file);
+  bool is_in_use(const PackFile& of) const;
+  void close_unused_packs();
   std::optional<FillLease> wait_for_frame();
   std::optional<uint64_t> take_place(uint32_t layer, uint32_t first_pos);
   void collect_writes();
@@ -297,12 +330,13 @@ class BlockStore {
   size_t n_before_last_step(const std::vector<ExtentId>& resident) const;
   ExtentId victim() const;
   IoStatus wait_for_read(Extent& of);
-  uint32_t count_corrupt(const Extent& of, ThreadPool& pool) const;
-  void take_one(ExtentId id, ThreadPool& pool);
+  void list_taken(std::span<const ExtentId> extents);
+  void list_taken_blocks(uint32_t extent_idx);
+  void check_taken(ThreadPool& pool);
+  void settle(std::span<TakenBlock> blocks);
   bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> payload) const;
+  std::string lost_cause(const TakenExtent& taken) const;
   [[noreturn]] void lose(ExtentId id, bool has_answered, const std::string& cause);
-  bool open_slots(const Extent& of);
-  void settle(ExtentId id, bool is_right);
   BlockId add_block(const Block& block);
   void count_away(Extent& of);
   void list_missing(std::span<const BlockId> blocks);
@@ -320,12 +354,6 @@ class BlockStore {
   KvLayout layout_;
   Hash128 model_;
   BlockPool pool_;
-  /// Open as long as the store: an Io keeps its files.
-  struct PackFile {
-    File file;
-    IoFile io{};
-    std::pair<uint64_t, uint64_t> id;  // device and number of the file: a name may be given again
-  };
   std::vector<std::unique_ptr<PackFile>> pack_files_;  // outlive the transfers of spill_
   std::unique_ptr<Spill> spill_;
   std::vector<Block> blocks_;
@@ -340,10 +368,11 @@ class BlockStore {
   IoStatus last_failure_ = IoStatus::kOk;
   uint64_t n_away_ = 0;
   uint64_t headroom_slots_ = UINT64_MAX;
-  std::vector<SlotId> opened_slots_;  // for the blocks of the extent being taken
-  std::vector<BlockId> slot_blocks_;  // by slot: the frozen block in it
-  uint64_t n_frozen_slots_ = 0;       // that have one
-  std::vector<uint8_t> is_used_;      // by slot: since the clock's hand passed it
+  std::vector<TakenExtent> taken_;        // by the call of take() at hand
+  std::vector<TakenBlock> taken_blocks_;  // of these
+  std::vector<BlockId> slot_blocks_;      // by slot: the frozen block in it
+  uint64_t n_frozen_slots_ = 0;           // that have one
+  std::vector<uint8_t> is_used_;          // by slot: since the clock's hand passed it
   uint32_t clock_hand_ = 0;
   uint64_t n_pins_ = 0;
   std::vector<IoFile> block_files_;  // of block_transfers, by those of transfers

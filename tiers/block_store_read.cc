@@ -1,5 +1,5 @@
 // tiers/block_store_read.cc - the reading side of the block store.
-#include <atomic>
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -7,6 +7,11 @@
 #include "tiers/block_store.h"
 
 namespace strata::tiers {
+namespace {
+
+constexpr uint64_t kBlocksPerPiece = 4;  // of a parallel region over blocks that have come
+
+}  // namespace
 
 std::string failure_text(IoStatus status) {
   return std::string(io_status_name(status)) + " (" + std::string(io_status_cause(status)) + ")";
@@ -32,6 +37,12 @@ bool BlockStore::fetch(ExtentId id) {
   return true;
 }
 
+uint64_t BlockStore::n_missing(std::span<const ExtentId> extents) const {
+  uint64_t n = 0;
+  for (const ExtentId id : extents) n += extent(id).n_live - extent(id).n_resident;
+  return n;
+}
+
 bool BlockStore::has_arrived(ExtentId id) const {
   const Extent& of = extent(id);
   return !of.ticket.is_held() || spill_->transfers->is_done(of.ticket);
@@ -54,6 +65,7 @@ bool BlockStore::wait_for_transfer() {
 }
 
 IoStatus BlockStore::wait_for_read(Extent& of) {
+  if (of.lease.is_held()) return IoStatus::kOk;  // of a take() that was stopped behind it
   if (!of.ticket.is_held()) {
     auto ticket =
         spill_->transfers->read(of.file, of.place, static_cast<uint32_t>(extent_bytes(of)));
@@ -71,87 +83,108 @@ bool BlockStore::is_right(const Extent& of, uint32_t idx,
   return block_tag(identity(of, idx), payload) == of.tags[idx];
 }
 
-/// Checks every tag, and copies the blocks into the opened slots where there are some.
-uint32_t BlockStore::count_corrupt(const Extent& of, ThreadPool& pool) const {
-  std::atomic<uint32_t> n_corrupt = 0;
-  const std::span<const std::byte> all = of.lease.bytes();
-  pool.for_each(of.blocks.size(), 2, [&](uint64_t begin, uint64_t end, uint32_t) {
-    for (uint64_t i = begin; i < end; ++i) {
-      const auto idx = static_cast<uint32_t>(i);
-      if (of.blocks[idx] == kNoBlock) continue;
-      const auto payload = all.subspan(i * layout_.block_bytes, layout_.block_bytes);
-      if (!is_right(of, idx, payload)) n_corrupt.fetch_add(1, std::memory_order_relaxed);
-      if (!opened_slots_.empty() && opened_slots_[idx] != kNoSlot)
-        std::memcpy(pool_.address(opened_slots_[idx]), payload.data(), payload.size());
-    }
-  });
-  return n_corrupt.load(std::memory_order_relaxed);
+/// Waits for the reads of the extents that are in no slot and not accepted yet.
+void BlockStore::list_taken(std::span<const ExtentId> extents) {
+  taken_.clear();
+  for (const ExtentId id : extents) {
+    Extent& of = extent(id);
+    STRATA_CHECK(of.holds > 0, "extent %u is not held", static_cast<uint32_t>(id));
+    const bool is_listed = std::ranges::find(taken_, id, &TakenExtent::id) != taken_.end();
+    if (of.is_accepted || !of.is_away || is_listed) continue;
+    const bool is_stored = of.state == ExtentState::kStored;
+    taken_.push_back({.id = id, .status = is_stored ? wait_for_read(of) : IoStatus::kOther});
+  }
 }
 
-/// Slots for every block of an extent that has none, so that all of it is in DRAM from now on;
-/// false where they are needed for what the next step opens.
-bool BlockStore::open_slots(const Extent& of) {
-  opened_slots_.clear();
-  const uint32_t n_free = pool_.n_free();
-  if (n_free < headroom_slots_ || n_free - headroom_slots_ < of.n_live - of.n_resident)
-    return false;
+/// The blocks of an extent whose bytes have come, and slots for those that have none, so that all
+/// of it is in DRAM from now on; no slots where they are needed for what the next step opens.
+void BlockStore::list_taken_blocks(uint32_t extent_idx) {
+  const Extent& of = extent(taken_[extent_idx].id);
+  if (!of.lease.is_held()) return;
+  const bool settles = can_settle(of.n_live - of.n_resident);
   SlotId previous = kNoSlot;
   for (uint32_t idx = 0; idx < of.blocks.size(); ++idx) {
     if (idx % kExtentBlocks == 0) previous = kNoSlot;
     const BlockId block = of.blocks[idx];
-    const bool is_missing = block != kNoBlock && !is_resident(block);
-    if (is_missing) previous = *pool_.take(previous);
-    opened_slots_.push_back(is_missing ? previous : kNoSlot);
+    if (block == kNoBlock) continue;
+    TakenBlock taken{.extent_idx = extent_idx, .idx = idx};
+    if (settles && !is_resident(block)) taken.slot = previous = *pool_.take(previous);
+    taken_blocks_.push_back(taken);
   }
-  return true;
 }
 
-/// Gives the opened slots to the blocks, or back where the bytes were not right.
-void BlockStore::settle(ExtentId id, bool is_right) {
-  Extent& of = extent(id);
-  for (uint32_t idx = 0; idx < of.blocks.size(); ++idx) {
-    if (opened_slots_[idx] == kNoSlot) continue;
-    if (is_right) {
-      give_slot(of.blocks[idx], opened_slots_[idx]);
+/// Checks every tag of the listed blocks, copies them into their slots, and accepts the extents
+/// that are right. Slots of others are free again.
+void BlockStore::check_taken(ThreadPool& pool) {
+  pool.for_each(taken_blocks_.size(), kBlocksPerPiece, [&](uint64_t begin, uint64_t end, uint32_t) {
+    for (TakenBlock& block : std::span(taken_blocks_).subspan(begin, end - begin)) {
+      const Extent& of = extent(taken_[block.extent_idx].id);
+      const auto payload =
+          of.lease.bytes().subspan(uint64_t{block.idx} * layout_.block_bytes, layout_.block_bytes);
+      block.is_right = is_right(of, block.idx, payload);
+      if (block.slot != kNoSlot)
+        std::memcpy(pool_.address(block.slot), payload.data(), payload.size());
+    }
+  });
+  for (auto first = taken_blocks_.begin(); first != taken_blocks_.end();) {
+    const auto end = std::find_if(first, taken_blocks_.end(), [&](const TakenBlock& block) {
+      return block.extent_idx != first->extent_idx;
+    });
+    settle({first, end});
+    first = end;
+  }
+}
+
+/// Of one extent.
+void BlockStore::settle(std::span<TakenBlock> blocks) {
+  TakenExtent& taken = taken_[blocks.front().extent_idx];
+  Extent& of = extent(taken.id);
+  ++counts_.extents_read;
+  taken.n_corrupt = static_cast<uint32_t>(std::ranges::count(blocks, false, &TakenBlock::is_right));
+  counts_.corrupt_blocks += taken.n_corrupt;
+  of.is_accepted = taken.n_corrupt == 0;
+  bool has_settled = false;
+  for (const TakenBlock& block : blocks) {
+    if (block.slot == kNoSlot) continue;
+    if (of.is_accepted) {
+      give_slot(of.blocks[block.idx], block.slot);
+      has_settled = true;
     } else {
-      pool_.release(opened_slots_[idx]);
+      pool_.release(block.slot);
     }
   }
-  opened_slots_.clear();
-  if (!is_right) return;
-  blocks_came(id, of.n_live - of.n_resident);
+  if (!of.is_accepted) of.lease = ReadLease();
+  if (!has_settled) return;
+  blocks_came(taken.id, of.n_live - of.n_resident);
   ++counts_.extents_settled;
 }
 
-void BlockStore::take_one(ExtentId id, ThreadPool& pool) {
-  Extent& of = extent(id);
-  STRATA_CHECK(of.holds > 0, "extent %u is not held", static_cast<uint32_t>(id));
-  if (of.is_accepted || !of.is_away) return;
-  std::string cause = kLostBefore;
-  bool has_answered = true;
+void BlockStore::take(std::span<const ExtentId> extents, ThreadPool& pool) {
+  list_taken(extents);
+  taken_blocks_.clear();
+  for (uint32_t i = 0; i < taken_.size(); ++i) list_taken_blocks(i);
+  check_taken(pool);
   // A second read tells a passing error (a cable, a bus) from a lasting one.
-  for (uint32_t attempt = 0; of.state == ExtentState::kStored && attempt < 2; ++attempt) {
-    if (attempt > 0) ++counts_.retries;
-    const IoStatus status = wait_for_read(of);
-    if (status != IoStatus::kOk) {
-      cause = failure_text(status);
-      has_answered = status != IoStatus::kTimedOut;
-      if (!has_answered) break;  // the next one would wait as long
-      continue;
+  for (uint32_t i = 0; i < taken_.size(); ++i) {
+    const ExtentId id = taken_[i].id;
+    if (extent(id).is_accepted) continue;
+    // The next read of what timed out would wait as long.
+    if (extent(id).state == ExtentState::kStored && taken_[i].status != IoStatus::kTimedOut) {
+      ++counts_.retries;
+      taken_[i].status = wait_for_read(extent(id));
+      taken_blocks_.clear();
+      list_taken_blocks(i);
+      check_taken(pool);
     }
-    ++counts_.extents_read;
-    const bool settles = open_slots(of);
-    const uint32_t n_corrupt = count_corrupt(of, pool);
-    if (settles) settle(id, n_corrupt == 0);
-    if (n_corrupt == 0) {
-      of.is_accepted = true;
-      return;
-    }
-    counts_.corrupt_blocks += n_corrupt;
-    cause = std::to_string(n_corrupt) + " of its blocks came back with other bytes";
-    of.lease = ReadLease();
+    if (!extent(id).is_accepted)
+      lose(id, taken_[i].status != IoStatus::kTimedOut, lost_cause(taken_[i]));
   }
-  lose(id, has_answered, cause);
+}
+
+std::string BlockStore::lost_cause(const TakenExtent& taken) const {
+  if (extent(taken.id).state == ExtentState::kLost) return kLostBefore;
+  if (taken.status != IoStatus::kOk) return failure_text(taken.status);
+  return std::to_string(taken.n_corrupt) + " of its blocks came back with other bytes";
 }
 
 /// Its blocks are computed again together, so those that are in DRAM leave it where they can.
@@ -159,16 +192,13 @@ void BlockStore::lose(ExtentId id, bool has_answered, const std::string& cause) 
   Extent& of = extent(id);
   if (of.state == ExtentState::kStored) {
     ++counts_.lost_extents;
-    if (of.pack && has_answered) damaged_packs_.push_back(of.pack);
+    const bool is_known = std::ranges::find(damaged_packs_, of.pack) != damaged_packs_.end();
+    if (of.pack && has_answered && !is_known) damaged_packs_.push_back(of.pack);
     if (of.n_resident > 0) evict(id);
     std::erase(resident_[of.layer], id);
   }
   of.state = ExtentState::kLost;
   throw LostExtent(id, of.layer, of.first_pos, cause);
-}
-
-void BlockStore::take(std::span<const ExtentId> extents, ThreadPool& pool) {
-  for (const ExtentId id : extents) take_one(id, pool);
 }
 
 }  // namespace strata::tiers

@@ -69,6 +69,11 @@ int DurableCalls::open_unnamed(int directory) {
       [&] { return ::openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, S_IRUSR | S_IWUSR); }));
 }
 
+int DurableCalls::open_direct(int descriptor) {
+  const std::string path = "/proc/self/fd/" + std::to_string(descriptor);
+  return repeat([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT); });
+}
+
 void DurableCalls::close(int descriptor) { ::close(descriptor); }
 
 int64_t DurableCalls::read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) {

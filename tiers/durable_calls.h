@@ -38,6 +38,9 @@ class DurableCalls {
   virtual int open_at(int directory, const std::string& name, OpenFor purpose);
   /// A file without a name, gone when its descriptor is closed (O_TMPFILE).
   virtual int open_unnamed(int directory);
+  /// The open file once more, whose reads go past the page cache: in aligned pieces of memory and
+  /// file (tiers/file.h). -EINVAL where the file system has no such reads.
+  virtual int open_direct(int descriptor);
   virtual void close(int descriptor);
 
   virtual int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset);

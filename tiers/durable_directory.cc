@@ -9,11 +9,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "base/error.h"
 
 namespace strata::tiers {
 namespace {
 
+constexpr uint64_t kDirectAlignment = 4096;  // what every usual device takes
 constexpr std::string_view kHiddenStart = ".part-";
 constexpr const char* kLockName = ".lock";
 
@@ -87,6 +89,25 @@ void DirectoryFile::read(std::span<std::byte> bytes, uint64_t offset) const {
     bytes = bytes.subspan(static_cast<size_t>(n));
     offset += static_cast<uint64_t>(n);
   }
+}
+
+uint64_t DirectoryFile::direct_bytes(uint64_t bytes) {
+  return round_up(bytes, kDirectAlignment) + kDirectAlignment;
+}
+
+std::span<std::byte> DirectoryFile::read_direct(std::span<std::byte> memory, uint64_t bytes,
+                                                uint64_t offset) const {
+  STRATA_CHECK(memory.size() >= direct_bytes(bytes), "%zu bytes for %lu", memory.size(),
+               static_cast<unsigned long>(bytes));
+  const uint64_t begin = offset / kDirectAlignment * kDirectAlignment;
+  const auto pages = memory.first(round_up(offset + bytes, kDirectAlignment) - begin);
+  const OwnedDescriptor direct(*calls_, calls_->open_direct(descriptor()));
+  // The last pages of a file may end behind it. What comes in parts comes through the page cache.
+  const bool is_there = direct.get() >= 0 && calls_->read_at(direct.get(), pages, begin) >=
+                                                 static_cast<int64_t>(offset - begin + bytes);
+  const auto found = memory.subspan(offset - begin, bytes);
+  if (!is_there) read(found, offset);
+  return found;
 }
 
 void DirectoryFile::touch() const { calls_->touch(descriptor()); }

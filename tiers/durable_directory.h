@@ -41,6 +41,12 @@ class DirectoryFile {
   int descriptor() const { return descriptor_.get(); }
   /// Errors: kIo; kBadFile where the file ends before.
   void read(std::span<std::byte> bytes, uint64_t offset) const;
+  /// What read_direct() may take of memory for `bytes` at any offset.
+  static uint64_t direct_bytes(uint64_t bytes);
+  /// The same past the page cache where that can be, into `memory`, which is aligned to pages and
+  /// has direct_bytes(bytes). Returns where in it the bytes are. For bytes that are wanted once.
+  std::span<std::byte> read_direct(std::span<std::byte> memory, uint64_t bytes,
+                                   uint64_t offset) const;
   /// Notes that the file is in use now. A failure only makes it look older, and is not reported.
   void touch() const;
 

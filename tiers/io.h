@@ -80,8 +80,11 @@ class Io {
   /// smaller. Returns the bytes that it prepared, from the front on. Nothing may be in flight.
   virtual uint64_t prepare_memory(std::span<std::byte> memory) = 0;
 
-  /// The file must outlive the Io.
+  /// The file must outlive the Io, or be removed before.
   virtual IoFile add_file(const File& file) = 0;
+  /// Forgets a file, of which nothing is in flight; its number may be given again. A back end that
+  /// keeps no descriptor has nothing to do.
+  virtual void remove_file(IoFile) {}
   /// Of a file that was added: File::alignment().
   virtual uint32_t alignment(IoFile file) const = 0;
 

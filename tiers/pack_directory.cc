@@ -1,12 +1,12 @@
 #include "tiers/pack_directory.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
-#include "tiers/pack_eviction.h"
 
 namespace strata::tiers {
 namespace {
@@ -43,21 +43,87 @@ PackDirectory PackDirectory::open(const std::string& path, const PackLimits& lim
 void PackDirectory::look() {
   refused_.clear();
   std::set<std::string> there;
+  std::vector<PackIndex::Use> outside;  // of the index
   for (const std::string& name : directory_->names()) {
     if (!is_pack_file_name(name)) continue;
     there.insert(name);
     if (index_.has(name)) continue;
-    try {
-      if (const auto file = directory_->open_file(name))
-        index_.add(name, read_pack_head(*file, name));
-    } catch (const Error& error) {
-      refused_.push_back({name, error.what(), error.code() == ErrorCode::kBadFile});
-    }
+    if (const auto status = directory_->status_of(name))
+      outside.push_back({status->modified_ns, name});
   }
+  std::erase_if(passed_over_, [&](const auto& of) { return !there.contains(of.first); });
   std::vector<std::string> gone;
   for (const auto& [name, head] : index_.heads())
     if (!there.contains(name)) gone.push_back(name);
   for (const std::string& name : gone) index_.remove(name);
+  // What was used last comes first: once one is passed over, nothing that is older is read.
+  std::ranges::sort(outside, std::greater<>());
+  bool is_full = false;
+  for (const PackIndex::Use& use : outside) {
+    is_full = is_full || !has_place_for(use);
+    if (is_full) {
+      passed_over_.try_emplace(use.pack);
+      continue;
+    }
+    passed_over_.erase(use.pack);
+    try {
+      const auto file = directory_->open_file(use.pack);
+      if (!file) continue;
+      add_to_index(use.pack, read_pack_head(*file, use.pack), use.used_ns);
+      is_full = !index_.has(use.pack);
+    } catch (const Error& error) {
+      refused_.push_back({use.pack, error.what(), error.code() == ErrorCode::kBadFile});
+    }
+  }
+  std::ranges::sort(refused_, {}, &RefusedFile::name);
+}
+
+/// Is there room in the index, or something that was used earlier? Where the pack's size in it is
+/// not known, any room may do.
+bool PackDirectory::has_place_for(const PackIndex::Use& use) const {
+  const auto known = passed_over_.find(use.pack);
+  const bool is_known = known != passed_over_.end() && known->second;
+  const uint64_t bytes = is_known ? known->second->index_bytes : 0;
+  if (index_.bytes() + bytes <= limits_.index_bytes) return true;
+  const auto oldest = index_.oldest();
+  return oldest && *oldest < use;
+}
+
+/// What was used the least recently is passed over where there are too many.
+void PackDirectory::add_to_index(const std::string& name, PackHead head, int64_t used_ns) {
+  index_.add(name, std::move(head), used_ns);
+  passed_over_.erase(name);
+  while (index_.bytes() > limits_.index_bytes) {
+    const std::string oldest = index_.oldest()->pack;
+    const PackHead& of_oldest = index_.heads().at(oldest);
+    passed_over_[oldest] = {PackIndex::bytes_of(of_oldest), PackPlace::of(of_oldest)};
+    index_.remove(oldest);
+  }
+}
+
+/// Of one that is there; reads its head where that was not done yet. What cannot be read has no
+/// place, as what look() refuses has none.
+PackPlace PackDirectory::place_of(const std::string& pack) {
+  if (index_.has(pack)) return PackPlace::of(index_.heads().at(pack));
+  const auto known = passed_over_.find(pack);
+  if (known == passed_over_.end()) return {};
+  if (known->second) return known->second->place;
+  try {
+    const auto file = directory_->open_file(pack);
+    if (!file) return {};
+    const PackHead head = read_pack_head(*file, pack);
+    known->second = {PackIndex::bytes_of(head), PackPlace::of(head)};
+    return known->second->place;
+  } catch (const Error& error) {
+    refused_.push_back({pack, error.what(), error.code() == ErrorCode::kBadFile});
+    return {};
+  }
+}
+
+void PackDirectory::note_use(const PackReader& pack) {
+  pack.touch();
+  if (const auto status = directory_->status_of(pack.name()))
+    index_.use(pack.name(), status->modified_ns);
 }
 
 uint64_t PackDirectory::used_bytes() const {
@@ -92,7 +158,7 @@ FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
       found.n_positions += stretch.n_positions;
     }
     if (found.pieces.size() != cover.stretches.size()) continue;
-    for (const FoundPiece& piece : found.pieces) piece.pack->touch();
+    for (const FoundPiece& piece : found.pieces) note_use(*piece.pack);
     return found;
   }
 }
@@ -116,19 +182,22 @@ std::string PackDirectory::publish(PackWriter writer) {
   if (!writer.is_sealed()) writer.seal();
   const std::string name = writer.file_name();
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-  if (const auto pack = open_whole(*directory_, name)) {
-    pack->touch();
+  const auto there = open_whole(*directory_, name);
+  if (there) {
+    there->touch();
     // Whoever gave it its name may have ended before the name was on the disk.
     directory_->sync();
-    return name;
+  } else {
+    directory_->remove(name);
+    make_room(writer.bytes(), limits_.free_floor_bytes, {});
+    const bool is_published = writer.publish();
+    if (!is_published)
+      throw Error(ErrorCode::kIo, "another program makes files in the directory of saved contexts",
+                  directory_->path_of(name), "End the other program, or name another directory.");
   }
-  directory_->remove(name);
-  make_room(writer.bytes(), limits_.free_floor_bytes, {});
-  const bool is_published = writer.publish();
-  if (!is_published)
-    throw Error(ErrorCode::kIo, "another program makes files in the directory of saved contexts",
-                directory_->path_of(name), "End the other program, or name another directory.");
-  index_.add(name, writer.head());
+  const auto status = directory_->status_of(name);
+  // Which tokens were generated is what the file says of it.
+  add_to_index(name, there ? there->head() : writer.head(), status ? status->modified_ns : 0);
   return name;
 }
 
@@ -162,10 +231,6 @@ void PackDirectory::make_room(uint64_t bytes, uint64_t free_bytes, std::set<std:
     candidate.name = name;
     candidate.bytes = status->bytes;
     candidate.used_ns = status->modified_ns;
-    candidate.is_damaged = std::ranges::any_of(
-        refused_, [&](const RefusedFile& file) { return file.is_damaged && file.name == name; });
-    if (const auto head = index_.heads().find(name); head != index_.heads().end())
-      candidate.first_pos = head->second.run.first_pos;
     idx_of[name] = static_cast<uint32_t>(candidates.size());
     candidates.push_back(std::move(candidate));
   }
@@ -176,12 +241,15 @@ void PackDirectory::make_room(uint64_t bytes, uint64_t free_bytes, std::set<std:
   const uint64_t evicted_bytes = std::max(over_budget, over_floor);
   if (evicted_bytes == 0) return;
   pinned.merge(pinned_packs(""));
+  std::vector<PackPlace> places;
   for (EvictionCandidate& candidate : candidates) {
     candidate.is_pinned = pinned.contains(candidate.name);
-    for (const std::string& before : index_.continued_by(candidate.name))
-      if (const auto at = idx_of.find(before); at != idx_of.end())
-        candidate.continues.push_back(at->second);
+    places.push_back(place_of(candidate.name));
+    candidate.is_damaged = std::ranges::any_of(refused_, [&](const RefusedFile& file) {
+      return file.is_damaged && file.name == candidate.name;
+    });
   }
+  link_texts(candidates, places);
   if (const auto at = idx_of.find(pack_of_rows); at != idx_of.end())
     pin_text(candidates, at->second);
   const auto plan = plan_eviction(candidates, evicted_bytes);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tiers/durable_directory.h"
+#include "tiers/pack_eviction.h"
 #include "tiers/pack_index.h"
 #include "tiers/pack_reader.h"
 #include "tiers/pack_writer.h"
@@ -25,6 +26,9 @@ namespace strata::tiers {
 struct PackLimits {
   uint64_t budget_bytes = UINT64_MAX;  // of all packs, their rows and sessions that have a name
   uint64_t free_floor_bytes = 0;       // what the file system keeps free
+  // Of the heads in memory by which packs are found: those that were used last are. Of each other
+  // pack about 1 KiB more is kept.
+  uint64_t index_bytes = UINT64_MAX;
   std::chrono::milliseconds lock_wait{10000};
 };
 
@@ -94,6 +98,9 @@ class PackDirectory {
   /// Packs and sessions that cannot be used, as of the last look. They are never an error.
   const std::vector<RefusedFile>& refused() const { return refused_; }
   size_t n_packs() const { return index_.size(); }
+  /// Packs that are not found, since their heads exceed PackLimits::index_bytes. They are again
+  /// once any process uses or saves them, or there is room.
+  size_t n_passed_over() const { return passed_over_.size(); }
   /// Of all packs, rows and sessions, now.
   uint64_t used_bytes() const;
   /// What this user may still write to the file system.
@@ -127,10 +134,13 @@ class PackDirectory {
   /// anew at any time evicts no pack of the same text.   Errors: kDoesNotFit, kIo.
   RowsWriter start_rows(const std::string& pack, const RowsShape& shape, uint32_t first_segment,
                         uint32_t n_segments);
-  /// Gives the sealed rows their name, in place of earlier ones. False where their pack is gone by
-  /// now; then so are they.   Errors: kDoesNotFit, kIo; then there are the earlier ones or none.
+  /// Gives the sealed rows their name, in place of earlier ones that are fewer or not what was
+  /// saved. False, and they are gone, where their pack is gone by now, or as many are there: those
+  /// are read.   Errors: kDoesNotFit, kIo, kOutOfMemory; then there are the earlier ones or none.
   bool publish_rows(RowsWriter writer);
-  /// Removes rows that were found to be wrong; what a pack holds is never lost with them.
+  /// Removes rows that are not what was saved, or whose bytes the disk does not give; whole ones
+  /// stay, whatever an earlier read said. Reads all of them. False where nothing was removed.
+  /// Errors: kIo, kOutOfMemory, and the rows stay.
   bool discard_rows(const std::string& rows);
 
   /// Saves a session and with it pins its packs, in place of an earlier one of that name.
@@ -158,8 +168,19 @@ class PackDirectory {
   PackDirectory(std::shared_ptr<DurableDirectory> directory, const PackLimits& limits)
       : directory_(std::move(directory)), limits_(limits) {}
 
-  /// Brings the index up to what the directory holds now.
+  /// Of a pack that is not in the index, where its head was read.
+  struct PassedOver {
+    uint64_t index_bytes = 0;  // that it would take there
+    PackPlace place;
+  };
+
+  /// Brings the index up to what the directory holds now. Asks for the time of every pack outside
+  /// it, and reads the heads of those that come in and of one more.
   void look();
+  bool has_place_for(const PackIndex::Use& use) const;
+  PackPlace place_of(const std::string& pack);
+  void add_to_index(const std::string& name, PackHead head, int64_t used_ns);
+  void note_use(const PackReader& pack);
   void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned,
                  const std::string& pack_of_rows = "");
   void remove_orphaned_rows();
@@ -173,6 +194,7 @@ class PackDirectory {
   std::shared_ptr<DurableDirectory> directory_;
   PackLimits limits_;
   PackIndex index_;
+  std::map<std::string, std::optional<PassedOver>> passed_over_;
   std::vector<RefusedFile> refused_;
 };
 

@@ -1,8 +1,12 @@
 #include "tiers/pack_eviction.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <tuple>
+#include <utility>
+
+#include "base/check.h"
 
 namespace strata::tiers {
 namespace {
@@ -18,6 +22,32 @@ std::vector<uint32_t> by_falling_position(const std::vector<EvictionCandidate>& 
 }
 
 }  // namespace
+
+PackPlace PackPlace::of(const PackHead& head) {
+  PackPlace place{.shape = head.run.shape,
+                  .first_pos = head.run.first_pos,
+                  .chain_before = head.run.chain_before,
+                  .chains = {}};
+  const uint32_t n_extents = head.n_positions() / kExtentPositions;
+  for (uint32_t i = 0; i < n_extents; ++i)
+    place.chains.push_back(head.chains[(i + 1) * kExtentBlocks - 1]);
+  return place;
+}
+
+void link_texts(std::vector<EvictionCandidate>& candidates, std::span<const PackPlace> places) {
+  STRATA_CHECK(places.size() == candidates.size(), "%zu places", places.size());
+  const auto key_of = [](const Hash128& chain) { return std::pair(chain.low, chain.high); };
+  std::multimap<std::pair<uint64_t, uint64_t>, uint32_t> begins;
+  for (uint32_t i = 0; i < places.size(); ++i) {
+    candidates[i].first_pos = places[i].first_pos;
+    if (places[i].first_pos > 0) begins.emplace(key_of(places[i].chain_before), i);
+  }
+  for (uint32_t before = 0; before < places.size(); ++before)
+    for (const Hash128& chain : places[before].chains)
+      for (auto [at, end] = begins.equal_range(key_of(chain)); at != end; ++at)
+        if (at->second != before && places[at->second].shape == places[before].shape)
+          candidates[at->second].continues.push_back(before);
+}
 
 void pin_text(std::vector<EvictionCandidate>& candidates, uint32_t of) {
   const std::vector<uint32_t> order = by_falling_position(candidates);

@@ -1,12 +1,25 @@
-// tiers/pack_eviction.h - which packs go when room is needed; a pure function.
+// tiers/pack_eviction.h - which packs go when room is needed; pure functions.
 #pragma once
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "tiers/pack_format.h"
+
 namespace strata::tiers {
+
+/// Where in a text a pack lies: about 1 KiB, a small part of its head.
+struct PackPlace {
+  PackShape shape;
+  uint32_t first_pos = 0;
+  Hash128 chain_before;
+  std::vector<Hash128> chains;  // after each whole extent: where another pack may go on
+
+  static PackPlace of(const PackHead& head);
+};
 
 struct EvictionCandidate {
   std::string name;
@@ -17,6 +30,10 @@ struct EvictionCandidate {
   bool is_pinned = false;
   std::vector<uint32_t> continues;  // candidates (by index) that hold the block before its first
 };
+
+/// Says of every candidate where in its text it lies and what it continues. `places` as candidates;
+/// those that are not known, as they are when made, continue nothing.
+void link_texts(std::vector<EvictionCandidate>& candidates, std::span<const PackPlace> places);
 
 /// Pins what belongs to a text with candidate `of`: itself, what it continues and what continues
 /// it, directly or through others.

@@ -73,10 +73,20 @@ uint32_t end_of(const std::vector<Part>& parts) { return parts.empty() ? 0 : par
 
 }  // namespace
 
-void PackIndex::add(const std::string& name, PackHead head) {
+/// A hash lies in a node of its own, with a name of the file.
+uint64_t PackIndex::bytes_of(const PackHead& head) {
+  constexpr uint64_t kPerPack = 1024;
+  constexpr uint64_t kPerBlock = sizeof(Hash128) + 64;
+  return kPerPack + head.n_positions() * (sizeof(int32_t) + uint64_t{1}) +
+         head.n_blocks() * kPerBlock + head.presence.size();
+}
+
+void PackIndex::add(const std::string& name, PackHead head, int64_t used_ns) {
   const auto [place, is_added] = heads_.emplace(name, std::move(head));
+  used_ns_[name] = used_ns;
   if (!is_added) return;
   const PackHead& added = place->second;
+  bytes_ += bytes_of(added);
   for (uint32_t i = 0; i < n_whole_blocks(added); ++i)
     whole_blocks_.emplace(added.chains[i], &*place);
   if (added.n_positions() % kBlockPositions != 0)
@@ -95,7 +105,20 @@ void PackIndex::remove(const std::string& name) {
   for (uint32_t i = 0; i < n_whole_blocks(head); ++i) remove_from(whole_blocks_, head.chains[i]);
   remove_from(short_blocks_, chain_before_block(head, head.n_blocks() - 1));
   remove_from(begins_, head.run.chain_before);
+  bytes_ -= bytes_of(head);
   heads_.erase(place);
+  used_ns_.erase(name);
+}
+
+void PackIndex::use(const std::string& name, int64_t used_ns) {
+  if (const auto at = used_ns_.find(name); at != used_ns_.end()) at->second = used_ns;
+}
+
+std::optional<PackIndex::Use> PackIndex::oldest() const {
+  std::optional<Use> oldest;
+  for (const auto& [pack, used_ns] : used_ns_)
+    if (const Use use{used_ns, pack}; !oldest || use < *oldest) oldest = use;
+  return oldest;
 }
 
 KnownText PackIndex::find_text(const PackShape& shape, const Hash128& root, std::string_view text,
@@ -202,17 +225,6 @@ TextCover PackIndex::find(const PackShape& shape, const Hash128& root,
         {part.pack->first, part.first_block(), part.n_blocks(), part.end_pos - part.first_pos});
   found.n_positions = end_of(best);
   return found;
-}
-
-std::vector<std::string> PackIndex::continued_by(const std::string& name) const {
-  std::vector<std::string> names;
-  const auto place = heads_.find(name);
-  if (place == heads_.end()) return names;
-  const auto [first, end] = whole_blocks_.equal_range(place->second.run.chain_before);
-  for (auto at = first; at != end; ++at)
-    if (at->second->second.run.shape == place->second.run.shape && at->second->first != name)
-      names.push_back(at->second->first);
-  return names;
 }
 
 }  // namespace strata::tiers

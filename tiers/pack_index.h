@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -27,11 +28,23 @@ struct TextCover {
   uint32_t n_positions = 0;
 };
 
-/// About 6 bytes per position saved, and 80 per block. Not thread-safe.
+/// Not thread-safe.
 class PackIndex {
  public:
-  void add(const std::string& name, PackHead head);
+  void add(const std::string& name, PackHead head, int64_t used_ns = 0);
   void remove(const std::string& name);
+  /// Notes a use of a pack that is there.
+  void use(const std::string& name, int64_t used_ns);
+  /// Of memory, about: per position 5, per block 80 and one for each layer.
+  uint64_t bytes() const { return bytes_; }
+  static uint64_t bytes_of(const PackHead& head);  // its share of them
+  /// What was used the least recently, or nothing. Looks at all.
+  struct Use {
+    int64_t used_ns = 0;
+    std::string pack;
+    auto operator<=>(const Use&) const = default;
+  };
+  std::optional<Use> oldest() const;
   bool has(const std::string& name) const { return heads_.contains(name); }
   size_t size() const { return heads_.size(); }
   const std::map<std::string, PackHead>& heads() const { return heads_; }
@@ -47,9 +60,6 @@ class PackIndex {
   /// the bytes they stand for; nothing where no generated token is. Depends on what is saved alone.
   KnownText find_text(const PackShape& shape, const Hash128& root, std::string_view text,
                       const TokenBytes& bytes_of) const;
-
-  /// Names of the packs that `name` continues: they hold the block right before its first one.
-  std::vector<std::string> continued_by(const std::string& name) const;
 
  private:
   struct HashOfHash {
@@ -68,6 +78,8 @@ class PackIndex {
                                 std::span<const int32_t> tokens) const;
 
   std::map<std::string, PackHead> heads_;
+  std::map<std::string, int64_t> used_ns_;  // as heads_
+  uint64_t bytes_ = 0;
   Places whole_blocks_;  // by the chain hash after the block
   Places begins_;        // by the chain hash before the first block
   Places short_blocks_;  // by the chain hash before the last block, where that has fewer rows

@@ -1,5 +1,6 @@
 // The index rows that lie beside the packs of a PackDirectory.
 #include <algorithm>
+#include <optional>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -7,6 +8,43 @@
 #include "tiers/pack_directory.h"
 
 namespace strata::tiers {
+namespace {
+
+bool is_of_file(const Error& error) {
+  return error.code() == ErrorCode::kBadFile || error.code() == ErrorCode::kUnsupported;
+}
+
+/// The head of the rows' pack; nothing where there is none or a damaged one.
+std::optional<PackHead> head_of(const DurableDirectory& directory, const std::string& pack) {
+  try {
+    if (const auto file = directory.open_file(pack)) return read_pack_head(*file, pack);
+  } catch (const Error& error) {
+    if (!is_of_file(error)) throw;
+  }
+  return std::nullopt;
+}
+
+/// The rows in a file of this name, which it reads whole; null where they are not what was saved,
+/// or the disk does not give their own bytes. Whatever else fails says nothing about the rows.
+/// Errors: kIo, kOutOfMemory.
+std::shared_ptr<const RowsReader> open_whole_rows(const DurableDirectory& directory,
+                                                  const std::string& name) {
+  const std::string pack = pack_of_rows_file(name);
+  const auto head = head_of(directory, pack);
+  if (!head) return nullptr;
+  auto file = directory.open_file(name);
+  if (!file) return nullptr;
+  try {
+    auto rows = RowsReader::read(std::move(*file), pack, *head, kind_of_rows_file(name));
+    rows->check();
+    return rows;
+  } catch (const Error& error) {
+    if (!is_of_file(error) && error.code() != ErrorCode::kIo) throw;
+    return nullptr;
+  }
+}
+
+}  // namespace
 
 std::vector<std::string> PackDirectory::rows_of(const std::string& pack) const {
   std::vector<std::string> rows = directory_->names();
@@ -74,6 +112,11 @@ bool PackDirectory::publish_rows(RowsWriter writer) {
   const std::string name = writer.file_name();
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
   if (!directory_->status_of(writer.pack())) return false;
+  // Another process may have saved as many of them meanwhile, or more.
+  const auto there = open_whole_rows(*directory_, name);
+  if (there && there->head().shape == writer.head().shape &&
+      there->head().n_segments() >= writer.head().n_segments())
+    return false;
   directory_->remove(name);
   make_room(writer.bytes(), limits_.free_floor_bytes, {}, writer.pack());
   if (!writer.publish())
@@ -84,7 +127,8 @@ bool PackDirectory::publish_rows(RowsWriter writer) {
 
 bool PackDirectory::discard_rows(const std::string& rows) {
   STRATA_CHECK(!pack_of_rows_file(rows).empty(), "%s", rows.c_str());
-  return directory_->remove(rows);
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  return open_whole_rows(*directory_, rows) == nullptr && directory_->remove(rows);
 }
 
 }  // namespace strata::tiers

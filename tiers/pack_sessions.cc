@@ -102,14 +102,12 @@ std::optional<uint64_t> PackDirectory::remove(const std::string& name) {
 
 std::vector<SessionEntry> PackDirectory::list() const {
   const auto rows = rows_bytes();
-  std::vector<SessionEntry> entries;
-  for (const std::string& file_name : directory_->names()) {
+  const auto entry_of = [&](const std::string& file_name) -> std::optional<SessionEntry> {
     SessionEntry entry;
     entry.name = session_of_file_name(file_name);
-    if (entry.name.empty()) continue;
     try {
       const auto file = directory_->open_file(file_name);
-      if (!file) continue;
+      if (!file) return std::nullopt;
       entry.saved_ns = file->status().modified_ns;
       entry.bytes = file->bytes();
       const SessionManifest manifest = read_session(*file);
@@ -127,7 +125,23 @@ std::vector<SessionEntry> PackDirectory::list() const {
     } catch (const Error& error) {
       entry.problem = error.what();
     }
-    entries.push_back(std::move(entry));
+    return entry;
+  };
+  std::vector<SessionEntry> entries;
+  for (const std::string& file_name : directory_->names()) {
+    if (session_of_file_name(file_name).empty()) continue;
+    auto entry = entry_of(file_name);
+    if (entry && entry->n_packs_missing > 0) {
+      // Another process may be removing it, or have given its name to another one: under the lock
+      // none is.
+      try {
+        const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+        entry = entry_of(file_name);
+      } catch (const Error& error) {
+        entry->problem = error.what();
+      }
+    }
+    if (entry) entries.push_back(std::move(*entry));
   }
   return entries;
 }

@@ -22,6 +22,7 @@ class RowsWriter {
              uint32_t first_segment);
 
   const std::string& pack() const { return pack_; }
+  const RowsHead& head() const { return head_; }
   std::string file_name() const { return rows_file_name(pack_, head_.shape.kind); }
   uint64_t bytes() const { return file_.bytes(); }
   /// The next segment, shape.segment_bytes() of it. Errors: kIo.
@@ -45,14 +46,21 @@ class RowsReader {
   static std::shared_ptr<const RowsReader> open(const DurableDirectory& directory,
                                                 const std::string& pack, const PackHead& of_pack,
                                                 const std::string& kind);
+  /// The same, of a file that is open.
+  static std::shared_ptr<const RowsReader> read(DirectoryFile file, const std::string& pack,
+                                                const PackHead& of_pack, const std::string& kind);
 
   const std::string& name() const { return name_; }
   const RowsHead& head() const { return head_; }
   uint64_t bytes() const { return file_.bytes(); }
-  /// Reads a segment of the text, which is there, in one piece.
-  /// Errors: kIo; kBadFile where it is not what was saved.
-  void read_segment(uint32_t segment, std::span<std::byte> out) const;
-  /// Reads everything. Errors: as read_segment().
+  /// Memory, aligned to pages, that reading a segment wants.
+  static uint64_t memory_bytes(const RowsShape& shape) {
+    return DirectoryFile::direct_bytes(shape.segment_bytes());
+  }
+  /// Reads a segment of the text, which is there, in one piece, and returns where in `memory` it
+  /// is. Errors: kIo; kBadFile where it is not what was saved.
+  std::span<const std::byte> read_segment(uint32_t segment, std::span<std::byte> memory) const;
+  /// Reads everything. Errors: as read_segment(); kOutOfMemory.
   void check() const;
 
  private:

@@ -80,11 +80,12 @@ int64_t call_system(const Job& job) {
 struct ThreadIo::State {
   explicit State(uint32_t depth_) : depth(depth_), waiting(depth_), finished(depth_) {}
   ~State() {
-    for (const OpenFile& file : files) ::close(file.descriptor);
+    for (const OpenFile& file : files)
+      if (file.descriptor >= 0) ::close(file.descriptor);
   }
 
   struct OpenFile {
-    int descriptor;
+    int descriptor;  // -1: removed
     uint32_t alignment;
   };
   const uint32_t depth;
@@ -166,8 +167,19 @@ IoFile ThreadIo::add_file(const File& file) {
     throw Error(ErrorCode::kIo,
                 "cannot duplicate the descriptor of '" + file.name() + "': " + std::strerror(errno),
                 file.name(), "raise the limit on open files (ulimit -n)");
-  state_->files.push_back({descriptor, file.alignment()});
-  return static_cast<IoFile>(state_->files.size() - 1);
+  auto& files = state_->files;
+  auto place = std::ranges::find(files, -1, &State::OpenFile::descriptor);
+  if (place == files.end()) place = files.insert(files.end(), State::OpenFile{});
+  *place = {descriptor, file.alignment()};
+  return static_cast<IoFile>(place - files.begin());
+}
+
+void ThreadIo::remove_file(IoFile file) {
+  const auto index = static_cast<uint32_t>(file);
+  STRATA_CHECK(index < state_->files.size() && state_->files[index].descriptor >= 0,
+               "file %u of %zu", index, state_->files.size());
+  ::close(state_->files[index].descriptor);
+  state_->files[index].descriptor = -1;
 }
 
 uint32_t ThreadIo::alignment(IoFile file) const {

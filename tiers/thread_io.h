@@ -30,6 +30,7 @@ class ThreadIo final : public Io {
   uint64_t prepare_memory(std::span<std::byte>) override { return 0; }
   /// Errors: kIo (no descriptor is left for the duplicate).
   IoFile add_file(const File& file) override;
+  void remove_file(IoFile file) override;
   uint32_t alignment(IoFile file) const override;
   uint32_t submit(std::span<const IoRequest> requests) override;
   uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override;

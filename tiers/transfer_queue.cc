@@ -66,6 +66,22 @@ const TransferQueue::Operation& TransferQueue::operation_of(FrameRef ref) const 
   return const_cast<TransferQueue*>(this)->operation_of(ref);
 }
 
+bool TransferQueue::is_in_use(IoFile file) const {
+  for (uint32_t frame = 0; frame < options_.n_frames; ++frame) {
+    const Operation& operation = operations_[frame];
+    const bool is_hung = states_.state(frame) == SlotState::kQuarantined && !operation.is_late;
+    const bool is_running =
+        operation.stage == Stage::kQueued || operation.stage == Stage::kInFlight || is_hung;
+    if (is_running && operation.request.file == file) return true;
+  }
+  return false;
+}
+
+void TransferQueue::remove_file(IoFile file) {
+  STRATA_CHECK(!is_in_use(file), "file %u is in use", static_cast<uint32_t>(file));
+  io_->remove_file(file);
+}
+
 std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t bytes,
                                           Start when) {
   STRATA_CHECK(bytes > 0 && bytes <= options_.frame_bytes, "%u bytes into a frame of %lu", bytes,

@@ -47,8 +47,13 @@ class TransferQueue {
 
   Io& io() { return *io_; }
   const Io& io() const { return *io_; }
-  /// A file to read from or write to; it must outlive the queue. Errors: those of Io::add_file.
+  /// A file to read from or write to; it must outlive the queue, or be removed before. Errors:
+  /// those of Io::add_file.
   IoFile add_file(const File& file) { return io_->add_file(file); }
+  /// Whether a transfer of the file has not ended at the device.
+  bool is_in_use(IoFile file) const;
+  /// Forgets a file that is not in use.
+  void remove_file(IoFile file);
   uint64_t frame_bytes() const { return options_.frame_bytes; }
   uint32_t n_frames() const { return options_.n_frames; }
   uint32_t n_free() const { return states_.n_free(); }

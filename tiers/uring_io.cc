@@ -111,6 +111,7 @@ class UringIo final : public Io {
   uint32_t depth() const override { return static_cast<uint32_t>(transfers_.size()); }
   uint64_t prepare_memory(std::span<std::byte> memory) override;
   IoFile add_file(const File& file) override;
+  void remove_file(IoFile file) override;
   uint32_t alignment(IoFile file) const override;
   uint32_t submit(std::span<const IoRequest> requests) override;
   uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override;
@@ -123,6 +124,7 @@ class UringIo final : public Io {
     int descriptor;  // of the process, or an index of the ring's table
     bool is_registered;
     uint32_t alignment;
+    bool is_removed = false;
   };
   struct Piece {
     uintptr_t begin;
@@ -188,14 +190,26 @@ uint64_t UringIo::prepare_memory(std::span<std::byte> memory) {
 
 IoFile UringIo::add_file(const File& file) {
   OpenFile entry = {file.descriptor(), false, file.alignment()};
-  const auto index = static_cast<uint32_t>(files_.size());
+  auto place = std::ranges::find(files_, true, &OpenFile::is_removed);
+  if (place == files_.end()) place = files_.insert(files_.end(), OpenFile{});
+  const auto index = static_cast<uint32_t>(place - files_.begin());
   if (has_file_table_ && index < kMaxRegisteredFiles &&
       io_uring_register_files_update(&ring_.ring, index, &entry.descriptor, 1) == 1) {
     entry.descriptor = static_cast<int>(index);
     entry.is_registered = true;
   }
-  files_.push_back(entry);
+  *place = entry;
   return static_cast<IoFile>(index);
+}
+
+void UringIo::remove_file(IoFile file) {
+  const auto index = static_cast<uint32_t>(file);
+  STRATA_CHECK(index < files_.size() && !files_[index].is_removed, "file %u of %zu", index,
+               files_.size());
+  // Where the kernel refuses, the file stays open until the next one takes its place.
+  const int none = -1;
+  if (files_[index].is_registered) io_uring_register_files_update(&ring_.ring, index, &none, 1);
+  files_[index].is_removed = true;
 }
 
 uint32_t UringIo::alignment(IoFile file) const {

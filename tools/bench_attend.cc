@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +18,7 @@
 #include "base/thread_pool.h"
 #include "cpu_attn/attend.h"
 #include "cpu_attn/kernels.h"
+#include "tools/cli/attend_trial.h"
 #include "tools/cli/dram_read.h"
 
 namespace strata {
@@ -80,84 +80,10 @@ double measure_peak_gflops() {
 
 constexpr uint64_t kSliceBytes = uint64_t{8} << 20;
 
-/// Blocks of one codec pair in large memory, filled by store_kv; segments are lists of eight of
-/// them.
-class Blocks {
- public:
-  Blocks(const KernelTable& table, const KvLayout& layout, HostMemory& memory, uint64_t n_blocks)
-      : layout_(layout), memory_(memory), n_blocks_(n_blocks) {
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    std::vector<float> row(layout.head_dim);
-    for (uint64_t b = 0; b < n_blocks; ++b) {
-      std::byte* block = memory.data() + b * layout.block_bytes;
-      if (b >= kDistinct) {
-        std::copy_n(memory.data() + b % kDistinct * layout.block_bytes, layout.block_bytes, block);
-        continue;
-      }
-      for (uint32_t r = 0; r < kBlockPositions; ++r) {
-        for (float& x : row) x = normal(random);
-        table.store_kv(layout, block, r, row.data(), row.data());
-      }
-    }
-  }
-
-  uint64_t n_segments() const { return n_blocks_ / 8; }
-  /// The eight blocks of a segment, `streams` blocks apart.
-  void segment(uint64_t idx, uint32_t streams, const std::byte* blocks[8]) const {
-    const uint64_t run = uint64_t{8} * streams;
-    for (uint64_t i = 0; i < 8; ++i) {
-      const uint64_t b = idx * 8 / run * run + idx % streams + i * streams;
-      blocks[i] = memory_.data() + std::min(b, n_blocks_ - 1) * layout_.block_bytes;
-    }
-  }
-
- private:
-  static constexpr uint64_t kDistinct = 64;
-  KvLayout layout_;
-  HostMemory& memory_;
-  uint64_t n_blocks_;
-};
-
-struct Tile {
-  Tile(uint32_t n_queries, uint32_t head_dim)
-      : q(uint64_t{n_queries} * head_dim),
-        pos(n_queries, kSegmentPositions - 1),
-        o(q.size()),
-        m(n_queries),
-        l(n_queries),
-        scratch(HostMemory::reserve(attend_scratch_floats(n_queries, head_dim) * sizeof(float))) {
-    std::mt19937 random(2);
-    std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(head_dim)));
-    for (float& x : q) x = normal(random);
-  }
-
-  AttendArgs args(const KvLayout& layout, const std::byte* const* blocks) {
-    AttendArgs a{};
-    a.q = q.data();
-    a.q_stride = layout.head_dim;
-    a.query_pos = pos.data();
-    a.n_queries = static_cast<uint32_t>(m.size());
-    a.layout = layout;
-    a.blocks = blocks;
-    a.n_pos = kSegmentPositions;
-    a.scratch = reinterpret_cast<float*>(scratch.data());
-    a.o = o.data();
-    a.m = m.data();
-    a.l = l.data();
-    return a;
-  }
-
-  std::vector<float> q;
-  std::vector<uint32_t> pos;
-  std::vector<float> o, m, l;
-  HostMemory scratch;
-};
-
 /// Attends the first segment and compares o / l of every query with double precision over f16
 /// blocks. q8_0 is left to the tests, which decode it apart.
-void check_answer(const KernelTable& table, const KvLayout& layout, const Blocks& blocks,
-                  Tile& tile) {
+void check_answer(const KernelTable& table, const KvLayout& layout, const cli::TrialBlocks& blocks,
+                  cli::TrialTile& tile) {
   const std::byte* list[8];
   blocks.segment(0, 1, list);
   table.attend_segment(tile.args(layout, list));
@@ -186,9 +112,9 @@ void check_answer(const KernelTable& table, const KvLayout& layout, const Blocks
 void bench_codec(const KernelTable& table, KvCodec codec, const Options& options,
                  HostMemory& memory, double peak_gflops, double read_gbytes) {
   const KvLayout layout = KvLayout::make(codec, codec, options.head_dim);
-  const Blocks blocks(table, layout, memory, memory.size() / layout.block_bytes);
-  Tile decode(options.group, options.head_dim);
-  Tile prefill(options.group * options.rows, options.head_dim);
+  const cli::TrialBlocks blocks(table, layout, memory);
+  cli::TrialTile decode(options.group, options.head_dim);
+  cli::TrialTile prefill(options.group * options.rows, options.head_dim);
   check_answer(table, layout, blocks, decode);
   check_answer(table, layout, blocks, prefill);
 

@@ -131,6 +131,12 @@ void scan_rotated(const KernelTable& table, const std::byte* const* tiles, uint3
                            s.n, s.scores.data(), s.stride});
 }
 
+void scan_clusters(const KernelTable& table, const std::byte* const* tiles, uint32_t n_tiles,
+                   Queries& s) {
+  table.index.cluster_scan({tiles, n_tiles, s.n_dims, s.codes.data(), s.scales.data(),
+                            s.sums.data(), s.n, s.scores.data(), s.stride});
+}
+
 Pointers make_tiles(const HostMemory& memory, uint64_t bytes, uint64_t tile_bytes,
                     const Options& options) {
   Pointers tiles;
@@ -166,7 +172,8 @@ void check_answers(const Scan& scan, const Pointers& tiles, uint32_t n_dims, dou
     Queries found(5, n_dims, kTiles);
     scan(table, tiles.data(), kTiles, found);
     for (uint64_t i = 0; i < found.scores.size(); ++i)
-      STRATA_CHECK(std::abs(double{found.scores[i]} - double{wanted.scores[i]}) <= tolerance,
+      STRATA_CHECK(found.scores[i] == wanted.scores[i] ||  // also where both are infinite
+                       std::abs(double{found.scores[i]} - double{wanted.scores[i]}) <= tolerance,
                    "%s score %llu is %g, not %g", table.name, static_cast<unsigned long long>(i),
                    double{found.scores[i]}, double{wanted.scores[i]});
   }
@@ -317,6 +324,13 @@ void run(const Options& options) {
     check_answers(scan_rotated, make_tiles(memory, memory.size(), tile_bytes, options), head_dim,
                   0);
     bench_scan("rabitq " + std::to_string(head_dim), scan_rotated, memory, tile_bytes, head_dim,
+               options);
+  }
+  for (const uint32_t head_dim : {64u, 128u}) {
+    const uint64_t tile_bytes = cluster_tile_bytes(head_dim);
+    check_answers(scan_clusters, make_tiles(memory, memory.size(), tile_bytes, options), head_dim,
+                  0);
+    bench_scan("cluster " + std::to_string(head_dim), scan_clusters, memory, tile_bytes, head_dim,
                options);
   }
   bench_encode(options);

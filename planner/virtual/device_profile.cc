@@ -13,6 +13,7 @@ constexpr double kGiB = 1024.0 * 1024 * 1024;
 constexpr double kGiga = 1e9, kTera = 1e12;
 
 constexpr Figure sheet(double value) { return {value, Evidence::kDatasheet}; }
+constexpr Figure measured(double value) { return {value, Evidence::kMeasured}; }
 constexpr Figure assumed(double value) { return {value, Evidence::kAssumed}; }
 
 constexpr uint64_t kSharedOfGeForce = 99 * kKiB;
@@ -20,7 +21,10 @@ constexpr uint64_t kSharedOfHopper = 227 * kKiB;
 
 // Peaks are those at boost clock. GeForce cards sum f16 products in f32 at half the rate of their
 // f16 sums, and the figure is that half. A dot product of four bytes issues at half the rate of an
-// f32 multiply-add on GeForce and Hopper alike, so int8 is twice f32.
+// f32 multiply-add on GeForce and Hopper alike, so int8 is twice f32. Those of h200 that are called
+// measured are of kernels alone, timed by tools/gpu_check.sh (docs/measurements.md, "On a card"): a
+// copy inside its memory, a product of 512 rows, attention of 512 rows at 32,768 positions,
+// products of one row less their launches, launches, the link. No time of a model went into them.
 constexpr DeviceProfile kProfiles[] = {
     {.name = "rtx3060",
      .title = "NVIDIA GeForce RTX 3060 12 GB",
@@ -35,6 +39,8 @@ constexpr DeviceProfile kProfiles[] = {
      .f32_flops = sheet(12.7 * kTera),
      .int8_flops = assumed(25.5 * kTera),
      .flop_efficiency = assumed(0.6),
+     .attend_efficiency = assumed(0.6),
+     .gemv_efficiency = assumed(1),
      .launch_us = assumed(4),
      .graph_launch_us = assumed(1.5),
      .in_alpha_us = assumed(10),
@@ -61,6 +67,8 @@ constexpr DeviceProfile kProfiles[] = {
      .f32_flops = sheet(29.1 * kTera),
      .int8_flops = assumed(58.2 * kTera),
      .flop_efficiency = assumed(0.6),
+     .attend_efficiency = assumed(0.6),
+     .gemv_efficiency = assumed(1),
      .launch_us = assumed(4),
      .graph_launch_us = assumed(1.5),
      .in_alpha_us = assumed(9),
@@ -87,6 +95,8 @@ constexpr DeviceProfile kProfiles[] = {
      .f32_flops = sheet(82.6 * kTera),
      .int8_flops = assumed(165.2 * kTera),
      .flop_efficiency = assumed(0.6),
+     .attend_efficiency = assumed(0.6),
+     .gemv_efficiency = assumed(1),
      .launch_us = assumed(4),
      .graph_launch_us = assumed(1.5),
      .in_alpha_us = assumed(8),
@@ -113,6 +123,8 @@ constexpr DeviceProfile kProfiles[] = {
      .f32_flops = sheet(104.8 * kTera),
      .int8_flops = assumed(209.6 * kTera),
      .flop_efficiency = assumed(0.6),
+     .attend_efficiency = assumed(0.6),
+     .gemv_efficiency = assumed(1),
      .launch_us = assumed(4),
      .graph_launch_us = assumed(1.5),
      .in_alpha_us = assumed(8),
@@ -139,6 +151,8 @@ constexpr DeviceProfile kProfiles[] = {
      .f32_flops = assumed(11.6 * kTera),
      .int8_flops = assumed(23 * kTera),
      .flop_efficiency = assumed(0.6),
+     .attend_efficiency = assumed(0.6),
+     .gemv_efficiency = assumed(1),
      .launch_us = assumed(5),
      .graph_launch_us = assumed(2),
      .in_alpha_us = assumed(10),
@@ -165,6 +179,8 @@ constexpr DeviceProfile kProfiles[] = {
      .f32_flops = sheet(67 * kTera),
      .int8_flops = assumed(134 * kTera),
      .flop_efficiency = assumed(0.45),  // mma.sync, without the asynchronous instructions
+     .attend_efficiency = assumed(0.45),
+     .gemv_efficiency = assumed(1),
      .launch_us = assumed(4),
      .graph_launch_us = assumed(1.5),
      .in_alpha_us = assumed(8),
@@ -186,17 +202,19 @@ constexpr DeviceProfile kProfiles[] = {
      .shared_bytes_per_block = kSharedOfHopper,
      .hbm_bytes = sheet(141 * kGiB),
      .hbm_bytes_per_s = sheet(4800 * kGiga),
-     .hbm_efficiency = assumed(0.88),
+     .hbm_efficiency = measured(0.86),
      .f16_tensor_flops = sheet(989 * kTera),
      .f32_flops = sheet(67 * kTera),
      .int8_flops = assumed(134 * kTera),
-     .flop_efficiency = assumed(0.45),
-     .launch_us = assumed(4),
-     .graph_launch_us = assumed(1.5),
-     .in_alpha_us = assumed(8),
-     .in_bytes_per_s = assumed(50 * kGiga),
-     .out_alpha_us = assumed(8),
-     .out_bytes_per_s = assumed(50 * kGiga),
+     .flop_efficiency = measured(0.28),
+     .attend_efficiency = measured(0.37),
+     .gemv_efficiency = measured(0.81),
+     .launch_us = measured(2.8),
+     .graph_launch_us = measured(1.8),
+     .in_alpha_us = measured(2.5),
+     .in_bytes_per_s = measured(55.4 * kGiga),
+     .out_alpha_us = measured(2.5),
+     .out_bytes_per_s = measured(55.4 * kGiga),
      .dram_bytes = assumed(256 * kGiB),
      .dram_bytes_per_s = assumed(200 * kGiga),
      .cpu_attend_bytes_per_s = assumed(120 * kGiga),
@@ -229,6 +247,8 @@ std::vector<NamedFigure> profile_figures(const DeviceProfile& profile) {
           {"f32_flops", profile.f32_flops},
           {"int8_flops", profile.int8_flops},
           {"flop_efficiency", profile.flop_efficiency},
+          {"attend_efficiency", profile.attend_efficiency},
+          {"gemv_efficiency", profile.gemv_efficiency},
           {"launch_us", profile.launch_us},
           {"graph_launch_us", profile.graph_launch_us},
           {"in_alpha_us", profile.in_alpha_us},
@@ -245,7 +265,9 @@ std::vector<NamedFigure> profile_figures(const DeviceProfile& profile) {
 }
 
 std::string_view evidence_name(Evidence evidence) {
-  return evidence == Evidence::kDatasheet ? "datasheet" : "assumed";
+  return evidence == Evidence::kDatasheet  ? "datasheet"
+         : evidence == Evidence::kMeasured ? "measured"
+                                           : "assumed";
 }
 
 }  // namespace strata::planner

@@ -326,12 +326,14 @@ void VirtualDevice::start_kernel(VirtualStream& stream) {
     else
       out_bytes += of.moved_bytes;
   }
-  const double flop_rate = task.cost.unit == FlopUnit::kF32    ? profile_.f32_rate()
-                           : task.cost.unit == FlopUnit::kInt8 ? profile_.int8_rate()
-                                                               : profile_.f16_tensor_rate();
+  const double flop_rate = task.cost.unit == FlopUnit::kF32         ? profile_.f32_rate()
+                           : task.cost.unit == FlopUnit::kInt8      ? profile_.int8_rate()
+                           : task.cost.unit == FlopUnit::kF16Tensor ? profile_.f16_tensor_rate()
+                                                                    : profile_.attend_rate();
+  const double hbm_rate = task.cost.is_gemv ? profile_.gemv_rate() : profile_.hbm_rate();
   const Figure& launch = task.is_in_graph ? profile_.graph_launch_us : profile_.launch_us;
   const VirtualTime time =
-      from_us(launch.value) + std::max(duration_of(hbm_bytes, profile_.hbm_rate()),
+      from_us(launch.value) + std::max(duration_of(hbm_bytes, hbm_rate),
                                        duration_of(static_cast<double>(task.cost.flop), flop_rate));
   gpu_busy_s_ += std::chrono::duration<double>(time).count();
   task.n_parts = 1;

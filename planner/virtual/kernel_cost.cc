@@ -179,6 +179,7 @@ KernelCost kernel_cost(const DeviceLinearArgs& args) {
     return cost;
   }
   cost.unit = any_float ? FlopUnit::kF32 : FlopUnit::kInt8;
+  cost.is_gemv = true;
   if (any_float) add(cost.reads, args.x, n * kFloat);
   if (any_quantised) add_quant(cost.reads, args.quant, n);
   return cost;
@@ -233,7 +234,7 @@ KernelCost kernel_cost(const DeviceAttendArgs& args) {
 }
 
 KernelCost kernel_cost(const DevicePrefillArgs& args) {
-  KernelCost cost{.name = "prefill", .unit = FlopUnit::kF16Tensor};
+  KernelCost cost{.name = "prefill", .unit = FlopUnit::kAttendTensor};
   add_attention(cost, args);
   const uint64_t n = uint64_t{args.n_rows} * args.n_kv_heads * args.group * args.layout.head_dim;
   add(cost.writes, args.out, n * kFloat);

@@ -13,7 +13,12 @@
 
 namespace strata::planner {
 
-enum class FlopUnit : uint8_t { kF32, kInt8, kF16Tensor };
+enum class FlopUnit : uint8_t {
+  kF32,
+  kInt8,
+  kF16Tensor,
+  kAttendTensor,  // the same, of attention: what it gets of them differs
+};
 
 /// Bytes that an operation touches, and how many move: fewer where it reads some rows of a table,
 /// more where it passes over a buffer twice.
@@ -26,6 +31,7 @@ struct KernelCost {
   const char* name = "";
   uint64_t flop = 0;  // multiply and add count as two
   FlopUnit unit = FlopUnit::kF32;
+  bool is_gemv = false;  // a product of few rows
   std::vector<TouchedRange> reads = {};
   std::vector<TouchedRange> writes = {};  // what is written in part stands among the reads too
 

@@ -46,6 +46,7 @@ struct Placement {
   double hit_share = 0.8;              // of these, cached in HBM
   uint64_t nvme_read_bytes = uint64_t{64} << 10;
   uint32_t prefill_rows = 2048;   // of a prompt's chunk
+  uint64_t hbm_bytes_max = 0;     // as VirtualDeviceOptions
   uint64_t pinned_bytes_max = 0;  // as VirtualDeviceOptions
 };
 

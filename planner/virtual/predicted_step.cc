@@ -14,7 +14,9 @@ constexpr uint64_t kFloat = 4;
 constexpr float kEps = 1e-5F;
 
 VirtualDeviceOptions device_options(const Placement& placement) {
-  return {.pinned_bytes_max = placement.pinned_bytes_max, .has_bytes = false};
+  return {.hbm_bytes_max = placement.hbm_bytes_max,
+          .pinned_bytes_max = placement.pinned_bytes_max,
+          .has_bytes = false};
 }
 
 /// Is layer i of n one of the n_streamed that are spread evenly?

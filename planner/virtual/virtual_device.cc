@@ -16,7 +16,8 @@ constexpr size_t kHazardsMax = 100;  // what follows from the first ones is of n
 uint64_t capacity_of(const DeviceProfile& profile, const VirtualDeviceOptions& options) {
   const double left = profile.hbm_bytes.value * (1 - options.reserve_share) -
                       static_cast<double>(options.context_bytes);
-  return left > 0 ? static_cast<uint64_t>(left) : 0;
+  const uint64_t bytes = left > 0 ? static_cast<uint64_t>(left) : 0;
+  return options.hbm_bytes_max > 0 ? std::min(bytes, options.hbm_bytes_max) : bytes;
 }
 
 uint64_t pinned_max_of(const DeviceProfile& profile, const VirtualDeviceOptions& options) {

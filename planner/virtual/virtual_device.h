@@ -41,6 +41,7 @@ namespace strata::planner {
 struct VirtualDeviceOptions {
   double reserve_share = 0.05;                   // of HBM: what a desktop and the driver take
   uint64_t context_bytes = uint64_t{512} << 20;  // of the driver's context
+  uint64_t hbm_bytes_max = 0;                    // of what is left; 0 = all
   uint64_t pinned_bytes_max = 0;                 // 0 = three quarters of the profile's DRAM
   // Memory has bytes, which copies and effects move: for what is small. Else addresses lead
   // nowhere; tables and positions that kernels read lie in pinned memory that is there.

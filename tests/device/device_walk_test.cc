@@ -9,6 +9,8 @@
 #include <cmath>
 #include <string>
 
+#include "engine/context_size.h"
+#include "gpu_attn/decode_step.h"
 #include "tests/device/device_run.h"
 #include "tests/engine/zoo_distance.h"
 #include "tests/oracle/reference_forward.h"
@@ -55,6 +57,25 @@ void expect_agreement(const makers::ZooMember& of, KvCodec codec, uint32_t chunk
               distance.largest);
   EXPECT_LE(distance.root_mean_square, oracle::kDeviationsOverall);
   EXPECT_LE(distance.largest, oracle::kDeviations);
+}
+
+TEST(DeviceWalk, HostMemoryStaysWithinWhatIsCounted) {
+  for (const auto& of : makers::zoo()) {
+    SCOPED_TRACE(of.model.name);
+    const LoadedMember member(of.model.name);
+    const ModelShape& shape = member.model.shape();
+    const auto described =
+        describe_for_device(member.file, member.model.spec(),
+                            KvLayout::make(KvCodec::kF16, KvCodec::kF16, shape.head_dim));
+    for (const uint32_t n_rows : {1u, 32u, 512u}) {
+      const uint64_t logits =
+          uint64_t{std::min(n_rows, kDeviceFewRows)} * shape.vocab_size * sizeof(float);
+      EXPECT_LE(
+          HostMemory::reserve(gpu_attn::DeviceStepInputs::max_bytes(described, n_rows) + logits)
+              .size(),
+          device_buffer_bytes(shape, n_rows));
+    }
+  }
 }
 
 TEST(DeviceWalk, EveryMemberOfTheZooAgreesWithTheReference) {

@@ -171,6 +171,41 @@ TEST(ContextCache, RestoringAgainOpensNoFileAgain) {
   EXPECT_EQ(n_open(), n_before);
 }
 
+TEST(ContextCache, FilesThatNoSequenceUsesAnyMoreAreClosed) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto n_open = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  std::vector<std::vector<int32_t>> texts;
+  for (uint32_t i = 0; i < 4; ++i) {
+    texts.push_back(member.text(600, kCachedSeed + i));
+    save_text(member, folder, texts.back());
+  }
+  CachedRun run(member, folder);
+  const auto n_before = n_open();
+  for (const auto& text : texts) {
+    run.begin(text);
+    ASSERT_EQ(run.n_restored(), 576u);  // whole blocks
+    const auto n_used = n_open();
+    EXPECT_GT(n_used, n_before);
+    run.feed(run.sequence(), std::span(text).last(1));
+    EXPECT_EQ(n_open(), n_used);
+    run.sequence() = run.cache().make_sequence();
+    EXPECT_EQ(n_open(), n_before) << "a file is open that nobody can read";
+  }
+  // Also where reads were on their way: the files wait for these.
+  run.begin(texts[0]);
+  const tiers::BlockId first = run.cache().block_id(run.sequence(), 0, 0, 0);
+  ASSERT_TRUE(run.cache().store().fetch(run.cache().store().extent_of(first)));
+  run.cache().store().release(run.cache().store().extent_of(first));
+  run.sequence() = run.cache().make_sequence();
+  while (run.cache().store().wait_for_transfer()) continue;
+  run.begin(texts[1]);
+  run.sequence() = run.cache().make_sequence();
+  EXPECT_EQ(n_open(), n_before);
+}
+
 TEST(ContextCache, AnAnswerIsFoundByItsBytes) {
   const LoadedMember member("llama3");
   const TestFolder folder;

@@ -26,8 +26,8 @@ using testing::TestFolder;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
-constexpr Method kMethods[] = {Method::kPq, Method::kQuest, Method::kCuboid, Method::kMean,
-                               Method::kRabitq};
+constexpr Method kMethods[] = {Method::kPq,     Method::kQuest,      Method::kCuboid, Method::kMean,
+                               Method::kRabitq, Method::kRabitqTail, Method::kCluster};
 
 WalkSetting setting_with(Method method) {
   WalkSetting setting = cached_setting();
@@ -72,6 +72,21 @@ std::vector<std::string> rows_files(const TestFolder& folder) {
     if (entry.path().extension() == ".rows") names.push_back(entry.path().string());
   std::ranges::sort(names);
   return names;
+}
+
+/// Changes a bit of a byte.
+void flip(const std::string& path, uint64_t at) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(at));
+  const int byte = file.get();
+  file.seekp(static_cast<std::streamoff>(at));
+  file.put(static_cast<char>(byte ^ 1));
+}
+
+/// Those of the pack that begins the text: the larger of two.
+std::string first_rows(const TestFolder& folder) {
+  return std::ranges::max(rows_files(folder), {},
+                          [](const std::string& path) { return std::filesystem::file_size(path); });
 }
 
 /// Everything an index keeps of its first segments.
@@ -266,22 +281,38 @@ TEST(IndexRows, ThatAreDamagedAreRemovedAndMadeAnew) {
   const auto files = rows_files(folder);
   ASSERT_EQ(files.size(), 1u);
   const uint64_t bytes = std::filesystem::file_size(files[0]);
-  const auto flip = [&](uint64_t at) {
-    std::fstream file(files[0], std::ios::in | std::ios::out | std::ios::binary);
-    file.seekg(static_cast<std::streamoff>(at));
-    const int byte = file.get();
-    file.seekp(static_cast<std::streamoff>(at));
-    file.put(static_cast<char>(byte ^ 1));
-  };
-  flip(bytes / 2);  // in the second of three segments
+  flip(files[0], bytes / 2);  // in the second of three segments
   EXPECT_TRUE(is_same(ask(1024, 1), expected));
-  flip(bytes - 1);
+  flip(files[0], bytes - 1);
   EXPECT_TRUE(is_same(ask(0, 1), expected));
   std::filesystem::resize_file(files[0], bytes - 1);
   EXPECT_TRUE(is_same(ask(0, 1), expected));
   std::filesystem::remove(files[0]);
   EXPECT_TRUE(is_same(ask(0, 0), expected));
   EXPECT_TRUE(is_same(ask(3072, 0), expected));
+}
+
+/// Several threads read: which of two damaged segments one of them meets first is chance.
+TEST(IndexRows, AreTakenUpToTheFirstThatIsDamaged) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(8100, kCachedSeed);  // two packs
+  save_text(member, folder, text);
+  const auto asked = joined(text, member.text(20, 9));
+  SelectingRun first(member, folder, Method::kQuest);
+  const Logits expected = first.ask(asked);
+  first.finish();
+  for (const auto& [earlier, later] : {std::pair{5u, 9u}, {0u, 1u}, {14u, 15u}}) {
+    const auto file = first_rows(folder);
+    const uint64_t segment_bytes =
+        first.sequence().index()->segment_bytes() * first.cache().n_index_streams();
+    for (const uint32_t segment : {later, earlier}) flip(file, segment * segment_bytes + 100);
+    SelectingRun run(member, folder, Method::kQuest);
+    EXPECT_TRUE(is_same(run.ask(asked), expected));
+    EXPECT_EQ(run.n_indexed(), earlier * 256);
+    EXPECT_EQ(run.counts().damaged_rows, 1u);
+    run.finish();  // and writes them anew
+  }
 }
 
 TEST(IndexRows, ThatDoNotFitCostNoPack) {

@@ -63,6 +63,24 @@ TEST(KvPlacement, BudgetsAddUpAndGrowTogether) {
   }
 }
 
+TEST(KvPlacement, TheListOfPacksIsCountedAndBounded) {
+  ModelShape shape;
+  shape.head_dim = 64;
+  shape.n_layers = 30;
+  shape.layers.assign(30, {.n_heads = 9, .n_kv_heads = 3});
+  KvContext context{.n_ctx = 32768, .has_packs = true};
+  const KvPlacement placement = place_whole(shape, context);
+  EXPECT_EQ(placement.pack_index_bytes, placement.slot_bytes / 64);
+  EXPECT_GT(placement.pack_bytes, placement.pack_index_bytes);
+  EXPECT_LT(placement.pack_bytes, placement.pack_index_bytes + placement.slot_bytes / 64);
+  context.n_ctx = 256;
+  EXPECT_EQ(place_whole(shape, context).pack_index_bytes, 256u << 10);
+  context.n_ctx = 1'000'000;
+  EXPECT_EQ(place_whole(shape, context).pack_index_bytes, 16u << 20);
+  context.has_packs = false;
+  EXPECT_EQ(place_whole(shape, context).pack_index_bytes, 0u);
+}
+
 TEST(KvPlacement, MoreContextOrLongerStepsNeverNeedLess) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -78,6 +96,22 @@ TEST(KvPlacement, MoreContextOrLongerStepsNeverNeedLess) {
     bigger_steps.chunk_rows += static_cast<uint32_t>(random() % 1000);
     EXPECT_GE(smallest_spilling_dram(shape, bigger_steps), smallest_spilling_dram(shape, context));
   }
+}
+
+/// Two addresses for every block of every stream, and for every slot its copy.
+TEST(KvPlacement, TablesOfADeviceAreOfTheSameBudget) {
+  std::mt19937_64 random(7);
+  const ModelShape shape = drawn_shape(random);
+  KvContext context{.n_ctx = 32768};
+  const KvPlacement alone = place_whole(shape, context);
+  context.has_device = true;
+  const KvPlacement beside = place_whole(shape, context);
+  EXPECT_EQ(beside.slot_bytes, alone.slot_bytes);
+  uint64_t n_streams = 0;
+  for (const LayerShape& layer : shape.layers) n_streams += layer.n_kv_heads;
+  const auto layout = KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
+  EXPECT_GE(beside.dram_bytes() - alone.dram_bytes(),
+            n_streams * 1024 * 16 + beside.slot_bytes / layout.block_bytes * 12);
 }
 
 TEST(KvPlacement, AModelOfWindowedLayersAloneCannotSpill) {

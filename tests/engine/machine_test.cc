@@ -111,5 +111,26 @@ TEST_F(Machine, CpuQuotasOfEveryGroupCount) {
   EXPECT_EQ(usable_cpus(root()), 1u);
 }
 
+TEST_F(Machine, WithoutALimitTheGroupsLeaveNoNumber) {
+  EXPECT_FALSE(group_dram_bytes(root()).has_value());
+  write("proc/self/cgroup", "0::/app\n");
+  write_group("app", "max", "max", 5 * kMiB);
+  EXPECT_FALSE(group_dram_bytes(root()).has_value());
+  write_group("app", std::to_string(100 * kMiB), "max", 30 * kMiB);
+  EXPECT_EQ(group_dram_bytes(root()), 70 * kMiB);
+}
+
+TEST_F(Machine, TheCpuIsCalledWhatTheFirstOneCallsItself) {
+  EXPECT_EQ(cpu_name(root()), "unknown CPU");
+  write("proc/cpuinfo",
+        "processor\t: 0\nmodel\t: 17\nmodel name\t: Some CPU\nmodel name\t: Another\n");
+  EXPECT_EQ(cpu_name(root()), "Some CPU");
+}
+
+TEST_F(Machine, AllOfItsMemoryIsNotWhatIsFree) {
+  EXPECT_EQ(total_dram_bytes(root()), uint64_t{99999999} * 1024);
+  EXPECT_EQ(total_dram_bytes(root() + "nowhere/"), 0u);
+}
+
 }  // namespace
 }  // namespace strata::engine

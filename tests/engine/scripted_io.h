@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/panel_reader.h"
@@ -23,6 +24,7 @@ struct IoScript {
   bool hangs = false;     // nothing that is submitted from now on ends
   bool holds = false;     // nothing ends now; it does when this is false again
   uint32_t depth = 1000;  // the smaller of this and what the reader asks for
+  std::vector<std::pair<uint32_t, uint64_t>> places;  // file and offset of all that was submitted
 };
 
 class ScriptedIo final : public tiers::Io {
@@ -44,6 +46,7 @@ class ScriptedIo final : public tiers::Io {
     uint32_t n = 0;
     for (; n < requests.size() && in_flight() < depth_; ++n) {
       ++script_->n_submitted;
+      script_->places.emplace_back(static_cast<uint32_t>(requests[n].file), requests[n].offset);
       if (script_->hangs)
         ++n_hung_;
       else

@@ -252,6 +252,28 @@ TEST(SelectedSpillOfTheZoo, ARepairLeavesEveryExtentOnePlace) {
             2120 / kExtentPositions * n_full + store.counts().lost_extents);
 }
 
+/// What was to leave DRAM cannot be written, which shows when a layer's waves have been cut.
+TEST_F(SelectedSpill, AWaveThatFitsNoMoreWhenItIsReadIsCutAgain) {
+  SelectedSetting setting{.budget = {Budget::Kind::kShare, 1.0}};
+  setting.chunk_rows = kExtentPositions;  // the last step freezes one extent of every layer
+  const Logits expected = selected(setting);
+  setting.place = Place::kSimulated;
+  setting.dram_positions = 3 * kExtentPositions;
+  const uint64_t n_layers = member_.model.shape().n_layers;
+  uint64_t n_requests = 0;
+  for (const bool fails : {false, true}) {
+    SelectedWalk walk(member_.model, setting);
+    if (fails) walk.fail_writes(n_requests - n_layers, n_layers);
+    Sequence sequence = walk.sequence();
+    walk.feed(sequence, context());
+    n_requests = walk.n_requests();
+    EXPECT_EQ(walk.cache().store().counts().write_failures, 0u);
+    const Logits logits = walk.feed(sequence, rest(), 0, Attention::kSelected);
+    EXPECT_EQ(first_difference(logits, expected), std::nullopt);
+    EXPECT_EQ(walk.cache().store().counts().write_failures, fails ? n_layers : 0u);
+  }
+}
+
 /// Ctrl-C while the disk does not answer: the step ends, nothing is pinned or begun any more, and
 /// it can be run again.
 TEST_F(SelectedSpill, AStepThatWaitsForChosenBlocksIsStopped) {

@@ -76,6 +76,12 @@ class SelectedWalk {
     stop_->stop_at(block_disk_->now() + after);
     walk().set_cancel(&stop_->flag());
   }
+  /// Requests to the file of extents so far; and which of them, counted from 0, are writes that
+  /// will fail.
+  uint64_t n_requests() const { return disk_->n_submitted(); }
+  void fail_writes(uint64_t first, uint64_t n) {
+    for (uint64_t i = first; i < first + n; ++i) disk_->fail_nth(i, tiers::FaultKind::kWriteError);
+  }
   void go_on() { walk().set_cancel(nullptr); }
 
  private:

@@ -9,13 +9,14 @@
 #include <random>
 #include <vector>
 
+#include "base/half.h"
 #include "base/host_memory.h"
 #include "cpu_attn/kernels.h"
 #include "index/method.h"
 
 namespace strata::index::testing {
 
-/// Keys [n_blocks * 32][head_dim] of one stream and their blocks, V all zero.
+/// Keys [n_blocks * 32][head_dim] of one stream and their blocks, V zero unless drawn.
 class Keys {
  public:
   Keys(const KvLayout& layout, uint32_t n_blocks, const KernelTable& kernels)
@@ -51,6 +52,27 @@ class Keys {
       for (uint32_t d = 0; d < layout_.head_dim; ++d)
         key(pos)[d] = normal(random) * (d % 29 == 3 ? 4.0f : 0.4f);
     store();
+  }
+  /// Of layouts in f16, after store(): normal values, each block around a mean of its own.
+  void draw_values(std::mt19937_64& random) {
+    std::normal_distribution<float> normal;
+    std::vector<float> v(layout_.head_dim);
+    for (uint32_t pos = 0; pos < n_blocks() * kBlockPositions; ++pos) {
+      for (uint32_t d = 0; d < layout_.head_dim; ++d)
+        v[d] = normal(random) + std::sin(static_cast<float>(pos / kBlockPositions * 7 + d));
+      kernels_.store_kv(layout_, block(pos / kBlockPositions), pos % kBlockPositions, key(pos),
+                        v.data());
+    }
+  }
+  /// Of layouts in f16.
+  double mean_value(uint32_t block_idx, uint32_t d) const {
+    double sum = 0;
+    for (uint32_t row = 0; row < kBlockPositions; ++row) {
+      uint16_t half;
+      std::memcpy(&half, block(block_idx) + layout_.v_offset + (row * layout_.head_dim + d) * 2, 2);
+      sum += f16_to_f32(half);
+    }
+    return sum / kBlockPositions;
   }
   double score(const float* q, uint32_t pos) {
     double sum = 0;

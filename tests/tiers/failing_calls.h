@@ -39,6 +39,10 @@ class WatchedCalls : public DurableCalls {
     if (const int error = fails()) return -error;
     return opened(DurableCalls::open_unnamed(directory));
   }
+  int open_direct(int descriptor) override {
+    if (const int error = fails()) return -error;
+    return opened(DurableCalls::open_direct(descriptor));
+  }
   void close(int descriptor) override {
     --n_open;
     unsynced_.erase(descriptor);

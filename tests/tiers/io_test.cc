@@ -128,6 +128,32 @@ TEST_P(IoTest, RandomTransfersMoveTheirBytesAndNoOthers) {
   }
 }
 
+TEST_P(IoTest, TheNumberOfARemovedFileIsGivenToTheNextOne) {
+  const auto io = GetParam().open(2);
+  const auto filled = [&](const std::string& name, std::byte value) {
+    File file = open_for_writing(folder_.path(name));
+    std::fill_n(memory_.data(), kBlock, value);
+    const IoFile handle = io->add_file(file);
+    const IoCompletion done = run_one(
+        *io, {.op = IoOp::kWrite, .file = handle, .memory = memory_.data(), .bytes = kBlock});
+    EXPECT_EQ(done.status, IoStatus::kOk);
+    return std::pair(std::move(file), handle);
+  };
+  const auto kept = filled("kept", std::byte{1});
+  IoFile last{};
+  for (int i = 2; i < 100; ++i) {  // more than a ring's table holds
+    const auto [file, handle] = filled("a" + std::to_string(i), static_cast<std::byte>(i));
+    EXPECT_TRUE(i == 2 || handle == last);
+    last = handle;
+    io->remove_file(handle);
+  }
+  const auto [file, handle] = filled("b", std::byte{100});
+  for (const auto& [of, value] : {std::pair(handle, 100), std::pair(kept.second, 1)}) {
+    run_one(*io, {.op = IoOp::kRead, .file = of, .memory = memory_.data(), .bytes = kBlock});
+    EXPECT_EQ(memory_.data()[kBlock - 1], static_cast<std::byte>(value));
+  }
+}
+
 TEST_P(IoTest, SubmitTakesNoMoreThanTheDepth) {
   const File file = open_for_writing(folder_.path("a"));
   const auto io = GetParam().open(5);

@@ -149,6 +149,87 @@ TEST_F(PackDirectoryTest, SavingTheSameAgainWritesNothing) {
   EXPECT_EQ(packs.n_packs(), 1u);
 }
 
+// A head of 256 positions in the index: 1,024 bytes, 5 a position, 80 a block, one for each layer.
+constexpr uint64_t kHeadBytes = 1024 + 256 * 5 + 8 * 80 + 8 * 3;
+
+TEST_F(PackDirectoryTest, WhatWasUsedLastIsFoundWhereTheIndexHoldsNotAll) {
+  PackDirectory all = open();
+  std::vector<std::vector<int32_t>> texts;
+  for (uint64_t i = 0; i < 6; ++i) {
+    texts.push_back(random_text(60 + i, 256));
+    save_run(all, run_of(small_shape(), texts.back(), 0, 256));
+  }
+  EXPECT_EQ(all.n_passed_over(), 0u);
+  EXPECT_EQ(all.find(small_shape(), {}, texts[0]).n_positions, 256u);  // used last from now on
+  PackDirectory some = PackDirectory::open(fresh_.path(), {.index_bytes = 3 * kHeadBytes}, calls_);
+  const auto found = [&] {
+    std::string text;
+    for (const auto& of : texts)
+      text += some.find(small_shape(), {}, of).n_positions == 256 ? '1' : '0';
+    return text;
+  };
+  EXPECT_EQ(found(), "100011");
+  EXPECT_EQ(some.n_packs(), 3u);
+  EXPECT_EQ(some.n_passed_over(), 3u);
+  // A new one, its own or another process's, takes the place of the one used least recently.
+  texts.push_back(random_text(70, 256));
+  save_run(some, run_of(small_shape(), texts.back(), 0, 256));
+  EXPECT_EQ(found(), "0000111");
+  texts.push_back(random_text(71, 256));
+  save_run(all, run_of(small_shape(), texts.back(), 0, 256));
+  EXPECT_EQ(found(), "00000111");
+  EXPECT_EQ(some.n_passed_over(), 5u);
+  // It is in the directory all the same: it counts, and it can go.
+  EXPECT_EQ(some.used_bytes(), all.used_bytes());
+  EXPECT_EQ(open().n_packs(), 8u);
+}
+
+TEST_F(PackDirectoryTest, APackThatWasPassedOverIsFoundOnceItIsUsedAgain) {
+  PackDirectory all = open();
+  std::vector<std::vector<int32_t>> texts;
+  std::vector<std::string> names;
+  for (uint64_t i = 0; i < 4; ++i) {
+    texts.push_back(random_text(80 + i, 256));
+    names.push_back(save_run(all, run_of(small_shape(), texts.back(), 0, 256)));
+  }
+  PackDirectory some = PackDirectory::open(fresh_.path(), {.index_bytes = 2 * kHeadBytes}, calls_);
+  const auto found = [&] {
+    std::string text;
+    for (const auto& of : texts)
+      text += some.find(small_shape(), {}, of).n_positions == 256 ? '1' : '0';
+    return text;
+  };
+  EXPECT_EQ(found(), "0011");
+  // This process saves it again.
+  EXPECT_EQ(save_run(some, run_of(small_shape(), texts[0], 0, 256)), names[0]);
+  EXPECT_EQ(found(), "1001");
+  EXPECT_EQ(some.n_passed_over(), 2u);
+  // Another one uses it.
+  EXPECT_EQ(all.find(small_shape(), {}, texts[1]).n_positions, 256u);
+  EXPECT_EQ(found(), "0101");
+  // There is room again.
+  const std::vector<std::string> gone = {names[1], names[3]};
+  EXPECT_EQ(all.remove_unpinned(gone), gone);
+  EXPECT_EQ(found(), "1010");
+  EXPECT_EQ(some.n_passed_over(), 0u);
+}
+
+TEST_F(PackDirectoryTest, WhatIsPassedOverIsReadOnce) {
+  FailingCalls calls(0, false, 0);
+  {
+    PackDirectory all = open();
+    for (uint64_t i = 0; i < 8; ++i)
+      save_run(all, run_of(small_shape(), random_text(80 + i, 256), 0, 256));
+  }
+  PackDirectory some = PackDirectory::open(fresh_.path(), {.index_bytes = 2 * kHeadBytes}, calls);
+  EXPECT_EQ(some.n_passed_over(), 6u);
+  const auto nothing = random_text(99, 256);
+  const uint64_t n_before = calls.n_calls();
+  some.find(small_shape(), {}, nothing);
+  // The list of names, and the time of each pack that is passed over.
+  EXPECT_EQ(calls.n_calls() - n_before, 1u + 6u);
+}
+
 TEST_F(PackDirectoryTest, ADamagedPackIsReplacedByTheSameOne) {
   const auto text = random_text(1, 300);
   std::string name;

@@ -119,6 +119,61 @@ TEST(PackEviction, WhatWasFoundLastStaysLongest) {
   EXPECT_EQ(packs.find(small_shape(), {}, text(2)).n_positions, 256u);
 }
 
+/// The index finds no more than one pack, and still no text loses its beginning first.
+TEST(PackEviction, ABeginningThatIsPassedOverStaysWithItsText) {
+  const FreshPath fresh;
+  WatchedCalls calls;
+  const auto text = random_text(1, 512);
+  const auto run = [](std::span<const int32_t> of, uint32_t first_pos) {
+    return run_of(small_shape(), of, first_pos, first_pos + 256);
+  };
+  const auto other = random_text(2, 256);
+  std::string beginning, of_other, end;
+  {
+    PackDirectory packs = PackDirectory::open(fresh.path(), {}, calls);
+    beginning = save_run(packs, run(text, 0));
+    of_other = save_run(packs, run(other, 0));
+    end = save_run(packs, run(text, 256));
+  }
+  PackLimits limits = {.budget_bytes = 3 * pack_bytes_max(run(text, 0)), .index_bytes = 3000};
+  PackDirectory packs = PackDirectory::open(fresh.path(), limits, calls);
+  ASSERT_EQ(packs.n_passed_over(), 2u);
+  const std::string added = save_run(packs, run(random_text(3, 256), 0));
+  auto left = std::vector{beginning, end, added};
+  std::ranges::sort(left);
+  EXPECT_EQ(names_in(fresh.path()), left);
+  // The text's end, pushed out of the index by now, goes before its beginning.
+  const std::string last = save_run(packs, run(random_text(4, 256), 0));
+  left = {beginning, added, last};
+  std::ranges::sort(left);
+  EXPECT_EQ(names_in(fresh.path()), left);
+}
+
+TEST(PackEviction, APassedOverPackThatIsDamagedGoesFirst) {
+  const FreshPath fresh;
+  WatchedCalls calls;
+  std::vector<std::string> names;
+  const auto run = [](uint64_t seed) {
+    return run_of(small_shape(), random_text(seed, 256), 0, 256);
+  };
+  {
+    PackDirectory packs = PackDirectory::open(fresh.path(), {}, calls);
+    for (uint64_t i = 0; i < 4; ++i) names.push_back(save_run(packs, run(i)));
+  }
+  const std::string path = fresh.path() + "/" + names[1];
+  const auto time = std::filesystem::last_write_time(path);
+  auto bytes = bytes_of_file(path);
+  bytes.back() ^= std::byte{1};
+  write_file(path, bytes);
+  std::filesystem::last_write_time(path, time);
+  PackLimits limits = {.budget_bytes = 4 * pack_bytes_max(run(0)), .index_bytes = 3000};
+  PackDirectory packs = PackDirectory::open(fresh.path(), limits, calls);
+  ASSERT_EQ(packs.n_passed_over(), 3u);
+  names[1] = save_run(packs, run(5));
+  std::ranges::sort(names);
+  EXPECT_EQ(names_in(fresh.path()), names);
+}
+
 TEST(PackEviction, RandomUseNeverExceedsTheBudgetNorLosesAPinnedPack) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));

@@ -88,6 +88,17 @@ TEST(PackKill, AProcessKilledWhileSavingLeavesWholePacksAndNothingElse) {
               n_kills, n_kills_after[0], n_kills_after[1], n_kills_after[2], n_kills_after[3]);
 }
 
+/// Saves one or both segments of a pack's rows, or reads them, or takes them for wrong.
+void use_rows(PackDirectory& packs, std::mt19937_64& random) {
+  const auto text = random_text(100 + random() % 2, 512);
+  const std::string pack = save_run(packs, run_of(small_shape(), text, 0, 512));
+  save_rows(packs, pack, small_rows(), 0, static_cast<uint32_t>(1 + random() % 2));
+  packs.discard_rows(rows_file_name(pack, small_rows().kind));
+  const FoundContext found = packs.find(small_shape(), {}, text);
+  expect_whole(found);
+  expect_whole_rows(packs, found, small_rows());
+}
+
 /// Saves, looks up, pins and removes at random beside others that do the same.
 void use_at_random(const std::string& path, uint64_t seed, const PackLimits& limits) {
   std::mt19937_64 random(seed);
@@ -97,7 +108,11 @@ void use_at_random(const std::string& path, uint64_t seed, const PackLimits& lim
     const auto text = random_text(random() % 6, 500);
     const std::string name = "session" + std::to_string(random() % 2);
     try {
-      const uint64_t action = random() % 8;
+      const uint64_t action = random() % 10;
+      if (action >= 8) {
+        use_rows(packs, random);
+        continue;
+      }
       if (action == 0) packs.unpin(name);
       if (action == 1) packs.remove(name);
       if (action >= 2 && action < 5) {
@@ -133,7 +148,9 @@ TEST(PackKill, ProcessesThatSaveAndEvictTogetherDamageNothing) {
   EXPECT_EQ(problems_of(packs), "");
   EXPECT_LE(packs.used_bytes(), limits.budget_bytes);
   for (const std::string& name : names_in(directory.path()))
-    EXPECT_TRUE(is_pack_file_name(name) || name.ends_with(".session")) << name;
+    EXPECT_TRUE(is_pack_file_name(name) || name.ends_with(".session") ||
+                !pack_of_rows_file(name).empty())
+        << name;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <set>
 
 #include "tests/tiers/failing_calls.h"
 #include "tests/tiers/rows_fixture.h"
@@ -234,6 +235,108 @@ TEST_F(RowsFiles, GoWithTheirPack) {
   EXPECT_EQ(names_in(fresh_.path()), std::vector{names[2]});
 }
 
+TEST_F(RowsFiles, FewerNeverTakeThePlaceOfMoreThatAreWhole) {
+  const auto names = save_text(packs_, small_shape(), text_, 512);
+  RowsWriter late = packs_.start_rows(names[0], shape_, 0, 1);
+  late.write(segment_bytes(shape_, names[0], 0));
+  late.seal();
+  PackDirectory other = again();
+  ASSERT_TRUE(save_rows(other, names[0], shape_, 0, 2));
+  EXPECT_FALSE(packs_.publish_rows(std::move(late)));
+  EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 2u);
+  // Wrong ones keep no place.
+  const std::string path = path_of(rows_file_name(names[0], shape_.kind));
+  auto bytes = bytes_of_file(path);
+  bytes[60] ^= std::byte{1};
+  write_file(path, bytes);
+  EXPECT_TRUE(save_rows(packs_, names[0], shape_, 0, 1));
+  EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 1u);
+}
+
+/// Files with index rows that were there when it was told so cannot be read.
+class BadSectors final : public WatchedCalls {
+ public:
+  bool is_bad = false;
+  int open_at(int directory, const std::string& name, OpenFor purpose) override {
+    const int file = WatchedCalls::open_at(directory, name, purpose);
+    if (is_bad && purpose == OpenFor::kReading && !pack_of_rows_file(name).empty())
+      unreadable_.insert(file);
+    return file;
+  }
+  void close(int descriptor) override {
+    unreadable_.erase(descriptor);
+    WatchedCalls::close(descriptor);
+  }
+  int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) override {
+    if (unreadable_.contains(descriptor)) return -EIO;
+    return WatchedCalls::read_at(descriptor, bytes, offset);
+  }
+
+ private:
+  std::set<int> unreadable_;
+};
+
+TEST_F(RowsFiles, OnlyWhatIsWrongOrUnreadableIsDiscarded) {
+  const auto names = save_text(packs_, small_shape(), text_, 512);
+  const std::string rows = rows_file_name(names[0], shape_.kind);
+  EXPECT_FALSE(packs_.discard_rows(rows)) << "there are none";
+  ASSERT_TRUE(save_rows(packs_, names[0], shape_, 0, 2));
+  EXPECT_FALSE(packs_.discard_rows(rows)) << "another process has replaced the wrong ones";
+  EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 2u);
+  BadSectors calls;
+  PackDirectory packs = PackDirectory::open(fresh_.path(), {}, calls);
+  calls.is_bad = true;
+  EXPECT_TRUE(packs.discard_rows(rows));
+  calls.is_bad = false;
+  EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 0u);
+}
+
+/// Files of one kind can't be opened, or those that are open can't be read; while it is told so.
+class PassingFailure final : public WatchedCalls {
+ public:
+  enum class Of : uint8_t { kNone, kPackOpened, kPackRead, kRowsOpened };
+  Of of = Of::kNone;
+  int open_at(int directory, const std::string& name, OpenFor purpose) override {
+    const bool is_pack = is_pack_file_name(name);
+    const bool is_rows = !pack_of_rows_file(name).empty();
+    if ((is_pack && of == Of::kPackOpened) || (is_rows && of == Of::kRowsOpened)) return -EMFILE;
+    const int file = WatchedCalls::open_at(directory, name, purpose);
+    if (is_pack && of == Of::kPackRead) unreadable_.insert(file);
+    return file;
+  }
+  void close(int descriptor) override {
+    unreadable_.erase(descriptor);
+    WatchedCalls::close(descriptor);
+  }
+  int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) override {
+    if (unreadable_.contains(descriptor)) return -EIO;
+    return WatchedCalls::read_at(descriptor, bytes, offset);
+  }
+
+ private:
+  std::set<int> unreadable_;
+};
+
+TEST_F(RowsFiles, StayWhereNothingIsKnownOfThem) {
+  const auto names = save_text(packs_, small_shape(), text_, 512);
+  const std::string rows = rows_file_name(names[0], shape_.kind);
+  ASSERT_TRUE(save_rows(packs_, names[0], shape_, 0, 2));
+  using Of = PassingFailure::Of;
+  for (const Of of : {Of::kPackOpened, Of::kPackRead, Of::kRowsOpened}) {
+    SCOPED_TRACE(static_cast<int>(of));
+    PassingFailure calls;
+    PackDirectory packs = PackDirectory::open(fresh_.path(), {}, calls);
+    RowsWriter fewer = packs.start_rows(names[0], shape_, 0, 1);
+    fewer.write(segment_bytes(shape_, names[0], 0));
+    fewer.seal();
+    calls.of = of;
+    EXPECT_EQ(code_of([&] { packs.discard_rows(rows); }), "io");
+    EXPECT_EQ(code_of([&] { packs.publish_rows(std::move(fewer)); }), "io");
+    calls.of = Of::kNone;
+    EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 2u);
+  }
+}
+
 TEST_F(RowsFiles, OrphansGoWhenTheDirectoryIsOpened) {
   const auto names = save_text(packs_, small_shape(), text_, 1100);
   ASSERT_TRUE(save_rows(packs_, names[0], shape_, 0, 2));
@@ -267,6 +370,19 @@ TEST_F(RowsFiles, PushOutOtherTextsAndNothingOfTheirOwn) {
   const FoundContext found = full.find(small_shape(), {}, text_);
   EXPECT_EQ(found.n_positions, 1024u);
   EXPECT_EQ(expect_whole_rows(full, found, shape_), 2u);
+}
+
+TEST_F(RowsFiles, PushOutNothingOfTheirOwnThatIsPassedOver) {
+  const auto names = save_text(packs_, small_shape(), std::span(text_).first(1024), 512);
+  // The index has room for the text's end alone.
+  const PackLimits limits = {.budget_bytes = packs_.used_bytes(), .index_bytes = 6000};
+  for (const std::string& name : names) {
+    PackDirectory full = PackDirectory::open(fresh_.path(), limits, calls_);
+    ASSERT_EQ(full.n_passed_over(), 1u);
+    const uint32_t first = name == names[0] ? 0 : 2;
+    EXPECT_EQ(code_of([&] { save_rows(full, name, shape_, first, 2); }), "does_not_fit");
+  }
+  EXPECT_EQ(find(text_).n_positions, 1024u);
 }
 
 TEST(RowsEviction, ATextIsWhatContinuesEachOther) {

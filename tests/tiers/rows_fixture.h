@@ -1,10 +1,12 @@
 // tests/tiers/rows_fixture.h - small index rows beside packs.
 #pragma once
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "base/host_memory.h"
 #include "tests/tiers/pack_fixture.h"
 #include "tiers/rows_file.h"
 
@@ -42,9 +44,10 @@ inline uint32_t expect_whole_rows(const PackDirectory& packs, const FoundContext
     if (!rows) continue;
     const RowsHead& head = rows->head();
     for (uint32_t segment = head.first_segment; head.has(segment); ++segment, ++n) {
-      std::vector<std::byte> bytes(shape.segment_bytes());
-      rows->read_segment(segment, bytes);
-      EXPECT_EQ(bytes, segment_bytes(shape, piece.pack->name(), segment)) << segment;
+      const HostMemory memory = HostMemory::reserve(RowsReader::memory_bytes(shape));
+      const auto bytes = rows->read_segment(segment, {memory.data(), memory.size()});
+      EXPECT_TRUE(std::ranges::equal(bytes, segment_bytes(shape, piece.pack->name(), segment)))
+          << segment;
     }
   }
   return n;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <string>
 
 #include "tests/tiers/block_fixture.h"
@@ -128,6 +129,62 @@ TEST(SingleBlockPacks, BlocksOfAPackAndOfTheSpillFileComeTogether) {
       EXPECT_EQ(at.store.block_transfers()->n_free(), kFrames);
       at.store.unpin(wanted);
     }
+}
+
+struct KnownFiles {
+  std::set<IoFile> files;
+  bool refuses = false;
+};
+
+/// Says which files it knows, and takes no more where it is told so.
+class RefusingIo final : public Io {
+ public:
+  explicit RefusingIo(KnownFiles& known) : known_(known), disk_(SimulatedDisk{}) {}
+  std::string_view name() const override { return disk_.name(); }
+  uint32_t depth() const override { return disk_.depth(); }
+  uint64_t prepare_memory(std::span<std::byte> memory) override {
+    return disk_.prepare_memory(memory);
+  }
+  IoFile add_file(const File& file) override {
+    if (known_.refuses) throw Error(ErrorCode::kIo, "no more files");
+    const IoFile added = disk_.add_file(file);
+    known_.files.insert(added);
+    return added;
+  }
+  void remove_file(IoFile file) override { known_.files.erase(file); }
+  uint32_t alignment(IoFile file) const override { return disk_.alignment(file); }
+  uint32_t submit(std::span<const IoRequest> requests) override { return disk_.submit(requests); }
+  uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override {
+    return disk_.wait(out, timeout);
+  }
+  uint32_t in_flight() const override { return disk_.in_flight(); }
+  std::chrono::nanoseconds now() const override { return disk_.now(); }
+
+ private:
+  KnownFiles& known_;
+  SimulatedIo disk_;
+};
+
+TEST(SingleBlockPacks, APackThatOneQueueRefusesIsForgottenByTheOther) {
+  SavedAndSpilled saved(KvCodec::kF16, 64, IoChoice::kThreads);
+  KnownFiles of_extents, of_blocks;
+  const auto queue_of = [](KnownFiles& known) {
+    return std::make_unique<TransferQueue>(
+        std::make_unique<RefusingIo>(known),
+        TransferOptions{.frame_bytes = uint64_t{1} << 20, .n_frames = 2});
+  };
+  auto spill = std::make_unique<Spill>();
+  spill->transfers = queue_of(of_extents);
+  spill->block_transfers = queue_of(of_blocks);
+  BlockStore store(saved.layout, 1, uint64_t{64} * saved.layout.block_bytes, Hash128{1, 2},
+                   std::move(spill));
+  of_blocks.refuses = true;
+  EXPECT_EQ(code_of([&] { store.add_pack(saved.pack()); }), "io");
+  EXPECT_TRUE(of_extents.files.empty()) << "it would read a file that is closed";
+  of_blocks.refuses = false;
+  store.add_pack(saved.pack());
+  EXPECT_EQ(of_extents.files.size(), 1u);
+  EXPECT_EQ(of_blocks.files.size(), 1u);
 }
 
 TEST(SingleBlockPacks, ADamagedPackIsNamedAndItsOtherExtentsStay) {

@@ -242,6 +242,22 @@ TEST(TransferQueue, AHungReadTimesOutAndItsFrameIsQuarantined) {
   }
 }
 
+TEST(TransferQueue, AFileIsInUseUntilTheDeviceHasLetGoOfIt) {
+  SimulatedQueue at(2);
+  EXPECT_FALSE(at.queue.is_in_use(at.file));
+  Ticket read = at.start_read(0);
+  EXPECT_TRUE(at.queue.is_in_use(at.file));
+  EXPECT_FALSE(at.queue.is_in_use(static_cast<IoFile>(7)));
+  { const Ticket dropped = std::move(read); }
+  EXPECT_TRUE(at.queue.is_in_use(at.file)) << "nobody waits for it, but it is on its way";
+  at.settle();
+  EXPECT_FALSE(at.queue.is_in_use(at.file));
+  at.disk().fail_nth(1, FaultKind::kHang);
+  ReadLease lease;
+  EXPECT_EQ(at.queue.take_read(at.start_read(0), lease), IoStatus::kTimedOut);
+  EXPECT_TRUE(at.queue.is_in_use(at.file)) << "it may still come";
+}
+
 TEST(TransferQueue, AHungWriteTimesOutAndItsFrameIsQuarantined) {
   SimulatedQueue at(2);
   at.disk().fail_nth(0, FaultKind::kHangThenMove);

@@ -103,6 +103,21 @@ TEST_F(BenchDevice, LongerContextsAndSlowerCardsTakeLonger) {
   }
 }
 
+/// K and V of a context that the card holds do not fit a part of it; those of a small one still do.
+TEST_F(BenchDevice, ACapOnTheCardsMemoryIsKept) {
+  SmallModelOptions options;
+  options.head_dim = 32;
+  options.n_ctx_train = 1 << 17;
+  const std::string path = model(make_small_model(options));
+  ASSERT_TRUE(rows(path, "virtual:rtx4090", {})[0]["fits"].get<bool>());
+  const json small = rows(path, "virtual:rtx4090", {"-c", "64"});
+  const auto cap = std::to_string(small[0]["hbm_bytes"].get<uint64_t>());
+  EXPECT_FALSE(rows(path, "virtual:rtx4090", {"--hbm", cap})[0]["fits"].get<bool>());
+  EXPECT_TRUE(rows(path, "virtual:rtx4090", {"--hbm", cap, "-c", "64"})[0]["fits"].get<bool>());
+  const std::string out = predict(path, "virtual:rtx4090", {"--hbm", "4GiB", "-c", "64"}).out;
+  EXPECT_NE(out.find("At most 4.0 GiB of its memory are used."), std::string::npos) << out;
+}
+
 TEST_F(BenchDevice, PrintsCsvAndLines) {
   const std::string path = small_model();
   const auto n_lines = [&](const std::string& format) {

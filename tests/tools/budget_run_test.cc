@@ -19,6 +19,8 @@ using testing::Launch;
 using testing::MemoryGroup;
 using testing::Outcome;
 using testing::run_strata;
+using testing::with;
+using Words = std::vector<std::string>;
 
 class BudgetRun : public testing::SpillingTest {
  protected:
@@ -43,13 +45,22 @@ class BudgetRun : public testing::SpillingTest {
     model_ = this->model(model);
   }
 
-  std::vector<std::string> within(uint64_t dram_bytes, const std::string& chunk,
-                                  const std::string& context, uint32_t n_letters) const {
+  const Words kSmallCodecs = {"-ctk", "q8_0", "-ctv", "q8_0"};
+
+  /// With contexts that are saved in this folder, and found there.
+  static Outcome run(const Words& arguments, const std::string& contexts) {
+    Launch launch;
+    launch.arguments = with(arguments, {"--session-dir", contexts});
+    launch.environment = {{"STRATA_NO_CACHE", "0"}};
+    return run_strata(launch);
+  }
+
+  Words within(uint64_t dram_bytes, const std::string& chunk, const std::string& context,
+               uint32_t n_letters) const {
     const std::string text = folder_.write("text", std::string(n_letters, 'b'));
-    return testing::with(
-        {"run", "-m", model_, "-f", text, "-c", context, "-b", chunk, "-t", "2", "-n", "4"},
-        {"--temp", "0", "--ignore-eos", "--json", "--dram", std::to_string(dram_bytes), "--nvme",
-         disk_, "--nvme-budget", "512MiB"});
+    return with({"run", "-m", model_, "-f", text, "-c", context, "-b", chunk, "-t", "2", "-n", "4"},
+                {"--temp", "0", "--ignore-eos", "--json", "--dram", std::to_string(dram_bytes),
+                 "--nvme", disk_, "--nvme-budget", "512MiB"});
   }
 };
 
@@ -86,18 +97,25 @@ TEST_F(BudgetRun, NoDrawnConfigurationExceedsItsBudget) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937 random(seed);
   const uint64_t n_wanted = tiers::repeats("STRATA_CONFIGURATIONS", 20);
-  uint64_t n_ran = 0, n_spilled = 0;
+  uint64_t n_ran = 0, n_spilled = 0, n_restored = 0;
   double fullest = 0;
+  const std::string contexts = folder_.path("contexts");
+  for (const Words& codecs : {Words{}, kSmallCodecs})
+    ASSERT_EQ(run(with(within(220 * kMiB, "64", "2048", 700), codecs), contexts).exit_code, 0);
   for (uint64_t i = 0; i < n_wanted; ++i) {
     const uint64_t dram = (100 + random() % 120) * kMiB;
     auto arguments = within(dram, std::to_string(16u << random() % 6),
                             std::to_string(2048u << random() % 4), 700);
-    if (random() % 3 == 0) arguments = testing::with(arguments, {"-ctk", "q8_0", "-ctv", "q8_0"});
-    if (random() % 3 == 0) arguments = testing::with(arguments, {"--io", "threads"});
+    if (random() % 3 == 0) arguments = with(arguments, kSmallCodecs);
+    if (random() % 3 == 0) arguments = with(arguments, {"--io", "threads"});
     if (random() % 2 == 0)
-      arguments = testing::with(arguments, {"--load", random() % 2 == 0 ? "mmap" : "direct"});
-    if (random() % 4 == 0) arguments = testing::with(arguments, {"--nvme", "off"});
-    const Outcome outcome = run_strata(arguments);
+      arguments = with(arguments, {"--load", random() % 2 == 0 ? "mmap" : "direct"});
+    if (random() % 4 == 0) arguments = with(arguments, {"--nvme", "off"});
+    // What was saved of the text; where it is asked more, that is saved besides.
+    const bool has_contexts = i % 2 == 0;
+    if (has_contexts && random() % 2 == 0)
+      arguments = with(arguments, {"-p", std::string(300, static_cast<char>('a' + random() % 26))});
+    const Outcome outcome = has_contexts ? run(arguments, contexts) : run_strata(arguments);
     std::string line;
     for (const std::string& word : arguments) line += word + " ";
     ASSERT_TRUE(outcome.exit_code == 0 || outcome.exit_code == 3)
@@ -107,14 +125,16 @@ TEST_F(BudgetRun, NoDrawnConfigurationExceedsItsBudget) {
     ++n_ran;
     fullest =
         std::max(fullest, static_cast<double>(outcome.peak_bytes) / static_cast<double>(dram));
+    if (object_of(outcome)["usage"].value("cached_tokens", uint64_t{0}) > 0) ++n_restored;
     const auto nvme = object_of(outcome)["tiers"].value("nvme", nlohmann::json::object());
     if (nvme.value("kv_bytes", uint64_t{0}) > 0) ++n_spilled;
   }
-  std::printf("%" PRIu64 " configurations: %" PRIu64 " ran, %" PRIu64
-              " of them spilled, the others were refused;"
+  std::printf("%" PRIu64 " configurations: %" PRIu64 " ran, %" PRIu64 " of them spilled, %" PRIu64
+              " went on from a saved context, the others were refused;"
               " 0 over budget, the fullest used %.2f of it\n",
-              n_wanted, n_ran, n_spilled, fullest);
+              n_wanted, n_ran, n_spilled, n_restored, fullest);
   EXPECT_GT(n_spilled, n_wanted / 20);
+  EXPECT_GT(n_restored, n_wanted / 40);
 }
 
 }  // namespace

@@ -54,6 +54,32 @@ TEST(Gate, EachLimitAloneRefuses) {
   EXPECT_NE(reason({std::nan(""), 0.96, 0.95, 100}), "");
 }
 
+EvalRow task(const std::string& method, double exact, std::optional<double> kept) {
+  EvalRow made;
+  made.task = "log";
+  made.method = method;
+  made.budget = "1024";
+  made.exact_score = exact;
+  made.kept_score = kept;
+  made.n_cases = 20;
+  return made;
+}
+
+TEST(Gate, AnswersAreJudgedBesideTexts) {
+  std::vector<EvalRow> rows = {
+      row("a", "oracle", kOracle), row("a", "quest", {0.01, 0.96, 0.95, 1}),
+      task("quest", 0.9, 0.95),    task("oracle", 0.9, 0.1),
+      task("quest", 0.4, 0.1),     task("quest", 0.9, std::nullopt)};
+  auto verdicts = judge(rows);
+  ASSERT_EQ(verdicts.size(), 1u);
+  EXPECT_EQ(verdicts[0].reason, "");
+  EXPECT_EQ(verdicts[0].n_cases, 20u);
+  rows.push_back(task("quest", 0.5, 0.94));
+  verdicts = judge(rows);
+  EXPECT_EQ(verdicts[0].reason, "94 % of exact attention's answers, wanted at least 95 %");
+  EXPECT_EQ(verdicts[0].n_cases, 40u);
+}
+
 TEST(Gate, JudgesAllTextsTogetherAndChoosesTheCheapest) {
   const Figures good = {0.010, 0.96, 0.95, 200}, cheap = {0.011, 0.96, 0.95, 150},
                 bad = {0.5, 0.5, 0.5, 10};
@@ -79,7 +105,7 @@ TEST_F(Profile, WhatIsWrittenIsRead) {
   EXPECT_FALSE(cli::read_profile(path).has_value());
   const auto verdicts =
       judge(std::vector{row("a", "oracle", kOracle), row("a", "quest", {0.01, 0.96, 0.95, 123}),
-                        row("a", "mean", {0.5, 0.96, 0.95, 50})});
+                        row("a", "mean", {0.5, 0.96, 0.95, 50}), task("mean", 1, 0.5)});
   cli::write_profile(path, verdicts, "2026-01-02");
   const auto back = cli::read_profile(path);
   ASSERT_TRUE(back.has_value());
@@ -90,6 +116,9 @@ TEST_F(Profile, WhatIsWrittenIsRead) {
   EXPECT_EQ((*back)[0].read_bytes_per_token, 123);
   EXPECT_EQ((*back)[0].tokens, 512u);
   EXPECT_FALSE((*back)[1].passes);
+  EXPECT_EQ((*back)[0].kept, 1);
+  EXPECT_EQ((*back)[1].kept, 0.5);
+  EXPECT_EQ((*back)[1].n_cases, 20u);
   EXPECT_EQ((*back)[1].reason, verdicts[1].reason);
 }
 

@@ -47,7 +47,7 @@ TEST(InputText, SaysWhyAFileCannotBeRead) {
   EXPECT_EQ(message("/nonexistent/file"),
             "cannot open '/nonexistent/file': No such file or directory");
   EXPECT_EQ(message("/tmp"), "cannot read '/tmp': Is a directory");
-  EXPECT_EQ(read_text_file_if_present("/nonexistent/file"), std::nullopt);
+  EXPECT_EQ(read_text_file_if_present("/nonexistent/file", ""), std::nullopt);
 }
 
 }  // namespace

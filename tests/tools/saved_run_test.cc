@@ -76,7 +76,7 @@ TEST_F(SavedRun, AnotherQuestionIsAnsweredFromWhatWasRead) {
 
 TEST_F(SavedRun, WhatIsRestoredMaySpill) {
   (void)saved(question("what is it"));
-  const auto spilled = with(question("and where"), {"--kv-dram", "2560KiB", "--nvme", disk_});
+  const auto spilled = with(question("and where"), {"--kv-dram", "2816KiB", "--nvme", disk_});
   const Outcome second = saved(spilled);
   EXPECT_GE(cached(second), kPromptLetters - 32);
   EXPECT_EQ(tokens_of(second), tokens_of(run_strata(question("and where"))));

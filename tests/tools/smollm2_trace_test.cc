@@ -2,6 +2,7 @@
 // exact weight their choices hold.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <string>
@@ -109,6 +110,49 @@ TEST_F(SmolLm2Trace, MethodsHoldTheWeightOfAQuarterOfTheText) {
   EXPECT_GT(masses[index::Method::kCuboid], 0.90 * oracle);
   EXPECT_GT(masses[index::Method::kPq], 0.96 * oracle);
   EXPECT_GT(masses[index::Method::kRabitq], 0.99 * oracle);
+  EXPECT_EQ(masses[index::Method::kRabitqTail], masses[index::Method::kRabitq]);
+  EXPECT_GT(masses[index::Method::kCluster], 0.96 * oracle);
+}
+
+/// Tail calibration: ln of the weight of all blocks, those that are not chosen as estimated.
+TEST_F(SmolLm2Trace, EstimatedWeightsOfWhatIsNotChosenAreTrueOnes) {
+  const auto exact_source = source(index::Method::kOracle),
+             method_source = source(index::Method::kRabitqTail);
+  const auto exact = observed(exact_source), selector = observed(method_source);
+  index::Rule rule;
+  rule.budget = {index::Budget::Kind::kTokens, kBudget};
+  index::Chooser chooser(kernels_, rule);
+  chooser.reserve(trace_.n_blocks());
+  double bias_without = 0, bias = 0;
+  uint64_t n = 0;
+  for (uint32_t stream = 0; stream < trace_.n_streams(); ++stream)
+    for (uint32_t step = 0; step < trace_.n_steps; ++step) {
+      const auto estimates = weights(*selector, stream, step);
+      const auto truth = weights(*exact, stream, step);
+      const uint32_t pos = trace_.n_positions - trace_.n_steps + step;
+      const uint32_t n_blocks = pos / kBlockPositions;
+      const auto& choice = chooser.choose({.log_weights = estimates,
+                                           .weight_stride = trace_.n_blocks(),
+                                           .n_queries = trace_.group,
+                                           .n_blocks = n_blocks,
+                                           .n_positions = pos + 1});
+      for (uint32_t query = 0; query < trace_.group; ++query, ++n) {
+        double all = 0, chosen = 0, estimated = 0;
+        for (uint32_t block = 0; block < n_blocks; ++block) {
+          const uint64_t at = uint64_t{query} * trace_.n_blocks() + block;
+          const bool is_chosen = std::ranges::binary_search(choice.blocks, block);
+          all += std::exp(double{truth[at]});
+          (is_chosen ? chosen : estimated) +=
+              std::exp(double{is_chosen ? truth[at] : estimates[at]});
+        }
+        bias_without += std::log(chosen / all);
+        bias += std::log((chosen + estimated) / all);
+      }
+    }
+  std::printf("bias %.4f nat, without the tail %.4f\n", bias / static_cast<double>(n),
+              bias_without / static_cast<double>(n));
+  EXPECT_LT(bias_without / static_cast<double>(n), -0.05);
+  EXPECT_NEAR(bias / static_cast<double>(n), 0, 0.01);
 }
 
 }  // namespace

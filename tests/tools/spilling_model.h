@@ -52,7 +52,7 @@ class SpillingTest : public RefusalTest {
   std::vector<std::string> spilling(const std::vector<std::string>& more = {},
                                     const std::string& prompt_file = "") const {
     std::vector<std::string> arguments = in_memory(prompt_file);
-    arguments.insert(arguments.end(), {"--kv-dram", "2560KiB", "--nvme", disk_});
+    arguments.insert(arguments.end(), {"--kv-dram", "2816KiB", "--nvme", disk_});
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }

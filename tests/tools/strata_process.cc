@@ -35,8 +35,9 @@ std::vector<std::string> child_environment(const std::map<std::string, std::stri
     if (!text.starts_with("STRATA_")) variables[text.substr(0, equals)] = text.substr(equals + 1);
   }
   variables["XDG_CONFIG_HOME"] = "/nonexistent";
-  variables["STRATA_NO_CACHE"] = "1";  // a run must not find what an earlier one has read
-  variables["STRATA_NVME"] = "off";    // no test spills into the user's cache folder unasked
+  variables["XDG_CACHE_HOME"] = "/nonexistent";  // profiles of this machine and verdicts on models
+  variables["STRATA_NO_CACHE"] = "1";            // a run must not find what an earlier one has read
+  variables["STRATA_NVME"] = "off";  // no test spills into the user's cache folder unasked
   for (const auto& [name, value] : added) variables[name] = value;
   std::vector<std::string> out;
   for (const auto& [name, value] : variables) out.push_back(name + "=" + value);

@@ -2,10 +2,7 @@
 
 #include <fmt/format.h>
 #include <toml++/toml.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
 #include <sstream>
 
 #include "base/error.h"
@@ -13,6 +10,7 @@
 #include "engine/fingerprint.h"
 #include "tools/cli/input_files.h"
 #include "tools/cli/program.h"
+#include "tools/cli/replaced_file.h"
 #include "tools/cli/request_options.h"
 
 namespace strata::cli {
@@ -32,7 +30,8 @@ constexpr RealKey kReals[] = {{"kld", &eval::Verdict::kl},
                               {"mass_recall", &eval::Verdict::mass},
                               {"mass_of_oracle", &eval::Verdict::mass_of_oracle},
                               {"kv_read_share", &eval::Verdict::kv_read_share},
-                              {"read_bytes_per_token", &eval::Verdict::read_bytes_per_token}};
+                              {"read_bytes_per_token", &eval::Verdict::read_bytes_per_token},
+                              {"kept_score", &eval::Verdict::kept}};
 
 [[noreturn]] void refuse(const std::string& path, const std::string& why) {
   throw Error(ErrorCode::kBadFile, why, path, "remove the file, or run `strata eval --gate` again");
@@ -48,7 +47,8 @@ eval::Verdict read_verdict(const toml::table& table, const std::string& path) {
   of.reason = table["reason"].value_or(std::string());
   of.context = static_cast<uint64_t>(table["context"].value_or(int64_t{0}));
   of.tokens = static_cast<uint64_t>(table["tokens"].value_or(int64_t{0}));
-  for (const RealKey& key : kReals) of.*key.value = table[key.name].value_or(0.0);
+  of.n_cases = static_cast<uint64_t>(table["cases"].value_or(int64_t{0}));
+  for (const RealKey& key : kReals) of.*key.value = table[key.name].value_or(of.*key.value);
   return of;
 }
 
@@ -66,31 +66,22 @@ void write_profile(const std::string& path, std::span<const eval::Verdict> verdi
                       {"budget", of.budget},
                       {"passes", of.passes},
                       {"context", static_cast<int64_t>(of.context)},
-                      {"tokens", static_cast<int64_t>(of.tokens)}};
+                      {"tokens", static_cast<int64_t>(of.tokens)},
+                      {"cases", static_cast<int64_t>(of.n_cases)}};
     if (!of.reason.empty()) table.insert("reason", of.reason);
     for (const RealKey& key : kReals) table.insert(key.name, of.*key.value);
     list.push_back(std::move(table));
   }
   const toml::table root{
       {"version", kVersion}, {"written_by", version_text()}, {"date", date}, {"verdict", list}};
-  std::error_code failed;
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), failed);
-  // Written beside it and renamed, so that a reader finds the old verdicts or the new ones.
-  const std::string written = fmt::format("{}.{}", path, ::getpid());
-  std::ofstream file(written, std::ios::binary | std::ios::trunc);
-  file << root << "\n";
-  file.close();
-  if (file) std::filesystem::rename(written, path, failed);
-  if (!file || failed) {
-    std::error_code ignored;
-    std::filesystem::remove(written, ignored);
-    throw Error(ErrorCode::kIo, "cannot write the verdict", path,
-                "check that the folder may be written, or set XDG_CACHE_HOME");
-  }
+  std::ostringstream text;
+  text << root << "\n";
+  replace_cache_file(path, text.str(), "the verdict");
 }
 
 std::optional<std::vector<eval::Verdict>> read_profile(const std::string& path) {
-  const auto text = read_text_file_if_present(path);
+  const auto text = read_text_file_if_present(
+      path, "check that the file may be read, or remove it and run `strata eval --gate` again");
   if (!text) return std::nullopt;
   try {
     const toml::table root = toml::parse(*text, path);
@@ -130,8 +121,12 @@ std::string choose_attention(const std::string& folder, engine::EngineOptions& o
         best->method, best->context);
   options.method = index::find_method(best->method);
   options.selection.budget = kv_budget(best->budget, "verdict");
-  return fmt::format("attention: {} at a budget of {} (KL {:.4f} nat to exact over {} tokens)",
-                     best->method, best->budget, best->kl, best->tokens);
+  const std::string answers =
+      best->n_cases > 0
+          ? fmt::format(", {:.0f} % of its answers of {} cases", 100 * best->kept, best->n_cases)
+          : "; its answers were not judged (--tasks)";
+  return fmt::format("attention: {} at a budget of {} (KL {:.4f} nat to exact over {} tokens{})",
+                     best->method, best->budget, best->kl, best->tokens, answers);
 }
 
 }  // namespace strata::cli

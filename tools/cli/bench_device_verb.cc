@@ -28,17 +28,6 @@ using planner::Prediction;
 constexpr std::string_view kVirtual = "virtual:";
 constexpr uint32_t kContextMax = 1U << 20;  // its prompt takes some ten seconds to predict
 
-const DeviceProfile& profile_of(const Command& command) {
-  try {
-    return planner::device_profile(engine::parse_device_choice(command.settings.device).profile);
-  } catch (const Error& error) {
-    std::string remedy;
-    for (const DeviceProfile& profile : planner::device_profiles())
-      remedy += fmt::format("{}{}{}", remedy.empty() ? "use " : ", ", kVirtual, profile.name);
-    throw Error(error.code(), error.what(), command.where("device"), remedy);
-  }
-}
-
 /// Refuses what the command itself says and a prediction has no use for.
 void check_options(const Command& command) {
   for (const std::string_view option :
@@ -66,8 +55,8 @@ void stop_if_asked() {
 
 /// `before`: the rows before this one. A prompt's way is the same wherever in DRAM K and V are.
 Row predict_row(const DeviceProfile& profile, const planner::PredictedModel& model, KvPlace place,
-                uint32_t n_ctx, const std::vector<Row>& before) {
-  planner::Placement placement{.kv = place};
+                uint64_t hbm_bytes_max, uint32_t n_ctx, const std::vector<Row>& before) {
+  planner::Placement placement{.kv = place, .hbm_bytes_max = hbm_bytes_max};
   // A chunk of whole blocks, no longer than the prompt.
   placement.prefill_rows = std::min(
       placement.prefill_rows, (n_ctx + kBlockPositions - 1) / kBlockPositions * kBlockPositions);
@@ -98,26 +87,31 @@ struct Subject {
   uint64_t file_bytes;
 };
 
-uint64_t n_from_datasheets(const DeviceProfile& profile) {
+uint64_t n_of(const DeviceProfile& profile, planner::Evidence evidence) {
   const auto figures = planner::profile_figures(profile);
-  return static_cast<uint64_t>(
-      std::ranges::count(figures, planner::Evidence::kDatasheet,
-                         [](const auto& named) { return named.figure.evidence; }));
+  return static_cast<uint64_t>(std::ranges::count(
+      figures, evidence, [](const auto& named) { return named.figure.evidence; }));
 }
 
 std::string statement(const DeviceProfile& profile) {
   const uint64_t n = planner::profile_figures(profile).size();
-  const uint64_t n_sheet = n_from_datasheets(profile);
+  const uint64_t n_sheet = n_of(profile, planner::Evidence::kDatasheet);
+  const uint64_t n_measured = n_of(profile, planner::Evidence::kMeasured);
+  const std::string measured =
+      n_measured == 0 ? fmt::format("none of its {} figures was measured", n)
+                      : fmt::format("{} of its {} figures were measured on one", n_measured, n);
   return fmt::format(
-      "Prediction for {}, not a measurement: none of its {} figures was measured, {} are from "
-      "datasheets, {} are assumed (-v lists them).",
-      profile.title, n, n_sheet, n - n_sheet);
+      "Prediction for {}, not a measurement: {}, {} are from datasheets, {} are assumed (-v lists "
+      "them).",
+      profile.title, measured, n_sheet, n - n_sheet - n_measured);
 }
 
 std::string table_text(const Subject& subject, const std::vector<Row>& rows) {
   constexpr const char* kRow =
       "| {:<21} | {:>8} | {:>9} | {:>8} | {:>9} | {:>14} | {:>9} | {:>9} |\n";
   std::string out = statement(subject.profile);
+  if (subject.settings.hbm > 0)
+    out += fmt::format(" At most {} of its memory are used.", bytes_text(subject.settings.hbm));
   out += fmt::format(
       "\n{} {}, {} of weights, KV {}/{}, {} tokens of context. Selected: {} positions of each KV "
       "head, {:.0f} % of them cached in HBM; searching for them takes no time here.\n\n",
@@ -152,22 +146,22 @@ std::string table_text(const Subject& subject, const std::vector<Row>& rows) {
 }
 
 ordered_json row_json(const Subject& subject, const Row& row) {
-  ordered_json json = {{"device", fmt::format("{}{}", kVirtual, subject.profile.name)},
-                       {"is_prediction", true},
-                       {"n_figures_measured", 0},
-                       {"n_figures_datasheet", n_from_datasheets(subject.profile)},
-                       {"n_figures_assumed", planner::profile_figures(subject.profile).size() -
-                                                 n_from_datasheets(subject.profile)},
-                       {"model_filename", subject.settings.model},
-                       {"model_size", subject.file_bytes},
-                       {"model_n_params", subject.facts.parameters},
-                       {"type_k", subject.settings.cache_type_k},
-                       {"type_v", subject.settings.cache_type_v},
-                       {"n_ctx", subject.n_ctx},
-                       {"kv_place", planner::kv_place_name(row.place)},
-                       {"n_layers", subject.model.shape.n_layers},
-                       {"n_streamed_layers", row.n_streamed},
-                       {"fits", row.fits()}};
+  ordered_json json = {
+      {"device", fmt::format("{}{}", kVirtual, subject.profile.name)},
+      {"is_prediction", true},
+      {"n_figures_measured", n_of(subject.profile, planner::Evidence::kMeasured)},
+      {"n_figures_datasheet", n_of(subject.profile, planner::Evidence::kDatasheet)},
+      {"n_figures_assumed", n_of(subject.profile, planner::Evidence::kAssumed)},
+      {"model_filename", subject.settings.model},
+      {"model_size", subject.file_bytes},
+      {"model_n_params", subject.facts.parameters},
+      {"type_k", subject.settings.cache_type_k},
+      {"type_v", subject.settings.cache_type_v},
+      {"n_ctx", subject.n_ctx},
+      {"kv_place", planner::kv_place_name(row.place)},
+      {"n_layers", subject.model.shape.n_layers},
+      {"n_streamed_layers", row.n_streamed},
+      {"fits", row.fits()}};
   if (!row.fits()) {
     json["why_not"] = row.why_not();
     return json;
@@ -200,7 +194,7 @@ uint32_t context_of(const Command& command, const ModelShape& shape) {
 
 int run_device_bench(const Command& command, AnswerSink& sink) {
   const Settings& settings = command.settings;
-  const DeviceProfile& profile = profile_of(command);
+  const DeviceProfile& profile = virtual_profile(command);
   check_options(command);
   const auto file = engine::GgufFile::open(settings.model);
   const engine::EngineOptions options = engine_options(settings);
@@ -215,7 +209,7 @@ int run_device_bench(const Command& command, AnswerSink& sink) {
   std::vector<Row> rows;
   for (const KvPlace place : {KvPlace::kHbm, KvPlace::kDramOnCpu, KvPlace::kDramInPlace,
                               KvPlace::kDramStreamed, KvPlace::kSelectedDram})
-    rows.push_back(predict_row(profile, model, place, n_ctx, rows));
+    rows.push_back(predict_row(profile, model, place, settings.hbm, n_ctx, rows));
   const std::string format = bench_format(settings);
   if (format == "md") {
     sink.write(table_text(subject, rows));

@@ -9,7 +9,15 @@
 namespace strata::cli {
 namespace {
 
-constexpr uint32_t kPatterns = 16;
+// As many different blocks, spread over streams and text so that those which an index prefers lie
+// anywhere.
+constexpr uint32_t kPatterns = 1024;
+
+uint32_t pattern_of(uint32_t block, uint32_t layer, uint32_t head) {
+  uint64_t mixed = (uint64_t{layer} << 48 | uint64_t{head} << 32 | block) * 0x9E3779B97F4A7C15u;
+  mixed = (mixed ^ mixed >> 32) * 0xD6E8FEB86659FD93u;
+  return static_cast<uint32_t>(mixed >> 32) % kPatterns;
+}
 
 HostMemory draw_patterns(engine::Engine& engine) {
   const KvLayout& layout = engine.cache().layout();
@@ -68,7 +76,7 @@ void fill_random(engine::Engine& engine, engine::Sequence& sequence,
           for (uint32_t pos = first / kBlockPositions * kBlockPositions; pos < first + n;
                pos += kBlockPositions) {
             if (cache.block_id(sequence, layer, head, pos) == tiers::kNoBlock) continue;
-            const uint32_t pattern = (pos / kBlockPositions * 7 + layer * 3 + head) % kPatterns;
+            const uint32_t pattern = pattern_of(pos / kBlockPositions, layer, head);
             std::memcpy(cache.open_block(sequence, layer, head, pos),
                         patterns.data() + uint64_t{pattern} * block_bytes, block_bytes);
           }

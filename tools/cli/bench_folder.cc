@@ -55,6 +55,8 @@ void remove_leftovers(const std::string& directory) {
 }  // namespace
 
 BenchFolder::BenchFolder(const std::string& directory) {
+  std::error_code ignored;  // what cannot be made holds no folder either
+  fs::create_directories(directory, ignored);
   remove_leftovers(directory);
   path_ = directory + "/" + std::string(kPrefix) + std::string(kDrawn);
   // Another bench that looks for leftovers between the two calls would remove the folder: then it
@@ -74,12 +76,15 @@ BenchFolder::~BenchFolder() {
 
 void BenchFolder::forget_pages() const {
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(path_, error)) {
-    const int descriptor = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) continue;
-    (void)::posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
-    ::close(descriptor);
-  }
+  for (const auto& entry : fs::directory_iterator(path_, error))
+    forget_pages_of(entry.path().string());
+}
+
+void BenchFolder::forget_pages_of(const std::string& file) {
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  (void)::posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(descriptor);
 }
 
 }  // namespace strata::cli

@@ -9,7 +9,7 @@ namespace strata::cli {
 /// the same place. It holds a lock on itself, by which others see that its owner lives.
 class BenchFolder {
  public:
-  /// In `directory`, which exists. Errors: kIo.
+  /// In `directory`, which is made where it does not exist. Errors: kIo.
   explicit BenchFolder(const std::string& directory);
   ~BenchFolder();
   BenchFolder(const BenchFolder&) = delete;
@@ -19,6 +19,7 @@ class BenchFolder {
   /// Takes its files out of the page cache, so that reads come from the disk. What could not be
   /// taken out stays: a file that is not on the disk yet.
   void forget_pages() const;
+  static void forget_pages_of(const std::string& file);  // likewise, of one file
 
  private:
   std::string path_;

@@ -2,9 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "base/error.h"
 #include "engine/byte_text.h"
+#include "engine/gguf/gguf_file.h"
 #include "engine/inspect.h"
 #include "engine/machine.h"
+#include "engine/model_spec.h"
 #include "tools/cli/attention_report.h"
 #include "tools/cli/device_notices.h"
 #include "tools/cli/notices.h"
@@ -13,6 +18,12 @@
 #include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
+namespace {
+
+constexpr uint64_t kDepthWanted = 32768;
+constexpr uint64_t kDepthMax = uint64_t{1} << 30;  // positions are 32-bit
+
+}  // namespace
 
 using engine::bytes_text;
 
@@ -57,6 +68,53 @@ void load_for_bench(engine::Engine& engine) {
   engine.load(bar.updates());
   bar.finish();
   for (const std::string& line : engine.notices()) notice("note: " + line);
+}
+
+void check_disk_bench(const Command& command, std::string_view flag) {
+  const Settings& settings = command.settings;
+  const auto refuse = [](const std::string& what, const std::string& where,
+                         const std::string& remedy) {
+    throw Error(ErrorCode::kUsage, what, where, remedy);
+  };
+  for (const std::string_view option : {"n-prompt", "n-gen", "stages"})
+    if (command.is_set(option) && command.where(option).starts_with('-'))
+      refuse(fmt::format("--{0} and --{1} contradict each other: the figures of --{0} have their "
+                         "own lengths",
+                         flag, option),
+             command.where(option), "leave one of them out; -d says how deep the context is");
+  if (command.is_set("dram"))
+    refuse(fmt::format("--{} and --dram contradict each other: all of K and V stands in memory for "
+                       "comparison",
+                       flag),
+           command.where("dram"), "leave one of them out; -d and --kv-dram decide what is used");
+  if (settings.nvme.empty())
+    refuse(fmt::format("--{} measures the disk of the spill file, and there is none", flag),
+           command.where("nvme"), "name a folder on the disk with --nvme DIR");
+  if (command.is_set("n-depth") && settings.n_depth.size() != 1)
+    refuse(fmt::format("--{} wants one depth, found {}", flag, settings.n_depth.size()),
+           command.where("n-depth"), "run it once for each");
+}
+
+uint32_t disk_bench_depth(const Command& command, std::string_view flag, uint32_t n_min) {
+  const Settings& settings = command.settings;
+  const auto file = engine::GgufFile::open(settings.model);
+  const uint64_t n_trained = engine::read_model_spec(file, {}).shape.n_ctx_train;
+  const uint64_t n_most = settings.allow_untrained ? kDepthMax : std::min(kDepthMax, n_trained);
+  const uint64_t n_depth =
+      command.is_set("n-depth") ? settings.n_depth.front() : std::min(kDepthWanted, n_most);
+  if (n_depth > n_most)
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--{} at a depth of {} tokens, wanted at most {}{}", flag, n_depth, n_most,
+                    n_most < kDepthMax ? ", which the model was trained for" : ""),
+        command.where("n-depth"),
+        n_most < kDepthMax ? "use a smaller -d, or pass --allow-untrained" : "use a smaller -d");
+  if (n_depth < n_min)
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--{} at a depth of {} tokens, wanted at least {}", flag, n_depth, n_min),
+        command.where("n-depth"), "use a larger -d");
+  return static_cast<uint32_t>(n_depth);
 }
 
 void say_memory(uint64_t weight_bytes, uint64_t kv_bytes) {

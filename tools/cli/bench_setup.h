@@ -1,7 +1,9 @@
 // tools/cli/bench_setup.h - what every bench of a model begins and ends with.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "engine/engine.h"
 #include "tools/cli/answer_sink.h"
@@ -20,8 +22,18 @@ void load_for_bench(engine::Engine& engine);
 /// The process's peak beside what it may hold, on standard error.
 void say_memory(uint64_t weight_bytes, uint64_t kv_bytes);
 
+/// Refuses what a bench of the disk, --`flag`, has no use for, where the command itself says it: a
+/// config file may well hold the tests of other benches. Errors: kUsage.
+void check_disk_bench(const Command& command, std::string_view flag);
+/// What -d says, or 32,768 tokens, or the model's own context where that is less. Errors: kUsage
+/// below n_min and beyond what the model was trained for, those of reading its head.
+uint32_t disk_bench_depth(const Command& command, std::string_view flag, uint32_t n_min);
+
 /// `bench --tiers` (bench_tiers_verb.cc). Returns the exit code.
 int run_tier_bench(const Command& command, AnswerSink& sink);
+/// `bench --reopen` (bench_reopen_verb.cc), and what it starts (reopened.cc). Return the exit code.
+int run_reopen_bench(const Command& command, AnswerSink& sink);
+int run_reopened(const Command& command, AnswerSink& sink);
 /// `bench --device` (bench_device_verb.cc). Returns the exit code.
 int run_device_bench(const Command& command, AnswerSink& sink);
 

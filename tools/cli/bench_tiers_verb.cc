@@ -6,8 +6,6 @@
 
 #include "base/error.h"
 #include "engine/byte_text.h"
-#include "engine/gguf/gguf_file.h"
-#include "engine/model_spec.h"
 #include "tools/cli/bench_setup.h"
 #include "tools/cli/bench_tiers.h"
 #include "tools/cli/interrupt.h"
@@ -20,9 +18,7 @@ namespace {
 
 using engine::bytes_text;
 
-constexpr uint64_t kDepthWanted = 32768;
-constexpr uint64_t kDepthMax = uint64_t{1} << 30;  // positions are 32-bit
-constexpr uint64_t kDramShare = 10;                // of K and V at the depth: one part of so many
+constexpr uint64_t kDramShare = 10;  // of K and V at the depth: one part of so many
 
 engine::EngineOptions options_for(const Settings& settings, uint32_t n_depth) {
   engine::EngineOptions options = engine_options(settings);
@@ -75,62 +71,12 @@ engine::Engine open_spilled(const Settings& settings, const engine::Engine& in_d
                            : "use a larger -d, or a smaller -b");
 }
 
-/// Refuses what --tiers has no use for, where the command itself says it: a config file may well
-/// hold the tests of other benches.
-void check_tier_options(const Command& command) {
-  const Settings& settings = command.settings;
-  const auto refuse = [](const std::string& what, const std::string& where,
-                         const std::string& remedy) {
-    throw Error(ErrorCode::kUsage, what, where, remedy);
-  };
-  for (const std::string_view option : {"n-prompt", "n-gen", "stages"})
-    if (command.is_set(option) && command.where(option).starts_with('-'))
-      refuse(
-          fmt::format("--tiers and --{} contradict each other: the figures of --tiers have their "
-                      "own lengths",
-                      option),
-          command.where(option), "leave one of them out; -d says how deep the context is");
-  if (command.is_set("dram"))
-    refuse(
-        "--tiers and --dram contradict each other: all of K and V stands in memory for comparison",
-        command.where("dram"), "leave one of them out; -d and --kv-dram decide what is used");
-  if (settings.nvme.empty())
-    refuse("--tiers measures the disk of the spill file, and there is none", command.where("nvme"),
-           "name a folder on the disk with --nvme DIR");
-  if (command.is_set("n-depth") && settings.n_depth.size() != 1)
-    refuse(fmt::format("--tiers wants one depth, found {}", settings.n_depth.size()),
-           command.where("n-depth"), "run it once for each");
-}
-
-/// What was asked for, or 32,768 tokens, or the model's own context where that is less.
-uint32_t depth_of(const Command& command) {
-  const Settings& settings = command.settings;
-  const auto file = engine::GgufFile::open(settings.model);
-  const uint64_t n_trained = engine::read_model_spec(file, {}).shape.n_ctx_train;
-  const uint64_t n_most = settings.allow_untrained ? kDepthMax : std::min(kDepthMax, n_trained);
-  const uint64_t n_depth =
-      command.is_set("n-depth") ? settings.n_depth.front() : std::min(kDepthWanted, n_most);
-  if (n_depth > n_most)
-    throw Error(
-        ErrorCode::kUsage,
-        fmt::format("--tiers at a depth of {} tokens, wanted at most {}{}", n_depth, n_most,
-                    n_most < kDepthMax ? ", which the model was trained for" : ""),
-        command.where("n-depth"),
-        n_most < kDepthMax ? "use a smaller -d, or pass --allow-untrained" : "use a smaller -d");
-  if (n_depth < kTierDepthMin)
-    throw Error(
-        ErrorCode::kUsage,
-        fmt::format("--tiers at a depth of {} tokens, wanted at least {}", n_depth, kTierDepthMin),
-        command.where("n-depth"), "use a larger -d");
-  return static_cast<uint32_t>(n_depth);
-}
-
 }  // namespace
 
 int run_tier_bench(const Command& command, AnswerSink& sink) {
   const Settings& settings = command.settings;
-  check_tier_options(command);
-  const uint32_t n_depth = depth_of(command);
+  check_disk_bench(command, "tiers");
+  const uint32_t n_depth = disk_bench_depth(command, "tiers", kTierDepthMin);
   engine::Engine in_dram = open_in_dram(settings, n_depth);
   engine::Engine spilled = open_spilled(settings, in_dram, n_depth);
   BenchSubject subject = bench_subject(in_dram, settings);

@@ -97,6 +97,8 @@ int run_bench(const Command& command) {
     throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",
                 command.where("device-ctx"), "name a card with --device, or a depth with -d");
   if (settings.tiers) return run_tier_bench(command, sink);
+  if (settings.reopen) return run_reopen_bench(command, sink);
+  if (!settings.reopened.empty()) return run_reopened(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
   engine::Engine engine = open_engine(settings, tests);
   BenchSubject subject = bench_subject(engine, settings);

@@ -36,7 +36,7 @@ std::string spill_directory(const std::string& asked, const GetVariable& get) {
   return "";
 }
 
-/// The folder of verdicts on models; empty where none is known.
+/// The folder of verdicts on models and of profiles of machines; empty where none is known.
 std::string profile_directory(const GetVariable& get) {
   if (const auto base = non_empty(get("XDG_CACHE_HOME"))) return *base + "/strata/profiles";
   if (const auto home = non_empty(get("HOME"))) return *home + "/.cache/strata/profiles";
@@ -130,7 +130,10 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
   if (const auto path = config_path(stated, get)) {
     const auto text = path->second
                           ? std::optional(read_text_file(path->first, stated.where("config")))
-                          : read_text_file_if_present(path->first);
+                          : read_text_file_if_present(
+                                path->first,
+                                "check that the file may be read and whose HOME this is, or "
+                                "name another file with --config");
     if (text) {
       sources.push_back(values_from_config(verb, *text, path->first));
       stated = merge_values(sources);
@@ -168,8 +171,9 @@ void check_command(const VerbSyntax& verb, const Command& command) {
   if (command.settings.all && !command.settings.name.empty()) {
     refuse_together(command, "name", "all", "--all is every one");
   }
-  const bool needs_model =
-      find_flag("-m", verb.bit) != nullptr && !command.settings.help && !command.settings.version;
+  const bool needs_model = find_flag("-m", verb.bit) != nullptr &&
+                           (verb.bit & kModelIsOptional) == 0 && !command.settings.help &&
+                           !command.settings.version;
   if (needs_model && command.settings.model.empty()) {
     throw Error(ErrorCode::kUsage, "no model is named", fmt::format("strata {}", verb.name),
                 verb.positional == "model"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tools/cli/json_output.h"
+#include "tools/eval/gate.h"
 
 namespace strata::cli {
 namespace {
@@ -101,7 +102,8 @@ std::vector<Column> task_columns() {
   columns.push_back(
       {"cases", false, [](const EvalRow& row) { return fmt::format("{}", row.n_cases); }});
   columns.push_back({"note", true, [](const EvalRow& row) -> std::string {
-                       return row.exact_score.value_or(0) < kGatingScore ? "does not gate" : "";
+                       return row.exact_score.value_or(0) < eval::kGatingScore ? "does not gate"
+                                                                               : "";
                      }});
   return columns;
 }
@@ -183,7 +185,7 @@ ordered_json eval_json(const EvalRow& row) {
   add("kept_score", row.kept_score);
   if (row.score) {
     json["cases"] = row.n_cases;
-    json["gates"] = row.exact_score.value_or(0) >= kGatingScore;
+    json["gates"] = row.exact_score.value_or(0) >= eval::kGatingScore;
   }
   if (row.agreement) {
     json["kld"] = row.agreement->kl.mean;

@@ -11,9 +11,6 @@
 
 namespace strata::cli {
 
-/// A task that exact attention solves in fewer cases says nothing about a method.
-inline constexpr double kGatingScore = 0.5;
-
 /// The object of one row. Keys stay as they are; what does not apply is absent.
 nlohmann::ordered_json eval_json(const eval::EvalRow& row);
 

@@ -78,15 +78,14 @@ std::string read_text_file(const std::string& path, const std::string& where) {
   return read_open_file(file, path, where, errno);
 }
 
-std::optional<std::string> read_text_file_if_present(const std::string& path) {
+std::optional<std::string> read_text_file_if_present(const std::string& path,
+                                                     const std::string& remedy) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   const int open_errno = errno;
   if (file.get() < 0 && (open_errno == ENOENT || open_errno == ENOTDIR)) return std::nullopt;
   if (file.get() < 0) {
     throw Error(ErrorCode::kIo,
-                fmt::format("cannot open '{}': {}", path, std::strerror(open_errno)), path,
-                "check that the file may be read and whose HOME this is, or name another file with "
-                "--config");
+                fmt::format("cannot open '{}': {}", path, std::strerror(open_errno)), path, remedy);
   }
   return read_descriptor(file.get(), path, path);
 }

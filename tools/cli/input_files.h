@@ -10,8 +10,10 @@ namespace strata::cli {
 /// A whole file as text. `where` is what a message points at. Errors: kIo (absent, unreadable),
 /// kUsage (larger than 1 GiB: no context holds it).
 std::string read_text_file(const std::string& path, const std::string& where);
-/// The same of a config file in its usual place, or nothing where there is none.
-std::optional<std::string> read_text_file_if_present(const std::string& path);
+/// The same of a file in its usual place, or nothing where there is none. `remedy`: where one that
+/// is there cannot be opened.
+std::optional<std::string> read_text_file_if_present(const std::string& path,
+                                                     const std::string& remedy);
 /// Everything that comes on a descriptor until its end. Errors as above.
 std::string read_descriptor(int descriptor, const std::string& name, const std::string& where);
 

@@ -21,6 +21,9 @@ inline constexpr VerbSet kSessionList = 32, kSessionShow = 64, kSessionRemove = 
                          kSessionVerify = 256, kCacheList = 512, kCacheRemove = 1024,
                          kSessionSave = 2048;
 inline constexpr VerbSet kEval = 4096;
+inline constexpr VerbSet kDoctor = 16384, kCalibrate = 32768;
+inline constexpr VerbSet kPlan = 65536;
+inline constexpr VerbSet kModelIsOptional = kDoctor | kCalibrate;
 inline constexpr VerbSet kGenerating = kRun | kChat;
 inline constexpr VerbSet kReading = kGenerating | kSessionSave;
 inline constexpr VerbSet kComputing = kReading | kBench;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "engine/context_size.h"
+#include "engine/device_choice.h"
 #include "engine/model_spec.h"
 
 namespace strata::cli {
@@ -22,16 +24,22 @@ uint64_t bytes_of(const engine::GgufFile& file, std::initializer_list<std::strin
 
 }  // namespace
 
+const planner::DeviceProfile& virtual_profile(const Command& command) {
+  try {
+    return planner::device_profile(engine::parse_device_choice(command.settings.device).profile);
+  } catch (const Error& error) {
+    std::string remedy;
+    for (const planner::DeviceProfile& profile : planner::device_profiles())
+      remedy += fmt::format("{}virtual:{}", remedy.empty() ? "use " : ", ", profile.name);
+    throw Error(error.code(), error.what(), command.where("device"), remedy);
+  }
+}
+
 planner::PredictedModel predicted_model(const engine::GgufFile& file, KvCodec k_codec,
                                         KvCodec v_codec) {
   planner::PredictedModel model;
   model.shape = engine::read_model_spec(file).shape;
-  const bool is_q8 = k_codec == KvCodec::kQ8_0 || v_codec == KvCodec::kQ8_0;
-  if (is_q8 && model.shape.head_dim % 32 != 0)
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("q8_0 wants a head_dim that is a multiple of 32, the model has {}",
-                            model.shape.head_dim),
-                "--cache-type-k, --cache-type-v", "use -ctk f16 -ctv f16");
+  engine::check_codecs(model.shape, {.k_codec = k_codec, .v_codec = v_codec});
   model.layout = KvLayout::make(k_codec, v_codec, model.shape.head_dim);
   for (uint32_t i = 0; i < model.shape.n_layers; ++i) {
     const auto of = [i](const char* name) { return fmt::format("blk.{}.{}.weight", i, name); };

@@ -20,6 +20,7 @@ namespace {
 
 constexpr std::string_view kFirstSteps =
     "First steps:\n"
+    "  strata doctor                                 what this machine can do\n"
     "  strata inspect MODEL.gguf                     what a model file holds\n"
     "  strata run -m MODEL.gguf -p \"Hello\"           one answer\n"
     "  strata run -m MODEL.gguf -f BOOK.txt -p \"...\" a question about a long text\n"

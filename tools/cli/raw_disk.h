@@ -38,6 +38,7 @@ class RawDisk {
   uint64_t bytes() const { return bytes_; }
   bool is_direct() const { return file_.file().is_direct(); }
   std::string_view io_name() const { return io_->name(); }
+  const std::string& notice() const { return file_.notice(); }  // what the file system lacks
 
   /// Seconds of one pass in order. Errors: kIo, kCancelled.
   double write_all();

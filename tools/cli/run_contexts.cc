@@ -29,6 +29,7 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
     options.directory = settings_.session_dir;
     options.limits.budget_bytes = settings_.cache_budget;
     options.limits.free_floor_bytes = kFreeFloorBytes;
+    options.limits.index_bytes = engine.context().kv.pack_index_bytes;
     // What was read with less than everything would be taken for exact by every later run.
     options.saves = !settings_.no_save && engine.attention() == engine::Attention::kExact;
     options.saves_rows = !settings_.no_save;
@@ -101,6 +102,14 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
                          engine::grouped_number(sequence.n_pos()),
                          engine::grouped_number(prompt.size()), indexed_text(sequence)));
     say_damaged();
+    const uint64_t n_passed_over = cache_->counts().passed_over_packs;
+    if (n_passed_over > 0 && said_.passed_over_packs == 0)
+      notice(
+          fmt::format("note: {} saved files, those used the least recently, are not looked at: "
+                      "the list of them would exceed its {} of --kv-dram",
+                      engine::grouped_number(n_passed_over),
+                      engine::bytes_text(engine.context().kv.pack_index_bytes)));
+    said_.passed_over_packs = n_passed_over;
     return sequence;
   } catch (const Error& error) {
     give_up(error);

@@ -57,13 +57,19 @@ struct Settings {
   std::string depth_fill;
   bool stages = false;
   bool tiers = false;
+  bool reopen = false;
+  std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
+  // What `plan` says.
+  bool allow_q8 = false;  // K and V in q8_0 are tried too
+  bool explain = false;
+  bool show = false;  // the profile that is kept
   // What `eval` judges.
   bool probe = false;
   bool gate = false;
   std::string methods, budgets;  // comma separated
   uint64_t last = 0;
-  std::string profile_dir;  // set by command_line.h: of verdicts, or empty = none is known
+  std::string profile_dir;  // set by command_line.h: of verdicts and machines; empty = none
   std::string html;         // empty = no page
   std::string record;       // empty = no trace of attention
   std::vector<uint64_t> layers;

@@ -9,7 +9,10 @@ inline constexpr VerbSyntax kRunSyntax = {"run", kRun, ""};
 inline constexpr VerbSyntax kChatSyntax = {"chat", kChat, ""};
 inline constexpr VerbSyntax kInspectSyntax = {"inspect", kInspect, "model"};
 inline constexpr VerbSyntax kBenchSyntax = {"bench", kBench, ""};
+inline constexpr VerbSyntax kPlanSyntax = {"plan", kPlan, ""};
 inline constexpr VerbSyntax kEvalSyntax = {"eval", kEval, ""};
+inline constexpr VerbSyntax kDoctorSyntax = {"doctor", kDoctor, ""};
+inline constexpr VerbSyntax kCalibrateSyntax = {"calibrate", kCalibrate, ""};
 inline constexpr VerbSyntax kTokenizeSyntax = {"tokenize", kTokenize, ""};
 inline constexpr VerbSyntax kSessionSaveSyntax = {"session save", kSessionSave, "session"};
 inline constexpr VerbSyntax kSessionListSyntax = {"session list", kSessionList, ""};
@@ -21,10 +24,10 @@ inline constexpr VerbSyntax kCacheRemoveSyntax = {"cache rm", kCacheRemove, "nam
 
 /// All of them, in the order of verbs(): for what reads options and runs nothing.
 inline constexpr VerbSyntax kSyntaxes[] = {
-    kRunSyntax,         kChatSyntax,          kInspectSyntax,       kTokenizeSyntax,
-    kBenchSyntax,       kSessionSaveSyntax,   kEvalSyntax,          kSessionListSyntax,
-    kSessionShowSyntax, kSessionRemoveSyntax, kSessionVerifySyntax, kCacheListSyntax,
-    kCacheRemoveSyntax};
+    kRunSyntax,         kChatSyntax,        kInspectSyntax,       kTokenizeSyntax,
+    kBenchSyntax,       kPlanSyntax,        kSessionSaveSyntax,   kEvalSyntax,
+    kSessionListSyntax, kSessionShowSyntax, kSessionRemoveSyntax, kSessionVerifySyntax,
+    kCacheListSyntax,   kCacheRemoveSyntax, kDoctorSyntax,        kCalibrateSyntax};
 
 /// Each returns the exit code. Errors are thrown.
 int run_run(const Command& command);
@@ -32,6 +35,7 @@ int run_chat(const Command& command);
 int run_inspect(const Command& command);
 int run_tokenize(const Command& command);
 int run_bench(const Command& command);
+int run_plan(const Command& command);
 int run_session_save(const Command& command);
 int run_eval(const Command& command);
 int run_session_list(const Command& command);
@@ -40,5 +44,7 @@ int run_session_remove(const Command& command);
 int run_session_verify(const Command& command);
 int run_cache_list(const Command& command);
 int run_cache_remove(const Command& command);
+int run_doctor(const Command& command);
+int run_calibrate(const Command& command);
 
 }  // namespace strata::cli

@@ -17,6 +17,9 @@ constexpr Verb kVerbs[] = {
      "tokenize -m MODEL.gguf [-p TEXT] [-f FILE] [--ids|--json]", run_tokenize},
     {kBenchSyntax, "measure reading and decoding, as llama-bench does",
      "bench -m MODEL.gguf [-p 512,4096] [-n 128] [-d 0,8192] [-r 5]", run_bench},
+    {kPlanSyntax, "say what would live where, how fast that is and what limits it",
+     "plan -m MODEL.gguf [-c N] [--device none|virtual:NAME] [--dram SIZE] [--explain] [--json]",
+     run_plan},
     {kSessionSaveSyntax, "read a text and save it under a name",
      "session save NAME -m MODEL.gguf [-f DOCUMENT] [-p TEXT] [options]", run_session_save},
     {kEvalSyntax, "judge approximate attention against exact attention",
@@ -34,6 +37,11 @@ constexpr Verb kVerbs[] = {
     {kCacheRemoveSyntax, "remove saved contexts that no session keeps",
      "cache rm PACK...|--all [--json]   (PACK: the beginning of a name in `strata cache list`)",
      run_cache_remove},
+    {kDoctorSyntax, "show what this machine can do, and what is missing",
+     "doctor [-m MODEL.gguf] [--nvme DIR] [--json]   (exit code 1 where Strata cannot run)",
+     run_doctor},
+    {kCalibrateSyntax, "measure this machine, for plans",
+     "calibrate [-m MODEL.gguf] [--nvme DIR|off] [--show] [--json]", run_calibrate},
 };
 
 constexpr bool has_every_syntax() {

@@ -28,10 +28,23 @@ std::string reason_of(const Verdict& of, const GateLimits& limits) {
         fmt::format("{:.0f} % of K and V read, wanted at most {:.0f} %: judge a longer "
                     "text or a smaller budget",
                     100 * of.kv_read_share, 100 * limits.kv_read_share_most));
+  if (!(of.kept >= limits.kept_least))
+    reasons.push_back(fmt::format("{:.0f} % of exact attention's answers, wanted at least {:.0f} %",
+                                  100 * of.kept, 100 * limits.kept_least));
   return fmt::format("{}", fmt::join(reasons, "; "));
 }
 
-Verdict verdict_of(const EvalRow& row, const EvalRow& oracle, const GateLimits& limits) {
+void add_answers(std::span<const EvalRow> rows, Verdict& of) {
+  for (const EvalRow& row : rows) {
+    if (row.method != of.method || row.budget != of.budget) continue;
+    if (!row.kept_score || row.exact_score.value_or(0) < kGatingScore) continue;
+    of.n_cases += row.n_cases;
+    of.kept = std::min(of.kept, *row.kept_score);
+  }
+}
+
+Verdict verdict_of(const EvalRow& row, const EvalRow& oracle, std::span<const EvalRow> all,
+                   const GateLimits& limits) {
   if (!row.agreement || !row.attention || !oracle.agreement || !oracle.attention)
     STRATA_CHECK(false, "no probed attention of %s", row.method.c_str());
   Verdict of{.method = row.method, .budget = row.budget};
@@ -47,6 +60,7 @@ Verdict verdict_of(const EvalRow& row, const EvalRow& oracle, const GateLimits& 
   of.mass_of_oracle = of.mass / oracle.attention->mass_mean;
   of.kv_read_share = row.kv_read_share;
   of.read_bytes_per_token = row.kv_read_bytes_per_token + row.index_read_bytes_per_token;
+  add_answers(all, of);
   of.reason = reason_of(of, limits);
   of.passes = of.reason.empty();
   return of;
@@ -67,7 +81,7 @@ std::vector<Verdict> judge(std::span<const EvalRow> rows, const GateLimits& limi
       return of->method == "oracle" && of->budget == row->budget;
     });
     STRATA_CHECK(oracle != judged.end(), "no oracle at the budget %s", row->budget.c_str());
-    verdicts.push_back(verdict_of(*row, **oracle, limits));
+    verdicts.push_back(verdict_of(*row, **oracle, rows, limits));
   }
   return verdicts;
 }

@@ -49,10 +49,11 @@ uint64_t SplitRunner::memory_bytes(const ModelShape& shape, const Options& optio
                               engine::index_shape(shape, options.k_codec, options.v_codec, n_ctx));
   };
   uint64_t largest = 0;
-  for (const Contender& of : contenders) largest = std::max(largest, index_bytes(of.method));
+  for (const Contender& of : contenders)
+    largest = std::max(largest,
+                       index_bytes(of.method) + engine::selection_bytes(shape, n_ctx, of.method));
   if (probes) largest += index_bytes(index::Method::kOracle);
   return cache_options(shape, options).budget_bytes + largest +
-         engine::selection_bytes(shape, n_ctx) +
          engine::walk_buffer_bytes(shape, options.chunk_rows, n_threads);
 }
 

@@ -1,0 +1,193 @@
+#include "engine/placement_problem.h"
+
+#include <algorithm>
+
+#include "base/checked_math.h"
+#include "engine/context_size.h"
+#include "engine/device_model.h"
+#include "engine/device_walk.h"
+#include "engine/dram_budget.h"
+#include "engine/kv_cache.h"
+#include "planner/placement/plan_rates.h"
+
+namespace strata::engine {
+namespace {
+
+using planner::LayerGroup;
+using planner::PlacementProblem;
+
+constexpr double kGiga = 1e9, kTera = 1e12;
+constexpr uint64_t kStagingRoom = uint64_t{128} << 20;  // with it a spill file's staging is full
+
+double gb(uint64_t bytes) { return static_cast<double>(bytes) / kGiga; }
+
+/// One layer as a group of its own.
+LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
+                    const KvContext& context, uint32_t layer) {
+  const LayerShape& shape = model.spec.shape.layers[layer];
+  const uint64_t block_bytes =
+      KvLayout::make(context.k_codec, context.v_codec, model.spec.shape.head_dim).block_bytes;
+  LayerGroup group;
+  group.layers = {layer};
+  group.window = shape.window;
+  group.weight_gb = gb(model.sizes.layers[layer].packed_bytes);
+  for (const auto member : gpu_attn::kLayerMatrixMembers) {
+    const PackedMatrix& matrix = model.device.layers[layer].*member;
+    const double flop = 2.0 * matrix.n_out * matrix.n_in;
+    group.cpu_linear_ms +=
+        planner::gemv_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
+    group.cpu_gemm_ms += planner::gemm_ms(request.profile, matrix.type, flop);
+    group.gemm_tflop += flop / kTera;
+    group.pack_ms += planner::pack_ms(matrix.type, static_cast<double>(matrix.total_bytes()));
+  }
+  const uint64_t blocks_bytes = shape.n_kv_heads * block_bytes;  // one of each KV head
+  group.kv_gb = gb(blocks_bytes) / kBlockPositions;
+  group.attend_tflop = 4.0 * shape.n_heads * model.spec.shape.head_dim / kTera;
+  ModelShape alone = model.spec.shape;
+  alone.layers = {shape};
+  const uint64_t n_blocks = kv_bytes_for_context(alone, context.k_codec, context.v_codec,
+                                                 context.n_ctx, context.chunk_rows) /
+                            blocks_bytes;
+  group.n_held = static_cast<double>(n_blocks * kBlockPositions);
+  return group;
+}
+
+bool are_alike(const LayerGroup& a, const LayerGroup& b) {
+  return a.window == b.window && a.weight_gb == b.weight_gb && a.cpu_linear_ms == b.cpu_linear_ms &&
+         a.cpu_gemm_ms == b.cpu_gemm_ms && a.kv_gb == b.kv_gb && a.attend_tflop == b.attend_tflop &&
+         a.n_held == b.n_held;
+}
+
+void add_groups(const PlannedModel& model, const PlacementRequest& request,
+                const KvContext& context, PlacementProblem& problem) {
+  for (uint32_t layer = 0; layer < model.spec.shape.n_layers; ++layer) {
+    LayerGroup group = group_of(model, request, context, layer);
+    const auto found = std::ranges::find_if(
+        problem.groups, [&](const LayerGroup& other) { return are_alike(other, group); });
+    if (found == problem.groups.end()) {
+      problem.groups.push_back(std::move(group));
+    } else {
+      found->layers.push_back(layer);
+    }
+  }
+}
+
+/// DRAM that weights take where all that can be is streamed, beside those that always stay.
+uint64_t stream_bytes(const PlannedModel& model) {
+  const WeightPlan plan =
+      weight_plan_of(model.sizes, std::vector<uint8_t>(model.sizes.layers.size(), 1));
+  return plan.total_bytes() - plan.resident_bytes;
+}
+
+void add_kv(const PlannedModel& model, const PlacementRequest& request, const KvContext& context,
+            PlacementProblem& problem) {
+  const ModelShape& shape = model.spec.shape;
+  const KvPlacement whole = place_whole(shape, context);
+  problem.index_gb = gb(whole.index_bytes);
+  problem.index_scan_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read);
+  problem.kv_beside_gb = gb(whole.dram_bytes() - whole.slot_bytes - whole.index_bytes);
+  problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0 &&
+                      problem.rates.nvme_read > 0;
+  if (!can_spill(shape)) return;
+  const uint64_t smallest = smallest_spilling_dram(shape, context);
+  const uint64_t others = model.sizes.always_bytes + stream_bytes(model) + kProcessBytes +
+                          walk_buffer_bytes(shape, context.chunk_rows, request.n_threads);
+  const bool has_room = request.dram_bytes > others + smallest + kStagingRoom;
+  const KvPlacement least = place_spilling(shape, context, smallest);
+  const KvPlacement spilling =
+      has_room ? place_spilling(shape, context, smallest + kStagingRoom) : least;
+  // A step that is computed again holds windowed layers' blocks once more.
+  const double windowed = problem.kv_gb() - problem.full_kv_gb();
+  problem.spill_beside_gb =
+      gb(spilling.dram_bytes() - spilling.slot_bytes - spilling.index_bytes) + windowed;
+  problem.spill_floor_gb = std::max(0.0, gb(least.slot_bytes) - 2 * windowed);
+  problem.spill_file_gb = gb(least.nvme_bytes);
+}
+
+void add_device(const PlannedModel& model, const PlacementRequest& request,
+                const KvContext& context, PlacementProblem& problem) {
+  if (!request.device) return;
+  gpu_attn::DeviceModel described = model.device;
+  described.kv_layout = KvLayout::make(context.k_codec, context.v_codec, model.spec.shape.head_dim);
+  const DeviceNeeds needs = device_needs(described, *model.file, model.spec.shape, *request.device,
+                                         context.n_ctx, 0, context.chunk_rows);
+  problem.has_device = true;
+  problem.may_attend_on_cpu = request.may_attend_on_cpu;
+  problem.may_stream = problem.may_stream && request.may_use_disk;
+  problem.hbm_gb = gb(request.hbm_bytes);
+  problem.hbm_fixed_gb = gb(needs.buffer_bytes);
+  problem.hbm_always_gb = gb(needs.head_bytes);
+  uint64_t largest = 0;
+  for (const uint64_t bytes : needs.layer_bytes) largest = std::max(largest, round_up(bytes, 256));
+  problem.hbm_slots_gb = gb(2 * largest);
+}
+
+PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& request,
+                            const KvCodecs& codecs, uint32_t chunk) {
+  const ModelShape& shape = model.spec.shape;
+  ContextRequest asked;
+  asked.k_codec = codecs.k;
+  asked.v_codec = codecs.v;
+  asked.chunk_rows = chunk;
+  asked.n_threads = request.n_threads;
+  asked.has_packs = request.has_packs;
+  asked.method = request.method;
+  asked.has_device = request.device.has_value();
+  check_codecs(shape, asked);
+  asked.chunk_rows = chunk_rows_for(shape, asked);
+  const KvContext context = kv_context(asked, request.n_ctx);
+
+  PlacementProblem problem;
+  problem.k_codec = codecs.k;
+  problem.v_codec = codecs.v;
+  problem.chunk_rows = context.chunk_rows;
+  problem.n_out = static_cast<double>(request.n_out);
+  problem.n_prompt = static_cast<double>(request.n_ctx - request.n_out);
+  problem.touched_share = request.method ? request.touched_share : 1;
+  problem.rates = planner::rates_of(request.profile, codecs.k, codecs.v, shape.head_dim,
+                                    request.device.has_value());
+  problem.may_stream = problem.rates.nvme_read > 0;
+  problem.dram_gb = gb(request.dram_bytes);
+  problem.nvme_gb = gb(request.nvme_bytes);
+  problem.dram_fixed_gb = gb(kProcessBytes + buffer_bytes(shape, asked));
+  problem.always_weights_gb = gb(model.sizes.always_bytes);
+  problem.stream_slots_gb = gb(stream_bytes(model));
+  add_groups(model, request, context, problem);
+  add_kv(model, request, context, problem);
+  add_device(model, request, context, problem);
+  const PackedMatrix& head = model.device.output;
+  problem.head_ms =
+      request.device
+          ? planner::transfer_ms(gb(head.total_bytes()), problem.rates.hbm_gemv)
+          : planner::gemv_ms(request.profile, head.type, static_cast<double>(head.total_bytes()));
+  return problem;
+}
+
+}  // namespace
+
+PlannedModel describe_for_plan(const GgufFile& file, const ModelSpec& spec) {
+  PlannedModel model;
+  model.file = &file;
+  model.spec = spec;
+  model.sizes = weight_sizes(file, spec);
+  model.device = describe_for_device(
+      file, spec, KvLayout::make(KvCodec::kF16, KvCodec::kF16, spec.shape.head_dim));
+  return model;
+}
+
+std::vector<PlacementProblem> placement_problems(const PlannedModel& model,
+                                                 const PlacementRequest& request) {
+  std::vector<PlacementProblem> problems;
+  for (const KvCodecs& codecs : request.codecs) {
+    std::vector<uint32_t> tried;
+    for (const uint32_t chunk : request.chunks) {
+      PlacementProblem problem = problem_of(model, request, codecs, chunk);
+      if (std::ranges::count(tried, problem.chunk_rows) > 0) continue;
+      tried.push_back(problem.chunk_rows);
+      problems.push_back(std::move(problem));
+    }
+  }
+  return problems;
+}
+
+}  // namespace strata::engine

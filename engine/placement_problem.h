@@ -1,0 +1,55 @@
+// engine/placement_problem.h - a model and a context as the planner wants them: what the engine
+// reserves for each, asked of the functions that reserve it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/device_table.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/model_spec.h"
+#include "engine/weight_budget.h"
+#include "gpu_attn/device_model.h"
+#include "index/method.h"
+#include "planner/machine_profile.h"
+#include "planner/placement/problem.h"
+
+namespace strata::engine {
+
+/// Of a model, what does not depend on the context.
+struct PlannedModel {
+  const GgufFile* file = nullptr;  // outlives this
+  ModelSpec spec;
+  WeightSizes sizes;
+  gpu_attn::DeviceModel device;  // shapes and types of every matrix
+};
+PlannedModel describe_for_plan(const GgufFile& file, const ModelSpec& spec);
+
+struct KvCodecs {
+  KvCodec k = KvCodec::kF16, v = KvCodec::kF16;
+};
+
+struct PlacementRequest {
+  planner::MachineProfile profile;
+  uint64_t n_ctx = 0;
+  uint64_t n_out = 0;       // of n_ctx, the tokens that are answered
+  uint64_t dram_bytes = 0;  // for everything of ours
+  uint64_t nvme_bytes = 0;  // of the spill file; 0 = none
+  std::optional<DeviceFacts> device;
+  uint64_t hbm_bytes = 0;  // of it
+  // Beside a card: what this engine cannot do there yet.
+  bool may_use_disk = true, may_attend_on_cpu = true;
+  std::vector<KvCodecs> codecs;  // each is tried
+  std::vector<uint32_t> chunks;  // rows of a prompt's step: each is tried
+  bool has_packs = false;        // saved contexts are read and written
+  std::optional<index::Method> method = {};
+  double touched_share = 1;  // of a context that a token attends by it
+  uint32_t n_threads = 1;
+};
+
+/// One for each codec and chunk. Errors: kUnsupported (check_codecs), those of planner::rates_of.
+std::vector<planner::PlacementProblem> placement_problems(const PlannedModel& model,
+                                                          const PlacementRequest& request);
+
+}  // namespace strata::engine

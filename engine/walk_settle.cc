@@ -1,0 +1,90 @@
+// engine/walk_settle.cc - what an exact step reads of a restored context that DRAM has room for: it
+// is read once, and stays.
+//
+// A pack has the layers of an extent side by side, so a disk is fastest where they are read
+// together; but whatever is read before a layer's last byte is waited for by that layer. So runs of
+// neighbouring layers are read, one after the other: a run of every extent in the order of the
+// text, then the next run, while the layers of the one before are computed. Only the last run's
+// layers are computed while nothing is read.
+#include <algorithm>
+
+#include "base/checked_math.h"
+#include "engine/walk_state.h"
+
+namespace strata::engine {
+namespace {
+
+// A stretch of a file that reading it in order is hardly faster than (docs/measurements.md).
+constexpr uint64_t kStretchBytes = uint64_t{2} << 20;
+
+}  // namespace
+
+/// The missing extents of neighbouring layers, by positions.
+void Walk::State::list_settling(uint32_t first_layer, uint32_t end_layer) {
+  for (uint32_t idx = 0; idx < groups.size(); ++idx)
+    for (uint32_t pos = 0; pos < groups[idx].first_pos; pos += kExtentPositions)
+      for (uint32_t layer = first_layer; layer < end_layer; ++layer) {
+        if (shape.layers[layer].window > 0) continue;
+        if (!list_missing(idx, layer, pos, pos + kExtentPositions)) continue;
+        fetches.insert(fetches.end(), span_missing.begin(), span_missing.end());
+        settled_ends[layer] = static_cast<uint32_t>(fetches.size());
+      }
+}
+
+/// Plans to take everything that is missing into DRAM. False where there is too little room, or a
+/// spill file, which holds the extents by layers (BlockStore::take_place).
+bool Walk::State::plan_settling() {
+  const tiers::BlockStore& store = cache.store();
+  if (store.has_spill()) return false;
+  const auto run_layers = static_cast<uint32_t>(
+      std::max<uint64_t>(1, kStretchBytes / store.transfers()->frame_bytes()));
+  // Of the context, in whole extents, as they are taken: the last one may have blocks behind a
+  // group's positions, which another sequence holds that it was forked from.
+  uint64_t n_blocks = 0;
+  for (const Group& group : groups)
+    n_blocks += round_up(blocks_for(group.first_pos), kExtentBlocks) * cache.n_index_streams();
+  const bool has_room_for_all = store.can_settle(n_blocks);
+  settled_ends.assign(shape.n_layers, 0);
+  for (uint32_t first = 0; first < shape.n_layers; first += run_layers) {
+    list_settling(first, std::min(first + run_layers, shape.n_layers));
+    if (has_room_for_all) fetch_ahead();  // the disk need not wait for the end of the list
+  }
+  if (has_room_for_all || store.can_settle(store.n_missing(fetches))) {
+    fetch_ahead();
+    return true;
+  }
+  fetches.clear();
+  settled_ends.clear();
+  return false;
+}
+
+/// Takes what has come, at most half of the frames at a time: the others are at the disk meanwhile.
+void Walk::State::settle_arrived() {
+  const uint32_t n_max = std::max(1u, cache.store().transfers()->n_frames() / 2);
+  while (n_released < fetches.size()) {
+    cache.store().poll();
+    uint32_t end = n_released;
+    while (end < n_fetched && end - n_released < n_max && cache.store().has_arrived(fetches[end]))
+      ++end;
+    if (end == n_released) return;
+    settle_until(end);
+  }
+}
+
+/// Of `fetches`; waits for what has not come.
+void Walk::State::settle_until(uint32_t end) {
+  fetch_until(end);
+  cache.store().take(std::span(fetches).subspan(n_released, end - n_released), pool);
+  while (n_released < end) cache.store().release(fetches[n_released++]);
+  fetch_ahead();
+}
+
+/// Waits until all of a layer is in DRAM.
+void Walk::State::settle_layer(uint32_t layer) {
+  for (settle_arrived(); n_released < settled_ends[layer]; settle_arrived()) {
+    check_cancelled();
+    settle_until(n_released + 1);
+  }
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,56 @@
+#include "index/cluster_selector.h"
+
+#include <array>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "index/rotated_queries.h"
+
+namespace strata::index {
+
+ClusterSelector::ClusterSelector(const KvLayout& layout, const KernelTable& kernels,
+                                 std::shared_ptr<TileMemory> memory, uint32_t n_streams)
+    : TiledSelector(layout, kernels, std::move(memory), cluster_tile_bytes(layout.head_dim),
+                    n_streams) {
+  STRATA_CHECK(layout.head_dim % 8 == 0 && layout.head_dim <= kRabitqHeadDimMax, "head_dim=%u",
+               layout.head_dim);
+}
+
+void ClusterSelector::observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) {
+  alignas(64) std::array<float, size_t{kRabitqHeadDimMax} * kBlockPositions> keys;
+  std::byte* tile = open_tile(stream, block_idx);
+  // Blocks of an extent come in order, and what a slot held before is no one's.
+  if (block_idx % kExtentBlocks == 0) std::memset(tile, 0, table_.tile_bytes());
+  kernels_->index.load_k(layout_, block, keys.data());
+  kernels_->index.cluster_encode({.keys = keys.data(),
+                                  .head_dim = layout_.head_dim,
+                                  .block = block_idx % kExtentBlocks,
+                                  .tile = tile});
+}
+
+uint64_t ClusterSelector::scratch_floats(uint32_t n_queries) const {
+  return RotatedQueries::scratch_floats(layout_.head_dim, n_queries);
+}
+
+void ClusterSelector::estimate(const EstimateArgs& args) const {
+  check_blocks(args);
+  const RotatedQueries queries(*kernels_, layout_.head_dim, args);
+  const uint32_t first_tile = args.first_block / kExtentBlocks;
+  const auto n_tiles = static_cast<uint32_t>(div_up(args.end_block, kExtentBlocks)) - first_tile;
+  kernels_->index.cluster_scan({.tiles = table_.tiles(args.stream).data() + first_tile,
+                                .n_tiles = n_tiles,
+                                .head_dim = layout_.head_dim,
+                                .codes = queries.codes,
+                                .scales = queries.scales,
+                                .sums = queries.sums,
+                                .n_queries = args.n_queries,
+                                .block_scores = args.log_weights + args.first_block,
+                                .score_stride = args.weight_stride});
+}
+
+std::unique_ptr<Selector> ClusterSelector::fork() const {
+  return std::unique_ptr<Selector>(new ClusterSelector(*this));
+}
+
+}  // namespace strata::index

@@ -1,0 +1,286 @@
+#include "planner/placement/placement_lp.h"
+
+#include "planner/placement/lp_solver.h"
+
+namespace strata::planner {
+namespace {
+
+// Per GB that a step moves from DRAM, or from the disk: without it, equal plans are drawn at
+// random. In ms of the objective.
+constexpr double kFarGb = 1e-4, kFartherGb = 2e-4;
+
+using Terms = std::vector<LpTerm>;
+
+struct GroupColumns {
+  uint32_t w_hbm, w_dram, w_nvme, k_hbm, k_dram, k_nvme, on_cpu, attention;
+};
+
+/// Columns and rows of one problem.
+class PlacementProgram {
+ public:
+  explicit PlacementProgram(const PlacementProblem& problem)
+      : problem_(problem), rates_(problem.rates) {
+    add_switches();
+    for (const LayerGroup& group : problem_.groups) add_group(group);
+    add_room();
+    add_token();
+    for (const ChunkSample& sample : chunk_samples(problem_)) add_chunk(sample);
+  }
+
+  LpPlacement solve() const;
+
+ private:
+  double upper(bool is_allowed) const { return is_allowed ? 1 : 0; }
+  void at_least(uint32_t column, Terms terms, double constant);
+  void at_most(double bound, const Terms& terms) { model_.add_row(-kLpInfinity, bound, terms); }
+  template <class Each>
+  void each_group(const Each& each) const {
+    for (size_t i = 0; i < columns_.size(); ++i) each(problem_.groups[i], columns_[i]);
+  }
+  void add_switches();
+  void add_group(const LayerGroup& group);
+  void add_room();
+  void add_token();
+  void add_chunk(const ChunkSample& sample);
+  uint32_t missing(const LayerGroup& group, const ChunkSample& sample, const Terms& held);
+
+  const PlacementProblem& problem_;
+  const PlanRates& rates_;
+  LpModel model_;
+  std::vector<GroupColumns> columns_;
+  // 1 where weights are streamed from the file, layers pass through HBM, K and V spill, the CPU
+  // attends beside a device.
+  uint32_t streams_ = 0, passes_ = 0, spills_ = 0, attends_ = 0;
+  uint32_t token_ms_ = 0;
+  std::vector<std::pair<uint32_t, double>> chunks_;  // their times and weights
+  uint32_t hbm_row_ = 0, dram_row_ = 0, nvme_row_ = 0;
+};
+
+/// column >= terms + constant.
+void PlacementProgram::at_least(uint32_t column, Terms terms, double constant) {
+  for (LpTerm& term : terms) term.factor = -term.factor;
+  terms.push_back({column, 1});
+  model_.add_row(constant, kLpInfinity, terms);
+}
+
+void PlacementProgram::add_switches() {
+  streams_ = model_.add_column(0, upper(problem_.may_stream), 0, true);
+  passes_ = model_.add_column(0, upper(problem_.has_device), 0, true);
+  spills_ = model_.add_column(0, upper(problem_.may_spill), 0, true);
+  attends_ =
+      model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0, true);
+}
+
+void PlacementProgram::add_group(const LayerGroup& group) {
+  const double on_device = upper(problem_.has_device);
+  const double weights = group.n_layers() * group.weight_gb;
+  const double kv = group.n_layers() * group.n_held * group.kv_gb;
+  GroupColumns c{};
+  c.w_hbm = model_.add_column(0, on_device, 0);
+  c.w_dram = model_.add_column(0, 1, problem_.has_device ? kFarGb * weights : 0);
+  c.w_nvme = model_.add_column(0, upper(problem_.may_stream), kFartherGb * weights);
+  c.k_hbm = model_.add_column(0, on_device, 0);
+  c.k_dram = model_.add_column(0, 1, problem_.has_device ? kFarGb * kv : 0);
+  c.k_nvme = model_.add_column(0, upper(problem_.may_spill && group.is_full()), kFartherGb * kv);
+  c.on_cpu = model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0);
+  c.attention = model_.add_column(0, kLpInfinity, 0);
+  columns_.push_back(c);
+  model_.add_row(1, 1, Terms{{c.w_hbm, 1}, {c.w_dram, 1}, {c.w_nvme, 1}});
+  model_.add_row(1, 1, Terms{{c.k_hbm, 1}, {c.k_dram, 1}, {c.k_nvme, 1}});
+  at_most(0, {{c.w_nvme, 1}, {streams_, -1}});
+  at_most(0, {{c.k_nvme, 1}, {spills_, -1}});
+  at_most(0, {{c.on_cpu, 1}, {attends_, -1}});
+  if (problem_.has_device) at_most(0, {{c.w_dram, 1}, {c.w_nvme, 1}, {passes_, -1}});
+
+  const double share = group.is_full() ? problem_.touched_share : 1;
+  const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
+  if (!problem_.has_device) {
+    at_least(c.attention, {}, transfer_ms(touched, rates_.cpu_attend));
+    return;
+  }
+  at_most(0, {{c.on_cpu, 1}, {c.k_dram, -1}, {c.k_nvme, -1}});
+  const double link = transfer_ms(touched, rates_.link_in);
+  at_least(c.attention,
+           {{c.k_hbm, transfer_ms(touched, rates_.hbm_attend)},
+            {c.k_dram, link},
+            {c.k_nvme, link},
+            {c.on_cpu, -link}},
+           0);
+  at_least(c.attention,
+           {{c.on_cpu, transfer_ms(touched, rates_.cpu_attend)}, {attends_, rates_.round_trip_ms}},
+           0);
+}
+
+void PlacementProgram::add_room() {
+  Terms hbm{{passes_, problem_.hbm_slots_gb}};
+  Terms dram{{streams_, problem_.stream_slots_gb},
+             {spills_, problem_.spill_beside_gb - problem_.kv_beside_gb}};
+  Terms floor{{spills_, -problem_.spill_floor_gb}};
+  each_group([&](const LayerGroup& group, const GroupColumns& c) {
+    const double weights = group.n_layers() * group.weight_gb;
+    const double kv = group.n_layers() * group.n_held * group.kv_gb;
+    hbm.insert(hbm.end(), {{c.w_hbm, weights}, {c.k_hbm, kv}});
+    dram.insert(dram.end(),
+                {{c.w_hbm, weights}, {c.w_dram, weights}, {c.k_hbm, kv}, {c.k_dram, kv}});
+    if (group.is_full()) floor.insert(floor.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
+  });
+  if (problem_.has_device)
+    hbm_row_ = model_.add_row(
+        -kLpInfinity, problem_.hbm_gb - problem_.hbm_fixed_gb - problem_.hbm_always_gb, hbm);
+  dram_row_ =
+      model_.add_row(-kLpInfinity,
+                     problem_.dram_gb - problem_.dram_fixed_gb - problem_.always_weights_gb -
+                         problem_.index_gb - problem_.kv_beside_gb,
+                     dram);
+  nvme_row_ =
+      model_.add_row(-kLpInfinity, problem_.nvme_gb, Terms{{spills_, problem_.spill_file_gb}});
+  model_.add_row(0, kLpInfinity, floor);
+}
+
+void PlacementProgram::add_token() {
+  token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
+  Terms chain, disk, ahead, exposed, link, dram, packing;
+  double fixed = problem_.head_ms + problem_.index_scan_ms, dram_gb = problem_.index_gb;
+  const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
+  each_group([&](const LayerGroup& group, const GroupColumns& c) {
+    const double n = group.n_layers(), weights = n * group.weight_gb;
+    const bool is_chosen = group.is_full() && problem_.touched_share < 1;
+    const double touched = (group.is_full() ? problem_.touched_share : 1) *
+                           group.attended(problem_.n_decode_positions()) * group.kv_gb * n;
+    chain.push_back({c.attention, n});
+    disk.push_back({c.w_nvme, ms(weights, rates_.nvme_read)});
+    ahead.push_back(disk.back());
+    const double kv_disk = ms(touched, is_chosen ? rates_.nvme_blocks : rates_.nvme_read);
+    disk.push_back({c.k_nvme, kv_disk});
+    (is_chosen ? exposed : ahead).push_back(disk.back());
+    packing.push_back({c.w_nvme, n * group.pack_ms});
+    // What comes from the disk passes through DRAM.
+    dram.push_back({c.w_nvme, ms(weights, rates_.dram_read)});
+    dram.push_back({c.k_nvme, ms(touched, rates_.dram_read)});
+    if (!problem_.has_device) {
+      fixed += n * group.cpu_linear_ms;
+      dram_gb += weights + touched;
+      return;
+    }
+    fixed += ms(weights, rates_.hbm_gemv) + n * rates_.launch_ms;
+    for (const uint32_t column : {c.w_dram, c.w_nvme}) {
+      link.push_back({column, ms(weights, rates_.link_in)});
+      dram.push_back({column, ms(weights, rates_.dram_read)});
+    }
+    for (const uint32_t column : {c.k_dram, c.k_nvme}) {
+      link.push_back({column, ms(touched, rates_.link_in)});
+      dram.push_back({column, ms(touched, rates_.dram_read)});
+    }
+    link.push_back({c.on_cpu, -ms(touched, rates_.link_in)});
+  });
+  at_least(token_ms_, disk, 0);
+  at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read));
+  if (problem_.has_device) {
+    at_least(token_ms_, link, 0);
+    at_least(token_ms_, packing, 0);
+  } else {
+    chain.insert(chain.end(), packing.begin(), packing.end());
+    // The disk and the CPU slow each other down where they work beside each other.
+    Terms slowed_disk = disk;
+    for (const LpTerm& term : chain)
+      slowed_disk.push_back({term.column, term.factor * rates_.cpu_slows_nvme});
+    at_least(token_ms_, slowed_disk, fixed * rates_.cpu_slows_nvme);
+    for (const LpTerm& term : ahead)
+      chain.push_back({term.column, term.factor * rates_.nvme_slows_cpu});
+  }
+  chain.insert(chain.end(), exposed.begin(), exposed.end());
+  at_least(token_ms_, chain, fixed);
+}
+
+/// Positions before a chunk that are not where `held`, of all positions, are: at least what is
+/// beyond them, at least none.
+uint32_t PlacementProgram::missing(const LayerGroup& group, const ChunkSample& sample,
+                                   const Terms& held) {
+  const uint32_t column = model_.add_column(0, kLpInfinity, 0);
+  Terms terms;
+  for (const LpTerm& term : held) terms.push_back({term.column, -group.n_held});
+  at_least(column, terms, group.attended(sample.first_pos));
+  return column;
+}
+
+void PlacementProgram::add_chunk(const ChunkSample& sample) {
+  const uint32_t chunk_ms = model_.add_column(0, kLpInfinity, sample.weight);
+  chunks_.push_back({chunk_ms, sample.weight});
+  const double rows = sample.n_rows;
+  double arithmetic = 0, out = 0, written = 0;
+  Terms disk, link, packing;
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    const LayerGroup& group = problem_.groups[i];
+    const GroupColumns& c = columns_[i];
+    const double n = group.n_layers(), weights = n * group.weight_gb, kv = n * group.kv_gb;
+    const double flop = n * rows * group.attended(sample.first_pos + rows / 2) * group.attend_tflop;
+    disk.push_back({c.w_nvme, transfer_ms(weights, rates_.nvme_read)});
+    packing.push_back({c.w_nvme, n * group.pack_ms});
+    if (group.is_full()) {
+      const uint32_t far = missing(group, sample, {{c.k_hbm, 1}, {c.k_dram, 1}});
+      disk.push_back({far, transfer_ms(kv, rates_.nvme_read)});
+      written += transfer_ms(rows * kv, rates_.nvme_write);
+    }
+    if (!problem_.has_device) {
+      arithmetic += n * rows * group.cpu_gemm_ms + transfer_ms(flop, rates_.cpu_attend_tflops);
+      continue;
+    }
+    arithmetic += transfer_ms(n * rows * group.gemm_tflop, rates_.gpu_gemm_tflops) +
+                  transfer_ms(flop, rates_.gpu_attend_tflops) + n * rates_.launch_ms;
+    out += transfer_ms(rows * kv, rates_.link_out);
+    link.push_back({c.w_dram, transfer_ms(weights, rates_.link_in)});
+    link.push_back({c.w_nvme, transfer_ms(weights, rates_.link_in)});
+    const uint32_t off = missing(group, sample, {{c.k_hbm, 1}});
+    link.push_back({off, transfer_ms(kv, rates_.link_in)});
+  }
+  disk.push_back({spills_, written});
+  if (problem_.has_device) {
+    at_least(chunk_ms, {}, arithmetic);
+    at_least(chunk_ms, {}, out);
+    at_least(chunk_ms, link, 0);
+    at_least(chunk_ms, disk, 0);
+    at_least(chunk_ms, packing, 0);
+    return;
+  }
+  Terms slowed = disk;
+  for (LpTerm& term : slowed) term.factor *= rates_.nvme_slows_cpu;
+  for (const LpTerm& term : packing) {
+    slowed.push_back(term);
+    disk.push_back({term.column, term.factor * rates_.cpu_slows_nvme});
+  }
+  at_least(chunk_ms, slowed, arithmetic);
+  at_least(chunk_ms, disk, arithmetic * rates_.cpu_slows_nvme);
+}
+
+LpPlacement PlacementProgram::solve() const {
+  const LpSolution solution = planner::solve(model_);
+  LpPlacement placement;
+  placement.n_iterations = solution.n_iterations;
+  placement.is_feasible = solution.status == LpStatus::kOptimal;
+  if (!placement.is_feasible) return placement;
+  const auto value = [&](uint32_t column) { return solution.values[column]; };
+  for (const GroupColumns& c : columns_)
+    placement.groups.push_back({.weights_hbm = value(c.w_hbm),
+                                .weights_dram = value(c.w_dram),
+                                .weights_nvme = value(c.w_nvme),
+                                .kv_hbm = value(c.k_hbm),
+                                .kv_dram = value(c.k_dram),
+                                .kv_nvme = value(c.k_nvme),
+                                .on_cpu = value(c.on_cpu)});
+  placement.tpot_ms = value(token_ms_);
+  for (const auto& [column, weight] : chunks_) placement.ttft_ms += weight * value(column);
+  placement.ttft_ms += problem_.head_ms;
+  placement.objective_ms = placement.ttft_ms + problem_.n_out * placement.tpot_ms;
+  if (problem_.has_device) placement.hbm_dual = solution.row_duals[hbm_row_];
+  placement.dram_dual = solution.row_duals[dram_row_];
+  placement.nvme_dual = solution.row_duals[nvme_row_];
+  return placement;
+}
+
+}  // namespace
+
+LpPlacement solve_placement(const PlacementProblem& problem) {
+  return PlacementProgram(problem).solve();
+}
+
+}  // namespace strata::planner

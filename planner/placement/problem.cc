@@ -1,0 +1,60 @@
+#include "planner/placement/problem.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace strata::planner {
+namespace {
+constexpr double kNever = 1e12;  // ms: what a missing part would take
+}
+
+double PlacementProblem::weights_gb() const {
+  double gb = 0;
+  for (const LayerGroup& group : groups) gb += group.n_layers() * group.weight_gb;
+  return gb;
+}
+
+double PlacementProblem::kv_gb() const {
+  double gb = 0;
+  for (const LayerGroup& group : groups) gb += group.n_layers() * group.n_held * group.kv_gb;
+  return gb;
+}
+
+double PlacementProblem::full_kv_gb() const {
+  double gb = 0;
+  for (const LayerGroup& group : groups)
+    if (group.is_full()) gb += group.n_layers() * group.n_held * group.kv_gb;
+  return gb;
+}
+
+std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
+  const double rows = problem.chunk_rows;
+  const auto n_chunks = static_cast<uint64_t>(std::ceil(problem.n_prompt / rows));
+  const auto rows_at = [&](double first) { return std::min(rows, problem.n_prompt - first); };
+  std::vector<ChunkSample> samples;
+  if (n_chunks <= kChunkSamples) {
+    for (uint64_t i = 0; i < n_chunks; ++i) {
+      const double first = static_cast<double>(i) * rows;
+      samples.push_back({first, rows_at(first), 1});
+    }
+    return samples;
+  }
+  // The last chunk is counted as a whole one. Weights of the sampled chunks sum to all of them.
+  const double last = static_cast<double>(n_chunks - 1);
+  double total = 0;
+  for (uint32_t i = 0; i < kChunkSamples; ++i) {
+    const double chunk = std::round(last * i / (kChunkSamples - 1));
+    const double weight = i == 0 || i + 1 == kChunkSamples ? 0.5 : 1;
+    total += weight;
+    samples.push_back({chunk * rows, rows, weight});
+  }
+  for (ChunkSample& sample : samples) sample.weight *= static_cast<double>(n_chunks) / total;
+  return samples;
+}
+
+double transfer_ms(double gb, double gb_per_s) {
+  if (gb <= 0) return 0;
+  return gb_per_s > 0 ? gb / gb_per_s * 1e3 : kNever;
+}
+
+}  // namespace strata::planner

@@ -1,0 +1,101 @@
+// planner/placement/problem.h - what a placement is chosen for: a model in groups of equal layers,
+// a context, the rates of a machine, and what each tier has and must hold.
+// Why numbers and not the engine's types: the engine, which knows what it reserves, fills this in
+// (engine/placement_problem.h); the planner is a pure function of it.
+//
+// Units: GB = 1e9 bytes, ms, GB/s, TFLOP/s. Programs in bytes and seconds are solved wrongly.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/kv_layout.h"
+
+namespace strata::planner {
+
+/// Layers that are alike in all of this.
+struct LayerGroup {
+  std::vector<uint32_t> layers;  // their numbers, rising
+  uint32_t window = 0;           // positions attended; 0 = all
+  double weight_gb = 0;          // matrices of one layer, as kernels read them
+  double cpu_linear_ms = 0;      // one row through them
+  double cpu_gemm_ms = 0;        // one row of a chunk
+  double gemm_tflop = 0;         // one row
+  double pack_ms = 0;            // where they come from the file: rows become panels, by the CPU
+  double kv_gb = 0;              // of one position, in whole blocks
+  double attend_tflop = 0;       // of one row and one position that it attends
+  double n_held = 0;             // positions that the cache has room for
+
+  double n_layers() const { return static_cast<double>(layers.size()); }
+  bool is_full() const { return window == 0; }
+  double attended(double n_positions) const {
+    return window == 0 || n_positions < window ? n_positions : window;
+  }
+};
+
+/// 0 = there is none.
+struct PlanRates {
+  double cpu_attend = 0, cpu_attend_tflops = 0;
+  double dram_read = 0;
+  double nvme_read = 0, nvme_blocks = 0, nvme_write = 0;  // nvme_blocks: one block per request
+  // What the disk's reading costs the CPU at work beside it, and the other way round: ms per ms.
+  double nvme_slows_cpu = 0, cpu_slows_nvme = 0;
+  double link_in = 0, link_out = 0, hbm_gemv = 0, hbm_attend = 0;
+  double gpu_gemm_tflops = 0, gpu_attend_tflops = 0;
+  double launch_ms = 0;      // of a layer's kernels
+  double round_trip_ms = 0;  // of a layer whose attention needs the host
+};
+
+/// One combination of what is not left to the linear program: codecs, rows of a chunk, retrieval.
+struct PlacementProblem {
+  KvCodec k_codec = KvCodec::kF16, v_codec = KvCodec::kF16;
+  uint32_t chunk_rows = 512;
+  double n_prompt = 0, n_out = 0;  // tokens
+  double touched_share = 1;        // of a full layer's K and V that a decoded token attends
+  double index_scan_ms = 0;        // of one token
+
+  std::vector<LayerGroup> groups;
+  PlanRates rates;
+  double head_ms = 0;  // of one token: the output head, a row
+
+  // Budgets, as the user gave them or as the machine has them.
+  double hbm_gb = 0, dram_gb = 0, nvme_gb = 0;
+  // What is allowed. DRAM is the home of all that HBM holds: that is copies.
+  bool has_device = false;
+  bool may_stream = true;         // weights from the model file in every step
+  bool may_spill = true;          // K and V of full layers to a file
+  bool may_attend_on_cpu = true;  // beside a device
+
+  // What must be there.
+  double hbm_fixed_gb = 0;       // a step's buffers
+  double hbm_always_gb = 0;      // weights: the output head, vectors
+  double hbm_slots_gb = 0;       // where a layer's weights are not in HBM
+  double dram_fixed_gb = 0;      // a step's buffers
+  double always_weights_gb = 0;  // never streamed
+  double stream_slots_gb = 0;    // where weights are streamed: layers that pass, reads
+  double index_gb = 0;
+  double kv_beside_gb = 0;     // in DRAM beside blocks, where nothing spills
+  double spill_beside_gb = 0;  // where something does
+  double spill_floor_gb = 0;   // least of full layers' blocks in DRAM where they spill
+  double spill_file_gb = 0;    // all of them are written through
+
+  double n_context() const { return n_prompt + n_out; }
+  double n_decode_positions() const { return n_prompt + n_out / 2; }  // of the mean token
+  double weights_gb() const;                                          // of the groups
+  double kv_gb() const;
+  double full_kv_gb() const;
+};
+
+/// Chunks of a prompt by which its time is summed: a chunk's first position, its rows, and how many
+/// chunks it stands for.
+struct ChunkSample {
+  double first_pos, n_rows, weight;
+};
+inline constexpr uint32_t kChunkSamples = 8;
+/// Every chunk where they are few, else kChunkSamples at equal distances, by the trapezoid rule.
+std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem);
+
+/// ms that so many GB take; 0 of nothing, and a very long time where the rate is 0.
+double transfer_ms(double gb, double gb_per_s);
+
+}  // namespace strata::planner

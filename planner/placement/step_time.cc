@@ -1,0 +1,378 @@
+#include "planner/placement/step_time.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace strata::planner {
+namespace {
+
+constexpr uint32_t kSlots = 2;       // of layers that pass, in DRAM and in HBM
+constexpr uint32_t kTokens = 3;      // the last of them is in the steady state
+constexpr double kDramShare = 0.8;   // of its rate
+constexpr double kFitsSlack = 1e-9;  // GB: a byte
+
+enum class Place : uint8_t { kHbm, kDram, kNvme };
+
+/// What one layer of one step asks of each part, in ms.
+struct LayerWork {
+  double weights_disk = 0, weights_link = 0;  // ahead, through slots
+  double kv_disk = 0, kv_link = 0;            // ahead by a layer
+  double linear = 0, attend = 0;
+  double exposed_disk = 0;   // known when the layer attends
+  double in_place_link = 0;  // of attend, across the link
+  double out_link = 0, written_disk = 0;
+};
+
+/// The parts' clocks, one layer after the other.
+class Pipeline {
+ public:
+  void run(const LayerWork& work);
+  void add(double ms) { computed_ += ms; }
+  double now() const { return std::max(computed_, stored_); }
+
+ private:
+  struct Slots {
+    double free_at[kSlots] = {};
+    uint32_t next = 0;
+    double& take() { return free_at[next++ % kSlots]; }
+  };
+  double computed_ = 0, disk_ = 0, link_ = 0, stored_ = 0;
+  double layer_began_ = 0;
+  Slots dram_, hbm_;
+};
+
+void Pipeline::run(const LayerWork& work) {
+  double arrived = 0, kv_arrived = 0;
+  double* dram_slot = nullptr;
+  double* hbm_slot = nullptr;
+  if (work.weights_disk > 0) {
+    dram_slot = &dram_.take();
+    disk_ = std::max(disk_, *dram_slot) + work.weights_disk;
+    arrived = disk_;
+  }
+  if (work.weights_link > 0) {
+    hbm_slot = &hbm_.take();
+    link_ = std::max({link_, arrived, *hbm_slot}) + work.weights_link;
+    arrived = link_;
+    if (dram_slot != nullptr) *dram_slot = link_;
+  }
+  if (work.kv_disk > 0) {
+    disk_ = std::max(disk_, layer_began_) + work.kv_disk;
+    kv_arrived = disk_;
+  }
+  if (work.kv_link > 0) {
+    link_ = std::max({link_, layer_began_, kv_arrived}) + work.kv_link;
+    kv_arrived = link_;
+  }
+  const double begins = std::max(computed_, arrived);
+  layer_began_ = begins;
+  double attends = std::max(begins + work.linear, kv_arrived);
+  if (work.exposed_disk > 0) {
+    disk_ = std::max(disk_, attends) + work.exposed_disk;
+    attends = disk_;
+  }
+  link_ += work.in_place_link;  // shared with copies that are under way: only the sum is known
+  computed_ = attends + work.attend;
+  if (dram_slot != nullptr && hbm_slot == nullptr) *dram_slot = computed_;
+  if (hbm_slot != nullptr) *hbm_slot = computed_;
+  if (work.out_link > 0) stored_ = std::max(stored_, computed_) + work.out_link;
+  disk_ += work.written_disk;
+}
+
+/// Layer i of a group with so many in each place: those in the file are spread evenly, and those
+/// in DRAM over the others.
+std::vector<Place> spread(const GroupPlace& place) {
+  const auto is_one = [](uint64_t i, uint64_t n_of, uint64_t n) {
+    return (i + 1) * n_of / n != i * n_of / n;
+  };
+  const uint64_t n = uint64_t{place.n_hbm} + place.n_dram + place.n_nvme;
+  const uint64_t n_near = uint64_t{place.n_hbm} + place.n_dram;
+  std::vector<Place> places;
+  uint64_t near = 0;
+  for (uint64_t i = 0; i < n; ++i) {
+    if (is_one(i, place.n_nvme, n)) {
+      places.push_back(Place::kNvme);
+      continue;
+    }
+    places.push_back(is_one(near, place.n_dram, n_near) ? Place::kDram : Place::kHbm);
+    ++near;
+  }
+  return places;
+}
+
+struct PlacedLayer {
+  const LayerGroup* group;
+  const GroupPlace* kv;
+  Place weights;
+};
+
+/// All layers in the model's order.
+std::vector<PlacedLayer> layers_of(const PlacementProblem& problem,
+                                   const LayerPlacement& placement) {
+  std::vector<std::pair<uint32_t, PlacedLayer>> numbered;
+  for (size_t g = 0; g < problem.groups.size(); ++g) {
+    const LayerGroup& group = problem.groups[g];
+    const std::vector<Place> places = spread(placement.groups[g]);
+    STRATA_CHECK(places.size() == group.layers.size(), "%zu places for %zu layers", places.size(),
+                 group.layers.size());
+    for (size_t i = 0; i < places.size(); ++i)
+      numbered.push_back({group.layers[i], {&group, &placement.groups[g], places[i]}});
+  }
+  std::ranges::sort(numbered, {}, [](const auto& layer) { return layer.first; });
+  std::vector<PlacedLayer> layers;
+  layers.reserve(numbered.size());
+  for (const auto& layer : numbered) layers.push_back(layer.second);
+  return layers;
+}
+
+class StepClock {
+ public:
+  StepClock(const PlacementProblem& problem, const LayerPlacement& placement)
+      : problem_(problem),
+        rates_(problem.rates),
+        placement_(placement),
+        layers_(layers_of(problem, placement)),
+        is_spilling_(placement.is_spilling(problem)) {}
+
+  LayerWork token_work(const PlacedLayer& layer);
+  LayerWork chunk_work(const PlacedLayer& layer, const ChunkSample& chunk);
+  void add_weights(const PlacedLayer& layer, LayerWork& work);
+  double beside_device(double far_gb, double near_ms, LayerWork& work);
+  void head() { busy(problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu, problem_.head_ms); }
+  double contention(const StepTime& step) const;
+
+  double busy(PlanPart part, double ms) {
+    time_.busy_ms[static_cast<size_t>(part)] += ms;
+    return ms;
+  }
+  void moved(double gb) { busy(PlanPart::kDram, transfer_ms(gb, rates_.dram_read)); }
+
+  const PlacementProblem& problem_;
+  const PlanRates& rates_;
+  const LayerPlacement& placement_;
+  std::vector<PlacedLayer> layers_;
+  bool is_spilling_;
+  StepTime time_;
+  double exposed_ms_ = 0;  // of the disk, with nothing beside it
+};
+
+void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
+  const double gb = layer.group->weight_gb;
+  if (layer.weights == Place::kNvme) {
+    work.weights_disk = busy(PlanPart::kNvme, transfer_ms(gb, rates_.nvme_read));
+    const double pack_ms = busy(PlanPart::kCpu, layer.group->pack_ms);
+    if (problem_.has_device) {
+      work.weights_disk = std::max(work.weights_disk, pack_ms);  // of one run beside the next
+    } else {
+      work.linear += pack_ms;
+    }
+    moved(gb);
+  }
+  if (problem_.has_device && layer.weights != Place::kHbm) {
+    work.weights_link = busy(PlanPart::kLinkIn, transfer_ms(gb, rates_.link_in));
+    moved(gb);
+  }
+}
+
+/// The attention of a device, near_ms of it over what is in HBM, with what lies in DRAM read across
+/// the link or attended by the CPU meanwhile.
+double StepClock::beside_device(double far_gb, double near_ms, LayerWork& work) {
+  const double link = transfer_ms(far_gb, rates_.link_in);
+  const double on_cpu = transfer_ms(far_gb, rates_.cpu_attend);
+  double share = 0;
+  if (placement_.cpu_part == CpuPart::kAll) share = 1;
+  if (placement_.cpu_part == CpuPart::kBalanced && far_gb > 0)
+    share = std::clamp((near_ms + link - rates_.round_trip_ms) / (on_cpu + link), 0.0, 1.0);
+  work.in_place_link = busy(PlanPart::kLinkIn, (1 - share) * link);
+  const double cpu_ms = share > 0 ? busy(PlanPart::kCpu, share * on_cpu) + rates_.round_trip_ms : 0;
+  busy(PlanPart::kGpu, near_ms);  // its waits for the link are the link's
+  moved(far_gb);
+  return std::max(near_ms + work.in_place_link, cpu_ms);
+}
+
+LayerWork StepClock::token_work(const PlacedLayer& layer) {
+  const LayerGroup& group = *layer.group;
+  LayerWork work;
+  add_weights(layer, work);
+  const bool is_chosen = group.is_full() && problem_.touched_share < 1;
+  const double share = is_chosen ? problem_.touched_share : 1;
+  const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
+  const double hbm_share = layer.kv->kv_hbm / group.n_held;
+  const double home_share = (layer.kv->kv_hbm + layer.kv->kv_dram) / group.n_held;
+  if (const double gb = touched * std::max(0.0, 1 - home_share); gb > 0) {
+    const double ms =
+        busy(PlanPart::kNvme, transfer_ms(gb, is_chosen ? rates_.nvme_blocks : rates_.nvme_read));
+    (is_chosen ? work.exposed_disk : work.kv_disk) = ms;
+    if (is_chosen) exposed_ms_ += ms;
+    moved(gb);
+  }
+  if (!problem_.has_device) {
+    work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms);
+    work.attend = busy(PlanPart::kCpu, transfer_ms(touched, rates_.cpu_attend));
+    moved(group.weight_gb + touched);
+    return work;
+  }
+  work.linear = busy(PlanPart::kGpu, transfer_ms(group.weight_gb, rates_.hbm_gemv));
+  const double near_ms = transfer_ms(touched * hbm_share, rates_.hbm_attend);
+  work.attend = beside_device(touched * (1 - hbm_share), near_ms, work) + rates_.launch_ms;
+  return work;
+}
+
+LayerWork StepClock::chunk_work(const PlacedLayer& layer, const ChunkSample& chunk) {
+  const LayerGroup& group = *layer.group;
+  LayerWork work;
+  add_weights(layer, work);
+  const double before = group.attended(chunk.first_pos), rows = chunk.n_rows;
+  const double flop = rows * group.attended(chunk.first_pos + rows / 2) * group.attend_tflop;
+  const double lost = std::max(0.0, before - layer.kv->kv_hbm - layer.kv->kv_dram) * group.kv_gb;
+  if (group.is_full() && is_spilling_) {
+    work.kv_disk = busy(PlanPart::kNvme, transfer_ms(lost, rates_.nvme_read));
+    work.written_disk = busy(PlanPart::kNvme, transfer_ms(rows * group.kv_gb, rates_.nvme_write));
+  }
+  if (!problem_.has_device) {
+    work.linear += busy(PlanPart::kCpu, rows * group.cpu_gemm_ms);
+    work.attend = busy(PlanPart::kCpu, transfer_ms(flop, rates_.cpu_attend_tflops));
+    return work;
+  }
+  const double far = std::max(0.0, before - layer.kv->kv_hbm) * group.kv_gb;
+  work.kv_link = busy(PlanPart::kLinkIn, transfer_ms(far, rates_.link_in));
+  work.out_link = busy(PlanPart::kLinkOut, transfer_ms(rows * group.kv_gb, rates_.link_out));
+  work.linear = busy(PlanPart::kGpu, transfer_ms(rows * group.gemm_tflop, rates_.gpu_gemm_tflops));
+  work.attend =
+      busy(PlanPart::kGpu, transfer_ms(flop, rates_.gpu_attend_tflops)) + rates_.launch_ms;
+  return work;
+}
+
+/// What the disk and the CPU cost each other, as the linear program has it.
+double StepClock::contention(const StepTime& step) const {
+  if (problem_.has_device) return step.ms;
+  const double cpu = step.busy_ms[static_cast<size_t>(PlanPart::kCpu)];
+  const double disk = step.busy_ms[static_cast<size_t>(PlanPart::kNvme)];
+  return std::max({step.ms, cpu + exposed_ms_ + rates_.nvme_slows_cpu * (disk - exposed_ms_),
+                   disk + rates_.cpu_slows_nvme * cpu});
+}
+
+}  // namespace
+
+bool LayerPlacement::is_streaming() const {
+  return std::ranges::any_of(groups, [](const GroupPlace& place) { return place.n_nvme > 0; });
+}
+
+bool LayerPlacement::is_passing() const {
+  return std::ranges::any_of(
+      groups, [](const GroupPlace& place) { return place.n_dram + place.n_nvme > 0; });
+}
+
+bool LayerPlacement::is_spilling(const PlacementProblem& problem) const {
+  for (size_t g = 0; g < groups.size(); ++g)
+    if (groups[g].kv_hbm + groups[g].kv_dram < problem.groups[g].n_held) return true;
+  return false;
+}
+
+PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement) {
+  PlacedGb gb;
+  gb.dram_weights = problem.always_weights_gb;
+  gb.hbm_weights = problem.has_device ? problem.hbm_always_gb : 0;
+  for (size_t g = 0; g < placement.groups.size(); ++g) {
+    const GroupPlace& place = placement.groups[g];
+    const LayerGroup& group = problem.groups[g];
+    const double kv = group.n_layers() * group.kv_gb;
+    gb.hbm_weights += place.n_hbm * group.weight_gb;
+    gb.hbm_kv += place.kv_hbm * kv;
+    gb.dram_weights += (place.n_hbm + place.n_dram) * group.weight_gb;
+    gb.dram_kv += (place.kv_hbm + place.kv_dram) * kv;
+    gb.nvme_weights += place.n_nvme * group.weight_gb;
+  }
+  const bool is_spilling = placement.is_spilling(problem);
+  gb.dram_buffers =
+      problem.dram_fixed_gb + (is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb);
+  if (placement.is_streaming()) gb.dram_buffers += problem.stream_slots_gb;
+  if (is_spilling) gb.nvme_file = problem.spill_file_gb;
+  if (problem.has_device)
+    gb.hbm_buffers = problem.hbm_fixed_gb + (placement.is_passing() ? problem.hbm_slots_gb : 0);
+  return gb;
+}
+
+bool fits(const PlacementProblem& problem, const LayerPlacement& placement) {
+  const PlacedGb gb = placed_gb(problem, placement);
+  if (placement.is_streaming() && !problem.may_stream) return false;
+  if (gb.hbm() > problem.hbm_gb + kFitsSlack && problem.has_device) return false;
+  if (gb.dram() + problem.index_gb > problem.dram_gb + kFitsSlack) return false;
+  if (!placement.is_spilling(problem)) return true;
+  double at_home = 0;
+  for (size_t g = 0; g < placement.groups.size(); ++g) {
+    const GroupPlace& place = placement.groups[g];
+    const LayerGroup& group = problem.groups[g];
+    if (!group.is_full() && place.kv_hbm + place.kv_dram < group.n_held) return false;
+    if (group.is_full()) at_home += group.n_layers() * group.kv_gb * (place.kv_hbm + place.kv_dram);
+  }
+  return problem.may_spill && gb.nvme_file <= problem.nvme_gb + kFitsSlack &&
+         at_home + kFitsSlack >= problem.spill_floor_gb;
+}
+
+const char* plan_part_name(PlanPart part) {
+  constexpr const char* kNames[kPlanParts] = {"CPU", "DRAM", "NVMe", "link in", "link out", "GPU"};
+  return kNames[static_cast<size_t>(part)];
+}
+
+PlanPart StepTime::binding() const {
+  const auto most = std::ranges::max_element(busy_ms);
+  const auto part = static_cast<PlanPart>(most - busy_ms.begin());
+  const double dram = busy_ms[static_cast<size_t>(PlanPart::kDram)];
+  return part == PlanPart::kCpu && dram >= kDramShare * *most ? PlanPart::kDram : part;
+}
+
+StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement) {
+  StepClock clock(problem, placement);
+  std::vector<LayerWork> works;
+  works.reserve(clock.layers_.size());
+  for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.token_work(layer));
+  clock.head();
+  clock.moved(problem.index_gb);
+  if (!problem.has_device) clock.busy(PlanPart::kCpu, problem.index_scan_ms);
+  Pipeline pipeline;
+  double before = 0;
+  for (uint32_t token = 0; token < kTokens; ++token) {
+    before = pipeline.now();
+    for (const LayerWork& work : works) pipeline.run(work);
+    pipeline.add(problem.head_ms + problem.index_scan_ms);
+  }
+  StepTime& time = clock.time_;
+  time.ms = pipeline.now() - before;
+  time.ms = std::max({clock.contention(time), time.busy_ms[static_cast<size_t>(PlanPart::kDram)]});
+  return time;
+}
+
+StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement) {
+  StepClock clock(problem, placement);
+  double total = 0;
+  StepTime sum;
+  for (const ChunkSample& chunk : chunk_samples(problem)) {
+    clock.time_ = {};
+    std::vector<LayerWork> works;
+    works.reserve(clock.layers_.size());
+    for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.chunk_work(layer, chunk));
+    // Like tokens: the chunk before has left the slots full.
+    Pipeline pipeline;
+    double before = 0;
+    for (uint32_t pass = 0; pass < kTokens; ++pass) {
+      before = pipeline.now();
+      for (const LayerWork& work : works) pipeline.run(work);
+    }
+    clock.time_.ms = pipeline.now() - before;
+    // A file that is written behind the walk holds it up where it is the slowest.
+    clock.time_.ms = std::max(clock.contention(clock.time_),
+                              clock.time_.busy_ms[static_cast<size_t>(PlanPart::kNvme)]);
+    total += chunk.weight * clock.time_.ms;
+    for (size_t i = 0; i < kPlanParts; ++i) sum.busy_ms[i] += chunk.weight * clock.time_.busy_ms[i];
+  }
+  sum.ms = total + problem.head_ms;
+  return sum;
+}
+
+double request_ms(const PlacementProblem& problem, const LayerPlacement& placement) {
+  return prompt_time(problem, placement).ms + problem.n_out * token_time(problem, placement).ms;
+}
+
+}  // namespace strata::planner

@@ -1,0 +1,65 @@
+// planner/placement/step_time.h - what a placement of whole layers and whole blocks takes: layer by
+// layer, with the copies and reads that run ahead, as the engine does them. Why beside the linear
+// program: that one sees sums, and a layer that waits for its weights is not in a sum.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "planner/placement/problem.h"
+
+namespace strata::planner {
+
+/// Where the layers of a group are, and the K and V of each of them.
+struct GroupPlace {
+  uint32_t n_hbm = 0, n_dram = 0, n_nvme = 0;  // layers' weights
+  double kv_hbm = 0, kv_dram = 0;  // positions, whole blocks; those in HBM have their home in DRAM,
+                                   // kv_dram counts the others; the rest is in the file
+};
+
+/// Of K and V that are not in HBM: what the CPU attends beside a device.
+enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
+
+struct LayerPlacement {
+  std::vector<GroupPlace> groups;
+  CpuPart cpu_part = CpuPart::kNone;
+
+  bool is_streaming() const;                                // weights come from the file
+  bool is_passing() const;                                  // weights come from DRAM or the file
+  bool is_spilling(const PlacementProblem& problem) const;  // some K and V are in the file alone
+};
+
+/// Bytes of a placement, in GB.
+struct PlacedGb {
+  double hbm_weights = 0, hbm_kv = 0, hbm_buffers = 0;
+  double dram_weights = 0, dram_kv = 0, dram_buffers = 0;
+  double nvme_weights = 0, nvme_file = 0;  // weights in the model file are not of the budget
+  double hbm() const { return hbm_weights + hbm_kv + hbm_buffers; }
+  double dram() const { return dram_weights + dram_kv + dram_buffers; }  // without the index
+};
+PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement);
+bool fits(const PlacementProblem& problem, const LayerPlacement& placement);
+
+enum class PlanPart : uint8_t { kCpu, kDram, kNvme, kLinkIn, kLinkOut, kGpu };
+inline constexpr size_t kPlanParts = 6;
+const char* plan_part_name(PlanPart part);  // "CPU", "DRAM", "NVMe", "link in", "link out", "GPU"
+
+struct StepTime {
+  double ms = 0;
+  std::array<double, kPlanParts> busy_ms{};  // by PlanPart
+  /// The part that is at work longest. Reading weights and K and V at more than 0.8 of DRAM's rate
+  /// is DRAM's work, not the CPU's.
+  PlanPart binding() const;
+};
+
+/// A decoded token of the steady state. Cost: linear in layers.
+StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement);
+/// A prompt until its first token. Cost: layers times chunks, at most kChunkSamples of
+/// them.
+StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement);
+/// prompt_time + n_out * token_time.
+double request_ms(const PlacementProblem& problem, const LayerPlacement& placement);
+
+}  // namespace strata::planner

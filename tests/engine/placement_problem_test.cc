@@ -1,0 +1,141 @@
+// What a plan counts is what the engine reserves: sums of a problem beside the functions that plan
+// the memory of a run.
+#include "engine/placement_problem.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "engine/context_size.h"
+#include "engine/dram_budget.h"
+#include "engine/kv_cache.h"
+#include "planner/placement/placement.h"
+#include "planner/placement/plan_rates.h"
+#include "tests/engine/small_model.h"
+
+namespace strata::engine {
+namespace {
+
+using planner::LayerPlacement;
+using planner::PlacementProblem;
+using testing::make_small_model;
+using testing::SmallModelOptions;
+
+constexpr double kByte = 1e-9;
+
+struct Planned {
+  std::vector<std::byte> bytes;
+  GgufFile file;
+  PlannedModel model;
+  PlacementRequest request;
+
+  explicit Planned(const SmallModelOptions& options)
+      : bytes(make_small_model(options).bytes()), file(testing::parse_file(bytes)) {
+    model = describe_for_plan(file, read_model_spec(file));
+    request.profile = planner::unmeasured_profile();
+    request.n_ctx = 4096;
+    request.n_out = 256;
+    request.dram_bytes = uint64_t{4} << 30;
+    request.nvme_bytes = uint64_t{4} << 30;
+    request.codecs = {{}};
+    request.chunks = {512};
+    request.n_threads = 3;
+    request.has_packs = true;
+  }
+  PlacementProblem problem() const { return placement_problems(model, request).front(); }
+  KvContext context() const {
+    ContextRequest asked;
+    asked.has_packs = request.has_packs;
+    asked.method = request.method;
+    return kv_context(asked, request.n_ctx);
+  }
+  uint64_t walk_bytes() const {
+    return kProcessBytes + walk_buffer_bytes(model.spec.shape, 512, request.n_threads);
+  }
+  /// Every layer in DRAM or streamed, with all of K and V that fits.
+  LayerPlacement placed(const PlacementProblem& problem, bool is_streamed) const {
+    LayerPlacement counted;
+    for (const planner::LayerGroup& group : problem.groups) {
+      const auto n = static_cast<uint32_t>(group.layers.size());
+      counted.groups.push_back({.n_dram = is_streamed ? 0 : n, .n_nvme = is_streamed ? n : 0});
+    }
+    const auto placement = planner::with_kv(problem, counted);
+    EXPECT_TRUE(placement);
+    return placement.value_or(counted);
+  }
+};
+
+SmallModelOptions long_model(const std::string& architecture = "llama") {
+  SmallModelOptions options;
+  options.architecture = architecture;
+  options.n_layers = 6;
+  options.head_dim = 32;
+  options.n_ctx_train = 1 << 20;
+  return options;
+}
+
+TEST(PlacementProblem, CountsWhatARunReserves) {
+  // gemma3's windowed layers, and a full one, hold different numbers of positions.
+  for (const char* architecture : {"llama", "gemma3"})
+    for (const bool is_streamed : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << architecture << ' ' << is_streamed);
+      const Planned planned(long_model(architecture));
+      const PlacementProblem problem = planned.problem();
+      const auto gb = planner::placed_gb(problem, planned.placed(problem, is_streamed));
+      const WeightPlan weights = weight_plan_of(
+          planned.model.sizes,
+          std::vector<uint8_t>(planned.model.sizes.layers.size(), is_streamed ? 1 : 0));
+      const KvPlacement kv = place_whole(planned.model.spec.shape, planned.context());
+      const uint64_t expected = weights.total_bytes() + kv.dram_bytes() + planned.walk_bytes();
+      EXPECT_NEAR(gb.dram(), static_cast<double>(expected) * 1e-9, kByte);
+      EXPECT_NEAR(gb.dram_kv, static_cast<double>(kv.slot_bytes) * 1e-9, kByte);
+    }
+}
+
+TEST(PlacementProblem, LeastMemoryIsThatOfARunThatSpills) {
+  for (const char* architecture : {"llama", "gemma3"}) {
+    SCOPED_TRACE(architecture);
+    Planned planned(long_model(architecture));
+    planned.request.n_ctx = 1 << 17;
+    planned.request.dram_bytes = 1;
+    const auto lacks = planner::shortage(planned.problem());
+    ASSERT_TRUE(lacks && lacks->dram_gb);
+    const ModelShape& shape = planned.model.spec.shape;
+    const uint64_t expected = smallest_weight_budget(planned.model.sizes) +
+                              smallest_spilling_dram(shape, planned.context()) +
+                              planned.walk_bytes();
+    // Full layers hold whole blocks each, so the last ones may be a block more.
+    const double block = 2.0 * 32 * 2 * 32 * shape.n_layers * 2;
+    EXPECT_GE(*lacks->dram_gb, static_cast<double>(expected) * 1e-9 - kByte);
+    EXPECT_LE(*lacks->dram_gb, (static_cast<double>(expected) + block) * 1e-9 + kByte);
+    EXPECT_NEAR(planned.problem().spill_file_gb,
+                static_cast<double>(spill_bytes(shape, planned.context())) * 1e-9, kByte);
+  }
+}
+
+TEST(PlacementProblem, LayersThatAreAlikeAreOneGroup) {
+  const PlacementProblem llama = Planned(long_model()).problem();
+  ASSERT_EQ(llama.groups.size(), 1u);
+  EXPECT_EQ(llama.groups[0].layers.size(), 6u);
+  const PlacementProblem gemma = Planned(long_model("gemma3")).problem();
+  ASSERT_EQ(gemma.groups.size(), 2u);
+  EXPECT_EQ(gemma.groups[0].window, 16u);
+  EXPECT_EQ(gemma.groups[1].layers, std::vector<uint32_t>{5});
+}
+
+TEST(PlacementProblem, OneForEachCodecAndChunk) {
+  Planned planned(long_model());
+  planned.request.codecs = {{}, {KvCodec::kQ8_0, KvCodec::kQ8_0}};
+  planned.request.chunks = {256, 512, 8192};  // the last is more than the context
+  const auto problems = placement_problems(planned.model, planned.request);
+  ASSERT_EQ(problems.size(), 6u);
+  EXPECT_EQ(problems[2].chunk_rows, 4096u);
+  EXPECT_LT(problems[3].groups[0].kv_gb, 0.6 * problems[0].groups[0].kv_gb);
+  SmallModelOptions narrow;
+  narrow.head_dim = 8;
+  Planned refused(narrow);
+  refused.request.codecs = planned.request.codecs;
+  EXPECT_THROW(placement_problems(refused.model, refused.request), Error);
+}
+
+}  // namespace
+}  // namespace strata::engine

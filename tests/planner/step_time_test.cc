@@ -1,0 +1,152 @@
+// Step times of placements whose answer is a sum: what overlaps, what waits, what limits.
+#include "planner/placement/step_time.h"
+
+#include <gtest/gtest.h>
+
+namespace strata::planner {
+namespace {
+
+constexpr double kExact = 1e-6;
+
+/// Four layers of 0.1 GB and 1000 positions of 0.1 MB each.
+PlacementProblem small_problem(bool has_device) {
+  PlacementProblem problem;
+  problem.chunk_rows = 100;
+  problem.n_prompt = 1000;
+  problem.n_out = 0;
+  problem.head_ms = 2;
+  problem.has_device = has_device;
+  problem.hbm_gb = problem.dram_gb = problem.nvme_gb = 100;
+  LayerGroup group;
+  group.layers = {0, 1, 2, 3};
+  group.weight_gb = 0.1;
+  group.cpu_linear_ms = 10;
+  group.cpu_gemm_ms = 0.2;
+  group.gemm_tflop = 1e-3;
+  group.kv_gb = 1e-4;
+  group.attend_tflop = 1e-6;
+  group.n_held = 1000;
+  problem.groups = {group};
+  problem.rates = {.cpu_attend = 20,
+                   .cpu_attend_tflops = 0.1,
+                   .dram_read = 1000,
+                   .nvme_read = 2,
+                   .nvme_blocks = 1,
+                   .nvme_write = 1};
+  if (has_device) {
+    problem.rates.link_in = problem.rates.link_out = 10;
+    problem.rates.hbm_gemv = problem.rates.hbm_attend = 100;
+    problem.rates.gpu_gemm_tflops = problem.rates.gpu_attend_tflops = 10;
+  }
+  return problem;
+}
+
+LayerPlacement placed(uint32_t n_hbm, uint32_t n_dram, uint32_t n_nvme, double kv_hbm,
+                      double kv_dram) {
+  return {{{n_hbm, n_dram, n_nvme, kv_hbm, kv_dram}}, CpuPart::kNone};
+}
+
+// K and V of a layer: 0.1 GB, 5 ms on the CPU, 1 ms in HBM, 10 ms across the link, 50 from disk.
+// Weights of a layer: 10 ms on the CPU, 1 ms in HBM, 10 ms across the link, 50 ms from disk.
+
+TEST(StepTime, OfWhatIsNearIsASum) {
+  const StepTime cpu = token_time(small_problem(false), placed(0, 4, 0, 0, 1000));
+  EXPECT_NEAR(cpu.ms, 4 * (10 + 5) + 2, kExact);
+  EXPECT_EQ(cpu.binding(), PlanPart::kCpu);
+  const StepTime card = token_time(small_problem(true), placed(4, 0, 0, 1000, 0));
+  EXPECT_NEAR(card.ms, 4 * (1 + 1) + 2, kExact);
+  EXPECT_EQ(card.binding(), PlanPart::kGpu);
+}
+
+TEST(StepTime, OfWhatComesAheadIsThatOfTheSlowest) {
+  // All from disk: reading hides the rest. One of four: computing hides most of the reading.
+  EXPECT_NEAR(token_time(small_problem(false), placed(0, 0, 4, 0, 1000)).ms, 4 * 50, kExact);
+  EXPECT_NEAR(token_time(small_problem(false), placed(0, 3, 1, 0, 1000)).ms, 62, kExact);
+  const StepTime card = token_time(small_problem(true), placed(0, 4, 0, 1000, 0));
+  EXPECT_NEAR(card.ms, 4 * 10, kExact);
+  EXPECT_EQ(card.binding(), PlanPart::kLinkIn);
+  EXPECT_NEAR(token_time(small_problem(true), placed(0, 0, 4, 1000, 0)).ms, 4 * 50, kExact);
+  // Half of K and V on disk, read in every token of exact attention.
+  EXPECT_NEAR(token_time(small_problem(false), placed(0, 4, 0, 0, 500)).ms, 4 * 25, kExact);
+}
+
+TEST(StepTime, OfALayerThatWaitsForItsWeightsIsInNoSum) {
+  // Three layers pass through two slots, 40 ms each, and take 4 ms; the fourth stays and takes 100.
+  // Meanwhile the slots are filled twice and no more: the third copy begins behind the first layer,
+  // and the third layer at 44 ms, the fourth at 48.
+  PlacementProblem problem = small_problem(true);
+  LayerGroup passing = problem.groups[0], staying = problem.groups[0];
+  passing.layers = {0, 1, 2};
+  passing.weight_gb = 0.4;
+  staying.layers = {3};
+  staying.weight_gb = 10;
+  problem.groups = {passing, staying};
+  problem.head_ms = 0;
+  problem.rates.hbm_attend = 1e9;
+  LayerPlacement placement;
+  placement.groups = {{0, 3, 0, 1000, 0}, {1, 0, 0, 1000, 0}};
+  EXPECT_NEAR(token_time(problem, placement).ms, 148, 1e-3);  // copies alone 120, computing 112
+}
+
+TEST(StepTime, OfChosenBlocksStandsInTheChain) {
+  PlacementProblem problem = small_problem(false);
+  problem.touched_share = 0.1;
+  // A tenth of 5 ms to attend, half of a tenth of 100 ms (at the rate of single blocks) to read.
+  EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 4 * (10 + 0.5 + 5) + 2, kExact);
+}
+
+TEST(StepTime, OfAttentionBesideACardIsTheSlowerOfBoth) {
+  const PlacementProblem problem = small_problem(true);
+  LayerPlacement placement = placed(4, 0, 0, 500, 500);
+  EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 0.5 + 5) + 2, kExact);
+  placement.cpu_part = CpuPart::kAll;
+  EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 2.5) + 2, kExact);
+  // Shared so that both end together: 0.5 + 5 (1 - s) = 2.5 s.
+  placement.cpu_part = CpuPart::kBalanced;
+  EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 2.5 * 5.5 / 7.5) + 2, kExact);
+}
+
+TEST(StepTime, IsNoLessThanDramTakes) {
+  PlacementProblem problem = small_problem(false);
+  problem.rates.dram_read = 8;
+  const StepTime time = token_time(problem, placed(0, 4, 0, 0, 1000));
+  EXPECT_NEAR(time.ms, 4 * 0.2 / 8 * 1e3, kExact);
+  EXPECT_EQ(time.binding(), PlanPart::kDram);
+}
+
+TEST(StepTime, DiskAndCpuSlowEachOther) {
+  PlacementProblem problem = small_problem(false);
+  problem.rates.cpu_slows_nvme = 0.5;
+  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 200 + 0.5 * 62, kExact);
+  problem.rates.nvme_slows_cpu = 0.5;
+  problem.rates.cpu_slows_nvme = 0;
+  EXPECT_NEAR(token_time(problem, placed(0, 3, 1, 0, 1000)).ms, 62 + 0.5 * 50, kExact);
+}
+
+TEST(StepTime, PackingIsWorkOfTheCpu) {
+  PlacementProblem problem = small_problem(false);
+  problem.groups[0].pack_ms = 60;  // longer than the 50 of the disk
+  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 4 * (10 + 5 + 60) + 2, kExact);
+  PlacementProblem card = small_problem(true);
+  card.groups[0].pack_ms = 60;
+  EXPECT_NEAR(token_time(card, placed(0, 0, 4, 1000, 0)).ms, 4 * 60, kExact);
+}
+
+TEST(StepTime, OfAPromptSumsItsChunks) {
+  // Eight chunks of 125 rows: products, and attention of what stands before a row, half a chunk of
+  // it its own.
+  PlacementProblem problem = small_problem(false);
+  problem.chunk_rows = 125;
+  double expected = 2;
+  for (int chunk = 0; chunk < 8; ++chunk)
+    expected += 4 * (125 * 0.2 + 125 * (chunk * 125 + 62.5) * 1e-6 / 0.1 * 1e3);
+  EXPECT_NEAR(prompt_time(problem, placed(0, 4, 0, 0, 1000)).ms, expected, kExact);
+  // Weights from disk in every chunk, 200 ms each, hide what is computed.
+  EXPECT_GE(prompt_time(problem, placed(0, 0, 4, 0, 1000)).ms, 8 * 200);
+  // K and V that are lost to disk are read again by every later chunk, and written once.
+  const double spilled = prompt_time(problem, placed(0, 4, 0, 0, 500)).busy_ms[2];
+  EXPECT_NEAR(spilled, 4 * 1000 * 1e-4 * 1e3 + 4 * (125 + 250 + 375) * 1e-4 / 2 * 1e3, kExact);
+}
+
+}  // namespace
+}  // namespace strata::planner

@@ -1,0 +1,252 @@
+// What `strata calibrate` measures: that every figure is there, that bytes and operations are those
+// of their formulas, that wrong results are noticed. No rate is judged.
+#include "tools/cli/calibrate.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "cpu_attn/kernels.h"
+#include "cpu_attn/pack.h"
+#include "planner/virtual/device_profile.h"
+#include "planner/virtual/virtual_table.h"
+#include "tests/engine/test_folder.h"
+#include "tests/tools/refusal.h"
+#include "tests/tools/strata_process.h"
+#include "tools/cli/attend_trial.h"
+#include "tools/cli/linear_trial.h"
+#include "tools/cli/machine_profile_file.h"
+#include "tools/cli/machine_words.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::testing::TestFolder;
+using planner::MachineProfile;
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+
+CalibrateOptions small(const std::string& folder) {
+  CalibrateOptions options;
+  options.kernels = &cpu_attn::choose_kernels();
+  options.types = {TensorType::kQ4_0, TensorType::kF16};
+  options.head_dims = {48, 64};
+  options.disk_folder = folder;
+  options.n_passes = 1;
+  options.pass_s_max = 0;
+  options.pair_s = 0;
+  options.memory_bytes = 4 * kMiB;
+  options.disk_bytes = 4 * kMiB;
+  options.n_gemm_rows = 4;
+  return options;
+}
+
+TEST(Calibrate, GivesAProfileThatIsReadBackWithEveryFigure) {
+  const TestFolder folder;
+  ThreadPool pool(2);
+  CalibrateOptions options = small(folder.path());
+  std::vector<std::string> figures;
+  options.on_figure = [&](const std::string& line) { figures.push_back(line); };
+  MachineProfile profile;
+  profile.n_threads = 2;
+  profile.dram_bytes = 1;
+  profile.disk = "a disk";
+  profile.measured_at = "2026-11-26T13:20:00Z";
+  calibrate(options, pool, profile);
+  // The parser refuses rates and shares that are not above 0.
+  const MachineProfile back =
+      parse_machine_profile(machine_profile_json(profile), "profile of this test");
+  ASSERT_EQ(back.linear.size(), 2u);
+  EXPECT_EQ(back.linear[1].type, TensorType::kF16);
+  ASSERT_EQ(back.attend.size(), 3u);  // a head_dim of 48 has no q8_0
+  EXPECT_EQ(back.attend[0].head_dim, 48u);
+  EXPECT_EQ(back.attend[2].codec, KvCodec::kQ8_0);
+  EXPECT_EQ(back.disk_read.size(), std::size(kDiskSizes) * std::size(kDiskDepths));
+  ASSERT_EQ(back.pairs.size(), 2u);
+  EXPECT_EQ(back.pairs[0].second, "attend");
+  EXPECT_EQ(back.pairs[1].second, "gemv");
+  EXPECT_EQ(figures.size(), 1u + 2u + 3u + 2u + 2u);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(Calibrate, WithoutADiskThereAreNoFiguresOfOne) {
+  ThreadPool pool(1);
+  CalibrateOptions options = small("");
+  options.types = {TensorType::kQ8_0};
+  options.head_dims = {64};
+  MachineProfile profile;
+  calibrate(options, pool, profile);
+  EXPECT_EQ(profile.disk_read_bytes_per_s, 0);
+  EXPECT_TRUE(profile.disk_read.empty());
+  EXPECT_TRUE(profile.pairs.empty());
+  EXPECT_EQ(profile.linear.size(), 1u);
+}
+
+TEST(Calibrate, EndsWhereItIsCancelledAndLeavesNothing) {
+  const TestFolder folder;
+  ThreadPool pool(1);
+  const std::atomic<bool> cancel = true;
+  CalibrateOptions options = small(folder.path());
+  options.cancel = &cancel;
+  MachineProfile profile;
+  try {
+    calibrate(options, pool, profile);
+    ADD_FAILURE() << "it was not cancelled";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+TEST(Calibrate, AsksTheDiskForBytesThatItHas) {
+  EXPECT_EQ(disk_requests(256 * kMiB, 4096, 1), 512u);
+  EXPECT_EQ(disk_requests(256 * kMiB, 4096, 32), 4096u);
+  EXPECT_EQ(disk_requests(256 * kMiB, 64 << 10, 32), 512u);
+  EXPECT_EQ(disk_requests(256 * kMiB, 1 << 20, 32), 32u);
+  EXPECT_EQ(disk_requests(4 * kMiB, 1 << 20, 32), 4u);
+}
+
+TEST(Calibrate, AShareIsAboveNothingAndAtMostAll) {
+  EXPECT_EQ(share_left(3, 4), 0.75);
+  EXPECT_EQ(share_left(5, 4), 1);
+  EXPECT_GT(share_left(0, 4), 0);
+}
+
+TEST(LinearTrial, ReadsAllCopiesAndCountsMultiplyAndAdd) {
+  const LinearTrialSizes sizes{.n_out = 64, .n_in = 256, .n_rows = 5, .memory_bytes = kMiB};
+  const uint64_t matrix = 4 * cpu_attn::panel_bytes(TensorType::kQ4_K, 256);
+  LinearTrial trial(cpu_attn::choose_kernels(), TensorType::kQ4_K, sizes);
+  EXPECT_EQ(trial.decode_bytes(), kMiB / matrix * matrix);
+  EXPECT_EQ(trial.prefill_flops(), 2.0 * 5 * 64 * 256);
+  EXPECT_EQ(trial.file_bytes(), 64 * tensor_row_bytes(TensorType::kQ4_K, 256));
+}
+
+TEST(LinearTrial, KnowsARightKernelFromAWrongOne) {
+  const LinearTrialSizes sizes{.n_out = 64, .n_in = 256, .n_rows = 4, .memory_bytes = kMiB};
+  for (const auto& info : tensor_types())
+    EXPECT_TRUE(LinearTrial(cpu_attn::choose_kernels(), info.type, sizes).is_right()) << info.name;
+  KernelTable wrong = cpu_attn::choose_kernels();
+  wrong.linear = [](const LinearArgs& args) {
+    cpu_attn::choose_kernels().linear(args);
+    args.out[args.out_stride + 7] += 1e-3f;
+  };
+  EXPECT_FALSE(LinearTrial(wrong, TensorType::kQ4_0, sizes).is_right());
+}
+
+TEST(AttendTrial, CountsItsBytesAndOperations) {
+  const KvLayout layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, 64);
+  AttendTrial trial(cpu_attn::choose_kernels(), KvCodec::kQ8_0, 64, /*n_threads=*/2, 4 * kMiB);
+  const uint64_t n_segments = 4 * kMiB / layout.block_bytes / 8;
+  EXPECT_EQ(trial.decode_bytes(), n_segments * 256 * kv_position_bytes(layout));
+  EXPECT_EQ(trial.prefill_flops(), uint64_t{8} * 2 * 96 * 256 * 64 * 4);
+}
+
+TEST(AttendTrial, KnowsARightKernelFromAWrongOne) {
+  for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
+    EXPECT_TRUE(AttendTrial(cpu_attn::choose_kernels(), codec, 64, 1, 4 * kMiB).is_right());
+  KernelTable wrong = cpu_attn::choose_kernels();
+  wrong.attend_segment = [](const AttendArgs& args) {
+    cpu_attn::choose_kernels().attend_segment(args);
+    args.o[65] *= 1.5f;
+  };
+  EXPECT_FALSE(AttendTrial(wrong, KvCodec::kF16, 64, 1, 4 * kMiB).is_right());
+}
+
+TEST(CalibrateDevice, FindsTheFiguresOfAVirtualCardsLink) {
+  const auto profiles = planner::device_profiles();
+  const auto card = std::ranges::find(profiles, "rtx4090", &planner::DeviceProfile::name);
+  ASSERT_NE(card, profiles.end());
+  const auto device = engine::OpenDevice::open(planner::virtual_table(),
+                                               static_cast<uint32_t>(card - profiles.begin()));
+  const planner::DeviceRates rates = calibrate_link(device);
+  EXPECT_EQ(rates.hbm_bytes, device.facts().memory_bytes);
+  // The virtual link takes alpha + bytes / rate, and an event some nanoseconds.
+  EXPECT_NEAR(rates.host_to_device.alpha_us, card->in_alpha_us.value, 1);
+  EXPECT_NEAR(rates.host_to_device.bytes_per_s / card->in_bytes_per_s.value, 1, 0.02);
+  EXPECT_NEAR(rates.device_to_host.alpha_us, card->out_alpha_us.value, 1);
+  EXPECT_NEAR(rates.device_to_host.bytes_per_s / card->out_bytes_per_s.value, 1, 0.02);
+  EXPECT_EQ(rates.gemv_bytes_per_s, 0);
+}
+
+class CalibrateVerb : public testing::RefusalTest {
+ protected:
+  testing::Launch launch(const std::vector<std::string>& more = {}) const {
+    testing::Launch of;
+    of.arguments = {"calibrate", "--show", "-t", "1", "--nvme", folder_.path()};
+    of.arguments.insert(of.arguments.end(), more.begin(), more.end());
+    of.environment["XDG_CACHE_HOME"] = folder_.path("cache");
+    return of;
+  }
+  /// A profile of this machine where the program looks for it.
+  std::string write_profile(const std::string& measured_at) const {
+    MachineProfile of = machine_words(cpu_attn::choose_kernels(), 1, folder_.path());
+    of.measured_at = measured_at;
+    of.dram_bytes = 1;
+    of.dram_read_bytes_per_s = 12.3e9;
+    of.dram_copy_bytes_per_s = 4e9;
+    of.linear = {{TensorType::kQ4_0, 1e9, 2e9}};
+    of.attend = {{KvCodec::kF16, 64, 5e9, 6e10}};
+    of.disk_read = {{4096, 1, 4e7}};
+    of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = 3e9;
+    of.disk_alone = {87.5, 2.9e9};
+    const std::string path = machine_profile_path(folder_.path("cache/strata/profiles"), of);
+    write_machine_profile(path, of);
+    return path;
+  }
+};
+
+TEST_F(CalibrateVerb, WithoutAProfileSaysHowToGetOne) {
+  expect_refused(launch(), {.exit_code = 1,
+                            .code = "io",
+                            .what = {"no profile of this machine"},
+                            .where = "strata/profiles/machine-",
+                            .remedy = "strata calibrate"});
+}
+
+TEST_F(CalibrateVerb, ShowsTheProfileThatIsKeptWithItsAge) {
+  const std::string path = write_profile("2020-01-01T00:00:00Z");
+  const auto text = testing::run_strata(launch());
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_NE(text.out.find("reads 12.3 GB/s"), std::string::npos) << text.out;
+  EXPECT_NE(text.err.find("measured 2020-01-01T00:00:00Z"), std::string::npos) << text.err;
+  EXPECT_NE(text.err.find("stale: it is "), std::string::npos) << text.err;
+  const auto printed = testing::run_strata(launch({"--json"}));
+  EXPECT_EQ(printed.exit_code, 0) << printed.err;
+  EXPECT_EQ(printed.out, machine_profile_json(*read_machine_profile(path)));
+}
+
+TEST_F(CalibrateVerb, RefusesAProfileOfAnotherMachineAndADamagedOne) {
+  const std::string path = write_profile("2026-11-26T13:20:00Z");
+  MachineProfile other = *read_machine_profile(path);
+  other.cpu = "Another CPU";
+  write_machine_profile(path, other);
+  expect_refused(launch(), {.exit_code = 2,
+                            .code = "usage",
+                            .what = {"another machine", "its CPU is 'Another CPU'"},
+                            .where = path,
+                            .remedy = "strata calibrate"});
+  std::filesystem::resize_file(path, 40);
+  expect_refused(launch(), {.exit_code = 4,
+                            .code = "bad_file",
+                            .what = {"JSON object"},
+                            .where = path,
+                            .remedy = "strata calibrate"});
+}
+
+TEST_F(CalibrateVerb, WithoutAFolderForProfilesIsRefused) {
+  testing::Launch nowhere = launch();
+  nowhere.environment = {{"XDG_CACHE_HOME", ""}, {"HOME", ""}};
+  expect_refused(nowhere, {.exit_code = 2,
+                           .code = "usage",
+                           .what = {"no folder for profiles"},
+                           .where = "strata calibrate",
+                           .remedy = "XDG_CACHE_HOME"});
+}
+
+}  // namespace
+}  // namespace strata::cli

@@ -1,0 +1,107 @@
+// Plans for cards that are not here, as a table: what lives where, how long a request takes and
+// what limits it. A change of the planner shows here first; the reading is in the comments.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "tests/engine/test_folder.h"
+#include "tests/tools/announced_model.h"
+#include "tests/tools/strata_process.h"
+
+namespace strata::cli {
+namespace {
+
+using nlohmann::json;
+using testing::AnnouncedModel;
+
+const AnnouncedModel kLlama8B{"Llama 3.1 8B", 32, 4096, 32, 8, 128, 14336, 128256, 131072};
+const AnnouncedModel kLlama70B{"Llama 3.1 70B", 80, 8192, 64, 8, 128, 28672, 128256, 131072};
+
+/// "layers HBM/DRAM/file, K and V %, TTFT s, TPOT ms, what limits a prompt and a token".
+std::string row(const std::string& path, const std::string& card, const std::string& n_ctx) {
+  const auto outcome =
+      testing::run_strata({"plan", "-m", path, "--device", "virtual:" + card, "-c", n_ctx, "-t",
+                           "8", "--no-cache", "--nvme", "/nowhere", "--json"});
+  const json plan = json::parse(outcome.out, nullptr, false);
+  if (!plan.is_object() || plan["feasible"] != true)
+    return fmt::format("{} {} refused: {}", card, n_ctx, outcome.out + outcome.err);
+  const auto percent = [&](const char* tier) {
+    return fmt::format("{:.0f}", 100 * plan["kv_share"][tier].get<double>());
+  };
+  return fmt::format("{} {}: layers {}/{}/{}, KV {}/{}/{} %, {:.3g} s, {:.3g} ms, {}, {}", card,
+                     n_ctx, plan["layers"]["hbm"].get<int>(), plan["layers"]["dram"].get<int>(),
+                     plan["layers"]["file"].get<int>(), percent("hbm"), percent("dram"),
+                     percent("nvme"), plan["ttft_ms"].get<double>() / 1e3,
+                     plan["tpot_ms"].get<double>(), plan["binding"]["prefill"].get<std::string>(),
+                     plan["binding"]["decode"].get<std::string>());
+}
+
+class PlanGolden : public ::testing::Test {
+ protected:
+  std::string path(const AnnouncedModel& model) const {
+    const std::string file = folder_.path() + "/model.gguf";
+    model.write(file);
+    return file;
+  }
+  engine::testing::TestFolder folder_;
+};
+
+TEST_F(PlanGolden, LlamaOf8BillionOnThreeCards) {
+  const std::string file = path(kLlama8B);
+  std::string table;
+  for (const char* card : {"rtx3060", "rtx4090", "laptop8"})
+    for (const char* n_ctx : {"8k", "128k", "1m"}) table += row(file, card, n_ctx) + "\n";
+  // At 8k everything is in HBM: the card's arithmetic and its memory are the limit. At 128k the
+  // 16 GiB of K and V decide: they fit the 4090; beside the others the link and the CPU share what
+  // HBM does not hold, until DRAM or the link gives no more. At 1M most of 128 GiB lies on disk,
+  // which then limits tokens, and on the laptop the prompt; weights leave HBM to K and V, for they
+  // come across the link while the disk is read.
+  EXPECT_EQ(table, R"(rtx3060 8k: layers 32/0/0, KV 100/0/0 %, 8.63 s, 17.6 ms, GPU, GPU
+rtx3060 128k: layers 32/0/0, KV 41/59/0 %, 414 s, 253 ms, GPU, DRAM
+rtx3060 1m: layers 0/32/0, KV 8/26/66 %, 2.28e+04 s, 2.6e+04 ms, GPU, NVMe
+rtx4090 8k: layers 32/0/0, KV 100/0/0 %, 1.34 s, 6.58 ms, GPU, GPU
+rtx4090 128k: layers 32/0/0, KV 100/0/0 %, 64 s, 24.7 ms, GPU, GPU
+rtx4090 1m: layers 0/32/0, KV 17/55/29 %, 4.79e+03 s, 5.64e+03 ms, link in, NVMe
+laptop8 8k: layers 32/0/0, KV 100/0/0 %, 9.57 s, 24.7 ms, GPU, GPU
+laptop8 128k: layers 29/3/0, KV 18/82/0 %, 459 s, 270 ms, GPU, link in
+laptop8 1m: layers 0/32/0, KV 5/10/85 %, 3.11e+04 s, 3.34e+04 ms, NVMe, NVMe
+)");
+}
+
+TEST_F(PlanGolden, TimesAreNearThoseOfTheVirtualCard) {
+  // There every copy and kernel is queued one by one, outside of a graph: no closed form.
+  const std::string file = path(kLlama8B);
+  for (const char* n_ctx : {"4k", "16k"}) {
+    SCOPED_TRACE(n_ctx);
+    const auto output = [&](const char* verb) {
+      return testing::run_strata(
+          {verb, "-m", file, "--device", "virtual:rtx4090", "-c", n_ctx, "--json"});
+    };
+    const json plan = json::parse(output("plan").out, nullptr, false);
+    const json rows = json::parse(output("bench").out, nullptr, false);
+    ASSERT_TRUE(plan.is_object() && rows.is_array());
+    ASSERT_EQ(rows[0]["kv_place"], "HBM");
+    ASSERT_EQ(plan["kv_share"]["hbm"], 1.0);
+    const double tpot = rows[0]["predicted_tpot_ms"], ttft = rows[0]["predicted_ttft_ms"];
+    EXPECT_NEAR(plan["tpot_ms"].get<double>(), tpot, 0.18 * tpot);
+    EXPECT_NEAR(plan["ttft_ms"].get<double>(), ttft, 0.18 * ttft);
+  }
+}
+
+TEST_F(PlanGolden, LlamaOf70BillionAt32K) {
+  const std::string file = path(kLlama70B);
+  std::string table;
+  for (const char* card : {"rtx3060", "rtx4090", "laptop8"}) table += row(file, card, "32k") + "\n";
+  // 38 GiB of weights pass through every card for each chunk and token; what HBM holds of them is
+  // worth more than K and V there. The laptop's DRAM does not hold them either: layers come
+  // from the file, and packing their rows takes the CPU longer than reading them takes the disk.
+  EXPECT_EQ(table, R"(rtx3060 32k: layers 19/61/0, KV 1/99/0 %, 382 s, 1.22e+03 ms, GPU, link in
+rtx4090 32k: layers 44/36/0, KV 3/97/0 %, 115 s, 693 ms, link in, link in
+laptop8 32k: layers 6/40/34, KV 6/0/94 %, 1.1e+03 s, 9.34e+03 ms, CPU, NVMe
+)");
+}
+
+}  // namespace
+}  // namespace strata::cli

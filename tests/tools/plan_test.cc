@@ -1,0 +1,193 @@
+// `strata plan` through the program: its JSON contract, budgets, words and refusals.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "tests/engine/small_model.h"
+#include "tests/tools/refusal.h"
+#include "tests/tools/strata_process.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::testing::make_small_model;
+using engine::testing::SmallModelOptions;
+using nlohmann::json;
+using testing::Outcome;
+using testing::run_strata;
+
+class Plan : public testing::RefusalTest {
+ protected:
+  Plan() {
+    SmallModelOptions options;
+    options.n_layers = 8;
+    options.head_dim = 32;
+    options.n_ctx_train = 1 << 17;
+    path_ = model(make_small_model(options));
+  }
+  std::vector<std::string> arguments(std::vector<std::string> more) const {
+    more.insert(more.begin(), {"plan", "-m", path_, "--no-cache", "-t", "2"});
+    return more;
+  }
+  std::string text(const std::vector<std::string>& more) const {
+    const Outcome outcome = run_strata(arguments(more));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(outcome.err, "");
+    return outcome.out;
+  }
+  json plan(std::vector<std::string> more) const {
+    more.push_back("--json");
+    const json found = json::parse(text(more), nullptr, false);
+    EXPECT_TRUE(found.is_object());
+    return found;
+  }
+  std::string path_;
+};
+
+TEST_F(Plan, HasTheFieldsOfItsContract) {
+  const json found = plan({"--device", "virtual:rtx3060", "-c", "32k"});
+  EXPECT_EQ(found["feasible"], true);
+  EXPECT_EQ(found["device"], "virtual:rtx3060");
+  EXPECT_EQ(found["is_measured"], false);
+  EXPECT_EQ(found["n_ctx"], 32768);
+  for (const char* key : {"ttft_ms", "tpot_ms", "solve_ms"}) EXPECT_GT(found[key], 0.0) << key;
+  for (const char* phase : {"prefill", "decode"})
+    EXPECT_TRUE(found["binding"][phase].is_string()) << phase;
+  for (const char* tier : {"hbm", "dram", "nvme"})
+    for (const char* key : {"budget_bytes", "peak_bytes", "weights_bytes", "kv_bytes",
+                            "index_bytes", "buffers_bytes", "free_bytes"})
+      EXPECT_TRUE(found["tiers"][tier][key].is_number_unsigned()) << tier << ' ' << key;
+  ASSERT_GE(found["duals"].size(), 5u);
+  for (const json& dual : found["duals"])
+    for (const char* key : {"resource", "unit", "ms_per_unit"}) EXPECT_TRUE(dual.contains(key));
+  EXPECT_FALSE(plan({"--device", "none"})["tiers"].contains("hbm"));
+}
+
+TEST_F(Plan, StaysWithinTheBudgetsAndUsesThem) {
+  // K and V of 128k positions take 256 MiB.
+  for (const char* dram : {"190MiB", "300MiB", "1GiB"}) {
+    SCOPED_TRACE(dram);
+    const json found = plan({"--device", "none", "-c", "128k", "--dram", dram, "-b", "256",
+                             "--nvme", folder_.path(), "--nvme-budget", "1GiB"});
+    const json& tier = found["tiers"]["dram"];
+    EXPECT_LE(tier["peak_bytes"], tier["budget_bytes"]);
+    const bool is_whole = std::string(dram) == "1GiB";
+    EXPECT_EQ(found["kv_share"]["nvme"] == 0.0, is_whole);
+    EXPECT_EQ(found["tiers"]["nvme"]["kv_bytes"] == 0, is_whole);
+    if (!is_whole) {
+      EXPECT_LE(tier["free_bytes"], 1 << 20);  // blocks fill what there is
+    }
+  }
+}
+
+TEST_F(Plan, SaysWhatItIsAndWhatMoreWouldBring) {
+  const std::string found = text({"--device", "none", "-c", "128k", "--dram", "200MiB", "-b", "256",
+                                  "--nvme", folder_.path(), "--nvme-budget", "1GiB", "--explain"});
+  for (const char* words :
+       {"131,072 tokens of context, 256 of them answered", "assumed, not measured here", "| DRAM ",
+        "| NVMe ", "[K", "first token after ", "per token (", "limited by NVMe",
+        "+1 GiB of DRAM       = -", "a disk 10 % quicker  = -", "+1 GiB of disk       = nothing"})
+    EXPECT_NE(found.find(words), std::string::npos) << words << "\n" << found;
+  EXPECT_EQ(text({"--device", "none"}).find("what more would bring"), std::string::npos);
+  const std::string card = text({"--device", "virtual:laptop8", "-c", "64k", "--hbm", "100MiB"});
+  for (const char* words : {"RTX 4060 Laptop", "not measured here", "| HBM ", "in HBM, "})
+    EXPECT_NE(card.find(words), std::string::npos) << words << "\n" << card;
+}
+
+TEST_F(Plan, QuantisesOnlyWhereThatIsAllowed) {
+  const std::vector<std::string> options = {"--device", "none",   "-c",  "128k", "--dram",
+                                            "200MiB",   "--nvme", "off", "-b",   "256"};
+  std::vector<std::string> allowed = options;
+  allowed.insert(allowed.end(), {"--dram", "290MiB", "--allow-q8"});
+  allowed.erase(allowed.begin() + 4, allowed.begin() + 6);
+  EXPECT_EQ(plan(allowed)["type_k"], "q8_0");
+  allowed.pop_back();
+  expect_refused(arguments(allowed),
+                 {3, "does_not_fit", {"131,072 tokens", "290.0 MiB"}, "--dram", "-ctk q8_0"});
+}
+
+TEST_F(Plan, PricesWhatAMethodReads) {
+  const json exact = plan({"--device", "none", "-c", "128k"});
+  const json chosen =
+      plan({"--device", "none", "-c", "128k", "--attn", "mean", "--kv-budget", "2k"});
+  EXPECT_GT(chosen["tiers"]["dram"]["index_bytes"], 0);
+  EXPECT_EQ(exact["tiers"]["dram"]["index_bytes"], 0);
+  EXPECT_NEAR(chosen["touched_share"].get<double>(), 2048.0 / (131072 - 128), 1e-9);
+  EXPECT_LT(chosen["tpot_ms"], exact["tpot_ms"].get<double>() / 2);
+  expect_refused(arguments({"--device", "none", "--attn", "mean", "--kv-budget", "0.98p"}),
+                 {2, "usage", {"0.98p", "depends on the text"}, "--kv-budget", "2048"});
+}
+
+TEST_F(Plan, RefusesWhatCannotBePlacedWithWhatWould) {
+  // Not one layer: the model alone is too large.
+  expect_refused(arguments({"--device", "none", "--dram", "20MiB"}),
+                 {3, "does_not_fit", {"the model alone needs", "20.0 MiB"}, "--dram", "--dram "});
+  expect_refused(
+      arguments({"--device", "none", "-c", "128k", "--dram", "190MiB", "--nvme", "off"}),
+      {3, "does_not_fit", {"131,072 tokens", "190.0 MiB", "0 B of disk"}, "--dram", "-c "});
+  expect_refused(arguments({"--device", "none", "-c", "128k", "--dram", "190MiB", "-b", "256",
+                            "--nvme", folder_.path(), "--nvme-budget", "1MiB"}),
+                 {3, "does_not_fit", {"131,072 tokens"}, "--dram", "--nvme-budget "});
+  expect_refused(arguments({"--device", "virtual:rtx4090", "--hbm", "1MiB"}),
+                 {3, "does_not_fit", {"the device's memory", "1.0 MiB"}, "--hbm", "--hbm "});
+}
+
+TEST_F(Plan, RemediesOfARefusalAreEnough) {
+  const auto refused = arguments({"--device", "none", "-c", "128k", "--dram", "190MiB", "--nvme",
+                                  "off", "-b", "256", "--json"});
+  const json found = json::parse(run_strata(refused).out, nullptr, false);
+  EXPECT_EQ(found["feasible"], false);
+  const std::string remedy = found["remedy"];
+  const auto value_of = [&](const std::string& option) {
+    const size_t begin = remedy.find(option) + option.size() + 1;
+    return remedy.substr(begin, remedy.find_first_of(" ,", begin) - begin);
+  };
+  const std::vector<std::string> others = {"--device", "none", "--nvme", "off", "-b", "256"};
+  std::vector<std::string> more = others;
+  more.insert(more.end(), {"-c", "128k", "--dram", value_of("--dram")});
+  EXPECT_EQ(plan(more)["feasible"], true);
+  more = others;
+  more.insert(more.end(), {"--dram", "190MiB", "-c", value_of("-c")});
+  EXPECT_EQ(plan(more)["feasible"], true);
+}
+
+TEST_F(Plan, ASmallerContextIsProposedWithAnAnswerThatItHolds) {
+  const auto refused = arguments({"--device", "none", "-c", "128k", "-n", "120000", "--dram",
+                                  "190MiB", "--nvme", "off", "-b", "256", "--json"});
+  const std::string remedy = json::parse(run_strata(refused).out, nullptr, false)["remedy"];
+  const size_t begin = remedy.find("-c ");
+  ASSERT_NE(begin, std::string::npos) << remedy;
+  std::istringstream words(remedy.substr(begin));
+  std::vector<std::string> proposed(4);
+  for (std::string& word : proposed) words >> word;
+  ASSERT_EQ(proposed[2], "-n") << remedy;
+  std::vector<std::string> more = {"--device", "none", "--dram", "190MiB",
+                                   "--nvme",   "off",  "-b",     "256"};
+  more.insert(more.end(), proposed.begin(), proposed.end());
+  EXPECT_EQ(plan(more)["feasible"], true);
+}
+
+TEST_F(Plan, RefusesOptionsThatContradict) {
+  expect_refused(arguments({"--device", "none", "--hbm", "4GiB"}),
+                 {2, "usage", {"--hbm"}, "--hbm", "virtual:NAME"});
+  expect_refused(arguments({"--device", "virtual:rtx3060", "--hbm", "100GiB"}),
+                 {2, "usage", {"12.0 GiB", "100.0 GiB"}, "--hbm", "smaller --hbm"});
+  // A driver keeps some of it.
+  expect_refused(arguments({"--device", "virtual:rtx3060", "--hbm", "12GiB"}),
+                 {2, "usage", {"free", "wanted 12.0 GiB"}, "--hbm", "smaller --hbm"});
+  expect_refused(arguments({"--device", "virtual:rtx9999"}),
+                 {2, "usage", {"unknown device profile"}, "--device", "virtual:rtx4090"});
+  expect_refused(arguments({"--device", "none", "-c", "1k", "-n", "1024"}),
+                 {2, "usage", {"1024"}, "--predict", "larger -c"});
+  expect_refused(arguments({"--device", "none", "-c", "1"}), {2, "usage", {"64"}, "-c", "-c 64"});
+  for (const char* size : {"-1", "12XB", "12e9", "-4GiB"})
+    expect_refused(arguments({"--device", "none", std::string("--dram=") + size}),
+                   {2, "usage", {size}, "--dram", ""});
+  expect_refused({"plan"}, {2, "usage", {"no model"}, "strata plan", "-m MODEL.gguf"});
+}
+
+}  // namespace
+}  // namespace strata::cli

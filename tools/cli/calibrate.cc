@@ -1,0 +1,293 @@
+#include "tools/cli/calibrate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "base/host_memory.h"
+#include "planner/rate_fit.h"
+#include "tools/cli/attend_trial.h"
+#include "tools/cli/bench_fill.h"
+#include "tools/cli/dram_read.h"
+#include "tools/cli/linear_trial.h"
+#include "tools/cli/raw_disk.h"
+#include "tools/cli/sample_statistics.h"
+
+namespace strata::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using planner::MachineProfile;
+
+constexpr uint64_t kPassBytes = uint64_t{32} << 20;  // of requests of one size
+constexpr uint64_t kRequestsMin = 32, kRequestsMax = 4096;
+constexpr uint64_t kAloneMax = 512;  // of requests one at a time
+constexpr uint32_t kDiskPasses = 3;
+constexpr uint32_t kReadPasses = 7;  // each the best of 25 of its own
+constexpr uint32_t kPairTurns = 3;
+constexpr size_t kClearShare = 10;  // one of so many passes counts as undisturbed
+constexpr double kDisturbed = 1.5;
+constexpr uint64_t kCopyPiece = uint64_t{256} << 10;
+constexpr uint64_t kCopySlice = 16;  // pieces
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+class Calibration {
+ public:
+  Calibration(const CalibrateOptions& options, ThreadPool& pool, MachineProfile& profile)
+      : options_(options), pool_(pool), profile_(profile) {}
+
+  void measure_memory();
+  void measure_linear(TensorType type);
+  void measure_attention(KvCodec codec, uint32_t head_dim);
+  void measure_disk(RawDisk& disk);
+  void measure_pairs(RawDisk& disk);
+
+  uint32_t n_disturbed = 0;  // figures whose median was far slower
+
+ private:
+  /// Seconds of call(slice) that a tenth of the calls stay below, each of the slices n_passes
+  /// times, after one call that is not counted. Slices last well under a scheduler's turn: on an
+  /// idle machine this is the median but for some percent, and a busy neighbour that spoils most
+  /// slices (each waits for the slowest thread) leaves some.
+  template <class Call>
+  double clear_seconds(uint64_t n_slices, const Call& call) {
+    constexpr size_t kCallsMin = 3;
+    check_bench_cancelled(options_.cancel);
+    call(0);
+    std::vector<double> seconds;
+    const auto begin = Clock::now();
+    while (seconds.size() < options_.n_passes * n_slices &&
+           (seconds.size() < kCallsMin || seconds_since(begin) < options_.pass_s_max)) {
+      const auto start = Clock::now();
+      call(seconds.size() % n_slices);
+      seconds.push_back(seconds_since(start));
+    }
+    std::ranges::sort(seconds);
+    const double clear = seconds[seconds.size() / kClearShare];
+    n_disturbed += median(seconds) > kDisturbed * clear;
+    return clear;
+  }
+  void measure_requests(RawDisk& disk);
+  template <class Call>
+  void measure_pair(RawDisk& disk, const std::string& name, const Call& compute);
+  template <class Call>
+  double passes_per_s(const Call& call);
+  double read_for(RawDisk& disk, double seconds);
+
+  const CalibrateOptions& options_;
+  ThreadPool& pool_;
+  MachineProfile& profile_;
+};
+
+void Calibration::measure_memory() {
+  std::vector<double> rates;
+  for (uint32_t i = 0; i < kReadPasses; ++i) {
+    check_bench_cancelled(options_.cancel);
+    rates.push_back(measure_dram_read(pool_, {}) * 1e9);
+  }
+  profile_.dram_read_bytes_per_s = std::ranges::max(rates);
+
+  const uint64_t bytes = round_up(options_.memory_bytes, kCopySlice * kCopyPiece);
+  const HostMemory from = HostMemory::reserve(bytes), to = HostMemory::reserve(bytes);
+  pool_.for_each(bytes / kCopyPiece, 1, [&](uint64_t begin, uint64_t end, uint32_t) {
+    for (uint64_t piece = begin; piece < end; ++piece)
+      std::memset(from.data() + piece * kCopyPiece, static_cast<int>(piece % 251 + 1), kCopyPiece);
+  });
+  const auto copy = [&](uint64_t slice) {
+    pool_.for_each(kCopySlice, 1, [&](uint64_t begin, uint64_t end, uint32_t) {
+      const uint64_t at = (slice * kCopySlice + begin) * kCopyPiece;
+      std::memcpy(to.data() + at, from.data() + at, (end - begin) * kCopyPiece);
+    });
+  };
+  const uint64_t n_slices = bytes / (kCopySlice * kCopyPiece);
+  for (uint64_t i = 0; i < n_slices; ++i) copy(i);
+  STRATA_CHECK(std::memcmp(from.data(), to.data(), bytes) == 0, "%lu bytes copied wrongly",
+               static_cast<unsigned long>(bytes));
+  const double seconds = clear_seconds(n_slices, copy);
+  profile_.dram_copy_bytes_per_s = 2 * static_cast<double>(kCopySlice * kCopyPiece) / seconds;
+  options_.on_figure(fmt::format("memory: reads {:.1f} GB/s, copies {:.1f} GB/s",
+                                 profile_.dram_read_bytes_per_s / 1e9,
+                                 profile_.dram_copy_bytes_per_s / 1e9));
+}
+
+void Calibration::measure_linear(TensorType type) {
+  const std::string name(tensor_type_info(type).name);
+  LinearTrial trial(*options_.kernels, type,
+                    {.n_rows = options_.n_gemm_rows, .memory_bytes = options_.memory_bytes});
+  STRATA_CHECK(trial.is_right(), "the %s kernel of %s is wrong", options_.kernels->name,
+               name.c_str());
+  const double decode_s =
+      clear_seconds(trial.n_copies(), [&](uint64_t copy) { trial.decode_copy(pool_, copy); });
+  const double prefill_s = clear_seconds(1, [&](uint64_t) { trial.prefill(pool_); });
+  profile_.linear.push_back({type, static_cast<double>(trial.matrix().total_bytes()) / decode_s,
+                             trial.prefill_flops() / prefill_s});
+  options_.on_figure(fmt::format("{} weights: one row {:.1f} GB/s, a prompt's rows {:.0f} GFLOP/s",
+                                 name, profile_.linear.back().gemv_bytes_per_s / 1e9,
+                                 profile_.linear.back().gemm_flops / 1e9));
+}
+
+void Calibration::measure_attention(KvCodec codec, uint32_t head_dim) {
+  const char* name = kv_codec_name(codec);
+  AttendTrial trial(*options_.kernels, codec, head_dim, pool_.size(), options_.memory_bytes);
+  STRATA_CHECK(trial.is_right(), "the %s attention kernel of %s x %u is wrong",
+               options_.kernels->name, name, head_dim);
+  const double decode_s =
+      clear_seconds(trial.n_slices(), [&](uint64_t slice) { trial.decode_slice(pool_, slice); });
+  const double prefill_s = clear_seconds(1, [&](uint64_t) { trial.prefill(pool_); });
+  const double slice_bytes =
+      static_cast<double>(trial.decode_bytes()) / static_cast<double>(trial.n_slices());
+  profile_.attend.push_back({codec, head_dim, slice_bytes / decode_s,
+                             static_cast<double>(trial.prefill_flops()) / prefill_s});
+  options_.on_figure(fmt::format(
+      "attention over {} x {}: one token {:.1f} GB/s, a prompt's {:.0f} GFLOP/s", name, head_dim,
+      profile_.attend.back().decode_bytes_per_s / 1e9, profile_.attend.back().prefill_flops / 1e9));
+}
+
+void Calibration::measure_disk(RawDisk& disk) {
+  const auto bytes = static_cast<double>(disk.bytes());
+  std::vector<double> writes, reads;
+  for (uint32_t i = 0; i < kDiskPasses; ++i) writes.push_back(disk.write_all());
+  for (uint32_t i = 0; i < kDiskPasses; ++i) reads.push_back(disk.read_all());
+  profile_.disk_write_bytes_per_s = bytes / median(writes);
+  profile_.disk_read_bytes_per_s = bytes / median(reads);
+  options_.on_figure(
+      fmt::format("disk ({}, {}): reads {:.2f} GB/s, writes {:.2f} GB/s in order", disk.io_name(),
+                  disk.is_direct() ? "past the page cache" : "THROUGH the page cache",
+                  profile_.disk_read_bytes_per_s / 1e9, profile_.disk_write_bytes_per_s / 1e9));
+  measure_requests(disk);
+}
+
+void Calibration::measure_requests(RawDisk& disk) {
+  std::vector<planner::TimeSample> alone;
+  for (const uint32_t size : kDiskSizes)
+    for (const uint32_t depth : kDiskDepths) {
+      check_bench_cancelled(options_.cancel);
+      const uint64_t n = disk_requests(disk.bytes(), size, depth);
+      std::vector<double> seconds(kDiskPasses);
+      for (double& pass : seconds)
+        pass = disk.read(disk.draw(n, size, /*is_sorted=*/true), size, depth);
+      const double of_request = median(seconds) / static_cast<double>(n);
+      profile_.disk_read.push_back({size, depth, size / of_request});
+      if (depth == 1) alone.push_back({static_cast<double>(size), of_request});
+    }
+  profile_.disk_alone = planner::fit_rate(alone);
+  options_.on_figure(fmt::format("disk, one request at a time: {:.0f} us + bytes / {:.2f} GB/s",
+                                 profile_.disk_alone.alpha_us,
+                                 profile_.disk_alone.bytes_per_s / 1e9));
+}
+
+/// The mean over pair_s, as the pass beside a disk is counted.
+template <class Call>
+double Calibration::passes_per_s(const Call& call) {
+  uint64_t n_passes = 0;
+  const auto start = Clock::now();
+  do {
+    call();
+    ++n_passes;
+  } while (seconds_since(start) < options_.pair_s);
+  return static_cast<double>(n_passes) / seconds_since(start);
+}
+
+/// Bytes per second of reading in order for so long.
+double Calibration::read_for(RawDisk& disk, double seconds) {
+  double bytes = 0;
+  const auto start = Clock::now();
+  do {
+    disk.read_all();
+    bytes += static_cast<double>(disk.bytes());
+  } while (seconds_since(start) < seconds);
+  return bytes / seconds_since(start);
+}
+
+/// Both alone, then both at once, in turns: what drifts in between drifts for all three.
+template <class Call>
+void Calibration::measure_pair(RawDisk& disk, const std::string& name, const Call& compute) {
+  std::vector<double> disk_shares, compute_shares;
+  for (uint32_t turn = 0; turn < kPairTurns; ++turn) {
+    check_bench_cancelled(options_.cancel);
+    const double disk_alone = read_for(disk, options_.pair_s);
+    const double compute_alone = passes_per_s(compute);
+    std::atomic<bool> stops = false;
+    std::atomic<uint64_t> n_passes = 0;
+    std::thread beside([&] {
+      while (!stops.load()) {
+        compute();
+        ++n_passes;
+      }
+    });
+    const auto start = Clock::now();
+    const auto stop = [&] {
+      stops = true;
+      beside.join();
+    };
+    double disk_beside = 0;
+    try {
+      disk_beside = read_for(disk, options_.pair_s);
+    } catch (...) {
+      stop();
+      throw;
+    }
+    stop();  // the last pass may end after the reads: one of many
+    const double compute_beside = static_cast<double>(n_passes) / seconds_since(start);
+    disk_shares.push_back(share_left(disk_beside, disk_alone));
+    compute_shares.push_back(share_left(compute_beside, compute_alone));
+  }
+  profile_.pairs.push_back({"nvme_read", name, median(disk_shares), median(compute_shares)});
+  options_.on_figure(fmt::format("reading the disk beside {}: {:.0f} % of its rate; {} {:.0f} %",
+                                 name, 100 * median(disk_shares), name,
+                                 100 * median(compute_shares)));
+}
+
+void Calibration::measure_pairs(RawDisk& disk) {
+  AttendTrial attend(*options_.kernels, KvCodec::kF16, options_.head_dims.front(), pool_.size(),
+                     options_.memory_bytes);
+  measure_pair(disk, "attend", [&] { attend.decode(pool_); });
+  LinearTrial linear(*options_.kernels, options_.types.front(),
+                     {.memory_bytes = options_.memory_bytes});
+  measure_pair(disk, "gemv", [&] { linear.decode(pool_); });
+}
+
+}  // namespace
+
+uint64_t disk_requests(uint64_t file_bytes, uint32_t request_bytes, uint32_t depth) {
+  const uint64_t n = std::clamp(kPassBytes / request_bytes, kRequestsMin, kRequestsMax);
+  return std::min(depth == 1 ? std::min(n, kAloneMax) : n, file_bytes / request_bytes);
+}
+
+double share_left(double together, double alone) {
+  constexpr double kLeast = 1e-3;  // a share of 0 would be a plan that never ends
+  return std::clamp(together / alone, kLeast, 1.0);
+}
+
+uint32_t calibrate(const CalibrateOptions& options, ThreadPool& pool, MachineProfile& profile) {
+  STRATA_CHECK(!options.types.empty() && !options.head_dims.empty(), "%zu types, %zu head_dims",
+               options.types.size(), options.head_dims.size());
+  Calibration calibration(options, pool, profile);
+  // Before all that takes long: a folder that cannot be used is refused at once.
+  std::optional<RawDisk> disk;
+  if (!options.disk_folder.empty())
+    disk.emplace(
+        RawDisk::make(options.disk_folder, options.disk_bytes, options.io, options.cancel));
+  calibration.measure_memory();
+  for (const TensorType type : options.types) calibration.measure_linear(type);
+  for (const uint32_t head_dim : options.head_dims)
+    for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
+      if (codec == KvCodec::kF16 || head_dim % kActGroup == 0)
+        calibration.measure_attention(codec, head_dim);
+  if (!disk) return calibration.n_disturbed;
+  calibration.measure_disk(*disk);
+  calibration.measure_pairs(*disk);
+  return calibration.n_disturbed;
+}
+
+}  // namespace strata::cli

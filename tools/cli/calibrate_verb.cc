@@ -1,0 +1,153 @@
+// `strata calibrate`: measures this machine and keeps its profile, or shows the one that is kept.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/error.h"
+#include "cpu_attn/kernels.h"
+#include "engine/byte_text.h"
+#include "engine/device_rate.h"
+#include "engine/gguf/gguf_file.h"
+#include "engine/machine.h"
+#include "engine/model_spec.h"
+#include "tools/cli/answer_sink.h"
+#include "tools/cli/calibrate.h"
+#include "tools/cli/interrupt.h"
+#include "tools/cli/machine_profile_file.h"
+#include "tools/cli/machine_words.h"
+#include "tools/cli/notices.h"
+#include "tools/cli/request_options.h"
+#include "tools/cli/verb_functions.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::bytes_text;
+using planner::MachineProfile;
+
+std::string disk_text(const MachineProfile& profile) {
+  if (profile.disk.empty()) return "disk       none\n";
+  std::string out = fmt::format(
+      "disk       {}: reads {:.2f} GB/s, writes {:.2f} GB/s; one at a time {:.0f} us + bytes / "
+      "{:.2f} GB/s\n",
+      profile.disk, profile.disk_read_bytes_per_s / 1e9, profile.disk_write_bytes_per_s / 1e9,
+      profile.disk_alone.alpha_us, profile.disk_alone.bytes_per_s / 1e9);
+  uint32_t size = 0;
+  for (const auto& of : profile.disk_read) {
+    if (of.request_bytes != size)
+      out += fmt::format("{}  {:>9} reads, MB/s (in flight):", size == 0 ? "" : "\n",
+                         bytes_text(of.request_bytes));
+    size = of.request_bytes;
+    out += fmt::format(" {:.0f} ({})", of.bytes_per_s / 1e6, of.depth);
+  }
+  return out + "\n";
+}
+
+std::string device_text(const MachineProfile& profile) {
+  if (profile.device.empty()) return "device     none: its rates are 0\n";
+  const planner::DeviceRates& gpu = profile.gpu;
+  return fmt::format(
+      "device     {} (driver {}), {}: to it {:.0f} us + bytes / {:.1f} GB/s, from it {:.0f} us + "
+      "bytes / {:.1f} GB/s, within it {:.0f} GB/s; its kernels are not measured\n",
+      profile.device, profile.driver, bytes_text(gpu.hbm_bytes), gpu.host_to_device.alpha_us,
+      gpu.host_to_device.bytes_per_s / 1e9, gpu.device_to_host.alpha_us,
+      gpu.device_to_host.bytes_per_s / 1e9, gpu.copy_bytes_per_s / 1e9);
+}
+
+std::string profile_text(const MachineProfile& profile) {
+  std::string out = fmt::format(
+      "machine    {}, {} threads, {}, {}\n"
+      "memory     reads {:.1f} GB/s, copies {:.1f} GB/s\n"
+      "weights    type     one row GB/s   a prompt's GFLOP/s\n",
+      profile.cpu, profile.n_threads, profile.cpu_isa, bytes_text(profile.dram_bytes),
+      profile.dram_read_bytes_per_s / 1e9, profile.dram_copy_bytes_per_s / 1e9);
+  for (const auto& of : profile.linear)
+    out += fmt::format("           {:<8} {:12.1f} {:20.0f}\n", tensor_type_info(of.type).name,
+                       of.gemv_bytes_per_s / 1e9, of.gemm_flops / 1e9);
+  out += "attention  K and V    one token GB/s   a prompt's GFLOP/s\n";
+  for (const auto& of : profile.attend)
+    out += fmt::format("           {:<10} {:14.1f} {:20.0f}\n",
+                       fmt::format("{} x {}", kv_codec_name(of.codec), of.head_dim),
+                       of.decode_bytes_per_s / 1e9, of.prefill_flops / 1e9);
+  out += disk_text(profile);
+  for (const auto& of : profile.pairs)
+    out += fmt::format("together   {} keeps {:.0f} % beside {}, which keeps {:.0f} %\n", of.first,
+                       100 * of.first_share, of.second, 100 * of.second_share);
+  return out + device_text(profile);
+}
+
+void print(const Settings& settings, const MachineProfile& profile) {
+  AnswerSink::open("").write(settings.json ? machine_profile_json(profile) : profile_text(profile));
+}
+
+/// Weights and K and V as most models have them, or as this model does.
+void choose_subjects(const std::string& model, CalibrateOptions& options) {
+  options.types = {TensorType::kQ4_0, TensorType::kQ4_K, TensorType::kQ6_K, TensorType::kQ8_0,
+                   TensorType::kF16};
+  options.head_dims = {64, 128};
+  if (model.empty()) return;
+  const auto file = engine::GgufFile::open(model);
+  std::set<TensorType> types;
+  for (const engine::GgufTensor& tensor : file.tensors())
+    if (tensor.shape.size() >= 2) types.insert(tensor.type);
+  options.types.assign(types.begin(), types.end());
+  options.head_dims = {engine::read_model_spec(file).shape.head_dim};
+}
+
+int show(const Settings& settings, const MachineProfile& here, const std::string& path) {
+  const auto profile = read_machine_profile(path);
+  if (!profile)
+    throw Error(ErrorCode::kIo, "there is no profile of this machine", path,
+                "run `strata calibrate`");
+  expect_same_machine(*profile, here, path);
+  print(settings, *profile);
+  notice(fmt::format("measured {} ({} days ago) by {}: {}", profile->measured_at,
+                     profile_age_days(*profile, unix_seconds()).value_or(0), profile->written_by,
+                     path));
+  const std::string stale = stale_reason(*profile, here, unix_seconds());
+  if (!stale.empty()) notice(fmt::format("stale: {}; run `strata calibrate` again", stale));
+  return 0;
+}
+
+}  // namespace
+
+int run_calibrate(const Command& command) {
+  const Settings& settings = command.settings;
+  if (settings.profile_dir.empty())
+    throw Error(ErrorCode::kUsage, "no folder for profiles is known", "strata calibrate",
+                "set HOME or XDG_CACHE_HOME");
+  const engine::EngineOptions asked = engine_options(settings);
+  const uint32_t n_threads = asked.n_threads > 0 ? asked.n_threads : engine::usable_cpus();
+  CalibrateOptions options;
+  options.kernels = &cpu_attn::choose_kernels(asked.cpu_isa);
+  options.io = asked.io;
+  options.disk_folder = settings.nvme;
+  options.cancel = &interrupt_flag();
+  MachineProfile profile = machine_words(*options.kernels, n_threads, settings.nvme);
+  const std::string path = machine_profile_path(settings.profile_dir, profile);
+  if (settings.show) return show(settings, profile, path);
+  choose_subjects(settings.model, options);
+  options.on_figure = [](const std::string& line) { notice("measured  " + line); };
+  if (profile.device.empty()) notice("no device: its rates stay 0");
+  ThreadPool pool(n_threads);
+  const uint32_t n_disturbed = calibrate(options, pool, profile);
+  if (const auto chosen = engine::open_chosen_device({}, gpu_attn::find_cuda_devices());
+      chosen.device) {
+    profile.gpu = calibrate_link(*chosen.device);
+    profile.gpu.copy_bytes_per_s = engine::measure_device_copy(*chosen.device) * 1e9;
+    notice(fmt::format("measured  memory and link of {}; its kernels are not", profile.device));
+  }
+  profile.measured_at = profile_time_text(unix_seconds());
+  write_machine_profile(path, profile);
+  print(settings, profile);
+  notice(fmt::format("kept in {}", path));
+  if (n_disturbed > 0)
+    notice(
+        fmt::format("{} figures were disturbed by other programs and may be too low: measure "
+                    "again when the machine is idle",
+                    n_disturbed));
+  return 0;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,105 @@
+#include "tools/cli/linear_trial.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "base/check.h"
+#include "base/half.h"
+#include "cpu_attn/kernels.h"
+#include "cpu_attn/pack.h"
+
+namespace strata::cli {
+namespace {
+
+constexpr uint32_t kPiecesPerThread = 6;  // as in the walk (engine/walk_layer.cc)
+constexpr uint32_t kCheckedRows = 3;
+
+/// Random rows of a type with finite scales: random bytes, each f16 of a header kept small.
+std::vector<std::byte> draw_rows(const TensorTypeInfo& info, uint64_t bytes) {
+  std::mt19937 random(2);
+  std::vector<std::byte> rows(bytes);
+  for (auto& byte : rows)
+    byte = static_cast<std::byte>(random() & 0x3b);  // exponents stay finite in F32, F16 and BF16
+  for (uint64_t at = 0; at + info.block_bytes <= bytes; at += info.block_bytes) {
+    const bool at_end = info.type == TensorType::kQ2_K || info.type == TensorType::kQ3_K ||
+                        info.type == TensorType::kQ6_K;
+    if (info.block_elements == 1) continue;
+    const uint16_t scale = f32_to_f16(0.01f);
+    std::memcpy(rows.data() + at + (at_end ? info.block_bytes - 2 : 0), &scale, 2);
+  }
+  return rows;
+}
+
+}  // namespace
+
+LinearTrial::LinearTrial(const KernelTable& kernels, TensorType type, const LinearTrialSizes& sizes)
+    : kernels_(kernels),
+      sizes_(sizes),
+      w_{nullptr, type, sizes.n_out, sizes.n_in, cpu_attn::panel_bytes(type, sizes.n_in)},
+      n_copies_(std::max<uint64_t>(1, sizes.memory_bytes / w_.total_bytes())),
+      memory_(HostMemory::reserve(n_copies_ * w_.total_bytes())),
+      file_(draw_rows(tensor_type_info(type), sizes.n_out * tensor_row_bytes(type, sizes.n_in))),
+      x_(uint64_t{sizes.n_rows} * sizes.n_in),
+      out_(uint64_t{sizes.n_rows} * sizes.n_out),
+      scales_(x_.size() / kActGroup + 1),
+      q_(x_.size()),
+      neg_sums_(x_.size() / kActHalfGroup + 1) {
+  STRATA_CHECK(sizes.n_rows >= 4, "%u rows", sizes.n_rows);
+  pack();
+  for (uint64_t i = 1; i < n_copies_; ++i)
+    std::memcpy(memory_.data() + i * w_.total_bytes(), memory_.data(), w_.total_bytes());
+  w_.bytes = memory_.data();
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (auto& value : x_) value = normal(random);
+  if (sizes.n_in % kActGroup == 0)
+    kernels.quantize_rows(x_.data(), sizes.n_rows, sizes.n_in, args().quant);
+}
+
+void LinearTrial::pack() {
+  cpu_attn::pack_panels(w_.type, w_.n_out, w_.n_in, 0, w_.n_panels(), file_, memory_.data());
+}
+
+LinearArgs LinearTrial::args() {
+  return {w_,          x_.data(),    {q_.data(), scales_.data(), neg_sums_.data()},
+          out_.data(), sizes_.n_out, sizes_.n_rows,
+          0,           w_.n_panels()};
+}
+
+bool LinearTrial::is_right() {
+  LinearArgs own = args();
+  own.n_rows = kCheckedRows;
+  kernels_.linear(own);
+  std::vector<float> wanted(uint64_t{kCheckedRows} * sizes_.n_out);
+  LinearArgs reference = own;
+  reference.out = wanted.data();
+  cpu_attn::available_kernels().front()->linear(reference);
+  return std::memcmp(out_.data(), wanted.data(), wanted.size() * sizeof(float)) == 0;
+}
+
+void LinearTrial::run(ThreadPool& pool, const LinearArgs& args) {
+  const uint32_t n_panels = args.w.n_panels();
+  const uint32_t grain = std::max(1u, n_panels / (pool.size() * kPiecesPerThread));
+  pool.for_each(n_panels, grain, [&](uint64_t begin, uint64_t end, uint32_t) {
+    LinearArgs piece = args;
+    piece.panel_begin = static_cast<uint32_t>(begin);
+    piece.panel_end = static_cast<uint32_t>(end);
+    kernels_.linear(piece);
+  });
+}
+
+void LinearTrial::decode_copy(ThreadPool& pool, uint64_t copy, uint32_t n_rows) {
+  LinearArgs of = args();
+  of.n_rows = n_rows;
+  of.w.bytes = memory_.data() + copy * w_.total_bytes();
+  run(pool, of);
+}
+
+void LinearTrial::decode(ThreadPool& pool, uint32_t n_rows) {
+  for (uint64_t i = 0; i < n_copies_; ++i) decode_copy(pool, i, n_rows);
+}
+
+void LinearTrial::prefill(ThreadPool& pool) { run(pool, args()); }
+
+}  // namespace strata::cli

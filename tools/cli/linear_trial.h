@@ -1,0 +1,58 @@
+// tools/cli/linear_trial.h - a linear layer over random weights, to be timed: many copies of one
+// matrix, so that one row reads weights that no cache holds, and a prompt's rows over the first.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/host_memory.h"
+#include "base/kernel_table.h"
+#include "base/thread_pool.h"
+
+namespace strata::cli {
+
+struct LinearTrialSizes {
+  uint32_t n_out = 2048, n_in = 2048;           // n_in: whole blocks of the type
+  uint32_t n_rows = 256;                        // of the prompt's chunk, at least 4
+  uint64_t memory_bytes = uint64_t{128} << 20;  // of the copies
+};
+
+class LinearTrial {
+ public:
+  LinearTrial(const KernelTable& kernels, TensorType type, const LinearTrialSizes& sizes);
+
+  /// Whether the first rows have the bits of the scalar kernel.
+  bool is_right();
+  /// Bytes of weights that decode() reads: all copies, as packed.
+  uint64_t decode_bytes() const { return n_copies_ * w_.total_bytes(); }
+  /// Operations of prefill(); multiply and add count as two.
+  double prefill_flops() const { return 2.0 * sizes_.n_rows * w_.n_out * w_.n_in; }
+
+  /// One copy, or a pass over all of them; each is split over the threads as the walk does.
+  /// n_rows <= 4.
+  uint64_t n_copies() const { return n_copies_; }
+  void decode_copy(ThreadPool& pool, uint64_t copy, uint32_t n_rows = 1);
+  void decode(ThreadPool& pool, uint32_t n_rows = 1);
+  void prefill(ThreadPool& pool);
+
+  /// The matrix as a file holds it, and packing it again.
+  uint64_t file_bytes() const { return file_.size(); }
+  void pack();
+  const PackedMatrix& matrix() const { return w_; }
+
+ private:
+  LinearArgs args();
+  void run(ThreadPool& pool, const LinearArgs& args);
+
+  const KernelTable& kernels_;
+  LinearTrialSizes sizes_;
+  PackedMatrix w_{};
+  uint64_t n_copies_;
+  HostMemory memory_;
+  std::vector<std::byte> file_;
+  std::vector<float> x_, out_, scales_;
+  std::vector<int8_t> q_;
+  std::vector<int32_t> neg_sums_;
+};
+
+}  // namespace strata::cli

@@ -1,0 +1,300 @@
+// tools/cli/machine_profile_json.cc - the keys of the profile's file, both ways.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "tools/cli/json_output.h"
+#include "tools/cli/machine_profile_file.h"
+
+namespace strata::cli {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+using planner::MachineProfile;
+using planner::RateCurve;
+
+constexpr size_t kTextMax = size_t{1} << 20;  // of a file; ours have some KiB
+constexpr size_t kListMax = 4096;
+constexpr size_t kShownMax = 60;  // letters of what was found
+constexpr const char* kFigures[] = {"nvme_read", "attend", "gemv", "host_to_device"};
+constexpr KvCodec kCodecs[] = {KvCodec::kF16, KvCodec::kQ8_0};
+
+/// One value of the file, and its place for messages: "disk.reads[3]".
+class Place {
+ public:
+  Place(const json& value, std::string name, const std::string& path)
+      : value_(value), name_(std::move(name)), path_(path) {}
+
+  [[noreturn]] void refuse(const std::string& wanted) const {
+    std::string found = found_text();
+    if (found.size() > kShownMax) found = found.substr(0, kShownMax) + "...";
+    throw Error(ErrorCode::kBadFile, fmt::format("wanted {} as {}, found {}", wanted, name_, found),
+                path_, "remove the file, or run `strata calibrate` again");
+  }
+
+  /// An object of these keys and of no other but those that may be missing.
+  void expect_keys(std::initializer_list<const char*> keys,
+                   std::initializer_list<const char*> optional = {}) const {
+    if (!value_.is_object()) refuse("an object");
+    for (const char* key : keys)
+      if (!value_.contains(key)) refuse(fmt::format("an object with {}", key));
+    const auto is_in = [](const auto& list, const std::string& key) {
+      return std::ranges::find(list, key) != list.end();
+    };
+    for (const auto& [key, unused] : value_.items())
+      if (!is_in(keys, key) && !is_in(optional, key))
+        refuse(fmt::format("an object without '{}'", key.substr(0, kShownMax)));
+  }
+  bool has(const char* key) const { return value_.contains(key); }
+  Place at(const char* key) const {
+    return {value_.at(key), name_.empty() ? key : fmt::format("{}.{}", name_, key), path_};
+  }
+  template <class Read>
+  void each(const Read& read) const {
+    if (!value_.is_array() || value_.size() > kListMax)
+      refuse(fmt::format("a list of at most {}", kListMax));
+    for (size_t i = 0; i < value_.size(); ++i)
+      read(Place(value_[i], fmt::format("{}[{}]", name_, i), path_));
+  }
+
+  double rate() const {
+    const double found = number();
+    if (!(found > 0)) refuse("a finite number above 0");
+    return found;
+  }
+  double share() const {
+    const double found = number();
+    if (!(found > 0 && found <= 1)) refuse("a number above 0 and at most 1");
+    return found;
+  }
+  double microseconds() const {
+    const double found = number();
+    if (!(found >= 0)) refuse("a finite number of at least 0");
+    return found;
+  }
+  uint64_t count(uint64_t max, uint64_t min = 1) const {
+    if (!value_.is_number_unsigned() || value_.get<uint64_t>() < min ||
+        value_.get<uint64_t>() > max)
+      refuse(fmt::format("a whole number from {} to {}", min, max));
+    return value_.get<uint64_t>();
+  }
+  std::string text() const {
+    if (!value_.is_string()) refuse("a text");
+    return value_.get<std::string>();
+  }
+  RateCurve curve() const {
+    expect_keys({"alpha_us", "bytes_per_s"});
+    return {at("alpha_us").microseconds(), at("bytes_per_s").rate()};
+  }
+
+ private:
+  /// Lists and objects by their kind alone: dump() recurses, and a file may nest ever so deep.
+  std::string found_text() const {
+    if (value_.is_array()) return "a list";
+    if (value_.is_object()) return "an object";
+    return value_.dump(-1, ' ', true, json::error_handler_t::replace);
+  }
+  double number() const {
+    const double found = value_.is_number() ? value_.get<double>() : NAN;
+    if (!std::isfinite(found)) refuse("a finite number");
+    return found;
+  }
+  const json& value_;
+  std::string name_;
+  const std::string& path_;
+};
+
+void read_machine(const Place& at, MachineProfile& profile) {
+  at.expect_keys({"cpu", "cpu_isa", "n_threads", "dram_bytes", "disk", "device", "driver"});
+  profile.cpu = at.at("cpu").text();
+  profile.cpu_isa = at.at("cpu_isa").text();
+  profile.n_threads = static_cast<uint32_t>(at.at("n_threads").count(1 << 16));
+  profile.dram_bytes = at.at("dram_bytes").count(UINT64_MAX, /*min=*/0);  // 0: unknown
+  profile.disk = at.at("disk").text();
+  profile.device = at.at("device").text();
+  profile.driver = at.at("driver").text();
+}
+
+void read_kernels(const Place& root, MachineProfile& profile) {
+  root.at("linear").each([&](const Place& at) {
+    at.expect_keys({"type", "gemv_bytes_per_s", "gemm_flops"});
+    const std::string name = at.at("type").text();
+    const auto types = tensor_types();
+    const auto info = std::ranges::find(types, name, &TensorTypeInfo::name);
+    if (info == types.end()) at.at("type").refuse("the name of a tensor type");
+    if (std::ranges::find(profile.linear, info->type, &planner::LinearRate::type) !=
+        profile.linear.end())
+      at.at("type").refuse("each type once");
+    profile.linear.push_back(
+        {info->type, at.at("gemv_bytes_per_s").rate(), at.at("gemm_flops").rate()});
+  });
+  root.at("attend").each([&](const Place& at) {
+    at.expect_keys({"codec", "head_dim", "decode_bytes_per_s", "prefill_flops"});
+    const std::string name = at.at("codec").text();
+    const auto* codec =
+        std::ranges::find_if(kCodecs, [&](KvCodec of) { return name == kv_codec_name(of); });
+    if (codec == std::end(kCodecs)) at.at("codec").refuse("f16 or q8_0");
+    const auto head_dim = static_cast<uint32_t>(at.at("head_dim").count(1 << 16));
+    if (std::ranges::any_of(profile.attend, [&](const planner::AttendRate& of) {
+          return of.codec == *codec && of.head_dim == head_dim;
+        }))
+      at.refuse("each codec and head_dim once");
+    profile.attend.push_back(
+        {*codec, head_dim, at.at("decode_bytes_per_s").rate(), at.at("prefill_flops").rate()});
+  });
+}
+
+void read_disk(const Place& at, MachineProfile& profile) {
+  at.expect_keys({"read_bytes_per_s", "write_bytes_per_s", "alone", "reads"});
+  profile.disk_read_bytes_per_s = at.at("read_bytes_per_s").rate();
+  profile.disk_write_bytes_per_s = at.at("write_bytes_per_s").rate();
+  profile.disk_alone = at.at("alone").curve();
+  at.at("reads").each([&](const Place& read) {
+    read.expect_keys({"request_bytes", "depth", "bytes_per_s"});
+    planner::DiskRate rate;
+    rate.request_bytes = static_cast<uint32_t>(read.at("request_bytes").count(1 << 30));
+    rate.depth = static_cast<uint32_t>(read.at("depth").count(1 << 16));
+    rate.bytes_per_s = read.at("bytes_per_s").rate();
+    if (!profile.disk_read.empty() && rate.request_bytes < profile.disk_read.back().request_bytes)
+      read.refuse("sizes that rise");
+    profile.disk_read.push_back(rate);
+  });
+}
+
+void read_pair(const Place& at, MachineProfile& profile) {
+  at.expect_keys({"first", "second", "first_share", "second_share"});
+  planner::PairShare pair{at.at("first").text(), at.at("second").text(),
+                          at.at("first_share").share(), at.at("second_share").share()};
+  for (const char* side : {"first", "second"})
+    if (std::ranges::find(kFigures, at.at(side).text()) == std::end(kFigures))
+      at.at(side).refuse(fmt::format("one of {}", fmt::join(kFigures, ", ")));
+  profile.pairs.push_back(std::move(pair));
+}
+
+struct GpuRate {
+  const char* name;
+  double planner::DeviceRates::*value;
+};
+constexpr GpuRate kGpuRates[] = {{"copy_bytes_per_s", &planner::DeviceRates::copy_bytes_per_s},
+                                 {"gemv_bytes_per_s", &planner::DeviceRates::gemv_bytes_per_s},
+                                 {"attend_bytes_per_s", &planner::DeviceRates::attend_bytes_per_s},
+                                 {"gemm_flops", &planner::DeviceRates::gemm_flops},
+                                 {"attend_flops", &planner::DeviceRates::attend_flops},
+                                 {"launch_us", &planner::DeviceRates::launch_us}};
+
+void read_gpu(const Place& at, MachineProfile& profile) {
+  at.expect_keys({"hbm_bytes", "host_to_device", "device_to_host"},
+                 {"copy_bytes_per_s", "gemv_bytes_per_s", "attend_bytes_per_s", "gemm_flops",
+                  "attend_flops", "launch_us"});
+  profile.gpu.hbm_bytes = at.at("hbm_bytes").count(UINT64_MAX);
+  profile.gpu.host_to_device = at.at("host_to_device").curve();
+  profile.gpu.device_to_host = at.at("device_to_host").curve();
+  for (const GpuRate& of : kGpuRates)
+    if (at.has(of.name)) profile.gpu.*of.value = at.at(of.name).rate();
+}
+
+ordered_json curve_json(const RateCurve& curve) {
+  return {{"alpha_us", curve.alpha_us}, {"bytes_per_s", curve.bytes_per_s}};
+}
+
+ordered_json disk_json(const MachineProfile& profile) {
+  auto reads = ordered_json::array();
+  for (const auto& of : profile.disk_read)
+    reads.push_back({{"request_bytes", of.request_bytes},
+                     {"depth", of.depth},
+                     {"bytes_per_s", of.bytes_per_s}});
+  return {{"read_bytes_per_s", profile.disk_read_bytes_per_s},
+          {"write_bytes_per_s", profile.disk_write_bytes_per_s},
+          {"alone", curve_json(profile.disk_alone)},
+          {"reads", reads}};
+}
+
+ordered_json gpu_json(const planner::DeviceRates& gpu) {
+  ordered_json out = {{"hbm_bytes", gpu.hbm_bytes},
+                      {"host_to_device", curve_json(gpu.host_to_device)},
+                      {"device_to_host", curve_json(gpu.device_to_host)}};
+  for (const GpuRate& of : kGpuRates)
+    if (gpu.*of.value > 0) out[of.name] = gpu.*of.value;
+  return out;
+}
+
+}  // namespace
+
+std::string machine_profile_json(const MachineProfile& profile) {
+  auto linear = ordered_json::array(), attend = ordered_json::array(),
+       pairs = ordered_json::array();
+  for (const auto& of : profile.linear)
+    linear.push_back({{"type", tensor_type_info(of.type).name},
+                      {"gemv_bytes_per_s", of.gemv_bytes_per_s},
+                      {"gemm_flops", of.gemm_flops}});
+  for (const auto& of : profile.attend)
+    attend.push_back({{"codec", kv_codec_name(of.codec)},
+                      {"head_dim", of.head_dim},
+                      {"decode_bytes_per_s", of.decode_bytes_per_s},
+                      {"prefill_flops", of.prefill_flops}});
+  for (const auto& of : profile.pairs)
+    pairs.push_back({{"first", of.first},
+                     {"second", of.second},
+                     {"first_share", of.first_share},
+                     {"second_share", of.second_share}});
+  ordered_json root = {{"version", kProfileVersion},
+                       {"written_by", profile.written_by},
+                       {"measured_at", profile.measured_at},
+                       {"machine",
+                        {{"cpu", profile.cpu},
+                         {"cpu_isa", profile.cpu_isa},
+                         {"n_threads", profile.n_threads},
+                         {"dram_bytes", profile.dram_bytes},
+                         {"disk", profile.disk},
+                         {"device", profile.device},
+                         {"driver", profile.driver}}},
+                       {"dram",
+                        {{"read_bytes_per_s", profile.dram_read_bytes_per_s},
+                         {"copy_bytes_per_s", profile.dram_copy_bytes_per_s}}},
+                       {"linear", linear},
+                       {"attend", attend},
+                       {"pairs", pairs}};
+  if (profile.disk_read_bytes_per_s > 0) root["disk"] = disk_json(profile);
+  if (profile.gpu.hbm_bytes > 0) root["gpu"] = gpu_json(profile.gpu);
+  return json_text(root) + "\n";
+}
+
+MachineProfile parse_machine_profile(std::string_view text, const std::string& path) {
+  const json parsed = text.size() > kTextMax
+                          ? json(fmt::format("{} bytes", text.size()))
+                          : json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Place root(parsed, "the profile", path);
+  if (!parsed.is_object()) root.refuse("a JSON object of less than 1 MiB");
+  const Place top(parsed, "", path);
+  // Before all other keys: another version has others.
+  if (!top.has("version")) root.refuse("an object with version");
+  if (top.at("version").count(UINT64_MAX) != kProfileVersion)
+    top.at("version").refuse(fmt::format("{}", kProfileVersion));
+  root.expect_keys(
+      {"version", "written_by", "measured_at", "machine", "dram", "linear", "attend", "pairs"},
+      {"disk", "gpu"});
+  MachineProfile profile;
+  profile.written_by = top.at("written_by").text();
+  profile.measured_at = top.at("measured_at").text();
+  if (!profile_age_days(profile, 0))
+    top.at("measured_at").refuse("a time such as 2026-11-26T13:20:00Z");
+  read_machine(top.at("machine"), profile);
+  top.at("dram").expect_keys({"read_bytes_per_s", "copy_bytes_per_s"});
+  profile.dram_read_bytes_per_s = top.at("dram").at("read_bytes_per_s").rate();
+  profile.dram_copy_bytes_per_s = top.at("dram").at("copy_bytes_per_s").rate();
+  read_kernels(top, profile);
+  top.at("pairs").each([&](const Place& at) { read_pair(at, profile); });
+  if (top.has("disk") == profile.disk.empty())
+    root.refuse(profile.disk.empty() ? "no disk where none is named" : "the rates of its disk");
+  if (top.has("disk")) read_disk(top.at("disk"), profile);
+  if (top.has("gpu") && profile.device.empty()) root.refuse("no gpu where no device is named");
+  if (top.has("gpu")) read_gpu(top.at("gpu"), profile);
+  return profile;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,29 @@
+#include "tools/cli/machine_words.h"
+
+#include "base/error.h"
+#include "engine/device.h"
+#include "engine/machine.h"
+#include "tools/cli/disk_facts.h"
+#include "tools/cli/doctor.h"
+#include "tools/cli/program.h"
+
+namespace strata::cli {
+
+planner::MachineProfile machine_words(const KernelTable& kernels, uint32_t n_threads,
+                                      const std::string& disk_folder) {
+  planner::MachineProfile words;
+  words.cpu = engine::cpu_name();
+  words.cpu_isa = kernels.features;
+  words.n_threads = n_threads;
+  words.written_by = version_text();
+  words.dram_bytes = engine::total_dram_bytes();
+  if (!disk_folder.empty()) words.disk = disk_facts(disk_folder).name();
+  const auto chosen = engine::open_chosen_device({}, gpu_attn::find_cuda_devices());
+  if (chosen.device) {
+    words.device = chosen.device->facts().name;
+    words.driver = driver_version();
+  }
+  return words;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,128 @@
+// Why there is no plan, and the smallest changes with which there would be one.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/byte_text.h"
+#include "tools/cli/plan_report.h"
+
+namespace strata::cli {
+namespace {
+
+using planner::PlacementProblem;
+using planner::Shortage;
+
+constexpr uint64_t kStep = kExtentPositions;  // contexts are proposed in whole extents
+
+uint64_t bytes_of(double gb) { return static_cast<uint64_t>(std::ceil(gb * 1e9)); }
+std::string size_text(double gb) { return engine::bytes_text(bytes_of(gb)); }
+std::string argument(double gb) { return engine::size_argument(bytes_of(gb)); }
+
+bool is_plannable(const PlanSubject& subject, const engine::PlacementRequest& request) {
+  const auto problems = engine::placement_problems(subject.model, request);
+  return std::ranges::any_of(problems,
+                             [](const PlacementProblem& p) { return !planner::shortage(p); });
+}
+
+struct SmallerContext {
+  uint64_t n_ctx = 0, n_out = 0;
+};
+
+/// The largest context in whole extents below the one that was asked for; 0 where none does.
+SmallerContext largest_context(const PlanSubject& subject) {
+  const auto answer_of = [&](uint64_t n_ctx) { return std::min(subject.request.n_out, n_ctx / 2); };
+  engine::PlacementRequest request = subject.request;
+  uint64_t fits = 0, exceeds = request.n_ctx / kStep + 1;
+  while (exceeds - fits > 1) {
+    const uint64_t middle = fits + (exceeds - fits) / 2;
+    request.n_ctx = middle * kStep;
+    request.n_out = answer_of(request.n_ctx);
+    (is_plannable(subject, request) ? fits : exceeds) = middle;
+  }
+  if (fits * kStep >= subject.request.n_ctx) return {};
+  return {fits * kStep, answer_of(fits * kStep)};
+}
+
+/// The problem that lacks least.
+PlacementProblem nearest_problem(const PlanSubject& subject) {
+  const auto problems = engine::placement_problems(subject.model, subject.request);
+  const auto lacking = [](const PlacementProblem& p) {
+    const auto lacks = planner::shortage(p);
+    if (!lacks) return 0.0;
+    return std::max(0.0, lacks->hbm_gb.value_or(0) - p.hbm_gb) +
+           std::max(0.0, lacks->dram_gb.value_or(0) - p.dram_gb);
+  };
+  return *std::ranges::min_element(problems, {}, lacking);
+}
+
+std::string remedy(const PlanSubject& subject, const Shortage& lacks) {
+  const std::string hbm = lacks.hbm_gb ? fmt::format("--hbm {}", argument(*lacks.hbm_gb)) : "";
+  std::string text;
+  const auto propose = [&](const std::string& change) {
+    text += (text.empty() ? "use " : ", or ") + change;
+  };
+  const auto with_hbm = [&](const std::string& change) {
+    return hbm.empty() ? change : hbm + " " + change;
+  };
+  if (lacks.hbm_gb && bytes_of(*lacks.hbm_gb) > subject.request.device->free_bytes) {
+    propose("--device none");  // the card has no more
+  } else {
+    if (lacks.nvme_gb) propose(with_hbm(fmt::format("--nvme-budget {}", argument(*lacks.nvme_gb))));
+    if (lacks.dram_gb) {
+      propose(with_hbm(fmt::format("--dram {}", argument(*lacks.dram_gb))));
+    } else if (!hbm.empty()) {
+      propose(hbm);
+      propose("--device none");
+    }
+  }
+  engine::PlacementRequest quantised = subject.request;
+  quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
+  if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
+    propose("-ctk q8_0 -ctv q8_0");
+  if (const SmallerContext smaller = largest_context(subject); smaller.n_ctx > 0) {
+    const bool is_shorter = smaller.n_out < subject.request.n_out;
+    propose(fmt::format("-c {}", smaller.n_ctx) +
+            (is_shorter ? fmt::format(" -n {}", smaller.n_out) : ""));
+  }
+  return text;
+}
+
+std::string dram_text(const PlanSubject& subject, const PlacementProblem& problem, double needed) {
+  const double passing = problem.may_stream
+                             ? std::min(problem.weights_gb(), problem.stream_slots_gb)
+                             : problem.weights_gb();
+  const double for_weights = problem.always_weights_gb + passing;
+  if (for_weights + problem.dram_fixed_gb > problem.dram_gb)
+    return fmt::format(
+        "the model alone needs {} of memory, {}: {} for weights and {} for buffers; there is {}",
+        size_text(for_weights + problem.dram_fixed_gb),
+        problem.may_stream ? "where only two layers of it are there at a time"
+                           : "for all of its weights must be there",
+        size_text(for_weights), size_text(problem.dram_fixed_gb), size_text(problem.dram_gb));
+  return fmt::format(
+      "a context of {} tokens needs at least {} of memory, where weights are read from the file "
+      "and K and V go to disk as far as they may; there is {} (and {} of disk)",
+      engine::grouped_number(subject.request.n_ctx), size_text(needed), size_text(problem.dram_gb),
+      size_text(problem.nvme_gb));
+}
+
+}  // namespace
+
+Error plan_refusal(const PlanSubject& subject) {
+  const PlacementProblem problem = nearest_problem(subject);
+  const auto lacks = planner::shortage(problem);
+  if (!lacks)  // an odd block more than any whole one leaves
+    return {ErrorCode::kDoesNotFit, "no placement of whole layers and blocks was found", "--dram",
+            fmt::format("use --dram {}", argument(problem.dram_gb + problem.stream_slots_gb))};
+  if (lacks->hbm_gb)
+    return {ErrorCode::kDoesNotFit,
+            fmt::format("a step needs {} of the device's memory for its buffers, the output head "
+                        "and two layers; there is {}",
+                        size_text(*lacks->hbm_gb), size_text(problem.hbm_gb)),
+            "--hbm", remedy(subject, *lacks)};
+  return {ErrorCode::kDoesNotFit, dram_text(subject, problem, lacks->dram_gb.value_or(0)), "--dram",
+          remedy(subject, *lacks)};
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,299 @@
+#include "tools/cli/plan_request.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "cpu_attn/kernels.h"
+#include "engine/byte_text.h"
+#include "engine/device.h"
+#include "engine/device_model.h"
+#include "engine/machine.h"
+#include "planner/placement/placement.h"
+#include "planner/placement/plan_rates.h"
+#include "planner/virtual/virtual_device.h"
+#include "tiers/spill.h"
+#include "tools/cli/attention_profile.h"
+#include "tools/cli/machine_profile_file.h"
+#include "tools/cli/machine_words.h"
+#include "tools/cli/plan_report.h"
+#include "tools/cli/predicted_model.h"
+#include "tools/cli/request_options.h"
+#include "tools/cli/value_readers.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::bytes_text;
+using engine::DeviceChoice;
+using planner::DeviceProfile;
+
+constexpr uint64_t kContextMin = uint64_t{2} * kBlockPositions;
+constexpr uint64_t kAnswerTokens = 256;                 // where -n does not say how many
+constexpr uint64_t kAssumedDisk = uint64_t{512} << 30;  // beside a card that is not here
+constexpr uint32_t kQ8Group = 32;                       // values of one scale
+constexpr uint32_t kTriedChunks[] = {512, 1024, 2048};
+
+[[noreturn]] void refuse(const Command& command, std::string_view option, const std::string& what,
+                         const std::string& remedy) {
+  throw Error(ErrorCode::kUsage, what, command.where(option), remedy);
+}
+
+void set_context(const Command& command, PlanSubject& subject) {
+  const Settings& settings = command.settings;
+  const uint64_t trained = subject.model.spec.shape.n_ctx_train;
+  const uint64_t n_ctx = settings.ctx_size > 0 ? settings.ctx_size : trained;
+  if (n_ctx < kContextMin)
+    refuse(command, "ctx-size",
+           fmt::format("a context of {} tokens, wanted at least {}", n_ctx, kContextMin),
+           fmt::format("use -c {} or more", kContextMin));
+  const uint64_t asked = settings.predict >= 0 ? static_cast<uint64_t>(settings.predict)
+                                               : std::min(kAnswerTokens, n_ctx / 2);
+  if (asked >= n_ctx)
+    refuse(command, "predict",
+           fmt::format("an answer of {} tokens leaves a context of {} no prompt", asked, n_ctx),
+           fmt::format("use a -n below {}, or a larger -c", n_ctx));
+  if (n_ctx > trained)
+    subject.notes.push_back(fmt::format("beyond {} tokens this model was never trained",
+                                        engine::grouped_number(trained)));
+  subject.request.n_ctx = n_ctx;
+  subject.request.n_out = std::max<uint64_t>(asked, 1);
+}
+
+void set_attention(const Command& command, PlanSubject& subject) {
+  engine::EngineOptions options = engine_options(command.settings);
+  if (command.settings.attn == "auto")
+    subject.notes.push_back(choose_attention(command.settings.profile_dir, options));
+  subject.request.method = options.method;
+  subject.attention = "exact";
+  if (!options.method) return;
+  const ModelShape& shape = subject.model.spec.shape;
+  index::check_supported(*options.method,
+                         KvLayout::make(options.k_codec, options.v_codec, shape.head_dim));
+  const index::Budget& budget = options.selection.budget;
+  const uint64_t n_out = subject.request.n_out;
+  const double n = static_cast<double>(subject.request.n_ctx) - static_cast<double>(n_out) / 2;
+  if (budget.kind == index::Budget::Kind::kTokens) {
+    subject.request.touched_share = std::min(1.0, budget.value / n);
+  } else if (budget.kind == index::Budget::Kind::kShare) {
+    subject.request.touched_share = budget.value;
+  } else {
+    refuse(command, "kv-budget",
+           fmt::format("how much of a context --kv-budget {} attends depends on the text",
+                       budget_text(budget)),
+           "plan with a number of tokens (2048) or a share (5%)");
+  }
+  const bool is_tokens = budget.kind == index::Budget::Kind::kTokens;
+  subject.attention = fmt::format("{}, {}{} of the context", command.settings.attn,
+                                  budget_text(budget), is_tokens ? " tokens" : "");
+}
+
+void set_choices(const Command& command, PlanSubject& subject) {
+  const engine::EngineOptions options = engine_options(command.settings);
+  subject.request.codecs = {{options.k_codec, options.v_codec}};
+  const bool is_q8 = options.k_codec == KvCodec::kQ8_0 && options.v_codec == KvCodec::kQ8_0;
+  const uint32_t head_dim = subject.model.spec.shape.head_dim;
+  if (command.settings.allow_q8 && head_dim % kQ8Group != 0) {
+    subject.notes.push_back(fmt::format(
+        "K and V in q8_0 were not tried: they want a head_dim that is a multiple of {}, found {}",
+        kQ8Group, head_dim));
+  } else if (command.settings.allow_q8 && !is_q8) {
+    subject.request.codecs.push_back({KvCodec::kQ8_0, KvCodec::kQ8_0});
+  }
+  if (command.is_set("batch-size")) {
+    subject.request.chunks = {options.chunk_rows};
+  } else {
+    subject.request.chunks.assign(std::begin(kTriedChunks), std::end(kTriedChunks));
+  }
+  subject.request.has_packs = options.reads_saved;
+  subject.request.n_threads = options.n_threads > 0 ? options.n_threads : engine::usable_cpus();
+}
+
+/// The disk of this machine, as `run` would use it.
+uint64_t disk_of_here(const Settings& settings, std::vector<std::string>& notes) {
+  if (settings.nvme.empty()) return 0;
+  if (settings.nvme_budget > 0) return settings.nvme_budget;
+  try {
+    return tiers::spill_room(settings.nvme) / 2;
+  } catch (const Error& error) {
+    if (settings.nvme_is_named) throw;
+    notes.push_back(fmt::format("K and V cannot go to disk: {}", error.what()));
+    return 0;
+  }
+}
+
+void use_this_machine(const Command& command, PlanSubject& subject) {
+  const Settings& settings = command.settings;
+  const uint64_t free_bytes = engine::available_dram_bytes();
+  subject.request.dram_bytes = settings.dram > 0 ? settings.dram : free_bytes;
+  if (settings.dram > free_bytes)
+    subject.notes.push_back(fmt::format("of the {} of --dram this machine has {} free",
+                                        bytes_text(settings.dram), bytes_text(free_bytes)));
+  subject.request.nvme_bytes = disk_of_here(settings, subject.notes);
+}
+
+void use_virtual(const Command& command, PlanSubject& subject) {
+  const Settings& settings = command.settings;
+  const DeviceProfile& profile = virtual_profile(command);
+  subject.device = fmt::format("virtual:{}", profile.name);
+  subject.request.profile = planner::profile_of(profile);
+  const planner::VirtualDevice card(profile, {.has_bytes = false});
+  DeviceFacts facts{};
+  card.facts(&facts);
+  subject.request.device = facts;
+  if (settings.hbm > facts.free_bytes)
+    refuse(command, "hbm",
+           fmt::format("{} has {} of memory, {} of them free, wanted {}", profile.title,
+                       bytes_text(facts.memory_bytes), bytes_text(facts.free_bytes),
+                       bytes_text(settings.hbm)),
+           "use a smaller --hbm, or another card");
+  subject.request.hbm_bytes = settings.hbm > 0 ? settings.hbm : facts.free_bytes;
+  // Pinned memory is what a card reaches: of DRAM not all can be.
+  subject.request.dram_bytes =
+      settings.dram > 0 ? settings.dram : static_cast<uint64_t>(profile.dram_bytes.value * 3 / 4);
+  subject.request.nvme_bytes = settings.nvme.empty()      ? 0
+                               : settings.nvme_budget > 0 ? settings.nvme_budget
+                                                          : kAssumedDisk;
+  subject.rates_text = fmt::format(
+      "Figures of {}, not measured here: some are from its datasheet, most are assumed "
+      "(`strata bench --device {} -v` lists them).",
+      profile.title, subject.device);
+}
+
+/// The built-in card that is most like one that is here.
+const DeviceProfile& nearest_profile(const DeviceFacts& facts) {
+  const auto distance = [&](const DeviceProfile& profile) {
+    const auto apart = [](uint64_t a, uint64_t b) { return a > b ? a - b : b - a; };
+    return apart(profile.capability, facts.capability) * 1000 +
+           apart(profile.n_multiprocessors, facts.n_multiprocessors);
+  };
+  return *std::ranges::min_element(planner::device_profiles(), {}, distance);
+}
+
+void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubject& subject) {
+  const DeviceFacts& facts = device.facts();
+  const DeviceProfile& like = nearest_profile(facts);
+  const uint64_t usable = engine::usable_device_bytes(facts.free_bytes);
+  use_this_machine(command, subject);
+  subject.request.profile = planner::profile_of(like);
+  subject.request.device = facts;
+  subject.request.hbm_bytes =
+      command.settings.hbm > 0 ? std::min(command.settings.hbm, facts.free_bytes) : usable;
+  // What the engine does beside a card today.
+  subject.request.may_use_disk = false;
+  subject.request.may_attend_on_cpu = false;
+  subject.rates_text = fmt::format("Priced with the figures of {}, not measured here.", like.title);
+}
+
+[[noreturn]] void refuse_device(const Command& command, const std::string& why) {
+  throw Error(ErrorCode::kUnsupported, why, command.where("device"),
+              "change that, or use --device none");
+}
+
+/// Empty, or why nothing can be placed beside a card that is here, as Engine::plan_device has it.
+std::string why_not_placed(const PlanSubject& subject) {
+  const auto problems = engine::placement_problems(subject.model, subject.request);
+  if (std::ranges::any_of(problems, [](const auto& of) { return !planner::shortage(of); }))
+    return "";
+  const planner::PlacementProblem& problem = problems.front();
+  if (!planner::shortage(problem)->dram_gb) return plan_refusal(subject).what();
+  const bool streams =
+      problem.dram_fixed_gb + problem.always_weights_gb + problem.weights_gb() > problem.dram_gb;
+  return engine::why_not_on_device(subject.model.device,
+                                   {.spills = !streams, .streams_weights = streams});
+}
+
+/// Plans beside a card of this machine where Engine::open would use it. False, with a note where
+/// there is one: the CPU computes.
+bool use_card(const Command& command, const DeviceChoice& choice,
+              const gpu_attn::CudaDevices& devices, PlanSubject& subject) {
+  const engine::ChosenDevice chosen = engine::open_chosen_device(choice, devices);
+  if (!chosen.device) return false;
+  const engine::PlacementRequest request = subject.request;
+  std::vector<std::string> notes = subject.notes;
+  std::string why = engine::why_not_on_device(
+      subject.model.device, {.chooses_blocks = subject.request.method.has_value()});
+  const bool is_named = choice.kind == DeviceChoice::Kind::kCuda;
+  if (is_named && !why.empty()) refuse_device(command, why);
+  if (why.empty()) {
+    subject.device = fmt::format("cuda:{}", chosen.device->ordinal());
+    use_cuda(command, *chosen.device, subject);
+    if (!is_named) why = why_not_placed(subject);
+  }
+  if (why.empty()) return true;
+  notes.push_back("the CPU computes: " + why);
+  subject.request = request;
+  subject.notes = std::move(notes);
+  return false;
+}
+
+/// What `strata calibrate` has kept of this machine; what is assumed where it has kept nothing, or
+/// nothing that still holds.
+void use_rates_of_here(const Command& command, PlanSubject& subject) {
+  const Settings& settings = command.settings;
+  subject.request.profile = planner::unmeasured_profile();
+  subject.rates_text =
+      "Rates are assumed, not measured here: good for the order of plans, not for their times "
+      "(`strata calibrate` measures them).";
+  if (settings.profile_dir.empty()) return;
+  // Without a spill file weights are still read from a disk: that of the cache folder, which holds
+  // the spill file by default, stands for it.
+  std::vector<std::string> folders = {settings.nvme};
+  if (settings.nvme.empty()) folders.insert(folders.begin(), settings.profile_dir);
+  for (const std::string& folder : folders) {
+    const auto here = machine_words(cpu_attn::choose_kernels(settings.cpu_isa),
+                                    subject.request.n_threads, folder);
+    const std::string path = machine_profile_path(settings.profile_dir, here);
+    auto kept = read_machine_profile(path);
+    if (!kept) continue;
+    expect_same_machine(*kept, here, path);
+    const std::string stale = stale_reason(*kept, here, unix_seconds());
+    if (stale.empty()) {
+      subject.rates_text = fmt::format("Rates were measured here, {}.", kept->measured_at);
+      subject.request.profile = *std::move(kept);
+    } else {
+      subject.rates_text = fmt::format(
+          "Rates are assumed, not measured here: those that were kept are stale, for {} "
+          "(`strata calibrate` measures them again).",
+          stale);
+    }
+    return;
+  }
+}
+
+void set_machine(const Command& command, const gpu_attn::CudaDevices& devices,
+                 PlanSubject& subject) {
+  const DeviceChoice choice = engine::parse_device_choice(command.settings.device);
+  if (choice.kind == DeviceChoice::Kind::kVirtual) {
+    use_virtual(command, subject);
+    if (const std::string why = engine::why_not_on_device(subject.model.device); !why.empty())
+      refuse_device(command, why);
+    return;
+  }
+  const size_t n_notes = subject.notes.size();
+  if (use_card(command, choice, devices, subject)) return;
+  // Where a card is there and does not do, --hbm is as good as it is for `run`.
+  if (command.settings.hbm > 0 && subject.notes.size() == n_notes)
+    refuse(command, "hbm", "--hbm is the memory of a device, and none computes",
+           "leave it out, or name a card with --device virtual:NAME or cuda:N");
+  subject.device = "none";
+  use_rates_of_here(command, subject);
+  use_this_machine(command, subject);
+}
+
+}  // namespace
+
+PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& devices) {
+  PlanSubject subject;
+  subject.file = std::make_unique<engine::GgufFile>(engine::GgufFile::open(command.settings.model));
+  subject.model = engine::describe_for_plan(*subject.file, engine::read_model_spec(*subject.file));
+  set_context(command, subject);
+  set_choices(command, subject);
+  set_attention(command, subject);
+  set_machine(command, devices, subject);
+  return subject;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,32 @@
+// tools/cli/plan_request.h - what `strata plan` plans for: a model, a context, a machine that is
+// here or is not.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/gguf/gguf_file.h"
+#include "engine/placement_problem.h"
+#include "gpu_attn/open_module.h"
+#include "tools/cli/command_line.h"
+
+namespace strata::cli {
+
+struct PlanSubject {
+  std::unique_ptr<engine::GgufFile> file;
+  engine::PlannedModel model;
+  engine::PlacementRequest request;
+  std::string device;      // "none", "virtual:rtx4090", "cuda:0"
+  std::string attention;   // "exact", or the method and its budget
+  std::string rates_text;  // what the figures are that the plan is priced with
+  std::vector<std::string> notes;
+};
+
+/// Reads the head of the model file. `devices` are those of this machine, of which `--device auto`
+/// takes one only where something can be placed on it, as Engine::open does.
+/// Errors: those of GgufFile::open and read_model_spec; kUsage (options that contradict each
+/// other), kUnsupported (what no card can do), kNoDevice.
+PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& devices);
+
+}  // namespace strata::cli
