@@ -156,10 +156,12 @@ struct RabitqQueryArgs {
   int32_t* sums;   // [n_queries]: of the codes
 };
 
-/// Products of queries with coded keys, exact but for the rounding of the two; a block's score is
-/// nearly ln(sum exp) of its 32 (as in PqScanArgs), and +infinity where one is not finite.
-struct RabitqScanArgs {
-  const std::byte* const* tiles;  // [n_tiles], each rabitq_tile_bytes(head_dim), 64-byte aligned
+/// Products of rotated queries with what a tile has of keys, exact but for the rounding of the two;
+/// a block's score is nearly ln(sum exp) (as in PqScanArgs), and +infinity where it is not finite.
+///   rabitq_scan   over the block's 32 coded keys
+///   cluster_scan  over its clusters, each as often as it has keys; +infinity where it is marked
+struct RotatedScanArgs {
+  const std::byte* const* tiles;  // [n_tiles], rabitq_ or cluster_tile_bytes, 64-byte aligned
   uint32_t n_tiles;
   uint32_t head_dim;
   const int8_t* codes;  // of RabitqQueryArgs, like scales and sums
@@ -250,21 +252,6 @@ struct ClusterEncodeArgs {
   std::byte* tile;  // the block's part is written; 64-byte aligned
 };
 
-/// Products of queries with centroids, exact but for the rounding of the two; a block's score is
-/// nearly ln(sum of count * exp) of its clusters (as in PqScanArgs), and +infinity where it is not
-/// finite or the block is marked.
-struct ClusterScanArgs {
-  const std::byte* const* tiles;  // [n_tiles], each cluster_tile_bytes(head_dim), 64-byte aligned
-  uint32_t n_tiles;
-  uint32_t head_dim;
-  const int8_t* codes;  // of RabitqQueryArgs, like scales and sums
-  const float* scales;
-  const int32_t* sums;
-  uint32_t n_queries;
-  float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
-  uint64_t score_stride;
-};
-
 /// A query's shares of the blocks, pooled.
 struct PoolSharesArgs {
   const float* log_weights;  // [n_queries, weight_stride]; may be +-infinity, not NaN
@@ -288,11 +275,11 @@ struct IndexKernels {
   void (*pool_shares)(const PoolSharesArgs& args);
   void (*rabitq_encode)(const RabitqEncodeArgs& args);
   void (*rabitq_query)(const RabitqQueryArgs& args);
-  void (*rabitq_scan)(const RabitqScanArgs& args);
+  void (*rabitq_scan)(const RotatedScanArgs& args);
   void (*value_mean)(const ValueMeanArgs& args);
   void (*tail_sums)(const TailSumsArgs& args);
   void (*cluster_encode)(const ClusterEncodeArgs& args);
-  void (*cluster_scan)(const ClusterScanArgs& args);
+  void (*cluster_scan)(const RotatedScanArgs& args);
 };
 
 }  // namespace strata

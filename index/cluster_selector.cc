@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "base/checked_math.h"
 #include "index/rotated_queries.h"
 
 namespace strata::index {
@@ -36,17 +35,7 @@ uint64_t ClusterSelector::scratch_floats(uint32_t n_queries) const {
 void ClusterSelector::estimate(const EstimateArgs& args) const {
   check_blocks(args);
   const RotatedQueries queries(*kernels_, layout_.head_dim, args);
-  const uint32_t first_tile = args.first_block / kExtentBlocks;
-  const auto n_tiles = static_cast<uint32_t>(div_up(args.end_block, kExtentBlocks)) - first_tile;
-  kernels_->index.cluster_scan({.tiles = table_.tiles(args.stream).data() + first_tile,
-                                .n_tiles = n_tiles,
-                                .head_dim = layout_.head_dim,
-                                .codes = queries.codes,
-                                .scales = queries.scales,
-                                .sums = queries.sums,
-                                .n_queries = args.n_queries,
-                                .block_scores = args.log_weights + args.first_block,
-                                .score_stride = args.weight_stride});
+  kernels_->index.cluster_scan(queries.scan(table_.tiles(args.stream), layout_.head_dim, args));
 }
 
 std::unique_ptr<Selector> ClusterSelector::fork() const {

@@ -1,6 +1,9 @@
 // index/rotated_queries.h - the queries of an estimate as methods of rotated keys take them.
 #pragma once
 
+#include <span>
+
+#include "base/checked_math.h"
 #include "base/kernel_table.h"
 #include "index/selector.h"
 
@@ -24,6 +27,21 @@ struct RotatedQueries {
                                 .codes = codes,
                                 .scales = scales,
                                 .sums = sums});
+  }
+
+  /// Scores of the args' blocks by tiles that begin with that of block 0.
+  RotatedScanArgs scan(std::span<const std::byte* const> tiles, uint32_t head_dim,
+                       const EstimateArgs& args) const {
+    const uint32_t first_tile = args.first_block / kExtentBlocks;
+    return {.tiles = tiles.data() + first_tile,
+            .n_tiles = static_cast<uint32_t>(div_up(args.end_block, kExtentBlocks)) - first_tile,
+            .head_dim = head_dim,
+            .codes = codes,
+            .scales = scales,
+            .sums = sums,
+            .n_queries = args.n_queries,
+            .block_scores = args.log_weights + args.first_block,
+            .score_stride = args.weight_stride};
   }
 
   int8_t* codes;

@@ -19,7 +19,6 @@ namespace strata::planner {
 struct RateCurve {
   double alpha_us = 0;
   double bytes_per_s = 0;
-  double ms(double bytes) const { return alpha_us / 1e3 + bytes / bytes_per_s * 1e3; }
 };
 
 /// What a disk gives for requests of one size.

@@ -11,11 +11,6 @@
 namespace strata::tiers {
 namespace {
 
-/// The file itself is at fault, not the reading of it.
-bool is_of_file(const Error& error) {
-  return error.code() == ErrorCode::kBadFile || error.code() == ErrorCode::kUnsupported;
-}
-
 bool is_session_file(const std::string& name) { return !session_of_file_name(name).empty(); }
 
 /// A whole pack of that name, or nothing where there is none or a damaged one.

@@ -7,6 +7,10 @@
 
 namespace strata::tiers {
 
+bool is_of_file(const Error& error) {
+  return error.code() == ErrorCode::kBadFile || error.code() == ErrorCode::kUnsupported;
+}
+
 PackHead read_pack_head(const DirectoryFile& file, const std::string& name) {
   const uint64_t tail_bytes = std::min(file.bytes(), kPackTailBytes);
   std::vector<std::byte> tail(static_cast<size_t>(tail_bytes));

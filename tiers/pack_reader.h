@@ -9,10 +9,15 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "tiers/durable_directory.h"
 #include "tiers/pack_format.h"
 
 namespace strata::tiers {
+
+/// Whether a file's own bytes are at fault: damaged, or of another version. Any other error says
+/// nothing about the file.
+bool is_of_file(const Error& error);
 
 /// Reads and checks the head of an open file. Errors: kIo, kBadFile, kUnsupported.
 PackHead read_pack_head(const DirectoryFile& file, const std::string& name);

@@ -10,10 +10,6 @@
 namespace strata::tiers {
 namespace {
 
-bool is_of_file(const Error& error) {
-  return error.code() == ErrorCode::kBadFile || error.code() == ErrorCode::kUnsupported;
-}
-
 /// The head of the rows' pack; nothing where there is none or a damaged one.
 std::optional<PackHead> head_of(const DurableDirectory& directory, const std::string& pack) {
   try {

@@ -18,7 +18,6 @@ TEST(RateFit, FindsTheLineThatSamplesLieOn) {
   const RateCurve curve = fit_rate(samples);
   EXPECT_NEAR(curve.alpha_us, 80, 1e-6);
   EXPECT_NEAR(curve.bytes_per_s, 2.5e9, 10);
-  EXPECT_NEAR(curve.ms(2.5e6), 0.08 + 1, 1e-9);
 }
 
 TEST(RateFit, AShortTimeCountsAsMuchAsALongOne) {

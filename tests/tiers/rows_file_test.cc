@@ -253,13 +253,17 @@ TEST_F(RowsFiles, FewerNeverTakeThePlaceOfMoreThatAreWhole) {
   EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 1u);
 }
 
-/// Files with index rows that were there when it was told so cannot be read.
-class BadSectors final : public WatchedCalls {
+/// Files of one kind can't be opened, or those that are open can't be read; while it is told so.
+class FailingFiles final : public WatchedCalls {
  public:
-  bool is_bad = false;
+  enum class Of : uint8_t { kNone, kPackOpened, kPackRead, kRowsOpened, kRowsRead };
+  Of of = Of::kNone;
   int open_at(int directory, const std::string& name, OpenFor purpose) override {
+    const bool is_pack = is_pack_file_name(name);
+    const bool is_rows = !pack_of_rows_file(name).empty();
+    if ((is_pack && of == Of::kPackOpened) || (is_rows && of == Of::kRowsOpened)) return -EMFILE;
     const int file = WatchedCalls::open_at(directory, name, purpose);
-    if (is_bad && purpose == OpenFor::kReading && !pack_of_rows_file(name).empty())
+    if ((is_pack && of == Of::kPackRead) || (is_rows && of == Of::kRowsRead))
       unreadable_.insert(file);
     return file;
   }
@@ -283,48 +287,22 @@ TEST_F(RowsFiles, OnlyWhatIsWrongOrUnreadableIsDiscarded) {
   ASSERT_TRUE(save_rows(packs_, names[0], shape_, 0, 2));
   EXPECT_FALSE(packs_.discard_rows(rows)) << "another process has replaced the wrong ones";
   EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 2u);
-  BadSectors calls;
+  FailingFiles calls;
   PackDirectory packs = PackDirectory::open(fresh_.path(), {}, calls);
-  calls.is_bad = true;
+  calls.of = FailingFiles::Of::kRowsRead;
   EXPECT_TRUE(packs.discard_rows(rows));
-  calls.is_bad = false;
+  calls.of = FailingFiles::Of::kNone;
   EXPECT_EQ(expect_whole_rows(packs_, find(text_), shape_), 0u);
 }
-
-/// Files of one kind can't be opened, or those that are open can't be read; while it is told so.
-class PassingFailure final : public WatchedCalls {
- public:
-  enum class Of : uint8_t { kNone, kPackOpened, kPackRead, kRowsOpened };
-  Of of = Of::kNone;
-  int open_at(int directory, const std::string& name, OpenFor purpose) override {
-    const bool is_pack = is_pack_file_name(name);
-    const bool is_rows = !pack_of_rows_file(name).empty();
-    if ((is_pack && of == Of::kPackOpened) || (is_rows && of == Of::kRowsOpened)) return -EMFILE;
-    const int file = WatchedCalls::open_at(directory, name, purpose);
-    if (is_pack && of == Of::kPackRead) unreadable_.insert(file);
-    return file;
-  }
-  void close(int descriptor) override {
-    unreadable_.erase(descriptor);
-    WatchedCalls::close(descriptor);
-  }
-  int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) override {
-    if (unreadable_.contains(descriptor)) return -EIO;
-    return WatchedCalls::read_at(descriptor, bytes, offset);
-  }
-
- private:
-  std::set<int> unreadable_;
-};
 
 TEST_F(RowsFiles, StayWhereNothingIsKnownOfThem) {
   const auto names = save_text(packs_, small_shape(), text_, 512);
   const std::string rows = rows_file_name(names[0], shape_.kind);
   ASSERT_TRUE(save_rows(packs_, names[0], shape_, 0, 2));
-  using Of = PassingFailure::Of;
+  using Of = FailingFiles::Of;
   for (const Of of : {Of::kPackOpened, Of::kPackRead, Of::kRowsOpened}) {
     SCOPED_TRACE(static_cast<int>(of));
-    PassingFailure calls;
+    FailingFiles calls;
     PackDirectory packs = PackDirectory::open(fresh_.path(), {}, calls);
     RowsWriter fewer = packs.start_rows(names[0], shape_, 0, 1);
     fewer.write(segment_bytes(shape_, names[0], 0));

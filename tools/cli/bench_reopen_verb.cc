@@ -1,7 +1,6 @@
 // `strata bench --reopen`: what it is asked for, and what the user hears of it.
 #include <fmt/format.h>
 
-#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -85,14 +84,9 @@ int run_reopen_bench(const Command& command, AnswerSink& sink) {
   const index::Method method = method_of(command, options);
   engine::Engine engine = open_in_memory(options);
   const BenchSubject subject = bench_subject(engine, settings);
-  if (subject.fill == DepthFill::kRandom)
-    notice("note: the depth holds random K and V, not text that was read (--depth-fill random)");
-  if (n_depth > engine.spec().shape.n_ctx_train)
-    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
-                       engine.spec().shape.n_ctx_train));
+  say_disk_bench_depth(engine, subject, n_depth);
   load_for_bench(engine);
   TierReport report(sink, bench_format(settings), subject, n_depth);
-  std::optional<Progress> filling;
   ReopenBench bench({.in_memory = options,
                      .arguments = process_arguments(settings, options, n_depth),
                      .method = method,
@@ -103,14 +97,7 @@ int run_reopen_bench(const Command& command, AnswerSink& sink) {
                      .fill = subject.fill,
                      .cancel = &interrupt_flag()},
                     {.on_figure = [&](const TierFigure& figure) { report.add(figure); },
-                     .on_depth =
-                         [&](uint64_t done, uint64_t total) {
-                           if (!filling) filling.emplace("depth", engine::grouped_number, " tok/s");
-                           filling->update(done, total);
-                           if (done < total) return;
-                           filling->finish();
-                           filling.reset();
-                         },
+                     .on_depth = depth_progress(),
                      .on_note = [](const std::string& line) { notice("note: " + line); }});
   bench.run(std::move(engine));
   report.finish();

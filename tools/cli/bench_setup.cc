@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/error.h"
 #include "engine/byte_text.h"
@@ -124,6 +125,26 @@ void say_memory(uint64_t weight_bytes, uint64_t kv_bytes) {
                      peak <= allowed ? "within" : "ABOVE", bytes_text(allowed),
                      bytes_text(weight_bytes), bytes_text(kv_bytes),
                      bytes_text(kBenchWorkingBytes)));
+}
+
+void say_disk_bench_depth(const engine::Engine& engine, const BenchSubject& subject,
+                          uint32_t n_depth) {
+  const uint32_t n_ctx_train = engine.spec().shape.n_ctx_train;
+  if (subject.fill == DepthFill::kRandom)
+    notice("note: the depth holds random K and V, not text that was read (--depth-fill random)");
+  if (n_depth > n_ctx_train)
+    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
+                       n_ctx_train));
+}
+
+std::function<void(uint64_t, uint64_t)> depth_progress() {
+  return [filling = std::optional<Progress>()](uint64_t done, uint64_t total) mutable {
+    if (!filling) filling.emplace("depth", engine::grouped_number, " tok/s");
+    filling->update(done, total);
+    if (done < total) return;
+    filling->finish();
+    filling.reset();
+  };
 }
 
 }  // namespace strata::cli

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,12 @@ void check_disk_bench(const Command& command, std::string_view flag);
 /// What -d says, or 32,768 tokens, or the model's own context where that is less. Errors: kUsage
 /// below n_min and beyond what the model was trained for, those of reading its head.
 uint32_t disk_bench_depth(const Command& command, std::string_view flag, uint32_t n_min);
+/// Says where the depth holds random K and V, and where it goes beyond what the model was trained
+/// for.
+void say_disk_bench_depth(const engine::Engine& engine, const BenchSubject& subject,
+                          uint32_t n_depth);
+/// Shows positions as they are read, a line for each filling.
+std::function<void(uint64_t done, uint64_t total)> depth_progress();
 
 /// `bench --tiers` (bench_tiers_verb.cc). Returns the exit code.
 int run_tier_bench(const Command& command, AnswerSink& sink);

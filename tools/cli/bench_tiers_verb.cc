@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "base/error.h"
 #include "engine/byte_text.h"
@@ -80,11 +79,7 @@ int run_tier_bench(const Command& command, AnswerSink& sink) {
   engine::Engine in_dram = open_in_dram(settings, n_depth);
   engine::Engine spilled = open_spilled(settings, in_dram, n_depth);
   BenchSubject subject = bench_subject(in_dram, settings);
-  if (subject.fill == DepthFill::kRandom)
-    notice("note: the depth holds random K and V, not text that was read (--depth-fill random)");
-  if (n_depth > in_dram.spec().shape.n_ctx_train)
-    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
-                       in_dram.spec().shape.n_ctx_train));
+  say_disk_bench_depth(in_dram, subject, n_depth);
   load_for_bench(in_dram);
   spilled.load_beside(in_dram);
   for (const std::string& line : spilled.notices()) notice("note: " + line);
@@ -97,16 +92,8 @@ int run_tier_bench(const Command& command, AnswerSink& sink) {
                    .io = engine_options(settings).io,
                    .cancel = &interrupt_flag()});
   TierReport report(sink, bench_format(settings), subject, n_depth);
-  std::optional<Progress> filling;
   bench.run({.on_figure = [&](const TierFigure& figure) { report.add(figure); },
-             .on_depth =
-                 [&](uint64_t done, uint64_t total) {
-                   if (!filling) filling.emplace("depth", engine::grouped_number, " tok/s");
-                   filling->update(done, total);
-                   if (done < total) return;
-                   filling->finish();
-                   filling.reset();
-                 }});
+             .on_depth = depth_progress()});
   report.finish();
   say_memory(in_dram.model().weight_bytes(),
              in_dram.context().kv.dram_bytes() + spilled.context().kv.dram_bytes());
