@@ -13,6 +13,7 @@
 #include "tests/cpu_attn/cluster_tile.h"
 #include "tests/cpu_attn/index_fixture.h"
 #include "tests/cpu_attn/rabitq_tile.h"
+#include "tests/cpu_attn/rotated_scan.h"
 
 namespace strata::cpu_attn {
 namespace {
@@ -23,21 +24,13 @@ using strata::testing::rabitq_rotated;
 using strata::testing::square_of_gap;
 
 const std::vector<uint32_t> kHeadDims{8, 40, 64, 80, 96, 128, 256};
-constexpr uint64_t kSpare = 3;  // floats between the rows of two queries, which nobody may write
-const float kUntouched = -12345.0f;
 const float kInfinity = std::numeric_limits<float>::infinity();
-/// Of ln(sum exp) by the bits of floats (cpu_attn/index_pq_weight.inc).
-constexpr double kWeightTolerance = 0.0602;
-
 // ---- The scan ----
 
-struct ClusterScan {
+struct ClusterScan : RotatedScan {
   ClusterScan(uint32_t dims, uint32_t tile_count, uint32_t query_count, Random& random)
-      : head_dim(dims),
-        n_tiles(tile_count),
-        n_queries(query_count),
-        n_codes(rabitq_groups(dims) * kRabitqGroup),
-        tiles(tile_count, cluster_tile_bytes(dims)) {
+      : RotatedScan(&IndexKernels::cluster_scan, cluster_tile_bytes(dims), dims, tile_count,
+                    query_count) {
     std::uniform_real_distribution<float> uniform(0.2f, 1.0f);
     const auto size = std::sqrt(static_cast<float>(head_dim));
     for (uint32_t t = 0; t < n_tiles; ++t) {
@@ -52,39 +45,11 @@ struct ClusterScan {
       for (uint8_t& x : steps.counts) x = static_cast<uint8_t>(random() % 33);
       put(t, steps);
     }
-    for (uint32_t i = 0; i < n_queries; ++i) {
-      scales.push_back(uniform(random) / 10);
-      sums.push_back(0);
-      for (uint32_t d = 0; d < n_codes; ++d) {
-        codes.push_back(d < head_dim
-                            ? static_cast<int8_t>(static_cast<int32_t>(random() % 255) - 127)
-                            : int8_t{0});
-        sums.back() += codes.back();
-      }
-    }
+    draw_queries(random, 0.1f);
   }
 
   void put(uint32_t t, const ClusterSteps& steps) {
     std::memcpy(tiles.tile(t) + cluster_steps_offset(head_dim), &steps, sizeof(steps));
-  }
-  uint64_t stride() const { return uint64_t{n_tiles} * kExtentBlocks + kSpare; }
-
-  std::vector<float> run(const KernelTable& table) const {
-    std::vector<float> scores(n_queries * stride(), kUntouched);
-    table.index.cluster_scan({tiles.pointers(), n_tiles, head_dim, codes.data(), scales.data(),
-                              sums.data(), n_queries, scores.data(), stride()});
-    return scores;
-  }
-  /// Tile by tile and query by query.
-  std::vector<float> run_alone(const KernelTable& table) const {
-    std::vector<float> scores(n_queries * stride(), kUntouched);
-    for (uint32_t t = 0; t < n_tiles; ++t)
-      for (uint32_t i = 0; i < n_queries; ++i)
-        table.index.cluster_scan({tiles.pointers() + t, 1, head_dim,
-                                  codes.data() + uint64_t{i} * n_codes, scales.data() + i,
-                                  sums.data() + i, 1,
-                                  scores.data() + i * stride() + uint64_t{t} * kExtentBlocks, 0});
-    return scores;
   }
 
   /// ln(sum of count * exp) of a block's products with the decoded query, from the largest product
@@ -98,8 +63,7 @@ struct ClusterScan {
       double size = 0;
       scores.push_back(0);
       for (uint32_t d = 0; d < head_dim; ++d) {
-        const double term =
-            double{scales[query]} * codes[uint64_t{query} * n_codes + d] * centroid[d];
+        const double term = query_value(query, d) * centroid[d];
         scores.back() += term;
         size += std::abs(term);
       }
@@ -111,36 +75,10 @@ struct ClusterScan {
       sum += reader.count(block % kExtentBlocks, c) * std::exp(scores[c] - top);
     return {top + std::log(sum), magnitude};
   }
-
-  uint32_t head_dim, n_tiles, n_queries, n_codes;
-  Tiles tiles;
-  std::vector<int8_t> codes;
-  std::vector<float> scales;
-  std::vector<int32_t> sums;
 };
 
 TEST(ClusterScan, GivesTheWeightOfEveryBlockAndTheSameBitsOnEverySet) {
-  Random random(kIndexSeed);
-  for (const uint32_t head_dim : kHeadDims)
-    for (const uint32_t n_queries : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u}) {
-      const uint32_t n_tiles = n_queries % 3 + 1;
-      ClusterScan scan(head_dim, n_tiles, n_queries, random);
-      const std::vector<float> scores = scan.run(index_tables()[0]);
-      for (const uint32_t i : {0u, n_queries - 1})
-        for (uint32_t b = 0; b < n_tiles * kExtentBlocks; ++b) {
-          const auto [score, magnitude] = scan.wanted(i, b);
-          // Sums are exact; a value, two steps, a sum and a scale round, of at most 4 magnitudes.
-          ASSERT_NEAR(scores[i * scan.stride() + b], score,
-                      kWeightTolerance + 20 * kEps * magnitude)
-              << b << " query " << i << " head_dim " << head_dim << " seed " << kIndexSeed;
-        }
-      for (const KernelTable& table : index_tables()) {
-        const std::string what = std::string(table.name) + " " + std::to_string(head_dim) + " " +
-                                 std::to_string(n_queries);
-        EXPECT_TRUE(same_bits(scan.run(table), scores)) << what;
-        EXPECT_TRUE(same_bits(scan.run_alone(table), scores)) << what;
-      }
-    }
+  expect_weights_and_same_bits<ClusterScan>();
 }
 
 TEST(ClusterScan, HoldsTheLargestSumsThereAre) {
@@ -148,33 +86,11 @@ TEST(ClusterScan, HoldsTheLargestSumsThereAre) {
   ClusterScan scan(1024, 1, 1, random);
   std::fill_n(scan.tiles.tile(0), cluster_base_offset(1024), std::byte{255});
   std::fill_n(scan.tiles.tile(0) + cluster_base_offset(1024), 1024, std::byte{127});
-  for (const int8_t code : {int8_t{127}, int8_t{-127}}) {
-    std::fill(scan.codes.begin(), scan.codes.end(), code);
-    scan.sums[0] = 1024 * code;
-    for (const KernelTable& table : index_tables()) {
-      const std::vector<float> scores = scan.run(table);
-      for (uint32_t b = 0; b < kExtentBlocks; ++b) {
-        const auto [score, magnitude] = scan.wanted(0, b);
-        EXPECT_NEAR(scores[b], score, kWeightTolerance + 20 * kEps * magnitude) << table.name;
-      }
-    }
-  }
+  expect_no_overflow(scan, kWeightTolerance);
 }
 
-/// Any bytes may come from a file.
 TEST(ClusterScan, GivesNoNanWhateverTheBytes) {
-  Random random(kIndexSeed);
-  for (int round = 0; round < 50; ++round) {
-    ClusterScan scan(64, 2, 3, random);
-    for (uint32_t t = 0; t < 2; ++t)
-      for (uint64_t i = 0; i < cluster_tile_bytes(64); ++i)
-        scan.tiles.tile(t)[i] = static_cast<std::byte>(random());
-    const std::vector<float> scores = scan.run(index_tables()[0]);
-    for (const KernelTable& table : index_tables()) {
-      EXPECT_TRUE(same_bits(scan.run(table), scores)) << table.name;
-      for (const float score : scan.run(table)) ASSERT_FALSE(std::isnan(score)) << table.name;
-    }
-  }
+  expect_no_nan_whatever_the_bytes<ClusterScan>(cluster_tile_bytes(64));
 }
 
 TEST(ClusterScan, ABlockThatIsMarkedOrAQueryThatIsNotFiniteWeighsInfinitely) {
@@ -184,13 +100,7 @@ TEST(ClusterScan, ABlockThatIsMarkedOrAQueryThatIsNotFiniteWeighsInfinitely) {
   steps.infinite = 1u << 5;
   scan.put(0, steps);
   scan.scales[1] = std::nanf("");
-  for (const KernelTable& table : index_tables()) {
-    const std::vector<float> scores = scan.run(table);
-    for (uint32_t b = 0; b < kExtentBlocks; ++b) {
-      EXPECT_EQ(std::isinf(scores[b]), b == 5) << table.name;
-      EXPECT_EQ(scores[scan.stride() + b], kInfinity);
-    }
-  }
+  expect_infinite_weights(scan);
 }
 
 // ---- Clusters of keys ----

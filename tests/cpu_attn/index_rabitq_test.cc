@@ -11,6 +11,7 @@
 #include "base/host_memory.h"
 #include "tests/cpu_attn/index_fixture.h"
 #include "tests/cpu_attn/rabitq_tile.h"
+#include "tests/cpu_attn/rotated_scan.h"
 
 namespace strata::cpu_attn {
 namespace {
@@ -19,21 +20,14 @@ using strata::testing::rabitq_rotated;
 using strata::testing::RabitqReader;
 
 const std::vector<uint32_t> kHeadDims{8, 40, 64, 80, 96, 128, 256};
-constexpr uint64_t kSpare = 3;  // floats between the rows of two queries, which nobody may write
-const float kUntouched = -12345.0f;
-/// Of ln(sum exp) by the bits of floats (cpu_attn/index_pq_weight.inc).
-constexpr double kWeightTolerance = 0.0602;
-
 uint32_t coded_dims(uint32_t head_dim) { return rabitq_groups(head_dim) * kRabitqGroup; }
 
 // ---- The scan ----
 
-struct RabitqScan {
+struct RabitqScan : RotatedScan {
   RabitqScan(uint32_t dims, uint32_t tile_count, uint32_t query_count, Random& random)
-      : head_dim(dims),
-        n_tiles(tile_count),
-        n_queries(query_count),
-        tiles(tile_count, rabitq_tile_bytes(dims)) {
+      : RotatedScan(&IndexKernels::rabitq_scan, rabitq_tile_bytes(dims), dims, tile_count,
+                    query_count) {
     std::uniform_real_distribution<float> uniform(0.2f, 1.0f);
     const auto size = std::sqrt(static_cast<float>(head_dim));
     for (uint32_t t = 0; t < n_tiles; ++t) {
@@ -48,37 +42,7 @@ struct RabitqScan {
       }
       std::memcpy(tiles.tile(t) + n, &steps, sizeof(steps));
     }
-    for (uint32_t i = 0; i < n_queries; ++i) {
-      scales.push_back(uniform(random) / 30);
-      sums.push_back(0);
-      for (uint32_t d = 0; d < coded_dims(head_dim); ++d) {
-        codes.push_back(d < head_dim
-                            ? static_cast<int8_t>(static_cast<int32_t>(random() % 255) - 127)
-                            : int8_t{0});
-        sums.back() += codes.back();
-      }
-    }
-  }
-
-  uint64_t stride() const { return uint64_t{n_tiles} * kExtentBlocks + kSpare; }
-
-  std::vector<float> run(const KernelTable& table) const {
-    std::vector<float> scores(n_queries * stride(), kUntouched);
-    table.index.rabitq_scan({tiles.pointers(), n_tiles, head_dim, codes.data(), scales.data(),
-                             sums.data(), n_queries, scores.data(), stride()});
-    return scores;
-  }
-
-  /// Tile by tile and query by query.
-  std::vector<float> run_alone(const KernelTable& table) const {
-    std::vector<float> scores(n_queries * stride(), kUntouched);
-    for (uint32_t t = 0; t < n_tiles; ++t)
-      for (uint32_t i = 0; i < n_queries; ++i)
-        table.index.rabitq_scan({tiles.pointers() + t, 1, head_dim,
-                                 codes.data() + uint64_t{i} * coded_dims(head_dim),
-                                 scales.data() + i, sums.data() + i, 1,
-                                 scores.data() + i * stride() + uint64_t{t} * kExtentBlocks, 0});
-    return scores;
+    draw_queries(random, 1.0f / 30);
   }
 
   /// ln(sum exp) of a block's products with the decoded query, and the largest product there is.
@@ -89,8 +53,7 @@ struct RabitqScan {
       const auto key = reader.key(block % kExtentBlocks, i);
       double score = 0, size = 0;
       for (uint32_t d = 0; d < head_dim; ++d) {
-        const double term =
-            double{scales[query]} * codes[uint64_t{query} * coded_dims(head_dim) + d] * key[d];
+        const double term = query_value(query, d) * key[d];
         score += term;
         size += std::abs(term);
       }
@@ -101,36 +64,10 @@ struct RabitqScan {
     }
     return {top + std::log(sum), magnitude};
   }
-
-  uint32_t head_dim, n_tiles, n_queries;
-  Tiles tiles;
-  std::vector<int8_t> codes;
-  std::vector<float> scales;
-  std::vector<int32_t> sums;
 };
 
 TEST(RabitqScan, GivesTheWeightOfEveryBlockAndTheSameBitsOnEverySet) {
-  Random random(kIndexSeed);
-  for (const uint32_t head_dim : kHeadDims)
-    for (const uint32_t n_queries : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u}) {
-      const uint32_t n_tiles = n_queries % 3 + 1;
-      RabitqScan scan(head_dim, n_tiles, n_queries, random);
-      const std::vector<float> scores = scan.run(index_tables()[0]);
-      for (const uint32_t i : {0u, n_queries - 1})
-        for (uint32_t b = 0; b < n_tiles * kExtentBlocks; ++b) {
-          const auto [score, magnitude] = scan.wanted(i, b);
-          // Sums are exact; a value, two steps, a sum and a scale round, of at most 4 magnitudes.
-          ASSERT_NEAR(scores[i * scan.stride() + b], score,
-                      kWeightTolerance + 20 * kEps * magnitude)
-              << b << " query " << i << " head_dim " << head_dim << " seed " << kIndexSeed;
-        }
-      for (const KernelTable& table : index_tables()) {
-        const std::string what = std::string(table.name) + " " + std::to_string(head_dim) + " " +
-                                 std::to_string(n_queries);
-        EXPECT_TRUE(same_bits(scan.run(table), scores)) << what;
-        EXPECT_TRUE(same_bits(scan.run_alone(table), scores)) << what;
-      }
-    }
+  expect_weights_and_same_bits<RabitqScan>();
 }
 
 TEST(RabitqScan, HoldsTheLargestSumsThereAre) {
@@ -140,30 +77,11 @@ TEST(RabitqScan, HoldsTheLargestSumsThereAre) {
   std::fill_n(scan.tiles.tile(0) + rabitq_codes_bytes(1024),
               rabitq_tile_bytes(1024) - rabitq_codes_bytes(1024) - sizeof(RabitqSteps),
               std::byte{127});
-  for (const int8_t code : {int8_t{127}, int8_t{-127}}) {
-    std::fill(scan.codes.begin(), scan.codes.end(), code);
-    scan.sums[0] = 1024 * code;
-    for (const KernelTable& table : index_tables()) {
-      const std::vector<float> scores = scan.run(table);
-      for (uint32_t b = 0; b < kExtentBlocks; ++b) {
-        const auto [score, magnitude] = scan.wanted(0, b);
-        EXPECT_NEAR(scores[b], score, 1e-5 + 20 * kEps * magnitude) << table.name;
-      }
-    }
-  }
+  expect_no_overflow(scan, 1e-5);
 }
 
-/// Any bytes may come from a file.
 TEST(RabitqScan, GivesNoNanWhateverTheBytes) {
-  Random random(kIndexSeed);
-  for (int round = 0; round < 50; ++round) {
-    RabitqScan scan(64, 2, 3, random);
-    for (uint32_t t = 0; t < 2; ++t)
-      for (uint64_t i = 0; i < rabitq_tile_bytes(64); ++i)
-        scan.tiles.tile(t)[i] = static_cast<std::byte>(random());
-    for (const KernelTable& table : index_tables())
-      for (const float score : scan.run(table)) ASSERT_FALSE(std::isnan(score)) << table.name;
-  }
+  expect_no_nan_whatever_the_bytes<RabitqScan>(rabitq_tile_bytes(64));
 }
 
 TEST(RabitqScan, ABlockOrAQueryThatIsNotFiniteWeighsInfinitely) {
@@ -173,13 +91,7 @@ TEST(RabitqScan, ABlockOrAQueryThatIsNotFiniteWeighsInfinitely) {
   steps.centre[5] = std::nanf("");
   std::memcpy(scan.tiles.tile(0) + rabitq_tile_bytes(64) - sizeof(steps), &steps, sizeof(steps));
   scan.scales[1] = std::nanf("");
-  for (const KernelTable& table : index_tables()) {
-    const std::vector<float> scores = scan.run(table);
-    for (uint32_t b = 0; b < kExtentBlocks; ++b) {
-      EXPECT_EQ(std::isinf(scores[b]), b == 5) << table.name;
-      EXPECT_EQ(scores[scan.stride() + b], std::numeric_limits<float>::infinity());
-    }
-  }
+  expect_infinite_weights(scan);
 }
 
 // ---- Codes of keys ----

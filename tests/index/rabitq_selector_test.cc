@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "tests/cpu_attn/rabitq_tile.h"
-#include "tests/index/pq_fixture.h"
+#include "tests/index/rotated_fixture.h"
 
 namespace strata::index {
 namespace {
@@ -16,8 +16,6 @@ using namespace testing;
 using strata::testing::rabitq_rotated;
 using strata::testing::RabitqReader;
 
-// Of ln(sum exp) as the kernels take it (cpu_attn/index_pq_weight.inc).
-constexpr double kByBitsOfFloats = 0.0602;
 const double kLogKeys = std::log(double{kBlockPositions});  // of a block whose keys are equal
 
 const KernelTable& kernels() { return cpu_attn::choose_kernels(); }
@@ -49,63 +47,25 @@ CodedKey coded_key(const Selector& selector, Keys& keys, uint32_t block, uint32_
   return out;
 }
 
-/// ln(sum exp(q . k)) of a block, and how far an estimate may be from it: ln(sum exp) moves no
-/// further than the score that moves furthest. A score moves by q . (k - decoded) and by the
-/// rounding of the rotated query, half a step per value.
-struct Wanted {
-  double score = 0;
-  double bound = 0;
-};
-
 Wanted wanted(const Selector& selector, Keys& keys, uint32_t block, const float* q,
               uint32_t head_dim) {
   const auto query = rabitq_rotated(q, head_dim);
-  double step = 0;
-  for (const double x : query) step = std::max(step, std::abs(x) / 127);
-  double sum = 0, top = -std::numeric_limits<double>::infinity(), moved = 0;
+  const double step = query_step(query);
+  LogSum sum;
+  double moved = 0;
   for (uint32_t i = 0; i < kBlockPositions; ++i) {
     const double score = keys.score(q, block * kBlockPositions + i);
-    const double now = std::max(top, score);
-    sum = sum * std::exp(top - now) + std::exp(score - now);
-    top = now;
+    sum.add(score);
     const CodedKey key = coded_key(selector, keys, block, i, head_dim);
     double magnitude = 0;
     for (const double x : key.decoded) magnitude += std::abs(x);
     moved = std::max(moved, length(query) * key.error + magnitude * step * 0.51);
   }
-  return {top + std::log(sum), moved + kByBitsOfFloats + 1e-4};
+  return {sum.value(), moved + kByBitsOfFloats};
 }
 
 TEST(RabitqSelector, AWeightIsThatOfTheKeysWithinWhatTheirCodesErrBy) {
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937_64 random(seed);
-  double worst = 0;
-  for (const KernelTable* table : cpu_attn::available_kernels())
-    for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
-      for (const uint32_t head_dim : {64u, 80u, 96u, 128u, 256u}) {
-        if (codec == KvCodec::kQ8_0 && head_dim % 32 != 0) continue;
-        SCOPED_TRACE(std::string(table->name) + " " + std::to_string(head_dim));
-        const auto layout = KvLayout::make(codec, codec, head_dim);
-        const auto n_blocks = static_cast<uint32_t>(9 + random() % 8);
-        Keys keys = clustered_keys(layout, n_blocks, *table, random());
-        const auto selector = make_rabitq(layout, 1, n_blocks, *table);
-        observe_range(*selector, 0, keys, 0, n_blocks);
-        const auto n_queries = static_cast<uint32_t>(1 + random() % 8);
-        const auto q = drawn_queries(n_queries, head_dim, random);
-        const auto weights = estimates(*selector, 0, q, n_queries);
-        for (const uint32_t query : {0u, n_queries - 1})
-          for (uint32_t block = 0; block < n_blocks; block += 3) {
-            const Wanted want =
-                wanted(*selector, keys, block, q.data() + size_t{query} * head_dim, head_dim);
-            const double error =
-                std::abs(double{weights[size_t{query} * n_blocks + block]} - want.score);
-            ASSERT_LE(error, want.bound) << block;
-            worst = std::max(worst, error / want.bound);
-          }
-        EXPECT_EQ(weights, estimates(*selector, 0, q, n_queries, 8));  // in pieces
-      }
-  EXPECT_GT(worst, 0.01);  // a bound that means something
+  expect_weights_within_bounds(Method::kRabitq, 9, wanted);
 }
 
 /// The error of a key relative to its distance from its block's mean: 0.0374 of the square for

@@ -48,16 +48,19 @@ class SmolLm2Trace : public ::testing::Test {
                        .weight_stride = trace_.n_blocks()});
     return out;
   }
-  /// Mean share of the exact weight that lies on chosen blocks, sinks and window left out.
-  double mass(index::Method method) {
+  /// What a method chooses of a step's full blocks; weights are logarithms, [group, n_blocks].
+  struct Step {
+    std::span<const uint32_t> blocks;
+    const std::vector<float>& estimates;
+    const std::vector<float>& truth;
+    uint32_t n_blocks;
+  };
+  template <class Visit>
+  void each_choice(index::Method method, const Visit& visit) {
     const auto exact_source = source(index::Method::kOracle), method_source = source(method);
     const auto exact = observed(exact_source), selector = observed(method_source);
-    index::Rule rule;
-    rule.budget = {index::Budget::Kind::kTokens, kBudget};
-    index::Chooser chooser(kernels_, rule);
+    index::Chooser chooser(kernels_, rule_);
     chooser.reserve(trace_.n_blocks());
-    double sum = 0;
-    uint64_t n = 0;
     for (uint32_t stream = 0; stream < trace_.n_streams(); ++stream)
       for (uint32_t step = 0; step < trace_.n_steps; ++step) {
         const auto estimates = weights(*selector, stream, step);
@@ -69,11 +72,17 @@ class SmolLm2Trace : public ::testing::Test {
                                              .n_queries = trace_.group,
                                              .n_blocks = n_blocks,
                                              .n_positions = pos + 1});
-        for (uint32_t query = 0; query < trace_.group; ++query) {
-          sum += share_on(choice.blocks, &truth[query * trace_.n_blocks()], n_blocks, rule);
-          ++n;
-        }
+        visit(Step{choice.blocks, estimates, truth, n_blocks});
       }
+  }
+  /// Mean share of the exact weight that lies on chosen blocks, sinks and window left out.
+  double mass(index::Method method) {
+    double sum = 0;
+    uint64_t n = 0;
+    each_choice(method, [&](const Step& of) {
+      for (uint32_t query = 0; query < trace_.group; ++query, ++n)
+        sum += share_on(of.blocks, of.truth.data() + query * trace_.n_blocks(), of.n_blocks, rule_);
+    });
     return sum / static_cast<double>(n);
   }
   static double share_on(std::span<const uint32_t> blocks, const float* log_weights,
@@ -91,6 +100,7 @@ class SmolLm2Trace : public ::testing::Test {
   static constexpr uint32_t kAlignFloats = 16;
   const AttentionTrace trace_ = read_trace(STRATA_SOURCE_DIR "/tests/data/smollm2_trace.bin");
   const KernelTable& kernels_ = *cpu_attn::available_kernels().back();
+  const index::Rule rule_ = {.budget = {index::Budget::Kind::kTokens, kBudget}};
   std::vector<float> scratch_;
 };
 
@@ -116,39 +126,22 @@ TEST_F(SmolLm2Trace, MethodsHoldTheWeightOfAQuarterOfTheText) {
 
 /// Tail calibration: ln of the weight of all blocks, those that are not chosen as estimated.
 TEST_F(SmolLm2Trace, EstimatedWeightsOfWhatIsNotChosenAreTrueOnes) {
-  const auto exact_source = source(index::Method::kOracle),
-             method_source = source(index::Method::kRabitqTail);
-  const auto exact = observed(exact_source), selector = observed(method_source);
-  index::Rule rule;
-  rule.budget = {index::Budget::Kind::kTokens, kBudget};
-  index::Chooser chooser(kernels_, rule);
-  chooser.reserve(trace_.n_blocks());
   double bias_without = 0, bias = 0;
   uint64_t n = 0;
-  for (uint32_t stream = 0; stream < trace_.n_streams(); ++stream)
-    for (uint32_t step = 0; step < trace_.n_steps; ++step) {
-      const auto estimates = weights(*selector, stream, step);
-      const auto truth = weights(*exact, stream, step);
-      const uint32_t pos = trace_.n_positions - trace_.n_steps + step;
-      const uint32_t n_blocks = pos / kBlockPositions;
-      const auto& choice = chooser.choose({.log_weights = estimates,
-                                           .weight_stride = trace_.n_blocks(),
-                                           .n_queries = trace_.group,
-                                           .n_blocks = n_blocks,
-                                           .n_positions = pos + 1});
-      for (uint32_t query = 0; query < trace_.group; ++query, ++n) {
-        double all = 0, chosen = 0, estimated = 0;
-        for (uint32_t block = 0; block < n_blocks; ++block) {
-          const uint64_t at = uint64_t{query} * trace_.n_blocks() + block;
-          const bool is_chosen = std::ranges::binary_search(choice.blocks, block);
-          all += std::exp(double{truth[at]});
-          (is_chosen ? chosen : estimated) +=
-              std::exp(double{is_chosen ? truth[at] : estimates[at]});
-        }
-        bias_without += std::log(chosen / all);
-        bias += std::log((chosen + estimated) / all);
+  each_choice(index::Method::kRabitqTail, [&](const Step& of) {
+    for (uint32_t query = 0; query < trace_.group; ++query, ++n) {
+      double all = 0, chosen = 0, estimated = 0;
+      for (uint32_t block = 0; block < of.n_blocks; ++block) {
+        const uint64_t at = uint64_t{query} * trace_.n_blocks() + block;
+        const bool is_chosen = std::ranges::binary_search(of.blocks, block);
+        all += std::exp(double{of.truth[at]});
+        (is_chosen ? chosen : estimated) +=
+            std::exp(double{is_chosen ? of.truth[at] : of.estimates[at]});
       }
+      bias_without += std::log(chosen / all);
+      bias += std::log((chosen + estimated) / all);
     }
+  });
   std::printf("bias %.4f nat, without the tail %.4f\n", bias / static_cast<double>(n),
               bias_without / static_cast<double>(n));
   EXPECT_LT(bias_without / static_cast<double>(n), -0.05);
