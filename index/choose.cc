@@ -51,12 +51,13 @@ void Chooser::put_largest_first(uint32_t from, uint32_t n) {
   uint32_t bucket = kBuckets;
   uint32_t n_above = 0;  // candidates in higher buckets than the one where the n-th largest lies
   while (n_above + counts[--bucket] < n) n_above += counts[bucket];
-  // Candidates are in block order, and stay so within each part.
+  // std::stable_partition would allocate, and the order within a part decides nothing: equals are
+  // told apart by their blocks.
   const auto begin = order_.begin() + from;
-  const auto edge = std::stable_partition(
-      begin, order_.end(), [&](uint32_t b) { return bucket_of(pooled_[b]) > bucket; });
-  const auto rest = std::stable_partition(
-      edge, order_.end(), [&](uint32_t b) { return bucket_of(pooled_[b]) == bucket; });
+  const auto edge = std::partition(begin, order_.end(),
+                                   [&](uint32_t b) { return bucket_of(pooled_[b]) > bucket; });
+  const auto rest = std::partition(edge, order_.end(),
+                                   [&](uint32_t b) { return bucket_of(pooled_[b]) == bucket; });
   std::nth_element(edge, begin + n, rest, [&](uint32_t a, uint32_t b) {
     return pooled_[a] != pooled_[b] ? pooled_[a] > pooled_[b] : a < b;
   });
@@ -75,7 +76,7 @@ uint32_t Chooser::count_for_mass(uint32_t from, double mass, double always, doub
 
 /// Blocks within `gap` of the largest weight of some query, moved to the front.
 uint32_t Chooser::count_in_gap(uint32_t from, double gap, const ChooseArgs& args) {
-  const auto end = std::stable_partition(order_.begin() + from, order_.end(), [&](uint32_t block) {
+  const auto end = std::partition(order_.begin() + from, order_.end(), [&](uint32_t block) {
     for (uint32_t query = 0; query < args.n_queries; ++query) {
       const float* weights = args.log_weights.data() + uint64_t{query} * args.weight_stride;
       if (weights[block] >= largest_[query] - gap) return true;
@@ -95,10 +96,10 @@ void Chooser::prefer_resident(uint32_t from, uint32_t n, std::span<const uint64_
   };
   // Absent ones last among the chosen, the smallest at the end; resident ones first among the rest.
   const auto absent =
-      std::stable_partition(begin, begin + n, [&](uint32_t b) { return has_bit(resident, b); });
+      std::partition(begin, begin + n, [&](uint32_t b) { return has_bit(resident, b); });
   std::sort(absent, begin + n, by_share);
-  const auto rest_end = std::stable_partition(begin + n, order_.end(),
-                                              [&](uint32_t b) { return has_bit(resident, b); });
+  const auto rest_end =
+      std::partition(begin + n, order_.end(), [&](uint32_t b) { return has_bit(resident, b); });
   std::sort(begin + n, rest_end, by_share);
   double loss = 0;
   auto out = begin + n;
