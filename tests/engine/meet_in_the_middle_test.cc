@@ -78,6 +78,22 @@ WalkSetting setting(const Machine& machine) {
   return setting;
 }
 
+/// A machine that computes a part before the disk has given the rest, one whose disk gives all first,
+/// and then any.
+Machine drawn_machine(uint32_t trial, std::mt19937_64& random) {
+  Machine machine{.chunk_rows = 32u << random() % 3,
+                  .n_frames = 4 + static_cast<uint32_t>(random() % 4)};
+  machine.disk = {.seed = random(),
+                  .latency = milliseconds(100 + random() % 3000),
+                  .latency_spread = milliseconds(random() % 500),
+                  .look_time = milliseconds(1 + random() % 20)};
+  if (trial == 0) machine.disk.latency = milliseconds(3000);
+  if (trial == 0) machine.disk.look_time = milliseconds(2);
+  if (trial == 1) machine.disk.latency = milliseconds(100);
+  if (trial == 1) machine.disk.look_time = milliseconds(20);
+  return machine;
+}
+
 /// A walk beside a folder of saved contexts on a simulated disk.
 class SlowRun {
  public:
@@ -148,12 +164,7 @@ TEST_P(MeetInTheMiddle, EveryMeetingPointGivesTheSameBits) {
   std::mt19937_64 random(seed);
   std::set<uint32_t> meetings;
   for (uint32_t trial = 0; trial < sanitizer::rounds(24, 8); ++trial) {
-    Machine machine{.chunk_rows = 32u << random() % 3,
-                    .n_frames = 4 + static_cast<uint32_t>(random() % 4)};
-    machine.disk = {.seed = random(),
-                    .latency = milliseconds(100 + random() % 3000),
-                    .latency_spread = milliseconds(random() % 500),
-                    .look_time = milliseconds(1 + random() % 20)};
+    const Machine machine = drawn_machine(trial, random);
     SlowRun slow(member, folder, machine);
     Sequence sequence = slow.restore(std::span(text).first(kSaved));
     const Meeting met = meet_in_the_middle(slow.walk.walk(), sequence, machine.chunk_rows);
