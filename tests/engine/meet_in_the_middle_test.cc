@@ -78,8 +78,8 @@ WalkSetting setting(const Machine& machine) {
   return setting;
 }
 
-/// A machine that computes a part before the disk has given the rest, one whose disk gives all first,
-/// and then any.
+/// A machine that computes a part before the disk has given the rest, one whose disk gives all
+/// first, and then any.
 Machine drawn_machine(uint32_t trial, std::mt19937_64& random) {
   Machine machine{.chunk_rows = 32u << random() % 3,
                   .n_frames = 4 + static_cast<uint32_t>(random() % 4)};
