@@ -103,14 +103,17 @@ TEST_F(BudgetRun, NoDrawnConfigurationExceedsItsBudget) {
   for (const Words& codecs : {Words{}, kSmallCodecs})
     ASSERT_EQ(run(with(within(220 * kMiB, "64", "2048", 700), codecs), contexts).exit_code, 0);
   for (uint64_t i = 0; i < n_wanted; ++i) {
-    const uint64_t dram = (100 + random() % 120) * kMiB;
-    auto arguments = within(dram, std::to_string(16u << random() % 6),
-                            std::to_string(2048u << random() % 4), 700);
-    if (random() % 3 == 0) arguments = with(arguments, kSmallCodecs);
+    // Any, but every fifth has 256 MiB of K and V, and steps that leave some of them room.
+    const bool must_spill = i % 5 == 3;
+    const uint64_t dram = (must_spill ? 140 + random() % 80 : 100 + random() % 120) * kMiB;
+    auto arguments = must_spill ? within(dram, "64", "16384", 2000)
+                                : within(dram, std::to_string(16u << random() % 6),
+                                         std::to_string(2048u << random() % 4), 700);
+    if (!must_spill && random() % 3 == 0) arguments = with(arguments, kSmallCodecs);
     if (random() % 3 == 0) arguments = with(arguments, {"--io", "threads"});
     if (random() % 2 == 0)
       arguments = with(arguments, {"--load", random() % 2 == 0 ? "mmap" : "direct"});
-    if (random() % 4 == 0) arguments = with(arguments, {"--nvme", "off"});
+    if (!must_spill && random() % 4 == 0) arguments = with(arguments, {"--nvme", "off"});
     // What was saved of the text; where it is asked more, that is saved besides.
     const bool has_contexts = i % 2 == 0;
     if (has_contexts && random() % 2 == 0)
