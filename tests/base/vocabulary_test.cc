@@ -27,8 +27,10 @@ TEST(Error, EveryCodeHasItsOwnNameAndADocumentedExitCode) {
   EXPECT_EQ(exit_code(ErrorCode::kBadFile), 4);
   EXPECT_EQ(exit_code(ErrorCode::kNoDevice), 1);
   EXPECT_EQ(exit_code(ErrorCode::kDeviceLost), 1);
+  EXPECT_EQ(exit_code(ErrorCode::kBusy), 1);
   EXPECT_EQ(error_code_name(ErrorCode::kNoDevice), "no_device");
   EXPECT_EQ(error_code_name(ErrorCode::kDeviceLost), "device_lost");
+  EXPECT_EQ(error_code_name(ErrorCode::kBusy), "busy");
 }
 
 TEST(CheckedMath, RefusesWhatWraps) {
