@@ -8,6 +8,7 @@
 #include <string>
 
 #include "tools/serve/api_request.h"
+#include "tools/serve/tool_calls.h"
 
 namespace strata::serve {
 
@@ -15,7 +16,8 @@ namespace strata::serve {
 struct ApiIdentity {
   std::string id;  // without the prefix of its shape
   std::string model;
-  int64_t created = 0;  // seconds since 1970
+  int64_t created = 0;                              // seconds since 1970
+  ToolCallStyle tool_calls = ToolCallStyle::kNone;  // of the model's template
 };
 
 /// Takes the events of one answer, in order.
