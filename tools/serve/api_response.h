@@ -26,7 +26,8 @@ class ApiResponse {
   virtual ~ApiResponse() = default;
   /// Streamed: bytes to send now, whole server-sent events; may be empty. Else always empty.
   virtual std::string push(const AnswerEvent& event) = 0;
-  /// After kEnd or kError. Streamed: the last events ("data: [DONE]"). Else the body.
+  /// After kEnd or kError. Streamed: the last events ("data: [DONE]"; none after an error, which is
+  /// the last one of its stream). Else the body.
   virtual std::string finish() = 0;
   /// Of the body: 200, or the status of the error that ended it.
   virtual int status() const = 0;

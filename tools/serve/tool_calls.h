@@ -11,12 +11,13 @@
 
 namespace strata::serve {
 
-/// How a model writes the calls that it wants made.
+/// How a model writes the calls that it wants made. Markers that are control tokens (Llama's and
+/// Mistral's) are no part of an answer's text, so both styles are known without them at its start.
 enum class ToolCallStyle : uint8_t {
-  kNone,   // its template knows no tools, or a way that is not known here
-  kLlama,  // {"name": ..., "parameters": {...}} as the whole answer, <|python_tag|> before it or not
+  kNone,     // its template knows no tools, or a way that is not known here
+  kLlama,    // the answer begins with {"name": ..., "parameters": {...}}; more after ';' or spaces
   kHermes,   // <tool_call>{"name": ..., "arguments": {...}}</tool_call>, also Qwen's
-  kMistral,  // [TOOL_CALLS][{"name": ..., "arguments": {...}}], the marker shown or not
+  kMistral,  // [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]
 };
 
 /// Told from the source text of the model's chat template.
@@ -24,7 +25,7 @@ ToolCallStyle tool_call_style(std::string_view chat_template);
 
 struct ToolCall {
   std::string name;
-  std::string arguments;  // JSON text, an object's
+  std::string arguments;  // JSON text of an object
 };
 
 /// Of an answer, in its order: text or a call.
@@ -35,7 +36,7 @@ struct AnswerPiece {
 
 /// Finds the calls in the text of one answer, however it is cut. Text is held back while it may
 /// begin a call, white space before one included; what looks like a call and is none comes back as
-/// text. With kNone all text comes back at once.
+/// text. With kNone all text comes back at once. At most a MiB is held.
 class ToolCallReader {
  public:
   explicit ToolCallReader(ToolCallStyle style);
