@@ -34,6 +34,8 @@ struct AnswerOrder {
   uint64_t n_predict = UINT64_MAX;
   std::vector<std::string> stop;
   bool ignore_eos = false;
+  // The answer is JSON of this schema (engine/grammar); null = any text.
+  nlohmann::ordered_json answer_schema;
   // Of each token of the answer so many of the likeliest are told; nothing = none is, and neither
   // is the token's own.
   std::optional<uint32_t> n_logprobs;
