@@ -18,13 +18,14 @@ struct GroupColumns {
 /// Columns and rows of one problem.
 class PlacementProgram {
  public:
-  explicit PlacementProgram(const PlacementProblem& problem)
-      : problem_(problem), rates_(problem.rates) {
+  PlacementProgram(const PlacementProblem& problem, const LpWaits& waits)
+      : problem_(problem), rates_(problem.rates), waits_(waits) {
     add_switches();
     for (const LayerGroup& group : problem_.groups) add_group(group);
     add_room();
     add_token();
     for (const ChunkSample& sample : chunk_samples(problem_)) add_chunk(sample);
+    add_limits();
   }
 
   LpPlacement solve() const;
@@ -32,6 +33,7 @@ class PlacementProgram {
  private:
   double upper(bool is_allowed) const { return is_allowed ? 1 : 0; }
   void at_least(uint32_t column, Terms terms, double constant);
+  void add_roof(uint32_t column, Terms terms, double constant, const Terms& ahead, double waits);
   void at_most(double bound, const Terms& terms) { model_.add_row(-kLpInfinity, bound, terms); }
   template <class Each>
   void each_group(const Each& each) const {
@@ -43,10 +45,12 @@ class PlacementProgram {
   void add_caps();
   void add_token();
   void add_chunk(const ChunkSample& sample);
+  void add_limits();
   uint32_t missing(const LayerGroup& group, const ChunkSample& sample, const Terms& held);
 
   const PlacementProblem& problem_;
   const PlanRates& rates_;
+  const LpWaits& waits_;
   LpModel model_;
   std::vector<GroupColumns> columns_;
   // 1 where weights are streamed from the file, layers pass through HBM, K and V spill, the CPU
@@ -67,22 +71,26 @@ void PlacementProgram::at_least(uint32_t column, Terms terms, double constant) {
 void PlacementProgram::add_switches() {
   streams_ = model_.add_column(0, upper(problem_.may_stream), 0, true);
   passes_ = model_.add_column(0, upper(problem_.has_device), 0, true);
-  spills_ = model_.add_column(0, upper(problem_.may_spill), 0, true);
+  const bool must_spill = problem_.kv_pin == PlanTier::kNvme;
+  const bool may_spill = problem_.may_spill && (must_spill || !problem_.kv_pin);
+  spills_ = model_.add_column(must_spill ? 1 : 0, upper(may_spill), 0, true);
   attends_ =
       model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0, true);
 }
 
 void PlacementProgram::add_group(const LayerGroup& group) {
-  const double on_device = upper(problem_.has_device);
+  const auto may_hold = [&](PlanTier tier) { return upper(problem_.may_hold(group, tier)); };
+  const auto may_hold_kv = [&](PlanTier tier) { return upper(problem_.may_hold_kv(group, tier)); };
   const double weights = group.n_layers() * group.weight_gb;
   const double kv = group.n_layers() * group.n_held * group.kv_gb;
   GroupColumns c{};
-  c.w_hbm = model_.add_column(0, on_device, 0);
-  c.w_dram = model_.add_column(0, 1, problem_.has_device ? kFarGb * weights : 0);
-  c.w_nvme = model_.add_column(0, upper(problem_.may_stream), kFartherGb * weights);
-  c.k_hbm = model_.add_column(0, on_device, 0);
-  c.k_dram = model_.add_column(0, 1, problem_.has_device ? kFarGb * kv : 0);
-  c.k_nvme = model_.add_column(0, upper(problem_.may_spill && group.is_full()), kFartherGb * kv);
+  const double far = problem_.has_device ? kFarGb : 0;
+  c.w_hbm = model_.add_column(0, may_hold(PlanTier::kHbm), 0);
+  c.w_dram = model_.add_column(0, may_hold(PlanTier::kDram), far * weights);
+  c.w_nvme = model_.add_column(0, may_hold(PlanTier::kNvme), kFartherGb * weights);
+  c.k_hbm = model_.add_column(0, may_hold_kv(PlanTier::kHbm), 0);
+  c.k_dram = model_.add_column(0, may_hold_kv(PlanTier::kDram), far * kv);
+  c.k_nvme = model_.add_column(0, may_hold_kv(PlanTier::kNvme), kFartherGb * kv);
   c.on_cpu = model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0);
   c.attention = model_.add_column(0, kLpInfinity, 0);
   columns_.push_back(c);
@@ -135,7 +143,7 @@ void PlacementProgram::add_room() {
                      dram);
   nvme_row_ =
       model_.add_row(-kLpInfinity, problem_.nvme_gb, Terms{{spills_, problem_.spill_file_gb}});
-  model_.add_row(0, kLpInfinity, floor);
+  model_.add_row(0, problem_.kv_pin == PlanTier::kNvme ? 0 : kLpInfinity, floor);
   add_caps();
 }
 
@@ -152,6 +160,14 @@ void PlacementProgram::add_caps() {
     at_most(problem_.weights_cap_gb - problem_.always_weights_gb, of_weights);
   if (problem_.kv_cap_gb < kNoCap)
     at_most(problem_.kv_cap_gb - problem_.kv_beside_gb - problem_.index_gb, of_kv);
+}
+
+/// column >= terms + constant, and what is waited for beside that: so much of each ms of `ahead`.
+void PlacementProgram::add_roof(uint32_t column, Terms terms, double constant, const Terms& ahead,
+                                double waits) {
+  if (waits > 0)
+    for (const LpTerm& term : ahead) terms.push_back({term.column, term.factor * waits});
+  at_least(column, std::move(terms), constant);
 }
 
 void PlacementProgram::add_token() {
@@ -190,10 +206,15 @@ void PlacementProgram::add_token() {
     }
     link.push_back({c.on_cpu, -ms(touched, rates_.link_in)});
   });
-  at_least(token_ms_, disk, 0);
+  Terms comes_ahead = ahead;
+  comes_ahead.insert(comes_ahead.end(), link.begin(), link.end());
+  const auto roof = [&](const Terms& terms, double constant) {
+    add_roof(token_ms_, terms, constant, comes_ahead, waits_.token);
+  };
+  roof(disk, 0);
   at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read));
   if (problem_.has_device) {
-    at_least(token_ms_, link, 0);
+    roof(link, 0);
     at_least(token_ms_, packing, 0);
   } else {
     chain.insert(chain.end(), packing.begin(), packing.end());
@@ -206,7 +227,7 @@ void PlacementProgram::add_token() {
       chain.push_back({term.column, term.factor * rates_.nvme_slows_cpu});
   }
   chain.insert(chain.end(), exposed.begin(), exposed.end());
-  at_least(token_ms_, chain, fixed);
+  roof(chain, fixed);
 }
 
 /// Positions before a chunk that are not where `held`, of all positions, are: at least what is
@@ -251,11 +272,16 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
     link.push_back({off, transfer_ms(kv, rates_.link_in)});
   }
   disk.push_back({spills_, written});
+  Terms ahead = disk;
+  ahead.insert(ahead.end(), link.begin(), link.end());
+  const auto roof = [&](const Terms& terms, double constant) {
+    add_roof(chunk_ms, terms, constant, ahead, waits_.prompt);
+  };
   if (problem_.has_device) {
-    at_least(chunk_ms, {}, arithmetic);
+    roof({}, arithmetic);
     at_least(chunk_ms, {}, out);
-    at_least(chunk_ms, link, 0);
-    at_least(chunk_ms, disk, 0);
+    roof(link, 0);
+    roof(disk, 0);
     at_least(chunk_ms, packing, 0);
     return;
   }
@@ -265,8 +291,16 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
     slowed.push_back(term);
     disk.push_back({term.column, term.factor * rates_.cpu_slows_nvme});
   }
-  at_least(chunk_ms, slowed, arithmetic);
-  at_least(chunk_ms, disk, arithmetic * rates_.cpu_slows_nvme);
+  roof(slowed, arithmetic);
+  roof(disk, arithmetic * rates_.cpu_slows_nvme);
+}
+
+void PlacementProgram::add_limits() {
+  if (problem_.tpot_max_ms > 0) at_most(problem_.tpot_max_ms, {{token_ms_, 1}});
+  if (problem_.ttft_max_ms <= 0) return;
+  Terms prompt;
+  for (const auto& [column, weight] : chunks_) prompt.push_back({column, weight});
+  at_most(problem_.ttft_max_ms - problem_.head_ms, prompt);
 }
 
 LpPlacement PlacementProgram::solve() const {
@@ -296,8 +330,9 @@ LpPlacement PlacementProgram::solve() const {
 
 }  // namespace
 
-LpPlacement solve_placement(const PlacementProblem& problem) {
-  return PlacementProgram(problem).solve();
+LpPlacement solve_placement(const PlacementProblem& problem, const LpWaits& waits) {
+  if (problem.kv_pin == PlanTier::kNvme && !problem.may_spill) return {};
+  return PlacementProgram(problem, waits).solve();
 }
 
 }  // namespace strata::planner

@@ -27,6 +27,27 @@ double PlacementProblem::full_kv_gb() const {
   return gb;
 }
 
+const char* plan_tier_name(PlanTier tier) {
+  return tier == PlanTier::kHbm ? "hbm" : tier == PlanTier::kDram ? "dram" : "nvme";
+}
+
+bool PlacementProblem::may_hold(const LayerGroup& group, PlanTier tier) const {
+  if (tier == PlanTier::kHbm && !has_device) return false;
+  return group.pin.has(tier) && (tier != PlanTier::kNvme || may_stream);
+}
+
+bool PlacementProblem::may_hold_kv(const LayerGroup& group, PlanTier tier) const {
+  switch (tier) {
+    case PlanTier::kHbm:
+      return has_device && kv_pin.value_or(tier) == tier;
+    case PlanTier::kDram:
+      return kv_pin != PlanTier::kHbm;
+    case PlanTier::kNvme:
+      return may_spill && group.is_full() && kv_pin.value_or(tier) == tier;
+  }
+  return false;
+}
+
 std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
   const double rows = problem.chunk_rows;
   const auto n_chunks = static_cast<uint64_t>(std::ceil(problem.n_prompt / rows));

@@ -8,11 +8,24 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "base/kv_layout.h"
 
 namespace strata::planner {
+
+enum class PlanTier : uint8_t { kHbm, kDram, kNvme };
+const char* plan_tier_name(PlanTier tier);  // "hbm", "dram", "nvme", as options spell them
+
+/// Where something may be as far as the user has said.
+struct TierSet {
+  bool hbm = true, dram = true, nvme = true;
+  bool has(PlanTier tier) const {
+    return tier == PlanTier::kHbm ? hbm : tier == PlanTier::kDram ? dram : nvme;
+  }
+  bool operator==(const TierSet&) const = default;
+};
 
 /// Layers that are alike in all of this.
 struct LayerGroup {
@@ -26,6 +39,7 @@ struct LayerGroup {
   double kv_gb = 0;              // of one position, in whole blocks
   double attend_tflop = 0;       // of one row and one position that it attends
   double n_held = 0;             // positions that the cache has room for
+  TierSet pin;                   // where the weights may be
 
   double n_layers() const { return static_cast<double>(layers.size()); }
   bool is_full() const { return window == 0; }
@@ -70,6 +84,9 @@ struct PlacementProblem {
   bool may_stream = true;         // weights from the model file in every step
   bool may_spill = true;          // K and V of full layers to a file
   bool may_attend_on_cpu = true;  // beside a device
+  // All K and V there; on nvme but for windowed layers' and what must stay where they spill.
+  std::optional<PlanTier> kv_pin;
+  double ttft_max_ms = 0, tpot_max_ms = 0;  // 0 = as it comes
 
   // What must be there.
   double hbm_fixed_gb = 0;       // a step's buffers
@@ -89,6 +106,9 @@ struct PlacementProblem {
   double weights_gb() const;                                          // of the groups
   double kv_gb() const;
   double full_kv_gb() const;
+  /// Whether weights of a layer of the group, or some of its K and V, may be in a tier.
+  bool may_hold(const LayerGroup& group, PlanTier tier) const;
+  bool may_hold_kv(const LayerGroup& group, PlanTier tier) const;
 };
 
 /// Chunks of a prompt by which its time is summed: a chunk's first position, its rows, and how many

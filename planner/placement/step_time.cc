@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "planner/placement/pins.h"
 
 namespace strata::planner {
 namespace {
@@ -21,13 +22,21 @@ struct LayerWork {
   double linear = 0, attend = 0;
   double exposed_disk = 0;   // known when the layer attends
   double in_place_link = 0;  // of attend, across the link
+  double on_cpu = 0;         // of attend, by the CPU beside a device
   double out_link = 0, written_disk = 0;
+
+  double chain() const { return linear + attend + exposed_disk; }
+  double disk() const { return weights_disk + kv_disk + exposed_disk + written_disk; }
+  double link() const { return weights_link + kv_link + in_place_link; }
 };
 
 /// The parts' clocks, one layer after the other.
 class Pipeline {
  public:
+  explicit Pipeline(PlanPart computing) : computing_(computing) {}
   void run(const LayerWork& work);
+  /// Records what follows.
+  void record(std::vector<StepEvent>* events) { events_ = events; }
   void add(double ms) { computed_ += ms; }
   double now() const { return std::max(computed_, stored_); }
 
@@ -37,6 +46,14 @@ class Pipeline {
     uint32_t next = 0;
     double& take() { return free_at[next++ % kSlots]; }
   };
+  /// The end of what a part begins then.
+  double used(PlanPart part, double begin, double ms) {
+    if (events_ != nullptr && ms > 0) events_->push_back({part, layer_, begin, begin + ms});
+    return begin + ms;
+  }
+  PlanPart computing_;
+  std::vector<StepEvent>* events_ = nullptr;
+  uint32_t layer_ = 0;  // of those that were recorded
   double computed_ = 0, disk_ = 0, link_ = 0, stored_ = 0;
   double layer_began_ = 0;
   Slots dram_, hbm_;
@@ -48,36 +65,40 @@ void Pipeline::run(const LayerWork& work) {
   double* hbm_slot = nullptr;
   if (work.weights_disk > 0) {
     dram_slot = &dram_.take();
-    disk_ = std::max(disk_, *dram_slot) + work.weights_disk;
+    disk_ = used(PlanPart::kNvme, std::max(disk_, *dram_slot), work.weights_disk);
     arrived = disk_;
   }
   if (work.weights_link > 0) {
     hbm_slot = &hbm_.take();
-    link_ = std::max({link_, arrived, *hbm_slot}) + work.weights_link;
+    link_ = used(PlanPart::kLinkIn, std::max({link_, arrived, *hbm_slot}), work.weights_link);
     arrived = link_;
     if (dram_slot != nullptr) *dram_slot = link_;
   }
   if (work.kv_disk > 0) {
-    disk_ = std::max(disk_, layer_began_) + work.kv_disk;
+    disk_ = used(PlanPart::kNvme, std::max(disk_, layer_began_), work.kv_disk);
     kv_arrived = disk_;
   }
   if (work.kv_link > 0) {
-    link_ = std::max({link_, layer_began_, kv_arrived}) + work.kv_link;
+    link_ = used(PlanPart::kLinkIn, std::max({link_, layer_began_, kv_arrived}), work.kv_link);
     kv_arrived = link_;
   }
   const double begins = std::max(computed_, arrived);
   layer_began_ = begins;
-  double attends = std::max(begins + work.linear, kv_arrived);
+  double attends = std::max(used(computing_, begins, work.linear), kv_arrived);
   if (work.exposed_disk > 0) {
-    disk_ = std::max(disk_, attends) + work.exposed_disk;
+    disk_ = used(PlanPart::kNvme, std::max(disk_, attends), work.exposed_disk);
     attends = disk_;
   }
+  used(PlanPart::kLinkIn, attends, work.in_place_link);
+  used(PlanPart::kCpu, attends, work.on_cpu);
   link_ += work.in_place_link;  // shared with copies that are under way: only the sum is known
-  computed_ = attends + work.attend;
+  computed_ = used(computing_, attends, work.attend);
   if (dram_slot != nullptr && hbm_slot == nullptr) *dram_slot = computed_;
   if (hbm_slot != nullptr) *hbm_slot = computed_;
-  if (work.out_link > 0) stored_ = std::max(stored_, computed_) + work.out_link;
+  if (work.out_link > 0)
+    stored_ = used(PlanPart::kLinkOut, std::max(stored_, computed_), work.out_link);
   disk_ += work.written_disk;
+  if (events_ != nullptr) ++layer_;
 }
 
 /// Layer i of a group with so many in each place, as weight_places() has it.
@@ -138,7 +159,9 @@ class StepClock {
   LayerWork chunk_work(const PlacedLayer& layer, const ChunkSample& chunk);
   void add_weights(const PlacedLayer& layer, LayerWork& work);
   double beside_device(double far_gb, double near_ms, LayerWork& work);
-  void head() { busy(problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu, problem_.head_ms); }
+  PlanPart computing() const { return problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu; }
+  void head() { busy(computing(), problem_.head_ms); }
+  void count_waits(const std::vector<LayerWork>& works, double beside_ms);
   double contention(const StepTime& step) const;
 
   double busy(PlanPart part, double ms) {
@@ -185,6 +208,7 @@ double StepClock::beside_device(double far_gb, double near_ms, LayerWork& work) 
     share = std::clamp((near_ms + link - rates_.round_trip_ms) / (on_cpu + link), 0.0, 1.0);
   work.in_place_link = busy(PlanPart::kLinkIn, (1 - share) * link);
   const double cpu_ms = share > 0 ? busy(PlanPart::kCpu, share * on_cpu) + rates_.round_trip_ms : 0;
+  work.on_cpu = cpu_ms;
   busy(PlanPart::kGpu, near_ms);  // its waits for the link are the link's
   moved(far_gb);
   return std::max(near_ms + work.in_place_link, cpu_ms);
@@ -252,6 +276,32 @@ double StepClock::contention(const StepTime& step) const {
                    disk + rates_.cpu_slows_nvme * cpu});
 }
 
+/// What of the step's ms neither the chain nor a part accounts for.
+void StepClock::count_waits(const std::vector<LayerWork>& works, double beside_ms) {
+  double chain = beside_ms, disk = 0, link = 0, exposed = 0;
+  for (const LayerWork& work : works) {
+    chain += work.chain();
+    disk += work.disk();
+    link += work.link();
+    exposed += work.exposed_disk;
+  }
+  StepTime summed = time_;
+  summed.ms = std::max({chain, disk, link, time_.busy_ms[static_cast<size_t>(PlanPart::kDram)]});
+  const double roof = contention(summed);
+  time_.waits_ms = std::max(0.0, time_.ms - roof);
+  time_.ahead_ms = disk - exposed + link;
+}
+
+/// The events of a step that ends at `end_ms`, the one before it having ended at `begin_ms`: from 0
+/// on, and stretched where parts that slow each other make it `ms`.
+void shift_events(double begin_ms, double end_ms, double ms, std::vector<StepEvent>& events) {
+  const double stretch = end_ms > begin_ms ? ms / (end_ms - begin_ms) : 1;
+  for (StepEvent& event : events) {
+    event.begin_ms = (event.begin_ms - begin_ms) * stretch;
+    event.end_ms = (event.end_ms - begin_ms) * stretch;
+  }
+}
+
 }  // namespace
 
 bool LayerPlacement::is_streaming() const {
@@ -302,7 +352,7 @@ PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placem
 
 bool fits(const PlacementProblem& problem, const LayerPlacement& placement) {
   const PlacedGb gb = placed_gb(problem, placement);
-  if (placement.is_streaming() && !problem.may_stream) return false;
+  if (!is_as_pinned(problem, placement)) return false;
   if (gb.hbm() > problem.hbm_gb + kFitsSlack && problem.has_device) return false;
   if (gb.dram() + problem.index_gb > problem.dram_gb + kFitsSlack) return false;
   if (gb.dram_weights + gb.dram_slots > problem.weights_cap_gb + kFitsSlack) return false;
@@ -331,7 +381,8 @@ PlanPart StepTime::binding() const {
   return part == PlanPart::kCpu && dram >= kDramShare * *most ? PlanPart::kDram : part;
 }
 
-StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement) {
+StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement,
+                    std::vector<StepEvent>* events) {
   StepClock clock(problem, placement);
   std::vector<LayerWork> works;
   works.reserve(clock.layers_.size());
@@ -339,22 +390,25 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   clock.head();
   clock.moved(problem.index_gb);
   if (!problem.has_device) clock.busy(PlanPart::kCpu, problem.index_scan_ms);
-  Pipeline pipeline;
+  const double behind_ms = problem.head_ms + problem.index_scan_ms;
+  Pipeline pipeline(clock.computing());
   double before = 0;
   for (uint32_t token = 0; token < kTokens; ++token) {
     before = pipeline.now();
+    if (token + 1 == kTokens) pipeline.record(events);
     for (const LayerWork& work : works) pipeline.run(work);
-    pipeline.add(problem.head_ms + problem.index_scan_ms);
+    pipeline.add(behind_ms);
   }
   StepTime& time = clock.time_;
   time.ms = pipeline.now() - before;
+  clock.count_waits(works, behind_ms);
   time.ms = std::max({clock.contention(time), time.busy_ms[static_cast<size_t>(PlanPart::kDram)]});
+  if (events != nullptr) shift_events(before, pipeline.now(), time.ms, *events);
   return time;
 }
 
 StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement) {
   StepClock clock(problem, placement);
-  double total = 0;
   StepTime sum;
   for (const ChunkSample& chunk : chunk_samples(problem)) {
     clock.time_ = {};
@@ -362,20 +416,23 @@ StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& plac
     works.reserve(clock.layers_.size());
     for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.chunk_work(layer, chunk));
     // Like tokens: the chunk before has left the slots full.
-    Pipeline pipeline;
+    Pipeline pipeline(clock.computing());
     double before = 0;
     for (uint32_t pass = 0; pass < kTokens; ++pass) {
       before = pipeline.now();
       for (const LayerWork& work : works) pipeline.run(work);
     }
-    clock.time_.ms = pipeline.now() - before;
+    StepTime& time = clock.time_;
+    time.ms = pipeline.now() - before;
+    clock.count_waits(works, 0);
     // A file that is written behind the walk holds it up where it is the slowest.
-    clock.time_.ms = std::max(clock.contention(clock.time_),
-                              clock.time_.busy_ms[static_cast<size_t>(PlanPart::kNvme)]);
-    total += chunk.weight * clock.time_.ms;
-    for (size_t i = 0; i < kPlanParts; ++i) sum.busy_ms[i] += chunk.weight * clock.time_.busy_ms[i];
+    time.ms = std::max(clock.contention(time), time.busy_ms[static_cast<size_t>(PlanPart::kNvme)]);
+    sum.ms += chunk.weight * time.ms;
+    sum.waits_ms += chunk.weight * time.waits_ms;
+    sum.ahead_ms += chunk.weight * time.ahead_ms;
+    for (size_t i = 0; i < kPlanParts; ++i) sum.busy_ms[i] += chunk.weight * time.busy_ms[i];
   }
-  sum.ms = total + problem.head_ms;
+  sum.ms += problem.head_ms;
   return sum;
 }
 

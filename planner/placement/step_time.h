@@ -58,13 +58,24 @@ const char* plan_part_name(PlanPart part);  // "CPU", "DRAM", "NVMe", "link in",
 struct StepTime {
   double ms = 0;
   std::array<double, kPlanParts> busy_ms{};  // by PlanPart
+  double waits_ms = 0;  // of ms: no part is at work, nor is the chain of layers
+  double ahead_ms = 0;  // of the disk and the link into the card: reads and copies before their use
   /// The part that is at work longest. Reading weights and K and V at more than 0.8 of DRAM's rate
   /// is DRAM's work, not the CPU's.
   PlanPart binding() const;
 };
 
-/// A decoded token of the steady state. Cost: linear in layers.
-StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement);
+/// What a part did when, of one step.
+struct StepEvent {
+  PlanPart part;
+  uint32_t layer;
+  double begin_ms, end_ms;
+};
+
+/// A decoded token of the steady state, and where asked its events in the order of layers; reads
+/// ahead may begin before 0. Cost: linear in layers.
+StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement,
+                    std::vector<StepEvent>* events = nullptr);
 /// A prompt until its first token. Cost: layers times chunks, at most kChunkSamples of
 /// them.
 StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement);
