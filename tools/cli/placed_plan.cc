@@ -105,6 +105,19 @@ uint64_t kv_room(const PlanSubject& subject, const engine::Placement& placement)
   return cap > 0 ? std::min(cap, left) : left;
 }
 
+/// Of K and V. What a device allocates begins at 256 bytes, which a plan does not count: so much less.
+uint64_t copies_in_hbm(const PlacementProblem& problem, const LayerPlacement& layers) {
+  constexpr uint64_t kAlignment = 256;
+  double gb = 0;
+  uint64_t n_layers = 0;
+  for (size_t g = 0; g < layers.groups.size(); ++g) {
+    gb += layers.groups[g].kv_hbm * problem.groups[g].n_layers() * problem.groups[g].kv_gb;
+    n_layers += problem.groups[g].layers.size();
+  }
+  const auto bytes = static_cast<uint64_t>(std::llround(gb * kGiga));
+  return gb >= problem.kv_gb() ? bytes : bytes - std::min(bytes, n_layers * kAlignment);
+}
+
 }  // namespace
 
 engine::Placement placement_of(const PlanSubject& subject, const PlacementProblem& problem,
@@ -120,10 +133,7 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
   }
   // What rounding to whole layers leaves is K and V's.
   if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, placement);
-  double hbm_kv = 0;
-  for (size_t g = 0; g < layers.groups.size(); ++g)
-    hbm_kv += layers.groups[g].kv_hbm * problem.groups[g].n_layers() * problem.groups[g].kv_gb;
-  placement.kv_hbm_bytes = static_cast<uint64_t>(std::llround(hbm_kv * kGiga));
+  if (problem.has_device) placement.kv_hbm_bytes = copies_in_hbm(problem, layers);
   return placement;
 }
 
