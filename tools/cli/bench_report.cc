@@ -116,6 +116,7 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
       {"peak_memory_bytes", engine::peak_memory_bytes()},
       {"memory_limit_bytes", subject.memory_limit_bytes},
   });
+  if (result.predicted_ms > 0) json["predicted_ts"] = 1e3 * result.n_tokens() / result.predicted_ms;
   if (subject.is_spilling) {
     json["kv_dram_bytes"] = subject.kv_dram_bytes;
     json["nvme_read_bytes_per_token"] =

@@ -13,6 +13,7 @@
 #include "tools/cli/bench_setup.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/plan_notices.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/tier_report.h"
 #include "tools/cli/verb_functions.h"
@@ -45,7 +46,8 @@ std::string deepest_name(const std::vector<BenchTest>& tests) {
 
 /// Opens the model with a context of the deepest test. Errors: those of Engine::open, in the words
 /// of this verb's options; kUsage beyond the trained context.
-engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest>& tests) {
+PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& tests) {
+  const Settings& settings = command.settings;
   const uint64_t n_positions = deepest(tests);
   constexpr uint64_t kMaxPositions = std::numeric_limits<int32_t>::max() - 2 * kBlockPositions;
   if (n_positions > kMaxPositions)
@@ -60,14 +62,14 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
   options.allow_untrained = true;  // checked below, in this verb's words
   if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
   try {
-    engine::Engine engine = engine::Engine::open(options);
-    const uint64_t n_trained = engine.spec().shape.n_ctx_train;
+    PlacedEngine placed = open_placed(command, options);
+    const uint64_t n_trained = placed.engine.spec().shape.n_ctx_train;
     if (n_positions > n_trained && !settings.allow_untrained)
       throw Error(ErrorCode::kUsage,
                   fmt::format("{} needs a context of {} tokens, the model was trained for {}",
                               deepest_name(tests), n_positions, n_trained),
                   "--n-depth", "measure at a smaller -d, -p or -n, or pass --allow-untrained");
-    return engine;
+    return placed;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kDoesNotFit) throw;
     // A remedy that names the context's size names an option that this verb has not.
@@ -80,6 +82,12 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
                 is_context ? "measure at a smaller -d, -p or -n, or use -ctk q8_0 -ctv q8_0"
                            : (is_other ? remedy : "") + "measure at a smaller -d, -p or -n");
   }
+}
+
+/// Of all tokens of a test.
+double predicted_ms(const PlacedPlan& plan, const BenchTest& test) {
+  if (test.n_prompt > 0) return plan.prompt_ms(test.n_prompt, test.n_depth);
+  return test.n_gen * plan.token_at(test.n_depth + test.n_gen / 2).ms;
 }
 
 }  // namespace
@@ -100,7 +108,7 @@ int run_bench(const Command& command) {
   if (settings.reopen) return run_reopen_bench(command, sink);
   if (!settings.reopened.empty()) return run_reopened(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
-  engine::Engine engine = open_engine(settings, tests);
+  auto [engine, plan] = open_engine(command, tests);
   BenchSubject subject = bench_subject(engine, settings);
   if (deepest(tests) > engine.spec().shape.n_ctx_train)
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
@@ -111,6 +119,7 @@ int run_bench(const Command& command) {
   if (settings.stages && engine.device() != nullptr)
     notice("note: --stages times operations of the CPU, not of a device");
   load_for_bench(engine);
+  say_plan(plan, engine, settings.verbose);
   const engine::Model& model = engine.model();
   if (settings.verbose) say_load(model.load_report());
   BenchRunner runner(engine,
@@ -131,7 +140,9 @@ int run_bench(const Command& command) {
       filling.finish();
       if (settings.verbose) notice(fmt::format("{}: run {} of {}", test.name(), run, total));
     };
-    report.add(runner.measure(test, {on_depth, on_run}));
+    BenchResult result = runner.measure(test, {on_depth, on_run});
+    result.predicted_ms = predicted_ms(plan, test);
+    report.add(result);
   }
   report.finish();
   if (settings.verbose) say_reads(model);
