@@ -13,7 +13,7 @@ constexpr uint32_t kTokens = 3;      // the last of them is in the steady state
 constexpr double kDramShare = 0.8;   // of its rate
 constexpr double kFitsSlack = 1e-9;  // GB: a byte
 
-enum class Place : uint8_t { kHbm, kDram, kNvme };
+using Place = WeightPlace;
 
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {
@@ -101,8 +101,7 @@ void Pipeline::run(const LayerWork& work) {
   if (events_ != nullptr) ++layer_;
 }
 
-/// Layer i of a group with so many in each place: those in the file are spread evenly, and those
-/// in DRAM over the others.
+/// Layer i of a group with so many in each place, as weight_places() has it.
 std::vector<Place> spread(const GroupPlace& place) {
   const auto is_one = [](uint64_t i, uint64_t n_of, uint64_t n) {
     return (i + 1) * n_of / n != i * n_of / n;
@@ -318,6 +317,13 @@ bool LayerPlacement::is_spilling(const PlacementProblem& problem) const {
   for (size_t g = 0; g < groups.size(); ++g)
     if (groups[g].kv_hbm + groups[g].kv_dram < problem.groups[g].n_held) return true;
   return false;
+}
+
+std::vector<WeightPlace> weight_places(const PlacementProblem& problem,
+                                       const LayerPlacement& placement) {
+  std::vector<WeightPlace> places;
+  for (const PlacedLayer& layer : layers_of(problem, placement)) places.push_back(layer.weights);
+  return places;
 }
 
 PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement) {
