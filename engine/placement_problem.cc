@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/check.h"
 #include "base/checked_math.h"
 #include "engine/context_size.h"
 #include "engine/device_model.h"
@@ -30,6 +31,7 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
   LayerGroup group;
   group.layers = {layer};
   group.window = shape.window;
+  if (!request.pins.empty()) group.pin = request.pins[layer];
   group.weight_gb = gb(model.sizes.layers[layer].packed_bytes);
   for (const auto member : gpu_attn::kLayerMatrixMembers) {
     const PackedMatrix& matrix = model.device.layers[layer].*member;
@@ -56,7 +58,7 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
 bool are_alike(const LayerGroup& a, const LayerGroup& b) {
   return a.window == b.window && a.weight_gb == b.weight_gb && a.cpu_linear_ms == b.cpu_linear_ms &&
          a.cpu_gemm_ms == b.cpu_gemm_ms && a.kv_gb == b.kv_gb && a.attend_tflop == b.attend_tflop &&
-         a.n_held == b.n_held;
+         a.n_held == b.n_held && a.pin == b.pin;
 }
 
 void add_groups(const PlannedModel& model, const PlacementRequest& request,
@@ -129,6 +131,8 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
 PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& request,
                             const KvCodecs& codecs, uint32_t chunk) {
   const ModelShape& shape = model.spec.shape;
+  STRATA_CHECK(request.pins.empty() || request.pins.size() == shape.n_layers, "%zu pins",
+               request.pins.size());
   ContextRequest asked;
   asked.k_codec = codecs.k;
   asked.v_codec = codecs.v;
@@ -151,6 +155,9 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.rates = planner::rates_of(request.profile, codecs.k, codecs.v, shape.head_dim,
                                     request.device.has_value());
   problem.may_stream = problem.rates.nvme_read > 0;
+  problem.kv_pin = request.kv_pin;
+  problem.ttft_max_ms = request.ttft_max_ms;
+  problem.tpot_max_ms = request.tpot_max_ms;
   problem.dram_gb = gb(request.dram_bytes);
   problem.nvme_gb = gb(request.nvme_bytes);
   if (request.weights_dram_bytes > 0) problem.weights_cap_gb = gb(request.weights_dram_bytes);

@@ -48,6 +48,11 @@ struct PlacementRequest {
   std::optional<index::Method> method = {};
   double touched_share = 1;  // of a context that a token attends by it
   uint32_t n_threads = 1;
+  // What the user wants: where weights may be, [n_layers] or empty = anywhere; where K and V live;
+  // how long the first token and each further one may take, 0 = as it comes.
+  std::vector<planner::TierSet> pins;
+  std::optional<planner::PlanTier> kv_pin;
+  double ttft_max_ms = 0, tpot_max_ms = 0;
 };
 
 /// One for each codec and chunk. Errors: kUnsupported (check_codecs), those of planner::rates_of.

@@ -19,6 +19,8 @@ struct GroupPlace {
                                    // kv_dram counts the others; the rest is in the file
 };
 
+/// Where a layer's weights are when no step runs.
+
 /// Of K and V that are not in HBM: what the CPU attends beside a device.
 enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
 
@@ -31,8 +33,8 @@ struct LayerPlacement {
   bool is_spilling(const PlacementProblem& problem) const;  // some K and V are in the file alone
 };
 
-/// Of every layer's weights in the model's order: those of a group that are in the file are spread evenly, and
-/// those in DRAM over the others.
+/// Of every layer's weights in the model's order: those of a group that are in the file are spread
+/// evenly, and those in DRAM over the others.
 std::vector<PlanTier> weight_tiers(const PlacementProblem& problem,
                                    const LayerPlacement& placement);
 

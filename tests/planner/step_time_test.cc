@@ -3,6 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <vector>
+
+#include "tests/planner/random_problem.h"
+
 namespace strata::planner {
 namespace {
 
@@ -146,6 +151,58 @@ TEST(StepTime, OfAPromptSumsItsChunks) {
   // K and V that are lost to disk are read again by every later chunk, and written once.
   const double spilled = prompt_time(problem, placed(0, 4, 0, 0, 500)).busy_ms[2];
   EXPECT_NEAR(spilled, 4 * 1000 * 1e-4 * 1e3 + 4 * (125 + 250 + 375) * 1e-4 / 2 * 1e3, kExact);
+}
+
+TEST(StepTime, EventsAreWhatTheTokenConsistsOf) {
+  // Of a part that is used in turn nothing overlaps, and its events add up to what it is at work.
+  const PlacementProblem problem = small_problem(false);
+  std::vector<StepEvent> events;
+  const StepTime time = token_time(problem, placed(0, 2, 2, 0, 1000), &events);
+  std::array<double, kPlanParts> sums{}, ends{};
+  ends.fill(-1e9);
+  for (const StepEvent& event : events) {
+    const auto part = static_cast<size_t>(event.part);
+    EXPECT_GE(event.begin_ms, ends[part] - kExact);
+    EXPECT_GT(event.end_ms, event.begin_ms);
+    EXPECT_LT(event.layer, 4u);
+    ends[part] = event.end_ms;
+    sums[part] += event.end_ms - event.begin_ms;
+  }
+  constexpr auto kCpu = static_cast<size_t>(PlanPart::kCpu);
+  constexpr auto kNvme = static_cast<size_t>(PlanPart::kNvme);
+  EXPECT_NEAR(sums[kCpu], time.busy_ms[kCpu] - problem.head_ms, kExact);
+  EXPECT_NEAR(sums[kNvme], time.busy_ms[kNvme], kExact);
+  EXPECT_NEAR(ends[kCpu], time.ms - problem.head_ms, kExact);
+  // What is asked for its events takes what it takes without.
+  EXPECT_EQ(token_time(problem, placed(0, 2, 2, 0, 1000)).ms, time.ms);
+}
+
+TEST(StepTime, WaitsAreWhatNeitherTheChainNorAPartAccountsFor) {
+  EXPECT_EQ(token_time(small_problem(false), placed(0, 4, 0, 0, 1000)).waits_ms, 0);
+  // Copies alone 120 ms, computing 112, together 148 (OfALayerThatWaits...).
+  PlacementProblem problem = small_problem(true);
+  LayerGroup passing = problem.groups[0], staying = problem.groups[0];
+  passing.layers = {0, 1, 2};
+  passing.weight_gb = 0.4;
+  staying.layers = {3};
+  staying.weight_gb = 10;
+  problem.groups = {passing, staying};
+  problem.head_ms = 0;
+  problem.rates.hbm_attend = 1e9;
+  LayerPlacement placement;
+  placement.groups = {{0, 3, 0, 1000, 0}, {1, 0, 0, 1000, 0}};
+  const StepTime time = token_time(problem, placement);
+  EXPECT_NEAR(time.waits_ms, 148 - 120, 1e-3);
+  EXPECT_NEAR(time.ahead_ms, 120, 1e-3);
+}
+
+TEST(StepTime, NamesThePlaceOfEveryLayer) {
+  const PlacementProblem problem = testing::random_problem(1, true, 2, 4);
+  LayerPlacement placement;
+  placement.groups = {{4, 0, 0, 0, 0}, {0, 2, 2, 0, 0}};
+  using enum PlanTier;
+  EXPECT_EQ(weight_tiers(problem, placement),
+            (std::vector<PlanTier>{kHbm, kHbm, kHbm, kHbm, kDram, kNvme, kDram, kNvme}));
 }
 
 }  // namespace

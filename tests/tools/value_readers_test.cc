@@ -28,6 +28,16 @@ TEST(SizeReader, TakesBinaryAndDecimalUnits) {
   EXPECT_EQ(read_size("0.25k"), 256u);
 }
 
+TEST(DurationReader, WantsAUnit) {
+  EXPECT_EQ(read_duration_ms("30s"), 30e3);
+  EXPECT_EQ(read_duration_ms("1500ms"), 1500);
+  EXPECT_EQ(read_duration_ms("1.5s"), 1500);
+  EXPECT_EQ(read_duration_ms("2min"), 120e3);
+  EXPECT_EQ(read_duration_ms("1h"), 3600e3);
+  for (const char* text : {"", "30", "s", "-1s", "1 s", "1.2.3s", "1e3s", "1m", "30S", "nans"})
+    EXPECT_EQ(read_duration_ms(text), std::nullopt) << text;
+}
+
 TEST(BudgetReader, TakesTokensSharesWeightAndNats) {
   using Kind = index::Budget::Kind;
   struct Case {

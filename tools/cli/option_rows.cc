@@ -12,6 +12,7 @@ using S = Settings;
 constexpr double kMaxTokens = 2147483647;  // positions are 32-bit
 constexpr double kMaxBytes = 1ull << 46;   // 64 TiB: more than any host here holds
 constexpr double kNoMin = -DBL_MAX;
+constexpr double kMinMs = 1e-3, kMaxMs = 1e10;  // a microsecond to four months
 
 constexpr OptionSpec kRows[] = {
     {"model", "-m", Section::kModel, ValueKind::kText, "", 0, 0, "FILE",
@@ -46,6 +47,17 @@ constexpr OptionSpec kRows[] = {
      "folder of the spill file, for K and V that memory does not hold; empty = one in the cache "
      "folder",
      Sources::kEverywhere, kComputing | kPlan | kDoctor | kCalibrate, &S::nvme},
+    {"pin", "-ot,--override-tensor", Section::kModel, ValueKind::kTextList, "", 0, 0,
+     "REGEX=hbm|dram|nvme",
+     "keep the layers whose tensors (blk.0.attn_q.weight) it finds in a tier; nvme = read from the "
+     "model file in every step; whole layers; may be repeated",
+     Sources::kEverywhere, kComputing | kPlan, &S::pin},
+    {"n-gpu-layers", "-ngl,--gpu-layers", Section::kModel, ValueKind::kInteger, "-1", -1, 65535,
+     "N", "how many layers' weights are in the device's memory; -1 = as many as is best",
+     Sources::kEverywhere, kComputing | kPlan, &S::n_gpu_layers},
+    {"kv-tier", "", Section::kModel, ValueKind::kChoice, "auto", 0, 0, "auto|hbm|dram|nvme",
+     "where K and V live; auto = where it is best", Sources::kEverywhere, kComputing | kPlan,
+     &S::kv_tier},
     {"nvme-budget", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
      "largest spill file; 0 = half of what the disk has free", Sources::kEverywhere,
      kComputing | kPlan, &S::nvme_budget},
@@ -186,6 +198,19 @@ constexpr OptionSpec kRows[] = {
     {"allow-q8", "", Section::kModel, ValueKind::kFlag, "false", 0, 0, "",
      "also try K and V in q8_0, which changes answers a little, and take it where that is quicker",
      Sources::kFlagOnly, kPlan, &S::allow_q8},
+    {"ttft-max", "", Section::kModel, ValueKind::kDuration, "", kMinMs, kMaxMs, "TIME",
+     "longest wait for the first token, such as 30s or 1500ms", Sources::kEverywhere, kPlan,
+     &S::ttft_max_ms},
+    {"tpot-max", "", Section::kModel, ValueKind::kDuration, "", kMinMs, kMaxMs, "TIME",
+     "longest time of each further token, such as 200ms", Sources::kEverywhere, kPlan,
+     &S::tpot_max_ms},
+    {"min-rate", "", Section::kModel, ValueKind::kReal, "0", 0, 1e6, "X",
+     "plan for the longest context, up to -c, that is answered at so many tokens per second",
+     Sources::kFlagOnly, kPlan, &S::min_rate},
+    {"what-if", "", Section::kOutput, ValueKind::kTextList, "", 0, 0, "PART=CHANGE",
+     "also plan for a machine that differs: hbm, dram, nvme (+32GiB, 64GiB), nvme_read, link, cpu, "
+     "dram_read, gpu (+20%); may be repeated",
+     Sources::kFlagOnly, kPlan, &S::what_if},
     {"explain", "", Section::kOutput, ValueKind::kFlag, "false", 0, 0, "",
      "also say what is at work how long, and what more memory or a quicker part would bring",
      Sources::kFlagOnly, kPlan, &S::explain},
@@ -221,7 +246,8 @@ constexpr OptionSpec kRows[] = {
      "given, and keep the verdicts for --attn auto; exit code 1 where none passes",
      Sources::kFlagOnly, kEval, &S::gate},
     {"html", "", Section::kJudging, ValueKind::kText, "", 0, 0, "FILE",
-     "also write one page with plots and tables", Sources::kNotInConfig, kEval, &S::html},
+     "also write one page with pictures and tables", Sources::kNotInConfig, kEval | kPlan,
+     &S::html},
     {"record", "", Section::kJudging, ValueKind::kText, "", 0, 0, "FILE",
      "instead of judging, write K, V and the last queries of --layers over the first --positions "
      "tokens of a text, for tests and benches (tools/eval/attention_trace.h)",

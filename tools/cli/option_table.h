@@ -41,7 +41,8 @@ enum class ValueKind : uint8_t {
   kCountList,  // "512,4096", also in several values
   kInteger,
   kReal,
-  kSize
+  kSize,
+  kDuration  // stored in ms
 };
 
 /// The table of the config file an option stands in, and its heading in the help.
@@ -75,7 +76,7 @@ struct OptionSpec {
   Section section;
   ValueKind kind;
   std::string_view default_text;  // read like any other value; empty = Settings' zero
-  double min, max;                // kCount, kInteger, kReal, kSize
+  double min, max;                // kCount, kInteger, kReal, kSize, kDuration (ms)
   std::string_view value_name;    // "N", "FILE"; for kChoice the values: "f16|q8_0"
   std::string_view help;
   Sources sources;

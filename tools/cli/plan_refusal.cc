@@ -25,6 +25,10 @@ bool is_plannable(const PlanSubject& subject, const engine::PlacementRequest& re
                              [](const PlacementProblem& p) { return !planner::shortage(p); });
 }
 
+bool is_pinned(const PlanSubject& subject) {
+  return !subject.request.pins.empty() || subject.request.kv_pin;
+}
+
 struct SmallerContext {
   uint64_t n_ctx = 0, n_out = 0;
 };
@@ -60,7 +64,8 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks) {
   const std::string hbm = lacks.hbm_gb ? fmt::format("--hbm {}", argument(*lacks.hbm_gb)) : "";
   std::string text;
   const auto propose = [&](const std::string& change) {
-    text += (text.empty() ? "use " : ", or ") + change;
+    const bool is_sentence = change.starts_with("leave ");
+    text += (text.empty() ? is_sentence ? "" : "use " : ", or ") + change;
   };
   const auto with_hbm = [&](const std::string& change) {
     return hbm.empty() ? change : hbm + " " + change;
@@ -76,6 +81,11 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks) {
       propose("--device none");
     }
   }
+  engine::PlacementRequest unpinned = subject.request;
+  unpinned.pins.clear();
+  unpinned.kv_pin.reset();
+  if (is_pinned(subject) && is_plannable(subject, unpinned))
+    propose("leave --pin, -ngl and --kv-tier out");
   engine::PlacementRequest quantised = subject.request;
   quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
   if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
@@ -118,8 +128,10 @@ Error plan_refusal(const PlanSubject& subject) {
   if (lacks->hbm_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("a step needs {} of the device's memory for its buffers, the output head "
-                        "and two layers; there is {}",
-                        size_text(*lacks->hbm_gb), size_text(problem.hbm_gb)),
+                        "and {}; there is {}",
+                        size_text(*lacks->hbm_gb),
+                        is_pinned(subject) ? "what is pinned there" : "two layers",
+                        size_text(problem.hbm_gb)),
             "--hbm", remedy(subject, *lacks)};
   return {ErrorCode::kDoesNotFit, dram_text(subject, problem, lacks->dram_gb.value_or(0)), "--dram",
           remedy(subject, *lacks)};

@@ -20,6 +20,7 @@
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/machine_profile_file.h"
 #include "tools/cli/machine_words.h"
+#include "tools/cli/plan_pins.h"
 #include "tools/cli/plan_report.h"
 #include "tools/cli/predicted_model.h"
 #include "tools/cli/request_options.h"
@@ -273,6 +274,27 @@ void use_rates_of_here(const Command& command, PlanSubject& subject) {
   }
 }
 
+void set_wishes(const Command& command, PlanSubject& subject) {
+  const PlanPins pins = plan_pins(command, *subject.file, subject.model.spec.shape.n_layers);
+  subject.request.pins = pins.layers;
+  subject.request.kv_pin = pins.kv;
+  subject.request.ttft_max_ms = command.settings.ttft_max_ms;
+  subject.request.tpot_max_ms = command.settings.tpot_max_ms;
+}
+
+/// Once the machine is known.
+void check_wishes(const Command& command, const PlanSubject& subject) {
+  const PlanPins pins{subject.request.pins, subject.request.kv_pin};
+  if (!pins.is_any()) return;
+  const planner::PlacementProblem problem =
+      engine::placement_problems(subject.model, subject.request).front();
+  check_pinned_tiers(command, pins,
+                     {.has_device = problem.has_device,
+                      .may_stream = problem.may_stream,
+                      .may_spill = problem.may_spill && problem.full_kv_gb() > 0,
+                      .is_long = problem.spill_floor_gb < 0.9 * problem.full_kv_gb()});
+}
+
 void set_machine(const Command& command, const gpu_attn::CudaDevices& devices,
                  PlanSubject& subject) {
   const DeviceChoice choice = engine::parse_device_choice(command.settings.device);
@@ -357,7 +379,9 @@ PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& de
   set_context(command, subject);
   set_choices(command, subject);
   set_attention(command, subject);
+  set_wishes(command, subject);
   set_machine(command, devices, subject);
+  check_wishes(command, subject);
   return subject;
 }
 

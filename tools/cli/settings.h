@@ -21,10 +21,13 @@ struct Settings {
   bool nvme_is_named = false;  // by the user, not by default
   uint64_t nvme_budget = 0;    // 0 = half of what the disk has free
   std::string io;
-  std::string device;         // as parse_device_choice() reads it
-  std::string plan;           // a file that says what lives where; empty = the planner does
-  uint64_t hbm = 0;           // of the device's memory; 0 = what is free there
-  uint64_t weights_dram = 0;  // 0 = all of them
+  std::string device;            // as parse_device_choice() reads it
+  std::string plan;              // a file that says what lives where; empty = the planner does
+  uint64_t hbm = 0;              // of the device's memory; 0 = what is free there
+  uint64_t weights_dram = 0;     // 0 = all of them
+  std::vector<std::string> pin;  // REGEX=TIER
+  int64_t n_gpu_layers = -1;     // -1 = as planned
+  std::string kv_tier;           // "auto", or a tier
   std::string load;
   std::string attn;       // exact, or a method of retrieval
   std::string kv_budget;  // of a selected step: 2048, 2%, 0.98p
@@ -64,8 +67,11 @@ struct Settings {
   // What `plan` says.
   bool allow_q8 = false;  // K and V in q8_0 are tried too
   bool explain = false;
-  std::string save;   // the file it is written to; empty = none
-  bool show = false;  // the profile that is kept
+  std::string save;                         // the file it is written to; empty = none
+  double ttft_max_ms = 0, tpot_max_ms = 0;  // 0 = as it comes
+  double min_rate = 0;                      // tokens per second; 0 = plan for ctx_size
+  std::vector<std::string> what_if;         // PART=CHANGE
+  bool show = false;                        // the profile that is kept
   // What `eval` judges.
   bool probe = false;
   bool gate = false;
@@ -88,6 +94,7 @@ struct Settings {
   std::vector<std::string> name;  // of sessions or packs
   bool all = false;
   // Output.
+  bool is_utf8 = false;  // set by command_line.h: the locale
   bool json = false;
   std::string output;
   std::string output_format;

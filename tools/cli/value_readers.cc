@@ -107,6 +107,20 @@ std::optional<double> read_real(std::string_view text) {
   return value;
 }
 
+std::optional<double> read_duration_ms(std::string_view text) {
+  struct Unit {
+    std::string_view name;
+    double ms;
+  };
+  static constexpr Unit kUnits[] = {{"ms", 1}, {"s", 1e3}, {"min", 60e3}, {"h", 3600e3}};
+  const size_t end = text.find_first_not_of("0123456789.");
+  if (end == std::string_view::npos || end == 0) return std::nullopt;
+  const auto value = read_real(text.substr(0, end));
+  const auto* unit = std::ranges::find(kUnits, text.substr(end), &Unit::name);
+  if (!value || unit == std::end(kUnits)) return std::nullopt;
+  return *value * unit->ms;
+}
+
 std::optional<bool> read_switch(std::string_view text) {
   const std::string word = lower(text);
   for (const std::string_view yes : {"true", "on", "yes", "1"})

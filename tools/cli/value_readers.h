@@ -28,6 +28,10 @@ std::optional<int64_t> read_integer(std::string_view text);
 /// A finite decimal number.
 std::optional<double> read_real(std::string_view text);
 
+/// A time in ms: digits, perhaps with decimals, and one of ms, s, min, h. Without a unit it is
+/// nothing: people mean seconds and milliseconds alike.
+std::optional<double> read_duration_ms(std::string_view text);
+
 /// true / false, on / off, yes / no, 1 / 0.
 std::optional<bool> read_switch(std::string_view text);
 
