@@ -140,6 +140,7 @@ class StepClock {
   void add_weights(const PlacedLayer& layer, LayerWork& work);
   double beside_device(double far_gb, double near_ms, LayerWork& work);
   void head() { busy(problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu, problem_.head_ms); }
+  double step() { return busy(PlanPart::kCpu, problem_.step_ms()); }
   double contention(const StepTime& step) const;
 
   double busy(PlanPart part, double ms) {
@@ -208,7 +209,7 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
     moved(gb);
   }
   if (!problem_.has_device) {
-    work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms);
+    work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms + rates_.cpu_layer_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(touched, rates_.cpu_attend));
     moved(group.weight_gb + touched);
     return work;
@@ -231,7 +232,7 @@ LayerWork StepClock::chunk_work(const PlacedLayer& layer, const ChunkSample& chu
     work.written_disk = busy(PlanPart::kNvme, transfer_ms(rows * group.kv_gb, rates_.nvme_write));
   }
   if (!problem_.has_device) {
-    work.linear += busy(PlanPart::kCpu, rows * group.cpu_gemm_ms);
+    work.linear += busy(PlanPart::kCpu, rows * group.cpu_gemm_ms + rates_.cpu_chunk_layer_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(flop, rates_.cpu_attend_tflops));
     return work;
   }
@@ -331,12 +332,13 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   clock.head();
   clock.moved(problem.index_gb);
   if (!problem.has_device) clock.busy(PlanPart::kCpu, problem.index_scan_ms);
+  const double once = clock.step() + problem.head_ms + problem.index_scan_ms;
   Pipeline pipeline;
   double before = 0;
   for (uint32_t token = 0; token < kTokens; ++token) {
     before = pipeline.now();
     for (const LayerWork& work : works) pipeline.run(work);
-    pipeline.add(problem.head_ms + problem.index_scan_ms);
+    pipeline.add(once);
   }
   StepTime& time = clock.time_;
   time.ms = pipeline.now() - before;
@@ -353,12 +355,14 @@ StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& plac
     std::vector<LayerWork> works;
     works.reserve(clock.layers_.size());
     for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.chunk_work(layer, chunk));
+    const double once = clock.step();
     // Like tokens: the chunk before has left the slots full.
     Pipeline pipeline;
     double before = 0;
     for (uint32_t pass = 0; pass < kTokens; ++pass) {
       before = pipeline.now();
       for (const LayerWork& work : works) pipeline.run(work);
+      pipeline.add(once);
     }
     clock.time_.ms = pipeline.now() - before;
     // A file that is written behind the walk holds it up where it is the slowest.
