@@ -20,6 +20,7 @@
 #include "engine/gguf/gguf_file.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
+#include "engine/placement.h"
 #include "engine/text/tokenizer.h"
 #include "engine/walk.h"
 #include "gpu_attn/device_model.h"
@@ -57,6 +58,9 @@ struct EngineOptions {
   // Of retrieval; nothing = attention is exact.
   std::optional<index::Method> method = {};
   index::Rule selection = {};
+  // Exactly this is reserved, and its n_ctx, chunk_rows and codecs count in place of those above;
+  // budgets stay limits. Nothing = the rules by hand decide.
+  std::optional<Placement> placement = {};
   Trace* trace = nullptr;  // of steps and transfers; outlives the engine
 };
 
@@ -64,8 +68,12 @@ class Engine {
  public:
   /// Reads the model's head and makes the spill file where one is needed. Errors: those of
   /// GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_weights, plan_context,
-  /// tiers::spill_room, tiers::open_spill.
+  /// tiers::spill_room, tiers::open_spill; where there is a placement, those of place().
   static Engine open(const EngineOptions& options);
+  /// In place of what open() has decided, before load(). Errors: those of place_memory() and
+  /// place_on_device(); kUsage where it wants a device and none computes, or the named one is to
+  /// have nothing; tiers::open_spill. After any but the last nothing has changed.
+  void place(const Placement& placement);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
   void load(const Model::Progress& progress);
@@ -82,6 +90,8 @@ class Engine {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ContextPlan& context() const { return context_; }
   const WeightPlan& weight_plan() const { return weight_plan_; }
+  /// What weights, K and V, and buffers could have had.
+  const ContextRequest& limits() const { return limits_; }
   const KernelTable& kernels() const { return *kernels_; }
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
@@ -91,6 +101,7 @@ class Engine {
   /// What computes in place of the CPU; null = nothing does.
   const OpenDevice* device() const { return device_ ? &*device_ : nullptr; }
   const DevicePlan& device_plan() const { return device_plan_; }  // where there is one
+  uint64_t hbm_budget() const;                                    // of it; 0 = there is none
   /// Lines for the user about a disk or system that lacks something.
   const std::vector<std::string>& notices() const { return notices_; }
 
@@ -107,6 +118,10 @@ class Engine {
 
  private:
   Engine() = default;
+  void set_limits();
+  void place_by_hand();
+  void check_method(KvCodec k_codec, KvCodec v_codec) const;
+  DeviceNeeds needs_on_device(const gpu_attn::DeviceModel& model, const ContextPlan& context) const;
   uint64_t nvme_budget();
   void plan_context(const ModelShape& shape, const ContextRequest& request);
   std::unique_ptr<tiers::Spill> open_spill(std::vector<std::string>& notices) const;
@@ -117,7 +132,6 @@ class Engine {
   bool use_device();
   bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
   std::string beyond_devices() const;
-  void plan_for_device();
   std::string device_name() const;
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;
@@ -125,6 +139,7 @@ class Engine {
   ModelSpec spec_;
   std::unique_ptr<Tokenizer> tokenizer_;
   const KernelTable* kernels_ = nullptr;
+  ContextRequest limits_;
   WeightPlan weight_plan_;
   ContextPlan context_;
   uint64_t weight_file_bytes_ = 0;

@@ -1,6 +1,8 @@
 #include "engine/kv_placement.h"
 
 #include <algorithm>
+#include <iterator>
+#include <vector>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -68,6 +70,15 @@ uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
   for (const LayerShape& layer : shape.layers)
     if (layer.window == 0) n_streams = std::max<uint64_t>(n_streams, layer.n_kv_heads);
   return round_up(n_streams * kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
+}
+
+ModelShape shape_of_sequences(ModelShape shape, uint32_t n_sequences) {
+  std::vector<LayerShape> windowed;
+  std::ranges::copy_if(shape.layers, std::back_inserter(windowed),
+                       [](const LayerShape& layer) { return layer.window > 0; });
+  for (uint32_t i = 1; i < n_sequences; ++i)
+    shape.layers.insert(shape.layers.end(), windowed.begin(), windowed.end());
+  return shape;
 }
 
 bool can_spill(const ModelShape& shape) { return n_full_layers(shape) > 0; }

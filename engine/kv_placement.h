@@ -42,6 +42,8 @@ struct KvPlacement {
 
 /// False where the model has no full layer: nothing of it can leave DRAM.
 bool can_spill(const ModelShape& shape);
+/// As so many sequences with one beginning take K and V: windowed layers count once for each.
+ModelShape shape_of_sequences(ModelShape shape, uint32_t n_sequences);
 /// Of the largest extent of a full layer, padded: a place in the spill file, a staging frame.
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// What reading and writing saved contexts takes of DRAM beside the frames: one region that is read

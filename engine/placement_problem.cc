@@ -49,7 +49,8 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
   const uint64_t n_blocks = kv_bytes_for_context(alone, context.k_codec, context.v_codec,
                                                  context.n_ctx, context.chunk_rows) /
                             blocks_bytes;
-  group.n_held = static_cast<double>(n_blocks * kBlockPositions);
+  const uint64_t n_windows = shape.window > 0 ? request.n_sequences : 1;
+  group.n_held = static_cast<double>(n_windows * n_blocks * kBlockPositions);
   return group;
 }
 
@@ -82,7 +83,7 @@ uint64_t stream_bytes(const PlannedModel& model) {
 
 void add_kv(const PlannedModel& model, const PlacementRequest& request, const KvContext& context,
             PlacementProblem& problem) {
-  const ModelShape& shape = model.spec.shape;
+  const ModelShape shape = shape_of_sequences(model.spec.shape, request.n_sequences);
   const KvPlacement whole = place_whole(shape, context);
   problem.index_gb = gb(whole.index_bytes);
   problem.index_scan_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read);
@@ -93,10 +94,13 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
   const uint64_t smallest = smallest_spilling_dram(shape, context);
   const uint64_t others = model.sizes.always_bytes + stream_bytes(model) + kProcessBytes +
                           walk_buffer_bytes(shape, context.chunk_rows, request.n_threads);
-  const bool has_room = request.dram_bytes > others + smallest + kStagingRoom;
+  const uint64_t staged = smallest + kStagingRoom, cap = request.kv_dram_bytes;
+  const bool has_room = request.dram_bytes > others + staged;
   const KvPlacement least = place_spilling(shape, context, smallest);
   const KvPlacement spilling =
-      has_room ? place_spilling(shape, context, smallest + kStagingRoom) : least;
+      !has_room
+          ? least
+          : place_spilling(shape, context, cap == 0 ? staged : std::clamp(cap, smallest, staged));
   // A step that is computed again holds windowed layers' blocks once more.
   const double windowed = problem.kv_gb() - problem.full_kv_gb();
   problem.spill_beside_gb =
@@ -150,6 +154,8 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.may_stream = problem.rates.nvme_read > 0;
   problem.dram_gb = gb(request.dram_bytes);
   problem.nvme_gb = gb(request.nvme_bytes);
+  if (request.weights_dram_bytes > 0) problem.weights_cap_gb = gb(request.weights_dram_bytes);
+  if (request.kv_dram_bytes > 0) problem.kv_cap_gb = gb(request.kv_dram_bytes);
   problem.dram_fixed_gb = gb(kProcessBytes + buffer_bytes(shape, asked));
   problem.always_weights_gb = gb(model.sizes.always_bytes);
   problem.stream_slots_gb = gb(stream_bytes(model));

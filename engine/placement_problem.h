@@ -33,9 +33,11 @@ struct KvCodecs {
 struct PlacementRequest {
   planner::MachineProfile profile;
   uint64_t n_ctx = 0;
-  uint64_t n_out = 0;       // of n_ctx, the tokens that are answered
-  uint64_t dram_bytes = 0;  // for everything of ours
-  uint64_t nvme_bytes = 0;  // of the spill file; 0 = none
+  uint64_t n_out = 0;                                  // of n_ctx, the tokens that are answered
+  uint64_t dram_bytes = 0;                             // for everything of ours
+  uint64_t nvme_bytes = 0;                             // of the spill file; 0 = none
+  uint64_t weights_dram_bytes = 0, kv_dram_bytes = 0;  // of dram_bytes, at most; 0 = no cap
+  uint32_t n_sequences = 1;  // that share their beginning: windowed layers hold each one's window
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
   // Beside a card: what this engine cannot do there yet.

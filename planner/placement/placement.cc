@@ -33,7 +33,9 @@ bool place_at_home(const PlacementProblem& problem, LayerPlacement& placement) {
     placement.groups[g].kv_dram = problem.groups[g].n_held;
   }
   const auto dram_room = [&] {
-    return problem.dram_gb - problem.index_gb - placed_gb(problem, placement).dram();
+    const PlacedGb gb = placed_gb(problem, placement);
+    return std::min(problem.dram_gb - gb.dram(), problem.kv_cap_gb - gb.dram_kv - gb.kv_beside) -
+           problem.index_gb;
   };
   if (dram_room() >= 0) return true;
   if (!problem.may_spill || problem.full_kv_gb() <= 0) return false;

@@ -40,6 +40,7 @@ class PlacementProgram {
   void add_switches();
   void add_group(const LayerGroup& group);
   void add_room();
+  void add_caps();
   void add_token();
   void add_chunk(const ChunkSample& sample);
   uint32_t missing(const LayerGroup& group, const ChunkSample& sample, const Terms& held);
@@ -135,6 +136,22 @@ void PlacementProgram::add_room() {
   nvme_row_ =
       model_.add_row(-kLpInfinity, problem_.nvme_gb, Terms{{spills_, problem_.spill_file_gb}});
   model_.add_row(0, kLpInfinity, floor);
+  add_caps();
+}
+
+void PlacementProgram::add_caps() {
+  Terms of_weights{{streams_, problem_.stream_slots_gb}};
+  Terms of_kv{{spills_, problem_.spill_beside_gb - problem_.kv_beside_gb}};
+  each_group([&](const LayerGroup& group, const GroupColumns& c) {
+    const double weights = group.n_layers() * group.weight_gb;
+    const double kv = group.n_layers() * group.n_held * group.kv_gb;
+    of_weights.insert(of_weights.end(), {{c.w_hbm, weights}, {c.w_dram, weights}});
+    of_kv.insert(of_kv.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
+  });
+  if (problem_.weights_cap_gb < kNoCap)
+    at_most(problem_.weights_cap_gb - problem_.always_weights_gb, of_weights);
+  if (problem_.kv_cap_gb < kNoCap)
+    at_most(problem_.kv_cap_gb - problem_.kv_beside_gb - problem_.index_gb, of_kv);
 }
 
 void PlacementProgram::add_token() {

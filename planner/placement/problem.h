@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "base/kv_layout.h"
@@ -49,6 +50,8 @@ struct PlanRates {
   double round_trip_ms = 0;  // of a layer whose attention needs the host
 };
 
+inline constexpr double kNoCap = std::numeric_limits<double>::infinity();
+
 /// One combination of what is not left to the linear program: codecs, rows of a chunk, retrieval.
 struct PlacementProblem {
   KvCodec k_codec = KvCodec::kF16, v_codec = KvCodec::kF16;
@@ -64,6 +67,8 @@ struct PlacementProblem {
 
   // Budgets, as the user gave them or as the machine has them.
   double hbm_gb = 0, dram_gb = 0, nvme_gb = 0;
+  // Of DRAM, at most this for weights and their slots, and for K and V with what moves them.
+  double weights_cap_gb = kNoCap, kv_cap_gb = kNoCap;
   // What is allowed. DRAM is the home of all that HBM holds: that is copies.
   bool has_device = false;
   bool may_stream = true;         // weights from the model file in every step

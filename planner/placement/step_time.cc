@@ -12,7 +12,7 @@ constexpr uint32_t kTokens = 3;      // the last of them is in the steady state
 constexpr double kDramShare = 0.8;   // of its rate
 constexpr double kFitsSlack = 1e-9;  // GB: a byte
 
-enum class Place : uint8_t { kHbm, kDram, kNvme };
+using Place = WeightPlace;
 
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {
@@ -80,8 +80,7 @@ void Pipeline::run(const LayerWork& work) {
   disk_ += work.written_disk;
 }
 
-/// Layer i of a group with so many in each place: those in the file are spread evenly, and those
-/// in DRAM over the others.
+/// Layer i of a group with so many in each place, as weight_places() has it.
 std::vector<Place> spread(const GroupPlace& place) {
   const auto is_one = [](uint64_t i, uint64_t n_of, uint64_t n) {
     return (i + 1) * n_of / n != i * n_of / n;
@@ -271,6 +270,13 @@ bool LayerPlacement::is_spilling(const PlacementProblem& problem) const {
   return false;
 }
 
+std::vector<WeightPlace> weight_places(const PlacementProblem& problem,
+                                       const LayerPlacement& placement) {
+  std::vector<WeightPlace> places;
+  for (const PlacedLayer& layer : layers_of(problem, placement)) places.push_back(layer.weights);
+  return places;
+}
+
 PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement) {
   PlacedGb gb;
   gb.dram_weights = problem.always_weights_gb;
@@ -286,9 +292,9 @@ PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placem
     gb.nvme_weights += place.n_nvme * group.weight_gb;
   }
   const bool is_spilling = placement.is_spilling(problem);
-  gb.dram_buffers =
-      problem.dram_fixed_gb + (is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb);
-  if (placement.is_streaming()) gb.dram_buffers += problem.stream_slots_gb;
+  gb.kv_beside = is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb;
+  gb.dram_slots = placement.is_streaming() ? problem.stream_slots_gb : 0;
+  gb.dram_buffers = problem.dram_fixed_gb + gb.kv_beside + gb.dram_slots;
   if (is_spilling) gb.nvme_file = problem.spill_file_gb;
   if (problem.has_device)
     gb.hbm_buffers = problem.hbm_fixed_gb + (placement.is_passing() ? problem.hbm_slots_gb : 0);
@@ -300,6 +306,8 @@ bool fits(const PlacementProblem& problem, const LayerPlacement& placement) {
   if (placement.is_streaming() && !problem.may_stream) return false;
   if (gb.hbm() > problem.hbm_gb + kFitsSlack && problem.has_device) return false;
   if (gb.dram() + problem.index_gb > problem.dram_gb + kFitsSlack) return false;
+  if (gb.dram_weights + gb.dram_slots > problem.weights_cap_gb + kFitsSlack) return false;
+  if (gb.dram_kv + gb.kv_beside + problem.index_gb > problem.kv_cap_gb + kFitsSlack) return false;
   if (!placement.is_spilling(problem)) return true;
   double at_home = 0;
   for (size_t g = 0; g < placement.groups.size(); ++g) {

@@ -19,6 +19,9 @@ struct GroupPlace {
                                    // kv_dram counts the others; the rest is in the file
 };
 
+/// Where a layer's weights are when no step runs.
+enum class WeightPlace : uint8_t { kHbm, kDram, kNvme };
+
 /// Of K and V that are not in HBM: what the CPU attends beside a device.
 enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
 
@@ -31,10 +34,16 @@ struct LayerPlacement {
   bool is_spilling(const PlacementProblem& problem) const;  // some K and V are in the file alone
 };
 
+/// Of every layer in the model's order: those of a group that are in the file are spread evenly, and
+/// those in DRAM over the others.
+std::vector<WeightPlace> weight_places(const PlacementProblem& problem,
+                                       const LayerPlacement& placement);
+
 /// Bytes of a placement, in GB.
 struct PlacedGb {
   double hbm_weights = 0, hbm_kv = 0, hbm_buffers = 0;
   double dram_weights = 0, dram_kv = 0, dram_buffers = 0;
+  double dram_slots = 0, kv_beside = 0;  // of the buffers: of layers that pass, of what moves K, V
   double nvme_weights = 0, nvme_file = 0;  // weights in the model file are not of the budget
   double hbm() const { return hbm_weights + hbm_kv + hbm_buffers; }
   double dram() const { return dram_weights + dram_kv + dram_buffers; }  // without the index
