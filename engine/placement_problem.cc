@@ -40,7 +40,8 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
         planner::gemv_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
     group.cpu_gemm_ms += planner::gemm_ms(request.profile, matrix.type, flop);
     group.gemm_tflop += flop / kTera;
-    group.pack_ms += planner::pack_ms(matrix.type, static_cast<double>(matrix.total_bytes()));
+    group.pack_ms +=
+        planner::pack_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
   }
   const uint64_t blocks_bytes = shape.n_kv_heads * block_bytes;  // one of each KV head
   group.kv_gb = gb(blocks_bytes) / kBlockPositions;

@@ -173,7 +173,8 @@ void PlacementProgram::add_roof(uint32_t column, Terms terms, double constant, c
 void PlacementProgram::add_token() {
   token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
   Terms chain, disk, ahead, exposed, link, dram, packing;
-  double fixed = problem_.head_ms + problem_.index_scan_ms, dram_gb = problem_.index_gb;
+  double fixed = problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms;
+  double dram_gb = problem_.index_gb;
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
     const double n = group.n_layers(), weights = n * group.weight_gb;
@@ -191,7 +192,7 @@ void PlacementProgram::add_token() {
     dram.push_back({c.w_nvme, ms(weights, rates_.dram_read)});
     dram.push_back({c.k_nvme, ms(touched, rates_.dram_read)});
     if (!problem_.has_device) {
-      fixed += n * group.cpu_linear_ms;
+      fixed += n * (group.cpu_linear_ms + rates_.cpu_layer_ms);
       dram_gb += weights + touched;
       return;
     }
@@ -245,7 +246,7 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
   const uint32_t chunk_ms = model_.add_column(0, kLpInfinity, sample.weight);
   chunks_.push_back({chunk_ms, sample.weight});
   const double rows = sample.n_rows;
-  double arithmetic = 0, out = 0, written = 0;
+  double arithmetic = problem_.step_ms(), out = 0, written = 0;
   Terms disk, link, packing;
   for (size_t i = 0; i < columns_.size(); ++i) {
     const LayerGroup& group = problem_.groups[i];
@@ -260,7 +261,8 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
       written += transfer_ms(rows * kv, rates_.nvme_write);
     }
     if (!problem_.has_device) {
-      arithmetic += n * rows * group.cpu_gemm_ms + transfer_ms(flop, rates_.cpu_attend_tflops);
+      arithmetic += n * (rows * group.cpu_gemm_ms + rates_.cpu_chunk_layer_ms) +
+                    transfer_ms(flop, rates_.cpu_attend_tflops);
       continue;
     }
     arithmetic += transfer_ms(n * rows * group.gemm_tflop, rates_.gpu_gemm_tflops) +

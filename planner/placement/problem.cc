@@ -56,7 +56,7 @@ std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
   if (n_chunks <= kChunkSamples) {
     for (uint64_t i = 0; i < n_chunks; ++i) {
       const double first = static_cast<double>(i) * rows;
-      samples.push_back({first, rows_at(first), 1});
+      samples.push_back({problem.n_past + first, rows_at(first), 1});
     }
     return samples;
   }
@@ -67,7 +67,7 @@ std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
     const double chunk = std::round(last * i / (kChunkSamples - 1));
     const double weight = i == 0 || i + 1 == kChunkSamples ? 0.5 : 1;
     total += weight;
-    samples.push_back({chunk * rows, rows, weight});
+    samples.push_back({problem.n_past + chunk * rows, rows, weight});
   }
   for (ChunkSample& sample : samples) sample.weight *= static_cast<double>(n_chunks) / total;
   return samples;

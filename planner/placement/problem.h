@@ -51,6 +51,9 @@ struct LayerGroup {
 /// 0 = there is none.
 struct PlanRates {
   double cpu_attend = 0, cpu_attend_tflops = 0;
+  // Of a layer and of a step that the CPU computes, beside what bytes and operations take; the
+  // first of a decoded token attends one row.
+  double cpu_layer_ms = 0, cpu_chunk_layer_ms = 0, cpu_step_ms = 0;
   double dram_read = 0;
   double nvme_read = 0, nvme_blocks = 0, nvme_write = 0;  // nvme_blocks: one block per request
   // What the disk's reading costs the CPU at work beside it, and the other way round: ms per ms.
@@ -67,6 +70,7 @@ inline constexpr double kNoCap = std::numeric_limits<double>::infinity();
 struct PlacementProblem {
   KvCodec k_codec = KvCodec::kF16, v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
+  double n_past = 0;               // positions that are there before the prompt
   double n_prompt = 0, n_out = 0;  // tokens
   double touched_share = 1;        // of a full layer's K and V that a decoded token attends
   double index_scan_ms = 0;        // of one token
@@ -101,9 +105,10 @@ struct PlacementProblem {
   double spill_floor_gb = 0;   // least of full layers' blocks in DRAM where they spill
   double spill_file_gb = 0;    // all of them are written through
 
-  double n_context() const { return n_prompt + n_out; }
-  double n_decode_positions() const { return n_prompt + n_out / 2; }  // of the mean token
-  double weights_gb() const;                                          // of the groups
+  double n_context() const { return n_past + n_prompt + n_out; }
+  double n_decode_positions() const { return n_past + n_prompt + n_out / 2; }  // of the mean token
+  double step_ms() const { return has_device ? 0 : rates.cpu_step_ms; }
+  double weights_gb() const;  // of the groups
   double kv_gb() const;
   double full_kv_gb() const;
   /// Whether weights of a layer of the group, or some of its K and V, may be in a tier.

@@ -159,6 +159,7 @@ class StepClock {
   double beside_device(double far_gb, double near_ms, LayerWork& work);
   PlanPart computing() const { return problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu; }
   void head() { busy(computing(), problem_.head_ms); }
+  double step() { return busy(PlanPart::kCpu, problem_.step_ms()); }
   void count_waits(const std::vector<LayerWork>& works, double beside_ms);
   double contention(const StepTime& step) const;
 
@@ -229,7 +230,7 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
     moved(gb);
   }
   if (!problem_.has_device) {
-    work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms);
+    work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms + rates_.cpu_layer_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(touched, rates_.cpu_attend));
     moved(group.weight_gb + touched);
     return work;
@@ -252,7 +253,7 @@ LayerWork StepClock::chunk_work(const PlacedLayer& layer, const ChunkSample& chu
     work.written_disk = busy(PlanPart::kNvme, transfer_ms(rows * group.kv_gb, rates_.nvme_write));
   }
   if (!problem_.has_device) {
-    work.linear += busy(PlanPart::kCpu, rows * group.cpu_gemm_ms);
+    work.linear += busy(PlanPart::kCpu, rows * group.cpu_gemm_ms + rates_.cpu_chunk_layer_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(flop, rates_.cpu_attend_tflops));
     return work;
   }
@@ -388,18 +389,18 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   clock.head();
   clock.moved(problem.index_gb);
   if (!problem.has_device) clock.busy(PlanPart::kCpu, problem.index_scan_ms);
-  const double behind_ms = problem.head_ms + problem.index_scan_ms;
+  const double once = clock.step() + problem.head_ms + problem.index_scan_ms;
   Pipeline pipeline(clock.computing());
   double before = 0;
   for (uint32_t token = 0; token < kTokens; ++token) {
     before = pipeline.now();
     if (token + 1 == kTokens) pipeline.record(events);
     for (const LayerWork& work : works) pipeline.run(work);
-    pipeline.add(behind_ms);
+    pipeline.add(once);
   }
   StepTime& time = clock.time_;
   time.ms = pipeline.now() - before;
-  clock.count_waits(works, behind_ms);
+  clock.count_waits(works, once);
   time.ms = std::max({clock.contention(time), time.busy_ms[static_cast<size_t>(PlanPart::kDram)]});
   if (events != nullptr) shift_events(before, pipeline.now(), time.ms, *events);
   return time;
@@ -413,16 +414,18 @@ StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& plac
     std::vector<LayerWork> works;
     works.reserve(clock.layers_.size());
     for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.chunk_work(layer, chunk));
+    const double once = clock.step();
     // Like tokens: the chunk before has left the slots full.
     Pipeline pipeline(clock.computing());
     double before = 0;
     for (uint32_t pass = 0; pass < kTokens; ++pass) {
       before = pipeline.now();
       for (const LayerWork& work : works) pipeline.run(work);
+      pipeline.add(once);
     }
     StepTime& time = clock.time_;
     time.ms = pipeline.now() - before;
-    clock.count_waits(works, 0);
+    clock.count_waits(works, once);
     // A file that is written behind the walk holds it up where it is the slowest.
     time.ms = std::max(clock.contention(time), time.busy_ms[static_cast<size_t>(PlanPart::kNvme)]);
     sum.ms += chunk.weight * time.ms;

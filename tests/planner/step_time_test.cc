@@ -137,6 +137,39 @@ TEST(StepTime, PackingIsWorkOfTheCpu) {
   EXPECT_NEAR(token_time(card, placed(0, 0, 4, 1000, 0)).ms, 4 * 60, kExact);
 }
 
+TEST(StepTime, LayersAndStepsOfTheCpuCostBesideTheirBytes) {
+  PlacementProblem problem = small_problem(false);
+  problem.n_prompt = 200;  // two chunks of 100 rows
+  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  const double token = token_time(problem, near).ms, prompt = prompt_time(problem, near).ms;
+  problem.rates.cpu_layer_ms = 3;
+  problem.rates.cpu_chunk_layer_ms = 2;
+  problem.rates.cpu_step_ms = 5;
+  EXPECT_NEAR(token_time(problem, near).ms - token, 4 * 3 + 5, kExact);
+  EXPECT_NEAR(prompt_time(problem, near).ms - prompt, 2 * (4 * 2 + 5), kExact);
+  // It is work that hides reading, as other work does.
+  problem.rates.cpu_layer_ms = 100;
+  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 4 * 111 + 5 + 2, kExact);
+  // A card has launches in place of it.
+  PlacementProblem card = small_problem(true);
+  const double on_card = token_time(card, placed(4, 0, 0, 1000, 0)).ms;
+  card.rates.cpu_layer_ms = card.rates.cpu_chunk_layer_ms = card.rates.cpu_step_ms = 50;
+  EXPECT_NEAR(token_time(card, placed(4, 0, 0, 1000, 0)).ms, on_card, kExact);
+}
+
+TEST(StepTime, OfAPromptBehindAContextIsThatOfItsLastChunks) {
+  PlacementProblem all = small_problem(false);
+  all.n_prompt = 800;
+  PlacementProblem first = all, last = all;
+  first.n_prompt = 500;
+  last.n_past = 500;
+  last.n_prompt = 300;
+  const LayerPlacement near = placed(0, 4, 0, 0, 600);  // some of it is read from the file
+  EXPECT_NEAR(prompt_time(first, near).ms + prompt_time(last, near).ms - all.head_ms,
+              prompt_time(all, near).ms, kExact);
+  EXPECT_EQ(last.n_decode_positions(), all.n_decode_positions());
+}
+
 TEST(StepTime, OfAPromptSumsItsChunks) {
   // Eight chunks of 125 rows: products, and attention of what stands before a row, half a chunk of
   // it its own.

@@ -42,7 +42,7 @@ void read_machine(const Place& at, MachineProfile& profile) {
 
 void read_kernels(const Place& root, MachineProfile& profile) {
   root.at("linear").each([&](const Place& at) {
-    at.expect_keys({"type", "gemv_bytes_per_s", "gemm_flops"});
+    at.expect_keys({"type", "gemv_bytes_per_s", "gemm_flops", "pack_bytes_per_s"});
     const std::string name = at.at("type").text();
     const auto types = tensor_types();
     const auto info = std::ranges::find(types, name, &TensorTypeInfo::name);
@@ -50,11 +50,11 @@ void read_kernels(const Place& root, MachineProfile& profile) {
     if (std::ranges::find(profile.linear, info->type, &planner::LinearRate::type) !=
         profile.linear.end())
       at.at("type").refuse("each type once");
-    profile.linear.push_back(
-        {info->type, at.at("gemv_bytes_per_s").rate(), at.at("gemm_flops").rate()});
+    profile.linear.push_back({info->type, at.at("gemv_bytes_per_s").rate(),
+                              at.at("gemm_flops").rate(), at.at("pack_bytes_per_s").rate()});
   });
   root.at("attend").each([&](const Place& at) {
-    at.expect_keys({"codec", "head_dim", "decode_bytes_per_s", "prefill_flops"});
+    at.expect_keys({"codec", "head_dim", "decode_bytes_per_s", "prefill_flops", "decode_layer_us"});
     const std::string name = at.at("codec").text();
     const auto* codec =
         std::ranges::find_if(kCodecs, [&](KvCodec of) { return name == kv_codec_name(of); });
@@ -64,8 +64,9 @@ void read_kernels(const Place& root, MachineProfile& profile) {
           return of.codec == *codec && of.head_dim == head_dim;
         }))
       at.refuse("each codec and head_dim once");
-    profile.attend.push_back(
-        {*codec, head_dim, at.at("decode_bytes_per_s").rate(), at.at("prefill_flops").rate()});
+    profile.attend.push_back({*codec, head_dim, at.at("decode_bytes_per_s").rate(),
+                              at.at("prefill_flops").rate(),
+                              at.at("decode_layer_us").microseconds()});
   });
 }
 
@@ -143,7 +144,21 @@ ordered_json gpu_json(const planner::DeviceRates& gpu) {
   return out;
 }
 
+/// What a text may be at all: an object of less than kTextMax.
+json parsed_text(std::string_view text) {
+  return text.size() > kTextMax ? json(fmt::format("{} bytes", text.size()))
+                                : json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
+
 }  // namespace
+
+bool is_older_profile(std::string_view text) {
+  const json parsed = parsed_text(text);
+  if (!parsed.is_object() || !parsed.contains("version")) return false;
+  const json& version = parsed["version"];
+  return version.is_number_unsigned() && version.get<uint64_t>() >= 1 &&
+         version.get<uint64_t>() < kProfileVersion;
+}
 
 std::string machine_profile_json(const MachineProfile& profile) {
   auto linear = ordered_json::array(), attend = ordered_json::array(),
@@ -151,43 +166,45 @@ std::string machine_profile_json(const MachineProfile& profile) {
   for (const auto& of : profile.linear)
     linear.push_back({{"type", tensor_type_info(of.type).name},
                       {"gemv_bytes_per_s", of.gemv_bytes_per_s},
-                      {"gemm_flops", of.gemm_flops}});
+                      {"gemm_flops", of.gemm_flops},
+                      {"pack_bytes_per_s", of.pack_bytes_per_s}});
   for (const auto& of : profile.attend)
     attend.push_back({{"codec", kv_codec_name(of.codec)},
                       {"head_dim", of.head_dim},
                       {"decode_bytes_per_s", of.decode_bytes_per_s},
-                      {"prefill_flops", of.prefill_flops}});
+                      {"prefill_flops", of.prefill_flops},
+                      {"decode_layer_us", of.decode_layer_us}});
   for (const auto& of : profile.pairs)
     pairs.push_back({{"first", of.first},
                      {"second", of.second},
                      {"first_share", of.first_share},
                      {"second_share", of.second_share}});
-  ordered_json root = {{"version", kProfileVersion},
-                       {"written_by", profile.written_by},
-                       {"measured_at", profile.measured_at},
-                       {"machine",
-                        {{"cpu", profile.cpu},
-                         {"cpu_isa", profile.cpu_isa},
-                         {"n_threads", profile.n_threads},
-                         {"dram_bytes", profile.dram_bytes},
-                         {"disk", profile.disk},
-                         {"device", profile.device},
-                         {"driver", profile.driver}}},
-                       {"dram",
-                        {{"read_bytes_per_s", profile.dram_read_bytes_per_s},
-                         {"copy_bytes_per_s", profile.dram_copy_bytes_per_s}}},
-                       {"linear", linear},
-                       {"attend", attend},
-                       {"pairs", pairs}};
+  ordered_json root = {
+      {"version", kProfileVersion},
+      {"written_by", profile.written_by},
+      {"measured_at", profile.measured_at},
+      {"machine",
+       {{"cpu", profile.cpu},
+        {"cpu_isa", profile.cpu_isa},
+        {"n_threads", profile.n_threads},
+        {"dram_bytes", profile.dram_bytes},
+        {"disk", profile.disk},
+        {"device", profile.device},
+        {"driver", profile.driver}}},
+      {"dram",
+       {{"read_bytes_per_s", profile.dram_read_bytes_per_s},
+        {"copy_bytes_per_s", profile.dram_copy_bytes_per_s}}},
+      {"linear", linear},
+      {"attend", attend},
+      {"step", {{"step_us", profile.step_cost.step_us}, {"layer_us", profile.step_cost.layer_us}}},
+      {"pairs", pairs}};
   if (profile.disk_read_bytes_per_s > 0) root["disk"] = disk_json(profile);
   if (profile.gpu.hbm_bytes > 0) root["gpu"] = gpu_json(profile.gpu);
   return json_text(root) + "\n";
 }
 
 MachineProfile parse_machine_profile(std::string_view text, const std::string& path) {
-  const json parsed = text.size() > kTextMax
-                          ? json(fmt::format("{} bytes", text.size()))
-                          : json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const json parsed = parsed_text(text);
   const JsonSource source{path, kRemedy};
   const Place root(parsed, "the profile", source);
   if (!parsed.is_object()) root.refuse("a JSON object of less than 1 MiB");
@@ -196,9 +213,9 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& p
   if (!top.has("version")) root.refuse("an object with version");
   if (top.at("version").count(UINT64_MAX) != kProfileVersion)
     top.at("version").refuse(fmt::format("{}", kProfileVersion));
-  root.expect_keys(
-      {"version", "written_by", "measured_at", "machine", "dram", "linear", "attend", "pairs"},
-      {"disk", "gpu"});
+  root.expect_keys({"version", "written_by", "measured_at", "machine", "dram", "linear", "attend",
+                    "step", "pairs"},
+                   {"disk", "gpu"});
   MachineProfile profile;
   profile.written_by = top.at("written_by").text();
   profile.measured_at = top.at("measured_at").text();
@@ -209,6 +226,9 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& p
   profile.dram_read_bytes_per_s = top.at("dram").at("read_bytes_per_s").rate();
   profile.dram_copy_bytes_per_s = top.at("dram").at("copy_bytes_per_s").rate();
   read_kernels(top, profile);
+  top.at("step").expect_keys({"step_us", "layer_us"});
+  profile.step_cost = {top.at("step").at("step_us").microseconds(),
+                       top.at("step").at("layer_us").microseconds()};
   top.at("pairs").each([&](const Place& at) { read_pair(at, profile); });
   if (top.has("disk") == profile.disk.empty())
     root.refuse(profile.disk.empty() ? "no disk where none is named" : "the rates of its disk");
