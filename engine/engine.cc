@@ -63,6 +63,7 @@ void Engine::set_limits() {
   limits_.has_packs = options_.reads_saved;
   limits_.method = options_.method;
   limits_.n_threads = n_threads_;
+  limits_.n_answers = options_.n_answers;
   limits_.has_device = device_.has_value();
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
@@ -83,7 +84,7 @@ void Engine::check_method(KvCodec k_codec, KvCodec v_codec) const {
 
 void Engine::place_by_hand() {
   check_method(options_.k_codec, options_.v_codec);
-  const ModelShape shape = shape_of_sequences(spec_.shape, options_.n_sequences);
+  const ModelShape shape = shape_of_sequences(spec_.shape, n_sequences());
   const WeightSizes sizes = weight_sizes(*file_, spec_);
   ContextRequest request = limits_;
   uint64_t weights_budget = options_.weights_dram_bytes;
@@ -106,7 +107,7 @@ void Engine::place(const Placement& placement) {
   if (leaves_device && device_is_named())
     throw Error(ErrorCode::kUsage, "the plan is of the CPU alone, and a device is named",
                 "plan: device", "use --device none, or plan anew (`strata plan --save FILE`)");
-  const ModelShape kv_shape = shape_of_sequences(spec_.shape, options_.n_sequences);
+  const ModelShape kv_shape = shape_of_sequences(spec_.shape, n_sequences());
   PlacedMemory placed = place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits_,
                                      options_.weights_dram_bytes, placement);
   check_method(placement.k_codec, placement.v_codec);
@@ -283,7 +284,8 @@ void Engine::reserve_walk() {
   kv.model = fingerprint_;
   if (options_.method) {
     selectors_ = std::make_unique<index::SelectorSource>(
-        *options_.method, index_shape(spec_.shape, kv.k_codec, kv.v_codec, kv.n_ctx), *kernels_);
+        *options_.method,
+        index_shape(spec_.shape, kv.k_codec, kv.v_codec, kv.n_ctx, options_.n_answers), *kernels_);
     kv.selectors = selectors_.get();
   }
   cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));

@@ -139,6 +139,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   asked.v_codec = codecs.v;
   asked.chunk_rows = chunk;
   asked.n_threads = request.n_threads;
+  asked.n_answers = request.n_answers;
   asked.has_packs = request.has_packs;
   asked.method = request.method;
   asked.has_device = request.device.has_value();

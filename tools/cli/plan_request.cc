@@ -355,7 +355,8 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   set_choices(command, subject);
   request.codecs = {{options.k_codec, options.v_codec}};
   request.has_packs = options.reads_saved;
-  request.n_sequences = options.n_sequences;
+  request.n_sequences = engine.n_sequences();
+  request.n_answers = options.n_answers;
   request.method = options.method;
   subject.attention = options.method ? command.settings.attn : "exact";
   if (options.method)
