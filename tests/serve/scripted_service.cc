@@ -99,9 +99,9 @@ std::vector<AnswerOrder> ScriptedService::orders() const {
   return orders_;
 }
 
-bool ScriptedService::is_drained() const {
-  const std::lock_guard lock(mutex_);
-  return is_drained_;
+bool ScriptedService::wait_drained() const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, kPatience, [&] { return is_drained_; });
 }
 
 std::unique_ptr<AnswerStream> ScriptedService::submit(AnswerOrder order) {

@@ -38,7 +38,7 @@ class ScriptedService final : public AnswerService {
   bool wait_orders(size_t n) const;
   bool wait_cancelled(size_t n) const;
   std::vector<AnswerOrder> orders() const;
-  bool is_drained() const;
+  bool wait_drained() const;
 
   const ServiceFacts& facts() const override { return said_facts; }
   ServiceCounts counts() const override { return said_counts; }
