@@ -33,7 +33,7 @@ struct LayerPlacement {
   bool is_spilling(const PlacementProblem& problem) const;  // some K and V are in the file alone
 };
 
-/// Of every layer's weights in the model's order: those of a group that are in the file are spread
+/// Of every layer's weights, in the model's order: those of a group that are in the file are spread
 /// evenly, and those in DRAM over the others.
 std::vector<PlanTier> weight_tiers(const PlacementProblem& problem,
                                    const LayerPlacement& placement);

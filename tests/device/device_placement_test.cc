@@ -99,7 +99,7 @@ TEST_F(DevicePlacement, ThePlannerStaysWithinTheDevicesMemory) {
   const cli::Command command =
       cli::read_command({"run", cli::kRun, ""}, std::vector<std::string>{"-m", path_, "-b", "32"},
                         [](const std::string&) { return std::optional<std::string>(); });
-  uint32_t n_passing = 0;
+  uint32_t n_passing = 0, n_planned = 0;
   for (const uint64_t less : {uint64_t{0}, uint64_t{1}, kv_bytes / 2, kv_bytes, kv_bytes + 1}) {
     SCOPED_TRACE(less);
     EngineOptions small = options();
@@ -111,9 +111,11 @@ TEST_F(DevicePlacement, ThePlannerStaysWithinTheDevicesMemory) {
     EXPECT_EQ(plan.solve_ms > 0, less > 0);
     EXPECT_GT(plan.token_at(128).ms, 0);
     n_passing += engine.device_plan().n_streamed() > 0 ? 1U : 0U;
+    n_planned += plan.placed_by == cli::PlacedBy::kPlanner ? 1U : 0U;
     EXPECT_EQ(answer(engine), expected);
   }
   EXPECT_GT(n_passing, 0u);
+  EXPECT_GT(n_planned, 0u);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Fuzzes the reader of plan files: any bytes as the file. Wanted: strata::Error that says what, where
-// and what to do, or a plan whose every layer is somewhere, within its own budgets, and which is the
-// same after it was written and read again.
+// Fuzzes the reader of plan files: any bytes as the file. Wanted: strata::Error that says what,
+// where and what to do, or a plan whose every layer is somewhere, within its own budgets, and which
+// is the same after it was written and read again.
 // Run: plan_fuzz -max_len=4096 -rss_limit_mb=2048 -malloc_limit_mb=64 -timeout=10 CORPUS_DIR
 //      tests/fuzz/seeds/plan_fuzz
 #include <cmath>

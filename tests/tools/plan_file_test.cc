@@ -77,81 +77,57 @@ TEST(PlanFileTest, LayersStandAsRunsInAnyOrder) {
             (std::vector<uint8_t>{1, 1, 1, 1, 1, 0}));
 }
 
+struct BadKey {
+  const char* pointer;
+  const char* value;  // "" = the key is not there
+  const char* message;
+};
+constexpr BadKey kBadKeys[] = {
+    {"/Layers", "1", "without 'Layers'"},
+    {"/kv/dram", "1", "without 'dram'"},
+    {"/n_ctx", "", "with n_ctx"},
+    {"/version", "", "with version"},
+    {"/version", "2", "wanted 1 as version, found 2"},
+    {"/version", "\"1\"", "as version"},
+    {"/n_ctx", "\"4k\"", "as n_ctx, found \"4k\""},
+    {"/n_ctx", "-1", "as n_ctx, found -1"},
+    {"/n_ctx", "4096.5", "as n_ctx"},
+    {"/chunk_rows", "0", "as chunk_rows"},
+    {"/model/n_layers", "4000000000", "as model.n_layers"},
+    {"/model/n_layers", "7", "every layer from 0 to 6 once"},
+    {"/model", "[]", "an object as model, found a list"},
+    {"/layers", R"({"0-5": "ram"})", "hbm, dram or file as layers.0-5"},
+    {"/layers", R"({"0-5": "hbm"})", "device is none"},
+    {"/layers", R"({"0-5": 3})", "a text as layers.0-5"},
+    {"/layers", R"({"0-4": "dram", "4-5": "file"})", "4 is missing or there"},
+    {"/layers", R"({"0-2": "dram", "4-5": "file"})", "3 is missing or there"},
+    {"/layers", R"({"0-6": "dram"})", "every layer from 0 to 5 once"},
+    {"/layers", R"({"5-0": "dram"})", "a layer (\"12\")"},
+    {"/layers", R"({"0-99999999999": "dram"})", "a layer (\"12\")"},
+    {"/layers", R"({"0-": "dram"})", "a layer (\"12\")"},
+    {"/layers", R"({"": "dram"})", "a layer (\"12\")"},
+    {"/layers", "{}", "every layer"},
+    {"/kv/type_k", "\"q4_0\"", "f16 or q8_0 as kv.type_k"},
+    {"/kv/dram_bytes", "210763776", "0 to 209715200 as kv.dram_bytes"},
+    {"/kv/hbm_bytes", "1", "0 to 0 as kv.hbm_bytes"},
+    {"/budgets/nvme_bytes", "0", "budgets.nvme_bytes is 0"},
+    {"/budgets/dram_bytes", "0", "as budgets.dram_bytes"},
+    {"/predicted/tpot_ms", "null", "a finite number as predicted.tpot_ms"},
+    {"/predicted/tpot_ms", "-1.0", "at least 0 as predicted.tpot_ms"},
+    {"/predicted/is_measured", "1", "true or false"},
+};
+
 TEST(PlanFileTest, WhatIsNoPlanIsRefusedByItsKey) {
-  struct Case {
-    std::function<void(json&)> change;
-    const char* message;
-  };
-  const Case cases[] = {
-      {[](json& j) { j["Layers"] = 1; }, "without 'Layers'"},
-      {[](json& j) { j["kv"]["dram"] = 1; }, "without 'dram'"},
-      {[](json& j) { j.erase("n_ctx"); }, "with n_ctx"},
-      {[](json& j) { j.erase("version"); }, "with version"},
-      {[](json& j) { j["version"] = 2; }, "wanted 1 as version, found 2"},
-      {[](json& j) { j["version"] = "1"; }, "as version"},
-      {[](json& j) { j["n_ctx"] = "4k"; }, "as n_ctx, found \"4k\""},
-      {[](json& j) { j["n_ctx"] = -1; }, "as n_ctx, found -1"},
-      {[](json& j) { j["n_ctx"] = 4096.5; }, "as n_ctx"},
-      {[](json& j) { j["chunk_rows"] = 0; }, "as chunk_rows"},
-      {[](json& j) { j["model"]["n_layers"] = 4'000'000'000; }, "as model.n_layers"},
-      {[](json& j) { j["model"]["n_layers"] = 7; }, "every layer from 0 to 6 once"},
-      {[](json& j) { j["model"] = json::array(); }, "an object as model, found a list"},
-      {[](json& j) {
-         j["layers"] = {{"0-5", "ram"}};
-       },
-       "hbm, dram or file as layers.0-5"},
-      {[](json& j) {
-         j["layers"] = {{"0-5", "hbm"}};
-       },
-       "device is none"},
-      {[](json& j) {
-         j["layers"] = {{"0-5", 3}};
-       },
-       "a text as layers.0-5"},
-      {[](json& j) {
-         j["layers"] = {{"0-4", "dram"}, {"4-5", "file"}};
-       },
-       "4 is missing or there"},
-      {[](json& j) {
-         j["layers"] = {{"0-2", "dram"}, {"4-5", "file"}};
-       },
-       "3 is missing or there"},
-      {[](json& j) {
-         j["layers"] = {{"0-6", "dram"}};
-       },
-       "every layer from 0 to 5 once"},
-      {[](json& j) {
-         j["layers"] = {{"5-0", "dram"}};
-       },
-       "a layer (\"12\")"},
-      {[](json& j) {
-         j["layers"] = {{"0-99999999999", "dram"}};
-       },
-       "a layer (\"12\")"},
-      {[](json& j) {
-         j["layers"] = {{"0-", "dram"}};
-       },
-       "a layer (\"12\")"},
-      {[](json& j) {
-         j["layers"] = {{"", "dram"}};
-       },
-       "a layer (\"12\")"},
-      {[](json& j) { j["layers"] = json::object(); }, "every layer"},
-      {[](json& j) { j["kv"]["type_k"] = "q4_0"; }, "f16 or q8_0 as kv.type_k"},
-      {[](json& j) { j["kv"]["dram_bytes"] = 201 * kMiB; }, "0 to 209715200 as kv.dram_bytes"},
-      {[](json& j) { j["kv"]["hbm_bytes"] = 1; }, "0 to 0 as kv.hbm_bytes"},
-      {[](json& j) { j["budgets"]["nvme_bytes"] = 0; }, "budgets.nvme_bytes is 0"},
-      {[](json& j) { j["budgets"]["dram_bytes"] = 0; }, "as budgets.dram_bytes"},
-      {[](json& j) { j["predicted"]["tpot_ms"] = nullptr; },
-       "a finite number as predicted.tpot_ms"},
-      {[](json& j) { j["predicted"]["tpot_ms"] = -1.0; }, "at least 0 as predicted.tpot_ms"},
-      {[](json& j) { j["predicted"]["is_measured"] = 1; }, "true or false"},
-  };
   const std::string good = plan_file_json(some_plan());
   ASSERT_NO_THROW(parse_plan_file(good, "plan.json"));
-  for (const Case& of : cases) {
+  for (const BadKey& of : kBadKeys) {
     json changed = json::parse(good);
-    of.change(changed);
+    const json::json_pointer key(of.pointer);
+    if (*of.value == 0) {
+      changed.at(key.parent_pointer()).erase(key.back());
+    } else {
+      changed[key] = json::parse(of.value);
+    }
     expect_error([&] { parse_plan_file(changed.dump(), "plan.json"); }, ErrorCode::kBadFile,
                  of.message, "plan.json");
   }

@@ -1,4 +1,4 @@
-// tools/cli/json_place.h - a value of a JSON file that is read strictly, and its place for messages.
+// tools/cli/json_place.h - a value of a JSON file that is read strictly, and its place.
 // Why strictly: these files may be edited by hand, and a key that is misspelt or a number that is
 // none must not pass as a default.
 #pragma once

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "engine/device_walk.h"
 #include "engine/dram_budget.h"
 #include "engine/weight_budget.h"
 #include "tools/cli/answer_sink.h"
@@ -105,17 +106,23 @@ uint64_t kv_room(const PlanSubject& subject, const engine::Placement& placement)
   return cap > 0 ? std::min(cap, left) : left;
 }
 
-/// Of K and V. What a device allocates begins at 256 bytes, which a plan does not count: so much less.
-uint64_t copies_in_hbm(const PlacementProblem& problem, const LayerPlacement& layers) {
-  constexpr uint64_t kAlignment = 256;
-  double gb = 0;
-  uint64_t n_layers = 0;
-  for (size_t g = 0; g < layers.groups.size(); ++g) {
-    gb += layers.groups[g].kv_hbm * problem.groups[g].n_layers() * problem.groups[g].kv_gb;
-    n_layers += problem.groups[g].layers.size();
-  }
-  const auto bytes = static_cast<uint64_t>(std::llround(gb * kGiga));
-  return gb >= problem.kv_gb() ? bytes : bytes - std::min(bytes, n_layers * kAlignment);
+/// Bytes of a device's memory that layers and buffers leave to copies of K and V.
+uint64_t copies_in_hbm(const PlanSubject& subject, const PlacementProblem& problem,
+                       const engine::Placement& placement) {
+  const engine::PlannedModel& model = subject.model;
+  const ModelShape& shape = model.spec.shape;
+  const auto kv_bytes = static_cast<uint64_t>(std::llround(problem.kv_gb() * kGiga));
+  gpu_attn::DeviceModel described = model.device;
+  described.kv_layout = KvLayout::make(placement.k_codec, placement.v_codec, shape.head_dim);
+  const engine::DeviceNeeds needs =
+      engine::device_needs(described, *model.file, shape, *subject.request.device, placement.n_ctx,
+                           kv_bytes, placement.chunk_rows);
+  const uint64_t taken =
+      engine::device_plan_of(
+          needs, std::vector<bool>(placement.is_resident.begin(), placement.is_resident.end()))
+          .hbm_bytes;
+  const uint64_t hbm = subject.request.hbm_bytes;
+  return std::min(kv_bytes, hbm - std::min(hbm, taken));
 }
 
 }  // namespace
@@ -133,7 +140,7 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
   }
   // What rounding to whole layers leaves is K and V's.
   if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, placement);
-  if (problem.has_device) placement.kv_hbm_bytes = copies_in_hbm(problem, layers);
+  if (problem.has_device) placement.kv_hbm_bytes = copies_in_hbm(subject, problem, placement);
   return placement;
 }
 

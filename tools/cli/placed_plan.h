@@ -1,4 +1,4 @@
-// tools/cli/placed_plan.h - where an open engine has its weights, K and V, by the planner where that
+// tools/cli/placed_plan.h - where an open engine has weights, K and V, by the planner where that
 // is quicker than the rules by hand, and what steps should take there.
 #pragma once
 

@@ -33,7 +33,7 @@ PlanFile plan_file_of(const engine::GgufFile& file, const engine::ModelSpec& spe
 std::string plan_file_json(const PlanFile& plan);
 
 /// Reads it back: all keys and no other; every layer once; nothing of the placement beyond the
-/// budgets of the file. `path` is what messages point at. Errors: kBadFile (the key, wanted, found).
+/// budgets of the file. `path` is what messages point at. Errors: kBadFile (key, wanted, found).
 PlanFile parse_plan_file(std::string_view text, const std::string& path);
 
 /// Errors: those of parse_plan_file; kIo; kBadFile where it is larger than a plan can be.

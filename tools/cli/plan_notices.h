@@ -1,4 +1,4 @@
-// tools/cli/plan_notices.h - what a run says of where its weights, K and V are, and of how long that
+// tools/cli/plan_notices.h - what a run says of where weights, K and V are, and of how long that
 // took beside what was predicted.
 #pragma once
 
