@@ -1,5 +1,5 @@
-// tools/cli/html_page.h - the frame of a page that needs nothing beside it: no script, no other file,
-// light or dark as the reader's system is.
+// tools/cli/html_page.h - the frame of a page that needs nothing beside it: no script, no other
+// file, light or dark as the reader's system is.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// tools/cli/plan_page.h - a plan as one HTML page that needs nothing beside it: which layer lives in
-// which tier, what tiers hold, what each part does during a token, what more of it would bring.
+// tools/cli/plan_page.h - a plan as one HTML page that needs nothing beside it: which layer lives
+// in which tier, what tiers hold, what each part does during a token, what more of it would bring.
 #pragma once
 
 #include <string>

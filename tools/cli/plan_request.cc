@@ -275,7 +275,7 @@ void use_rates_of_here(const Command& command, PlanSubject& subject) {
 }
 
 void set_wishes(const Command& command, PlanSubject& subject) {
-  const PlanPins pins = plan_pins(command, *subject.file, subject.model.spec.shape.n_layers);
+  const PlanPins pins = plan_pins(command, *subject.model.file, subject.model.spec.shape.n_layers);
   subject.request.pins = pins.layers;
   subject.request.kv_pin = pins.kv;
   subject.request.ttft_max_ms = command.settings.ttft_max_ms;
