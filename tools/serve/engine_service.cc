@@ -23,7 +23,7 @@ namespace {
 // Saved contexts leave this much of the disk to everybody else.
 constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
 
-struct NewOrder {
+struct ArrivedOrder {
   std::shared_ptr<EventChannel> channel;
   engine::AnswerTask task;
 };
@@ -33,7 +33,7 @@ struct Desk {
   std::mutex mutex;
   std::condition_variable wanted;  // an order, a cancellation, an end: the engine's thread looks
   std::condition_variable ended;   // an order: who drains looks
-  std::vector<NewOrder> arrived;
+  std::vector<ArrivedOrder> arrived;
   bool has_left = false;  // somebody has cancelled
   bool takes_orders = true;
   bool ends = false;
@@ -155,8 +155,8 @@ struct EngineService::State {
   void check_open() const;
   engine::AnswerTask task_of(AnswerOrder& order) const;
   ScoredToken scored_token(const engine::TokenScores& scores) const;
-  void add(NewOrder order);
-  bool take_orders(std::vector<NewOrder>& orders, bool& has_left);
+  void add(ArrivedOrder order);
+  bool take_orders(std::vector<ArrivedOrder>& orders, bool& has_left);
   void order_ended(OpenOrder& order);
   void step();
   void run();
@@ -228,7 +228,7 @@ void EngineService::State::order_ended(OpenOrder& order) {
   desk->ended.notify_all();
 }
 
-void EngineService::State::add(NewOrder order) {
+void EngineService::State::add(ArrivedOrder order) {
   const auto of = std::make_shared<OpenOrder>();
   of->channel = std::move(order.channel);
   engine::AnswerTask& task = order.task;
@@ -262,7 +262,7 @@ void EngineService::State::add(NewOrder order) {
 }
 
 /// Waits until there is something to do. False where the service ends.
-bool EngineService::State::take_orders(std::vector<NewOrder>& orders, bool& has_left) {
+bool EngineService::State::take_orders(std::vector<ArrivedOrder>& orders, bool& has_left) {
   std::unique_lock lock(desk->mutex);
   desk->wanted.wait(lock, [&] {
     return desk->ends || desk->has_left || !desk->arrived.empty() || scheduler.has_work();
@@ -283,11 +283,11 @@ void EngineService::State::step() {
 
 void EngineService::State::run() {
   engine.walk().set_cancel(&stops_step);
-  std::vector<NewOrder> orders;
+  std::vector<ArrivedOrder> orders;
   for (bool goes_on = true; goes_on;) {
     bool has_left = false;
     goes_on = take_orders(orders, has_left);
-    for (NewOrder& order : orders) add(std::move(order));
+    for (ArrivedOrder& order : orders) add(std::move(order));
     for (const auto& order : open)
       if (has_left && order->channel->is_left()) scheduler.cancel(order->id);
     if (!goes_on)
@@ -372,7 +372,7 @@ std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {
     const std::lock_guard lock(desk.mutex);
     ++desk.counts.refused;
   };
-  NewOrder arriving{std::make_shared<EventChannel>(), {}};
+  ArrivedOrder arriving{std::make_shared<EventChannel>(), {}};
   auto stream = std::make_unique<Stream>(arriving.channel, state_->desk);
   try {
     {
