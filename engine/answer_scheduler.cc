@@ -157,7 +157,9 @@ void AnswerScheduler::prepare(Waiting& order) {
   tiers::TextMatch match(text, bytes_of);
   for (const HeldContext& held : idle_) match.follow(0, held.sequence.tokens(), held.is_generated);
   tiers::KnownText known = match.take_best();
-  tiers::KnownText saved = contexts_.known_text(text);
+  // Shorter texts are not saved, and looking may have to wait for a pack to get its name.
+  tiers::KnownText saved;
+  if (asked.size() >= kSavedTokensMin) saved = contexts_.known_text(text);
   if (saved.n_bytes > known.n_bytes) known = std::move(saved);
   order.prompt = with_known_beginning(tokenizer, asked, known);
   if (order.prompt.tokens.size() > asked.size() &&
@@ -182,7 +184,8 @@ AnswerScheduler::Beginning AnswerScheduler::find_beginning(std::span<const Token
   for (size_t i = 0; i < idle_.size(); ++i) consider(idle_[i].sequence, Beginning::Place::kIdle, i);
   for (size_t i = 0; i < working_.size(); ++i)
     consider(working_[i]->context.sequence, Beginning::Place::kWorking, i);
-  if (const uint32_t n = contexts_.n_saved(without_last(prompt));
+  if (const uint32_t n =
+          prompt.size() > kSavedTokensMin ? contexts_.n_saved(without_last(prompt)) : 0;
       n > best.n_kept && n - best.n_kept >= n / kSavedShare)
     best = {Beginning::Place::kSaved, 0, n, 0, 0};
   find_reading(prompt, best);
