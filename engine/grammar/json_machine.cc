@@ -282,7 +282,7 @@ void Step::number(const GrammarNode& node, GrammarStack stack) {
   run(std::move(stack));
 }
 
-/// How a code point that begins with this byte goes on; kContent = it is whole, kEscape = it cannot.
+/// How a code point of this first byte goes on; kContent = it is whole, kEscape = it may not.
 uint32_t after_lead(uint8_t byte) {
   if (byte < 0x80) return byte >= 0x20 ? kContent : kEscape;
   if (byte < 0xC2 || byte > 0xF4) return kEscape;

@@ -1,4 +1,4 @@
-// Answers bound to a schema: random walks over what is allowed always end in JSON that fits, told by
+// Answers bound to a schema: random walks over what is allowed end in JSON that fits, told by
 // a checker of its own.
 #include "engine/grammar/answer_constraint.h"
 

@@ -1,6 +1,6 @@
 // tests/fuzz/api_fuzz.cc - libFuzzer target: any bytes as the body of a request, as the text of an
 // answer, and as a schema of answers.
-// Wanted: an order or Error(kUsage, kBadText) with a remedy; of every answer bodies and streams that
+// Wanted: an order or Error(kUsage, kBadText) with a remedy; bodies and streams of answers that
 // are JSON; no text lost where no call was found; a schema whose machine always can go on or end.
 // Run: api_fuzz -max_len=4096 -timeout=10 CORPUS_DIR tests/fuzz/seeds/api_fuzz
 #include <cstddef>

@@ -18,7 +18,7 @@ inline constexpr uint64_t kKeysOfObjectMax = 1024;
 inline constexpr uint64_t kKeysMax = uint64_t{1} << 17;
 
 /// An object, of a body or of JSON text inside of one, whose keys are taken from `keys_left`, which
-/// begins as kKeysMax. Errors: kUsage (no JSON, no object, too large, too deep, too many keys, a key
+/// begins as kKeysMax. Errors: kUsage (no JSON, no object, too large or deep, too many keys, a key
 /// that comes twice), kBadText (not UTF-8).
 nlohmann::ordered_json parse_object(std::string_view text, uint64_t& keys_left);
 

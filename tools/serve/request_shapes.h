@@ -43,7 +43,7 @@ void refuse_unimplemented(const FieldReader& body, std::span<const NeutralField>
 
 void read_stop(const FieldReader& body, const char* name, std::vector<std::string>& out);
 
-/// The tool that `tool` describes, with its checked name, its description and its parameters' schema
+/// The tool that `tool` describes, with its checked name, description and its parameters' schema
 /// under `schema_key`, as the templates read one.
 nlohmann::ordered_json function_tool(const FieldReader& tool, const char* schema_key);
 

@@ -1,5 +1,5 @@
-// tools/serve/tool_calls.h - calls of tools in a model's answer: each family of templates has its own
-// way to write them.
+// tools/serve/tool_calls.h - calls of tools in a model's answer: each family of templates has
+// its own way to write them.
 #pragma once
 
 #include <cstdint>
