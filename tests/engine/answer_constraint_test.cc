@@ -1,0 +1,275 @@
+// Answers bound to a schema: random walks over what is allowed always end in JSON that fits, told by
+// a checker of its own.
+#include "engine/grammar/answer_constraint.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "base/error.h"
+#include "engine/sampler.h"
+#include "engine/text/utf8.h"
+
+namespace strata::engine {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr TokenId kEnd = 0;
+
+/// Every byte, and longer tokens that cross what a grammar knows.
+const std::vector<std::string>& texts() {
+  static const auto kTexts = [] {
+    std::vector<std::string> out = {"", ""};  // the end, and a token without text
+    for (int byte = 0; byte < 256; ++byte) out.emplace_back(1, static_cast<char>(byte));
+    for (const char* const text :
+         {"{\"",      "\":",      "\": ",    ", \"", "\",\"", "[]", "{}",   "},",     "]}",
+          "\"}",      "true",     "fal",     "se,",  "null",  "  ", "\n  ", "\n    ", "12",
+          "-3",       "0.",       "e-",      "\\u",  "\\u00", "ab", "abc",  "name",   "\xC3\xA9",
+          "\xF0\x9F", "\x98\x80", "\"a\":1", "[[",   "],[",   "ab"})
+      out.emplace_back(text);
+    return out;
+  }();
+  return kTexts;
+}
+
+std::shared_ptr<const TokenTable> table() {
+  static const auto kTable =
+      std::make_shared<const TokenTable>(texts(), std::vector<TokenId>{kEnd});
+  return kTable;
+}
+
+std::vector<TokenId> tokens_of(std::span<const uint64_t> mask) {
+  std::vector<TokenId> out;
+  for (size_t i = 0; i < texts().size(); ++i)
+    if (mask[i / 64] >> (i % 64) & 1) out.push_back(static_cast<TokenId>(i));
+  return out;
+}
+
+uint64_t n_points(const std::string& text) {
+  return static_cast<uint64_t>(
+      std::ranges::count_if(text, [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
+}
+
+const ordered_json& target_of(const ordered_json& root, const ordered_json& schema) {
+  const auto target = schema["$ref"].get<std::string>();
+  return target == "#" ? root : root["$defs"][target.substr(8)];
+}
+
+bool fits_type(const ordered_json& root, const ordered_json& schema, const std::string& type,
+               const ordered_json& value);
+
+/// A checker that knows nothing of grammars.
+bool fits(const ordered_json& root, const ordered_json& schema, const ordered_json& value) {
+  if (schema.contains("$ref")) return fits(root, target_of(root, schema), value);
+  if (schema.contains("anyOf"))
+    return std::ranges::any_of(schema["anyOf"],
+                               [&](const auto& one) { return fits(root, one, value); });
+  if (schema.contains("enum"))
+    return std::ranges::find(schema["enum"], value) != schema["enum"].end();
+  return !schema.contains("type") ||
+         fits_type(root, schema, schema["type"].get<std::string>(), value);
+}
+
+bool fits_type(const ordered_json& root, const ordered_json& schema, const std::string& type,
+               const ordered_json& value) {
+  if (type == "integer") return value.is_number_integer();
+  if (type == "number") return value.is_number();
+  if (type == "boolean") return value.is_boolean();
+  if (type == "null") return value.is_null();
+  if (type == "string")
+    return value.is_string() && n_points(value) >= schema.value("minLength", 0u) &&
+           n_points(value) <= schema.value("maxLength", UINT32_MAX);
+  if (type == "array")
+    return value.is_array() && value.size() >= schema.value("minItems", 0u) &&
+           value.size() <= schema.value("maxItems", UINT32_MAX) &&
+           std::ranges::all_of(value,
+                               [&](const auto& item) { return fits(root, schema["items"], item); });
+  if (!value.is_object()) return false;
+  for (const auto& name : schema["required"])
+    if (!value.contains(name.get<std::string>())) return false;
+  for (const auto& [name, one] : value.items())
+    if (!schema["properties"].contains(name) || !fits(root, schema["properties"][name], one))
+      return false;
+  return true;
+}
+
+/// A schema of at most `depth` levels; refers to the definitions "d0" and "d1".
+ordered_json random_schema(std::mt19937& random, int depth) {
+  switch (random() % (depth > 0 ? 10 : 6)) {
+    case 0:
+      return {{"type", "integer"}};
+    case 1:
+      return {{"type", "number"}};
+    case 2:
+      return {{"type", random() % 2 ? "boolean" : "null"}};
+    case 3:
+      return {{"type", "string"}, {"minLength", random() % 3}, {"maxLength", 2 + random() % 4}};
+    case 4:
+      return {{"type", "string"}};
+    case 5:
+      return {{"enum", {"a", "ab", "abc", 1, 12, nullptr, ordered_json::object()}}};
+    case 6:
+      return {{"type", "array"},
+              {"items", random_schema(random, depth - 1)},
+              {"minItems", random() % 3},
+              {"maxItems", 2 + random() % 3}};
+    case 7:
+      return {{"anyOf", {random_schema(random, depth - 1), random_schema(random, depth - 1)}}};
+    case 8:
+      return {{"$ref", random() % 2 ? "#/$defs/d0" : "#/$defs/d1"}};
+    default:
+      break;
+  }
+  ordered_json properties = ordered_json::object(), required = ordered_json::array();
+  for (const char* const name : {"a", "ab", "name", "\xC3\xA9\""}) {
+    if (random() % 3 == 0) continue;
+    properties[name] = random_schema(random, depth - 1);
+    if (random() % 2) required.push_back(name);
+  }
+  return {{"type", "object"},
+          {"properties", properties},
+          {"required", required},
+          {"additionalProperties", false}};
+}
+
+/// Of the tokens that close something, the one that closes most. Ends every value in few steps.
+TokenId closing(const std::vector<TokenId>& allowed) {
+  for (const std::string_view wanted :
+       {"", "\"", "}", "]", ":", "0", "1", "8", "n", "u", "l", "t", "r", "e", "f", "a", "s"})
+    for (const TokenId token : allowed)
+      if (wanted == (token == kEnd ? "" : texts()[static_cast<size_t>(token)])) return token;
+  return allowed.front();
+}
+
+/// The text of one answer: `n_free` tokens at random, then whatever ends it soonest.
+std::string walk(AnswerConstraint& constraint, std::mt19937& random, int n_free) {
+  std::string text;
+  for (int i = 0; i < 3000; ++i) {
+    const std::vector<TokenId> allowed = tokens_of(constraint.allowed());
+    if (allowed.empty()) {
+      ADD_FAILURE() << "nothing may follow " << text;
+      return text;
+    }
+    const TokenId token = i < n_free ? allowed[random() % allowed.size()] : closing(allowed);
+    EXPECT_EQ(token == kEnd ? constraint.is_complete() : true, true);
+    constraint.accept(token);
+    if (token == kEnd) return text;
+    text += texts()[static_cast<size_t>(token)];
+  }
+  ADD_FAILURE() << "no end of " << text;
+  return text;
+}
+
+TEST(AnswerConstraint, RandomAnswersFitRandomSchemas) {
+  std::mt19937 random(9);
+  int n_compiled = 0;
+  for (int round = 0; round < 150; ++round) {
+    ordered_json schema = random_schema(random, 3);
+    schema["$defs"] = {{"d0", random_schema(random, 2)}, {"d1", random_schema(random, 1)}};
+    std::optional<JsonGrammar> grammar;
+    try {
+      grammar = compile_json_schema(schema);
+    } catch (const Error& error) {
+      continue;  // definitions that only lead to each other
+    }
+    ++n_compiled;
+    for (int i = 0; i < 4; ++i) {
+      AnswerConstraint constraint(table(), *grammar);
+      const std::string text = walk(constraint, random, static_cast<int>(random() % 40));
+      const ordered_json value = ordered_json::parse(text, nullptr, false);
+      ASSERT_FALSE(value.is_discarded()) << text << " of " << schema.dump();
+      ASSERT_TRUE(fits(schema, schema, value)) << text << " of " << schema.dump();
+    }
+  }
+  EXPECT_GT(n_compiled, 100);
+}
+
+TEST(AnswerConstraint, AnyObjectIsWhatJsonModeAsksFor) {
+  std::mt19937 random(4);
+  for (int i = 0; i < 20; ++i) {
+    AnswerConstraint constraint(table(), compile_json_schema({{"type", "object"}}));
+    EXPECT_TRUE(ordered_json::parse(walk(constraint, random, 60)).is_object());
+  }
+}
+
+/// The mask from its definition: every token's bytes through the machine.
+std::vector<TokenId> allowed_one_by_one(const JsonGrammar& grammar, const std::string& before) {
+  std::vector<TokenId> out;
+  for (size_t i = 1; i < texts().size(); ++i) {
+    if (texts()[i].empty()) continue;
+    std::vector<GrammarStack> stacks = {first_stack(grammar)}, next;
+    for (const char byte : before + texts()[i]) {
+      next.clear();
+      for (const GrammarStack& stack : stacks)
+        step_stack(grammar, stack, static_cast<uint8_t>(byte), next);
+      stacks = next;
+    }
+    if (!stacks.empty()) out.push_back(static_cast<TokenId>(i));
+  }
+  return out;
+}
+
+TEST(AnswerConstraint, AllowsJustTheTokensWhoseBytesFit) {
+  const auto schema = ordered_json::parse(R"({"type": "object", "required": ["name"], "properties":
+    {"name": {"type": "string", "maxLength": 3}, "ab": {"anyOf": [{"type": "array",
+     "items": {"type": "array"}}, {"type": "number"}, {"enum": ["abc", "ab"]}]}}})");
+  const JsonGrammar grammar = compile_json_schema(schema);
+  const std::string text = "{\"name\": \"ab\xF0\x9F\x98\x80\", \"ab\":[[],[12]]}";
+  AnswerConstraint constraint(table(), grammar);
+  for (size_t i = 0; i < text.size(); ++i) {
+    ASSERT_EQ(tokens_of(constraint.allowed()), allowed_one_by_one(grammar, text.substr(0, i)))
+        << text.substr(0, i);
+    constraint.accept(2 + static_cast<uint8_t>(text[i]));
+  }
+  EXPECT_EQ(tokens_of(constraint.allowed()), std::vector<TokenId>{kEnd});
+}
+
+TEST(AnswerConstraint, IsOverWhereItIsCompleteAndNothingMayFollow) {
+  AnswerConstraint constraint(table(), compile_json_schema({{"type", {"integer", "boolean"}}}));
+  EXPECT_FALSE(constraint.is_complete() || constraint.is_over());
+  AnswerConstraint number(table(), compile_json_schema({{"type", "integer"}}));
+  number.accept(2 + '7');
+  EXPECT_TRUE(number.is_complete() && !number.is_over());
+  for (const char c : std::string("true")) constraint.accept(2 + c);
+  EXPECT_TRUE(constraint.is_complete() && constraint.is_over());
+}
+
+TEST(AnswerConstraint, GoesOnWhereItsStatesAreFull) {
+  const JsonGrammar grammar = compile_json_schema({{"type", "string"}, {"maxLength", 6000}});
+  AnswerConstraint constraint(table(), grammar);
+  constraint.accept(2 + '"');
+  for (int i = 0; i < 6000; ++i) constraint.accept(2 + 'x');
+  EXPECT_EQ(tokens_of(constraint.allowed()).front(), 2 + '"');
+  constraint.accept(2 + '"');
+  EXPECT_TRUE(constraint.is_complete());
+}
+
+TEST(AnswerConstraint, BoundsWhatASamplerPicks) {
+  AnswerConstraint constraint(table(), compile_json_schema({{"enum", {"ab"}}}));
+  std::vector<float> logits(texts().size());
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i % 97);
+  SamplerOptions options;
+  Sampler sampler(options, static_cast<uint32_t>(logits.size()));
+  std::string text;
+  for (TokenId token = kNoToken; token != kEnd;) {
+    token = sampler.pick(logits, constraint.allowed());
+    constraint.accept(token);
+    text += texts()[static_cast<size_t>(token)];
+    ASSERT_LT(text.size(), 64u);
+  }
+  EXPECT_EQ(ordered_json::parse(text), "ab");
+  const std::vector<uint64_t> none((logits.size() + 63) / 64, 0);
+  try {
+    (void)sampler.pick(logits, none);
+    ADD_FAILURE() << "a token where none is allowed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUsage);
+    EXPECT_EQ(error.where(), "schema");
+  }
+}
+
+}  // namespace
+}  // namespace strata::engine
