@@ -31,7 +31,7 @@ SamplerOptions sampler_options(const GenerationRequest& request, const Tokenizer
 }
 
 /// Refuses what leaves no room for an answer, before anything is made for it.
-const GenerationRequest& checked(const GenerationRequest& request) {
+GenerationRequest checked(GenerationRequest request) {
   STRATA_CHECK(!request.prompt.empty(), "a prompt has at least one token");
   check_prompt_fits(request.prompt.size(), request.n_ctx,
                     std::max(request.n_ctx, request.n_ctx_train));

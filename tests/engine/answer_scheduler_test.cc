@@ -166,8 +166,10 @@ TEST(AnswerScheduler, AlsoWhereLayersHaveWindows) {
 
 TEST(AnswerScheduler, ADocumentAskedByTwoAtOnceIsReadOnce) {
   for (const char* architecture : {"llama", "gemma3"}) {
-    const TemporaryModel model(drawn_model(architecture, 6));
-    Engine engine = loaded(options_of(model, 2));
+    SmallModel small = drawn_model(architecture, 6);
+    small.set(std::string(architecture) + ".context_length", kLongContext);
+    const TemporaryModel model(small);
+    Engine engine = loaded(options_of(model, 2, kLongContext));  // with room for both at once
     AnswerScheduler scheduler(engine, {.n_parallel = 2, .contexts = std::nullopt});
     std::mt19937 random(5);
     const Tokens document = drawn_tokens(random, 150);

@@ -44,7 +44,8 @@ void expect_that_yes_is_kept(const SmallModel& model, uint64_t kv_bytes, uint32_
       else
         sequences.push_back(engine.cache().make_sequence());
       try {
-        grow(engine, sequences.back(), sequences.back().n_pos() + below(random, 40));
+        grow(engine, sequences.back(),
+             sequences.back().n_pos() + below(random, 2) * below(random, 40));
       } catch (const Error&) {
         break;  // what is there is enough to try
       }
@@ -72,12 +73,12 @@ void expect_that_yes_is_kept(const SmallModel& model, uint64_t kv_bytes, uint32_
       }
     }
   }
-  EXPECT_GT(n_yes, n_rounds / 10);
-  EXPECT_GT(n_no, n_rounds / 10);
+  EXPECT_GT(n_yes, 0u);
+  EXPECT_GT(n_no, 0u);
 }
 
 TEST(KvRoom, WhatItPromisesIsThereInEveryOrder) {
-  expect_that_yes_is_kept(drawn_model(), 32 * 1024,
+  expect_that_yes_is_kept(drawn_model(), 24 * 1024,
                           static_cast<uint32_t>(sanitizer::rounds(200, 20)));
 }
 

@@ -26,11 +26,11 @@ class EngineService final : public AnswerService {
     uint64_t n_predict = 0;
     // Of saved contexts; empty = none are read or written.
     std::string session_dir;
-    uint64_t cache_budget_bytes = 0;  // of the folder, as tiers::PackLimits has it
-    bool saves = true;                // false: what is there is only read
+    uint64_t cache_budget_bytes = UINT64_MAX;  // of the folder, as tiers::PackLimits has it
+    bool saves = true;                         // false: what is there is only read
   };
 
-  /// What the engine has to be opened with: sets n_sequences and reads_saved.
+  /// What the engine has to be opened with: sets n_answers and reads_saved.
   static void prepare(const Options& options, engine::EngineOptions& engine);
 
   /// Begins to take orders. The engine was prepared with these options and is loaded; it outlives
