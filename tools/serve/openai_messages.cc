@@ -46,7 +46,7 @@ ordered_json tool_calls_value(const FieldReader& message, const ordered_json& ca
 
 std::string role_of(const FieldReader& message) {
   constexpr std::array<std::string_view, 4> kRoles = {"system", "user", "assistant", "tool"};
-  const std::string role = message.text("role").value_or("");
+  std::string role = message.text("role").value_or("");
   if (role == "developer") return "system";
   for (const std::string_view known : kRoles)
     if (role == known) return role;

@@ -72,8 +72,9 @@ void read_logit_bias(const FieldReader& body, engine::SamplerOptions& sampler) {
           "logit_bias",
           fmt::format("logit_bias has the key {}; wanted a token's id", shown(ordered_json(key))),
           "Name tokens by their numbers.");
-    if (!fields.find(key)) fields.refuse(key, "a number");
-    sampler.logit_bias.emplace_back(token, *fields.number(key, -kBiasMax, kBiasMax));
+    const auto bias = fields.number(key, -kBiasMax, kBiasMax);
+    if (!bias) fields.refuse(key, "a number");
+    sampler.logit_bias.emplace_back(token, *bias);
   }
 }
 
