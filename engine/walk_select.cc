@@ -154,8 +154,8 @@ uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t 
   return n_begun;
 }
 
-/// A bit per block of a KV head that is in DRAM as the layers before have left it, not merely on its
-/// way; a probe says so itself. Empty where residency has no say.
+/// A bit per block of a KV head that is in DRAM as the layers before have left it, and not merely
+/// on its way there; a probe says so itself. Empty where residency has no say.
 std::span<const uint64_t> Walk::State::list_resident(uint32_t group_idx, uint32_t layer,
                                                      uint32_t kv_head, uint32_t n_blocks) {
   std::vector<uint64_t>& bits = selection->resident[kv_head];
