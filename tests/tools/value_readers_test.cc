@@ -58,6 +58,15 @@ TEST(BudgetReader, TakesTokensSharesWeightAndNats) {
     EXPECT_FALSE(read_budget(text).has_value()) << text;
 }
 
+TEST(ShareReader, TakesPercentAndZero) {
+  EXPECT_EQ(read_share("0"), 0.0);
+  EXPECT_EQ(read_share("0%"), 0.0);
+  EXPECT_EQ(read_share("1.5%"), 0.015);
+  EXPECT_EQ(read_share("100%"), 1.0);
+  for (const char* text : {"", "%", "1", "0.5", "-1%", "101%", "1 %", "1%%"})
+    EXPECT_FALSE(read_share(text).has_value()) << text;
+}
+
 TEST(SizeReader, RefusesWhateverIsNotExactlyASize) {
   for (const char* text : {"",
                            " ",

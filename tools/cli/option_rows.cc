@@ -83,6 +83,11 @@ constexpr OptionSpec kRows[] = {
      "share of the attention weight (0.98p), or blocks whose weight is within so many nats of the "
      "largest (6n)",
      Sources::kEverywhere, kGenerating | kPlan | kBench, &S::kv_budget},
+    {"kv-near", "", Section::kModel, ValueKind::kText, "0", 0, 0, "N%",
+     "with --attn other than exact, how much of the weight that a token attends may be given up to "
+     "attend blocks in memory instead of reading others from disk; answers then depend on what is "
+     "in memory; 0 = nothing",
+     Sources::kEverywhere, kGenerating | kBench | kEval, &S::kv_near},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kPlan | kEval,
      &S::batch_size},
@@ -234,6 +239,11 @@ constexpr OptionSpec kRows[] = {
      "what a token may attend: tokens, a share of the context, the share of the attention weight, "
      "or blocks within so many nats of the largest",
      Sources::kEverywhere, kEval, &S::budgets},
+    {"kv-held", "", Section::kJudging, ValueKind::kText, "", 0, 0, "N%",
+     "with --probe or --gate, judge as if memory held so much of K and V, and count the blocks "
+     "that "
+     "it lacks; empty = all is in memory",
+     Sources::kEverywhere, kEval, &S::kv_held},
     {"last", "", Section::kJudging, ValueKind::kCount, "256", 1, kMaxTokens, "N",
      "tokens at the end of each text that are predicted under the method", Sources::kEverywhere,
      kEval, &S::last},

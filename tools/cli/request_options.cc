@@ -60,6 +60,12 @@ index::Budget kv_budget(const std::string& text, const std::string& where) {
       where, "such as 2048, 2%, 0.98p or 6n");
 }
 
+double kv_share(const std::string& text, const std::string& where) {
+  if (const auto share = read_share(text)) return *share;
+  throw Error(ErrorCode::kUsage, fmt::format("wanted a share from 0 to 100%, found '{}'", text),
+              where, "such as 1%");
+}
+
 engine::EngineOptions engine_options(const Settings& settings) {
   engine::EngineOptions options;
   options.model_path = settings.model;
@@ -83,6 +89,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   if (settings.attn != "exact" && settings.attn != "auto")
     options.method = index::find_method(settings.attn);
   options.selection.budget = kv_budget(settings.kv_budget);
+  options.selection.residency_tolerance = kv_share(settings.kv_near, "--kv-near");
   options.allow_untrained = settings.allow_untrained;
   options.rope.scaling = settings.rope_scaling;
   options.rope.freq_base = settings.rope_freq_base;

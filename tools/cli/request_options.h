@@ -16,6 +16,7 @@ namespace strata::cli {
 engine::EngineOptions engine_options(const Settings& settings);
 
 /// Errors: kUsage, naming `where`.
+double kv_share(const std::string& text, const std::string& where);
 index::Budget kv_budget(const std::string& text, const std::string& where = "--kv-budget");
 
 /// A seed of -1 is drawn here. Errors: kUsage (a logit bias that is none).

@@ -31,6 +31,7 @@ struct Settings {
   std::string load;
   std::string attn;       // exact, or a method of retrieval
   std::string kv_budget;  // of a selected step: 2048, 2%, 0.98p
+  std::string kv_near;    // of its weight: 0 or 1%
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;
@@ -77,6 +78,7 @@ struct Settings {
   bool gate = false;
   std::string methods, budgets;  // comma separated
   uint64_t last = 0;
+  std::string kv_held;      // empty = all of K and V
   std::string profile_dir;  // set by command_line.h: of verdicts and machines; empty = none
   std::string html;         // empty = no page
   std::string record;       // empty = no trace of attention

@@ -150,6 +150,14 @@ std::optional<index::Budget> read_budget(std::string_view text) {
   return index::Budget{Kind::kTokens, static_cast<double>(*n)};
 }
 
+std::optional<double> read_share(std::string_view text) {
+  if (text == "0") return 0;
+  if (!text.ends_with('%')) return std::nullopt;
+  const auto percent = read_real(text.substr(0, text.size() - 1));
+  if (!percent || *percent < 0 || *percent > 100) return std::nullopt;
+  return *percent / 100;
+}
+
 std::string budget_text(const index::Budget& budget) {
   switch (budget.kind) {
     case index::Budget::Kind::kTokens:

@@ -43,6 +43,9 @@ std::optional<index::Budget> read_budget(std::string_view text);
 /// As read_budget() takes it.
 std::string budget_text(const index::Budget& budget);
 
+/// A share with a percent sign in [0, 100], or "0": "1.5%" is 0.015.
+std::optional<double> read_share(std::string_view text);
+
 /// TOKEN_ID, then a sign and a number or "inf", as llama.cpp spells it: "15043+1.5", "2-inf".
 std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text);
 
