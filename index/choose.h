@@ -35,7 +35,7 @@ struct Rule {
   // Resident blocks may stand in for absent ones as long as the pooled share that this gives up is
   // at most this part of what was chosen beside sinks and window; 0 = residency has no say. Above 0
   // a choice, and with it an answer, depends on what is in DRAM: law L1 does not hold for it
-  // (docs/adr/0015-near-blocks.md).
+  // (docs/adr/0016-near-blocks.md).
   double residency_tolerance = 0;
 };
 

@@ -126,13 +126,6 @@ TEST_F(PlanWishes, PinsThatCannotHoldAreRefusedByName) {
     expect_refused(arguments(of.words), {2, "usage", of.what, of.where, of.remedy});
 }
 
-TEST_F(PlanWishes, PinsAreNotDroppedByVerbsThatDoNotHeedThem) {
-  for (const char* verb : {"run", "bench"})
-    for (const Words& pin : {Words{"--pin", "blk=dram"}, {"-ngl", "99"}, {"--kv-tier", "dram"}})
-      expect_refused(joined({verb, "-m", path_}, pin),
-                     {2, "usage", {"does not follow"}, "--", "strata plan"});
-}
-
 TEST_F(PlanWishes, WhatFitsOnlyWithoutPinsIsProposedWithoutThem) {
   expect_refused(arguments(on_card({"--hbm", "60MiB", "--kv-tier", "hbm"})),
                  {3, "does_not_fit", {"60.0 MiB"}, "--hbm", "leave --pin, -ngl and --kv-tier out"});

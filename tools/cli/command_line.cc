@@ -99,22 +99,6 @@ void check_rope_options(const Command& command) {
   }
 }
 
-/// What only a plan heeds is not dropped silently by verbs that place by other rules.
-void check_pins_are_heeded(const VerbSyntax& verb, const Command& command) {
-  const Settings& settings = command.settings;
-  if (verb.bit == kPlan) return;
-  const char* pin = !settings.pin.empty()        ? "pin"
-                    : settings.n_gpu_layers >= 0 ? "n-gpu-layers"
-                    : settings.kv_tier != "auto" ? "kv-tier"
-                                                 : nullptr;
-  if (pin == nullptr || (find_option(pin)->verbs & verb.bit) == 0) return;
-  throw Error(ErrorCode::kUsage,
-              fmt::format("`strata {}` does not follow --{} yet: it places by --hbm, --dram and "
-                          "--weights-dram",
-                          verb.name, pin),
-              command.where(pin), "leave it out, or plan with it: `strata plan`");
-}
-
 }  // namespace
 
 std::string Command::where(std::string_view option) const {
@@ -179,7 +163,6 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
 }
 
 void check_command(const VerbSyntax& verb, const Command& command) {
-  check_pins_are_heeded(verb, command);
   check_prompt_options(command);
   check_rope_options(command);
   if (command.settings.json && command.settings.ids) {

@@ -13,6 +13,7 @@
 #include "engine/weight_budget.h"
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/plan_file.h"
+#include "tools/cli/plan_report.h"
 
 namespace strata::cli {
 namespace {
@@ -92,18 +93,35 @@ LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) 
   return layers;
 }
 
-/// Bytes of DRAM that weights and buffers leave to K and V, within the cap of these.
-uint64_t kv_room(const PlanSubject& subject, const engine::Placement& placement) {
+engine::ContextRequest context_request(const PlanSubject& subject,
+                                       const engine::Placement& placement) {
   engine::ContextRequest request;
-  request.n_threads = subject.request.n_threads;
+  request.k_codec = placement.k_codec;
+  request.v_codec = placement.v_codec;
   request.chunk_rows = placement.chunk_rows;
+  request.has_packs = subject.request.has_packs;
+  request.method = subject.request.method;
   request.has_device = placement.has_device();
+  request.n_threads = subject.request.n_threads;
+  request.n_answers = subject.request.n_answers;
+  return request;
+}
+
+/// Bytes of DRAM that weights and buffers leave to K and V, within the cap of these. Where K and V
+/// are to be on disk, no more than that takes.
+uint64_t kv_room(const PlanSubject& subject, const engine::Placement& placement) {
+  const engine::ContextRequest request = context_request(subject, placement);
   const uint64_t taken =
       engine::kProcessBytes + engine::buffer_bytes(subject.model.spec.shape, request) +
       engine::weight_plan_of(subject.model.sizes, placement.is_streamed).total_bytes();
-  const uint64_t dram = subject.request.dram_bytes, left = dram - std::min(dram, taken);
-  const uint64_t cap = subject.request.kv_dram_bytes;
-  return cap > 0 ? std::min(cap, left) : left;
+  const uint64_t dram = subject.request.dram_bytes;
+  uint64_t room = dram - std::min(dram, taken);
+  if (subject.request.kv_dram_bytes > 0) room = std::min(room, subject.request.kv_dram_bytes);
+  if (subject.request.kv_pin != PlanTier::kNvme) return room;
+  const ModelShape shape =
+      engine::shape_of_sequences(subject.model.spec.shape, subject.request.n_sequences);
+  return std::min(
+      room, engine::smallest_spilling_dram(shape, engine::kv_context(request, placement.n_ctx)));
 }
 
 /// Bytes of a device's memory that layers and buffers leave to copies of K and V.
@@ -194,21 +212,25 @@ PlacedPlan place_by_plan(const Command& command, Engine& engine) {
   PlacedPlan by_hand = placed_plan(command, engine);
   // Where all is near, no placement is quicker and the rules' chunk is as good as another: the
   // solver's tens of milliseconds would be of every start and change nothing.
-  if (is_all_near(engine)) return by_hand;
+  const engine::PlacementRequest& request = by_hand.subject.request;
+  const bool is_pinned = !request.pins.empty() || request.kv_pin.has_value();
+  if (is_all_near(engine) && !is_pinned) return by_hand;
   const auto begin = std::chrono::steady_clock::now();
-  const auto problems = engine::placement_problems(by_hand.subject.model, by_hand.subject.request);
+  const auto problems = engine::placement_problems(by_hand.subject.model, request);
   const auto plan = planner::plan_placement(problems, /*with_duals=*/false);
   const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - begin;
   by_hand.solve_ms = taken.count();
+  if (!plan && is_pinned) throw plan_refusal(by_hand.subject);
   if (!plan) return by_hand;
   const PlacementProblem& problem = problems[plan->choice];
   const double ms = planner::request_ms(problem, plan->layers);
-  if (ms >= kWorthIt * planner::request_ms(by_hand.problem, by_hand.layers)) return by_hand;
+  const bool is_worth_it = ms < kWorthIt * planner::request_ms(by_hand.problem, by_hand.layers);
+  if (!is_worth_it && !is_pinned) return by_hand;
   try {
     engine.place(placement_of(by_hand.subject, problem, plan->layers));
   } catch (const Error& error) {
     // The plan counts in GB, the engine in bytes: one that fits to the byte may fail by a few.
-    if (error.code() != ErrorCode::kDoesNotFit) throw;
+    if (error.code() != ErrorCode::kDoesNotFit || is_pinned) throw;
     return by_hand;
   }
   PlacedPlan by_plan = placed(std::move(by_hand.subject), engine);

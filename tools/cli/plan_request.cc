@@ -362,6 +362,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   if (options.method)
     request.touched_share = share_touched(options.selection.budget, request).value_or(1);
   set_caps(engine, request);
+  set_wishes(command, subject);
   subject.device = "none";
   if (engine.device() == nullptr) {
     use_usable_rates(command, subject);
@@ -370,6 +371,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
     request.hbm_bytes = engine.hbm_budget();
     price_card(engine.device()->facts(), subject);
   }
+  check_wishes(command, subject);
   return subject;
 }
 
