@@ -97,6 +97,19 @@ TEST_F(PlacedRun, ThePlannersChoiceRunsAndChangesNoToken) {
   EXPECT_EQ(asked_chunk["tokens"].dump(), expected);
 }
 
+TEST_F(PlacedRun, PinsAreHeededAndChangeNoToken) {
+  const std::string expected = tokens_of(run_strata(asked()));
+  const json streamed = object_of(run_strata(asked({"--pin", "blk\\.[0-3]\\.=nvme"})));
+  EXPECT_EQ(streamed["plan"]["placed_by"], "planner");
+  EXPECT_EQ(streamed["plan"]["layers"]["file"], 4);
+  EXPECT_EQ(streamed["tokens"].dump(), expected);
+  const json spilled = object_of(run_strata(asked({"--kv-tier", "nvme", "-b", "64"})));
+  EXPECT_GT(spilled["plan"]["kv_share"]["nvme"].get<double>(), 0.5);
+  EXPECT_GT(spilled["tiers"]["nvme"]["written_bytes"].get<uint64_t>(), 0u);
+  EXPECT_EQ(spilled["tokens"].dump(), expected);
+  expect_refused(asked({"-ngl", "4"}), {2, "usage", {"no device"}, "--n-gpu-layers", ""});
+}
+
 TEST_F(PlacedRun, ASavedPlanCanBeEditedAndRuns) {
   const std::string expected = tokens_of(run_strata(asked()));
   const std::string path = saved_plan();
