@@ -1,6 +1,6 @@
 // engine/device_plan.h - what a device's memory holds: a pure function of the model's sizes and the
-// budget, by hand until a planner prices it. Weights come first, then K and V: a step reads all of
-// both, and weights that stay need no slots to pass through.
+// budget, where no placement is given. Weights come first, then K and V: a step reads all of both,
+// and weights that stay need no slots to pass through.
 #pragma once
 
 #include <cstdint>

@@ -143,6 +143,7 @@ bool Run::read_prompt() {
 /// False where it was cancelled.
 bool Run::walk_last_token() {
   const StepRow row{&sequence, answer.tokens.back(), true};
+  const Clock::time_point begin = Clock::now();
   try {
     walk.step(std::span(&row, 1), request.attention);
   } catch (const Error& error) {
@@ -150,6 +151,7 @@ bool Run::walk_last_token() {
     return false;
   }
   ++answer.times.n_decode_steps;
+  answer.times.decode_step_ms.push_back(static_cast<float>(ms_since(begin)));
   return true;
 }
 

@@ -64,6 +64,7 @@ struct GenerationTimes {
   double ttft_ms = 0;    // from the call to the first sampled token
   double decode_ms = 0;  // after the first token
   uint64_t n_decode_steps = 0;
+  std::vector<float> decode_step_ms;  // of each of them, sampling not counted
 
   double prefill_tokens_per_s(const TokenUsage& usage) const;
   double tpot_ms() const;

@@ -100,12 +100,13 @@ void check_budget(const ContextRequest& request, uint64_t weights_dram_bytes,
       left -= part;
       continue;
     }
-    refuse(
-        ErrorCode::kDoesNotFit, request.is_budgeted ? "--dram" : "kv_dram_bytes, layers",
+    throw Error(
+        ErrorCode::kDoesNotFit,
         fmt::format("the plan needs {} for weights, {} for buffers and {} for K and V, {} {}",
                     bytes_text(weights), bytes_text(buffers), bytes_text(kv),
                     request.is_budgeted ? "--dram leaves them" : "this machine has free",
                     bytes_text(request.available_bytes)),
+        request.is_budgeted ? "--dram" : "plan: kv_dram_bytes, layers",
         fmt::format("{}{}", request.is_budgeted ? "raise --dram, or " : "free memory, or ", kAnew));
   }
 }

@@ -1,5 +1,5 @@
 // engine/placement.h - what lives where in one run, as a planner or a user says it.
-// Why beside the rules by hand (weight_budget.h, dram_budget.h, context_size.h, device_plan.h): they
+// Why beside rules by hand (weight_budget.h, dram_budget.h, context_size.h, device_plan.h): they
 // choose and refuse; this was chosen elsewhere, by who knows rates, and is only checked.
 #pragma once
 
@@ -37,9 +37,9 @@ struct PlacedMemory {
 };
 
 /// `shape` is the model's, `kv_shape` that of all sequences held at a time. Of `request` the limits
-/// count: the budget, the spill file's, kv_dram_bytes, and weights_dram_bytes beside it (0 = none).
-/// Reserves nothing. Errors, each naming the field of the placement: kUsage (a number of layers that
-/// is not the model's, a context beyond the trained one or of nothing), kUnsupported (check_codecs),
+/// count: the budget, the spill file's, kv_dram_bytes, and beside it weights_dram_bytes (0 = none).
+/// Reserves nothing. Errors, each naming a field of the placement: kUsage (another number of layers
+/// than the model's, a context beyond the trained one or of nothing), kUnsupported (check_codecs),
 /// kDoesNotFit (a budget that is exceeded, less than the smallest that runs).
 PlacedMemory place_memory(const WeightSizes& sizes, const ModelShape& shape,
                           const ModelShape& kv_shape, const ContextRequest& request,

@@ -290,7 +290,8 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
   return lacks;
 }
 
-std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems) {
+std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems,
+                                            bool with_duals) {
   std::optional<Found> best;
   LpPlacement program;
   PlacementPlan plan;
@@ -314,7 +315,7 @@ std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> pr
   if (program.is_feasible) {
     plan.lp_ttft_ms = program.ttft_ms;
     plan.lp_tpot_ms = program.tpot_ms;
-    plan.duals = duals_of(problem, program);
+    if (with_duals) plan.duals = duals_of(problem, program);
   }
   return plan;
 }

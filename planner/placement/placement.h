@@ -48,8 +48,9 @@ struct PlacementPlan {
 std::optional<Shortage> shortage(const PlacementProblem& problem);
 
 /// The quickest placement over all problems, or nothing where none has one. Cost: some ten
-/// milliseconds for each. Threads: concurrent calls are independent.
-std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems);
+/// milliseconds for each; duals as much again. Threads: concurrent calls are independent.
+std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems,
+                                            bool with_duals = true);
 
 /// Layers as counted, with as many blocks of K and V near as there is room for: what rounding and
 /// moving try. Nothing where it does not fit.

@@ -14,6 +14,8 @@
 
 namespace strata::planner {
 
+enum class PlanTier : uint8_t { kHbm, kDram, kNvme };
+
 /// Layers that are alike in all of this.
 struct LayerGroup {
   std::vector<uint32_t> layers;  // their numbers, rising

@@ -12,8 +12,6 @@ constexpr uint32_t kTokens = 3;      // the last of them is in the steady state
 constexpr double kDramShare = 0.8;   // of its rate
 constexpr double kFitsSlack = 1e-9;  // GB: a byte
 
-using Place = WeightPlace;
-
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {
   double weights_disk = 0, weights_link = 0;  // ahead, through slots
@@ -80,21 +78,21 @@ void Pipeline::run(const LayerWork& work) {
   disk_ += work.written_disk;
 }
 
-/// Layer i of a group with so many in each place, as weight_places() has it.
-std::vector<Place> spread(const GroupPlace& place) {
+/// Layer i of a group with so many in each place, as weight_tiers() has it.
+std::vector<PlanTier> spread(const GroupPlace& place) {
   const auto is_one = [](uint64_t i, uint64_t n_of, uint64_t n) {
     return (i + 1) * n_of / n != i * n_of / n;
   };
   const uint64_t n = uint64_t{place.n_hbm} + place.n_dram + place.n_nvme;
   const uint64_t n_near = uint64_t{place.n_hbm} + place.n_dram;
-  std::vector<Place> places;
+  std::vector<PlanTier> places;
   uint64_t near = 0;
   for (uint64_t i = 0; i < n; ++i) {
     if (is_one(i, place.n_nvme, n)) {
-      places.push_back(Place::kNvme);
+      places.push_back(PlanTier::kNvme);
       continue;
     }
-    places.push_back(is_one(near, place.n_dram, n_near) ? Place::kDram : Place::kHbm);
+    places.push_back(is_one(near, place.n_dram, n_near) ? PlanTier::kDram : PlanTier::kHbm);
     ++near;
   }
   return places;
@@ -103,7 +101,7 @@ std::vector<Place> spread(const GroupPlace& place) {
 struct PlacedLayer {
   const LayerGroup* group;
   const GroupPlace* kv;
-  Place weights;
+  PlanTier weights;
 };
 
 /// All layers in the model's order.
@@ -112,7 +110,7 @@ std::vector<PlacedLayer> layers_of(const PlacementProblem& problem,
   std::vector<std::pair<uint32_t, PlacedLayer>> numbered;
   for (size_t g = 0; g < problem.groups.size(); ++g) {
     const LayerGroup& group = problem.groups[g];
-    const std::vector<Place> places = spread(placement.groups[g]);
+    const std::vector<PlanTier> places = spread(placement.groups[g]);
     STRATA_CHECK(places.size() == group.layers.size(), "%zu places for %zu layers", places.size(),
                  group.layers.size());
     for (size_t i = 0; i < places.size(); ++i)
@@ -159,7 +157,7 @@ class StepClock {
 
 void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
   const double gb = layer.group->weight_gb;
-  if (layer.weights == Place::kNvme) {
+  if (layer.weights == PlanTier::kNvme) {
     work.weights_disk = busy(PlanPart::kNvme, transfer_ms(gb, rates_.nvme_read));
     const double pack_ms = busy(PlanPart::kCpu, layer.group->pack_ms);
     if (problem_.has_device) {
@@ -169,7 +167,7 @@ void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
     }
     moved(gb);
   }
-  if (problem_.has_device && layer.weights != Place::kHbm) {
+  if (problem_.has_device && layer.weights != PlanTier::kHbm) {
     work.weights_link = busy(PlanPart::kLinkIn, transfer_ms(gb, rates_.link_in));
     moved(gb);
   }
@@ -270,9 +268,9 @@ bool LayerPlacement::is_spilling(const PlacementProblem& problem) const {
   return false;
 }
 
-std::vector<WeightPlace> weight_places(const PlacementProblem& problem,
-                                       const LayerPlacement& placement) {
-  std::vector<WeightPlace> places;
+std::vector<PlanTier> weight_tiers(const PlacementProblem& problem,
+                                   const LayerPlacement& placement) {
+  std::vector<PlanTier> places;
   for (const PlacedLayer& layer : layers_of(problem, placement)) places.push_back(layer.weights);
   return places;
 }

@@ -19,9 +19,6 @@ struct GroupPlace {
                                    // kv_dram counts the others; the rest is in the file
 };
 
-/// Where a layer's weights are when no step runs.
-enum class WeightPlace : uint8_t { kHbm, kDram, kNvme };
-
 /// Of K and V that are not in HBM: what the CPU attends beside a device.
 enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
 
@@ -34,10 +31,10 @@ struct LayerPlacement {
   bool is_spilling(const PlacementProblem& problem) const;  // some K and V are in the file alone
 };
 
-/// Of every layer in the model's order: those of a group that are in the file are spread evenly, and
-/// those in DRAM over the others.
-std::vector<WeightPlace> weight_places(const PlacementProblem& problem,
-                                       const LayerPlacement& placement);
+/// Of every layer's weights, in the model's order: those of a group that are in the file are spread
+/// evenly, and those in DRAM over the others.
+std::vector<PlanTier> weight_tiers(const PlacementProblem& problem,
+                                   const LayerPlacement& placement);
 
 /// Bytes of a placement, in GB.
 struct PlacedGb {

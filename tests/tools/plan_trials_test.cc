@@ -101,12 +101,13 @@ TEST_F(PlannedBench, ShowsWhatThePlannerSaysBesideWhatWasMeasured) {
   for (const json& test : list) {
     ASSERT_TRUE(test.contains("prediction")) << test;
     const json& found = test["prediction"];
+    EXPECT_EQ(found["is_measured"], true);
     const double predicted = found["predicted_ms"], measured = found["measured_ms"];
     EXPECT_GE(predicted, 5000);  // a token, and a prompt of one chunk
     EXPECT_LT(predicted, 6000);
     EXPECT_GT(measured, 0);
     EXPECT_NEAR(found["predicted_share"], predicted / measured, 1e-6 * predicted / measured);
-    EXPECT_GE(found["busy_ms"]["CPU"], 5000);
+    EXPECT_GE(found["cpu_busy_ms"], 5000);
     EXPECT_GT(found["predicted_peak_bytes"], 0);
     EXPECT_GT(found["measured_peak_bytes"], 0);
     EXPECT_GT(found["dram_pace"], 0);
@@ -124,15 +125,19 @@ TEST_F(PlannedBench, PredictsReadingOfWhatNoLongerFitsAndOfNothingElse) {
                                     .out,
                                 nullptr, false);
   ASSERT_EQ(list.size(), 2u);
-  EXPECT_EQ(list[0]["prediction"]["busy_ms"]["NVMe"], 0);
-  EXPECT_GT(list[1]["prediction"]["busy_ms"]["NVMe"], 0);
+  EXPECT_EQ(list[0]["prediction"]["nvme_busy_ms"], 0);
+  EXPECT_GT(list[1]["prediction"]["nvme_busy_ms"], 0);
   EXPECT_NE(list[1]["prediction"]["disk_pace"], 1);  // measured
 }
 
-TEST_F(PlannedBench, WithoutMeasuredRatesPredictsNothingAndSaysSo) {
+TEST_F(PlannedBench, SaysThatPredictionsOfAssumedRatesCountForLittle) {
   const auto outcome = bench({"-p", "0", "-n", "2", "-r", "1", "-o", "json"});
-  EXPECT_FALSE(json::parse(outcome.out)[0].contains("prediction"));
-  EXPECT_NE(outcome.err.find("no times are predicted"), std::string::npos) << outcome.err;
+  const json found = json::parse(outcome.out)[0]["prediction"];
+  EXPECT_EQ(found["is_measured"], false);
+  EXPECT_EQ(found["dram_pace"], 1);
+  EXPECT_NE(outcome.err.find("predictions count for little"), std::string::npos) << outcome.err;
+  const std::string text = bench({"-p", "0", "-n", "2", "-r", "1"}).out;
+  EXPECT_EQ(text.find("predicted"), std::string::npos) << text;
   expect_refused(launch({"--validate-plans"}), {.exit_code = 2,
                                                 .code = "usage",
                                                 .what = {"nothing can be predicted"},

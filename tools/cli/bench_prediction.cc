@@ -62,7 +62,9 @@ StepTime predict_token(const PlacedPlan& plan, double n_positions, const Machine
   for (size_t g = 0; g < there.groups.size(); ++g) {
     planner::LayerGroup& group = there.groups[g];
     group.n_held = std::clamp(n_positions, 1.0, group.n_held);
-    layers.groups[g].kv_dram = std::min(layers.groups[g].kv_dram, group.n_held);
+    planner::GroupPlace& place = layers.groups[g];
+    place.kv_hbm = std::min(place.kv_hbm, group.n_held);
+    place.kv_dram = std::min(place.kv_dram, group.n_held - place.kv_hbm);
   }
   return planner::token_time(there, layers);
 }
@@ -75,6 +77,7 @@ uint64_t predicted_peak_bytes(const PlacedPlan& plan) {
 BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
                              const MachinePace& pace) {
   BenchPrediction prediction;
+  prediction.is_measured = plan.is_measured();
   prediction.pace = pace;
   prediction.peak_bytes = predicted_peak_bytes(plan);
   prediction.measured_bytes = engine::peak_memory_bytes();
@@ -115,18 +118,21 @@ std::string prediction_row(const std::string& test, const BenchPrediction& predi
 }
 
 ordered_json prediction_json(const BenchPrediction& prediction) {
-  ordered_json busy = ordered_json::object();
-  for (size_t i = 0; i < planner::kPlanParts; ++i)
-    busy[plan_part_name(static_cast<PlanPart>(i))] = prediction.step.busy_ms[i];
-  return {{"predicted_ms", prediction.step.ms},
-          {"measured_ms", prediction.measured_ms},
-          {"predicted_share", prediction.share()},
-          {"busy_ms", busy},
-          {"binding", plan_part_name(prediction.step.binding())},
-          {"predicted_peak_bytes", prediction.peak_bytes},
-          {"measured_peak_bytes", prediction.measured_bytes},
-          {"dram_pace", prediction.pace.dram},
-          {"disk_pace", prediction.pace.disk}};
+  // No object in the object: records of csv have a column for each value.
+  constexpr const char* kBusy[planner::kPlanParts] = {"cpu_busy_ms",      "dram_busy_ms",
+                                                      "nvme_busy_ms",     "link_in_busy_ms",
+                                                      "link_out_busy_ms", "gpu_busy_ms"};
+  ordered_json json = {{"is_measured", prediction.is_measured},
+                       {"predicted_ms", prediction.step.ms},
+                       {"measured_ms", prediction.measured_ms},
+                       {"predicted_share", prediction.share()}};
+  for (size_t i = 0; i < planner::kPlanParts; ++i) json[kBusy[i]] = prediction.step.busy_ms[i];
+  json["binding"] = plan_part_name(prediction.step.binding());
+  json["predicted_peak_bytes"] = prediction.peak_bytes;
+  json["measured_peak_bytes"] = prediction.measured_bytes;
+  json["dram_pace"] = prediction.pace.dram;
+  json["disk_pace"] = prediction.pace.disk;
+  return json;
 }
 
 }  // namespace strata::cli

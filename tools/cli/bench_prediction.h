@@ -5,7 +5,6 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
-#include <optional>
 #include <string>
 
 #include "tools/cli/bench_runner.h"
@@ -15,6 +14,7 @@ namespace strata::cli {
 
 /// Of one token, or of a whole prompt.
 struct BenchPrediction {
+  bool is_measured = false;  // of rates that were; else it says nothing of this machine
   planner::StepTime step;
   planner::MachinePace pace;
   double measured_ms = 0;       // the median

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,12 +48,12 @@ class BenchReport {
   BenchReport(AnswerSink& sink, std::string format, BenchSubject subject);
 
   /// Rows of md are printed at once, the others as BenchRecords does.
-  void add(const BenchResult& result, const std::optional<BenchPrediction>& prediction = {});
-  /// Also prints predictions and stages, under the table of md.
+  void add(const BenchResult& result, const BenchPrediction& prediction);
+  /// Also prints predictions, where rates were measured, and stages, under the table of md.
   void finish();
 
  private:
-  void add_row(const BenchResult& result, const std::optional<BenchPrediction>& prediction);
+  void add_row(const BenchResult& result, const BenchPrediction& prediction);
   std::string test_text(const BenchTest& test) const;
   std::string stage_table(const BenchResult& result) const;
   std::string index_line(const BenchResult& result) const;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <optional>
 
 #include "base/error.h"
 #include "engine/byte_text.h"
@@ -16,6 +15,7 @@
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/placed_plan.h"
+#include "tools/cli/plan_notices.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/tier_report.h"
 #include "tools/cli/verb_functions.h"
@@ -48,7 +48,8 @@ std::string deepest_name(const std::vector<BenchTest>& tests) {
 
 /// Opens the model with a context of the deepest test. Errors: those of Engine::open, in the words
 /// of this verb's options; kUsage beyond the trained context.
-engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest>& tests) {
+PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& tests) {
+  const Settings& settings = command.settings;
   const uint64_t n_positions = deepest(tests);
   constexpr uint64_t kMaxPositions = std::numeric_limits<int32_t>::max() - 2 * kBlockPositions;
   if (n_positions > kMaxPositions)
@@ -63,14 +64,14 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
   options.allow_untrained = true;  // checked below, in this verb's words
   if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
   try {
-    engine::Engine engine = engine::Engine::open(options);
-    const uint64_t n_trained = engine.spec().shape.n_ctx_train;
+    PlacedEngine placed = open_placed(command, options);
+    const uint64_t n_trained = placed.engine.spec().shape.n_ctx_train;
     if (n_positions > n_trained && !settings.allow_untrained)
       throw Error(ErrorCode::kUsage,
                   fmt::format("{} needs a context of {} tokens, the model was trained for {}",
                               deepest_name(tests), n_positions, n_trained),
                   "--n-depth", "measure at a smaller -d, -p or -n, or pass --allow-untrained");
-    return engine;
+    return placed;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kDoesNotFit) throw;
     // A remedy that names the context's size names an option that this verb has not.
@@ -85,10 +86,10 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
   }
 }
 
-/// Nothing where rates were not measured, or a card computes, whose kernels are not.
-std::optional<BenchPrediction> prediction_of(const Settings& settings, const engine::Engine& engine,
-                                             const PlacedPlan& plan, const BenchResult& result) {
-  if (!plan.is_measured() || engine.device() != nullptr) return std::nullopt;
+/// At the pace of memory and disk right now, where the profile is of them.
+BenchPrediction prediction_of(const Settings& settings, const PlacedPlan& plan,
+                              const BenchResult& result) {
+  if (!plan.is_measured()) return predict_test(plan, result, {});
   planner::MachinePace pace{.dram = dram_pace(plan, result.memory_gbytes_per_s)};
   if (reads_disk(plan))
     pace.disk = measure_disk_pace(plan.subject.request.profile, settings.nvme,
@@ -117,7 +118,7 @@ int run_bench(const Command& command) {
   if (settings.validate_plans) return run_plan_trials(command, sink);
   if (!settings.reopened.empty()) return run_reopened(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
-  engine::Engine engine = open_engine(settings, tests);
+  auto [engine, plan] = open_engine(command, tests);
   BenchSubject subject = bench_subject(engine, settings);
   if (deepest(tests) > engine.spec().shape.n_ctx_train)
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
@@ -128,6 +129,7 @@ int run_bench(const Command& command) {
   if (settings.stages && engine.device() != nullptr)
     notice("note: --stages times operations of the CPU, not of a device");
   load_for_bench(engine);
+  say_plan(plan, engine, settings.verbose);
   const engine::Model& model = engine.model();
   if (settings.verbose) say_load(model.load_report());
   BenchRunner runner(engine,
@@ -140,9 +142,7 @@ int run_bench(const Command& command) {
   subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
   runner.check_answer();
 
-  const PlacedPlan plan = placed_plan(command, engine);
-  if (!plan.is_measured() && engine.device() == nullptr)
-    notice("note: no times are predicted: " + plan.subject.rates_text);
+  if (!plan.is_measured()) notice("note: predictions count for little. " + plan.subject.rates_text);
   BenchReport report(sink, bench_format(settings), subject);
   for (const BenchTest& test : tests) {
     Progress filling("depth", grouped_number, " tok/s");
@@ -152,7 +152,7 @@ int run_bench(const Command& command) {
       if (settings.verbose) notice(fmt::format("{}: run {} of {}", test.name(), run, total));
     };
     const BenchResult result = runner.measure(test, {on_depth, on_run});
-    report.add(result, prediction_of(settings, engine, plan, result));
+    report.add(result, prediction_of(settings, plan, result));
   }
   report.finish();
   if (settings.verbose) say_reads(model);

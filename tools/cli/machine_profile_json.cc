@@ -2,12 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <initializer_list>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "tools/cli/json_output.h"
+#include "tools/cli/json_place.h"
 #include "tools/cli/machine_profile_file.h"
 
 namespace strata::cli {
@@ -19,95 +18,16 @@ using planner::MachineProfile;
 using planner::RateCurve;
 
 constexpr size_t kTextMax = size_t{1} << 20;  // of a file; ours have some KiB
-constexpr size_t kListMax = 4096;
-constexpr size_t kShownMax = 60;  // letters of what was found
+constexpr const char* kRemedy = "remove the file, or run `strata calibrate` again";
 constexpr const char* kFigures[] = {"nvme_read", "attend", "gemv", "host_to_device"};
 constexpr KvCodec kCodecs[] = {KvCodec::kF16, KvCodec::kQ8_0};
 
-/// One value of the file, and its place for messages: "disk.reads[3]".
-class Place {
- public:
-  Place(const json& value, std::string name, const std::string& path)
-      : value_(value), name_(std::move(name)), path_(path) {}
+using Place = JsonPlace;
 
-  [[noreturn]] void refuse(const std::string& wanted) const {
-    std::string found = found_text();
-    if (found.size() > kShownMax) found = found.substr(0, kShownMax) + "...";
-    throw Error(ErrorCode::kBadFile, fmt::format("wanted {} as {}, found {}", wanted, name_, found),
-                path_, "remove the file, or run `strata calibrate` again");
-  }
-
-  /// An object of these keys and of no other but those that may be missing.
-  void expect_keys(std::initializer_list<const char*> keys,
-                   std::initializer_list<const char*> optional = {}) const {
-    if (!value_.is_object()) refuse("an object");
-    for (const char* key : keys)
-      if (!value_.contains(key)) refuse(fmt::format("an object with {}", key));
-    const auto is_in = [](const auto& list, const std::string& key) {
-      return std::ranges::find(list, key) != list.end();
-    };
-    for (const auto& [key, unused] : value_.items())
-      if (!is_in(keys, key) && !is_in(optional, key))
-        refuse(fmt::format("an object without '{}'", key.substr(0, kShownMax)));
-  }
-  bool has(const char* key) const { return value_.contains(key); }
-  Place at(const char* key) const {
-    return {value_.at(key), name_.empty() ? key : fmt::format("{}.{}", name_, key), path_};
-  }
-  template <class Read>
-  void each(const Read& read) const {
-    if (!value_.is_array() || value_.size() > kListMax)
-      refuse(fmt::format("a list of at most {}", kListMax));
-    for (size_t i = 0; i < value_.size(); ++i)
-      read(Place(value_[i], fmt::format("{}[{}]", name_, i), path_));
-  }
-
-  double rate() const {
-    const double found = number();
-    if (!(found > 0)) refuse("a finite number above 0");
-    return found;
-  }
-  double share() const {
-    const double found = number();
-    if (!(found > 0 && found <= 1)) refuse("a number above 0 and at most 1");
-    return found;
-  }
-  double microseconds() const {
-    const double found = number();
-    if (!(found >= 0)) refuse("a finite number of at least 0");
-    return found;
-  }
-  uint64_t count(uint64_t max, uint64_t min = 1) const {
-    if (!value_.is_number_unsigned() || value_.get<uint64_t>() < min ||
-        value_.get<uint64_t>() > max)
-      refuse(fmt::format("a whole number from {} to {}", min, max));
-    return value_.get<uint64_t>();
-  }
-  std::string text() const {
-    if (!value_.is_string()) refuse("a text");
-    return value_.get<std::string>();
-  }
-  RateCurve curve() const {
-    expect_keys({"alpha_us", "bytes_per_s"});
-    return {at("alpha_us").microseconds(), at("bytes_per_s").rate()};
-  }
-
- private:
-  /// Lists and objects by their kind alone: dump() recurses, and a file may nest ever so deep.
-  std::string found_text() const {
-    if (value_.is_array()) return "a list";
-    if (value_.is_object()) return "an object";
-    return value_.dump(-1, ' ', true, json::error_handler_t::replace);
-  }
-  double number() const {
-    const double found = value_.is_number() ? value_.get<double>() : NAN;
-    if (!std::isfinite(found)) refuse("a finite number");
-    return found;
-  }
-  const json& value_;
-  std::string name_;
-  const std::string& path_;
-};
+RateCurve read_curve(const Place& at) {
+  at.expect_keys({"alpha_us", "bytes_per_s"});
+  return {at.at("alpha_us").microseconds(), at.at("bytes_per_s").rate()};
+}
 
 void read_machine(const Place& at, MachineProfile& profile) {
   at.expect_keys({"cpu", "cpu_isa", "n_threads", "dram_bytes", "disk", "device", "driver"});
@@ -154,7 +74,7 @@ void read_disk(const Place& at, MachineProfile& profile) {
   at.expect_keys({"read_bytes_per_s", "write_bytes_per_s", "alone", "reads"});
   profile.disk_read_bytes_per_s = at.at("read_bytes_per_s").rate();
   profile.disk_write_bytes_per_s = at.at("write_bytes_per_s").rate();
-  profile.disk_alone = at.at("alone").curve();
+  profile.disk_alone = read_curve(at.at("alone"));
   at.at("reads").each([&](const Place& read) {
     read.expect_keys({"request_bytes", "depth", "bytes_per_s"});
     planner::DiskRate rate;
@@ -193,8 +113,8 @@ void read_gpu(const Place& at, MachineProfile& profile) {
                  {"copy_bytes_per_s", "gemv_bytes_per_s", "attend_bytes_per_s", "gemm_flops",
                   "attend_flops", "launch_us"});
   profile.gpu.hbm_bytes = at.at("hbm_bytes").count(UINT64_MAX);
-  profile.gpu.host_to_device = at.at("host_to_device").curve();
-  profile.gpu.device_to_host = at.at("device_to_host").curve();
+  profile.gpu.host_to_device = read_curve(at.at("host_to_device"));
+  profile.gpu.device_to_host = read_curve(at.at("device_to_host"));
   for (const GpuRate& of : kGpuRates)
     if (at.has(of.name)) profile.gpu.*of.value = at.at(of.name).rate();
 }
@@ -285,9 +205,10 @@ std::string machine_profile_json(const MachineProfile& profile) {
 
 MachineProfile parse_machine_profile(std::string_view text, const std::string& path) {
   const json parsed = parsed_text(text);
-  const Place root(parsed, "the profile", path);
+  const JsonSource source{path, kRemedy};
+  const Place root(parsed, "the profile", source);
   if (!parsed.is_object()) root.refuse("a JSON object of less than 1 MiB");
-  const Place top(parsed, "", path);
+  const Place top(parsed, "", source);
   // Before all other keys: another version has others.
   if (!top.has("version")) root.refuse("an object with version");
   if (top.at("version").count(UINT64_MAX) != kProfileVersion)

@@ -15,6 +15,7 @@
 #include "engine/prompt_tokens.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
+#include "tools/cli/placed_plan.h"
 #include "tools/cli/run_contexts.h"
 #include "tools/cli/tier_report.h"
 
@@ -67,7 +68,8 @@ class ModelSession {
   /// Makes the sequence the one of memory and disk that holds more of the prompt; returns how many
   /// of its tokens were in memory and have to be read again.
   uint64_t find_saved(std::span<const engine::TokenId> prompt);
-  ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened);
+  ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened,
+               PlacedPlan plan);
   void read_template();
   [[noreturn]] void fail_template(const Error& error) const;
   std::vector<engine::PromptPart> parts(const std::vector<engine::ChatMessage>& messages) const;
@@ -78,6 +80,7 @@ class ModelSession {
   Settings settings_;
   engine::SamplerOptions sampler_;
   engine::Engine engine_;
+  PlacedPlan plan_;  // of engine_
   std::optional<engine::ChatTemplate> template_;
   RunContexts saved_;
   bool is_anew_ = true;
@@ -85,6 +88,7 @@ class ModelSession {
   engine::SelectionCounts selected_before_;   // as of the last answer's begin
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
   std::vector<uint8_t> is_generated_;         // of the sequence's tokens
+  DecodedTokens last_;                        // of the last answer
   uint64_t n_kept_ = 0;                       // of the last prompt, as PromptTokens has it
 };
 

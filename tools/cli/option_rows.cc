@@ -198,6 +198,14 @@ constexpr OptionSpec kRows[] = {
     {"explain", "", Section::kOutput, ValueKind::kFlag, "false", 0, 0, "",
      "also say what is at work how long, and what more memory or a quicker part would bring",
      Sources::kFlagOnly, kPlan, &S::explain},
+    {"save", "", Section::kOutput, ValueKind::kText, "", 0, 0, "FILE",
+     "also write the plan to a file that can be edited, compared and given back: `strata run "
+     "--plan FILE`; with --dram it does not depend on what is free now",
+     Sources::kFlagOnly, kPlan, &S::save},
+    {"plan", "", Section::kModel, ValueKind::kText, "", 0, 0, "FILE",
+     "place weights, K and V as `strata plan --save FILE` has written; empty = as the planner "
+     "finds quickest",
+     Sources::kEverywhere, kComputing, &S::plan},
     {"show", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure nothing: print the profile that is kept of this machine, and its age",
      Sources::kFlagOnly, kCalibrate, &S::show},

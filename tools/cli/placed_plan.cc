@@ -1,14 +1,18 @@
 #include "tools/cli/placed_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <numeric>
 #include <optional>
 
 #include "base/error.h"
+#include "engine/device_walk.h"
 #include "engine/dram_budget.h"
 #include "engine/weight_budget.h"
+#include "tools/cli/answer_sink.h"
+#include "tools/cli/plan_file.h"
 
 namespace strata::cli {
 namespace {
@@ -18,7 +22,7 @@ using planner::GroupPlace;
 using planner::LayerGroup;
 using planner::LayerPlacement;
 using planner::PlacementProblem;
-using planner::WeightPlace;
+using planner::PlanTier;
 
 constexpr double kGiga = 1e9;
 // Of the rules' time: what a plan must save. Less is within what prices are off, and a run that
@@ -89,38 +93,58 @@ LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) 
 }
 
 /// Bytes of DRAM that weights and buffers leave to K and V, within the cap of these.
-uint64_t kv_room(const PlanSubject& subject, const Engine& engine,
-                 const engine::Placement& placement) {
-  engine::ContextRequest request = engine.limits();
+uint64_t kv_room(const PlanSubject& subject, const engine::Placement& placement) {
+  engine::ContextRequest request;
+  request.n_threads = subject.request.n_threads;
   request.chunk_rows = placement.chunk_rows;
   request.has_device = placement.has_device();
   const uint64_t taken =
-      engine::weight_plan_of(subject.model.sizes, placement.is_streamed).total_bytes() +
-      engine::buffer_bytes(engine.spec().shape, request);
-  const uint64_t left = request.available_bytes - std::min(request.available_bytes, taken);
+      engine::kProcessBytes + engine::buffer_bytes(subject.model.spec.shape, request) +
+      engine::weight_plan_of(subject.model.sizes, placement.is_streamed).total_bytes();
+  const uint64_t dram = subject.request.dram_bytes, left = dram - std::min(dram, taken);
   const uint64_t cap = subject.request.kv_dram_bytes;
   return cap > 0 ? std::min(cap, left) : left;
 }
 
-engine::Placement placement_of(const PlanSubject& subject, const Engine& engine,
-                               const PlacementProblem& problem, const LayerPlacement& layers) {
+/// Bytes of a device's memory that layers and buffers leave to copies of K and V.
+uint64_t copies_in_hbm(const PlanSubject& subject, const PlacementProblem& problem,
+                       const engine::Placement& placement) {
+  const engine::PlannedModel& model = subject.model;
+  const ModelShape& shape = model.spec.shape;
+  const auto kv_bytes = static_cast<uint64_t>(std::llround(problem.kv_gb() * kGiga));
+  gpu_attn::DeviceModel described = model.device;
+  described.kv_layout = KvLayout::make(placement.k_codec, placement.v_codec, shape.head_dim);
+  const engine::DeviceNeeds needs =
+      engine::device_needs(described, *model.file, shape, *subject.request.device, placement.n_ctx,
+                           kv_bytes, placement.chunk_rows);
+  const uint64_t taken =
+      engine::device_plan_of(
+          needs, std::vector<bool>(placement.is_resident.begin(), placement.is_resident.end()))
+          .hbm_bytes;
+  const uint64_t hbm = subject.request.hbm_bytes;
+  return std::min(kv_bytes, hbm - std::min(hbm, taken));
+}
+
+}  // namespace
+
+engine::Placement placement_of(const PlanSubject& subject, const PlacementProblem& problem,
+                               const LayerPlacement& layers) {
   engine::Placement placement;
-  placement.n_ctx = engine.context().n_ctx;
+  placement.n_ctx = static_cast<uint32_t>(subject.request.n_ctx);
   placement.chunk_rows = problem.chunk_rows;
   placement.k_codec = problem.k_codec;
   placement.v_codec = problem.v_codec;
-  for (const WeightPlace place : planner::weight_places(problem, layers)) {
-    placement.is_streamed.push_back(place == WeightPlace::kNvme ? 1 : 0);
-    if (problem.has_device) placement.is_resident.push_back(place == WeightPlace::kHbm ? 1 : 0);
+  for (const PlanTier place : planner::weight_tiers(problem, layers)) {
+    placement.is_streamed.push_back(place == PlanTier::kNvme ? 1 : 0);
+    if (problem.has_device) placement.is_resident.push_back(place == PlanTier::kHbm ? 1 : 0);
   }
   // What rounding to whole layers leaves is K and V's.
-  if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, engine, placement);
-  double hbm_kv = 0;
-  for (size_t g = 0; g < layers.groups.size(); ++g)
-    hbm_kv += layers.groups[g].kv_hbm * problem.groups[g].n_layers() * problem.groups[g].kv_gb;
-  placement.kv_hbm_bytes = static_cast<uint64_t>(std::llround(hbm_kv * kGiga));
+  if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, placement);
+  if (problem.has_device) placement.kv_hbm_bytes = copies_in_hbm(subject, problem, placement);
   return placement;
 }
+
+namespace {
 
 /// The problem of the chunk and the codecs that run.
 PlacementProblem problem_of(const PlanSubject& subject, const Engine& engine) {
@@ -139,6 +163,11 @@ PlacedPlan placed(PlanSubject subject, const Engine& engine) {
 }
 
 }  // namespace
+
+const char* placed_by_name(PlacedBy who) {
+  constexpr const char* kNames[] = {"rules", "planner", "file"};
+  return kNames[static_cast<size_t>(who)];
+}
 
 planner::StepTime PlacedPlan::token_at(uint64_t n_positions) const {
   PlacementProblem there = problem;
@@ -168,7 +197,7 @@ PlacedPlan place_by_plan(const Command& command, Engine& engine) {
   if (is_all_near(engine)) return by_hand;
   const auto begin = std::chrono::steady_clock::now();
   const auto problems = engine::placement_problems(by_hand.subject.model, by_hand.subject.request);
-  const auto plan = planner::plan_placement(problems);
+  const auto plan = planner::plan_placement(problems, /*with_duals=*/false);
   const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - begin;
   by_hand.solve_ms = taken.count();
   if (!plan) return by_hand;
@@ -176,7 +205,7 @@ PlacedPlan place_by_plan(const Command& command, Engine& engine) {
   const double ms = planner::request_ms(problem, plan->layers);
   if (ms >= kWorthIt * planner::request_ms(by_hand.problem, by_hand.layers)) return by_hand;
   try {
-    engine.place(placement_of(by_hand.subject, engine, problem, plan->layers));
+    engine.place(placement_of(by_hand.subject, problem, plan->layers));
   } catch (const Error& error) {
     // The plan counts in GB, the engine in bytes: one that fits to the byte may fail by a few.
     if (error.code() != ErrorCode::kDoesNotFit) throw;
@@ -184,7 +213,91 @@ PlacedPlan place_by_plan(const Command& command, Engine& engine) {
   }
   PlacedPlan by_plan = placed(std::move(by_hand.subject), engine);
   by_plan.solve_ms = taken.count();
+  by_plan.placed_by = PlacedBy::kPlanner;
   return by_plan;
+}
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& where, const std::string& what,
+                         const std::string& remedy) {
+  throw Error(ErrorCode::kUsage, what, where, remedy);
+}
+
+/// What the command says beside the plan must be what the plan says.
+void expect_no_contradiction(const Command& command, const engine::Placement& placement) {
+  const Settings& settings = command.settings;
+  const auto expect = [&](const char* option, const std::string& asked,
+                          const std::string& planned) {
+    if (!command.is_set(option) || asked == planned) return;
+    refuse(command.where(option),
+           fmt::format("--{} {} contradicts the plan, which has {}", option, asked, planned),
+           "leave one of them out, or change the plan");
+  };
+  const auto text = [](uint64_t value) { return fmt::format("{}", value); };
+  expect("ctx-size", text(settings.ctx_size), text(placement.n_ctx));
+  expect("batch-size", text(settings.batch_size), text(placement.chunk_rows));
+  expect("cache-type-k", settings.cache_type_k, kv_codec_name(placement.k_codec));
+  expect("cache-type-v", settings.cache_type_v, kv_codec_name(placement.v_codec));
+}
+
+/// The options with the plan's placement, and its budgets where the command states none.
+engine::EngineOptions with_plan(const Command& command, const PlanFile& plan,
+                                engine::EngineOptions options) {
+  const std::string& path = command.settings.plan;
+  expect_no_contradiction(command, plan.placement);
+  if (options.n_ctx > plan.placement.n_ctx)
+    refuse(path,
+           fmt::format("the plan has a context of {} tokens, {} are to be held",
+                       plan.placement.n_ctx, options.n_ctx),
+           fmt::format("plan for -c {}", options.n_ctx));
+  const engine::DeviceChoice planned = engine::parse_device_choice(plan.device);
+  if (planned.kind == engine::DeviceChoice::Kind::kVirtual)
+    refuse(path, fmt::format("the plan is of {}, a card that is not here", plan.device),
+           "plan for this machine: leave --device out");
+  if (options.device.kind == engine::DeviceChoice::Kind::kAuto) options.device = planned;
+  options.placement = plan.placement;
+  options.n_ctx = plan.placement.n_ctx;
+  options.k_codec = plan.placement.k_codec;
+  options.v_codec = plan.placement.v_codec;
+  if (options.dram_bytes == 0) options.dram_bytes = plan.dram_bytes;
+  if (options.hbm_bytes == 0) options.hbm_bytes = plan.hbm_bytes;
+  if (options.nvme_budget_bytes == 0) options.nvme_budget_bytes = plan.nvme_bytes;
+  return options;
+}
+
+}  // namespace
+
+PlacedEngine open_placed(const Command& command, engine::EngineOptions options) {
+  const std::string& path = command.settings.plan;
+  if (path.empty()) {
+    Engine engine = Engine::open(options);
+    PlacedPlan plan = place_by_plan(command, engine);
+    return {std::move(engine), std::move(plan)};
+  }
+  const PlanFile file = read_plan_file(path);
+  const auto model = engine::GgufFile::open(options.model_path);
+  expect_same_model(file, plan_file_of(model, engine::read_model_spec(model)), path);
+  Engine engine = Engine::open(with_plan(command, file, std::move(options)));
+  PlacedPlan plan = placed_plan(command, engine);
+  plan.placed_by = PlacedBy::kFile;
+  return {std::move(engine), std::move(plan)};
+}
+
+void save_plan(const PlanSubject& subject, const PlacementProblem& problem,
+               const planner::PlacementPlan& plan, const std::string& path) {
+  PlanFile file = plan_file_of(*subject.model.file, subject.model.spec);
+  file.device = subject.device;
+  file.dram_bytes = subject.request.dram_bytes;
+  file.nvme_bytes = subject.request.nvme_bytes;
+  file.hbm_bytes = subject.request.hbm_bytes;
+  file.placement = placement_of(subject, problem, plan.layers);
+  file.ttft_ms = plan.prompt.ms;
+  file.tpot_ms = plan.token.ms;
+  file.is_measured = subject.request.profile.is_measured();
+  AnswerSink sink = AnswerSink::open(path, "the plan");
+  sink.write(plan_file_json(file));
+  sink.close();
 }
 
 }  // namespace strata::cli

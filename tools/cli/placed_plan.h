@@ -1,8 +1,10 @@
-// tools/cli/placed_plan.h - where an open engine has its weights, K and V, by the planner where that
+// tools/cli/placed_plan.h - where an open engine has weights, K and V, by the planner where that
 // is quicker than the rules by hand, and what steps should take there.
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "planner/placement/placement.h"
@@ -10,12 +12,16 @@
 
 namespace strata::cli {
 
+enum class PlacedBy : uint8_t { kRules, kPlanner, kFile };
+const char* placed_by_name(PlacedBy who);  // "rules", "planner", "file"
+
 /// An engine's placement, priced. The engine's file outlives it.
 struct PlacedPlan {
   PlanSubject subject;
   planner::PlacementProblem problem;  // with the chunk and the codecs that run
   planner::LayerPlacement layers;     // what is reserved
   double solve_ms = 0;                // 0 = the planner was not asked
+  PlacedBy placed_by = PlacedBy::kRules;
 
   bool is_measured() const { return subject.request.profile.is_measured(); }
   /// A decoded token that attends n_positions (or of them what is chosen).
@@ -24,9 +30,32 @@ struct PlacedPlan {
   double prompt_ms(uint64_t n_tokens, uint64_t n_depth) const;
 };
 
+/// How long each token of an answer took.
+struct DecodedTokens {
+  uint64_t n_before = 0;  // positions that stood before the first of them
+  std::vector<float> step_ms;
+};
+
 /// Of what the engine has decided: after Engine::open, before or after it was loaded. Cost:
 /// milliseconds. Errors: none of its own; a profile that cannot be used is as good as none.
 PlacedPlan placed_plan(const Command& command, const engine::Engine& engine);
+
+/// A placement of a plan as the engine wants it: layers, and to K and V what these leave.
+engine::Placement placement_of(const PlanSubject& subject, const planner::PlacementProblem& problem,
+                               const planner::LayerPlacement& layers);
+
+/// The engine, open and placed: as --plan says, else as place_by_plan() does. Errors: those of
+/// Engine::open and read_plan_file; kUsage where the plan is of another model or device, or an
+/// option contradicts it.
+struct PlacedEngine {
+  engine::Engine engine;
+  PlacedPlan plan;
+};
+PlacedEngine open_placed(const Command& command, engine::EngineOptions options);
+
+/// Writes a plan of `strata plan`. Errors: kIo.
+void save_plan(const PlanSubject& subject, const planner::PlacementProblem& problem,
+               const planner::PlacementPlan& plan, const std::string& path);
 
 /// Asks the planner where not everything is as near as can be, and places by it what is quicker so;
 /// before Engine::load. What the rules by hand have accepted runs in any case. Cost: some ten

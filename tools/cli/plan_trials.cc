@@ -236,8 +236,8 @@ double ratio_in_turns(const Command& command, const PlanCell& cell, const PlanTr
 }
 
 std::vector<double> values_of(const std::vector<PlanTrial>& trials, double PlanTrial::*value) {
-  std::vector<double> values;
-  for (const PlanTrial& trial : trials) values.push_back(trial.*value);
+  std::vector<double> values(trials.size());
+  std::ranges::transform(trials, values.begin(), [&](const PlanTrial& of) { return of.*value; });
   return values;
 }
 

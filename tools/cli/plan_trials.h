@@ -1,6 +1,6 @@
 // tools/cli/plan_trials.h - plans of one model at one depth within one budget, each run by an
-// engine, its time a token beside the planner's: how far predictions are off, whether they put plans
-// into the right order, what following the planner costs against the best.
+// engine, its time a token beside the planner's: how far predictions are off, whether they put
+// plans into the right order, what following the planner costs against the best.
 // Why random plans: a planner that errs alike everywhere may still choose well, and one that is
 // right where it is asked may be wrong where it would have had to look.
 #pragma once

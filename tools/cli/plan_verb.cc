@@ -5,6 +5,7 @@
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/json_output.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/placed_plan.h"
 #include "tools/cli/plan_report.h"
 #include "tools/cli/program.h"
 #include "tools/cli/verb_functions.h"
@@ -39,6 +40,7 @@ int run_plan(const Command& command) {
   }
   PlanAnswer answer{problems[plan->choice], *std::move(plan),
                     std::chrono::duration<double, std::milli>(taken).count()};
+  if (!settings.save.empty()) save_plan(subject, answer.problem, answer.plan, settings.save);
   if (settings.json) {
     sink.write(json_text(plan_json(subject, answer)) + "\n");
   } else {

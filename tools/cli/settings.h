@@ -22,6 +22,7 @@ struct Settings {
   uint64_t nvme_budget = 0;    // 0 = half of what the disk has free
   std::string io;
   std::string device;         // as parse_device_choice() reads it
+  std::string plan;           // a file that says what lives where; empty = the planner does
   uint64_t hbm = 0;           // of the device's memory; 0 = what is free there
   uint64_t weights_dram = 0;  // 0 = all of them
   std::string load;
@@ -65,6 +66,7 @@ struct Settings {
   // What `plan` says.
   bool allow_q8 = false;  // K and V in q8_0 are tried too
   bool explain = false;
+  std::string save;   // the file it is written to; empty = none
   bool show = false;  // the profile that is kept
   // What `eval` judges.
   bool probe = false;

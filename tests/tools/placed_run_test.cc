@@ -1,0 +1,189 @@
+// `run` with what the planner or a plan's file says: the same answer from anywhere, and said where
+// everything is.
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "cpu_attn/kernels.h"
+#include "tests/tools/spilling_model.h"
+#include "tools/cli/machine_profile_file.h"
+#include "tools/cli/machine_words.h"
+#include "tools/cli/plan_notices.h"
+
+namespace strata::cli {
+namespace {
+
+using nlohmann::json;
+using planner::MachineProfile;
+using testing::Launch;
+using testing::Outcome;
+using testing::run_strata;
+using testing::with;
+using Words = std::vector<std::string>;
+
+class PlacedRun : public testing::SpillingTest {
+ protected:
+  /// Without a size of chunk, which is then the planner's.
+  Words asked(const Words& more = {}) const {
+    return with({"run", "-m", model_, "-f", prompt_, "-c", "8k", "-t", "1", "-n", "12", "--seed",
+                 "7", "--temp", "1.5", "--ignore-eos", "--json", "--nvme", disk_},
+                more);
+  }
+  Words command(const Words& more) const {
+    return with({"run", "-m", model_, "-p", "a", "-n", "2", "-t", "1", "--nvme", disk_}, more);
+  }
+  Launch launch(const Words& arguments) const {
+    Launch of;
+    of.arguments = arguments;
+    of.environment["XDG_CACHE_HOME"] = folder_.path("cache");
+    return of;
+  }
+  /// A profile of this machine whose disk gives so much.
+  void keep_profile(double disk_bytes_per_s) const {
+    std::filesystem::create_directories(disk_);
+    MachineProfile of = machine_words(cpu_attn::choose_kernels(), 1, disk_);
+    of.measured_at = profile_time_text(unix_seconds());
+    of.dram_read_bytes_per_s = 20e9;
+    of.dram_copy_bytes_per_s = 8e9;
+    of.linear = {{TensorType::kF32, 1e9, 2e9, 1e9}};
+    of.attend = {{KvCodec::kF16, 32, 5e9, 6e10}};
+    if (!of.disk.empty()) {
+      of.disk_read = {{16 << 10, 8, disk_bytes_per_s / 2}};
+      of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = disk_bytes_per_s;
+      of.disk_alone = {87.5, disk_bytes_per_s};
+    }
+    write_machine_profile(machine_profile_path(folder_.path("cache/strata/profiles"), of), of);
+  }
+  std::string saved_plan(const Words& more = {}) const {
+    const std::string path = folder_.path("plan.json");
+    const Outcome outcome =
+        run_strata(with({"plan", "-m", model_, "-c", "8k", "-b", "64", "-t", "1", "--no-cache",
+                         "--device", "none", "--nvme", disk_, "--dram", "92MiB", "--save", path},
+                        more));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err << outcome.out;
+    return path;
+  }
+};
+
+TEST_F(PlacedRun, WhereAllIsInMemoryNothingIsSaid) {
+  const Outcome outcome = run_strata(asked());
+  const json found = object_of(outcome);
+  EXPECT_EQ(outcome.err.find("plan:"), std::string::npos) << outcome.err;
+  EXPECT_EQ(found["plan"]["placed_by"], "rules");
+  EXPECT_FALSE(found["plan"].contains("solve_ms"));
+  EXPECT_EQ(found["plan"]["layers"]["dram"], kLayers);
+  EXPECT_GT(found["plan"]["predicted_tpot_ms"].get<double>(), 0);
+  EXPECT_GT(found["plan"]["predicted_ttft_ms"].get<double>(), 0);
+  EXPECT_GT(found["plan"]["tpot_ms"].get<double>(), 0);
+}
+
+TEST_F(PlacedRun, ThePlannersChoiceRunsAndChangesNoToken) {
+  const std::string expected = tokens_of(run_strata(asked()));
+  // A disk so slow that reading K and V back decides: the planner reads them for larger chunks.
+  keep_profile(2e6);
+  const Outcome outcome = run_strata(launch(asked({"--kv-dram", "6MiB"})));
+  const json found = object_of(outcome);
+  EXPECT_EQ(found["plan"]["placed_by"], "planner") << outcome.out;
+  EXPECT_EQ(found["plan"]["is_measured"], true);
+  EXPECT_GT(found["plan"]["chunk_rows"].get<int>(), 512);
+  EXPECT_GT(found["plan"]["kv_share"]["nvme"].get<double>(), 0);
+  EXPECT_EQ(found["tokens"].dump(), expected);
+  EXPECT_NE(outcome.err.find("% of K and V on disk (--kv-dram 6MiB holds no more); predicted "),
+            std::string::npos)
+      << outcome.err;
+  // What the user says stays.
+  const json asked_chunk = object_of(run_strata(launch(asked({"--kv-dram", "6MiB", "-b", "64"}))));
+  EXPECT_EQ(asked_chunk["plan"]["chunk_rows"], 64);
+  EXPECT_EQ(asked_chunk["tokens"].dump(), expected);
+}
+
+TEST_F(PlacedRun, ASavedPlanCanBeEditedAndRuns) {
+  const std::string expected = tokens_of(run_strata(asked()));
+  const std::string path = saved_plan();
+  json plan = json::parse(std::ifstream(path));
+  EXPECT_GT(plan["kv"]["dram_bytes"].get<uint64_t>(), 0u) << plan;
+  const Words planned = asked({"--plan", path});
+  const json unedited = object_of(run_strata(planned));
+  EXPECT_EQ(unedited["plan"]["placed_by"], "file");
+  EXPECT_EQ(unedited["tokens"].dump(), expected);
+  // Slots for layers that pass take more than such small layers do.
+  plan["kv"]["dram_bytes"] = plan["kv"]["dram_bytes"].get<uint64_t>() - kMiB;
+  plan["layers"] = {{"0-2", "file"}, {"3-14", "dram"}, {"15", "file"}};
+  std::ofstream(path) << plan;
+  const Outcome outcome = run_strata(planned);
+  const json edited = object_of(outcome);
+  EXPECT_EQ(edited["plan"]["layers"]["file"], 4);
+  EXPECT_EQ(edited["tokens"].dump(), expected);
+  EXPECT_NE(outcome.err.find("plan: 4 of 16 layers streamed"), std::string::npos) << outcome.err;
+  const Outcome bench = run_strata({"bench", "-m", model_, "-t", "1", "-p", "0", "-n", "4", "-r",
+                                    "1", "--nvme", disk_, "--plan", path, "--json"});
+  const json rows = json::parse(bench.out, nullptr, false);
+  ASSERT_TRUE(rows.is_array()) << bench.err << bench.out;
+  EXPECT_GT(rows[0]["prediction"]["predicted_ms"].get<double>(), 0);
+}
+
+TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {
+  const std::string path = saved_plan();
+  expect_refused(command({"--plan", path, "-b", "512"}),
+                 {2, "usage", {"contradicts the plan", "64"}, "--batch-size", "leave one"});
+  expect_refused(command({"--plan", path, "-c", "4k"}),
+                 {2, "usage", {"contradicts the plan", "8192"}, "--ctx-size", "leave one"});
+  expect_refused(command({"--plan", path, "--dram", "70MiB"}),
+                 {3, "does_not_fit", {"the plan needs", "--dram leaves them"}, "--dram", "--dram"});
+  json plan = json::parse(std::ifstream(path));
+  const auto refused = [&](const json& changed, const testing::Refusal& refusal) {
+    std::ofstream(path) << changed;
+    expect_refused(command({"--plan", path}), refusal);
+  };
+  json changed = plan;
+  changed["kv"]["dram_bytes"] = 4096;
+  refused(changed, {3, "does_not_fit", {"where a step needs"}, "kv_dram_bytes", "at least"});
+  changed = plan;
+  changed["device"] = "virtual:rtx4090";
+  changed["budgets"]["hbm_bytes"] = 1 << 30;
+  refused(changed, {2, "usage", {"a card that is not here"}, path, "plan for this machine"});
+  changed = plan;
+  changed["model"]["name"] = "another";
+  refused(changed, {2, "usage", {"another model"}, path, "-m"});
+  changed = plan;
+  changed["layers"] = {{"0-14", "dram"}};
+  refused(changed, {4, "bad_file", {"every layer from 0 to 15 once"}, path, "correct the file"});
+}
+
+/// One group of four layers, all in memory, whose token takes 4 * 2.5 ms and the head 2.
+PlacedPlan twelve_ms(bool is_measured) {
+  PlacedPlan plan;
+  plan.problem.rates.cpu_attend = plan.problem.rates.dram_read = 100;
+  plan.problem.head_ms = 2;
+  plan.problem.dram_gb = 1;
+  planner::LayerGroup group;
+  group.layers = {0, 1, 2, 3};
+  group.cpu_linear_ms = 2.5;
+  group.n_held = 1024;
+  plan.problem.groups = {group};
+  plan.layers.groups = {{.n_dram = 4, .kv_dram = 1024}};
+  if (is_measured) plan.subject.request.profile.measured_at = "2026-11-26T13:20:00Z";
+  return plan;
+}
+
+TEST(PlanDrift, IsSaidOfFiftyTokensWhoseMedianIsAFifthOff) {
+  const PlacedPlan plan = twelve_ms(true);
+  ASSERT_NEAR(plan.token_at(100).ms, 12, 1e-6);
+  const auto line = [&](size_t n, float ms) {
+    DecodedTokens decoded{100, std::vector<float>(n, ms)};
+    decoded.step_ms.front() = 1000;  // of one token alone nothing follows
+    return drift_line(plan, decoded);
+  };
+  EXPECT_EQ(line(50, 14.3F), "");
+  EXPECT_EQ(line(50, 9.7F), "");
+  EXPECT_EQ(line(49, 20), "");
+  for (const float ms : {14.5F, 9.5F}) {
+    const std::string said = line(50, ms);
+    EXPECT_NE(said.find("12 ms were predicted"), std::string::npos) << said;
+    EXPECT_NE(said.find("`strata calibrate`"), std::string::npos) << said;
+  }
+  EXPECT_EQ(drift_line(twelve_ms(false), {100, std::vector<float>(50, 20)}), "");
+}
+
+}  // namespace
+}  // namespace strata::cli

@@ -1,0 +1,155 @@
+#include "tools/cli/plan_notices.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "engine/byte_text.h"
+#include "tools/cli/notices.h"
+#include "tools/cli/sample_statistics.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::Engine;
+using nlohmann::ordered_json;
+using planner::StepTime;
+
+constexpr size_t kDriftTokens = 50;
+constexpr double kDrift = 0.2;
+
+struct PlacedShares {
+  uint32_t n_layers = 0, n_hbm = 0, n_file = 0;
+  double kv_hbm = 0, kv_dram = 0, kv_file = 0;  // of K and V
+};
+
+PlacedShares shares_of(const PlacedPlan& plan) {
+  PlacedShares shares;
+  for (size_t g = 0; g < plan.layers.groups.size(); ++g) {
+    const planner::GroupPlace& place = plan.layers.groups[g];
+    const planner::LayerGroup& group = plan.problem.groups[g];
+    const double kv = group.n_layers() * group.kv_gb / plan.problem.kv_gb();
+    shares.n_layers += place.n_hbm + place.n_dram + place.n_nvme;
+    shares.n_hbm += place.n_hbm;
+    shares.n_file += place.n_nvme;
+    shares.kv_hbm += place.kv_hbm * kv;
+    shares.kv_dram += place.kv_dram * kv;
+  }
+  shares.kv_file = std::max(0.0, 1 - shares.kv_hbm - shares.kv_dram);
+  return shares;
+}
+
+std::string ms_text(double ms) {
+  return ms < 1000 ? fmt::format("{:.3g} ms", ms) : fmt::format("{:.1f} s", ms / 1e3);
+}
+
+/// Which memory holds no more, by whose word.
+std::string holder_text(const Engine& engine) {
+  const engine::EngineOptions& options = engine.options();
+  if (engine.device() != nullptr) return options.hbm_bytes > 0 ? "--hbm" : "the device's memory";
+  std::string stated;
+  const auto add = [&](const char* option, uint64_t bytes) {
+    if (bytes > 0)
+      stated +=
+          fmt::format("{}{} {}", stated.empty() ? "" : ", ", option, engine::size_argument(bytes));
+  };
+  add("--dram", options.dram_bytes);
+  add("--weights-dram", options.weights_dram_bytes);
+  add("--kv-dram", options.kv_dram_bytes);
+  return stated.empty() ? "the memory that is free" : stated;
+}
+
+/// "CPU 12.1 ms, NVMe 30.4 ms".
+std::string busy_text(const StepTime& time) {
+  std::string text;
+  for (size_t i = 0; i < planner::kPlanParts; ++i)
+    if (time.busy_ms[i] > 0)
+      text +=
+          fmt::format("{}{} {}", text.empty() ? "" : ", ",
+                      plan_part_name(static_cast<planner::PlanPart>(i)), ms_text(time.busy_ms[i]));
+  return text;
+}
+
+}  // namespace
+
+std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
+  const PlacedShares shares = shares_of(plan);
+  std::string what;
+  const auto add = [&](const std::string& part) { what += (what.empty() ? "" : ", ") + part; };
+  if (shares.n_file > 0)
+    add(fmt::format("{} of {} layers streamed", shares.n_file, shares.n_layers));
+  if (shares.kv_file > 0) add(fmt::format("{:.0f} % of K and V on disk", 100 * shares.kv_file));
+  if (plan.problem.has_device && shares.n_hbm < shares.n_layers)
+    add(fmt::format("{} of {} layers pass through the device", shares.n_layers - shares.n_hbm,
+                    shares.n_layers));
+  if (plan.problem.has_device && shares.kv_dram > 0)
+    add(fmt::format("{:.0f} % of K and V across the link", 100 * shares.kv_dram));
+  if (what.empty()) return "";
+  const StepTime token = plan.token_at(engine.context().n_ctx);
+  return fmt::format(
+      "plan: {} ({} holds no more); predicted {} a token at the end of the context, "
+      "limited by {}{}",
+      what, holder_text(engine), ms_text(token.ms), plan_part_name(token.binding()),
+      plan.is_measured() ? "" : " (rates are assumed)");
+}
+
+void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
+  const std::string line = plan_line(plan, engine);
+  if (line.empty()) return;
+  notice(line);
+  if (!verbose) return;
+  const uint32_t n_ctx = engine.context().n_ctx;
+  notice(fmt::format("plan: by {}{}. {}",
+                     plan.placed_by == PlacedBy::kFile      ? "--plan"
+                     : plan.placed_by == PlacedBy::kPlanner ? "the planner"
+                                                            : "rule",
+                     plan.solve_ms > 0 ? fmt::format(" ({:.0f} ms)", plan.solve_ms) : "",
+                     plan.subject.rates_text));
+  notice(fmt::format("plan: a token has {}; a prompt of {} tokens takes {}",
+                     busy_text(plan.token_at(n_ctx)), engine::grouped_number(n_ctx - 1),
+                     ms_text(plan.prompt_ms(n_ctx - 1, 0))));
+}
+
+std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
+  const size_t n = decoded.step_ms.size();
+  if (!plan.is_measured() || n < kDriftTokens) return "";
+  const double took = median({decoded.step_ms.begin(), decoded.step_ms.end()});
+  const double predicted = plan.token_at(decoded.n_before + n / 2).ms;
+  if (std::abs(took - predicted) <= kDrift * predicted) return "";
+  return fmt::format(
+      "plan: a token took {} (the median of {}), {} were predicted; if this machine "
+      "has nothing else to do, `strata calibrate` measures it again",
+      ms_text(took), n, ms_text(predicted));
+}
+
+void say_drift(const PlacedPlan& plan, const DecodedTokens& decoded) {
+  if (const std::string line = drift_line(plan, decoded); !line.empty()) notice(line);
+}
+
+ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answer) {
+  const PlacedShares shares = shares_of(plan);
+  const uint64_t n_prompt = answer.usage.prompt_tokens, n_cached = answer.usage.cached_tokens;
+  const std::vector<float>& steps = answer.times.decode_step_ms;
+  ordered_json json = {
+      {"placed_by", placed_by_name(plan.placed_by)},
+      {"is_measured", plan.is_measured()},
+      {"chunk_rows", plan.problem.chunk_rows},
+      {"layers",
+       {{"hbm", shares.n_hbm},
+        {"dram", shares.n_layers - shares.n_hbm - shares.n_file},
+        {"file", shares.n_file}}},
+      {"kv_share", {{"hbm", shares.kv_hbm}, {"dram", shares.kv_dram}, {"nvme", shares.kv_file}}},
+      {"predicted_ttft_ms", plan.prompt_ms(n_prompt - std::min(n_prompt, n_cached), n_cached)},
+      {"ttft_ms", answer.times.ttft_ms}};
+  if (plan.solve_ms > 0) json["solve_ms"] = plan.solve_ms;
+  if (steps.empty()) return json;
+  const StepTime token = plan.token_at(n_prompt + steps.size() / 2);
+  json["predicted_tpot_ms"] = token.ms;
+  json["tpot_ms"] = median({steps.begin(), steps.end()});
+  json["binding"] = plan_part_name(token.binding());
+  return json;
+}
+
+}  // namespace strata::cli
