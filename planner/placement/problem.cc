@@ -48,6 +48,16 @@ bool PlacementProblem::may_hold_kv(const LayerGroup& group, PlanTier tier) const
   return false;
 }
 
+PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace) {
+  for (LayerGroup& group : problem.groups) group.cpu_linear_ms /= pace.dram;
+  PlanRates& rates = problem.rates;
+  for (double* rate : {&rates.dram_read, &rates.cpu_attend}) *rate *= pace.dram;
+  for (double* rate : {&rates.nvme_read, &rates.nvme_blocks, &rates.nvme_write}) *rate *= pace.disk;
+  problem.index_scan_ms /= pace.dram;
+  if (!problem.has_device) problem.head_ms /= pace.dram;
+  return problem;
+}
+
 std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
   const double rows = problem.chunk_rows;
   const auto n_chunks = static_cast<uint64_t>(std::ceil(problem.n_prompt / rows));

@@ -116,6 +116,14 @@ struct PlacementProblem {
   bool may_hold_kv(const LayerGroup& group, PlanTier tier) const;
 };
 
+/// How quick parts of the machine are now, of what the rates say.
+struct MachinePace {
+  double dram = 1, disk = 1;
+};
+/// The problem on that machine: what reads weights or K and V of DRAM goes at its pace; arithmetic
+/// and fixed costs stay.
+PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace);
+
 /// Chunks of a prompt by which its time is summed: a chunk's first position, its rows, and how many
 /// chunks it stands for.
 struct ChunkSample {

@@ -157,6 +157,23 @@ TEST(StepTime, LayersAndStepsOfTheCpuCostBesideTheirBytes) {
   EXPECT_NEAR(token_time(card, placed(4, 0, 0, 1000, 0)).ms, on_card, kExact);
 }
 
+TEST(StepTime, OfAnotherPaceIsThatOfTheOtherRates) {
+  PlacementProblem problem = small_problem(false);
+  problem.rates.cpu_step_ms = 3;
+  // What is near goes at DRAM's pace, but for the step's own cost; what is far at the disk's.
+  const LayerPlacement near = placed(0, 4, 0, 0, 1000), far = placed(0, 0, 4, 0, 1000);
+  EXPECT_NEAR(token_time(at_pace(problem, {.dram = 0.5}), near).ms, 2 * (4 * 15 + 2) + 3, kExact);
+  EXPECT_NEAR(token_time(at_pace(problem, {.disk = 0.5}), near).ms, 4 * 15 + 2 + 3, kExact);
+  EXPECT_NEAR(token_time(at_pace(problem, {.disk = 0.5}), far).ms, 2 * 4 * 50, kExact);
+  // Arithmetic of a prompt knows no memory's pace; the card's head none either.
+  problem.head_ms = 0;
+  EXPECT_NEAR(prompt_time(at_pace(problem, {.dram = 0.5}), near).ms, prompt_time(problem, near).ms,
+              kExact);
+  const PlacementProblem card = small_problem(true);
+  EXPECT_NEAR(token_time(at_pace(card, {.dram = 0.5}), placed(4, 0, 0, 1000, 0)).ms,
+              token_time(card, placed(4, 0, 0, 1000, 0)).ms, kExact);
+}
+
 TEST(StepTime, OfAPromptBehindAContextIsThatOfItsLastChunks) {
   PlacementProblem all = small_problem(false);
   all.n_prompt = 800;

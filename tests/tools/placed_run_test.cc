@@ -45,7 +45,7 @@ class PlacedRun : public testing::SpillingTest {
     of.measured_at = profile_time_text(unix_seconds());
     of.dram_read_bytes_per_s = 20e9;
     of.dram_copy_bytes_per_s = 8e9;
-    of.linear = {{TensorType::kF32, 1e9, 2e9}};
+    of.linear = {{TensorType::kF32, 1e9, 2e9, 1e9}};
     of.attend = {{KvCodec::kF16, 32, 5e9, 6e10}};
     if (!of.disk.empty()) {
       of.disk_read = {{16 << 10, 8, disk_bytes_per_s / 2}};
@@ -132,7 +132,7 @@ TEST_F(PlacedRun, ASavedPlanCanBeEditedAndRuns) {
                                     "1", "--nvme", disk_, "--plan", path, "--json"});
   const json rows = json::parse(bench.out, nullptr, false);
   ASSERT_TRUE(rows.is_array()) << bench.err << bench.out;
-  EXPECT_GT(rows[0]["predicted_ts"].get<double>(), 0);
+  EXPECT_GT(rows[0]["prediction"]["predicted_ms"].get<double>(), 0);
 }
 
 TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {

@@ -46,7 +46,6 @@ struct BenchResult {
   BenchTest test;
   std::chrono::system_clock::time_point start;
   std::vector<double> samples_s;  // one per repetition
-  double predicted_ms = 0;        // of one; 0 = nothing was predicted
   // Measured just before: what the same threads read of DRAM; of a device, what a copy inside its
   // memory moves, read and written.
   double memory_gbytes_per_s = 0;

@@ -8,11 +8,13 @@
 #include "engine/byte_text.h"
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/attention_profile.h"
+#include "tools/cli/bench_prediction.h"
 #include "tools/cli/bench_report.h"
 #include "tools/cli/bench_runner.h"
 #include "tools/cli/bench_setup.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/placed_plan.h"
 #include "tools/cli/plan_notices.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/tier_report.h"
@@ -84,10 +86,15 @@ PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& t
   }
 }
 
-/// Of all tokens of a test.
-double predicted_ms(const PlacedPlan& plan, const BenchTest& test) {
-  if (test.n_prompt > 0) return plan.prompt_ms(test.n_prompt, test.n_depth);
-  return test.n_gen * plan.token_at(test.n_depth + test.n_gen / 2).ms;
+/// At the pace of memory and disk right now, where the profile is of them.
+BenchPrediction prediction_of(const Settings& settings, const PlacedPlan& plan,
+                              const BenchResult& result) {
+  if (!plan.is_measured()) return predict_test(plan, result, {});
+  planner::MachinePace pace{.dram = dram_pace(plan, result.memory_gbytes_per_s)};
+  if (reads_disk(plan))
+    pace.disk = measure_disk_pace(plan.subject.request.profile, settings.nvme,
+                                  engine_options(settings).io, &interrupt_flag());
+  return predict_test(plan, result, pace);
 }
 
 }  // namespace
@@ -97,15 +104,18 @@ int run_bench(const Command& command) {
   AnswerSink sink = AnswerSink::open("");
   const bool predicts =
       engine::parse_device_choice(settings.device).kind == engine::DeviceChoice::Kind::kVirtual;
-  if ((predicts || settings.tiers) && settings.attn != "exact")
-    throw Error(ErrorCode::kUsage, "predictions and --tiers are of exact attention",
-                command.where("attn"), "measure --attn without --tiers on this machine");
+  if ((predicts || settings.tiers || settings.validate_plans) && settings.attn != "exact")
+    throw Error(ErrorCode::kUsage,
+                "predictions, --tiers and --validate-plans are of exact attention",
+                command.where("attn"),
+                "measure --attn without --tiers and --validate-plans on this machine");
   if (predicts) return run_device_bench(command, sink);
   if (command.is_set("device-ctx"))
     throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",
                 command.where("device-ctx"), "name a card with --device, or a depth with -d");
   if (settings.tiers) return run_tier_bench(command, sink);
   if (settings.reopen) return run_reopen_bench(command, sink);
+  if (settings.validate_plans) return run_plan_trials(command, sink);
   if (!settings.reopened.empty()) return run_reopened(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
   auto [engine, plan] = open_engine(command, tests);
@@ -132,6 +142,7 @@ int run_bench(const Command& command) {
   subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
   runner.check_answer();
 
+  if (!plan.is_measured()) notice("note: predictions count for little. " + plan.subject.rates_text);
   BenchReport report(sink, bench_format(settings), subject);
   for (const BenchTest& test : tests) {
     Progress filling("depth", grouped_number, " tok/s");
@@ -140,9 +151,8 @@ int run_bench(const Command& command) {
       filling.finish();
       if (settings.verbose) notice(fmt::format("{}: run {} of {}", test.name(), run, total));
     };
-    BenchResult result = runner.measure(test, {on_depth, on_run});
-    result.predicted_ms = predicted_ms(plan, test);
-    report.add(result);
+    const BenchResult result = runner.measure(test, {on_depth, on_run});
+    report.add(result, prediction_of(settings, plan, result));
   }
   report.finish();
   if (settings.verbose) say_reads(model);

@@ -37,9 +37,10 @@ constexpr size_t kClearShare = 10;  // one of so many passes counts as undisturb
 constexpr double kDisturbed = 1.5;
 constexpr uint64_t kCopyPiece = uint64_t{256} << 10;
 constexpr uint64_t kCopySlice = 16;  // pieces
-// Of matrices that are multiplied one after the other: some layers, half a millisecond.
-constexpr uint64_t kLinearSlice = uint64_t{16} << 20;
-constexpr uint32_t kFewLayers = 4, kManyLayers = 20;  // of the models that tell what a layer takes
+// Of matrices that are multiplied one after the other: some tens of microseconds.
+constexpr uint64_t kLinearSlice = uint64_t{4} << 20;
+// Of the models that tell what a layer takes: the weights of both fit second-level caches.
+constexpr uint32_t kFewLayers = 4, kManyLayers = 12;
 constexpr uint32_t kShortSteps = 16;  // so many times as many passes: each takes a tenth of a ms
 
 double seconds_since(Clock::time_point start) {

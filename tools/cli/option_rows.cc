@@ -186,6 +186,15 @@ constexpr OptionSpec kRows[] = {
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
      "without -d at 32,768 tokens or the model's context",
      Sources::kFlagOnly, kBench, &S::tiers},
+    {"validate-plans", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "measure instead many plans at each -d within three budgets of memory, beside what the "
+     "planner "
+     "predicts, its own and the best other again -r times in turns (exact attention of the CPU; "
+     "random K and V)",
+     Sources::kFlagOnly, kBench, &S::validate_plans},
+    {"plans", "", Section::kTests, ValueKind::kCount, "30", 2, 1000, "N",
+     "plans that --validate-plans tries at each depth and budget", Sources::kFlagOnly, kBench,
+     &S::plans},
     {"reopen", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure instead how soon a new process answers a question about a saved context of -d tokens "
      "under --attn, with a tenth of its K and V in memory or what --kv-dram says, beside restoring "
