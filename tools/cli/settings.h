@@ -62,9 +62,9 @@ struct Settings {
   std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `plan` says.
+  std::string save;       // the file it is written to; empty = none
   bool allow_q8 = false;  // K and V in q8_0 are tried too
   bool explain = false;
-  std::string save;   // the file it is written to; empty = none
   bool show = false;  // the profile that is kept
   // What `eval` judges.
   bool probe = false;
