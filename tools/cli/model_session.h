@@ -59,7 +59,7 @@ class ModelSession {
   /// Saves what was read and answered, and waits for the disk: after the answer was shown.
   void save();
   /// Where K and V lay and what moved since the last call, on standard error; nothing where all
-  /// stayed in memory.
+  /// stayed in memory. Then, where the last answer took another time than predicted, both times.
   void say_tiers();
   /// The object of `run --json`, with what moved since the last say_tiers().
   nlohmann::ordered_json to_json(const engine::Generation& answer);

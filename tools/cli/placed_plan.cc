@@ -125,16 +125,15 @@ uint64_t kv_room(const PlanSubject& subject, const engine::Placement& placement)
 }
 
 /// Bytes of a device's memory that layers and buffers leave to copies of K and V.
-uint64_t copies_in_hbm(const PlanSubject& subject, const PlacementProblem& problem,
-                       const engine::Placement& placement) {
+uint64_t copies_in_hbm(const PlanSubject& subject, const DeviceFacts& facts,
+                       const PlacementProblem& problem, const engine::Placement& placement) {
   const engine::PlannedModel& model = subject.model;
   const ModelShape& shape = model.spec.shape;
   const auto kv_bytes = static_cast<uint64_t>(std::llround(problem.kv_gb() * kGiga));
   gpu_attn::DeviceModel described = model.device;
   described.kv_layout = KvLayout::make(placement.k_codec, placement.v_codec, shape.head_dim);
-  const engine::DeviceNeeds needs =
-      engine::device_needs(described, *model.file, shape, *subject.request.device, placement.n_ctx,
-                           kv_bytes, placement.chunk_rows);
+  const engine::DeviceNeeds needs = engine::device_needs(
+      described, *model.file, shape, facts, placement.n_ctx, kv_bytes, placement.chunk_rows);
   const uint64_t taken =
       engine::device_plan_of(
           needs, std::vector<bool>(placement.is_resident.begin(), placement.is_resident.end()))
@@ -158,7 +157,8 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
   }
   // What rounding to whole layers leaves is K and V's.
   if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, placement);
-  if (problem.has_device) placement.kv_hbm_bytes = copies_in_hbm(subject, problem, placement);
+  if (subject.request.device)
+    placement.kv_hbm_bytes = copies_in_hbm(subject, *subject.request.device, problem, placement);
   return placement;
 }
 
