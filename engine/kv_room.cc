@@ -103,7 +103,7 @@ uint64_t slots_that_stay(const KvCache& cache, const Demands& demands,
                          std::span<const SequenceGoal> goals) {
   uint64_t n_blocks = blocks_for(2 * round_up(cache.chunk_rows(), kExtentPositions));
   for (const SequenceGoal& goal : goals)
-    n_blocks += std::min<uint64_t>(blocks_for(goal.n_positions), 2 * kExtentBlocks);
+    n_blocks += std::min<uint64_t>(blocks_for(goal.n_positions), uint64_t{2} * kExtentBlocks);
   return demands.windowed.all() + n_blocks * demands.n_full_streams;
 }
 
