@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "engine/context_size.h"
+#include "engine/grammar/answer_constraint.h"
 #include "engine/text/stop_matcher.h"
 
 namespace strata::engine {
@@ -164,7 +165,9 @@ FinishReason Run::answer_tokens(Sampler& sampler) {
       reason = FinishReason::kCancelled;
       break;
     }
-    const TokenId token = sampler.pick(walk.logits(0));
+    std::span<const uint64_t> allowed;
+    if (request.constraint) allowed = request.constraint->allowed();
+    const TokenId token = sampler.pick(walk.logits(0), allowed);
     if (i == 0) {
       answer.times.ttft_ms = ms_since(start);
       decode_start = Clock::now();
@@ -174,9 +177,11 @@ FinishReason Run::answer_tokens(Sampler& sampler) {
       break;
     }
     sampler.accept(token);
+    if (request.constraint) request.constraint->accept(token);
     const bool goes_on = stream.push(token, answer);
-    if (stream.stopped() || !goes_on) {
-      reason = stream.stopped() ? FinishReason::kStop : FinishReason::kCancelled;
+    const bool is_over = request.constraint && request.constraint->is_over();
+    if (stream.stopped() || is_over || !goes_on) {
+      reason = stream.stopped() || is_over ? FinishReason::kStop : FinishReason::kCancelled;
       break;
     }
   }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +18,8 @@
 #include "engine/walk.h"
 
 namespace strata::engine {
+
+class AnswerConstraint;
 
 enum class FinishReason : uint8_t {
   kStop,       // the model ended its answer, or a stop text came
@@ -38,6 +41,8 @@ struct GenerationRequest {
   SamplerOptions sampler;
   std::vector<std::string> stop;
   bool ignore_eos = false;
+  // What the answer has to be, at its beginning; null = any text. Not with ignore_eos.
+  std::shared_ptr<AnswerConstraint> constraint = nullptr;
 };
 
 /// The longest rest of a prompt that is asked of what was read before, rather than read itself.
