@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "engine/context_size.h"
+#include "engine/grammar/answer_constraint.h"
 #include "engine/token_scores.h"
 
 namespace strata::engine {
@@ -141,17 +142,22 @@ void Answer::take_step(std::span<const float> logits) {
 
 void Answer::take_token(std::span<const float> logits) {
   last_token_ = Clock::now();
-  const TokenId token = sampler_.pick(logits);
+  AnswerConstraint* constraint = request_.constraint.get();
+  std::span<const uint64_t> allowed;
+  if (constraint != nullptr) allowed = constraint->allowed();
+  const TokenId token = sampler_.pick(logits, allowed);
   if (answer_.tokens.empty()) {
     answer_.times.ttft_ms = ms_since(start_);
     decode_start_ = last_token_;
   }
   if (!request_.ignore_eos && tokenizer_.is_end(token)) return end(FinishReason::kStop);
   sampler_.accept(token);
+  if (constraint != nullptr) constraint->accept(token);
   if (request_.n_logprobs && events_.on_scores)
     events_.on_scores(score_token(logits, token, *request_.n_logprobs));
   const bool goes_on = text_.push(token, events_, answer_);
-  if (text_.is_stopped()) return end(FinishReason::kStop);
+  if (text_.is_stopped() || (constraint != nullptr && constraint->is_over()))
+    return end(FinishReason::kStop);
   if (!goes_on) return end(FinishReason::kCancelled);
   if (answer_.tokens.size() == n_most_) return end(FinishReason::kLength);
   if (is_cancelled()) end(FinishReason::kCancelled);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,6 +20,8 @@
 #include "engine/walk.h"
 
 namespace strata::engine {
+
+class AnswerConstraint;
 
 enum class FinishReason : uint8_t {
   kStop,       // the model ended its answer, or a stop text came
@@ -42,6 +45,8 @@ struct GenerationRequest {
   bool ignore_eos = false;
   // Of each token of the answer its score and so many of the likeliest are told; nothing = none is.
   std::optional<uint32_t> n_logprobs;
+  // What the answer has to be, at its beginning; null = any text. Not with ignore_eos.
+  std::shared_ptr<AnswerConstraint> constraint = nullptr;
 };
 
 /// The longest rest of a prompt that is asked of what was read before, rather than read itself.

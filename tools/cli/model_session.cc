@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "engine/byte_text.h"
+#include "engine/grammar/answer_constraint.h"
 #include "engine/machine.h"
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/attention_report.h"
@@ -191,6 +192,12 @@ engine::PromptTokens ModelSession::as_generated(std::span<const engine::TokenId>
   return engine::with_known_beginning(tokenizer, prompt, {});
 }
 
+void ModelSession::bind_answers(engine::JsonGrammar grammar) {
+  grammar_ = std::move(grammar);
+  token_table_ = std::make_shared<const engine::TokenTable>(engine_.tokenizer(),
+                                                            engine_.spec().shape.vocab_size);
+}
+
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
                                         const std::function<bool(std::string_view)>& on_text) {
   const engine::PromptTokens prompt = as_generated(asked);
@@ -210,6 +217,8 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   request.sampler = sampler_;
   request.stop = settings_.stop;
   request.ignore_eos = settings_.ignore_eos;
+  if (grammar_)
+    request.constraint = std::make_shared<engine::AnswerConstraint>(token_table_, *grammar_);
 
   // A prompt of one chunk is read before a bar would be seen.
   Progress progress("reading", grouped_number, " tok/s");

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +13,8 @@
 
 #include "engine/engine.h"
 #include "engine/generator.h"
+#include "engine/grammar/json_grammar.h"
+#include "engine/grammar/token_table.h"
 #include "engine/prompt_tokens.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
@@ -42,6 +45,8 @@ class ModelSession {
   /// Reads the weights, with progress. Errors: those of Engine::load; kCancelled.
   void load();
 
+  /// Every answer from now on is JSON of this grammar.
+  void bind_answers(engine::JsonGrammar grammar);
   /// Answers on the session's one sequence; `on_text` streams.
   engine::Generation answer(std::span<const engine::TokenId> prompt,
                             const std::function<bool(std::string_view)>& on_text);
@@ -82,6 +87,8 @@ class ModelSession {
   engine::Engine engine_;
   PlacedPlan plan_;  // of engine_
   std::optional<engine::ChatTemplate> template_;
+  std::optional<engine::JsonGrammar> grammar_;             // of answers
+  std::shared_ptr<const engine::TokenTable> token_table_;  // where there is a grammar
   RunContexts saved_;
   bool is_anew_ = true;
   TierCounts reported_;

@@ -140,6 +140,9 @@ constexpr OptionSpec kRows[] = {
      &S::stop},
     {"ignore-eos", "", Section::kPrompt, ValueKind::kFlag, "false", 0, 0, "",
      "never let the model end its answer", Sources::kEverywhere, kGenerating, &S::ignore_eos},
+    {"json-schema", "", Section::kPrompt, ValueKind::kText, "", 0, 0, "FILE",
+     "answer with JSON of the schema in this file; see docs/json-schemas.md", Sources::kNotInConfig,
+     kRun, &S::json_schema},
 
     {"seed", "", Section::kSampling, ValueKind::kInteger, "-1", -1, 4294967295.0, "N",
      "seed of the sampler; -1 = a drawn one, shown at the end", Sources::kEverywhere, kGenerating,

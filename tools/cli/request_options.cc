@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "base/error.h"
@@ -124,6 +125,21 @@ engine::SamplerOptions sampler_options(const Command& command) {
     options.logit_bias.push_back(*bias);
   }
   return options;
+}
+
+std::optional<engine::JsonGrammar> answer_grammar(const Command& command) {
+  const Settings& settings = command.settings;
+  if (settings.json_schema.empty()) return std::nullopt;
+  const std::string where = command.where("json-schema");
+  if (settings.ignore_eos)
+    throw Error(ErrorCode::kUsage, "--ignore-eos lets no answer end, and JSON has an end", where,
+                "leave --ignore-eos out");
+  const auto schema =
+      nlohmann::ordered_json::parse(read_text_file(settings.json_schema, where), nullptr, false);
+  if (schema.is_discarded())
+    throw Error(ErrorCode::kUsage, settings.json_schema + " is no JSON", where,
+                "give a file that holds a JSON schema");
+  return engine::compile_json_schema(schema);
 }
 
 std::string gather_prompt(const Command& command, std::string_view verb) {

@@ -48,6 +48,7 @@ struct Settings {
   int64_t predict = 0;  // -1 = until the model stops or the context is full
   std::vector<std::string> stop;
   bool ignore_eos = false;
+  std::string json_schema;  // a file; empty = none
   // Sampling.
   int64_t seed = 0;  // -1 = drawn
   double temp = 0;
