@@ -77,7 +77,7 @@ void MissingMetrics::note(const engine::ProbedHead& head, std::span<const double
 void MissingMetrics::hear(const engine::ProbedHead& head, std::span<const double> pooled) {
   if (head.kv_head == 0) begin_layer(head.layer, head.n_blocks);
   const uint32_t stream = cache_.index_stream(head.layer, head.kv_head);
-  const auto missing = held_->use(stream, head.chosen);
+  const auto missing = held_ ? held_->use(stream, head.chosen) : head.chosen;  // from layer 0 on
   if (is_counted_) {
     tally_.chosen += head.chosen.size();
     tally_.missing += missing.size();
