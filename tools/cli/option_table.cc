@@ -162,6 +162,8 @@ std::string_view section_title(Section section) {
       return "Evaluation";
     case Section::kSaved:
       return "Saved contexts";
+    case Section::kServing:
+      return "Server";
     case Section::kOutput:
       return "Output and command";
   }
@@ -254,6 +256,8 @@ std::string_view section_key(Section section) {
       return "eval";
     case Section::kSaved:
       return "saved";
+    case Section::kServing:
+      return "serve";
     case Section::kOutput:
       return "output";
   }

@@ -98,6 +98,14 @@ struct Settings {
   bool no_save = false;
   std::vector<std::string> name;  // of sessions or packs
   bool all = false;
+  // The server.
+  std::string host, socket;
+  uint64_t port = 0;
+  std::vector<std::string> api_key, cors_origin;
+  std::string api_key_file;
+  uint64_t parallel = 0, queue = 0;
+  uint64_t timeout = 0, drain = 0;  // seconds
+  std::string log;
   // Output.
   bool is_utf8 = false;  // set by command_line.h: the locale
   bool json = false;
