@@ -68,6 +68,7 @@ Engine Engine::open(const EngineOptions& options) {
     index::check_supported(*options.method, KvLayout::make(options.k_codec, options.v_codec,
                                                            engine.spec_.shape.head_dim));
   request.n_threads = engine.n_threads_;
+  request.n_answers = options.n_answers;
   engine.open_device();
   request.has_device = engine.device_.has_value();
   request.available_bytes = available_dram_bytes();
@@ -77,7 +78,8 @@ Engine Engine::open(const EngineOptions& options) {
         request.available_bytes, options.dram_bytes - std::min(options.dram_bytes, kProcessBytes));
   }
   if (!options.nvme_directory.empty()) request.nvme_bytes = engine.nvme_budget();
-  const ModelShape shape = shape_of_sequences(engine.spec_.shape, options.n_sequences);
+  const ModelShape shape =
+      shape_of_sequences(engine.spec_.shape, std::max(options.n_sequences, options.n_answers));
   const WeightSizes sizes = weight_sizes(*engine.file_, engine.spec_);
   uint64_t weights_budget = options.weights_dram_bytes;
   if (request.is_budgeted && weights_budget == 0)
@@ -237,7 +239,8 @@ void Engine::reserve_walk() {
   kv.model = fingerprint_;
   if (options_.method) {
     selectors_ = std::make_unique<index::SelectorSource>(
-        *options_.method, index_shape(spec_.shape, kv.k_codec, kv.v_codec, kv.n_ctx), *kernels_);
+        *options_.method,
+        index_shape(spec_.shape, kv.k_codec, kv.v_codec, kv.n_ctx, options_.n_answers), *kernels_);
     kv.selectors = selectors_.get();
   }
   cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));

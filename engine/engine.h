@@ -49,6 +49,10 @@ struct EngineOptions {
   // Sequences of n_ctx that share their beginning and are held at a time: full layers share its
   // blocks, windowed layers hold a window of each.
   uint32_t n_sequences = 1;
+  // Answers at work at a time, each with a text of its own; together they have n_ctx positions.
+  // Counted for each beyond the first: its windows, its tables, logits, index rows and saved
+  // contexts on their way, and of what spills the extents that it fills.
+  uint32_t n_answers = 1;
   RopeOverrides rope;
   DeviceChoice device = {.kind = DeviceChoice::Kind::kNone, .profile = ""};
   uint64_t hbm_bytes = 0;  // of the device's memory at most; 0 = what is free there, less a reserve

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 #include "engine/text/tokenizer.h"
+#include "engine/token_scores.h"
 #include "engine/walk.h"
 
 namespace strata::engine {
@@ -43,6 +45,8 @@ struct GenerationRequest {
   bool ignore_eos = false;
   // What the answer has to be, at its beginning; null = any text. Not with ignore_eos.
   std::shared_ptr<AnswerConstraint> constraint = nullptr;
+  // Of each token of the answer its score and so many of the likeliest are told; nothing = none is.
+  std::optional<uint32_t> n_logprobs;
 };
 
 /// The longest rest of a prompt that is asked of what was read before, rather than read itself.
@@ -52,7 +56,9 @@ inline constexpr uint32_t kQuestionTokensMax = 256;
 struct GenerationEvents {
   std::function<bool(std::string_view text)> on_text;  // whole code points, stop texts left out
   std::function<bool(uint64_t done, uint64_t total)>
-      on_prefill;                             // prompt tokens in the cache, of the whole prompt
+      on_prefill;  // prompt tokens in the cache, of the whole prompt
+  // Before the text of the token; where GenerationRequest::n_logprobs says so.
+  std::function<void(TokenScores scores)> on_scores;
   const std::atomic<bool>* cancel = nullptr;  // read between the operations of a step
 };
 
@@ -79,6 +85,7 @@ struct Generation {
   std::string text;
   std::vector<TokenId> tokens;  // of the answer; the token that ended it is not among them
   FinishReason finish_reason = FinishReason::kStop;
+  std::string stop_text;      // the stop text that ended it; empty = none did
   bool context_full = false;  // kLength because the context, not n_predict, ran out
   TokenUsage usage;
   Meeting meeting;  // of what was computed and what was read of a saved beginning
