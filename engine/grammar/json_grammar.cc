@@ -123,7 +123,7 @@ void check_keywords(const ordered_json& schema, const std::string& where,
   for (const auto& [key, unused] : schema.items()) {
     if (std::ranges::find(known, std::string_view(key)) != known.end()) continue;
     if (std::ranges::find(kDescribing, std::string_view(key)) != kDescribing.end()) continue;
-    refuse(where + "/" + key, "is not supported here");
+    refuse(fmt::format("{}/{}", where, key), "is not supported here");
   }
 }
 
@@ -195,6 +195,7 @@ uint32_t Compiler::value(const ordered_json& schema, const std::string& where, u
     return any_value();
   }
   std::vector<uint32_t> options;
+  options.reserve(types.size());
   for (const std::string& type : types) options.push_back(of_type(type, schema, where, depth));
   return any_of(std::move(options));
 }
@@ -227,6 +228,7 @@ uint32_t Compiler::referred(const ordered_json& schema, const std::string& where
 
 uint32_t Compiler::choices(const ordered_json& list, const std::string& where, uint32_t depth) {
   std::vector<uint32_t> options;
+  options.reserve(list.size());
   for (size_t i = 0; i < list.size(); ++i)
     options.push_back(value(list[i], fmt::format("{}/{}", where, i), depth + 1));
   return any_of(std::move(options));
@@ -318,7 +320,7 @@ uint32_t Compiler::object(const ordered_json& schema, const std::string& where, 
       refuse(where + "/properties", fmt::format("are more than {}", kGrammarChoicesMax));
     for (const auto& [name, one] : properties->items()) {
       node.keys.push_back(literal(ordered_json(name).dump()));
-      node.nodes.push_back(value(one, where + "/properties/" + name, depth + 1));
+      node.nodes.push_back(value(one, fmt::format("{}/properties/{}", where, name), depth + 1));
     }
   }
   mark_required(schema, where, node);

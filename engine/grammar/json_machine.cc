@@ -259,7 +259,6 @@ bool next_of_number(GrammarFrame& frame, uint8_t byte, bool is_integer) {
       if (byte == '+' || byte == '-') return to(kESign);
       return digit_to(kExponent, kExponentMax);
     case kESign:
-      return digit_to(kExponent, kExponentMax);
     case kExponent:
       return digit_to(kExponent, kExponentMax);
     default:
