@@ -142,9 +142,8 @@ void Answer::take_step(std::span<const float> logits) {
 
 void Answer::take_token(std::span<const float> logits) {
   last_token_ = Clock::now();
-  AnswerConstraint* constraint = request_.constraint.get();
   std::span<const uint64_t> allowed;
-  if (constraint != nullptr) allowed = constraint->allowed();
+  if (request_.constraint) allowed = request_.constraint->allowed();
   const TokenId token = sampler_.pick(logits, allowed);
   if (answer_.tokens.empty()) {
     answer_.times.ttft_ms = ms_since(start_);
@@ -152,11 +151,12 @@ void Answer::take_token(std::span<const float> logits) {
   }
   if (!request_.ignore_eos && tokenizer_.is_end(token)) return end(FinishReason::kStop);
   sampler_.accept(token);
-  if (constraint != nullptr) constraint->accept(token);
+  if (request_.constraint) request_.constraint->accept(token);
   if (request_.n_logprobs && events_.on_scores)
     events_.on_scores(score_token(logits, token, *request_.n_logprobs));
   const bool goes_on = text_.push(token, events_, answer_);
-  if (text_.is_stopped() || (constraint != nullptr && constraint->is_over()))
+  if (text_.is_stopped()) return end(FinishReason::kStop);
+  if (goes_on && request_.constraint && request_.constraint->is_over())
     return end(FinishReason::kStop);
   if (!goes_on) return end(FinishReason::kCancelled);
   if (answer_.tokens.size() == n_most_) return end(FinishReason::kLength);

@@ -202,6 +202,34 @@ TEST(ApiRequest, RefusesWhatItDoesNotImplementUnlessItChangesNothing) {
             "request has itself");
 }
 
+TEST(ApiRequest, TakesSchemasOfAnswers) {
+  const auto schema = [](const char* format) {
+    return parsed(ApiShape::kChat, chat_body(std::string(R"(, "response_format": )") + format))
+        .order.answer_schema.dump();
+  };
+  EXPECT_EQ(schema(R"({"type": "text"})"), "null");
+  EXPECT_EQ(schema(R"({"type": "json_object"})"), R"({"type":"object"})");
+  EXPECT_EQ(schema(R"({"type": "json_object", "schema": {"enum": [1]}})"), R"({"enum":[1]})");
+  EXPECT_EQ(schema(R"({"type": "json_schema", "json_schema": {"name": "n", "strict": true,
+    "schema": {"type": "object", "properties": {"b": {}, "a": {}}}}})"),
+            R"({"type":"object","properties":{"b":{},"a":{}}})");
+  EXPECT_EQ(chat_refusal(R"(, "response_format": {"type": "json_object", "schema":
+    {"type": "string", "pattern": "x"}})"),
+            "usage response_format: the schema's #/pattern is not supported here");
+  EXPECT_EQ(chat_refusal(R"(, "response_format": {"type": "json_schema", "json_schema": {}})"),
+            "usage response_format.json_schema.schema: response_format.json_schema.schema is "
+            "missing; wanted an object");
+  EXPECT_EQ(chat_refusal(R"(, "response_format": {"type": "xml"})"),
+            "usage response_format.type: response_format.type is \"xml\"; wanted text, "
+            "json_object or json_schema");
+  EXPECT_EQ(chat_refusal(R"(, "response_format": {"type": "json_object"}, "tools":
+    [{"type": "function", "function": {"name": "f"}}])"),
+            "usage tools: tools is an array; wanted none with a response_format of JSON, in which "
+            "no call can be written");
+  EXPECT_EQ(chat_refusal(R"(, "response_format": {"type": "json_object"}, "ignore_eos": true)"),
+            "usage ignore_eos: ignore_eos is true; wanted false with a response_format of JSON");
+}
+
 TEST(ApiRequest, RefusesMessagesThatATemplateCannotBeGiven) {
   EXPECT_EQ(refusal_of(ApiShape::kChat, "{}"),
             "usage messages: messages is missing; wanted an array of at least one message");

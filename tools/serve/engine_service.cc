@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "engine/answer_scheduler.h"
+#include "engine/grammar/answer_constraint.h"
 #include "tools/serve/event_channel.h"
 #include "tools/serve/order_prompt.h"
 #include "tools/serve/service_counts.h"
@@ -150,6 +151,7 @@ struct EngineService::State {
         options(wanted),
         prompts(of),
         facts(service_facts(of, prompts.template_source(), wanted.n_parallel)),
+        token_table(std::make_shared<engine::TokenTable>(of.tokenizer(), facts.vocab_size)),
         scheduler(of, {.n_parallel = wanted.n_parallel, .contexts = contexts_of(of, wanted)}) {}
 
   void check_open() const;
@@ -167,6 +169,7 @@ struct EngineService::State {
   const Options options;
   const OrderPrompts prompts;
   const ServiceFacts facts;
+  const std::shared_ptr<const engine::TokenTable> token_table;  // for answers bound to a schema
   // Of the engine's thread.
   engine::AnswerScheduler scheduler;
   std::vector<std::shared_ptr<OpenOrder>> open;
@@ -192,7 +195,7 @@ void EngineService::State::check_open() const {
                 "", "try again later");
 }
 
-/// Errors: those of OrderPrompts::encode, Sampler and StopMatcher.
+/// Errors: those of OrderPrompts::encode, compile_json_schema, Sampler and StopMatcher.
 engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
   engine::AnswerTask task;
   task.prompt = prompts.encode(order);
@@ -200,6 +203,9 @@ engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
   task.request.sampler = std::move(order.sampler);
   task.request.stop = std::move(order.stop);
   task.request.ignore_eos = order.ignore_eos;
+  if (!order.answer_schema.is_null())
+    task.request.constraint = std::make_shared<engine::AnswerConstraint>(
+        token_table, engine::compile_json_schema(order.answer_schema));
   task.request.n_logprobs = order.n_logprobs;
   task.request.n_predict = order.n_predict;
   if (order.n_predict == UINT64_MAX)

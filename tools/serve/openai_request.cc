@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "base/error.h"
+#include "engine/grammar/json_grammar.h"
 #include "tools/serve/request_shapes.h"
 
 namespace strata::serve {
@@ -123,11 +125,34 @@ void read_streaming(const FieldReader& body, ApiRequest& request) {
   request.includes_usage = fields.flag("include_usage").value_or(false);
 }
 
-void read_response_format(const FieldReader& body) {
+/// The schema that a response_format asks for; null = any text.
+ordered_json answer_schema(const FieldReader& format) {
+  const std::string type = format.required_text("type");
+  if (type == "text") return nullptr;
+  if (type == "json_schema") {
+    const ordered_json* named = format.object("json_schema");
+    if (!named) format.refuse("json_schema", "an object with a schema");
+    const FieldReader fields(*named, format.path_of("json_schema"));
+    const ordered_json* schema = fields.object("schema");
+    if (!schema) fields.refuse("schema", "an object");
+    return *schema;
+  }
+  if (type != "json_object") format.refuse("type", "text, json_object or json_schema");
+  const ordered_json* schema = format.object("schema");  // llama.cpp's
+  return schema ? *schema : ordered_json{{"type", "object"}};
+}
+
+void read_response_format(const FieldReader& body, AnswerOrder& order) {
   const ordered_json* format = body.object("response_format");
   if (!format) return;
-  const FieldReader fields(*format, "response_format");
-  if (fields.required_text("type") != "text") fields.refuse("type", "\"text\"");
+  order.answer_schema = answer_schema(FieldReader(*format, "response_format"));
+  if (order.answer_schema.is_null()) return;
+  if (order.ignore_eos) body.refuse("ignore_eos", "false with a response_format of JSON");
+  try {
+    (void)engine::compile_json_schema(order.answer_schema);
+  } catch (const Error& error) {
+    throw Error(error.code(), error.what(), "response_format", error.remedy());
+  }
 }
 
 void read_tools(const FieldReader& body, AnswerOrder& order) {
@@ -148,7 +173,10 @@ void read_tools(const FieldReader& body, AnswerOrder& order) {
       body.refuse("tool_choice", "\"auto\" or \"none\"; a call cannot be forced");
     }
   }
-  if (takes_tools) order.tools = std::move(list);
+  if (!takes_tools) return;
+  if (!order.answer_schema.is_null())
+    body.refuse("tools", "none with a response_format of JSON, in which no call can be written");
+  order.tools = std::move(list);
 }
 
 void read_template_values(const FieldReader& body, AnswerOrder& order) {
@@ -216,7 +244,7 @@ void read_openai_request(RequestBody& body, ApiRequest& request) {
   read_length(fields, request.order);
   read_stop(fields, "stop", request.order.stop);
   read_streaming(fields, request);
-  read_response_format(fields);
+  read_response_format(fields, request.order);
   if (request.shape == ApiShape::kCompletion) return read_completion(fields, request);
   request.order.messages = openai_messages(body);
   read_tools(fields, request.order);
