@@ -307,7 +307,7 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
   options.model_path = model.path();
   options.n_ctx = kLongContext;
   options.chunk_rows = 16;
-  options.n_threads = 2;
+  options.n_threads = 1;  // beside other tests, two would wait for each other
   options.n_answers = 3;
   options.method = index::Method::kQuest;
   options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 64},

@@ -37,7 +37,7 @@ EngineOptions options_of(const TemporaryModel& model, uint32_t n_parallel,
   options.model_path = model.path();
   options.n_ctx = n_ctx;
   options.chunk_rows = 16;
-  options.n_threads = 2;
+  options.n_threads = 1;  // beside other tests, two would wait for each other
   options.n_answers = n_parallel;
   return options;
 }

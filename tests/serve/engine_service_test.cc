@@ -45,7 +45,7 @@ struct Served {
     of.model_path = model.path();
     of.n_ctx = n_ctx;
     of.chunk_rows = 16;
-    of.n_threads = 2;
+    of.n_threads = 1;  // beside other tests, two would wait for each other
     of.io = tiers::IoChoice::kThreads;
     EngineService::prepare(options, of);
     Engine engine = Engine::open(of);

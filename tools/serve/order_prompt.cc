@@ -18,6 +18,14 @@ OrderPrompts::OrderPrompts(const engine::Engine& engine) : engine_(engine) {
   template_ = engine::ChatTemplate::parse(source_);
 }
 
+/// A template that never speaks of tools would leave them out silently.
+void OrderPrompts::check_tools(const AnswerOrder& order) const {
+  if (order.tools.is_null() || order.tools.empty()) return;
+  if (template_ && source_.find("tools") != std::string::npos) return;
+  throw Error(ErrorCode::kUsage, "the model's chat template takes no tools", "tools",
+              "leave tools out, or use a model that was trained to call them");
+}
+
 std::vector<engine::PromptPart> OrderPrompts::parts(const AnswerOrder& order) const {
   const engine::Tokenizer& tokenizer = engine_.tokenizer();
   engine::TemplateContext context;
@@ -31,6 +39,7 @@ std::vector<engine::PromptPart> OrderPrompts::parts(const AnswerOrder& order) co
 }
 
 std::string OrderPrompts::rendered(const AnswerOrder& order) const {
+  check_tools(order);
   std::string text;
   if (template_)
     for (const engine::PromptPart& part : parts(order)) text += part.text;
@@ -53,6 +62,7 @@ std::vector<TokenId> OrderPrompts::encode(const AnswerOrder& order) const {
   if (n_kinds > 1)
     throw Error(ErrorCode::kUsage, "several kinds of prompt", "prompt",
                 "give messages, a text or tokens");
+  check_tools(order);
   std::vector<TokenId> prompt;
   if (!order.tokens.empty()) {
     check_tokens(order.tokens);

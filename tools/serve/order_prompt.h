@@ -20,7 +20,8 @@ class OrderPrompts {
 
   /// As the model file has it; empty = none: then messages are their texts, one after the other.
   const std::string& template_source() const { return source_; }
-  /// Errors: kUsage (not just one kind of prompt, a token that the model does not have), kBadText,
+  /// Errors: kUsage (not just one kind of prompt, a token that the model does not have, tools where
+  /// the template takes none), kBadText,
   /// kTemplate, ContextLengthError.
   std::vector<engine::TokenId> encode(const AnswerOrder& order) const;
   /// The prompt as text. Errors: kTemplate.
@@ -29,6 +30,7 @@ class OrderPrompts {
   std::string decode(const std::vector<engine::TokenId>& tokens) const;
 
  private:
+  void check_tools(const AnswerOrder& order) const;
   std::vector<engine::PromptPart> parts(const AnswerOrder& order) const;
   void check_tokens(const std::vector<engine::TokenId>& tokens) const;
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "base/error.h"
 #include "tools/cli/json_output.h"
@@ -259,7 +260,9 @@ HttpReply ServeApp::answer_template(const HttpRequest& request, const HttpClient
 
 HttpReply ServeApp::answer_order(const HttpRequest& request, const HttpClient& client) {
   AnswerService& service = *service_;
-  ApiRequest wanted = parse_request(shape_of(request.path), request.body, options_.defaults);
+  ApiDefaults defaults = options_.defaults;
+  if (options_.draws_seed) defaults.sampler.seed = std::random_device{}();
+  ApiRequest wanted = parse_request(shape_of(request.path), request.body, defaults);
   ApiIdentity identity;
   identity.id = request.id;
   identity.model = model_id(service.facts());

@@ -30,6 +30,7 @@ class ServeApp final : public HttpApp {
   struct Options {
     AccessOptions access;
     ApiDefaults defaults;
+    bool draws_seed = false;  // for every request that names none; else that of the defaults
     std::string version;
     std::function<void(const HttpRequest&, const HttpOutcome&)> log;  // may be empty
   };

@@ -12,6 +12,8 @@
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/placed_plan.h"
+#include "tools/cli/plan_notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/verb_functions.h"
@@ -65,6 +67,7 @@ serve::ServingSetup setup_of(const Command& command) {
   // A key keeps pages out whose name was pointed at us: without one only names of this machine do.
   access.checks_host = access.keys.empty() && settings.socket.empty();
   setup.app.defaults.sampler = sampler_options(command);
+  setup.app.draws_seed = settings.seed < 0;
   if (settings.predict >= 0) setup.app.defaults.n_predict = static_cast<uint64_t>(settings.predict);
   setup.app.version = version_text();
   setup.app.log = [is_json = settings.log == "json"](const serve::HttpRequest& request,
@@ -87,15 +90,17 @@ serve::EngineService::Options service_options(const Settings& settings) {
   return options;
 }
 
-engine::Engine loaded_engine(const Settings& settings,
-                             const serve::EngineService::Options& service) {
+engine::Engine loaded_engine(const Command& command, const serve::EngineService::Options& service) {
+  const Settings& settings = command.settings;
   engine::EngineOptions options = engine_options(settings);
   if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
   serve::EngineService::prepare(service, options);
-  engine::Engine engine = engine::Engine::open(options);
+  PlacedEngine placed = open_placed(command, options);
+  engine::Engine engine = std::move(placed.engine);
   note_missing_pre_tokenizer(engine.file());
   say_streaming(engine.weight_plan());
   say_device(engine);
+  say_plan(placed.plan, engine, settings.verbose);
   LoadingBar bar;
   engine.load(bar.updates());
   bar.finish();
@@ -114,7 +119,7 @@ int run_serve(const Command& command) {
   serve::ServingEvents events;
   events.load = [&]() -> serve::AnswerService& {
     const serve::EngineService::Options options = service_options(settings);
-    engine.emplace(loaded_engine(settings, options));
+    engine.emplace(loaded_engine(command, options));
     service = serve::EngineService::start(*engine, options);
     for (const std::string& line : service->take_notices()) notice("note: " + line);
     return *service;
