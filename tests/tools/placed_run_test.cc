@@ -107,7 +107,8 @@ TEST_F(PlacedRun, PinsAreHeededAndChangeNoToken) {
   EXPECT_GT(spilled["plan"]["kv_share"]["nvme"].get<double>(), 0.5);
   EXPECT_GT(spilled["tiers"]["nvme"]["written_bytes"].get<uint64_t>(), 0u);
   EXPECT_EQ(spilled["tokens"].dump(), expected);
-  expect_refused(asked({"-ngl", "4"}), {2, "usage", {"no device"}, "--n-gpu-layers", ""});
+  expect_refused(command({"-ngl", "4"}),
+                 {2, "usage", {"hbm", "none computes"}, "--n-gpu-layers", "leave it out"});
 }
 
 TEST_F(PlacedRun, ASavedPlanCanBeEditedAndRuns) {

@@ -69,7 +69,7 @@ TEST_F(PlanBadInput, ARateOfZeroIsNamed) {
   planner::MachineProfile profile = machine_words(cpu_attn::choose_kernels(), 2, folder_.path());
   profile.measured_at = profile_time_text(unix_seconds());
   profile.dram_read_bytes_per_s = profile.dram_copy_bytes_per_s = 8e9;
-  profile.linear = {{TensorType::kF16, 1e9, 2e9}};
+  profile.linear = {{TensorType::kF16, 1e9, 2e9, 1e9}};
   profile.attend = {{KvCodec::kF16, 32, 5e9, 6e10}};
   profile.disk_read = {{16 << 10, 8, 1e9}};
   profile.disk_read_bytes_per_s = profile.disk_write_bytes_per_s = 2e9;
