@@ -1,9 +1,13 @@
 #include "engine/grammar/answer_constraint.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/check.h"
+#include "base/error.h"
 
 namespace strata::engine {
 namespace {
@@ -24,6 +28,17 @@ uint64_t hash_of(const std::vector<GrammarStack>& stacks) {
   return hash;
 }
 
+uint64_t bytes_of(const GrammarStack& stack) {
+  return sizeof(stack) + stack.size() * sizeof(GrammarFrame);
+}
+
+[[noreturn]] void refuse_ways() {
+  throw Error(ErrorCode::kUsage,
+              fmt::format("the schema leaves too many ways open at once: more than {}, or {} KiB",
+                          AnswerConstraint::kWaysMax, AnswerConstraint::kStateBytesMax >> 10),
+              "schema", "Let the choices of an anyOf begin differently, or nest less deep.");
+}
+
 void set_bit(std::vector<uint64_t>& bits, TokenId token) {
   const auto idx = static_cast<size_t>(token);
   bits[idx / 64] |= uint64_t{1} << (idx % 64);
@@ -33,16 +48,16 @@ void set_bit(std::vector<uint64_t>& bits, TokenId token) {
 
 AnswerConstraint::AnswerConstraint(std::shared_ptr<const TokenTable> tokens, JsonGrammar grammar)
     : tokens_(std::move(tokens)), grammar_(std::move(grammar)) {
-  begin_anew();
-  current_ = state_of({first_stack(grammar_)});
+  begin_anew({first_stack(grammar_)});
 }
 
-void AnswerConstraint::begin_anew() {
+void AnswerConstraint::begin_anew(std::vector<GrammarStack> current) {
   states_.clear();
   known_.clear();
-  n_masks_ = 0;
+  held_bytes_ = 0;
   const uint32_t dead = state_of({});
   STRATA_CHECK(dead == kDead, "dead=%u", dead);
+  current_ = state_of(std::move(current));
 }
 
 uint32_t AnswerConstraint::state_of(std::vector<GrammarStack> stacks) {
@@ -55,6 +70,8 @@ uint32_t AnswerConstraint::state_of(std::vector<GrammarStack> stacks) {
   state->is_complete = std::ranges::any_of(
       stacks, [&](const GrammarStack& stack) { return may_end(grammar_, stack); });
   state->next.assign(256, stacks.empty() ? kDead : kUnknown);
+  held_bytes_ += sizeof(State) + state->next.size() * sizeof(uint32_t);
+  for (const GrammarStack& stack : stacks) held_bytes_ += bytes_of(stack);
   state->stacks = std::move(stacks);
   states_.push_back(std::move(state));
   known_.emplace(hash, idx);
@@ -63,22 +80,35 @@ uint32_t AnswerConstraint::state_of(std::vector<GrammarStack> stacks) {
 
 uint32_t AnswerConstraint::step(uint32_t idx, uint8_t byte) {
   if (const uint32_t next = states_[idx]->next[byte]; next != kUnknown) return next;
+  std::set<GrammarStack> kept;
   std::vector<GrammarStack> stacks;
-  for (const GrammarStack& stack : states_[idx]->stacks) {
-    step_stack(grammar_, stack, byte, stacks);
-    if (stacks.size() >= kStacksMax) break;
+  uint64_t n_bytes = 0, n_ways = 0;
+  for (const GrammarStack& before : states_[idx]->stacks) {
+    stacks.clear();
+    step_stack(grammar_, before, byte, stacks);
+    for (GrammarStack& stack : stacks) {
+      const auto [added, is_new] = kept.insert(std::move(stack));
+      if (!is_new) continue;
+      n_bytes += bytes_of(*added);
+      if (grammar_.nodes[added->back().node].kind != GrammarNode::Kind::kLiteral) ++n_ways;
+      if (n_ways > kWaysMax || n_bytes > kStateBytesMax) refuse_ways();
+    }
   }
-  // Each can be completed by itself, so that leaving some out only narrows the answer.
-  std::vector<GrammarStack> kept;
-  for (GrammarStack& stack : stacks)
-    if (kept.size() < kStacksMax && std::ranges::find(kept, stack) == kept.end())
-      kept.push_back(std::move(stack));
-  const uint32_t next = state_of(std::move(kept));
+  const uint32_t next = state_of({kept.begin(), kept.end()});
   states_[idx]->next[byte] = next;
   return next;
 }
 
-void AnswerConstraint::fill_mask(uint32_t idx) {
+/// The state whose mask is that of the current one.
+uint32_t AnswerConstraint::mask_state() {
+  std::set<GrammarStack> stacks;
+  for (const GrammarStack& stack : states_[current_]->stacks)
+    stacks.insert(clipped(grammar_, stack, tokens_->longest_bytes()));
+  return state_of({stacks.begin(), stacks.end()});
+}
+
+/// Of mask_state(). Returns where that is then.
+uint32_t AnswerConstraint::fill_mask(uint32_t idx) {
   std::vector<uint64_t> mask((tokens_->vocab_size() + 63) / 64, 0);
   const auto& entries = tokens_->entries();
   const std::string& bytes = tokens_->bytes();
@@ -93,6 +123,12 @@ void AnswerConstraint::fill_mask(uint32_t idx) {
     }
     n_walked = entry.n_common;
     path_.resize(n_walked + 1);
+    if (held_bytes_ >= kBytesMax) {
+      begin_anew(std::move(states_[current_]->stacks));
+      idx = mask_state();
+      path_.assign(1, idx);
+      n_walked = 0;
+    }
     while (n_walked < entry.n_bytes) {
       const uint32_t next =
           step(path_[n_walked], static_cast<uint8_t>(bytes[entry.begin + n_walked]));
@@ -105,14 +141,16 @@ void AnswerConstraint::fill_mask(uint32_t idx) {
   }
   if (states_[idx]->is_complete)
     for (const TokenId token : tokens_->end_tokens()) set_bit(mask, token);
+  held_bytes_ += mask.size() * sizeof(uint64_t);
   states_[idx]->mask = std::move(mask);
-  ++n_masks_;
+  return idx;
 }
 
 std::span<const uint64_t> AnswerConstraint::allowed() {
   STRATA_CHECK(!has_ended_, "an answer that has ended is asked on, state %u", current_);
-  if (states_[current_]->mask.empty()) fill_mask(current_);
-  return states_[current_]->mask;
+  uint32_t idx = mask_state();
+  if (states_[idx]->mask.empty()) idx = fill_mask(idx);
+  return states_[idx]->mask;
 }
 
 void AnswerConstraint::accept(TokenId token) {
@@ -125,10 +163,7 @@ void AnswerConstraint::accept(TokenId token) {
   const std::string_view text = tokens_->text_of(token);
   for (const char byte : text) current_ = step(current_, static_cast<uint8_t>(byte));
   STRATA_CHECK(!text.empty() && current_ != kDead, "token %d was not allowed", token);
-  if (states_.size() < kStatesMax && n_masks_ < kMasksMax) return;
-  std::vector<GrammarStack> stacks = std::move(states_[current_]->stacks);
-  begin_anew();
-  current_ = state_of(std::move(stacks));
+  if (held_bytes_ >= kBytesMax) begin_anew(std::move(states_[current_]->stacks));
 }
 
 bool AnswerConstraint::is_complete() const { return states_[current_]->is_complete; }

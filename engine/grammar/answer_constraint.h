@@ -16,15 +16,19 @@ namespace strata::engine {
 /// One answer's. Every allowed token leaves the answer completable, by bytes: a vocabulary without
 /// tokens of single bytes may still have none that goes on (then nothing is allowed).
 /// Cost: a state that was met before costs a look-up; one that is new, a walk over the vocabulary
-/// (about 0.1 ms where few tokens fit, 1 ms per 50,000 tokens that do). Memory: at most
-/// kStatesMax states of 1 KiB and their masks, begun anew when they are full.
+/// (about 0.1 ms where few tokens fit, 1 ms per 50,000 tokens that do, times the ways that are open
+/// at once). States of a string whose bounds no token reaches share one mask.
+/// Memory: kBytesMax of states and masks, and what the bytes of one token add (each a state of at
+/// most kStateBytesMax and 1 KiB); when it is full, they are begun anew.
+/// Errors: kUsage, of allowed and accept (more ways open at once than kWaysMax or kStateBytesMax).
 /// Threads: one at a time.
 class AnswerConstraint {
  public:
-  static constexpr uint32_t kStatesMax = 4096;
-  static constexpr uint32_t kMasksMax = 256;
-  // An undecided anyOf is followed in so many ways; the rest is never an answer.
-  static constexpr uint32_t kStacksMax = 512;
+  static constexpr uint64_t kBytesMax = 16u << 20;
+  static constexpr uint64_t kStateBytesMax = 64u << 10;  // of its stacks
+  // An undecided anyOf is followed in so many ways. Literals and the keys of an object do not
+  // count: each byte of theirs leaves fewer.
+  static constexpr uint32_t kWaysMax = 64;
 
   AnswerConstraint(std::shared_ptr<const TokenTable> tokens, JsonGrammar grammar);
 
@@ -37,10 +41,12 @@ class AnswerConstraint {
   bool is_complete() const;
   /// The answer ends here: it is complete, and no byte may follow.
   bool is_over();
+  /// Of the states and masks that are known at present.
+  uint64_t held_bytes() const { return held_bytes_; }
 
  private:
   struct State {
-    std::vector<GrammarStack> stacks;  // each once; none = dead
+    std::vector<GrammarStack> stacks;  // sorted, each once; none = dead
     std::vector<uint32_t> next;        // [256], kUnknown = not yet asked for
     std::vector<uint64_t> mask;        // empty = not yet asked for
     bool is_complete = false;
@@ -50,15 +56,16 @@ class AnswerConstraint {
 
   uint32_t state_of(std::vector<GrammarStack> stacks);
   uint32_t step(uint32_t state, uint8_t byte);
-  void fill_mask(uint32_t state);
-  void begin_anew();
+  uint32_t mask_state();
+  uint32_t fill_mask(uint32_t state);
+  void begin_anew(std::vector<GrammarStack> current);
 
   const std::shared_ptr<const TokenTable> tokens_;
   const JsonGrammar grammar_;
   std::vector<std::unique_ptr<State>> states_;
   std::unordered_multimap<uint64_t, uint32_t> known_;  // by the hash of their stacks
   uint32_t current_ = kDead;
-  uint32_t n_masks_ = 0;
+  uint64_t held_bytes_ = 0;
   bool has_ended_ = false;
   std::vector<uint32_t> path_;  // of fill_mask
 };

@@ -363,6 +363,18 @@ void step_stack(const JsonGrammar& grammar, const GrammarStack& stack, uint8_t b
   Step(grammar, byte, out).run(stack);
 }
 
+GrammarStack clipped(const JsonGrammar& grammar, GrammarStack stack, uint32_t n_bytes) {
+  const GrammarNode& node = grammar.nodes[stack.back().node];
+  if (node.kind != Kind::kString) return stack;
+  uint32_t& count = stack.back().count;  // each byte adds one at most
+  const auto is_far = [&](uint32_t bound) { return count < bound && bound - count > n_bytes; };
+  if (is_far(node.least))
+    count = node.least - n_bytes - 1;
+  else if (count >= node.least && node.most != UINT32_MAX && is_far(node.most))
+    count = node.most - n_bytes - 1;
+  return stack;
+}
+
 bool may_end(const JsonGrammar& grammar, const GrammarStack& stack) {
   const auto is_over = [](const GrammarFrame& root) { return root.phase == kAfter; };
   if (stack.size() == 1) return is_over(stack[0]);

@@ -4,6 +4,7 @@
 // and what is required is always flat enough to come.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <vector>
 
@@ -17,7 +18,7 @@ struct GrammarFrame {
   uint32_t phase = 0;
   uint32_t count = 0;   // bytes, code points, digits, items or properties, as its node counts
   uint32_t spaces = 0;  // of the white space that it stands in
-  bool operator==(const GrammarFrame&) const = default;
+  auto operator<=>(const GrammarFrame&) const = default;
 };
 
 using GrammarStack = std::vector<GrammarFrame>;  // the outermost value first
@@ -26,6 +27,9 @@ GrammarStack first_stack(const JsonGrammar& grammar);
 /// Appends every stack that `byte` leads to.
 void step_stack(const JsonGrammar& grammar, const GrammarStack& stack, uint8_t byte,
                 std::vector<GrammarStack>& out);
+/// A stack that goes on as this one does for `n_bytes` at least, and the same one for all those
+/// of a string that reaches neither of its bounds in them.
+GrammarStack clipped(const JsonGrammar& grammar, GrammarStack stack, uint32_t n_bytes);
 /// The text may end here.
 bool may_end(const JsonGrammar& grammar, const GrammarStack& stack);
 

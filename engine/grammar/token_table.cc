@@ -52,6 +52,7 @@ TokenTable::TokenTable(const std::vector<std::string>& texts, std::vector<TokenI
       const auto [end, unused] = std::ranges::mismatch(text, *before);
       entry.n_common = static_cast<uint32_t>(end - text.begin());
     }
+    longest_bytes_ = std::max(longest_bytes_, entry.n_bytes);
     bytes_ += text;
     STRATA_CHECK(bytes_.size() <= UINT32_MAX, "%zu bytes of tokens", bytes_.size());
     entry_of_[token] = static_cast<uint32_t>(entries_.size());

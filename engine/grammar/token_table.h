@@ -29,11 +29,12 @@ class TokenTable {
   const std::string& bytes() const { return bytes_; }
   const std::vector<TokenId>& end_tokens() const { return end_tokens_; }
   uint32_t vocab_size() const { return vocab_size_; }
+  uint32_t longest_bytes() const { return longest_bytes_; }
   std::string_view text_of(TokenId token) const;
   bool is_end(TokenId token) const;
 
  private:
-  uint32_t vocab_size_;
+  uint32_t vocab_size_, longest_bytes_ = 0;
   std::vector<Entry> entries_;
   std::vector<uint32_t> entry_of_;  // [vocab_size], UINT32_MAX = none
   std::string bytes_;

@@ -154,7 +154,6 @@ std::string walk(AnswerConstraint& constraint, std::mt19937& random, int n_free)
       return text;
     }
     const TokenId token = i < n_free ? allowed[random() % allowed.size()] : closing(allowed);
-    EXPECT_EQ(token == kEnd ? constraint.is_complete() : true, true);
     constraint.accept(token);
     if (token == kEnd) return text;
     text += texts()[static_cast<size_t>(token)];
@@ -238,13 +237,89 @@ TEST(AnswerConstraint, IsOverWhereItIsCompleteAndNothingMayFollow) {
 }
 
 TEST(AnswerConstraint, GoesOnWhereItsStatesAreFull) {
-  const JsonGrammar grammar = compile_json_schema({{"type", "string"}, {"maxLength", 6000}});
+  const JsonGrammar grammar = compile_json_schema({{"type", "string"}, {"maxLength", 20000}});
   AnswerConstraint constraint(table(), grammar);
   constraint.accept(2 + '"');
-  for (int i = 0; i < 6000; ++i) constraint.accept(2 + 'x');
+  for (int i = 0; i < 20000; ++i) {
+    constraint.accept(2 + 'x');
+    ASSERT_LE(constraint.held_bytes(), AnswerConstraint::kBytesMax) << i;
+  }
   EXPECT_EQ(tokens_of(constraint.allowed()).front(), 2 + '"');
   constraint.accept(2 + '"');
   EXPECT_TRUE(constraint.is_complete());
+}
+
+/// `n` strings of different lengths, inside of `depth` arrays.
+ordered_json strings_schema(int n, int depth) {
+  ordered_json schema = {{"anyOf", ordered_json::array()}};
+  for (int i = 0; i < n; ++i)
+    schema["anyOf"].push_back({{"type", "string"}, {"maxLength", 1000 + i}});
+  for (int i = 0; i < depth; ++i) schema = {{"type", "array"}, {"items", std::move(schema)}};
+  return schema;
+}
+
+TEST(AnswerConstraint, GoesOnWhereOneMaskFillsItsStates) {
+  // Behind each length, all that a byte may leave unfinished: each is a state of 60 deep stacks.
+  std::vector<std::string> many = {"", "[", "\""};
+  for (size_t n = 0; n < 40; ++n)
+    for (const char* const end : {"x", "\\", "\\u", "\\ud", "\\u0", "\\u00", "\\u000", "\xC3",
+                                  "\xE0", "\xE1", "\xED", "\xF0", "\xF1", "\xF4", "\x01"})
+      many.push_back(std::string(n, 'x') + end);
+  AnswerConstraint constraint(std::make_shared<const TokenTable>(many, std::vector<TokenId>{kEnd}),
+                              compile_json_schema(strings_schema(60, 56)));
+  for (int i = 0; i < 56; ++i) constraint.accept(1);
+  constraint.accept(2);
+  const std::span<const uint64_t> mask = constraint.allowed();
+  for (size_t i = 1; i < many.size(); ++i)
+    ASSERT_EQ(mask[i / 64] >> (i % 64) & 1, many[i].back() != '\x01' ? 1u : 0u) << many[i];
+  const uint64_t one_token_bytes = 50 * (AnswerConstraint::kStateBytesMax + 2048);
+  EXPECT_LE(constraint.held_bytes(), AnswerConstraint::kBytesMax + one_token_bytes);
+  constraint.accept(3);
+  EXPECT_FALSE(constraint.is_complete());
+}
+
+std::string refusal_of(const ordered_json& schema, std::string_view before) {
+  try {
+    AnswerConstraint constraint(table(), compile_json_schema(schema));
+    for (const char byte : before) constraint.accept(2 + static_cast<uint8_t>(byte));
+    (void)constraint.allowed();
+    return "taken";
+  } catch (const Error& error) {
+    return error.code() == ErrorCode::kUsage && !error.remedy().empty() ? error.where() : "other";
+  }
+}
+
+TEST(AnswerConstraint, RefusesToFollowTooManyWaysAtOnce) {
+  EXPECT_EQ(refusal_of(strings_schema(64, 0), ""), "taken");
+  EXPECT_EQ(refusal_of(strings_schema(65, 0), ""), "schema");
+  EXPECT_EQ(refusal_of(strings_schema(250, 58), "["), "taken");
+  EXPECT_EQ(refusal_of(strings_schema(250, 58), std::string(58, '[')), "schema");
+  // Literals are many ways too, but not for long. Their copies of deep stacks are bounded.
+  ordered_json names = {{"enum", ordered_json::array()}}, keys = {{"type", "object"}};
+  for (int i = 0; i < 256; ++i) names["enum"].push_back("name" + std::to_string(i));
+  for (int i = 0; i < 256; ++i) keys["properties"]["name" + std::to_string(i)] = true;
+  EXPECT_EQ(refusal_of(names, "\"name"), "taken");
+  EXPECT_EQ(refusal_of(keys, "{\"name"), "taken");
+  for (int i = 0; i < 58; ++i) names = {{"type", "array"}, {"items", std::move(names)}};
+  EXPECT_EQ(refusal_of(names, std::string(58, '[')), "schema");
+}
+
+TEST(AnswerConstraint, StringsFarFromTheirBoundsShareTheirMask) {
+  const JsonGrammar grammar =
+      compile_json_schema({{"type", "string"}, {"minLength", 9}, {"maxLength", 30}});
+  AnswerConstraint asked(table(), grammar), other(table(), grammar);
+  std::string text = "\"";
+  uint64_t n_asked = 0, n_other = 0;  // bytes that a token added, far from both bounds
+  for (int i = 0; i < 30; ++i) {
+    const uint64_t asked_bytes = asked.held_bytes(), other_bytes = other.held_bytes();
+    asked.accept(2 + static_cast<uint8_t>(text.back()));
+    other.accept(2 + static_cast<uint8_t>(text.back()));
+    ASSERT_EQ(tokens_of(asked.allowed()), allowed_one_by_one(grammar, text)) << text;
+    if (i >= 14 && i <= 20) n_asked += asked.held_bytes() - asked_bytes;
+    if (i >= 14 && i <= 20) n_other += other.held_bytes() - other_bytes;
+    text += 'x';
+  }
+  EXPECT_EQ(n_asked, n_other);
 }
 
 TEST(AnswerConstraint, BoundsWhatASamplerPicks) {
