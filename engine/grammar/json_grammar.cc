@@ -19,6 +19,9 @@ using Kind = GrammarNode::Kind;
 
 constexpr uint32_t kNoHeight = UINT32_MAX;
 constexpr uint32_t kSchemaDepthMax = 64;
+// They keep compilation, whose look-ups are linear, to milliseconds.
+constexpr size_t kSchemaValuesMax = 4096;
+constexpr size_t kSchemaTextMax = 256u << 10;  // bytes of names and strings
 
 constexpr auto kDescribing =
     std::to_array<std::string_view>({"title", "description", "default", "examples", "$schema",
@@ -117,6 +120,28 @@ class Compiler {
   uint32_t any_value_ = 0, any_string_ = 0;
 };
 
+void check_size(const ordered_json& schema) {
+  std::vector<const ordered_json*> open = {&schema};
+  size_t n_values = 1, n_bytes = 0;
+  while (!open.empty()) {
+    const ordered_json& one = *open.back();
+    open.pop_back();
+    if (one.is_string()) n_bytes += one.get_ref<const std::string&>().size();
+    if (one.is_structured()) n_values += one.size();
+    if (n_values > kSchemaValuesMax)
+      refuse("values", fmt::format("are more than {}", kSchemaValuesMax));
+    if (one.is_array())
+      for (const ordered_json& item : one) open.push_back(&item);
+    if (one.is_object())
+      for (const auto& [name, inner] : one.items()) {
+        n_bytes += name.size();
+        open.push_back(&inner);
+      }
+    if (n_bytes > kSchemaTextMax)
+      refuse("texts", fmt::format("are longer than {} KiB", kSchemaTextMax >> 10));
+  }
+}
+
 /// Refuses every keyword that is neither in `known` nor only describes.
 void check_keywords(const ordered_json& schema, const std::string& where,
                     std::initializer_list<std::string_view> known) {
@@ -159,6 +184,7 @@ std::vector<std::string> types_of(const ordered_json& schema, const std::string&
   if (!found->is_array()) {
     add(*found);
   } else {
+    if (found->size() > kTypes.size()) refuse(where + "/type", "has more types than there are");
     for (const ordered_json& type : *found) add(type);
     if (types.empty()) refuse(where + "/type", "is empty");
   }
@@ -291,11 +317,13 @@ void Compiler::mark_required(const ordered_json& schema, const std::string& wher
   if (required == schema.end()) return;
   const std::string place = where + "/required";
   if (!required->is_array()) refuse(place, "is no list of names");
+  if (required->size() > node.keys.size()) refuse(place, "has more names than properties");
   for (const ordered_json& name : *required) {
     if (!name.is_string()) refuse(place, "is no list of names");
+    const std::string text = name.dump();
     size_t idx = 0;
-    while (idx < node.keys.size() && grammar_.nodes[node.keys[idx]].text != name.dump()) ++idx;
-    if (idx == node.keys.size()) refuse(place, "names " + name.dump() + ", which is no property");
+    while (idx < node.keys.size() && grammar_.nodes[node.keys[idx]].text != text) ++idx;
+    if (idx == node.keys.size()) refuse(place, "names " + text + ", which is no property");
     node.is_required[idx] = 1;
   }
 }
@@ -310,7 +338,10 @@ uint32_t Compiler::object(const ordered_json& schema, const std::string& where, 
   if (more != schema.end() && has_properties && !more->is_boolean())
     refuse(where + "/additionalProperties", "is a schema beside properties");
   const bool is_closed = more != schema.end() && more->is_boolean() && !more->get<bool>();
-  if (!has_properties && !is_closed && !schema.contains("required")) {
+  const auto required = schema.find("required");
+  const bool requires_none =
+      required == schema.end() || (required->is_array() && required->empty());
+  if (!has_properties && !is_closed && requires_none) {
     const bool is_any = more == schema.end() || more->is_boolean();
     return map_of(is_any ? any_value() : value(*more, where + "/additionalProperties", depth + 1));
   }
@@ -369,7 +400,8 @@ uint32_t Compiler::height_of(const GrammarNode& node) const {
   return inner == kNoHeight ? kNoHeight : inner + 1;
 }
 
-/// The least fixed point, from below: heights only fall from "none" once what they need has one.
+/// The greatest fixed point, from above: each begins at "none" and only falls, once what it needs
+/// has a height.
 void Compiler::find_heights() {
   for (bool changes = true; changes;) {
     changes = false;
@@ -385,6 +417,9 @@ void Compiler::find_heights() {
 
 }  // namespace
 
-JsonGrammar compile_json_schema(const ordered_json& schema) { return Compiler(schema).compile(); }
+JsonGrammar compile_json_schema(const ordered_json& schema) {
+  check_size(schema);
+  return Compiler(schema).compile();
+}
 
 }  // namespace strata::engine

@@ -5,7 +5,8 @@
 // schema where there are no properties), items, minItems, maxItems, minLength, maxLength, enum,
 // const, anyOf, allOf of one, $ref to the root, $defs or definitions; and what only describes
 // (title, description, default, examples, $schema, $id, $comment, deprecated).
-// Narrower than the schema, so that an answer is short and always ends: properties come in the
+// Narrower than the schema, so that an answer stays small and can always be ended (a string, an
+// array or a map without a most need not end by itself): properties come in the
 // order the schema has them, keys that it does not name come nowhere, numbers have at most 15
 // digits before and behind the point and two in the exponent, white space is a space or a line
 // break with its indentation.
@@ -52,7 +53,7 @@ struct JsonGrammar {
 };
 
 /// Errors: kUsage (a keyword outside the subset, by name and place; a schema that no finite value
-/// fits, or that is too large).
+/// fits, or that is too large: of more than 4096 values or 256 KiB of texts, or kGrammarNodesMax).
 JsonGrammar compile_json_schema(const nlohmann::ordered_json& schema);
 
 }  // namespace strata::engine

@@ -87,6 +87,10 @@ TEST(JsonSchema, OfAnObjectKeepsItsOrderAndWhatItRequires) {
     EXPECT_FALSE(takes(object, text)) << text;
   EXPECT_TRUE(takes(R"({"type": "object", "additionalProperties": false})", "{}"));
   EXPECT_FALSE(takes(R"({"type": "object", "additionalProperties": false})", R"({"a":1})"));
+  EXPECT_TRUE(takes(R"({"type": "object", "required": []})", R"({"a":1})"));
+  EXPECT_FALSE(
+      takes(R"({"type": "object", "required": [], "additionalProperties": {"type": "integer"}})",
+            R"({"x":"1"})"));
   const JsonGrammar map =
       compiled(R"({"type": "object", "additionalProperties": {"type": "integer"}})");
   EXPECT_TRUE(takes(map, R"({"x": 1, "": 2})"));
@@ -163,10 +167,30 @@ TEST(JsonSchema, RefusesWhatIsOutsideTheSubsetByName) {
   EXPECT_EQ(refusal_of(R"({"enum": ["a"], "type": "integer"})"),
             "the schema's #/enum has a value that is not of its type");
   EXPECT_EQ(refusal_of(R"({"allOf": [{}, {}]})"), "the schema's #/allOf has more than one schema");
+  EXPECT_EQ(refusal_of(R"({"type": "object", "required": null})"),
+            "the schema's #/required is no list of names");
   EXPECT_EQ(refusal_of("false"), "the schema's # is no schema that a value can fit");
   ordered_json many = {{"enum", ordered_json::array()}};
   for (int i = 0; i < 257; ++i) many["enum"].push_back(i);
   EXPECT_EQ(refusal_of(many.dump()), "the schema's choices are more than 256 in one place");
+}
+
+TEST(JsonSchema, RefusesWhatWouldTakeLongToCompile) {
+  EXPECT_EQ(refusal_of(R"({"type": "object", "properties": {"a": {}}, "required": ["a", "a"]})"),
+            "the schema's #/required has more names than properties");
+  EXPECT_EQ(refusal_of(R"({"type": ["null", "null", "null", "null", "null", "null", "null",
+                                    "null"]})"),
+            "the schema's #/type has more types than there are");
+  ordered_json many = {{"default", ordered_json::array()}};
+  while (many["default"].size() < 4094) many["default"].push_back(1);
+  EXPECT_EQ(refusal_of(many.dump()), "taken");
+  many["default"].push_back(ordered_json::object());
+  many["default"].back()["a"] = 1;
+  EXPECT_EQ(refusal_of(many.dump()), "the schema's values are more than 4096");
+  const std::string text(128u << 10, 'x');
+  const ordered_json name = {{"$defs", {{text, true}}}}, both = {{"$defs", {{text, text}}}};
+  EXPECT_EQ(refusal_of(name.dump()), "taken");
+  EXPECT_EQ(refusal_of(both.dump()), "the schema's texts are longer than 256 KiB");
 }
 
 }  // namespace
