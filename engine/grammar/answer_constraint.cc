@@ -29,7 +29,7 @@ uint64_t hash_of(const std::vector<GrammarStack>& stacks) {
 }
 
 uint64_t bytes_of(const GrammarStack& stack) {
-  return sizeof(stack) + stack.size() * sizeof(GrammarFrame);
+  return sizeof(GrammarStack) + stack.size() * sizeof(GrammarFrame);
 }
 
 [[noreturn]] void refuse_ways() {
