@@ -42,8 +42,10 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
       if (answer != reader && decodes(answer) && answer->attention() == attention) add(*answer, 1);
     if (reader != nullptr && reading == attention) {
       uint32_t n_max = walk_.max_rows() - static_cast<uint32_t>(rows_.size());
-      if (is_beside) n_max = std::min(n_max, options_.chunk_rows_beside);
-      if (attention == Attention::kSelected) n_max = std::min(n_max, walk_.selected_rows_max());
+      if (attention == Attention::kSelected)
+        n_max = std::min({n_max, options_.question_rows, walk_.selected_rows_max()});
+      else if (is_beside)
+        n_max = std::min(n_max, options_.chunk_rows_beside);
       add(*reader, n_max);
     }
     if (!parts_.empty()) walk_parts(attention);

@@ -17,6 +17,9 @@ struct AnswerBatchOptions {
   // Rows of a prompt's chunk while another answer decodes: what that one waits for. From 64 rows
   // on a step is bound by arithmetic, so shorter chunks cost the prompt and longer ones the others.
   uint32_t chunk_rows_beside = 64;
+  // Of a selected question, beside others or not: the rows of a step share a choice, so an answer's
+  // bits depend on how many they are. No more than others leave of the walk's rows.
+  uint32_t question_rows = UINT32_MAX;
   // Asked where the KV budget holds no more rows: gives something up. False = nothing is left, and
   // the answers that still do not fit fail.
   std::function<bool()> make_room;

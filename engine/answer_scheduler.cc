@@ -37,8 +37,11 @@ AnswerScheduler::AnswerScheduler(Engine& engine, SchedulerOptions options)
     : engine_(engine),
       options_(std::move(options)),
       contexts_(engine, options_.contexts),
-      batch_(engine.walk(), {.chunk_rows_beside = options_.chunk_rows_beside,
-                             .make_room = [this] { return drop_idle(); }}) {
+      batch_(engine.walk(),
+             {.chunk_rows_beside = options_.chunk_rows_beside,
+              // As much as is left beside n_parallel others, and never more.
+              .question_rows = std::min(options_.chunk_rows_beside, engine.walk().max_rows() / 2),
+              .make_room = [this] { return drop_idle(); }}) {
   if (options_.n_parallel >= 1 && options_.n_parallel <= engine.walk().max_rows() / 2) return;
   throw Error(ErrorCode::kUsage,
               fmt::format("{} answers at a time in steps of {} rows", options_.n_parallel,
@@ -95,9 +98,12 @@ void AnswerScheduler::admit() {
       ++i;
       continue;
     }
-    if (outcome == Outcome::kStarted)
-      for (size_t earlier = 0; earlier < i; ++earlier) ++waiting_[earlier].n_overtaken;
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    if (outcome != Outcome::kStarted) continue;
+    bool is_enough = false;
+    for (size_t earlier = 0; earlier < i; ++earlier)
+      is_enough |= ++waiting_[earlier].n_overtaken >= kOvertakenMax;
+    if (is_enough) return;
   }
 }
 
@@ -117,18 +123,21 @@ AnswerScheduler::Outcome AnswerScheduler::try_start(Waiting& order) {
     order.waits_for_pos = from.waits_for_pos;
     if (order.waits_for != 0) return Outcome::kWaits;
     const uint64_t n_goal = goal_of(order.prompt.tokens, order.task.request);
-    if (from.place == Beginning::Place::kSaved && !has_room_without(n_goal)) return Outcome::kWaits;
+    // Restoring takes room, so it is made before files are opened.
+    if (from.place == Beginning::Place::kSaved &&
+        !make_room(engine_.cache().make_sequence(), n_goal))
+      return Outcome::kWaits;
     const size_t n_idle = idle_.size();
     HeldContext context = take_beginning(from, order.prompt.tokens);
     const bool was_idle = idle_.size() < n_idle;
-    if (!make_room(context, n_goal)) {
+    if (!make_room(context.sequence, n_goal)) {
       if (was_idle) idle_.push_back(std::move(context));
       return Outcome::kWaits;
     }
     start(order, std::move(context), n_goal);
     return Outcome::kStarted;
   } catch (const Error& error) {
-    // Of an index, whose room is not counted beforehand.
+    // Of an index, whose room is not counted beforehand, or where the count erred.
     const bool is_full = error.code() == ErrorCode::kDoesNotFit;
     if (is_full && drop_idle()) is_changed_ = true;
     if (is_full && (is_changed_ || !working_.empty())) return Outcome::kWaits;
@@ -168,7 +177,8 @@ void AnswerScheduler::prepare(Waiting& order) {
 }
 
 /// How much of a prompt a fork of the sequence would keep: where answers select, of what was read
-/// exactly, so that no answer depends on which others came before it.
+/// exactly. A question is then read exactly or selected by how much of its text is held or saved
+/// (Answer), as it is in any run: so there an answer does depend on which others came before.
 uint32_t AnswerScheduler::kept_of(const Sequence& sequence, std::span<const TokenId> prompt) const {
   uint32_t n = common_positions(sequence.tokens(), without_last(prompt));
   if (engine_.attention() == Attention::kSelected) n = std::min(n, sequence.n_exact());
@@ -242,19 +252,11 @@ std::vector<SequenceGoal> AnswerScheduler::goals() const {
   return goals;
 }
 
-/// Whether an empty sequence would have room, before files are opened for one.
-bool AnswerScheduler::has_room_without(uint64_t n_goal) const {
-  const Sequence empty = engine_.cache().make_sequence();
-  std::vector<SequenceGoal> all = goals();
-  all.push_back({&empty, n_goal});
-  return working_.empty() || could_hold(engine_.cache(), all);
-}
-
 /// Gives up sequences that nobody uses, the one that was used the least recently first, until all
 /// at work and this one have room. False where they cannot; alone it begins in any case.
-bool AnswerScheduler::make_room(const HeldContext& context, uint64_t n_goal) {
+bool AnswerScheduler::make_room(const Sequence& sequence, uint64_t n_goal) {
   std::vector<SequenceGoal> all = goals();
-  all.push_back({&context.sequence, n_goal});
+  all.push_back({&sequence, n_goal});
   if (!working_.empty() && !could_hold(engine_.cache(), all)) return false;
   while (!can_hold(engine_.cache(), all))
     if (!drop_idle()) return working_.empty();
@@ -267,11 +269,7 @@ bool AnswerScheduler::drop_idle() {
   return true;
 }
 
-void AnswerScheduler::start(Waiting& order, HeldContext context, uint64_t n_goal) {
-  auto made =
-      std::make_unique<Working>(Working{order.id, std::move(order.task), std::move(order.prompt),
-                                        std::move(context), n_goal, nullptr});
-  Working& work = *made;
+void AnswerScheduler::make_answer(Working& work) {
   work.task.request.prompt = work.prompt.tokens;
   GenerationEvents events = work.task.events;
   events.on_prefill = [this, &work](uint64_t done, uint64_t total) {
@@ -279,18 +277,28 @@ void AnswerScheduler::start(Waiting& order, HeldContext context, uint64_t n_goal
     contexts_.save_closed(work.context.saver.get(), work.context.sequence);
     return goes_on;
   };
-  try {
-    work.answer = std::make_unique<Answer>(work.context.sequence, engine_.tokenizer(),
-                                           work.task.request, events);
-  } catch (...) {
-    order.task = std::move(work.task);  // whose caller hears of it
-    throw;
-  }
+  work.answer = std::make_unique<Answer>(work.context.sequence, engine_.tokenizer(),
+                                         work.task.request, events);
   contexts_.begin(work.context.saver.get(), work.context.sequence, work.prompt);
   if (work.task.on_start)
     work.task.on_start(work.answer->usage().cached_tokens, work.prompt.tokens.size());
+}
+
+void AnswerScheduler::start(Waiting& order, HeldContext context, uint64_t n_goal) {
+  auto made =
+      std::make_unique<Working>(Working{order.id, {}, {}, std::move(context), n_goal, nullptr});
+  Working& work = *made;
+  work.task = std::move(order.task);
+  work.prompt = std::move(order.prompt);
   const bool is_alone = working_.empty() && waiting_.size() == 1;
-  working_.push_back(std::move(made));
+  try {
+    make_answer(work);
+    working_.push_back(std::move(made));
+  } catch (...) {
+    order.task = std::move(work.task);  // whose caller hears of it
+    order.prompt = std::move(work.prompt);
+    throw;
+  }
   if (!is_alone) return;
   try {
     work.answer->restore(engine_.walk());

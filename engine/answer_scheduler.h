@@ -60,7 +60,7 @@ struct HeldFacts {
 class AnswerScheduler {
  public:
   /// The engine is loaded, was opened for n_parallel answers, and outlives this. Errors: kUsage
-  /// (more in parallel than a step has rows).
+  /// (more in parallel than half the rows of a step).
   AnswerScheduler(Engine& engine, SchedulerOptions options);
 
   /// Returns what cancel() names it by.
@@ -123,9 +123,9 @@ class AnswerScheduler {
   HeldContext take_beginning(const Beginning& from, std::span<const TokenId> prompt);
   HeldContext fork(const HeldContext& parent, uint32_t n_kept);
   std::vector<SequenceGoal> goals() const;
-  bool has_room_without(uint64_t n_goal) const;
-  bool make_room(const HeldContext& context, uint64_t n_goal);
+  bool make_room(const Sequence& sequence, uint64_t n_goal);
   bool drop_idle();
+  void make_answer(Working& work);
   void start(Waiting& order, HeldContext context, uint64_t n_goal);
   void end_cancelled(const std::exception_ptr& error);
   void end_answers();

@@ -1,5 +1,6 @@
 #include "engine/shared_contexts.h"
 
+#include <exception>
 #include <utility>
 
 #include "base/error.h"
@@ -47,7 +48,7 @@ void SharedContexts::use(ContextCache* saver, const Use& what) {
   try {
     what();
   } catch (const Error& error) {
-    give_up(error);
+    return give_up(error);  // `saver` may be gone with the root
   }
   note_problems(*saver);
 }
@@ -75,7 +76,16 @@ std::unique_ptr<ContextCache> SharedContexts::saver(const ContextCache* parent) 
 
 Sequence SharedContexts::restore(ContextCache* saver, std::span<const TokenId> tokens) {
   Sequence sequence = engine_.cache().make_sequence();
-  use(saver, [&] { sequence = saver->restore(engine_.cache(), tokens); });
+  std::exception_ptr no_room;
+  use(saver, [&] {
+    try {
+      sequence = saver->restore(engine_.cache(), tokens);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kDoesNotFit) throw;
+      no_room = std::current_exception();
+    }
+  });
+  if (no_room) std::rethrow_exception(no_room);
   return sequence;
 }
 

@@ -34,7 +34,8 @@ class SharedContexts {
   /// What saves one text; null where nothing is saved. `parent` saves the text that it begins with;
   /// null = none does.
   std::unique_ptr<ContextCache> saver(const ContextCache* parent);
-  /// The saved beginning of `tokens`; an empty sequence where there is none.
+  /// The saved beginning of `tokens`; an empty sequence where there is none. Errors: kDoesNotFit,
+  /// which says nothing against the folder: with more room it may go well.
   Sequence restore(ContextCache* saver, std::span<const TokenId> tokens);
   // As those of ContextCache; nothing where `saver` is null.
   void begin(ContextCache* saver, const Sequence& sequence, const PromptTokens& prompt);

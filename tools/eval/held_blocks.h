@@ -16,8 +16,8 @@ class HeldBlocks {
   /// n_slots >= 1.
   HeldBlocks(uint32_t n_streams, uint64_t n_slots);
   bool holds(uint32_t stream, uint32_t block) const;
-  /// All of a stream's `chosen` blocks are used, and held at least until the next call. Gives those
-  /// that were not held, in order; valid until the next call.
+  /// All of a stream's `chosen` blocks are used, and held until the next call where there are as
+  /// many slots. Gives those that were not held, in order; valid until the next call.
   std::span<const uint32_t> use(uint32_t stream, std::span<const uint32_t> chosen);
   /// As if the step had made them: held, and not missed.
   void put(uint32_t stream, uint32_t block);

@@ -24,8 +24,49 @@ namespace {
 // Saved contexts leave this much of the disk to everybody else.
 constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
 
+/// One that has not ended, on the engine's thread.
+struct OpenOrder {
+  explicit OpenOrder(std::shared_ptr<EventChannel> of) : channel(std::move(of)) {}
+  uint64_t id = 0;  // of the scheduler
+  const std::shared_ptr<EventChannel> channel;
+  uint64_t n_cached = 0;
+  std::vector<ScoredToken> scored;  // whose text is still to come
+  bool has_ended = false;
+
+  void tell_prompt(uint64_t n_read, uint64_t n_prompt) {
+    AnswerEvent event;
+    event.n_read = n_read;
+    event.n_prompt = n_prompt;
+    event.n_cached = n_cached;
+    channel->tell(std::move(event));
+  }
+  void tell_text(std::string_view text) {
+    AnswerEvent event;
+    event.kind = AnswerEvent::Kind::kText;
+    event.text = text;
+    event.tokens = std::exchange(scored, {});
+    channel->tell(std::move(event));
+  }
+  void tell_end(const engine::Generation& answer) {
+    if (!scored.empty()) tell_text("");
+    AnswerEvent event;
+    event.kind = AnswerEvent::Kind::kEnd;
+    event.finish_reason = answer.finish_reason;
+    event.stop_text = answer.stop_text;
+    event.usage = answer.usage;
+    event.times = answer.times;
+    channel->tell(std::move(event));
+  }
+  void tell_error(Error error) {
+    AnswerEvent event;
+    event.kind = AnswerEvent::Kind::kError;
+    event.error = std::move(error);
+    channel->tell(std::move(event));
+  }
+};
+
 struct ArrivedOrder {
-  std::shared_ptr<EventChannel> channel;
+  std::shared_ptr<OpenOrder> open;
   engine::AnswerTask task;
 };
 
@@ -82,46 +123,6 @@ Error as_error(const std::exception_ptr& failure) {
   }
 }
 
-/// One that has not ended, on the engine's thread.
-struct OpenOrder {
-  uint64_t id = 0;  // of the scheduler
-  std::shared_ptr<EventChannel> channel;
-  uint64_t n_cached = 0;
-  std::vector<ScoredToken> scored;  // whose text is still to come
-  bool has_ended = false;
-
-  void tell_prompt(uint64_t n_read, uint64_t n_prompt) {
-    AnswerEvent event;
-    event.n_read = n_read;
-    event.n_prompt = n_prompt;
-    event.n_cached = n_cached;
-    channel->tell(std::move(event));
-  }
-  void tell_text(std::string_view text) {
-    AnswerEvent event;
-    event.kind = AnswerEvent::Kind::kText;
-    event.text = text;
-    event.tokens = std::exchange(scored, {});
-    channel->tell(std::move(event));
-  }
-  void tell_end(const engine::Generation& answer) {
-    if (!scored.empty()) tell_text("");
-    AnswerEvent event;
-    event.kind = AnswerEvent::Kind::kEnd;
-    event.finish_reason = answer.finish_reason;
-    event.stop_text = answer.stop_text;
-    event.usage = answer.usage;
-    event.times = answer.times;
-    channel->tell(std::move(event));
-  }
-  void tell_error(Error error) {
-    AnswerEvent event;
-    event.kind = AnswerEvent::Kind::kError;
-    event.error = std::move(error);
-    channel->tell(std::move(event));
-  }
-};
-
 void count_answer(const engine::Generation& answer, ServiceCounts& sums) {
   ++(answer.finish_reason == engine::FinishReason::kCancelled ? sums.cancelled : sums.answered);
   sums.prompt_tokens += answer.usage.prompt_tokens;
@@ -157,10 +158,12 @@ struct EngineService::State {
   void check_open() const;
   engine::AnswerTask task_of(AnswerOrder& order) const;
   ScoredToken scored_token(const engine::TokenScores& scores) const;
-  void add(ArrivedOrder order);
+  void add(ArrivedOrder& order);
   bool take_orders(std::vector<ArrivedOrder>& orders, bool& has_left);
   void order_ended(OpenOrder& order);
-  void step();
+  void fail(OpenOrder& order, const std::exception_ptr& failure);
+  void work(std::vector<ArrivedOrder>& orders, bool has_left, bool goes_on);
+  void fail_all(const std::vector<ArrivedOrder>& orders, const std::exception_ptr& failure);
   void run();
   void publish();
   void stop(bool saves);
@@ -234,9 +237,21 @@ void EngineService::State::order_ended(OpenOrder& order) {
   desk->ended.notify_all();
 }
 
-void EngineService::State::add(ArrivedOrder order) {
-  const auto of = std::make_shared<OpenOrder>();
-  of->channel = std::move(order.channel);
+/// Nothing where it has ended. A client that there is no memory to tell why hears no more.
+void EngineService::State::fail(OpenOrder& order, const std::exception_ptr& failure) {
+  if (order.has_ended) return;
+  ++sums.failed;
+  try {
+    order.tell_error(as_error(failure));
+  } catch (...) {
+    order.channel->leave();
+  }
+  order_ended(order);
+}
+
+void EngineService::State::add(ArrivedOrder& order) {
+  const std::shared_ptr<OpenOrder> of = order.open;
+  open.push_back(of);
   engine::AnswerTask& task = order.task;
   task.on_start = [of](uint64_t n_cached, uint64_t n_prompt) {
     of->n_cached = n_cached;
@@ -254,17 +269,13 @@ void EngineService::State::add(ArrivedOrder order) {
     return !of->channel->is_left();
   };
   task.on_end = [this, of](const engine::Generation& answer) {
+    if (of->has_ended) return;
     count_answer(answer, sums);
     of->tell_end(answer);
     order_ended(*of);
   };
-  task.on_failure = [this, of](const std::exception_ptr& failure) {
-    ++sums.failed;
-    of->tell_error(as_error(failure));
-    order_ended(*of);
-  };
+  task.on_failure = [this, of](const std::exception_ptr& failure) { fail(*of, failure); };
   of->id = scheduler.add(std::move(task));
-  open.push_back(of);
 }
 
 /// Waits until there is something to do. False where the service ends.
@@ -278,37 +289,53 @@ bool EngineService::State::take_orders(std::vector<ArrivedOrder>& orders, bool& 
   return !desk->ends;
 }
 
-/// What is no error of an answer, such as a list that found no memory, ends all of them.
-void EngineService::State::step() {
-  try {
+void EngineService::State::work(std::vector<ArrivedOrder>& orders, bool has_left, bool goes_on) {
+  for (ArrivedOrder& order : orders) add(order);
+  for (const auto& order : open)
+    if (has_left && order->channel->is_left()) scheduler.cancel(order->id);
+  if (!goes_on)
+    scheduler.end_all();
+  else if (scheduler.has_work())
     scheduler.step();
-  } catch (...) {
-    scheduler.end_all(std::current_exception());
-  }
 }
 
+/// Ends what is open, and of `orders` what was not added any more. Throws nothing.
+void EngineService::State::fail_all(const std::vector<ArrivedOrder>& orders,
+                                    const std::exception_ptr& failure) try {
+  for (const ArrivedOrder& order : orders) fail(*order.open, failure);
+  for (const auto& order : open) fail(*order, failure);
+  scheduler.end_all(failure);
+} catch (...) {
+  return;  // clients know; what the scheduler did not come to, its next step ends
+}
+
+/// What is no error of an answer, such as a list that found no memory, ends all of them and not
+/// the process.
 void EngineService::State::run() {
   engine.walk().set_cancel(&stops_step);
   std::vector<ArrivedOrder> orders;
   for (bool goes_on = true; goes_on;) {
     bool has_left = false;
     goes_on = take_orders(orders, has_left);
-    for (ArrivedOrder& order : orders) add(std::move(order));
-    for (const auto& order : open)
-      if (has_left && order->channel->is_left()) scheduler.cancel(order->id);
-    if (!goes_on)
-      scheduler.end_all();
-    else if (scheduler.has_work())
-      step();
+    try {
+      work(orders, has_left, goes_on);
+    } catch (...) {
+      fail_all(orders, std::current_exception());
+    }
     std::erase_if(open, [](const auto& order) { return order->has_ended; });
     publish();
   }
   engine.walk().set_cancel(nullptr);
-  if (saves_at_end) is_saved = scheduler.finish();
+  try {
+    if (saves_at_end) is_saved = scheduler.finish();
+  } catch (...) {
+    is_saved = false;
+  }
   publish();
 }
 
-void EngineService::State::publish() {
+/// Where there is no memory, what was published before stays.
+void EngineService::State::publish() try {
   ServiceCounts now = sums;
   count_engine(engine, now);
   for (const engine::HeldFacts& held : scheduler.held()) {
@@ -325,6 +352,8 @@ void EngineService::State::publish() {
   now.refused = desk->counts.refused;
   desk->counts = std::move(now);
   for (std::string& notice : notices) desk->notices.push_back(std::move(notice));
+} catch (const std::bad_alloc&) {
+  return;
 }
 
 void EngineService::State::stop(bool saves) {
@@ -378,8 +407,9 @@ std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {
     const std::lock_guard lock(desk.mutex);
     ++desk.counts.refused;
   };
-  ArrivedOrder arriving{std::make_shared<EventChannel>(), {}};
-  auto stream = std::make_unique<Stream>(arriving.channel, state_->desk);
+  const auto channel = std::make_shared<EventChannel>();
+  ArrivedOrder arriving{std::make_shared<OpenOrder>(channel), {}};
+  auto stream = std::make_unique<Stream>(channel, state_->desk);
   try {
     {
       const std::lock_guard lock(desk.mutex);

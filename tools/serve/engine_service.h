@@ -35,8 +35,8 @@ class EngineService final : public AnswerService {
 
   /// Begins to take orders. The engine was prepared with these options and is loaded; it outlives
   /// the service and is used by nobody else meanwhile. Errors: kTemplate (the model's template does
-  /// not parse), kUsage (more in parallel than a step has rows), kOutOfMemory (no thread). A folder
-  /// of saved contexts that cannot be used is a line of notices().
+  /// not parse), kUsage (more in parallel than half the rows of a step), kOutOfMemory (no thread).
+  /// A folder of saved contexts that cannot be used is a line of take_notices().
   static std::unique_ptr<EngineService> start(engine::Engine& engine, const Options& options);
   /// Cancels what is at work and waits for the step that runs.
   ~EngineService() override;
