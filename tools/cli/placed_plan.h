@@ -61,8 +61,8 @@ void save_plan(const PlanSubject& subject, const planner::PlacementProblem& prob
                const planner::PlacementPlan& plan, const std::string& path);
 
 /// Asks the planner where not everything is as near as can be, and places by it what is quicker so;
-/// before Engine::load. What the rules by hand have accepted runs where a plan does not fit, but for
-/// pins, which are refused then. Cost: some ten milliseconds for each size of chunk. Errors:
+/// before Engine::load. What the rules by hand have accepted runs where a plan does not fit, but
+/// for pins, which are refused then. Cost: some ten milliseconds for each size of chunk. Errors:
 /// kDoesNotFit of pins; those of tiers::open_spill, after which the engine has no spill file.
 PlacedPlan place_by_plan(const Command& command, engine::Engine& engine);
 
