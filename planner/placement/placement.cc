@@ -322,8 +322,8 @@ std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlac
 std::optional<Shortage> shortage(const PlacementProblem& problem) {
   Shortage lacks;
   const LeastWeights least = least_weights(problem);
-  const double base =
-      problem.dram_fixed_gb + problem.always_weights_gb + problem.index_gb + least.dram_gb;
+  const double weights = problem.always_weights_gb + least.dram_gb;
+  const double base = problem.dram_fixed_gb + weights + problem.index_gb;
   const bool may_stay = problem.kv_pin != PlanTier::kNvme;
   const bool may_spill = problem.may_spill && problem.full_kv_gb() > 0 &&
                          problem.kv_pin.value_or(PlanTier::kNvme) == PlanTier::kNvme;
@@ -346,7 +346,12 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
       lacks.nvme_gb = problem.spill_file_gb;
     if (!lacks.dram_gb && !lacks.nvme_gb) lacks.dram_gb = spilling;
   }
-  if (!lacks.hbm_gb && !lacks.dram_gb && !lacks.nvme_gb) return std::nullopt;
+  if (weights > problem.weights_cap_gb + kFitsSlack) lacks.weights_cap_gb = weights;
+  // Of K and V whichever way takes less of DRAM takes less of their part of it.
+  const double of_kv =
+      (std::isfinite(needed) ? needed : spilling) - problem.dram_fixed_gb - weights;
+  if (of_kv > problem.kv_cap_gb + kFitsSlack) lacks.kv_cap_gb = of_kv;
+  if (!lacks.is_any()) return std::nullopt;
   return lacks;
 }
 

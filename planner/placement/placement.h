@@ -22,10 +22,12 @@ struct TierUse {
   double free_gb() const { return budget_gb - weights_gb - kv_gb - index_gb - buffers_gb; }
 };
 
-/// What a problem without a placement lacks. `hbm_gb` must be raised to this; of `dram_gb` and
-/// `nvme_gb` either, where both are there.
+/// What a problem without a placement lacks. `hbm_gb` and the caps must be raised to this; of
+/// `dram_gb` and `nvme_gb` either, where both are there.
 struct Shortage {
   std::optional<double> hbm_gb, dram_gb, nvme_gb;
+  std::optional<double> weights_cap_gb, kv_cap_gb;
+  bool is_any() const { return hbm_gb || dram_gb || nvme_gb || weights_cap_gb || kv_cap_gb; }
 };
 
 struct PlacementPlan {

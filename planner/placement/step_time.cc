@@ -11,7 +11,6 @@ namespace {
 constexpr uint32_t kSlots = 2;       // of layers that pass, in DRAM and in HBM
 constexpr uint32_t kTokens = 3;      // the last of them is in the steady state
 constexpr double kDramShare = 0.8;   // of its rate
-constexpr double kFitsSlack = 1e-9;  // GB: a byte
 
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {

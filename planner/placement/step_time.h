@@ -48,6 +48,7 @@ struct PlacedGb {
   double dram() const { return dram_weights + dram_kv + dram_buffers; }  // without the index
 };
 PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement);
+inline constexpr double kFitsSlack = 1e-9;  // GB: a byte, which sums of them are off by
 bool fits(const PlacementProblem& problem, const LayerPlacement& placement);
 
 enum class PlanPart : uint8_t { kCpu, kDram, kNvme, kLinkIn, kLinkOut, kGpu };

@@ -70,6 +70,38 @@ TEST(PlacementCaps, BoundWhatPlansAndProgramsPutIntoDram) {
   EXPECT_GT(n_bound, 20);
 }
 
+TEST(PlacementCaps, ShortageNamesTheOneThatBinds) {
+  int n_weights = 0, n_kv = 0;
+  for (const bool has_device : {false, true})
+    for (uint64_t seed = 340; seed < 380; ++seed) {
+      SCOPED_TRACE(::testing::Message() << "seed " << seed << ", device " << has_device);
+      PlacementProblem problem = random_problem(seed, has_device, 2, 3);
+      if (!plan_placement({&problem, 1}, false)) continue;
+      if (seed % 3 == 0) problem.kv_pin = PlanTier::kDram;
+      if (seed % 4 == 0)
+        for (LayerGroup& group : problem.groups)
+          group.pin = {.hbm = false, .dram = true, .nvme = false};
+      if (!plan_placement({&problem, 1}, false)) continue;
+      if (seed % 2 == 0) problem.weights_cap_gb = 0.5 * problem.weights_gb();
+      if (seed % 5 != 0) problem.kv_cap_gb = 0.3 * problem.kv_gb();
+      const auto lacks = shortage(problem);
+      EXPECT_EQ(lacks.has_value(), !plan_placement({&problem, 1}, false).has_value());
+      if (!lacks) continue;
+      EXPECT_FALSE(lacks->dram_gb || lacks->hbm_gb || lacks->nvme_gb);
+      n_weights += lacks->weights_cap_gb ? 1 : 0;
+      n_kv += lacks->kv_cap_gb ? 1 : 0;
+      constexpr double kRounded = 1e-6;
+      for (const double change : {-kRounded, kRounded}) {
+        PlacementProblem changed = problem;
+        if (lacks->weights_cap_gb) changed.weights_cap_gb = *lacks->weights_cap_gb + change;
+        if (lacks->kv_cap_gb) changed.kv_cap_gb = *lacks->kv_cap_gb + change;
+        EXPECT_EQ(plan_placement({&changed, 1}, false).has_value(), change > 0);
+      }
+    }
+  EXPECT_GE(n_weights, 5);
+  EXPECT_GE(n_kv, 5);
+}
+
 TEST(PlacementCaps, LayersArePutWhereTheirCountsSay) {
   PlacementProblem problem = random_problem(1, true, 2, 6);
   std::swap(problem.groups[0].layers[5], problem.groups[1].layers[0]);  // 0-4 and 6, 5 and 7-11

@@ -111,6 +111,21 @@ TEST_F(PlacedRun, PinsAreHeededAndChangeNoToken) {
                  {2, "usage", {"hbm", "none computes"}, "--n-gpu-layers", "leave it out"});
 }
 
+TEST_F(PlacedRun, OfPinsThatACapDoesNotHoldTheCapIsNamed) {
+  const Words pinned = with(command({}), {"-c", "8k", "--kv-tier", "dram"});
+  const Words capped = with(pinned, {"--kv-dram", "2816KiB"});
+  expect_refused(capped, {3,
+                          "does_not_fit",
+                          {"K and V of 8,192 tokens", "2.8 MiB"},
+                          "--kv-dram",
+                          "leave --pin, -ngl and --kv-tier out"});
+  const json found = json::parse(run_strata(testing::as_json(capped)).out, nullptr, false);
+  const std::string remedy = found["error"]["remedy"];
+  const size_t begin = remedy.find("--kv-dram ") + 10;
+  const std::string enough = remedy.substr(begin, remedy.find_first_of(" ,)", begin) - begin);
+  EXPECT_EQ(run_strata(with(pinned, {"--kv-dram", enough})).exit_code, 0) << remedy;
+}
+
 TEST_F(PlacedRun, ASavedPlanCanBeEditedAndRuns) {
   const std::string expected = tokens_of(run_strata(asked()));
   const std::string path = saved_plan();
@@ -144,6 +159,11 @@ TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {
                  {2, "usage", {"contradicts the plan", "8192"}, "--ctx-size", "leave one"});
   expect_refused(command({"--plan", path, "--dram", "70MiB"}),
                  {3, "does_not_fit", {"the plan needs", "--dram leaves them"}, "--dram", "--dram"});
+  for (const auto& [option, value] :
+       {std::pair{"--pin", "blk=dram"}, std::pair{"--n-gpu-layers", "0"},
+        std::pair{"--kv-tier", "dram"}})
+    expect_refused(command({"--plan", path, option, value}),
+                   {2, "usage", {option, "and --plan contradict"}, option, "leave one"});
   json plan = json::parse(std::ifstream(path));
   const auto refused = [&](const json& changed, const testing::Refusal& refusal) {
     std::ofstream(path) << changed;

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
+
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -130,6 +132,23 @@ TEST_F(PlannedBench, PredictsReadingOfWhatNoLongerFitsAndOfNothingElse) {
   EXPECT_NE(list[1]["prediction"]["disk_pace"], 1);  // measured
 }
 
+TEST_F(PlannedBench, ADiskThatCannotBeProbedCostsNoMeasurement) {
+  keep_profile();
+  testing::Launch full = launch({"-p", "0", "-n", "2", "-d", "3000", "-r", "1", "-o", "json",
+                                 "--kv-dram", "2816KiB", "--depth-fill", "random"});
+  full.prepare = [] {  // the spill file has room, the probe's has not
+    const rlimit most{32 << 20, 32 << 20};
+    ::setrlimit(RLIMIT_FSIZE, &most);
+  };
+  const auto outcome = testing::run_strata(full);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("at the disk's pace of the profile"), std::string::npos)
+      << outcome.err;
+  const json list = json::parse(outcome.out, nullptr, false);
+  ASSERT_EQ(list.size(), 1u) << outcome.out;
+  EXPECT_EQ(list[0]["prediction"]["disk_pace"], 1);
+}
+
 TEST_F(PlannedBench, SaysThatPredictionsOfAssumedRatesCountForLittle) {
   const auto outcome = bench({"-p", "0", "-n", "2", "-r", "1", "-o", "json"});
   const json found = json::parse(outcome.out)[0]["prediction"];
@@ -143,6 +162,28 @@ TEST_F(PlannedBench, SaysThatPredictionsOfAssumedRatesCountForLittle) {
                                                 .what = {"nothing can be predicted"},
                                                 .where = "--validate-plans",
                                                 .remedy = "strata calibrate"});
+}
+
+TEST_F(PlannedBench, ModesThatChooseWhatIsWhereTakeNoPlaces) {
+  for (const char* mode : {"--tiers", "--reopen", "--validate-plans"})
+    for (const auto& [option, value] :
+         {std::pair{"--plan", "plan.json"}, std::pair{"--pin", "blk=dram"},
+          std::pair{"--n-gpu-layers", "0"}, std::pair{"--kv-tier", "dram"}})
+      expect_refused(launch({mode, option, value}),
+                     {2, "usage", {mode, option, "contradict"}, option, "leave one"});
+}
+
+TEST_F(PlannedBench, TriesPlansOfNoDepthInManyTurns) {
+  keep_profile();
+  const auto outcome =
+      bench({"--validate-plans", "--plans", "8", "-d", "0", "-r", "90", "-o", "json"});
+  const json found = json::parse(outcome.out, nullptr, false);
+  ASSERT_EQ(found["cells"].size(), 3u) << outcome.err;
+  for (const json& cell : found["cells"]) {
+    EXPECT_GE(cell["plans"].size(), 2u) << outcome.err;
+    EXPECT_GT(cell["paired_regret"], 0);
+    for (const json& plan : cell["plans"]) EXPECT_EQ(plan["kv_dram_bytes"], 0) << plan;
+  }
 }
 
 TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {

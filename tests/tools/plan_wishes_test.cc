@@ -160,6 +160,11 @@ TEST_F(PlanWishes, LimitsThatHoldChangeNothingAndOthersAreRefusedWithWhatWouldDo
             std::string::npos)
       << never;
   EXPECT_NE(never["remedy"].get<std::string>().find("use --ttft-max"), std::string::npos) << never;
+  // In the proposed line times stand as they are read.
+  const json slow = refused(joined(words, {"--tpot-max", limit, "--ttft-max", "30min"}));
+  const std::string line = slow["remedy"].get<std::string>();
+  EXPECT_NE(line.find("--ttft-max 1800000ms "), std::string::npos) << line;
+  plan(joined(others, {"--ttft-max", value_of(line, "--ttft-max")}));
 }
 
 TEST_F(PlanWishes, AnotherMachineIsPlannedBesideThisOne) {

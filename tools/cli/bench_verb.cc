@@ -91,10 +91,31 @@ BenchPrediction prediction_of(const Settings& settings, const PlacedPlan& plan,
                               const BenchResult& result) {
   if (!plan.is_measured()) return predict_test(plan, result, {});
   planner::MachinePace pace{.dram = dram_pace(plan, result.memory_gbytes_per_s)};
-  if (reads_disk(plan))
-    pace.disk = measure_disk_pace(plan.subject.request.profile, settings.nvme,
-                                  engine_options(settings).io, &interrupt_flag());
+  try {
+    if (reads_disk(plan))
+      pace.disk = measure_disk_pace(plan.subject.request.profile, settings.nvme,
+                                    engine_options(settings).io, &interrupt_flag());
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kCancelled) throw;
+    // The test itself is measured: a full disk is no reason to lose it.
+    notice(fmt::format("note: predicted at the disk's pace of the profile: {}", error.what()));
+  }
   return predict_test(plan, result, pace);
+}
+
+/// What compares placements of its own takes none.
+void check_places(const Command& command) {
+  const Settings& settings = command.settings;
+  const char* mode = settings.tiers            ? "tiers"
+                     : settings.reopen         ? "reopen"
+                     : settings.validate_plans ? "validate-plans"
+                                               : nullptr;
+  if (mode == nullptr) return;
+  for (const std::string& option : stated_places(settings))
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--{0} and --{1} contradict each other: --{0} chooses what is where",
+                            mode, option),
+                command.where(option), "leave one of them out");
 }
 
 }  // namespace
@@ -109,6 +130,7 @@ int run_bench(const Command& command) {
                 "predictions, --tiers and --validate-plans are of exact attention",
                 command.where("attn"),
                 "measure --attn without --tiers and --validate-plans on this machine");
+  check_places(command);
   if (predicts) return run_device_bench(command, sink);
   if (command.is_set("device-ctx"))
     throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",

@@ -176,8 +176,8 @@ void Calibration::measure_attention(KvCodec codec, uint32_t head_dim) {
       profile_.attend.back().prefill_flops / 1e9));
 }
 
-/// Of a small model's weights, at the rate of their type or of the slowest that was measured. They
-/// lie in the caches and may be quicker: some microseconds of a layer.
+/// Of a small model's weights, at the quickest rate of any type that was measured: they lie in the
+/// caches. At a slower one a layer's own time would be taken for theirs.
 double Calibration::small_weights_s(const WalkTrial& trial) const {
   const double rate = std::ranges::max(profile_.linear, {}, &planner::LinearRate::gemv_bytes_per_s)
                           .gemv_bytes_per_s;

@@ -182,6 +182,15 @@ PlacedPlan placed(PlanSubject subject, const Engine& engine) {
 
 }  // namespace
 
+std::vector<std::string> stated_places(const Settings& settings) {
+  std::vector<std::string> stated;
+  if (!settings.plan.empty()) stated.emplace_back("plan");
+  if (!settings.pin.empty()) stated.emplace_back("pin");
+  if (settings.n_gpu_layers >= 0) stated.emplace_back("n-gpu-layers");
+  if (settings.kv_tier != "auto") stated.emplace_back("kv-tier");
+  return stated;
+}
+
 const char* placed_by_name(PlacedBy who) {
   constexpr const char* kNames[] = {"rules", "planner", "file"};
   return kNames[static_cast<size_t>(who)];
@@ -230,7 +239,10 @@ PlacedPlan place_by_plan(const Command& command, Engine& engine) {
     engine.place(placement_of(by_hand.subject, problem, plan->layers));
   } catch (const Error& error) {
     // The plan counts in GB, the engine in bytes: one that fits to the byte may fail by a few.
-    if (error.code() != ErrorCode::kDoesNotFit || is_pinned) throw;
+    if (error.code() != ErrorCode::kDoesNotFit) throw;
+    if (is_pinned)
+      throw Error(error.code(), fmt::format("what is pinned does not fit: {}", error.what()),
+                  "--pin, -ngl, --kv-tier", "use a larger --dram, or leave one of them out");
     return by_hand;
   }
   PlacedPlan by_plan = placed(std::move(by_hand.subject), engine);
@@ -256,6 +268,12 @@ void expect_no_contradiction(const Command& command, const engine::Placement& pl
            fmt::format("--{} {} contradicts the plan, which has {}", option, asked, planned),
            "leave one of them out, or change the plan");
   };
+  for (const std::string& option : stated_places(settings))
+    if (option != "plan")
+      refuse(
+          command.where(option),
+          fmt::format("--{} and --plan contradict each other: the plan says what is where", option),
+          "leave one of them out, or change the plan");
   const auto text = [](uint64_t value) { return fmt::format("{}", value); };
   expect("ctx-size", text(settings.ctx_size), text(placement.n_ctx));
   expect("batch-size", text(settings.batch_size), text(placement.chunk_rows));

@@ -40,6 +40,9 @@ struct DecodedTokens {
 /// milliseconds. Errors: none of its own; a profile that cannot be used is as good as none.
 PlacedPlan placed_plan(const Command& command, const engine::Engine& engine);
 
+/// Which of --plan, --pin, --n-gpu-layers and --kv-tier say where something is to be, by name.
+std::vector<std::string> stated_places(const Settings& settings);
+
 /// A placement of a plan as the engine wants it: layers, and to K and V what these leave.
 engine::Placement placement_of(const PlanSubject& subject, const planner::PlacementProblem& problem,
                                const planner::LayerPlacement& layers);
@@ -58,8 +61,9 @@ void save_plan(const PlanSubject& subject, const planner::PlacementProblem& prob
                const planner::PlacementPlan& plan, const std::string& path);
 
 /// Asks the planner where not everything is as near as can be, and places by it what is quicker so;
-/// before Engine::load. What the rules by hand have accepted runs in any case. Cost: some ten
-/// milliseconds for each size of chunk. Errors: those of tiers::open_spill.
+/// before Engine::load. What the rules by hand have accepted runs where a plan does not fit, but
+/// for pins, which are refused then. Cost: some ten milliseconds for each size of chunk. Errors:
+/// kDoesNotFit of pins; those of tiers::open_spill, after which the engine has no spill file.
 PlacedPlan place_by_plan(const Command& command, engine::Engine& engine);
 
 }  // namespace strata::cli

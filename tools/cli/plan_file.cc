@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/device_choice.h"
 #include "tools/cli/input_files.h"
 #include "tools/cli/json_output.h"
 #include "tools/cli/json_place.h"
@@ -111,6 +112,17 @@ void read_model(const JsonPlace& at, PlanFile& plan) {
   plan.weight_bytes = at.at("weight_bytes").count(kBytesMax);
 }
 
+/// A virtual one too: `strata plan` writes it, and who runs the plan refuses it by its name.
+std::string read_device(const JsonPlace& at) {
+  const std::string text = at.text();
+  try {
+    if (engine::parse_device_choice(text).kind != engine::DeviceChoice::Kind::kAuto) return text;
+  } catch (const Error&) {
+    // Its message is of an option.
+  }
+  at.refuse("none or cuda:N");
+}
+
 void read_budgets(const JsonPlace& at, PlanFile& plan) {
   at.expect_keys({"dram_bytes", "nvme_bytes", "hbm_bytes"});
   plan.dram_bytes = at.at("dram_bytes").count(kBytesMax);
@@ -184,7 +196,7 @@ PlanFile parse_plan_file(std::string_view text, const std::string& path) {
                     "predicted"});
   PlanFile plan;
   read_model(top.at("model"), plan);
-  plan.device = top.at("device").text();
+  plan.device = read_device(top.at("device"));
   read_budgets(top.at("budgets"), plan);
   plan.placement.n_ctx = static_cast<uint32_t>(top.at("n_ctx").count(kTokensMax));
   plan.placement.chunk_rows = static_cast<uint32_t>(top.at("chunk_rows").count(kChunkMax));

@@ -328,7 +328,8 @@ void use_usable_rates(const Command& command, PlanSubject& subject) {
   }
 }
 
-/// What is stated of DRAM, and where nothing is, the half of the free memory that K and V may have.
+/// What is stated of DRAM, and where nothing is, the half of the free memory that K and V may have
+/// where they may spill.
 void set_caps(const engine::Engine& engine, engine::PlacementRequest& request) {
   const engine::ContextRequest& limits = engine.limits();
   request.dram_bytes = limits.available_bytes + engine::kProcessBytes;
@@ -336,7 +337,9 @@ void set_caps(const engine::Engine& engine, engine::PlacementRequest& request) {
   request.weights_dram_bytes = engine.options().weights_dram_bytes;
   if (limits.kv_dram_bytes < limits.available_bytes) request.kv_dram_bytes = limits.kv_dram_bytes;
   const engine::KvPlacement& kv = engine.context().kv;
-  if (!limits.is_budgeted && request.kv_dram_bytes == 0 && kv.is_spilling())
+  const bool may_spill =
+      request.kv_pin.value_or(planner::PlanTier::kNvme) == planner::PlanTier::kNvme;
+  if (!limits.is_budgeted && request.kv_dram_bytes == 0 && kv.is_spilling() && may_spill)
     request.kv_dram_bytes = kv.dram_bytes();
 }
 
@@ -361,8 +364,8 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   subject.attention = options.method ? command.settings.attn : "exact";
   if (options.method)
     request.touched_share = share_touched(options.selection.budget, request).value_or(1);
-  set_caps(engine, request);
   set_wishes(command, subject);
+  set_caps(engine, request);
   subject.device = "none";
   if (engine.device() == nullptr) {
     use_usable_rates(command, subject);

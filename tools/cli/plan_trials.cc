@@ -32,9 +32,11 @@ constexpr double kBudgetShares[] = {0.1, 0.4, 0.8};
 constexpr uint32_t kWarmTokens = 2;
 constexpr uint32_t kDrawsPerPlan = 20;  // of random plans that may not fit
 
-engine::EngineOptions options_of(const Command& command, const PlanCell& cell) {
+engine::EngineOptions options_of(const Command& command, const PlanCell& cell,
+                                 const PlanTrialOptions& trial) {
   engine::EngineOptions options = engine_options(command.settings);
-  options.n_ctx = uint64_t{cell.n_depth} + 512;  // tokens of every turn
+  const uint64_t n_turns = std::max<uint32_t>(1, trial.n_pairs);
+  options.n_ctx = cell.n_depth + kWarmTokens + n_turns * trial.n_tokens;
   options.dram_bytes = cell.dram_bytes;
   options.reads_saved = false;
   options.allow_untrained = true;
@@ -75,8 +77,9 @@ class PlanSpace {
     const engine::KvContext context = kv_context(request, base_.n_ctx);
     buffers_ = engine::buffer_bytes(shape, request);
     whole_ = place_whole(shape, context).dram_bytes();
+    // Of a short context that is more than all of it.
     smallest_ = engine::can_spill(shape) && request.nvme_bytes > 0
-                    ? smallest_spilling_dram(shape, context)
+                    ? std::min(whole_, smallest_spilling_dram(shape, context))
                     : whole_;
   }
 
@@ -171,7 +174,7 @@ class RunningPlan {
  public:
   RunningPlan(const Command& command, const PlanCell& cell, const Placement& placement,
               const PlanTrialOptions& options)
-      : options_(options), engine_(Engine::open(options_of(command, cell))) {
+      : options_(options), engine_(Engine::open(options_of(command, cell, options))) {
     engine_.place(placement);
     plan_ = std::make_unique<PlacedPlan>(placed_plan(with_budget(command, cell), engine_));
     engine_.load({});
@@ -245,8 +248,9 @@ std::vector<double> values_of(const std::vector<PlanTrial>& trials, double PlanT
 
 double PlanTrial::error() const { return std::abs(predicted_ms / measured_ms - 1); }
 
-std::vector<uint64_t> trial_budgets(const Command& command, uint32_t n_depth) {
-  const Engine engine = Engine::open(options_of(command, {n_depth, 0}));
+std::vector<uint64_t> trial_budgets(const Command& command, uint32_t n_depth,
+                                    const PlanTrialOptions& options) {
+  const Engine engine = Engine::open(options_of(command, {n_depth, 0}, options));
   const engine::WeightSizes sizes = engine::weight_sizes(engine.file(), engine.spec());
   const PlanSpace space(engine);
   const uint32_t n_layers = space.n_layers();
@@ -255,8 +259,7 @@ std::vector<uint64_t> trial_budgets(const Command& command, uint32_t n_depth) {
   const auto weights = [&](uint8_t is_streamed) {
     return weight_plan_of(sizes, std::vector<uint8_t>(n_layers, is_streamed)).total_bytes();
   };
-  const uint64_t least =
-      fixed + engine::smallest_weight_budget(sizes) + std::min(space.smallest(), space.whole());
+  const uint64_t least = fixed + engine::smallest_weight_budget(sizes) + space.smallest();
   const uint64_t all = fixed + weights(0) + space.whole();
   std::vector<uint64_t> budgets;
   for (const double share : kBudgetShares)
@@ -270,7 +273,7 @@ CellResult try_plans(const Command& command, const PlanCell& cell,
   CellResult result{.cell = cell, .trials = {}};
   double disk_pace = 1;
   {
-    Engine engine = Engine::open(options_of(command, cell));
+    Engine engine = Engine::open(options_of(command, cell, options));
     const PlanSpace space(engine);
     const Placement by_hand = placement_of(engine);
     const PlacedPlan own = place_by_plan(with_budget(command, cell), engine);
@@ -301,8 +304,14 @@ CellResult try_plans(const Command& command, const PlanCell& cell,
   result.order_tau = kendall_tau(values_of(result.trials, &PlanTrial::predicted_ms),
                                  values_of(result.trials, &PlanTrial::measured_ms));
   result.regret = own.measured_ms / std::min(own.measured_ms, best->measured_ms);
-  if (options.n_pairs > 0)
-    result.paired_regret = ratio_in_turns(command, cell, options, own.placement, best->placement);
+  try {
+    if (options.n_pairs > 0)
+      result.paired_regret = ratio_in_turns(command, cell, options, own.placement, best->placement);
+  } catch (const Error& error) {
+    // Two engines want the budget twice, which the machine need not have.
+    if (error.code() != ErrorCode::kDoesNotFit && error.code() != ErrorCode::kOutOfMemory) throw;
+    options.on_note(fmt::format("{} and {} in turns: {}", own.name, best->name, error.what()));
+  }
   return result;
 }
 

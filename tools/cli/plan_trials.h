@@ -46,12 +46,13 @@ struct CellResult {
   std::vector<PlanTrial> trials;  // the planner's own first
   double order_tau = 0;           // Kendall's, of predicted against measured
   double regret = 0;              // the planner's own against the best measured
-  double paired_regret = 0;       // again in turns with the best other, the median; 0 = no other
+  double paired_regret = 0;       // again in turns with the best other, the median; 0 = none
 };
 
 /// Budgets between the least that runs at a depth and what holds everything: a tenth, four and
 /// eight tenths of the way. Errors: those of Engine::open.
-std::vector<uint64_t> trial_budgets(const Command& command, uint32_t n_depth);
+std::vector<uint64_t> trial_budgets(const Command& command, uint32_t n_depth,
+                                    const PlanTrialOptions& options);
 
 /// Errors: those of Engine::open and of the steps; kCancelled. Memory: the budget, twice while two
 /// plans take turns.

@@ -61,12 +61,13 @@ ordered_json trials_json(const std::vector<CellResult>& cells) {
                        {"measured_ms", trial.measured_ms},
                        {"predicted_peak_bytes", trial.predicted_bytes},
                        {"measured_peak_bytes", trial.measured_bytes}});
-    list.push_back({{"n_depth", cell.cell.n_depth},
-                    {"dram_bytes", cell.cell.dram_bytes},
-                    {"tau", cell.order_tau},
-                    {"regret", cell.regret},
-                    {"paired_regret", cell.paired_regret},
-                    {"plans", plans}});
+    ordered_json of = {{"n_depth", cell.cell.n_depth},
+                       {"dram_bytes", cell.cell.dram_bytes},
+                       {"tau", cell.order_tau},
+                       {"regret", cell.regret}};
+    if (cell.paired_regret > 0) of["paired_regret"] = cell.paired_regret;
+    of["plans"] = std::move(plans);
+    list.push_back(std::move(of));
   }
   const TrialSummary summary = summary_of(cells);
   return {{"cells", list},

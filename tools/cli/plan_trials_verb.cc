@@ -49,7 +49,7 @@ int run_plan_trials(const Command& command, AnswerSink& sink) {
   options.on_note = [](const std::string& line) { notice("note: " + line); };
   std::vector<CellResult> cells;
   for (const uint64_t depth : settings.n_depth)
-    for (const uint64_t budget : trial_budgets(command, static_cast<uint32_t>(depth))) {
+    for (const uint64_t budget : trial_budgets(command, static_cast<uint32_t>(depth), options)) {
       options.seed += 1;
       cells.push_back(try_plans(command, {static_cast<uint32_t>(depth), budget}, options));
       if (!is_json) sink.write(trials_text(cells.back()));

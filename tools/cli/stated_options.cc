@@ -33,7 +33,8 @@ std::vector<std::string> value_texts(const OptionSpec& option, const Settings& s
   if (const auto* number = std::get_if<int64_t Settings::*>(&option.target))
     return {std::to_string(settings.*(*number))};
   const double real = settings.*std::get<double Settings::*>(option.target);
-  return {fmt::format("{:g}{}", real, option.kind == ValueKind::kDuration ? "ms" : "")};
+  // The shortest text that is read as the same number: {:g} writes 30 minutes as 1.8e+06ms.
+  return {fmt::format("{}{}", real, option.kind == ValueKind::kDuration ? "ms" : "")};
 }
 
 /// The shortest flag: "-m" for --model.
