@@ -164,40 +164,5 @@ TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {
   refused(changed, {4, "bad_file", {"every layer from 0 to 15 once"}, path, "correct the file"});
 }
 
-/// One group of four layers, all in memory, whose token takes 4 * 2.5 ms and the head 2.
-PlacedPlan twelve_ms(bool is_measured) {
-  PlacedPlan plan;
-  plan.problem.rates.cpu_attend = plan.problem.rates.dram_read = 100;
-  plan.problem.head_ms = 2;
-  plan.problem.dram_gb = 1;
-  planner::LayerGroup group;
-  group.layers = {0, 1, 2, 3};
-  group.cpu_linear_ms = 2.5;
-  group.n_held = 1024;
-  plan.problem.groups = {group};
-  plan.layers.groups = {{.n_dram = 4, .kv_dram = 1024}};
-  if (is_measured) plan.subject.request.profile.measured_at = "2026-11-26T13:20:00Z";
-  return plan;
-}
-
-TEST(PlanDrift, IsSaidOfFiftyTokensWhoseMedianIsAFifthOff) {
-  const PlacedPlan plan = twelve_ms(true);
-  ASSERT_NEAR(plan.token_at(100).ms, 12, 1e-6);
-  const auto line = [&](size_t n, float ms) {
-    DecodedTokens decoded{100, std::vector<float>(n, ms)};
-    decoded.step_ms.front() = 1000;  // of one token alone nothing follows
-    return drift_line(plan, decoded);
-  };
-  EXPECT_EQ(line(50, 14.3F), "");
-  EXPECT_EQ(line(50, 9.7F), "");
-  EXPECT_EQ(line(49, 20), "");
-  for (const float ms : {14.5F, 9.5F}) {
-    const std::string said = line(50, ms);
-    EXPECT_NE(said.find("12 ms were predicted"), std::string::npos) << said;
-    EXPECT_NE(said.find("`strata calibrate`"), std::string::npos) << said;
-  }
-  EXPECT_EQ(drift_line(twelve_ms(false), {100, std::vector<float>(50, 20)}), "");
-}
-
 }  // namespace
 }  // namespace strata::cli

@@ -109,14 +109,14 @@ void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
                      plan.subject.rates_text));
   notice(fmt::format("plan: a token has {}; a prompt of {} tokens takes {}",
                      busy_text(plan.token_at(n_ctx)), engine::grouped_number(n_ctx - 1),
-                     ms_text(plan.prompt_ms(n_ctx - 1, 0))));
+                     ms_text(plan.prompt_behind(0, n_ctx - 1).ms)));
 }
 
 std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
   const size_t n = decoded.step_ms.size();
   if (!plan.is_measured() || n < kDriftTokens) return "";
   const double took = median({decoded.step_ms.begin(), decoded.step_ms.end()});
-  const double predicted = plan.token_at(decoded.n_before + n / 2).ms;
+  const double predicted = plan.token_at(static_cast<double>(decoded.n_before + n / 2)).ms;
   if (std::abs(took - predicted) <= kDrift * predicted) return "";
   return fmt::format(
       "plan: a token took {} (the median of {}), {} were predicted; if this machine "
@@ -130,7 +130,8 @@ void say_drift(const PlacedPlan& plan, const DecodedTokens& decoded) {
 
 ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answer) {
   const PlacedShares shares = shares_of(plan);
-  const uint64_t n_prompt = answer.usage.prompt_tokens, n_cached = answer.usage.cached_tokens;
+  const auto n_prompt = static_cast<double>(answer.usage.prompt_tokens);
+  const auto n_cached = static_cast<double>(answer.usage.cached_tokens);
   const std::vector<float>& steps = answer.times.decode_step_ms;
   ordered_json json = {
       {"placed_by", placed_by_name(plan.placed_by)},
@@ -141,11 +142,11 @@ ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answe
         {"dram", shares.n_layers - shares.n_hbm - shares.n_file},
         {"file", shares.n_file}}},
       {"kv_share", {{"hbm", shares.kv_hbm}, {"dram", shares.kv_dram}, {"nvme", shares.kv_file}}},
-      {"predicted_ttft_ms", plan.prompt_ms(n_prompt - std::min(n_prompt, n_cached), n_cached)},
+      {"predicted_ttft_ms", plan.prompt_behind(n_cached, std::max(0.0, n_prompt - n_cached)).ms},
       {"ttft_ms", answer.times.ttft_ms}};
   if (plan.solve_ms > 0) json["solve_ms"] = plan.solve_ms;
   if (steps.empty()) return json;
-  const StepTime token = plan.token_at(n_prompt + steps.size() / 2);
+  const StepTime token = plan.token_at(n_prompt + static_cast<double>(steps.size()) / 2);
   json["predicted_tpot_ms"] = token.ms;
   json["tpot_ms"] = median({steps.begin(), steps.end()});
   json["binding"] = plan_part_name(token.binding());

@@ -215,8 +215,7 @@ void measure(const Command& command, const PlanCell& cell, const PlanTrialOption
   trial.measured_bytes = engine::peak_memory_bytes();  // before the probe, which takes some
   const planner::MachinePace pace{.dram = dram_pace(running.plan(), running.dram_gbytes_per_s()),
                                   .disk = disk_pace};
-  trial.predicted_ms =
-      predict_token(running.plan(), running.n_pos() - options.n_tokens / 2.0, pace).ms;
+  trial.predicted_ms = running.plan().token_at(running.n_pos() - options.n_tokens / 2.0, pace).ms;
   trial.predicted_bytes = predicted_peak_bytes(running.plan());
 }
 
