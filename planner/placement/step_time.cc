@@ -217,8 +217,8 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
   const LayerGroup& group = *layer.group;
   LayerWork work;
   add_weights(layer, work);
-  const bool is_chosen = group.is_full() && problem_.touched_share < 1;
-  const double share = is_chosen ? problem_.touched_share : 1;
+  const double share = group.is_full() ? problem_.share_touched() : 1;
+  const bool is_chosen = share < 1;
   const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
   const double hbm_share = layer.kv->kv_hbm / group.n_held;
   const double home_share = (layer.kv->kv_hbm + layer.kv->kv_dram) / group.n_held;

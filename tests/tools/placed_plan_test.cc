@@ -66,6 +66,14 @@ TEST(PlanPrices, AShortContextOfASpillingPlacementReadsNothing) {
   EXPECT_NEAR(plan.token_at(768, {.disk = 0.5}).busy_ms[kNvme], 8 * 256, 1e-6);
 }
 
+TEST(PlanPrices, ABudgetOfTokensIsAnotherShareOfAnotherContext) {
+  PlacedPlan plan = half_on_disk();
+  plan.problem.touched_positions = 128;
+  EXPECT_NEAR(plan.token_at(100).ms, 12 + 4, 1e-6);
+  for (const double n : {128.0, 256.0, 512.0})
+    EXPECT_NEAR(plan.token_at(n).ms, 12 + 4 * 1.28, 1e-6) << n;
+}
+
 TEST(PlanPrices, APromptBehindACachedContextTakesWhatItsOwnChunksTake) {
   PlacedPlan plan = twelve_ms(true);
   plan.problem.chunk_rows = 512;
@@ -78,6 +86,13 @@ TEST(PlanPrices, APromptBehindACachedContextTakesWhatItsOwnChunksTake) {
     EXPECT_NEAR(plan.prompt_behind(n_cached, 20).ms, 4 * 20 * (0.1 + 1e-4 * (n_cached + 10)) + 2,
                 1e-6)
         << n_cached;
+}
+
+TEST(PlanDrift, IsNotSaidWhereWhatATokenAttendsDependsOnTheText) {
+  PlacedPlan plan = twelve_ms(true);
+  EXPECT_NE(drift_line(plan, {100, std::vector<float>(50, 20)}), "");
+  plan.subject.knows_touched = false;
+  EXPECT_EQ(drift_line(plan, {100, std::vector<float>(50, 20)}), "");
 }
 
 TEST(PlanDrift, IsNotSaidOfAShortContextThatASpillingPlacementHasInMemory) {

@@ -9,6 +9,7 @@
 #include "tools/cli/machine_profile_file.h"
 #include "tools/cli/machine_words.h"
 #include "tools/cli/plan_notices.h"
+#include "tools/cli/request_options.h"
 
 namespace strata::cli {
 namespace {
@@ -162,6 +163,24 @@ TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {
   changed = plan;
   changed["layers"] = {{"0-14", "dram"}};
   refused(changed, {4, "bad_file", {"every layer from 0 to 15 once"}, path, "correct the file"});
+}
+
+TEST_F(PlacedRun, ABudgetIsPricedAsItIsWritten) {
+  const auto expect = [&](const std::string& budget, double share, double positions, bool knows) {
+    SCOPED_TRACE(budget);
+    const Command command = read_command(
+        {"run", kRun, ""},
+        std::vector<std::string>{"-m", model_, "-c", "8k", "-t", "1", "--attn", "mean",
+                                 "--kv-budget", budget, "--no-cache", "--device", "none"},
+        [](const std::string&) { return std::optional<std::string>(); });
+    const PlacedEngine placed = open_placed(command, engine_options(command.settings));
+    EXPECT_EQ(placed.plan.problem.touched_share, share);
+    EXPECT_EQ(placed.plan.problem.touched_positions, positions);
+    EXPECT_EQ(placed.plan.subject.knows_touched, knows);
+  };
+  expect("512", 1, 512, true);
+  expect("25%", 0.25, planner::kNoCap, true);
+  for (const char* budget : {"0.9p", "4n"}) expect(budget, 1, planner::kNoCap, false);
 }
 
 }  // namespace

@@ -114,7 +114,7 @@ void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
 
 std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
   const size_t n = decoded.step_ms.size();
-  if (!plan.is_measured() || n < kDriftTokens) return "";
+  if (!plan.is_measured() || !plan.subject.knows_touched || n < kDriftTokens) return "";
   const double took = median({decoded.step_ms.begin(), decoded.step_ms.end()});
   const double predicted = plan.token_at(static_cast<double>(decoded.n_before + n / 2)).ms;
   if (std::abs(took - predicted) <= kDrift * predicted) return "";

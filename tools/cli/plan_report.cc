@@ -152,7 +152,7 @@ ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
       {"n_ctx", subject.request.n_ctx},
       {"n_out", subject.request.n_out},
       {"attention", subject.attention},
-      {"touched_share", answer.problem.touched_share},
+      {"touched_share", answer.problem.share_touched()},
       {"type_k", kv_codec_name(answer.problem.k_codec)},
       {"type_v", kv_codec_name(answer.problem.v_codec)},
       {"chunk_rows", answer.problem.chunk_rows},

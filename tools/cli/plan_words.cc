@@ -60,7 +60,7 @@ std::string beyond_engine(const PlanAnswer& answer) {
   if (layer_counts(answer).file > 0) add("weights read from the model file");
   if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
   if (answer.plan.layers.cpu_part != planner::CpuPart::kNone) add("attention on the CPU");
-  if (answer.problem.touched_share < 1) add("chosen blocks");
+  if (answer.problem.share_touched() < 1) add("chosen blocks");
   return beyond.empty() ? "" : "beside a card this engine does not do yet: " + beyond;
 }
 
