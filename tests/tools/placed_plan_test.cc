@@ -40,7 +40,7 @@ TEST(PlanDrift, IsSaidOfFiftyTokensWhoseMedianIsAFifthOff) {
   EXPECT_EQ(line(49, 20), "");
   for (const float ms : {14.5F, 9.5F}) {
     const std::string said = line(50, ms);
-    EXPECT_NE(said.find("12 ms were predicted"), std::string::npos) << said;
+    EXPECT_NE(said.find("12.0 ms were predicted"), std::string::npos) << said;
     EXPECT_NE(said.find("`strata calibrate`"), std::string::npos) << said;
   }
   EXPECT_EQ(drift_line(twelve_ms(false), {100, std::vector<float>(50, 20)}), "");

@@ -115,7 +115,7 @@ TEST_F(PlannedBench, ShowsWhatThePlannerSaysBesideWhatWasMeasured) {
   }
   const std::string text = bench({"-p", "0", "-n", "2", "-r", "1"}).out;
   EXPECT_NE(text.find("predicted ms"), std::string::npos) << text;
-  EXPECT_NE(text.find("at work, ms"), std::string::npos) << text;
+  EXPECT_NE(text.find("at work |"), std::string::npos) << text;
 }
 
 TEST_F(PlannedBench, PredictsReadingOfWhatNoLongerFitsAndOfNothingElse) {

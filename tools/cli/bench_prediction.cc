@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "engine/byte_text.h"
 #include "engine/machine.h"
+#include "tools/cli/plan_words.h"
 #include "tools/cli/raw_disk.h"
 #include "tools/cli/sample_statistics.h"
 
@@ -17,20 +17,9 @@ namespace {
 
 using nlohmann::ordered_json;
 using planner::MachinePace;
-using planner::PlanPart;
-using planner::StepTime;
 
 constexpr uint64_t kProbeBytes = uint64_t{64} << 20;  // of the disk: some tens of milliseconds
 constexpr uint32_t kProbePasses = 5;
-
-std::string busy_text(const StepTime& step) {
-  std::string text;
-  for (size_t i = 0; i < planner::kPlanParts; ++i)
-    if (step.busy_ms[i] > 0)
-      text += fmt::format("{}{} {:.2f}", text.empty() ? "" : ", ",
-                          plan_part_name(static_cast<PlanPart>(i)), step.busy_ms[i]);
-  return text;
-}
 
 }  // namespace
 
@@ -86,7 +75,7 @@ std::string prediction_row(const std::string& test, const BenchPrediction& predi
               "({:.0f} % and {:.0f} % of it); ms of a token or of the prompt\n",
               100 * prediction.pace.dram, 100 * prediction.pace.disk) +
           fmt::format(kRow, "test", "predicted ms", "measured ms", "predicted", "peak", "measured",
-                      "at work, ms |") +
+                      "at work |") +
           fmt::format("| {:-<26} | {:->11}: | {:->10}: | {:->8}: | {:->9}: | {:->9}: | {:-<11} |\n",
                       "", "", "", "", "", "", "");
   return out + fmt::format(kRow, test, fmt::format("{:.2f}", prediction.step.ms),
