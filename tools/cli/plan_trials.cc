@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/even_spread.h"
 #include "engine/dram_budget.h"
 #include "engine/kv_placement.h"
 #include "engine/machine.h"
@@ -101,8 +102,7 @@ class PlanSpace {
   std::vector<uint8_t> flags(uint32_t n_streamed) const {
     const uint64_t n = base_.is_streamed.size();
     std::vector<uint8_t> flags(n);
-    for (uint64_t i = 0; i < n; ++i)
-      flags[i] = (i + 1) * n_streamed / n != i * n_streamed / n ? 1 : 0;
+    for (uint64_t i = 0; i < n; ++i) flags[i] = is_spread_to(i, n_streamed, n) ? 1 : 0;
     return flags;
   }
   Placement base_;
