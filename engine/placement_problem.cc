@@ -153,7 +153,10 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.chunk_rows = context.chunk_rows;
   problem.n_out = static_cast<double>(request.n_out);
   problem.n_prompt = static_cast<double>(request.n_ctx - request.n_out);
-  problem.touched_share = request.method ? request.touched_share : 1;
+  if (request.method) {
+    problem.touched_share = request.touched_share;
+    problem.touched_positions = request.touched_positions;
+  }
   problem.rates = planner::rates_of(request.profile, codecs.k, codecs.v, shape.head_dim,
                                     request.device.has_value());
   problem.may_stream = problem.rates.nvme_read > 0;

@@ -47,7 +47,8 @@ struct PlacementRequest {
   std::vector<uint32_t> chunks;  // rows of a prompt's step: each is tried
   bool has_packs = false;        // saved contexts are read and written
   std::optional<index::Method> method = {};
-  double touched_share = 1;  // of a context that a token attends by it
+  // Of a context, what a token attends by it: a share, and at most so many positions.
+  double touched_share = 1, touched_positions = planner::kNoCap;
   uint32_t n_threads = 1;
   // What the user wants: where weights may be, [n_layers] or empty = anywhere; where K and V live;
   // how long the first token and each further one may take, 0 = as it comes.

@@ -101,7 +101,7 @@ void PlacementProgram::add_group(const LayerGroup& group) {
   at_most(0, {{c.on_cpu, 1}, {attends_, -1}});
   if (problem_.has_device) at_most(0, {{c.w_dram, 1}, {c.w_nvme, 1}, {passes_, -1}});
 
-  const double share = group.is_full() ? problem_.touched_share : 1;
+  const double share = group.is_full() ? problem_.share_touched() : 1;
   const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
   if (!problem_.has_device) {
     at_least(c.attention, {}, transfer_ms(touched, rates_.cpu_attend));
@@ -178,8 +178,8 @@ void PlacementProgram::add_token() {
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
     const double n = group.n_layers(), weights = n * group.weight_gb;
-    const bool is_chosen = group.is_full() && problem_.touched_share < 1;
-    const double touched = (group.is_full() ? problem_.touched_share : 1) *
+    const bool is_chosen = group.is_full() && problem_.share_touched() < 1;
+    const double touched = (group.is_full() ? problem_.share_touched() : 1) *
                            group.attended(problem_.n_decode_positions()) * group.kv_gb * n;
     chain.push_back({c.attention, n});
     disk.push_back({c.w_nvme, ms(weights, rates_.nvme_read)});

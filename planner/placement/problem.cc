@@ -8,6 +8,10 @@ namespace {
 constexpr double kNever = 1e12;  // ms: what a missing part would take
 }
 
+double PlacementProblem::share_touched() const {
+  return std::min(touched_share, touched_positions / n_decode_positions());
+}
+
 double PlacementProblem::weights_gb() const {
   double gb = 0;
   for (const LayerGroup& group : groups) gb += group.n_layers() * group.weight_gb;

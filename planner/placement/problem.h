@@ -72,8 +72,9 @@ struct PlacementProblem {
   uint32_t chunk_rows = 512;
   double n_past = 0;               // positions that are there before the prompt
   double n_prompt = 0, n_out = 0;  // tokens
-  double touched_share = 1;        // of a full layer's K and V that a decoded token attends
-  double index_scan_ms = 0;        // of one token
+  // Of a full layer's K and V, what a decoded token attends: a share, at most so many positions.
+  double touched_share = 1, touched_positions = kNoCap;
+  double index_scan_ms = 0;  // of one token
 
   std::vector<LayerGroup> groups;
   PlanRates rates;
@@ -108,7 +109,8 @@ struct PlacementProblem {
   double n_context() const { return n_past + n_prompt + n_out; }
   double n_decode_positions() const { return n_past + n_prompt + n_out / 2; }  // of the mean token
   double step_ms() const { return has_device ? 0 : rates.cpu_step_ms; }
-  double weights_gb() const;  // of the groups
+  double share_touched() const;  // by the mean token
+  double weights_gb() const;     // of the groups
   double kv_gb() const;
   double full_kv_gb() const;
   /// Whether weights of a layer of the group, or some of its K and V, may be in a tier.

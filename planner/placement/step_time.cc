@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/even_spread.h"
 #include "planner/placement/pins.h"
 
 namespace strata::planner {
@@ -100,19 +101,16 @@ void Pipeline::run(const LayerWork& work) {
 
 /// Layer i of a group with so many in each place, as weight_tiers() has it.
 std::vector<PlanTier> spread(const GroupPlace& place) {
-  const auto is_one = [](uint64_t i, uint64_t n_of, uint64_t n) {
-    return (i + 1) * n_of / n != i * n_of / n;
-  };
   const uint64_t n = uint64_t{place.n_hbm} + place.n_dram + place.n_nvme;
   const uint64_t n_near = uint64_t{place.n_hbm} + place.n_dram;
   std::vector<PlanTier> places;
   uint64_t near = 0;
   for (uint64_t i = 0; i < n; ++i) {
-    if (is_one(i, place.n_nvme, n)) {
+    if (is_spread_to(i, place.n_nvme, n)) {
       places.push_back(PlanTier::kNvme);
       continue;
     }
-    places.push_back(is_one(near, place.n_dram, n_near) ? PlanTier::kDram : PlanTier::kHbm);
+    places.push_back(is_spread_to(near, place.n_dram, n_near) ? PlanTier::kDram : PlanTier::kHbm);
     ++near;
   }
   return places;
@@ -216,8 +214,8 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
   const LayerGroup& group = *layer.group;
   LayerWork work;
   add_weights(layer, work);
-  const bool is_chosen = group.is_full() && problem_.touched_share < 1;
-  const double share = is_chosen ? problem_.touched_share : 1;
+  const double share = group.is_full() ? problem_.share_touched() : 1;
+  const bool is_chosen = share < 1;
   const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
   const double hbm_share = layer.kv->kv_hbm / group.n_held;
   const double home_share = (layer.kv->kv_hbm + layer.kv->kv_dram) / group.n_held;

@@ -100,6 +100,21 @@ TEST(StepTime, OfChosenBlocksStandsInTheChain) {
   EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 4 * (10 + 0.5 + 5) + 2, kExact);
 }
 
+TEST(StepTime, OfABudgetOfPositionsIsThatOfItsShareOfTheContext) {
+  PlacementProblem problem = small_problem(false);
+  const LayerPlacement spilled = placed(0, 4, 0, 0, 500);
+  const double all = token_time(problem, spilled).ms;
+  problem.touched_positions = 100;
+  EXPECT_NEAR(token_time(problem, spilled).ms, 4 * (10 + 0.5 + 5) + 2, kExact);
+  problem.touched_positions = 1000;
+  EXPECT_NEAR(token_time(problem, spilled).ms, all, kExact);
+  problem.touched_positions = 100;
+  problem.n_prompt = 400;
+  EXPECT_DOUBLE_EQ(problem.share_touched(), 0.25);
+  problem.n_prompt = 50;
+  EXPECT_DOUBLE_EQ(problem.share_touched(), 1);
+}
+
 TEST(StepTime, OfAttentionBesideACardIsTheSlowerOfBoth) {
   const PlacementProblem problem = small_problem(true);
   LayerPlacement placement = placed(4, 0, 0, 500, 500);

@@ -9,6 +9,7 @@
 #include "tools/cli/machine_profile_file.h"
 #include "tools/cli/machine_words.h"
 #include "tools/cli/plan_notices.h"
+#include "tools/cli/request_options.h"
 
 namespace strata::cli {
 namespace {
@@ -184,39 +185,22 @@ TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {
   refused(changed, {4, "bad_file", {"every layer from 0 to 15 once"}, path, "correct the file"});
 }
 
-/// One group of four layers, all in memory, whose token takes 4 * 2.5 ms and the head 2.
-PlacedPlan twelve_ms(bool is_measured) {
-  PlacedPlan plan;
-  plan.problem.rates.cpu_attend = plan.problem.rates.dram_read = 100;
-  plan.problem.head_ms = 2;
-  plan.problem.dram_gb = 1;
-  planner::LayerGroup group;
-  group.layers = {0, 1, 2, 3};
-  group.cpu_linear_ms = 2.5;
-  group.n_held = 1024;
-  plan.problem.groups = {group};
-  plan.layers.groups = {{.n_dram = 4, .kv_dram = 1024}};
-  if (is_measured) plan.subject.request.profile.measured_at = "2026-11-26T13:20:00Z";
-  return plan;
-}
-
-TEST(PlanDrift, IsSaidOfFiftyTokensWhoseMedianIsAFifthOff) {
-  const PlacedPlan plan = twelve_ms(true);
-  ASSERT_NEAR(plan.token_at(100).ms, 12, 1e-6);
-  const auto line = [&](size_t n, float ms) {
-    DecodedTokens decoded{100, std::vector<float>(n, ms)};
-    decoded.step_ms.front() = 1000;  // of one token alone nothing follows
-    return drift_line(plan, decoded);
+TEST_F(PlacedRun, ABudgetIsPricedAsItIsWritten) {
+  const auto expect = [&](const std::string& budget, double share, double positions, bool knows) {
+    SCOPED_TRACE(budget);
+    const Command command = read_command(
+        {"run", kRun, ""},
+        std::vector<std::string>{"-m", model_, "-c", "8k", "-t", "1", "--attn", "mean",
+                                 "--kv-budget", budget, "--no-cache", "--device", "none"},
+        [](const std::string&) { return std::optional<std::string>(); });
+    const PlacedEngine placed = open_placed(command, engine_options(command.settings));
+    EXPECT_EQ(placed.plan.problem.touched_share, share);
+    EXPECT_EQ(placed.plan.problem.touched_positions, positions);
+    EXPECT_EQ(placed.plan.subject.knows_touched, knows);
   };
-  EXPECT_EQ(line(50, 14.3F), "");
-  EXPECT_EQ(line(50, 9.7F), "");
-  EXPECT_EQ(line(49, 20), "");
-  for (const float ms : {14.5F, 9.5F}) {
-    const std::string said = line(50, ms);
-    EXPECT_NE(said.find("12 ms were predicted"), std::string::npos) << said;
-    EXPECT_NE(said.find("`strata calibrate`"), std::string::npos) << said;
-  }
-  EXPECT_EQ(drift_line(twelve_ms(false), {100, std::vector<float>(50, 20)}), "");
+  expect("512", 1, 512, true);
+  expect("25%", 0.25, planner::kNoCap, true);
+  for (const char* budget : {"0.9p", "4n"}) expect(budget, 1, planner::kNoCap, false);
 }
 
 }  // namespace

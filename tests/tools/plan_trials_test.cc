@@ -6,6 +6,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -117,7 +118,7 @@ TEST_F(PlannedBench, ShowsWhatThePlannerSaysBesideWhatWasMeasured) {
   }
   const std::string text = bench({"-p", "0", "-n", "2", "-r", "1"}).out;
   EXPECT_NE(text.find("predicted ms"), std::string::npos) << text;
-  EXPECT_NE(text.find("at work, ms"), std::string::npos) << text;
+  EXPECT_NE(text.find("at work |"), std::string::npos) << text;
 }
 
 TEST_F(PlannedBench, PredictsReadingOfWhatNoLongerFitsAndOfNothingElse) {
@@ -193,6 +194,7 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
   const json found = json::parse(outcome.out, nullptr, false);
   ASSERT_EQ(found["cells"].size(), 3u);
   uint64_t budget = 0;
+  double regret = 1;
   size_t n_spilling = 0, n_streaming = 0;
   for (const json& cell : found["cells"]) {
     EXPECT_EQ(cell["n_depth"], 3000);
@@ -201,6 +203,7 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
     ASSERT_EQ(cell["plans"].size(), 5u) << outcome.err;
     EXPECT_EQ(cell["plans"][0]["plan"], "planner");
     EXPECT_GT(cell["paired_regret"], 0);
+    regret = std::max(regret, cell["paired_regret"].get<double>());
     std::set<std::pair<uint64_t, uint64_t>> different;
     for (const json& plan : cell["plans"]) {
       different.emplace(plan["streamed_layers"].get<uint64_t>(),
@@ -219,7 +222,7 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
   EXPECT_GT(n_streaming, 0u);
   EXPECT_EQ(found["n_plans"], 15);
   EXPECT_GT(found["error_median"], 0.5);  // the profile is made up
-  EXPECT_GE(found["regret"], 1);
+  EXPECT_EQ(found["regret"], regret);
 }
 
 }  // namespace

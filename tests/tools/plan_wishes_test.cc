@@ -216,6 +216,21 @@ TEST_F(PlanWishes, TheLongestContextAtARateIsFound) {
                  {2, "usage", {"above 0"}, "--min-rate", "--min-rate 5"});
 }
 
+TEST_F(PlanWishes, TheLongestContextIsPricedWithItsOwnShareOfABudget) {
+  const Words words = {"--device", "none",   "-b",   "256",         "--nvme",
+                       "off",      "--attn", "mean", "--kv-budget", "2k"};
+  const auto rate = [&](uint64_t n_ctx) {
+    return 1e3 / plan(joined(words, {"-c", std::to_string(n_ctx)}))["tpot_ms"].get<double>();
+  };
+  const double wanted = (rate(32 << 10) + rate(33 << 10)) / 2;
+  const json found = plan(joined(words, {"-c", "128k", "--min-rate", std::to_string(wanted)}));
+  const uint64_t n_ctx = found["n_ctx"];
+  EXPECT_GE(rate(n_ctx), wanted);
+  EXPECT_LT(rate(n_ctx + 256), wanted);
+  EXPECT_NEAR(found["touched_share"].get<double>(), 2048 / (static_cast<double>(n_ctx) - 128),
+              1e-9);
+}
+
 TEST_F(PlanWishes, RecomputingIsOffWithItsArithmetic) {
   // d_model 64 of 4 KV heads of 32: hidden states are smaller than K and V here.
   const json found = plan(on_cpu({}));

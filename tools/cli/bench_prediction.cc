@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "engine/byte_text.h"
 #include "engine/machine.h"
+#include "tools/cli/plan_words.h"
 #include "tools/cli/raw_disk.h"
 #include "tools/cli/sample_statistics.h"
 
@@ -17,20 +17,9 @@ namespace {
 
 using nlohmann::ordered_json;
 using planner::MachinePace;
-using planner::PlanPart;
-using planner::StepTime;
 
 constexpr uint64_t kProbeBytes = uint64_t{64} << 20;  // of the disk: some tens of milliseconds
 constexpr uint32_t kProbePasses = 5;
-
-std::string busy_text(const StepTime& step) {
-  std::string text;
-  for (size_t i = 0; i < planner::kPlanParts; ++i)
-    if (step.busy_ms[i] > 0)
-      text += fmt::format("{}{} {:.2f}", text.empty() ? "" : ", ",
-                          plan_part_name(static_cast<PlanPart>(i)), step.busy_ms[i]);
-  return text;
-}
 
 }  // namespace
 
@@ -53,22 +42,6 @@ bool reads_disk(const PlacedPlan& plan) {
   return plan.layers.is_streaming() || plan.layers.is_spilling(plan.problem);
 }
 
-StepTime predict_token(const PlacedPlan& plan, double n_positions, const MachinePace& pace) {
-  planner::PlacementProblem there = at_pace(plan.problem, pace);
-  planner::LayerPlacement layers = plan.layers;
-  there.n_past = n_positions;
-  there.n_prompt = there.n_out = 0;
-  // A context that is not full yet is at home as far as there is room.
-  for (size_t g = 0; g < there.groups.size(); ++g) {
-    planner::LayerGroup& group = there.groups[g];
-    group.n_held = std::clamp(n_positions, 1.0, group.n_held);
-    planner::GroupPlace& place = layers.groups[g];
-    place.kv_hbm = std::min(place.kv_hbm, group.n_held);
-    place.kv_dram = std::min(place.kv_dram, group.n_held - place.kv_hbm);
-  }
-  return planner::token_time(there, layers);
-}
-
 uint64_t predicted_peak_bytes(const PlacedPlan& plan) {
   const double gb = placed_gb(plan.problem, plan.layers).dram() + plan.problem.index_gb;
   return static_cast<uint64_t>(std::llround(gb * 1e9));
@@ -85,14 +58,10 @@ BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
   const BenchTest& test = result.test;
   if (test.n_gen > 0) {
     prediction.measured_ms /= test.n_gen;
-    prediction.step = predict_token(plan, test.n_depth + test.n_gen / 2.0, pace);
-    return prediction;
+    prediction.step = plan.token_at(test.n_depth + test.n_gen / 2.0, pace);
+  } else {
+    prediction.step = plan.prompt_behind(test.n_depth, test.n_prompt, pace);
   }
-  planner::PlacementProblem there = at_pace(plan.problem, pace);
-  there.n_past = test.n_depth;
-  there.n_prompt = test.n_prompt;
-  there.n_out = 0;
-  prediction.step = planner::prompt_time(there, plan.layers);
   return prediction;
 }
 
@@ -106,7 +75,7 @@ std::string prediction_row(const std::string& test, const BenchPrediction& predi
               "({:.0f} % and {:.0f} % of it); ms of a token or of the prompt\n",
               100 * prediction.pace.dram, 100 * prediction.pace.disk) +
           fmt::format(kRow, "test", "predicted ms", "measured ms", "predicted", "peak", "measured",
-                      "at work, ms |") +
+                      "at work |") +
           fmt::format("| {:-<26} | {:->11}: | {:->10}: | {:->8}: | {:->9}: | {:->9}: | {:-<11} |\n",
                       "", "", "", "", "", "", "");
   return out + fmt::format(kRow, test, fmt::format("{:.2f}", prediction.step.ms),

@@ -32,9 +32,6 @@ double dram_pace(const PlacedPlan& plan, double dram_gbytes_per_s);
 /// Whether a step reads weights, or K and V of a full context, from a disk.
 bool reads_disk(const PlacedPlan& plan);
 
-/// A decoded token behind so many positions, at that pace.
-planner::StepTime predict_token(const PlacedPlan& plan, double n_positions,
-                                const planner::MachinePace& pace);
 /// Of DRAM, by the plan.
 uint64_t predicted_peak_bytes(const PlacedPlan& plan);
 

@@ -196,21 +196,29 @@ const char* placed_by_name(PlacedBy who) {
   return kNames[static_cast<size_t>(who)];
 }
 
-planner::StepTime PlacedPlan::token_at(uint64_t n_positions) const {
-  PlacementProblem there = problem;
-  there.n_prompt = static_cast<double>(n_positions);
-  there.n_out = 0;
-  return planner::token_time(there, layers);
+planner::StepTime PlacedPlan::token_at(double n_positions, const planner::MachinePace& pace) const {
+  PlacementProblem there = at_pace(problem, pace);
+  LayerPlacement near = layers;
+  there.n_past = n_positions;
+  there.n_prompt = there.n_out = 0;
+  // A context that is not full yet is at home as far as there is room.
+  for (size_t g = 0; g < there.groups.size(); ++g) {
+    LayerGroup& group = there.groups[g];
+    group.n_held = std::clamp(n_positions, 1.0, group.n_held);
+    GroupPlace& place = near.groups[g];
+    place.kv_hbm = std::min(place.kv_hbm, group.n_held);
+    place.kv_dram = std::min(place.kv_dram, group.n_held - place.kv_hbm);
+  }
+  return planner::token_time(there, near);
 }
 
-double PlacedPlan::prompt_ms(uint64_t n_tokens, uint64_t n_depth) const {
-  const auto until = [&](uint64_t n) {
-    PlacementProblem there = problem;
-    there.n_prompt = static_cast<double>(n);
-    there.n_out = 0;
-    return n > 0 ? planner::prompt_time(there, layers).ms : 0;
-  };
-  return until(n_depth + n_tokens) - until(n_depth);
+planner::StepTime PlacedPlan::prompt_behind(double n_depth, double n_tokens,
+                                            const planner::MachinePace& pace) const {
+  PlacementProblem there = at_pace(problem, pace);
+  there.n_past = n_depth;
+  there.n_prompt = n_tokens;
+  there.n_out = 0;
+  return planner::prompt_time(there, layers);
 }
 
 PlacedPlan placed_plan(const Command& command, const Engine& engine) {

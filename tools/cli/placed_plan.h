@@ -24,10 +24,11 @@ struct PlacedPlan {
   PlacedBy placed_by = PlacedBy::kRules;
 
   bool is_measured() const { return subject.request.profile.is_measured(); }
-  /// A decoded token that attends n_positions (or of them what is chosen).
-  planner::StepTime token_at(uint64_t n_positions) const;
-  /// Tokens that are read behind n_depth others.
-  double prompt_ms(uint64_t n_tokens, uint64_t n_depth) const;
+  /// A decoded token behind n_positions (of which it attends what is chosen), at that pace.
+  planner::StepTime token_at(double n_positions, const planner::MachinePace& pace = {}) const;
+  /// Tokens of a prompt behind n_depth others, until the first one of the answer.
+  planner::StepTime prompt_behind(double n_depth, double n_tokens,
+                                  const planner::MachinePace& pace = {}) const;
 };
 
 /// How long each token of an answer took.

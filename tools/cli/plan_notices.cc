@@ -8,6 +8,7 @@
 
 #include "engine/byte_text.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/plan_words.h"
 #include "tools/cli/sample_statistics.h"
 
 namespace strata::cli {
@@ -19,31 +20,6 @@ using planner::StepTime;
 
 constexpr size_t kDriftTokens = 50;
 constexpr double kDrift = 0.2;
-
-struct PlacedShares {
-  uint32_t n_layers = 0, n_hbm = 0, n_file = 0;
-  double kv_hbm = 0, kv_dram = 0, kv_file = 0;  // of K and V
-};
-
-PlacedShares shares_of(const PlacedPlan& plan) {
-  PlacedShares shares;
-  for (size_t g = 0; g < plan.layers.groups.size(); ++g) {
-    const planner::GroupPlace& place = plan.layers.groups[g];
-    const planner::LayerGroup& group = plan.problem.groups[g];
-    const double kv = group.n_layers() * group.kv_gb / plan.problem.kv_gb();
-    shares.n_layers += place.n_hbm + place.n_dram + place.n_nvme;
-    shares.n_hbm += place.n_hbm;
-    shares.n_file += place.n_nvme;
-    shares.kv_hbm += place.kv_hbm * kv;
-    shares.kv_dram += place.kv_dram * kv;
-  }
-  shares.kv_file = std::max(0.0, 1 - shares.kv_hbm - shares.kv_dram);
-  return shares;
-}
-
-std::string ms_text(double ms) {
-  return ms < 1000 ? fmt::format("{:.3g} ms", ms) : fmt::format("{:.1f} s", ms / 1e3);
-}
 
 /// Which memory holds no more, by whose word.
 std::string holder_text(const Engine& engine) {
@@ -61,37 +37,26 @@ std::string holder_text(const Engine& engine) {
   return stated.empty() ? "the memory that is free" : stated;
 }
 
-/// "CPU 12.1 ms, NVMe 30.4 ms".
-std::string busy_text(const StepTime& time) {
-  std::string text;
-  for (size_t i = 0; i < planner::kPlanParts; ++i)
-    if (time.busy_ms[i] > 0)
-      text +=
-          fmt::format("{}{} {}", text.empty() ? "" : ", ",
-                      plan_part_name(static_cast<planner::PlanPart>(i)), ms_text(time.busy_ms[i]));
-  return text;
-}
-
 }  // namespace
 
 std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
-  const PlacedShares shares = shares_of(plan);
+  const LayerCounts counts = layer_counts(plan.layers);
+  const KvShares shares = kv_shares(plan.problem, plan.layers);
   std::string what;
   const auto add = [&](const std::string& part) { what += (what.empty() ? "" : ", ") + part; };
-  if (shares.n_file > 0)
-    add(fmt::format("{} of {} layers streamed", shares.n_file, shares.n_layers));
-  if (shares.kv_file > 0) add(fmt::format("{:.0f} % of K and V on disk", 100 * shares.kv_file));
-  if (plan.problem.has_device && shares.n_hbm < shares.n_layers)
-    add(fmt::format("{} of {} layers pass through the device", shares.n_layers - shares.n_hbm,
-                    shares.n_layers));
-  if (plan.problem.has_device && shares.kv_dram > 0)
-    add(fmt::format("{:.0f} % of K and V across the link", 100 * shares.kv_dram));
+  if (counts.file > 0) add(fmt::format("{} of {} layers streamed", counts.file, counts.all()));
+  if (shares.file > 0) add(fmt::format("{:.0f} % of K and V on disk", 100 * shares.file));
+  if (plan.problem.has_device && counts.hbm < counts.all())
+    add(fmt::format("{} of {} layers pass through the device", counts.all() - counts.hbm,
+                    counts.all()));
+  if (plan.problem.has_device && shares.dram > 0)
+    add(fmt::format("{:.0f} % of K and V across the link", 100 * shares.dram));
   if (what.empty()) return "";
   const StepTime token = plan.token_at(engine.context().n_ctx);
   return fmt::format(
       "plan: {} ({} holds no more); predicted {} a token at the end of the context, "
       "limited by {}{}",
-      what, holder_text(engine), ms_text(token.ms), plan_part_name(token.binding()),
+      what, holder_text(engine), time_text(token.ms), plan_part_name(token.binding()),
       plan.is_measured() ? "" : " (rates are assumed)");
 }
 
@@ -109,19 +74,19 @@ void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
                      plan.subject.rates_text));
   notice(fmt::format("plan: a token has {}; a prompt of {} tokens takes {}",
                      busy_text(plan.token_at(n_ctx)), engine::grouped_number(n_ctx - 1),
-                     ms_text(plan.prompt_ms(n_ctx - 1, 0))));
+                     time_text(plan.prompt_behind(0, n_ctx - 1).ms)));
 }
 
 std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
   const size_t n = decoded.step_ms.size();
-  if (!plan.is_measured() || n < kDriftTokens) return "";
+  if (!plan.is_measured() || !plan.subject.knows_touched || n < kDriftTokens) return "";
   const double took = median({decoded.step_ms.begin(), decoded.step_ms.end()});
-  const double predicted = plan.token_at(decoded.n_before + n / 2).ms;
+  const double predicted = plan.token_at(static_cast<double>(decoded.n_before + n / 2)).ms;
   if (std::abs(took - predicted) <= kDrift * predicted) return "";
   return fmt::format(
       "plan: a token took {} (the median of {}), {} were predicted; if this machine "
       "has nothing else to do, `strata calibrate` measures it again",
-      ms_text(took), n, ms_text(predicted));
+      time_text(took), n, time_text(predicted));
 }
 
 void say_drift(const PlacedPlan& plan, const DecodedTokens& decoded) {
@@ -129,23 +94,22 @@ void say_drift(const PlacedPlan& plan, const DecodedTokens& decoded) {
 }
 
 ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answer) {
-  const PlacedShares shares = shares_of(plan);
-  const uint64_t n_prompt = answer.usage.prompt_tokens, n_cached = answer.usage.cached_tokens;
+  const LayerCounts counts = layer_counts(plan.layers);
+  const KvShares shares = kv_shares(plan.problem, plan.layers);
+  const auto n_prompt = static_cast<double>(answer.usage.prompt_tokens);
+  const auto n_cached = static_cast<double>(answer.usage.cached_tokens);
   const std::vector<float>& steps = answer.times.decode_step_ms;
   ordered_json json = {
       {"placed_by", placed_by_name(plan.placed_by)},
       {"is_measured", plan.is_measured()},
       {"chunk_rows", plan.problem.chunk_rows},
-      {"layers",
-       {{"hbm", shares.n_hbm},
-        {"dram", shares.n_layers - shares.n_hbm - shares.n_file},
-        {"file", shares.n_file}}},
-      {"kv_share", {{"hbm", shares.kv_hbm}, {"dram", shares.kv_dram}, {"nvme", shares.kv_file}}},
-      {"predicted_ttft_ms", plan.prompt_ms(n_prompt - std::min(n_prompt, n_cached), n_cached)},
+      {"layers", {{"hbm", counts.hbm}, {"dram", counts.dram}, {"file", counts.file}}},
+      {"kv_share", {{"hbm", shares.hbm}, {"dram", shares.dram}, {"nvme", shares.file}}},
+      {"predicted_ttft_ms", plan.prompt_behind(n_cached, std::max(0.0, n_prompt - n_cached)).ms},
       {"ttft_ms", answer.times.ttft_ms}};
   if (plan.solve_ms > 0) json["solve_ms"] = plan.solve_ms;
   if (steps.empty()) return json;
-  const StepTime token = plan.token_at(n_prompt + steps.size() / 2);
+  const StepTime token = plan.token_at(n_prompt + static_cast<double>(steps.size()) / 2);
   json["predicted_tpot_ms"] = token.ms;
   json["tpot_ms"] = median({steps.begin(), steps.end()});
   json["binding"] = plan_part_name(token.binding());

@@ -17,8 +17,8 @@ std::string plan_line(const PlacedPlan& plan, const engine::Engine& engine);
 /// That line; with `verbose` also whose plan it is, what it was priced with and what is at work.
 void say_plan(const PlacedPlan& plan, const engine::Engine& engine, bool verbose);
 
-/// Where rates were measured here, and at least 50 tokens took by more than a fifth another time
-/// than predicted: both times and what to do. Else empty.
+/// Where rates were measured here, what a token attends is known, and at least 50 tokens took by
+/// more than a fifth another time than predicted: both times and what to do. Else empty.
 std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded);
 void say_drift(const PlacedPlan& plan, const DecodedTokens& decoded);
 

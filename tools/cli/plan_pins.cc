@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/even_spread.h"
 #include "engine/layer_weights.h"
 
 namespace strata::cli {
@@ -182,7 +183,7 @@ void add_device_layers(const Command& command, uint64_t wanted, std::vector<Tier
                 command.where("n-gpu-layers"), fmt::format("use -ngl {}", most));
   const uint64_t n = open.size(), n_hbm = wanted - n_pinned;
   for (uint64_t i = 0; i < n; ++i) {
-    const bool is_there = (i + 1) * n_hbm / n != i * n_hbm / n;
+    const bool is_there = is_spread_to(i, n_hbm, n);
     layers[open[i]] = {.hbm = is_there, .dram = !is_there, .nvme = !is_there};
   }
 }

@@ -41,8 +41,8 @@ std::string tier_table(const PlanAnswer& answer, const PlanLook& look) {
 }
 
 std::string places_text(const PlanAnswer& answer) {
-  const LayerCounts counts = layer_counts(answer);
-  const KvShares shares = kv_shares(answer);
+  const LayerCounts counts = layer_counts(answer.plan.layers);
+  const KvShares shares = kv_shares(answer.problem, answer.plan.layers);
   const bool has_device = answer.problem.has_device;
   std::string out = "layers     ";
   if (has_device) out += fmt::format("{} in HBM, ", counts.hbm);
@@ -87,13 +87,13 @@ std::string explanation(const PlanSubject& subject, const PlanAnswer& answer) {
 }
 
 std::string places_row(const PlanAnswer& answer) {
-  const LayerCounts counts = layer_counts(answer);
+  const LayerCounts counts = layer_counts(answer.plan.layers);
   const std::string hbm = answer.problem.has_device ? fmt::format("{}/", counts.hbm) : "";
   return fmt::format("{}{}/{}", hbm, counts.dram, counts.file);
 }
 
 std::string kv_row(const PlanAnswer& answer) {
-  const KvShares shares = kv_shares(answer);
+  const KvShares shares = kv_shares(answer.problem, answer.plan.layers);
   const std::string hbm = answer.problem.has_device ? fmt::format("{:.0f}/", 100 * shares.hbm) : "";
   return fmt::format("{}{:.0f}/{:.0f} %", hbm, 100 * shares.dram, 100 * shares.file);
 }
@@ -134,8 +134,8 @@ std::string plan_text(const PlanSubject& subject, const PlanAnswer& answer, cons
 
 ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
   const planner::PlacementPlan& plan = answer.plan;
-  const LayerCounts counts = layer_counts(answer);
-  const KvShares shares = kv_shares(answer);
+  const LayerCounts counts = layer_counts(answer.plan.layers);
+  const KvShares shares = kv_shares(answer.problem, answer.plan.layers);
   const RecomputeWords recompute = recompute_words(subject, answer);
   ordered_json json = {
       {"feasible", true},
@@ -152,7 +152,7 @@ ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
       {"n_ctx", subject.request.n_ctx},
       {"n_out", subject.request.n_out},
       {"attention", subject.attention},
-      {"touched_share", answer.problem.touched_share},
+      {"touched_share", answer.problem.share_touched()},
       {"type_k", kv_codec_name(answer.problem.k_codec)},
       {"type_v", kv_codec_name(answer.problem.v_codec)},
       {"chunk_rows", answer.problem.chunk_rows},
@@ -199,8 +199,8 @@ std::string what_if_text(const std::string& changes, const PlanAnswer& now,
 
 ordered_json what_if_json(const PlanAnswer& now, const std::optional<PlanAnswer>& then) {
   if (!then) return {{"feasible", false}};
-  const LayerCounts counts = layer_counts(*then);
-  const KvShares shares = kv_shares(*then);
+  const LayerCounts counts = layer_counts(then->plan.layers);
+  const KvShares shares = kv_shares(then->problem, then->plan.layers);
   return {{"feasible", true},
           {"ttft_ms", then->plan.prompt.ms},
           {"tpot_ms", then->plan.token.ms},

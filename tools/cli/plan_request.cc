@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <optional>
 
 #include "base/error.h"
 #include "cpu_attn/kernels.h"
@@ -65,13 +64,12 @@ void set_context(const Command& command, PlanSubject& subject) {
   subject.request.n_out = std::max<uint64_t>(asked, 1);
 }
 
-/// Of a context, what a token attends within a budget; nothing where that depends on the text.
-std::optional<double> share_touched(const index::Budget& budget,
-                                    const engine::PlacementRequest& request) {
-  const double n = static_cast<double>(request.n_ctx) - static_cast<double>(request.n_out) / 2;
-  if (budget.kind == index::Budget::Kind::kTokens) return std::min(1.0, budget.value / n);
-  if (budget.kind == index::Budget::Kind::kShare) return budget.value;
-  return std::nullopt;
+/// What a token attends within a budget; of one that depends on the text, all.
+void set_touched(const index::Budget& budget, PlanSubject& subject) {
+  using Kind = index::Budget::Kind;
+  if (budget.kind == Kind::kTokens) subject.request.touched_positions = budget.value;
+  if (budget.kind == Kind::kShare) subject.request.touched_share = budget.value;
+  subject.knows_touched = budget.kind == Kind::kTokens || budget.kind == Kind::kShare;
 }
 
 void set_attention(const Command& command, PlanSubject& subject) {
@@ -85,13 +83,12 @@ void set_attention(const Command& command, PlanSubject& subject) {
   index::check_supported(*options.method,
                          KvLayout::make(options.k_codec, options.v_codec, shape.head_dim));
   const index::Budget& budget = options.selection.budget;
-  const std::optional<double> share = share_touched(budget, subject.request);
-  if (!share)
+  set_touched(budget, subject);
+  if (!subject.knows_touched)
     refuse(command, "kv-budget",
            fmt::format("how much of a context --kv-budget {} attends depends on the text",
                        budget_text(budget)),
            "plan with a number of tokens (2048) or a share (5%)");
-  subject.request.touched_share = *share;
   const bool is_tokens = budget.kind == index::Budget::Kind::kTokens;
   subject.attention = fmt::format("{}, {}{} of the context", command.settings.attn,
                                   budget_text(budget), is_tokens ? " tokens" : "");
@@ -362,8 +359,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.n_answers = options.n_answers;
   request.method = options.method;
   subject.attention = options.method ? command.settings.attn : "exact";
-  if (options.method)
-    request.touched_share = share_touched(options.selection.budget, request).value_or(1);
+  if (options.method) set_touched(options.selection.budget, subject);
   set_wishes(command, subject);
   set_caps(engine, request);
   subject.device = "none";

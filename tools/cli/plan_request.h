@@ -18,9 +18,10 @@ struct PlanSubject {
   std::unique_ptr<engine::GgufFile> file;  // of `model`; null where that is an engine's
   engine::PlannedModel model;
   engine::PlacementRequest request;
-  std::string device;      // "none", "virtual:rtx4090", "cuda:0"
-  std::string attention;   // "exact", or the method and its budget
-  std::string rates_text;  // what the figures are that the plan is priced with
+  std::string device;         // "none", "virtual:rtx4090", "cuda:0"
+  std::string attention;      // "exact", or the method and its budget
+  bool knows_touched = true;  // how much a token attends; false where that depends on the text
+  std::string rates_text;     // what the figures are that the plan is priced with
   std::vector<std::string> notes;
 };
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/even_spread.h"
 #include "engine/dram_budget.h"
 #include "engine/kv_placement.h"
 #include "engine/machine.h"
@@ -104,8 +105,7 @@ class PlanSpace {
   std::vector<uint8_t> flags(uint32_t n_streamed) const {
     const uint64_t n = base_.is_streamed.size();
     std::vector<uint8_t> flags(n);
-    for (uint64_t i = 0; i < n; ++i)
-      flags[i] = (i + 1) * n_streamed / n != i * n_streamed / n ? 1 : 0;
+    for (uint64_t i = 0; i < n; ++i) flags[i] = is_spread_to(i, n_streamed, n) ? 1 : 0;
     return flags;
   }
   Placement base_;
@@ -218,8 +218,7 @@ void measure(const Command& command, const PlanCell& cell, const PlanTrialOption
   trial.measured_bytes = engine::peak_memory_bytes();  // before the probe, which takes some
   const planner::MachinePace pace{.dram = dram_pace(running.plan(), running.dram_gbytes_per_s()),
                                   .disk = disk_pace};
-  trial.predicted_ms =
-      predict_token(running.plan(), running.n_pos() - options.n_tokens / 2.0, pace).ms;
+  trial.predicted_ms = running.plan().token_at(running.n_pos() - options.n_tokens / 2.0, pace).ms;
   trial.predicted_bytes = predicted_peak_bytes(running.plan());
 }
 

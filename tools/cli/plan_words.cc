@@ -32,9 +32,9 @@ std::vector<NamedTier> tiers_of(const PlanAnswer& answer) {
   return tiers;
 }
 
-LayerCounts layer_counts(const PlanAnswer& answer) {
+LayerCounts layer_counts(const planner::LayerPlacement& layers) {
   LayerCounts counts;
-  for (const planner::GroupPlace& place : answer.plan.layers.groups) {
+  for (const planner::GroupPlace& place : layers.groups) {
     counts.hbm += place.n_hbm;
     counts.dram += place.n_dram;
     counts.file += place.n_nvme;
@@ -42,11 +42,13 @@ LayerCounts layer_counts(const PlanAnswer& answer) {
   return counts;
 }
 
-KvShares kv_shares(const PlanAnswer& answer) {
-  const double all = answer.problem.kv_gb();
-  KvShares shares{answer.plan.hbm.kv_gb / all,
-                  (answer.plan.dram.kv_gb - answer.plan.hbm.kv_gb) / all, 0};
-  shares.file = std::max(0.0, 1 - shares.hbm - shares.dram);
+KvShares kv_shares(const planner::PlacementProblem& problem,
+                   const planner::LayerPlacement& layers) {
+  const planner::PlacedGb gb = placed_gb(problem, layers);
+  const double all = problem.kv_gb();
+  KvShares shares{gb.hbm_kv / all, (gb.dram_kv - gb.hbm_kv) / all, 0};
+  // Where nothing spills, what the others lack of 1 is a rounding error.
+  if (layers.is_spilling(problem)) shares.file = std::max(0.0, 1 - shares.hbm - shares.dram);
   return shares;
 }
 
@@ -57,10 +59,10 @@ std::string beyond_engine(const PlanAnswer& answer) {
   const auto add = [&](const char* what) {
     beyond += fmt::format("{}{}", beyond.empty() ? "" : ", ", what);
   };
-  if (layer_counts(answer).file > 0) add("weights read from the model file");
+  if (layer_counts(answer.plan.layers).file > 0) add("weights read from the model file");
   if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
   if (answer.plan.layers.cpu_part != planner::CpuPart::kNone) add("attention on the CPU");
-  if (answer.problem.touched_share < 1) add("chosen blocks");
+  if (answer.problem.share_touched() < 1) add("chosen blocks");
   return beyond.empty() ? "" : "beside a card this engine does not do yet: " + beyond;
 }
 
@@ -68,6 +70,16 @@ std::vector<std::string> all_notes(const PlanSubject& subject, const PlanAnswer&
   std::vector<std::string> notes = subject.notes;
   if (const std::string beyond = beyond_engine(answer); !beyond.empty()) notes.push_back(beyond);
   return notes;
+}
+
+std::string busy_text(const StepTime& time) {
+  std::string text;
+  for (size_t i = 0; i < planner::kPlanParts; ++i)
+    if (time.busy_ms[i] > 0)
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ",
+                          plan_part_name(static_cast<planner::PlanPart>(i)),
+                          time_text(time.busy_ms[i]));
+  return text;
 }
 
 std::string limit_text(const StepTime& time) {

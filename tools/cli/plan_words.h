@@ -25,17 +25,20 @@ std::vector<NamedTier> tiers_of(const PlanAnswer& answer);
 
 struct LayerCounts {
   uint64_t hbm = 0, dram = 0, file = 0;
+  uint64_t all() const { return hbm + dram + file; }
 };
-LayerCounts layer_counts(const PlanAnswer& answer);
+LayerCounts layer_counts(const planner::LayerPlacement& layers);
 
 struct KvShares {
-  double hbm = 0, dram = 0, file = 0;  // sum 1
+  double hbm = 0, dram = 0, file = 0;  // sum 1, as far as doubles do; 0 is exact
 };
-KvShares kv_shares(const PlanAnswer& answer);
+KvShares kv_shares(const planner::PlacementProblem& problem, const planner::LayerPlacement& layers);
 
 /// Of the subject, and what of the plan the engine cannot do yet.
 std::vector<std::string> all_notes(const PlanSubject& subject, const PlanAnswer& answer);
 
+/// "CPU 12.1 ms, NVMe 30.4 ms": the parts that are at work.
+std::string busy_text(const planner::StepTime& time);
 /// "limited by DRAM (100 % of the time)".
 std::string limit_text(const planner::StepTime& time);
 /// "+1 GiB of HBM" and what that brings: "-26.8 ms per token", or "nothing".
