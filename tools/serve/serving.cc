@@ -24,7 +24,6 @@ bool serve_until_stopped(const ServingSetup& setup, const ServingEvents& events)
   events.say(fmt::format("{} serves {}, {} at a time, context {}; Ctrl-C stops",
                          server.listener().url(), model_id(facts), facts.n_parallel, facts.n_ctx));
   events.wait_stop();
-  app.set_draining();
   const ServiceCounts before = service.counts();
   if (before.n_busy + before.n_waiting > 0)
     events.say(fmt::format("stopping: {} answers may take {} s more",
