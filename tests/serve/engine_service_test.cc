@@ -263,7 +263,7 @@ TEST(EngineService, WhatCanNeverBeAnsweredIsRefusedAtOnce) {
   EXPECT_EQ(served.service->counts().orders, 0u);
 }
 
-TEST(EngineService, BeyondItsQueueItIsBusyAndInTheEndToo) {
+TEST(EngineService, BeyondItsQueueItIsBusyAndInTheEndItStops) {
   const TemporaryModel model(drawn_model());
   EngineService::Options options;
   options.n_parallel = 1;
@@ -277,7 +277,7 @@ TEST(EngineService, BeyondItsQueueItIsBusyAndInTheEndToo) {
   streams.clear();
   served.lets_go = true;
   EXPECT_TRUE(served.service->drain(kLong));
-  EXPECT_EQ(code_of(submit), ErrorCode::kBusy);
+  EXPECT_EQ(code_of(submit), ErrorCode::kCancelled);
   EXPECT_EQ(served.service->counts().cancelled, 3u);
 }
 

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "tests/serve/scripted_service.h"
 #include "tests/serve/socket_client.h"
+#include "tools/cli/notices.h"
 
 namespace strata::serve {
 namespace {
@@ -106,11 +107,12 @@ TEST(LogLine, NamesTheRequestInEitherForm) {
   request.id = "ab-1";
   request.client = "127.0.0.1";
   request.method = "GET";
-  request.path = "/\xff";
+  request.path = "/\xff 200 \n\x7f\u009b";
   const HttpOutcome outcome = {200, 0.5, 12, false};
   EXPECT_EQ(log_line(request, outcome, false),
-            "ab-1 127.0.0.1 GET /\xff 200 0.500 s, 12 bytes, not all taken");
-  const auto line = nlohmann::json::parse(log_line(request, outcome, true));
+            "ab-1 127.0.0.1 GET /%FF%20200%20%0A%7F%C2%9B 200 0.500 s, 12 bytes, not all taken");
+  const auto line = nlohmann::json::parse(cli::one_line(log_line(request, outcome, true)));
+  EXPECT_EQ(line["path"], "/\ufffd 200 \n\x7f\u009b");
   EXPECT_EQ(line["id"], "ab-1");
   EXPECT_EQ(line["ms"], 500.0);
   EXPECT_EQ(line["whole"], false);

@@ -124,7 +124,7 @@ class AnswerService {
   virtual const ServiceFacts& facts() const = 0;
   virtual ServiceCounts counts() const = 0;
   /// Takes an order into the queue. Errors, at once: ContextLengthError, kBadText, kTemplate,
-  /// kUsage; kBusy where the queue is full.
+  /// kUsage; kBusy where the queue is full, kCancelled where the server stops.
   virtual std::unique_ptr<AnswerStream> submit(AnswerOrder order) = 0;
   /// Errors: kBadText.
   virtual std::vector<engine::TokenId> tokenize(std::string_view text, bool adds_special,

@@ -186,10 +186,11 @@ struct EngineService::State {
   bool is_saved = true;       // written by the thread before it ends
 };
 
-/// Errors: kBusy. Under desk->mutex.
+/// Errors: kBusy, kCancelled. Under desk->mutex.
 void EngineService::State::check_open() const {
   if (!desk->takes_orders)
-    throw Error(ErrorCode::kBusy, "the server is shutting down", "", "try again later");
+    throw Error(ErrorCode::kCancelled, "the server is stopping", "",
+                "ask another server, or this one later");
   const uint64_t n_max = uint64_t{options.n_parallel} + options.n_queued_max;
   if (desk->n_open >= n_max)
     throw Error(ErrorCode::kBusy,

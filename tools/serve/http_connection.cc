@@ -5,9 +5,11 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <utility>
+#include <vector>
+
+#include "tools/serve/http_head.h"
 
 namespace strata::serve {
 namespace {
@@ -21,8 +23,9 @@ constexpr milliseconds kLook{250};
 /// Bytes from and to a socket with deadlines, and a bound on what is read.
 class SocketStream final : public httplib::Stream, public HttpClient {
  public:
-  SocketStream(int descriptor, std::string client)
-      : descriptor_(descriptor), client_(std::move(client)) {}
+  /// Reads so many bytes ahead at most, which is also what a head may have.
+  SocketStream(int descriptor, std::string client, uint64_t buffer_bytes)
+      : descriptor_(descriptor), client_(std::move(client)), buffer_(buffer_bytes) {}
 
   /// What may be read from now on, and until when.
   void allow(uint64_t n_bytes, Clock::time_point deadline) {
@@ -40,6 +43,23 @@ class SocketStream final : public httplib::Stream, public HttpClient {
     return begin_ < end_ || wait(POLLIN, Clock::now() + time);
   }
 
+  /// Waits until a whole head lies in the buffer, and returns its size. 0 = none came: it is late,
+  /// the buffer is full, or the client has ended.
+  size_t wait_head(Clock::time_point deadline) {
+    deadline_ = deadline;
+    is_late_ = false;
+    std::copy(buffer_.data() + begin_, buffer_.data() + end_, buffer_.data());
+    end_ -= std::exchange(begin_, 0);
+    for (size_t looked_at = 0;;) {
+      const size_t size = head_size(unread(), looked_at);
+      if (size > 0 || is_full()) return size;
+      looked_at = end_ - std::min<size_t>(end_, 2);
+      if (!refill()) return 0;
+    }
+  }
+  std::string_view unread() const { return {buffer_.data() + begin_, end_ - begin_}; }
+  bool is_full() const { return end_ == buffer_.size(); }
+
   bool is_gone() const override {
     pollfd socket = {descriptor_, POLLRDHUP, 0};
     return ::poll(&socket, 1, 0) > 0;  // hang-up and faults are reported unasked
@@ -53,7 +73,10 @@ class SocketStream final : public httplib::Stream, public HttpClient {
       is_over_limit_ = true;
       return -1;
     }
-    if (begin_ == end_ && !refill()) return is_late_ ? -1 : 0;
+    if (begin_ == end_) {
+      begin_ = end_ = 0;
+      if (!refill()) return is_late_ ? -1 : 0;
+    }
     const size_t n = std::min<uint64_t>({size, end_ - begin_, allowed_bytes_});
     std::copy_n(buffer_.data() + begin_, n, out);
     begin_ += n;
@@ -79,8 +102,9 @@ class SocketStream final : public httplib::Stream, public HttpClient {
   void linger(milliseconds time) {
     ::shutdown(descriptor_, SHUT_WR);
     deadline_ = Clock::now() + time;
-    begin_ = end_ = 0;
-    while (refill()) begin_ = end_ = 0;
+    do {
+      begin_ = end_ = 0;
+    } while (refill() && Clock::now() < deadline_);  // a client that never pauses is left too
   }
 
   void get_remote_ip_and_port(std::string& ip, int& port) const override {
@@ -106,12 +130,13 @@ class SocketStream final : public httplib::Stream, public HttpClient {
     }
   }
 
+  /// Adds to the buffer, which is not full.
   bool refill() {
     for (;;) {
-      const ssize_t n = ::recv(descriptor_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+      const ssize_t n =
+          ::recv(descriptor_, buffer_.data() + end_, buffer_.size() - end_, MSG_DONTWAIT);
       if (n > 0) {
-        begin_ = 0;
-        end_ = static_cast<size_t>(n);
+        end_ += static_cast<size_t>(n);
         return true;
       }
       if (n == 0 || (errno != EAGAIN && errno != EINTR)) return false;
@@ -124,7 +149,7 @@ class SocketStream final : public httplib::Stream, public HttpClient {
 
   int descriptor_;
   std::string client_;
-  std::array<char, 16384> buffer_;
+  std::vector<char> buffer_;
   size_t begin_ = 0, end_ = 0;
   uint64_t allowed_bytes_ = 0, written_bytes_ = 0;
   Clock::time_point deadline_;
@@ -137,6 +162,14 @@ std::string lower(std::string text) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   return text;
 }
+
+/// A reply to what is no good request.
+struct RequestFault {
+  int status;
+  const char* why;
+};
+
+constexpr RequestFault kBodiesTooLarge = {503, "too many large requests at once"};
 
 /// What a request says about the size of its body.
 struct BodySize {
@@ -175,7 +208,7 @@ BodySize body_size(const httplib::Request& request, uint64_t most_bytes) {
 class Connection final : private httplib::Server {
  public:
   Connection(int descriptor, const std::string& client, HttpShared& shared, ConnectionState& state)
-      : stream_(descriptor, client), shared_(shared), state_(state) {
+      : stream_(descriptor, client, shared.limits.head_bytes), shared_(shared), state_(state) {
     svr_sock_ = descriptor;  // replies in parts are written while it is valid; never closed here
     stream_.set_write_time(shared.limits.body);
     set_keep_alive_timeout(
@@ -209,23 +242,28 @@ class Connection final : private httplib::Server {
   void run() {
     for (uint32_t n = 0; n < kMaxRequests && serve_one(n == 0); ++n) {
     }
-    if (is_unread_) stream_.linger(shared_.limits.linger);
+    if (!is_unread_) return;
+    state_.waits_since = now_ticks();  // so that it makes room for others
+    stream_.linger(shared_.limits.linger);
   }
 
  private:
   static constexpr uint32_t kMaxRequests = 100000;
 
+  static int64_t now_ticks() { return Clock::now().time_since_epoch().count(); }
+
   /// Reads and answers one request; false where the connection ends.
   bool serve_one(bool is_first) {
     const HttpLimits& limits = shared_.limits;
-    state_.waits_since = Clock::now().time_since_epoch().count();
+    state_.waits_since = now_ticks();
     if (shared_.is_draining && !is_first) return false;
-    if (!stream_.wait_request(is_first ? limits.head : limits.idle)) return false;
-    stream_.allow(limits.head_bytes, Clock::now() + limits.head);
+    if (!stream_.wait_request(is_first ? limits.first : limits.idle)) return false;
     request_ = {};
     refusal_.reset();
-    is_headed_ = is_filled_ = is_too_large_ = false;
+    is_headed_ = is_filled_ = is_too_large_ = is_crowded_ = false;
     ends_after_ = true;
+    wait_head();
+    if (state_.waits_since.exchange(0) == 0) return false;  // it has made room for another
     const uint64_t written_before = stream_.written_bytes();
     begin_ = Clock::now();
     bool ends = false;
@@ -241,10 +279,28 @@ class Connection final : private httplib::Server {
     return is_whole && !ends && !ends_after_;
   }
 
+  /// Waits for a head and judges it before the library does. Of one that is no good the library is
+  /// given the first line alone, which makes it ask for the reply to a broken request.
+  void wait_head() {
+    const auto deadline = Clock::now() + shared_.limits.head;
+    const size_t n_bytes = stream_.wait_head(deadline);
+    head_fault_.reset();
+    if (n_bytes > 0) {
+      if (const char* why = head_fault(stream_.unread().substr(0, n_bytes)))
+        head_fault_ = RequestFault{400, why};
+    } else if (stream_.is_late()) {
+      head_fault_ = RequestFault{408, "the request did not come in time"};
+    } else if (stream_.is_full()) {
+      head_fault_ = RequestFault{431, "the head of the request is larger than this server takes"};
+    } else {
+      head_fault_ = RequestFault{400, "the request ends within its head"};
+    }
+    stream_.allow(head_fault_ ? stream_.unread().find('\n') + 1 : n_bytes, deadline);
+  }
+
   /// The head has been read: decides whether the body is.
   void on_head(httplib::Request& head) {
     is_headed_ = true;
-    state_.waits_since = 0;
     request_.id = fmt::format("{}-{}", shared_.id_prefix, ++shared_.n_requests);
     request_.client = head.remote_addr;
     request_.method = head.method;
@@ -264,12 +320,16 @@ class Connection final : private httplib::Server {
       refusal_ = shared_.app.fault(request_.path, size.refusal, size.why);
     else
       refusal_ = shared_.app.refuse(request_);
-    if (!refusal_ && head.method == "POST" && !has_body && !request_.header("content-length"))
+    const bool has_no_length =
+        head.method == "POST" && !has_body && !request_.header("content-length");
+    if (!refusal_ && has_no_length)
       refusal_ = shared_.app.fault(request_.path, 411, "a POST needs a body with a length");
-    if (!refusal_ && reads_body && !hold(size.bytes))
-      refusal_ = shared_.app.fault(request_.path, 503, "too many large requests at once");
-    is_unread_ = has_body && (refusal_ || !reads_body);
-    ends_after_ = is_unread_ || shared_.is_draining;
+    if (!refusal_ && reads_body && !size.is_chunked && !hold(size.bytes))
+      refusal_ = shared_.app.fault(request_.path, kBodiesTooLarge.status, kBodiesTooLarge.why);
+    // The library takes chunks for whole that are not, so what follows them may be no request.
+    is_unread_ = has_no_length || size.is_chunked || (has_body && (refusal_ || !reads_body));
+    // HTTP/1.0 knows no chunks: there the end of a reply in parts is that of the connection.
+    ends_after_ = is_unread_ || shared_.is_draining || head.version == "HTTP/1.0";
     if (ends_after_) {
       head.headers.erase("Connection");
       head.set_header("Connection", "close");
@@ -279,13 +339,13 @@ class Connection final : private httplib::Server {
     stream_.allow(n_allowed, Clock::now() + shared_.limits.body);
   }
 
-  /// Counts a body's bytes; false where all bodies together would be too large.
+  /// Counts bytes of a body; false where all bodies together would be too large.
   bool hold(uint64_t bytes) {
     if (shared_.body_bytes.fetch_add(bytes) + bytes > shared_.limits.all_bodies_bytes) {
       shared_.body_bytes -= bytes;
       return false;
     }
-    held_bytes_ = bytes;
+    held_bytes_ += bytes;
     return true;
   }
 
@@ -294,13 +354,14 @@ class Connection final : private httplib::Server {
     shared_.body_bytes -= std::exchange(held_bytes_, 0);
   }
 
-  /// False where it is broken, too large or late: the error handler answers.
+  /// False where it is broken, too large, late or without room: the error handler answers.
   bool read_body(const httplib::ContentReader& reader) {
     return reader([this](const char* bytes, size_t size) {
-      if (request_.body.size() + size > shared_.limits.body_bytes) {
-        is_too_large_ = true;
-        return false;
-      }
+      const uint64_t n_bytes = request_.body.size() + size;
+      is_too_large_ = n_bytes > shared_.limits.body_bytes;
+      // Of chunks it is not known before how many come.
+      is_crowded_ = !is_too_large_ && n_bytes > held_bytes_ && !hold(n_bytes - held_bytes_);
+      if (is_too_large_ || is_crowded_) return false;
       request_.body.append(bytes, size);
       return true;
     });
@@ -308,7 +369,9 @@ class Connection final : private httplib::Server {
 
   void answer_request(const httplib::Request& request, httplib::Response& response) {
     try {
-      fill(response, shared_.app.answer(request_, stream_), request.version == "HTTP/1.0");
+      HttpReply reply = shared_.app.answer(request_, stream_);
+      release_body();  // a reply in parts may take minutes, and needs it no more
+      fill(response, std::move(reply), request.version == "HTTP/1.0");
     } catch (const std::exception& error) {
       fill(response, shared_.app.fault(request_.path, 500, error.what()));
     }
@@ -318,13 +381,18 @@ class Connection final : private httplib::Server {
   void fill_fault(httplib::Response& response) {
     int status = response.status;
     const char* message = "this is no HTTP request";
-    if (stream_.is_late()) {
+    if (head_fault_) {
+      status = head_fault_->status;
+      message = head_fault_->why;
+    } else if (is_crowded_) {
+      status = kBodiesTooLarge.status;
+      message = kBodiesTooLarge.why;
+    } else if (stream_.is_late()) {
       status = 408;
-      message = "the request did not come in time";
+      message = "the body did not come in time";
     } else if (is_too_large_ || stream_.is_over_limit()) {
-      status = is_headed_ ? 413 : 431;
-      message = is_headed_ ? "the body is larger than this server takes"
-                           : "the head of the request is larger than this server takes";
+      status = 413;
+      message = "the body is larger than this server takes";
     } else if (status == 414) {
       message = "the path is longer than this server takes";
     } else if (is_headed_) {
@@ -348,7 +416,6 @@ class Connection final : private httplib::Server {
     auto provider = [this, parts](size_t, httplib::DataSink& sink) {
       return write_part(*parts, sink);
     };
-    // HTTP/1.0 knows no chunks: there the end of the connection is the end of the body.
     if (is_old_client)
       response.set_content_provider(reply.content_type, std::move(provider));
     else
@@ -368,6 +435,7 @@ class Connection final : private httplib::Server {
   ConnectionState& state_;
   // Of the request at work.
   HttpRequest request_;
+  std::optional<RequestFault> head_fault_;
   std::optional<HttpReply> refusal_;
   Clock::time_point begin_;
   int status_ = 0;
@@ -375,6 +443,7 @@ class Connection final : private httplib::Server {
   bool is_headed_ = false;     // its head is whole
   bool is_filled_ = false;     // it has its reply
   bool is_too_large_ = false;  // its body
+  bool is_crowded_ = false;    // its body has no room beside those of others
   bool is_unread_ = false;     // some of it may never be read
   bool ends_after_ = false;    // no request follows
 };
@@ -385,8 +454,7 @@ void serve_connection(int descriptor, const std::string& client, HttpShared& sha
                       ConnectionState& state) {
   try {
     Connection(descriptor, client, shared, state).run();
-  } catch (const std::exception&) {
-    ++shared.n_broken;  // the connection ends, the server does not
+  } catch (const std::exception&) {  // no memory: the connection ends, the server does not
   }
 }
 

@@ -18,9 +18,10 @@ struct HttpLimits {
   uint64_t body_bytes = uint64_t{64} << 20;  // of one request
   uint64_t all_bodies_bytes = uint64_t{256} << 20;
   uint32_t connections = 512;
-  std::chrono::milliseconds head{10000};  // from a request's first byte to its last header
-  std::chrono::milliseconds idle{60000};  // from one request to the next
-  std::chrono::milliseconds body{60000};  // for a whole body, and for each part of a reply
+  std::chrono::milliseconds first{10000};  // from connecting to the first byte
+  std::chrono::milliseconds head{10000};   // from a request's first byte to its last header
+  std::chrono::milliseconds idle{60000};   // from one request to the next
+  std::chrono::milliseconds body{60000};   // for a whole body, and for each part of a reply
   // How long what a refused client still sends is read, so that it can read the refusal.
   std::chrono::milliseconds linger{2000};
 };
@@ -32,14 +33,14 @@ struct HttpShared {
   std::string id_prefix;                 // of request ids
   std::atomic<uint64_t> n_requests = 0;  // so far
   std::atomic<uint64_t> body_bytes = 0;  // of bodies in memory
-  std::atomic<uint64_t> n_broken = 0;    // connections that ended for want of memory
   std::atomic<bool> is_draining = false;
 };
 
 /// One connection, as the server sees it.
 struct ConnectionState {
-  // Since when nothing of the next request has come or its head is incomplete, in steady-clock
-  // ticks; 0 = a request is at work.
+  // Since when it has no request at work, in steady-clock ticks: the head of the next is not whole,
+  // or what a refused client still sends is read. 0 = a request is at work, or whoever set it to 0
+  // has shut the connection down to make room.
   std::atomic<int64_t> waits_since = 0;
 };
 

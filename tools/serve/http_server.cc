@@ -12,7 +12,6 @@
 #include <cerrno>
 #include <cstring>
 #include <random>
-#include <system_error>
 
 #include "base/error.h"
 
@@ -76,8 +75,9 @@ void HttpServer::accept_one() {
   const int descriptor =
       ::accept4(listener_.descriptor(), reinterpret_cast<sockaddr*>(&address), &size, SOCK_CLOEXEC);
   if (descriptor < 0) {
-    // No descriptors: one that waits makes room, or the next look comes a little later.
-    if ((errno == EMFILE || errno == ENFILE || errno == ENOMEM) && !evict_waiting()) {
+    // No descriptors: one that waits makes room, which takes its thread a moment.
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+      (void)evict_waiting();
       pollfd pause = {wake_, POLLIN, 0};
       (void)::poll(&pause, 1, 50);
     }
@@ -90,17 +90,17 @@ void HttpServer::accept_one() {
     ::close(descriptor);
     return;
   }
-  auto connection = std::make_unique<Connection>();
-  connection->descriptor = descriptor;
-  connection->state.waits_since = std::chrono::steady_clock::now().time_since_epoch().count();
-  const std::lock_guard lock(mutex_);
-  Connection& kept = *open_.emplace_back(std::move(connection));
   try {
+    Connections accepted;
+    Connection& kept = *accepted.emplace_back(std::make_unique<Connection>());
+    kept.descriptor = descriptor;
+    kept.state.waits_since = std::chrono::steady_clock::now().time_since_epoch().count();
+    const std::lock_guard lock(mutex_);  // its thread ends no sooner than it is in the list
     kept.thread =
         std::thread([this, &kept, client = address_text(address)] { serve(kept, client); });
-  } catch (const std::system_error&) {  // no thread is to be had
+    open_.splice(open_.end(), accepted);
+  } catch (const std::exception&) {  // no thread or no memory is to be had
     ::close(descriptor);
-    open_.pop_back();
   }
 }
 
@@ -125,7 +125,8 @@ bool HttpServer::evict_waiting() {
     since = begin;
   }
   if (longest == nullptr) return false;
-  longest->state.waits_since = 0;  // not twice
+  // Not twice, and not one whose request has just come.
+  if (!longest->state.waits_since.compare_exchange_strong(since, 0)) return false;
   ::shutdown(longest->descriptor, SHUT_RDWR);
   return true;
 }
@@ -144,6 +145,7 @@ void HttpServer::begin_drain() {
   const uint64_t one = 1;
   (void)!::write(wake_, &one, sizeof(one));
   if (acceptor_.joinable()) acceptor_.join();
+  listener_.close();
   const std::lock_guard lock(mutex_);
   for (const auto& connection : open_)
     if (connection->state.waits_since != 0) ::shutdown(connection->descriptor, SHUT_RD);

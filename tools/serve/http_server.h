@@ -28,8 +28,8 @@ class HttpServer {
   const Listener& listener() const { return listener_; }
   uint32_t n_connections() const;
 
-  /// Accepts no connection from now on; requests that are at work go on, and the next of each
-  /// connection is its last.
+  /// Listens no more, so that new connections are refused; requests that are at work go on, and
+  /// each is the last of its connection.
   void begin_drain();
   /// Waits for so long until every connection has ended, and ends the others. Calls begin_drain().
   void stop(std::chrono::milliseconds timeout);

@@ -72,9 +72,12 @@ Listener::Listener(Listener&& other) noexcept
       url_(std::move(other.url_)),
       socket_path_(std::exchange(other.socket_path_, {})) {}
 
-Listener::~Listener() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-  if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
+Listener::~Listener() { close(); }
+
+void Listener::close() {
+  if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
+  const std::string path = std::exchange(socket_path_, {});
+  if (!path.empty()) ::unlink(path.c_str());
 }
 
 Listener Listener::open(const ListenAddress& address) {

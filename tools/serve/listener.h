@@ -24,8 +24,11 @@ class Listener {
   Listener(Listener&& other) noexcept;
   Listener& operator=(Listener&&) = delete;
 
-  int descriptor() const { return descriptor_; }
-  uint16_t port() const { return port_; }  // 0 = a Unix socket
+  /// Connections that were not accepted end, and new ones are refused. Harmless where it is closed.
+  void close();
+
+  int descriptor() const { return descriptor_; }  // -1 = closed
+  uint16_t port() const { return port_; }         // 0 = a Unix socket
   bool is_loopback() const { return is_loopback_; }
   /// "http://127.0.0.1:8080", or "unix:/run/strata.sock".
   const std::string& url() const { return url_; }

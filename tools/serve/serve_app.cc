@@ -186,9 +186,8 @@ HttpReply ServeApp::answer_page(const HttpRequest&, const HttpClient&) {
 
 HttpReply ServeApp::answer_health(const HttpRequest&, const HttpClient&) {
   const bool is_loading = service_ == nullptr;
-  const char* status = is_draining_ ? "stopping" : is_loading ? "loading model" : "ok";
-  HttpReply reply = json_reply({{"status", status}});
-  if (is_loading || is_draining_) reply.status = 503;
+  HttpReply reply = json_reply({{"status", is_loading ? "loading model" : "ok"}});
+  if (is_loading) reply.status = 503;
   return reply;
 }
 

@@ -39,8 +39,6 @@ class ServeApp final : public HttpApp {
 
   /// The model is loaded. `service` outlives the last request.
   void set_service(AnswerService& service) { service_ = &service; }
-  /// From now on /health says that another server should be asked.
-  void set_draining() { is_draining_ = true; }
 
   /// All of them, for the description's test.
   static std::span<const RouteName> route_names();
@@ -76,7 +74,6 @@ class ServeApp final : public HttpApp {
   ServeMetrics metrics_;
   int64_t created_;  // seconds since 1970
   std::atomic<AnswerService*> service_ = nullptr;
-  std::atomic<bool> is_draining_ = false;
 };
 
 }  // namespace strata::serve

@@ -4,7 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "tools/cli/json_output.h"
 #include "tools/serve/model_replies.h"
 
 namespace strata::serve {
@@ -12,6 +11,18 @@ namespace {
 
 // For what is left to write once the last answer has ended.
 constexpr std::chrono::milliseconds kFarewell{2000};
+
+/// What a client chose, so that no space or line end in it looks like the end of a field.
+std::string encoded(std::string_view path) {
+  std::string out;
+  for (const char c : path) {
+    if (c > ' ' && c < '\x7f' && c != '%')
+      out += c;
+    else
+      out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return out.empty() ? "-" : out;
+}
 
 }  // namespace
 
@@ -24,7 +35,6 @@ bool serve_until_stopped(const ServingSetup& setup, const ServingEvents& events)
   events.say(fmt::format("{} serves {}, {} at a time, context {}; Ctrl-C stops",
                          server.listener().url(), model_id(facts), facts.n_parallel, facts.n_ctx));
   events.wait_stop();
-  app.set_draining();
   const ServiceCounts before = service.counts();
   if (before.n_busy + before.n_waiting > 0)
     events.say(fmt::format("stopping: {} answers may take {} s more",
@@ -40,17 +50,21 @@ bool serve_until_stopped(const ServingSetup& setup, const ServingEvents& events)
 }
 
 std::string log_line(const HttpRequest& request, const HttpOutcome& outcome, bool is_json) {
+  using Json = nlohmann::ordered_json;
+  // In ASCII: what notice() would write out as \xNN ends the line's being JSON.
   if (is_json)
-    return cli::json_line({{"id", request.id},
-                           {"client", request.client},
-                           {"method", request.method},
-                           {"path", request.path},
-                           {"status", outcome.status},
-                           {"ms", outcome.seconds * 1000},
-                           {"bytes", outcome.reply_bytes},
-                           {"whole", outcome.is_whole}});
-  return fmt::format("{} {} {} {} {} {:.3f} s, {} bytes{}", request.id.empty() ? "-" : request.id,
-                     request.client.empty() ? "-" : request.client, request.method, request.path,
+    return Json({{"id", request.id},
+                 {"client", request.client},
+                 {"method", request.method},
+                 {"path", request.path},
+                 {"status", outcome.status},
+                 {"ms", outcome.seconds * 1000},
+                 {"bytes", outcome.reply_bytes},
+                 {"whole", outcome.is_whole}})
+        .dump(-1, ' ', true, Json::error_handler_t::replace);
+  const auto or_dash = [](const std::string& text) { return text.empty() ? "-" : text; };
+  return fmt::format("{} {} {} {} {} {:.3f} s, {} bytes{}", or_dash(request.id),
+                     or_dash(request.client), or_dash(request.method), encoded(request.path),
                      outcome.status, outcome.seconds, outcome.reply_bytes,
                      outcome.is_whole ? "" : ", not all taken");
 }
