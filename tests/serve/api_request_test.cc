@@ -188,6 +188,16 @@ TEST(ApiRequest, RefusesWrongTypesAndRangesByName) {
             "usage stream_options: stream_options is an object; wanted stream to be true with it");
 }
 
+  const std::string longest(1024, 'x');
+  const auto stops = [](size_t n, const std::string& text) {
+    return chat_refusal(", \"stop\": " + nlohmann::json(std::vector(n, text)).dump());
+  };
+  EXPECT_EQ(stops(64, longest), "taken");
+  EXPECT_EQ(
+      stops(65, "x"),
+      "usage stop: stop is an array; wanted a string of 1 to 1024 bytes, or up to 64 of them");
+  EXPECT_TRUE(stops(1, longest + "x").starts_with("usage stop: stop is"));
+  EXPECT_TRUE(chat_refusal(", \"stop\": \"" + longest + "x\"").starts_with("usage stop: "));
 TEST(ApiRequest, RefusesWhatItDoesNotImplementUnlessItChangesNothing) {
   EXPECT_EQ(chat_refusal(R"(, "n": 2)"), "usage n: n is 2, which is not implemented");
   EXPECT_EQ(chat_refusal(R"(, "n": 1, "suffix": "", "typical_p": 1.0, "mirostat": 0,
