@@ -123,6 +123,12 @@ TEST(ApiRequest, TakesToolsUnlessTheyAreNotToBeUsed) {
       R"({"name":"g","parameters":{"type":"object","properties":{}}}}])");
   EXPECT_TRUE(parsed(ApiShape::kChat, chat_body(tools + R"(, "tool_choice": "none")"))
                   .order.tools.is_null());
+  EXPECT_FALSE(parsed(ApiShape::kChat, chat_body(tools)).has_one_call);
+  EXPECT_TRUE(
+      parsed(ApiShape::kChat, chat_body(tools + R"(, "parallel_tool_calls": false)")).has_one_call);
+  EXPECT_EQ(chat_refusal(R"(, "parallel_tool_calls": false)"), "taken");
+  EXPECT_EQ(chat_refusal(R"(, "parallel_tool_calls": 1)"),
+            "usage parallel_tool_calls: parallel_tool_calls is 1; wanted true or false");
   EXPECT_EQ(chat_refusal(tools + R"(, "tool_choice": "required")"),
             "usage tool_choice: tool_choice is \"required\"; wanted \"auto\" or \"none\"; a call "
             "cannot be forced");
