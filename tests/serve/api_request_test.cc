@@ -188,12 +188,6 @@ TEST(ApiRequest, RefusesWrongTypesAndRangesByName) {
     EXPECT_TRUE(
         chat_refusal(std::string(R"(, "stop": )") + stop).starts_with("usage stop: stop is"))
         << stop;
-  EXPECT_EQ(chat_refusal(R"(, "top_logprobs": 2)"),
-            "usage top_logprobs: top_logprobs is 2; wanted logprobs to be true with it");
-  EXPECT_EQ(chat_refusal(R"(, "stream_options": {})"),
-            "usage stream_options: stream_options is an object; wanted stream to be true with it");
-}
-
   const std::string longest(1024, 'x');
   const auto stops = [](size_t n, const std::string& text) {
     return chat_refusal(", \"stop\": " + nlohmann::json(std::vector(n, text)).dump());
@@ -204,6 +198,12 @@ TEST(ApiRequest, RefusesWrongTypesAndRangesByName) {
       "usage stop: stop is an array; wanted a string of 1 to 1024 bytes, or up to 64 of them");
   EXPECT_TRUE(stops(1, longest + "x").starts_with("usage stop: stop is"));
   EXPECT_TRUE(chat_refusal(", \"stop\": \"" + longest + "x\"").starts_with("usage stop: "));
+  EXPECT_EQ(chat_refusal(R"(, "top_logprobs": 2)"),
+            "usage top_logprobs: top_logprobs is 2; wanted logprobs to be true with it");
+  EXPECT_EQ(chat_refusal(R"(, "stream_options": {})"),
+            "usage stream_options: stream_options is an object; wanted stream to be true with it");
+}
+
 TEST(ApiRequest, RefusesWhatItDoesNotImplementUnlessItChangesNothing) {
   EXPECT_EQ(chat_refusal(R"(, "n": 2)"), "usage n: n is 2, which is not implemented");
   EXPECT_EQ(chat_refusal(R"(, "n": 1, "suffix": "", "typical_p": 1.0, "mirostat": 0,
@@ -287,6 +287,17 @@ TEST(ApiRequest, RefusesWhatIsNoBoundedJson) {
   for (int i = 0; i < 1100; ++i) keys += fmt::format(R"(, "k{}": 1)", i);
   EXPECT_EQ(chat_refusal(keys),
             "usage : the body has more keys than 1024 in an object or 131072 in all");
+  const auto repeated = [](const std::string& value) {
+    std::string body = R"({"prompt": [)" + value;
+    for (int i = 0; i < 1 << 20; ++i) body += "," + value;
+    return refusal_of(ApiShape::kCompletion, body + "]}");
+  };
+  for (const char* const value : {"[]", "{}", "\"\""})
+    EXPECT_EQ(repeated(value),
+              "usage : the body has more values than 16777216 numbers or 1048576 texts, arrays and "
+              "objects")
+        << value;
+  EXPECT_EQ(repeated("7"), "taken");
 }
 
 }  // namespace
