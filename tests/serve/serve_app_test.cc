@@ -142,7 +142,9 @@ TEST_F(ServeAppTest, WhatNoRouteTakesIsRefusedInTheClientsShape) {
   reply = client.read_reply();
   EXPECT_EQ(reply.status, 415);
   EXPECT_EQ(json::parse(reply.body)["type"], "error");
-  client.send("DELETE /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  SocketClient deleting(port());
+  deleting.send("DELETE /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_EQ(deleting.read_reply().status, 405);
   EXPECT_EQ(SocketClient(port()).get("/health", "Host: evil.example\r\n").status, 200);
   SocketClient foreign(port());
   foreign.send("GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n");
