@@ -145,8 +145,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   }
   try {
-    uint64_t keys_left = kKeysMax;
-    follow_schema(parse_object(bytes, keys_left));
+    JsonBudget budget;
+    follow_schema(parse_object(bytes, budget));
   } catch (const strata::Error& error) {
     hold_error(error);
   }

@@ -42,6 +42,11 @@ TEST(Access, KeyIsTakenFromEitherHeader) {
   EXPECT_EQ(verdict(access, request_of({{"authorization", "Bearer second"}})), 0);
   EXPECT_EQ(verdict(access, request_of({{"authorization", "bearer first"}})), 0);
   EXPECT_EQ(verdict(access, request_of({{"x-api-key", "first"}})), 0);
+  for (const auto& [bearer, key] :
+       {std::pair("Bearer first", "no"), std::pair("Bearer no", "first")})
+    EXPECT_EQ(verdict(access, request_of({{"authorization", bearer}, {"x-api-key", key}})), 0);
+  EXPECT_EQ(verdict(access, request_of({{"authorization", "Bearer no"}, {"x-api-key", "no"}})),
+            401);
   for (const char* given : {"Bearer third", "Bearer ", "Bearer", "first", "Basic first", ""})
     EXPECT_EQ(verdict(access, request_of({{"authorization", given}})), 401) << given;
   EXPECT_EQ(verdict(access, request_of({{"x-api-key", ""}})), 401);

@@ -31,6 +31,10 @@ TEST(AnthropicRequest, TakesItsFields) {
   EXPECT_EQ(request.order.sampler.top_k, 3u);
   EXPECT_EQ(request.order.stop, std::vector<std::string>{"x"});
   EXPECT_TRUE(request.is_streamed);
+  EXPECT_FALSE(request.has_one_call);
+  EXPECT_TRUE(parsed(ApiShape::kMessages, messages_body(R"(, "tool_choice": {"type": "auto",
+    "disable_parallel_tool_use": true})"))
+                  .has_one_call);
   EXPECT_EQ(request.order.tools.dump(),
             R"([{"type":"function","function":{"name":"f","description":"d","parameters":)"
             R"({"type":"object"}}}])");

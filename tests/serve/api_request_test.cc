@@ -123,6 +123,12 @@ TEST(ApiRequest, TakesToolsUnlessTheyAreNotToBeUsed) {
       R"({"name":"g","parameters":{"type":"object","properties":{}}}}])");
   EXPECT_TRUE(parsed(ApiShape::kChat, chat_body(tools + R"(, "tool_choice": "none")"))
                   .order.tools.is_null());
+  EXPECT_FALSE(parsed(ApiShape::kChat, chat_body(tools)).has_one_call);
+  EXPECT_TRUE(
+      parsed(ApiShape::kChat, chat_body(tools + R"(, "parallel_tool_calls": false)")).has_one_call);
+  EXPECT_EQ(chat_refusal(R"(, "parallel_tool_calls": false)"), "taken");
+  EXPECT_EQ(chat_refusal(R"(, "parallel_tool_calls": 1)"),
+            "usage parallel_tool_calls: parallel_tool_calls is 1; wanted true or false");
   EXPECT_EQ(chat_refusal(tools + R"(, "tool_choice": "required")"),
             "usage tool_choice: tool_choice is \"required\"; wanted \"auto\" or \"none\"; a call "
             "cannot be forced");
@@ -182,6 +188,16 @@ TEST(ApiRequest, RefusesWrongTypesAndRangesByName) {
     EXPECT_TRUE(
         chat_refusal(std::string(R"(, "stop": )") + stop).starts_with("usage stop: stop is"))
         << stop;
+  const std::string longest(1024, 'x');
+  const auto stops = [](size_t n, const std::string& text) {
+    return chat_refusal(", \"stop\": " + nlohmann::json(std::vector(n, text)).dump());
+  };
+  EXPECT_EQ(stops(64, longest), "taken");
+  EXPECT_EQ(
+      stops(65, "x"),
+      "usage stop: stop is an array; wanted a string of 1 to 1024 bytes, or up to 64 of them");
+  EXPECT_TRUE(stops(1, longest + "x").starts_with("usage stop: stop is"));
+  EXPECT_TRUE(chat_refusal(", \"stop\": \"" + longest + "x\"").starts_with("usage stop: "));
   EXPECT_EQ(chat_refusal(R"(, "top_logprobs": 2)"),
             "usage top_logprobs: top_logprobs is 2; wanted logprobs to be true with it");
   EXPECT_EQ(chat_refusal(R"(, "stream_options": {})"),
@@ -271,6 +287,17 @@ TEST(ApiRequest, RefusesWhatIsNoBoundedJson) {
   for (int i = 0; i < 1100; ++i) keys += fmt::format(R"(, "k{}": 1)", i);
   EXPECT_EQ(chat_refusal(keys),
             "usage : the body has more keys than 1024 in an object or 131072 in all");
+  const auto repeated = [](const std::string& value) {
+    std::string body = R"({"prompt": [)" + value;
+    for (int i = 0; i < 1 << 20; ++i) body += "," + value;
+    return refusal_of(ApiShape::kCompletion, body + "]}");
+  };
+  for (const char* const value : {"[]", "{}", "\"\""})
+    EXPECT_EQ(repeated(value),
+              "usage : the body has more values than 16777216 numbers or 1048576 texts, arrays and "
+              "objects")
+        << value;
+  EXPECT_EQ(repeated("7"), "taken");
 }
 
 }  // namespace

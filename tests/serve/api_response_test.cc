@@ -3,9 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
+#include <set>
 
+#include "engine/template/chat_template.h"
 #include "tests/serve/api_fixture.h"
+#include "tools/serve/response_shape.h"
 
 namespace strata::serve {
 namespace {
@@ -178,19 +183,66 @@ TEST(ChatResponse, HasCallsWhereToolsWereGiven) {
   const ordered_json body = body_of(parsed(ApiShape::kChat, chat_body(kTools)), kCalling);
   EXPECT_EQ(body["choices"].dump(),
             R"([{"index":0,"message":{"role":"assistant","content":"Look.","refusal":null,)"
-            R"("tool_calls":[{"id":"call_77_0","type":"function","function":{"name":"f",)"
+            R"("tool_calls":[{"id":"TzUHAPV9I","type":"function","function":{"name":"f",)"
             R"("arguments":"{\"a\":1}"}}]},"logprobs":null,"finish_reason":"tool_calls"}])");
   const auto chunks = chunks_of(
       answer_of(parsed(ApiShape::kChat, chat_body(kTools + R"(, "stream": true)")), kCalling));
   ASSERT_EQ(chunks.size(), 5u);
   EXPECT_EQ(chunks[1]["choices"][0]["delta"].dump(), R"({"content":"Look."})");
   EXPECT_EQ(chunks[2]["choices"][0]["delta"].dump(),
-            R"({"tool_calls":[{"id":"call_77_0","type":"function","function":{"name":"f",)"
+            R"({"tool_calls":[{"id":"TzUHAPV9I","type":"function","function":{"name":"f",)"
             R"("arguments":"{\"a\":1}"},"index":0}]})");
   EXPECT_EQ(chunks[3]["choices"][0]["finish_reason"], "tool_calls");
   const ordered_json without = body_of(parsed(ApiShape::kChat, chat_body()), kCalling);
   EXPECT_EQ(without["choices"][0]["finish_reason"], "stop");
   EXPECT_FALSE(without["choices"][0]["message"].contains("tool_calls"));
+}
+
+const std::vector<AnswerEvent> kCallingTwice = {
+    text_event("<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>"),
+    text_event("<tool_call>{\"name\": \"g\", \"arguments\": {}}</tool_call>"), end_event()};
+
+TEST(ChatResponse, GivesTheFirstOfSeveralCallsWhereOneIsWanted) {
+  const auto n_calls = [](const std::string& more) {
+    const ordered_json body =
+        body_of(parsed(ApiShape::kChat, chat_body(kTools + more)), kCallingTwice);
+    EXPECT_EQ(body["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "f");
+    EXPECT_EQ(body["choices"][0]["finish_reason"], "tool_calls");
+    return body["choices"][0]["message"]["tool_calls"].size();
+  };
+  EXPECT_EQ(n_calls(""), 2u);
+  EXPECT_EQ(n_calls(R"(, "parallel_tool_calls": false)"), 1u);
+  const std::string streamed =
+      answer_of(parsed(ApiShape::kChat, chat_body(kTools + R"(, "stream": true,
+        "parallel_tool_calls": false)")),
+                kCallingTwice);
+  EXPECT_NE(streamed.find(R"("name":"f")"), std::string::npos);
+  EXPECT_EQ(streamed.find(R"("name":"g")"), std::string::npos);
+}
+
+TEST(ChatResponse, CallsHaveNamesThatEveryTemplateTakes) {
+  ApiIdentity other = kIdentity;
+  other.id = "78";
+  std::set<std::string> ids;
+  for (size_t i = 0; i < 100; ++i) {
+    ids.insert(call_id(kIdentity, i));
+    ids.insert(call_id(other, i));
+  }
+  EXPECT_EQ(ids.size(), 200u);
+  for (const std::string& id : ids)
+    EXPECT_TRUE(id.size() == 9 &&
+                std::ranges::all_of(id, [](unsigned char c) { return std::isalnum(c) != 0; }))
+        << id;
+  // As Mistral's templates have it.
+  const auto model = engine::ChatTemplate::parse(
+      "{%- for message in messages %}{%- for tool_call in message.tool_calls %}"
+      "{%- if not tool_call.id is defined or tool_call.id|length != 9 %}"
+      "{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}"
+      "{%- endif %}{{- tool_call.function.name }}{%- endfor %}{%- endfor %}");
+  const ordered_json answered =
+      body_of(parsed(ApiShape::kChat, chat_body(kTools)), kCallingTwice)["choices"][0]["message"];
+  const ApiRequest next = parsed(ApiShape::kChat, ordered_json{{"messages", {answered}}}.dump());
+  EXPECT_EQ(model.render(next.order.messages, {}), "fg");
 }
 
 TEST(ChatResponse, EndsWithTheErrorThatEndedIt) {
@@ -260,7 +312,7 @@ TEST(MessagesResponse, IsOneBody) {
   const ordered_json called = body_of(
       parsed(ApiShape::kMessages, messages_body(R"(, "tools": [{"name": "f"}])")), kCalling);
   EXPECT_EQ(called["content"].dump(),
-            R"([{"type":"text","text":"Look."},{"type":"tool_use","id":"toolu_77_0","name":"f",)"
+            R"([{"type":"text","text":"Look."},{"type":"tool_use","id":"TzUHAPV9I","name":"f",)"
             R"("input":{"a":1}}])");
   EXPECT_EQ(called["stop_reason"], "tool_use");
   EXPECT_EQ(answer_of(plain, {error_event()}),
@@ -283,7 +335,7 @@ TEST(MessagesResponse, StreamsItsBlocks) {
       "{\"type\":\"text_delta\",\"text\":\"Look.\"}}\n\n"
       "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n"
       "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":1,"
-      "\"content_block\":{\"type\":\"tool_use\",\"id\":\"toolu_77_0\",\"name\":\"f\",\"input\":{}}}"
+      "\"content_block\":{\"type\":\"tool_use\",\"id\":\"TzUHAPV9I\",\"name\":\"f\",\"input\":{}}}"
       "\n\nevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":1,"
       "\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"{\\\"a\\\":1}\"}}\n\n"
       "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":1}\n\n"

@@ -142,7 +142,9 @@ TEST_F(ServeAppTest, WhatNoRouteTakesIsRefusedInTheClientsShape) {
   reply = client.read_reply();
   EXPECT_EQ(reply.status, 415);
   EXPECT_EQ(json::parse(reply.body)["type"], "error");
-  client.send("DELETE /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  SocketClient deleting(port());
+  deleting.send("DELETE /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_EQ(deleting.read_reply().status, 405);
   EXPECT_EQ(SocketClient(port()).get("/health", "Host: evil.example\r\n").status, 400);
   SocketClient foreign(port());
   foreign.send("GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n");
@@ -239,6 +241,14 @@ TEST_F(ServeAppTest, TurnsTextIntoTokensAndBack) {
       R"({"tokens":[{"id":195,"piece":[195]},{"id":164,"piece":[164]}]})");
   EXPECT_EQ(post("/detokenize", R"({"tokens": [97, 98]})").body, R"({"content":"ab"})");
   EXPECT_EQ(post("/detokenize", R"({"tokens": [300]})").status, 400);
+  const std::string long_text((1 << 20) + 1, '7');
+  EXPECT_EQ(post("/tokenize", json{{"content", long_text}}.dump()).status, 200);
+  EXPECT_EQ(post("/tokenize", json{{"content", long_text}, {"with_pieces", true}}.dump()).status,
+            400);
+  const std::string longer((4 << 20) + 1, '7');
+  EXPECT_EQ(post("/tokenize", json{{"content", longer}}.dump()).status, 400);
+  EXPECT_EQ(post("/detokenize", json{{"tokens", std::vector<int>(longer.size())}}.dump()).status,
+            400);
   EXPECT_EQ(post("/apply-template", kHello).body, R"({"prompt":"user: hi|"})");
 }
 

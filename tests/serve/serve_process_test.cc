@@ -25,13 +25,12 @@ constexpr const char* kEndless = R"({"prompt": "a", "stream": true})";
 class ServeProcess : public cli::testing::RefusalTest {
  protected:
   /// A model whose answers run on, served on a port that is free.
-  void start(std::vector<std::string> more = {}) {
+  void start(std::vector<std::string> more = {"--no-cache"}) {
     engine::testing::SmallModelOptions options;
     options.n_ctx_train = 1 << 20;
     std::vector<std::string> arguments = {
-        "serve",  "-m",        model(engine::testing::make_small_model(options)),
-        "--port", "0",         "--logit-bias",
-        "3+99",   "--no-cache"};
+        "serve",        "-m",  model(engine::testing::make_small_model(options)), "--port", "0",
+        "--logit-bias", "3+99"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     process_.emplace(arguments, StrataProcess::Input::kNone);
     ASSERT_TRUE(process_->wait_for_err(" serves "));
@@ -61,7 +60,7 @@ TEST_F(ServeProcess, AnswersAndEndsWithZeroOnTermination) {
 }
 
 TEST_F(ServeProcess, AnswerThatOutlastsTheDrainIsCancelled) {
-  start({"--drain", "0", "--log", "json"});
+  start({"--no-cache", "--drain", "0", "--log", "json"});
   SocketClient client(port());
   client.request("POST", "/v1/completions", kEndless);
   EXPECT_NE(client.read_until("data: "), "");
@@ -69,11 +68,17 @@ TEST_F(ServeProcess, AnswerThatOutlastsTheDrainIsCancelled) {
   const Outcome outcome = process_->finish();
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_NE(outcome.err.find("1 cancelled"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("longer than --drain"), std::string::npos) << outcome.err;
   EXPECT_NE(outcome.err.find("\"path\":\"/v1/completions\""), std::string::npos) << outcome.err;
 }
 
+TEST_F(ServeProcess, SaysWhatComesUpWhileItServes) {
+  start({"--session-dir", folder_.write("no folder", "")});
+  EXPECT_TRUE(process_->wait_for_err("note: saved contexts are not used"));
+}
+
 TEST_F(ServeProcess, ClientThatLeavesFreesItsPlace) {
-  start({"--parallel", "1"});
+  start({"--no-cache", "--parallel", "1"});
   {
     SocketClient client(port());
     client.request("POST", "/v1/completions", kEndless);
@@ -98,7 +103,7 @@ TEST_F(ServeProcess, RefusesBeforeItReadsTheModel) {
 }
 
 TEST_F(ServeProcess, KeysComeFromAFile) {
-  start({"--api-key-file", folder_.write("keys", "first\r\nsecond\n")});
+  start({"--no-cache", "--api-key-file", folder_.write("keys", "first\r\nsecond\n")});
   const auto status_with = [this](const std::string& header) {
     return SocketClient(port()).post("/v1/completions", kBody, header).status;
   };

@@ -38,10 +38,6 @@ void catch_termination() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-void wait_for_interrupt() {
-  while (!interrupted.load()) (void)::poll(nullptr, 0, kLookMs);
-}
-
 std::atomic<bool>& interrupt_flag() { return interrupted; }
 
 bool wait_for_input(int descriptor, const std::function<void()>& on_pause) {

@@ -16,9 +16,6 @@ void catch_interrupts(SecondInterrupt second);
 /// SIGTERM sets the flag as well; a second one ends the program at once.
 void catch_termination();
 
-/// Waits until the flag is set.
-void wait_for_interrupt();
-
 /// Set by Ctrl-C; the reader clears it.
 std::atomic<bool>& interrupt_flag();
 

@@ -56,14 +56,13 @@ std::string_view Access::allowed_origin(std::string_view origin) const {
 }
 
 bool Access::has_key(const HttpRequest& request) const {
-  std::string_view given;
-  const auto bearer = request.header("authorization").value_or("");
-  if (lower(bearer.substr(0, 7)) == "bearer ")
-    given = bearer.substr(7);
-  else
-    given = request.header("x-api-key").value_or("");
+  const std::string_view given = request.header("x-api-key").value_or("");
+  std::string_view bearer = request.header("authorization").value_or("");
+  bearer = lower(bearer.substr(0, 7)) == "bearer " ? bearer.substr(7) : std::string_view{};
+  // Clients send both where a proxy or a library adds one of its own.
   bool is_known = false;
-  for (const std::string& key : options_.keys) is_known |= is_same_secret(given, key);
+  for (const std::string& key : options_.keys)
+    is_known |= is_same_secret(given, key) || is_same_secret(bearer, key);
   return is_known;
 }
 

@@ -93,7 +93,7 @@ void add_system(const FieldReader& body, std::vector<engine::ChatMessage>& out) 
   if (text && !text->empty()) out.push_back({"system", *std::move(text)});
 }
 
-void read_tools(const FieldReader& body, AnswerOrder& order) {
+void read_tools(const FieldReader& body, ApiRequest& request) {
   const ordered_json* tools = body.array("tools");
   ordered_json list = ordered_json::array();
   for (size_t i = 0; tools && i < tools->size(); ++i) {
@@ -108,11 +108,10 @@ void read_tools(const FieldReader& body, AnswerOrder& order) {
     const std::string type = fields.required_text("type");
     if (type != "auto" && type != "none")
       fields.refuse("type", "\"auto\" or \"none\"; a call cannot be forced");
-    if (fields.flag("disable_parallel_tool_use").value_or(false))
-      fields.refuse("disable_parallel_tool_use", "false");
+    request.has_one_call = fields.flag("disable_parallel_tool_use").value_or(false);
     takes_tools = takes_tools && type == "auto";
   }
-  if (takes_tools) order.tools = std::move(list);
+  if (takes_tools) request.order.tools = std::move(list);
 }
 
 }  // namespace
@@ -149,7 +148,7 @@ void read_anthropic_request(RequestBody& body, ApiRequest& request) {
   read_stop(fields, "stop_sequences", order.stop);
   request.is_streamed = fields.flag("stream").value_or(false);
   order.messages = anthropic_messages(fields);
-  read_tools(fields, order);
+  read_tools(fields, request);
 }
 
 }  // namespace strata::serve

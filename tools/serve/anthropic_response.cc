@@ -127,7 +127,7 @@ class MessagesShape final : public ResponseShape {
 
   ordered_json tool_use(const ToolCall& call, ordered_json input) {
     return {{"type", "tool_use"},
-            {"id", call_id("toolu_", facts_.identity, n_calls_++)},
+            {"id", call_id(facts_.identity, n_calls_++)},
             {"name", call.name},
             {"input", std::move(input)}};
   }

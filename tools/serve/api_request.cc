@@ -5,9 +5,9 @@
 namespace strata::serve {
 
 ApiRequest parse_request(ApiShape shape, std::string_view body, const ApiDefaults& defaults) {
-  uint64_t keys_left = kKeysMax;
-  const nlohmann::ordered_json json = parse_object(body, keys_left);
-  RequestBody reader{FieldReader(json, ""), keys_left};
+  JsonBudget budget;
+  const nlohmann::ordered_json json = parse_object(body, budget);
+  RequestBody reader{FieldReader(json, ""), budget};
   ApiRequest request;
   request.shape = shape;
   request.order.sampler = defaults.sampler;

@@ -20,6 +20,7 @@ struct ApiRequest {
   bool includes_usage = false;    // stream_options.include_usage
   bool returns_progress = false;  // llama.cpp's: how much of the prompt is read, while it is
   bool echoes = false;            // kCompletion: the prompt stands before the answer
+  bool has_one_call = false;      // of the calls in an answer the client gets the first alone
 };
 
 /// What is taken where a body does not say: the server's options.

@@ -37,6 +37,7 @@ class EventedResponse final : public ApiResponse {
   EventedResponse(const ApiRequest& request, const ApiIdentity& identity)
       : shape_(request.shape),
         is_streamed_(request.is_streamed),
+        has_one_call_(request.has_one_call),
         writer_(make_shape(request.shape, facts_of(request, identity))),
         calls_(request.order.tools.is_null() ? ToolCallStyle::kNone : identity.tool_calls) {}
 
@@ -69,6 +70,7 @@ class EventedResponse final : public ApiResponse {
 
  private:
   std::string take(std::vector<AnswerPiece> pieces, const std::vector<ScoredToken>& tokens) {
+    std::erase_if(pieces, [this](const AnswerPiece& piece) { return is_further_call(piece); });
     if (!is_streamed_) {
       for (AnswerPiece& piece : pieces) add_whole(std::move(piece));
       whole_.tokens.insert(whole_.tokens.end(), tokens.begin(), tokens.end());
@@ -80,6 +82,10 @@ class EventedResponse final : public ApiResponse {
       events += writer_->piece_events(&piece, std::exchange(untold, {}));
     if (!untold.empty()) events += writer_->piece_events(nullptr, untold);
     return events;
+  }
+
+  bool is_further_call(const AnswerPiece& piece) {
+    return piece.call && std::exchange(has_call_, true) && has_one_call_;
   }
 
   void add_whole(AnswerPiece piece) {
@@ -112,11 +118,12 @@ class EventedResponse final : public ApiResponse {
   }
 
   const ApiShape shape_;
-  const bool is_streamed_;
+  const bool is_streamed_, has_one_call_;
   std::unique_ptr<ResponseShape> writer_;
   ToolCallReader calls_;
   WholeAnswer whole_;
   std::optional<ApiError> error_;
+  bool has_call_ = false;
   bool has_ended_ = false;
 };
 

@@ -38,7 +38,7 @@ class EngineService final : public AnswerService {
   /// not parse), kUsage (more in parallel than half the rows of a step), kOutOfMemory (no thread).
   /// A folder of saved contexts that cannot be used is a line of take_notices().
   static std::unique_ptr<EngineService> start(engine::Engine& engine, const Options& options);
-  /// Cancels what is at work and waits for the step that runs.
+  /// Cancels what is at work and waits for the step that runs: the thread uses what goes with this.
   ~EngineService() override;
 
   const ServiceFacts& facts() const override;

@@ -16,6 +16,7 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr size_t kShownBytes = 40;
+constexpr uint64_t kUnitsOfScalar = 1, kUnitsOfOther = 16;
 
 [[noreturn]] void refuse_body(const std::string& problem, const std::string& remedy) {
   throw Error(ErrorCode::kUsage, problem, "", remedy);
@@ -24,7 +25,7 @@ constexpr size_t kShownBytes = 40;
 /// What the parser tells while it builds the tree; throws as soon as a bound is passed.
 class BoundCheck {
  public:
-  explicit BoundCheck(uint64_t& keys_left) : keys_left_(keys_left) {}
+  explicit BoundCheck(JsonBudget& budget) : budget_(budget) {}
 
   bool operator()(int depth, ordered_json::parse_event_t event, const ordered_json& value) {
     using Event = ordered_json::parse_event_t;
@@ -32,41 +33,53 @@ class BoundCheck {
       if (depth >= kBodyDepthMax)
         refuse_body(fmt::format("the body nests deeper than {} levels", kBodyDepthMax),
                     "Send flatter JSON.");
+      take_units(kUnitsOfOther);
       if (event == Event::object_start) keys_.emplace_back();
     } else if (event == Event::object_end) {
       keys_.pop_back();
     } else if (event == Event::key) {
       add_key(value.get_ref<const std::string&>());
+    } else if (event == Event::value) {
+      take_units(value.is_string() ? kUnitsOfOther : kUnitsOfScalar);
     }
     return true;
   }
 
  private:
+  void take_units(uint64_t n) {
+    if (budget_.units_left < n)
+      refuse_body(fmt::format("the body has more values than {} numbers or {} texts, arrays and "
+                              "objects",
+                              kUnitsMax, kUnitsMax / kUnitsOfOther),
+                  "Send fewer values.");
+    budget_.units_left -= n;
+  }
+
   void add_key(const std::string& key) {
-    if (keys_left_ == 0 || keys_.back().size() >= kKeysOfObjectMax)
+    if (budget_.keys_left == 0 || keys_.back().size() >= kKeysOfObjectMax)
       refuse_body(fmt::format("the body has more keys than {} in an object or {} in all",
                               kKeysOfObjectMax, kKeysMax),
                   "Send fewer keys.");
-    --keys_left_;
+    --budget_.keys_left;
     if (!keys_.back().insert(key).second)
       throw Error(ErrorCode::kUsage, "the key " + shown(key) + " comes twice in one object", key,
                   "Give each key once.");
   }
 
   std::vector<std::unordered_set<std::string>> keys_;  // of the objects that are open
-  uint64_t& keys_left_;
+  JsonBudget& budget_;
 };
 
 }  // namespace
 
-ordered_json parse_object(std::string_view body, uint64_t& keys_left) {
+ordered_json parse_object(std::string_view body, JsonBudget& budget) {
   if (body.size() > kBodyBytesMax)
     refuse_body(fmt::format("the body has {} bytes; wanted at most {}", body.size(), kBodyBytesMax),
                 "Send less text.");
   if (const uint64_t fault = engine::utf8_fault(body); fault != body.size())
     throw Error(ErrorCode::kBadText, fmt::format("the body is not UTF-8 at byte {}", fault), "",
                 "Send JSON in UTF-8.");
-  BoundCheck check(keys_left);
+  BoundCheck check(budget);
   ordered_json json;
   try {
     json =

@@ -16,11 +16,20 @@ inline constexpr int kBodyDepthMax = 64;                       // what walks a t
 // An object is a list that is searched for every key: these bound the square of it.
 inline constexpr uint64_t kKeysOfObjectMax = 1024;
 inline constexpr uint64_t kKeysMax = uint64_t{1} << 17;
+// A tree takes far more than its text: `[],` is 3 bytes of a body and about 48 of memory. By units
+// of 16 bytes, this is a list of so many tokens, or a sixteenth of it in texts, arrays and objects.
+inline constexpr uint64_t kUnitsMax = uint64_t{1} << 24;
 
-/// An object, of a body or of JSON text inside of one, whose keys are taken from `keys_left`, which
-/// begins as kKeysMax. Errors: kUsage (no JSON, no object, too large or deep, too many keys, a key
+/// What a body and the JSON texts inside of it may still hold, all together.
+struct JsonBudget {
+  uint64_t keys_left = kKeysMax;
+  uint64_t units_left = kUnitsMax;
+};
+
+/// An object, of a body or of JSON text inside of one, whose keys and values are taken from
+/// `budget`. Errors: kUsage (no JSON, no object, too large or deep, too many keys or values, a key
 /// that comes twice), kBadText (not UTF-8).
-nlohmann::ordered_json parse_object(std::string_view text, uint64_t& keys_left);
+nlohmann::ordered_json parse_object(std::string_view text, JsonBudget& budget);
 
 /// What a value is, in few words, for messages: `"hot"`, `7`, `an array`.
 std::string shown(const nlohmann::ordered_json& value);

@@ -1,5 +1,7 @@
 #include "tools/serve/model_replies.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <limits>
 
@@ -9,11 +11,15 @@
 namespace strata::serve {
 namespace {
 
+// Bytes to tokens, and tokens to bytes: every one may become one of the other. An object is made
+// for each token whose piece is wanted, which takes about 200 bytes.
+constexpr size_t kTokenizedMax = size_t{4} << 20, kPiecesMax = size_t{1} << 20;
+
 using Json = nlohmann::ordered_json;
 
 Json body_object(std::string_view body) {
-  uint64_t keys_left = kKeysMax;
-  return parse_object(body, keys_left);
+  JsonBudget budget;
+  return parse_object(body, budget);
 }
 
 /// As llama.cpp says it: a text where the bytes are one, else their numbers.
@@ -97,10 +103,17 @@ Json status_json(const ServiceFacts& facts, const ServiceCounts& counts) {
 Json tokenize_json(const AnswerService& service, std::string_view body) {
   const Json object = body_object(body);
   const FieldReader fields(object, "");
-  const auto tokens =
-      service.tokenize(fields.required_text("content"), fields.flag("add_special").value_or(false),
-                       fields.flag("parse_special").value_or(true));
-  if (!fields.flag("with_pieces").value_or(false)) return {{"tokens", tokens}};
+  const std::string content = fields.required_text("content");
+  const bool has_pieces = fields.flag("with_pieces").value_or(false);
+  const size_t most = has_pieces ? kPiecesMax : kTokenizedMax;
+  if (content.size() > most)
+    refuse_field("content",
+                 fmt::format("content has {} bytes; wanted at most {}{}", content.size(), most,
+                             has_pieces ? " with pieces" : ""),
+                 "Send it in parts.");
+  const auto tokens = service.tokenize(content, fields.flag("add_special").value_or(false),
+                                       fields.flag("parse_special").value_or(true));
+  if (!has_pieces) return {{"tokens", tokens}};
   Json pieces = Json::array();
   for (const engine::TokenId token : tokens)
     pieces.push_back({{"id", token}, {"piece", piece_json(service.detokenize({token}))}});
@@ -112,6 +125,10 @@ Json detokenize_json(const AnswerService& service, std::string_view body) {
   const FieldReader fields(object, "");
   const Json* listed = fields.array("tokens");
   if (listed == nullptr) fields.refuse("tokens", "a list of token ids");
+  if (listed->size() > kTokenizedMax)
+    refuse_field("tokens",
+                 fmt::format("tokens has {} ids; wanted at most {}", listed->size(), kTokenizedMax),
+                 "Send them in parts.");
   std::vector<engine::TokenId> tokens;
   tokens.reserve(listed->size());
   for (const Json& token : *listed) {

@@ -13,20 +13,20 @@ namespace {
 using nlohmann::ordered_json;
 
 /// Templates want the arguments of earlier calls as an object; clients send its text.
-ordered_json arguments_value(const FieldReader& function, uint64_t& keys_left) {
+ordered_json arguments_value(const FieldReader& function, JsonBudget& budget) {
   const ordered_json* arguments = function.find("arguments");
   if (!arguments) return ordered_json::object();
   if (arguments->is_object()) return *arguments;
   if (!arguments->is_string()) function.refuse("arguments", "JSON text");
   try {
-    return parse_object(arguments->get_ref<const std::string&>(), keys_left);
+    return parse_object(arguments->get_ref<const std::string&>(), budget);
   } catch (const Error&) {
     return *arguments;  // a model's own text, which need not be JSON
   }
 }
 
 ordered_json tool_calls_value(const FieldReader& message, const ordered_json& calls,
-                              uint64_t& keys_left) {
+                              JsonBudget& budget) {
   ordered_json out = ordered_json::array();
   for (size_t i = 0; i < calls.size(); ++i) {
     const FieldReader call(calls[i], fmt::format("{}[{}]", message.path_of("tool_calls"), i));
@@ -38,7 +38,7 @@ ordered_json tool_calls_value(const FieldReader& message, const ordered_json& ca
     if (auto id = call.text("id")) one["id"] = *std::move(id);
     one["type"] = "function";
     one["function"] = {{"name", fields.required_text("name")},
-                       {"arguments", arguments_value(fields, keys_left)}};
+                       {"arguments", arguments_value(fields, budget)}};
     out.push_back(std::move(one));
   }
   return out;
@@ -53,15 +53,14 @@ std::string role_of(const FieldReader& message) {
   message.refuse("role", "system, developer, user, assistant or tool");
 }
 
-engine::ChatMessage openai_message(const FieldReader& message, uint64_t& keys_left) {
+engine::ChatMessage openai_message(const FieldReader& message, JsonBudget& budget) {
   std::string role = role_of(message);
   ordered_json fields = ordered_json::object();
   if (auto name = message.text("name")) fields["name"] = *std::move(name);
   const ordered_json* calls = nullptr;
   if (role == "assistant") {
     calls = message.array("tool_calls");
-    if (calls && !calls->empty())
-      fields["tool_calls"] = tool_calls_value(message, *calls, keys_left);
+    if (calls && !calls->empty()) fields["tool_calls"] = tool_calls_value(message, *calls, budget);
     if (auto reasoning = message.text("reasoning_content"))
       fields["reasoning_content"] = *std::move(reasoning);
     if (message.find("function_call")) message.refuse("function_call", "tool_calls in its place");
@@ -83,7 +82,7 @@ std::vector<engine::ChatMessage> openai_messages(RequestBody& body) {
   messages.reserve(list->size());
   for (size_t i = 0; i < list->size(); ++i) {
     const FieldReader message((*list)[i], fmt::format("messages[{}]", i));
-    messages.push_back(openai_message(message, body.keys_left));
+    messages.push_back(openai_message(message, body.budget));
   }
   return messages;
 }

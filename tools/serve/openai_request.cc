@@ -26,7 +26,6 @@ constexpr auto kNotImplemented = std::to_array<NeutralField>({
     {"best_of", "1"},
     {"functions", "[]"},
     {"function_call", "\"none\""},
-    {"parallel_tool_calls", "true"},
     {"modalities", "[\"text\"]"},
     {"audio", "null"},
     {"web_search_options", "null"},
@@ -248,6 +247,7 @@ void read_openai_request(RequestBody& body, ApiRequest& request) {
   if (request.shape == ApiShape::kCompletion) return read_completion(fields, request);
   request.order.messages = openai_messages(body);
   read_tools(fields, request.order);
+  request.has_one_call = !fields.flag("parallel_tool_calls").value_or(true);
   read_template_values(fields, request.order);
   read_chat_logprobs(fields, request.order);
 }

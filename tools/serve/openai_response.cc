@@ -129,7 +129,7 @@ class ChatShape final : public OpenAiShape {
   }
 
   ordered_json call_json(const ToolCall& call) {
-    return {{"id", call_id("call_", facts_.identity, n_calls_++)},
+    return {{"id", call_id(facts_.identity, n_calls_++)},
             {"type", "function"},
             {"function", {{"name", call.name}, {"arguments", call.arguments}}}};
   }

@@ -9,8 +9,9 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// Stop texts are matched all at once, so their number costs memory and no time.
+// Stop texts are matched all at once by a table that has a state for each of their bytes.
 constexpr size_t kStopsMax = 64;
+constexpr size_t kStopBytesMax = 1024;
 
 }  // namespace
 
@@ -55,14 +56,16 @@ void read_stop(const FieldReader& body, const char* name, std::vector<std::strin
   const ordered_json* stop = body.find(name);
   if (!stop) return;
   const auto refuse = [&] {
-    body.refuse(name, fmt::format("a string that is not empty, or up to {} of them", kStopsMax));
+    body.refuse(name, fmt::format("a string of 1 to {} bytes, or up to {} of them", kStopBytesMax,
+                                  kStopsMax));
   };
   const auto add = [&](const ordered_json& text) {
-    if (!text.is_string() || text.get_ref<const std::string&>().empty()) refuse();
-    out.push_back(text.get<std::string>());
+    if (!text.is_string() || out.size() == kStopsMax) refuse();
+    const auto& stop_text = text.get_ref<const std::string&>();
+    if (stop_text.empty() || stop_text.size() > kStopBytesMax) refuse();
+    out.push_back(stop_text);
   };
   if (!stop->is_array()) return add(*stop);
-  if (stop->size() > kStopsMax) refuse();
   for (const ordered_json& text : *stop) add(text);
 }
 

@@ -15,7 +15,7 @@ namespace strata::serve {
 /// One body on its way to a request.
 struct RequestBody {
   FieldReader fields;
-  uint64_t keys_left;  // for JSON text inside of it (json_body.h)
+  JsonBudget budget;  // for JSON text inside of it
 };
 
 /// Of chat completions and completions.

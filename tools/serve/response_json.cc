@@ -31,6 +31,13 @@ ordered_json chat_token(const TokenLogprob& token) {
           {"bytes", bytes_json(token.bytes)}};
 }
 
+/// Source: FNV-1a, 64 bits.
+uint64_t fnv1a(std::string_view text) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
+  return hash;
+}
+
 /// As OpenAI names tokens that are part of a code point: the keys of an object have to differ.
 std::string completion_token(const std::string& bytes) {
   if (engine::utf8_fault(bytes) == bytes.size()) return bytes;
@@ -46,8 +53,17 @@ std::string server_sent_event(std::string_view name, const ordered_json& data) {
   return out + "data: " + cli::json_line(data) + "\n\n";
 }
 
-std::string call_id(std::string_view prefix, const ApiIdentity& identity, size_t idx) {
-  return fmt::format("{}{}_{}", prefix, identity.id, idx);
+std::string call_id(const ApiIdentity& identity, size_t idx) {
+  constexpr size_t kLength = 9;
+  constexpr std::string_view kDigits =
+      "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  uint64_t left = fnv1a(identity.id) + idx;
+  std::string id(kLength, '0');
+  for (char& digit : id) {
+    digit = kDigits[left % kDigits.size()];
+    left /= kDigits.size();
+  }
+  return id;
 }
 
 ordered_json openai_usage(const AnswerEvent& end) {

@@ -51,8 +51,9 @@ std::unique_ptr<ResponseShape> make_messages_shape(ShapeFacts facts);
 /// "data: JSON", with "event: NAME" before it where there is a name.
 std::string server_sent_event(std::string_view name, const nlohmann::ordered_json& data);
 
-/// A call's name for the client: the same answer's calls differ, and so do those of other answers.
-std::string call_id(std::string_view prefix, const ApiIdentity& identity, size_t idx);
+/// A call's name for the client: nine letters and digits, as Mistral's templates want it. The same
+/// answer's calls differ, and those of other answers do but for chance.
+std::string call_id(const ApiIdentity& identity, size_t idx);
 
 nlohmann::ordered_json openai_usage(const AnswerEvent& end);
 /// llama.cpp's: counts, milliseconds, tokens per second.

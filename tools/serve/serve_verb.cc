@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
+#include <thread>
 
 #include "base/error.h"
 #include "tools/cli/attention_profile.h"
@@ -23,6 +25,8 @@
 
 namespace strata::cli {
 namespace {
+
+constexpr std::chrono::milliseconds kLook{100};  // how long Ctrl-C and a notice go unseen
 
 /// Those of --api-key, and every line of --api-key-file. Errors: kUsage (one that a header cannot
 /// carry, a file with none), kIo.
@@ -121,12 +125,19 @@ int run_serve(const Command& command) {
     const serve::EngineService::Options options = service_options(settings);
     engine.emplace(loaded_engine(command, options));
     service = serve::EngineService::start(*engine, options);
-    for (const std::string& line : service->take_notices()) notice("note: " + line);
     return *service;
   };
-  events.wait_stop = wait_for_interrupt;
+  const auto say_notices = [&service] {
+    for (const std::string& line : service->take_notices()) notice("note: " + line);
+  };
+  events.wait_stop = [&] {
+    for (; !interrupt_flag().load(); std::this_thread::sleep_for(kLook)) say_notices();
+  };
   events.say = notice;
-  serve::serve_until_stopped(setup_of(command), events);
+  const bool is_whole = serve::serve_until_stopped(setup_of(command), events);
+  say_notices();  // of the last contexts that were saved
+  if (!is_whole)
+    notice("note: answers took longer than --drain, or what was read could not be saved");
   return 0;
 }
 

@@ -54,7 +54,7 @@ class JsonEnd {
 };
 
 /// Errors: kUsage (not what a call looks like).
-ToolCall call_of(const ordered_json& value, uint64_t& keys_left) {
+ToolCall call_of(const ordered_json& value, JsonBudget& budget) {
   const FieldReader fields(value, "call");
   ToolCall call;
   call.name = fields.required_text("name");
@@ -65,7 +65,7 @@ ToolCall call_of(const ordered_json& value, uint64_t& keys_left) {
   } else if (arguments->is_object()) {
     call.arguments = arguments->dump();
   } else if (arguments->is_string()) {
-    call.arguments = parse_object(arguments->get_ref<const std::string&>(), keys_left).dump();
+    call.arguments = parse_object(arguments->get_ref<const std::string&>(), budget).dump();
   } else {
     fields.refuse("arguments", "an object");
   }
@@ -75,15 +75,15 @@ ToolCall call_of(const ordered_json& value, uint64_t& keys_left) {
 /// The calls of a JSON text, or none where it is not JSON of calls.
 std::vector<AnswerPiece> calls_of(std::string_view json) {
   std::vector<AnswerPiece> calls;
-  uint64_t keys_left = kKeysMax;
+  JsonBudget budget;
   try {
     if (json.starts_with('{')) {
-      calls.push_back({"", call_of(parse_object(json, keys_left), keys_left)});
+      calls.push_back({"", call_of(parse_object(json, budget), budget)});
       return calls;
     }
     const ordered_json list =
-        parse_object("{\"calls\":" + std::string(json) + "}", keys_left)["calls"];
-    for (const ordered_json& one : list) calls.push_back({"", call_of(one, keys_left)});
+        parse_object("{\"calls\":" + std::string(json) + "}", budget)["calls"];
+    for (const ordered_json& one : list) calls.push_back({"", call_of(one, budget)});
   } catch (const Error&) {
     calls.clear();
   }
