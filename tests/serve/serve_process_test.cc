@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -25,14 +26,15 @@ constexpr const char* kEndless = R"({"prompt": "a", "stream": true})";
 class ServeProcess : public cli::testing::RefusalTest {
  protected:
   /// A model whose answers run on, served on a port that is free.
-  void start(std::vector<std::string> more = {"--no-cache"}) {
+  void start(const std::vector<std::string>& more = {"--no-cache"},
+             const std::map<std::string, std::string>& environment = {}) {
     engine::testing::SmallModelOptions options;
     options.n_ctx_train = 1 << 20;
     std::vector<std::string> arguments = {
         "serve",        "-m",  model(engine::testing::make_small_model(options)), "--port", "0",
         "--logit-bias", "3+99"};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    process_.emplace(arguments, StrataProcess::Input::kNone);
+    process_.emplace(arguments, StrataProcess::Input::kNone, environment);
     ASSERT_TRUE(process_->wait_for_err(" serves "));
     const std::string prefix = "http://127.0.0.1:";
     const size_t at = process_->err().find(prefix);
@@ -73,7 +75,7 @@ TEST_F(ServeProcess, AnswerThatOutlastsTheDrainIsCancelled) {
 }
 
 TEST_F(ServeProcess, SaysWhatComesUpWhileItServes) {
-  start({"--session-dir", folder_.write("no folder", "")});
+  start({"--session-dir", folder_.write("no folder", "")}, {{"STRATA_NO_CACHE", "0"}});
   EXPECT_TRUE(process_->wait_for_err("note: saved contexts are not used"));
 }
 

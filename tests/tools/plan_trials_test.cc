@@ -181,8 +181,8 @@ TEST_F(PlannedBench, TriesPlansOfNoDepthInManyTurns) {
   const json found = json::parse(outcome.out, nullptr, false);
   ASSERT_EQ(found["cells"].size(), 3u) << outcome.err;
   for (const json& cell : found["cells"]) {
-    EXPECT_GE(cell["plans"].size(), 2u) << outcome.err;
-    EXPECT_GT(cell["paired_regret"], 0);
+    // So short a context has no other place than memory.
+    EXPECT_GE(cell["plans"].size(), 1u) << outcome.err;
     for (const json& plan : cell["plans"]) EXPECT_EQ(plan["kv_dram_bytes"], 0) << plan;
   }
 }
