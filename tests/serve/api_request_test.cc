@@ -289,12 +289,12 @@ TEST(ApiRequest, RefusesWhatIsNoBoundedJson) {
             "usage : the body has more keys than 1024 in an object or 131072 in all");
   const auto repeated = [](const std::string& value) {
     std::string body = R"({"prompt": [)" + value;
-    for (int i = 0; i < 1 << 20; ++i) body += "," + value;
+    for (int i = 0; i < 1 << 16; ++i) body += "," + value;
     return refusal_of(ApiShape::kCompletion, body + "]}");
   };
   for (const char* const value : {"[]", "{}", "\"\""})
     EXPECT_EQ(repeated(value),
-              "usage : the body has more values than 16777216 numbers or 1048576 texts, arrays and "
+              "usage : the body has more values than 16777216 numbers or 65536 texts, arrays and "
               "objects")
         << value;
   EXPECT_EQ(repeated("7"), "taken");

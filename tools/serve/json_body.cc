@@ -16,7 +16,7 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr size_t kShownBytes = 40;
-constexpr uint64_t kUnitsOfScalar = 1, kUnitsOfOther = 16;
+constexpr uint64_t kUnitsOfScalar = 1, kUnitsOfOther = 256;
 
 [[noreturn]] void refuse_body(const std::string& problem, const std::string& remedy) {
   throw Error(ErrorCode::kUsage, problem, "", remedy);
