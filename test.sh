@@ -100,7 +100,7 @@ suite_asan() {
 
 suite_tsan() {
   local targets without_aslr=()
-  mapfile -t targets < <(test_targets base tiers index engine gpu_emu gpu_attn)
+  mapfile -t targets < <(test_targets base tiers index engine serve gpu_emu gpu_attn)
   build tsan tsan "${targets[@]}" || return
   # g++ 12's runtime refuses address layouts with more random bits than it knows; without randomisation it runs anywhere.
   setarch "$(uname -m)" -R true 2> /dev/null && without_aslr=(setarch "$(uname -m)" -R)

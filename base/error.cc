@@ -26,6 +26,8 @@ std::string_view error_code_name(ErrorCode code) {
       return "no_device";
     case ErrorCode::kDeviceLost:
       return "device_lost";
+    case ErrorCode::kBusy:
+      return "busy";
     case ErrorCode::kCancelled:
       return "cancelled";
   }
@@ -50,6 +52,7 @@ int exit_code(ErrorCode code) {
     case ErrorCode::kIo:
     case ErrorCode::kNoDevice:
     case ErrorCode::kDeviceLost:
+    case ErrorCode::kBusy:
       return 1;
   }
   return 1;

@@ -23,6 +23,7 @@ enum class ErrorCode : uint8_t {
   kTemplate,               // the model's chat template does not parse or render
   kNoDevice,               // the device asked for is not there or cannot be used
   kDeviceLost,             // a device in use failed: what it computed is gone
+  kBusy,                   // as much is at work or waiting as may be: try again later
   kCancelled,              // the user stopped the operation
 };
 

@@ -23,11 +23,17 @@ struct ProbedHead {
   std::span<const float> selected;   // [n_queries, head_dim], the output over what was chosen
 };
 
-/// Called on the thread that steps, once per full layer and KV head.
+/// hear() is called on the thread that steps, once per full layer and KV head.
 class AttentionProbe {
  public:
   virtual ~AttentionProbe() = default;
   virtual void hear(const ProbedHead& head) = 0;
+  /// Whether a block counts as being in DRAM where residency has a say in what is chosen
+  /// (index::Rule): for a probe that stands for a smaller memory. Called by any thread, and not
+  /// while hear() is.
+  virtual bool holds(uint32_t /*layer*/, uint32_t /*kv_head*/, uint32_t /*block*/) const {
+    return true;
+  }
 };
 
 }  // namespace strata::engine

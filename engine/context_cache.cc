@@ -45,17 +45,36 @@ ContextCache::ContextCache(const ContextCacheOptions& options, const KvCache& ca
     : options_(options),
       model_name_(std::move(model_name)),
       shape_(pack_shape(cache, model)),
-      publisher_(tiers::PackDirectory::open(
-                     options.directory, options.limits,
-                     options.calls == nullptr ? tiers::system_calls() : *options.calls),
-                 options.cancel) {}
+      publisher_(std::make_shared<PackPublisher>(
+          tiers::PackDirectory::open(
+              options.directory, options.limits,
+              options.calls == nullptr ? tiers::system_calls() : *options.calls),
+          options.cancel)) {}
+
+std::unique_ptr<ContextCache> ContextCache::beside() const {
+  std::unique_ptr<ContextCache> other(new ContextCache(options_, model_name_, shape_, publisher_));
+  other->tokens_ = tokens_;
+  other->is_generated_ = is_generated_;
+  other->saved_end_ = saved_end_;
+  return other;
+}
+
+uint32_t ContextCache::n_saved(std::span<const int32_t> tokens) {
+  uint32_t n_positions = 0;
+  publisher_->with_directory(
+      [&](tiers::PackDirectory& directory) {
+        n_positions = directory.find(shape_, {}, tokens).n_positions;
+      },
+      options_.wait_max);
+  return n_positions < kSavedTokensMin ? 0 : n_positions;
+}
 
 Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) {
   tokens_.clear();
   saved_end_ = 0;
   counts_.indexed_tokens = 0;
   Sequence sequence = cache.make_sequence();
-  publisher_.with_directory(
+  publisher_->with_directory(
       [&](tiers::PackDirectory& directory) {
         sequence = restore_from(directory, cache, tokens);
         counts_.passed_over_packs = directory.n_passed_over();
@@ -115,33 +134,33 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
       std::span(sequence.tokens()).first(uint64_t{n_segments} * shape->segment_positions);
   std::vector<LackingRows> lacking;
   try {
-    publisher_.with_directory(
+    publisher_->with_directory(
         [&](tiers::PackDirectory& directory) {
           const tiers::FoundContext found = directory.find(shape_, {}, tokens);
           lacking = lacking_rows(directory, found, *shape, n_segments);
         },
         options_.wait_max);
     for (const LackingRows& rows : lacking) {
-      publisher_.with_directory(
+      publisher_->with_directory(
           [&](tiers::PackDirectory& directory) {
             tiers::RowsWriter writer =
                 directory.start_rows(rows.pack, *shape, rows.segments.first, rows.segments.n());
             write_rows(*sequence.index(), *shape, rows.segments, writer);
-            publisher_.add(std::move(writer));
+            publisher_->add(std::move(writer));
           },
           options_.wait_max);
-      publisher_.wait(options_.wait_max);
+      publisher_->wait(options_.wait_max);
     }
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kCancelled) throw;
-    publisher_.set_rows_problem(error.what());
+    publisher_->set_rows_problem(error.what());
   }
 }
 
 tiers::KnownText ContextCache::known_text(std::string_view text,
                                           const tiers::TokenBytes& bytes_of) {
   tiers::KnownText known;
-  publisher_.with_directory(
+  publisher_->with_directory(
       [&](tiers::PackDirectory& directory) {
         known = directory.find_text(shape_, {}, text, bytes_of);
       },
@@ -199,7 +218,7 @@ void ContextCache::save_extents(KvCache& cache, const Sequence& sequence) {
     }
     write_extent(cache, sequence);
     if (end < run_end_) continue;
-    publisher_.add(std::move(*writer_));
+    publisher_->add(std::move(*writer_));
     writer_.reset();
     saved_end_ = run_end_;
     if (run_end_ < tokens_.size()) start_run(run_end_);
@@ -234,7 +253,7 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
     if (first_pos_ > 0) run.chain_before = sequence.chain_at(first_pos_);
     run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
     run.is_generated.assign(is_generated_.begin() + first_pos_, is_generated_.begin() + run_end_);
-    publisher_.with_directory(
+    publisher_->with_directory(
         [&](tiers::PackDirectory& directory) { writer_.emplace(directory.start(std::move(run))); },
         options_.wait_max);
   }
@@ -267,7 +286,7 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
       store.forget_damaged_pack();  // and with it the file
       continue;
     }
-    publisher_.with_directory(
+    publisher_->with_directory(
         [&](tiers::PackDirectory& directory) {
           if (!directory.discard(pack->name())) return;
           ++counts_.damaged_packs;
@@ -280,23 +299,30 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
   return is_any;
 }
 
-void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& session) {
+void ContextCache::save_rest(Walk& walk, Sequence& sequence) { save_whole(walk, sequence, false); }
+
+/// A sequence that will get a name is saved to its last position.
+void ContextCache::save_whole(Walk& walk, Sequence& sequence, bool is_named) {
   save_repaired(walk, sequence);
   // Reading back what is saved may find more that is damaged.
   for (uint32_t n_rounds = 0; n_rounds < kDamageRoundsMax; ++n_rounds) {
     const bool is_again = drop_damaged(walk.cache().store());
     if (n_rounds > 0 && !is_again) break;
     const uint32_t n_new = sequence.n_pos() - std::min(sequence.n_pos(), saved_end_);
-    const bool is_worth = n_new >= kSavedTokensMin || (n_new > 0 && (is_again || !session.empty()));
+    const bool is_worth = n_new >= kSavedTokensMin || (n_new > 0 && (is_again || is_named));
     if (!options_.saves || !is_worth || !problem().empty()) break;
     tokens_ = sequence.tokens();
     is_generated_.resize(tokens_.size(), 1);
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
     save_repaired(walk, sequence);
   }
-  publisher_.wait(options_.wait_max);
+}
+
+void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& session) {
+  save_whole(walk, sequence, !session.empty());
+  publisher_->wait(options_.wait_max);
   if (!session.empty() && problem().empty())
-    publisher_.with_directory(
+    publisher_->with_directory(
         [&](tiers::PackDirectory& directory) { pin(directory, sequence, session); },
         options_.wait_max);
   save_rows(walk.cache(), sequence);
@@ -322,16 +348,16 @@ void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence
 void ContextCache::give_up(const Error& error) {
   writer_.reset();
   options_.saves = false;
-  publisher_.set_problem(error.what());
+  publisher_->set_problem(error.what());
 }
 
-std::string ContextCache::problem() const { return publisher_.problem(); }
+std::string ContextCache::problem() const { return publisher_->problem(); }
 
-std::string ContextCache::rows_problem() const { return publisher_.rows_problem(); }
+std::string ContextCache::rows_problem() const { return publisher_->rows_problem(); }
 
 ContextCacheCounts ContextCache::counts() const {
   ContextCacheCounts counts = counts_;
-  const PublishedCounts published = publisher_.counts();
+  const PublishedCounts published = publisher_->counts();
   counts.saved_tokens = published.tokens;
   counts.saved_bytes = published.bytes;
   counts.saved_rows_bytes = published.rows_bytes;

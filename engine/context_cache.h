@@ -59,11 +59,16 @@ class ContextCache {
   /// Errors: those of PackDirectory::open.
   ContextCache(const ContextCacheOptions& options, const KvCache& cache,
                const tiers::Hash128& model, std::string model_name);
+  /// Another text over the same directory and thread, one caller at a time for all of them: it
+  /// begins where this one is, so that a fork of the sequence saves only what is its own.
+  std::unique_ptr<ContextCache> beside() const;
 
   /// The longest saved beginning of `tokens`, as a sequence, with the rows of its index as far as
   /// those are saved. A pack that turns out to be damaged is removed and less of it is used.
   /// Errors: kIo, kDoesNotFit.
   Sequence restore(KvCache& cache, std::span<const int32_t> tokens);
+  /// How many positions that would have, but for damage. Errors: kIo.
+  uint32_t n_saved(std::span<const int32_t> tokens);
 
   /// The saved tokens of the longest beginning of `text` that ends with a generated one
   /// (PackIndex::find_text). Errors: kIo.
@@ -78,6 +83,9 @@ class ContextCache {
   /// After a step: saves the extents that are complete. One that the disk has lost waits until a
   /// later step or finish() has computed it again.
   void save_closed(KvCache& cache, const Sequence& sequence);
+  /// As finish(), but waits only for the thread to name one pack, and saves neither index rows nor
+  /// a name.
+  void save_rest(Walk& walk, Sequence& sequence);
   /// Removes the packs that steps have found to be damaged, saves the rest of the sequence, also
   /// what those packs held, and waits until all of it is on the disk. Where `session` is not empty,
   /// the packs get its name, unless a longer session that begins with them has it. Lost extents are
@@ -93,6 +101,12 @@ class ContextCache {
   ContextCacheCounts counts() const;
 
  private:
+  ContextCache(const ContextCacheOptions& options, std::string model_name,
+               const tiers::PackShape& shape, std::shared_ptr<PackPublisher> publisher)
+      : options_(options),
+        model_name_(std::move(model_name)),
+        shape_(shape),
+        publisher_(std::move(publisher)) {}
   Sequence restore_from(tiers::PackDirectory& directory, KvCache& cache,
                         std::span<const int32_t> tokens);
   void pin(tiers::PackDirectory& directory, const Sequence& sequence,
@@ -102,6 +116,7 @@ class ContextCache {
   void save_rows(const KvCache& cache, const Sequence& sequence);
   void start_run(uint32_t first_pos);
   void save_extents(KvCache& cache, const Sequence& sequence);
+  void save_whole(Walk& walk, Sequence& sequence, bool is_named);
   void save_repaired(Walk& walk, Sequence& sequence);
   void write_extent(KvCache& cache, const Sequence& sequence);
   bool drop_damaged(tiers::BlockStore& store);
@@ -110,7 +125,7 @@ class ContextCache {
   ContextCacheOptions options_;
   std::string model_name_;
   tiers::PackShape shape_;
-  PackPublisher publisher_;
+  std::shared_ptr<PackPublisher> publisher_;
 
   // The text, and the run of it that is being saved: tokens_[first_pos_, run_end_).
   std::vector<int32_t> tokens_;

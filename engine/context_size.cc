@@ -224,7 +224,8 @@ KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
           static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, n_ctx)),
           request.has_packs,
           request.method,
-          request.has_device};
+          request.has_device,
+          request.n_answers};
 }
 
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {
@@ -241,7 +242,8 @@ uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows) {
 }
 
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
-  return walk_buffer_bytes(shape, request.chunk_rows, request.n_threads) +
+  const uint64_t more_logits = uint64_t{request.n_answers - 1} * shape.vocab_size * sizeof(float);
+  return walk_buffer_bytes(shape, request.chunk_rows, request.n_threads) + more_logits +
          (request.has_device ? device_buffer_bytes(shape, request.chunk_rows) : 0);
 }
 

@@ -1,6 +1,7 @@
 #include "engine/device_plan.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/checked_math.h"
 #include "base/error.h"
@@ -30,18 +31,25 @@ uint64_t usable_device_bytes(uint64_t free_bytes) {
   return free_bytes - std::min(free_bytes, std::max(free_bytes / 32, uint64_t{256} << 20));
 }
 
+DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<bool> is_resident) {
+  DevicePlan plan;
+  plan.is_resident = std::move(is_resident);
+  plan.hbm_bytes = needs.buffer_bytes + needs.head_bytes;
+  uint64_t largest = 0;
+  for (size_t layer = 0; layer < needs.layer_bytes.size(); ++layer) {
+    largest = std::max(largest, aligned(needs.layer_bytes[layer]));
+    if (plan.is_resident[layer]) plan.hbm_bytes += aligned(needs.layer_bytes[layer]);
+  }
+  plan.slot_bytes = plan.n_streamed() == 0 ? 0 : largest;
+  plan.hbm_bytes += 2 * plan.slot_bytes;
+  return plan;
+}
+
 DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes) {
   const auto n_layers = static_cast<uint32_t>(needs.layer_bytes.size());
-  const uint64_t fixed = needs.buffer_bytes + needs.head_bytes;
-  uint64_t largest = 0;
-  for (const uint64_t bytes : needs.layer_bytes) largest = std::max(largest, aligned(bytes));
   DevicePlan plan;
   for (uint32_t n_streamed = 0; n_streamed <= n_layers; ++n_streamed) {
-    plan.slot_bytes = n_streamed == 0 ? 0 : largest;
-    plan.is_resident = spread(n_layers, n_streamed);
-    plan.hbm_bytes = fixed + 2 * plan.slot_bytes;
-    for (uint32_t layer = 0; layer < n_layers; ++layer)
-      if (plan.is_resident[layer]) plan.hbm_bytes += aligned(needs.layer_bytes[layer]);
+    plan = device_plan_of(needs, spread(n_layers, n_streamed));
     if (plan.hbm_bytes <= hbm_bytes) break;
   }
   if (plan.hbm_bytes > hbm_bytes)

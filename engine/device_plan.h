@@ -1,6 +1,6 @@
 // engine/device_plan.h - what a device's memory holds: a pure function of the model's sizes and the
-// budget, by hand until a planner prices it. Weights come first, then K and V: a step reads all of
-// both, and weights that stay need no slots to pass through.
+// budget, where no placement is given. Weights come first, then K and V: a step reads all of both,
+// and weights that stay need no slots to pass through.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,9 @@ struct DevicePlan {
 
 /// Where no budget is given: what is free, less what the driver and the desktop want to have.
 uint64_t usable_device_bytes(uint64_t free_bytes);
+
+/// The plan in which exactly these layers stay, with no K and V yet.
+DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<bool> is_resident);
 
 /// Errors: kDoesNotFit, with the smallest budget that would do.
 DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes);

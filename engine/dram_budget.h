@@ -1,5 +1,5 @@
 // engine/dram_budget.h - one budget for everything of ours in DRAM (--dram), divided between
-// weights and K and V: a pure function, by hand until a planner prices it.
+// weights and K and V: a pure function, by hand: what runs where no placement is given.
 #pragma once
 
 #include <cstdint>

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
 
 #include "base/check.h"
 #include "cpu_attn/kernels.h"
@@ -29,16 +28,6 @@ void check_vocabulary(const Engine& engine) {
       "fetch or convert the model again");
 }
 
-/// What so many sequences with one beginning take of K and V: windowed layers count once for each.
-ModelShape shape_of_sequences(ModelShape shape, uint32_t n_sequences) {
-  std::vector<LayerShape> windowed;
-  std::ranges::copy_if(shape.layers, std::back_inserter(windowed),
-                       [](const LayerShape& layer) { return layer.window > 0; });
-  for (uint32_t i = 1; i < n_sequences; ++i)
-    shape.layers.insert(shape.layers.end(), windowed.begin(), windowed.end());
-  return shape;
-}
-
 }  // namespace
 
 Engine Engine::open(const EngineOptions& options) {
@@ -48,47 +37,102 @@ Engine Engine::open(const EngineOptions& options) {
   engine.n_threads_ = options.n_threads > 0 ? options.n_threads : usable_cpus();
   engine.file_ = std::make_unique<GgufFile>(GgufFile::open(options.model_path));
   RopeOverrides rope = options.rope;
-  rope.n_ctx = options.n_ctx;
+  rope.n_ctx = options.placement ? options.placement->n_ctx : options.n_ctx;
   engine.spec_ = read_model_spec(*engine.file_, rope);
   engine.tokenizer_ = Tokenizer::make(read_tokenizer_spec(*engine.file_));
   check_vocabulary(engine);
   for (const GgufTensor& tensor : engine.file_->tensors())
     engine.weight_file_bytes_ += tensor.bytes;
-
-  ContextRequest request;
-  request.n_ctx = options.n_ctx;
-  request.kv_dram_bytes = options.kv_dram_bytes;
-  request.k_codec = options.k_codec;
-  request.v_codec = options.v_codec;
-  request.chunk_rows = options.chunk_rows;
-  request.allow_untrained = options.allow_untrained;
-  request.has_packs = options.reads_saved;
-  request.method = options.method;
-  if (options.method)
-    index::check_supported(*options.method, KvLayout::make(options.k_codec, options.v_codec,
-                                                           engine.spec_.shape.head_dim));
-  request.n_threads = engine.n_threads_;
   engine.open_device();
-  request.has_device = engine.device_.has_value();
-  request.available_bytes = available_dram_bytes();
-  if (options.dram_bytes > 0) {
-    request.is_budgeted = true;
-    request.available_bytes = std::min(
-        request.available_bytes, options.dram_bytes - std::min(options.dram_bytes, kProcessBytes));
+  engine.set_limits();
+  if (options.placement) {
+    engine.place(*options.placement);
+  } else {
+    engine.place_by_hand();
   }
-  if (!options.nvme_directory.empty()) request.nvme_bytes = engine.nvme_budget();
-  const ModelShape shape = shape_of_sequences(engine.spec_.shape, options.n_sequences);
-  const WeightSizes sizes = weight_sizes(*engine.file_, engine.spec_);
-  uint64_t weights_budget = options.weights_dram_bytes;
+  return engine;
+}
+
+void Engine::set_limits() {
+  limits_.n_ctx = options_.n_ctx;
+  limits_.kv_dram_bytes = options_.kv_dram_bytes;
+  limits_.k_codec = options_.k_codec;
+  limits_.v_codec = options_.v_codec;
+  limits_.chunk_rows = options_.chunk_rows;
+  limits_.allow_untrained = options_.allow_untrained;
+  limits_.has_packs = options_.reads_saved;
+  limits_.method = options_.method;
+  limits_.n_threads = n_threads_;
+  limits_.n_answers = options_.n_answers;
+  limits_.has_device = device_.has_value();
+  limits_.available_bytes = available_dram_bytes();
+  if (options_.dram_bytes > 0) {
+    limits_.is_budgeted = true;
+    limits_.available_bytes =
+        std::min(limits_.available_bytes,
+                 options_.dram_bytes - std::min(options_.dram_bytes, kProcessBytes));
+  }
+  if (!options_.nvme_directory.empty()) limits_.nvme_bytes = nvme_budget();
+}
+
+/// Blocks are chosen by rows of some codecs alone.
+void Engine::check_method(KvCodec k_codec, KvCodec v_codec) const {
+  if (options_.method)
+    index::check_supported(*options_.method,
+                           KvLayout::make(k_codec, v_codec, spec_.shape.head_dim));
+}
+
+void Engine::place_by_hand() {
+  check_method(options_.k_codec, options_.v_codec);
+  const ModelShape shape = shape_of_sequences(spec_.shape, n_sequences());
+  const WeightSizes sizes = weight_sizes(*file_, spec_);
+  ContextRequest request = limits_;
+  uint64_t weights_budget = options_.weights_dram_bytes;
   if (request.is_budgeted && weights_budget == 0)
     weights_budget = weights_share(sizes, shape, request);
-  engine.weight_plan_ = plan_weights(sizes, weights_budget);
-  request.weight_bytes = engine.weight_plan_.total_bytes();
+  weight_plan_ = plan_weights(sizes, weights_budget);
+  request.weight_bytes = weight_plan_.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
-  engine.plan_context(shape, request);
-  engine.plan_device();
-  engine.spill_ = engine.open_spill(engine.notices_);
-  return engine;
+  plan_context(shape, request);
+  plan_device();
+  spill_ = open_spill(notices_);
+}
+
+void Engine::place(const Placement& placement) {
+  STRATA_CHECK(model_ == nullptr, "placed after it was loaded");
+  const bool leaves_device = device_ && !placement.has_device();
+  if (placement.has_device() && !device_)
+    throw Error(ErrorCode::kUsage, "the plan is of a device, and the CPU computes", "plan: device",
+                "plan anew (`strata plan --save FILE`), or name the card with --device cuda:N");
+  if (leaves_device && device_is_named())
+    throw Error(ErrorCode::kUsage, "the plan is of the CPU alone, and a device is named",
+                "plan: device", "use --device none, or plan anew (`strata plan --save FILE`)");
+  const ModelShape kv_shape = shape_of_sequences(spec_.shape, n_sequences());
+  PlacedMemory placed = place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits_,
+                                     options_.weights_dram_bytes, placement);
+  check_method(placement.k_codec, placement.v_codec);
+  if (placement.has_device()) {
+    gpu_attn::DeviceModel described = describe_for_device(
+        *file_, spec_, KvLayout::make(placement.k_codec, placement.v_codec, spec_.shape.head_dim));
+    const std::string why =
+        why_not_on_device(described, {.chooses_blocks = options_.method.has_value(),
+                                      .spills = placement.is_spilling(),
+                                      .streams_weights = placed.weights.n_streamed() > 0});
+    if (!why.empty())
+      throw Error(ErrorCode::kUnsupported, why, "plan: device", "change that in the plan");
+    device_plan_ =
+        place_on_device(needs_on_device(described, placed.context), hbm_budget(), placement);
+    device_model_ = std::move(described);
+  }
+  if (leaves_device) device_.reset();
+  options_.k_codec = placement.k_codec;
+  options_.v_codec = placement.v_codec;
+  weight_plan_ = std::move(placed.weights);
+  context_ = placed.context;
+  const bool was_open = spill_ != nullptr;
+  spill_.reset();  // its frames go before others are reserved
+  std::vector<std::string> said_before;
+  spill_ = open_spill(was_open ? said_before : notices_);
 }
 
 /// What this run wants that steps on a device cannot do; empty = nothing.
@@ -98,14 +142,17 @@ std::string Engine::beyond_devices() const {
                                            .streams_weights = weight_plan_.n_streamed() > 0});
 }
 
-void Engine::plan_for_device() {
+uint64_t Engine::hbm_budget() const {
+  if (!device_) return 0;
   const uint64_t free_bytes = device_->facts().free_bytes;
-  const uint64_t hbm_bytes = options_.hbm_bytes > 0 ? std::min(options_.hbm_bytes, free_bytes)
-                                                    : usable_device_bytes(free_bytes);
-  device_plan_ =
-      engine::plan_device(device_needs(device_model_, *file_, spec_.shape, device_->facts(),
-                                       context_.n_ctx, context_.kv.slot_bytes, context_.chunk_rows),
-                          hbm_bytes);
+  return options_.hbm_bytes > 0 ? std::min(options_.hbm_bytes, free_bytes)
+                                : usable_device_bytes(free_bytes);
+}
+
+DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
+                                    const ContextPlan& context) const {
+  return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx,
+                      context.kv.slot_bytes, context.chunk_rows);
 }
 
 /// A device that was named must do, here and in what follows; "auto" falls back to the CPU and says
@@ -132,7 +179,7 @@ void Engine::plan_device() {
     return;
   }
   try {
-    plan_for_device();
+    device_plan_ = engine::plan_device(needs_on_device(device_model_, context_), hbm_budget());
   } catch (const Error& error) {
     if (device_is_named() || error.code() != ErrorCode::kDoesNotFit) throw;
     notices_.push_back(fmt::format("the CPU computes: {}", error.what()));
@@ -237,7 +284,8 @@ void Engine::reserve_walk() {
   kv.model = fingerprint_;
   if (options_.method) {
     selectors_ = std::make_unique<index::SelectorSource>(
-        *options_.method, index_shape(spec_.shape, kv.k_codec, kv.v_codec, kv.n_ctx), *kernels_);
+        *options_.method,
+        index_shape(spec_.shape, kv.k_codec, kv.v_codec, kv.n_ctx, options_.n_answers), *kernels_);
     kv.selectors = selectors_.get();
   }
   cache_ = std::make_unique<KvCache>(spec_.shape, kv, std::move(spill_));

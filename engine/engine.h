@@ -4,6 +4,7 @@
 // before load() reads gigabytes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -20,6 +21,7 @@
 #include "engine/gguf/gguf_file.h"
 #include "engine/kv_cache.h"
 #include "engine/model.h"
+#include "engine/placement.h"
 #include "engine/text/tokenizer.h"
 #include "engine/walk.h"
 #include "gpu_attn/device_model.h"
@@ -49,6 +51,10 @@ struct EngineOptions {
   // Sequences of n_ctx that share their beginning and are held at a time: full layers share its
   // blocks, windowed layers hold a window of each.
   uint32_t n_sequences = 1;
+  // Answers at work at a time, each with a text of its own; together they have n_ctx positions.
+  // Counted for each beyond the first: its windows, its tables, logits, index rows and saved
+  // contexts on their way, and of what spills the extents that it fills.
+  uint32_t n_answers = 1;
   RopeOverrides rope;
   DeviceChoice device = {.kind = DeviceChoice::Kind::kNone, .profile = ""};
   uint64_t hbm_bytes = 0;  // of the device's memory at most; 0 = what is free there, less a reserve
@@ -57,6 +63,9 @@ struct EngineOptions {
   // Of retrieval; nothing = attention is exact.
   std::optional<index::Method> method = {};
   index::Rule selection = {};
+  // Exactly this is reserved, and its n_ctx, chunk_rows and codecs count in place of those above;
+  // budgets stay limits. Nothing = the rules by hand decide.
+  std::optional<Placement> placement = {};
   Trace* trace = nullptr;  // of steps and transfers; outlives the engine
 };
 
@@ -64,8 +73,12 @@ class Engine {
  public:
   /// Reads the model's head and makes the spill file where one is needed. Errors: those of
   /// GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_weights, plan_context,
-  /// tiers::spill_room, tiers::open_spill.
+  /// tiers::spill_room, tiers::open_spill; where there is a placement, those of place().
   static Engine open(const EngineOptions& options);
+  /// In place of what open() has decided, before load(). Errors: those of place_memory() and
+  /// place_on_device(); kUsage where it wants a device and none computes, or the named one is to
+  /// have nothing; tiers::open_spill. After any but the last nothing has changed.
+  void place(const Placement& placement);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
   /// Walk. Called once.
   void load(const Model::Progress& progress);
@@ -82,6 +95,8 @@ class Engine {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ContextPlan& context() const { return context_; }
   const WeightPlan& weight_plan() const { return weight_plan_; }
+  /// What weights, K and V, and buffers could have had.
+  const ContextRequest& limits() const { return limits_; }
   const KernelTable& kernels() const { return *kernels_; }
   uint32_t n_threads() const { return n_threads_; }
   uint64_t weight_file_bytes() const { return weight_file_bytes_; }
@@ -91,6 +106,7 @@ class Engine {
   /// What computes in place of the CPU; null = nothing does.
   const OpenDevice* device() const { return device_ ? &*device_ : nullptr; }
   const DevicePlan& device_plan() const { return device_plan_; }  // where there is one
+  uint64_t hbm_budget() const;                                    // of it; 0 = there is none
   /// Lines for the user about a disk or system that lacks something.
   const std::vector<std::string>& notices() const { return notices_; }
 
@@ -102,11 +118,17 @@ class Engine {
   /// What steps that answer should attend.
   Attention attention() const { return options_.method ? Attention::kSelected : Attention::kExact; }
   const EngineOptions& options() const { return options_; }
+  /// Held at a time, with windows of their own.
+  uint32_t n_sequences() const { return std::max(options_.n_sequences, options_.n_answers); }
   /// Of index rows; 0 where nothing selects.
   uint64_t index_bytes() const { return selectors_ ? selectors_->budget_bytes() : 0; }
 
  private:
   Engine() = default;
+  void set_limits();
+  void place_by_hand();
+  void check_method(KvCodec k_codec, KvCodec v_codec) const;
+  DeviceNeeds needs_on_device(const gpu_attn::DeviceModel& model, const ContextPlan& context) const;
   uint64_t nvme_budget();
   void plan_context(const ModelShape& shape, const ContextRequest& request);
   std::unique_ptr<tiers::Spill> open_spill(std::vector<std::string>& notices) const;
@@ -117,7 +139,6 @@ class Engine {
   bool use_device();
   bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
   std::string beyond_devices() const;
-  void plan_for_device();
   std::string device_name() const;
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;
@@ -125,6 +146,7 @@ class Engine {
   ModelSpec spec_;
   std::unique_ptr<Tokenizer> tokenizer_;
   const KernelTable* kernels_ = nullptr;
+  ContextRequest limits_;
   WeightPlan weight_plan_;
   ContextPlan context_;
   uint64_t weight_file_bytes_ = 0;

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,9 +16,12 @@
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 #include "engine/text/tokenizer.h"
+#include "engine/token_scores.h"
 #include "engine/walk.h"
 
 namespace strata::engine {
+
+class AnswerConstraint;
 
 enum class FinishReason : uint8_t {
   kStop,       // the model ended its answer, or a stop text came
@@ -38,6 +43,10 @@ struct GenerationRequest {
   SamplerOptions sampler;
   std::vector<std::string> stop;
   bool ignore_eos = false;
+  // Of each token of the answer its score and so many of the likeliest are told; nothing = none is.
+  std::optional<uint32_t> n_logprobs;
+  // What the answer has to be, at its beginning; null = any text. Not with ignore_eos.
+  std::shared_ptr<AnswerConstraint> constraint = nullptr;
 };
 
 /// The longest rest of a prompt that is asked of what was read before, rather than read itself.
@@ -47,7 +56,9 @@ inline constexpr uint32_t kQuestionTokensMax = 256;
 struct GenerationEvents {
   std::function<bool(std::string_view text)> on_text;  // whole code points, stop texts left out
   std::function<bool(uint64_t done, uint64_t total)>
-      on_prefill;                             // prompt tokens in the cache, of the whole prompt
+      on_prefill;  // prompt tokens in the cache, of the whole prompt
+  // Before the text of the token; where GenerationRequest::n_logprobs says so.
+  std::function<void(TokenScores scores)> on_scores;
   const std::atomic<bool>* cancel = nullptr;  // read between the operations of a step
 };
 
@@ -64,6 +75,7 @@ struct GenerationTimes {
   double ttft_ms = 0;    // from the call to the first sampled token
   double decode_ms = 0;  // after the first token
   uint64_t n_decode_steps = 0;
+  std::vector<float> decode_step_ms;  // of each of them, from the token before it
 
   double prefill_tokens_per_s(const TokenUsage& usage) const;
   double tpot_ms() const;
@@ -74,6 +86,7 @@ struct Generation {
   std::string text;
   std::vector<TokenId> tokens;  // of the answer; the token that ended it is not among them
   FinishReason finish_reason = FinishReason::kStop;
+  std::string stop_text;      // the stop text that ended it; empty = none did
   bool context_full = false;  // kLength because the context, not n_predict, ran out
   TokenUsage usage;
   Meeting meeting;  // of what was computed and what was read of a saved beginning

@@ -17,27 +17,27 @@ uint64_t windowed_blocks(uint32_t window, uint32_t chunk_rows) {
   return blocks_for(uint64_t{window} - 1 + chunk_rows) + 1;
 }
 
-/// Blocks that one stream of a layer holds at most in a sequence of n_ctx positions.
-uint64_t most_blocks(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows) {
+}  // namespace
+
+uint64_t stream_blocks_max(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows) {
   const uint64_t all = blocks_for(n_ctx);
   return layer.window == 0 ? all : std::min(all, windowed_blocks(layer.window, chunk_rows));
 }
-
-}  // namespace
 
 uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
                               uint64_t n_ctx, uint32_t chunk_rows) {
   const KvLayout layout = KvLayout::make(k_codec, v_codec, shape.head_dim);
   uint64_t n_blocks = 0;
   for (const auto& layer : shape.layers)
-    n_blocks += most_blocks(layer, n_ctx, chunk_rows) * layer.n_kv_heads;
+    n_blocks += stream_blocks_max(layer, n_ctx, chunk_rows) * layer.n_kv_heads;
   return n_blocks * layout.block_bytes;
 }
 
 index::IndexShape index_shape(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
-                              uint64_t n_ctx) {
+                              uint64_t n_ctx, uint32_t n_sequences) {
   index::IndexShape of{.layout = KvLayout::make(k_codec, v_codec, shape.head_dim),
-                       .n_blocks = static_cast<uint32_t>(n_ctx / kBlockPositions)};
+                       .n_blocks = static_cast<uint32_t>(n_ctx / kBlockPositions),
+                       .n_sequences = n_sequences};
   for (const LayerShape& layer : shape.layers)
     if (layer.window == 0) of.n_streams += layer.n_kv_heads;
   return of;
@@ -81,8 +81,8 @@ void KvCache::reserve_tables(Sequence& sequence) const {
   sequence.chain_.reserve(options_.n_ctx / kBlockPositions);
   if (options_.selectors != nullptr) sequence.is_selected_.reserve(options_.n_ctx);
   for (uint32_t stream = 0; stream < sequence.streams_.size(); ++stream)
-    sequence.streams_[stream].blocks.reserve(
-        most_blocks(shape_.layers[layer_of_stream_[stream]], options_.n_ctx, options_.chunk_rows));
+    sequence.streams_[stream].blocks.reserve(stream_blocks_max(
+        shape_.layers[layer_of_stream_[stream]], options_.n_ctx, options_.chunk_rows));
 }
 
 uint32_t KvCache::first_block_to_hold(uint32_t layer, uint32_t end_pos) const {

@@ -41,8 +41,12 @@ uint64_t kv_bytes_for_context(const ModelShape& shape, KvCodec k_codec, KvCodec 
                               uint64_t n_ctx, uint32_t chunk_rows);
 
 /// What the index of a sequence of n_ctx positions is made for: the KV heads of full layers.
+/// `n_sequences` share that many positions.
 index::IndexShape index_shape(const ModelShape& shape, KvCodec k_codec, KvCodec v_codec,
-                              uint64_t n_ctx);
+                              uint64_t n_ctx, uint32_t n_sequences = 1);
+
+/// Blocks that one stream of a layer holds at most in such a sequence.
+uint64_t stream_blocks_max(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows);
 
 inline uint64_t blocks_for(uint64_t n_positions) { return div_up(n_positions, kBlockPositions); }
 
@@ -67,8 +71,10 @@ class KvCache {
   Sequence restore(const tiers::FoundContext& found, std::span<const int32_t> tokens);
   const KvLayout& layout() const { return layout_; }
   const ModelShape& shape() const { return shape_; }
+  uint32_t chunk_rows() const { return options_.chunk_rows; }
   const tiers::BlockPool& pool() const { return store_.pool(); }
   tiers::BlockStore& store() { return store_; }
+  const tiers::BlockStore& store() const { return store_; }
   /// What makes the indexes of sequences; null where they have none.
   const index::SelectorSource* selectors() const { return options_.selectors; }
 

@@ -1,6 +1,8 @@
 #include "engine/kv_placement.h"
 
 #include <algorithm>
+#include <iterator>
+#include <vector>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -70,6 +72,15 @@ uint64_t place_bytes(const ModelShape& shape, const KvContext& context) {
   return round_up(n_streams * kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
 }
 
+ModelShape shape_of_sequences(ModelShape shape, uint32_t n_sequences) {
+  std::vector<LayerShape> windowed;
+  std::ranges::copy_if(shape.layers, std::back_inserter(windowed),
+                       [](const LayerShape& layer) { return layer.window > 0; });
+  for (uint32_t i = 1; i < n_sequences; ++i)
+    shape.layers.insert(shape.layers.end(), windowed.begin(), windowed.end());
+  return shape;
+}
+
 bool can_spill(const ModelShape& shape) { return n_full_layers(shape) > 0; }
 
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
@@ -95,7 +106,9 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
       context.method
           ? rows_memory_bytes(n_rows_streams * index::segment_bytes(*context.method, layout))
           : 0;
-  return 2 * region + (n_read + n_written) * per_block + rows + pack_index_bytes(shape, context);
+  const uint64_t per_answer = region + tiers::kPackPositionsMax / kBlockPositions * per_block;
+  return 2 * region + (n_read + n_written) * per_block + rows + pack_index_bytes(shape, context) +
+         (context.n_answers - 1) * per_answer;
 }
 
 uint64_t pack_index_bytes(const ModelShape& shape, const KvContext& context) {
@@ -107,12 +120,20 @@ uint64_t pack_index_bytes(const ModelShape& shape, const KvContext& context) {
 
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
   if (!context.method) return 0;
-  return index::index_bytes(*context.method,
-                            index_shape(shape, context.k_codec, context.v_codec, context.n_ctx)) +
+  return index::index_bytes(*context.method, index_shape(shape, context.k_codec, context.v_codec,
+                                                         context.n_ctx, context.n_answers)) +
          selection_bytes(shape, context.n_ctx, *context.method);
 }
 
 namespace {
+
+/// Of a sequence: its tokens, chain hashes and blocks (KvCacheOptions::n_ctx).
+uint64_t sequence_table_bytes(const ModelShape& shape, const KvContext& context) {
+  uint64_t n_entries = context.n_ctx;
+  for (const LayerShape& layer : shape.layers)
+    n_entries += layer.n_kv_heads * stream_blocks_max(layer, context.n_ctx, context.chunk_rows);
+  return n_entries * sizeof(int32_t) + blocks_for(context.n_ctx) * sizeof(tiers::Hash128);
+}
 
 /// What does not depend on the budget; n_frames and slots are still missing.
 KvPlacement without_slots(const ModelShape& shape, const KvContext& context) {
@@ -123,6 +144,7 @@ KvPlacement without_slots(const ModelShape& shape, const KvContext& context) {
   placement.pack_bytes = pack_bytes(shape, context);
   placement.pack_index_bytes = pack_index_bytes(shape, context);
   placement.index_bytes = index_dram_bytes(shape, context);
+  placement.table_bytes = (context.n_answers - 1) * sequence_table_bytes(shape, context);
   return placement;
 }
 
@@ -139,14 +161,15 @@ KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
   placement.slot_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
                                               context.n_ctx, context.chunk_rows);
   if (context.has_device)
-    placement.table_bytes = DeviceKv::host_bytes(
+    placement.table_bytes += DeviceKv::host_bytes(
         shape, context.n_ctx, placement.slot_bytes / layout_of(shape, context).block_bytes);
   return placement;
 }
 
 uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& context) {
   const uint64_t step = round_up(context.chunk_rows, kExtentPositions);
-  const uint64_t held = 2 * step + 3 * kExtentPositions;
+  const uint64_t held =
+      2 * step + 3 * kExtentPositions + (context.n_answers - 1) * 2 * kExtentPositions;
   KvPlacement placement = without_slots(shape, context);
   placement.n_frames = kFramesMin;
   placement.slot_bytes = slots_for(shape, context, held);
@@ -156,7 +179,7 @@ uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& contex
 }
 
 uint64_t spill_bytes(const ModelShape& shape, const KvContext& context) {
-  const uint64_t n_extents = div_up(context.n_ctx, kExtentPositions) + 2;
+  const uint64_t n_extents = div_up(context.n_ctx, kExtentPositions) + 2 * context.n_answers;
   return n_extents * n_full_layers(shape) * place_bytes(shape, context);
 }
 

@@ -22,6 +22,7 @@ struct KvContext {
   bool has_packs = false;                    // saved contexts are read and written
   std::optional<index::Method> method = {};  // of retrieval; nothing = there is no index
   bool has_device = false;                   // that may compute the steps
+  uint32_t n_answers = 1;                    // at work at a time, each with a text of its own
 };
 
 struct KvPlacement {
@@ -34,7 +35,8 @@ struct KvPlacement {
   uint64_t pack_bytes = 0;        // of packs that are open, as pack_bytes()
   uint64_t pack_index_bytes = 0;  // of these: by which packs are found, as pack_index_bytes()
   uint64_t index_bytes = 0;       // of the index and of choosing by it, as index_dram_bytes()
-  uint64_t table_bytes = 0;       // of a device's tables, where one may compute
+  uint64_t table_bytes = 0;       // of a device's tables, where one may compute, and of the
+                                  // sequences of all answers but one
 
   bool is_spilling() const { return nvme_bytes > 0; }
   uint64_t dram_bytes() const;
@@ -42,18 +44,21 @@ struct KvPlacement {
 
 /// False where the model has no full layer: nothing of it can leave DRAM.
 bool can_spill(const ModelShape& shape);
+/// As so many sequences with one beginning take K and V: windowed layers count once for each.
+ModelShape shape_of_sequences(ModelShape shape, uint32_t n_sequences);
 /// Of the largest extent of a full layer, padded: a place in the spill file, a staging frame.
 uint64_t place_bytes(const ModelShape& shape, const KvContext& context);
 /// What reading and writing saved contexts takes of DRAM beside the frames: one region that is read
 /// and one that is written, heads and tags of the packs that hold the context, and those of the
-/// runs being written and sealed; rows_memory_bytes() of an index; pack_index_bytes(). 0 where
-/// there are none.
+/// runs being written and sealed; rows_memory_bytes() of an index; pack_index_bytes(). Each further
+/// answer writes one more region and run. 0 where there are none.
 uint64_t pack_bytes(const ModelShape& shape, const KvContext& context);
 /// What the heads of all packs that can be found may take (tiers::PackLimits::index_bytes): a 64th
 /// of the context's K and V, at least 256 KiB and at most 16 MiB. At 8 to 10 bytes a position that
 /// is a million and a half.
 uint64_t pack_index_bytes(const ModelShape& shape, const KvContext& context);
-/// Index rows of one sequence of n_ctx and of a fork, and what a selected step holds of estimates.
+/// Index rows of n_ctx positions and of a fork for each answer, and what a selected step holds of
+/// estimates.
 /// 0 where there is no index.
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context);
 /// All of K and V in DRAM. A device computes with nothing else, so its tables count here alone.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/check.h"
 #include "base/checked_math.h"
 #include "engine/context_size.h"
 #include "engine/device_model.h"
@@ -30,6 +31,7 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
   LayerGroup group;
   group.layers = {layer};
   group.window = shape.window;
+  if (!request.pins.empty()) group.pin = request.pins[layer];
   group.weight_gb = gb(model.sizes.layers[layer].packed_bytes);
   for (const auto member : gpu_attn::kLayerMatrixMembers) {
     const PackedMatrix& matrix = model.device.layers[layer].*member;
@@ -38,7 +40,8 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
         planner::gemv_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
     group.cpu_gemm_ms += planner::gemm_ms(request.profile, matrix.type, flop);
     group.gemm_tflop += flop / kTera;
-    group.pack_ms += planner::pack_ms(matrix.type, static_cast<double>(matrix.total_bytes()));
+    group.pack_ms +=
+        planner::pack_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
   }
   const uint64_t blocks_bytes = shape.n_kv_heads * block_bytes;  // one of each KV head
   group.kv_gb = gb(blocks_bytes) / kBlockPositions;
@@ -48,14 +51,15 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
   const uint64_t n_blocks = kv_bytes_for_context(alone, context.k_codec, context.v_codec,
                                                  context.n_ctx, context.chunk_rows) /
                             blocks_bytes;
-  group.n_held = static_cast<double>(n_blocks * kBlockPositions);
+  const uint64_t n_windows = shape.window > 0 ? request.n_sequences : 1;
+  group.n_held = static_cast<double>(n_windows * n_blocks * kBlockPositions);
   return group;
 }
 
 bool are_alike(const LayerGroup& a, const LayerGroup& b) {
   return a.window == b.window && a.weight_gb == b.weight_gb && a.cpu_linear_ms == b.cpu_linear_ms &&
          a.cpu_gemm_ms == b.cpu_gemm_ms && a.kv_gb == b.kv_gb && a.attend_tflop == b.attend_tflop &&
-         a.n_held == b.n_held;
+         a.n_held == b.n_held && a.pin == b.pin;
 }
 
 void add_groups(const PlannedModel& model, const PlacementRequest& request,
@@ -81,7 +85,7 @@ uint64_t stream_bytes(const PlannedModel& model) {
 
 void add_kv(const PlannedModel& model, const PlacementRequest& request, const KvContext& context,
             PlacementProblem& problem) {
-  const ModelShape& shape = model.spec.shape;
+  const ModelShape shape = shape_of_sequences(model.spec.shape, request.n_sequences);
   const KvPlacement whole = place_whole(shape, context);
   problem.index_gb = gb(whole.index_bytes);
   problem.index_scan_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read);
@@ -92,10 +96,13 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
   const uint64_t smallest = smallest_spilling_dram(shape, context);
   const uint64_t others = model.sizes.always_bytes + stream_bytes(model) + kProcessBytes +
                           walk_buffer_bytes(shape, context.chunk_rows, request.n_threads);
-  const bool has_room = request.dram_bytes > others + smallest + kStagingRoom;
+  const uint64_t staged = smallest + kStagingRoom, cap = request.kv_dram_bytes;
+  const bool has_room = request.dram_bytes > others + staged;
   const KvPlacement least = place_spilling(shape, context, smallest);
   const KvPlacement spilling =
-      has_room ? place_spilling(shape, context, smallest + kStagingRoom) : least;
+      !has_room
+          ? least
+          : place_spilling(shape, context, cap == 0 ? staged : std::clamp(cap, smallest, staged));
   // A step that is computed again holds windowed layers' blocks once more.
   const double windowed = problem.kv_gb() - problem.full_kv_gb();
   problem.spill_beside_gb =
@@ -125,11 +132,14 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
 PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& request,
                             const KvCodecs& codecs, uint32_t chunk) {
   const ModelShape& shape = model.spec.shape;
+  STRATA_CHECK(request.pins.empty() || request.pins.size() == shape.n_layers, "%zu pins",
+               request.pins.size());
   ContextRequest asked;
   asked.k_codec = codecs.k;
   asked.v_codec = codecs.v;
   asked.chunk_rows = chunk;
   asked.n_threads = request.n_threads;
+  asked.n_answers = request.n_answers;
   asked.has_packs = request.has_packs;
   asked.method = request.method;
   asked.has_device = request.device.has_value();
@@ -143,12 +153,20 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.chunk_rows = context.chunk_rows;
   problem.n_out = static_cast<double>(request.n_out);
   problem.n_prompt = static_cast<double>(request.n_ctx - request.n_out);
-  problem.touched_share = request.method ? request.touched_share : 1;
+  if (request.method) {
+    problem.touched_share = request.touched_share;
+    problem.touched_positions = request.touched_positions;
+  }
   problem.rates = planner::rates_of(request.profile, codecs.k, codecs.v, shape.head_dim,
                                     request.device.has_value());
   problem.may_stream = problem.rates.nvme_read > 0;
+  problem.kv_pin = request.kv_pin;
+  problem.ttft_max_ms = request.ttft_max_ms;
+  problem.tpot_max_ms = request.tpot_max_ms;
   problem.dram_gb = gb(request.dram_bytes);
   problem.nvme_gb = gb(request.nvme_bytes);
+  if (request.weights_dram_bytes > 0) problem.weights_cap_gb = gb(request.weights_dram_bytes);
+  if (request.kv_dram_bytes > 0) problem.kv_cap_gb = gb(request.kv_dram_bytes);
   problem.dram_fixed_gb = gb(kProcessBytes + buffer_bytes(shape, asked));
   problem.always_weights_gb = gb(model.sizes.always_bytes);
   problem.stream_slots_gb = gb(stream_bytes(model));

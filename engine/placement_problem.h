@@ -33,9 +33,12 @@ struct KvCodecs {
 struct PlacementRequest {
   planner::MachineProfile profile;
   uint64_t n_ctx = 0;
-  uint64_t n_out = 0;       // of n_ctx, the tokens that are answered
-  uint64_t dram_bytes = 0;  // for everything of ours
-  uint64_t nvme_bytes = 0;  // of the spill file; 0 = none
+  uint64_t n_out = 0;                                  // of n_ctx, the tokens that are answered
+  uint64_t dram_bytes = 0;                             // for everything of ours
+  uint64_t nvme_bytes = 0;                             // of the spill file; 0 = none
+  uint64_t weights_dram_bytes = 0, kv_dram_bytes = 0;  // of dram_bytes, at most; 0 = no cap
+  uint32_t n_sequences = 1;  // that share their beginning: windowed layers hold each one's window
+  uint32_t n_answers = 1;    // at work at a time, each with a text of its own
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
   // Beside a card: what this engine cannot do there yet.
@@ -44,8 +47,14 @@ struct PlacementRequest {
   std::vector<uint32_t> chunks;  // rows of a prompt's step: each is tried
   bool has_packs = false;        // saved contexts are read and written
   std::optional<index::Method> method = {};
-  double touched_share = 1;  // of a context that a token attends by it
+  // Of a context, what a token attends by it: a share, and at most so many positions.
+  double touched_share = 1, touched_positions = planner::kNoCap;
   uint32_t n_threads = 1;
+  // What the user wants: where weights may be, [n_layers] or empty = anywhere; where K and V live;
+  // how long the first token and each further one may take, 0 = as it comes.
+  std::vector<planner::TierSet> pins;
+  std::optional<planner::PlanTier> kv_pin;
+  double ttft_max_ms = 0, tpot_max_ms = 0;
 };
 
 /// One for each codec and chunk. Errors: kUnsupported (check_codecs), those of planner::rates_of.

@@ -53,6 +53,10 @@ void check_options(const SamplerOptions& options, uint32_t vocab_size) {
   }
 }
 
+bool is_allowed(std::span<const uint64_t> allowed, size_t token) {
+  return allowed.empty() || (allowed[token / 64] >> (token % 64) & 1) != 0;
+}
+
 /// A candidate's share relative to the best one's. Both may be infinite.
 double weight_of(float logit, float best, double temperature) {
   return logit == best ? 1.0 : std::exp((double{logit} - double{best}) / temperature);
@@ -92,10 +96,11 @@ void Sampler::accept(TokenId token) {
 }
 
 /// Fills the candidates with bias and penalties applied, in order of id.
-void Sampler::adjust(std::span<const float> logits) {
+void Sampler::adjust(std::span<const float> logits, std::span<const uint64_t> allowed) {
   candidates_.resize(logits.size());
   for (size_t i = 0; i < logits.size(); ++i)
-    candidates_[i] = {readable(logits[i]), static_cast<TokenId>(i)};
+    candidates_[i] = {is_allowed(allowed, i) ? readable(logits[i]) : kImpossible,
+                      static_cast<TokenId>(i)};
   for (const auto& [token, bias] : options_.logit_bias) {
     float& logit = candidates_[static_cast<size_t>(token)].first;
     logit = readable(static_cast<float>(double{logit} + bias));
@@ -187,24 +192,35 @@ TokenId Sampler::draw() {
   return chosen;
 }
 
-void Sampler::refuse_impossible(std::span<const float> logits) const {
-  const bool was_possible =
-      std::ranges::any_of(logits, [](float logit) { return readable(logit) != kImpossible; });
-  if (was_possible)
+void Sampler::refuse_impossible(std::span<const float> logits,
+                                std::span<const uint64_t> allowed) const {
+  bool was_possible = false, was_allowed = false;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (readable(logits[i]) == kImpossible) continue;
+    was_possible = true;
+    was_allowed |= is_allowed(allowed, i);
+  }
+  if (was_allowed)
     throw Error(ErrorCode::kUsage, "the biases forbid every token that could come next",
                 "--logit-bias", "Leave a token that may be chosen.");
+  if (was_possible)
+    throw Error(ErrorCode::kUsage,
+                "no token of the vocabulary goes on with what the answer must be", "schema",
+                "Ask without a schema, or use another model.");
   throw Error(
       ErrorCode::kBadFile,
       fmt::format("wanted logits, found none among {} that is a number above -inf", vocab_size_),
       "the model's output", "The weights are damaged: fetch or convert the model again.");
 }
 
-TokenId Sampler::pick(std::span<const float> logits) {
+TokenId Sampler::pick(std::span<const float> logits, std::span<const uint64_t> allowed) {
   STRATA_CHECK(logits.size() == vocab_size_, "%zu logits for %u tokens", logits.size(),
                vocab_size_);
-  adjust(logits);
+  STRATA_CHECK(allowed.empty() || allowed.size() == (logits.size() + 63) / 64,
+               "%zu words for %zu tokens", allowed.size(), logits.size());
+  adjust(logits, allowed);
   const auto best = std::min_element(candidates_.begin(), candidates_.end(), stands_before);
-  if (best->first == kImpossible) refuse_impossible(logits);
+  if (best->first == kImpossible) refuse_impossible(logits, allowed);
   if (options_.temperature <= 0) return best->second;
   keep_top_k();
   keep_top_p();

@@ -33,13 +33,16 @@ class Sampler {
   /// Remembers a token of the prompt or of the answer for the penalties.
   void accept(TokenId token);
   /// Picks from logits [vocab_size]; does not accept it. Equal logits: the lower id wins. NaN
-  /// counts as impossible, like -inf; +inf leaves no chance to what is finite. Errors: kBadFile (no
-  /// logit is possible: the model's numbers are damaged), kUsage (the biases forbid all that were).
-  TokenId pick(std::span<const float> logits);
+  /// counts as impossible, like -inf; +inf leaves no chance to what is finite. Of `allowed`, token
+  /// t is bit t % 64 of word t / 64; none given = every token is. Errors: kBadFile (no logit is
+  /// possible: the model's numbers are damaged), kUsage (the biases, or what is not allowed, forbid
+  /// all that were).
+  TokenId pick(std::span<const float> logits, std::span<const uint64_t> allowed = {});
 
  private:
-  void adjust(std::span<const float> logits);
-  [[noreturn]] void refuse_impossible(std::span<const float> logits) const;
+  void adjust(std::span<const float> logits, std::span<const uint64_t> allowed);
+  [[noreturn]] void refuse_impossible(std::span<const float> logits,
+                                      std::span<const uint64_t> allowed) const;
   void keep_top_k();
   void keep_top_p();
   void keep_min_p();

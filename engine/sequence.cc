@@ -92,17 +92,21 @@ Sequence Sequence::fork(bool has_index) const {
   return copy;
 }
 
-uint32_t Sequence::truncate(uint32_t n) {
+uint32_t Sequence::kept_by_truncate(uint32_t n) const {
   if (n >= n_pos()) return n_pos();
-  edition_ = cache_->next_edition();
   // The next row stands at position n and attends the window before it in every windowed layer.
-  bool window_held = true;
   for (uint32_t stream = 0; stream < streams_.size(); ++stream) {
     const uint32_t window = cache_->shape_.layers[cache_->layer_of_stream_[stream]].window;
     const uint32_t first_needed = window == 0 || n + 1 <= window ? 0 : n + 1 - window;
-    if (streams_[stream].first_block * kBlockPositions > first_needed) window_held = false;
+    if (streams_[stream].first_block * kBlockPositions > first_needed) return 0;
   }
-  if (!window_held) n = 0;
+  return n;
+}
+
+uint32_t Sequence::truncate(uint32_t n) {
+  if (n >= n_pos()) return n_pos();
+  edition_ = cache_->next_edition();
+  n = kept_by_truncate(n);
   const uint32_t end_block = (n + kBlockPositions - 1) / kBlockPositions;
   for (auto& table : streams_) {
     cache_->release_from(table, std::max(end_block, table.first_block));

@@ -61,6 +61,8 @@ class Sequence {
   /// may have to be cut further: returns the number of positions kept (n, or 0 where the window
   /// before n is gone). The caller re-feeds the rest.
   uint32_t truncate(uint32_t n);
+  /// What truncate(n) would keep.
+  uint32_t kept_by_truncate(uint32_t n) const;
 
  private:
   friend class KvCache;

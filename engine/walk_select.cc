@@ -19,8 +19,8 @@ namespace {
 // finish together.
 constexpr uint32_t kBlocksPerTask = 512;
 // Of each block that the heads of a layer may attend: Head::chosen and blocks, Selection::reads,
-// and what the store lists of those it reads.
-constexpr uint64_t kListedBytes = sizeof(uint32_t) + 2 * sizeof(tiers::BlockId) + 24;
+// what the store lists of those it reads, and a bit of Selection::resident.
+constexpr uint64_t kListedBytes = sizeof(uint32_t) + 2 * sizeof(tiers::BlockId) + 24 + 1;
 
 SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
   SelectionSizes sizes;
@@ -55,6 +55,7 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
     : SelectionSizes(selection_sizes(shape, n_ctx)),
       parts_left(max_kv_heads),
       is_chosen(max_kv_heads),
+      resident(max_kv_heads),
       retrieved_weights(max_kv_heads) {
   weights.resize(row_floats() * max_rows);
   for (uint32_t i = 0; i < n_threads; ++i) {
@@ -65,6 +66,7 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
   for (uint32_t head = 0; head < max_kv_heads; ++head) {
     heads[head].blocks.reserve(stride + kSpanPositions / kBlockPositions);
     heads[head].chosen.reserve(stride);
+    resident[head].reserve(div_up(stride, kResidentBits));
   }
   if (has_tail) {
     const uint64_t n_queries = uint64_t{max_group_heads} * max_rows;
@@ -152,6 +154,23 @@ uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t 
   return n_begun;
 }
 
+/// A bit per block of a KV head that is in DRAM as the layers before have left it, and not merely
+/// on its way there; a probe says so itself. Empty where residency has no say.
+std::span<const uint64_t> Walk::State::list_resident(uint32_t group_idx, uint32_t layer,
+                                                     uint32_t kv_head, uint32_t n_blocks) {
+  std::vector<uint64_t>& bits = selection->resident[kv_head];
+  bits.clear();
+  if (selection->choosers.front().rule().residency_tolerance <= 0) return bits;
+  if (probe == nullptr && !reads_chosen(layer)) return bits;
+  const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, kv_head).blocks;
+  bits.resize(div_up(n_blocks, kResidentBits));
+  for (uint32_t block = 0; block < n_blocks; ++block)
+    if (probe != nullptr ? probe->holds(layer, kv_head, block)
+                         : cache.store().is_resident(all[block]))
+      bits[block / kResidentBits] |= uint64_t{1} << block % kResidentBits;
+  return bits;
+}
+
 void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
                               uint32_t n_blocks, uint32_t worker) {
   const Group& group = groups[group_idx];
@@ -163,7 +182,8 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
        .weight_stride = selection->stride,
        .n_queries = n_queries,
        .n_blocks = n_blocks,
-       .n_positions = group.first_pos + group.n_rows});
+       .n_positions = group.first_pos + group.n_rows,
+       .resident = list_resident(group_idx, layer, kv_head, n_blocks)});
   const auto all = cache.stream_blocks(*group.sequence, layer, kv_head).blocks;
   auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
   head.blocks.clear();

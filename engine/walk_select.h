@@ -13,6 +13,7 @@ namespace strata::engine {
 /// Floats of estimated weights that a step holds at most: 32 MiB. A longer context takes fewer rows
 /// per selected step.
 inline constexpr uint64_t kWeightFloatsMax = uint64_t{8} << 20;
+inline constexpr uint32_t kResidentBits = 64;  // of a word of ChooseArgs::resident
 
 struct SelectionSizes {
   uint32_t stride = 0;        // floats between the weights of two queries: whole extents of n_ctx
@@ -42,6 +43,7 @@ struct Walk::State::Selection : SelectionSizes {
   std::vector<float> weights;
   std::vector<std::atomic<uint32_t>> parts_left;  // per KV head: pieces of weights still to come
   std::vector<std::atomic<bool>> is_chosen;       // per KV head: its choice stands
+  std::vector<std::vector<uint64_t>> resident;    // per KV head, of the group at hand
   std::vector<index::Chooser> choosers;           // per worker
   std::vector<Head> heads;                        // [group][max_kv_heads]
   // Where there is a tail, of the group at hand: per KV head [n_queries][n_retrieved / 32],

@@ -107,6 +107,8 @@ struct Walk::State {
   void select_layer(uint32_t layer);
   void select_group(uint32_t group_idx, uint32_t layer);
   void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
+  std::span<const uint64_t> list_resident(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
+                                          uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                    uint32_t worker);
   void put_tail_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,

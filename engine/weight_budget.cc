@@ -6,17 +6,16 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/even_spread.h"
 #include "engine/byte_text.h"
 #include "engine/panel_reader.h"
 
 namespace strata::engine {
 namespace {
 
-/// `n_streamed` of n layers, each run of resident ones as long as the others or one longer.
 std::vector<uint8_t> spread(uint64_t n_streamed, uint64_t n) {
   std::vector<uint8_t> is_streamed(n);
-  for (uint64_t i = 0; i < n; ++i)
-    is_streamed[i] = (i + 1) * n_streamed / n > i * n_streamed / n ? 1 : 0;
+  for (uint64_t i = 0; i < n; ++i) is_streamed[i] = is_spread_to(i, n_streamed, n) ? 1 : 0;
   return is_streamed;
 }
 

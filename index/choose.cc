@@ -97,13 +97,15 @@ void Chooser::prefer_resident(uint32_t from, uint32_t n, std::span<const uint64_
   // Absent ones last among the chosen, the smallest at the end; resident ones first among the rest.
   const auto absent =
       std::partition(begin, begin + n, [&](uint32_t b) { return has_bit(resident, b); });
+  if (absent == begin + n) return;
   std::sort(absent, begin + n, by_share);
   const auto rest_end =
       std::partition(begin + n, order_.end(), [&](uint32_t b) { return has_bit(resident, b); });
-  std::sort(begin + n, rest_end, by_share);
+  const auto n_useful = std::min(begin + n - absent, rest_end - (begin + n));
+  std::partial_sort(begin + n, begin + n + n_useful, rest_end, by_share);
   double loss = 0;
   auto out = begin + n;
-  for (auto in = begin + n; in != rest_end && out != absent; ++in) {
+  for (auto in = begin + n; in != begin + n + n_useful; ++in) {
     loss += double{pooled_[*(out - 1)]} - double{pooled_[*in]};
     if (loss > allowed_loss) return;
     std::swap(*--out, *in);

@@ -33,7 +33,9 @@ struct Rule {
   uint32_t n_sink_blocks = 1;    // the first blocks, always attended
   uint32_t n_window_blocks = 4;  // the last full blocks before the step, always attended
   // Resident blocks may stand in for absent ones as long as the pooled share that this gives up is
-  // at most this part of what was chosen; 0 = residency has no say.
+  // at most this part of what was chosen beside sinks and window; 0 = residency has no say. Above 0
+  // a choice, and with it an answer, depends on what is in DRAM: law L1 does not hold for it
+  // (docs/adr/0016-near-blocks.md).
   double residency_tolerance = 0;
 };
 
@@ -43,7 +45,7 @@ struct ChooseArgs {
   uint32_t n_queries = 0;
   uint32_t n_blocks = 0;                    // full blocks before the step
   uint32_t n_positions = 0;                 // of the context, the step's included
-  std::span<const uint64_t> resident = {};  // bit per block; may be empty
+  std::span<const uint64_t> resident = {};  // bit per block; empty: residency has no say
 };
 
 struct Choice {

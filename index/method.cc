@@ -70,7 +70,7 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
 }
 
 uint32_t n_slots(const IndexShape& shape) {
-  return shape.n_streams * (tile_slots(shape.n_blocks) + 2);
+  return shape.n_streams * (tile_slots(shape.n_blocks) + 2 * shape.n_sequences);
 }
 
 }  // namespace
@@ -123,7 +123,8 @@ uint64_t index_bytes(Method method, const IndexShape& shape) {
   const uint64_t rows =
       tile_bytes(method, shape.layout.head_dim) * TileMemory::kSlotTiles * n_slots(shape);
   if (method != Method::kPq) return rows;
-  return rows + shape.n_streams * PqSelector::stream_bytes(shape.layout, shape.n_blocks);
+  return rows + uint64_t{shape.n_sequences} * shape.n_streams *
+                    PqSelector::stream_bytes(shape.layout, shape.n_blocks);
 }
 
 uint64_t segment_bytes(Method method, const KvLayout& layout) {

@@ -41,7 +41,8 @@ Method find_method(std::string_view name);
 struct IndexShape {
   KvLayout layout;         // of the blocks observed
   uint32_t n_streams = 0;  // KV heads of all layers that select
-  uint32_t n_blocks = 0;   // of the longest sequence
+  uint32_t n_blocks = 0;   // of the longest sequence, and of all together
+  uint32_t n_sequences = 1;
 };
 
 /// Whether its selectors estimate what is left out (Selector::has_tail).
@@ -51,8 +52,8 @@ bool has_tail(Method method);
 void check_supported(Method method, const KvLayout& layout);
 
 /// Bytes of index rows that a source reserves: those of one sequence of shape.n_blocks, and two
-/// slots per stream for a fork that goes its own way. With what a sequence of that length holds
-/// besides rows: codebooks, and keys sampled for them.
+/// slots per stream and sequence, for a fork that goes its own way. With what sequences of that
+/// length hold besides rows: codebooks, and keys sampled for them.
 uint64_t index_bytes(Method method, const IndexShape& shape);
 
 /// Bytes of a segment of one stream in a file (Selector::segment_bytes), before there is an index.

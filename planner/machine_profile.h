@@ -33,6 +33,7 @@ struct LinearRate {
   TensorType type = TensorType::kF16;
   double gemv_bytes_per_s = 0;  // one row: bytes of weights as packed
   double gemm_flops = 0;        // a prompt's chunk
+  double pack_bytes_per_s = 0;  // rows of a file become panels; bytes as packed
 };
 
 /// Attention over K and V of one codec and head_dim in DRAM, all threads.
@@ -41,6 +42,13 @@ struct AttendRate {
   uint32_t head_dim = 0;
   double decode_bytes_per_s = 0;  // one row; bytes of K and V
   double prefill_flops = 0;       // a prompt's chunk
+  double decode_layer_us = 0;     // one row, of a layer, beside what its bytes take
+};
+
+/// What a step takes on the CPU beside its bytes and operations: waiting for the threads, norms,
+/// RoPE, the sampler's logits. Of a small model at depth 0, walked by the engine.
+struct StepCost {
+  double step_us = 0, layer_us = 0;
 };
 
 /// Two that share a resource, run together: what is left of each one's own rate, in (0, 1].
@@ -70,6 +78,7 @@ struct MachineProfile {
   double dram_copy_bytes_per_s = 0;  // reads and writes counted
   std::vector<LinearRate> linear;    // one for each type that was measured
   std::vector<AttendRate> attend;
+  StepCost step_cost;
   std::vector<DiskRate> disk_read;                               // rising in size
   double disk_read_bytes_per_s = 0, disk_write_bytes_per_s = 0;  // 1 MiB requests, in order
   RateCurve disk_alone;  // of a read with no other in flight

@@ -4,6 +4,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "engine/template/render_tree.h"
 
@@ -25,6 +26,16 @@ bool is_known_role(const std::string& role) {
   return std::find(kRoles.begin(), kRoles.end(), role) != kRoles.end();
 }
 
+void add_fields(jinja::Runtime& rt, const nlohmann::ordered_json& fields, jinja::Mapping& message) {
+  STRATA_CHECK(fields.is_object() && !fields.contains("role") && !fields.contains("content"),
+               "%zu further fields of a message", fields.size());
+  rt.hold_items(2 * fields.size());
+  for (const auto& [key, value] : fields.items()) {
+    message.items.emplace_back(rt.text(jinja::MarkedText(key, true)),
+                               jinja::from_json(rt, value, true));
+  }
+}
+
 jinja::Value messages_value(jinja::Runtime& rt, const std::vector<ChatMessage>& messages) {
   std::vector<jinja::Value> list;
   for (const ChatMessage& message : messages) {
@@ -34,6 +45,7 @@ jinja::Value messages_value(jinja::Runtime& rt, const std::vector<ChatMessage>& 
                             rt.text(jinja::MarkedText(message.role, !is_known_role(message.role))));
     one->items.emplace_back(rt.text(std::string("content")),
                             rt.text(jinja::MarkedText(message.content, true)));
+    if (message.fields) add_fields(rt, *message.fields, *one);
     list.emplace_back(one);
   }
   return rt.list(std::move(list));

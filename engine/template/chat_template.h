@@ -16,6 +16,9 @@ namespace strata::engine {
 struct ChatMessage {
   std::string role;  // "system", "user", "assistant", "tool"
   std::string content;
+  // What else the template may read of the message, as `message.tool_calls`: an object without the
+  // two keys above; null = nothing.
+  std::shared_ptr<const nlohmann::ordered_json> fields = nullptr;
 };
 
 /// Values a template may read beside the messages.

@@ -28,14 +28,14 @@ StopMatcher::StopMatcher(std::vector<std::string> stops)
     : stops_(checked(std::move(stops))), patterns_(stops_) {}
 
 std::string StopMatcher::push(std::string_view text) {
-  if (is_hit_) return {};
+  if (is_hit()) return {};
   held_ += text;
   const size_t begin = held_.size() - text.size();
   for (size_t i = 0; i < text.size(); ++i) {
     state_ = patterns_.step(state_, static_cast<uint8_t>(text[i]));
     const int32_t found = patterns_.longest(state_);
     if (found == PatternSet::kNone) continue;
-    is_hit_ = true;
+    hit_ = found;
     held_.resize(begin + i + 1 - stops_[static_cast<size_t>(found)].size());
     return std::exchange(held_, {});
   }

@@ -22,7 +22,9 @@ class StopMatcher {
   /// The text that may be shown now. After a hit: what stood before the stop string,
   /// then nothing more.
   std::string push(std::string_view text);
-  bool is_hit() const { return is_hit_; }
+  bool is_hit() const { return hit_ != kNoHit; }
+  /// The stop string that came; empty = none did.
+  std::string hit() const { return is_hit() ? stops_[static_cast<size_t>(hit_)] : std::string(); }
   /// What was held back, where no stop string came after all.
   std::string finish();
 
@@ -31,7 +33,8 @@ class StopMatcher {
   PatternSet patterns_;
   PatternSet::State state_ = PatternSet::kStart;
   std::string held_;  // the bytes that state_ stands for
-  bool is_hit_ = false;
+  static constexpr int32_t kNoHit = PatternSet::kNone;
+  int32_t hit_ = kNoHit;  // of stops_
 };
 
 }  // namespace strata::engine

@@ -3,15 +3,23 @@
 #include <algorithm>
 #include <cmath>
 
+#include "planner/placement/lp_solver.h"
+#include "planner/placement/pins.h"
+#include "planner/placement/plan_change.h"
+
 namespace strata::planner {
 namespace {
 
-constexpr double kGiB = 1.073741824;  // in GB
 constexpr double kBlock = kBlockPositions;
 constexpr uint32_t kMovesMax = 400;  // each makes the request quicker; a bound, not a budget
+constexpr uint32_t kTiers = 3;
 constexpr size_t kPairGroupsMax = 4;
 constexpr uint32_t kPairRoundsMax = 4;
 constexpr double kBetter = 1 - 1e-9;
+// Programs for one problem: where rounding makes layers wait for more than kWaitsMax of a step,
+// the next program knows of it.
+constexpr uint32_t kProgramsMax = 3;
+constexpr double kWaitsMax = 0.05;
 
 double whole_blocks(double n_positions, double n_held) {
   if (n_positions >= n_held) return n_held;
@@ -28,22 +36,28 @@ double full_gb_per_position(const PlacementProblem& problem) {
 
 /// K and V as near to home as there is room for: all in DRAM, else full layers' share of it.
 bool place_at_home(const PlacementProblem& problem, LayerPlacement& placement) {
+  const bool must_spill = problem.kv_pin == PlanTier::kNvme;
   for (size_t g = 0; g < placement.groups.size(); ++g) {
     placement.groups[g].kv_hbm = 0;
     placement.groups[g].kv_dram = problem.groups[g].n_held;
   }
   const auto dram_room = [&] {
-    return problem.dram_gb - problem.index_gb - placed_gb(problem, placement).dram();
+    const PlacedGb gb = placed_gb(problem, placement);
+    return std::min(problem.dram_gb - gb.dram(), problem.kv_cap_gb - gb.dram_kv - gb.kv_beside) -
+           problem.index_gb;
   };
-  if (dram_room() >= 0) return true;
-  if (!problem.may_spill || problem.full_kv_gb() <= 0) return false;
+  if (dram_room() >= 0 && !must_spill) return true;
+  if (!problem.may_spill || problem.full_kv_gb() <= 0 || (problem.kv_pin && !must_spill))
+    return false;
   double n_held = 0;
   for (size_t g = 0; g < placement.groups.size(); ++g) {
     if (!problem.groups[g].is_full()) continue;
     n_held = problem.groups[g].n_held;
     placement.groups[g].kv_dram = 0;
   }
-  const double n = whole_blocks(dram_room() / full_gb_per_position(problem), n_held);
+  const double gb = full_gb_per_position(problem);
+  const double n = must_spill ? std::ceil(problem.spill_floor_gb / gb / kBlock) * kBlock
+                              : whole_blocks(dram_room() / gb, n_held);
   for (size_t g = 0; g < placement.groups.size(); ++g)
     if (problem.groups[g].is_full())
       placement.groups[g].kv_dram = std::min(n, std::max(0.0, n_held - kBlock));
@@ -53,6 +67,7 @@ bool place_at_home(const PlacementProblem& problem, LayerPlacement& placement) {
 /// Copies of K and V in what is left of HBM: windowed layers' first, for every token reads all of
 /// them.
 void copy_to_hbm(const PlacementProblem& problem, LayerPlacement& placement) {
+  if (problem.kv_pin.value_or(PlanTier::kHbm) != PlanTier::kHbm) return;
   for (const bool is_full : {false, true}) {
     double gb_per_position = 0;
     for (const LayerGroup& group : problem.groups)
@@ -89,15 +104,24 @@ LayerPlacement rounded(const PlacementProblem& problem, const LpPlacement& progr
 
 struct Found {
   LayerPlacement placement;
-  double ms = 0;
+  double late = 0;  // lateness()
+  double ms = 0;    // of the request
+
+  bool is_better_than(const Found& other) const {
+    if (late < other.late * kBetter) return true;
+    return late <= other.late && ms < other.ms * kBetter;
+  }
 };
 
 void consider(const PlacementProblem& problem, const LayerPlacement& counted,
               std::optional<Found>& best) {
   std::optional<LayerPlacement> placement = with_kv(problem, counted);
   if (!placement) return;
-  const double ms = request_ms(problem, *placement);
-  if (!best || ms < best->ms * kBetter) best = {*std::move(placement), ms};
+  const double prompt = prompt_time(problem, *placement).ms;
+  const double token = token_time(problem, *placement).ms;
+  Found found{*std::move(placement), lateness(problem, prompt, token),
+              prompt + problem.n_out * token};
+  if (!best || found.is_better_than(*best)) best = std::move(found);
 }
 
 uint32_t& count_of(GroupPlace& place, uint32_t tier) {
@@ -114,15 +138,14 @@ std::vector<LayerPlacement> neighbours(const PlacementProblem& problem,
       list.push_back(placement);
       list.back().cpu_part = part;
     }
-  const uint32_t first_tier = problem.has_device ? 0 : 1;
-  const uint32_t end_tier = problem.may_stream ? 3 : 2;
-  for (uint32_t from = first_tier; from < end_tier; ++from)
-    for (uint32_t to = first_tier; to < end_tier; ++to) {
+  for (uint32_t from = 0; from < kTiers; ++from)
+    for (uint32_t to = 0; to < kTiers; ++to) {
       if (from == to) continue;
       LayerPlacement all = placement;
       for (size_t g = 0; g < placement.groups.size(); ++g) {
         const uint32_t there = count_of(all.groups[g], from);
-        for (uint32_t n = there; n > 0; n = n == 1 ? 0 : std::max(1U, n / 4)) {
+        if (there == 0 || !problem.may_hold(problem.groups[g], static_cast<PlanTier>(to))) continue;
+        for (uint32_t n = there; n > 0; n = n > 4 ? n / 4 : n - 1) {
           list.push_back(placement);
           count_of(list.back().groups[g], from) -= n;
           count_of(list.back().groups[g], to) += n;
@@ -136,14 +159,21 @@ std::vector<LayerPlacement> neighbours(const PlacementProblem& problem,
 }
 
 /// Everything as near as may be, and everything as far: where rounding leaves what does not fit,
-/// moving begins at one that does.
+/// moving begins at one that does. What a pin does not let there is in the nearest tier that it
+/// does.
 std::vector<LayerPlacement> extremes(const PlacementProblem& problem) {
   std::vector<LayerPlacement> list;
-  for (uint32_t tier = problem.has_device ? 0 : 1; tier < (problem.may_stream ? 3U : 2U); ++tier) {
+  for (uint32_t wanted = 0; wanted < kTiers; ++wanted) {
     LayerPlacement placement;
-    for (const LayerGroup& group : problem.groups)
+    for (const LayerGroup& group : problem.groups) {
+      const auto may_hold = [&](uint32_t tier) {
+        return problem.may_hold(group, static_cast<PlanTier>(tier));
+      };
+      uint32_t tier = wanted;
+      for (uint32_t next = 0; next < kTiers && !may_hold(tier); ++next) tier = next;
       count_of(placement.groups.emplace_back(), tier) = static_cast<uint32_t>(group.layers.size());
-    list.push_back(placement);
+    }
+    list.push_back(std::move(placement));
   }
   return list;
 }
@@ -161,7 +191,7 @@ void improve(const PlacementProblem& problem, Found& found) {
     std::optional<Found> best = found;
     for (const LayerPlacement& next : neighbours(problem, found.placement))
       consider(problem, next, best);
-    if (best->ms >= found.ms * kBetter) return;
+    if (!best->is_better_than(found)) return;
     found = *std::move(best);
   }
 }
@@ -174,7 +204,7 @@ void improve_by_pairs(const PlacementProblem& problem, Found& found) {
     std::optional<Found> best = found;
     for (const LayerPlacement& next : neighbours(problem, found.placement))
       for (const LayerPlacement& last : neighbours(problem, next)) consider(problem, last, best);
-    if (best->ms >= found.ms * kBetter) return;
+    if (!best->is_better_than(found)) return;
     found = *std::move(best);
     improve(problem, found);
   }
@@ -187,66 +217,94 @@ void use_tiers(const PlacementProblem& problem, PlacementPlan& plan) {
   plan.nvme = {problem.nvme_gb, 0, gb.nvme_file, 0, 0};
 }
 
-using Change = void (*)(PlacementProblem&);
-struct Unit {
-  const char* resource;
-  const char* unit;
-  bool is_of_device;
-  Change change;
+/// Where limits do not hold: the same from placements in which all groups are alike, in quarters
+/// of their layers. Moves that end at the quickest request may have passed by a slower one with
+/// quicker tokens.
+void begin_elsewhere(const PlacementProblem& problem, Found& found) {
+  constexpr uint32_t kParts = 4;
+  std::optional<Found> best;
+  for (uint32_t hbm = 0; hbm <= (problem.has_device ? kParts : 0); ++hbm)
+    for (uint32_t near = hbm; near <= kParts; ++near)
+      for (const CpuPart part : {CpuPart::kNone, CpuPart::kBalanced, CpuPart::kAll}) {
+        LayerPlacement placement;
+        placement.cpu_part = part;
+        for (const LayerGroup& group : problem.groups) {
+          const auto n = static_cast<uint32_t>(group.layers.size());
+          GroupPlace& place = placement.groups.emplace_back();
+          place.n_hbm = n * hbm / kParts;
+          place.n_dram = n * near / kParts - place.n_hbm;
+          place.n_nvme = n - place.n_hbm - place.n_dram;
+        }
+        consider(problem, placement, best);
+      }
+  if (!best) return;
+  improve(problem, *best);
+  improve_by_pairs(problem, *best);
+  if (best->is_better_than(found)) found = *std::move(best);
+}
+
+struct LeastWeights {
+  double hbm_gb = 0, dram_gb = 0;
 };
-constexpr double kQuicker = 1.1;
-constexpr Unit kUnits[] = {
-    {"hbm", "GiB", true, [](PlacementProblem& p) { p.hbm_gb += kGiB; }},
-    {"dram", "GiB", false, [](PlacementProblem& p) { p.dram_gb += kGiB; }},
-    {"nvme", "GiB", false, [](PlacementProblem& p) { p.nvme_gb += kGiB; }},
-    {"nvme_read", "10 %", false,
-     [](PlacementProblem& p) {
-       p.rates.nvme_read *= kQuicker;
-       p.rates.nvme_blocks *= kQuicker;
-     }},
-    {"link", "10 %", true,
-     [](PlacementProblem& p) {
-       p.rates.link_in *= kQuicker;
-       p.rates.link_out *= kQuicker;
-     }},
-    {"cpu", "10 %", false,
-     [](PlacementProblem& p) {
-       p.rates.cpu_attend *= kQuicker;
-       p.rates.cpu_attend_tflops *= kQuicker;
-       if (!p.has_device) p.head_ms /= kQuicker;
-       for (LayerGroup& group : p.groups) {
-         group.cpu_linear_ms /= kQuicker;
-         group.cpu_gemm_ms /= kQuicker;
-         group.pack_ms /= kQuicker;
-       }
-     }},
-    {"dram_read", "10 %", false,
-     [](PlacementProblem& p) {
-       p.rates.dram_read *= kQuicker;
-       p.index_scan_ms /= kQuicker;
-     }},
-    {"gpu", "10 %", true,
-     [](PlacementProblem& p) {
-       p.rates.hbm_gemv *= kQuicker;
-       p.rates.hbm_attend *= kQuicker;
-       p.rates.gpu_gemm_tflops *= kQuicker;
-       p.rates.gpu_attend_tflops *= kQuicker;
-       p.head_ms /= kQuicker;
-     }},
+/// What weights take where as many as may be are elsewhere.
+LeastWeights least_weights(const PlacementProblem& problem) {
+  LeastWeights least;
+  double streamed = 0, passing = 0;
+  bool must_stream = false;
+  for (const LayerGroup& group : problem.groups) {
+    const double gb = group.n_layers() * group.weight_gb;
+    const bool stays_off = problem.may_hold(group, PlanTier::kDram);
+    const bool may_stream = problem.may_hold(group, PlanTier::kNvme);
+    must_stream |= may_stream && !stays_off && !problem.may_hold(group, PlanTier::kHbm);
+    (may_stream ? streamed : least.dram_gb) += gb;
+    (stays_off || may_stream ? passing : least.hbm_gb) += gb;
+  }
+  const double slots = problem.stream_slots_gb;
+  least.dram_gb += must_stream ? slots : std::min(streamed, slots);
+  least.hbm_gb += std::min(passing, problem.hbm_slots_gb);
+  return least;
+}
+
+struct Tried {
+  Found found;
+  LpPlacement bound;  // of the first program, which no placement can beat
+  LpWaits waits;      // of the last one
 };
 
-std::vector<PlanDual> duals_of(const PlacementProblem& problem, const LpPlacement& program) {
-  std::vector<PlanDual> duals;
-  for (const Unit& unit : kUnits) {
-    if (unit.is_of_device && !problem.has_device) continue;
-    PlacementProblem changed = problem;
-    unit.change(changed);
-    const LpPlacement more = solve_placement(changed);
-    if (!more.is_feasible) continue;
-    duals.push_back(
-        {unit.resource, unit.unit, more.tpot_ms - program.tpot_ms, more.ttft_ms - program.ttft_ms});
+/// How much the placement's layers wait for what comes ahead, where that matters.
+LpWaits waits_of(const PlacementProblem& problem, const LayerPlacement& placement) {
+  const auto share = [](const StepTime& time) {
+    const bool matters = time.waits_ms > kWaitsMax * time.ms && time.ahead_ms > 0;
+    return matters ? time.waits_ms / time.ahead_ms : 0;
+  };
+  return {share(token_time(problem, placement)), share(prompt_time(problem, placement))};
+}
+
+/// Programs, each rounded and improved, until what they know of waiting is near what the clocks of
+/// their placement say. Where limits cannot hold, the program is that without them.
+std::optional<Tried> try_programs(const PlacementProblem& problem, PlacementPlan& plan) {
+  PlacementProblem relaxed = problem;
+  std::optional<Tried> best;
+  LpWaits waits;
+  for (uint32_t i = 0; i < kProgramsMax; ++i) {
+    LpPlacement program = solve_placement(relaxed, waits);
+    if (!program.is_feasible && lateness(problem, kLpInfinity, kLpInfinity) > 0) {
+      relaxed.ttft_max_ms = relaxed.tpot_max_ms = 0;
+      program = solve_placement(relaxed, waits);
+    }
+    plan.n_iterations += program.n_iterations;
+    ++plan.n_programs;
+    std::optional<Found> found = place_layers(problem, program);
+    if (!found) return best;
+    improve(problem, *found);
+    if (!best) best = Tried{*found, program, waits};
+    if (found->is_better_than(best->found)) best->found = *found;
+    best->waits = waits;
+    const LpWaits next = waits_of(problem, found->placement);
+    if (!program.is_feasible || (next.token <= waits.token && next.prompt <= waits.prompt)) break;
+    waits = {std::max(waits.token, next.token), std::max(waits.prompt, next.prompt)};
   }
-  return duals;
+  return best;
 }
 
 }  // namespace
@@ -263,56 +321,62 @@ std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlac
 
 std::optional<Shortage> shortage(const PlacementProblem& problem) {
   Shortage lacks;
-  const double weights = problem.weights_gb();
-  const double kept = problem.may_stream ? std::min(weights, problem.stream_slots_gb) : weights;
-  const double base = problem.dram_fixed_gb + problem.always_weights_gb + problem.index_gb + kept;
-  const double whole = base + problem.kv_beside_gb + problem.kv_gb();
-  const bool may_spill = problem.may_spill && problem.full_kv_gb() > 0;
+  const LeastWeights least = least_weights(problem);
+  const double weights = problem.always_weights_gb + least.dram_gb;
+  const double base = problem.dram_fixed_gb + weights + problem.index_gb;
+  const bool may_stay = problem.kv_pin != PlanTier::kNvme;
+  const bool may_spill = problem.may_spill && problem.full_kv_gb() > 0 &&
+                         problem.kv_pin.value_or(PlanTier::kNvme) == PlanTier::kNvme;
+  const double whole = may_stay ? base + problem.kv_beside_gb + problem.kv_gb() : kLpInfinity;
   const double gb = full_gb_per_position(problem);
   const double floor_gb =
       may_spill ? std::ceil(problem.spill_floor_gb / gb / kBlock) * kBlock * gb : 0;
   const double spilling =
       base + problem.spill_beside_gb + floor_gb + problem.kv_gb() - problem.full_kv_gb();
   const bool can_spill = may_spill && problem.spill_file_gb <= problem.nvme_gb;
+  const double needed = can_spill ? std::min(whole, spilling) : whole;
   if (problem.has_device) {
-    const double hbm =
-        problem.hbm_fixed_gb + problem.hbm_always_gb + std::min(weights, problem.hbm_slots_gb);
+    const double kv = problem.kv_pin == PlanTier::kHbm ? problem.kv_gb() : 0;
+    const double hbm = problem.hbm_fixed_gb + problem.hbm_always_gb + least.hbm_gb + kv;
     if (hbm > problem.hbm_gb) lacks.hbm_gb = hbm;
   }
-  if (problem.dram_gb < (can_spill ? std::min(whole, spilling) : whole)) {
-    lacks.dram_gb = can_spill ? std::min(whole, spilling) : whole;
+  if (problem.dram_gb < needed) {
+    if (std::isfinite(needed)) lacks.dram_gb = needed;
     if (may_spill && !can_spill && spilling <= problem.dram_gb)
       lacks.nvme_gb = problem.spill_file_gb;
+    if (!lacks.dram_gb && !lacks.nvme_gb) lacks.dram_gb = spilling;
   }
-  if (!lacks.hbm_gb && !lacks.dram_gb) return std::nullopt;
+  if (weights > problem.weights_cap_gb + kFitsSlack) lacks.weights_cap_gb = weights;
+  // Of K and V whichever way takes less of DRAM takes less of their part of it.
+  const double of_kv =
+      (std::isfinite(needed) ? needed : spilling) - problem.dram_fixed_gb - weights;
+  if (of_kv > problem.kv_cap_gb + kFitsSlack) lacks.kv_cap_gb = of_kv;
+  if (!lacks.is_any()) return std::nullopt;
   return lacks;
 }
 
-std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems) {
-  std::optional<Found> best;
-  LpPlacement program;
+std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems,
+                                            bool with_duals) {
+  std::optional<Tried> best;
   PlacementPlan plan;
   for (size_t i = 0; i < problems.size(); ++i) {
-    const LpPlacement tried = solve_placement(problems[i]);
-    std::optional<Found> found = place_layers(problems[i], tried);
-    if (!found) continue;
-    improve(problems[i], *found);
-    if (best && found->ms >= best->ms * kBetter) continue;
-    best = std::move(found);
-    program = tried;
+    std::optional<Tried> tried = try_programs(problems[i], plan);
+    if (!tried || (best && !tried->found.is_better_than(best->found))) continue;
+    best = std::move(tried);
     plan.choice = i;
   }
   if (!best) return std::nullopt;
   const PlacementProblem& problem = problems[plan.choice];
-  improve_by_pairs(problem, *best);
-  plan.layers = best->placement;
+  improve_by_pairs(problem, best->found);
+  if (best->found.late > 0) begin_elsewhere(problem, best->found);
+  plan.layers = best->found.placement;
   use_tiers(problem, plan);
   plan.prompt = prompt_time(problem, plan.layers);
   plan.token = token_time(problem, plan.layers);
-  if (program.is_feasible) {
-    plan.lp_ttft_ms = program.ttft_ms;
-    plan.lp_tpot_ms = program.tpot_ms;
-    plan.duals = duals_of(problem, program);
+  if (best->bound.is_feasible) {
+    plan.lp_ttft_ms = best->bound.ttft_ms;
+    plan.lp_tpot_ms = best->bound.tpot_ms;
+    if (with_duals) plan.duals = duals_of(problem, best->waits);
   }
   return plan;
 }

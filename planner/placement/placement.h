@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "planner/placement/placement_lp.h"
+#include "planner/placement/plan_change.h"
 #include "planner/placement/problem.h"
 #include "planner/placement/step_time.h"
 
@@ -21,18 +22,12 @@ struct TierUse {
   double free_gb() const { return budget_gb - weights_gb - kv_gb - index_gb - buffers_gb; }
 };
 
-/// What one more unit brings, the rest being planned anew: negative = quicker. Of the program's
-/// optimum, not of the rounded placement, which moves in steps.
-struct PlanDual {
-  std::string resource;  // "hbm", "dram", "nvme", "nvme_read", "link", "cpu", "dram_read", "gpu"
-  std::string unit;      // "GiB", "10 %"
-  double tpot_ms = 0, ttft_ms = 0;
-};
-
-/// What a problem without a placement lacks. `hbm_gb` must be raised to this; of `dram_gb` and
-/// `nvme_gb` either, where both are there.
+/// What a problem without a placement lacks. `hbm_gb` and the caps must be raised to this; of
+/// `dram_gb` and `nvme_gb` either, where both are there.
 struct Shortage {
   std::optional<double> hbm_gb, dram_gb, nvme_gb;
+  std::optional<double> weights_cap_gb, kv_cap_gb;
+  bool is_any() const { return hbm_gb || dram_gb || nvme_gb || weights_cap_gb || kv_cap_gb; }
 };
 
 struct PlacementPlan {
@@ -42,14 +37,18 @@ struct PlacementPlan {
   StepTime prompt, token;
   double lp_ttft_ms = 0, lp_tpot_ms = 0;  // of the program, which knows no layers
   std::vector<PlanDual> duals;
+  uint32_t n_programs = 0, n_iterations = 0;  // of all problems, without those of duals
 };
 
 /// What is missing for any placement at all; nothing where there is one.
 std::optional<Shortage> shortage(const PlacementProblem& problem);
 
-/// The quickest placement over all problems, or nothing where none has one. Cost: some ten
-/// milliseconds for each. Threads: concurrent calls are independent.
-std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems);
+/// The quickest placement over all problems of those within their limits, else the one nearest to
+/// them (lateness() of its times tells); nothing where none fits. Cost: some ten milliseconds for
+/// each problem, at most three programs of each; duals as much again. Threads: concurrent calls are
+/// independent.
+std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems,
+                                            bool with_duals = true);
 
 /// Layers as counted, with as many blocks of K and V near as there is room for: what rounding and
 /// moving try. Nothing where it does not fit.

@@ -18,13 +18,14 @@ struct GroupColumns {
 /// Columns and rows of one problem.
 class PlacementProgram {
  public:
-  explicit PlacementProgram(const PlacementProblem& problem)
-      : problem_(problem), rates_(problem.rates) {
+  PlacementProgram(const PlacementProblem& problem, const LpWaits& waits)
+      : problem_(problem), rates_(problem.rates), waits_(waits) {
     add_switches();
     for (const LayerGroup& group : problem_.groups) add_group(group);
     add_room();
     add_token();
     for (const ChunkSample& sample : chunk_samples(problem_)) add_chunk(sample);
+    add_limits();
   }
 
   LpPlacement solve() const;
@@ -32,6 +33,7 @@ class PlacementProgram {
  private:
   double upper(bool is_allowed) const { return is_allowed ? 1 : 0; }
   void at_least(uint32_t column, Terms terms, double constant);
+  void add_roof(uint32_t column, Terms terms, double constant, const Terms& ahead, double waits);
   void at_most(double bound, const Terms& terms) { model_.add_row(-kLpInfinity, bound, terms); }
   template <class Each>
   void each_group(const Each& each) const {
@@ -40,12 +42,15 @@ class PlacementProgram {
   void add_switches();
   void add_group(const LayerGroup& group);
   void add_room();
+  void add_caps();
   void add_token();
   void add_chunk(const ChunkSample& sample);
+  void add_limits();
   uint32_t missing(const LayerGroup& group, const ChunkSample& sample, const Terms& held);
 
   const PlacementProblem& problem_;
   const PlanRates& rates_;
+  const LpWaits& waits_;
   LpModel model_;
   std::vector<GroupColumns> columns_;
   // 1 where weights are streamed from the file, layers pass through HBM, K and V spill, the CPU
@@ -66,22 +71,26 @@ void PlacementProgram::at_least(uint32_t column, Terms terms, double constant) {
 void PlacementProgram::add_switches() {
   streams_ = model_.add_column(0, upper(problem_.may_stream), 0, true);
   passes_ = model_.add_column(0, upper(problem_.has_device), 0, true);
-  spills_ = model_.add_column(0, upper(problem_.may_spill), 0, true);
+  const bool must_spill = problem_.kv_pin == PlanTier::kNvme;
+  const bool may_spill = problem_.may_spill && (must_spill || !problem_.kv_pin);
+  spills_ = model_.add_column(must_spill ? 1 : 0, upper(may_spill), 0, true);
   attends_ =
       model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0, true);
 }
 
 void PlacementProgram::add_group(const LayerGroup& group) {
-  const double on_device = upper(problem_.has_device);
+  const auto may_hold = [&](PlanTier tier) { return upper(problem_.may_hold(group, tier)); };
+  const auto may_hold_kv = [&](PlanTier tier) { return upper(problem_.may_hold_kv(group, tier)); };
   const double weights = group.n_layers() * group.weight_gb;
   const double kv = group.n_layers() * group.n_held * group.kv_gb;
   GroupColumns c{};
-  c.w_hbm = model_.add_column(0, on_device, 0);
-  c.w_dram = model_.add_column(0, 1, problem_.has_device ? kFarGb * weights : 0);
-  c.w_nvme = model_.add_column(0, upper(problem_.may_stream), kFartherGb * weights);
-  c.k_hbm = model_.add_column(0, on_device, 0);
-  c.k_dram = model_.add_column(0, 1, problem_.has_device ? kFarGb * kv : 0);
-  c.k_nvme = model_.add_column(0, upper(problem_.may_spill && group.is_full()), kFartherGb * kv);
+  const double far = problem_.has_device ? kFarGb : 0;
+  c.w_hbm = model_.add_column(0, may_hold(PlanTier::kHbm), 0);
+  c.w_dram = model_.add_column(0, may_hold(PlanTier::kDram), far * weights);
+  c.w_nvme = model_.add_column(0, may_hold(PlanTier::kNvme), kFartherGb * weights);
+  c.k_hbm = model_.add_column(0, may_hold_kv(PlanTier::kHbm), 0);
+  c.k_dram = model_.add_column(0, may_hold_kv(PlanTier::kDram), far * kv);
+  c.k_nvme = model_.add_column(0, may_hold_kv(PlanTier::kNvme), kFartherGb * kv);
   c.on_cpu = model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0);
   c.attention = model_.add_column(0, kLpInfinity, 0);
   columns_.push_back(c);
@@ -92,7 +101,7 @@ void PlacementProgram::add_group(const LayerGroup& group) {
   at_most(0, {{c.on_cpu, 1}, {attends_, -1}});
   if (problem_.has_device) at_most(0, {{c.w_dram, 1}, {c.w_nvme, 1}, {passes_, -1}});
 
-  const double share = group.is_full() ? problem_.touched_share : 1;
+  const double share = group.is_full() ? problem_.share_touched() : 1;
   const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
   if (!problem_.has_device) {
     at_least(c.attention, {}, transfer_ms(touched, rates_.cpu_attend));
@@ -134,18 +143,43 @@ void PlacementProgram::add_room() {
                      dram);
   nvme_row_ =
       model_.add_row(-kLpInfinity, problem_.nvme_gb, Terms{{spills_, problem_.spill_file_gb}});
-  model_.add_row(0, kLpInfinity, floor);
+  model_.add_row(0, problem_.kv_pin == PlanTier::kNvme ? 0 : kLpInfinity, floor);
+  add_caps();
+}
+
+void PlacementProgram::add_caps() {
+  Terms of_weights{{streams_, problem_.stream_slots_gb}};
+  Terms of_kv{{spills_, problem_.spill_beside_gb - problem_.kv_beside_gb}};
+  each_group([&](const LayerGroup& group, const GroupColumns& c) {
+    const double weights = group.n_layers() * group.weight_gb;
+    const double kv = group.n_layers() * group.n_held * group.kv_gb;
+    of_weights.insert(of_weights.end(), {{c.w_hbm, weights}, {c.w_dram, weights}});
+    of_kv.insert(of_kv.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
+  });
+  if (problem_.weights_cap_gb < kNoCap)
+    at_most(problem_.weights_cap_gb - problem_.always_weights_gb, of_weights);
+  if (problem_.kv_cap_gb < kNoCap)
+    at_most(problem_.kv_cap_gb - problem_.kv_beside_gb - problem_.index_gb, of_kv);
+}
+
+/// column >= terms + constant, and what is waited for beside that: so much of each ms of `ahead`.
+void PlacementProgram::add_roof(uint32_t column, Terms terms, double constant, const Terms& ahead,
+                                double waits) {
+  if (waits > 0)
+    for (const LpTerm& term : ahead) terms.push_back({term.column, term.factor * waits});
+  at_least(column, std::move(terms), constant);
 }
 
 void PlacementProgram::add_token() {
   token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
   Terms chain, disk, ahead, exposed, link, dram, packing;
-  double fixed = problem_.head_ms + problem_.index_scan_ms, dram_gb = problem_.index_gb;
+  double fixed = problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms;
+  double dram_gb = problem_.index_gb;
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
     const double n = group.n_layers(), weights = n * group.weight_gb;
-    const bool is_chosen = group.is_full() && problem_.touched_share < 1;
-    const double touched = (group.is_full() ? problem_.touched_share : 1) *
+    const bool is_chosen = group.is_full() && problem_.share_touched() < 1;
+    const double touched = (group.is_full() ? problem_.share_touched() : 1) *
                            group.attended(problem_.n_decode_positions()) * group.kv_gb * n;
     chain.push_back({c.attention, n});
     disk.push_back({c.w_nvme, ms(weights, rates_.nvme_read)});
@@ -158,7 +192,7 @@ void PlacementProgram::add_token() {
     dram.push_back({c.w_nvme, ms(weights, rates_.dram_read)});
     dram.push_back({c.k_nvme, ms(touched, rates_.dram_read)});
     if (!problem_.has_device) {
-      fixed += n * group.cpu_linear_ms;
+      fixed += n * (group.cpu_linear_ms + rates_.cpu_layer_ms);
       dram_gb += weights + touched;
       return;
     }
@@ -173,10 +207,15 @@ void PlacementProgram::add_token() {
     }
     link.push_back({c.on_cpu, -ms(touched, rates_.link_in)});
   });
-  at_least(token_ms_, disk, 0);
+  Terms comes_ahead = ahead;
+  comes_ahead.insert(comes_ahead.end(), link.begin(), link.end());
+  const auto roof = [&](const Terms& terms, double constant) {
+    add_roof(token_ms_, terms, constant, comes_ahead, waits_.token);
+  };
+  roof(disk, 0);
   at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read));
   if (problem_.has_device) {
-    at_least(token_ms_, link, 0);
+    roof(link, 0);
     at_least(token_ms_, packing, 0);
   } else {
     chain.insert(chain.end(), packing.begin(), packing.end());
@@ -189,7 +228,7 @@ void PlacementProgram::add_token() {
       chain.push_back({term.column, term.factor * rates_.nvme_slows_cpu});
   }
   chain.insert(chain.end(), exposed.begin(), exposed.end());
-  at_least(token_ms_, chain, fixed);
+  roof(chain, fixed);
 }
 
 /// Positions before a chunk that are not where `held`, of all positions, are: at least what is
@@ -207,7 +246,7 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
   const uint32_t chunk_ms = model_.add_column(0, kLpInfinity, sample.weight);
   chunks_.push_back({chunk_ms, sample.weight});
   const double rows = sample.n_rows;
-  double arithmetic = 0, out = 0, written = 0;
+  double arithmetic = problem_.step_ms(), out = 0, written = 0;
   Terms disk, link, packing;
   for (size_t i = 0; i < columns_.size(); ++i) {
     const LayerGroup& group = problem_.groups[i];
@@ -222,7 +261,8 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
       written += transfer_ms(rows * kv, rates_.nvme_write);
     }
     if (!problem_.has_device) {
-      arithmetic += n * rows * group.cpu_gemm_ms + transfer_ms(flop, rates_.cpu_attend_tflops);
+      arithmetic += n * (rows * group.cpu_gemm_ms + rates_.cpu_chunk_layer_ms) +
+                    transfer_ms(flop, rates_.cpu_attend_tflops);
       continue;
     }
     arithmetic += transfer_ms(n * rows * group.gemm_tflop, rates_.gpu_gemm_tflops) +
@@ -234,11 +274,16 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
     link.push_back({off, transfer_ms(kv, rates_.link_in)});
   }
   disk.push_back({spills_, written});
+  Terms ahead = disk;
+  ahead.insert(ahead.end(), link.begin(), link.end());
+  const auto roof = [&](const Terms& terms, double constant) {
+    add_roof(chunk_ms, terms, constant, ahead, waits_.prompt);
+  };
   if (problem_.has_device) {
-    at_least(chunk_ms, {}, arithmetic);
+    roof({}, arithmetic);
     at_least(chunk_ms, {}, out);
-    at_least(chunk_ms, link, 0);
-    at_least(chunk_ms, disk, 0);
+    roof(link, 0);
+    roof(disk, 0);
     at_least(chunk_ms, packing, 0);
     return;
   }
@@ -248,8 +293,16 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
     slowed.push_back(term);
     disk.push_back({term.column, term.factor * rates_.cpu_slows_nvme});
   }
-  at_least(chunk_ms, slowed, arithmetic);
-  at_least(chunk_ms, disk, arithmetic * rates_.cpu_slows_nvme);
+  roof(slowed, arithmetic);
+  roof(disk, arithmetic * rates_.cpu_slows_nvme);
+}
+
+void PlacementProgram::add_limits() {
+  if (problem_.tpot_max_ms > 0) at_most(problem_.tpot_max_ms, {{token_ms_, 1}});
+  if (problem_.ttft_max_ms <= 0) return;
+  Terms prompt;
+  for (const auto& [column, weight] : chunks_) prompt.push_back({column, weight});
+  at_most(problem_.ttft_max_ms - problem_.head_ms, prompt);
 }
 
 LpPlacement PlacementProgram::solve() const {
@@ -279,8 +332,9 @@ LpPlacement PlacementProgram::solve() const {
 
 }  // namespace
 
-LpPlacement solve_placement(const PlacementProblem& problem) {
-  return PlacementProgram(problem).solve();
+LpPlacement solve_placement(const PlacementProblem& problem, const LpWaits& waits) {
+  if (problem.kv_pin == PlanTier::kNvme && !problem.may_spill) return {};
+  return PlacementProgram(problem, waits).solve();
 }
 
 }  // namespace strata::planner

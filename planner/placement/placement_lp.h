@@ -10,6 +10,7 @@
 //              >= those attended on the CPU / its rate + a round trip             beside it
 //   chunk      >= arithmetic;  >= weights and K and V across the link;  >= the disk
 //   room       of HBM, DRAM and the disk, with slots and staging where they are needed
+//   pins       bounds of 0 for shares that the user does not want;  limits: TTFT and TPOT <= theirs
 //
 // Source: FlexGen's program (arXiv 2303.06865) for the shares; its time is that of many sequences,
 // which hide each other's transfers. One sequence hides what it knows ahead: weights and, where
@@ -38,7 +39,13 @@ struct LpPlacement {
   uint32_t n_iterations = 0;
 };
 
+/// What a sum does not see: layers that wait for what comes ahead of them, in ms for each ms of
+/// such reads and copies. Measured on a rounded placement by its clocks (step_time.h).
+struct LpWaits {
+  double token = 0, prompt = 0;
+};
+
 /// Cost: milliseconds. Threads: concurrent calls are independent.
-LpPlacement solve_placement(const PlacementProblem& problem);
+LpPlacement solve_placement(const PlacementProblem& problem, const LpWaits& waits = {});
 
 }  // namespace strata::planner

@@ -135,7 +135,10 @@ double gemm_ms(const MachineProfile& profile, TensorType type, double flop) {
   return flop / positive(rate, "gemm_flops") * 1e3;
 }
 
-double pack_ms(TensorType type, double bytes) {
+double pack_ms(const MachineProfile& profile, TensorType type, double bytes) {
+  if (!profile.linear.empty())
+    if (const double rate = linear_rate(profile, type, &LinearRate::pack_bytes_per_s); rate > 0)
+      return bytes / rate * 1e3;
   constexpr TensorType kByVectors[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kIQ4_NL,
                                        TensorType::kQ8_0};
   const bool is_quick = std::ranges::count(kByVectors, type) > 0;
@@ -152,6 +155,10 @@ PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_cod
       positive(std::min(k.decode_bytes_per_s, v.decode_bytes_per_s), "decode_bytes_per_s") / kGiga;
   rates.cpu_attend_tflops =
       positive(std::min(k.prefill_flops, v.prefill_flops), "prefill_flops") / kTera;
+  const double layer_us = profile.step_cost.layer_us;
+  rates.cpu_layer_ms = (layer_us + std::max(k.decode_layer_us, v.decode_layer_us)) / 1e3;
+  rates.cpu_chunk_layer_ms = layer_us / 1e3;
+  rates.cpu_step_ms = profile.step_cost.step_us / 1e3;
   rates.dram_read = positive(profile.dram_read_bytes_per_s, "dram_read_bytes_per_s") / kGiga;
   rates.nvme_read = profile.disk_read_bytes_per_s / kGiga;
   rates.nvme_blocks = disk_rate(profile, kBlockRequest) / kGiga;

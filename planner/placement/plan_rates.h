@@ -28,7 +28,8 @@ PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_cod
 /// slowest at just this. Errors: as rates_of().
 double gemv_ms(const MachineProfile& profile, TensorType type, double bytes);
 double gemm_ms(const MachineProfile& profile, TensorType type, double flop);
-/// ms that turning a file's rows into panels takes; of no profile: as docs/measurements.md has it.
-double pack_ms(TensorType type, double bytes);
+/// ms that turning a file's rows into panels takes; where no type was measured, as
+/// docs/measurements.md has it.
+double pack_ms(const MachineProfile& profile, TensorType type, double bytes);
 
 }  // namespace strata::planner

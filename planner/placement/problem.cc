@@ -8,6 +8,10 @@ namespace {
 constexpr double kNever = 1e12;  // ms: what a missing part would take
 }
 
+double PlacementProblem::share_touched() const {
+  return std::min(touched_share, touched_positions / n_decode_positions());
+}
+
 double PlacementProblem::weights_gb() const {
   double gb = 0;
   for (const LayerGroup& group : groups) gb += group.n_layers() * group.weight_gb;
@@ -27,6 +31,37 @@ double PlacementProblem::full_kv_gb() const {
   return gb;
 }
 
+const char* plan_tier_name(PlanTier tier) {
+  return tier == PlanTier::kHbm ? "hbm" : tier == PlanTier::kDram ? "dram" : "nvme";
+}
+
+bool PlacementProblem::may_hold(const LayerGroup& group, PlanTier tier) const {
+  if (tier == PlanTier::kHbm && !has_device) return false;
+  return group.pin.has(tier) && (tier != PlanTier::kNvme || may_stream);
+}
+
+bool PlacementProblem::may_hold_kv(const LayerGroup& group, PlanTier tier) const {
+  switch (tier) {
+    case PlanTier::kHbm:
+      return has_device && kv_pin.value_or(tier) == tier;
+    case PlanTier::kDram:
+      return kv_pin != PlanTier::kHbm;
+    case PlanTier::kNvme:
+      return may_spill && group.is_full() && kv_pin.value_or(tier) == tier;
+  }
+  return false;
+}
+
+PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace) {
+  for (LayerGroup& group : problem.groups) group.cpu_linear_ms /= pace.dram;
+  PlanRates& rates = problem.rates;
+  for (double* rate : {&rates.dram_read, &rates.cpu_attend}) *rate *= pace.dram;
+  for (double* rate : {&rates.nvme_read, &rates.nvme_blocks, &rates.nvme_write}) *rate *= pace.disk;
+  problem.index_scan_ms /= pace.dram;
+  if (!problem.has_device) problem.head_ms /= pace.dram;
+  return problem;
+}
+
 std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
   const double rows = problem.chunk_rows;
   const auto n_chunks = static_cast<uint64_t>(std::ceil(problem.n_prompt / rows));
@@ -35,7 +70,7 @@ std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
   if (n_chunks <= kChunkSamples) {
     for (uint64_t i = 0; i < n_chunks; ++i) {
       const double first = static_cast<double>(i) * rows;
-      samples.push_back({first, rows_at(first), 1});
+      samples.push_back({problem.n_past + first, rows_at(first), 1});
     }
     return samples;
   }
@@ -46,7 +81,7 @@ std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
     const double chunk = std::round(last * i / (kChunkSamples - 1));
     const double weight = i == 0 || i + 1 == kChunkSamples ? 0.5 : 1;
     total += weight;
-    samples.push_back({chunk * rows, rows, weight});
+    samples.push_back({problem.n_past + chunk * rows, rows, weight});
   }
   for (ChunkSample& sample : samples) sample.weight *= static_cast<double>(n_chunks) / total;
   return samples;

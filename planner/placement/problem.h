@@ -7,11 +7,25 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <optional>
 #include <vector>
 
 #include "base/kv_layout.h"
 
 namespace strata::planner {
+
+enum class PlanTier : uint8_t { kHbm, kDram, kNvme };
+const char* plan_tier_name(PlanTier tier);  // "hbm", "dram", "nvme", as options spell them
+
+/// Where something may be as far as the user has said.
+struct TierSet {
+  bool hbm = true, dram = true, nvme = true;
+  bool has(PlanTier tier) const {
+    return tier == PlanTier::kHbm ? hbm : tier == PlanTier::kDram ? dram : nvme;
+  }
+  bool operator==(const TierSet&) const = default;
+};
 
 /// Layers that are alike in all of this.
 struct LayerGroup {
@@ -25,6 +39,7 @@ struct LayerGroup {
   double kv_gb = 0;              // of one position, in whole blocks
   double attend_tflop = 0;       // of one row and one position that it attends
   double n_held = 0;             // positions that the cache has room for
+  TierSet pin;                   // where the weights may be
 
   double n_layers() const { return static_cast<double>(layers.size()); }
   bool is_full() const { return window == 0; }
@@ -36,6 +51,9 @@ struct LayerGroup {
 /// 0 = there is none.
 struct PlanRates {
   double cpu_attend = 0, cpu_attend_tflops = 0;
+  // Of a layer and of a step that the CPU computes, beside what bytes and operations take; the
+  // first of a decoded token attends one row.
+  double cpu_layer_ms = 0, cpu_chunk_layer_ms = 0, cpu_step_ms = 0;
   double dram_read = 0;
   double nvme_read = 0, nvme_blocks = 0, nvme_write = 0;  // nvme_blocks: one block per request
   // What the disk's reading costs the CPU at work beside it, and the other way round: ms per ms.
@@ -46,13 +64,17 @@ struct PlanRates {
   double round_trip_ms = 0;  // of a layer whose attention needs the host
 };
 
+inline constexpr double kNoCap = std::numeric_limits<double>::infinity();
+
 /// One combination of what is not left to the linear program: codecs, rows of a chunk, retrieval.
 struct PlacementProblem {
   KvCodec k_codec = KvCodec::kF16, v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
+  double n_past = 0;               // positions that are there before the prompt
   double n_prompt = 0, n_out = 0;  // tokens
-  double touched_share = 1;        // of a full layer's K and V that a decoded token attends
-  double index_scan_ms = 0;        // of one token
+  // Of a full layer's K and V, what a decoded token attends: a share, at most so many positions.
+  double touched_share = 1, touched_positions = kNoCap;
+  double index_scan_ms = 0;  // of one token
 
   std::vector<LayerGroup> groups;
   PlanRates rates;
@@ -60,11 +82,16 @@ struct PlacementProblem {
 
   // Budgets, as the user gave them or as the machine has them.
   double hbm_gb = 0, dram_gb = 0, nvme_gb = 0;
+  // Of DRAM, at most this for weights and their slots, and for K and V with what moves them.
+  double weights_cap_gb = kNoCap, kv_cap_gb = kNoCap;
   // What is allowed. DRAM is the home of all that HBM holds: that is copies.
   bool has_device = false;
   bool may_stream = true;         // weights from the model file in every step
   bool may_spill = true;          // K and V of full layers to a file
   bool may_attend_on_cpu = true;  // beside a device
+  // All K and V there; on nvme but for windowed layers' and what must stay where they spill.
+  std::optional<PlanTier> kv_pin;
+  double ttft_max_ms = 0, tpot_max_ms = 0;  // 0 = as it comes
 
   // What must be there.
   double hbm_fixed_gb = 0;       // a step's buffers
@@ -79,12 +106,25 @@ struct PlacementProblem {
   double spill_floor_gb = 0;   // least of full layers' blocks in DRAM where they spill
   double spill_file_gb = 0;    // all of them are written through
 
-  double n_context() const { return n_prompt + n_out; }
-  double n_decode_positions() const { return n_prompt + n_out / 2; }  // of the mean token
-  double weights_gb() const;                                          // of the groups
+  double n_context() const { return n_past + n_prompt + n_out; }
+  double n_decode_positions() const { return n_past + n_prompt + n_out / 2; }  // of the mean token
+  double step_ms() const { return has_device ? 0 : rates.cpu_step_ms; }
+  double share_touched() const;  // by the mean token
+  double weights_gb() const;     // of the groups
   double kv_gb() const;
   double full_kv_gb() const;
+  /// Whether weights of a layer of the group, or some of its K and V, may be in a tier.
+  bool may_hold(const LayerGroup& group, PlanTier tier) const;
+  bool may_hold_kv(const LayerGroup& group, PlanTier tier) const;
 };
+
+/// How quick parts of the machine are now, of what the rates say.
+struct MachinePace {
+  double dram = 1, disk = 1;
+};
+/// The problem on that machine: what reads weights or K and V of DRAM goes at its pace; arithmetic
+/// and fixed costs stay.
+PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace);
 
 /// Chunks of a prompt by which its time is summed: a chunk's first position, its rows, and how many
 /// chunks it stands for.

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/even_spread.h"
+#include "planner/placement/pins.h"
 
 namespace strata::planner {
 namespace {
@@ -10,9 +12,6 @@ namespace {
 constexpr uint32_t kSlots = 2;       // of layers that pass, in DRAM and in HBM
 constexpr uint32_t kTokens = 3;      // the last of them is in the steady state
 constexpr double kDramShare = 0.8;   // of its rate
-constexpr double kFitsSlack = 1e-9;  // GB: a byte
-
-enum class Place : uint8_t { kHbm, kDram, kNvme };
 
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {
@@ -21,13 +20,21 @@ struct LayerWork {
   double linear = 0, attend = 0;
   double exposed_disk = 0;   // known when the layer attends
   double in_place_link = 0;  // of attend, across the link
+  double on_cpu = 0;         // of attend, by the CPU beside a device
   double out_link = 0, written_disk = 0;
+
+  double chain() const { return linear + attend + exposed_disk; }
+  double disk() const { return weights_disk + kv_disk + exposed_disk + written_disk; }
+  double link() const { return weights_link + kv_link + in_place_link; }
 };
 
 /// The parts' clocks, one layer after the other.
 class Pipeline {
  public:
+  explicit Pipeline(PlanPart computing) : computing_(computing) {}
   void run(const LayerWork& work);
+  /// Records what follows.
+  void record(std::vector<StepEvent>* events) { events_ = events; }
   void add(double ms) { computed_ += ms; }
   double now() const { return std::max(computed_, stored_); }
 
@@ -37,6 +44,14 @@ class Pipeline {
     uint32_t next = 0;
     double& take() { return free_at[next++ % kSlots]; }
   };
+  /// The end of what a part begins then.
+  double used(PlanPart part, double begin, double ms) {
+    if (events_ != nullptr && ms > 0) events_->push_back({part, layer_, begin, begin + ms});
+    return begin + ms;
+  }
+  PlanPart computing_;
+  std::vector<StepEvent>* events_ = nullptr;
+  uint32_t layer_ = 0;  // of those that were recorded
   double computed_ = 0, disk_ = 0, link_ = 0, stored_ = 0;
   double layer_began_ = 0;
   Slots dram_, hbm_;
@@ -48,54 +63,54 @@ void Pipeline::run(const LayerWork& work) {
   double* hbm_slot = nullptr;
   if (work.weights_disk > 0) {
     dram_slot = &dram_.take();
-    disk_ = std::max(disk_, *dram_slot) + work.weights_disk;
+    disk_ = used(PlanPart::kNvme, std::max(disk_, *dram_slot), work.weights_disk);
     arrived = disk_;
   }
   if (work.weights_link > 0) {
     hbm_slot = &hbm_.take();
-    link_ = std::max({link_, arrived, *hbm_slot}) + work.weights_link;
+    link_ = used(PlanPart::kLinkIn, std::max({link_, arrived, *hbm_slot}), work.weights_link);
     arrived = link_;
     if (dram_slot != nullptr) *dram_slot = link_;
   }
   if (work.kv_disk > 0) {
-    disk_ = std::max(disk_, layer_began_) + work.kv_disk;
+    disk_ = used(PlanPart::kNvme, std::max(disk_, layer_began_), work.kv_disk);
     kv_arrived = disk_;
   }
   if (work.kv_link > 0) {
-    link_ = std::max({link_, layer_began_, kv_arrived}) + work.kv_link;
+    link_ = used(PlanPart::kLinkIn, std::max({link_, layer_began_, kv_arrived}), work.kv_link);
     kv_arrived = link_;
   }
   const double begins = std::max(computed_, arrived);
   layer_began_ = begins;
-  double attends = std::max(begins + work.linear, kv_arrived);
+  double attends = std::max(used(computing_, begins, work.linear), kv_arrived);
   if (work.exposed_disk > 0) {
-    disk_ = std::max(disk_, attends) + work.exposed_disk;
+    disk_ = used(PlanPart::kNvme, std::max(disk_, attends), work.exposed_disk);
     attends = disk_;
   }
+  used(PlanPart::kLinkIn, attends, work.in_place_link);
+  used(PlanPart::kCpu, attends, work.on_cpu);
   link_ += work.in_place_link;  // shared with copies that are under way: only the sum is known
-  computed_ = attends + work.attend;
+  computed_ = used(computing_, attends, work.attend);
   if (dram_slot != nullptr && hbm_slot == nullptr) *dram_slot = computed_;
   if (hbm_slot != nullptr) *hbm_slot = computed_;
-  if (work.out_link > 0) stored_ = std::max(stored_, computed_) + work.out_link;
+  if (work.out_link > 0)
+    stored_ = used(PlanPart::kLinkOut, std::max(stored_, computed_), work.out_link);
   disk_ += work.written_disk;
+  if (events_ != nullptr) ++layer_;
 }
 
-/// Layer i of a group with so many in each place: those in the file are spread evenly, and those
-/// in DRAM over the others.
-std::vector<Place> spread(const GroupPlace& place) {
-  const auto is_one = [](uint64_t i, uint64_t n_of, uint64_t n) {
-    return (i + 1) * n_of / n != i * n_of / n;
-  };
+/// Layer i of a group with so many in each place, as weight_tiers() has it.
+std::vector<PlanTier> spread(const GroupPlace& place) {
   const uint64_t n = uint64_t{place.n_hbm} + place.n_dram + place.n_nvme;
   const uint64_t n_near = uint64_t{place.n_hbm} + place.n_dram;
-  std::vector<Place> places;
+  std::vector<PlanTier> places;
   uint64_t near = 0;
   for (uint64_t i = 0; i < n; ++i) {
-    if (is_one(i, place.n_nvme, n)) {
-      places.push_back(Place::kNvme);
+    if (is_spread_to(i, place.n_nvme, n)) {
+      places.push_back(PlanTier::kNvme);
       continue;
     }
-    places.push_back(is_one(near, place.n_dram, n_near) ? Place::kDram : Place::kHbm);
+    places.push_back(is_spread_to(near, place.n_dram, n_near) ? PlanTier::kDram : PlanTier::kHbm);
     ++near;
   }
   return places;
@@ -104,7 +119,7 @@ std::vector<Place> spread(const GroupPlace& place) {
 struct PlacedLayer {
   const LayerGroup* group;
   const GroupPlace* kv;
-  Place weights;
+  PlanTier weights;
 };
 
 /// All layers in the model's order.
@@ -113,7 +128,7 @@ std::vector<PlacedLayer> layers_of(const PlacementProblem& problem,
   std::vector<std::pair<uint32_t, PlacedLayer>> numbered;
   for (size_t g = 0; g < problem.groups.size(); ++g) {
     const LayerGroup& group = problem.groups[g];
-    const std::vector<Place> places = spread(placement.groups[g]);
+    const std::vector<PlanTier> places = spread(placement.groups[g]);
     STRATA_CHECK(places.size() == group.layers.size(), "%zu places for %zu layers", places.size(),
                  group.layers.size());
     for (size_t i = 0; i < places.size(); ++i)
@@ -139,7 +154,10 @@ class StepClock {
   LayerWork chunk_work(const PlacedLayer& layer, const ChunkSample& chunk);
   void add_weights(const PlacedLayer& layer, LayerWork& work);
   double beside_device(double far_gb, double near_ms, LayerWork& work);
-  void head() { busy(problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu, problem_.head_ms); }
+  PlanPart computing() const { return problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu; }
+  void head() { busy(computing(), problem_.head_ms); }
+  double step() { return busy(PlanPart::kCpu, problem_.step_ms()); }
+  void count_waits(const std::vector<LayerWork>& works, double beside_ms);
   double contention(const StepTime& step) const;
 
   double busy(PlanPart part, double ms) {
@@ -159,7 +177,7 @@ class StepClock {
 
 void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
   const double gb = layer.group->weight_gb;
-  if (layer.weights == Place::kNvme) {
+  if (layer.weights == PlanTier::kNvme) {
     work.weights_disk = busy(PlanPart::kNvme, transfer_ms(gb, rates_.nvme_read));
     const double pack_ms = busy(PlanPart::kCpu, layer.group->pack_ms);
     if (problem_.has_device) {
@@ -169,7 +187,7 @@ void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
     }
     moved(gb);
   }
-  if (problem_.has_device && layer.weights != Place::kHbm) {
+  if (problem_.has_device && layer.weights != PlanTier::kHbm) {
     work.weights_link = busy(PlanPart::kLinkIn, transfer_ms(gb, rates_.link_in));
     moved(gb);
   }
@@ -186,6 +204,7 @@ double StepClock::beside_device(double far_gb, double near_ms, LayerWork& work) 
     share = std::clamp((near_ms + link - rates_.round_trip_ms) / (on_cpu + link), 0.0, 1.0);
   work.in_place_link = busy(PlanPart::kLinkIn, (1 - share) * link);
   const double cpu_ms = share > 0 ? busy(PlanPart::kCpu, share * on_cpu) + rates_.round_trip_ms : 0;
+  work.on_cpu = cpu_ms;
   busy(PlanPart::kGpu, near_ms);  // its waits for the link are the link's
   moved(far_gb);
   return std::max(near_ms + work.in_place_link, cpu_ms);
@@ -195,8 +214,8 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
   const LayerGroup& group = *layer.group;
   LayerWork work;
   add_weights(layer, work);
-  const bool is_chosen = group.is_full() && problem_.touched_share < 1;
-  const double share = is_chosen ? problem_.touched_share : 1;
+  const double share = group.is_full() ? problem_.share_touched() : 1;
+  const bool is_chosen = share < 1;
   const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
   const double hbm_share = layer.kv->kv_hbm / group.n_held;
   const double home_share = (layer.kv->kv_hbm + layer.kv->kv_dram) / group.n_held;
@@ -208,7 +227,7 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
     moved(gb);
   }
   if (!problem_.has_device) {
-    work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms);
+    work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms + rates_.cpu_layer_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(touched, rates_.cpu_attend));
     moved(group.weight_gb + touched);
     return work;
@@ -231,7 +250,7 @@ LayerWork StepClock::chunk_work(const PlacedLayer& layer, const ChunkSample& chu
     work.written_disk = busy(PlanPart::kNvme, transfer_ms(rows * group.kv_gb, rates_.nvme_write));
   }
   if (!problem_.has_device) {
-    work.linear += busy(PlanPart::kCpu, rows * group.cpu_gemm_ms);
+    work.linear += busy(PlanPart::kCpu, rows * group.cpu_gemm_ms + rates_.cpu_chunk_layer_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(flop, rates_.cpu_attend_tflops));
     return work;
   }
@@ -253,6 +272,32 @@ double StepClock::contention(const StepTime& step) const {
                    disk + rates_.cpu_slows_nvme * cpu});
 }
 
+/// What of the step's ms neither the chain nor a part accounts for.
+void StepClock::count_waits(const std::vector<LayerWork>& works, double beside_ms) {
+  double chain = beside_ms, disk = 0, link = 0, exposed = 0;
+  for (const LayerWork& work : works) {
+    chain += work.chain();
+    disk += work.disk();
+    link += work.link();
+    exposed += work.exposed_disk;
+  }
+  StepTime summed = time_;
+  summed.ms = std::max({chain, disk, link, time_.busy_ms[static_cast<size_t>(PlanPart::kDram)]});
+  const double roof = contention(summed);
+  time_.waits_ms = std::max(0.0, time_.ms - roof);
+  time_.ahead_ms = disk - exposed + link;
+}
+
+/// The events of a step that ends at `end_ms`, the one before it having ended at `begin_ms`: from 0
+/// on, and stretched where parts that slow each other make it `ms`.
+void shift_events(double begin_ms, double end_ms, double ms, std::vector<StepEvent>& events) {
+  const double stretch = end_ms > begin_ms ? ms / (end_ms - begin_ms) : 1;
+  for (StepEvent& event : events) {
+    event.begin_ms = (event.begin_ms - begin_ms) * stretch;
+    event.end_ms = (event.end_ms - begin_ms) * stretch;
+  }
+}
+
 }  // namespace
 
 bool LayerPlacement::is_streaming() const {
@@ -270,6 +315,13 @@ bool LayerPlacement::is_spilling(const PlacementProblem& problem) const {
   return false;
 }
 
+std::vector<PlanTier> weight_tiers(const PlacementProblem& problem,
+                                   const LayerPlacement& placement) {
+  std::vector<PlanTier> places;
+  for (const PlacedLayer& layer : layers_of(problem, placement)) places.push_back(layer.weights);
+  return places;
+}
+
 PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement) {
   PlacedGb gb;
   gb.dram_weights = problem.always_weights_gb;
@@ -285,9 +337,9 @@ PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placem
     gb.nvme_weights += place.n_nvme * group.weight_gb;
   }
   const bool is_spilling = placement.is_spilling(problem);
-  gb.dram_buffers =
-      problem.dram_fixed_gb + (is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb);
-  if (placement.is_streaming()) gb.dram_buffers += problem.stream_slots_gb;
+  gb.kv_beside = is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb;
+  gb.dram_slots = placement.is_streaming() ? problem.stream_slots_gb : 0;
+  gb.dram_buffers = problem.dram_fixed_gb + gb.kv_beside + gb.dram_slots;
   if (is_spilling) gb.nvme_file = problem.spill_file_gb;
   if (problem.has_device)
     gb.hbm_buffers = problem.hbm_fixed_gb + (placement.is_passing() ? problem.hbm_slots_gb : 0);
@@ -296,9 +348,11 @@ PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placem
 
 bool fits(const PlacementProblem& problem, const LayerPlacement& placement) {
   const PlacedGb gb = placed_gb(problem, placement);
-  if (placement.is_streaming() && !problem.may_stream) return false;
+  if (!is_as_pinned(problem, placement)) return false;
   if (gb.hbm() > problem.hbm_gb + kFitsSlack && problem.has_device) return false;
   if (gb.dram() + problem.index_gb > problem.dram_gb + kFitsSlack) return false;
+  if (gb.dram_weights + gb.dram_slots > problem.weights_cap_gb + kFitsSlack) return false;
+  if (gb.dram_kv + gb.kv_beside + problem.index_gb > problem.kv_cap_gb + kFitsSlack) return false;
   if (!placement.is_spilling(problem)) return true;
   double at_home = 0;
   for (size_t g = 0; g < placement.groups.size(); ++g) {
@@ -323,7 +377,8 @@ PlanPart StepTime::binding() const {
   return part == PlanPart::kCpu && dram >= kDramShare * *most ? PlanPart::kDram : part;
 }
 
-StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement) {
+StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement,
+                    std::vector<StepEvent>* events) {
   StepClock clock(problem, placement);
   std::vector<LayerWork> works;
   works.reserve(clock.layers_.size());
@@ -331,43 +386,51 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   clock.head();
   clock.moved(problem.index_gb);
   if (!problem.has_device) clock.busy(PlanPart::kCpu, problem.index_scan_ms);
-  Pipeline pipeline;
+  const double once = clock.step() + problem.head_ms + problem.index_scan_ms;
+  Pipeline pipeline(clock.computing());
   double before = 0;
   for (uint32_t token = 0; token < kTokens; ++token) {
     before = pipeline.now();
+    if (token + 1 == kTokens) pipeline.record(events);
     for (const LayerWork& work : works) pipeline.run(work);
-    pipeline.add(problem.head_ms + problem.index_scan_ms);
+    pipeline.add(once);
   }
   StepTime& time = clock.time_;
   time.ms = pipeline.now() - before;
+  clock.count_waits(works, once);
   time.ms = std::max({clock.contention(time), time.busy_ms[static_cast<size_t>(PlanPart::kDram)]});
+  if (events != nullptr) shift_events(before, pipeline.now(), time.ms, *events);
   return time;
 }
 
 StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement) {
   StepClock clock(problem, placement);
-  double total = 0;
   StepTime sum;
   for (const ChunkSample& chunk : chunk_samples(problem)) {
     clock.time_ = {};
     std::vector<LayerWork> works;
     works.reserve(clock.layers_.size());
     for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.chunk_work(layer, chunk));
+    const double once = clock.step();
     // Like tokens: the chunk before has left the slots full.
-    Pipeline pipeline;
+    Pipeline pipeline(clock.computing());
     double before = 0;
     for (uint32_t pass = 0; pass < kTokens; ++pass) {
       before = pipeline.now();
       for (const LayerWork& work : works) pipeline.run(work);
+      pipeline.add(once);
     }
-    clock.time_.ms = pipeline.now() - before;
+    StepTime& time = clock.time_;
+    time.ms = pipeline.now() - before;
+    clock.count_waits(works, once);
     // A file that is written behind the walk holds it up where it is the slowest.
-    clock.time_.ms = std::max(clock.contention(clock.time_),
-                              clock.time_.busy_ms[static_cast<size_t>(PlanPart::kNvme)]);
-    total += chunk.weight * clock.time_.ms;
-    for (size_t i = 0; i < kPlanParts; ++i) sum.busy_ms[i] += chunk.weight * clock.time_.busy_ms[i];
+    time.ms = std::max(clock.contention(time), time.busy_ms[static_cast<size_t>(PlanPart::kNvme)]);
+    sum.ms += chunk.weight * time.ms;
+    sum.waits_ms += chunk.weight * time.waits_ms;
+    sum.ahead_ms += chunk.weight * time.ahead_ms;
+    for (size_t i = 0; i < kPlanParts; ++i) sum.busy_ms[i] += chunk.weight * time.busy_ms[i];
   }
-  sum.ms = total + problem.head_ms;
+  sum.ms += problem.head_ms;
   return sum;
 }
 

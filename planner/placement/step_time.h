@@ -19,6 +19,8 @@ struct GroupPlace {
                                    // kv_dram counts the others; the rest is in the file
 };
 
+/// Where a layer's weights are when no step runs.
+
 /// Of K and V that are not in HBM: what the CPU attends beside a device.
 enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
 
@@ -31,15 +33,22 @@ struct LayerPlacement {
   bool is_spilling(const PlacementProblem& problem) const;  // some K and V are in the file alone
 };
 
+/// Of every layer's weights, in the model's order: those of a group that are in the file are spread
+/// evenly, and those in DRAM over the others.
+std::vector<PlanTier> weight_tiers(const PlacementProblem& problem,
+                                   const LayerPlacement& placement);
+
 /// Bytes of a placement, in GB.
 struct PlacedGb {
   double hbm_weights = 0, hbm_kv = 0, hbm_buffers = 0;
   double dram_weights = 0, dram_kv = 0, dram_buffers = 0;
+  double dram_slots = 0, kv_beside = 0;  // of the buffers: of layers that pass, of what moves K, V
   double nvme_weights = 0, nvme_file = 0;  // weights in the model file are not of the budget
   double hbm() const { return hbm_weights + hbm_kv + hbm_buffers; }
   double dram() const { return dram_weights + dram_kv + dram_buffers; }  // without the index
 };
 PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement);
+inline constexpr double kFitsSlack = 1e-9;  // GB: a byte, which sums of them are off by
 bool fits(const PlacementProblem& problem, const LayerPlacement& placement);
 
 enum class PlanPart : uint8_t { kCpu, kDram, kNvme, kLinkIn, kLinkOut, kGpu };
@@ -49,13 +58,24 @@ const char* plan_part_name(PlanPart part);  // "CPU", "DRAM", "NVMe", "link in",
 struct StepTime {
   double ms = 0;
   std::array<double, kPlanParts> busy_ms{};  // by PlanPart
+  double waits_ms = 0;  // of ms: no part is at work, nor is the chain of layers
+  double ahead_ms = 0;  // of the disk and the link into the card: reads and copies before their use
   /// The part that is at work longest. Reading weights and K and V at more than 0.8 of DRAM's rate
   /// is DRAM's work, not the CPU's.
   PlanPart binding() const;
 };
 
-/// A decoded token of the steady state. Cost: linear in layers.
-StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement);
+/// What a part did when, of one step.
+struct StepEvent {
+  PlanPart part;
+  uint32_t layer;
+  double begin_ms, end_ms;
+};
+
+/// A decoded token of the steady state, and where asked its events in the order of layers; reads
+/// ahead may begin before 0. Cost: linear in layers.
+StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement,
+                    std::vector<StepEvent>* events = nullptr);
 /// A prompt until its first token. Cost: layers times chunks, at most kChunkSamples of
 /// them.
 StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement);

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "base/even_spread.h"
 #include "planner/virtual/virtual_table.h"
 
 namespace strata::planner {
@@ -17,11 +18,6 @@ VirtualDeviceOptions device_options(const Placement& placement) {
   return {.hbm_bytes_max = placement.hbm_bytes_max,
           .pinned_bytes_max = placement.pinned_bytes_max,
           .has_bytes = false};
-}
-
-/// Is layer i of n one of the n_streamed that are spread evenly?
-bool is_streamed(uint64_t i, uint64_t n, uint64_t n_streamed) {
-  return (i + 1) * n_streamed / n != i * n_streamed / n;
 }
 
 }  // namespace
@@ -47,7 +43,7 @@ PredictedStep::PredictedStep(const DeviceProfile& profile, const PredictedModel&
     const LayerKind kind = shape.layers[i].kind;
     STRATA_CHECK(kind == LayerKind::kFull || kind == LayerKind::kWindow, "layer %u of kind %u", i,
                  static_cast<unsigned>(kind));
-    layers_.push_back({.is_streamed = is_streamed(i, shape.n_layers, placement.n_streamed_layers),
+    layers_.push_back({.is_streamed = is_spread_to(i, placement.n_streamed_layers, shape.n_layers),
                        .is_full = kind == LayerKind::kFull});
     if (layers_[i].is_streamed) streamed_layers_.push_back(i);
     if (layers_[i].is_full && is_kv_ahead()) ahead_kv_layers_.push_back(i);

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/even_spread.h"
 #include "base/host_memory.h"
 #include "base/kv_layout.h"
 #include "base/tensor_type.h"
@@ -27,8 +28,10 @@ TEST(Error, EveryCodeHasItsOwnNameAndADocumentedExitCode) {
   EXPECT_EQ(exit_code(ErrorCode::kBadFile), 4);
   EXPECT_EQ(exit_code(ErrorCode::kNoDevice), 1);
   EXPECT_EQ(exit_code(ErrorCode::kDeviceLost), 1);
+  EXPECT_EQ(exit_code(ErrorCode::kBusy), 1);
   EXPECT_EQ(error_code_name(ErrorCode::kNoDevice), "no_device");
   EXPECT_EQ(error_code_name(ErrorCode::kDeviceLost), "device_lost");
+  EXPECT_EQ(error_code_name(ErrorCode::kBusy), "busy");
 }
 
 TEST(CheckedMath, RefusesWhatWraps) {
@@ -82,6 +85,21 @@ TEST(HostMemory, RefusalIsAnErrorWithARemedy) {
 
 TEST(CheckDeathTest, PrintsConditionAndOperands) {
   EXPECT_DEATH(STRATA_CHECK(1 == 2, "left=%d", 1), "check failed: 1 == 2: left=1");
+}
+
+TEST(EvenSpread, IsOfSoManyInRunsOfNearlyOneLength) {
+  for (uint64_t n = 1; n <= 40; ++n)
+    for (uint64_t k = 0; k <= n; ++k) {
+      uint64_t n_found = 0, run = 0;
+      for (uint64_t i = 0; i < n; ++i) {
+        ++run;
+        if (!is_spread_to(i, k, n)) continue;
+        ++n_found;
+        EXPECT_TRUE(run == n / k || run == div_up(n, k)) << k << " of " << n << ": " << run;
+        run = 0;
+      }
+      EXPECT_EQ(n_found, k) << n;
+    }
 }
 
 }  // namespace

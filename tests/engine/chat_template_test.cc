@@ -54,6 +54,20 @@ TEST(ChatTemplate, SeesToolsAndFurtherVariablesInTheirOrder) {
             R"([{"z": 1, "a": [true, null, 1.5]}] False B 1.8446744073709552e+19)");
 }
 
+TEST(ChatTemplate, SeesFurtherFieldsOfAMessageAsConversation) {
+  const auto fields = std::make_shared<const ordered_json>(ordered_json::parse(
+      R"({"tool_calls": [{"function": {"name": "f", "arguments": {"z": 1, "a": null}}}]})"));
+  const std::vector<ChatMessage> messages = {{"user", "u"}, {"assistant", "", fields}};
+  const auto chat = ChatTemplate::parse(
+      "{% for m in messages %}{{ m.role }}{% for c in m.tool_calls %}<{{ c.function.name }}"
+      "{{ c.function.arguments|tojson }}>{% endfor %};{% endfor %}");
+  EXPECT_EQ(chat.render(messages, {}), R"(user;assistant<f{"z": 1, "a": null}>;)");
+  std::string conversation;
+  for (const PromptPart& part : chat.render_parts(messages, {}))
+    if (!part.is_markup) conversation += part.text;
+  EXPECT_EQ(conversation, R"(f{"z": 1, "a": null})");
+}
+
 TEST(ChatTemplate, HasAClockOnlyWhereTheCallerGivesADate) {
   const char* const source =
       "{{ strftime_now('%d %b %Y') if (strftime_now is defined) else 'none' }}";

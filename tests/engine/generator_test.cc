@@ -11,68 +11,29 @@
 
 #include "base/error.h"
 #include "engine/context_size.h"
-#include "tests/engine/tiny_engine.h"
+#include "tests/engine/letter_requests.h"
 
 namespace strata::engine {
 namespace {
 
-using testing::draw_weights;
+using testing::drawn_model;
+using testing::endless_request;
 using testing::kByteA9;
 using testing::kByteC3;
 using testing::kEnd;
-using testing::kLetterVocabulary;
 using testing::letter;
+using testing::letters;
 using testing::make_chain_model;
-using testing::make_small_model;
-using testing::set_letters;
+using testing::request_of;
 using testing::SmallModel;
 using testing::TinyEngine;
-using testing::TinyOptions;
-
-using Tokens = std::vector<TokenId>;
-
-Tokens letters(const std::string& text) {
-  Tokens tokens;
-  for (const char c : text) tokens.push_back(letter(c));
-  return tokens;
-}
+using testing::Tokens;
 
 /// a b c ... y z and then the end.
 SmallModel alphabet_model() {
   std::vector<std::pair<TokenId, TokenId>> next = {{letter('z'), kEnd}};
   for (char c = 'a'; c < 'z'; ++c) next.emplace_back(letter(c), letter(static_cast<char>(c + 1)));
   return make_chain_model(next);
-}
-
-/// Letters whose sequence depends on all that stood before. They may say the end at any place, so
-/// requests ignore it.
-SmallModel drawn_model(const std::string& architecture = "llama", uint32_t n_layers = 2) {
-  SmallModel model = make_small_model({.architecture = architecture,
-                                       .n_layers = n_layers,
-                                       .vocab_size = kLetterVocabulary,
-                                       .n_ctx_train = 256});
-  draw_weights(model, 7);
-  set_letters(model);
-  return model;
-}
-
-GenerationRequest request_of(std::span<const TokenId> prompt, uint64_t n_ctx = 64) {
-  GenerationRequest request;
-  request.prompt = prompt;
-  request.vocab_size = kLetterVocabulary;
-  request.n_ctx = n_ctx;
-  request.n_ctx_train = n_ctx;
-  request.chunk_rows = 16;
-  request.sampler.temperature = 0;
-  return request;
-}
-
-GenerationRequest endless_request(std::span<const TokenId> prompt, uint64_t n_predict,
-                                  uint64_t n_ctx = 64) {
-  GenerationRequest request = request_of(prompt, n_ctx);
-  request.ignore_eos = true;
-  request.n_predict = n_predict;
-  return request;
 }
 
 Generation run(TinyEngine& engine, Sequence& sequence, const GenerationRequest& request,
@@ -156,6 +117,7 @@ TEST(Generator, StopTextsEndTheAnswerAcrossTokenBorders) {
   EXPECT_EQ(across.text, "bcd");
   EXPECT_EQ(across.tokens, letters("bcdefg"));  // what the model said is not hidden
   EXPECT_EQ(across.finish_reason, FinishReason::kStop);
+  EXPECT_EQ(across.stop_text, "efg");
   EXPECT_EQ(answer_to({"xyz!", "k", "jkl"}).text, "bcdefghij");  // the first to end wins
   EXPECT_EQ(answer_to({"b"}).text, "");
   // A stop text that begins and does not come: nothing is lost.

@@ -81,7 +81,7 @@ TEST(KvPlacement, TheListOfPacksIsCountedAndBounded) {
   EXPECT_EQ(place_whole(shape, context).pack_index_bytes, 0u);
 }
 
-TEST(KvPlacement, MoreContextOrLongerStepsNeverNeedLess) {
+TEST(KvPlacement, MoreContextLongerStepsOrMoreAnswersNeverNeedLess) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
@@ -95,6 +95,16 @@ TEST(KvPlacement, MoreContextOrLongerStepsNeverNeedLess) {
     KvContext bigger_steps = context;
     bigger_steps.chunk_rows += static_cast<uint32_t>(random() % 1000);
     EXPECT_GE(smallest_spilling_dram(shape, bigger_steps), smallest_spilling_dram(shape, context));
+    KvContext more_answers = context;
+    more_answers.n_answers += 1 + static_cast<uint32_t>(random() % 8);
+    EXPECT_GT(smallest_spilling_dram(shape, more_answers), smallest_spilling_dram(shape, context));
+    EXPECT_GT(spill_bytes(shape, more_answers), spill_bytes(shape, context));
+    const KvPlacement one = place_whole(shape, context);
+    const KvPlacement several = place_whole(shape, more_answers);
+    EXPECT_EQ(several.slot_bytes, one.slot_bytes);
+    EXPECT_GT(several.table_bytes, one.table_bytes);
+    EXPECT_EQ(several.pack_bytes > one.pack_bytes, context.has_packs);
+    EXPECT_EQ(several.index_bytes > one.index_bytes, context.method.has_value());
   }
 }
 

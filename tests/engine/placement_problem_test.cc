@@ -137,5 +137,33 @@ TEST(PlacementProblem, OneForEachCodecAndChunk) {
   EXPECT_THROW(placement_problems(refused.model, refused.request), Error);
 }
 
+TEST(PlacementProblem, CountsTheWindowsOfEverySequence) {
+  Planned planned(long_model("gemma3"));
+  planned.request.n_sequences = 3;
+  const PlacementProblem problem = planned.problem();
+  const ModelShape shape = shape_of_sequences(planned.model.spec.shape, 3);
+  ASSERT_GT(shape.layers.size(), planned.model.spec.shape.layers.size());
+  EXPECT_NEAR(problem.kv_gb() * 1e9,
+              static_cast<double>(place_whole(shape, planned.context()).slot_bytes), 1);
+  EXPECT_GT(problem.spill_floor_gb, 0);
+}
+
+TEST(PlacementProblem, ACapOfKAndVBoundsWhatMovesThem) {
+  Planned planned(long_model());
+  const KvContext context = planned.context();
+  const ModelShape& shape = planned.model.spec.shape;
+  const uint64_t cap = smallest_spilling_dram(shape, context) + (uint64_t{2} << 20);
+  const double free_gb = planned.problem().spill_beside_gb;
+  planned.request.kv_dram_bytes = cap;
+  planned.request.weights_dram_bytes = 1 << 20;
+  const PlacementProblem problem = planned.problem();
+  const KvPlacement placed = place_spilling(shape, context, cap);
+  EXPECT_NEAR(problem.spill_beside_gb * 1e9,
+              static_cast<double>(placed.dram_bytes() - placed.slot_bytes), 1);
+  EXPECT_LT(problem.spill_beside_gb, free_gb);
+  EXPECT_NEAR(problem.kv_cap_gb * 1e9, static_cast<double>(cap), 1);
+  EXPECT_NEAR(problem.weights_cap_gb * 1e9, 1 << 20, 1);
+}
+
 }  // namespace
 }  // namespace strata::engine

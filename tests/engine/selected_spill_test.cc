@@ -117,6 +117,36 @@ TEST(SelectedSpillOfTheZoo, ABudgetOfEverythingIsExactAttentionInManyWaves) {
   }
 }
 
+/// Other bits than the choice by weight alone, and those follow from the steps: not from threads,
+/// nor from what a disk takes for a read. With all of it in DRAM there is nothing to prefer.
+TEST_F(SelectedSpill, BlocksInDramArePreferredAndNothingButTheStepsDecides) {
+  for (const auto method : {Method::kRabitq, Method::kRabitqTail}) {
+    SelectedSetting setting{.method = method};
+    const Logits by_weight = selected(setting);
+    setting.residency_tolerance = 0.1;
+    EXPECT_EQ(first_difference(selected(setting), by_weight), std::nullopt);
+    setting.place = Place::kSimulated;
+    SelectedWalk near(member_.model, setting);
+    const Logits expected = selected(near);
+    EXPECT_FALSE(is_same(expected, by_weight));
+    for (const uint32_t n_threads : {1u, 3u}) {
+      setting.n_threads = n_threads;
+      setting.disk = {.seed = n_threads, .latency_spread = std::chrono::milliseconds(5)};
+      SelectedWalk again(member_.model, setting);
+      EXPECT_EQ(first_difference(selected(again), expected), std::nullopt);
+      EXPECT_EQ(again.walk().selection_counts().missing_blocks,
+                near.walk().selection_counts().missing_blocks);
+    }
+    setting.residency_tolerance = 0;
+    SelectedWalk far(member_.model, setting);
+    EXPECT_EQ(first_difference(selected(far), by_weight), std::nullopt);
+    const auto n_missing = far.walk().selection_counts().missing_blocks;
+    EXPECT_LT(near.walk().selection_counts().missing_blocks, n_missing - n_missing / 10);
+    EXPECT_EQ(near.walk().selection_counts().attended_blocks,
+              far.walk().selection_counts().attended_blocks);
+  }
+}
+
 TEST_F(SelectedSpill, TwoSequencesInAStepForksAndACutTextChangeNoBit) {
   const auto all_of = [&](Place place) {
     SelectedSetting setting{.method = Method::kQuest, .place = place};

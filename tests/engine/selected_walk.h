@@ -20,6 +20,7 @@ enum class Place : uint8_t { kDram, kSimulated, kThreads, kUring };
 struct SelectedSetting {
   index::Method method = index::Method::kOracle;
   index::Budget budget = {index::Budget::Kind::kTokens, 320};
+  double residency_tolerance = 0;
   KvCodec codec = KvCodec::kF16;
   Place place = Place::kDram;
   tiers::SimulatedDisk disk = {};
@@ -100,6 +101,7 @@ class SelectedWalk {
     of.n_sequences = setting_.n_sequences;
     of.method = setting_.method;
     of.rule.budget = setting_.budget;
+    of.rule.residency_tolerance = setting_.residency_tolerance;
     if (setting_.place != Place::kDram)
       of.kv_dram_bytes =
           setting_.n_sequences * kv_bytes_for_context(model_.shape(), of.k_codec, of.v_codec,

@@ -26,17 +26,23 @@ void hold(bool condition, const char* what) {
 
 void hold_rate(double rate) { hold(std::isfinite(rate) && rate > 0, "a rate to divide by"); }
 
+void hold_time(double us) { hold(std::isfinite(us) && us >= 0, "a time"); }
+
 void check(const MachineProfile& profile) {
   hold_rate(profile.dram_read_bytes_per_s);
   hold_rate(profile.dram_copy_bytes_per_s);
   for (const auto& of : profile.linear) {
     hold_rate(of.gemv_bytes_per_s);
     hold_rate(of.gemm_flops);
+    hold_rate(of.pack_bytes_per_s);
   }
   for (const auto& of : profile.attend) {
     hold_rate(of.decode_bytes_per_s);
     hold_rate(of.prefill_flops);
+    hold_time(of.decode_layer_us);
   }
+  hold_time(profile.step_cost.step_us);
+  hold_time(profile.step_cost.layer_us);
   for (const auto& of : profile.disk_read) hold_rate(of.bytes_per_s);
   if (!profile.disk.empty()) {
     hold_rate(profile.disk_read_bytes_per_s);

@@ -170,5 +170,56 @@ TEST(Chooser, ResidentBlocksStandInWithinTheTolerance) {
             (std::vector<uint32_t>{0, 10, 12, 60, 61, 62, 63}));
 }
 
+/// What is given up stays within the tolerance; no exchange is left that would fit in as well; and
+/// where residency has no say, the choice is that of the weights alone.
+TEST(Chooser, ExchangesAreTheCheapestAndNoneThatFitsIsLeft) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  uint64_t n_exchanged = 0;
+  for (uint32_t round = 0; round < 50; ++round) {
+    const uint32_t n_blocks = 100 + static_cast<uint32_t>(random() % 400);
+    const auto weights = drawn_weights(3, n_blocks, 2.0f, random);
+    const auto shares = pooled(weights, 3, n_blocks, Pool::kSum);
+    std::vector<uint64_t> resident(n_blocks / 64 + 1);
+    for (uint64_t& bits : resident) bits = random() & random();  // a quarter of them
+    const auto is_resident = [&](uint32_t block) {
+      return (resident[block / 64] >> block % 64 & 1) != 0;
+    };
+    Rule rule{.budget = {Budget::Kind::kShare, 0.2}};
+    ChooseArgs args = args_of(weights, 3, n_blocks, 1);
+    const auto best = Chooser(kernels(), rule).choose(args).blocks;
+    rule.residency_tolerance = 0.02;
+    EXPECT_EQ(Chooser(kernels(), rule).choose(args).blocks, best);
+    const std::vector<uint64_t> everything(resident.size(), UINT64_MAX);
+    args.resident = everything;
+    EXPECT_EQ(Chooser(kernels(), rule).choose(args).blocks, best);
+    args.resident = resident;
+    const auto chosen = Chooser(kernels(), rule).choose(args).blocks;
+    ASSERT_EQ(chosen.size(), best.size());
+    const auto fixed = always(rule, n_blocks);
+    const auto weight_of = [&](std::span<const uint32_t> blocks) {
+      double sum = 0;
+      for (const uint32_t block : blocks)
+        if (!std::ranges::binary_search(fixed, block)) sum += shares[block];
+      return sum;
+    };
+    const double left = rule.residency_tolerance * weight_of(best) -  // to give up
+                        (weight_of(best) - weight_of(chosen));
+    constexpr double kRounding = 1e-5;  // shares are pooled in float
+    EXPECT_GE(left, -kRounding);
+    double cheapest_out = 10, best_in = 0;
+    for (uint32_t block = 0; block < n_blocks; ++block) {
+      if (std::ranges::binary_search(fixed, block)) continue;
+      const bool is_chosen = std::ranges::binary_search(chosen, block);
+      if (is_chosen && !is_resident(block)) cheapest_out = std::min(cheapest_out, shares[block]);
+      if (!is_chosen && is_resident(block)) best_in = std::max(best_in, shares[block]);
+      n_exchanged += is_chosen && !std::ranges::binary_search(best, block) ? 1u : 0u;
+    }
+    EXPECT_GT(cheapest_out - best_in, left - kRounding);
+  }
+  EXPECT_GT(n_exchanged, 0u);
+}
+
 }  // namespace
 }  // namespace strata::index

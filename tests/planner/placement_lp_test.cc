@@ -47,7 +47,8 @@ struct Statement {
     const double packing = n * g.pack_ms * x.weights_nvme;
     const double through_dram = weights * x.weights_nvme + touched * x.kv_nvme;
     if (!p.has_device) {
-      const double work = n * g.cpu_linear_ms + p.head_ms + touched / r.cpu_attend * 1e3 + packing;
+      const double work = n * (g.cpu_linear_ms + r.cpu_layer_ms) + r.cpu_step_ms + p.head_ms +
+                          touched / r.cpu_attend * 1e3 + packing;
       return std::max({work + exposed + r.nvme_slows_cpu * (disk - exposed),
                        disk + r.cpu_slows_nvme * work,
                        (weights + touched + through_dram) / r.dram_read * 1e3});
@@ -81,8 +82,8 @@ struct Statement {
                        n * chunk.n_rows * g.kv_gb / r.link_out * 1e3,
                        (weights * (1 - x.weights_hbm) + far) / r.link_in * 1e3, disk, packing});
       } else {
-        const double work =
-            n * chunk.n_rows * g.cpu_gemm_ms + flop / r.cpu_attend_tflops * 1e3 + packing;
+        const double work = n * (chunk.n_rows * g.cpu_gemm_ms + r.cpu_chunk_layer_ms) +
+                            r.cpu_step_ms + flop / r.cpu_attend_tflops * 1e3 + packing;
         ms = std::max(work + r.nvme_slows_cpu * disk, disk + r.cpu_slows_nvme * work);
       }
       total += chunk.weight * ms;

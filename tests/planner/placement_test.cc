@@ -7,44 +7,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tests/planner/every_placement.h"
 #include "tests/planner/random_problem.h"
 
 namespace strata::planner {
 namespace {
 
+using testing::best_of_all;
 using testing::random_problem;
-
-/// Every number of layers of a group in each tier.
-std::vector<GroupPlace> places_of(const PlacementProblem& problem, const LayerGroup& group) {
-  std::vector<GroupPlace> places;
-  const auto n = static_cast<uint32_t>(group.layers.size());
-  for (uint32_t n_hbm = 0; n_hbm <= (problem.has_device ? n : 0); ++n_hbm)
-    for (uint32_t n_dram = 0; n_dram + n_hbm <= n; ++n_dram)
-      places.push_back({.n_hbm = n_hbm, .n_dram = n_dram, .n_nvme = n - n_hbm - n_dram});
-  return places;
-}
-
-/// The best time over all layers' places, all that may attend, and shares of the K and V that fit.
-double best_of_all(const PlacementProblem& problem) {
-  double best = INFINITY;
-  for (const GroupPlace& first : places_of(problem, problem.groups[0]))
-    for (const GroupPlace& second : places_of(problem, problem.groups[1]))
-      for (const CpuPart part : {CpuPart::kNone, CpuPart::kBalanced, CpuPart::kAll}) {
-        const LayerPlacement counted{{first, second}, part};
-        const auto placement = with_kv(problem, counted);
-        if (!placement) continue;
-        for (const double kept : {1.0, 0.75, 0.5, 0.0}) {
-          LayerPlacement fewer = *placement;
-          for (GroupPlace& place : fewer.groups) {
-            const double moved = std::floor(place.kv_hbm * (1 - kept) / 32) * 32;
-            place.kv_hbm -= moved;
-            place.kv_dram += moved;
-          }
-          if (fits(problem, fewer)) best = std::min(best, request_ms(problem, fewer));
-        }
-      }
-  return best;
-}
 
 TEST(Placement, NoOtherIsMoreThanATwentiethBetter) {
   int n_planned = 0;
@@ -65,6 +35,25 @@ TEST(Placement, NoOtherIsMoreThanATwentiethBetter) {
       EXPECT_GE(best, request_ms(problem, plan->layers) * 0.95);
     }
   EXPECT_GE(n_planned, 30);
+}
+
+TEST(Placement, ProgramsThatLearnOfWaitingEnd) {
+  // Where layers wait for what a sum hides, the next program knows of it. Effort is counted, for a
+  // clock would measure the machine.
+  uint32_t n_repeated = 0;
+  for (const bool has_device : {false, true})
+    for (uint64_t seed = 100; seed < 125; ++seed) {
+      SCOPED_TRACE(::testing::Message() << "seed " << seed << ", device " << has_device);
+      const PlacementProblem problem = random_problem(seed, has_device, 2, 6);
+      const auto plan = plan_placement({&problem, 1});
+      if (!plan) continue;
+      EXPECT_LE(plan->n_programs, 3u);
+      EXPECT_LE(plan->n_iterations, 150u * plan->n_programs);
+      if (plan->n_programs > 1) ++n_repeated;
+      const double beside = plan->token.waits_ms + plan->token.busy_ms[0];
+      EXPECT_GE(plan->token.ms, beside * (has_device ? 0 : 0.999));
+    }
+  EXPECT_GE(n_repeated, 5u);
 }
 
 TEST(Placement, RoundingLosesLittleToTheProgram) {

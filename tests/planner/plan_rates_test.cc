@@ -39,5 +39,24 @@ TEST(PlanRates, ATypeThatWasNotMeasuredIsAsSlowAsTheSlowestAtEachKindOfWork) {
   EXPECT_DOUBLE_EQ(gemm_ms(profile, TensorType::kF16, 4e11), 1e3);
 }
 
+TEST(PlanRates, PackingIsOfTheProfileAndOfTheDocumentationWithoutOne) {
+  MachineProfile profile = measured_here();
+  profile.linear = {{TensorType::kQ4_0, 10e9, 4e11, 8e9}, {TensorType::kQ4_K, 20e9, 1e11, 2e9}};
+  EXPECT_DOUBLE_EQ(pack_ms(profile, TensorType::kQ4_0, 8e9), 1e3);
+  EXPECT_DOUBLE_EQ(pack_ms(profile, TensorType::kQ6_K, 8e9), 4e3);  // as the slowest
+  for (auto& of : profile.linear) of.pack_bytes_per_s = 0;
+  EXPECT_GT(pack_ms(profile, TensorType::kQ6_K, 8e9), pack_ms(profile, TensorType::kQ4_0, 8e9));
+}
+
+TEST(PlanRates, ALayerCostsItsStepsShareAndItsAttentions) {
+  MachineProfile profile = measured_here();
+  profile.step_cost = {.step_us = 70, .layer_us = 30};
+  profile.attend = {{KvCodec::kF16, 64, 5e9, 6e10, 12}, {KvCodec::kQ8_0, 64, 5e9, 6e10, 20}};
+  const PlanRates rates = rates_of(profile, KvCodec::kF16, KvCodec::kQ8_0, 64, false);
+  EXPECT_DOUBLE_EQ(rates.cpu_layer_ms, 0.050);
+  EXPECT_DOUBLE_EQ(rates.cpu_chunk_layer_ms, 0.030);
+  EXPECT_DOUBLE_EQ(rates.cpu_step_ms, 0.070);
+}
+
 }  // namespace
 }  // namespace strata::planner

@@ -64,6 +64,9 @@ inline PlacementProblem random_problem(uint64_t seed, bool has_device, uint32_t 
   problem.dram_gb = 0.3 + draw(0.3, 1.2) * all;
   problem.hbm_gb = has_device ? 0.2 + draw(0.05, 0.9) * all : 0;
   problem.nvme_gb = 2 * all;
+  problem.rates.cpu_layer_ms = draw(0, 3);
+  problem.rates.cpu_chunk_layer_ms = draw(0, 3);
+  problem.rates.cpu_step_ms = draw(0, 2);
   return problem;
 }
 

@@ -3,6 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <vector>
+
+#include "tests/planner/random_problem.h"
+
 namespace strata::planner {
 namespace {
 
@@ -95,6 +100,21 @@ TEST(StepTime, OfChosenBlocksStandsInTheChain) {
   EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 4 * (10 + 0.5 + 5) + 2, kExact);
 }
 
+TEST(StepTime, OfABudgetOfPositionsIsThatOfItsShareOfTheContext) {
+  PlacementProblem problem = small_problem(false);
+  const LayerPlacement spilled = placed(0, 4, 0, 0, 500);
+  const double all = token_time(problem, spilled).ms;
+  problem.touched_positions = 100;
+  EXPECT_NEAR(token_time(problem, spilled).ms, 4 * (10 + 0.5 + 5) + 2, kExact);
+  problem.touched_positions = 1000;
+  EXPECT_NEAR(token_time(problem, spilled).ms, all, kExact);
+  problem.touched_positions = 100;
+  problem.n_prompt = 400;
+  EXPECT_DOUBLE_EQ(problem.share_touched(), 0.25);
+  problem.n_prompt = 50;
+  EXPECT_DOUBLE_EQ(problem.share_touched(), 1);
+}
+
 TEST(StepTime, OfAttentionBesideACardIsTheSlowerOfBoth) {
   const PlacementProblem problem = small_problem(true);
   LayerPlacement placement = placed(4, 0, 0, 500, 500);
@@ -132,6 +152,56 @@ TEST(StepTime, PackingIsWorkOfTheCpu) {
   EXPECT_NEAR(token_time(card, placed(0, 0, 4, 1000, 0)).ms, 4 * 60, kExact);
 }
 
+TEST(StepTime, LayersAndStepsOfTheCpuCostBesideTheirBytes) {
+  PlacementProblem problem = small_problem(false);
+  problem.n_prompt = 200;  // two chunks of 100 rows
+  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  const double token = token_time(problem, near).ms, prompt = prompt_time(problem, near).ms;
+  problem.rates.cpu_layer_ms = 3;
+  problem.rates.cpu_chunk_layer_ms = 2;
+  problem.rates.cpu_step_ms = 5;
+  EXPECT_NEAR(token_time(problem, near).ms - token, 4 * 3 + 5, kExact);
+  EXPECT_NEAR(prompt_time(problem, near).ms - prompt, 2 * (4 * 2 + 5), kExact);
+  // It is work that hides reading, as other work does.
+  problem.rates.cpu_layer_ms = 100;
+  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 4 * 111 + 5 + 2, kExact);
+  // A card has launches in place of it.
+  PlacementProblem card = small_problem(true);
+  const double on_card = token_time(card, placed(4, 0, 0, 1000, 0)).ms;
+  card.rates.cpu_layer_ms = card.rates.cpu_chunk_layer_ms = card.rates.cpu_step_ms = 50;
+  EXPECT_NEAR(token_time(card, placed(4, 0, 0, 1000, 0)).ms, on_card, kExact);
+}
+
+TEST(StepTime, OfAnotherPaceIsThatOfTheOtherRates) {
+  PlacementProblem problem = small_problem(false);
+  problem.rates.cpu_step_ms = 3;
+  // What is near goes at DRAM's pace, but for the step's own cost; what is far at the disk's.
+  const LayerPlacement near = placed(0, 4, 0, 0, 1000), far = placed(0, 0, 4, 0, 1000);
+  EXPECT_NEAR(token_time(at_pace(problem, {.dram = 0.5}), near).ms, 2 * (4 * 15 + 2) + 3, kExact);
+  EXPECT_NEAR(token_time(at_pace(problem, {.disk = 0.5}), near).ms, 4 * 15 + 2 + 3, kExact);
+  EXPECT_NEAR(token_time(at_pace(problem, {.disk = 0.5}), far).ms, 2 * 4 * 50, kExact);
+  // Arithmetic of a prompt knows no memory's pace; the card's head none either.
+  problem.head_ms = 0;
+  EXPECT_NEAR(prompt_time(at_pace(problem, {.dram = 0.5}), near).ms, prompt_time(problem, near).ms,
+              kExact);
+  const PlacementProblem card = small_problem(true);
+  EXPECT_NEAR(token_time(at_pace(card, {.dram = 0.5}), placed(4, 0, 0, 1000, 0)).ms,
+              token_time(card, placed(4, 0, 0, 1000, 0)).ms, kExact);
+}
+
+TEST(StepTime, OfAPromptBehindAContextIsThatOfItsLastChunks) {
+  PlacementProblem all = small_problem(false);
+  all.n_prompt = 800;
+  PlacementProblem first = all, last = all;
+  first.n_prompt = 500;
+  last.n_past = 500;
+  last.n_prompt = 300;
+  const LayerPlacement near = placed(0, 4, 0, 0, 600);  // some of it is read from the file
+  EXPECT_NEAR(prompt_time(first, near).ms + prompt_time(last, near).ms - all.head_ms,
+              prompt_time(all, near).ms, kExact);
+  EXPECT_EQ(last.n_decode_positions(), all.n_decode_positions());
+}
+
 TEST(StepTime, OfAPromptSumsItsChunks) {
   // Eight chunks of 125 rows: products, and attention of what stands before a row, half a chunk of
   // it its own.
@@ -146,6 +216,58 @@ TEST(StepTime, OfAPromptSumsItsChunks) {
   // K and V that are lost to disk are read again by every later chunk, and written once.
   const double spilled = prompt_time(problem, placed(0, 4, 0, 0, 500)).busy_ms[2];
   EXPECT_NEAR(spilled, 4 * 1000 * 1e-4 * 1e3 + 4 * (125 + 250 + 375) * 1e-4 / 2 * 1e3, kExact);
+}
+
+TEST(StepTime, EventsAreWhatTheTokenConsistsOf) {
+  // Of a part that is used in turn nothing overlaps, and its events add up to what it is at work.
+  const PlacementProblem problem = small_problem(false);
+  std::vector<StepEvent> events;
+  const StepTime time = token_time(problem, placed(0, 2, 2, 0, 1000), &events);
+  std::array<double, kPlanParts> sums{}, ends{};
+  ends.fill(-1e9);
+  for (const StepEvent& event : events) {
+    const auto part = static_cast<size_t>(event.part);
+    EXPECT_GE(event.begin_ms, ends[part] - kExact);
+    EXPECT_GT(event.end_ms, event.begin_ms);
+    EXPECT_LT(event.layer, 4u);
+    ends[part] = event.end_ms;
+    sums[part] += event.end_ms - event.begin_ms;
+  }
+  constexpr auto kCpu = static_cast<size_t>(PlanPart::kCpu);
+  constexpr auto kNvme = static_cast<size_t>(PlanPart::kNvme);
+  EXPECT_NEAR(sums[kCpu], time.busy_ms[kCpu] - problem.head_ms, kExact);
+  EXPECT_NEAR(sums[kNvme], time.busy_ms[kNvme], kExact);
+  EXPECT_NEAR(ends[kCpu], time.ms - problem.head_ms, kExact);
+  // What is asked for its events takes what it takes without.
+  EXPECT_EQ(token_time(problem, placed(0, 2, 2, 0, 1000)).ms, time.ms);
+}
+
+TEST(StepTime, WaitsAreWhatNeitherTheChainNorAPartAccountsFor) {
+  EXPECT_EQ(token_time(small_problem(false), placed(0, 4, 0, 0, 1000)).waits_ms, 0);
+  // Copies alone 120 ms, computing 112, together 148 (OfALayerThatWaits...).
+  PlacementProblem problem = small_problem(true);
+  LayerGroup passing = problem.groups[0], staying = problem.groups[0];
+  passing.layers = {0, 1, 2};
+  passing.weight_gb = 0.4;
+  staying.layers = {3};
+  staying.weight_gb = 10;
+  problem.groups = {passing, staying};
+  problem.head_ms = 0;
+  problem.rates.hbm_attend = 1e9;
+  LayerPlacement placement;
+  placement.groups = {{0, 3, 0, 1000, 0}, {1, 0, 0, 1000, 0}};
+  const StepTime time = token_time(problem, placement);
+  EXPECT_NEAR(time.waits_ms, 148 - 120, 1e-3);
+  EXPECT_NEAR(time.ahead_ms, 120, 1e-3);
+}
+
+TEST(StepTime, NamesThePlaceOfEveryLayer) {
+  const PlacementProblem problem = testing::random_problem(1, true, 2, 4);
+  LayerPlacement placement;
+  placement.groups = {{4, 0, 0, 0, 0}, {0, 2, 2, 0, 0}};
+  using enum PlanTier;
+  EXPECT_EQ(weight_tiers(problem, placement),
+            (std::vector<PlanTier>{kHbm, kHbm, kHbm, kHbm, kDram, kNvme, kDram, kNvme}));
 }
 
 }  // namespace

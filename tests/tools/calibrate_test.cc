@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "tools/cli/linear_trial.h"
 #include "tools/cli/machine_profile_file.h"
 #include "tools/cli/machine_words.h"
+#include "tools/cli/walk_trial.h"
 
 namespace strata::cli {
 namespace {
@@ -70,7 +72,7 @@ TEST(Calibrate, GivesAProfileThatIsReadBackWithEveryFigure) {
   ASSERT_EQ(back.pairs.size(), 2u);
   EXPECT_EQ(back.pairs[0].second, "attend");
   EXPECT_EQ(back.pairs[1].second, "gemv");
-  EXPECT_EQ(figures.size(), 1u + 2u + 3u + 2u + 2u);
+  EXPECT_EQ(figures.size(), 1u + 2u + 1u + 3u + 2u + 2u);
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
@@ -173,6 +175,35 @@ TEST(CalibrateDevice, FindsTheFiguresOfAVirtualCardsLink) {
   EXPECT_EQ(rates.gemv_bytes_per_s, 0);
 }
 
+TEST(LinearTrial, PacksEveryCopyAlike) {
+  ThreadPool pool(2);
+  const LinearTrialSizes sizes{.n_out = 80, .n_in = 256, .n_rows = 4, .memory_bytes = kMiB};
+  LinearTrial trial(cpu_attn::choose_kernels(), TensorType::kQ4_K, sizes);
+  const PackedMatrix& first = trial.matrix();
+  const std::vector<std::byte> wanted(first.bytes, first.bytes + first.total_bytes());
+  const uint64_t last = trial.n_copies() - 1;
+  std::byte* copy = const_cast<std::byte*>(first.bytes) + last * first.total_bytes();
+  std::fill_n(copy, first.total_bytes(), std::byte{0xA5});
+  trial.pack_copy(pool, last);
+  EXPECT_TRUE(std::ranges::equal(wanted, std::span(copy, wanted.size())));
+}
+
+TEST(WalkTrial, ReadsKAndVOfEveryLayerAndHead) {
+  WalkTrialShape shape{.n_layers = 3, .n_kv_heads = 2, .head_dim = 32};
+  const uint64_t position_bytes = uint64_t{3} * 2 * 32 * 2 * 2;  // f16, K and V
+  EXPECT_EQ(WalkTrial::positions_of(shape, 0), 256u);
+  shape.n_held = WalkTrial::positions_of(shape, 600 * position_bytes);
+  EXPECT_EQ(shape.n_held, 512u);
+  shape.n_tokens = 8;
+  WalkTrial trial(shape, cpu_attn::choose_kernels(), 1, nullptr);
+  for (const uint32_t depth : {512u, 100u, 1u}) {
+    trial.begin_at(depth);
+    for (uint32_t i = 0; i < shape.n_tokens; ++i) trial.decode();
+    EXPECT_EQ(trial.kv_bytes(depth), depth * position_bytes);
+  }
+  EXPECT_GT(trial.weight_bytes(), 0u);
+}
+
 class CalibrateVerb : public testing::RefusalTest {
  protected:
   testing::Launch launch(const std::vector<std::string>& more = {}) const {
@@ -189,7 +220,7 @@ class CalibrateVerb : public testing::RefusalTest {
     of.dram_bytes = 1;
     of.dram_read_bytes_per_s = 12.3e9;
     of.dram_copy_bytes_per_s = 4e9;
-    of.linear = {{TensorType::kQ4_0, 1e9, 2e9}};
+    of.linear = {{TensorType::kQ4_0, 1e9, 2e9, 3e9}};
     of.attend = {{KvCodec::kF16, 64, 5e9, 6e10}};
     of.disk_read = {{4096, 1, 4e7}};
     of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = 3e9;
@@ -218,6 +249,20 @@ TEST_F(CalibrateVerb, ShowsTheProfileThatIsKeptWithItsAge) {
   const auto printed = testing::run_strata(launch({"--json"}));
   EXPECT_EQ(printed.exit_code, 0) << printed.err;
   EXPECT_EQ(printed.out, machine_profile_json(*read_machine_profile(path)));
+}
+
+TEST_F(CalibrateVerb, AProfileOfAnOlderVersionIsNone) {
+  const std::string path = write_profile("2026-11-26T13:20:00Z");
+  nlohmann::json old = nlohmann::json::parse(machine_profile_json(*read_machine_profile(path)));
+  old["version"] = 1;
+  old.erase("step");
+  std::ofstream(path) << old.dump();
+  EXPECT_FALSE(read_machine_profile(path));
+  expect_refused(launch(), {.exit_code = 1,
+                            .code = "io",
+                            .what = {"no profile of this machine"},
+                            .where = path,
+                            .remedy = "strata calibrate"});
 }
 
 TEST_F(CalibrateVerb, RefusesAProfileOfAnotherMachineAndADamagedOne) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,10 +21,14 @@ inline Contender contender(const std::string& method, index::Budget budget) {
 /// A runner with its threads.
 class TestRunner {
  public:
-  TestRunner(const engine::Model& model, uint64_t n_context, uint64_t n_rest)
+  TestRunner(const engine::Model& model, uint64_t n_context, uint64_t n_rest,
+             std::optional<double> held_share = {})
       : pool_(2),
         runner_(model, *cpu_attn::available_kernels().back(), pool_,
-                {.chunk_rows = 128, .n_context = n_context, .n_rest = n_rest}) {}
+                {.chunk_rows = 128,
+                 .n_context = n_context,
+                 .n_rest = n_rest,
+                 .held_share = held_share}) {}
   SplitRunner& operator*() { return runner_; }
   SplitRunner* operator->() { return &runner_; }
 

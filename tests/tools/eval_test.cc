@@ -171,6 +171,29 @@ TEST_F(Eval, TheGateKeepsAVerdictAndDrawsAPage) {
                  {2, "usage", {"--gate needs a text"}, "--gate", "-f FILE"});
 }
 
+TEST_F(Eval, SaysWhatASmallMemoryWouldLack) {
+  const std::vector<std::string> usual = {
+      "eval",   "-m",     zoo_model(), "-f",      text("a.txt", 300),
+      "--attn", "oracle", "--last",    "8",       "--kv-budget",
+      "256",    "-c",     "700",       "--probe", "--kv-held",
+      "45%"};
+  const auto missing = [&](const std::string& near) {
+    auto arguments = usual;
+    arguments.insert(arguments.end(), {"--kv-near", near, "--json"});
+    const Outcome outcome = run_strata(arguments);
+    const json list = json::parse(outcome.out, nullptr, false);
+    EXPECT_TRUE(list.is_array()) << outcome.err;
+    for (const char* key :
+         {"chosen_blocks_per_token", "waiting_layers_per_token", "missing_chosen_token_before",
+          "missing_next_token_before", "missing_chosen_layer_before"})
+      EXPECT_TRUE(list[0].contains(key)) << key;
+    return list[0].value("missing_blocks_per_token", -1.0);
+  };
+  EXPECT_GT(missing("0"), missing("50%"));
+  EXPECT_NE(run_strata(usual).out.find("| missing/token | layers that wait/token |"),
+            std::string::npos);
+}
+
 TEST_F(Eval, RecordsATraceOfTheBeginningOfAText) {
   const std::string path = zoo_model(), trace_path = folder_.path("trace.bin");
   const std::vector<std::string> arguments = {
@@ -209,6 +232,15 @@ TEST_F(Eval, RefusesWhatItCannotJudge) {
   for (const std::string bad : {"0", "0%", "101%", "1.5p", "many"})
     expect_refused(with({"--kv-budget", "64," + bad}),
                    {2, "usage", {"found '" + bad + "'"}, "--budgets", "such as 2048"});
+  for (const std::string bad : {"1", "101%", "many"})
+    expect_refused(with({"--kv-near", bad}),
+                   {2, "usage", {"found '" + bad + "'"}, "--kv-near", "such as 1%"});
+  expect_refused(with({"--kv-near", "1%", "--probe"}),
+                 {2, "usage", {"all of K and V is in memory"}, "--kv-near", "--kv-held 5%"});
+  expect_refused(with({"--kv-held", "5%"}),
+                 {2, "usage", {"probed attention only"}, "--kv-held", "--probe"});
+  expect_refused(with({"--kv-held", "0", "--probe"}),
+                 {2, "usage", {"holds nothing"}, "--kv-held", "such as 5%"});
   expect_refused(with({"--tasks", "needle,haystack"}),
                  {2, "usage", {"no task 'haystack'"}, "--tasks", "multi-key"});
   expect_refused(with({"--tasks", "needle", "--lengths", "5000"}),

@@ -188,6 +188,54 @@ TEST(EvalText, AProbeChangesNoBit) {
   EXPECT_NE(without, std::vector<uint64_t>(without.size()));
 }
 
+TEST(HeldBlocks, WhatWasNotUsedForLongestLeaves) {
+  HeldBlocks held(2, 4);
+  const auto use = [&](uint32_t stream, const std::vector<uint32_t>& blocks) {
+    const auto missing = held.use(stream, blocks);
+    return std::vector<uint32_t>(missing.begin(), missing.end());
+  };
+  EXPECT_EQ(use(0, {3, 5}), (std::vector<uint32_t>{3, 5}));
+  EXPECT_EQ(use(1, {3, 5}), (std::vector<uint32_t>{3, 5}));
+  EXPECT_EQ(use(0, {3, 5}), std::vector<uint32_t>());
+  EXPECT_EQ(use(1, {7}), std::vector<uint32_t>{7});  // the hand stands at the first slot again
+  EXPECT_FALSE(held.holds(0, 3));
+  EXPECT_EQ(use(0, {5}), std::vector<uint32_t>());
+  EXPECT_EQ(use(1, {9}), std::vector<uint32_t>{9});  // past 5, which was used since
+  EXPECT_TRUE(held.holds(0, 5));
+  EXPECT_FALSE(held.holds(1, 3));
+  EXPECT_TRUE(held.holds(1, 5));
+}
+
+/// What memory holds changes no bit unless it has a say; then less of it is missed, and the weight
+/// that is found falls by little.
+TEST(EvalText, ASmallMemoryMissesBlocksAndFewerWhereNearOnesArePreferred) {
+  const LoadedMember member(kMember);
+  const uint32_t n_tokens = 1200;
+  const auto run = [&](std::optional<double> held_share, double tolerance) {
+    TestRunner runner(member.model, n_tokens - kLast - 1, kLast, held_share);
+    Contender of = contender("oracle", {Budget::Kind::kTokens, 480});
+    of.residency_tolerance = tolerance;
+    return evaluate_text(*runner, sample_of(member, n_tokens), kLast, {&of, 1}, true).front();
+  };
+  const auto kl_of = [](const TextRun& of) { return agreement_of(of.predictions).kl.mean; };
+  const TextRun all = run({}, 0.05), far = run(0.5, 0), near = run(0.5, 0.05);
+  EXPECT_FALSE(all.missing.has_value());
+  EXPECT_EQ(kl_of(far), kl_of(all));
+  EXPECT_NE(kl_of(near), kl_of(all));
+  ASSERT_TRUE(far.missing && near.missing);
+  EXPECT_EQ(far.missing->steps, kLast - 1);
+  EXPECT_EQ(near.missing->chosen, far.missing->chosen);
+  EXPECT_GT(far.missing->missing, 0u);
+  EXPECT_LT(far.missing->missing, far.missing->chosen / 2);
+  EXPECT_LT(near.missing->missing, far.missing->missing);
+  EXPECT_LE(near.missing->waits, far.missing->waits);
+  EXPECT_LE(far.missing->waits, far.missing->missing);
+  EXPECT_LE(far.missing->in_last + far.missing->runners_up, far.missing->missing);
+  const double mass = far.attention->summary().mass_mean;
+  EXPECT_LT(near.attention->summary().mass_mean, mass);
+  EXPECT_GT(near.attention->summary().mass_mean, 0.9 * mass);
+}
+
 TEST(EvalRows, OracleAtTheSameBudgetAndTextIsTheMeasure) {
   const auto row = [](const std::string& method, const std::string& budget, double kl) {
     EvalRow of;

@@ -33,8 +33,9 @@ MachineProfile full_profile() {
   of.dram_bytes = 0xffff'ffff'ffffu;
   of.dram_read_bytes_per_s = 51.23456789e9;
   of.dram_copy_bytes_per_s = 1e9 / 3;
-  of.linear = {{TensorType::kQ4_0, 1.5e9, 2.5e11}, {TensorType::kF16, 3e9, 4e11}};
-  of.attend = {{KvCodec::kF16, 64, 5e9, 6e10}, {KvCodec::kQ8_0, 64, 7e9, 8e10}};
+  of.linear = {{TensorType::kQ4_0, 1.5e9, 2.5e11, 7e9}, {TensorType::kF16, 3e9, 4e11, 2.25e9}};
+  of.attend = {{KvCodec::kF16, 64, 5e9, 6e10, 12.5}, {KvCodec::kQ8_0, 64, 7e9, 8e10, 0}};
+  of.step_cost = {.step_us = 81.25, .layer_us = 34.5};
   of.disk_read = {{4096, 1, 4e7}, {4096, 32, 9e8}, {1 << 20, 32, 3e9}};
   of.disk_read_bytes_per_s = 3.1e9;
   of.disk_write_bytes_per_s = 1.2e9;
@@ -78,8 +79,12 @@ TEST(MachineProfileFile, EveryFigureComesBackExactly) {
   EXPECT_EQ(found.dram_copy_bytes_per_s, wanted.dram_copy_bytes_per_s);
   ASSERT_EQ(found.linear.size(), 2u);
   EXPECT_EQ(found.linear[1].type, TensorType::kF16);
+  EXPECT_EQ(found.linear[1].pack_bytes_per_s, 2.25e9);
   ASSERT_EQ(found.attend.size(), 2u);
   EXPECT_EQ(found.attend[1].codec, KvCodec::kQ8_0);
+  EXPECT_EQ(found.attend[0].decode_layer_us, 12.5);
+  EXPECT_EQ(found.step_cost.step_us, 81.25);
+  EXPECT_EQ(found.step_cost.layer_us, 34.5);
   ASSERT_EQ(found.disk_read.size(), 3u);
   EXPECT_EQ(found.disk_read[1].depth, 32u);
   EXPECT_EQ(found.disk_alone.alpha_us, 87.5);
@@ -105,6 +110,7 @@ TEST(MachineProfileFile, EveryRateMustBeFiniteAndAboveZero) {
                          "/dram/copy_bytes_per_s",
                          "/linear/0/gemv_bytes_per_s",
                          "/linear/1/gemm_flops",
+                         "/linear/1/pack_bytes_per_s",
                          "/attend/0/decode_bytes_per_s",
                          "/attend/1/prefill_flops",
                          "/disk/read_bytes_per_s",
@@ -151,7 +157,7 @@ TEST(MachineProfileFile, EveryKeyMustBeThereAndNoOther) {
     changed[at]["more"] = 1;
     EXPECT_NE(refusal(changed.dump()).find("'more'"), std::string::npos) << at;
   };
-  for (const char* part : {"/machine", "/dram", "/linear", "/attend", "/disk", "/pairs"})
+  for (const char* part : {"/machine", "/dram", "/linear", "/attend", "/step", "/disk", "/pairs"})
     walk(json::json_pointer(part));
   // The rates of a card may be missing, and of its kernels: they are where none was measured.
   json without = full_json();
@@ -171,7 +177,8 @@ TEST(MachineProfileFile, OtherWrongValuesAreRefusedByName) {
     json value;
     const char* said;
   };
-  const std::vector<Case> cases = {{"/version", 2, "wanted 1 as version"},
+  const std::vector<Case> cases = {{"/version", 1, "wanted 2 as version"},
+                                   {"/version", 3, "wanted 2 as version"},
                                    {"/version", "1", "version"},
                                    {"/measured_at", "yesterday", "measured_at"},
                                    {"/measured_at", "2026-02-30T00:00:00Z", "measured_at"},
@@ -186,6 +193,9 @@ TEST(MachineProfileFile, OtherWrongValuesAreRefusedByName) {
                                    {"/attend/1/codec", "f16", "each codec"},
                                    {"/disk/reads/2/request_bytes", 512, "sizes that rise"},
                                    {"/disk/alone/alpha_us", -1, "disk.alone.alpha_us"},
+                                   {"/attend/1/decode_layer_us", -1, "decode_layer_us"},
+                                   {"/step/step_us", -1, "step.step_us"},
+                                   {"/step/layer_us", "30", "step.layer_us"},
                                    {"/pairs/0/first", "moon", "one of nvme_read"},
                                    {"/pairs/0/first_share", 1.5, "at most 1"},
                                    {"/linear", json::object(), "a list"},

@@ -36,6 +36,8 @@ std::string another_value(const OptionSpec& option) {
       return "0.5";
     case ValueKind::kSize:
       return "7MiB";
+    case ValueKind::kDuration:
+      return "7ms";
   }
   return "";
 }
@@ -170,6 +172,7 @@ TEST(OptionTable, PrefersFlagThenEnvironmentThenFileThenDefault) {
     const bool is_text = option.kind == ValueKind::kText || option.kind == ValueKind::kTextList;
     const auto value = [&](int rank) {  // three values, all in range
       if (is_text) return "text " + std::to_string(rank);
+      if (option.kind == ValueKind::kDuration) return std::to_string(5 + rank) + "ms";
       return option.max <= 1 ? "0.1" + std::to_string(rank) : std::to_string(5 + rank);
     };
     const auto flag = values_from_arguments(
@@ -202,7 +205,8 @@ TEST(OptionTable, RefusesValuesOutOfRangeBySayingTheRange) {
   for (const OptionSpec& option : option_table()) {
     const bool is_number = option.kind == ValueKind::kCount || option.kind == ValueKind::kInteger ||
                            option.kind == ValueKind::kReal || option.kind == ValueKind::kSize ||
-                           option.kind == ValueKind::kCountList;
+                           option.kind == ValueKind::kCountList ||
+                           option.kind == ValueKind::kDuration;
     if (!is_number) continue;
     Settings settings;
     for (const std::string text : {"99999999999999999999999", "x", ""}) {

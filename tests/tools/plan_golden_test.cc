@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "tests/engine/test_folder.h"
 #include "tests/tools/announced_model.h"
@@ -19,11 +20,28 @@ using testing::AnnouncedModel;
 const AnnouncedModel kLlama8B{"Llama 3.1 8B", 32, 4096, 32, 8, 128, 14336, 128256, 131072};
 const AnnouncedModel kLlama70B{"Llama 3.1 70B", 80, 8192, 64, 8, 128, 28672, 128256, 131072};
 
+testing::Outcome run_plan(const std::string& path, const std::string& card,
+                          const std::string& n_ctx, const std::vector<std::string>& more = {}) {
+  std::vector<std::string> arguments = {"plan",   "-m",      path, "--device", "virtual:" + card,
+                                        "-c",     n_ctx,     "-t", "8",        "--no-cache",
+                                        "--nvme", "/nowhere"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return testing::run_strata(arguments);
+}
+
+/// The sentences about time.
+std::string said(const std::string& path, const std::string& card, const std::string& n_ctx) {
+  const std::string out = run_plan(path, card, n_ctx).out;
+  const size_t begin = out.find("first token after");
+  if (begin == std::string::npos) return out;
+  return out.substr(begin, out.find('\n', out.find("\nthen ", begin) + 1) + 1 - begin);
+}
+
 /// "layers HBM/DRAM/file, K and V %, TTFT s, TPOT ms, what limits a prompt and a token".
-std::string row(const std::string& path, const std::string& card, const std::string& n_ctx) {
-  const auto outcome =
-      testing::run_strata({"plan", "-m", path, "--device", "virtual:" + card, "-c", n_ctx, "-t",
-                           "8", "--no-cache", "--nvme", "/nowhere", "--json"});
+std::string row(const std::string& path, const std::string& card, const std::string& n_ctx,
+                std::vector<std::string> more = {}) {
+  more.push_back("--json");
+  const auto outcome = run_plan(path, card, n_ctx, more);
   const json plan = json::parse(outcome.out, nullptr, false);
   if (!plan.is_object() || plan["feasible"] != true)
     return fmt::format("{} {} refused: {}", card, n_ctx, outcome.out + outcome.err);
@@ -67,6 +85,39 @@ rtx4090 1m: layers 0/32/0, KV 17/55/29 %, 4.79e+03 s, 5.64e+03 ms, link in, NVMe
 laptop8 8k: layers 32/0/0, KV 100/0/0 %, 9.57 s, 24.7 ms, GPU, GPU
 laptop8 128k: layers 29/3/0, KV 18/82/0 %, 459 s, 270 ms, GPU, link in
 laptop8 1m: layers 0/32/0, KV 5/10/85 %, 3.11e+04 s, 3.34e+04 ms, NVMe, NVMe
+)");
+}
+
+TEST_F(PlanGolden, SaysWhatLimitsYou) {
+  const std::string file = path(kLlama8B);
+  std::string table;
+  for (const char* n_ctx : {"8k", "128k", "1m"}) table += said(file, "laptop8", n_ctx) + "\n";
+  EXPECT_EQ(table, R"(first token after 9.6 s, limited by GPU (100 % of the time)
+then 24.7 ms per token (40.53 tokens/s), limited by GPU (97 % of the time)
+
+first token after 8 min, limited by GPU (100 % of the time)
+then 270.0 ms per token (3.70 tokens/s), limited by link in (99 % of the time)
+
+first token after 8.6 h, limited by NVMe (94 % of the time)
+then 33.4 s per token (0.03 tokens/s), limited by NVMe (100 % of the time)
+
+)");
+}
+
+TEST_F(PlanGolden, PinsOnALaptop) {
+  const std::string file = path(kLlama8B);
+  const auto pinned = [&](const std::vector<std::string>& pins) {
+    return row(file, "laptop8", "128k", pins) + "\n";
+  };
+  // Half of the layers leave HBM to K and V, but what passes takes more of the link than those
+  // save. Without K and V in HBM the link has all of them but what the CPU attends. Eight layers
+  // from the file wait for the CPU, which packs their rows. K and V on disk are read there.
+  EXPECT_EQ(pinned({"-ngl", "16"}) + pinned({"--kv-tier", "dram"}) +
+                pinned({"--pin", "blk\\.[0-7]\\.=nvme"}) + pinned({"--kv-tier", "nvme"}),
+            R"(laptop8 128k: layers 16/16/0, KV 27/73/0 %, 459 s, 298 ms, GPU, DRAM
+laptop8 128k: layers 32/0/0, KV 0/100/0 %, 459 s, 322 ms, GPU, link in
+laptop8 128k: layers 24/0/8, KV 22/78/0 %, 463 s, 469 ms, GPU, CPU
+laptop8 128k: layers 32/0/0, KV 0/1/99 %, 637 s, 4.84e+03 ms, NVMe, NVMe
 )");
 }
 

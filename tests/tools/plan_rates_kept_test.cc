@@ -56,8 +56,9 @@ class PlanOfKeptRates : public testing::RefusalTest {
     of.measured_at = profile_time_text(unix_seconds());
     of.dram_read_bytes_per_s = pace * 20e9;
     of.dram_copy_bytes_per_s = pace * 8e9;
-    of.linear = {{TensorType::kF16, pace * 1e9, pace * 2e9}};
-    of.attend = {{KvCodec::kF16, 32, pace * 5e9, pace * 6e10}};
+    of.linear = {{TensorType::kF16, pace * 1e9, pace * 2e9, pace * 1e9}};
+    of.attend = {{KvCodec::kF16, 32, pace * 5e9, pace * 6e10, 20 / pace}};
+    of.step_cost = {.step_us = 50 / pace, .layer_us = 30 / pace};
     if (of.disk.empty()) return of;
     of.disk_read = {{16 << 10, 8, pace * 1e9}};
     of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = pace * 2e9;

@@ -6,46 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "tests/engine/small_model.h"
-#include "tests/tools/refusal.h"
-#include "tests/tools/strata_process.h"
+#include "tests/tools/plan_fixture.h"
 
 namespace strata::cli {
 namespace {
 
-using engine::testing::make_small_model;
-using engine::testing::SmallModelOptions;
 using nlohmann::json;
-using testing::Outcome;
 using testing::run_strata;
 
-class Plan : public testing::RefusalTest {
- protected:
-  Plan() {
-    SmallModelOptions options;
-    options.n_layers = 8;
-    options.head_dim = 32;
-    options.n_ctx_train = 1 << 17;
-    path_ = model(make_small_model(options));
-  }
-  std::vector<std::string> arguments(std::vector<std::string> more) const {
-    more.insert(more.begin(), {"plan", "-m", path_, "--no-cache", "-t", "2"});
-    return more;
-  }
-  std::string text(const std::vector<std::string>& more) const {
-    const Outcome outcome = run_strata(arguments(more));
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-    EXPECT_EQ(outcome.err, "");
-    return outcome.out;
-  }
-  json plan(std::vector<std::string> more) const {
-    more.push_back("--json");
-    const json found = json::parse(text(more), nullptr, false);
-    EXPECT_TRUE(found.is_object());
-    return found;
-  }
-  std::string path_;
-};
+class Plan : public testing::PlanTest {};
 
 TEST_F(Plan, HasTheFieldsOfItsContract) {
   const json found = plan({"--device", "virtual:rtx3060", "-c", "32k"});

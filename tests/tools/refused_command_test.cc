@@ -50,6 +50,40 @@ TEST_F(RefusedCommand, ValueOutOfRangeNamesTheRange) {
       {4, "unsupported", {"multiple of 32", "the model has 8"}, "--cache-type-k", "f16"});
 }
 
+TEST_F(RefusedCommand, SchemaThatNoAnswerCanBeBoundToSaysWhy) {
+  const auto refuse = [&](const char* schema, const Refusal& wanted,
+                          const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"run",
+                                          "-m",
+                                          small_model(),
+                                          "-p",
+                                          "a",
+                                          "--json-schema",
+                                          folder_.write("schema.json", schema)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    expect_refused(arguments, wanted);
+  };
+  refuse(R"({"type": "string", "pattern": "a"})",
+         {2, "usage", {"#/pattern is not supported"}, "#/pattern", "docs/json-schemas.md"});
+  refuse("{", {2, "usage", {"schema.json is no JSON"}, "--json-schema", "JSON schema"});
+  refuse("{}", {2, "usage", {"--ignore-eos"}, "--json-schema", "leave"}, {"--ignore-eos"});
+  // The model's only text is "a", which shows once it is asked.
+  Launch launch;
+  launch.arguments = {"run",
+                      "-m",
+                      small_model(),
+                      "-p",
+                      "a",
+                      "--json-schema",
+                      folder_.write("schema.json", R"({"type": "integer"})")};
+  const Outcome outcome = run_strata(launch);
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_NE(outcome.err.find("no token of the vocabulary goes on with what the answer must be"),
+            std::string::npos)
+      << outcome.err;
+}
+
 TEST_F(RefusedCommand, ContradictionNamesBothOptions) {
   expect_refused({"run", "-m", "a", "-p", "a", "--raw", "-s", "be brief"},
                  {2, "usage", {"--raw and --system contradict"}, "--system", "leave one"});

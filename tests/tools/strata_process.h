@@ -68,6 +68,8 @@ class StrataProcess {
   /// before.
   bool wait_for_out(std::string_view text) { return wait_for(outcome_.out, out_seen_, text); }
   bool wait_for_err(std::string_view text) { return wait_for(outcome_.err, err_seen_, text); }
+  /// What standard error has held so far.
+  const std::string& err() const { return outcome_.err; }
   /// Ends standard input (a pipe), reads everything, waits for the end.
   Outcome finish();
 

@@ -28,6 +28,16 @@ TEST(SizeReader, TakesBinaryAndDecimalUnits) {
   EXPECT_EQ(read_size("0.25k"), 256u);
 }
 
+TEST(DurationReader, WantsAUnit) {
+  EXPECT_EQ(read_duration_ms("30s"), 30e3);
+  EXPECT_EQ(read_duration_ms("1500ms"), 1500);
+  EXPECT_EQ(read_duration_ms("1.5s"), 1500);
+  EXPECT_EQ(read_duration_ms("2min"), 120e3);
+  EXPECT_EQ(read_duration_ms("1h"), 3600e3);
+  for (const char* text : {"", "30", "s", "-1s", "1 s", "1.2.3s", "1e3s", "1m", "30S", "nans"})
+    EXPECT_EQ(read_duration_ms(text), std::nullopt) << text;
+}
+
 TEST(BudgetReader, TakesTokensSharesWeightAndNats) {
   using Kind = index::Budget::Kind;
   struct Case {
@@ -46,6 +56,15 @@ TEST(BudgetReader, TakesTokensSharesWeightAndNats) {
   }
   for (const char* text : {"", "n", "0n", "-1n", "6nn", "infn", "6 n", "0", "0%", "101%", "1.1p"})
     EXPECT_FALSE(read_budget(text).has_value()) << text;
+}
+
+TEST(ShareReader, TakesPercentAndZero) {
+  EXPECT_EQ(read_share("0"), 0.0);
+  EXPECT_EQ(read_share("0%"), 0.0);
+  EXPECT_EQ(read_share("1.5%"), 0.015);
+  EXPECT_EQ(read_share("100%"), 1.0);
+  for (const char* text : {"", "%", "1", "0.5", "-1%", "101%", "1 %", "1%%"})
+    EXPECT_FALSE(read_share(text).has_value()) << text;
 }
 
 TEST(SizeReader, RefusesWhateverIsNotExactlyASize) {

@@ -12,8 +12,7 @@ namespace {
 
 constexpr uint64_t kDistinct = 64;        // blocks with values of their own
 constexpr uint64_t kSegmentsPerTask = 4;  // of decoding
-constexpr uint64_t kSliceBytes = uint64_t{8} << 20;
-constexpr uint64_t kCachedSegments = 8;  // that a prompt's tiles share
+constexpr uint64_t kCachedSegments = 8;   // that a prompt's tiles share
 constexpr uint64_t kTilesPerThread = 8;
 constexpr float kTolerance = 1e-3f;  // of values near 1: f32 sums over 256 positions, other order
 
@@ -78,9 +77,7 @@ AttendTrial::AttendTrial(const KernelTable& kernels, KvCodec codec, uint32_t hea
                          uint32_t n_threads, uint64_t memory_bytes)
     : kernels_(kernels),
       memory_(HostMemory::reserve(memory_bytes)),
-      blocks_(kernels, KvLayout::make(codec, codec, head_dim), memory_),
-      slice_segments_(std::clamp<uint64_t>(
-          kSliceBytes / (kExtentBlocks * blocks_.layout().block_bytes), 1, blocks_.n_segments())) {
+      blocks_(kernels, KvLayout::make(codec, codec, head_dim), memory_) {
   for (uint32_t i = 0; i < n_threads; ++i) {
     decode_tiles_.emplace_back(kGroup, head_dim);
     prefill_tiles_.emplace_back(kMaxTileQueries, head_dim);
@@ -103,7 +100,7 @@ bool AttendTrial::is_right() {
 }
 
 uint64_t AttendTrial::decode_bytes() const {
-  return n_slices() * slice_segments_ * cpu_attn::attend_bytes(blocks_.layout(), kSegmentPositions);
+  return blocks_.n_segments() * cpu_attn::attend_bytes(blocks_.layout(), kSegmentPositions);
 }
 
 uint64_t AttendTrial::prefill_flops() const {
@@ -112,12 +109,11 @@ uint64_t AttendTrial::prefill_flops() const {
                                           blocks_.layout().head_dim);
 }
 
-void AttendTrial::decode_slice(ThreadPool& pool, uint64_t slice) {
-  const uint64_t first = slice * slice_segments_;
-  pool.for_each(slice_segments_, kSegmentsPerTask,
+void AttendTrial::decode(ThreadPool& pool) {
+  pool.for_each(blocks_.n_segments(), kSegmentsPerTask,
                 [&](uint64_t begin, uint64_t end, uint32_t worker) {
                   const std::byte *blocks[kExtentBlocks], *next[kExtentBlocks];
-                  for (uint64_t idx = first + begin; idx < first + end; ++idx) {
+                  for (uint64_t idx = begin; idx < end; ++idx) {
                     blocks_.segment(idx, 1, blocks);
                     blocks_.segment(std::min(idx + 1, blocks_.n_segments() - 1), 1, next);
                     AttendArgs args = decode_tiles_[worker].args(blocks_.layout(), blocks);
@@ -126,10 +122,6 @@ void AttendTrial::decode_slice(ThreadPool& pool, uint64_t slice) {
                     kernels_.attend_segment(args);
                   }
                 });
-}
-
-void AttendTrial::decode(ThreadPool& pool) {
-  for (uint64_t i = 0; i < n_slices(); ++i) decode_slice(pool, i);
 }
 
 void AttendTrial::prefill(ThreadPool& pool) {

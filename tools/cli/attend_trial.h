@@ -54,9 +54,6 @@ class AttendTrial {
   /// Operations of prefill(); multiply and add count as two.
   uint64_t prefill_flops() const;
 
-  /// A slice of some 8 MiB, or all of them.
-  uint64_t n_slices() const { return blocks_.n_segments() / slice_segments_; }
-  void decode_slice(ThreadPool& pool, uint64_t slice);
   void decode(ThreadPool& pool);
   void prefill(ThreadPool& pool);
 
@@ -64,7 +61,6 @@ class AttendTrial {
   const KernelTable& kernels_;
   HostMemory memory_;
   TrialBlocks blocks_;
-  uint64_t slice_segments_;
   std::vector<TrialTile> decode_tiles_, prefill_tiles_;  // one for each thread
 };
 

@@ -33,9 +33,14 @@ std::string attention_text(engine::Engine& engine, const engine::SelectionCounts
   std::string text =
       fmt::format(" | attention {} {} (approximate): {:.1f} % of K and V read, {} a step", name,
                   budget, 100 * reads.attended_share(), engine::bytes_text(bytes / reads.steps));
-  if (engine.cache().store().can_read_blocks())
-    text += fmt::format(", {:.1f} % of it found in memory, {} a step from disk",
-                        100 * reads.hit_rate(), engine::bytes_text(reads.file_bytes / reads.steps));
+  if (!engine.cache().store().can_read_blocks()) return text;
+  text += fmt::format(", {:.1f} % of it found in memory, {} a step from disk",
+                      100 * reads.hit_rate(), engine::bytes_text(reads.file_bytes / reads.steps));
+  if (const double near = engine.options().selection.residency_tolerance; near > 0)
+    text += fmt::format(
+        ", blocks in memory preferred for up to {:g} % of the weight: the answer depends on what "
+        "is in memory",
+        100 * near);
   return text;
 }
 
@@ -67,6 +72,7 @@ nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::Sele
   auto json = selected_json(method_name(*engine.options().method),
                             budget_text(engine.options().selection.budget),
                             kv_position_bytes(engine.cache().layout()), reads);
+  json["near_tolerance"] = engine.options().selection.residency_tolerance;
   json["attended_blocks"] = reads.attended_blocks;
   json["hit_rate"] = reads.hit_rate();
   json["disk_read_bytes_per_token"] = static_cast<double>(reads.file_bytes) /

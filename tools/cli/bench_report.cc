@@ -149,7 +149,7 @@ std::string BenchReport::test_text(const BenchTest& test) const {
                                 : fmt::format(", {} index", subject_.attn_method));
 }
 
-void BenchReport::add_row(const BenchResult& result) {
+void BenchReport::add_row(const BenchResult& result, const BenchPrediction& prediction) {
   constexpr const char* kRow =
       "| {:<24} | {:>9} | {:>9} | {:>9} | {:>7} | {:>26} | {:>17} | {:>8} | {:>8} | {:>6} | {:>6} "
       "|\n";
@@ -172,6 +172,8 @@ void BenchReport::add_row(const BenchResult& result) {
       fmt::format("{:.2f}", median(rates)), fmt::format("{:.1f}", result.bytes_per_token() / kMega),
       fmt::format("{:.2f}", result.gbytes_per_s()),
       fmt::format("{:.0f}", 100 * share_of_memory(result, result.gbytes_per_s()))));
+  if (prediction.is_measured)
+    predictions_ += prediction_row(test_text(result.test), prediction, predictions_.empty());
   if (!result.stages.empty()) notes_ += stage_table(result);
   if (!subject_.attn_method.empty()) notes_ += index_line(result);
 }
@@ -216,13 +218,15 @@ std::string BenchReport::stage_table(const BenchResult& result) const {
   return out;
 }
 
-void BenchReport::add(const BenchResult& result) {
-  if (format_ == "md") return add_row(result);
-  records_.add(bench_json(subject_, result));
+void BenchReport::add(const BenchResult& result, const BenchPrediction& prediction) {
+  if (format_ == "md") return add_row(result, prediction);
+  ordered_json json = bench_json(subject_, result);
+  json["prediction"] = prediction_json(prediction);
+  records_.add(json);
 }
 
 void BenchReport::finish() {
-  if (format_ == "md") sink_.write(notes_);
+  if (format_ == "md") sink_.write(predictions_ + notes_);
   records_.finish();
 }
 

@@ -3,12 +3,12 @@
 // needs beside it to say something.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
-
 #include "tools/cli/answer_sink.h"
+#include "tools/cli/bench_prediction.h"
 #include "tools/cli/bench_records.h"
 #include "tools/cli/bench_runner.h"
 
@@ -48,12 +48,12 @@ class BenchReport {
   BenchReport(AnswerSink& sink, std::string format, BenchSubject subject);
 
   /// Rows of md are printed at once, the others as BenchRecords does.
-  void add(const BenchResult& result);
-  /// Also prints the stages, under the table of md.
+  void add(const BenchResult& result, const BenchPrediction& prediction);
+  /// Also prints predictions, where rates were measured, and stages, under the table of md.
   void finish();
 
  private:
-  void add_row(const BenchResult& result);
+  void add_row(const BenchResult& result, const BenchPrediction& prediction);
   std::string test_text(const BenchTest& test) const;
   std::string stage_table(const BenchResult& result) const;
   std::string index_line(const BenchResult& result) const;
@@ -63,7 +63,7 @@ class BenchReport {
   BenchRecords records_;
   BenchSubject subject_;
   bool has_header_ = false;
-  std::string notes_;  // what stands under the table of md
+  std::string predictions_, notes_;  // what stands under the table of md
 };
 
 }  // namespace strata::cli

@@ -14,7 +14,6 @@
 #include "tools/cli/attention_report.h"
 #include "tools/cli/device_notices.h"
 #include "tools/cli/notices.h"
-#include "tools/cli/request_options.h"
 #include "tools/cli/value_readers.h"
 #include "tools/cli/weight_notices.h"
 
@@ -35,7 +34,7 @@ std::string bench_format(const Settings& settings) {
 
 BenchSubject bench_subject(const engine::Engine& engine, const Settings& settings) {
   const auto facts = engine::inspect_model(engine.file());
-  const engine::EngineOptions options = engine_options(settings);
+  const engine::EngineOptions& options = engine.options();
   BenchSubject subject;
   subject.model_filename = settings.model;
   subject.model_type =

@@ -41,6 +41,8 @@ int run_tier_bench(const Command& command, AnswerSink& sink);
 /// `bench --reopen` (bench_reopen_verb.cc), and what it starts (reopened.cc). Return the exit code.
 int run_reopen_bench(const Command& command, AnswerSink& sink);
 int run_reopened(const Command& command, AnswerSink& sink);
+/// `bench --validate-plans` (plan_trials_verb.cc). Returns the exit code.
+int run_plan_trials(const Command& command, AnswerSink& sink);
 /// `bench --device` (bench_device_verb.cc). Returns the exit code.
 int run_device_bench(const Command& command, AnswerSink& sink);
 

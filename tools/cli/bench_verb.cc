@@ -8,11 +8,14 @@
 #include "engine/byte_text.h"
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/attention_profile.h"
+#include "tools/cli/bench_prediction.h"
 #include "tools/cli/bench_report.h"
 #include "tools/cli/bench_runner.h"
 #include "tools/cli/bench_setup.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/placed_plan.h"
+#include "tools/cli/plan_notices.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/tier_report.h"
 #include "tools/cli/verb_functions.h"
@@ -45,7 +48,8 @@ std::string deepest_name(const std::vector<BenchTest>& tests) {
 
 /// Opens the model with a context of the deepest test. Errors: those of Engine::open, in the words
 /// of this verb's options; kUsage beyond the trained context.
-engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest>& tests) {
+PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& tests) {
+  const Settings& settings = command.settings;
   const uint64_t n_positions = deepest(tests);
   constexpr uint64_t kMaxPositions = std::numeric_limits<int32_t>::max() - 2 * kBlockPositions;
   if (n_positions > kMaxPositions)
@@ -60,14 +64,14 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
   options.allow_untrained = true;  // checked below, in this verb's words
   if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
   try {
-    engine::Engine engine = engine::Engine::open(options);
-    const uint64_t n_trained = engine.spec().shape.n_ctx_train;
+    PlacedEngine placed = open_placed(command, options);
+    const uint64_t n_trained = placed.engine.spec().shape.n_ctx_train;
     if (n_positions > n_trained && !settings.allow_untrained)
       throw Error(ErrorCode::kUsage,
                   fmt::format("{} needs a context of {} tokens, the model was trained for {}",
                               deepest_name(tests), n_positions, n_trained),
                   "--n-depth", "measure at a smaller -d, -p or -n, or pass --allow-untrained");
-    return engine;
+    return placed;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kDoesNotFit) throw;
     // A remedy that names the context's size names an option that this verb has not.
@@ -82,6 +86,38 @@ engine::Engine open_engine(const Settings& settings, const std::vector<BenchTest
   }
 }
 
+/// At the pace of memory and disk right now, where the profile is of them.
+BenchPrediction prediction_of(const Settings& settings, const PlacedPlan& plan,
+                              const BenchResult& result) {
+  if (!plan.is_measured()) return predict_test(plan, result, {});
+  planner::MachinePace pace{.dram = dram_pace(plan, result.memory_gbytes_per_s)};
+  try {
+    if (reads_disk(plan))
+      pace.disk = measure_disk_pace(plan.subject.request.profile, settings.nvme,
+                                    engine_options(settings).io, &interrupt_flag());
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kCancelled) throw;
+    // The test itself is measured: a full disk is no reason to lose it.
+    notice(fmt::format("note: predicted at the disk's pace of the profile: {}", error.what()));
+  }
+  return predict_test(plan, result, pace);
+}
+
+/// What compares placements of its own takes none.
+void check_places(const Command& command) {
+  const Settings& settings = command.settings;
+  const char* mode = settings.tiers            ? "tiers"
+                     : settings.reopen         ? "reopen"
+                     : settings.validate_plans ? "validate-plans"
+                                               : nullptr;
+  if (mode == nullptr) return;
+  for (const std::string& option : stated_places(settings))
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--{0} and --{1} contradict each other: --{0} chooses what is where",
+                            mode, option),
+                command.where(option), "leave one of them out");
+}
+
 }  // namespace
 
 int run_bench(const Command& command) {
@@ -89,18 +125,22 @@ int run_bench(const Command& command) {
   AnswerSink sink = AnswerSink::open("");
   const bool predicts =
       engine::parse_device_choice(settings.device).kind == engine::DeviceChoice::Kind::kVirtual;
-  if ((predicts || settings.tiers) && settings.attn != "exact")
-    throw Error(ErrorCode::kUsage, "predictions and --tiers are of exact attention",
-                command.where("attn"), "measure --attn without --tiers on this machine");
+  if ((predicts || settings.tiers || settings.validate_plans) && settings.attn != "exact")
+    throw Error(ErrorCode::kUsage,
+                "predictions, --tiers and --validate-plans are of exact attention",
+                command.where("attn"),
+                "measure --attn without --tiers and --validate-plans on this machine");
+  check_places(command);
   if (predicts) return run_device_bench(command, sink);
   if (command.is_set("device-ctx"))
     throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",
                 command.where("device-ctx"), "name a card with --device, or a depth with -d");
   if (settings.tiers) return run_tier_bench(command, sink);
   if (settings.reopen) return run_reopen_bench(command, sink);
+  if (settings.validate_plans) return run_plan_trials(command, sink);
   if (!settings.reopened.empty()) return run_reopened(command, sink);
   const std::vector<BenchTest> tests = list_tests(settings);
-  engine::Engine engine = open_engine(settings, tests);
+  auto [engine, plan] = open_engine(command, tests);
   BenchSubject subject = bench_subject(engine, settings);
   if (deepest(tests) > engine.spec().shape.n_ctx_train)
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
@@ -111,6 +151,7 @@ int run_bench(const Command& command) {
   if (settings.stages && engine.device() != nullptr)
     notice("note: --stages times operations of the CPU, not of a device");
   load_for_bench(engine);
+  say_plan(plan, engine, settings.verbose);
   const engine::Model& model = engine.model();
   if (settings.verbose) say_load(model.load_report());
   BenchRunner runner(engine,
@@ -123,6 +164,7 @@ int run_bench(const Command& command) {
   subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
   runner.check_answer();
 
+  if (!plan.is_measured()) notice("note: predictions count for little. " + plan.subject.rates_text);
   BenchReport report(sink, bench_format(settings), subject);
   for (const BenchTest& test : tests) {
     Progress filling("depth", grouped_number, " tok/s");
@@ -131,7 +173,8 @@ int run_bench(const Command& command) {
       filling.finish();
       if (settings.verbose) notice(fmt::format("{}: run {} of {}", test.name(), run, total));
     };
-    report.add(runner.measure(test, {on_depth, on_run}));
+    const BenchResult result = runner.measure(test, {on_depth, on_run});
+    report.add(result, prediction_of(settings, plan, result));
   }
   report.finish();
   if (settings.verbose) say_reads(model);

@@ -19,6 +19,7 @@
 #include "tools/cli/linear_trial.h"
 #include "tools/cli/raw_disk.h"
 #include "tools/cli/sample_statistics.h"
+#include "tools/cli/walk_trial.h"
 
 namespace strata::cli {
 namespace {
@@ -36,6 +37,11 @@ constexpr size_t kClearShare = 10;  // one of so many passes counts as undisturb
 constexpr double kDisturbed = 1.5;
 constexpr uint64_t kCopyPiece = uint64_t{256} << 10;
 constexpr uint64_t kCopySlice = 16;  // pieces
+// Of matrices that are multiplied one after the other: some tens of microseconds.
+constexpr uint64_t kLinearSlice = uint64_t{4} << 20;
+// Of the models that tell what a layer takes: the weights of both fit second-level caches.
+constexpr uint32_t kFewLayers = 4, kManyLayers = 12;
+constexpr uint32_t kShortSteps = 16;  // so many times as many passes: each takes a tenth of a ms
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -48,6 +54,7 @@ class Calibration {
 
   void measure_memory();
   void measure_linear(TensorType type);
+  void measure_steps();
   void measure_attention(KvCodec codec, uint32_t head_dim);
   void measure_disk(RawDisk& disk);
   void measure_pairs(RawDisk& disk);
@@ -55,27 +62,34 @@ class Calibration {
   uint32_t n_disturbed = 0;  // figures whose median was far slower
 
  private:
-  /// Seconds of call(slice) that a tenth of the calls stay below, each of the slices n_passes
-  /// times, after one call that is not counted. Slices last well under a scheduler's turn: on an
+  /// Mean seconds of call(slice) over the slices, of each those that a tenth of its n_passes stay
+  /// below, after one call that is not counted. Slices last well under a scheduler's turn: on an
   /// idle machine this is the median but for some percent, and a busy neighbour that spoils most
-  /// slices (each waits for the slowest thread) leaves some.
+  /// passes (each waits for the slowest thread) leaves some. Why of each slice: a cache may keep
+  /// the same few of them from pass to pass.
   template <class Call>
   double clear_seconds(uint64_t n_slices, const Call& call) {
-    constexpr size_t kCallsMin = 3;
+    constexpr size_t kPassesMin = 3;
     check_bench_cancelled(options_.cancel);
     call(0);
-    std::vector<double> seconds;
+    std::vector<std::vector<double>> seconds(n_slices);
     const auto begin = Clock::now();
-    while (seconds.size() < options_.n_passes * n_slices &&
-           (seconds.size() < kCallsMin || seconds_since(begin) < options_.pass_s_max)) {
-      const auto start = Clock::now();
-      call(seconds.size() % n_slices);
-      seconds.push_back(seconds_since(start));
+    for (size_t n = 0;
+         n < options_.n_passes && (n < kPassesMin || seconds_since(begin) < options_.pass_s_max);
+         ++n)
+      for (uint64_t slice = 0; slice < n_slices; ++slice) {
+        const auto start = Clock::now();
+        call(slice);
+        seconds[slice].push_back(seconds_since(start));
+      }
+    double clear = 0, usual = 0;
+    for (std::vector<double>& of : seconds) {
+      usual += median(of);
+      std::ranges::sort(of);
+      clear += of[of.size() / kClearShare];
     }
-    std::ranges::sort(seconds);
-    const double clear = seconds[seconds.size() / kClearShare];
-    n_disturbed += median(seconds) > kDisturbed * clear;
-    return clear;
+    n_disturbed += usual > kDisturbed * clear;
+    return clear / static_cast<double>(n_slices);
   }
   void measure_requests(RawDisk& disk);
   template <class Call>
@@ -83,6 +97,8 @@ class Calibration {
   template <class Call>
   double passes_per_s(const Call& call);
   double read_for(RawDisk& disk, double seconds);
+  planner::RateCurve measure_decode(const WalkTrialShape& shape);
+  double small_weights_s(const WalkTrial& trial) const;
 
   const CalibrateOptions& options_;
   ThreadPool& pool_;
@@ -126,14 +142,21 @@ void Calibration::measure_linear(TensorType type) {
                     {.n_rows = options_.n_gemm_rows, .memory_bytes = options_.memory_bytes});
   STRATA_CHECK(trial.is_right(), "the %s kernel of %s is wrong", options_.kernels->name,
                name.c_str());
-  const double decode_s =
-      clear_seconds(trial.n_copies(), [&](uint64_t copy) { trial.decode_copy(pool_, copy); });
+  const auto bytes = static_cast<double>(trial.matrix().total_bytes());
+  const uint64_t n_slice =
+      std::clamp<uint64_t>(kLinearSlice / trial.matrix().total_bytes(), 1, trial.n_copies());
+  const double decode_s = clear_seconds(trial.n_copies() / n_slice, [&](uint64_t slice) {
+    for (uint64_t i = 0; i < n_slice; ++i) trial.decode_copy(pool_, slice * n_slice + i);
+  });
   const double prefill_s = clear_seconds(1, [&](uint64_t) { trial.prefill(pool_); });
-  profile_.linear.push_back({type, static_cast<double>(trial.matrix().total_bytes()) / decode_s,
-                             trial.prefill_flops() / prefill_s});
-  options_.on_figure(fmt::format("{} weights: one row {:.1f} GB/s, a prompt's rows {:.0f} GFLOP/s",
-                                 name, profile_.linear.back().gemv_bytes_per_s / 1e9,
-                                 profile_.linear.back().gemm_flops / 1e9));
+  const double pack_s =
+      clear_seconds(trial.n_copies(), [&](uint64_t copy) { trial.pack_copy(pool_, copy); });
+  profile_.linear.push_back({type, static_cast<double>(n_slice) * bytes / decode_s,
+                             trial.prefill_flops() / prefill_s, bytes / pack_s});
+  const planner::LinearRate& of = profile_.linear.back();
+  options_.on_figure(fmt::format(
+      "{} weights: one row {:.1f} GB/s, a prompt's rows {:.0f} GFLOP/s, packing {:.1f} GB/s", name,
+      of.gemv_bytes_per_s / 1e9, of.gemm_flops / 1e9, of.pack_bytes_per_s / 1e9));
 }
 
 void Calibration::measure_attention(KvCodec codec, uint32_t head_dim) {
@@ -141,16 +164,68 @@ void Calibration::measure_attention(KvCodec codec, uint32_t head_dim) {
   AttendTrial trial(*options_.kernels, codec, head_dim, pool_.size(), options_.memory_bytes);
   STRATA_CHECK(trial.is_right(), "the %s attention kernel of %s x %u is wrong",
                options_.kernels->name, name, head_dim);
-  const double decode_s =
-      clear_seconds(trial.n_slices(), [&](uint64_t slice) { trial.decode_slice(pool_, slice); });
   const double prefill_s = clear_seconds(1, [&](uint64_t) { trial.prefill(pool_); });
-  const double slice_bytes =
-      static_cast<double>(trial.decode_bytes()) / static_cast<double>(trial.n_slices());
-  profile_.attend.push_back({codec, head_dim, slice_bytes / decode_s,
-                             static_cast<double>(trial.prefill_flops()) / prefill_s});
+  const planner::RateCurve decode = measure_decode({.head_dim = head_dim, .codec = codec});
+  profile_.attend.push_back({codec, head_dim, decode.bytes_per_s,
+                             static_cast<double>(trial.prefill_flops()) / prefill_s,
+                             decode.alpha_us});
   options_.on_figure(fmt::format(
-      "attention over {} x {}: one token {:.1f} GB/s, a prompt's {:.0f} GFLOP/s", name, head_dim,
-      profile_.attend.back().decode_bytes_per_s / 1e9, profile_.attend.back().prefill_flops / 1e9));
+      "attention over {} x {}: one token {:.0f} us a layer and {:.1f} GB/s, a prompt's {:.0f} "
+      "GFLOP/s",
+      name, head_dim, decode.alpha_us, decode.bytes_per_s / 1e9,
+      profile_.attend.back().prefill_flops / 1e9));
+}
+
+/// Of a small model's weights, at the quickest rate of any type that was measured: they lie in the
+/// caches. At a slower one a layer's own time would be taken for theirs.
+double Calibration::small_weights_s(const WalkTrial& trial) const {
+  const double rate = std::ranges::max(profile_.linear, {}, &planner::LinearRate::gemv_bytes_per_s)
+                          .gemv_bytes_per_s;
+  return static_cast<double>(trial.weight_bytes()) / rate;
+}
+
+/// What a layer and a step take at depth 0: of two models that differ in their layers.
+void Calibration::measure_steps() {
+  const auto seconds_of = [&](uint32_t n_layers) {
+    WalkTrial trial({.n_layers = n_layers,
+                     .n_kv_heads = 1,
+                     .n_held = kExtentPositions,
+                     .n_tokens = kShortSteps + 1},
+                    *options_.kernels, pool_.size(), options_.cancel);
+    const auto decode = [&](uint64_t token) {
+      if (token == 0) trial.begin_at(1);  // of sixteen times one: it moves no tenth of them
+      trial.decode();
+    };
+    return clear_seconds(kShortSteps, decode) - small_weights_s(trial);
+  };
+  const double few_s = seconds_of(kFewLayers), many_s = seconds_of(kManyLayers);
+  const double layer_s = std::max(0.0, (many_s - few_s) / (kManyLayers - kFewLayers));
+  const double step_s = std::max(0.0, few_s - kFewLayers * layer_s);
+  profile_.step_cost = {.step_us = step_s * 1e6, .layer_us = layer_s * 1e6};
+  options_.on_figure(fmt::format("a step: {:.0f} us and {:.1f} us a layer, beside its bytes",
+                                 step_s * 1e6, layer_s * 1e6));
+}
+
+/// Of one layer: what attending takes at all beside step_cost, and the rate of K and V.
+planner::RateCurve Calibration::measure_decode(const WalkTrialShape& like) {
+  WalkTrialShape shape = like;
+  shape.n_held = WalkTrial::positions_of(shape, options_.memory_bytes);
+  shape.n_tokens = options_.n_passes + 1;
+  WalkTrial trial(shape, *options_.kernels, pool_.size(), options_.cancel);
+  std::vector<planner::TimeSample> samples;
+  // The shortest says what a layer takes at all, the others are beyond any cache.
+  for (const uint32_t n_positions :
+       {shape.n_held, std::max(kExtentPositions, shape.n_held / 2), kExtentPositions}) {
+    trial.begin_at(n_positions);
+    const double seconds = clear_seconds(1, [&](uint64_t) { trial.decode(); });
+    samples.push_back({static_cast<double>(trial.kv_bytes(n_positions)), seconds});
+  }
+  planner::RateCurve curve = planner::fit_rate(samples);
+  const double other_us = profile_.step_cost.step_us +
+                          shape.n_layers * profile_.step_cost.layer_us +
+                          small_weights_s(trial) * 1e6;
+  curve.alpha_us = std::max(0.0, (curve.alpha_us - other_us) / shape.n_layers);
+  return curve;
 }
 
 void Calibration::measure_disk(RawDisk& disk) {
@@ -280,6 +355,7 @@ uint32_t calibrate(const CalibrateOptions& options, ThreadPool& pool, MachinePro
         RawDisk::make(options.disk_folder, options.disk_bytes, options.io, options.cancel));
   calibration.measure_memory();
   for (const TensorType type : options.types) calibration.measure_linear(type);
+  calibration.measure_steps();
   for (const uint32_t head_dim : options.head_dims)
     for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
       if (codec == KvCodec::kF16 || head_dim % kActGroup == 0)

@@ -25,7 +25,7 @@ struct CalibrateOptions {
   std::string disk_folder;          // where its test file lies, without a name; empty = no disk
   tiers::IoChoice io = tiers::IoChoice::kAuto;
   uint32_t n_passes = 31;  // over what each figure reads
-  double pass_s_max = 1;   // then no further pass of a figure begins, but for the third
+  double pass_s_max = 2;   // then no further pass of a figure begins, but for the third
   double pair_s = 0.4;     // that each turn of a pair lasts
   uint64_t memory_bytes = uint64_t{128} << 20;  // that passes read: more than a cache
   uint64_t disk_bytes = uint64_t{256} << 20;    // of the test file

@@ -59,17 +59,20 @@ std::string profile_text(const MachineProfile& profile) {
   std::string out = fmt::format(
       "machine    {}, {} threads, {}, {}\n"
       "memory     reads {:.1f} GB/s, copies {:.1f} GB/s\n"
-      "weights    type     one row GB/s   a prompt's GFLOP/s\n",
+      "a step     {:.0f} us and {:.1f} us a layer, beside its bytes\n"
+      "weights    type     one row GB/s   a prompt's GFLOP/s   packing GB/s\n",
       profile.cpu, profile.n_threads, profile.cpu_isa, bytes_text(profile.dram_bytes),
-      profile.dram_read_bytes_per_s / 1e9, profile.dram_copy_bytes_per_s / 1e9);
+      profile.dram_read_bytes_per_s / 1e9, profile.dram_copy_bytes_per_s / 1e9,
+      profile.step_cost.step_us, profile.step_cost.layer_us);
   for (const auto& of : profile.linear)
-    out += fmt::format("           {:<8} {:12.1f} {:20.0f}\n", tensor_type_info(of.type).name,
-                       of.gemv_bytes_per_s / 1e9, of.gemm_flops / 1e9);
-  out += "attention  K and V    one token GB/s   a prompt's GFLOP/s\n";
+    out +=
+        fmt::format("           {:<8} {:12.1f} {:20.0f} {:14.1f}\n", tensor_type_info(of.type).name,
+                    of.gemv_bytes_per_s / 1e9, of.gemm_flops / 1e9, of.pack_bytes_per_s / 1e9);
+  out += "attention  K and V    one token GB/s   a prompt's GFLOP/s   us a layer\n";
   for (const auto& of : profile.attend)
-    out += fmt::format("           {:<10} {:14.1f} {:20.0f}\n",
+    out += fmt::format("           {:<10} {:14.1f} {:20.0f} {:12.1f}\n",
                        fmt::format("{} x {}", kv_codec_name(of.codec), of.head_dim),
-                       of.decode_bytes_per_s / 1e9, of.prefill_flops / 1e9);
+                       of.decode_bytes_per_s / 1e9, of.prefill_flops / 1e9, of.decode_layer_us);
   out += disk_text(profile);
   for (const auto& of : profile.pairs)
     out += fmt::format("together   {} keeps {:.0f} % beside {}, which keeps {:.0f} %\n", of.first,

@@ -43,6 +43,20 @@ std::string profile_directory(const GetVariable& get) {
   return "";
 }
 
+/// As the C library takes the locale: the first of these that is set and not empty.
+bool is_utf8_locale(const GetVariable& get) {
+  for (const char* name : {"LC_ALL", "LC_CTYPE", "LANG"}) {
+    const auto value = non_empty(get(name));
+    if (!value) continue;
+    std::string lower = *value;
+    std::ranges::transform(lower, lower.begin(), [](char c) {
+      return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    });
+    return lower.ends_with("utf-8") || lower.ends_with("utf8");
+  }
+  return false;
+}
+
 /// The folder of saved contexts that --session-dir means; empty where none is known.
 std::string session_directory(const std::string& asked, const GetVariable& get) {
   if (!asked.empty()) return asked;
@@ -144,6 +158,7 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
   stated.settings.nvme = spill_directory(stated.settings.nvme, get);
   stated.settings.session_dir = session_directory(stated.settings.session_dir, get);
   stated.settings.profile_dir = profile_directory(get);
+  stated.settings.is_utf8 = is_utf8_locale(get);
   return stated;
 }
 

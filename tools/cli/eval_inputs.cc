@@ -103,6 +103,7 @@ void check_eval_memory(uint64_t needed_bytes, uint64_t free_bytes) {
 std::vector<eval::Contender> contenders_of(const Command& command) {
   std::vector<eval::Contender> contenders;
   const std::string where = command.where("budgets");
+  const double near = kv_share(command.settings.kv_near, command.where("kv-near"));
   auto methods = split_list(command.settings.methods, command.where("methods"));
   const bool has_oracle = std::ranges::find(methods, "oracle") != methods.end();
   if (command.settings.gate && !has_oracle) methods.emplace_back("oracle");
@@ -112,7 +113,8 @@ std::vector<eval::Contender> contenders_of(const Command& command) {
       contenders.push_back({.method = found,
                             .budget = kv_budget(budget, where),
                             .method_name = method,
-                            .budget_text = budget});
+                            .budget_text = budget,
+                            .residency_tolerance = near});
   }
   return contenders;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tools/cli/eval_report.h"
+#include "tools/cli/html_page.h"
 
 namespace strata::cli {
 namespace {
@@ -17,39 +18,6 @@ using eval::EvalRow;
 constexpr double kWidth = 640, kHeight = 360, kLeft = 70, kRight = 130, kTop = 20, kBottom = 45;
 constexpr double kLeastDivergence = 1e-5;  // nat: what is less is drawn here
 constexpr uint32_t kColours = 6;           // of curves, in the style sheet
-
-constexpr const char* kStyle = R"(
-:root { color-scheme: light dark; --ink: #1c2024; --paper: #ffffff; --line: #d0d5da; --c0: #1f6fb4;
-  --c1: #c2410c; --c2: #15803d; --c3: #7e22ce; --c4: #a16207; --c5: #be185d; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ea; --paper: #16191c; --line: #3a4147;
-  --c0: #6cb2f0; --c1: #fb9a66; --c2: #6fd08c; --c3: #c79bf2; --c4: #e3bd4f; --c5: #f38bb9; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1100px; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .25em .6em; text-align: left; }
-th.number, td.number { text-align: right; }
-div.wide { overflow-x: auto; }
-svg { max-width: 100%; height: auto; }
-svg text { fill: var(--ink); font-size: 12px; }
-svg .axis { stroke: var(--line); fill: none; }
-)";
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += c;
-  }
-  return out;
-}
 
 struct Point {
   double share, quality;
@@ -118,16 +86,16 @@ std::string axes_svg(const Axis& x, const Axis& y) {
     out += fmt::format(R"(<text x="{}" y="{:.1f}" text-anchor="end">{:g}</text>)", kLeft - 6,
                        y_of(y, tick) + 4, tick);
   out += fmt::format(R"(<text x="{}" y="{}" text-anchor="middle">{}</text>)",
-                     (kLeft + kWidth - kRight) / 2, kHeight - 8, escaped(x.title));
+                     (kLeft + kWidth - kRight) / 2, kHeight - 8, html_escaped(x.title));
   out += fmt::format(R"(<text x="14" y="{0}" text-anchor="middle" )"
                      R"svg(transform="rotate(-90 14 {0})">{1}</text>)svg",
-                     (kTop + kHeight - kBottom) / 2, escaped(y.title));
+                     (kTop + kHeight - kBottom) / 2, html_escaped(y.title));
   return out;
 }
 
 std::string plot_svg(const std::vector<Curve>& curves, const Axis& x, const Axis& y) {
   std::string out = fmt::format(R"(<svg viewBox="0 0 {} {}" role="img" aria-label="{}">)", kWidth,
-                                kHeight, escaped(y.title + " against " + x.title));
+                                kHeight, html_escaped(y.title + " against " + x.title));
   out += axes_svg(x, y);
   for (size_t i = 0; i < curves.size(); ++i) {
     const std::string colour = fmt::format("var(--c{})", i % kColours);
@@ -137,15 +105,15 @@ std::string plot_svg(const std::vector<Curve>& curves, const Axis& x, const Axis
       line += fmt::format("{:.1f},{:.1f} ", at_x, at_y);
       dots += fmt::format(R"(<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}"><title>)"
                           R"({} {}: {:.1f} % read, {:g}</title></circle>)",
-                          at_x, at_y, colour, escaped(curves[i].method), escaped(point.budget),
-                          100 * point.share, point.quality);
+                          at_x, at_y, colour, html_escaped(curves[i].method),
+                          html_escaped(point.budget), 100 * point.share, point.quality);
     }
     out += fmt::format(R"(<polyline points="{}" fill="none" stroke="{}" stroke-width="2"/>)", line,
                        colour);
     out += dots;
     const double at = kTop + 10 + 18.0 * static_cast<double>(i);
     out += fmt::format(R"(<text x="{}" y="{}" style="fill:{}">{}</text>)", kWidth - kRight + 16, at,
-                       colour, escaped(curves[i].method));
+                       colour, html_escaped(curves[i].method));
   }
   return out + "</svg>\n";
 }
@@ -189,8 +157,8 @@ std::string task_plots(std::span<const EvalRow> rows) {
                  .is_log = false,
                  .title = "right answers",
                  .ticks = {0, 0.25, 0.5, 0.75, 1}};
-    out += fmt::format("<h2>{}, {} tokens (exact attention: {:.0f} %)</h2>\n", escaped(key.first),
-                       key.second, 100 * row.exact_score.value_or(0)) +
+    out += fmt::format("<h2>{}, {} tokens (exact attention: {:.0f} %)</h2>\n",
+                       html_escaped(key.first), key.second, 100 * row.exact_score.value_or(0)) +
            plot_svg(curves, log_axis(shares_of(curves), 1e-4, 1, "K and V read"), y);
   }
   return out;
@@ -201,7 +169,7 @@ std::string html_table(const EvalTable& table) {
     std::string out = "<tr>";
     for (size_t i = 0; i < cells.size(); ++i)
       out += fmt::format("<{0}{1}>{2}</{0}>", tag, table.is_text[i] ? "" : R"( class="number")",
-                         escaped(cells[i]));
+                         html_escaped(cells[i]));
     return out + "</tr>\n";
   };
   std::string out = "<div class=\"wide\"><table>\n" + line(table.titles, "th");
@@ -212,15 +180,13 @@ std::string html_table(const EvalTable& table) {
 }  // namespace
 
 std::string eval_page(const EvalSubject& subject, std::span<const EvalRow> rows) {
-  std::string out = fmt::format(
-      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" "
-      "content=\"width=device-width, initial-scale=1\">\n<title>strata eval: {0}</title>\n"
-      "<style>{1}</style></head><body>\n<h1>{0}</h1>\n<p>{2}, {3}. The context is read exactly; "
-      "what follows goes through the method.</p>\n",
-      escaped(subject.model), kStyle, escaped(subject.version), escaped(subject.device));
-  out += divergence_plot(rows) + task_plots(rows) + "<h2>Figures</h2>\n";
-  for (const EvalTable& table : eval_tables(rows)) out += html_table(table);
-  return out + "</body></html>\n";
+  std::string body = fmt::format(
+      "<p>{}, {}. The context is read exactly; what follows goes through the "
+      "method.</p>\n",
+      html_escaped(subject.version), html_escaped(subject.device));
+  body += divergence_plot(rows) + task_plots(rows) + "<h2>Figures</h2>\n";
+  for (const EvalTable& table : eval_tables(rows)) body += html_table(table);
+  return html_page("strata eval: " + subject.model, subject.model, body);
 }
 
 }  // namespace strata::cli

@@ -86,6 +86,29 @@ std::vector<Column> attention_columns() {
   return columns;
 }
 
+std::vector<Column> missing_columns() {
+  std::vector<Column> columns = contender_columns();
+  columns.insert(columns.begin(), {"text", true, [](const EvalRow& row) { return row.text; }});
+  using Of = eval::MissingTally;
+  const auto per_step = [&](const std::string& title, uint64_t Of::*count) {
+    columns.push_back({title, false, [count](const EvalRow& row) {
+                         return fmt::format("{:.1f}", row.missing->per_step((*row.missing).*count));
+                       }});
+  };
+  const auto of_missing = [&](const std::string& title, uint64_t Of::*count) {
+    columns.push_back({title, false, [count](const EvalRow& row) {
+                         return percent(row.missing->of_missing((*row.missing).*count));
+                       }});
+  };
+  per_step("chosen/token", &Of::chosen);
+  per_step("missing/token", &Of::missing);
+  per_step("layers that wait/token", &Of::waits);
+  of_missing("chosen a token before %", &Of::in_last);
+  of_missing("next to that %", &Of::runners_up);
+  of_missing("chosen a layer before %", &Of::in_layer_before);
+  return columns;
+}
+
 std::vector<Column> task_columns() {
   std::vector<Column> columns = contender_columns();
   columns.insert(columns.begin(), {"task", true, [](const EvalRow& row) { return row.task; }});
@@ -207,6 +230,15 @@ ordered_json eval_json(const EvalRow& row) {
     json["reuse"] = row.attention->reuse;
     json["fetched_over_useful"] = row.attention->fetched_over_useful;
   }
+  if (row.missing) {
+    const eval::MissingTally& of = *row.missing;
+    json["chosen_blocks_per_token"] = of.per_step(of.chosen);
+    json["missing_blocks_per_token"] = of.per_step(of.missing);
+    json["waiting_layers_per_token"] = of.per_step(of.waits);
+    json["missing_chosen_token_before"] = of.of_missing(of.in_last);
+    json["missing_next_token_before"] = of.of_missing(of.runners_up);
+    json["missing_chosen_layer_before"] = of.of_missing(of.in_layer_before);
+  }
   json["kv_read_share"] = row.kv_read_share;
   json["kv_read_bytes_per_token"] = row.kv_read_bytes_per_token;
   json["index_bytes_per_token"] = row.index_bytes_per_token;
@@ -219,6 +251,7 @@ std::vector<EvalTable> eval_tables(std::span<const EvalRow> rows) {
       table_of(rows, text_columns(), [](const EvalRow& row) { return row.agreement.has_value(); }),
       table_of(rows, attention_columns(),
                [](const EvalRow& row) { return row.attention.has_value(); }),
+      table_of(rows, missing_columns(), [](const EvalRow& row) { return row.missing.has_value(); }),
       table_of(rows, task_columns(), [](const EvalRow& row) { return row.score.has_value(); })};
   std::erase_if(tables, [](const EvalTable& table) { return table.rows.empty(); });
   return tables;

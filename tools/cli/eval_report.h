@@ -14,7 +14,8 @@ namespace strata::cli {
 /// The object of one row. Keys stay as they are; what does not apply is absent.
 nlohmann::ordered_json eval_json(const eval::EvalRow& row);
 
-/// What people read: texts, the attention behind them, tasks; those that have rows.
+/// What people read: texts, the attention behind them, what it would read from disk, tasks; those
+/// that have rows.
 struct EvalTable {
   std::vector<std::string> titles;
   std::vector<bool> is_text;  // per column: else a number, set to the right

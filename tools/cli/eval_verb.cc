@@ -45,13 +45,20 @@ engine::Model load_model(const engine::Engine& engine, ThreadPool& pool) {
   return model;
 }
 
+std::optional<double> held_share(const Settings& settings) {
+  if (settings.kv_held.empty()) return std::nullopt;
+  return kv_share(settings.kv_held, "--kv-held");
+}
+
 eval::SplitRunner::Options runner_options(const engine::Engine& engine, uint64_t n_context,
-                                          uint64_t n_rest) {
+                                          uint64_t n_rest,
+                                          std::optional<double> held_share = std::nullopt) {
   return {.k_codec = engine.options().k_codec,
           .v_codec = engine.options().v_codec,
           .chunk_rows = engine.context().chunk_rows,
           .n_context = n_context,
           .n_rest = n_rest,
+          .held_share = held_share,
           .cancel = &interrupt_flag()};
 }
 
@@ -144,7 +151,9 @@ bool pass_gate(const engine::Engine& engine, const Settings& settings,
   for (const eval::Verdict& of : verdicts)
     notice(fmt::format("gate: {} at {} {}", of.method, of.budget,
                        of.passes ? "passes" : "fails: " + of.reason));
-  if (settings.profile_dir.empty()) {
+  if (kv_share(settings.kv_near, "--kv-near") > 0) {
+    notice("note: --kv-near was judged as well, so the verdicts are not kept for --attn auto");
+  } else if (settings.profile_dir.empty()) {
     notice("note: no cache folder is known, so the verdicts are not kept");
   } else {
     const std::string path =
@@ -190,9 +199,25 @@ void check_memory(const engine::Engine& engine, const Subjects& subjects,
       engine::available_dram_bytes());
 }
 
+/// What memory is taken to hold shows in a probe only.
+void check_held(const Command& command) {
+  const Settings& settings = command.settings;
+  const auto held = held_share(settings);
+  if (held && *held <= 0)
+    throw Error(ErrorCode::kUsage, "a memory that holds nothing cannot be judged",
+                command.where("kv-held"), "such as 5%");
+  if (held && !probes(settings))
+    throw Error(ErrorCode::kUsage, "what memory holds shows in probed attention only",
+                command.where("kv-held"), "add --probe or --gate");
+  if (!held && kv_share(settings.kv_near, command.where("kv-near")) > 0)
+    throw Error(ErrorCode::kUsage, "all of K and V is in memory, so that nothing is nearer",
+                command.where("kv-near"), "say how much memory holds, such as --kv-held 5%");
+}
+
 void check_eval(const Command& command) {
   const Settings& settings = command.settings;
   contenders_of(command);  // refused before the model is opened
+  check_held(command);
   if (settings.file.empty() && settings.tasks.empty())
     throw Error(ErrorCode::kUsage, "there is nothing to judge by", "strata eval",
                 "give texts with -f FILE, or tasks with --tasks");
@@ -223,8 +248,9 @@ int run_eval(const Command& command) {
     record_text(settings, beginning, engine, model, pool);
     return 0;
   }
-  eval::SplitRunner runner(model, engine.kernels(), pool,
-                           runner_options(engine, subjects.n_context, subjects.n_rest));
+  eval::SplitRunner runner(
+      model, engine.kernels(), pool,
+      runner_options(engine, subjects.n_context, subjects.n_rest, held_share(settings)));
   std::vector<EvalRow> rows;
   evaluate_texts(subjects, settings, runner, rows);
   evaluate_tasks(subjects, settings, engine.tokenizer(), runner, rows);

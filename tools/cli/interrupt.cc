@@ -8,6 +8,10 @@
 namespace strata::cli {
 namespace {
 
+// A signal between a look at the flag and a blocking call would be seen by neither, so such calls
+// are short.
+constexpr int kLookMs = 100;
+
 std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may touch it");
 
@@ -26,12 +30,17 @@ void catch_interrupts(SecondInterrupt second) {
   std::signal(SIGXFSZ, SIG_IGN);
 }
 
+void catch_termination() {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
 std::atomic<bool>& interrupt_flag() { return interrupted; }
 
 bool wait_for_input(int descriptor, const std::function<void()>& on_pause) {
-  // A signal between a look at the flag and a blocking call would be seen by neither, so the call
-  // is short.
-  constexpr int kLookMs = 100;
   constexpr int kLooksOfPause = 10;
   for (int look = 1;; ++look) {
     pollfd input = {descriptor, POLLIN, 0};

@@ -13,6 +13,9 @@ enum class SecondInterrupt : bool { kEndsProgram, kIsFlagToo };
 /// the user. Also makes a closed pipe and a file at its size limit errors instead of signals.
 void catch_interrupts(SecondInterrupt second);
 
+/// SIGTERM sets the flag as well; a second one ends the program at once.
+void catch_termination();
+
 /// Set by Ctrl-C; the reader clears it.
 std::atomic<bool>& interrupt_flag();
 

@@ -57,8 +57,25 @@ LinearTrial::LinearTrial(const KernelTable& kernels, TensorType type, const Line
     kernels.quantize_rows(x_.data(), sizes.n_rows, sizes.n_in, args().quant);
 }
 
-void LinearTrial::pack() {
-  cpu_attn::pack_panels(w_.type, w_.n_out, w_.n_in, 0, w_.n_panels(), file_, memory_.data());
+void LinearTrial::pack() { pack_panels(0, 0, w_.n_panels()); }
+
+void LinearTrial::pack_copy(ThreadPool& pool, uint64_t copy) {
+  pool.for_each(w_.n_panels(), grain(pool), [&](uint64_t begin, uint64_t end, uint32_t) {
+    pack_panels(copy, static_cast<uint32_t>(begin), static_cast<uint32_t>(end));
+  });
+}
+
+void LinearTrial::pack_panels(uint64_t copy, uint32_t begin, uint32_t end) {
+  const uint64_t row_bytes = tensor_row_bytes(w_.type, w_.n_in);
+  const uint64_t from = uint64_t{begin} * kPanelRows * row_bytes;
+  const uint64_t to = std::min<uint64_t>(uint64_t{end} * kPanelRows * row_bytes, file_.size());
+  cpu_attn::pack_panels(w_.type, w_.n_out, w_.n_in, begin, end,
+                        std::span(file_).subspan(from, to - from),
+                        memory_.data() + copy * w_.total_bytes() + begin * w_.panel_bytes);
+}
+
+uint32_t LinearTrial::grain(const ThreadPool& pool) const {
+  return std::max(1u, w_.n_panels() / (pool.size() * kPiecesPerThread));
 }
 
 LinearArgs LinearTrial::args() {
@@ -79,9 +96,7 @@ bool LinearTrial::is_right() {
 }
 
 void LinearTrial::run(ThreadPool& pool, const LinearArgs& args) {
-  const uint32_t n_panels = args.w.n_panels();
-  const uint32_t grain = std::max(1u, n_panels / (pool.size() * kPiecesPerThread));
-  pool.for_each(n_panels, grain, [&](uint64_t begin, uint64_t end, uint32_t) {
+  pool.for_each(args.w.n_panels(), grain(pool), [&](uint64_t begin, uint64_t end, uint32_t) {
     LinearArgs piece = args;
     piece.panel_begin = static_cast<uint32_t>(begin);
     piece.panel_end = static_cast<uint32_t>(end);

@@ -35,14 +35,18 @@ class LinearTrial {
   void decode(ThreadPool& pool, uint32_t n_rows = 1);
   void prefill(ThreadPool& pool);
 
-  /// The matrix as a file holds it, and packing it again.
+  /// The matrix as a file holds it; packing it again by this thread, or into one of the copies by
+  /// all, as weights are that come from a file in every step.
   uint64_t file_bytes() const { return file_.size(); }
   void pack();
+  void pack_copy(ThreadPool& pool, uint64_t copy);
   const PackedMatrix& matrix() const { return w_; }
 
  private:
   LinearArgs args();
   void run(ThreadPool& pool, const LinearArgs& args);
+  void pack_panels(uint64_t copy, uint32_t begin, uint32_t end);
+  uint32_t grain(const ThreadPool& pool) const;
 
   const KernelTable& kernels_;
   LinearTrialSizes sizes_;

@@ -54,7 +54,7 @@ void write_machine_profile(const std::string& path, const MachineProfile& profil
 std::optional<MachineProfile> read_machine_profile(const std::string& path) {
   const auto text = read_text_file_if_present(
       path, "check that the file may be read, or remove it and run `strata calibrate` again");
-  if (!text) return std::nullopt;
+  if (!text || is_older_profile(*text)) return std::nullopt;
   return parse_machine_profile(*text, path);
 }
 

@@ -12,7 +12,7 @@
 
 namespace strata::cli {
 
-inline constexpr uint64_t kProfileVersion = 1;  // of the file's keys
+inline constexpr uint64_t kProfileVersion = 2;  // of the file's keys
 
 /// One object. What there is no figure of is left out.
 std::string machine_profile_json(const planner::MachineProfile& profile);
@@ -21,13 +21,17 @@ std::string machine_profile_json(const planner::MachineProfile& profile);
 /// `path` is what messages point at. Errors: kBadFile (the key, wanted, found).
 planner::MachineProfile parse_machine_profile(std::string_view text, const std::string& path);
 
+/// Whether the text is of a version before this one, whose figures mean something else.
+bool is_older_profile(std::string_view text);
+
 /// FOLDER/machine-<hash of the words: CPU, instruction set, disk, device, driver>.json.
 std::string machine_profile_path(const std::string& folder, const planner::MachineProfile& words);
 
 /// Replaces what was there, all at once, and makes the folder. Errors: kIo.
 void write_machine_profile(const std::string& path, const planner::MachineProfile& profile);
 
-/// Nothing where there is no file. Errors: those of parse_machine_profile; kIo.
+/// Nothing where there is no file, or one of an older version, which is to be measured anew.
+/// Errors: those of parse_machine_profile; kIo.
 std::optional<planner::MachineProfile> read_machine_profile(const std::string& path);
 
 /// Refuses a profile of other words than `here`. Errors: kUsage, with the first that differs.

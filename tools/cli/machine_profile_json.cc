@@ -2,12 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <initializer_list>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "tools/cli/json_output.h"
+#include "tools/cli/json_place.h"
 #include "tools/cli/machine_profile_file.h"
 
 namespace strata::cli {
@@ -19,95 +18,16 @@ using planner::MachineProfile;
 using planner::RateCurve;
 
 constexpr size_t kTextMax = size_t{1} << 20;  // of a file; ours have some KiB
-constexpr size_t kListMax = 4096;
-constexpr size_t kShownMax = 60;  // letters of what was found
+constexpr const char* kRemedy = "remove the file, or run `strata calibrate` again";
 constexpr const char* kFigures[] = {"nvme_read", "attend", "gemv", "host_to_device"};
 constexpr KvCodec kCodecs[] = {KvCodec::kF16, KvCodec::kQ8_0};
 
-/// One value of the file, and its place for messages: "disk.reads[3]".
-class Place {
- public:
-  Place(const json& value, std::string name, const std::string& path)
-      : value_(value), name_(std::move(name)), path_(path) {}
+using Place = JsonPlace;
 
-  [[noreturn]] void refuse(const std::string& wanted) const {
-    std::string found = found_text();
-    if (found.size() > kShownMax) found = found.substr(0, kShownMax) + "...";
-    throw Error(ErrorCode::kBadFile, fmt::format("wanted {} as {}, found {}", wanted, name_, found),
-                path_, "remove the file, or run `strata calibrate` again");
-  }
-
-  /// An object of these keys and of no other but those that may be missing.
-  void expect_keys(std::initializer_list<const char*> keys,
-                   std::initializer_list<const char*> optional = {}) const {
-    if (!value_.is_object()) refuse("an object");
-    for (const char* key : keys)
-      if (!value_.contains(key)) refuse(fmt::format("an object with {}", key));
-    const auto is_in = [](const auto& list, const std::string& key) {
-      return std::ranges::find(list, key) != list.end();
-    };
-    for (const auto& [key, unused] : value_.items())
-      if (!is_in(keys, key) && !is_in(optional, key))
-        refuse(fmt::format("an object without '{}'", key.substr(0, kShownMax)));
-  }
-  bool has(const char* key) const { return value_.contains(key); }
-  Place at(const char* key) const {
-    return {value_.at(key), name_.empty() ? key : fmt::format("{}.{}", name_, key), path_};
-  }
-  template <class Read>
-  void each(const Read& read) const {
-    if (!value_.is_array() || value_.size() > kListMax)
-      refuse(fmt::format("a list of at most {}", kListMax));
-    for (size_t i = 0; i < value_.size(); ++i)
-      read(Place(value_[i], fmt::format("{}[{}]", name_, i), path_));
-  }
-
-  double rate() const {
-    const double found = number();
-    if (!(found > 0)) refuse("a finite number above 0");
-    return found;
-  }
-  double share() const {
-    const double found = number();
-    if (!(found > 0 && found <= 1)) refuse("a number above 0 and at most 1");
-    return found;
-  }
-  double microseconds() const {
-    const double found = number();
-    if (!(found >= 0)) refuse("a finite number of at least 0");
-    return found;
-  }
-  uint64_t count(uint64_t max, uint64_t min = 1) const {
-    if (!value_.is_number_unsigned() || value_.get<uint64_t>() < min ||
-        value_.get<uint64_t>() > max)
-      refuse(fmt::format("a whole number from {} to {}", min, max));
-    return value_.get<uint64_t>();
-  }
-  std::string text() const {
-    if (!value_.is_string()) refuse("a text");
-    return value_.get<std::string>();
-  }
-  RateCurve curve() const {
-    expect_keys({"alpha_us", "bytes_per_s"});
-    return {at("alpha_us").microseconds(), at("bytes_per_s").rate()};
-  }
-
- private:
-  /// Lists and objects by their kind alone: dump() recurses, and a file may nest ever so deep.
-  std::string found_text() const {
-    if (value_.is_array()) return "a list";
-    if (value_.is_object()) return "an object";
-    return value_.dump(-1, ' ', true, json::error_handler_t::replace);
-  }
-  double number() const {
-    const double found = value_.is_number() ? value_.get<double>() : NAN;
-    if (!std::isfinite(found)) refuse("a finite number");
-    return found;
-  }
-  const json& value_;
-  std::string name_;
-  const std::string& path_;
-};
+RateCurve read_curve(const Place& at) {
+  at.expect_keys({"alpha_us", "bytes_per_s"});
+  return {at.at("alpha_us").microseconds(), at.at("bytes_per_s").rate()};
+}
 
 void read_machine(const Place& at, MachineProfile& profile) {
   at.expect_keys({"cpu", "cpu_isa", "n_threads", "dram_bytes", "disk", "device", "driver"});
@@ -122,7 +42,7 @@ void read_machine(const Place& at, MachineProfile& profile) {
 
 void read_kernels(const Place& root, MachineProfile& profile) {
   root.at("linear").each([&](const Place& at) {
-    at.expect_keys({"type", "gemv_bytes_per_s", "gemm_flops"});
+    at.expect_keys({"type", "gemv_bytes_per_s", "gemm_flops", "pack_bytes_per_s"});
     const std::string name = at.at("type").text();
     const auto types = tensor_types();
     const auto info = std::ranges::find(types, name, &TensorTypeInfo::name);
@@ -130,11 +50,11 @@ void read_kernels(const Place& root, MachineProfile& profile) {
     if (std::ranges::find(profile.linear, info->type, &planner::LinearRate::type) !=
         profile.linear.end())
       at.at("type").refuse("each type once");
-    profile.linear.push_back(
-        {info->type, at.at("gemv_bytes_per_s").rate(), at.at("gemm_flops").rate()});
+    profile.linear.push_back({info->type, at.at("gemv_bytes_per_s").rate(),
+                              at.at("gemm_flops").rate(), at.at("pack_bytes_per_s").rate()});
   });
   root.at("attend").each([&](const Place& at) {
-    at.expect_keys({"codec", "head_dim", "decode_bytes_per_s", "prefill_flops"});
+    at.expect_keys({"codec", "head_dim", "decode_bytes_per_s", "prefill_flops", "decode_layer_us"});
     const std::string name = at.at("codec").text();
     const auto* codec =
         std::ranges::find_if(kCodecs, [&](KvCodec of) { return name == kv_codec_name(of); });
@@ -144,8 +64,9 @@ void read_kernels(const Place& root, MachineProfile& profile) {
           return of.codec == *codec && of.head_dim == head_dim;
         }))
       at.refuse("each codec and head_dim once");
-    profile.attend.push_back(
-        {*codec, head_dim, at.at("decode_bytes_per_s").rate(), at.at("prefill_flops").rate()});
+    profile.attend.push_back({*codec, head_dim, at.at("decode_bytes_per_s").rate(),
+                              at.at("prefill_flops").rate(),
+                              at.at("decode_layer_us").microseconds()});
   });
 }
 
@@ -153,7 +74,7 @@ void read_disk(const Place& at, MachineProfile& profile) {
   at.expect_keys({"read_bytes_per_s", "write_bytes_per_s", "alone", "reads"});
   profile.disk_read_bytes_per_s = at.at("read_bytes_per_s").rate();
   profile.disk_write_bytes_per_s = at.at("write_bytes_per_s").rate();
-  profile.disk_alone = at.at("alone").curve();
+  profile.disk_alone = read_curve(at.at("alone"));
   at.at("reads").each([&](const Place& read) {
     read.expect_keys({"request_bytes", "depth", "bytes_per_s"});
     planner::DiskRate rate;
@@ -192,8 +113,8 @@ void read_gpu(const Place& at, MachineProfile& profile) {
                  {"copy_bytes_per_s", "gemv_bytes_per_s", "attend_bytes_per_s", "gemm_flops",
                   "attend_flops", "launch_us"});
   profile.gpu.hbm_bytes = at.at("hbm_bytes").count(UINT64_MAX);
-  profile.gpu.host_to_device = at.at("host_to_device").curve();
-  profile.gpu.device_to_host = at.at("device_to_host").curve();
+  profile.gpu.host_to_device = read_curve(at.at("host_to_device"));
+  profile.gpu.device_to_host = read_curve(at.at("device_to_host"));
   for (const GpuRate& of : kGpuRates)
     if (at.has(of.name)) profile.gpu.*of.value = at.at(of.name).rate();
 }
@@ -223,7 +144,21 @@ ordered_json gpu_json(const planner::DeviceRates& gpu) {
   return out;
 }
 
+/// What a text may be at all: an object of less than kTextMax.
+json parsed_text(std::string_view text) {
+  return text.size() > kTextMax ? json(fmt::format("{} bytes", text.size()))
+                                : json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
+
 }  // namespace
+
+bool is_older_profile(std::string_view text) {
+  const json parsed = parsed_text(text);
+  if (!parsed.is_object() || !parsed.contains("version")) return false;
+  const json& version = parsed["version"];
+  return version.is_number_unsigned() && version.get<uint64_t>() >= 1 &&
+         version.get<uint64_t>() < kProfileVersion;
+}
 
 std::string machine_profile_json(const MachineProfile& profile) {
   auto linear = ordered_json::array(), attend = ordered_json::array(),
@@ -231,53 +166,56 @@ std::string machine_profile_json(const MachineProfile& profile) {
   for (const auto& of : profile.linear)
     linear.push_back({{"type", tensor_type_info(of.type).name},
                       {"gemv_bytes_per_s", of.gemv_bytes_per_s},
-                      {"gemm_flops", of.gemm_flops}});
+                      {"gemm_flops", of.gemm_flops},
+                      {"pack_bytes_per_s", of.pack_bytes_per_s}});
   for (const auto& of : profile.attend)
     attend.push_back({{"codec", kv_codec_name(of.codec)},
                       {"head_dim", of.head_dim},
                       {"decode_bytes_per_s", of.decode_bytes_per_s},
-                      {"prefill_flops", of.prefill_flops}});
+                      {"prefill_flops", of.prefill_flops},
+                      {"decode_layer_us", of.decode_layer_us}});
   for (const auto& of : profile.pairs)
     pairs.push_back({{"first", of.first},
                      {"second", of.second},
                      {"first_share", of.first_share},
                      {"second_share", of.second_share}});
-  ordered_json root = {{"version", kProfileVersion},
-                       {"written_by", profile.written_by},
-                       {"measured_at", profile.measured_at},
-                       {"machine",
-                        {{"cpu", profile.cpu},
-                         {"cpu_isa", profile.cpu_isa},
-                         {"n_threads", profile.n_threads},
-                         {"dram_bytes", profile.dram_bytes},
-                         {"disk", profile.disk},
-                         {"device", profile.device},
-                         {"driver", profile.driver}}},
-                       {"dram",
-                        {{"read_bytes_per_s", profile.dram_read_bytes_per_s},
-                         {"copy_bytes_per_s", profile.dram_copy_bytes_per_s}}},
-                       {"linear", linear},
-                       {"attend", attend},
-                       {"pairs", pairs}};
+  ordered_json root = {
+      {"version", kProfileVersion},
+      {"written_by", profile.written_by},
+      {"measured_at", profile.measured_at},
+      {"machine",
+       {{"cpu", profile.cpu},
+        {"cpu_isa", profile.cpu_isa},
+        {"n_threads", profile.n_threads},
+        {"dram_bytes", profile.dram_bytes},
+        {"disk", profile.disk},
+        {"device", profile.device},
+        {"driver", profile.driver}}},
+      {"dram",
+       {{"read_bytes_per_s", profile.dram_read_bytes_per_s},
+        {"copy_bytes_per_s", profile.dram_copy_bytes_per_s}}},
+      {"linear", linear},
+      {"attend", attend},
+      {"step", {{"step_us", profile.step_cost.step_us}, {"layer_us", profile.step_cost.layer_us}}},
+      {"pairs", pairs}};
   if (profile.disk_read_bytes_per_s > 0) root["disk"] = disk_json(profile);
   if (profile.gpu.hbm_bytes > 0) root["gpu"] = gpu_json(profile.gpu);
   return json_text(root) + "\n";
 }
 
 MachineProfile parse_machine_profile(std::string_view text, const std::string& path) {
-  const json parsed = text.size() > kTextMax
-                          ? json(fmt::format("{} bytes", text.size()))
-                          : json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const Place root(parsed, "the profile", path);
+  const json parsed = parsed_text(text);
+  const JsonSource source{path, kRemedy};
+  const Place root(parsed, "the profile", source);
   if (!parsed.is_object()) root.refuse("a JSON object of less than 1 MiB");
-  const Place top(parsed, "", path);
+  const Place top(parsed, "", source);
   // Before all other keys: another version has others.
   if (!top.has("version")) root.refuse("an object with version");
   if (top.at("version").count(UINT64_MAX) != kProfileVersion)
     top.at("version").refuse(fmt::format("{}", kProfileVersion));
-  root.expect_keys(
-      {"version", "written_by", "measured_at", "machine", "dram", "linear", "attend", "pairs"},
-      {"disk", "gpu"});
+  root.expect_keys({"version", "written_by", "measured_at", "machine", "dram", "linear", "attend",
+                    "step", "pairs"},
+                   {"disk", "gpu"});
   MachineProfile profile;
   profile.written_by = top.at("written_by").text();
   profile.measured_at = top.at("measured_at").text();
@@ -288,6 +226,9 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& p
   profile.dram_read_bytes_per_s = top.at("dram").at("read_bytes_per_s").rate();
   profile.dram_copy_bytes_per_s = top.at("dram").at("copy_bytes_per_s").rate();
   read_kernels(top, profile);
+  top.at("step").expect_keys({"step_us", "layer_us"});
+  profile.step_cost = {top.at("step").at("step_us").microseconds(),
+                       top.at("step").at("layer_us").microseconds()};
   top.at("pairs").each([&](const Place& at) { read_pair(at, profile); });
   if (top.has("disk") == profile.disk.empty())
     root.refuse(profile.disk.empty() ? "no disk where none is named" : "the rates of its disk");

@@ -8,12 +8,14 @@
 
 #include "base/error.h"
 #include "engine/byte_text.h"
+#include "engine/grammar/answer_constraint.h"
 #include "engine/machine.h"
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/attention_report.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/plan_notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/weight_notices.h"
@@ -34,7 +36,8 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, 
         "note: with --attn other than exact saved contexts are used, and nothing is saved but "
         "index "
         "rows of them");
-  ModelSession session(verb, command, engine::Engine::open(options));
+  PlacedEngine placed = open_placed(command, options);
+  ModelSession session(verb, command, std::move(placed.engine), std::move(placed.plan));
   session.sampler_ = sampler;
   note_missing_pre_tokenizer(session.engine_.file());
   // Made once here so that a wrong value is refused before the weights are read.
@@ -43,10 +46,12 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, 
   return session;
 }
 
-ModelSession::ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened)
+ModelSession::ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened,
+                           PlacedPlan plan)
     : verb_(verb),
       settings_(command.settings),
       engine_(std::move(opened)),
+      plan_(std::move(plan)),
       saved_(command.settings,
              verb.bit == kSessionSave ? SavingFailure::kIsThrown : SavingFailure::kIsNoted) {}
 
@@ -85,17 +90,18 @@ void ModelSession::say_setup() const {
   const auto& shape = engine_.spec().shape;
   const std::string& name = engine_.spec().name.empty() ? shape.architecture : engine_.spec().name;
   const engine::KvPlacement& kv = engine_.context().kv;
-  notice(fmt::format("{} | {} | context {} of {} | KV {} {}/{}", name,
-                     bytes_text(engine_.weight_file_bytes()),
-                     grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
-                     bytes_text(kv.is_spilling() ? kv.dram_bytes() : kv.slot_bytes),
-                     settings_.cache_type_k, settings_.cache_type_v));
+  notice(fmt::format(
+      "{} | {} | context {} of {} | KV {} {}/{}", name, bytes_text(engine_.weight_file_bytes()),
+      grouped_number(engine_.context().n_ctx), grouped_number(shape.n_ctx_train),
+      bytes_text(kv.is_spilling() ? kv.dram_bytes() : kv.slot_bytes),
+      kv_codec_name(engine_.options().k_codec), kv_codec_name(engine_.options().v_codec)));
   if (engine_.context().n_ctx > engine_.spec().shape.n_ctx_train) {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
   }
   say_streaming(engine_.weight_plan());
   say_device(engine_);
+  say_plan(plan_, engine_, settings_.verbose);
   if (!settings_.verbose) return;
   notice(fmt::format("{} | {} threads, {} ({}) | chunks of {} rows | {} tensors in {} file(s)",
                      version_text(), engine_.n_threads(), engine_.kernels().name,
@@ -186,6 +192,12 @@ engine::PromptTokens ModelSession::as_generated(std::span<const engine::TokenId>
   return engine::with_known_beginning(tokenizer, prompt, {});
 }
 
+void ModelSession::bind_answers(engine::JsonGrammar grammar) {
+  grammar_ = std::move(grammar);
+  token_table_ = std::make_shared<const engine::TokenTable>(engine_.tokenizer(),
+                                                            engine_.spec().shape.vocab_size);
+}
+
 engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
                                         const std::function<bool(std::string_view)>& on_text) {
   const engine::PromptTokens prompt = as_generated(asked);
@@ -205,6 +217,8 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   request.sampler = sampler_;
   request.stop = settings_.stop;
   request.ignore_eos = settings_.ignore_eos;
+  if (grammar_)
+    request.constraint = std::make_shared<engine::AnswerConstraint>(token_table_, *grammar_);
 
   // A prompt of one chunk is read before a bar would be seen.
   Progress progress("reading", grouped_number, " tok/s");
@@ -224,6 +238,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   is_generated_ = prompt.is_generated;
   is_generated_.resize(sequence_->n_pos(), 1);
   progress.finish();
+  last_ = {answer.usage.prompt_tokens, answer.times.decode_step_ms};
   answer.usage.recomputed_tokens += n_lost;
   return answer;
 }
@@ -267,6 +282,7 @@ void ModelSession::say_tiers() {
   if (const std::string line = tier_line(engine_, reported_); !line.empty()) notice(line);
   say_reads(engine_.model(), reported_.weights);
   reported_ = tier_counts(engine_);
+  say_drift(plan_, last_);
 }
 
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
@@ -293,6 +309,7 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
       {"attention", attention_json(engine_, selected_before_, times.n_decode_steps > 0)},
       {"tiers", tiers_json(engine_, reported_)},
       {"faults", faults_json(engine_, reported_)},
+      {"plan", placed_json(plan_, answer)},
       {"device", fmt::format("cpu {}", engine_.kernels().name)},
       {"n_ctx", engine_.context().n_ctx},
       {"seed", sampler_.seed},

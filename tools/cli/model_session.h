@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,9 +13,12 @@
 
 #include "engine/engine.h"
 #include "engine/generator.h"
+#include "engine/grammar/json_grammar.h"
+#include "engine/grammar/token_table.h"
 #include "engine/prompt_tokens.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
+#include "tools/cli/placed_plan.h"
 #include "tools/cli/run_contexts.h"
 #include "tools/cli/tier_report.h"
 
@@ -41,6 +45,8 @@ class ModelSession {
   /// Reads the weights, with progress. Errors: those of Engine::load; kCancelled.
   void load();
 
+  /// Every answer from now on is JSON of this grammar.
+  void bind_answers(engine::JsonGrammar grammar);
   /// Answers on the session's one sequence; `on_text` streams.
   engine::Generation answer(std::span<const engine::TokenId> prompt,
                             const std::function<bool(std::string_view)>& on_text);
@@ -58,7 +64,7 @@ class ModelSession {
   /// Saves what was read and answered, and waits for the disk: after the answer was shown.
   void save();
   /// Where K and V lay and what moved since the last call, on standard error; nothing where all
-  /// stayed in memory.
+  /// stayed in memory. Then, where the last answer took another time than predicted, both times.
   void say_tiers();
   /// The object of `run --json`, with what moved since the last say_tiers().
   nlohmann::ordered_json to_json(const engine::Generation& answer);
@@ -67,7 +73,8 @@ class ModelSession {
   /// Makes the sequence the one of memory and disk that holds more of the prompt; returns how many
   /// of its tokens were in memory and have to be read again.
   uint64_t find_saved(std::span<const engine::TokenId> prompt);
-  ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened);
+  ModelSession(const VerbSyntax& verb, const Command& command, engine::Engine opened,
+               PlacedPlan plan);
   void read_template();
   [[noreturn]] void fail_template(const Error& error) const;
   std::vector<engine::PromptPart> parts(const std::vector<engine::ChatMessage>& messages) const;
@@ -78,13 +85,17 @@ class ModelSession {
   Settings settings_;
   engine::SamplerOptions sampler_;
   engine::Engine engine_;
+  PlacedPlan plan_;  // of engine_
   std::optional<engine::ChatTemplate> template_;
+  std::optional<engine::JsonGrammar> grammar_;             // of answers
+  std::shared_ptr<const engine::TokenTable> token_table_;  // where there is a grammar
   RunContexts saved_;
   bool is_anew_ = true;
   TierCounts reported_;
   engine::SelectionCounts selected_before_;   // as of the last answer's begin
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
   std::vector<uint8_t> is_generated_;         // of the sequence's tokens
+  DecodedTokens last_;                        // of the last answer
   uint64_t n_kept_ = 0;                       // of the last prompt, as PromptTokens has it
 };
 

@@ -56,6 +56,8 @@ std::string wanted_text(const OptionSpec& option) {
       return fmt::format("a number {}", range_text(option));
     case ValueKind::kSize:
       return "a size such as 512MiB or 1.5GiB (at most 64TiB)";
+    case ValueKind::kDuration:
+      return "a time such as 30s, 1500ms or 2min";
   }
   return "";
 }
@@ -122,8 +124,9 @@ bool store_text(const OptionSpec& option, const std::string& text, Settings& set
       store(option, settings, *value);
       return true;
     }
-    case ValueKind::kReal: {
-      const auto value = read_real(text);
+    case ValueKind::kReal:
+    case ValueKind::kDuration: {
+      const auto value = option.kind == ValueKind::kReal ? read_real(text) : read_duration_ms(text);
       if (!value || !in_range(option, *value)) return false;
       store(option, settings, *value);
       return true;
@@ -159,6 +162,8 @@ std::string_view section_title(Section section) {
       return "Evaluation";
     case Section::kSaved:
       return "Saved contexts";
+    case Section::kServing:
+      return "Server";
     case Section::kOutput:
       return "Output and command";
   }
@@ -251,6 +256,8 @@ std::string_view section_key(Section section) {
       return "eval";
     case Section::kSaved:
       return "saved";
+    case Section::kServing:
+      return "serve";
     case Section::kOutput:
       return "output";
   }

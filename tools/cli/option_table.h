@@ -23,10 +23,12 @@ inline constexpr VerbSet kSessionList = 32, kSessionShow = 64, kSessionRemove = 
 inline constexpr VerbSet kEval = 4096;
 inline constexpr VerbSet kDoctor = 16384, kCalibrate = 32768;
 inline constexpr VerbSet kPlan = 65536;
+inline constexpr VerbSet kServe = 131072;
 inline constexpr VerbSet kModelIsOptional = kDoctor | kCalibrate;
 inline constexpr VerbSet kGenerating = kRun | kChat;
 inline constexpr VerbSet kReading = kGenerating | kSessionSave;
-inline constexpr VerbSet kComputing = kReading | kBench;
+inline constexpr VerbSet kAnswering = kGenerating | kServe;
+inline constexpr VerbSet kComputing = kReading | kBench | kServe;
 inline constexpr VerbSet kOnSessions = kSessionShow | kSessionRemove | kSessionVerify;
 inline constexpr VerbSet kOnSaved = kSessionList | kOnSessions | kCacheList | kCacheRemove;
 inline constexpr VerbSet kEveryVerb = UINT32_MAX;
@@ -41,7 +43,8 @@ enum class ValueKind : uint8_t {
   kCountList,  // "512,4096", also in several values
   kInteger,
   kReal,
-  kSize
+  kSize,
+  kDuration  // stored in ms
 };
 
 /// The table of the config file an option stands in, and its heading in the help.
@@ -53,11 +56,12 @@ enum class Section : uint8_t {
   kTests,
   kJudging,
   kSaved,
+  kServing,
   kOutput
 };
-inline constexpr Section kSections[] = {Section::kPrompt, Section::kTests, Section::kJudging,
-                                        Section::kModel,  Section::kSaved, Section::kSampling,
-                                        Section::kRope,   Section::kOutput};
+inline constexpr Section kSections[] = {Section::kPrompt,   Section::kTests, Section::kJudging,
+                                        Section::kServing,  Section::kModel, Section::kSaved,
+                                        Section::kSampling, Section::kRope,  Section::kOutput};
 
 /// Where a value may come from. What describes one request has no place in a config file; what
 /// changes the command itself
@@ -75,7 +79,7 @@ struct OptionSpec {
   Section section;
   ValueKind kind;
   std::string_view default_text;  // read like any other value; empty = Settings' zero
-  double min, max;                // kCount, kInteger, kReal, kSize
+  double min, max;                // kCount, kInteger, kReal, kSize, kDuration (ms)
   std::string_view value_name;    // "N", "FILE"; for kChoice the values: "f16|q8_0"
   std::string_view help;
   Sources sources;

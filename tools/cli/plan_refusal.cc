@@ -25,6 +25,10 @@ bool is_plannable(const PlanSubject& subject, const engine::PlacementRequest& re
                              [](const PlacementProblem& p) { return !planner::shortage(p); });
 }
 
+bool is_pinned(const PlanSubject& subject) {
+  return !subject.request.pins.empty() || subject.request.kv_pin;
+}
+
 struct SmallerContext {
   uint64_t n_ctx = 0, n_out = 0;
 };
@@ -50,32 +54,54 @@ PlacementProblem nearest_problem(const PlanSubject& subject) {
   const auto lacking = [](const PlacementProblem& p) {
     const auto lacks = planner::shortage(p);
     if (!lacks) return 0.0;
-    return std::max(0.0, lacks->hbm_gb.value_or(0) - p.hbm_gb) +
-           std::max(0.0, lacks->dram_gb.value_or(0) - p.dram_gb);
+    const auto beyond = [](const std::optional<double>& wanted, double gb) {
+      return wanted ? std::max(0.0, *wanted - gb) : 0;
+    };
+    return beyond(lacks->hbm_gb, p.hbm_gb) + beyond(lacks->dram_gb, p.dram_gb) +
+           beyond(lacks->weights_cap_gb, p.weights_cap_gb) + beyond(lacks->kv_cap_gb, p.kv_cap_gb);
   };
   return *std::ranges::min_element(problems, {}, lacking);
 }
 
+/// The options that must be raised whatever else changes, as one types them.
+std::string raised(const Shortage& lacks) {
+  std::string text;
+  const auto add = [&](const char* option, const std::optional<double>& gb) {
+    if (gb) text += fmt::format("{}{} {}", text.empty() ? "" : " ", option, argument(*gb));
+  };
+  add("--hbm", lacks.hbm_gb);
+  add("--weights-dram", lacks.weights_cap_gb);
+  add("--kv-dram", lacks.kv_cap_gb);
+  return text;
+}
+
 std::string remedy(const PlanSubject& subject, const Shortage& lacks) {
-  const std::string hbm = lacks.hbm_gb ? fmt::format("--hbm {}", argument(*lacks.hbm_gb)) : "";
+  const std::string must = raised(lacks);
   std::string text;
   const auto propose = [&](const std::string& change) {
-    text += (text.empty() ? "use " : ", or ") + change;
+    const bool is_sentence = change.starts_with("leave ");
+    text += (text.empty() ? is_sentence ? "" : "use " : ", or ") + change;
   };
-  const auto with_hbm = [&](const std::string& change) {
-    return hbm.empty() ? change : hbm + " " + change;
+  const auto with_raised = [&](const std::string& change) {
+    return must.empty() ? change : must + " " + change;
   };
   if (lacks.hbm_gb && bytes_of(*lacks.hbm_gb) > subject.request.device->free_bytes) {
     propose("--device none");  // the card has no more
   } else {
-    if (lacks.nvme_gb) propose(with_hbm(fmt::format("--nvme-budget {}", argument(*lacks.nvme_gb))));
+    if (lacks.nvme_gb)
+      propose(with_raised(fmt::format("--nvme-budget {}", argument(*lacks.nvme_gb))));
     if (lacks.dram_gb) {
-      propose(with_hbm(fmt::format("--dram {}", argument(*lacks.dram_gb))));
-    } else if (!hbm.empty()) {
-      propose(hbm);
-      propose("--device none");
+      propose(with_raised(fmt::format("--dram {}", argument(*lacks.dram_gb))));
+    } else if (!must.empty()) {
+      if (!lacks.nvme_gb) propose(must);
+      if (lacks.hbm_gb) propose("--device none");
     }
   }
+  engine::PlacementRequest unpinned = subject.request;
+  unpinned.pins.clear();
+  unpinned.kv_pin.reset();
+  if (is_pinned(subject) && is_plannable(subject, unpinned))
+    propose("leave --pin, -ngl and --kv-tier out");
   engine::PlacementRequest quantised = subject.request;
   quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
   if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
@@ -118,9 +144,22 @@ Error plan_refusal(const PlanSubject& subject) {
   if (lacks->hbm_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("a step needs {} of the device's memory for its buffers, the output head "
-                        "and two layers; there is {}",
-                        size_text(*lacks->hbm_gb), size_text(problem.hbm_gb)),
+                        "and {}; there is {}",
+                        size_text(*lacks->hbm_gb),
+                        is_pinned(subject) ? "what is pinned there" : "two layers",
+                        size_text(problem.hbm_gb)),
             "--hbm", remedy(subject, *lacks)};
+  if (lacks->weights_cap_gb)
+    return {ErrorCode::kDoesNotFit,
+            fmt::format("weights take at least {} of memory; they may have {}",
+                        size_text(*lacks->weights_cap_gb), size_text(problem.weights_cap_gb)),
+            "--weights-dram", remedy(subject, *lacks)};
+  if (lacks->kv_cap_gb)
+    return {ErrorCode::kDoesNotFit,
+            fmt::format("K and V of {} tokens take at least {} of memory; they may have {}",
+                        engine::grouped_number(subject.request.n_ctx), size_text(*lacks->kv_cap_gb),
+                        size_text(problem.kv_cap_gb)),
+            "--kv-dram", remedy(subject, *lacks)};
   return {ErrorCode::kDoesNotFit, dram_text(subject, problem, lacks->dram_gb.value_or(0)), "--dram",
           remedy(subject, *lacks)};
 }

@@ -1,26 +1,27 @@
 // tools/cli/plan_report.h - a plan as people and programs read it.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
 #include "base/error.h"
-#include "planner/placement/placement.h"
-#include "tools/cli/plan_request.h"
+#include "tools/cli/plan_answer.h"
+#include "tools/cli/plan_bar.h"
 
 namespace strata::cli {
 
-struct PlanAnswer {
-  planner::PlacementProblem problem;  // the one that was chosen
-  planner::PlacementPlan plan;
-  double solve_ms = 0;
-};
-
-/// Tables, a bar for each tier and sentences; with `explain` also what each part does and what more
-/// of it would bring.
-std::string plan_text(const PlanSubject& subject, const PlanAnswer& answer, bool explain);
+/// Tables, a bar for each tier and sentences; where the look explains also what each part does and
+/// what more of it would bring.
+std::string plan_text(const PlanSubject& subject, const PlanAnswer& answer, const PlanLook& look);
 nlohmann::ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer);
+
+/// A machine that differs beside the present one; nothing = there is no plan for it.
+std::string what_if_text(const std::string& changes, const PlanAnswer& now,
+                         const std::optional<PlanAnswer>& then);
+nlohmann::ordered_json what_if_json(const PlanAnswer& now, const std::optional<PlanAnswer>& then);
 
 /// Why there is none: the smallest changes with which there would be one.
 Error plan_refusal(const PlanSubject& subject);

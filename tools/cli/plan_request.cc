@@ -10,6 +10,7 @@
 #include "engine/byte_text.h"
 #include "engine/device.h"
 #include "engine/device_model.h"
+#include "engine/dram_budget.h"
 #include "engine/machine.h"
 #include "planner/placement/placement.h"
 #include "planner/placement/plan_rates.h"
@@ -18,6 +19,7 @@
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/machine_profile_file.h"
 #include "tools/cli/machine_words.h"
+#include "tools/cli/plan_pins.h"
 #include "tools/cli/plan_report.h"
 #include "tools/cli/predicted_model.h"
 #include "tools/cli/request_options.h"
@@ -62,6 +64,14 @@ void set_context(const Command& command, PlanSubject& subject) {
   subject.request.n_out = std::max<uint64_t>(asked, 1);
 }
 
+/// What a token attends within a budget; of one that depends on the text, all.
+void set_touched(const index::Budget& budget, PlanSubject& subject) {
+  using Kind = index::Budget::Kind;
+  if (budget.kind == Kind::kTokens) subject.request.touched_positions = budget.value;
+  if (budget.kind == Kind::kShare) subject.request.touched_share = budget.value;
+  subject.knows_touched = budget.kind == Kind::kTokens || budget.kind == Kind::kShare;
+}
+
 void set_attention(const Command& command, PlanSubject& subject) {
   engine::EngineOptions options = engine_options(command.settings);
   if (command.settings.attn == "auto")
@@ -73,18 +83,12 @@ void set_attention(const Command& command, PlanSubject& subject) {
   index::check_supported(*options.method,
                          KvLayout::make(options.k_codec, options.v_codec, shape.head_dim));
   const index::Budget& budget = options.selection.budget;
-  const uint64_t n_out = subject.request.n_out;
-  const double n = static_cast<double>(subject.request.n_ctx) - static_cast<double>(n_out) / 2;
-  if (budget.kind == index::Budget::Kind::kTokens) {
-    subject.request.touched_share = std::min(1.0, budget.value / n);
-  } else if (budget.kind == index::Budget::Kind::kShare) {
-    subject.request.touched_share = budget.value;
-  } else {
+  set_touched(budget, subject);
+  if (!subject.knows_touched)
     refuse(command, "kv-budget",
            fmt::format("how much of a context --kv-budget {} attends depends on the text",
                        budget_text(budget)),
            "plan with a number of tokens (2048) or a share (5%)");
-  }
   const bool is_tokens = budget.kind == index::Budget::Kind::kTokens;
   subject.attention = fmt::format("{}, {}{} of the context", command.settings.attn,
                                   budget_text(budget), is_tokens ? " tokens" : "");
@@ -172,19 +176,23 @@ const DeviceProfile& nearest_profile(const DeviceFacts& facts) {
   return *std::ranges::min_element(planner::device_profiles(), {}, distance);
 }
 
-void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubject& subject) {
-  const DeviceFacts& facts = device.facts();
+void price_card(const DeviceFacts& facts, PlanSubject& subject) {
   const DeviceProfile& like = nearest_profile(facts);
-  const uint64_t usable = engine::usable_device_bytes(facts.free_bytes);
-  use_this_machine(command, subject);
   subject.request.profile = planner::profile_of(like);
   subject.request.device = facts;
-  subject.request.hbm_bytes =
-      command.settings.hbm > 0 ? std::min(command.settings.hbm, facts.free_bytes) : usable;
   // What the engine does beside a card today.
   subject.request.may_use_disk = false;
   subject.request.may_attend_on_cpu = false;
   subject.rates_text = fmt::format("Priced with the figures of {}, not measured here.", like.title);
+}
+
+void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubject& subject) {
+  const DeviceFacts& facts = device.facts();
+  const uint64_t usable = engine::usable_device_bytes(facts.free_bytes);
+  use_this_machine(command, subject);
+  subject.request.hbm_bytes =
+      command.settings.hbm > 0 ? std::min(command.settings.hbm, facts.free_bytes) : usable;
+  price_card(facts, subject);
 }
 
 [[noreturn]] void refuse_device(const Command& command, const std::string& why) {
@@ -263,6 +271,27 @@ void use_rates_of_here(const Command& command, PlanSubject& subject) {
   }
 }
 
+void set_wishes(const Command& command, PlanSubject& subject) {
+  const PlanPins pins = plan_pins(command, *subject.model.file, subject.model.spec.shape.n_layers);
+  subject.request.pins = pins.layers;
+  subject.request.kv_pin = pins.kv;
+  subject.request.ttft_max_ms = command.settings.ttft_max_ms;
+  subject.request.tpot_max_ms = command.settings.tpot_max_ms;
+}
+
+/// Once the machine is known.
+void check_wishes(const Command& command, const PlanSubject& subject) {
+  const PlanPins pins{subject.request.pins, subject.request.kv_pin};
+  if (!pins.is_any()) return;
+  const planner::PlacementProblem problem =
+      engine::placement_problems(subject.model, subject.request).front();
+  check_pinned_tiers(command, pins,
+                     {.has_device = problem.has_device,
+                      .may_stream = problem.may_stream,
+                      .may_spill = problem.may_spill && problem.full_kv_gb() > 0,
+                      .is_long = problem.spill_floor_gb < 0.9 * problem.full_kv_gb()});
+}
+
 void set_machine(const Command& command, const gpu_attn::CudaDevices& devices,
                  PlanSubject& subject) {
   const DeviceChoice choice = engine::parse_device_choice(command.settings.device);
@@ -283,7 +312,67 @@ void set_machine(const Command& command, const gpu_attn::CudaDevices& devices,
   use_this_machine(command, subject);
 }
 
+/// As use_rates_of_here(), where a profile that cannot be used is no reason not to run.
+void use_usable_rates(const Command& command, PlanSubject& subject) {
+  const engine::KvCodecs& codecs = subject.request.codecs.front();
+  try {
+    use_rates_of_here(command, subject);
+    (void)planner::rates_of(subject.request.profile, codecs.k, codecs.v,
+                            subject.model.spec.shape.head_dim, /*has_device=*/false);
+  } catch (const Error& error) {
+    subject.request.profile = planner::unmeasured_profile();
+    subject.rates_text = fmt::format("Rates are assumed, not measured here: {}.", error.what());
+  }
+}
+
+/// What is stated of DRAM, and where nothing is, the half of the free memory that K and V may have
+/// where they may spill.
+void set_caps(const engine::Engine& engine, engine::PlacementRequest& request) {
+  const engine::ContextRequest& limits = engine.limits();
+  request.dram_bytes = limits.available_bytes + engine::kProcessBytes;
+  request.nvme_bytes = limits.nvme_bytes;
+  request.weights_dram_bytes = engine.options().weights_dram_bytes;
+  if (limits.kv_dram_bytes < limits.available_bytes) request.kv_dram_bytes = limits.kv_dram_bytes;
+  const engine::KvPlacement& kv = engine.context().kv;
+  const bool may_spill =
+      request.kv_pin.value_or(planner::PlanTier::kNvme) == planner::PlanTier::kNvme;
+  if (!limits.is_budgeted && request.kv_dram_bytes == 0 && kv.is_spilling() && may_spill)
+    request.kv_dram_bytes = kv.dram_bytes();
+}
+
 }  // namespace
+
+PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
+  const engine::EngineOptions& options = engine.options();
+  PlanSubject subject;
+  engine::PlacementRequest& request = subject.request;
+  subject.model = engine::describe_for_plan(engine.file(), engine.spec());
+  request.n_ctx = engine.context().n_ctx;
+  const uint64_t answered = command.settings.predict >= 0
+                                ? static_cast<uint64_t>(command.settings.predict)
+                                : kAnswerTokens;
+  request.n_out = std::max<uint64_t>(1, std::min(answered, request.n_ctx / 2));
+  set_choices(command, subject);
+  request.codecs = {{options.k_codec, options.v_codec}};
+  request.has_packs = options.reads_saved;
+  request.n_sequences = engine.n_sequences();
+  request.n_answers = options.n_answers;
+  request.method = options.method;
+  subject.attention = options.method ? command.settings.attn : "exact";
+  if (options.method) set_touched(options.selection.budget, subject);
+  set_wishes(command, subject);
+  set_caps(engine, request);
+  subject.device = "none";
+  if (engine.device() == nullptr) {
+    use_usable_rates(command, subject);
+  } else {
+    subject.device = fmt::format("cuda:{}", engine.device()->ordinal());
+    request.hbm_bytes = engine.hbm_budget();
+    price_card(engine.device()->facts(), subject);
+  }
+  check_wishes(command, subject);
+  return subject;
+}
 
 PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& devices) {
   PlanSubject subject;
@@ -292,7 +381,9 @@ PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& de
   set_context(command, subject);
   set_choices(command, subject);
   set_attention(command, subject);
+  set_wishes(command, subject);
   set_machine(command, devices, subject);
+  check_wishes(command, subject);
   return subject;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/engine.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/placement_problem.h"
 #include "gpu_attn/open_module.h"
@@ -14,12 +15,13 @@
 namespace strata::cli {
 
 struct PlanSubject {
-  std::unique_ptr<engine::GgufFile> file;
+  std::unique_ptr<engine::GgufFile> file;  // of `model`; null where that is an engine's
   engine::PlannedModel model;
   engine::PlacementRequest request;
-  std::string device;      // "none", "virtual:rtx4090", "cuda:0"
-  std::string attention;   // "exact", or the method and its budget
-  std::string rates_text;  // what the figures are that the plan is priced with
+  std::string device;         // "none", "virtual:rtx4090", "cuda:0"
+  std::string attention;      // "exact", or the method and its budget
+  bool knows_touched = true;  // how much a token attends; false where that depends on the text
+  std::string rates_text;     // what the figures are that the plan is priced with
   std::vector<std::string> notes;
 };
 
@@ -28,5 +30,10 @@ struct PlanSubject {
 /// Errors: those of GgufFile::open and read_model_spec; kUsage (options that contradict each
 /// other), kUnsupported (what no card can do), kNoDevice.
 PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& devices);
+
+/// What an engine that is open runs: its model, which outlives this, its context, its device, and
+/// what the rules by hand left it of memory and disk. Rates that cannot be used are assumed ones:
+/// nothing is refused here that runs.
+PlanSubject plan_subject(const Command& command, const engine::Engine& engine);
 
 }  // namespace strata::cli

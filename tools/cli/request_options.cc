@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "base/error.h"
@@ -60,6 +61,12 @@ index::Budget kv_budget(const std::string& text, const std::string& where) {
       where, "such as 2048, 2%, 0.98p or 6n");
 }
 
+double kv_share(const std::string& text, const std::string& where) {
+  if (const auto share = read_share(text)) return *share;
+  throw Error(ErrorCode::kUsage, fmt::format("wanted a share from 0 to 100%, found '{}'", text),
+              where, "such as 1%");
+}
+
 engine::EngineOptions engine_options(const Settings& settings) {
   engine::EngineOptions options;
   options.model_path = settings.model;
@@ -83,6 +90,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   if (settings.attn != "exact" && settings.attn != "auto")
     options.method = index::find_method(settings.attn);
   options.selection.budget = kv_budget(settings.kv_budget);
+  options.selection.residency_tolerance = kv_share(settings.kv_near, "--kv-near");
   options.allow_untrained = settings.allow_untrained;
   options.rope.scaling = settings.rope_scaling;
   options.rope.freq_base = settings.rope_freq_base;
@@ -117,6 +125,21 @@ engine::SamplerOptions sampler_options(const Command& command) {
     options.logit_bias.push_back(*bias);
   }
   return options;
+}
+
+std::optional<engine::JsonGrammar> answer_grammar(const Command& command) {
+  const Settings& settings = command.settings;
+  if (settings.json_schema.empty()) return std::nullopt;
+  const std::string where = command.where("json-schema");
+  if (settings.ignore_eos)
+    throw Error(ErrorCode::kUsage, "--ignore-eos lets no answer end, and JSON has an end", where,
+                "leave --ignore-eos out");
+  const auto schema =
+      nlohmann::ordered_json::parse(read_text_file(settings.json_schema, where), nullptr, false);
+  if (schema.is_discarded())
+    throw Error(ErrorCode::kUsage, settings.json_schema + " is no JSON", where,
+                "give a file that holds a JSON schema");
+  return engine::compile_json_schema(schema);
 }
 
 std::string gather_prompt(const Command& command, std::string_view verb) {

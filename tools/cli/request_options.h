@@ -2,11 +2,13 @@
 // an option's name.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/grammar/json_grammar.h"
 #include "engine/sampler.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
@@ -16,10 +18,15 @@ namespace strata::cli {
 engine::EngineOptions engine_options(const Settings& settings);
 
 /// Errors: kUsage, naming `where`.
+double kv_share(const std::string& text, const std::string& where);
 index::Budget kv_budget(const std::string& text, const std::string& where = "--kv-budget");
 
 /// A seed of -1 is drawn here. Errors: kUsage (a logit bias that is none).
 engine::SamplerOptions sampler_options(const Command& command);
+
+/// What --json-schema binds the answer to; nothing without it. Errors: kUsage (no JSON, a schema
+/// that is not supported, --ignore-eos beside it), kIo.
+std::optional<engine::JsonGrammar> answer_grammar(const Command& command);
 
 /// The documents, then the question, as one text (-f and standard input, then -p). Standard input
 /// is read where -f names `-`, or where something is piped in and no -f stands for a document.

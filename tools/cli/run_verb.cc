@@ -17,11 +17,13 @@ int answer_prompt(const Command& command, Trace* trace) {
   const Settings& settings = command.settings;
   AnswerSink sink = AnswerSink::open(settings.output);
   const auto messages = gather_messages(command, kRunSyntax.name);
+  auto grammar = answer_grammar(command);
   ModelSession session = ModelSession::open(kRunSyntax, command, trace);
   const auto prompt = session.encode(messages);
   if (settings.verbose) notice("prompt: " + session.rendered(messages));
   session.check_fits(prompt);
   session.load();
+  if (grammar) session.bind_answers(*std::move(grammar));
 
   bool ends_line = true;
   const auto on_text = [&](std::string_view text) {

@@ -28,4 +28,25 @@ double standard_deviation(const std::vector<double>& values) {
   return std::sqrt(squares / static_cast<double>(values.size() - 1));
 }
 
+double quantile(std::vector<double> values, double share) {
+  STRATA_CHECK(!values.empty() && share >= 0 && share <= 1, "%zu values, %g of them", values.size(),
+               share);
+  std::ranges::sort(values);
+  const double rank = std::ceil(share * static_cast<double>(values.size()));
+  return values[static_cast<size_t>(std::max(1.0, rank)) - 1];
+}
+
+double kendall_tau(const std::vector<double>& a, const std::vector<double>& b) {
+  STRATA_CHECK(a.size() == b.size(), "%zu and %zu values", a.size(), b.size());
+  double agreed = 0, n_a = 0, n_b = 0;  // pairs that are no tie
+  for (size_t i = 0; i < a.size(); ++i)
+    for (size_t j = 0; j < i; ++j) {
+      const int of_a = (a[i] > a[j]) - (a[i] < a[j]), of_b = (b[i] > b[j]) - (b[i] < b[j]);
+      agreed += of_a * of_b;
+      n_a += of_a != 0;
+      n_b += of_b != 0;
+    }
+  return n_a > 0 && n_b > 0 ? agreed / std::sqrt(n_a * n_b) : 0;
+}
+
 }  // namespace strata::cli

@@ -21,12 +21,17 @@ struct Settings {
   bool nvme_is_named = false;  // by the user, not by default
   uint64_t nvme_budget = 0;    // 0 = half of what the disk has free
   std::string io;
-  std::string device;         // as parse_device_choice() reads it
-  uint64_t hbm = 0;           // of the device's memory; 0 = what is free there
-  uint64_t weights_dram = 0;  // 0 = all of them
+  std::string device;            // as parse_device_choice() reads it
+  std::string plan;              // a file that says what lives where; empty = the planner does
+  uint64_t hbm = 0;              // of the device's memory; 0 = what is free there
+  uint64_t weights_dram = 0;     // 0 = all of them
+  std::vector<std::string> pin;  // REGEX=TIER
+  int64_t n_gpu_layers = -1;     // -1 = as planned
+  std::string kv_tier;           // "auto", or a tier
   std::string load;
   std::string attn;       // exact, or a method of retrieval
   std::string kv_budget;  // of a selected step: 2048, 2%, 0.98p
+  std::string kv_near;    // of its weight: 0 or 1%
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;
@@ -43,6 +48,7 @@ struct Settings {
   int64_t predict = 0;  // -1 = until the model stops or the context is full
   std::vector<std::string> stop;
   bool ignore_eos = false;
+  std::string json_schema;  // a file; empty = none
   // Sampling.
   int64_t seed = 0;  // -1 = drawn
   double temp = 0;
@@ -58,17 +64,24 @@ struct Settings {
   bool stages = false;
   bool tiers = false;
   bool reopen = false;
+  bool validate_plans = false;
+  uint64_t plans = 0;  // that it tries at each depth and budget
   std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `plan` says.
   bool allow_q8 = false;  // K and V in q8_0 are tried too
   bool explain = false;
-  bool show = false;  // the profile that is kept
+  std::string save;                         // the file it is written to; empty = none
+  double ttft_max_ms = 0, tpot_max_ms = 0;  // 0 = as it comes
+  double min_rate = 0;                      // tokens per second; 0 = plan for ctx_size
+  std::vector<std::string> what_if;         // PART=CHANGE
+  bool show = false;                        // the profile that is kept
   // What `eval` judges.
   bool probe = false;
   bool gate = false;
   std::string methods, budgets;  // comma separated
   uint64_t last = 0;
+  std::string kv_held;      // empty = all of K and V
   std::string profile_dir;  // set by command_line.h: of verdicts and machines; empty = none
   std::string html;         // empty = no page
   std::string record;       // empty = no trace of attention
@@ -85,7 +98,16 @@ struct Settings {
   bool no_save = false;
   std::vector<std::string> name;  // of sessions or packs
   bool all = false;
+  // The server.
+  std::string host, socket;
+  uint64_t port = 0;
+  std::vector<std::string> api_key, cors_origin;
+  std::string api_key_file;
+  uint64_t parallel = 0, queue = 0;
+  uint64_t timeout = 0, drain = 0;  // seconds
+  std::string log;
   // Output.
+  bool is_utf8 = false;  // set by command_line.h: the locale
   bool json = false;
   std::string output;
   std::string output_format;

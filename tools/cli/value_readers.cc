@@ -107,6 +107,20 @@ std::optional<double> read_real(std::string_view text) {
   return value;
 }
 
+std::optional<double> read_duration_ms(std::string_view text) {
+  struct Unit {
+    std::string_view name;
+    double ms;
+  };
+  static constexpr Unit kUnits[] = {{"ms", 1}, {"s", 1e3}, {"min", 60e3}, {"h", 3600e3}};
+  const size_t end = text.find_first_not_of("0123456789.");
+  if (end == std::string_view::npos || end == 0) return std::nullopt;
+  const auto value = read_real(text.substr(0, end));
+  const auto* unit = std::ranges::find(kUnits, text.substr(end), &Unit::name);
+  if (!value || unit == std::end(kUnits)) return std::nullopt;
+  return *value * unit->ms;
+}
+
 std::optional<bool> read_switch(std::string_view text) {
   const std::string word = lower(text);
   for (const std::string_view yes : {"true", "on", "yes", "1"})
@@ -134,6 +148,14 @@ std::optional<index::Budget> read_budget(std::string_view text) {
   const auto n = read_count(text);
   if (!n || *n == 0) return std::nullopt;
   return index::Budget{Kind::kTokens, static_cast<double>(*n)};
+}
+
+std::optional<double> read_share(std::string_view text) {
+  if (text == "0") return 0;
+  if (!text.ends_with('%')) return std::nullopt;
+  const auto percent = read_real(text.substr(0, text.size() - 1));
+  if (!percent || *percent < 0 || *percent > 100) return std::nullopt;
+  return *percent / 100;
 }
 
 std::string budget_text(const index::Budget& budget) {

@@ -28,6 +28,10 @@ std::optional<int64_t> read_integer(std::string_view text);
 /// A finite decimal number.
 std::optional<double> read_real(std::string_view text);
 
+/// A time in ms: digits, perhaps with decimals, and one of ms, s, min, h. Without a unit it is
+/// nothing: people mean seconds and milliseconds alike.
+std::optional<double> read_duration_ms(std::string_view text);
+
 /// true / false, on / off, yes / no, 1 / 0.
 std::optional<bool> read_switch(std::string_view text);
 
@@ -38,6 +42,9 @@ std::optional<bool> read_switch(std::string_view text);
 std::optional<index::Budget> read_budget(std::string_view text);
 /// As read_budget() takes it.
 std::string budget_text(const index::Budget& budget);
+
+/// A share with a percent sign in [0, 100], or "0": "1.5%" is 0.015.
+std::optional<double> read_share(std::string_view text);
 
 /// TOKEN_ID, then a sign and a number or "inf", as llama.cpp spells it: "15043+1.5", "2-inf".
 std::optional<std::pair<int32_t, double>> read_logit_bias(std::string_view text);

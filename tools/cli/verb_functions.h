@@ -7,6 +7,7 @@ namespace strata::cli {
 
 inline constexpr VerbSyntax kRunSyntax = {"run", kRun, ""};
 inline constexpr VerbSyntax kChatSyntax = {"chat", kChat, ""};
+inline constexpr VerbSyntax kServeSyntax = {"serve", kServe, ""};
 inline constexpr VerbSyntax kInspectSyntax = {"inspect", kInspect, "model"};
 inline constexpr VerbSyntax kBenchSyntax = {"bench", kBench, ""};
 inline constexpr VerbSyntax kPlanSyntax = {"plan", kPlan, ""};
@@ -24,14 +25,16 @@ inline constexpr VerbSyntax kCacheRemoveSyntax = {"cache rm", kCacheRemove, "nam
 
 /// All of them, in the order of verbs(): for what reads options and runs nothing.
 inline constexpr VerbSyntax kSyntaxes[] = {
-    kRunSyntax,         kChatSyntax,        kInspectSyntax,       kTokenizeSyntax,
-    kBenchSyntax,       kPlanSyntax,        kSessionSaveSyntax,   kEvalSyntax,
-    kSessionListSyntax, kSessionShowSyntax, kSessionRemoveSyntax, kSessionVerifySyntax,
-    kCacheListSyntax,   kCacheRemoveSyntax, kDoctorSyntax,        kCalibrateSyntax};
+    kRunSyntax,           kChatSyntax,        kServeSyntax,       kInspectSyntax,
+    kTokenizeSyntax,      kBenchSyntax,       kPlanSyntax,        kSessionSaveSyntax,
+    kEvalSyntax,          kSessionListSyntax, kSessionShowSyntax, kSessionRemoveSyntax,
+    kSessionVerifySyntax, kCacheListSyntax,   kCacheRemoveSyntax, kDoctorSyntax,
+    kCalibrateSyntax};
 
 /// Each returns the exit code. Errors are thrown.
 int run_run(const Command& command);
 int run_chat(const Command& command);
+int run_serve(const Command& command);  // tools/serve/serve_verb.cc
 int run_inspect(const Command& command);
 int run_tokenize(const Command& command);
 int run_bench(const Command& command);

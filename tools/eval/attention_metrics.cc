@@ -64,8 +64,10 @@ AttentionSummary AttentionTally::summary() const {
 }
 
 AttentionMetrics::AttentionMetrics(const engine::KvCache& cache,
-                                   std::unique_ptr<index::Selector> oracle, const index::Rule& rule)
+                                   std::unique_ptr<index::Selector> oracle, const index::Rule& rule,
+                                   std::optional<double> held_share)
     : cache_(cache), oracle_(std::move(oracle)), rule_(rule), last_(cache.n_index_streams()) {
+  if (held_share) missing_.emplace(cache, *held_share);
   uint32_t n_queries = 0;
   for (const LayerShape& layer : cache.shape().layers) {
     first_query_.push_back(n_queries);
@@ -162,6 +164,14 @@ void AttentionMetrics::tally_choice(const engine::ProbedHead& head) {
   tally_.useful_blocks_ += n_useful;
 }
 
+bool AttentionMetrics::holds(uint32_t layer, uint32_t kv_head, uint32_t block) const {
+  return !missing_ || missing_->holds(layer, kv_head, block);
+}
+
+std::optional<MissingTally> AttentionMetrics::missing() const {
+  return missing_ ? std::optional(missing_->tally()) : std::nullopt;
+}
+
 void AttentionMetrics::hear(const engine::ProbedHead& head) {
   tally_error(head);
   if (head.n_blocks == 0) return;
@@ -170,6 +180,7 @@ void AttentionMetrics::hear(const engine::ProbedHead& head) {
   first_ = std::min(rule_.n_sink_blocks, head.n_blocks);
   end_ = std::max(first_, head.n_blocks - n_window);
   weigh(head);
+  if (missing_) missing_->hear(head, pooled_);
   if (first_ < end_) tally_mass(head);
   tally_choice(head);
 }

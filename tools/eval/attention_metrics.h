@@ -5,12 +5,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "engine/attention_probe.h"
 #include "engine/kv_cache.h"
 #include "index/choose.h"
+#include "tools/eval/missing_metrics.h"
 #include "tools/eval/summary.h"
 
 namespace strata::eval {
@@ -57,11 +59,14 @@ class AttentionTally {
 /// Hears the steps of one sequence, whose K and V are in `cache` and in DRAM.
 class AttentionMetrics : public engine::AttentionProbe {
  public:
-  /// `oracle` is empty and of the sequence's streams; `rule` is what the walk selects by.
+  /// `oracle` is empty and of the sequence's streams; `rule` is what the walk selects by. Where
+  /// there is a `held_share`, memory is taken to hold so much of K and V.
   AttentionMetrics(const engine::KvCache& cache, std::unique_ptr<index::Selector> oracle,
-                   const index::Rule& rule);
+                   const index::Rule& rule, std::optional<double> held_share = {});
   void hear(const engine::ProbedHead& head) override;
+  bool holds(uint32_t layer, uint32_t kv_head, uint32_t block) const override;
   const AttentionTally& tally() const { return tally_; }
+  std::optional<MissingTally> missing() const;  // where there is a held_share
 
  private:
   void take_in(const engine::Sequence& sequence, uint32_t n_blocks);
@@ -75,6 +80,7 @@ class AttentionMetrics : public engine::AttentionProbe {
   std::unique_ptr<index::Selector> oracle_;
   index::Rule rule_;
   AttentionTally tally_;
+  std::optional<MissingMetrics> missing_;
   std::vector<uint32_t> first_query_;        // [n_layers], among tally_.mass_
   uint32_t first_ = 0, end_ = 0;             // candidates of the head at hand
   std::vector<float> weights_;               // [n_queries, n_blocks]: logarithms, then shares

@@ -42,6 +42,7 @@ EvalRow text_row(const std::string& text, uint64_t context, const Contender& con
   row.text = text;
   row.agreement = agreement_of(run.predictions);
   if (run.attention) row.attention = run.attention->summary();
+  row.missing = run.missing;
   return row;
 }
 

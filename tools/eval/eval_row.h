@@ -28,6 +28,7 @@ struct EvalRow {
   std::optional<Agreement> agreement;
   std::optional<double> kl_of_oracle;  // KL over the oracle's at the same budget and text
   std::optional<AttentionSummary> attention;
+  std::optional<MissingTally> missing;
 
   // Of tasks.
   std::optional<double> score, partial_score;  // shares of the cases, and of the answers

@@ -91,6 +91,7 @@ void SplitRunner::use(const Contender* contender) {
     source_ = make_source(contender->method);
   }
   rule_.budget = contender->budget;
+  rule_.residency_tolerance = contender->residency_tolerance;
   walk_.select_by(rule_, options_.n_context + options_.n_rest);
 }
 

@@ -22,6 +22,7 @@ struct Contender {
   index::Method method = index::Method::kOracle;
   index::Budget budget;
   std::string method_name, budget_text;  // as they were asked for
+  double residency_tolerance = 0;        // index::Rule's
 };
 
 /// The K and V that selecting layers read, counted by the walk.
@@ -56,8 +57,10 @@ class SplitRunner {
     KvCodec k_codec = KvCodec::kF16;
     KvCodec v_codec = KvCodec::kF16;
     uint32_t chunk_rows = 512;
-    uint64_t n_context = 0;                     // positions read exactly, at most
-    uint64_t n_rest = 0;                        // positions after them, at most
+    uint64_t n_context = 0;  // positions read exactly, at most
+    uint64_t n_rest = 0;     // positions after them, at most
+    // Probes take memory to hold so much of K and V; none: all of it.
+    std::optional<double> held_share = {};
     const std::atomic<bool>* cancel = nullptr;  // as Walk::set_cancel
   };
   using OnRead = std::function<void(uint64_t done, uint64_t total)>;
@@ -91,6 +94,7 @@ class SplitRunner {
   double index_bytes_per_position() const;
 
   const index::Rule& rule() const { return rule_; }
+  std::optional<double> held_share() const { return options_.held_share; }
   engine::KvCache& cache() { return cache_; }
   const engine::KvCache& cache() const { return cache_; }
   engine::Walk& walk() { return walk_; }

@@ -27,7 +27,8 @@ class Rest {
     runner_.use(&contender);
     engine::Sequence sequence = runner_.start();
     std::optional<AttentionMetrics> metrics;
-    if (oracles != nullptr) metrics.emplace(runner_.cache(), oracles->make(), runner_.rule());
+    if (oracles != nullptr)
+      metrics.emplace(runner_.cache(), oracles->make(), runner_.rule(), runner_.held_share());
     const ProbeScope scope(runner_.walk(), metrics ? &*metrics : nullptr);
     TextRun run;
     for (size_t i = 0; i + 1 < tokens_.size(); ++i) {
@@ -36,7 +37,10 @@ class Rest {
     }
     run.read = runner_.kv_read();
     run.index_bytes_per_position = runner_.index_bytes_per_position();
-    if (metrics) run.attention = metrics->tally();
+    if (metrics) {
+      run.attention = metrics->tally();
+      run.missing = metrics->missing();
+    }
     return run;
   }
 
@@ -51,9 +55,13 @@ void TextRun::add(const TextRun& other) {
   predictions.insert(predictions.end(), other.predictions.begin(), other.predictions.end());
   read.add(other.read);
   index_bytes_per_position = other.index_bytes_per_position;
-  if (!other.attention) return;
-  if (!attention) attention.emplace();
-  attention->add(*other.attention);
+  const auto add_to = [](auto& sums, const auto& of) {
+    if (!of) return;
+    if (!sums) sums.emplace();
+    sums->add(*of);
+  };
+  add_to(attention, other.attention);
+  add_to(missing, other.missing);
 }
 
 std::vector<TextRun> evaluate_text(SplitRunner& runner, const TextSample& sample, uint32_t n_last,

@@ -26,6 +26,7 @@ struct TextRun {
   KvRead read;
   double index_bytes_per_position = 0;
   std::optional<AttentionTally> attention;  // where it was asked for
+  std::optional<MissingTally> missing;      // likewise, where memory is taken to be small
 
   void add(const TextRun& other);
 };

@@ -1,0 +1,189 @@
+#include "engine/answer.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "engine/context_size.h"
+#include "engine/grammar/answer_constraint.h"
+#include "engine/token_scores.h"
+
+namespace strata::engine {
+namespace {
+
+double ms_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+/// The caller's sampler options, and the end tokens barred where the answer must not end.
+SamplerOptions sampler_options(const GenerationRequest& request, const Tokenizer& tokenizer) {
+  SamplerOptions options = request.sampler;
+  if (!request.ignore_eos) return options;
+  for (uint32_t token = 0; token < tokenizer.vocab_size(); ++token) {
+    const auto id = static_cast<TokenId>(token);
+    if (tokenizer.is_end(id))
+      options.logit_bias.emplace_back(id, -std::numeric_limits<double>::infinity());
+  }
+  return options;
+}
+
+/// Refuses what leaves no room for an answer, before anything is made for it.
+GenerationRequest checked(GenerationRequest request) {
+  STRATA_CHECK(!request.prompt.empty(), "a prompt has at least one token");
+  check_prompt_fits(request.prompt.size(), request.n_ctx,
+                    std::max(request.n_ctx, request.n_ctx_train));
+  return request;
+}
+
+}  // namespace
+
+bool AnswerText::push(TokenId token, const GenerationEvents& events, Generation& answer) {
+  answer.tokens.push_back(token);
+  return say(stops_.push(decoder_.push(token)), events, answer);
+}
+
+bool AnswerText::finish(const GenerationEvents& events, Generation& answer) {
+  bool goes_on = true;
+  if (!stops_.is_hit()) goes_on = say(stops_.push(decoder_.finish()), events, answer);
+  return say(stops_.finish(), events, answer) && goes_on;
+}
+
+bool AnswerText::say(const std::string& text, const GenerationEvents& events, Generation& answer) {
+  if (text.empty()) return true;
+  answer.text += text;
+  if (events.on_text && !is_cancelled_) is_cancelled_ = !events.on_text(text);
+  return !is_cancelled_;
+}
+
+Answer::Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationRequest& request,
+               const GenerationEvents& events)
+    : sequence_(sequence),
+      tokenizer_(tokenizer),
+      request_(checked(request)),
+      events_(events),
+      sampler_(sampler_options(request, tokenizer), request.vocab_size),
+      text_(tokenizer, request.stop),
+      start_(Clock::now()),
+      decode_start_(start_),
+      n_most_(std::min(request.n_predict, request.n_ctx - request.prompt.size())) {
+  answer_.usage.prompt_tokens = request_.prompt.size();
+  keep_common_prefix();
+  const uint64_t n_cached = sequence_.n_pos(), n_rest = request_.prompt.size() - n_cached;
+  if (n_cached > n_rest && n_rest <= kQuestionTokensMax) reading_attention_ = request_.attention;
+}
+
+/// Leaves in the sequence what it shares with the prompt, without the prompt's last token: its
+/// logits are wanted.
+void Answer::keep_common_prefix() {
+  const auto& held = sequence_.tokens();
+  const auto differs = std::ranges::mismatch(held, request_.prompt);
+  const auto common = static_cast<uint32_t>(differs.in1 - held.begin());
+  const uint32_t wanted = std::min(common, static_cast<uint32_t>(request_.prompt.size() - 1));
+  const uint32_t kept = wanted < sequence_.n_pos() ? sequence_.truncate(wanted) : wanted;
+  answer_.usage.cached_tokens = kept;
+  answer_.usage.recomputed_tokens = common - kept;
+}
+
+bool Answer::is_cancelled() const {
+  return events_.cancel != nullptr && events_.cancel->load(std::memory_order_relaxed);
+}
+
+void Answer::restore(Walk& walk) {
+  // What selects takes restored blocks into its index first, and a device into its memory, so both
+  // read all of them.
+  if (has_ended() || reading_attention_ != Attention::kExact || walk.device() != nullptr) return;
+  const auto on_restored = [&](uint64_t done) {
+    return (!events_.on_prefill || events_.on_prefill(done, request_.prompt.size())) &&
+           !is_cancelled();
+  };
+  try {
+    answer_.meeting = meet_in_the_middle(walk, sequence_, request_.chunk_rows, on_restored);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCancelled) throw;
+    return cancel();
+  }
+  answer_.usage.cached_tokens -= answer_.meeting.computed_tokens;
+  answer_.usage.recomputed_tokens += answer_.meeting.computed_tokens;
+}
+
+bool Answer::append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) const {
+  STRATA_CHECK(!has_ended() && n_rows_max > 0, "an answer that wants no rows");
+  if (!is_reading()) {
+    rows.push_back({&sequence_, answer_.tokens.back(), true});
+    return true;
+  }
+  const auto rest = request_.prompt.subspan(sequence_.n_pos());
+  const size_t n = std::min<size_t>({rest.size(), n_rows_max, request_.chunk_rows});
+  for (size_t i = 0; i < n; ++i) rows.push_back({&sequence_, rest[i], i + 1 == rest.size()});
+  return n == rest.size();
+}
+
+void Answer::take_step(std::span<const float> logits) {
+  STRATA_CHECK(!has_ended(), "a step of an answer that has ended");
+  if (!is_reading()) {
+    ++answer_.times.n_decode_steps;
+    answer_.times.decode_step_ms.push_back(static_cast<float>(ms_since(last_token_)));
+    return take_token(logits);
+  }
+  const uint64_t n_read = sequence_.n_pos();
+  const bool goes_on = !events_.on_prefill || events_.on_prefill(n_read, request_.prompt.size());
+  answer_.times.prefill_ms = ms_since(start_);
+  if (!goes_on || is_cancelled()) return cancel();
+  if (n_read < request_.prompt.size()) return;
+  state_ = State::kAnswering;
+  for (const TokenId token : request_.prompt) sampler_.accept(token);
+  if (n_most_ == 0) return end(FinishReason::kLength);
+  take_token(logits);
+}
+
+void Answer::take_token(std::span<const float> logits) {
+  last_token_ = Clock::now();
+  std::span<const uint64_t> allowed;
+  if (request_.constraint) allowed = request_.constraint->allowed();
+  const TokenId token = sampler_.pick(logits, allowed);
+  if (answer_.tokens.empty()) {
+    answer_.times.ttft_ms = ms_since(start_);
+    decode_start_ = last_token_;
+  }
+  if (!request_.ignore_eos && tokenizer_.is_end(token)) return end(FinishReason::kStop);
+  sampler_.accept(token);
+  if (request_.constraint) request_.constraint->accept(token);
+  if (request_.n_logprobs && events_.on_scores)
+    events_.on_scores(score_token(logits, token, *request_.n_logprobs));
+  const bool goes_on = text_.push(token, events_, answer_);
+  if (text_.is_stopped()) return end(FinishReason::kStop);
+  if (goes_on && request_.constraint && request_.constraint->is_over())
+    return end(FinishReason::kStop);
+  if (!goes_on) return end(FinishReason::kCancelled);
+  if (answer_.tokens.size() == n_most_) return end(FinishReason::kLength);
+  if (is_cancelled()) end(FinishReason::kCancelled);
+}
+
+void Answer::cancel() {
+  if (is_reading()) answer_.times.prefill_ms = ms_since(start_);
+  if (!has_ended()) end(FinishReason::kCancelled);
+}
+
+void Answer::fail(std::exception_ptr error) {
+  if (has_ended()) return;
+  failure_ = std::move(error);
+  state_ = State::kEnded;
+}
+
+void Answer::end(FinishReason reason) {
+  const uint64_t room = request_.n_ctx - request_.prompt.size();
+  const bool goes_on = text_.finish(events_, answer_);
+  answer_.finish_reason = goes_on ? reason : FinishReason::kCancelled;
+  answer_.stop_text = text_.stop_text();
+  if (answer_.times.n_decode_steps > 0) answer_.times.decode_ms = ms_since(decode_start_);
+  answer_.context_full = answer_.finish_reason == FinishReason::kLength &&
+                         answer_.tokens.size() == room && room < request_.n_predict;
+  answer_.usage.completion_tokens = answer_.tokens.size();
+  state_ = State::kEnded;
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,101 @@
+// engine/answer.h - one answer on its way, as a state machine: which rows it wants walked next, and
+// what it makes of their logits. Who walks them, alone or beside others, changes no bit (law L1).
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <span>
+#include <vector>
+
+#include "engine/generator.h"
+#include "engine/sampler.h"
+#include "engine/text/stop_matcher.h"
+
+namespace strata::engine {
+
+/// An answer as it grows: tokens become text, stop texts end it, the caller hears it.
+class AnswerText {
+ public:
+  AnswerText(const Tokenizer& tokenizer, const std::vector<std::string>& stops)
+      : decoder_(tokenizer), stops_(stops) {}
+
+  /// Both append to `answer` and say what is new. False where the caller cancelled.
+  bool push(TokenId token, const GenerationEvents& events, Generation& answer);
+  bool finish(const GenerationEvents& events, Generation& answer);
+  bool is_stopped() const { return stops_.is_hit(); }
+  std::string stop_text() const { return stops_.hit(); }
+
+ private:
+  bool say(const std::string& text, const GenerationEvents& events, Generation& answer);
+  StreamDecoder decoder_;
+  StopMatcher stops_;
+  bool is_cancelled_ = false;  // by on_text, which then hears no more
+};
+
+/// reading -> answering -> ended; cancel() and fail() end it at any time. Not movable: callbacks
+/// may know where it is. Threads: one at a time.
+class Answer {
+ public:
+  /// Leaves in `sequence` what it shares with the prompt. The sequence, the tokenizer and the
+  /// prompt are borrowed. Errors: ContextLengthError, those of Sampler and StopMatcher.
+  Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationRequest& request,
+         const GenerationEvents& events);
+  Answer(const Answer&) = delete;
+  Answer& operator=(const Answer&) = delete;
+
+  /// Before the first step, where nobody else waits for the walk: brings a restored beginning into
+  /// memory from both ends. Errors: those of meet_in_the_middle() but for kCancelled, which ends
+  /// it; exceptions of the callbacks.
+  void restore(Walk& walk);
+
+  bool is_reading() const { return state_ == State::kReading; }
+  bool has_ended() const { return state_ == State::kEnded; }
+  const Sequence& sequence() const { return sequence_; }
+  const GenerationRequest& request() const { return request_; }
+  const TokenUsage& usage() const { return answer_.usage; }
+  /// Tokens of the answer so far.
+  const std::vector<TokenId>& tokens() const { return answer_.tokens; }
+  /// What its next rows attend.
+  Attention attention() const { return is_reading() ? reading_attention_ : request_.attention; }
+  /// Appends the rows of its next step, n_rows_max at most: several of a prompt, else one. It has
+  /// not ended. True where the last of them wants logits.
+  bool append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) const;
+  /// These rows were walked; `logits` are those that were wanted. Errors: those of Sampler::pick;
+  /// exceptions of the callbacks.
+  void take_step(std::span<const float> logits);
+
+  /// Ends it with what it has; nothing where it has ended.
+  void cancel();
+  /// Ends it without a result.
+  void fail(std::exception_ptr error);
+  /// Why it failed; null = it did not.
+  const std::exception_ptr& failure() const { return failure_; }
+  /// After its end.
+  Generation take_result() { return std::move(answer_); }
+
+ private:
+  enum class State : uint8_t { kReading, kAnswering, kEnded };
+  using Clock = std::chrono::steady_clock;
+  bool is_cancelled() const;
+  void keep_common_prefix();
+  void take_token(std::span<const float> logits);
+  void end(FinishReason reason);
+
+  Sequence& sequence_;
+  const Tokenizer& tokenizer_;
+  GenerationRequest request_;
+  GenerationEvents events_;
+  Sampler sampler_;
+  AnswerText text_;
+  Clock::time_point start_;
+  Clock::time_point decode_start_;
+  Clock::time_point last_token_;
+  State state_ = State::kReading;
+  Attention reading_attention_ = Attention::kExact;
+  uint64_t n_most_ = 0;  // tokens of the answer
+  Generation answer_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace strata::engine

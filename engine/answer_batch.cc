@@ -1,0 +1,112 @@
+#include "engine/answer_batch.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/error.h"
+
+namespace strata::engine {
+
+/// The one behind the last one that read, in the order given.
+Answer* AnswerBatch::next_reader(std::span<Answer* const> answers) const {
+  const auto reads = [](const Answer* answer) { return answer->is_reading(); };
+  const auto last = std::ranges::find(answers, last_reader_);
+  const auto behind = last == answers.end() ? answers.begin() : last + 1;
+  auto found = std::find_if(behind, answers.end(), reads);
+  if (found == answers.end()) found = std::find_if(answers.begin(), behind, reads);
+  return found == answers.end() || !reads(*found) ? nullptr : *found;
+}
+
+void AnswerBatch::add(Answer& answer, uint32_t n_rows_max) {
+  const auto first = static_cast<uint32_t>(rows_.size());
+  const bool wants_logits = answer.append_rows(n_rows_max, rows_);
+  parts_.push_back({&answer, first, static_cast<uint32_t>(rows_.size()) - first, wants_logits});
+}
+
+void AnswerBatch::step(std::span<Answer* const> answers) {
+  STRATA_CHECK(answers.size() <= walk_.max_rows(), "%zu answers in a walk of %u rows",
+               answers.size(), walk_.max_rows());
+  Answer* reader = next_reader(answers);
+  if (reader != nullptr) last_reader_ = reader;
+  const auto decodes = [](const Answer* answer) {
+    return !answer->is_reading() && !answer->has_ended();
+  };
+  const bool is_beside = std::ranges::any_of(answers, decodes);
+  // An answer whose prompt ends in the first of the two goes on with the next step: what it attends
+  // then is attended in the first.
+  const Attention reading = reader != nullptr ? reader->attention() : Attention::kExact;
+  for (const Attention attention : {Attention::kSelected, Attention::kExact}) {
+    rows_.clear();
+    parts_.clear();
+    for (Answer* answer : answers)
+      if (answer != reader && decodes(answer) && answer->attention() == attention) add(*answer, 1);
+    if (reader != nullptr && reading == attention) {
+      uint32_t n_max = walk_.max_rows() - static_cast<uint32_t>(rows_.size());
+      if (attention == Attention::kSelected)
+        n_max = std::min({n_max, options_.question_rows, walk_.selected_rows_max()});
+      else if (is_beside)
+        n_max = std::min(n_max, options_.chunk_rows_beside);
+      add(*reader, n_max);
+    }
+    if (!parts_.empty()) walk_parts(attention);
+  }
+}
+
+void AnswerBatch::walk_rows(std::span<const StepRow> rows, Attention attention) {
+  for (;;) {
+    try {
+      return walk_.step(rows, attention);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kDoesNotFit || !options_.make_room || !options_.make_room())
+        throw;
+    }
+  }
+}
+
+void AnswerBatch::walk_parts(Attention attention) {
+  bool is_cancelled = false;
+  try {
+    walk_rows(rows_, attention);
+    uint32_t logits_idx = 0;
+    for (const Part& part : parts_) {
+      take(part, logits_idx);
+      if (part.wants_logits) ++logits_idx;
+    }
+    return;
+  } catch (const Error& error) {
+    is_cancelled = error.code() == ErrorCode::kCancelled;
+    if (!is_cancelled && parts_.size() == 1)
+      return parts_.front().answer->fail(std::current_exception());
+  } catch (...) {
+    if (parts_.size() == 1) return parts_.front().answer->fail(std::current_exception());
+  }
+  for (const Part& part : parts_) {
+    try {
+      if (is_cancelled) {
+        part.answer->cancel();
+        continue;
+      }
+      walk_rows(std::span(rows_).subspan(part.first_row, part.n_rows), attention);
+      take(part, 0);
+    } catch (const Error& error) {
+      is_cancelled = error.code() == ErrorCode::kCancelled;
+      if (is_cancelled)
+        part.answer->cancel();
+      else
+        part.answer->fail(std::current_exception());
+    } catch (...) {
+      part.answer->fail(std::current_exception());
+    }
+  }
+}
+
+/// What goes wrong here is the answer's alone.
+void AnswerBatch::take(const Part& part, uint32_t logits_idx) {
+  try {
+    part.answer->take_step(part.wants_logits ? walk_.logits(logits_idx) : std::span<const float>());
+  } catch (...) {
+    part.answer->fail(std::current_exception());
+  }
+}
+
+}  // namespace strata::engine

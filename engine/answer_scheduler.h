@@ -1,0 +1,146 @@
+// engine/answer_scheduler.h - who answers next: orders wait until K and V have room for all that
+// they may come to, begin with what is known of their text, and leave their sequences behind as a
+// cache of beginnings (docs/adr/0015-several-answers.md).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/answer_batch.h"
+#include "engine/kv_room.h"
+#include "engine/prompt_tokens.h"
+#include "engine/shared_contexts.h"
+
+namespace strata::engine {
+
+/// One answer that is wanted.
+struct AnswerTask {
+  std::vector<TokenId> prompt;
+  // The prompt stands for a text: earlier answers in it may keep the tokens that they were
+  // generated as (docs/adr/0005-answers-known-by-their-bytes.md).
+  bool is_text = true;
+  GenerationRequest request;  // without the prompt
+  GenerationEvents events;
+  // Tokens of the prompt that need no reading, of all of them: earlier answers in it may have other
+  // tokens than in `prompt`.
+  std::function<void(uint64_t n_cached, uint64_t n_prompt)> on_start;
+  // One of the two is called, once.
+  std::function<void(Generation answer)> on_end;
+  std::function<void(const std::exception_ptr& error)> on_failure;
+};
+
+struct SchedulerOptions {
+  uint32_t n_parallel = 4;   // answers at work
+  uint32_t n_idle_max = 16;  // sequences that are kept of answers that have ended
+  uint32_t chunk_rows_beside = 64;
+  std::optional<ContextCacheOptions> contexts;  // nothing = none are read or saved
+};
+
+/// A sequence that is held, by an answer at work or as a beginning for another.
+struct HeldContext {
+  uint64_t id = 0;
+  Sequence sequence;
+  std::vector<uint8_t> is_generated;    // of its tokens
+  std::unique_ptr<ContextCache> saver;  // null: it is not saved
+};
+
+struct HeldFacts {
+  uint64_t id = 0;
+  bool is_busy = false;
+  uint64_t n_tokens = 0, n_prompt = 0, n_answered = 0;
+};
+
+/// Threads: one at a time, that of the walk; callbacks come on it, inside step() and end_all().
+class AnswerScheduler {
+ public:
+  /// The engine is loaded, was opened for n_parallel answers, and outlives this. Errors: kUsage
+  /// (more in parallel than half the rows of a step).
+  AnswerScheduler(Engine& engine, SchedulerOptions options);
+
+  /// Returns what cancel() names it by.
+  uint64_t add(AnswerTask task);
+  /// Ends a task with what it has; nothing where it has ended. on_end comes within the next step().
+  void cancel(uint64_t id);
+  /// Ends all tasks, with what they have or, where there is an error, with that.
+  void end_all(const std::exception_ptr& error = nullptr);
+
+  bool has_work() const { return !waiting_.empty() || !working_.empty(); }
+  size_t n_waiting() const { return waiting_.size(); }
+  /// Starts what may start, takes what is at work one step further, and ends what has ended.
+  void step();
+  /// Where nothing is at work: waits until what was read is on the disk, index rows included. False
+  /// where something is not, now or since the start.
+  bool finish();
+
+  std::vector<HeldFacts> held() const;
+  std::vector<std::string> take_notices() { return contexts_.take_notices(); }
+
+ private:
+  struct Waiting {
+    uint64_t id = 0;
+    AnswerTask task;
+    PromptTokens prompt;
+    bool is_prepared = false;
+    bool is_cancelled = false;
+    uint32_t n_overtaken = 0;  // by later orders, since it could not start
+    // Another answer is reading what it begins with; 0 = none is.
+    uint64_t waits_for = 0;
+    uint32_t waits_for_pos = 0;
+  };
+  struct Working {
+    uint64_t id = 0;
+    AnswerTask task;
+    PromptTokens prompt;
+    HeldContext context;
+    uint64_t n_goal = 0;
+    std::unique_ptr<Answer> answer;  // refers to all of the above
+  };
+  /// Where the longest known beginning of a prompt is.
+  struct Beginning {
+    enum class Place : uint8_t { kNowhere, kIdle, kWorking, kSaved };
+    Place place = Place::kNowhere;
+    size_t idx = 0;          // of idle_ or working_
+    uint32_t n_kept = 0;     // positions
+    uint64_t waits_for = 0;  // an answer that will have more of it, at waits_for_pos
+    uint32_t waits_for_pos = 0;
+  };
+
+  enum class Outcome : uint8_t { kStarted, kFailed, kWaits };
+
+  void admit();
+  bool is_beginning_read(const Waiting& order) const;
+  Outcome try_start(Waiting& order);
+  void prepare(Waiting& order);
+  Beginning find_beginning(std::span<const TokenId> prompt);
+  void find_reading(std::span<const TokenId> prompt, Beginning& best) const;
+  uint32_t kept_of(const Sequence& sequence, std::span<const TokenId> prompt) const;
+  HeldContext take_beginning(const Beginning& from, std::span<const TokenId> prompt);
+  HeldContext fork(const HeldContext& parent, uint32_t n_kept);
+  std::vector<SequenceGoal> goals() const;
+  bool make_room(const Sequence& sequence, uint64_t n_goal);
+  bool drop_idle();
+  void make_answer(Working& work);
+  void start(Waiting& order, HeldContext context, uint64_t n_goal);
+  void end_cancelled(const std::exception_ptr& error);
+  void end_answers();
+  void keep(Working& ended);
+
+  Engine& engine_;
+  SchedulerOptions options_;
+  SharedContexts contexts_;
+  AnswerBatch batch_;
+  uint64_t n_ids_ = 0;
+  bool is_changed_ = false;  // since orders that wait were last looked at
+  std::deque<Waiting> waiting_;
+  std::vector<std::unique_ptr<Working>> working_;
+  std::vector<HeldContext> idle_;  // used the least recently first
+  std::vector<Answer*> answers_;   // of working_
+};
+
+}  // namespace strata::engine

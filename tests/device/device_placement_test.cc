@@ -1,0 +1,122 @@
+// What the emulated device holds, as a placement says it and as the planner finds it.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "engine/engine.h"
+#include "engine/generator.h"
+#include "gpu_attn/open_module.h"
+#include "tests/engine/thrown_error.h"
+#include "tests/engine/zoo_fixture.h"
+#include "tests/gpu_emu/emulated_device.h"
+#include "tools/cli/placed_plan.h"
+
+namespace strata::engine {
+namespace {
+
+class DevicePlacement : public ::testing::Test {
+ protected:
+  DevicePlacement() {
+    makers::write_random_transformer(makers::zoo_member("llama-quantised").model, path_);
+  }
+  EngineOptions options() const {
+    EngineOptions options;
+    options.model_path = path_;
+    options.n_ctx = 256;
+    options.n_threads = 1;
+    options.chunk_rows = 32;
+    options.device.kind = DeviceChoice::Kind::kAuto;
+    options.devices = &devices_;
+    return options;
+  }
+  static std::vector<TokenId> answer(Engine& engine) {
+    engine.load({});
+    Sequence sequence = engine.cache().make_sequence();
+    const auto prompt = testing::random_tokens(70, engine.spec().shape.vocab_size, 7);
+    GenerationRequest request;
+    request.prompt = prompt;
+    request.vocab_size = engine.spec().shape.vocab_size;
+    request.n_ctx = 256;
+    request.n_predict = 8;
+    request.chunk_rows = engine.context().chunk_rows;
+    request.sampler.temperature = 0;
+    request.ignore_eos = true;
+    return generate(engine.walk(), sequence, engine.tokenizer(), request).tokens;
+  }
+  /// Every second layer stays, and of K and V a third is copied.
+  static Placement some(const Engine& engine) {
+    Placement placement;
+    placement.n_ctx = 256;
+    placement.chunk_rows = 32;
+    const uint32_t n_layers = engine.spec().shape.n_layers;
+    placement.is_streamed.assign(n_layers, 0);
+    for (uint32_t i = 0; i < n_layers; ++i) placement.is_resident.push_back(i % 2);
+    placement.kv_hbm_bytes = engine.context().kv.slot_bytes / 3;
+    return placement;
+  }
+  testing::TestFolder folder_;
+  std::string path_ = folder_.path("model.gguf");
+  gpu_attn::CudaDevices devices_ = gpu_attn::count_devices(gpu_emu::emulated_device());
+};
+
+TEST_F(DevicePlacement, IsWhatTheDeviceHolds) {
+  Engine whole = Engine::open(options());
+  ASSERT_NE(whole.device(), nullptr);
+  ASSERT_EQ(whole.device_plan().n_streamed(), 0u);
+  const std::vector<TokenId> expected = answer(whole);
+  Engine engine = Engine::open(options());
+  const Placement placement = some(engine);
+  engine.place(placement);
+  const DevicePlan& plan = engine.device_plan();
+  for (size_t i = 0; i < placement.is_resident.size(); ++i)
+    EXPECT_EQ(plan.is_resident[i], placement.is_resident[i] != 0) << i;
+  EXPECT_GT(plan.kv_bytes, 0u);
+  EXPECT_LE(plan.kv_bytes, placement.kv_hbm_bytes);
+  EXPECT_EQ(answer(engine), expected);
+}
+
+TEST_F(DevicePlacement, WhatADeviceCannotIsRefused) {
+  Engine engine = Engine::open(options());
+  Placement streams = some(engine);
+  streams.is_streamed.front() = 1;
+  testing::expect_error([&] { engine.place(streams); }, ErrorCode::kUnsupported, "read from disk",
+                        "device");
+  EngineOptions named = options();
+  named.device = {.kind = DeviceChoice::Kind::kCuda, .profile = ""};
+  Engine named_engine = Engine::open(named);
+  Placement of_cpu = some(engine);
+  of_cpu.is_resident.clear();
+  testing::expect_error([&] { named_engine.place(of_cpu); }, ErrorCode::kUsage, "the CPU alone",
+                        "device");
+  engine.place(of_cpu);  // "auto" may be left
+  EXPECT_EQ(engine.device(), nullptr);
+}
+
+TEST_F(DevicePlacement, ThePlannerStaysWithinTheDevicesMemory) {
+  Engine whole = Engine::open(options());
+  const uint64_t enough = whole.device_plan().hbm_bytes;
+  const uint64_t kv_bytes = whole.device_plan().kv_bytes;
+  const std::vector<TokenId> expected = answer(whole);
+  const cli::Command command =
+      cli::read_command({"run", cli::kRun, ""}, std::vector<std::string>{"-m", path_, "-b", "32"},
+                        [](const std::string&) { return std::optional<std::string>(); });
+  uint32_t n_passing = 0, n_planned = 0;
+  for (const uint64_t less : {uint64_t{0}, uint64_t{1}, kv_bytes / 2, kv_bytes, kv_bytes + 1}) {
+    SCOPED_TRACE(less);
+    EngineOptions small = options();
+    small.hbm_bytes = enough - less;
+    Engine engine = Engine::open(small);
+    ASSERT_NE(engine.device(), nullptr);
+    const cli::PlacedPlan plan = cli::place_by_plan(command, engine);
+    EXPECT_LE(engine.device_plan().hbm_bytes, small.hbm_bytes);
+    EXPECT_EQ(plan.solve_ms > 0, less > 0);
+    EXPECT_GT(plan.token_at(128).ms, 0);
+    n_passing += engine.device_plan().n_streamed() > 0 ? 1U : 0U;
+    n_planned += plan.placed_by == cli::PlacedBy::kPlanner ? 1U : 0U;
+    EXPECT_EQ(answer(engine), expected);
+  }
+  EXPECT_GT(n_passing, 0u);
+  EXPECT_GT(n_planned, 0u);
+}
+
+}  // namespace
+}  // namespace strata::engine

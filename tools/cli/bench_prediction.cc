@@ -1,0 +1,107 @@
+#include "tools/cli/bench_prediction.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "engine/byte_text.h"
+#include "engine/machine.h"
+#include "tools/cli/plan_words.h"
+#include "tools/cli/raw_disk.h"
+#include "tools/cli/sample_statistics.h"
+
+namespace strata::cli {
+namespace {
+
+using nlohmann::ordered_json;
+using planner::MachinePace;
+
+constexpr uint64_t kProbeBytes = uint64_t{64} << 20;  // of the disk: some tens of milliseconds
+constexpr uint32_t kProbePasses = 5;
+
+}  // namespace
+
+double measure_disk_pace(const planner::MachineProfile& profile, const std::string& folder,
+                         tiers::IoChoice io, const std::atomic<bool>* cancel) {
+  if (folder.empty() || !(profile.disk_read_bytes_per_s > 0)) return 1;
+  RawDisk disk = RawDisk::make(folder, kProbeBytes, io, cancel);
+  disk.write_all();
+  std::vector<double> seconds(kProbePasses);
+  for (double& pass : seconds) pass = disk.read_all();
+  return static_cast<double>(disk.bytes()) / median(seconds) / profile.disk_read_bytes_per_s;
+}
+
+double dram_pace(const PlacedPlan& plan, double dram_gbytes_per_s) {
+  const double measured = plan.subject.request.profile.dram_read_bytes_per_s;
+  return dram_gbytes_per_s > 0 && measured > 0 ? dram_gbytes_per_s * 1e9 / measured : 1;
+}
+
+bool reads_disk(const PlacedPlan& plan) {
+  return plan.layers.is_streaming() || plan.layers.is_spilling(plan.problem);
+}
+
+uint64_t predicted_peak_bytes(const PlacedPlan& plan) {
+  const double gb = placed_gb(plan.problem, plan.layers).dram() + plan.problem.index_gb;
+  return static_cast<uint64_t>(std::llround(gb * 1e9));
+}
+
+BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
+                             const MachinePace& pace) {
+  BenchPrediction prediction;
+  prediction.is_measured = plan.is_measured();
+  prediction.pace = pace;
+  prediction.peak_bytes = predicted_peak_bytes(plan);
+  prediction.measured_bytes = engine::peak_memory_bytes();
+  prediction.measured_ms = median(result.samples_s) * 1e3;
+  const BenchTest& test = result.test;
+  if (test.n_gen > 0) {
+    prediction.measured_ms /= test.n_gen;
+    prediction.step = plan.token_at(test.n_depth + test.n_gen / 2.0, pace);
+  } else {
+    prediction.step = plan.prompt_behind(test.n_depth, test.n_prompt, pace);
+  }
+  return prediction;
+}
+
+std::string prediction_row(const std::string& test, const BenchPrediction& prediction,
+                           bool is_first) {
+  constexpr const char* kRow = "| {:<26} | {:>12} | {:>11} | {:>9} | {:>10} | {:>10} | {}\n";
+  std::string out;
+  if (is_first)
+    out = fmt::format(
+              "\npredicted from the profile of this machine, at what memory and disk give now "
+              "({:.0f} % and {:.0f} % of it); ms of a token or of the prompt\n",
+              100 * prediction.pace.dram, 100 * prediction.pace.disk) +
+          fmt::format(kRow, "test", "predicted ms", "measured ms", "predicted", "peak", "measured",
+                      "at work |") +
+          fmt::format("| {:-<26} | {:->11}: | {:->10}: | {:->8}: | {:->9}: | {:->9}: | {:-<11} |\n",
+                      "", "", "", "", "", "", "");
+  return out + fmt::format(kRow, test, fmt::format("{:.2f}", prediction.step.ms),
+                           fmt::format("{:.2f}", prediction.measured_ms),
+                           fmt::format("{:.0f} %", 100 * prediction.share()),
+                           engine::bytes_text(prediction.peak_bytes),
+                           engine::bytes_text(prediction.measured_bytes),
+                           busy_text(prediction.step) + " |");
+}
+
+ordered_json prediction_json(const BenchPrediction& prediction) {
+  // No object in the object: records of csv have a column for each value.
+  constexpr const char* kBusy[planner::kPlanParts] = {"cpu_busy_ms",      "dram_busy_ms",
+                                                      "nvme_busy_ms",     "link_in_busy_ms",
+                                                      "link_out_busy_ms", "gpu_busy_ms"};
+  ordered_json json = {{"is_measured", prediction.is_measured},
+                       {"predicted_ms", prediction.step.ms},
+                       {"measured_ms", prediction.measured_ms},
+                       {"predicted_share", prediction.share()}};
+  for (size_t i = 0; i < planner::kPlanParts; ++i) json[kBusy[i]] = prediction.step.busy_ms[i];
+  json["binding"] = plan_part_name(prediction.step.binding());
+  json["predicted_peak_bytes"] = prediction.peak_bytes;
+  json["measured_peak_bytes"] = prediction.measured_bytes;
+  json["dram_pace"] = prediction.pace.dram;
+  json["disk_pace"] = prediction.pace.disk;
+  return json;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,351 @@
+#include "tools/cli/placed_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <optional>
+
+#include "base/error.h"
+#include "engine/device_walk.h"
+#include "engine/dram_budget.h"
+#include "engine/weight_budget.h"
+#include "tools/cli/answer_sink.h"
+#include "tools/cli/plan_file.h"
+#include "tools/cli/plan_report.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::Engine;
+using planner::GroupPlace;
+using planner::LayerGroup;
+using planner::LayerPlacement;
+using planner::PlacementProblem;
+using planner::PlanTier;
+
+constexpr double kGiga = 1e9;
+// Of the rules' time: what a plan must save. Less is within what prices are off, and a run that
+// differs from the last for nothing is a riddle.
+constexpr double kWorthIt = 0.99;
+
+bool is_all_near(const Engine& engine) {
+  if (engine.weight_plan().n_streamed() > 0 || engine.context().kv.is_spilling()) return false;
+  if (engine.device() == nullptr) return true;
+  const engine::DevicePlan& device = engine.device_plan();
+  return device.n_streamed() == 0 && device.kv_bytes >= engine.context().kv.slot_bytes;
+}
+
+/// Positions of each layer of one kind (full, windowed) that so many GB hold, in whole blocks.
+double positions_of(const PlacementProblem& problem, bool is_full, double gb) {
+  double gb_per_position = 0;
+  for (const LayerGroup& group : problem.groups)
+    if (group.is_full() == is_full) gb_per_position += group.n_layers() * group.kv_gb;
+  if (gb_per_position <= 0) return 0;
+  return std::floor(std::max(0.0, gb) / gb_per_position / kBlockPositions) * kBlockPositions;
+}
+
+/// K and V as the engine has them: full layers share what windowed ones, which stay, leave.
+void add_kv(const Engine& engine, const PlacementProblem& problem, LayerPlacement& layers) {
+  const engine::KvPlacement& kv = engine.context().kv;
+  const double windowed = problem.kv_gb() - problem.full_kv_gb();
+  const double slots = static_cast<double>(kv.slot_bytes) / kGiga;
+  // A step that is computed again holds windowed layers' blocks once more.
+  const double n_full = positions_of(problem, true, slots - 2 * windowed);
+  for (size_t g = 0; g < layers.groups.size(); ++g) {
+    const LayerGroup& group = problem.groups[g];
+    const bool spills = kv.is_spilling() && group.is_full();
+    layers.groups[g].kv_dram =
+        spills ? std::min(n_full, std::max(0.0, group.n_held - kBlockPositions)) : group.n_held;
+  }
+  if (engine.device() == nullptr) return;
+  double hbm = static_cast<double>(engine.device_plan().kv_bytes) / kGiga;
+  for (const bool is_full : {false, true}) {
+    const double n_hbm = positions_of(problem, is_full, hbm);
+    for (size_t g = 0; g < layers.groups.size(); ++g) {
+      const LayerGroup& group = problem.groups[g];
+      GroupPlace& place = layers.groups[g];
+      if (group.is_full() != is_full) continue;
+      place.kv_hbm = std::min(n_hbm, place.kv_dram);
+      place.kv_dram -= place.kv_hbm;
+      hbm -= place.kv_hbm * group.n_layers() * group.kv_gb;
+    }
+  }
+}
+
+LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) {
+  LayerPlacement layers;
+  for (const LayerGroup& group : problem.groups) {
+    GroupPlace place;
+    for (const uint32_t layer : group.layers) {
+      if (engine.weight_plan().is_streamed[layer] != 0) {
+        ++place.n_nvme;
+      } else if (engine.device() != nullptr && engine.device_plan().is_resident[layer]) {
+        ++place.n_hbm;
+      } else {
+        ++place.n_dram;
+      }
+    }
+    layers.groups.push_back(place);
+  }
+  add_kv(engine, problem, layers);
+  return layers;
+}
+
+engine::ContextRequest context_request(const PlanSubject& subject,
+                                       const engine::Placement& placement) {
+  engine::ContextRequest request;
+  request.k_codec = placement.k_codec;
+  request.v_codec = placement.v_codec;
+  request.chunk_rows = placement.chunk_rows;
+  request.has_packs = subject.request.has_packs;
+  request.method = subject.request.method;
+  request.has_device = placement.has_device();
+  request.n_threads = subject.request.n_threads;
+  request.n_answers = subject.request.n_answers;
+  return request;
+}
+
+/// Bytes of DRAM that weights and buffers leave to K and V, within the cap of these. Where K and V
+/// are to be on disk, no more than that takes.
+uint64_t kv_room(const PlanSubject& subject, const engine::Placement& placement) {
+  const engine::ContextRequest request = context_request(subject, placement);
+  const uint64_t taken =
+      engine::kProcessBytes + engine::buffer_bytes(subject.model.spec.shape, request) +
+      engine::weight_plan_of(subject.model.sizes, placement.is_streamed).total_bytes();
+  const uint64_t dram = subject.request.dram_bytes;
+  uint64_t room = dram - std::min(dram, taken);
+  if (subject.request.kv_dram_bytes > 0) room = std::min(room, subject.request.kv_dram_bytes);
+  if (subject.request.kv_pin != PlanTier::kNvme) return room;
+  const ModelShape shape =
+      engine::shape_of_sequences(subject.model.spec.shape, subject.request.n_sequences);
+  return std::min(
+      room, engine::smallest_spilling_dram(shape, engine::kv_context(request, placement.n_ctx)));
+}
+
+/// Bytes of a device's memory that layers and buffers leave to copies of K and V.
+uint64_t copies_in_hbm(const PlanSubject& subject, const DeviceFacts& facts,
+                       const PlacementProblem& problem, const engine::Placement& placement) {
+  const engine::PlannedModel& model = subject.model;
+  const ModelShape& shape = model.spec.shape;
+  const auto kv_bytes = static_cast<uint64_t>(std::llround(problem.kv_gb() * kGiga));
+  gpu_attn::DeviceModel described = model.device;
+  described.kv_layout = KvLayout::make(placement.k_codec, placement.v_codec, shape.head_dim);
+  const engine::DeviceNeeds needs = engine::device_needs(
+      described, *model.file, shape, facts, placement.n_ctx, kv_bytes, placement.chunk_rows);
+  const uint64_t taken =
+      engine::device_plan_of(
+          needs, std::vector<bool>(placement.is_resident.begin(), placement.is_resident.end()))
+          .hbm_bytes;
+  const uint64_t hbm = subject.request.hbm_bytes;
+  return std::min(kv_bytes, hbm - std::min(hbm, taken));
+}
+
+}  // namespace
+
+engine::Placement placement_of(const PlanSubject& subject, const PlacementProblem& problem,
+                               const LayerPlacement& layers) {
+  engine::Placement placement;
+  placement.n_ctx = static_cast<uint32_t>(subject.request.n_ctx);
+  placement.chunk_rows = problem.chunk_rows;
+  placement.k_codec = problem.k_codec;
+  placement.v_codec = problem.v_codec;
+  for (const PlanTier place : planner::weight_tiers(problem, layers)) {
+    placement.is_streamed.push_back(place == PlanTier::kNvme ? 1 : 0);
+    if (problem.has_device) placement.is_resident.push_back(place == PlanTier::kHbm ? 1 : 0);
+  }
+  // What rounding to whole layers leaves is K and V's.
+  if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, placement);
+  if (subject.request.device)
+    placement.kv_hbm_bytes = copies_in_hbm(subject, *subject.request.device, problem, placement);
+  return placement;
+}
+
+namespace {
+
+/// The problem of the chunk and the codecs that run.
+PlacementProblem problem_of(const PlanSubject& subject, const Engine& engine) {
+  engine::PlacementRequest request = subject.request;
+  request.chunks = {engine.context().chunk_rows};
+  request.codecs = {{engine.options().k_codec, engine.options().v_codec}};
+  return engine::placement_problems(subject.model, request).front();
+}
+
+PlacedPlan placed(PlanSubject subject, const Engine& engine) {
+  PlacedPlan plan;
+  plan.problem = problem_of(subject, engine);
+  plan.layers = layers_of(engine, plan.problem);
+  plan.subject = std::move(subject);
+  return plan;
+}
+
+}  // namespace
+
+std::vector<std::string> stated_places(const Settings& settings) {
+  std::vector<std::string> stated;
+  if (!settings.plan.empty()) stated.emplace_back("plan");
+  if (!settings.pin.empty()) stated.emplace_back("pin");
+  if (settings.n_gpu_layers >= 0) stated.emplace_back("n-gpu-layers");
+  if (settings.kv_tier != "auto") stated.emplace_back("kv-tier");
+  return stated;
+}
+
+const char* placed_by_name(PlacedBy who) {
+  constexpr const char* kNames[] = {"rules", "planner", "file"};
+  return kNames[static_cast<size_t>(who)];
+}
+
+planner::StepTime PlacedPlan::token_at(double n_positions, const planner::MachinePace& pace) const {
+  PlacementProblem there = at_pace(problem, pace);
+  LayerPlacement near = layers;
+  there.n_past = n_positions;
+  there.n_prompt = there.n_out = 0;
+  // A context that is not full yet is at home as far as there is room.
+  for (size_t g = 0; g < there.groups.size(); ++g) {
+    LayerGroup& group = there.groups[g];
+    group.n_held = std::clamp(n_positions, 1.0, group.n_held);
+    GroupPlace& place = near.groups[g];
+    place.kv_hbm = std::min(place.kv_hbm, group.n_held);
+    place.kv_dram = std::min(place.kv_dram, group.n_held - place.kv_hbm);
+  }
+  return planner::token_time(there, near);
+}
+
+planner::StepTime PlacedPlan::prompt_behind(double n_depth, double n_tokens,
+                                            const planner::MachinePace& pace) const {
+  PlacementProblem there = at_pace(problem, pace);
+  there.n_past = n_depth;
+  there.n_prompt = n_tokens;
+  there.n_out = 0;
+  return planner::prompt_time(there, layers);
+}
+
+PlacedPlan placed_plan(const Command& command, const Engine& engine) {
+  return placed(plan_subject(command, engine), engine);
+}
+
+PlacedPlan place_by_plan(const Command& command, Engine& engine) {
+  PlacedPlan by_hand = placed_plan(command, engine);
+  // Where all is near, no placement is quicker and the rules' chunk is as good as another: the
+  // solver's tens of milliseconds would be of every start and change nothing.
+  const engine::PlacementRequest& request = by_hand.subject.request;
+  const bool is_pinned = !request.pins.empty() || request.kv_pin.has_value();
+  if (is_all_near(engine) && !is_pinned) return by_hand;
+  const auto begin = std::chrono::steady_clock::now();
+  const auto problems = engine::placement_problems(by_hand.subject.model, request);
+  const auto plan = planner::plan_placement(problems, /*with_duals=*/false);
+  const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - begin;
+  by_hand.solve_ms = taken.count();
+  if (!plan && is_pinned) throw plan_refusal(by_hand.subject);
+  if (!plan) return by_hand;
+  const PlacementProblem& problem = problems[plan->choice];
+  const double ms = planner::request_ms(problem, plan->layers);
+  const bool is_worth_it = ms < kWorthIt * planner::request_ms(by_hand.problem, by_hand.layers);
+  if (!is_worth_it && !is_pinned) return by_hand;
+  try {
+    engine.place(placement_of(by_hand.subject, problem, plan->layers));
+  } catch (const Error& error) {
+    // The plan counts in GB, the engine in bytes: one that fits to the byte may fail by a few.
+    if (error.code() != ErrorCode::kDoesNotFit) throw;
+    if (is_pinned)
+      throw Error(error.code(), fmt::format("what is pinned does not fit: {}", error.what()),
+                  "--pin, -ngl, --kv-tier", "use a larger --dram, or leave one of them out");
+    return by_hand;
+  }
+  PlacedPlan by_plan = placed(std::move(by_hand.subject), engine);
+  by_plan.solve_ms = taken.count();
+  by_plan.placed_by = PlacedBy::kPlanner;
+  return by_plan;
+}
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& where, const std::string& what,
+                         const std::string& remedy) {
+  throw Error(ErrorCode::kUsage, what, where, remedy);
+}
+
+/// What the command says beside the plan must be what the plan says.
+void expect_no_contradiction(const Command& command, const engine::Placement& placement) {
+  const Settings& settings = command.settings;
+  const auto expect = [&](const char* option, const std::string& asked,
+                          const std::string& planned) {
+    if (!command.is_set(option) || asked == planned) return;
+    refuse(command.where(option),
+           fmt::format("--{} {} contradicts the plan, which has {}", option, asked, planned),
+           "leave one of them out, or change the plan");
+  };
+  for (const std::string& option : stated_places(settings))
+    if (option != "plan")
+      refuse(
+          command.where(option),
+          fmt::format("--{} and --plan contradict each other: the plan says what is where", option),
+          "leave one of them out, or change the plan");
+  const auto text = [](uint64_t value) { return fmt::format("{}", value); };
+  expect("ctx-size", text(settings.ctx_size), text(placement.n_ctx));
+  expect("batch-size", text(settings.batch_size), text(placement.chunk_rows));
+  expect("cache-type-k", settings.cache_type_k, kv_codec_name(placement.k_codec));
+  expect("cache-type-v", settings.cache_type_v, kv_codec_name(placement.v_codec));
+}
+
+/// The options with the plan's placement, and its budgets where the command states none.
+engine::EngineOptions with_plan(const Command& command, const PlanFile& plan,
+                                engine::EngineOptions options) {
+  const std::string& path = command.settings.plan;
+  expect_no_contradiction(command, plan.placement);
+  if (options.n_ctx > plan.placement.n_ctx)
+    refuse(path,
+           fmt::format("the plan has a context of {} tokens, {} are to be held",
+                       plan.placement.n_ctx, options.n_ctx),
+           fmt::format("plan for -c {}", options.n_ctx));
+  const engine::DeviceChoice planned = engine::parse_device_choice(plan.device);
+  if (planned.kind == engine::DeviceChoice::Kind::kVirtual)
+    refuse(path, fmt::format("the plan is of {}, a card that is not here", plan.device),
+           "plan for this machine: leave --device out");
+  if (options.device.kind == engine::DeviceChoice::Kind::kAuto) options.device = planned;
+  options.placement = plan.placement;
+  options.n_ctx = plan.placement.n_ctx;
+  options.k_codec = plan.placement.k_codec;
+  options.v_codec = plan.placement.v_codec;
+  if (options.dram_bytes == 0) options.dram_bytes = plan.dram_bytes;
+  if (options.hbm_bytes == 0) options.hbm_bytes = plan.hbm_bytes;
+  if (options.nvme_budget_bytes == 0) options.nvme_budget_bytes = plan.nvme_bytes;
+  return options;
+}
+
+}  // namespace
+
+PlacedEngine open_placed(const Command& command, engine::EngineOptions options) {
+  const std::string& path = command.settings.plan;
+  if (path.empty()) {
+    Engine engine = Engine::open(options);
+    PlacedPlan plan = place_by_plan(command, engine);
+    return {std::move(engine), std::move(plan)};
+  }
+  const PlanFile file = read_plan_file(path);
+  const auto model = engine::GgufFile::open(options.model_path);
+  expect_same_model(file, plan_file_of(model, engine::read_model_spec(model)), path);
+  Engine engine = Engine::open(with_plan(command, file, std::move(options)));
+  PlacedPlan plan = placed_plan(command, engine);
+  plan.placed_by = PlacedBy::kFile;
+  return {std::move(engine), std::move(plan)};
+}
+
+void save_plan(const PlanSubject& subject, const PlacementProblem& problem,
+               const planner::PlacementPlan& plan, const std::string& path) {
+  PlanFile file = plan_file_of(*subject.model.file, subject.model.spec);
+  file.device = subject.device;
+  file.dram_bytes = subject.request.dram_bytes;
+  file.nvme_bytes = subject.request.nvme_bytes;
+  file.hbm_bytes = subject.request.hbm_bytes;
+  file.placement = placement_of(subject, problem, plan.layers);
+  file.ttft_ms = plan.prompt.ms;
+  file.tpot_ms = plan.token.ms;
+  file.is_measured = subject.request.profile.is_measured();
+  AnswerSink sink = AnswerSink::open(path, "the plan");
+  sink.write(plan_file_json(file));
+  sink.close();
+}
+
+}  // namespace strata::cli

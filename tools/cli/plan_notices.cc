@@ -1,0 +1,119 @@
+#include "tools/cli/plan_notices.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "engine/byte_text.h"
+#include "tools/cli/notices.h"
+#include "tools/cli/plan_words.h"
+#include "tools/cli/sample_statistics.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::Engine;
+using nlohmann::ordered_json;
+using planner::StepTime;
+
+constexpr size_t kDriftTokens = 50;
+constexpr double kDrift = 0.2;
+
+/// Which memory holds no more, by whose word.
+std::string holder_text(const Engine& engine) {
+  const engine::EngineOptions& options = engine.options();
+  if (engine.device() != nullptr) return options.hbm_bytes > 0 ? "--hbm" : "the device's memory";
+  std::string stated;
+  const auto add = [&](const char* option, uint64_t bytes) {
+    if (bytes > 0)
+      stated +=
+          fmt::format("{}{} {}", stated.empty() ? "" : ", ", option, engine::size_argument(bytes));
+  };
+  add("--dram", options.dram_bytes);
+  add("--weights-dram", options.weights_dram_bytes);
+  add("--kv-dram", options.kv_dram_bytes);
+  return stated.empty() ? "the memory that is free" : stated;
+}
+
+}  // namespace
+
+std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
+  const LayerCounts counts = layer_counts(plan.layers);
+  const KvShares shares = kv_shares(plan.problem, plan.layers);
+  std::string what;
+  const auto add = [&](const std::string& part) { what += (what.empty() ? "" : ", ") + part; };
+  if (counts.file > 0) add(fmt::format("{} of {} layers streamed", counts.file, counts.all()));
+  if (shares.file > 0) add(fmt::format("{:.0f} % of K and V on disk", 100 * shares.file));
+  if (plan.problem.has_device && counts.hbm < counts.all())
+    add(fmt::format("{} of {} layers pass through the device", counts.all() - counts.hbm,
+                    counts.all()));
+  if (plan.problem.has_device && shares.dram > 0)
+    add(fmt::format("{:.0f} % of K and V across the link", 100 * shares.dram));
+  if (what.empty()) return "";
+  const StepTime token = plan.token_at(engine.context().n_ctx);
+  return fmt::format(
+      "plan: {} ({} holds no more); predicted {} a token at the end of the context, "
+      "limited by {}{}",
+      what, holder_text(engine), time_text(token.ms), plan_part_name(token.binding()),
+      plan.is_measured() ? "" : " (rates are assumed)");
+}
+
+void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
+  const std::string line = plan_line(plan, engine);
+  if (line.empty()) return;
+  notice(line);
+  if (!verbose) return;
+  const uint32_t n_ctx = engine.context().n_ctx;
+  notice(fmt::format("plan: by {}{}. {}",
+                     plan.placed_by == PlacedBy::kFile      ? "--plan"
+                     : plan.placed_by == PlacedBy::kPlanner ? "the planner"
+                                                            : "rule",
+                     plan.solve_ms > 0 ? fmt::format(" ({:.0f} ms)", plan.solve_ms) : "",
+                     plan.subject.rates_text));
+  notice(fmt::format("plan: a token has {}; a prompt of {} tokens takes {}",
+                     busy_text(plan.token_at(n_ctx)), engine::grouped_number(n_ctx - 1),
+                     time_text(plan.prompt_behind(0, n_ctx - 1).ms)));
+}
+
+std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
+  const size_t n = decoded.step_ms.size();
+  if (!plan.is_measured() || !plan.subject.knows_touched || n < kDriftTokens) return "";
+  const double took = median({decoded.step_ms.begin(), decoded.step_ms.end()});
+  const double predicted = plan.token_at(static_cast<double>(decoded.n_before + n / 2)).ms;
+  if (std::abs(took - predicted) <= kDrift * predicted) return "";
+  return fmt::format(
+      "plan: a token took {} (the median of {}), {} were predicted; if this machine "
+      "has nothing else to do, `strata calibrate` measures it again",
+      time_text(took), n, time_text(predicted));
+}
+
+void say_drift(const PlacedPlan& plan, const DecodedTokens& decoded) {
+  if (const std::string line = drift_line(plan, decoded); !line.empty()) notice(line);
+}
+
+ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answer) {
+  const LayerCounts counts = layer_counts(plan.layers);
+  const KvShares shares = kv_shares(plan.problem, plan.layers);
+  const auto n_prompt = static_cast<double>(answer.usage.prompt_tokens);
+  const auto n_cached = static_cast<double>(answer.usage.cached_tokens);
+  const std::vector<float>& steps = answer.times.decode_step_ms;
+  ordered_json json = {
+      {"placed_by", placed_by_name(plan.placed_by)},
+      {"is_measured", plan.is_measured()},
+      {"chunk_rows", plan.problem.chunk_rows},
+      {"layers", {{"hbm", counts.hbm}, {"dram", counts.dram}, {"file", counts.file}}},
+      {"kv_share", {{"hbm", shares.hbm}, {"dram", shares.dram}, {"nvme", shares.file}}},
+      {"predicted_ttft_ms", plan.prompt_behind(n_cached, std::max(0.0, n_prompt - n_cached)).ms},
+      {"ttft_ms", answer.times.ttft_ms}};
+  if (plan.solve_ms > 0) json["solve_ms"] = plan.solve_ms;
+  if (steps.empty()) return json;
+  const StepTime token = plan.token_at(n_prompt + static_cast<double>(steps.size()) / 2);
+  json["predicted_tpot_ms"] = token.ms;
+  json["tpot_ms"] = median({steps.begin(), steps.end()});
+  json["binding"] = plan_part_name(token.binding());
+  return json;
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,82 @@
+// tools/cli/plan_trials_report.cc - trials of plans as a table and as JSON.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "engine/byte_text.h"
+#include "tools/cli/plan_trials.h"
+
+namespace strata::cli {
+namespace {
+
+using engine::bytes_text;
+using nlohmann::ordered_json;
+
+std::string kv_text(const engine::Placement& placement) {
+  return placement.is_spilling() ? bytes_text(placement.kv_dram_bytes) : "all";
+}
+
+}  // namespace
+
+std::string trials_text(const CellResult& cell) {
+  constexpr const char* kRow =
+      "| {:<16} | {:>8} | {:>10} | {:>12} | {:>11} | {:>7} | {:>10} | {:>10} |\n";
+  std::string out =
+      fmt::format("\ndepth {}, --dram {}\n", cell.cell.n_depth, bytes_text(cell.cell.dram_bytes));
+  out += fmt::format(kRow, "plan", "streamed", "K and V", "predicted ms", "measured ms", "off",
+                     "peak", "measured");
+  out += fmt::format(
+      "| {:-<16} | {:->7}: | {:->9}: | {:->11}: | {:->10}: | {:->6}: | {:->9}: | {:->9}: |\n", "",
+      "", "", "", "", "", "", "");
+  for (const PlanTrial& trial : cell.trials)
+    out += fmt::format(kRow, trial.name, trial.n_streamed, kv_text(trial.placement),
+                       fmt::format("{:.2f}", trial.predicted_ms),
+                       fmt::format("{:.2f}", trial.measured_ms),
+                       fmt::format("{:+.0f} %", 100 * (trial.predicted_ms / trial.measured_ms - 1)),
+                       bytes_text(trial.predicted_bytes), bytes_text(trial.measured_bytes));
+  out += fmt::format("order: tau {:.2f}; the planner's own takes {:.3f} of the best",
+                     cell.order_tau, cell.regret);
+  if (cell.paired_regret > 0)
+    out += fmt::format(", {:.3f} of the best other in turns", cell.paired_regret);
+  return out + "\n";
+}
+
+std::string summary_text(const TrialSummary& summary) {
+  return fmt::format(
+      "\n{} plans: predictions are off by {:.1f} % in the median, {:.1f} % at the 95th percentile; "
+      "order tau {:.2f}; regret at most {:.3f}; peak of memory at most {:.3f} of the prediction\n",
+      summary.n_plans, 100 * summary.error_median, 100 * summary.error_p95, summary.tau_mean,
+      summary.regret_max, summary.bytes_ratio_max);
+}
+
+ordered_json trials_json(const std::vector<CellResult>& cells) {
+  auto list = ordered_json::array();
+  for (const CellResult& cell : cells) {
+    auto plans = ordered_json::array();
+    for (const PlanTrial& trial : cell.trials)
+      plans.push_back({{"plan", trial.name},
+                       {"streamed_layers", trial.n_streamed},
+                       {"kv_dram_bytes", trial.placement.kv_dram_bytes},
+                       {"predicted_ms", trial.predicted_ms},
+                       {"measured_ms", trial.measured_ms},
+                       {"predicted_peak_bytes", trial.predicted_bytes},
+                       {"measured_peak_bytes", trial.measured_bytes}});
+    ordered_json of = {{"n_depth", cell.cell.n_depth},
+                       {"dram_bytes", cell.cell.dram_bytes},
+                       {"tau", cell.order_tau},
+                       {"regret", cell.regret}};
+    if (cell.paired_regret > 0) of["paired_regret"] = cell.paired_regret;
+    of["plans"] = std::move(plans);
+    list.push_back(std::move(of));
+  }
+  const TrialSummary summary = summary_of(cells);
+  return {{"cells", list},
+          {"n_plans", summary.n_plans},
+          {"error_median", summary.error_median},
+          {"error_p95", summary.error_p95},
+          {"tau", summary.tau_mean},
+          {"regret", summary.regret_max},
+          {"peak_ratio", summary.bytes_ratio_max}};
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,144 @@
+#include "tools/cli/plan_words.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/byte_text.h"
+
+namespace strata::cli {
+
+using planner::StepTime;
+
+std::string model_name(const PlanSubject& subject) {
+  const engine::ModelSpec& spec = subject.model.spec;
+  return spec.name.empty() ? spec.shape.architecture : spec.name;
+}
+
+std::string time_text(double ms) {
+  if (ms < 10) return fmt::format("{:.2f} ms", ms);
+  if (ms < 1000) return fmt::format("{:.1f} ms", ms);
+  if (ms < 120e3) return fmt::format("{:.1f} s", ms / 1e3);
+  if (ms < 7200e3) return fmt::format("{:.0f} min", ms / 60e3);
+  return fmt::format("{:.1f} h", ms / 3600e3);
+}
+
+std::vector<NamedTier> tiers_of(const PlanAnswer& answer) {
+  std::vector<NamedTier> tiers;
+  if (answer.problem.has_device) tiers.push_back({"HBM", "hbm", answer.plan.hbm});
+  tiers.push_back({"DRAM", "dram", answer.plan.dram});
+  tiers.push_back({"NVMe", "nvme", answer.plan.nvme});
+  return tiers;
+}
+
+LayerCounts layer_counts(const planner::LayerPlacement& layers) {
+  LayerCounts counts;
+  for (const planner::GroupPlace& place : layers.groups) {
+    counts.hbm += place.n_hbm;
+    counts.dram += place.n_dram;
+    counts.file += place.n_nvme;
+  }
+  return counts;
+}
+
+KvShares kv_shares(const planner::PlacementProblem& problem,
+                   const planner::LayerPlacement& layers) {
+  const planner::PlacedGb gb = placed_gb(problem, layers);
+  const double all = problem.kv_gb();
+  KvShares shares{gb.hbm_kv / all, (gb.dram_kv - gb.hbm_kv) / all, 0};
+  // Where nothing spills, what the others lack of 1 is a rounding error.
+  if (layers.is_spilling(problem)) shares.file = std::max(0.0, 1 - shares.hbm - shares.dram);
+  return shares;
+}
+
+/// What of the plan the engine cannot do yet.
+std::string beyond_engine(const PlanAnswer& answer) {
+  if (!answer.problem.has_device) return "";
+  std::string beyond;
+  const auto add = [&](const char* what) {
+    beyond += fmt::format("{}{}", beyond.empty() ? "" : ", ", what);
+  };
+  if (layer_counts(answer.plan.layers).file > 0) add("weights read from the model file");
+  if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
+  if (answer.plan.layers.cpu_part != planner::CpuPart::kNone) add("attention on the CPU");
+  if (answer.problem.share_touched() < 1) add("chosen blocks");
+  return beyond.empty() ? "" : "beside a card this engine does not do yet: " + beyond;
+}
+
+std::vector<std::string> all_notes(const PlanSubject& subject, const PlanAnswer& answer) {
+  std::vector<std::string> notes = subject.notes;
+  if (const std::string beyond = beyond_engine(answer); !beyond.empty()) notes.push_back(beyond);
+  return notes;
+}
+
+std::string busy_text(const StepTime& time) {
+  std::string text;
+  for (size_t i = 0; i < planner::kPlanParts; ++i)
+    if (time.busy_ms[i] > 0)
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ",
+                          plan_part_name(static_cast<planner::PlanPart>(i)),
+                          time_text(time.busy_ms[i]));
+  return text;
+}
+
+std::string limit_text(const StepTime& time) {
+  const double busy = time.busy_ms[static_cast<size_t>(time.binding())];
+  return fmt::format("limited by {} ({:.0f} % of the time)", plan_part_name(time.binding()),
+                     100 * std::min(1.0, busy / time.ms));
+}
+
+DualWords dual_words(const planner::PlanDual& dual, const PlanAnswer& answer) {
+  const auto what = [&]() -> std::string {
+    if (dual.resource == "hbm") return "+1 GiB of HBM";
+    if (dual.resource == "dram") return "+1 GiB of DRAM";
+    if (dual.resource == "nvme") return "+1 GiB of disk";
+    if (dual.resource == "nvme_read") return "a disk 10 % quicker";
+    if (dual.resource == "link") return "a link 10 % quicker";
+    if (dual.resource == "dram_read") return "DRAM 10 % quicker";
+    return dual.resource == "cpu" ? "a CPU 10 % quicker" : "a GPU 10 % quicker";
+  };
+  std::string changes;
+  const auto add = [&](double ms, double of, const char* phase) {
+    constexpr double kNothing = 2e-3;  // of the time
+    if (std::abs(ms) < kNothing * of) return;
+    changes += fmt::format("{}{}{} {}", changes.empty() ? "" : ", ", ms > 0 ? "+" : "-",
+                           time_text(std::abs(ms)), phase);
+  };
+  add(dual.tpot_ms, answer.plan.lp_tpot_ms, "per token");
+  add(dual.ttft_ms, answer.plan.lp_ttft_ms, "to the first token");
+  return {what(), changes.empty() ? "nothing" : changes};
+}
+
+RecomputeWords recompute_words(const PlanSubject& subject, const PlanAnswer& answer) {
+  const planner::PlacementProblem& problem = answer.problem;
+  const ModelShape& shape = subject.model.spec.shape;
+  const auto full = std::ranges::find_if(problem.groups, &planner::LayerGroup::is_full);
+  const planner::LayerGroup& group = full == problem.groups.end() ? problem.groups[0] : *full;
+  const uint32_t n_kv_heads = shape.layers[group.layers[0]].n_kv_heads;
+  RecomputeWords words;
+  words.hidden_bytes = 2.0 * shape.d_model;  // f16
+  words.kv_bytes = group.kv_gb * 1e9;
+  words.could_win = words.hidden_bytes < words.kv_bytes;
+  double anew_ms = 0, gb = 0;
+  for (const planner::LayerGroup& of : problem.groups) {
+    anew_ms +=
+        of.n_layers() * (problem.has_device
+                             ? planner::transfer_ms(of.gemm_tflop, problem.rates.gpu_gemm_tflops)
+                             : of.cpu_gemm_ms);
+    gb += of.n_layers() * of.kv_gb;
+  }
+  const double rate = problem.has_device ? problem.rates.link_in : problem.rates.nvme_read;
+  const std::string tokens = fmt::format(
+      "from tokens a position takes {} of arithmetic, its K and V {} of {}", time_text(anew_ms),
+      time_text(planner::transfer_ms(gb, rate)), problem.has_device ? "the link" : "the disk");
+  words.text = fmt::format(
+      "recomputing K and V is off: hidden states are {:.0f} B a position and layer (2 * d_model "
+      "{}) "
+      "and K and V {:.0f} B (n_kv_heads {} * head_dim {}), so they {}; {}",
+      words.hidden_bytes, shape.d_model, words.kv_bytes, n_kv_heads, shape.head_dim,
+      words.could_win ? "would pay, which this engine does not do yet" : "cannot pay", tokens);
+  return words;
+}
+
+}  // namespace strata::cli

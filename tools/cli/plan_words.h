@@ -1,0 +1,58 @@
+// tools/cli/plan_words.h - times, shares and limits of a plan in words, for every form of output.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tools/cli/plan_answer.h"
+
+namespace strata::cli {
+
+/// As the file calls it, else its architecture; not escaped.
+std::string model_name(const PlanSubject& subject);
+
+/// "8.61 ms", "252.6 ms", "7 min".
+std::string time_text(double ms);
+
+/// A tier of a plan; HBM only where there is a device.
+struct NamedTier {
+  const char* name;
+  const char* key;
+  const planner::TierUse& use;
+};
+std::vector<NamedTier> tiers_of(const PlanAnswer& answer);
+
+struct LayerCounts {
+  uint64_t hbm = 0, dram = 0, file = 0;
+  uint64_t all() const { return hbm + dram + file; }
+};
+LayerCounts layer_counts(const planner::LayerPlacement& layers);
+
+struct KvShares {
+  double hbm = 0, dram = 0, file = 0;  // sum 1, as far as doubles do; 0 is exact
+};
+KvShares kv_shares(const planner::PlacementProblem& problem, const planner::LayerPlacement& layers);
+
+/// Of the subject, and what of the plan the engine cannot do yet.
+std::vector<std::string> all_notes(const PlanSubject& subject, const PlanAnswer& answer);
+
+/// "CPU 12.1 ms, NVMe 30.4 ms": the parts that are at work.
+std::string busy_text(const planner::StepTime& time);
+/// "limited by DRAM (100 % of the time)".
+std::string limit_text(const planner::StepTime& time);
+/// "+1 GiB of HBM" and what that brings: "-26.8 ms per token", or "nothing".
+struct DualWords {
+  std::string what, brings;
+};
+DualWords dual_words(const planner::PlanDual& dual, const PlanAnswer& answer);
+
+/// Whether K and V could be computed again rather than kept, and why that is off, with its figures.
+struct RecomputeWords {
+  bool could_win = false;                 // hidden states are smaller than K and V
+  double hidden_bytes = 0, kv_bytes = 0;  // of a position of a layer
+  std::string text;
+};
+RecomputeWords recompute_words(const PlanSubject& subject, const PlanAnswer& answer);
+
+}  // namespace strata::cli

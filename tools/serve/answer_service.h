@@ -1,0 +1,141 @@
+// tools/serve/answer_service.h - what the server asks of the engine: answers, several at a time, as
+// streams of events. Why an interface: what comes over a socket is tested with a scripted service,
+// and what the engine does without a socket.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "engine/generator.h"
+#include "engine/sampler.h"
+#include "engine/template/chat_template.h"
+
+namespace strata::serve {
+
+/// One answer that is wanted, checked as far as that is possible without the model. Of the three
+/// kinds of prompt just one is given.
+struct AnswerOrder {
+  std::vector<engine::ChatMessage> messages;  // rendered by the model's template
+  std::string text;                           // as it is
+  std::vector<engine::TokenId> tokens;
+  nlohmann::ordered_json tools;            // for the template; null = none
+  nlohmann::ordered_json template_values;  // further variables of the template; null = none
+
+  engine::SamplerOptions sampler;
+  uint64_t n_predict = UINT64_MAX;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  // The answer is JSON of this schema (engine/grammar); null = any text.
+  nlohmann::ordered_json answer_schema;
+  // Of each token of the answer so many of the likeliest are told; nothing = none is, and neither
+  // is the token's own.
+  std::optional<uint32_t> n_logprobs;
+};
+
+struct TokenLogprob {
+  engine::TokenId token = 0;
+  std::string bytes;  // that the token stands for; need not be UTF-8
+  double logprob = 0;
+};
+
+struct ScoredToken {
+  TokenLogprob token;
+  std::vector<TokenLogprob> likeliest;  // falling
+};
+
+/// What happens to an order, in this order: kPrompt any number of times while the prompt is read,
+/// kText any number of times, then kEnd or kError, and nothing after it.
+struct AnswerEvent {
+  enum class Kind : uint8_t { kPrompt, kText, kEnd, kError };
+  Kind kind = Kind::kPrompt;
+  // kPrompt: tokens in the cache, of the prompt's.
+  uint64_t n_read = 0, n_prompt = 0, n_cached = 0;
+  // kText: whole code points, stop texts left out. May be empty where tokens are told that have
+  // shown no text yet.
+  std::string text;
+  std::vector<ScoredToken> tokens;  // where logprobs were asked for
+  // kEnd.
+  engine::FinishReason finish_reason = engine::FinishReason::kStop;
+  std::string stop_text;  // the stop text that ended it; empty = none did
+  engine::TokenUsage usage;
+  engine::GenerationTimes times;
+  // kError.
+  std::optional<Error> error;
+};
+
+/// The events of one order, taken by one thread. Dropped or cancelled, the answer ends within a
+/// step, and no event follows.
+class AnswerStream {
+ public:
+  virtual ~AnswerStream() = default;
+  /// Waits for the next event; false where none came in time.
+  virtual bool wait_next(AnswerEvent& out, std::chrono::milliseconds timeout) = 0;
+  virtual void cancel() = 0;
+};
+
+struct TierBytes {
+  std::string name;  // "hbm", "dram", "nvme"
+  uint64_t budget_bytes = 0, weights_bytes = 0, kv_bytes = 0, index_bytes = 0;
+  uint64_t read_bytes = 0, written_bytes = 0;
+};
+
+/// One context that is held or being answered.
+struct SlotFacts {
+  uint32_t id = 0;
+  bool is_busy = false;
+  uint64_t n_tokens = 0;                  // of K and V that it holds
+  uint64_t n_prompt = 0, n_answered = 0;  // of the order at work
+};
+
+/// Sums since the start, and what is there now.
+struct ServiceCounts {
+  uint64_t orders = 0, answered = 0, cancelled = 0, failed = 0, refused = 0;
+  uint64_t prompt_tokens = 0, cached_tokens = 0, answer_tokens = 0;
+  double prompt_seconds = 0, answer_seconds = 0;  // summed over orders
+  uint64_t n_waiting = 0, n_busy = 0;
+  uint64_t stalled_steps = 0, corrupt_blocks = 0;
+  double hit_rate = 1;  // of chosen blocks in DRAM
+  std::vector<TierBytes> tiers;
+  std::vector<SlotFacts> slots;
+};
+
+struct ServiceFacts {
+  std::string model_name;  // as the file has it
+  std::string model_path;
+  std::string chat_template;  // empty = the model has none
+  std::string attention;      // "exact", or the method of retrieval
+  uint64_t n_ctx = 0, n_ctx_train = 0, n_parameters = 0, file_bytes = 0;
+  uint32_t n_parallel = 1, n_layers = 0, vocab_size = 0;
+};
+
+/// Threads: every function may be called from any thread.
+class AnswerService {
+ public:
+  virtual ~AnswerService() = default;
+  virtual const ServiceFacts& facts() const = 0;
+  virtual ServiceCounts counts() const = 0;
+  /// Takes an order into the queue. Errors, at once: ContextLengthError, kBadText, kTemplate,
+  /// kUsage; kBusy where the queue is full, kCancelled where the server stops.
+  virtual std::unique_ptr<AnswerStream> submit(AnswerOrder order) = 0;
+  /// Errors: kBadText.
+  virtual std::vector<engine::TokenId> tokenize(std::string_view text, bool adds_special,
+                                                bool parses_special) const = 0;
+  /// Errors: kUsage (a token that the model does not have).
+  virtual std::string detokenize(const std::vector<engine::TokenId>& tokens) const = 0;
+  /// The prompt that an order with messages would have. Errors: kTemplate.
+  virtual std::string rendered(const AnswerOrder& order) const = 0;
+  /// Takes no order from now on; those at work go on. True where all of them have ended in time,
+  /// and what was read is saved; else what is left is cancelled.
+  virtual bool drain(std::chrono::milliseconds timeout) = 0;
+};
+
+}  // namespace strata::serve

@@ -1,0 +1,468 @@
+#include "tools/serve/engine_service.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "base/error.h"
+#include "engine/answer_scheduler.h"
+#include "engine/grammar/answer_constraint.h"
+#include "tools/serve/event_channel.h"
+#include "tools/serve/order_prompt.h"
+#include "tools/serve/service_counts.h"
+
+namespace strata::serve {
+namespace {
+
+// Saved contexts leave this much of the disk to everybody else.
+constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
+
+/// One that has not ended, on the engine's thread.
+struct OpenOrder {
+  explicit OpenOrder(std::shared_ptr<EventChannel> of) : channel(std::move(of)) {}
+  uint64_t id = 0;  // of the scheduler
+  const std::shared_ptr<EventChannel> channel;
+  uint64_t n_cached = 0;
+  std::vector<ScoredToken> scored;  // whose text is still to come
+  bool has_ended = false;
+
+  void tell_prompt(uint64_t n_read, uint64_t n_prompt) {
+    AnswerEvent event;
+    event.n_read = n_read;
+    event.n_prompt = n_prompt;
+    event.n_cached = n_cached;
+    channel->tell(std::move(event));
+  }
+  void tell_text(std::string_view text) {
+    AnswerEvent event;
+    event.kind = AnswerEvent::Kind::kText;
+    event.text = text;
+    event.tokens = std::exchange(scored, {});
+    channel->tell(std::move(event));
+  }
+  void tell_end(const engine::Generation& answer) {
+    if (!scored.empty()) tell_text("");
+    AnswerEvent event;
+    event.kind = AnswerEvent::Kind::kEnd;
+    event.finish_reason = answer.finish_reason;
+    event.stop_text = answer.stop_text;
+    event.usage = answer.usage;
+    event.times = answer.times;
+    channel->tell(std::move(event));
+  }
+  void tell_error(Error error) {
+    AnswerEvent event;
+    event.kind = AnswerEvent::Kind::kError;
+    event.error = std::move(error);
+    channel->tell(std::move(event));
+  }
+};
+
+struct ArrivedOrder {
+  std::shared_ptr<OpenOrder> open;
+  engine::AnswerTask task;
+};
+
+/// What the engine's thread and all others share. Streams may outlive the service.
+struct Desk {
+  std::mutex mutex;
+  std::condition_variable wanted;  // an order, a cancellation, an end: the engine's thread looks
+  std::condition_variable ended;   // an order: who drains looks
+  std::vector<ArrivedOrder> arrived;
+  bool has_left = false;  // somebody has cancelled
+  bool takes_orders = true;
+  bool ends = false;
+  uint64_t n_open = 0;  // orders that have not ended
+  ServiceCounts counts;
+  std::vector<std::string> notices;
+
+  void look_for_left() {
+    {
+      const std::lock_guard lock(mutex);
+      has_left = true;
+    }
+    wanted.notify_one();
+  }
+};
+
+class Stream final : public AnswerStream {
+ public:
+  Stream(std::shared_ptr<EventChannel> channel, std::shared_ptr<Desk> desk)
+      : channel_(std::move(channel)), desk_(std::move(desk)) {}
+  ~Stream() override { cancel(); }
+  bool wait_next(AnswerEvent& out, std::chrono::milliseconds timeout) override {
+    return channel_->wait_next(out, timeout);
+  }
+  void cancel() override {
+    if (channel_->is_left()) return;
+    channel_->leave();
+    desk_->look_for_left();
+  }
+
+ private:
+  std::shared_ptr<EventChannel> channel_;
+  std::shared_ptr<Desk> desk_;
+};
+
+Error as_error(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Error& error) {
+    return error;
+  } catch (const std::bad_alloc&) {
+    return {ErrorCode::kOutOfMemory, "the system gave no memory", "", "free memory, try again"};
+  } catch (const std::exception& error) {
+    return {ErrorCode::kIo, error.what()};
+  }
+}
+
+void count_answer(const engine::Generation& answer, ServiceCounts& sums) {
+  ++(answer.finish_reason == engine::FinishReason::kCancelled ? sums.cancelled : sums.answered);
+  sums.prompt_tokens += answer.usage.prompt_tokens;
+  sums.cached_tokens += answer.usage.cached_tokens;
+  sums.answer_tokens += answer.usage.completion_tokens;
+  sums.prompt_seconds += answer.times.prefill_ms * 1e-3;
+  sums.answer_seconds += answer.times.decode_ms * 1e-3;
+}
+
+std::optional<engine::ContextCacheOptions> contexts_of(const engine::Engine& engine,
+                                                       const EngineService::Options& wanted) {
+  if (wanted.session_dir.empty()) return std::nullopt;
+  engine::ContextCacheOptions options;
+  options.directory = wanted.session_dir;
+  options.limits.budget_bytes = wanted.cache_budget_bytes;
+  options.limits.free_floor_bytes = kFreeFloorBytes;
+  options.limits.index_bytes = engine.context().kv.pack_index_bytes;
+  options.saves = options.saves_rows = wanted.saves;
+  return options;
+}
+
+}  // namespace
+
+struct EngineService::State {
+  State(engine::Engine& of, const Options& wanted)
+      : engine(of),
+        options(wanted),
+        prompts(of),
+        facts(service_facts(of, prompts.template_source(), wanted.n_parallel)),
+        token_table(std::make_shared<engine::TokenTable>(of.tokenizer(), facts.vocab_size)),
+        scheduler(of, {.n_parallel = wanted.n_parallel, .contexts = contexts_of(of, wanted)}) {}
+
+  void check_open() const;
+  engine::AnswerTask task_of(AnswerOrder& order) const;
+  ScoredToken scored_token(const engine::TokenScores& scores) const;
+  void add(ArrivedOrder& order);
+  bool take_orders(std::vector<ArrivedOrder>& orders, bool& has_left);
+  void order_ended(OpenOrder& order);
+  void fail(OpenOrder& order, const std::exception_ptr& failure);
+  void work(std::vector<ArrivedOrder>& orders, bool has_left, bool goes_on);
+  void fail_all(const std::vector<ArrivedOrder>& orders, const std::exception_ptr& failure);
+  void run();
+  void publish();
+  void stop(bool saves);
+
+  engine::Engine& engine;
+  const Options options;
+  const OrderPrompts prompts;
+  const ServiceFacts facts;
+  const std::shared_ptr<const engine::TokenTable> token_table;  // for answers bound to a schema
+  // Of the engine's thread.
+  engine::AnswerScheduler scheduler;
+  std::vector<std::shared_ptr<OpenOrder>> open;
+  ServiceCounts sums;
+  // Of all.
+  const std::shared_ptr<Desk> desk = std::make_shared<Desk>();
+  std::atomic<bool> stops_step = false;
+  std::mutex stop_mutex;  // of what follows
+  std::thread thread;
+  bool saves_at_end = false;  // read by the thread once it ends
+  bool is_saved = true;       // written by the thread before it ends
+};
+
+/// Errors: kBusy, kCancelled. Under desk->mutex.
+void EngineService::State::check_open() const {
+  if (!desk->takes_orders)
+    throw Error(ErrorCode::kCancelled, "the server is stopping", "",
+                "ask another server, or this one later");
+  const uint64_t n_max = uint64_t{options.n_parallel} + options.n_queued_max;
+  if (desk->n_open >= n_max)
+    throw Error(ErrorCode::kBusy,
+                fmt::format("{} requests are at work and {} wait", options.n_parallel,
+                            options.n_queued_max),
+                "", "try again later");
+}
+
+/// Errors: those of OrderPrompts::encode, compile_json_schema, Sampler and StopMatcher.
+engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
+  engine::AnswerTask task;
+  task.prompt = prompts.encode(order);
+  task.is_text = order.tokens.empty();
+  task.request.sampler = std::move(order.sampler);
+  task.request.stop = std::move(order.stop);
+  task.request.ignore_eos = order.ignore_eos;
+  if (!order.answer_schema.is_null())
+    task.request.constraint = std::make_shared<engine::AnswerConstraint>(
+        token_table, engine::compile_json_schema(order.answer_schema));
+  task.request.n_logprobs = order.n_logprobs;
+  task.request.n_predict = order.n_predict;
+  if (order.n_predict == UINT64_MAX)
+    task.request.n_predict = options.n_predict > 0
+                                 ? options.n_predict
+                                 : std::max<uint64_t>(1, facts.n_ctx / options.n_parallel);
+  // Made here so that what is wrong is refused at once.
+  const engine::Sampler sampler(task.request.sampler, facts.vocab_size);
+  const engine::StopMatcher stops(task.request.stop);
+  return task;
+}
+
+ScoredToken EngineService::State::scored_token(const engine::TokenScores& scores) const {
+  const auto named = [&](const engine::TokenLogprob& of) {
+    return TokenLogprob{of.token, engine.tokenizer().piece(of.token, true), of.logprob};
+  };
+  ScoredToken scored{named(scores.token), {}};
+  for (const engine::TokenLogprob& of : scores.likeliest) scored.likeliest.push_back(named(of));
+  return scored;
+}
+
+void EngineService::State::order_ended(OpenOrder& order) {
+  order.has_ended = true;
+  const std::lock_guard lock(desk->mutex);
+  --desk->n_open;
+  desk->ended.notify_all();
+}
+
+/// Nothing where it has ended. A client that there is no memory to tell why hears no more.
+void EngineService::State::fail(OpenOrder& order, const std::exception_ptr& failure) {
+  if (order.has_ended) return;
+  ++sums.failed;
+  try {
+    order.tell_error(as_error(failure));
+  } catch (...) {
+    order.channel->leave();
+  }
+  order_ended(order);
+}
+
+void EngineService::State::add(ArrivedOrder& order) {
+  const std::shared_ptr<OpenOrder> of = order.open;
+  open.push_back(of);
+  engine::AnswerTask& task = order.task;
+  task.on_start = [of](uint64_t n_cached, uint64_t n_prompt) {
+    of->n_cached = n_cached;
+    of->tell_prompt(n_cached, n_prompt);
+  };
+  task.events.on_prefill = [of](uint64_t done, uint64_t total) {
+    of->tell_prompt(done, total);
+    return !of->channel->is_left();
+  };
+  task.events.on_scores = [this, of](const engine::TokenScores& scores) {
+    of->scored.push_back(scored_token(scores));
+  };
+  task.events.on_text = [of](std::string_view text) {
+    of->tell_text(text);
+    return !of->channel->is_left();
+  };
+  task.on_end = [this, of](const engine::Generation& answer) {
+    if (of->has_ended) return;
+    count_answer(answer, sums);
+    of->tell_end(answer);
+    order_ended(*of);
+  };
+  task.on_failure = [this, of](const std::exception_ptr& failure) { fail(*of, failure); };
+  of->id = scheduler.add(std::move(task));
+}
+
+/// Waits until there is something to do. False where the service ends.
+bool EngineService::State::take_orders(std::vector<ArrivedOrder>& orders, bool& has_left) {
+  std::unique_lock lock(desk->mutex);
+  desk->wanted.wait(lock, [&] {
+    return desk->ends || desk->has_left || !desk->arrived.empty() || scheduler.has_work();
+  });
+  orders = std::exchange(desk->arrived, {});
+  has_left = std::exchange(desk->has_left, false);
+  return !desk->ends;
+}
+
+void EngineService::State::work(std::vector<ArrivedOrder>& orders, bool has_left, bool goes_on) {
+  for (ArrivedOrder& order : orders) add(order);
+  for (const auto& order : open)
+    if (has_left && order->channel->is_left()) scheduler.cancel(order->id);
+  if (!goes_on)
+    scheduler.end_all();
+  else if (scheduler.has_work())
+    scheduler.step();
+}
+
+/// Ends what is open, and of `orders` what was not added any more. Throws nothing.
+void EngineService::State::fail_all(const std::vector<ArrivedOrder>& orders,
+                                    const std::exception_ptr& failure) try {
+  for (const ArrivedOrder& order : orders) fail(*order.open, failure);
+  for (const auto& order : open) fail(*order, failure);
+  scheduler.end_all(failure);
+} catch (...) {
+  return;  // clients know; what the scheduler did not come to, its next step ends
+}
+
+/// What is no error of an answer, such as a list that found no memory, ends all of them and not
+/// the process.
+void EngineService::State::run() {
+  engine.walk().set_cancel(&stops_step);
+  std::vector<ArrivedOrder> orders;
+  for (bool goes_on = true; goes_on;) {
+    bool has_left = false;
+    goes_on = take_orders(orders, has_left);
+    try {
+      work(orders, has_left, goes_on);
+    } catch (...) {
+      fail_all(orders, std::current_exception());
+    }
+    std::erase_if(open, [](const auto& order) { return order->has_ended; });
+    publish();
+  }
+  engine.walk().set_cancel(nullptr);
+  try {
+    if (saves_at_end) is_saved = scheduler.finish();
+  } catch (...) {
+    is_saved = false;
+  }
+  publish();
+}
+
+/// Where there is no memory, what was published before stays.
+void EngineService::State::publish() try {
+  ServiceCounts now = sums;
+  count_engine(engine, now);
+  for (const engine::HeldFacts& held : scheduler.held()) {
+    now.slots.push_back({.id = static_cast<uint32_t>(held.id),
+                         .is_busy = held.is_busy,
+                         .n_tokens = held.n_tokens,
+                         .n_prompt = held.n_prompt,
+                         .n_answered = held.n_answered});
+    if (held.is_busy) ++now.n_busy;
+  }
+  std::vector<std::string> notices = scheduler.take_notices();
+  const std::lock_guard lock(desk->mutex);
+  now.orders = desk->counts.orders;
+  now.refused = desk->counts.refused;
+  desk->counts = std::move(now);
+  for (std::string& notice : notices) desk->notices.push_back(std::move(notice));
+} catch (const std::bad_alloc&) {
+  return;
+}
+
+void EngineService::State::stop(bool saves) {
+  const std::lock_guard stopping(stop_mutex);
+  if (!thread.joinable()) return;
+  saves_at_end = saves;
+  {
+    const std::lock_guard lock(desk->mutex);
+    desk->takes_orders = false;
+    desk->ends = true;
+    if (desk->n_open > 0) stops_step = true;
+  }
+  desk->wanted.notify_one();
+  thread.join();
+}
+
+EngineService::EngineService(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+EngineService::~EngineService() { state_->stop(false); }
+
+void EngineService::prepare(const Options& options, engine::EngineOptions& engine) {
+  engine.n_answers = options.n_parallel;
+  engine.reads_saved = !options.session_dir.empty();
+}
+
+std::unique_ptr<EngineService> EngineService::start(engine::Engine& engine,
+                                                    const Options& options) {
+  auto state = std::make_unique<State>(engine, options);
+  state->publish();
+  try {
+    state->thread = std::thread([of = state.get()] { of->run(); });
+  } catch (const std::system_error& error) {
+    throw Error(ErrorCode::kOutOfMemory, std::string("no thread for the engine: ") + error.what(),
+                "", "free memory");
+  }
+  return std::unique_ptr<EngineService>(new EngineService(std::move(state)));
+}
+
+const ServiceFacts& EngineService::facts() const { return state_->facts; }
+
+ServiceCounts EngineService::counts() const {
+  const std::lock_guard lock(state_->desk->mutex);
+  ServiceCounts counts = state_->desk->counts;
+  counts.n_waiting = state_->desk->n_open - std::min(state_->desk->n_open, counts.n_busy);
+  return counts;
+}
+
+std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {
+  Desk& desk = *state_->desk;
+  const auto refused = [&] {
+    const std::lock_guard lock(desk.mutex);
+    ++desk.counts.refused;
+  };
+  const auto channel = std::make_shared<EventChannel>();
+  ArrivedOrder arriving{std::make_shared<OpenOrder>(channel), {}};
+  auto stream = std::make_unique<Stream>(channel, state_->desk);
+  try {
+    {
+      const std::lock_guard lock(desk.mutex);
+      state_->check_open();  // before the prompt is encoded for nothing
+    }
+    arriving.task = state_->task_of(order);
+    const std::lock_guard lock(desk.mutex);
+    state_->check_open();
+    desk.arrived.push_back(std::move(arriving));
+    ++desk.n_open;
+    ++desk.counts.orders;
+  } catch (const Error&) {
+    refused();
+    throw;
+  }
+  desk.wanted.notify_one();
+  return stream;
+}
+
+std::vector<engine::TokenId> EngineService::tokenize(std::string_view text, bool adds_special,
+                                                     bool parses_special) const {
+  engine::EncodeOptions options;
+  options.add_special = adds_special;
+  options.parse_special = parses_special;
+  return state_->engine.tokenizer().encode(text, options);
+}
+
+std::string EngineService::detokenize(const std::vector<engine::TokenId>& tokens) const {
+  return state_->prompts.decode(tokens);
+}
+
+std::string EngineService::rendered(const AnswerOrder& order) const {
+  return state_->prompts.rendered(order);
+}
+
+bool EngineService::drain(std::chrono::milliseconds timeout) {
+  constexpr std::chrono::milliseconds kLongest = std::chrono::hours(24);  // a clock has an end
+  Desk& desk = *state_->desk;
+  bool is_in_time = false;
+  {
+    std::unique_lock lock(desk.mutex);
+    desk.takes_orders = false;
+    is_in_time =
+        desk.ended.wait_for(lock, std::min(timeout, kLongest), [&] { return desk.n_open == 0; });
+  }
+  state_->stop(true);
+  return is_in_time && state_->is_saved;
+}
+
+std::vector<std::string> EngineService::take_notices() {
+  const std::lock_guard lock(state_->desk->mutex);
+  return std::exchange(state_->desk->notices, {});
+}
+
+}  // namespace strata::serve

@@ -1,0 +1,144 @@
+// `strata serve`: one model for clients of OpenAI, Anthropic and llama.cpp, and a page.
+// It stands here rather than in tools/cli, which this folder reads and which reads nothing of it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <thread>
+
+#include "base/error.h"
+#include "tools/cli/attention_profile.h"
+#include "tools/cli/device_notices.h"
+#include "tools/cli/input_files.h"
+#include "tools/cli/interrupt.h"
+#include "tools/cli/model_notes.h"
+#include "tools/cli/notices.h"
+#include "tools/cli/placed_plan.h"
+#include "tools/cli/plan_notices.h"
+#include "tools/cli/program.h"
+#include "tools/cli/request_options.h"
+#include "tools/cli/verb_functions.h"
+#include "tools/cli/weight_notices.h"
+#include "tools/serve/engine_service.h"
+#include "tools/serve/serving.h"
+
+namespace strata::cli {
+namespace {
+
+constexpr std::chrono::milliseconds kLook{100};  // how long Ctrl-C and a notice go unseen
+
+/// Those of --api-key, and every line of --api-key-file. Errors: kUsage (one that a header cannot
+/// carry, a file with none), kIo.
+std::vector<std::string> keys_of(const Command& command) {
+  const Settings& settings = command.settings;
+  std::vector<std::string> keys = settings.api_key;
+  if (!settings.api_key_file.empty()) {
+    const std::string text = read_text_file(settings.api_key_file, command.where("api-key-file"));
+    size_t n_read = 0;
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = std::min(text.find('\n', begin), text.size());
+      std::string line = text.substr(begin, end - begin);
+      while (!line.empty() && (line.back() == ' ' || line.back() == '\r')) line.pop_back();
+      begin = end + 1;
+      if (line.empty()) continue;
+      keys.push_back(std::move(line));
+      ++n_read;
+    }
+    if (n_read == 0)
+      throw Error(ErrorCode::kUsage, "the file has no key in it", command.where("api-key-file"),
+                  "write one into each line");
+  }
+  for (const std::string& key : keys)
+    if (!serve::is_key_text(key))
+      throw Error(ErrorCode::kUsage, "a key has letters, digits and -._~+/= only",
+                  command.where(settings.api_key.empty() ? "api-key-file" : "api-key"),
+                  "such as what `openssl rand -hex 24` prints");
+  return keys;
+}
+
+serve::ServingSetup setup_of(const Command& command) {
+  const Settings& settings = command.settings;
+  serve::ServingSetup setup;
+  setup.address.host = settings.host;
+  setup.address.port = static_cast<uint16_t>(settings.port);
+  setup.address.socket_path = settings.socket;
+  serve::AccessOptions& access = setup.app.access;
+  access.keys = keys_of(command);
+  access.cors_origins = settings.cors_origin;
+  access.host = settings.host;
+  setup.address.allows_others = !access.keys.empty();
+  // A key keeps pages out whose name was pointed at us: without one only names of this machine do.
+  access.checks_host = access.keys.empty() && settings.socket.empty();
+  setup.app.defaults.sampler = sampler_options(command);
+  setup.app.draws_seed = settings.seed < 0;
+  if (settings.predict >= 0) setup.app.defaults.n_predict = static_cast<uint64_t>(settings.predict);
+  setup.app.version = version_text();
+  setup.app.log = [is_json = settings.log == "json"](const serve::HttpRequest& request,
+                                                     const serve::HttpOutcome& outcome) {
+    notice(serve::log_line(request, outcome, is_json));
+  };
+  setup.limits.body = std::chrono::seconds(settings.timeout);
+  setup.drain = std::chrono::seconds(settings.drain);
+  return setup;
+}
+
+serve::EngineService::Options service_options(const Settings& settings) {
+  serve::EngineService::Options options;
+  options.n_parallel = static_cast<uint32_t>(settings.parallel);
+  options.n_queued_max = static_cast<uint32_t>(settings.queue);
+  if (settings.predict >= 0) options.n_predict = static_cast<uint64_t>(settings.predict);
+  if (!settings.no_cache) options.session_dir = settings.session_dir;
+  options.cache_budget_bytes = settings.cache_budget;
+  options.saves = !settings.no_save;
+  return options;
+}
+
+engine::Engine loaded_engine(const Command& command, const serve::EngineService::Options& service) {
+  const Settings& settings = command.settings;
+  engine::EngineOptions options = engine_options(settings);
+  if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
+  serve::EngineService::prepare(service, options);
+  PlacedEngine placed = open_placed(command, options);
+  engine::Engine engine = std::move(placed.engine);
+  note_missing_pre_tokenizer(engine.file());
+  say_streaming(engine.weight_plan());
+  say_device(engine);
+  say_plan(placed.plan, engine, settings.verbose);
+  LoadingBar bar;
+  engine.load(bar.updates());
+  bar.finish();
+  for (const std::string& line : engine.notices()) notice("note: " + line);
+  if (settings.verbose) say_load(engine.model().load_report());
+  return engine;
+}
+
+}  // namespace
+
+int run_serve(const Command& command) {
+  const Settings& settings = command.settings;
+  catch_termination();
+  std::optional<engine::Engine> engine;
+  std::unique_ptr<serve::EngineService> service;  // after the engine: it goes first
+  serve::ServingEvents events;
+  events.load = [&]() -> serve::AnswerService& {
+    const serve::EngineService::Options options = service_options(settings);
+    engine.emplace(loaded_engine(command, options));
+    service = serve::EngineService::start(*engine, options);
+    return *service;
+  };
+  const auto say_notices = [&service] {
+    for (const std::string& line : service->take_notices()) notice("note: " + line);
+  };
+  events.wait_stop = [&] {
+    for (; !interrupt_flag().load(); std::this_thread::sleep_for(kLook)) say_notices();
+  };
+  events.say = notice;
+  const bool is_whole = serve::serve_until_stopped(setup_of(command), events);
+  say_notices();  // of the last contexts that were saved
+  if (!is_whole)
+    notice("note: answers took longer than --drain, or what was read could not be saved");
+  return 0;
+}
+
+}  // namespace strata::cli

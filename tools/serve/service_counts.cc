@@ -1,0 +1,73 @@
+#include "tools/serve/service_counts.h"
+
+#include <algorithm>
+
+#include "engine/device_walk.h"
+#include "index/method.h"
+#include "tools/cli/tier_report.h"
+
+namespace strata::serve {
+namespace {
+
+double hit_rate(engine::Engine& engine, const engine::WalkCounts& walk) {
+  if (engine.attention() == engine::Attention::kSelected)
+    return engine.walk().selection_counts().hit_rate();
+  if (walk.extents_attended == 0) return 1;
+  return std::max(0.0, 1 - static_cast<double>(walk.extents_missing) /
+                               static_cast<double>(walk.extents_attended));
+}
+
+}  // namespace
+
+ServiceFacts service_facts(const engine::Engine& engine, const std::string& chat_template,
+                           uint32_t n_parallel) {
+  const engine::ModelSpec& spec = engine.spec();
+  ServiceFacts facts;
+  facts.model_name = spec.name.empty() ? spec.shape.architecture : spec.name;
+  facts.model_path = engine.file().path();
+  facts.chat_template = chat_template;
+  facts.attention = "exact";
+  if (const auto method = engine.options().method)
+    for (const index::MethodName& of : index::method_names())
+      if (of.method == *method) facts.attention = of.name;
+  facts.n_ctx = engine.context().n_ctx;
+  facts.n_ctx_train = spec.shape.n_ctx_train;
+  for (const engine::GgufTensor& tensor : engine.file().tensors())
+    facts.n_parameters += tensor.shape[0] * tensor.n_rows();
+  facts.file_bytes = engine.weight_file_bytes();
+  facts.n_parallel = n_parallel;
+  facts.n_layers = spec.shape.n_layers;
+  facts.vocab_size = spec.shape.vocab_size;
+  return facts;
+}
+
+void count_engine(engine::Engine& engine, ServiceCounts& counts) {
+  const cli::TierCounts moved = cli::tier_counts(engine);
+  const tiers::BlockStore& store = engine.cache().store();
+  const tiers::BlockPool& pool = store.pool();
+  counts.stalled_steps = moved.kv.stalls;
+  counts.corrupt_blocks = moved.store.corrupt_blocks;
+  counts.hit_rate = hit_rate(engine, moved.walk);
+  counts.tiers.clear();
+  if (engine.device() != nullptr)
+    counts.tiers.push_back({.name = "hbm",
+                            .budget_bytes = engine.device_plan().hbm_bytes,
+                            .kv_bytes = engine.device_plan().kv_bytes});
+  const uint64_t weights = engine.model().weight_bytes();
+  counts.tiers.push_back({.name = "dram",
+                          .budget_bytes = weights + engine.context().kv.dram_bytes(),
+                          .weights_bytes = weights,
+                          .kv_bytes = uint64_t{pool.n_slots() - pool.n_free()} * pool.block_bytes(),
+                          .index_bytes = engine.index_bytes(),
+                          .read_bytes = moved.walk.read_bytes,
+                          .written_bytes = moved.walk.written_bytes});
+  const tiers::PlaceSource* places = store.places();
+  if (store.transfers() == nullptr && engine.weight_plan().n_streamed() == 0) return;
+  counts.tiers.push_back({.name = "nvme",
+                          .budget_bytes = places != nullptr ? places->budget_bytes() : 0,
+                          .kv_bytes = places != nullptr ? places->used_bytes() : 0,
+                          .read_bytes = moved.kv.read_bytes + moved.weights.read_bytes,
+                          .written_bytes = moved.kv.written_bytes});
+}
+
+}  // namespace strata::serve

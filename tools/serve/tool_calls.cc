@@ -1,0 +1,293 @@
+#include "tools/serve/tool_calls.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "tools/serve/json_body.h"
+
+namespace strata::serve {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr size_t kCallBytesMax = size_t{1} << 20;  // longer ones are text
+constexpr size_t kHeldSpacesMax = 64;              // of white space that may stand before a call
+
+bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+
+size_t after_spaces(std::string_view text, size_t at) {
+  while (at < text.size() && is_space(text[at])) ++at;
+  return at;
+}
+
+/// How much of the end of `text` is the beginning of `marker`, but not all of it.
+size_t begun_marker(std::string_view text, std::string_view marker) {
+  for (size_t n = std::min(text.size(), marker.size() - 1); n > 0; --n)
+    if (text.ends_with(marker.substr(0, n))) return n;
+  return 0;
+}
+
+/// Finds where an object or array ends, byte by byte.
+class JsonEnd {
+ public:
+  /// True with the byte that closes it.
+  bool push(char c) {
+    if (is_escaped_) {
+      is_escaped_ = false;
+    } else if (in_string_) {
+      if (c == '\\') is_escaped_ = true;
+      if (c == '"') in_string_ = false;
+    } else if (c == '"') {
+      in_string_ = true;
+    } else if (c == '{' || c == '[') {
+      ++depth_;
+    } else if (c == '}' || c == ']') {
+      return --depth_ == 0;
+    }
+    return false;
+  }
+
+ private:
+  int64_t depth_ = 0;
+  bool in_string_ = false, is_escaped_ = false;
+};
+
+/// Errors: kUsage (not what a call looks like).
+ToolCall call_of(const ordered_json& value, JsonBudget& budget) {
+  const FieldReader fields(value, "call");
+  ToolCall call;
+  call.name = fields.required_text("name");
+  const ordered_json* arguments = fields.find("arguments");
+  if (!arguments) arguments = fields.find("parameters");
+  if (!arguments) {
+    call.arguments = "{}";
+  } else if (arguments->is_object()) {
+    call.arguments = arguments->dump();
+  } else if (arguments->is_string()) {
+    call.arguments = parse_object(arguments->get_ref<const std::string&>(), budget).dump();
+  } else {
+    fields.refuse("arguments", "an object");
+  }
+  return call;
+}
+
+/// The calls of a JSON text, or none where it is not JSON of calls.
+std::vector<AnswerPiece> calls_of(std::string_view json) {
+  std::vector<AnswerPiece> calls;
+  JsonBudget budget;
+  try {
+    if (json.starts_with('{')) {
+      calls.push_back({"", call_of(parse_object(json, budget), budget)});
+      return calls;
+    }
+    const ordered_json list =
+        parse_object("{\"calls\":" + std::string(json) + "}", budget)["calls"];
+    for (const ordered_json& one : list) calls.push_back({"", call_of(one, budget)});
+  } catch (const Error&) {
+    calls.clear();
+  }
+  return calls;
+}
+
+std::string_view begin_marker(ToolCallStyle style) {
+  switch (style) {
+    case ToolCallStyle::kLlama:
+      return "<|python_tag|>";
+    case ToolCallStyle::kHermes:
+      return "<tool_call>";
+    case ToolCallStyle::kMistral:
+      return "[TOOL_CALLS]";
+    case ToolCallStyle::kNone:
+      break;
+  }
+  return {};
+}
+
+std::string_view end_marker(ToolCallStyle style) {
+  if (style == ToolCallStyle::kHermes) return "</tool_call>";
+  return style == ToolCallStyle::kLlama ? ";" : "";
+}
+
+}  // namespace
+
+ToolCallStyle tool_call_style(std::string_view chat_template) {
+  const auto has = [&](std::string_view text) {
+    return chat_template.find(text) != std::string_view::npos;
+  };
+  if (has("[TOOL_CALLS]")) return has("[ARGS]") ? ToolCallStyle::kNone : ToolCallStyle::kMistral;
+  // Others put calls of their own, which are no JSON, into the same marker.
+  if (has("<tool_call>"))
+    return has("<function=") || has("<arg_key>") ? ToolCallStyle::kNone : ToolCallStyle::kHermes;
+  if (has("<|python_tag|>") || (has("ipython") && has("\"parameters\"")))
+    return ToolCallStyle::kLlama;
+  return ToolCallStyle::kNone;
+}
+
+struct ToolCallReader::State {
+  enum class Phase : uint8_t { kText, kBeforeJson, kJson, kAfterCall };
+
+  ToolCallStyle style;
+  Phase phase = Phase::kText;
+  std::string held;  // a call begins with it, or may begin in it
+  size_t at = 0;     // of `held`: what stands before was looked at in this phase
+  size_t json_begin = 0;
+  JsonEnd json_end;
+  bool is_start = true;  // of the answer, or behind a call: a call may stand here without a marker
+  bool is_after_call = false;  // no text since
+  std::vector<AnswerPiece> out;
+
+  void give(size_t n) {
+    if (n > 0 && (out.empty() || out.back().call)) out.push_back({});
+    if (n > 0) out.back().text += std::string_view(held).substr(0, n);
+    held.erase(0, n);
+    at = 0;
+    if (n > 0) is_start = is_after_call = false;
+  }
+
+  // Each step says whether the next phase may be tried at once: false = more text is needed.
+  bool step(bool is_end);
+  bool step_text(bool is_end);
+  bool step_start(bool is_end);
+  bool step_before_json();
+  bool step_json();
+  bool step_after_call(bool is_end);
+  bool fail();
+};
+
+bool ToolCallReader::State::step(bool is_end) {
+  switch (phase) {
+    case Phase::kText:
+      return is_start ? step_start(is_end) : step_text(is_end);
+    case Phase::kBeforeJson:
+      return step_before_json() || (is_end && phase != Phase::kText && fail());
+    case Phase::kJson:
+      return step_json() || (is_end && phase != Phase::kText && fail());
+    case Phase::kAfterCall:
+      return step_after_call(is_end);
+  }
+  return false;
+}
+
+/// What was taken for a call is text, up to where it was looked at.
+bool ToolCallReader::State::fail() {
+  give(at);
+  phase = Phase::kText;
+  return !held.empty();
+}
+
+/// Where a call needs no marker: JSON that begins like one is taken for one.
+bool ToolCallReader::State::step_start(bool is_end) {
+  const std::string_view text = held;
+  const size_t begin = after_spaces(text, 0);
+  if (begin == text.size() && begin <= kHeldSpacesMax && !is_end) return false;
+  const bool is_llama = style == ToolCallStyle::kLlama;
+  const bool is_mistral = style == ToolCallStyle::kMistral;
+  if (is_llama && text.substr(begin).starts_with('{')) {
+    phase = Phase::kBeforeJson;
+    at = begin;
+    return true;
+  }
+  if (is_mistral && text.substr(begin).starts_with('[')) {
+    const size_t second = after_spaces(text, begin + 1);
+    if (second == text.size() && second - begin <= kHeldSpacesMax && !is_end) return false;
+    if (second < text.size() && text[second] == '{') {
+      phase = Phase::kBeforeJson;
+      at = begin;
+      return true;
+    }
+  }
+  return step_text(is_end);
+}
+
+bool ToolCallReader::State::step_text(bool is_end) {
+  const std::string_view marker = begin_marker(style);
+  const std::string_view text = held;
+  const size_t found = text.find(marker);
+  size_t kept = is_end ? text.size() : text.size() - begun_marker(text, marker);
+  if (found != std::string_view::npos) kept = found;
+  size_t n = kept;
+  if (is_end && is_after_call && after_spaces(text, 0) == text.size()) {
+    held.clear();  // that the model left behind its last call
+    return false;
+  }
+  if (!is_end || found != std::string_view::npos)
+    while (n > 0 && kept - n < kHeldSpacesMax && is_space(text[n - 1])) --n;
+  give(n);
+  if (found == std::string_view::npos) return false;
+  at = kept - n + marker.size();
+  phase = Phase::kBeforeJson;
+  return true;
+}
+
+bool ToolCallReader::State::step_before_json() {
+  at = after_spaces(held, at);
+  if (at > kCallBytesMax) return fail();
+  if (at == held.size()) return false;
+  const bool may_be_list = style == ToolCallStyle::kMistral && held[at] == '[';
+  if (held[at] != '{' && !may_be_list) return fail();
+  json_begin = at;
+  json_end = JsonEnd();
+  phase = Phase::kJson;
+  return true;
+}
+
+bool ToolCallReader::State::step_json() {
+  while (at < held.size()) {
+    if (at - json_begin >= kCallBytesMax) return fail();
+    if (!json_end.push(held[at++])) continue;
+    auto calls = calls_of(std::string_view(held).substr(json_begin, at - json_begin));
+    if (calls.empty()) return fail();
+    std::ranges::move(calls, std::back_inserter(out));
+    held.erase(0, at);
+    at = 0;
+    is_after_call = true;
+    phase = Phase::kAfterCall;
+    return true;
+  }
+  return false;
+}
+
+/// What closes a call is dropped where it comes.
+bool ToolCallReader::State::step_after_call(bool is_end) {
+  const std::string_view marker = end_marker(style);
+  const size_t begin = after_spaces(held, 0);
+  const std::string_view rest = std::string_view(held).substr(begin);
+  const bool is_whole = rest.starts_with(marker);
+  if (!is_whole && marker.starts_with(rest) && begin <= kHeldSpacesMax) {
+    if (is_end) held.clear();
+    return false;
+  }
+  if (is_whole && !marker.empty()) held.erase(0, begin + marker.size());
+  phase = Phase::kText;
+  is_start = true;
+  at = 0;
+  return true;
+}
+
+ToolCallReader::ToolCallReader(ToolCallStyle style) : state_(std::make_unique<State>()) {
+  state_->style = style;
+}
+ToolCallReader::~ToolCallReader() = default;
+ToolCallReader::ToolCallReader(ToolCallReader&&) noexcept = default;
+ToolCallReader& ToolCallReader::operator=(ToolCallReader&&) noexcept = default;
+
+std::vector<AnswerPiece> ToolCallReader::push(std::string_view text) {
+  State& state = *state_;
+  state.held += text;
+  if (state.style == ToolCallStyle::kNone) {
+    state.give(state.held.size());
+  } else {
+    while (state.step(false)) continue;
+  }
+  return std::exchange(state.out, {});
+}
+
+std::vector<AnswerPiece> ToolCallReader::finish() {
+  State& state = *state_;
+  if (state.style != ToolCallStyle::kNone)
+    while (state.step(true)) continue;
+  return std::exchange(state.out, {});
+}
+
+}  // namespace strata::serve
