@@ -2,46 +2,15 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
-#include "engine/generator.h"
-#include "gpu_attn/open_module.h"
+#include "tests/device/device_fixture.h"
 #include "tests/device/watched_device.h"
 #include "tests/engine/thrown_error.h"
-#include "tests/engine/zoo_fixture.h"
-#include "tests/gpu_emu/emulated_device.h"
 
 namespace strata::engine {
 namespace {
 
-class DeviceEngine : public ::testing::Test {
+class DeviceEngine : public testing::DeviceTest {
  protected:
-  DeviceEngine() {
-    makers::write_random_transformer(makers::zoo_member("llama-quantised").model, path_);
-  }
-  EngineOptions options(DeviceChoice::Kind kind = DeviceChoice::Kind::kAuto) const {
-    EngineOptions options;
-    options.model_path = path_;
-    options.n_ctx = 256;
-    options.n_threads = 1;
-    options.chunk_rows = 32;
-    options.device.kind = kind;
-    options.devices = &devices_;
-    return options;
-  }
-  static std::vector<TokenId> answer(Engine& engine) {
-    engine.load({});
-    Sequence sequence = engine.cache().make_sequence();
-    const auto prompt = testing::random_tokens(70, engine.spec().shape.vocab_size, 7);
-    GenerationRequest request;
-    request.prompt = prompt;
-    request.vocab_size = engine.spec().shape.vocab_size;
-    request.n_ctx = 256;
-    request.n_predict = 12;
-    request.chunk_rows = 32;
-    request.sampler.temperature = 0;
-    request.ignore_eos = true;
-    return generate(engine.walk(), sequence, engine.tokenizer(), request).tokens;
-  }
   static Error error_of(const EngineOptions& options) {
     try {
       Engine::open(options);
@@ -51,10 +20,6 @@ class DeviceEngine : public ::testing::Test {
     ADD_FAILURE() << "opened";
     return Error(ErrorCode::kCancelled, "");
   }
-
-  testing::TestFolder folder_;
-  std::string path_ = folder_.path("model.gguf");
-  gpu_attn::CudaDevices devices_ = gpu_attn::count_devices(gpu_emu::emulated_device());
 };
 
 TEST_F(DeviceEngine, IsUsedWhereThereIsOneAndAnswersAsTheCpu) {

@@ -2,46 +2,15 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
-#include "engine/engine.h"
-#include "engine/generator.h"
-#include "gpu_attn/open_module.h"
+#include "tests/device/device_fixture.h"
 #include "tests/engine/thrown_error.h"
-#include "tests/engine/zoo_fixture.h"
-#include "tests/gpu_emu/emulated_device.h"
 #include "tools/cli/placed_plan.h"
 
 namespace strata::engine {
 namespace {
 
-class DevicePlacement : public ::testing::Test {
+class DevicePlacement : public testing::DeviceTest {
  protected:
-  DevicePlacement() {
-    makers::write_random_transformer(makers::zoo_member("llama-quantised").model, path_);
-  }
-  EngineOptions options() const {
-    EngineOptions options;
-    options.model_path = path_;
-    options.n_ctx = 256;
-    options.n_threads = 1;
-    options.chunk_rows = 32;
-    options.device.kind = DeviceChoice::Kind::kAuto;
-    options.devices = &devices_;
-    return options;
-  }
-  static std::vector<TokenId> answer(Engine& engine) {
-    engine.load({});
-    Sequence sequence = engine.cache().make_sequence();
-    const auto prompt = testing::random_tokens(70, engine.spec().shape.vocab_size, 7);
-    GenerationRequest request;
-    request.prompt = prompt;
-    request.vocab_size = engine.spec().shape.vocab_size;
-    request.n_ctx = 256;
-    request.n_predict = 8;
-    request.chunk_rows = engine.context().chunk_rows;
-    request.sampler.temperature = 0;
-    request.ignore_eos = true;
-    return generate(engine.walk(), sequence, engine.tokenizer(), request).tokens;
-  }
   /// Every second layer stays, and of K and V a third is copied.
   static Placement some(const Engine& engine) {
     Placement placement;
@@ -53,9 +22,6 @@ class DevicePlacement : public ::testing::Test {
     placement.kv_hbm_bytes = engine.context().kv.slot_bytes / 3;
     return placement;
   }
-  testing::TestFolder folder_;
-  std::string path_ = folder_.path("model.gguf");
-  gpu_attn::CudaDevices devices_ = gpu_attn::count_devices(gpu_emu::emulated_device());
 };
 
 TEST_F(DevicePlacement, IsWhatTheDeviceHolds) {

@@ -75,22 +75,28 @@ TEST(StepTime, OfWhatComesAheadIsThatOfTheSlowest) {
   EXPECT_NEAR(token_time(small_problem(false), placed(0, 4, 0, 0, 500)).ms, 4 * 25, kExact);
 }
 
-TEST(StepTime, OfALayerThatWaitsForItsWeightsIsInNoSum) {
-  // Three layers pass through two slots, 40 ms each, and take 4 ms; the fourth stays and takes 100.
-  // Meanwhile the slots are filled twice and no more: the third copy begins behind the first layer,
-  // and the third layer at 44 ms, the fourth at 48.
+/// Three layers pass through two slots, 40 ms each, and take 4 ms; the fourth stays and takes 100.
+struct Waiting {
   PlacementProblem problem = small_problem(true);
-  LayerGroup passing = problem.groups[0], staying = problem.groups[0];
-  passing.layers = {0, 1, 2};
-  passing.weight_gb = 0.4;
-  staying.layers = {3};
-  staying.weight_gb = 10;
-  problem.groups = {passing, staying};
-  problem.head_ms = 0;
-  problem.rates.hbm_attend = 1e9;
   LayerPlacement placement;
-  placement.groups = {{0, 3, 0, 1000, 0}, {1, 0, 0, 1000, 0}};
-  EXPECT_NEAR(token_time(problem, placement).ms, 148, 1e-3);  // copies alone 120, computing 112
+  Waiting() {
+    LayerGroup passing = problem.groups[0], staying = problem.groups[0];
+    passing.layers = {0, 1, 2};
+    passing.weight_gb = 0.4;
+    staying.layers = {3};
+    staying.weight_gb = 10;
+    problem.groups = {passing, staying};
+    problem.head_ms = 0;
+    problem.rates.hbm_attend = 1e9;
+    placement.groups = {{0, 3, 0, 1000, 0}, {1, 0, 0, 1000, 0}};
+  }
+};
+
+TEST(StepTime, OfALayerThatWaitsForItsWeightsIsInNoSum) {
+  // Meanwhile the slots are filled twice and no more: the third copy begins behind the first layer,
+  // and the third layer at 44 ms, the fourth at 48. Copies alone take 120, computing 112.
+  const Waiting of;
+  EXPECT_NEAR(token_time(of.problem, of.placement).ms, 148, 1e-3);
 }
 
 TEST(StepTime, OfChosenBlocksStandsInTheChain) {
@@ -245,18 +251,8 @@ TEST(StepTime, EventsAreWhatTheTokenConsistsOf) {
 TEST(StepTime, WaitsAreWhatNeitherTheChainNorAPartAccountsFor) {
   EXPECT_EQ(token_time(small_problem(false), placed(0, 4, 0, 0, 1000)).waits_ms, 0);
   // Copies alone 120 ms, computing 112, together 148 (OfALayerThatWaits...).
-  PlacementProblem problem = small_problem(true);
-  LayerGroup passing = problem.groups[0], staying = problem.groups[0];
-  passing.layers = {0, 1, 2};
-  passing.weight_gb = 0.4;
-  staying.layers = {3};
-  staying.weight_gb = 10;
-  problem.groups = {passing, staying};
-  problem.head_ms = 0;
-  problem.rates.hbm_attend = 1e9;
-  LayerPlacement placement;
-  placement.groups = {{0, 3, 0, 1000, 0}, {1, 0, 0, 1000, 0}};
-  const StepTime time = token_time(problem, placement);
+  const Waiting of;
+  const StepTime time = token_time(of.problem, of.placement);
   EXPECT_NEAR(time.waits_ms, 148 - 120, 1e-3);
   EXPECT_NEAR(time.ahead_ms, 120, 1e-3);
 }

@@ -59,6 +59,12 @@ uint32_t HttpServer::n_connections() const {
   return static_cast<uint32_t>(open_.size());
 }
 
+uint32_t HttpServer::n_waiting() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<uint32_t>(std::ranges::count_if(
+      open_, [](const auto& connection) { return connection->state.waits_since != 0; }));
+}
+
 void HttpServer::accept_connections() {
   while (!shared_.is_draining) {
     pollfd sources[] = {{listener_.descriptor(), POLLIN, 0}, {wake_, POLLIN, 0}};
@@ -116,19 +122,21 @@ void HttpServer::serve(Connection& connection, const std::string& client) {
 
 bool HttpServer::evict_waiting() {
   const std::lock_guard lock(mutex_);
-  Connection* longest = nullptr;
-  int64_t since = INT64_MAX;
-  for (const auto& connection : open_) {
-    const int64_t begin = connection->state.waits_since;
-    if (begin == 0 || begin >= since) continue;
-    longest = connection.get();
-    since = begin;
+  for (;;) {
+    Connection* longest = nullptr;
+    int64_t since = INT64_MAX;
+    for (const auto& connection : open_) {
+      const int64_t begin = connection->state.waits_since;
+      if (begin == 0 || begin >= since) continue;
+      longest = connection.get();
+      since = begin;
+    }
+    if (longest == nullptr) return false;
+    // Not twice, and not one whose request has just come: then another.
+    if (!longest->state.waits_since.compare_exchange_strong(since, 0)) continue;
+    ::shutdown(longest->descriptor, SHUT_RDWR);
+    return true;
   }
-  if (longest == nullptr) return false;
-  // Not twice, and not one whose request has just come.
-  if (!longest->state.waits_since.compare_exchange_strong(since, 0)) return false;
-  ::shutdown(longest->descriptor, SHUT_RDWR);
-  return true;
 }
 
 void HttpServer::join_ended() {

@@ -27,6 +27,7 @@ class HttpServer {
 
   const Listener& listener() const { return listener_; }
   uint32_t n_connections() const;
+  uint32_t n_waiting() const;  // of these, between two requests: what can make room
 
   /// Listens no more, so that new connections are refused; requests that are at work go on, and
   /// each is the last of its connection.
