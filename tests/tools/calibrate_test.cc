@@ -183,9 +183,15 @@ TEST(LinearTrial, PacksEveryCopyAlike) {
   const std::vector<std::byte> wanted(first.bytes, first.bytes + first.total_bytes());
   const uint64_t last = trial.n_copies() - 1;
   std::byte* copy = const_cast<std::byte*>(first.bytes) + last * first.total_bytes();
-  std::fill_n(copy, first.total_bytes(), std::byte{0xA5});
-  trial.pack_copy(pool, last);
-  EXPECT_TRUE(std::ranges::equal(wanted, std::span(copy, wanted.size())));
+  const auto packs_last = [&](auto&& pack) {
+    std::fill_n(copy, first.total_bytes(), std::byte{0xA5});
+    pack();
+    return std::ranges::equal(wanted, std::span(copy, wanted.size()));
+  };
+  EXPECT_TRUE(packs_last([&] { trial.pack_copy(pool, last); }));
+  EXPECT_TRUE(packs_last([&] { trial.pack_all_by_lanes(); }));
+  EXPECT_FALSE(packs_last([&] { trial.copy_all(); }));
+  EXPECT_TRUE(packs_last([&] { trial.pack_all(); }));
 }
 
 TEST(WalkTrial, ReadsKAndVOfEveryLayerAndHead) {

@@ -8,6 +8,7 @@
 #include "base/half.h"
 #include "cpu_attn/kernels.h"
 #include "cpu_attn/pack.h"
+#include "cpu_attn/pack_panel.h"
 
 namespace strata::cli {
 namespace {
@@ -46,7 +47,7 @@ LinearTrial::LinearTrial(const KernelTable& kernels, TensorType type, const Line
       q_(x_.size()),
       neg_sums_(x_.size() / kActHalfGroup + 1) {
   STRATA_CHECK(sizes.n_rows >= 4, "%u rows", sizes.n_rows);
-  pack();
+  pack_panels(0, 0, w_.n_panels());
   for (uint64_t i = 1; i < n_copies_; ++i)
     std::memcpy(memory_.data() + i * w_.total_bytes(), memory_.data(), w_.total_bytes());
   w_.bytes = memory_.data();
@@ -57,12 +58,29 @@ LinearTrial::LinearTrial(const KernelTable& kernels, TensorType type, const Line
     kernels.quantize_rows(x_.data(), sizes.n_rows, sizes.n_in, args().quant);
 }
 
-void LinearTrial::pack() { pack_panels(0, 0, w_.n_panels()); }
-
 void LinearTrial::pack_copy(ThreadPool& pool, uint64_t copy) {
   pool.for_each(w_.n_panels(), grain(pool), [&](uint64_t begin, uint64_t end, uint32_t) {
     pack_panels(copy, static_cast<uint32_t>(begin), static_cast<uint32_t>(end));
   });
+}
+
+void LinearTrial::pack_all() {
+  for (uint64_t copy = 0; copy < n_copies_; ++copy) pack_panels(copy, 0, w_.n_panels());
+}
+
+void LinearTrial::pack_all_by_lanes() {
+  const uint64_t row_bytes = tensor_row_bytes(w_.type, w_.n_in);
+  const auto* rows = reinterpret_cast<const uint8_t*>(file_.data());
+  auto* panel = reinterpret_cast<uint8_t*>(memory_.data());
+  for (uint64_t copy = 0; copy < n_copies_; ++copy)
+    for (uint32_t row = 0; row < w_.n_out; row += kPanelRows, panel += w_.panel_bytes)
+      cpu_attn::pack_panel_by_lanes(w_.type, rows + row * row_bytes, row_bytes,
+                                    std::min(kPanelRows, w_.n_out - row), w_.n_in, panel);
+}
+
+void LinearTrial::copy_all() {
+  for (uint64_t copy = 0; copy < n_copies_; ++copy)
+    std::memcpy(memory_.data() + copy * w_.total_bytes(), file_.data(), file_.size());
 }
 
 void LinearTrial::pack_panels(uint64_t copy, uint32_t begin, uint32_t end) {

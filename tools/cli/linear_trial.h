@@ -35,11 +35,16 @@ class LinearTrial {
   void decode(ThreadPool& pool, uint32_t n_rows = 1);
   void prefill(ThreadPool& pool);
 
-  /// The matrix as a file holds it; packing it again by this thread, or into one of the copies by
-  /// all, as weights are that come from a file in every step.
+  /// The matrix as a file holds it; packing it again into one of the copies by all threads, as
+  /// weights are that come from a file in every step.
   uint64_t file_bytes() const { return file_.size(); }
-  void pack();
   void pack_copy(ThreadPool& pool, uint64_t copy);
+  /// All copies anew by this thread, n_copies() * file_bytes() bytes: packed; packed by the
+  /// reference, a lane at a time; or the file's rows as they are, which is what packing can cost at
+  /// least and leaves no weights to multiply with.
+  void pack_all();
+  void pack_all_by_lanes();
+  void copy_all();
   const PackedMatrix& matrix() const { return w_; }
 
  private:
