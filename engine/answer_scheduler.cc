@@ -55,6 +55,7 @@ uint64_t AnswerScheduler::add(AnswerTask task) {
   task.request.n_ctx_train = engine_.spec().shape.n_ctx_train;
   task.request.chunk_rows = engine_.context().chunk_rows;
   task.request.attention = engine_.attention();
+  task.request.sparse_from = engine_.options().sparse_from;
   waiting_.emplace_back();
   waiting_.back().id = ++n_ids_;
   waiting_.back().task = std::move(task);
@@ -181,7 +182,9 @@ void AnswerScheduler::prepare(Waiting& order) {
 /// (Answer), as it is in any run: so there an answer does depend on which others came before.
 uint32_t AnswerScheduler::kept_of(const Sequence& sequence, std::span<const TokenId> prompt) const {
   uint32_t n = common_positions(sequence.tokens(), without_last(prompt));
-  if (engine_.attention() == Attention::kSelected) n = std::min(n, sequence.n_exact());
+  // What selected steps have read is as good as what this prompt would be read by, or it is not.
+  if (engine_.attention() == Attention::kSelected && engine_.options().sparse_from == kNeverSparse)
+    n = std::min(n, sequence.n_exact());
   return sequence.kept_by_truncate(n);
 }
 

@@ -23,6 +23,7 @@ struct KvContext {
   std::optional<index::Method> method = {};  // of retrieval; nothing = there is no index
   bool has_device = false;                   // that may compute the steps
   uint32_t n_answers = 1;                    // at work at a time, each with a text of its own
+  bool is_sparse = false;                    // prompts are read by selected steps too
 };
 
 struct KvPlacement {

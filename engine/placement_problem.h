@@ -47,6 +47,7 @@ struct PlacementRequest {
   std::vector<uint32_t> chunks;  // rows of a prompt's step: each is tried
   bool has_packs = false;        // saved contexts are read and written
   std::optional<index::Method> method = {};
+  bool is_sparse = false;  // prompts are read by the method too
   // Of a context, what a token attends by it: a share, and at most so many positions.
   double touched_share = 1, touched_positions = planner::kNoCap;
   uint32_t n_threads = 1;

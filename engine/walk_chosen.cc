@@ -47,8 +47,8 @@ void Walk::State::list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span)
   for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
     const HeadTable table = head_table(group_idx, layer, head);
     const uint32_t begin = span * kSpanPositions;
-    const uint32_t end = std::min(
-        begin + kSpanPositions, table.end_of(span, groups[group_idx].first_pos - table.n_skipped));
+    const uint32_t end = std::min(begin + kSpanPositions,
+                                  table.end_of(span, groups[group_idx].held_pos - table.n_skipped));
     for (uint32_t pos = begin; pos < end; pos += kBlockPositions)
       if (cache.store().is_frozen(table.at(pos))) selection->reads.push_back(table.at(pos));
   }
