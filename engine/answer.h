@@ -58,8 +58,10 @@ class Answer {
   const std::vector<TokenId>& tokens() const { return answer_.tokens; }
   /// What its next rows attend.
   Attention attention() const;
-  /// Whether its next rows are a chunk of a prompt rather than a question.
-  bool reads_sparsely() const { return is_reading() && is_sparse_; }
+  /// Whether its next rows are a chunk that selects, which is walked whole.
+  bool reads_sparsely() const {
+    return is_reading() && is_sparse_ && attention() == Attention::kSelected;
+  }
   /// Appends the rows of its next step, n_rows_max at most: several of a prompt, else one. It has
   /// not ended. True where the last of them wants logits.
   bool append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) const;

@@ -42,7 +42,7 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
       if (answer != reader && decodes(answer) && answer->attention() == attention) add(*answer, 1);
     const bool is_turn = reader != nullptr && reading == attention;
     // What a chunk of a prompt chooses depends on where it begins and ends: it is always whole.
-    const bool is_whole = is_turn && attention == Attention::kSelected && reader->reads_sparsely();
+    const bool is_whole = is_turn && reader->reads_sparsely();
     if (is_turn && !is_whole) {
       uint32_t n_max = walk_.max_rows() - static_cast<uint32_t>(rows_.size());
       if (attention == Attention::kSelected)

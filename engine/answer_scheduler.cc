@@ -182,9 +182,7 @@ void AnswerScheduler::prepare(Waiting& order) {
 /// (Answer), as it is in any run: so there an answer does depend on which others came before.
 uint32_t AnswerScheduler::kept_of(const Sequence& sequence, std::span<const TokenId> prompt) const {
   uint32_t n = common_positions(sequence.tokens(), without_last(prompt));
-  // What selected steps have read is as good as what this prompt would be read by, or it is not.
-  if (engine_.attention() == Attention::kSelected && engine_.options().sparse_from == kNeverSparse)
-    n = std::min(n, sequence.n_exact());
+  if (engine_.attention() == Attention::kSelected) n = std::min(n, sequence.n_exact());
   return sequence.kept_by_truncate(n);
 }
 

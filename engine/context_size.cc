@@ -226,7 +226,7 @@ KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
           request.method,
           request.has_device,
           request.n_answers,
-          request.is_sparse};
+          request.sparse};
 }
 
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {

@@ -75,11 +75,13 @@ struct SelectionCounts {
   }
 };
 
-/// What choosing blocks by a method holds in memory beside the index, for contexts of n_ctx and
-/// selected steps of at most chunk_rows rows of a sequence: estimated weights, and what is chosen;
-/// an upper bound.
-uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method,
-                         uint32_t chunk_rows);
+/// What choosing blocks by a method holds in memory beside the index, for contexts of n_ctx:
+/// estimated weights, an upper bound.
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method);
+/// What it holds more where prompts are read by selected chunks of so many rows: what each run of a
+/// chunk has chosen, an upper bound.
+uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method,
+                                const index::Rule& rule, uint32_t chunk_rows);
 /// Blocks that a selected step over contexts of n_ctx must have in DRAM at a time: those of one
 /// span of what every KV head of the widest full layer attends.
 uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);
@@ -126,7 +128,8 @@ class Walk {
   /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows, Attention attention = Attention::kExact);
   /// From now on steps may be kSelected; their sequences have an index (KvCacheOptions::selectors).
-  /// Reserves for contexts of n_ctx. Called again it changes the rule and counts from 0.
+  /// Reserves for contexts of n_ctx; lists of what further runs of a chunk choose grow when they are
+  /// first used. Called again it changes the rule and counts from 0.
   void select_by(const index::Rule& rule, uint64_t n_ctx);
   /// Neighbouring rows of one sequence that share one choice per KV head in a selected step, at
   /// most. A step with more has several choices, of the blocks that were full before it.
@@ -184,8 +187,8 @@ void prefill_sparsely(Walk& walk, Sequence& sequence, std::span<const int32_t> t
                       const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {});
 
 inline constexpr uint64_t kNeverSparse = UINT64_MAX;
-/// Where sparse reading begins unless said otherwise: exact attention over less is a small part of
-/// reading.
+/// Where sparse reading begins unless said otherwise: up to there attention takes about as many
+/// operations as the weights of a model of 135 million parameters, and less beside larger ones.
 inline constexpr uint64_t kSparseFrom = 8192;
 
 }  // namespace strata::engine

@@ -1,6 +1,6 @@
 // engine/walk_chosen.cc - attention over chosen blocks of which some are in a file.
 //
-// A wave is as many spans of a sequence's chosen context, in order, as can be in DRAM at a time:
+// A wave is as many spans of a group's chosen context, in order, as can be in DRAM at a time:
 // most often all of a layer. Its blocks are pinned, those that are in DRAM too, so that what was
 // attended last leaves DRAM last. While one wave is attended, blocks of the next are read.
 #include <algorithm>

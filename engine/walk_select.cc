@@ -38,18 +38,39 @@ SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
   return sizes;
 }
 
+/// Full blocks of a choice at most.
+uint64_t most_blocks(const index::Rule& rule, uint64_t n_ctx) {
+  using Kind = index::Budget::Kind;
+  const uint64_t always = rule.n_sink_blocks + rule.n_window_blocks;
+  const double value = rule.budget.value;
+  const auto n_all = static_cast<double>(n_ctx);
+  double n_positions = n_all;
+  if (rule.budget.kind == Kind::kTokens) n_positions = std::min(value, n_all);
+  if (rule.budget.kind == Kind::kShare) n_positions = value * n_all;
+  return std::max(always, static_cast<uint64_t>(n_positions) / kBlockPositions + 1);
+}
+
 }  // namespace
 
-uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method,
-                         uint32_t chunk_rows) {
+uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method) {
   const SelectionSizes sizes = selection_sizes(shape, n_ctx);
-  const uint64_t n_choices = std::max<uint64_t>(1, div_up(chunk_rows, sizes.max_rows));
-  const uint64_t listed = n_choices * sizes.stride * sizes.max_kv_heads * kListedBytes;
+  const uint64_t listed = uint64_t{sizes.stride} * sizes.max_kv_heads * kListedBytes;
   if (!index::has_tail(method)) return listed + sizes.row_floats() * sizes.max_rows * sizeof(float);
-  // For a tail: two sums of each choice, and the weights of what is retrieved once more.
-  const uint64_t sum_floats =
-      n_choices * sizes.max_kv_heads * sizes.max_group_heads * (uint64_t{shape.head_dim} + 2);
-  return listed + 2 * (sizes.row_floats() + sum_floats) * sizes.max_rows * sizeof(float);
+  // For a tail: two sums, and the weights of what is retrieved once more.
+  return listed +
+         2 * (sizes.row_floats() + sizes.sum_floats(shape)) * sizes.max_rows * sizeof(float);
+}
+
+uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method,
+                                const index::Rule& rule, uint32_t chunk_rows) {
+  const SelectionSizes sizes = selection_sizes(shape, n_ctx);
+  const uint64_t n_more = div_up(chunk_rows, sizes.max_rows) - 1;
+  const uint64_t n_blocks = std::min<uint64_t>(sizes.stride, most_blocks(rule, n_ctx)) +
+                            div_up(chunk_rows, kBlockPositions) + 1;  // those still open
+  uint64_t bytes = n_blocks * sizes.max_kv_heads * kListedBytes;
+  if (index::has_tail(method))
+    bytes += 2 * sizes.sum_floats(shape) * sizes.max_rows * sizeof(float);
+  return n_more * bytes;
 }
 
 Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
@@ -185,7 +206,8 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
        .weight_stride = selection->stride,
        .n_queries = n_queries,
        .n_blocks = n_blocks,
-       .n_positions = group.first_pos + group.n_rows,
+       // As if the run stood first: rows of the step before it take nothing of the budget.
+       .n_positions = group.held_pos + group.n_rows,
        .resident = list_resident(group_idx, layer, kv_head, n_blocks)});
   const auto all = cache.stream_blocks(*group.sequence, layer, kv_head).blocks;
   auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];

@@ -91,11 +91,20 @@ TEST(SparsePrefill, RunsOfAChunkChooseAsStepsOfTheirOwnWould) {
 TEST(SparsePrefill, WhereKAndVLieChangesNoBit) {
   const LoadedMember member("llama3");
   const auto text = member.text(1400, kSeed);
+  SelectedSetting floor{.method = Method::kRecent, .budget = {Budget::Kind::kTokens, 480}};
+  floor.chunk_rows = 128;
+  SelectedWalk by_recency(member.model, floor);
+  const Logits recent = read_sparsely(by_recency, text, 700, 128);
   for (const Method method : {Method::kQuest, Method::kRabitqTail}) {
-    SelectedSetting setting{.method = method, .budget = {Budget::Kind::kTokens, 256}};
+    SelectedSetting setting{.method = method, .budget = floor.budget};
     setting.chunk_rows = 128;
     SelectedWalk here(member.model, setting);
     const Logits expected = read_sparsely(here, text, 700, 128);
+    // Rows of the second run of a chunk, not the first alone, retrieve.
+    const uint32_t second = 700 + here.walk().selected_rows_max();
+    ASSERT_LT(second, 700 + 127u);
+    EXPECT_FALSE(
+        is_same(std::span(expected).subspan(second, 1), std::span(recent).subspan(second, 1)));
     setting.place = Place::kSimulated;
     SelectedWalk away(member.model, setting);
     EXPECT_EQ(first_difference(read_sparsely(away, text, 700, 128), expected), std::nullopt);
@@ -109,7 +118,7 @@ TEST(SparsePrefill, WhereKAndVLieChangesNoBit) {
 TEST(SparsePrefill, SequencesOfOneStepDoNotSeeEachOther) {
   const LoadedMember member("llama3");
   const auto text = member.text(500, kSeed);
-  SelectedSetting setting{.method = Method::kQuest, .budget = {Budget::Kind::kTokens, 128}};
+  SelectedSetting setting{.method = Method::kQuest, .budget = {Budget::Kind::kTokens, 320}};
   setting.chunk_rows = 150;
   setting.n_sequences = 3;
   SelectedWalk walk(member.model, setting);
@@ -117,6 +126,8 @@ TEST(SparsePrefill, SequencesOfOneStepDoNotSeeEachOther) {
   walk.feed(a, std::span(text).first(300));
   Sequence b = a.fork(), alone = a.fork();
   const Logits expected = chunk_of(walk, alone, std::span(text).subspan(300, 70));
+  EXPECT_LT(walk.walk().selection_counts().attended_blocks, walk.walk().selection_counts().blocks);
+  EXPECT_GT(walk.walk().selection_counts().attended_share(), 0.6);  // more than is always attended
   std::vector<StepRow> rows;
   for (const int32_t token : std::span(text).subspan(400, 60)) rows.push_back({&a, token, false});
   for (const int32_t token : std::span(text).subspan(300, 70)) rows.push_back({&b, token, true});
@@ -124,6 +135,43 @@ TEST(SparsePrefill, SequencesOfOneStepDoNotSeeEachOther) {
   EXPECT_EQ(a.n_pos(), 360u);
   EXPECT_EQ(b.n_pos(), 370u);
   EXPECT_EQ(b.n_exact(), 300u);
+}
+
+/// A chunk's own rows take nothing of what a run may attend before it.
+TEST(SparsePrefill, EveryRunOfAChunkMayAttendAsMuch) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(1200, kSeed);
+  SelectedSetting setting{.method = Method::kQuest, .budget = {Budget::Kind::kTokens, 320}};
+  setting.chunk_rows = 192;
+  SelectedWalk walk(member.model, setting);
+  Sequence sequence = walk.sequence();
+  walk.feed(sequence, std::span(text).first(960));
+  chunk_of(walk, sequence, std::span(text).subspan(960, 192));
+  const SelectionCounts& counts = walk.walk().selection_counts();
+  const uint32_t n_runs = 192 / walk.walk().selected_rows_max();
+  ASSERT_EQ(n_runs * walk.walk().selected_rows_max(), 192u);
+  const uint64_t n_choices = counts.blocks / (960 / kBlockPositions);
+  // Ten blocks less those that the run's own rows stand for.
+  const uint64_t own = blocks_for(walk.walk().selected_rows_max());
+  EXPECT_EQ(counts.attended_blocks, n_choices * (320 / kBlockPositions - own));
+}
+
+TEST(SparsePrefill, TheMemoryOfItsListsIsBounded) {
+  const LoadedMember member("llama3");
+  const ModelShape& shape = member.model.shape();
+  const index::Rule rule{.budget = {Budget::Kind::kTokens, 2048}};
+  const auto bytes = [&](uint64_t n_ctx, const index::Rule& of, uint32_t chunk_rows) {
+    return sparse_selection_bytes(shape, n_ctx, Method::kQuest, of, chunk_rows);
+  };
+  EXPECT_EQ(bytes(1 << 20, rule, 1), 0u);
+  EXPECT_EQ(bytes(1 << 20, rule, 512), bytes(1 << 17, rule, 512));  // tokens are tokens
+  EXPECT_GT(bytes(1 << 20, {.budget = {Budget::Kind::kShare, 0.1}}, 512),
+            bytes(1 << 20, rule, 512));
+  EXPECT_GT(bytes(1 << 20, rule, 1024), bytes(1 << 20, rule, 512));
+  KvContext context{.n_ctx = 1 << 17, .method = Method::kQuest};
+  const uint64_t exact = index_dram_bytes(shape, context);
+  context.sparse = rule;
+  EXPECT_EQ(index_dram_bytes(shape, context), exact + bytes(1 << 17, rule, context.chunk_rows));
 }
 
 TEST(SparsePrefill, BeginsWhereItIsToldTo) {

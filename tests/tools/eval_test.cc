@@ -206,7 +206,7 @@ TEST_F(Eval, JudgesReadingByTheMethodToo) {
     return list[0].value("kld", -1.0);
   };
   EXPECT_EQ(divergence("300", "100%"), 0.0);
-  const double of_answer = divergence("off", "128"), of_both = divergence("300", "128");
+  const double of_answer = divergence("off", "256"), of_both = divergence("300", "256");
   EXPECT_GT(of_answer, 0);
   EXPECT_GT(of_both, 0);
   EXPECT_NE(of_both, of_answer);

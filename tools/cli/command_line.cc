@@ -89,8 +89,12 @@ void check_prompt_options(const Command& command) {
 /// `eval` judges methods whatever --attn says.
 void check_attention_options(const Command& command, const VerbSyntax& verb) {
   const Settings& settings = command.settings;
-  if (verb.bit == kEval || settings.attn != "exact" || settings.sparse_prefill == "off") return;
-  refuse_together(command, "attn", "sparse-prefill", "exact attention reads all of a prompt");
+  if (verb.bit == kEval || settings.sparse_prefill == "off") return;
+  if (settings.attn == "exact")
+    refuse_together(command, "attn", "sparse-prefill", "exact attention reads all of a prompt");
+  if (settings.attn == "auto")
+    refuse_together(command, "attn", "sparse-prefill",
+                    "auto takes what was judged on prompts that were read exactly");
 }
 
 void check_rope_options(const Command& command) {

@@ -229,6 +229,8 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   events.on_prefill = [&](uint64_t done, uint64_t total) {
     if (shows_reading) progress.update(done, total);
     if (done == total) progress.finish();
+    // A chunk's reads are not those of a decoded token.
+    if (request.sparse_from < done) selected_before_ = selection_counts(engine_);
     saved_.save_closed(engine_, *sequence_);
     return true;
   };

@@ -92,7 +92,7 @@ constexpr OptionSpec kRows[] = {
      "with --attn other than exact, read prompts approximately too: from token N on each batch "
      "attends itself and what the method chooses of the text before it; on = 8192. What is read so "
      "is not saved",
-     Sources::kEverywhere, kAnswering | kEval, &S::sparse_prefill},
+     Sources::kEverywhere, kAnswering | kBench | kEval, &S::sparse_prefill},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kPlan | kEval,
      &S::batch_size},

@@ -51,10 +51,13 @@ uint64_t SplitRunner::memory_bytes(const ModelShape& shape, const Options& optio
                               engine::index_shape(shape, options.k_codec, options.v_codec, n_ctx));
   };
   uint64_t largest = 0;
-  for (const Contender& of : contenders)
-    largest =
-        std::max(largest, index_bytes(of.method) +
-                              engine::selection_bytes(shape, n_ctx, of.method, options.chunk_rows));
+  for (const Contender& of : contenders) {
+    uint64_t bytes = index_bytes(of.method) + engine::selection_bytes(shape, n_ctx, of.method);
+    if (options.sparse_from < options.n_context)
+      bytes += engine::sparse_selection_bytes(shape, n_ctx, of.method, {.budget = of.budget},
+                                              options.chunk_rows);
+    largest = std::max(largest, bytes);
+  }
   if (probes) largest += index_bytes(index::Method::kOracle);
   return cache_options(shape, options).budget_bytes + largest +
          engine::walk_buffer_bytes(shape, options.chunk_rows, n_threads);
@@ -101,12 +104,12 @@ void SplitRunner::use(const Contender* contender) {
 }
 
 void SplitRunner::read_sparsely() {
-  sparse_text_ = text_.fork();
-  sparse_text_->truncate(static_cast<uint32_t>(options_.sparse_from));
-  sparse_text_->attach_index(source_->make());
-  const std::span tokens(text_.tokens());
-  engine::prefill_sparsely(walk_, *sparse_text_, tokens.subspan(sparse_text_->n_pos()),
+  engine::Sequence text = text_.fork();
+  text.truncate(static_cast<uint32_t>(options_.sparse_from));
+  text.attach_index(source_->make());
+  engine::prefill_sparsely(walk_, text, std::span(text_.tokens()).subspan(text.n_pos()),
                            options_.chunk_rows, options_.sparse_from);
+  sparse_text_ = std::move(text);
   walk_.select_by(rule_, options_.n_context + options_.n_rest);  // counts from 0
 }
 
