@@ -128,8 +128,8 @@ class Walk {
   /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows, Attention attention = Attention::kExact);
   /// From now on steps may be kSelected; their sequences have an index (KvCacheOptions::selectors).
-  /// Reserves for contexts of n_ctx; lists of what further runs of a chunk choose grow when they are
-  /// first used. Called again it changes the rule and counts from 0.
+  /// Reserves for contexts of n_ctx; lists of what further runs of a chunk choose grow when they
+  /// are first used. Called again it changes the rule and counts from 0.
   void select_by(const index::Rule& rule, uint64_t n_ctx);
   /// Neighbouring rows of one sequence that share one choice per KV head in a selected step, at
   /// most. A step with more has several choices, of the blocks that were full before it.
