@@ -73,7 +73,15 @@ Answer::Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationR
   answer_.usage.prompt_tokens = request_.prompt.size();
   keep_common_prefix();
   const uint64_t n_cached = sequence_.n_pos(), n_rest = request_.prompt.size() - n_cached;
-  if (n_cached > n_rest && n_rest <= kQuestionTokensMax) reading_attention_ = request_.attention;
+  is_question_ = n_cached > n_rest && n_rest <= kQuestionTokensMax;
+  is_sparse_ = request_.attention == Attention::kSelected && !is_question_ &&
+               request_.sparse_from < request_.prompt.size();
+}
+
+Attention Answer::attention() const {
+  if (!is_reading() || is_question_) return request_.attention;
+  return is_sparse_ && sequence_.n_pos() >= request_.sparse_from ? Attention::kSelected
+                                                                 : Attention::kExact;
 }
 
 /// Leaves in the sequence what it shares with the prompt, without the prompt's last token: its
@@ -95,7 +103,7 @@ bool Answer::is_cancelled() const {
 void Answer::restore(Walk& walk) {
   // What selects takes restored blocks into its index first, and a device into its memory, so both
   // read all of them.
-  if (has_ended() || reading_attention_ != Attention::kExact || walk.device() != nullptr) return;
+  if (has_ended() || attention() != Attention::kExact || walk.device() != nullptr) return;
   const auto on_restored = [&](uint64_t done) {
     return (!events_.on_prefill || events_.on_prefill(done, request_.prompt.size())) &&
            !is_cancelled();
@@ -117,7 +125,9 @@ bool Answer::append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) const 
     return true;
   }
   const auto rest = request_.prompt.subspan(sequence_.n_pos());
-  const size_t n = std::min<size_t>({rest.size(), n_rows_max, request_.chunk_rows});
+  size_t n = std::min<size_t>({rest.size(), n_rows_max, request_.chunk_rows});
+  if (is_sparse_ && attention() == Attention::kExact)
+    n = std::min<size_t>(n, request_.sparse_from - sequence_.n_pos());
   for (size_t i = 0; i < n; ++i) rows.push_back({&sequence_, rest[i], i + 1 == rest.size()});
   return n == rest.size();
 }

@@ -57,7 +57,11 @@ class Answer {
   /// Tokens of the answer so far.
   const std::vector<TokenId>& tokens() const { return answer_.tokens; }
   /// What its next rows attend.
-  Attention attention() const { return is_reading() ? reading_attention_ : request_.attention; }
+  Attention attention() const;
+  /// Whether its next rows are a chunk that selects, which is walked whole.
+  bool reads_sparsely() const {
+    return is_reading() && is_sparse_ && attention() == Attention::kSelected;
+  }
   /// Appends the rows of its next step, n_rows_max at most: several of a prompt, else one. It has
   /// not ended. True where the last of them wants logits.
   bool append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) const;
@@ -92,8 +96,9 @@ class Answer {
   Clock::time_point decode_start_;
   Clock::time_point last_token_;
   State state_ = State::kReading;
-  Attention reading_attention_ = Attention::kExact;
-  uint64_t n_most_ = 0;  // tokens of the answer
+  bool is_question_ = false;  // what is read selects
+  bool is_sparse_ = false;    // what is read from request_.sparse_from on does
+  uint64_t n_most_ = 0;       // tokens of the answer
   Generation answer_;
   std::exception_ptr failure_;
 };

@@ -40,7 +40,10 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
     parts_.clear();
     for (Answer* answer : answers)
       if (answer != reader && decodes(answer) && answer->attention() == attention) add(*answer, 1);
-    if (reader != nullptr && reading == attention) {
+    const bool is_turn = reader != nullptr && reading == attention;
+    // What a chunk of a prompt chooses depends on where it begins and ends: it is always whole.
+    const bool is_whole = is_turn && reader->reads_sparsely();
+    if (is_turn && !is_whole) {
       uint32_t n_max = walk_.max_rows() - static_cast<uint32_t>(rows_.size());
       if (attention == Attention::kSelected)
         n_max = std::min({n_max, options_.question_rows, walk_.selected_rows_max()});
@@ -49,6 +52,11 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
       add(*reader, n_max);
     }
     if (!parts_.empty()) walk_parts(attention);
+    if (!is_whole) continue;
+    rows_.clear();
+    parts_.clear();
+    add(*reader, walk_.max_rows());
+    walk_parts(attention);
   }
 }
 

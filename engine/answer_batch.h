@@ -16,6 +16,7 @@ namespace strata::engine {
 struct AnswerBatchOptions {
   // Rows of a prompt's chunk while another answer decodes: what that one waits for. From 64 rows
   // on a step is bound by arithmetic, so shorter chunks cost the prompt and longer ones the others.
+  // Chunks that select are always whole.
   uint32_t chunk_rows_beside = 64;
   // Of a selected question, beside others or not: the rows of a step share a choice, so an answer's
   // bits depend on how many they are. No more than others leave of the walk's rows.

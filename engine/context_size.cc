@@ -225,7 +225,8 @@ KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
           request.has_packs,
           request.method,
           request.has_device,
-          request.n_answers};
+          request.n_answers,
+          request.sparse};
 }
 
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {

@@ -24,6 +24,7 @@ struct ContextRequest {
   bool has_packs = false;                    // saved contexts are read and written
   std::optional<index::Method> method = {};  // of retrieval
   bool has_device = false;                   // that may compute the steps
+  std::optional<index::Rule> sparse = {};    // by which prompts are read; nothing = exactly
   uint32_t n_threads = 1;
   uint32_t n_answers = 1;         // at work at a time (EngineOptions)
   uint64_t weight_bytes = 0;      // that the weights take of memory (WeightPlan::total_bytes)

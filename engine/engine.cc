@@ -62,6 +62,7 @@ void Engine::set_limits() {
   limits_.allow_untrained = options_.allow_untrained;
   limits_.has_packs = options_.reads_saved;
   limits_.method = options_.method;
+  if (options_.sparse_from != kNeverSparse) limits_.sparse = options_.selection;
   limits_.n_threads = n_threads_;
   limits_.n_answers = options_.n_answers;
   limits_.has_device = device_.has_value();

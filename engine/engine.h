@@ -63,6 +63,7 @@ struct EngineOptions {
   // Of retrieval; nothing = attention is exact.
   std::optional<index::Method> method = {};
   index::Rule selection = {};
+  uint64_t sparse_from = kNeverSparse;  // with a method: GenerationRequest::sparse_from
   // Exactly this is reserved, and its n_ctx, chunk_rows and codecs count in place of those above;
   // budgets stay limits. Nothing = the rules by hand decide.
   std::optional<Placement> placement = {};

@@ -38,8 +38,10 @@ struct GenerationRequest {
   uint64_t n_predict = UINT64_MAX;  // most tokens of the answer
   uint32_t chunk_rows = 512;
   // kSelected: the answer selects, and so does the rest of a prompt whose beginning the sequence
-  // holds, where the rest is a question (kQuestionTokensMax). Longer texts are read exactly.
+  // holds, where the rest is a question (kQuestionTokensMax). Longer texts are read exactly up to
+  // sparse_from, and from there on by selected chunks.
   Attention attention = Attention::kExact;
+  uint64_t sparse_from = kNeverSparse;  // position in the prompt
   SamplerOptions sampler;
   std::vector<std::string> stop;
   bool ignore_eos = false;

@@ -142,6 +142,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   asked.n_answers = request.n_answers;
   asked.has_packs = request.has_packs;
   asked.method = request.method;
+  asked.sparse = request.sparse;
   asked.has_device = request.device.has_value();
   check_codecs(shape, asked);
   asked.chunk_rows = chunk_rows_for(shape, asked);

@@ -11,6 +11,7 @@
 #include "engine/model_spec.h"
 #include "engine/weight_budget.h"
 #include "gpu_attn/device_model.h"
+#include "index/choose.h"
 #include "index/method.h"
 #include "planner/machine_profile.h"
 #include "planner/placement/problem.h"
@@ -47,6 +48,7 @@ struct PlacementRequest {
   std::vector<uint32_t> chunks;  // rows of a prompt's step: each is tried
   bool has_packs = false;        // saved contexts are read and written
   std::optional<index::Method> method = {};
+  std::optional<index::Rule> sparse = {};  // by which prompts are read; their time is priced exact
   // Of a context, what a token attends by it: a share, and at most so many positions.
   double touched_share = 1, touched_positions = planner::kNoCap;
   uint32_t n_threads = 1;

@@ -139,13 +139,8 @@ void Walk::State::reserve_lists() {
   logit_values.reserve(shape.vocab_size);
 }
 
-void Walk::State::begin(std::span<const StepRow> rows) {
-  groups.clear();
-  tokens.clear();
-  positions.clear();
-  logit_rows.clear();
-  step_shape.sequences.clear();
-  n_rows = static_cast<uint32_t>(rows.size());
+void Walk::State::group_rows(std::span<const StepRow> rows) {
+  const uint32_t rows_max = is_selected ? selection->max_rows : UINT32_MAX;
   for (uint32_t row = 0; row < n_rows; ++row) {
     const StepRow& of = rows[row];
     STRATA_CHECK(of.sequence != nullptr, "row %u has no sequence", row);
@@ -154,14 +149,29 @@ void Walk::State::begin(std::span<const StepRow> rows) {
     if (groups.empty() || groups.back().sequence != of.sequence) {
       for (const Group& group : groups)
         STRATA_CHECK(group.sequence != of.sequence, "rows of a sequence apart, row %u", row);
-      groups.push_back({of.sequence, row, 0, of.sequence->n_pos()});
+      const uint32_t n_pos = of.sequence->n_pos();
+      groups.push_back({of.sequence, row, 0, n_pos, n_pos});
+      step_shape.sequences.push_back({n_pos, 0});
+    } else if (groups.back().n_rows == rows_max) {
+      const Group& last = groups.back();
+      groups.push_back({of.sequence, row, 0, last.first_pos + last.n_rows, last.held_pos});
     }
     Group& group = groups.back();
     positions.push_back(group.first_pos + group.n_rows++);
+    ++step_shape.sequences.back().n_rows;
     tokens.push_back(of.token);
     if (of.wants_logits) logit_rows.push_back(row);
   }
-  for (const Group& group : groups) step_shape.sequences.push_back({group.first_pos, group.n_rows});
+}
+
+void Walk::State::begin(std::span<const StepRow> rows) {
+  groups.clear();
+  tokens.clear();
+  positions.clear();
+  logit_rows.clear();
+  step_shape.sequences.clear();
+  n_rows = static_cast<uint32_t>(rows.size());
+  group_rows(rows);
   step_shape.n_logit_rows = static_cast<uint32_t>(logit_rows.size());
   for (uint32_t set = 0; set < rope_tables.size(); ++set)
     rope_tables[set].angles(
@@ -317,21 +327,39 @@ void Walk::State::count_step() {
   counts.extents_missing += fetches.size();
 }
 
+uint32_t Walk::State::rows_of_sequence(const Group& first) const {
+  uint32_t n = 0;
+  for (const Group& group : groups)
+    if (group.sequence == first.sequence) n += group.n_rows;
+  return n;
+}
+
+void Walk::State::keep_rows(const Group& first) {
+  Sequence& sequence = *first.sequence;
+  cache.close_rows(sequence, std::span(tokens).subspan(first.row_begin, rows_of_sequence(first)));
+  if (is_selected)
+    sequence.mark_selected(first.held_pos);
+  else if (sequence.n_exact() == first.held_pos)
+    sequence.set_n_exact(sequence.n_pos());
+  index_closed(sequence, first.held_pos);
+}
+
 void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   const TraceScope scope(trace, {.kind = TraceKind::kStep,
                                  .index = static_cast<uint32_t>(rows.size()),
                                  .name = "step",
                                  .detail = rows.front().sequence->n_pos()});
-  begin(rows);
   is_selected = attention == Attention::kSelected;
   STRATA_CHECK(!is_selected || selection != nullptr, "no rule to select by");
+  begin(rows);
   const SelectionCounts selected_before = is_selected ? selection->counts : SelectionCounts();
   if (is_selected) ++selection->counts.steps;
   cache.store().begin_step(is_selected ? tiers::ReadGrain::kBlocks : tiers::ReadGrain::kExtents);
   try {
-    if (is_selected)
-      for (const Group& group : groups) index_missed(group);
-    for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
+    for (const Group& group : groups)
+      if (is_selected && group.is_first()) index_missed(*group.sequence);
+    for (const Group& group : groups)
+      if (group.is_first()) cache.open_rows(*group.sequence, rows_of_sequence(group));
     if (device) {
       run_on_device();
     } else {
@@ -343,18 +371,13 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
     release_weights();
     drop_fetches();
     cache.store().drop_begun();
-    for (const Group& group : groups) cache.abandon_rows(*group.sequence);
+    for (const Group& group : groups)
+      if (group.is_first()) cache.abandon_rows(*group.sequence);
     if (is_selected) selection->counts = selected_before;  // it runs again, or never was
     throw;
   }
-  for (const Group& group : groups) {
-    cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
-    if (is_selected)
-      group.sequence->mark_selected(group.first_pos);
-    else if (group.sequence->n_exact() == group.first_pos)
-      group.sequence->set_n_exact(group.sequence->n_pos());
-    index_closed(group);
-  }
+  for (const Group& group : groups)
+    if (group.is_first()) keep_rows(group);
 }
 
 void Walk::step(std::span<const StepRow> rows, Attention attention) {
@@ -383,25 +406,58 @@ std::span<const float> Walk::logits(uint32_t idx) const {
   return std::span(s.logit_values).subspan(uint64_t{idx} * s.shape.vocab_size, s.shape.vocab_size);
 }
 
-void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
-             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk,
-             Attention attention) {
-  chunk_rows = std::min(chunk_rows, walk.max_rows());
-  if (attention == Attention::kSelected)
-    chunk_rows = std::min(chunk_rows, walk.selected_rows_max());
+namespace {
+
+struct NextChunk {
+  uint64_t n_rows;
+  Attention attention;
+};
+
+void read_chunks(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens,
+                 const std::function<NextChunk()>& next_chunk,
+                 const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
   std::vector<StepRow> rows;
   for (uint64_t done = 0; done < tokens.size();) {
-    const uint64_t n = std::min<uint64_t>(chunk_rows, tokens.size() - done);
+    const NextChunk chunk = next_chunk();
+    const uint64_t n = std::min<uint64_t>(chunk.n_rows, tokens.size() - done);
     rows.clear();
     for (uint64_t i = done; i < done + n; ++i)
       rows.push_back({&sequence, tokens[i], i + 1 == tokens.size()});
-    walk.step(rows, attention);
+    walk.step(rows, chunk.attention);
     done += n;
     if (on_chunk && !on_chunk(done, tokens.size()) && done < tokens.size())
       throw Error(ErrorCode::kCancelled, "reading the prompt was stopped after " +
                                              std::to_string(done) + " of " +
                                              std::to_string(tokens.size()) + " tokens");
   }
+}
+
+}  // namespace
+
+void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
+             const std::function<bool(uint64_t done, uint64_t total)>& on_chunk,
+             Attention attention) {
+  chunk_rows = std::min(chunk_rows, walk.max_rows());
+  if (attention == Attention::kSelected)
+    chunk_rows = std::min(chunk_rows, walk.selected_rows_max());
+  read_chunks(
+      walk, sequence, tokens,
+      [&] {
+        return NextChunk{chunk_rows, attention};
+      },
+      on_chunk);
+}
+
+void prefill_sparsely(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens,
+                      uint32_t chunk_rows, uint64_t sparse_from,
+                      const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
+  chunk_rows = std::min(chunk_rows, walk.max_rows());
+  const auto next_chunk = [&] {
+    const uint64_t n_pos = sequence.n_pos();
+    if (n_pos >= sparse_from) return NextChunk{chunk_rows, Attention::kSelected};
+    return NextChunk{std::min<uint64_t>(chunk_rows, sparse_from - n_pos), Attention::kExact};
+  };
+  read_chunks(walk, sequence, tokens, next_chunk, on_chunk);
 }
 
 }  // namespace strata::engine

@@ -78,6 +78,10 @@ struct SelectionCounts {
 /// What choosing blocks by a method holds in memory beside the index, for contexts of n_ctx:
 /// estimated weights, an upper bound.
 uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method);
+/// What it holds more where prompts are read by selected chunks of so many rows: what each run of a
+/// chunk has chosen, an upper bound.
+uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method,
+                                const index::Rule& rule, uint32_t chunk_rows);
 /// Blocks that a selected step over contexts of n_ctx must have in DRAM at a time: those of one
 /// span of what every KV head of the widest full layer attends.
 uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);
@@ -124,9 +128,11 @@ class Walk {
   /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows, Attention attention = Attention::kExact);
   /// From now on steps may be kSelected; their sequences have an index (KvCacheOptions::selectors).
-  /// Reserves for contexts of n_ctx. Called again it changes the rule and counts from 0.
+  /// Reserves for contexts of n_ctx; lists of what further runs of a chunk choose grow when they
+  /// are first used. Called again it changes the rule and counts from 0.
   void select_by(const index::Rule& rule, uint64_t n_ctx);
-  /// Rows of one sequence in a selected step at most: they share one choice per KV head.
+  /// Neighbouring rows of one sequence that share one choice per KV head in a selected step, at
+  /// most. A step with more has several choices, of the blocks that were full before it.
   uint32_t selected_rows_max() const;
   const SelectionCounts& selection_counts() const;
   /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets
@@ -168,9 +174,21 @@ class Walk {
 
 /// Feeds `tokens` to a sequence in chunks; the last row's logits are wanted. `on_chunk(done,
 /// total)` after each chunk; it returns false to stop (throws Error(kCancelled); the chunks walked
-/// so far stay in the sequence).
+/// so far stay in the sequence). Selected chunks have selected_rows_max() rows at most.
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
              const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {},
              Attention attention = Attention::kExact);
+
+/// As prefill(), exactly up to position sparse_from and from there on by selected steps of whole
+/// chunks: each row attends the chunk, sinks, window and what was chosen of the rest. For prompts
+/// so long that attending all of them is what reading takes.
+void prefill_sparsely(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens,
+                      uint32_t chunk_rows, uint64_t sparse_from,
+                      const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {});
+
+inline constexpr uint64_t kNeverSparse = UINT64_MAX;
+/// Where sparse reading begins unless said otherwise: up to there attention takes about as many
+/// operations as the weights of a model of 135 million parameters, and less beside larger ones.
+inline constexpr uint64_t kSparseFrom = 8192;
 
 }  // namespace strata::engine

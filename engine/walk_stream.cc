@@ -23,7 +23,7 @@ constexpr uint32_t kWavesInFlight = 12;  // at 3 decoding was slower (docs/measu
 bool Walk::State::list_missing(uint32_t group_idx, uint32_t layer, uint32_t begin_pos,
                                uint32_t end_pos) {
   span_missing.clear();
-  end_pos = std::min(end_pos, groups[group_idx].first_pos);
+  end_pos = std::min(end_pos, groups[group_idx].held_pos);
   for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
     const HeadTable table = head_table(group_idx, layer, head);
     for (uint32_t pos = begin_pos; pos < end_pos; pos += kBlockPositions) {

@@ -310,7 +310,7 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
   options.n_threads = 1;  // beside other tests, two would wait for each other
   options.n_answers = 3;
   options.method = index::Method::kQuest;
-  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 64},
+  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 160},
                        .n_window_blocks = 1};
   Engine engine = Engine::open(options);
   engine.load({});
@@ -320,29 +320,35 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
   const auto request_of = [&](const Tokens& prompt) {
     GenerationRequest request = endless_request(prompt, 20, kLongContext);
     request.attention = Attention::kSelected;
+    if (prompt.size() == 250) request.sparse_from = 90;
+    request.n_logprobs = 0;
     return request;
   };
-  std::vector<Tokens> wanted;
-  for (const Tokens& prompt : prompts) {
+  const auto into = [](std::vector<double>& scores) {
+    GenerationEvents events;
+    events.on_scores = [&scores](const TokenScores& of) { scores.push_back(of.token.logprob); };
+    return events;
+  };
+  std::vector<std::vector<double>> wanted(prompts.size()), got(prompts.size());
+  for (size_t i = 0; i < prompts.size(); ++i) {
     Sequence sequence = engine.cache().make_sequence();
-    wanted.push_back(
-        generate(engine.walk(), sequence, engine.tokenizer(), request_of(prompt)).tokens);
+    generate(engine.walk(), sequence, engine.tokenizer(), request_of(prompts[i]), into(wanted[i]));
   }
   std::deque<Sequence> sequences;
   std::vector<std::unique_ptr<Answer>> answers;
   std::vector<Answer*> all;
-  for (const Tokens& prompt : prompts) {
+  for (size_t i = 0; i < prompts.size(); ++i) {
     sequences.push_back(engine.cache().make_sequence());
     answers.push_back(std::make_unique<Answer>(sequences.back(), engine.tokenizer(),
-                                               request_of(prompt), GenerationEvents()));
+                                               request_of(prompts[i]), into(got[i])));
     all.push_back(answers.back().get());
   }
-  AnswerBatch batch(engine.walk(), {.chunk_rows_beside = 8, .make_room = {}});
+  AnswerBatch batch(engine.walk(), {.chunk_rows_beside = 8, .question_rows = 5, .make_room = {}});
   for (int i = 0; i < 150; ++i) batch.step(all);
   for (size_t i = 0; i < all.size(); ++i) {
     ASSERT_TRUE(all[i]->has_ended());
     EXPECT_FALSE(all[i]->failure());
-    EXPECT_EQ(all[i]->take_result().tokens, wanted[i]) << i;
+    EXPECT_EQ(got[i], wanted[i]) << i;
   }
 }
 

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "engine/device_rate.h"
+#include "tools/cli/attention_report.h"
 #include "tools/cli/dram_read.h"
 #include "tools/cli/sample_statistics.h"
 
@@ -231,8 +232,7 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
   const uint32_t chunk = test.n_prompt > 0 ? engine_.context().chunk_rows : 1;
   std::vector<engine::StepRow> rows;
   walk.set_timing(stages);
-  const engine::Attention attention = attention_of(test);
-  if (attention == engine::Attention::kSelected) counted_ = walk.selection_counts();
+  counted_ = selection_counts(engine_);
   double total_s = 0, cpu_s = 0;
   for (uint32_t done = 0; done < tokens.size();) {
     check_bench_cancelled(options_.cancel);
@@ -240,6 +240,9 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
     rows.clear();
     for (uint32_t i = done; i < done + n; ++i)
       rows.push_back({&sequence, tokens[i], test.n_gen > 0 || i + 1 == tokens.size()});
+    const bool is_sparse = test.n_prompt > 0 && sequence.n_pos() >= engine_.options().sparse_from;
+    const engine::Attention attention =
+        is_sparse ? engine::Attention::kSelected : attention_of(test);
     const auto begin = Clock::now();
     const double cpu_begin_s = process_cpu_s();
     walk.step(rows, attention);

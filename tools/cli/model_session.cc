@@ -214,6 +214,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   if (settings_.predict >= 0) request.n_predict = static_cast<uint64_t>(settings_.predict);
   request.chunk_rows = engine_.context().chunk_rows;
   request.attention = engine_.attention();
+  request.sparse_from = engine_.options().sparse_from;
   request.sampler = sampler_;
   request.stop = settings_.stop;
   request.ignore_eos = settings_.ignore_eos;
@@ -228,6 +229,8 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   events.on_prefill = [&](uint64_t done, uint64_t total) {
     if (shows_reading) progress.update(done, total);
     if (done == total) progress.finish();
+    // A chunk's reads are not those of a decoded token.
+    if (request.sparse_from < done) selected_before_ = selection_counts(engine_);
     saved_.save_closed(engine_, *sequence_);
     return true;
   };

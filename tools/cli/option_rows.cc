@@ -88,6 +88,11 @@ constexpr OptionSpec kRows[] = {
      "attend blocks in memory instead of reading others from disk; answers then depend on what is "
      "in memory; 0 = nothing",
      Sources::kEverywhere, kAnswering | kBench | kEval, &S::kv_near},
+    {"sparse-prefill", "", Section::kModel, ValueKind::kText, "off", 0, 0, "off|on|N",
+     "with --attn other than exact, read prompts approximately too: from token N on each batch "
+     "attends itself and what the method chooses of the text before it; on = 8192. What is read so "
+     "is not saved",
+     Sources::kEverywhere, kAnswering | kBench | kEval, &S::sparse_prefill},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kPlan | kEval,
      &S::batch_size},

@@ -101,6 +101,7 @@ engine::ContextRequest context_request(const PlanSubject& subject,
   request.chunk_rows = placement.chunk_rows;
   request.has_packs = subject.request.has_packs;
   request.method = subject.request.method;
+  request.sparse = subject.request.sparse;
   request.has_device = placement.has_device();
   request.n_threads = subject.request.n_threads;
   request.n_answers = subject.request.n_answers;

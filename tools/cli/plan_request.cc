@@ -358,6 +358,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.n_sequences = engine.n_sequences();
   request.n_answers = options.n_answers;
   request.method = options.method;
+  if (options.sparse_from != engine::kNeverSparse) request.sparse = options.selection;
   subject.attention = options.method ? command.settings.attn : "exact";
   if (options.method) set_touched(options.selection.budget, subject);
   set_wishes(command, subject);

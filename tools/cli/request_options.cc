@@ -67,6 +67,15 @@ double kv_share(const std::string& text, const std::string& where) {
               where, "such as 1%");
 }
 
+uint64_t sparse_from(const std::string& text, const std::string& where) {
+  if (text == "off") return engine::kNeverSparse;
+  if (text == "on") return engine::kSparseFrom;
+  if (const auto from = read_count(text)) return *from;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("wanted off, on or the number of a token, found '{}'", text), where,
+              "such as on or 16384");
+}
+
 engine::EngineOptions engine_options(const Settings& settings) {
   engine::EngineOptions options;
   options.model_path = settings.model;
@@ -91,6 +100,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
     options.method = index::find_method(settings.attn);
   options.selection.budget = kv_budget(settings.kv_budget);
   options.selection.residency_tolerance = kv_share(settings.kv_near, "--kv-near");
+  options.sparse_from = sparse_from(settings.sparse_prefill);
   options.allow_untrained = settings.allow_untrained;
   options.rope.scaling = settings.rope_scaling;
   options.rope.freq_base = settings.rope_freq_base;
