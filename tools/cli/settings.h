@@ -65,7 +65,7 @@ struct Settings {
   bool tiers = false;
   bool reopen = false;
   bool validate_plans = false;
-  uint64_t plans = 0;  // that it tries at each depth and budget
+  uint64_t plans = 0;       // that it tries at each depth and budget
   std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `plan` says.
@@ -106,6 +106,10 @@ struct Settings {
   uint64_t parallel = 0, queue = 0;
   uint64_t timeout = 0, drain = 0;  // seconds
   std::string log;
+  // Shells and manuals.
+  std::string shell;
+  std::vector<std::string> verb;  // the words of its name; empty = the program
+  std::string pages;              // a folder; empty = one page is printed
   // Output.
   bool is_utf8 = false;  // set by command_line.h: the locale
   bool json = false;
