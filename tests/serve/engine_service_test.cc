@@ -342,6 +342,54 @@ TEST(EngineService, ARestartFindsWhatWasReadAndAnswered) {
   EXPECT_EQ(told.last().usage.cached_tokens, first.last().usage.prompt_tokens + 299);
 }
 
+TEST(EngineService, AnOwnerFindsOnlyWhatItsOwnOrdersHaveRead) {
+  engine::testing::SmallModel small = drawn_model();
+  small.set("llama.context_length", uint32_t{2048});
+  const TemporaryModel model(small);
+  const TestFolder folder;
+  EngineService::Options options;
+  options.n_parallel = 2;
+  options.session_dir = folder.path("contexts");
+  std::mt19937 random(5);
+  const std::string document = drawn_text(random, 500);
+  const auto n_cached = [&](Served& served, const std::string& owner) {
+    AnswerOrder order = order_of(document, 3);
+    order.owner = owner;
+    return listen(*served.service->submit(std::move(order))).last().usage.cached_tokens;
+  };
+  {
+    Served served(model, options, 2048);
+    EXPECT_EQ(n_cached(served, "first"), 0u);
+    EXPECT_GE(n_cached(served, "first"), 480u);
+    EXPECT_EQ(n_cached(served, "second"), 0u);
+    EXPECT_EQ(n_cached(served, ""), 0u);
+    EXPECT_GE(n_cached(served, "second"), 480u);
+    EXPECT_TRUE(served.service->drain(kLong));
+  }
+  Served again(model, options, 2048);
+  EXPECT_EQ(n_cached(again, "third"), 0u);
+  EXPECT_GE(n_cached(again, "second"), 480u);
+  EXPECT_GE(n_cached(again, "first"), 480u);
+  EXPECT_GE(n_cached(again, ""), 480u);
+}
+
+/// What one owner's order is just reading, another's does not wait for.
+TEST(EngineService, OwnersReadTheSameTextBesideEachOther) {
+  const TemporaryModel model(drawn_model());
+  EngineService::Options options;
+  options.n_parallel = 2;
+  Served served(model, options);
+  std::mt19937 random(6);
+  AnswerOrder order = order_of(drawn_text(random, 200), 3);
+  order.owner = "first";
+  const auto first = served.service->submit(order);
+  order.owner = "second";
+  const auto second = served.service->submit(order);
+  const Told told = listen(*second), told_first = listen(*first);
+  EXPECT_EQ(told.last().usage.cached_tokens, 0u);
+  EXPECT_EQ(told.text, told_first.text);
+}
+
 TEST(EngineService, AFolderThatCannotBeUsedIsANotice) {
   engine::testing::SmallModel small = drawn_model();
   const TemporaryModel model(small);

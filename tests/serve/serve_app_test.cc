@@ -199,6 +199,33 @@ TEST_F(ServeAppTest, KeyOpensEverythingAndHealthIsOpen) {
   EXPECT_EQ(post("/v1/messages", "{}", "x-api-key: wrong\r\n").status, 401);
 }
 
+TEST_F(ServeAppTest, OrdersBelongToTheirKey) {
+  ServeApp::Options options;
+  options.access.keys = {"one", "other"};
+  start(std::move(options));
+  EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);
+  EXPECT_EQ(post(kChat, kHello, "x-api-key: other\r\n").status, 200);
+  EXPECT_EQ(post(kChat, kHello, "x-api-key: proxy\r\nAuthorization: bearer one\r\n").status, 200);
+  const auto orders = service_.orders();
+  ASSERT_EQ(orders.size(), 3u);
+  EXPECT_EQ(orders[0].owner, "one");
+  EXPECT_EQ(orders[1].owner, "other");
+  EXPECT_EQ(orders[2].owner, "one");
+}
+
+TEST_F(ServeAppTest, OrdersBelongToNobodyWherePrefixesAreSharedOrNoKeyIsAsked) {
+  ServeApp::Options options;
+  options.access.keys = {"one"};
+  options.shares_prefixes = true;
+  start(std::move(options));
+  EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);
+  server_.reset();
+  start();
+  EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);
+  ASSERT_EQ(service_.orders().size(), 2u);
+  for (const AnswerOrder& order : service_.orders()) EXPECT_EQ(order.owner, "");
+}
+
 TEST_F(ServeAppTest, PagesOfOtherSitesAskOnlyWhereTheyMay) {
   ServeApp::Options options;
   options.access.cors_origins = {"https://app.example"};

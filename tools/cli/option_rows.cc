@@ -333,6 +333,10 @@ constexpr OptionSpec kRows[] = {
      Sources::kEverywhere, kServe, &S::api_key},
     {"api-key-file", "", Section::kServing, ValueKind::kText, "", 0, 0, "FILE",
      "file with one key in each line", Sources::kEverywhere, kServe, &S::api_key_file},
+    {"share-prefixes", "", Section::kServing, ValueKind::kFlag, "false", 0, 0, "",
+     "what was read for one key may be reused for another and for `strata run`; quicker, but who "
+     "has a key then can find out by asking what others have asked",
+     Sources::kEverywhere, kServe, &S::share_prefixes},
     {"cors-origin", "", Section::kServing, ValueKind::kTextList, "", 0, 0, "ORIGIN",
      "a site whose pages may ask, such as https://app.example; * = every one; may be repeated",
      Sources::kEverywhere, kServe, &S::cors_origin},

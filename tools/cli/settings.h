@@ -103,6 +103,7 @@ struct Settings {
   uint64_t port = 0;
   std::vector<std::string> api_key, cors_origin;
   std::string api_key_file;
+  bool share_prefixes = false;  // between keys
   uint64_t parallel = 0, queue = 0;
   uint64_t timeout = 0, drain = 0;  // seconds
   std::string log;

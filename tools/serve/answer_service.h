@@ -30,6 +30,8 @@ struct AnswerOrder {
   nlohmann::ordered_json tools;            // for the template; null = none
   nlohmann::ordered_json template_values;  // further variables of the template; null = none
 
+  // Only orders of the same owner find what was read for this one again; "" = everybody's.
+  std::string owner;
   engine::SamplerOptions sampler;
   uint64_t n_predict = UINT64_MAX;
   std::vector<std::string> stop;

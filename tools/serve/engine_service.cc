@@ -204,6 +204,7 @@ engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
   engine::AnswerTask task;
   task.prompt = prompts.encode(order);
   task.is_text = order.tokens.empty();
+  task.root = engine::prefix_root(order.owner);
   task.request.sampler = std::move(order.sampler);
   task.request.stop = std::move(order.stop);
   task.request.ignore_eos = order.ignore_eos;

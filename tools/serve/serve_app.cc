@@ -262,6 +262,7 @@ HttpReply ServeApp::answer_order(const HttpRequest& request, const HttpClient& c
   ApiDefaults defaults = options_.defaults;
   if (options_.draws_seed) defaults.sampler.seed = std::random_device{}();
   ApiRequest wanted = parse_request(shape_of(request.path), request.body, defaults);
+  if (!options_.shares_prefixes) wanted.order.owner = access_.key_of(request);
   ApiIdentity identity;
   identity.id = request.id;
   identity.model = model_id(service.facts());

@@ -71,6 +71,7 @@ serve::ServingSetup setup_of(const Command& command) {
   // A key keeps pages out whose name was pointed at us: without one only names of this machine do.
   access.checks_host = access.keys.empty() && settings.socket.empty();
   setup.app.defaults.sampler = sampler_options(command);
+  setup.app.shares_prefixes = settings.share_prefixes;
   setup.app.draws_seed = settings.seed < 0;
   if (settings.predict >= 0) setup.app.defaults.n_predict = static_cast<uint64_t>(settings.predict);
   setup.app.version = version_text();
