@@ -377,4 +377,11 @@ std::vector<HeldFacts> AnswerScheduler::held() const {
   return facts;
 }
 
+std::vector<LayerBlocks> AnswerScheduler::held_blocks() const {
+  std::vector<const Sequence*> sequences;
+  for (const auto& work : working_) sequences.push_back(&work->context.sequence);
+  for (const HeldContext& held : idle_) sequences.push_back(&held.sequence);
+  return layer_blocks(engine_, sequences);
+}
+
 }  // namespace strata::engine

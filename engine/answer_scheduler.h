@@ -14,6 +14,7 @@
 
 #include "engine/answer_batch.h"
 #include "engine/kv_room.h"
+#include "engine/layer_blocks.h"
 #include "engine/prompt_tokens.h"
 #include "engine/shared_contexts.h"
 
@@ -81,6 +82,8 @@ class AnswerScheduler {
   bool finish();
 
   std::vector<HeldFacts> held() const;
+  /// Where K and V of all that is held are (layer_blocks()).
+  std::vector<LayerBlocks> held_blocks() const;
   std::vector<std::string> take_notices() { return contexts_.take_notices(); }
 
  private:

@@ -401,6 +401,28 @@ TEST(EngineService, AFolderThatCannotBeUsedIsANotice) {
   EXPECT_EQ(served.service->take_notices().size(), 1u);
 }
 
+TEST(EngineService, SaysWhereTheBlocksOfEachLayerAre) {
+  const TemporaryModel model(drawn_model());
+  Served served(model);
+  std::mt19937 random(8);
+  (void)listen(*served.service->submit(order_of(drawn_text(random, 100), 3)));
+  std::vector<engine::LayerBlocks> layers;
+  // The first look may have been before the answer's sequence was kept.
+  while (layers.empty() || layers[0].dram == 0) {
+    layers = served.service->layer_blocks();
+    std::this_thread::yield();
+  }
+  const ModelShape& shape = served.engine.spec().shape;
+  ASSERT_EQ(layers.size(), shape.n_layers);
+  for (uint32_t i = 0; i < shape.n_layers; ++i) {
+    EXPECT_EQ(layers[i].dram, layers[0].dram);
+    EXPECT_EQ(layers[i].dram % shape.layers[i].n_kv_heads, 0u);
+    EXPECT_GE(layers[i].dram, 4 * shape.layers[i].n_kv_heads);
+    EXPECT_EQ(layers[i].nvme + layers[i].hbm, 0u);
+  }
+  EXPECT_EQ(served.service->facts().layer_places, std::vector<std::string>(shape.n_layers, "dram"));
+}
+
 TEST(EngineService, SaysWhatItServes) {
   const TemporaryModel model(drawn_model());
   Served served(model);

@@ -212,7 +212,7 @@ HttpReply ServeApp::answer_metrics(const HttpRequest&, const HttpClient&) {
 
 HttpReply ServeApp::answer_status(const HttpRequest&, const HttpClient&) {
   const AnswerService& service = *service_;
-  return json_reply(status_json(service.facts(), service.counts()));
+  return json_reply(status_json(service.facts(), service.counts(), service.layer_blocks()));
 }
 
 HttpReply ServeApp::answer_models(const HttpRequest&, const HttpClient&) {
