@@ -31,6 +31,8 @@ struct AnswerOrder {
   nlohmann::ordered_json tools;            // for the template; null = none
   nlohmann::ordered_json template_values;  // further variables of the template; null = none
 
+  // What the prompt ends with behind the messages, as markup: a marker before the answer.
+  std::string answer_begin;
   // Only orders of the same owner find what was read for this one again; "" = everybody's.
   std::string owner;
   engine::SamplerOptions sampler;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "engine/text/utf8.h"
+#include "tools/serve/forced_call.h"
 #include "tools/serve/json_body.h"
 
 namespace strata::serve {
@@ -160,7 +161,8 @@ Json detokenize_json(const AnswerService& service, std::string_view body) {
 
 Json rendered_json(const AnswerService& service, std::string_view body,
                    const ApiDefaults& defaults) {
-  const ApiRequest request = parse_request(ApiShape::kChat, body, defaults);
+  ApiRequest request = parse_request(ApiShape::kChat, body, defaults);
+  (void)bind_forced_call(request, tool_call_style(service.facts().chat_template));
   return {{"prompt", service.rendered(request.order)}};
 }
 

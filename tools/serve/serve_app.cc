@@ -10,6 +10,7 @@
 #include "tools/cli/json_output.h"
 #include "tools/serve/answer_reply.h"
 #include "tools/serve/embedded.h"
+#include "tools/serve/forced_call.h"
 #include "tools/serve/model_replies.h"
 
 namespace strata::serve {
@@ -269,7 +270,7 @@ HttpReply ServeApp::answer_order(const HttpRequest& request, const HttpClient& c
   identity.created = std::chrono::duration_cast<std::chrono::seconds>(
                          std::chrono::system_clock::now().time_since_epoch())
                          .count();
-  identity.tool_calls = tool_call_style(service.facts().chat_template);
+  identity.tool_calls = bind_forced_call(wanted, tool_call_style(service.facts().chat_template));
   return answer_reply(service, std::move(wanted), identity, metrics_, client);
 }
 
