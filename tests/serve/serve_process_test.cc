@@ -152,5 +152,24 @@ TEST_F(ServeProcess, KeysDoNotSeeEachOthersPrompts) {
   end();
 }
 
+TEST_F(ServeProcess, SaysWhyWhatIsWhere) {
+  const auto sentences = [this] {
+    std::string text;
+    const auto status = nlohmann::json::parse(SocketClient(port()).get("/status").body);
+    for (const auto& sentence : status["plan"]) text += sentence.get<std::string>() + "\n";
+    return text;
+  };
+  start();
+  EXPECT_NE(sentences().find("Everything is as near as it can be."), std::string::npos)
+      << sentences();
+  process_.reset();
+  start({"--no-cache", "-c", "262144", "--kv-dram", "6MiB", "--nvme", folder_.path("spill")});
+  const std::string said = sentences();
+  for (const char* part :
+       {"Weights of 2 layers: 2 in DRAM.\n", "% on disk.\n", "limited by NVMe",
+        "+1 GiB of DRAM would bring nothing.", "A disk 10 % quicker would bring -"})
+    EXPECT_NE(said.find(part), std::string::npos) << part << " is not in\n" << said;
+}
+
 }  // namespace
 }  // namespace strata::serve

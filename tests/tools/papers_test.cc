@@ -93,6 +93,7 @@ TEST(Completions, OfBashOfferWhatARowSaysOfItsValues) {
   EXPECT_EQ(bash_offers(folder, {"strata", "inspect", beginning}),
             (Offers{folder.path("a book.txt"), folder.path("a folder")}));
   EXPECT_EQ(bash_offers(folder, {"strata", "run", "-n", ""}), Offers{}) << "a number is not known";
+  EXPECT_EQ(bash_offers(folder, {"strata", "run", "--pin", ""}), Offers{}) << "REGEX=hbm|dram|nvme";
   EXPECT_EQ(bash_offers(folder, {"strata", "completion", ""}), (Offers{"bash", "fish", "zsh"}));
   EXPECT_EQ(bash_offers(folder, {"strata", "man", "tok"}), (Offers{"tokenize"}));
 }
