@@ -32,6 +32,7 @@ class ScriptedService final : public AnswerService {
   std::optional<Error> refusal;
   ServiceFacts said_facts;
   ServiceCounts said_counts;
+  std::vector<engine::LayerBlocks> said_layers;
 
   void release();
   /// Waits until so many orders have been taken, or have been dropped before their end.
@@ -42,6 +43,7 @@ class ScriptedService final : public AnswerService {
 
   const ServiceFacts& facts() const override { return said_facts; }
   ServiceCounts counts() const override { return said_counts; }
+  std::vector<engine::LayerBlocks> layer_blocks() const override { return said_layers; }
   std::unique_ptr<AnswerStream> submit(AnswerOrder order) override;
   /// A token per byte, its value; 1 before them with `adds_special`, 2 behind with
   /// `parses_special`.

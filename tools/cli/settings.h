@@ -104,9 +104,14 @@ struct Settings {
   uint64_t port = 0;
   std::vector<std::string> api_key, cors_origin;
   std::string api_key_file;
+  bool share_prefixes = false;  // between keys
   uint64_t parallel = 0, queue = 0;
   uint64_t timeout = 0, drain = 0;  // seconds
   std::string log;
+  // Shells and manuals.
+  std::string shell;
+  std::vector<std::string> verb;  // the words of its name; empty = the program
+  std::string pages;              // a folder; empty = one page is printed
   // Output.
   bool is_utf8 = false;  // set by command_line.h: the locale
   bool json = false;

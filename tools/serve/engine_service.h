@@ -27,6 +27,7 @@ class EngineService final : public AnswerService {
     // Of saved contexts; empty = none are read or written.
     std::string session_dir;
     uint64_t cache_budget_bytes = UINT64_MAX;  // of the folder, as tiers::PackLimits has it
+    std::vector<std::string> plan;             // for facts()
     bool saves = true;                         // false: what is there is only read
   };
 
@@ -43,6 +44,7 @@ class EngineService final : public AnswerService {
 
   const ServiceFacts& facts() const override;
   ServiceCounts counts() const override;
+  std::vector<engine::LayerBlocks> layer_blocks() const override;
   /// Renders and encodes on the calling thread.
   std::unique_ptr<AnswerStream> submit(AnswerOrder order) override;
   std::vector<engine::TokenId> tokenize(std::string_view text, bool adds_special,

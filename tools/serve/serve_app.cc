@@ -10,6 +10,7 @@
 #include "tools/cli/json_output.h"
 #include "tools/serve/answer_reply.h"
 #include "tools/serve/embedded.h"
+#include "tools/serve/forced_call.h"
 #include "tools/serve/model_replies.h"
 
 namespace strata::serve {
@@ -212,7 +213,7 @@ HttpReply ServeApp::answer_metrics(const HttpRequest&, const HttpClient&) {
 
 HttpReply ServeApp::answer_status(const HttpRequest&, const HttpClient&) {
   const AnswerService& service = *service_;
-  return json_reply(status_json(service.facts(), service.counts()));
+  return json_reply(status_json(service.facts(), service.counts(), service.layer_blocks()));
 }
 
 HttpReply ServeApp::answer_models(const HttpRequest&, const HttpClient&) {
@@ -262,13 +263,14 @@ HttpReply ServeApp::answer_order(const HttpRequest& request, const HttpClient& c
   ApiDefaults defaults = options_.defaults;
   if (options_.draws_seed) defaults.sampler.seed = std::random_device{}();
   ApiRequest wanted = parse_request(shape_of(request.path), request.body, defaults);
+  if (!options_.shares_prefixes) wanted.order.owner = access_.key_of(request);
   ApiIdentity identity;
   identity.id = request.id;
   identity.model = model_id(service.facts());
   identity.created = std::chrono::duration_cast<std::chrono::seconds>(
                          std::chrono::system_clock::now().time_since_epoch())
                          .count();
-  identity.tool_calls = tool_call_style(service.facts().chat_template);
+  identity.tool_calls = bind_forced_call(wanted, tool_call_style(service.facts().chat_template));
   return answer_reply(service, std::move(wanted), identity, metrics_, client);
 }
 

@@ -30,7 +30,8 @@ class ServeApp final : public HttpApp {
   struct Options {
     AccessOptions access;
     ApiDefaults defaults;
-    bool draws_seed = false;  // for every request that names none; else that of the defaults
+    bool shares_prefixes = false;  // of prompts between keys
+    bool draws_seed = false;       // for every request that names none; else that of the defaults
     std::string version;
     std::function<void(const HttpRequest&, const HttpOutcome&)> log;  // may be empty
   };

@@ -16,6 +16,7 @@
 #include "tools/cli/notices.h"
 #include "tools/cli/placed_plan.h"
 #include "tools/cli/plan_notices.h"
+#include "tools/cli/plan_sentences.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/verb_functions.h"
@@ -71,6 +72,7 @@ serve::ServingSetup setup_of(const Command& command) {
   // A key keeps pages out whose name was pointed at us: without one only names of this machine do.
   access.checks_host = access.keys.empty() && settings.socket.empty();
   setup.app.defaults.sampler = sampler_options(command);
+  setup.app.shares_prefixes = settings.share_prefixes;
   setup.app.draws_seed = settings.seed < 0;
   if (settings.predict >= 0) setup.app.defaults.n_predict = static_cast<uint64_t>(settings.predict);
   setup.app.version = version_text();
@@ -94,7 +96,8 @@ serve::EngineService::Options service_options(const Settings& settings) {
   return options;
 }
 
-engine::Engine loaded_engine(const Command& command, const serve::EngineService::Options& service) {
+/// Says in `service` why what is where.
+engine::Engine loaded_engine(const Command& command, serve::EngineService::Options& service) {
   const Settings& settings = command.settings;
   engine::EngineOptions options = engine_options(settings);
   if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
@@ -105,6 +108,7 @@ engine::Engine loaded_engine(const Command& command, const serve::EngineService:
   say_streaming(engine.weight_plan());
   say_device(engine);
   say_plan(placed.plan, engine, settings.verbose);
+  service.plan = plan_sentences(placed.plan, engine);
   LoadingBar bar;
   engine.load(bar.updates());
   bar.finish();
@@ -122,7 +126,7 @@ int run_serve(const Command& command) {
   std::unique_ptr<serve::EngineService> service;  // after the engine: it goes first
   serve::ServingEvents events;
   events.load = [&]() -> serve::AnswerService& {
-    const serve::EngineService::Options options = service_options(settings);
+    serve::EngineService::Options options = service_options(settings);
     engine.emplace(loaded_engine(command, options));
     service = serve::EngineService::start(*engine, options);
     return *service;

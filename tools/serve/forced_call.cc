@@ -1,0 +1,72 @@
+#include "tools/serve/forced_call.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/error.h"
+#include "engine/grammar/json_grammar.h"
+#include "tools/serve/json_body.h"
+
+namespace strata::serve {
+namespace {
+
+using nlohmann::ordered_json;
+
+/// {"name": "f", "arguments": {...}} of a tool, as the family writes it.
+ordered_json call_schema(const ordered_json& function, ToolCallStyle style) {
+  const char* const arguments = style == ToolCallStyle::kLlama ? "parameters" : "arguments";
+  return {{"type", "object"},
+          {"properties",
+           {{"name", {{"const", function["name"]}}}, {arguments, function["parameters"]}}},
+          {"required", {"name", arguments}}};
+}
+
+/// Any one of the tools, or the one of that name.
+ordered_json calls_schema(const ApiRequest& request, ToolCallStyle style) {
+  ordered_json any = ordered_json::array();
+  for (const ordered_json& tool : request.order.tools) {
+    const ordered_json& function = tool["function"];
+    if (request.forced_call->empty() || function["name"] == *request.forced_call)
+      any.push_back(call_schema(function, style));
+  }
+  if (any.empty())
+    refuse_field("tool_choice",
+                 fmt::format("tool_choice names {}, which is none of the tools",
+                             shown(ordered_json(*request.forced_call))),
+                 "Name one of them.");
+  ordered_json schema = any.size() == 1 ? any[0] : ordered_json{{"anyOf", std::move(any)}};
+  if (style != ToolCallStyle::kMistral) return schema;
+  return {{"type", "array"}, {"items", std::move(schema)}, {"minItems", 1}, {"maxItems", 1}};
+}
+
+}  // namespace
+
+ToolCallStyle bind_forced_call(ApiRequest& request, ToolCallStyle style) {
+  if (!request.forced_call) return style;
+  AnswerOrder& order = request.order;
+  if (order.tools.is_null())
+    refuse_field("tool_choice", "tool_choice forces a call, and there are no tools",
+                 "Give tools, or leave tool_choice out.");
+  if (style == ToolCallStyle::kNone)
+    refuse_field("tool_choice",
+                 "tool_choice forces a call, and how this model writes calls is not known here",
+                 "Use \"auto\" or \"none\".");
+  if (order.ignore_eos)
+    refuse_field("ignore_eos", "ignore_eos is true; wanted false with a call that is forced",
+                 "Leave it out.");
+  order.answer_schema = calls_schema(request, style);
+  try {
+    (void)engine::compile_json_schema(order.answer_schema);
+  } catch (const Error& error) {
+    throw Error(error.code(),
+                fmt::format("a call of these tools cannot be forced: {}", error.what()), "tools",
+                error.remedy());
+  }
+  if (style == ToolCallStyle::kHermes) order.answer_begin = "<tool_call>\n";
+  if (style == ToolCallStyle::kMistral) order.answer_begin = "[TOOL_CALLS]";
+  // What the answer holds stands behind the marker, as Llama's calls do and Mistral's lists may.
+  return style == ToolCallStyle::kMistral ? style : ToolCallStyle::kLlama;
+}
+
+}  // namespace strata::serve
