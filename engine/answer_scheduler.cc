@@ -55,6 +55,7 @@ uint64_t AnswerScheduler::add(AnswerTask task) {
   task.request.n_ctx_train = engine_.spec().shape.n_ctx_train;
   task.request.chunk_rows = engine_.context().chunk_rows;
   task.request.attention = engine_.attention();
+  task.request.n_draft_max = engine_.n_draft_max();
   waiting_.emplace_back();
   waiting_.back().id = ++n_ids_;
   waiting_.back().task = std::move(task);

@@ -88,6 +88,12 @@ constexpr OptionSpec kRows[] = {
      "attend blocks in memory instead of reading others from disk; answers then depend on what is "
      "in memory; 0 = nothing",
      Sources::kEverywhere, kAnswering | kBench | kEval, &S::kv_near},
+    {"draft-lookup", "--draft-max,--draft", Section::kModel, ValueKind::kText, "auto", 0, 0,
+     "auto|off|N",
+     "guess up to N tokens ahead by what stood behind the last ones earlier in the text, and check "
+     "them in one step; the answer stays the same; auto = 16 where every step reads from disk, "
+     "else off",
+     Sources::kEverywhere, kAnswering, &S::draft_lookup},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kPlan | kEval,
      &S::batch_size},

@@ -29,9 +29,10 @@ struct Settings {
   int64_t n_gpu_layers = -1;     // -1 = as planned
   std::string kv_tier;           // "auto", or a tier
   std::string load;
-  std::string attn;       // exact, or a method of retrieval
-  std::string kv_budget;  // of a selected step: 2048, 2%, 0.98p
-  std::string kv_near;    // of its weight: 0 or 1%
+  std::string attn;          // exact, or a method of retrieval
+  std::string kv_budget;     // of a selected step: 2048, 2%, 0.98p
+  std::string kv_near;       // of its weight: 0 or 1%
+  std::string draft_lookup;  // auto, off, or most tokens of a draft
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;
@@ -65,7 +66,7 @@ struct Settings {
   bool tiers = false;
   bool reopen = false;
   bool validate_plans = false;
-  uint64_t plans = 0;  // that it tries at each depth and budget
+  uint64_t plans = 0;       // that it tries at each depth and budget
   std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `plan` says.
