@@ -34,9 +34,9 @@ class AnswerBatch {
 
   /// Takes every answer that has not ended one step further, but of those that read a prompt only
   /// one, in turn. At most as many answers as the walk has rows. What selects and what does not are
-  /// walked one after the other. A step that fails is walked again, each answer alone and without a
-  /// draft, so that only those fail (Answer::failure) which the error concerns; one that the walk's flag ends cancels
-  /// its answers. Throws nothing but std::bad_alloc of lists.
+  /// walked one after the other. A step that fails is walked again, each answer alone, undrafted,
+  /// so that only those fail (Answer::failure) which the error concerns; one that the walk's flag
+  /// ends cancels its answers. Throws nothing but std::bad_alloc of lists.
   void step(std::span<Answer* const> answers);
 
  private:

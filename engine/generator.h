@@ -47,9 +47,9 @@ struct GenerationRequest {
   std::optional<uint32_t> n_logprobs;
   // What the answer has to be, at its beginning; null = any text. Not with ignore_eos.
   std::shared_ptr<AnswerConstraint> constraint = nullptr;
-  // Tokens that are guessed and walked beside the one that is known, at most (engine/prompt_lookup.h);
-  // 0 = none. What comes is what would come without, drawn by the same numbers. Selected answers
-  // guess none: rows of a step share a choice, so their bits would depend on the guess.
+  // Tokens that are guessed (engine/prompt_lookup.h) and walked beside the one that is known, at
+  // most. What comes is what would come without, drawn by the same numbers. Selected answers guess
+  // none: rows of a step share a choice, so their bits would depend on the guess.
   uint32_t n_draft_max = 0;
 };
 
