@@ -341,7 +341,7 @@ TEST(AnswerDraft, TakesNoRoomThatTheAnswerNeeds) {
   const auto until_full = [](uint32_t n_draft_max) {
     TinyEngine engine(round_model(),
                       {.n_ctx = 256, .chunk_rows = 32, .kv_bytes = 4 * 2 * 2 * 1024});
-    const Tokens prompt = letters(kAlphabet + "abc");
+    const Tokens prompt = letters(kAlphabet + "ab");
     GenerationRequest request = request_of(prompt, 256);
     request.n_draft_max = n_draft_max;
     std::string streamed;
