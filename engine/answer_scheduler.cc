@@ -56,6 +56,7 @@ uint64_t AnswerScheduler::add(AnswerTask task) {
   task.request.chunk_rows = engine_.context().chunk_rows;
   task.request.attention = engine_.attention();
   task.request.sparse_from = engine_.options().sparse_from;
+  task.request.n_draft_max = engine_.n_draft_max();
   waiting_.emplace_back();
   waiting_.back().id = ++n_ids_;
   waiting_.back().task = std::move(task);

@@ -55,6 +55,10 @@ struct EngineOptions {
   // Counted for each beyond the first: its windows, its tables, logits, index rows and saved
   // contexts on their way, and of what spills the extents that it fills.
   uint32_t n_answers = 1;
+  // Tokens guessed ahead (GenerationRequest::n_draft_max); nothing = kDraftTokens where every step
+  // reads weights, K or V from disk, which several rows share, and memory holds what they need;
+  // else none. Steps on a device and selected ones take none.
+  std::optional<uint32_t> n_draft_max = 0;
   RopeOverrides rope;
   DeviceChoice device = {.kind = DeviceChoice::Kind::kNone, .profile = ""};
   uint64_t hbm_bytes = 0;  // of the device's memory at most; 0 = what is free there, less a reserve
@@ -119,6 +123,8 @@ class Engine {
   /// What steps that answer should attend.
   Attention attention() const { return options_.method ? Attention::kSelected : Attention::kExact; }
   const EngineOptions& options() const { return options_; }
+  /// Tokens that answers may guess ahead.
+  uint32_t n_draft_max() const;
   /// Held at a time, with windows of their own.
   uint32_t n_sequences() const { return std::max(options_.n_sequences, options_.n_answers); }
   /// Of index rows; 0 where nothing selects.
@@ -128,6 +134,7 @@ class Engine {
   Engine() = default;
   void set_limits();
   void place_by_hand();
+  bool may_leave_drafts(const Error& error);
   void check_method(KvCodec k_codec, KvCodec v_codec) const;
   DeviceNeeds needs_on_device(const gpu_attn::DeviceModel& model, const ContextPlan& context) const;
   uint64_t nvme_budget();

@@ -140,6 +140,8 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   asked.chunk_rows = chunk;
   asked.n_threads = request.n_threads;
   asked.n_answers = request.n_answers;
+  asked.n_draft_max = request.n_draft_max;
+  asked.n_ctx = request.n_ctx;
   asked.has_packs = request.has_packs;
   asked.method = request.method;
   asked.sparse = request.sparse;

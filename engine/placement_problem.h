@@ -40,6 +40,7 @@ struct PlacementRequest {
   uint64_t weights_dram_bytes = 0, kv_dram_bytes = 0;  // of dram_bytes, at most; 0 = no cap
   uint32_t n_sequences = 1;  // that share their beginning: windowed layers hold each one's window
   uint32_t n_answers = 1;    // at work at a time, each with a text of its own
+  uint32_t n_draft_max = 0;  // as ContextRequest has it
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
   // Beside a card: what this engine cannot do there yet.

@@ -400,10 +400,12 @@ void Walk::repair(Sequence& sequence, const tiers::LostExtent& lost) {
   state_->repair(sequence, lost);
 }
 
-std::span<const float> Walk::logits(uint32_t idx) const {
+std::span<const float> Walk::logits(uint32_t idx, uint32_t n) const {
   const State& s = *state_;
-  STRATA_CHECK(idx < s.logit_rows.size(), "logits %u of %zu", idx, s.logit_rows.size());
-  return std::span(s.logit_values).subspan(uint64_t{idx} * s.shape.vocab_size, s.shape.vocab_size);
+  STRATA_CHECK(idx + n <= s.logit_rows.size(), "logits %u to %u of %zu", idx, idx + n,
+               s.logit_rows.size());
+  return std::span(s.logit_values)
+      .subspan(uint64_t{idx} * s.shape.vocab_size, uint64_t{n} * s.shape.vocab_size);
 }
 
 namespace {

@@ -139,8 +139,9 @@ class Walk {
   /// one: for callers that read blocks themselves. Logits of the last step are gone then. Errors:
   /// those of step().
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
-  /// [vocab_size] f32, valid until the next step.
-  std::span<const float> logits(uint32_t idx) const;
+  /// Of `n` rows from the idx-th on that wanted them, [n, vocab_size] f32, valid until the next
+  /// step.
+  std::span<const float> logits(uint32_t idx, uint32_t n = 1) const;
 
   /// The plan of the last step, with bytes and FLOP by formula, and (where `set_timing(true)`)
   /// seconds per operation.

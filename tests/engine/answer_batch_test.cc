@@ -82,6 +82,7 @@ void draw_request(std::mt19937& random, Trial& trial) {
   if (below(random, 3) == 0)
     trial.request.stop = {"ab", "q", std::string(1, drawn_letter(random)) + "e"};
   if (below(random, 3) == 0) trial.request.n_logprobs = below(random, 3);
+  if (below(random, 2) == 0) trial.request.n_draft_max = 1 + below(random, 16);
 }
 
 std::deque<Trial> draw_trials(std::mt19937& random) {
@@ -139,7 +140,9 @@ Heard alone(TinyEngine& engine, const Trial& trial) {
   Sequence sequence = engine.cache().make_sequence();
   Trial of;
   const GenerationEvents events = events_of(of);
-  Generation result = generate(engine.walk(), sequence, engine.tokenizer(), trial.request, events);
+  GenerationRequest request = trial.request;
+  request.n_draft_max = 0;
+  Generation result = generate(engine.walk(), sequence, engine.tokenizer(), request, events);
   return heard_of(std::move(result), std::move(of.logprobs));
 }
 

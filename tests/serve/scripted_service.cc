@@ -30,7 +30,7 @@ AnswerEvent end_event() {
   event.kind = AnswerEvent::Kind::kEnd;
   event.usage = {.prompt_tokens = 7, .cached_tokens = 3, .completion_tokens = 2};
   event.times.decode_ms = 20;
-  event.times.n_decode_steps = 1;
+  event.times.n_decode_tokens = event.times.n_decode_steps = 1;
   return event;
 }
 

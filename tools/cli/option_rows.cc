@@ -93,6 +93,12 @@ constexpr OptionSpec kRows[] = {
      "attends itself and what the method chooses of the text before it; on = 8192. What is read so "
      "is not saved",
      Sources::kEverywhere, kAnswering | kBench | kEval, &S::sparse_prefill},
+    {"draft-lookup", "--draft-max,--draft", Section::kModel, ValueKind::kText, "auto", 0, 0,
+     "auto|off|N",
+     "guess up to N tokens ahead by what stood behind the last ones earlier in the text, and check "
+     "them in one step; the answer stays the same; auto = 16 where every step reads from disk, "
+     "else off",
+     Sources::kEverywhere, kAnswering, &S::draft_lookup},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kPlan | kEval,
      &S::batch_size},

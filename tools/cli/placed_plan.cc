@@ -105,6 +105,8 @@ engine::ContextRequest context_request(const PlanSubject& subject,
   request.has_device = placement.has_device();
   request.n_threads = subject.request.n_threads;
   request.n_answers = subject.request.n_answers;
+  request.n_draft_max = subject.request.n_draft_max;
+  request.n_ctx = placement.n_ctx;
   return request;
 }
 

@@ -357,6 +357,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.has_packs = options.reads_saved;
   request.n_sequences = engine.n_sequences();
   request.n_answers = options.n_answers;
+  request.n_draft_max = engine.limits().n_draft_max;
   request.method = options.method;
   if (options.sparse_from != engine::kNeverSparse) request.sparse = options.selection;
   subject.attention = options.method ? command.settings.attn : "exact";

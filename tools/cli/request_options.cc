@@ -44,6 +44,18 @@ bool standard_input_has_text() {
   return ::poll(&input, 1, 0) > 0 && ::ioctl(STDIN_FILENO, FIONREAD, &n_bytes) == 0 && n_bytes > 0;
 }
 
+/// Nothing = where it pays. Verbs that answer nothing have no such option.
+std::optional<uint32_t> draft_tokens(const std::string& text) {
+  constexpr uint64_t kMax = 64;  // rows of one answer; more would be bound by arithmetic
+  if (text == "auto") return std::nullopt;
+  if (text.empty() || text == "off") return 0;
+  const auto n = read_count(text);
+  if (n && *n <= kMax) return static_cast<uint32_t>(*n);
+  throw Error(ErrorCode::kUsage,
+              fmt::format("wanted auto, off or 0 to {} tokens, found '{}'", kMax, text),
+              "--draft-lookup", "such as 8");
+}
+
 engine::LoadMode load_mode(std::string_view name) {
   if (name == "direct") return engine::LoadMode::kDirect;
   return name == "mmap" ? engine::LoadMode::kMapped : engine::LoadMode::kAuto;
@@ -101,6 +113,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.selection.budget = kv_budget(settings.kv_budget);
   options.selection.residency_tolerance = kv_share(settings.kv_near, "--kv-near");
   options.sparse_from = sparse_from(settings.sparse_prefill);
+  options.n_draft_max = draft_tokens(settings.draft_lookup);
   options.allow_untrained = settings.allow_untrained;
   options.rope.scaling = settings.rope_scaling;
   options.rope.freq_base = settings.rope_freq_base;

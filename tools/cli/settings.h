@@ -33,6 +33,7 @@ struct Settings {
   std::string kv_budget;       // of a selected step: 2048, 2%, 0.98p
   std::string kv_near;         // of its weight: 0 or 1%
   std::string sparse_prefill;  // off, on, or a position
+  std::string draft_lookup;    // auto, off, or most tokens of a draft
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;

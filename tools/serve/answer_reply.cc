@@ -33,7 +33,7 @@ class TimedStream {
     }
     if (event.kind == AnswerEvent::Kind::kEnd) {
       metrics_.add_whole_answer(seconds);
-      if (event.times.n_decode_steps > 0) metrics_.add_token(event.times.tpot_ms() / 1000);
+      if (event.times.n_decode_tokens > 0) metrics_.add_token(event.times.tpot_ms() / 1000);
     }
     return true;
   }

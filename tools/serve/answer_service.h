@@ -73,6 +73,7 @@ struct AnswerEvent {
   std::string stop_text;  // the stop text that ended it; empty = none did
   engine::TokenUsage usage;
   engine::GenerationTimes times;
+  engine::DraftCounts drafts;
   // kError.
   std::optional<Error> error;
 };
@@ -105,6 +106,7 @@ struct SlotFacts {
 struct ServiceCounts {
   uint64_t orders = 0, answered = 0, cancelled = 0, failed = 0, refused = 0;
   uint64_t prompt_tokens = 0, cached_tokens = 0, answer_tokens = 0;
+  engine::DraftCounts drafts;
   double prompt_seconds = 0, answer_seconds = 0;  // summed over orders
   uint64_t n_waiting = 0, n_busy = 0;
   uint64_t stalled_steps = 0, corrupt_blocks = 0;

@@ -55,6 +55,7 @@ struct OpenOrder {
     event.stop_text = answer.stop_text;
     event.usage = answer.usage;
     event.times = answer.times;
+    event.drafts = answer.drafts;
     channel->tell(std::move(event));
   }
   void tell_error(Error error) {
@@ -130,6 +131,8 @@ void count_answer(const engine::Generation& answer, ServiceCounts& sums) {
   sums.prompt_tokens += answer.usage.prompt_tokens;
   sums.cached_tokens += answer.usage.cached_tokens;
   sums.answer_tokens += answer.usage.completion_tokens;
+  sums.drafts.proposed += answer.drafts.proposed;
+  sums.drafts.accepted += answer.drafts.accepted;
   sums.prompt_seconds += answer.times.prefill_ms * 1e-3;
   sums.answer_seconds += answer.times.decode_ms * 1e-3;
 }
