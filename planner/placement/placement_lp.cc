@@ -182,9 +182,10 @@ void PlacementProgram::add_token() {
     const double touched = (group.is_full() ? problem_.share_touched() : 1) *
                            group.attended(problem_.n_decode_positions()) * group.kv_gb * n;
     chain.push_back({c.attention, n});
-    disk.push_back({c.w_nvme, ms(weights, rates_.nvme_read)});
+    disk.push_back({c.w_nvme, n * ms(group.weights_read_gb(), rates_.nvme_read)});
     ahead.push_back(disk.back());
-    const double kv_disk = ms(touched, is_chosen ? rates_.nvme_blocks : rates_.nvme_read);
+    const double kv_disk = is_chosen ? ms(touched, rates_.nvme_blocks)
+                                     : ms(touched * group.kv_read_share, rates_.nvme_read);
     disk.push_back({c.k_nvme, kv_disk});
     (is_chosen ? exposed : ahead).push_back(disk.back());
     packing.push_back({c.w_nvme, n * group.pack_ms});
@@ -253,11 +254,11 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
     const GroupColumns& c = columns_[i];
     const double n = group.n_layers(), weights = n * group.weight_gb, kv = n * group.kv_gb;
     const double flop = n * rows * group.attended(sample.first_pos + rows / 2) * group.attend_tflop;
-    disk.push_back({c.w_nvme, transfer_ms(weights, rates_.nvme_read)});
+    disk.push_back({c.w_nvme, n * transfer_ms(group.weights_read_gb(), rates_.nvme_read)});
     packing.push_back({c.w_nvme, n * group.pack_ms});
     if (group.is_full()) {
       const uint32_t far = missing(group, sample, {{c.k_hbm, 1}, {c.k_dram, 1}});
-      disk.push_back({far, transfer_ms(kv, rates_.nvme_read)});
+      disk.push_back({far, transfer_ms(kv * group.kv_read_share, rates_.nvme_read)});
       written += transfer_ms(rows * kv, rates_.nvme_write);
     }
     if (!problem_.has_device) {

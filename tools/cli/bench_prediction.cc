@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "engine/byte_text.h"
-#include "engine/machine.h"
 #include "tools/cli/plan_words.h"
 #include "tools/cli/raw_disk.h"
 #include "tools/cli/sample_statistics.h"
@@ -53,7 +52,7 @@ BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
   prediction.is_measured = plan.is_measured();
   prediction.pace = pace;
   prediction.peak_bytes = predicted_peak_bytes(plan);
-  prediction.measured_bytes = engine::peak_memory_bytes();
+  prediction.measured_bytes = result.peak_bytes;
   prediction.measured_ms = median(result.samples_s) * 1e3;
   const BenchTest& test = result.test;
   if (test.n_gen > 0) {

@@ -19,7 +19,7 @@ struct BenchPrediction {
   planner::MachinePace pace;
   double measured_ms = 0;       // the median
   uint64_t peak_bytes = 0;      // of DRAM, everything of ours
-  uint64_t measured_bytes = 0;  // the process's peak so far
+  uint64_t measured_bytes = 0;  // BenchResult::peak_bytes
   double share() const { return step.ms / measured_ms; }
 };
 

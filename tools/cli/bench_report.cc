@@ -8,7 +8,6 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
-#include "engine/machine.h"
 #include "tools/cli/attention_report.h"
 #include "tools/cli/sample_statistics.h"
 
@@ -113,7 +112,7 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
       {subject.is_on_device ? "share_of_hbm" : "share_of_dram",
        share_of_memory(result, result.gbytes_per_s())},
       {"gflop_per_s", rate(result.flop, median(result.samples_s))},
-      {"peak_memory_bytes", engine::peak_memory_bytes()},
+      {"peak_memory_bytes", result.peak_bytes},
       {"memory_limit_bytes", subject.memory_limit_bytes},
   });
   if (subject.is_spilling) {

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "engine/device_rate.h"
+#include "engine/machine.h"
 #include "tools/cli/attention_report.h"
 #include "tools/cli/dram_read.h"
 #include "tools/cli/sample_statistics.h"
@@ -95,7 +96,11 @@ uint64_t positions_to_hold(const std::vector<BenchTest>& tests) {
 BenchRunner::BenchRunner(engine::Engine& engine, const Options& options)
     : engine_(engine), options_(options), filled_(engine.cache().make_sequence()) {
   engine_.walk().set_cancel(options.cancel);
+  count_peak();
 }
+
+/// Call it before memory is taken that no plan counts, and forget that peak behind it.
+void BenchRunner::count_peak() { peak_bytes_ = std::max(peak_bytes_, engine::peak_memory_bytes()); }
 
 std::vector<int32_t> BenchRunner::random_tokens(uint32_t n) {
   return draw_.tokens(n, engine_.spec().shape.vocab_size);
@@ -270,13 +275,16 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
                      .stages = {},
                      .selected = {},
                      .index = {}};
+  engine::forget_peak_memory();  // of the disk's probe, behind the test before
   const engine::Sequence& start = depth_sequence(test.n_depth, events);
   if (attention_of(test) == engine::Attention::kSelected)
     check_selected_answer(engine_, start, random_tokens(1).front());
+  count_peak();
   result.memory_gbytes_per_s =
       engine_.device() != nullptr
           ? engine::measure_device_copy(*engine_.device())
           : measure_dram_read(engine_.pool(), engine_.model().weight_memory());
+  engine::forget_peak_memory();
   BenchTest warm_up = test;
   warm_up.n_gen = std::min(warm_up.n_gen, 2u);
   warm_up.n_prompt = std::min(warm_up.n_prompt, engine_.context().chunk_rows);
@@ -291,6 +299,8 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
   }
   // Stages are timed apart: the clock is read between operations.
   if (options_.stages) run_once(test, start, &result, true);
+  count_peak();
+  result.peak_bytes = peak_bytes_;
   return result;
 }
 

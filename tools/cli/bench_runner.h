@@ -53,6 +53,7 @@ struct BenchResult {
   uint64_t flop = 0;
   uint64_t nvme_read_bytes = 0;  // of the first repetition, counted: K and V only
   uint64_t nvme_written_bytes = 0;
+  uint64_t peak_bytes = 0;  // that the process held so far, without what the benches' probes took
   std::vector<BenchStage> stages;  // where Options::stages asks for them
   // Of the first repetition, where an index chooses what decoded tokens attend.
   engine::SelectionCounts selected;
@@ -111,6 +112,7 @@ class BenchRunner {
   void count_step(BenchResult& result, engine::Attention attention, bool stages);
   uint64_t count_selected(BenchResult& result);
   tiers::TransferCounts transfer_counts();
+  void count_peak();
   std::vector<int32_t> random_tokens(uint32_t n);
 
   engine::Engine& engine_;
@@ -118,6 +120,7 @@ class BenchRunner {
   RandomDraw draw_;
   engine::Sequence filled_;
   engine::SelectionCounts counted_;  // of steps that are in some result, or in none
+  uint64_t peak_bytes_ = 0;
 };
 
 }  // namespace strata::cli

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <memory>
 #include <random>
 #include <utility>
@@ -49,9 +48,6 @@ Command with_budget(const Command& command, const PlanCell& cell) {
   own.settings.dram = cell.dram_bytes;
   return own;
 }
-
-/// The process's peak counts from here, where the system allows that.
-void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 Placement placement_of(const Engine& engine) {
   const engine::KvPlacement& kv = engine.context().kv;
@@ -212,7 +208,7 @@ class RunningPlan {
 /// Memory is probed beside each plan, the disk, which takes longer, beside each cell.
 void measure(const Command& command, const PlanCell& cell, const PlanTrialOptions& options,
              double disk_pace, PlanTrial& trial) {
-  forget_peak();
+  engine::forget_peak_memory();
   RunningPlan running(command, cell, trial.placement, options);
   trial.measured_ms = running.tokens_ms(options.n_tokens);
   trial.measured_bytes = engine::peak_memory_bytes();  // before the probe, which takes some
