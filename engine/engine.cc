@@ -255,6 +255,7 @@ Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) cons
   WeightOptions weights;
   weights.load = options_.load;
   weights.plan = weight_plan_;
+  weights.trace = options_.trace;
   return Model::load(*file_, spec_, pool, progress, weights);
 }
 

@@ -10,6 +10,7 @@
 #include "base/checked_math.h"
 #include "base/error.h"
 #include "engine/gguf/dequantise.h"
+#include "tiers/traced_io.h"
 
 namespace strata::engine {
 namespace {
@@ -54,6 +55,15 @@ LayerSize layer_size(const GgufFile& file, uint32_t layer) {
                             kReadBytesMax, size.read_bytes_max),
                 fmt::format("{}: layer {}", file.path(), layer), "use another model");
   return size;
+}
+
+/// Recorded behind the frames of K and V: a trace tells lanes by their index.
+MakeIo traced_io(const WeightOptions& options) {
+  if (options.trace == nullptr) return options.make_io;
+  return [make_io = options.make_io, trace = options.trace](uint32_t depth) {
+    return std::make_unique<tiers::TracedIo>(make_io ? make_io(depth) : make_weight_io(depth),
+                                             *trace, Resource::kWeightDisk, kFirstWeightLane);
+  };
 }
 
 }  // namespace
@@ -141,7 +151,7 @@ void Model::make_stream(const GgufFile& file, const WeightOptions& options) {
     streamed.push_back(std::move(layer));
   }
   auto reader =
-      std::make_unique<PanelReader>(file, options.make_io, plan_.n_buffers, plan_.buffer_bytes);
+      std::make_unique<PanelReader>(file, traced_io(options), plan_.n_buffers, plan_.buffer_bytes);
   stream_ = std::make_unique<WeightStream>(
       file, std::move(reader), std::move(streamed), shape().n_layers,
       std::span(memory_.data() + plan_.resident_bytes, plan_.n_slots * plan_.slot_bytes),

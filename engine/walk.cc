@@ -221,12 +221,31 @@ void Walk::State::hold_weights(const StepOp& op) {
     }
     held_layer = op.layer;
   }
+  pack_ahead(op.layer);
+}
+
+/// Of weights that all stay this does nothing, and is no event.
+void Walk::State::pack_ahead(uint32_t layer) {
+  const TraceScope scope(model.weight_plan().n_slots > 0 ? trace : nullptr,
+                         {.kind = TraceKind::kOperation, .index = layer, .name = "pack_weights"});
   model.read_ahead(pool);
 }
 
 void Walk::State::check_cancelled() const {
   if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
     throw Error(ErrorCode::kCancelled, "the step was stopped");
+}
+
+/// Whether the operation reads what an index chooses, and not what the plan says.
+bool Walk::State::is_chosen(const StepOp& op) const {
+  return is_selected && op.kind == OpKind::kAttend && shape.layers[op.layer].window == 0;
+}
+
+/// That selected steps have read so far, of K, V and index rows.
+uint64_t Walk::State::chosen_bytes() const {
+  if (!is_selected) return 0;
+  const SelectionCounts& chosen = selection->counts;
+  return chosen.attended_positions() * kv_position_bytes(cache.layout()) + chosen.index_bytes;
 }
 
 void Walk::State::run_plan() {
@@ -239,20 +258,21 @@ void Walk::State::run_plan() {
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
     {
-      const TraceScope scope(trace,
-                             {.kind = TraceKind::kOperation,
-                              .index = op.layer,
-                              .name = op_kind_name(op.kind),
-                              .bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes,
-                              .detail = op.flop});
+      TraceScope scope(trace, {.kind = TraceKind::kOperation,
+                               .index = op.layer,
+                               .name = op_kind_name(op.kind),
+                               .bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes,
+                               .detail = op.flop});
+      const uint64_t chosen_before = chosen_bytes();
       execute(op);
+      if (is_chosen(op)) scope.set_bytes(chosen_bytes() - chosen_before);
     }
     if (timing)
       op_seconds.push_back(
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   release_weights();
-  model.read_ahead(pool);  // for the next step, while this one's token is chosen
+  pack_ahead(kNoLayer);  // for the next step, while this one's token is chosen
 }
 
 /// The operations of the plan, on the device: the CPU embeds the tokens.
@@ -274,6 +294,9 @@ void Walk::State::run_on_device() {
       if (row >= group.row_begin && row < group.row_begin + group.n_rows)
         group_logit_rows.push_back(row - group.row_begin);
     const uint64_t n_values = group_logit_rows.size() * uint64_t{shape.vocab_size};
+    const TraceScope waiting(
+        trace,
+        {.kind = TraceKind::kWait, .resource = Resource::kDevice, .name = "wait for the device"});
     device->run({.sequence = group.sequence,
                  .residual = of_group(residual, shape.d_model),
                  .positions = std::span(positions).subspan(group.row_begin, group.n_rows),
@@ -306,6 +329,7 @@ void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
 void Walk::set_between_operations(std::function<void()> between) {
   state_->between_operations = std::move(between);
 }
+void Walk::set_reads_ahead(bool on) { state_->reads_ahead = on; }
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
 Trace* Walk::trace() const { return state_->trace; }
 
@@ -314,9 +338,7 @@ Trace* Walk::trace() const { return state_->trace; }
 void Walk::State::count_step() {
   ++counts.steps;
   for (const StepOp& op : plan.ops) {
-    const bool is_chosen =
-        is_selected && op.kind == OpKind::kAttend && shape.layers[op.layer].window == 0;
-    counts.read_bytes += op.weight_bytes + (is_chosen ? 0 : op.kv_read_bytes);
+    counts.read_bytes += op.weight_bytes + (is_chosen(op) ? 0 : op.kv_read_bytes);
     counts.written_bytes += op.kv_write_bytes;
   }
   const auto n_full =

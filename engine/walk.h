@@ -159,6 +159,10 @@ class Walk {
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
+  /// Where it is off, K and V of a file are read when they are attended and not before, so that the
+  /// disk and the CPU take turns: the bits are the same. On from the start; benches show what it
+  /// brings.
+  void set_reads_ahead(bool on);
   /// From now on steps run on a device, and none is selected or probed.
   void use_device(std::unique_ptr<DeviceWalk> device);
   const DeviceWalk* device() const;  // null: the CPU alone

@@ -119,7 +119,7 @@ void Walk::State::attend_pinned(const Wave& wave) {
   check_cancelled();
   if (pin_chosen(wave)) {
     const UnpinScope pinned(cache.store(), reads_of(wave));
-    cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
+    if (reads_ahead) cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
     return attend_wave(wave);
   }
   std::array<Wave, 2> halves = {wave, wave};

@@ -160,7 +160,7 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
 /// begun then; the last ones are read by pin_chosen().
 uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun) {
   const uint32_t n_heads = shape.layers[layer].n_kv_heads;
-  if (!reads_chosen(layer)) return n_heads;
+  if (!reads_ahead || !reads_chosen(layer)) return n_heads;
   tiers::BlockStore& store = cache.store();
   for (; n_begun < n_heads; ++n_begun) {
     if (!selection->is_chosen[n_begun].load(std::memory_order_acquire)) break;

@@ -57,11 +57,14 @@ struct Walk::State {
   void group_rows(std::span<const StepRow> rows);
   uint32_t rows_of_sequence(const Group& first) const;
   void run_plan();
+  bool is_chosen(const StepOp& op) const;
+  uint64_t chosen_bytes() const;
   void check_cancelled() const;
   void execute(const StepOp& op);
   void run_on_device();
   /// Holds the weights of the operation's layer, and of no other; then asks for what comes next.
   void hold_weights(const StepOp& op);
+  void pack_ahead(uint32_t layer);
   void release_weights();
   void embed();
   void attn_norm();
@@ -145,6 +148,7 @@ struct Walk::State {
   void plan_waves();
   void plan_layer_waves(uint32_t layer);
   bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t begin_pos, uint32_t end_pos);
+  void fetch_to(uint32_t end);
   void fetch_ahead();
   void fetch_until(uint32_t end);
   void drop_fetches();
@@ -195,6 +199,7 @@ struct Walk::State {
   uint32_t held_layer = kNoLayer;
   planner::PieceBytes pieces;
   bool timing = false;
+  bool reads_ahead = true;
   std::vector<double> op_seconds;
   Trace* trace = nullptr;
   AttentionProbe* probe = nullptr;

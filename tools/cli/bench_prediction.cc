@@ -22,14 +22,19 @@ constexpr uint32_t kProbePasses = 5;
 
 }  // namespace
 
-double measure_disk_pace(const planner::MachineProfile& profile, const std::string& folder,
-                         tiers::IoChoice io, const std::atomic<bool>* cancel) {
-  if (folder.empty() || !(profile.disk_read_bytes_per_s > 0)) return 1;
+double measure_disk_read(const std::string& folder, tiers::IoChoice io,
+                         const std::atomic<bool>* cancel) {
   RawDisk disk = RawDisk::make(folder, kProbeBytes, io, cancel);
   disk.write_all();
   std::vector<double> seconds(kProbePasses);
   for (double& pass : seconds) pass = disk.read_all();
-  return static_cast<double>(disk.bytes()) / median(seconds) / profile.disk_read_bytes_per_s;
+  return static_cast<double>(disk.bytes()) / median(seconds) / 1e9;
+}
+
+double measure_disk_pace(const planner::MachineProfile& profile, const std::string& folder,
+                         tiers::IoChoice io, const std::atomic<bool>* cancel) {
+  if (folder.empty() || !(profile.disk_read_bytes_per_s > 0)) return 1;
+  return measure_disk_read(folder, io, cancel) * 1e9 / profile.disk_read_bytes_per_s;
 }
 
 double dram_pace(const PlacedPlan& plan, double dram_gbytes_per_s) {

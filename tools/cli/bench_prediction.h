@@ -23,7 +23,11 @@ struct BenchPrediction {
   double share() const { return step.ms / measured_ms; }
 };
 
-/// What the disk of a folder gives now, of what the profile says: passes over a file of 64 MiB; 1
+/// GB/s (1e9) that the disk of a folder gives now: passes over a file of 64 MiB. Errors: those of
+/// RawDisk.
+double measure_disk_read(const std::string& folder, tiers::IoChoice io,
+                         const std::atomic<bool>* cancel);
+/// What the disk of a folder gives now, of what the profile says; 1
 /// without a folder or a rate. Errors: those of RawDisk.
 double measure_disk_pace(const planner::MachineProfile& profile, const std::string& folder,
                          tiers::IoChoice io, const std::atomic<bool>* cancel);

@@ -28,6 +28,39 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+bool is_quantised(const PackedMatrix& matrix) {
+  return matrix.type != TensorType::kF32 && matrix.type != TensorType::kF16 &&
+         matrix.type != TensorType::kBF16;
+}
+
+/// Whether some layer multiplies its weights as bytes in such operations.
+bool computes_in_int8(const engine::Model& model, OpKind kind) {
+  const auto any = [&](auto member) {
+    for (uint32_t layer = 0; layer < model.shape().n_layers; ++layer)
+      if (is_quantised(model.layer(layer).*member)) return true;
+    return false;
+  };
+  using engine::LayerWeights;
+  switch (kind) {
+    case OpKind::kQkv:
+      return any(&LayerWeights::q);
+    case OpKind::kAttnOutput:
+      return any(&LayerWeights::attn_output);
+    case OpKind::kFfnGateUp:
+      return any(&LayerWeights::ffn_gate);
+    case OpKind::kFfnDown:
+      return any(&LayerWeights::ffn_down);
+    case OpKind::kLogits:
+      return is_quantised(model.output());
+    case OpKind::kEmbed:
+    case OpKind::kAttnNorm:
+    case OpKind::kAttend:
+    case OpKind::kFfnNorm:
+      return false;
+  }
+  return false;
+}
+
 /// Logits of a device beside the CPU's, as a share of their size. Activations in int8 make of a
 /// last bit a step of 1/127 here and there, which a deep model of random weights makes a tenth; a
 /// wrong row, block or matrix makes vectors that have nothing in common, 1.4 apart.
@@ -194,6 +227,12 @@ uint64_t BenchRunner::count_selected(BenchResult& result) {
   return step.attended_positions() * kv_position_bytes(engine_.cache().layout()) + step.index_bytes;
 }
 
+/// Before a step, out of its time. False: what is open stays.
+void BenchRunner::drop_kept_blocks() {
+  tiers::BlockStore& store = engine_.cache().store();
+  if (!options_.keeps_blocks && store.has_spill()) (void)store.make_room(store.pool().n_slots());
+}
+
 /// Adds the bytes and FLOP of the step that was just walked, and the times of its stages. Of full
 /// layers of a selected step the plan says what exact attention would read: what was read instead
 /// was counted, and the FLOP are taken to be in proportion.
@@ -221,7 +260,9 @@ void BenchRunner::count_step(BenchResult& result, engine::Attention attention, b
       continue;
     }
     auto stage = std::ranges::find(result.stages, op.kind, &BenchStage::kind);
-    if (stage == result.stages.end()) stage = result.stages.insert(stage, {.kind = op.kind});
+    if (stage == result.stages.end())
+      stage = result.stages.insert(
+          stage, {.kind = op.kind, .is_int8 = computes_in_int8(engine_.model(), op.kind)});
     stage->seconds += walk.op_seconds()[i];
     stage->bytes += bytes;
     stage->flop += flop;
@@ -248,6 +289,7 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
     const bool is_sparse = test.n_prompt > 0 && sequence.n_pos() >= engine_.options().sparse_from;
     const engine::Attention attention =
         is_sparse ? engine::Attention::kSelected : attention_of(test);
+    drop_kept_blocks();
     const auto begin = Clock::now();
     const double cpu_begin_s = process_cpu_s();
     walk.step(rows, attention);
@@ -273,6 +315,8 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
                      .start = std::chrono::system_clock::now(),
                      .samples_s = {},
                      .stages = {},
+                     .peak = {},
+                     .attribution = {},
                      .selected = {},
                      .index = {}};
   engine::forget_peak_memory();  // of the disk's probe, behind the test before
@@ -292,15 +336,27 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
   for (uint32_t i = 0; i < options_.n_repetitions; ++i) {
     if (events.on_run) events.on_run(i + 1, options_.n_repetitions);
     const tiers::TransferCounts before = transfer_counts();
+    const uint64_t weights_before = engine_.model().read_counts().read_bytes;
     result.samples_s.push_back(run_once(test, start, i == 0 ? &result : nullptr, false));
     if (i > 0) continue;
     result.nvme_read_bytes = transfer_counts().read_bytes - before.read_bytes;
     result.nvme_written_bytes = transfer_counts().written_bytes - before.written_bytes;
+    result.weight_read_bytes = engine_.model().read_counts().read_bytes - weights_before;
   }
   // Stages are timed apart: the clock is read between operations.
-  if (options_.stages) run_once(test, start, &result, true);
   count_peak();
   result.peak_bytes = peak_bytes_;
+  if (options_.roofline) {
+    result.peak = measure_compute_peak(engine_.pool(), engine_.kernels());
+    run_once(test, start, &result, true);
+  }
+  if (options_.trace != nullptr) {
+    options_.trace->clear();
+    options_.trace->set_on(true);
+    run_once(test, start, nullptr, false);
+    options_.trace->set_on(false);
+    result.attribution = attribute(*options_.trace);
+  }
   return result;
 }
 

@@ -13,8 +13,10 @@
 
 #include "base/step_plan.h"
 #include "engine/engine.h"
+#include "tools/cli/attribution.h"
 #include "tools/cli/bench_fill.h"
 #include "tools/cli/bench_index.h"
+#include "tools/cli/compute_peak.h"
 
 namespace strata::cli {
 
@@ -40,6 +42,7 @@ struct BenchStage {
   double seconds = 0;
   uint64_t bytes = 0;  // weights and KV read and KV written
   uint64_t flop = 0;
+  bool is_int8 = false;  // what its matrices are multiplied in; else f32
 };
 
 struct BenchResult {
@@ -54,7 +57,11 @@ struct BenchResult {
   uint64_t nvme_read_bytes = 0;  // of the first repetition, counted: K and V only
   uint64_t nvme_written_bytes = 0;
   uint64_t peak_bytes = 0;  // that the process held so far, without what the benches' probes took
-  std::vector<BenchStage> stages;  // where Options::stages asks for them
+  uint64_t weight_read_bytes = 0;     // of the first repetition, from the model file
+  std::vector<BenchStage> stages;     // where Options::roofline asks for them
+  ComputePeak peak;                   // likewise, of the same threads, measured just before
+  double disk_read_gbytes_per_s = 0;  // of the disk of the spill file now; 0 = not measured
+  Attribution attribution;            // of one more run where Options::trace is; else of no step
   // Of the first repetition, where an index chooses what decoded tokens attend.
   engine::SelectionCounts selected;
   IndexCost index;
@@ -79,7 +86,9 @@ class BenchRunner {
   struct Options {
     uint32_t n_repetitions = 5;
     DepthFill fill = DepthFill::kPrefill;
-    bool stages = false;
+    bool roofline = false;
+    bool keeps_blocks = true;  // false: before a step, what a file holds leaves memory
+    Trace* trace = nullptr;    // the engine's, which is off; null = no attribution
     const std::atomic<bool>* cancel = nullptr;  // read once per step
   };
   /// What the caller hears while a test is measured.
@@ -111,6 +120,7 @@ class BenchRunner {
                   bool stages);
   void count_step(BenchResult& result, engine::Attention attention, bool stages);
   uint64_t count_selected(BenchResult& result);
+  void drop_kept_blocks();
   tiers::TransferCounts transfer_counts();
   void count_peak();
   std::vector<int32_t> random_tokens(uint32_t n);

@@ -196,9 +196,20 @@ constexpr OptionSpec kRows[] = {
     {"depth-fill", "", Section::kTests, ValueKind::kChoice, "prefill", 0, 0, "prefill|random",
      "how the depth comes about: read by the model, or random K and V (quick; said in the output)",
      Sources::kEverywhere, kBench, &S::depth_fill},
-    {"stages", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
-     "also time each kind of operation, in one more run of each test", Sources::kEverywhere, kBench,
-     &S::stages},
+    {"roofline", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "also time each kind of operation, in one more run of each test, as shares of what memory, "
+     "cores and disk give in the same run, and say what would make it faster",
+     Sources::kEverywhere, kBench, &S::roofline},
+    {"attribution", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "also show where a token's time goes, in one more run of each test: computing, waiting for "
+     "the disk or a device, by stages; with -v or --json also by layers",
+     Sources::kEverywhere, kBench, &S::attribution},
+    {"no-read-ahead", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "to compare: read K and V from disk when they are attended, not before; same answers",
+     Sources::kFlagOnly, kBench, &S::no_read_ahead},
+    {"no-kept-blocks", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "to compare: keep no K and V in memory between steps that a file holds; same answers",
+     Sources::kFlagOnly, kBench, &S::no_kept_blocks},
     {"tiers", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
      "without -d at 32,768 tokens or the model's context",

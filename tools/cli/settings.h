@@ -63,11 +63,13 @@ struct Settings {
   std::vector<uint64_t> n_prompt, n_gen, n_depth;
   uint64_t repetitions = 0;
   std::string depth_fill;
-  bool stages = false;
+  bool roofline = false;
   bool tiers = false;
   bool reopen = false;
   bool validate_plans = false;
-  uint64_t plans = 0;       // that it tries at each depth and budget
+  bool attribution = false;
+  bool no_read_ahead = false, no_kept_blocks = false;  // ablations
+  uint64_t plans = 0;                                  // that it tries at each depth and budget
   std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `plan` says.
