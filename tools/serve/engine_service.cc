@@ -348,11 +348,14 @@ void EngineService::State::publish() try {
     if (held.is_busy) ++now.n_busy;
   }
   std::vector<std::string> notices = scheduler.take_notices();
-  const std::lock_guard lock(desk->mutex);
-  now.orders = desk->counts.orders;
-  now.refused = desk->counts.refused;
-  desk->counts = std::move(now);
-  for (std::string& notice : notices) desk->notices.push_back(std::move(notice));
+  {
+    const std::lock_guard lock(desk->mutex);
+    now.orders = desk->counts.orders;
+    now.refused = desk->counts.refused;
+    desk->counts = std::move(now);
+    for (std::string& notice : notices) desk->notices.push_back(std::move(notice));
+  }
+  if (!notices.empty() && options.on_notices) options.on_notices();
 } catch (const std::bad_alloc&) {
   return;
 }
