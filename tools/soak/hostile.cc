@@ -75,16 +75,15 @@ class Siege {
         i % 2 == 0 ? "GET /health HTTP/1.1\r\nX: "
                    : "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
                      "Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n";
+    const bool judges = options_.slow_patience.count() > 0;
     do {
       SocketClient client(target_.port, target_.patience);
       client.send(begin);
       const auto since = Clock::now();
       bool has_ended = false;
-      while (!has_ended && (options_.slow_patience.count() > 0 || !is_over_)) {
+      while (!has_ended && (judges || !is_over_)) {
         has_ended = client.wait_readable(options_.slow_pause) || !client.send("x");
-        if (Clock::now() - since < std::max(options_.slow_patience, milliseconds(1)) ||
-            options_.slow_patience.count() == 0)
-          continue;
+        if (!judges || Clock::now() - since < options_.slow_patience) continue;
         add_finding(fmt::format("slow client {} is not ended", i));
         break;
       }
