@@ -35,7 +35,7 @@ class Soak : public testing::ServedTest {
     shape.is_tied = false;
     const std::string path = folder_.write("random.gguf", "");
     makers::write_random_transformer(shape, path);
-    serve(path, {"--no-cache", "-c", "1024", "--parallel", "3", "--queue", "2"});
+    serve(path, {"--no-cache", "-c", "1024", "--parallel", "3", "--queue", "7"});
     return {.port = port(), .process = process_->id()};
   }
   void expect_ends_well() {
@@ -48,16 +48,16 @@ class Soak : public testing::ServedTest {
 TEST_F(Soak, ManyClientsGetTheAnswersOfALoneOne) {
   soak::SoakOptions options;
   options.n_clients = 10;
-  options.duration = milliseconds(2000);
+  options.duration = milliseconds(1000);
+  options.n_each_min = 2;  // a slow machine gives some clients no answer in a second
   options.n_common = 2;
   options.n_rare = 10;
   options.n_tokens_max = 24;
   options.slow_pause = milliseconds(5);
   const soak::SoakReport report = soak::run_soak(start(), options);
   EXPECT_EQ(report.findings.count(), 0u) << soak::text_of(report);
-  EXPECT_GT(report.answers, 0u);
+  EXPECT_GE(report.answers, 16u);  // each client two, of two of them one
   EXPECT_GT(report.left, 0u);
-  EXPECT_GT(report.busy, 0u);  // five places for ten clients
   EXPECT_GT(report.distinct_answers, 6u);
   expect_ends_well();
 }

@@ -75,6 +75,7 @@ class Field {
       if (role == kRoleSlow) manner.pause = options_.slow_pause;
       if (!ask_once(*client, question_of(i, n), manner, fmt::format("client {}, request {}", i, n)))
         client.reset();
+      if (n + 1 == options_.n_each_min) count_ready();
     }
   }
 
@@ -82,6 +83,16 @@ class Field {
   bool wait(milliseconds time) {
     std::unique_lock lock(mutex_);
     return !ended_.wait_for(lock, time, [this] { return is_over_.load(); });
+  }
+  /// Waits until every client has asked as many questions as each must.
+  void wait_each() {
+    if (options_.n_each_min == 0) return;
+    std::unique_lock lock(mutex_);
+    const bool is_ready =
+        ready_.wait_for(lock, target_.patience, [this] { return n_ready_ == options_.n_clients; });
+    if (!is_ready)
+      report_.findings.add(
+          fmt::format("only {} clients asked {} questions", n_ready_, options_.n_each_min));
   }
   void end() {
     const std::lock_guard lock(mutex_);
@@ -110,6 +121,12 @@ class Field {
     const uint64_t draw = uint64_t{client} * 7919 + uint64_t{n} * 104729;
     if (client % 2 == 0) return questions_[draw % options_.n_common];
     return questions_[options_.n_common + draw % options_.n_rare];
+  }
+
+  void count_ready() {
+    const std::lock_guard lock(mutex_);
+    ++n_ready_;
+    ready_.notify_all();
   }
 
   /// One question until it is answered; false where the connection is of no more use.
@@ -162,7 +179,8 @@ class Field {
   std::atomic<bool> is_over_ = false;
   std::mutex mutex_;  // of what follows
   SoakReport& report_;
-  std::condition_variable ended_;
+  std::condition_variable ended_, ready_;
+  uint32_t n_ready_ = 0;
   std::vector<double> first_s_, token_s_;
 };
 
@@ -239,6 +257,7 @@ SoakReport run_soak(const Target& target, const SoakOptions& options) {
   std::string lost;
   try {
     watch(target, options, report);
+    field.wait_each();
   } catch (const Error& error) {
     lost = error.what();
   }

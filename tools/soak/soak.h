@@ -40,6 +40,8 @@ struct SoakOptions {
   uint32_t n_common = 8, n_rare = 120;
   uint32_t n_words_max = 160, n_tokens_max = 64;
   std::chrono::milliseconds slow_pause{50};
+  // The run goes on past the duration until every client has asked so many questions to their end.
+  uint32_t n_each_min = 0;
   // From here on the server's resident size may grow by 2 % at most; a run that is not twice as
   // long judges no size.
   std::chrono::milliseconds settles{60000};
