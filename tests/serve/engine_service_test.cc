@@ -395,10 +395,13 @@ TEST(EngineService, AFolderThatCannotBeUsedIsANotice) {
   const TemporaryModel model(small);
   EngineService::Options options;
   options.session_dir = "/proc/nowhere";
+  std::atomic<int> n_told = 0;
+  options.on_notices = [&n_told] { ++n_told; };
   Served served(model, options);
   EXPECT_EQ(listen(*served.service->submit(order_of("text", 3))).last().kind, Kind::kEnd);
   EXPECT_FALSE(served.service->drain(kLong));  // it was not saved
   EXPECT_EQ(served.service->take_notices().size(), 1u);
+  EXPECT_EQ(n_told, 1);
 }
 
 TEST(EngineService, SaysWhereTheBlocksOfEachLayerAre) {

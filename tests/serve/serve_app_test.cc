@@ -97,6 +97,25 @@ TEST_F(ServeAppTest, ClientThatLeavesCancelsItsAnswer) {
   EXPECT_TRUE(service_.wait_cancelled(2));
 }
 
+TEST_F(ServeAppTest, OrderHoldsNoBodyWhileItIsAnswered) {
+  service_.n_held = 2;
+  app_.emplace(ServeApp::Options{});
+  app_->set_service(service_);
+  ListenAddress address;
+  address.port = 0;
+  HttpLimits limits;
+  limits.all_bodies_bytes = std::string_view(kHello).size();
+  server_.emplace(Listener::open(address), *app_, limits);
+  SocketClient waits(port()), other(port());
+  waits.request("POST", kChat, kHello);
+  ASSERT_TRUE(service_.wait_orders(1));
+  other.request("POST", kChat, kHello);
+  EXPECT_TRUE(service_.wait_orders(2));
+  service_.release();
+  EXPECT_EQ(waits.read_reply().status, 200);
+  EXPECT_EQ(other.read_reply().status, 200);
+}
+
 TEST_F(ServeAppTest, ManyStreamsAtOnce) {
   service_.n_held = 2;
   start();

@@ -1,49 +1,35 @@
 // `strata serve` as a user runs it: a process, a model file, signals.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
+#include "tests/serve/serve_process.h"
 #include "tests/serve/socket_client.h"
-#include "tests/tools/refusal.h"
-#include "tests/tools/strata_process.h"
 
 namespace strata::serve {
 namespace {
 
 using cli::testing::Outcome;
-using cli::testing::StrataProcess;
 using testing::SocketClient;
 
 // Always the letter a, as run_saying_a() has it.
 constexpr const char* kBody = R"({"prompt": "a", "max_tokens": 4})";
 constexpr const char* kEndless = R"({"prompt": "a", "stream": true})";
 
-class ServeProcess : public cli::testing::RefusalTest {
+class ServeProcess : public testing::ServedTest {
  protected:
-  /// A model whose answers run on, served on a port that is free.
+  /// A model whose answers run on.
   void start(const std::vector<std::string>& more = {"--no-cache"},
              const std::map<std::string, std::string>& environment = {}) {
     engine::testing::SmallModelOptions options;
     options.n_ctx_train = 1 << 20;
-    std::vector<std::string> arguments = {
-        "serve",        "-m",  model(engine::testing::make_small_model(options)), "--port", "0",
-        "--logit-bias", "3+99"};
+    std::vector<std::string> arguments = {"--logit-bias", "3+99"};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    process_.emplace(arguments, StrataProcess::Input::kNone, environment);
-    ASSERT_TRUE(process_->wait_for_err(" serves "));
-    const std::string prefix = "http://127.0.0.1:";
-    const size_t at = process_->err().find(prefix);
-    ASSERT_NE(at, std::string::npos) << process_->err();
-    port_ = static_cast<uint16_t>(std::atoi(process_->err().c_str() + at + prefix.size()));
+    serve(model(engine::testing::make_small_model(options)), arguments, environment);
   }
-  uint16_t port() const { return port_; }
-  std::optional<StrataProcess> process_;
-  uint16_t port_ = 0;
 };
 
 TEST_F(ServeProcess, AnswersAndEndsWithZeroOnTermination) {

@@ -359,12 +359,15 @@ void EngineService::State::publish() try {
   std::vector<engine::LayerBlocks> layers;
   if (looks_at_layers) layers = scheduler.held_blocks();
   std::vector<std::string> notices = scheduler.take_notices();
-  const std::lock_guard lock(desk->mutex);
-  now.orders = desk->counts.orders;
-  now.refused = desk->counts.refused;
-  desk->counts = std::move(now);
-  if (looks_at_layers) desk->layers = std::move(layers);
-  for (std::string& notice : notices) desk->notices.push_back(std::move(notice));
+  {
+    const std::lock_guard lock(desk->mutex);
+    now.orders = desk->counts.orders;
+    now.refused = desk->counts.refused;
+    desk->counts = std::move(now);
+    if (looks_at_layers) desk->layers = std::move(layers);
+    for (std::string& notice : notices) desk->notices.push_back(std::move(notice));
+  }
+  if (!notices.empty() && options.on_notices) options.on_notices();
 } catch (const std::bad_alloc&) {
   return;
 }

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ class EngineService final : public AnswerService {
     uint64_t cache_budget_bytes = UINT64_MAX;  // of the folder, as tiers::PackLimits has it
     std::vector<std::string> plan;             // for facts()
     bool saves = true;                         // false: what is there is only read
+    // Called where take_notices() has lines, by start() and then on the engine's thread: neither
+    // waits nor throws. May be empty.
+    std::function<void()> on_notices;
   };
 
   /// What the engine has to be opened with: sets n_answers and reads_saved.
