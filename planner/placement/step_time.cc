@@ -9,9 +9,9 @@
 namespace strata::planner {
 namespace {
 
-constexpr uint32_t kSlots = 2;       // of layers that pass, in DRAM and in HBM
-constexpr uint32_t kTokens = 3;      // the last of them is in the steady state
-constexpr double kDramShare = 0.8;   // of its rate
+constexpr uint32_t kSlots = 2;      // of layers that pass, in DRAM and in HBM
+constexpr uint32_t kTokens = 3;     // the last of them is in the steady state
+constexpr double kDramShare = 0.8;  // of its rate
 
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {
@@ -384,9 +384,9 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   works.reserve(clock.layers_.size());
   for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.token_work(layer));
   clock.head();
-  clock.moved(problem.index_gb);
-  if (!problem.has_device) clock.busy(PlanPart::kCpu, problem.index_scan_ms);
-  const double once = clock.step() + problem.head_ms + problem.index_scan_ms;
+  const double scan_ms = clock.busy(PlanPart::kDram, problem.index_scan_ms());
+  if (!problem.has_device) clock.busy(PlanPart::kCpu, scan_ms);
+  const double once = clock.step() + problem.head_ms + scan_ms;
   Pipeline pipeline(clock.computing());
   double before = 0;
   for (uint32_t token = 0; token < kTokens; ++token) {
