@@ -45,6 +45,8 @@ Engine Engine::open(const EngineOptions& options) {
   check_vocabulary(engine);
   for (const GgufTensor& tensor : engine.file_->tensors())
     engine.weight_file_bytes_ += tensor.bytes;
+  if (options.disk_read_bytes_per_s > 0)
+    engine.read_limit_ = std::make_shared<tiers::RateLimit>(options.disk_read_bytes_per_s);
   engine.open_device();
   engine.set_limits();
   if (options.placement) {
@@ -256,6 +258,10 @@ Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) cons
   weights.load = options_.load;
   weights.plan = weight_plan_;
   weights.trace = options_.trace;
+  if (read_limit_)
+    weights.make_io = [limit = read_limit_](uint32_t depth) {
+      return tiers::paced(make_weight_io(depth), limit);
+    };
   return Model::load(*file_, spec_, pool, progress, weights);
 }
 
@@ -328,7 +334,7 @@ void Engine::reserve_walk() {
 /// Nothing where all of K and V stays in DRAM and nothing saved is read. The file is as large as
 /// this context can need.
 std::unique_ptr<tiers::Spill> Engine::open_spill(std::vector<std::string>& notices) const {
-  tiers::SpillRequest request{.io = options_.io};
+  tiers::SpillRequest request{.io = options_.io, .read_limit = read_limit_};
   if (context_.kv.n_frames == 0) return nullptr;
   request.place_bytes = context_.kv.place_bytes;
   request.n_frames = context_.kv.n_frames;

@@ -40,6 +40,8 @@ struct EngineOptions {
   uint64_t nvme_budget_bytes = 0;  // of the spill file; 0 = half of what the disk has free
   bool reads_saved = false;        // saved contexts will be read and written
   tiers::IoChoice io = tiers::IoChoice::kAuto;
+  // Of K, V and weights that are read past the page cache, together; 0 = as the disk gives them.
+  uint64_t disk_read_bytes_per_s = 0;
   uint64_t weights_dram_bytes = 0;  // the others are streamed from the file; 0 = all
   LoadMode load = LoadMode::kAuto;
   KvCodec k_codec = KvCodec::kF16;
@@ -161,6 +163,7 @@ class Engine {
   uint32_t n_threads_ = 0;
   double load_ms_ = 0;
   tiers::Hash128 fingerprint_;
+  std::shared_ptr<tiers::RateLimit> read_limit_;  // null: none
   std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
   std::string spill_problem_;  // why there is no spill file although there might be

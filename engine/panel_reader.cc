@@ -64,7 +64,8 @@ PanelReader::PanelReader(const GgufFile& file, const MakeIo& make_io, uint32_t n
 }
 
 PanelReader::~PanelReader() {
-  if (io_->in_flight() > 0) io_->wait(completions_, std::chrono::microseconds(0));
+  if (io_->in_flight() > 0 && issuer_ == std::this_thread::get_id())
+    io_->wait(completions_, std::chrono::microseconds(0));
   if (io_->in_flight() > 0 || n_lost_ > 0) memory_.abandon();
 }
 
@@ -109,6 +110,7 @@ void PanelReader::abandon(const PackTarget& target) {
 
 void PanelReader::submit() {
   if (queued_.empty()) return;
+  issuer_ = std::this_thread::get_id();
   const uint32_t n_taken = io_->submit(queued_);
   queued_.erase(queued_.begin(), queued_.begin() + n_taken);
 }

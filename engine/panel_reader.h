@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/host_memory.h"
@@ -115,6 +116,7 @@ class PanelReader {
   std::vector<tiers::IoRequest> queued_;
   std::vector<tiers::IoCompletion> completions_;
   uint32_t n_lost_ = 0;  // buffers that a hung device keeps
+  std::thread::id issuer_;  // of what is in flight; a ring answers no other thread
   WeightReadCounts counts_;
 };
 

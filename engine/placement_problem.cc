@@ -103,7 +103,8 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
   const ModelShape shape = shape_of_sequences(model.spec.shape, request.n_sequences);
   const KvPlacement whole = place_whole(shape, context);
   problem.index_gb = gb(whole.index_bytes);
-  problem.index_scan_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read);
+  problem.index_position_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read) /
+                              static_cast<double>(context.n_ctx);
   problem.kv_beside_gb = gb(whole.dram_bytes() - whole.slot_bytes - whole.index_bytes);
   problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0 &&
                       problem.rates.nvme_read > 0;

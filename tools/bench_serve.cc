@@ -31,6 +31,7 @@ class FreeTokens final : public serve::AnswerService {
  public:
   const serve::ServiceFacts& facts() const override { return facts_; }
   serve::ServiceCounts counts() const override { return {}; }
+  std::vector<engine::LayerBlocks> layer_blocks() const override { return {}; }
   std::unique_ptr<serve::AnswerStream> submit(serve::AnswerOrder order) override {
     return std::make_unique<Stream>(order.n_predict);
   }

@@ -173,8 +173,8 @@ void PlacementProgram::add_roof(uint32_t column, Terms terms, double constant, c
 void PlacementProgram::add_token() {
   token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
   Terms chain, disk, ahead, exposed, link, dram, packing;
-  double fixed = problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms;
-  double dram_gb = problem_.index_gb;
+  double fixed = problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms();
+  double dram_gb = 0;
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
     const double n = group.n_layers(), weights = n * group.weight_gb;
@@ -214,7 +214,7 @@ void PlacementProgram::add_token() {
     add_roof(token_ms_, terms, constant, comes_ahead, waits_.token);
   };
   roof(disk, 0);
-  at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read));
+  at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read) + problem_.index_scan_ms());
   if (problem_.has_device) {
     roof(link, 0);
     at_least(token_ms_, packing, 0);

@@ -99,25 +99,27 @@ double lost_share(const MachineProfile& profile, const std::string& by, const st
   return std::clamp(lost, 0.0, 1.0);
 }
 
+// Packing a file's rows, of all types and threads: half of what copying moves, for it reads and
+// writes past the caches (docs/measurements.md, "Weights from the model file").
+constexpr double kAssumedPack = 9 * kGiga;
+
 /// Of every type; the one place where such figures stand. One row: the limit is memory, and some
-/// decoding. A chunk's rows and packing are of docs/measurements.md, "Types of weights beside each
-/// other".
+/// decoding. A chunk's rows are of docs/measurements.md, "Types of weights beside each other".
 std::vector<LinearRate> assumed_linear() {
   using enum TensorType;
   struct Row {
     TensorType type;
-    double gemv_gb, gemm_tflop, pack_gb;  // per second
+    double gemv_gb, gemm_tflop;  // per second
   };
   constexpr Row kRows[] = {
-      {kF16, 30, 0.3, 6.0},  {kF32, 30, 0.15, 5.2},  {kBF16, 30, 0.15, 5.6},
-      {kQ8_0, 27, 0.5, 10},  {kQ4_0, 28, 0.5, 13},   {kQ4_1, 28, 0.5, 9.4},
-      {kQ5_0, 25, 0.5, 0.9}, {kQ5_1, 25, 0.5, 1.0},  {kIQ4_NL, 28, 0.5, 13},
-      {kQ2_K, 20, 0.3, 1.6}, {kQ3_K, 20, 0.45, 1.2}, {kQ4_K, 22, 0.5, 2.4},
-      {kQ5_K, 22, 0.5, 1.7}, {kQ6_K, 22, 0.45, 1.6}, {kIQ4_XS, 26, 0.5, 2.3},
+      {kF16, 30, 0.3},    {kF32, 30, 0.15},  {kBF16, 30, 0.15},  {kQ8_0, 27, 0.5},
+      {kQ4_0, 28, 0.5},   {kQ4_1, 28, 0.5},  {kQ5_0, 25, 0.5},   {kQ5_1, 25, 0.5},
+      {kIQ4_NL, 28, 0.5}, {kQ2_K, 20, 0.3},  {kQ3_K, 20, 0.45},  {kQ4_K, 22, 0.5},
+      {kQ5_K, 22, 0.5},   {kQ6_K, 22, 0.45}, {kIQ4_XS, 26, 0.5},
   };
   std::vector<LinearRate> rates;
   for (const Row& row : kRows)
-    rates.push_back({row.type, row.gemv_gb * kGiga, row.gemm_tflop * kTera, row.pack_gb * kGiga});
+    rates.push_back({row.type, row.gemv_gb * kGiga, row.gemm_tflop * kTera, kAssumedPack});
   return rates;
 }
 

@@ -82,7 +82,7 @@ struct PlacementProblem {
   double n_prompt = 0, n_out = 0;  // tokens
   // Of a full layer's K and V, what a decoded token attends: a share, at most so many positions.
   double touched_share = 1, touched_positions = kNoCap;
-  double index_scan_ms = 0;  // of one token
+  double index_position_ms = 0;  // of one token, for each position that the index has rows of
 
   std::vector<LayerGroup> groups;
   PlanRates rates;
@@ -117,6 +117,7 @@ struct PlacementProblem {
 
   double n_context() const { return n_past + n_prompt + n_out; }
   double n_decode_positions() const { return n_past + n_prompt + n_out / 2; }  // of the mean token
+  double index_scan_ms() const { return index_position_ms * n_decode_positions(); }
   double step_ms() const { return has_device ? 0 : rates.cpu_step_ms; }
   double share_touched() const;  // by the mean token
   double weights_gb() const;     // of the groups

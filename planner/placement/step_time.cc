@@ -415,9 +415,9 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   works.reserve(clock.layers_.size());
   for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.token_work(layer));
   clock.head();
-  clock.moved(problem.index_gb);
-  if (!problem.has_device) clock.busy(PlanPart::kCpu, problem.index_scan_ms);
-  const double once = clock.step() + problem.head_ms + problem.index_scan_ms;
+  const double scan_ms = clock.busy(PlanPart::kDram, problem.index_scan_ms());
+  if (!problem.has_device) clock.busy(PlanPart::kCpu, scan_ms);
+  const double once = clock.step() + problem.head_ms + scan_ms;
   Pipeline pipeline(clock.computing(), problem.rates.nvme_answer_ms);
   double before = 0;
   for (uint32_t token = 0; token < kTokens; ++token) {

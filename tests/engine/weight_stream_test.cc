@@ -10,6 +10,7 @@
 #include <fstream>
 #include <optional>
 #include <random>
+#include <thread>
 
 #include "base/error.h"
 #include "engine/engine.h"
@@ -259,6 +260,22 @@ TEST(WeightStream, AFailedReadEndsTheStepAndTheNextOneIsWhole) {
     EXPECT_EQ(sequence.n_pos(), 0u);
     EXPECT_EQ(of.walked(), of.wanted);
   }
+}
+
+/// As where a server's thread has walked, and the main one takes everything down.
+TEST(WeightStream, ItMayEndOnAnotherThreadThanTheOneThatReads) {
+  const TemporaryModel written(StreamedModel::small());
+  const GgufFile file = GgufFile::open(written.path());
+  ThreadPool pool(1);
+  WeightOptions options;
+  options.plan = streaming(file, std::vector<uint8_t>(6, 1));
+  auto model = std::make_unique<Model>(Model::load(file, read_model_spec(file), pool, {}, options));
+  std::thread([&] {
+    ThreadPool own(1);
+    model->take_layer(0, own).release();
+    model->read_ahead(own);
+  }).join();
+  model.reset();
 }
 
 TEST(WeightStream, AHungReadEndsTheStepAfterTheDeadline) {

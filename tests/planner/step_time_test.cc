@@ -63,6 +63,19 @@ TEST(StepTime, OfWhatIsNearIsASum) {
   EXPECT_EQ(card.binding(), PlanPart::kGpu);
 }
 
+TEST(StepTime, TheIndexIsScannedAsFarAsTheContextGoes) {
+  PlacementProblem problem = small_problem(false);
+  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  const double without = token_time(problem, near).ms;
+  problem.index_position_ms = 0.01;
+  EXPECT_NEAR(token_time(problem, near).ms, without + 10, kExact);
+  PlacementProblem early = problem;
+  early.n_prompt = 200;
+  const double scanned = token_time(early, near).ms;
+  early.index_position_ms = 0;
+  EXPECT_NEAR(scanned - token_time(early, near).ms, 2, kExact);
+}
+
 TEST(StepTime, OfWhatComesAheadIsThatOfTheSlowest) {
   // All from disk: reading hides the rest. One of four: computing hides most of the reading.
   EXPECT_NEAR(token_time(small_problem(false), placed(0, 0, 4, 0, 1000)).ms, 4 * 50, kExact);

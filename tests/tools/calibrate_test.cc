@@ -194,6 +194,18 @@ TEST(LinearTrial, PacksEveryCopyAlike) {
   EXPECT_TRUE(packs_last([&] { trial.pack_all(); }));
 }
 
+TEST(LayerTrial, HasEveryMatrixOfAsManyLayersAsFit) {
+  constexpr uint64_t kBytes = 40 * kMiB;
+  LayerTrial trial(cpu_attn::choose_kernels(), TensorType::kQ4_0, kBytes);
+  EXPECT_LE(trial.n_layers() * trial.layer_bytes(), kBytes);
+  EXPECT_GT((trial.n_layers() + 1) * trial.layer_bytes(), kBytes);
+  // Two of 1024 x 1024, two of 256 x 1024 and three of 2816 x 1024, 18 bytes for 32 weights.
+  EXPECT_GE(trial.layer_bytes(), uint64_t{1024} * (2 * 1024 + 2 * 256 + 3 * 2816) * 18 / 32);
+  ThreadPool pool(1);
+  for (uint64_t layer = 0; layer < trial.n_layers(); ++layer) trial.decode_layer(pool, layer);
+  EXPECT_EQ(LayerTrial(cpu_attn::choose_kernels(), TensorType::kQ4_0, 1).n_layers(), 1u);
+}
+
 TEST(WalkTrial, ReadsKAndVOfEveryLayerAndHead) {
   WalkTrialShape shape{.n_layers = 3, .n_kv_heads = 2, .head_dim = 32};
   const uint64_t position_bytes = uint64_t{3} * 2 * 32 * 2 * 2;  // f16, K and V

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -35,6 +36,12 @@ double measure_disk_pace(const planner::MachineProfile& profile, const std::stri
                          tiers::IoChoice io, const std::atomic<bool>* cancel) {
   if (folder.empty() || !(profile.disk_read_bytes_per_s > 0)) return 1;
   return measure_disk_read(folder, io, cancel) * 1e9 / profile.disk_read_bytes_per_s;
+}
+
+double limited_disk_pace(const planner::MachineProfile& profile, double pace,
+                         uint64_t bytes_per_s) {
+  if (bytes_per_s == 0 || !(profile.disk_read_bytes_per_s > 0)) return pace;
+  return std::min(pace, static_cast<double>(bytes_per_s) / profile.disk_read_bytes_per_s);
 }
 
 double dram_pace(const PlacedPlan& plan, double dram_gbytes_per_s) {

@@ -31,6 +31,8 @@ double measure_disk_read(const std::string& folder, tiers::IoChoice io,
 /// without a folder or a rate. Errors: those of RawDisk.
 double measure_disk_pace(const planner::MachineProfile& profile, const std::string& folder,
                          tiers::IoChoice io, const std::atomic<bool>* cancel);
+/// That pace where reads are held at a rate; 0 = they are not.
+double limited_disk_pace(const planner::MachineProfile& profile, double pace, uint64_t bytes_per_s);
 /// Memory as `dram_gbytes_per_s` (measure_dram_read) has it, of what the plan's profile says.
 double dram_pace(const PlacedPlan& plan, double dram_gbytes_per_s);
 /// Whether a step reads weights, or K and V of a full context, from a disk.

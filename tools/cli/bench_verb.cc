@@ -93,16 +93,18 @@ PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& t
 BenchPrediction prediction_of(const Settings& settings, const PlacedPlan& plan,
                               const BenchResult& result) {
   if (!plan.is_measured()) return predict_test(plan, result, {});
+  const planner::MachineProfile& profile = plan.subject.request.profile;
   planner::MachinePace pace{.dram = dram_pace(plan, result.memory_gbytes_per_s)};
   try {
     if (reads_disk(plan))
-      pace.disk = measure_disk_pace(plan.subject.request.profile, settings.nvme,
-                                    engine_options(settings).io, &interrupt_flag());
+      pace.disk =
+          measure_disk_pace(profile, settings.nvme, engine_options(settings).io, &interrupt_flag());
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kCancelled) throw;
     // The test itself is measured: a full disk is no reason to lose it.
     notice(fmt::format("note: predicted at the disk's pace of the profile: {}", error.what()));
   }
+  pace.disk = limited_disk_pace(profile, pace.disk, settings.disk_rate);
   return predict_test(plan, result, pace);
 }
 
@@ -118,6 +120,21 @@ void add_disk(const Settings& settings, BenchResult& result) {
     // The test itself is measured: a full disk is no reason to lose it.
     notice(fmt::format("note: no share of the disk's rate is shown: {}", error.what()));
   }
+}
+
+/// A limit is of this machine's reads in steps that are timed.
+void check_disk_rate(const Command& command, bool predicts) {
+  const Settings& settings = command.settings;
+  if (!command.is_set("disk-rate")) return;
+  const char* other = predicts          ? "--device"
+                      : settings.tiers  ? "--tiers"
+                      : settings.reopen ? "--reopen"
+                                        : nullptr;
+  if (other == nullptr) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--disk-rate and {} contradict each other: {} has the disk as it is",
+                          other, other),
+              command.where("disk-rate"), "leave one of them out");
 }
 
 /// What compares placements of its own takes none.
@@ -208,6 +225,7 @@ int run_bench(const Command& command) {
                 command.where("attn"),
                 "measure --attn without --tiers and --validate-plans on this machine");
   check_places(command);
+  check_disk_rate(command, predicts);
   if (predicts) return run_device_bench(command, sink);
   if (command.is_set("device-ctx"))
     throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",

@@ -64,4 +64,19 @@ class LinearTrial {
   std::vector<int32_t> neg_sums_;
 };
 
+/// The matrices of layers, one after the other as a token meets them: seven shapes of one type, all
+/// layers' together more than a cache holds.
+class LayerTrial {
+ public:
+  LayerTrial(const KernelTable& kernels, TensorType type, uint64_t memory_bytes);
+  uint64_t n_layers() const { return n_layers_; }
+  uint64_t layer_bytes() const;  // of weights, as packed
+  /// One row through one layer's matrices.
+  void decode_layer(ThreadPool& pool, uint64_t layer);
+
+ private:
+  uint64_t n_layers_ = 1;
+  std::vector<LinearTrial> matrices_;  // each has a copy for every layer
+};
+
 }  // namespace strata::cli

@@ -216,13 +216,17 @@ constexpr OptionSpec kRows[] = {
      Sources::kFlagOnly, kBench, &S::tiers},
     {"validate-plans", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure instead many plans at each -d within three budgets of memory, beside what the "
-     "planner "
-     "predicts, its own and the best other again -r times in turns (exact attention of the CPU; "
-     "random K and V)",
+     "planner predicts; its own against the best other, and against itself with the disk at 80 %, "
+     "-r times in turns (exact attention of the CPU; random K and V; each time the median of half "
+     "a second's tokens, 5 to 64)",
      Sources::kFlagOnly, kBench, &S::validate_plans},
     {"plans", "", Section::kTests, ValueKind::kCount, "30", 2, 1000, "N",
      "plans that --validate-plans tries at each depth and budget", Sources::kFlagOnly, kBench,
      &S::plans},
+    {"disk-rate", "", Section::kTests, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
+     "read K, V and weights no faster than so many bytes a second, such as 2GB, as from a slower "
+     "disk; 0 = as the disk gives them",
+     Sources::kFlagOnly, kBench, &S::disk_rate},
     {"reopen", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure instead how soon a new process answers a question about a saved context of -d tokens "
      "under --attn, with a tenth of its K and V in memory or what --kv-dram says, beside restoring "

@@ -101,6 +101,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.nvme_budget_bytes = settings.nvme_budget;
   options.reads_saved = !settings.no_cache && !settings.session_dir.empty();
   options.io = io_choice(settings.io);
+  options.disk_read_bytes_per_s = settings.disk_rate;
   options.weights_dram_bytes = settings.weights_dram;
   options.load = load_mode(settings.load);
   options.k_codec = kv_codec(settings.cache_type_k);

@@ -70,6 +70,7 @@ struct Settings {
   bool attribution = false;
   bool no_read_ahead = false, no_kept_blocks = false;  // ablations
   uint64_t plans = 0;                                  // that it tries at each depth and budget
+  uint64_t disk_rate = 0;   // bytes per second of reads at most; 0 = no limit
   std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `plan` says.

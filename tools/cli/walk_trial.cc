@@ -18,7 +18,7 @@ namespace strata::cli {
 namespace {
 
 constexpr uint32_t kGroup = 4;
-constexpr uint32_t kWidth = 128;  // of rows: matrices of some 10 KiB
+constexpr uint32_t kWidth = 64;  // of rows: matrices of some KiB
 constexpr uint32_t kVocabulary = 512;
 constexpr uint32_t kChunk = 512;
 
