@@ -81,8 +81,8 @@ Answer::Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationR
 
 Attention Answer::attention() const {
   if (!is_reading() || is_question_) return request_.attention;
-  return is_sparse_ && sequence_.n_pos() >= request_.sparse_from ? Attention::kSelected
-                                                                 : Attention::kExact;
+  if (!is_sparse_) return Attention::kExact;
+  return next_chunk(sequence_.n_pos(), request_.chunk_rows, request_.sparse_from).attention;
 }
 
 /// Leaves in the sequence what it shares with the prompt, without the prompt's last token: its
@@ -155,9 +155,9 @@ uint32_t Answer::append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) {
     return 1 + static_cast<uint32_t>(draft_.size());
   }
   const auto rest = request_.prompt.subspan(sequence_.n_pos());
-  size_t n = std::min<size_t>({rest.size(), n_rows_max, request_.chunk_rows});
-  if (is_sparse_ && attention() == Attention::kExact)
-    n = std::min<size_t>(n, request_.sparse_from - sequence_.n_pos());
+  const uint64_t sparse_from = is_sparse_ ? request_.sparse_from : kNeverSparse;
+  const PromptChunk chunk = next_chunk(sequence_.n_pos(), request_.chunk_rows, sparse_from);
+  const size_t n = std::min<size_t>({rest.size(), n_rows_max, chunk.n_rows});
   for (size_t i = 0; i < n; ++i) rows.push_back({&sequence_, rest[i], i + 1 == rest.size()});
   return n == rest.size() ? 1 : 0;
 }

@@ -81,8 +81,7 @@ void Engine::set_limits() {
   if (options_.sparse_from != kNeverSparse) limits_.sparse = options_.selection;
   limits_.n_threads = n_threads_;
   limits_.n_answers = options_.n_answers;
-  if (!options_.method && !device_)
-    limits_.n_draft_max = options_.n_draft_max.value_or(kDraftTokens);
+  if (!options_.method) limits_.n_draft_max = options_.n_draft_max.value_or(kDraftTokens);
   limits_.has_device = device_.has_value();
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
@@ -95,6 +94,7 @@ void Engine::set_limits() {
 }
 
 uint32_t Engine::n_draft_max() const {
+  if (device_) return 0;  // its rows of several and of one are not of the same bits
   const bool reads_disk = weight_plan_.n_streamed() > 0 || context_.kv.is_spilling();
   return options_.n_draft_max || reads_disk ? limits_.n_draft_max : 0;
 }

@@ -432,17 +432,12 @@ std::span<const float> Walk::logits(uint32_t idx, uint32_t n) const {
 
 namespace {
 
-struct NextChunk {
-  uint64_t n_rows;
-  Attention attention;
-};
-
 void read_chunks(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens,
-                 const std::function<NextChunk()>& next_chunk,
+                 const std::function<PromptChunk()>& chunk_at,
                  const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
   std::vector<StepRow> rows;
   for (uint64_t done = 0; done < tokens.size();) {
-    const NextChunk chunk = next_chunk();
+    const PromptChunk chunk = chunk_at();
     const uint64_t n = std::min<uint64_t>(chunk.n_rows, tokens.size() - done);
     rows.clear();
     for (uint64_t i = done; i < done + n; ++i)
@@ -467,7 +462,7 @@ void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, ui
   read_chunks(
       walk, sequence, tokens,
       [&] {
-        return NextChunk{chunk_rows, attention};
+        return PromptChunk{chunk_rows, attention};
       },
       on_chunk);
 }
@@ -476,12 +471,9 @@ void prefill_sparsely(Walk& walk, Sequence& sequence, std::span<const int32_t> t
                       uint32_t chunk_rows, uint64_t sparse_from,
                       const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
   chunk_rows = std::min(chunk_rows, walk.max_rows());
-  const auto next_chunk = [&] {
-    const uint64_t n_pos = sequence.n_pos();
-    if (n_pos >= sparse_from) return NextChunk{chunk_rows, Attention::kSelected};
-    return NextChunk{std::min<uint64_t>(chunk_rows, sparse_from - n_pos), Attention::kExact};
-  };
-  read_chunks(walk, sequence, tokens, next_chunk, on_chunk);
+  read_chunks(
+      walk, sequence, tokens, [&] { return next_chunk(sequence.n_pos(), chunk_rows, sparse_from); },
+      on_chunk);
 }
 
 }  // namespace strata::engine

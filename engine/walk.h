@@ -2,6 +2,7 @@
 // decoding and batches.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -183,6 +184,17 @@ class Walk {
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
              const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {},
              Attention attention = Attention::kExact);
+
+/// What is walked next of a prompt.
+struct PromptChunk {
+  uint64_t n_rows;  // at most
+  Attention attention;
+};
+/// At position n_pos: exact chunks end where sparse reading begins.
+inline PromptChunk next_chunk(uint64_t n_pos, uint64_t chunk_rows, uint64_t sparse_from) {
+  if (n_pos >= sparse_from) return {chunk_rows, Attention::kSelected};
+  return {std::min(chunk_rows, sparse_from - n_pos), Attention::kExact};
+}
 
 /// As prefill(), exactly up to position sparse_from and from there on by selected steps of whole
 /// chunks: each row attends the chunk, sinks, window and what was chosen of the rest. For prompts

@@ -32,14 +32,16 @@ void TracedIo::record(const IoCompletion& completion, std::chrono::nanoseconds n
   STRATA_CHECK(flight != flights_.end(), "a completion of nothing in flight");
   flight->is_free = true;
   const bool is_read = flight->request.op == IoOp::kRead;
+  // What ends at a file's end is whole for who asked for a page too many.
+  const bool is_short = completion.status == IoStatus::kEndedEarly && completion.bytes > 0;
   trace_.add({.kind = is_read ? TraceKind::kRead : TraceKind::kWrite,
-              .is_ok = completion.status == IoStatus::kOk,
+              .is_ok = completion.status == IoStatus::kOk || is_short,
               .resource = resource_,
               .index = first_index_ + static_cast<uint32_t>(flight - flights_.begin()),
               .name = is_read ? "read" : "write",
               .begin = flight->submitted,
               .end = now,
-              .bytes = flight->request.bytes,
+              .bytes = is_short ? completion.bytes : flight->request.bytes,
               .detail = flight->request.offset});
 }
 

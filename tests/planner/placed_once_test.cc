@@ -1,5 +1,5 @@
-// What docs/adr/0018-placed-once.md says of the CPU: a placement for the whole context does at every
-// depth.
+// What docs/adr/0018-placed-once.md says of the CPU: a placement for the whole context does at
+// every depth.
 #include <gtest/gtest.h>
 
 #include <algorithm>

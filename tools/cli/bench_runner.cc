@@ -275,20 +275,17 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
   engine::Sequence sequence = start.fork();
   const auto tokens = random_tokens(test.n_prompt + test.n_gen);
   engine::Walk& walk = engine_.walk();
-  const uint32_t chunk = test.n_prompt > 0 ? engine_.context().chunk_rows : 1;
   std::vector<engine::StepRow> rows;
   walk.set_timing(stages);
   counted_ = selection_counts(engine_);
   double total_s = 0, cpu_s = 0;
   for (uint32_t done = 0; done < tokens.size();) {
     check_bench_cancelled(options_.cancel);
-    const uint32_t n = std::min(chunk, static_cast<uint32_t>(tokens.size()) - done);
+    const auto [n_most, attention] = step_of(test, sequence.n_pos());
+    const auto n = static_cast<uint32_t>(std::min<uint64_t>(n_most, tokens.size() - done));
     rows.clear();
     for (uint32_t i = done; i < done + n; ++i)
       rows.push_back({&sequence, tokens[i], test.n_gen > 0 || i + 1 == tokens.size()});
-    const bool is_sparse = test.n_prompt > 0 && sequence.n_pos() >= engine_.options().sparse_from;
-    const engine::Attention attention =
-        is_sparse ? engine::Attention::kSelected : attention_of(test);
     drop_kept_blocks();
     const auto begin = Clock::now();
     const double cpu_begin_s = process_cpu_s();
@@ -321,7 +318,7 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
                      .index = {}};
   engine::forget_peak_memory();  // of the disk's probe, behind the test before
   const engine::Sequence& start = depth_sequence(test.n_depth, events);
-  if (attention_of(test) == engine::Attention::kSelected)
+  if (step_of(test, start.n_pos()).attention == engine::Attention::kSelected)
     check_selected_answer(engine_, start, random_tokens(1).front());
   count_peak();
   result.memory_gbytes_per_s =

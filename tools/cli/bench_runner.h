@@ -112,9 +112,10 @@ class BenchRunner {
   engine::Sequence& depth_sequence(uint32_t n_depth, const Events& events);
   void check_spilled_answer();
   void check_device_answer();
-  /// What the tokens of a test attend: prompts are read exactly, as `run` reads them.
-  engine::Attention attention_of(const BenchTest& test) const {
-    return test.n_gen > 0 ? engine_.attention() : engine::Attention::kExact;
+  /// What is walked next of a test, as `run` would.
+  engine::PromptChunk step_of(const BenchTest& test, uint32_t n_pos) const {
+    if (test.n_gen > 0) return {1, engine_.attention()};
+    return engine::next_chunk(n_pos, engine_.context().chunk_rows, engine_.options().sparse_from);
   }
   double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* result,
                   bool stages);

@@ -115,6 +115,9 @@ void add_disk(const Settings& settings, BenchResult& result) {
   try {
     result.disk_read_gbytes_per_s =
         measure_disk_read(settings.nvme, engine_options(settings).io, &interrupt_flag());
+    if (settings.disk_rate > 0)
+      result.disk_read_gbytes_per_s =
+          std::min(result.disk_read_gbytes_per_s, static_cast<double>(settings.disk_rate) / 1e9);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kCancelled) throw;
     // The test itself is measured: a full disk is no reason to lose it.

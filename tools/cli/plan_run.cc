@@ -24,7 +24,8 @@ engine::EngineOptions limited(engine::EngineOptions options, uint64_t disk_rate)
 engine::EngineOptions plan_run_options(const Command& command, const PlanCell& cell,
                                        const TokenTiming& timing) {
   engine::EngineOptions options = engine_options(command.settings);
-  options.n_ctx = uint64_t{cell.n_depth} + kWarmTokens + timing.n_most;
+  // A turn is a fork, which copies the open block.
+  options.n_ctx = uint64_t{cell.n_depth} + kWarmTokens + timing.n_most + 2 * kBlockPositions;
   options.dram_bytes = cell.dram_bytes;
   options.n_sequences = 2;  // the depth, and a turn
   options.reads_saved = false;

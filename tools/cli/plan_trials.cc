@@ -85,7 +85,7 @@ std::vector<PlanTrial> CellTrial::list() {
   add_plan(trials, "planner", placement_of(engine));
   add_plan(trials, "rules by hand", by_hand);
   const auto take = [&](std::string name, Placement placement) {
-    add_plan(trials, std::move(name), std::move(placement));
+    if (trials.size() < options_.n_plans) add_plan(trials, std::move(name), std::move(placement));
     return trials.size() < options_.n_plans;
   };
   list_presets(space, take);
@@ -201,7 +201,8 @@ CellResult try_plans(const Command& command, const PlanCell& cell,
       trial.measure(of);
       result.trials.push_back(std::move(of));
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::kDoesNotFit) throw;
+      // What the others are judged beside is the planner's own.
+      if (error.code() != ErrorCode::kDoesNotFit || result.trials.empty()) throw;
       options.on_note(fmt::format("{}: {}", of.name, error.what()));
     }
   }

@@ -18,11 +18,12 @@ std::string kv_text(const engine::Placement& placement) {
 
 std::string slower_disk_text(const DiskTrial& disk) {
   if (disk.share == 0) return "";
-  return fmt::format(
+  const std::string text = fmt::format(
       "its disk held at {:.0f} % of its rate, in turns: a token takes {:+.2f} ms; the plan says "
-      "{:+.2f} ms, the dual of the disk's rate {:+.2f} ms ({:.0f} % of it)\n",
-      100 * disk.share, disk.measured_ms, disk.plan_ms, disk.dual_ms,
-      100 * disk.measured_ms / disk.dual_ms);
+      "{:+.2f} ms, the dual of the disk's rate {:+.2f} ms",
+      100 * disk.share, disk.measured_ms, disk.plan_ms, disk.dual_ms);
+  if (!(disk.dual_ms > 0)) return text + "\n";  // the disk hides behind something else
+  return text + fmt::format(" ({:.0f} % of it)\n", 100 * disk.measured_ms / disk.dual_ms);
 }
 
 }  // namespace

@@ -107,6 +107,4 @@ uint64_t WalkTrial::kv_bytes(uint32_t n_positions) const {
          kv_position_bytes(engine_->cache().layout());
 }
 
-uint64_t WalkTrial::weight_bytes() const { return engine_->model().weight_bytes(); }
-
 }  // namespace strata::cli
