@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -13,12 +14,41 @@ namespace {
 
 using nlohmann::ordered_json;
 
+/// Whether the request forces a call of this function, maybe beside others.
+bool is_bound(const ApiRequest& request, const ordered_json& function) {
+  return request.forced_call->empty() || function["name"] == *request.forced_call;
+}
+
+/// Arguments are an object, also where the schema is `{}`, which takes any value.
+ordered_json parameters_of(const ordered_json& function) {
+  const ordered_json& parameters = function["parameters"];
+  return parameters.empty() ? ordered_json{{"type", "object"}} : parameters;
+}
+
+/// Whether every value of that node is an object.
+bool is_object(const engine::JsonGrammar& grammar, uint32_t idx) {
+  using Kind = engine::GrammarNode::Kind;
+  const engine::GrammarNode& node = grammar.nodes[idx];
+  if (node.kind == Kind::kLiteral) return node.text.starts_with('{');
+  if (node.kind == Kind::kAnyOf)
+    return std::ranges::all_of(node.nodes, [&](uint32_t of) { return is_object(grammar, of); });
+  return node.kind == Kind::kObject || node.kind == Kind::kMap;
+}
+
+void check_parameters(const ordered_json& function) {
+  const engine::JsonGrammar grammar = engine::compile_json_schema(parameters_of(function));
+  if (is_object(grammar, grammar.nodes[grammar.root].nodes[0])) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("the parameters of {} may be no object", shown(function["name"])),
+              "tools", "Give them the type \"object\".");
+}
+
 /// {"name": "f", "arguments": {...}} of a tool, as the family writes it.
 ordered_json call_schema(const ordered_json& function, ToolCallStyle style) {
   const char* const arguments = style == ToolCallStyle::kLlama ? "parameters" : "arguments";
   return {{"type", "object"},
           {"properties",
-           {{"name", {{"const", function["name"]}}}, {arguments, function["parameters"]}}},
+           {{"name", {{"const", function["name"]}}}, {arguments, parameters_of(function)}}},
           {"required", {"name", arguments}}};
 }
 
@@ -27,8 +57,7 @@ ordered_json calls_schema(const ApiRequest& request, ToolCallStyle style) {
   ordered_json any = ordered_json::array();
   for (const ordered_json& tool : request.order.tools) {
     const ordered_json& function = tool["function"];
-    if (request.forced_call->empty() || function["name"] == *request.forced_call)
-      any.push_back(call_schema(function, style));
+    if (is_bound(request, function)) any.push_back(call_schema(function, style));
   }
   if (any.empty())
     refuse_field("tool_choice",
@@ -58,6 +87,8 @@ ToolCallStyle bind_forced_call(ApiRequest& request, ToolCallStyle style) {
   order.answer_schema = calls_schema(request, style);
   try {
     (void)engine::compile_json_schema(order.answer_schema);
+    for (const ordered_json& tool : order.tools)
+      if (is_bound(request, tool["function"])) check_parameters(tool["function"]);
   } catch (const Error& error) {
     throw Error(error.code(),
                 fmt::format("a call of these tools cannot be forced: {}", error.what()), "tools",
