@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "base/error.h"
@@ -14,9 +15,9 @@ namespace {
 
 using nlohmann::ordered_json;
 
-/// Whether the request forces a call of this function, maybe beside others.
-bool is_bound(const ApiRequest& request, const ordered_json& function) {
-  return request.forced_call->empty() || function["name"] == *request.forced_call;
+/// Whether `forced` is a call of this function, maybe beside others.
+bool is_bound(const std::string& forced, const ordered_json& function) {
+  return forced.empty() || function["name"] == forced;
 }
 
 /// Arguments are an object, also where the schema is `{}`, which takes any value.
@@ -53,16 +54,17 @@ ordered_json call_schema(const ordered_json& function, ToolCallStyle style) {
 }
 
 /// Any one of the tools, or the one of that name.
-ordered_json calls_schema(const ApiRequest& request, ToolCallStyle style) {
+ordered_json calls_schema(const ordered_json& tools, const std::string& forced,
+                          ToolCallStyle style) {
   ordered_json any = ordered_json::array();
-  for (const ordered_json& tool : request.order.tools) {
+  for (const ordered_json& tool : tools) {
     const ordered_json& function = tool["function"];
-    if (is_bound(request, function)) any.push_back(call_schema(function, style));
+    if (is_bound(forced, function)) any.push_back(call_schema(function, style));
   }
   if (any.empty())
     refuse_field("tool_choice",
                  fmt::format("tool_choice names {}, which is none of the tools",
-                             shown(ordered_json(*request.forced_call))),
+                             shown(ordered_json(forced))),
                  "Name one of them.");
   ordered_json schema = any.size() == 1 ? any[0] : ordered_json{{"anyOf", std::move(any)}};
   if (style != ToolCallStyle::kMistral) return schema;
@@ -73,6 +75,7 @@ ordered_json calls_schema(const ApiRequest& request, ToolCallStyle style) {
 
 ToolCallStyle bind_forced_call(ApiRequest& request, ToolCallStyle style) {
   if (!request.forced_call) return style;
+  const std::string& forced = *request.forced_call;
   AnswerOrder& order = request.order;
   if (order.tools.is_null())
     refuse_field("tool_choice", "tool_choice forces a call, and there are no tools",
@@ -84,11 +87,11 @@ ToolCallStyle bind_forced_call(ApiRequest& request, ToolCallStyle style) {
   if (order.ignore_eos)
     refuse_field("ignore_eos", "ignore_eos is true; wanted false with a call that is forced",
                  "Leave it out.");
-  order.answer_schema = calls_schema(request, style);
+  order.answer_schema = calls_schema(order.tools, forced, style);
   try {
     (void)engine::compile_json_schema(order.answer_schema);
     for (const ordered_json& tool : order.tools)
-      if (is_bound(request, tool["function"])) check_parameters(tool["function"]);
+      if (is_bound(forced, tool["function"])) check_parameters(tool["function"]);
   } catch (const Error& error) {
     throw Error(error.code(),
                 fmt::format("a call of these tools cannot be forced: {}", error.what()), "tools",
