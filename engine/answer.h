@@ -65,6 +65,10 @@ class Answer {
   bool reads_sparsely() const {
     return is_reading() && is_sparse_ && attention() == Attention::kSelected;
   }
+  /// Positions from the prompt's beginning that it reads exactly where it does not read a question.
+  uint64_t n_read_exactly() const {
+    return is_sparse_ ? request_.sparse_from : request_.prompt.size();
+  }
   /// Appends the rows of its next step, n_rows_max at most: several of a prompt, else one and a
   /// draft. It has not ended. Returns how many of them want logits: the last ones.
   uint32_t append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows);

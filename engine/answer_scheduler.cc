@@ -209,14 +209,17 @@ AnswerScheduler::Beginning AnswerScheduler::find_beginning(const Waiting& order)
   return best;
 }
 
-/// An answer that is about to read more of what the prompt begins with.
+/// An answer that is about to read more of what the prompt begins with, exactly: what it selects
+/// for could not be kept (kept_of()).
 void AnswerScheduler::find_reading(const Waiting& order, Beginning& best) const {
   uint32_t n_most = best.n_kept;
   for (const auto& work : working_) {
     const Answer& answer = *work->answer;
     if (!answer.is_reading() || answer.attention() != Attention::kExact) continue;
     if (work->context.sequence.chain_at(0) != order.task.root) continue;
-    const uint32_t n = common_positions(work->prompt.tokens, without_last(order.prompt.tokens));
+    const auto n = static_cast<uint32_t>(
+        std::min<uint64_t>(common_positions(work->prompt.tokens, without_last(order.prompt.tokens)),
+                           answer.n_read_exactly()));
     if (n < n_most + kBlockPositions || n <= answer.sequence().n_pos()) continue;
     n_most = n;
     best.waits_for = work->context.id;

@@ -5,15 +5,16 @@
 //
 //   bench_serve [--tokens N] [--repeats N]
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <ctime>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "tools/cli/sample_statistics.h"
 #include "tools/serve/http_server.h"
 #include "tools/serve/serve_app.h"
 #include "tools/soak/questions.h"
@@ -66,9 +67,11 @@ double processor_seconds() {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
-double median(std::vector<double> of) {
-  std::ranges::sort(of);
-  return of[of.size() / 2];
+/// Whether the events of a reply tell so many tokens and their end.
+bool is_whole(std::string_view events, uint32_t n_tokens) {
+  uint32_t n_told = 0;
+  for (size_t at = 0; (at = events.find(kToken, at)) != std::string_view::npos; ++at) ++n_told;
+  return n_told == n_tokens && events.ends_with("data: [DONE]\n\n");
 }
 
 /// False where the answer was wrong.
@@ -100,9 +103,13 @@ bool time_tokens(uint32_t n_tokens, uint32_t n_repeats) {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     wall_us.push_back(wall / n_tokens * 1e6);
     processor_us.push_back((processor_seconds() - processor) / n_tokens * 1e6);
+    if (!is_whole(answer, n_tokens)) {
+      std::fputs("a timed answer is not the one that was told\n", stderr);
+      return false;
+    }
   }
   std::printf("%u tokens, %zu bytes each; per token %.1f us, processor time %.1f us\n", n_tokens,
-              answer.size() / n_tokens, median(wall_us), median(processor_us));
+              answer.size() / n_tokens, cli::median(wall_us), cli::median(processor_us));
   return true;
 }
 

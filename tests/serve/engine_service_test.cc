@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -404,17 +405,43 @@ TEST(EngineService, AFolderThatCannotBeUsedIsANotice) {
   EXPECT_EQ(n_told, 1);
 }
 
+/// What is said of the layers once it is so, or what was said after a long time.
+std::vector<engine::LayerBlocks> layers_when(
+    const EngineService& service,
+    const std::function<bool(const std::vector<engine::LayerBlocks>&)>& is_so) {
+  const auto until = std::chrono::steady_clock::now() + kLong;
+  std::vector<engine::LayerBlocks> layers;
+  do {
+    layers = service.layer_blocks();
+    std::this_thread::yield();
+  } while ((layers.empty() || !is_so(layers)) && std::chrono::steady_clock::now() < until);
+  return layers;
+}
+
+TEST(EngineService, LooksAtTheLayersNoMoreOftenThanItMay) {
+  const TemporaryModel model(drawn_model());
+  EngineService::Options options;
+  options.layers_kept = std::chrono::hours(1);
+  Served served(model, options);
+  EXPECT_FALSE(layers_when(*served.service, [](const auto&) { return true; }).empty());
+  std::mt19937 random(8);
+  for (uint32_t i = 0; i < 2; ++i) {  // an order that has come has had a look at the layers, too
+    (void)served.service->layer_blocks();
+    (void)listen(*served.service->submit(order_of(drawn_text(random, 100), 3)));
+  }
+  EXPECT_EQ(served.service->layer_blocks().at(0).dram, 0u);
+}
+
 TEST(EngineService, SaysWhereTheBlocksOfEachLayerAre) {
   const TemporaryModel model(drawn_model());
-  Served served(model);
+  EngineService::Options options;
+  options.layers_kept = milliseconds(0);
+  Served served(model, options);
   std::mt19937 random(8);
   (void)listen(*served.service->submit(order_of(drawn_text(random, 100), 3)));
-  std::vector<engine::LayerBlocks> layers;
   // The first look may have been before the answer's sequence was kept.
-  while (layers.empty() || layers[0].dram == 0) {
-    layers = served.service->layer_blocks();
-    std::this_thread::yield();
-  }
+  const auto layers =
+      layers_when(*served.service, [](const auto& seen) { return seen[0].dram > 0; });
   const ModelShape& shape = served.engine.spec().shape;
   ASSERT_EQ(layers.size(), shape.n_layers);
   for (uint32_t i = 0; i < shape.n_layers; ++i) {

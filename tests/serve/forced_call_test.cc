@@ -80,6 +80,17 @@ TEST(ForcedCall, OfAnyToolMayBeEachOfThem) {
   EXPECT_EQ(request.order.answer_schema["properties"]["name"]["const"], "look");
 }
 
+std::string look_with(const std::string& parameters) {
+  return R"(, "tools": [{"type": "function", "function": {"name": "look", "parameters": )" +
+         parameters + "}}]";
+}
+
+TEST(ForcedCall, HasAnObjectForArgumentsWhereTheSchemaSaysNothing) {
+  ApiRequest request = forced(kLook, look_with("{}"));
+  (void)bind_forced_call(request, ToolCallStyle::kHermes);
+  EXPECT_EQ(request.order.answer_schema["properties"]["arguments"].dump(), R"({"type":"object"})");
+}
+
 TEST(ForcedCall, NothingIsBoundWhereNoneIsForced) {
   ApiRequest request = forced(R"("auto")");
   EXPECT_EQ(bind_forced_call(request, ToolCallStyle::kNone), ToolCallStyle::kNone);
@@ -108,11 +119,20 @@ TEST(ForcedCall, ThatCannotBeIsRefusedByName) {
             "here");
   EXPECT_EQ(refusal(kLook, kTools + R"(, "ignore_eos": true)", kStyle),
             "ignore_eos: ignore_eos is true; wanted false with a call that is forced");
-  const std::string pattern = R"(, "tools": [{"type": "function", "function": {"name": "look",
-    "parameters": {"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}}}])";
+  const std::string pattern =
+      look_with(R"({"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}})");
   EXPECT_EQ(refusal(kLook, pattern, kStyle),
             "tools: a call of these tools cannot be forced: the schema's "
             "#/properties/arguments/properties/a/pattern is not supported here");
+  for (const char* const open :
+       {R"({"type": "string"})", R"({"description": "any"})",
+        R"({"anyOf": [{"type": "object"}, {"type": "array"}]})", R"({"const": 1})"})
+    EXPECT_EQ(refusal(kLook, look_with(open), kStyle),
+              "tools: a call of these tools cannot be forced: the parameters of \"look\" may be no "
+              "object")
+        << open;
+  const std::string either = R"({"anyOf": [{"type": "object"}, {"const": {"a": 1}}]})";
+  EXPECT_EQ(refusal(kLook, look_with(either), kStyle), "taken");
 }
 
 TEST(ForcedCall, ComesToTheClientAsACall) {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -31,12 +32,12 @@ constexpr const char* kHelloStreamed =
 
 class ServeAppTest : public ::testing::Test {
  protected:
-  void start(ServeApp::Options options = {}, bool is_loaded = true) {
+  void start(ServeApp::Options options = {}, bool is_loaded = true, HttpLimits limits = {}) {
     app_.emplace(std::move(options));
     if (is_loaded) app_->set_service(service_);
     ListenAddress address;
     address.port = 0;
-    server_.emplace(Listener::open(address), *app_, HttpLimits{});
+    server_.emplace(Listener::open(address), *app_, limits);
   }
   uint16_t port() const { return server_->listener().port(); }
   Reply get(const std::string& path, const std::string& headers = "") {
@@ -99,21 +100,36 @@ TEST_F(ServeAppTest, ClientThatLeavesCancelsItsAnswer) {
 
 TEST_F(ServeAppTest, OrderHoldsNoBodyWhileItIsAnswered) {
   service_.n_held = 2;
-  app_.emplace(ServeApp::Options{});
-  app_->set_service(service_);
-  ListenAddress address;
-  address.port = 0;
   HttpLimits limits;
   limits.all_bodies_bytes = std::string_view(kHello).size();
-  server_.emplace(Listener::open(address), *app_, limits);
+  start({}, true, limits);
   SocketClient waits(port()), other(port());
   waits.request("POST", kChat, kHello);
-  ASSERT_TRUE(service_.wait_orders(1));
+  ASSERT_TRUE(service_.wait_asked());
   other.request("POST", kChat, kHello);
   EXPECT_TRUE(service_.wait_orders(2));
   service_.release();
   EXPECT_EQ(waits.read_reply().status, 200);
   EXPECT_EQ(other.read_reply().status, 200);
+}
+
+TEST_F(ServeAppTest, OrderHasTheRoomOfItsBodyUntilItIsTaken) {
+  HttpLimits limits;
+  limits.all_bodies_bytes = std::string_view(kHello).size();
+  std::atomic<int> n_taken = 0, status = 0;
+  service_.on_submit = [&] {
+    if (n_taken++ == 0) status = post(kChat, kHello).status;
+  };
+  start({}, true, limits);
+  EXPECT_EQ(post(kChat, kHello).status, 200);
+  EXPECT_EQ(status, 503);
+}
+
+TEST(HttpRequest, BodyThatIsDroppedTakesNoMemory) {
+  HttpRequest request;
+  request.body.assign(1 << 20, 'x');
+  request.drop_body();
+  EXPECT_LT(request.body.capacity(), 100u);
 }
 
 TEST_F(ServeAppTest, ManyStreamsAtOnce) {

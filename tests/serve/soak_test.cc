@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -59,6 +60,7 @@ TEST_F(Soak, ManyClientsGetTheAnswersOfALoneOne) {
   EXPECT_GE(report.answers, 16u);  // each client two, of two of them one
   EXPECT_GT(report.left, 0u);
   EXPECT_GT(report.distinct_answers, 6u);
+  EXPECT_NE(soak::text_of(report).find("size not judged"), std::string::npos);
   expect_ends_well();
 }
 
@@ -84,11 +86,12 @@ TEST(HostileCase, IsTheSameForTheSameSeedAndOfEveryKind) {
   }
 }
 
-/// Streams an answer with one word in it, and another word from its `n_true`-th answer on.
+enum class Fickle : uint8_t { kOtherWord, kNumber, kFault };
+
+/// Streams an answer with one word in it, and something else from its `n_true`-th answer on.
 class FickleApp final : public HttpApp {
  public:
-  explicit FickleApp(uint32_t n_true) : n_true_(n_true) {}
-  bool fails = false;
+  FickleApp(uint32_t n_true, Fickle then) : n_true_(n_true), then_(then) {}
   std::optional<HttpReply> refuse(const HttpRequest&) override { return std::nullopt; }
   HttpReply answer(HttpRequest& request, const HttpClient&) override {
     HttpReply reply;
@@ -96,8 +99,9 @@ class FickleApp final : public HttpApp {
       reply.body = "# HELP\nstrata_orders_at_work 0\nstrata_orders_waiting 0\n";
     } else if (request.path == "/v1/completions") {
       const bool is_true = n_++ < n_true_;
-      if (!is_true && fails) return fault(request.path, 500, "fails");
-      reply.parts = std::make_unique<OneWord>(is_true ? "true" : "other");
+      if (!is_true && then_ == Fickle::kFault) return fault(request.path, 500, "fails");
+      const char* const other = then_ == Fickle::kNumber ? "5" : "\"other\"";
+      reply.parts = std::make_unique<OneWord>(is_true ? "\"true\"" : other);
     }
     return reply;
   }
@@ -112,23 +116,24 @@ class FickleApp final : public HttpApp {
  private:
   class OneWord final : public HttpBody {
    public:
-    explicit OneWord(std::string word) : word_(std::move(word)) {}
+    explicit OneWord(std::string json) : json_(std::move(json)) {}
     bool wait_part(std::string& part, milliseconds) override {
       part = fmt::format(
-          "data: {{\"choices\":[{{\"text\":\"{}\",\"finish_reason\":\"stop\"}}]}}\n\n"
+          "data: {{\"choices\":[{{\"text\":{},\"finish_reason\":\"stop\"}}]}}\n\n"
           "data: {{\"choices\":[],\"usage\":{{\"completion_tokens\":1}}}}\n\ndata: [DONE]\n\n",
-          word_);
+          json_);
       return false;
     }
 
    private:
-    std::string word_;
+    std::string json_;
   };
   const uint32_t n_true_;
+  const Fickle then_;
   std::atomic<uint32_t> n_ = 0;
 };
 
-class SoakOfAFickleApp : public ::testing::TestWithParam<bool> {};
+class SoakOfAFickleApp : public ::testing::TestWithParam<Fickle> {};
 
 TEST_P(SoakOfAFickleApp, FindsOtherAnswersAndFailures) {
   ListenAddress address;
@@ -137,22 +142,22 @@ TEST_P(SoakOfAFickleApp, FindsOtherAnswersAndFailures) {
     soak::SoakOptions options;
     options.n_clients = 2;
     options.duration = milliseconds(50);
-    FickleApp app(options.n_common + options.n_rare);
-    app.fails = GetParam();
+    FickleApp app(options.n_common + options.n_rare, GetParam());
     const HttpServer server(Listener::open(address), app, {});
     const auto report = run_soak({server.listener().port(), ::getpid()}, options);
     ASSERT_GT(report.findings.count(), 0u) << soak::text_of(report);
     EXPECT_EQ(report.answers, 0u);
-    EXPECT_NE(report.findings.lines()[0].find(GetParam() ? "status 500" : "'other'"),
-              std::string::npos)
+    const std::map<Fickle, std::string> said = {{Fickle::kOtherWord, "'other'"},
+                                                {Fickle::kNumber, "must be string"},
+                                                {Fickle::kFault, "status 500"}};
+    EXPECT_NE(report.findings.lines()[0].find(said.at(GetParam())), std::string::npos)
         << soak::text_of(report);
   }
   {
     soak::HostileOptions options;
     options.n_cases = 20;
     options.n_slow = 0;
-    FickleApp app(1);
-    app.fails = GetParam();
+    FickleApp app(1, GetParam());
     const HttpServer server(Listener::open(address), app, {});
     const auto report = run_hostile({server.listener().port(), ::getpid()}, options);
     EXPECT_GE(report.findings.count(), 2u) << soak::text_of(report);
@@ -160,7 +165,8 @@ TEST_P(SoakOfAFickleApp, FindsOtherAnswersAndFailures) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Both, SoakOfAFickleApp, ::testing::Bool());
+INSTANTIATE_TEST_SUITE_P(All, SoakOfAFickleApp,
+                         ::testing::Values(Fickle::kOtherWord, Fickle::kNumber, Fickle::kFault));
 
 }  // namespace
 }  // namespace strata::serve

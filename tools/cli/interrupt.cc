@@ -51,6 +51,7 @@ void catch_termination() {
 }
 
 bool wait_for_interrupt() {
+  if (interrupted.load()) return true;  // it may have come before there was anything to wake
   pollfd woken = {wake_descriptor.load(), POLLIN, 0};
   (void)::poll(&woken, 1, woken.fd < 0 ? kLookMs : -1);
   uint64_t n = 0;

@@ -72,10 +72,12 @@ class EventBody final : public HttpBody {
 
 }  // namespace
 
-HttpReply answer_reply(AnswerService& service, ApiRequest request, const ApiIdentity& identity,
-                       ServeMetrics& metrics, const HttpClient& client) {
+HttpReply answer_reply(AnswerService& service, ApiRequest request, BodyShare body_share,
+                       const ApiIdentity& identity, ServeMetrics& metrics,
+                       const HttpClient& client) {
   auto response = make_response(request, identity);
   TimedStream stream(service.submit(std::move(request.order)), metrics);
+  body_share.release();
   HttpReply reply;
   if (request.is_streamed) {
     reply.content_type = "text/event-stream";

@@ -123,7 +123,7 @@ struct ServiceFacts {
   std::string attention_budget;           // "2048", "2%", "0.98p"; empty where it is exact
   std::vector<std::string> plan;          // why what is where, in sentences
   std::vector<std::string> layer_places;  // per layer, of weights: "hbm", "dram", "nvme"
-  uint64_t kv_bytes_per_token = 0;        // of all layers
+  uint64_t kv_bytes_per_token = 0;        // of all layers, in the cache's types
   uint64_t n_ctx = 0, n_ctx_train = 0, n_parameters = 0, file_bytes = 0;
   uint32_t n_parallel = 1, n_layers = 0, vocab_size = 0;
 };

@@ -79,6 +79,7 @@ struct Desk {
   std::vector<ArrivedOrder> arrived;
   bool has_left = false;  // somebody has cancelled
   bool asks_layers = false;
+  std::chrono::steady_clock::time_point next_look;  // at the layers, not before
   std::vector<engine::LayerBlocks> layers;
   bool takes_orders = true;
   bool ends = false;
@@ -419,10 +420,13 @@ ServiceCounts EngineService::counts() const {
 
 std::vector<engine::LayerBlocks> EngineService::layer_blocks() const {
   Desk& desk = *state_->desk;
+  const auto now = std::chrono::steady_clock::now();
   std::vector<engine::LayerBlocks> layers;
   {
     const std::lock_guard lock(desk.mutex);
     layers = desk.layers;
+    if (now < desk.next_look) return layers;
+    desk.next_look = now + state_->options.layers_kept;
     desk.asks_layers = true;
   }
   desk.wanted.notify_one();

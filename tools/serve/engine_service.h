@@ -30,6 +30,8 @@ class EngineService final : public AnswerService {
     uint64_t cache_budget_bytes = UINT64_MAX;  // of the folder, as tiers::PackLimits has it
     std::vector<std::string> plan;             // for facts()
     bool saves = true;                         // false: what is there is only read
+    // For so long layer_blocks() says what the last look saw: a look takes time from all answers.
+    std::chrono::milliseconds layers_kept{1000};
     // Called where take_notices() has lines, by start() and then on the engine's thread: neither
     // waits nor throws. May be empty.
     std::function<void()> on_notices;

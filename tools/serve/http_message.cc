@@ -13,7 +13,7 @@ std::optional<std::string_view> first_of(
 }  // namespace
 
 void HttpRequest::drop_body() {
-  body = {};
+  std::string().swap(body);  // an assignment would keep the memory
   body_share.release();
 }
 

@@ -264,6 +264,8 @@ HttpReply ServeApp::answer_order(HttpRequest& request, const HttpClient& client)
   if (options_.draws_seed) defaults.sampler.seed = std::random_device{}();
   ApiRequest wanted = parse_request(shape_of(request.path), request.body, defaults);
   if (!options_.shares_prefixes) wanted.order.owner = access_.key_of(request);
+  // What is made of the body until the order is taken is as large as it is, so its share is kept.
+  BodyShare body_share = std::move(request.body_share);
   request.drop_body();  // an answer may take minutes
   ApiIdentity identity;
   identity.id = request.id;
@@ -272,7 +274,8 @@ HttpReply ServeApp::answer_order(HttpRequest& request, const HttpClient& client)
                          std::chrono::system_clock::now().time_since_epoch())
                          .count();
   identity.tool_calls = bind_forced_call(wanted, tool_call_style(service.facts().chat_template));
-  return answer_reply(service, std::move(wanted), identity, metrics_, client);
+  return answer_reply(service, std::move(wanted), std::move(body_share), identity, metrics_,
+                      client);
 }
 
 }  // namespace strata::serve

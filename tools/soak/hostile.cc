@@ -52,9 +52,10 @@ class Siege {
       : target_(target), options_(options), report_(report) {
     SocketClient client(target.port, target.patience);
     lone_ = ask(client, question_);
-    if (!lone_.is_whole)
+    if (!lone_.is_whole || !lone_.fault.empty())
       throw Error(ErrorCode::kIo,
-                  fmt::format("status {}, wanted a whole answer: {}", lone_.status, lone_.refusal),
+                  fmt::format("status {}, wanted a whole answer: {}{}", lone_.status, lone_.refusal,
+                              lone_.fault),
                   fmt::format("port {}", target.port), "try a server that answers");
   }
 
@@ -78,6 +79,8 @@ class Siege {
     const bool judges = options_.slow_patience.count() > 0;
     do {
       SocketClient client(target_.port, target_.patience);
+      if (!client.is_connected())
+        return add_finding(fmt::format("slow client {}: no connection", i));
       client.send(begin);
       const auto since = Clock::now();
       bool has_ended = false;
@@ -134,8 +137,8 @@ class Siege {
       answer = ask(client, question_);
     }
     if (!answer.says_same(lone_))
-      return add_finding(fmt::format("behind case {}: status {}, '{}', alone '{}'", i,
-                                     answer.status, answer.text, lone_.text));
+      return add_finding(fmt::format("behind case {}: status {}, '{}', alone '{}' {}", i,
+                                     answer.status, answer.text, lone_.text, answer.fault));
     const std::lock_guard lock(mutex_);
     ++report_.n_good;
   }

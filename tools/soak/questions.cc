@@ -33,6 +33,20 @@ std::string joined(const std::vector<std::string>& words) {
   return text;
 }
 
+/// Errors: nlohmann's, where a field has another type than clients expect.
+void take_fields(const nlohmann::json& json, StreamedAnswer& answer, double since_s) {
+  if (const auto usage = json.find("usage"); usage != json.end() && usage->is_object())
+    answer.n_tokens = usage->value("completion_tokens", uint64_t{0});
+  const auto choices = json.find("choices");
+  if (choices == json.end() || choices->empty()) return;
+  const nlohmann::json& choice = choices->at(0);
+  answer.text += choice.value("text", "");
+  if (choice.contains("finish_reason") && !choice["finish_reason"].is_null())
+    answer.finish_reason = choice["finish_reason"].get<std::string>();
+  if (answer.first_token_s == 0) answer.first_token_s = since_s;
+  answer.per_token_s = since_s - answer.first_token_s;  // of all; divided at the end
+}
+
 /// Takes one event of the stream into the answer.
 void take_event(std::string_view event, double since_s, StreamedAnswer& answer) {
   constexpr std::string_view kBegin = "data: ";
@@ -42,18 +56,11 @@ void take_event(std::string_view event, double since_s, StreamedAnswer& answer) 
     answer.is_whole = true;
     return;
   }
-  const auto json = nlohmann::json::parse(event, nullptr, false);
-  if (!json.is_object()) return;
-  if (const auto usage = json.find("usage"); usage != json.end() && usage->is_object())
-    answer.n_tokens = usage->value("completion_tokens", uint64_t{0});
-  const auto choices = json.find("choices");
-  if (choices == json.end() || choices->empty()) return;
-  const auto& choice = choices->front();
-  answer.text += choice.value("text", "");
-  if (choice.contains("finish_reason") && choice["finish_reason"].is_string())
-    answer.finish_reason = choice["finish_reason"];
-  if (answer.first_token_s == 0) answer.first_token_s = since_s;
-  answer.per_token_s = since_s - answer.first_token_s;  // of all; divided at the end
+  try {
+    take_fields(nlohmann::json::parse(event), answer, since_s);
+  } catch (const nlohmann::json::exception& error) {
+    answer.fault = error.what();
+  }
 }
 
 }  // namespace

@@ -29,6 +29,7 @@ struct StreamedAnswer {
   int status = 0;  // 0 = the connection ended before
   std::string text, finish_reason;
   std::string refusal;    // the body, where the status is not 200
+  std::string fault;      // why an event is none that a client could read; empty = none
   uint64_t n_tokens = 0;  // as the usage has it
   bool is_whole = false;  // its end has come
   double first_token_s = 0, per_token_s = 0;
@@ -36,8 +37,8 @@ struct StreamedAnswer {
 
   /// The bytes and how they ended, whatever the time.
   bool says_same(const StreamedAnswer& other) const {
-    return is_whole && text == other.text && finish_reason == other.finish_reason &&
-           n_tokens == other.n_tokens;
+    return is_whole && fault.empty() && text == other.text &&
+           finish_reason == other.finish_reason && n_tokens == other.n_tokens;
   }
 };
 

@@ -41,10 +41,10 @@ std::vector<Question> lone_answers(const Target& target, const SoakOptions& opti
   for (std::string& body : drawn_questions(options.seed, options.n_common + options.n_rare,
                                            options.n_words_max, options.n_tokens_max)) {
     StreamedAnswer answer = ask(client, body);
-    if (!answer.is_whole)
+    if (!answer.is_whole || !answer.fault.empty())
       throw Error(ErrorCode::kIo,
-                  fmt::format("a lone client got status {}, wanted a whole answer: {}",
-                              answer.status, answer.refusal),
+                  fmt::format("a lone client got status {}, wanted a whole answer: {}{}",
+                              answer.status, answer.refusal, answer.fault),
                   fmt::format("port {}", target.port), "try a server that answers");
     questions.push_back({std::move(body), std::move(answer)});
   }
@@ -152,6 +152,10 @@ class Field {
       report_.findings.add(fmt::format("{}: status {}: {}", who, answer.status, answer.refusal));
       return false;
     }
+    if (!answer.fault.empty()) {
+      report_.findings.add(fmt::format("{}: {}", who, answer.fault));
+      return false;
+    }
     if (!answer.is_whole && manner.leaves_after < UINT32_MAX) {
       ++report_.left;
       if (!question.lone.text.starts_with(answer.text))
@@ -204,7 +208,8 @@ void watch(const Target& target, const SoakOptions& options, SoakReport& report)
 }
 
 void judge_size(const SoakOptions& options, SoakReport& report) {
-  if (options.duration < 2 * options.settles) return;
+  report.is_size_judged = options.duration >= 2 * options.settles;
+  if (!report.is_size_judged) return;
   const double growth = static_cast<double>(report.resident_max_bytes) /
                             static_cast<double>(report.resident_settled_bytes) -
                         1;
@@ -287,6 +292,7 @@ std::string text_of(const SoakReport& r) {
       r.first_token_p50_s * 1e3, r.first_token_p95_s * 1e3, r.token_p50_s * 1e3,
       r.token_p95_s * 1e3, mib(r.resident_start_bytes), mib(r.resident_settled_bytes),
       mib(r.resident_end_bytes), mib(r.resident_max_bytes));
+  if (!r.is_size_judged) out += "size not judged: the run was too short\n";
   out += fmt::format("{} findings\n", r.findings.count());
   for (const std::string& line : r.findings.lines()) out += "  " + line + "\n";
   return out;

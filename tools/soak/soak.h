@@ -56,6 +56,7 @@ struct SoakReport {
   double token_p50_s = 0, token_p95_s = 0;               // means of answers, behind the first
   uint64_t resident_start_bytes = 0, resident_settled_bytes = 0, resident_end_bytes = 0;
   uint64_t resident_max_bytes = 0;  // after it has settled
+  bool is_size_judged = false;
   Findings findings;
 };
 
