@@ -103,19 +103,19 @@ void SplitRunner::use(const Contender* contender) {
   walk_.select_by(rule_, options_.n_context + options_.n_rest);
 }
 
-void SplitRunner::read_sparsely() {
+engine::Sequence SplitRunner::read_sparsely() {
   engine::Sequence text = text_.fork();
   text.truncate(static_cast<uint32_t>(options_.sparse_from));
   text.attach_index(source_->make());
   engine::prefill_sparsely(walk_, text, std::span(text_.tokens()).subspan(text.n_pos()),
                            options_.chunk_rows, options_.sparse_from);
-  sparse_text_ = std::move(text);
   walk_.select_by(rule_, options_.n_context + options_.n_rest);  // counts from 0
+  return text;
 }
 
 engine::Sequence SplitRunner::start() {
   if (attention_ == engine::Attention::kSelected && options_.sparse_from < text_.n_pos()) {
-    if (!sparse_text_) read_sparsely();
+    if (!sparse_text_) sparse_text_ = read_sparsely();
     return sparse_text_->fork();
   }
   engine::Sequence sequence = text_.fork();

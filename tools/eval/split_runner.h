@@ -106,7 +106,7 @@ class SplitRunner {
   std::unique_ptr<index::SelectorSource> make_source(index::Method method) const;
 
  private:
-  void read_sparsely();
+  engine::Sequence read_sparsely();
 
   const KernelTable& kernels_;
   Options options_;
