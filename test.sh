@@ -105,9 +105,10 @@ suite_tsan() {
   # g++ 12's runtime refuses address layouts with more random bits than it knows; without randomisation it runs anywhere.
   setarch "$(uname -m)" -R true 2> /dev/null && without_aslr=(setarch "$(uname -m)" -R)
   ctest() { "${without_aslr[@]}" env ctest "$@"; }
+  local options=halt_on_error=1:suppressions=$PWD/tests/tsan_suppressions.txt
   # tests/CMakeLists.txt lists the files of the label `threads`; of the kernels' folders a part is run.
-  TSAN_OPTIONS=halt_on_error=1 run_ctest tsan tsan -L threads -E "$sanitizer_slow_tests"
-  TSAN_OPTIONS=halt_on_error=1 run_ctest tsan tsan -L unit -R "$kernel_tests" -E "$sanitizer_slow_tests|PlantedBugs"
+  TSAN_OPTIONS=$options run_ctest tsan tsan -L threads -E "$sanitizer_slow_tests"
+  TSAN_OPTIONS=$options run_ctest tsan tsan -L unit -R "$kernel_tests" -E "$sanitizer_slow_tests|PlantedBugs"
   run_ctest tsan tsan -L unit -R PlantedBugs  # whose races are meant, and go on
 }
 

@@ -8,7 +8,14 @@
 
 namespace strata {
 
-enum class Resource : uint8_t { kCpu };  // more as tiers and devices arrive
+// What works on a step, and what the walk may wait for.
+enum class Resource : uint8_t {
+  kCpu,
+  kWeightDisk,  // weights from the model file
+  kKvDisk,      // K and V from a spill file or saved contexts
+  kDevice,
+};
+inline constexpr uint32_t kResources = 4;
 
 enum class OpKind : uint8_t {
   kEmbed,       // token ids -> residual rows

@@ -1,6 +1,7 @@
 #include "base/trace.h"
 
 #include <type_traits>
+#include <utility>
 
 #include "base/check.h"
 
@@ -8,12 +9,13 @@ namespace strata {
 
 static_assert(std::is_trivially_copyable_v<TraceEvent> && sizeof(TraceEvent) == 48);
 
-Trace::Trace(uint64_t capacity) : capacity_(capacity) {
+Trace::Trace(uint64_t capacity, Clock clock) : capacity_(capacity), clock_(std::move(clock)) {
   STRATA_CHECK(capacity > 0, "a trace of no events");
   memory_ = HostMemory::reserve(capacity * sizeof(TraceEvent));
 }
 
 void Trace::add(const TraceEvent& event) noexcept {
+  if (!is_on_) return;
   memory_.as<TraceEvent>(capacity_)[n_added_++ % capacity_] = event;
 }
 

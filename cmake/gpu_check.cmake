@@ -5,7 +5,8 @@ set(gpu_check_root ${CMAKE_CURRENT_LIST_DIR}/..)
 function(gpu_check_program name device_source)
   file(GLOB sources CONFIGURE_DEPENDS ${gpu_check_root}/tests/gpu_attn/*.cc ${gpu_check_root}/tools/gpu/*.cc)
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
-  list(APPEND sources ${gpu_check_root}/tests/gpu_attn/under_test.cc ${gpu_check_root}/cpu_attn/pack.cc)
+  list(APPEND sources ${gpu_check_root}/tests/gpu_attn/under_test.cc ${gpu_check_root}/cpu_attn/pack.cc
+       ${gpu_check_root}/cpu_attn/pack_turned.cc)
   add_executable(${name} ${sources} ${gpu_check_root}/tests/gpu_check/gpu_check.cc
     ${gpu_check_root}/tests/gpu_check/${device_source})
   target_link_libraries(${name} PRIVATE ${ARGN})

@@ -1,8 +1,8 @@
 // cpu_attn/pack.cc - reads the file's blocks and writes panels (panel_layout.inc says what lies
-// where). Every type is cut into 8 quads per 32 inputs here, four codes to a dword, so that the
-// planes are filled without looking at single codes: about 2 G weights/s and core. Four types whose
-// bytes are a plane's already are turned from rows into columns, sixteen bytes at a time: streamed
-// weights are packed in every step.
+// where). Panels whose sixteen rows all exist are packed by pack_turned.cc; here is the reference,
+// which packs the others, a lane at a time. Every type is cut into 8 quads per 32 inputs, four
+// codes to a dword, so that the planes are filled without looking at single codes: about 4 G
+// weights/s and core for Q4_K.
 #include "cpu_attn/pack.h"
 
 #include <emmintrin.h>
@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/half.h"
+#include "cpu_attn/pack_panel.h"
 
 namespace strata::cpu_attn {
 namespace {
@@ -157,67 +158,11 @@ void read_block(const uint8_t* at, Block& block) {
     read_small_block<kType>(at, block);
 }
 
-/// Types whose code bytes, four to a dword, are the low plane's: dword j of sixteen bytes of
-/// nibbles holds quads j and 4 + j, as the plane does; Q8_0 differs in the sign bit.
-template <TensorType kType>
-constexpr bool is_turned() {
-  return kType == TensorType::kQ4_0 || kType == TensorType::kQ4_1 || kType == TensorType::kIQ4_NL ||
-         kType == TensorType::kQ8_0;
-}
-
-/// Dword i of lane l (l < 4) goes to dword l of out + i * 64. SSE2, which every x86-64 CPU has.
-inline void turn_four_lanes(const uint8_t* codes, uint64_t row_bytes, __m128i flip, uint8_t* out) {
-  __m128i lanes[4];
-  for (uint32_t l = 0; l < 4; ++l)
-    lanes[l] = _mm_xor_si128(
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + l * row_bytes)), flip);
-  const __m128i a = _mm_unpacklo_epi32(lanes[0], lanes[1]);
-  const __m128i b = _mm_unpacklo_epi32(lanes[2], lanes[3]);
-  const __m128i c = _mm_unpackhi_epi32(lanes[0], lanes[1]);
-  const __m128i d = _mm_unpackhi_epi32(lanes[2], lanes[3]);
-  auto* to = reinterpret_cast<__m128i*>(out);
-  _mm_storeu_si128(to, _mm_unpacklo_epi64(a, b));
-  _mm_storeu_si128(to + 4, _mm_unpackhi_epi64(a, b));
-  _mm_storeu_si128(to + 8, _mm_unpacklo_epi64(c, d));
-  _mm_storeu_si128(to + 12, _mm_unpackhi_epi64(c, d));
-}
-
-/// Packs a panel of sixteen rows of a type that is_turned().
-template <TensorType kType>
-void pack_turned(const uint8_t* rows, uint64_t row_bytes, uint32_t n_in, uint8_t* panel) {
-  constexpr PanelLayout kLayout = panel_layout(kType);
-  constexpr uint32_t kHeadBytes = kLayout.has_min ? 4 : 2;  // of a block of the file
-  constexpr uint32_t kVectors = kLayout.low_bits / 4;       // of sixteen bytes each
-  constexpr uint32_t kBlockBytes = kHeadBytes + 16 * kVectors;
-  const __m128i flip = _mm_set1_epi8(kType == TensorType::kQ8_0 ? static_cast<char>(0x80) : 0);
-  const uint32_t n_units = n_in / kLayout.unit;
-  uint8_t* codes = panel + kLayout.codes_offset(n_in);
-  const uint64_t headers_bytes = uint64_t{n_units} * kLayout.header_bytes();
-  memset(panel + headers_bytes, 0, kLayout.codes_offset(n_in) - headers_bytes);
-  for (uint32_t u = 0; u < n_units; ++u) {
-    uint8_t* header = panel + uint64_t{u} * kLayout.header_bytes();
-    uint8_t* chunk = codes + uint64_t{u} * kLayout.chunk_bytes();
-    const uint8_t* block = rows + uint64_t{u} * kBlockBytes;
-    for (uint32_t lane = 0; lane < kPanelRows; ++lane) {
-      memcpy(header + lane * 2, block + lane * row_bytes, 2);
-      if constexpr (kLayout.has_min)
-        memcpy(header + 32 + lane * 2, block + lane * row_bytes + 2, 2);
-    }
-    for (uint32_t lane = 0; lane < kPanelRows; lane += 4)
-      for (uint32_t i = 0; i < kVectors; ++i)
-        turn_four_lanes(block + lane * row_bytes + kHeadBytes + 16 * i, row_bytes, flip,
-                        chunk + i * 4 * 64 + lane * 4);
-  }
-}
-
 /// Packs one panel of which `n_lanes` rows exist.
 template <TensorType kType>
 void pack_quantised(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint32_t n_in,
                     uint8_t* panel) {
   constexpr PanelLayout kLayout = panel_layout(kType);
-  if constexpr (is_turned<kType>()) {
-    if (n_lanes == kPanelRows) return pack_turned<kType>(rows, row_bytes, n_in, panel);
-  }
   const uint64_t block_bytes = row_bytes / (n_in / kLayout.unit);
   uint8_t* codes = panel + kLayout.codes_offset(n_in);
   memset(panel, 0, kLayout.panel_bytes(n_in));
@@ -251,44 +196,6 @@ void pack_floats(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint
     for (uint32_t k = 0; k < n_in; ++k)
       memcpy(panel + (uint64_t{k} * kPanelRows + lane) * sizeof(Element),
              rows + lane * row_bytes + k * sizeof(Element), sizeof(Element));
-}
-
-using PackPanel = void (*)(const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes, uint32_t n_in,
-                           uint8_t* panel);
-
-PackPanel pack_panel_of(TensorType type) {
-  switch (type) {
-    case TensorType::kF32:
-      return pack_floats<uint32_t>;
-    case TensorType::kF16:
-    case TensorType::kBF16:
-      return pack_floats<uint16_t>;
-    case TensorType::kQ4_0:
-      return pack_quantised<TensorType::kQ4_0>;
-    case TensorType::kQ4_1:
-      return pack_quantised<TensorType::kQ4_1>;
-    case TensorType::kQ5_0:
-      return pack_quantised<TensorType::kQ5_0>;
-    case TensorType::kQ5_1:
-      return pack_quantised<TensorType::kQ5_1>;
-    case TensorType::kQ8_0:
-      return pack_quantised<TensorType::kQ8_0>;
-    case TensorType::kQ2_K:
-      return pack_quantised<TensorType::kQ2_K>;
-    case TensorType::kQ3_K:
-      return pack_quantised<TensorType::kQ3_K>;
-    case TensorType::kQ4_K:
-      return pack_quantised<TensorType::kQ4_K>;
-    case TensorType::kQ5_K:
-      return pack_quantised<TensorType::kQ5_K>;
-    case TensorType::kQ6_K:
-      return pack_quantised<TensorType::kQ6_K>;
-    case TensorType::kIQ4_NL:
-      return pack_quantised<TensorType::kIQ4_NL>;
-    case TensorType::kIQ4_XS:
-      return pack_quantised<TensorType::kIQ4_XS>;
-  }
-  STRATA_CHECK(false, "tensor type %u", static_cast<uint32_t>(type));
 }
 
 void unpack_float_row(const PackedMatrix& matrix, const uint8_t* panel, uint32_t lane,
@@ -336,6 +243,42 @@ uint64_t panel_bytes(TensorType type, uint32_t n_in) {
   return panel_layout(type).panel_bytes(n_in);
 }
 
+void pack_panel_by_lanes(TensorType type, const uint8_t* rows, uint64_t row_bytes, uint32_t n_lanes,
+                         uint32_t n_in, uint8_t* panel) {
+  switch (type) {
+    case TensorType::kF32:
+      return pack_floats<uint32_t>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kF16:
+    case TensorType::kBF16:
+      return pack_floats<uint16_t>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ4_0:
+      return pack_quantised<TensorType::kQ4_0>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ4_1:
+      return pack_quantised<TensorType::kQ4_1>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ5_0:
+      return pack_quantised<TensorType::kQ5_0>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ5_1:
+      return pack_quantised<TensorType::kQ5_1>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ8_0:
+      return pack_quantised<TensorType::kQ8_0>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ2_K:
+      return pack_quantised<TensorType::kQ2_K>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ3_K:
+      return pack_quantised<TensorType::kQ3_K>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ4_K:
+      return pack_quantised<TensorType::kQ4_K>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ5_K:
+      return pack_quantised<TensorType::kQ5_K>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kQ6_K:
+      return pack_quantised<TensorType::kQ6_K>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kIQ4_NL:
+      return pack_quantised<TensorType::kIQ4_NL>(rows, row_bytes, n_lanes, n_in, panel);
+    case TensorType::kIQ4_XS:
+      return pack_quantised<TensorType::kIQ4_XS>(rows, row_bytes, n_lanes, n_in, panel);
+  }
+  STRATA_CHECK(false, "tensor type %u", static_cast<uint32_t>(type));
+}
+
 void pack_panels(TensorType type, uint32_t n_out, uint32_t n_in, uint32_t panel_begin,
                  uint32_t panel_end, std::span<const std::byte> rows, std::byte* out) {
   const uint64_t first_row = uint64_t{panel_begin} * kPanelRows;
@@ -346,14 +289,20 @@ void pack_panels(TensorType type, uint32_t n_out, uint32_t n_in, uint32_t panel_
   STRATA_CHECK(rows.size() == (last_row - first_row) * row_bytes, "%zu bytes for %lu rows of %lu",
                rows.size(), static_cast<unsigned long>(last_row - first_row),
                static_cast<unsigned long>(row_bytes));
-  const PackPanel pack_panel = pack_panel_of(type);
+  STRATA_CHECK(reinterpret_cast<uintptr_t>(out) % 64 == 0, "panels at %p", static_cast<void*>(out));
   const uint64_t stride = panel_bytes(type, n_in);
+  const bool can_turn = !is_float_type(type) || n_in % kTurnedFloats == 0;
   const auto* source = reinterpret_cast<const uint8_t*>(rows.data());
   auto* target = reinterpret_cast<uint8_t*>(out);
   for (uint64_t row = first_row; row < last_row;
-       row += kPanelRows, target += stride, source += kPanelRows * row_bytes)
-    pack_panel(source, row_bytes,
-               static_cast<uint32_t>(std::min<uint64_t>(kPanelRows, last_row - row)), n_in, target);
+       row += kPanelRows, target += stride, source += kPanelRows * row_bytes) {
+    const auto n_lanes = static_cast<uint32_t>(std::min<uint64_t>(kPanelRows, last_row - row));
+    if (n_lanes == kPanelRows && can_turn)
+      pack_panel_turned(type, source, row_bytes, n_in, target);
+    else
+      pack_panel_by_lanes(type, source, row_bytes, n_lanes, n_in, target);
+  }
+  _mm_sfence();  // before another thread is told of the panels, which lie past the caches
 }
 
 void unpack_row(const PackedMatrix& matrix, uint32_t row, std::span<float> out) {

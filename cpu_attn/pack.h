@@ -14,7 +14,8 @@ namespace strata::cpu_attn {
 uint64_t panel_bytes(TensorType type, uint32_t n_in);
 
 /// Packs panels [panel_begin, panel_end). `rows` holds the file's bytes of rows [panel_begin * 16,
-/// ...), as many as exist below n_out; `out` starts at panel panel_begin.
+/// ...), as many as exist below n_out, aligned anyhow; `out` starts at panel panel_begin and is
+/// 64-byte aligned. What is written is in memory rather than in a cache when this returns.
 void pack_panels(TensorType type, uint32_t n_out, uint32_t n_in, uint32_t panel_begin,
                  uint32_t panel_end, std::span<const std::byte> rows, std::byte* out);
 

@@ -69,11 +69,20 @@ Answer::Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationR
       text_(tokenizer, request.stop),
       start_(Clock::now()),
       decode_start_(start_),
-      n_most_(std::min(request.n_predict, request.n_ctx - request.prompt.size())) {
+      n_most_(std::min(request.n_predict, request.n_ctx - request.prompt.size())),
+      draft_length_(request.n_draft_max) {
   answer_.usage.prompt_tokens = request_.prompt.size();
   keep_common_prefix();
   const uint64_t n_cached = sequence_.n_pos(), n_rest = request_.prompt.size() - n_cached;
-  if (n_cached > n_rest && n_rest <= kQuestionTokensMax) reading_attention_ = request_.attention;
+  is_question_ = n_cached > n_rest && n_rest <= kQuestionTokensMax;
+  is_sparse_ = request_.attention == Attention::kSelected && !is_question_ &&
+               request_.sparse_from < request_.prompt.size();
+}
+
+Attention Answer::attention() const {
+  if (!is_reading() || is_question_) return request_.attention;
+  if (!is_sparse_) return Attention::kExact;
+  return next_chunk(sequence_.n_pos(), request_.chunk_rows, request_.sparse_from).attention;
 }
 
 /// Leaves in the sequence what it shares with the prompt, without the prompt's last token: its
@@ -95,7 +104,7 @@ bool Answer::is_cancelled() const {
 void Answer::restore(Walk& walk) {
   // What selects takes restored blocks into its index first, and a device into its memory, so both
   // read all of them.
-  if (has_ended() || reading_attention_ != Attention::kExact || walk.device() != nullptr) return;
+  if (has_ended() || attention() != Attention::kExact || walk.device() != nullptr) return;
   const auto on_restored = [&](uint64_t done) {
     return (!events_.on_prefill || events_.on_prefill(done, request_.prompt.size())) &&
            !is_cancelled();
@@ -110,16 +119,47 @@ void Answer::restore(Walk& walk) {
   answer_.usage.recomputed_tokens += answer_.meeting.computed_tokens;
 }
 
-bool Answer::append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) const {
+/// Guesses for the next step. None of them is the last one of an extent: what does not come is
+/// neither written to a spill file nor leaves an extent in pieces. None ends the answer, by its
+/// length or as an end token: nothing would come of it.
+void Answer::make_draft(uint32_t n_most) {
+  draft_.clear();
+  if (request_.n_draft_max == 0 || request_.attention != Attention::kExact) return;
+  if (!lookup_) {
+    lookup_.emplace(request_.prompt.size() + n_most_);
+    for (const TokenId token : request_.prompt) lookup_->append(token);
+    for (const TokenId token : answer_.tokens) lookup_->append(token);
+  }
+  const uint32_t in_extent = sequence_.n_pos() % kExtentPositions;
+  const uint64_t n_left = n_most_ - answer_.tokens.size() - 1;
+  const uint32_t n = std::min({draft_length_.next(), n_most,
+                               kExtentPositions - 1 - std::min(in_extent + 1, kExtentPositions - 1),
+                               static_cast<uint32_t>(std::min<uint64_t>(n_left, UINT32_MAX))});
+  lookup_->propose(n, draft_);
+  const auto is_end = [&](TokenId token) { return tokenizer_.is_end(token); };
+  draft_.erase(std::ranges::find_if(draft_, is_end), draft_.end());
+}
+
+uint32_t Answer::drop_draft() {
+  const auto n = static_cast<uint32_t>(draft_.size());
+  draft_.clear();
+  return n;
+}
+
+uint32_t Answer::append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) {
   STRATA_CHECK(!has_ended() && n_rows_max > 0, "an answer that wants no rows");
   if (!is_reading()) {
+    make_draft(n_rows_max - 1);
     rows.push_back({&sequence_, answer_.tokens.back(), true});
-    return true;
+    for (const TokenId token : draft_) rows.push_back({&sequence_, token, true});
+    return 1 + static_cast<uint32_t>(draft_.size());
   }
   const auto rest = request_.prompt.subspan(sequence_.n_pos());
-  const size_t n = std::min<size_t>({rest.size(), n_rows_max, request_.chunk_rows});
+  const uint64_t sparse_from = is_sparse_ ? request_.sparse_from : kNeverSparse;
+  const PromptChunk chunk = next_chunk(sequence_.n_pos(), request_.chunk_rows, sparse_from);
+  const size_t n = std::min<size_t>({rest.size(), n_rows_max, chunk.n_rows});
   for (size_t i = 0; i < n; ++i) rows.push_back({&sequence_, rest[i], i + 1 == rest.size()});
-  return n == rest.size();
+  return n == rest.size() ? 1 : 0;
 }
 
 void Answer::take_step(std::span<const float> logits) {
@@ -127,7 +167,7 @@ void Answer::take_step(std::span<const float> logits) {
   if (!is_reading()) {
     ++answer_.times.n_decode_steps;
     answer_.times.decode_step_ms.push_back(static_cast<float>(ms_since(last_token_)));
-    return take_token(logits);
+    return take_rows(logits);
   }
   const uint64_t n_read = sequence_.n_pos();
   const bool goes_on = !events_.on_prefill || events_.on_prefill(n_read, request_.prompt.size());
@@ -140,7 +180,30 @@ void Answer::take_step(std::span<const float> logits) {
   take_token(logits);
 }
 
-void Answer::take_token(std::span<const float> logits) {
+/// Row i of a step is what comes after the first i tokens of the draft, so its logits count where
+/// those have come. Each token is drawn as it would be alone: what comes does not depend on the
+/// draft.
+void Answer::take_rows(std::span<const float> logits) {
+  const size_t n_drafted = draft_.size();
+  size_t n_taken = 0, n_accepted = 0;
+  for (bool goes_on = true; goes_on;) {
+    const TokenId token =
+        take_token(logits.subspan(n_taken * request_.vocab_size, request_.vocab_size));
+    ++answer_.times.n_decode_tokens;
+    const bool is_accepted = n_taken < n_drafted && token == draft_[n_taken];
+    if (is_accepted) ++n_accepted;
+    ++n_taken;
+    goes_on = is_accepted && !has_ended();
+  }
+  draft_length_.take(static_cast<uint32_t>(n_drafted), static_cast<uint32_t>(n_accepted));
+  answer_.drafts.proposed += n_drafted;
+  answer_.drafts.accepted += n_accepted;
+  const auto n_kept = sequence_.n_pos() - static_cast<uint32_t>(1 + n_drafted - n_taken);
+  const uint32_t n_left = sequence_.truncate(n_kept);
+  STRATA_CHECK(n_left == n_kept, "%u positions left of %u", n_left, n_kept);
+}
+
+TokenId Answer::take_token(std::span<const float> logits) {
   last_token_ = Clock::now();
   std::span<const uint64_t> allowed;
   if (request_.constraint) allowed = request_.constraint->allowed();
@@ -149,18 +212,28 @@ void Answer::take_token(std::span<const float> logits) {
     answer_.times.ttft_ms = ms_since(start_);
     decode_start_ = last_token_;
   }
-  if (!request_.ignore_eos && tokenizer_.is_end(token)) return end(FinishReason::kStop);
+  if (!request_.ignore_eos && tokenizer_.is_end(token)) {
+    end(FinishReason::kStop);
+    return token;
+  }
   sampler_.accept(token);
   if (request_.constraint) request_.constraint->accept(token);
+  if (lookup_) lookup_->append(token);
   if (request_.n_logprobs && events_.on_scores)
     events_.on_scores(score_token(logits, token, *request_.n_logprobs));
   const bool goes_on = text_.push(token, events_, answer_);
-  if (text_.is_stopped()) return end(FinishReason::kStop);
-  if (goes_on && request_.constraint && request_.constraint->is_over())
-    return end(FinishReason::kStop);
-  if (!goes_on) return end(FinishReason::kCancelled);
-  if (answer_.tokens.size() == n_most_) return end(FinishReason::kLength);
-  if (is_cancelled()) end(FinishReason::kCancelled);
+  if (const auto reason = reason_to_end(goes_on)) end(*reason);
+  return token;
+}
+
+/// After a token that did not end the answer by itself.
+std::optional<FinishReason> Answer::reason_to_end(bool goes_on) const {
+  if (text_.is_stopped()) return FinishReason::kStop;
+  if (!goes_on) return FinishReason::kCancelled;
+  if (request_.constraint && request_.constraint->is_over()) return FinishReason::kStop;
+  if (answer_.tokens.size() == n_most_) return FinishReason::kLength;
+  if (is_cancelled()) return FinishReason::kCancelled;
+  return std::nullopt;
 }
 
 void Answer::cancel() {

@@ -5,10 +5,13 @@
 #include <chrono>
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "engine/draft_length.h"
 #include "engine/generator.h"
+#include "engine/prompt_lookup.h"
 #include "engine/sampler.h"
 #include "engine/text/stop_matcher.h"
 
@@ -57,12 +60,23 @@ class Answer {
   /// Tokens of the answer so far.
   const std::vector<TokenId>& tokens() const { return answer_.tokens; }
   /// What its next rows attend.
-  Attention attention() const { return is_reading() ? reading_attention_ : request_.attention; }
-  /// Appends the rows of its next step, n_rows_max at most: several of a prompt, else one. It has
-  /// not ended. True where the last of them wants logits.
-  bool append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) const;
-  /// These rows were walked; `logits` are those that were wanted. Errors: those of Sampler::pick;
-  /// exceptions of the callbacks.
+  Attention attention() const;
+  /// Whether its next rows are a chunk that selects, which is walked whole.
+  bool reads_sparsely() const {
+    return is_reading() && is_sparse_ && attention() == Attention::kSelected;
+  }
+  /// Positions from the prompt's beginning that it reads exactly where it does not read a question.
+  uint64_t n_read_exactly() const {
+    return is_sparse_ ? request_.sparse_from : request_.prompt.size();
+  }
+  /// Appends the rows of its next step, n_rows_max at most: several of a prompt, else one and a
+  /// draft. It has not ended. Returns how many of them want logits: the last ones.
+  uint32_t append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows);
+  /// The draft will not be walked: its rows, the last ones, were too many. Returns their number.
+  uint32_t drop_draft();
+  /// These rows were walked; `logits` are those that were wanted. Rows of a draft that did not come
+  /// leave the sequence. Errors: those of Sampler::pick; exceptions of the callbacks, after which
+  /// the sequence holds all that was walked.
   void take_step(std::span<const float> logits);
 
   /// Ends it with what it has; nothing where it has ended.
@@ -79,7 +93,10 @@ class Answer {
   using Clock = std::chrono::steady_clock;
   bool is_cancelled() const;
   void keep_common_prefix();
-  void take_token(std::span<const float> logits);
+  void make_draft(uint32_t n_most);
+  void take_rows(std::span<const float> logits);
+  TokenId take_token(std::span<const float> logits);
+  std::optional<FinishReason> reason_to_end(bool goes_on) const;
   void end(FinishReason reason);
 
   Sequence& sequence_;
@@ -92,8 +109,12 @@ class Answer {
   Clock::time_point decode_start_;
   Clock::time_point last_token_;
   State state_ = State::kReading;
-  Attention reading_attention_ = Attention::kExact;
-  uint64_t n_most_ = 0;  // tokens of the answer
+  bool is_question_ = false;            // what is read selects
+  bool is_sparse_ = false;              // what is read from request_.sparse_from on does
+  uint64_t n_most_ = 0;                 // tokens of the answer
+  std::optional<PromptLookup> lookup_;  // of prompt and answer, from the first draft on
+  DraftLength draft_length_;
+  std::vector<TokenId> draft_;  // of the step that is walked next
   Generation answer_;
   std::exception_ptr failure_;
 };

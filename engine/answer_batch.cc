@@ -19,8 +19,8 @@ Answer* AnswerBatch::next_reader(std::span<Answer* const> answers) const {
 
 void AnswerBatch::add(Answer& answer, uint32_t n_rows_max) {
   const auto first = static_cast<uint32_t>(rows_.size());
-  const bool wants_logits = answer.append_rows(n_rows_max, rows_);
-  parts_.push_back({&answer, first, static_cast<uint32_t>(rows_.size()) - first, wants_logits});
+  const uint32_t n_logits = answer.append_rows(n_rows_max, rows_);
+  parts_.push_back({&answer, first, static_cast<uint32_t>(rows_.size()) - first, n_logits});
 }
 
 void AnswerBatch::step(std::span<Answer* const> answers) {
@@ -31,7 +31,9 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
   const auto decodes = [](const Answer* answer) {
     return !answer->is_reading() && !answer->has_ended();
   };
-  const bool is_beside = std::ranges::any_of(answers, decodes);
+  const auto n_decoding = static_cast<uint32_t>(std::ranges::count_if(answers, decodes));
+  // Rows for drafts: what one row of each leaves.
+  const uint32_t n_spare = walk_.max_rows() - std::min(walk_.max_rows(), n_decoding + 1);
   // An answer whose prompt ends in the first of the two goes on with the next step: what it attends
   // then is attended in the first.
   const Attention reading = reader != nullptr ? reader->attention() : Attention::kExact;
@@ -39,16 +41,25 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
     rows_.clear();
     parts_.clear();
     for (Answer* answer : answers)
-      if (answer != reader && decodes(answer) && answer->attention() == attention) add(*answer, 1);
-    if (reader != nullptr && reading == attention) {
+      if (answer != reader && decodes(answer) && answer->attention() == attention)
+        add(*answer, 1 + std::min(answer->request().n_draft_max, n_spare) / n_decoding);
+    const bool is_turn = reader != nullptr && reading == attention;
+    // What a chunk of a prompt chooses depends on where it begins and ends: it is always whole.
+    const bool is_whole = is_turn && reader->reads_sparsely();
+    if (is_turn && !is_whole) {
       uint32_t n_max = walk_.max_rows() - static_cast<uint32_t>(rows_.size());
       if (attention == Attention::kSelected)
         n_max = std::min({n_max, options_.question_rows, walk_.selected_rows_max()});
-      else if (is_beside)
+      else if (n_decoding > 0)
         n_max = std::min(n_max, options_.chunk_rows_beside);
       add(*reader, n_max);
     }
     if (!parts_.empty()) walk_parts(attention);
+    if (!is_whole) continue;
+    rows_.clear();
+    parts_.clear();
+    add(*reader, walk_.max_rows());
+    walk_parts(attention);
   }
 }
 
@@ -64,46 +75,57 @@ void AnswerBatch::walk_rows(std::span<const StepRow> rows, Attention attention) 
 }
 
 void AnswerBatch::walk_parts(Attention attention) {
+  std::exception_ptr error;
   bool is_cancelled = false;
   try {
     walk_rows(rows_, attention);
     uint32_t logits_idx = 0;
     for (const Part& part : parts_) {
       take(part, logits_idx);
-      if (part.wants_logits) ++logits_idx;
+      logits_idx += part.n_logits;
     }
     return;
-  } catch (const Error& error) {
-    is_cancelled = error.code() == ErrorCode::kCancelled;
-    if (!is_cancelled && parts_.size() == 1)
-      return parts_.front().answer->fail(std::current_exception());
+  } catch (const Error& failure) {
+    error = std::current_exception();
+    is_cancelled = failure.code() == ErrorCode::kCancelled;
   } catch (...) {
-    if (parts_.size() == 1) return parts_.front().answer->fail(std::current_exception());
+    error = std::current_exception();
   }
-  for (const Part& part : parts_) {
-    try {
-      if (is_cancelled) {
-        part.answer->cancel();
-        continue;
-      }
-      walk_rows(std::span(rows_).subspan(part.first_row, part.n_rows), attention);
-      take(part, 0);
-    } catch (const Error& error) {
-      is_cancelled = error.code() == ErrorCode::kCancelled;
-      if (is_cancelled)
-        part.answer->cancel();
-      else
-        part.answer->fail(std::current_exception());
-    } catch (...) {
-      part.answer->fail(std::current_exception());
+  for (Part& part : parts_) {
+    if (is_cancelled) {
+      part.answer->cancel();
+      continue;
     }
+    const uint32_t n_dropped = part.answer->drop_draft();
+    part.n_rows -= n_dropped;
+    part.n_logits -= n_dropped;
+    if (part.n_rows == rows_.size()) return part.answer->fail(error);
+    is_cancelled = !walk_alone(part, attention);
   }
+}
+
+/// False where the walk's flag ended it.
+bool AnswerBatch::walk_alone(const Part& part, Attention attention) {
+  try {
+    walk_rows(std::span(rows_).subspan(part.first_row, part.n_rows), attention);
+    take(part, 0);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kCancelled) {
+      part.answer->cancel();
+      return false;
+    }
+    part.answer->fail(std::current_exception());
+  } catch (...) {
+    part.answer->fail(std::current_exception());
+  }
+  return true;
 }
 
 /// What goes wrong here is the answer's alone.
 void AnswerBatch::take(const Part& part, uint32_t logits_idx) {
   try {
-    part.answer->take_step(part.wants_logits ? walk_.logits(logits_idx) : std::span<const float>());
+    part.answer->take_step(part.n_logits > 0 ? walk_.logits(logits_idx, part.n_logits)
+                                             : std::span<const float>());
   } catch (...) {
     part.answer->fail(std::current_exception());
   }

@@ -1,7 +1,8 @@
 // engine/answer_batch.h - several answers over one walk: a step takes the decoded token of every
 // one that answers, and a chunk of a prompt beside them.
 // Why: decoding reads every weight for each token; several sequences in one step share that, and a
-// prompt that is read by chunks lets the others go on.
+// prompt that is read by chunks lets the others go on. Drafts share it as well: all of a step
+// together have as many rows as those of one answer alone.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,7 @@ namespace strata::engine {
 struct AnswerBatchOptions {
   // Rows of a prompt's chunk while another answer decodes: what that one waits for. From 64 rows
   // on a step is bound by arithmetic, so shorter chunks cost the prompt and longer ones the others.
+  // Chunks that select are always whole.
   uint32_t chunk_rows_beside = 64;
   // Of a selected question, beside others or not: the rows of a step share a choice, so an answer's
   // bits depend on how many they are. No more than others leave of the walk's rows.
@@ -33,9 +35,9 @@ class AnswerBatch {
 
   /// Takes every answer that has not ended one step further, but of those that read a prompt only
   /// one, in turn. At most as many answers as the walk has rows. What selects and what does not are
-  /// walked one after the other. A step that fails is walked again, each answer alone, so that only
-  /// those fail (Answer::failure) which the error concerns; one that the walk's flag ends cancels
-  /// its answers. Throws nothing but std::bad_alloc of lists.
+  /// walked one after the other. A step that fails is walked again, each answer alone, undrafted,
+  /// so that only those fail (Answer::failure) which the error concerns; one that the walk's flag
+  /// ends cancels its answers. Throws nothing but std::bad_alloc of lists.
   void step(std::span<Answer* const> answers);
 
  private:
@@ -43,12 +45,13 @@ class AnswerBatch {
     Answer* answer;
     uint32_t first_row;
     uint32_t n_rows;
-    bool wants_logits;
+    uint32_t n_logits;  // of the last rows
   };
   Answer* next_reader(std::span<Answer* const> answers) const;
   void add(Answer& answer, uint32_t n_rows_max);
   void walk_parts(Attention attention);
   void walk_rows(std::span<const StepRow> rows, Attention attention);
+  bool walk_alone(const Part& part, Attention attention);
   void take(const Part& part, uint32_t logits_idx);
 
   Walk& walk_;

@@ -55,6 +55,8 @@ uint64_t AnswerScheduler::add(AnswerTask task) {
   task.request.n_ctx_train = engine_.spec().shape.n_ctx_train;
   task.request.chunk_rows = engine_.context().chunk_rows;
   task.request.attention = engine_.attention();
+  task.request.sparse_from = engine_.options().sparse_from;
+  task.request.n_draft_max = engine_.n_draft_max();
   waiting_.emplace_back();
   waiting_.back().id = ++n_ids_;
   waiting_.back().task = std::move(task);
@@ -118,7 +120,7 @@ bool AnswerScheduler::is_beginning_read(const Waiting& order) const {
 AnswerScheduler::Outcome AnswerScheduler::try_start(Waiting& order) {
   try {
     prepare(order);
-    const Beginning from = find_beginning(order.prompt.tokens);
+    const Beginning from = find_beginning(order);
     order.waits_for = order.n_overtaken < kOvertakenMax ? from.waits_for : 0;
     order.waits_for_pos = from.waits_for_pos;
     if (order.waits_for != 0) return Outcome::kWaits;
@@ -128,7 +130,7 @@ AnswerScheduler::Outcome AnswerScheduler::try_start(Waiting& order) {
         !make_room(engine_.cache().make_sequence(), n_goal))
       return Outcome::kWaits;
     const size_t n_idle = idle_.size();
-    HeldContext context = take_beginning(from, order.prompt.tokens);
+    HeldContext context = take_beginning(from, order);
     const bool was_idle = idle_.size() < n_idle;
     if (!make_room(context.sequence, n_goal)) {
       if (was_idle) idle_.push_back(std::move(context));
@@ -164,11 +166,13 @@ void AnswerScheduler::prepare(Waiting& order) {
     append_marked(tokenizer, token, out);
   };
   tiers::TextMatch match(text, bytes_of);
-  for (const HeldContext& held : idle_) match.follow(0, held.sequence.tokens(), held.is_generated);
+  for (const HeldContext& held : idle_)
+    if (held.sequence.chain_at(0) == order.task.root)
+      match.follow(0, held.sequence.tokens(), held.is_generated);
   tiers::KnownText known = match.take_best();
   // Shorter texts are not saved, and looking may have to wait for a pack to get its name.
   tiers::KnownText saved;
-  if (asked.size() >= kSavedTokensMin) saved = contexts_.known_text(text);
+  if (asked.size() >= kSavedTokensMin) saved = contexts_.known_text(text, order.task.root);
   if (saved.n_bytes > known.n_bytes) known = std::move(saved);
   order.prompt = with_known_beginning(tokenizer, asked, known);
   if (order.prompt.tokens.size() > asked.size() &&
@@ -179,36 +183,43 @@ void AnswerScheduler::prepare(Waiting& order) {
 /// How much of a prompt a fork of the sequence would keep: where answers select, of what was read
 /// exactly. A question is then read exactly or selected by how much of its text is held or saved
 /// (Answer), as it is in any run: so there an answer does depend on which others came before.
-uint32_t AnswerScheduler::kept_of(const Sequence& sequence, std::span<const TokenId> prompt) const {
-  uint32_t n = common_positions(sequence.tokens(), without_last(prompt));
+uint32_t AnswerScheduler::kept_of(const Sequence& sequence, const Waiting& order) const {
+  if (sequence.chain_at(0) != order.task.root) return 0;
+  uint32_t n = common_positions(sequence.tokens(), without_last(order.prompt.tokens));
   if (engine_.attention() == Attention::kSelected) n = std::min(n, sequence.n_exact());
   return sequence.kept_by_truncate(n);
 }
 
-AnswerScheduler::Beginning AnswerScheduler::find_beginning(std::span<const TokenId> prompt) {
+AnswerScheduler::Beginning AnswerScheduler::find_beginning(const Waiting& order) {
+  const std::span<const TokenId> prompt = order.prompt.tokens;
   Beginning best;
   const auto consider = [&](const Sequence& sequence, Beginning::Place place, size_t idx) {
-    const uint32_t n = kept_of(sequence, prompt);
+    const uint32_t n = kept_of(sequence, order);
     if (n >= kBlockPositions && n > best.n_kept) best = {place, idx, n, 0, 0};
   };
   for (size_t i = 0; i < idle_.size(); ++i) consider(idle_[i].sequence, Beginning::Place::kIdle, i);
   for (size_t i = 0; i < working_.size(); ++i)
     consider(working_[i]->context.sequence, Beginning::Place::kWorking, i);
-  if (const uint32_t n =
-          prompt.size() > kSavedTokensMin ? contexts_.n_saved(without_last(prompt)) : 0;
+  if (const uint32_t n = prompt.size() > kSavedTokensMin
+                             ? contexts_.n_saved(without_last(prompt), order.task.root)
+                             : 0;
       n > best.n_kept && n - best.n_kept >= n / kSavedShare)
     best = {Beginning::Place::kSaved, 0, n, 0, 0};
-  find_reading(prompt, best);
+  find_reading(order, best);
   return best;
 }
 
-/// An answer that is about to read more of what the prompt begins with.
-void AnswerScheduler::find_reading(std::span<const TokenId> prompt, Beginning& best) const {
+/// An answer that is about to read more of what the prompt begins with, exactly: what it selects
+/// for could not be kept (kept_of()).
+void AnswerScheduler::find_reading(const Waiting& order, Beginning& best) const {
   uint32_t n_most = best.n_kept;
   for (const auto& work : working_) {
     const Answer& answer = *work->answer;
     if (!answer.is_reading() || answer.attention() != Attention::kExact) continue;
-    const uint32_t n = common_positions(work->prompt.tokens, without_last(prompt));
+    if (work->context.sequence.chain_at(0) != order.task.root) continue;
+    const auto n = static_cast<uint32_t>(
+        std::min<uint64_t>(common_positions(work->prompt.tokens, without_last(order.prompt.tokens)),
+                           answer.n_read_exactly()));
     if (n < n_most + kBlockPositions || n <= answer.sequence().n_pos()) continue;
     n_most = n;
     best.waits_for = work->context.id;
@@ -223,8 +234,7 @@ HeldContext AnswerScheduler::fork(const HeldContext& parent, uint32_t n_kept) {
 }
 
 /// A sequence all of which the prompt begins with goes on as this answer's; of others a fork does.
-HeldContext AnswerScheduler::take_beginning(const Beginning& from,
-                                            std::span<const TokenId> prompt) {
+HeldContext AnswerScheduler::take_beginning(const Beginning& from, const Waiting& order) {
   switch (from.place) {
     case Beginning::Place::kIdle: {
       HeldContext& parent = idle_[from.idx];
@@ -237,13 +247,14 @@ HeldContext AnswerScheduler::take_beginning(const Beginning& from,
       return fork(working_[from.idx]->context, from.n_kept);
     case Beginning::Place::kSaved: {
       std::unique_ptr<ContextCache> saver = contexts_.saver(nullptr);
-      Sequence restored = contexts_.restore(saver.get(), without_last(prompt));
+      Sequence restored =
+          contexts_.restore(saver.get(), without_last(order.prompt.tokens), order.task.root);
       return {++n_ids_, std::move(restored), {}, std::move(saver)};
     }
     case Beginning::Place::kNowhere:
       break;
   }
-  return {++n_ids_, engine_.cache().make_sequence(), {}, contexts_.saver(nullptr)};
+  return {++n_ids_, engine_.cache().make_sequence(order.task.root), {}, contexts_.saver(nullptr)};
 }
 
 std::vector<SequenceGoal> AnswerScheduler::goals() const {
@@ -369,6 +380,13 @@ std::vector<HeldFacts> AnswerScheduler::held() const {
   for (const HeldContext& held : idle_)
     facts.push_back({held.id, false, held.sequence.n_pos(), 0, 0});
   return facts;
+}
+
+std::vector<LayerBlocks> AnswerScheduler::held_blocks() const {
+  std::vector<const Sequence*> sequences;
+  for (const auto& work : working_) sequences.push_back(&work->context.sequence);
+  for (const HeldContext& held : idle_) sequences.push_back(&held.sequence);
+  return layer_blocks(engine_, sequences);
 }
 
 }  // namespace strata::engine

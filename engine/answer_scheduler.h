@@ -14,6 +14,7 @@
 
 #include "engine/answer_batch.h"
 #include "engine/kv_room.h"
+#include "engine/layer_blocks.h"
 #include "engine/prompt_tokens.h"
 #include "engine/shared_contexts.h"
 
@@ -25,6 +26,8 @@ struct AnswerTask {
   // The prompt stands for a text: earlier answers in it may keep the tokens that they were
   // generated as (docs/adr/0005-answers-known-by-their-bytes.md).
   bool is_text = true;
+  // Only what was read with the same root is a beginning of it (prefix_root()).
+  tiers::Hash128 root;
   GenerationRequest request;  // without the prompt
   GenerationEvents events;
   // Tokens of the prompt that need no reading, of all of them: earlier answers in it may have other
@@ -79,6 +82,8 @@ class AnswerScheduler {
   bool finish();
 
   std::vector<HeldFacts> held() const;
+  /// Where K and V of all that is held are (layer_blocks()).
+  std::vector<LayerBlocks> held_blocks() const;
   std::vector<std::string> take_notices() { return contexts_.take_notices(); }
 
  private:
@@ -117,10 +122,10 @@ class AnswerScheduler {
   bool is_beginning_read(const Waiting& order) const;
   Outcome try_start(Waiting& order);
   void prepare(Waiting& order);
-  Beginning find_beginning(std::span<const TokenId> prompt);
-  void find_reading(std::span<const TokenId> prompt, Beginning& best) const;
-  uint32_t kept_of(const Sequence& sequence, std::span<const TokenId> prompt) const;
-  HeldContext take_beginning(const Beginning& from, std::span<const TokenId> prompt);
+  Beginning find_beginning(const Waiting& order);
+  void find_reading(const Waiting& order, Beginning& best) const;
+  uint32_t kept_of(const Sequence& sequence, const Waiting& order) const;
+  HeldContext take_beginning(const Beginning& from, const Waiting& order);
   HeldContext fork(const HeldContext& parent, uint32_t n_kept);
   std::vector<SequenceGoal> goals() const;
   bool make_room(const Sequence& sequence, uint64_t n_goal);

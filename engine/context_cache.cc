@@ -25,7 +25,8 @@ tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
 
 /// A session of that name which goes on where this text ends, and is there.
 bool is_longer_session(tiers::PackDirectory& directory, const tiers::PackShape& shape,
-                       const std::string& name, std::span<const int32_t> tokens) {
+                       const std::string& name, const Sequence& sequence,
+                       std::span<const int32_t> tokens) {
   std::optional<tiers::SessionManifest> session;
   try {
     session = directory.session(name);
@@ -35,7 +36,8 @@ bool is_longer_session(tiers::PackDirectory& directory, const tiers::PackShape& 
   }
   return session && session->model == shape.model && session->tokens.size() > tokens.size() &&
          std::ranges::equal(std::span(session->tokens).first(tokens.size()), tokens) &&
-         directory.find(shape, {}, session->tokens).n_positions == session->tokens.size();
+         directory.find(shape, sequence.chain_at(0), session->tokens).n_positions ==
+             session->tokens.size();
 }
 
 }  // namespace
@@ -59,24 +61,25 @@ std::unique_ptr<ContextCache> ContextCache::beside() const {
   return other;
 }
 
-uint32_t ContextCache::n_saved(std::span<const int32_t> tokens) {
+uint32_t ContextCache::n_saved(std::span<const int32_t> tokens, const tiers::Hash128& root) {
   uint32_t n_positions = 0;
   publisher_->with_directory(
       [&](tiers::PackDirectory& directory) {
-        n_positions = directory.find(shape_, {}, tokens).n_positions;
+        n_positions = directory.find(shape_, root, tokens).n_positions;
       },
       options_.wait_max);
   return n_positions < kSavedTokensMin ? 0 : n_positions;
 }
 
-Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) {
+Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens,
+                               const tiers::Hash128& root) {
   tokens_.clear();
   saved_end_ = 0;
   counts_.indexed_tokens = 0;
-  Sequence sequence = cache.make_sequence();
+  Sequence sequence = cache.make_sequence(root);
   publisher_->with_directory(
       [&](tiers::PackDirectory& directory) {
-        sequence = restore_from(directory, cache, tokens);
+        sequence = restore_from(directory, cache, tokens, root);
         counts_.passed_over_packs = directory.n_passed_over();
       },
       options_.wait_max);
@@ -88,12 +91,12 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens) 
 }
 
 Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& cache,
-                                    std::span<const int32_t> tokens) {
+                                    std::span<const int32_t> tokens, const tiers::Hash128& root) {
   for (uint32_t n_damaged = 0; n_damaged < kDamagedMax; ++n_damaged) {
-    const tiers::FoundContext found = directory.find(shape_, {}, tokens);
+    const tiers::FoundContext found = directory.find(shape_, root, tokens);
     if (found.n_positions < kSavedTokensMin) break;
     try {
-      Sequence sequence = cache.restore(found, tokens);
+      Sequence sequence = cache.restore(found, tokens, root);
       restore_rows(directory, cache, found, sequence);
       return sequence;
     } catch (const Error& error) {
@@ -103,7 +106,7 @@ Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& ca
     for (const tiers::FoundPiece& piece : found.pieces)
       if (directory.discard(piece.pack->name())) ++counts_.damaged_packs;
   }
-  return cache.make_sequence();
+  return cache.make_sequence(root);
 }
 
 void ContextCache::restore_rows(tiers::PackDirectory& directory, const KvCache& cache,
@@ -136,7 +139,7 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
   try {
     publisher_->with_directory(
         [&](tiers::PackDirectory& directory) {
-          const tiers::FoundContext found = directory.find(shape_, {}, tokens);
+          const tiers::FoundContext found = directory.find(shape_, sequence.chain_at(0), tokens);
           lacking = lacking_rows(directory, found, *shape, n_segments);
         },
         options_.wait_max);
@@ -157,12 +160,12 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
   }
 }
 
-tiers::KnownText ContextCache::known_text(std::string_view text,
-                                          const tiers::TokenBytes& bytes_of) {
+tiers::KnownText ContextCache::known_text(std::string_view text, const tiers::TokenBytes& bytes_of,
+                                          const tiers::Hash128& root) {
   tiers::KnownText known;
   publisher_->with_directory(
       [&](tiers::PackDirectory& directory) {
-        known = directory.find_text(shape_, {}, text, bytes_of);
+        known = directory.find_text(shape_, root, text, bytes_of);
       },
       options_.wait_max);
   return known;
@@ -250,7 +253,7 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
     tiers::PackRun run;
     run.shape = shape_;
     run.first_pos = first_pos_;
-    if (first_pos_ > 0) run.chain_before = sequence.chain_at(first_pos_);
+    run.chain_before = sequence.chain_at(first_pos_);
     run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
     run.is_generated.assign(is_generated_.begin() + first_pos_, is_generated_.begin() + run_end_);
     publisher_->with_directory(
@@ -330,7 +333,7 @@ void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& ses
 
 void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence,
                        const std::string& session) const {
-  const tiers::FoundContext found = directory.find(shape_, {}, sequence.tokens());
+  const tiers::FoundContext found = directory.find(shape_, sequence.chain_at(0), sequence.tokens());
   // Nothing was read before it was stopped: an earlier session of that name stays.
   if (found.pieces.empty()) return;
   tiers::SessionManifest manifest;
@@ -341,7 +344,7 @@ void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence
     if (manifest.packs.empty() || manifest.packs.back() != piece.pack->name())
       manifest.packs.push_back(piece.pack->name());
   // What was stopped half-way does not cut what was saved whole.
-  if (is_longer_session(directory, shape_, session, manifest.tokens)) return;
+  if (is_longer_session(directory, shape_, session, sequence, manifest.tokens)) return;
   directory.pin(session, manifest);
 }
 

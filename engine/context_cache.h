@@ -63,16 +63,19 @@ class ContextCache {
   /// begins where this one is, so that a fork of the sequence saves only what is its own.
   std::unique_ptr<ContextCache> beside() const;
 
-  /// The longest saved beginning of `tokens`, as a sequence, with the rows of its index as far as
+  /// The longest saved beginning of `tokens` after `root` (KvCache::make_sequence), as a sequence,
+  /// with the rows of its index as far as
   /// those are saved. A pack that turns out to be damaged is removed and less of it is used.
   /// Errors: kIo, kDoesNotFit.
-  Sequence restore(KvCache& cache, std::span<const int32_t> tokens);
+  Sequence restore(KvCache& cache, std::span<const int32_t> tokens,
+                   const tiers::Hash128& root = {});
   /// How many positions that would have, but for damage. Errors: kIo.
-  uint32_t n_saved(std::span<const int32_t> tokens);
+  uint32_t n_saved(std::span<const int32_t> tokens, const tiers::Hash128& root = {});
 
   /// The saved tokens of the longest beginning of `text` that ends with a generated one
   /// (PackIndex::find_text). Errors: kIo.
-  tiers::KnownText known_text(std::string_view text, const tiers::TokenBytes& bytes_of);
+  tiers::KnownText known_text(std::string_view text, const tiers::TokenBytes& bytes_of,
+                              const tiers::Hash128& root = {});
 
   /// `tokens` are about to be read by `sequence`, which holds what restore() gave or what the last
   /// call was about: from now on save_closed() saves what is new. `is_generated` says of each token
@@ -108,7 +111,7 @@ class ContextCache {
         shape_(shape),
         publisher_(std::move(publisher)) {}
   Sequence restore_from(tiers::PackDirectory& directory, KvCache& cache,
-                        std::span<const int32_t> tokens);
+                        std::span<const int32_t> tokens, const tiers::Hash128& root);
   void pin(tiers::PackDirectory& directory, const Sequence& sequence,
            const std::string& session) const;
   void restore_rows(tiers::PackDirectory& directory, const KvCache& cache,

@@ -11,6 +11,7 @@
 #include "base/kernel_table.h"
 #include "engine/byte_text.h"
 #include "engine/kv_cache.h"
+#include "engine/prompt_lookup.h"
 #include "tiers/block_store.h"
 
 namespace strata::engine {
@@ -225,7 +226,8 @@ KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
           request.has_packs,
           request.method,
           request.has_device,
-          request.n_answers};
+          request.n_answers,
+          request.sparse};
 }
 
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {
@@ -242,8 +244,12 @@ uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows) {
 }
 
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
-  const uint64_t more_logits = uint64_t{request.n_answers - 1} * shape.vocab_size * sizeof(float);
-  return walk_buffer_bytes(shape, request.chunk_rows, request.n_threads) + more_logits +
+  const uint64_t more_logits =
+      (uint64_t{request.n_answers - 1} + request.n_draft_max) * shape.vocab_size * sizeof(float);
+  const uint64_t n_ctx = request.n_ctx > 0 ? request.n_ctx : shape.n_ctx_train;
+  const uint64_t lookups =
+      request.n_draft_max > 0 ? request.n_answers * PromptLookup::bytes(n_ctx) : 0;
+  return walk_buffer_bytes(shape, request.chunk_rows, request.n_threads) + more_logits + lookups +
          (request.has_device ? device_buffer_bytes(shape, request.chunk_rows) : 0);
 }
 

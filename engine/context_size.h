@@ -24,8 +24,10 @@ struct ContextRequest {
   bool has_packs = false;                    // saved contexts are read and written
   std::optional<index::Method> method = {};  // of retrieval
   bool has_device = false;                   // that may compute the steps
+  std::optional<index::Rule> sparse = {};    // by which prompts are read; nothing = exactly
   uint32_t n_threads = 1;
   uint32_t n_answers = 1;         // at work at a time (EngineOptions)
+  uint32_t n_draft_max = 0;       // tokens guessed ahead by a step's answers together
   uint64_t weight_bytes = 0;      // that the weights take of memory (WeightPlan::total_bytes)
   uint64_t weight_bytes_min = 0;  // that they could take, streamed; 0 = no less
   uint64_t available_bytes = 0;   // of the machine's memory, or of the budget for all of it
@@ -60,7 +62,8 @@ uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t 
 /// Pinned memory in which a device finds the inputs of such steps and leaves their logits, an upper
 /// bound.
 uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows);
-/// Both of them, as a request wants them, with the logits of each of its answers.
+/// Both of them, as a request wants them, with the logits of each of its answers and of their
+/// drafts, and a PromptLookup each: of n_ctx or, where that is still to be chosen, of n_ctx_train.
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request);
 
 /// Chooses n_ctx where none was asked for: shape.n_ctx_train, less where the KV cap or half of the

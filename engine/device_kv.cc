@@ -77,6 +77,11 @@ void DeviceKv::reclaim() {
   }
 }
 
+bool DeviceKv::has_copy(tiers::SlotId home) const {
+  const Copy& copy = copies_[number(home)];
+  return copy.slot != kNone && cache_.pool().n_takes(home) == copy.n_takes;
+}
+
 uint32_t DeviceKv::free_slot() {
   if (free_slots_.empty() && !is_swept_) {
     reclaim();

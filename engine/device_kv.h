@@ -46,6 +46,8 @@ class DeviceKv {
   /// Queues what brings the step's rows home, where they were not written to both places.
   void end_step(Stream& stream, bool is_mirrored);
 
+  /// Whether the device has what this slot of DRAM holds, but for rows that a step writes now.
+  bool has_copy(tiers::SlotId home) const;
   const DeviceKvCounts& counts() const { return counts_; }
 
  private:

@@ -220,6 +220,7 @@ DeviceWalk::DeviceWalk(const OpenDevice& device, const Model& model,
 DeviceWalk::~DeviceWalk() = default;
 
 const DevicePlan& DeviceWalk::plan() const { return state_->plan; }
+bool DeviceWalk::has_copy(tiers::SlotId home) const { return state_->kv.has_copy(home); }
 const DeviceKvCounts& DeviceWalk::kv_counts() const { return state_->kv.counts(); }
 uint64_t DeviceWalk::streamed_bytes() const { return state_->weights.streamed_bytes(); }
 

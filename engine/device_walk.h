@@ -47,6 +47,7 @@ class DeviceWalk {
 
   const DevicePlan& plan() const;
   const DeviceKvCounts& kv_counts() const;
+  bool has_copy(tiers::SlotId home) const;  // DeviceKv::has_copy
   uint64_t streamed_bytes() const;  // of weights that passed through the device, since the start
 
  private:

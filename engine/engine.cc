@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "base/check.h"
 #include "cpu_attn/kernels.h"
 #include "engine/device_walk.h"
 #include "engine/dram_budget.h"
 #include "engine/fingerprint.h"
+#include "engine/generator.h"
 #include "engine/machine.h"
 #include "gpu_attn/open_module.h"
 
@@ -43,14 +45,28 @@ Engine Engine::open(const EngineOptions& options) {
   check_vocabulary(engine);
   for (const GgufTensor& tensor : engine.file_->tensors())
     engine.weight_file_bytes_ += tensor.bytes;
+  if (options.disk_read_bytes_per_s > 0)
+    engine.read_limit_ = std::make_shared<tiers::RateLimit>(options.disk_read_bytes_per_s);
   engine.open_device();
   engine.set_limits();
   if (options.placement) {
     engine.place(*options.placement);
-  } else {
+    return engine;
+  }
+  try {
+    engine.place_by_hand();
+  } catch (const Error& error) {
+    if (!engine.may_leave_drafts(error)) throw;
     engine.place_by_hand();
   }
   return engine;
+}
+
+/// Drafts that nobody asked for by number give way where memory does not hold them too. False where
+/// there are none to give up.
+bool Engine::may_leave_drafts(const Error& error) {
+  const bool may = error.code() == ErrorCode::kDoesNotFit && !options_.n_draft_max;
+  return may && std::exchange(limits_.n_draft_max, 0) > 0;
 }
 
 void Engine::set_limits() {
@@ -62,8 +78,10 @@ void Engine::set_limits() {
   limits_.allow_untrained = options_.allow_untrained;
   limits_.has_packs = options_.reads_saved;
   limits_.method = options_.method;
+  if (options_.sparse_from != kNeverSparse) limits_.sparse = options_.selection;
   limits_.n_threads = n_threads_;
   limits_.n_answers = options_.n_answers;
+  if (!options_.method) limits_.n_draft_max = options_.n_draft_max.value_or(kDraftTokens);
   limits_.has_device = device_.has_value();
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
@@ -73,6 +91,12 @@ void Engine::set_limits() {
                  options_.dram_bytes - std::min(options_.dram_bytes, kProcessBytes));
   }
   if (!options_.nvme_directory.empty()) limits_.nvme_bytes = nvme_budget();
+}
+
+uint32_t Engine::n_draft_max() const {
+  if (device_) return 0;  // its rows of several and of one are not of the same bits
+  const bool reads_disk = weight_plan_.n_streamed() > 0 || context_.kv.is_spilling();
+  return options_.n_draft_max || reads_disk ? limits_.n_draft_max : 0;
 }
 
 /// Blocks are chosen by rows of some codecs alone.
@@ -108,8 +132,17 @@ void Engine::place(const Placement& placement) {
     throw Error(ErrorCode::kUsage, "the plan is of the CPU alone, and a device is named",
                 "plan: device", "use --device none, or plan anew (`strata plan --save FILE`)");
   const ModelShape kv_shape = shape_of_sequences(spec_.shape, n_sequences());
-  PlacedMemory placed = place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits_,
-                                     options_.weights_dram_bytes, placement);
+  const auto place = [&] {
+    return place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits_,
+                        options_.weights_dram_bytes, placement);
+  };
+  PlacedMemory placed;
+  try {
+    placed = place();
+  } catch (const Error& error) {
+    if (!may_leave_drafts(error)) throw;
+    placed = place();
+  }
   check_method(placement.k_codec, placement.v_codec);
   if (placement.has_device()) {
     gpu_attn::DeviceModel described = describe_for_device(
@@ -224,6 +257,11 @@ Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) cons
   WeightOptions weights;
   weights.load = options_.load;
   weights.plan = weight_plan_;
+  weights.trace = options_.trace;
+  if (read_limit_)
+    weights.make_io = [limit = read_limit_](uint32_t depth) {
+      return tiers::paced(make_weight_io(depth), limit);
+    };
   return Model::load(*file_, spec_, pool, progress, weights);
 }
 
@@ -296,7 +334,7 @@ void Engine::reserve_walk() {
 /// Nothing where all of K and V stays in DRAM and nothing saved is read. The file is as large as
 /// this context can need.
 std::unique_ptr<tiers::Spill> Engine::open_spill(std::vector<std::string>& notices) const {
-  tiers::SpillRequest request{.io = options_.io};
+  tiers::SpillRequest request{.io = options_.io, .read_limit = read_limit_};
   if (context_.kv.n_frames == 0) return nullptr;
   request.place_bytes = context_.kv.place_bytes;
   request.n_frames = context_.kv.n_frames;

@@ -40,6 +40,8 @@ struct EngineOptions {
   uint64_t nvme_budget_bytes = 0;  // of the spill file; 0 = half of what the disk has free
   bool reads_saved = false;        // saved contexts will be read and written
   tiers::IoChoice io = tiers::IoChoice::kAuto;
+  // Of K, V and weights that are read past the page cache, together; 0 = as the disk gives them.
+  uint64_t disk_read_bytes_per_s = 0;
   uint64_t weights_dram_bytes = 0;  // the others are streamed from the file; 0 = all
   LoadMode load = LoadMode::kAuto;
   KvCodec k_codec = KvCodec::kF16;
@@ -55,6 +57,10 @@ struct EngineOptions {
   // Counted for each beyond the first: its windows, its tables, logits, index rows and saved
   // contexts on their way, and of what spills the extents that it fills.
   uint32_t n_answers = 1;
+  // Tokens guessed ahead (GenerationRequest::n_draft_max); nothing = kDraftTokens where every step
+  // reads weights, K or V from disk, which several rows share, and memory holds what they need;
+  // else none. Steps on a device and selected ones take none.
+  std::optional<uint32_t> n_draft_max = 0;
   RopeOverrides rope;
   DeviceChoice device = {.kind = DeviceChoice::Kind::kNone, .profile = ""};
   uint64_t hbm_bytes = 0;  // of the device's memory at most; 0 = what is free there, less a reserve
@@ -63,6 +69,7 @@ struct EngineOptions {
   // Of retrieval; nothing = attention is exact.
   std::optional<index::Method> method = {};
   index::Rule selection = {};
+  uint64_t sparse_from = kNeverSparse;  // with a method: GenerationRequest::sparse_from
   // Exactly this is reserved, and its n_ctx, chunk_rows and codecs count in place of those above;
   // budgets stay limits. Nothing = the rules by hand decide.
   std::optional<Placement> placement = {};
@@ -118,6 +125,8 @@ class Engine {
   /// What steps that answer should attend.
   Attention attention() const { return options_.method ? Attention::kSelected : Attention::kExact; }
   const EngineOptions& options() const { return options_; }
+  /// Tokens that answers may guess ahead.
+  uint32_t n_draft_max() const;
   /// Held at a time, with windows of their own.
   uint32_t n_sequences() const { return std::max(options_.n_sequences, options_.n_answers); }
   /// Of index rows; 0 where nothing selects.
@@ -127,6 +136,7 @@ class Engine {
   Engine() = default;
   void set_limits();
   void place_by_hand();
+  bool may_leave_drafts(const Error& error);
   void check_method(KvCodec k_codec, KvCodec v_codec) const;
   DeviceNeeds needs_on_device(const gpu_attn::DeviceModel& model, const ContextPlan& context) const;
   uint64_t nvme_budget();
@@ -153,6 +163,7 @@ class Engine {
   uint32_t n_threads_ = 0;
   double load_ms_ = 0;
   tiers::Hash128 fingerprint_;
+  std::shared_ptr<tiers::RateLimit> read_limit_;  // null: none
   std::unique_ptr<tiers::Spill> spill_;  // from open() to load(), which gives it to the cache
   std::vector<std::string> notices_;
   std::string spill_problem_;  // why there is no spill file although there might be

@@ -37,11 +37,11 @@ double GenerationTimes::prefill_tokens_per_s(const TokenUsage& usage) const {
 }
 
 double GenerationTimes::tpot_ms() const {
-  return n_decode_steps > 0 ? decode_ms / static_cast<double>(n_decode_steps) : 0;
+  return n_decode_tokens > 0 ? decode_ms / static_cast<double>(n_decode_tokens) : 0;
 }
 
 double GenerationTimes::decode_tokens_per_s() const {
-  return decode_ms > 0 ? static_cast<double>(n_decode_steps) * 1000.0 / decode_ms : 0;
+  return decode_ms > 0 ? static_cast<double>(n_decode_tokens) * 1000.0 / decode_ms : 0;
 }
 
 Generation generate(Walk& walk, Sequence& sequence, const Tokenizer& tokenizer,

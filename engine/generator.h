@@ -38,8 +38,10 @@ struct GenerationRequest {
   uint64_t n_predict = UINT64_MAX;  // most tokens of the answer
   uint32_t chunk_rows = 512;
   // kSelected: the answer selects, and so does the rest of a prompt whose beginning the sequence
-  // holds, where the rest is a question (kQuestionTokensMax). Longer texts are read exactly.
+  // holds, where the rest is a question (kQuestionTokensMax). Longer texts are read exactly up to
+  // sparse_from, and from there on by selected chunks.
   Attention attention = Attention::kExact;
+  uint64_t sparse_from = kNeverSparse;  // position in the prompt
   SamplerOptions sampler;
   std::vector<std::string> stop;
   bool ignore_eos = false;
@@ -47,7 +49,14 @@ struct GenerationRequest {
   std::optional<uint32_t> n_logprobs;
   // What the answer has to be, at its beginning; null = any text. Not with ignore_eos.
   std::shared_ptr<AnswerConstraint> constraint = nullptr;
+  // Tokens that are guessed (engine/prompt_lookup.h) and walked beside the one that is known, at
+  // most. What comes is what would come without, drawn by the same numbers. Selected answers guess
+  // none: rows of a step share a choice, so their bits would depend on the guess.
+  uint32_t n_draft_max = 0;
 };
+
+/// What n_draft_max is where nobody says.
+inline constexpr uint32_t kDraftTokens = 16;
 
 /// The longest rest of a prompt that is asked of what was read before, rather than read itself.
 inline constexpr uint32_t kQuestionTokensMax = 256;
@@ -72,14 +81,21 @@ struct TokenUsage {
 
 struct GenerationTimes {
   double prefill_ms = 0;
-  double ttft_ms = 0;    // from the call to the first sampled token
-  double decode_ms = 0;  // after the first token
-  uint64_t n_decode_steps = 0;
-  std::vector<float> decode_step_ms;  // of each of them, from the token before it
+  double ttft_ms = 0;                 // from the call to the first sampled token
+  double decode_ms = 0;               // after the first token
+  uint64_t n_decode_tokens = 0;       // sampled after the first, one that ended the answer included
+  uint64_t n_decode_steps = 0;        // that gave them
+  std::vector<float> decode_step_ms;  // of each step, from the token before it
 
   double prefill_tokens_per_s(const TokenUsage& usage) const;
   double tpot_ms() const;
   double decode_tokens_per_s() const;
+};
+
+/// Tokens that were guessed, and those of them that came.
+struct DraftCounts {
+  uint64_t proposed = 0;
+  uint64_t accepted = 0;
 };
 
 struct Generation {
@@ -91,6 +107,7 @@ struct Generation {
   TokenUsage usage;
   Meeting meeting;  // of what was computed and what was read of a saved beginning
   GenerationTimes times;
+  DraftCounts drafts;
 };
 
 /// Keeps what `sequence` and the prompt have in common, reads the rest, and answers. Afterwards the

@@ -62,8 +62,8 @@ KvCache::KvCache(const ModelShape& shape, const KvCacheOptions& options,
       store_.has_spill() ? (blocks_for(options_.chunk_rows) + 1) * stream_begin_.back() : 0);
 }
 
-Sequence KvCache::make_sequence() {
-  Sequence sequence(this);
+Sequence KvCache::make_sequence(const tiers::Hash128& root) {
+  Sequence sequence(this, root);
   sequence.edition_ = next_edition();
   sequence.streams_.resize(stream_begin_.back());
   reserve_tables(sequence);
@@ -251,7 +251,7 @@ void KvCache::close_rows(Sequence& sequence, std::span<const int32_t> tokens) {
   auto& chain = sequence.chain_;
   while (chain.size() < sequence.n_pos() / kBlockPositions)
     chain.push_back(tiers::extend_chain(
-        chain.empty() ? tiers::Hash128{} : chain.back(),
+        sequence.chain_at(static_cast<uint32_t>(chain.size()) * kBlockPositions),
         std::span(sequence.tokens_).subspan(chain.size() * kBlockPositions, kBlockPositions)));
   if (!store_.has_spill()) return;
   for (uint32_t& extent = sequence.next_extent_; extent < sequence.n_pos() / kExtentPositions;

@@ -65,10 +65,14 @@ class KvCache {
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
-  Sequence make_sequence();
-  /// A sequence of the saved positions of `tokens`. Needs a store that can adopt. Errors: kIo,
-  /// kBadFile (a pack whose bytes are not what was saved), kDoesNotFit.
-  Sequence restore(const tiers::FoundContext& found, std::span<const int32_t> tokens);
+  /// `root` is the chain hash before its first position: the same tokens after another root are
+  /// another text, whose blocks have other tags and are saved apart.
+  Sequence make_sequence(const tiers::Hash128& root = {});
+  /// A sequence of the saved positions of `tokens`, which were found with this root. Needs a store
+  /// that can adopt. Errors: kIo, kBadFile (a pack whose bytes are not what was saved),
+  /// kDoesNotFit.
+  Sequence restore(const tiers::FoundContext& found, std::span<const int32_t> tokens,
+                   const tiers::Hash128& root = {});
   const KvLayout& layout() const { return layout_; }
   const ModelShape& shape() const { return shape_; }
   uint32_t chunk_rows() const { return options_.chunk_rows; }

@@ -122,7 +122,10 @@ uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
   if (!context.method) return 0;
   return index::index_bytes(*context.method, index_shape(shape, context.k_codec, context.v_codec,
                                                          context.n_ctx, context.n_answers)) +
-         selection_bytes(shape, context.n_ctx, *context.method);
+         selection_bytes(shape, context.n_ctx, *context.method) +
+         (context.sparse ? sparse_selection_bytes(shape, context.n_ctx, *context.method,
+                                                  *context.sparse, context.chunk_rows)
+                         : 0);
 }
 
 namespace {

@@ -10,6 +10,7 @@
 
 #include "base/kv_layout.h"
 #include "base/model_shape.h"
+#include "index/choose.h"
 #include "index/method.h"
 
 namespace strata::engine {
@@ -23,6 +24,7 @@ struct KvContext {
   std::optional<index::Method> method = {};  // of retrieval; nothing = there is no index
   bool has_device = false;                   // that may compute the steps
   uint32_t n_answers = 1;                    // at work at a time, each with a text of its own
+  std::optional<index::Rule> sparse = {};    // by which prompts are read; nothing = exactly
 };
 
 struct KvPlacement {

@@ -65,11 +65,12 @@ class RegionReader {
 
 }  // namespace
 
-Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int32_t> tokens) {
+Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int32_t> tokens,
+                          const tiers::Hash128& root) {
   const uint32_t n = found.n_positions;
   STRATA_CHECK(n <= tokens.size() && store_.can_adopt(), "%u positions of %zu tokens", n,
                tokens.size());
-  Sequence sequence = make_sequence();
+  Sequence sequence = make_sequence(root);
   const std::vector<SavedBlock> blocks = saved_blocks(found);
   const auto n_blocks = static_cast<uint32_t>(blocks.size());
   STRATA_CHECK(n_blocks == blocks_for(n), "%u blocks for %u positions", n_blocks, n);

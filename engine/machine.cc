@@ -160,6 +160,8 @@ std::string cpu_name(const std::string& root) {
   return "unknown CPU";
 }
 
+void forget_peak_memory() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
 uint64_t peak_memory_bytes() {
   rusage resources{};
   getrusage(RUSAGE_SELF, &resources);

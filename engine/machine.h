@@ -28,5 +28,7 @@ std::string cpu_name(const std::string& root = "/");
 
 /// The most memory this process has held so far (resident, the system's count).
 uint64_t peak_memory_bytes();
+/// It counts from here, where the system allows that.
+void forget_peak_memory();
 
 }  // namespace strata::engine

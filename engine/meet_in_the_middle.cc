@@ -93,7 +93,7 @@ class Restore {
         cache_(walk.cache()),
         sequence_(sequence),
         chunk_rows_(std::min(chunk_rows, walk.max_rows())),
-        front_(cache_.make_sequence()),
+        front_(cache_.make_sequence(sequence.chain_at(0))),
         back_(cache_, walk.pool(), sequence) {
     front_.drop_index();  // its blocks become those of the sequence, which has its own
   }

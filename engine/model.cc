@@ -10,11 +10,12 @@
 #include "base/checked_math.h"
 #include "base/error.h"
 #include "engine/gguf/dequantise.h"
+#include "tiers/traced_io.h"
 
 namespace strata::engine {
 namespace {
 
-constexpr uint64_t kRunBytesMax = uint64_t{1} << 30;  // of one panel: what one read may bring
+constexpr uint64_t kReadBytesMax = uint64_t{1} << 30;
 
 const GgufTensor& need(const GgufFile& file, const std::string& name) {
   const GgufTensor* tensor = file.find_tensor(name);
@@ -36,21 +37,33 @@ uint64_t vector_bytes(const GgufTensor& tensor) {
 
 LayerSize layer_size(const GgufFile& file, uint32_t layer) {
   LayerSize size;
-  std::vector<PanelRun> runs;
+  std::vector<PackedTensor> tensors;
   for (const LayerMatrix& matrix : kLayerMatrices) {
     const GgufTensor& tensor = need_of_layer(file, layer, matrix.tensor);
+    tensors.push_back({&tensor, size.packed_bytes});
     size.packed_bytes += packed_shape(tensor).total_bytes();
-    append_runs(tensor, 0, runs);
   }
-  size.n_runs = static_cast<uint32_t>(runs.size());
-  for (const PanelRun& run : runs)
-    size.run_bytes_max = std::max(size.run_bytes_max, run.file_bytes);
-  if (size.run_bytes_max > kRunBytesMax)
+  const std::vector<PanelRead> reads = panel_reads(std::move(tensors));
+  size.n_reads = static_cast<uint32_t>(reads.size());
+  for (const PanelRead& read : reads) {
+    size.file_bytes += read.file_bytes;
+    size.read_bytes_max = std::max(size.read_bytes_max, read.file_bytes);
+  }
+  if (size.read_bytes_max > kReadBytesMax)
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("wanted {} rows of at most {} bytes together, found {}", kPanelRows,
-                            kRunBytesMax, size.run_bytes_max),
+                            kReadBytesMax, size.read_bytes_max),
                 fmt::format("{}: layer {}", file.path(), layer), "use another model");
   return size;
+}
+
+/// Recorded behind the frames of K and V: a trace tells lanes by their index.
+MakeIo traced_io(const WeightOptions& options) {
+  if (options.trace == nullptr) return options.make_io;
+  return [make_io = options.make_io, trace = options.trace](uint32_t depth) {
+    return std::make_unique<tiers::TracedIo>(make_io ? make_io(depth) : make_weight_io(depth),
+                                             *trace, Resource::kWeightDisk, kFirstWeightLane);
+  };
 }
 
 }  // namespace
@@ -79,13 +92,13 @@ struct Model::Layout {
   };
   std::byte* memory = nullptr;
   uint64_t bytes = 0;
-  std::vector<PanelRun> runs;
+  std::vector<PackedTensor> matrices;
   std::vector<Vector> vectors;
 
   void add_matrix(const GgufTensor& tensor, PackedMatrix& out) {
     out = packed_shape(tensor);
     out.bytes = memory + bytes;
-    append_runs(tensor, bytes, runs);
+    matrices.push_back({&tensor, bytes});
     bytes += out.total_bytes();
   }
   void add_vector(const GgufTensor& tensor, std::span<const float>& out) {
@@ -127,16 +140,18 @@ void Model::make_stream(const GgufFile& file, const WeightOptions& options) {
     StreamedLayer layer;
     layer.layer = idx;
     layer.weights = layers_[idx];
+    std::vector<PackedTensor> tensors;
     uint64_t offset = 0;
     for (const LayerMatrix& matrix : kLayerMatrices) {
       layer.matrix_offsets.push_back(offset);
-      append_runs(need_of_layer(file, idx, matrix.tensor), offset, layer.runs);
+      tensors.push_back({&need_of_layer(file, idx, matrix.tensor), offset});
       offset += (layer.weights.*matrix.member).total_bytes();
     }
+    layer.reads = panel_reads(std::move(tensors));
     streamed.push_back(std::move(layer));
   }
   auto reader =
-      std::make_unique<PanelReader>(file, options.make_io, plan_.n_buffers, plan_.buffer_bytes);
+      std::make_unique<PanelReader>(file, traced_io(options), plan_.n_buffers, plan_.buffer_bytes);
   stream_ = std::make_unique<WeightStream>(
       file, std::move(reader), std::move(streamed), shape().n_layers,
       std::span(memory_.data() + plan_.resident_bytes, plan_.n_slots * plan_.slot_bytes),
@@ -165,12 +180,13 @@ Model Model::load(const GgufFile& file, ModelSpec spec, ThreadPool& pool, const 
     vector_file_bytes += tensor.bytes;
   }
   uint64_t total_bytes = vector_file_bytes;
-  for (const PanelRun& run : layout.runs) total_bytes += run.file_bytes;
+  const std::vector<PanelRead> reads = panel_reads(std::move(layout.matrices));
+  for (const PanelRead& read : reads) total_bytes += read.weight_bytes();
   model.load_report_ =
-      load_runs(file, layout.runs, model.memory_.data(), pool, options.load, options.make_io,
-                options.deadline, [&](uint64_t done_bytes) {
-                  return !progress || progress(vector_file_bytes + done_bytes, total_bytes);
-                });
+      load_panels(file, reads, model.memory_.data(), pool, options.load, options.make_io,
+                  options.deadline, [&](uint64_t done_bytes) {
+                    return !progress || progress(vector_file_bytes + done_bytes, total_bytes);
+                  });
   if (plan.n_streamed() > 0) model.make_stream(file, options);
   return model;
 }

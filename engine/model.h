@@ -15,6 +15,7 @@
 #include "base/host_memory.h"
 #include "base/packed_matrix.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/layer_weights.h"
 #include "engine/model_spec.h"
@@ -30,6 +31,7 @@ struct WeightOptions {
   std::optional<WeightPlan> plan;                      // nothing: everything stays
   MakeIo make_io;                                      // empty: make_weight_io
   std::chrono::milliseconds deadline = kReadDeadline;  // of a read that does not come back
+  Trace* trace = nullptr;  // of reads in steps, and waits for them; outlives the model
 };
 
 /// The sizes that plan_weights() decides about. Errors: kUnsupported (a row too long to be read at

@@ -1,6 +1,8 @@
-// engine/panel_reader.h - reads runs of panels past the page cache and packs them.
-// Why: a run's file bytes stand at no aligned place, so the enclosing aligned range is read into a
-// buffer of a small ring; packing empties the buffer, and the disk goes on with the others.
+// engine/panel_reader.h - reads panels past the page cache and packs them.
+// Why: a read's file bytes stand at no aligned place, so the enclosing aligned range is read into a
+// buffer of a small ring; packing empties the buffer, and the disk goes on with the others. Half of
+// the ring is in flight at most: a virtual disk may answer all it has been asked at once, and then
+// stand idle until that is packed where nothing was kept back.
 #pragma once
 
 #include <chrono>
@@ -9,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "base/host_memory.h"
@@ -25,8 +28,11 @@ inline constexpr uint64_t kReadAlignment = 4096;
 inline constexpr uint32_t kReadBuffersMax = 32;  // reads in flight or waiting to be packed
 inline constexpr std::chrono::milliseconds kReadDeadline{10'000};
 
-/// A buffer that holds the aligned range around any run of at most `run_bytes`.
-uint64_t read_buffer_bytes(uint64_t run_bytes);
+/// A buffer that holds the aligned range around any read of at most `read_bytes`.
+uint64_t read_buffer_bytes(uint64_t read_bytes);
+
+/// Reads in flight at most, of so many buffers.
+constexpr uint32_t reads_in_flight(uint32_t n_buffers) { return (n_buffers + 1) / 2; }
 
 /// Makes the back end that reads weights; `depth` transfers in flight at most.
 using MakeIo = std::function<std::unique_ptr<tiers::Io>(uint32_t depth)>;
@@ -45,9 +51,9 @@ struct WeightReadCounts {
 
 /// A group of matrices that is being packed: where, and what is still missing.
 struct PackTarget {
-  std::byte* memory = nullptr;
-  uint64_t n_missing = 0;                // runs that are not packed yet
-  const PanelRun* failed_run = nullptr;  // the first whose read failed
+  std::byte* memory = nullptr;        // null: what arrives waits in its buffers
+  uint64_t n_missing = 0;             // reads that are not packed yet
+  const PanelRead* failed = nullptr;  // the first
   tiers::IoCompletion failure{};
 };
 
@@ -66,19 +72,19 @@ class PanelReader {
 
   /// Whether a buffer is free for start().
   bool can_start() const { return !free_.empty(); }
-  /// Begins to read a run, which is packed into `target` by a later collect(). Both must stay where
+  /// Begins a read, which is packed into `target` by a later collect(). Both must stay where
   /// they are until then, or until the target is abandoned.
-  void start(const PanelRun& run, PackTarget& target);
+  void start(const PanelRead& read, PackTarget& target);
   /// Hands what start() has queued to the disk; collect() does so too.
   void submit();
   /// Forgets the target: what is in flight for it is thrown away when it arrives.
   void abandon(const PackTarget& target);
 
-  /// Takes what has arrived, waiting at most `timeout` for the first, and packs it with the threads
-  /// of `pool`. Returns how many reads have ended, failed ones included: a failure is noted in its
+  /// Packs with the threads of `pool` what has arrived for targets that have memory; where there is
+  /// none yet, waits at most `timeout` for a first read to end. Returns how many reads have ended,
+  /// failed ones included, and how many that had waited were packed: a failure is noted in its
   /// target.
   uint32_t collect(ThreadPool& pool, std::chrono::microseconds timeout);
-  uint32_t n_in_flight() const { return io_->in_flight() + static_cast<uint32_t>(queued_.size()); }
 
   /// Throws Error(kIo) for the target's failed read, or where none failed for one that has not come
   /// back within `deadline`.
@@ -90,13 +96,13 @@ class PanelReader {
  private:
   struct Buffer {
     std::byte* memory = nullptr;
-    const PanelRun* run = nullptr;
+    const PanelRead* read = nullptr;
     PackTarget* target = nullptr;  // null: abandoned
-    uint64_t skip_bytes = 0;       // from the aligned offset to the run
+    uint64_t skip_bytes = 0;       // from the aligned offset to the read
     bool is_busy = false;
   };
   void receive(const tiers::IoCompletion& completion);
-  void pack_arrived(ThreadPool& pool);
+  uint32_t pack_arrived(ThreadPool& pool);
   void set_free(uint32_t buffer_idx);
 
   const GgufFile& file_;
@@ -106,10 +112,11 @@ class PanelReader {
   std::unique_ptr<tiers::Io> io_;
   std::vector<Buffer> buffers_;
   std::vector<uint32_t> free_;
-  std::vector<uint32_t> arrived_;
+  std::vector<uint32_t> arrived_;  // and is not packed yet
   std::vector<tiers::IoRequest> queued_;
   std::vector<tiers::IoCompletion> completions_;
   uint32_t n_lost_ = 0;  // buffers that a hung device keeps
+  std::thread::id issuer_;  // of what is in flight; a ring answers no other thread
   WeightReadCounts counts_;
 };
 

@@ -3,13 +3,68 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "base/tensor_type.h"
 #include "cpu_attn/pack.h"
 #include "engine/gguf/gguf_head.h"
 
 namespace strata::engine {
+namespace {
+
+uint64_t end_of(const GgufTensor& tensor) { return tensor.file_offset + tensor.bytes; }
+
+bool are_neighbours(const GgufTensor& first, const GgufTensor& second) {
+  return first.shard == second.shard && second.file_offset >= end_of(first) &&
+         second.file_offset - end_of(first) <= kReadGapBytes;
+}
+
+uint64_t panel_file_bytes(const GgufTensor& tensor) {
+  return tensor_row_bytes(tensor.type, tensor.shape[0]) * kPanelRows;
+}
+
+/// Puts one more panel, the next in the file, at the end of the read.
+void append_panel(const PackedTensor& of, uint32_t panel, PanelRead& read) {
+  const GgufTensor& tensor = *of.tensor;
+  const uint64_t begin = tensor.file_offset + panel * panel_file_bytes(tensor);
+  const uint64_t end = std::min(begin + panel_file_bytes(tensor), end_of(tensor));
+  if (read.runs.empty()) {
+    read.shard = tensor.shard;
+    read.file_offset = begin;
+  }
+  if (read.runs.empty() || read.runs.back().tensor != &tensor)
+    read.runs.push_back({&tensor, panel, panel, begin, 0, of.packed_offset});
+  PanelRun& run = read.runs.back();
+  run.panel_end = panel + 1;
+  run.file_bytes = end - run.file_offset;
+  read.file_bytes = end - read.file_offset;
+}
+
+/// The reads of tensors that are all neighbours. A read is full where it has its share of them, so
+/// that none has more than a panel above it.
+void append_reads(std::span<const PackedTensor> tensors, std::vector<PanelRead>& reads) {
+  uint64_t panel_bytes_max = 0;
+  for (const PackedTensor& of : tensors)
+    panel_bytes_max = std::max(panel_bytes_max, panel_file_bytes(*of.tensor));
+  const uint64_t bytes = end_of(*tensors.back().tensor) - tensors.front().tensor->file_offset;
+  const uint64_t room = kReadBytes - std::min(panel_bytes_max, kReadBytes / 2);
+  const uint64_t share = div_up(bytes, div_up(bytes, room));
+  PanelRead read;
+  for (const PackedTensor& of : tensors) {
+    const uint32_t n_panels = packed_shape(*of.tensor).n_panels();
+    for (uint32_t panel = 0; panel < n_panels; ++panel) {
+      append_panel(of, panel, read);
+      if (read.file_bytes < share) continue;
+      reads.push_back(std::move(read));
+      read = {};
+    }
+  }
+  if (!read.runs.empty()) reads.push_back(std::move(read));
+}
+
+}  // namespace
 
 PackedMatrix packed_shape(const GgufTensor& tensor) {
   PackedMatrix matrix;
@@ -20,23 +75,30 @@ PackedMatrix packed_shape(const GgufTensor& tensor) {
   return matrix;
 }
 
-void append_runs(const GgufTensor& tensor, uint64_t packed_offset, std::vector<PanelRun>& runs) {
-  const PackedMatrix matrix = packed_shape(tensor);
-  const uint64_t row_bytes = tensor_row_bytes(tensor.type, matrix.n_in);
-  const auto panels_per_run =
-      static_cast<uint32_t>(std::max<uint64_t>(1, kRunBytes / (row_bytes * kPanelRows)));
-  for (uint32_t begin = 0; begin < matrix.n_panels(); begin += panels_per_run) {
-    PanelRun run;
-    run.tensor = &tensor;
-    run.panel_begin = begin;
-    run.panel_end = std::min(matrix.n_panels(), begin + panels_per_run);
-    const uint64_t row_begin = uint64_t{begin} * kPanelRows;
-    const uint64_t row_end = std::min<uint64_t>(uint64_t{run.panel_end} * kPanelRows, matrix.n_out);
-    run.file_offset = tensor.file_offset + row_begin * row_bytes;
-    run.file_bytes = (row_end - row_begin) * row_bytes;
-    run.packed_offset = packed_offset;
-    runs.push_back(run);
+uint32_t PanelRead::n_panels() const {
+  uint32_t n = 0;
+  for (const PanelRun& run : runs) n += run.n_panels();
+  return n;
+}
+
+uint64_t PanelRead::weight_bytes() const {
+  uint64_t bytes = 0;
+  for (const PanelRun& run : runs) bytes += run.file_bytes;
+  return bytes;
+}
+
+std::vector<PanelRead> panel_reads(std::vector<PackedTensor> tensors) {
+  std::ranges::sort(tensors, {}, [](const PackedTensor& of) {
+    return std::pair(of.tensor->shard, of.tensor->file_offset);
+  });
+  std::vector<PanelRead> reads;
+  for (auto first = tensors.begin(); first != tensors.end();) {
+    auto last = first + 1;
+    while (last != tensors.end() && are_neighbours(*last[-1].tensor, *last->tensor)) ++last;
+    append_reads({first, last}, reads);
+    first = last;
   }
+  return reads;
 }
 
 void pack_run(const PanelRun& run, uint32_t begin, uint32_t end, std::span<const std::byte> rows,
@@ -58,9 +120,9 @@ void pack_run(const PanelRun& run, uint32_t begin, uint32_t end, std::span<const
       memory + run.packed_offset + begin * cpu_attn::panel_bytes(tensor.type, n_in));
 }
 
-std::string run_place(const GgufFile& file, const PanelRun& run) {
-  return fmt::format("{}: tensor {}, offset {}", file.shard(run.tensor->shard).path,
-                     printable(run.tensor->name), run.file_offset);
+std::string read_place(const GgufFile& file, const PanelRead& read) {
+  return fmt::format("{}: tensor {}, offset {}", file.shard(read.shard).path,
+                     printable(read.runs.front().tensor->name), read.file_offset);
 }
 
 }  // namespace strata::engine

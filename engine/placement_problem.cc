@@ -9,6 +9,7 @@
 #include "engine/device_walk.h"
 #include "engine/dram_budget.h"
 #include "engine/kv_cache.h"
+#include "engine/panel_reader.h"
 #include "planner/placement/plan_rates.h"
 
 namespace strata::engine {
@@ -21,6 +22,19 @@ constexpr double kGiga = 1e9, kTera = 1e12;
 constexpr uint64_t kStagingRoom = uint64_t{128} << 20;  // with it a spill file's staging is full
 
 double gb(uint64_t bytes) { return static_cast<double>(bytes) / kGiga; }
+
+WeightPlan all_streamed(const PlannedModel& model) {
+  return weight_plan_of(model.sizes, std::vector<uint8_t>(model.sizes.layers.size(), 1));
+}
+
+/// What reading a layer from the model file takes, by reads of their size.
+void add_reads(const LayerSize& size, const WeightPlan& plan,
+               const planner::MachineProfile& profile, LayerGroup& group) {
+  group.weights_read_share =
+      static_cast<double>(size.file_bytes) / static_cast<double>(size.packed_bytes) *
+      planner::read_share(profile, size.file_bytes / size.n_reads, reads_in_flight(plan.n_buffers));
+  group.ahead_share = std::min(1.0, static_cast<double>(plan.n_buffers) / size.n_reads);
+}
 
 /// One layer as a group of its own.
 LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
@@ -64,8 +78,10 @@ bool are_alike(const LayerGroup& a, const LayerGroup& b) {
 
 void add_groups(const PlannedModel& model, const PlacementRequest& request,
                 const KvContext& context, PlacementProblem& problem) {
+  const WeightPlan streamed = all_streamed(model);
   for (uint32_t layer = 0; layer < model.spec.shape.n_layers; ++layer) {
     LayerGroup group = group_of(model, request, context, layer);
+    add_reads(model.sizes.layers[layer], streamed, request.profile, group);
     const auto found = std::ranges::find_if(
         problem.groups, [&](const LayerGroup& other) { return are_alike(other, group); });
     if (found == problem.groups.end()) {
@@ -78,8 +94,7 @@ void add_groups(const PlannedModel& model, const PlacementRequest& request,
 
 /// DRAM that weights take where all that can be is streamed, beside those that always stay.
 uint64_t stream_bytes(const PlannedModel& model) {
-  const WeightPlan plan =
-      weight_plan_of(model.sizes, std::vector<uint8_t>(model.sizes.layers.size(), 1));
+  const WeightPlan plan = all_streamed(model);
   return plan.total_bytes() - plan.resident_bytes;
 }
 
@@ -88,7 +103,8 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
   const ModelShape shape = shape_of_sequences(model.spec.shape, request.n_sequences);
   const KvPlacement whole = place_whole(shape, context);
   problem.index_gb = gb(whole.index_bytes);
-  problem.index_scan_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read);
+  problem.index_position_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read) /
+                              static_cast<double>(context.n_ctx);
   problem.kv_beside_gb = gb(whole.dram_bytes() - whole.slot_bytes - whole.index_bytes);
   problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0 &&
                       problem.rates.nvme_read > 0;
@@ -109,6 +125,11 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
       gb(spilling.dram_bytes() - spilling.slot_bytes - spilling.index_bytes) + windowed;
   problem.spill_floor_gb = std::max(0.0, gb(least.slot_bytes) - 2 * windowed);
   problem.spill_file_gb = gb(least.nvme_bytes);
+  problem.staged_positions = static_cast<double>(spilling.n_frames) * kExtentPositions;
+  for (LayerGroup& group : problem.groups)
+    group.kv_read_share = planner::read_share(
+        request.profile, static_cast<uint64_t>(group.kv_gb * kGiga * kExtentPositions),
+        spilling.n_frames);
 }
 
 void add_device(const PlannedModel& model, const PlacementRequest& request,
@@ -140,8 +161,11 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   asked.chunk_rows = chunk;
   asked.n_threads = request.n_threads;
   asked.n_answers = request.n_answers;
+  asked.n_draft_max = request.n_draft_max;
+  asked.n_ctx = request.n_ctx;
   asked.has_packs = request.has_packs;
   asked.method = request.method;
+  asked.sparse = request.sparse;
   asked.has_device = request.device.has_value();
   check_codecs(shape, asked);
   asked.chunk_rows = chunk_rows_for(shape, asked);

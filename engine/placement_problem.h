@@ -11,6 +11,7 @@
 #include "engine/model_spec.h"
 #include "engine/weight_budget.h"
 #include "gpu_attn/device_model.h"
+#include "index/choose.h"
 #include "index/method.h"
 #include "planner/machine_profile.h"
 #include "planner/placement/problem.h"
@@ -39,6 +40,7 @@ struct PlacementRequest {
   uint64_t weights_dram_bytes = 0, kv_dram_bytes = 0;  // of dram_bytes, at most; 0 = no cap
   uint32_t n_sequences = 1;  // that share their beginning: windowed layers hold each one's window
   uint32_t n_answers = 1;    // at work at a time, each with a text of its own
+  uint32_t n_draft_max = 0;  // as ContextRequest has it
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
   // Beside a card: what this engine cannot do there yet.
@@ -47,6 +49,7 @@ struct PlacementRequest {
   std::vector<uint32_t> chunks;  // rows of a prompt's step: each is tried
   bool has_packs = false;        // saved contexts are read and written
   std::optional<index::Method> method = {};
+  std::optional<index::Rule> sparse = {};  // by which prompts are read; their time is priced exact
   // Of a context, what a token attends by it: a share, and at most so many positions.
   double touched_share = 1, touched_positions = planner::kNoCap;
   uint32_t n_threads = 1;

@@ -8,10 +8,11 @@
 
 namespace strata::engine {
 
-Sequence::Sequence(KvCache* cache) : cache_(cache) {}
+Sequence::Sequence(KvCache* cache, const tiers::Hash128& root) : cache_(cache), root_(root) {}
 
 Sequence::Sequence(Sequence&& other) noexcept
     : cache_(std::exchange(other.cache_, nullptr)),
+      root_(other.root_),
       edition_(std::exchange(other.edition_, 0)),
       tokens_(std::move(other.tokens_)),
       chain_(std::move(other.chain_)),
@@ -24,6 +25,7 @@ Sequence::Sequence(Sequence&& other) noexcept
 
 Sequence& Sequence::operator=(Sequence&& other) noexcept {
   std::swap(cache_, other.cache_);
+  std::swap(root_, other.root_);
   std::swap(edition_, other.edition_);
   std::swap(tokens_, other.tokens_);
   std::swap(chain_, other.chain_);
@@ -69,7 +71,7 @@ void Sequence::drop_index() {
 }
 
 Sequence Sequence::fork(bool has_index) const {
-  Sequence copy = cache_->make_sequence();
+  Sequence copy = cache_->make_sequence(root_);
   copy.tokens_ = tokens_;
   copy.chain_ = chain_;
   copy.is_selected_ = is_selected_;

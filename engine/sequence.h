@@ -35,8 +35,11 @@ class Sequence {
   /// exact.
   uint32_t take_selected(uint32_t first_pos, uint32_t end_pos);
 
-  /// The chain hash of the text before position pos, a multiple of 32 and not 0.
-  const tiers::Hash128& chain_at(uint32_t pos) const { return chain_[pos / kBlockPositions - 1]; }
+  /// The chain hash of the text before position pos, a multiple of 32: before position 0 that of
+  /// the sequence's root.
+  const tiers::Hash128& chain_at(uint32_t pos) const {
+    return pos == 0 ? root_ : chain_[pos / kBlockPositions - 1];
+  }
 
   /// The index of its full layers' blocks; null where nothing selects. Blocks below n_indexed()
   /// have been observed.
@@ -66,7 +69,7 @@ class Sequence {
 
  private:
   friend class KvCache;
-  explicit Sequence(KvCache* cache);
+  Sequence(KvCache* cache, const tiers::Hash128& root);
   /// Blocks of one stream, oldest first; entry i holds positions [(first_block + i) * 32, ...).
   struct StreamTable {
     uint32_t first_block = 0;
@@ -75,6 +78,7 @@ class Sequence {
   };
   void release_all();
   KvCache* cache_;
+  tiers::Hash128 root_;
   uint64_t edition_ = 0;
   std::vector<int32_t> tokens_;
   std::vector<tiers::Hash128> chain_;  // of the text up to and through each full block

@@ -4,8 +4,18 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/sha256.h"
 
 namespace strata::engine {
+
+tiers::Hash128 prefix_root(std::string_view owner) {
+  if (owner.empty()) return {};
+  // It is written into packs: a key that was drawn at random cannot be found from it, though one
+  // that is easy to guess can be tried by whoever may read them.
+  const std::string digits = sha256_hex("strata prefix root\n" + std::string(owner));
+  const auto word = [&](size_t at) { return std::stoull(digits.substr(at, 16), nullptr, 16); };
+  return {word(0), word(16)};
+}
 
 SharedContexts::SharedContexts(Engine& engine, std::optional<ContextCacheOptions> options)
     : engine_(engine) {
@@ -53,18 +63,19 @@ void SharedContexts::use(ContextCache* saver, const Use& what) {
   note_problems(*saver);
 }
 
-uint32_t SharedContexts::n_saved(std::span<const TokenId> tokens) {
+uint32_t SharedContexts::n_saved(std::span<const TokenId> tokens, const tiers::Hash128& root) {
   uint32_t n = 0;
-  use(root_.get(), [&] { n = root_->n_saved(tokens); });
+  use(root_.get(), [&] { n = root_->n_saved(tokens, root); });
   return n;
 }
 
-tiers::KnownText SharedContexts::known_text(const std::string& text) {
+tiers::KnownText SharedContexts::known_text(const std::string& text, const tiers::Hash128& root) {
   tiers::KnownText known;
   use(root_.get(), [&] {
-    known = root_->known_text(text, [&](int32_t token, std::string& out) {
-      append_marked(engine_.tokenizer(), token, out);
-    });
+    known = root_->known_text(
+        text,
+        [&](int32_t token, std::string& out) { append_marked(engine_.tokenizer(), token, out); },
+        root);
   });
   return known;
 }
@@ -74,12 +85,13 @@ std::unique_ptr<ContextCache> SharedContexts::saver(const ContextCache* parent) 
   return (parent != nullptr ? parent : root_.get())->beside();
 }
 
-Sequence SharedContexts::restore(ContextCache* saver, std::span<const TokenId> tokens) {
-  Sequence sequence = engine_.cache().make_sequence();
+Sequence SharedContexts::restore(ContextCache* saver, std::span<const TokenId> tokens,
+                                 const tiers::Hash128& root) {
+  Sequence sequence = engine_.cache().make_sequence(root);
   std::exception_ptr no_room;
   use(saver, [&] {
     try {
-      sequence = saver->restore(engine_.cache(), tokens);
+      sequence = saver->restore(engine_.cache(), tokens, root);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kDoesNotFit) throw;
       no_room = std::current_exception();

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/context_cache.h"
@@ -14,6 +15,10 @@
 #include "engine/prompt_tokens.h"
 
 namespace strata::engine {
+
+/// The root (KvCache::make_sequence) of texts that only this owner finds again, whatever else is
+/// asked with the same tokens; "" = of everybody.
+tiers::Hash128 prefix_root(std::string_view owner);
 
 /// Threads: one at a time, that of the walk.
 class SharedContexts {
@@ -27,16 +32,18 @@ class SharedContexts {
   bool is_in_use() const { return root_ != nullptr; }
   /// Whether anything went wrong so far.
   bool has_failed() const { return has_failed_; }
-  uint32_t n_saved(std::span<const TokenId> tokens);
+  // `root` as KvCache::make_sequence has it.
+  uint32_t n_saved(std::span<const TokenId> tokens, const tiers::Hash128& root);
   /// As ContextCache::known_text, of marked_text(); nothing where none is known.
-  tiers::KnownText known_text(const std::string& text);
+  tiers::KnownText known_text(const std::string& text, const tiers::Hash128& root);
 
   /// What saves one text; null where nothing is saved. `parent` saves the text that it begins with;
   /// null = none does.
   std::unique_ptr<ContextCache> saver(const ContextCache* parent);
   /// The saved beginning of `tokens`; an empty sequence where there is none. Errors: kDoesNotFit,
   /// which says nothing against the folder: with more room it may go well.
-  Sequence restore(ContextCache* saver, std::span<const TokenId> tokens);
+  Sequence restore(ContextCache* saver, std::span<const TokenId> tokens,
+                   const tiers::Hash128& root);
   // As those of ContextCache; nothing where `saver` is null.
   void begin(ContextCache* saver, const Sequence& sequence, const PromptTokens& prompt);
   void save_closed(ContextCache* saver, const Sequence& sequence);

@@ -139,13 +139,8 @@ void Walk::State::reserve_lists() {
   logit_values.reserve(shape.vocab_size);
 }
 
-void Walk::State::begin(std::span<const StepRow> rows) {
-  groups.clear();
-  tokens.clear();
-  positions.clear();
-  logit_rows.clear();
-  step_shape.sequences.clear();
-  n_rows = static_cast<uint32_t>(rows.size());
+void Walk::State::group_rows(std::span<const StepRow> rows) {
+  const uint32_t rows_max = is_selected ? selection->max_rows : UINT32_MAX;
   for (uint32_t row = 0; row < n_rows; ++row) {
     const StepRow& of = rows[row];
     STRATA_CHECK(of.sequence != nullptr, "row %u has no sequence", row);
@@ -154,14 +149,29 @@ void Walk::State::begin(std::span<const StepRow> rows) {
     if (groups.empty() || groups.back().sequence != of.sequence) {
       for (const Group& group : groups)
         STRATA_CHECK(group.sequence != of.sequence, "rows of a sequence apart, row %u", row);
-      groups.push_back({of.sequence, row, 0, of.sequence->n_pos()});
+      const uint32_t n_pos = of.sequence->n_pos();
+      groups.push_back({of.sequence, row, 0, n_pos, n_pos});
+      step_shape.sequences.push_back({n_pos, 0});
+    } else if (groups.back().n_rows == rows_max) {
+      const Group& last = groups.back();
+      groups.push_back({of.sequence, row, 0, last.first_pos + last.n_rows, last.held_pos});
     }
     Group& group = groups.back();
     positions.push_back(group.first_pos + group.n_rows++);
+    ++step_shape.sequences.back().n_rows;
     tokens.push_back(of.token);
     if (of.wants_logits) logit_rows.push_back(row);
   }
-  for (const Group& group : groups) step_shape.sequences.push_back({group.first_pos, group.n_rows});
+}
+
+void Walk::State::begin(std::span<const StepRow> rows) {
+  groups.clear();
+  tokens.clear();
+  positions.clear();
+  logit_rows.clear();
+  step_shape.sequences.clear();
+  n_rows = static_cast<uint32_t>(rows.size());
+  group_rows(rows);
   step_shape.n_logit_rows = static_cast<uint32_t>(logit_rows.size());
   for (uint32_t set = 0; set < rope_tables.size(); ++set)
     rope_tables[set].angles(
@@ -211,12 +221,31 @@ void Walk::State::hold_weights(const StepOp& op) {
     }
     held_layer = op.layer;
   }
+  pack_ahead(op.layer);
+}
+
+/// Of weights that all stay this does nothing, and is no event.
+void Walk::State::pack_ahead(uint32_t layer) {
+  const TraceScope scope(model.weight_plan().n_slots > 0 ? trace : nullptr,
+                         {.kind = TraceKind::kOperation, .index = layer, .name = "pack_weights"});
   model.read_ahead(pool);
 }
 
 void Walk::State::check_cancelled() const {
   if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
     throw Error(ErrorCode::kCancelled, "the step was stopped");
+}
+
+/// Whether the operation reads what an index chooses, and not what the plan says.
+bool Walk::State::is_chosen(const StepOp& op) const {
+  return is_selected && op.kind == OpKind::kAttend && shape.layers[op.layer].window == 0;
+}
+
+/// That selected steps have read so far, of K, V and index rows.
+uint64_t Walk::State::chosen_bytes() const {
+  if (!is_selected) return 0;
+  const SelectionCounts& chosen = selection->counts;
+  return chosen.attended_positions() * kv_position_bytes(cache.layout()) + chosen.index_bytes;
 }
 
 void Walk::State::run_plan() {
@@ -229,20 +258,21 @@ void Walk::State::run_plan() {
     const auto start =
         timing ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
     {
-      const TraceScope scope(trace,
-                             {.kind = TraceKind::kOperation,
-                              .index = op.layer,
-                              .name = op_kind_name(op.kind),
-                              .bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes,
-                              .detail = op.flop});
+      TraceScope scope(trace, {.kind = TraceKind::kOperation,
+                               .index = op.layer,
+                               .name = op_kind_name(op.kind),
+                               .bytes = op.weight_bytes + op.kv_read_bytes + op.kv_write_bytes,
+                               .detail = op.flop});
+      const uint64_t chosen_before = chosen_bytes();
       execute(op);
+      if (is_chosen(op)) scope.set_bytes(chosen_bytes() - chosen_before);
     }
     if (timing)
       op_seconds.push_back(
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   release_weights();
-  model.read_ahead(pool);  // for the next step, while this one's token is chosen
+  pack_ahead(kNoLayer);  // for the next step, while this one's token is chosen
 }
 
 /// The operations of the plan, on the device: the CPU embeds the tokens.
@@ -264,6 +294,9 @@ void Walk::State::run_on_device() {
       if (row >= group.row_begin && row < group.row_begin + group.n_rows)
         group_logit_rows.push_back(row - group.row_begin);
     const uint64_t n_values = group_logit_rows.size() * uint64_t{shape.vocab_size};
+    const TraceScope waiting(
+        trace,
+        {.kind = TraceKind::kWait, .resource = Resource::kDevice, .name = "wait for the device"});
     device->run({.sequence = group.sequence,
                  .residual = of_group(residual, shape.d_model),
                  .positions = std::span(positions).subspan(group.row_begin, group.n_rows),
@@ -296,6 +329,7 @@ void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
 void Walk::set_between_operations(std::function<void()> between) {
   state_->between_operations = std::move(between);
 }
+void Walk::set_reads_ahead(bool on) { state_->reads_ahead = on; }
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
 Trace* Walk::trace() const { return state_->trace; }
 
@@ -304,9 +338,7 @@ Trace* Walk::trace() const { return state_->trace; }
 void Walk::State::count_step() {
   ++counts.steps;
   for (const StepOp& op : plan.ops) {
-    const bool is_chosen =
-        is_selected && op.kind == OpKind::kAttend && shape.layers[op.layer].window == 0;
-    counts.read_bytes += op.weight_bytes + (is_chosen ? 0 : op.kv_read_bytes);
+    counts.read_bytes += op.weight_bytes + (is_chosen(op) ? 0 : op.kv_read_bytes);
     counts.written_bytes += op.kv_write_bytes;
   }
   const auto n_full =
@@ -317,21 +349,39 @@ void Walk::State::count_step() {
   counts.extents_missing += fetches.size();
 }
 
+uint32_t Walk::State::rows_of_sequence(const Group& first) const {
+  uint32_t n = 0;
+  for (const Group& group : groups)
+    if (group.sequence == first.sequence) n += group.n_rows;
+  return n;
+}
+
+void Walk::State::keep_rows(const Group& first) {
+  Sequence& sequence = *first.sequence;
+  cache.close_rows(sequence, std::span(tokens).subspan(first.row_begin, rows_of_sequence(first)));
+  if (is_selected)
+    sequence.mark_selected(first.held_pos);
+  else if (sequence.n_exact() == first.held_pos)
+    sequence.set_n_exact(sequence.n_pos());
+  index_closed(sequence, first.held_pos);
+}
+
 void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
   const TraceScope scope(trace, {.kind = TraceKind::kStep,
                                  .index = static_cast<uint32_t>(rows.size()),
                                  .name = "step",
                                  .detail = rows.front().sequence->n_pos()});
-  begin(rows);
   is_selected = attention == Attention::kSelected;
   STRATA_CHECK(!is_selected || selection != nullptr, "no rule to select by");
+  begin(rows);
   const SelectionCounts selected_before = is_selected ? selection->counts : SelectionCounts();
   if (is_selected) ++selection->counts.steps;
   cache.store().begin_step(is_selected ? tiers::ReadGrain::kBlocks : tiers::ReadGrain::kExtents);
   try {
-    if (is_selected)
-      for (const Group& group : groups) index_missed(group);
-    for (const Group& group : groups) cache.open_rows(*group.sequence, group.n_rows);
+    for (const Group& group : groups)
+      if (is_selected && group.is_first()) index_missed(*group.sequence);
+    for (const Group& group : groups)
+      if (group.is_first()) cache.open_rows(*group.sequence, rows_of_sequence(group));
     if (device) {
       run_on_device();
     } else {
@@ -343,18 +393,13 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
     release_weights();
     drop_fetches();
     cache.store().drop_begun();
-    for (const Group& group : groups) cache.abandon_rows(*group.sequence);
+    for (const Group& group : groups)
+      if (group.is_first()) cache.abandon_rows(*group.sequence);
     if (is_selected) selection->counts = selected_before;  // it runs again, or never was
     throw;
   }
-  for (const Group& group : groups) {
-    cache.close_rows(*group.sequence, std::span(tokens).subspan(group.row_begin, group.n_rows));
-    if (is_selected)
-      group.sequence->mark_selected(group.first_pos);
-    else if (group.sequence->n_exact() == group.first_pos)
-      group.sequence->set_n_exact(group.sequence->n_pos());
-    index_closed(group);
-  }
+  for (const Group& group : groups)
+    if (group.is_first()) keep_rows(group);
 }
 
 void Walk::step(std::span<const StepRow> rows, Attention attention) {
@@ -377,11 +422,36 @@ void Walk::repair(Sequence& sequence, const tiers::LostExtent& lost) {
   state_->repair(sequence, lost);
 }
 
-std::span<const float> Walk::logits(uint32_t idx) const {
+std::span<const float> Walk::logits(uint32_t idx, uint32_t n) const {
   const State& s = *state_;
-  STRATA_CHECK(idx < s.logit_rows.size(), "logits %u of %zu", idx, s.logit_rows.size());
-  return std::span(s.logit_values).subspan(uint64_t{idx} * s.shape.vocab_size, s.shape.vocab_size);
+  STRATA_CHECK(idx + n <= s.logit_rows.size(), "logits %u to %u of %zu", idx, idx + n,
+               s.logit_rows.size());
+  return std::span(s.logit_values)
+      .subspan(uint64_t{idx} * s.shape.vocab_size, uint64_t{n} * s.shape.vocab_size);
 }
+
+namespace {
+
+void read_chunks(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens,
+                 const std::function<PromptChunk()>& chunk_at,
+                 const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
+  std::vector<StepRow> rows;
+  for (uint64_t done = 0; done < tokens.size();) {
+    const PromptChunk chunk = chunk_at();
+    const uint64_t n = std::min<uint64_t>(chunk.n_rows, tokens.size() - done);
+    rows.clear();
+    for (uint64_t i = done; i < done + n; ++i)
+      rows.push_back({&sequence, tokens[i], i + 1 == tokens.size()});
+    walk.step(rows, chunk.attention);
+    done += n;
+    if (on_chunk && !on_chunk(done, tokens.size()) && done < tokens.size())
+      throw Error(ErrorCode::kCancelled, "reading the prompt was stopped after " +
+                                             std::to_string(done) + " of " +
+                                             std::to_string(tokens.size()) + " tokens");
+  }
+}
+
+}  // namespace
 
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
              const std::function<bool(uint64_t done, uint64_t total)>& on_chunk,
@@ -389,19 +459,21 @@ void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, ui
   chunk_rows = std::min(chunk_rows, walk.max_rows());
   if (attention == Attention::kSelected)
     chunk_rows = std::min(chunk_rows, walk.selected_rows_max());
-  std::vector<StepRow> rows;
-  for (uint64_t done = 0; done < tokens.size();) {
-    const uint64_t n = std::min<uint64_t>(chunk_rows, tokens.size() - done);
-    rows.clear();
-    for (uint64_t i = done; i < done + n; ++i)
-      rows.push_back({&sequence, tokens[i], i + 1 == tokens.size()});
-    walk.step(rows, attention);
-    done += n;
-    if (on_chunk && !on_chunk(done, tokens.size()) && done < tokens.size())
-      throw Error(ErrorCode::kCancelled, "reading the prompt was stopped after " +
-                                             std::to_string(done) + " of " +
-                                             std::to_string(tokens.size()) + " tokens");
-  }
+  read_chunks(
+      walk, sequence, tokens,
+      [&] {
+        return PromptChunk{chunk_rows, attention};
+      },
+      on_chunk);
+}
+
+void prefill_sparsely(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens,
+                      uint32_t chunk_rows, uint64_t sparse_from,
+                      const std::function<bool(uint64_t done, uint64_t total)>& on_chunk) {
+  chunk_rows = std::min(chunk_rows, walk.max_rows());
+  read_chunks(
+      walk, sequence, tokens, [&] { return next_chunk(sequence.n_pos(), chunk_rows, sparse_from); },
+      on_chunk);
 }
 
 }  // namespace strata::engine

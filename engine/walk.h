@@ -2,6 +2,7 @@
 // decoding and batches.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -78,6 +79,10 @@ struct SelectionCounts {
 /// What choosing blocks by a method holds in memory beside the index, for contexts of n_ctx:
 /// estimated weights, an upper bound.
 uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method);
+/// What it holds more where prompts are read by selected chunks of so many rows: what each run of a
+/// chunk has chosen, an upper bound.
+uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method,
+                                const index::Rule& rule, uint32_t chunk_rows);
 /// Blocks that a selected step over contexts of n_ctx must have in DRAM at a time: those of one
 /// span of what every KV head of the widest full layer attends.
 uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);
@@ -124,17 +129,20 @@ class Walk {
   /// Nothing of the step is kept then, as with every exception.
   void step(std::span<const StepRow> rows, Attention attention = Attention::kExact);
   /// From now on steps may be kSelected; their sequences have an index (KvCacheOptions::selectors).
-  /// Reserves for contexts of n_ctx. Called again it changes the rule and counts from 0.
+  /// Reserves for contexts of n_ctx; lists of what further runs of a chunk choose grow when they
+  /// are first used. Called again it changes the rule and counts from 0.
   void select_by(const index::Rule& rule, uint64_t n_ctx);
-  /// Rows of one sequence in a selected step at most: they share one choice per KV head.
+  /// Neighbouring rows of one sequence that share one choice per KV head in a selected step, at
+  /// most. A step with more has several choices, of the blocks that were full before it.
   uint32_t selected_rows_max() const;
   const SelectionCounts& selection_counts() const;
   /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets
   /// one: for callers that read blocks themselves. Logits of the last step are gone then. Errors:
   /// those of step().
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
-  /// [vocab_size] f32, valid until the next step.
-  std::span<const float> logits(uint32_t idx) const;
+  /// Of `n` rows from the idx-th on that wanted them, [n, vocab_size] f32, valid until the next
+  /// step.
+  std::span<const float> logits(uint32_t idx, uint32_t n = 1) const;
 
   /// The plan of the last step, with bytes and FLOP by formula, and (where `set_timing(true)`)
   /// seconds per operation.
@@ -152,6 +160,10 @@ class Walk {
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
+  /// Where it is off, K and V of a file are read when they are attended and not before, so that the
+  /// disk and the CPU take turns: the bits are the same. On from the start; benches show what it
+  /// brings.
+  void set_reads_ahead(bool on);
   /// From now on steps run on a device, and none is selected or probed.
   void use_device(std::unique_ptr<DeviceWalk> device);
   const DeviceWalk* device() const;  // null: the CPU alone
@@ -168,9 +180,32 @@ class Walk {
 
 /// Feeds `tokens` to a sequence in chunks; the last row's logits are wanted. `on_chunk(done,
 /// total)` after each chunk; it returns false to stop (throws Error(kCancelled); the chunks walked
-/// so far stay in the sequence).
+/// so far stay in the sequence). Selected chunks have selected_rows_max() rows at most.
 void prefill(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens, uint32_t chunk_rows,
              const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {},
              Attention attention = Attention::kExact);
+
+/// What is walked next of a prompt.
+struct PromptChunk {
+  uint64_t n_rows;  // at most
+  Attention attention;
+};
+/// At position n_pos: exact chunks end where sparse reading begins.
+inline PromptChunk next_chunk(uint64_t n_pos, uint64_t chunk_rows, uint64_t sparse_from) {
+  if (n_pos >= sparse_from) return {chunk_rows, Attention::kSelected};
+  return {std::min(chunk_rows, sparse_from - n_pos), Attention::kExact};
+}
+
+/// As prefill(), exactly up to position sparse_from and from there on by selected steps of whole
+/// chunks: each row attends the chunk, sinks, window and what was chosen of the rest. For prompts
+/// so long that attending all of them is what reading takes.
+void prefill_sparsely(Walk& walk, Sequence& sequence, std::span<const int32_t> tokens,
+                      uint32_t chunk_rows, uint64_t sparse_from,
+                      const std::function<bool(uint64_t done, uint64_t total)>& on_chunk = {});
+
+inline constexpr uint64_t kNeverSparse = UINT64_MAX;
+/// Where sparse reading begins unless said otherwise: up to there attention takes about as many
+/// operations as the weights of a model of 135 million parameters, and less beside larger ones.
+inline constexpr uint64_t kSparseFrom = 8192;
 
 }  // namespace strata::engine

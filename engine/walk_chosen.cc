@@ -1,6 +1,6 @@
 // engine/walk_chosen.cc - attention over chosen blocks of which some are in a file.
 //
-// A wave is as many spans of a sequence's chosen context, in order, as can be in DRAM at a time:
+// A wave is as many spans of a group's chosen context, in order, as can be in DRAM at a time:
 // most often all of a layer. Its blocks are pinned, those that are in DRAM too, so that what was
 // attended last leaves DRAM last. While one wave is attended, blocks of the next are read.
 #include <algorithm>
@@ -47,8 +47,8 @@ void Walk::State::list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span)
   for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
     const HeadTable table = head_table(group_idx, layer, head);
     const uint32_t begin = span * kSpanPositions;
-    const uint32_t end = std::min(
-        begin + kSpanPositions, table.end_of(span, groups[group_idx].first_pos - table.n_skipped));
+    const uint32_t end = std::min(begin + kSpanPositions,
+                                  table.end_of(span, groups[group_idx].held_pos - table.n_skipped));
     for (uint32_t pos = begin; pos < end; pos += kBlockPositions)
       if (cache.store().is_frozen(table.at(pos))) selection->reads.push_back(table.at(pos));
   }
@@ -119,7 +119,7 @@ void Walk::State::attend_pinned(const Wave& wave) {
   check_cancelled();
   if (pin_chosen(wave)) {
     const UnpinScope pinned(cache.store(), reads_of(wave));
-    cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
+    if (reads_ahead) cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
     return attend_wave(wave);
   }
   std::array<Wave, 2> halves = {wave, wave};

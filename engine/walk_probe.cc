@@ -42,7 +42,7 @@ void Walk::State::tell_probe(uint32_t layer) {
                    .kv_head = kv_head,
                    .n_queries = group.n_rows * group_heads,
                    .q = q_by_head.subspan(first_query * row_floats, group.n_rows * row_floats),
-                   .n_blocks = group.first_pos / kBlockPositions,
+                   .n_blocks = group.held_pos / kBlockPositions,
                    .chosen = selection->heads[idx * selection->max_kv_heads + kv_head].chosen,
                    .exact = selection->exact_head,
                    .selected = selection->selected_head});

@@ -4,7 +4,8 @@
 // weight of every full block, and what is chosen becomes the context of that head: chosen blocks in
 // the order of the text, then those still open. Attention reads that context as it reads any other,
 // in the same arithmetic order, so that a budget of everything gives the bits of exact attention.
-// The rows of one sequence in a step share one choice per KV head.
+// Neighbouring rows of one sequence share one choice per KV head: of a question all of them, of a
+// prompt's chunk so many at a time. What the step itself adds is attended by every row behind it.
 #include <algorithm>
 
 #include "base/check.h"
@@ -37,6 +38,18 @@ SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
   return sizes;
 }
 
+/// Full blocks of a choice at most.
+uint64_t most_blocks(const index::Rule& rule, uint64_t n_ctx) {
+  using Kind = index::Budget::Kind;
+  const uint64_t always = rule.n_sink_blocks + rule.n_window_blocks;
+  const double value = rule.budget.value;
+  const auto n_all = static_cast<double>(n_ctx);
+  double n_positions = n_all;
+  if (rule.budget.kind == Kind::kTokens) n_positions = std::min(value, n_all);
+  if (rule.budget.kind == Kind::kShare) n_positions = value * n_all;
+  return std::max(always, static_cast<uint64_t>(n_positions) / kBlockPositions + 1);
+}
+
 }  // namespace
 
 uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method) {
@@ -44,9 +57,20 @@ uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method 
   const uint64_t listed = uint64_t{sizes.stride} * sizes.max_kv_heads * kListedBytes;
   if (!index::has_tail(method)) return listed + sizes.row_floats() * sizes.max_rows * sizeof(float);
   // For a tail: two sums, and the weights of what is retrieved once more.
-  const uint64_t sum_floats =
-      uint64_t{sizes.max_kv_heads} * sizes.max_group_heads * (uint64_t{shape.head_dim} + 2);
-  return listed + 2 * (sizes.row_floats() + sum_floats) * sizes.max_rows * sizeof(float);
+  return listed +
+         2 * (sizes.row_floats() + sizes.sum_floats(shape)) * sizes.max_rows * sizeof(float);
+}
+
+uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method,
+                                const index::Rule& rule, uint32_t chunk_rows) {
+  const SelectionSizes sizes = selection_sizes(shape, n_ctx);
+  const uint64_t n_more = div_up(chunk_rows, sizes.max_rows) - 1;
+  const uint64_t n_blocks = std::min<uint64_t>(sizes.stride, most_blocks(rule, n_ctx)) +
+                            div_up(chunk_rows, kBlockPositions) + 1;  // those still open
+  uint64_t bytes = n_blocks * sizes.max_kv_heads * kListedBytes;
+  if (index::has_tail(method))
+    bytes += 2 * sizes.sum_floats(shape) * sizes.max_rows * sizeof(float);
+  return n_more * bytes;
 }
 
 Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
@@ -136,7 +160,7 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
 /// begun then; the last ones are read by pin_chosen().
 uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun) {
   const uint32_t n_heads = shape.layers[layer].n_kv_heads;
-  if (!reads_chosen(layer)) return n_heads;
+  if (!reads_ahead || !reads_chosen(layer)) return n_heads;
   tiers::BlockStore& store = cache.store();
   for (; n_begun < n_heads; ++n_begun) {
     if (!selection->is_chosen[n_begun].load(std::memory_order_acquire)) break;
@@ -182,7 +206,8 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
        .weight_stride = selection->stride,
        .n_queries = n_queries,
        .n_blocks = n_blocks,
-       .n_positions = group.first_pos + group.n_rows,
+       // As if the run stood first: rows of the step before it take nothing of the budget.
+       .n_positions = group.held_pos + group.n_rows,
        .resident = list_resident(group_idx, layer, kv_head, n_blocks)});
   const auto all = cache.stream_blocks(*group.sequence, layer, kv_head).blocks;
   auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
@@ -202,7 +227,7 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
 void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
   const Group& group = groups[group_idx];
   const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
-  const uint32_t n_blocks = group.first_pos / kBlockPositions;
+  const uint32_t n_blocks = group.held_pos / kBlockPositions;
   STRATA_CHECK(group.n_rows <= selection->max_rows, "%u rows share a choice, at most %u",
                group.n_rows, selection->max_rows);
   choose_heads(group_idx, layer, n_blocks);
@@ -227,28 +252,26 @@ void Walk::State::select_layer(uint32_t layer) {
 }
 
 /// Takes the blocks that a step has filled into the index, while they are in DRAM.
-void Walk::State::index_closed(const Group& group) {
-  index::Selector* index = group.sequence->index();
+void Walk::State::index_closed(Sequence& sequence, uint32_t held_pos) {
+  index::Selector* index = sequence.index();
   if (index == nullptr) return;
-  const uint32_t first = group.sequence->n_indexed();
-  const uint32_t end = group.sequence->n_pos() / kBlockPositions;
-  if (first < group.first_pos / kBlockPositions) return;  // after what was missed: index_missed()
+  const uint32_t first = sequence.n_indexed();
+  const uint32_t end = sequence.n_pos() / kBlockPositions;
+  if (first < held_pos / kBlockPositions) return;  // after what was missed: index_missed()
   pool.for_each(cache.n_index_streams(), 1, [&](uint64_t from, uint64_t to, uint32_t) {
     for (auto stream = static_cast<index::StreamIdx>(from); stream < to; ++stream) {
       const uint32_t layer = cache.layer_of_index_stream(stream);
-      const auto all =
-          cache.stream_blocks(*group.sequence, layer, stream - cache.index_stream(layer, 0));
+      const auto all = cache.stream_blocks(sequence, layer, stream - cache.index_stream(layer, 0));
       for (uint32_t block = first; block < end; ++block)
         index->observe(stream, block, cache.store().bytes(all.blocks[block]));
     }
   });
-  group.sequence->set_n_indexed(end);
+  sequence.set_n_indexed(end);
 }
 
 /// Reads back the blocks that came without rows of an index and takes them into it.
-void Walk::State::index_missed(const Group& group) {
-  Sequence& sequence = *group.sequence;
-  const uint32_t end = group.first_pos / kBlockPositions;
+void Walk::State::index_missed(Sequence& sequence) {
+  const uint32_t end = sequence.n_pos() / kBlockPositions;
   while (sequence.n_indexed() < end) {
     const uint32_t first = sequence.n_indexed();
     const uint32_t n = std::min(end - first, kExtentBlocks - first % kExtentBlocks);

@@ -21,13 +21,17 @@ struct SelectionSizes {
   uint32_t max_group_heads = 0;  // query heads per KV head
   uint32_t max_rows = 1;         // of one sequence in a step
   uint64_t row_floats() const { return uint64_t{stride} * max_kv_heads * max_group_heads; }
+  /// Of a row's sum of mean values.
+  uint64_t sum_floats(const ModelShape& shape) const {
+    return uint64_t{max_kv_heads} * max_group_heads * (uint64_t{shape.head_dim} + 2);
+  }
 };
 
 struct Walk::State::Selection : SelectionSizes {
   Selection(const index::Rule& rule, const ModelShape& shape, const KernelTable& kernels,
             uint32_t n_threads, uint32_t max_groups, uint64_t n_ctx, bool has_tail);
 
-  /// The context that one KV head of a sequence attends in the layer at hand.
+  /// The context that one KV head of a group attends in the layer at hand.
   struct Head {
     std::vector<uint32_t> chosen;        // full blocks, ascending
     std::vector<tiers::BlockId> blocks;  // those, then the open ones, as HeadTable has them

@@ -22,7 +22,7 @@ constexpr uint64_t kStretchBytes = uint64_t{2} << 20;
 /// The missing extents of neighbouring layers, by positions.
 void Walk::State::list_settling(uint32_t first_layer, uint32_t end_layer) {
   for (uint32_t idx = 0; idx < groups.size(); ++idx)
-    for (uint32_t pos = 0; pos < groups[idx].first_pos; pos += kExtentPositions)
+    for (uint32_t pos = 0; pos < groups[idx].held_pos; pos += kExtentPositions)
       for (uint32_t layer = first_layer; layer < end_layer; ++layer) {
         if (shape.layers[layer].window > 0) continue;
         if (!list_missing(idx, layer, pos, pos + kExtentPositions)) continue;
@@ -42,7 +42,7 @@ bool Walk::State::plan_settling() {
   // group's positions, which another sequence holds that it was forked from.
   uint64_t n_blocks = 0;
   for (const Group& group : groups)
-    n_blocks += round_up(blocks_for(group.first_pos), kExtentBlocks) * cache.n_index_streams();
+    n_blocks += round_up(blocks_for(group.held_pos), kExtentBlocks) * cache.n_index_streams();
   const bool has_room_for_all = store.can_settle(n_blocks);
   settled_ends.assign(shape.n_layers, 0);
   for (uint32_t first = 0; first < shape.n_layers; first += run_layers) {

@@ -41,22 +41,30 @@ struct Walk::State {
   State(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,
         uint32_t max_rows);
 
-  /// The rows of one sequence in the step.
+  /// Neighbouring rows of one sequence. All of its rows in the step, but in a selected one: there
+  /// those that share a choice, and a sequence may have several groups, which stand together.
   struct Group {
     Sequence* sequence;
     uint32_t row_begin;
     uint32_t n_rows;
     uint32_t first_pos;
+    uint32_t held_pos;  // positions of the sequence before the step
+    bool is_first() const { return first_pos == held_pos; }  // of its sequence
   };
 
   void reserve_lists();                       // so that no step allocates
   void begin(std::span<const StepRow> rows);  // groups, positions, angles, plan
+  void group_rows(std::span<const StepRow> rows);
+  uint32_t rows_of_sequence(const Group& first) const;
   void run_plan();
+  bool is_chosen(const StepOp& op) const;
+  uint64_t chosen_bytes() const;
   void check_cancelled() const;
   void execute(const StepOp& op);
   void run_on_device();
   /// Holds the weights of the operation's layer, and of no other; then asks for what comes next.
   void hold_weights(const StepOp& op);
+  void pack_ahead(uint32_t layer);
   void release_weights();
   void embed();
   void attn_norm();
@@ -122,8 +130,8 @@ struct Walk::State {
   void merge_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
   void merge_tail(const AttendTile& tile, AttendBuffers& buffers) const;
   uint32_t begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun);
-  void index_closed(const Group& group);
-  void index_missed(const Group& group);
+  void index_closed(Sequence& sequence, uint32_t held_pos);
+  void index_missed(Sequence& sequence);
 
   // For a probe (engine/walk_probe.cc).
   void attend_exactly(uint32_t layer);
@@ -140,6 +148,7 @@ struct Walk::State {
   void plan_waves();
   void plan_layer_waves(uint32_t layer);
   bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t begin_pos, uint32_t end_pos);
+  void fetch_to(uint32_t end);
   void fetch_ahead();
   void fetch_until(uint32_t end);
   void drop_fetches();
@@ -158,6 +167,8 @@ struct Walk::State {
   void attend_chosen(uint32_t layer);
   void run_step(std::span<const StepRow> rows, Attention attention);
   void count_step();
+  /// What the step has walked belongs to the sequence of a first group.
+  void keep_rows(const Group& first);
   Sequence* holder_of(std::span<const StepRow> rows, const tiers::LostExtent& lost) const;
   void compute_again(Sequence& sequence, uint32_t first_pos);
   void repair(Sequence& sequence, const tiers::LostExtent& lost);
@@ -188,6 +199,7 @@ struct Walk::State {
   uint32_t held_layer = kNoLayer;
   planner::PieceBytes pieces;
   bool timing = false;
+  bool reads_ahead = true;
   std::vector<double> op_seconds;
   Trace* trace = nullptr;
   AttentionProbe* probe = nullptr;

@@ -23,7 +23,7 @@ constexpr uint32_t kWavesInFlight = 12;  // at 3 decoding was slower (docs/measu
 bool Walk::State::list_missing(uint32_t group_idx, uint32_t layer, uint32_t begin_pos,
                                uint32_t end_pos) {
   span_missing.clear();
-  end_pos = std::min(end_pos, groups[group_idx].first_pos);
+  end_pos = std::min(end_pos, groups[group_idx].held_pos);
   for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
     const HeadTable table = head_table(group_idx, layer, head);
     for (uint32_t pos = begin_pos; pos < end_pos; pos += kBlockPositions) {
@@ -79,14 +79,20 @@ void Walk::State::plan_waves() {
   fetch_ahead();
 }
 
-/// Begins to read what is used next, as far as there are frames.
+/// Begins to read, as far as there are frames.
+void Walk::State::fetch_to(uint32_t end) {
+  while (n_fetched < end && cache.store().fetch(fetches[n_fetched])) ++n_fetched;
+}
+
+/// What is used next.
 void Walk::State::fetch_ahead() {
-  while (n_fetched < fetches.size() && cache.store().fetch(fetches[n_fetched])) ++n_fetched;
+  if (reads_ahead) fetch_to(static_cast<uint32_t>(fetches.size()));
 }
 
 /// Waits for frames, where it must, until so many are being read.
 void Walk::State::fetch_until(uint32_t end) {
-  for (fetch_ahead(); n_fetched < end; fetch_ahead())
+  const uint32_t end_ahead = reads_ahead ? static_cast<uint32_t>(fetches.size()) : end;
+  for (fetch_to(end_ahead); n_fetched < end; fetch_to(end_ahead))
     if (!cache.store().wait_for_transfer())
       throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
                   "spill file", "look at the disk (dmesg), or name another one with --nvme");

@@ -29,8 +29,8 @@ WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<uint8_t> is_stre
   WeightPlan plan;
   plan.is_streamed = std::move(is_streamed);
   plan.resident_bytes = sizes.always_bytes;
-  uint32_t n_runs_max = 0;
-  uint64_t run_bytes_max = 0;
+  uint32_t n_reads_max = 0;
+  uint64_t read_bytes_max = 0;
   for (size_t i = 0; i < sizes.layers.size(); ++i) {
     const LayerSize& layer = sizes.layers[i];
     if (plan.is_streamed[i] == 0) {
@@ -38,13 +38,14 @@ WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<uint8_t> is_stre
       continue;
     }
     plan.slot_bytes = std::max(plan.slot_bytes, layer.packed_bytes);
-    n_runs_max = std::max(n_runs_max, layer.n_runs);
-    run_bytes_max = std::max(run_bytes_max, layer.run_bytes_max);
+    n_reads_max = std::max(n_reads_max, layer.n_reads);
+    read_bytes_max = std::max(read_bytes_max, layer.read_bytes_max);
   }
   plan.n_slots = std::min(kWeightSlots, plan.n_streamed());
   if (plan.n_slots == 0) return plan;
-  plan.n_buffers = std::min(kReadBuffersMax, plan.n_slots * n_runs_max);
-  plan.buffer_bytes = read_buffer_bytes(run_bytes_max);
+  plan.n_buffers =
+      std::min(kReadBuffersMax, std::min(plan.n_slots + 1, plan.n_streamed()) * n_reads_max);
+  plan.buffer_bytes = read_buffer_bytes(read_bytes_max);
   return plan;
 }
 

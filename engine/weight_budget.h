@@ -9,13 +9,15 @@
 
 namespace strata::engine {
 
-/// Layers in memory at once of those that are streamed: one computes, the next one is filled.
+/// Layers in memory at once of those that are streamed: one computes, the next one is filled. The
+/// ring has buffers for one more, as far as kReadBuffersMax goes.
 inline constexpr uint32_t kWeightSlots = 2;
 
 struct LayerSize {
-  uint64_t packed_bytes = 0;   // of its matrices
-  uint32_t n_runs = 0;         // reads that bring them
-  uint64_t run_bytes_max = 0;  // of the largest of those
+  uint64_t packed_bytes = 0;    // of its matrices
+  uint64_t file_bytes = 0;      // that reads bring for them
+  uint32_t n_reads = 0;         // that bring them
+  uint64_t read_bytes_max = 0;  // of the largest of those
 };
 
 struct WeightSizes {

@@ -16,21 +16,22 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint64_t kRunsPerRegion = 32;  // between two reports of progress
+constexpr uint64_t kReadsPerRegion = 32;  // between two reports of progress
 // What each way of reading is measured by: stretches, because the page cache reads ahead.
 constexpr uint64_t kSampleStretches = 4;  // spread over the file
-constexpr uint64_t kStretchRuns = 8;      // neighbours
+constexpr uint64_t kStretchReads = 8;     // neighbours
 
 using Clock = std::chrono::steady_clock;
 
-uint64_t file_bytes_of(std::span<const PanelRun> runs) {
-  return std::accumulate(runs.begin(), runs.end(), uint64_t{0},
-                         [](uint64_t sum, const PanelRun& run) { return sum + run.file_bytes; });
+uint64_t weight_bytes_of(std::span<const PanelRead> reads) {
+  return std::accumulate(
+      reads.begin(), reads.end(), uint64_t{0},
+      [](uint64_t sum, const PanelRead& read) { return sum + read.weight_bytes(); });
 }
 
-uint64_t run_bytes_max(std::span<const PanelRun> runs) {
+uint64_t read_bytes_max(std::span<const PanelRead> reads) {
   uint64_t bytes = 0;
-  for (const PanelRun& run : runs) bytes = std::max(bytes, run.file_bytes);
+  for (const PanelRead& read : reads) bytes = std::max(bytes, read.file_bytes);
   return bytes;
 }
 
@@ -61,44 +62,47 @@ class Loader {
     return true;
   }
 
-  void read_mapped(std::span<const PanelRun> runs) {
-    const uint64_t bytes_max = run_bytes_max(runs);
+  void read_mapped(std::span<const PanelRead> reads) {
+    const uint64_t bytes_max = read_bytes_max(reads);
     const HostMemory copies = HostMemory::reserve(pool_.size() * bytes_max);
-    while (!runs.empty()) {
-      const auto region = runs.first(std::min<uint64_t>(runs.size(), kRunsPerRegion));
-      std::atomic<const PanelRun*> failed{nullptr};
+    while (!reads.empty()) {
+      const auto region = reads.first(std::min<uint64_t>(reads.size(), kReadsPerRegion));
+      std::atomic<const PanelRead*> failed{nullptr};
       pool_.for_each(region.size(), 1, [&](uint64_t begin, uint64_t, uint32_t worker) {
-        const PanelRun& run = region[begin];
-        const std::span<std::byte> rows(copies.data() + worker * bytes_max, run.file_bytes);
-        if (mapped_[run.tensor->shard].read(run.file_offset, rows) == 0)
-          pack_run(run, run.panel_begin, run.panel_end, rows, memory_);
-        else
-          failed = &run;
+        const PanelRead& read = region[begin];
+        const std::span<std::byte> bytes(copies.data() + worker * bytes_max, read.file_bytes);
+        if (mapped_[read.shard].read(read.file_offset, bytes) != 0) {
+          failed = &read;
+          return;
+        }
+        for (const PanelRun& run : read.runs)
+          pack_run(run, run.panel_begin, run.panel_end, read.rows_of(run, bytes), memory_);
       });
-      if (const PanelRun* run = failed) fail_mapped(*run);
-      report(file_bytes_of(region));
-      runs = runs.subspan(region.size());
+      if (const PanelRead* read = failed) fail_mapped(*read);
+      report(weight_bytes_of(region));
+      reads = reads.subspan(region.size());
     }
   }
 
-  void read_direct(std::span<const PanelRun> runs) {
-    if (runs.empty()) return;
+  void read_direct(std::span<const PanelRead> reads) {
+    if (reads.empty()) return;
     PanelReader reader(file_, make_io_,
-                       static_cast<uint32_t>(std::min<uint64_t>(kReadBuffersMax, runs.size())),
-                       read_buffer_bytes(run_bytes_max(runs)));
+                       static_cast<uint32_t>(std::min<uint64_t>(kReadBuffersMax, reads.size())),
+                       read_buffer_bytes(read_bytes_max(reads)));
     back_end_ = reader.counts().back_end;
-    PackTarget target{.memory = memory_, .n_missing = runs.size()};
-    const uint64_t total_bytes = file_bytes_of(runs);
-    const uint64_t n_runs = runs.size();
+    PackTarget target{.memory = memory_, .n_missing = reads.size()};
+    const uint64_t total_bytes = weight_bytes_of(reads);
+    const uint64_t n_reads = reads.size();
     uint64_t reported_bytes = 0;
     size_t next = 0;
     while (target.n_missing > 0) {
-      if (target.failed_run != nullptr) reader.fail(target, deadline_);
-      while (next < runs.size() && reader.can_start()) reader.start(runs[next++], target);
+      if (target.failed != nullptr) reader.fail(target, deadline_);
+      while (next < reads.size() && reader.can_start()) reader.start(reads[next++], target);
       if (reader.collect(pool_, deadline_) == 0) reader.fail(target, deadline_);
-      // By the number of runs: all but a matrix's last are of about one size.
-      const uint64_t read_bytes =
-          target.n_missing == 0 ? total_bytes : total_bytes / n_runs * (n_runs - target.n_missing);
+      // By the number of reads: they are of about one size.
+      const uint64_t read_bytes = target.n_missing == 0
+                                      ? total_bytes
+                                      : total_bytes / n_reads * (n_reads - target.n_missing);
       report(read_bytes - reported_bytes);
       reported_bytes = read_bytes;
     }
@@ -113,12 +117,12 @@ class Loader {
       throw Error(ErrorCode::kCancelled, "loading was stopped", file_.path());
   }
 
-  [[noreturn]] void fail_mapped(const PanelRun& run) const {
-    file_.check_unchanged(run.tensor->shard);
+  [[noreturn]] void fail_mapped(const PanelRead& read) const {
+    file_.check_unchanged(read.shard);
     throw Error(
         ErrorCode::kIo,
-        fmt::format("cannot read {} bytes of weights through the page cache", run.file_bytes),
-        run_place(file_, run), "check the disk that holds the model file");
+        fmt::format("cannot read {} bytes of weights through the page cache", read.file_bytes),
+        read_place(file_, read), "check the disk that holds the model file");
   }
 
   const GgufFile& file_;
@@ -133,23 +137,23 @@ class Loader {
 };
 
 template <class Read>
-double bytes_per_s(std::span<const PanelRun> runs, const Read& read) {
+double bytes_per_s(std::span<const PanelRead> reads, const Read& read) {
   const auto start = Clock::now();
-  read(runs);
+  read(reads);
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  return static_cast<double>(file_bytes_of(runs)) / std::max(seconds, 1e-9);
+  return static_cast<double>(weight_bytes_of(reads)) / std::max(seconds, 1e-9);
 }
 
-/// Reads some runs each way, then the others the faster way. The samples are spread over the file,
+/// Makes some reads each way, then the others the faster way. The samples are spread over the file,
 /// which the page cache may hold in part.
-LoadReport read_measured(Loader& loader, std::span<const PanelRun> runs) {
-  std::vector<PanelRun> direct_sample, mapped_sample, others;
-  const uint64_t n_stretches = runs.size() / kStretchRuns;
+LoadReport read_measured(Loader& loader, std::span<const PanelRead> reads) {
+  std::vector<PanelRead> direct_sample, mapped_sample, others;
+  const uint64_t n_stretches = reads.size() / kStretchReads;
   const uint64_t stride = std::max<uint64_t>(4, n_stretches / kSampleStretches);
-  for (size_t i = 0; i < runs.size(); ++i) {
-    const uint64_t at = i / kStretchRuns % stride;
+  for (size_t i = 0; i < reads.size(); ++i) {
+    const uint64_t at = i / kStretchReads % stride;
     auto& list = at == 0 ? direct_sample : at == stride / 2 ? mapped_sample : others;
-    list.push_back(runs[i]);
+    list.push_back(reads[i]);
   }
   LoadReport report;
   report.is_measured = true;
@@ -168,21 +172,21 @@ LoadReport read_measured(Loader& loader, std::span<const PanelRun> runs) {
 
 }  // namespace
 
-LoadReport load_runs(const GgufFile& file, std::span<const PanelRun> runs, std::byte* memory,
-                     ThreadPool& pool, LoadMode mode, const MakeIo& make_io,
-                     std::chrono::milliseconds deadline, const LoadProgress& progress) {
+LoadReport load_panels(const GgufFile& file, std::span<const PanelRead> reads, std::byte* memory,
+                       ThreadPool& pool, LoadMode mode, const MakeIo& make_io,
+                       std::chrono::milliseconds deadline, const LoadProgress& progress) {
   Loader loader(file, memory, pool, make_io, deadline, progress);
   const bool can_map = mode != LoadMode::kDirect && loader.map();
   if (mode == LoadMode::kMapped && !can_map)
     throw Error(ErrorCode::kIo, "this system does not let the model file be mapped and copied",
                 std::string(file.path()), "use --load direct");
   LoadReport report;
-  if (mode == LoadMode::kAuto && can_map && file_bytes_of(runs) >= kMeasuredBytesMin)
-    report = read_measured(loader, runs);
+  if (mode == LoadMode::kAuto && can_map && weight_bytes_of(reads) >= kMeasuredBytesMin)
+    report = read_measured(loader, reads);
   else if (can_map)
-    loader.read_mapped(runs);
+    loader.read_mapped(reads);
   else
-    loader.read_direct(runs);
+    loader.read_direct(reads);
   if (!can_map) report.used = LoadMode::kDirect;
   report.back_end = loader.back_end();
   for (uint32_t shard = 0; shard < file.n_shards(); ++shard) file.check_unchanged(shard);

@@ -30,9 +30,9 @@ inline constexpr uint64_t kMeasuredBytesMin = uint64_t{128} << 20;
 
 using LoadProgress = std::function<bool(uint64_t done_bytes)>;  // false cancels
 
-/// Reads every run and packs it into `memory`. Errors: kIo, kOutOfMemory, kCancelled.
-LoadReport load_runs(const GgufFile& file, std::span<const PanelRun> runs, std::byte* memory,
-                     ThreadPool& pool, LoadMode mode, const MakeIo& make_io,
-                     std::chrono::milliseconds deadline, const LoadProgress& progress);
+/// Makes every read and packs it into `memory`. Errors: kIo, kOutOfMemory, kCancelled.
+LoadReport load_panels(const GgufFile& file, std::span<const PanelRead> reads, std::byte* memory,
+                       ThreadPool& pool, LoadMode mode, const MakeIo& make_io,
+                       std::chrono::milliseconds deadline, const LoadProgress& progress);
 
 }  // namespace strata::engine

@@ -49,15 +49,15 @@ WeightStream::WeightStream(const GgufFile& file, std::unique_ptr<PanelReader> re
       deadline_(deadline),
       layers_(std::move(layers)),
       order_(n_layers, kResident),
-      slots_(slot_memory.size() / slot_bytes),
+      slots_(std::min(slot_memory.size() / slot_bytes + 1, layers_.size())),
       reader_(std::move(reader)) {
-  STRATA_CHECK(!layers_.empty() && !slots_.empty(), "%zu layers, %zu slots", layers_.size(),
-               slots_.size());
+  const size_t n_memories = slot_memory.size() / slot_bytes;
+  STRATA_CHECK(0 < n_memories && n_memories <= slots_.size(), "memory of %zu slots, %zu layers",
+               n_memories, layers_.size());
   for (uint32_t at = 0; at < layers_.size(); ++at) order_[layers_[at].layer] = at;
-  for (size_t i = 0; i < slots_.size(); ++i) {
+  for (size_t i = 0; i < n_memories; ++i)
     slots_[i].target.memory = slot_memory.data() + i * slot_bytes;
-    slots_[i].bytes = slot_bytes;
-  }
+  for (WeightSlot& slot : slots_) slot.bytes = slot_bytes;
 }
 
 WeightStream::~WeightStream() = default;
@@ -86,30 +86,53 @@ void WeightStream::restart(uint32_t at) {
   is_reading_ = true;
 }
 
+void WeightStream::give_memory(WeightSlot& slot, std::byte* memory) {
+  slot.target.memory = memory;
+  const StreamedLayer& layer = layers_[slot.at];
+  slot.weights = layer.weights;
+  for (size_t i = 0; i < std::size(kLayerMatrices); ++i)
+    (slot.weights.*kLayerMatrices[i].member).bytes = memory + layer.matrix_offsets[i];
+}
+
+/// Memory of slots that are free goes to those that are filled without, the earliest first.
+void WeightStream::hand_on_memory() {
+  for (WeightSlot& from : slots_) {
+    if (from.state != WeightSlot::State::kFree || from.target.memory == nullptr) continue;
+    WeightSlot* to = nullptr;
+    for (WeightSlot& slot : slots_)
+      if (slot.state == WeightSlot::State::kFilling && slot.target.memory == nullptr &&
+          (to == nullptr || slot.turn < to->turn))
+        to = &slot;
+    if (to == nullptr) return;
+    give_memory(*to, std::exchange(from.target.memory, nullptr));
+  }
+}
+
 /// Gives the next layer of the circle to a free slot, where there is one.
 bool WeightStream::fill_next_slot() {
   for (WeightSlot& slot : slots_)
-    if (slot.state == WeightSlot::State::kFree) filling_ = &slot;
+    if (slot.state == WeightSlot::State::kFree &&
+        (filling_ == nullptr || filling_->target.memory == nullptr))
+      filling_ = &slot;
   if (filling_ == nullptr) return false;
-  const StreamedLayer& layer = layers_[next_];
   WeightSlot& slot = *filling_;
   slot.state = WeightSlot::State::kFilling;
   slot.at = next_;
-  slot.next_run = 0;
-  slot.target = {.memory = slot.target.memory, .n_missing = layer.runs.size()};
-  slot.weights = layer.weights;
-  for (size_t i = 0; i < std::size(kLayerMatrices); ++i)
-    (slot.weights.*kLayerMatrices[i].member).bytes = slot.target.memory + layer.matrix_offsets[i];
+  slot.next_read = 0;
+  slot.turn = n_turns_++;
+  slot.target = {.memory = slot.target.memory, .n_missing = layers_[next_].reads.size()};
+  if (slot.target.memory != nullptr) give_memory(slot, slot.target.memory);
   next_ = next_ + 1 < layers_.size() ? next_ + 1 : 0;
   return true;
 }
 
 void WeightStream::start_reads() {
+  hand_on_memory();
   while (filling_ != nullptr || fill_next_slot()) {
-    const std::vector<PanelRun>& runs = layers_[filling_->at].runs;
-    while (filling_->next_run < runs.size()) {
+    const std::vector<PanelRead>& reads = layers_[filling_->at].reads;
+    while (filling_->next_read < reads.size()) {
       if (!reader_->can_start()) return;
-      reader_->start(runs[filling_->next_run++], filling_->target);
+      reader_->start(reads[filling_->next_read++], filling_->target);
     }
     filling_ = nullptr;
   }
@@ -117,6 +140,7 @@ void WeightStream::start_reads() {
 
 void WeightStream::read_ahead(ThreadPool& pool) {
   if (!is_reading_) return;
+  start_reads();
   reader_->collect(pool, std::chrono::microseconds(0));
   start_reads();
   reader_->submit();
@@ -124,11 +148,10 @@ void WeightStream::read_ahead(ThreadPool& pool) {
 
 void WeightStream::wait_until_full(WeightSlot& slot, ThreadPool& pool,
                                    const std::atomic<bool>* cancel) {
-  if (slot.target.n_missing > 0 && slot.target.failed_run == nullptr) reader_->count_stall();
+  if (slot.target.n_missing > 0 && slot.target.failed == nullptr) reader_->count_stall();
   std::chrono::microseconds left = deadline_;  // without an answer
   while (slot.target.n_missing > 0) {
-    if (slot.target.failed_run != nullptr || left.count() == 0)
-      reader_->fail(slot.target, deadline_);
+    if (slot.target.failed != nullptr || left.count() == 0) reader_->fail(slot.target, deadline_);
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
       throw Error(ErrorCode::kCancelled, "waiting for weights was stopped");
     start_reads();
@@ -143,9 +166,9 @@ void WeightStream::wait_until_full(WeightSlot& slot, ThreadPool& pool,
 /// After the last of its bytes has come: what was written before then is seen.
 void WeightStream::check_file_of(const StreamedLayer& layer) const {
   uint32_t checked = UINT32_MAX;
-  for (const PanelRun& run : layer.runs) {
-    if (run.tensor->shard == checked) continue;
-    checked = run.tensor->shard;
+  for (const PanelRead& read : layer.reads) {
+    if (read.shard == checked) continue;
+    checked = read.shard;
     file_.check_unchanged(checked);
   }
 }
@@ -154,8 +177,9 @@ LayerLease WeightStream::take(uint32_t layer, ThreadPool& pool, const std::atomi
   STRATA_CHECK(layer < order_.size() && is_streamed(layer), "layer %u is not streamed", layer);
   const uint32_t at = order_[layer];
   try {
+    hand_on_memory();
     WeightSlot* slot = slot_of(at);
-    if (slot == nullptr) {
+    if (slot == nullptr || slot->target.memory == nullptr) {  // layers before it have the memory
       restart(at);
       start_reads();
       slot = slot_of(at);

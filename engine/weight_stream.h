@@ -1,9 +1,11 @@
 // engine/weight_stream.h - layers whose weights come from the model file in every step, one layer
 // ahead of the walk.
 // How: the streamed layers follow one another in a circle, for a step begins where the last one
-// ended. Runs of the next layer are read into a ring of buffers while the walk computes
-// (engine/panel_reader.h); between two operations the walk's threads pack what has arrived into the
-// free slot.
+// ended. The next layers are read into a ring of buffers while the walk computes
+// (engine/panel_reader.h); between two operations the walk's threads pack what has arrived into a
+// slot's memory. There is one slot more than there is memory for: its bytes wait in their buffers
+// until a lease ends, so that the disk has work while the last layers that came are packed. Without
+// it a disk that answers two layers at once stood idle for a third of SmolLM2's step.
 //
 //   slot: free -> filling (reads begin) -> full (all packed) -> leased -> free
 //         filling, full -> free where the walk goes on at another layer than the next one
@@ -48,7 +50,7 @@ struct StreamedLayer {
   uint32_t layer = 0;
   LayerWeights weights;                  // vectors in place; matrices without bytes
   std::vector<uint64_t> matrix_offsets;  // in a slot, as kLayerMatrices
-  std::vector<PanelRun> runs;            // in the order of use
+  std::vector<PanelRead> reads;
 };
 
 /// One thread, for a ring knows its issuer: the first that calls. take() and read_ahead() allocate
@@ -79,6 +81,8 @@ class WeightStream {
   static constexpr uint32_t kResident = UINT32_MAX;
 
   WeightSlot* slot_of(uint32_t at);
+  void give_memory(WeightSlot& slot, std::byte* memory);
+  void hand_on_memory();
   void restart(uint32_t at);
   void stop_reading();
   bool fill_next_slot();
@@ -93,16 +97,18 @@ class WeightStream {
   std::vector<WeightSlot> slots_;
   WeightSlot* filling_ = nullptr;  // whose reads are not all started
   uint32_t next_ = 0;              // place of the layer that the next free slot gets
-  bool is_reading_ = true;         // false after a failure, until the walk asks again
+  uint64_t n_turns_ = 0;
+  bool is_reading_ = true;  // false after a failure, until the walk asks again
   std::unique_ptr<PanelReader> reader_;
 };
 
 struct WeightSlot {
   enum class State : uint8_t { kFree, kFilling, kFull, kLeased };
   State state = State::kFree;
-  uint32_t at = 0;        // place of its layer in the circle, where not free
-  uint32_t next_run = 0;  // the first run that is not started
-  PackTarget target;
+  uint32_t at = 0;         // place of its layer in the circle, where not free
+  uint32_t next_read = 0;  // the first that is not started
+  uint64_t turn = 0;       // of those that were filled: the lower comes first
+  PackTarget target;       // its memory is null while others have it all
   LayerWeights weights;
   uint64_t bytes = 0;
 };

@@ -64,7 +64,8 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
   std::string notice;
   // Half of the frames, so that the disk has the next ones at once when a burst of them has come:
   // it may answer only when its queue is empty (docs/measurements.md, "The tier on disk").
-  auto io = open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice);
+  auto io = paced(open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice),
+                  request.read_limit);
   if (!notice.empty()) notices.push_back(notice);
   auto spill = std::make_unique<Spill>();
   if (places) spill->file = io->add_file(places->file().file());
@@ -72,7 +73,8 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
       std::move(io),
       TransferOptions{.frame_bytes = request.place_bytes, .n_frames = request.n_frames});
   if (request.n_block_frames > 0) {
-    io = open_io(request.io, std::min(request.n_block_frames, kBlockDepthMax), notice);
+    io = paced(open_io(request.io, std::min(request.n_block_frames, kBlockDepthMax), notice),
+               request.read_limit);
     if (places) spill->block_file = io->add_file(places->file().file());
     const uint64_t alignment = places ? places->file().file().alignment() : kPlaceAlignment;
     spill->block_transfers = std::make_unique<TransferQueue>(

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tiers/open_io.h"
+#include "tiers/paced_io.h"
 #include "tiers/transfer_queue.h"
 
 namespace strata::tiers {
@@ -51,6 +52,7 @@ struct SpillRequest {
   uint32_t block_bytes = 0;
   uint32_t n_block_frames = 0;  // for reads of single blocks; 0: there are none
   IoChoice io = IoChoice::kAuto;
+  std::shared_ptr<RateLimit> read_limit = nullptr;  // of reads; null: as the disk gives them
 };
 
 /// Of a frame for one block that lies anywhere in a file of this alignment, a power of two: the

@@ -143,6 +143,7 @@ void TransferQueue::record(uint32_t frame) const {
   const bool is_read = operation.request.op == IoOp::kRead;
   trace_->add({.kind = is_read ? TraceKind::kRead : TraceKind::kWrite,
                .is_ok = operation.status == IoStatus::kOk,
+               .resource = Resource::kKvDisk,
                .index = trace_first_index_ + frame,
                .name = is_read ? "read" : "write",
                .begin = operation.submitted,
@@ -253,7 +254,11 @@ void TransferQueue::count_stall(const char* what, std::chrono::nanoseconds since
   ++counts_.stalls;
   counts_.stall_us += static_cast<uint64_t>((now - since) / std::chrono::microseconds(1));
   if (trace_ != nullptr)
-    trace_->add({.kind = TraceKind::kWait, .name = what, .begin = since, .end = now});
+    trace_->add({.kind = TraceKind::kWait,
+                 .resource = Resource::kKvDisk,
+                 .name = what,
+                 .begin = since,
+                 .end = now});
 }
 
 /// One look at what has ended, at most until then. Errors: kCancelled.

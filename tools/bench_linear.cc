@@ -1,12 +1,15 @@
 // tools/bench_linear.cc - speed of the CPU's linear layers on one thread: decode in GB/s, also as a
-// share of the DRAM read bandwidth measured in the same run, prefill in G operations/s. Every
-// answer is compared with the scalar kernel's before its time is printed.
+// share of the DRAM read bandwidth measured in the same run, prefill in G operations/s. Packing
+// goes from one matrix's rows to `decode-mib` of panels, by processor time; "copy" is a plain copy
+// of the same bytes, "lanes" the reference that packs a lane at a time. Every answer is compared
+// with the scalar kernel's before its time is printed.
 //
 //   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -45,6 +48,23 @@ double best_seconds(uint32_t ms, Call&& call) {
   return best;
 }
 
+/// Processor seconds that this thread takes for one call, the best of three.
+template <class Call>
+double best_thread_seconds(Call&& call) {
+  const auto now = [] {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  double best = 1e30;
+  for (int i = 0; i < 3; ++i) {
+    const double start = now();
+    call();
+    best = std::min(best, now() - start);
+  }
+  return best;
+}
+
 bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Options& options,
               double read_gbytes_per_s) {
   if (options.n_in % info.block_elements != 0) return true;
@@ -59,18 +79,22 @@ bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Option
                  table.name);
     return false;
   }
-  const double pack_s = best_seconds(0, [&] { trial.pack(); });
+  const double copy_s = best_thread_seconds([&] { trial.copy_all(); });
+  const double by_lanes_s = best_thread_seconds([&] { trial.pack_all_by_lanes(); });
+  const double pack_s = best_thread_seconds([&] { trial.pack_all(); });
   const double prefill_s = best_seconds(options.ms, [&] { trial.prefill(pool); });
   const auto decode_bytes_per_s = [&](uint32_t n_rows) {
     const double seconds = best_seconds(options.ms, [&] { trial.decode(pool, n_rows); });
     return static_cast<double>(trial.decode_bytes()) / seconds;
   };
   const double one = decode_bytes_per_s(1), four = decode_bytes_per_s(4);
-  std::printf("%-7s %-7s %8.2f %9.1f %4.0f%% %9.1f %9.1f %8.2f\n", std::string(info.name).c_str(),
-              table.name, static_cast<double>(trial.matrix().total_bytes()) / 1e6, one / 1e9,
+  const double pack_gbytes = static_cast<double>(trial.n_copies() * trial.file_bytes()) / 1e9;
+  std::printf("%-7s %-7s %8.2f %9.1f %4.0f%% %9.1f %9.1f %9.2f %6.2f %6.2f\n",
+              std::string(info.name).c_str(), table.name,
+              static_cast<double>(trial.matrix().total_bytes()) / 1e6, one / 1e9,
               100 * one / 1e9 / read_gbytes_per_s, four / 1e9,
-              trial.prefill_flops() / prefill_s / 1e9,
-              static_cast<double>(trial.file_bytes()) / pack_s / 1e9);
+              trial.prefill_flops() / prefill_s / 1e9, pack_gbytes / pack_s, pack_gbytes / copy_s,
+              pack_gbytes / by_lanes_s);
   return true;
 }
 
@@ -83,7 +107,7 @@ int run(const Options& options) {
   memory = HostMemory();
   std::printf("n_out %u, n_in %u, prefill of %u rows, one thread, %s; memory reads %.1f GB/s\n",
               options.n_out, options.n_in, options.n_rows, table.features, read_gbytes_per_s);
-  std::printf("type    set       MB     GB/s  share   4 rows     GOP/s  pack GB/s\n");
+  std::printf("type    set       MB     GB/s  share   4 rows     GOP/s  pack GB/s  copy  lanes\n");
   for (const auto& info : tensor_types()) {
     const bool wanted =
         options.types.empty() || std::ranges::find(options.types, info.name) != options.types.end();

@@ -25,6 +25,7 @@ struct Shape {
 };
 
 constexpr std::array kShapes = {
+    Shape{"tiny", 2, 256, 4, 2, 64, 512, 512, 4096, 1e4, false},
     Shape{"smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, 8192, 1e5, true},
     Shape{"llama-1b", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 5e5, true},
     Shape{"llama-8b", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 5e5, false},

@@ -271,15 +271,6 @@ struct Tried {
   LpWaits waits;      // of the last one
 };
 
-/// How much the placement's layers wait for what comes ahead, where that matters.
-LpWaits waits_of(const PlacementProblem& problem, const LayerPlacement& placement) {
-  const auto share = [](const StepTime& time) {
-    const bool matters = time.waits_ms > kWaitsMax * time.ms && time.ahead_ms > 0;
-    return matters ? time.waits_ms / time.ahead_ms : 0;
-  };
-  return {share(token_time(problem, placement)), share(prompt_time(problem, placement))};
-}
-
 /// Programs, each rounded and improved, until what they know of waiting is near what the clocks of
 /// their placement say. Where limits cannot hold, the program is that without them.
 std::optional<Tried> try_programs(const PlacementProblem& problem, PlacementPlan& plan) {
@@ -308,6 +299,14 @@ std::optional<Tried> try_programs(const PlacementProblem& problem, PlacementPlan
 }
 
 }  // namespace
+
+LpWaits waits_of(const PlacementProblem& problem, const LayerPlacement& placement) {
+  const auto share = [](const StepTime& time) {
+    const bool matters = time.waits_ms > kWaitsMax * time.ms && time.ahead_ms > 0;
+    return matters ? time.waits_ms / time.ahead_ms : 0;
+  };
+  return {share(token_time(problem, placement)), share(prompt_time(problem, placement))};
+}
 
 std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlacement counted) {
   if (!place_at_home(problem, counted)) return std::nullopt;

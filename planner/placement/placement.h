@@ -50,6 +50,9 @@ std::optional<Shortage> shortage(const PlacementProblem& problem);
 std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> problems,
                                             bool with_duals = true);
 
+/// How much the placement's layers wait for what comes ahead, where that matters.
+LpWaits waits_of(const PlacementProblem& problem, const LayerPlacement& placement);
+
 /// Layers as counted, with as many blocks of K and V near as there is room for: what rounding and
 /// moving try. Nothing where it does not fit.
 std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlacement counted);

@@ -173,8 +173,8 @@ void PlacementProgram::add_roof(uint32_t column, Terms terms, double constant, c
 void PlacementProgram::add_token() {
   token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
   Terms chain, disk, ahead, exposed, link, dram, packing;
-  double fixed = problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms;
-  double dram_gb = problem_.index_gb;
+  double fixed = problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms();
+  double dram_gb = 0;
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
     const double n = group.n_layers(), weights = n * group.weight_gb;
@@ -182,9 +182,10 @@ void PlacementProgram::add_token() {
     const double touched = (group.is_full() ? problem_.share_touched() : 1) *
                            group.attended(problem_.n_decode_positions()) * group.kv_gb * n;
     chain.push_back({c.attention, n});
-    disk.push_back({c.w_nvme, ms(weights, rates_.nvme_read)});
+    disk.push_back({c.w_nvme, n * ms(group.weights_read_gb(), rates_.nvme_read)});
     ahead.push_back(disk.back());
-    const double kv_disk = ms(touched, is_chosen ? rates_.nvme_blocks : rates_.nvme_read);
+    const double kv_disk = is_chosen ? ms(touched, rates_.nvme_blocks)
+                                     : ms(touched * group.kv_read_share, rates_.nvme_read);
     disk.push_back({c.k_nvme, kv_disk});
     (is_chosen ? exposed : ahead).push_back(disk.back());
     packing.push_back({c.w_nvme, n * group.pack_ms});
@@ -213,7 +214,7 @@ void PlacementProgram::add_token() {
     add_roof(token_ms_, terms, constant, comes_ahead, waits_.token);
   };
   roof(disk, 0);
-  at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read));
+  at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read) + problem_.index_scan_ms());
   if (problem_.has_device) {
     roof(link, 0);
     at_least(token_ms_, packing, 0);
@@ -253,11 +254,11 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
     const GroupColumns& c = columns_[i];
     const double n = group.n_layers(), weights = n * group.weight_gb, kv = n * group.kv_gb;
     const double flop = n * rows * group.attended(sample.first_pos + rows / 2) * group.attend_tflop;
-    disk.push_back({c.w_nvme, transfer_ms(weights, rates_.nvme_read)});
+    disk.push_back({c.w_nvme, n * transfer_ms(group.weights_read_gb(), rates_.nvme_read)});
     packing.push_back({c.w_nvme, n * group.pack_ms});
     if (group.is_full()) {
       const uint32_t far = missing(group, sample, {{c.k_hbm, 1}, {c.k_dram, 1}});
-      disk.push_back({far, transfer_ms(kv, rates_.nvme_read)});
+      disk.push_back({far, transfer_ms(kv * group.kv_read_share, rates_.nvme_read)});
       written += transfer_ms(rows * kv, rates_.nvme_write);
     }
     if (!problem_.has_device) {

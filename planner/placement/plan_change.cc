@@ -9,7 +9,6 @@ namespace strata::planner {
 namespace {
 
 constexpr double kGiB = 1.073741824;  // in GB
-constexpr double kQuicker = 1.1;
 constexpr PlanResource kResources[] = {{"hbm", true, true},         {"dram", true, false},
                                        {"nvme", true, false},       {"nvme_read", false, false},
                                        {"link", false, true},       {"cpu", false, false},
@@ -58,7 +57,7 @@ void change_resource(const PlanResource& resource, double amount, PlacementProbl
     quicken_cpu(amount, problem);
   } else if (name == "dram_read") {
     problem.rates.dram_read *= amount;
-    problem.index_scan_ms /= amount;
+    problem.index_position_ms /= amount;
   } else {
     quicken_gpu(amount, problem);
   }
@@ -73,7 +72,7 @@ std::vector<PlanDual> duals_of(const PlacementProblem& problem, const LpWaits& w
   for (const PlanResource& resource : kResources) {
     if (resource.is_of_device && !problem.has_device) continue;
     PlacementProblem changed = free;
-    change_resource(resource, resource.is_room ? kGiB : kQuicker, changed);
+    change_resource(resource, resource.is_room ? kGiB : kDualTimes, changed);
     const LpPlacement more = solve_placement(changed, waits);
     if (!more.is_feasible || !program.is_feasible) continue;
     duals.push_back({resource.name, resource.is_room ? "GiB" : "10 %",

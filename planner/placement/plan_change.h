@@ -20,6 +20,9 @@ std::span<const PlanResource> plan_resources();
 /// `amount`: GB more of a room, or how many times as quick a part is; > 0.
 void change_resource(const PlanResource& resource, double amount, PlacementProblem& problem);
 
+/// How many times as quick a part is in its dual.
+inline constexpr double kDualTimes = 1.1;
+
 /// What one more unit brings, the rest being planned anew: negative = quicker. Of the program's
 /// optimum, not of the rounded placement, which moves in steps.
 struct PlanDual {

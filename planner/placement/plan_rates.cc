@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/check.h"
 #include "base/error.h"
 
 namespace strata::planner {
@@ -10,6 +11,7 @@ namespace {
 
 constexpr double kGiga = 1e9, kTera = 1e12;
 constexpr uint32_t kBlockRequest = 16 << 10;  // bytes of a block of K and V, head_dim 128 in f16
+constexpr uint32_t kBlocksInFlight = 128;     // as many as the disk can use
 
 [[noreturn]] void refuse(const std::string& figure) {
   throw Error(ErrorCode::kBadFile, "the machine's profile has no rate for " + figure, figure,
@@ -21,11 +23,25 @@ double positive(double value, const char* figure) {
   return value;
 }
 
-double linear_rate(const MachineProfile& profile, TensorType type, double LinearRate::*rate) {
+const LinearRate* linear_of(const MachineProfile& profile, TensorType type) {
   const auto found = std::ranges::find(profile.linear, type, &LinearRate::type);
-  if (found != profile.linear.end()) return (*found).*rate;
+  return found != profile.linear.end() ? &*found : nullptr;
+}
+
+/// 0 where the profile has no such rate of any type.
+double linear_rate(const MachineProfile& profile, TensorType type, double LinearRate::*rate) {
   if (profile.linear.empty()) refuse("linear");
-  return (*std::ranges::min_element(profile.linear, {}, rate)).*rate;
+  if (const LinearRate* measured = linear_of(profile, type)) return measured->*rate;
+  const MachineProfile& assumed = unmeasured_profile();
+  const LinearRate* of_type = linear_of(assumed, type);
+  STRATA_CHECK(of_type != nullptr, "type %u has no assumed rates", static_cast<unsigned>(type));
+  double least = 0;
+  for (const LinearRate& measured : profile.linear) {
+    const double ratio = of_type->*rate / linear_of(assumed, measured.type)->*rate;
+    const double found = measured.*rate * ratio;
+    if (least == 0 || found < least) least = found;
+  }
+  return least;
 }
 
 const AttendRate& attend_rate(const MachineProfile& profile, KvCodec codec, uint32_t head_dim) {
@@ -38,19 +54,39 @@ const AttendRate& attend_rate(const MachineProfile& profile, KvCodec codec, uint
   return *std::ranges::min_element(profile.attend, {}, distance);
 }
 
-/// The best rate, of any number in flight, for requests of the least measured size that holds so
-/// many bytes.
-double disk_rate(const MachineProfile& profile, uint32_t request_bytes) {
-  uint32_t size = 0;
-  double best = 0;
-  for (const DiskRate& measured : profile.disk_read) {
-    if (measured.request_bytes < request_bytes) continue;
-    if (size != 0 && measured.request_bytes != size) break;
-    size = measured.request_bytes;
-    best = std::max(best, measured.bytes_per_s);
+/// Seconds of a request of just a measured size: of the depths that were measured, the best with at
+/// most so many in flight, or the least of them.
+double request_s(const MachineProfile& profile, uint32_t size, uint32_t n_in_flight) {
+  double least_depth_s = 0, best = 0;
+  for (const DiskRate& of : profile.disk_read) {
+    if (of.request_bytes != size) continue;
+    const double seconds = size / of.bytes_per_s;
+    if (least_depth_s == 0) least_depth_s = seconds;
+    if (of.depth <= n_in_flight && (best == 0 || seconds < best)) best = seconds;
   }
+  return best > 0 ? best : least_depth_s;
+}
+
+/// The rate of requests of one size; between two measured sizes a request's time lies on the line
+/// through theirs. At most the rate in order, which larger requests have too.
+double disk_rate(const MachineProfile& profile, uint64_t request_bytes, uint32_t n_in_flight) {
   const double in_order = profile.disk_read_bytes_per_s;
-  return size == 0 ? in_order : std::min(in_order, best);
+  const auto bytes = static_cast<double>(request_bytes);
+  double below = 0, below_s = 0;  // the largest measured size below
+  for (const DiskRate& of : profile.disk_read) {
+    const double size = of.request_bytes,
+                 seconds = request_s(profile, of.request_bytes, n_in_flight);
+    if (size < bytes) {
+      below = size;
+      below_s = seconds;
+      continue;
+    }
+    const double share = (bytes - below) / (size - below);
+    // Below the least measured size a request takes what one of that size does.
+    const double of_request = below > 0 ? below_s + share * (seconds - below_s) : seconds;
+    return std::min(in_order, bytes / of_request);
+  }
+  return in_order;
 }
 
 /// What is lost of the second's pace while the first is at work.
@@ -63,6 +99,30 @@ double lost_share(const MachineProfile& profile, const std::string& by, const st
   return std::clamp(lost, 0.0, 1.0);
 }
 
+// Packing a file's rows, of all types and threads: half of what copying moves, for it reads and
+// writes past the caches (docs/measurements.md, "Weights from the model file").
+constexpr double kAssumedPack = 9 * kGiga;
+
+/// Of every type; the one place where such figures stand. One row: the limit is memory, and some
+/// decoding. A chunk's rows are of docs/measurements.md, "Types of weights beside each other".
+std::vector<LinearRate> assumed_linear() {
+  using enum TensorType;
+  struct Row {
+    TensorType type;
+    double gemv_gb, gemm_tflop;  // per second
+  };
+  constexpr Row kRows[] = {
+      {kF16, 30, 0.3},    {kF32, 30, 0.15},  {kBF16, 30, 0.15},  {kQ8_0, 27, 0.5},
+      {kQ4_0, 28, 0.5},   {kQ4_1, 28, 0.5},  {kQ5_0, 25, 0.5},   {kQ5_1, 25, 0.5},
+      {kIQ4_NL, 28, 0.5}, {kQ2_K, 20, 0.3},  {kQ3_K, 20, 0.45},  {kQ4_K, 22, 0.5},
+      {kQ5_K, 22, 0.5},   {kQ6_K, 22, 0.45}, {kIQ4_XS, 26, 0.5},
+  };
+  std::vector<LinearRate> rates;
+  for (const Row& row : kRows)
+    rates.push_back({row.type, row.gemv_gb * kGiga, row.gemm_tflop * kTera, kAssumedPack});
+  return rates;
+}
+
 MachineProfile made_unmeasured() {
   MachineProfile profile;
   // Rounded from docs/measurements.md: two cores of a Zen 5, one disk.
@@ -71,11 +131,7 @@ MachineProfile made_unmeasured() {
   profile.n_threads = 2;
   profile.dram_read_bytes_per_s = 38 * kGiga;
   profile.dram_copy_bytes_per_s = 18 * kGiga;
-  profile.linear = {{TensorType::kF16, 30 * kGiga, 0.3 * kTera},
-                    {TensorType::kQ8_0, 27 * kGiga, 0.5 * kTera},
-                    {TensorType::kQ4_K, 22 * kGiga, 0.5 * kTera},
-                    {TensorType::kQ4_0, 28 * kGiga, 0.5 * kTera},
-                    {TensorType::kQ4_1, 28 * kGiga, 0.5 * kTera}};
+  profile.linear = assumed_linear();
   profile.attend = {{KvCodec::kF16, 64, 26 * kGiga, 0.4 * kTera},
                     {KvCodec::kQ8_0, 64, 18 * kGiga, 0.35 * kTera}};
   profile.disk_read = {{4096, 64, 0.6 * kGiga},
@@ -136,13 +192,15 @@ double gemm_ms(const MachineProfile& profile, TensorType type, double flop) {
 }
 
 double pack_ms(const MachineProfile& profile, TensorType type, double bytes) {
-  if (!profile.linear.empty())
-    if (const double rate = linear_rate(profile, type, &LinearRate::pack_bytes_per_s); rate > 0)
-      return bytes / rate * 1e3;
-  constexpr TensorType kByVectors[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kIQ4_NL,
-                                       TensorType::kQ8_0};
-  const bool is_quick = std::ranges::count(kByVectors, type) > 0;
-  return bytes / (is_quick ? 8.8 * kGiga : 2.6 * kGiga) * 1e3;
+  const bool is_measured = !profile.linear.empty() && profile.linear.front().pack_bytes_per_s > 0;
+  const double rate = linear_rate(is_measured ? profile : unmeasured_profile(), type,
+                                  &LinearRate::pack_bytes_per_s);
+  return bytes / positive(rate, "pack_bytes_per_s") * 1e3;
+}
+
+double read_share(const MachineProfile& profile, uint64_t request_bytes, uint32_t n_in_flight) {
+  const double rate = disk_rate(profile, request_bytes, n_in_flight);
+  return rate > 0 ? std::max(1.0, profile.disk_read_bytes_per_s / rate) : 1;
 }
 
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
@@ -161,7 +219,8 @@ PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_cod
   rates.cpu_step_ms = profile.step_cost.step_us / 1e3;
   rates.dram_read = positive(profile.dram_read_bytes_per_s, "dram_read_bytes_per_s") / kGiga;
   rates.nvme_read = profile.disk_read_bytes_per_s / kGiga;
-  rates.nvme_blocks = disk_rate(profile, kBlockRequest) / kGiga;
+  rates.nvme_blocks = disk_rate(profile, kBlockRequest, kBlocksInFlight) / kGiga;
+  rates.nvme_answer_ms = profile.disk_alone.alpha_us / 1e3;
   rates.nvme_write = profile.disk_write_bytes_per_s / kGiga;
   rates.nvme_slows_cpu = std::max(lost_share(profile, "nvme_read", "gemv"),
                                   lost_share(profile, "nvme_read", "attend"));

@@ -23,13 +23,17 @@ MachineProfile profile_of(const DeviceProfile& device);
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
                    uint32_t head_dim, bool has_device);
 
+/// What reading by requests of so many bytes takes, n_in_flight at a time, as a share of what the
+/// same bytes take in order by large ones: 1 or more.
+double read_share(const MachineProfile& profile, uint64_t request_bytes, uint32_t n_in_flight);
+
 /// ms of one row through a matrix of `bytes` packed bytes, and of one row of a chunk through one
-/// of `flop`. Types that were not measured have the rate of the one that is
-/// slowest at just this. Errors: as rates_of().
+/// of `flop`. A type that was not measured is as quick as unmeasured_profile() has it beside those
+/// that were; of several, the slowest of these answers. Errors: as rates_of().
 double gemv_ms(const MachineProfile& profile, TensorType type, double bytes);
 double gemm_ms(const MachineProfile& profile, TensorType type, double flop);
-/// ms that turning a file's rows into panels takes; where no type was measured, as
-/// docs/measurements.md has it.
+/// ms that turning a file's rows into panels takes, in the same way; as unmeasured_profile() has it
+/// where packing was not measured.
 double pack_ms(const MachineProfile& profile, TensorType type, double bytes);
 
 }  // namespace strata::planner

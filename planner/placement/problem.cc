@@ -57,7 +57,7 @@ PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace) {
   PlanRates& rates = problem.rates;
   for (double* rate : {&rates.dram_read, &rates.cpu_attend}) *rate *= pace.dram;
   for (double* rate : {&rates.nvme_read, &rates.nvme_blocks, &rates.nvme_write}) *rate *= pace.disk;
-  problem.index_scan_ms /= pace.dram;
+  problem.index_position_ms /= pace.dram;
   if (!problem.has_device) problem.head_ms /= pace.dram;
   return problem;
 }

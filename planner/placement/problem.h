@@ -36,12 +36,19 @@ struct LayerGroup {
   double cpu_gemm_ms = 0;        // one row of a chunk
   double gemm_tflop = 0;         // one row
   double pack_ms = 0;            // where they come from the file: rows become panels, by the CPU
-  double kv_gb = 0;              // of one position, in whole blocks
-  double attend_tflop = 0;       // of one row and one position that it attends
-  double n_held = 0;             // positions that the cache has room for
-  TierSet pin;                   // where the weights may be
+  // What their reads take, and those of K and V one extent each, as a share of what so many bytes
+  // take that are read in order by large requests: smaller requests move slower, and a file may
+  // hold fewer bytes than a kernel reads.
+  double weights_read_share = 1, kv_read_share = 1;
+  double ahead_share = 0;   // of one layer, what is read before there is memory to pack it in
+  double kv_gb = 0;         // of one position, in whole blocks
+  double attend_tflop = 0;  // of one row and one position that it attends
+  double n_held = 0;        // positions that the cache has room for
+  TierSet pin;              // where the weights may be
 
   double n_layers() const { return static_cast<double>(layers.size()); }
+  /// GB in order that take as long as reading one layer's weights.
+  double weights_read_gb() const { return weight_gb * weights_read_share; }
   bool is_full() const { return window == 0; }
   double attended(double n_positions) const {
     return window == 0 || n_positions < window ? n_positions : window;
@@ -60,8 +67,9 @@ struct PlanRates {
   double nvme_slows_cpu = 0, cpu_slows_nvme = 0;
   double link_in = 0, link_out = 0, hbm_gemv = 0, hbm_attend = 0;
   double gpu_gemm_tflops = 0, gpu_attend_tflops = 0;
-  double launch_ms = 0;      // of a layer's kernels
-  double round_trip_ms = 0;  // of a layer whose attention needs the host
+  double launch_ms = 0;       // of a layer's kernels
+  double round_trip_ms = 0;   // of a layer whose attention needs the host
+  double nvme_answer_ms = 0;  // of a read that finds the disk idle, beside what its bytes take
 };
 
 inline constexpr double kNoCap = std::numeric_limits<double>::infinity();
@@ -74,7 +82,7 @@ struct PlacementProblem {
   double n_prompt = 0, n_out = 0;  // tokens
   // Of a full layer's K and V, what a decoded token attends: a share, at most so many positions.
   double touched_share = 1, touched_positions = kNoCap;
-  double index_scan_ms = 0;  // of one token
+  double index_position_ms = 0;  // of one token, for each position that the index has rows of
 
   std::vector<LayerGroup> groups;
   PlanRates rates;
@@ -101,13 +109,15 @@ struct PlacementProblem {
   double always_weights_gb = 0;  // never streamed
   double stream_slots_gb = 0;    // where weights are streamed: layers that pass, reads
   double index_gb = 0;
-  double kv_beside_gb = 0;     // in DRAM beside blocks, where nothing spills
-  double spill_beside_gb = 0;  // where something does
-  double spill_floor_gb = 0;   // least of full layers' blocks in DRAM where they spill
-  double spill_file_gb = 0;    // all of them are written through
+  double kv_beside_gb = 0;      // in DRAM beside blocks, where nothing spills
+  double spill_beside_gb = 0;   // where something does
+  double spill_floor_gb = 0;    // least of full layers' blocks in DRAM where they spill
+  double spill_file_gb = 0;     // all of them are written through
+  double staged_positions = 0;  // of one layer's K and V, that are read before they are attended
 
   double n_context() const { return n_past + n_prompt + n_out; }
   double n_decode_positions() const { return n_past + n_prompt + n_out / 2; }  // of the mean token
+  double index_scan_ms() const { return index_position_ms * n_decode_positions(); }
   double step_ms() const { return has_device ? 0 : rates.cpu_step_ms; }
   double share_touched() const;  // by the mean token
   double weights_gb() const;     // of the groups

@@ -9,14 +9,17 @@
 namespace strata::planner {
 namespace {
 
-constexpr uint32_t kSlots = 2;       // of layers that pass, in DRAM and in HBM
-constexpr uint32_t kTokens = 3;      // the last of them is in the steady state
-constexpr double kDramShare = 0.8;   // of its rate
+constexpr uint32_t kSlots = 2;  // of layers that pass, in DRAM and in HBM
+constexpr uint32_t kLeasesKept = kSlots + 1;
+constexpr uint32_t kTokens = 3;     // the last of them is in the steady state
+constexpr double kDramShare = 0.8;  // of its rate
 
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {
   double weights_disk = 0, weights_link = 0;  // ahead, through slots
-  double kv_disk = 0, kv_link = 0;            // ahead by a layer
+  double early_disk = 0;                      // of weights_disk, before a slot is free
+  double kv_disk = 0, kv_link = 0;            // ahead by a layer, or by kv_layers
+  uint32_t kv_layers = 0;
   double linear = 0, attend = 0;
   double exposed_disk = 0;   // known when the layer attends
   double in_place_link = 0;  // of attend, across the link
@@ -31,7 +34,12 @@ struct LayerWork {
 /// The parts' clocks, one layer after the other.
 class Pipeline {
  public:
-  explicit Pipeline(PlanPart computing) : computing_(computing) {}
+  Pipeline(PlanPart computing, double answer_ms) : computing_(computing), answer_ms_(answer_ms) {}
+  /// What K and V are read from the disk is known where a step begins.
+  void begin_step() {
+    step_began_ = now();
+    kv_ends_.clear();
+  }
   void run(const LayerWork& work);
   /// Records what follows.
   void record(std::vector<StepEvent>* events) { events_ = events; }
@@ -49,32 +57,50 @@ class Pipeline {
     if (events_ != nullptr && ms > 0) events_->push_back({part, layer_, begin, begin + ms});
     return begin + ms;
   }
+  /// When so much of reading ends that may begin then. A disk that was idle answers late.
+  double read(double begin, double ms) {
+    const double late = begin > disk_ ? answer_ms_ : 0;
+    disk_ = used(PlanPart::kNvme, std::max(disk_, begin) + late, ms);
+    return disk_;
+  }
   PlanPart computing_;
+  double answer_ms_;
   std::vector<StepEvent>* events_ = nullptr;
   uint32_t layer_ = 0;  // of those that were recorded
   double computed_ = 0, disk_ = 0, link_ = 0, stored_ = 0;
-  double layer_began_ = 0;
-  Slots dram_, hbm_;
+  double step_began_ = 0, layer_began_ = 0;
+  double leases_[kLeasesKept] = {};  // ends of the last, of layers that came from the disk
+  uint32_t n_leases_ = 0;
+  std::vector<double> kv_ends_;  // of this step's layers that read K and V
+  Slots hbm_;
 };
 
 void Pipeline::run(const LayerWork& work) {
   double arrived = 0, kv_arrived = 0;
-  double* dram_slot = nullptr;
   double* hbm_slot = nullptr;
+  double* lease = nullptr;
   if (work.weights_disk > 0) {
-    dram_slot = &dram_.take();
-    disk_ = used(PlanPart::kNvme, std::max(disk_, *dram_slot), work.weights_disk);
-    arrived = disk_;
+    lease = &leases_[n_leases_ % kLeasesKept];  // now the end of the one kLeasesKept before
+    const double slot_free = leases_[(n_leases_ + 1) % kLeasesKept];
+    ++n_leases_;
+    if (work.early_disk > 0) read(*lease, work.early_disk);
+    arrived = work.weights_disk > work.early_disk
+                  ? read(slot_free, work.weights_disk - work.early_disk)
+                  : disk_;
   }
   if (work.weights_link > 0) {
     hbm_slot = &hbm_.take();
     link_ = used(PlanPart::kLinkIn, std::max({link_, arrived, *hbm_slot}), work.weights_link);
     arrived = link_;
-    if (dram_slot != nullptr) *dram_slot = link_;
+    if (lease != nullptr) *lease = link_;
   }
   if (work.kv_disk > 0) {
-    disk_ = used(PlanPart::kNvme, std::max(disk_, layer_began_), work.kv_disk);
-    kv_arrived = disk_;
+    double may_begin = std::max(layer_began_, step_began_);
+    if (work.kv_layers > 0)
+      may_begin = kv_ends_.size() < work.kv_layers
+                      ? step_began_
+                      : std::min(may_begin, kv_ends_[kv_ends_.size() - work.kv_layers]);
+    kv_arrived = read(may_begin, work.kv_disk);
   }
   if (work.kv_link > 0) {
     link_ = used(PlanPart::kLinkIn, std::max({link_, layer_began_, kv_arrived}), work.kv_link);
@@ -83,15 +109,13 @@ void Pipeline::run(const LayerWork& work) {
   const double begins = std::max(computed_, arrived);
   layer_began_ = begins;
   double attends = std::max(used(computing_, begins, work.linear), kv_arrived);
-  if (work.exposed_disk > 0) {
-    disk_ = used(PlanPart::kNvme, std::max(disk_, attends), work.exposed_disk);
-    attends = disk_;
-  }
+  if (work.exposed_disk > 0) attends = read(attends, work.exposed_disk);
   used(PlanPart::kLinkIn, attends, work.in_place_link);
   used(PlanPart::kCpu, attends, work.on_cpu);
   link_ += work.in_place_link;  // shared with copies that are under way: only the sum is known
   computed_ = used(computing_, attends, work.attend);
-  if (dram_slot != nullptr && hbm_slot == nullptr) *dram_slot = computed_;
+  if (lease != nullptr && hbm_slot == nullptr) *lease = computed_;
+  if (work.kv_disk > 0) kv_ends_.push_back(computed_);
   if (hbm_slot != nullptr) *hbm_slot = computed_;
   if (work.out_link > 0)
     stored_ = used(PlanPart::kLinkOut, std::max(stored_, computed_), work.out_link);
@@ -164,6 +188,9 @@ class StepClock {
     time_.busy_ms[static_cast<size_t>(part)] += ms;
     return ms;
   }
+  double extents_ms(const LayerGroup& group, double gb) const {
+    return transfer_ms(gb * group.kv_read_share, rates_.nvme_read);
+  }
   void moved(double gb) { busy(PlanPart::kDram, transfer_ms(gb, rates_.dram_read)); }
 
   const PlacementProblem& problem_;
@@ -178,7 +205,9 @@ class StepClock {
 void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
   const double gb = layer.group->weight_gb;
   if (layer.weights == PlanTier::kNvme) {
-    work.weights_disk = busy(PlanPart::kNvme, transfer_ms(gb, rates_.nvme_read));
+    work.weights_disk =
+        busy(PlanPart::kNvme, transfer_ms(layer.group->weights_read_gb(), rates_.nvme_read));
+    work.early_disk = work.weights_disk * layer.group->ahead_share;
     const double pack_ms = busy(PlanPart::kCpu, layer.group->pack_ms);
     if (problem_.has_device) {
       work.weights_disk = std::max(work.weights_disk, pack_ms);  // of one run beside the next
@@ -220,9 +249,11 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
   const double hbm_share = layer.kv->kv_hbm / group.n_held;
   const double home_share = (layer.kv->kv_hbm + layer.kv->kv_dram) / group.n_held;
   if (const double gb = touched * std::max(0.0, 1 - home_share); gb > 0) {
-    const double ms =
-        busy(PlanPart::kNvme, transfer_ms(gb, is_chosen ? rates_.nvme_blocks : rates_.nvme_read));
+    const double ms = busy(PlanPart::kNvme,
+                           is_chosen ? transfer_ms(gb, rates_.nvme_blocks) : extents_ms(group, gb));
     (is_chosen ? work.exposed_disk : work.kv_disk) = ms;
+    work.kv_layers = static_cast<uint32_t>(std::min(problem_.staged_positions * group.kv_gb / gb,
+                                                    static_cast<double>(layers_.size())));
     if (is_chosen) exposed_ms_ += ms;
     moved(gb);
   }
@@ -246,7 +277,7 @@ LayerWork StepClock::chunk_work(const PlacedLayer& layer, const ChunkSample& chu
   const double flop = rows * group.attended(chunk.first_pos + rows / 2) * group.attend_tflop;
   const double lost = std::max(0.0, before - layer.kv->kv_hbm - layer.kv->kv_dram) * group.kv_gb;
   if (group.is_full() && is_spilling_) {
-    work.kv_disk = busy(PlanPart::kNvme, transfer_ms(lost, rates_.nvme_read));
+    work.kv_disk = busy(PlanPart::kNvme, extents_ms(group, lost));
     work.written_disk = busy(PlanPart::kNvme, transfer_ms(rows * group.kv_gb, rates_.nvme_write));
   }
   if (!problem_.has_device) {
@@ -384,13 +415,14 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   works.reserve(clock.layers_.size());
   for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.token_work(layer));
   clock.head();
-  clock.moved(problem.index_gb);
-  if (!problem.has_device) clock.busy(PlanPart::kCpu, problem.index_scan_ms);
-  const double once = clock.step() + problem.head_ms + problem.index_scan_ms;
-  Pipeline pipeline(clock.computing());
+  const double scan_ms = clock.busy(PlanPart::kDram, problem.index_scan_ms());
+  if (!problem.has_device) clock.busy(PlanPart::kCpu, scan_ms);
+  const double once = clock.step() + problem.head_ms + scan_ms;
+  Pipeline pipeline(clock.computing(), problem.rates.nvme_answer_ms);
   double before = 0;
   for (uint32_t token = 0; token < kTokens; ++token) {
     before = pipeline.now();
+    pipeline.begin_step();
     if (token + 1 == kTokens) pipeline.record(events);
     for (const LayerWork& work : works) pipeline.run(work);
     pipeline.add(once);
@@ -413,10 +445,11 @@ StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& plac
     for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.chunk_work(layer, chunk));
     const double once = clock.step();
     // Like tokens: the chunk before has left the slots full.
-    Pipeline pipeline(clock.computing());
+    Pipeline pipeline(clock.computing(), problem.rates.nvme_answer_ms);
     double before = 0;
     for (uint32_t pass = 0; pass < kTokens; ++pass) {
       before = pipeline.now();
+      pipeline.begin_step();
       for (const LayerWork& work : works) pipeline.run(work);
       pipeline.add(once);
     }

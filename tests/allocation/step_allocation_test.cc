@@ -112,7 +112,7 @@ TEST(StepAllocation, StreamedWeightsAllocateNothing) {
   Sequence sequence = engine.cache().make_sequence();
   decode(engine, sequence, 2);
   EXPECT_EQ(allocations_of([&] { decode(engine, sequence, 50); }), 0u);
-  EXPECT_GT(engine.model().read_counts().n_reads, 50u * 4 * 7);
+  EXPECT_GE(engine.model().read_counts().n_reads, 50u * 4);  // of a layer at least one
 }
 
 /// With a trace that is full from the third step on.

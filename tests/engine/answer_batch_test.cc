@@ -82,6 +82,7 @@ void draw_request(std::mt19937& random, Trial& trial) {
   if (below(random, 3) == 0)
     trial.request.stop = {"ab", "q", std::string(1, drawn_letter(random)) + "e"};
   if (below(random, 3) == 0) trial.request.n_logprobs = below(random, 3);
+  if (below(random, 2) == 0) trial.request.n_draft_max = 1 + below(random, 16);
 }
 
 std::deque<Trial> draw_trials(std::mt19937& random) {
@@ -139,7 +140,9 @@ Heard alone(TinyEngine& engine, const Trial& trial) {
   Sequence sequence = engine.cache().make_sequence();
   Trial of;
   const GenerationEvents events = events_of(of);
-  Generation result = generate(engine.walk(), sequence, engine.tokenizer(), trial.request, events);
+  GenerationRequest request = trial.request;
+  request.n_draft_max = 0;
+  Generation result = generate(engine.walk(), sequence, engine.tokenizer(), request, events);
   return heard_of(std::move(result), std::move(of.logprobs));
 }
 
@@ -310,7 +313,7 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
   options.n_threads = 1;  // beside other tests, two would wait for each other
   options.n_answers = 3;
   options.method = index::Method::kQuest;
-  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 64},
+  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 160},
                        .n_window_blocks = 1};
   Engine engine = Engine::open(options);
   engine.load({});
@@ -320,29 +323,35 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
   const auto request_of = [&](const Tokens& prompt) {
     GenerationRequest request = endless_request(prompt, 20, kLongContext);
     request.attention = Attention::kSelected;
+    if (prompt.size() == 250) request.sparse_from = 90;
+    request.n_logprobs = 0;
     return request;
   };
-  std::vector<Tokens> wanted;
-  for (const Tokens& prompt : prompts) {
+  const auto into = [](std::vector<double>& scores) {
+    GenerationEvents events;
+    events.on_scores = [&scores](const TokenScores& of) { scores.push_back(of.token.logprob); };
+    return events;
+  };
+  std::vector<std::vector<double>> wanted(prompts.size()), got(prompts.size());
+  for (size_t i = 0; i < prompts.size(); ++i) {
     Sequence sequence = engine.cache().make_sequence();
-    wanted.push_back(
-        generate(engine.walk(), sequence, engine.tokenizer(), request_of(prompt)).tokens);
+    generate(engine.walk(), sequence, engine.tokenizer(), request_of(prompts[i]), into(wanted[i]));
   }
   std::deque<Sequence> sequences;
   std::vector<std::unique_ptr<Answer>> answers;
   std::vector<Answer*> all;
-  for (const Tokens& prompt : prompts) {
+  for (size_t i = 0; i < prompts.size(); ++i) {
     sequences.push_back(engine.cache().make_sequence());
     answers.push_back(std::make_unique<Answer>(sequences.back(), engine.tokenizer(),
-                                               request_of(prompt), GenerationEvents()));
+                                               request_of(prompts[i]), into(got[i])));
     all.push_back(answers.back().get());
   }
-  AnswerBatch batch(engine.walk(), {.chunk_rows_beside = 8, .make_room = {}});
+  AnswerBatch batch(engine.walk(), {.chunk_rows_beside = 8, .question_rows = 5, .make_room = {}});
   for (int i = 0; i < 150; ++i) batch.step(all);
   for (size_t i = 0; i < all.size(); ++i) {
     ASSERT_TRUE(all[i]->has_ended());
     EXPECT_FALSE(all[i]->failure());
-    EXPECT_EQ(all[i]->take_result().tokens, wanted[i]) << i;
+    EXPECT_EQ(got[i], wanted[i]) << i;
   }
 }
 

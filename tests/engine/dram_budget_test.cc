@@ -38,7 +38,7 @@ WeightSizes drawn_sizes(const ModelShape& shape, std::mt19937_64& random) {
   sizes.always_bytes = uint64_t{shape.vocab_size} * shape.d_model;
   for (uint32_t i = 0; i < shape.n_layers; ++i) {
     const uint64_t bytes = uint64_t{shape.d_model} * shape.d_model * (4 + random() % 12);
-    sizes.layers.push_back({.packed_bytes = bytes, .n_runs = 7, .run_bytes_max = bytes / 3});
+    sizes.layers.push_back({.packed_bytes = bytes, .n_reads = 7, .read_bytes_max = bytes / 7});
   }
   return sizes;
 }

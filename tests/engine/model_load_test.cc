@@ -115,7 +115,7 @@ TEST(ModelLoad, EveryWayOfReadingBringsTheSameWeights) {
 
 TEST(ModelLoad, LoadingStopsWhereTheCallerSaysSo) {
   for (const LoadMode mode : {LoadMode::kDirect, LoadMode::kMapped}) {
-    const TemporaryModel file(make_small_model({.n_layers = 12}));
+    const TemporaryModel file(make_small_model({.n_layers = 12, .d_ff = 8192}));  // 36 MiB
     EngineOptions options = options_of(file);
     options.load = mode;
     Engine engine = Engine::open(options);

@@ -122,6 +122,31 @@ TEST(PlacementProblem, LayersThatAreAlikeAreOneGroup) {
   EXPECT_EQ(gemma.groups[1].layers, std::vector<uint32_t>{5});
 }
 
+TEST(PlacementProblem, WhatComesFromTheDiskIsPricedByTheSizeOfItsRequests) {
+  Planned planned(long_model());
+  planner::MachineProfile& profile = planned.request.profile;
+  profile.disk_read_bytes_per_s = 4e9;
+  profile.disk_read = {{4096, 8, 1e9}, {1 << 20, 8, 4e9}};
+  const planner::LayerGroup small = planned.problem().groups.at(0);
+  const LayerSize& size = planned.model.sizes.layers[0];
+  ASSERT_EQ(size.n_reads, 1u);
+  EXPECT_DOUBLE_EQ(small.weights_read_share, static_cast<double>(size.file_bytes) /
+                                                 static_cast<double>(size.packed_bytes) *
+                                                 planner::read_share(profile, size.file_bytes, 8));
+  EXPECT_GT(small.weights_read_share, 1.1);
+  EXPECT_EQ(small.ahead_share, 1);
+  // Two KV heads of 256 positions: K and V of 32 dimensions in f16 each.
+  EXPECT_DOUBLE_EQ(small.kv_read_share, planner::read_share(profile, 2 * 256 * 2 * 32 * 2, 8));
+  EXPECT_GT(small.kv_read_share, 1.1);
+  EXPECT_GT(planned.problem().staged_positions, 0);
+  // A model of large layers is read by requests of a disk's full rate.
+  SmallModelOptions wide = long_model();
+  wide.d_ff = 30'000;
+  Planned large(wide);
+  large.request.profile = profile;
+  EXPECT_NEAR(large.problem().groups.at(0).weights_read_share, 1, 0.05);
+}
+
 TEST(PlacementProblem, OneForEachCodecAndChunk) {
   Planned planned(long_model());
   planned.request.codecs = {{}, {KvCodec::kQ8_0, KvCodec::kQ8_0}};

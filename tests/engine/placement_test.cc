@@ -7,8 +7,11 @@
 #include <functional>
 
 #include "base/error.h"
+#include "engine/context_size.h"
+#include "engine/dram_budget.h"
 #include "engine/engine.h"
 #include "engine/generator.h"
+#include "engine/prompt_lookup.h"
 #include "tests/engine/small_model.h"
 #include "tests/engine/test_folder.h"
 #include "tests/engine/thrown_error.h"
@@ -81,6 +84,37 @@ class PlacementTest : public ::testing::Test {
   testing::TestFolder folder_;
   std::string path_;
 };
+
+TEST_F(PlacementTest, DraftsComeByThemselvesWhereStepsReadFromDiskAndMemoryHoldsThem) {
+  EngineOptions given = options();
+  given.n_draft_max = std::nullopt;
+  const Engine whole = Engine::open(given);
+  EXPECT_EQ(whole.n_draft_max(), 0u);
+  given.placement = spread(whole);
+  const Engine spilling = Engine::open(given);
+  EXPECT_EQ(spilling.n_draft_max(), kDraftTokens);
+
+  ContextRequest request = spilling.limits();
+  request.n_ctx = kContext;
+  request.chunk_rows = given.placement->chunk_rows;
+  const uint64_t with_drafts = buffer_bytes(spilling.spec().shape, request);
+  request.n_draft_max = 0;
+  const uint64_t without = buffer_bytes(spilling.spec().shape, request);
+  EXPECT_EQ(with_drafts - without,
+            kDraftTokens * testing::kLetterVocabulary * 4 + PromptLookup::bytes(kContext));
+  given.dram_bytes = kProcessBytes + spilling.weight_plan().total_bytes() +
+                     given.placement->kv_dram_bytes + with_drafts;
+  EXPECT_EQ(Engine::open(given).n_draft_max(), kDraftTokens);
+  given.dram_bytes -= with_drafts - without;
+  EXPECT_EQ(Engine::open(given).n_draft_max(), 0u);
+  given.n_draft_max = kDraftTokens;  // who names a number gets it or nothing
+  testing::expect_error([&] { return Engine::open(given); }, ErrorCode::kDoesNotFit, "buffers");
+  given.dram_bytes = 0;
+  given.n_draft_max = 5;
+  EXPECT_EQ(Engine::open(given).n_draft_max(), 5u);
+  given.n_draft_max = 0;
+  EXPECT_EQ(Engine::open(given).n_draft_max(), 0u);
+}
 
 TEST_F(PlacementTest, IsWhatIsReserved) {
   Engine engine = opened();

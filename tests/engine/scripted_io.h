@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -20,9 +21,13 @@ namespace strata::engine::testing {
 struct IoScript {
   uint64_t n_submitted = 0;
   uint64_t n_ended = 0;
-  int64_t fail_in = -1;   // the read after so many more fails with EIO, once; -1 = none
-  bool hangs = false;     // nothing that is submitted from now on ends
-  bool holds = false;     // nothing ends now; it does when this is false again
+  int64_t fail_in = -1;  // the read after so many more fails with EIO, once; -1 = none
+  bool hangs = false;    // nothing that is submitted from now on ends
+  bool holds = false;    // nothing ends now; it does when this is false again
+  // Not 0: reads end only for who waits, and each such wait takes so long by `clock`, the disk's.
+  std::chrono::nanoseconds wait_time{};
+  std::chrono::nanoseconds clock{};
+  uint64_t n_waits = 0;   // that took it
   uint32_t depth = 1000;  // the smaller of this and what the reader asks for
   std::vector<std::pair<uint32_t, uint64_t>> places;  // file and offset of all that was submitted
 };
@@ -55,7 +60,12 @@ class ScriptedIo final : public tiers::Io {
     return n;
   }
   /// The last submitted ends first: nobody may rely on an order.
-  uint32_t wait(std::span<tiers::IoCompletion> out, std::chrono::microseconds) override {
+  uint32_t wait(std::span<tiers::IoCompletion> out, std::chrono::microseconds timeout) override {
+    if (script_->wait_time.count() > 0) {
+      if (timeout.count() == 0 || waiting_.empty()) return 0;
+      ++script_->n_waits;
+      script_->clock += script_->wait_time;
+    }
     uint32_t n = 0;
     while (n < out.size() && n < 2 && !waiting_.empty() && !script_->holds) {
       out[n++] = read(waiting_.back());
@@ -63,6 +73,9 @@ class ScriptedIo final : public tiers::Io {
       ++script_->n_ended;
     }
     return n;
+  }
+  std::chrono::nanoseconds now() const override {
+    return script_->wait_time.count() > 0 ? script_->clock : Io::now();
   }
   uint32_t in_flight() const override { return static_cast<uint32_t>(waiting_.size()) + n_hung_; }
 

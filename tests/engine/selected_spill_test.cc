@@ -80,6 +80,16 @@ TEST_F(SelectedSpill, NorDoesTheBackEndOrTheCodec) {
   }
 }
 
+TEST_F(SelectedSpill, NorDoesReadingNothingAhead) {
+  SelectedSetting setting{.method = Method::kQuest};
+  const Logits expected = selected(setting);
+  setting.place = Place::kSimulated;
+  SelectedWalk walk(member_.model, setting);
+  walk.walk().set_reads_ahead(false);
+  EXPECT_TRUE(is_same(selected(walk), expected));
+  EXPECT_GT(walk.walk().selection_counts().missing_blocks, 0u);
+}
+
 /// Full layers, windowed ones beside them, one KV head; with room for little more than one span of
 /// what a layer attends.
 TEST(SelectedSpillOfTheZoo, ABudgetOfEverythingIsExactAttentionInManyWaves) {

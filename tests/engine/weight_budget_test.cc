@@ -19,7 +19,7 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 WeightSizes sizes_of(uint32_t n_layers) {
   WeightSizes sizes;
   sizes.always_bytes = 100 * kMiB;
-  sizes.layers.assign(n_layers, {.packed_bytes = 90 * kMiB, .n_runs = 90, .run_bytes_max = kMiB});
+  sizes.layers.assign(n_layers, {.packed_bytes = 90 * kMiB, .n_reads = 90, .read_bytes_max = kMiB});
   return sizes;
 }
 
@@ -75,7 +75,9 @@ TEST(WeightBudget, NoPlanExceedsItsBudget) {
     uint64_t all = sizes.always_bytes;
     for (uint64_t layer = 0; layer < n_layers; ++layer) {
       const uint64_t bytes = 1 + random() % (20 * kMiB);
-      sizes.layers.push_back({bytes, static_cast<uint32_t>(1 + bytes / kMiB), kMiB});
+      sizes.layers.push_back({.packed_bytes = bytes,
+                              .n_reads = static_cast<uint32_t>(1 + bytes / kMiB),
+                              .read_bytes_max = kMiB});
       all += bytes;
     }
     const uint64_t budget = 1 + random() % (all + kMiB);

@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "base/error.h"
+#include "base/tensor_type.h"
 
 namespace strata::planner {
 namespace {
@@ -31,21 +34,67 @@ TEST(PlanRates, ACardWhoseKernelsWereNotMeasuredIsAskedForOnlyWhereItComputes) {
   }
 }
 
-TEST(PlanRates, ATypeThatWasNotMeasuredIsAsSlowAsTheSlowestAtEachKindOfWork) {
-  MachineProfile profile = measured_here();
-  profile.linear = {{TensorType::kF16, 10e9, 4e11}, {TensorType::kQ8_0, 20e9, 1e11}};
-  EXPECT_DOUBLE_EQ(gemv_ms(profile, TensorType::kQ6_K, 10e9), 1e3);
-  EXPECT_DOUBLE_EQ(gemm_ms(profile, TensorType::kQ6_K, 1e11), 1e3);
-  EXPECT_DOUBLE_EQ(gemm_ms(profile, TensorType::kF16, 4e11), 1e3);
+TEST(PlanRates, EveryTypeHasAssumedRates) {
+  const MachineProfile& assumed = unmeasured_profile();
+  EXPECT_EQ(assumed.linear.size(), tensor_types().size());
+  for (const TensorTypeInfo& info : tensor_types()) {
+    EXPECT_GT(gemv_ms(assumed, info.type, 1e9), 0) << info.name;
+    EXPECT_GT(gemm_ms(assumed, info.type, 1e9), 0) << info.name;
+    EXPECT_GT(pack_ms(assumed, info.type, 1e9), 0) << info.name;
+  }
 }
 
-TEST(PlanRates, PackingIsOfTheProfileAndOfTheDocumentationWithoutOne) {
+TEST(PlanRates, ATypeThatWasNotMeasuredKeepsItsAssumedRatioToThoseThatWere) {
+  const MachineProfile& assumed = unmeasured_profile();
   MachineProfile profile = measured_here();
-  profile.linear = {{TensorType::kQ4_0, 10e9, 4e11, 8e9}, {TensorType::kQ4_K, 20e9, 1e11, 2e9}};
-  EXPECT_DOUBLE_EQ(pack_ms(profile, TensorType::kQ4_0, 8e9), 1e3);
-  EXPECT_DOUBLE_EQ(pack_ms(profile, TensorType::kQ6_K, 8e9), 4e3);  // as the slowest
-  for (auto& of : profile.linear) of.pack_bytes_per_s = 0;
-  EXPECT_GT(pack_ms(profile, TensorType::kQ6_K, 8e9), pack_ms(profile, TensorType::kQ4_0, 8e9));
+  profile.linear = {{TensorType::kQ4_1, 0, 0, 0}};
+  for (const LinearRate& of : assumed.linear)
+    if (of.type == TensorType::kQ4_1)  // a machine that is twice, three times, half as quick
+      profile.linear[0] = {of.type, 2 * of.gemv_bytes_per_s, 3 * of.gemm_flops,
+                           of.pack_bytes_per_s / 2};
+  for (const TensorType type : {TensorType::kQ4_1, TensorType::kQ4_K, TensorType::kF32}) {
+    EXPECT_DOUBLE_EQ(gemv_ms(profile, type, 1e9), gemv_ms(assumed, type, 1e9) / 2);
+    EXPECT_DOUBLE_EQ(gemm_ms(profile, type, 1e9), gemm_ms(assumed, type, 1e9) / 3);
+    EXPECT_DOUBLE_EQ(pack_ms(profile, type, 1e9), pack_ms(assumed, type, 1e9) * 2);
+  }
+}
+
+TEST(PlanRates, OfSeveralMeasuredTypesTheSlowestAnswerCounts) {
+  MachineProfile profile = measured_here();
+  const double of_q8 = gemv_ms(profile, TensorType::kQ8_0, 1e9);
+  const double of_q6 = gemv_ms(profile, TensorType::kQ6_K, 1e9);
+  std::erase_if(profile.linear, [](const LinearRate& of) {
+    return of.type != TensorType::kQ8_0 && of.type != TensorType::kF16;
+  });
+  EXPECT_DOUBLE_EQ(gemv_ms(profile, TensorType::kQ6_K, 1e9), of_q6);
+  for (LinearRate& of : profile.linear)
+    if (of.type == TensorType::kF16) of.gemv_bytes_per_s /= 4;
+  EXPECT_DOUBLE_EQ(gemv_ms(profile, TensorType::kQ6_K, 1e9), 4 * of_q6);
+  EXPECT_DOUBLE_EQ(gemv_ms(profile, TensorType::kQ8_0, 1e9), of_q8);  // its own was measured
+}
+
+TEST(PlanRates, PackingThatWasNotMeasuredIsTheAssumed) {
+  MachineProfile profile = measured_here();
+  profile.linear = {{TensorType::kQ4_0, 10e9, 4e11, 0}};
+  EXPECT_DOUBLE_EQ(pack_ms(profile, TensorType::kQ6_K, 8e9),
+                   pack_ms(unmeasured_profile(), TensorType::kQ6_K, 8e9));
+}
+
+TEST(PlanRates, ReadsTakeWhatTheirSizeAndTheirNumberInFlightGive) {
+  MachineProfile profile = measured_here();
+  profile.disk_read = {{1000, 1, 1e6}, {1000, 8, 2e6}, {3000, 1, 1e6}, {3000, 8, 3e6}};
+  profile.disk_read_bytes_per_s = 3.2e6;
+  EXPECT_DOUBLE_EQ(read_share(profile, 1000, 8), 3.2 / 2);
+  EXPECT_DOUBLE_EQ(read_share(profile, 1000, 7), 3.2);  // the best of what is in flight: one
+  EXPECT_DOUBLE_EQ(read_share(profile, 3000, 100), 3.2 / 3);
+  // 500 us and 1000 us: 750 us between them.
+  EXPECT_DOUBLE_EQ(read_share(profile, 2000, 8), 3.2 / (2000 / 750.0));
+  EXPECT_DOUBLE_EQ(read_share(profile, 500, 8), 3.2);  // no quicker than one of 1000
+  EXPECT_DOUBLE_EQ(read_share(profile, 5000, 1), 1);   // larger than measured: in order
+  profile.disk_read_bytes_per_s = 2.5e6;
+  EXPECT_DOUBLE_EQ(read_share(profile, 3000, 8), 1);  // no quicker than in order
+  profile.disk_read.clear();
+  EXPECT_DOUBLE_EQ(read_share(profile, 1000, 8), 1);
 }
 
 TEST(PlanRates, ALayerCostsItsStepsShareAndItsAttentions) {

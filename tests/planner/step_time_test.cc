@@ -63,6 +63,19 @@ TEST(StepTime, OfWhatIsNearIsASum) {
   EXPECT_EQ(card.binding(), PlanPart::kGpu);
 }
 
+TEST(StepTime, TheIndexIsScannedAsFarAsTheContextGoes) {
+  PlacementProblem problem = small_problem(false);
+  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  const double without = token_time(problem, near).ms;
+  problem.index_position_ms = 0.01;
+  EXPECT_NEAR(token_time(problem, near).ms, without + 10, kExact);
+  PlacementProblem early = problem;
+  early.n_prompt = 200;
+  const double scanned = token_time(early, near).ms;
+  early.index_position_ms = 0;
+  EXPECT_NEAR(scanned - token_time(early, near).ms, 2, kExact);
+}
+
 TEST(StepTime, OfWhatComesAheadIsThatOfTheSlowest) {
   // All from disk: reading hides the rest. One of four: computing hides most of the reading.
   EXPECT_NEAR(token_time(small_problem(false), placed(0, 0, 4, 0, 1000)).ms, 4 * 50, kExact);
@@ -71,8 +84,9 @@ TEST(StepTime, OfWhatComesAheadIsThatOfTheSlowest) {
   EXPECT_NEAR(card.ms, 4 * 10, kExact);
   EXPECT_EQ(card.binding(), PlanPart::kLinkIn);
   EXPECT_NEAR(token_time(small_problem(true), placed(0, 0, 4, 1000, 0)).ms, 4 * 50, kExact);
-  // Half of K and V on disk, read in every token of exact attention.
-  EXPECT_NEAR(token_time(small_problem(false), placed(0, 4, 0, 0, 500)).ms, 4 * 25, kExact);
+  // Half of K and V on disk, read in every token of exact attention, from when the step begins: it
+  // ends with the attention of the last layer, and the head.
+  EXPECT_NEAR(token_time(small_problem(false), placed(0, 4, 0, 0, 500)).ms, 4 * 25 + 5 + 2, kExact);
 }
 
 /// Three layers pass through two slots, 40 ms each, and take 4 ms; the fourth stays and takes 100.
@@ -97,6 +111,69 @@ TEST(StepTime, OfALayerThatWaitsForItsWeightsIsInNoSum) {
   // and the third layer at 44 ms, the fourth at 48. Copies alone take 120, computing 112.
   const Waiting of;
   EXPECT_NEAR(token_time(of.problem, of.placement).ms, 148, 1e-3);
+}
+
+/// The same from the disk, and attention takes nothing.
+struct WaitingForTheDisk {
+  PlacementProblem problem = small_problem(false);
+  LayerPlacement placement;
+  WaitingForTheDisk() {
+    LayerGroup passing = problem.groups[0], staying = problem.groups[0];
+    passing.layers = {0, 1, 2};
+    passing.weight_gb = 0.08;
+    passing.cpu_linear_ms = 4;
+    staying.layers = {3};
+    staying.cpu_linear_ms = 100;
+    problem.groups = {passing, staying};
+    problem.head_ms = 0;
+    problem.rates.cpu_attend = 1e9;
+    placement.groups = {{0, 0, 3, 0, 1000}, {0, 1, 0, 0, 1000}};
+  }
+};
+
+TEST(StepTime, ALayerIsReadAheadAsFarAsTheRingHolds) {
+  WaitingForTheDisk of;
+  EXPECT_NEAR(token_time(of.problem, of.placement).ms, 148, 1e-3);  // as across the link
+  // With a buffer for all of it the third layer is read while the fourth computes: the disk is at
+  // work all the time. With half of that, half of the wait is left.
+  of.problem.groups[0].ahead_share = 1;
+  EXPECT_NEAR(token_time(of.problem, of.placement).ms, 120, 1e-3);
+  of.problem.groups[0].ahead_share = 0.5;
+  EXPECT_NEAR(token_time(of.problem, of.placement).ms, 128, 1e-3);
+}
+
+TEST(StepTime, OfSmallReadsIsThatOfTheirRate) {
+  PlacementProblem problem = small_problem(false);
+  problem.groups[0].weights_read_share = 1.5;
+  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 1.5 * 200, kExact);
+  problem.groups[0].kv_read_share = 1.2;
+  EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 1.2 * 100 + 5 + 2, kExact);
+}
+
+TEST(StepTime, ADiskThatWasIdleAnswersLate) {
+  PlacementProblem problem = small_problem(false);
+  problem.rates.nvme_answer_ms = 3;
+  // Weights come one after the other without a pause; K and V begin with every step; what is chosen
+  // is known in every layer.
+  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 4 * 50, kExact);
+  EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 3 + 4 * 25 + 5 + 2, kExact);
+  problem.touched_share = 0.1;
+  EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 4 * (10 + 0.5 + 5 + 3) + 2, kExact);
+}
+
+TEST(StepTime, KAndVAreReadAsFarAheadAsTheyCanBeStaged) {
+  // The last of four layers has its K and V on disk, 50 ms: a layer ahead they come at 80, when the
+  // step begins at 50, when the layer itself comes to them at 45.
+  PlacementProblem problem = small_problem(false);
+  LayerGroup last = problem.groups[0];
+  problem.groups[0].layers = {0, 1, 2};
+  last.layers = {3};
+  problem.groups.push_back(last);
+  const LayerPlacement placement = {{{0, 3, 0, 0, 1000}, {0, 1, 0, 0, 500}}, CpuPart::kNone};
+  problem.rates.nvme_read = 1;
+  EXPECT_NEAR(token_time(problem, placement).ms, 30 + 50 + 5 + 2, kExact);
+  problem.staged_positions = 600;
+  EXPECT_NEAR(token_time(problem, placement).ms, 45 + 10 + 5 + 2, kExact);
 }
 
 TEST(StepTime, OfChosenBlocksStandsInTheChain) {

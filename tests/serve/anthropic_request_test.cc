@@ -65,9 +65,8 @@ TEST(AnthropicRequest, RefusesByName) {
             "usage thinking: thinking is an object, which is not implemented");
   EXPECT_EQ(refusal(messages_body(R"(, "temperature": 1.5)")),
             "usage temperature: temperature is 1.5; wanted a number from 0 to 1");
-  EXPECT_EQ(refusal(messages_body(R"(, "tool_choice": {"type": "any"})")),
-            "usage tool_choice.type: tool_choice.type is \"any\"; wanted \"auto\" or \"none\"; a "
-            "call cannot be forced");
+  EXPECT_EQ(refusal(messages_body(R"(, "tool_choice": {"type": "some"})")),
+            "usage tool_choice.type: tool_choice.type is \"some\"; wanted auto, none, any or tool");
   EXPECT_EQ(refusal(R"({"max_tokens": 1, "messages": [{"role": "system", "content": "x"}]})"),
             "usage messages[0].role: messages[0].role is \"system\"; wanted user or assistant");
   EXPECT_EQ(refusal(R"({"max_tokens": 1, "messages": [{"role": "user", "content": "x"},

@@ -129,9 +129,19 @@ TEST(ApiRequest, TakesToolsUnlessTheyAreNotToBeUsed) {
   EXPECT_EQ(chat_refusal(R"(, "parallel_tool_calls": false)"), "taken");
   EXPECT_EQ(chat_refusal(R"(, "parallel_tool_calls": 1)"),
             "usage parallel_tool_calls: parallel_tool_calls is 1; wanted true or false");
-  EXPECT_EQ(chat_refusal(tools + R"(, "tool_choice": "required")"),
-            "usage tool_choice: tool_choice is \"required\"; wanted \"auto\" or \"none\"; a call "
-            "cannot be forced");
+  const auto forced = [&](const char* choice) {
+    return parsed(ApiShape::kChat, chat_body(tools + R"(, "tool_choice": )" + choice))
+        .forced_call.value_or("none is forced");
+  };
+  EXPECT_EQ(forced(R"("auto")"), "none is forced");
+  EXPECT_EQ(forced(R"("required")"), "");
+  EXPECT_EQ(forced(R"({"type": "function", "function": {"name": "g"}})"), "g");
+  EXPECT_EQ(
+      chat_refusal(tools + R"(, "tool_choice": "always")"),
+      "usage tool_choice: tool_choice is \"always\"; wanted \"auto\", \"none\", \"required\" or "
+      "a function of the tools");
+  EXPECT_EQ(chat_refusal(tools + R"(, "tool_choice": {"type": "allowed_tools"})"),
+            "usage tool_choice.type: tool_choice.type is \"allowed_tools\"; wanted \"function\"");
   EXPECT_EQ(chat_refusal(R"(, "tools": [{"type": "function", "function": {"name": 5}}])"),
             "usage tools[0].function.name: tools[0].function.name is 5; wanted a string");
   EXPECT_EQ(chat_refusal(R"(, "tools": [{"type": "retrieval"}])"),

@@ -49,7 +49,7 @@ AnswerEvent end_event(engine::FinishReason reason = engine::FinishReason::kStop,
   event.usage = {100, 30, 2, 5};
   event.times.prefill_ms = 35;
   event.times.decode_ms = 8;
-  event.times.n_decode_steps = 4;
+  event.times.n_decode_tokens = event.times.n_decode_steps = 4;
   return event;
 }
 

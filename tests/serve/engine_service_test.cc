@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -342,15 +343,114 @@ TEST(EngineService, ARestartFindsWhatWasReadAndAnswered) {
   EXPECT_EQ(told.last().usage.cached_tokens, first.last().usage.prompt_tokens + 299);
 }
 
+TEST(EngineService, AnOwnerFindsOnlyWhatItsOwnOrdersHaveRead) {
+  engine::testing::SmallModel small = drawn_model();
+  small.set("llama.context_length", uint32_t{2048});
+  const TemporaryModel model(small);
+  const TestFolder folder;
+  EngineService::Options options;
+  options.n_parallel = 2;
+  options.session_dir = folder.path("contexts");
+  std::mt19937 random(5);
+  const std::string document = drawn_text(random, 500);
+  const auto n_cached = [&](Served& served, const std::string& owner) {
+    AnswerOrder order = order_of(document, 3);
+    order.owner = owner;
+    return listen(*served.service->submit(std::move(order))).last().usage.cached_tokens;
+  };
+  {
+    Served served(model, options, 2048);
+    EXPECT_EQ(n_cached(served, "first"), 0u);
+    EXPECT_GE(n_cached(served, "first"), 480u);
+    EXPECT_EQ(n_cached(served, "second"), 0u);
+    EXPECT_EQ(n_cached(served, ""), 0u);
+    EXPECT_GE(n_cached(served, "second"), 480u);
+    EXPECT_TRUE(served.service->drain(kLong));
+  }
+  Served again(model, options, 2048);
+  EXPECT_EQ(n_cached(again, "third"), 0u);
+  EXPECT_GE(n_cached(again, "second"), 480u);
+  EXPECT_GE(n_cached(again, "first"), 480u);
+  EXPECT_GE(n_cached(again, ""), 480u);
+}
+
+/// What one owner's order is just reading, another's does not wait for.
+TEST(EngineService, OwnersReadTheSameTextBesideEachOther) {
+  const TemporaryModel model(drawn_model());
+  EngineService::Options options;
+  options.n_parallel = 2;
+  Served served(model, options);
+  std::mt19937 random(6);
+  AnswerOrder order = order_of(drawn_text(random, 200), 3);
+  order.owner = "first";
+  const auto first = served.service->submit(order);
+  order.owner = "second";
+  const auto second = served.service->submit(order);
+  const Told told = listen(*second), told_first = listen(*first);
+  EXPECT_EQ(told.last().usage.cached_tokens, 0u);
+  EXPECT_EQ(told.text, told_first.text);
+}
+
 TEST(EngineService, AFolderThatCannotBeUsedIsANotice) {
   engine::testing::SmallModel small = drawn_model();
   const TemporaryModel model(small);
   EngineService::Options options;
   options.session_dir = "/proc/nowhere";
+  std::atomic<int> n_told = 0;
+  options.on_notices = [&n_told] { ++n_told; };
   Served served(model, options);
   EXPECT_EQ(listen(*served.service->submit(order_of("text", 3))).last().kind, Kind::kEnd);
   EXPECT_FALSE(served.service->drain(kLong));  // it was not saved
   EXPECT_EQ(served.service->take_notices().size(), 1u);
+  EXPECT_EQ(n_told, 1);
+}
+
+/// What is said of the layers once it is so, or what was said after a long time.
+std::vector<engine::LayerBlocks> layers_when(
+    const EngineService& service,
+    const std::function<bool(const std::vector<engine::LayerBlocks>&)>& is_so) {
+  const auto until = std::chrono::steady_clock::now() + kLong;
+  std::vector<engine::LayerBlocks> layers;
+  do {
+    layers = service.layer_blocks();
+    std::this_thread::yield();
+  } while ((layers.empty() || !is_so(layers)) && std::chrono::steady_clock::now() < until);
+  return layers;
+}
+
+TEST(EngineService, LooksAtTheLayersNoMoreOftenThanItMay) {
+  const TemporaryModel model(drawn_model());
+  EngineService::Options options;
+  options.layers_kept = std::chrono::hours(1);
+  Served served(model, options);
+  EXPECT_FALSE(layers_when(*served.service, [](const auto&) { return true; }).empty());
+  std::mt19937 random(8);
+  for (uint32_t i = 0; i < 2; ++i) {  // an order that has come has had a look at the layers, too
+    (void)served.service->layer_blocks();
+    (void)listen(*served.service->submit(order_of(drawn_text(random, 100), 3)));
+  }
+  EXPECT_EQ(served.service->layer_blocks().at(0).dram, 0u);
+}
+
+TEST(EngineService, SaysWhereTheBlocksOfEachLayerAre) {
+  const TemporaryModel model(drawn_model());
+  EngineService::Options options;
+  options.layers_kept = milliseconds(0);
+  Served served(model, options);
+  std::mt19937 random(8);
+  (void)listen(*served.service->submit(order_of(drawn_text(random, 100), 3)));
+  // The first look may have been before the answer's sequence was kept.
+  const auto layers =
+      layers_when(*served.service, [](const auto& seen) { return seen[0].dram > 0; });
+  const ModelShape& shape = served.engine.spec().shape;
+  ASSERT_EQ(layers.size(), shape.n_layers);
+  for (uint32_t i = 0; i < shape.n_layers; ++i) {
+    EXPECT_EQ(layers[i].dram, layers[0].dram);
+    EXPECT_EQ(layers[i].dram % shape.layers[i].n_kv_heads, 0u);
+    EXPECT_GE(layers[i].dram, 4 * shape.layers[i].n_kv_heads);
+    EXPECT_EQ(layers[i].nvme + layers[i].hbm, 0u);
+  }
+  EXPECT_EQ(served.service->facts().layer_places, std::vector<std::string>(shape.n_layers, "dram"));
 }
 
 TEST(EngineService, SaysWhatItServes) {

@@ -30,7 +30,7 @@ AnswerEvent end_event() {
   event.kind = AnswerEvent::Kind::kEnd;
   event.usage = {.prompt_tokens = 7, .cached_tokens = 3, .completion_tokens = 2};
   event.times.decode_ms = 20;
-  event.times.n_decode_steps = 1;
+  event.times.n_decode_tokens = event.times.n_decode_steps = 1;
   return event;
 }
 
@@ -49,6 +49,8 @@ class ScriptedService::Stream final : public AnswerStream {
 
   bool wait_next(AnswerEvent& out, std::chrono::milliseconds timeout) override {
     std::unique_lock lock(service_.mutex_);
+    service_.is_asked_ = true;
+    service_.changed_.notify_all();
     if (!service_.changed_.wait_for(lock, timeout, [this] { return n_given_ < service_.n_held; }))
       return false;
     if (n_given_ == script_.size()) return false;
@@ -94,6 +96,11 @@ bool ScriptedService::wait_cancelled(size_t n) const {
   return changed_.wait_for(lock, kPatience, [&] { return n_cancelled_ >= n; });
 }
 
+bool ScriptedService::wait_asked() const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, kPatience, [&] { return is_asked_; });
+}
+
 std::vector<AnswerOrder> ScriptedService::orders() const {
   const std::lock_guard lock(mutex_);
   return orders_;
@@ -105,6 +112,7 @@ bool ScriptedService::wait_drained() const {
 }
 
 std::unique_ptr<AnswerStream> ScriptedService::submit(AnswerOrder order) {
+  if (on_submit) on_submit();
   const std::lock_guard lock(mutex_);
   if (refusal) throw *refusal;
   orders_.push_back(std::move(order));

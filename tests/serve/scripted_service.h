@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,20 +29,26 @@ class ScriptedService final : public AnswerService {
   std::vector<AnswerEvent> script;
   /// Of an order no more events come than this until release().
   size_t n_held = SIZE_MAX;
+  /// Called by submit(), on its thread, where set.
+  std::function<void()> on_submit;
   /// Thrown by submit() where set.
   std::optional<Error> refusal;
   ServiceFacts said_facts;
   ServiceCounts said_counts;
+  std::vector<engine::LayerBlocks> said_layers;
 
   void release();
   /// Waits until so many orders have been taken, or have been dropped before their end.
   bool wait_orders(size_t n) const;
   bool wait_cancelled(size_t n) const;
+  /// Waits until somebody who has an order's stream waits for an event of it.
+  bool wait_asked() const;
   std::vector<AnswerOrder> orders() const;
   bool wait_drained() const;
 
   const ServiceFacts& facts() const override { return said_facts; }
   ServiceCounts counts() const override { return said_counts; }
+  std::vector<engine::LayerBlocks> layer_blocks() const override { return said_layers; }
   std::unique_ptr<AnswerStream> submit(AnswerOrder order) override;
   /// A token per byte, its value; 1 before them with `adds_special`, 2 behind with
   /// `parses_special`.
@@ -59,6 +66,7 @@ class ScriptedService final : public AnswerService {
   mutable std::condition_variable changed_;
   std::vector<AnswerOrder> orders_;
   size_t n_cancelled_ = 0;
+  bool is_asked_ = false;
   bool is_drained_ = false;
 };
 

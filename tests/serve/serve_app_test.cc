@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -31,12 +32,12 @@ constexpr const char* kHelloStreamed =
 
 class ServeAppTest : public ::testing::Test {
  protected:
-  void start(ServeApp::Options options = {}, bool is_loaded = true) {
+  void start(ServeApp::Options options = {}, bool is_loaded = true, HttpLimits limits = {}) {
     app_.emplace(std::move(options));
     if (is_loaded) app_->set_service(service_);
     ListenAddress address;
     address.port = 0;
-    server_.emplace(Listener::open(address), *app_, HttpLimits{});
+    server_.emplace(Listener::open(address), *app_, limits);
   }
   uint16_t port() const { return server_->listener().port(); }
   Reply get(const std::string& path, const std::string& headers = "") {
@@ -95,6 +96,40 @@ TEST_F(ServeAppTest, ClientThatLeavesCancelsItsAnswer) {
   EXPECT_TRUE(service_.wait_cancelled(1));
   whole.close();
   EXPECT_TRUE(service_.wait_cancelled(2));
+}
+
+TEST_F(ServeAppTest, OrderHoldsNoBodyWhileItIsAnswered) {
+  service_.n_held = 2;
+  HttpLimits limits;
+  limits.all_bodies_bytes = std::string_view(kHello).size();
+  start({}, true, limits);
+  SocketClient waits(port()), other(port());
+  waits.request("POST", kChat, kHello);
+  ASSERT_TRUE(service_.wait_asked());
+  other.request("POST", kChat, kHello);
+  EXPECT_TRUE(service_.wait_orders(2));
+  service_.release();
+  EXPECT_EQ(waits.read_reply().status, 200);
+  EXPECT_EQ(other.read_reply().status, 200);
+}
+
+TEST_F(ServeAppTest, OrderHasTheRoomOfItsBodyUntilItIsTaken) {
+  HttpLimits limits;
+  limits.all_bodies_bytes = std::string_view(kHello).size();
+  std::atomic<int> n_taken = 0, status = 0;
+  service_.on_submit = [&] {
+    if (n_taken++ == 0) status = post(kChat, kHello).status;
+  };
+  start({}, true, limits);
+  EXPECT_EQ(post(kChat, kHello).status, 200);
+  EXPECT_EQ(status, 503);
+}
+
+TEST(HttpRequest, BodyThatIsDroppedTakesNoMemory) {
+  HttpRequest request;
+  request.body.assign(1 << 20, 'x');
+  request.drop_body();
+  EXPECT_LT(request.body.capacity(), 100u);
 }
 
 TEST_F(ServeAppTest, ManyStreamsAtOnce) {
@@ -199,6 +234,33 @@ TEST_F(ServeAppTest, KeyOpensEverythingAndHealthIsOpen) {
   EXPECT_EQ(post("/v1/messages", "{}", "x-api-key: wrong\r\n").status, 401);
 }
 
+TEST_F(ServeAppTest, OrdersBelongToTheirKey) {
+  ServeApp::Options options;
+  options.access.keys = {"one", "other"};
+  start(std::move(options));
+  EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);
+  EXPECT_EQ(post(kChat, kHello, "x-api-key: other\r\n").status, 200);
+  EXPECT_EQ(post(kChat, kHello, "x-api-key: proxy\r\nAuthorization: bearer one\r\n").status, 200);
+  const auto orders = service_.orders();
+  ASSERT_EQ(orders.size(), 3u);
+  EXPECT_EQ(orders[0].owner, "one");
+  EXPECT_EQ(orders[1].owner, "other");
+  EXPECT_EQ(orders[2].owner, "one");
+}
+
+TEST_F(ServeAppTest, OrdersBelongToNobodyWherePrefixesAreSharedOrNoKeyIsAsked) {
+  ServeApp::Options options;
+  options.access.keys = {"one"};
+  options.shares_prefixes = true;
+  start(std::move(options));
+  EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);
+  server_.reset();
+  start();
+  EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);
+  ASSERT_EQ(service_.orders().size(), 2u);
+  for (const AnswerOrder& order : service_.orders()) EXPECT_EQ(order.owner, "");
+}
+
 TEST_F(ServeAppTest, PagesOfOtherSitesAskOnlyWhereTheyMay) {
   ServeApp::Options options;
   options.access.cors_origins = {"https://app.example"};
@@ -216,6 +278,9 @@ TEST_F(ServeAppTest, PagesOfOtherSitesAskOnlyWhereTheyMay) {
 
 TEST_F(ServeAppTest, SaysWhatItServes) {
   service_.said_facts.chat_template = "{{ template }}";
+  service_.said_facts.plan = {"The planner decided."};
+  service_.said_facts.layer_places = {"dram", "nvme"};
+  service_.said_layers = {{.hbm = 0, .dram = 9, .nvme = 0}};
   service_.said_counts.n_busy = 2;
   service_.said_counts.slots = {{.id = 4, .is_busy = true, .n_tokens = 90}};
   service_.said_counts.tiers = {{.name = "dram", .budget_bytes = 1000, .weights_bytes = 400}};
@@ -226,6 +291,10 @@ TEST_F(ServeAppTest, SaysWhatItServes) {
   EXPECT_EQ(json::parse(get("/slots").body)[0]["n_past"], 90);
   EXPECT_EQ(get("/slots?fail_on_no_slot=1").status, 503);
   EXPECT_EQ(json::parse(get("/status").body)["tiers"]["dram"]["weights_bytes"], 400);
+  const json status = json::parse(get("/status").body);
+  EXPECT_EQ(status["plan"][0], "The planner decided.");
+  EXPECT_EQ(status["layers"].dump(), R"([{"dram":9,"hbm":0,"nvme":0,"weights":"dram"},)"
+                                     R"({"dram":0,"hbm":0,"nvme":0,"weights":"nvme"}])");
   EXPECT_NE(get("/metrics").body.find("strata_tier_bytes{tier=\"dram\",kind=\"weights\"} 400"),
             std::string::npos);
 }

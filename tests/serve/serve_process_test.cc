@@ -1,49 +1,35 @@
 // `strata serve` as a user runs it: a process, a model file, signals.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
+#include "tests/serve/serve_process.h"
 #include "tests/serve/socket_client.h"
-#include "tests/tools/refusal.h"
-#include "tests/tools/strata_process.h"
 
 namespace strata::serve {
 namespace {
 
 using cli::testing::Outcome;
-using cli::testing::StrataProcess;
 using testing::SocketClient;
 
 // Always the letter a, as run_saying_a() has it.
 constexpr const char* kBody = R"({"prompt": "a", "max_tokens": 4})";
 constexpr const char* kEndless = R"({"prompt": "a", "stream": true})";
 
-class ServeProcess : public cli::testing::RefusalTest {
+class ServeProcess : public testing::ServedTest {
  protected:
-  /// A model whose answers run on, served on a port that is free.
+  /// A model whose answers run on.
   void start(const std::vector<std::string>& more = {"--no-cache"},
              const std::map<std::string, std::string>& environment = {}) {
     engine::testing::SmallModelOptions options;
     options.n_ctx_train = 1 << 20;
-    std::vector<std::string> arguments = {
-        "serve",        "-m",  model(engine::testing::make_small_model(options)), "--port", "0",
-        "--logit-bias", "3+99"};
+    std::vector<std::string> arguments = {"--logit-bias", "3+99"};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    process_.emplace(arguments, StrataProcess::Input::kNone, environment);
-    ASSERT_TRUE(process_->wait_for_err(" serves "));
-    const std::string prefix = "http://127.0.0.1:";
-    const size_t at = process_->err().find(prefix);
-    ASSERT_NE(at, std::string::npos) << process_->err();
-    port_ = static_cast<uint16_t>(std::atoi(process_->err().c_str() + at + prefix.size()));
+    serve(model(engine::testing::make_small_model(options)), arguments, environment);
   }
-  uint16_t port() const { return port_; }
-  std::optional<StrataProcess> process_;
-  uint16_t port_ = 0;
 };
 
 TEST_F(ServeProcess, AnswersAndEndsWithZeroOnTermination) {
@@ -112,6 +98,63 @@ TEST_F(ServeProcess, KeysComeFromAFile) {
   EXPECT_EQ(status_with(""), 401);
   EXPECT_EQ(status_with("Authorization: Bearer second\r\n"), 200);
   EXPECT_EQ(status_with("x-api-key: first\r\n"), 200);
+}
+
+TEST_F(ServeProcess, KeysDoNotSeeEachOthersPrompts) {
+  const std::string keys = folder_.write("keys", "first\nsecond\n");
+  const std::string sessions = folder_.path("contexts");
+  const std::string body =
+      nlohmann::json{{"prompt", std::string(600, 'a')}, {"max_tokens", 2}}.dump();
+  const auto n_cached = [&](const std::string& key) {
+    const auto answer = nlohmann::json::parse(
+        SocketClient(port()).post("/v1/completions", body, "x-api-key: " + key + "\r\n").body);
+    return answer["usage"]["prompt_tokens_details"]["cached_tokens"].get<int>();
+  };
+  const auto end = [&] {
+    process_->signal(SIGTERM);
+    const Outcome outcome = process_->finish();
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  };
+  const auto start_with = [&](std::vector<std::string> more) {
+    for (const std::string& argument :
+         {std::string("--api-key-file"), keys, std::string("--session-dir"), sessions,
+          std::string("-c"), std::string("4096")})
+      more.push_back(argument);
+    start(more, {{"STRATA_NO_CACHE", "0"}});
+  };
+  start_with({});
+  EXPECT_EQ(n_cached("first"), 0);
+  EXPECT_GT(n_cached("first"), 500);
+  EXPECT_EQ(n_cached("second"), 0);
+  end();
+  start_with({"--api-key", "third"});
+  EXPECT_EQ(n_cached("third"), 0);
+  EXPECT_GT(n_cached("first"), 500);
+  EXPECT_GT(n_cached("second"), 500);
+  end();
+  start_with({"--share-prefixes"});
+  EXPECT_EQ(n_cached("first"), 0) << "what everybody has read stands apart";
+  EXPECT_GT(n_cached("second"), 500);
+  end();
+}
+
+TEST_F(ServeProcess, SaysWhyWhatIsWhere) {
+  const auto sentences = [this] {
+    std::string text;
+    const auto status = nlohmann::json::parse(SocketClient(port()).get("/status").body);
+    for (const auto& sentence : status["plan"]) text += sentence.get<std::string>() + "\n";
+    return text;
+  };
+  start();
+  EXPECT_NE(sentences().find("Everything is as near as it can be."), std::string::npos)
+      << sentences();
+  process_.reset();
+  start({"--no-cache", "-c", "262144", "--kv-dram", "6MiB", "--nvme", folder_.path("spill")});
+  const std::string said = sentences();
+  for (const char* part :
+       {"Weights of 2 layers: 2 in DRAM.\n", "% on disk.\n", "limited by NVMe",
+        "+1 GiB of DRAM would bring nothing.", "A disk 10 % quicker would bring -"})
+    EXPECT_NE(said.find(part), std::string::npos) << part << " is not in\n" << said;
 }
 
 }  // namespace

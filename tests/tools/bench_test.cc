@@ -99,14 +99,16 @@ TEST_F(Bench, ListsItsTestsInTheOrderOfLlamaBenchWithItsKeys) {
 
 TEST_F(Bench, StagesTogetherMoveTheBytesOfTheTest) {
   const json list =
-      list_of(bench(small_model(), {"-p", "16", "-n", "4", "-r", "1", "--stages", "--json"}));
+      list_of(bench(small_model(), {"-p", "16", "-n", "4", "-r", "1", "--roofline", "--json"}));
   for (const json& test : list) {
+    EXPECT_EQ(test["ceilings"]["dram_gbytes_per_s"], test["dram_gbytes_per_s"]);
     double bytes = 0;
     std::vector<std::string> names;
     for (const json& stage : test["stages"]) {
       bytes += stage["bytes"].get<double>();
       names.push_back(stage["stage"]);
       EXPECT_GT(stage["ms"], 0.0);
+      EXPECT_FALSE(stage["would_help"].get<std::string>().empty());
     }
     EXPECT_EQ(names, (std::vector<std::string>{"embed", "attn_norm", "qkv", "attend", "attn_output",
                                                "ffn_norm", "ffn_gate_up", "ffn_down", "logits"}));

@@ -183,9 +183,27 @@ TEST(LinearTrial, PacksEveryCopyAlike) {
   const std::vector<std::byte> wanted(first.bytes, first.bytes + first.total_bytes());
   const uint64_t last = trial.n_copies() - 1;
   std::byte* copy = const_cast<std::byte*>(first.bytes) + last * first.total_bytes();
-  std::fill_n(copy, first.total_bytes(), std::byte{0xA5});
-  trial.pack_copy(pool, last);
-  EXPECT_TRUE(std::ranges::equal(wanted, std::span(copy, wanted.size())));
+  const auto packs_last = [&](auto&& pack) {
+    std::fill_n(copy, first.total_bytes(), std::byte{0xA5});
+    pack();
+    return std::ranges::equal(wanted, std::span(copy, wanted.size()));
+  };
+  EXPECT_TRUE(packs_last([&] { trial.pack_copy(pool, last); }));
+  EXPECT_TRUE(packs_last([&] { trial.pack_all_by_lanes(); }));
+  EXPECT_FALSE(packs_last([&] { trial.copy_all(); }));
+  EXPECT_TRUE(packs_last([&] { trial.pack_all(); }));
+}
+
+TEST(LayerTrial, HasEveryMatrixOfAsManyLayersAsFit) {
+  constexpr uint64_t kBytes = 40 * kMiB;
+  LayerTrial trial(cpu_attn::choose_kernels(), TensorType::kQ4_0, kBytes);
+  EXPECT_LE(trial.n_layers() * trial.layer_bytes(), kBytes);
+  EXPECT_GT((trial.n_layers() + 1) * trial.layer_bytes(), kBytes);
+  // Two of 1024 x 1024, two of 256 x 1024 and three of 2816 x 1024, 18 bytes for 32 weights.
+  EXPECT_GE(trial.layer_bytes(), uint64_t{1024} * (2 * 1024 + 2 * 256 + 3 * 2816) * 18 / 32);
+  ThreadPool pool(1);
+  for (uint64_t layer = 0; layer < trial.n_layers(); ++layer) trial.decode_layer(pool, layer);
+  EXPECT_EQ(LayerTrial(cpu_attn::choose_kernels(), TensorType::kQ4_0, 1).n_layers(), 1u);
 }
 
 TEST(WalkTrial, ReadsKAndVOfEveryLayerAndHead) {
@@ -201,7 +219,6 @@ TEST(WalkTrial, ReadsKAndVOfEveryLayerAndHead) {
     for (uint32_t i = 0; i < shape.n_tokens; ++i) trial.decode();
     EXPECT_EQ(trial.kv_bytes(depth), depth * position_bytes);
   }
-  EXPECT_GT(trial.weight_bytes(), 0u);
 }
 
 class CalibrateVerb : public testing::RefusalTest {

@@ -194,6 +194,31 @@ TEST_F(Eval, SaysWhatASmallMemoryWouldLack) {
             std::string::npos);
 }
 
+/// Reading by the method moves the prediction away; by a budget of everything it does not.
+TEST_F(Eval, JudgesReadingByTheMethodToo) {
+  const std::string path = zoo_model(), long_text = text("a.txt", 300);
+  const auto divergence = [&](const std::string& sparse, const std::string& budget) {
+    const Outcome outcome =
+        run_strata({"eval", "-m", path, "-f", long_text, "--attn", "quest", "--last", "8",
+                    "--kv-budget", budget, "-c", "700", "--sparse-prefill", sparse, "--json"});
+    const json list = json::parse(outcome.out, nullptr, false);
+    EXPECT_TRUE(list.is_array()) << outcome.err;
+    return list[0].value("kld", -1.0);
+  };
+  EXPECT_EQ(divergence("300", "100%"), 0.0);
+  const double of_answer = divergence("off", "256"), of_both = divergence("300", "256");
+  EXPECT_GT(of_answer, 0);
+  EXPECT_GT(of_both, 0);
+  EXPECT_NE(of_both, of_answer);
+  const std::vector<std::string> run = {"run", "-m", path, "-p", "x", "--sparse-prefill"};
+  auto exact = run;
+  exact.emplace_back("on");
+  expect_refused(exact, {2, "usage", {"exact attention reads all"}, "--sparse-prefill", "leave"});
+  auto wrong = run;
+  wrong.insert(wrong.end(), {"often", "--attn", "quest"});
+  expect_refused(wrong, {2, "usage", {"found 'often'"}, "--sparse-prefill", "such as on"});
+}
+
 TEST_F(Eval, RecordsATraceOfTheBeginningOfAText) {
   const std::string path = zoo_model(), trace_path = folder_.path("trace.bin");
   const std::vector<std::string> arguments = {

@@ -31,6 +31,11 @@ TEST(Install, PutsTheProgramAndItsPapersIntoThePrefix) {
   EXPECT_EQ(first_line(log), "strata " STRATA_VERSION);
   for (const std::string paper : {"README.md", "CHANGELOG.md", "LICENSE"})
     EXPECT_TRUE(std::filesystem::exists(prefix + "/share/doc/strata/" + paper)) << paper;
+  for (const std::string paper :
+       {"man/man1/strata.1", "man/man1/strata-run.1", "man/man1/strata-session-save.1",
+        "bash-completion/completions/strata", "zsh/site-functions/_strata",
+        "fish/vendor_completions.d/strata.fish"})
+    EXPECT_GT(std::filesystem::file_size(prefix + "/share/" + paper), 500u) << paper;
 }
 
 }  // namespace

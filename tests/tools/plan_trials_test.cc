@@ -26,10 +26,23 @@ using nlohmann::json;
 using planner::MachineProfile;
 
 TEST(SampleStatistics, TauIsOneOfTheSameOrderAndMinusOneOfItsReverse) {
-  EXPECT_DOUBLE_EQ(kendall_tau({1, 2, 3, 4}, {10, 20, 30, 40}), 1);
-  EXPECT_DOUBLE_EQ(kendall_tau({1, 2, 3, 4}, {4, 3, 2, 1}), -1);
-  EXPECT_DOUBLE_EQ(kendall_tau({1, 2, 3, 4}, {1, 2, 4, 3}), 4.0 / 6);  // one pair of six is wrong
-  EXPECT_DOUBLE_EQ(kendall_tau({1, 2, 3}, {5, 5, 5}), 0);
+  EXPECT_DOUBLE_EQ(count_order({1, 2, 3, 4}, {10, 20, 30, 40}).tau(), 1);
+  EXPECT_DOUBLE_EQ(count_order({1, 2, 3, 4}, {4, 3, 2, 1}).tau(), -1);
+  EXPECT_DOUBLE_EQ(count_order({1, 2, 3, 4}, {1, 2, 4, 3}).tau(), 4.0 / 6);  // one of six is wrong
+  EXPECT_DOUBLE_EQ(count_order({1, 2, 3}, {5, 5, 5}).tau(), 0);
+}
+
+TEST(SampleStatistics, OrderIsOfPairsThatDifferByMoreThanTheShare) {
+  // 10, 10.4 and 10.2 in the wrong order are within 5 % of each other; 20 is not.
+  const std::vector<double> predicted = {3, 1, 2, 4}, measured = {10, 10.4, 10.2, 20};
+  OrderCounts clear = count_order(predicted, measured, 0.05);
+  EXPECT_EQ(clear.n_b, 3);
+  EXPECT_DOUBLE_EQ(clear.tau(), 1);
+  EXPECT_EQ(count_order(predicted, measured).agreed, 0);
+  EXPECT_EQ(count_order(predicted, measured, 2).n_b, 0);
+  EXPECT_DOUBLE_EQ(count_order(predicted, measured, 2).tau(), 0);
+  clear.add({.agreed = -3, .n_a = 3, .n_b = 3});
+  EXPECT_DOUBLE_EQ(clear.tau(), 0);
 }
 
 TEST(SampleStatistics, AQuantileIsOneOfTheValues) {
@@ -52,16 +65,19 @@ TEST(PlanTrials, SumUpWhatCellsSay) {
   CellResult first, second;
   first.trials = {trial(9, 10, 80), trial(12, 10, 110)};
   first.order_tau = 0.5;
+  first.clear_order = {.agreed = 1, .n_a = 1, .n_b = 1};
   first.regret = 1.3;
   first.paired_regret = 1.05;  // what was measured in turns counts
   second.trials = {trial(5, 10, 90), trial(11, 10, 20)};
   second.order_tau = 1;
+  second.clear_order = {.agreed = 0, .n_a = 1, .n_b = 1};
   second.regret = 1.02;
   const TrialSummary summary = summary_of({first, second});
   EXPECT_EQ(summary.n_plans, 4u);
   EXPECT_NEAR(summary.error_median, 0.15, 1e-9);  // of 0.1, 0.2, 0.5, 0.1
   EXPECT_NEAR(summary.error_p95, 0.5, 1e-9);
   EXPECT_DOUBLE_EQ(summary.tau_mean, 0.75);
+  EXPECT_DOUBLE_EQ(summary.clear_order.tau(), 0.5);
   EXPECT_DOUBLE_EQ(summary.regret_max, 1.05);
   EXPECT_DOUBLE_EQ(summary.bytes_ratio_max, 1.1);
 }
@@ -133,6 +149,24 @@ TEST_F(PlannedBench, PredictsReadingOfWhatNoLongerFitsAndOfNothingElse) {
   EXPECT_NE(list[1]["prediction"]["disk_pace"], 1);  // measured
 }
 
+TEST_F(PlannedBench, PredictsForADiskThatIsHeldAtARate) {
+  keep_profile();
+  const auto tests = [&](const std::string& rate) {
+    return json::parse(
+        bench({"-p", "0", "-n", "2", "-d", "3000", "-r", "1", "-o", "json", "--kv-dram", "2816KiB",
+               "--depth-fill", "random", "--disk-rate", rate})
+            .out,
+        nullptr, false);
+  };
+  const json held = tests("50MB"), wide = tests("1TiB");
+  ASSERT_EQ(held.size(), 1u);
+  EXPECT_DOUBLE_EQ(held[0]["prediction"]["disk_pace"], 0.025);  // of 2 GB/s
+  EXPECT_NE(wide[0]["prediction"]["disk_pace"], 0.025);
+  for (const char* mode : {"--tiers", "--reopen"})
+    expect_refused(launch({mode, "--disk-rate", "1GB"}),
+                   {2, "usage", {"--disk-rate", mode, "contradict"}, "disk-rate", "leave one"});
+}
+
 TEST_F(PlannedBench, ADiskThatCannotBeProbedCostsNoMeasurement) {
   keep_profile();
   testing::Launch full = launch({"-p", "0", "-n", "2", "-d", "3000", "-r", "1", "-o", "json",
@@ -177,7 +211,7 @@ TEST_F(PlannedBench, ModesThatChooseWhatIsWhereTakeNoPlaces) {
 TEST_F(PlannedBench, TriesPlansOfNoDepthInManyTurns) {
   keep_profile();
   const auto outcome =
-      bench({"--validate-plans", "--plans", "8", "-d", "0", "-r", "90", "-o", "json"});
+      bench({"--validate-plans", "--plans", "8", "-d", "0", "-r", "20", "-o", "json"});
   const json found = json::parse(outcome.out, nullptr, false);
   ASSERT_EQ(found["cells"].size(), 3u) << outcome.err;
   for (const json& cell : found["cells"]) {
@@ -195,7 +229,7 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
   ASSERT_EQ(found["cells"].size(), 3u);
   uint64_t budget = 0;
   double regret = 1;
-  size_t n_spilling = 0, n_streaming = 0;
+  size_t n_spilling = 0, n_streaming = 0, n_slowed = 0;
   for (const json& cell : found["cells"]) {
     EXPECT_EQ(cell["n_depth"], 3000);
     EXPECT_GT(cell["dram_bytes"], budget);
@@ -203,6 +237,9 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
     ASSERT_EQ(cell["plans"].size(), 5u) << outcome.err;
     EXPECT_EQ(cell["plans"][0]["plan"], "planner");
     EXPECT_GT(cell["paired_regret"], 0);
+    EXPECT_GE(cell["repeat_spread"], 0);
+    EXPECT_LE(cell["clear_pairs"], 10);
+    n_slowed += cell.contains("slower_disk");
     regret = std::max(regret, cell["paired_regret"].get<double>());
     std::set<std::pair<uint64_t, uint64_t>> different;
     for (const json& plan : cell["plans"]) {
@@ -220,6 +257,12 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
   }
   EXPECT_GT(n_spilling, 0u);
   EXPECT_GT(n_streaming, 0u);
+  EXPECT_GT(n_slowed, 0u);
+  for (const json& cell : found["cells"])
+    if (cell.contains("slower_disk")) {
+      EXPECT_EQ(cell["slower_disk"]["share"], 0.8);
+      EXPECT_GE(cell["slower_disk"]["plan_ms"], 0);
+    }
   EXPECT_EQ(found["n_plans"], 15);
   EXPECT_GT(found["error_median"], 0.5);  // the profile is made up
   EXPECT_EQ(found["regret"], regret);

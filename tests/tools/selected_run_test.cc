@@ -50,6 +50,27 @@ TEST_F(SelectedRun, GivesTheTokensOfTheSameChoiceInMemory) {
   }
 }
 
+TEST_F(SelectedRun, ReadsAPromptByTheMethodWhereItIsAskedTo) {
+  const std::string exact = tokens_of(run_strata(in_memory()));
+  const auto sparsely = [&](const std::string& from, const std::string& budget) {
+    return run_strata(
+        with(in_memory(), {"--attn", "oracle", "--kv-budget", budget, "--sparse-prefill", from}));
+  };
+  EXPECT_EQ(tokens_of(sparsely("256", "100%")), exact);
+  const Outcome outcome = sparsely("256", "512");
+  EXPECT_NE(tokens_of(outcome), tokens_of(run_strata(with(in_memory(), oracle_))));
+  EXPECT_EQ(object_of(outcome)["attention"].value("sparse_prefill_from", 0), 256);
+  // Of decoded tokens alone: what is said per token is not what chunks read.
+  EXPECT_EQ(object_of(outcome)["attention"].value("selected_steps", 0), 39);
+  const Outcome line = run_strata(without_json(
+      with(in_memory(), {"--attn", "oracle", "--kv-budget", "512", "--sparse-prefill", "256"})));
+  EXPECT_NE(line.err.find("prompts read by it too from token 256 on"), std::string::npos)
+      << line.err;
+  for (const std::string attn : {"exact", "auto"})
+    EXPECT_EQ(run_strata(with(in_memory(), {"--attn", attn, "--sparse-prefill", "on"})).exit_code,
+              2);
+}
+
 TEST_F(SelectedRun, TheLastLineSaysWhatWasFoundInMemoryAndTheTraceWhenItWaited) {
   const std::string trace = folder_.path("trace.json");
   const Outcome outcome = run_strata(without_json(with(on_disk("threads"), {"--trace", trace})));

@@ -58,6 +58,7 @@ class StrataProcess {
   void send(std::string_view text);
   void interrupt() { signal(SIGINT); }
   void signal(int number);
+  pid_t id() const { return pid_; }
   /// CPU seconds of all its threads so far.
   double cpu_s() const;
   /// Reads for so long, or until both streams have ended.

@@ -33,6 +33,8 @@ std::string attention_text(engine::Engine& engine, const engine::SelectionCounts
   std::string text =
       fmt::format(" | attention {} {} (approximate): {:.1f} % of K and V read, {} a step", name,
                   budget, 100 * reads.attended_share(), engine::bytes_text(bytes / reads.steps));
+  if (const uint64_t from = engine.options().sparse_from; from != engine::kNeverSparse)
+    text += fmt::format(", prompts read by it too from token {} on", engine::grouped_number(from));
   if (!engine.cache().store().can_read_blocks()) return text;
   text += fmt::format(", {:.1f} % of it found in memory, {} a step from disk",
                       100 * reads.hit_rate(), engine::bytes_text(reads.file_bytes / reads.steps));
@@ -73,6 +75,8 @@ nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::Sele
                             budget_text(engine.options().selection.budget),
                             kv_position_bytes(engine.cache().layout()), reads);
   json["near_tolerance"] = engine.options().selection.residency_tolerance;
+  if (const uint64_t from = engine.options().sparse_from; from != engine::kNeverSparse)
+    json["sparse_prefill_from"] = from;
   json["attended_blocks"] = reads.attended_blocks;
   json["hit_rate"] = reads.hit_rate();
   json["disk_read_bytes_per_token"] = static_cast<double>(reads.file_bytes) /

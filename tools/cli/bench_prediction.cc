@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "engine/byte_text.h"
-#include "engine/machine.h"
 #include "tools/cli/plan_words.h"
 #include "tools/cli/raw_disk.h"
 #include "tools/cli/sample_statistics.h"
@@ -23,14 +23,25 @@ constexpr uint32_t kProbePasses = 5;
 
 }  // namespace
 
-double measure_disk_pace(const planner::MachineProfile& profile, const std::string& folder,
-                         tiers::IoChoice io, const std::atomic<bool>* cancel) {
-  if (folder.empty() || !(profile.disk_read_bytes_per_s > 0)) return 1;
+double measure_disk_read(const std::string& folder, tiers::IoChoice io,
+                         const std::atomic<bool>* cancel) {
   RawDisk disk = RawDisk::make(folder, kProbeBytes, io, cancel);
   disk.write_all();
   std::vector<double> seconds(kProbePasses);
   for (double& pass : seconds) pass = disk.read_all();
-  return static_cast<double>(disk.bytes()) / median(seconds) / profile.disk_read_bytes_per_s;
+  return static_cast<double>(disk.bytes()) / median(seconds) / 1e9;
+}
+
+double measure_disk_pace(const planner::MachineProfile& profile, const std::string& folder,
+                         tiers::IoChoice io, const std::atomic<bool>* cancel) {
+  if (folder.empty() || !(profile.disk_read_bytes_per_s > 0)) return 1;
+  return measure_disk_read(folder, io, cancel) * 1e9 / profile.disk_read_bytes_per_s;
+}
+
+double limited_disk_pace(const planner::MachineProfile& profile, double pace,
+                         uint64_t bytes_per_s) {
+  if (bytes_per_s == 0 || !(profile.disk_read_bytes_per_s > 0)) return pace;
+  return std::min(pace, static_cast<double>(bytes_per_s) / profile.disk_read_bytes_per_s);
 }
 
 double dram_pace(const PlacedPlan& plan, double dram_gbytes_per_s) {
@@ -53,7 +64,7 @@ BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
   prediction.is_measured = plan.is_measured();
   prediction.pace = pace;
   prediction.peak_bytes = predicted_peak_bytes(plan);
-  prediction.measured_bytes = engine::peak_memory_bytes();
+  prediction.measured_bytes = result.peak_bytes;
   prediction.measured_ms = median(result.samples_s) * 1e3;
   const BenchTest& test = result.test;
   if (test.n_gen > 0) {

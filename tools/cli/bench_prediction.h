@@ -19,14 +19,20 @@ struct BenchPrediction {
   planner::MachinePace pace;
   double measured_ms = 0;       // the median
   uint64_t peak_bytes = 0;      // of DRAM, everything of ours
-  uint64_t measured_bytes = 0;  // the process's peak so far
+  uint64_t measured_bytes = 0;  // BenchResult::peak_bytes
   double share() const { return step.ms / measured_ms; }
 };
 
-/// What the disk of a folder gives now, of what the profile says: passes over a file of 64 MiB; 1
+/// GB/s (1e9) that the disk of a folder gives now: passes over a file of 64 MiB. Errors: those of
+/// RawDisk.
+double measure_disk_read(const std::string& folder, tiers::IoChoice io,
+                         const std::atomic<bool>* cancel);
+/// What the disk of a folder gives now, of what the profile says; 1
 /// without a folder or a rate. Errors: those of RawDisk.
 double measure_disk_pace(const planner::MachineProfile& profile, const std::string& folder,
                          tiers::IoChoice io, const std::atomic<bool>* cancel);
+/// That pace where reads are held at a rate; 0 = they are not.
+double limited_disk_pace(const planner::MachineProfile& profile, double pace, uint64_t bytes_per_s);
 /// Memory as `dram_gbytes_per_s` (measure_dram_read) has it, of what the plan's profile says.
 double dram_pace(const PlacedPlan& plan, double dram_gbytes_per_s);
 /// Whether a step reads weights, or K and V of a full context, from a disk.

@@ -8,8 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
-#include "engine/machine.h"
 #include "tools/cli/attention_report.h"
+#include "tools/cli/attribution_report.h"
+#include "tools/cli/roofline.h"
 #include "tools/cli/sample_statistics.h"
 
 namespace strata::cli {
@@ -34,6 +35,11 @@ double share_of_memory(const BenchResult& result, double gbytes_per_s) {
   return result.memory_gbytes_per_s > 0 ? gbytes_per_s / result.memory_gbytes_per_s : 0;
 }
 
+/// What the CPU's operations get; 0 where a device's memory was measured.
+double dram_gbytes_per_s(const BenchSubject& subject, const BenchResult& result) {
+  return subject.is_on_device ? 0 : result.memory_gbytes_per_s;
+}
+
 double rate(uint64_t amount, double seconds) {
   return seconds > 0 ? static_cast<double>(amount) / seconds / kGiga : 0;
 }
@@ -53,21 +59,6 @@ ordered_json index_json(const BenchSubject& subject, const BenchResult& result) 
   json["observe_cpu_ms_per_1000"] = observe_ms_per_1000(result);
   json["observe_share_of_prefill"] = result.index.share_of_walk();
   return json;
-}
-
-ordered_json stages_json(const BenchResult& result) {
-  auto list = ordered_json::array();
-  for (const BenchStage& stage : result.stages) {
-    const double gbytes_per_s = rate(stage.bytes, stage.seconds);
-    list.push_back({{"stage", op_kind_name(stage.kind)},
-                    {"ms", stage.seconds * 1e3},
-                    {"bytes", stage.bytes},
-                    {"flop", stage.flop},
-                    {"gbytes_per_s", gbytes_per_s},
-                    {"share_of_dram", share_of_memory(result, gbytes_per_s)},
-                    {"gflop_per_s", rate(stage.flop, stage.seconds)}});
-  }
-  return list;
 }
 
 }  // namespace
@@ -113,7 +104,7 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
       {subject.is_on_device ? "share_of_hbm" : "share_of_dram",
        share_of_memory(result, result.gbytes_per_s())},
       {"gflop_per_s", rate(result.flop, median(result.samples_s))},
-      {"peak_memory_bytes", engine::peak_memory_bytes()},
+      {"peak_memory_bytes", result.peak_bytes},
       {"memory_limit_bytes", subject.memory_limit_bytes},
   });
   if (subject.is_spilling) {
@@ -131,7 +122,12 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
                             : ordered_json{{"method", "exact"}};
     json["index"] = index_json(subject, result);
   }
-  if (!result.stages.empty()) json["stages"] = stages_json(result);
+  if (!result.stages.empty())
+    json.update({{"ceilings", ceilings_json(result)}, {"stages", roofline_json(subject, result)}});
+  if (!subject.reads_ahead) json["read_ahead"] = false;
+  if (!subject.keeps_blocks) json["kept_blocks"] = false;
+  if (!result.attribution.steps.empty())
+    json["attribution"] = attribution_json(result.attribution, dram_gbytes_per_s(subject, result));
   return json;
 }
 
@@ -144,6 +140,8 @@ BenchReport::BenchReport(AnswerSink& sink, std::string format, BenchSubject subj
 std::string BenchReport::test_text(const BenchTest& test) const {
   std::string text = test.name();
   if (test.n_depth > 0 && subject_.fill == DepthFill::kRandom) text += " (random KV)";
+  if (!subject_.reads_ahead) text += ", no read-ahead";
+  if (!subject_.keeps_blocks) text += ", no kept blocks";
   if (subject_.attn_method.empty()) return text;
   return text + (test.n_gen > 0 ? fmt::format(", {} {}", subject_.attn_method, subject_.attn_budget)
                                 : fmt::format(", {} index", subject_.attn_method));
@@ -174,7 +172,10 @@ void BenchReport::add_row(const BenchResult& result, const BenchPrediction& pred
       fmt::format("{:.0f}", 100 * share_of_memory(result, result.gbytes_per_s()))));
   if (prediction.is_measured)
     predictions_ += prediction_row(test_text(result.test), prediction, predictions_.empty());
-  if (!result.stages.empty()) notes_ += stage_table(result);
+  if (!result.stages.empty()) notes_ += roofline_table(test_text(result.test), subject_, result);
+  if (!result.attribution.steps.empty())
+    notes_ += attribution_tables(test_text(result.test), result.attribution,
+                                 dram_gbytes_per_s(subject_, result), subject_.by_layer);
   if (!subject_.attn_method.empty()) notes_ += index_line(result);
 }
 
@@ -195,27 +196,6 @@ std::string BenchReport::index_line(const BenchResult& result) const {
       static_cast<double>(result.selected.attended_positions() * subject_.kv_position_bytes) / n /
           kMega,
       static_cast<double>(result.selected.index_bytes) / n / kMega, held);
-}
-
-std::string BenchReport::stage_table(const BenchResult& result) const {
-  std::string out = fmt::format(
-      "\n{}: one more run of {} tokens; DRAM read {:.1f} GB/s; bytes by formula\n"
-      "| {:<11} | {:>10} | {:>6} | {:>10} | {:>7} | {:>6} | {:>8} |\n"
-      "| {:-<11} | {:->9}: | {:->5}: | {:->9}: | {:->6}: | {:->5}: | {:->7}: |\n",
-      test_text(result.test), result.n_tokens(), result.memory_gbytes_per_s, "stage", "ms",
-      "% time", "MB", "GB/s", "% DRAM", "GFLOP/s", "", "", "", "", "", "", "");
-  double total_s = 0;
-  for (const BenchStage& stage : result.stages) total_s += stage.seconds;
-  for (const BenchStage& stage : result.stages) {
-    const double gbytes_per_s = rate(stage.bytes, stage.seconds);
-    out += fmt::format(
-        "| {:<11} | {:>10.2f} | {:>6.1f} | {:>10.1f} | {:>7.2f} | {:>6.0f} | "
-        "{:>8.1f} |\n",
-        op_kind_name(stage.kind), stage.seconds * 1e3, 100 * stage.seconds / total_s,
-        static_cast<double>(stage.bytes) / kMega, gbytes_per_s,
-        100 * share_of_memory(result, gbytes_per_s), rate(stage.flop, stage.seconds));
-  }
-  return out;
 }
 
 void BenchReport::add(const BenchResult& result, const BenchPrediction& prediction) {

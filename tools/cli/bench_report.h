@@ -33,6 +33,8 @@ struct BenchSubject {
   std::string device;               // "cpu avx512", "cuda:0 (NVIDIA GeForce RTX 3060)"
   bool is_on_device = false;        // CUDA computes
   uint64_t memory_limit_bytes = 0;  // what the process may hold at most: weights, KV, 200 MB
+  bool by_layer = false;            // attribution, in the table
+  bool reads_ahead = true, keeps_blocks = true;  // false: an ablation, which the test's name says
 };
 
 const char* fill_name(DepthFill fill);  // "prefill", "random"
@@ -55,7 +57,6 @@ class BenchReport {
  private:
   void add_row(const BenchResult& result, const BenchPrediction& prediction);
   std::string test_text(const BenchTest& test) const;
-  std::string stage_table(const BenchResult& result) const;
   std::string index_line(const BenchResult& result) const;
 
   AnswerSink& sink_;

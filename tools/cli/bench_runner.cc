@@ -11,6 +11,8 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "engine/device_rate.h"
+#include "engine/machine.h"
+#include "tools/cli/attention_report.h"
 #include "tools/cli/dram_read.h"
 #include "tools/cli/sample_statistics.h"
 
@@ -24,6 +26,39 @@ constexpr uint32_t kSpilledCheckTokens = kExtentPositions + 33;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+bool is_quantised(const PackedMatrix& matrix) {
+  return matrix.type != TensorType::kF32 && matrix.type != TensorType::kF16 &&
+         matrix.type != TensorType::kBF16;
+}
+
+/// Whether some layer multiplies its weights as bytes in such operations.
+bool computes_in_int8(const engine::Model& model, OpKind kind) {
+  const auto any = [&](auto member) {
+    for (uint32_t layer = 0; layer < model.shape().n_layers; ++layer)
+      if (is_quantised(model.layer(layer).*member)) return true;
+    return false;
+  };
+  using engine::LayerWeights;
+  switch (kind) {
+    case OpKind::kQkv:
+      return any(&LayerWeights::q);
+    case OpKind::kAttnOutput:
+      return any(&LayerWeights::attn_output);
+    case OpKind::kFfnGateUp:
+      return any(&LayerWeights::ffn_gate);
+    case OpKind::kFfnDown:
+      return any(&LayerWeights::ffn_down);
+    case OpKind::kLogits:
+      return is_quantised(model.output());
+    case OpKind::kEmbed:
+    case OpKind::kAttnNorm:
+    case OpKind::kAttend:
+    case OpKind::kFfnNorm:
+      return false;
+  }
+  return false;
 }
 
 /// Logits of a device beside the CPU's, as a share of their size. Activations in int8 make of a
@@ -94,7 +129,11 @@ uint64_t positions_to_hold(const std::vector<BenchTest>& tests) {
 BenchRunner::BenchRunner(engine::Engine& engine, const Options& options)
     : engine_(engine), options_(options), filled_(engine.cache().make_sequence()) {
   engine_.walk().set_cancel(options.cancel);
+  count_peak();
 }
+
+/// Call it before memory is taken that no plan counts, and forget that peak behind it.
+void BenchRunner::count_peak() { peak_bytes_ = std::max(peak_bytes_, engine::peak_memory_bytes()); }
 
 std::vector<int32_t> BenchRunner::random_tokens(uint32_t n) {
   return draw_.tokens(n, engine_.spec().shape.vocab_size);
@@ -188,6 +227,12 @@ uint64_t BenchRunner::count_selected(BenchResult& result) {
   return step.attended_positions() * kv_position_bytes(engine_.cache().layout()) + step.index_bytes;
 }
 
+/// Before a step, out of its time. False: what is open stays.
+void BenchRunner::drop_kept_blocks() {
+  tiers::BlockStore& store = engine_.cache().store();
+  if (!options_.keeps_blocks && store.has_spill()) (void)store.make_room(store.pool().n_slots());
+}
+
 /// Adds the bytes and FLOP of the step that was just walked, and the times of its stages. Of full
 /// layers of a selected step the plan says what exact attention would read: what was read instead
 /// was counted, and the FLOP are taken to be in proportion.
@@ -215,7 +260,9 @@ void BenchRunner::count_step(BenchResult& result, engine::Attention attention, b
       continue;
     }
     auto stage = std::ranges::find(result.stages, op.kind, &BenchStage::kind);
-    if (stage == result.stages.end()) stage = result.stages.insert(stage, {.kind = op.kind});
+    if (stage == result.stages.end())
+      stage = result.stages.insert(
+          stage, {.kind = op.kind, .is_int8 = computes_in_int8(engine_.model(), op.kind)});
     stage->seconds += walk.op_seconds()[i];
     stage->bytes += bytes;
     stage->flop += flop;
@@ -228,18 +275,18 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
   engine::Sequence sequence = start.fork();
   const auto tokens = random_tokens(test.n_prompt + test.n_gen);
   engine::Walk& walk = engine_.walk();
-  const uint32_t chunk = test.n_prompt > 0 ? engine_.context().chunk_rows : 1;
   std::vector<engine::StepRow> rows;
   walk.set_timing(stages);
-  const engine::Attention attention = attention_of(test);
-  if (attention == engine::Attention::kSelected) counted_ = walk.selection_counts();
+  counted_ = selection_counts(engine_);
   double total_s = 0, cpu_s = 0;
   for (uint32_t done = 0; done < tokens.size();) {
     check_bench_cancelled(options_.cancel);
-    const uint32_t n = std::min(chunk, static_cast<uint32_t>(tokens.size()) - done);
+    const auto [n_most, attention] = step_of(test, sequence.n_pos());
+    const auto n = static_cast<uint32_t>(std::min<uint64_t>(n_most, tokens.size() - done));
     rows.clear();
     for (uint32_t i = done; i < done + n; ++i)
       rows.push_back({&sequence, tokens[i], test.n_gen > 0 || i + 1 == tokens.size()});
+    drop_kept_blocks();
     const auto begin = Clock::now();
     const double cpu_begin_s = process_cpu_s();
     walk.step(rows, attention);
@@ -265,15 +312,20 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
                      .start = std::chrono::system_clock::now(),
                      .samples_s = {},
                      .stages = {},
+                     .peak = {},
+                     .attribution = {},
                      .selected = {},
                      .index = {}};
+  engine::forget_peak_memory();  // of the disk's probe, behind the test before
   const engine::Sequence& start = depth_sequence(test.n_depth, events);
-  if (attention_of(test) == engine::Attention::kSelected)
+  if (step_of(test, start.n_pos()).attention == engine::Attention::kSelected)
     check_selected_answer(engine_, start, random_tokens(1).front());
+  count_peak();
   result.memory_gbytes_per_s =
       engine_.device() != nullptr
           ? engine::measure_device_copy(*engine_.device())
           : measure_dram_read(engine_.pool(), engine_.model().weight_memory());
+  engine::forget_peak_memory();
   BenchTest warm_up = test;
   warm_up.n_gen = std::min(warm_up.n_gen, 2u);
   warm_up.n_prompt = std::min(warm_up.n_prompt, engine_.context().chunk_rows);
@@ -281,13 +333,27 @@ BenchResult BenchRunner::measure(const BenchTest& test, const Events& events) {
   for (uint32_t i = 0; i < options_.n_repetitions; ++i) {
     if (events.on_run) events.on_run(i + 1, options_.n_repetitions);
     const tiers::TransferCounts before = transfer_counts();
+    const uint64_t weights_before = engine_.model().read_counts().read_bytes;
     result.samples_s.push_back(run_once(test, start, i == 0 ? &result : nullptr, false));
     if (i > 0) continue;
     result.nvme_read_bytes = transfer_counts().read_bytes - before.read_bytes;
     result.nvme_written_bytes = transfer_counts().written_bytes - before.written_bytes;
+    result.weight_read_bytes = engine_.model().read_counts().read_bytes - weights_before;
   }
   // Stages are timed apart: the clock is read between operations.
-  if (options_.stages) run_once(test, start, &result, true);
+  count_peak();
+  result.peak_bytes = peak_bytes_;
+  if (options_.roofline) {
+    result.peak = measure_compute_peak(engine_.pool(), engine_.kernels());
+    run_once(test, start, &result, true);
+  }
+  if (options_.trace != nullptr) {
+    options_.trace->clear();
+    options_.trace->set_on(true);
+    run_once(test, start, nullptr, false);
+    options_.trace->set_on(false);
+    result.attribution = attribute(*options_.trace);
+  }
   return result;
 }
 

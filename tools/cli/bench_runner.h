@@ -13,8 +13,10 @@
 
 #include "base/step_plan.h"
 #include "engine/engine.h"
+#include "tools/cli/attribution.h"
 #include "tools/cli/bench_fill.h"
 #include "tools/cli/bench_index.h"
+#include "tools/cli/compute_peak.h"
 
 namespace strata::cli {
 
@@ -40,6 +42,7 @@ struct BenchStage {
   double seconds = 0;
   uint64_t bytes = 0;  // weights and KV read and KV written
   uint64_t flop = 0;
+  bool is_int8 = false;  // what its matrices are multiplied in; else f32
 };
 
 struct BenchResult {
@@ -53,7 +56,12 @@ struct BenchResult {
   uint64_t flop = 0;
   uint64_t nvme_read_bytes = 0;  // of the first repetition, counted: K and V only
   uint64_t nvme_written_bytes = 0;
-  std::vector<BenchStage> stages;  // where Options::stages asks for them
+  uint64_t peak_bytes = 0;  // that the process held so far, without what the benches' probes took
+  uint64_t weight_read_bytes = 0;     // of the first repetition, from the model file
+  std::vector<BenchStage> stages;     // where Options::roofline asks for them
+  ComputePeak peak;                   // likewise, of the same threads, measured just before
+  double disk_read_gbytes_per_s = 0;  // of the disk of the spill file now; 0 = not measured
+  Attribution attribution;            // of one more run where Options::trace is; else of no step
   // Of the first repetition, where an index chooses what decoded tokens attend.
   engine::SelectionCounts selected;
   IndexCost index;
@@ -78,7 +86,9 @@ class BenchRunner {
   struct Options {
     uint32_t n_repetitions = 5;
     DepthFill fill = DepthFill::kPrefill;
-    bool stages = false;
+    bool roofline = false;
+    bool keeps_blocks = true;  // false: before a step, what a file holds leaves memory
+    Trace* trace = nullptr;    // the engine's, which is off; null = no attribution
     const std::atomic<bool>* cancel = nullptr;  // read once per step
   };
   /// What the caller hears while a test is measured.
@@ -102,15 +112,18 @@ class BenchRunner {
   engine::Sequence& depth_sequence(uint32_t n_depth, const Events& events);
   void check_spilled_answer();
   void check_device_answer();
-  /// What the tokens of a test attend: prompts are read exactly, as `run` reads them.
-  engine::Attention attention_of(const BenchTest& test) const {
-    return test.n_gen > 0 ? engine_.attention() : engine::Attention::kExact;
+  /// What is walked next of a test, as `run` would.
+  engine::PromptChunk step_of(const BenchTest& test, uint32_t n_pos) const {
+    if (test.n_gen > 0) return {1, engine_.attention()};
+    return engine::next_chunk(n_pos, engine_.context().chunk_rows, engine_.options().sparse_from);
   }
   double run_once(const BenchTest& test, const engine::Sequence& start, BenchResult* result,
                   bool stages);
   void count_step(BenchResult& result, engine::Attention attention, bool stages);
   uint64_t count_selected(BenchResult& result);
+  void drop_kept_blocks();
   tiers::TransferCounts transfer_counts();
+  void count_peak();
   std::vector<int32_t> random_tokens(uint32_t n);
 
   engine::Engine& engine_;
@@ -118,6 +131,7 @@ class BenchRunner {
   RandomDraw draw_;
   engine::Sequence filled_;
   engine::SelectionCounts counted_;  // of steps that are in some result, or in none
+  uint64_t peak_bytes_ = 0;
 };
 
 }  // namespace strata::cli

@@ -58,6 +58,9 @@ BenchSubject bench_subject(const engine::Engine& engine, const Settings& setting
         KvLayout::make(options.k_codec, options.v_codec, engine.spec().shape.head_dim));
   }
   subject.fill = settings.depth_fill == "random" ? DepthFill::kRandom : DepthFill::kPrefill;
+  subject.by_layer = settings.verbose;
+  subject.reads_ahead = !settings.no_read_ahead;
+  subject.keeps_blocks = !settings.no_kept_blocks;
   return subject;
 }
 
@@ -76,7 +79,7 @@ void check_disk_bench(const Command& command, std::string_view flag) {
                          const std::string& remedy) {
     throw Error(ErrorCode::kUsage, what, where, remedy);
   };
-  for (const std::string_view option : {"n-prompt", "n-gen", "stages"})
+  for (const std::string_view option : {"n-prompt", "n-gen", "roofline", "attribution"})
     if (command.is_set(option) && command.where(option).starts_with('-'))
       refuse(fmt::format("--{0} and --{1} contradict each other: the figures of --{0} have their "
                          "own lengths",

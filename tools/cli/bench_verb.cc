@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "base/error.h"
 #include "engine/byte_text.h"
@@ -48,7 +49,8 @@ std::string deepest_name(const std::vector<BenchTest>& tests) {
 
 /// Opens the model with a context of the deepest test. Errors: those of Engine::open, in the words
 /// of this verb's options; kUsage beyond the trained context.
-PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& tests) {
+PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& tests,
+                         Trace* trace) {
   const Settings& settings = command.settings;
   const uint64_t n_positions = deepest(tests);
   constexpr uint64_t kMaxPositions = std::numeric_limits<int32_t>::max() - 2 * kBlockPositions;
@@ -61,6 +63,7 @@ PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& t
   options.n_ctx = positions_to_hold(tests);
   options.n_sequences = 2;  // the depth, and a repetition
   options.reads_saved = false;
+  options.trace = trace;
   options.allow_untrained = true;  // checked below, in this verb's words
   if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
   try {
@@ -90,17 +93,51 @@ PlacedEngine open_engine(const Command& command, const std::vector<BenchTest>& t
 BenchPrediction prediction_of(const Settings& settings, const PlacedPlan& plan,
                               const BenchResult& result) {
   if (!plan.is_measured()) return predict_test(plan, result, {});
+  const planner::MachineProfile& profile = plan.subject.request.profile;
   planner::MachinePace pace{.dram = dram_pace(plan, result.memory_gbytes_per_s)};
   try {
     if (reads_disk(plan))
-      pace.disk = measure_disk_pace(plan.subject.request.profile, settings.nvme,
-                                    engine_options(settings).io, &interrupt_flag());
+      pace.disk =
+          measure_disk_pace(profile, settings.nvme, engine_options(settings).io, &interrupt_flag());
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kCancelled) throw;
     // The test itself is measured: a full disk is no reason to lose it.
     notice(fmt::format("note: predicted at the disk's pace of the profile: {}", error.what()));
   }
+  pace.disk = limited_disk_pace(profile, pace.disk, settings.disk_rate);
   return predict_test(plan, result, pace);
+}
+
+/// What the disk gives right now, where a step reads from it.
+void add_disk(const Settings& settings, BenchResult& result) {
+  const bool reads = result.nvme_read_bytes > 0 || result.weight_read_bytes > 0;
+  if (!reads || settings.nvme.empty()) return;
+  try {
+    result.disk_read_gbytes_per_s =
+        measure_disk_read(settings.nvme, engine_options(settings).io, &interrupt_flag());
+    if (settings.disk_rate > 0)
+      result.disk_read_gbytes_per_s =
+          std::min(result.disk_read_gbytes_per_s, static_cast<double>(settings.disk_rate) / 1e9);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kCancelled) throw;
+    // The test itself is measured: a full disk is no reason to lose it.
+    notice(fmt::format("note: no share of the disk's rate is shown: {}", error.what()));
+  }
+}
+
+/// A limit is of this machine's reads in steps that are timed.
+void check_disk_rate(const Command& command, bool predicts) {
+  const Settings& settings = command.settings;
+  if (!command.is_set("disk-rate")) return;
+  const char* other = predicts          ? "--device"
+                      : settings.tiers  ? "--tiers"
+                      : settings.reopen ? "--reopen"
+                                        : nullptr;
+  if (other == nullptr) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--disk-rate and {} contradict each other: {} has the disk as it is",
+                          other, other),
+              command.where("disk-rate"), "leave one of them out");
 }
 
 /// What compares placements of its own takes none.
@@ -118,6 +155,66 @@ void check_places(const Command& command) {
                 command.where(option), "leave one of them out");
 }
 
+/// What of a test is not as the answers of `run` come about.
+void say_deviations(const engine::Engine& engine, const Settings& settings,
+                    const BenchSubject& subject, const std::vector<BenchTest>& tests) {
+  if (deepest(tests) > engine.spec().shape.n_ctx_train)
+    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
+                       engine.spec().shape.n_ctx_train));
+  if (subject.fill == DepthFill::kRandom && settings.n_depth != std::vector<uint64_t>{0})
+    notice("note: depths hold random K and V, not text that was read (--depth-fill random)");
+  if (settings.roofline && engine.device() != nullptr)
+    notice("note: --roofline times operations of the CPU, not of a device");
+  if (!(subject.reads_ahead && subject.keeps_blocks) && !subject.is_spilling)
+    notice("note: all of K and V is in memory: --no-read-ahead and --no-kept-blocks do nothing");
+}
+
+/// The tests of -p, -n and -d.
+int run_tests(const Command& command, AnswerSink& sink) {
+  const Settings& settings = command.settings;
+  const std::vector<BenchTest> tests = list_tests(settings);
+  std::optional<Trace> trace;
+  if (settings.attribution) trace.emplace().set_on(false);
+  auto [engine, plan] = open_engine(command, tests, trace ? &*trace : nullptr);
+  BenchSubject subject = bench_subject(engine, settings);
+  say_deviations(engine, settings, subject, tests);
+  load_for_bench(engine);
+  say_plan(plan, engine, settings.verbose);
+  const engine::Model& model = engine.model();
+  if (settings.verbose) say_load(model.load_report());
+  BenchRunner runner(
+      engine, {.n_repetitions = static_cast<uint32_t>(settings.repetitions),
+               .fill = subject.fill,
+               .roofline = (settings.roofline || settings.verbose) && engine.device() == nullptr,
+               .keeps_blocks = subject.keeps_blocks,
+               .trace = trace ? &*trace : nullptr,
+               .cancel = &interrupt_flag()});
+  const uint64_t kv_bytes = engine.context().kv.dram_bytes();
+  subject.index_budget_bytes = engine.index_bytes();
+  subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
+  engine.walk().set_reads_ahead(subject.reads_ahead);
+  runner.check_answer();
+
+  if (!plan.is_measured()) notice("note: predictions count for little. " + plan.subject.rates_text);
+  BenchReport report(sink, bench_format(settings), subject);
+  for (const BenchTest& test : tests) {
+    Progress filling("depth", grouped_number, " tok/s");
+    const auto on_depth = [&](uint64_t done, uint64_t total) { filling.update(done, total); };
+    const auto on_run = [&](uint64_t run, uint64_t total) {
+      filling.finish();
+      if (settings.verbose) notice(fmt::format("{}: run {} of {}", test.name(), run, total));
+    };
+    BenchResult result = runner.measure(test, {on_depth, on_run});
+    if (settings.roofline) add_disk(settings, result);
+    report.add(result, prediction_of(settings, plan, result));
+  }
+  report.finish();
+  if (settings.verbose) say_reads(model);
+  if (const std::string line = tier_line(engine, {}); !line.empty()) notice(line);
+  say_memory(model.weight_bytes(), kv_bytes);
+  return 0;
+}
+
 }  // namespace
 
 int run_bench(const Command& command) {
@@ -131,6 +228,7 @@ int run_bench(const Command& command) {
                 command.where("attn"),
                 "measure --attn without --tiers and --validate-plans on this machine");
   check_places(command);
+  check_disk_rate(command, predicts);
   if (predicts) return run_device_bench(command, sink);
   if (command.is_set("device-ctx"))
     throw Error(ErrorCode::kUsage, "-c is of predictions, and nothing is predicted",
@@ -139,48 +237,7 @@ int run_bench(const Command& command) {
   if (settings.reopen) return run_reopen_bench(command, sink);
   if (settings.validate_plans) return run_plan_trials(command, sink);
   if (!settings.reopened.empty()) return run_reopened(command, sink);
-  const std::vector<BenchTest> tests = list_tests(settings);
-  auto [engine, plan] = open_engine(command, tests);
-  BenchSubject subject = bench_subject(engine, settings);
-  if (deepest(tests) > engine.spec().shape.n_ctx_train)
-    notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
-                       engine.spec().shape.n_ctx_train));
-  if (subject.fill == DepthFill::kRandom && settings.n_depth != std::vector<uint64_t>{0})
-    notice("note: depths hold random K and V, not text that was read (--depth-fill random)");
-
-  if (settings.stages && engine.device() != nullptr)
-    notice("note: --stages times operations of the CPU, not of a device");
-  load_for_bench(engine);
-  say_plan(plan, engine, settings.verbose);
-  const engine::Model& model = engine.model();
-  if (settings.verbose) say_load(model.load_report());
-  BenchRunner runner(engine,
-                     {.n_repetitions = static_cast<uint32_t>(settings.repetitions),
-                      .fill = subject.fill,
-                      .stages = (settings.stages || settings.verbose) && engine.device() == nullptr,
-                      .cancel = &interrupt_flag()});
-  const uint64_t kv_bytes = engine.context().kv.dram_bytes();
-  subject.index_budget_bytes = engine.index_bytes();
-  subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
-  runner.check_answer();
-
-  if (!plan.is_measured()) notice("note: predictions count for little. " + plan.subject.rates_text);
-  BenchReport report(sink, bench_format(settings), subject);
-  for (const BenchTest& test : tests) {
-    Progress filling("depth", grouped_number, " tok/s");
-    const auto on_depth = [&](uint64_t done, uint64_t total) { filling.update(done, total); };
-    const auto on_run = [&](uint64_t run, uint64_t total) {
-      filling.finish();
-      if (settings.verbose) notice(fmt::format("{}: run {} of {}", test.name(), run, total));
-    };
-    const BenchResult result = runner.measure(test, {on_depth, on_run});
-    report.add(result, prediction_of(settings, plan, result));
-  }
-  report.finish();
-  if (settings.verbose) say_reads(model);
-  if (const std::string line = tier_line(engine, {}); !line.empty()) notice(line);
-  say_memory(model.weight_bytes(), kv_bytes);
-  return 0;
+  return run_tests(command, sink);
 }
 
 }  // namespace strata::cli

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <iterator>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -37,10 +39,10 @@ constexpr size_t kClearShare = 10;  // one of so many passes counts as undisturb
 constexpr double kDisturbed = 1.5;
 constexpr uint64_t kCopyPiece = uint64_t{256} << 10;
 constexpr uint64_t kCopySlice = 16;  // pieces
-// Of matrices that are multiplied one after the other: some tens of microseconds.
-constexpr uint64_t kLinearSlice = uint64_t{4} << 20;
-// Of the models that tell what a layer takes: the weights of both fit second-level caches.
-constexpr uint32_t kFewLayers = 4, kManyLayers = 12;
+// Of the models that tell what a layer takes: the weights of all fit second-level caches. In turns,
+// for a machine that drifts between them bends the line.
+constexpr uint32_t kLayerCounts[] = {4, 8, 12};
+constexpr uint32_t kStepTurns = 7;
 constexpr uint32_t kShortSteps = 16;  // so many times as many passes: each takes a tenth of a ms
 
 double seconds_since(Clock::time_point start) {
@@ -98,7 +100,6 @@ class Calibration {
   double passes_per_s(const Call& call);
   double read_for(RawDisk& disk, double seconds);
   planner::RateCurve measure_decode(const WalkTrialShape& shape);
-  double small_weights_s(const WalkTrial& trial) const;
 
   const CalibrateOptions& options_;
   ThreadPool& pool_;
@@ -143,15 +144,13 @@ void Calibration::measure_linear(TensorType type) {
   STRATA_CHECK(trial.is_right(), "the %s kernel of %s is wrong", options_.kernels->name,
                name.c_str());
   const auto bytes = static_cast<double>(trial.matrix().total_bytes());
-  const uint64_t n_slice =
-      std::clamp<uint64_t>(kLinearSlice / trial.matrix().total_bytes(), 1, trial.n_copies());
-  const double decode_s = clear_seconds(trial.n_copies() / n_slice, [&](uint64_t slice) {
-    for (uint64_t i = 0; i < n_slice; ++i) trial.decode_copy(pool_, slice * n_slice + i);
-  });
+  LayerTrial layers(*options_.kernels, type, options_.memory_bytes);
+  const double decode_s =
+      clear_seconds(layers.n_layers(), [&](uint64_t layer) { layers.decode_layer(pool_, layer); });
   const double prefill_s = clear_seconds(1, [&](uint64_t) { trial.prefill(pool_); });
   const double pack_s =
       clear_seconds(trial.n_copies(), [&](uint64_t copy) { trial.pack_copy(pool_, copy); });
-  profile_.linear.push_back({type, static_cast<double>(n_slice) * bytes / decode_s,
+  profile_.linear.push_back({type, static_cast<double>(layers.layer_bytes()) / decode_s,
                              trial.prefill_flops() / prefill_s, bytes / pack_s});
   const planner::LinearRate& of = profile_.linear.back();
   options_.on_figure(fmt::format(
@@ -176,34 +175,43 @@ void Calibration::measure_attention(KvCodec codec, uint32_t head_dim) {
       profile_.attend.back().prefill_flops / 1e9));
 }
 
-/// Of a small model's weights, at the quickest rate of any type that was measured: they lie in the
-/// caches. At a slower one a layer's own time would be taken for theirs.
-double Calibration::small_weights_s(const WalkTrial& trial) const {
-  const double rate = std::ranges::max(profile_.linear, {}, &planner::LinearRate::gemv_bytes_per_s)
-                          .gemv_bytes_per_s;
-  return static_cast<double>(trial.weight_bytes()) / rate;
-}
-
-/// What a layer and a step take at depth 0: of two models that differ in their layers.
+/// What a layer and a step take at depth 0: of models that differ in their layers, a line through
+/// the medians of all turns. Their weights, 50 KB a layer, come from the caches in half a
+/// microsecond, which is counted as the layer's: at the rate of DRAM they would seem to take all.
 void Calibration::measure_steps() {
-  const auto seconds_of = [&](uint32_t n_layers) {
-    WalkTrial trial({.n_layers = n_layers,
-                     .n_kv_heads = 1,
-                     .n_held = kExtentPositions,
-                     .n_tokens = kShortSteps + 1},
-                    *options_.kernels, pool_.size(), options_.cancel);
+  constexpr size_t kCounts = std::size(kLayerCounts);
+  std::vector<std::unique_ptr<WalkTrial>> trials;
+  for (const uint32_t n_layers : kLayerCounts)
+    trials.push_back(std::make_unique<WalkTrial>(WalkTrialShape{.n_layers = n_layers,
+                                                                .n_kv_heads = 1,
+                                                                .n_held = kExtentPositions,
+                                                                .n_tokens = kShortSteps + 1},
+                                                 *options_.kernels, pool_.size(), options_.cancel));
+  const auto token_s = [&](WalkTrial& trial) {
     const auto decode = [&](uint64_t token) {
       if (token == 0) trial.begin_at(1);  // of sixteen times one: it moves no tenth of them
       trial.decode();
     };
-    return clear_seconds(kShortSteps, decode) - small_weights_s(trial);
+    return clear_seconds(kShortSteps, decode);
   };
-  const double few_s = seconds_of(kFewLayers), many_s = seconds_of(kManyLayers);
-  const double layer_s = std::max(0.0, (many_s - few_s) / (kManyLayers - kFewLayers));
-  const double step_s = std::max(0.0, few_s - kFewLayers * layer_s);
-  profile_.step_cost = {.step_us = step_s * 1e6, .layer_us = layer_s * 1e6};
-  options_.on_figure(fmt::format("a step: {:.0f} us and {:.1f} us a layer, beside its bytes",
-                                 step_s * 1e6, layer_s * 1e6));
+  std::vector<double> of_count[kCounts], layer_us;
+  for (uint32_t turn = 0; turn < kStepTurns; ++turn) {
+    for (size_t i = 0; i < kCounts; ++i) {
+      const size_t k = turn % 2 == 0 ? i : kCounts - 1 - i;
+      of_count[k].push_back(token_s(*trials[k]));
+    }
+    layer_us.push_back((of_count[kCounts - 1].back() - of_count[0].back()) * 1e6 /
+                       (kLayerCounts[kCounts - 1] - kLayerCounts[0]));
+  }
+  std::vector<planner::TimeSample> samples;
+  for (size_t k = 0; k < kCounts; ++k)
+    samples.push_back({static_cast<double>(kLayerCounts[k]), median(of_count[k])});
+  const planner::RateCurve line = planner::fit_rate(samples);  // of layers in place of bytes
+  profile_.step_cost = {.step_us = line.alpha_us, .layer_us = 1e6 / line.bytes_per_s};
+  const auto [least, most] = std::ranges::minmax(layer_us);
+  options_.on_figure(fmt::format(
+      "a step: {:.0f} us and {:.1f} us a layer, beside its bytes ({:.1f} to {:.1f} in {} turns)",
+      line.alpha_us, profile_.step_cost.layer_us, least, most, kStepTurns));
 }
 
 /// Of one layer: what attending takes at all beside step_cost, and the rate of K and V.
@@ -221,9 +229,7 @@ planner::RateCurve Calibration::measure_decode(const WalkTrialShape& like) {
     samples.push_back({static_cast<double>(trial.kv_bytes(n_positions)), seconds});
   }
   planner::RateCurve curve = planner::fit_rate(samples);
-  const double other_us = profile_.step_cost.step_us +
-                          shape.n_layers * profile_.step_cost.layer_us +
-                          small_weights_s(trial) * 1e6;
+  const double other_us = profile_.step_cost.step_us + shape.n_layers * profile_.step_cost.layer_us;
   curve.alpha_us = std::max(0.0, (curve.alpha_us - other_us) / shape.n_layers);
   return curve;
 }

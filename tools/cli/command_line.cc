@@ -86,6 +86,17 @@ void check_prompt_options(const Command& command) {
   }
 }
 
+/// `eval` judges methods whatever --attn says.
+void check_attention_options(const Command& command, const VerbSyntax& verb) {
+  const Settings& settings = command.settings;
+  if (verb.bit == kEval || settings.sparse_prefill == "off") return;
+  if (settings.attn == "exact")
+    refuse_together(command, "attn", "sparse-prefill", "exact attention reads all of a prompt");
+  if (settings.attn == "auto")
+    refuse_together(command, "attn", "sparse-prefill",
+                    "auto takes what was judged on prompts that were read exactly");
+}
+
 void check_rope_options(const Command& command) {
   const Settings& settings = command.settings;
   if (settings.rope_scaling == "none" && command.is_set("rope-factor")) {
@@ -164,6 +175,7 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
 
 void check_command(const VerbSyntax& verb, const Command& command) {
   check_prompt_options(command);
+  check_attention_options(command, verb);
   check_rope_options(command);
   if (command.settings.json && command.settings.ids) {
     refuse_together(command, "json", "ids", "both choose the form of the output");

@@ -51,14 +51,14 @@ std::optional<double> held_share(const Settings& settings) {
 }
 
 eval::SplitRunner::Options runner_options(const engine::Engine& engine, uint64_t n_context,
-                                          uint64_t n_rest,
-                                          std::optional<double> held_share = std::nullopt) {
+                                          uint64_t n_rest, const Settings& settings) {
   return {.k_codec = engine.options().k_codec,
           .v_codec = engine.options().v_codec,
           .chunk_rows = engine.context().chunk_rows,
           .n_context = n_context,
           .n_rest = n_rest,
-          .held_share = held_share,
+          .held_share = held_share(settings),
+          .sparse_from = sparse_from(settings.sparse_prefill),
           .cancel = &interrupt_flag()};
 }
 
@@ -151,8 +151,11 @@ bool pass_gate(const engine::Engine& engine, const Settings& settings,
   for (const eval::Verdict& of : verdicts)
     notice(fmt::format("gate: {} at {} {}", of.method, of.budget,
                        of.passes ? "passes" : "fails: " + of.reason));
-  if (kv_share(settings.kv_near, "--kv-near") > 0) {
-    notice("note: --kv-near was judged as well, so the verdicts are not kept for --attn auto");
+  const bool nears = kv_share(settings.kv_near, "--kv-near") > 0;
+  if (nears || settings.sparse_prefill != "off") {
+    notice(
+        fmt::format("note: --{} was judged as well, so the verdicts are not kept for --attn auto",
+                    nears ? "kv-near" : "sparse-prefill"));
   } else if (settings.profile_dir.empty()) {
     notice("note: no cache folder is known, so the verdicts are not kept");
   } else {
@@ -176,8 +179,9 @@ void write_page(const engine::Engine& engine, const Settings& settings,
 /// Writes K, V and queries of a text's beginning.
 void record_text(const Settings& settings, std::span<const int32_t> tokens,
                  const engine::Engine& engine, const engine::Model& model, ThreadPool& pool) {
-  eval::SplitRunner runner(model, engine.kernels(), pool,
-                           runner_options(engine, tokens.size() - settings.steps, settings.steps));
+  eval::SplitRunner runner(
+      model, engine.kernels(), pool,
+      runner_options(engine, tokens.size() - settings.steps, settings.steps, settings));
   const auto trace =
       eval::record_trace(runner, tokens, static_cast<uint32_t>(settings.steps), settings.layers);
   eval::write_trace(trace, settings.record);
@@ -194,7 +198,7 @@ void check_memory(const engine::Engine& engine, const Subjects& subjects,
   check_eval_memory(
       engine.weight_plan().total_bytes() + n_exact * shape.vocab_size * sizeof(float) +
           eval::SplitRunner::memory_bytes(
-              shape, runner_options(engine, subjects.n_context, subjects.n_rest),
+              shape, runner_options(engine, subjects.n_context, subjects.n_rest, settings),
               subjects.contenders, probes(settings) && n_exact > 0, engine.n_threads()),
       engine::available_dram_bytes());
 }
@@ -248,9 +252,8 @@ int run_eval(const Command& command) {
     record_text(settings, beginning, engine, model, pool);
     return 0;
   }
-  eval::SplitRunner runner(
-      model, engine.kernels(), pool,
-      runner_options(engine, subjects.n_context, subjects.n_rest, held_share(settings)));
+  eval::SplitRunner runner(model, engine.kernels(), pool,
+                           runner_options(engine, subjects.n_context, subjects.n_rest, settings));
   std::vector<EvalRow> rows;
   evaluate_texts(subjects, settings, runner, rows);
   evaluate_tasks(subjects, settings, engine.tokenizer(), runner, rows);

@@ -16,6 +16,12 @@ void catch_interrupts(SecondInterrupt second);
 /// SIGTERM sets the flag as well; a second one ends the program at once.
 void catch_termination();
 
+/// Waits for Ctrl-C, or SIGTERM where it is caught: true. False where wake_waiter() was called
+/// since the last wait, or for no reason: the caller looks and waits again.
+bool wait_for_interrupt();
+/// From any thread.
+void wake_waiter();
+
 /// Set by Ctrl-C; the reader clears it.
 std::atomic<bool>& interrupt_flag();
 

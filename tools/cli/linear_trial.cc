@@ -2,18 +2,28 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <random>
 
 #include "base/check.h"
 #include "base/half.h"
 #include "cpu_attn/kernels.h"
 #include "cpu_attn/pack.h"
+#include "cpu_attn/pack_panel.h"
 
 namespace strata::cli {
 namespace {
 
 constexpr uint32_t kPiecesPerThread = 6;  // as in the walk (engine/walk_layer.cc)
 constexpr uint32_t kCheckedRows = 3;
+
+/// Of a layer with four query heads to a KV head and a gated feed-forward.
+constexpr uint32_t kWidth = 1024, kKvWidth = 256, kFfWidth = 2816;
+constexpr struct {
+  uint32_t n_out, n_in;
+} kLayerShapes[] = {{kWidth, kWidth},   {kKvWidth, kWidth}, {kKvWidth, kWidth}, {kWidth, kWidth},
+                    {kFfWidth, kWidth}, {kFfWidth, kWidth}, {kWidth, kFfWidth}};
+constexpr uint32_t kLeastRows = 4;
 
 /// Random rows of a type with finite scales: random bytes, each f16 of a header kept small.
 std::vector<std::byte> draw_rows(const TensorTypeInfo& info, uint64_t bytes) {
@@ -45,8 +55,8 @@ LinearTrial::LinearTrial(const KernelTable& kernels, TensorType type, const Line
       scales_(x_.size() / kActGroup + 1),
       q_(x_.size()),
       neg_sums_(x_.size() / kActHalfGroup + 1) {
-  STRATA_CHECK(sizes.n_rows >= 4, "%u rows", sizes.n_rows);
-  pack();
+  STRATA_CHECK(sizes.n_rows >= kLeastRows, "%u rows", sizes.n_rows);
+  pack_panels(0, 0, w_.n_panels());
   for (uint64_t i = 1; i < n_copies_; ++i)
     std::memcpy(memory_.data() + i * w_.total_bytes(), memory_.data(), w_.total_bytes());
   w_.bytes = memory_.data();
@@ -57,12 +67,29 @@ LinearTrial::LinearTrial(const KernelTable& kernels, TensorType type, const Line
     kernels.quantize_rows(x_.data(), sizes.n_rows, sizes.n_in, args().quant);
 }
 
-void LinearTrial::pack() { pack_panels(0, 0, w_.n_panels()); }
-
 void LinearTrial::pack_copy(ThreadPool& pool, uint64_t copy) {
   pool.for_each(w_.n_panels(), grain(pool), [&](uint64_t begin, uint64_t end, uint32_t) {
     pack_panels(copy, static_cast<uint32_t>(begin), static_cast<uint32_t>(end));
   });
+}
+
+void LinearTrial::pack_all() {
+  for (uint64_t copy = 0; copy < n_copies_; ++copy) pack_panels(copy, 0, w_.n_panels());
+}
+
+void LinearTrial::pack_all_by_lanes() {
+  const uint64_t row_bytes = tensor_row_bytes(w_.type, w_.n_in);
+  const auto* rows = reinterpret_cast<const uint8_t*>(file_.data());
+  auto* panel = reinterpret_cast<uint8_t*>(memory_.data());
+  for (uint64_t copy = 0; copy < n_copies_; ++copy)
+    for (uint32_t row = 0; row < w_.n_out; row += kPanelRows, panel += w_.panel_bytes)
+      cpu_attn::pack_panel_by_lanes(w_.type, rows + row * row_bytes, row_bytes,
+                                    std::min(kPanelRows, w_.n_out - row), w_.n_in, panel);
+}
+
+void LinearTrial::copy_all() {
+  for (uint64_t copy = 0; copy < n_copies_; ++copy)
+    std::memcpy(memory_.data() + copy * w_.total_bytes(), file_.data(), file_.size());
 }
 
 void LinearTrial::pack_panels(uint64_t copy, uint32_t begin, uint32_t end) {
@@ -116,5 +143,32 @@ void LinearTrial::decode(ThreadPool& pool, uint32_t n_rows) {
 }
 
 void LinearTrial::prefill(ThreadPool& pool) { run(pool, args()); }
+
+LayerTrial::LayerTrial(const KernelTable& kernels, TensorType type, uint64_t memory_bytes) {
+  uint64_t one_layer = 0;
+  for (const auto& [n_out, n_in] : kLayerShapes)
+    one_layer +=
+        PackedMatrix{nullptr, type, n_out, n_in, cpu_attn::panel_bytes(type, n_in)}.total_bytes();
+  n_layers_ = std::max<uint64_t>(1, memory_bytes / one_layer);
+  matrices_.reserve(std::size(kLayerShapes));
+  for (const auto& [n_out, n_in] : kLayerShapes) {
+    const PackedMatrix one{nullptr, type, n_out, n_in, cpu_attn::panel_bytes(type, n_in)};
+    matrices_.emplace_back(kernels, type,
+                           LinearTrialSizes{.n_out = n_out,
+                                            .n_in = n_in,
+                                            .n_rows = kLeastRows,
+                                            .memory_bytes = n_layers_ * one.total_bytes()});
+  }
+}
+
+uint64_t LayerTrial::layer_bytes() const {
+  uint64_t bytes = 0;
+  for (const LinearTrial& matrix : matrices_) bytes += matrix.matrix().total_bytes();
+  return bytes;
+}
+
+void LayerTrial::decode_layer(ThreadPool& pool, uint64_t layer) {
+  for (LinearTrial& matrix : matrices_) matrix.decode_copy(pool, layer);
+}
 
 }  // namespace strata::cli

@@ -35,11 +35,16 @@ class LinearTrial {
   void decode(ThreadPool& pool, uint32_t n_rows = 1);
   void prefill(ThreadPool& pool);
 
-  /// The matrix as a file holds it; packing it again by this thread, or into one of the copies by
-  /// all, as weights are that come from a file in every step.
+  /// The matrix as a file holds it; packing it again into one of the copies by all threads, as
+  /// weights are that come from a file in every step.
   uint64_t file_bytes() const { return file_.size(); }
-  void pack();
   void pack_copy(ThreadPool& pool, uint64_t copy);
+  /// All copies anew by this thread, n_copies() * file_bytes() bytes: packed; packed by the
+  /// reference, a lane at a time; or the file's rows as they are, which is what packing can cost at
+  /// least and leaves no weights to multiply with.
+  void pack_all();
+  void pack_all_by_lanes();
+  void copy_all();
   const PackedMatrix& matrix() const { return w_; }
 
  private:
@@ -57,6 +62,21 @@ class LinearTrial {
   std::vector<float> x_, out_, scales_;
   std::vector<int8_t> q_;
   std::vector<int32_t> neg_sums_;
+};
+
+/// The matrices of layers, one after the other as a token meets them: seven shapes of one type, all
+/// layers' together more than a cache holds.
+class LayerTrial {
+ public:
+  LayerTrial(const KernelTable& kernels, TensorType type, uint64_t memory_bytes);
+  uint64_t n_layers() const { return n_layers_; }
+  uint64_t layer_bytes() const;  // of weights, as packed
+  /// One row through one layer's matrices.
+  void decode_layer(ThreadPool& pool, uint64_t layer);
+
+ private:
+  uint64_t n_layers_ = 1;
+  std::vector<LinearTrial> matrices_;  // each has a copy for every layer
 };
 
 }  // namespace strata::cli

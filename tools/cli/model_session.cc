@@ -107,6 +107,17 @@ void ModelSession::say_setup() const {
                      version_text(), engine_.n_threads(), engine_.kernels().name,
                      engine_.kernels().features, engine_.context().chunk_rows,
                      engine_.file().tensors().size(), engine_.file().n_shards()));
+  notice(draft_line());
+}
+
+std::string ModelSession::draft_line() const {
+  const uint32_t n = engine_.n_draft_max();
+  if (n > 0) return fmt::format("drafts: up to {} tokens are guessed ahead of each step", n);
+  if (engine_.options().n_draft_max == 0u) return "drafts: off";
+  if (engine_.options().method) return "drafts: off, for rows of a step share a choice (--attn)";
+  if (engine_.device() != nullptr) return "drafts: off on a device";
+  if (engine_.limits().n_draft_max == 0) return "drafts: off, for memory does not hold them";
+  return "drafts: off, for nothing is read from disk in a step (--draft-lookup N turns them on)";
 }
 
 std::vector<engine::PromptPart> ModelSession::parts(
@@ -214,6 +225,8 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   if (settings_.predict >= 0) request.n_predict = static_cast<uint64_t>(settings_.predict);
   request.chunk_rows = engine_.context().chunk_rows;
   request.attention = engine_.attention();
+  request.sparse_from = engine_.options().sparse_from;
+  request.n_draft_max = engine_.n_draft_max();
   request.sampler = sampler_;
   request.stop = settings_.stop;
   request.ignore_eos = settings_.ignore_eos;
@@ -228,6 +241,8 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   events.on_prefill = [&](uint64_t done, uint64_t total) {
     if (shows_reading) progress.update(done, total);
     if (done == total) progress.finish();
+    // A chunk's reads are not those of a decoded token.
+    if (request.sparse_from < done) selected_before_ = selection_counts(engine_);
     saved_.save_closed(engine_, *sequence_);
     return true;
   };
@@ -238,7 +253,9 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   is_generated_ = prompt.is_generated;
   is_generated_.resize(sequence_->n_pos(), 1);
   progress.finish();
-  last_ = {answer.usage.prompt_tokens, answer.times.decode_step_ms};
+  last_ = {answer.usage.prompt_tokens, {}};
+  // A step of several rows is not what was predicted of one token.
+  if (answer.drafts.proposed == 0) last_.step_ms = answer.times.decode_step_ms;
   answer.usage.recomputed_tokens += n_lost;
   return answer;
 }
@@ -258,6 +275,9 @@ std::string ModelSession::summary(const engine::Generation& answer) {
                       grouped_number(usage.completion_tokens));
   if (answer.times.n_decode_steps > 0)
     line += fmt::format(", {:.1f} tok/s", answer.times.decode_tokens_per_s());
+  if (answer.drafts.proposed > 0)
+    line += fmt::format(" ({} of {} guessed)", grouped_number(answer.drafts.accepted),
+                        grouped_number(answer.drafts.proposed));
   line += fmt::format(" | context {} of {}",
                       grouped_number(usage.prompt_tokens + usage.completion_tokens),
                       grouped_number(engine_.context().n_ctx));
@@ -306,6 +326,7 @@ nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {
         {"tpot_ms", times.tpot_ms()},
         {"prefill_tokens_per_s", times.prefill_tokens_per_s(usage)},
         {"decode_tokens_per_s", times.decode_tokens_per_s()}}},
+      {"drafts", {{"proposed", answer.drafts.proposed}, {"accepted", answer.drafts.accepted}}},
       {"attention", attention_json(engine_, selected_before_, times.n_decode_steps > 0)},
       {"tiers", tiers_json(engine_, reported_)},
       {"faults", faults_json(engine_, reported_)},

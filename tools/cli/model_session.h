@@ -79,6 +79,7 @@ class ModelSession {
   [[noreturn]] void fail_template(const Error& error) const;
   std::vector<engine::PromptPart> parts(const std::vector<engine::ChatMessage>& messages) const;
   void say_setup() const;
+  std::string draft_line() const;
   engine::PromptTokens as_generated(std::span<const engine::TokenId> prompt);
 
   VerbSyntax verb_;

@@ -88,6 +88,17 @@ constexpr OptionSpec kRows[] = {
      "attend blocks in memory instead of reading others from disk; answers then depend on what is "
      "in memory; 0 = nothing",
      Sources::kEverywhere, kAnswering | kBench | kEval, &S::kv_near},
+    {"sparse-prefill", "", Section::kModel, ValueKind::kText, "off", 0, 0, "off|on|N",
+     "with --attn other than exact, read prompts approximately too: from token N on each batch "
+     "attends itself and what the method chooses of the text before it; on = 8192. What is read so "
+     "is not saved",
+     Sources::kEverywhere, kAnswering | kBench | kEval, &S::sparse_prefill},
+    {"draft-lookup", "--draft-max,--draft", Section::kModel, ValueKind::kText, "auto", 0, 0,
+     "auto|off|N",
+     "guess up to N tokens ahead by what stood behind the last ones earlier in the text, and check "
+     "them in one step; the answer stays the same; auto = 16 where every step reads from disk, "
+     "else off",
+     Sources::kEverywhere, kAnswering, &S::draft_lookup},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step", Sources::kEverywhere, kComputing | kPlan | kEval,
      &S::batch_size},
@@ -185,22 +196,37 @@ constexpr OptionSpec kRows[] = {
     {"depth-fill", "", Section::kTests, ValueKind::kChoice, "prefill", 0, 0, "prefill|random",
      "how the depth comes about: read by the model, or random K and V (quick; said in the output)",
      Sources::kEverywhere, kBench, &S::depth_fill},
-    {"stages", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
-     "also time each kind of operation, in one more run of each test", Sources::kEverywhere, kBench,
-     &S::stages},
+    {"roofline", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "also time each kind of operation, in one more run of each test, as shares of what memory, "
+     "cores and disk give in the same run, and say what would make it faster",
+     Sources::kEverywhere, kBench, &S::roofline},
+    {"attribution", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "also show where a token's time goes, in one more run of each test: computing, waiting for "
+     "the disk or a device, by stages; with -v or --json also by layers",
+     Sources::kEverywhere, kBench, &S::attribution},
+    {"no-read-ahead", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "to compare: read K and V from disk when they are attended, not before; same answers",
+     Sources::kFlagOnly, kBench, &S::no_read_ahead},
+    {"no-kept-blocks", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "to compare: keep no K and V in memory between steps that a file holds; same answers",
+     Sources::kFlagOnly, kBench, &S::no_kept_blocks},
     {"tiers", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
      "without -d at 32,768 tokens or the model's context",
      Sources::kFlagOnly, kBench, &S::tiers},
     {"validate-plans", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure instead many plans at each -d within three budgets of memory, beside what the "
-     "planner "
-     "predicts, its own and the best other again -r times in turns (exact attention of the CPU; "
-     "random K and V)",
+     "planner predicts; its own against the best other, and against itself with the disk at 80 %, "
+     "-r times in turns (exact attention of the CPU; random K and V; each time the median of half "
+     "a second's tokens, 5 to 64)",
      Sources::kFlagOnly, kBench, &S::validate_plans},
     {"plans", "", Section::kTests, ValueKind::kCount, "30", 2, 1000, "N",
      "plans that --validate-plans tries at each depth and budget", Sources::kFlagOnly, kBench,
      &S::plans},
+    {"disk-rate", "", Section::kTests, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
+     "read K, V and weights no faster than so many bytes a second, such as 2GB, as from a slower "
+     "disk; 0 = as the disk gives them",
+     Sources::kFlagOnly, kBench, &S::disk_rate},
     {"reopen", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure instead how soon a new process answers a question about a saved context of -d tokens "
      "under --attn, with a tenth of its K and V in memory or what --kv-dram says, beside restoring "
@@ -333,6 +359,10 @@ constexpr OptionSpec kRows[] = {
      Sources::kEverywhere, kServe, &S::api_key},
     {"api-key-file", "", Section::kServing, ValueKind::kText, "", 0, 0, "FILE",
      "file with one key in each line", Sources::kEverywhere, kServe, &S::api_key_file},
+    {"share-prefixes", "", Section::kServing, ValueKind::kFlag, "false", 0, 0, "",
+     "what was read for one key may be reused for another and for `strata run`; quicker, but who "
+     "has a key then can find out by asking what others have asked",
+     Sources::kEverywhere, kServe, &S::share_prefixes},
     {"cors-origin", "", Section::kServing, ValueKind::kTextList, "", 0, 0, "ORIGIN",
      "a site whose pages may ask, such as https://app.example; * = every one; may be repeated",
      Sources::kEverywhere, kServe, &S::cors_origin},
@@ -352,6 +382,15 @@ constexpr OptionSpec kRows[] = {
      "form of the line that every request leaves on standard error", Sources::kEverywhere, kServe,
      &S::log},
 
+    {"shell", "", Section::kOutput, ValueKind::kChoice, "", 0, 0, "bash|zsh|fish",
+     "whose completions to print; the flag itself may be left out", Sources::kFlagOnly, kCompletion,
+     &S::shell},
+    {"verb", "", Section::kOutput, ValueKind::kTextList, "", 0, 0, "VERB",
+     "which verb's page; the flag itself may be left out, and without a verb it is the program's",
+     Sources::kFlagOnly, kMan, &S::verb},
+    {"pages", "", Section::kOutput, ValueKind::kText, "", 0, 0, "DIR",
+     "write every page into this folder instead: strata.1, and strata-VERB.1 of each verb",
+     Sources::kFlagOnly, kMan, &S::pages},
     {"json", "", Section::kOutput, ValueKind::kFlag, "false", 0, 0, "",
      "one JSON object on standard output, errors too", Sources::kEverywhere, kEveryVerb, &S::json},
     {"output", "-o", Section::kOutput, ValueKind::kText, "", 0, 0, "FILE",

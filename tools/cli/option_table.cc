@@ -32,36 +32,6 @@ std::string range_text(const OptionSpec& option) {
   return fmt::format("from {} to {}", number_text(option.min), number_text(option.max));
 }
 
-/// What a value of this option looks like, for messages.
-std::string wanted_text(const OptionSpec& option) {
-  switch (option.kind) {
-    case ValueKind::kFlag:
-      return "true or false";
-    case ValueKind::kText:
-    case ValueKind::kTextList:
-      return "a text";
-    case ValueKind::kChoice: {
-      std::string choices;
-      for (const std::string& choice : split(option.value_name, '|'))
-        choices += (choices.empty() ? "" : " or ") + choice;
-      return choices;
-    }
-    case ValueKind::kCount:
-      return fmt::format("a count {} (k = 1024)", range_text(option));
-    case ValueKind::kCountList:
-      return fmt::format("counts {}, such as 512,4k (k = 1024)", range_text(option));
-    case ValueKind::kInteger:
-      return fmt::format("a whole number {}", range_text(option));
-    case ValueKind::kReal:
-      return fmt::format("a number {}", range_text(option));
-    case ValueKind::kSize:
-      return "a size such as 512MiB or 1.5GiB (at most 64TiB)";
-    case ValueKind::kDuration:
-      return "a time such as 30s, 1500ms or 2min";
-  }
-  return "";
-}
-
 bool in_range(const OptionSpec& option, double value) {
   return value >= option.min && value <= option.max;
 }
@@ -144,30 +114,6 @@ std::vector<std::string> wrap(std::string_view text, size_t width) {
     lines.back() += (lines.back().empty() ? "" : " ") + word;
   }
   return lines;
-}
-
-std::string_view section_title(Section section) {
-  switch (section) {
-    case Section::kModel:
-      return "Model and memory";
-    case Section::kRope:
-      return "RoPE (where the model file should not decide)";
-    case Section::kPrompt:
-      return "Prompt and answer";
-    case Section::kSampling:
-      return "Sampling";
-    case Section::kTests:
-      return "Tests";
-    case Section::kJudging:
-      return "Evaluation";
-    case Section::kSaved:
-      return "Saved contexts";
-    case Section::kServing:
-      return "Server";
-    case Section::kOutput:
-      return "Output and command";
-  }
-  return "";
 }
 
 std::string option_help_line(const OptionSpec& option) {
@@ -264,6 +210,30 @@ std::string_view section_key(Section section) {
   return "";
 }
 
+std::string_view section_title(Section section) {
+  switch (section) {
+    case Section::kModel:
+      return "Model and memory";
+    case Section::kRope:
+      return "RoPE (where the model file should not decide)";
+    case Section::kPrompt:
+      return "Prompt and answer";
+    case Section::kSampling:
+      return "Sampling";
+    case Section::kTests:
+      return "Tests";
+    case Section::kJudging:
+      return "Evaluation";
+    case Section::kSaved:
+      return "Saved contexts";
+    case Section::kServing:
+      return "Server";
+    case Section::kOutput:
+      return "Output and command";
+  }
+  return "";
+}
+
 std::string section_list() {
   std::string out;
   for (const Section section : kSections) {
@@ -274,6 +244,35 @@ std::string section_list() {
     out += fmt::format("[{}]", section_key(section));
   }
   return out;
+}
+
+std::string wanted_text(const OptionSpec& option) {
+  switch (option.kind) {
+    case ValueKind::kFlag:
+      return "true or false";
+    case ValueKind::kText:
+    case ValueKind::kTextList:
+      return "a text";
+    case ValueKind::kChoice: {
+      std::string choices;
+      for (const std::string& choice : split(option.value_name, '|'))
+        choices += (choices.empty() ? "" : " or ") + choice;
+      return choices;
+    }
+    case ValueKind::kCount:
+      return fmt::format("a count {} (k = 1024)", range_text(option));
+    case ValueKind::kCountList:
+      return fmt::format("counts {}, such as 512,4k (k = 1024)", range_text(option));
+    case ValueKind::kInteger:
+      return fmt::format("a whole number {}", range_text(option));
+    case ValueKind::kReal:
+      return fmt::format("a number {}", range_text(option));
+    case ValueKind::kSize:
+      return "a size such as 512MiB or 1.5GiB (at most 64TiB)";
+    case ValueKind::kDuration:
+      return "a time such as 30s, 1500ms or 2min";
+  }
+  return "";
 }
 
 void store_option(const OptionSpec& option, std::span<const std::string> texts,

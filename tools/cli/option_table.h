@@ -24,6 +24,7 @@ inline constexpr VerbSet kEval = 4096;
 inline constexpr VerbSet kDoctor = 16384, kCalibrate = 32768;
 inline constexpr VerbSet kPlan = 65536;
 inline constexpr VerbSet kServe = 131072;
+inline constexpr VerbSet kCompletion = 262144, kMan = 524288;
 inline constexpr VerbSet kModelIsOptional = kDoctor | kCalibrate;
 inline constexpr VerbSet kGenerating = kRun | kChat;
 inline constexpr VerbSet kReading = kGenerating | kSessionSave;
@@ -99,8 +100,13 @@ std::vector<std::string> option_flags(const OptionSpec& option);
 std::string environment_name(const OptionSpec& option);
 /// The config file's name of a section ("model").
 std::string_view section_key(Section section);
+/// The heading of a section in the help ("Model and memory").
+std::string_view section_title(Section section);
 /// "[prompt], [bench], ... and [output]": every table of the config file.
 std::string section_list();
+
+/// What a value looks like, with its range and unit: "a count from 0 to 1024 (k = 1024)".
+std::string wanted_text(const OptionSpec& option);
 
 /// Reads `texts` (one, or several for a list) into the row's member. Errors: kUsage naming wanted,
 /// found, `where`.

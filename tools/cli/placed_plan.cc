@@ -101,9 +101,12 @@ engine::ContextRequest context_request(const PlanSubject& subject,
   request.chunk_rows = placement.chunk_rows;
   request.has_packs = subject.request.has_packs;
   request.method = subject.request.method;
+  request.sparse = subject.request.sparse;
   request.has_device = placement.has_device();
   request.n_threads = subject.request.n_threads;
   request.n_answers = subject.request.n_answers;
+  request.n_draft_max = subject.request.n_draft_max;
+  request.n_ctx = placement.n_ctx;
   return request;
 }
 
@@ -196,20 +199,46 @@ const char* placed_by_name(PlacedBy who) {
   return kNames[static_cast<size_t>(who)];
 }
 
-planner::StepTime PlacedPlan::token_at(double n_positions, const planner::MachinePace& pace) const {
-  PlacementProblem there = at_pace(problem, pace);
-  LayerPlacement near = layers;
-  there.n_past = n_positions;
-  there.n_prompt = there.n_out = 0;
+namespace {
+
+/// A decoded token's problem behind so many positions, and what of the placement it meets.
+struct TokenThere {
+  PlacementProblem problem;
+  LayerPlacement layers;
+};
+TokenThere token_there(const PlacedPlan& plan, double n_positions,
+                       const planner::MachinePace& pace) {
+  TokenThere there{at_pace(plan.problem, pace), plan.layers};
+  there.problem.n_past = n_positions;
+  there.problem.n_prompt = there.problem.n_out = 0;
   // A context that is not full yet is at home as far as there is room.
-  for (size_t g = 0; g < there.groups.size(); ++g) {
-    LayerGroup& group = there.groups[g];
+  for (size_t g = 0; g < there.problem.groups.size(); ++g) {
+    LayerGroup& group = there.problem.groups[g];
     group.n_held = std::clamp(n_positions, 1.0, group.n_held);
-    GroupPlace& place = near.groups[g];
+    GroupPlace& place = there.layers.groups[g];
     place.kv_hbm = std::min(place.kv_hbm, group.n_held);
     place.kv_dram = std::min(place.kv_dram, group.n_held - place.kv_hbm);
   }
-  return planner::token_time(there, near);
+  return there;
+}
+
+}  // namespace
+
+planner::StepTime PlacedPlan::token_at(double n_positions, const planner::MachinePace& pace) const {
+  const TokenThere there = token_there(*this, n_positions, pace);
+  return planner::token_time(there.problem, there.layers);
+}
+
+double PlacedPlan::slower_disk_ms(double n_positions, double share,
+                                  const planner::MachinePace& pace) const {
+  TokenThere there = token_there(*this, n_positions, pace);
+  const planner::LpWaits waits = planner::waits_of(there.problem, there.layers);
+  there.problem.n_out = 1;  // a token is what the program makes quick
+  double ms = 0;
+  for (const planner::PlanDual& dual : planner::duals_of(there.problem, waits))
+    if (dual.resource == "nvme_read") ms = -dual.tpot_ms;
+  // What is read takes 1 / rate: the dual has the part of that which ten percent more save.
+  return ms * (1 / share - 1) / (1 - 1 / planner::kDualTimes);
 }
 
 planner::StepTime PlacedPlan::prompt_behind(double n_depth, double n_tokens,

@@ -29,6 +29,9 @@ struct PlacedPlan {
   /// Tokens of a prompt behind n_depth others, until the first one of the answer.
   planner::StepTime prompt_behind(double n_depth, double n_tokens,
                                   const planner::MachinePace& pace = {}) const;
+  /// By how many ms a token there takes longer where the disk has that share of its rate left, as
+  /// the dual of its rate says, all being placed anew. Cost: some programs.
+  double slower_disk_ms(double n_positions, double share, const planner::MachinePace& pace) const;
 };
 
 /// How long each token of an answer took.

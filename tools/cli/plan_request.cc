@@ -357,7 +357,9 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.has_packs = options.reads_saved;
   request.n_sequences = engine.n_sequences();
   request.n_answers = options.n_answers;
+  request.n_draft_max = engine.limits().n_draft_max;
   request.method = options.method;
+  if (options.sparse_from != engine::kNeverSparse) request.sparse = options.selection;
   subject.attention = options.method ? command.settings.attn : "exact";
   if (options.method) set_touched(options.selection.budget, subject);
   set_wishes(command, subject);

@@ -1,6 +1,7 @@
 // tools/cli/plan_trials.h - plans of one model at one depth within one budget, each run by an
 // engine, its time a token beside the planner's: how far predictions are off, whether they put
-// plans into the right order, what following the planner costs against the best.
+// plans into the right order, what following the planner costs against the best, and whether a
+// slower disk costs what the plan's dual says.
 // Why random plans: a planner that errs alike everywhere may still choose well, and one that is
 // right where it is asked may be wrong where it would have had to look.
 #pragma once
@@ -14,22 +15,19 @@
 
 #include "engine/placement.h"
 #include "tools/cli/command_line.h"
+#include "tools/cli/plan_run.h"
+#include "tools/cli/sample_statistics.h"
 
 namespace strata::cli {
 
 struct PlanTrialOptions {
-  uint32_t n_plans = 30;  // of each depth and budget, the planner's own among them
-  uint32_t n_tokens = 6;  // that a measurement is the median of
-  uint32_t n_pairs = 7;   // in turns, of the planner's own and the best other
+  uint32_t n_plans = 30;   // of each depth and budget, the planner's own among them
+  TokenTiming timing;      // of each measurement
+  uint32_t n_pairs = 7;    // in turns, of the planner's own and another
+  uint32_t n_repeats = 4;  // plans that are opened and measured again
   uint64_t seed = 1;
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(const std::string&)> on_note = [](const std::string&) {};
-};
-
-/// One depth and one budget of DRAM.
-struct PlanCell {
-  uint32_t n_depth = 0;
-  uint64_t dram_bytes = 0;
 };
 
 struct PlanTrial {
@@ -41,12 +39,26 @@ struct PlanTrial {
   double error() const;  // of the prediction, as a share of what was measured
 };
 
+/// What a slower disk costs a token of the planner's own plan, in ms.
+struct DiskTrial {
+  double share = 0;        // of the disk's rate that was left; 0 = not tried
+  double measured_ms = 0;  // in turns with the whole rate, the median
+  double plan_ms = 0;      // by the plan's clocks
+  double dual_ms = 0;      // by the dual of the disk's rate
+};
+
+/// One depth and one budget of DRAM.
 struct CellResult {
   PlanCell cell;
   std::vector<PlanTrial> trials;  // the planner's own first
-  double order_tau = 0;           // Kendall's, of predicted against measured
-  double regret = 0;              // the planner's own against the best measured
-  double paired_regret = 0;       // again in turns with the best other, the median; 0 = none
+  // What a plan that is opened again differs by at most, as a share, and the order of plans that
+  // differ by more, predicted against measured: among the others it is noise.
+  double spread = 0;
+  OrderCounts clear_order;
+  double order_tau = 0;      // Kendall's, of all of them
+  double regret = 0;         // the planner's own against the best measured
+  double paired_regret = 0;  // again in turns with the best other, the median; 0 = none
+  DiskTrial slower_disk;
 };
 
 /// Budgets between the least that runs at a depth and what holds everything: a tenth, four and
@@ -63,6 +75,7 @@ struct TrialSummary {
   uint64_t n_plans = 0;
   double error_median = 0, error_p95 = 0;
   double tau_mean = 0;
+  OrderCounts clear_order;
   double regret_max = 0;       // paired where there were pairs
   double bytes_ratio_max = 0;  // measured peak against predicted
 };

@@ -16,6 +16,16 @@ std::string kv_text(const engine::Placement& placement) {
   return placement.is_spilling() ? bytes_text(placement.kv_dram_bytes) : "all";
 }
 
+std::string slower_disk_text(const DiskTrial& disk) {
+  if (disk.share == 0) return "";
+  const std::string text = fmt::format(
+      "its disk held at {:.0f} % of its rate, in turns: a token takes {:+.2f} ms; the plan says "
+      "{:+.2f} ms, the dual of the disk's rate {:+.2f} ms",
+      100 * disk.share, disk.measured_ms, disk.plan_ms, disk.dual_ms);
+  if (!(disk.dual_ms > 0)) return text + "\n";  // the disk hides behind something else
+  return text + fmt::format(" ({:.0f} % of it)\n", 100 * disk.measured_ms / disk.dual_ms);
+}
+
 }  // namespace
 
 std::string trials_text(const CellResult& cell) {
@@ -34,19 +44,26 @@ std::string trials_text(const CellResult& cell) {
                        fmt::format("{:.2f}", trial.measured_ms),
                        fmt::format("{:+.0f} %", 100 * (trial.predicted_ms / trial.measured_ms - 1)),
                        bytes_text(trial.predicted_bytes), bytes_text(trial.measured_bytes));
-  out += fmt::format("order: tau {:.2f}; the planner's own takes {:.3f} of the best",
-                     cell.order_tau, cell.regret);
+  out += fmt::format(
+      "order: tau {:.2f} of {:.0f} pairs that differ by more than {:.1f} % (what a plan opened "
+      "again "
+      "differs by), {:.2f} of all; the planner's own takes {:.3f} of the best",
+      cell.clear_order.tau(), cell.clear_order.n_b, 100 * cell.spread, cell.order_tau, cell.regret);
   if (cell.paired_regret > 0)
     out += fmt::format(", {:.3f} of the best other in turns", cell.paired_regret);
-  return out + "\n";
+  return out + "\n" + slower_disk_text(cell.slower_disk);
 }
 
 std::string summary_text(const TrialSummary& summary) {
   return fmt::format(
       "\n{} plans: predictions are off by {:.1f} % in the median, {:.1f} % at the 95th percentile; "
-      "order tau {:.2f}; regret at most {:.3f}; peak of memory at most {:.3f} of the prediction\n",
-      summary.n_plans, 100 * summary.error_median, 100 * summary.error_p95, summary.tau_mean,
-      summary.regret_max, summary.bytes_ratio_max);
+      "order tau {:.2f} of {:.0f} pairs that differ by more than a plan opened again does, {:.2f} "
+      "of "
+      "all in the mean of the tables; regret at most {:.3f}; peak of memory at most {:.3f} of the "
+      "prediction\n",
+      summary.n_plans, 100 * summary.error_median, 100 * summary.error_p95,
+      summary.clear_order.tau(), summary.clear_order.n_b, summary.tau_mean, summary.regret_max,
+      summary.bytes_ratio_max);
 }
 
 ordered_json trials_json(const std::vector<CellResult>& cells) {
@@ -64,8 +81,16 @@ ordered_json trials_json(const std::vector<CellResult>& cells) {
     ordered_json of = {{"n_depth", cell.cell.n_depth},
                        {"dram_bytes", cell.cell.dram_bytes},
                        {"tau", cell.order_tau},
+                       {"repeat_spread", cell.spread},
+                       {"clear_pairs", static_cast<uint64_t>(cell.clear_order.n_b)},
+                       {"clear_tau", cell.clear_order.tau()},
                        {"regret", cell.regret}};
     if (cell.paired_regret > 0) of["paired_regret"] = cell.paired_regret;
+    if (const DiskTrial& disk = cell.slower_disk; disk.share > 0)
+      of["slower_disk"] = {{"share", disk.share},
+                           {"measured_ms", disk.measured_ms},
+                           {"plan_ms", disk.plan_ms},
+                           {"dual_ms", disk.dual_ms}};
     of["plans"] = std::move(plans);
     list.push_back(std::move(of));
   }
@@ -75,6 +100,8 @@ ordered_json trials_json(const std::vector<CellResult>& cells) {
           {"error_median", summary.error_median},
           {"error_p95", summary.error_p95},
           {"tau", summary.tau_mean},
+          {"clear_pairs", static_cast<uint64_t>(summary.clear_order.n_b)},
+          {"clear_tau", summary.clear_order.tau()},
           {"regret", summary.regret_max},
           {"peak_ratio", summary.bytes_ratio_max}};
 }

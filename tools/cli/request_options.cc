@@ -44,6 +44,18 @@ bool standard_input_has_text() {
   return ::poll(&input, 1, 0) > 0 && ::ioctl(STDIN_FILENO, FIONREAD, &n_bytes) == 0 && n_bytes > 0;
 }
 
+/// Nothing = where it pays. Verbs that answer nothing have no such option.
+std::optional<uint32_t> draft_tokens(const std::string& text) {
+  constexpr uint64_t kMax = 64;  // rows of one answer; more would be bound by arithmetic
+  if (text == "auto") return std::nullopt;
+  if (text.empty() || text == "off") return 0;
+  const auto n = read_count(text);
+  if (n && *n <= kMax) return static_cast<uint32_t>(*n);
+  throw Error(ErrorCode::kUsage,
+              fmt::format("wanted auto, off or 0 to {} tokens, found '{}'", kMax, text),
+              "--draft-lookup", "such as 8");
+}
+
 engine::LoadMode load_mode(std::string_view name) {
   if (name == "direct") return engine::LoadMode::kDirect;
   return name == "mmap" ? engine::LoadMode::kMapped : engine::LoadMode::kAuto;
@@ -67,6 +79,15 @@ double kv_share(const std::string& text, const std::string& where) {
               where, "such as 1%");
 }
 
+uint64_t sparse_from(const std::string& text, const std::string& where) {
+  if (text == "off") return engine::kNeverSparse;
+  if (text == "on") return engine::kSparseFrom;
+  if (const auto from = read_count(text)) return *from;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("wanted off, on or the number of a token, found '{}'", text), where,
+              "such as on or 16384");
+}
+
 engine::EngineOptions engine_options(const Settings& settings) {
   engine::EngineOptions options;
   options.model_path = settings.model;
@@ -80,6 +101,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.nvme_budget_bytes = settings.nvme_budget;
   options.reads_saved = !settings.no_cache && !settings.session_dir.empty();
   options.io = io_choice(settings.io);
+  options.disk_read_bytes_per_s = settings.disk_rate;
   options.weights_dram_bytes = settings.weights_dram;
   options.load = load_mode(settings.load);
   options.k_codec = kv_codec(settings.cache_type_k);
@@ -91,6 +113,8 @@ engine::EngineOptions engine_options(const Settings& settings) {
     options.method = index::find_method(settings.attn);
   options.selection.budget = kv_budget(settings.kv_budget);
   options.selection.residency_tolerance = kv_share(settings.kv_near, "--kv-near");
+  options.sparse_from = sparse_from(settings.sparse_prefill);
+  options.n_draft_max = draft_tokens(settings.draft_lookup);
   options.allow_untrained = settings.allow_untrained;
   options.rope.scaling = settings.rope_scaling;
   options.rope.freq_base = settings.rope_freq_base;

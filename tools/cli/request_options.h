@@ -21,6 +21,9 @@ engine::EngineOptions engine_options(const Settings& settings);
 double kv_share(const std::string& text, const std::string& where);
 index::Budget kv_budget(const std::string& text, const std::string& where = "--kv-budget");
 
+/// Where --sparse-prefill begins; engine::kNeverSparse = nowhere. Errors: kUsage, naming `where`.
+uint64_t sparse_from(const std::string& text, const std::string& where = "--sparse-prefill");
+
 /// A seed of -1 is drawn here. Errors: kUsage (a logit bias that is none).
 engine::SamplerOptions sampler_options(const Command& command);
 

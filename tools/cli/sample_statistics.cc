@@ -36,17 +36,28 @@ double quantile(std::vector<double> values, double share) {
   return values[static_cast<size_t>(std::max(1.0, rank)) - 1];
 }
 
-double kendall_tau(const std::vector<double>& a, const std::vector<double>& b) {
+double OrderCounts::tau() const { return n_a > 0 && n_b > 0 ? agreed / std::sqrt(n_a * n_b) : 0; }
+
+void OrderCounts::add(const OrderCounts& more) {
+  agreed += more.agreed;
+  n_a += more.n_a;
+  n_b += more.n_b;
+}
+
+OrderCounts count_order(const std::vector<double>& a, const std::vector<double>& b,
+                        double least_share) {
   STRATA_CHECK(a.size() == b.size(), "%zu and %zu values", a.size(), b.size());
-  double agreed = 0, n_a = 0, n_b = 0;  // pairs that are no tie
+  OrderCounts counts;
   for (size_t i = 0; i < a.size(); ++i)
     for (size_t j = 0; j < i; ++j) {
+      const auto [least, most] = std::minmax(b[i], b[j]);
+      if (least_share > 0 && most <= (1 + least_share) * least) continue;
       const int of_a = (a[i] > a[j]) - (a[i] < a[j]), of_b = (b[i] > b[j]) - (b[i] < b[j]);
-      agreed += of_a * of_b;
-      n_a += of_a != 0;
-      n_b += of_b != 0;
+      counts.agreed += of_a * of_b;
+      counts.n_a += of_a != 0;
+      counts.n_b += of_b != 0;
     }
-  return n_a > 0 && n_b > 0 ? agreed / std::sqrt(n_a * n_b) : 0;
+  return counts;
 }
 
 }  // namespace strata::cli

@@ -29,9 +29,11 @@ struct Settings {
   int64_t n_gpu_layers = -1;     // -1 = as planned
   std::string kv_tier;           // "auto", or a tier
   std::string load;
-  std::string attn;       // exact, or a method of retrieval
-  std::string kv_budget;  // of a selected step: 2048, 2%, 0.98p
-  std::string kv_near;    // of its weight: 0 or 1%
+  std::string attn;            // exact, or a method of retrieval
+  std::string kv_budget;       // of a selected step: 2048, 2%, 0.98p
+  std::string kv_near;         // of its weight: 0 or 1%
+  std::string sparse_prefill;  // off, on, or a position
+  std::string draft_lookup;    // auto, off, or most tokens of a draft
   uint64_t batch_size = 0;
   std::string cpu_isa;
   bool allow_untrained = false;
@@ -61,11 +63,14 @@ struct Settings {
   std::vector<uint64_t> n_prompt, n_gen, n_depth;
   uint64_t repetitions = 0;
   std::string depth_fill;
-  bool stages = false;
+  bool roofline = false;
   bool tiers = false;
   bool reopen = false;
   bool validate_plans = false;
-  uint64_t plans = 0;  // that it tries at each depth and budget
+  bool attribution = false;
+  bool no_read_ahead = false, no_kept_blocks = false;  // ablations
+  uint64_t plans = 0;                                  // that it tries at each depth and budget
+  uint64_t disk_rate = 0;   // bytes per second of reads at most; 0 = no limit
   std::string reopened;     // where --reopen has saved a context; empty = nothing is opened
   uint64_t device_ctx = 0;  // of a prediction; 0 = the model's
   // What `plan` says.
@@ -103,9 +108,14 @@ struct Settings {
   uint64_t port = 0;
   std::vector<std::string> api_key, cors_origin;
   std::string api_key_file;
+  bool share_prefixes = false;  // between keys
   uint64_t parallel = 0, queue = 0;
   uint64_t timeout = 0, drain = 0;  // seconds
   std::string log;
+  // Shells and manuals.
+  std::string shell;
+  std::vector<std::string> verb;  // the words of its name; empty = the program
+  std::string pages;              // a folder; empty = one page is printed
   // Output.
   bool is_utf8 = false;  // set by command_line.h: the locale
   bool json = false;

@@ -85,7 +85,9 @@ std::string names_of(const std::vector<TraceEvent>& events) {
     text += ",\n" + metadata("process_name", kDiskProcess, *threads.begin(), "disk");
   for (const uint32_t thread : threads)
     text += ",\n" + metadata("thread_name", kDiskProcess, thread,
-                             fmt::format("staging frame {}", thread - 1));
+                             thread > kFirstWeightLane
+                                 ? fmt::format("weights {}", thread - 1 - kFirstWeightLane)
+                                 : fmt::format("staging frame {}", thread - 1));
   return text;
 }
 

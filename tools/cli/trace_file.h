@@ -12,8 +12,8 @@ namespace strata::cli {
 
 /// Writes the events as one JSON object: "X" events with times in microseconds from the first of
 /// them on, of two processes: 1 the steps, their operations and waits, which nest; 2 the disk, one
-/// thread per staging frame, which has one transfer at a time. otherData says how many events were
-/// dropped. Errors: those of AnswerSink.
+/// thread per staging frame, and per read of weights in flight, with one transfer at a time.
+/// otherData says how many events were dropped. Errors: those of AnswerSink.
 void write_trace(const Trace& trace, AnswerSink& sink);
 
 /// Calls body(trace), with a null trace where `path` is empty. The file is opened before and

@@ -22,6 +22,8 @@ inline constexpr VerbSyntax kSessionRemoveSyntax = {"session rm", kSessionRemove
 inline constexpr VerbSyntax kSessionVerifySyntax = {"session verify", kSessionVerify, "name"};
 inline constexpr VerbSyntax kCacheListSyntax = {"cache list", kCacheList, ""};
 inline constexpr VerbSyntax kCacheRemoveSyntax = {"cache rm", kCacheRemove, "name"};
+inline constexpr VerbSyntax kCompletionSyntax = {"completion", kCompletion, "shell"};
+inline constexpr VerbSyntax kManSyntax = {"man", kMan, "verb"};
 
 /// All of them, in the order of verbs(): for what reads options and runs nothing.
 inline constexpr VerbSyntax kSyntaxes[] = {
@@ -29,7 +31,7 @@ inline constexpr VerbSyntax kSyntaxes[] = {
     kTokenizeSyntax,      kBenchSyntax,       kPlanSyntax,        kSessionSaveSyntax,
     kEvalSyntax,          kSessionListSyntax, kSessionShowSyntax, kSessionRemoveSyntax,
     kSessionVerifySyntax, kCacheListSyntax,   kCacheRemoveSyntax, kDoctorSyntax,
-    kCalibrateSyntax};
+    kCalibrateSyntax,     kCompletionSyntax,  kManSyntax};
 
 /// Each returns the exit code. Errors are thrown.
 int run_run(const Command& command);
@@ -49,5 +51,7 @@ int run_cache_list(const Command& command);
 int run_cache_remove(const Command& command);
 int run_doctor(const Command& command);
 int run_calibrate(const Command& command);
+int run_completion(const Command& command);
+int run_man(const Command& command);
 
 }  // namespace strata::cli

@@ -44,6 +44,10 @@ constexpr Verb kVerbs[] = {
      run_doctor},
     {kCalibrateSyntax, "measure this machine, for plans",
      "calibrate [-m MODEL.gguf] [--nvme DIR|off] [--show] [--json]", run_calibrate},
+    {kCompletionSyntax, "print a shell's completions of verbs and options",
+     "completion bash|zsh|fish", run_completion},
+    {kManSyntax, "print a manual page", "man [VERB] [--pages DIR]   (strata man run | man -l -)",
+     run_man},
 };
 
 constexpr bool has_every_syntax() {

@@ -18,7 +18,7 @@ namespace strata::cli {
 namespace {
 
 constexpr uint32_t kGroup = 4;
-constexpr uint32_t kWidth = 128;  // of rows: matrices of some 10 KiB
+constexpr uint32_t kWidth = 64;  // of rows: matrices of some KiB
 constexpr uint32_t kVocabulary = 512;
 constexpr uint32_t kChunk = 512;
 
@@ -106,7 +106,5 @@ uint64_t WalkTrial::kv_bytes(uint32_t n_positions) const {
   return uint64_t{n_positions} * shape_.n_layers * shape_.n_kv_heads *
          kv_position_bytes(engine_->cache().layout());
 }
-
-uint64_t WalkTrial::weight_bytes() const { return engine_->model().weight_bytes(); }
 
 }  // namespace strata::cli

@@ -38,9 +38,8 @@ class WalkTrial {
   void begin_at(uint32_t n_positions);
   /// One token, and its logits.
   void decode();
-  /// Bytes of K and V that a token behind so many positions reads, and of weights with the head.
+  /// Bytes of K and V that a token behind so many positions reads.
   uint64_t kv_bytes(uint32_t n_positions) const;
-  uint64_t weight_bytes() const;
 
  private:
   WalkTrialShape shape_;

@@ -17,10 +17,12 @@ engine::KvCacheOptions cache_options(const ModelShape& shape, const SplitRunner:
   options.v_codec = of.v_codec;
   options.chunk_rows = of.chunk_rows;
   options.n_ctx = of.n_context + of.n_rest;
-  options.budget_bytes =
-      engine::kv_bytes_for_context(shape, of.k_codec, of.v_codec, of.n_context, of.chunk_rows) +
-      engine::kv_bytes_for_context(shape, of.k_codec, of.v_codec, of.n_rest + kForkPositions,
-                                   of.chunk_rows);
+  // The text as it is, and as the contender has read it.
+  const uint64_t n_texts = of.sparse_from < of.n_context ? 2 : 1;
+  options.budget_bytes = n_texts * engine::kv_bytes_for_context(shape, of.k_codec, of.v_codec,
+                                                                of.n_context, of.chunk_rows) +
+                         engine::kv_bytes_for_context(shape, of.k_codec, of.v_codec,
+                                                      of.n_rest + kForkPositions, of.chunk_rows);
   return options;
 }
 
@@ -49,9 +51,13 @@ uint64_t SplitRunner::memory_bytes(const ModelShape& shape, const Options& optio
                               engine::index_shape(shape, options.k_codec, options.v_codec, n_ctx));
   };
   uint64_t largest = 0;
-  for (const Contender& of : contenders)
-    largest = std::max(largest,
-                       index_bytes(of.method) + engine::selection_bytes(shape, n_ctx, of.method));
+  for (const Contender& of : contenders) {
+    uint64_t bytes = index_bytes(of.method) + engine::selection_bytes(shape, n_ctx, of.method);
+    if (options.sparse_from < options.n_context)
+      bytes += engine::sparse_selection_bytes(shape, n_ctx, of.method, {.budget = of.budget},
+                                              options.chunk_rows);
+    largest = std::max(largest, bytes);
+  }
   if (probes) largest += index_bytes(index::Method::kOracle);
   return cache_options(shape, options).budget_bytes + largest +
          engine::walk_buffer_bytes(shape, options.chunk_rows, n_threads);
@@ -71,6 +77,7 @@ void SplitRunner::read(std::span<const int32_t> tokens, const OnRead& on_read) {
   STRATA_CHECK(tokens.size() <= options_.n_context, "%zu tokens in a context of %lu", tokens.size(),
                static_cast<unsigned long>(options_.n_context));
   text_.truncate(0);
+  sparse_text_.reset();
   engine::prefill(walk_, text_, tokens, options_.chunk_rows, [&](uint64_t done, uint64_t total) {
     if (on_read) on_read(done, total);
     return true;
@@ -84,6 +91,7 @@ std::unique_ptr<index::SelectorSource> SplitRunner::make_source(index::Method me
 }
 
 void SplitRunner::use(const Contender* contender) {
+  sparse_text_.reset();
   attention_ = contender == nullptr ? engine::Attention::kExact : engine::Attention::kSelected;
   if (contender == nullptr) return;
   if (source_ == nullptr || source_->method() != contender->method) {
@@ -95,7 +103,21 @@ void SplitRunner::use(const Contender* contender) {
   walk_.select_by(rule_, options_.n_context + options_.n_rest);
 }
 
+engine::Sequence SplitRunner::read_sparsely() {
+  engine::Sequence text = text_.fork();
+  text.truncate(static_cast<uint32_t>(options_.sparse_from));
+  text.attach_index(source_->make());
+  engine::prefill_sparsely(walk_, text, std::span(text_.tokens()).subspan(text.n_pos()),
+                           options_.chunk_rows, options_.sparse_from);
+  walk_.select_by(rule_, options_.n_context + options_.n_rest);  // counts from 0
+  return text;
+}
+
 engine::Sequence SplitRunner::start() {
+  if (attention_ == engine::Attention::kSelected && options_.sparse_from < text_.n_pos()) {
+    if (!sparse_text_) sparse_text_ = read_sparsely();
+    return sparse_text_->fork();
+  }
   engine::Sequence sequence = text_.fork();
   if (attention_ == engine::Attention::kSelected) sequence.attach_index(source_->make());
   return sequence;

@@ -61,6 +61,8 @@ class SplitRunner {
     uint64_t n_rest = 0;     // positions after them, at most
     // Probes take memory to hold so much of K and V; none: all of it.
     std::optional<double> held_share = {};
+    // Contenders read the context from this position on themselves, by selected chunks.
+    uint64_t sparse_from = engine::kNeverSparse;
     const std::atomic<bool>* cancel = nullptr;  // as Walk::set_cancel
   };
   using OnRead = std::function<void(uint64_t done, uint64_t total)>;
@@ -82,7 +84,8 @@ class SplitRunner {
   /// read is counted from 0. Sequences of the contender before are gone by then. Errors:
   /// kOutOfMemory.
   void use(const Contender* contender);
-  /// A sequence that continues the context. Errors: kDoesNotFit (index memory).
+  /// A sequence that continues the context, which the contender reads first where it is to. Errors:
+  /// kDoesNotFit (index memory); those of Walk::step.
   engine::Sequence start();
   /// The logits after the last of `tokens`, valid until the next call. Errors: those of Walk::step.
   std::span<const float> feed(engine::Sequence& sequence, std::span<const int32_t> tokens);
@@ -103,12 +106,15 @@ class SplitRunner {
   std::unique_ptr<index::SelectorSource> make_source(index::Method method) const;
 
  private:
+  engine::Sequence read_sparsely();
+
   const KernelTable& kernels_;
   Options options_;
   engine::KvCache cache_;
   engine::Walk walk_;
   engine::Sequence text_;
   std::unique_ptr<index::SelectorSource> source_;
+  std::optional<engine::Sequence> sparse_text_;  // the context as the contender has read it
   index::Rule rule_;
   engine::Attention attention_ = engine::Attention::kExact;
 };

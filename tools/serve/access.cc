@@ -55,15 +55,15 @@ std::string_view Access::allowed_origin(std::string_view origin) const {
   return {};
 }
 
-bool Access::has_key(const HttpRequest& request) const {
+std::string_view Access::key_of(const HttpRequest& request) const {
   const std::string_view given = request.header("x-api-key").value_or("");
   std::string_view bearer = request.header("authorization").value_or("");
   bearer = lower(bearer.substr(0, 7)) == "bearer " ? bearer.substr(7) : std::string_view{};
   // Clients send both where a proxy or a library adds one of its own.
-  bool is_known = false;
+  std::string_view known;
   for (const std::string& key : options_.keys)
-    is_known |= is_same_secret(given, key) || is_same_secret(bearer, key);
-  return is_known;
+    if (is_same_secret(given, key) | is_same_secret(bearer, key)) known = key;
+  return known;
 }
 
 std::optional<AccessRefusal> Access::refuse(const HttpRequest& request, bool needs_key) const {
@@ -77,7 +77,7 @@ std::optional<AccessRefusal> Access::refuse(const HttpRequest& request, bool nee
       return AccessRefusal{403, "pages of other sites may not ask here: see --cors-origin"};
   }
   // A preflight carries no key.
-  if (needs_key && request.method != "OPTIONS" && !options_.keys.empty() && !has_key(request))
+  if (needs_key && request.method != "OPTIONS" && !options_.keys.empty() && key_of(request).empty())
     return AccessRefusal{401, "wanted a key of this server: Authorization: Bearer KEY"};
   return std::nullopt;
 }

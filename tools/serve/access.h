@@ -38,6 +38,8 @@ class Access {
   explicit Access(AccessOptions options);
   /// Nothing where it may be answered. `needs_key` false: of the key nothing is asked.
   std::optional<AccessRefusal> refuse(const HttpRequest& request, bool needs_key) const;
+  /// The key of the server that the request has; "" where it has none.
+  std::string_view key_of(const HttpRequest& request) const;
   /// What a browser wants to see before it hands a reply to a page of another site.
   void add_headers(const HttpRequest& request, HttpReply& reply) const;
 
@@ -45,7 +47,6 @@ class Access {
   bool is_known_host(std::string_view host) const;
   /// The header's text where the page is one of cors_origins, "" where it is not.
   std::string_view allowed_origin(std::string_view origin) const;
-  bool has_key(const HttpRequest& request) const;
   AccessOptions options_;
 };
 

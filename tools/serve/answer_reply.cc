@@ -33,7 +33,7 @@ class TimedStream {
     }
     if (event.kind == AnswerEvent::Kind::kEnd) {
       metrics_.add_whole_answer(seconds);
-      if (event.times.n_decode_steps > 0) metrics_.add_token(event.times.tpot_ms() / 1000);
+      if (event.times.n_decode_tokens > 0) metrics_.add_token(event.times.tpot_ms() / 1000);
     }
     return true;
   }
@@ -72,10 +72,12 @@ class EventBody final : public HttpBody {
 
 }  // namespace
 
-HttpReply answer_reply(AnswerService& service, ApiRequest request, const ApiIdentity& identity,
-                       ServeMetrics& metrics, const HttpClient& client) {
+HttpReply answer_reply(AnswerService& service, ApiRequest request, BodyShare body_share,
+                       const ApiIdentity& identity, ServeMetrics& metrics,
+                       const HttpClient& client) {
   auto response = make_response(request, identity);
   TimedStream stream(service.submit(std::move(request.order)), metrics);
+  body_share.release();
   HttpReply reply;
   if (request.is_streamed) {
     reply.content_type = "text/event-stream";

@@ -11,10 +11,11 @@
 
 namespace strata::serve {
 
-/// Takes the order and, unless it is streamed, waits for its answer. Where the client goes before
-/// the end, the order is cancelled. `metrics` outlives the reply. Errors: those of
-/// AnswerService::submit().
-HttpReply answer_reply(AnswerService& service, ApiRequest request, const ApiIdentity& identity,
-                       ServeMetrics& metrics, const HttpClient& client);
+/// Takes the order and, unless it is streamed, waits for its answer. `body_share` is given back
+/// once the order is taken. Where the client goes before the end, the order is cancelled. `metrics`
+/// outlives the reply. Errors: those of AnswerService::submit().
+HttpReply answer_reply(AnswerService& service, ApiRequest request, BodyShare body_share,
+                       const ApiIdentity& identity, ServeMetrics& metrics,
+                       const HttpClient& client);
 
 }  // namespace strata::serve

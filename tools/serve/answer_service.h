@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "engine/generator.h"
+#include "engine/layer_blocks.h"
 #include "engine/sampler.h"
 #include "engine/template/chat_template.h"
 
@@ -30,6 +31,10 @@ struct AnswerOrder {
   nlohmann::ordered_json tools;            // for the template; null = none
   nlohmann::ordered_json template_values;  // further variables of the template; null = none
 
+  // What the prompt ends with behind the messages, as markup: a marker before the answer.
+  std::string answer_begin;
+  // Only orders of the same owner find what was read for this one again; "" = everybody's.
+  std::string owner;
   engine::SamplerOptions sampler;
   uint64_t n_predict = UINT64_MAX;
   std::vector<std::string> stop;
@@ -68,6 +73,7 @@ struct AnswerEvent {
   std::string stop_text;  // the stop text that ended it; empty = none did
   engine::TokenUsage usage;
   engine::GenerationTimes times;
+  engine::DraftCounts drafts;
   // kError.
   std::optional<Error> error;
 };
@@ -100,6 +106,7 @@ struct SlotFacts {
 struct ServiceCounts {
   uint64_t orders = 0, answered = 0, cancelled = 0, failed = 0, refused = 0;
   uint64_t prompt_tokens = 0, cached_tokens = 0, answer_tokens = 0;
+  engine::DraftCounts drafts;
   double prompt_seconds = 0, answer_seconds = 0;  // summed over orders
   uint64_t n_waiting = 0, n_busy = 0;
   uint64_t stalled_steps = 0, corrupt_blocks = 0;
@@ -111,8 +118,12 @@ struct ServiceCounts {
 struct ServiceFacts {
   std::string model_name;  // as the file has it
   std::string model_path;
-  std::string chat_template;  // empty = the model has none
-  std::string attention;      // "exact", or the method of retrieval
+  std::string chat_template;              // empty = the model has none
+  std::string attention;                  // "exact", or the method of retrieval
+  std::string attention_budget;           // "2048", "2%", "0.98p"; empty where it is exact
+  std::vector<std::string> plan;          // why what is where, in sentences
+  std::vector<std::string> layer_places;  // per layer, of weights: "hbm", "dram", "nvme"
+  uint64_t kv_bytes_per_token = 0;        // of all layers, in the cache's types
   uint64_t n_ctx = 0, n_ctx_train = 0, n_parameters = 0, file_bytes = 0;
   uint32_t n_parallel = 1, n_layers = 0, vocab_size = 0;
 };
@@ -123,6 +134,9 @@ class AnswerService {
   virtual ~AnswerService() = default;
   virtual const ServiceFacts& facts() const = 0;
   virtual ServiceCounts counts() const = 0;
+  /// Where K and V of each layer are, as of the last look; the engine's thread is asked for another
+  /// one, between two steps. Empty before the first.
+  virtual std::vector<engine::LayerBlocks> layer_blocks() const = 0;
   /// Takes an order into the queue. Errors, at once: ContextLengthError, kBadText, kTemplate,
   /// kUsage; kBusy where the queue is full, kCancelled where the server stops.
   virtual std::unique_ptr<AnswerStream> submit(AnswerOrder order) = 0;

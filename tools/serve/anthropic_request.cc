@@ -106,10 +106,12 @@ void read_tools(const FieldReader& body, ApiRequest& request) {
   if (const ordered_json* choice = body.object("tool_choice")) {
     const FieldReader fields(*choice, "tool_choice");
     const std::string type = fields.required_text("type");
-    if (type != "auto" && type != "none")
-      fields.refuse("type", "\"auto\" or \"none\"; a call cannot be forced");
+    if (type != "auto" && type != "none" && type != "any" && type != "tool")
+      fields.refuse("type", "auto, none, any or tool");
+    if (type == "any") request.forced_call = "";
+    if (type == "tool") request.forced_call = fields.required_text("name");
     request.has_one_call = fields.flag("disable_parallel_tool_use").value_or(false);
-    takes_tools = takes_tools && type == "auto";
+    takes_tools = takes_tools && type != "none";
   }
   if (takes_tools) request.order.tools = std::move(list);
 }

@@ -2,6 +2,7 @@
 // clients write them: from JSON to an order. Pure functions of their arguments.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,7 +21,9 @@ struct ApiRequest {
   bool includes_usage = false;    // stream_options.include_usage
   bool returns_progress = false;  // llama.cpp's: how much of the prompt is read, while it is
   bool echoes = false;            // kCompletion: the prompt stands before the answer
-  bool has_one_call = false;      // of the calls in an answer the client gets the first alone
+  // The answer has to be a call (bind_forced_call()): of the tool of this name; "" = of any.
+  std::optional<std::string> forced_call;
+  bool has_one_call = false;  // of the calls in an answer the client gets the first alone
 };
 
 /// What is taken where a body does not say: the server's options.

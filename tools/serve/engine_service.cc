@@ -55,6 +55,7 @@ struct OpenOrder {
     event.stop_text = answer.stop_text;
     event.usage = answer.usage;
     event.times = answer.times;
+    event.drafts = answer.drafts;
     channel->tell(std::move(event));
   }
   void tell_error(Error error) {
@@ -77,6 +78,9 @@ struct Desk {
   std::condition_variable ended;   // an order: who drains looks
   std::vector<ArrivedOrder> arrived;
   bool has_left = false;  // somebody has cancelled
+  bool asks_layers = false;
+  std::chrono::steady_clock::time_point next_look;  // at the layers, not before
+  std::vector<engine::LayerBlocks> layers;
   bool takes_orders = true;
   bool ends = false;
   uint64_t n_open = 0;  // orders that have not ended
@@ -128,6 +132,8 @@ void count_answer(const engine::Generation& answer, ServiceCounts& sums) {
   sums.prompt_tokens += answer.usage.prompt_tokens;
   sums.cached_tokens += answer.usage.cached_tokens;
   sums.answer_tokens += answer.usage.completion_tokens;
+  sums.drafts.proposed += answer.drafts.proposed;
+  sums.drafts.accepted += answer.drafts.accepted;
   sums.prompt_seconds += answer.times.prefill_ms * 1e-3;
   sums.answer_seconds += answer.times.decode_ms * 1e-3;
 }
@@ -151,7 +157,7 @@ struct EngineService::State {
       : engine(of),
         options(wanted),
         prompts(of),
-        facts(service_facts(of, prompts.template_source(), wanted.n_parallel)),
+        facts(service_facts(of, prompts.template_source(), wanted.n_parallel, wanted.plan)),
         token_table(std::make_shared<engine::TokenTable>(of.tokenizer(), facts.vocab_size)),
         scheduler(of, {.n_parallel = wanted.n_parallel, .contexts = contexts_of(of, wanted)}) {}
 
@@ -177,6 +183,7 @@ struct EngineService::State {
   engine::AnswerScheduler scheduler;
   std::vector<std::shared_ptr<OpenOrder>> open;
   ServiceCounts sums;
+  bool looks_at_layers = false;
   // Of all.
   const std::shared_ptr<Desk> desk = std::make_shared<Desk>();
   std::atomic<bool> stops_step = false;
@@ -204,6 +211,7 @@ engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
   engine::AnswerTask task;
   task.prompt = prompts.encode(order);
   task.is_text = order.tokens.empty();
+  task.root = engine::prefix_root(order.owner);
   task.request.sampler = std::move(order.sampler);
   task.request.stop = std::move(order.stop);
   task.request.ignore_eos = order.ignore_eos;
@@ -283,10 +291,12 @@ void EngineService::State::add(ArrivedOrder& order) {
 bool EngineService::State::take_orders(std::vector<ArrivedOrder>& orders, bool& has_left) {
   std::unique_lock lock(desk->mutex);
   desk->wanted.wait(lock, [&] {
-    return desk->ends || desk->has_left || !desk->arrived.empty() || scheduler.has_work();
+    return desk->ends || desk->has_left || desk->asks_layers || !desk->arrived.empty() ||
+           scheduler.has_work();
   });
   orders = std::exchange(desk->arrived, {});
   has_left = std::exchange(desk->has_left, false);
+  looks_at_layers = std::exchange(desk->asks_layers, false);
   return !desk->ends;
 }
 
@@ -347,12 +357,18 @@ void EngineService::State::publish() try {
                          .n_answered = held.n_answered});
     if (held.is_busy) ++now.n_busy;
   }
+  std::vector<engine::LayerBlocks> layers;
+  if (looks_at_layers) layers = scheduler.held_blocks();
   std::vector<std::string> notices = scheduler.take_notices();
-  const std::lock_guard lock(desk->mutex);
-  now.orders = desk->counts.orders;
-  now.refused = desk->counts.refused;
-  desk->counts = std::move(now);
-  for (std::string& notice : notices) desk->notices.push_back(std::move(notice));
+  {
+    const std::lock_guard lock(desk->mutex);
+    now.orders = desk->counts.orders;
+    now.refused = desk->counts.refused;
+    desk->counts = std::move(now);
+    if (looks_at_layers) desk->layers = std::move(layers);
+    for (std::string& notice : notices) desk->notices.push_back(std::move(notice));
+  }
+  if (!notices.empty() && options.on_notices) options.on_notices();
 } catch (const std::bad_alloc&) {
   return;
 }
@@ -400,6 +416,21 @@ ServiceCounts EngineService::counts() const {
   ServiceCounts counts = state_->desk->counts;
   counts.n_waiting = state_->desk->n_open - std::min(state_->desk->n_open, counts.n_busy);
   return counts;
+}
+
+std::vector<engine::LayerBlocks> EngineService::layer_blocks() const {
+  Desk& desk = *state_->desk;
+  const auto now = std::chrono::steady_clock::now();
+  std::vector<engine::LayerBlocks> layers;
+  {
+    const std::lock_guard lock(desk.mutex);
+    layers = desk.layers;
+    if (now < desk.next_look) return layers;
+    desk.next_look = now + state_->options.layers_kept;
+    desk.asks_layers = true;
+  }
+  desk.wanted.notify_one();
+  return layers;
 }
 
 std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {

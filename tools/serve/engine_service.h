@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,7 +28,13 @@ class EngineService final : public AnswerService {
     // Of saved contexts; empty = none are read or written.
     std::string session_dir;
     uint64_t cache_budget_bytes = UINT64_MAX;  // of the folder, as tiers::PackLimits has it
+    std::vector<std::string> plan;             // for facts()
     bool saves = true;                         // false: what is there is only read
+    // For so long layer_blocks() says what the last look saw: a look takes time from all answers.
+    std::chrono::milliseconds layers_kept{1000};
+    // Called where take_notices() has lines, by start() and then on the engine's thread: neither
+    // waits nor throws. May be empty.
+    std::function<void()> on_notices;
   };
 
   /// What the engine has to be opened with: sets n_answers and reads_saved.
@@ -43,6 +50,7 @@ class EngineService final : public AnswerService {
 
   const ServiceFacts& facts() const override;
   ServiceCounts counts() const override;
+  std::vector<engine::LayerBlocks> layer_blocks() const override;
   /// Renders and encodes on the calling thread.
   std::unique_ptr<AnswerStream> submit(AnswerOrder order) override;
   std::vector<engine::TokenId> tokenize(std::string_view text, bool adds_special,

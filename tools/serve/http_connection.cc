@@ -2,14 +2,12 @@
 
 #include <fmt/format.h>
 #include <httplib.h>
-#include <poll.h>
 
-#include <algorithm>
 #include <charconv>
 #include <utility>
-#include <vector>
 
 #include "tools/serve/http_head.h"
+#include "tools/serve/socket_stream.h"
 
 namespace strata::serve {
 namespace {
@@ -20,93 +18,15 @@ using std::chrono::milliseconds;
 // How long a departure of the client may go unseen.
 constexpr milliseconds kLook{250};
 
-/// Bytes from and to a socket with deadlines, and a bound on what is read.
-class SocketStream final : public httplib::Stream, public HttpClient {
+/// A socket as the library takes one.
+class LibraryStream final : public httplib::Stream {
  public:
-  /// Reads so many bytes ahead at most, which is also what a head may have.
-  SocketStream(int descriptor, std::string client, uint64_t buffer_bytes)
-      : descriptor_(descriptor), client_(std::move(client)), buffer_(buffer_bytes) {}
-
-  /// What may be read from now on, and until when.
-  void allow(uint64_t n_bytes, Clock::time_point deadline) {
-    allowed_bytes_ = n_bytes;
-    deadline_ = deadline;
-    is_over_limit_ = is_late_ = false;
-  }
-  bool is_over_limit() const { return is_over_limit_; }
-  bool is_late() const { return is_late_; }
-  void set_write_time(milliseconds time) { write_time_ = time; }
-  uint64_t written_bytes() const { return written_bytes_; }
-
-  /// Waits for the first byte of a request; false where none came.
-  bool wait_request(milliseconds time) {
-    return begin_ < end_ || wait(POLLIN, Clock::now() + time);
-  }
-
-  /// Waits until a whole head lies in the buffer, and returns its size. 0 = none came: it is late,
-  /// the buffer is full, or the client has ended.
-  size_t wait_head(Clock::time_point deadline) {
-    deadline_ = deadline;
-    is_late_ = false;
-    std::copy(buffer_.data() + begin_, buffer_.data() + end_, buffer_.data());
-    end_ -= std::exchange(begin_, 0);
-    for (size_t looked_at = 0;;) {
-      const size_t size = head_size(unread(), looked_at);
-      if (size > 0 || is_full()) return size;
-      looked_at = end_ - std::min<size_t>(end_, 2);
-      if (!refill()) return 0;
-    }
-  }
-  std::string_view unread() const { return {buffer_.data() + begin_, end_ - begin_}; }
-  bool is_full() const { return end_ == buffer_.size(); }
-
-  bool is_gone() const override {
-    pollfd socket = {descriptor_, POLLRDHUP, 0};
-    return ::poll(&socket, 1, 0) > 0;  // hang-up and faults are reported unasked
-  }
-
-  bool is_readable() const override { return begin_ < end_; }
-  bool is_writable() const override { return !is_gone(); }
-
-  ssize_t read(char* out, size_t size) override {
-    if (allowed_bytes_ == 0) {
-      is_over_limit_ = true;
-      return -1;
-    }
-    if (begin_ == end_) {
-      begin_ = end_ = 0;
-      if (!refill()) return is_late_ ? -1 : 0;
-    }
-    const size_t n = std::min<uint64_t>({size, end_ - begin_, allowed_bytes_});
-    std::copy_n(buffer_.data() + begin_, n, out);
-    begin_ += n;
-    allowed_bytes_ -= n;
-    return static_cast<ssize_t>(n);
-  }
-
-  ssize_t write(const char* bytes, size_t size) override {
-    const auto deadline = Clock::now() + write_time_;
-    size_t done = 0;
-    while (done < size) {
-      const ssize_t n = ::send(descriptor_, bytes + done, size - done, MSG_NOSIGNAL | MSG_DONTWAIT);
-      const bool is_full = n < 0 && (errno == EAGAIN || errno == EINTR);
-      if (n < 0 && (!is_full || !wait(POLLOUT, deadline))) return -1;
-      if (is_full) continue;
-      done += static_cast<size_t>(n);
-      written_bytes_ += static_cast<uint64_t>(n);
-    }
-    return static_cast<ssize_t>(size);
-  }
-
-  /// Says that no more comes, and reads what is still sent for so long.
-  void linger(milliseconds time) {
-    ::shutdown(descriptor_, SHUT_WR);
-    deadline_ = Clock::now() + time;
-    do {
-      begin_ = end_ = 0;
-    } while (refill() && Clock::now() < deadline_);  // a client that never pauses is left too
-  }
-
+  LibraryStream(SocketStream& socket, std::string client)
+      : socket_(socket), client_(std::move(client)) {}
+  bool is_readable() const override { return socket_.has_unread(); }
+  bool is_writable() const override { return !socket_.is_gone(); }
+  ssize_t read(char* out, size_t size) override { return socket_.read(out, size); }
+  ssize_t write(const char* bytes, size_t size) override { return socket_.write(bytes, size); }
   void get_remote_ip_and_port(std::string& ip, int& port) const override {
     ip = client_;
     port = 0;
@@ -119,42 +39,8 @@ class SocketStream final : public httplib::Stream, public HttpClient {
   socket_t socket() const override { return 0; }
 
  private:
-  bool wait(short what, Clock::time_point deadline) {
-    for (;;) {
-      const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now()).count();
-      if (left <= 0) return false;
-      pollfd socket = {descriptor_, what, 0};
-      const int n = ::poll(&socket, 1, static_cast<int>(std::min<int64_t>(left, 1 << 30)));
-      if (n > 0) return true;
-      if (n < 0 && errno != EINTR) return false;
-    }
-  }
-
-  /// Adds to the buffer, which is not full.
-  bool refill() {
-    for (;;) {
-      const ssize_t n =
-          ::recv(descriptor_, buffer_.data() + end_, buffer_.size() - end_, MSG_DONTWAIT);
-      if (n > 0) {
-        end_ += static_cast<size_t>(n);
-        return true;
-      }
-      if (n == 0 || (errno != EAGAIN && errno != EINTR)) return false;
-      if (!wait(POLLIN, deadline_)) {
-        is_late_ = true;
-        return false;
-      }
-    }
-  }
-
-  int descriptor_;
+  SocketStream& socket_;
   std::string client_;
-  std::vector<char> buffer_;
-  size_t begin_ = 0, end_ = 0;
-  uint64_t allowed_bytes_ = 0, written_bytes_ = 0;
-  Clock::time_point deadline_;
-  milliseconds write_time_{0};
-  bool is_over_limit_ = false, is_late_ = false;
 };
 
 std::string lower(std::string text) {
@@ -208,7 +94,10 @@ BodySize body_size(const httplib::Request& request, uint64_t most_bytes) {
 class Connection final : private httplib::Server {
  public:
   Connection(int descriptor, const std::string& client, HttpShared& shared, ConnectionState& state)
-      : stream_(descriptor, client, shared.limits.head_bytes), shared_(shared), state_(state) {
+      : stream_(descriptor, shared.limits.head_bytes),
+        library_stream_(stream_, client),
+        shared_(shared),
+        state_(state) {
     svr_sock_ = descriptor;  // replies in parts are written while it is valid; never closed here
     stream_.set_write_time(shared.limits.body);
     set_keep_alive_timeout(
@@ -237,7 +126,6 @@ class Connection final : private httplib::Server {
       if (!is_filled_) fill_fault(response);
     }));
   }
-  ~Connection() override { release_body(); }
 
   void run() {
     for (uint32_t n = 0; n < kMaxRequests && serve_one(n == 0); ++n) {
@@ -267,9 +155,9 @@ class Connection final : private httplib::Server {
     const uint64_t written_before = stream_.written_bytes();
     begin_ = Clock::now();
     bool ends = false;
-    const bool is_whole =
-        process_request(stream_, false, ends, [this](httplib::Request& head) { on_head(head); });
-    release_body();
+    const bool is_whole = process_request(library_stream_, false, ends,
+                                          [this](httplib::Request& head) { on_head(head); });
+    request_.drop_body();
     const uint64_t reply_bytes = stream_.written_bytes() - written_before;
     if (is_headed_ || reply_bytes > 0)
       shared_.app.on_end(request_,
@@ -324,7 +212,8 @@ class Connection final : private httplib::Server {
         head.method == "POST" && !has_body && !request_.header("content-length");
     if (!refusal_ && has_no_length)
       refusal_ = shared_.app.fault(request_.path, 411, "a POST needs a body with a length");
-    if (!refusal_ && reads_body && !size.is_chunked && !hold(size.bytes))
+    if (!refusal_ && reads_body && !size.is_chunked &&
+        !request_.body_share.grow(shared_.bodies, size.bytes))
       refusal_ = shared_.app.fault(request_.path, kBodiesTooLarge.status, kBodiesTooLarge.why);
     // The library takes chunks for whole that are not, so what follows them may be no request.
     is_unread_ = has_no_length || size.is_chunked || (has_body && (refusal_ || !reads_body));
@@ -339,28 +228,13 @@ class Connection final : private httplib::Server {
     stream_.allow(n_allowed, Clock::now() + shared_.limits.body);
   }
 
-  /// Counts bytes of a body; false where all bodies together would be too large.
-  bool hold(uint64_t bytes) {
-    if (shared_.body_bytes.fetch_add(bytes) + bytes > shared_.limits.all_bodies_bytes) {
-      shared_.body_bytes -= bytes;
-      return false;
-    }
-    held_bytes_ += bytes;
-    return true;
-  }
-
-  void release_body() {
-    request_.body = {};
-    shared_.body_bytes -= std::exchange(held_bytes_, 0);
-  }
-
   /// False where it is broken, too large, late or without room: the error handler answers.
   bool read_body(const httplib::ContentReader& reader) {
     return reader([this](const char* bytes, size_t size) {
       const uint64_t n_bytes = request_.body.size() + size;
       is_too_large_ = n_bytes > shared_.limits.body_bytes;
       // Of chunks it is not known before how many come.
-      is_crowded_ = !is_too_large_ && n_bytes > held_bytes_ && !hold(n_bytes - held_bytes_);
+      is_crowded_ = !is_too_large_ && !request_.body_share.grow(shared_.bodies, n_bytes);
       if (is_too_large_ || is_crowded_) return false;
       request_.body.append(bytes, size);
       return true;
@@ -370,7 +244,7 @@ class Connection final : private httplib::Server {
   void answer_request(const httplib::Request& request, httplib::Response& response) {
     try {
       HttpReply reply = shared_.app.answer(request_, stream_);
-      release_body();  // a reply in parts may take minutes, and needs it no more
+      request_.drop_body();  // a reply in parts may take minutes, and needs it no more
       fill(response, std::move(reply), request.version == "HTTP/1.0");
     } catch (const std::exception& error) {
       fill(response, shared_.app.fault(request_.path, 500, error.what()));
@@ -431,6 +305,7 @@ class Connection final : private httplib::Server {
   }
 
   SocketStream stream_;
+  LibraryStream library_stream_;
   HttpShared& shared_;
   ConnectionState& state_;
   // Of the request at work.
@@ -439,7 +314,6 @@ class Connection final : private httplib::Server {
   std::optional<HttpReply> refusal_;
   Clock::time_point begin_;
   int status_ = 0;
-  uint64_t held_bytes_ = 0;
   bool is_headed_ = false;     // its head is whole
   bool is_filled_ = false;     // it has its reply
   bool is_too_large_ = false;  // its body

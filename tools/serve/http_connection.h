@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "tools/serve/body_budget.h"
 #include "tools/serve/http_message.h"
 
 namespace strata::serve {
@@ -32,7 +33,7 @@ struct HttpShared {
   HttpLimits limits;
   std::string id_prefix;                 // of request ids
   std::atomic<uint64_t> n_requests = 0;  // so far
-  std::atomic<uint64_t> body_bytes = 0;  // of bodies in memory
+  BodyBudget bodies{limits.all_bodies_bytes};
   std::atomic<bool> is_draining = false;
 };
 

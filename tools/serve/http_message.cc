@@ -12,6 +12,11 @@ std::optional<std::string_view> first_of(
 
 }  // namespace
 
+void HttpRequest::drop_body() {
+  std::string().swap(body);  // an assignment would keep the memory
+  body_share.release();
+}
+
 std::optional<std::string_view> HttpRequest::header(std::string_view name) const {
   return first_of(headers, name);
 }

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "tools/serve/body_budget.h"
+
 namespace strata::serve {
 
 struct HttpRequest {
@@ -20,7 +22,10 @@ struct HttpRequest {
   std::vector<std::pair<std::string, std::string>> query;
   std::vector<std::pair<std::string, std::string>> headers;  // names in small letters
   std::string body;
+  BodyShare body_share;  // what the body takes of the room of all bodies
 
+  /// Frees the body and its room: for who has read it and goes on to what takes long.
+  void drop_body();
   /// The first value of that name, which is in small letters; nothing where there is none.
   std::optional<std::string_view> header(std::string_view name) const;
   std::optional<std::string_view> parameter(std::string_view name) const;
@@ -64,8 +69,9 @@ class HttpApp {
   virtual ~HttpApp() = default;
   /// Looks at a request whose body is not read yet: a refusal, or nothing.
   virtual std::optional<HttpReply> refuse(const HttpRequest& head) = 0;
-  /// May take as long as it likes; what it throws becomes a reply of status 500.
-  virtual HttpReply answer(const HttpRequest& request, const HttpClient& client) = 0;
+  /// May take as long as it likes, and then drops the body first; what it throws becomes a reply
+  /// of status 500.
+  virtual HttpReply answer(HttpRequest& request, const HttpClient& client) = 0;
   /// The reply to what is not HTTP, is too large or came too slowly. The path may be empty.
   virtual HttpReply fault(const std::string& path, int status, const std::string& message) = 0;
   /// After the reply, or as much of it as was taken.

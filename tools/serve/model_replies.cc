@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "engine/text/utf8.h"
+#include "tools/serve/forced_call.h"
 #include "tools/serve/json_body.h"
 
 namespace strata::serve {
@@ -81,7 +82,21 @@ Json slots_json(const ServiceFacts& facts, const ServiceCounts& counts) {
   return slots;
 }
 
-Json status_json(const ServiceFacts& facts, const ServiceCounts& counts) {
+/// Per layer where its weights stay and its blocks of K and V are; no blocks before the first look.
+Json layers_json(const ServiceFacts& facts, std::span<const engine::LayerBlocks> blocks) {
+  Json layers = Json::array();
+  for (size_t i = 0; i < facts.layer_places.size(); ++i) {
+    const engine::LayerBlocks of = i < blocks.size() ? blocks[i] : engine::LayerBlocks{};
+    layers.push_back({{"weights", facts.layer_places[i]},
+                      {"hbm", of.hbm},
+                      {"dram", of.dram},
+                      {"nvme", of.nvme}});
+  }
+  return layers;
+}
+
+Json status_json(const ServiceFacts& facts, const ServiceCounts& counts,
+                 std::span<const engine::LayerBlocks> layers) {
   Json tiers = Json::object();
   for (const TierBytes& tier : counts.tiers)
     tiers[tier.name] = {{"budget_bytes", tier.budget_bytes}, {"weights_bytes", tier.weights_bytes},
@@ -89,7 +104,10 @@ Json status_json(const ServiceFacts& facts, const ServiceCounts& counts) {
                         {"read_bytes", tier.read_bytes},     {"written_bytes", tier.written_bytes}};
   return {{"model", model_id(facts)},
           {"attention", facts.attention},
+          {"attention_budget", facts.attention_budget},
+          {"plan", facts.plan},
           {"n_ctx", facts.n_ctx},
+          {"kv_bytes_per_token", facts.kv_bytes_per_token},
           {"n_waiting", counts.n_waiting},
           {"n_busy", counts.n_busy},
           {"n_parallel", facts.n_parallel},
@@ -97,6 +115,7 @@ Json status_json(const ServiceFacts& facts, const ServiceCounts& counts) {
           {"stalled_steps", counts.stalled_steps},
           {"corrupt_blocks", counts.corrupt_blocks},
           {"tiers", tiers},
+          {"layers", layers_json(facts, layers)},
           {"slots", slots_json(facts, counts)}};
 }
 
@@ -142,7 +161,8 @@ Json detokenize_json(const AnswerService& service, std::string_view body) {
 
 Json rendered_json(const AnswerService& service, std::string_view body,
                    const ApiDefaults& defaults) {
-  const ApiRequest request = parse_request(ApiShape::kChat, body, defaults);
+  ApiRequest request = parse_request(ApiShape::kChat, body, defaults);
+  (void)bind_forced_call(request, tool_call_style(service.facts().chat_template));
   return {{"prompt", service.rendered(request.order)}};
 }
 

@@ -2,6 +2,7 @@
 // tokens. Pure functions of a service and a body.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -23,7 +24,8 @@ nlohmann::ordered_json props_json(const ServiceFacts& facts, const ApiDefaults& 
 /// As llama.cpp's /slots.
 nlohmann::ordered_json slots_json(const ServiceFacts& facts, const ServiceCounts& counts);
 /// All counts, for the page.
-nlohmann::ordered_json status_json(const ServiceFacts& facts, const ServiceCounts& counts);
+nlohmann::ordered_json status_json(const ServiceFacts& facts, const ServiceCounts& counts,
+                                   std::span<const engine::LayerBlocks> layers);
 
 /// {"content", "add_special", "parse_special", "with_pieces"} -> {"tokens"}. Errors: kUsage,
 /// kBadText.

@@ -1,6 +1,8 @@
 #include <array>
 #include <charconv>
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -154,7 +156,21 @@ void read_response_format(const FieldReader& body, AnswerOrder& order) {
   }
 }
 
-void read_tools(const FieldReader& body, AnswerOrder& order) {
+/// The tool that tool_choice names, "" for any; nothing where none is forced.
+std::optional<std::string> forced_call(const FieldReader& body, const ordered_json& choice) {
+  if (choice == "auto" || choice == "none") return std::nullopt;
+  if (choice == "required") return "";
+  if (!choice.is_object())
+    body.refuse("tool_choice", "\"auto\", \"none\", \"required\" or a function of the tools");
+  const FieldReader fields(choice, "tool_choice");
+  if (fields.required_text("type") != "function") fields.refuse("type", "\"function\"");
+  const ordered_json* function = fields.object("function");
+  if (!function) fields.refuse("function", "an object");
+  return FieldReader(*function, fields.path_of("function")).required_text("name");
+}
+
+void read_tools(const FieldReader& body, ApiRequest& request) {
+  AnswerOrder& order = request.order;
   const ordered_json* tools = body.array("tools");
   ordered_json list = ordered_json::array();
   for (size_t i = 0; tools && i < tools->size(); ++i) {
@@ -166,11 +182,8 @@ void read_tools(const FieldReader& body, AnswerOrder& order) {
   }
   bool takes_tools = !list.empty();
   if (const ordered_json* choice = body.find("tool_choice")) {
-    if (*choice == "none") {
-      takes_tools = false;
-    } else if (*choice != "auto") {
-      body.refuse("tool_choice", "\"auto\" or \"none\"; a call cannot be forced");
-    }
+    request.forced_call = forced_call(body, *choice);
+    if (*choice == "none") takes_tools = false;
   }
   if (!takes_tools) return;
   if (!order.answer_schema.is_null())
@@ -246,7 +259,7 @@ void read_openai_request(RequestBody& body, ApiRequest& request) {
   read_response_format(fields, request.order);
   if (request.shape == ApiShape::kCompletion) return read_completion(fields, request);
   request.order.messages = openai_messages(body);
-  read_tools(fields, request.order);
+  read_tools(fields, request);
   request.has_one_call = !fields.flag("parallel_tool_calls").value_or(true);
   read_template_values(fields, request.order);
   read_chat_logprobs(fields, request.order);

@@ -35,7 +35,9 @@ std::vector<engine::PromptPart> OrderPrompts::parts(const AnswerOrder& order) co
     context.eos_token = tokenizer.piece(tokenizer.spec().eos, true);
   if (!order.tools.is_null()) context.tools = &order.tools;
   if (!order.template_values.is_null()) context.extra = &order.template_values;
-  return template_->render_parts(order.messages, context);
+  auto parts = template_->render_parts(order.messages, context);
+  if (!order.answer_begin.empty()) parts.push_back({order.answer_begin, true});
+  return parts;
 }
 
 std::string OrderPrompts::rendered(const AnswerOrder& order) const {

@@ -79,13 +79,18 @@ ordered_json openai_usage(const AnswerEvent& end) {
 ordered_json timings_json(const AnswerEvent& end) {
   const uint64_t n_read = end.usage.prompt_tokens - end.usage.cached_tokens;
   const engine::GenerationTimes& times = end.times;
-  return {{"cache_n", end.usage.cached_tokens},
-          {"prompt_n", n_read},
-          {"prompt_ms", times.prefill_ms},
-          {"prompt_per_second", per_second(n_read, times.prefill_ms)},
-          {"predicted_n", end.usage.completion_tokens},
-          {"predicted_ms", times.decode_ms},
-          {"predicted_per_second", per_second(times.n_decode_steps, times.decode_ms)}};
+  ordered_json json = {
+      {"cache_n", end.usage.cached_tokens},
+      {"prompt_n", n_read},
+      {"prompt_ms", times.prefill_ms},
+      {"prompt_per_second", per_second(n_read, times.prefill_ms)},
+      {"predicted_n", end.usage.completion_tokens},
+      {"predicted_ms", times.decode_ms},
+      {"predicted_per_second", per_second(times.n_decode_tokens, times.decode_ms)}};
+  if (end.drafts.proposed == 0) return json;
+  json["draft_n"] = end.drafts.proposed;
+  json["draft_n_accepted"] = end.drafts.accepted;
+  return json;
 }
 
 ordered_json progress_json(const AnswerEvent& event) {

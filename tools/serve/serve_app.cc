@@ -10,6 +10,7 @@
 #include "tools/cli/json_output.h"
 #include "tools/serve/answer_reply.h"
 #include "tools/serve/embedded.h"
+#include "tools/serve/forced_call.h"
 #include "tools/serve/model_replies.h"
 
 namespace strata::serve {
@@ -64,7 +65,7 @@ struct ServeApp::Route {
   RouteName name;
   bool is_open;  // asks for no key
   bool needs_model;
-  HttpReply (ServeApp::*answer)(const HttpRequest&, const HttpClient&);
+  HttpReply (ServeApp::*answer)(HttpRequest&, const HttpClient&);
 };
 
 const ServeApp::Route ServeApp::kRoutes[] = {
@@ -149,7 +150,7 @@ std::optional<HttpReply> ServeApp::refuse(const HttpRequest& head) {
   return std::nullopt;
 }
 
-HttpReply ServeApp::answer(const HttpRequest& request, const HttpClient& client) {
+HttpReply ServeApp::answer(HttpRequest& request, const HttpClient& client) {
   const Route* route = find_route(request.method, request.path);
   HttpReply reply;
   try {
@@ -175,7 +176,7 @@ void ServeApp::on_end(const HttpRequest& request, const HttpOutcome& outcome) {
   if (options_.log) options_.log(request, outcome);
 }
 
-HttpReply ServeApp::answer_page(const HttpRequest&, const HttpClient&) {
+HttpReply ServeApp::answer_page(HttpRequest&, const HttpClient&) {
   HttpReply reply;
   reply.content_type = "text/html; charset=utf-8";
   reply.body = page_html();
@@ -184,20 +185,20 @@ HttpReply ServeApp::answer_page(const HttpRequest&, const HttpClient&) {
   return reply;
 }
 
-HttpReply ServeApp::answer_health(const HttpRequest&, const HttpClient&) {
+HttpReply ServeApp::answer_health(HttpRequest&, const HttpClient&) {
   const bool is_loading = service_ == nullptr;
   HttpReply reply = json_reply({{"status", is_loading ? "loading model" : "ok"}});
   if (is_loading) reply.status = 503;
   return reply;
 }
 
-HttpReply ServeApp::answer_description(const HttpRequest&, const HttpClient&) {
+HttpReply ServeApp::answer_description(HttpRequest&, const HttpClient&) {
   HttpReply reply;
   reply.body = openapi_json();
   return reply;
 }
 
-HttpReply ServeApp::answer_metrics(const HttpRequest&, const HttpClient&) {
+HttpReply ServeApp::answer_metrics(HttpRequest&, const HttpClient&) {
   HttpReply reply;
   reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
   const AnswerService* service = service_;
@@ -210,20 +211,20 @@ HttpReply ServeApp::answer_metrics(const HttpRequest&, const HttpClient&) {
   return reply;
 }
 
-HttpReply ServeApp::answer_status(const HttpRequest&, const HttpClient&) {
+HttpReply ServeApp::answer_status(HttpRequest&, const HttpClient&) {
   const AnswerService& service = *service_;
-  return json_reply(status_json(service.facts(), service.counts()));
+  return json_reply(status_json(service.facts(), service.counts(), service.layer_blocks()));
 }
 
-HttpReply ServeApp::answer_models(const HttpRequest&, const HttpClient&) {
+HttpReply ServeApp::answer_models(HttpRequest&, const HttpClient&) {
   return json_reply(models_json(service_.load()->facts(), created_));
 }
 
-HttpReply ServeApp::answer_props(const HttpRequest&, const HttpClient&) {
+HttpReply ServeApp::answer_props(HttpRequest&, const HttpClient&) {
   return json_reply(props_json(service_.load()->facts(), options_.defaults, options_.version));
 }
 
-HttpReply ServeApp::answer_slots(const HttpRequest& request, const HttpClient&) {
+HttpReply ServeApp::answer_slots(HttpRequest& request, const HttpClient&) {
   const AnswerService& service = *service_;
   const ServiceCounts counts = service.counts();
   const bool is_full = counts.n_busy >= service.facts().n_parallel;
@@ -232,7 +233,7 @@ HttpReply ServeApp::answer_slots(const HttpRequest& request, const HttpClient&) 
   return json_reply(slots_json(service.facts(), counts));
 }
 
-HttpReply ServeApp::answer_slot_action(const HttpRequest& request, const HttpClient&) {
+HttpReply ServeApp::answer_slot_action(HttpRequest& request, const HttpClient&) {
   const auto action = request.parameter("action").value_or("");
   if (action == "save" || action == "restore")
     return fault(
@@ -245,31 +246,36 @@ HttpReply ServeApp::answer_slot_action(const HttpRequest& request, const HttpCli
   return fault(request.path, 400, "wanted ?action=save, restore or erase");
 }
 
-HttpReply ServeApp::answer_tokenize(const HttpRequest& request, const HttpClient&) {
+HttpReply ServeApp::answer_tokenize(HttpRequest& request, const HttpClient&) {
   return json_reply(tokenize_json(*service_, request.body));
 }
 
-HttpReply ServeApp::answer_detokenize(const HttpRequest& request, const HttpClient&) {
+HttpReply ServeApp::answer_detokenize(HttpRequest& request, const HttpClient&) {
   return json_reply(detokenize_json(*service_, request.body));
 }
 
-HttpReply ServeApp::answer_template(const HttpRequest& request, const HttpClient&) {
+HttpReply ServeApp::answer_template(HttpRequest& request, const HttpClient&) {
   return json_reply(rendered_json(*service_, request.body, options_.defaults));
 }
 
-HttpReply ServeApp::answer_order(const HttpRequest& request, const HttpClient& client) {
+HttpReply ServeApp::answer_order(HttpRequest& request, const HttpClient& client) {
   AnswerService& service = *service_;
   ApiDefaults defaults = options_.defaults;
   if (options_.draws_seed) defaults.sampler.seed = std::random_device{}();
   ApiRequest wanted = parse_request(shape_of(request.path), request.body, defaults);
+  if (!options_.shares_prefixes) wanted.order.owner = access_.key_of(request);
+  // What is made of the body until the order is taken is as large as it is, so its share is kept.
+  BodyShare body_share = std::move(request.body_share);
+  request.drop_body();  // an answer may take minutes
   ApiIdentity identity;
   identity.id = request.id;
   identity.model = model_id(service.facts());
   identity.created = std::chrono::duration_cast<std::chrono::seconds>(
                          std::chrono::system_clock::now().time_since_epoch())
                          .count();
-  identity.tool_calls = tool_call_style(service.facts().chat_template);
-  return answer_reply(service, std::move(wanted), identity, metrics_, client);
+  identity.tool_calls = bind_forced_call(wanted, tool_call_style(service.facts().chat_template));
+  return answer_reply(service, std::move(wanted), std::move(body_share), identity, metrics_,
+                      client);
 }
 
 }  // namespace strata::serve

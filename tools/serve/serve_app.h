@@ -30,7 +30,8 @@ class ServeApp final : public HttpApp {
   struct Options {
     AccessOptions access;
     ApiDefaults defaults;
-    bool draws_seed = false;  // for every request that names none; else that of the defaults
+    bool shares_prefixes = false;  // of prompts between keys
+    bool draws_seed = false;       // for every request that names none; else that of the defaults
     std::string version;
     std::function<void(const HttpRequest&, const HttpOutcome&)> log;  // may be empty
   };
@@ -44,7 +45,7 @@ class ServeApp final : public HttpApp {
   static std::span<const RouteName> route_names();
 
   std::optional<HttpReply> refuse(const HttpRequest& head) override;
-  HttpReply answer(const HttpRequest& request, const HttpClient& client) override;
+  HttpReply answer(HttpRequest& request, const HttpClient& client) override;
   HttpReply fault(const std::string& path, int status, const std::string& message) override;
   void on_end(const HttpRequest& request, const HttpOutcome& outcome) override;
 
@@ -55,19 +56,19 @@ class ServeApp final : public HttpApp {
   static std::string methods_of(std::string_view path);
 
   HttpReply refused(const HttpRequest& head, int status, const std::string& message);
-  HttpReply answer_page(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_health(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_description(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_metrics(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_models(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_props(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_slots(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_slot_action(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_status(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_tokenize(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_detokenize(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_template(const HttpRequest& request, const HttpClient& client);
-  HttpReply answer_order(const HttpRequest& request, const HttpClient& client);
+  HttpReply answer_page(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_health(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_description(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_metrics(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_models(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_props(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_slots(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_slot_action(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_status(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_tokenize(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_detokenize(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_template(HttpRequest& request, const HttpClient& client);
+  HttpReply answer_order(HttpRequest& request, const HttpClient& client);
 
   Options options_;
   Access access_;

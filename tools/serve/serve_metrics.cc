@@ -34,6 +34,10 @@ std::string order_lines(const ServiceCounts& counts) {
                 "Tokens of prompts that were not read again.", counts.cached_tokens);
   out +=
       single("strata_answer_tokens_total", "counter", "Tokens of answers.", counts.answer_tokens);
+  out += single("strata_draft_tokens_total", "counter", "Tokens that were guessed ahead.",
+                counts.drafts.proposed);
+  out += single("strata_accepted_draft_tokens_total", "counter",
+                "Tokens of answers that had been guessed.", counts.drafts.accepted);
   out += single("strata_prompt_seconds_total", "counter", "Time of reading prompts.",
                 counts.prompt_seconds);
   out +=

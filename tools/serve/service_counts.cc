@@ -5,6 +5,7 @@
 #include "engine/device_walk.h"
 #include "index/method.h"
 #include "tools/cli/tier_report.h"
+#include "tools/cli/value_readers.h"
 
 namespace strata::serve {
 namespace {
@@ -17,10 +18,25 @@ double hit_rate(engine::Engine& engine, const engine::WalkCounts& walk) {
                                static_cast<double>(walk.extents_attended));
 }
 
+/// Where the weights of a layer stay.
+const char* place_of(const engine::Engine& engine, uint32_t layer) {
+  if (engine.device() != nullptr && engine.device_plan().is_resident[layer]) return "hbm";
+  return engine.weight_plan().is_streamed[layer] != 0 ? "nvme" : "dram";
+}
+
+uint64_t kv_bytes_per_token(const engine::Engine& engine) {
+  const ModelShape& shape = engine.spec().shape;
+  const uint64_t bytes = kv_position_bytes(
+      KvLayout::make(engine.options().k_codec, engine.options().v_codec, shape.head_dim));
+  uint64_t sum = 0;
+  for (const LayerShape& layer : shape.layers) sum += layer.n_kv_heads * bytes;
+  return sum;
+}
+
 }  // namespace
 
 ServiceFacts service_facts(const engine::Engine& engine, const std::string& chat_template,
-                           uint32_t n_parallel) {
+                           uint32_t n_parallel, const std::vector<std::string>& plan) {
   const engine::ModelSpec& spec = engine.spec();
   ServiceFacts facts;
   facts.model_name = spec.name.empty() ? spec.shape.architecture : spec.name;
@@ -30,6 +46,12 @@ ServiceFacts service_facts(const engine::Engine& engine, const std::string& chat
   if (const auto method = engine.options().method)
     for (const index::MethodName& of : index::method_names())
       if (of.method == *method) facts.attention = of.name;
+  if (engine.attention() == engine::Attention::kSelected)
+    facts.attention_budget = cli::budget_text(engine.options().selection.budget);
+  facts.plan = plan;
+  for (uint32_t layer = 0; layer < spec.shape.n_layers; ++layer)
+    facts.layer_places.emplace_back(place_of(engine, layer));
+  facts.kv_bytes_per_token = kv_bytes_per_token(engine);
   facts.n_ctx = engine.context().n_ctx;
   facts.n_ctx_train = spec.shape.n_ctx_train;
   for (const engine::GgufTensor& tensor : engine.file().tensors())

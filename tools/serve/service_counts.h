@@ -10,7 +10,7 @@
 namespace strata::serve {
 
 ServiceFacts service_facts(const engine::Engine& engine, const std::string& chat_template,
-                           uint32_t n_parallel);
+                           uint32_t n_parallel, const std::vector<std::string>& plan);
 /// Fills in what the engine counts. On the thread of the walk.
 void count_engine(engine::Engine& engine, ServiceCounts& counts);
 

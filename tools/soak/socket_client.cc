@@ -1,8 +1,7 @@
-#include "tests/serve/socket_client.h"
+#include "tools/soak/socket_client.h"
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
-#include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -10,16 +9,17 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
 #include <cstring>
+#include <utility>
 
-namespace strata::serve::testing {
+namespace strata::soak {
 namespace {
-
-constexpr int kPatienceMs = 30000;
 
 template <class Address>
 int connected(int family, const Address& address) {
   const int descriptor = ::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (descriptor < 0) return -1;
   if (::connect(descriptor, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0)
     return descriptor;
   ::close(descriptor);
@@ -28,7 +28,8 @@ int connected(int family, const Address& address) {
 
 }  // namespace
 
-SocketClient::SocketClient(uint16_t port) {
+SocketClient::SocketClient(uint16_t port, std::chrono::milliseconds patience)
+    : patience_(patience) {
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
@@ -36,7 +37,8 @@ SocketClient::SocketClient(uint16_t port) {
   descriptor_ = connected(AF_INET, address);
 }
 
-SocketClient::SocketClient(const std::string& socket_path) {
+SocketClient::SocketClient(const std::string& socket_path, std::chrono::milliseconds patience)
+    : patience_(patience) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path, socket_path.data(),
@@ -49,6 +51,12 @@ SocketClient::~SocketClient() { close(); }
 void SocketClient::close() {
   if (descriptor_ >= 0) ::close(descriptor_);
   descriptor_ = -1;
+}
+
+void SocketClient::reset() {
+  const linger at_once = {1, 0};
+  ::setsockopt(descriptor_, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+  close();
 }
 
 void SocketClient::close_sending() { ::shutdown(descriptor_, SHUT_WR); }
@@ -70,10 +78,14 @@ bool SocketClient::request(std::string_view method, std::string_view path, std::
   return send(text + "\r\n" + std::string(body));
 }
 
-bool SocketClient::read_more() {
+bool SocketClient::wait_readable(std::chrono::milliseconds time) const {
   pollfd source = {descriptor_, POLLIN, 0};
-  if (::poll(&source, 1, kPatienceMs) <= 0) {
-    ADD_FAILURE() << "the server says nothing";
+  return ::poll(&source, 1, static_cast<int>(time.count())) > 0;
+}
+
+bool SocketClient::read_more() {
+  if (!wait_readable(patience_)) {
+    on_silence();
     return false;
   }
   char bytes[16384];
@@ -110,11 +122,17 @@ bool SocketClient::wait_end() {
   return false;
 }
 
-Reply SocketClient::read_reply(bool has_body) {
+std::string SocketClient::read_to_end() {
+  while (read_more()) {
+  }
+  return std::exchange(unread_, {});
+}
+
+Reply SocketClient::read_head() {
   Reply reply;
   std::string head = read_until("\r\n\r\n");
   if (!head.starts_with("HTTP/1.1 ")) return reply;
-  reply.status = std::atoi(head.c_str() + 9);
+  reply.status = static_cast<int>(std::strtol(head.c_str() + 9, nullptr, 10));
   for (size_t begin = head.find("\r\n") + 2; begin + 2 < head.size();) {
     const size_t end = head.find("\r\n", begin);
     const size_t colon = head.find(": ", begin);
@@ -123,16 +141,24 @@ Reply SocketClient::read_reply(bool has_body) {
     reply.headers[name] = head.substr(colon + 2, end - colon - 2);
     begin = end + 2;
   }
+  return reply;
+}
+
+bool SocketClient::read_chunk(std::string& out) {
+  const uint64_t n = std::strtoull(read_until("\r\n").c_str(), nullptr, 16);
+  std::string end;
+  return read_exactly(n, out) && read_exactly(2, end) && n > 0;
+}
+
+Reply SocketClient::read_reply(bool has_body) {
+  Reply reply = read_head();
   if (!has_body) return reply;
   if (reply.headers.contains("transfer-encoding")) {
-    for (;;) {
-      const uint64_t n = std::strtoull(read_until("\r\n").c_str(), nullptr, 16);
-      std::string end;
-      if (!read_exactly(n, reply.body) || !read_exactly(2, end) || n == 0) return reply;
+    while (read_chunk(reply.body)) {
     }
-  }
-  if (reply.headers.contains("content-length"))
+  } else if (reply.headers.contains("content-length")) {
     read_exactly(std::strtoull(reply.headers["content-length"].c_str(), nullptr, 10), reply.body);
+  }
   return reply;
 }
 
@@ -146,4 +172,4 @@ Reply SocketClient::post(std::string_view path, std::string_view body, std::stri
   return read_reply();
 }
 
-}  // namespace strata::serve::testing
+}  // namespace strata::soak

@@ -1,0 +1,157 @@
+// A decoded token neither allocates nor locks nor faults a page in, wherever weights, K and V are,
+// once a text as long has been there before: arenas are committed as they are first used.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/checked_math.h"
+#include "base/host_memory.h"
+#include "engine/context_size.h"
+#include "engine/kv_placement.h"
+#include "index/method.h"
+#include "tests/allocation/counted_allocations.h"
+#include "tests/allocation/counted_locks.h"
+#include "tests/engine/tiny_engine.h"
+#include "tests/tiers/fresh_folder.h"
+#include "tiers/spill.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr uint32_t kContext = 2048;
+constexpr uint32_t kChunk = 16;
+constexpr uint32_t kPrompt = 1000;
+constexpr uint32_t kTokens = 200;  // across borders of blocks
+
+struct Costs {
+  uint64_t allocations = 0, locks = 0, page_faults = 0;
+};
+
+Costs costs_now() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return {strata::testing::n_allocations(), strata::testing::n_locks(),
+          static_cast<uint64_t>(usage.ru_minflt + usage.ru_majflt)};
+}
+
+template <class Work>
+Costs costs_of(const Work& work) {
+  const Costs before = costs_now();
+  work();
+  const Costs after = costs_now();
+  return {after.allocations - before.allocations, after.locks - before.locks,
+          after.page_faults - before.page_faults};
+}
+
+/// Of kTokens decoded behind a prompt, the second time that this is done.
+Costs decode_costs(Walk& walk, KvCache& cache, Attention attention = Attention::kExact) {
+  Costs costs;
+  for (int time = 0; time < 2; ++time) {
+    Sequence sequence = cache.make_sequence();
+    prefill(walk, sequence, std::vector<int32_t>(kPrompt, 5), kChunk);
+    costs = costs_of([&] {
+      for (uint32_t i = 0; i < kTokens; ++i) {
+        const StepRow row{&sequence, static_cast<int32_t>(i % 32), true};
+        walk.step({&row, 1}, attention);
+      }
+    });
+  }
+  return costs;
+}
+
+testing::SmallModel model() {
+  testing::SmallModel small =
+      testing::make_small_model({.n_layers = 6, .vocab_size = 32, .n_ctx_train = kContext});
+  testing::draw_weights(small, 3);
+  return small;
+}
+
+void expect_nothing(const Costs& costs) {
+  EXPECT_EQ(costs.allocations, 0u);
+  EXPECT_EQ(costs.locks, 0u);
+  EXPECT_EQ(costs.page_faults, 0u);
+}
+
+TEST(SteadyState, TheCountersCount) {
+  const Costs costs = costs_of([] {
+    std::mutex mutex;
+    for (int i = 0; i < 3; ++i) const std::lock_guard lock(mutex);
+    const HostMemory fresh = HostMemory::reserve(64 << 10);
+    fresh.data()[0] = std::byte{1};
+  });
+  EXPECT_EQ(costs.locks, 3u);
+  EXPECT_GE(costs.page_faults, 1u);
+}
+
+/// One thread: workers that find nothing to do for long sleep, and are woken under a lock.
+TEST(SteadyState, OfATokenFromMemory) {
+  testing::TinyEngine engine(model(), {.n_ctx = kContext});
+  expect_nothing(decode_costs(engine.walk(), engine.cache()));
+}
+
+TEST(SteadyState, OfATokenWhoseWeightsAreStreamed) {
+  testing::TinyEngine engine(model(), {.n_ctx = kContext, .is_streamed = {1, 0, 1, 1, 0, 1}});
+  const Costs costs = decode_costs(engine.walk(), engine.cache());
+  EXPECT_EQ(costs.allocations, 0u);
+  EXPECT_EQ(costs.page_faults, 0u);
+  // Threads that read hand their work over under one; a ring needs none.
+  if (engine.model().read_counts().back_end != "threads") {
+    EXPECT_EQ(costs.locks, 0u);
+  }
+}
+
+TEST(SteadyState, OfATokenWhoseKvIsSpilled) {
+  const testing::TinyEngine loaded(model());
+  const ModelShape& shape = loaded.model().shape();
+  const tiers::FreshFolder folder;
+  KvCacheOptions kv;
+  kv.chunk_rows = kChunk;
+  kv.n_ctx = kContext;
+  kv.budget_bytes = kv_bytes_for_context(shape, kv.k_codec, kv.v_codec, 420, kChunk);
+  const auto layout = KvLayout::make(kv.k_codec, kv.v_codec, shape.head_dim);
+  const uint64_t place_bytes =
+      round_up(uint64_t{shape.layers[0].n_kv_heads} * kExtentBlocks * layout.block_bytes,
+               tiers::kPlaceAlignment);
+  std::vector<std::string> notices;
+  KvCache cache(shape, kv,
+                tiers::open_spill({.directory = folder.path(),
+                                   .budget_bytes = 200 * place_bytes,
+                                   .place_bytes = place_bytes,
+                                   .n_frames = 24},
+                                  notices));
+  ThreadPool pool(1);
+  Walk walk(loaded.model(), cache, cpu_attn::choose_kernels(""), pool, kChunk);
+  const Costs costs = decode_costs(walk, cache);
+  EXPECT_GT(cache.store().counts().extents_read, kTokens);
+  EXPECT_EQ(costs.page_faults, 0u);
+  if (cache.store().transfers()->io().name() != "threads") {
+    EXPECT_EQ(costs.locks, 0u);
+  }
+  // An extent closes every 256 positions, and its record is allocated: none does in these tokens.
+  EXPECT_EQ(costs.allocations, 0u);
+}
+
+TEST(SteadyState, OfATokenThatChoosesBlocks) {
+  const testing::TinyEngine loaded(model());
+  const Model& of = loaded.model();
+  KvCacheOptions kv;
+  const index::SelectorSource selectors(index::Method::kQuest,
+                                        index_shape(of.shape(), kv.k_codec, kv.v_codec, kContext),
+                                        cpu_attn::choose_kernels(""));
+  kv.chunk_rows = kChunk;
+  kv.n_ctx = kContext;
+  kv.budget_bytes = kv_bytes_for_context(of.shape(), kv.k_codec, kv.v_codec, kContext, kChunk);
+  kv.selectors = &selectors;
+  KvCache cache(of.shape(), kv);
+  ThreadPool pool(1);
+  Walk walk(of, cache, cpu_attn::choose_kernels(""), pool, kChunk);
+  walk.select_by({.budget = {index::Budget::Kind::kTokens, 512}}, kContext);
+  expect_nothing(decode_costs(walk, cache, Attention::kSelected));
+}
+
+}  // namespace
+}  // namespace strata::engine

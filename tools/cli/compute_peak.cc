@@ -1,0 +1,42 @@
+#include "tools/cli/compute_peak.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+
+#include "base/check.h"
+#include "cpu_attn/peak.h"
+
+namespace strata::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint64_t kRounds = 20'000;  // some hundred microseconds
+constexpr int kPasses = 50;
+
+double measure(ThreadPool& pool, cpu_attn::PeakLoop loop) {
+  if (loop == nullptr) return 0;
+  const double of_thread = loop(1) * static_cast<double>(kRounds);
+  double best_s = 1e30;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    std::atomic<uint32_t> n_right = 0;
+    const auto start = Clock::now();
+    pool.run([&](uint32_t) {
+      if (loop(kRounds) == of_thread) n_right.fetch_add(1, std::memory_order_relaxed);
+    });
+    best_s = std::min(best_s, std::chrono::duration<double>(Clock::now() - start).count());
+    STRATA_CHECK(n_right.load() == pool.size(), "%u of %u threads counted right", n_right.load(),
+                 pool.size());
+  }
+  return 2 * of_thread * pool.size() / best_s / 1e9;
+}
+
+}  // namespace
+
+ComputePeak measure_compute_peak(ThreadPool& pool, const KernelTable& kernels) {
+  const cpu_attn::PeakLoops loops = cpu_attn::peak_loops(kernels.isa);
+  return {measure(pool, loops.f32), measure(pool, loops.int8)};
+}
+
+}  // namespace strata::cli
