@@ -28,7 +28,7 @@ count() { echo "$2 $3 $4" >> "$results/$1.counts"; }
 
 # fail SUITE WHAT: one failure that no test framework counts.
 fail() {
-  echo "FAILED $1: $2"
+  echo "FAILED $1: $2" | tee -a "$results/$1.noted"
   count "$1" 0 1 0
 }
 
@@ -55,7 +55,8 @@ test_targets() {
   done
 }
 
-# Counts a JUnit file of ctest, and notes each skipped test with the reason its GTEST_SKIP printed.
+# Counts a JUnit file of ctest, and notes each skipped test with the reason its GTEST_SKIP printed, each failed one with
+# where it failed first.
 count_junit() {  # count_junit SUITE FILE
   local suite=$1 file=$2 n passed failed skipped
   [ -s "$file" ] || { fail "$suite" "ctest wrote no result"; return; }
@@ -66,16 +67,16 @@ count_junit() {  # count_junit SUITE FILE
   passed=$((n - failed - skipped))
   count "$suite" "$passed" "$failed" "$skipped"
   awk -v suite="$suite" '
-    function note() {
-      if (is_skipped) print suite ": " name ": " (reason == "" ? "no reason printed" : reason)
-      is_skipped = 0
-    }
-    /<testcase / { match($0, /name="[^"]*"/); name = substr($0, RSTART + 6, RLENGTH - 7); reason = ""; take = 0 }
-    /<skipped/ { is_skipped = 1 }
-    take && reason == "" && $0 !~ /^[ \t]*$/ { reason = $0; take = 0 }
-    /: Skipped$/ { take = 1 }
-    /<\/testcase>/ { note() }
-  ' "$file" | sed "s/&quot;/\"/g; s/&apos;/'/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g" >> "$results/$suite.skipped"
+    function note(what, otherwise) { print what, suite ": " name ": " (said == "" ? otherwise : said) }
+    /<testcase / { match($0, /name="[^"]*"/); name = substr($0, RSTART + 6, RLENGTH - 7); said = ""; n_take = 0; ended = "" }
+    /<skipped/ { ended = "skipped" }
+    /<failure/ { ended = "failed" }
+    n_take > 0 && $0 !~ /^[ \t]*$/ { said = said (said == "" ? "" : " | ") $0; n_take-- }
+    said == "" && /: Skipped$/ { n_take = 1 }
+    said == "" && /: Failure$|ERROR: [A-Za-z]+Sanitizer|runtime error:|check failed|terminate called/ { said = $0; n_take = 5 }
+    /<\/testcase>/ && ended == "skipped" { note("skipped", "no reason printed") }
+    /<\/testcase>/ && ended == "failed" { note("FAILED", "it ended without a word") }
+  ' "$file" | sed "s/&quot;/\"/g; s/&apos;/'/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g" >> "$results/$suite.noted"
 }
 
 run_ctest() {  # run_ctest SUITE PRESET CTEST_ARGUMENT...
@@ -151,7 +152,7 @@ suite_golden() {
 # run_suite SUITE: in a process group of its own, stopped at its budget. Prints nothing but what the suite prints.
 run_suite() {
   local suite=$1 start=$SECONDS rc
-  rm -f "$results/$suite".{counts,skipped,xml}
+  rm -f "$results/$suite".{counts,noted,xml}
   printf '\n==== %s\n' "$suite"
   timeout --kill-after=20 "${budget_minutes[$suite]}m" "$0" inside "$suite" < /dev/null &
   running=$!
@@ -166,7 +167,7 @@ run_suite() {
   esac
 }
 
-report() {  # report SUITE...: the table, the skipped tests, the last line
+report() {  # report SUITE...: the table, skipped and failed tests, the last line
   local suite passed=0 failed=0 skipped=0 p f s total=0
   printf '\n%-10s %8s %7s %7s %7s %8s\n' suite minutes budget passed failed skipped
   for suite in "$@"; do
@@ -179,9 +180,7 @@ report() {  # report SUITE...: the table, the skipped tests, the last line
     echo "FAILED: all suites together took $((total / 60)) minutes, their budget is $total_budget_minutes"
     failed=$((failed + 1))
   fi
-  for suite in "$@"; do  # each by name: nothing is left out silently
-    [ ! -s "$results/$suite.skipped" ] || sed 's/^/skipped  /' "$results/$suite.skipped"
-  done
+  for suite in "$@"; do cat "$results/$suite.noted" 2> /dev/null; done | sort -r  # each by name: nothing is left out silently
   if [ "$skipped" -gt 0 ]; then
     echo "$passed passed, $failed failed, $skipped skipped"
   else

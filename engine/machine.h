@@ -30,5 +30,7 @@ std::string cpu_name(const std::string& root = "/");
 uint64_t peak_memory_bytes();
 /// It counts from here, where the system allows that.
 void forget_peak_memory();
+/// Gives the system back what was freed and is kept for the next allocation.
+void release_freed_memory();
 
 }  // namespace strata::engine

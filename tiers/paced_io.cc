@@ -30,10 +30,10 @@ RateLimit::Time RateLimit::pass(uint64_t bytes, Time now) {
 }
 
 PacedIo::PacedIo(std::unique_ptr<Io> io, std::shared_ptr<RateLimit> limit, Sleep sleep)
-    : io_(std::move(io)), limit_(std::move(limit)), sleep_(std::move(sleep)) {
-  STRATA_CHECK(io_ != nullptr && limit_ != nullptr, "nothing to pace, or no limit");
+    : WrappedIo(std::move(io)), limit_(std::move(limit)), sleep_(std::move(sleep)) {
+  STRATA_CHECK(limit_ != nullptr, "no limit");
   if (!sleep_) sleep_ = [](nanoseconds time) { std::this_thread::sleep_for(time); };
-  const uint32_t n = io_->depth();
+  const uint32_t n = depth();
   running_.resize(n);
   ended_.resize(n);
   for (uint32_t number = n; number > 0; --number) unused_.push_back(number - 1);
@@ -48,7 +48,7 @@ uint32_t PacedIo::submit(std::span<const IoRequest> requests) {
     renamed_.push_back(request);
     renamed_.back().id = unused_[unused_.size() - renamed_.size()];
   }
-  const uint32_t n_taken = io_->submit(renamed_);
+  const uint32_t n_taken = io().submit(renamed_);
   const nanoseconds begin = now();
   for (uint32_t i = 0; i < n_taken; ++i) {
     unused_.pop_back();
@@ -61,7 +61,7 @@ uint32_t PacedIo::submit(std::span<const IoRequest> requests) {
 
 /// Takes what the device has ended.
 void PacedIo::collect(microseconds timeout) {
-  const uint32_t n = io_->wait(ended_, timeout);
+  const uint32_t n = io().wait(ended_, timeout);
   for (uint32_t i = 0; i < n; ++i) {
     const auto number = static_cast<uint32_t>(ended_[i].id);
     const Held& of = running_[number];
@@ -92,7 +92,7 @@ uint32_t PacedIo::wait(std::span<IoCompletion> out, microseconds timeout) {
     if (at >= until) return 0;
     nanoseconds next = until;
     for (const Held& held : held_) next = std::min(next, held.due);
-    if (io_->in_flight() > 0) {
+    if (io().in_flight() > 0) {
       collect(whole_microseconds(std::max(next - at, nanoseconds(0))));
     } else if (next > at) {
       sleep_(next - at);

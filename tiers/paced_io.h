@@ -9,7 +9,7 @@
 #include <mutex>
 #include <vector>
 
-#include "tiers/io.h"
+#include "tiers/wrapped_io.h"
 
 namespace strata::tiers {
 
@@ -35,27 +35,18 @@ class RateLimit {
 /// Reads end when the device has ended them and their bytes have passed the limit, in the order of
 /// both; until then they are in flight. Writes pass as they are. Allocates at construction only.
 /// Threads: as any Io.
-class PacedIo final : public Io {
+class PacedIo final : public WrappedIo {
  public:
   /// Lets so much time of io's clock pass while nothing is at the device.
   using Sleep = std::function<void(std::chrono::nanoseconds)>;
 
   PacedIo(std::unique_ptr<Io> io, std::shared_ptr<RateLimit> limit, Sleep sleep = {});
 
-  std::string_view name() const override { return io_->name(); }
-  uint32_t depth() const override { return io_->depth(); }
-  uint64_t prepare_memory(std::span<std::byte> memory) override {
-    return io_->prepare_memory(memory);
-  }
-  IoFile add_file(const File& file) override { return io_->add_file(file); }
-  void remove_file(IoFile file) override { io_->remove_file(file); }
-  uint32_t alignment(IoFile file) const override { return io_->alignment(file); }
   uint32_t submit(std::span<const IoRequest> requests) override;
   uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override;
   uint32_t in_flight() const override {
-    return io_->in_flight() + static_cast<uint32_t>(held_.size());
+    return io().in_flight() + static_cast<uint32_t>(held_.size());
   }
-  std::chrono::nanoseconds now() const override { return io_->now(); }
 
  private:
   struct Held {
@@ -65,7 +56,6 @@ class PacedIo final : public Io {
   void collect(std::chrono::microseconds timeout);
   uint32_t give(std::span<IoCompletion> out);
 
-  std::unique_ptr<Io> io_;
   std::shared_ptr<RateLimit> limit_;
   Sleep sleep_;
   // Of what is at the device, by the number that it goes there under.

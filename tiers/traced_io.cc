@@ -8,15 +8,15 @@
 namespace strata::tiers {
 
 TracedIo::TracedIo(std::unique_ptr<Io> io, Trace& trace, Resource resource, uint32_t first_index)
-    : io_(std::move(io)),
+    : WrappedIo(std::move(io)),
       trace_(trace),
       resource_(resource),
       first_index_(first_index),
-      flights_(io_->depth()) {}
+      flights_(depth()) {}
 
 uint32_t TracedIo::submit(std::span<const IoRequest> requests) {
-  const auto submitting = io_->now();
-  const uint32_t n_taken = io_->submit(requests);
+  const auto submitting = io().now();
+  const uint32_t n_taken = io().submit(requests);
   auto flight = flights_.begin();
   for (const IoRequest& request : requests.first(n_taken)) {
     flight = std::find_if(flight, flights_.end(), [](const Flight& of) { return of.is_free; });
@@ -46,9 +46,9 @@ void TracedIo::record(const IoCompletion& completion, std::chrono::nanoseconds n
 }
 
 uint32_t TracedIo::wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) {
-  const auto since = io_->now();
-  const uint32_t n = io_->wait(out, timeout);
-  const auto now = io_->now();
+  const auto since = io().now();
+  const uint32_t n = io().wait(out, timeout);
+  const auto now = io().now();
   for (const IoCompletion& completion : out.first(n)) record(completion, now);
   if (timeout.count() > 0)
     trace_.add({.kind = TraceKind::kWait,

@@ -7,13 +7,13 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
-#include <ctime>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "tools/cli/bench_index.h"
 #include "tools/cli/sample_statistics.h"
 #include "tools/serve/http_server.h"
 #include "tools/serve/serve_app.h"
@@ -61,12 +61,6 @@ class FreeTokens final : public serve::AnswerService {
   serve::ServiceFacts facts_;
 };
 
-double processor_seconds() {
-  timespec time = {};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
-
 /// Whether the events of a reply tell so many tokens and their end.
 bool is_whole(std::string_view events, uint32_t n_tokens) {
   uint32_t n_told = 0;
@@ -93,7 +87,7 @@ bool time_tokens(uint32_t n_tokens, uint32_t n_repeats) {
   std::vector<double> wall_us, processor_us;
   std::string answer;
   for (uint32_t i = 0; i < n_repeats; ++i) {
-    const double processor = processor_seconds();
+    const double processor = cli::process_cpu_s();
     const auto begin = std::chrono::steady_clock::now();
     client.request("POST", "/v1/completions", body);
     (void)client.read_head();
@@ -102,7 +96,7 @@ bool time_tokens(uint32_t n_tokens, uint32_t n_repeats) {
     const double wall =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     wall_us.push_back(wall / n_tokens * 1e6);
-    processor_us.push_back((processor_seconds() - processor) / n_tokens * 1e6);
+    processor_us.push_back((cli::process_cpu_s() - processor) / n_tokens * 1e6);
     if (!is_whole(answer, n_tokens)) {
       std::fputs("a timed answer is not the one that was told\n", stderr);
       return false;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -47,19 +48,27 @@ Costs costs_of(const Work& work) {
           after.page_faults - before.page_faults};
 }
 
-/// Of kTokens decoded behind a prompt, the second time that this is done.
+/// Of kTokens decoded behind a prompt, once this was done before. Page faults are the fewest of
+/// three times: a token's own come every time, while those of a kernel that moves pages (it joins
+/// small ones into huge ones, or makes room) come when it does.
 Costs decode_costs(Walk& walk, KvCache& cache, Attention attention = Attention::kExact) {
   Costs costs;
-  for (int time = 0; time < 2; ++time) {
+  uint64_t fewest_faults = UINT64_MAX;
+  for (int time = 0; time < 4; ++time) {
     Sequence sequence = cache.make_sequence();
     prefill(walk, sequence, std::vector<int32_t>(kPrompt, 5), kChunk);
-    costs = costs_of([&] {
+    const Costs once = costs_of([&] {
       for (uint32_t i = 0; i < kTokens; ++i) {
         const StepRow row{&sequence, static_cast<int32_t>(i % 32), true};
         walk.step({&row, 1}, attention);
       }
     });
+    if (time == 0) continue;
+    costs.allocations += once.allocations;
+    costs.locks += once.locks;
+    fewest_faults = std::min(fewest_faults, once.page_faults);
   }
+  costs.page_faults = fewest_faults;
   return costs;
 }
 

@@ -162,6 +162,8 @@ TEST_F(PlannedBench, PredictsForADiskThatIsHeldAtARate) {
   ASSERT_EQ(held.size(), 1u);
   EXPECT_DOUBLE_EQ(held[0]["prediction"]["disk_pace"], 0.025);  // of 2 GB/s
   EXPECT_NE(wide[0]["prediction"]["disk_pace"], 0.025);
+  expect_refused(launch({"--disk-rate", "5MB"}),
+                 {2, "usage", {"5000000 bytes a second"}, "disk-rate", "at least 16MB"});
   for (const char* mode : {"--tiers", "--reopen"})
     expect_refused(launch({mode, "--disk-rate", "1GB"}),
                    {2, "usage", {"--disk-rate", mode, "contradict"}, "disk-rate", "leave one"});

@@ -126,6 +126,9 @@ void add_disk(const Settings& settings, BenchResult& result) {
 }
 
 /// A limit is of this machine's reads in steps that are timed.
+// A full queue of reads must end within the deadline of one (tiers/transfer.h).
+constexpr uint64_t kLeastDiskRate = 16'000'000;
+
 void check_disk_rate(const Command& command, bool predicts) {
   const Settings& settings = command.settings;
   if (!command.is_set("disk-rate")) return;
@@ -133,6 +136,11 @@ void check_disk_rate(const Command& command, bool predicts) {
                       : settings.tiers  ? "--tiers"
                       : settings.reopen ? "--reopen"
                                         : nullptr;
+  if (settings.disk_rate > 0 && settings.disk_rate < kLeastDiskRate)
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{} bytes a second: what is in flight would outlast a disk's deadline",
+                            settings.disk_rate),
+                command.where("disk-rate"), "state at least 16MB, or 0 for no limit");
   if (other == nullptr) return;
   throw Error(ErrorCode::kUsage,
               fmt::format("--disk-rate and {} contradict each other: {} has the disk as it is",

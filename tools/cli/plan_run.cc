@@ -61,6 +61,11 @@ double PlanRun::step_ms(int32_t token) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+uint64_t PlanRun::bytes_so_far() {
+  return engine_.model().read_counts().read_bytes +
+         engine_.cache().store().transfer_counts().read_bytes;
+}
+
 /// Begins at the depth again, so that the context need not hold more than one turn.
 double PlanRun::token_ms() {
   running_.reset();
@@ -68,6 +73,7 @@ double PlanRun::token_ms() {
   const auto tokens = draw_.tokens(kWarmTokens + timing_.n_most, engine_.spec().shape.vocab_size);
   for (uint32_t i = 0; i < kWarmTokens; ++i) step_ms(tokens[i]);
   std::vector<double> ms;
+  const uint64_t bytes_before = bytes_so_far();
   const auto begin = Clock::now();
   const auto is_enough = [&] {
     const std::chrono::duration<double> so_far = Clock::now() - begin;
@@ -76,6 +82,7 @@ double PlanRun::token_ms() {
   while (ms.size() < timing_.n_most && !is_enough())
     ms.push_back(step_ms(tokens[kWarmTokens + ms.size()]));
   n_mean_ = filled_->n_pos() + kWarmTokens + static_cast<double>(ms.size()) / 2;
+  disk_bytes_ = static_cast<double>(bytes_so_far() - bytes_before) / static_cast<double>(ms.size());
   return median(ms);
 }
 

@@ -44,17 +44,20 @@ class PlanRun {
   double dram_gbytes_per_s();
   /// Positions before the mean one of the tokens that were timed last.
   double n_positions() const { return n_mean_; }
+  /// Bytes that such a token read from the disk, in the mean: weights, K and V.
+  double disk_bytes() const { return disk_bytes_; }
   const PlacedPlan& plan() const { return *plan_; }
 
  private:
   double step_ms(int32_t token);
+  uint64_t bytes_so_far();
   TokenTiming timing_;
   const std::atomic<bool>* cancel_;
   engine::Engine engine_;
   std::unique_ptr<PlacedPlan> plan_;
   std::unique_ptr<engine::Sequence> filled_, running_;
   RandomDraw draw_;
-  double n_mean_ = 0;
+  double n_mean_ = 0, disk_bytes_ = 0;
 };
 
 }  // namespace strata::cli

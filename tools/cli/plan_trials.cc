@@ -23,7 +23,9 @@ using engine::Placement;
 
 constexpr double kBudgetShares[] = {0.1, 0.4, 0.8};
 constexpr uint32_t kDrawsPerPlan = 20;  // of random plans that may not fit
-constexpr double kSlowerDisk = 0.8;     // of its rate
+// Of the rate that the plan counts on: so held, its limit sets a disk's rate, whatever else does.
+constexpr double kHeldDisk = 0.75;
+constexpr double kSlowerDisk = 0.8;  // of that
 
 bool is_same(const Placement& a, const Placement& b) {
   return a.is_streamed == b.is_streamed && a.kv_dram_bytes == b.kv_dram_bytes;
@@ -41,6 +43,11 @@ void add_plan(std::vector<PlanTrial>& trials, std::string name, Placement placem
 /// Two engines want the budget twice, which the machine need not have.
 bool is_no_room(const Error& error) {
   return error.code() == ErrorCode::kDoesNotFit || error.code() == ErrorCode::kOutOfMemory;
+}
+
+double busy_disk_ms(const PlanRun& run, const planner::MachinePace& pace) {
+  const planner::StepTime token = run.plan().token_at(run.n_positions(), pace);
+  return token.busy_ms[static_cast<size_t>(planner::PlanPart::kNvme)];
 }
 
 /// The plans of one cell, tried.
@@ -62,18 +69,19 @@ class CellTrial {
   }
   template <class Compare>
   double in_turns(PlanRun& first, PlanRun& second, const Compare& compare);
-  double disk_pace(const planner::MachineProfile& profile);
+  double disk_pace();
 
   const Command& command_;
   const PlanCell& cell_;
   const PlanTrialOptions& options_;
-  double disk_pace_ = 1;  // beside this cell
+  planner::MachineProfile profile_;
 };
 
-double CellTrial::disk_pace(const planner::MachineProfile& profile) {
+double CellTrial::disk_pace() {
   const engine::EngineOptions opened = engine_options(command_.settings);
-  const double pace = measure_disk_pace(profile, opened.nvme_directory, opened.io, options_.cancel);
-  return limited_disk_pace(profile, pace, opened.disk_read_bytes_per_s);
+  const double pace =
+      measure_disk_pace(profile_, opened.nvme_directory, opened.io, options_.cancel);
+  return limited_disk_pace(profile_, pace, opened.disk_read_bytes_per_s);
 }
 
 std::vector<PlanTrial> CellTrial::list() {
@@ -81,7 +89,7 @@ std::vector<PlanTrial> CellTrial::list() {
   Engine engine = Engine::open(plan_run_options(command_, cell_, options_.timing));
   const PlanSpace space(engine);
   const Placement by_hand = placement_of(engine);
-  const PlacedPlan own = place_by_plan(with_budget(command_, cell_), engine);
+  profile_ = place_by_plan(with_budget(command_, cell_), engine).subject.request.profile;
   add_plan(trials, "planner", placement_of(engine));
   add_plan(trials, "rules by hand", by_hand);
   const auto take = [&](std::string name, Placement placement) {
@@ -91,20 +99,23 @@ std::vector<PlanTrial> CellTrial::list() {
   list_presets(space, take);
   if (trials.size() < options_.n_plans)
     draw_plans(space, options_.seed, kDrawsPerPlan * options_.n_plans, take);
-  disk_pace_ = disk_pace(own.subject.request.profile);
   return trials;
 }
 
-/// Memory is probed beside each plan, the disk, which takes longer, beside each cell.
+/// Memory and the disk are probed beside each plan: what a disk that others share gives changes
+/// within seconds.
 void CellTrial::measure(PlanTrial& trial) {
+  const double disk_before = disk_pace();
+  engine::release_freed_memory();  // of the plan and the probe before
   engine::forget_peak_memory();
   const auto running = run(trial.placement);
   trial.measured_ms = running->token_ms();
-  trial.measured_bytes = engine::peak_memory_bytes();  // before the probe, which takes some
-  const planner::MachinePace pace{.dram = dram_pace(running->plan(), running->dram_gbytes_per_s()),
-                                  .disk = disk_pace_};
-  trial.predicted_ms = running->plan().token_at(running->n_positions(), pace).ms;
-  trial.predicted_bytes = predicted_peak_bytes(running->plan());
+  trial.measured_bytes = engine::peak_memory_bytes();  // before the probes, which take some
+  const PlacedPlan& plan = running->plan();
+  const planner::MachinePace pace{.dram = dram_pace(plan, running->dram_gbytes_per_s()),
+                                  .disk = (disk_before + disk_pace()) / 2};
+  trial.predicted_ms = plan.token_at(running->n_positions(), pace).ms;
+  trial.predicted_bytes = predicted_peak_bytes(plan);
 }
 
 /// Plans from all over the list, opened and measured anew: by how much one differs from itself at
@@ -138,25 +149,32 @@ double CellTrial::ratio_in_turns(const Placement& first, const Placement& second
   return in_turns(*a, *b, [](double of_a, double of_b) { return of_a / of_b; });
 }
 
-/// Nothing where the plan reads no disk.
+/// Nothing where the plan reads no disk. A dual is of a rate that is known: the disk is held at one
+/// that it surely gives, and then at less.
 DiskTrial CellTrial::slow_disk(const PlanTrial& own) {
   DiskTrial trial;
-  const auto plain = run(own.placement);
-  const PlacedPlan& plan = plain->plan();
-  if (!reads_disk(plan)) return trial;
-  const planner::MachineProfile& profile = plan.subject.request.profile;
-  planner::MachinePace pace{.dram = dram_pace(plan, plain->dram_gbytes_per_s()),
-                            .disk = disk_pace(profile)};
-  const double rate = kSlowerDisk * pace.disk * profile.disk_read_bytes_per_s;
-  const auto slower = run(own.placement, static_cast<uint64_t>(rate));
+  auto plain = run(own.placement);
+  if (!reads_disk(plain->plan())) return trial;
+  plain->token_ms();
+  planner::MachinePace pace{.dram = dram_pace(plain->plan(), plain->dram_gbytes_per_s()),
+                            .disk = disk_pace()};
+  const double read_ms = busy_disk_ms(*plain, pace);
+  if (!(read_ms > 0) || !(plain->disk_bytes() > 0)) return trial;
+  const double rate = kHeldDisk * plain->disk_bytes() * 1e3 / read_ms;
+  plain.reset();  // memory for two
+  const auto held = run(own.placement, static_cast<uint64_t>(rate));
+  const auto slower = run(own.placement, static_cast<uint64_t>(kSlowerDisk * rate));
   trial.measured_ms = in_turns(
-      *slower, *plain, [](double of_slower, double of_plain) { return of_slower - of_plain; });
+      *slower, *held, [](double of_slower, double of_held) { return of_slower - of_held; });
+  trial.rate = rate;
   trial.share = kSlowerDisk;
-  const double n_positions = plain->n_positions();
+  pace.disk *= kHeldDisk;
+  const PlacedPlan& plan = held->plan();
+  const double n_positions = held->n_positions();
   trial.dual_ms = plan.slower_disk_ms(n_positions, kSlowerDisk, pace);
-  const double plain_ms = plan.token_at(n_positions, pace).ms;
+  const double held_ms = plan.token_at(n_positions, pace).ms;
   pace.disk *= kSlowerDisk;
-  trial.plan_ms = plan.token_at(n_positions, pace).ms - plain_ms;
+  trial.plan_ms = plan.token_at(n_positions, pace).ms - held_ms;
   return trial;
 }
 

@@ -41,7 +41,8 @@ struct PlanTrial {
 
 /// What a slower disk costs a token of the planner's own plan, in ms.
 struct DiskTrial {
-  double share = 0;        // of the disk's rate that was left; 0 = not tried
+  double rate = 0;         // that the disk was held at, bytes per second
+  double share = 0;        // of it that was left then; 0 = not tried
   double measured_ms = 0;  // in turns with the whole rate, the median
   double plan_ms = 0;      // by the plan's clocks
   double dual_ms = 0;      // by the dual of the disk's rate

@@ -19,9 +19,9 @@ std::string kv_text(const engine::Placement& placement) {
 std::string slower_disk_text(const DiskTrial& disk) {
   if (disk.share == 0) return "";
   const std::string text = fmt::format(
-      "its disk held at {:.0f} % of its rate, in turns: a token takes {:+.2f} ms; the plan says "
-      "{:+.2f} ms, the dual of the disk's rate {:+.2f} ms",
-      100 * disk.share, disk.measured_ms, disk.plan_ms, disk.dual_ms);
+      "its disk held at {:.0f} MB/s and, in turns, at {:.0f} % of that: a token takes {:+.2f} ms; "
+      "the plan says {:+.2f} ms, the dual of the disk's rate {:+.2f} ms",
+      disk.rate / 1e6, 100 * disk.share, disk.measured_ms, disk.plan_ms, disk.dual_ms);
   if (!(disk.dual_ms > 0)) return text + "\n";  // the disk hides behind something else
   return text + fmt::format(" ({:.0f} % of it)\n", 100 * disk.measured_ms / disk.dual_ms);
 }
@@ -87,7 +87,8 @@ ordered_json trials_json(const std::vector<CellResult>& cells) {
                        {"regret", cell.regret}};
     if (cell.paired_regret > 0) of["paired_regret"] = cell.paired_regret;
     if (const DiskTrial& disk = cell.slower_disk; disk.share > 0)
-      of["slower_disk"] = {{"share", disk.share},
+      of["slower_disk"] = {{"rate_bytes_per_s", disk.rate},
+                           {"share", disk.share},
                            {"measured_ms", disk.measured_ms},
                            {"plan_ms", disk.plan_ms},
                            {"dual_ms", disk.dual_ms}};
