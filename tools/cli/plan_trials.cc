@@ -23,7 +23,8 @@ using engine::Placement;
 
 constexpr double kBudgetShares[] = {0.1, 0.4, 0.8};
 constexpr uint32_t kDrawsPerPlan = 20;  // of random plans that may not fit
-// Of the rate that the plan counts on: so held, its limit sets a disk's rate, whatever else does.
+// Of the rate that the plan counts on, or that a token has read at where that is less: so held, the
+// limit sets a disk's rate, whatever else does.
 constexpr double kHeldDisk = 0.75;
 constexpr double kSlowerDisk = 0.8;  // of that
 
@@ -155,12 +156,14 @@ DiskTrial CellTrial::slow_disk(const PlanTrial& own) {
   DiskTrial trial;
   auto plain = run(own.placement);
   if (!reads_disk(plain->plan())) return trial;
-  plain->token_ms();
+  const double token_ms = plain->token_ms();
   planner::MachinePace pace{.dram = dram_pace(plain->plan(), plain->dram_gbytes_per_s()),
                             .disk = disk_pace()};
   const double read_ms = busy_disk_ms(*plain, pace);
   if (!(read_ms > 0) || !(plain->disk_bytes() > 0)) return trial;
-  const double rate = kHeldDisk * plain->disk_bytes() * 1e3 / read_ms;
+  const double held_ms = std::max(read_ms, token_ms) / kHeldDisk;
+  const double rate = plain->disk_bytes() * 1e3 / held_ms;
+  pace.disk *= read_ms / held_ms;
   plain.reset();  // memory for two
   const auto held = run(own.placement, static_cast<uint64_t>(rate));
   const auto slower = run(own.placement, static_cast<uint64_t>(kSlowerDisk * rate));
@@ -168,13 +171,12 @@ DiskTrial CellTrial::slow_disk(const PlanTrial& own) {
       *slower, *held, [](double of_slower, double of_held) { return of_slower - of_held; });
   trial.rate = rate;
   trial.share = kSlowerDisk;
-  pace.disk *= kHeldDisk;
   const PlacedPlan& plan = held->plan();
   const double n_positions = held->n_positions();
   trial.dual_ms = plan.slower_disk_ms(n_positions, kSlowerDisk, pace);
-  const double held_ms = plan.token_at(n_positions, pace).ms;
+  trial.plan_ms = -plan.token_at(n_positions, pace).ms;
   pace.disk *= kSlowerDisk;
-  trial.plan_ms = plan.token_at(n_positions, pace).ms - held_ms;
+  trial.plan_ms += plan.token_at(n_positions, pace).ms;
   return trial;
 }
 
