@@ -10,6 +10,7 @@ namespace {
 
 constexpr uint32_t kDamageRoundsMax = 4;  // of finding packs damaged while they are saved anew
 constexpr uint32_t kRepairsMax = 256;     // of extents lost while they are saved, as in one step
+constexpr uint32_t kPinTriesMax = 3;
 constexpr uint32_t kDamagedMax = 8;  // packs that one restore removes before it reads the text anew
 
 tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
@@ -331,11 +332,31 @@ void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& ses
   save_rows(walk.cache(), sequence);
 }
 
+/// Another process may have put a longer pack in the place of one of ours meanwhile: then that one
+/// is pinned.
 void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence,
                        const std::string& session) const {
+  std::vector<std::string> tried;
+  for (uint32_t n_tries = 1;; ++n_tries) {
+    const tiers::SessionManifest manifest = manifest_of(directory, sequence);
+    // Nothing was read before it was stopped: an earlier session of that name stays.
+    if (manifest.packs.empty()) return;
+    // What was stopped half-way does not cut what was saved whole.
+    if (is_longer_session(directory, shape_, session, sequence, manifest.tokens)) return;
+    try {
+      return directory.pin(session, manifest);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kIo || n_tries == kPinTriesMax || manifest.packs == tried)
+        throw;
+    }
+    tried = manifest.packs;
+  }
+}
+
+/// What is there now of the sequence.
+tiers::SessionManifest ContextCache::manifest_of(tiers::PackDirectory& directory,
+                                                 const Sequence& sequence) const {
   const tiers::FoundContext found = directory.find(shape_, sequence.chain_at(0), sequence.tokens());
-  // Nothing was read before it was stopped: an earlier session of that name stays.
-  if (found.pieces.empty()) return;
   tiers::SessionManifest manifest;
   manifest.model = shape_.model;
   manifest.model_name = model_name_;
@@ -343,9 +364,7 @@ void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence
   for (const tiers::FoundPiece& piece : found.pieces)
     if (manifest.packs.empty() || manifest.packs.back() != piece.pack->name())
       manifest.packs.push_back(piece.pack->name());
-  // What was stopped half-way does not cut what was saved whole.
-  if (is_longer_session(directory, shape_, session, sequence, manifest.tokens)) return;
-  directory.pin(session, manifest);
+  return manifest;
 }
 
 void ContextCache::give_up(const Error& error) {

@@ -114,6 +114,8 @@ class ContextCache {
                         std::span<const int32_t> tokens, const tiers::Hash128& root);
   void pin(tiers::PackDirectory& directory, const Sequence& sequence,
            const std::string& session) const;
+  tiers::SessionManifest manifest_of(tiers::PackDirectory& directory,
+                                     const Sequence& sequence) const;
   void restore_rows(tiers::PackDirectory& directory, const KvCache& cache,
                     const tiers::FoundContext& found, Sequence& sequence);
   void save_rows(const KvCache& cache, const Sequence& sequence);

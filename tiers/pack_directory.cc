@@ -193,7 +193,29 @@ std::string PackDirectory::publish(PackWriter writer) {
   const auto status = directory_->status_of(name);
   // Which tokens were generated is what the file says of it.
   add_to_index(name, there ? there->head() : writer.head(), status ? status->modified_ns : 0);
+  remove_covered({name});
   return name;
+}
+
+/// Under the lock. A chat saves the same beginning of a run after every turn, longer each time.
+/// What cannot go now stays until it is evicted: that is no error of what was saved.
+void PackDirectory::remove_covered(const std::vector<std::string>& by) {
+  std::set<std::string> covered;
+  for (const std::string& name : by)
+    if (index_.has(name))
+      for (const std::string& shorter : index_.covered_by(index_.heads().at(name)))
+        covered.insert(shorter);
+  if (covered.empty()) return;
+  try {
+    const std::set<std::string> pinned = pinned_packs("");
+    for (const std::string& name : covered) {
+      if (pinned.contains(name)) continue;
+      remove_pack(name);
+      index_.remove(name);
+    }
+  } catch (const Error&) {
+    return;
+  }
 }
 
 bool PackDirectory::discard(const std::string& pack) {

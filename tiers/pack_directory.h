@@ -27,7 +27,7 @@ struct PackLimits {
   uint64_t budget_bytes = UINT64_MAX;  // of all packs, their rows and sessions that have a name
   uint64_t free_floor_bytes = 0;       // what the file system keeps free
   // Of the heads in memory by which packs are found: those that were used last are. Of each other
-  // pack about 1 KiB more is kept.
+  // pack less than 300 bytes are kept (docs/measurements.md, "Many packs").
   uint64_t index_bytes = UINT64_MAX;
   std::chrono::milliseconds lock_wait{10000};
 };
@@ -120,7 +120,8 @@ class PackDirectory {
   PackWriter start(PackRun run);
   /// Seals the pack where that was not done and gives it its name, which is returned. Where the
   /// same pack is there already, it counts as used and the writer's bytes go; a damaged one is
-  /// replaced. Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
+  /// replaced. Packs that it holds all of (PackIndex::covered_by) go, unless a session pins them.
+  /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
   std::string publish(PackWriter writer);
   /// Removes the pack that has this name now, where its file holds other bytes than were saved; a
   /// whole one stays, whatever an earlier read of it said. Reads all of it. False where nothing was
@@ -143,7 +144,8 @@ class PackDirectory {
   /// Errors: kIo, kOutOfMemory, and the rows stay.
   bool discard_rows(const std::string& rows);
 
-  /// Saves a session and with it pins its packs, in place of an earlier one of that name.
+  /// Saves a session and with it pins its packs, in place of an earlier one of that name; what
+  /// that one pinned and these hold goes, as in publish().
   /// Errors: kUsage (the name), kDoesNotFit, kIo (also where a pack has been evicted meanwhile).
   void pin(const std::string& name, const SessionManifest& session);
   /// Removes the session and leaves its packs; false where there is none.
@@ -183,6 +185,7 @@ class PackDirectory {
   void note_use(const PackReader& pack);
   void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned,
                  const std::string& pack_of_rows = "");
+  void remove_covered(const std::vector<std::string>& by);
   void remove_orphaned_rows();
   std::vector<std::string> rows_of(const std::string& pack) const;
   std::map<std::string, uint64_t> rows_bytes() const;  // of each pack that has some
