@@ -206,8 +206,7 @@ AnswerScheduler::Beginning AnswerScheduler::find_beginning(const Waiting& order)
   for (size_t i = 0; i < idle_.size(); ++i) consider(idle_[i].sequence, Beginning::Place::kIdle, i);
   for (size_t i = 0; i < working_.size(); ++i)
     consider(working_[i]->context.sequence, Beginning::Place::kWorking, i);
-  if (const uint32_t n = order.n_saved;
-      n > best.n_kept && n - best.n_kept >= n / kSavedShare)
+  if (const uint32_t n = order.n_saved; n > best.n_kept && n - best.n_kept >= n / kSavedShare)
     best = {Beginning::Place::kSaved, 0, n, 0, 0};
   find_reading(order, best);
   return best;
@@ -301,8 +300,8 @@ void AnswerScheduler::make_answer(Working& work) {
 }
 
 void AnswerScheduler::start(Waiting& order, HeldContext context, uint64_t n_goal) {
-  auto made =
-      std::make_unique<Working>(Working{order.id, {}, {}, std::move(context), n_goal, nullptr, nullptr});
+  auto made = std::make_unique<Working>(
+      Working{order.id, {}, {}, std::move(context), n_goal, nullptr, nullptr});
   Working& work = *made;
   work.task = std::move(order.task);
   work.prompt = std::move(order.prompt);
@@ -337,7 +336,8 @@ void AnswerScheduler::list_answers() {
   answers_.clear();
   Working* restored = nullptr;
   for (const auto& work : working_) {
-    if (work->restoring && restored == nullptr && !work->restoring->go_on()) work->restoring.reset();
+    if (work->restoring && restored == nullptr && !work->restoring->go_on())
+      work->restoring.reset();
     if (!work->restoring)
       answers_.push_back(work->answer.get());
     else if (restored == nullptr)

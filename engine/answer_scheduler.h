@@ -148,7 +148,7 @@ class AnswerScheduler {
   SharedContexts contexts_;
   AnswerBatch batch_;
   uint64_t n_ids_ = 0;
-  uint64_t n_drops_ = 0;  // of idle sequences
+  uint64_t n_drops_ = 0;     // of idle sequences
   bool is_changed_ = false;  // since orders that wait were last looked at
   std::deque<Waiting> waiting_;
   std::vector<std::unique_ptr<Working>> working_;

@@ -139,9 +139,9 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
       std::span(sequence.tokens()).first(uint64_t{n_segments} * shape->segment_positions);
   std::vector<LackingRows> lacking;
   try {
-    tiers::PackDirectory& directory = publisher_->directory();
-    const tiers::FoundContext found = directory.find(shape_, sequence.chain_at(0), tokens);
-    lacking = lacking_rows(directory, found, *shape, n_segments);
+    tiers::PackDirectory& own = publisher_->directory();
+    const tiers::FoundContext found = own.find(shape_, sequence.chain_at(0), tokens);
+    lacking = lacking_rows(own, found, *shape, n_segments);
     for (const LackingRows& rows : lacking) {
       publisher_->between_packs(
           [&](tiers::PackDirectory& directory) {

@@ -43,7 +43,8 @@ void RestoreBeside::take_front() {
   }
   store.release(extent);
   fetched_.pop_front();
-  if (!is_of_use) n_extents_left_ = 0;  // of what is only read for as long as it is held, nothing is
+  if (!is_of_use)
+    n_extents_left_ = 0;  // of what is only read for as long as it is held, nothing is
 }
 
 /// What is away is asked for anew, since a repair of another sequence may have changed it.

@@ -123,9 +123,9 @@ class Compiler {
   void find_heights();
 
   const ordered_json& schema_;
-  Resource resource_;  // of what is being compiled
+  Resource resource_;                           // of what is being compiled
   JsonGrammar grammar_ = {{GrammarNode{}}, 0};  // node 0 stands for "none yet"
-  std::map<std::string, uint32_t> referred_;  // by the place in the whole schema
+  std::map<std::string, uint32_t> referred_;    // by the place in the whole schema
   uint32_t any_value_ = 0, any_string_ = 0;
 };
 

@@ -39,8 +39,8 @@ SmallModel long_model() {
 }
 
 /// An engine with saved contexts on a disk that gives so many bytes a second (0 = all it can).
-struct Run {
-  Run(const TemporaryModel& model, const TestFolder& folder, uint64_t bytes_per_s)
+struct PacedRun {
+  PacedRun(const TemporaryModel& model, const TestFolder& folder, uint64_t bytes_per_s)
       : engine(loaded([&] {
           EngineOptions options = options_of(model, 3, kLongContext);
           options.reads_saved = true;
@@ -58,7 +58,7 @@ struct Run {
 class RestoreBesideTest : public ::testing::Test {
  protected:
   RestoreBesideTest() : model(long_model()), document(drawn_tokens(random, 1500)) {
-    Run saving(model, folder, 0);
+    PacedRun saving(model, folder, 0);
     Order order = order_of(document, 1);
     add(saving.scheduler, order);
     run(saving.scheduler);
@@ -66,7 +66,7 @@ class RestoreBesideTest : public ::testing::Test {
     plain = answer_of(saving);
   }
   Order question() { return order_of(joined(document, letters("whatnow")), 5); }
-  Tokens answer_of(Run& of) {
+  Tokens answer_of(PacedRun& of) {
     Order order = question();
     add(of.scheduler, order);
     run(of.scheduler);
@@ -80,7 +80,7 @@ class RestoreBesideTest : public ::testing::Test {
 };
 
 TEST_F(RestoreBesideTest, AnAnswerGoesOnWhileTheDiskGives) {
-  Run slow(model, folder, 2 << 20);  // some half of a second for the document
+  PacedRun slow(model, folder, 2 << 20);  // some half of a second for the document
   Order answering = order_of(drawn_tokens(random, 40), 300), asking = question();
   add(slow.scheduler, answering);
   slow.scheduler.step();
@@ -103,7 +103,7 @@ TEST_F(RestoreBesideTest, AnAnswerGoesOnWhileTheDiskGives) {
 }
 
 TEST_F(RestoreBesideTest, SeveralAreRestoredOneAfterTheOther) {
-  Run slow(model, folder, 8 << 20);
+  PacedRun slow(model, folder, 8 << 20);
   std::deque<Order> orders = {order_of(drawn_tokens(random, 40), 200), question(), question()};
   for (Order& order : orders) {
     add(slow.scheduler, order);
@@ -120,7 +120,7 @@ TEST_F(RestoreBesideTest, SeveralAreRestoredOneAfterTheOther) {
 }
 
 TEST_F(RestoreBesideTest, ACancelledOneGivesItsFramesBack) {
-  Run slow(model, folder, 1 << 20);
+  PacedRun slow(model, folder, 1 << 20);
   Order answering = order_of(drawn_tokens(random, 40), 300), asking = question();
   add(slow.scheduler, answering);
   slow.scheduler.step();
@@ -145,7 +145,7 @@ TEST_F(RestoreBesideTest, DamageIsComputedAgainBesideTheOther) {
     pack.seekp(static_cast<std::streamoff>(std::filesystem::file_size(file.path()) / 4));
     pack.write("damaged", 7);
   }
-  Run run_of(model, folder, 0);
+  PacedRun run_of(model, folder, 0);
   Order answering = order_of(drawn_tokens(random, 40), 300), asking = question();
   add(run_of.scheduler, answering);
   run_of.scheduler.step();
