@@ -174,7 +174,7 @@ TEST(ForcedCall, ReferencesOfParametersBeginAtThem) {
     const engine::JsonGrammar grammar = engine::compile_json_schema(request.order.answer_schema);
     const std::string key = family == ToolCallStyle::kLlama ? "parameters" : "arguments";
     const auto takes = [&](const std::string& name, const std::string& arguments) {
-      std::string text = R"({"name": ")" + name + R"(", ")" + key + "": " + arguments + "}";
+      std::string text = R"({"name": ")" + name + R"(", ")" + key + R"(": )" + arguments + "}";
       if (family == ToolCallStyle::kMistral) text = "[" + text + "]";
       std::vector<engine::GrammarStack> stacks = {engine::first_stack(grammar)};
       for (const char byte : text) {

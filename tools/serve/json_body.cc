@@ -50,8 +50,7 @@ class BoundCheck final : public nlohmann::json_sax<ordered_json> {
   }
   bool start_array(size_t) override { return open(); }
   bool end_array() override { return close(); }
-  bool parse_error(size_t byte, const std::string&,
-                   const ordered_json::exception& error) override {
+  bool parse_error(size_t byte, const std::string&, const ordered_json::exception& error) override {
     constexpr int kNumberOutOfRange = 406;  // of the library's errors
     if (error.id == kNumberOutOfRange)
       refuse_body("the body has a number beyond the range of a double", "Send a smaller number.");
