@@ -48,7 +48,8 @@ std::string schema_of(ToolCallStyle style, const std::string& choice = kLook) {
 
 TEST(ForcedCall, IsTheJsonThatTheFamilyWritesBehindItsMarker) {
   const std::string far =
-      R"({"type":"object","properties":{"far":{"type":"boolean"}},"required":["far"],"$id":"parameters"})";
+      R"({"type":"object","properties":{"far":{"type":"boolean"}},"required":["far"],)"
+      R"("$id":"parameters"})";
   const auto call = [&](const std::string& key) {
     return R"({"type":"object","properties":{"name":{"const":"look"},")" + key + "\":" + far +
            R"(},"required":["name",")" + key + "\"]}";
