@@ -63,12 +63,7 @@ std::unique_ptr<ContextCache> ContextCache::beside() const {
 }
 
 uint32_t ContextCache::n_saved(std::span<const int32_t> tokens, const tiers::Hash128& root) {
-  uint32_t n_positions = 0;
-  publisher_->with_directory(
-      [&](tiers::PackDirectory& directory) {
-        n_positions = directory.find(shape_, root, tokens).n_positions;
-      },
-      options_.wait_max);
+  const uint32_t n_positions = publisher_->directory().n_found(shape_, root, tokens);
   return n_positions < kSavedTokensMin ? 0 : n_positions;
 }
 
@@ -77,13 +72,8 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens,
   tokens_.clear();
   saved_end_ = 0;
   counts_.indexed_tokens = 0;
-  Sequence sequence = cache.make_sequence(root);
-  publisher_->with_directory(
-      [&](tiers::PackDirectory& directory) {
-        sequence = restore_from(directory, cache, tokens, root);
-        counts_.passed_over_packs = directory.n_passed_over();
-      },
-      options_.wait_max);
+  Sequence sequence = restore_longest(cache, tokens, root);
+  counts_.passed_over_packs = publisher_->directory().n_passed_over();
   counts_.restored_tokens = sequence.n_pos();
   tokens_ = sequence.tokens();
   is_generated_.assign(tokens_.size(), 0);
@@ -91,36 +81,48 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens,
   return sequence;
 }
 
-Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& cache,
-                                    std::span<const int32_t> tokens, const tiers::Hash128& root) {
+Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> tokens,
+                                       const tiers::Hash128& root) {
   for (uint32_t n_damaged = 0; n_damaged < kDamagedMax; ++n_damaged) {
-    const tiers::FoundContext found = directory.find(shape_, root, tokens);
+    const tiers::FoundContext found = publisher_->directory().find(shape_, root, tokens);
     if (found.n_positions < kSavedTokensMin) break;
+    std::string damaged;
     try {
       Sequence sequence = cache.restore(found, tokens, root);
-      restore_rows(directory, cache, found, sequence);
+      restore_rows(cache, found, sequence);
       return sequence;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadFile) throw;
+      damaged = error.where();
     }
-    // One of them is damaged: those that cannot be read whole go, the rest is found again.
-    for (const tiers::FoundPiece& piece : found.pieces)
-      if (directory.discard(piece.pack->name())) ++counts_.damaged_packs;
+    // It goes where it cannot be read whole; the rest is found again. The others are not read.
+    publisher_->between_packs(
+        [&](tiers::PackDirectory& directory) {
+          for (const tiers::FoundPiece& piece : found.pieces)
+            if (damaged.ends_with(piece.pack->name()) && directory.discard(piece.pack->name()))
+              ++counts_.damaged_packs;
+        },
+        options_.wait_max);
   }
   return cache.make_sequence(root);
 }
 
-void ContextCache::restore_rows(tiers::PackDirectory& directory, const KvCache& cache,
-                                const tiers::FoundContext& found, Sequence& sequence) {
+void ContextCache::restore_rows(const KvCache& cache, const tiers::FoundContext& found,
+                                Sequence& sequence) {
   const auto shape = rows_shape(cache, sequence);
   if (!shape) return;
-  const LoadedRows loaded = load_rows(directory, found, *shape, sequence);
+  const LoadedRows loaded = load_rows(publisher_->directory(), found, *shape, sequence);
   counts_.indexed_tokens = loaded.n_positions;
   counts_.rows_read_bytes += loaded.bytes;
   if (!loaded.refused) return;
   bool is_removed = false;
   try {
-    is_removed = loaded.refused->is_damaged && directory.discard_rows(loaded.refused->name);
+    if (loaded.refused->is_damaged)
+      publisher_->between_packs(
+          [&](tiers::PackDirectory& directory) {
+            is_removed = directory.discard_rows(loaded.refused->name);
+          },
+          options_.wait_max);
   } catch (const Error&) {
     is_removed = false;  // it is refused again next time, or replaced
   }
@@ -138,14 +140,11 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
       std::span(sequence.tokens()).first(uint64_t{n_segments} * shape->segment_positions);
   std::vector<LackingRows> lacking;
   try {
-    publisher_->with_directory(
-        [&](tiers::PackDirectory& directory) {
-          const tiers::FoundContext found = directory.find(shape_, sequence.chain_at(0), tokens);
-          lacking = lacking_rows(directory, found, *shape, n_segments);
-        },
-        options_.wait_max);
+    tiers::PackDirectory& own = publisher_->directory();
+    const tiers::FoundContext found = own.find(shape_, sequence.chain_at(0), tokens);
+    lacking = lacking_rows(own, found, *shape, n_segments);
     for (const LackingRows& rows : lacking) {
-      publisher_->with_directory(
+      publisher_->between_packs(
           [&](tiers::PackDirectory& directory) {
             tiers::RowsWriter writer =
                 directory.start_rows(rows.pack, *shape, rows.segments.first, rows.segments.n());
@@ -163,13 +162,7 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
 
 tiers::KnownText ContextCache::known_text(std::string_view text, const tiers::TokenBytes& bytes_of,
                                           const tiers::Hash128& root) {
-  tiers::KnownText known;
-  publisher_->with_directory(
-      [&](tiers::PackDirectory& directory) {
-        known = directory.find_text(shape_, root, text, bytes_of);
-      },
-      options_.wait_max);
-  return known;
+  return publisher_->directory().find_text(shape_, root, text, bytes_of);
 }
 
 void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> tokens,
@@ -257,9 +250,14 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
     run.chain_before = sequence.chain_at(first_pos_);
     run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
     run.is_generated.assign(is_generated_.begin() + first_pos_, is_generated_.begin() + run_end_);
-    publisher_->with_directory(
-        [&](tiers::PackDirectory& directory) { writer_.emplace(directory.start(std::move(run))); },
-        options_.wait_max);
+    // Who has to evict waits for the lock of the directory.
+    const auto start = [&](tiers::PackDirectory& directory) {
+      writer_.emplace(directory.start(std::move(run)));
+    };
+    if (publisher_->directory().has_room_for(run))
+      start(publisher_->directory());
+    else
+      publisher_->between_packs(start, options_.wait_max);
   }
   const uint32_t in_run = next_extent_ - first_pos_ / kExtentPositions;
   const uint32_t n_blocks = writer_->head().extent_blocks(in_run);
@@ -290,7 +288,7 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
       store.forget_damaged_pack();  // and with it the file
       continue;
     }
-    publisher_->with_directory(
+    publisher_->between_packs(
         [&](tiers::PackDirectory& directory) {
           if (!directory.discard(pack->name())) return;
           ++counts_.damaged_packs;
@@ -326,7 +324,7 @@ void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& ses
   save_whole(walk, sequence, !session.empty());
   publisher_->wait(options_.wait_max);
   if (!session.empty() && problem().empty())
-    publisher_->with_directory(
+    publisher_->between_packs(
         [&](tiers::PackDirectory& directory) { pin(directory, sequence, session); },
         options_.wait_max);
   save_rows(walk.cache(), sequence);

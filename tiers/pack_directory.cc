@@ -35,6 +35,12 @@ PackDirectory PackDirectory::open(const std::string& path, const PackLimits& lim
   return packs;
 }
 
+PackDirectory PackDirectory::for_publishing() const {
+  PackLimits limits = limits_;
+  limits.index_bytes = 0;
+  return {directory_, limits};
+}
+
 void PackDirectory::look() {
   refused_.clear();
   std::set<std::string> there;
@@ -158,15 +164,28 @@ FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
   }
 }
 
+uint32_t PackDirectory::n_found(const PackShape& shape, const Hash128& root,
+                                std::span<const int32_t> tokens) {
+  look();
+  return index_.find(shape, root, tokens).n_positions;
+}
+
 KnownText PackDirectory::find_text(const PackShape& shape, const Hash128& root,
                                    std::string_view text, const TokenBytes& bytes_of) {
   look();
   return index_.find_text(shape, root, text, bytes_of);
 }
 
+bool PackDirectory::has_room_for(const PackRun& run) const {
+  const uint64_t bytes = pack_bytes_max(run);
+  const auto used = checked_add(used_bytes(), bytes);
+  const auto free = checked_add(limits_.free_floor_bytes, bytes);
+  return used && *used <= limits_.budget_bytes && free && *free <= directory_->free_bytes();
+}
+
 PackWriter PackDirectory::start(PackRun run) {
   const uint64_t bytes = pack_bytes_max(run);
-  {
+  if (!has_room_for(run)) {
     const DirectoryLock lock = directory_->lock(limits_.lock_wait);
     make_room(bytes, checked_add(bytes, limits_.free_floor_bytes).value_or(UINT64_MAX), {});
   }

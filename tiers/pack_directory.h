@@ -94,6 +94,9 @@ class PackDirectory {
   /// Errors: kIo; kUsage where others than this user can reach the directory.
   static PackDirectory open(const std::string& path, const PackLimits& limits,
                             DurableCalls& calls = system_calls());
+  /// The same directory once more, for a thread of its own that publishes and looks nothing up: it
+  /// keeps no head in memory.
+  PackDirectory for_publishing() const;
 
   /// Packs and sessions that cannot be used, as of the last look. They are never an error.
   const std::vector<RefusedFile>& refused() const { return refused_; }
@@ -110,12 +113,17 @@ class PackDirectory {
   /// saved since, and notes its use. `root` is the chain hash before position 0. Blocks have been
   /// neither read nor checked.   Errors: kIo.
   FoundContext find(const PackShape& shape, const Hash128& root, std::span<const int32_t> tokens);
+  /// How many positions find() would have, by the heads in memory: no pack is opened, and no use
+  /// noted. Errors: kIo.
+  uint32_t n_found(const PackShape& shape, const Hash128& root, std::span<const int32_t> tokens);
 
   /// PackIndex::find_text, also of what other processes have saved since. Errors: kIo.
   KnownText find_text(const PackShape& shape, const Hash128& root, std::string_view text,
                       const TokenBytes& bytes_of);
 
-  /// A writer for the run, after making room for its bytes.
+  /// Whether nothing need be evicted for the run.
+  bool has_room_for(const PackRun& run) const;
+  /// A writer for the run, after making room for its bytes. Where there is room it takes no lock.
   /// Errors: kDoesNotFit (nothing was evicted), kIo.
   PackWriter start(PackRun run);
   /// Seals the pack where that was not done and gives it its name, which is returned. Where the
