@@ -134,11 +134,11 @@ void Walk::State::put_means(const Group& group, uint32_t layer) {
   for (uint32_t head = 0; head < of.n_kv_heads; ++head)
     for (uint32_t row = 0; row < group.n_rows; row += mean_rows, mean += row_floats) {
       const uint32_t n = std::min(mean_rows, group.n_rows - row);
-      const float* q =
+      const float* from =
           q_by_head.data() + (uint64_t{head} * n_rows + group.row_begin + row) * row_floats;
-      std::copy_n(q, row_floats, mean);
+      std::copy_n(from, row_floats, mean);
       for (uint32_t i = 1; i < n; ++i)
-        kernels.add(mean, q + uint64_t{i} * row_floats, row_floats, mean);
+        kernels.add(mean, from + uint64_t{i} * row_floats, row_floats, mean);
       kernels.scale(mean, 1.0f / static_cast<float>(n), row_floats, mean);
     }
 }

@@ -216,6 +216,7 @@ TEST(SparsePrefill, WhereKAndVLieChangesNoBit) {
     EXPECT_FALSE(
         is_same(std::span(expected).subspan(second, 1), std::span(recent).subspan(second, 1)));
     setting.place = Place::kSimulated;
+    setting.dram_positions = 700;
     SelectedWalk away(member.model, setting);
     EXPECT_EQ(first_difference(read_sparsely(away, text, 700, setting.chunk_rows), expected),
               std::nullopt);
