@@ -5,7 +5,13 @@
 // the order of the text, then those still open. Attention reads that context as it reads any other,
 // in the same arithmetic order, so that a budget of everything gives the bits of exact attention.
 // Neighbouring rows of one sequence share one choice per KV head: of a question all of them, of a
-// prompt's chunk so many at a time. What the step itself adds is attended by every row behind it.
+// prompt's chunk kRunRows at a time, scored by means of kMeanRows. What the step itself adds is
+// attended by every row behind it.
+//
+// Tried for a run of a prompt (Gemma 3 270M, 30,720 tokens of this tree's pages, rabitq at 2,048
+// from 8,192 on, KL to exact reading, nat, +- 0.009 at most): of 32 rows means of 8 0.058; of
+// 128 rows means of 4 0.065, of 8 0.069, of 16 0.068; means of 8 as long as their rows 0.069; one
+// query of every 8 0.058, but with the largest perplexity of all (15.60; means of 8 15.40).
 #include <algorithm>
 
 #include "base/check.h"
