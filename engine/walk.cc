@@ -139,8 +139,13 @@ void Walk::State::reserve_lists() {
   logit_values.reserve(shape.vocab_size);
 }
 
+uint32_t Walk::State::group_rows_max(const Sequence& sequence) const {
+  if (!is_selected) return UINT32_MAX;
+  STRATA_CHECK(sequence.index() != nullptr, "a sequence without an index");
+  return selection->run_rows(sequence.index()->has_tail());
+}
+
 void Walk::State::group_rows(std::span<const StepRow> rows) {
-  const uint32_t rows_max = is_selected ? selection->max_rows : UINT32_MAX;
   for (uint32_t row = 0; row < n_rows; ++row) {
     const StepRow& of = rows[row];
     STRATA_CHECK(of.sequence != nullptr, "row %u has no sequence", row);
@@ -152,7 +157,7 @@ void Walk::State::group_rows(std::span<const StepRow> rows) {
       const uint32_t n_pos = of.sequence->n_pos();
       groups.push_back({of.sequence, row, 0, n_pos, n_pos});
       step_shape.sequences.push_back({n_pos, 0});
-    } else if (groups.back().n_rows == rows_max) {
+    } else if (groups.back().n_rows == group_rows_max(*of.sequence)) {
       const Group& last = groups.back();
       groups.push_back({of.sequence, row, 0, last.first_pos + last.n_rows, last.held_pos});
     }
