@@ -7,10 +7,16 @@
 #include <system_error>
 #include <thread>
 #include <variant>
+#include <vector>
 
 #include "base/error.h"
 
 namespace strata::engine {
+
+struct PackPublisher::Pack {
+  tiers::PackWriter writer;
+  std::vector<std::string> covered;  // by it, as the caller's directory knows
+};
 
 struct PackPublisher::State {
   explicit State(tiers::PackDirectory own) : directory(std::move(own)) {}
@@ -20,7 +26,7 @@ struct PackPublisher::State {
 
   std::mutex mutex;  // of what follows
   std::condition_variable changed;
-  std::deque<std::variant<tiers::PackWriter, tiers::RowsWriter>> waiting;
+  std::deque<std::variant<Pack, tiers::RowsWriter>> waiting;
   bool is_busy = false;
   bool ends = false;
   std::string problem;
@@ -77,7 +83,8 @@ PackPublisher::~PackPublisher() {
 void PackPublisher::add(tiers::PackWriter writer) {
   const std::lock_guard lock(state_->mutex);
   if (!state_->problem.empty()) return;
-  state_->waiting.push_back(std::move(writer));
+  std::vector<std::string> covered = directory_.covered_by(writer.head());
+  state_->waiting.push_back(Pack{std::move(writer), std::move(covered)});
   state_->changed.notify_all();
 }
 
@@ -132,12 +139,12 @@ PublishedCounts PackPublisher::counts() const {
 }
 
 /// Errors: kIo, kDoesNotFit.
-PublishedCounts PackPublisher::publish(State& state, tiers::PackWriter writer) {
-  const uint64_t n_tokens = writer.head().n_positions();
-  writer.seal();
-  const uint64_t bytes = writer.bytes();
+PublishedCounts PackPublisher::publish(State& state, Pack pack) {
+  const uint64_t n_tokens = pack.writer.head().n_positions();
+  pack.writer.seal();
+  const uint64_t bytes = pack.writer.bytes();
   const std::lock_guard naming(state.naming);
-  state.directory.publish(std::move(writer));
+  state.directory.publish(std::move(pack.writer), pack.covered);
   return {.tokens = n_tokens, .bytes = bytes};
 }
 
@@ -157,12 +164,11 @@ void PackPublisher::run(const std::shared_ptr<State>& state) {
     state->waiting.pop_front();
     state->is_busy = true;
     lock.unlock();
-    const bool is_pack = std::holds_alternative<tiers::PackWriter>(next);
+    const bool is_pack = std::holds_alternative<Pack>(next);
     PublishedCounts published;
     std::string problem;
     try {
-      published =
-          std::visit([&](auto& writer) { return publish(*state, std::move(writer)); }, next);
+      published = std::visit([&](auto& made) { return publish(*state, std::move(made)); }, next);
     } catch (const Error& error) {
       problem = error.what();
     }

@@ -179,7 +179,7 @@ TEST_F(SharedContexts, WhatOneNameIsSaidToHoldIsThereAndWhole) {
     EXPECT_EQ(tokens_of(outcomes[0]), answers_[0]);
     EXPECT_EQ(tokens_of(outcomes[1]), answers_[1]);
     // What is not there yet, or any more, is no error of the directory.
-    for (const size_t of : {3, 4})
+    for (const size_t of : {size_t{3}, size_t{4}})
       EXPECT_TRUE(outcomes[of].exit_code == 0 || outcomes[of].exit_code == 2)
           << outcomes[of].out << outcomes[of].err;
     const bool is_removed = removes && outcomes[3].exit_code == 0;
