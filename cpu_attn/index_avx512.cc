@@ -120,10 +120,12 @@ struct CentreProducts {
   }
 };
 
-/// Of a line, f(both keys' lanes) for both.
+/// Of a line, f(both keys' lanes) for both. In both halves the even key's lanes are the first
+/// operand: what f gives of a NaN depends on the order.
 template <class F>
 STRATA_VEC void of_both_keys(Vec* line, const F& f) {
-  line[0] = f(line[0], _mm512_maskz_shuffle_f32x4(0xffff, line[0], line[0], 0x4e));
+  line[0] = f(_mm512_maskz_shuffle_f32x4(0xffff, line[0], line[0], 0x44),
+              _mm512_maskz_shuffle_f32x4(0xffff, line[0], line[0], 0xee));
 }
 /// The eight blocks' numbers, for both keys of a line.
 STRATA_VEC Vec load_of_blocks(const float* of_blocks, uint32_t) {

@@ -206,7 +206,9 @@ AnswerScheduler::Beginning AnswerScheduler::find_beginning(const Waiting& order)
   for (size_t i = 0; i < idle_.size(); ++i) consider(idle_[i].sequence, Beginning::Place::kIdle, i);
   for (size_t i = 0; i < working_.size(); ++i)
     consider(working_[i]->context.sequence, Beginning::Place::kWorking, i);
-  if (const uint32_t n = order.n_saved; n > best.n_kept && n - best.n_kept >= n / kSavedShare)
+  // What was found before the disk hung is not to be had any more.
+  if (const uint32_t n = contexts_.is_in_use() ? order.n_saved : 0;
+      n > best.n_kept && n - best.n_kept >= n / kSavedShare)
     best = {Beginning::Place::kSaved, 0, n, 0, 0};
   find_reading(order, best);
   return best;
@@ -318,8 +320,8 @@ void AnswerScheduler::start(Waiting& order, HeldContext context, uint64_t n_goal
     restore(work);
   else if (engine_.attention() == Attention::kExact && engine_.walk().device() == nullptr &&
            RestoreBeside::is_possible(engine_.cache()))
-    work.restoring =
-        std::make_unique<RestoreBeside>(engine_.cache(), engine_.pool(), work.context.sequence);
+    work.restoring = std::make_unique<RestoreBeside>(
+        engine_.cache(), engine_.pool(), work.context.sequence, engine_.walk().cancel());
 }
 
 void AnswerScheduler::restore(Working& work) {

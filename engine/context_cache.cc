@@ -250,14 +250,14 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
     run.chain_before = sequence.chain_at(first_pos_);
     run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
     run.is_generated.assign(is_generated_.begin() + first_pos_, is_generated_.begin() + run_end_);
-    // Who has to evict waits for the lock of the directory.
-    const auto start = [&](tiers::PackDirectory& directory) {
-      writer_.emplace(directory.start(std::move(run)));
-    };
-    if (publisher_->directory().has_room_for(run))
-      start(publisher_->directory());
-    else
-      publisher_->between_packs(start, options_.wait_max);
+    if (auto writer = publisher_->directory().try_start(run))
+      writer_.emplace(std::move(*writer));
+    else  // who has to evict waits for the lock of the directory
+      publisher_->between_packs(
+          [&](tiers::PackDirectory& directory) {
+            writer_.emplace(directory.start(std::move(run)));
+          },
+          options_.wait_max);
   }
   const uint32_t in_run = next_extent_ - first_pos_ / kExtentPositions;
   const uint32_t n_blocks = writer_->head().extent_blocks(in_run);

@@ -3,22 +3,31 @@
 // that step would wait for a disk that has gigabytes to give.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <deque>
+#include <vector>
 
 #include "engine/walk.h"
 
 namespace strata::engine {
 
-/// Reads go on between calls, in half of the staging frames: the others are left to steps. One at a
-/// time for a cache. Destroyed, it gives up what has not come; what has come stays in DRAM.
+/// Reads go on between calls, in half of the staging frames: the others are left to steps. So a
+/// restore beside long steps comes at less than the disk's rate: after kLongest the rest is left to
+/// the step that uses it, which reads as fast as the disk gives. One at a time for a cache.
+/// Destroyed, it gives up what has not come; what has come stays in DRAM.
 class RestoreBeside {
  public:
   /// Whether a sequence may have something to read, and room for it is promised: not where there
   /// is a spill file, to which blocks might go again.
   static bool is_possible(const KvCache& cache);
-  /// Everything is borrowed; the sequence neither grows nor shrinks meanwhile.
-  RestoreBeside(KvCache& cache, ThreadPool& pool, const Sequence& sequence);
+  static constexpr std::chrono::seconds kLongest{10};
+
+  /// Everything is borrowed; the sequence neither grows nor shrinks meanwhile. Waits are left where
+  /// `cancel` is set; null = nobody looks.
+  RestoreBeside(KvCache& cache, ThreadPool& pool, const Sequence& sequence,
+                const std::atomic<bool>* cancel);
   ~RestoreBeside();
   RestoreBeside(const RestoreBeside&) = delete;
   RestoreBeside& operator=(const RestoreBeside&) = delete;
@@ -29,14 +38,16 @@ class RestoreBeside {
   bool go_on();
 
  private:
-  void take_front();
+  bool take_front();
   void fetch();
 
   KvCache& cache_;
   ThreadPool& pool_;
   const Sequence& sequence_;
   uint32_t n_extents_left_;  // from position 0 on
-  uint32_t n_lost_ = 0;
+  const std::atomic<bool>* cancel_;
+  std::chrono::steady_clock::time_point until_ = std::chrono::steady_clock::now() + kLongest;
+  std::vector<tiers::ExtentId> lost_;
   std::deque<tiers::ExtentId> fetched_;
 };
 

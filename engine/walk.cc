@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "cpu_attn/pack.h"
 #include "engine/rope_table.h"
+#include "engine/store_cancel.h"
 #include "engine/walk_select.h"
 #include "engine/walk_state.h"
 
@@ -30,21 +31,6 @@ planner::PieceBytes piece_bytes(const Model& model) {
   }
   return pieces;
 }
-
-/// While it lives, waits for the disk are left where the flag is set. Of a step only: who saves
-/// what a stopped step has left reads all of it.
-class StoreCancel {
- public:
-  StoreCancel(tiers::BlockStore& store, const std::atomic<bool>* flag) : store_(store) {
-    store_.set_cancel(flag);
-  }
-  ~StoreCancel() { store_.set_cancel(nullptr); }
-  StoreCancel(const StoreCancel&) = delete;
-  StoreCancel& operator=(const StoreCancel&) = delete;
-
- private:
-  tiers::BlockStore& store_;
-};
 
 /// Hands out 64-byte aligned pieces of a buffer; run twice, first to count and then to place.
 class Carver {

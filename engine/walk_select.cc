@@ -127,7 +127,14 @@ uint32_t Walk::State::n_scored(const Group& group, uint32_t layer) const {
   const LayerShape& of = shape.layers[layer];
   const auto n_means =
       static_cast<uint32_t>(div_up(group.n_rows, selection->mean_rows(group.n_rows)));
-  return n_means * (of.n_heads / of.n_kv_heads);
+  const uint32_t group_heads = of.n_heads / of.n_kv_heads;
+  // What Selection::weights and means were reserved for.
+  STRATA_CHECK(n_means <= selection->max_rows && group_heads <= selection->max_group_heads &&
+                   of.n_kv_heads <= selection->max_kv_heads,
+               "%u of %u means, %u of %u heads of each of %u of %u KV heads", n_means,
+               selection->max_rows, group_heads, selection->max_group_heads, of.n_kv_heads,
+               selection->max_kv_heads);
+  return n_means * group_heads;
 }
 
 /// Leaves what the group is scored by in selection->means: each query head's queries, mean_rows()

@@ -25,7 +25,8 @@ struct SelectionSizes {
   /// Neighbouring rows that share a choice, at most. A tail is estimated for every row, of weights
   /// of its own, so that means would save nothing.
   uint32_t run_rows(bool has_tail) const { return has_tail ? max_rows : kRunRows; }
-  /// Neighbouring rows of a run of n_rows whose queries are scored as one, by their mean.
+  /// Neighbouring rows of a run of n_rows whose queries are scored as one, by their mean: eight
+  /// neighbours (more where the context is so long that fewer rows fit).
   uint32_t mean_rows(uint32_t n_rows) const {
     return n_rows <= max_rows
                ? 1

@@ -11,6 +11,9 @@
 namespace strata::tiers {
 namespace {
 
+// Of a search, each after a pack that had gone meanwhile: others may name packs all the time.
+constexpr uint32_t kLooksMax = 8;
+
 bool is_session_file(const std::string& name) { return !session_of_file_name(name).empty(); }
 
 /// A whole pack of that name, or nothing where there is none or a damaged one.
@@ -140,7 +143,7 @@ uint64_t PackDirectory::used_bytes() const {
 FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
                                  std::span<const int32_t> tokens) {
   look();
-  while (true) {
+  for (uint32_t n_looks = 1;;) {
     const TextCover cover = index_.find(shape, root, tokens);
     FoundContext found;
     for (const PackStretch& stretch : cover.stretches) {
@@ -150,8 +153,10 @@ FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
       } catch (const Error& error) {
         refused_.push_back({stretch.pack, error.what(), error.code() == ErrorCode::kBadFile});
       }
-      if (!pack) {  // evicted meanwhile, or damaged: the next best cover does without it
+      if (!pack) {  // evicted or replaced meanwhile, or damaged: the next best cover does without
         index_.remove(stretch.pack);
+        // A longer one may have taken its place.
+        if (n_looks++ < kLooksMax) look();
         break;
       }
       found.pieces.push_back(
@@ -183,6 +188,11 @@ bool PackDirectory::has_room_for(const PackRun& run) const {
   return used && *used <= limits_.budget_bytes && free && *free <= directory_->free_bytes();
 }
 
+std::optional<PackWriter> PackDirectory::try_start(PackRun& run) {
+  if (!has_room_for(run)) return std::nullopt;
+  return PackWriter(directory_, std::move(run));
+}
+
 PackWriter PackDirectory::start(PackRun run) {
   const uint64_t bytes = pack_bytes_max(run);
   if (!has_room_for(run)) {
@@ -212,7 +222,8 @@ std::string PackDirectory::publish(PackWriter writer, const std::vector<std::str
   const auto status = directory_->status_of(name);
   // Which tokens were generated is what the file says of it.
   add_to_index(name, there ? there->head() : writer.head(), status ? status->modified_ns : 0);
-  remove_covered({name}, covered);
+  // Of what was there already other tokens may have been generated: `covered` is not its.
+  remove_covered({name}, there ? std::vector<std::string>() : covered);
   return name;
 }
 
@@ -226,15 +237,20 @@ void PackDirectory::remove_covered(const std::vector<std::string>& by,
       for (const std::string& shorter : index_.covered_by(index_.heads().at(name)))
         covered.insert(shorter);
   if (covered.empty()) return;
+  std::set<std::string> pinned;
   try {
-    const std::set<std::string> pinned = pinned_packs("");
-    for (const std::string& name : covered) {
-      if (pinned.contains(name)) continue;
-      remove_pack(name);
-      index_.remove(name);
-    }
+    pinned = pinned_packs("");
   } catch (const Error&) {
     return;
+  }
+  for (const std::string& name : covered) {
+    // Index rows are dearer than the blocks: nobody would make them for the longer one.
+    if (pinned.contains(name) || !rows_of(name).empty()) continue;
+    try {
+      remove_pack(name);
+      index_.remove(name);
+    } catch (const Error&) {
+    }
   }
 }
 

@@ -121,8 +121,9 @@ class PackDirectory {
   KnownText find_text(const PackShape& shape, const Hash128& root, std::string_view text,
                       const TokenBytes& bytes_of);
 
-  /// Whether nothing need be evicted for the run.
-  bool has_room_for(const PackRun& run) const;
+  /// A writer for the run where nothing need be evicted for it, without the lock; else nothing, and
+  /// the run stays. Errors: kIo.
+  std::optional<PackWriter> try_start(PackRun& run);
   /// A writer for the run, after making room for its bytes. Where there is room it takes no lock.
   /// Errors: kDoesNotFit (nothing was evicted), kIo.
   PackWriter start(PackRun run);
@@ -132,8 +133,9 @@ class PackDirectory {
   /// index, and `covered`, which another object of the directory knows of.
   /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
   std::string publish(PackWriter writer, const std::vector<std::string>& covered = {});
-  /// By the heads in memory: PackIndex::covered_by.
-  std::vector<std::string> covered_by(const PackHead& head) const {
+  /// PackIndex::covered_by, also of what other objects have named since. Errors: kIo.
+  std::vector<std::string> covered_by(const PackHead& head) {
+    look();
     return index_.covered_by(head);
   }
   /// Removes the pack that has this name now, where its file holds other bytes than were saved; a
@@ -192,6 +194,7 @@ class PackDirectory {
   /// Brings the index up to what the directory holds now. Asks for the time of every pack outside
   /// it, and reads the heads of those that come in and of one more.
   void look();
+  bool has_room_for(const PackRun& run) const;
   bool has_place_for(const PackIndex::Use& use) const;
   PackPlace place_of(const std::string& pack);
   void add_to_index(const std::string& name, PackHead head, int64_t used_ns);

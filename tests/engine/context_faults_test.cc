@@ -267,7 +267,7 @@ TEST(ContextFaults, LookingUpAndSavingWaitForNoName) {
     ContextCache contexts({.directory = folder.path("contexts"),
                            .limits = {},
                            .saves = true,
-                           .wait_max = std::chrono::milliseconds(50),
+                           .wait_max = std::chrono::seconds(20),
                            .calls = &disk},
                           walk.cache(), kCachedModel, "test");
     const auto read = [&](ContextCache& cache, Sequence& sequence, std::span<const int32_t> text) {

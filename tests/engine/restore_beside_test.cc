@@ -95,7 +95,7 @@ TEST_F(RestoreBesideTest, AnAnswerGoesOnWhileTheDiskGives) {
     slow.scheduler.step();
     if (!answering.answer) n_beside = slow.scheduler.held()[0].n_answered - n_before;
   }
-  EXPECT_GT(n_beside, 20u);
+  EXPECT_GT(n_beside, 0u);
   run(slow.scheduler);
   ASSERT_TRUE(asking.answer);
   EXPECT_EQ(asking.answer->tokens, plain);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
+#include <utility>
 
 #include "tests/tiers/failing_calls.h"
 #include "tests/tiers/pack_fixture.h"
@@ -130,6 +132,53 @@ TEST_F(PackCovered, ALongerOneIsFoundByWhoHadSeenTheShorterOne) {
   save(0, 400);
   expect_whole(held);
   EXPECT_EQ(other.find(small_shape(), {}, text_).n_positions, 400u);
+}
+
+/// Something happens when a pack is about to be opened, once.
+class AtAnOpening final : public DurableCalls {
+ public:
+  std::function<void()> happens;
+  std::string at;
+  int open_at(int directory, const std::string& name, OpenFor purpose) override {
+    if (happens && name == at) std::exchange(happens, nullptr)();
+    return DurableCalls::open_at(directory, name, purpose);
+  }
+};
+
+TEST_F(PackCovered, ALongerOneIsFoundWhereTheShorterOneGoesDuringTheSearch) {
+  AtAnOpening calls;
+  PackDirectory other = PackDirectory::open(fresh_.path(), {}, calls);
+  const std::string beginning = save(0, 256);
+  calls.at = save(256, 300);
+  ASSERT_EQ(other.find(small_shape(), {}, text_).n_positions, 300u);
+  calls.happens = [&] { save(256, 400); };
+  EXPECT_EQ(other.find(small_shape(), {}, text_).n_positions, 400u);
+  EXPECT_EQ(names_in(fresh_.path()).size(), 2u) << beginning << " and the longer one";
+}
+
+TEST_F(PackCovered, WhatWasThereAlreadyTakesThePlaceOfNothingElse) {
+  PackRun answered = run_of(small_shape(), text_, 0, 300);
+  answered.is_generated.assign(300, 1);
+  const std::string shorter = save_run(packs_, answered);
+  save(0, 400);  // the same tokens, of which none was generated
+  ASSERT_EQ(packs_.n_packs(), 2u);
+  PackRun longer = run_of(small_shape(), text_, 0, 400);
+  longer.is_generated.assign(400, 1);
+  PackWriter writer = packs_.start(longer);
+  write_blocks(writer);
+  packs_.publish(std::move(writer), {shorter});
+  EXPECT_EQ(packs_.n_packs(), 2u);
+}
+
+TEST_F(PackCovered, WhatAnotherObjectKnowsOfGoesToo) {
+  const std::string shorter = save(0, 300);
+  PackDirectory naming = packs_.for_publishing();
+  PackWriter writer = packs_.start(run_of(small_shape(), text_, 0, 400));
+  write_blocks(writer);
+  const Names covered = packs_.covered_by(writer.head());
+  EXPECT_EQ(covered, Names{shorter});
+  const std::string longer = naming.publish(std::move(writer), covered);
+  EXPECT_EQ(names_in(fresh_.path()), Names{longer});
 }
 
 }  // namespace

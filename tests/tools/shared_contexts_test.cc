@@ -183,7 +183,10 @@ TEST_F(SharedContexts, WhatOneNameIsSaidToHoldIsThereAndWhole) {
       EXPECT_TRUE(outcomes[of].exit_code == 0 || outcomes[of].exit_code == 2)
           << outcomes[of].out << outcomes[of].err;
     const bool is_removed = removes && outcomes[3].exit_code == 0;
-    if (is_removed) ++n_removed;
+    if (is_removed) {
+      ++n_removed;
+      EXPECT_EQ(object_of(outcomes[3])["removed"].size(), 1u) << outcomes[3].out;
+    }
     std::vector<bool> is_named(kTexts);
     for (uint32_t text = 0; text < kTexts; ++text) {
       is_named[text] =
@@ -193,6 +196,10 @@ TEST_F(SharedContexts, WhatOneNameIsSaidToHoldIsThereAndWhole) {
       EXPECT_TRUE(is_named[text] || is_removed) << text << outcomes[text].out << outcomes[text].err;
     }
     expect_whole();
+    // Alone, it is whole; or gone, where nobody saved it after it was removed.
+    const Outcome alone = run_strata(in_directory({"session", "verify", "shared"}));
+    EXPECT_TRUE(alone.exit_code == 0 || (is_removed && alone.exit_code == 2))
+        << alone.exit_code << alone.out << alone.err;
     if (is_removed) continue;
     // The name has one of the texts, and all that was said to be saved is found again.
     EXPECT_EQ(run_strata(in_directory({"session", "show", "shared"})).exit_code, 0);
@@ -204,6 +211,10 @@ TEST_F(SharedContexts, WhatOneNameIsSaidToHoldIsThereAndWhole) {
                 usage["prompt_tokens"].get<uint64_t>())
           << text;
     }
+  }
+  // Where it is removed it was saved before, and nobody else removes it.
+  if (n_rounds > 1) {
+    EXPECT_GT(n_removed, 0u);
   }
   std::printf("%" PRIu64 " saved under one name, %" PRIu64 " times it was removed meanwhile\n",
               n_named, n_removed);
