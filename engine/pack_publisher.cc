@@ -7,16 +7,10 @@
 #include <system_error>
 #include <thread>
 #include <variant>
-#include <vector>
 
 #include "base/error.h"
 
 namespace strata::engine {
-
-struct PackPublisher::Pack {
-  tiers::PackWriter writer;
-  std::vector<std::string> covered;  // by it, as the caller's directory knows
-};
 
 struct PackPublisher::State {
   explicit State(tiers::PackDirectory own) : directory(std::move(own)) {}
@@ -26,7 +20,7 @@ struct PackPublisher::State {
 
   std::mutex mutex;  // of what follows
   std::condition_variable changed;
-  std::deque<std::variant<Pack, tiers::RowsWriter>> waiting;
+  std::deque<std::variant<tiers::PackWriter, tiers::RowsWriter>> waiting;
   bool is_busy = false;
   bool ends = false;
   std::string problem;
@@ -83,8 +77,7 @@ PackPublisher::~PackPublisher() {
 void PackPublisher::add(tiers::PackWriter writer) {
   const std::lock_guard lock(state_->mutex);
   if (!state_->problem.empty()) return;
-  std::vector<std::string> covered = directory_.covered_by(writer.head());
-  state_->waiting.push_back(Pack{std::move(writer), std::move(covered)});
+  state_->waiting.push_back(std::move(writer));
   state_->changed.notify_all();
 }
 
@@ -139,12 +132,12 @@ PublishedCounts PackPublisher::counts() const {
 }
 
 /// Errors: kIo, kDoesNotFit.
-PublishedCounts PackPublisher::publish(State& state, Pack pack) {
-  const uint64_t n_tokens = pack.writer.head().n_positions();
-  pack.writer.seal();
-  const uint64_t bytes = pack.writer.bytes();
+PublishedCounts PackPublisher::publish(State& state, tiers::PackWriter writer) {
+  const uint64_t n_tokens = writer.head().n_positions();
+  writer.seal();
+  const uint64_t bytes = writer.bytes();
   const std::lock_guard naming(state.naming);
-  state.directory.publish(std::move(pack.writer), pack.covered);
+  state.directory.publish(std::move(writer));
   return {.tokens = n_tokens, .bytes = bytes};
 }
 
@@ -164,11 +157,12 @@ void PackPublisher::run(const std::shared_ptr<State>& state) {
     state->waiting.pop_front();
     state->is_busy = true;
     lock.unlock();
-    const bool is_pack = std::holds_alternative<Pack>(next);
+    const bool is_pack = std::holds_alternative<tiers::PackWriter>(next);
     PublishedCounts published;
     std::string problem;
     try {
-      published = std::visit([&](auto& made) { return publish(*state, std::move(made)); }, next);
+      published =
+          std::visit([&](auto& writer) { return publish(*state, std::move(writer)); }, next);
     } catch (const Error& error) {
       problem = error.what();
     }

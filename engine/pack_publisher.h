@@ -56,10 +56,9 @@ class PackPublisher {
   PublishedCounts counts() const;
 
  private:
-  struct Pack;
   struct State;
   static void run(const std::shared_ptr<State>& state);
-  static PublishedCounts publish(State& state, Pack pack);
+  static PublishedCounts publish(State& state, tiers::PackWriter writer);
   static PublishedCounts publish(State& state, tiers::RowsWriter writer);
   tiers::PackDirectory directory_;
   std::shared_ptr<State> state_;  // the thread holds it too

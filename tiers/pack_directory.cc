@@ -202,7 +202,7 @@ PackWriter PackDirectory::start(PackRun run) {
   return PackWriter(directory_, std::move(run));
 }
 
-std::string PackDirectory::publish(PackWriter writer, const std::vector<std::string>& covered) {
+std::string PackDirectory::publish(PackWriter writer) {
   if (!writer.is_sealed()) writer.seal();
   const std::string name = writer.file_name();
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
@@ -222,16 +222,14 @@ std::string PackDirectory::publish(PackWriter writer, const std::vector<std::str
   const auto status = directory_->status_of(name);
   // Which tokens were generated is what the file says of it.
   add_to_index(name, there ? there->head() : writer.head(), status ? status->modified_ns : 0);
-  // Of what was there already other tokens may have been generated: `covered` is not its.
-  remove_covered({name}, there ? std::vector<std::string>() : covered);
+  remove_covered({name});
   return name;
 }
 
 /// Under the lock. A chat saves the same beginning of a run after every turn, longer each time.
 /// What cannot go now stays until it is evicted: that is no error of what was saved.
-void PackDirectory::remove_covered(const std::vector<std::string>& by,
-                                   const std::vector<std::string>& others) {
-  std::set<std::string> covered(others.begin(), others.end());
+void PackDirectory::remove_covered(const std::vector<std::string>& by) {
+  std::set<std::string> covered;
   for (const std::string& name : by)
     if (index_.has(name))
       for (const std::string& shorter : index_.covered_by(index_.heads().at(name)))

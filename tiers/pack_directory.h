@@ -129,15 +129,9 @@ class PackDirectory {
   PackWriter start(PackRun run);
   /// Seals the pack where that was not done and gives it its name, which is returned. Where the
   /// same pack is there already, it counts as used and the writer's bytes go; a damaged one is
-  /// replaced. Packs that it holds all of go, unless a session pins them: those of this object's
-  /// index, and `covered`, which another object of the directory knows of.
+  /// replaced. Packs of this object's index that it holds all of go, unless a session pins them.
   /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
-  std::string publish(PackWriter writer, const std::vector<std::string>& covered = {});
-  /// PackIndex::covered_by, also of what other objects have named since. Errors: kIo.
-  std::vector<std::string> covered_by(const PackHead& head) {
-    look();
-    return index_.covered_by(head);
-  }
+  std::string publish(PackWriter writer);
   /// Removes the pack that has this name now, where its file holds other bytes than were saved; a
   /// whole one stays, whatever an earlier read of it said. Reads all of it. False where nothing was
   /// removed. Errors: kIo.
@@ -201,8 +195,7 @@ class PackDirectory {
   void note_use(const PackReader& pack);
   void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned,
                  const std::string& pack_of_rows = "");
-  void remove_covered(const std::vector<std::string>& by,
-                      const std::vector<std::string>& others = {});
+  void remove_covered(const std::vector<std::string>& by);
   void remove_orphaned_rows();
   std::vector<std::string> rows_of(const std::string& pack) const;
   std::map<std::string, uint64_t> rows_bytes() const;  // of each pack that has some

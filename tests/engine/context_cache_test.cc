@@ -84,11 +84,11 @@ TEST(ContextCache, ShortTurnsLeaveAPackForAnExtentAndNotForATurn) {
   for (uint32_t n = 300; n <= text.size(); n += 60) {
     CachedRun run(member, folder);
     run.read(std::span(text).first(n));
-    run.finish();
+    run.finish("chat");
   }
-  const auto n_packs = std::ranges::count_if(
-      std::filesystem::directory_iterator(folder.path()),
-      [](const auto& entry) { return entry.path().extension() == ".pack"; });
+  const auto n_packs =
+      std::ranges::count_if(std::filesystem::directory_iterator(folder.path("contexts")),
+                            [](const auto& entry) { return entry.path().extension() == ".pack"; });
   EXPECT_EQ(n_packs, 5);  // of 16 turns, in 1,200 positions
 }
 

@@ -156,30 +156,5 @@ TEST_F(PackCovered, ALongerOneIsFoundWhereTheShorterOneGoesDuringTheSearch) {
   EXPECT_EQ(names_in(fresh_.path()).size(), 2u) << beginning << " and the longer one";
 }
 
-TEST_F(PackCovered, WhatWasThereAlreadyTakesThePlaceOfNothingElse) {
-  PackRun answered = run_of(small_shape(), text_, 0, 300);
-  answered.is_generated.assign(300, 1);
-  const std::string shorter = save_run(packs_, answered);
-  save(0, 400);  // the same tokens, of which none was generated
-  ASSERT_EQ(packs_.n_packs(), 2u);
-  PackRun longer = run_of(small_shape(), text_, 0, 400);
-  longer.is_generated.assign(400, 1);
-  PackWriter writer = packs_.start(longer);
-  write_blocks(writer);
-  packs_.publish(std::move(writer), {shorter});
-  EXPECT_EQ(packs_.n_packs(), 2u);
-}
-
-TEST_F(PackCovered, WhatAnotherObjectKnowsOfGoesToo) {
-  const std::string shorter = save(0, 300);
-  PackDirectory naming = packs_.for_publishing();
-  PackWriter writer = packs_.start(run_of(small_shape(), text_, 0, 400));
-  write_blocks(writer);
-  const Names covered = packs_.covered_by(writer.head());
-  EXPECT_EQ(covered, Names{shorter});
-  const std::string longer = naming.publish(std::move(writer), covered);
-  EXPECT_EQ(names_in(fresh_.path()), Names{longer});
-}
-
 }  // namespace
 }  // namespace strata::tiers
