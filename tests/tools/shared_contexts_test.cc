@@ -1,7 +1,7 @@
 // Processes of `strata` that save, restore, verify, pin, evict and remove in one directory and
 // under one session's name at the same time: answers are those of a process that is alone, and
-// nothing is left that is not whole. STRATA_SHARED_ROUNDS sets how often four of them start (5), and
-// five under one name (4).
+// nothing is left that is not whole. STRATA_SHARED_ROUNDS sets how often four of them start (5),
+// and five under one name (4).
 #include <gtest/gtest.h>
 
 #include <algorithm>
