@@ -56,7 +56,8 @@ test_targets() {
 }
 
 # Counts a JUnit file of ctest, and notes each skipped test with the reason its GTEST_SKIP printed, each failed one with
-# where it failed first.
+# where it failed first: what GoogleTest says goes before what a sanitizer or a check printed earlier, which may be meant,
+# and where a test said nothing, ctest's own word stands.
 count_junit() {  # count_junit SUITE FILE
   local suite=$1 file=$2 n passed failed skipped
   [ -s "$file" ] || { fail "$suite" "ctest wrote no result"; return; }
@@ -68,14 +69,18 @@ count_junit() {  # count_junit SUITE FILE
   count "$suite" "$passed" "$failed" "$skipped"
   awk -v suite="$suite" '
     function note(what, otherwise) { print what, suite ": " name ": " (said == "" ? otherwise : said) }
-    /<testcase / { match($0, /name="[^"]*"/); name = substr($0, RSTART + 6, RLENGTH - 7); said = ""; n_take = 0; ended = "" }
-    /<skipped/ { ended = "skipped" }
-    /<failure/ { ended = "failed" }
-    n_take > 0 && $0 !~ /^[ \t]*$/ { said = said (said == "" ? "" : " | ") $0; n_take-- }
-    said == "" && /: Skipped$/ { n_take = 1 }
-    said == "" && /: Failure$|ERROR: [A-Za-z]+Sanitizer|runtime error:|check failed|terminate called/ { said = $0; n_take = 5 }
-    /<\/testcase>/ && ended == "skipped" { note("skipped", "no reason printed") }
-    /<\/testcase>/ && ended == "failed" { note("FAILED", "it ended without a word") }
+    function attribute(key) { return match($0, key "=\"[^\"]*\"") ? substr($0, RSTART + length(key) + 2, RLENGTH - length(key) - 3) : "" }
+    { text = $0; sub(/^[ \t]*<system-out>/, "", text); is_last = sub(/<\/system-out>.*/, "", text) }
+    /<testcase / { name = attribute("name"); said = why = ended = ""; n_take = is_weak = 0 }
+    /<skipped/ { ended = "skipped"; why = attribute("message"); if (why ~ /^SKIP_/) why = "" }
+    /<failure/ { ended = "failed"; why = attribute("message") }
+    n_take > 0 && text !~ /^[ \t]*$/ { said = said (said == "" ? "" : " | ") text; n_take-- }
+    said == "" && text ~ /: Skipped$/ { n_take = 1 }
+    (said == "" || is_weak) && text ~ /: Failure$/ { said = text; n_take = 5; is_weak = 0 }
+    said == "" && text ~ /ERROR: [A-Za-z]+Sanitizer|runtime error:|check failed|terminate called/ { said = text; n_take = 5; is_weak = 1 }
+    is_last { n_take = 0 }
+    /<\/testcase>/ && ended == "skipped" { note("skipped", why == "" ? "no reason printed" : why) }
+    /<\/testcase>/ && ended == "failed" { note("FAILED", why == "" ? "it ended without a word" : why) }
   ' "$file" | sed "s/&quot;/\"/g; s/&apos;/'/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g" >> "$results/$suite.noted"
 }
 

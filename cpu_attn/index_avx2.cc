@@ -106,6 +106,8 @@ STRATA_VEC Words load_words(const std::byte* at) {
   return (Words)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
 }
 
+constexpr uint32_t kPairsAtOnce = 1;  // of keys
+
 /// Pairs of products in 16 bits: eight quads of a group are at most 8 * 2 * 15 * 127.
 struct Products {
   __m256i pairs, all;
@@ -126,21 +128,36 @@ STRATA_VEC Vec weights_below(Vec down) {
       _mm256_sub_epi32(_mm256_set1_epi32(kBitsOfOne), _mm256_cvttps_epi32(down)));
 }
 
-/// Codes of centres are below 128, so that a pair of products fits 16 bits.
+/// Bits of each lane above those of one.
+STRATA_VEC Vec bits_above_one(Vec weights) {
+  return _mm256_cvtepi32_ps(
+      _mm256_sub_epi32(_mm256_castps_si256(weights), _mm256_set1_epi32(kBitsOfOne)));
+}
+
+/// Seven bits, also of bytes from a file: a pair of products fits 16 bits.
+using Centres = __m256i;
+STRATA_VEC Centres load_centres(const std::byte* at) {
+  return _mm256_and_si256((__m256i)load_words(at), _mm256_set1_epi8(0x7f));
+}
 struct CentreProducts {
   __m256i blocks;
-  STRATA_VEC void clear() { blocks = _mm256_setzero_si256(); }
-  STRATA_VEC void add(const std::byte* centres, uint32_t query) {
-    const __m256i values = _mm256_set1_epi32(static_cast<int32_t>(query));
-    // Seven bits, also of bytes from a file: a pair of products fits 16 bits.
-    const __m256i seven = _mm256_and_si256((__m256i)load_words(centres), _mm256_set1_epi8(0x7f));
-    const __m256i pairs = _mm256_maddubs_epi16(seven, values);
+  STRATA_VEC void start(int32_t sum) { blocks = _mm256_set1_epi32(sum); }
+  STRATA_VEC void add(Centres seven, uint32_t query) {
+    const __m256i pairs =
+        _mm256_maddubs_epi16(seven, _mm256_set1_epi32(static_cast<int32_t>(query)));
     blocks = _mm256_add_epi32(blocks, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  STRATA_VEC void store_to(int32_t* out) const {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), blocks);
-  }
+  STRATA_VEC Vec values(uint32_t) const { return _mm256_cvtepi32_ps(blocks); }
 };
+
+/// Of a line, f(both keys' lanes) for both.
+template <class F>
+STRATA_VEC void of_both_keys(Vec* line, const F& f) {
+  line[0] = line[1] = f(line[0], line[1]);
+}
+/// The eight blocks' numbers, for either key of a line.
+STRATA_VEC Vec load_of_blocks(const float* of_blocks, uint32_t) { return load(of_blocks); }
+STRATA_VEC void store_blocks(float* out, uint32_t, Vec v) { store(out, v); }
 
 #include "cpu_attn/index_rabitq_scan.inc"
 

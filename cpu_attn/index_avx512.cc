@@ -74,7 +74,14 @@ STRATA_VEC __m512i look_up(const uint8_t* table, const Codes& codes) {
 
 // ---- What index_rabitq_scan.inc asks for, in vectors of 16 words.
 typedef uint32_t Words __attribute__((vector_size(64)));
-STRATA_VEC Words load_words(const std::byte* at) { return (Words)_mm512_loadu_si512(at); }
+/// In a register from here on: gcc 12 would load a word again for each of its eight quads, and two
+/// lines at once for each query's codes, where a Zen 4 loads one vector in a cycle.
+STRATA_VEC Words load_words(const std::byte* at) {
+  auto words = (Words)_mm512_loadu_si512(at);
+  asm("" : "+v"(words));
+  return words;
+}
+constexpr uint32_t kPairsAtOnce = 2;
 
 struct Products {
   __m512i all;
@@ -91,18 +98,42 @@ STRATA_VEC Vec weights_below(Vec down) {
       _mm512_sub_epi32(_mm512_set1_epi32(kBitsOfOne), _mm512_cvttps_epi32(down)));
 }
 
+/// Bits of each lane above those of one.
+STRATA_VEC Vec bits_above_one(Vec weights) {
+  return _mm512_maskz_cvtepi32_ps(
+      0xffff, _mm512_sub_epi32(_mm512_castps_si512(weights), _mm512_set1_epi32(kBitsOfOne)));
+}
+
+using Centres = __m256i;
+STRATA_VEC Centres load_centres(const std::byte* at) {
+  return _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
+                          _mm256_set1_epi8(0x7f));
+}
 struct CentreProducts {
   __m256i blocks;
-  STRATA_VEC void clear() { blocks = _mm256_setzero_si256(); }
-  STRATA_VEC void add(const std::byte* centres, uint32_t query) {
-    const __m256i seven = _mm256_and_si256(
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(centres)), _mm256_set1_epi8(0x7f));
+  STRATA_VEC void start(int32_t sum) { blocks = _mm256_set1_epi32(sum); }
+  STRATA_VEC void add(Centres seven, uint32_t query) {
     blocks = _mm256_dpbusd_epi32(blocks, seven, _mm256_set1_epi32(static_cast<int32_t>(query)));
   }
-  STRATA_VEC void store_to(int32_t* out) const {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), blocks);
+  STRATA_VEC Vec values(uint32_t) const {
+    return _mm512_zextps256_ps512(_mm256_cvtepi32_ps(blocks));
   }
 };
+
+/// Of a line, f(both keys' lanes) for both. In both halves the even key's lanes are the first
+/// operand: what f gives of a NaN depends on the order.
+template <class F>
+STRATA_VEC void of_both_keys(Vec* line, const F& f) {
+  line[0] = f(_mm512_maskz_shuffle_f32x4(0xffff, line[0], line[0], 0x44),
+              _mm512_maskz_shuffle_f32x4(0xffff, line[0], line[0], 0xee));
+}
+/// The eight blocks' numbers, for both keys of a line.
+STRATA_VEC Vec load_of_blocks(const float* of_blocks, uint32_t) {
+  return _mm512_maskz_broadcast_f32x8(0xffff, _mm256_loadu_ps(of_blocks));
+}
+STRATA_VEC void store_blocks(float* out, uint32_t, Vec v) {
+  _mm256_storeu_ps(out, _mm512_castps512_ps256(v));
+}
 
 #include "cpu_attn/index_rabitq_scan.inc"
 

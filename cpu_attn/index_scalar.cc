@@ -86,6 +86,7 @@ int32_t product_of_four(uint32_t codes, uint32_t query) {
   return sum;
 }
 
+constexpr uint32_t kPairsAtOnce = 1;
 struct Products {
   int32_t sum;
   void clear() { sum = 0; }
@@ -96,15 +97,38 @@ struct Products {
 
 Vec weights_below(Vec down) { return pair_weight(down); }
 
+/// Bits above those of one.
+Vec bits_above_one(Vec weight) {
+  int32_t bits;
+  memcpy(&bits, &weight, sizeof bits);
+  return static_cast<float>(bits - kBitsOfOne);
+}
+
+using Centres = const std::byte*;
+Centres load_centres(const std::byte* at) { return at; }
 struct CentreProducts {
   int32_t blocks[kExtentBlocks];
-  void clear() { memset(blocks, 0, sizeof blocks); }
-  void add(const std::byte* centres, uint32_t query) {
+  void start(int32_t sum) {
+    for (int32_t& block : blocks) block = sum;
+  }
+  void add(Centres centres, uint32_t query) {
     for (uint64_t b = 0; b < kExtentBlocks; ++b)
       blocks[b] += product_of_four(load_words(centres + b * sizeof(Words)) & 0x7f7f7f7fu, query);
   }
-  void store_to(int32_t* out) const { memcpy(out, blocks, sizeof blocks); }
+  Vec values(uint32_t block) const { return static_cast<float>(blocks[block]); }
 };
+
+/// Of a line, f(both keys' lanes) for both.
+template <class F>
+void of_both_keys(Vec* line, const F& f) {
+  for (uint32_t b = 0; b < kExtentBlocks; ++b)
+    line[b] = line[b + kExtentBlocks] = f(line[b], line[b + kExtentBlocks]);
+}
+/// The eight blocks' numbers, for both keys of a line.
+Vec load_of_blocks(const float* of_blocks, uint32_t lane) {
+  return of_blocks[lane % kExtentBlocks];
+}
+void store_blocks(float* out, uint32_t block, Vec v) { out[block] = v; }
 
 #include "cpu_attn/index_rabitq_scan.inc"
 

@@ -63,13 +63,32 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
   }
 }
 
-void AnswerBatch::walk_rows(std::span<const StepRow> rows, Attention attention) {
+/// Takes the drafts out of the step. False where there are none.
+bool AnswerBatch::drop_drafts() {
+  uint32_t n_gone = 0;
+  for (Part& part : parts_) {
+    part.first_row -= n_gone;
+    const uint32_t n_dropped = part.answer->drop_draft();
+    part.n_rows -= n_dropped;
+    part.n_logits -= n_dropped;
+    n_gone += n_dropped;
+    const auto end = rows_.begin() + part.first_row + part.n_rows;
+    rows_.erase(end, end + n_dropped);
+  }
+  return n_gone > 0;
+}
+
+/// Walks rows of the step. Where they find no room, drafts go first: no answer needs them, and what
+/// make_room gives up somebody may.
+void AnswerBatch::walk_rows(const std::function<std::span<const StepRow>()>& rows,
+                            Attention attention) {
   for (;;) {
     try {
-      return walk_.step(rows, attention);
+      return walk_.step(rows(), attention);
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::kDoesNotFit || !options_.make_room || !options_.make_room())
-        throw;
+      if (error.code() != ErrorCode::kDoesNotFit) throw;
+      if (drop_drafts()) continue;
+      if (!options_.make_room || !options_.make_room()) throw;
     }
   }
 }
@@ -78,7 +97,7 @@ void AnswerBatch::walk_parts(Attention attention) {
   std::exception_ptr error;
   bool is_cancelled = false;
   try {
-    walk_rows(rows_, attention);
+    walk_rows([&] { return std::span<const StepRow>(rows_); }, attention);
     uint32_t logits_idx = 0;
     for (const Part& part : parts_) {
       take(part, logits_idx);
@@ -91,23 +110,21 @@ void AnswerBatch::walk_parts(Attention attention) {
   } catch (...) {
     error = std::current_exception();
   }
-  for (Part& part : parts_) {
-    if (is_cancelled) {
+  const bool is_undrafted_now = !is_cancelled && drop_drafts();
+  if (!is_cancelled && !is_undrafted_now && parts_.size() == 1)
+    return parts_[0].answer->fail(error);
+  for (const Part& part : parts_) {
+    if (is_cancelled)
       part.answer->cancel();
-      continue;
-    }
-    const uint32_t n_dropped = part.answer->drop_draft();
-    part.n_rows -= n_dropped;
-    part.n_logits -= n_dropped;
-    if (part.n_rows == rows_.size()) return part.answer->fail(error);
-    is_cancelled = !walk_alone(part, attention);
+    else
+      is_cancelled = !walk_alone(part, attention);
   }
 }
 
 /// False where the walk's flag ended it.
 bool AnswerBatch::walk_alone(const Part& part, Attention attention) {
   try {
-    walk_rows(std::span(rows_).subspan(part.first_row, part.n_rows), attention);
+    walk_rows([&] { return std::span(rows_).subspan(part.first_row, part.n_rows); }, attention);
     take(part, 0);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kCancelled) {

@@ -22,8 +22,8 @@ struct AnswerBatchOptions {
   // Of a selected question, beside others or not: the rows of a step share a choice, so an answer's
   // bits depend on how many they are. No more than others leave of the walk's rows.
   uint32_t question_rows = UINT32_MAX;
-  // Asked where the KV budget holds no more rows: gives something up. False = nothing is left, and
-  // the answers that still do not fit fail.
+  // Asked where the KV budget holds no more rows, drafts aside: gives something up. False = nothing
+  // is left, and the answers that still do not fit fail.
   std::function<bool()> make_room;
 };
 
@@ -50,7 +50,8 @@ class AnswerBatch {
   Answer* next_reader(std::span<Answer* const> answers) const;
   void add(Answer& answer, uint32_t n_rows_max);
   void walk_parts(Attention attention);
-  void walk_rows(std::span<const StepRow> rows, Attention attention);
+  void walk_rows(const std::function<std::span<const StepRow>()>& rows, Attention attention);
+  bool drop_drafts();
   bool walk_alone(const Part& part, Attention attention);
   void take(const Part& part, uint32_t logits_idx);
 

@@ -82,8 +82,7 @@ void AnswerScheduler::step() {
   end_cancelled(nullptr);
   end_answers();
   admit();
-  answers_.clear();
-  for (const auto& work : working_) answers_.push_back(work->answer.get());
+  list_answers();
   batch_.step(answers_);
   end_answers();
 }
@@ -120,6 +119,7 @@ bool AnswerScheduler::is_beginning_read(const Waiting& order) const {
 AnswerScheduler::Outcome AnswerScheduler::try_start(Waiting& order) {
   try {
     prepare(order);
+    look_for_saved(order);
     const Beginning from = find_beginning(order);
     order.waits_for = order.n_overtaken < kOvertakenMax ? from.waits_for : 0;
     order.waits_for_pos = from.waits_for_pos;
@@ -150,6 +150,13 @@ AnswerScheduler::Outcome AnswerScheduler::try_start(Waiting& order) {
   return Outcome::kFailed;
 }
 
+/// An order that waits is looked at often, and the folder only where something has left memory.
+void AnswerScheduler::look_for_saved(Waiting& order) {
+  if (order.prompt.tokens.size() <= kSavedTokensMin || order.n_looked_drops == n_drops_) return;
+  order.n_looked_drops = n_drops_;
+  order.n_saved = contexts_.n_saved(without_last(order.prompt.tokens), order.task.root);
+}
+
 /// Earlier answers in the prompt keep the tokens they were generated as, where those are held or
 /// saved; and where the prompt still fits with them.
 void AnswerScheduler::prepare(Waiting& order) {
@@ -170,7 +177,7 @@ void AnswerScheduler::prepare(Waiting& order) {
     if (held.sequence.chain_at(0) == order.task.root)
       match.follow(0, held.sequence.tokens(), held.is_generated);
   tiers::KnownText known = match.take_best();
-  // Shorter texts are not saved, and looking may have to wait for a pack to get its name.
+  // Shorter texts are not saved.
   tiers::KnownText saved;
   if (asked.size() >= kSavedTokensMin) saved = contexts_.known_text(text, order.task.root);
   if (saved.n_bytes > known.n_bytes) known = std::move(saved);
@@ -190,8 +197,7 @@ uint32_t AnswerScheduler::kept_of(const Sequence& sequence, const Waiting& order
   return sequence.kept_by_truncate(n);
 }
 
-AnswerScheduler::Beginning AnswerScheduler::find_beginning(const Waiting& order) {
-  const std::span<const TokenId> prompt = order.prompt.tokens;
+AnswerScheduler::Beginning AnswerScheduler::find_beginning(const Waiting& order) const {
   Beginning best;
   const auto consider = [&](const Sequence& sequence, Beginning::Place place, size_t idx) {
     const uint32_t n = kept_of(sequence, order);
@@ -200,9 +206,8 @@ AnswerScheduler::Beginning AnswerScheduler::find_beginning(const Waiting& order)
   for (size_t i = 0; i < idle_.size(); ++i) consider(idle_[i].sequence, Beginning::Place::kIdle, i);
   for (size_t i = 0; i < working_.size(); ++i)
     consider(working_[i]->context.sequence, Beginning::Place::kWorking, i);
-  if (const uint32_t n = prompt.size() > kSavedTokensMin
-                             ? contexts_.n_saved(without_last(prompt), order.task.root)
-                             : 0;
+  // What was found before the disk hung is not to be had any more.
+  if (const uint32_t n = contexts_.is_in_use() ? order.n_saved : 0;
       n > best.n_kept && n - best.n_kept >= n / kSavedShare)
     best = {Beginning::Place::kSaved, 0, n, 0, 0};
   find_reading(order, best);
@@ -277,6 +282,7 @@ bool AnswerScheduler::make_room(const Sequence& sequence, uint64_t n_goal) {
 bool AnswerScheduler::drop_idle() {
   if (idle_.empty()) return false;
   idle_.erase(idle_.begin());
+  ++n_drops_;
   return true;
 }
 
@@ -296,8 +302,8 @@ void AnswerScheduler::make_answer(Working& work) {
 }
 
 void AnswerScheduler::start(Waiting& order, HeldContext context, uint64_t n_goal) {
-  auto made =
-      std::make_unique<Working>(Working{order.id, {}, {}, std::move(context), n_goal, nullptr});
+  auto made = std::make_unique<Working>(
+      Working{order.id, {}, {}, std::move(context), n_goal, nullptr, nullptr});
   Working& work = *made;
   work.task = std::move(order.task);
   work.prompt = std::move(order.prompt);
@@ -310,12 +316,39 @@ void AnswerScheduler::start(Waiting& order, HeldContext context, uint64_t n_goal
     order.prompt = std::move(work.prompt);
     throw;
   }
-  if (!is_alone) return;
+  if (is_alone)
+    restore(work);
+  else if (engine_.attention() == Attention::kExact && engine_.walk().device() == nullptr &&
+           RestoreBeside::is_possible(engine_.cache()))
+    work.restoring = std::make_unique<RestoreBeside>(
+        engine_.cache(), engine_.pool(), work.context.sequence, engine_.walk().cancel());
+}
+
+void AnswerScheduler::restore(Working& work) {
   try {
     work.answer->restore(engine_.walk());
   } catch (...) {
     work.answer->fail(std::current_exception());
   }
+}
+
+/// Those whose beginning is there. The first of the others is being restored, and where nobody
+/// waits for the walk, the walk may do that.
+void AnswerScheduler::list_answers() {
+  answers_.clear();
+  Working* restored = nullptr;
+  for (const auto& work : working_) {
+    if (work->restoring && restored == nullptr && !work->restoring->go_on())
+      work->restoring.reset();
+    if (!work->restoring)
+      answers_.push_back(work->answer.get());
+    else if (restored == nullptr)
+      restored = work.get();
+  }
+  if (!answers_.empty() || restored == nullptr) return;
+  restored->restoring.reset();
+  restore(*restored);
+  answers_.push_back(restored->answer.get());
 }
 
 void AnswerScheduler::end_cancelled(const std::exception_ptr& error) {
@@ -347,6 +380,7 @@ void AnswerScheduler::end_answers() {
     const std::unique_ptr<Working> ended = std::move(working_[i]);
     working_.erase(working_.begin() + static_cast<std::ptrdiff_t>(i));
     is_changed_ = true;
+    ended->restoring.reset();
     // What a failed one holds may be what failed.
     if (ended->answer->failure()) {
       ended->task.on_failure(ended->answer->failure());

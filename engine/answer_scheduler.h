@@ -16,6 +16,7 @@
 #include "engine/kv_room.h"
 #include "engine/layer_blocks.h"
 #include "engine/prompt_tokens.h"
+#include "engine/restore_beside.h"
 #include "engine/shared_contexts.h"
 
 namespace strata::engine {
@@ -92,6 +93,8 @@ class AnswerScheduler {
     AnswerTask task;
     PromptTokens prompt;
     bool is_prepared = false;
+    uint32_t n_saved = 0;  // positions of it, as of when n_looked_drops sequences had been dropped
+    std::optional<uint64_t> n_looked_drops;
     bool is_cancelled = false;
     uint32_t n_overtaken = 0;  // by later orders, since it could not start
     // Another answer is reading what it begins with; 0 = none is.
@@ -104,7 +107,8 @@ class AnswerScheduler {
     PromptTokens prompt;
     HeldContext context;
     uint64_t n_goal = 0;
-    std::unique_ptr<Answer> answer;  // refers to all of the above
+    std::unique_ptr<Answer> answer;            // refers to all of the above
+    std::unique_ptr<RestoreBeside> restoring;  // likewise; null: what it begins with is there
   };
   /// Where the longest known beginning of a prompt is.
   struct Beginning {
@@ -122,7 +126,8 @@ class AnswerScheduler {
   bool is_beginning_read(const Waiting& order) const;
   Outcome try_start(Waiting& order);
   void prepare(Waiting& order);
-  Beginning find_beginning(const Waiting& order);
+  void look_for_saved(Waiting& order);
+  Beginning find_beginning(const Waiting& order) const;
   void find_reading(const Waiting& order, Beginning& best) const;
   uint32_t kept_of(const Sequence& sequence, const Waiting& order) const;
   HeldContext take_beginning(const Beginning& from, const Waiting& order);
@@ -132,6 +137,8 @@ class AnswerScheduler {
   bool drop_idle();
   void make_answer(Working& work);
   void start(Waiting& order, HeldContext context, uint64_t n_goal);
+  void restore(Working& work);
+  void list_answers();
   void end_cancelled(const std::exception_ptr& error);
   void end_answers();
   void keep(Working& ended);
@@ -141,6 +148,7 @@ class AnswerScheduler {
   SharedContexts contexts_;
   AnswerBatch batch_;
   uint64_t n_ids_ = 0;
+  uint64_t n_drops_ = 0;     // of idle sequences
   bool is_changed_ = false;  // since orders that wait were last looked at
   std::deque<Waiting> waiting_;
   std::vector<std::unique_ptr<Working>> working_;

@@ -10,6 +10,7 @@ namespace {
 
 constexpr uint32_t kDamageRoundsMax = 4;  // of finding packs damaged while they are saved anew
 constexpr uint32_t kRepairsMax = 256;     // of extents lost while they are saved, as in one step
+constexpr uint32_t kPinTriesMax = 3;
 constexpr uint32_t kDamagedMax = 8;  // packs that one restore removes before it reads the text anew
 
 tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
@@ -62,12 +63,7 @@ std::unique_ptr<ContextCache> ContextCache::beside() const {
 }
 
 uint32_t ContextCache::n_saved(std::span<const int32_t> tokens, const tiers::Hash128& root) {
-  uint32_t n_positions = 0;
-  publisher_->with_directory(
-      [&](tiers::PackDirectory& directory) {
-        n_positions = directory.find(shape_, root, tokens).n_positions;
-      },
-      options_.wait_max);
+  const uint32_t n_positions = publisher_->directory().n_found(shape_, root, tokens);
   return n_positions < kSavedTokensMin ? 0 : n_positions;
 }
 
@@ -76,13 +72,8 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens,
   tokens_.clear();
   saved_end_ = 0;
   counts_.indexed_tokens = 0;
-  Sequence sequence = cache.make_sequence(root);
-  publisher_->with_directory(
-      [&](tiers::PackDirectory& directory) {
-        sequence = restore_from(directory, cache, tokens, root);
-        counts_.passed_over_packs = directory.n_passed_over();
-      },
-      options_.wait_max);
+  Sequence sequence = restore_longest(cache, tokens, root);
+  counts_.passed_over_packs = publisher_->directory().n_passed_over();
   counts_.restored_tokens = sequence.n_pos();
   tokens_ = sequence.tokens();
   is_generated_.assign(tokens_.size(), 0);
@@ -90,36 +81,48 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens,
   return sequence;
 }
 
-Sequence ContextCache::restore_from(tiers::PackDirectory& directory, KvCache& cache,
-                                    std::span<const int32_t> tokens, const tiers::Hash128& root) {
+Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> tokens,
+                                       const tiers::Hash128& root) {
   for (uint32_t n_damaged = 0; n_damaged < kDamagedMax; ++n_damaged) {
-    const tiers::FoundContext found = directory.find(shape_, root, tokens);
+    const tiers::FoundContext found = publisher_->directory().find(shape_, root, tokens);
     if (found.n_positions < kSavedTokensMin) break;
+    std::string damaged;
     try {
       Sequence sequence = cache.restore(found, tokens, root);
-      restore_rows(directory, cache, found, sequence);
+      restore_rows(cache, found, sequence);
       return sequence;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadFile) throw;
+      damaged = error.where();
     }
-    // One of them is damaged: those that cannot be read whole go, the rest is found again.
-    for (const tiers::FoundPiece& piece : found.pieces)
-      if (directory.discard(piece.pack->name())) ++counts_.damaged_packs;
+    // It goes where it cannot be read whole; the rest is found again. The others are not read.
+    publisher_->between_packs(
+        [&](tiers::PackDirectory& directory) {
+          for (const tiers::FoundPiece& piece : found.pieces)
+            if (damaged.ends_with(piece.pack->name()) && directory.discard(piece.pack->name()))
+              ++counts_.damaged_packs;
+        },
+        options_.wait_max);
   }
   return cache.make_sequence(root);
 }
 
-void ContextCache::restore_rows(tiers::PackDirectory& directory, const KvCache& cache,
-                                const tiers::FoundContext& found, Sequence& sequence) {
+void ContextCache::restore_rows(const KvCache& cache, const tiers::FoundContext& found,
+                                Sequence& sequence) {
   const auto shape = rows_shape(cache, sequence);
   if (!shape) return;
-  const LoadedRows loaded = load_rows(directory, found, *shape, sequence);
+  const LoadedRows loaded = load_rows(publisher_->directory(), found, *shape, sequence);
   counts_.indexed_tokens = loaded.n_positions;
   counts_.rows_read_bytes += loaded.bytes;
   if (!loaded.refused) return;
   bool is_removed = false;
   try {
-    is_removed = loaded.refused->is_damaged && directory.discard_rows(loaded.refused->name);
+    if (loaded.refused->is_damaged)
+      publisher_->between_packs(
+          [&](tiers::PackDirectory& directory) {
+            is_removed = directory.discard_rows(loaded.refused->name);
+          },
+          options_.wait_max);
   } catch (const Error&) {
     is_removed = false;  // it is refused again next time, or replaced
   }
@@ -137,14 +140,11 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
       std::span(sequence.tokens()).first(uint64_t{n_segments} * shape->segment_positions);
   std::vector<LackingRows> lacking;
   try {
-    publisher_->with_directory(
-        [&](tiers::PackDirectory& directory) {
-          const tiers::FoundContext found = directory.find(shape_, sequence.chain_at(0), tokens);
-          lacking = lacking_rows(directory, found, *shape, n_segments);
-        },
-        options_.wait_max);
+    tiers::PackDirectory& own = publisher_->directory();
+    const tiers::FoundContext found = own.find(shape_, sequence.chain_at(0), tokens);
+    lacking = lacking_rows(own, found, *shape, n_segments);
     for (const LackingRows& rows : lacking) {
-      publisher_->with_directory(
+      publisher_->between_packs(
           [&](tiers::PackDirectory& directory) {
             tiers::RowsWriter writer =
                 directory.start_rows(rows.pack, *shape, rows.segments.first, rows.segments.n());
@@ -162,13 +162,7 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
 
 tiers::KnownText ContextCache::known_text(std::string_view text, const tiers::TokenBytes& bytes_of,
                                           const tiers::Hash128& root) {
-  tiers::KnownText known;
-  publisher_->with_directory(
-      [&](tiers::PackDirectory& directory) {
-        known = directory.find_text(shape_, root, text, bytes_of);
-      },
-      options_.wait_max);
-  return known;
+  return publisher_->directory().find_text(shape_, root, text, bytes_of);
 }
 
 void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> tokens,
@@ -256,9 +250,14 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
     run.chain_before = sequence.chain_at(first_pos_);
     run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
     run.is_generated.assign(is_generated_.begin() + first_pos_, is_generated_.begin() + run_end_);
-    publisher_->with_directory(
-        [&](tiers::PackDirectory& directory) { writer_.emplace(directory.start(std::move(run))); },
-        options_.wait_max);
+    if (auto writer = publisher_->directory().try_start(run))
+      writer_.emplace(std::move(*writer));
+    else  // who has to evict waits for the lock of the directory
+      publisher_->between_packs(
+          [&](tiers::PackDirectory& directory) {
+            writer_.emplace(directory.start(std::move(run)));
+          },
+          options_.wait_max);
   }
   const uint32_t in_run = next_extent_ - first_pos_ / kExtentPositions;
   const uint32_t n_blocks = writer_->head().extent_blocks(in_run);
@@ -289,7 +288,7 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
       store.forget_damaged_pack();  // and with it the file
       continue;
     }
-    publisher_->with_directory(
+    publisher_->between_packs(
         [&](tiers::PackDirectory& directory) {
           if (!directory.discard(pack->name())) return;
           ++counts_.damaged_packs;
@@ -325,17 +324,37 @@ void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& ses
   save_whole(walk, sequence, !session.empty());
   publisher_->wait(options_.wait_max);
   if (!session.empty() && problem().empty())
-    publisher_->with_directory(
+    publisher_->between_packs(
         [&](tiers::PackDirectory& directory) { pin(directory, sequence, session); },
         options_.wait_max);
   save_rows(walk.cache(), sequence);
 }
 
+/// Another process may have put a longer pack in the place of one of ours meanwhile: then that one
+/// is pinned.
 void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence,
                        const std::string& session) const {
+  std::vector<std::string> tried;
+  for (uint32_t n_tries = 1;; ++n_tries) {
+    const tiers::SessionManifest manifest = manifest_of(directory, sequence);
+    // Nothing was read before it was stopped: an earlier session of that name stays.
+    if (manifest.packs.empty()) return;
+    // What was stopped half-way does not cut what was saved whole.
+    if (is_longer_session(directory, shape_, session, sequence, manifest.tokens)) return;
+    try {
+      return directory.pin(session, manifest);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kIo || n_tries == kPinTriesMax || manifest.packs == tried)
+        throw;
+    }
+    tried = manifest.packs;
+  }
+}
+
+/// What is there now of the sequence.
+tiers::SessionManifest ContextCache::manifest_of(tiers::PackDirectory& directory,
+                                                 const Sequence& sequence) const {
   const tiers::FoundContext found = directory.find(shape_, sequence.chain_at(0), sequence.tokens());
-  // Nothing was read before it was stopped: an earlier session of that name stays.
-  if (found.pieces.empty()) return;
   tiers::SessionManifest manifest;
   manifest.model = shape_.model;
   manifest.model_name = model_name_;
@@ -343,9 +362,7 @@ void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence
   for (const tiers::FoundPiece& piece : found.pieces)
     if (manifest.packs.empty() || manifest.packs.back() != piece.pack->name())
       manifest.packs.push_back(piece.pack->name());
-  // What was stopped half-way does not cut what was saved whole.
-  if (is_longer_session(directory, shape_, session, sequence, manifest.tokens)) return;
-  directory.pin(session, manifest);
+  return manifest;
 }
 
 void ContextCache::give_up(const Error& error) {

@@ -86,8 +86,8 @@ class ContextCache {
   /// After a step: saves the extents that are complete. One that the disk has lost waits until a
   /// later step or finish() has computed it again.
   void save_closed(KvCache& cache, const Sequence& sequence);
-  /// As finish(), but waits only for the thread to name one pack, and saves neither index rows nor
-  /// a name.
+  /// As finish(), but saves neither index rows nor a name, and waits for no pack to get its name:
+  /// where others have to be evicted for it, for the one that is getting it.
   void save_rest(Walk& walk, Sequence& sequence);
   /// Removes the packs that steps have found to be damaged, saves the rest of the sequence, also
   /// what those packs held, and waits until all of it is on the disk. Where `session` is not empty,
@@ -110,12 +110,13 @@ class ContextCache {
         model_name_(std::move(model_name)),
         shape_(shape),
         publisher_(std::move(publisher)) {}
-  Sequence restore_from(tiers::PackDirectory& directory, KvCache& cache,
-                        std::span<const int32_t> tokens, const tiers::Hash128& root);
+  Sequence restore_longest(KvCache& cache, std::span<const int32_t> tokens,
+                           const tiers::Hash128& root);
   void pin(tiers::PackDirectory& directory, const Sequence& sequence,
            const std::string& session) const;
-  void restore_rows(tiers::PackDirectory& directory, const KvCache& cache,
-                    const tiers::FoundContext& found, Sequence& sequence);
+  tiers::SessionManifest manifest_of(tiers::PackDirectory& directory,
+                                     const Sequence& sequence) const;
+  void restore_rows(const KvCache& cache, const tiers::FoundContext& found, Sequence& sequence);
   void save_rows(const KvCache& cache, const Sequence& sequence);
   void start_run(uint32_t first_pos);
   void save_extents(KvCache& cache, const Sequence& sequence);

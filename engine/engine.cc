@@ -53,20 +53,20 @@ Engine Engine::open(const EngineOptions& options) {
     engine.place(*options.placement);
     return engine;
   }
-  try {
-    engine.place_by_hand();
-  } catch (const Error& error) {
-    if (!engine.may_leave_drafts(error)) throw;
-    engine.place_by_hand();
-  }
+  engine.place_by_hand();
   return engine;
 }
 
-/// Drafts that nobody asked for by number give way where memory does not hold them too. False where
-/// there are none to give up.
-bool Engine::may_leave_drafts(const Error& error) {
-  const bool may = error.code() == ErrorCode::kDoesNotFit && !options_.n_draft_max;
-  return may && std::exchange(limits_.n_draft_max, 0) > 0;
+/// Tokens guessed ahead that memory is to be counted for: those that were asked for by number; of
+/// others, those of a step that reads from the disk.
+uint32_t Engine::drafts_where(bool reads_disk) const {
+  if (options_.method) return 0;
+  return options_.n_draft_max.value_or(reads_disk ? kDraftTokens : 0);
+}
+
+/// Drafts that nobody asked for by number give way where memory does not hold them too.
+bool Engine::may_leave_drafts(const Error& error) const {
+  return error.code() == ErrorCode::kDoesNotFit && !options_.n_draft_max;
 }
 
 void Engine::set_limits() {
@@ -81,7 +81,7 @@ void Engine::set_limits() {
   if (options_.sparse_from != kNeverSparse) limits_.sparse = options_.selection;
   limits_.n_threads = n_threads_;
   limits_.n_answers = options_.n_answers;
-  if (!options_.method) limits_.n_draft_max = options_.n_draft_max.value_or(kDraftTokens);
+  limits_.n_draft_max = drafts_where(/*reads_disk=*/false);
   limits_.has_device = device_.has_value();
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
@@ -94,9 +94,8 @@ void Engine::set_limits() {
 }
 
 uint32_t Engine::n_draft_max() const {
-  if (device_) return 0;  // its rows of several and of one are not of the same bits
-  const bool reads_disk = weight_plan_.n_streamed() > 0 || context_.kv.is_spilling();
-  return options_.n_draft_max || reads_disk ? limits_.n_draft_max : 0;
+  // Rows of several and of one on a device are not of the same bits.
+  return device_ ? 0 : limits_.n_draft_max;
 }
 
 /// Blocks are chosen by rows of some codecs alone.
@@ -108,6 +107,25 @@ void Engine::check_method(KvCodec k_codec, KvCodec v_codec) const {
 
 void Engine::place_by_hand() {
   check_method(options_.k_codec, options_.v_codec);
+  choose_by_hand();
+  if (const uint32_t n_drafts = drafts_where(reads_disk()); n_drafts > limits_.n_draft_max) {
+    limits_.n_draft_max = n_drafts;
+    try {
+      choose_by_hand();
+    } catch (const Error& error) {
+      if (!may_leave_drafts(error)) throw;
+      limits_.n_draft_max = 0;
+      choose_by_hand();
+    }
+  }
+  if (!spill_problem_.empty() && limits_.n_ctx == 0 && context_.n_ctx < spec_.shape.n_ctx_train)
+    notices_.push_back(spill_problem_);
+  plan_device();
+  spill_ = open_spill(notices_);
+}
+
+/// Weights and context, within limits_.
+void Engine::choose_by_hand() {
   const ModelShape shape = shape_of_sequences(spec_.shape, n_sequences());
   const WeightSizes sizes = weight_sizes(*file_, spec_);
   ContextRequest request = limits_;
@@ -118,8 +136,6 @@ void Engine::place_by_hand() {
   request.weight_bytes = weight_plan_.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
   plan_context(shape, request);
-  plan_device();
-  spill_ = open_spill(notices_);
 }
 
 void Engine::place(const Placement& placement) {
@@ -132,15 +148,18 @@ void Engine::place(const Placement& placement) {
     throw Error(ErrorCode::kUsage, "the plan is of the CPU alone, and a device is named",
                 "plan: device", "use --device none, or plan anew (`strata plan --save FILE`)");
   const ModelShape kv_shape = shape_of_sequences(spec_.shape, n_sequences());
+  ContextRequest limits = limits_;
   const auto place = [&] {
-    return place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits_,
+    return place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits,
                         options_.weights_dram_bytes, placement);
   };
+  limits.n_draft_max = drafts_where(placement.reads_disk());
   PlacedMemory placed;
   try {
     placed = place();
   } catch (const Error& error) {
-    if (!may_leave_drafts(error)) throw;
+    if (!may_leave_drafts(error) || limits.n_draft_max == 0) throw;
+    limits.n_draft_max = 0;
     placed = place();
   }
   check_method(placement.k_codec, placement.v_codec);
@@ -160,6 +179,7 @@ void Engine::place(const Placement& placement) {
   if (leaves_device) device_.reset();
   options_.k_codec = placement.k_codec;
   options_.v_codec = placement.v_codec;
+  limits_.n_draft_max = limits.n_draft_max;
   weight_plan_ = std::move(placed.weights);
   context_ = placed.context;
   const bool was_open = spill_ != nullptr;
@@ -249,8 +269,6 @@ void Engine::plan_context(const ModelShape& shape, const ContextRequest& request
     throw Error(error.code(), fmt::format("{} ({})", error.what(), spill_problem_), error.where(),
                 error.remedy() + ", or name a folder on a disk with --nvme");
   }
-  if (!spill_problem_.empty() && request.n_ctx == 0 && context_.n_ctx < spec_.shape.n_ctx_train)
-    notices_.push_back(spill_problem_);
 }
 
 Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) const {

@@ -102,7 +102,8 @@ class Engine {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ContextPlan& context() const { return context_; }
   const WeightPlan& weight_plan() const { return weight_plan_; }
-  /// What weights, K and V, and buffers could have had.
+  /// What weights, K and V, and buffers could have had. Drafts that nobody asked for by number are
+  /// among them where steps read from the disk and memory holds them.
   const ContextRequest& limits() const { return limits_; }
   const KernelTable& kernels() const { return *kernels_; }
   uint32_t n_threads() const { return n_threads_; }
@@ -125,6 +126,8 @@ class Engine {
   /// What steps that answer should attend.
   Attention attention() const { return options_.method ? Attention::kSelected : Attention::kExact; }
   const EngineOptions& options() const { return options_; }
+  /// Whether every step reads weights, K or V from disk: of a context that is full.
+  bool reads_disk() const { return weight_plan_.n_streamed() > 0 || context_.kv.is_spilling(); }
   /// Tokens that answers may guess ahead.
   uint32_t n_draft_max() const;
   /// Held at a time, with windows of their own.
@@ -136,7 +139,9 @@ class Engine {
   Engine() = default;
   void set_limits();
   void place_by_hand();
-  bool may_leave_drafts(const Error& error);
+  void choose_by_hand();
+  uint32_t drafts_where(bool reads_disk) const;
+  bool may_leave_drafts(const Error& error) const;
   void check_method(KvCodec k_codec, KvCodec v_codec) const;
   DeviceNeeds needs_on_device(const gpu_attn::DeviceModel& model, const ContextPlan& context) const;
   uint64_t nvme_budget();

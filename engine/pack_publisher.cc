@@ -13,10 +13,10 @@
 namespace strata::engine {
 
 struct PackPublisher::State {
-  explicit State(tiers::PackDirectory opened) : directory(std::move(opened)) {}
+  explicit State(tiers::PackDirectory own) : directory(std::move(own)) {}
 
-  tiers::PackDirectory directory;
-  std::timed_mutex directory_mutex;  // held while the directory is used
+  tiers::PackDirectory directory;  // the thread's
+  std::timed_mutex naming;         // held while the thread may hold the lock of the directory
 
   std::mutex mutex;  // of what follows
   std::condition_variable changed;
@@ -55,7 +55,9 @@ void wait_for(std::chrono::milliseconds wait_max, const std::atomic<bool>* cance
 }  // namespace
 
 PackPublisher::PackPublisher(tiers::PackDirectory directory, const std::atomic<bool>* cancel)
-    : state_(std::make_shared<State>(std::move(directory))), cancel_(cancel) {
+    : directory_(std::move(directory)),
+      state_(std::make_shared<State>(directory_.for_publishing())),
+      cancel_(cancel) {
   try {
     std::thread([state = state_] { run(state); }).detach();
   } catch (const std::system_error& error) {
@@ -93,15 +95,15 @@ void PackPublisher::wait(std::chrono::milliseconds wait_max) {
   });
 }
 
-void PackPublisher::with_directory(const std::function<void(tiers::PackDirectory&)>& use,
-                                   std::chrono::milliseconds wait_max) {
-  std::unique_lock lock(state_->directory_mutex, std::defer_lock);
+void PackPublisher::between_packs(const std::function<void(tiers::PackDirectory&)>& use,
+                                  std::chrono::milliseconds wait_max) {
+  std::unique_lock lock(state_->naming, std::defer_lock);
   // By the clock of the wall, since the thread sanitizer of g++ 12 does not know the call that
   // waits by the other one. A clock that is set stretches or cuts one short wait of many.
   wait_for(wait_max, cancel_, [&](std::chrono::milliseconds time) {
     return lock.try_lock_until(std::chrono::system_clock::now() + time);
   });
-  use(state_->directory);
+  use(directory_);
 }
 
 std::string PackPublisher::problem() const {
@@ -134,7 +136,7 @@ PublishedCounts PackPublisher::publish(State& state, tiers::PackWriter writer) {
   const uint64_t n_tokens = writer.head().n_positions();
   writer.seal();
   const uint64_t bytes = writer.bytes();
-  const std::lock_guard in_use(state.directory_mutex);
+  const std::lock_guard naming(state.naming);
   state.directory.publish(std::move(writer));
   return {.tokens = n_tokens, .bytes = bytes};
 }
@@ -142,7 +144,7 @@ PublishedCounts PackPublisher::publish(State& state, tiers::PackWriter writer) {
 PublishedCounts PackPublisher::publish(State& state, tiers::RowsWriter writer) {
   writer.seal();
   const uint64_t bytes = writer.bytes();
-  const std::lock_guard in_use(state.directory_mutex);
+  const std::lock_guard naming(state.naming);
   return {.rows_bytes = state.directory.publish_rows(std::move(writer)) ? bytes : 0};
 }
 

@@ -1,5 +1,6 @@
 // engine/pack_publisher.h - gives packs and their index rows their names on a thread of its own,
-// which waits for the disk, so that nobody else has to.
+// which waits for the disk, so that nobody else has to. The thread has the directory once more for
+// itself: who looks something up waits for no name.
 #pragma once
 
 #include <atomic>
@@ -39,9 +40,12 @@ class PackPublisher {
   /// Waits until every pack has its name or a problem. Errors: kIo where the disk does not answer
   /// within `wait_max`; kCancelled.
   void wait(std::chrono::milliseconds wait_max);
-  /// Calls `use` with the directory, between two packs. Errors: kIo as wait(); those of `use`.
-  void with_directory(const std::function<void(tiers::PackDirectory&)>& use,
-                      std::chrono::milliseconds wait_max);
+  /// The caller's: for what takes no lock of it.
+  tiers::PackDirectory& directory() { return directory_; }
+  /// Calls `use` with it while the thread is between two packs: for what takes the lock of the
+  /// directory, which the thread holds meanwhile. Errors: kIo as wait(); those of `use`.
+  void between_packs(const std::function<void(tiers::PackDirectory&)>& use,
+                     std::chrono::milliseconds wait_max);
 
   /// Why a pack did not get its name; empty where all did.
   std::string problem() const;
@@ -56,6 +60,7 @@ class PackPublisher {
   static void run(const std::shared_ptr<State>& state);
   static PublishedCounts publish(State& state, tiers::PackWriter writer);
   static PublishedCounts publish(State& state, tiers::RowsWriter writer);
+  tiers::PackDirectory directory_;
   std::shared_ptr<State> state_;  // the thread holds it too
   const std::atomic<bool>* cancel_;
 };

@@ -3,6 +3,7 @@
 // choose and refuse; this was chosen elsewhere, by who knows rates, and is only checked.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct Placement {
   uint64_t kv_hbm_bytes = 0;  // copies of K and V there, rounded down to whole blocks
 
   bool is_spilling() const { return kv_dram_bytes > 0; }
+  bool reads_disk() const {
+    return is_spilling() || std::ranges::find(is_streamed, 1) != is_streamed.end();
+  }
   bool has_device() const { return !is_resident.empty(); }
 };
 

@@ -1,6 +1,7 @@
 #include "engine/placement_problem.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -70,10 +71,26 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
   return group;
 }
 
+/// Layers of one shape lie in a file nearly alike: exactly alike wanted, each would be a group.
+bool are_near(double a, double b) {
+  constexpr double kNear = 0.1;
+  return std::abs(a - b) <= kNear * std::max(a, b);
+}
+
 bool are_alike(const LayerGroup& a, const LayerGroup& b) {
   return a.window == b.window && a.weight_gb == b.weight_gb && a.cpu_linear_ms == b.cpu_linear_ms &&
-         a.cpu_gemm_ms == b.cpu_gemm_ms && a.kv_gb == b.kv_gb && a.attend_tflop == b.attend_tflop &&
-         a.n_held == b.n_held && a.pin == b.pin;
+         a.cpu_gemm_ms == b.cpu_gemm_ms && a.pack_ms == b.pack_ms && a.kv_gb == b.kv_gb &&
+         a.attend_tflop == b.attend_tflop && a.n_held == b.n_held && a.pin == b.pin &&
+         are_near(a.weights_read_share, b.weights_read_share) &&
+         are_near(a.ahead_share, b.ahead_share);
+}
+
+/// One more layer, whose reads count as much as each other's.
+void add_layer(const LayerGroup& layer, LayerGroup& group) {
+  group.layers.push_back(layer.layers.front());
+  group.weights_read_share +=
+      (layer.weights_read_share - group.weights_read_share) / group.n_layers();
+  group.ahead_share += (layer.ahead_share - group.ahead_share) / group.n_layers();
 }
 
 void add_groups(const PlannedModel& model, const PlacementRequest& request,
@@ -87,7 +104,7 @@ void add_groups(const PlannedModel& model, const PlacementRequest& request,
     if (found == problem.groups.end()) {
       problem.groups.push_back(std::move(group));
     } else {
-      found->layers.push_back(layer);
+      add_layer(group, *found);
     }
   }
 }
@@ -150,6 +167,15 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
   problem.hbm_slots_gb = gb(2 * largest);
 }
 
+/// Of drafts that are made only where a step reads from the disk.
+uint64_t draft_bytes(const ModelShape& shape, const ContextRequest& without,
+                     const PlacementRequest& request) {
+  if (!request.drafts_where_disk) return 0;
+  ContextRequest with = without;
+  with.n_draft_max = request.n_draft_max;
+  return buffer_bytes(shape, with) - buffer_bytes(shape, without);
+}
+
 PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& request,
                             const KvCodecs& codecs, uint32_t chunk) {
   const ModelShape& shape = model.spec.shape;
@@ -161,7 +187,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   asked.chunk_rows = chunk;
   asked.n_threads = request.n_threads;
   asked.n_answers = request.n_answers;
-  asked.n_draft_max = request.n_draft_max;
+  if (!request.drafts_where_disk) asked.n_draft_max = request.n_draft_max;
   asked.n_ctx = request.n_ctx;
   asked.has_packs = request.has_packs;
   asked.method = request.method;
@@ -192,6 +218,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   if (request.weights_dram_bytes > 0) problem.weights_cap_gb = gb(request.weights_dram_bytes);
   if (request.kv_dram_bytes > 0) problem.kv_cap_gb = gb(request.kv_dram_bytes);
   problem.dram_fixed_gb = gb(kProcessBytes + buffer_bytes(shape, asked));
+  problem.disk_beside_gb = gb(draft_bytes(shape, asked, request));
   problem.always_weights_gb = gb(model.sizes.always_bytes);
   problem.stream_slots_gb = gb(stream_bytes(model));
   add_groups(model, request, context, problem);

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "cpu_attn/pack.h"
 #include "engine/rope_table.h"
+#include "engine/store_cancel.h"
 #include "engine/walk_select.h"
 #include "engine/walk_state.h"
 
@@ -30,21 +31,6 @@ planner::PieceBytes piece_bytes(const Model& model) {
   }
   return pieces;
 }
-
-/// While it lives, waits for the disk are left where the flag is set. Of a step only: who saves
-/// what a stopped step has left reads all of it.
-class StoreCancel {
- public:
-  StoreCancel(tiers::BlockStore& store, const std::atomic<bool>* flag) : store_(store) {
-    store_.set_cancel(flag);
-  }
-  ~StoreCancel() { store_.set_cancel(nullptr); }
-  StoreCancel(const StoreCancel&) = delete;
-  StoreCancel& operator=(const StoreCancel&) = delete;
-
- private:
-  tiers::BlockStore& store_;
-};
 
 /// Hands out 64-byte aligned pieces of a buffer; run twice, first to count and then to place.
 class Carver {
@@ -139,8 +125,13 @@ void Walk::State::reserve_lists() {
   logit_values.reserve(shape.vocab_size);
 }
 
+uint32_t Walk::State::group_rows_max(const Sequence& sequence) const {
+  if (!is_selected) return UINT32_MAX;
+  STRATA_CHECK(sequence.index() != nullptr, "a sequence without an index");
+  return selection->run_rows(sequence.index()->has_tail());
+}
+
 void Walk::State::group_rows(std::span<const StepRow> rows) {
-  const uint32_t rows_max = is_selected ? selection->max_rows : UINT32_MAX;
   for (uint32_t row = 0; row < n_rows; ++row) {
     const StepRow& of = rows[row];
     STRATA_CHECK(of.sequence != nullptr, "row %u has no sequence", row);
@@ -152,7 +143,7 @@ void Walk::State::group_rows(std::span<const StepRow> rows) {
       const uint32_t n_pos = of.sequence->n_pos();
       groups.push_back({of.sequence, row, 0, n_pos, n_pos});
       step_shape.sequences.push_back({n_pos, 0});
-    } else if (groups.back().n_rows == rows_max) {
+    } else if (groups.back().n_rows == group_rows_max(*of.sequence)) {
       const Group& last = groups.back();
       groups.push_back({of.sequence, row, 0, last.first_pos + last.n_rows, last.held_pos});
     }

@@ -28,6 +28,11 @@ class DeviceWalk;
 /// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.
 enum class Attention : uint8_t { kExact, kSelected };
 
+/// Rows of a prompt that share a choice per KV head: 128 positions, the grain of InfLLM's units.
+inline constexpr uint32_t kRunRows = 128;
+/// Neighbouring rows of a prompt that are scored as one: engine/walk_select.cc.
+inline constexpr uint32_t kMeanRows = 8;
+
 /// What selected steps read, summed over steps, layers and KV heads: of steps that were walked to
 /// their end. Of layers that were attended in DRAM alone, where nothing spills, no block is pinned.
 struct SelectionCounts {
@@ -132,8 +137,10 @@ class Walk {
   /// Reserves for contexts of n_ctx; lists of what further runs of a chunk choose grow when they
   /// are first used. Called again it changes the rule and counts from 0.
   void select_by(const index::Rule& rule, uint64_t n_ctx);
-  /// Neighbouring rows of one sequence that share one choice per KV head in a selected step, at
-  /// most. A step with more has several choices, of the blocks that were full before it.
+  /// Rows of one sequence in a selected step that share one choice per KV head and are each scored
+  /// for it, at most. A step with more has a choice for every kRunRows of them, scored by means of
+  /// kMeanRows (of a method with a tail: for every selected_rows_max(), each scored), of the blocks
+  /// that were full before the step.
   uint32_t selected_rows_max() const;
   const SelectionCounts& selection_counts() const;
   /// Computes the positions of a lost extent of `sequence` again, as step() does where it meets

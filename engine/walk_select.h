@@ -1,10 +1,12 @@
 // engine/walk_select.h - what a walk keeps for selected steps. Included by engine/walk*.cc only.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <vector>
 
+#include "base/checked_math.h"
 #include "engine/walk_state.h"
 #include "index/choose.h"
 
@@ -19,8 +21,22 @@ struct SelectionSizes {
   uint32_t stride = 0;        // floats between the weights of two queries: whole extents of n_ctx
   uint32_t max_kv_heads = 0;  // of a full layer
   uint32_t max_group_heads = 0;  // query heads per KV head
-  uint32_t max_rows = 1;         // of one sequence in a step
+  uint32_t max_rows = 1;         // of a run that are scored one by one; means of one at most
+  /// Neighbouring rows that share a choice, at most. A tail is estimated for every row, of weights
+  /// of its own, so that means would save nothing.
+  uint32_t run_rows(bool has_tail) const { return has_tail ? max_rows : kRunRows; }
+  /// Neighbouring rows of a run of n_rows whose queries are scored as one, by their mean: eight
+  /// neighbours (more where the context is so long that fewer rows fit).
+  uint32_t mean_rows(uint32_t n_rows) const {
+    return n_rows <= max_rows
+               ? 1
+               : std::max(kMeanRows, static_cast<uint32_t>(div_up(n_rows, max_rows)));
+  }
   uint64_t row_floats() const { return uint64_t{stride} * max_kv_heads * max_group_heads; }
+  /// Of the means of all KV heads' queries.
+  uint64_t mean_floats(const ModelShape& shape) const {
+    return uint64_t{max_rows} * max_kv_heads * max_group_heads * shape.head_dim;
+  }
   /// Of a row's sum of mean values.
   uint64_t sum_floats(const ModelShape& shape) const {
     return uint64_t{max_kv_heads} * max_group_heads * (uint64_t{shape.head_dim} + 2);
@@ -45,6 +61,8 @@ struct Walk::State::Selection : SelectionSizes {
   };
 
   std::vector<float> weights;
+  // Of the group at hand, where it is scored by means: [n_kv_heads][n_means][group, head_dim].
+  std::vector<float> means;
   std::vector<std::atomic<uint32_t>> parts_left;  // per KV head: pieces of weights still to come
   std::vector<std::atomic<bool>> is_chosen;       // per KV head: its choice stands
   std::vector<std::vector<uint64_t>> resident;    // per KV head, of the group at hand

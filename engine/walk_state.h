@@ -55,6 +55,7 @@ struct Walk::State {
   void reserve_lists();                       // so that no step allocates
   void begin(std::span<const StepRow> rows);  // groups, positions, angles, plan
   void group_rows(std::span<const StepRow> rows);
+  uint32_t group_rows_max(const Sequence& sequence) const;
   uint32_t rows_of_sequence(const Group& first) const;
   void run_plan();
   bool is_chosen(const StepOp& op) const;
@@ -114,6 +115,8 @@ struct Walk::State {
   HeadTable head_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head) const;
   void select_layer(uint32_t layer);
   void select_group(uint32_t group_idx, uint32_t layer);
+  void put_means(const Group& group, uint32_t layer);
+  uint32_t n_scored(const Group& group, uint32_t layer) const;
   void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
   std::span<const uint64_t> list_resident(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
                                           uint32_t n_blocks);

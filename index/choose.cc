@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <numeric>
 
 #include "base/check.h"
 
@@ -32,6 +33,24 @@ uint32_t allowed_blocks(const Budget& budget, const ChooseArgs& args) {
   return static_cast<uint32_t>(std::clamp(blocks, 0.0, static_cast<double>(args.n_blocks)));
 }
 
+/// In four parts, so that an addition does not wait for the one before it.
+double sum_of(std::span<const float> shares) {
+  std::array<double, 4> sums{};
+  size_t i = 0;
+  for (; i + sums.size() <= shares.size(); i += sums.size())
+    for (size_t part = 0; part < sums.size(); ++part) sums[part] += shares[i + part];
+  for (; i < shares.size(); ++i) sums[0] += shares[i];
+  return sums[0] + sums[1] + (sums[2] + sums[3]);
+}
+
+/// Larger shares first, and of equals the earlier block: no two blocks are equal.
+struct BySharesOf {
+  std::span<const float> shares;
+  bool operator()(uint32_t a, uint32_t b) const {
+    return shares[a] != shares[b] ? shares[a] > shares[b] : a < b;
+  }
+};
+
 }  // namespace
 
 Chooser::Chooser(const KernelTable& kernels, const Rule& rule) : kernels_(&kernels), rule_(rule) {}
@@ -39,61 +58,81 @@ Chooser::Chooser(const KernelTable& kernels, const Rule& rule) : kernels_(&kerne
 void Chooser::reserve(uint32_t n_blocks) {
   pooled_.reserve(n_blocks);
   order_.reserve(n_blocks);
+  edge_.reserve(n_blocks);
   choice_.blocks.reserve(n_blocks);
 }
 
-/// Moves the n largest of order_[from, ..) to its front; of equals the earlier blocks.
-void Chooser::put_largest_first(uint32_t from, uint32_t n) {
-  const uint32_t n_candidates = static_cast<uint32_t>(order_.size()) - from;
-  if (n == 0 || n >= n_candidates) return;
+/// order_: the n largest of the candidates [first, end), ascending; of equals the earlier blocks.
+void Chooser::take_largest(uint32_t first, uint32_t end, uint32_t n) {
+  order_.resize(end - first);
+  if (n == order_.size()) {
+    std::iota(order_.begin(), order_.end(), first);
+    return;
+  }
+  if (n == 0) return order_.clear();
   std::array<uint32_t, kBuckets> counts{};
-  for (uint32_t i = from; i < order_.size(); ++i) ++counts[bucket_of(pooled_[order_[i]])];
+  for (uint32_t block = first; block < end; ++block) ++counts[bucket_of(pooled_[block])];
   uint32_t bucket = kBuckets;
   uint32_t n_above = 0;  // candidates in higher buckets than the one where the n-th largest lies
   while (n_above + counts[--bucket] < n) n_above += counts[bucket];
-  // std::stable_partition would allocate, and the order within a part decides nothing: equals are
-  // told apart by their blocks.
-  const auto begin = order_.begin() + from;
-  const auto edge = std::partition(begin, order_.end(),
-                                   [&](uint32_t b) { return bucket_of(pooled_[b]) > bucket; });
-  const auto rest = std::partition(edge, order_.end(),
-                                   [&](uint32_t b) { return bucket_of(pooled_[b]) == bucket; });
-  std::nth_element(edge, begin + n, rest, [&](uint32_t a, uint32_t b) {
-    return pooled_[a] != pooled_[b] ? pooled_[a] > pooled_[b] : a < b;
-  });
+  // Those of the bucket and above, without a branch, which would be wrong once for each of them.
+  uint32_t n_listed = 0;
+  for (uint32_t block = first; block < end; ++block) {
+    order_[n_listed] = block;
+    n_listed += bucket_of(pooled_[block]) >= bucket ? 1u : 0u;
+  }
+  order_.resize(n_listed);
+  edge_.clear();
+  for (const uint32_t block : order_)
+    if (bucket_of(pooled_[block]) == bucket) edge_.push_back(block);
+  const auto last = edge_.begin() + (n - n_above - 1);
+  std::nth_element(edge_.begin(), last, edge_.end(), BySharesOf{pooled_});
+  std::erase_if(order_, [&, last = *last](uint32_t b) { return BySharesOf{pooled_}(last, b); });
+}
+
+/// order_: all candidates [first, end).
+void Chooser::list_candidates(uint32_t first, uint32_t end) {
+  order_.resize(end - first);
+  std::iota(order_.begin(), order_.end(), first);
+}
+
+/// After the chosen ones in order_, which are ascending, the other candidates [first, end).
+void Chooser::append_others(uint32_t first, uint32_t end) {
+  const auto n = static_cast<uint32_t>(order_.size());
+  uint32_t next = 0;
+  for (uint32_t block = first; block < end; ++block) {
+    if (next < n && order_[next] == block)
+      ++next;
+    else
+      order_.push_back(block);
+  }
 }
 
 /// The blocks that reach the share `mass` with those always attended, the largest first.
-uint32_t Chooser::count_for_mass(uint32_t from, double mass, double always, double total) {
-  std::sort(order_.begin() + from, order_.end(), [&](uint32_t a, uint32_t b) {
-    return pooled_[a] != pooled_[b] ? pooled_[a] > pooled_[b] : a < b;
-  });
+uint32_t Chooser::count_for_mass(double mass, double always, double total) {
+  std::ranges::sort(order_, BySharesOf{pooled_});
   double sum = always;
   uint32_t n = 0;
-  while (from + n < order_.size() && sum < mass * total) sum += pooled_[order_[from + n++]];
+  while (n < order_.size() && sum < mass * total) sum += pooled_[order_[n++]];
   return n;
 }
 
 /// Blocks within `gap` of the largest weight of some query, moved to the front.
-uint32_t Chooser::count_in_gap(uint32_t from, double gap, const ChooseArgs& args) {
-  const auto end = std::partition(order_.begin() + from, order_.end(), [&](uint32_t block) {
+uint32_t Chooser::count_in_gap(double gap, const ChooseArgs& args) {
+  const auto end = std::partition(order_.begin(), order_.end(), [&](uint32_t block) {
     for (uint32_t query = 0; query < args.n_queries; ++query) {
       const float* weights = args.log_weights.data() + uint64_t{query} * args.weight_stride;
       if (weights[block] >= largest_[query] - gap) return true;
     }
     return false;
   });
-  return static_cast<uint32_t>(end - order_.begin()) - from;
+  return static_cast<uint32_t>(end - order_.begin());
 }
 
 /// Lets resident blocks stand in for absent ones that were chosen, the cheapest exchange first.
-void Chooser::prefer_resident(uint32_t from, uint32_t n, std::span<const uint64_t> resident,
-                              double allowed_loss) {
-  if (resident.empty() || allowed_loss <= 0) return;
-  const auto begin = order_.begin() + from;
-  const auto by_share = [&](uint32_t a, uint32_t b) {
-    return pooled_[a] != pooled_[b] ? pooled_[a] > pooled_[b] : a < b;
-  };
+void Chooser::prefer_resident(uint32_t n, std::span<const uint64_t> resident, double allowed_loss) {
+  const auto begin = order_.begin();
+  const BySharesOf by_share{pooled_};
   // Absent ones last among the chosen, the smallest at the end; resident ones first among the rest.
   const auto absent =
       std::partition(begin, begin + n, [&](uint32_t b) { return has_bit(resident, b); });
@@ -127,43 +166,45 @@ const Choice& Chooser::choose(const ChooseArgs& args) {
   const uint32_t n_sinks = std::min(rule_.n_sink_blocks, n_blocks);
   const uint32_t window_begin =
       std::max(n_sinks, n_blocks - std::min(rule_.n_window_blocks, n_blocks));
-  // order_: those always attended, then the candidates.
-  order_.clear();
-  for (uint32_t block = 0; block < n_sinks; ++block) order_.push_back(block);
-  for (uint32_t block = window_begin; block < n_blocks; ++block) order_.push_back(block);
-  const auto n_always = static_cast<uint32_t>(order_.size());
-  double always = 0;
-  for (const uint32_t block : order_) always += pooled_[block];
-  double total = always;
-  for (uint32_t block = n_sinks; block < window_begin; ++block) {
-    order_.push_back(block);
-    total += pooled_[block];
-  }
+  const std::span<const float> shares = pooled_;
+  const double total = sum_of(shares);
+  const bool has_residency = !args.resident.empty() && rule_.residency_tolerance > 0;
   const uint32_t n_candidates = window_begin - n_sinks;
-  uint32_t n = 0;
+  uint32_t n = 0;  // of order_, the chosen ones
   switch (rule_.budget.kind) {
     case Budget::Kind::kTokens:
     case Budget::Kind::kShare: {
       const uint32_t allowed = allowed_blocks(rule_.budget, args);
-      n = std::min(n_candidates, allowed - std::min(allowed, n_always));
-      put_largest_first(n_always, n);
+      n = std::min(n_candidates, allowed - std::min(allowed, n_blocks - n_candidates));
+      take_largest(n_sinks, window_begin, n);
+      if (has_residency) append_others(n_sinks, window_begin);
       break;
     }
-    case Budget::Kind::kMass:
-      n = count_for_mass(n_always, rule_.budget.value, always, total);
+    case Budget::Kind::kMass: {
+      const double always = sum_of(shares.first(n_sinks)) + sum_of(shares.subspan(window_begin));
+      list_candidates(n_sinks, window_begin);
+      n = count_for_mass(rule_.budget.value, always, total);
       break;
+    }
     case Budget::Kind::kLogGap:
       find_largest(args);
-      n = count_in_gap(n_always, rule_.budget.value, args);
+      list_candidates(n_sinks, window_begin);
+      n = count_in_gap(rule_.budget.value, args);
       break;
   }
-  double chosen = 0;
-  for (uint32_t i = 0; i < n; ++i) chosen += pooled_[order_[n_always + i]];
-  prefer_resident(n_always, n, args.resident, rule_.residency_tolerance * chosen);
-  choice_.blocks.assign(order_.begin(), order_.begin() + n_always + n);
-  std::ranges::sort(choice_.blocks);
+  if (has_residency) {
+    double chosen = 0;
+    for (uint32_t i = 0; i < n; ++i) chosen += pooled_[order_[i]];
+    prefer_resident(n, args.resident, rule_.residency_tolerance * chosen);
+  }
+  std::vector<uint32_t>& blocks = choice_.blocks;
+  blocks.resize(n_sinks);
+  std::iota(blocks.begin(), blocks.end(), 0u);
+  blocks.insert(blocks.end(), order_.begin(), order_.begin() + n);
+  if (!std::ranges::is_sorted(blocks)) std::ranges::sort(blocks);
+  for (uint32_t block = window_begin; block < n_blocks; ++block) blocks.push_back(block);
   double share = 0;
-  for (const uint32_t block : choice_.blocks) share += pooled_[block];
+  for (const uint32_t block : blocks) share += pooled_[block];
   choice_.estimated_share = total > 0 ? share / total : 1.0;
   return choice_;
 }

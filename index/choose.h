@@ -65,19 +65,23 @@ class Chooser {
   const Choice& choose(const ChooseArgs& args);
 
  private:
-  void put_largest_first(uint32_t from, uint32_t n);
-  uint32_t count_for_mass(uint32_t from, double mass, double always, double total);
-  uint32_t count_in_gap(uint32_t from, double gap, const ChooseArgs& args);
+  void take_largest(uint32_t first, uint32_t end, uint32_t n);
+  void list_candidates(uint32_t first, uint32_t end);
+  void append_others(uint32_t first, uint32_t end);
+  uint32_t count_for_mass(double mass, double always, double total);
+  uint32_t count_in_gap(double gap, const ChooseArgs& args);
   void find_largest(const ChooseArgs& args);
-  void prefer_resident(uint32_t from, uint32_t n, std::span<const uint64_t> resident,
-                       double allowed_loss);
+  void prefer_resident(uint32_t n, std::span<const uint64_t> resident, double allowed_loss);
 
   const KernelTable* kernels_;
   Rule rule_;
   Choice choice_;
-  std::vector<float> pooled_;    // [n_blocks]
-  std::vector<uint32_t> order_;  // blocks always attended, then the candidates
-  std::vector<float> largest_;   // [n_queries]
+  std::vector<float> pooled_;  // [n_blocks]
+  // Of the candidates, those that are neither sinks nor in the window: the chosen ones, then the
+  // others where these have a say.
+  std::vector<uint32_t> order_;
+  std::vector<uint32_t> edge_;  // candidates whose bucket the budget ends in
+  std::vector<float> largest_;  // [n_queries]
 };
 
 }  // namespace strata::index

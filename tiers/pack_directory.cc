@@ -11,6 +11,9 @@
 namespace strata::tiers {
 namespace {
 
+// Of a search, each after a pack that had gone meanwhile: others may name packs all the time.
+constexpr uint32_t kLooksMax = 8;
+
 bool is_session_file(const std::string& name) { return !session_of_file_name(name).empty(); }
 
 /// A whole pack of that name, or nothing where there is none or a damaged one.
@@ -33,6 +36,12 @@ PackDirectory PackDirectory::open(const std::string& path, const PackLimits& lim
   packs.remove_orphaned_rows();
   packs.look();
   return packs;
+}
+
+PackDirectory PackDirectory::for_publishing() const {
+  PackLimits limits = limits_;
+  limits.index_bytes = 0;
+  return {directory_, limits};
 }
 
 void PackDirectory::look() {
@@ -134,7 +143,7 @@ uint64_t PackDirectory::used_bytes() const {
 FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
                                  std::span<const int32_t> tokens) {
   look();
-  while (true) {
+  for (uint32_t n_looks = 1;;) {
     const TextCover cover = index_.find(shape, root, tokens);
     FoundContext found;
     for (const PackStretch& stretch : cover.stretches) {
@@ -144,8 +153,10 @@ FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
       } catch (const Error& error) {
         refused_.push_back({stretch.pack, error.what(), error.code() == ErrorCode::kBadFile});
       }
-      if (!pack) {  // evicted meanwhile, or damaged: the next best cover does without it
+      if (!pack) {  // evicted or replaced meanwhile, or damaged: the next best cover does without
         index_.remove(stretch.pack);
+        // A longer one may have taken its place.
+        if (n_looks++ < kLooksMax) look();
         break;
       }
       found.pieces.push_back(
@@ -158,15 +169,33 @@ FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
   }
 }
 
+uint32_t PackDirectory::n_found(const PackShape& shape, const Hash128& root,
+                                std::span<const int32_t> tokens) {
+  look();
+  return index_.find(shape, root, tokens).n_positions;
+}
+
 KnownText PackDirectory::find_text(const PackShape& shape, const Hash128& root,
                                    std::string_view text, const TokenBytes& bytes_of) {
   look();
   return index_.find_text(shape, root, text, bytes_of);
 }
 
+bool PackDirectory::has_room_for(const PackRun& run) const {
+  const uint64_t bytes = pack_bytes_max(run);
+  const auto used = checked_add(used_bytes(), bytes);
+  const auto free = checked_add(limits_.free_floor_bytes, bytes);
+  return used && *used <= limits_.budget_bytes && free && *free <= directory_->free_bytes();
+}
+
+std::optional<PackWriter> PackDirectory::try_start(PackRun& run) {
+  if (!has_room_for(run)) return std::nullopt;
+  return PackWriter(directory_, std::move(run));
+}
+
 PackWriter PackDirectory::start(PackRun run) {
   const uint64_t bytes = pack_bytes_max(run);
-  {
+  if (!has_room_for(run)) {
     const DirectoryLock lock = directory_->lock(limits_.lock_wait);
     make_room(bytes, checked_add(bytes, limits_.free_floor_bytes).value_or(UINT64_MAX), {});
   }
@@ -193,7 +222,34 @@ std::string PackDirectory::publish(PackWriter writer) {
   const auto status = directory_->status_of(name);
   // Which tokens were generated is what the file says of it.
   add_to_index(name, there ? there->head() : writer.head(), status ? status->modified_ns : 0);
+  remove_covered({name});
   return name;
+}
+
+/// Under the lock. A chat saves the same beginning of a run after every turn, longer each time.
+/// What cannot go now stays until it is evicted: that is no error of what was saved.
+void PackDirectory::remove_covered(const std::vector<std::string>& by) {
+  std::set<std::string> covered;
+  for (const std::string& name : by)
+    if (index_.has(name))
+      for (const std::string& shorter : index_.covered_by(index_.heads().at(name)))
+        covered.insert(shorter);
+  if (covered.empty()) return;
+  std::set<std::string> pinned;
+  try {
+    pinned = pinned_packs("");
+  } catch (const Error&) {
+    return;
+  }
+  for (const std::string& name : covered) {
+    // Index rows are dearer than the blocks: nobody would make them for the longer one.
+    if (pinned.contains(name) || !rows_of(name).empty()) continue;
+    try {
+      remove_pack(name);
+      index_.remove(name);
+    } catch (const Error&) {
+    }
+  }
 }
 
 bool PackDirectory::discard(const std::string& pack) {

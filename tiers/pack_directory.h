@@ -27,7 +27,7 @@ struct PackLimits {
   uint64_t budget_bytes = UINT64_MAX;  // of all packs, their rows and sessions that have a name
   uint64_t free_floor_bytes = 0;       // what the file system keeps free
   // Of the heads in memory by which packs are found: those that were used last are. Of each other
-  // pack about 1 KiB more is kept.
+  // pack less than 300 bytes are kept (docs/measurements.md, "Many packs").
   uint64_t index_bytes = UINT64_MAX;
   std::chrono::milliseconds lock_wait{10000};
 };
@@ -94,6 +94,9 @@ class PackDirectory {
   /// Errors: kIo; kUsage where others than this user can reach the directory.
   static PackDirectory open(const std::string& path, const PackLimits& limits,
                             DurableCalls& calls = system_calls());
+  /// The same directory once more, for a thread of its own that publishes and looks nothing up: it
+  /// keeps no head in memory.
+  PackDirectory for_publishing() const;
 
   /// Packs and sessions that cannot be used, as of the last look. They are never an error.
   const std::vector<RefusedFile>& refused() const { return refused_; }
@@ -110,17 +113,24 @@ class PackDirectory {
   /// saved since, and notes its use. `root` is the chain hash before position 0. Blocks have been
   /// neither read nor checked.   Errors: kIo.
   FoundContext find(const PackShape& shape, const Hash128& root, std::span<const int32_t> tokens);
+  /// How many positions find() would have, by the heads in memory: no pack is opened, and no use
+  /// noted. Errors: kIo.
+  uint32_t n_found(const PackShape& shape, const Hash128& root, std::span<const int32_t> tokens);
 
   /// PackIndex::find_text, also of what other processes have saved since. Errors: kIo.
   KnownText find_text(const PackShape& shape, const Hash128& root, std::string_view text,
                       const TokenBytes& bytes_of);
 
-  /// A writer for the run, after making room for its bytes.
+  /// A writer for the run where nothing need be evicted for it, without the lock; else nothing, and
+  /// the run stays. Errors: kIo.
+  std::optional<PackWriter> try_start(PackRun& run);
+  /// A writer for the run, after making room for its bytes. Where there is room it takes no lock.
   /// Errors: kDoesNotFit (nothing was evicted), kIo.
   PackWriter start(PackRun run);
   /// Seals the pack where that was not done and gives it its name, which is returned. Where the
   /// same pack is there already, it counts as used and the writer's bytes go; a damaged one is
-  /// replaced. Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
+  /// replaced. Packs of this object's index that it holds all of go, unless a session pins them.
+  /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
   std::string publish(PackWriter writer);
   /// Removes the pack that has this name now, where its file holds other bytes than were saved; a
   /// whole one stays, whatever an earlier read of it said. Reads all of it. False where nothing was
@@ -143,7 +153,8 @@ class PackDirectory {
   /// Errors: kIo, kOutOfMemory, and the rows stay.
   bool discard_rows(const std::string& rows);
 
-  /// Saves a session and with it pins its packs, in place of an earlier one of that name.
+  /// Saves a session and with it pins its packs, in place of an earlier one of that name; what
+  /// that one pinned and these hold goes, as in publish().
   /// Errors: kUsage (the name), kDoesNotFit, kIo (also where a pack has been evicted meanwhile).
   void pin(const std::string& name, const SessionManifest& session);
   /// Removes the session and leaves its packs; false where there is none.
@@ -177,12 +188,14 @@ class PackDirectory {
   /// Brings the index up to what the directory holds now. Asks for the time of every pack outside
   /// it, and reads the heads of those that come in and of one more.
   void look();
+  bool has_room_for(const PackRun& run) const;
   bool has_place_for(const PackIndex::Use& use) const;
   PackPlace place_of(const std::string& pack);
   void add_to_index(const std::string& name, PackHead head, int64_t used_ns);
   void note_use(const PackReader& pack);
   void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned,
                  const std::string& pack_of_rows = "");
+  void remove_covered(const std::vector<std::string>& by);
   void remove_orphaned_rows();
   std::vector<std::string> rows_of(const std::string& pack) const;
   std::map<std::string, uint64_t> rows_bytes() const;  // of each pack that has some

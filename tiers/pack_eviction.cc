@@ -24,11 +24,12 @@ std::vector<uint32_t> by_falling_position(const std::vector<EvictionCandidate>& 
 }  // namespace
 
 PackPlace PackPlace::of(const PackHead& head) {
-  PackPlace place{.shape = head.run.shape,
+  PackPlace place{.shape = shape_hash(head.run.shape),
                   .first_pos = head.run.first_pos,
                   .chain_before = head.run.chain_before,
                   .chains = {}};
   const uint32_t n_extents = head.n_positions() / kExtentPositions;
+  place.chains.reserve(n_extents);
   for (uint32_t i = 0; i < n_extents; ++i)
     place.chains.push_back(head.chains[(i + 1) * kExtentBlocks - 1]);
   return place;

@@ -11,9 +11,9 @@
 
 namespace strata::tiers {
 
-/// Where in a text a pack lies: about 1 KiB, a small part of its head.
+/// Where in a text a pack lies: 64 bytes and 16 for each 256 positions, a small part of its head.
 struct PackPlace {
-  PackShape shape;
+  Hash128 shape;
   uint32_t first_pos = 0;
   Hash128 chain_before;
   std::vector<Hash128> chains;  // after each whole extent: where another pack may go on

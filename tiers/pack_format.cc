@@ -288,6 +288,19 @@ uint64_t pack_bytes_max(const PackRun& run) {
   return PackGeometry(head).head_offset + encode_head(head).size() + kPackTrailerBytes;
 }
 
+Hash128 shape_hash(const PackShape& shape) {
+  FieldWriter out;
+  out.put(shape.model);
+  out.put(code_of(shape.k_codec));
+  out.put(code_of(shape.v_codec));
+  out.put(shape.head_dim);
+  for (const PackLayer& layer : shape.layers) {
+    out.put(layer.n_kv_heads);
+    out.put(layer.window);
+  }
+  return hash_bytes(out.take());
+}
+
 std::string pack_file_name(const PackHead& head) {
   return pack_file_name(head.chain_end(), hash_bytes(encode_contents(head)));
 }

@@ -118,6 +118,9 @@ uint64_t region_payload_bytes(const PackHead& head, const PackGeometry& geometry
 /// Bytes of the whole file at most, that is with every block present.
 uint64_t pack_bytes_max(const PackRun& run);
 
+/// Equal shapes have equal ones, and others by chance alone do.
+Hash128 shape_hash(const PackShape& shape);
+
 /// The name of a pack's file: its chain hash at the end and a hash of shape, run and presence, as
 /// 32 + 1 + 32 hexadecimal digits, then ".pack". Two packs of one name hold the same blocks; which
 /// tokens were generated is no part of it.

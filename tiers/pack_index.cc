@@ -69,6 +69,22 @@ void cut_to_usable_end(const PackShape& shape, std::vector<Part>& parts) {
   cut(parts, n_blocks * kBlockPositions);
 }
 
+/// Of two runs that begin behind the same text.
+bool is_beginning_of(const PackHead& shorter, const PackHead& longer) {
+  const PackRun& run = shorter.run;
+  const size_t n = run.tokens.size();
+  const bool is_text =
+      n < longer.run.tokens.size() && run.shape == longer.run.shape &&
+      run.first_pos == longer.run.first_pos &&
+      std::ranges::equal(run.tokens, std::span(longer.run.tokens).first(n)) &&
+      std::ranges::equal(run.is_generated, std::span(longer.run.is_generated).first(n));
+  if (!is_text) return false;
+  for (uint32_t layer = 0; layer < shorter.n_layers(); ++layer)
+    for (uint32_t block = 0; block < shorter.n_blocks(); ++block)
+      if (shorter.has(layer, block) && !longer.has(layer, block)) return false;
+  return true;
+}
+
 uint32_t end_of(const std::vector<Part>& parts) { return parts.empty() ? 0 : parts.back().end_pos; }
 
 }  // namespace
@@ -112,6 +128,13 @@ void PackIndex::remove(const std::string& name) {
 
 void PackIndex::use(const std::string& name, int64_t used_ns) {
   if (const auto at = used_ns_.find(name); at != used_ns_.end()) at->second = used_ns;
+}
+
+std::vector<std::string> PackIndex::covered_by(const PackHead& head) const {
+  std::vector<std::string> covered;
+  for (auto [at, end] = begins_.equal_range(head.run.chain_before); at != end; ++at)
+    if (is_beginning_of(at->second->second, head)) covered.push_back(at->second->first);
+  return covered;
 }
 
 std::optional<PackIndex::Use> PackIndex::oldest() const {

@@ -48,6 +48,9 @@ class PackIndex {
   bool has(const std::string& name) const { return heads_.contains(name); }
   size_t size() const { return heads_.size(); }
   const std::map<std::string, PackHead>& heads() const { return heads_; }
+  /// Packs that hold nothing that `head` lacks but perhaps the short block at their end: they begin
+  /// where it does, and its text goes on where theirs ends.
+  std::vector<std::string> covered_by(const PackHead& head) const;
 
   /// The longest beginning of `tokens` from which a model of this shape can go on: layers without
   /// a window have every block of it, the others those that the next position attends to. Blocks

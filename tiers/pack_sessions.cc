@@ -59,6 +59,7 @@ void PackDirectory::pin(const std::string& name, const SessionManifest& session)
   file.append(bytes);
   file.sync();
   file.publish(file_name);
+  remove_covered(session.packs);
 }
 
 /// Packs go first: interrupted, the session is still there and can be removed again.

@@ -40,7 +40,7 @@ GrammarNode node_of(Kind kind) {
 
 class Compiler {
  public:
-  explicit Compiler(const ordered_json& schema) : schema_(schema) {}
+  explicit Compiler(const ordered_json& schema) : schema_(schema), resource_{&schema, "#"} {}
 
   JsonGrammar compile() {
     const uint32_t top = value(schema_, "#", 0);
@@ -98,7 +98,15 @@ class Compiler {
     return add(std::move(map));
   }
 
+  /// What a reference into the schema begins at: the schema, or the nearest one around it that has
+  /// an $id of its own (JSON Schema 2020-12, 8.2.1).
+  struct Resource {
+    const ordered_json* schema = nullptr;
+    std::string where;
+  };
+
   uint32_t value(const ordered_json& schema, const std::string& where, uint32_t depth);
+  uint32_t value_here(const ordered_json& schema, const std::string& where, uint32_t depth);
   uint32_t referred(const ordered_json& schema, const std::string& where, uint32_t depth);
   uint32_t choices(const ordered_json& list, const std::string& where, uint32_t depth);
   uint32_t literals(const ordered_json& schema, const ordered_json& list, const std::string& where);
@@ -115,8 +123,9 @@ class Compiler {
   void find_heights();
 
   const ordered_json& schema_;
+  Resource resource_;                           // of what is being compiled
   JsonGrammar grammar_ = {{GrammarNode{}}, 0};  // node 0 stands for "none yet"
-  std::map<std::string, uint32_t> referred_;
+  std::map<std::string, uint32_t> referred_;    // by the place in the whole schema
   uint32_t any_value_ = 0, any_string_ = 0;
 };
 
@@ -191,7 +200,24 @@ std::vector<std::string> types_of(const ordered_json& schema, const std::string&
   return types;
 }
 
+/// An $id that is a name within a resource begins none.
+bool begins_resource(const ordered_json& schema) {
+  if (!schema.is_object()) return false;
+  const auto id = schema.find("$id");
+  return id != schema.end() && id->is_string() &&
+         !id->get_ref<const std::string&>().starts_with('#');
+}
+
 uint32_t Compiler::value(const ordered_json& schema, const std::string& where, uint32_t depth) {
+  if (!begins_resource(schema)) return value_here(schema, where, depth);
+  const Resource around = std::exchange(resource_, {&schema, where});
+  const uint32_t node = value_here(schema, where, depth);
+  resource_ = around;
+  return node;
+}
+
+uint32_t Compiler::value_here(const ordered_json& schema, const std::string& where,
+                              uint32_t depth) {
   if (depth > kSchemaDepthMax) refuse(where, "nests too deep");
   if (schema.is_boolean() && schema.get<bool>()) return any_value();
   if (!schema.is_object()) refuse(where, "is no schema that a value can fit");
@@ -233,11 +259,13 @@ uint32_t Compiler::referred(const ordered_json& schema, const std::string& where
   if (!name.is_string() || !name.get_ref<const std::string&>().starts_with('#'))
     refuse(place, "does not point into the schema");
   const auto& target = name.get_ref<const std::string&>();
-  if (const auto found = referred_.find(target); found != referred_.end()) return found->second;
+  const std::string path = target.substr(1), target_place = resource_.where + path;
+  if (const auto found = referred_.find(target_place); found != referred_.end())
+    return found->second;
   const ordered_json* found = nullptr;
   try {
-    const ordered_json::json_pointer pointer(target.substr(1));
-    if (schema_.contains(pointer)) found = &schema_.at(pointer);
+    const ordered_json::json_pointer pointer(path);
+    if (resource_.schema->contains(pointer)) found = &resource_.schema->at(pointer);
   } catch (const ordered_json::exception&) {
     refuse(place, "is no JSON pointer");
   }
@@ -246,8 +274,8 @@ uint32_t Compiler::referred(const ordered_json& schema, const std::string& where
   if (!found || !is_definition) refuse(place, "names no definition: " + target);
   // Known before it is made, so that it may refer to itself.
   const uint32_t node = add(node_of(Kind::kAnyOf));
-  referred_[target] = node;
-  const uint32_t made = value(*found, target, depth + 1);
+  referred_[target_place] = node;
+  const uint32_t made = value(*found, target_place, depth + 1);
   grammar_.nodes[node].nodes = {made};
   return node;
 }

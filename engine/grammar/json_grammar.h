@@ -3,8 +3,9 @@
 //
 // The subset: type (also several), properties, required, additionalProperties (false, true, or a
 // schema where there are no properties), items, minItems, maxItems, minLength, maxLength, enum,
-// const, anyOf, allOf of one, $ref to the root, $defs or definitions; and what only describes
-// (title, description, default, examples, $schema, $id, $comment, deprecated).
+// const, anyOf, allOf of one, $ref to the root, $defs or definitions (of the schema, or of the
+// nearest one around it that has an $id); and what only describes (title, description, default,
+// examples, $schema, $comment, deprecated).
 // Narrower than the schema, so that an answer stays small and can always be ended (a string, an
 // array or a map without a most need not end by itself): properties come in the
 // order the schema has them, keys that it does not name come nowhere, numbers have at most 15

@@ -245,6 +245,7 @@ void begin_elsewhere(const PlacementProblem& problem, Found& found) {
 
 struct LeastWeights {
   double hbm_gb = 0, dram_gb = 0;
+  double disk_beside_gb = 0;  // what that costs besides, where K and V do not spill
 };
 /// What weights take where as many as may be are elsewhere.
 LeastWeights least_weights(const PlacementProblem& problem) {
@@ -260,7 +261,11 @@ LeastWeights least_weights(const PlacementProblem& problem) {
     (stays_off || may_stream ? passing : least.hbm_gb) += gb;
   }
   const double slots = problem.stream_slots_gb;
-  least.dram_gb += must_stream ? slots : std::min(streamed, slots);
+  const double passing_gb = must_stream ? slots : std::min(streamed, slots);
+  const double beside = problem.disk_beside_gb;
+  least.dram_gb += passing_gb;
+  least.disk_beside_gb =
+      (must_stream ? slots + beside : std::min(streamed, slots + beside)) - passing_gb;
   least.hbm_gb += std::min(passing, problem.hbm_slots_gb);
   return least;
 }
@@ -322,16 +327,18 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
   Shortage lacks;
   const LeastWeights least = least_weights(problem);
   const double weights = problem.always_weights_gb + least.dram_gb;
-  const double base = problem.dram_fixed_gb + weights + problem.index_gb;
+  const double base = problem.dram_fixed_gb + weights;
   const bool may_stay = problem.kv_pin != PlanTier::kNvme;
   const bool may_spill = problem.may_spill && problem.full_kv_gb() > 0 &&
                          problem.kv_pin.value_or(PlanTier::kNvme) == PlanTier::kNvme;
-  const double whole = may_stay ? base + problem.kv_beside_gb + problem.kv_gb() : kLpInfinity;
+  const double whole_kv = problem.index_gb + problem.kv_beside_gb + problem.kv_gb();
+  const double whole = may_stay ? base + least.disk_beside_gb + whole_kv : kLpInfinity;
   const double gb = full_gb_per_position(problem);
   const double floor_gb =
       may_spill ? std::ceil(problem.spill_floor_gb / gb / kBlock) * kBlock * gb : 0;
-  const double spilling =
-      base + problem.spill_beside_gb + floor_gb + problem.kv_gb() - problem.full_kv_gb();
+  const double spilling_kv = problem.index_gb + problem.spill_beside_gb + floor_gb +
+                             problem.kv_gb() - problem.full_kv_gb();
+  const double spilling = base + problem.disk_beside_gb + spilling_kv;
   const bool can_spill = may_spill && problem.spill_file_gb <= problem.nvme_gb;
   const double needed = can_spill ? std::min(whole, spilling) : whole;
   if (problem.has_device) {
@@ -347,8 +354,7 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
   }
   if (weights > problem.weights_cap_gb + kFitsSlack) lacks.weights_cap_gb = weights;
   // Of K and V whichever way takes less of DRAM takes less of their part of it.
-  const double of_kv =
-      (std::isfinite(needed) ? needed : spilling) - problem.dram_fixed_gb - weights;
+  const double of_kv = std::isfinite(needed) && needed == whole ? whole_kv : spilling_kv;
   if (of_kv > problem.kv_cap_gb + kFitsSlack) lacks.kv_cap_gb = of_kv;
   if (!lacks.is_any()) return std::nullopt;
   return lacks;

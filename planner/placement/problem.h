@@ -27,7 +27,8 @@ struct TierSet {
   bool operator==(const TierSet&) const = default;
 };
 
-/// Layers that are alike in all of this.
+/// Layers that are alike in all of this, but for their reads: those are the mean of such as are
+/// near each other.
 struct LayerGroup {
   std::vector<uint32_t> layers;  // their numbers, rising
   uint32_t window = 0;           // positions attended; 0 = all
@@ -108,6 +109,7 @@ struct PlacementProblem {
   double dram_fixed_gb = 0;      // a step's buffers
   double always_weights_gb = 0;  // never streamed
   double stream_slots_gb = 0;    // where weights are streamed: layers that pass, reads
+  double disk_beside_gb = 0;     // where a step reads weights, or K and V, from the disk
   double index_gb = 0;
   double kv_beside_gb = 0;      // in DRAM beside blocks, where nothing spills
   double spill_beside_gb = 0;   // where something does

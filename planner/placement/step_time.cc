@@ -371,6 +371,7 @@ PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placem
   gb.kv_beside = is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb;
   gb.dram_slots = placement.is_streaming() ? problem.stream_slots_gb : 0;
   gb.dram_buffers = problem.dram_fixed_gb + gb.kv_beside + gb.dram_slots;
+  if (is_spilling || placement.is_streaming()) gb.dram_buffers += problem.disk_beside_gb;
   if (is_spilling) gb.nvme_file = problem.spill_file_gb;
   if (problem.has_device)
     gb.hbm_buffers = problem.hbm_fixed_gb + (placement.is_passing() ? problem.hbm_slots_gb : 0);

@@ -103,6 +103,28 @@ TEST(ClusterScan, ABlockThatIsMarkedOrAQueryThatIsNotFiniteWeighsInfinitely) {
   expect_infinite_weights(scan);
 }
 
+/// A step that is no number may come from a file, and a maximum depends on which of its operands is
+/// a NaN: of each block's clusters one alone has it.
+TEST(ClusterScan, AStepThatIsNoNumberGivesTheSameBitsOnEverySet) {
+  Random random(kIndexSeed);
+  for (uint32_t cluster = 0; cluster < kBlockClusters; ++cluster)
+    for (const uint32_t n_bad : {1u, kExtentBlocks}) {
+      ClusterScan scan(64, 1, 3, random);
+      ClusterSteps steps = ClusterReader(scan.tiles.tile(0), 64).steps();
+      std::fill_n(steps.centroid + cluster * kExtentBlocks, n_bad, std::nanf(""));
+      scan.put(0, steps);
+      const std::vector<float> scores = scan.run(index_tables()[0]);
+      for (uint32_t i = 0; i < scan.n_queries; ++i)
+        for (uint32_t b = 0; b < kExtentBlocks; ++b)
+          EXPECT_FALSE(std::isnan(scores[i * scan.stride() + b])) << cluster << " " << b;
+      for (const KernelTable& table : index_tables()) {
+        const std::string what = std::string(table.name) + " cluster " + std::to_string(cluster);
+        EXPECT_TRUE(same_bits(scan.run(table), scores)) << what;
+        EXPECT_TRUE(same_bits(scan.run_alone(table), scores)) << what;
+      }
+    }
+}
+
 // ---- Clusters of keys ----
 
 /// The keys of an extent, of some kinds, near each other within a kind.

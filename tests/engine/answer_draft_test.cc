@@ -357,5 +357,31 @@ TEST(AnswerDraft, TakesNoRoomThatTheAnswerNeeds) {
   EXPECT_EQ(until_full(kDraftTokens), plain);
 }
 
+/// Others give nothing up for a draft: room is asked for where the answer itself finds none.
+TEST(AnswerDraft, IsDroppedBeforeRoomIsAskedFor) {
+  const auto said_before_asking = [](uint32_t n_draft_max) {
+    TinyEngine engine(round_model(),
+                      {.n_ctx = 256, .chunk_rows = 32, .kv_bytes = 4 * 2 * 2 * 1024});
+    const Tokens prompt = letters(kAlphabet + "ab");
+    GenerationRequest request = request_of(prompt, 256);
+    request.n_draft_max = n_draft_max;
+    Sequence sequence = engine.cache().make_sequence();
+    Answer answer(sequence, engine.tokenizer(), request, {});
+    std::optional<size_t> n_said;
+    AnswerBatch batch(engine.walk(), {.make_room = [&] {
+                        if (!n_said) n_said = answer.tokens().size();
+                        return false;
+                      }});
+    Answer* const answers[] = {&answer};
+    while (!answer.has_ended()) batch.step(answers);
+    EXPECT_TRUE(answer.failure());
+    EXPECT_EQ(answer.tokens().size(), n_said);
+    return n_said.value_or(0);
+  };
+  const size_t plain = said_before_asking(0);
+  EXPECT_GT(plain, 40u);
+  EXPECT_EQ(said_before_asking(kDraftTokens), plain);
+}
+
 }  // namespace
 }  // namespace strata::engine

@@ -77,6 +77,21 @@ TEST(ContextCache, ASavedTextGrowsRunAfterRun) {
   }
 }
 
+TEST(ContextCache, ShortTurnsLeaveAPackForAnExtentAndNotForATurn) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1200, kCachedSeed);
+  for (uint32_t n = 300; n <= text.size(); n += 60) {
+    CachedRun run(member, folder);
+    run.read(std::span(text).first(n));
+    run.finish("chat");
+  }
+  const auto n_packs =
+      std::ranges::count_if(std::filesystem::directory_iterator(folder.path("contexts")),
+                            [](const auto& entry) { return entry.path().extension() == ".pack"; });
+  EXPECT_EQ(n_packs, 5);  // of 16 turns, in 1,200 positions
+}
+
 TEST(ContextCache, APromptThatWasStoppedIsSavedAsFarAsItWasRead) {
   for (const std::string name : {"llama3", "gemma3"}) {
     SCOPED_TRACE(name);

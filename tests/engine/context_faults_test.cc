@@ -169,17 +169,29 @@ TEST(ContextFaults, WhatIsLostWhileItIsSavedIsComputedAgain) {
   EXPECT_EQ(walk.cache().store().counts().corrupt_blocks, 0u);
 }
 
-/// A disk that, from hang() on, brings nothing to rest until it is told to.
+/// A disk that, from hang() on, brings nothing but the next n_first to rest until it is told to.
 class HungDisk : public tiers::DurableCalls {
  public:
   int sync(int descriptor) override {
     std::unique_lock lock(mutex_);
-    released_.wait(lock, [&] { return is_released_; });
+    if (!is_released_ && n_first_ > 0) {
+      --n_first_;
+    } else {
+      ++n_waiting_;
+      released_.notify_all();
+      released_.wait(lock, [&] { return is_released_; });
+      --n_waiting_;
+    }
     return DurableCalls::sync(descriptor);
   }
-  void hang() {
+  void hang(uint32_t n_first = 0) {
     const std::lock_guard lock(mutex_);
     is_released_ = false;
+    n_first_ = n_first;
+  }
+  void wait_until_asked() {
+    std::unique_lock lock(mutex_);
+    released_.wait(lock, [&] { return n_waiting_ > 0; });
   }
   void release() {
     const std::lock_guard lock(mutex_);
@@ -191,6 +203,7 @@ class HungDisk : public tiers::DurableCalls {
   std::mutex mutex_;
   std::condition_variable released_;
   bool is_released_ = true;
+  uint32_t n_first_ = 0, n_waiting_ = 0;
 };
 
 /// Saves a text on a disk that hangs from the end of the reading on; the error that finish() ends
@@ -239,6 +252,46 @@ TEST(ContextFaults, WaitingForADiskThatHangsIsStopped) {
                                          .cancel = &stopped});
   ASSERT_TRUE(error) << "a hung disk was waited for";
   EXPECT_EQ(error->code(), ErrorCode::kCancelled);
+}
+
+/// The name of a pack is on its way to a disk that hangs, under the lock of the directory.
+TEST(ContextFaults, LookingUpAndSavingWaitForNoName) {
+  static HungDisk& disk = *new HungDisk;  // as above
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto saved = member.text(600, kCachedSeed), named = member.text(600, kCachedSeed + 1),
+             next = member.text(600, kCachedSeed + 2);
+  save_text(member, folder, saved);
+  ZooWalk walk(member.model, cached_setting(), CachedRun::transfers(member));
+  {
+    ContextCache contexts({.directory = folder.path("contexts"),
+                           .limits = {},
+                           .saves = true,
+                           .wait_max = std::chrono::seconds(20),
+                           .calls = &disk},
+                          walk.cache(), kCachedModel, "test");
+    const auto read = [&](ContextCache& cache, Sequence& sequence, std::span<const int32_t> text) {
+      cache.begin(sequence, text);
+      walk.feed(sequence, text);
+      cache.save_closed(walk.cache(), sequence);
+    };
+    Sequence first = walk.sequence();
+    disk.hang(1);  // the file comes to rest, its name does not
+    read(contexts, first, named);
+    disk.wait_until_asked();
+    EXPECT_EQ(contexts.n_saved(saved), 600u);
+    const auto bytes_of = [](int32_t, std::string& out) { out += "a"; };
+    EXPECT_EQ(contexts.known_text("aaa", bytes_of).n_bytes, 0u);  // nothing was generated
+    EXPECT_EQ(contexts.beside()->restore(walk.cache(), saved).n_pos(), 600u);
+    const auto beside = contexts.beside();
+    Sequence second = walk.sequence();
+    read(*beside, second, next);
+    EXPECT_EQ(contexts.problem(), "");
+    disk.release();
+    beside->finish(walk.walk(), second);
+    EXPECT_EQ(contexts.problem(), "");
+    EXPECT_EQ(contexts.counts().saved_tokens, 1200u);
+  }
 }
 
 /// "Save nothing" writes nothing in place of a damaged pack, and so takes none away.

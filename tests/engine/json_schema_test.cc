@@ -127,6 +127,24 @@ TEST(JsonSchema, TriesEveryChoiceAtOnce) {
     EXPECT_FALSE(takes(choice, text)) << text;
 }
 
+TEST(JsonSchema, ReferencesBeginAtTheNearestSchemaThatHasAnId) {
+  const JsonGrammar outer = compiled(R"({"type": "object", "$id": "a", "properties": {
+    "in": {"$id": "b", "type": "object", "properties": {"v": {"$ref": "#/$defs/v"},
+      "in": {"$ref": "#"}}, "$defs": {"v": {"const": 1}}},
+    "out": {"$ref": "#"}, "v": {"$ref": "#/$defs/v"}}, "$defs": {"v": {"const": 2}}})");
+  EXPECT_TRUE(takes(outer, R"({"in":{"v":1,"in":{"v":1}},"out":{"v":2},"v":2})"));
+  EXPECT_FALSE(takes(outer, R"({"in":{"v":2}})"));
+  EXPECT_FALSE(takes(outer, R"({"in":{"in":{"out":{}}}})"));
+  EXPECT_FALSE(takes(outer, R"({"v":1})"));
+  // One that only names a place begins nothing.
+  const JsonGrammar anchor = compiled(R"({"type": "object", "properties": {
+    "a": {"$id": "#here", "type": "array", "items": {"$ref": "#"}}}})");
+  EXPECT_TRUE(takes(anchor, R"({"a":[{"a":[]}]})"));
+  EXPECT_EQ(refusal_of(R"({"$defs": {"v": {}}, "type": "object", "properties": {"in": {
+              "$id": "b", "type": "object", "properties": {"v": {"$ref": "#/$defs/v"}}}}})"),
+            "the schema's #/properties/in/properties/v/$ref names no definition: #/$defs/v");
+}
+
 TEST(JsonSchema, MayReferToItselfWhereValuesStayFinite) {
   const JsonGrammar list = compiled(R"({"$ref": "#/definitions/node", "definitions": {"node":
     {"type": "object", "required": ["v"], "properties": {"v": {"type": "integer"},

@@ -147,6 +147,54 @@ TEST(PlacementProblem, WhatComesFromTheDiskIsPricedByTheSizeOfItsRequests) {
   EXPECT_NEAR(large.problem().groups.at(0).weights_read_share, 1, 0.05);
 }
 
+TEST(PlacementProblem, LayersThatLieElsewhereInTheFileAreAnotherGroup) {
+  Planned planned(long_model());
+  planner::MachineProfile& profile = planned.request.profile;
+  profile.disk_read_bytes_per_s = 4e9;
+  profile.disk_read = {{512, 8, 2e8}, {4096, 8, 1e9}, {1 << 20, 8, 4e9}};
+  const planner::LayerGroup alike = planned.problem().groups.at(0);
+  std::vector<LayerSize>& sizes = planned.model.sizes.layers;
+  // A little apart: one group, which has the mean.
+  sizes[0].file_bytes += sizes[0].file_bytes / 20;
+  const PlacementProblem near = planned.problem();
+  ASSERT_EQ(near.groups.size(), 1u);
+  const double of_first = static_cast<double>(sizes[0].file_bytes) /
+                          static_cast<double>(sizes[0].packed_bytes) *
+                          planner::read_share(profile, sizes[0].file_bytes, 8);
+  EXPECT_GT(of_first, alike.weights_read_share);
+  EXPECT_NEAR(near.groups[0].weights_read_share, (of_first + 5 * alike.weights_read_share) / 6,
+              1e-12);
+  // In many small pieces: not alike, wherever the first one stands.
+  for (const uint32_t layer : {1u, 4u}) sizes[layer].n_reads = 64;
+  const PlacementProblem apart = planned.problem();
+  ASSERT_EQ(apart.groups.size(), 2u);
+  EXPECT_EQ(apart.groups[0].layers, (std::vector<uint32_t>{0, 2, 3, 5}));
+  EXPECT_EQ(apart.groups[1].layers, (std::vector<uint32_t>{1, 4}));
+  EXPECT_GT(apart.groups[1].weights_read_share, 1.2 * apart.groups[0].weights_read_share);
+}
+
+TEST(PlacementProblem, DraftsAreCountedWhereAStepReadsFromDisk) {
+  for (const bool where_disk : {false, true}) {
+    Planned planned(long_model());
+    const PlacementProblem none = planned.problem();
+    planned.request.n_draft_max = 7;
+    planned.request.drafts_where_disk = where_disk;
+    const PlacementProblem problem = planned.problem();
+    ContextRequest asked;
+    asked.n_ctx = planned.request.n_ctx;
+    const uint64_t without = buffer_bytes(planned.model.spec.shape, asked);
+    asked.n_draft_max = 7;
+    const double drafts =
+        static_cast<double>(buffer_bytes(planned.model.spec.shape, asked) - without) * 1e-9;
+    EXPECT_GT(drafts, 0);
+    for (const bool is_streamed : {false, true}) {
+      const auto layers = planned.placed(problem, is_streamed);
+      const double more = placed_gb(problem, layers).dram() - placed_gb(none, layers).dram();
+      EXPECT_NEAR(more, is_streamed || !where_disk ? drafts : 0, kByte) << is_streamed;
+    }
+  }
+}
+
 TEST(PlacementProblem, OneForEachCodecAndChunk) {
   Planned planned(long_model());
   planned.request.codecs = {{}, {KvCodec::kQ8_0, KvCodec::kQ8_0}};

@@ -90,6 +90,17 @@ TEST_F(PlacementTest, DraftsComeByThemselvesWhereStepsReadFromDiskAndMemoryHolds
   given.n_draft_max = std::nullopt;
   const Engine whole = Engine::open(given);
   EXPECT_EQ(whole.n_draft_max(), 0u);
+  // Nothing goes to disk to make room for what only reading from disk would want.
+  EXPECT_EQ(whole.limits().n_draft_max, 0u);
+  ContextRequest held = whole.limits();
+  held.chunk_rows = whole.context().chunk_rows;
+  EngineOptions fits_without = given;
+  fits_without.dram_bytes = kProcessBytes + whole.weight_plan().total_bytes() +
+                            whole.context().kv.dram_bytes() +
+                            buffer_bytes(whole.spec().shape, held);
+  EXPECT_FALSE(Engine::open(fits_without).reads_disk());
+  fits_without.dram_bytes -= 1;
+  EXPECT_TRUE(Engine::open(fits_without).reads_disk());
   given.placement = spread(whole);
   const Engine spilling = Engine::open(given);
   EXPECT_EQ(spilling.n_draft_max(), kDraftTokens);

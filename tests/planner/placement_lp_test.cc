@@ -26,10 +26,10 @@ struct Statement {
     constexpr double kSlack = 1e-7;
     const bool streams = x.weights_nvme > kSlack, spills = x.kv_nvme > kSlack;
     const bool passes = p.has_device && x.weights_hbm < 1 - kSlack;
-    const double dram = p.dram_fixed_gb + p.always_weights_gb + p.index_gb +
-                        weights * (1 - x.weights_nvme) + kv * (1 - x.kv_nvme) +
-                        (streams ? p.stream_slots_gb : 0) +
-                        (spills ? p.spill_beside_gb : p.kv_beside_gb);
+    const double dram =
+        p.dram_fixed_gb + p.always_weights_gb + p.index_gb + weights * (1 - x.weights_nvme) +
+        kv * (1 - x.kv_nvme) + (streams ? p.stream_slots_gb : 0) +
+        (streams || spills ? p.disk_beside_gb : 0) + (spills ? p.spill_beside_gb : p.kv_beside_gb);
     const double hbm = p.hbm_fixed_gb + p.hbm_always_gb + weights * x.weights_hbm + kv * x.kv_hbm +
                        (passes ? p.hbm_slots_gb : 0);
     if (dram > p.dram_gb + kSlack || (p.has_device && hbm > p.hbm_gb + kSlack)) return false;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -11,6 +12,7 @@
 
 #include "engine/grammar/answer_constraint.h"
 #include "engine/grammar/json_grammar.h"
+#include "engine/grammar/json_machine.h"
 #include "tests/engine/letter_requests.h"
 #include "tests/serve/api_fixture.h"
 #include "tests/serve/scripted_service.h"
@@ -46,7 +48,8 @@ std::string schema_of(ToolCallStyle style, const std::string& choice = kLook) {
 
 TEST(ForcedCall, IsTheJsonThatTheFamilyWritesBehindItsMarker) {
   const std::string far =
-      R"({"type":"object","properties":{"far":{"type":"boolean"}},"required":["far"]})";
+      R"({"type":"object","properties":{"far":{"type":"boolean"}},"required":["far"],)"
+      R"("$id":"parameters"})";
   const auto call = [&](const std::string& key) {
     return R"({"type":"object","properties":{"name":{"const":"look"},")" + key + "\":" + far +
            R"(},"required":["name",")" + key + "\"]}";
@@ -154,6 +157,43 @@ TEST(ForcedCall, ComesToTheClientAsACall) {
   EXPECT_EQ(choice["message"]["tool_calls"][0]["function"]["name"], "look");
   EXPECT_EQ(choice["message"]["tool_calls"][0]["function"]["arguments"], R"({"far":true})");
   EXPECT_EQ(service.orders().at(0).answer_begin, "<tool_call>\n");
+}
+
+/// `#` and definitions are those of the tool, not of the call around it nor of another tool.
+TEST(ForcedCall, ReferencesOfParametersBeginAtThem) {
+  const auto tool = [](const std::string& name, const std::string& of_value) {
+    return R"({"type": "function", "function": {"name": ")" + name +
+           R"(", "parameters": {"type": "object", "$defs": {"value": )" + of_value +
+           R"(}, "properties": {"next": {"$ref": "#"}, "value": {"$ref": "#/$defs/value"}}}}})";
+  };
+  const std::string tools = R"(, "tools": [)" + tool("look", R"({"type": "boolean"})") + ", " +
+                            tool("go", R"({"const": 7})") + "]";
+  for (const ToolCallStyle family :
+       {ToolCallStyle::kLlama, ToolCallStyle::kHermes, ToolCallStyle::kMistral}) {
+    ApiRequest request = forced(R"("required")", tools);
+    (void)bind_forced_call(request, family);
+    const engine::JsonGrammar grammar = engine::compile_json_schema(request.order.answer_schema);
+    const std::string key = family == ToolCallStyle::kLlama ? "parameters" : "arguments";
+    const auto takes = [&](const std::string& name, const std::string& arguments) {
+      std::string text = R"({"name": ")" + name + R"(", ")" + key + R"(": )" + arguments + "}";
+      if (family == ToolCallStyle::kMistral) text = "[" + text + "]";
+      std::vector<engine::GrammarStack> stacks = {engine::first_stack(grammar)};
+      for (const char byte : text) {
+        std::vector<engine::GrammarStack> next;
+        for (const engine::GrammarStack& stack : stacks)
+          engine::step_stack(grammar, stack, static_cast<uint8_t>(byte), next);
+        stacks = std::move(next);
+      }
+      return std::ranges::any_of(
+          stacks, [&](const auto& stack) { return engine::may_end(grammar, stack); });
+    };
+    EXPECT_TRUE(takes("look", R"({"next": {"next": {}, "value": true}, "value": false})"));
+    EXPECT_TRUE(takes("go", R"({"next": {"next": {}, "value": 7}})"));
+    EXPECT_FALSE(takes("look", R"({"value": 7})"));
+    EXPECT_FALSE(takes("go", R"({"next": {"value": true}})"));
+    // What the whole call looks like is no value of the reference.
+    EXPECT_FALSE(takes("look", R"({"next": {"name": "look"}})"));
+  }
 }
 
 /// Answers drawn byte by byte from what the schema leaves are calls, each of them.

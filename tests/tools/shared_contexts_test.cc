@@ -1,6 +1,7 @@
 // Processes of `strata` that save, restore, verify, pin, evict and remove in one directory and
 // under one session's name at the same time: answers are those of a process that is alone, and
-// nothing is left that is not whole. STRATA_SHARED_ROUNDS sets how often four of them start (5).
+// nothing is left that is not whole. STRATA_SHARED_ROUNDS sets how often four of them start (5),
+// and five under one name (4).
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -28,6 +29,7 @@ class SharedContexts : public testing::SpillingTest {
  protected:
   static constexpr uint32_t kTexts = 3;
   static constexpr uint32_t kProcesses = 4;
+  static constexpr uint64_t kBlockPositions = 32;
 
   SharedContexts() {
     for (uint32_t i = 0; i < kTexts; ++i) {
@@ -72,6 +74,23 @@ class SharedContexts : public testing::SpillingTest {
       default:
         return {asked, text};
     }
+  }
+  /// With what is saved in the directory.
+  Outcome run_saved(const Words& arguments) const {
+    testing::Launch launch;
+    launch.arguments = in_directory(arguments);
+    launch.environment = {{"STRATA_NO_CACHE", "0"}};
+    return run_strata(launch);
+  }
+  std::vector<Outcome> run_at_once(const std::vector<Words>& tasks) const {
+    std::vector<std::unique_ptr<StrataProcess>> processes;
+    for (const Words& task : tasks)
+      processes.push_back(std::make_unique<StrataProcess>(
+          in_directory(task), StrataProcess::Input::kNone,
+          std::map<std::string, std::string>{{"STRATA_NO_CACHE", "0"}}));
+    std::vector<Outcome> outcomes;
+    for (const auto& process : processes) outcomes.push_back(process->finish());
+    return outcomes;
   }
   /// Every file is one of ours under its own name, and whole.
   void expect_whole() const {
@@ -130,15 +149,75 @@ TEST_F(SharedContexts, ProcessesThatDoEverythingAtOnceDamageNothingAndAnswerAsIf
               n_restored);
   // Alone again, the directory serves as ever.
   for (uint32_t text = 0; text < kTexts; ++text) {
-    testing::Launch launch;
-    launch.arguments = in_directory(question(text));
-    launch.environment = {{"STRATA_NO_CACHE", "0"}};
-    EXPECT_EQ(tokens_of(run_strata(launch)), answers_[text]);
-    const Outcome again = run_strata(launch);
+    EXPECT_EQ(tokens_of(run_saved(question(text))), answers_[text]);
+    const Outcome again = run_saved(question(text));
     EXPECT_EQ(tokens_of(again), answers_[text]);
     EXPECT_GT(object_of(again)["usage"].value("cached_tokens", uint64_t{0}), 0u) << again.err;
   }
   expect_whole();
+}
+
+/// Two answers and a text under one name at the same time, while it is checked and, every second
+/// time, removed.
+TEST_F(SharedContexts, WhatOneNameIsSaidToHoldIsThereAndWhole) {
+  const uint64_t n_rounds = tiers::repeats("STRATA_SHARED_ROUNDS", 4);
+  uint64_t n_named = 0, n_removed = 0;
+  for (uint64_t round = 0; round < n_rounds; ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
+    directory_ = folder_.path("one-name-" + std::to_string(round));
+    const bool removes = round % 2 == 1;
+    if (removes) {
+      EXPECT_EQ(run_saved(with(question(2), {"--session", "shared"})).exit_code, 0);
+    }
+    const std::vector<Words> tasks = {with(question(0), {"--session", "shared"}),
+                                      with(question(1), {"--session", "shared"}),
+                                      {"session", "save", "shared", "-m", model_, "-f", texts_[2],
+                                       "-c", "3k", "-b", "64", "-t", "1", "--json"},
+                                      {"session", removes ? "rm" : "verify", "shared", "--json"},
+                                      {"session", "verify", "--json"}};
+    std::vector<Outcome> outcomes = run_at_once(tasks);
+    EXPECT_EQ(tokens_of(outcomes[0]), answers_[0]);
+    EXPECT_EQ(tokens_of(outcomes[1]), answers_[1]);
+    // What is not there yet, or any more, is no error of the directory.
+    for (const size_t of : {size_t{3}, size_t{4}})
+      EXPECT_TRUE(outcomes[of].exit_code == 0 || outcomes[of].exit_code == 2)
+          << outcomes[of].out << outcomes[of].err;
+    const bool is_removed = removes && outcomes[3].exit_code == 0;
+    if (is_removed) {
+      ++n_removed;
+      EXPECT_EQ(object_of(outcomes[3])["removed"].size(), 1u) << outcomes[3].out;
+    }
+    std::vector<bool> is_named(kTexts);
+    for (uint32_t text = 0; text < kTexts; ++text) {
+      is_named[text] =
+          outcomes[text].exit_code == 0 &&
+          (text == 2 || outcomes[text].err.find(", named shared") != std::string::npos);
+      if (is_named[text]) ++n_named;
+      EXPECT_TRUE(is_named[text] || is_removed) << text << outcomes[text].out << outcomes[text].err;
+    }
+    expect_whole();
+    // Alone, it is whole; or gone, where nobody saved it after it was removed.
+    const Outcome alone = run_strata(in_directory({"session", "verify", "shared"}));
+    EXPECT_TRUE(alone.exit_code == 0 || (is_removed && alone.exit_code == 2))
+        << alone.exit_code << alone.out << alone.err;
+    if (is_removed) continue;
+    // The name has one of the texts, and all that was said to be saved is found again.
+    EXPECT_EQ(run_strata(in_directory({"session", "show", "shared"})).exit_code, 0);
+    for (uint32_t text = 0; text < kTexts; ++text) {
+      const Outcome again = run_saved(question(text));
+      EXPECT_EQ(tokens_of(again), answers_[text]);
+      const auto usage = object_of(again)["usage"];
+      EXPECT_GE(usage["cached_tokens"].get<uint64_t>() + kBlockPositions,
+                usage["prompt_tokens"].get<uint64_t>())
+          << text;
+    }
+  }
+  // Where it is removed it was saved before, and nobody else removes it.
+  if (n_rounds > 1) {
+    EXPECT_GT(n_removed, 0u);
+  }
+  std::printf("%" PRIu64 " saved under one name, %" PRIu64 " times it was removed meanwhile\n",
+              n_named, n_removed);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "tools/cli/notices.h"
 #include "tools/cli/placed_plan.h"
 #include "tools/cli/plan_notices.h"
+#include "tools/cli/plan_run.h"
 #include "tools/cli/request_options.h"
 #include "tools/cli/tier_report.h"
 #include "tools/cli/verb_functions.h"
@@ -126,9 +127,6 @@ void add_disk(const Settings& settings, BenchResult& result) {
 }
 
 /// A limit is of this machine's reads in steps that are timed.
-// A full queue of reads must end within the deadline of one (tiers/transfer.h).
-constexpr uint64_t kLeastDiskRate = 16'000'000;
-
 void check_disk_rate(const Command& command, bool predicts) {
   const Settings& settings = command.settings;
   if (!command.is_set("disk-rate")) return;

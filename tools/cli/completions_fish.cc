@@ -19,7 +19,9 @@ std::string fish_quoted(std::string_view text) {
 std::string fish_values(const OptionSpec& option) {
   if (option.kind == ValueKind::kFlag) return "";
   const OfferedValues values = offered_values(option);
-  std::string out = values.files || values.directories ? " -r -F" : " -x";
+  if (values.directories && !values.files)
+    return " -x -a '(__fish_complete_directories (commandline -ct))'";
+  std::string out = values.files ? " -r -F" : " -x";
   if (!values.words.empty()) out += fmt::format(" -a {}", fish_quoted(joined_words(values.words)));
   return out;
 }
@@ -74,6 +76,8 @@ std::string fish_completions() {
     offer("", group, fmt::to_string(fmt::join(second_words(group), ", ")));
   offer("", "help", "show the options of a verb");
   for (const std::string& word : first_words()) offer("help", word, "its options");
+  for (const std::string& group : group_names())
+    for (const std::string& word : second_words(group)) offer("help " + group, word, "its options");
   for (const Verb& verb : verbs()) {
     for_each_option(verb, [&](const OptionSpec& option) { out += fish_option(verb, option); });
     const OptionSpec* alone = find_option(verb.syntax.positional);

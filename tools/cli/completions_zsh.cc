@@ -67,10 +67,12 @@ std::string zsh_completions() {
         "      )\n      _describe verb verbs\n      return\n    fi\n    verb+=\" ${words[3]}\"\n"
         "    shift words\n    (( CURRENT-- )) ;;\n";
   }
-  out += fmt::format(
-      "  help)\n    (( CURRENT == 3 )) && compadd {}\n    return ;;\n  esac\n  shift words\n"
-      "  (( CURRENT-- ))\n  case $verb in\n",
-      fmt::join(first_words(), " "));
+  out +=
+      fmt::format("  help)\n    (( CURRENT == 3 )) && compadd {}\n", fmt::join(first_words(), " "));
+  for (const std::string& group : group_names())
+    out += fmt::format("    (( CURRENT == 4 )) && [[ ${{words[3]}} == {} ]] && compadd {}\n", group,
+                       fmt::join(second_words(group), " "));
+  out += "    return ;;\n  esac\n  shift words\n  (( CURRENT-- ))\n  case $verb in\n";
   for (const Verb& verb : verbs()) {
     out += fmt::format("  {})\n    _arguments \\\n", shell_quoted(verb.syntax.name));
     for_each_option(verb, [&](const OptionSpec& option) { out += zsh_option(option); });

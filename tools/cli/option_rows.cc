@@ -366,9 +366,10 @@ constexpr OptionSpec kRows[] = {
     {"cors-origin", "", Section::kServing, ValueKind::kTextList, "", 0, 0, "ORIGIN",
      "a site whose pages may ask, such as https://app.example; * = every one; may be repeated",
      Sources::kEverywhere, kServe, &S::cors_origin},
-    {"parallel", "-np", Section::kServing, ValueKind::kCount, "4", 1, 256, "N",
-     "most answers at a time; they share the context's memory", Sources::kEverywhere, kServe,
-     &S::parallel},
+    {"parallel", "-np", Section::kServing, ValueKind::kCount, "0", 0, 256, "N",
+     "most answers at a time; they share the context's memory. 0 = as many as the plan has room "
+     "for, 4 at most",
+     Sources::kEverywhere, kServe, &S::parallel},
     {"queue", "", Section::kServing, ValueKind::kCount, "64", 0, 4096, "N",
      "most requests that wait for one of these places; others are told to come back (429)",
      Sources::kEverywhere, kServe, &S::queue},

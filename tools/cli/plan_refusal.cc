@@ -115,17 +115,19 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks) {
 }
 
 std::string dram_text(const PlanSubject& subject, const PlacementProblem& problem, double needed) {
-  const double passing = problem.may_stream
-                             ? std::min(problem.weights_gb(), problem.stream_slots_gb)
-                             : problem.weights_gb();
-  const double for_weights = problem.always_weights_gb + passing;
-  if (for_weights + problem.dram_fixed_gb > problem.dram_gb)
+  // What steps that read from the disk hold besides counts as soon as weights pass.
+  const bool passes =
+      problem.may_stream && problem.stream_slots_gb + problem.disk_beside_gb < problem.weights_gb();
+  const double for_weights =
+      problem.always_weights_gb + (passes ? problem.stream_slots_gb : problem.weights_gb());
+  const double for_buffers = problem.dram_fixed_gb + (passes ? problem.disk_beside_gb : 0);
+  if (for_weights + for_buffers > problem.dram_gb)
     return fmt::format(
         "the model alone needs {} of memory, {}: {} for weights and {} for buffers; there is {}",
-        size_text(for_weights + problem.dram_fixed_gb),
+        size_text(for_weights + for_buffers),
         problem.may_stream ? "where only two layers of it are there at a time"
                            : "for all of its weights must be there",
-        size_text(for_weights), size_text(problem.dram_fixed_gb), size_text(problem.dram_gb));
+        size_text(for_weights), size_text(for_buffers), size_text(problem.dram_gb));
   return fmt::format(
       "a context of {} tokens needs at least {} of memory, where weights are read from the file "
       "and K and V go to disk as far as they may; there is {} (and {} of disk)",
@@ -140,7 +142,8 @@ Error plan_refusal(const PlanSubject& subject) {
   const auto lacks = planner::shortage(problem);
   if (!lacks)  // an odd block more than any whole one leaves
     return {ErrorCode::kDoesNotFit, "no placement of whole layers and blocks was found", "--dram",
-            fmt::format("use --dram {}", argument(problem.dram_gb + problem.stream_slots_gb))};
+            fmt::format("use --dram {}", argument(problem.dram_gb + problem.stream_slots_gb +
+                                                  problem.disk_beside_gb))};
   if (lacks->hbm_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("a step needs {} of the device's memory for its buffers, the output head "

@@ -13,6 +13,13 @@
 
 namespace strata::cli {
 
+/// Bytes per second that reads are held at, at least. Whoever waits for a read gives up after ten
+/// seconds (engine/panel_reader.h kReadDeadline, tiers/transfer_queue.h), and what is asked for at
+/// once passes one limit: up to 64 MiB of frames of K and V (engine/kv_placement.cc), 16 reads of
+/// weights of 1 MiB and 256 single blocks, of 32 KiB at head_dim 256 in f16. Those 88 MiB pass in
+/// six seconds.
+inline constexpr uint64_t kLeastDiskRate = 16'000'000;
+
 /// One depth and one budget of DRAM.
 struct PlanCell {
   uint32_t n_depth = 0;
@@ -34,8 +41,8 @@ Command with_budget(const Command& command, const PlanCell& cell);
 
 class PlanRun {
  public:
-  /// disk_rate: bytes per second of reads at most; 0 = what the command says. Errors: those of
-  /// Engine::open, place and load; kCancelled.
+  /// disk_rate: bytes per second of reads at most, kLeastDiskRate or more; 0 = what the command
+  /// says. Errors: those of Engine::open, place and load; kCancelled.
   PlanRun(const Command& command, const PlanCell& cell, const engine::Placement& placement,
           const TokenTiming& timing, const std::atomic<bool>* cancel, uint64_t disk_rate = 0);
 

@@ -150,8 +150,8 @@ double CellTrial::ratio_in_turns(const Placement& first, const Placement& second
   return in_turns(*a, *b, [](double of_a, double of_b) { return of_a / of_b; });
 }
 
-/// Nothing where the plan reads no disk. A dual is of a rate that is known: the disk is held at one
-/// that it surely gives, and then at less.
+/// Nothing where the plan reads no disk, or so slowly that reads might outlast their deadline. A
+/// dual is of a rate that is known: the disk is held at one that it surely gives, and then at less.
 DiskTrial CellTrial::slow_disk(const PlanTrial& own) {
   DiskTrial trial;
   auto plain = run(own.placement);
@@ -163,6 +163,7 @@ DiskTrial CellTrial::slow_disk(const PlanTrial& own) {
   if (!(read_ms > 0) || !(plain->disk_bytes() > 0)) return trial;
   const double held_ms = std::max(read_ms, token_ms) / kHeldDisk;
   const double rate = plain->disk_bytes() * 1e3 / held_ms;
+  if (kSlowerDisk * rate < static_cast<double>(kLeastDiskRate)) return trial;
   pace.disk *= read_ms / held_ms;
   plain.reset();  // memory for two
   const auto held = run(own.placement, static_cast<uint64_t>(rate));

@@ -12,7 +12,7 @@ constexpr Verb kVerbs[] = {
      run_run},
     {kChatSyntax, "hold a conversation", "chat -m MODEL.gguf [options]", run_chat},
     {kServeSyntax, "answer over HTTP, and show a page to chat on",
-     "serve -m MODEL.gguf [--port 8080] [--parallel 4] [--api-key-file FILE] [options]", run_serve},
+     "serve -m MODEL.gguf [--port 8080] [--parallel N] [--api-key-file FILE] [options]", run_serve},
     {kInspectSyntax, "show what a model file holds", "inspect MODEL.gguf [--json] [--check]",
      run_inspect},
     {kTokenizeSyntax, "turn text into token ids",

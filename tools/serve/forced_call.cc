@@ -20,10 +20,13 @@ bool is_bound(const std::string& forced, const ordered_json& function) {
   return forced.empty() || function["name"] == forced;
 }
 
-/// Arguments are an object, also where the schema is `{}`, which takes any value.
+/// Arguments are an object, also where the schema is `{}`, which takes any value. References in
+/// them begin at them, wherever they stand: so they have an $id.
 ordered_json parameters_of(const ordered_json& function) {
-  const ordered_json& parameters = function["parameters"];
-  return parameters.empty() ? ordered_json{{"type", "object"}} : parameters;
+  ordered_json parameters = function["parameters"];
+  if (parameters.empty()) return {{"type", "object"}};
+  if (parameters.is_object()) parameters["$id"] = "parameters";
+  return parameters;
 }
 
 /// Whether every value of that node is an object.

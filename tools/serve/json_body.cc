@@ -22,37 +22,63 @@ constexpr uint64_t kUnitsOfScalar = 1, kUnitsOfOther = 256;
   throw Error(ErrorCode::kUsage, problem, "", remedy);
 }
 
-/// What the parser tells while it builds the tree; throws as soon as a bound is passed.
-class BoundCheck {
+/// Looks through a text before a tree is made of it, and throws as soon as a bound is passed.
+/// Why not while it is made: the library's parser with a callback looks at all elements of a list
+/// again where one of them ends.
+class BoundCheck final : public nlohmann::json_sax<ordered_json> {
  public:
   explicit BoundCheck(JsonBudget& budget) : budget_(budget) {}
 
-  bool operator()(int depth, ordered_json::parse_event_t event, const ordered_json& value) {
-    using Event = ordered_json::parse_event_t;
-    if (event == Event::object_start || event == Event::array_start) {
-      if (depth >= kBodyDepthMax)
-        refuse_body(fmt::format("the body nests deeper than {} levels", kBodyDepthMax),
-                    "Send flatter JSON.");
-      take_units(kUnitsOfOther);
-      if (event == Event::object_start) keys_.emplace_back();
-    } else if (event == Event::object_end) {
-      keys_.pop_back();
-    } else if (event == Event::key) {
-      add_key(value.get_ref<const std::string&>());
-    } else if (event == Event::value) {
-      take_units(value.is_string() ? kUnitsOfOther : kUnitsOfScalar);
-    }
+  bool null() override { return take_units(kUnitsOfScalar); }
+  bool boolean(bool) override { return take_units(kUnitsOfScalar); }
+  bool number_integer(int64_t) override { return take_units(kUnitsOfScalar); }
+  bool number_unsigned(uint64_t) override { return take_units(kUnitsOfScalar); }
+  bool number_float(double, const std::string&) override { return take_units(kUnitsOfScalar); }
+  bool string(std::string&) override { return take_units(kUnitsOfOther); }
+  bool binary(ordered_json::binary_t&) override { return take_units(kUnitsOfOther); }
+  bool start_object(size_t) override {
+    keys_.emplace_back();
+    return open();
+  }
+  bool key(std::string& name) override {
+    add_key(name);
     return true;
+  }
+  bool end_object() override {
+    keys_.pop_back();
+    return close();
+  }
+  bool start_array(size_t) override { return open(); }
+  bool end_array() override { return close(); }
+  bool parse_error(size_t byte, const std::string&, const ordered_json::exception& error) override {
+    constexpr int kNumberOutOfRange = 406;  // of the library's errors
+    if (error.id == kNumberOutOfRange)
+      refuse_body("the body has a number beyond the range of a double", "Send a smaller number.");
+    refuse_body(fmt::format("the body is no JSON at byte {}", byte), "Send a JSON object.");
   }
 
  private:
-  void take_units(uint64_t n) {
+  bool open() {
+    if (depth_ >= kBodyDepthMax)
+      refuse_body(fmt::format("the body nests deeper than {} levels", kBodyDepthMax),
+                  "Send flatter JSON.");
+    ++depth_;
+    return take_units(kUnitsOfOther);
+  }
+
+  bool close() {
+    --depth_;
+    return true;
+  }
+
+  bool take_units(uint64_t n) {
     if (budget_.units_left < n)
       refuse_body(fmt::format("the body has more values than {} numbers or {} texts, arrays and "
                               "objects",
                               kUnitsMax, kUnitsMax / kUnitsOfOther),
                   "Send fewer values.");
     budget_.units_left -= n;
+    return true;
   }
 
   void add_key(const std::string& key) {
@@ -66,6 +92,7 @@ class BoundCheck {
                   "Give each key once.");
   }
 
+  int depth_ = 0;
   std::vector<std::unordered_set<std::string>> keys_;  // of the objects that are open
   JsonBudget& budget_;
 };
@@ -80,17 +107,8 @@ ordered_json parse_object(std::string_view body, JsonBudget& budget) {
     throw Error(ErrorCode::kBadText, fmt::format("the body is not UTF-8 at byte {}", fault), "",
                 "Send JSON in UTF-8.");
   BoundCheck check(budget);
-  ordered_json json;
-  try {
-    json =
-        ordered_json::parse(body.begin(), body.end(),
-                            [&check](int depth, ordered_json::parse_event_t event,
-                                     ordered_json& value) { return check(depth, event, value); });
-  } catch (const ordered_json::parse_error& error) {
-    refuse_body(fmt::format("the body is no JSON at byte {}", error.byte), "Send a JSON object.");
-  } catch (const ordered_json::exception&) {
-    refuse_body("the body has a number beyond the range of a double", "Send a smaller number.");
-  }
+  (void)ordered_json::sax_parse(body, &check);
+  ordered_json json = ordered_json::parse(body);
   if (!json.is_object())
     refuse_body("the body is " + shown(json) + "; wanted an object", "Send a JSON object.");
   return json;

@@ -16,9 +16,8 @@ inline constexpr int kBodyDepthMax = 64;                       // what walks a t
 // An object is a list that is searched for every key: these bound the square of it.
 inline constexpr uint64_t kKeysOfObjectMax = 1024;
 inline constexpr uint64_t kKeysMax = uint64_t{1} << 17;
-// A tree takes far more than its text, and the library's parser looks at all elements of a list
-// again where one of them ends (a million of `[]` took half a minute). This is a list of so many
-// tokens, or a 256th of it in texts, arrays and objects.
+// A tree takes far more than its text. This is a list of so many tokens, or a 256th of it in texts,
+// arrays and objects.
 inline constexpr uint64_t kUnitsMax = uint64_t{1} << 24;
 
 /// What a body and the JSON texts inside of it may still hold, all together.

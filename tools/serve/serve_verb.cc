@@ -22,6 +22,7 @@
 #include "tools/cli/verb_functions.h"
 #include "tools/cli/weight_notices.h"
 #include "tools/serve/engine_service.h"
+#include "tools/serve/planned_parallel.h"
 #include "tools/serve/serving.h"
 
 namespace strata::cli {
@@ -105,13 +106,33 @@ serve::EngineService::Options service_options(const Settings& settings) {
   return options;
 }
 
+/// Open for as many answers at a time as `service` says, or as the plan has room for, which is said
+/// there then.
+PlacedEngine open_for_service(const Command& command, const engine::EngineOptions& wanted,
+                              serve::EngineService::Options& service) {
+  std::optional<PlacedEngine> placed;
+  const auto open = [&](uint32_t n_parallel) {
+    placed.reset();  // what it holds of the disk comes back first
+    service.n_parallel = n_parallel;
+    engine::EngineOptions options = wanted;
+    serve::EngineService::prepare(service, options);
+    placed.emplace(open_placed(command, options));
+    const engine::ContextPlan& context = placed->engine.context();
+    return serve::PlannedContext{.n_ctx = context.n_ctx, .step_rows = context.chunk_rows};
+  };
+  if (service.n_parallel > 0)
+    (void)open(service.n_parallel);
+  else
+    (void)serve::planned_parallel(open);
+  return std::move(*placed);
+}
+
 /// Says in `service` why what is where.
 engine::Engine loaded_engine(const Command& command, serve::EngineService::Options& service) {
   const Settings& settings = command.settings;
   engine::EngineOptions options = engine_options(settings);
   if (settings.attn == "auto") notice(choose_attention(settings.profile_dir, options));
-  serve::EngineService::prepare(service, options);
-  PlacedEngine placed = open_placed(command, options);
+  PlacedEngine placed = open_for_service(command, options, service);
   engine::Engine engine = std::move(placed.engine);
   note_missing_pre_tokenizer(engine.file());
   say_streaming(engine.weight_plan());
