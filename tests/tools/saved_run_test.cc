@@ -179,7 +179,8 @@ TEST_F(SavedRun, CtrlCTwiceLeavesAConversationThatWaitsToSave) {
                         StrataProcess::Input::kPipe);
   process.send(text_of(prompt_) + "\n");
   ASSERT_TRUE(process.wait_for_out("a"));  // the prompt is read and its pack on its way
-  const int lock = ::open(folder_.path("saved/.lock").c_str(), O_RDWR | O_CLOEXEC);
+  // Whoever locks the directory first makes it.
+  const int lock = ::open(folder_.path("saved/.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   ASSERT_EQ(::flock(lock, LOCK_EX), 0);
   process.interrupt();
   ASSERT_TRUE(process.wait_for_err("stopped by you"));
