@@ -19,10 +19,11 @@ namespace strata::engine {
 /// Destroyed, it gives up what has not come; what has come stays in DRAM.
 class RestoreBeside {
  public:
+  static constexpr std::chrono::seconds kLongest{10};
+
   /// Whether a sequence may have something to read, and room for it is promised: not where there
   /// is a spill file, to which blocks might go again.
   static bool is_possible(const KvCache& cache);
-  static constexpr std::chrono::seconds kLongest{10};
 
   /// Everything is borrowed; the sequence neither grows nor shrinks meanwhile. Waits are left where
   /// `cancel` is set; null = nobody looks.

@@ -64,12 +64,9 @@ void Chooser::reserve(uint32_t n_blocks) {
 
 /// order_: the n largest of the candidates [first, end), ascending; of equals the earlier blocks.
 void Chooser::take_largest(uint32_t first, uint32_t end, uint32_t n) {
-  order_.resize(end - first);
-  if (n == order_.size()) {
-    std::iota(order_.begin(), order_.end(), first);
-    return;
-  }
+  if (n == end - first) return list_candidates(first, end);
   if (n == 0) return order_.clear();
+  order_.resize(end - first);
   std::array<uint32_t, kBuckets> counts{};
   for (uint32_t block = first; block < end; ++block) ++counts[bucket_of(pooled_[block])];
   uint32_t bucket = kBuckets;

@@ -194,11 +194,10 @@ std::optional<PackWriter> PackDirectory::try_start(PackRun& run) {
 }
 
 PackWriter PackDirectory::start(PackRun run) {
+  if (auto writer = try_start(run)) return std::move(*writer);
   const uint64_t bytes = pack_bytes_max(run);
-  if (!has_room_for(run)) {
-    const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-    make_room(bytes, checked_add(bytes, limits_.free_floor_bytes).value_or(UINT64_MAX), {});
-  }
+  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  make_room(bytes, checked_add(bytes, limits_.free_floor_bytes).value_or(UINT64_MAX), {});
   return PackWriter(directory_, std::move(run));
 }
 

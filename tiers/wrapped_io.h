@@ -1,5 +1,5 @@
-// tiers/wrapped_io.h - an Io that hands everything on to another: the base of those that add to one
-// (tiers/paced_io.h, tiers/traced_io.h).
+// tiers/wrapped_io.h - an Io over another, which all but transfers and waits is handed on to: the
+// base of those that add to these (tiers/paced_io.h, tiers/traced_io.h).
 #pragma once
 
 #include <memory>
@@ -21,10 +21,6 @@ class WrappedIo : public Io {
   IoFile add_file(const File& file) override { return io_->add_file(file); }
   void remove_file(IoFile file) override { io_->remove_file(file); }
   uint32_t alignment(IoFile file) const override { return io_->alignment(file); }
-  uint32_t submit(std::span<const IoRequest> requests) override { return io_->submit(requests); }
-  uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override {
-    return io_->wait(out, timeout);
-  }
   uint32_t in_flight() const override { return io_->in_flight(); }
   std::chrono::nanoseconds now() const override { return io_->now(); }
 

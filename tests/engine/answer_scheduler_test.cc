@@ -32,6 +32,7 @@ using testing::kLongContext;
 using testing::letter;
 using testing::letters;
 using testing::loaded;
+using testing::long_model;
 using testing::options_of;
 using testing::Order;
 using testing::order_of;
@@ -232,9 +233,7 @@ TEST(AnswerScheduler, ACallbackThatThrowsAtTheStartFailsItsAnswerAlone) {
 }
 
 TEST(AnswerScheduler, ASelectedQuestionIsReadAlikeAloneAndBesideOthers) {
-  SmallModel small = drawn_model();
-  small.set("llama.context_length", kLongContext);
-  const TemporaryModel model(small);
+  const TemporaryModel model(long_model());
   EngineOptions options = options_of(model, 3, kLongContext);
   options.method = index::Method::kQuest;
   options.selection.budget = {index::Budget::Kind::kTokens, 64};
@@ -313,12 +312,6 @@ struct SavingRun {
   Engine engine;
   AnswerScheduler scheduler;
 };
-
-SmallModel long_model() {
-  SmallModel model = drawn_model();
-  model.set("llama.context_length", kLongContext);
-  return model;
-}
 
 TEST(AnswerScheduler, WhatWasReadAndAnsweredIsFoundByAnotherProcess) {
   const TemporaryModel model(long_model());

@@ -18,18 +18,16 @@ using testing::joined;
 using testing::kLongContext;
 using testing::letters;
 using testing::loaded;
+using testing::long_model;
 using testing::options_of;
 using testing::Order;
 using testing::order_of;
 using testing::run;
-using testing::SmallModel;
 using testing::TemporaryModel;
 using testing::Tokens;
 
 TEST(AnswerScheduler, ADocumentReadSparselyIsWaitedForAsFarAsItIsReadExactly) {
-  SmallModel small = drawn_model();
-  small.set("llama.context_length", kLongContext);
-  const TemporaryModel model(small);
+  const TemporaryModel model(long_model());
   EngineOptions options = options_of(model, 2, kLongContext);
   options.method = index::Method::kQuest;
   options.selection.budget = {index::Budget::Kind::kTokens, 64};

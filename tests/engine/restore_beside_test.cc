@@ -17,26 +17,19 @@ namespace strata::engine {
 namespace {
 
 using testing::add;
-using testing::drawn_model;
 using testing::drawn_tokens;
 using testing::joined;
 using testing::kLongContext;
 using testing::letters;
 using testing::loaded;
+using testing::long_model;
 using testing::options_of;
 using testing::Order;
 using testing::order_of;
 using testing::run;
-using testing::SmallModel;
 using testing::TemporaryModel;
 using testing::TestFolder;
 using testing::Tokens;
-
-SmallModel long_model() {
-  SmallModel model = drawn_model();
-  model.set("llama.context_length", kLongContext);
-  return model;
-}
 
 /// An engine with saved contexts on a disk that gives so many bytes a second (0 = all it can).
 struct PacedRun {

@@ -18,6 +18,12 @@ namespace strata::engine::testing {
 inline constexpr uint32_t kContext = 256;
 inline constexpr uint32_t kLongContext = 2048;
 
+inline SmallModel long_model() {
+  SmallModel model = drawn_model();
+  model.set("llama.context_length", kLongContext);
+  return model;
+}
+
 inline EngineOptions options_of(const TemporaryModel& model, uint32_t n_parallel,
                                 uint32_t n_ctx = kContext) {
   EngineOptions options;

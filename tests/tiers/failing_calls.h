@@ -140,4 +140,14 @@ class FailingCalls final : public WatchedCalls {
   uint64_t n_calls_ = 0;
 };
 
+/// Sessions cannot be opened while `is_shut`.
+class ShutSessions final : public WatchedCalls {
+ public:
+  bool is_shut = false;
+  int open_at(int directory, const std::string& name, OpenFor purpose) override {
+    if (is_shut && name.ends_with(".session")) return -EACCES;
+    return WatchedCalls::open_at(directory, name, purpose);
+  }
+};
+
 }  // namespace strata::tiers

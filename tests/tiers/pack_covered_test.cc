@@ -7,22 +7,12 @@
 #include <utility>
 
 #include "tests/tiers/failing_calls.h"
-#include "tests/tiers/pack_fixture.h"
+#include "tests/tiers/rows_fixture.h"
 
 namespace strata::tiers {
 namespace {
 
 using Names = std::vector<std::string>;
-
-/// Every session is unreadable while `is_shut`.
-class ShutSessions final : public WatchedCalls {
- public:
-  bool is_shut = false;
-  int open_at(int directory, const std::string& name, OpenFor purpose) override {
-    if (is_shut && name.ends_with(".session")) return -EACCES;
-    return WatchedCalls::open_at(directory, name, purpose);
-  }
-};
 
 class PackCovered : public ::testing::Test {
  protected:
@@ -113,6 +103,16 @@ TEST_F(PackCovered, WhatTheLongerOneLacksStays) {
   generated.is_generated.assign(410, 1);
   save_run(packs_, generated);
   EXPECT_EQ(packs_.n_packs(), 4u);
+}
+
+TEST_F(PackCovered, WhatHasIndexRowsStays) {
+  const std::string shorter = save(0, 300);
+  ASSERT_TRUE(save_rows(packs_, shorter, small_rows(), 0, 1));
+  save(0, 400);
+  EXPECT_EQ(packs_.n_packs(), 2u);
+  EXPECT_EQ(expect_whole_rows(packs_, packs_.find(small_shape(), {}, std::span(text_).first(300)),
+                              small_rows()),
+            1u);
 }
 
 TEST_F(PackCovered, NothingGoesWhereASessionCannotBeRead) {

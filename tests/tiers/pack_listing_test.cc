@@ -10,16 +10,6 @@ namespace {
 
 using Names = std::vector<std::string>;
 
-/// Sessions cannot be opened while `is_shut`.
-class ShutSessions final : public WatchedCalls {
- public:
-  bool is_shut = false;
-  int open_at(int directory, const std::string& name, OpenFor purpose) override {
-    if (is_shut && name.ends_with(".session")) return -EACCES;
-    return WatchedCalls::open_at(directory, name, purpose);
-  }
-};
-
 class PackListing : public ::testing::Test {
  protected:
   PackListing() : packs_(PackDirectory::open(fresh_.path(), {}, calls_)) {}

@@ -175,9 +175,9 @@ DiskTrial CellTrial::slow_disk(const PlanTrial& own) {
   const PlacedPlan& plan = held->plan();
   const double n_positions = held->n_positions();
   trial.dual_ms = plan.slower_disk_ms(n_positions, kSlowerDisk, pace);
-  trial.plan_ms = -plan.token_at(n_positions, pace).ms;
-  pace.disk *= kSlowerDisk;
-  trial.plan_ms += plan.token_at(n_positions, pace).ms;
+  planner::MachinePace slower_pace = pace;
+  slower_pace.disk *= kSlowerDisk;
+  trial.plan_ms = plan.token_at(n_positions, slower_pace).ms - plan.token_at(n_positions, pace).ms;
   return trial;
 }
 

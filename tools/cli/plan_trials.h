@@ -43,7 +43,7 @@ struct PlanTrial {
 struct DiskTrial {
   double rate = 0;         // that the disk was held at, bytes per second
   double share = 0;        // of it that was left then; 0 = not tried
-  double measured_ms = 0;  // in turns with the whole rate, the median
+  double measured_ms = 0;  // in turns with all of that rate, the median
   double plan_ms = 0;      // by the plan's clocks
   double dual_ms = 0;      // by the dual of the disk's rate
 };

@@ -7,7 +7,7 @@
 
 namespace strata::serve {
 
-inline constexpr uint32_t kPlannedParallelMax = 4;  // from there on each waits more than all gain
+inline constexpr uint32_t kPlannedParallelMax = 4;  // more only where --parallel says so
 // Answers share the context's memory: one more is planned where each has a share of so many tokens.
 inline constexpr uint64_t kPlannedShareTokens = 512;
 
