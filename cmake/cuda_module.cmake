@@ -27,7 +27,7 @@ target_include_directories(strata_cuda PRIVATE ${CMAKE_CURRENT_LIST_DIR}/..)
 set_target_properties(strata_cuda PROPERTIES PREFIX "" CUDA_RUNTIME_LIBRARY Static CUDA_SEPARABLE_COMPILATION OFF
   CXX_STANDARD 20 CXX_EXTENSIONS OFF CUDA_STANDARD 20 CUDA_EXTENSIONS OFF
   CUDA_ARCHITECTURES "${STRATA_CUDA_ARCHITECTURES}" CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden
-  VISIBILITY_INLINES_HIDDEN ON)
+  VISIBILITY_INLINES_HIDDEN ON UNITY_BUILD OFF)
 # A kernel that spills or keeps an array in local memory does not compile.
 target_compile_options(strata_cuda PRIVATE
   "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Xptxas -warn-spills,-warn-lmem-usage,-Werror>"

@@ -6,6 +6,9 @@ target_compile_options(strata_flags INTERFACE -Wall -Wextra -Wconversion -Wsign-
   -Wnon-virtual-dtor -Woverloaded-virtual -ffp-contract=off)
 # g++ 12 sees overlaps and overflows in std::string and std::vector that are not there (GCC bugs 105651, 105329).
 target_compile_options(strata_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict -Wno-stringop-overflow>)
+if(CMAKE_UNITY_BUILD)  # there every source is an included file, whose unnamed namespaces g++ takes for a header's
+  target_compile_options(strata_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+endif()
 # A sanitizer changes the code that g++ warns about (a shift it checks loses its constant), and clang knows other
 # warnings: the plain g++ builds judge, where warnings are errors.
 if(NOT STRATA_SANITIZE)

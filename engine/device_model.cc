@@ -16,10 +16,7 @@ namespace {
 using gpu_attn::DeviceLayerWeights;
 using gpu_attn::DeviceModel;
 
-constexpr uint64_t kAlignment = 256;
 constexpr uint32_t kWidthStep = 4;  // of the rows that a device norms and activates
-
-uint64_t aligned(uint64_t bytes) { return round_up(bytes, kAlignment); }
 
 struct VectorPair {
   std::span<const float> LayerWeights::*from;
@@ -99,11 +96,12 @@ uint64_t device_layer_bytes(const DeviceLayerWeights& layer) {
 }
 
 uint64_t device_head_bytes(const DeviceModel& model, const GgufFile& file) {
-  uint64_t bytes = aligned(model.output.total_bytes()) + aligned(model.d_model * sizeof(float));
+  uint64_t bytes =
+      device_aligned(model.output.total_bytes()) + device_aligned(model.d_model * sizeof(float));
   for (uint32_t layer = 0; layer < model.layers.size(); ++layer)
     for (const LayerVector& vector : kLayerVectors)
       if (const GgufTensor* tensor = of_layer(file, layer, vector.tensor))
-        bytes += aligned(tensor->shape[0] * sizeof(float));
+        bytes += device_aligned(tensor->shape[0] * sizeof(float));
   return bytes;
 }
 
@@ -128,20 +126,21 @@ DeviceWeights::DeviceWeights(const OpenDevice& device, const Model& host, Device
 const float* DeviceWeights::place_vector(std::span<const float> values, StagedCopy& staged) {
   if (values.empty()) return nullptr;
   std::byte* const to = head_.bytes() + head_used_;
-  head_used_ += aligned(values.size_bytes());
+  head_used_ += device_aligned(values.size_bytes());
   staged.copy(stream_, to, values.data(), values.size_bytes());
   return reinterpret_cast<const float*>(to);
 }
 
 void DeviceWeights::place_head(const OpenDevice& device, const Model& host, StagedCopy& staged) {
-  uint64_t bytes = aligned(host.output().total_bytes()) + aligned(host.output_norm().size_bytes());
+  uint64_t bytes =
+      device_aligned(host.output().total_bytes()) + device_aligned(host.output_norm().size_bytes());
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer)
     for (const VectorPair& vector : kVectors)
-      bytes += aligned((host.layer(layer).*vector.from).size_bytes());
+      bytes += device_aligned((host.layer(layer).*vector.from).size_bytes());
   head_ = DeviceBuffer::allocate(device, bytes, "the output projection");
   staged.copy(stream_, head_.bytes(), host.output().bytes, host.output().total_bytes());
   model_.output.bytes = head_.bytes();
-  head_used_ = aligned(host.output().total_bytes());
+  head_used_ = device_aligned(host.output().total_bytes());
   model_.output_norm = place_vector(host.output_norm(), staged);
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer)
     for (const VectorPair& vector : kVectors)

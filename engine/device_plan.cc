@@ -10,9 +10,6 @@
 namespace strata::engine {
 namespace {
 
-/// As a device allocates.
-uint64_t aligned(uint64_t bytes) { return round_up(bytes, uint64_t{256}); }
-
 /// True for the layers that stay where n_streamed do not. These are spread evenly, so that one is
 /// on its way while those between compute.
 std::vector<bool> spread(uint32_t n_layers, uint32_t n_streamed) {
@@ -22,6 +19,8 @@ std::vector<bool> spread(uint32_t n_layers, uint32_t n_streamed) {
 }
 
 }  // namespace
+
+uint64_t device_aligned(uint64_t bytes) { return round_up(bytes, uint64_t{256}); }
 
 uint64_t DevicePlan::n_streamed() const {
   return static_cast<uint64_t>(std::ranges::count(is_resident, false));
@@ -37,8 +36,8 @@ DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<bool> is_residen
   plan.hbm_bytes = needs.buffer_bytes + needs.head_bytes;
   uint64_t largest = 0;
   for (size_t layer = 0; layer < needs.layer_bytes.size(); ++layer) {
-    largest = std::max(largest, aligned(needs.layer_bytes[layer]));
-    if (plan.is_resident[layer]) plan.hbm_bytes += aligned(needs.layer_bytes[layer]);
+    largest = std::max(largest, device_aligned(needs.layer_bytes[layer]));
+    if (plan.is_resident[layer]) plan.hbm_bytes += device_aligned(needs.layer_bytes[layer]);
   }
   plan.slot_bytes = plan.n_streamed() == 0 ? 0 : largest;
   plan.hbm_bytes += 2 * plan.slot_bytes;

@@ -8,6 +8,9 @@
 
 namespace strata::engine {
 
+/// Bytes as a device allocates them.
+uint64_t device_aligned(uint64_t bytes);
+
 /// What a model and a context would like to have there.
 struct DeviceNeeds {
   uint64_t buffer_bytes = 0;          // of a step, and block tables: must be there

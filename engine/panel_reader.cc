@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "tiers/open_io.h"
 
 namespace strata::engine {
@@ -16,10 +17,6 @@ namespace {
 constexpr uint32_t kPiecesPerThread = 4;  // of what has arrived: evens out a slower core
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Opens a shard anew by its descriptor: the path may name another file by now.
 tiers::File open_shard(int descriptor) {

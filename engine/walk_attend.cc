@@ -8,7 +8,6 @@
 // order.
 #include <algorithm>
 #include <array>
-#include <limits>
 
 #include "base/check.h"
 #include "engine/walk_state.h"
@@ -16,7 +15,6 @@
 namespace strata::engine {
 namespace {
 
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr uint32_t kNextBlocks = 2;  // of the next segment, fetched while this one is attended
 
 void clear_partial(float* o, float* m, float* l, uint32_t n_queries, uint32_t head_dim) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <utility>
@@ -28,6 +29,8 @@ namespace strata::engine {
 /// arithmetic order (law L1; docs/adr/0001-one-arithmetic-order.md), so prefill and decode both use
 /// it. Four segments: enough pieces for the threads at a few thousand positions.
 inline constexpr uint32_t kSpanPositions = 4 * kSegmentPositions;
+
+inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 // 32 MiB of span partials at most; beyond it tiles stay whole.
 inline constexpr uint64_t kSplitFloatsMax = uint64_t{8} << 20;

@@ -13,7 +13,6 @@
 // u alone where there are none. Where nothing is left out there is no tail, and the table is that
 // of every method.
 #include <algorithm>
-#include <limits>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -22,7 +21,6 @@
 namespace strata::engine {
 namespace {
 
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kFoundShare = 0.7f;  // measured: docs/adr/0014-tail.md
 // Of the index that a worker sums at a time. The order of sums depends on the number of blocks and
 // on queries that share a choice, not on workers.

@@ -4,16 +4,11 @@
 // Every tile keeps its running partial from wave to wave; spans are merged into it in order, as
 // everywhere (law L1), so the bits are those of a run that has everything in DRAM.
 #include <algorithm>
-#include <limits>
 
 #include "engine/walk_state.h"
 
 namespace strata::engine {
-namespace {
-
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-}  // namespace
+namespace {}  // namespace
 
 /// Empty running partials for the tiles of the layer at hand.
 void Walk::State::begin_runs() {

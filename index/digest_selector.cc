@@ -12,8 +12,6 @@
 namespace strata::index {
 namespace {
 
-constexpr uint32_t kMaxHeadDim = 1024;
-
 /// One dimension of the keys of a page.
 struct Values {
   float least, largest, mean, deviation;

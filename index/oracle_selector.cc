@@ -11,17 +11,15 @@
 namespace strata::index {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 /// ln(sum exp(q . k)) over the keys [head_dim][32] of a block.
 float log_weight(const float* q, const float* keys, uint32_t head_dim) {
   std::array<float, kBlockPositions> scores{};
   for (uint32_t d = 0; d < head_dim; ++d)
     for (uint32_t i = 0; i < kBlockPositions; ++i)
       scores[i] += q[d] * keys[d * kBlockPositions + i];
-  float top = -kInfinity;
+  float top = -std::numeric_limits<float>::infinity();
   for (const float score : scores) {
-    if (!std::isfinite(score)) return kInfinity;
+    if (!std::isfinite(score)) return std::numeric_limits<float>::infinity();
     top = std::max(top, score);
   }
   float sum = 0;

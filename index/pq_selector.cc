@@ -13,7 +13,6 @@ namespace strata::index {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr uint32_t kMaxHeadDim = 1024;
 constexpr uint32_t kSegmentBlocks = PqSelector::kSegmentBlocks;
 // A fork shares whole slots, and codes are written into a whole segment when it is complete.
 static_assert(TileMemory::kSlotTiles % PqSelector::kSegmentExtents == 0);

@@ -12,6 +12,8 @@
 
 namespace strata::index {
 
+inline constexpr uint32_t kMaxHeadDim = 1024;  // of what a selector encodes a block of
+
 /// Whether tiles end in the mean values of their blocks (base/index_kernels.h): 8 bits per
 /// dimension, as good as f32 on real traces (docs/adr/0014-tail.md).
 enum class Tail : uint8_t { kNone, kMeanValues };

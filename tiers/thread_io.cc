@@ -26,11 +26,11 @@ struct Job {
   int descriptor = -1;
 };
 
-/// First in, first out, in memory that it has from the start.
+/// In memory that it has from the start.
 template <class T>
-class Ring {
+class Fifo {
  public:
-  explicit Ring(uint32_t capacity) : items_(capacity) {}
+  explicit Fifo(uint32_t capacity) : items_(capacity) {}
   bool is_empty() const { return n_ == 0; }
   void push(const T& item) {
     STRATA_CHECK(n_ < items_.size(), "%zu items", items_.size());
@@ -93,8 +93,8 @@ struct ThreadIo::State {
   std::mutex mutex;
   std::condition_variable has_waiting;
   std::condition_variable has_finished;
-  Ring<Job> waiting;
-  Ring<IoCompletion> finished;
+  Fifo<Job> waiting;
+  Fifo<IoCompletion> finished;
   bool is_stopping = false;
   std::vector<uint8_t> is_busy;  // per thread: it is in a system call
   std::vector<std::thread> threads;

@@ -91,7 +91,7 @@ Value count(Runtime& rt, const Value& self, const Arguments& arguments) {
   return static_cast<int64_t>(count_text(text->bytes(), wanted_text(rt, p, "count").bytes()));
 }
 
-Value replace(Runtime& rt, const Value& self, const Arguments& arguments) {
+Value replace_method(Runtime& rt, const Value& self, const Arguments& arguments) {
   const Parameters p(rt, "replace", arguments, {"old", "new", "count"}, 2);
   const MarkedText* from = p.text(0);
   const MarkedText* to = p.text(1);
@@ -157,7 +157,7 @@ Value format(Runtime& rt, const Value& self, const Arguments& arguments) {
 }
 
 template <std::string (*kMap)(std::string_view)>
-Value map_case(Runtime& rt, const Value& self, const Arguments& arguments) {
+Value map_case_method(Runtime& rt, const Value& self, const Arguments& arguments) {
   const Parameters p(rt, "a change of case", arguments, {});
   return mapped_text(rt, *self_text(self), kMap);
 }
@@ -185,13 +185,13 @@ MethodFn find_text_method(std::string_view name) {
       {"removesuffix", without_affix<true>},
       {"find", find},
       {"count", count},
-      {"replace", replace},
+      {"replace", replace_method},
       {"join", join},
       {"format", format},
-      {"upper", map_case<to_upper>},
-      {"lower", map_case<to_lower>},
-      {"title", map_case<title_case>},
-      {"capitalize", map_case<capitalize>},
+      {"upper", map_case_method<to_upper>},
+      {"lower", map_case_method<to_lower>},
+      {"title", map_case_method<title_case>},
+      {"capitalize", map_case_method<capitalize>},
       {"isdigit", is_digits},
   };
   const auto found = kMethods.find(name);

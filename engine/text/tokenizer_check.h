@@ -13,6 +13,10 @@ namespace strata::engine {
 /// before the key in the error's place; may be empty.
 void validate_tokenizer_spec(const TokenizerSpec& spec, const std::string& path);
 
+/// Throws kBadFile; the place is the key, behind the path where that is not empty.
+[[noreturn]] void bad_tokenizer(const std::string& path, std::string_view key,
+                                const std::string& message);
+
 /// The start of a file's text, as messages quote it: a hostile one may have megabytes.
 std::string quoted_start(std::string_view text);
 

@@ -7,13 +7,6 @@
 namespace strata::engine {
 namespace {
 
-[[noreturn]] void bad_file(const std::string& path, std::string_view key,
-                           const std::string& message) {
-  throw Error(ErrorCode::kBadFile, message,
-              path.empty() ? std::string(key) : fmt::format("{}: {}", path, key),
-              "Convert the model again, or download it again.");
-}
-
 /// A special token's id. Converters write -1 as the largest 32-bit number where a model has no such
 /// token.
 TokenId read_id(const GgufFile& file, std::string_view key, uint64_t n_tokens,
@@ -24,8 +17,8 @@ TokenId read_id(const GgufFile& file, std::string_view key, uint64_t n_tokens,
                                                                              : kNoToken;
   if (*id == UINT32_MAX) return kNoToken;
   if (*id >= n_tokens)
-    bad_file(file.path(), key,
-             fmt::format("token id {} is outside the vocabulary of {} tokens", *id, n_tokens));
+    bad_tokenizer(file.path(), key,
+                  fmt::format("token id {} is outside the vocabulary of {} tokens", *id, n_tokens));
   return static_cast<TokenId>(*id);
 }
 
@@ -45,8 +38,8 @@ void read_kinds(const GgufFile& file, TokenizerSpec& spec) {
   spec.kinds.reserve(kinds->size());
   for (const uint64_t kind : *kinds) {
     if (kind > 6)
-      bad_file(file.path(), kKey,
-               fmt::format("token {} has type {}; wanted 0 to 6", spec.kinds.size(), kind));
+      bad_tokenizer(file.path(), kKey,
+                    fmt::format("token {} has type {}; wanted 0 to 6", spec.kinds.size(), kind));
     // 0 is "undefined": never made from text and without text of its own, which is what unused
     // means.
     spec.kinds.push_back(kind == 0 ? TokenKind::kUnused : static_cast<TokenKind>(kind));
@@ -75,10 +68,10 @@ TokenizerSpec read_tokenizer_spec(const GgufFile& file) {
   const auto model = file.get_string("tokenizer.ggml.model");
   const auto* tokens = file.get_strings("tokenizer.ggml.tokens");
   if (!model || *model == "none" || *model == "no_vocab")
-    bad_file(file.path(), "tokenizer.ggml.model", "the file has no tokenizer");
+    bad_tokenizer(file.path(), "tokenizer.ggml.model", "the file has no tokenizer");
   spec.model = *model;
   if (tokens == nullptr)
-    bad_file(file.path(), "tokenizer.ggml.tokens", "the file has no vocabulary");
+    bad_tokenizer(file.path(), "tokenizer.ggml.tokens", "the file has no vocabulary");
   spec.tokens = *tokens;
   read_scores(file, spec);
   read_kinds(file, spec);
@@ -97,8 +90,8 @@ TokenizerSpec read_tokenizer_spec(const GgufFile& file) {
   if (!is_spm) {
     const auto* merges = file.get_strings("tokenizer.ggml.merges");
     if (merges == nullptr && spec.model == "gpt2")
-      bad_file(file.path(), "tokenizer.ggml.merges",
-               "a gpt2 vocabulary needs merges, and the file has none");
+      bad_tokenizer(file.path(), "tokenizer.ggml.merges",
+                    "a gpt2 vocabulary needs merges, and the file has none");
     if (merges != nullptr) spec.merges = *merges;
   }
   validate_tokenizer_spec(spec, file.path());

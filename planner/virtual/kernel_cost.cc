@@ -11,8 +11,6 @@
 namespace strata::planner {
 namespace {
 
-constexpr uint64_t kFloat = 4;
-
 template <class T>
 ByteRange range_of(const T* begin, uint64_t bytes) {
   return {std::bit_cast<uint64_t>(begin), bytes};
@@ -90,7 +88,7 @@ std::vector<ByteRange> attention_tables(const Args& args, uint32_t stage) {
 template <class Args>
 void add_attention(KernelCost& cost, const Args& args) {
   add(cost.reads, args.q,
-      uint64_t{args.n_rows} * args.n_kv_heads * args.group * args.layout.head_dim * kFloat);
+      uint64_t{args.n_rows} * args.n_kv_heads * args.group * args.layout.head_dim * sizeof(float));
   add(cost.reads, args.positions, args.n_rows * sizeof(uint32_t));
   if (args.n_rows == 0) return;
   const Attended attended = attended_by(args);
@@ -121,7 +119,7 @@ KernelCost kernel_cost(const DeviceEmbedArgs& args) {
   add(cost.reads, args.tokens, args.n_rows * sizeof(int32_t));
   add(cost.reads, args.matrix.bytes, args.matrix.total_bytes(),
       args.n_rows * tensor_row_bytes(args.matrix.type, args.matrix.n_in));
-  add(cost.writes, args.out, n * kFloat);
+  add(cost.writes, args.out, n * sizeof(float));
   cost.flop = n;
   return cost;
 }
@@ -129,13 +127,13 @@ KernelCost kernel_cost(const DeviceEmbedArgs& args) {
 KernelCost kernel_cost(const DeviceNormArgs& args) {
   KernelCost cost{.name = "norm"};
   const uint64_t n = uint64_t{args.n_rows} * args.n;
-  add(cost.reads, args.residual, n * kFloat);
-  add(cost.reads, args.projected, n * kFloat);
-  add(cost.reads, args.bias, args.n * kFloat);
-  add(cost.reads, args.post_norm, args.n * kFloat);
-  add(cost.reads, args.weight, args.n * kFloat);
-  if (args.projected != nullptr) add(cost.writes, args.residual, n * kFloat);
-  add(cost.writes, args.normed, n * kFloat);
+  add(cost.reads, args.residual, n * sizeof(float));
+  add(cost.reads, args.projected, n * sizeof(float));
+  add(cost.reads, args.bias, args.n * sizeof(float));
+  add(cost.reads, args.post_norm, args.n * sizeof(float));
+  add(cost.reads, args.weight, args.n * sizeof(float));
+  if (args.projected != nullptr) add(cost.writes, args.residual, n * sizeof(float));
+  add(cost.writes, args.normed, n * sizeof(float));
   add_quant(cost.writes, args.quant, n);
   cost.flop = 4 * n + (args.projected != nullptr ? n : 0);
   return cost;
@@ -144,7 +142,7 @@ KernelCost kernel_cost(const DeviceNormArgs& args) {
 KernelCost kernel_cost(const DeviceQuantizeArgs& args) {
   KernelCost cost{.name = "quantize"};
   const uint64_t n = uint64_t{args.n_rows} * args.n;
-  add(cost.reads, args.x, n * kFloat);
+  add(cost.reads, args.x, n * sizeof(float));
   add_quant(cost.writes, args.out, n);
   cost.flop = 2 * n;
   return cost;
@@ -166,13 +164,13 @@ KernelCost kernel_cost(const DeviceLinearArgs& args) {
     widest = std::max(widest, w.n_out);
     in_f16 += uint64_t{w.n_out} * n_in * 2;
     add(cost.reads, w.bytes, w.total_bytes());
-    add(cost.writes, args.out[i], uint64_t{args.n_rows} * w.n_out * kFloat);
+    add(cost.writes, args.out[i], uint64_t{args.n_rows} * w.n_out * sizeof(float));
     cost.flop += 2 * uint64_t{args.n_rows} * w.n_out * n_in;
   }
   const uint64_t n = args.n_rows * n_in;
   if (!has_few_rows) {
     cost.unit = FlopUnit::kF16Tensor;
-    add(cost.reads, args.x, n * kFloat);
+    add(cost.reads, args.x, n * sizeof(float));
     add(cost.writes, args.scratch,
         device_linear_scratch_bytes(args.n_rows, static_cast<uint32_t>(n_in), widest),
         2 * (n * 2 + in_f16));
@@ -180,7 +178,7 @@ KernelCost kernel_cost(const DeviceLinearArgs& args) {
   }
   cost.unit = any_float ? FlopUnit::kF32 : FlopUnit::kInt8;
   cost.is_gemv = true;
-  if (any_float) add(cost.reads, args.x, n * kFloat);
+  if (any_float) add(cost.reads, args.x, n * sizeof(float));
   if (any_quantised) add_quant(cost.reads, args.quant, n);
   return cost;
 }
@@ -191,17 +189,17 @@ KernelCost kernel_cost(const DeviceRotateArgs& args) {
   const uint64_t kv_width = args.n_kv_heads * head_dim;
   const uint64_t q_width = kv_width * args.group;
   const uint64_t n_rows = args.n_rows;
-  add(cost.reads, args.q, n_rows * q_width * kFloat);
-  add(cost.reads, args.k, n_rows * kv_width * kFloat);
-  add(cost.reads, args.v, n_rows * kv_width * kFloat);
-  add(cost.reads, args.q_bias, q_width * kFloat);
-  add(cost.reads, args.k_bias, kv_width * kFloat);
-  add(cost.reads, args.v_bias, kv_width * kFloat);
-  add(cost.reads, args.q_norm, head_dim * kFloat);
-  add(cost.reads, args.k_norm, head_dim * kFloat);
-  add(cost.reads, args.cos_sin, n_rows * args.n_rot * kFloat);
+  add(cost.reads, args.q, n_rows * q_width * sizeof(float));
+  add(cost.reads, args.k, n_rows * kv_width * sizeof(float));
+  add(cost.reads, args.v, n_rows * kv_width * sizeof(float));
+  add(cost.reads, args.q_bias, q_width * sizeof(float));
+  add(cost.reads, args.k_bias, kv_width * sizeof(float));
+  add(cost.reads, args.v_bias, kv_width * sizeof(float));
+  add(cost.reads, args.q_norm, head_dim * sizeof(float));
+  add(cost.reads, args.k_norm, head_dim * sizeof(float));
+  add(cost.reads, args.cos_sin, n_rows * args.n_rot * sizeof(float));
   add(cost.reads, args.positions, n_rows * sizeof(uint32_t));
-  add(cost.writes, args.q_out, n_rows * q_width * kFloat);
+  add(cost.writes, args.q_out, n_rows * q_width * sizeof(float));
   cost.flop = 6 * n_rows * (q_width + kv_width);
   for (const ByteRange& entries : tables_of(args, 1))
     cost.reads.push_back({entries, entries.bytes});
@@ -226,7 +224,8 @@ KernelCost kernel_cost(const DeviceRotateArgs& args) {
 KernelCost kernel_cost(const DeviceAttendArgs& args) {
   KernelCost cost{.name = "attend"};
   add_attention(cost, args);
-  const uint64_t n = uint64_t{args.n_splits} * args.n_kv_heads * args.n_rows * args.group * kFloat;
+  const uint64_t n =
+      uint64_t{args.n_splits} * args.n_kv_heads * args.n_rows * args.group * sizeof(float);
   add(cost.writes, args.o, n * args.layout.head_dim);
   add(cost.writes, args.m, n);
   add(cost.writes, args.l, n);
@@ -237,7 +236,7 @@ KernelCost kernel_cost(const DevicePrefillArgs& args) {
   KernelCost cost{.name = "prefill", .unit = FlopUnit::kAttendTensor};
   add_attention(cost, args);
   const uint64_t n = uint64_t{args.n_rows} * args.n_kv_heads * args.group * args.layout.head_dim;
-  add(cost.writes, args.out, n * kFloat);
+  add(cost.writes, args.out, n * sizeof(float));
   add_quant(cost.writes, args.quant, n);
   const uint64_t scratch_bytes = device_prefill_scratch_bytes(
       args.n_splits, args.n_rows, args.n_kv_heads, args.group, args.layout.head_dim);
@@ -249,10 +248,10 @@ KernelCost kernel_cost(const DeviceMergeArgs& args) {
   KernelCost cost{.name = "merge"};
   const uint64_t n_queries = uint64_t{args.n_rows} * args.n_kv_heads * args.group;
   const uint64_t n_partials = n_queries * args.n_splits;
-  add(cost.reads, args.o, n_partials * args.head_dim * kFloat);
-  add(cost.reads, args.m, n_partials * kFloat);
-  add(cost.reads, args.l, n_partials * kFloat);
-  add(cost.writes, args.out, n_queries * args.head_dim * kFloat);
+  add(cost.reads, args.o, n_partials * args.head_dim * sizeof(float));
+  add(cost.reads, args.m, n_partials * sizeof(float));
+  add(cost.reads, args.l, n_partials * sizeof(float));
+  add(cost.writes, args.out, n_queries * args.head_dim * sizeof(float));
   add_quant(cost.writes, args.quant, n_queries * args.head_dim);
   cost.flop = 2 * n_partials * args.head_dim;
   return cost;
@@ -261,9 +260,9 @@ KernelCost kernel_cost(const DeviceMergeArgs& args) {
 KernelCost kernel_cost(const DeviceActivateArgs& args) {
   KernelCost cost{.name = "activate"};
   const uint64_t n = uint64_t{args.n_rows} * args.n;
-  add(cost.reads, args.gate, n * kFloat);
-  add(cost.reads, args.up, n * kFloat);
-  add(cost.writes, args.out, n * kFloat);
+  add(cost.reads, args.gate, n * sizeof(float));
+  add(cost.reads, args.up, n * sizeof(float));
+  add(cost.writes, args.out, n * sizeof(float));
   add_quant(cost.writes, args.quant, n);
   cost.flop = 8 * n;
   return cost;
@@ -272,8 +271,8 @@ KernelCost kernel_cost(const DeviceActivateArgs& args) {
 KernelCost kernel_cost(const DeviceArgmaxArgs& args) {
   KernelCost cost{.name = "argmax"};
   const uint64_t n = uint64_t{args.n_rows} * args.n;
-  add(cost.reads, args.x, n * kFloat);
-  add(cost.writes, args.value, args.n_rows * kFloat);
+  add(cost.reads, args.x, n * sizeof(float));
+  add(cost.writes, args.value, args.n_rows * sizeof(float));
   add(cost.writes, args.index, args.n_rows * sizeof(int32_t));
   cost.flop = n;
   return cost;

@@ -7,9 +7,7 @@
 #include "planner/virtual/virtual_table.h"
 
 namespace strata::planner {
-namespace {
-constexpr uint64_t kFloat = 4;
-}
+namespace {}
 
 /// The block with which a layer's table begins.
 uint64_t PredictedStep::first_block(uint32_t layer, const Rows& rows) const {
@@ -205,7 +203,7 @@ void PredictedStep::merge(uint32_t layer, uint32_t n_splits) {
 /// q to the host, behind which K and V of the token are in DRAM; the host waits.
 void PredictedStep::fetch_q(uint32_t layer) {
   const uint64_t q_width = uint64_t{model_.shape.layers[layer].n_heads} * model_.shape.head_dim;
-  check(table_.copy(kernels_, host_q_, attended_ + q_width, q_width * kFloat));
+  check(table_.copy(kernels_, host_q_, attended_ + q_width, q_width * sizeof(float)));
   check(table_.record(kernels_, queried_));
   check(table_.wait_event(queried_));
 }
@@ -215,13 +213,14 @@ void PredictedStep::attend_on_cpu(uint32_t layer, const Rows& rows) {
   const uint64_t n_floats = uint64_t{of.n_heads} * (model_.shape.head_dim + 2);
   fetch_q(layer);
   const uint64_t n_positions = uint64_t{rows.first_pos} + rows.n_rows;
-  const HostWork work{.name = "attend on the CPU",
-                      .dram_bytes = n_positions * of.n_kv_heads * kv_position_bytes(model_.layout),
-                      .bytes_per_s = device_.profile().cpu_attend_bytes_per_s.value,
-                      .reads = {{reinterpret_cast<uint64_t>(layers_[layer].kv), kv_bytes(layer)}},
-                      .writes = {{reinterpret_cast<uint64_t>(host_partials_), n_floats * kFloat}}};
+  const HostWork work{
+      .name = "attend on the CPU",
+      .dram_bytes = n_positions * of.n_kv_heads * kv_position_bytes(model_.layout),
+      .bytes_per_s = device_.profile().cpu_attend_bytes_per_s.value,
+      .reads = {{reinterpret_cast<uint64_t>(layers_[layer].kv), kv_bytes(layer)}},
+      .writes = {{reinterpret_cast<uint64_t>(host_partials_), n_floats * sizeof(float)}}};
   check(device_.host_work(work));
-  check(table_.copy(kernels_, partials_, host_partials_, n_floats * kFloat));
+  check(table_.copy(kernels_, partials_, host_partials_, n_floats * sizeof(float)));
   merge(layer, 1);
 }
 

@@ -11,7 +11,6 @@
 namespace strata::planner {
 namespace {
 
-constexpr uint64_t kFloat = 4;
 constexpr float kEps = 1e-5F;
 
 VirtualDeviceOptions device_options(const Placement& placement) {
@@ -142,7 +141,7 @@ void PredictedStep::take_rows() {
   }
   const char* what = "a step's rows";
   const auto floats = [&](uint64_t count) {
-    return reinterpret_cast<float*>(take(count * kFloat, what));
+    return reinterpret_cast<float*>(take(count * sizeof(float), what));
   };
   const uint64_t widest = std::max({q_width, d_ff, uint64_t{shape.d_model}});
   const uint64_t n_splits =
@@ -151,8 +150,8 @@ void PredictedStep::take_rows() {
   residual_ = floats(n * shape.d_model);
   normed_ = floats(n * shape.d_model);
   quant_ = take(std::min<uint64_t>(n, kDeviceFewRows) * widest * 2 + 256, what);
-  projected_ =
-      take(std::max({n * qkv_width, 2 * n * d_ff, uint64_t{shape.vocab_size}}) * kFloat, what);
+  projected_ = take(
+      std::max({n * qkv_width, 2 * n * d_ff, uint64_t{shape.vocab_size}}) * sizeof(float), what);
   attended_ = floats(2 * n * q_width);
   added_ = floats(n * shape.d_model);
   if (n == 1) partials_ = floats(n_splits * n_heads * (shape.head_dim + 2));
@@ -309,7 +308,7 @@ QuantRows PredictedStep::quant_rows(uint32_t n_rows, uint64_t width) const {
   if (n_rows > kDeviceFewRows || !model_.is_quantised) return {};
   const uint64_t n = n_rows * width;
   std::byte* scales = quant_ + round_up(n, 256);
-  std::byte* sums = scales + n / kActGroup * kFloat;
+  std::byte* sums = scales + n / kActGroup * sizeof(float);
   return {reinterpret_cast<int8_t*>(quant_), reinterpret_cast<float*>(scales),
           reinterpret_cast<int32_t*>(sums)};
 }
@@ -366,7 +365,7 @@ void PredictedStep::finish(uint32_t n_rows) {
                               .value = value,
                               .index = reinterpret_cast<int32_t*>(value + 1)};
   check(table_.kernels.argmax(kernels_, args));
-  check(table_.copy(kernels_, host_token_, value, 2 * kFloat));
+  check(table_.copy(kernels_, host_token_, value, 2 * sizeof(float)));
 }
 
 }  // namespace strata::planner

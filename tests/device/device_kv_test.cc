@@ -144,7 +144,7 @@ TEST(DeviceKv, FollowsForksAndCuts) {
     DeviceTexts texts(DeviceTexts::context_bytes() * share / 4);
     std::vector<Text> all;
     all.push_back(texts.text());
-    for (int i = 0; i < 120 && !testing::Test::HasFailure(); ++i) {
+    for (int i = 0; i < 120 && !::testing::Test::HasFailure(); ++i) {
       Text& text = all[random() % all.size()];
       const uint32_t n_pos = text.sequence.n_pos();
       const uint64_t choice = random() % 10;

@@ -22,7 +22,7 @@ using testing::LoadedMember;
 using testing::Logits;
 using testing::WalkSetting;
 
-constexpr uint32_t kSeed = 20261126;
+constexpr uint32_t kOrderSeed = 20261126;
 
 /// The virtual device's table, but for open(): kernels of what it opens have the emulator's
 /// effects, on a stream of the emulator that all of them share. One at a time.
@@ -79,7 +79,7 @@ class VirtualTable {
 };
 VirtualTable* VirtualTable::current_ = nullptr;
 
-WalkSetting setting(uint32_t chunk_rows = kDeviceFewRows) {
+WalkSetting order_setting(uint32_t chunk_rows = kDeviceFewRows) {
   WalkSetting of{
       .kernels = cpu_attn::available_kernels().back(), .chunk_rows = chunk_rows, .n_ctx = 128};
   of.n_sequences = 3;
@@ -113,15 +113,15 @@ TEST(DeviceOrder, EveryCopyAndKernelIsOrderedWhereverBytesLie) {
   for (const char* name : {"gemma3", "llama-quantised"}) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
-    const auto text = member.text(90, kSeed);
-    DeviceRun emulated(member, setting());
+    const auto text = member.text(90, kOrderSeed);
+    DeviceRun emulated(member, order_setting());
     const std::vector<Logits> expected = walked(emulated, text);
     const DevicePlan& plan = emulated.plan();
     for (const uint64_t hbm_bytes :
          {uint64_t{0}, least_hbm(emulated.needs()), plan.hbm_bytes - plan.kv_bytes / 3 * 2}) {
       SCOPED_TRACE(hbm_bytes);
       VirtualTable device;
-      DeviceRun run(member, setting(), hbm_bytes, device.table());
+      DeviceRun run(member, order_setting(), hbm_bytes, device.table());
       std::vector<Logits> found;
       try {
         found = walked(run, text);
@@ -148,11 +148,12 @@ TEST(DeviceOrder, AlsoOfChunksThatGoThroughTheTensorCores) {
     const GgufFile& file;
     Model model;
   } const loaded{file, testing::load_model(file)};
-  const auto text = testing::random_tokens(100, model.vocab_size, kSeed);
+  const auto text = testing::random_tokens(100, model.vocab_size, kOrderSeed);
   for (const bool is_least : {false, true}) {
-    DeviceRun emulated(loaded, setting(40));
+    DeviceRun emulated(loaded, order_setting(40));
     VirtualTable device;
-    DeviceRun run(loaded, setting(40), is_least ? least_hbm(emulated.needs()) : 0, device.table());
+    DeviceRun run(loaded, order_setting(40), is_least ? least_hbm(emulated.needs()) : 0,
+                  device.table());
     EXPECT_TRUE(testing::is_same(run.walk().feed_all(text), emulated.walk().feed_all(text)));
     EXPECT_EQ(hazards_of(run), "");
   }
@@ -161,12 +162,12 @@ TEST(DeviceOrder, AlsoOfChunksThatGoThroughTheTensorCores) {
 /// The judge itself: a device that leaves every wait of a stream out is found.
 TEST(DeviceOrder, AStreamThatDoesNotAwaitItsWeightsIsFound) {
   const LoadedMember member("llama3");
-  const auto text = member.text(20, kSeed);
-  DeviceRun emulated(member, setting());
+  const auto text = member.text(20, kOrderSeed);
+  DeviceRun emulated(member, order_setting());
   VirtualTable device;
   device.table().await = [](DeviceStream*, DeviceEvent*) { return 0; };
   try {
-    DeviceRun run(member, setting(), least_hbm(emulated.needs()), device.table());
+    DeviceRun run(member, order_setting(), least_hbm(emulated.needs()), device.table());
     run.walk().feed_all(text);
     ADD_FAILURE() << "no hazard was found";
   } catch (const Error& error) {

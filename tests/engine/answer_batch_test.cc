@@ -31,7 +31,7 @@ using testing::SmallModel;
 using testing::TinyEngine;
 using testing::Tokens;
 
-constexpr uint32_t kContext = 256;
+constexpr uint32_t kBatchContext = 256;
 
 /// What a test compares of an answer.
 struct Heard {
@@ -73,7 +73,7 @@ GenerationEvents events_of(Trial& trial) {
 }
 
 void draw_request(std::mt19937& random, Trial& trial) {
-  trial.request = endless_request(trial.prompt, below(random, 40), kContext);
+  trial.request = endless_request(trial.prompt, below(random, 40), kBatchContext);
   if (below(random, 5) == 0) trial.request.n_predict = UINT64_MAX;
   trial.request.ignore_eos = below(random, 2) == 0;
   trial.request.sampler.seed = random();
@@ -158,8 +158,8 @@ void expect_same_as_alone(const SmallModel& model, uint32_t n_rounds) {
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
-  TinyEngine together(model, {.n_ctx = kContext, .chunk_rows = 16, .kv_bytes = 4 << 20});
-  TinyEngine lone(model, {.n_ctx = kContext, .chunk_rows = 16, .kv_bytes = 4 << 20});
+  TinyEngine together(model, {.n_ctx = kBatchContext, .chunk_rows = 16, .kv_bytes = 4 << 20});
+  TinyEngine lone(model, {.n_ctx = kBatchContext, .chunk_rows = 16, .kv_bytes = 4 << 20});
   for (uint32_t round = 0; round < n_rounds; ++round) {
     std::deque<Trial> trials = draw_trials(random);
     run_batch(together, trials, 1 + below(random, 16));
@@ -187,12 +187,12 @@ TEST(AnswerBatch, AlsoWhereLayersHaveWindows) {
 
 /// Two answers, of which the first decodes when the second comes.
 TEST(AnswerBatch, DecodingGoesOnBesideAPromptThatIsRead) {
-  TinyEngine engine(drawn_model(), {.n_ctx = kContext, .chunk_rows = 64, .kv_bytes = 1 << 20});
+  TinyEngine engine(drawn_model(), {.n_ctx = kBatchContext, .chunk_rows = 64, .kv_bytes = 1 << 20});
   const Tokens first = letters("abc"), second(100, letter('k')), third(95, letter('l'));
   std::vector<Sequence> sequences;
   for (int i = 0; i < 3; ++i) sequences.push_back(engine.cache().make_sequence());
   const auto answer_to = [&](int i, const Tokens& prompt) {
-    GenerationRequest request = endless_request(prompt, 100, kContext);
+    GenerationRequest request = endless_request(prompt, 100, kBatchContext);
     request.chunk_rows = 64;
     return std::make_unique<Answer>(sequences[static_cast<size_t>(i)], engine.tokenizer(), request,
                                     GenerationEvents());
@@ -219,7 +219,7 @@ TEST(AnswerBatch, DecodingGoesOnBesideAPromptThatIsRead) {
   b->cancel();
   Sequence fresh = engine.cache().make_sequence();
   const std::unique_ptr<Answer> d = [&] {
-    GenerationRequest request = endless_request(second, 1, kContext);
+    GenerationRequest request = endless_request(second, 1, kBatchContext);
     request.chunk_rows = 64;
     return std::make_unique<Answer>(fresh, engine.tokenizer(), request, GenerationEvents());
   }();
@@ -229,8 +229,9 @@ TEST(AnswerBatch, DecodingGoesOnBesideAPromptThatIsRead) {
 
 TEST(AnswerBatch, WhatFailsFailsAlone) {
   // Two layers of two KV heads: four blocks per 32 positions. 24 blocks hold six of 32.
-  TinyEngine engine(drawn_model(), {.n_ctx = kContext, .chunk_rows = 16, .kv_bytes = 24 * 1024});
-  TinyEngine lone(drawn_model(), {.n_ctx = kContext, .chunk_rows = 16});
+  TinyEngine engine(drawn_model(),
+                    {.n_ctx = kBatchContext, .chunk_rows = 16, .kv_bytes = 24 * 1024});
+  TinyEngine lone(drawn_model(), {.n_ctx = kBatchContext, .chunk_rows = 16});
   const Tokens small = letters("abcdefg"), large(200, letter('x')), other = letters("hijklm");
   std::vector<Sequence> sequences;
   for (int i = 0; i < 3; ++i) sequences.push_back(engine.cache().make_sequence());
@@ -239,18 +240,18 @@ TEST(AnswerBatch, WhatFailsFailsAlone) {
     if (++n == 5) throw std::runtime_error("a callback");
     return true;
   };
-  Answer a(sequences[0], engine.tokenizer(), endless_request(small, 20, kContext), {});
-  Answer b(sequences[1], engine.tokenizer(), endless_request(large, 30, kContext), {});
-  Answer c(sequences[2], engine.tokenizer(), endless_request(other, 30, kContext), throws);
+  Answer a(sequences[0], engine.tokenizer(), endless_request(small, 20, kBatchContext), {});
+  Answer b(sequences[1], engine.tokenizer(), endless_request(large, 30, kBatchContext), {});
+  Answer c(sequences[2], engine.tokenizer(), endless_request(other, 30, kBatchContext), throws);
   AnswerBatch batch(engine.walk());
   const std::vector<Answer*> all = {&a, &b, &c};
   for (int i = 0; i < 60; ++i) batch.step(all);
   ASSERT_TRUE(a.has_ended() && b.has_ended() && c.has_ended());
   EXPECT_FALSE(a.failure());
   Sequence fresh = lone.cache().make_sequence();
-  EXPECT_EQ(
-      a.take_result().tokens,
-      generate(lone.walk(), fresh, lone.tokenizer(), endless_request(small, 20, kContext)).tokens);
+  EXPECT_EQ(a.take_result().tokens, generate(lone.walk(), fresh, lone.tokenizer(),
+                                             endless_request(small, 20, kBatchContext))
+                                        .tokens);
   ASSERT_TRUE(b.failure());
   try {
     std::rethrow_exception(b.failure());
@@ -262,7 +263,8 @@ TEST(AnswerBatch, WhatFailsFailsAlone) {
 }
 
 TEST(AnswerBatch, RoomThatIsMadeLetsAStepGoOn) {
-  TinyEngine engine(drawn_model(), {.n_ctx = kContext, .chunk_rows = 16, .kv_bytes = 24 * 1024});
+  TinyEngine engine(drawn_model(),
+                    {.n_ctx = kBatchContext, .chunk_rows = 16, .kv_bytes = 24 * 1024});
   std::vector<Sequence> idle;
   for (int i = 0; i < 4; ++i) {
     idle.push_back(engine.cache().make_sequence());
@@ -270,7 +272,7 @@ TEST(AnswerBatch, RoomThatIsMadeLetsAStepGoOn) {
   }
   const Tokens prompt(100, letter('x'));
   Sequence sequence = engine.cache().make_sequence();
-  Answer answer(sequence, engine.tokenizer(), endless_request(prompt, 2, kContext), {});
+  Answer answer(sequence, engine.tokenizer(), endless_request(prompt, 2, kBatchContext), {});
   AnswerBatch batch(engine.walk(), {.make_room = [&] {
                       if (idle.empty()) return false;
                       idle.pop_back();
@@ -282,7 +284,7 @@ TEST(AnswerBatch, RoomThatIsMadeLetsAStepGoOn) {
 }
 
 TEST(AnswerBatch, TheWalksFlagCancelsAllOfAStep) {
-  TinyEngine engine(drawn_model(), {.n_ctx = kContext, .chunk_rows = 16, .kv_bytes = 1 << 20});
+  TinyEngine engine(drawn_model(), {.n_ctx = kBatchContext, .chunk_rows = 16, .kv_bytes = 1 << 20});
   const Tokens prompt = letters("abc");
   Sequence one = engine.cache().make_sequence(), two = engine.cache().make_sequence();
   Answer a(one, engine.tokenizer(), endless_request(prompt, 30), {});

@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr TokenId kEnd = 0;
+constexpr TokenId kEndToken = 0;
 
 /// Every byte, and longer tokens that cross what a grammar knows.
 const std::vector<std::string>& texts() {
@@ -37,7 +37,7 @@ const std::vector<std::string>& texts() {
 
 std::shared_ptr<const TokenTable> table() {
   static const auto kTable =
-      std::make_shared<const TokenTable>(texts(), std::vector<TokenId>{kEnd});
+      std::make_shared<const TokenTable>(texts(), std::vector<TokenId>{kEndToken});
   return kTable;
 }
 
@@ -140,7 +140,7 @@ TokenId closing(const std::vector<TokenId>& allowed) {
   for (const std::string_view wanted :
        {"", "\"", "}", "]", ":", "0", "1", "8", "n", "u", "l", "t", "r", "e", "f", "a", "s"})
     for (const TokenId token : allowed)
-      if (wanted == (token == kEnd ? "" : texts()[static_cast<size_t>(token)])) return token;
+      if (wanted == (token == kEndToken ? "" : texts()[static_cast<size_t>(token)])) return token;
   return allowed.front();
 }
 
@@ -155,7 +155,7 @@ std::string walk(AnswerConstraint& constraint, std::mt19937& random, int n_free)
     }
     const TokenId token = i < n_free ? allowed[random() % allowed.size()] : closing(allowed);
     constraint.accept(token);
-    if (token == kEnd) return text;
+    if (token == kEndToken) return text;
     text += texts()[static_cast<size_t>(token)];
   }
   ADD_FAILURE() << "no end of " << text;
@@ -223,7 +223,7 @@ TEST(AnswerConstraint, AllowsJustTheTokensWhoseBytesFit) {
         << text.substr(0, i);
     constraint.accept(2 + static_cast<uint8_t>(text[i]));
   }
-  EXPECT_EQ(tokens_of(constraint.allowed()), std::vector<TokenId>{kEnd});
+  EXPECT_EQ(tokens_of(constraint.allowed()), std::vector<TokenId>{kEndToken});
 }
 
 TEST(AnswerConstraint, IsOverWhereItIsCompleteAndNothingMayFollow) {
@@ -269,8 +269,9 @@ TEST(AnswerConstraint, GoesOnWhereOneMaskFillsItsStates) {
   for (size_t n = 0; n < 80; ++n)
     for (const char* const end : {"x", "\\", "\\u", "\\ud", "\\u0", "\\u00", "\\u000", "\x01"})
       many.push_back(std::string(n, 'x') + end);
-  AnswerConstraint constraint(std::make_shared<const TokenTable>(many, std::vector<TokenId>{kEnd}),
-                              compile_json_schema(schema));
+  AnswerConstraint constraint(
+      std::make_shared<const TokenTable>(many, std::vector<TokenId>{kEndToken}),
+      compile_json_schema(schema));
   for (int i = 0; i < 56; ++i) constraint.accept(1);
   constraint.accept(2);
   const std::span<const uint64_t> mask = constraint.allowed();
@@ -337,7 +338,7 @@ TEST(AnswerConstraint, BoundsWhatASamplerPicks) {
   SamplerOptions options;
   Sampler sampler(options, static_cast<uint32_t>(logits.size()));
   std::string text;
-  for (TokenId token = kNoToken; token != kEnd;) {
+  for (TokenId token = kNoToken; token != kEndToken;) {
     token = sampler.pick(logits, constraint.allowed());
     constraint.accept(token);
     text += texts()[static_cast<size_t>(token)];

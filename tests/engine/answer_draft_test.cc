@@ -38,24 +38,24 @@ using testing::WalkSetting;
 using testing::ZooWalk;
 
 /// What a caller hears and finds, token by token.
-struct Heard {
+struct HeardDraft {
   Tokens tokens;
   std::string streamed;
   std::vector<double> logprobs;
   FinishReason reason = FinishReason::kStop;
   bool context_full = false;
   std::vector<int32_t> held;  // by the sequence
-  bool operator==(const Heard&) const = default;
+  bool operator==(const HeardDraft&) const = default;
 };
 
 struct Drafted {
-  Heard heard;
+  HeardDraft heard;
   DraftCounts counts;
   uint64_t n_steps = 0;
 };
 
 Drafted answer(Walk& walk, const Tokenizer& tokenizer, GenerationRequest request,
-               uint32_t n_draft_max, std::function<bool(const Heard&)> goes_on = {}) {
+               uint32_t n_draft_max, std::function<bool(const HeardDraft&)> goes_on = {}) {
   Drafted of;
   GenerationEvents events;
   events.on_text = [&](std::string_view text) {
@@ -155,7 +155,7 @@ TEST(AnswerDraft, ACallbackCancelsInsideADraftAndTheSequenceGoesOn) {
   TinyEngine engine(round_model(), {.n_ctx = 256, .chunk_rows = 32});
   const Tokens prompt = letters(kAlphabet + "abc");
   for (size_t n = 1; n < 30; ++n) {
-    const auto until = [n](const Heard& heard) { return heard.streamed.size() < n; };
+    const auto until = [n](const HeardDraft& heard) { return heard.streamed.size() < n; };
     const auto request = request_of(prompt, 256);
     const Drafted plain = answer(engine.walk(), engine.tokenizer(), request, 0, until);
     const Drafted drafted = answer(engine.walk(), engine.tokenizer(), request, kDraftTokens, until);

@@ -9,11 +9,11 @@
 
 #include "engine/byte_text.h"
 #include "engine/kv_cache.h"
+#include "tests/engine/mebibyte.h"
 
 namespace strata::engine {
 namespace {
 
-constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kGiB = uint64_t{1} << 30;
 
 /// Two layers, four KV heads of 64: 1 KiB of f16 K and V per position, head and layer pair.

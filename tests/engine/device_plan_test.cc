@@ -5,11 +5,10 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "tests/engine/mebibyte.h"
 
 namespace strata::engine {
 namespace {
-
-constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 DeviceNeeds needs() {
   return {.buffer_bytes = 10 * kMiB,

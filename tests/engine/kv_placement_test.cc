@@ -11,7 +11,7 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint32_t kSeed = 20261125;
+constexpr uint32_t kPlacementSeed = 20261125;
 
 ModelShape drawn_shape(std::mt19937_64& random) {
   ModelShape shape;
@@ -148,7 +148,7 @@ TEST(KvPlacement, TheSmallestSuffices) {
     const testing::ModelFile written(member.model);
     const GgufFile file = written.open();
     const Model model = testing::load_model(file);
-    const auto text = testing::random_tokens(2000, member.model.vocab_size, kSeed);
+    const auto text = testing::random_tokens(2000, member.model.vocab_size, kPlacementSeed);
     for (const uint32_t chunk_rows : {32u, 200u, 512u}) {
       SCOPED_TRACE(std::string(name) + ", steps of " + std::to_string(chunk_rows));
       const KvContext context{.n_ctx = 2048, .chunk_rows = chunk_rows};
@@ -162,8 +162,8 @@ TEST(KvPlacement, TheSmallestSuffices) {
       setting.kv_dram_bytes = placement.slot_bytes;
       const auto n_places = static_cast<uint32_t>(placement.nvme_bytes / placement.place_bytes);
       auto spill = tiers::testing::make_simulated_spill(
-          {.seed = kSeed + chunk_rows, .faults = {.torn_write = 0.05}}, placement.place_bytes,
-          n_places, placement.n_frames);
+          {.seed = kPlacementSeed + chunk_rows, .faults = {.torn_write = 0.05}},
+          placement.place_bytes, n_places, placement.n_frames);
       testing::ZooWalk walk(model, setting, std::move(spill.spill));
       EXPECT_EQ(walk.feed_all(text).size(), text.size());
       while (walk.cache().store().wait_for_transfer()) continue;

@@ -19,7 +19,7 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint32_t kChunk = 40;
+constexpr uint32_t kDrawnChunk = 40;
 
 /// A full layer and windows shorter than a block, longer, and of one position.
 ModelShape shape() {
@@ -60,7 +60,7 @@ class History {
 
   static KvCacheOptions options(uint64_t budget_blocks) {
     const auto layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, shape().head_dim);
-    return {.budget_bytes = budget_blocks * layout.block_bytes, .chunk_rows = kChunk};
+    return {.budget_bytes = budget_blocks * layout.block_bytes, .chunk_rows = kDrawnChunk};
   }
   uint32_t draw(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
   Text& any() { return texts_[draw(static_cast<uint32_t>(texts_.size()))]; }
@@ -129,7 +129,7 @@ class History {
   }
 
   void append(Text& text) {
-    const uint32_t n = 1 + draw(draw(2) ? kChunk : 3);
+    const uint32_t n = 1 + draw(draw(2) ? kDrawnChunk : 3);
     if (!open(text, n)) return;
     std::vector<int32_t> more;
     for (uint32_t i = 0; i < n; ++i) more.push_back(++n_tokens_);
@@ -146,7 +146,7 @@ class History {
 
   /// A step that failed after it had written.
   void abandon(Text& text) {
-    const uint32_t n = 1 + draw(kChunk);
+    const uint32_t n = 1 + draw(kDrawnChunk);
     if (!open(text, n)) return;
     const auto begin = static_cast<uint32_t>(text.tokens.size());
     for_streams([&](uint32_t layer, uint32_t head) {
@@ -158,7 +158,8 @@ class History {
 
   void truncate(Text& text) {
     const auto size = static_cast<uint32_t>(text.tokens.size());
-    const uint32_t wanted = draw(3) == 0 ? draw(size + 2) : size - std::min(size, draw(kChunk + 1));
+    const uint32_t wanted =
+        draw(3) == 0 ? draw(size + 2) : size - std::min(size, draw(kDrawnChunk + 1));
     // What the next row would attend, and the block it goes to, must still be held.
     bool is_held = true;
     for (uint32_t layer = 0; layer < shape().n_layers; ++layer) {
@@ -245,7 +246,7 @@ TEST(KvProperty, TheBytesOfAContextSufficeForItWhateverTheHistory) {
   SCOPED_TRACE(seed);
   std::mt19937_64 random(seed);
   for (const uint32_t n_ctx : {1u, 31u, 33u, 200u, 777u}) {
-    const uint32_t chunk = std::min(kChunk, n_ctx);
+    const uint32_t chunk = std::min(kDrawnChunk, n_ctx);
     KvCacheOptions options{.chunk_rows = chunk, .n_ctx = n_ctx};
     options.budget_bytes =
         kv_bytes_for_context(shape(), options.k_codec, options.v_codec, n_ctx, chunk);
@@ -274,16 +275,16 @@ TEST(KvProperty, ATruncateByOneChunkIsAlwaysHeld) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE(seed);
   std::mt19937_64 random(seed);
-  KvCache cache(shape(), {.budget_bytes = uint64_t{4} << 20, .chunk_rows = kChunk});
+  KvCache cache(shape(), {.budget_bytes = uint64_t{4} << 20, .chunk_rows = kDrawnChunk});
   for (int i = 0; i < 200; ++i) {
     Sequence sequence = cache.make_sequence();
-    const auto wanted = static_cast<uint32_t>(kChunk + random() % 400);
+    const auto wanted = static_cast<uint32_t>(kDrawnChunk + random() % 400);
     while (sequence.n_pos() < wanted) {
-      const auto n = static_cast<uint32_t>(1 + random() % kChunk);
+      const auto n = static_cast<uint32_t>(1 + random() % kDrawnChunk);
       cache.open_rows(sequence, n);
       cache.close_rows(sequence, std::vector<int32_t>(n, 1));
     }
-    const uint32_t target = sequence.n_pos() - static_cast<uint32_t>(random() % (kChunk + 1));
+    const uint32_t target = sequence.n_pos() - static_cast<uint32_t>(random() % (kDrawnChunk + 1));
     ASSERT_EQ(sequence.truncate(target), target);
   }
 }

@@ -19,12 +19,12 @@ using testing::SmallModel;
 using testing::TinyEngine;
 using testing::Tokens;
 
-constexpr uint32_t kContext = 256;
-constexpr uint32_t kChunk = 16;
+constexpr uint32_t kRoomContext = 256;
+constexpr uint32_t kRoomChunk = 16;
 
 void grow(TinyEngine& engine, Sequence& sequence, uint64_t n_positions) {
   if (n_positions <= sequence.n_pos()) return;
-  prefill(engine.walk(), sequence, Tokens(n_positions - sequence.n_pos(), letter('r')), kChunk);
+  prefill(engine.walk(), sequence, Tokens(n_positions - sequence.n_pos(), letter('r')), kRoomChunk);
 }
 
 /// Sequences and forks of drawn lengths; where the answer is yes, all of them reach their goals in
@@ -33,7 +33,7 @@ void expect_that_yes_is_kept(const SmallModel& model, uint64_t kv_bytes, uint32_
   const uint32_t seed = std::random_device()();
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
-  TinyEngine engine(model, {.n_ctx = kContext, .chunk_rows = kChunk, .kv_bytes = kv_bytes});
+  TinyEngine engine(model, {.n_ctx = kRoomContext, .chunk_rows = kRoomChunk, .kv_bytes = kv_bytes});
   uint32_t n_yes = 0, n_no = 0;
   const auto goes_on = [&](uint32_t round) {
     return round < n_rounds || ((n_yes == 0 || n_no == 0) && round < 100 * n_rounds);
@@ -70,8 +70,8 @@ void expect_that_yes_is_kept(const SmallModel& model, uint64_t kv_bytes, uint32_
       for (size_t i = 0; i < goals.size(); ++i) {
         if (to_grow[i]->n_pos() >= goals[i].n_positions) continue;
         is_any = true;
-        const uint64_t end = std::min<uint64_t>(goals[i].n_positions,
-                                                to_grow[i]->n_pos() + 1 + below(random, kChunk));
+        const uint64_t end = std::min<uint64_t>(
+            goals[i].n_positions, to_grow[i]->n_pos() + 1 + below(random, kRoomChunk));
         ASSERT_NO_THROW(grow(engine, *to_grow[i], end));
       }
     }
@@ -93,7 +93,7 @@ TEST(KvRoom, AlsoWhereLayersHaveWindows) {
 TEST(KvRoom, SharedBlocksCountOnce) {
   // Two layers of two KV heads: four blocks per 32 positions. 32 blocks hold eight of 32.
   TinyEngine engine(drawn_model(),
-                    {.n_ctx = kContext, .chunk_rows = kChunk, .kv_bytes = 32 * 1024});
+                    {.n_ctx = kRoomContext, .chunk_rows = kRoomChunk, .kv_bytes = 32 * 1024});
   Sequence one = engine.cache().make_sequence();
   grow(engine, one, 160);
   const Sequence apart = engine.cache().make_sequence();

@@ -20,11 +20,11 @@ using testing::TemporaryModel;
 using testing::TestFolder;
 using testing::Tokens;
 
-constexpr uint32_t kContext = 32768;
+constexpr uint32_t kLongContext = 32768;
 
 TemporaryModel long_model() {
   SmallModel model = drawn_model();
-  model.set("llama.context_length", kContext);
+  model.set("llama.context_length", kLongContext);
   return TemporaryModel(model);
 }
 
@@ -32,13 +32,13 @@ TemporaryModel long_model() {
 Engine opened(const TemporaryModel& model, const std::string& folder) {
   EngineOptions options;
   options.model_path = model.path();
-  options.n_ctx = folder.empty() ? 2048 : kContext;
+  options.n_ctx = folder.empty() ? 2048 : kLongContext;
   options.chunk_rows = 16;
   options.n_threads = 1;
   options.io = tiers::IoChoice::kThreads;
   if (!folder.empty()) {
     options.kv_dram_bytes = smallest_spilling_dram(Engine::open(options).spec().shape,
-                                                   {.n_ctx = kContext, .chunk_rows = 16});
+                                                   {.n_ctx = kLongContext, .chunk_rows = 16});
     options.nvme_directory = folder;
   }
   Engine engine = Engine::open(options);

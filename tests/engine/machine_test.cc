@@ -5,12 +5,11 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/engine/mebibyte.h"
 #include "tests/engine/test_folder.h"
 
 namespace strata::engine {
 namespace {
-
-constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 /// A file tree that stands for "/": 64 GiB of memory are free unless a group says otherwise.
 class Machine : public ::testing::Test {

@@ -26,7 +26,7 @@ using testing::TestFolder;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
-constexpr uint32_t kSeed = 20261126;
+constexpr uint32_t kDrawSeed = 20261126;
 constexpr uint32_t kTokens = 2600;  // ten whole extents of each layer
 constexpr tiers::Hash128 kModel{1, 2};
 
@@ -61,7 +61,7 @@ class DiskOfFiles final : public tiers::Io {
   tiers::SimulatedIo disk_;
 };
 
-struct Machine {
+struct DrawnMachine {
   tiers::SimulatedDisk disk{};
   uint32_t chunk_rows = 64;
   // Fewer than there are extents of the only full layer of gemma3.
@@ -69,7 +69,7 @@ struct Machine {
   uint32_t n_ctx = 8192;
 };
 
-WalkSetting setting(const Machine& machine) {
+WalkSetting setting(const DrawnMachine& machine) {
   WalkSetting setting;
   setting.kernels = cpu_attn::available_kernels().back();
   setting.n_threads = 2;
@@ -80,9 +80,9 @@ WalkSetting setting(const Machine& machine) {
 
 /// A machine that computes a part before the disk has given the rest, one whose disk gives all
 /// first, and then any.
-Machine drawn_machine(uint32_t trial, std::mt19937_64& random) {
-  Machine machine{.chunk_rows = 32u << random() % 3,
-                  .n_frames = 4 + static_cast<uint32_t>(random() % 4)};
+DrawnMachine drawn_machine(uint32_t trial, std::mt19937_64& random) {
+  DrawnMachine machine{.chunk_rows = 32u << random() % 3,
+                       .n_frames = 4 + static_cast<uint32_t>(random() % 4)};
   machine.disk = {.seed = random(),
                   .latency = milliseconds(100 + random() % 3000),
                   .latency_spread = milliseconds(random() % 500),
@@ -97,7 +97,7 @@ Machine drawn_machine(uint32_t trial, std::mt19937_64& random) {
 /// A walk beside a folder of saved contexts on a simulated disk.
 class SlowRun {
  public:
-  SlowRun(const LoadedMember& member, const TestFolder& folder, const Machine& machine)
+  SlowRun(const LoadedMember& member, const TestFolder& folder, const DrawnMachine& machine)
       : walk(member.model, setting(machine), spill(member, machine)),
         contexts({.directory = folder.path("contexts"), .limits = {}, .saves = true}, walk.cache(),
                  kModel, "test") {}
@@ -115,7 +115,8 @@ class SlowRun {
   ContextCache contexts;
 
  private:
-  static std::unique_ptr<tiers::Spill> spill(const LoadedMember& member, const Machine& machine) {
+  static std::unique_ptr<tiers::Spill> spill(const LoadedMember& member,
+                                             const DrawnMachine& machine) {
     auto made = std::make_unique<tiers::Spill>();
     made->transfers = std::make_unique<tiers::TransferQueue>(
         std::make_unique<DiskOfFiles>(machine.disk),
@@ -132,7 +133,7 @@ class MeetInTheMiddle : public ::testing::TestWithParam<std::string> {
  protected:
   MeetInTheMiddle()
       : member(GetParam()),
-        text(member.text(kTokens, kSeed)),
+        text(member.text(kTokens, kDrawSeed)),
         whole(ZooWalk(member.model, setting({.chunk_rows = 512})).feed_all(text)) {
     SlowRun run(member, folder, {});
     Sequence sequence = run.walk.sequence();
@@ -164,7 +165,7 @@ TEST_P(MeetInTheMiddle, EveryMeetingPointGivesTheSameBits) {
   std::mt19937_64 random(seed);
   std::set<uint32_t> meetings;
   for (uint32_t trial = 0; trial < sanitizer::rounds(24, 8); ++trial) {
-    const Machine machine = drawn_machine(trial, random);
+    const DrawnMachine machine = drawn_machine(trial, random);
     SlowRun slow(member, folder, machine);
     Sequence sequence = slow.restore(std::span(text).first(kSaved));
     const Meeting met = meet_in_the_middle(slow.walk.walk(), sequence, machine.chunk_rows);
@@ -237,7 +238,7 @@ TEST_P(MeetInTheMiddle, WhatTheDiskLosesIsComputedAgain) {
   std::mt19937_64 random(seed);
   uint64_t n_lost = 0;
   for (uint32_t trial = 0; trial < sanitizer::rounds(12, 4); ++trial) {
-    Machine machine{.disk = slow_disk()};
+    DrawnMachine machine{.disk = slow_disk()};
     machine.disk.seed = random();
     machine.disk.faults = {.short_read = 0.05, .read_error = 0.2, .bit_flip = 0.2, .hang = 0.001};
     SlowRun slow(member, folder, machine);

@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/generator.h"
 #include "engine/prompt_lookup.h"
+#include "tests/engine/mebibyte.h"
 #include "tests/engine/small_model.h"
 #include "tests/engine/test_folder.h"
 #include "tests/engine/thrown_error.h"
@@ -20,8 +21,7 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint32_t kLayers = 6, kContext = 4096;
-constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint32_t kLayers = 6, kPlacedContext = 4096;
 
 class PlacementTest : public ::testing::Test {
  protected:
@@ -40,7 +40,7 @@ class PlacementTest : public ::testing::Test {
   EngineOptions options() const {
     EngineOptions options;
     options.model_path = path_;
-    options.n_ctx = kContext;
+    options.n_ctx = kPlacedContext;
     options.n_threads = 1;
     options.nvme_directory = folder_.path("spill");
     return options;
@@ -49,7 +49,7 @@ class PlacementTest : public ::testing::Test {
   /// Odd layers streamed, and of K and V little more than the least in DRAM.
   Placement spread(const Engine& engine) const {
     Placement placement;
-    placement.n_ctx = kContext;
+    placement.n_ctx = kPlacedContext;
     placement.chunk_rows = 128;
     for (uint32_t i = 0; i < kLayers; ++i) placement.is_streamed.push_back(i % 2);
     placement.kv_dram_bytes = least(engine, placement) + kMiB;
@@ -70,7 +70,7 @@ class PlacementTest : public ::testing::Test {
     GenerationRequest request;
     request.prompt = prompt;
     request.vocab_size = engine.spec().shape.vocab_size;
-    request.n_ctx = kContext;
+    request.n_ctx = kPlacedContext;
     request.n_predict = 24;
     request.chunk_rows = engine.context().chunk_rows;
     request.sampler.temperature = 1.5;  // many likely tokens each: a wrong bit soon shows
@@ -106,13 +106,13 @@ TEST_F(PlacementTest, DraftsComeByThemselvesWhereStepsReadFromDiskAndMemoryHolds
   EXPECT_EQ(spilling.n_draft_max(), kDraftTokens);
 
   ContextRequest request = spilling.limits();
-  request.n_ctx = kContext;
+  request.n_ctx = kPlacedContext;
   request.chunk_rows = given.placement->chunk_rows;
   const uint64_t with_drafts = buffer_bytes(spilling.spec().shape, request);
   request.n_draft_max = 0;
   const uint64_t without = buffer_bytes(spilling.spec().shape, request);
   EXPECT_EQ(with_drafts - without,
-            kDraftTokens * testing::kLetterVocabulary * 4 + PromptLookup::bytes(kContext));
+            kDraftTokens * testing::kLetterVocabulary * 4 + PromptLookup::bytes(kPlacedContext));
   given.dram_bytes = kProcessBytes + spilling.weight_plan().total_bytes() +
                      given.placement->kv_dram_bytes + with_drafts;
   EXPECT_EQ(Engine::open(given).n_draft_max(), kDraftTokens);
@@ -132,7 +132,7 @@ TEST_F(PlacementTest, IsWhatIsReserved) {
   const Placement placement = spread(engine);
   engine.place(placement);
   EXPECT_EQ(engine.weight_plan().is_streamed, placement.is_streamed);
-  EXPECT_EQ(engine.context().n_ctx, kContext);
+  EXPECT_EQ(engine.context().n_ctx, kPlacedContext);
   EXPECT_EQ(engine.context().chunk_rows, 128u);
   EXPECT_TRUE(engine.context().kv.is_spilling());
   EXPECT_EQ(engine.context().kv.dram_bytes(), placement.kv_dram_bytes);
@@ -143,7 +143,7 @@ TEST_F(PlacementTest, IsWhatIsReserved) {
   given.placement->k_codec = KvCodec::kQ8_0;
   given.placement->kv_dram_bytes = 0;
   const Engine whole = Engine::open(given);
-  EXPECT_EQ(whole.context().n_ctx, kContext);
+  EXPECT_EQ(whole.context().n_ctx, kPlacedContext);
   EXPECT_EQ(whole.options().k_codec, KvCodec::kQ8_0);
   EXPECT_FALSE(whole.context().kv.is_spilling());
 }

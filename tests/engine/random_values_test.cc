@@ -10,7 +10,7 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint64_t kSeed = 7;
+constexpr uint64_t kValuesSeed = 7;
 
 TEST(GgufWriter, GeneratedTensorHasTheBytesOfOneThatWasHeld) {
   // Rows of 3000 bytes, so that a piece of 1 MiB ends inside the tensor.
@@ -34,7 +34,7 @@ TEST(RandomValues, HaveTheMeanAndDeviationAskedForInEveryType) {
   constexpr uint64_t kElements = 256 * 256;
   for (const TensorTypeInfo& info : tensor_types()) {
     std::vector<std::byte> bytes(tensor_row_bytes(info.type, kElements));
-    makers::fill_random(info.type, 0, kDeviation, kSeed, bytes);
+    makers::fill_random(info.type, 0, kDeviation, kValuesSeed, bytes);
     std::vector<float> values(kElements);
     dequantise(info.type, bytes, values);
     double mean = 0, square = 0;
@@ -46,8 +46,9 @@ TEST(RandomValues, HaveTheMeanAndDeviationAskedForInEveryType) {
     // A block's codes share scales: as if there were a hundredth as many independent elements, five
     // deviations of the mean; and Q4_0, Q3_K and the like have half a code, a tenth of a deviation.
     EXPECT_NEAR(mean, 0, 5 * kDeviation / std::sqrt(kElements / 100) + 0.11 * kDeviation)
-        << info.name << " seed " << kSeed;
-    EXPECT_NEAR(std::sqrt(square), kDeviation, 0.03 * kDeviation) << info.name << " seed " << kSeed;
+        << info.name << " seed " << kValuesSeed;
+    EXPECT_NEAR(std::sqrt(square), kDeviation, 0.03 * kDeviation)
+        << info.name << " seed " << kValuesSeed;
   }
 }
 

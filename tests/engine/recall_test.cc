@@ -21,7 +21,7 @@ using testing::RecallRun;
 using testing::RecallSetup;
 using testing::Words;
 
-constexpr uint64_t kSeed = 7;
+constexpr uint64_t kRecallSeed = 7;
 constexpr uint32_t kKeys = 11;  // at depths 0, 0.1 .. 1.0
 constexpr uint32_t kAnswer = 5;
 
@@ -46,7 +46,7 @@ std::optional<ErrorCode> refusal(const Act& act) {
 void expect_answers(const RecallModel& model, const RecallTask& task, uint32_t n_tokens,
                     const RecallSetup& setup = {}) {
   SCOPED_TRACE(setup_text(setup) + ", " + std::to_string(n_tokens) + " tokens");
-  const auto text = make_recall_text(model, n_tokens - 1, task.passages, kSeed);
+  const auto text = make_recall_text(model, n_tokens - 1, task.passages, kRecallSeed);
   RecallRun run(model, n_tokens, setup);
   run.read(text.words);
   for (const RecallQuestion& question : task.questions)
@@ -57,7 +57,7 @@ void expect_answers(const RecallModel& model, const RecallTask& task, uint32_t n
 void expect_five_words_at_every_depth(uint32_t n_tokens, const RecallSetup& setup,
                                       const RecallOptions& options = makers::recall_variant()) {
   const RecallModel model = RecallModel::make(options);
-  expect_answers(model, make_recall_task(model, kKeys, kAnswer, kSeed), n_tokens, setup);
+  expect_answers(model, make_recall_task(model, kKeys, kAnswer, kRecallSeed), n_tokens, setup);
 }
 
 TEST(Recall, FiveWordsAreRightAtEveryDepthOf512Tokens) {
@@ -100,24 +100,24 @@ TEST(Recall, FiveWordsAreRightAtEveryDepthOf32KTokensOnDisk) {
 
 TEST(Recall, EveryOneOfManyKeysIsAnswered) {
   const RecallModel model = RecallModel::make(makers::recall_variant());
-  expect_answers(model, make_recall_task(model, 80, 1, kSeed), 4096);
+  expect_answers(model, make_recall_task(model, 80, 1, kRecallSeed), 4096);
 }
 
 TEST(Recall, AKeyOfTwoWordsIsToldFromKeysThatShareOne) {
   const RecallModel model = RecallModel::make(makers::key_value_variant());
   for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
-    expect_answers(model, make_key_value_task(model, 12, kSeed), 4096, {"", 2, codec});
+    expect_answers(model, make_key_value_task(model, 12, kRecallSeed), 4096, {"", 2, codec});
 }
 
 TEST(Recall, ChainsOfHopsAreFollowedThroughEveryLayer) {
   const RecallModel model = RecallModel::make(makers::multi_hop_variant());
   for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
-    expect_answers(model, make_chain_task(model, 4, kAnswer, kSeed), 4096, {"", 2, codec});
+    expect_answers(model, make_chain_task(model, 4, kAnswer, kRecallSeed), 4096, {"", 2, codec});
 }
 
 TEST(Recall, ChainsOfHopsAreFollowedThrough32KTokens) {
   const RecallModel model = RecallModel::make(makers::multi_hop_variant());
-  expect_answers(model, make_chain_task(model, 4, kAnswer, kSeed), 32768);
+  expect_answers(model, make_chain_task(model, 4, kAnswer, kRecallSeed), 32768);
 }
 
 TEST(Recall, EverySizeOfModelAnswers) {
@@ -135,17 +135,18 @@ TEST(Recall, EverySizeOfModelAnswers) {
     SCOPED_TRACE(std::to_string(options.n_layers) + " layers, " +
                  std::to_string(options.n_kv_heads) + " KV heads, group " +
                  std::to_string(options.group) + ", head_dim " + std::to_string(options.head_dim));
-    expect_answers(
-        model,
-        is_plain ? make_recall_task(model, 1, 3, kSeed) : make_chain_task(model, 1, 1, kSeed), 400);
+    expect_answers(model,
+                   is_plain ? make_recall_task(model, 1, 3, kRecallSeed)
+                            : make_chain_task(model, 1, 1, kRecallSeed),
+                   400);
   }
 }
 
 /// The control: what a test of lost blocks relies on.
 TEST(Recall, ABlockLostInAnyLayerAndKvHeadIsAnAnswerLost) {
   const RecallModel model = RecallModel::make(makers::multi_hop_variant());
-  const RecallTask task = make_chain_task(model, 4, kAnswer, kSeed);
-  const auto text = make_recall_text(model, 4095, task.passages, kSeed);
+  const RecallTask task = make_chain_task(model, 4, kAnswer, kRecallSeed);
+  const auto text = make_recall_text(model, 4095, task.passages, kRecallSeed);
   RecallRun run(model, 4096);
   run.read(text.words);
   std::vector<std::vector<uint32_t>> n_lost(model.options().n_layers,
@@ -174,8 +175,8 @@ TEST(Recall, ABlockLostInAnyLayerAndKvHeadIsAnAnswerLost) {
 
 TEST(Recall, ABlockLostElsewhereChangesNoAnswer) {
   const RecallModel model = RecallModel::make(makers::recall_variant());
-  const RecallTask task = make_recall_task(model, kKeys, kAnswer, kSeed);
-  const auto text = make_recall_text(model, 4095, task.passages, kSeed);
+  const RecallTask task = make_recall_task(model, kKeys, kAnswer, kRecallSeed);
+  const auto text = make_recall_text(model, 4095, task.passages, kRecallSeed);
   RecallRun run(model, 4096);
   run.read(text.words);
   for (uint32_t key = 0; key < kKeys; ++key) {
@@ -197,8 +198,8 @@ TEST(Recall, ABlockLostElsewhereChangesNoAnswer) {
 TEST(Recall, TheAnswersLogitIsThatOfAWholeCode) {
   for (const RecallOptions& options : {makers::recall_variant(), makers::multi_hop_variant()}) {
     const RecallModel model = RecallModel::make(options);
-    const RecallTask task = make_chain_task(model, 2, 1, kSeed);
-    const auto text = make_recall_text(model, 1023, task.passages, kSeed);
+    const RecallTask task = make_chain_task(model, 2, 1, kRecallSeed);
+    const auto text = make_recall_text(model, 1023, task.passages, kRecallSeed);
     // A code passes `n_layers` values, each rounded to f16 (q8_0: its scale is), and norms whose
     // weights take every slot for full: each empty one is 1 / kOneShare of the square.
     const double n_slots = 2.0 + options.n_layers;
@@ -218,8 +219,8 @@ TEST(Recall, TheAnswersLogitIsThatOfAWholeCode) {
 TEST(Recall, AKeyThatTheTextLacksIsUnknown) {
   for (const RecallOptions& options : {makers::recall_variant(), makers::multi_hop_variant()}) {
     const RecallModel model = RecallModel::make(options);
-    const RecallTask task = make_chain_task(model, 2, 1, kSeed);
-    auto text = make_recall_text(model, 1000, task.passages, kSeed);
+    const RecallTask task = make_chain_task(model, 2, 1, kRecallSeed);
+    auto text = make_recall_text(model, 1000, task.passages, kRecallSeed);
     // The first chain's passages give way to a word that nothing asks for.
     for (uint32_t i = 0; i < task.questions[1].passages[0]; ++i)
       std::fill_n(text.words.begin() + text.passage_begin[i], task.passages[i].words.size(),
@@ -248,8 +249,8 @@ TEST(Recall, TextAndTokensMapOneToOne) {
 
 TEST(Recall, TextGoesInAndTheAnswersTextComesOut) {
   const RecallModel model = RecallModel::make(makers::recall_variant());
-  const RecallTask task = make_recall_task(model, kKeys, kAnswer, kSeed);
-  const auto text = make_recall_text(model, 500, task.passages, kSeed);
+  const RecallTask task = make_recall_task(model, kKeys, kAnswer, kRecallSeed);
+  const auto text = make_recall_text(model, 500, task.passages, kRecallSeed);
   RecallRun run(model, 600);
   const auto tokenizer = Tokenizer::make(read_tokenizer_spec(run.file()));
   for (const RecallQuestion& question : task.questions) {
@@ -269,7 +270,7 @@ TEST(Recall, TextGoesInAndTheAnswersTextComesOut) {
 
 TEST(Recall, DifferentWordsDifferInADigit) {
   for (const uint32_t n_slices : {1u, 2u, 4u}) {
-    const makers::RecallCode code(1000, 32, n_slices, kSeed);
+    const makers::RecallCode code(1000, 32, n_slices, kRecallSeed);
     const auto whole = static_cast<float>(code.dims());
     std::vector<std::vector<float>> codes;
     for (uint32_t word = 0; word < 1000; ++word) codes.push_back(code.of(word));
@@ -318,12 +319,14 @@ TEST(Recall, SizesThatCannotWorkAreRefused) {
 
 TEST(Recall, PassagesThatDoNotFitAreRefused) {
   const RecallModel model = RecallModel::make({.vocab_size = 293});  // eight fours of words
-  EXPECT_EQ(refusal([&] { make_recall_task(model, 2, kAnswer, kSeed); }), ErrorCode::kUsage);
-  const RecallTask task = make_recall_task(model, 1, kAnswer, kSeed);
-  EXPECT_EQ(refusal([&] { make_recall_text(model, 5, task.passages, kSeed); }), ErrorCode::kUsage);
-  EXPECT_EQ(make_recall_text(model, 6, task.passages, kSeed).words, task.passages[0].words);
-  const RecallTask all = make_recall_task(model, 4, 1, kSeed);
-  EXPECT_EQ(refusal([&] { make_recall_text(model, 9, all.passages, kSeed); }), ErrorCode::kUsage);
+  EXPECT_EQ(refusal([&] { make_recall_task(model, 2, kAnswer, kRecallSeed); }), ErrorCode::kUsage);
+  const RecallTask task = make_recall_task(model, 1, kAnswer, kRecallSeed);
+  EXPECT_EQ(refusal([&] { make_recall_text(model, 5, task.passages, kRecallSeed); }),
+            ErrorCode::kUsage);
+  EXPECT_EQ(make_recall_text(model, 6, task.passages, kRecallSeed).words, task.passages[0].words);
+  const RecallTask all = make_recall_task(model, 4, 1, kRecallSeed);
+  EXPECT_EQ(refusal([&] { make_recall_text(model, 9, all.passages, kRecallSeed); }),
+            ErrorCode::kUsage);
 }
 
 }  // namespace

@@ -21,12 +21,12 @@ using testing::SmallModel;
 using testing::TestFolder;
 
 /// Read from a file: factors are tensors.
-ModelSpec spec_of(const SmallModel& model, const RopeOverrides& overrides = {}) {
+ModelSpec spec_of_file(const SmallModel& model, const RopeOverrides& overrides = {}) {
   const TestFolder folder;
   return read_model_spec(GgufFile::open(folder.write("m.gguf", model.bytes())), overrides);
 }
 RopeSpec full_of(const SmallModel& model, const RopeOverrides& overrides = {}) {
-  return spec_of(model, overrides).rope_sets.front();
+  return spec_of_file(model, overrides).rope_sets.front();
 }
 
 RopeOverrides overrides_of(const std::function<void(RopeOverrides&)>& set) {
@@ -93,7 +93,7 @@ TEST(RopeOfFile, ReadsYarn) {
 
 TEST(RopeOfFile, RefusesFactorsThatGiveNoAngle) {
   for (const float factor : {1e-45f, 1e-9f, -4.0f, INFINITY, NAN})
-    expect_error([&] { return spec_of(scaled("linear", factor)); }, ErrorCode::kBadFile,
+    expect_error([&] { return spec_of_file(scaled("linear", factor)); }, ErrorCode::kBadFile,
                  "wanted 0.001 to 65536, found ", "m.gguf: key llama.rope.scaling.factor");
 }
 
@@ -103,7 +103,7 @@ TEST(RopeOfFile, RefusesRotationsOfOddOrTooManyDimensions) {
   EXPECT_EQ(full_of(model).n_rot, 6u);
   for (const uint32_t n_rot : {7u, 10u}) {
     model.set("llama.rope.dimension_count", n_rot);
-    expect_error([&] { return spec_of(model); }, ErrorCode::kBadFile,
+    expect_error([&] { return spec_of_file(model); }, ErrorCode::kBadFile,
                  "wanted an even number of at most head_dim (8), found " + std::to_string(n_rot),
                  "m.gguf: key llama.rope.dimension_count");
   }
@@ -111,20 +111,20 @@ TEST(RopeOfFile, RefusesRotationsOfOddOrTooManyDimensions) {
 
 TEST(RopeOfFile, RefusesUnknownScalings) {
   const SmallModel model = scaled("dynamic\n", 4);
-  expect_error([&] { return spec_of(model); }, ErrorCode::kUnsupported,
+  expect_error([&] { return spec_of_file(model); }, ErrorCode::kUnsupported,
                "wanted a RoPE scaling of none, linear, yarn or longrope, found \"dynamic?\"",
                "m.gguf: key llama.rope.scaling.type");
   EXPECT_EQ(full_of(model, scaling_named("yarn")).scaling, RopeScaling::kYarn);  // the remedy helps
   SmallModel number = make_small_model();
   number.set("llama.rope.scaling.type", uint32_t{2});
-  expect_error([&] { return spec_of(number); }, ErrorCode::kBadFile, "wanted a string, found u32",
-               "key llama.rope.scaling.type");
+  expect_error([&] { return spec_of_file(number); }, ErrorCode::kBadFile,
+               "wanted a string, found u32", "key llama.rope.scaling.type");
 }
 
 TEST(RopeOfFile, LongRopeTakesTheFactorsOfTheContextAskedFor) {
   SmallModel model = scaled("longrope", 1);
   model.set("llama.rope.scaling.original_context_length", uint32_t{32});
-  expect_error([&] { return spec_of(model); }, ErrorCode::kBadFile,
+  expect_error([&] { return spec_of_file(model); }, ErrorCode::kBadFile,
                "wanted the tensor rope_factors_long.weight of longrope scaling, found none",
                "m.gguf");
   model.add_tensor("rope_factors_long.weight", {4}, 8.0f);
@@ -138,13 +138,13 @@ TEST(RopeOfFile, LongRopeTakesTheFactorsOfTheContextAskedFor) {
 
 TEST(RopeOfFile, LongRopeThatMeansNothingIsRefusedUntilAnotherIsNamed) {
   const SmallModel with_factor = scaled("longrope", 4);
-  expect_error([&] { return spec_of(with_factor); }, ErrorCode::kUnsupported,
+  expect_error([&] { return spec_of_file(with_factor); }, ErrorCode::kUnsupported,
                "longrope with a factor of 4: sources disagree on what it divides",
                "m.gguf: key llama.rope.scaling.type");
   EXPECT_EQ(full_of(with_factor, scaling_named("linear")).scaling, RopeScaling::kLinear);
   SmallModel qwen = make_small_model({.architecture = "qwen3"});
   qwen.set("qwen3.rope.scaling.type", std::string("longrope"));
-  expect_error([&] { return spec_of(qwen); }, ErrorCode::kUnsupported,
+  expect_error([&] { return spec_of_file(qwen); }, ErrorCode::kUnsupported,
                "longrope has no meaning for qwen3", "m.gguf: key qwen3.rope.scaling.type");
   EXPECT_EQ(full_of(qwen, scaling_named("none")).scaling, RopeScaling::kNone);
 }
@@ -155,17 +155,17 @@ TEST(RopeOfFile, ReadsAndChecksFactorTensors) {
   EXPECT_EQ(full_of(model).factors, std::vector<float>(4, 3.0f));
   for (const float factor : {0.0f, -1.0f, INFINITY, NAN}) {
     model.tensor("rope_freqs.weight").values[2] = factor;
-    expect_error([&] { return spec_of(model); }, ErrorCode::kBadFile,
+    expect_error([&] { return spec_of_file(model); }, ErrorCode::kBadFile,
                  "wanted factors that are positive and finite, found ",
                  "m.gguf: tensor rope_freqs.weight, offset ");
   }
   model.erase_tensor("rope_freqs.weight");
   model.add_tensor("rope_freqs.weight", {5});
-  expect_error([&] { return spec_of(model); }, ErrorCode::kBadFile,
+  expect_error([&] { return spec_of_file(model); }, ErrorCode::kBadFile,
                "wanted shape [4, 1], found [5]", "tensor rope_freqs.weight");
   SmallModel qwen = make_small_model({.architecture = "qwen3"});
   qwen.add_tensor("rope_freqs.weight", {4});
-  expect_error([&] { return spec_of(qwen); }, ErrorCode::kUnsupported,
+  expect_error([&] { return spec_of_file(qwen); }, ErrorCode::kUnsupported,
                "the tensor is no part of what Strata computes for qwen3",
                "tensor rope_freqs.weight");
 }
@@ -175,7 +175,7 @@ TEST(RopeOfFile, WindowedLayersKeepTheirOwnBase) {
   model.set("gemma3.rope.freq_base", 1e6f);
   model.set("gemma3.rope.scaling.factor", 8.0f);
   std::vector<RopeSpec> sets =
-      spec_of(model, overrides_of([](RopeOverrides& o) { o.freq_base = 5e5; })).rope_sets;
+      spec_of_file(model, overrides_of([](RopeOverrides& o) { o.freq_base = 5e5; })).rope_sets;
   ASSERT_EQ(sets.size(), 2u);
   EXPECT_EQ(sets[0].freq_base, 5e5);
   EXPECT_EQ(sets[0].factor, 8.0);
@@ -183,7 +183,7 @@ TEST(RopeOfFile, WindowedLayersKeepTheirOwnBase) {
   EXPECT_EQ(sets[1].factor, 1.0);
   EXPECT_EQ(sets[1].scaling, RopeScaling::kNone);
   model.set("gemma3.rope.freq_base_swa", 20000.0f);
-  EXPECT_EQ(spec_of(model).rope_sets[1].freq_base, 20000.0);
+  EXPECT_EQ(spec_of_file(model).rope_sets[1].freq_base, 20000.0);
 }
 
 TEST(RopeOfFile, OptionsOverrideTheFile) {
@@ -209,14 +209,16 @@ TEST(RopeOfFile, OptionsOverrideTheFile) {
 }
 
 TEST(RopeOfFile, FactorGivenExtendsTheContext) {
-  EXPECT_EQ(spec_of(make_small_model(), factor_given(4)).shape.n_ctx_train, 256u);
+  EXPECT_EQ(spec_of_file(make_small_model(), factor_given(4)).shape.n_ctx_train, 256u);
   EXPECT_EQ(full_of(make_small_model(), factor_given(4)).scaling, RopeScaling::kLinear);
-  EXPECT_EQ(spec_of(make_small_model(), factor_given(4, 32)).shape.n_ctx_train, 128u);
-  EXPECT_EQ(spec_of(make_small_model(), factor_given(0.5)).shape.n_ctx_train, 64u);  // never less
-  EXPECT_EQ(spec_of(scaled("yarn", 4)).shape.n_ctx_train, 64u);  // the file says its own context
-  EXPECT_EQ(spec_of(scaled("none", 1), factor_given(4)).shape.n_ctx_train, 64u);
+  EXPECT_EQ(spec_of_file(make_small_model(), factor_given(4, 32)).shape.n_ctx_train, 128u);
+  EXPECT_EQ(spec_of_file(make_small_model(), factor_given(0.5)).shape.n_ctx_train,
+            64u);  // never less
+  EXPECT_EQ(spec_of_file(scaled("yarn", 4)).shape.n_ctx_train,
+            64u);  // the file says its own context
+  EXPECT_EQ(spec_of_file(scaled("none", 1), factor_given(4)).shape.n_ctx_train, 64u);
   SmallModel longest = make_small_model({.n_ctx_train = 1 << 30});
-  EXPECT_EQ(spec_of(longest, factor_given(65536)).shape.n_ctx_train, 1u << 30);
+  EXPECT_EQ(spec_of_file(longest, factor_given(65536)).shape.n_ctx_train, 1u << 30);
 }
 
 TEST(RopeOfFile, NoneDropsTheFilesTemperature) {
@@ -229,8 +231,8 @@ TEST(RopeOfFile, NoneDropsTheFilesTemperature) {
 TEST(RopeOfFile, OptionsOutOfRangeAreUsageErrors) {
   const auto refuses = [](const std::function<void(RopeOverrides&)>& set, const char* option,
                           const std::string& message) {
-    expect_error([&] { return spec_of(make_small_model(), overrides_of(set)); }, ErrorCode::kUsage,
-                 message, option);
+    expect_error([&] { return spec_of_file(make_small_model(), overrides_of(set)); },
+                 ErrorCode::kUsage, message, option);
   };
   using O = RopeOverrides;
   refuses([](O& o) { o.scaling = "longrope"; }, "--rope-scaling",

@@ -22,8 +22,8 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 using Change = std::function<void(SmallModel&)>;
 
-ModelSpec spec_of(const Change& change, const RopeOverrides& overrides = {},
-                  const SmallModelOptions& options = {}) {
+ModelSpec changed_spec(const Change& change, const RopeOverrides& overrides = {},
+                       const SmallModelOptions& options = {}) {
   SmallModel model = make_small_model(options);
   if (change) change(model);
   const TemporaryModel file(model);
@@ -33,7 +33,7 @@ ModelSpec spec_of(const Change& change, const RopeOverrides& overrides = {},
 Error refused(const Change& change, const RopeOverrides& overrides = {},
               const SmallModelOptions& options = {}) {
   try {
-    (void)spec_of(change, overrides, options);
+    (void)changed_spec(change, overrides, options);
     ADD_FAILURE() << "accepted";
   } catch (const Error& error) {
     return error;
@@ -49,7 +49,7 @@ Change scaling(const std::string& type, float factor) {
 }
 
 TEST(RopeSpec, WithoutKeysThereIsNoScaling) {
-  const ModelSpec spec = spec_of({});
+  const ModelSpec spec = changed_spec({});
   ASSERT_EQ(spec.rope_sets.size(), 1u);
   const RopeSpec& rope = spec.rope_sets[0];
   EXPECT_EQ(rope.n_rot, 8u);
@@ -62,16 +62,16 @@ TEST(RopeSpec, WithoutKeysThereIsNoScaling) {
 
 TEST(RopeSpec, AFactorWithoutATypeIsLinear) {
   const auto only_factor = [](SmallModel& model) { model.set("llama.rope.scaling.factor", 4.0f); };
-  EXPECT_EQ(spec_of(only_factor).rope_sets[0].scaling, RopeScaling::kLinear);
-  EXPECT_EQ(spec_of(only_factor).rope_sets[0].factor, 4.0);
+  EXPECT_EQ(changed_spec(only_factor).rope_sets[0].scaling, RopeScaling::kLinear);
+  EXPECT_EQ(changed_spec(only_factor).rope_sets[0].factor, 4.0);
   const auto old_key = [](SmallModel& model) { model.set("llama.rope.scale_linear", 2.0f); };
-  EXPECT_EQ(spec_of(old_key).rope_sets[0].factor, 2.0);
+  EXPECT_EQ(changed_spec(old_key).rope_sets[0].factor, 2.0);
   const auto zero = scaling("linear", 0);  // what converters write for "none"
-  EXPECT_EQ(spec_of(zero).rope_sets[0].scaling, RopeScaling::kNone);
+  EXPECT_EQ(changed_spec(zero).rope_sets[0].scaling, RopeScaling::kNone);
 }
 
 TEST(RopeSpec, YarnReadsItsKeys) {
-  const RopeSpec rope = spec_of([](SmallModel& model) {
+  const RopeSpec rope = changed_spec([](SmallModel& model) {
                           scaling("yarn", 4)(model);
                           model.set("llama.rope.scaling.original_context_length", uint32_t{16});
                           model.set("llama.rope.scaling.attn_factor", 0.5f);
@@ -96,7 +96,7 @@ TEST(RopeSpec, OverridesReplaceWhatTheFileSays) {
   overrides.yarn_attn_factor = 0.9;
   overrides.yarn_beta_fast = 20;
   overrides.yarn_beta_slow = 2;
-  const ModelSpec spec = spec_of(scaling("linear", 2), overrides);
+  const ModelSpec spec = changed_spec(scaling("linear", 2), overrides);
   const RopeSpec& rope = spec.rope_sets[0];
   EXPECT_EQ(rope.scaling, RopeScaling::kYarn);
   EXPECT_EQ(rope.freq_base, 50000.0);
@@ -112,7 +112,7 @@ TEST(RopeSpec, OverridesReplaceWhatTheFileSays) {
 TEST(RopeSpec, NoneTurnsAFilesScalingOff) {
   RopeOverrides overrides;
   overrides.scaling = "none";
-  const RopeSpec rope = spec_of(
+  const RopeSpec rope = changed_spec(
                             [](SmallModel& model) {
                               scaling("yarn", 4)(model);
                               model.set("llama.rope.scaling.attn_factor", 0.5f);
@@ -127,7 +127,7 @@ TEST(RopeSpec, NoneTurnsAFilesScalingOff) {
 TEST(RopeSpec, AFactorAloneScalesLinearlyAndRaisesTheContext) {
   RopeOverrides overrides;
   overrides.factor = 4;
-  const ModelSpec spec = spec_of({}, overrides);
+  const ModelSpec spec = changed_spec({}, overrides);
   EXPECT_EQ(spec.rope_sets[0].scaling, RopeScaling::kLinear);
   EXPECT_EQ(spec.shape.n_ctx_train, 4u * 64u);
 }
@@ -190,7 +190,7 @@ TEST(RopeSpec, RotatedDimensionsAreEvenAndWithinTheHead) {
   const auto dims = [](uint32_t n) {
     return [n](SmallModel& model) { model.set("llama.rope.dimension_count", n); };
   };
-  EXPECT_EQ(spec_of(dims(4)).rope_sets[0].n_rot, 4u);
+  EXPECT_EQ(changed_spec(dims(4)).rope_sets[0].n_rot, 4u);
   EXPECT_EQ(refused(dims(7)).code(), ErrorCode::kBadFile);
   EXPECT_EQ(refused(dims(10)).code(), ErrorCode::kBadFile);
 }
@@ -199,7 +199,7 @@ TEST(RopeSpec, LlamaFactorsComeFromTheirTensor) {
   const auto with = [](float value) {
     return [value](SmallModel& model) { model.add_tensor("rope_freqs.weight", {4}, value); };
   };
-  EXPECT_EQ(spec_of(with(8)).rope_sets[0].factors, std::vector<float>(4, 8.0f));
+  EXPECT_EQ(changed_spec(with(8)).rope_sets[0].factors, std::vector<float>(4, 8.0f));
   for (const float bad : {0.0f, -1.0f, std::numeric_limits<float>::quiet_NaN(),
                           std::numeric_limits<float>::infinity()}) {
     const Error error = refused(with(bad));
@@ -218,7 +218,7 @@ TEST(RopeSpec, LongRopeTakesShortOrLongFactorsByTheContext) {
   const auto first_factor = [&](uint64_t n_ctx) {
     RopeOverrides overrides;
     overrides.n_ctx = n_ctx;
-    return spec_of(longrope, overrides).rope_sets[0].factors.at(0);
+    return changed_spec(longrope, overrides).rope_sets[0].factors.at(0);
   };
   EXPECT_EQ(first_factor(32), 1.5f);
   EXPECT_EQ(first_factor(33), 6.0f);
@@ -242,7 +242,7 @@ TEST(RopeSpec, WindowedLayersKeepABaseOfTheirOwn) {
   RopeOverrides overrides;
   overrides.freq_base = 77777;
   overrides.factor = 2;
-  const ModelSpec spec = spec_of(
+  const ModelSpec spec = changed_spec(
       [](SmallModel& model) { model.set("gemma3.rope.freq_base", 1e6f); }, overrides, gemma);
   ASSERT_EQ(spec.rope_sets.size(), 2u);
   EXPECT_EQ(spec.rope_sets[0].freq_base, 77777.0);

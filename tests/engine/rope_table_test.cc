@@ -74,8 +74,8 @@ void expect_exact(const RopeSpec& spec) {
     }
 }
 
-RopeSpec spec_of(uint32_t n_rot, double base, RopeScaling scaling = RopeScaling::kNone,
-                 double factor = 1, uint32_t n_ctx_original = 8192) {
+RopeSpec table_spec(uint32_t n_rot, double base, RopeScaling scaling = RopeScaling::kNone,
+                    double factor = 1, uint32_t n_ctx_original = 8192) {
   RopeSpec spec;
   spec.n_rot = n_rot;
   spec.freq_base = base;
@@ -88,17 +88,17 @@ RopeSpec spec_of(uint32_t n_rot, double base, RopeScaling scaling = RopeScaling:
 TEST(RopeTable, AnglesHoldToAMillionPositions) {
   for (const uint32_t n_rot : {2u, 64u, 128u, 256u, 512u})
     for (const double base : {1.1, 10000.0, 100000.0, 500000.0, 1e6, 1e12})
-      expect_exact(spec_of(n_rot, base));
+      expect_exact(table_spec(n_rot, base));
 }
 
 TEST(RopeTable, LinearScalingDividesPositions) {
   for (const double factor : {0.5, 2.0, 8.0, 33.3}) {
-    expect_exact(spec_of(64, 10000, RopeScaling::kLinear, factor));
+    expect_exact(table_spec(64, 10000, RopeScaling::kLinear, factor));
   }
   const std::vector<uint32_t> far = {4000}, near = {1000};
   std::vector<float> scaled(64), plain(64);
-  RopeTable(spec_of(64, 10000, RopeScaling::kLinear, 4)).angles(far, scaled);
-  RopeTable(spec_of(64, 10000)).angles(near, plain);
+  RopeTable(table_spec(64, 10000, RopeScaling::kLinear, 4)).angles(far, scaled);
+  RopeTable(table_spec(64, 10000)).angles(near, plain);
   for (size_t i = 0; i < scaled.size(); ++i) EXPECT_NEAR(scaled[i], plain[i], 0x1p-23) << i;
 }
 
@@ -106,7 +106,7 @@ TEST(RopeTable, YarnInterpolatesByParts) {
   for (const double factor : {1.0, 2.0, 4.0, 40.0})
     for (const uint32_t n_ctx_original : {512u, 4096u, 32768u})
       for (const double base : {10000.0, 1e6})
-        expect_exact(spec_of(128, base, RopeScaling::kYarn, factor, n_ctx_original));
+        expect_exact(table_spec(128, base, RopeScaling::kYarn, factor, n_ctx_original));
 }
 
 TEST(RopeTable, YarnParametersShapeTheRampAndTheMagnitude) {
@@ -118,8 +118,8 @@ TEST(RopeTable, YarnParametersShapeTheRampAndTheMagnitude) {
     return low + (high - low) * static_cast<double>(random()) / 4294967296.0;
   };
   for (int i = 0; i < 60; ++i) {
-    RopeSpec spec =
-        spec_of(2 * whole(128), draw(1.2, 1e6), RopeScaling::kYarn, draw(0.5, 64), whole(100000));
+    RopeSpec spec = table_spec(2 * whole(128), draw(1.2, 1e6), RopeScaling::kYarn, draw(0.5, 64),
+                               whole(100000));
     spec.yarn_ext_factor = draw(0, 1);
     spec.yarn_attn_factor = draw(0.1, 2);
     spec.yarn_beta_fast = draw(0.001, 100);
@@ -138,10 +138,10 @@ TEST(RopeTable, YarnParametersShapeTheRampAndTheMagnitude) {
 }
 
 TEST(RopeTable, YarnLeavesFastPairsAndInterpolatesSlowOnes) {
-  const RopeSpec spec = spec_of(128, 10000, RopeScaling::kYarn, 16, 4096);
+  const RopeSpec spec = table_spec(128, 10000, RopeScaling::kYarn, 16, 4096);
   EXPECT_EQ(angle(spec, 0, 1000), 1000.0L);  // turns every 6 positions: extrapolates
   EXPECT_NEAR(static_cast<double>(angle(spec, 63, 1000) * 16),
-              static_cast<double>(angle(spec_of(128, 10000), 63, 1000)), 1e-12);
+              static_cast<double>(angle(table_spec(128, 10000), 63, 1000)), 1e-12);
   EXPECT_DOUBLE_EQ(RopeTable(spec).magnitude(), 1 + 0.1 * std::log(16.0));
   RopeSpec without = spec;
   without.yarn_ext_factor = 0;  // plain interpolation, no temperature
@@ -150,7 +150,7 @@ TEST(RopeTable, YarnLeavesFastPairsAndInterpolatesSlowOnes) {
 }
 
 TEST(RopeTable, FactorsDivideEachFrequency) {
-  RopeSpec spec = spec_of(64, 500000);
+  RopeSpec spec = table_spec(64, 500000);
   for (uint32_t i = 0; i < 32; ++i)  // as Llama 3.1's: 1 for fast pairs, up to 8 for slow ones
     spec.factors.push_back(i < 12 ? 1.0f
                                   : std::min(8.0f, 1.0f + 0.6f * static_cast<float>(i - 12)));
@@ -163,14 +163,14 @@ TEST(RopeTable, FactorsDivideEachFrequency) {
 }
 
 TEST(RopeTable, LongRopeIsFactorsAndAMagnitude) {
-  RopeSpec spec = spec_of(96, 10000, RopeScaling::kLongRope, 1, 4096);
+  RopeSpec spec = table_spec(96, 10000, RopeScaling::kLongRope, 1, 4096);
   spec.yarn_attn_factor = 1.19023807;  // Phi-3 mini 128k
   for (uint32_t i = 0; i < 48; ++i) spec.factors.push_back(1.05f + 1.3f * static_cast<float>(i));
   expect_exact(spec);
 }
 
 TEST(RopeTable, AnF32AngleWouldNotPassAtAMillion) {
-  const RopeSpec spec = spec_of(64, 10000);
+  const RopeSpec spec = table_spec(64, 10000);
   const uint32_t position = 999999;
   const float frequency = static_cast<float>(std::pow(10000.0, -2.0 / 64));
   const double in_f32 = std::cos(static_cast<double>(static_cast<float>(position) * frequency));
@@ -178,7 +178,7 @@ TEST(RopeTable, AnF32AngleWouldNotPassAtAMillion) {
 }
 
 TEST(RopeTableDeathTest, AWrongBufferIsABug) {
-  const RopeTable table(spec_of(64, 10000));
+  const RopeTable table(table_spec(64, 10000));
   std::vector<float> small(63);
   const std::vector<uint32_t> positions = {0};
   EXPECT_DEATH(table.angles(positions, small), "63 floats for 1 positions");

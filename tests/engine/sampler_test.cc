@@ -18,7 +18,7 @@ namespace strata::engine {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kNanLogit = std::numeric_limits<float>::quiet_NaN();
 
 /// Every filter off: the plain softmax at temperature 1.
 SamplerOptions plain(uint64_t seed = 1) {
@@ -291,7 +291,7 @@ TEST(Sampler, DrawsAfterFiltersFollowTheSharesOfWhatIsLeft) {
 }
 
 TEST(Sampler, ANanIsImpossibleAndInfinityIsCertain) {
-  const std::vector<float> some_nan = {kNan, 1, kNan, 3, -kInf};
+  const std::vector<float> some_nan = {kNanLogit, 1, kNanLogit, 3, -kInf};
   EXPECT_EQ(sampler(greedy(), some_nan).pick(some_nan), 3);
   EXPECT_EQ(drawn(plain(), some_nan), (std::set<TokenId>{1, 3}));
   const std::vector<float> infinite = {1, kInf, 2, kInf};
@@ -303,7 +303,7 @@ TEST(Sampler, ANanIsImpossibleAndInfinityIsCertain) {
 }
 
 TEST(Sampler, LogitsWithoutANumberAreADamagedModel) {
-  for (const float value : {kNan, -kInf}) {
+  for (const float value : {kNanLogit, -kInf}) {
     const std::vector<float> logits(8, value);
     EXPECT_EQ(code_of(greedy(), logits), ErrorCode::kBadFile);
     EXPECT_EQ(code_of(plain(), logits), ErrorCode::kBadFile);
@@ -314,7 +314,7 @@ TEST(Sampler, BiasesThatForbidEverythingAreRefused) {
   SamplerOptions options;
   options.logit_bias = {{0, -double{kInf}}, {1, -double{kInf}}};
   EXPECT_EQ(code_of(options, {1, 2}), ErrorCode::kUsage);
-  EXPECT_EQ(code_of(options, {1, 2, kNan}), ErrorCode::kUsage);
+  EXPECT_EQ(code_of(options, {1, 2, kNanLogit}), ErrorCode::kUsage);
 }
 
 TEST(Sampler, ExtremeValuesGiveATokenOfTheVocabulary) {
@@ -342,20 +342,20 @@ TEST(Sampler, ValuesOutOfRangeAreUsageErrors) {
     change(options);
     EXPECT_EQ(code_of(options, logits), ErrorCode::kUsage);
   };
-  for (const double bad : {-0.1, 1.1, double{kNan}, double{kInf}}) {
+  for (const double bad : {-0.1, 1.1, double{kNanLogit}, double{kInf}}) {
     refused([&](SamplerOptions& o) { o.top_p = bad; });
     refused([&](SamplerOptions& o) { o.min_p = bad; });
   }
-  for (const double bad : {0.0, -1.0, double{kNan}, double{kInf}})
+  for (const double bad : {0.0, -1.0, double{kNanLogit}, double{kInf}})
     refused([&](SamplerOptions& o) { o.repeat_penalty = bad; });
-  for (const double bad : {double{kNan}, double{kInf}, -double{kInf}}) {
+  for (const double bad : {double{kNanLogit}, double{kInf}, -double{kInf}}) {
     refused([&](SamplerOptions& o) { o.temperature = bad; });
     refused([&](SamplerOptions& o) { o.presence_penalty = bad; });
     refused([&](SamplerOptions& o) { o.frequency_penalty = bad; });
   }
   for (const TokenId bad : {-1, 2, INT32_MAX, INT32_MIN})
     refused([&](SamplerOptions& o) { o.logit_bias = {{bad, 1.0}}; });
-  for (const double bad : {double{kNan}, double{kInf}})
+  for (const double bad : {double{kNanLogit}, double{kInf}})
     refused([&](SamplerOptions& o) { o.logit_bias = {{0, bad}}; });
 }
 

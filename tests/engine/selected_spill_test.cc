@@ -19,7 +19,7 @@ using testing::Place;
 using testing::SelectedSetting;
 using testing::SelectedWalk;
 
-constexpr uint32_t kSeed = 20261126;
+constexpr uint32_t kSelectedSeed = 20261126;
 constexpr uint32_t kExact = 1024;  // positions read exactly: four extents
 constexpr uint32_t kText = 1104;
 constexpr uint32_t kOpenPositions = 320;  // an extent that is not closed, and whole blocks
@@ -28,7 +28,7 @@ constexpr uint32_t kOpenPositions = 320;  // an extent that is not closed, and w
 /// exactly and selection answers the rest.
 class SelectedSpill : public ::testing::Test {
  protected:
-  SelectedSpill() : member_("llama3"), text_(member_.text(kText, kSeed)) {}
+  SelectedSpill() : member_("llama3"), text_(member_.text(kText, kSelectedSeed)) {}
 
   std::span<const int32_t> context() const { return std::span(text_).first(kExact); }
   std::span<const int32_t> rest() const { return std::span(text_).subspan(kExact); }
@@ -162,7 +162,7 @@ TEST_F(SelectedSpill, TwoSequencesInAStepForksAndACutTextChangeNoBit) {
     SelectedSetting setting{.method = Method::kQuest, .place = place};
     setting.n_sequences = 2;
     SelectedWalk walk(member_.model, setting);
-    const auto other = member_.text(1100, kSeed + 1);
+    const auto other = member_.text(1100, kSelectedSeed + 1);
     Sequence one = walk.sequence();
     Sequence two = walk.sequence();
     walk.feed(one, context());
@@ -241,7 +241,7 @@ TEST_F(SelectedSpill, FaultsOfTheDiskChangeNoBit) {
 /// What a selected step wrote and the disk lost comes back as exact attention computes it, and is
 /// counted: other bits than before, and with a budget of everything the same.
 TEST_F(SelectedSpill, LostRowsOfSelectedStepsComeBackExactAndAreCounted) {
-  const auto text = member_.text(2300, kSeed + 2);
+  const auto text = member_.text(2300, kSelectedSeed + 2);
   const auto answers = [&](Budget budget, bool is_damaged) {
     SelectedSetting setting{.budget = budget, .place = Place::kSimulated};
     setting.n_ctx = 3072;
@@ -273,7 +273,7 @@ TEST_F(SelectedSpill, LostRowsOfSelectedStepsComeBackExactAndAreCounted) {
 /// replaced as a whole, so that none has two places. A lost one's place is not used again.
 TEST(SelectedSpillOfTheZoo, ARepairLeavesEveryExtentOnePlace) {
   const LoadedMember member("gemma3");
-  const auto text = member.text(2120, kSeed + 3);
+  const auto text = member.text(2120, kSelectedSeed + 3);
   SelectedSetting setting{.place = Place::kSimulated};
   setting.n_ctx = 3072;
   setting.dram_positions = 1000;

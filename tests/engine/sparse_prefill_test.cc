@@ -22,7 +22,7 @@ using testing::Place;
 using testing::SelectedSetting;
 using testing::SelectedWalk;
 
-constexpr uint32_t kSeed = 20261126;
+constexpr uint32_t kSparseSeed = 20261126;
 
 /// One selected step of all these tokens.
 Logits chunk_of(SelectedWalk& walk, Sequence& sequence, std::span<const int32_t> tokens) {
@@ -124,7 +124,7 @@ TEST(SparsePrefill, ARunChoosesByTheMeansOfItsRows) {
   for (const char* name : {"llama3", "llama-k-quantised"}) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
-    const auto text = member.text(1200, kSeed);
+    const auto text = member.text(1200, kSparseSeed);
     for (const auto& method : index::method_names()) {
       SCOPED_TRACE(method.name);
       if (method.method == Method::kPq && member.model.shape().head_dim % kPqSubspaces != 0)
@@ -157,7 +157,7 @@ TEST(SparsePrefill, ARunChoosesByTheMeansOfItsRows) {
 /// The first run of a chunk knows nothing of the others.
 TEST(SparsePrefill, ARunDoesNotSeeWhatComesBehindIt) {
   const LoadedMember member("llama3");
-  const auto text = member.text(1000, kSeed);
+  const auto text = member.text(1000, kSparseSeed);
   SelectedSetting setting{.method = Method::kRabitq, .budget = {Budget::Kind::kTokens, 384}};
   setting.chunk_rows = 2 * kRunRows;
   setting.n_sequences = 2;
@@ -176,7 +176,7 @@ TEST(SparsePrefill, ARunDoesNotSeeWhatComesBehindIt) {
 /// no block is filled in between.
 TEST(SparsePrefill, RunsWithATailChooseAsStepsOfTheirOwnWould) {
   const LoadedMember member("llama-k-quantised");  // four query heads to a KV head: short runs
-  const auto text = member.text(700, kSeed);
+  const auto text = member.text(700, kSparseSeed);
   for (const auto& method : index::method_names()) {
     if (!index::has_tail(method.method)) continue;
     SCOPED_TRACE(method.name);
@@ -201,7 +201,7 @@ TEST(SparsePrefill, RunsWithATailChooseAsStepsOfTheirOwnWould) {
 
 TEST(SparsePrefill, WhereKAndVLieChangesNoBit) {
   const LoadedMember member("llama3");
-  const auto text = member.text(1400, kSeed);
+  const auto text = member.text(1400, kSparseSeed);
   SelectedSetting floor{.method = Method::kRecent, .budget = {Budget::Kind::kTokens, 480}};
   floor.chunk_rows = 2 * kRunRows;
   SelectedWalk by_recency(member.model, floor);
@@ -230,7 +230,7 @@ TEST(SparsePrefill, WhereKAndVLieChangesNoBit) {
 
 TEST(SparsePrefill, SequencesOfOneStepDoNotSeeEachOther) {
   const LoadedMember member("llama3");
-  const auto text = member.text(500, kSeed);
+  const auto text = member.text(500, kSparseSeed);
   SelectedSetting setting{.method = Method::kQuest, .budget = {Budget::Kind::kTokens, 320}};
   setting.chunk_rows = 150;
   setting.n_sequences = 3;
@@ -253,7 +253,7 @@ TEST(SparsePrefill, SequencesOfOneStepDoNotSeeEachOther) {
 /// A chunk's own rows take nothing of what a run may attend before it.
 TEST(SparsePrefill, EveryRunOfAChunkMayAttendAsMuch) {
   const LoadedMember member("llama3");
-  const auto text = member.text(1300, kSeed);
+  const auto text = member.text(1300, kSparseSeed);
   SelectedSetting setting{.method = Method::kQuest, .budget = {Budget::Kind::kTokens, 384}};
   setting.chunk_rows = 2 * kRunRows;
   SelectedWalk walk(member.model, setting);
@@ -287,7 +287,7 @@ TEST(SparsePrefill, TheMemoryOfItsListsIsBounded) {
 
 TEST(SparsePrefill, BeginsWhereItIsToldTo) {
   const LoadedMember member("llama3");
-  const auto text = member.text(600, kSeed);
+  const auto text = member.text(600, kSparseSeed);
   SelectedSetting setting{.method = Method::kQuest, .budget = {Budget::Kind::kTokens, 128}};
   setting.chunk_rows = 100;
   SelectedWalk walk(member.model, setting);

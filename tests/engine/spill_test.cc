@@ -20,8 +20,8 @@ using testing::WalkSetting;
 using testing::ZooWalk;
 using tiers::SimulatedDisk;
 
-constexpr uint32_t kSeed = 20261125;
-constexpr uint32_t kFrames = 48;
+constexpr uint32_t kSpillSeed = 20261125;
+constexpr uint32_t kSpillFrames = 48;
 
 uint64_t place_bytes(const ModelShape& shape, const WalkSetting& setting) {
   uint64_t n_kv_heads = 0;
@@ -66,7 +66,7 @@ TEST(Spill, PlacementChangesNoBit) {
     spilling = small_dram(member, spilling, spilling.chunk_rows + 420 + random() % 256);
     auto spill = tiers::testing::make_simulated_spill(
         {.seed = random(), .latency_spread = std::chrono::microseconds(200)},
-        place_bytes(member.model.shape(), spilling), 4096, kFrames);
+        place_bytes(member.model.shape(), spilling), 4096, kSpillFrames);
     ZooWalk away(member.model, spilling, std::move(spill.spill));
     EXPECT_TRUE(is_same(away.feed_all(text), expected));
     // Windowed layers leave room that they do not always need.
@@ -91,7 +91,7 @@ class FaultySpill : public ::testing::Test {
     return setting;
   }
   std::vector<int32_t> text(uint32_t n) const {
-    return random_tokens(n, member_.member.model.vocab_size, kSeed);
+    return random_tokens(n, member_.member.model.vocab_size, kSpillSeed);
   }
   Logits expected(std::span<const int32_t> text) const {
     return ZooWalk(member_.model, setting(512)).feed_all(text);
@@ -129,14 +129,14 @@ TEST_F(FaultySpill, AThousandFaultsChangeNoBit) {
   while (n_faults < 1000) {
     const WalkSetting small = small_dram(member_, setting(16u << random() % 4), 1000);
     auto spill = tiers::testing::make_simulated_spill(
-        faulty_disk(random()), place_bytes(member_.model.shape(), small), 4096, kFrames);
+        faulty_disk(random()), place_bytes(member_.model.shape(), small), 4096, kSpillFrames);
     ZooWalk away(member_.model, small, std::move(spill.spill));
     ASSERT_TRUE(is_same(away.feed_all(all), whole));
     const auto& counts = away.cache().store().counts();
     // Steps that were undone hold no frame: what is not lost to a hang is free again.
     tiers::BlockStore& store = away.cache().store();
     while (store.wait_for_transfer()) continue;
-    ASSERT_EQ(store.transfers()->n_free() + store.transfers()->n_quarantined(), kFrames);
+    ASSERT_EQ(store.transfers()->n_free() + store.transfers()->n_quarantined(), kSpillFrames);
     n_faults += spill.disk->injected_total();
     n_corrupt += counts.corrupt_blocks;
     n_lost += counts.lost_extents;
@@ -156,7 +156,7 @@ TEST_F(FaultySpill, ResidencyFollowsFromTheStepsAlone) {
   const WalkSetting small = small_dram(member_, setting(128), 1000);
   const auto residents_on = [&](const SimulatedDisk& disk) {
     auto spill = tiers::testing::make_simulated_spill(
-        disk, place_bytes(member_.model.shape(), small), 4096, kFrames);
+        disk, place_bytes(member_.model.shape(), small), 4096, kSpillFrames);
     ZooWalk away(member_.model, small, std::move(spill.spill));
     Sequence sequence = away.sequence();
     std::vector<bool> residents;
@@ -195,7 +195,7 @@ TEST_F(FaultySpill, AStepThatWaitsForTheDiskIsStopped) {
   auto io = std::make_unique<tiers::testing::StopsAt>(std::move(made));
   tiers::testing::StopsAt& stop = *io;
   spill->transfers = std::make_unique<tiers::TransferQueue>(
-      std::move(io), tiers::TransferOptions{.frame_bytes = place, .n_frames = kFrames});
+      std::move(io), tiers::TransferOptions{.frame_bytes = place, .n_frames = kSpillFrames});
   ZooWalk away(member_.model, small, std::move(spill));
   Sequence sequence = away.sequence();
   Logits logits = away.feed(sequence, std::span(all).first(1400));
@@ -228,7 +228,7 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   setting.n_threads = 2;
   setting.chunk_rows = 512;
   setting.n_ctx = 3072;
-  const auto text = random_tokens(3000, member.member.model.vocab_size, kSeed);
+  const auto text = random_tokens(3000, member.member.model.vocab_size, kSpillSeed);
   ZooWalk in_dram(member.model, setting);
   Sequence held = in_dram.sequence();
   const Logits whole = in_dram.feed(held, text);
@@ -239,7 +239,7 @@ TEST(Spill, AnExtentLostLateIsComputedAgainBesideWindowedLayers) {
   WalkSetting small = setting;
   small.kv_dram_bytes = placement.slot_bytes;
   const auto n_places = static_cast<uint32_t>(placement.nvme_bytes / placement.place_bytes);
-  auto spill = tiers::testing::make_simulated_spill({.seed = kSeed}, placement.place_bytes,
+  auto spill = tiers::testing::make_simulated_spill({.seed = kSpillSeed}, placement.place_bytes,
                                                     n_places, placement.n_frames);
   const tiers::IoFile file = spill.spill->file;
   ZooWalk walk(member.model, small, std::move(spill.spill));

@@ -14,7 +14,7 @@ using nlohmann::ordered_json;
 using testing::error_of;
 using testing::render_source;
 
-std::string repeated(const std::string& text, size_t n) {
+std::string times(const std::string& text, size_t n) {
   std::string all;
   for (size_t i = 0; i < n; ++i) all += text;
   return all;
@@ -24,7 +24,7 @@ constexpr const char* kSteps =
     "the template's step budget of 500000 steps and 20000 for each message ran out";
 constexpr const char* kMemory = "the template's memory budget of 33554432 bytes ran out";
 constexpr const char* kCalls = "the template's depth budget of 200 nested calls ran out";
-constexpr const char* kFrames = "the template's depth budget of 800 nested evaluations ran out";
+constexpr const char* kDepthEnded = "the template's depth budget of 800 nested evaluations ran out";
 
 struct Attack {
   const char* source;
@@ -144,18 +144,18 @@ TEST(TemplateLimits, RecursionEndsAtTheDepthBudgets) {
        "{% call f() %}{% endcall %}",
        kCalls},
       {"{% for x in [0] recursive %}\n{{ loop([0]) }}{% endfor %}", kCalls},
-      {"{% macro f() %}\n{{ [[[[[[[[f()]]]]]]]] }}{% endmacro %}{{ f() }}", kFrames},
-      {"{% set ns = namespace() %}{% set ns.x = ns %}\n{{ ns }}", kFrames},
-      {"{% set x = [] %}{% do x.append(x) %}\n{{ x }}", kFrames},
-      {"{% set x = [] %}{% do x.append(x) %}\n{{ x|tojson }}", kFrames},
+      {"{% macro f() %}\n{{ [[[[[[[[f()]]]]]]]] }}{% endmacro %}{{ f() }}", kDepthEnded},
+      {"{% set ns = namespace() %}{% set ns.x = ns %}\n{{ ns }}", kDepthEnded},
+      {"{% set x = [] %}{% do x.append(x) %}\n{{ x }}", kDepthEnded},
+      {"{% set x = [] %}{% do x.append(x) %}\n{{ x|tojson }}", kDepthEnded},
       {"{% set x = [] %}{% do x.append(x) %}{% set y = [] %}{% do y.append(y) %}\n{{ x == y }}",
-       kFrames},
+       kDepthEnded},
       {"{% set x = [] %}{% do x.append(x) %}{% set y = [] %}{% do y.append(y) %}\n"
        "{{ [x, y]|sort }}",
-       kFrames},
+       kDepthEnded},
       {"{% set ns = namespace(x=[]) %}"
        "{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}\n{{ ns.x }}",
-       kFrames},
+       kDepthEnded},
   });
 }
 
@@ -170,14 +170,15 @@ TEST(TemplateLimits, LongChainsOfScopesAreNotMade) {
 TEST(TemplateLimits, DeepVariablesAreRefused) {
   ordered_json deep = ordered_json::array();
   for (int i = 0; i < 900; ++i) deep = ordered_json::array({deep});
-  EXPECT_EQ(error_of("x", {{"tools", deep}}), std::string(kFrames) + " [chat template, line 0]");
+  EXPECT_EQ(error_of("x", {{"tools", deep}}),
+            std::string(kDepthEnded) + " [chat template, line 0]");
 }
 
 TEST(TemplateLimits, DeepSourcesAreRefused) {
   const std::string wanted = "expressions or statements are nested deeper than 200 [";
   const auto deep = [](const std::string& begin, const std::string& middle,
                        const std::string& end) {
-    return error_of("{{ " + repeated(begin, 50'000) + middle + repeated(end, 50'000) + " }}");
+    return error_of("{{ " + times(begin, 50'000) + middle + times(end, 50'000) + " }}");
   };
   EXPECT_TRUE(deep("(", "1", ")").starts_with(wanted));
   EXPECT_TRUE(deep("[", "1", "]").starts_with(wanted));
@@ -194,11 +195,11 @@ TEST(TemplateLimits, DeepSourcesAreRefused) {
   EXPECT_TRUE(deep("", "1", " + 1").starts_with(wanted));
   EXPECT_TRUE(deep("", "1", " * 1").starts_with(wanted));
   EXPECT_TRUE(deep("", "1", " and 1").starts_with(wanted));
-  EXPECT_TRUE(error_of(repeated("{% if 1 %}", 20'000)).starts_with(wanted));
-  EXPECT_TRUE(error_of(repeated("{% set x %}", 20'000)).starts_with(wanted));
-  EXPECT_TRUE(error_of("{% set " + repeated("(", 5'000) + "a" + repeated(")", 5'000) + " = 1 %}")
+  EXPECT_TRUE(error_of(times("{% if 1 %}", 20'000)).starts_with(wanted));
+  EXPECT_TRUE(error_of(times("{% set x %}", 20'000)).starts_with(wanted));
+  EXPECT_TRUE(error_of("{% set " + times("(", 5'000) + "a" + times(")", 5'000) + " = 1 %}")
                   .starts_with(wanted));
-  EXPECT_EQ(render_source("{{ 1" + repeated(" ~ 1", 5'000) + " }}").size(), 5'001u);
+  EXPECT_EQ(render_source("{{ 1" + times(" ~ 1", 5'000) + " }}").size(), 5'001u);
 }
 
 TEST(TemplateLimits, LongSourcesAreRefused) {
@@ -209,7 +210,7 @@ TEST(TemplateLimits, LongSourcesAreRefused) {
 }
 
 TEST(TemplateLimits, AMebibyteOfConversationFits) {
-  const std::string text = repeated("0123456789abcde ", 1 << 16);
+  const std::string text = times("0123456789abcde ", 1 << 16);
   const ordered_json variables = {
       {"messages", {{{"role", "user"}, {"content", text}}, {{"role", "user"}, {"content", text}}}}};
   const std::string rendered = render_source(

@@ -10,11 +10,10 @@
 #include "base/error.h"
 #include "engine/byte_text.h"
 #include "engine/panel_reader.h"
+#include "tests/engine/mebibyte.h"
 
 namespace strata::engine {
 namespace {
-
-constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 WeightSizes sizes_of(uint32_t n_layers) {
   WeightSizes sizes;

@@ -33,7 +33,7 @@ using testing::random_tokens;
 using testing::TemporaryModel;
 using testing::ZooWalk;
 
-constexpr uint32_t kSeed = 20261125;
+constexpr uint32_t kStreamSeed = 20261125;
 
 WeightPlan streaming(const GgufFile& file, std::vector<uint8_t> is_streamed) {
   return weight_plan_of(weight_sizes(file, read_model_spec(file)), std::move(is_streamed));
@@ -48,7 +48,7 @@ std::vector<uint32_t> bits_of(const Logits& logits) {
 
 /// A prompt in two chunks and three decoded tokens.
 std::vector<uint32_t> walked_bits(const Model& model, uint32_t n_threads) {
-  const auto tokens = random_tokens(36, model.shape().vocab_size, kSeed);
+  const auto tokens = random_tokens(36, model.shape().vocab_size, kStreamSeed);
   ZooWalk walk(
       model,
       {.kernels = cpu_attn::available_kernels().back(), .n_threads = n_threads, .chunk_rows = 17});
@@ -61,8 +61,8 @@ std::vector<uint32_t> walked_bits(const Model& model, uint32_t n_threads) {
 
 /// Law L1: where weights lay changes no bit.
 TEST(WeightStream, GivesTheBitsOfResidentWeightsOnEveryModelOfTheZoo) {
-  std::mt19937 random(kSeed);
-  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937 random(kStreamSeed);
+  SCOPED_TRACE("seed " + std::to_string(kStreamSeed));
   for (const auto& member : makers::zoo()) {
     SCOPED_TRACE(member.model.name);
     const ModelFile written(member.model);
@@ -229,8 +229,8 @@ TEST(WeightStream, ALeaseKeepsItsWeightsWhileOthersAreRead) {
 
 TEST(WeightStream, LayersMayBeTakenInAnyOrder) {
   StreamedModel of;
-  std::mt19937 random(kSeed);
-  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937 random(kStreamSeed);
+  SCOPED_TRACE("seed " + std::to_string(kStreamSeed));
   for (int i = 0; i < 100; ++i) {
     const auto layer = static_cast<uint32_t>(random() % 6);
     const LayerLease lease = of.model->take_layer(layer, of.pool);

@@ -20,8 +20,8 @@ using testing::walked_isas;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
-constexpr uint32_t kSeed = 20241126;
-constexpr uint32_t kTextTokens = 270;  // past a segment
+constexpr uint32_t kBitsSeed = 20241126;
+constexpr uint32_t kBitsTokens = 270;  // past a segment
 // Past a span of 1024 positions, whose partials threads share out where rows are few.
 constexpr uint32_t kLongTextTokens = 1300;
 
@@ -42,7 +42,8 @@ void for_each_member_and_isa(const Check& check) {
   for (const auto& listed : makers::zoo()) {
     const LoadedMember member(listed.model.name);
     for (const KernelTable* kernels : walked_isas()) {
-      SCOPED_TRACE(listed.model.name + ", " + kernels->name + ", seed " + std::to_string(kSeed));
+      SCOPED_TRACE(listed.model.name + ", " + kernels->name + ", seed " +
+                   std::to_string(kBitsSeed));
       check(member, kernels);
     }
   }
@@ -52,14 +53,14 @@ void for_each_member_and_isa(const Check& check) {
 template <class Check>
 void for_each_member(const Check& check) {
   for (const auto& listed : makers::zoo()) {
-    SCOPED_TRACE(listed.model.name + ", seed " + std::to_string(kSeed));
+    SCOPED_TRACE(listed.model.name + ", seed " + std::to_string(kBitsSeed));
     check(LoadedMember(listed.model.name), cpu_attn::available_kernels().back());
   }
 }
 
 TEST(ZooBits, DoNotDependOnChunks) {
   for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
-    const auto tokens = member.text(kTextTokens, kSeed);
+    const auto tokens = member.text(kBitsTokens, kBitsSeed);
     ZooWalk whole(member.model, {.kernels = kernels});
     const Logits wanted = whole.feed_all(tokens);
     for (const uint32_t chunk_rows : {1u, 7u, 32u}) {
@@ -74,14 +75,14 @@ TEST(ZooBits, DoNotDependOnChunks) {
 TEST(ZooBits, DoNotDependOnThreads) {
   for_each_member([](const LoadedMember& member, const KernelTable* kernels) {
     if (member.model.shape().n_layers > 10) return;  // gemma3 has the same layers, and fewer
-    const auto tokens = member.text(kTextTokens, kSeed);
+    const auto tokens = member.text(kBitsTokens, kBitsSeed);
     ZooWalk whole(member.model, {.kernels = kernels});
     const Logits wanted = whole.feed_all(tokens);
     for (const uint32_t n_threads : {2u, 3u}) {
       const WalkSetting setting{.kernels = kernels, .n_threads = n_threads};
       ZooWalk walk(member.model, setting);
       Sequence sequence = walk.sequence();
-      Logits found = walk.feed(sequence, std::span(tokens).first(kTextTokens - 1));
+      Logits found = walk.feed(sequence, std::span(tokens).first(kBitsTokens - 1));
       found.push_back(walk.feed(sequence, std::span(tokens).last(1)).front());
       expect_same_bits(found, wanted, text_of(setting));
     }
@@ -91,7 +92,7 @@ TEST(ZooBits, DoNotDependOnThreads) {
 TEST(ZooBits, OfAQuantisedCacheDoNotDependOnChunks) {
   for_each_member_and_isa([](const LoadedMember& member, const KernelTable* kernels) {
     if (member.member.model.head_dim % 32 != 0) return;
-    const auto tokens = member.text(kTextTokens / 2, kSeed);
+    const auto tokens = member.text(kBitsTokens / 2, kBitsSeed);
     WalkSetting setting{.kernels = kernels, .k_codec = KvCodec::kQ8_0, .v_codec = KvCodec::kQ8_0};
     ZooWalk whole(member.model, setting);
     const Logits wanted = whole.feed_all(tokens);
@@ -107,7 +108,7 @@ TEST(ZooBits, OfALongTextDoNotDependOnHowThreadsShareItsSpans) {
   for (const char* name : {"llama3", "gemma3"}) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
-    const auto tokens = member.text(kLongTextTokens, kSeed);
+    const auto tokens = member.text(kLongTextTokens, kBitsSeed);
     WalkSetting setting{.kernels = cpu_attn::available_kernels().back(),
                         .n_ctx = kLongTextTokens + 64};
     ZooWalk whole(member.model, setting);
@@ -128,9 +129,9 @@ TEST(ZooBits, OfALongTextDoNotDependOnHowThreadsShareItsSpans) {
 
 TEST(ZooBits, OfForksAreThoseOfTheirTextsAlone) {
   for_each_member([](const LoadedMember& member, const KernelTable* kernels) {
-    const auto prompt = member.text(77, kSeed);  // in the middle of a block
-    const auto left_tail = member.text(70, kSeed + 1);
-    const auto right_tail = member.text(70, kSeed + 2);
+    const auto prompt = member.text(77, kBitsSeed);  // in the middle of a block
+    const auto left_tail = member.text(70, kBitsSeed + 1);
+    const auto right_tail = member.text(70, kBitsSeed + 2);
     const WalkSetting setting{.kernels = kernels, .chunk_rows = 32, .n_sequences = 3};
     ZooWalk walk(member.model, setting);
     Sequence left = walk.sequence();
@@ -159,8 +160,8 @@ TEST(ZooBits, OfForksAreThoseOfTheirTextsAlone) {
 /// fed again, as its callers do.
 void expect_cut_changes_nothing(const LoadedMember& member, const KernelTable* kernels,
                                 uint32_t n_kept, bool also_fork) {
-  const auto first = member.text(150, kSeed);
-  const auto second = member.text(60, kSeed + 3);
+  const auto first = member.text(150, kBitsSeed);
+  const auto second = member.text(60, kBitsSeed + 3);
   ZooWalk walk(member.model, {.kernels = kernels, .chunk_rows = 32, .n_sequences = 3});
   Sequence sequence = walk.sequence();
   const Logits before = walk.feed(sequence, first);
@@ -196,7 +197,7 @@ TEST(ZooBits, OfATruncatedSequenceAreThoseOfItsTextAlone) {
 TEST(ZooBits, OfSequencesInOneStepAreThoseOfEachAlone) {
   for_each_member([](const LoadedMember& member, const KernelTable* kernels) {
     const std::vector<std::vector<int32_t>> texts = {
-        member.text(90, kSeed), member.text(61, kSeed + 4), member.text(33, kSeed + 5)};
+        member.text(90, kBitsSeed), member.text(61, kBitsSeed + 4), member.text(33, kBitsSeed + 5)};
     // Rows of each text in every step: prompts beside decoding, and texts that have ended.
     const uint32_t rows_per_step[] = {9, 5, 1};
     ZooWalk walk(member.model, {.kernels = kernels, .chunk_rows = 16, .n_sequences = 3});
@@ -229,7 +230,7 @@ TEST(ZooBits, OfSequencesInOneStepAreThoseOfEachAlone) {
 
 TEST(ZooBits, OfRowsThatWantLogitsDoNotDependOnThoseThatDoNot) {
   for_each_member([](const LoadedMember& member, const KernelTable* kernels) {
-    const auto tokens = member.text(24, kSeed);
+    const auto tokens = member.text(24, kBitsSeed);
     ZooWalk walk(member.model, {.kernels = kernels, .n_sequences = 2});
     const Logits wanted = walk.feed_all(tokens);
     Sequence sequence = walk.sequence();
@@ -247,11 +248,11 @@ TEST(ZooBits, WindowedLayersLetGoOfBlocksAndFullOnesKeepThem) {
   const LoadedMember member("gemma3");
   ZooWalk walk(member.model, {.kernels = cpu_attn::available_kernels().back(), .chunk_rows = 32});
   Sequence sequence = walk.sequence();
-  walk.feed(sequence, member.text(kTextTokens, kSeed));
+  walk.feed(sequence, member.text(kBitsTokens, kBitsSeed));
   EXPECT_EQ(walk.cache().block(sequence, 0, 0, 0), nullptr);
   EXPECT_EQ(walk.cache().block(sequence, 6, 1, 100), nullptr);
   EXPECT_NE(walk.cache().block(sequence, 5, 0, 0), nullptr);
-  EXPECT_NE(walk.cache().block(sequence, 0, 0, kTextTokens - member.member.model.window), nullptr);
+  EXPECT_NE(walk.cache().block(sequence, 0, 0, kBitsTokens - member.member.model.window), nullptr);
 }
 
 /// Keys that say the same as options: the model with them, and without.
@@ -272,7 +273,7 @@ TEST(ZooBits, OfRopeOptionsAreThoseOfTheFilesKeys) {
   options.yarn_beta_fast = rope.beta_fast;
   options.yarn_beta_slow = rope.beta_slow;
   const Model by_options = load_model(written.open(), options);
-  const auto tokens = by_keys.text(100, kSeed);
+  const auto tokens = by_keys.text(100, kBitsSeed);
   const WalkSetting setting{.kernels = cpu_attn::available_kernels().back()};
   ZooWalk first(by_keys.model, setting);
   ZooWalk second(by_options, setting);

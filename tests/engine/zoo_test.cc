@@ -22,7 +22,7 @@ using testing::walked_isas;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
-constexpr uint32_t kSeed = 20241125;
+constexpr uint32_t kZooSeed = 20241125;
 // Past a segment of 256 positions, and past window + chunk several times.
 constexpr uint32_t kTextTokens = 280;
 constexpr uint32_t kShortTextTokens = 120;
@@ -43,11 +43,11 @@ std::pair<double, double> sizes(const std::vector<oracle::Estimates>& reference)
 /// Walks a member's text by every instruction set and compares every logit.
 void expect_agreement(const makers::ZooMember& member, KvCodec k_codec, KvCodec v_codec,
                       uint32_t n_tokens, const RopeOverrides& overrides = {}) {
-  SCOPED_TRACE(member.model.name + ", seed " + std::to_string(kSeed));
+  SCOPED_TRACE(member.model.name + ", seed " + std::to_string(kZooSeed));
   const ModelFile written(member.model);
   const GgufFile file = written.open();
   const Model model = load_model(file, overrides);
-  const auto tokens = random_tokens(n_tokens, member.model.vocab_size, kSeed);
+  const auto tokens = random_tokens(n_tokens, member.model.vocab_size, kZooSeed);
   const auto reference = oracle::reference_logits(
       oracle::read_reference_model(file, static_cast<uint32_t>(overrides.n_ctx)), tokens,
       {oracle::resting(k_codec), oracle::resting(v_codec)});

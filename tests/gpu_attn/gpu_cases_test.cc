@@ -34,7 +34,7 @@ int copy_and_hash(DeviceStream* stream, void* to, const void* from, uint64_t byt
   return gpu_emu::emulated_device().copy(stream, to, from, bytes);
 }
 
-class EmulatedCase : public testing::Test {
+class EmulatedCase : public ::testing::Test {
  public:
   explicit EmulatedCase(GpuCase one) : case_(std::move(one)) {}
 
@@ -74,7 +74,7 @@ void register_case(const GpuCase& one) {
   std::ranges::replace_if(
       name, [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
   testing::RegisterTest(suite.c_str(), name.c_str(), nullptr, nullptr, __FILE__, __LINE__,
-                        [one]() -> testing::Test* { return new EmulatedCase(one); });
+                        [one]() -> ::testing::Test* { return new EmulatedCase(one); });
 }
 
 }  // namespace

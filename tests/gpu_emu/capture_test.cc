@@ -13,7 +13,7 @@ constexpr int kUnjoined = 904;
 constexpr int kIsolation = 905;
 constexpr int kCapturedEvent = 907;
 
-class Capture : public testing::Test {
+class Capture : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_EQ(0, table_.open(0, &device_));

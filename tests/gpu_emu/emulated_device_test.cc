@@ -10,7 +10,7 @@
 namespace strata::gpu_emu {
 namespace {
 
-class EmulatedDevice : public testing::Test {
+class EmulatedDevice : public ::testing::Test {
  protected:
   EmulatedDevice() {
     EXPECT_EQ(0, table_.open(0, &device_));

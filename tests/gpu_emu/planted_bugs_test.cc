@@ -86,7 +86,7 @@ void expect_race(const Plant& plant, const std::string& mark_a, const std::strin
         run_all_orders(plant);
         std::exit(0);
       },
-      testing::ExitedWithCode(66), then("data race", "(" + then(a, b) + "|" + then(b, a) + ")"));
+      ::testing::ExitedWithCode(66), then("data race", "(" + then(a, b) + "|" + then(b, a) + ")"));
 }
 
 /// A plain build sees wrong results in at least n_orders of four, ThreadSanitizer the race.

@@ -64,7 +64,7 @@ struct Served {
   std::unique_ptr<EngineService> service;
 };
 
-AnswerOrder order_of(const std::string& text, uint64_t n_predict) {
+AnswerOrder text_order(const std::string& text, uint64_t n_predict) {
   AnswerOrder order;
   order.text = text;
   order.n_predict = n_predict;
@@ -123,7 +123,7 @@ std::string alone(Engine& engine, const AnswerOrder& order) {
 TEST(EngineService, AnOrderIsToldFromItsPromptToItsEnd) {
   const TemporaryModel model(drawn_model());
   Served served(model);
-  const auto stream = served.service->submit(order_of("thequickbrownfox", 12));
+  const auto stream = served.service->submit(text_order("thequickbrownfox", 12));
   const Told told = listen(*stream);
   Kind highest = Kind::kPrompt;
   for (const AnswerEvent& event : told.events) {
@@ -137,7 +137,7 @@ TEST(EngineService, AnOrderIsToldFromItsPromptToItsEnd) {
   EXPECT_EQ(told.last().usage.completion_tokens, 12u);
   EXPECT_TRUE(served.service->drain(kLong));
   Engine lone = Served::opened(model, {}, kContext);
-  EXPECT_EQ(told.text, alone(lone, order_of("thequickbrownfox", 12)));
+  EXPECT_EQ(told.text, alone(lone, text_order("thequickbrownfox", 12)));
   const ServiceCounts counts = served.service->counts();
   EXPECT_EQ(counts.orders, 1u);
   EXPECT_EQ(counts.answered, 1u);
@@ -148,7 +148,7 @@ TEST(EngineService, AnOrderIsToldFromItsPromptToItsEnd) {
 TEST(EngineService, MessagesAreRenderedAndStopTextsAndScoresTold) {
   const TemporaryModel model(drawn_model());
   Served served(model);
-  AnswerOrder order = order_of("", 12);
+  AnswerOrder order = text_order("", 12);
   order.messages = {{"user", "thequickbrownfox"}};
   order.n_logprobs = 3;
   EXPECT_EQ(served.service->rendered(order), "thequickbrownfox");
@@ -183,7 +183,7 @@ TEST(EngineService, WhateverClientsDoEveryAnswerIsTheLoneOneAndNoOrderIsLost) {
     Engine engine = Served::opened(model, {}, kContext);
     const std::string document = drawn_text(random, 90);
     for (int i = 0; i < 12; ++i) {
-      orders.push_back(order_of(
+      orders.push_back(text_order(
           document.substr(0, below(random, 90)) + drawn_text(random, 1 + below(random, 40)),
           below(random, 40)));
       if (i % 2 == 0) orders.back().sampler.temperature = 1.1;
@@ -246,18 +246,18 @@ TEST(EngineService, WhatCanNeverBeAnsweredIsRefusedAtOnce) {
   const auto code = [&](const AnswerOrder& order) {
     return code_of([&] { (void)served.service->submit(order); });
   };
-  EXPECT_EQ(code(order_of(std::string(kContext, 'x'), 1)), ErrorCode::kContextLengthExceeded);
-  EXPECT_EQ(code(order_of("", 1)), ErrorCode::kBadText);
-  AnswerOrder both = order_of("text", 1);
+  EXPECT_EQ(code(text_order(std::string(kContext, 'x'), 1)), ErrorCode::kContextLengthExceeded);
+  EXPECT_EQ(code(text_order("", 1)), ErrorCode::kBadText);
+  AnswerOrder both = text_order("text", 1);
   both.tokens = {3};
   EXPECT_EQ(code(both), ErrorCode::kUsage);
-  AnswerOrder unknown = order_of("", 1);
+  AnswerOrder unknown = text_order("", 1);
   unknown.tokens = {3, 4000};
   EXPECT_EQ(code(unknown), ErrorCode::kUsage);
-  AnswerOrder hot = order_of("text", 1);
+  AnswerOrder hot = text_order("text", 1);
   hot.sampler.top_p = 7;
   EXPECT_EQ(code(hot), ErrorCode::kUsage);
-  AnswerOrder stops = order_of("text", 1);
+  AnswerOrder stops = text_order("text", 1);
   stops.stop = {""};
   EXPECT_EQ(code(stops), ErrorCode::kUsage);
   EXPECT_EQ(served.service->counts().refused, 6u);
@@ -271,7 +271,7 @@ TEST(EngineService, BeyondItsQueueItIsBusyAndInTheEndItStops) {
   options.n_queued_max = 2;
   Served served(model, options, 256);
   std::vector<std::unique_ptr<AnswerStream>> streams;
-  const auto submit = [&] { streams.push_back(served.service->submit(order_of("abc", 250))); };
+  const auto submit = [&] { streams.push_back(served.service->submit(text_order("abc", 250))); };
   served.hold_steps();
   for (int i = 0; i < 3; ++i) submit();
   EXPECT_EQ(code_of(submit), ErrorCode::kBusy);
@@ -285,14 +285,14 @@ TEST(EngineService, BeyondItsQueueItIsBusyAndInTheEndItStops) {
 TEST(EngineService, AClientThatDoesNotReadStopsNobodyAndFindsAllLater) {
   const TemporaryModel model(drawn_model());
   Served served(model);
-  const auto silent = served.service->submit(order_of("silentclient", 60));
-  const Told other = listen(*served.service->submit(order_of("another", 100)));
+  const auto silent = served.service->submit(text_order("silentclient", 60));
+  const Told other = listen(*served.service->submit(text_order("another", 100)));
   EXPECT_EQ(other.last().kind, Kind::kEnd);
   EXPECT_TRUE(served.service->drain(kLong));
   const Told told = listen(*silent);
   ASSERT_EQ(told.events.size(), 3u);  // one of each kind
   Engine lone = Served::opened(model, {}, kContext);
-  EXPECT_EQ(told.text, alone(lone, order_of("silentclient", 60)));
+  EXPECT_EQ(told.text, alone(lone, text_order("silentclient", 60)));
 }
 
 TEST(EngineService, WhatHasNotEndedInTimeIsCancelled) {
@@ -301,8 +301,8 @@ TEST(EngineService, WhatHasNotEndedInTimeIsCancelled) {
   options.n_parallel = 1;
   Served served(model, options);
   served.hold_steps();
-  const auto first = served.service->submit(order_of("first", 200));
-  const auto second = served.service->submit(order_of("second", 200));
+  const auto first = served.service->submit(text_order("first", 200));
+  const auto second = served.service->submit(text_order("second", 200));
   EXPECT_FALSE(served.service->drain(milliseconds(0)));
   for (AnswerStream* stream : {first.get(), second.get()}) {
     const Told told = listen(*stream);
@@ -316,7 +316,7 @@ TEST(EngineService, AServiceThatGoesEndsItsOrders) {
   const TemporaryModel model(drawn_model());
   auto served = std::make_unique<Served>(model);
   served->hold_steps();
-  const auto stream = served->service->submit(order_of("first", 200));
+  const auto stream = served->service->submit(text_order("first", 200));
   served.reset();
   EXPECT_EQ(listen(*stream).last().finish_reason, FinishReason::kCancelled);
 }
@@ -334,12 +334,13 @@ TEST(EngineService, ARestartFindsWhatWasReadAndAnswered) {
   Told first;
   {
     Served served(model, options, 2048);
-    first = listen(*served.service->submit(order_of(document, 300)));
+    first = listen(*served.service->submit(text_order(document, 300)));
     EXPECT_TRUE(served.service->drain(kLong));
     EXPECT_TRUE(served.service->take_notices().empty());
   }
   Served again(model, options, 2048);
-  const Told told = listen(*again.service->submit(order_of(document + first.text + "andthen", 3)));
+  const Told told =
+      listen(*again.service->submit(text_order(document + first.text + "andthen", 3)));
   EXPECT_EQ(told.last().usage.cached_tokens, first.last().usage.prompt_tokens + 299);
 }
 
@@ -354,7 +355,7 @@ TEST(EngineService, AnOwnerFindsOnlyWhatItsOwnOrdersHaveRead) {
   std::mt19937 random(5);
   const std::string document = drawn_text(random, 500);
   const auto n_cached = [&](Served& served, const std::string& owner) {
-    AnswerOrder order = order_of(document, 3);
+    AnswerOrder order = text_order(document, 3);
     order.owner = owner;
     return listen(*served.service->submit(std::move(order))).last().usage.cached_tokens;
   };
@@ -381,7 +382,7 @@ TEST(EngineService, OwnersReadTheSameTextBesideEachOther) {
   options.n_parallel = 2;
   Served served(model, options);
   std::mt19937 random(6);
-  AnswerOrder order = order_of(drawn_text(random, 200), 3);
+  AnswerOrder order = text_order(drawn_text(random, 200), 3);
   order.owner = "first";
   const auto first = served.service->submit(order);
   order.owner = "second";
@@ -399,7 +400,7 @@ TEST(EngineService, AFolderThatCannotBeUsedIsANotice) {
   std::atomic<int> n_told = 0;
   options.on_notices = [&n_told] { ++n_told; };
   Served served(model, options);
-  EXPECT_EQ(listen(*served.service->submit(order_of("text", 3))).last().kind, Kind::kEnd);
+  EXPECT_EQ(listen(*served.service->submit(text_order("text", 3))).last().kind, Kind::kEnd);
   EXPECT_FALSE(served.service->drain(kLong));  // it was not saved
   EXPECT_EQ(served.service->take_notices().size(), 1u);
   EXPECT_EQ(n_told, 1);
@@ -427,7 +428,7 @@ TEST(EngineService, LooksAtTheLayersNoMoreOftenThanItMay) {
   std::mt19937 random(8);
   for (uint32_t i = 0; i < 2; ++i) {  // an order that has come has had a look at the layers, too
     (void)served.service->layer_blocks();
-    (void)listen(*served.service->submit(order_of(drawn_text(random, 100), 3)));
+    (void)listen(*served.service->submit(text_order(drawn_text(random, 100), 3)));
   }
   EXPECT_EQ(served.service->layer_blocks().at(0).dram, 0u);
 }
@@ -438,7 +439,7 @@ TEST(EngineService, SaysWhereTheBlocksOfEachLayerAre) {
   options.layers_kept = milliseconds(0);
   Served served(model, options);
   std::mt19937 random(8);
-  (void)listen(*served.service->submit(order_of(drawn_text(random, 100), 3)));
+  (void)listen(*served.service->submit(text_order(drawn_text(random, 100), 3)));
   // The first look may have been before the answer's sequence was kept.
   const auto layers =
       layers_when(*served.service, [](const auto& seen) { return seen[0].dram > 0; });

@@ -29,12 +29,12 @@ using testing::chat_body;
 using testing::messages_body;
 using testing::parsed;
 
-const std::string kTools = R"(, "tools": [
+const std::string kForcedTools = R"(, "tools": [
   {"type": "function", "function": {"name": "look", "parameters": {"type": "object",
     "properties": {"far": {"type": "boolean"}}, "required": ["far"]}}},
   {"type": "function", "function": {"name": "stop"}}])";
 
-ApiRequest forced(const std::string& choice, const std::string& tools = kTools) {
+ApiRequest forced(const std::string& choice, const std::string& tools = kForcedTools) {
   return parsed(ApiShape::kChat, chat_body(tools + R"(, "tool_choice": )" + choice));
 }
 
@@ -115,12 +115,12 @@ TEST(ForcedCall, ThatCannotBeIsRefusedByName) {
   constexpr ToolCallStyle kStyle = ToolCallStyle::kHermes;
   EXPECT_EQ(refusal(R"("required")", "", kStyle),
             "tool_choice: tool_choice forces a call, and there are no tools");
-  EXPECT_EQ(refusal(R"({"type": "function", "function": {"name": "go"}})", kTools, kStyle),
+  EXPECT_EQ(refusal(R"({"type": "function", "function": {"name": "go"}})", kForcedTools, kStyle),
             "tool_choice: tool_choice names \"go\", which is none of the tools");
-  EXPECT_EQ(refusal(kLook, kTools, ToolCallStyle::kNone),
+  EXPECT_EQ(refusal(kLook, kForcedTools, ToolCallStyle::kNone),
             "tool_choice: tool_choice forces a call, and how this model writes calls is not known "
             "here");
-  EXPECT_EQ(refusal(kLook, kTools + R"(, "ignore_eos": true)", kStyle),
+  EXPECT_EQ(refusal(kLook, kForcedTools + R"(, "ignore_eos": true)", kStyle),
             "ignore_eos: ignore_eos is true; wanted false with a call that is forced");
   const std::string pattern =
       look_with(R"({"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}})");
@@ -150,7 +150,7 @@ TEST(ForcedCall, ComesToTheClientAsACall) {
   HttpServer server(Listener::open(address), app, HttpLimits{});
   const auto reply =
       testing::SocketClient(server.listener().port())
-          .post("/v1/chat/completions", chat_body(kTools + R"(, "tool_choice": "required")"));
+          .post("/v1/chat/completions", chat_body(kForcedTools + R"(, "tool_choice": "required")"));
   ASSERT_EQ(reply.status, 200) << reply.body;
   const json choice = json::parse(reply.body)["choices"][0];
   EXPECT_EQ(choice["finish_reason"], "tool_calls");

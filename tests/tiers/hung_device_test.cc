@@ -114,7 +114,7 @@ TEST(HungDevice, IsNotWaitedForAtTheEndOfThreads) {
   EXPECT_EQ(untouched[0], std::byte{0});  // what had not begun never does
 }
 
-class HungRing : public testing::TestWithParam<UringSetup> {};
+class HungRing : public ::testing::TestWithParam<UringSetup> {};
 
 TEST_P(HungRing, TimesOutAndIsNotWaitedForAtItsEnd) {
   std::unique_ptr<Io> io;
@@ -151,7 +151,7 @@ TEST_P(HungRing, TimesOutAndIsNotWaitedForAtItsEnd) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Setups, HungRing,
-                         testing::Values(UringSetup::kSingleIssuer, UringSetup::kPlain));
+                         ::testing::Values(UringSetup::kSingleIssuer, UringSetup::kPlain));
 
 }  // namespace
 }  // namespace strata::tiers

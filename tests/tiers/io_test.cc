@@ -47,7 +47,7 @@ File open_for_writing(const std::string& path) {
   return File::adopt(::open(path.c_str(), kFlags, 0600), false, path);
 }
 
-class IoTest : public testing::TestWithParam<BackEnd> {
+class IoTest : public ::testing::TestWithParam<BackEnd> {
  protected:
   void SetUp() override {
     try {
@@ -287,7 +287,7 @@ TEST_P(IoTest, ManyFilesAreKeptApart) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(BackEnds, IoTest, testing::ValuesIn(kBackEnds),
+INSTANTIATE_TEST_SUITE_P(BackEnds, IoTest, ::testing::ValuesIn(kBackEnds),
                          [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

@@ -89,7 +89,7 @@ struct Refusal {
   int error_number;
 };
 
-class RefusedRing : public testing::TestWithParam<Refusal> {};
+class RefusedRing : public ::testing::TestWithParam<Refusal> {};
 
 TEST_P(RefusedRing, IsReplacedByThreadsWithOneLineOfNotice) {
   const FreshFolder folder;
@@ -125,12 +125,12 @@ TEST_P(RefusedRing, IsAnErrorWhereARingWasAskedFor) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Calls, RefusedRing,
-                         testing::Values(Refusal{"SetupNotPermitted", __NR_io_uring_setup, EPERM},
-                                         Refusal{"SetupUnknown", __NR_io_uring_setup, ENOSYS},
-                                         Refusal{"SetupOutOfMemory", __NR_io_uring_setup, ENOMEM},
-                                         Refusal{"EnterNotPermitted", __NR_io_uring_enter, EPERM},
-                                         Refusal{"RegisterNotPermitted", __NR_io_uring_register,
-                                                 EPERM}),
+                         ::testing::Values(Refusal{"SetupNotPermitted", __NR_io_uring_setup, EPERM},
+                                           Refusal{"SetupUnknown", __NR_io_uring_setup, ENOSYS},
+                                           Refusal{"SetupOutOfMemory", __NR_io_uring_setup, ENOMEM},
+                                           Refusal{"EnterNotPermitted", __NR_io_uring_enter, EPERM},
+                                           Refusal{"RegisterNotPermitted", __NR_io_uring_register,
+                                                   EPERM}),
                          [](const auto& instance) { return instance.param.name; });
 
 /// Moves bytes as nobody, who may lock only so many bytes; all of them may be prepared at most.

@@ -178,10 +178,10 @@ TEST_F(BadInput, PromptLongerThanTheContextIsRefusedBeforeAnyWeightIsRead) {
   // One line on standard error: neither the setup nor the progress of loading came before it.
   expect_refused(arguments, {3, "context_length_exceeded", words, "prompt",
                              "shorten the prompt to fewer than 64 tokens"});
-  const auto json = nlohmann::json::parse(
+  const auto printed = nlohmann::json::parse(
       run_strata({"run", "-m", path, "-p", prompt, "--json"}).out, nullptr, false);
-  EXPECT_EQ(json["error"].value("n_prompt_tokens", 0), 72);
-  EXPECT_EQ(json["error"].value("n_ctx", 0), 64);
+  EXPECT_EQ(printed["error"].value("n_prompt_tokens", 0), 72);
+  EXPECT_EQ(printed["error"].value("n_ctx", 0), 64);
   expect_refused({"run", "-m", path, "-p", std::string(40, 'a'), "-c", "32"},
                  {3, "context_length_exceeded", {"42 tokens", "32 tokens"}, "prompt", "-c 64"});
 }

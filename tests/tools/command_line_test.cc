@@ -160,7 +160,7 @@ TEST(CommandLine, ReadsTheTestsOfBenchAsLists) {
   EXPECT_EQ(read({"-m", "a", "-p", "512,4k"}).settings.prompt, "512,4k");
 }
 
-class ConfigFile : public testing::Test {
+class ConfigFile : public ::testing::Test {
  protected:
   void SetUp() override { std::filesystem::create_directory(home_.path("strata")); }
   std::string write(const std::string& text) { return home_.write("strata/config.toml", text); }

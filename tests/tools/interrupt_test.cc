@@ -50,11 +50,11 @@ TEST_F(Interrupt, LeavesTheJsonObjectOfRunWhole) {
   process.interrupt();
   const Outcome outcome = process.finish();
   EXPECT_EQ(outcome.exit_code, 130);
-  const auto json = nlohmann::json::parse(outcome.out, nullptr, false);
-  ASSERT_TRUE(json.is_object()) << outcome.out << outcome.err;
-  EXPECT_EQ(
-      json.contains("error") ? json["error"].value("code", "") : json.value("finish_reason", ""),
-      "cancelled");
+  const auto printed = nlohmann::json::parse(outcome.out, nullptr, false);
+  ASSERT_TRUE(printed.is_object()) << outcome.out << outcome.err;
+  EXPECT_EQ(printed.contains("error") ? printed["error"].value("code", "")
+                                      : printed.value("finish_reason", ""),
+            "cancelled");
 }
 
 TEST_F(Interrupt, EndsTheWaitForStandardInput) {
@@ -93,9 +93,9 @@ TEST_F(Interrupt, EndsBenchWith130AndNoHalfList) {
   process.interrupt();
   const Outcome outcome = process.finish();
   EXPECT_EQ(outcome.exit_code, 130);
-  const auto json = nlohmann::json::parse(outcome.out, nullptr, false);
-  ASSERT_TRUE(json.is_object()) << outcome.out;
-  EXPECT_EQ(json["error"].value("code", ""), "cancelled");
+  const auto printed = nlohmann::json::parse(outcome.out, nullptr, false);
+  ASSERT_TRUE(printed.is_object()) << outcome.out;
+  EXPECT_EQ(printed["error"].value("code", ""), "cancelled");
 }
 
 }  // namespace

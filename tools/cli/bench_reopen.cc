@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "engine/context_cache.h"
 #include "engine/kv_placement.h"
 #include "tools/cli/attention_report.h"
@@ -26,10 +27,6 @@ constexpr uint64_t kDiskBytesMin = uint64_t{64} << 20;
 constexpr uint64_t kDiskBytesMax = uint64_t{1} << 30;
 constexpr uint64_t kPageBytes = 4096;
 constexpr const char* kDropCaches = "/proc/sys/vm/drop_caches";
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Logits of the question's last row and the seconds that it took, on a fork of the text.
 double ask_fork(engine::Engine& engine, const engine::Sequence& text,

@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "engine/device_rate.h"
 #include "engine/machine.h"
 #include "tools/cli/attention_report.h"
@@ -23,10 +24,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint32_t kCheckTokens = 33;  // a block and one position of the next
 constexpr uint32_t kSpilledCheckTokens = kExtentPositions + 33;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 bool is_quantised(const PackedMatrix& matrix) {
   return matrix.type != TensorType::kF32 && matrix.type != TensorType::kF16 &&

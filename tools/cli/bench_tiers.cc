@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "engine/context_cache.h"
 #include "tools/cli/bench_folder.h"
 #include "tools/cli/sample_statistics.h"
@@ -23,10 +24,6 @@ constexpr uint32_t kPrefillMax = 2048;
 constexpr double kRestoreWanted = 0.85;  // of the rate in order
 constexpr double kRestoreFactor = 20;    // times faster than reading the text
 constexpr double kWriteThroughWanted = 1.05;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Once what is on its way has ended.
 uint64_t written_bytes(engine::Engine& engine) {

@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/host_memory.h"
+#include "base/seconds_since.h"
 #include "planner/rate_fit.h"
 #include "tools/cli/attend_trial.h"
 #include "tools/cli/bench_fill.h"
@@ -44,10 +45,6 @@ constexpr uint64_t kCopySlice = 16;  // pieces
 constexpr uint32_t kLayerCounts[] = {4, 8, 12};
 constexpr uint32_t kStepTurns = 7;
 constexpr uint32_t kShortSteps = 16;  // so many times as many passes: each takes a tenth of a ms
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 class Calibration {
  public:

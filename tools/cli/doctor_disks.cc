@@ -14,7 +14,7 @@ namespace {
 
 using engine::bytes_text;
 
-constexpr uint64_t kFewBytes = uint64_t{4} << 30;  // of disk: K and V of few long contexts
+constexpr uint64_t kFewDiskBytes = uint64_t{4} << 30;  // of disk: K and V of few long contexts
 
 /// A folder that Strata writes to.
 struct Folder {
@@ -56,7 +56,8 @@ Finding look_at_folder(const Folder& folder, const std::string& root) {
   if (!lacks.empty()) return note("a disk of its own: " + lacks);
   if (disk.is_network()) return note("a disk of this machine: another's is slow and may go away");
   if (disk.is_rotating) return note("a solid-state disk: this one rotates, reading back is slow");
-  if (!unknown && free < kFewBytes) return note(fmt::format("{} free", bytes_text(kFewBytes)));
+  if (!unknown && free < kFewDiskBytes)
+    return note(fmt::format("{} free", bytes_text(kFewDiskBytes)));
   return Finding::ok(folder.check, found);
 }
 

@@ -11,5 +11,7 @@ namespace strata::cli {
 std::string json_text(const nlohmann::ordered_json& value);
 /// The same on one line.
 std::string json_line(const nlohmann::ordered_json& value);
+/// null where it is empty.
+nlohmann::ordered_json text_or_null(const std::string& text);
 
 }  // namespace strata::cli

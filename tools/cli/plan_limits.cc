@@ -29,7 +29,7 @@ constexpr Limit kLimits[] = {
      &engine::PlacementRequest::tpot_max_ms, &planner::PlacementPlan::token}};
 
 /// As an argument of the limit, rounded up.
-std::string argument(double ms) {
+std::string time_argument(double ms) {
   return ms < 1e4 ? fmt::format("{:.0f}ms", std::ceil(ms * 1.005))
                   : fmt::format("{:.0f}s", std::ceil(ms * 1.005 / 1e3));
 }
@@ -94,7 +94,7 @@ Error limit_refusal(const Command& command, const PlanSubject& subject, const Pl
     if (!best || best->is_in_time()) continue;
     what += fmt::format("{}--{} {} cannot be kept: {} takes {} at best", what.empty() ? "" : "; ",
                         limit.option, time_text(most), limit.what, time_text(ms));
-    slower += fmt::format("{}--{} {}", slower.empty() ? "" : " ", limit.option, argument(ms));
+    slower += fmt::format("{}--{} {}", slower.empty() ? "" : " ", limit.option, time_argument(ms));
     if (where.empty()) where = command.where(limit.option);
   }
   if (what.empty()) {  // each of them alone can be kept
@@ -105,8 +105,8 @@ Error limit_refusal(const Command& command, const PlanSubject& subject, const Pl
         time_text(late.plan.prompt.ms), time_text(late.plan.token.ms));
     where = command.where("tpot-max");
     slower = fmt::format("--ttft-max {} --tpot-max {}",
-                         argument(std::max(late.plan.prompt.ms, late.problem.ttft_max_ms)),
-                         argument(std::max(late.plan.token.ms, late.problem.tpot_max_ms)));
+                         time_argument(std::max(late.plan.prompt.ms, late.problem.ttft_max_ms)),
+                         time_argument(std::max(late.plan.token.ms, late.problem.tpot_max_ms)));
   }
   const std::string memory = memory_remedy(command, subject, late.problem);
   if (memory.empty()) what += "; no more memory would do";

@@ -36,10 +36,6 @@ std::string words(double x, double y, const std::string& text, const char* ancho
                      html_escaped(text));
 }
 
-std::string size_text(double gb) {
-  return engine::bytes_text(static_cast<uint64_t>(std::max(0.0, gb) * 1e9));
-}
-
 std::string tier_bars(const PlanAnswer& answer) {
   std::string out;
   double y = 0;

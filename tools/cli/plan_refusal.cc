@@ -15,9 +15,9 @@ using planner::Shortage;
 
 constexpr uint64_t kStep = kExtentPositions;  // contexts are proposed in whole extents
 
-uint64_t bytes_of(double gb) { return static_cast<uint64_t>(std::ceil(gb * 1e9)); }
-std::string size_text(double gb) { return engine::bytes_text(bytes_of(gb)); }
-std::string argument(double gb) { return engine::size_argument(bytes_of(gb)); }
+uint64_t upper_bytes(double gb) { return static_cast<uint64_t>(std::ceil(gb * 1e9)); }
+std::string upper_text(double gb) { return engine::bytes_text(upper_bytes(gb)); }
+std::string upper_argument(double gb) { return engine::size_argument(upper_bytes(gb)); }
 
 bool is_plannable(const PlanSubject& subject, const engine::PlacementRequest& request) {
   const auto problems = engine::placement_problems(subject.model, request);
@@ -67,7 +67,7 @@ PlacementProblem nearest_problem(const PlanSubject& subject) {
 std::string raised(const Shortage& lacks) {
   std::string text;
   const auto add = [&](const char* option, const std::optional<double>& gb) {
-    if (gb) text += fmt::format("{}{} {}", text.empty() ? "" : " ", option, argument(*gb));
+    if (gb) text += fmt::format("{}{} {}", text.empty() ? "" : " ", option, upper_argument(*gb));
   };
   add("--hbm", lacks.hbm_gb);
   add("--weights-dram", lacks.weights_cap_gb);
@@ -85,13 +85,13 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks) {
   const auto with_raised = [&](const std::string& change) {
     return must.empty() ? change : must + " " + change;
   };
-  if (lacks.hbm_gb && bytes_of(*lacks.hbm_gb) > subject.request.device->free_bytes) {
+  if (lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > subject.request.device->free_bytes) {
     propose("--device none");  // the card has no more
   } else {
     if (lacks.nvme_gb)
-      propose(with_raised(fmt::format("--nvme-budget {}", argument(*lacks.nvme_gb))));
+      propose(with_raised(fmt::format("--nvme-budget {}", upper_argument(*lacks.nvme_gb))));
     if (lacks.dram_gb) {
-      propose(with_raised(fmt::format("--dram {}", argument(*lacks.dram_gb))));
+      propose(with_raised(fmt::format("--dram {}", upper_argument(*lacks.dram_gb))));
     } else if (!must.empty()) {
       if (!lacks.nvme_gb) propose(must);
       if (lacks.hbm_gb) propose("--device none");
@@ -124,15 +124,15 @@ std::string dram_text(const PlanSubject& subject, const PlacementProblem& proble
   if (for_weights + for_buffers > problem.dram_gb)
     return fmt::format(
         "the model alone needs {} of memory, {}: {} for weights and {} for buffers; there is {}",
-        size_text(for_weights + for_buffers),
+        upper_text(for_weights + for_buffers),
         problem.may_stream ? "where only two layers of it are there at a time"
                            : "for all of its weights must be there",
-        size_text(for_weights), size_text(for_buffers), size_text(problem.dram_gb));
+        upper_text(for_weights), upper_text(for_buffers), upper_text(problem.dram_gb));
   return fmt::format(
       "a context of {} tokens needs at least {} of memory, where weights are read from the file "
       "and K and V go to disk as far as they may; there is {} (and {} of disk)",
-      engine::grouped_number(subject.request.n_ctx), size_text(needed), size_text(problem.dram_gb),
-      size_text(problem.nvme_gb));
+      engine::grouped_number(subject.request.n_ctx), upper_text(needed),
+      upper_text(problem.dram_gb), upper_text(problem.nvme_gb));
 }
 
 }  // namespace
@@ -142,26 +142,26 @@ Error plan_refusal(const PlanSubject& subject) {
   const auto lacks = planner::shortage(problem);
   if (!lacks)  // an odd block more than any whole one leaves
     return {ErrorCode::kDoesNotFit, "no placement of whole layers and blocks was found", "--dram",
-            fmt::format("use --dram {}", argument(problem.dram_gb + problem.stream_slots_gb +
-                                                  problem.disk_beside_gb))};
+            fmt::format("use --dram {}", upper_argument(problem.dram_gb + problem.stream_slots_gb +
+                                                        problem.disk_beside_gb))};
   if (lacks->hbm_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("a step needs {} of the device's memory for its buffers, the output head "
                         "and {}; there is {}",
-                        size_text(*lacks->hbm_gb),
+                        upper_text(*lacks->hbm_gb),
                         is_pinned(subject) ? "what is pinned there" : "two layers",
-                        size_text(problem.hbm_gb)),
+                        upper_text(problem.hbm_gb)),
             "--hbm", remedy(subject, *lacks)};
   if (lacks->weights_cap_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("weights take at least {} of memory; they may have {}",
-                        size_text(*lacks->weights_cap_gb), size_text(problem.weights_cap_gb)),
+                        upper_text(*lacks->weights_cap_gb), upper_text(problem.weights_cap_gb)),
             "--weights-dram", remedy(subject, *lacks)};
   if (lacks->kv_cap_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("K and V of {} tokens take at least {} of memory; they may have {}",
-                        engine::grouped_number(subject.request.n_ctx), size_text(*lacks->kv_cap_gb),
-                        size_text(problem.kv_cap_gb)),
+                        engine::grouped_number(subject.request.n_ctx),
+                        upper_text(*lacks->kv_cap_gb), upper_text(problem.kv_cap_gb)),
             "--kv-dram", remedy(subject, *lacks)};
   return {ErrorCode::kDoesNotFit, dram_text(subject, problem, lacks->dram_gb.value_or(0)), "--dram",
           remedy(subject, *lacks)};

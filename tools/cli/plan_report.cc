@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
@@ -18,11 +17,6 @@ using engine::grouped_number;
 using nlohmann::ordered_json;
 using planner::StepTime;
 using planner::TierUse;
-
-uint64_t bytes_of(double gb) {
-  return static_cast<uint64_t>(std::llround(std::max(0.0, gb) * 1e9));
-}
-std::string size_text(double gb) { return engine::bytes_text(bytes_of(gb)); }
 
 std::string tier_table(const PlanAnswer& answer, const PlanLook& look) {
   constexpr const char* kRow = "| {:<5} | {:>10} | {:>10} | {:>10} | {:>10} | {:>10} | {:>10} |\n";
@@ -99,13 +93,13 @@ std::string kv_row(const PlanAnswer& answer) {
 }
 
 ordered_json tier_json(const TierUse& use) {
-  return {{"budget_bytes", bytes_of(use.budget_gb)},
-          {"peak_bytes", bytes_of(use.budget_gb - use.free_gb())},
-          {"weights_bytes", bytes_of(use.weights_gb)},
-          {"kv_bytes", bytes_of(use.kv_gb)},
-          {"index_bytes", bytes_of(use.index_gb)},
-          {"buffers_bytes", bytes_of(use.buffers_gb)},
-          {"free_bytes", bytes_of(use.free_gb())}};
+  return {{"budget_bytes", plan_bytes(use.budget_gb)},
+          {"peak_bytes", plan_bytes(use.budget_gb - use.free_gb())},
+          {"weights_bytes", plan_bytes(use.weights_gb)},
+          {"kv_bytes", plan_bytes(use.kv_gb)},
+          {"index_bytes", plan_bytes(use.index_gb)},
+          {"buffers_bytes", plan_bytes(use.buffers_gb)},
+          {"free_bytes", plan_bytes(use.free_gb())}};
 }
 
 ordered_json busy_json(const StepTime& time) {

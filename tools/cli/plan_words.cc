@@ -24,6 +24,12 @@ std::string time_text(double ms) {
   return fmt::format("{:.1f} h", ms / 3600e3);
 }
 
+uint64_t plan_bytes(double gb) {
+  return static_cast<uint64_t>(std::llround(std::max(0.0, gb) * 1e9));
+}
+
+std::string size_text(double gb) { return engine::bytes_text(plan_bytes(gb)); }
+
 std::vector<NamedTier> tiers_of(const PlanAnswer& answer) {
   std::vector<NamedTier> tiers;
   if (answer.problem.has_device) tiers.push_back({"HBM", "hbm", answer.plan.hbm});

@@ -15,6 +15,11 @@ std::string model_name(const PlanSubject& subject);
 /// "8.61 ms", "252.6 ms", "7 min".
 std::string time_text(double ms);
 
+/// A plan counts in decimal gigabytes; a share that rounding made negative is none.
+uint64_t plan_bytes(double gb);
+/// "1.5 GiB".
+std::string size_text(double gb);
+
 /// A tier of a plan; HBM only where there is a device.
 struct NamedTier {
   const char* name;

@@ -27,10 +27,6 @@ ordered_json usage_json(const AnswerEvent& end) {
   return usage_json(end.usage.prompt_tokens, end.usage.cached_tokens, end.usage.completion_tokens);
 }
 
-ordered_json text_or_null(const std::string& text) {
-  return text.empty() ? ordered_json() : ordered_json(text);
-}
-
 class MessagesShape final : public ResponseShape {
  public:
   explicit MessagesShape(ShapeFacts facts) : facts_(std::move(facts)) {}
@@ -61,7 +57,7 @@ class MessagesShape final : public ResponseShape {
         server_sent_event("message_delta", {{"type", "message_delta"},
                                             {"delta",
                                              {{"stop_reason", stop_reason_of(end, n_calls_ > 0)},
-                                              {"stop_sequence", text_or_null(end.stop_text)}}},
+                                              {"stop_sequence", cli::text_or_null(end.stop_text)}}},
                                             {"usage", usage_json(end)}});
     return events + server_sent_event("message_stop", {{"type", "message_stop"}});
   }
@@ -82,7 +78,7 @@ class MessagesShape final : public ResponseShape {
     ordered_json out = head();
     out["content"] = std::move(content);
     out["stop_reason"] = stop_reason_of(answer.end, n_calls_ > 0);
-    out["stop_sequence"] = text_or_null(answer.end.stop_text);
+    out["stop_sequence"] = cli::text_or_null(answer.end.stop_text);
     out["usage"] = usage_json(answer.end);
     return cli::json_line(out);
   }

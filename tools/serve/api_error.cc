@@ -61,10 +61,6 @@ std::string sentence_of(const Error& error) {
   return text;
 }
 
-nlohmann::ordered_json text_or_null(const std::string& text) {
-  return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text);
-}
-
 }  // namespace
 
 ApiError api_error(const Error& error) {
@@ -87,8 +83,8 @@ std::string error_body(ApiShape shape, const ApiError& error) {
   return cli::json_line({{"error",
                           {{"message", error.message},
                            {"type", error.type},
-                           {"param", text_or_null(error.param)},
-                           {"code", text_or_null(error.code)}}}});
+                           {"param", cli::text_or_null(error.param)},
+                           {"code", cli::text_or_null(error.code)}}}});
 }
 
 }  // namespace strata::serve

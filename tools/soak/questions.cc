@@ -6,19 +6,17 @@
 #include <string_view>
 #include <thread>
 
+#include "base/seconds_since.h"
+
 namespace strata::soak {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Draw = std::mt19937_64;
+using Random = std::mt19937_64;
 
 constexpr uint32_t kWordsMin = 8, kTokensMin = 8;
 
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-std::vector<std::string> drawn_words(Draw& draw, size_t n) {
+std::vector<std::string> drawn_words(Random& draw, size_t n) {
   std::vector<std::string> words(n);
   for (std::string& word : words)
     for (uint64_t left = 2 + draw() % 6; left > 0; --left)
@@ -76,7 +74,7 @@ std::string question_body(const std::string& prompt, uint32_t n_tokens) {
 
 std::vector<std::string> drawn_questions(uint64_t seed, size_t n, uint32_t n_words_max,
                                          uint32_t n_tokens_max) {
-  Draw draw(seed);
+  Random draw(seed);
   std::vector<std::vector<std::string>> prompts;
   std::vector<std::string> bodies;
   for (size_t i = 0; i < n; ++i) {
