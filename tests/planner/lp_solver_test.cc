@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <thread>
 
 namespace strata::planner {
@@ -30,6 +31,20 @@ TEST(LpSolver, FindsTheOptimumOfAKnownProgram) {
   EXPECT_NEAR(solution.values[0], 2, 1e-9);
   EXPECT_NEAR(solution.values[1], 6, 1e-9);
   EXPECT_NEAR(solution.objective, -36, 1e-9);
+}
+
+TEST(LpSolver, LeavesTheHandlerOfCtrlCAlone) {
+  struct sigaction mine {
+  }, before{}, after{};
+  mine.sa_handler = [](int) {};
+  mine.sa_flags = static_cast<int>(SA_RESETHAND);
+  ASSERT_EQ(::sigaction(SIGINT, &mine, &before), 0);
+  // A solver that puts its own in its place brings back the handler, but not how it was set.
+  EXPECT_EQ(solve(textbook()).status, LpStatus::kOptimal);
+  EXPECT_EQ(solve(textbook(true)).status, LpStatus::kOptimal);
+  ASSERT_EQ(::sigaction(SIGINT, &before, &after), 0);
+  EXPECT_EQ(after.sa_handler, mine.sa_handler);
+  EXPECT_NE(static_cast<unsigned>(after.sa_flags) & SA_RESETHAND, 0u);
 }
 
 TEST(LpSolver, DualOfARowIsTheChangeOfTheObjective) {

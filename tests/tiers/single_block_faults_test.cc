@@ -144,12 +144,12 @@ TEST(SingleBlockFaults, AnOlderGenerationIsFound) {
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kFaults = 10'000;
+constexpr uint64_t kSingleFaults = 10'000;
 #else
-constexpr uint64_t kFaults = 200'000;
+constexpr uint64_t kSingleFaults = 200'000;
 #endif
 
-struct Tally {
+struct SingleTally {
   std::array<uint64_t, kFaultKinds> injected{};
   uint64_t n_injected = 0;
   uint64_t wrong_reads = 0;  // ended kOk with wrong bytes, says the simulator
@@ -160,15 +160,15 @@ struct Tally {
 };
 
 /// One store on a bad disk, whose DRAM holds a third of what is stored.
-class FaultRound {
+class SingleFaultRound {
  public:
   /// Where blocks are read one at a time no read is dropped: each wrong one must be found.
-  explicit FaultRound(std::mt19937_64& random)
+  explicit SingleFaultRound(std::mt19937_64& random)
       : random_(random),
         is_one_at_a_time_(random() % 2 == 0),
         at_(setting(random, is_one_at_a_time_)) {}
 
-  void run(Tally& tally) {
+  void run(SingleTally& tally) {
     at_.store.begin_step(ReadGrain::kBlocks);
     for (uint32_t step = 0; step < 20'000; ++step) {
       if (stored_.size() < kStored || random_() % 64 == 0) {
@@ -235,7 +235,7 @@ class FaultRound {
   }
 
   /// The right bytes, or lost by name.
-  void read_some(Tally& tally) {
+  void read_some(SingleTally& tally) {
     std::vector<BlockId> wanted;
     std::vector<uint64_t> serials;
     for (uint64_t n = is_one_at_a_time_ ? 1 : 1 + random_() % 12; n > 0; --n) {
@@ -264,7 +264,7 @@ class FaultRound {
     at_.store.unpin(wanted);
   }
 
-  void add_to(Tally& tally) const {
+  void add_to(SingleTally& tally) const {
     for (const SimulatedIo* disk : {at_.spill.disk, at_.spill.block_disk}) {
       for (size_t kind = 0; kind < kFaultKinds; ++kind)
         tally.injected[kind] += disk->injected(static_cast<FaultKind>(kind));
@@ -293,9 +293,9 @@ TEST(SingleBlockFaults, NoneGoesUnnoticed) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
-  const uint64_t n_wanted = repeats("STRATA_BLOCK_FAULTS", kFaults);
-  Tally tally;
-  while (tally.n_injected < n_wanted && !HasFailure()) FaultRound(random).run(tally);
+  const uint64_t n_wanted = repeats("STRATA_BLOCK_FAULTS", kSingleFaults);
+  SingleTally tally;
+  while (tally.n_injected < n_wanted && !HasFailure()) SingleFaultRound(random).run(tally);
   const auto print = [](const char* what, uint64_t n) {
     std::printf("%12llu %s\n", static_cast<unsigned long long>(n), what);
   };
