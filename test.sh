@@ -9,8 +9,8 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 readonly suites="release asan tsan fuzz golden"
 # A quiet machine of two cores takes about 35 minutes for all; the budgets leave room for one of half its speed.
-declare -A budget_minutes=([release]=34 [asan]=28 [tsan]=16 [fuzz]=16 [golden]=6)
-readonly total_budget_minutes=80
+declare -A budget_minutes=([release]=34 [asan]=32 [tsan]=16 [fuzz]=16 [golden]=6)
+readonly total_budget_minutes=84
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
 # What of the emulated kernels shows races in seconds: a fiber of the emulator is a thread to the thread sanitizer.
 readonly kernel_tests='BrokenRules|Emulat|Gpu_(copy|words|rotate|linear|embed)|Gpu_prefill\.(q8_0|.*splits)|Gpu_attend\.(groups|merge)'
