@@ -26,7 +26,8 @@ void load(const LpModel& model, OsiClpSolverInterface& solver) {
   const auto& rows = LpAccess::rows(model);
   solver.messageHandler()->setLogLevel(0);
   solver.getModelPtr()->setLogLevel(0);
-  // Clp's handler of Ctrl-C would take the place of the program's while it solves, and lose one that comes then.
+  // Clp's handler of Ctrl-C would take the place of the program's while it solves, and lose one
+  // that comes then.
   constexpr int kInterruptHandling = 2, kOff = 1;
   ClpSolve options;
   options.setSpecialOption(kInterruptHandling, kOff);
