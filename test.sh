@@ -8,7 +8,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 readonly suites="release asan tsan fuzz golden"
-# A quiet machine of two cores takes about 35 minutes for all; the budgets leave room for one of half its speed.
+# The budgets leave room for a machine of half the speed of the one in docs/measurements.md.
 declare -A budget_minutes=([release]=34 [asan]=32 [tsan]=16 [fuzz]=16 [golden]=6)
 readonly total_budget_minutes=84
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.

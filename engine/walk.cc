@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "cpu_attn/pack.h"
 #include "engine/rope_table.h"
 #include "engine/store_cancel.h"
@@ -258,9 +259,7 @@ void Walk::State::run_plan() {
       execute(op);
       if (is_chosen(op)) scope.set_bytes(chosen_bytes() - chosen_before);
     }
-    if (timing)
-      op_seconds.push_back(
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    if (timing) op_seconds.push_back(seconds_since(start));
   }
   release_weights();
   pack_ahead(kNoLayer);  // for the next step, while this one's token is chosen

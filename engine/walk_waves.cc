@@ -8,7 +8,6 @@
 #include "engine/walk_state.h"
 
 namespace strata::engine {
-namespace {}  // namespace
 
 /// Empty running partials for the tiles of the layer at hand.
 void Walk::State::begin_runs() {

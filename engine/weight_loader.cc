@@ -11,6 +11,7 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "engine/mapped_file.h"
 
 namespace strata::engine {
@@ -140,7 +141,7 @@ template <class Read>
 double bytes_per_s(std::span<const PanelRead> reads, const Read& read) {
   const auto start = Clock::now();
   read(reads);
-  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  const double seconds = seconds_since(start);
   return static_cast<double>(weight_bytes_of(reads)) / std::max(seconds, 1e-9);
 }
 

@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/half.h"
 #include "base/host_memory.h"
+#include "base/seconds_since.h"
 #include "base/thread_pool.h"
 #include "cpu_attn/attend.h"
 #include "cpu_attn/kernels.h"
@@ -42,8 +43,7 @@ double median_seconds(uint64_t n, const std::function<void(uint64_t)>& work) {
   for (uint64_t i = 0; i < n; ++i) {
     const auto start = std::chrono::steady_clock::now();
     work(i);
-    times.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    times.push_back(seconds_since(start));
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];

@@ -16,6 +16,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/host_memory.h"
+#include "base/seconds_since.h"
 #include "base/thread_pool.h"
 #include "cpu_attn/kernels.h"
 #include "tools/cli/dram_read.h"
@@ -43,7 +44,7 @@ double best_seconds(uint32_t ms, Call&& call) {
   for (int i = 0; i < 3 || Clock::now() < end; ++i) {
     const auto start = Clock::now();
     call();
-    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+    best = std::min(best, seconds_since(start));
   }
   return best;
 }

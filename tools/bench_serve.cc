@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "tools/cli/bench_index.h"
 #include "tools/cli/sample_statistics.h"
 #include "tools/serve/http_server.h"
@@ -93,8 +94,7 @@ bool time_tokens(uint32_t n_tokens, uint32_t n_repeats) {
     (void)client.read_head();
     for (answer.clear(); client.read_chunk(answer);) {
     }
-    const double wall =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const double wall = seconds_since(begin);
     wall_us.push_back(wall / n_tokens * 1e6);
     processor_us.push_back((cli::process_cpu_s() - processor) / n_tokens * 1e6);
     if (!is_whole(answer, n_tokens)) {

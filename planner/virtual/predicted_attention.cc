@@ -7,7 +7,6 @@
 #include "planner/virtual/virtual_table.h"
 
 namespace strata::planner {
-namespace {}
 
 /// The block with which a layer's table begins.
 uint64_t PredictedStep::first_block(uint32_t layer, const Rows& rows) const {

@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "base/seconds_since.h"
 #include "tests/gpu_attn/under_test.h"
 #include "tests/gpu_check/checked_device.h"
 #include "tools/gpu/gpu_bench.h"
@@ -100,7 +101,7 @@ class Deadline {
       (void)std::signal(signal, stop);
   }
   void begin_part(uint32_t seconds_max) const {
-    const double gone = std::chrono::duration<double>(Clock::now() - begin_).count();
+    const double gone = seconds_since(begin_);
     const double left = seconds_ == 0 ? seconds_max : std::max(seconds_ - gone, 1.0);
     alarm(std::min(seconds_max, static_cast<uint32_t>(left)));
   }
@@ -200,7 +201,7 @@ int run_subject(const Checked& checked, const Options& options, const Deadline& 
     deadline.begin_part(options.case_seconds);
     const auto begin = Clock::now();
     const std::string failure = failure_of(checked, one, tally);
-    tally.seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+    tally.seconds += seconds_since(begin);
     ++tally.n_cases;
     if (failure.empty()) continue;
     ++tally.n_failed;

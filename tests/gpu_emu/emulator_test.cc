@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "base/seconds_since.h"
 #include "gpu_attn/gpu.cuh"
 #include "tests/gpu_emu/emulator_orders.h"
 
@@ -201,8 +202,7 @@ TEST(Emulator, SaysHowFastItSteps) {
   const uint64_t before = gpu_emu::n_thread_steps();
   const auto begin = std::chrono::steady_clock::now();
   ASSERT_EQ(0, launch(step_kernel, dim3(1), dim3(128), 0, &queue, StepArgs{out.data(), 8000}));
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const double seconds = seconds_since(begin);
   const auto steps = static_cast<double>(gpu_emu::n_thread_steps() - before);
   EXPECT_EQ(128.0 * 9000, steps);
   std::printf("%.1f M thread-steps per second\n", steps / seconds / 1e6);

@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "base/check.h"
+#include "base/seconds_since.h"
 #include "cpu_attn/peak.h"
 
 namespace strata::cli {
@@ -25,7 +26,7 @@ double measure(ThreadPool& pool, cpu_attn::PeakLoop loop) {
     pool.run([&](uint32_t) {
       if (loop(kRounds) == of_thread) n_right.fetch_add(1, std::memory_order_relaxed);
     });
-    best_s = std::min(best_s, std::chrono::duration<double>(Clock::now() - start).count());
+    best_s = std::min(best_s, seconds_since(start));
     STRATA_CHECK(n_right.load() == pool.size(), "%u of %u threads counted right", n_right.load(),
                  pool.size());
   }

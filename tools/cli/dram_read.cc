@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/host_memory.h"
+#include "base/seconds_since.h"
 
 namespace strata::cli {
 namespace {
@@ -76,7 +77,7 @@ double measure_dram_read(ThreadPool& pool, std::span<const std::byte> resident) 
                                            : own.data() + (piece - n_resident) * kPiece);
         total.fetch_add(sum, std::memory_order_relaxed);
       });
-      best_s = std::min(best_s, std::chrono::duration<double>(Clock::now() - start).count());
+      best_s = std::min(best_s, seconds_since(start));
       if (wanted == 0) wanted = total.load();
       STRATA_CHECK(total.load() == wanted, "pass %d read another sum", pass);
     }

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "tools/cli/bench_fill.h"
 
 namespace strata::cli {
@@ -116,7 +117,7 @@ double RawDisk::transfer(tiers::IoOp op, std::span<const uint64_t> offsets, uint
     }
     ended += n;
   }
-  return std::chrono::duration<double>(Clock::now() - start).count();
+  return seconds_since(start);
 }
 
 std::vector<uint64_t> RawDisk::in_order() const {

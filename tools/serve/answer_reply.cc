@@ -2,6 +2,8 @@
 
 #include <chrono>
 
+#include "base/seconds_since.h"
+
 namespace strata::serve {
 namespace {
 
@@ -26,7 +28,7 @@ class TimedStream {
   bool wait_next(AnswerEvent& event, milliseconds timeout) {
     event = {};
     if (!stream_->wait_next(event, timeout)) return false;
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
+    const double seconds = seconds_since(begin_);
     if (event.kind == AnswerEvent::Kind::kText && !has_text_) {
       has_text_ = true;
       metrics_.add_first_token(seconds);

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <utility>
 
+#include "base/seconds_since.h"
 #include "tools/serve/http_head.h"
 #include "tools/serve/socket_stream.h"
 
@@ -160,9 +161,7 @@ class Connection final : private httplib::Server {
     request_.drop_body();
     const uint64_t reply_bytes = stream_.written_bytes() - written_before;
     if (is_headed_ || reply_bytes > 0)
-      shared_.app.on_end(request_,
-                         {status_, std::chrono::duration<double>(Clock::now() - begin_).count(),
-                          reply_bytes, is_whole});
+      shared_.app.on_end(request_, {status_, seconds_since(begin_), reply_bytes, is_whole});
     if (!is_headed_) is_unread_ = reply_bytes > 0;
     return is_whole && !ends && !ends_after_;
   }

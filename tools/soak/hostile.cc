@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "tools/soak/hostile_case.h"
 #include "tools/soak/process_facts.h"
 #include "tools/soak/questions.h"
@@ -180,7 +181,7 @@ HostileReport run_hostile(const Target& target, const HostileOptions& options) {
   siege.end();
   for (std::thread& client : slow) client.join();
   if (is_lost) throw Error(ErrorCode::kIo, "the server is gone");
-  report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  report.seconds = seconds_since(begin);
   first.close();
   if (const std::string left = wait_until_idle(target, before.n_threads); !left.empty())
     report.findings.add(left);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/seconds_since.h"
 #include "tools/soak/process_facts.h"
 #include "tools/soak/questions.h"
 #include "tools/soak/socket_client.h"
@@ -269,7 +270,7 @@ SoakReport run_soak(const Target& target, const SoakOptions& options) {
   field.end();
   for (std::thread& client : clients) client.join();
   if (!lost.empty()) throw Error(ErrorCode::kIo, "the server is gone: " + lost);
-  report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  report.seconds = seconds_since(begin);
   report.cpu_s = process_facts(target.process).cpu_s - before.cpu_s;
   field.finish();
   judge_size(options, report);
