@@ -99,12 +99,15 @@ inline constexpr uint32_t kDeviceGroupMax = 16;  // query heads per KV head
 /// Attention of n_rows rows of one sequence over a block table, giving partials. Block i of KV head
 /// h, blocks[h * block_stride + i], holds positions [32 (first_block + i), ...). A row at position
 /// p attends positions q with p - window < q <= p (window = 0: no lower bound), as far as
-/// the table has them. The table is cut into n_splits runs of split_blocks blocks (a multiple of 8;
+/// the table has them. KV heads that attend tables of their own (blocks chosen for each) have
+/// positions of their own: row i of head h stands at positions[h * position_stride + i] of its
+/// table, which may be shorter than n_blocks. The table is cut into n_splits runs of split_blocks blocks (a multiple of 8;
 /// the last may be short or empty); a query with nothing to attend in one gives m = -inf, l = 0,
 /// o = 0. Blocks may lie in pinned host memory, which is then read across the link.
 struct DeviceAttendArgs {
   const float* q;             // as DeviceRotateArgs::q_out
-  const uint32_t* positions;  // [n_rows], ascending by one
+  const uint32_t* positions;  // [n_rows] of each KV head, ascending by one
+  uint64_t position_stride;   // between those of two KV heads; 0 = all have the same
   const std::byte* const* blocks;
   uint64_t block_stride;
   uint32_t first_block;

@@ -10,12 +10,8 @@
 #include "base/error.h"
 
 namespace strata {
-namespace {
-constexpr uint64_t kHugePage = uint64_t{2} << 20;
-}
-
 HostMemory HostMemory::reserve(uint64_t bytes) {
-  const auto rounded = checked_round_up(bytes == 0 ? 1 : bytes, kHugePage);
+  const auto rounded = checked_round_up(bytes == 0 ? 1 : bytes, kGrain);
   void* data = rounded ? mmap(nullptr, *rounded, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
                        : MAP_FAILED;

@@ -11,8 +11,10 @@ namespace strata {
 /// Owns an anonymous mapping. Pages are zero and are committed when first touched.
 class HostMemory {
  public:
+  static constexpr uint64_t kGrain = uint64_t{2} << 20;  // a huge page
+
   HostMemory() = default;
-  /// Reserves `bytes` (rounded up to 2 MiB). Errors: kOutOfMemory.
+  /// Reserves `bytes` (rounded up to kGrain). Errors: kOutOfMemory.
   static HostMemory reserve(uint64_t bytes);
   ~HostMemory();
   HostMemory(HostMemory&& other) noexcept

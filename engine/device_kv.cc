@@ -9,7 +9,8 @@ namespace strata::engine {
 namespace {
 
 constexpr uint64_t kListEntries = 16384;  // entries set and blocks copied by one launch
-constexpr uint64_t kHostMemoryGrain = uint64_t{2} << 20;  // of HostMemory::reserve()
+// Slots that are looked at for one to give up. More find older copies and take the host longer.
+constexpr uint32_t kSampledSlots = 16;
 constexpr uint64_t kListBytes = kListEntries * (sizeof(uint32_t) + 3 * sizeof(uint64_t));
 
 uint64_t table_entries(uint32_t n_streams, uint64_t n_ctx) { return n_streams * blocks_for(n_ctx); }
@@ -29,8 +30,8 @@ uint64_t DeviceKv::table_bytes(const ModelShape& shape, uint64_t n_ctx) {
 }
 
 uint64_t DeviceKv::host_bytes(const ModelShape& shape, uint64_t n_ctx, uint64_t n_homes) {
-  const uint64_t per_home = sizeof(Copy) + sizeof(uint32_t);  // copies_, free_slots_
-  return table_bytes(shape, n_ctx) + n_homes * per_home + round_up(kListBytes, kHostMemoryGrain);
+  const uint64_t per_home = sizeof(Copy) + sizeof(Slot) + sizeof(uint32_t);  // free_slots_
+  return table_bytes(shape, n_ctx) + n_homes * per_home + round_up(kListBytes, HostMemory::kGrain);
 }
 
 DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx)
@@ -46,6 +47,7 @@ DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_byte
   tables_ = DeviceBuffer::allocate(device, table_bytes(cache.shape(), n_ctx), "block tables");
   entries_.assign(2 * table_entries(cache.n_streams(), n_ctx), nullptr);
   copies_.resize(n_homes);
+  slots_of_device_.resize(n_slots);
   free_slots_.reserve(n_slots);
   for (uint32_t slot = n_slots; slot-- > 0;) free_slots_.push_back(slot);
   list_memory_ = HostMemory::reserve(kListBytes);
@@ -93,8 +95,25 @@ uint32_t DeviceKv::free_slot() {
   return slot;
 }
 
+/// An entry of the tables and, where it changes, of what the device is told.
+void DeviceKv::put(uint64_t entry, std::byte* block) {
+  if (entries_[entry] == block) return;
+  entries_[entry] = block;
+  set_index_[n_set_] = static_cast<uint32_t>(entry);
+  set_value_[n_set_] = reinterpret_cast<uint64_t>(block);
+  ++n_set_;
+}
+
+void DeviceKv::list_copy(std::byte* from, uint32_t slot) {
+  copy_from_[n_copies_] = from;
+  copy_to_[n_copies_] = address(slot);
+  ++n_copies_;
+  counts_.fetched_bytes += block_bytes_;
+}
+
 /// Decides where the device reads a block, and lists what changes by it.
-void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows) {
+void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows,
+                     bool is_windowed) {
   Copy& copy = copies_[number(home)];
   const uint32_t n_takes = cache_.pool().n_takes(home);
   std::byte* const home_address = arena_.on_device(cache_.pool().address(home));
@@ -102,25 +121,80 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home
     if (copy.slot == kNone) copy.slot = free_slot();
     if (copy.slot != kNone) {
       copy.n_takes = n_takes;
-      if (has_rows) {
-        copy_from_[n_copies_] = home_address;
-        copy_to_[n_copies_] = address(copy.slot);
-        ++n_copies_;
-        counts_.fetched_bytes += block_bytes_;
-      }
+      if (has_rows) list_copy(home_address, copy.slot);
     }
   }
-  std::byte* const block = copy.slot != kNone ? address(copy.slot) : home_address;
   const uint64_t at = stream_idx * stride_ + block_idx;
-  for (const auto& [index, value] :
-       {std::pair{at, block}, std::pair{at + entries_.size() / 2, home_address}}) {
-    if (entries_[index] == value) continue;
-    entries_[index] = value;
-    set_index_[n_set_] = static_cast<uint32_t>(index);
-    set_value_[n_set_] = reinterpret_cast<uint64_t>(value);
-    ++n_set_;
+  if (copy.slot != kNone) {
+    Slot& slot = slots_of_device_[copy.slot];
+    const bool is_known = slot.home == number(home) && slot.entry == at;
+    slot = {number(home), at, is_windowed ? kAlways : is_known ? slot.last_chosen : 0};
   }
+  put(at, copy.slot != kNone ? address(copy.slot) : home_address);
+  put(at + entries_.size() / 2, home_address);
 }
+
+uint32_t DeviceKv::slot_of(const std::byte* block) const {
+  return static_cast<uint32_t>((block - slots_.bytes()) / block_bytes_);
+}
+uint32_t DeviceKv::home_of(const std::byte* block) const {
+  return static_cast<uint32_t>((block - arena_.on_device(cache_.pool().memory().data())) /
+                               block_bytes_);
+}
+
+/// Of a few slots the one that was chosen longest ago, its copy given up; kNone where this step
+/// wants all of them.
+uint32_t DeviceKv::slot_in_place_of_another() {
+  const auto n_slots = static_cast<uint32_t>(slots_of_device_.size());
+  uint32_t oldest = kNone;
+  for (uint32_t i = 0; i < std::min(kSampledSlots, n_slots); ++i) {
+    const uint32_t slot = hand_;
+    hand_ = hand_ + 1 == n_slots ? 0 : hand_ + 1;
+    const uint64_t last_chosen = slots_of_device_[slot].last_chosen;
+    if (last_chosen >= n_steps_) continue;
+    if (oldest == kNone || last_chosen < slots_of_device_[oldest].last_chosen) oldest = slot;
+  }
+  if (oldest == kNone) return kNone;
+  const Slot& given_up = slots_of_device_[oldest];
+  copies_[given_up.home].slot = kNone;
+  if (entries_[given_up.entry] == address(oldest))
+    put(given_up.entry, entries_[given_up.entry + entries_.size() / 2]);
+  return oldest;
+}
+
+void DeviceKv::choose(uint32_t stream_idx, uint32_t block_idx) {
+  const uint64_t at = stream_idx * stride_ + block_idx;
+  counts_.chosen_bytes += block_bytes_;
+  if (entries_[at] == entries_[at + entries_.size() / 2]) {
+    counts_.missed_bytes += block_bytes_;
+    return;
+  }
+  Slot& slot = slots_of_device_[slot_of(entries_[at])];
+  slot.last_chosen = std::max(slot.last_chosen, n_steps_);
+}
+
+std::byte* DeviceKv::fetch(uint32_t stream_idx, uint32_t block_idx) {
+  const uint64_t at = stream_idx * stride_ + block_idx;
+  std::byte* const home = entries_[at + entries_.size() / 2];
+  if (entries_[at] != home || n_set_ + 2 > kListEntries || n_copies_ == kListEntries)
+    return entries_[at];
+  uint32_t slot = kNone;
+  if (free_slots_.empty()) {
+    slot = slot_in_place_of_another();
+  } else {
+    slot = free_slots_.back();
+    free_slots_.pop_back();
+  }
+  if (slot == kNone) return home;
+  const uint32_t home_number = home_of(home);
+  copies_[home_number] = {slot, cache_.pool().n_takes(static_cast<tiers::SlotId>(home_number))};
+  slots_of_device_[slot] = {home_number, at, n_steps_};
+  list_copy(home, slot);
+  put(at, address(slot));
+  return entries_[at];
+}
+
+void DeviceKv::flush_chosen(Stream& stream) { flush_lists(stream, true); }
 
 /// Queues what is listed. The lists are used again, so all but the last are waited for.
 void DeviceKv::flush_lists(Stream& stream, bool is_last) {
@@ -151,6 +225,7 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
     flush_lists(stream, true);
     stream.wait();
   }
+  ++n_steps_;
   first_row_ = sequence.n_pos();
   // The store may move blocks of a saved context out of memory behind the sequence's back.
   const uint64_t n_evicted = cache_.store().counts().n_evicted();
@@ -176,7 +251,7 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
                       "memory does not hold all of K and V, which a device needs there", "--device",
                       "raise --kv-dram or --dram, use a smaller -c, or --device none");
         place(cache_.stream_idx(layer, head), i, store.slot_of(block),
-              i * kBlockPositions < first_row_);
+              i * kBlockPositions<first_row_, cache_.shape().layers[layer].window> 0);
         flush_lists(stream, false);
       }
     }

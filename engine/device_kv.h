@@ -19,10 +19,13 @@ struct DeviceKvTables {
   uint64_t stride;
 };
 
-/// Bytes of blocks that moved between the device and their homes, since the start.
+/// Bytes of blocks, since the start: that moved between the device and their homes, and that were
+/// chosen by rows which do not attend everything.
 struct DeviceKvCounts {
   uint64_t fetched_bytes = 0;
   uint64_t written_bytes = 0;
+  uint64_t chosen_bytes = 0;
+  uint64_t missed_bytes = 0;  // of those chosen, what had no copy then
 };
 
 /// One sequence at a time has its tables here; another one's are made when it steps.
@@ -43,6 +46,16 @@ class DeviceKv {
   /// context that is read now), kDoesNotFit (DRAM does not hold it), kDeviceLost.
   void begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows);
   DeviceKvTables tables(uint32_t layer) const;
+
+  /// Rows of the step have chosen a block: it keeps the copy that it has until the next step.
+  void choose(uint32_t stream_idx, uint32_t block_idx);
+  /// Where the device reads a chosen block, after every block of its layer has been said to
+  /// choose(). One without a copy gets one, where there is room or in place of the copy that was
+  /// chosen longest ago among a few, but for those of this step: what the next token attends is
+  /// mostly what this one does. Its bytes are there for what is queued after flush_chosen(). The
+  /// host has waited for the stream since the last flush_chosen().
+  std::byte* fetch(uint32_t stream_idx, uint32_t block_idx);
+  void flush_chosen(Stream& stream);
   /// Queues what brings the step's rows home, where they were not written to both places.
   void end_step(Stream& stream, bool is_mirrored);
 
@@ -56,8 +69,21 @@ class DeviceKv {
     uint32_t slot = kNone;  // of the device
     uint32_t n_takes = 0;   // of the home when it was copied
   };
+  /// Whose copy a slot of the device has, and since when it was not wanted.
+  struct Slot {
+    uint32_t home = kNone;
+    uint64_t entry = 0;        // of the tables where it stood last
+    uint64_t last_chosen = 0;  // step; kAlways: what every step attends
+  };
+  static constexpr uint64_t kAlways = UINT64_MAX;
   void settle(const Sequence& sequence, uint32_t layer, uint32_t first_block);
-  void place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows);
+  void place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows,
+             bool is_windowed);
+  void put(uint64_t entry, std::byte* block);
+  void list_copy(std::byte* from, uint32_t slot);
+  uint32_t slot_of(const std::byte* block) const;
+  uint32_t home_of(const std::byte* block) const;
+  uint32_t slot_in_place_of_another();
   uint32_t free_slot();
   void reclaim();
   std::byte* address(uint32_t slot) const;
@@ -80,7 +106,10 @@ class DeviceKv {
   uint32_t n_copies_ = 0;
   std::vector<std::byte*> entries_;  // what the tables hold, [2][n_streams, stride]
   std::vector<Copy> copies_;         // by home
+  std::vector<Slot> slots_of_device_;
   std::vector<uint32_t> free_slots_;
+  uint32_t hand_ = 0;      // where the search for a slot to give up goes on
+  uint64_t n_steps_ = 0;   // begun
   bool is_swept_ = false;  // in this step, and no slot came free
   uint64_t edition_ = 0;
   uint64_t n_evicted_ = 0;  // extents, when the tables were made

@@ -74,7 +74,9 @@ DeviceModel describe_for_device(const GgufFile& file, const ModelSpec& spec,
 }
 
 std::string why_not_on_device(const DeviceModel& model, const BeyondDevices& wanted) {
-  if (wanted.chooses_blocks) return "blocks cannot be chosen on a device (--attn exact)";
+  if (wanted.estimates_tails)
+    return "a device attends chosen blocks, with no estimate of the others (another --attn)";
+  if (wanted.reads_sparsely) return "a device reads prompts exactly (without --sparse-prefill)";
   if (wanted.spills)
     return "K and V that spill to disk cannot be attended on a device (--kv-dram, --dram, or a "
            "smaller -c)";

@@ -22,7 +22,9 @@ gpu_attn::DeviceModel describe_for_device(const GgufFile& file, const ModelSpec&
 
 /// What a run wants that steps on a device cannot do.
 struct BeyondDevices {
-  bool chooses_blocks = false, spills = false, streams_weights = false;
+  bool estimates_tails = false;  // of what rows do not attend
+  bool reads_sparsely = false;   // a prompt
+  bool spills = false, streams_weights = false;
 };
 
 /// Empty, or why steps of this model, or of such a run of it, cannot run on a device.

@@ -45,7 +45,8 @@ DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& fil
                          uint64_t kv_bytes, uint32_t max_rows) {
   DeviceNeeds needs;
   needs.buffer_bytes = DeviceStep::memory_bytes(model, step_sizes(facts, n_ctx, max_rows)) +
-                       DeviceKv::table_bytes(shape, n_ctx);
+                       DeviceKv::table_bytes(shape, n_ctx) +
+                       device_aligned(DeviceChooser::memory_bytes(shape, n_ctx));
   needs.head_bytes = device_head_bytes(model, file);
   for (const auto& layer : model.layers) needs.layer_bytes.push_back(device_layer_bytes(layer));
   needs.kv_bytes = kv_bytes;
@@ -63,6 +64,7 @@ struct DeviceWalk::State {
         stream(Stream::create(device)),
         weights(device, host, std::move(described), plan),
         kv(device, cache, plan.kv_bytes, n_ctx),
+        chooser(device, cache, kv, stream, n_ctx),
         memory(DeviceBuffer::allocate(device, DeviceStep::memory_bytes(weights.model(), sizes),
                                       "the buffers of a step")),
         step(device.table(), weights.model(), weights.source(), sizes, memory.bytes()),
@@ -84,7 +86,8 @@ struct DeviceWalk::State {
 
   void fill_inputs(const DeviceRows& rows, uint32_t first, uint32_t n_rows);
   void fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored);
-  void queue(uint32_t n_rows, std::span<const uint32_t> logit_rows);
+  void queue(uint32_t n_rows, std::span<const uint32_t> logit_rows,
+             gpu_attn::LayerChooser* layer_chooser = nullptr);
   void capture(std::span<const uint32_t> logit_rows);
   void drop_capture() noexcept;
   void queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows);
@@ -100,6 +103,7 @@ struct DeviceWalk::State {
   Stream stream;
   DeviceWeights weights;
   DeviceKv kv;
+  DeviceChooser chooser;
   DeviceBuffer memory;
   DeviceStep step;
   HostMemory host_memory;  // inputs, then logits
@@ -142,12 +146,14 @@ void DeviceWalk::State::fill_tables(uint32_t first_pos, uint32_t end_block, bool
   }
 }
 
-void DeviceWalk::State::queue(uint32_t n_rows, std::span<const uint32_t> logit_rows) {
-  stream.check(
-      step.queue(
-          stream.get(),
-          {.n_rows = n_rows, .logit_rows = logit_rows, .kv = tables, .inputs = host_memory.data()}),
-      "run a step");
+void DeviceWalk::State::queue(uint32_t n_rows, std::span<const uint32_t> logit_rows,
+                              gpu_attn::LayerChooser* layer_chooser) {
+  stream.check(step.queue(stream.get(), {.n_rows = n_rows,
+                                         .logit_rows = logit_rows,
+                                         .kv = tables,
+                                         .inputs = host_memory.data(),
+                                         .chooser = layer_chooser}),
+               "run a step");
 }
 
 /// Or the stream keeps what is queued after it.
@@ -200,12 +206,14 @@ void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_
                                  std::span<float> logits) {
   fill_inputs(rows, first, n_rows);
   const uint32_t first_pos = rows.positions[first];
-  if (n_rows == 1 && logit_rows.size() == 1 && plan.n_streamed() == 0) {
+  const bool chooses = rows.chooser != nullptr;
+  if (n_rows == 1 && logit_rows.size() == 1 && plan.n_streamed() == 0 && !chooses) {
     queue_captured(first_pos, logit_rows);
   } else {
     fill_tables(first_pos, static_cast<uint32_t>(blocks_for(uint64_t{first_pos} + n_rows)),
                 is_mirrored);
-    queue(n_rows, logit_rows);
+    if (chooses) chooser.begin(*rows.chooser, first, rows.positions.subspan(first, n_rows));
+    queue(n_rows, logit_rows, chooses ? &chooser : nullptr);
   }
   if (!logits.empty()) stream.copy(logits_memory(), step.logits(), logits.size_bytes());
   stream.wait();
@@ -229,11 +237,12 @@ void DeviceWalk::State::run_parts(const DeviceRows& rows, std::span<float> logit
                                   bool is_mirrored) {
   const auto n_rows = static_cast<uint32_t>(rows.positions.size());
   const uint64_t vocab_size = weights.model().vocab_size;
+  const uint32_t most_rows = rows.chooser != nullptr ? kDeviceFewRows : part_rows;
   uint32_t n_logits = 0;
   for (uint32_t first = 0, end = 0; first < n_rows; first = end) {
     const uint32_t begin_logits = n_logits;
     wanted.clear();
-    end = std::min(n_rows, first + part_rows);
+    end = std::min(n_rows, first + most_rows);
     for (; n_logits < rows.logit_rows.size() && rows.logit_rows[n_logits] < end; ++n_logits) {
       if (wanted.size() == sizes.max_logit_rows) {
         end = rows.logit_rows[n_logits - 1] + 1;
@@ -249,7 +258,7 @@ void DeviceWalk::State::run_parts(const DeviceRows& rows, std::span<float> logit
 void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits) {
   State& s = *state_;
   const auto n_rows = static_cast<uint32_t>(rows.positions.size());
-  const bool is_mirrored = n_rows <= kDeviceFewRows;
+  const bool is_mirrored = n_rows <= kDeviceFewRows || rows.chooser != nullptr;
   try {
     s.kv.begin_step(s.stream, *rows.sequence, n_rows);
     s.run_parts(rows, logits, is_mirrored);

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "engine/device.h"
+#include "engine/device_chooser.h"
 #include "engine/device_kv.h"
 #include "engine/device_model.h"
 #include "engine/device_plan.h"
@@ -23,6 +24,7 @@ struct DeviceRows {
   std::span<const uint32_t> positions;              // [n_rows]
   std::span<const std::span<const float>> cos_sin;  // per RoPE set: [n_rows, n_rot]
   std::span<const uint32_t> logit_rows;             // those that want logits, ascending
+  ContextChooser* chooser = nullptr;                // null: the rows attend everything
 };
 
 /// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in
@@ -42,7 +44,8 @@ class DeviceWalk {
 
   /// Computes the rows: their K and V are on the device and at home, the logits of logit_rows in
   /// `logits` [n, vocab_size]. Waits for it; after an error nothing of it is under way. Errors:
-  /// those of DeviceKv::begin_step; kDeviceLost.
+  /// those of DeviceKv::begin_step and of the chooser; kDeviceLost. Rows that choose are walked
+  /// kDeviceFewRows at a time, each part with a choice of its own per layer.
   void run(const DeviceRows& rows, std::span<float> logits);
 
   const DevicePlan& plan() const;

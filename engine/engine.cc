@@ -167,9 +167,7 @@ void Engine::place(const Placement& placement) {
     gpu_attn::DeviceModel described = describe_for_device(
         *file_, spec_, KvLayout::make(placement.k_codec, placement.v_codec, spec_.shape.head_dim));
     const std::string why =
-        why_not_on_device(described, {.chooses_blocks = options_.method.has_value(),
-                                      .spills = placement.is_spilling(),
-                                      .streams_weights = placed.weights.n_streamed() > 0});
+        why_not_on_device(described, beyond_devices(placement.is_spilling(), placed.weights));
     if (!why.empty())
       throw Error(ErrorCode::kUnsupported, why, "plan: device", "change that in the plan");
     device_plan_ =
@@ -188,11 +186,12 @@ void Engine::place(const Placement& placement) {
   spill_ = open_spill(was_open ? said_before : notices_);
 }
 
-/// What this run wants that steps on a device cannot do; empty = nothing.
-std::string Engine::beyond_devices() const {
-  return why_not_on_device(device_model_, {.chooses_blocks = options_.method.has_value(),
-                                           .spills = context_.kv.is_spilling(),
-                                           .streams_weights = weight_plan_.n_streamed() > 0});
+/// What this run wants that steps on a device may not be able to do.
+BeyondDevices Engine::beyond_devices(bool spills, const WeightPlan& weights) const {
+  return {.estimates_tails = options_.method && index::has_tail(*options_.method),
+          .reads_sparsely = options_.method && options_.sparse_from != kNeverSparse,
+          .spills = spills,
+          .streams_weights = weights.n_streamed() > 0};
 }
 
 uint64_t Engine::hbm_budget() const {
@@ -224,7 +223,9 @@ void Engine::plan_device() {
   if (!device_) return;
   device_model_ = describe_for_device(
       *file_, spec_, KvLayout::make(options_.k_codec, options_.v_codec, spec_.shape.head_dim));
-  if (const std::string why = beyond_devices(); !why.empty()) {
+  if (const std::string why =
+          why_not_on_device(device_model_, beyond_devices(context_.kv.is_spilling(), weight_plan_));
+      !why.empty()) {
     if (device_is_named())
       throw Error(ErrorCode::kUnsupported, why, "--device", "change that, or use --device none");
     notices_.push_back("the CPU computes: " + why);

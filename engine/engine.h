@@ -17,6 +17,7 @@
 #include "engine/context_size.h"
 #include "engine/device.h"
 #include "engine/device_choice.h"
+#include "engine/device_model.h"
 #include "engine/device_plan.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/kv_cache.h"
@@ -153,7 +154,7 @@ class Engine {
   void plan_device();
   bool use_device();
   bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
-  std::string beyond_devices() const;
+  BeyondDevices beyond_devices(bool spills, const WeightPlan& weights) const;
   std::string device_name() const;
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;

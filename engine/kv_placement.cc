@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "engine/device_chooser.h"
 #include "engine/device_kv.h"
 #include "engine/index_rows.h"
 #include "engine/kv_cache.h"
@@ -164,8 +165,10 @@ KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
   placement.slot_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
                                               context.n_ctx, context.chunk_rows);
   if (context.has_device)
-    placement.table_bytes += DeviceKv::host_bytes(
-        shape, context.n_ctx, placement.slot_bytes / layout_of(shape, context).block_bytes);
+    placement.table_bytes +=
+        DeviceKv::host_bytes(shape, context.n_ctx,
+                             placement.slot_bytes / layout_of(shape, context).block_bytes) +
+        DeviceChooser::host_bytes(shape, context.n_ctx);
   return placement;
 }
 

@@ -111,8 +111,8 @@ Walk::State::State(const Model& m, KvCache& c, const KernelTable& kernel_table, 
 void Walk::State::reserve_lists() {
   uint32_t n_kv_heads = 0;
   for (const LayerShape& layer : shape.layers) n_kv_heads = std::max(n_kv_heads, layer.n_kv_heads);
-  for (auto* list : {&positions, &logit_rows, &group_logit_rows}) list->reserve(max_rows);
-  group_angles.reserve(cos_sin.size());
+  for (auto* list : {&positions, &logit_rows, &sequence_logit_rows}) list->reserve(max_rows);
+  sequence_angles.reserve(cos_sin.size());
   tokens.reserve(max_rows);
   groups.reserve(max_rows);
   settled_ends.reserve(shape.n_layers);
@@ -129,7 +129,8 @@ void Walk::State::reserve_lists() {
 uint32_t Walk::State::group_rows_max(const Sequence& sequence) const {
   if (!is_selected) return UINT32_MAX;
   STRATA_CHECK(sequence.index() != nullptr, "a sequence without an index");
-  return selection->run_rows(sequence.index()->has_tail());
+  const uint32_t run_rows = selection->run_rows(sequence.index()->has_tail());
+  return device ? std::min(run_rows, kDeviceFewRows) : run_rows;
 }
 
 void Walk::State::group_rows(std::span<const StepRow> rows) {
@@ -263,38 +264,6 @@ void Walk::State::run_plan() {
   }
   release_weights();
   pack_ahead(kNoLayer);  // for the next step, while this one's token is chosen
-}
-
-/// The operations of the plan, on the device: the CPU embeds the tokens.
-void Walk::State::run_on_device() {
-  ++counts.steps;
-  embed();
-  logit_values.resize(logit_rows.size() * uint64_t{shape.vocab_size});
-  group_angles.resize(cos_sin.size());
-  uint64_t n_done = 0;
-  for (const Group& group : groups) {
-    check_cancelled();
-    const auto of_group = [&](std::span<const float> rows, uint64_t width) {
-      return rows.subspan(group.row_begin * width, group.n_rows * width);
-    };
-    for (uint32_t set = 0; set < cos_sin.size(); ++set)
-      group_angles[set] = of_group(cos_sin[set], model.spec().rope_sets[set].n_rot);
-    group_logit_rows.clear();
-    for (const uint32_t row : logit_rows)
-      if (row >= group.row_begin && row < group.row_begin + group.n_rows)
-        group_logit_rows.push_back(row - group.row_begin);
-    const uint64_t n_values = group_logit_rows.size() * uint64_t{shape.vocab_size};
-    const TraceScope waiting(
-        trace,
-        {.kind = TraceKind::kWait, .resource = Resource::kDevice, .name = "wait for the device"});
-    device->run({.sequence = group.sequence,
-                 .residual = of_group(residual, shape.d_model),
-                 .positions = std::span(positions).subspan(group.row_begin, group.n_rows),
-                 .cos_sin = group_angles,
-                 .logit_rows = group_logit_rows},
-                std::span(logit_values).subspan(n_done, n_values));
-    n_done += n_values;
-  }
 }
 
 Walk::Walk(const Model& model, KvCache& cache, const KernelTable& kernels, ThreadPool& pool,

@@ -171,7 +171,8 @@ class Walk {
   /// disk and the CPU take turns: the bits are the same. On from the start; benches show what it
   /// brings.
   void set_reads_ahead(bool on);
-  /// From now on steps run on a device, and none is selected or probed.
+  /// From now on steps run on a device, and none is probed. Rows of selected steps share a choice
+  /// kDeviceFewRows at a time there, and no method has a tail.
   void use_device(std::unique_ptr<DeviceWalk> device);
   const DeviceWalk* device() const;  // null: the CPU alone
   /// From now on the full layers of selected steps are attended twice, exactly and as chosen, and

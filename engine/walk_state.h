@@ -65,7 +65,12 @@ struct Walk::State {
   uint64_t chosen_bytes() const;
   void check_cancelled() const;
   void execute(const StepOp& op);
+
+  // Steps on a device (engine/walk_device.cc).
+  class DeviceContexts;
   void run_on_device();
+  void run_on_device(uint32_t first_group, std::span<float> logits);
+
   /// Holds the weights of the operation's layer, and of no other; then asks for what comes next.
   void hold_weights(const StepOp& op);
   void pack_ahead(uint32_t layer);
@@ -245,9 +250,9 @@ struct Walk::State {
   std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
 
   std::unique_ptr<DeviceWalk> device;  // runs the plan in place of the operations above
-  // What the device gets of one group: angles per RoPE set, and which of its rows want logits.
-  std::vector<std::span<const float>> group_angles;
-  std::vector<uint32_t> group_logit_rows;
+  // What the device gets of one sequence: angles per RoPE set, and which of its rows want logits.
+  std::vector<std::span<const float>> sequence_angles;
+  std::vector<uint32_t> sequence_logit_rows;
 
   bool is_selected = false;              // the step's full layers attend what was chosen
   std::unique_ptr<Selection> selection;  // null where no step may be selected

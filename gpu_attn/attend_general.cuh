@@ -95,8 +95,8 @@ __device__ __forceinline__ void general_block(const DeviceAttendArgs& args,
 #pragma unroll
   for (uint32_t j = 0; j < 8; ++j) {
     const uint32_t position = first_position + lane;
-    const PositionRange mine =
-        attended(args, args.positions[share.first_row] + row_of_query(args, j) - share.first_row);
+    const PositionRange mine = attended(
+        args, position_of(args, share.first_row) + row_of_query(args, j) - share.first_row);
     const bool is_attended = position >= mine.begin && position < mine.end;
     const float score = is_attended ? scores[j] * kLog2E : minus_infinity();
     float top = fmaxf(score, state.top[j]);
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kGeneralWarps * 32, 4)
     state.top[j] = minus_infinity();
     state.l[j] = 0;
   }
-  const uint32_t last_position = args.positions[share.last_row];
+  const uint32_t last_position = position_of(args, share.last_row);
   const uint32_t n_blocks = blocks_to_attend(args, share, last_position);
   for (uint32_t b = warp; b < n_blocks; b += n_warps) {
     const uint32_t first_position = (args.first_block + share.begin + b) * kBlockPositions;

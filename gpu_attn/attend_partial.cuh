@@ -27,6 +27,11 @@ struct PositionRange {
   uint32_t begin, end;
 };
 
+/// Where a row stands in the table of the thread block's KV head.
+__device__ __forceinline__ uint32_t position_of(const DeviceAttendArgs& args, uint32_t row) {
+  return args.positions[blockIdx.z * args.position_stride + row];
+}
+
 /// What a row at `position` attends, were the table to have it all.
 __device__ __forceinline__ PositionRange attended(const DeviceAttendArgs& args, uint32_t position) {
   const bool is_cut = args.window != 0 && position >= args.window;
@@ -62,7 +67,8 @@ __device__ __forceinline__ AttendShare attend_share(const DeviceAttendArgs& args
   share.begin = min(blockIdx.y * args.split_blocks, args.n_blocks);
   share.end = min(share.begin + args.split_blocks, args.n_blocks);
   if (args.window != 0) {
-    const uint32_t begin = attended(args, args.positions[share.first_row]).begin / kBlockPositions;
+    const uint32_t begin =
+        attended(args, position_of(args, share.first_row)).begin / kBlockPositions;
     if (begin > args.first_block) share.begin = max(share.begin, begin - args.first_block);
   }
   return share;

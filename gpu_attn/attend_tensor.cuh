@@ -84,7 +84,7 @@ __device__ __forceinline__ void store_queries(const DeviceAttendArgs& args,
     const float up = is_real ? bits_to_float((264 - exponent) << 23) : 0;
     if (lane == 0) {
       to.per_unit[query] = kLog2E * bits_to_float((exponent - 10) << 23);
-      to.mine[query] = attended(args, args.positions[row_of_query(args, query)]);
+      to.mine[query] = attended(args, position_of(args, row_of_query(args, query)));
     }
     for (uint32_t pair = lane; pair < Shape::kHeadDim / 2; pair += 32) {
       uint32_t high, low;
@@ -423,8 +423,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kAttendThreadBlocksPerMultipr
   pipeline.later = pipeline.look_up(0);
 
   QueryState<Shape> state;
-  const uint32_t last_position = args.positions[share.last_row];
-  state.all = {attended(args, last_position).begin, args.positions[share.first_row] + 1};
+  const uint32_t last_position = position_of(args, share.last_row);
+  state.all = {attended(args, last_position).begin, position_of(args, share.first_row) + 1};
   const uint32_t n_blocks = blocks_to_attend(args, share, last_position);
   pipeline.n_blocks = (n_blocks + Shape::kWarps - 1 - warp) / Shape::kWarps;
   fill_pipeline(pipeline);

@@ -209,6 +209,11 @@ class DeviceStep::Queue {
     uint32_t first;
     uint32_t n_rows;
   };
+  struct Attended {
+    ChosenTables tables;
+    uint32_t first_block;
+    uint64_t position_stride;  // between KV heads; 0: all stand at the same positions
+  };
 
   void keep(int error) {
     if (error_ == 0) error_ = error;
@@ -243,6 +248,7 @@ class DeviceStep::Queue {
   void begin();
   void attention(uint32_t layer, const DeviceLayerWeights& w);
   void rotate(uint32_t layer, const DeviceLayerWeights& w, Part part);
+  Attended attended_by(uint32_t layer, Part part);
   void attend(uint32_t layer, Part part, const QuantRows& quant);
   void prefill(uint32_t layer);
   void feed_forward(uint32_t layer, const DeviceLayerWeights& w);
@@ -314,18 +320,31 @@ void DeviceStep::Queue::rotate(uint32_t layer, const DeviceLayerWeights& w, Part
                                                 .norm_eps = model_.norm_eps});
 }
 
+/// What the part's rows attend: what is chosen for each KV head, or all that there is.
+DeviceStep::Queue::Attended DeviceStep::Queue::attended_by(uint32_t layer, Part part) {
+  const DeviceKvTable& kv = rows_.kv[layer];
+  if (error_ != 0 || rows_.chooser == nullptr || !rows_.chooser->chooses(layer))
+    return {
+        {kv.blocks, kv.stride, kv.n_blocks, inputs_.positions() + part.first}, kv.first_block, 0};
+  ChosenTables chosen;
+  keep(rows_.chooser->choose(stream_, layer, part.n_rows, b_.rotated, chosen));
+  return {chosen, 0, part.n_rows};
+}
+
 /// Attention of few rows: what rotate() gave last.
 void DeviceStep::Queue::attend(uint32_t layer, Part part, const QuantRows& quant) {
   const LayerShape& shape = model_.shapes[layer];
-  const DeviceKvTable& kv = rows_.kv[layer];
+  const Attended of = attended_by(layer, part);
   const uint32_t group = shape.n_heads / shape.n_kv_heads;
-  const Split split = split_of(shape, part.n_rows, kv.n_blocks, step_.sizes_.n_multiprocessors);
+  const Split split =
+      split_of(shape, part.n_rows, of.tables.n_blocks, step_.sizes_.n_multiprocessors);
   call(&DeviceKernels::attend, DeviceAttendArgs{.q = b_.rotated,
-                                                .positions = inputs_.positions() + part.first,
-                                                .blocks = kv.blocks,
-                                                .block_stride = kv.stride,
-                                                .first_block = kv.first_block,
-                                                .n_blocks = kv.n_blocks,
+                                                .positions = of.tables.positions,
+                                                .position_stride = of.position_stride,
+                                                .blocks = of.tables.blocks,
+                                                .block_stride = of.tables.stride,
+                                                .first_block = of.first_block,
+                                                .n_blocks = of.tables.n_blocks,
                                                 .layout = model_.kv_layout,
                                                 .n_rows = part.n_rows,
                                                 .n_kv_heads = shape.n_kv_heads,
@@ -467,6 +486,8 @@ int DeviceStep::queue(DeviceStream* stream, const DeviceStepRows& rows) {
                    (rows.logit_rows.empty() || rows.logit_rows.back() < rows.n_rows),
                "%zu logit rows of %u", rows.logit_rows.size(), sizes_.max_logit_rows);
   STRATA_CHECK(rows.kv.size() == model_.layers.size(), "%zu tables", rows.kv.size());
+  STRATA_CHECK(rows.chooser == nullptr || rows.n_rows <= kDeviceFewRows, "%u rows choose",
+               rows.n_rows);
   for (const DeviceKvTable& kv : rows.kv)
     STRATA_CHECK(kv.n_blocks <= sizes_.max_blocks && kv.n_blocks <= kv.stride,
                  "n_blocks=%u max_blocks=%u", kv.n_blocks, sizes_.max_blocks);

@@ -2,7 +2,7 @@
 // through all layers, from tokens to logits and the likeliest token. Why beside the kernels: the
 // order of operations is the same for every engine, bench and test that drives a device.
 //
-// Nothing here waits or allocates: what differs from step to step (tokens, positions, angles, block
+// Nothing here waits or allocates, but what a LayerChooser does: what differs from step to step (tokens, positions, angles, block
 // pointers) lies in memory that the operations read, so a captured step can run again for the next
 // token after its inputs were rewritten. Fixed by a capture: n_rows, the logit rows, the pointers,
 // and how attention is cut. DeviceKvTable::n_blocks may be more than the text has; attention then
@@ -64,6 +64,27 @@ class DeviceStepInputs {
   uint64_t bytes_;
 };
 
+/// What the rows of a layer attend in place of its DeviceKvTable: tables of blocks, one for each KV
+/// head, and where the rows stand in them (DeviceAttendArgs).
+struct ChosenTables {
+  const std::byte* const* blocks = nullptr;
+  uint64_t stride = 0;
+  uint32_t n_blocks = 0;                // of the longest
+  const uint32_t* positions = nullptr;  // [n_kv_heads][n_rows]
+};
+
+/// Chooses the blocks that few rows attend, layer by layer.
+class LayerChooser {
+ public:
+  virtual ~LayerChooser() = default;
+  virtual bool chooses(uint32_t layer) const = 0;
+  /// Of a layer that it chooses for: `q` of n_rows rows is what the stream computes last, and K and
+  /// V of the rows are in their blocks then. The tables are good until the next call. Returns 0 or
+  /// the device's error number; throws what choosing throws.
+  virtual int choose(DeviceStream* stream, uint32_t layer, uint32_t n_rows, const float* q,
+                     ChosenTables& tables) = 0;
+};
+
 /// Rows of one sequence at positions that ascend by one.
 struct DeviceStepRows {
   uint32_t n_rows = 0;
@@ -71,6 +92,7 @@ struct DeviceStepRows {
   bool wants_best = false;               // and the likeliest token of each
   std::span<const DeviceKvTable> kv;     // [n_layers]
   const std::byte* inputs = nullptr;     // DeviceStepInputs in pinned host memory, filled
+  LayerChooser* chooser = nullptr;       // of few rows; null: all is attended
 };
 
 class DeviceStep {

@@ -55,9 +55,27 @@ struct Attended {
   uint64_t begin = 0, end = 0;
 };
 
+/// The rows of a KV head, as its table counts them.
+SequenceRows rows_of_head(const DeviceAttendArgs& args, uint64_t head) {
+  return {.first_pos = args.positions[head * args.position_stride], .n_rows = args.n_rows};
+}
+SequenceRows rows_of_head(const DevicePrefillArgs& args, uint64_t) {
+  return {.first_pos = args.positions[0], .n_rows = args.n_rows};
+}
+
+/// What the positions of all KV heads take.
+ByteRange position_range(const DeviceAttendArgs& args) {
+  const uint64_t last_head = args.n_kv_heads > 0 ? args.n_kv_heads - 1 : 0;
+  return range_of(args.positions,
+                  (last_head * args.position_stride + args.n_rows) * sizeof(uint32_t));
+}
+ByteRange position_range(const DevicePrefillArgs& args) {
+  return range_of(args.positions, args.n_rows * sizeof(uint32_t));
+}
+
 template <class Args>
-Attended attended_by(const Args& args) {
-  Attended attended{.rows = {.first_pos = args.positions[0], .n_rows = args.n_rows}};
+Attended attended_by(const Args& args, uint64_t head) {
+  Attended attended{.rows = rows_of_head(args, head)};
   const uint64_t last = uint64_t{attended.rows.first_pos} + args.n_rows - 1;
   const uint64_t first = last + 1 - read_positions(attended.rows, args.window);
   const uint64_t table_end = uint64_t{args.first_block} + args.n_blocks;
@@ -73,13 +91,14 @@ Attended attended_by(const Args& args) {
 template <class Args>
 std::vector<ByteRange> attention_tables(const Args& args, uint32_t stage) {
   if (args.n_rows == 0 || stage > 1) return {};
-  if (stage == 0) return {range_of(args.positions, args.n_rows * sizeof(uint32_t))};
-  const Attended attended = attended_by(args);
+  if (stage == 0) return {position_range(args)};
   std::vector<ByteRange> tables;
   tables.reserve(args.n_kv_heads);
-  for (uint64_t head = 0; head < args.n_kv_heads; ++head)
+  for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
+    const Attended attended = attended_by(args, head);
     tables.push_back(range_of(args.blocks + head * args.block_stride + attended.begin,
                               (attended.end - attended.begin) * sizeof(std::byte*)));
+  }
   return tables;
 }
 
@@ -89,19 +108,20 @@ template <class Args>
 void add_attention(KernelCost& cost, const Args& args) {
   add(cost.reads, args.q,
       uint64_t{args.n_rows} * args.n_kv_heads * args.group * args.layout.head_dim * sizeof(float));
-  add(cost.reads, args.positions, args.n_rows * sizeof(uint32_t));
   if (args.n_rows == 0) return;
-  const Attended attended = attended_by(args);
-  for (uint64_t head = 0; head < args.n_kv_heads; ++head)
+  const ByteRange positions = position_range(args);
+  cost.reads.push_back({positions, positions.bytes});
+  uint64_t n_attended = 0;  // positions, of all KV heads
+  for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
+    const Attended attended = attended_by(args, head);
+    n_attended += attended_positions(attended.rows, args.window);
     add(cost.reads, args.blocks + head * args.block_stride + attended.begin,
         (attended.end - attended.begin) * sizeof(std::byte*));
-  for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
     const std::byte* const* table = args.blocks + head * args.block_stride;
     for (uint64_t i = attended.begin; i < attended.end; ++i)
       add_block(cost.reads, table[i], args.layout.block_bytes, args.layout.block_bytes);
   }
-  cost.flop = 4 * attended_positions(attended.rows, args.window) * args.n_kv_heads * args.group *
-              args.layout.head_dim;
+  cost.flop = 4 * n_attended * args.group * args.layout.head_dim;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "engine/device_walk.h"
 #include "tests/device/device_fixture.h"
 #include "tests/device/watched_device.h"
 #include "tests/engine/thrown_error.h"
@@ -48,15 +49,35 @@ TEST_F(DeviceEngine, ASmallBudgetPassesLayersThroughIt) {
   EXPECT_NE(error.remedy().find("--hbm"), std::string::npos);
 }
 
-TEST_F(DeviceEngine, WhatItCannotDoRunsOnTheCpuOrIsRefused) {
+/// The prompt of 70 is read exactly, the answer by what a budget of 64 chooses; a budget of
+/// everything answers as exact attention does.
+TEST_F(DeviceEngine, ChoosesBlocksThere) {
+  Engine exact = Engine::open(options());
   EngineOptions selecting = options();
   selecting.method = index::Method::kQuest;
-  Engine engine = Engine::open(selecting);
-  EXPECT_EQ(engine.device(), nullptr);
-  ASSERT_EQ(engine.notices().size(), 1u);
-  EXPECT_NE(engine.notices()[0].find("the CPU computes"), std::string::npos);
-  selecting.device.kind = DeviceChoice::Kind::kCuda;
-  EXPECT_EQ(error_of(selecting).code(), ErrorCode::kUnsupported);
+  selecting.selection.budget = {index::Budget::Kind::kShare, 1};
+  Engine whole = Engine::open(selecting);
+  ASSERT_NE(whole.device(), nullptr);
+  EXPECT_TRUE(whole.notices().empty());
+  EXPECT_EQ(answer(whole), answer(exact));
+  EXPECT_GT(whole.walk().selection_counts().steps, 0u);
+  EXPECT_GT(whole.walk().device()->kv_counts().chosen_bytes, 0u);
+}
+
+TEST_F(DeviceEngine, WhatItCannotDoRunsOnTheCpuOrIsRefused) {
+  EngineOptions with_tail = options();
+  with_tail.method = index::Method::kRabitqTail;
+  EngineOptions sparse = options();
+  sparse.method = index::Method::kQuest;
+  sparse.sparse_from = kSparseFrom;
+  for (EngineOptions* wanted : {&with_tail, &sparse}) {
+    Engine engine = Engine::open(*wanted);
+    EXPECT_EQ(engine.device(), nullptr);
+    ASSERT_EQ(engine.notices().size(), 1u);
+    EXPECT_NE(engine.notices()[0].find("the CPU computes"), std::string::npos);
+    wanted->device.kind = DeviceChoice::Kind::kCuda;
+    EXPECT_EQ(error_of(*wanted).code(), ErrorCode::kUnsupported);
+  }
   EngineOptions predicted = options(DeviceChoice::Kind::kVirtual);
   EXPECT_EQ(error_of(predicted).code(), ErrorCode::kUsage);
 }

@@ -43,6 +43,7 @@ class DeviceTest : public ::testing::Test {
     request.chunk_rows = engine.context().chunk_rows;
     request.sampler.temperature = 0;
     request.ignore_eos = true;
+    if (engine.options().method) request.attention = Attention::kSelected;
     return generate(engine.walk(), sequence, engine.tokenizer(), request).tokens;
   }
 

@@ -159,6 +159,46 @@ TEST(DeviceOrder, AlsoOfChunksThatGoThroughTheTensorCores) {
   }
 }
 
+/// Blocks that are chosen go where others were, between kernels that read both.
+TEST(DeviceOrder, AlsoOfChosenBlocksThatTakeOthersPlaces) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(330, kOrderSeed);
+  WalkSetting of = order_setting();
+  of.n_ctx = 352;
+  of.method = index::Method::kQuest;
+  of.rule.budget = {index::Budget::Kind::kTokens, 128};
+  of.rule.n_window_blocks = 1;
+  const auto selected = [&](DeviceRun& run) {
+    Sequence sequence = run.walk().sequence();
+    run.walk().feed(sequence, std::span(text).first(310));
+    Logits all =
+        run.walk().feed(sequence, std::span(text).subspan(310, 5), 0, Attention::kSelected);
+    for (uint32_t i = 315; i < 330; ++i)
+      all.push_back(run.walk()
+                        .feed(sequence, std::span(text).subspan(i, 1), 0, Attention::kSelected)
+                        .front());
+    return all;
+  };
+  Logits expected;
+  uint64_t step_bytes = 0, hbm_without_kv = 0;  // chosen by a step, of which 16 do
+  {
+    VirtualTable device;
+    DeviceRun whole(member, of, 0, device.table());
+    expected = selected(whole);
+    step_bytes = whole.device().kv_counts().chosen_bytes / 16;
+    hbm_without_kv = whole.plan().hbm_bytes - whole.plan().kv_bytes;
+  }
+  VirtualTable device;
+  DeviceRun run(member, of, hbm_without_kv + 2 * step_bytes, device.table());
+  try {
+    EXPECT_EQ(testing::first_difference(selected(run), expected).value_or(""), "");
+  } catch (const Error& error) {
+    ADD_FAILURE() << error.what();
+  }
+  EXPECT_EQ(hazards_of(run), "");
+  EXPECT_GT(run.device().kv_counts().missed_bytes, 0u);
+}
+
 /// The judge itself: a device that leaves every wait of a stream out is found.
 TEST(DeviceOrder, AStreamThatDoesNotAwaitItsWeightsIsFound) {
   const LoadedMember member("llama3");

@@ -24,10 +24,13 @@ struct Partials {
 DeviceAttendArgs attend_args(UnderTest& on, const AttendShapeDrawn& shape, const KvTable& table,
                              const std::vector<float>& q) {
   std::vector<uint32_t> positions;
-  for (uint32_t row = 0; row < shape.n_rows; ++row) positions.push_back(shape.first_position + row);
+  for (uint32_t head = 0; head < shape.n_kv_heads; ++head)
+    for (uint32_t row = 0; row < shape.n_rows; ++row)
+      positions.push_back(shape.first_position - head * shape.head_shift + row);
   const uint64_t n_partials = n_splits(shape) * n_queries(shape);
   return {.q = on.upload(q),
           .positions = on.upload(positions),
+          .position_stride = shape.head_shift == 0 ? 0 : shape.n_rows,
           .blocks = table.upload(on),
           .block_stride = n_table_blocks(shape),
           .first_block = shape.first_block,
@@ -208,6 +211,9 @@ void add_rows(std::vector<GpuCase>& cases) {
       shape.n_more_blocks = 13;
       shape.n_more_splits = 2;
       add_case(cases, "longer table", shape);
+      shape.n_kv_heads = 3;
+      shape.head_shift = 96;  // three blocks: a head ends before a split that another one has
+      add_case(cases, "heads of their own positions", shape);
     }
   }
 }

@@ -14,8 +14,8 @@ namespace {
 
 constexpr uint32_t kGroup = 32;  // dimensions that share a q8_0 scale
 
-bool attends(const AttendShapeDrawn& shape, uint32_t row, uint32_t position) {
-  const uint32_t own = shape.first_position + row;
+bool attends(const AttendShapeDrawn& shape, uint32_t head, uint32_t row, uint32_t position) {
+  const uint32_t own = shape.first_position - head * shape.head_shift + row;
   return position <= own && (shape.window == 0 || uint64_t{position} + shape.window > own);
 }
 
@@ -45,7 +45,8 @@ KvTable::KvTable(const AttendShapeDrawn& shape, std::mt19937& random)
   std::normal_distribution<float> normal;
   std::vector<float> values(shape.head_dim);
   for (uint32_t head = 0; head < shape.n_kv_heads; ++head) {
-    for (uint32_t p = shape.first_block * kBlockPositions; p <= last_position(shape); ++p) {
+    const uint32_t last = last_position(shape) - head * shape.head_shift;
+    for (uint32_t p = shape.first_block * kBlockPositions; p <= last; ++p) {
       const uint64_t block = place(head, p / kBlockPositions - shape.first_block);
       const uint32_t row = p % kBlockPositions;
       for (float& value : values) value = normal(random);
@@ -171,7 +172,7 @@ PartialWanted attend_double(const AttendShapeDrawn& shape, const KvTable& table,
   std::vector<uint32_t> positions;
   std::vector<double> scores, errors;
   for (uint32_t p = begin; p < end; ++p) {
-    if (!attends(shape, row, p)) continue;
+    if (!attends(shape, head, row, p)) continue;
     double score = 0, magnitude = 0, largest_k = 0;
     for (uint32_t d = 0; d < shape.head_dim; ++d) {
       const double k = table.k(head, p, d);

@@ -20,7 +20,8 @@ struct AttendShapeDrawn {
   uint32_t n_kv_heads = 1;
   uint32_t group = 4;
   uint32_t n_rows = 1;
-  uint32_t first_position = 0;
+  uint32_t first_position = 0;  // of head 0
+  uint32_t head_shift = 0;      // positions by which each head's rows stand before its neighbour's
   uint32_t first_block = 0;
   uint32_t window = 0;
   uint32_t split_blocks = 8;

@@ -89,14 +89,16 @@ void check_selected_answer(engine::Engine& engine, const engine::Sequence& start
   index::Rule everything = rule;
   everything.budget = {index::Budget::Kind::kShare, 1.0};
   walk.select_by(everything, n_ctx);
-  check_same_logits(logits(walk, Attention::kSelected), "with a budget of everything",
-                    logits(walk, Attention::kExact), "attended exactly");
+  // A device cuts what it attends by its length, and chooses by queries of its own.
+  const auto check = engine.device() != nullptr ? check_near_logits : check_same_logits;
+  check(logits(walk, Attention::kSelected), "with a budget of everything",
+        logits(walk, Attention::kExact), "attended exactly");
   walk.select_by(rule, n_ctx);
   ThreadPool one(1);
   engine::Walk alone(engine.model(), engine.cache(), engine.kernels(), one, 1);
   alone.select_by(rule, n_ctx);
-  check_same_logits(logits(walk, Attention::kSelected), "with selected blocks",
-                    logits(alone, Attention::kSelected), "by one thread");
+  check(logits(walk, Attention::kSelected), "with selected blocks",
+        logits(alone, Attention::kSelected), "by one thread");
 }
 
 }  // namespace strata::cli

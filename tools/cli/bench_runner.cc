@@ -63,8 +63,10 @@ bool computes_in_int8(const engine::Model& model, OpKind kind) {
 /// wrong row, block or matrix makes vectors that have nothing in common, 1.4 apart.
 constexpr double kDeviceDistance = 0.4;
 
+}  // namespace
+
 void check_near_logits(std::span<const float> found, const std::string& found_how,
-                       std::span<const float> wanted) {
+                       std::span<const float> wanted, const std::string& wanted_how) {
   double difference = 0, size = 0;
   for (size_t i = 0; i < wanted.size(); ++i) {
     difference += std::pow(double{found[i]} - wanted[i], 2);
@@ -72,15 +74,12 @@ void check_near_logits(std::span<const float> found, const std::string& found_ho
   }
   const double distance = std::sqrt(difference / size);
   if (distance <= kDeviceDistance) return;  // NaN is not
-  throw Error(
-      ErrorCode::kIo,
-      fmt::format("the answer check failed: logits {} are {:.3f} of their size from those of "
-                  "the CPU",
-                  found_how, distance),
-      "bench", "report this with the model's name and the output of strata --version");
+  throw Error(ErrorCode::kIo,
+              fmt::format("the answer check failed: logits {} are {:.3f} of their size from those "
+                          "{}",
+                          found_how, distance, wanted_how),
+              "bench", "report this with the model's name and the output of strata --version");
 }
-
-}  // namespace
 
 void check_same_logits(std::span<const float> found, const std::string& found_how,
                        std::span<const float> wanted, const std::string& wanted_how) {
@@ -148,8 +147,8 @@ void BenchRunner::check_device_answer() {
                    kCheckTokens);
   const std::vector<float> wanted = last_logits(cpu, kCheckTokens);
   const std::vector<float> single = last_logits(engine_.walk(), 1);
-  check_near_logits(single, "row by row", wanted);
-  check_near_logits(last_logits(engine_.walk(), kCheckTokens), "in one step", wanted);
+  check_near_logits(single, "row by row", wanted, "of the CPU");
+  check_near_logits(last_logits(engine_.walk(), kCheckTokens), "in one step", wanted, "of the CPU");
   check_same_logits(last_logits(engine_.walk(), 1), "again", single, "the first time");
 }
 

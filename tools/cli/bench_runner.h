@@ -81,6 +81,11 @@ uint64_t positions_to_hold(const std::vector<BenchTest>& tests);
 void check_same_logits(std::span<const float> found, const std::string& found_how,
                        std::span<const float> wanted, const std::string& wanted_how);
 
+/// Logits that a device had a part in: near enough that they are of the same computation, or
+/// Error(kIo) with how far they are apart.
+void check_near_logits(std::span<const float> found, const std::string& found_how,
+                       std::span<const float> wanted, const std::string& wanted_how);
+
 class BenchRunner {
  public:
   struct Options {

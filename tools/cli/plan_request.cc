@@ -223,7 +223,9 @@ bool use_card(const Command& command, const DeviceChoice& choice,
   const engine::PlacementRequest request = subject.request;
   std::vector<std::string> notes = subject.notes;
   std::string why = engine::why_not_on_device(
-      subject.model.device, {.chooses_blocks = subject.request.method.has_value()});
+      subject.model.device,
+      {.estimates_tails = subject.request.method && index::has_tail(*subject.request.method),
+       .reads_sparsely = subject.request.sparse.has_value()});
   const bool is_named = choice.kind == DeviceChoice::Kind::kCuda;
   if (is_named && !why.empty()) refuse_device(command, why);
   if (why.empty()) {

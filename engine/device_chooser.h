@@ -1,0 +1,64 @@
+// engine/device_chooser.h - few rows of a device attend blocks that the host chooses: per layer the
+// queries come to the host, and tables of what it chose go back. Why between the two: indexes and
+// the policy of choosing are those of the walk (engine/walk_select.cc), copies of blocks and the
+// stream are the device's.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "engine/device.h"
+#include "engine/device_kv.h"
+#include "gpu_attn/decode_step.h"
+
+namespace strata::engine {
+
+/// What a KV head attends of its text: full blocks that were chosen, and all from a block on.
+struct ChosenContext {
+  std::span<const uint32_t> blocks;  // ascending, each before first_open
+  uint32_t first_open;
+};
+
+/// Whoever has the indexes.
+class ContextChooser {
+ public:
+  virtual ~ContextChooser() = default;
+  /// Chooses for rows [first_row, first_row + n_rows) of the sequence's rows in the step, by their
+  /// queries [n_kv_heads][n_rows][group, head_dim], which carry the attention scale.
+  virtual void choose(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q) = 0;
+  /// Of the rows that were chosen for last.
+  virtual ChosenContext context(uint32_t kv_head) const = 0;
+};
+
+class DeviceChooser : public gpu_attn::LayerChooser {
+ public:
+  /// `kv`, `cache` and `stream`, on which steps are queued, are borrowed. Errors: kOutOfMemory,
+  /// kDeviceLost.
+  DeviceChooser(const OpenDevice& device, const KvCache& cache, DeviceKv& kv, Stream& stream,
+                uint64_t n_ctx);
+  static uint64_t memory_bytes(const ModelShape& shape, uint64_t n_ctx);  // of the device
+  static uint64_t host_bytes(const ModelShape& shape, uint64_t n_ctx);    // of DRAM
+
+  /// What follows are rows from first_row on, which stand at `positions` of the text and are
+  /// chosen for by `owner`.
+  void begin(ContextChooser& owner, uint32_t first_row, std::span<const uint32_t> positions);
+
+  bool chooses(uint32_t layer) const override;
+  int choose(DeviceStream* stream, uint32_t layer, uint32_t n_rows, const float* q,
+             gpu_attn::ChosenTables& tables) override;
+
+ private:
+  void fetch_blocks(uint32_t layer, uint32_t n_longest, uint32_t end_block);
+
+  const KvCache& cache_;
+  DeviceKv& kv_;
+  Stream& stream_;
+  HostMemory host_memory_;  // queries of a layer, or tables and positions
+  PinnedMemory pinned_;
+  DeviceBuffer memory_;  // tables and positions
+  ContextChooser* owner_ = nullptr;
+  uint32_t first_row_ = 0;
+  std::span<const uint32_t> positions_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,88 @@
+// engine/walk_device.cc - steps on a device: what it gets of a step, and for rows of selected steps
+// the choice of blocks, which the host makes between a layer's queries and their attention.
+#include <algorithm>
+
+#include "base/check.h"
+#include "engine/walk_select.h"
+
+namespace strata::engine {
+
+/// Chooses for the rows of one sequence, whose groups are what the device walks at a time.
+class Walk::State::DeviceContexts : public ContextChooser {
+ public:
+  DeviceContexts(State& state, uint32_t first_group) : state_(state), first_group_(first_group) {}
+
+  void choose(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q) override {
+    state_.check_cancelled();
+    group_idx_ = first_group_ + first_row / kDeviceFewRows;
+    const Group& group = state_.groups[group_idx_];
+    STRATA_CHECK(group.row_begin == state_.groups[first_group_].row_begin + first_row &&
+                     group.n_rows == n_rows,
+                 "rows %u to %u of a group of %u rows from %u on", first_row, first_row + n_rows,
+                 group.n_rows, group.row_begin);
+    const LayerShape& of = state_.shape.layers[layer];
+    const uint64_t row_floats =
+        uint64_t{of.n_heads / of.n_kv_heads} * state_.shape.head_dim;  // of a KV head
+    for (uint64_t head = 0; head < of.n_kv_heads; ++head)
+      std::copy_n(q + head * n_rows * row_floats, n_rows * row_floats,
+                  state_.q_by_head.data() + (head * state_.n_rows + group.row_begin) * row_floats);
+    state_.select_group(group_idx_, layer);
+  }
+
+  ChosenContext context(uint32_t kv_head) const override {
+    const Selection& selection = *state_.selection;
+    return {selection.heads[group_idx_ * selection.max_kv_heads + kv_head].chosen,
+            state_.groups[group_idx_].held_pos / kBlockPositions};
+  }
+
+ private:
+  State& state_;
+  uint32_t first_group_;
+  uint32_t group_idx_ = 0;
+};
+
+/// The rows of one sequence, and the logits of those of them that want any.
+void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
+  const Group& group = groups[first_group];
+  const uint32_t n_of_sequence = rows_of_sequence(group);
+  const auto of_sequence = [&](std::span<const float> rows, uint64_t width) {
+    return rows.subspan(group.row_begin * width, n_of_sequence * width);
+  };
+  for (uint32_t set = 0; set < cos_sin.size(); ++set)
+    sequence_angles[set] = of_sequence(cos_sin[set], model.spec().rope_sets[set].n_rot);
+  DeviceContexts contexts(*this, first_group);
+  const TraceScope waiting(
+      trace,
+      {.kind = TraceKind::kWait, .resource = Resource::kDevice, .name = "wait for the device"});
+  device->run({.sequence = group.sequence,
+               .residual = of_sequence(residual, shape.d_model),
+               .positions = std::span(positions).subspan(group.row_begin, n_of_sequence),
+               .cos_sin = sequence_angles,
+               .logit_rows = sequence_logit_rows,
+               .chooser = is_selected ? &contexts : nullptr},
+              logits);
+}
+
+/// The operations of the plan, on the device: the CPU embeds the tokens.
+void Walk::State::run_on_device() {
+  ++counts.steps;
+  embed();
+  logit_values.resize(logit_rows.size() * uint64_t{shape.vocab_size});
+  sequence_angles.resize(cos_sin.size());
+  uint64_t n_done = 0;
+  for (uint32_t idx = 0; idx < groups.size(); ++idx) {
+    const Group& group = groups[idx];
+    if (!group.is_first()) continue;
+    check_cancelled();
+    const uint32_t end_row = group.row_begin + rows_of_sequence(group);
+    sequence_logit_rows.clear();
+    for (const uint32_t row : logit_rows)
+      if (row >= group.row_begin && row < end_row)
+        sequence_logit_rows.push_back(row - group.row_begin);
+    const uint64_t n_values = sequence_logit_rows.size() * uint64_t{shape.vocab_size};
+    run_on_device(idx, std::span(logit_values).subspan(n_done, n_values));
+    n_done += n_values;
+  }
+}
+
+}  // namespace strata::engine
