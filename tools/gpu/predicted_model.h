@@ -1,0 +1,29 @@
+// tools/gpu/predicted_model.h - what the virtual device that is nearest to a card makes of the same
+// steps: the operations that the card is given, queued on it, and its clock.
+//
+// It charges a look at tables and positions as if they came across the link, for it can see into no
+// memory of its own: some 2.5 us a layer, beside what the kernel takes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "planner/virtual/virtual_device.h"
+#include "tools/gpu/placed_model.h"
+#include "tools/gpu/step_table.h"
+
+namespace strata::gpu_bench {
+
+/// Of the same capability where there is one, and of the memory that is least different.
+const planner::DeviceProfile& nearest_profile(const DeviceFacts& facts);
+
+struct PredictedSteps {
+  double us = 0;  // of all; 0 = it could not be run, and why
+  std::string why_not;
+  std::vector<OperationTime> operations;  // where they were wanted
+};
+
+PredictedSteps predict_steps(const planner::DeviceProfile& profile, const ModelSource& source,
+                             const TextSteps& text, uint64_t hbm_bytes_max, bool wants_operations);
+
+}  // namespace strata::gpu_bench
