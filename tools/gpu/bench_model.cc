@@ -71,9 +71,9 @@ class ModelBench {
  public:
   explicit ModelBench(GpuBench& bench)
       : bench_(bench),
-        source_(bench.is_small() ? kSmall : kLlama8B, bench.is_small() ? kGiB / 256 : kGiB),
+        source_(bench.is_small() ? kSmall : kLlama8B, bench.is_small() ? kGiB / 512 : kGiB),
         profile_(nearest_profile(bench.facts())),
-        on_{bench.table(), bench.device(), bench.stream()} {}
+        on_{bench.table(), bench.device(), bench.stream(), bench.facts().n_multiprocessors} {}
 
   void decode(uint32_t depth);
   void prompt(const TextSteps& text);
@@ -83,6 +83,9 @@ class ModelBench {
   BenchRow measure(const TextSteps& text, uint64_t cap, std::vector<float>* logits);
   std::vector<uint64_t> caps_of(const ModelPlan& whole) const;
   uint64_t streaming_cap(const ModelPlan& whole) const;
+  PredictedSteps predict(const TextSteps& text, uint64_t cap, bool wants_operations) const {
+    return predict_steps(profile_, source_, text, cap, on_.n_multiprocessors, wants_operations);
+  }
   std::string predicted_text(double us, const std::string& why_not) const;
 
   GpuBench& bench_;
@@ -135,7 +138,7 @@ BenchRow ModelBench::measure(const TextSteps& text, uint64_t cap, std::vector<fl
   const auto n_tokens = static_cast<double>(text.n_rows * text.n_steps);
   row.note =
       text_of("%.3f ms, ", row.us * 1e-3) + text_of("%.1f tokens/s; ", n_tokens / (row.us * 1e-6));
-  const PredictedSteps predicted = predict_steps(profile_, source_, text, cap, false);
+  const PredictedSteps predicted = predict(text, cap, false);
   row.note += predicted_text(predicted.us, predicted.why_not);
   if (!text.is_decoding()) {
     row.flop = placed.flop();
@@ -177,7 +180,8 @@ void ModelBench::prompt(const TextSteps& text) {
 void ModelBench::break_down(const TextSteps& text) {
   const std::string name = name_of(text) + ": ";
   StepTable table(bench_.table(), bench_.device());
-  PlacedModel placed({table.table(), on_.device, on_.stream}, source_, text, 0);
+  const OnDevice on{table.table(), on_.device, on_.stream, on_.n_multiprocessors};
+  PlacedModel placed(on, source_, text, 0);
   const auto queue = [&](uint32_t) { placed.queue(); };
   BenchRow step = bench_.time(name + "the step, a call for each operation", queue, kRowSeconds);
   bench_.keep_busy(kHostAheadUs);
@@ -185,7 +189,7 @@ void ModelBench::break_down(const TextSteps& text) {
   placed.queue();
   std::vector<OperationTime> operations;
   on_.check(table.end(on_.stream, &operations));
-  const PredictedSteps predicted = predict_steps(profile_, source_, text, 0, true);
+  const PredictedSteps predicted = predict(text, 0, true);
   double sum_us = 0;
   for (const OperationTime& of : operations) {
     BenchRow row;
@@ -211,6 +215,7 @@ void ModelBench::break_down(const TextSteps& text) {
   all.note = "with an event before and after each";
   bench_.add(std::move(all));
   step.note = predicted_text(predicted.us, predicted.why_not);
+  if (text.is_decoding()) step.note += " as a graph";
   bench_.add(std::move(step));
 }
 
@@ -219,8 +224,8 @@ void ModelBench::break_down(const TextSteps& text) {
 void bench_model(GpuBench& bench) {
   ModelBench model(bench);
   if (bench.is_small()) {
-    model.decode(64);
-    model.break_down({.first_position = 64});
+    model.decode(1024);  // more blocks than the pool has
+    model.break_down({.first_position = 32});
     model.prompt({.n_rows = 32, .n_steps = 2});
     model.break_down({.n_rows = 32});
     return;

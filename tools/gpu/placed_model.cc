@@ -78,9 +78,6 @@ PlacedModel::PlacedModel(const OnDevice& on, const ModelSource& source, const Te
     : on_(on), source_(source), text_(text), model_(source.model()), memory_(on) {
   STRATA_CHECK(text.first_position % kBlockPositions == 0, "first_position=%u",
                text.first_position);
-  DeviceFacts facts{};
-  on_.check(on_.table.facts(on_.device, &facts));
-  n_multiprocessors_ = facts.n_multiprocessors;
   for (const LayerShape& shape : model_.shapes) n_streams_ += shape.n_kv_heads;
   stride_ = stride_of(text);
   make_plan(hbm_bytes_max);
@@ -102,7 +99,7 @@ gpu_attn::DeviceStepSizes PlacedModel::sizes() const {
   return {.max_rows = std::max(text_.n_rows, kRowsMin),
           .max_logit_rows = 1,
           .max_blocks = stride_,
-          .n_multiprocessors = n_multiprocessors_};
+          .n_multiprocessors = on_.n_multiprocessors};
 }
 
 uint64_t PlacedModel::buffer_bytes() const {

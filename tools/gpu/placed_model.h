@@ -57,6 +57,7 @@ struct OnDevice {
   const DeviceTable& table;
   Device* device;
   DeviceStream* stream;
+  uint32_t n_multiprocessors;  // that attention is cut for
   bool has_bytes = true;
 
   void check(int error) const;
@@ -132,7 +133,6 @@ class PlacedModel {
   const ModelSource& source_;
   const TextSteps text_;
   gpu_attn::DeviceModel model_;
-  uint32_t n_multiprocessors_ = 0;
   uint32_t n_streams_ = 0;  // of K and V: layers times KV heads
   uint32_t stride_ = 0;     // blocks of a table
   ModelPlan plan_;

@@ -33,16 +33,17 @@ const planner::DeviceProfile& nearest_profile(const DeviceFacts& facts) {
 }
 
 PredictedSteps predict_steps(const planner::DeviceProfile& profile, const ModelSource& source,
-                             const TextSteps& text, uint64_t hbm_bytes_max, bool wants_operations) {
+                             const TextSteps& text, uint64_t hbm_bytes_max,
+                             uint32_t n_multiprocessors, bool wants_operations) {
   PredictedSteps predicted;
   try {
     planner::VirtualDevice device(profile, {.has_bytes = false});
     Device* opened = planner::as_device(device);
     StepTable table(planner::virtual_table(), opened, true);
     DeviceStream* stream = nullptr;
-    const OnDevice any{table.table(), opened, nullptr, false};
-    any.check(table.table().create_stream(opened, &stream));
-    const OnDevice on{table.table(), opened, stream, false};
+    const int error = table.table().create_stream(opened, &stream);
+    const OnDevice on{table.table(), opened, stream, n_multiprocessors, false};
+    on.check(error);
     PlacedModel placed(on, source, text, hbm_bytes_max);
     run(placed, on);  // then layers are on their way as behind any other step
     const planner::Usage from = device.usage();

@@ -23,7 +23,9 @@ struct PredictedSteps {
   std::vector<OperationTime> operations;  // where they were wanted
 };
 
+/// Attention is cut for so many multiprocessors, as on the card.
 PredictedSteps predict_steps(const planner::DeviceProfile& profile, const ModelSource& source,
-                             const TextSteps& text, uint64_t hbm_bytes_max, bool wants_operations);
+                             const TextSteps& text, uint64_t hbm_bytes_max,
+                             uint32_t n_multiprocessors, bool wants_operations);
 
 }  // namespace strata::gpu_bench
