@@ -1,6 +1,7 @@
 #include "tools/gpu/predicted_model.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <stdexcept>
 #include <tuple>

@@ -1,8 +1,8 @@
 // tools/gpu/predicted_model.h - what the virtual device that is nearest to a card makes of the same
 // steps: the operations that the card is given, queued on it, and its clock.
 //
-// It charges a look at tables and positions as if they came across the link, for it can see into no
-// memory of its own: some 2.5 us a layer, beside what the kernel takes.
+// It charges a kernel's look at tables and positions as a read across the link, for it can see into
+// no memory of its own: a kernel shorter than the link's latency takes that long.
 #pragma once
 
 #include <string>
