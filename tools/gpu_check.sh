@@ -5,12 +5,13 @@
 # tools/gpu_check.sh --dry-run PROGRAM ... - the same on the emulator (gpu_check_emulated) and without a card, so that a
 # slip in this script shows before a card's time is spent.
 #
-# Stages: facts build cases bench memcheck racecheck synccheck. Logs and the table go to $OUT, else build/gpu_check; the
+# Stages: facts build cases model bench peers memcheck racecheck synccheck. Logs and the table go to $OUT, else build/gpu_check; the
 # build is build/gpu. The exit code is 1 where a stage failed.
 set -uo pipefail
 
-readonly all_stages="facts build cases bench memcheck racecheck synccheck"
-declare -Ar seconds_max=([facts]=30 [build]=240 [cases]=120 [bench]=170 [memcheck]=70 [racecheck]=90 [synccheck]=50)
+readonly all_stages="facts build cases model bench peers memcheck racecheck synccheck"
+declare -Ar seconds_max=([facts]=30 [build]=240 [cases]=120 [model]=70 [bench]=150 [peers]=30 [memcheck]=70 [racecheck]=80
+  [synccheck]=50)
 readonly tail_s=5  # for the table
 
 # Everything a stage needs to know; a stage is this script again, under timeout.
@@ -27,7 +28,7 @@ left() { echo $((GPU_CHECK_LEFT - SECONDS)); }
 subjects_with() {
   local listed
   listed=$("$GPU_CHECK_PROGRAM" --list) || return
-  [ "$GPU_CHECK_DRY" = no ] || listed=$(grep -E '^(copy|words|rows|attend|link|linear) ' <<< "$listed" | grep -vE '(attend|linear) cases')
+  [ "$GPU_CHECK_DRY" = no ] || listed=$(grep -E '^(copy|words|rows|attend|link|linear|model) ' <<< "$listed" | grep -vE '(attend|linear) cases')
   sed -n "s/ $1\$//p" <<< "$listed"
 }
 
@@ -111,7 +112,20 @@ run_bench() {
   "$GPU_CHECK_PROGRAM" "${arguments[@]}" 2>&1
 }
 
-stage_bench() { each_subject "$(subjects_with bench)" run_bench; }
+# Whole steps of a model have a stage of their own.
+stage_bench() { each_subject "$(subjects_with bench | grep -vx model)" run_bench; }
+stage_model() { run_bench model "$(left)"; }
+
+# What others reach on the same card.
+stage_peers() {
+  command -v python3 > /dev/null || { echo "there is no python3: skipped"; return 77; }
+  if [ "$GPU_CHECK_DRY" = yes ]; then
+    python3 -c 'import ast; ast.parse(open("tools/gpu/flash_attention.py").read())' || return 1
+    echo "there is no card in a dry run: skipped"
+    return 77
+  fi
+  python3 tools/gpu/flash_attention.py 2>&1
+}
 
 # sanitize TOOL: small cases under compute-sanitizer. A dry run's tool is one that finds nothing.
 sanitize() {
@@ -139,7 +153,8 @@ note() {
   case $1 in
     facts) grep -m1 -A1 '^name,' "$log" | tail -1 ;;
     build) grep -cE '(warning|error)[: ]' "$log" | sed 's/$/ lines with warnings or errors/' ;;
-    bench) grep -c '^| [^|]* | [0-9]' "$log" | sed 's/$/ rows/' ;;
+    bench | model) grep -c '^| [^|]* | [0-9]' "$log" | sed 's/$/ rows/' ;;
+    peers) grep -q '^| [^|]* | [0-9]' "$log" && grep -c '^| [^|]* | [0-9]' "$log" | sed 's/$/ rows/' || tail -n 1 "$log" ;;
     *)
       awk '/^cases / { run += $3; failed += $5 } /SUMMARY/ { summaries[$0] = 1 }
         END { printf "%d cases, %d failed", run, failed; for (s in summaries) printf "; %s", substr(s, 11) }' "$log"
@@ -183,7 +198,9 @@ report() {
     for log in cases memcheck racecheck synccheck; do
       [ ! -s "$OUT/$log.log" ] || grep -hE '^(cases|FAIL) ' "$OUT/$log.log" | cut -c1-200 | sed "s/^/$log: /" | head -n 40
     done
-    [ ! -s "$OUT/bench.log" ] || grep -hE '^(\||ceilings|FAIL )' "$OUT/bench.log" | awk '!/^\|(---| bench )/ || !seen[$0]++'
+    for log in model bench peers; do
+      [ ! -s "$OUT/$log.log" ] || grep -hE '^(\||ceilings|FAIL |PyTorch )' "$OUT/$log.log"
+    done | awk '!/^\|(---| bench )/ || !seen[$0]++'
   } > "$OUT/table.md"
   cat "$OUT/table.md"
 }

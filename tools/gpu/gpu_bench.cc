@@ -160,7 +160,6 @@ void* GpuBench::random_bytes(uint64_t bytes, uint32_t seed) {
   return memory;
 }
 
-/// Queues copies that last about so long.
 void GpuBench::keep_busy(double us) {
   if (copy_rate_ <= 0 || is_small_) return;
   double left = us * 1e-6 * copy_rate_ / 2;  // bytes

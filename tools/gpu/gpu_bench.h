@@ -58,6 +58,8 @@ class GpuBench {
   /// never waits for the host. Three batches at least, 100 at most, for about `seconds_max`.
   BenchRow time(const std::string& name, const std::function<void(uint32_t)>& run,
                 double seconds_max = 0.5);
+  /// Queues copies that last about so long: the host gets ahead by them.
+  void keep_busy(double us);
   /// Prints the row, too.
   void add(BenchRow row);
   const std::vector<BenchRow>& rows() const { return rows_; }
@@ -80,7 +82,6 @@ class GpuBench {
 
   void measure_copy();
   void measure_link();
-  void keep_busy(double us);
   double time_batch(const std::function<void(uint32_t)>& run, uint32_t first, uint32_t n_runs);
 };
 
@@ -90,6 +91,7 @@ void bench_linear(GpuBench& bench);
 void bench_wide_linear(GpuBench& bench);
 void bench_prefill(GpuBench& bench);
 void bench_rows(GpuBench& bench);
-void bench_link(GpuBench& bench);  // copies, pinned memory, launches, graphs
+void bench_link(GpuBench& bench);   // copies, pinned memory, launches, graphs
+void bench_model(GpuBench& bench);  // whole steps of an 8B model
 
 }  // namespace strata::gpu_bench
