@@ -105,9 +105,9 @@ inline constexpr uint32_t kDeviceGroupMax = 16;  // query heads per KV head
 /// the last may be short or empty); a query with nothing to attend in one gives m = -inf, l = 0,
 /// o = 0. Blocks may lie in pinned host memory, which is then read across the link.
 struct DeviceAttendArgs {
-  const float* q;             // as DeviceRotateArgs::q_out
-  const uint32_t* positions;  // [n_rows] of each KV head, ascending by one
-  uint64_t position_stride;   // between those of two KV heads; 0 = all have the same
+  const float* q;                // as DeviceRotateArgs::q_out
+  const uint32_t* positions;     // [n_rows] of each KV head, ascending by one
+  uint64_t position_stride = 0;  // between those of two KV heads; 0 = all have the same
   const std::byte* const* blocks;
   uint64_t block_stride;
   uint32_t first_block;

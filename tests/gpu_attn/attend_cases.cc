@@ -30,7 +30,7 @@ DeviceAttendArgs attend_args(UnderTest& on, const AttendShapeDrawn& shape, const
   const uint64_t n_partials = n_splits(shape) * n_queries(shape);
   return {.q = on.upload(q),
           .positions = on.upload(positions),
-          .position_stride = shape.head_shift == 0 ? 0 : shape.n_rows,
+          .position_stride = shape.head_shift == 0 ? 0u : shape.n_rows,
           .blocks = table.upload(on),
           .block_stride = n_table_blocks(shape),
           .first_block = shape.first_block,
@@ -212,6 +212,7 @@ void add_rows(std::vector<GpuCase>& cases) {
       shape.n_more_splits = 2;
       add_case(cases, "longer table", shape);
       shape.n_kv_heads = 3;
+      shape.first_block = 0;
       shape.head_shift = 96;  // three blocks: a head ends before a split that another one has
       add_case(cases, "heads of their own positions", shape);
     }
