@@ -33,10 +33,16 @@ struct WalkBytes {
   uint64_t fixed = 0;
 };
 
+uint64_t widest_q(const ModelShape& shape) {
+  uint64_t n_heads = 0;
+  for (const LayerShape& layer : shape.layers) n_heads = std::max<uint64_t>(n_heads, layer.n_heads);
+  return n_heads * shape.head_dim;
+}
+
 WalkBytes walk_bytes(const ModelShape& shape, uint32_t n_threads) {
-  uint64_t q_width = 0, kv_width = 0, d_ff = 0, n_heads = 0;
+  const uint64_t q_width = widest_q(shape);
+  uint64_t kv_width = 0, d_ff = 0, n_heads = 0;
   for (const LayerShape& layer : shape.layers) {
-    q_width = std::max<uint64_t>(q_width, uint64_t{layer.n_heads} * shape.head_dim);
     kv_width = std::max<uint64_t>(kv_width, uint64_t{layer.n_kv_heads} * shape.head_dim);
     d_ff = std::max<uint64_t>(d_ff, layer.d_ff);
     n_heads = std::max<uint64_t>(n_heads, layer.n_heads);
@@ -55,6 +61,22 @@ WalkBytes walk_bytes(const ModelShape& shape, uint32_t n_threads) {
   bytes.fixed = n_threads * round_up(kFloat * scratch, 64) + kSplitBytesMax + block_bytes +
                 kFloat * shape.vocab_size + kRoundingBytes;
   return bytes;
+}
+
+/// Of what is touched while a device computes: rows of the embedding, queries and angles, and what
+/// choosing blocks takes.
+WalkBytes walk_bytes_on_device(const ModelShape& shape, uint32_t n_threads) {
+  WalkBytes bytes = walk_bytes(shape, n_threads);
+  bytes.fixed -= kSplitBytesMax;
+  bytes.per_row = sizeof(float) * (shape.d_model + widest_q(shape) + kMaxRopeSets * shape.head_dim);
+  return bytes;
+}
+
+/// Rows whose buffers stay within kWalkBytesMax.
+uint32_t fitting_rows(const WalkBytes& bytes) {
+  const uint64_t room = kWalkBytesMax - std::min(kWalkBytesMax, bytes.fixed);
+  return static_cast<uint32_t>(std::min<uint64_t>(
+      UINT32_MAX, std::max(kChunkRowsMin, room / bytes.per_row / kChunkRowsMin * kChunkRowsMin)));
 }
 
 /// The largest context up to `limit` whose KV fits `bytes`; 0 where none does. KV grows with n_ctx,
@@ -202,11 +224,8 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
 }  // namespace
 
 uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request) {
-  const WalkBytes bytes = walk_bytes(shape, request.n_threads);
-  const uint64_t room = kWalkBytesMax - std::min(kWalkBytesMax, bytes.fixed);
-  const uint64_t fitting =
-      std::max(kChunkRowsMin, room / bytes.per_row / kChunkRowsMin * kChunkRowsMin);
-  return static_cast<uint32_t>(std::min<uint64_t>(request.chunk_rows, fitting));
+  const auto bytes = request.has_device ? walk_bytes_on_device : walk_bytes;
+  return std::min(request.chunk_rows, fitting_rows(bytes(shape, request.n_threads)));
 }
 
 void check_codecs(const ModelShape& shape, const ContextRequest& request) {
@@ -249,8 +268,15 @@ uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
   const uint64_t n_ctx = request.n_ctx > 0 ? request.n_ctx : shape.n_ctx_train;
   const uint64_t lookups =
       request.n_draft_max > 0 ? request.n_answers * PromptLookup::bytes(n_ctx) : 0;
-  return walk_buffer_bytes(shape, request.chunk_rows, request.n_threads) + more_logits + lookups +
-         (request.has_device ? device_buffer_bytes(shape, request.chunk_rows) : 0);
+  const uint32_t cpu_rows =
+      std::min(request.chunk_rows, fitting_rows(walk_bytes(shape, request.n_threads)));
+  uint64_t of_steps = walk_buffer_bytes(shape, cpu_rows, request.n_threads);
+  if (request.has_device) {
+    const WalkBytes bytes = walk_bytes_on_device(shape, request.n_threads);
+    of_steps = std::max(of_steps, bytes.fixed + request.chunk_rows * bytes.per_row +
+                                      device_buffer_bytes(shape, request.chunk_rows));
+  }
+  return of_steps + more_logits + lookups;
 }
 
 ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {

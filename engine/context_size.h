@@ -48,7 +48,8 @@ inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
 /// What KvPlacement's functions need to know of a request for so many positions.
 KvContext kv_context(const ContextRequest& request, uint64_t n_ctx);
 
-/// The rows of a step: what was asked for, less where its buffers would exceed kWalkBytesMax.
+/// The rows of a step: what was asked for, less where its buffers would exceed kWalkBytesMax. Steps
+/// on a device touch few of the walk's buffers, so they may have more rows.
 uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request);
 
 /// Errors: kUnsupported (q8_0 with a head_dim that is no multiple of 32).
@@ -62,7 +63,8 @@ uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t 
 /// Pinned memory in which a device finds the inputs of such steps and leaves their logits, an upper
 /// bound.
 uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows);
-/// Both of them, as a request wants them, with the logits of each of its answers and of their
+/// Both of them, as a request wants them (of a device, the larger of its own and of the CPU's steps,
+/// which may have to stand in for it), with the logits of each of its answers and of their
 /// drafts, and a PromptLookup each: of n_ctx or, where that is still to be chosen, of n_ctx_train.
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request);
 

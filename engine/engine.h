@@ -48,6 +48,8 @@ struct EngineOptions {
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
   uint32_t chunk_rows = 512;
+  bool chunk_is_named =
+      true;                // false: a device may take more rows at a time, see device_chunk_rows()
   uint32_t n_threads = 0;  // 0 = usable_cpus()
   std::string cpu_isa;     // "" = the widest
   bool allow_untrained = false;
@@ -153,6 +155,8 @@ class Engine {
   void open_device();
   void plan_device();
   bool use_device();
+  uint32_t device_chunk_rows() const;
+  void leave_device(const std::string& why);
   bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
   BeyondDevices beyond_devices(bool spills, const WeightPlan& weights) const;
   std::string device_name() const;

@@ -99,7 +99,7 @@ Value replace_method(Runtime& rt, const Value& self, const Arguments& arguments)
   return replace_text(rt, self_text(self), *from, *to, p.integer(2, kNoLimit));
 }
 
-Value join(Runtime& rt, const Value& self, const Arguments& arguments) {
+Value join_method(Runtime& rt, const Value& self, const Arguments& arguments) {
   const Parameters p(rt, "join", arguments, {"iterable"}, 1);
   Joined joined(rt, *self_text(self));
   Cursor cursor(rt, p.get(0));
@@ -186,7 +186,7 @@ MethodFn find_text_method(std::string_view name) {
       {"find", find},
       {"count", count},
       {"replace", replace_method},
-      {"join", join},
+      {"join", join_method},
       {"format", format},
       {"upper", map_case_method<to_upper>},
       {"lower", map_case_method<to_lower>},

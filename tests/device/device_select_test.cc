@@ -17,12 +17,12 @@ using testing::LoadedMember;
 using testing::Logits;
 using testing::WalkSetting;
 
-constexpr uint32_t kSeed = 20261127;
+constexpr uint32_t kSelectSeed = 20261127;
 constexpr uint32_t kRead = 330;   // exactly
 constexpr uint32_t kAsked = 12;   // in selected steps
 constexpr uint32_t kAnswer = 12;  // token by token
 
-WalkSetting setting(index::Method method, const index::Budget& budget) {
+WalkSetting selection_setting(index::Method method, const index::Budget& budget) {
   WalkSetting of{.kernels = cpu_attn::available_kernels().back(),
                  .chunk_rows = 12,
                  .n_ctx = kRead + kAsked + kAnswer + 8};
@@ -54,7 +54,7 @@ Logits asked(Run& walk, std::span<const int32_t> text, Attention attention, uint
 }
 
 std::vector<int32_t> text_of(const LoadedMember& member) {
-  return member.text(kRead + kAsked + kAnswer, kSeed);
+  return member.text(kRead + kAsked + kAnswer, kSelectSeed);
 }
 
 /// The least budget at which no weights pass, and so much of K and V.
@@ -68,7 +68,7 @@ TEST(DeviceSelection, ABudgetOfEverythingIsExactAttention) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
     const auto text = text_of(member);
-    WalkSetting whole = setting(index::Method::kQuest, kEverything);
+    WalkSetting whole = selection_setting(index::Method::kQuest, kEverything);
     whole.chunk_rows = kDeviceFewRows;  // more rows of an exact step are attended by other kernels
     whole.n_ctx = 256;
     DeviceRun run(member, whole);
@@ -93,7 +93,7 @@ TEST(DeviceSelection, AgreesWithTheCpuWhereBothChooseAlike) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
     const auto text = text_of(member);
-    const WalkSetting recent = setting(index::Method::kRecent, kFewTokens);
+    const WalkSetting recent = selection_setting(index::Method::kRecent, kFewTokens);
     DeviceRun device(member, recent);
     const Logits found = asked(device.walk(), text, Attention::kSelected);
     testing::ZooWalk cpu(member.model, recent);
@@ -120,7 +120,7 @@ TEST(DeviceSelection, BlocksThatTakeOthersPlacesChangeNoBit) {
       SCOPED_TRACE(std::string(name) + " " + std::to_string(between));
       const LoadedMember member(name);
       const auto text = text_of(member);
-      const WalkSetting quest = setting(index::Method::kQuest, kFewTokens);
+      const WalkSetting quest = selection_setting(index::Method::kQuest, kFewTokens);
       DeviceRun whole(member, quest);
       const Logits expected = asked(whole.walk(), text, Attention::kSelected, between);
       const DeviceKvCounts& all = whole.device().kv_counts();
@@ -144,7 +144,7 @@ TEST(DeviceSelection, BlocksThatTakeOthersPlacesChangeNoBit) {
 TEST(DeviceSelection, WhatWasChosenStays) {
   const LoadedMember member("llama3");
   const auto text = text_of(member);
-  const WalkSetting recent = setting(index::Method::kRecent, kFewTokens);
+  const WalkSetting recent = selection_setting(index::Method::kRecent, kFewTokens);
   DeviceRun whole(member, recent);
   asked(whole.walk(), text, Attention::kSelected);
   const uint64_t chosen = whole.device().kv_counts().chosen_bytes;
@@ -158,7 +158,7 @@ TEST(DeviceSelection, WhatWasChosenStays) {
 TEST(DeviceSelection, AChoiceThatIsStoppedLeavesTheSequenceAsItWas) {
   const LoadedMember member("llama3");
   const auto text = text_of(member);
-  const WalkSetting quest = setting(index::Method::kQuest, kFewTokens);
+  const WalkSetting quest = selection_setting(index::Method::kQuest, kFewTokens);
   DeviceRun run(member, quest);
   Sequence sequence = run.walk().sequence();
   run.walk().feed(sequence, std::span(text).first(kRead));

@@ -234,6 +234,17 @@ TEST(ContextSize, BuffersStayInTheirShareWhateverTheModelAndTheBatch) {
       EXPECT_LE(plan.chunk_rows, chunk_rows);
       EXPECT_LE(walk_buffer_bytes(shape, plan.chunk_rows, request.n_threads), kWalkBytesMax)
           << of.name << ", chunks of " << plan.chunk_rows;
+      request.has_device = true;  // which touches fewer buffers of the walk
+      const ContextPlan beside = plan_context(shape, request);
+      EXPECT_GE(beside.chunk_rows, std::min(chunk_rows, 512u)) << of.name;
+      EXPECT_LE(buffer_bytes(shape,
+                             [&] {
+                               ContextRequest planned = request;
+                               planned.chunk_rows = beside.chunk_rows;
+                               return planned;
+                             }()),
+                2 * kWalkBytesMax)
+          << of.name << ", chunks of " << beside.chunk_rows << " on a device";
       if (chunk_rows == 1) {
         EXPECT_EQ(plan.chunk_rows, 1u);
       } else {

@@ -165,6 +165,7 @@ Command read_command(const VerbSyntax& verb, std::span<const std::string> argume
     }
   }
   check_command(verb, stated);
+  stated.settings.batch_is_named = stated.is_set("batch-size");
   stated.settings.nvme_is_named = !stated.settings.nvme.empty();
   stated.settings.nvme = spill_directory(stated.settings.nvme, get);
   stated.settings.session_dir = session_directory(stated.settings.session_dir, get);

@@ -107,6 +107,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.k_codec = kv_codec(settings.cache_type_k);
   options.v_codec = kv_codec(settings.cache_type_v);
   options.chunk_rows = static_cast<uint32_t>(settings.batch_size);
+  options.chunk_is_named = settings.batch_is_named;
   options.n_threads = static_cast<uint32_t>(settings.threads);
   options.cpu_isa = settings.cpu_isa;
   if (settings.attn != "exact" && settings.attn != "auto")

@@ -35,6 +35,7 @@ struct Settings {
   std::string sparse_prefill;  // off, on, or a position
   std::string draft_lookup;    // auto, off, or most tokens of a draft
   uint64_t batch_size = 0;
+  bool batch_is_named = false;  // by the user, not by default
   std::string cpu_isa;
   bool allow_untrained = false;
   // RoPE overrides: negative or empty = the model's own.
