@@ -101,9 +101,10 @@ inline constexpr uint32_t kDeviceGroupMax = 16;  // query heads per KV head
 /// p attends positions q with p - window < q <= p (window = 0: no lower bound), as far as
 /// the table has them. KV heads that attend tables of their own (blocks chosen for each) have
 /// positions of their own: row i of head h stands at positions[h * position_stride + i] of its
-/// table, which may be shorter than n_blocks. The table is cut into n_splits runs of split_blocks blocks (a multiple of 8;
-/// the last may be short or empty); a query with nothing to attend in one gives m = -inf, l = 0,
-/// o = 0. Blocks may lie in pinned host memory, which is then read across the link.
+/// table, which may be shorter than n_blocks. The table is cut into n_splits runs of split_blocks
+/// blocks (a multiple of 8; the last may be short or empty); a query with nothing to attend in one
+/// gives m = -inf, l = 0, o = 0. Blocks may lie in pinned host memory, which is then read across
+/// the link.
 struct DeviceAttendArgs {
   const float* q;                // as DeviceRotateArgs::q_out
   const uint32_t* positions;     // [n_rows] of each KV head, ascending by one

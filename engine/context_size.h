@@ -63,7 +63,7 @@ uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t 
 /// Pinned memory in which a device finds the inputs of such steps and leaves their logits, an upper
 /// bound.
 uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows);
-/// Both of them, as a request wants them (of a device, the larger of its own and of the CPU's steps,
+/// Both of them, as a request wants them (of a device, the larger of its own steps and the CPU's,
 /// which may have to stand in for it), with the logits of each of its answers and of their
 /// drafts, and a PromptLookup each: of n_ctx or, where that is still to be chosen, of n_ctx_train.
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request);

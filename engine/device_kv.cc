@@ -142,6 +142,13 @@ uint32_t DeviceKv::home_of(const std::byte* block) const {
                                block_bytes_);
 }
 
+/// The step; what every step attends counts for the sequence whose tables are here.
+uint64_t DeviceKv::last_use(uint32_t slot) const {
+  const Slot& of = slots_of_device_[slot];
+  if (of.last_chosen != kAlways) return of.last_chosen;
+  return entries_[of.entry] == address(slot) ? kAlways : 0;
+}
+
 /// Of a few slots the one that was chosen longest ago, its copy given up; kNone where this step
 /// wants all of them.
 uint32_t DeviceKv::slot_in_place_of_another() {
@@ -150,9 +157,9 @@ uint32_t DeviceKv::slot_in_place_of_another() {
   for (uint32_t i = 0; i < std::min(kSampledSlots, n_slots); ++i) {
     const uint32_t slot = hand_;
     hand_ = hand_ + 1 == n_slots ? 0 : hand_ + 1;
-    const uint64_t last_chosen = slots_of_device_[slot].last_chosen;
+    const uint64_t last_chosen = last_use(slot);
     if (last_chosen >= n_steps_) continue;
-    if (oldest == kNone || last_chosen < slots_of_device_[oldest].last_chosen) oldest = slot;
+    if (oldest == kNone || last_chosen < last_use(oldest)) oldest = slot;
   }
   if (oldest == kNone) return kNone;
   const Slot& given_up = slots_of_device_[oldest];
@@ -220,6 +227,28 @@ void DeviceKv::settle(const Sequence& sequence, uint32_t layer, uint32_t first_b
   cache_.release_extent(cache_.hold_extent(sequence, layer, first * kBlockPositions, n_blocks));
 }
 
+/// The blocks of a layer from block `first` on.
+void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t layer,
+                           uint32_t first) {
+  const tiers::BlockStore& store = cache_.store();
+  const LayerShape& of = cache_.shape().layers[layer];
+  for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
+    const auto stream_blocks = cache_.stream_blocks(sequence, layer, head);
+    const auto end = stream_blocks.first_block + static_cast<uint32_t>(stream_blocks.blocks.size());
+    for (uint32_t i = std::max(first, stream_blocks.first_block); i < end; ++i) {
+      const tiers::BlockId block = stream_blocks.blocks[i - stream_blocks.first_block];
+      if (!store.is_resident(block)) settle(sequence, layer, i);
+      if (!store.is_resident(block))
+        throw Error(ErrorCode::kDoesNotFit,
+                    "memory does not hold all of K and V, which a device needs there", "--device",
+                    "raise --kv-dram or --dram, use a smaller -c, or --device none");
+      place(cache_.stream_idx(layer, head), i, store.slot_of(block),
+            i * kBlockPositions<first_row_, of.window> 0);
+      flush_lists(stream, false);
+    }
+  }
+}
+
 void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows) {
   if (n_set_ + n_copies_ > 0) {  // of a step that was given up while it was listed
     flush_lists(stream, true);
@@ -237,24 +266,11 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
   edition_ = 0;  // until this has come to its end
   is_swept_ = false;
   const uint32_t changed = is_next ? first_row_ / kBlockPositions : 0;
-  const tiers::BlockStore& store = cache_.store();
-  for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer)
-    for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head) {
-      const auto stream_blocks = cache_.stream_blocks(sequence, layer, head);
-      const auto end =
-          stream_blocks.first_block + static_cast<uint32_t>(stream_blocks.blocks.size());
-      for (uint32_t i = std::max(changed, stream_blocks.first_block); i < end; ++i) {
-        const tiers::BlockId block = stream_blocks.blocks[i - stream_blocks.first_block];
-        if (!store.is_resident(block)) settle(sequence, layer, i);
-        if (!store.is_resident(block))
-          throw Error(ErrorCode::kDoesNotFit,
-                      "memory does not hold all of K and V, which a device needs there", "--device",
-                      "raise --kv-dram or --dram, use a smaller -c, or --device none");
-        place(cache_.stream_idx(layer, head), i, store.slot_of(block),
-              i * kBlockPositions<first_row_, cache_.shape().layers[layer].window> 0);
-        flush_lists(stream, false);
-      }
-    }
+  // Windowed layers first: all that they hold is attended, and they get what they have let go of.
+  for (const bool is_windowed : {true, false})
+    for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer)
+      if ((cache_.shape().layers[layer].window > 0) == is_windowed)
+        place_layer(stream, sequence, layer, changed);
   flush_lists(stream, true);
   edition_ = sequence.edition();
   n_evicted_ = cache_.store().counts().n_evicted();

@@ -69,7 +69,7 @@ class DeviceKv {
     uint32_t slot = kNone;  // of the device
     uint32_t n_takes = 0;   // of the home when it was copied
   };
-  /// Whose copy a slot of the device has, and since when it was not wanted.
+  /// Whose copy a slot of the device has, and when it was wanted last.
   struct Slot {
     uint32_t home = kNone;
     uint64_t entry = 0;        // of the tables where it stood last
@@ -83,7 +83,9 @@ class DeviceKv {
   void list_copy(std::byte* from, uint32_t slot);
   uint32_t slot_of(const std::byte* block) const;
   uint32_t home_of(const std::byte* block) const;
+  uint64_t last_use(uint32_t slot) const;
   uint32_t slot_in_place_of_another();
+  void place_layer(Stream& stream, const Sequence& sequence, uint32_t layer, uint32_t first);
   uint32_t free_slot();
   void reclaim();
   std::byte* address(uint32_t slot) const;

@@ -74,7 +74,7 @@ void Engine::set_limits() {
   limits_.kv_dram_bytes = options_.kv_dram_bytes;
   limits_.k_codec = options_.k_codec;
   limits_.v_codec = options_.v_codec;
-  limits_.chunk_rows = device_chunk_rows();
+  limits_.chunk_rows = options_.chunk_rows;
   limits_.allow_untrained = options_.allow_untrained;
   limits_.has_packs = options_.reads_saved;
   limits_.method = options_.method;
@@ -121,6 +121,7 @@ void Engine::place_by_hand() {
   if (!spill_problem_.empty() && limits_.n_ctx == 0 && context_.n_ctx < spec_.shape.n_ctx_train)
     notices_.push_back(spill_problem_);
   plan_device();
+  widen_chunks();
   spill_ = open_spill(notices_);
 }
 
@@ -239,22 +240,41 @@ void Engine::plan_device() {
   }
 }
 
-/// Rows of a prompt that a device reads at a time: each chunk reads all weights anew and makes f16
-/// of them, so more rows read faster (Llama 8B's shape in Q4_K on an H200: 512 rows at a time 16,200
-/// tokens/s, 2,048 rows 20,800); but their buffers shall take little of the device's memory.
-uint32_t Engine::device_chunk_rows() const {
-  if (!device_ || options_.chunk_is_named) return options_.chunk_rows;
+/// More rows of a prompt at a time, unless they are named, where nothing gives way to their
+/// buffers: each chunk reads all weights anew and makes f16 of them (docs/measurements.md, "On a
+/// card"). Where the device's memory does not hold K and V anyway, they may take a sixteenth of it.
+void Engine::widen_chunks() {
+  if (!device_ || options_.chunk_is_named) return;
   constexpr uint64_t kBufferShare = 16;
-  const gpu_attn::DeviceModel described = describe_for_device(
-      *file_, spec_, KvLayout::make(options_.k_codec, options_.v_codec, spec_.shape.head_dim));
-  const uint64_t n_ctx = options_.n_ctx > 0 ? options_.n_ctx : spec_.shape.n_ctx_train;
+  const auto not_held = [](const DeviceNeeds& needs, const DevicePlan& plan) {
+    return needs.kv_bytes - std::min(needs.kv_bytes, plan.kv_bytes);
+  };
+  const ContextPlan context = context_;
+  const WeightPlan weights = weight_plan_;
+  const uint32_t chunk_rows = limits_.chunk_rows;
+  const bool holds_kv = not_held(needs_on_device(device_model_, context_), device_plan_) == 0;
   for (const uint32_t n_rows : {2048u, 1024u}) {
-    const DeviceNeeds needs =
-        device_needs(described, *file_, spec_.shape, device_->facts(), n_ctx, 0, n_rows);
-    if (n_rows > options_.chunk_rows && needs.buffer_bytes <= hbm_budget() / kBufferShare)
-      return n_rows;
+    if (n_rows <= context.chunk_rows) return;
+    try {
+      limits_.chunk_rows = n_rows;
+      choose_by_hand();
+      const DeviceNeeds needs = needs_on_device(device_model_, context_);
+      const DevicePlan plan = engine::plan_device(needs, hbm_budget());
+      if (context_.n_ctx == context.n_ctx && !context_.kv.is_spilling() &&
+          weight_plan_.n_streamed() == weights.n_streamed() &&
+          plan.n_streamed() == device_plan_.n_streamed() &&
+          (holds_kv ? not_held(needs, plan) == 0
+                    : needs.buffer_bytes <= hbm_budget() / kBufferShare)) {
+        device_plan_ = plan;
+        return;
+      }
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kDoesNotFit) throw;
+    }
+    limits_.chunk_rows = chunk_rows;
+    context_ = context;
+    weight_plan_ = weights;
   }
-  return options_.chunk_rows;
 }
 
 /// The CPU is to compute after all, within what was planned: its chunks are smaller.
@@ -263,7 +283,7 @@ void Engine::leave_device(const std::string& why) {
   device_.reset();
   limits_.has_device = false;
   limits_.chunk_rows = std::min(context_.chunk_rows, options_.chunk_rows);
-  context_.chunk_rows = chunk_rows_for(spec_.shape, limits_);
+  context_.chunk_rows = chunk_rows_for(shape_of_sequences(spec_.shape, n_sequences()), limits_);
 }
 
 /// For the fingerprint: cards of one kind compute the same bits. How attention is cut follows from

@@ -155,7 +155,7 @@ class Engine {
   void open_device();
   void plan_device();
   bool use_device();
-  uint32_t device_chunk_rows() const;
+  void widen_chunks();
   void leave_device(const std::string& why);
   bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
   BeyondDevices beyond_devices(bool spills, const WeightPlan& weights) const;

@@ -1,6 +1,7 @@
 // engine/walk_device.cc - steps on a device: what it gets of a step, and for rows of selected steps
 // the choice of blocks, which the host makes between a layer's queries and their attention.
 #include <algorithm>
+#include <optional>
 
 #include "base/check.h"
 #include "engine/walk_select.h"
@@ -10,10 +11,35 @@ namespace strata::engine {
 /// Chooses for the rows of one sequence, whose groups are what the device walks at a time.
 class Walk::State::DeviceContexts : public ContextChooser {
  public:
-  DeviceContexts(State& state, uint32_t first_group) : state_(state), first_group_(first_group) {}
+  DeviceContexts(State& state, uint32_t first_group) : state_(state), first_group_(first_group) {
+    wait();
+  }
 
   void choose(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q) override {
+    waiting_.reset();
     state_.check_cancelled();
+    {
+      const TraceScope choosing(state_.trace,
+                                {.kind = TraceKind::kOperation, .index = layer, .name = "choose"});
+      choose_for(layer, first_row, n_rows, q);
+    }
+    wait();
+  }
+
+  ChosenContext context(uint32_t kv_head) const override {
+    const Selection& selection = *state_.selection;
+    return {selection.heads[group_idx_ * selection.max_kv_heads + kv_head].chosen,
+            state_.groups[group_idx_].held_pos / kBlockPositions};
+  }
+
+ private:
+  void wait() {
+    waiting_.emplace(state_.trace, TraceEvent{.kind = TraceKind::kWait,
+                                              .resource = Resource::kDevice,
+                                              .name = "wait for the device"});
+  }
+
+  void choose_for(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q) {
     group_idx_ = first_group_ + first_row / kDeviceFewRows;
     const Group& group = state_.groups[group_idx_];
     STRATA_CHECK(group.row_begin == state_.groups[first_group_].row_begin + first_row &&
@@ -29,14 +55,8 @@ class Walk::State::DeviceContexts : public ContextChooser {
     state_.select_group(group_idx_, layer);
   }
 
-  ChosenContext context(uint32_t kv_head) const override {
-    const Selection& selection = *state_.selection;
-    return {selection.heads[group_idx_ * selection.max_kv_heads + kv_head].chosen,
-            state_.groups[group_idx_].held_pos / kBlockPositions};
-  }
-
- private:
   State& state_;
+  std::optional<TraceScope> waiting_;
   uint32_t first_group_;
   uint32_t group_idx_ = 0;
 };
@@ -51,9 +71,6 @@ void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
   for (uint32_t set = 0; set < cos_sin.size(); ++set)
     sequence_angles[set] = of_sequence(cos_sin[set], model.spec().rope_sets[set].n_rot);
   DeviceContexts contexts(*this, first_group);
-  const TraceScope waiting(
-      trace,
-      {.kind = TraceKind::kWait, .resource = Resource::kDevice, .name = "wait for the device"});
   device->run({.sequence = group.sequence,
                .residual = of_sequence(residual, shape.d_model),
                .positions = std::span(positions).subspan(group.row_begin, n_of_sequence),

@@ -49,15 +49,15 @@ TEST_F(DeviceEngine, ASmallBudgetPassesLayersThroughIt) {
   EXPECT_NE(error.remedy().find("--hbm"), std::string::npos);
 }
 
-/// More rows at a time than the CPU takes, unless they are named; and the CPU's where it has to stand
-/// in.
+/// More rows at a time than the CPU takes, unless they are named or K and V would give way to them;
+/// and the CPU's where it has to stand in.
 TEST_F(DeviceEngine, ReadsPromptsByLargerChunks) {
   EngineOptions unnamed = options();
   unnamed.chunk_is_named = false;
   Engine on_device = Engine::open(unnamed);
   EXPECT_EQ(on_device.context().chunk_rows, unnamed.n_ctx);
   EXPECT_EQ(Engine::open(options()).context().chunk_rows, options().chunk_rows);
-  unnamed.hbm_bytes = on_device.device_plan().hbm_bytes;  // a sixteenth of it is too little
+  unnamed.hbm_bytes = Engine::open(options()).device_plan().hbm_bytes;
   EXPECT_EQ(Engine::open(unnamed).context().chunk_rows, unnamed.chunk_rows);
   unnamed.hbm_bytes = 0;
   devices_ = gpu_attn::count_devices(testing::watched_device());
@@ -71,8 +71,7 @@ TEST_F(DeviceEngine, ReadsPromptsByLargerChunks) {
   EXPECT_EQ(falling_back.walk().max_rows(), unnamed.chunk_rows);
 }
 
-/// The prompt of 70 is read exactly, the answer by what a budget of 64 chooses; a budget of
-/// everything answers as exact attention does.
+/// A budget of everything answers as exact attention does.
 TEST_F(DeviceEngine, ChoosesBlocksThere) {
   Engine exact = Engine::open(options());
   EngineOptions selecting = options();

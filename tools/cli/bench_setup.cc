@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "engine/byte_text.h"
+#include "engine/context_size.h"
+#include "engine/dram_budget.h"
 #include "engine/gguf/gguf_file.h"
 #include "engine/inspect.h"
 #include "engine/machine.h"
@@ -120,13 +122,20 @@ uint32_t disk_bench_depth(const Command& command, std::string_view flag, uint32_
   return static_cast<uint32_t>(n_depth);
 }
 
-void say_memory(uint64_t weight_bytes, uint64_t kv_bytes) {
+uint64_t bench_working_bytes(const engine::Engine& engine) {
+  if (engine.device() == nullptr) return kBenchWorkingBytes;
+  engine::ContextRequest request = engine.limits();
+  request.chunk_rows = engine.context().chunk_rows;
+  return std::max(kBenchWorkingBytes,
+                  engine::kProcessBytes + engine::buffer_bytes(engine.spec().shape, request));
+}
+
+void say_memory(uint64_t weight_bytes, uint64_t kv_bytes, uint64_t working_bytes) {
   const uint64_t peak = engine::peak_memory_bytes();
-  const uint64_t allowed = weight_bytes + kv_bytes + kBenchWorkingBytes;
+  const uint64_t allowed = weight_bytes + kv_bytes + working_bytes;
   notice(fmt::format("memory: peak {}, {} {} = weights {} + KV {} + {}", bytes_text(peak),
                      peak <= allowed ? "within" : "ABOVE", bytes_text(allowed),
-                     bytes_text(weight_bytes), bytes_text(kv_bytes),
-                     bytes_text(kBenchWorkingBytes)));
+                     bytes_text(weight_bytes), bytes_text(kv_bytes), bytes_text(working_bytes)));
 }
 
 void say_disk_bench_depth(const engine::Engine& engine, const BenchSubject& subject,

@@ -20,8 +20,10 @@ std::string bench_format(const Settings& settings);
 BenchSubject bench_subject(const engine::Engine& engine, const Settings& settings);
 /// Reads the weights, with progress. Errors: those of Engine::load; kCancelled.
 void load_for_bench(engine::Engine& engine);
+/// kBenchWorkingBytes, or what steps on a device and its driver take, where that is more.
+uint64_t bench_working_bytes(const engine::Engine& engine);
 /// The process's peak beside what it may hold, on standard error.
-void say_memory(uint64_t weight_bytes, uint64_t kv_bytes);
+void say_memory(uint64_t weight_bytes, uint64_t kv_bytes, uint64_t working_bytes);
 
 /// Refuses what a bench of the disk, --`flag`, has no use for, where the command itself says it: a
 /// config file may well hold the tests of other benches. Errors: kUsage.

@@ -96,7 +96,8 @@ int run_tier_bench(const Command& command, AnswerSink& sink) {
              .on_depth = depth_progress()});
   report.finish();
   say_memory(in_dram.model().weight_bytes(),
-             in_dram.context().kv.dram_bytes() + spilled.context().kv.dram_bytes());
+             in_dram.context().kv.dram_bytes() + spilled.context().kv.dram_bytes(),
+             kBenchWorkingBytes);
   return 0;
 }
 

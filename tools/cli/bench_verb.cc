@@ -197,7 +197,7 @@ int run_tests(const Command& command, AnswerSink& sink) {
                .cancel = &interrupt_flag()});
   const uint64_t kv_bytes = engine.context().kv.dram_bytes();
   subject.index_budget_bytes = engine.index_bytes();
-  subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + kBenchWorkingBytes;
+  subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + bench_working_bytes(engine);
   engine.walk().set_reads_ahead(subject.reads_ahead);
   runner.check_answer();
 
@@ -217,7 +217,7 @@ int run_tests(const Command& command, AnswerSink& sink) {
   report.finish();
   if (settings.verbose) say_reads(model);
   if (const std::string line = tier_line(engine, {}); !line.empty()) notice(line);
-  say_memory(model.weight_bytes(), kv_bytes);
+  say_memory(model.weight_bytes(), kv_bytes, bench_working_bytes(engine));
   return 0;
 }
 

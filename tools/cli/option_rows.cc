@@ -100,7 +100,7 @@ constexpr OptionSpec kRows[] = {
      "else off",
      Sources::kEverywhere, kAnswering, &S::draft_lookup},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
-     "prompt tokens read in one step; unless said, up to 2,048 where a device's memory has room",
+     "prompt tokens read in one step; unless said, up to 2,048 where a device has room for them",
      Sources::kEverywhere, kComputing | kPlan | kEval, &S::batch_size},
     {"cpu-isa", "", Section::kModel, ValueKind::kText, "", 0, 0, "NAME",
      "force an instruction set: scalar, avx2, avx512; empty = the widest here",

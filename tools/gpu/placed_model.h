@@ -5,10 +5,9 @@
 // and V. Layers that do not fit come through two slots in every step, blocks that do not fit are
 // read in place.
 //
-// Blocks in place are those of one region of pinned memory, which has as many as kPoolBytes holds
-// and is used again behind its end: a step reads each of them as often as its text is long, with
-// the whole region, far more than a second cache holds, between two reads. What a step writes has
-// blocks of its own.
+// Blocks in place are those of one region of pinned memory (ModelSource), which is used again
+// behind its end: a step reads each of them as often as its text is long, with the whole region,
+// far more than a second cache holds, between two reads. What a step writes has blocks of its own.
 //
 // The same object stands on a virtual device without bytes: there nothing is filled, and block
 // tables lie in pinned memory, where that device can look at them.
@@ -95,7 +94,6 @@ class PlacedModel {
   ~PlacedModel();
 
   const ModelPlan& plan() const { return plan_; }
-  bool is_whole() const { return n_streamed() == 0 && plan_.n_slots == n_entries(); }
   uint32_t n_streamed() const;
 
   /// Queues all steps: as the host calls for each operation, or as a graph. Those that stream
