@@ -232,6 +232,7 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
                            uint32_t first) {
   const tiers::BlockStore& store = cache_.store();
   const LayerShape& of = cache_.shape().layers[layer];
+  const bool is_windowed = of.window > 0;
   for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
     const auto stream_blocks = cache_.stream_blocks(sequence, layer, head);
     const auto end = stream_blocks.first_block + static_cast<uint32_t>(stream_blocks.blocks.size());
@@ -242,8 +243,8 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
         throw Error(ErrorCode::kDoesNotFit,
                     "memory does not hold all of K and V, which a device needs there", "--device",
                     "raise --kv-dram or --dram, use a smaller -c, or --device none");
-      place(cache_.stream_idx(layer, head), i, store.slot_of(block),
-            i * kBlockPositions<first_row_, of.window> 0);
+      const bool has_rows = i * kBlockPositions < first_row_;
+      place(cache_.stream_idx(layer, head), i, store.slot_of(block), has_rows, is_windowed);
       flush_lists(stream, false);
     }
   }

@@ -5,8 +5,8 @@
 # tools/gpu_check.sh --dry-run PROGRAM ... - the same on the emulator (gpu_check_emulated) and without a card, so that a
 # slip in this script shows before a card's time is spent.
 #
-# Stages: facts build cases model bench peers memcheck racecheck synccheck. Logs and the table go to $OUT, else build/gpu_check; the
-# build is build/gpu. The exit code is 1 where a stage failed.
+# Stages: facts build cases model bench peers memcheck racecheck synccheck. Logs and the table go to $OUT, else
+# build/gpu_check; the build is build/gpu. The exit code is 1 where a stage failed.
 set -uo pipefail
 
 readonly all_stages="facts build cases model bench peers memcheck racecheck synccheck"
