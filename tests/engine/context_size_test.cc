@@ -237,13 +237,10 @@ TEST(ContextSize, BuffersStayInTheirShareWhateverTheModelAndTheBatch) {
       request.has_device = true;  // which touches fewer buffers of the walk
       const ContextPlan beside = plan_context(shape, request);
       EXPECT_GE(beside.chunk_rows, std::min(chunk_rows, 512u)) << of.name;
-      EXPECT_LE(buffer_bytes(shape,
-                             [&] {
-                               ContextRequest planned = request;
-                               planned.chunk_rows = beside.chunk_rows;
-                               return planned;
-                             }()),
-                2 * kWalkBytesMax)
+      ContextRequest planned = request;
+      planned.chunk_rows = beside.chunk_rows;
+      // As much again for what is pinned, and what the driver takes.
+      EXPECT_LE(buffer_bytes(shape, planned), 2 * kWalkBytesMax + (uint64_t{128} << 20))
           << of.name << ", chunks of " << beside.chunk_rows << " on a device";
       if (chunk_rows == 1) {
         EXPECT_EQ(plan.chunk_rows, 1u);

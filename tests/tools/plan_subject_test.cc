@@ -66,10 +66,11 @@ TEST_F(PlanSubjectTest, AutoGoesOnWithTheCpuWhereNothingCanBePlacedOnTheCard) {
     const char* why;
   };
   const std::vector<std::string> spilling = {"--nvme", folder_.path(), "--nvme-budget", "1GiB"};
-  for (const Case& of : std::vector<Case>{{{"--dram", "190MiB"}, "K and V that spill"},
-                                          {{"--dram", "20MiB"}, "weights that are read from disk"},
-                                          {{"--hbm", "1MiB"}, "a step needs"},
-                                          {{"--attn", "mean", "--kv-budget", "2k"}, "blocks"}}) {
+  for (const Case& of :
+       std::vector<Case>{{{"--dram", "190MiB"}, "K and V that spill"},
+                         {{"--dram", "20MiB"}, "weights that are read from disk"},
+                         {{"--hbm", "1MiB"}, "a step needs"},
+                         {{"--attn", "rabitq+tail", "--kv-budget", "2k"}, "a device attends"}}) {
     SCOPED_TRACE(of.why);
     std::vector<std::string> more = {"--device", "auto", "-c", "128k", "-b", "256"};
     more.insert(more.end(), spilling.begin(), spilling.end());
