@@ -15,20 +15,21 @@ class Walk::State::DeviceContexts : public ContextChooser {
     wait();
   }
 
-  void choose(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q) override {
+  void choose(uint32_t layer, uint32_t first_row, uint32_t n_part_rows,
+              const float* queries) override {
     waiting_.reset();
     state_.check_cancelled();
     {
       const TraceScope choosing(state_.trace,
                                 {.kind = TraceKind::kOperation, .index = layer, .name = "choose"});
-      choose_for(layer, first_row, n_rows, q);
+      choose_for(layer, first_row, n_part_rows, queries);
     }
     wait();
   }
 
   ChosenContext context(uint32_t kv_head) const override {
-    const Selection& selection = *state_.selection;
-    return {selection.heads[group_idx_ * selection.max_kv_heads + kv_head].chosen,
+    const Selection& of = *state_.selection;
+    return {of.heads[group_idx_ * of.max_kv_heads + kv_head].chosen,
             state_.groups[group_idx_].held_pos / kBlockPositions};
   }
 
@@ -39,18 +40,18 @@ class Walk::State::DeviceContexts : public ContextChooser {
                                               .name = "wait for the device"});
   }
 
-  void choose_for(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q) {
+  void choose_for(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, const float* queries) {
     group_idx_ = first_group_ + first_row / kDeviceFewRows;
     const Group& group = state_.groups[group_idx_];
     STRATA_CHECK(group.row_begin == state_.groups[first_group_].row_begin + first_row &&
-                     group.n_rows == n_rows,
-                 "rows %u to %u of a group of %u rows from %u on", first_row, first_row + n_rows,
-                 group.n_rows, group.row_begin);
+                     group.n_rows == n_part_rows,
+                 "rows %u to %u of a group of %u rows from %u on", first_row,
+                 first_row + n_part_rows, group.n_rows, group.row_begin);
     const LayerShape& of = state_.shape.layers[layer];
-    const uint64_t row_floats =
-        uint64_t{of.n_heads / of.n_kv_heads} * state_.shape.head_dim;  // of a KV head
+    // Of a KV head.
+    const uint64_t row_floats = uint64_t{of.n_heads / of.n_kv_heads} * state_.shape.head_dim;
     for (uint64_t head = 0; head < of.n_kv_heads; ++head)
-      std::copy_n(q + head * n_rows * row_floats, n_rows * row_floats,
+      std::copy_n(queries + head * n_part_rows * row_floats, n_part_rows * row_floats,
                   state_.q_by_head.data() + (head * state_.n_rows + group.row_begin) * row_floats);
     state_.select_group(group_idx_, layer);
   }
