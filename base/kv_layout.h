@@ -26,6 +26,11 @@ inline constexpr uint32_t kExtentBlocks = kExtentPositions / kBlockPositions;  /
 // Positions whose attention is one partial (law L1): the reduction's grain.
 inline constexpr uint32_t kSegmentPositions = 256;
 
+/// Of one stream.
+constexpr uint64_t blocks_for(uint64_t n_positions) {
+  return (n_positions + kBlockPositions - 1) / kBlockPositions;
+}
+
 enum class KvCodec : uint8_t { kF16, kQ8_0 };
 
 /// Byte offsets inside one block and its stride.

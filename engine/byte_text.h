@@ -1,4 +1,5 @@
-// engine/byte_text.h - byte counts as people read them and as options take them.
+// engine/byte_text.h - byte counts as people read them and as options take them. Without fmt: the
+// build of a machine with a card alone has it too (tools/gpu).
 #pragma once
 
 #include <cstdint>

@@ -41,8 +41,8 @@ struct ContextPlan {
   KvPlacement kv;
 };
 
-/// Beside weights and KV a process stays below 200 MB (`bench` prints its peak): this much of it is
-/// the walk's.
+/// Beside weights and KV a process without a device stays below 200 MB (`bench` prints its peak):
+/// this much of it is the walk's.
 inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
 
 /// What KvPlacement's functions need to know of a request for so many positions.

@@ -119,6 +119,7 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home
   std::byte* const home_address = arena_.on_device(cache_.pool().address(home));
   if (copy.slot == kNone || copy.n_takes != n_takes) {
     if (copy.slot == kNone) copy.slot = free_slot();
+    if (copy.slot == kNone && is_windowed) copy.slot = slot_in_place_of_another();
     if (copy.slot != kNone) {
       copy.n_takes = n_takes;
       if (has_rows) list_copy(home_address, copy.slot);
@@ -205,7 +206,8 @@ void DeviceKv::flush_chosen(Stream& stream) { flush_lists(stream, true); }
 
 /// Queues what is listed. The lists are used again, so all but the last are waited for.
 void DeviceKv::flush_lists(Stream& stream, bool is_last) {
-  if (!is_last && n_set_ + 2 <= kListEntries && n_copies_ < kListEntries) return;
+  // A block that is placed sets two entries, and that of the copy whose slot it takes.
+  if (!is_last && n_set_ + 3 <= kListEntries && n_copies_ < kListEntries) return;
   stream.run(&DeviceKernels::copy_blocks, {.from = pinned_lists_.on_device(copy_from_.data()),
                                            .to = pinned_lists_.on_device(copy_to_.data()),
                                            .n_blocks = n_copies_,
@@ -217,6 +219,12 @@ void DeviceKv::flush_lists(Stream& stream, bool is_last) {
   if (!is_last) stream.wait();
   n_set_ = 0;
   n_copies_ = 0;
+}
+
+void DeviceKv::finish_lists(Stream& stream) {
+  if (n_set_ + n_copies_ == 0) return;
+  flush_lists(stream, true);
+  stream.wait();
 }
 
 /// Reads what only a file holds of an extent; where DRAM has room it stays there.
@@ -251,10 +259,6 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
 }
 
 void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows) {
-  if (n_set_ + n_copies_ > 0) {  // of a step that was given up while it was listed
-    flush_lists(stream, true);
-    stream.wait();
-  }
   ++n_steps_;
   first_row_ = sequence.n_pos();
   // The store may move blocks of a saved context out of memory behind the sequence's back.
@@ -267,11 +271,15 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
   edition_ = 0;  // until this has come to its end
   is_swept_ = false;
   const uint32_t changed = is_next ? first_row_ / kBlockPositions : 0;
-  // Windowed layers first: all that they hold is attended, and they get what they have let go of.
-  for (const bool is_windowed : {true, false})
+  // Windowed layers first: all that they hold is attended, so they may take others' places. Entries
+  // of those may change again behind that, hence in another list; and the first one is without what
+  // a step listed that was given up.
+  for (const bool is_windowed : {true, false}) {
+    finish_lists(stream);
     for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer)
       if ((cache_.shape().layers[layer].window > 0) == is_windowed)
         place_layer(stream, sequence, layer, changed);
+  }
   flush_lists(stream, true);
   edition_ = sequence.edition();
   n_evicted_ = cache_.store().counts().n_evicted();

@@ -90,6 +90,7 @@ class DeviceKv {
   void reclaim();
   std::byte* address(uint32_t slot) const;
   void flush_lists(Stream& stream, bool is_last);
+  void finish_lists(Stream& stream);
 
   KvCache& cache_;
   uint32_t block_bytes_;

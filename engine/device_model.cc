@@ -91,12 +91,6 @@ std::string why_not_on_device(const DeviceModel& model, const BeyondDevices& wan
   return "";
 }
 
-uint64_t device_layer_bytes(const DeviceLayerWeights& layer) {
-  uint64_t bytes = 0;
-  for (const auto member : gpu_attn::kLayerMatrixMembers) bytes += (layer.*member).total_bytes();
-  return bytes;
-}
-
 uint64_t device_head_bytes(const DeviceModel& model, const GgufFile& file) {
   uint64_t bytes =
       device_aligned(model.output.total_bytes()) + device_aligned(model.d_model * sizeof(float));
@@ -156,7 +150,7 @@ void DeviceWeights::place_layers(const OpenDevice& device, const Model& host,
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
     if (!plan.is_resident[layer]) continue;
     const std::byte* const from = host.layer(layer).q.bytes;
-    const uint64_t bytes = device_layer_bytes(model_.layers[layer]);
+    const uint64_t bytes = gpu_attn::layer_bytes(model_.layers[layer]);
     layers_[layer] =
         DeviceBuffer::allocate(device, bytes, fmt::format("the weights of layer {}", layer));
     staged.copy(stream_, layers_[layer].bytes(), from, bytes);
@@ -175,7 +169,7 @@ void DeviceWeights::stream_layers(const OpenDevice& device, const Model& host,
     const std::byte* const from = host.layer(layer).q.bytes;
     gpu_attn::StreamedLayer of{.layer = layer,
                                .host = from,
-                               .bytes = device_layer_bytes(model_.layers[layer]),
+                               .bytes = gpu_attn::layer_bytes(model_.layers[layer]),
                                .offsets = {}};
     for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
       of.offsets[i] =

@@ -32,8 +32,6 @@ std::string why_not_on_device(const gpu_attn::DeviceModel& model, const BeyondDe
 
 /// Of the output projection and of every vector.
 uint64_t device_head_bytes(const gpu_attn::DeviceModel& model, const GgufFile& file);
-/// Of a layer's matrices.
-uint64_t device_layer_bytes(const gpu_attn::DeviceLayerWeights& layer);
 
 /// The weights of a loaded model in a device's memory: those that stay, and two slots for those
 /// that pass. Not movable: `model` points into it.

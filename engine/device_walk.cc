@@ -18,9 +18,6 @@ using gpu_attn::DeviceStepInputs;
 
 // Rows that want logits in one pass over the output projection.
 constexpr uint32_t kLogitRowsMax = kDeviceFewRows;
-// How far a captured step reaches: a share of the text's blocks, and so many.
-constexpr uint32_t kCaptureShare = 16;
-constexpr uint32_t kCaptureBlocksMax = 16;
 
 /// Many rows go through the tensor cores 32 inputs at a time; a model of other widths is walked by
 /// few rows.
@@ -48,7 +45,7 @@ DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& fil
                        DeviceKv::table_bytes(shape, n_ctx) +
                        device_aligned(DeviceChooser::memory_bytes(shape, n_ctx));
   needs.head_bytes = device_head_bytes(model, file);
-  for (const auto& layer : model.layers) needs.layer_bytes.push_back(device_layer_bytes(layer));
+  for (const auto& layer : model.layers) needs.layer_bytes.push_back(gpu_attn::layer_bytes(layer));
   needs.kv_bytes = kv_bytes;
   needs.block_bytes = model.kv_layout.block_bytes;
   return needs;
@@ -181,8 +178,7 @@ void DeviceWalk::State::capture(std::span<const uint32_t> logit_rows) {
 void DeviceWalk::State::queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows) {
   if (pos < token_step_begin || pos >= token_step_end) {
     const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{pos} + 1));
-    const uint32_t end_block = std::min(
-        n_blocks + std::clamp(n_blocks / kCaptureShare, 1u, kCaptureBlocksMax), sizes.max_blocks);
+    const uint32_t end_block = std::min(gpu_attn::captured_blocks(n_blocks), sizes.max_blocks);
     fill_tables(pos, end_block, true);
     token_step_end = 0;
     capture(logit_rows);

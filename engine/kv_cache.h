@@ -48,8 +48,6 @@ index::IndexShape index_shape(const ModelShape& shape, KvCodec k_codec, KvCodec 
 /// Blocks that one stream of a layer holds at most in such a sequence.
 uint64_t stream_blocks_max(const LayerShape& layer, uint64_t n_ctx, uint32_t chunk_rows);
 
-inline uint64_t blocks_for(uint64_t n_positions) { return div_up(n_positions, kBlockPositions); }
-
 /// The blocks of one layer of an extent, held in memory. blocks [n_kv_heads][n_blocks]; null where
 /// a windowed layer has let go of a block.
 struct ExtentBytes {

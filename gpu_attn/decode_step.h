@@ -30,6 +30,14 @@ struct DeviceKvTable {
   uint32_t n_blocks = 0;  // at least as many as the rows' positions reach
 };
 
+/// Blocks of a table that a decoded token's step is captured for, where the text has n_blocks: it
+/// is good for the tokens until then, and its cut is that of little more than the text.
+constexpr uint32_t captured_blocks(uint32_t n_blocks) {
+  constexpr uint32_t kShare = 16, kMost = 16;
+  const uint32_t share = n_blocks / kShare;
+  return n_blocks + (share < 1 ? 1 : share > kMost ? kMost : share);
+}
+
 struct DeviceStepSizes {
   uint32_t max_rows = 0;
   uint32_t max_logit_rows = 0;

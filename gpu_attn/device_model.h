@@ -32,6 +32,13 @@ inline constexpr PackedMatrix DeviceLayerWeights::*kLayerMatrixMembers[kLayerMat
     &DeviceLayerWeights::attn_output, &DeviceLayerWeights::ffn_gate, &DeviceLayerWeights::ffn_up,
     &DeviceLayerWeights::ffn_down};
 
+/// Of all matrices as packed, one after another.
+inline uint64_t layer_bytes(const DeviceLayerWeights& layer) {
+  uint64_t bytes = 0;
+  for (const auto member : kLayerMatrixMembers) bytes += (layer.*member).total_bytes();
+  return bytes;
+}
+
 struct DeviceModel {
   uint32_t d_model = 0;
   uint32_t head_dim = 0;

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "tests/device/device_run.h"
@@ -151,30 +152,58 @@ TEST(DeviceSelection, SequencesInOneStepAnswerAsByThemselves) {
 /// Where blocks lie changes no bit: all in the device's memory, none, and so few that they take
 /// each other's places, with steps between that attend everything.
 TEST(DeviceSelection, BlocksThatTakeOthersPlacesChangeNoBit) {
-  for (const char* name : {"llama3", "gemma3"}) {
-    for (const uint32_t between : {0u, 5u}) {
-      if (between == 0 && std::string(name) == "gemma3") continue;  // for the time that it takes
-      SCOPED_TRACE(std::string(name) + " " + std::to_string(between));
-      const LoadedMember member(name);
-      const auto text = text_of(member);
-      const WalkSetting quest = selection_setting(index::Method::kQuest, kFewTokens);
-      DeviceRun whole(member, quest);
-      const Logits expected = asked(whole.walk(), text, Attention::kSelected, between);
-      const DeviceKvCounts& all = whole.device().kv_counts();
-      EXPECT_GT(all.chosen_bytes, 0u);
-      EXPECT_EQ(all.missed_bytes, 0u);
-      const uint64_t per_step = all.chosen_bytes / (kAnswer + kAsked);
-      for (const uint64_t kv_bytes : {uint64_t{0}, per_step, per_step * 3}) {
-        SCOPED_TRACE(kv_bytes);
-        DeviceRun some(member, quest, hbm_with(whole, kv_bytes));
-        EXPECT_EQ(some.plan().n_streamed(), 0u);
-        EXPECT_TRUE(
-            testing::is_same(asked(some.walk(), text, Attention::kSelected, between), expected));
-        EXPECT_EQ(some.device().kv_counts().chosen_bytes, all.chosen_bytes);
-        EXPECT_GT(some.device().kv_counts().missed_bytes, 0u);
-      }
+  for (const auto& [name, between] : {std::pair{"llama3", 0u}, {"llama3", 5u}, {"gemma3", 5u}}) {
+    SCOPED_TRACE(std::string(name) + " " + std::to_string(between));
+    const LoadedMember member(name);
+    const auto text = text_of(member);
+    const WalkSetting quest = selection_setting(index::Method::kQuest, kFewTokens);
+    DeviceRun whole(member, quest);
+    const Logits expected = asked(whole.walk(), text, Attention::kSelected, between);
+    const DeviceKvCounts& all = whole.device().kv_counts();
+    EXPECT_GT(all.chosen_bytes, 0u);
+    EXPECT_EQ(all.missed_bytes, 0u);
+    const uint64_t per_step = all.chosen_bytes / (kAnswer + kAsked);
+    for (const uint64_t kv_bytes : {uint64_t{0}, per_step, per_step * 3}) {
+      SCOPED_TRACE(kv_bytes);
+      DeviceRun some(member, quest, hbm_with(whole, kv_bytes));
+      EXPECT_EQ(some.plan().n_streamed(), 0u);
+      EXPECT_TRUE(
+          testing::is_same(asked(some.walk(), text, Attention::kSelected, between), expected));
+      EXPECT_EQ(some.device().kv_counts().chosen_bytes, all.chosen_bytes);
+      EXPECT_GT(some.device().kv_counts().missed_bytes, 0u);
     }
   }
+}
+
+/// Windows move on and the full layer wants slots; there is room for what windowed layers hold and
+/// for two blocks of each of its KV heads.
+TEST(DeviceSelection, WindowedLayersKeepTheirCopies) {
+  const LoadedMember member("gemma3");
+  const auto text = text_of(member);
+  const WalkSetting quest = selection_setting(index::Method::kQuest, kFewTokens);
+  DeviceRun whole(member, quest);
+  const KvCache& like = whole.walk().cache();
+  uint64_t n_slots = 0;
+  for (const LayerShape& layer : like.shape().layers)
+    n_slots += layer.n_kv_heads *
+               (layer.window == 0 ? 2 : stream_blocks_max(layer, quest.n_ctx, quest.chunk_rows));
+  DeviceRun some(member, quest, hbm_with(whole, n_slots * like.layout().block_bytes));
+  Sequence sequence = some.walk().sequence();
+  some.walk().feed(sequence, std::span(text).first(200));
+  for (uint32_t i = 200; i < 290; ++i)
+    some.walk().feed(sequence, std::span(text).subspan(i, 1), 0, Attention::kSelected);
+  const KvCache& cache = some.walk().cache();
+  uint32_t n_windowed = 0;
+  for (uint32_t layer = 0; layer < cache.shape().n_layers; ++layer)
+    for (uint32_t head = 0; head < cache.shape().layers[layer].n_kv_heads; ++head) {
+      if (cache.shape().layers[layer].window == 0) continue;
+      for (const tiers::BlockId block : cache.stream_blocks(sequence, layer, head).blocks) {
+        ++n_windowed;
+        EXPECT_TRUE(some.device().has_copy(cache.store().slot_of(block))) << layer;
+      }
+    }
+  EXPECT_GT(n_windowed, 0u);
+  EXPECT_GT(some.device().kv_counts().missed_bytes, 0u);
 }
 
 /// Most of what a token attends was attended by the one before it, and stayed.

@@ -170,6 +170,29 @@ TEST(KernelCost, AttentionReadsTheBlocksThatItsRowsAttendAndNoOther) {
   }
 }
 
+/// KV heads with tables of their own: each reads as far as its own positions say.
+TEST(KernelCost, AttentionOfHeadsAtTheirOwnPositions) {
+  Table table(2, 6, 0, 0);
+  table.positions = {32 * 5 + 3, 32 * 5 + 4, 40, 41};  // six blocks and two
+  DeviceAttendArgs args{};
+  args.positions = table.positions.data();
+  args.position_stride = 2;
+  args.blocks = table.blocks.data();
+  args.block_stride = args.n_blocks = 6;
+  args.layout = table.layout;
+  args.n_rows = args.n_kv_heads = 2;
+  args.group = 3;
+  const KernelCost cost = kernel_cost(args);
+  EXPECT_EQ(cost.flop, 4u * (164 + 165 + 41 + 42) * 3 * 64);
+  EXPECT_EQ(cost.bytes(), 4u * 4 + 8 * 8 + 8 * table.layout.block_bytes);
+  const auto first = tables_of(args, 0), second = tables_of(args, 1);
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(first[0].bytes, 4 * sizeof(uint32_t));
+  ASSERT_EQ(second.size(), 2u);
+  EXPECT_EQ(second[0].bytes, 6u * 8);
+  EXPECT_EQ(second[1].bytes, 2u * 8);
+}
+
 TEST(KernelCost, NeighbouringBlocksAreOneRangeButNotAcrossAGranule) {
   const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 128);  // 16 KiB
   std::byte* base = buffer<std::byte>(1);

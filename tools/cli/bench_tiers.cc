@@ -39,7 +39,7 @@ uint64_t n_streams(const engine::KvCache& cache) {
 
 uint64_t disk_bytes(engine::Engine& spilled, uint32_t n_depth) {
   const engine::KvCache& cache = spilled.cache();
-  return std::clamp(n_streams(cache) * engine::blocks_for(n_depth) * cache.layout().block_bytes,
+  return std::clamp(n_streams(cache) * blocks_for(n_depth) * cache.layout().block_bytes,
                     kDiskBytesMin, kDiskBytesMax);
 }
 

@@ -83,8 +83,8 @@ class ModelBench {
 
  private:
   BenchRow measure(const TextSteps& text, uint64_t cap, std::vector<float>* logits);
-  std::vector<uint64_t> caps_of(const ModelPlan& whole) const;
-  uint64_t streaming_cap(const ModelPlan& whole) const;
+  std::vector<uint64_t> caps_of(const engine::DevicePlan& whole) const;
+  uint64_t streaming_cap(const engine::DevicePlan& whole) const;
   PredictedSteps predict(const TextSteps& text, uint64_t cap, bool wants_operations) const {
     return predict_steps(profile_, source_, text, cap, on_.n_multiprocessors, wants_operations);
   }
@@ -97,18 +97,16 @@ class ModelBench {
 };
 
 /// In which K and V have next to nothing and a quarter of the layers does not stay.
-uint64_t ModelBench::streaming_cap(const ModelPlan& whole) const {
+uint64_t ModelBench::streaming_cap(const engine::DevicePlan& whole) const {
   const gpu_attn::DeviceModel& model = source_.model();
   const uint64_t n_layers = std::max<uint64_t>(1, model.layers.size() / 4);
-  return whole.hbm_bytes - whole.n_slots * model.kv_layout.block_bytes -
-         n_layers * layer_bytes(model.layers[0]);
+  return whole.hbm_bytes - whole.kv_bytes - n_layers * gpu_attn::layer_bytes(model.layers[0]);
 }
 
 /// Those that do not hold all of it.
-std::vector<uint64_t> ModelBench::caps_of(const ModelPlan& whole) const {
+std::vector<uint64_t> ModelBench::caps_of(const engine::DevicePlan& whole) const {
   if (bench_.is_small()) {
-    const uint64_t kv_bytes = whole.n_slots * source_.model().kv_layout.block_bytes;
-    return {whole.hbm_bytes - kv_bytes / 2, streaming_cap(whole)};
+    return {whole.hbm_bytes - whole.kv_bytes / 2, streaming_cap(whole)};
   }
   std::vector<uint64_t> caps;
   for (const uint64_t gib : {24u, 12u, 8u, 4u})
@@ -151,7 +149,7 @@ BenchRow ModelBench::measure(const TextSteps& text, uint64_t cap, std::vector<fl
   row.bytes = is_whole ? placed.hbm_read_bytes() : placed.link_read_bytes();
   row.ceiling = is_whole ? "copy" : "link";
   if (!is_whole)
-    row.note += "; " + std::to_string(placed.n_streamed()) + " layers streamed, " +
+    row.note += "; " + std::to_string(placed.plan().n_streamed()) + " layers streamed, " +
                 text_of("%.3f GB across the link", static_cast<double>(row.bytes) * 1e-9);
   return row;
 }
@@ -160,14 +158,14 @@ void ModelBench::decode(uint32_t depth) {
   const TextSteps text{.first_position = depth};
   std::vector<float> logits;
   std::vector<BenchRow> rows = {measure(text, 0, &logits)};
-  const ModelPlan whole = PlacedModel(on_, source_, text, 0).plan();
+  const engine::DevicePlan whole = PlacedModel(on_, source_, text, 0).plan();
   for (const uint64_t cap : caps_of(whole)) rows.push_back(measure(text, cap, &logits));
   rows[0].note += "; " + cap_text(whole.hbm_bytes) + " hold all of it";
   for (BenchRow& row : rows) bench_.add(std::move(row));
 }
 
 void ModelBench::prompt(const TextSteps& text) {
-  const ModelPlan whole = PlacedModel(on_, source_, text, 0).plan();
+  const engine::DevicePlan whole = PlacedModel(on_, source_, text, 0).plan();
   std::vector<float> logits;
   {
     PlacedModel streamed(on_, source_, text, streaming_cap(whole));

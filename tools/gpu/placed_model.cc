@@ -9,32 +9,28 @@
 #include <string>
 
 #include "base/check.h"
-#include "base/checked_math.h"
 
 namespace strata::gpu_bench {
 namespace {
 
+using engine::device_aligned;
 using gpu_attn::DeviceKvTable;
 using gpu_attn::DeviceLayerWeights;
 using gpu_attn::DeviceStep;
 using gpu_attn::DeviceStepInputs;
+using gpu_attn::layer_bytes;
 
 constexpr uint32_t kRowsMin = 512;       // that buffers are made for: the engine's chunk
 constexpr uint32_t kPoolPeriod = 509;    // blocks behind which the pool's bytes come again
 constexpr uint32_t kDrawnValues = 8191;  // of residuals
 constexpr double kRopeBase = 5e5;
 
-uint64_t aligned(uint64_t bytes) { return round_up(bytes, uint64_t{256}); }
+uint32_t blocks_of(uint64_t n_positions) { return static_cast<uint32_t>(blocks_for(n_positions)); }
 
-uint32_t blocks_of(uint64_t n_positions) {
-  return static_cast<uint32_t>(div_up(n_positions, kBlockPositions));
-}
-
-/// Entries of a table: a captured step of a token reaches a little further than its text, as the
-/// engine's does.
+/// Entries of a table.
 uint32_t stride_of(const TextSteps& text) {
   const uint32_t n_blocks = blocks_of(text.end_position());
-  return text.is_decoding() ? n_blocks + std::clamp(n_blocks / 16, 1u, 16u) : n_blocks;
+  return text.is_decoding() ? gpu_attn::captured_blocks(n_blocks) : n_blocks;
 }
 
 }  // namespace
@@ -81,7 +77,7 @@ PlacedModel::PlacedModel(const OnDevice& on, const ModelSource& source, const Te
                text.first_position);
   for (const LayerShape& shape : model_.shapes) n_streams_ += shape.n_kv_heads;
   stride_ = stride_of(text);
-  make_plan(hbm_bytes_max);
+  plan_ = engine::plan_device(needs(), hbm_bytes_max == 0 ? UINT64_MAX : hbm_bytes_max);
   place_weights();
   place_kv();
   step_ = std::make_unique<DeviceStep>(on_.table, model_, *weights_, sizes(),
@@ -103,36 +99,21 @@ gpu_attn::DeviceStepSizes PlacedModel::sizes() const {
           .n_multiprocessors = on_.n_multiprocessors};
 }
 
-uint64_t PlacedModel::buffer_bytes() const {
-  return aligned(DeviceStep::memory_bytes(model_, sizes())) +
-         aligned(2 * n_entries() * sizeof(std::byte*));
-}
-
 uint64_t PlacedModel::head_bytes() const {
-  return aligned(model_.output.total_bytes()) + aligned(model_.d_model * sizeof(float));
+  return device_aligned(model_.output.total_bytes()) +
+         device_aligned(model_.d_model * sizeof(float));
 }
 
-void PlacedModel::make_plan(uint64_t hbm_bytes_max) {
-  const auto n_layers = static_cast<uint32_t>(model_.layers.size());
-  const uint64_t of_layer = aligned(layer_bytes(model_.layers[0]));
-  const uint64_t cap = hbm_bytes_max == 0 ? UINT64_MAX : hbm_bytes_max;
-  for (uint32_t n_streamed = 0; n_streamed <= n_layers; ++n_streamed) {
-    plan_.is_resident.assign(n_layers, true);
-    for (uint64_t i = 0; i < n_streamed; ++i) plan_.is_resident[i * n_layers / n_streamed] = false;
-    const uint32_t n_held = n_layers - n_streamed + (n_streamed > 0 ? gpu_attn::kStreamSlots : 0);
-    plan_.hbm_bytes = buffer_bytes() + head_bytes() + n_held * of_layer;
-    if (plan_.hbm_bytes <= cap) break;
-  }
-  if (plan_.hbm_bytes > cap)
-    throw std::runtime_error("a step wants " + std::to_string(plan_.hbm_bytes) + " bytes of " +
-                             std::to_string(cap));
-  const uint64_t block_bytes = model_.kv_layout.block_bytes;
-  plan_.n_slots = std::min((cap - plan_.hbm_bytes) / block_bytes, n_entries());
-  plan_.hbm_bytes += plan_.n_slots * block_bytes;
-}
-
-uint32_t PlacedModel::n_streamed() const {
-  return static_cast<uint32_t>(std::ranges::count(plan_.is_resident, false));
+engine::DeviceNeeds PlacedModel::needs() const {
+  engine::DeviceNeeds needs;
+  needs.buffer_bytes = device_aligned(DeviceStep::memory_bytes(model_, sizes())) +
+                       device_aligned(2 * n_entries() * sizeof(std::byte*));
+  needs.head_bytes = head_bytes();
+  for (const DeviceLayerWeights& layer : model_.layers)
+    needs.layer_bytes.push_back(layer_bytes(layer));
+  needs.block_bytes = model_.kv_layout.block_bytes;
+  needs.kv_bytes = n_entries() * needs.block_bytes;
+  return needs;
 }
 
 /// Copies the panels, then what is there as often as the matrix is longer.
@@ -151,7 +132,7 @@ void PlacedModel::place_weights() {
   std::byte* head = memory_.take(head_bytes());
   model_.output.bytes = head;
   fill_matrix(head, model_.output, source_.panels().head_panels());
-  std::byte* norm = head + aligned(model_.output.total_bytes());
+  std::byte* norm = head + device_aligned(model_.output.total_bytes());
   if (on_.has_bytes) {
     const std::vector<float> ones(model_.d_model, 1.0F);
     on_.check(on_.table.copy(on_.stream, norm, ones.data(), ones.size() * sizeof(float)));
@@ -171,15 +152,15 @@ void PlacedModel::place_weights() {
       at += matrix.total_bytes();
     }
   }
-  if (n_streamed() > 0)
+  if (plan_.n_streamed() > 0)
     stream_layers();
   else
     weights_ = std::make_unique<gpu_attn::ResidentWeights>(model_.layers);
 }
 
 void PlacedModel::stream_layers() {
-  const uint64_t of_layer = aligned(layer_bytes(model_.layers[0]));
-  streamed_bytes_ = HostMemory::reserve(n_streamed() * of_layer);
+  const uint64_t of_layer = device_aligned(layer_bytes(model_.layers[0]));
+  streamed_bytes_ = HostMemory::reserve(plan_.n_streamed() * of_layer);
   std::vector<gpu_attn::StreamedLayer> streamed;
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
     if (plan_.is_resident[layer]) continue;
@@ -210,12 +191,12 @@ void PlacedModel::stream_layers() {
 /// Tables and blocks: the first ones of all tables, layer by layer, have slots of the device.
 void PlacedModel::place_kv() {
   const uint64_t block_bytes = model_.kv_layout.block_bytes;
-  std::byte* slots = memory_.take(plan_.n_slots * block_bytes);
+  std::byte* slots = memory_.take(n_slots() * block_bytes);
   fill_slots(slots);
   const bool is_mirrored = text_.n_rows <= kDeviceFewRows;
   uint64_t n_own = 0;
   for (uint64_t entry = 0; entry < n_entries(); ++entry)
-    if (is_open(entry) && (is_mirrored || entry >= plan_.n_slots)) ++n_own;
+    if (is_open(entry) && (is_mirrored || entry >= n_slots())) ++n_own;
   std::byte* pool = memory_.pin(source_.pool());
   own_blocks_ = HostMemory::reserve(std::max<uint64_t>(n_own, 1) * block_bytes);
   std::byte* own = memory_.pin(own_blocks_);
@@ -224,7 +205,7 @@ void PlacedModel::place_kv() {
   const auto blocks = table_memory_.as<std::byte*>(n_entries());
   const auto homes = table_memory_.as<std::byte*>(n_entries(), n_entries() * sizeof(std::byte*));
   for (uint64_t entry = 0; entry < n_entries(); ++entry) {
-    const bool has_slot = entry < plan_.n_slots;
+    const bool has_slot = entry < n_slots();
     std::byte* home = pool + entry % source_.n_pool_blocks() * block_bytes;
     if (is_open(entry) && (is_mirrored || !has_slot)) {
       home = own;
@@ -246,7 +227,7 @@ void PlacedModel::place_kv() {
 /// What entry e holds is block e of the pool, which begins anew behind its end.
 void PlacedModel::fill_slots(std::byte* slots) {
   if (!on_.has_bytes || text_.first_position == 0) return;
-  const uint64_t bytes = plan_.n_slots * model_.kv_layout.block_bytes;
+  const uint64_t bytes = n_slots() * model_.kv_layout.block_bytes;
   const uint64_t pool_bytes = source_.n_pool_blocks() * model_.kv_layout.block_bytes;
   for (uint64_t at = 0; at < bytes; at += pool_bytes) {
     const void* from = at == 0 ? source_.pool().data() : slots;
@@ -256,7 +237,7 @@ void PlacedModel::fill_slots(std::byte* slots) {
 }
 
 void PlacedModel::write_inputs() {
-  input_bytes_ = aligned(DeviceStepInputs::max_bytes(model_, text_.n_rows));
+  input_bytes_ = device_aligned(DeviceStepInputs::max_bytes(model_, text_.n_rows));
   inputs_ = HostMemory::reserve(input_bytes_ * text_.n_steps);
   memory_.pin(inputs_);
   std::mt19937 random(3);
@@ -328,12 +309,11 @@ std::vector<float> PlacedModel::logits() const {
 }
 
 uint64_t PlacedModel::hbm_read_bytes() const {
-  const uint64_t n_resident = model_.layers.size() - n_streamed();
+  const uint64_t n_resident = model_.layers.size() - plan_.n_streamed();
   const uint64_t n_blocks = blocks_of(text_.end_position());
   uint64_t n_held = 0;  // blocks that are read
   for (uint64_t stream = 0; stream < n_streams_; ++stream)
-    if (plan_.n_slots > stream * stride_)
-      n_held += std::min(plan_.n_slots - stream * stride_, n_blocks);
+    if (n_slots() > stream * stride_) n_held += std::min(n_slots() - stream * stride_, n_blocks);
   return n_resident * layer_bytes(model_.layers[0]) + model_.output.total_bytes() +
          n_held * model_.kv_layout.block_bytes;
 }

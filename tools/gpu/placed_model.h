@@ -1,9 +1,8 @@
 // tools/gpu/placed_model.h - a random model and a text's K and V within a budget of a device's
 // memory, and the steps over them. Why beside the engine: what a device's steps take is measured
-// without a file, an arena and a host's walk; the order in which memory is given away is the
-// engine's (engine/device_plan.h, engine/device_kv.h): buffers and head, layers, then blocks of K
-// and V. Layers that do not fit come through two slots in every step, blocks that do not fit are
-// read in place.
+// without a file, an arena and a host's walk. Who gets the memory is the engine's to say
+// (engine/device_plan.h): layers that do not fit come through two slots in every step, blocks that
+// do not fit are read in place.
 //
 // Blocks in place are those of one region of pinned memory (ModelSource), which is used again
 // behind its end: a step reads each of them as often as its text is long, with the whole region,
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "base/host_memory.h"
+#include "engine/device_plan.h"
 #include "gpu_attn/decode_step.h"
 #include "gpu_attn/streamed_weights.h"
 #include "tools/gpu/random_model.h"
@@ -79,13 +79,6 @@ class TakenMemory {
   std::vector<void*> pinned_;
 };
 
-/// Who is where.
-struct ModelPlan {
-  std::vector<bool> is_resident;  // layers
-  uint64_t n_slots = 0;           // blocks of K and V, the first of them
-  uint64_t hbm_bytes = 0;         // taken
-};
-
 class PlacedModel {
  public:
   /// `hbm_bytes_max` 0: as much as it wants. Throws where a step does not fit.
@@ -93,14 +86,13 @@ class PlacedModel {
               uint64_t hbm_bytes_max);
   ~PlacedModel();
 
-  const ModelPlan& plan() const { return plan_; }
-  uint32_t n_streamed() const;
+  const engine::DevicePlan& plan() const { return plan_; }
 
   /// Queues all steps: as the host calls for each operation, or as a graph. Those that stream
   /// layers are not captured, as in the engine.
   void queue();
   void queue_graph();
-  bool can_be_graph() const { return text_.is_decoding() && n_streamed() == 0; }
+  bool can_be_graph() const { return text_.is_decoding() && plan_.n_streamed() == 0; }
   /// Of the last step; waits.
   std::vector<float> logits() const;
 
@@ -116,9 +108,9 @@ class PlacedModel {
     return entry % stride_ >= text_.first_position / kBlockPositions;
   }
   gpu_attn::DeviceStepSizes sizes() const;
-  uint64_t buffer_bytes() const;
   uint64_t head_bytes() const;
-  void make_plan(uint64_t hbm_bytes_max);
+  engine::DeviceNeeds needs() const;
+  uint64_t n_slots() const { return plan_.kv_bytes / model_.kv_layout.block_bytes; }
   void place_weights();
   void fill_matrix(std::byte* to, const PackedMatrix& of, const std::vector<std::byte>& panels);
   void stream_layers();
@@ -131,9 +123,9 @@ class PlacedModel {
   const ModelSource& source_;
   const TextSteps text_;
   gpu_attn::DeviceModel model_;
-  uint32_t n_streams_ = 0;  // of K and V: layers times KV heads
-  uint32_t stride_ = 0;     // blocks of a table
-  ModelPlan plan_;
+  uint32_t n_streams_ = 0;   // of K and V: layers times KV heads
+  uint32_t stride_ = 0;      // blocks of a table
+  engine::DevicePlan plan_;  // of K and V the first blocks have slots
   HostMemory streamed_bytes_, own_blocks_, table_memory_, inputs_;
   TakenMemory memory_;        // behind what it pins
   uint64_t input_bytes_ = 0;  // of a step

@@ -86,12 +86,6 @@ gpu_attn::DeviceModel describe(const RandomModelSizes& sizes) {
   return model;
 }
 
-uint64_t layer_bytes(const gpu_attn::DeviceLayerWeights& layer) {
-  uint64_t bytes = 0;
-  for (const auto member : gpu_attn::kLayerMatrixMembers) bytes += (layer.*member).total_bytes();
-  return bytes;
-}
-
 RandomPanels::RandomPanels(const gpu_attn::DeviceModel& model) {
   std::mt19937_64 random(20261127);
   for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i) {

@@ -28,9 +28,6 @@ struct RandomModelSizes {
 /// pointer of the device.
 gpu_attn::DeviceModel describe(const RandomModelSizes& sizes);
 
-/// Of a layer: all matrices as packed, one after another, each a multiple of 64 bytes.
-uint64_t layer_bytes(const gpu_attn::DeviceLayerWeights& layer);
-
 class RandomPanels {
  public:
   static constexpr uint32_t kDrawnPanels = 64;
