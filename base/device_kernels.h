@@ -197,7 +197,7 @@ struct DeviceCopyBlocksArgs {
 };
 
 /// words[index[i]] = value[i]: entries of a table that changed, in one launch. The lists may lie in
-/// pinned host memory; no index stands twice.
+/// pinned host memory; an index that stands twice has the same value.
 struct DeviceSetWordsArgs {
   uint64_t* words;
   const uint32_t* index;  // [n]

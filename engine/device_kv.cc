@@ -99,9 +99,7 @@ uint32_t DeviceKv::free_slot() {
 void DeviceKv::put(uint64_t entry, std::byte* block) {
   if (entries_[entry] == block) return;
   entries_[entry] = block;
-  set_index_[n_set_] = static_cast<uint32_t>(entry);
-  set_value_[n_set_] = reinterpret_cast<uint64_t>(block);
-  ++n_set_;
+  set_index_[n_set_++] = static_cast<uint32_t>(entry);
 }
 
 void DeviceKv::list_copy(std::byte* from, uint32_t slot) {
@@ -129,7 +127,7 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home
   if (copy.slot != kNone) {
     Slot& slot = slots_of_device_[copy.slot];
     const bool is_known = slot.home == number(home) && slot.entry == at;
-    slot = {number(home), at, is_windowed ? kAlways : is_known ? slot.last_chosen : 0};
+    slot = {number(home), at, is_windowed ? kAlways : is_known ? slot.last_chosen : 0, n_tables_};
   }
   put(at, copy.slot != kNone ? address(copy.slot) : home_address);
   put(at + entries_.size() / 2, home_address);
@@ -143,11 +141,11 @@ uint32_t DeviceKv::home_of(const std::byte* block) const {
                                block_bytes_);
 }
 
-/// The step; what every step attends counts for the sequence whose tables are here.
+/// The step; what every step attends counts while the tables are those that it was placed for.
 uint64_t DeviceKv::last_use(uint32_t slot) const {
   const Slot& of = slots_of_device_[slot];
   if (of.last_chosen != kAlways) return of.last_chosen;
-  return entries_[of.entry] == address(slot) ? kAlways : 0;
+  return of.n_tables == n_tables_ ? kAlways : 0;
 }
 
 /// Of a few slots the one that was chosen longest ago, its copy given up; kNone where this step
@@ -196,7 +194,7 @@ std::byte* DeviceKv::fetch(uint32_t stream_idx, uint32_t block_idx) {
   if (slot == kNone) return home;
   const uint32_t home_number = home_of(home);
   copies_[home_number] = {slot, cache_.pool().n_takes(static_cast<tiers::SlotId>(home_number))};
-  slots_of_device_[slot] = {home_number, at, n_steps_};
+  slots_of_device_[slot] = {home_number, at, n_steps_, n_tables_};
   list_copy(home, slot);
   put(at, address(slot));
   return entries_[at];
@@ -212,6 +210,9 @@ void DeviceKv::flush_lists(Stream& stream, bool is_last) {
                                            .to = pinned_lists_.on_device(copy_to_.data()),
                                            .n_blocks = n_copies_,
                                            .block_bytes = block_bytes_});
+  // An entry that was set twice is told twice what it is now.
+  for (uint32_t i = 0; i < n_set_; ++i)
+    set_value_[i] = reinterpret_cast<uint64_t>(entries_[set_index_[i]]);
   stream.run(&DeviceKernels::set_words, {.words = tables_.as<uint64_t>(),
                                          .index = pinned_lists_.on_device(set_index_.data()),
                                          .value = pinned_lists_.on_device(set_value_.data()),
@@ -219,12 +220,6 @@ void DeviceKv::flush_lists(Stream& stream, bool is_last) {
   if (!is_last) stream.wait();
   n_set_ = 0;
   n_copies_ = 0;
-}
-
-void DeviceKv::finish_lists(Stream& stream) {
-  if (n_set_ + n_copies_ == 0) return;
-  flush_lists(stream, true);
-  stream.wait();
 }
 
 /// Reads what only a file holds of an extent; where DRAM has room it stays there.
@@ -259,27 +254,28 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
 }
 
 void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows) {
+  if (n_set_ + n_copies_ > 0) {  // of a step that was given up while it was listed
+    flush_lists(stream, true);
+    stream.wait();
+  }
   ++n_steps_;
   first_row_ = sequence.n_pos();
   // The store may move blocks of a saved context out of memory behind the sequence's back.
   const uint64_t n_evicted = cache_.store().counts().n_evicted();
   const bool is_next =
       sequence.edition() == edition_ && end_row_ == first_row_ && n_evicted == n_evicted_;
+  if (!is_next) ++n_tables_;
   end_row_ = first_row_ + n_rows;
   STRATA_CHECK(end_row_ <= stride_ * kBlockPositions, "row %u of a table of %llu blocks", end_row_,
                static_cast<unsigned long long>(stride_));
   edition_ = 0;  // until this has come to its end
   is_swept_ = false;
   const uint32_t changed = is_next ? first_row_ / kBlockPositions : 0;
-  // Windowed layers first: all that they hold is attended, so they may take others' places. Entries
-  // of those may change again behind that, hence in another list; and the first one is without what
-  // a step listed that was given up.
-  for (const bool is_windowed : {true, false}) {
-    finish_lists(stream);
+  // Windowed layers first: all that they hold is attended, so they may take others' places.
+  for (const bool is_windowed : {true, false})
     for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer)
       if ((cache_.shape().layers[layer].window > 0) == is_windowed)
         place_layer(stream, sequence, layer, changed);
-  }
   flush_lists(stream, true);
   edition_ = sequence.edition();
   n_evicted_ = cache_.store().counts().n_evicted();

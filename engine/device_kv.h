@@ -74,6 +74,7 @@ class DeviceKv {
     uint32_t home = kNone;
     uint64_t entry = 0;        // of the tables where it stood last
     uint64_t last_chosen = 0;  // step; kAlways: what every step attends
+    uint64_t n_tables = 0;     // DeviceKv::n_tables_ when it was placed
   };
   static constexpr uint64_t kAlways = UINT64_MAX;
   void settle(const Sequence& sequence, uint32_t layer, uint32_t first_block);
@@ -90,7 +91,6 @@ class DeviceKv {
   void reclaim();
   std::byte* address(uint32_t slot) const;
   void flush_lists(Stream& stream, bool is_last);
-  void finish_lists(Stream& stream);
 
   KvCache& cache_;
   uint32_t block_bytes_;
@@ -113,6 +113,7 @@ class DeviceKv {
   std::vector<uint32_t> free_slots_;
   uint32_t hand_ = 0;      // where the search for a slot to give up goes on
   uint64_t n_steps_ = 0;   // begun
+  uint64_t n_tables_ = 0;  // made anew
   bool is_swept_ = false;  // in this step, and no slot came free
   uint64_t edition_ = 0;
   uint64_t n_evicted_ = 0;  // extents, when the tables were made

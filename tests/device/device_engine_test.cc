@@ -57,7 +57,9 @@ TEST_F(DeviceEngine, ReadsPromptsByLargerChunks) {
   Engine on_device = Engine::open(unnamed);
   EXPECT_EQ(on_device.context().chunk_rows, unnamed.n_ctx);
   EXPECT_EQ(Engine::open(options()).context().chunk_rows, options().chunk_rows);
-  unnamed.hbm_bytes = Engine::open(options()).device_plan().hbm_bytes;
+  // Room for all of K and V beside the smaller chunks, and for half of them beside the larger.
+  unnamed.hbm_bytes = on_device.device_plan().hbm_bytes - on_device.device_plan().kv_bytes / 2;
+  ASSERT_GT(unnamed.hbm_bytes, Engine::open(options()).device_plan().hbm_bytes);
   EXPECT_EQ(Engine::open(unnamed).context().chunk_rows, unnamed.chunk_rows);
   unnamed.hbm_bytes = 0;
   devices_ = gpu_attn::count_devices(testing::watched_device());

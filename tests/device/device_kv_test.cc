@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "tests/gpu_emu/emulated_device.h"
@@ -40,7 +42,7 @@ struct Text {
 class DeviceTexts {
  public:
   explicit DeviceTexts(uint64_t slots_bytes)
-      : device_(OpenDevice::open(gpu_emu::emulated_device(), 0)),
+      : device_(OpenDevice::open(table(), 0)),
         stream_(Stream::create(device_)),
         cache_(shape(), {.budget_bytes = 6 * context_bytes(), .chunk_rows = kChunk}),
         kv_(device_, cache_, slots_bytes, kContext) {}
@@ -51,11 +53,13 @@ class DeviceTexts {
   Text text() { return {cache_.make_sequence(), {}}; }
   const DeviceKvCounts& counts() const { return kv_.counts(); }
 
-  void step(Text& text, uint32_t n_rows, uint8_t mark) {
+  /// `chosen`: full blocks of layer 0 that the rows choose.
+  void step(Text& text, uint32_t n_rows, uint8_t mark, std::span<const uint32_t> chosen = {}) {
     const uint32_t first = text.sequence.n_pos();
     cache_.open_rows(text.sequence, n_rows);
     kv_.begin_step(stream_, text.sequence, n_rows);
     stream_.wait();
+    expect_chosen(text, chosen);
     for (uint32_t i = 0; i < n_rows; ++i) text.marks.push_back(static_cast<uint8_t>(mark + i));
     const bool is_mirrored = n_rows <= kMirroredRows;
     for_attended(first, first, [&](uint32_t layer, uint32_t head, uint32_t pos) {
@@ -75,6 +79,36 @@ class DeviceTexts {
   }
 
  private:
+  /// The emulated device, which looks whether one launch sets an entry to two values.
+  static const DeviceTable& table() {
+    static const DeviceTable watched = [] {
+      DeviceTable table = gpu_emu::emulated_device();
+      table.kernels.set_words = [](DeviceStream* stream, const DeviceSetWordsArgs& args) {
+        std::map<uint32_t, uint64_t> values;
+        for (uint32_t i = 0; i < args.n; ++i)
+          EXPECT_EQ(values.emplace(args.index[i], args.value[i]).first->second, args.value[i]);
+        return gpu_emu::emulated_device().kernels.set_words(stream, args);
+      };
+      return table;
+    }();
+    return watched;
+  }
+  /// What is fetched of chosen blocks is theirs.
+  void expect_chosen(const Text& text, std::span<const uint32_t> chosen) {
+    for (uint32_t head = 0; head < 2; ++head)
+      for (const uint32_t block : chosen) kv_.choose(cache_.stream_idx(0, head), block);
+    std::vector<std::byte*> fetched;
+    for (uint32_t head = 0; head < 2; ++head)
+      for (const uint32_t block : chosen)
+        fetched.push_back(kv_.fetch(cache_.stream_idx(0, head), block));
+    kv_.flush_chosen(stream_);
+    stream_.wait();
+    for (uint32_t i = 0; i < fetched.size(); ++i) {
+      const auto head = static_cast<uint32_t>(i / chosen.size());
+      const uint32_t pos = chosen[i % chosen.size()] * kBlockPositions + i % kBlockPositions;
+      EXPECT_EQ(read(fetched[i], pos), mark_of(text, 0, head, pos)) << "chosen, " << pos;
+    }
+  }
   /// Positions before `end` that a row at `row` or later may attend.
   template <class Visit>
   static void for_attended(uint32_t end, uint32_t row, const Visit& visit) {
@@ -134,8 +168,42 @@ TEST(DeviceKv, WithoutMemoryBlocksAreUsedAtHome) {
   EXPECT_EQ(texts.counts().fetched_bytes + texts.counts().written_bytes, 0u);
 }
 
-/// Steps, forks, cuts and ends of several texts in an order by chance, with more and less memory on
-/// the device than they need.
+constexpr uint64_t kHeads = 2;
+uint64_t block_bytes() { return KvLayout::make(KvCodec::kF16, KvCodec::kF16, 16).block_bytes; }
+uint64_t windowed_slots() {
+  return kHeads * stream_blocks_max(shape().layers[1], kContext, kChunk);
+}
+
+/// Two pairs of blocks are chosen in turns, beside one that was not for long: the pairs stay.
+TEST(DeviceKv, WhatWasChosenLongestAgoGivesWay) {
+  DeviceTexts texts((windowed_slots() + kHeads * 7) * block_bytes());
+  Text text = texts.text();
+  for (int i = 0; i < 7; ++i) texts.step(text, kChunk, 3);
+  const auto choose = [&](uint32_t i) {
+    const uint32_t pair = i % 2 * 2;
+    texts.step(text, 1, 1, std::vector{pair, pair + 1, 4 + i % 9});
+  };
+  for (uint32_t i = 0; i < 10; ++i) choose(i);
+  const uint64_t before = texts.counts().missed_bytes;
+  for (uint32_t i = 10; i < 30; ++i) choose(i);
+  EXPECT_LE(texts.counts().missed_bytes - before, 20 * kHeads * block_bytes());
+}
+
+/// The windows of a text that takes no steps are no more worth than what is chosen.
+TEST(DeviceKv, CopiesOfAnIdleTextGiveWay) {
+  DeviceTexts texts((2 * windowed_slots() + kHeads) * block_bytes());
+  Text idle = texts.text();
+  Text text = texts.text();
+  for (int i = 0; i < 4; ++i) texts.step(text, kChunk, 3);
+  for (int i = 0; i < 2; ++i) texts.step(idle, kChunk, 5);
+  for (int i = 0; i < 4; ++i) texts.step(text, 1, 1, std::vector{0u, 1u, 2u});
+  const uint64_t before = texts.counts().missed_bytes;
+  for (int i = 0; i < 4; ++i) texts.step(text, 1, 1, std::vector{0u, 1u, 2u});
+  EXPECT_EQ(texts.counts().missed_bytes, before);
+}
+
+/// Steps, forks, cuts and ends of several texts in an order by chance, choices among them, with
+/// more and less memory on the device than they need.
 TEST(DeviceKv, FollowsForksAndCuts) {
   for (const uint64_t share : {0u, 1u, 2u, 12u}) {
     const uint64_t seed = std::random_device{}();
@@ -158,7 +226,11 @@ TEST(DeviceKv, FollowsForksAndCuts) {
         all.pop_back();
       } else {
         const auto n_rows = static_cast<uint32_t>(random() % 3 == 0 ? 1 + random() % kChunk : 1);
-        if (n_pos + n_rows <= kContext) texts.step(text, n_rows, static_cast<uint8_t>(random()));
+        std::vector<uint32_t> chosen;
+        for (uint32_t block = 0; block < n_pos / kBlockPositions; ++block)
+          if (n_rows <= kMirroredRows && random() % 4 == 0) chosen.push_back(block);
+        if (n_pos + n_rows <= kContext)
+          texts.step(text, n_rows, static_cast<uint8_t>(random()), chosen);
       }
     }
   }
