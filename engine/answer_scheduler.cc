@@ -233,7 +233,7 @@ void AnswerScheduler::find_reading(const Waiting& order, Beginning& best) const 
 }
 
 HeldContext AnswerScheduler::fork(const HeldContext& parent, uint32_t n_kept) {
-  HeldContext child{++n_ids_, parent.sequence.fork(), {}, contexts_.saver(parent.saver.get())};
+  HeldContext child = hold(parent.sequence.fork(), contexts_.saver(parent.saver.get()));
   child.sequence.truncate(n_kept);
   return child;
 }
@@ -254,12 +254,12 @@ HeldContext AnswerScheduler::take_beginning(const Beginning& from, const Waiting
       std::unique_ptr<ContextCache> saver = contexts_.saver(nullptr);
       Sequence restored =
           contexts_.restore(saver.get(), without_last(order.prompt.tokens), order.task.root);
-      return {++n_ids_, std::move(restored), {}, std::move(saver)};
+      return hold(std::move(restored), std::move(saver));
     }
     case Beginning::Place::kNowhere:
       break;
   }
-  return {++n_ids_, engine_.cache().make_sequence(order.task.root), {}, contexts_.saver(nullptr)};
+  return hold(engine_.cache().make_sequence(order.task.root), contexts_.saver(nullptr));
 }
 
 std::vector<SequenceGoal> AnswerScheduler::goals() const {
@@ -403,16 +403,17 @@ void AnswerScheduler::keep(Working& ended) {
 
 bool AnswerScheduler::finish() {
   for (HeldContext& held : idle_) contexts_.finish(held.saver.get(), held.sequence);
+  contexts_.wait_saved();  // also what was given up meanwhile
   return !contexts_.has_failed();
 }
 
 std::vector<HeldFacts> AnswerScheduler::held() const {
   std::vector<HeldFacts> facts;
   for (const auto& work : working_)
-    facts.push_back({work->context.id, true, work->context.sequence.n_pos(),
+    facts.push_back({work->context.slot, true, work->context.sequence.n_pos(),
                      work->prompt.tokens.size(), work->answer->tokens().size()});
   for (const HeldContext& held : idle_)
-    facts.push_back({held.id, false, held.sequence.n_pos(), 0, 0});
+    facts.push_back({held.slot, false, held.sequence.n_pos(), 0, 0});
   return facts;
 }
 

@@ -49,15 +49,25 @@ struct SchedulerOptions {
 /// A sequence that is held, by an answer at work or as a beginning for another.
 struct HeldContext {
   uint64_t id = 0;
+  uint32_t slot = 0;
   Sequence sequence;
   std::vector<uint8_t> is_generated;    // of its tokens
   std::unique_ptr<ContextCache> saver;  // null: it is not saved
 };
 
 struct HeldFacts {
-  uint64_t id = 0;
+  // A number that no other held context has: the lowest that was free when it came, or the one it
+  // was restored into.
+  uint32_t slot = 0;
   bool is_busy = false;
   uint64_t n_tokens = 0, n_prompt = 0, n_answered = 0;
+};
+
+/// Whose a slot is, as seen by who has a root.
+struct SlotLook {
+  enum class Place : uint8_t { kFree, kForeign, kBusy, kIdle };  // kForeign: another root's
+  Place place = Place::kFree;
+  uint64_t n_tokens = 0;  // where it is idle
 };
 
 /// Threads: one at a time, that of the walk; callbacks come on it, inside step() and end_all().
@@ -83,6 +93,18 @@ class AnswerScheduler {
   bool finish();
 
   std::vector<HeldFacts> held() const;
+  SlotLook look_at_slot(uint32_t slot, const tiers::Hash128& root) const;
+  /// Writes what is not saved yet of an idle slot's context, for a name. Waits for no disk (as
+  /// ContextCache::save_rest). Errors: kUnsupported where nothing is saved.
+  TextToName save_slot(uint32_t slot);
+  /// Makes the saved beginning of `tokens` a context like those that answers leave, in place of
+  /// what is in the slot, which is free or idle. Returns its positions; its blocks are read when an
+  /// order begins with it. Errors: kDoesNotFit (beside what is at work), kIo (none is to be had).
+  uint32_t restore_slot(uint32_t slot, std::span<const TokenId> tokens, const tiers::Hash128& root);
+  /// Gives up an idle slot's context and returns its positions. What is saved of it stays.
+  uint64_t erase_slot(uint32_t slot);
+  /// The names of saved contexts; nothing where none are read or saved.
+  std::optional<SavedSessions> sessions() const { return contexts_.sessions(); }
   /// Where K and V of all that is held are (layer_blocks()).
   std::vector<LayerBlocks> held_blocks() const;
   std::vector<std::string> take_notices() { return contexts_.take_notices(); }
@@ -132,6 +154,9 @@ class AnswerScheduler {
   uint32_t kept_of(const Sequence& sequence, const Waiting& order) const;
   HeldContext take_beginning(const Beginning& from, const Waiting& order);
   HeldContext fork(const HeldContext& parent, uint32_t n_kept);
+  HeldContext hold(Sequence sequence, std::unique_ptr<ContextCache> saver);
+  bool is_used_slot(uint32_t slot) const;
+  size_t idle_idx(uint32_t slot) const;
   std::vector<SequenceGoal> goals() const;
   bool make_room(const Sequence& sequence, uint64_t n_goal);
   bool drop_idle();

@@ -4,13 +4,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "engine/saved_sessions.h"
 
 namespace strata::engine {
 namespace {
 
 constexpr uint32_t kDamageRoundsMax = 4;  // of finding packs damaged while they are saved anew
 constexpr uint32_t kRepairsMax = 256;     // of extents lost while they are saved, as in one step
-constexpr uint32_t kPinTriesMax = 3;
 constexpr uint32_t kDamagedMax = 8;  // packs that one restore removes before it reads the text anew
 
 tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
@@ -22,23 +22,6 @@ tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
   for (const LayerShape& layer : cache.shape().layers)
     shape.layers.push_back({layer.n_kv_heads, layer.window});
   return shape;
-}
-
-/// A session of that name which goes on where this text ends, and is there.
-bool is_longer_session(tiers::PackDirectory& directory, const tiers::PackShape& shape,
-                       const std::string& name, const Sequence& sequence,
-                       std::span<const int32_t> tokens) {
-  std::optional<tiers::SessionManifest> session;
-  try {
-    session = directory.session(name);
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::kIo) throw;
-    return false;  // it can never be restored
-  }
-  return session && session->model == shape.model && session->tokens.size() > tokens.size() &&
-         std::ranges::equal(std::span(session->tokens).first(tokens.size()), tokens) &&
-         directory.find(shape, sequence.chain_at(0), session->tokens).n_positions ==
-             session->tokens.size();
 }
 
 }  // namespace
@@ -325,44 +308,18 @@ void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& ses
   publisher_->wait(options_.wait_max);
   if (!session.empty() && problem().empty())
     publisher_->between_packs(
-        [&](tiers::PackDirectory& directory) { pin(directory, sequence, session); },
+        [&](tiers::PackDirectory& directory) {
+          pin_session(directory, {shape_, model_name_, sequence.chain_at(0)}, sequence.tokens(),
+                      session);
+        },
         options_.wait_max);
   save_rows(walk.cache(), sequence);
 }
 
-/// Another process may have put a longer pack in the place of one of ours meanwhile: then that one
-/// is pinned.
-void ContextCache::pin(tiers::PackDirectory& directory, const Sequence& sequence,
-                       const std::string& session) const {
-  std::vector<std::string> tried;
-  for (uint32_t n_tries = 1;; ++n_tries) {
-    const tiers::SessionManifest manifest = manifest_of(directory, sequence);
-    // Nothing was read before it was stopped: an earlier session of that name stays.
-    if (manifest.packs.empty()) return;
-    // What was stopped half-way does not cut what was saved whole.
-    if (is_longer_session(directory, shape_, session, sequence, manifest.tokens)) return;
-    try {
-      return directory.pin(session, manifest);
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kIo || n_tries == kPinTriesMax || manifest.packs == tried)
-        throw;
-    }
-    tried = manifest.packs;
-  }
-}
-
-/// What is there now of the sequence.
-tiers::SessionManifest ContextCache::manifest_of(tiers::PackDirectory& directory,
-                                                 const Sequence& sequence) const {
-  const tiers::FoundContext found = directory.find(shape_, sequence.chain_at(0), sequence.tokens());
-  tiers::SessionManifest manifest;
-  manifest.model = shape_.model;
-  manifest.model_name = model_name_;
-  manifest.tokens.assign(sequence.tokens().begin(), sequence.tokens().begin() + found.n_positions);
-  for (const tiers::FoundPiece& piece : found.pieces)
-    if (manifest.packs.empty() || manifest.packs.back() != piece.pack->name())
-      manifest.packs.push_back(piece.pack->name());
-  return manifest;
+std::optional<TextToName> ContextCache::save_to_name(Walk& walk, Sequence& sequence) {
+  if (!options_.saves && problem().empty()) return std::nullopt;
+  save_whole(walk, sequence, true);
+  return TextToName{sequence.chain_at(0), sequence.tokens(), publisher_, publisher_->n_given()};
 }
 
 void ContextCache::give_up(const Error& error) {

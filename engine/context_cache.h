@@ -51,6 +51,15 @@ struct ContextCacheCounts {
   uint64_t damaged_rows = 0;  // or damaged, or unreadable, and removed
 };
 
+/// A text that is saved, or whose last packs are on their way to the disk: who wants to give it a
+/// name waits for those, on a thread of his own (engine/saved_sessions.h).
+struct TextToName {
+  tiers::Hash128 root;
+  std::vector<int32_t> tokens;
+  std::shared_ptr<PackPublisher> publisher;
+  uint64_t n_given = 0;  // to the publisher, the text's last pack included
+};
+
 /// Saves a sequence while it is read: extent by extent on the calling thread, which copies bytes to
 /// the page cache, and every 4,096 positions on a thread of its own, which waits for the disk. One
 /// caller at a time.
@@ -96,6 +105,14 @@ class ContextCache {
   /// beside the text's packs are saved. Errors: those of
   /// PackDirectory::pin; kIo where the disk does not answer.
   void finish(Walk& walk, Sequence& sequence, const std::string& session = "");
+  /// As save_rest(), to the last position. Nothing where nothing is saved.
+  std::optional<TextToName> save_to_name(Walk& walk, Sequence& sequence);
+  /// Waits until what was saved is on the disk. Errors: kIo, kCancelled.
+  void wait_saved() { publisher_->wait(options_.wait_max); }
+
+  const ContextCacheOptions& options() const { return options_; }
+  const tiers::PackShape& shape() const { return shape_; }
+  const std::string& model_name() const { return model_name_; }
 
   /// Why saving ended before its end; empty where it did not.
   std::string problem() const;
@@ -112,10 +129,6 @@ class ContextCache {
         publisher_(std::move(publisher)) {}
   Sequence restore_longest(KvCache& cache, std::span<const int32_t> tokens,
                            const tiers::Hash128& root);
-  void pin(tiers::PackDirectory& directory, const Sequence& sequence,
-           const std::string& session) const;
-  tiers::SessionManifest manifest_of(tiers::PackDirectory& directory,
-                                     const Sequence& sequence) const;
   void restore_rows(const KvCache& cache, const tiers::FoundContext& found, Sequence& sequence);
   void save_rows(const KvCache& cache, const Sequence& sequence);
   void start_run(uint32_t first_pos);

@@ -21,7 +21,8 @@ struct PackPublisher::State {
   std::mutex mutex;  // of what follows
   std::condition_variable changed;
   std::deque<std::variant<tiers::PackWriter, tiers::RowsWriter>> waiting;
-  bool is_busy = false;
+  uint64_t n_given = 0;  // all of `waiting` since the start
+  uint64_t n_ended = 0;  // of these, in their order
   bool ends = false;
   std::string problem;
   std::string rows_problem;
@@ -70,6 +71,7 @@ PackPublisher::PackPublisher(tiers::PackDirectory directory, const std::atomic<b
 PackPublisher::~PackPublisher() {
   const std::lock_guard lock(state_->mutex);
   state_->ends = true;
+  state_->n_ended += state_->waiting.size();
   state_->waiting.clear();
   state_->changed.notify_all();
 }
@@ -78,20 +80,26 @@ void PackPublisher::add(tiers::PackWriter writer) {
   const std::lock_guard lock(state_->mutex);
   if (!state_->problem.empty()) return;
   state_->waiting.push_back(std::move(writer));
+  ++state_->n_given;
   state_->changed.notify_all();
 }
 
 void PackPublisher::add(tiers::RowsWriter writer) {
   const std::lock_guard lock(state_->mutex);
   state_->waiting.push_back(std::move(writer));
+  ++state_->n_given;
   state_->changed.notify_all();
 }
 
-void PackPublisher::wait(std::chrono::milliseconds wait_max) {
+uint64_t PackPublisher::n_given() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->n_given;
+}
+
+void PackPublisher::wait_named(uint64_t n_given, std::chrono::milliseconds wait_max) {
   std::unique_lock lock(state_->mutex);
   wait_for(wait_max, cancel_, [&](std::chrono::milliseconds time) {
-    return state_->changed.wait_for(lock, time,
-                                    [&] { return state_->waiting.empty() && !state_->is_busy; });
+    return state_->changed.wait_for(lock, time, [&] { return state_->n_ended >= n_given; });
   });
 }
 
@@ -155,7 +163,6 @@ void PackPublisher::run(const std::shared_ptr<State>& state) {
     if (state->waiting.empty()) return;
     auto next = std::move(state->waiting.front());
     state->waiting.pop_front();
-    state->is_busy = true;
     lock.unlock();
     const bool is_pack = std::holds_alternative<tiers::PackWriter>(next);
     PublishedCounts published;
@@ -172,8 +179,11 @@ void PackPublisher::run(const std::shared_ptr<State>& state) {
     state->counts.rows_bytes += published.rows_bytes;
     std::string& first = is_pack ? state->problem : state->rows_problem;
     if (first.empty()) first = problem;
-    if (is_pack && !problem.empty()) state->waiting.clear();
-    state->is_busy = false;
+    ++state->n_ended;
+    if (is_pack && !problem.empty()) {
+      state->n_ended += state->waiting.size();
+      state->waiting.clear();
+    }
     state->changed.notify_all();
   }
 }

@@ -118,6 +118,24 @@ void SharedContexts::finish(ContextCache* saver, Sequence& sequence) {
   use(saver, [&] { saver->finish(engine_.walk(), sequence); });
 }
 
+void SharedContexts::wait_saved() {
+  use(root_.get(), [&] { root_->wait_saved(); });
+}
+
+TextToName SharedContexts::save_to_name(ContextCache* saver, Sequence& sequence) {
+  std::optional<TextToName> text;
+  use(saver, [&] { text = saver->save_to_name(engine_.walk(), sequence); });
+  if (text) return std::move(*text);
+  throw Error(ErrorCode::kUnsupported, "this server does not save contexts", "",
+              "Start it without --no-save, --no-cache and --attn; where it was, its standard error "
+              "says why.");
+}
+
+std::optional<SavedSessions> SharedContexts::sessions() const {
+  if (!is_in_use()) return std::nullopt;
+  return SavedSessions(root_->options(), {root_->shape(), root_->model_name(), {}});
+}
+
 std::vector<std::string> SharedContexts::take_notices() { return std::exchange(notices_, {}); }
 
 }  // namespace strata::engine

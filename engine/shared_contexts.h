@@ -13,6 +13,7 @@
 #include "engine/context_cache.h"
 #include "engine/engine.h"
 #include "engine/prompt_tokens.h"
+#include "engine/saved_sessions.h"
 
 namespace strata::engine {
 
@@ -49,6 +50,12 @@ class SharedContexts {
   void save_closed(ContextCache* saver, const Sequence& sequence);
   void save_rest(ContextCache* saver, Sequence& sequence);
   void finish(ContextCache* saver, Sequence& sequence);
+  /// Waits until what was saved is on the disk.
+  void wait_saved();
+  /// As ContextCache::save_to_name. Errors: kUnsupported where nothing is saved.
+  TextToName save_to_name(ContextCache* saver, Sequence& sequence);
+  /// The folder's named sessions; nothing where it is not in use. Keeps working where saving ends.
+  std::optional<SavedSessions> sessions() const;
 
   /// Takes the lines for the user that have come up since the last call.
   std::vector<std::string> take_notices();

@@ -194,13 +194,13 @@ TEST(AnswerScheduler, SequencesThatNobodyUsesGoWhenRoomIsNeededTheOldestFirst) {
     run(scheduler);
   }
   ASSERT_EQ(scheduler.held().size(), 3u);
-  const uint64_t oldest = scheduler.held()[0].id;
+  const uint32_t oldest = scheduler.held()[0].slot;
   // Three of 61 positions are held, of 256: what comes needs 96.
   orders.push_back(order_of(Tokens(80, letter('d')), 2));
   add(scheduler, orders.back());
   run(scheduler);
   ASSERT_EQ(scheduler.held().size(), 3u);
-  EXPECT_NE(scheduler.held()[0].id, oldest);
+  EXPECT_NE(scheduler.held()[0].slot, oldest);
 }
 
 TEST(AnswerScheduler, ARequestThatIsWrongFailsAlone) {

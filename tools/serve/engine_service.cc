@@ -350,7 +350,7 @@ void EngineService::State::publish() try {
   ServiceCounts now = sums;
   count_engine(engine, now);
   for (const engine::HeldFacts& held : scheduler.held()) {
-    now.slots.push_back({.id = static_cast<uint32_t>(held.id),
+    now.slots.push_back({.id = held.slot,
                          .is_busy = held.is_busy,
                          .n_tokens = held.n_tokens,
                          .n_prompt = held.n_prompt,
