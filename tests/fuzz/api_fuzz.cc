@@ -1,7 +1,8 @@
 // tests/fuzz/api_fuzz.cc - libFuzzer target: any bytes as the body of a request, as the text of an
 // answer, and as a schema of answers.
-// Wanted: an order or Error(kUsage, kBadText) with a remedy; bodies and streams of answers that
-// are JSON; no text lost where no call was found; a schema whose machine always can go on or end.
+// Wanted: an order, an action on a slot whose name reaches no other folder, or Error(kUsage,
+// kBadText) with a remedy; bodies and streams of answers that are JSON; no text lost where no call
+// was found; a schema whose machine always can go on or end.
 // Run: api_fuzz -max_len=4096 -timeout=10 CORPUS_DIR tests/fuzz/seeds/api_fuzz
 #include <cstddef>
 #include <cstdint>
@@ -17,8 +18,10 @@
 #include "base/error.h"
 #include "engine/grammar/json_machine.h"
 #include "engine/text/utf8.h"
+#include "tiers/session_manifest.h"
 #include "tools/serve/api_response.h"
 #include "tools/serve/json_body.h"
+#include "tools/serve/slot_request.h"
 
 namespace {
 
@@ -140,6 +143,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     try {
       const ApiRequest request = parse_request(shape, bytes, ApiDefaults{});
       for (const ToolCallStyle style : kStyles) answer(request, texts, style, size % 2 == 0);
+    } catch (const strata::Error& error) {
+      hold_error(error);
+    }
+  }
+  for (const char* action : {"save", "restore", "erase"}) {
+    try {
+      const SlotAction of = parse_slot_action("7", action, bytes);
+      hold(of.name.empty() || strata::tiers::is_session_name(of.name), "a name of a session");
     } catch (const strata::Error& error) {
       hold_error(error);
     }

@@ -120,6 +120,18 @@ std::unique_ptr<AnswerStream> ScriptedService::submit(AnswerOrder order) {
   return std::make_unique<Stream>(*this);
 }
 
+SlotOutcome ScriptedService::act_on_slot(const SlotAction& action) {
+  const std::lock_guard lock(mutex_);
+  if (refusal) throw *refusal;
+  slot_actions_.push_back(action);
+  return slot_outcome;
+}
+
+std::vector<SlotAction> ScriptedService::slot_actions() const {
+  const std::lock_guard lock(mutex_);
+  return slot_actions_;
+}
+
 std::vector<engine::TokenId> ScriptedService::tokenize(std::string_view text, bool adds_special,
                                                        bool parses_special) const {
   std::vector<engine::TokenId> tokens;

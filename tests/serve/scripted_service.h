@@ -33,6 +33,8 @@ class ScriptedService final : public AnswerService {
   std::function<void()> on_submit;
   /// Thrown by submit() where set.
   std::optional<Error> refusal;
+  /// What every action on a slot comes to.
+  SlotOutcome slot_outcome;
   ServiceFacts said_facts;
   ServiceCounts said_counts;
   std::vector<engine::LayerBlocks> said_layers;
@@ -45,11 +47,13 @@ class ScriptedService final : public AnswerService {
   bool wait_asked() const;
   std::vector<AnswerOrder> orders() const;
   bool wait_drained() const;
+  std::vector<SlotAction> slot_actions() const;
 
   const ServiceFacts& facts() const override { return said_facts; }
   ServiceCounts counts() const override { return said_counts; }
   std::vector<engine::LayerBlocks> layer_blocks() const override { return said_layers; }
   std::unique_ptr<AnswerStream> submit(AnswerOrder order) override;
+  SlotOutcome act_on_slot(const SlotAction& action) override;
   /// A token per byte, its value; 1 before them with `adds_special`, 2 behind with
   /// `parses_special`.
   std::vector<engine::TokenId> tokenize(std::string_view text, bool adds_special,
@@ -65,6 +69,7 @@ class ScriptedService final : public AnswerService {
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
   std::vector<AnswerOrder> orders_;
+  std::vector<SlotAction> slot_actions_;
   size_t n_cancelled_ = 0;
   bool is_asked_ = false;
   bool is_drained_ = false;

@@ -321,13 +321,6 @@ TEST_F(ServeAppTest, TurnsTextIntoTokensAndBack) {
   EXPECT_EQ(post("/apply-template", kHello).body, R"({"prompt":"user: hi|"})");
 }
 
-TEST_F(ServeAppTest, SlotsSayThatNothingNeedsSaving) {
-  start();
-  for (const char* action : {"save", "restore", "erase"})
-    EXPECT_EQ(post(fmt::format("/slots/0?action={}", action), "{}").status, 501) << action;
-  EXPECT_EQ(post("/slots/0", "{}").status, 400);
-}
-
 TEST_F(ServeAppTest, PageLoadsNothingAndSetsNoMarkup) {
   start();
   Reply reply = get("/");

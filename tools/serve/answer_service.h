@@ -96,10 +96,26 @@ struct TierBytes {
 
 /// One context that is held or being answered.
 struct SlotFacts {
-  uint32_t id = 0;
+  uint32_t id = 0;  // as engine::HeldFacts has it
   bool is_busy = false;
   uint64_t n_tokens = 0;                  // of K and V that it holds
   uint64_t n_prompt = 0, n_answered = 0;  // of the order at work
+};
+
+/// What is to become of a context that is held.
+struct SlotAction {
+  enum class Kind : uint8_t { kSave, kRestore, kErase };
+  Kind kind = Kind::kErase;
+  uint32_t slot = 0;
+  std::string name;   // of a session (tiers::is_session_name); kErase: none
+  std::string owner;  // as AnswerOrder's; a slot of another's is as one that is not there
+};
+
+struct SlotOutcome {
+  enum class End : uint8_t { kDone, kNoSlot, kIsBusy, kNoName };
+  End end = End::kDone;
+  // What has the name now, what was restored or erased; bytes of the session's files.
+  uint64_t n_tokens = 0, n_bytes = 0;
 };
 
 /// Sums since the start, and what is there now.
@@ -140,6 +156,10 @@ class AnswerService {
   /// Takes an order into the queue. Errors, at once: ContextLengthError, kBadText, kTemplate,
   /// kUsage; kBusy where the queue is full, kCancelled where the server stops.
   virtual std::unique_ptr<AnswerStream> submit(AnswerOrder order) = 0;
+  /// Waits for a step of the engine and, to save, for the disk. Errors: kUnsupported (no folder of
+  /// saved contexts), kUsage, kContextLengthExceeded, kDoesNotFit, kBadFile, kIo; kCancelled where
+  /// the server stops.
+  virtual SlotOutcome act_on_slot(const SlotAction& action) = 0;
   /// Errors: kBadText.
   virtual std::vector<engine::TokenId> tokenize(std::string_view text, bool adds_special,
                                                 bool parses_special) const = 0;

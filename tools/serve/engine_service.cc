@@ -15,56 +15,16 @@
 #include "engine/answer_scheduler.h"
 #include "engine/grammar/answer_constraint.h"
 #include "tools/serve/event_channel.h"
+#include "tools/serve/open_order.h"
 #include "tools/serve/order_prompt.h"
 #include "tools/serve/service_counts.h"
+#include "tools/serve/slot_job.h"
 
 namespace strata::serve {
 namespace {
 
 // Saved contexts leave this much of the disk to everybody else.
 constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
-
-/// One that has not ended, on the engine's thread.
-struct OpenOrder {
-  explicit OpenOrder(std::shared_ptr<EventChannel> of) : channel(std::move(of)) {}
-  uint64_t id = 0;  // of the scheduler
-  const std::shared_ptr<EventChannel> channel;
-  uint64_t n_cached = 0;
-  std::vector<ScoredToken> scored;  // whose text is still to come
-  bool has_ended = false;
-
-  void tell_prompt(uint64_t n_read, uint64_t n_prompt) {
-    AnswerEvent event;
-    event.n_read = n_read;
-    event.n_prompt = n_prompt;
-    event.n_cached = n_cached;
-    channel->tell(std::move(event));
-  }
-  void tell_text(std::string_view text) {
-    AnswerEvent event;
-    event.kind = AnswerEvent::Kind::kText;
-    event.text = text;
-    event.tokens = std::exchange(scored, {});
-    channel->tell(std::move(event));
-  }
-  void tell_end(const engine::Generation& answer) {
-    if (!scored.empty()) tell_text("");
-    AnswerEvent event;
-    event.kind = AnswerEvent::Kind::kEnd;
-    event.finish_reason = answer.finish_reason;
-    event.stop_text = answer.stop_text;
-    event.usage = answer.usage;
-    event.times = answer.times;
-    event.drafts = answer.drafts;
-    channel->tell(std::move(event));
-  }
-  void tell_error(Error error) {
-    AnswerEvent event;
-    event.kind = AnswerEvent::Kind::kError;
-    event.error = std::move(error);
-    channel->tell(std::move(event));
-  }
-};
 
 struct ArrivedOrder {
   std::shared_ptr<OpenOrder> open;
@@ -75,8 +35,9 @@ struct ArrivedOrder {
 struct Desk {
   std::mutex mutex;
   std::condition_variable wanted;  // an order, a cancellation, an end: the engine's thread looks
-  std::condition_variable ended;   // an order: who drains looks
+  std::condition_variable ended;   // an order or a job: who drains or waits for it looks
   std::vector<ArrivedOrder> arrived;
+  std::vector<std::shared_ptr<SlotJob>> jobs;
   bool has_left = false;  // somebody has cancelled
   bool asks_layers = false;
   std::chrono::steady_clock::time_point next_look;  // at the layers, not before
@@ -115,29 +76,6 @@ class Stream final : public AnswerStream {
   std::shared_ptr<Desk> desk_;
 };
 
-Error as_error(const std::exception_ptr& failure) {
-  try {
-    std::rethrow_exception(failure);
-  } catch (const Error& error) {
-    return error;
-  } catch (const std::bad_alloc&) {
-    return {ErrorCode::kOutOfMemory, "the system gave no memory", "", "free memory, try again"};
-  } catch (const std::exception& error) {
-    return {ErrorCode::kIo, error.what()};
-  }
-}
-
-void count_answer(const engine::Generation& answer, ServiceCounts& sums) {
-  ++(answer.finish_reason == engine::FinishReason::kCancelled ? sums.cancelled : sums.answered);
-  sums.prompt_tokens += answer.usage.prompt_tokens;
-  sums.cached_tokens += answer.usage.cached_tokens;
-  sums.answer_tokens += answer.usage.completion_tokens;
-  sums.drafts.proposed += answer.drafts.proposed;
-  sums.drafts.accepted += answer.drafts.accepted;
-  sums.prompt_seconds += answer.times.prefill_ms * 1e-3;
-  sums.answer_seconds += answer.times.decode_ms * 1e-3;
-}
-
 std::optional<engine::ContextCacheOptions> contexts_of(const engine::Engine& engine,
                                                        const EngineService::Options& wanted) {
   if (wanted.session_dir.empty()) return std::nullopt;
@@ -159,13 +97,17 @@ struct EngineService::State {
         prompts(of),
         facts(service_facts(of, prompts.template_source(), wanted.n_parallel, wanted.plan)),
         token_table(std::make_shared<engine::TokenTable>(of.tokenizer(), facts.vocab_size)),
-        scheduler(of, {.n_parallel = wanted.n_parallel, .contexts = contexts_of(of, wanted)}) {}
+        scheduler(of, {.n_parallel = wanted.n_parallel, .contexts = contexts_of(of, wanted)}),
+        sessions(scheduler.sessions()) {}
 
+  void check_takes_orders() const;
   void check_open() const;
   engine::AnswerTask task_of(AnswerOrder& order) const;
   ScoredToken scored_token(const engine::TokenScores& scores) const;
   void add(ArrivedOrder& order);
   bool take_orders(std::vector<ArrivedOrder>& orders, bool& has_left);
+  void end_jobs();
+  void wait_for_job(const std::shared_ptr<SlotJob>& job);
   void order_ended(OpenOrder& order);
   void fail(OpenOrder& order, const std::exception_ptr& failure);
   void work(std::vector<ArrivedOrder>& orders, bool has_left, bool goes_on);
@@ -184,7 +126,10 @@ struct EngineService::State {
   std::vector<std::shared_ptr<OpenOrder>> open;
   ServiceCounts sums;
   bool looks_at_layers = false;
+  std::vector<std::shared_ptr<SlotJob>> jobs;  // that are done once their results are published
   // Of all.
+  const std::optional<engine::SavedSessions> sessions;
+  std::mutex sessions_mutex;  // one at a time opens the folder
   const std::shared_ptr<Desk> desk = std::make_shared<Desk>();
   std::atomic<bool> stops_step = false;
   std::mutex stop_mutex;  // of what follows
@@ -193,11 +138,16 @@ struct EngineService::State {
   bool is_saved = true;       // written by the thread before it ends
 };
 
-/// Errors: kBusy, kCancelled. Under desk->mutex.
-void EngineService::State::check_open() const {
+/// Errors: kCancelled. Under desk->mutex.
+void EngineService::State::check_takes_orders() const {
   if (!desk->takes_orders)
     throw Error(ErrorCode::kCancelled, "the server is stopping", "",
                 "ask another server, or this one later");
+}
+
+/// Errors: kBusy, kCancelled. Under desk->mutex.
+void EngineService::State::check_open() const {
+  check_takes_orders();
   const uint64_t n_max = uint64_t{options.n_parallel} + options.n_queued_max;
   if (desk->n_open >= n_max)
     throw Error(ErrorCode::kBusy,
@@ -251,7 +201,7 @@ void EngineService::State::fail(OpenOrder& order, const std::exception_ptr& fail
   if (order.has_ended) return;
   ++sums.failed;
   try {
-    order.tell_error(as_error(failure));
+    order.tell_failure(failure);
   } catch (...) {
     order.channel->leave();
   }
@@ -292,15 +242,35 @@ bool EngineService::State::take_orders(std::vector<ArrivedOrder>& orders, bool& 
   std::unique_lock lock(desk->mutex);
   desk->wanted.wait(lock, [&] {
     return desk->ends || desk->has_left || desk->asks_layers || !desk->arrived.empty() ||
-           scheduler.has_work();
+           !desk->jobs.empty() || scheduler.has_work();
   });
+  jobs = std::exchange(desk->jobs, {});
   orders = std::exchange(desk->arrived, {});
   has_left = std::exchange(desk->has_left, false);
   looks_at_layers = std::exchange(desk->asks_layers, false);
   return !desk->ends;
 }
 
+/// Once /slots shows what has become of them.
+void EngineService::State::end_jobs() {
+  if (jobs.empty()) return;
+  const std::lock_guard lock(desk->mutex);
+  for (const auto& job : std::exchange(jobs, {})) job->is_done = true;
+  desk->ended.notify_all();
+}
+
+/// Until the engine's thread has done it. Errors: kCancelled, those of run_slot_job().
+void EngineService::State::wait_for_job(const std::shared_ptr<SlotJob>& job) {
+  std::unique_lock lock(desk->mutex);
+  check_takes_orders();
+  desk->jobs.push_back(job);
+  desk->wanted.notify_one();
+  desk->ended.wait(lock, [&] { return job->is_done; });
+  if (job->failure) std::rethrow_exception(job->failure);
+}
+
 void EngineService::State::work(std::vector<ArrivedOrder>& orders, bool has_left, bool goes_on) {
+  for (const auto& job : jobs) run_slot_job(scheduler, facts.n_ctx, *job);
   for (ArrivedOrder& order : orders) add(order);
   for (const auto& order : open)
     if (has_left && order->channel->is_left()) scheduler.cancel(order->id);
@@ -335,6 +305,7 @@ void EngineService::State::run() {
     }
     std::erase_if(open, [](const auto& order) { return order->has_ended; });
     publish();
+    end_jobs();
   }
   engine.walk().set_cancel(nullptr);
   try {
@@ -459,6 +430,33 @@ std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {
   }
   desk.wanted.notify_one();
   return stream;
+}
+
+SlotOutcome EngineService::act_on_slot(const SlotAction& action) {
+  const auto job = std::make_shared<SlotJob>();
+  job->action = action;
+  if (action.kind == SlotAction::Kind::kErase) {
+    state_->wait_for_job(job);
+    return job->outcome;
+  }
+  if (!state_->sessions)
+    throw Error(ErrorCode::kUnsupported, "this server has no folder of saved contexts", "",
+                "Start it without --no-cache; where it was, its standard error says why.");
+  if (action.kind == SlotAction::Kind::kSave) {
+    state_->wait_for_job(job);
+    if (!job->text) return job->outcome;
+  }
+  const std::lock_guard turn(state_->sessions_mutex);
+  if (action.kind == SlotAction::Kind::kSave) {
+    const engine::NamedContext saved = state_->sessions->save(action.name, *job->text);
+    return {SlotOutcome::End::kDone, saved.tokens.size(), saved.bytes};
+  }
+  auto found = state_->sessions->find(action.name, engine::prefix_root(action.owner));
+  if (!found) return {SlotOutcome::End::kNoName, 0, 0};
+  job->tokens = std::move(found->tokens);
+  job->outcome.n_bytes = found->bytes;
+  state_->wait_for_job(job);
+  return job->outcome;
 }
 
 std::vector<engine::TokenId> EngineService::tokenize(std::string_view text, bool adds_special,

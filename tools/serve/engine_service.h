@@ -53,6 +53,7 @@ class EngineService final : public AnswerService {
   std::vector<engine::LayerBlocks> layer_blocks() const override;
   /// Renders and encodes on the calling thread.
   std::unique_ptr<AnswerStream> submit(AnswerOrder order) override;
+  SlotOutcome act_on_slot(const SlotAction& action) override;
   std::vector<engine::TokenId> tokenize(std::string_view text, bool adds_special,
                                         bool parses_special) const override;
   std::string detokenize(const std::vector<engine::TokenId>& tokens) const override;

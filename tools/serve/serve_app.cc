@@ -12,6 +12,7 @@
 #include "tools/serve/embedded.h"
 #include "tools/serve/forced_call.h"
 #include "tools/serve/model_replies.h"
+#include "tools/serve/slot_request.h"
 
 namespace strata::serve {
 namespace {
@@ -21,6 +22,8 @@ constexpr std::string_view kPagePolicy =
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+constexpr std::string_view kSlotPrefix = "/slots/";
+constexpr size_t kSlotDigitsMax = 9;  // they fit 32 bits
 constexpr std::string_view kMessages = "/v1/messages", kCompletions = "/v1/completions";
 
 ApiShape shape_of(std::string_view path) {
@@ -45,10 +48,10 @@ HttpReply error_reply(std::string_view path, const ApiError& error) {
 
 /// "/slots/7" -> "/slots/{id}"; other paths as they are.
 std::string_view pattern_of(std::string_view path) {
-  constexpr std::string_view kPrefix = "/slots/";
-  if (!path.starts_with(kPrefix) || path.size() == kPrefix.size() || path.size() > 16) return path;
-  const bool is_number =
-      std::ranges::all_of(path.substr(kPrefix.size()), [](char c) { return c >= '0' && c <= '9'; });
+  if (!path.starts_with(kSlotPrefix)) return path;
+  const std::string_view id = path.substr(kSlotPrefix.size());
+  if (id.empty() || id.size() > kSlotDigitsMax) return path;
+  const bool is_number = std::ranges::all_of(id, [](char c) { return c >= '0' && c <= '9'; });
   return is_number ? "/slots/{id}" : path;
 }
 
@@ -234,16 +237,16 @@ HttpReply ServeApp::answer_slots(HttpRequest& request, const HttpClient&) {
 }
 
 HttpReply ServeApp::answer_slot_action(HttpRequest& request, const HttpClient&) {
-  const auto action = request.parameter("action").value_or("");
-  if (action == "save" || action == "restore")
-    return fault(
-        request.path, 501,
-        "contexts are saved by themselves and found by their text: send the same beginning "
-        "again, and the usage says how many of its tokens were cached");
-  if (action == "erase")
-    return fault(request.path, 501,
-                 "contexts belong to no slot: `strata cache rm` removes what is saved");
-  return fault(request.path, 400, "wanted ?action=save, restore or erase");
+  SlotAction action = parse_slot_action(std::string_view(request.path).substr(kSlotPrefix.size()),
+                                        request.parameter("action").value_or(""), request.body);
+  if (!options_.shares_prefixes) action.owner = access_.key_of(request);
+  request.drop_body();
+  const auto begin = std::chrono::steady_clock::now();
+  const SlotOutcome outcome = service_.load()->act_on_slot(action);
+  if (outcome.end != SlotOutcome::End::kDone)
+    return error_reply(request.path, slot_refusal(action, outcome));
+  const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - begin;
+  return json_reply(slot_action_json(action, outcome, time.count()));
 }
 
 HttpReply ServeApp::answer_tokenize(HttpRequest& request, const HttpClient&) {

@@ -92,4 +92,15 @@ void count_engine(engine::Engine& engine, ServiceCounts& counts) {
                           .written_bytes = moved.kv.written_bytes});
 }
 
+void count_answer(const engine::Generation& answer, ServiceCounts& sums) {
+  ++(answer.finish_reason == engine::FinishReason::kCancelled ? sums.cancelled : sums.answered);
+  sums.prompt_tokens += answer.usage.prompt_tokens;
+  sums.cached_tokens += answer.usage.cached_tokens;
+  sums.answer_tokens += answer.usage.completion_tokens;
+  sums.drafts.proposed += answer.drafts.proposed;
+  sums.drafts.accepted += answer.drafts.accepted;
+  sums.prompt_seconds += answer.times.prefill_ms * 1e-3;
+  sums.answer_seconds += answer.times.decode_ms * 1e-3;
+}
+
 }  // namespace strata::serve

@@ -13,5 +13,7 @@ ServiceFacts service_facts(const engine::Engine& engine, const std::string& chat
                            uint32_t n_parallel, const std::vector<std::string>& plan);
 /// Fills in what the engine counts. On the thread of the walk.
 void count_engine(engine::Engine& engine, ServiceCounts& counts);
+/// Adds an answer that has ended.
+void count_answer(const engine::Generation& answer, ServiceCounts& sums);
 
 }  // namespace strata::serve

@@ -27,9 +27,11 @@ class Draw {
   std::mt19937_64 engine_;
 };
 
-constexpr std::string_view kPaths[] = {
-    "/v1/completions", "/v1/chat/completions", "/v1/messages",        "/tokenize",
-    "/detokenize",     "/apply-template",      "/slots/0?action=save"};
+constexpr std::string_view kPaths[] = {"/v1/completions",      "/v1/chat/completions",
+                                       "/v1/messages",         "/tokenize",
+                                       "/detokenize",          "/apply-template",
+                                       "/slots/0?action=save", "/slots/1?action=restore",
+                                       "/slots/2?action=erase"};
 constexpr std::string_view kBodies[] = {
     R"({"prompt":"ab","max_tokens":2,"temperature":0,"stop":["z"],"seed":1})",
     R"({"prompt":[5,6],"max_tokens":2,"stream":true,"stream_options":{"include_usage":true}})",
@@ -37,6 +39,7 @@ constexpr std::string_view kBodies[] = {
     R"({"messages":[{"role":"user","content":[{"type":"text","text":"hi"}]}],"max_tokens":2})",
     R"({"content":"some text","with_pieces":true})",
     R"({"tokens":[3,4,5]})",
+    R"({"filename":"kept.bin"})",
     R"({"prompt":"a","max_tokens":2,"response_format":{"type":"json_object"},"top_k":3})",
     R"({"messages":[{"role":"user","content":"x"}],"max_tokens":2,"tool_choice":"none"})",
 };
