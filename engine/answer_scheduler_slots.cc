@@ -46,16 +46,21 @@ TextToName AnswerScheduler::save_slot(uint32_t slot) {
 
 uint32_t AnswerScheduler::restore_slot(uint32_t slot, std::span<const TokenId> tokens,
                                        const tiers::Hash128& root) {
-  if (!make_room(engine_.cache().make_sequence(root), tokens.size()))
+  const auto fail_lost = [] {
+    throw Error(ErrorCode::kIo, "none of it could be read", "",
+                "Send the text, which is read anew then.");
+  };
+  // Before anybody's context goes for it.
+  const uint32_t n_saved = contexts_.n_saved(tokens, root);
+  if (n_saved == 0) fail_lost();
+  if (look_at_slot(slot, root).place == SlotLook::Place::kIdle) erase_slot(slot);
+  if (!make_room(engine_.cache().make_sequence(root), n_saved))
     throw Error(ErrorCode::kDoesNotFit, "there is no room for it beside the answers at work", "",
                 "Try again when they have ended.");
   std::unique_ptr<ContextCache> saver = contexts_.saver(nullptr);
-  Sequence restored = contexts_.restore(saver.get(), tokens, root);
+  Sequence restored = contexts_.restore(saver.get(), tokens.first(n_saved), root);
   const uint32_t n_restored = restored.n_pos();
-  if (n_restored == 0)
-    throw Error(ErrorCode::kIo, "none of it could be read", "",
-                "Send the text, which is read anew then.");
-  if (look_at_slot(slot, root).place == SlotLook::Place::kIdle) erase_slot(slot);
+  if (n_restored == 0) fail_lost();
   HeldContext held = hold(std::move(restored), std::move(saver));
   held.slot = slot;
   // Which of its tokens a model wrote the packs know (ContextCache::known_text).
