@@ -104,7 +104,9 @@ class AnswerScheduler {
   /// Gives up an idle slot's context and returns its positions. What is saved of it stays.
   uint64_t erase_slot(uint32_t slot);
   /// The names of saved contexts; nothing where none are read or saved.
-  std::optional<SavedSessions> sessions() const { return contexts_.sessions(); }
+  std::optional<SavedSessions> sessions(const std::atomic<bool>* cancel = nullptr) const {
+    return contexts_.sessions(cancel);
+  }
   /// Where K and V of all that is held are (layer_blocks()).
   std::vector<LayerBlocks> held_blocks() const;
   std::vector<std::string> take_notices() { return contexts_.take_notices(); }

@@ -4,6 +4,7 @@
 // named session only keeps its packs from being evicted (docs/adr/0002-saved-contexts.md).
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>

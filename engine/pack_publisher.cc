@@ -96,22 +96,29 @@ uint64_t PackPublisher::n_given() const {
   return state_->n_given;
 }
 
-void PackPublisher::wait_named(uint64_t n_given, std::chrono::milliseconds wait_max) {
+void PackPublisher::wait_named(uint64_t n_given, std::chrono::milliseconds wait_max,
+                               const std::atomic<bool>* cancel) {
   std::unique_lock lock(state_->mutex);
-  wait_for(wait_max, cancel_, [&](std::chrono::milliseconds time) {
+  wait_for(wait_max, cancel, [&](std::chrono::milliseconds time) {
     return state_->changed.wait_for(lock, time, [&] { return state_->n_ended >= n_given; });
   });
 }
 
 void PackPublisher::between_packs(const std::function<void(tiers::PackDirectory&)>& use,
                                   std::chrono::milliseconds wait_max) {
+  while_none_is_named([&] { use(directory_); }, wait_max, cancel_);
+}
+
+void PackPublisher::while_none_is_named(const std::function<void()>& use,
+                                        std::chrono::milliseconds wait_max,
+                                        const std::atomic<bool>* cancel) {
   std::unique_lock lock(state_->naming, std::defer_lock);
   // By the clock of the wall, since the thread sanitizer of g++ 12 does not know the call that
   // waits by the other one. A clock that is set stretches or cuts one short wait of many.
-  wait_for(wait_max, cancel_, [&](std::chrono::milliseconds time) {
+  wait_for(wait_max, cancel, [&](std::chrono::milliseconds time) {
     return lock.try_lock_until(std::chrono::system_clock::now() + time);
   });
-  use(directory_);
+  use();
 }
 
 std::string PackPublisher::problem() const {

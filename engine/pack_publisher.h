@@ -20,7 +20,8 @@ struct PublishedCounts {
   uint64_t rows_bytes = 0;  // of index rows
 };
 
-/// One caller at a time, beside the thread, but for problem() and wait_named().
+/// One caller at a time, beside the thread, but for problem(), wait_named() and
+/// while_none_is_named().
 class PackPublisher {
  public:
   /// Whoever waits looks at `cancel`, about ten times a second, and leaves with Error(kCancelled)
@@ -39,18 +40,25 @@ class PackPublisher {
   void add(tiers::RowsWriter writer);
   /// Waits until every pack has its name or a problem. Errors: kIo where the disk does not answer
   /// within `wait_max`; kCancelled.
-  void wait(std::chrono::milliseconds wait_max) { wait_named(n_given(), wait_max); }
+  void wait(std::chrono::milliseconds wait_max) { wait_named(n_given(), wait_max, cancel_); }
   /// How many packs and rows add() has taken.
   uint64_t n_given() const;
   /// Waits until that many of them have their name or a problem. Errors: as wait(). Threads: any,
   /// where it holds a share of this.
-  void wait_named(uint64_t n_given, std::chrono::milliseconds wait_max);
+  void wait_named(uint64_t n_given, std::chrono::milliseconds wait_max,
+                  const std::atomic<bool>* cancel);
   /// The caller's: for what takes no lock of it.
   tiers::PackDirectory& directory() { return directory_; }
   /// Calls `use` with it while the thread is between two packs: for what takes the lock of the
   /// directory, which the thread holds meanwhile. Errors: kIo as wait(); those of `use`.
   void between_packs(const std::function<void(tiers::PackDirectory&)>& use,
                      std::chrono::milliseconds wait_max);
+
+  /// Calls `use` while the thread is between two packs, as between_packs(), for a directory of the
+  /// caller's. Threads: any, where it holds a share of this. Errors: kIo, kCancelled as wait();
+  /// those of `use`.
+  void while_none_is_named(const std::function<void()>& use, std::chrono::milliseconds wait_max,
+                           const std::atomic<bool>* cancel);
 
   /// Why a pack did not get its name; empty where all did.
   std::string problem() const;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/kv_layout.h"
 
 namespace strata::engine {
 namespace {
@@ -27,7 +28,8 @@ bool is_longer_session(tiers::PackDirectory& directory, const SessionKind& kind,
     if (error.code() == ErrorCode::kIo) throw;
     return false;  // it can never be restored
   }
-  return session && session->model == kind.shape.model && session->tokens.size() > tokens.size() &&
+  return session && directory.root_of(*session, kind.shape) == kind.root &&
+         session->tokens.size() > tokens.size() &&
          std::ranges::equal(std::span(session->tokens).first(tokens.size()), tokens) &&
          n_found(directory, kind, session->tokens) == session->tokens.size();
 }
@@ -46,30 +48,69 @@ tiers::SessionManifest manifest_of(tiers::PackDirectory& directory, const Sessio
   return manifest;
 }
 
+/// A session of that name, and whether it is a text's of this kind.
+struct FoundSession {
+  std::optional<tiers::SessionManifest> manifest;
+  bool is_there = false;
+  bool is_own = false;
+};
+
+bool is_everybodys(const tiers::Hash128& root) { return root == tiers::Hash128{}; }
+
+/// What is refused whole is nobody's that is known: an owner hears no more of it than that it is
+/// there. Errors: kIo; where the root is everybody's also kBadFile, kUnsupported.
+FoundSession find_session(const tiers::PackDirectory& directory, const SessionKind& kind,
+                          const std::string& name) {
+  FoundSession found;
+  try {
+    found.manifest = directory.session(name);
+  } catch (const Error& error) {
+    if (!tiers::is_of_file(error) || is_everybodys(kind.root)) throw;
+    return {std::nullopt, true, false};
+  }
+  found.is_there = found.manifest.has_value();
+  found.is_own = found.is_there && directory.root_of(*found.manifest, kind.shape) == kind.root;
+  return found;
+}
+
 /// What has the name now. Errors: kIo, kBadFile, kUnsupported.
 std::optional<NamedContext> named_context(const tiers::PackDirectory& directory,
                                           const std::string& name) {
   auto session = directory.session(name);
   if (!session) return std::nullopt;
-  NamedContext named{std::move(session->tokens), 0};
-  for (const tiers::SessionEntry& entry : directory.list())
-    if (entry.name == name) named.bytes = entry.bytes;
-  return named;
+  const uint64_t bytes = directory.bytes_of(name, *session);
+  return NamedContext{std::move(session->tokens), bytes};
+}
+
+void check_pinned(const tiers::PackDirectory& directory, const std::string& name,
+                  const tiers::SessionManifest& manifest, uint64_t bytes_max) {
+  if (bytes_max == UINT64_MAX) return;
+  const uint64_t bytes = directory.pinned_bytes(name, manifest.packs);
+  if (bytes > bytes_max)
+    throw Error(ErrorCode::kDoesNotFit,
+                fmt::format("sessions would keep {} bytes of saved contexts, and {}, half of the "
+                            "budget, are the most that names may keep",
+                            bytes, bytes_max),
+                "--cache-budget", "Remove a session (strata session rm), or raise --cache-budget.");
 }
 
 }  // namespace
 
-void pin_session(tiers::PackDirectory& directory, const SessionKind& kind,
-                 std::span<const int32_t> tokens, const std::string& session) {
+PinOutcome pin_session(tiers::PackDirectory& directory, const SessionKind& kind,
+                       std::span<const int32_t> tokens, const std::string& session,
+                       uint64_t pinned_bytes_max) {
   std::vector<std::string> tried;
   for (uint32_t n_tries = 1;; ++n_tries) {
     const tiers::SessionManifest manifest = manifest_of(directory, kind, tokens);
     // Nothing was read before it was stopped: an earlier session of that name stays.
-    if (manifest.packs.empty()) return;
+    if (manifest.packs.empty()) return PinOutcome::kNothingSaved;
     // What was stopped half-way does not cut what was saved whole.
-    if (is_longer_session(directory, kind, session, manifest.tokens)) return;
+    if (is_longer_session(directory, kind, session, manifest.tokens))
+      return PinOutcome::kLongerStays;
+    check_pinned(directory, session, manifest, pinned_bytes_max);
     try {
-      return directory.pin(session, manifest);
+      directory.pin(session, manifest);
+      return PinOutcome::kPinned;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kIo || n_tries == kPinTriesMax || manifest.packs == tried)
         throw;
@@ -78,24 +119,37 @@ void pin_session(tiers::PackDirectory& directory, const SessionKind& kind,
   }
 }
 
-tiers::PackDirectory SavedSessions::open() const {
-  return tiers::PackDirectory::open(
-      options_.directory, options_.limits,
-      options_.calls == nullptr ? tiers::system_calls() : *options_.calls);
+/// A folder that cannot be used is no fault of who asks.
+tiers::PackDirectory SavedSessions::open(uint64_t index_bytes) const {
+  tiers::PackLimits limits = options_.limits;
+  limits.index_bytes = index_bytes;
+  try {
+    return tiers::PackDirectory::open(
+        options_.directory, limits,
+        options_.calls == nullptr ? tiers::system_calls() : *options_.calls);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUsage) throw;
+    throw Error(ErrorCode::kIo, "the folder of saved contexts cannot be used any more",
+                options_.directory, "Make it the server's user's alone again (chmod 700).");
+  }
+}
+
+void SavedSessions::wait_on_disk(const TextToName& text) const {
+  text.publisher->wait_named(text.n_given, options_.wait_max, options_.cancel);
 }
 
 NamedContext SavedSessions::save(const std::string& name, const TextToName& text) const {
   (void)tiers::session_file_name(name);  // throws where it reaches another file
-  text.publisher->wait_named(text.n_given, options_.wait_max);
   const SessionKind kind = kind_of(text.root);
-  tiers::PackDirectory directory = open();
-  if (text.root != tiers::Hash128{})
-    if (const auto earlier = directory.session(name);
-        earlier && n_found(directory, kind, earlier->tokens) == 0)
+  tiers::PackDirectory directory = open(options_.limits.index_bytes);
+  if (!is_everybodys(kind.root))
+    if (const FoundSession earlier = find_session(directory, kind, name);
+        earlier.is_there && !earlier.is_own)
       throw Error(ErrorCode::kUsage, fmt::format("the name '{}' is taken", name), "filename",
                   "Save under another name.");
   const uint32_t n_saved = n_found(directory, kind, text.tokens);
-  if (n_saved < text.tokens.size()) {
+  // Where a longer text's pack has taken the place of the end's, whole blocks are found.
+  if (n_saved < text.tokens.size() / kBlockPositions * kBlockPositions) {
     const std::string problem = text.publisher->problem();
     throw Error(
         ErrorCode::kIo,
@@ -104,7 +158,15 @@ NamedContext SavedSessions::save(const std::string& name, const TextToName& text
         options_.directory,
         "Make room on the disk or raise --cache-budget, erase the slot and send its text again.");
   }
-  pin_session(directory, kind, text.tokens, name);
+  const uint64_t budget_bytes = options_.limits.budget_bytes;
+  const uint64_t pinned_bytes_max = budget_bytes == UINT64_MAX ? budget_bytes : budget_bytes / 2;
+  PinOutcome outcome = PinOutcome::kNothingSaved;
+  text.publisher->while_none_is_named(
+      [&] { outcome = pin_session(directory, kind, text.tokens, name, pinned_bytes_max); },
+      options_.wait_max, options_.cancel);
+  if (outcome == PinOutcome::kNothingSaved)
+    throw Error(ErrorCode::kIo, "what was saved has just been removed", options_.directory,
+                "Save it again.");
   auto named = named_context(directory, name);
   if (!named)
     throw Error(ErrorCode::kIo, fmt::format("session '{}' was just removed", name),
@@ -114,17 +176,17 @@ NamedContext SavedSessions::save(const std::string& name, const TextToName& text
 
 std::optional<NamedContext> SavedSessions::find(const std::string& name,
                                                 const tiers::Hash128& root) const {
-  tiers::PackDirectory directory = open();
-  auto named = named_context(directory, name);
-  if (!named) return std::nullopt;
-  const uint32_t n_saved = n_found(directory, kind_of(root), named->tokens);
-  if (n_saved == 0) return std::nullopt;
-  if (n_saved < kSavedTokensMin)
+  const tiers::PackDirectory directory = open(0);  // nothing is looked up by its text
+  FoundSession found = find_session(directory, kind_of(root), name);
+  if (!found.is_own) return std::nullopt;
+  if (found.manifest->tokens.size() < kSavedTokensMin)
     throw Error(ErrorCode::kUsage,
-                fmt::format("of '{}' {} tokens can be restored; wanted {} or more", name, n_saved,
-                            kSavedTokensMin),
+                fmt::format("'{}' has {} tokens; wanted {} or more", name,
+                            found.manifest->tokens.size(), kSavedTokensMin),
                 "filename", "Send the text: so few tokens are read anew more quickly.");
-  return named;
+  directory.note_use_of(*found.manifest);
+  const uint64_t bytes = directory.bytes_of(name, *found.manifest);
+  return NamedContext{std::move(found.manifest->tokens), bytes};
 }
 
 }  // namespace strata::engine

@@ -131,9 +131,11 @@ TextToName SharedContexts::save_to_name(ContextCache* saver, Sequence& sequence)
               "says why.");
 }
 
-std::optional<SavedSessions> SharedContexts::sessions() const {
+std::optional<SavedSessions> SharedContexts::sessions(const std::atomic<bool>* cancel) const {
   if (!is_in_use()) return std::nullopt;
-  return SavedSessions(root_->options(), {root_->shape(), root_->model_name(), {}});
+  ContextCacheOptions options = root_->options();
+  options.cancel = cancel;
+  return SavedSessions(std::move(options), {root_->shape(), root_->model_name(), {}});
 }
 
 std::vector<std::string> SharedContexts::take_notices() { return std::exchange(notices_, {}); }

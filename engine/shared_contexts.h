@@ -3,6 +3,7 @@
 // not used any more then, and a line says why.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <span>
@@ -55,7 +56,8 @@ class SharedContexts {
   /// As ContextCache::save_to_name. Errors: kUnsupported where nothing is saved.
   TextToName save_to_name(ContextCache* saver, Sequence& sequence);
   /// The folder's named sessions; nothing where it is not in use. Keeps working where saving ends.
-  std::optional<SavedSessions> sessions() const;
+  /// `cancel` is as in ContextCacheOptions, of these alone.
+  std::optional<SavedSessions> sessions(const std::atomic<bool>* cancel = nullptr) const;
 
   /// Takes the lines for the user that have come up since the last call.
   std::vector<std::string> take_notices();

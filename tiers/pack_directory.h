@@ -164,6 +164,16 @@ class PackDirectory {
   std::optional<uint64_t> remove(const std::string& name);
   /// Nothing where there is none. Errors: kIo; kBadFile, kUnsupported: it is refused whole.
   std::optional<SessionManifest> session(const std::string& name) const;
+  /// Whose text a session is: the chain hash before position 0, by its first pack's own head, which
+  /// PackLimits::index_bytes does not bound. Nothing where that pack is not there, is damaged or is
+  /// of another shape. Errors: kIo.
+  std::optional<Hash128> root_of(const SessionManifest& session, const PackShape& shape) const;
+  /// Notes the use of its packs, so that whoever looks for its text finds them. Errors: kIo.
+  void note_use_of(const SessionManifest& session) const;
+  /// Of the manifest of that name and of its packs that are there, rows included. Errors: kIo.
+  uint64_t bytes_of(const std::string& name, const SessionManifest& session) const;
+  /// What all sessions but `name` keep from being evicted, and those packs. Errors: kIo.
+  uint64_t pinned_bytes(const std::string& name, std::span<const std::string> packs) const;
   std::vector<SessionEntry> list() const;
 
   /// Every pack, by name, after another look. What a session that cannot be read pins is not known

@@ -1,5 +1,6 @@
 // The named sessions of a PackDirectory.
 #include <algorithm>
+#include <ranges>
 
 #include "base/error.h"
 #include "tiers/pack_directory.h"
@@ -38,6 +39,51 @@ std::set<std::string> PackDirectory::pinned_packs(const std::string& except_sess
     }
   }
   return pinned;
+}
+
+std::optional<Hash128> PackDirectory::root_of(const SessionManifest& session,
+                                              const PackShape& shape) const {
+  if (session.packs.empty()) return std::nullopt;
+  std::optional<Hash128> root;
+  try {
+    if (const auto first = directory_->open_file(session.packs.front())) {
+      const PackHead head = read_pack_head(*first, session.packs.front());
+      if (head.run.first_pos == 0 && head.run.shape == shape) root = head.run.chain_before;
+    }
+  } catch (const Error& error) {
+    if (!is_of_file(error)) throw;
+  }
+  return root;
+}
+
+/// Backwards: a text loses its end before its beginning.
+void PackDirectory::note_use_of(const SessionManifest& session) const {
+  for (const std::string& pack : std::views::reverse(session.packs))
+    if (const auto file = directory_->open_file(pack)) file->touch();
+}
+
+uint64_t PackDirectory::bytes_of(const std::string& name, const SessionManifest& session) const {
+  const auto rows = rows_bytes();
+  const auto manifest = directory_->status_of(session_file_name(name));
+  uint64_t bytes = manifest ? manifest->bytes : 0;
+  for (const std::string& pack : session.packs) {
+    const auto status = directory_->status_of(pack);
+    bytes += status ? status->bytes : 0;
+    if (const auto of_rows = rows.find(pack); of_rows != rows.end()) bytes += of_rows->second;
+  }
+  return bytes;
+}
+
+uint64_t PackDirectory::pinned_bytes(const std::string& name,
+                                     std::span<const std::string> packs) const {
+  std::set<std::string> pinned = pinned_packs(name);
+  pinned.insert(packs.begin(), packs.end());
+  uint64_t bytes = 0;
+  for (const auto& [pack, of_rows] : rows_bytes())
+    if (pinned.contains(pack)) bytes += of_rows;
+  for (const std::string& pack : pinned)
+    if (const auto status = directory_->status_of(pack)) bytes += status->bytes;
+  return bytes;
 }
 
 void PackDirectory::pin(const std::string& name, const SessionManifest& session) {
