@@ -125,6 +125,7 @@ struct ServiceCounts {
   engine::DraftCounts drafts;
   double prompt_seconds = 0, answer_seconds = 0;  // summed over orders
   uint64_t n_waiting = 0, n_busy = 0;
+  uint64_t n_slot_actions = 0;  // that are open
   uint64_t stalled_steps = 0, corrupt_blocks = 0;
   double hit_rate = 1;  // of chosen blocks in DRAM
   std::vector<TierBytes> tiers;
@@ -157,8 +158,8 @@ class AnswerService {
   /// kUsage; kBusy where the queue is full, kCancelled where the server stops.
   virtual std::unique_ptr<AnswerStream> submit(AnswerOrder order) = 0;
   /// Waits for a step of the engine and, to save, for the disk. Errors: kUnsupported (no folder of
-  /// saved contexts), kUsage, kContextLengthExceeded, kDoesNotFit, kBadFile, kIo; kCancelled where
-  /// the server stops.
+  /// saved contexts), kUsage, kContextLengthExceeded, kDoesNotFit, kBadFile, kIo; kBusy where
+  /// too many are open, kCancelled where the server stops.
   virtual SlotOutcome act_on_slot(const SlotAction& action) = 0;
   /// Errors: kBadText.
   virtual std::vector<engine::TokenId> tokenize(std::string_view text, bool adds_special,

@@ -18,6 +18,7 @@
 #include "tools/serve/open_order.h"
 #include "tools/serve/order_prompt.h"
 #include "tools/serve/service_counts.h"
+#include "tools/serve/slot_desk.h"
 #include "tools/serve/slot_job.h"
 
 namespace strata::serve {
@@ -77,7 +78,8 @@ class Stream final : public AnswerStream {
 };
 
 std::optional<engine::ContextCacheOptions> contexts_of(const engine::Engine& engine,
-                                                       const EngineService::Options& wanted) {
+                                                       const EngineService::Options& wanted,
+                                                       const std::atomic<bool>& cancel) {
   if (wanted.session_dir.empty()) return std::nullopt;
   engine::ContextCacheOptions options;
   options.directory = wanted.session_dir;
@@ -85,6 +87,7 @@ std::optional<engine::ContextCacheOptions> contexts_of(const engine::Engine& eng
   options.limits.free_floor_bytes = kFreeFloorBytes;
   options.limits.index_bytes = engine.context().kv.pack_index_bytes;
   options.saves = options.saves_rows = wanted.saves;
+  options.cancel = &cancel;
   return options;
 }
 
@@ -97,8 +100,9 @@ struct EngineService::State {
         prompts(of),
         facts(service_facts(of, prompts.template_source(), wanted.n_parallel, wanted.plan)),
         token_table(std::make_shared<engine::TokenTable>(of.tokenizer(), facts.vocab_size)),
-        scheduler(of, {.n_parallel = wanted.n_parallel, .contexts = contexts_of(of, wanted)}),
-        sessions(scheduler.sessions()) {}
+        scheduler(of, {.n_parallel = wanted.n_parallel,
+                       .contexts = contexts_of(of, wanted, stops_saving)}),
+        slots(scheduler) {}
 
   void check_takes_orders() const;
   void check_open() const;
@@ -121,6 +125,7 @@ struct EngineService::State {
   const OrderPrompts prompts;
   const ServiceFacts facts;
   const std::shared_ptr<const engine::TokenTable> token_table;  // for answers bound to a schema
+  std::atomic<bool> stops_saving = false;                       // where nothing is saved at the end
   // Of the engine's thread.
   engine::AnswerScheduler scheduler;
   std::vector<std::shared_ptr<OpenOrder>> open;
@@ -128,8 +133,7 @@ struct EngineService::State {
   bool looks_at_layers = false;
   std::vector<std::shared_ptr<SlotJob>> jobs;  // that are done once their results are published
   // Of all.
-  const std::optional<engine::SavedSessions> sessions;
-  std::mutex sessions_mutex;  // one at a time opens the folder
+  SlotDesk slots;
   const std::shared_ptr<Desk> desk = std::make_shared<Desk>();
   std::atomic<bool> stops_step = false;
   std::mutex stop_mutex;  // of what follows
@@ -348,12 +352,14 @@ void EngineService::State::stop(bool saves) {
   const std::lock_guard stopping(stop_mutex);
   if (!thread.joinable()) return;
   saves_at_end = saves;
+  stops_saving = !saves;
   {
     const std::lock_guard lock(desk->mutex);
     desk->takes_orders = false;
     desk->ends = true;
     if (desk->n_open > 0) stops_step = true;
   }
+  slots.stop();
   desk->wanted.notify_one();
   thread.join();
 }
@@ -386,6 +392,7 @@ ServiceCounts EngineService::counts() const {
   const std::lock_guard lock(state_->desk->mutex);
   ServiceCounts counts = state_->desk->counts;
   counts.n_waiting = state_->desk->n_open - std::min(state_->desk->n_open, counts.n_busy);
+  counts.n_slot_actions = state_->slots.n_open();
   return counts;
 }
 
@@ -433,30 +440,8 @@ std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {
 }
 
 SlotOutcome EngineService::act_on_slot(const SlotAction& action) {
-  const auto job = std::make_shared<SlotJob>();
-  job->action = action;
-  if (action.kind == SlotAction::Kind::kErase) {
-    state_->wait_for_job(job);
-    return job->outcome;
-  }
-  if (!state_->sessions)
-    throw Error(ErrorCode::kUnsupported, "this server has no folder of saved contexts", "",
-                "Start it without --no-cache; where it was, its standard error says why.");
-  if (action.kind == SlotAction::Kind::kSave) {
-    state_->wait_for_job(job);
-    if (!job->text) return job->outcome;
-  }
-  const std::lock_guard turn(state_->sessions_mutex);
-  if (action.kind == SlotAction::Kind::kSave) {
-    const engine::NamedContext saved = state_->sessions->save(action.name, *job->text);
-    return {SlotOutcome::End::kDone, saved.tokens.size(), saved.bytes};
-  }
-  auto found = state_->sessions->find(action.name, engine::prefix_root(action.owner));
-  if (!found) return {SlotOutcome::End::kNoName, 0, 0};
-  job->tokens = std::move(found->tokens);
-  job->outcome.n_bytes = found->bytes;
-  state_->wait_for_job(job);
-  return job->outcome;
+  return state_->slots.act(action,
+                           [&](const std::shared_ptr<SlotJob>& job) { state_->wait_for_job(job); });
 }
 
 std::vector<engine::TokenId> EngineService::tokenize(std::string_view text, bool adds_special,
@@ -477,14 +462,15 @@ std::string EngineService::rendered(const AnswerOrder& order) const {
 
 bool EngineService::drain(std::chrono::milliseconds timeout) {
   constexpr std::chrono::milliseconds kLongest = std::chrono::hours(24);  // a clock has an end
+  const auto until = std::chrono::steady_clock::now() + std::min(timeout, kLongest);
   Desk& desk = *state_->desk;
   bool is_in_time = false;
   {
     std::unique_lock lock(desk.mutex);
     desk.takes_orders = false;
-    is_in_time =
-        desk.ended.wait_for(lock, std::min(timeout, kLongest), [&] { return desk.n_open == 0; });
+    is_in_time = desk.ended.wait_until(lock, until, [&] { return desk.n_open == 0; });
   }
+  is_in_time = state_->slots.wait_ended(until) && is_in_time;
   state_->stop(true);
   return is_in_time && state_->is_saved;
 }
