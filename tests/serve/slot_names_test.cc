@@ -198,7 +198,9 @@ TEST(SlotNames, ANameThatWaitsHoldsUpNobodyAndEndsWithTheServer) {
   server.ask(document_of(8));  // its packs wait for the lock
   auto saved = std::async(std::launch::async, [&] { return server.routes->act(1, "save").status; });
   wait_until_open(server, 1);
-  EXPECT_GT(server.act(5, "restore", body_of("early").dump())["n_restored"].get<uint64_t>(), 490u);
+  // Of several one at least comes when the other has its turn at the folder, or waits for it.
+  for (uint32_t slot = 5; slot < 10; ++slot)
+    EXPECT_GT(server.act(slot, "restore", body_of("early").dump())["n_restored"], 490);
   EXPECT_EQ(saved.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
   auto drained = std::async(std::launch::async,
                             [&] { return server.service->drain(std::chrono::milliseconds(0)); });
