@@ -131,6 +131,12 @@ class HeldCalls final : public tiers::DurableCalls {
     const std::lock_guard lock(mutex_);
     held_ = std::this_thread::get_id();
   }
+  /// Of this process, which may run the test again.
+  void reset() {
+    const std::lock_guard lock(mutex_);
+    held_ = {};
+    is_asked_ = is_released_ = false;
+  }
   void wait_until_asked() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return is_asked_; });
@@ -152,6 +158,7 @@ class HeldCalls final : public tiers::DurableCalls {
 TEST(SlotNames, SavingGoesOnBehindANameThatTakesLong) {
   const Place place;
   static HeldCalls& calls = *new HeldCalls;  // threads may end after main() does
+  calls.reset();
   tiers::PackLimits limits;
   limits.lock_wait = std::chrono::milliseconds(1);
   Scheduled run(place, limits, &calls);
