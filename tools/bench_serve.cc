@@ -37,6 +37,9 @@ class FreeTokens final : public serve::AnswerService {
   std::unique_ptr<serve::AnswerStream> submit(serve::AnswerOrder order) override {
     return std::make_unique<Stream>(order.n_predict);
   }
+  serve::SlotOutcome act_on_slot(const serve::SlotAction&) override {
+    return {.end = serve::SlotOutcome::End::kNoSlot};
+  }
   std::vector<engine::TokenId> tokenize(std::string_view, bool, bool) const override { return {}; }
   std::string detokenize(const std::vector<engine::TokenId>&) const override { return {}; }
   std::string rendered(const serve::AnswerOrder&) const override { return {}; }

@@ -116,7 +116,7 @@ class FickleApp final : public HttpApp {
  private:
   class OneWord final : public HttpBody {
    public:
-    explicit OneWord(std::string json) : json_(std::move(json)) {}
+    explicit OneWord(std::string body) : json_(std::move(body)) {}
     bool wait_part(std::string& part, milliseconds) override {
       part = fmt::format(
           "data: {{\"choices\":[{{\"text\":{},\"finish_reason\":\"stop\"}}]}}\n\n"
