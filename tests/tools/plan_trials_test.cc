@@ -104,7 +104,7 @@ class PlannedBench : public testing::SpillingTest {
     of.dram_read_bytes_per_s = of.dram_copy_bytes_per_s = 20e9;
     of.linear = {{TensorType::kF16, 10e9, 20e9, 10e9}};
     of.attend = {{KvCodec::kF16, 32, 5e9, 6e10, 20}};
-    of.step_cost = {.step_us = 5e6, .layer_us = 30};
+    of.step_cost = {.step_us = 5e6, .layer_us = 30, .row_values_per_s = 1e9};
     of.disk_read = {{16 << 10, 8, 1e9}};
     of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = 2e9;
     of.disk_alone = {87.5, 2.9e9};
