@@ -21,6 +21,7 @@ results=build/test
 jobs=$(nproc)
 export CTEST_OUTPUT_ON_FAILURE=1
 export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1  # what one checkout compiled holds for another
 export STRATA_MODELS_DIR=${STRATA_MODELS_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/strata/models}
 
 # count SUITE PASSED FAILED SKIPPED: adds to a suite's result.

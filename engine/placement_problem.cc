@@ -59,8 +59,10 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
         planner::pack_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
   }
   const uint64_t blocks_bytes = shape.n_kv_heads * block_bytes;  // one of each KV head
+  group.cpu_gemm_ms +=
+      planner::rows_ms(request.profile, static_cast<double>(row_values(model.spec.shape, shape)));
   group.kv_gb = gb(blocks_bytes) / kBlockPositions;
-  group.attend_tflop = 4.0 * shape.n_heads * model.spec.shape.head_dim / kTera;
+  group.attend_tflop = attend_flop(model.spec.shape, shape) / kTera;
   ModelShape alone = model.spec.shape;
   alone.layers = {shape};
   const uint64_t n_blocks = kv_bytes_for_context(alone, context.k_codec, context.v_codec,
@@ -242,6 +244,17 @@ PlannedModel describe_for_plan(const GgufFile& file, const ModelSpec& spec) {
   model.device = describe_for_device(
       file, spec, KvLayout::make(KvCodec::kF16, KvCodec::kF16, spec.shape.head_dim));
   return model;
+}
+
+uint64_t row_values(const ModelShape& shape, const LayerShape& layer) {
+  const uint64_t q_width = uint64_t{layer.n_heads} * shape.head_dim;
+  const uint64_t kv_width = uint64_t{layer.n_kv_heads} * shape.head_dim;
+  // Two norms and two sums of the residual; q turned, and its attention; K and V stored.
+  return 4 * uint64_t{shape.d_model} + 2 * q_width + 2 * kv_width + layer.d_ff;
+}
+
+double attend_flop(const ModelShape& shape, const LayerShape& layer) {
+  return 4.0 * layer.n_heads * shape.head_dim;
 }
 
 std::vector<PlacementProblem> placement_problems(const PlannedModel& model,

@@ -61,6 +61,11 @@ struct PlacementRequest {
   double ttft_max_ms = 0, tpot_max_ms = 0;
 };
 
+/// Of a layer and one row of a prompt: values of f32 that norms, RoPE, activations, sums and
+/// conversions write beside products and attention; and operations of attention over one position.
+uint64_t row_values(const ModelShape& shape, const LayerShape& layer);
+double attend_flop(const ModelShape& shape, const LayerShape& layer);
+
 /// One for each codec and chunk. Errors: kUnsupported (check_codecs), those of planner::rates_of.
 std::vector<planner::PlacementProblem> placement_problems(const PlannedModel& model,
                                                           const PlacementRequest& request);

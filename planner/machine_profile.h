@@ -46,9 +46,12 @@ struct AttendRate {
 };
 
 /// What a step takes on the CPU beside its bytes and operations: waiting for the threads, norms,
-/// RoPE, the sampler's logits. Of a small model at depth 0, walked by the engine.
+/// RoPE, the sampler's logits. Of a small model at depth 0, walked by the engine. Each row of a
+/// prompt costs besides what its norms, RoPE, activations and sums write: values of f32, by all
+/// threads.
 struct StepCost {
   double step_us = 0, layer_us = 0;
+  double row_values_per_s = 0;
 };
 
 /// Two that share a resource, run together: what is left of each one's own rate, in (0, 1].

@@ -191,6 +191,11 @@ double gemm_ms(const MachineProfile& profile, TensorType type, double flop) {
   return flop / positive(rate, "gemm_flops") * 1e3;
 }
 
+double rows_ms(const MachineProfile& profile, double values) {
+  const double rate = profile.step_cost.row_values_per_s;
+  return rate > 0 ? values / rate * 1e3 : 0;
+}
+
 double pack_ms(const MachineProfile& profile, TensorType type, double bytes) {
   const bool is_measured = !profile.linear.empty() && profile.linear.front().pack_bytes_per_s > 0;
   const double rate = linear_rate(is_measured ? profile : unmeasured_profile(), type,

@@ -32,6 +32,9 @@ double read_share(const MachineProfile& profile, uint64_t request_bytes, uint32_
 /// that were; of several, the slowest of these answers. Errors: as rates_of().
 double gemv_ms(const MachineProfile& profile, TensorType type, double bytes);
 double gemm_ms(const MachineProfile& profile, TensorType type, double flop);
+/// ms of so many values that a prompt's rows write beside their products; 0 where none were
+/// measured.
+double rows_ms(const MachineProfile& profile, double values);
 /// ms that turning a file's rows into panels takes, in the same way; as unmeasured_profile() has it
 /// where packing was not measured.
 double pack_ms(const MachineProfile& profile, TensorType type, double bytes);

@@ -74,7 +74,7 @@ std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
     }
     return samples;
   }
-  // The last chunk is counted as a whole one. Weights of the sampled chunks sum to all of them.
+  // Weights of the sampled chunks, which are whole, sum to all rows: the last one may have few.
   const double last = static_cast<double>(n_chunks - 1);
   double total = 0;
   for (uint32_t i = 0; i < kChunkSamples; ++i) {
@@ -83,7 +83,7 @@ std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
     total += weight;
     samples.push_back({problem.n_past + chunk * rows, rows, weight});
   }
-  for (ChunkSample& sample : samples) sample.weight *= static_cast<double>(n_chunks) / total;
+  for (ChunkSample& sample : samples) sample.weight *= problem.n_prompt / (rows * total);
   return samples;
 }
 

@@ -34,7 +34,7 @@ struct LayerGroup {
   uint32_t window = 0;           // positions attended; 0 = all
   double weight_gb = 0;          // matrices of one layer, as kernels read them
   double cpu_linear_ms = 0;      // one row through them
-  double cpu_gemm_ms = 0;        // one row of a chunk
+  double cpu_gemm_ms = 0;        // one row of a chunk, with its norms, RoPE and activations
   double gemm_tflop = 0;         // one row
   double pack_ms = 0;            // where they come from the file: rows become panels, by the CPU
   // What their reads take, and those of K and V one extent each, as a share of what so many bytes

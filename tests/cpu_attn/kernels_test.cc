@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "tests/cpu_attn/weak_symbols.h"
 #include "tests/sanitizer.h"
+#include "tests/tree_paths.h"
 
 namespace strata::cpu_attn {
 namespace {
@@ -33,7 +34,7 @@ TEST(Kernels, AnUnknownSetIsRefusedWithTheNamesOfThisCpu) {
 TEST(Kernels, ObjectsWithTheirOwnFlagsDefineNoWeakSymbol) {
   if (sanitizer::kAny)
     GTEST_SKIP() << "a sanitizer adds weak data symbols of its own; the release suite judges";
-  EXPECT_EQ(weak_symbols_in(STRATA_BINARY_DIR "/cpu_attn", "strata::cpu_attn::"), "");
+  EXPECT_EQ(weak_symbols_in(build_path("cpu_attn"), "strata::cpu_attn::"), "");
 }
 
 }  // namespace

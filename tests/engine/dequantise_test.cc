@@ -4,6 +4,7 @@
 // once. dequantise() rounds to f32 once as well (its inner products have at most 24 bits): the
 // tolerance is 0.
 #include "engine/gguf/dequantise.h"
+#include "tests/tree_paths.h"
 
 #include <gtest/gtest.h>
 
@@ -199,7 +200,7 @@ struct Golden {
 };
 
 std::vector<Golden> read_goldens() {
-  std::ifstream file(STRATA_SOURCE_DIR "/tests/engine/ggml_blocks.txt");
+  std::ifstream file(tree_path("tests/engine/ggml_blocks.txt"));
   std::vector<Golden> goldens;
   for (std::string line; std::getline(file, line);) {
     std::istringstream words(line);

@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "tests/engine/template_fixture.h"
+#include "tests/tree_paths.h"
 
 namespace strata::engine {
 namespace {
@@ -87,7 +88,7 @@ class CaseReader {
 
 // Compares every case of a file; returns how many there were.
 size_t compare(const std::string& name) {
-  std::ifstream in(STRATA_SOURCE_DIR "/tests/engine/template_cases/" + name);
+  std::ifstream in(tree_path("tests/engine/template_cases/" + name));
   EXPECT_TRUE(in.is_open()) << name;
   const CaseReader reader(in);
   for (const Case& one : reader.cases) {

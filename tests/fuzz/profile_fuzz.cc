@@ -43,6 +43,7 @@ void check(const MachineProfile& profile) {
   }
   hold_time(profile.step_cost.step_us);
   hold_time(profile.step_cost.layer_us);
+  hold_rate(profile.step_cost.row_values_per_s);
   for (const auto& of : profile.disk_read) hold_rate(of.bytes_per_s);
   if (!profile.disk.empty()) {
     hold_rate(profile.disk_read_bytes_per_s);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/golden/golden_models.h"
+#include "tests/tree_paths.h"
 #include "tools/cli/program.h"
 
 namespace strata::golden {
@@ -21,12 +22,12 @@ struct Answer {
 };
 
 Answer ask(const std::string& model, const std::string& n_threads, const std::string& chunk_rows) {
-  const auto output = std::filesystem::path(STRATA_BINARY_DIR) / "golden_demo_answer.json";
+  const auto output = std::filesystem::path(build_path("golden_demo_answer.json"));
   const std::vector<std::string> arguments = {"run",
                                               "-m",
                                               model,
                                               "-f",
-                                              STRATA_SOURCE_DIR "/examples/archive-log.txt",
+                                              tree_path("examples/archive-log.txt"),
                                               "-p",
                                               "What is the new access code of the north door?",
                                               "--temp",

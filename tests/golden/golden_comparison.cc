@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/sha256.h"
+#include "tests/tree_paths.h"
 #include "tools/makers/golden_prompts.h"
 #include "tools/makers/teacher_forced.h"
 
@@ -96,8 +97,7 @@ void compare_prompt(engine::Engine& engine, const NamedPrompt& prompt, const Gol
 
 void expect_agreement(const std::string& model_path, const std::string& golden_name,
                       bool (*is_chosen)(std::string_view prompt_name), const Tolerance& tolerance) {
-  const std::string folder = STRATA_SOURCE_DIR "/tests/golden/";
-  const auto goldens = makers::read_golden_file(folder + golden_name);
+  const auto goldens = makers::read_golden_file(tree_path("tests/golden/" + golden_name));
   engine::EngineOptions options{.model_path = model_path, .cpu_isa = "", .rope = {}};
   uint64_t n_ctx = 0;
   for (const GoldenPrompt& golden : goldens.prompts)
@@ -107,7 +107,7 @@ void expect_agreement(const std::string& model_path, const std::string& golden_n
   options.n_ctx = n_ctx;
   auto engine = engine::Engine::open(options);
   engine.load({});
-  const auto prompts = makers::golden_prompts(folder + "prompts", engine.tokenizer(),
+  const auto prompts = makers::golden_prompts(tree_path("tests/golden/prompts"), engine.tokenizer(),
                                               engine.spec().shape.n_ctx_train);
   for (const GoldenPrompt& golden : goldens.prompts) {
     if (!is_chosen(golden.name)) continue;

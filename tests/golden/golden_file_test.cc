@@ -9,12 +9,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "tests/tree_paths.h"
 
 namespace strata::makers {
 namespace {
 
 std::string written(const std::string& text) {
-  const auto path = std::filesystem::path(STRATA_BINARY_DIR) / "golden_file_test.goldens";
+  const auto path = std::filesystem::path(build_path("golden_file_test.goldens"));
   std::ofstream(path) << text;
   return path.string();
 }

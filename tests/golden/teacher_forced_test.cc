@@ -8,6 +8,7 @@
 
 #include "tests/golden/golden_comparison.h"
 #include "tests/golden/golden_models.h"
+#include "tests/tree_paths.h"
 #include "tools/makers/f32_copy.h"
 
 namespace strata::golden {
@@ -30,7 +31,7 @@ bool is_below_7k(std::string_view name) { return is_below_30k(name) && name != "
 class F32Copy {
  public:
   explicit F32Copy(const std::string& model)
-      : path_(std::filesystem::path(STRATA_BINARY_DIR) /
+      : path_(std::filesystem::path(build_path()) /
               (std::filesystem::path(model).stem().string() + ".f32.gguf")) {
     makers::write_f32_copy(model, path_.string());
   }

@@ -8,6 +8,7 @@
 #include "engine/gguf/gguf_file.h"
 #include "engine/text/tokenizer.h"
 #include "tests/golden/golden_models.h"
+#include "tests/tree_paths.h"
 
 namespace strata::golden {
 namespace {
@@ -42,9 +43,7 @@ std::string unescaped(std::string_view text) {
 
 /// Two lines a case: kind "text", then the ids.
 std::vector<Case> read_cases(const std::string& name) {
-  std::string path = STRATA_SOURCE_DIR "/tests/golden/";
-  path += name;
-  std::ifstream file(path);
+  std::ifstream file(tree_path("tests/golden/" + name));
   std::vector<Case> cases;
   for (std::string line, ids; std::getline(file, line);) {
     if (line.starts_with("#") || !std::getline(file, ids)) continue;

@@ -7,11 +7,13 @@
 #include <fstream>
 #include <string>
 
+#include "tests/tree_paths.h"
+
 namespace strata::gpu_emu {
 
 /// "name.cc:77", the line of tests/gpu_emu/name.cc that ends in "// @mark".
 inline std::string place_of(const std::string& name, const std::string& mark) {
-  std::ifstream source(std::string(STRATA_SOURCE_DIR "/tests/gpu_emu/") + name);
+  std::ifstream source(tree_path("tests/gpu_emu/" + name));
   const std::string wanted = "// @" + mark;
   std::string line;
   for (int number = 1; std::getline(source, line); ++number) {

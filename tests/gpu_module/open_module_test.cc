@@ -1,6 +1,7 @@
 // Modules that are not there, not ours, of another version, without a driver: a reason each, never
 // an abort. And the module of this build, where it was built.
 #include "gpu_attn/open_module.h"
+#include "tests/tree_paths.h"
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
@@ -81,7 +82,7 @@ TEST(OpenModule, IsLookedForBesideTheProgramAndInTheLibraryFolder) {
   EXPECT_EQ(paths[0], (folder / kCudaModuleName).string());
   EXPECT_TRUE(paths[1].ends_with("/strata/strata_cuda.so")) << paths[1];
   EXPECT_TRUE(paths[1].starts_with(folder.parent_path().string())) << paths[1];
-  EXPECT_EQ(paths[2], STRATA_BINARY_DIR "/gpu_attn/strata_cuda.so");
+  EXPECT_EQ(paths[2], build_path("gpu_attn/strata_cuda.so"));
   EXPECT_EQ(std::ranges::count(paths, paths[1]), 1);
 }
 
@@ -91,7 +92,7 @@ class BuiltModule : public ::testing::Test {
   void SetUp() override {
     if (!std::filesystem::exists(path_)) GTEST_SKIP() << "nvcc was not found: there is no module";
   }
-  const std::string path_ = STRATA_BINARY_DIR "/gpu_attn/strata_cuda.so";
+  const std::string path_ = build_path("gpu_attn/strata_cuda.so");
 };
 
 TEST_F(BuiltModule, CountsDevicesOrSaysWhyThereIsNone) {

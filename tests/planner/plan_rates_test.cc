@@ -97,6 +97,14 @@ TEST(PlanRates, ReadsTakeWhatTheirSizeAndTheirNumberInFlightGive) {
   EXPECT_DOUBLE_EQ(read_share(profile, 1000, 8), 1);
 }
 
+TEST(PlanRates, ValuesThatRowsWriteTakeTimeWhereTheyWereMeasured) {
+  MachineProfile profile = measured_here();
+  profile.step_cost.row_values_per_s = 2e9;
+  EXPECT_DOUBLE_EQ(rows_ms(profile, 6e6), 3);
+  profile.step_cost.row_values_per_s = 0;
+  EXPECT_EQ(rows_ms(profile, 6e6), 0);
+}
+
 TEST(PlanRates, ALayerCostsItsStepsShareAndItsAttentions) {
   MachineProfile profile = measured_here();
   profile.step_cost = {.step_us = 70, .layer_us = 30};

@@ -9,6 +9,7 @@
 #include "tests/cpu_attn/weak_symbols.h"
 #include "tests/sanitizer.h"
 #include "tests/tiers/xxh3_reference.h"
+#include "tests/tree_paths.h"
 
 namespace strata::tiers {
 namespace {
@@ -105,7 +106,7 @@ TEST(HashKernels, AllGiveTheReferencesValueOverWholeBlocks) {
 TEST(HashKernels, ObjectsWithTheirOwnFlagsDefineNoWeakSymbol) {
   if (sanitizer::kAny)
     GTEST_SKIP() << "a sanitizer adds weak data symbols of its own; the release suite judges";
-  EXPECT_EQ(weak_symbols_in(STRATA_BINARY_DIR "/tiers", "hash_"), "");
+  EXPECT_EQ(weak_symbols_in(build_path("tiers"), "hash_"), "");
 }
 
 }  // namespace

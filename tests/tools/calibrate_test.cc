@@ -72,7 +72,7 @@ TEST(Calibrate, GivesAProfileThatIsReadBackWithEveryFigure) {
   ASSERT_EQ(back.pairs.size(), 2u);
   EXPECT_EQ(back.pairs[0].second, "attend");
   EXPECT_EQ(back.pairs[1].second, "gemv");
-  EXPECT_EQ(figures.size(), 1u + 2u + 1u + 3u + 2u + 2u);
+  EXPECT_EQ(figures.size(), 1u + 2u + 1u + 1u + 3u + 2u + 2u);
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
@@ -140,12 +140,11 @@ TEST(LinearTrial, KnowsARightKernelFromAWrongOne) {
   EXPECT_FALSE(LinearTrial(wrong, TensorType::kQ4_0, sizes).is_right());
 }
 
-TEST(AttendTrial, CountsItsBytesAndOperations) {
+TEST(AttendTrial, CountsItsBytes) {
   const KvLayout layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, 64);
   AttendTrial trial(cpu_attn::choose_kernels(), KvCodec::kQ8_0, 64, /*n_threads=*/2, 4 * kMiB);
   const uint64_t n_segments = 4 * kMiB / layout.block_bytes / 8;
   EXPECT_EQ(trial.decode_bytes(), n_segments * 256 * kv_position_bytes(layout));
-  EXPECT_EQ(trial.prefill_flops(), uint64_t{8} * 2 * 96 * 256 * 64 * 4);
 }
 
 TEST(AttendTrial, KnowsARightKernelFromAWrongOne) {
@@ -221,6 +220,33 @@ TEST(WalkTrial, ReadsKAndVOfEveryLayerAndHead) {
   }
 }
 
+TEST(WalkTrial, ReadsRowsWithoutProductsAndCountsTheRest) {
+  WalkTrialShape shape{.n_layers = 3, .n_kv_heads = 2, .head_dim = 32, .width = 96, .d_ff = 160};
+  shape.n_held = 256;
+  shape.n_tokens = 40;
+  static uint32_t n_multiplied = 0, n_attended = 0;
+  KernelTable counting = cpu_attn::choose_kernels();
+  counting.linear = [](const LinearArgs&) { ++n_multiplied; };
+  counting.attend_segment = [](const AttendArgs& args) {
+    ++n_attended;
+    cpu_attn::choose_kernels().attend_segment(args);
+  };
+  WalkTrial trial(shape, counting, 1, nullptr);
+  // Eight query heads of 32 dimensions; four of d_model, twice q, K and V, and d_ff.
+  EXPECT_EQ(trial.row_values(5), 5 * 3 * (4 * 96 + 2 * 8 * 32 + 2 * 2 * 32 + 160));
+  EXPECT_EQ(trial.attend_flop(100, 40), 40 * (100 + 20) * 3 * 4 * 8 * 32);
+  trial.begin_at(100);
+  trial.read(40, ReadWork::kRows);
+  EXPECT_EQ(n_attended, 0u);
+  trial.begin_at(100);
+  trial.read(40, ReadWork::kAttention);
+  // 140 positions are one segment; 24 of 40 rows, of four heads each, are a tile: two tiles.
+  EXPECT_EQ(n_attended, 3u * 2 * 2);
+  EXPECT_EQ(n_multiplied, 0u);
+  trial.begin_at(100);
+  trial.decode();  // with the engine's own kernels
+}
+
 class CalibrateVerb : public testing::RefusalTest {
  protected:
   testing::Launch launch(const std::vector<std::string>& more = {}) const {
@@ -239,6 +265,7 @@ class CalibrateVerb : public testing::RefusalTest {
     of.dram_copy_bytes_per_s = 4e9;
     of.linear = {{TensorType::kQ4_0, 1e9, 2e9, 3e9}};
     of.attend = {{KvCodec::kF16, 64, 5e9, 6e10}};
+    of.step_cost.row_values_per_s = 1e9;
     of.disk_read = {{4096, 1, 4e7}};
     of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = 3e9;
     of.disk_alone = {87.5, 2.9e9};

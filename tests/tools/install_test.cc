@@ -8,6 +8,7 @@
 
 #include "tests/engine/test_folder.h"
 #include "tests/tools/strata_process.h"
+#include "tests/tree_paths.h"
 
 namespace strata::cli {
 namespace {
@@ -25,10 +26,10 @@ TEST(Install, PutsTheProgramAndItsPapersIntoThePrefix) {
   const auto run = [&](const std::string& command) {
     return std::system((command + " > '" + log + "' 2>&1").c_str());
   };
-  ASSERT_EQ(run("cmake --install '" STRATA_BINARY_DIR "' --prefix '" + prefix + "'"), 0)
+  ASSERT_EQ(run("cmake --install '" + build_path() + "' --prefix '" + prefix + "'"), 0)
       << first_line(log);
   ASSERT_EQ(run("'" + prefix + "/bin/strata' --version"), 0) << first_line(log);
-  EXPECT_EQ(first_line(log), "strata " STRATA_VERSION);
+  EXPECT_EQ(first_line(log), "strata " + project_version());
   for (const std::string paper : {"README.md", "CHANGELOG.md", "LICENSE"})
     EXPECT_TRUE(std::filesystem::exists(prefix + "/share/doc/strata/" + paper)) << paper;
   for (const std::string paper :

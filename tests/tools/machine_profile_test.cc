@@ -35,7 +35,7 @@ MachineProfile full_profile() {
   of.dram_copy_bytes_per_s = 1e9 / 3;
   of.linear = {{TensorType::kQ4_0, 1.5e9, 2.5e11, 7e9}, {TensorType::kF16, 3e9, 4e11, 2.25e9}};
   of.attend = {{KvCodec::kF16, 64, 5e9, 6e10, 12.5}, {KvCodec::kQ8_0, 64, 7e9, 8e10, 0}};
-  of.step_cost = {.step_us = 81.25, .layer_us = 34.5};
+  of.step_cost = {.step_us = 81.25, .layer_us = 34.5, .row_values_per_s = 2.5e9};
   of.disk_read = {{4096, 1, 4e7}, {4096, 32, 9e8}, {1 << 20, 32, 3e9}};
   of.disk_read_bytes_per_s = 3.1e9;
   of.disk_write_bytes_per_s = 1.2e9;
@@ -85,6 +85,7 @@ TEST(MachineProfileFile, EveryFigureComesBackExactly) {
   EXPECT_EQ(found.attend[0].decode_layer_us, 12.5);
   EXPECT_EQ(found.step_cost.step_us, 81.25);
   EXPECT_EQ(found.step_cost.layer_us, 34.5);
+  EXPECT_EQ(found.step_cost.row_values_per_s, 2.5e9);
   ASSERT_EQ(found.disk_read.size(), 3u);
   EXPECT_EQ(found.disk_read[1].depth, 32u);
   EXPECT_EQ(found.disk_alone.alpha_us, 87.5);
@@ -113,6 +114,7 @@ TEST(MachineProfileFile, EveryRateMustBeFiniteAndAboveZero) {
                          "/linear/1/pack_bytes_per_s",
                          "/attend/0/decode_bytes_per_s",
                          "/attend/1/prefill_flops",
+                         "/step/row_values_per_s",
                          "/disk/read_bytes_per_s",
                          "/disk/write_bytes_per_s",
                          "/disk/alone/bytes_per_s",
@@ -177,8 +179,8 @@ TEST(MachineProfileFile, OtherWrongValuesAreRefusedByName) {
     json value;
     const char* said;
   };
-  const std::vector<Case> cases = {{"/version", 1, "wanted 2 as version"},
-                                   {"/version", 3, "wanted 2 as version"},
+  const std::vector<Case> cases = {{"/version", 2, "wanted 3 as version"},
+                                   {"/version", 4, "wanted 3 as version"},
                                    {"/version", "1", "version"},
                                    {"/measured_at", "yesterday", "measured_at"},
                                    {"/measured_at", "2026-02-30T00:00:00Z", "measured_at"},

@@ -71,6 +71,7 @@ TEST_F(PlanBadInput, ARateOfZeroIsNamed) {
   profile.dram_read_bytes_per_s = profile.dram_copy_bytes_per_s = 8e9;
   profile.linear = {{TensorType::kF16, 1e9, 2e9, 1e9}};
   profile.attend = {{KvCodec::kF16, 32, 5e9, 6e10}};
+  profile.step_cost.row_values_per_s = 1e9;
   profile.disk_read = {{16 << 10, 8, 1e9}};
   profile.disk_read_bytes_per_s = profile.disk_write_bytes_per_s = 2e9;
   profile.disk_alone = {87.5, 2.9e9};
@@ -78,7 +79,8 @@ TEST_F(PlanBadInput, ARateOfZeroIsNamed) {
   write_machine_profile(path, profile);
   std::ifstream in(path);
   const std::string good(std::istreambuf_iterator<char>(in), {});
-  for (const std::string key : {"read_bytes_per_s", "gemv_bytes_per_s", "decode_bytes_per_s"}) {
+  for (const std::string key :
+       {"read_bytes_per_s", "gemv_bytes_per_s", "decode_bytes_per_s", "row_values_per_s"}) {
     SCOPED_TRACE(key);
     std::string text = good;
     const size_t at = text.find("\"" + key + "\"");

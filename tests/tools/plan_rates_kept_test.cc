@@ -58,7 +58,7 @@ class PlanOfKeptRates : public testing::RefusalTest {
     of.dram_copy_bytes_per_s = pace * 8e9;
     of.linear = {{TensorType::kF16, pace * 1e9, pace * 2e9, pace * 1e9}};
     of.attend = {{KvCodec::kF16, 32, pace * 5e9, pace * 6e10, 20 / pace}};
-    of.step_cost = {.step_us = 50 / pace, .layer_us = 30 / pace};
+    of.step_cost = {.step_us = 50 / pace, .layer_us = 30 / pace, .row_values_per_s = pace * 1e9};
     if (of.disk.empty()) return of;
     of.disk_read = {{16 << 10, 8, pace * 1e9}};
     of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = pace * 2e9;

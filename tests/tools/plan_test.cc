@@ -90,6 +90,23 @@ TEST_F(Plan, PricesWhatAMethodReads) {
                  {2, "usage", {"0.98p", "depends on the text"}, "--kv-budget", "2048"});
 }
 
+TEST_F(Plan, TheFirstTokenOfASparselyReadPromptIsSaidToBeThatOfAnExactlyReadOne) {
+  const std::vector<std::string> exact = {"--device", "none", "-c",          "128k",
+                                          "--attn",   "mean", "--kv-budget", "2k"};
+  std::vector<std::string> sparse = exact;
+  sparse.insert(sparse.end(), {"--sparse-prefill", "4096"});
+  const auto said = [&](const std::vector<std::string>& options) {
+    return plan(options)["notes"].dump().find("of a prompt that is read exactly") !=
+           std::string::npos;
+  };
+  EXPECT_FALSE(said(exact));
+  EXPECT_TRUE(said(sparse));
+  EXPECT_EQ(plan(sparse)["ttft_ms"], plan(exact)["ttft_ms"]);
+  expect_refused(
+      arguments({"--device", "none", "--sparse-prefill", "on"}),
+      {2, "usage", {"reads all of a prompt"}, "sparse-prefill", "leave one of them out"});
+}
+
 TEST_F(Plan, RefusesWhatCannotBePlacedWithWhatWould) {
   // Not one layer: the model alone is too large.
   expect_refused(arguments({"--device", "none", "--dram", "20MiB"}),

@@ -104,7 +104,7 @@ class PlannedBench : public testing::SpillingTest {
     of.dram_read_bytes_per_s = of.dram_copy_bytes_per_s = 20e9;
     of.linear = {{TensorType::kF16, 10e9, 20e9, 10e9}};
     of.attend = {{KvCodec::kF16, 32, 5e9, 6e10, 20}};
-    of.step_cost = {.step_us = 5e6, .layer_us = 30};
+    of.step_cost = {.step_us = 5e6, .layer_us = 30, .row_values_per_s = 1e9};
     of.disk_read = {{16 << 10, 8, 1e9}};
     of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = 2e9;
     of.disk_alone = {87.5, 2.9e9};
@@ -226,27 +226,28 @@ TEST_F(PlannedBench, TriesPlansOfNoDepthInManyTurns) {
 TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
   keep_profile();
   const auto outcome =
-      bench({"--validate-plans", "--plans", "5", "-d", "3000", "-r", "1", "-o", "json"});
+      bench({"--validate-plans", "--plans", "10", "-d", "3000", "-r", "1", "-o", "json"});
   const json found = json::parse(outcome.out, nullptr, false);
   ASSERT_EQ(found["cells"].size(), 3u);
   uint64_t budget = 0;
   double regret = 1;
-  size_t n_spilling = 0, n_streaming = 0, n_slowed = 0;
+  size_t n_moved = 0, n_spilling = 0, n_streaming = 0, n_slowed = 0;
   for (const json& cell : found["cells"]) {
     EXPECT_EQ(cell["n_depth"], 3000);
     EXPECT_GT(cell["dram_bytes"], budget);
     budget = cell["dram_bytes"];
-    ASSERT_EQ(cell["plans"].size(), 5u) << outcome.err;
+    ASSERT_EQ(cell["plans"].size(), 10u) << outcome.err;
     EXPECT_EQ(cell["plans"][0]["plan"], "planner");
     EXPECT_GT(cell["paired_regret"], 0);
     EXPECT_GE(cell["repeat_spread"], 0);
-    EXPECT_LE(cell["clear_pairs"], 10);
+    EXPECT_LE(cell["clear_pairs"], 45);
     n_slowed += cell.contains("slower_disk");
     regret = std::max(regret, cell["paired_regret"].get<double>());
     std::set<std::pair<uint64_t, uint64_t>> different;
     for (const json& plan : cell["plans"]) {
       different.emplace(plan["streamed_layers"].get<uint64_t>(),
                         plan["kv_dram_bytes"].get<uint64_t>());
+      n_moved += plan["plan"] == "less K and V" || plan["plan"] == "fewer weights";
       n_spilling += plan["kv_dram_bytes"] > 0;
       n_streaming += plan["streamed_layers"] > 0;
       EXPECT_GE(plan["predicted_ms"], 5000);
@@ -255,8 +256,9 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
       // Staging of a spill file is counted for the budget, up to 64 MiB apart.
       EXPECT_LE(plan["predicted_peak_bytes"], budget + 64 * kMiB) << plan;
     }
-    EXPECT_EQ(different.size(), 5u) << cell;
+    EXPECT_EQ(different.size(), 10u) << cell;
   }
+  EXPECT_GT(n_moved, 0u);
   EXPECT_GT(n_spilling, 0u);
   EXPECT_GT(n_streaming, 0u);
   EXPECT_GT(n_slowed, 0u);
@@ -265,7 +267,7 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
       EXPECT_EQ(cell["slower_disk"]["share"], 0.8);
       EXPECT_GE(cell["slower_disk"]["plan_ms"], 0);
     }
-  EXPECT_EQ(found["n_plans"], 15);
+  EXPECT_EQ(found["n_plans"], 30);
   EXPECT_GT(found["error_median"], 0.5);  // the profile is made up
   EXPECT_EQ(found["regret"], regret);
 }

@@ -11,6 +11,7 @@
 #include "tests/engine/small_model.h"
 #include "tests/tools/refusal.h"
 #include "tests/tools/strata_process.h"
+#include "tests/tree_paths.h"
 
 namespace strata::cli {
 namespace {
@@ -166,8 +167,8 @@ TEST_F(RunOutput, IsTheSameTextForTheSameSeed) {
 }
 
 TEST_F(RunOutput, IsVersionOrHelpWhereAskedFor) {
-  EXPECT_EQ(run_strata({"--version"}).out, "strata " STRATA_VERSION "\n");
-  EXPECT_EQ(run_strata({"run", "--version"}).out, "strata " STRATA_VERSION "\n");
+  EXPECT_EQ(run_strata({"--version"}).out, "strata " + project_version() + "\n");
+  EXPECT_EQ(run_strata({"run", "--version"}).out, "strata " + project_version() + "\n");
   for (const std::string verb : {"run", "chat", "inspect", "tokenize", "bench"}) {
     const Outcome help = run_strata({verb, "--help"});
     EXPECT_EQ(help.exit_code, 0);

@@ -9,6 +9,7 @@
 
 #include "cpu_attn/kernels.h"
 #include "index/method.h"
+#include "tests/tree_paths.h"
 #include "tools/eval/attention_trace.h"
 
 namespace strata::eval {
@@ -98,7 +99,7 @@ class SmolLm2Trace : public ::testing::Test {
   }
 
   static constexpr uint32_t kAlignFloats = 16;
-  const AttentionTrace trace_ = read_trace(STRATA_SOURCE_DIR "/tests/data/smollm2_trace.bin");
+  const AttentionTrace trace_ = read_trace(tree_path("tests/data/smollm2_trace.bin"));
   const KernelTable& kernels_ = *cpu_attn::available_kernels().back();
   const index::Rule rule_ = {.budget = {index::Budget::Kind::kTokens, kBudget}};
   std::vector<float> scratch_;

@@ -18,6 +18,7 @@
 #include "tests/tiers/child_process.h"
 #include "tests/tiers/small_disk.h"
 #include "tests/tools/spilling_model.h"
+#include "tests/tree_paths.h"
 
 namespace strata::cli {
 namespace {
@@ -228,12 +229,12 @@ TEST_F(SpillRun, UserWithoutRightsAndRingGetsTheSameTokens) {
   Launch launch;
   launch.arguments = spilling({"--session-dir", folder_.path("saved")});
   launch.environment = {{"HOME", folder_.path()}, {"XDG_CACHE_HOME", ""}, {"STRATA_NO_CACHE", "0"}};
-  launch.prepare = [] {
+  launch.prepare = [program = build_path("tools/strata")] {
     const rlimit limit = {kLockedBytes, kLockedBytes};
     tiers::demand(::setrlimit(RLIMIT_MEMLOCK, &limit) == 0, "the limit on locked memory");
     tiers::demand(::setgroups(0, nullptr) == 0 && ::setgid(kNobody) == 0 && ::setuid(kNobody) == 0,
                   "another user");
-    tiers::demand(::access(STRATA_BINARY_DIR "/tools/strata", X_OK) == 0, "the binary is hidden");
+    tiers::demand(::access(program.c_str(), X_OK) == 0, "the binary is hidden");
   };
   const std::string expected = tokens_of(run_strata(in_memory()));
   const Outcome with_ring = run_strata(launch);

@@ -17,6 +17,7 @@
 
 #include "tests/engine/test_folder.h"
 #include "tests/sanitizer.h"
+#include "tests/tree_paths.h"
 
 extern char** environ;
 
@@ -25,7 +26,11 @@ namespace {
 
 constexpr int kPatienceMs = 60'000;  // beyond this the process hangs: it is ended, the test fails
 
-constexpr const char* kProgram = STRATA_BINARY_DIR "/tools/strata";
+/// Looked up before a process forks.
+const std::string& program_path() {
+  static const std::string path = build_path("tools/strata");
+  return path;
+}
 
 std::vector<std::string> child_environment(const std::map<std::string, std::string>& added) {
   std::map<std::string, std::string> variables;
@@ -62,7 +67,7 @@ struct Streams {
 pid_t start(const std::vector<std::string>& arguments,
             const std::map<std::string, std::string>& environment, const Streams& streams) {
   std::vector<std::string> words = arguments;
-  words.insert(words.begin(), kProgram);
+  words.insert(words.begin(), program_path());
   std::vector<std::string> variables = child_environment(environment);
   const auto argv = pointers(words);
   const auto envp = pointers(variables);
@@ -96,7 +101,7 @@ pid_t start(const std::vector<std::string>& arguments,
   } catch (...) {
     ::_exit(kNotPrepared);
   }
-  ::execve(kProgram, argv.data(), envp.data());
+  ::execve(program_path().c_str(), argv.data(), envp.data());
   ::_exit(127);
 }
 

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <iterator>
 
+#include "tests/tree_paths.h"
+
 namespace strata::tree {
 namespace {
 
@@ -51,7 +53,7 @@ std::vector<TreeFile> read_tree(const std::string& root) {
 }
 
 const std::vector<TreeFile>& this_tree() {
-  static const std::vector<TreeFile> tree = read_tree(STRATA_SOURCE_DIR);
+  static const std::vector<TreeFile> tree = read_tree(tree_path());
   return tree;
 }
 

@@ -12,8 +12,6 @@ namespace {
 
 constexpr uint64_t kDistinct = 64;        // blocks with values of their own
 constexpr uint64_t kSegmentsPerTask = 4;  // of decoding
-constexpr uint64_t kCachedSegments = 8;   // that a prompt's tiles share
-constexpr uint64_t kTilesPerThread = 8;
 constexpr float kTolerance = 1e-3f;  // of values near 1: f32 sums over 256 positions, other order
 
 }  // namespace
@@ -78,16 +76,13 @@ AttendTrial::AttendTrial(const KernelTable& kernels, KvCodec codec, uint32_t hea
     : kernels_(kernels),
       memory_(HostMemory::reserve(memory_bytes)),
       blocks_(kernels, KvLayout::make(codec, codec, head_dim), memory_) {
-  for (uint32_t i = 0; i < n_threads; ++i) {
-    decode_tiles_.emplace_back(kGroup, head_dim);
-    prefill_tiles_.emplace_back(kMaxTileQueries, head_dim);
-  }
+  for (uint32_t i = 0; i < n_threads; ++i) tiles_.emplace_back(kGroup, head_dim);
 }
 
 bool AttendTrial::is_right() {
   const std::byte* blocks[kExtentBlocks];
   blocks_.segment(0, 1, blocks);
-  TrialTile& tile = prefill_tiles_.front();
+  TrialTile tile(kMaxTileQueries, blocks_.layout().head_dim);
   TrialTile wanted(kMaxTileQueries, blocks_.layout().head_dim);
   kernels_.attend_segment(tile.args(blocks_.layout(), blocks));
   cpu_attn::available_kernels().front()->attend_segment(wanted.args(blocks_.layout(), blocks));
@@ -103,12 +98,6 @@ uint64_t AttendTrial::decode_bytes() const {
   return blocks_.n_segments() * cpu_attn::attend_bytes(blocks_.layout(), kSegmentPositions);
 }
 
-uint64_t AttendTrial::prefill_flops() const {
-  const uint64_t n_tiles = kTilesPerThread * prefill_tiles_.size();
-  return n_tiles * cpu_attn::attend_flops(uint64_t{kMaxTileQueries} * kSegmentPositions,
-                                          blocks_.layout().head_dim);
-}
-
 void AttendTrial::decode(ThreadPool& pool) {
   pool.for_each(blocks_.n_segments(), kSegmentsPerTask,
                 [&](uint64_t begin, uint64_t end, uint32_t worker) {
@@ -116,22 +105,10 @@ void AttendTrial::decode(ThreadPool& pool) {
                   for (uint64_t idx = begin; idx < end; ++idx) {
                     blocks_.segment(idx, 1, blocks);
                     blocks_.segment(std::min(idx + 1, blocks_.n_segments() - 1), 1, next);
-                    AttendArgs args = decode_tiles_[worker].args(blocks_.layout(), blocks);
+                    AttendArgs args = tiles_[worker].args(blocks_.layout(), blocks);
                     args.next_blocks = next;
                     args.n_next_blocks = kExtentBlocks;
                     kernels_.attend_segment(args);
-                  }
-                });
-}
-
-void AttendTrial::prefill(ThreadPool& pool) {
-  pool.for_each(kTilesPerThread * prefill_tiles_.size(), 1,
-                [&](uint64_t begin, uint64_t end, uint32_t worker) {
-                  const std::byte* blocks[kExtentBlocks];
-                  for (uint64_t idx = begin; idx < end; ++idx) {
-                    blocks_.segment(idx % std::min(kCachedSegments, blocks_.n_segments()), 1,
-                                    blocks);
-                    kernels_.attend_segment(prefill_tiles_[worker].args(blocks_.layout(), blocks));
                   }
                 });
 }

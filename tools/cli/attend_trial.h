@@ -1,5 +1,5 @@
 // tools/cli/attend_trial.h - attention over random K and V in DRAM, to be timed: one decoded
-// token's queries over all of it, and tiles of a prompt's queries over segments that a cache holds.
+// token's queries over all of it.
 #pragma once
 
 #include <cstdint>
@@ -51,17 +51,14 @@ class AttendTrial {
   bool is_right();
   /// Bytes of K and V that decode() reads.
   uint64_t decode_bytes() const;
-  /// Operations of prefill(); multiply and add count as two.
-  uint64_t prefill_flops() const;
 
   void decode(ThreadPool& pool);
-  void prefill(ThreadPool& pool);
 
  private:
   const KernelTable& kernels_;
   HostMemory memory_;
   TrialBlocks blocks_;
-  std::vector<TrialTile> decode_tiles_, prefill_tiles_;  // one for each thread
+  std::vector<TrialTile> tiles_;  // one for each thread
 };
 
 }  // namespace strata::cli

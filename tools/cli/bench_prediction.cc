@@ -72,6 +72,7 @@ BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
     prediction.step = plan.token_at(test.n_depth + test.n_gen / 2.0, pace);
   } else {
     prediction.step = plan.prompt_behind(test.n_depth, test.n_prompt, pace);
+    prediction.was_read_sparsely = plan.subject.request.sparse.has_value();
   }
   return prediction;
 }
@@ -94,7 +95,8 @@ std::string prediction_row(const std::string& test, const BenchPrediction& predi
                            fmt::format("{:.0f} %", 100 * prediction.share()),
                            engine::bytes_text(prediction.peak_bytes),
                            engine::bytes_text(prediction.measured_bytes),
-                           busy_text(prediction.step) + " |");
+                           busy_text(prediction.step) +
+                               (prediction.was_read_sparsely ? ", read exactly |" : " |"));
 }
 
 ordered_json prediction_json(const BenchPrediction& prediction) {
@@ -107,6 +109,7 @@ ordered_json prediction_json(const BenchPrediction& prediction) {
                        {"measured_ms", prediction.measured_ms},
                        {"predicted_share", prediction.share()}};
   for (size_t i = 0; i < planner::kPlanParts; ++i) json[kBusy[i]] = prediction.step.busy_ms[i];
+  json["was_read_sparsely"] = prediction.was_read_sparsely;
   json["binding"] = plan_part_name(prediction.step.binding());
   json["predicted_peak_bytes"] = prediction.peak_bytes;
   json["measured_peak_bytes"] = prediction.measured_bytes;

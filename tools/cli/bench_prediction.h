@@ -14,7 +14,8 @@ namespace strata::cli {
 
 /// Of one token, or of a whole prompt.
 struct BenchPrediction {
-  bool is_measured = false;  // of rates that were; else it says nothing of this machine
+  bool is_measured = false;        // of rates that were; else it says nothing of this machine
+  bool was_read_sparsely = false;  // the measured prompt; a prediction is of exact reading
   planner::StepTime step;
   planner::MachinePace pace;
   double measured_ms = 0;       // the median

@@ -45,6 +45,15 @@ constexpr uint64_t kCopySlice = 16;  // pieces
 constexpr uint32_t kLayerCounts[] = {4, 8, 12};
 constexpr uint32_t kStepTurns = 7;
 constexpr uint32_t kShortSteps = 16;  // so many times as many passes: each takes a tenth of a ms
+constexpr uint64_t kCheckedBytes = uint64_t{4} << 20;  // of K and V that a kernel is checked on
+constexpr uint32_t kAttendingRows = 192;               // of a prompt: some tiles of every KV head
+// As wide as small models are: what rows hold lies beyond first caches.
+constexpr WalkTrialShape kRowsShape{.n_layers = 3,
+                                    .n_kv_heads = 2,
+                                    .width = 512,
+                                    .d_ff = 1536,
+                                    .n_held = kExtentPositions,
+                                    .n_tokens = WalkTrial::kReadRowsMax};
 
 class Calibration {
  public:
@@ -54,6 +63,7 @@ class Calibration {
   void measure_memory();
   void measure_linear(TensorType type);
   void measure_steps();
+  void measure_rows();
   void measure_attention(KvCodec codec, uint32_t head_dim);
   void measure_disk(RawDisk& disk);
   void measure_pairs(RawDisk& disk);
@@ -96,7 +106,7 @@ class Calibration {
   template <class Call>
   double passes_per_s(const Call& call);
   double read_for(RawDisk& disk, double seconds);
-  planner::RateCurve measure_decode(const WalkTrialShape& shape);
+  void measure_walked(WalkTrial& trial, const WalkTrialShape& shape, planner::AttendRate& rate);
 
   const CalibrateOptions& options_;
   ThreadPool& pool_;
@@ -157,19 +167,21 @@ void Calibration::measure_linear(TensorType type) {
 
 void Calibration::measure_attention(KvCodec codec, uint32_t head_dim) {
   const char* name = kv_codec_name(codec);
-  AttendTrial trial(*options_.kernels, codec, head_dim, pool_.size(), options_.memory_bytes);
-  STRATA_CHECK(trial.is_right(), "the %s attention kernel of %s x %u is wrong",
-               options_.kernels->name, name, head_dim);
-  const double prefill_s = clear_seconds(1, [&](uint64_t) { trial.prefill(pool_); });
-  const planner::RateCurve decode = measure_decode({.head_dim = head_dim, .codec = codec});
-  profile_.attend.push_back({codec, head_dim, decode.bytes_per_s,
-                             static_cast<double>(trial.prefill_flops()) / prefill_s,
-                             decode.alpha_us});
+  STRATA_CHECK(AttendTrial(*options_.kernels, codec, head_dim, 1, kCheckedBytes).is_right(),
+               "the %s attention kernel of %s x %u is wrong", options_.kernels->name, name,
+               head_dim);
+  WalkTrialShape shape{.head_dim = head_dim, .codec = codec};
+  shape.n_held = WalkTrial::positions_of(shape, options_.memory_bytes);
+  shape.n_tokens = std::max(options_.n_passes + 1, kAttendingRows);
+  WalkTrial trial(shape, *options_.kernels, pool_.size(), options_.cancel);
+  planner::AttendRate rate{.codec = codec, .head_dim = head_dim};
+  measure_walked(trial, shape, rate);
+  profile_.attend.push_back(rate);
   options_.on_figure(fmt::format(
       "attention over {} x {}: one token {:.0f} us a layer and {:.1f} GB/s, a prompt's {:.0f} "
       "GFLOP/s",
-      name, head_dim, decode.alpha_us, decode.bytes_per_s / 1e9,
-      profile_.attend.back().prefill_flops / 1e9));
+      name, head_dim, rate.decode_layer_us, rate.decode_bytes_per_s / 1e9,
+      rate.prefill_flops / 1e9));
 }
 
 /// What a layer and a step take at depth 0: of models that differ in their layers, a line through
@@ -204,31 +216,53 @@ void Calibration::measure_steps() {
   for (size_t k = 0; k < kCounts; ++k)
     samples.push_back({static_cast<double>(kLayerCounts[k]), median(of_count[k])});
   const planner::RateCurve line = planner::fit_rate(samples);  // of layers in place of bytes
-  profile_.step_cost = {.step_us = line.alpha_us, .layer_us = 1e6 / line.bytes_per_s};
+  profile_.step_cost.step_us = line.alpha_us;
+  profile_.step_cost.layer_us = 1e6 / line.bytes_per_s;
   const auto [least, most] = std::ranges::minmax(layer_us);
   options_.on_figure(fmt::format(
       "a step: {:.0f} us and {:.1f} us a layer, beside its bytes ({:.1f} to {:.1f} in {} turns)",
       line.alpha_us, profile_.step_cost.layer_us, least, most, kStepTurns));
 }
 
-/// Of one layer: what attending takes at all beside step_cost, and the rate of K and V.
-planner::RateCurve Calibration::measure_decode(const WalkTrialShape& like) {
-  WalkTrialShape shape = like;
-  shape.n_held = WalkTrial::positions_of(shape, options_.memory_bytes);
-  shape.n_tokens = options_.n_passes + 1;
-  WalkTrial trial(shape, *options_.kernels, pool_.size(), options_.cancel);
-  std::vector<planner::TimeSample> samples;
+/// Of one layer: what attending takes one token at all beside step_cost, and the rate of K and V;
+/// the rate of a prompt's rows, from what more positions before them take.
+void Calibration::measure_walked(WalkTrial& trial, const WalkTrialShape& shape,
+                                 planner::AttendRate& rate) {
+  std::vector<planner::TimeSample> decoded, read;
   // The shortest says what a layer takes at all, the others are beyond any cache.
   for (const uint32_t n_positions :
        {shape.n_held, std::max(kExtentPositions, shape.n_held / 2), kExtentPositions}) {
     trial.begin_at(n_positions);
-    const double seconds = clear_seconds(1, [&](uint64_t) { trial.decode(); });
-    samples.push_back({static_cast<double>(trial.kv_bytes(n_positions)), seconds});
+    const double token_s = clear_seconds(1, [&](uint64_t) { trial.decode(); });
+    decoded.push_back({static_cast<double>(trial.kv_bytes(n_positions)), token_s});
+    const double rows_s = clear_seconds(1, [&](uint64_t) {
+      trial.begin_at(n_positions);
+      trial.read(kAttendingRows, ReadWork::kAttention);
+    });
+    read.push_back({trial.attend_flop(n_positions, kAttendingRows), rows_s});
   }
-  planner::RateCurve curve = planner::fit_rate(samples);
+  const planner::RateCurve curve = planner::fit_rate(decoded);
   const double other_us = profile_.step_cost.step_us + shape.n_layers * profile_.step_cost.layer_us;
-  curve.alpha_us = std::max(0.0, (curve.alpha_us - other_us) / shape.n_layers);
-  return curve;
+  rate.decode_bytes_per_s = curve.bytes_per_s;
+  rate.decode_layer_us = std::max(0.0, (curve.alpha_us - other_us) / shape.n_layers);
+  rate.prefill_flops = planner::fit_rate(read).bytes_per_s;  // of operations in place of bytes
+}
+
+/// What a prompt's rows write beside products and attention: of two numbers of rows, so that what a
+/// step takes at all is not in it.
+void Calibration::measure_rows() {
+  WalkTrial trial(kRowsShape, *options_.kernels, pool_.size(), options_.cancel);
+  std::vector<planner::TimeSample> samples;
+  for (const uint32_t n_rows : {kRowsShape.n_tokens, kRowsShape.n_tokens / 4}) {
+    const double seconds = clear_seconds(1, [&](uint64_t) {
+      trial.begin_at(1);
+      trial.read(n_rows, ReadWork::kRows);
+    });
+    samples.push_back({trial.row_values(n_rows), seconds});
+  }
+  profile_.step_cost.row_values_per_s = planner::fit_rate(samples).bytes_per_s;
+  options_.on_figure(fmt::format("a prompt's rows beside products and attention: {:.2f} G values/s",
+                                 profile_.step_cost.row_values_per_s / 1e9));
 }
 
 void Calibration::measure_disk(RawDisk& disk) {
@@ -359,6 +393,7 @@ uint32_t calibrate(const CalibrateOptions& options, ThreadPool& pool, MachinePro
   calibration.measure_memory();
   for (const TensorType type : options.types) calibration.measure_linear(type);
   calibration.measure_steps();
+  calibration.measure_rows();
   for (const uint32_t head_dim : options.head_dims)
     for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
       if (codec == KvCodec::kF16 || head_dim % kActGroup == 0)

@@ -59,11 +59,14 @@ std::string profile_text(const MachineProfile& profile) {
   std::string out = fmt::format(
       "machine    {}, {} threads, {}, {}\n"
       "memory     reads {:.1f} GB/s, copies {:.1f} GB/s\n"
-      "a step     {:.0f} us and {:.1f} us a layer, beside its bytes\n"
+      "a step     {:.0f} us and {:.1f} us a layer, beside its bytes; a prompt's rows write {:.2f} "
+      "G "
+      "values/s\n"
       "weights    type     one row GB/s   a prompt's GFLOP/s   packing GB/s\n",
       profile.cpu, profile.n_threads, profile.cpu_isa, bytes_text(profile.dram_bytes),
       profile.dram_read_bytes_per_s / 1e9, profile.dram_copy_bytes_per_s / 1e9,
-      profile.step_cost.step_us, profile.step_cost.layer_us);
+      profile.step_cost.step_us, profile.step_cost.layer_us,
+      profile.step_cost.row_values_per_s / 1e9);
   for (const auto& of : profile.linear)
     out +=
         fmt::format("           {:<8} {:12.1f} {:20.0f} {:14.1f}\n", tensor_type_info(of.type).name,

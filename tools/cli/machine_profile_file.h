@@ -12,7 +12,7 @@
 
 namespace strata::cli {
 
-inline constexpr uint64_t kProfileVersion = 2;  // of the file's keys
+inline constexpr uint64_t kProfileVersion = 3;  // of the file's keys
 
 /// One object. What there is no figure of is left out.
 std::string machine_profile_json(const planner::MachineProfile& profile);

@@ -179,25 +179,27 @@ std::string machine_profile_json(const MachineProfile& profile) {
                      {"second", of.second},
                      {"first_share", of.first_share},
                      {"second_share", of.second_share}});
-  ordered_json root = {
-      {"version", kProfileVersion},
-      {"written_by", profile.written_by},
-      {"measured_at", profile.measured_at},
-      {"machine",
-       {{"cpu", profile.cpu},
-        {"cpu_isa", profile.cpu_isa},
-        {"n_threads", profile.n_threads},
-        {"dram_bytes", profile.dram_bytes},
-        {"disk", profile.disk},
-        {"device", profile.device},
-        {"driver", profile.driver}}},
-      {"dram",
-       {{"read_bytes_per_s", profile.dram_read_bytes_per_s},
-        {"copy_bytes_per_s", profile.dram_copy_bytes_per_s}}},
-      {"linear", linear},
-      {"attend", attend},
-      {"step", {{"step_us", profile.step_cost.step_us}, {"layer_us", profile.step_cost.layer_us}}},
-      {"pairs", pairs}};
+  ordered_json root = {{"version", kProfileVersion},
+                       {"written_by", profile.written_by},
+                       {"measured_at", profile.measured_at},
+                       {"machine",
+                        {{"cpu", profile.cpu},
+                         {"cpu_isa", profile.cpu_isa},
+                         {"n_threads", profile.n_threads},
+                         {"dram_bytes", profile.dram_bytes},
+                         {"disk", profile.disk},
+                         {"device", profile.device},
+                         {"driver", profile.driver}}},
+                       {"dram",
+                        {{"read_bytes_per_s", profile.dram_read_bytes_per_s},
+                         {"copy_bytes_per_s", profile.dram_copy_bytes_per_s}}},
+                       {"linear", linear},
+                       {"attend", attend},
+                       {"step",
+                        {{"step_us", profile.step_cost.step_us},
+                         {"layer_us", profile.step_cost.layer_us},
+                         {"row_values_per_s", profile.step_cost.row_values_per_s}}},
+                       {"pairs", pairs}};
   if (profile.disk_read_bytes_per_s > 0) root["disk"] = disk_json(profile);
   if (profile.gpu.hbm_bytes > 0) root["gpu"] = gpu_json(profile.gpu);
   return json_text(root) + "\n";
@@ -226,9 +228,10 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& p
   profile.dram_read_bytes_per_s = top.at("dram").at("read_bytes_per_s").rate();
   profile.dram_copy_bytes_per_s = top.at("dram").at("copy_bytes_per_s").rate();
   read_kernels(top, profile);
-  top.at("step").expect_keys({"step_us", "layer_us"});
-  profile.step_cost = {top.at("step").at("step_us").microseconds(),
-                       top.at("step").at("layer_us").microseconds()};
+  const Place step = top.at("step");
+  step.expect_keys({"step_us", "layer_us", "row_values_per_s"});
+  profile.step_cost = {step.at("step_us").microseconds(), step.at("layer_us").microseconds(),
+                       step.at("row_values_per_s").rate()};
   top.at("pairs").each([&](const Place& at) { read_pair(at, profile); });
   if (top.has("disk") == profile.disk.empty())
     root.refuse(profile.disk.empty() ? "no disk where none is named" : "the rates of its disk");

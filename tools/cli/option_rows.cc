@@ -92,7 +92,7 @@ constexpr OptionSpec kRows[] = {
      "with --attn other than exact, read prompts approximately too: from token N on each batch "
      "attends itself and what the method chooses of the text before it; on = 8192. What is read so "
      "is not saved",
-     Sources::kEverywhere, kAnswering | kBench | kEval, &S::sparse_prefill},
+     Sources::kEverywhere, kAnswering | kPlan | kBench | kEval, &S::sparse_prefill},
     {"draft-lookup", "--draft-max,--draft", Section::kModel, ValueKind::kText, "auto", 0, 0,
      "auto|off|N",
      "guess up to N tokens ahead by what stood behind the last ones earlier in the text, and check "

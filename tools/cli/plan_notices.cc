@@ -72,9 +72,10 @@ void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
                                                             : "rule",
                      plan.solve_ms > 0 ? fmt::format(" ({:.0f} ms)", plan.solve_ms) : "",
                      plan.subject.rates_text));
-  notice(fmt::format("plan: a token has {}; a prompt of {} tokens takes {}",
+  notice(fmt::format("plan: a token has {}; a prompt of {} tokens takes {}{}",
                      busy_text(plan.token_at(n_ctx)), engine::grouped_number(n_ctx - 1),
-                     time_text(plan.prompt_behind(0, n_ctx - 1).ms)));
+                     time_text(plan.prompt_behind(0, n_ctx - 1).ms),
+                     plan.subject.request.sparse ? ", read exactly" : ""));
 }
 
 std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
@@ -107,6 +108,7 @@ ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answe
       {"kv_share", {{"hbm", shares.hbm}, {"dram", shares.dram}, {"nvme", shares.file}}},
       {"predicted_ttft_ms", plan.prompt_behind(n_cached, std::max(0.0, n_prompt - n_cached)).ms},
       {"ttft_ms", answer.times.ttft_ms}};
+  if (plan.subject.request.sparse) json["was_read_sparsely"] = true;
   if (plan.solve_ms > 0) json["solve_ms"] = plan.solve_ms;
   if (steps.empty()) return json;
   const StepTime token = plan.token_at(n_prompt + static_cast<double>(steps.size()) / 2);

@@ -73,6 +73,16 @@ void set_touched(const index::Budget& budget, PlanSubject& subject) {
   subject.knows_touched = budget.kind == Kind::kTokens || budget.kind == Kind::kShare;
 }
 
+/// A rate of selected chunks is not known: every row of a run scans the index.
+void set_sparse(const engine::EngineOptions& options, PlanSubject& subject) {
+  if (options.sparse_from == engine::kNeverSparse) return;
+  subject.request.sparse = options.selection;
+  subject.notes.push_back(
+      fmt::format("the time to the first token is that of a prompt that is read exactly: with "
+                  "--sparse-prefill what comes after token {} is read in less",
+                  engine::grouped_number(options.sparse_from)));
+}
+
 void set_attention(const Command& command, PlanSubject& subject) {
   engine::EngineOptions options = engine_options(command.settings);
   if (command.settings.attn == "auto")
@@ -80,6 +90,7 @@ void set_attention(const Command& command, PlanSubject& subject) {
   subject.request.method = options.method;
   subject.attention = "exact";
   if (!options.method) return;
+  set_sparse(options, subject);
   const ModelShape& shape = subject.model.spec.shape;
   index::check_supported(*options.method,
                          KvLayout::make(options.k_codec, options.v_codec, shape.head_dim));
@@ -372,7 +383,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.n_answers = options.n_answers;
   set_drafts(engine, request);
   request.method = options.method;
-  if (options.sparse_from != engine::kNeverSparse) request.sparse = options.selection;
+  set_sparse(options, subject);
   subject.attention = options.method ? command.settings.attn : "exact";
   if (options.method) set_touched(options.selection.budget, subject);
   set_wishes(command, subject);

@@ -18,6 +18,8 @@ namespace {
 using engine::Engine;
 using engine::Placement;
 
+constexpr double kMove = 0.1;  // a share
+
 std::vector<uint8_t> streamed_flags(uint32_t n_streamed, uint64_t n_layers) {
   std::vector<uint8_t> flags(n_layers);
   for (uint64_t i = 0; i < n_layers; ++i) flags[i] = is_spread_to(i, n_streamed, n_layers) ? 1 : 0;
@@ -92,6 +94,23 @@ void list_presets(const PlanSpace& space, const TakePlan& take) {
   if (!space.is_possible(n_layers)) return;
   take("weights on disk", space.with(n_layers, space.room(n_layers)));
   take("all on disk", space.with(n_layers, space.smallest()));
+}
+
+void list_moves(const PlanSpace& space, const Placement& of, const TakePlan& take) {
+  const auto n_streamed = static_cast<uint32_t>(std::ranges::count(of.is_streamed, uint8_t{1}));
+  const uint32_t n_moved =
+      std::max(1u, static_cast<uint32_t>(std::lround(space.n_layers() * kMove)));
+  const uint64_t kv = of.kv_dram_bytes == 0 ? space.whole() : of.kv_dram_bytes;
+  const auto moved_bytes = static_cast<uint64_t>(static_cast<double>(kv) * kMove);
+  // What K and V have where they have all that is left, or what they had.
+  const auto try_kv = [&](const char* name, uint32_t n, uint64_t wanted) {
+    if (n <= space.n_layers() && space.is_possible(n))
+      take(name, space.with(n, std::clamp(wanted, space.smallest(), space.room(n))));
+  };
+  try_kv("fewer weights", n_streamed + n_moved, space.whole());
+  if (n_streamed > 0) try_kv("more weights", n_streamed - std::min(n_streamed, n_moved), kv);
+  try_kv("less K and V", n_streamed, kv - moved_bytes);
+  try_kv("more K and V", n_streamed, kv + moved_bytes);
 }
 
 void draw_plans(const PlanSpace& space, uint64_t seed, uint32_t n_draws, const TakePlan& take) {

@@ -40,6 +40,8 @@ using TakePlan = std::function<bool(std::string name, engine::Placement placemen
 
 /// What users and other systems do by hand.
 void list_presets(const PlanSpace& space, const TakePlan& take);
+/// A tenth of the layers more or fewer from the file, a tenth of what K and V have more or less.
+void list_moves(const PlanSpace& space, const engine::Placement& of, const TakePlan& take);
 /// At most so many draws; the same seed draws the same plans.
 void draw_plans(const PlanSpace& space, uint64_t seed, uint32_t n_draws, const TakePlan& take);
 

@@ -58,8 +58,9 @@ class CellTrial {
       : command_(command), cell_(cell), options_(options) {}
 
   std::vector<PlanTrial> list();
-  void measure(PlanTrial& trial);
-  double spread_of(const std::vector<PlanTrial>& trials);
+  /// Leaves those that fit.
+  void measure(std::vector<PlanTrial>& trials);
+  double spread() const { return spread_; }
   double ratio_in_turns(const Placement& first, const Placement& second);
   DiskTrial slow_disk(const PlanTrial& own);
 
@@ -68,6 +69,10 @@ class CellTrial {
     return std::make_unique<PlanRun>(command_, cell_, placement, options_.timing, options_.cancel,
                                      disk_rate);
   }
+  struct Rounds {
+    std::vector<double> predicted_ms, measured_ms;
+  };
+  void measure_once(PlanTrial& trial, Rounds& rounds);
   template <class Compare>
   double in_turns(PlanRun& first, PlanRun& second, const Compare& compare);
   double disk_pace();
@@ -76,6 +81,7 @@ class CellTrial {
   const PlanCell& cell_;
   const PlanTrialOptions& options_;
   planner::MachineProfile profile_;
+  double spread_ = 0;
 };
 
 double CellTrial::disk_pace() {
@@ -98,6 +104,7 @@ std::vector<PlanTrial> CellTrial::list() {
     return trials.size() < options_.n_plans;
   };
   list_presets(space, take);
+  list_moves(space, Placement(trials.front().placement), take);
   if (trials.size() < options_.n_plans)
     draw_plans(space, options_.seed, kDrawsPerPlan * options_.n_plans, take);
   return trials;
@@ -105,31 +112,55 @@ std::vector<PlanTrial> CellTrial::list() {
 
 /// Memory and the disk are probed beside each plan: what a disk that others share gives changes
 /// within seconds.
-void CellTrial::measure(PlanTrial& trial) {
+void CellTrial::measure_once(PlanTrial& trial, Rounds& rounds) {
+  check_bench_cancelled(options_.cancel);
   const double disk_before = disk_pace();
   engine::release_freed_memory();  // of the plan and the probe before
   engine::forget_peak_memory();
   const auto running = run(trial.placement);
-  trial.measured_ms = running->token_ms();
-  trial.measured_bytes = engine::peak_memory_bytes();  // before the probes, which take some
+  rounds.measured_ms.push_back(running->token_ms());
+  // Before the probes, which take some.
+  trial.measured_bytes = std::max(trial.measured_bytes, engine::peak_memory_bytes());
   const PlacedPlan& plan = running->plan();
   const planner::MachinePace pace{.dram = dram_pace(plan, running->dram_gbytes_per_s()),
                                   .disk = (disk_before + disk_pace()) / 2};
-  trial.predicted_ms = plan.token_at(running->n_positions(), pace).ms;
+  rounds.predicted_ms.push_back(plan.token_at(running->n_positions(), pace).ms);
   trial.predicted_bytes = predicted_peak_bytes(plan);
 }
 
-/// Plans from all over the list, opened and measured anew: by how much one differs from itself at
+/// Plans from all over the list stand in every round twice: by how much one differs from itself at
 /// most.
-double CellTrial::spread_of(const std::vector<PlanTrial>& trials) {
+void CellTrial::measure(std::vector<PlanTrial>& trials) {
+  std::vector<Rounds> rounds(trials.size()), again(trials.size());
+  const size_t n_repeats = std::min<size_t>(options_.n_repeats, trials.size());
+  std::vector<uint8_t> is_repeated(trials.size()), has_no_room(trials.size());
+  for (size_t i = 0; i < n_repeats; ++i) is_repeated[i * trials.size() / n_repeats] = 1;
+  for (uint32_t round = 0; round < options_.n_rounds; ++round)
+    for (size_t i = 0; i < trials.size(); ++i) {
+      if (has_no_room[i]) continue;
+      try {
+        measure_once(trials[i], rounds[i]);
+        if (is_repeated[i]) measure_once(trials[i], again[i]);
+      } catch (const Error& error) {
+        // What the others are judged beside is the planner's own.
+        if (error.code() != ErrorCode::kDoesNotFit || i == 0) throw;
+        has_no_room[i] = 1;
+        options_.on_note(fmt::format("{}: {}", trials[i].name, error.what()));
+      }
+    }
+  std::vector<PlanTrial> kept;
   double spread = 0;
-  const size_t n = std::min<size_t>(options_.n_repeats, trials.size());
-  for (size_t i = 0; i < n; ++i) {
-    const PlanTrial& trial = trials[i * trials.size() / n];
-    const double again_ms = run(trial.placement)->token_ms();
-    spread = std::max(spread, std::abs(std::log(again_ms / trial.measured_ms)));
+  for (size_t i = 0; i < trials.size(); ++i) {
+    if (has_no_room[i]) continue;
+    trials[i].predicted_ms = median(rounds[i].predicted_ms);
+    trials[i].measured_ms = median(rounds[i].measured_ms);
+    if (is_repeated[i])
+      spread = std::max(spread,
+                        std::abs(std::log(median(again[i].measured_ms) / trials[i].measured_ms)));
+    kept.push_back(std::move(trials[i]));
   }
-  return std::exp(spread) - 1;
+  spread_ = std::exp(spread) - 1;
+  trials = std::move(kept);
 }
 
 /// The median of compare(first's ms, second's ms), in turns: what drifts meanwhile drifts for both.
@@ -216,17 +247,8 @@ CellResult try_plans(const Command& command, const PlanCell& cell,
   CellResult result;
   result.cell = cell;
   CellTrial trial(command, cell, options);
-  for (PlanTrial& of : trial.list()) {
-    check_bench_cancelled(options.cancel);
-    try {
-      trial.measure(of);
-      result.trials.push_back(std::move(of));
-    } catch (const Error& error) {
-      // What the others are judged beside is the planner's own.
-      if (error.code() != ErrorCode::kDoesNotFit || result.trials.empty()) throw;
-      options.on_note(fmt::format("{}: {}", of.name, error.what()));
-    }
-  }
+  result.trials = trial.list();
+  trial.measure(result.trials);
   if (result.trials.size() < 2) return result;
   const auto best = std::ranges::min_element(result.trials.begin() + 1, result.trials.end(), {},
                                              &PlanTrial::measured_ms);
@@ -234,7 +256,7 @@ CellResult try_plans(const Command& command, const PlanCell& cell,
   const std::vector<double> predicted = values_of(result.trials, &PlanTrial::predicted_ms);
   const std::vector<double> measured = values_of(result.trials, &PlanTrial::measured_ms);
   result.order_tau = count_order(predicted, measured).tau();
-  result.spread = trial.spread_of(result.trials);
+  result.spread = trial.spread();
   result.clear_order = count_order(predicted, measured, result.spread);
   result.regret = own.measured_ms / std::min(own.measured_ms, best->measured_ms);
   if (options.n_pairs == 0) return result;

@@ -24,7 +24,8 @@ struct PlanTrialOptions {
   uint32_t n_plans = 30;   // of each depth and budget, the planner's own among them
   TokenTiming timing;      // of each measurement
   uint32_t n_pairs = 7;    // in turns, of the planner's own and another
-  uint32_t n_repeats = 4;  // plans that are opened and measured again
+  uint32_t n_rounds = 3;   // in which all plans are measured, one after another
+  uint32_t n_repeats = 4;  // plans that every round measures twice
   uint64_t seed = 1;
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(const std::string&)> on_note = [](const std::string&) {};
@@ -34,8 +35,10 @@ struct PlanTrial {
   std::string name;  // "planner", "K and V on disk", "random 3"
   engine::Placement placement;
   uint32_t n_streamed = 0;
+  // Medians of the rounds, each predicted for what memory and disk gave then: a disk that others
+  // share is slow for seconds, and no prediction is of that.
   double predicted_ms = 0, measured_ms = 0;
-  uint64_t predicted_bytes = 0, measured_bytes = 0;  // the peak of DRAM
+  uint64_t predicted_bytes = 0, measured_bytes = 0;  // the peak of DRAM, the highest of the rounds
   double error() const;  // of the prediction, as a share of what was measured
 };
 
@@ -52,8 +55,8 @@ struct DiskTrial {
 struct CellResult {
   PlanCell cell;
   std::vector<PlanTrial> trials;  // the planner's own first
-  // What a plan that is opened again differs by at most, as a share, and the order of plans that
-  // differ by more, predicted against measured: among the others it is noise.
+  // What a plan that is measured twice differs from itself by at most, as a share, and the order of
+  // plans that differ by more, predicted against measured: among the others it is noise.
   double spread = 0;
   OrderCounts clear_order;
   double order_tau = 0;      // Kendall's, of all of them

@@ -48,14 +48,23 @@ int run_plan_trials(const Command& command, AnswerSink& sink) {
   options.cancel = &interrupt_flag();
   options.on_note = [](const std::string& line) { notice("note: " + line); };
   std::vector<CellResult> cells;
-  for (const uint64_t depth : settings.n_depth)
-    for (const uint64_t budget : trial_budgets(command, static_cast<uint32_t>(depth), options)) {
-      options.seed += 1;
-      cells.push_back(try_plans(command, {static_cast<uint32_t>(depth), budget}, options));
-      if (!is_json) sink.write(trials_text(cells.back()));
-    }
-  sink.write(is_json ? json_text(trials_json(cells)) + "\n" : summary_text(summary_of(cells)));
-  sink.close();
+  const auto write_end = [&] {
+    sink.write(is_json ? json_text(trials_json(cells)) + "\n" : summary_text(summary_of(cells)));
+    sink.close();
+  };
+  try {
+    for (const uint64_t depth : settings.n_depth)
+      for (const uint64_t budget : trial_budgets(command, static_cast<uint32_t>(depth), options)) {
+        options.seed += 1;
+        cells.push_back(try_plans(command, {static_cast<uint32_t>(depth), budget}, options));
+        if (!is_json) sink.write(trials_text(cells.back()));
+      }
+  } catch (const Error&) {
+    // Tables that are whole took minutes each.
+    if (!cells.empty()) write_end();
+    throw;
+  }
+  write_end();
   return 0;
 }
 

@@ -1,7 +1,6 @@
 // `strata serve`: one model for clients of OpenAI, Anthropic and llama.cpp, and a page.
 // It stands here rather than in tools/cli, which this folder reads and which reads nothing of it.
 #include <fmt/format.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <chrono>
@@ -21,22 +20,13 @@
 #include "tools/cli/request_options.h"
 #include "tools/cli/verb_functions.h"
 #include "tools/cli/weight_notices.h"
+#include "tools/serve/bound_heap.h"
 #include "tools/serve/engine_service.h"
 #include "tools/serve/planned_parallel.h"
 #include "tools/serve/serving.h"
 
 namespace strata::cli {
 namespace {
-
-// Every connection has a thread, and glibc spreads threads over up to eight arenas a core, each of
-// which keeps what a large body once took: 10,000 hostile requests left 300 MiB, and so 41. Large
-// pieces go back to the system at once. Comes before any thread.
-void bound_heap() {
-  constexpr int kArenas = 2, kLargeBytes = 128 << 10;
-  ::mallopt(M_ARENA_MAX, kArenas);
-  ::mallopt(M_MMAP_THRESHOLD, kLargeBytes);
-  ::mallopt(M_TRIM_THRESHOLD, kLargeBytes);
-}
 
 /// Those of --api-key, and every line of --api-key-file. Errors: kUsage (one that a header cannot
 /// carry, a file with none), kIo.
@@ -151,7 +141,7 @@ engine::Engine loaded_engine(const Command& command, serve::EngineService::Optio
 
 int run_serve(const Command& command) {
   const Settings& settings = command.settings;
-  bound_heap();
+  serve::bound_heap();
   catch_termination();
   std::optional<engine::Engine> engine;
   std::unique_ptr<serve::EngineService> service;  // after the engine: it goes first
