@@ -167,6 +167,7 @@ int run_serve(const Command& command) {
   };
   events.wait_stop = [&] {
     do say_notices();
+    if (service == nullptr) return;  // it was stopped while it loaded
     while (!wait_for_interrupt());
   };
   events.say = notice;
