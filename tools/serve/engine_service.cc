@@ -200,14 +200,14 @@ void EngineService::State::order_ended(OpenOrder& order) {
   desk->ended.notify_all();
 }
 
-/// Nothing where it has ended. A client that there is no memory to tell why hears no more.
+/// Nothing where it has ended. A client that there is no memory to tell why is told that.
 void EngineService::State::fail(OpenOrder& order, const std::exception_ptr& failure) {
   if (order.has_ended) return;
   ++sums.failed;
   try {
     order.tell_failure(failure);
   } catch (...) {
-    order.channel->leave();
+    order.channel->end_untold();
   }
   order_ended(order);
 }
