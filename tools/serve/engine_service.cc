@@ -102,12 +102,14 @@ struct EngineService::State {
         token_table(std::make_shared<engine::TokenTable>(of.tokenizer(), facts.vocab_size)),
         scheduler(of, {.n_parallel = wanted.n_parallel,
                        .contexts = contexts_of(of, wanted, stops_saving)}),
-        slots(scheduler) {}
+        slots(scheduler) {
+    if (const auto& fault = prompts.template_fault())
+      desk->notices.push_back(fmt::format("{} | {}", fault->what(), fault->remedy()));
+  }
 
   void check_takes_orders() const;
   void check_open() const;
   engine::AnswerTask task_of(AnswerOrder& order) const;
-  ScoredToken scored_token(const engine::TokenScores& scores) const;
   void add(ArrivedOrder& order);
   bool take_orders(std::vector<ArrivedOrder>& orders, bool& has_left);
   void end_jobs();
@@ -184,15 +186,6 @@ engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
   return task;
 }
 
-ScoredToken EngineService::State::scored_token(const engine::TokenScores& scores) const {
-  const auto named = [&](const engine::TokenLogprob& of) {
-    return TokenLogprob{of.token, engine.tokenizer().piece(of.token, true), of.logprob};
-  };
-  ScoredToken scored{named(scores.token), {}};
-  for (const engine::TokenLogprob& of : scores.likeliest) scored.likeliest.push_back(named(of));
-  return scored;
-}
-
 void EngineService::State::order_ended(OpenOrder& order) {
   order.has_ended = true;
   const std::lock_guard lock(desk->mutex);
@@ -225,7 +218,7 @@ void EngineService::State::add(ArrivedOrder& order) {
     return !of->channel->is_left();
   };
   task.events.on_scores = [this, of](const engine::TokenScores& scores) {
-    of->scored.push_back(scored_token(scores));
+    of->add_scores(engine.tokenizer(), scores);
   };
   task.events.on_text = [of](std::string_view text) {
     of->tell_text(text);
@@ -388,6 +381,7 @@ std::unique_ptr<EngineService> EngineService::start(engine::Engine& engine,
 
 const ServiceFacts& EngineService::facts() const { return state_->facts; }
 
+  if (!state->desk->notices.empty() && options.on_notices) options.on_notices();
 ServiceCounts EngineService::counts() const {
   const std::lock_guard lock(state_->desk->mutex);
   ServiceCounts counts = state_->desk->counts;

@@ -41,9 +41,9 @@ class EngineService final : public AnswerService {
   static void prepare(const Options& options, engine::EngineOptions& engine);
 
   /// Begins to take orders. The engine was prepared with these options and is loaded; it outlives
-  /// the service and is used by nobody else meanwhile. Errors: kTemplate (the model's template does
-  /// not parse), kUsage (more in parallel than half the rows of a step), kOutOfMemory (no thread).
-  /// A folder of saved contexts that cannot be used is a line of take_notices().
+  /// the service and is used by nobody else meanwhile. Errors: kUsage (more in parallel than half
+  /// the rows of a step), kOutOfMemory (no thread). A folder of saved contexts that cannot be used
+  /// is a line of take_notices(), and so is a template that does not parse.
   static std::unique_ptr<EngineService> start(engine::Engine& engine, const Options& options);
   /// Cancels what is at work and waits for the step that runs: the thread uses what goes with this.
   ~EngineService() override;
