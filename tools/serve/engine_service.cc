@@ -24,9 +24,6 @@
 namespace strata::serve {
 namespace {
 
-// Saved contexts leave this much of the disk to everybody else.
-constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
-
 struct ArrivedOrder {
   std::shared_ptr<OpenOrder> open;
   engine::AnswerTask task;
@@ -36,7 +33,7 @@ struct ArrivedOrder {
 struct Desk {
   std::mutex mutex;
   std::condition_variable wanted;  // an order, a cancellation, an end: the engine's thread looks
-  std::condition_variable ended;   // an order or a job: who drains or waits for it looks
+  std::condition_variable ended;   // an order, a job, the thread: who drains or waits looks
   std::vector<ArrivedOrder> arrived;
   std::vector<std::shared_ptr<SlotJob>> jobs;
   bool has_left = false;  // somebody has cancelled
@@ -45,7 +42,8 @@ struct Desk {
   std::vector<engine::LayerBlocks> layers;
   bool takes_orders = true;
   bool ends = false;
-  uint64_t n_open = 0;  // orders that have not ended
+  bool has_ended = false;  // the engine's thread has nothing left to do
+  uint64_t n_open = 0;     // orders that have not ended
   ServiceCounts counts;
   std::vector<std::string> notices;
 
@@ -84,7 +82,7 @@ std::optional<engine::ContextCacheOptions> contexts_of(const engine::Engine& eng
   engine::ContextCacheOptions options;
   options.directory = wanted.session_dir;
   options.limits.budget_bytes = wanted.cache_budget_bytes;
-  options.limits.free_floor_bytes = kFreeFloorBytes;
+  options.limits.free_floor_bytes = wanted.free_floor_bytes;
   options.limits.index_bytes = engine.context().kv.pack_index_bytes;
   options.saves = options.saves_rows = wanted.saves;
   options.cancel = &cancel;
@@ -121,6 +119,7 @@ struct EngineService::State {
   void run();
   void publish();
   void stop(bool saves);
+  void wait_saved();
 
   engine::Engine& engine;
   const Options options;
@@ -311,6 +310,18 @@ void EngineService::State::run() {
     is_saved = false;
   }
   publish();
+  const std::lock_guard lock(desk->mutex);
+  desk->has_ended = true;
+  desk->ended.notify_all();
+}
+
+/// No longer than saving_max, but for system calls that run: beyond that, waits for the disk end.
+void EngineService::State::wait_saved() {
+  if (options.session_dir.empty() || !options.saves) return;
+  if (options.on_saving) options.on_saving(options.saving_max);
+  std::unique_lock lock(desk->mutex);
+  if (!desk->ended.wait_for(lock, options.saving_max, [&] { return desk->has_ended; }))
+    stops_saving = true;
 }
 
 /// Where there is no memory, what was published before stays.
@@ -354,6 +365,7 @@ void EngineService::State::stop(bool saves) {
   }
   slots.stop();
   desk->wanted.notify_one();
+  if (saves) wait_saved();
   thread.join();
 }
 
@@ -369,6 +381,7 @@ void EngineService::prepare(const Options& options, engine::EngineOptions& engin
 std::unique_ptr<EngineService> EngineService::start(engine::Engine& engine,
                                                     const Options& options) {
   auto state = std::make_unique<State>(engine, options);
+  if (!state->desk->notices.empty() && options.on_notices) options.on_notices();
   state->publish();
   try {
     state->thread = std::thread([of = state.get()] { of->run(); });
@@ -381,7 +394,6 @@ std::unique_ptr<EngineService> EngineService::start(engine::Engine& engine,
 
 const ServiceFacts& EngineService::facts() const { return state_->facts; }
 
-  if (!state->desk->notices.empty() && options.on_notices) options.on_notices();
 ServiceCounts EngineService::counts() const {
   const std::lock_guard lock(state_->desk->mutex);
   ServiceCounts counts = state_->desk->counts;
