@@ -1,5 +1,5 @@
-// Names that POST /slots/{id} gives and takes: whose they are, what waits for them, and how much they
-// may keep.
+// Names that POST /slots/{id} gives and takes: whose they are, what waits for them, and how much
+// they may keep.
 #include <gtest/gtest.h>
 
 #include <atomic>

@@ -1,5 +1,5 @@
-// tests/serve/slot_server.h - a server with a folder of saved contexts, whose slots are acted on over
-// real sockets.
+// tests/serve/slot_server.h - a server with a folder of saved contexts, whose slots are acted on
+// over real sockets.
 #pragma once
 
 #include <fmt/format.h>

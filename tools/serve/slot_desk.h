@@ -1,5 +1,5 @@
-// tools/serve/slot_desk.h - actions on slots as far as they are none of the engine's thread: how many
-// are open, who opens the folder of saved contexts, and until when the disk is waited for.
+// tools/serve/slot_desk.h - actions on slots as far as they are none of the engine's thread: how
+// many are open, who opens the folder of saved contexts, and until when the disk is waited for.
 #pragma once
 
 #include <atomic>
