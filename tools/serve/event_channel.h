@@ -19,8 +19,8 @@ class EventChannel {
   /// what is told is dropped.
   void tell(AnswerEvent event);
   bool wait_next(AnswerEvent& out, std::chrono::milliseconds timeout);
-  /// There was no memory to tell the last event: who takes gets a kError in its place, which is made
-  /// where it is taken.
+  /// There was no memory to tell the last event: who takes gets a kError in its place, which is
+  /// made where it is taken.
   void end_untold();
   /// Nobody listens any more.
   void leave();
