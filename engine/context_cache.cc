@@ -186,6 +186,12 @@ void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
   }
 }
 
+/// Errors: kCancelled.
+void ContextCache::check_stopped() const {
+  if (options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed))
+    throw Error(ErrorCode::kCancelled, "saving contexts was stopped");
+}
+
 /// Errors: LostExtent, after which the next call goes on; others.
 void ContextCache::save_extents(KvCache& cache, const Sequence& sequence) {
   while (options_.saves && next_extent_ * kExtentPositions < run_end_) {
@@ -196,6 +202,7 @@ void ContextCache::save_extents(KvCache& cache, const Sequence& sequence) {
       options_.saves = false;
       return;
     }
+    check_stopped();
     write_extent(cache, sequence);
     if (end < run_end_) continue;
     publisher_->add(std::move(*writer_));
@@ -305,6 +312,7 @@ void ContextCache::save_whole(Walk& walk, Sequence& sequence, bool is_named) {
 
 void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& session) {
   save_whole(walk, sequence, !session.empty());
+  check_stopped();
   publisher_->wait(options_.wait_max);
   if (!session.empty() && problem().empty())
     publisher_->between_packs(

@@ -31,7 +31,8 @@ struct ContextCacheOptions {
   bool saves_rows = true;  // of the indexes of sequences, beside packs that are there
   std::chrono::milliseconds wait_max{60000};  // for the disk, at the end and between two packs
   tiers::DurableCalls* calls = nullptr;       // null: the system's; else they outlive every thread
-  // Set, it ends every wait for the disk with kCancelled; null = nobody looks.
+  // Set, it ends every wait for the disk with kCancelled, and writing between two extents; null =
+  // nobody looks.
   const std::atomic<bool>* cancel = nullptr;
 };
 
@@ -138,6 +139,7 @@ class ContextCache {
   void save_repaired(Walk& walk, Sequence& sequence);
   void write_extent(KvCache& cache, const Sequence& sequence);
   bool drop_damaged(tiers::BlockStore& store);
+  void check_stopped() const;
   void give_up(const Error& error);
 
   ContextCacheOptions options_;

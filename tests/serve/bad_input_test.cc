@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -175,6 +176,62 @@ TEST(BadInput, AFullDiskUnderTheCacheIsANoticeAndAnswersGoOn) {
       tiers::demand(end_of(*service->submit(order_of(text, 3))).kind == Kind::kEnd,
                     "the answer failed");
     }
+    tiers::demand(!service->drain(std::chrono::minutes(5)), "it says that all was saved");
+    const auto notices = service->take_notices();
+    tiers::demand(notices.size() == 1, fmt::format("{} notices", notices.size()));
+    tiers::demand(notices[0].starts_with("contexts are not saved whole"), notices[0]);
+  }));
+}
+
+/// Until the file system has room for nothing more.
+void fill_disk(const std::string& path) {
+  std::ofstream file(path, std::ios::binary);
+  for (const size_t piece : {size_t{1} << 20, size_t{1} << 12, size_t{1}}) {
+    const std::string bytes(piece, 'x');
+    while (file.write(bytes.data(), static_cast<std::streamsize>(piece)).flush()) continue;
+    file.clear();
+  }
+}
+
+std::string answer_of(EngineService& service, const std::string& text) {
+  const auto stream = service.submit(order_of(text, 20));
+  std::string answer;
+  for (;;) {
+    AnswerEvent event;
+    tiers::demand(stream->wait_next(event, std::chrono::minutes(5)), "no event came");
+    tiers::demand(event.kind != Kind::kError, "the answer failed");
+    answer += event.text;
+    if (event.kind == Kind::kEnd) return answer;
+  }
+}
+
+TEST(BadInput, ADiskThatGetsFullWhileAContextIsSavedCostsNoAnswer) {
+  engine::testing::SmallModel small = engine::testing::drawn_model();
+  small.set("llama.context_length", uint32_t{2048});
+  const engine::testing::TemporaryModel model(small);
+  const engine::testing::TestFolder folder;
+  std::string text;
+  for (size_t i = 0; i < 1500; ++i) text += static_cast<char>('a' + i * i % 26);
+  STRATA_EXPECT_CHILD_PASSES(tiers::run_in_child([&] {
+    EngineService::Options options;
+    const std::string disk = tiers::mount_small_disk(folder.path());
+    engine::Engine undisturbed = loaded(model.path(), options);
+    const std::string wanted = answer_of(*EngineService::start(undisturbed, options), text);
+    options.session_dir = disk + "/contexts";
+    options.free_floor_bytes = 0;
+    engine::Engine engine = loaded(model.path(), options);
+    // Two extents of the text are written by then, and three are not.
+    constexpr uint64_t kStepsBefore = 40;  // of 16 positions
+    bool is_full = false;
+    engine.walk().set_between_operations([&] {
+      if (is_full || engine.walk().counts().steps < kStepsBefore) return;
+      tiers::demand(tiers::free_bytes(disk) > 1 << 20, "the disk was full before");
+      fill_disk(disk + "/filler");
+      is_full = true;
+    });
+    const auto service = EngineService::start(engine, options);
+    tiers::demand(answer_of(*service, text) == wanted, "it is another answer");
+    tiers::demand(is_full, "nothing has filled the disk");
     tiers::demand(!service->drain(std::chrono::minutes(5)), "it says that all was saved");
     const auto notices = service->take_notices();
     tiers::demand(notices.size() == 1, fmt::format("{} notices", notices.size()));

@@ -4,6 +4,8 @@
 
 #include <thread>
 
+#include "base/error.h"
+
 namespace strata::serve {
 namespace {
 
@@ -53,6 +55,23 @@ TEST(EventChannel, NothingComesAfterItWasLeft) {
   channel.tell(event_of(Kind::kEnd));
   AnswerEvent event;
   EXPECT_FALSE(channel.wait_next(event, std::chrono::hours(1)));  // at once
+}
+
+TEST(EventChannel, AnEndThatCouldNotBeToldIsAnErrorBehindWhatWasTold) {
+  EventChannel channel;
+  channel.tell(event_of(Kind::kText, "a"));
+  channel.end_untold();
+  channel.tell(event_of(Kind::kText, "b"));
+  AnswerEvent event;
+  ASSERT_TRUE(channel.wait_next(event, milliseconds(0)));
+  EXPECT_EQ(event.text, "a");
+  ASSERT_TRUE(channel.wait_next(event, milliseconds(0)));
+  EXPECT_EQ(event.kind, Kind::kError);
+  ASSERT_TRUE(event.error);
+  EXPECT_EQ(event.error->code(), ErrorCode::kOutOfMemory);
+  EXPECT_EQ(event.text, "");
+  EXPECT_TRUE(channel.is_left());
+  EXPECT_FALSE(channel.wait_next(event, milliseconds(0)));
 }
 
 TEST(EventChannel, WhoWaitsIsWoken) {

@@ -203,6 +203,7 @@ TEST_F(ServeAppTest, HostileBodiesAreRefused) {
   EXPECT_EQ(post("/detokenize", R"({"tokens": [4294967296]})").status, 400);
   EXPECT_EQ(post("/detokenize", R"({"tokens": ["a"]})").status, 400);
   EXPECT_EQ(post("/tokenize", R"({"content": 7})").status, 400);
+  EXPECT_EQ(post("/tokenize", "{}").status, 400);
   EXPECT_TRUE(service_.orders().empty());
 }
 

@@ -39,7 +39,11 @@ TEST(ServeMetrics, SaysEveryCountOfTheService) {
   counts.n_waiting = 3;
   counts.hit_rate = 0.75;
   counts.stalled_steps = 5;
+  counts.stall_seconds = 1.5;
   counts.corrupt_blocks = 6;
+  counts.read_retries = 7;
+  counts.lost_extents = 8;
+  counts.write_failures = 9;
   TierBytes tier;
   tier.name = "nvme";
   tier.budget_bytes = 1000;
@@ -47,17 +51,27 @@ TEST(ServeMetrics, SaysEveryCountOfTheService) {
   tier.read_bytes = 20;
   counts.tiers = {tier};
   const std::string text = metrics.text(&counts);
-  for (const char* line :
-       {"strata_loading 0", "strata_orders_total{end=\"answered\"} 4",
-        "strata_orders_total{end=\"cancelled\"} 1", "strata_orders_total{end=\"refused\"} 2",
-        "strata_prompt_tokens_total 100", "strata_cached_tokens_total 60",
-        "strata_orders_waiting 3", "strata_block_hit_ratio 0.75", "strata_stalled_steps_total 5",
-        "strata_corrupt_blocks_total 6", "strata_tier_budget_bytes{tier=\"nvme\"} 1000",
-        "strata_tier_bytes{tier=\"nvme\",kind=\"kv\"} 10",
-        "strata_tier_moved_bytes_total{tier=\"nvme\",direction=\"read\"} 20",
-        "strata_http_requests_total{route=\"/health\",status=\"200\"} 2",
-        "strata_http_requests_total{route=\"other\",status=\"404\"} 1",
-        "strata_first_token_seconds_count 1", "# TYPE strata_first_token_seconds histogram"})
+  for (const char* line : {"strata_loading 0",
+                           "strata_orders_total{end=\"answered\"} 4",
+                           "strata_orders_total{end=\"cancelled\"} 1",
+                           "strata_orders_total{end=\"refused\"} 2",
+                           "strata_prompt_tokens_total 100",
+                           "strata_cached_tokens_total 60",
+                           "strata_orders_waiting 3",
+                           "strata_block_hit_ratio 0.75",
+                           "strata_stalled_steps_total 5",
+                           "strata_corrupt_blocks_total 6",
+                           "strata_stall_seconds_total 1.5",
+                           "strata_read_retries_total 7",
+                           "strata_lost_extents_total 8",
+                           "strata_write_failures_total 9",
+                           "strata_tier_budget_bytes{tier=\"nvme\"} 1000",
+                           "strata_tier_bytes{tier=\"nvme\",kind=\"kv\"} 10",
+                           "strata_tier_moved_bytes_total{tier=\"nvme\",direction=\"read\"} 20",
+                           "strata_http_requests_total{route=\"/health\",status=\"200\"} 2",
+                           "strata_http_requests_total{route=\"other\",status=\"404\"} 1",
+                           "strata_first_token_seconds_count 1",
+                           "# TYPE strata_first_token_seconds histogram"})
     EXPECT_TRUE(has_line(text, line)) << line;
 }
 

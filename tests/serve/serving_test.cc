@@ -102,6 +102,20 @@ TEST(Serving, FailureToLoadEndsTheServer) {
   EXPECT_THROW(serve_until_stopped(setup, events), Error);
 }
 
+TEST(Serving, StopBeforeTheModelIsThereIsNoFailure) {
+  ServingSetup setup;
+  setup.address.port = 0;
+  ServingEvents events;
+  events.load = []() -> AnswerService& {
+    throw Error(ErrorCode::kCancelled, "loading was stopped");
+  };
+  events.wait_stop = [] { ADD_FAILURE() << "it was waited for"; };
+  std::string said;
+  events.say = [&](std::string_view line) { said += line; };
+  EXPECT_TRUE(serve_until_stopped(setup, events));
+  EXPECT_EQ(said, "stopped before the model was loaded");
+}
+
 TEST(LogLine, NamesTheRequestInEitherForm) {
   HttpRequest request;
   request.id = "ab-1";

@@ -62,8 +62,10 @@ inline std::string message_of(const Reply& reply) {
 
 /// A model whose contexts are worth saving, and a folder for them.
 struct Place {
+  explicit Place(const engine::testing::SmallModel& of = engine::testing::long_model())
+      : model(of) {}
   engine::testing::TestFolder folder;
-  engine::testing::TemporaryModel model{engine::testing::long_model()};
+  engine::testing::TemporaryModel model;
   EngineService::Options options() const {
     EngineService::Options options;
     options.n_parallel = 2;

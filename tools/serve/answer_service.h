@@ -126,7 +126,11 @@ struct ServiceCounts {
   double prompt_seconds = 0, answer_seconds = 0;  // summed over orders
   uint64_t n_waiting = 0, n_busy = 0;
   uint64_t n_slot_actions = 0;  // that are open
-  uint64_t stalled_steps = 0, corrupt_blocks = 0;
+  uint64_t stalled_steps = 0;
+  double stall_seconds = 0;  // of these steps together
+  // What the disk did: blocks that came back wrong, reads that were repeated, extents that had to
+  // be computed again, writes that failed.
+  uint64_t corrupt_blocks = 0, read_retries = 0, lost_extents = 0, write_failures = 0;
   double hit_rate = 1;  // of chosen blocks in DRAM
   std::vector<TierBytes> tiers;
   std::vector<SlotFacts> slots;

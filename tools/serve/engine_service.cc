@@ -24,9 +24,6 @@
 namespace strata::serve {
 namespace {
 
-// Saved contexts leave this much of the disk to everybody else.
-constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
-
 struct ArrivedOrder {
   std::shared_ptr<OpenOrder> open;
   engine::AnswerTask task;
@@ -36,7 +33,7 @@ struct ArrivedOrder {
 struct Desk {
   std::mutex mutex;
   std::condition_variable wanted;  // an order, a cancellation, an end: the engine's thread looks
-  std::condition_variable ended;   // an order or a job: who drains or waits for it looks
+  std::condition_variable ended;   // an order, a job, the thread: who drains or waits looks
   std::vector<ArrivedOrder> arrived;
   std::vector<std::shared_ptr<SlotJob>> jobs;
   bool has_left = false;  // somebody has cancelled
@@ -45,7 +42,8 @@ struct Desk {
   std::vector<engine::LayerBlocks> layers;
   bool takes_orders = true;
   bool ends = false;
-  uint64_t n_open = 0;  // orders that have not ended
+  bool has_ended = false;  // the engine's thread has nothing left to do
+  uint64_t n_open = 0;     // orders that have not ended
   ServiceCounts counts;
   std::vector<std::string> notices;
 
@@ -84,7 +82,7 @@ std::optional<engine::ContextCacheOptions> contexts_of(const engine::Engine& eng
   engine::ContextCacheOptions options;
   options.directory = wanted.session_dir;
   options.limits.budget_bytes = wanted.cache_budget_bytes;
-  options.limits.free_floor_bytes = kFreeFloorBytes;
+  options.limits.free_floor_bytes = wanted.free_floor_bytes;
   options.limits.index_bytes = engine.context().kv.pack_index_bytes;
   options.saves = options.saves_rows = wanted.saves;
   options.cancel = &cancel;
@@ -102,12 +100,14 @@ struct EngineService::State {
         token_table(std::make_shared<engine::TokenTable>(of.tokenizer(), facts.vocab_size)),
         scheduler(of, {.n_parallel = wanted.n_parallel,
                        .contexts = contexts_of(of, wanted, stops_saving)}),
-        slots(scheduler) {}
+        slots(scheduler) {
+    if (const auto& fault = prompts.template_fault())
+      desk->notices.push_back(fmt::format("{} | {}", fault->what(), fault->remedy()));
+  }
 
   void check_takes_orders() const;
   void check_open() const;
   engine::AnswerTask task_of(AnswerOrder& order) const;
-  ScoredToken scored_token(const engine::TokenScores& scores) const;
   void add(ArrivedOrder& order);
   bool take_orders(std::vector<ArrivedOrder>& orders, bool& has_left);
   void end_jobs();
@@ -119,6 +119,7 @@ struct EngineService::State {
   void run();
   void publish();
   void stop(bool saves);
+  void wait_saved();
 
   engine::Engine& engine;
   const Options options;
@@ -184,15 +185,6 @@ engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
   return task;
 }
 
-ScoredToken EngineService::State::scored_token(const engine::TokenScores& scores) const {
-  const auto named = [&](const engine::TokenLogprob& of) {
-    return TokenLogprob{of.token, engine.tokenizer().piece(of.token, true), of.logprob};
-  };
-  ScoredToken scored{named(scores.token), {}};
-  for (const engine::TokenLogprob& of : scores.likeliest) scored.likeliest.push_back(named(of));
-  return scored;
-}
-
 void EngineService::State::order_ended(OpenOrder& order) {
   order.has_ended = true;
   const std::lock_guard lock(desk->mutex);
@@ -200,14 +192,14 @@ void EngineService::State::order_ended(OpenOrder& order) {
   desk->ended.notify_all();
 }
 
-/// Nothing where it has ended. A client that there is no memory to tell why hears no more.
+/// Nothing where it has ended. A client that there is no memory to tell why is told that.
 void EngineService::State::fail(OpenOrder& order, const std::exception_ptr& failure) {
   if (order.has_ended) return;
   ++sums.failed;
   try {
     order.tell_failure(failure);
   } catch (...) {
-    order.channel->leave();
+    order.channel->end_untold();
   }
   order_ended(order);
 }
@@ -225,7 +217,7 @@ void EngineService::State::add(ArrivedOrder& order) {
     return !of->channel->is_left();
   };
   task.events.on_scores = [this, of](const engine::TokenScores& scores) {
-    of->scored.push_back(scored_token(scores));
+    of->add_scores(engine.tokenizer(), scores);
   };
   task.events.on_text = [of](std::string_view text) {
     of->tell_text(text);
@@ -318,6 +310,18 @@ void EngineService::State::run() {
     is_saved = false;
   }
   publish();
+  const std::lock_guard lock(desk->mutex);
+  desk->has_ended = true;
+  desk->ended.notify_all();
+}
+
+/// No longer than saving_max, but for system calls that run: beyond that, waits for the disk end.
+void EngineService::State::wait_saved() {
+  if (options.session_dir.empty() || !options.saves) return;
+  if (options.on_saving) options.on_saving(options.saving_max);
+  std::unique_lock lock(desk->mutex);
+  if (!desk->ended.wait_for(lock, options.saving_max, [&] { return desk->has_ended; }))
+    stops_saving = true;
 }
 
 /// Where there is no memory, what was published before stays.
@@ -361,6 +365,7 @@ void EngineService::State::stop(bool saves) {
   }
   slots.stop();
   desk->wanted.notify_one();
+  if (saves) wait_saved();
   thread.join();
 }
 
@@ -376,6 +381,7 @@ void EngineService::prepare(const Options& options, engine::EngineOptions& engin
 std::unique_ptr<EngineService> EngineService::start(engine::Engine& engine,
                                                     const Options& options) {
   auto state = std::make_unique<State>(engine, options);
+  if (!state->desk->notices.empty() && options.on_notices) options.on_notices();
   state->publish();
   try {
     state->thread = std::thread([of = state.get()] { of->run(); });

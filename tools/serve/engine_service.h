@@ -14,6 +14,9 @@
 
 namespace strata::serve {
 
+/// Of the end of a server: for so long it saves what was read, all waits for the disk together.
+inline constexpr std::chrono::seconds kSavingMax{60};
+
 /// A client that reads slowly or not at all stops nobody: what it has not taken is joined, progress
 /// to the latest and text to one event, so that an order holds at most one answer. Where nothing is
 /// wanted, no thread runs.
@@ -28,22 +31,29 @@ class EngineService final : public AnswerService {
     // Of saved contexts; empty = none are read or written.
     std::string session_dir;
     uint64_t cache_budget_bytes = UINT64_MAX;  // of the folder, as tiers::PackLimits has it
-    std::vector<std::string> plan;             // for facts()
-    bool saves = true;                         // false: what is there is only read
+    // Saved contexts leave this much of the disk to everybody else.
+    uint64_t free_floor_bytes = uint64_t{4} << 30;
+    std::vector<std::string> plan;  // for facts()
+    bool saves = true;              // false: what is there is only read
     // For so long layer_blocks() says what the last look saw: a look takes time from all answers.
     std::chrono::milliseconds layers_kept{1000};
     // Called where take_notices() has lines, by start() and then on the engine's thread: neither
     // waits nor throws. May be empty.
     std::function<void()> on_notices;
+    // At the end; what is not saved by then is not saved.
+    std::chrono::milliseconds saving_max = kSavingMax;
+    // Called by drain(), with saving_max, where from now on it waits for what is being saved. May
+    // be empty.
+    std::function<void(std::chrono::milliseconds)> on_saving;
   };
 
   /// What the engine has to be opened with: sets n_answers and reads_saved.
   static void prepare(const Options& options, engine::EngineOptions& engine);
 
   /// Begins to take orders. The engine was prepared with these options and is loaded; it outlives
-  /// the service and is used by nobody else meanwhile. Errors: kTemplate (the model's template does
-  /// not parse), kUsage (more in parallel than half the rows of a step), kOutOfMemory (no thread).
-  /// A folder of saved contexts that cannot be used is a line of take_notices().
+  /// the service and is used by nobody else meanwhile. Errors: kUsage (more in parallel than half
+  /// the rows of a step), kOutOfMemory (no thread). A folder of saved contexts that cannot be used
+  /// is a line of take_notices(), and so is a template that does not parse.
   static std::unique_ptr<EngineService> start(engine::Engine& engine, const Options& options);
   /// Cancels what is at work and waits for the step that runs: the thread uses what goes with this.
   ~EngineService() override;

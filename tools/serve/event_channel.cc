@@ -4,11 +4,13 @@
 #include <iterator>
 #include <utility>
 
+#include "base/error.h"
+
 namespace strata::serve {
 
 void EventChannel::tell(AnswerEvent event) {
   const std::lock_guard lock(mutex_);
-  if (is_left_ || end_) return;
+  if (is_left_ || end_ || is_untold_) return;
   switch (event.kind) {
     case AnswerEvent::Kind::kPrompt:
       prompt_ = std::move(event);
@@ -33,7 +35,7 @@ void EventChannel::tell(AnswerEvent event) {
 bool EventChannel::wait_next(AnswerEvent& out, std::chrono::milliseconds timeout) {
   constexpr std::chrono::milliseconds kLongest = std::chrono::hours(24);  // a clock has an end
   std::unique_lock lock(mutex_);
-  const auto is_any = [&] { return is_left_ || prompt_ || text_ || end_; };
+  const auto is_any = [&] { return is_left_ || prompt_ || text_ || end_ || is_untold_; };
   if (!changed_.wait_for(lock, std::min(timeout, kLongest), is_any) || is_left_) return false;
   for (std::optional<AnswerEvent>* next : {&prompt_, &text_, &end_}) {
     if (!*next) continue;
@@ -43,7 +45,20 @@ bool EventChannel::wait_next(AnswerEvent& out, std::chrono::milliseconds timeout
     if (next == &end_) is_left_ = true;
     return true;
   }
-  return false;
+  AnswerEvent untold;
+  untold.kind = AnswerEvent::Kind::kError;
+  untold.error.emplace(ErrorCode::kOutOfMemory,
+                       "the answer failed, and no memory was left to say why", "",
+                       "free memory, try again");
+  out = std::move(untold);
+  is_left_ = true;
+  return true;
+}
+
+void EventChannel::end_untold() {
+  const std::lock_guard lock(mutex_);
+  is_untold_ = true;
+  changed_.notify_one();
 }
 
 void EventChannel::leave() {

@@ -19,6 +19,9 @@ class EventChannel {
   /// what is told is dropped.
   void tell(AnswerEvent event);
   bool wait_next(AnswerEvent& out, std::chrono::milliseconds timeout);
+  /// There was no memory to tell the last event: who takes gets a kError in its place, which is
+  /// made where it is taken.
+  void end_untold();
   /// Nobody listens any more.
   void leave();
   bool is_left() const;
@@ -27,6 +30,7 @@ class EventChannel {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<AnswerEvent> prompt_, text_, end_;
+  bool is_untold_ = false;  // the last event
   bool is_left_ = false;
 };
 

@@ -113,7 +113,11 @@ Json status_json(const ServiceFacts& facts, const ServiceCounts& counts,
           {"n_parallel", facts.n_parallel},
           {"hit_rate", counts.hit_rate},
           {"stalled_steps", counts.stalled_steps},
+          {"stall_seconds", counts.stall_seconds},
           {"corrupt_blocks", counts.corrupt_blocks},
+          {"read_retries", counts.read_retries},
+          {"lost_extents", counts.lost_extents},
+          {"write_failures", counts.write_failures},
           {"tiers", tiers},
           {"layers", layers_json(facts, layers)},
           {"slots", slots_json(facts, counts)}};
@@ -122,7 +126,9 @@ Json status_json(const ServiceFacts& facts, const ServiceCounts& counts,
 Json tokenize_json(const AnswerService& service, std::string_view body) {
   const Json object = body_object(body);
   const FieldReader fields(object, "");
-  const std::string content = fields.required_text("content");
+  const auto given = fields.text("content");
+  if (!given) fields.refuse("content", "a string");
+  const std::string& content = *given;
   const bool has_pieces = fields.flag("with_pieces").value_or(false);
   const size_t most = has_pieces ? kPiecesMax : kTokenizedMax;
   if (content.size() > most)

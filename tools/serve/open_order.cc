@@ -21,6 +21,14 @@ Error as_error(const std::exception_ptr& failure) {
 
 }  // namespace
 
+void OpenOrder::add_scores(const engine::Tokenizer& tokenizer, const engine::TokenScores& scores) {
+  const auto named = [&](const engine::TokenLogprob& of) {
+    return TokenLogprob{of.token, tokenizer.piece(of.token, true), of.logprob};
+  };
+  ScoredToken& token = scored.emplace_back(ScoredToken{named(scores.token), {}});
+  for (const engine::TokenLogprob& of : scores.likeliest) token.likeliest.push_back(named(of));
+}
+
 void OpenOrder::tell_prompt(uint64_t n_read, uint64_t n_prompt) {
   AnswerEvent event;
   event.n_read = n_read;

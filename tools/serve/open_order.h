@@ -24,6 +24,8 @@ struct OpenOrder {
   std::vector<ScoredToken> scored;  // whose text is still to come
   bool has_ended = false;
 
+  /// Of a token whose text is still to come.
+  void add_scores(const engine::Tokenizer& tokenizer, const engine::TokenScores& scores);
   void tell_prompt(uint64_t n_read, uint64_t n_prompt);
   void tell_text(std::string_view text);
   void tell_end(const engine::Generation& answer);

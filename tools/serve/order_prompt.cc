@@ -15,11 +15,21 @@ OrderPrompts::OrderPrompts(const engine::Engine& engine) : engine_(engine) {
   const auto source = engine.file().get_string("tokenizer.chat_template");
   if (!source) return;
   source_ = *source;
-  template_ = engine::ChatTemplate::parse(source_);
+  try {
+    template_ = engine::ChatTemplate::parse(source_);
+  } catch (const Error& error) {
+    template_fault_ = Error(ErrorCode::kTemplate,
+                            fmt::format("the model's chat template does not parse: {} ({})",
+                                        error.what(), error.where()),
+                            "tokenizer.chat_template",
+                            "ask /v1/completions with the markup in the prompt, or serve a file "
+                            "whose template parses");
+  }
 }
 
 /// A template that never speaks of tools would leave them out silently.
-void OrderPrompts::check_tools(const AnswerOrder& order) const {
+void OrderPrompts::check_messages(const AnswerOrder& order) const {
+  if (template_fault_ && !order.messages.empty()) throw *template_fault_;
   if (order.tools.is_null() || order.tools.empty()) return;
   if (template_ && source_.find("tools") != std::string::npos) return;
   throw Error(ErrorCode::kUsage, "the model's chat template takes no tools", "tools",
@@ -41,7 +51,7 @@ std::vector<engine::PromptPart> OrderPrompts::parts(const AnswerOrder& order) co
 }
 
 std::string OrderPrompts::rendered(const AnswerOrder& order) const {
-  check_tools(order);
+  check_messages(order);
   std::string text;
   if (template_)
     for (const engine::PromptPart& part : parts(order)) text += part.text;
@@ -64,7 +74,7 @@ std::vector<TokenId> OrderPrompts::encode(const AnswerOrder& order) const {
   if (n_kinds > 1)
     throw Error(ErrorCode::kUsage, "several kinds of prompt", "prompt",
                 "give messages, a text or tokens");
-  check_tools(order);
+  check_messages(order);
   std::vector<TokenId> prompt;
   if (!order.tokens.empty()) {
     check_tokens(order.tokens);

@@ -44,12 +44,25 @@ std::string order_lines(const ServiceCounts& counts) {
       single("strata_answer_seconds_total", "counter", "Time of answering.", counts.answer_seconds);
   out += single("strata_stalled_steps_total", "counter", "Steps that waited for a tier below.",
                 counts.stalled_steps);
-  out += single("strata_corrupt_blocks_total", "counter",
-                "Blocks that the disk gave back wrong, and that were computed again.",
-                counts.corrupt_blocks);
+  out += single("strata_stall_seconds_total", "counter", "Time of waiting for a tier below.",
+                counts.stall_seconds);
   out += single("strata_block_hit_ratio", "gauge", "Share of chosen blocks that were in DRAM.",
                 counts.hit_rate);
   return out;
+}
+
+std::string fault_lines(const ServiceCounts& counts) {
+  return single("strata_corrupt_blocks_total", "counter",
+                "Blocks that the disk gave back wrong, and that were computed again.",
+                counts.corrupt_blocks) +
+         single("strata_read_retries_total", "counter",
+                "Reads that were repeated, of what failed or came back wrong.",
+                counts.read_retries) +
+         single("strata_lost_extents_total", "counter",
+                "Extents of K and V that no read gave back, and that were computed again.",
+                counts.lost_extents) +
+         single("strata_write_failures_total", "counter", "Writes of K and V that failed.",
+                counts.write_failures);
 }
 
 std::string tier_lines(const std::vector<TierBytes>& tiers) {
@@ -117,7 +130,8 @@ void ServeMetrics::add_whole_answer(double seconds) {
 std::string ServeMetrics::text(const ServiceCounts* service) const {
   std::string out =
       single("strata_loading", "gauge", "1 while the model is read.", service == nullptr ? 1 : 0);
-  if (service != nullptr) out += order_lines(*service) + tier_lines(service->tiers);
+  if (service != nullptr)
+    out += order_lines(*service) + fault_lines(*service) + tier_lines(service->tiers);
   const std::lock_guard lock(mutex_);
   out += head("strata_http_requests_total", "counter", "Requests by route and status.");
   for (const auto& [key, n] : requests_)

@@ -93,6 +93,10 @@ serve::EngineService::Options service_options(const Settings& settings) {
   options.cache_budget_bytes = settings.cache_budget;
   options.saves = !settings.no_save;
   options.on_notices = wake_waiter;
+  options.on_saving = [](std::chrono::milliseconds most) {
+    notice(fmt::format("stopping: what was read is being saved, for {} s at most",
+                       std::chrono::duration_cast<std::chrono::seconds>(most).count()));
+  };
   return options;
 }
 
@@ -153,6 +157,7 @@ int run_serve(const Command& command) {
     return *service;
   };
   const auto say_notices = [&service] {
+    if (service == nullptr) return;  // it was stopped while it loaded
     for (const std::string& line : service->take_notices()) notice("note: " + line);
   };
   events.wait_stop = [&] {

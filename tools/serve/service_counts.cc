@@ -68,7 +68,11 @@ void count_engine(engine::Engine& engine, ServiceCounts& counts) {
   const tiers::BlockStore& store = engine.cache().store();
   const tiers::BlockPool& pool = store.pool();
   counts.stalled_steps = moved.kv.stalls;
+  counts.stall_seconds = static_cast<double>(moved.kv.stall_us) * 1e-6;
   counts.corrupt_blocks = moved.store.corrupt_blocks;
+  counts.read_retries = moved.store.retries;
+  counts.lost_extents = moved.store.lost_extents;
+  counts.write_failures = moved.store.write_failures;
   counts.hit_rate = hit_rate(engine, moved.walk);
   counts.tiers.clear();
   if (engine.device() != nullptr)

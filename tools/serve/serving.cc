@@ -4,13 +4,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/error.h"
 #include "tools/serve/model_replies.h"
 
 namespace strata::serve {
 namespace {
-
-// For what is left to write once the last answer has ended.
-constexpr std::chrono::milliseconds kFarewell{2000};
 
 /// What a client chose, so that no space or line end in it looks like the end of a field.
 std::string encoded(std::string_view path) {
@@ -24,12 +22,27 @@ std::string encoded(std::string_view path) {
   return out.empty() ? "-" : out;
 }
 
+/// Null where the server is to stop before the model is there.
+AnswerService* load(const ServingEvents& events) {
+  try {
+    return &events.load();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCancelled) throw;
+    return nullptr;
+  }
+}
+
 }  // namespace
 
 bool serve_until_stopped(const ServingSetup& setup, const ServingEvents& events) {
   ServeApp app(setup.app);
   HttpServer server(Listener::open(setup.address), app, setup.limits);
-  AnswerService& service = events.load();
+  AnswerService* const loaded = load(events);
+  if (loaded == nullptr) {
+    events.say("stopped before the model was loaded");
+    return true;
+  }
+  AnswerService& service = *loaded;
   app.set_service(service);
   const ServiceFacts& facts = service.facts();
   events.say(fmt::format("{} serves {}, {} at a time, context {}; Ctrl-C stops",

@@ -11,6 +11,9 @@
 
 namespace strata::serve {
 
+/// For what is left to write to clients once the last answer has ended.
+inline constexpr std::chrono::milliseconds kFarewell{2000};
+
 struct ServingSetup {
   ListenAddress address;
   HttpLimits limits;
@@ -19,7 +22,8 @@ struct ServingSetup {
 };
 
 struct ServingEvents {
-  /// Loads the model; what it returns outlives serve_until_stopped().
+  /// Loads the model; what it returns outlives serve_until_stopped(). Errors: kCancelled where the
+  /// server is to stop before the model is there.
   std::function<AnswerService&()> load;
   /// Returns once the server is to stop.
   std::function<void()> wait_stop;
@@ -28,8 +32,8 @@ struct ServingEvents {
 };
 
 /// Listens before it loads, so that a port in use costs no loading, and /health answers meanwhile.
-/// Returns whether every answer ended in time. Errors: those of Listener::open, of HttpServer and
-/// of load().
+/// Returns whether every answer ended in time. Errors: those of Listener::open, of HttpServer and,
+/// but for kCancelled, of load().
 bool serve_until_stopped(const ServingSetup& setup, const ServingEvents& events);
 
 /// The line that a request leaves in the log, without its end.

@@ -1,0 +1,292 @@
+// An engine behind the routes, over real sockets: what only both together show.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/serve/slot_server.h"
+
+namespace strata::serve {
+namespace {
+
+using nlohmann::json;
+using testing::document_of;
+using testing::message_of;
+using testing::Place;
+using testing::Reply;
+using testing::Server;
+using testing::SocketClient;
+
+constexpr const char* kCompletions = "/v1/completions";
+constexpr const char* kChat = "/v1/chat/completions";
+
+json body_of(const std::string& text, uint32_t n_tokens, bool is_streamed) {
+  return {{"prompt", text},
+          {"max_tokens", n_tokens},
+          {"temperature", 0},
+          {"ignore_eos", true},
+          {"seed", 1},
+          {"logit_bias", testing::no_bytes()},
+          {"stream", is_streamed}};
+}
+
+/// Nothing is saved, and one order is at work at a time.
+EngineService::Options one_by_one() {
+  EngineService::Options options;
+  options.n_parallel = 1;
+  return options;
+}
+
+/// Counts the operations of an engine's steps, and holds them where it is wanted. Set before the
+/// first order.
+class Operations {
+ public:
+  explicit Operations(engine::Engine& engine) {
+    engine.walk().set_between_operations([this, &engine] {
+      std::unique_lock lock(mutex_);
+      ++n_;
+      changed_.notify_all();
+      while (n_ > n_let_go_ && !engine.walk().cancel()->load())
+        changed_.wait_for(lock, std::chrono::milliseconds(10));
+    });
+  }
+  uint64_t n() const {
+    const std::lock_guard lock(mutex_);
+    return n_;
+  }
+  /// From now on no operation ends but `more`, the one that is held included.
+  void hold_after(uint64_t more) {
+    const std::lock_guard lock(mutex_);
+    n_let_go_ = std::max(n_, uint64_t{1}) - 1 + more;
+    changed_.notify_all();
+  }
+  void let_go() {
+    const std::lock_guard lock(mutex_);
+    n_let_go_ = UINT64_MAX;
+    changed_.notify_all();
+  }
+  /// Waits until one is held.
+  void wait_held() {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, testing::kLong, [&] { return n_ > n_let_go_; }));
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t n_ = 0, n_let_go_ = UINT64_MAX;
+};
+
+/// Ends of requests, as the server logs them: what a client's departure has ended is gone by then.
+class Ends {
+ public:
+  ServeApp::Options options() {
+    ServeApp::Options options;
+    options.log = [this](const HttpRequest& request, const HttpOutcome&) {
+      const std::lock_guard lock(mutex_);
+      if (request.path == kCompletions) ++n_;
+      changed_.notify_all();
+    };
+    return options;
+  }
+  void wait(uint64_t n) {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, testing::kLong, [&] { return n_ >= n; }));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t n_ = 0;
+};
+
+/// What a step of one token takes. The first operation has no other before it.
+uint64_t operations_of_a_step(Server& server, const Operations& operations) {
+  (void)server.ask("a", "", 1);
+  const uint64_t before = operations.n();
+  (void)server.ask("b", "", 1);
+  return operations.n() - before;
+}
+
+TEST(EngineHttp, AClientThatLeavesIsAnsweredForAStepAtMost) {
+  const Place place;
+  Ends ends;
+  Server server(place, one_by_one(), ends.options());
+  Operations operations(server.engine);
+  const uint64_t n_step = operations_of_a_step(server, operations);
+  ASSERT_GT(n_step, 1u);
+  for (const bool is_streamed : {true, false}) {
+    const ServiceCounts before = server.service->counts();
+    operations.hold_after(10 * n_step);
+    SocketClient client(server.routes->port());
+    client.request("POST", kCompletions, body_of("abc", 1000, is_streamed).dump());
+    operations.wait_held();
+    const uint64_t n_held = operations.n();
+    client.close();
+    ends.wait(is_streamed ? 3 : 4);
+    operations.let_go();
+    while (server.service->counts().cancelled == before.cancelled) std::this_thread::yield();
+    EXPECT_LE(operations.n(), n_held + n_step);
+  }
+}
+
+TEST(EngineHttp, AClientThatLeavesTheQueueIsForgottenWithinAStep) {
+  const Place place;
+  Ends ends;
+  Server server(place, one_by_one(), ends.options());
+  Operations operations(server.engine);
+  const uint64_t n_step = operations_of_a_step(server, operations);
+  operations.hold_after(5 * n_step);
+  SocketClient first(server.routes->port());
+  first.request("POST", kCompletions, body_of("abc", 100, true).dump());
+  operations.wait_held();
+  for (const bool is_streamed : {true, false}) {
+    const ServiceCounts before = server.service->counts();
+    SocketClient waits(server.routes->port());
+    waits.request("POST", kCompletions, body_of("xyz", 100, is_streamed).dump());
+    while (server.service->counts().n_waiting == 0) std::this_thread::yield();
+    waits.close();
+    ends.wait(is_streamed ? 3 : 4);
+    operations.hold_after(2 * n_step);  // the rest of this step, and not all of the next but one
+    operations.wait_held();
+    const ServiceCounts after = server.service->counts();
+    EXPECT_EQ(after.cancelled, before.cancelled + 1);
+    EXPECT_EQ(after.n_waiting, 0u);
+  }
+  operations.let_go();
+  EXPECT_NE(first.read_until("[DONE]"), "");
+  EXPECT_EQ(server.service->counts().answered, 3u);
+}
+
+/// What is no error that can be said stands for a client that there is no memory to tell.
+struct Unsayable {};
+
+TEST(EngineHttp, AClientThatCannotBeToldWhyIsToldThatItsAnswerFailed) {
+  const Place place;
+  Server server(place, one_by_one());
+  std::atomic<bool> fails = true;
+  server.engine.walk().set_between_operations([&] {
+    if (fails) throw Unsayable();
+  });
+  const Reply whole = server.routes->post(kCompletions, body_of("abc", 10, false).dump());
+  EXPECT_EQ(whole.status, 503);
+  EXPECT_NE(message_of(whole).find("no memory was left to say why"), std::string::npos);
+  SocketClient client(server.routes->port());
+  client.request("POST", kCompletions, body_of("abc", 10, true).dump());
+  EXPECT_NE(client.read_until("no memory was left to say why"), "");
+  EXPECT_NE(client.read_until("\r\n0\r\n\r\n"), "");
+  EXPECT_EQ(server.service->counts().failed, 2u);
+  fails = false;
+  (void)server.ask("abc");
+}
+
+engine::testing::SmallModel with_template(const std::string& source) {
+  engine::testing::SmallModel model = engine::testing::long_model();
+  model.set("tokenizer.chat_template", source);
+  return model;
+}
+
+json chat_of(const json& content) {
+  return {{"messages", json::array({{{"role", "user"}, {"content", content}}})},
+          {"max_tokens", 3},
+          {"ignore_eos", true},
+          {"logit_bias", testing::no_bytes()}};
+}
+
+TEST(EngineHttp, ATemplateThatFailsRefusesTheRequest) {
+  const Place place(with_template("{{ raise_exception('roles have to alternate') }}"));
+  Server server(place, one_by_one());
+  for (const char* path : {kChat, "/apply-template", "/v1/messages"}) {
+    const Reply reply = server.routes->post(path, chat_of("hi").dump());
+    EXPECT_EQ(reply.status, 400) << path;
+    EXPECT_NE(message_of(reply).find("roles have to alternate"), std::string::npos) << reply.body;
+  }
+  (void)server.ask("abc");
+}
+
+TEST(EngineHttp, ATemplateThatDoesNotParseIsANoticeAndRefusesChatsAlone) {
+  const Place place(with_template("{% if %}"));
+  std::atomic<int> n_told = 0;
+  EngineService::Options options = one_by_one();
+  options.on_notices = [&] { ++n_told; };
+  Server server(place, options);
+  EXPECT_EQ(n_told, 1);
+  const auto notices = server.service->take_notices();
+  ASSERT_EQ(notices.size(), 1u);
+  EXPECT_TRUE(notices[0].starts_with("the model's chat template does not parse: ")) << notices[0];
+  for (const char* path : {kChat, "/apply-template", "/v1/messages"}) {
+    const Reply reply = server.routes->post(path, chat_of("hi").dump());
+    EXPECT_EQ(reply.status, 400) << path;
+    EXPECT_TRUE(message_of(reply).starts_with("the model's chat template does not parse: "))
+        << reply.body;
+  }
+  (void)server.ask("abc");
+  EXPECT_EQ(json::parse(server.routes->get("/props").body)["chat_template"], "{% if %}");
+}
+
+TEST(EngineHttp, AContentOfNothingIsAMessageOfNothing) {
+  const Place place(with_template("a{{ messages[0].content }}b"));
+  Server server(place, one_by_one());
+  for (const json& content : {json(""), json::array()}) {
+    const Reply rendered = server.routes->post("/apply-template", chat_of(content).dump());
+    EXPECT_EQ(json::parse(rendered.body)["prompt"], "ab") << content;
+    EXPECT_EQ(server.routes->post(kChat, chat_of(content).dump()).status, 200) << content;
+  }
+  EXPECT_EQ(server.routes->post("/tokenize", R"({"content": ""})").body, R"({"tokens":[]})");
+}
+
+/// Its tokens are the bytes, and its answers anything.
+engine::testing::SmallModel byte_model() {
+  constexpr uint32_t kVocabulary = 3 + 256;
+  engine::testing::SmallModel model =
+      engine::testing::make_small_model({.vocab_size = kVocabulary, .n_ctx_train = 2048});
+  engine::testing::draw_weights(model, 7);
+  std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
+  std::vector<int32_t> kinds = {2, 3, 3};
+  for (int byte = 0; byte < 256; ++byte) {
+    tokens.push_back(fmt::format("<0x{:02X}>", byte));
+    kinds.push_back(6);
+  }
+  model.set("tokenizer.ggml.scores", std::vector<float>(tokens.size(), 0.0f));
+  model.set("tokenizer.ggml.tokens", std::move(tokens));
+  model.set("tokenizer.ggml.token_type", std::move(kinds));
+  return model;
+}
+
+TEST(EngineHttp, AnAnswerBoundToASchemaIsJsonOfIt) {
+  const Place place(byte_model());
+  Server server(place, one_by_one());
+  const json schema = {
+      {"type", "object"},
+      {"properties", {{"colour", {{"enum", {"red", "green"}}}}, {"is_far", {{"type", "boolean"}}}}},
+      {"required", {"colour", "is_far"}},
+      {"additionalProperties", false}};
+  for (uint32_t seed = 0; seed < 8; ++seed) {
+    const json body = {
+        {"messages", json::array({{{"role", "user"}, {"content", "say it"}}})},
+        {"max_tokens", 500},
+        {"temperature", 1},
+        {"seed", seed},
+        {"response_format",
+         {{"type", "json_schema"}, {"json_schema", {{"name", "it"}, {"schema", schema}}}}}};
+    const Reply reply = server.routes->post(kChat, body.dump());
+    ASSERT_EQ(reply.status, 200) << reply.body;
+    const json choice = json::parse(reply.body)["choices"][0];
+    EXPECT_EQ(choice["finish_reason"], "stop");
+    const auto text = choice["message"]["content"].get<std::string>();
+    const json said = json::parse(text, nullptr, false);
+    ASSERT_TRUE(said.is_object()) << text;
+    EXPECT_EQ(said.size(), 2u) << text;
+    EXPECT_TRUE(said["colour"] == "red" || said["colour"] == "green") << text;
+    EXPECT_TRUE(said["is_far"].is_boolean()) << text;
+  }
+}
+
+}  // namespace
+}  // namespace strata::serve
