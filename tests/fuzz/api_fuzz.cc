@@ -28,8 +28,9 @@ namespace {
 using nlohmann::ordered_json;
 using namespace strata::serve;
 
-constexpr ToolCallStyle kStyles[] = {ToolCallStyle::kNone, ToolCallStyle::kLlama,
-                                     ToolCallStyle::kHermes, ToolCallStyle::kMistral};
+constexpr ToolCallStyle kStyles[] = {ToolCallStyle::kNone,    ToolCallStyle::kLlama,
+                                     ToolCallStyle::kHermes,  ToolCallStyle::kQwenCoder,
+                                     ToolCallStyle::kMistral, ToolCallStyle::kMistralArgs};
 
 void hold(bool condition, const char* what) {
   if (condition) return;

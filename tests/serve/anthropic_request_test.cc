@@ -58,11 +58,32 @@ TEST(AnthropicRequest, SplitsBlocksIntoTheMessagesOfATemplate) {
                  R"(tool:12{"tool_call_id":"u1"};user:and now;tool:{"tool_call_id":"u2"};)");
 }
 
+/// What agents send that write code.
+TEST(AnthropicRequest, TellsTheTemplateWhetherToThinkAndIgnoresWhatChangesNoAnswer) {
+  const auto values = [](const std::string& more) {
+    return parsed(ApiShape::kMessages, messages_body(", " + more)).order.template_values.dump();
+  };
+  EXPECT_EQ(values(R"("thinking": {"type": "enabled", "budget_tokens": 5000})"),
+            R"({"enable_thinking":true,"thinking":true})");
+  EXPECT_EQ(values(R"("thinking": {"type": "disabled"})"),
+            R"({"enable_thinking":false,"thinking":false})");
+  EXPECT_EQ(values(R"("thinking": {"type": "adaptive"})"), "null");
+  EXPECT_EQ(values(R"("output_config": {"effort": "high"})"), R"({"reasoning_effort":"high"})");
+  EXPECT_EQ(values(R"("metadata": {"user_id": "u"}, "service_tier": "auto", "context_management":
+    {"edits": [{"type": "clear_tool_uses_20250919"}]}, "output_config": {"format": null})"),
+            "null");
+}
+
 TEST(AnthropicRequest, RefusesByName) {
   EXPECT_EQ(refusal(R"({"messages": [{"role": "user", "content": "x"}]})"),
             "usage max_tokens: max_tokens is missing; wanted the most tokens of the answer");
-  EXPECT_EQ(refusal(messages_body(R"(, "thinking": {"type": "enabled", "budget_tokens": 5})")),
-            "usage thinking: thinking is an object, which is not implemented");
+  EXPECT_EQ(refusal(messages_body(R"(, "thinking": {"type": "loud"})")),
+            "usage thinking.type: thinking.type is \"loud\"; wanted enabled, disabled or adaptive");
+  EXPECT_EQ(
+      refusal(messages_body(R"(, "output_config": {"format": {"type": "json_schema"}})")),
+      "usage output_config.format: output_config.format is an object, which is not implemented");
+  EXPECT_EQ(refusal(messages_body(R"(, "mcp_servers": [{"type": "url"}])")),
+            "usage mcp_servers: mcp_servers is an array, which is not implemented");
   EXPECT_EQ(refusal(messages_body(R"(, "temperature": 1.5)")),
             "usage temperature: temperature is 1.5; wanted a number from 0 to 1");
   EXPECT_EQ(refusal(messages_body(R"(, "tool_choice": {"type": "some"})")),

@@ -1,18 +1,30 @@
 // tests/serve/api_fixture.h - what the tests of bodies share.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <string>
 #include <string_view>
 
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "tests/serve/described.h"
+#include "tests/serve/json_schema.h"
 #include "tools/serve/api_request.h"
 
 namespace strata::serve::testing {
 
+/// The request, whose body is as openapi.json describes one: what is taken is described.
 inline ApiRequest parsed(ApiShape shape, std::string_view body) {
-  return parse_request(shape, body, ApiDefaults{});
+  ApiRequest request = parse_request(shape, body, ApiDefaults{});
+  const char* const name = shape == ApiShape::kChat         ? "chatRequest"
+                           : shape == ApiShape::kCompletion ? "completionRequest"
+                                                            : "messagesRequest";
+  const nlohmann::json& schema = described()["components"]["schemas"][name];
+  EXPECT_EQ(schema_fault(described(), schema, nlohmann::json::parse(body)), "")
+      << body.substr(0, 1000);
+  return request;
 }
 
 /// "CODE FIELD: message" of the refusal of a body, or "taken".

@@ -65,6 +65,10 @@ TEST(ForcedCall, IsTheJsonThatTheFamilyWritesBehindItsMarker) {
   EXPECT_EQ(request.order.answer_begin, "<tool_call>\n");
   EXPECT_EQ(bind_forced_call(request, ToolCallStyle::kMistral), ToolCallStyle::kMistral);
   EXPECT_EQ(request.order.answer_begin, "[TOOL_CALLS]");
+  EXPECT_EQ(schema_of(ToolCallStyle::kMistralArgs), schema_of(ToolCallStyle::kMistral));
+  EXPECT_EQ(schema_of(ToolCallStyle::kQwenCoder), schema_of(ToolCallStyle::kHermes));
+  EXPECT_EQ(bind_forced_call(request, ToolCallStyle::kQwenCoder), ToolCallStyle::kLlama);
+  EXPECT_EQ(bind_forced_call(request, ToolCallStyle::kMistralArgs), ToolCallStyle::kMistral);
 }
 
 TEST(ForcedCall, OfAnyToolMayBeEachOfThem) {

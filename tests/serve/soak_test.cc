@@ -74,6 +74,7 @@ TEST_F(Soak, HostileClientsLeaveNothingAndStopNobody) {
   EXPECT_EQ(report.n_cases, 200u);
   EXPECT_EQ(report.n_good, 20u);
   EXPECT_GE(report.statuses.size(), 8u) << soak::text_of(report);
+  EXPECT_GT(report.statuses.at(413), 0u) << soak::text_of(report);
   expect_ends_well();
 }
 
@@ -84,6 +85,17 @@ TEST(HostileCase, IsTheSameForTheSameSeedAndOfEveryKind) {
     EXPECT_EQ(soak::hostile_case(5, i).kind, soak::hostile_case(6, i + n).kind);
     EXPECT_EQ(soak::hostile_case(5, i).kind == soak::hostile_case(5, i + 1).kind, false);
   }
+}
+
+TEST(HostileCase, SendsAGigabyteInOneOfManyBodies) {
+  uint64_t n_streamed = 0, n_whole = 0;
+  for (uint64_t i = 0; i < 32 * soak::n_hostile_kinds(); ++i) {
+    const soak::HostileCase made = soak::hostile_case(5, i);
+    n_streamed += made.tail.empty() ? 0u : 1u;
+    n_whole += made.tail.size() * made.n_tails >= soak::kGigabyte ? 1u : 0u;
+  }
+  EXPECT_EQ(n_streamed, 32u);
+  EXPECT_EQ(n_whole, 2u);
 }
 
 enum class Fickle : uint8_t { kOtherWord, kNumber, kFault };

@@ -16,8 +16,14 @@ std::string shown(const std::vector<AnswerPiece>& pieces) {
   return out;
 }
 
+/// What calls may be of where their style asks for it.
+const nlohmann::ordered_json kTools = nlohmann::ordered_json::parse(R"([{"type": "function",
+  "function": {"name": "f", "parameters": {"type": "object", "properties": {
+    "text": {"type": "string"}, "unit": {"enum": ["1", "2"]}, "n": {"type": "integer"},
+    "any": {}}}}}, {"type": "function", "function": {"name": "g", "parameters": {}}}])");
+
 std::string read_cut(ToolCallStyle style, std::string_view text, size_t piece_bytes) {
-  ToolCallReader reader(style);
+  ToolCallReader reader(style, kTools);
   std::string out;
   for (size_t at = 0; at < text.size(); at += piece_bytes)
     out += shown(reader.push(text.substr(at, piece_bytes)));
@@ -66,6 +72,59 @@ TEST(ToolCalls, OfMistralAreAListWithItsMarkerShownOrNot) {
   EXPECT_EQ(mistral("[1] says so"), "[1] says so");
 }
 
+std::string args(std::string_view text) { return read(ToolCallStyle::kMistralArgs, text); }
+std::string tagged(std::string_view text) { return read(ToolCallStyle::kQwenCoder, text); }
+
+TEST(ToolCalls, OfMistralWithArgsHaveTheirNamesBeforeTheJson) {
+  EXPECT_EQ(args("[TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS]g-2[ARGS] {}"),
+            R"({f|{"a":1}}{g-2|{}})");
+  EXPECT_EQ(args("Sure.\n[TOOL_CALLS]f[ARGS]{\"a\": \"}[ARGS]\"}"), R"(Sure.{f|{"a":"}[ARGS]"}})");
+  EXPECT_EQ(args(R"(f{"a": {"b": []}}g{})"), R"({f|{"a":{"b":[]}}}{g|{}})");  // no marker is shown
+  for (const std::string_view text :
+       {"Hello", "Hello there", "f {}", "f[1]", "f{\"a\": }", "[TOOL_CALLS]", "[TOOL_CALLS]{}",
+        "[TOOL_CALLS]f[ARGS]", "[TOOL_CALLS]f[ARGS]{", "[TOOL_CALLS]f g[ARGS]{}", "{\"a\": 1}",
+        " "})
+    EXPECT_EQ(args(text), text);
+  EXPECT_EQ(args(std::string(65, 'f') + "{}"), std::string(65, 'f') + "{}");
+  ToolCallReader reader(ToolCallStyle::kMistralArgs);
+  EXPECT_EQ(shown(reader.push("Hello")), "");  // it may be a name
+  EXPECT_EQ(shown(reader.push(" there")), "Hello there");
+  EXPECT_EQ(shown(reader.push(" again")), " again");
+}
+
+TEST(ToolCalls, OfQwenCoderHaveTheirParametersBetweenTags) {
+  EXPECT_EQ(tagged("I look.\n\n<tool_call>\n<function=f>\n<parameter=text>\na < b\n\n"
+                   "</parameter>\n<parameter=n>\n7\n</parameter>\n</function>\n</tool_call>\n"
+                   "<tool_call><function=g></function></tool_call>"),
+            R"(I look.{f|{"text":"a < b\n","n":7}}{g|{}})");
+  EXPECT_EQ(tagged("<tool_call><function=g><parameter=a>[1, {}]</parameter></function>"),
+            R"({g|{"a":[1,{}]}})");  // the marker behind it did not come
+  for (const std::string_view text :
+       {"<tool_call>\n<function=f>\n<parameter=text>\n1", "<tool_call><function=f>",
+        "<tool_call><function=>", "<tool_call><function=f\n></function></tool_call>",
+        "<tool_call><function=f>x</function></tool_call>", "<tool_call><parameter=a>",
+        "<tool_call>{\"name\": \"f\"}</tool_call>", "<function=f></function>"})
+    EXPECT_EQ(tagged(text), text);
+}
+
+/// A model writes 7 and "7" alike.
+TEST(ToolCalls, OfQwenCoderHaveValuesOfTheTypesThatTheirToolsSay) {
+  const auto value = [](const std::string& name, const std::string& text) {
+    return read_cut(ToolCallStyle::kQwenCoder,
+                    "<tool_call><function=f><parameter=" + name + ">\n" + text +
+                        "\n</parameter></function></tool_call>",
+                    3);
+  };
+  EXPECT_EQ(value("text", "7"), R"({f|{"text":"7"}})");
+  EXPECT_EQ(value("text", "{\"a\": true}"), R"({f|{"text":"{\"a\": true}"}})");
+  EXPECT_EQ(value("unit", "2"), R"({f|{"unit":"2"}})");
+  EXPECT_EQ(value("n", "7"), R"({f|{"n":7}})");
+  EXPECT_EQ(value("n", "seven"), R"({f|{"n":"seven"}})");
+  EXPECT_EQ(value("any", "null"), R"({f|{"any":null}})");
+  EXPECT_EQ(value("other", "true"), R"({f|{"other":true}})");
+  EXPECT_EQ(value("any", "1,\"b\":2"), R"({f|{"any":"1,\"b\":2"}})");
+}
+
 TEST(ToolCalls, ThatAreMalformedAreText) {
   for (const std::string_view text :
        {"<tool_call>", "<tool_call>{", "<tool_call>{]</tool_call>", "<tool_call>f()</tool_call>",
@@ -98,19 +157,41 @@ TEST(ToolCalls, AreBoundedInBytesAndDepth) {
   const std::string endless = "<tool_call>{" + std::string(3 << 20, '[');
   ToolCallReader reader(ToolCallStyle::kHermes);
   EXPECT_GT(shown(reader.push(endless)).size(), size_t{2} << 20);
+  ToolCallReader tags(ToolCallStyle::kQwenCoder);
+  std::string text = shown(tags.push("<tool_call><function=f><parameter=a>"));
+  for (int i = 0; i < 3 << 10; ++i) text += shown(tags.push(std::string(1 << 10, '<')));
+  EXPECT_GT(text.size(), size_t{1} << 20);
 }
 
 TEST(ToolCalls, LoseNoTextHoweverItLooks) {
   std::mt19937 random(20261126);
-  const std::vector<std::string> words = {
-      "<tool_call>",  "</tool_call>",   "{", "}", "[",    "]", "\"", "\\", " ", "\n",
-      "[TOOL_CALLS]", "<|python_tag|>", "x", ";", "<tool"};
+  const std::vector<std::string> words = {"<tool_call>",
+                                          "</tool_call>",
+                                          "{",
+                                          "}",
+                                          "[",
+                                          "]",
+                                          "\"",
+                                          "\\",
+                                          " ",
+                                          "\n",
+                                          "[TOOL_CALLS]",
+                                          "<|python_tag|>",
+                                          "x",
+                                          ";",
+                                          "<tool",
+                                          "<function=f>",
+                                          "<parameter=a>"};
+  const std::vector<std::string> unclosed = {"[TOOL_CALLS]", "[ARGS]", "f", "[", "{", " ", "\""};
   for (int round = 0; round < 3000; ++round) {
     std::string text;
     for (size_t n = random() % 12; n > 0; --n) text += words[random() % words.size()];
-    for (const ToolCallStyle style :
-         {ToolCallStyle::kHermes, ToolCallStyle::kLlama, ToolCallStyle::kMistral})
+    for (const ToolCallStyle style : {ToolCallStyle::kHermes, ToolCallStyle::kLlama,
+                                      ToolCallStyle::kMistral, ToolCallStyle::kQwenCoder})
       EXPECT_EQ(read_cut(style, text, 1 + random() % 5), text);  // none of them is a call
+    text.clear();
+    for (size_t n = random() % 12; n > 0; --n) text += unclosed[random() % unclosed.size()];
+    EXPECT_EQ(read_cut(ToolCallStyle::kMistralArgs, text, 1 + random() % 5), text);
   }
 }
 
@@ -118,7 +199,10 @@ TEST(ToolCallStyle, IsToldFromTheTemplate) {
   EXPECT_EQ(tool_call_style(""), ToolCallStyle::kNone);
   EXPECT_EQ(tool_call_style("{{ messages[0].content }}"), ToolCallStyle::kNone);
   EXPECT_EQ(tool_call_style("'<tool_call>\\n{\"name\": '"), ToolCallStyle::kHermes);
-  EXPECT_EQ(tool_call_style("<tool_call>\\n<function=' ~ name"), ToolCallStyle::kNone);
+  EXPECT_EQ(tool_call_style("<tool_call>\\n<function=' ~ name"), ToolCallStyle::kQwenCoder);
+  EXPECT_EQ(tool_call_style("<tool_call>' ~ name ~ '<arg_key>"), ToolCallStyle::kNone);
+  EXPECT_EQ(tool_call_style("'[TOOL_CALLS]' + name + '[ARGS]'"), ToolCallStyle::kMistralArgs);
+  EXPECT_EQ(tool_call_style("[TOOL_CALLS] [CALL_ID] [ARGS]"), ToolCallStyle::kNone);
   EXPECT_EQ(tool_call_style("\"[TOOL_CALLS] [\""), ToolCallStyle::kMistral);
   EXPECT_EQ(tool_call_style("Environment: ipython {\"name\": f, \"parameters\": d}"),
             ToolCallStyle::kLlama);

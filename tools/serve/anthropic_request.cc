@@ -15,13 +15,12 @@ using nlohmann::ordered_json;
 constexpr int64_t kTokensMax = int64_t{1} << 40;
 
 constexpr auto kNotImplemented = std::to_array<NeutralField>({
-    {"thinking", "{\"type\": \"disabled\"}"},
     {"mcp_servers", "[]"},
     {"container", "null"},
-    {"context_management", "null"},
     {"output_format", "null"},
-    {"output_config", "null"},
 });
+
+constexpr auto kNotImplementedOutput = std::to_array<NeutralField>({{"format", "null"}});
 
 /// The blocks of one message, sorted by what becomes of them.
 struct Blocks {
@@ -116,6 +115,27 @@ void read_tools(const FieldReader& body, ApiRequest& request) {
   if (takes_tools) request.order.tools = std::move(list);
 }
 
+/// Whether the model thinks aloud, and how much, as far as its template asks: names of variables
+/// are those of Qwen's templates, of DeepSeek's and Granite's, and of gpt-oss's. A template that
+/// asks for none of them, and a budget of thoughts, which none asks for, change nothing.
+void read_thinking(const FieldReader& body, AnswerOrder& order) {
+  if (const ordered_json* thinking = body.object("thinking")) {
+    const FieldReader fields(*thinking, "thinking");
+    const std::string type = fields.required_text("type");
+    if (type != "enabled" && type != "disabled" && type != "adaptive")
+      fields.refuse("type", "enabled, disabled or adaptive");
+    if (type != "adaptive")  // which leaves it to the model
+      for (const char* const variable : {"enable_thinking", "thinking"})
+        order.template_values[variable] = type == "enabled";
+  }
+  const ordered_json* config = body.object("output_config");
+  if (!config) return;
+  const FieldReader fields(*config, "output_config");
+  refuse_unimplemented(fields, kNotImplementedOutput);
+  if (auto effort = fields.text("effort"))
+    order.template_values["reasoning_effort"] = *std::move(effort);
+}
+
 }  // namespace
 
 std::vector<engine::ChatMessage> anthropic_messages(const FieldReader& body) {
@@ -151,6 +171,9 @@ void read_anthropic_request(RequestBody& body, ApiRequest& request) {
   request.is_streamed = fields.flag("stream").value_or(false);
   order.messages = anthropic_messages(fields);
   read_tools(fields, request);
+  read_thinking(fields, order);
+  // What to leave out of texts that get too long: here they are kept whole.
+  (void)fields.object("context_management");
 }
 
 }  // namespace strata::serve

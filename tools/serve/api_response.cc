@@ -32,6 +32,13 @@ ShapeFacts facts_of(const ApiRequest& request, const ApiIdentity& identity) {
   return facts;
 }
 
+ToolCallReader reader_of(const ApiRequest& request, ToolCallStyle style) {
+  const auto& tools = request.order.tools;
+  if (tools.is_null()) return ToolCallReader(ToolCallStyle::kNone);
+  // The others need no schema, and an answer may take minutes.
+  return style == ToolCallStyle::kQwenCoder ? ToolCallReader(style, tools) : ToolCallReader(style);
+}
+
 class EventedResponse final : public ApiResponse {
  public:
   EventedResponse(const ApiRequest& request, const ApiIdentity& identity)
@@ -39,7 +46,7 @@ class EventedResponse final : public ApiResponse {
         is_streamed_(request.is_streamed),
         has_one_call_(request.has_one_call),
         writer_(make_shape(request.shape, facts_of(request, identity))),
-        calls_(request.order.tools.is_null() ? ToolCallStyle::kNone : identity.tool_calls) {}
+        calls_(reader_of(request, identity.tool_calls)) {}
 
   std::string push(const AnswerEvent& event) override {
     STRATA_CHECK(!has_ended_, "an event after the last one, kind %d", static_cast<int>(event.kind));

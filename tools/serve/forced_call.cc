@@ -78,6 +78,9 @@ ordered_json calls_schema(const ordered_json& tools, const std::string& forced,
 
 ToolCallStyle bind_forced_call(ApiRequest& request, ToolCallStyle style) {
   if (!request.forced_call) return style;
+  // An answer is bound to JSON alone: what is none, these families write as older ones did.
+  if (style == ToolCallStyle::kQwenCoder) style = ToolCallStyle::kHermes;
+  if (style == ToolCallStyle::kMistralArgs) style = ToolCallStyle::kMistral;
   const std::string& forced = *request.forced_call;
   AnswerOrder& order = request.order;
   if (order.tools.is_null())

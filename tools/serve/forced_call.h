@@ -8,10 +8,10 @@
 namespace strata::serve {
 
 /// Where the request forces a call, sets the schema of its answer and what the prompt ends with.
-/// `style` is the template's. Returns how the calls of the answer are read: `style` where none is
-/// forced. Errors: kUsage (no tools, none of that name, a family whose calls are not known here;
-/// parameters outside the subset of engine/grammar/json_grammar.h, or that need not be an object;
-/// `{}` stands for any object).
+/// `style` is the template's; families that write no JSON get that of their older models. Returns
+/// how the calls of the answer are read: `style` where none is forced. Errors: kUsage (no tools,
+/// none of that name, a family whose calls are not known here; parameters outside the subset of
+/// engine/grammar/json_grammar.h, or that need not be an object; `{}` stands for any object).
 ToolCallStyle bind_forced_call(ApiRequest& request, ToolCallStyle style);
 
 }  // namespace strata::serve

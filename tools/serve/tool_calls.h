@@ -9,15 +9,20 @@
 #include <string_view>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 namespace strata::serve {
 
 /// How a model writes the calls that it wants made. Markers that are control tokens (Llama's and
-/// Mistral's) are no part of an answer's text, so both styles are known without them at its start.
+/// Mistral's) are no part of an answer's text, so these styles are known without them at its
+/// start.
 enum class ToolCallStyle : uint8_t {
-  kNone,     // its template knows no tools, or a way that is not known here
-  kLlama,    // the answer begins with {"name": ..., "parameters": {...}}; more after ';' or spaces
-  kHermes,   // <tool_call>{"name": ..., "arguments": {...}}</tool_call>, also Qwen's
-  kMistral,  // [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]
+  kNone,       // its template knows no tools, or a way that is not known here
+  kLlama,      // the answer begins with {"name": ..., "parameters": {...}}; more after ';', spaces
+  kHermes,     // <tool_call>{"name": ..., "arguments": {...}}</tool_call>, also Qwen's
+  kQwenCoder,  // <tool_call> around a tagged call (tagged_call.h) </tool_call>
+  kMistral,    // [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]
+  kMistralArgs,  // [TOOL_CALLS]NAME[ARGS]{...}, more behind it; Mistral since summer 2025
 };
 
 /// Told from the source text of the model's chat template.
@@ -39,7 +44,8 @@ struct AnswerPiece {
 /// text. With kNone all text comes back at once. At most a MiB is held.
 class ToolCallReader {
  public:
-  explicit ToolCallReader(ToolCallStyle style);
+  /// `tools`, as templates read them, say which values are texts where calls do not; null = none.
+  explicit ToolCallReader(ToolCallStyle style, nlohmann::ordered_json tools = nullptr);
   ~ToolCallReader();
   ToolCallReader(ToolCallReader&&) noexcept;
   ToolCallReader& operator=(ToolCallReader&&) noexcept;

@@ -115,6 +115,7 @@ class Siege {
     HostileClient client(target_.port, target_.patience);
     if (!client.is_connected()) return add_finding(fmt::format("case {}: no connection", i));
     (void)client.send(sent.bytes);  // a refusal may end the connection before all of it is sent
+    send_tails(i, sent, client);
     if (sent.end == HostileCase::End::kReset) {
       client.reset();
       const std::lock_guard lock(mutex_);
@@ -128,6 +129,14 @@ class Siege {
     const std::lock_guard lock(mutex_);
     ++report_.n_cases;
     ++report_.statuses[status];
+  }
+
+  void send_tails(uint64_t i, const HostileCase& sent, SocketClient& client) {
+    uint64_t n = 0;
+    while (n < sent.n_tails && !client.wait_readable(milliseconds(0)) && client.send(sent.tail))
+      ++n;
+    if (n * sent.tail.size() >= kGigabyte)
+      add_finding(fmt::format("case {}, {}: a gigabyte is taken", i, sent.kind));
   }
 
   void ask_good_question(uint64_t i) {

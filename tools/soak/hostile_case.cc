@@ -238,6 +238,23 @@ std::string long_order(Draw& draw) {
                                      : R"({"prompt":"a","ignore_eos":true})");
 }
 
+constexpr uint64_t kTailBytes = uint64_t{1} << 16;
+
+/// A body that is really sent, in chunks or with a length that ends before it does.
+std::string streamed_body(Draw& draw) {
+  constexpr std::string_view kSizes[] = {"Transfer-Encoding: chunked", "Content-Length: 67108864",
+                                         "Content-Length: 1000000"};
+  return head("POST", draw.one_of(kPaths),
+              fmt::format("Content-Type: application/json\r\n{}\r\n\r\n", draw.one_of(kSizes)));
+}
+
+/// How often a body's tail is sent: in every sixteenth round a gigabyte of it.
+void set_tail(HostileCase& made, uint64_t round, Draw& draw) {
+  constexpr uint64_t kRounds = 16, kWhole = 3;
+  made.tail = fmt::format("{:x}\r\n{}\r\n", kTailBytes, std::string(kTailBytes, 'a'));
+  made.n_tails = round % kRounds == kWhole ? kGigabyte / kTailBytes : draw.below(16);
+}
+
 struct Kind {
   std::string_view name;
   std::string (*bytes)(Draw&);
@@ -258,6 +275,7 @@ constexpr Kind kKinds[] = {{"flipped bits", flipped_request},
                            {"broken chunks", broken_chunks},
                            {"an announced gigabyte", announced_gigabyte},
                            {"a large body", large_body},
+                           {"a streamed body", streamed_body},
                            {"pipelined garbage", pipelined_garbage},
                            {"odd schemas", odd_schema},
                            {"a long order, left", long_order, true},
@@ -273,6 +291,7 @@ HostileCase hostile_case(uint64_t seed, uint64_t number) {
   HostileCase made;
   made.kind = kind.name;
   made.bytes = kind.bytes(draw);
+  if (kind.bytes == streamed_body) set_tail(made, number / std::size(kKinds), draw);
   if (kind.resets || draw.below(4) == 0) made.end = HostileCase::End::kReset;
   return made;
 }
