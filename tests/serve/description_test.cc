@@ -109,7 +109,7 @@ TEST(Description, RefersToEachOfItsPartsAndToNoOther) {
 }
 
 std::string source_of(const std::string& path) {
-  std::ifstream file(std::string(STRATA_SOURCE_DIR) + "/tools/serve/" + path);
+  std::ifstream file(tree_path("tools/serve/" + path));
   std::stringstream text;
   text << file.rdbuf();
   EXPECT_FALSE(text.str().empty()) << path;

@@ -19,6 +19,7 @@
 #include "tests/serve/serve_process.h"
 #include "tests/serve/slot_server.h"
 #include "tests/tiers/child_process.h"
+#include "tests/tree_paths.h"
 #include "tiers/durable_directory.h"
 #include "tools/cli/option_table.h"
 #include "tools/serve/serving.h"
@@ -35,7 +36,7 @@ using testing::Place;
 using testing::Server;
 
 std::string unit_text() {
-  std::ifstream file(STRATA_SOURCE_DIR "/examples/strata.service");
+  std::ifstream file(tree_path("examples/strata.service"));
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
