@@ -131,6 +131,22 @@ uint64_t available_dram_bytes(const std::string& root) {
   return std::min(bytes, group_dram_bytes(root).value_or(bytes));
 }
 
+uint64_t held_memory_bytes(const std::string& root) {
+  return keyed_number(root + "proc/self/status", "RssAnon:").value_or(0) * 1024;
+}
+
+double memory_pressure(const std::string& root) {
+  // "some avg10=1.50 avg60=0.20 avg300=0.05 total=12345", in percent.
+  std::istringstream words(first_line(root + "proc/pressure/memory").value_or(""));
+  const std::string key = "avg10=";
+  for (std::string word; words >> word;) {
+    double percent = 0;
+    if (word.starts_with(key) && std::istringstream(word.substr(key.size())) >> percent)
+      return percent / 100;
+  }
+  return 0;
+}
+
 std::optional<uint64_t> group_dram_bytes(const std::string& root) {
   // memory.high slows down who exceeds it: as good as a limit.
   const GroupFiles version_2{"sys/fs/cgroup",

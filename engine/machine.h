@@ -17,6 +17,13 @@ uint32_t usable_cpus(const std::string& root = "/");
 /// count as free, because the system gives them back.
 uint64_t available_dram_bytes(const std::string& root = "/");
 
+/// What of this process only swapping could take from memory: its pages that are of no file.
+uint64_t held_memory_bytes(const std::string& root = "/");
+
+/// Share of the last ten seconds in which something of this machine waited for memory; 0 where the
+/// system does not say.
+double memory_pressure(const std::string& root = "/");
+
 /// What the control groups' limits still allow of memory; nothing where none limits it.
 std::optional<uint64_t> group_dram_bytes(const std::string& root = "/");
 

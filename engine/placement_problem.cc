@@ -117,13 +117,26 @@ uint64_t stream_bytes(const PlannedModel& model) {
   return plan.total_bytes() - plan.resident_bytes;
 }
 
+/// What choosing for one token takes for each position of its context: rows of the index are
+/// scanned. What is reserved for choosing, for several answers and beside rows is not.
+double index_position_ms(const ModelShape& shape, const KvContext& context,
+                         const planner::MachineProfile& profile) {
+  if (!context.method) return 0;
+  const index::IndexShape index =
+      index_shape(shape, context.k_codec, context.v_codec, context.n_ctx);
+  const double bytes = index.n_streams * index::scanned_bytes(*context.method, index.layout);
+  const auto name =
+      std::ranges::find(index::method_names(), *context.method, &index::MethodName::method);
+  const double rate = planner::scan_rate(profile, name->name, shape.head_dim);
+  return planner::transfer_ms(bytes / kGiga, rate / kGiga);
+}
+
 void add_kv(const PlannedModel& model, const PlacementRequest& request, const KvContext& context,
             PlacementProblem& problem) {
   const ModelShape shape = shape_of_sequences(model.spec.shape, request.n_sequences);
   const KvPlacement whole = place_whole(shape, context);
   problem.index_gb = gb(whole.index_bytes);
-  problem.index_position_ms = planner::transfer_ms(problem.index_gb, problem.rates.dram_read) /
-                              static_cast<double>(context.n_ctx);
+  problem.index_position_ms = index_position_ms(model.spec.shape, context, request.profile);
   problem.kv_beside_gb = gb(whole.dram_bytes() - whole.slot_bytes - whole.index_bytes);
   problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0 &&
                       problem.rates.nvme_read > 0;

@@ -134,6 +134,11 @@ uint64_t segment_bytes(Method method, const KvLayout& layout) {
              : tile;
 }
 
+double scanned_bytes(Method method, const KvLayout& layout) {
+  const uint32_t n_extents = method == Method::kPq ? PqSelector::kSegmentExtents : 1;
+  return static_cast<double>(segment_bytes(method, layout)) / (n_extents * kExtentPositions);
+}
+
 SelectorSource::SelectorSource(Method method, const IndexShape& shape, const KernelTable& kernels)
     : method_(method), shape_(shape), kernels_(kernels) {
   check_supported(method, shape.layout);

@@ -59,6 +59,10 @@ uint64_t index_bytes(Method method, const IndexShape& shape);
 /// Bytes of a segment of one stream in a file (Selector::segment_bytes), before there is an index.
 uint64_t segment_bytes(Method method, const KvLayout& layout);
 
+/// Bytes that choosing reads for each position of one stream (Selector::estimate_bytes, of whole
+/// segments), before there is an index.
+double scanned_bytes(Method method, const KvLayout& layout);
+
 /// Makes indexes that share one memory of index_bytes(). One caller at a time.
 class SelectorSource {
  public:

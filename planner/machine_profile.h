@@ -45,6 +45,13 @@ struct AttendRate {
   double decode_layer_us = 0;     // one row, of a layer, beside what its bytes take
 };
 
+/// Choosing for one token by a method's index: its rows, all threads.
+struct IndexRate {
+  std::string method;  // "rabitq"
+  uint32_t head_dim = 0;
+  double scan_bytes_per_s = 0;
+};
+
 /// What a step takes on the CPU beside its bytes and operations: waiting for the threads, norms,
 /// RoPE, the sampler's logits. Of a small model at depth 0, walked by the engine. Each row of a
 /// prompt costs besides what its norms, RoPE, activations and sums write: values of f32, by all
@@ -74,17 +81,20 @@ struct MachineProfile {
   // What it is of. A profile of other words is another machine's.
   std::string cpu, cpu_isa, disk, device, driver;
   uint32_t n_threads = 0;
-  std::string measured_at;  // "2026-11-26T13:20:00Z"; empty: not measured on the machine it is of
-  std::string written_by;   // the program's version, whose kernels were measured
-  uint64_t dram_bytes = 0;  // of the machine
+  std::string measured_at;   // "2026-11-26T13:20:00Z"; empty: not measured on the machine it is of
+  std::string written_by;    // the program's version, whose kernels were measured
+  uint32_t n_disturbed = 0;  // figures that other programs disturbed
+  uint64_t dram_bytes = 0;   // of the machine
   double dram_read_bytes_per_s = 0;
   double dram_copy_bytes_per_s = 0;  // reads and writes counted
   std::vector<LinearRate> linear;    // one for each type that was measured
   std::vector<AttendRate> attend;
+  std::vector<IndexRate> index;  // of methods that were measured
   StepCost step_cost;
-  std::vector<DiskRate> disk_read;                               // rising in size
+  std::vector<DiskRate> disk_read, disk_write;                   // rising in size
   double disk_read_bytes_per_s = 0, disk_write_bytes_per_s = 0;  // 1 MiB requests, in order
-  RateCurve disk_alone;  // of a read with no other in flight
+  RateCurve disk_alone;        // of a read with no other in flight
+  bool disk_is_direct = true;  // false: measured through the page cache, which is quicker
   std::vector<PairShare> pairs;
   DeviceRates gpu;
   bool is_measured() const { return !measured_at.empty(); }

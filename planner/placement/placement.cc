@@ -26,6 +26,13 @@ double whole_blocks(double n_positions, double n_held) {
   return std::max(0.0, std::floor(n_positions / kBlock) * kBlock);
 }
 
+/// Positions in whole blocks that take at least so much. What takes whole blocks takes no block more
+/// for a rounding error of its sum.
+double blocks_of(double gb, double gb_per_position) {
+  constexpr double kRounding = 1e-9;  // blocks
+  return std::ceil(gb / gb_per_position / kBlock - kRounding) * kBlock;
+}
+
 /// Of one position of all full layers.
 double full_gb_per_position(const PlacementProblem& problem) {
   double gb = 0;
@@ -56,8 +63,8 @@ bool place_at_home(const PlacementProblem& problem, LayerPlacement& placement) {
     placement.groups[g].kv_dram = 0;
   }
   const double gb = full_gb_per_position(problem);
-  const double n = must_spill ? std::ceil(problem.spill_floor_gb / gb / kBlock) * kBlock
-                              : whole_blocks(dram_room() / gb, n_held);
+  const double n =
+      must_spill ? blocks_of(problem.spill_floor_gb, gb) : whole_blocks(dram_room() / gb, n_held);
   for (size_t g = 0; g < placement.groups.size(); ++g)
     if (problem.groups[g].is_full())
       placement.groups[g].kv_dram = std::min(n, std::max(0.0, n_held - kBlock));
@@ -113,8 +120,10 @@ struct Found {
   }
 };
 
+/// Counts in n_tried, as all that search do.
 void consider(const PlacementProblem& problem, const LayerPlacement& counted,
-              std::optional<Found>& best) {
+              std::optional<Found>& best, uint32_t& n_tried) {
+  ++n_tried;
   std::optional<LayerPlacement> placement = with_kv(problem, counted);
   if (!placement) return;
   const double prompt = prompt_time(problem, *placement).ms;
@@ -178,19 +187,21 @@ std::vector<LayerPlacement> extremes(const PlacementProblem& problem) {
   return list;
 }
 
-std::optional<Found> place_layers(const PlacementProblem& problem, const LpPlacement& program) {
+std::optional<Found> place_layers(const PlacementProblem& problem, const LpPlacement& program,
+                                  uint32_t& n_tried) {
   std::optional<Found> best;
-  if (program.is_feasible) consider(problem, rounded(problem, program), best);
-  for (const LayerPlacement& placement : extremes(problem)) consider(problem, placement, best);
+  if (program.is_feasible) consider(problem, rounded(problem, program), best, n_tried);
+  for (const LayerPlacement& placement : extremes(problem))
+    consider(problem, placement, best, n_tried);
   return best;
 }
 
 /// Moves as long as one makes the request quicker.
-void improve(const PlacementProblem& problem, Found& found) {
+void improve(const PlacementProblem& problem, Found& found, uint32_t& n_tried) {
   for (uint32_t move = 0; move < kMovesMax; ++move) {
     std::optional<Found> best = found;
     for (const LayerPlacement& next : neighbours(problem, found.placement))
-      consider(problem, next, best);
+      consider(problem, next, best, n_tried);
     if (!best->is_better_than(found)) return;
     found = *std::move(best);
   }
@@ -198,15 +209,16 @@ void improve(const PlacementProblem& problem, Found& found) {
 
 /// The same with two moves at a time: where a tier is full, nothing moves alone. Only where groups
 /// are few: their pairs are tried all.
-void improve_by_pairs(const PlacementProblem& problem, Found& found) {
+void improve_by_pairs(const PlacementProblem& problem, Found& found, uint32_t& n_tried) {
   if (problem.groups.size() > kPairGroupsMax) return;
   for (uint32_t round = 0; round < kPairRoundsMax; ++round) {
     std::optional<Found> best = found;
     for (const LayerPlacement& next : neighbours(problem, found.placement))
-      for (const LayerPlacement& last : neighbours(problem, next)) consider(problem, last, best);
+      for (const LayerPlacement& last : neighbours(problem, next))
+        consider(problem, last, best, n_tried);
     if (!best->is_better_than(found)) return;
     found = *std::move(best);
-    improve(problem, found);
+    improve(problem, found, n_tried);
   }
 }
 
@@ -220,7 +232,7 @@ void use_tiers(const PlacementProblem& problem, PlacementPlan& plan) {
 /// Where limits do not hold: the same from placements in which all groups are alike, in quarters
 /// of their layers. Moves that end at the quickest request may have passed by a slower one with
 /// quicker tokens.
-void begin_elsewhere(const PlacementProblem& problem, Found& found) {
+void begin_elsewhere(const PlacementProblem& problem, Found& found, uint32_t& n_tried) {
   constexpr uint32_t kParts = 4;
   std::optional<Found> best;
   for (uint32_t hbm = 0; hbm <= (problem.has_device ? kParts : 0); ++hbm)
@@ -235,11 +247,11 @@ void begin_elsewhere(const PlacementProblem& problem, Found& found) {
           place.n_dram = n * near / kParts - place.n_hbm;
           place.n_nvme = n - place.n_hbm - place.n_dram;
         }
-        consider(problem, placement, best);
+        consider(problem, placement, best, n_tried);
       }
   if (!best) return;
-  improve(problem, *best);
-  improve_by_pairs(problem, *best);
+  improve(problem, *best, n_tried);
+  improve_by_pairs(problem, *best, n_tried);
   if (best->is_better_than(found)) found = *std::move(best);
 }
 
@@ -290,9 +302,9 @@ std::optional<Tried> try_programs(const PlacementProblem& problem, PlacementPlan
     }
     plan.n_iterations += program.n_iterations;
     ++plan.n_programs;
-    std::optional<Found> found = place_layers(problem, program);
+    std::optional<Found> found = place_layers(problem, program, plan.n_tried);
     if (!found) return best;
-    improve(problem, *found);
+    improve(problem, *found, plan.n_tried);
     if (!best) best = Tried{*found, program, waits};
     if (found->is_better_than(best->found)) best->found = *found;
     best->waits = waits;
@@ -334,8 +346,7 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
   const double whole_kv = problem.index_gb + problem.kv_beside_gb + problem.kv_gb();
   const double whole = may_stay ? base + least.disk_beside_gb + whole_kv : kLpInfinity;
   const double gb = full_gb_per_position(problem);
-  const double floor_gb =
-      may_spill ? std::ceil(problem.spill_floor_gb / gb / kBlock) * kBlock * gb : 0;
+  const double floor_gb = may_spill ? blocks_of(problem.spill_floor_gb, gb) * gb : 0;
   const double spilling_kv = problem.index_gb + problem.spill_beside_gb + floor_gb +
                              problem.kv_gb() - problem.full_kv_gb();
   const double spilling = base + problem.disk_beside_gb + spilling_kv;
@@ -372,8 +383,8 @@ std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> pr
   }
   if (!best) return std::nullopt;
   const PlacementProblem& problem = problems[plan.choice];
-  improve_by_pairs(problem, best->found);
-  if (best->found.late > 0) begin_elsewhere(problem, best->found);
+  improve_by_pairs(problem, best->found, plan.n_tried);
+  if (best->found.late > 0) begin_elsewhere(problem, best->found, plan.n_tried);
   plan.layers = best->found.placement;
   use_tiers(problem, plan);
   plan.prompt = prompt_time(problem, plan.layers);

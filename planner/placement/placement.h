@@ -38,6 +38,7 @@ struct PlacementPlan {
   double lp_ttft_ms = 0, lp_tpot_ms = 0;  // of the program, which knows no layers
   std::vector<PlanDual> duals;
   uint32_t n_programs = 0, n_iterations = 0;  // of all problems, without those of duals
+  uint32_t n_tried = 0;                       // placements that were looked at, of all problems
 };
 
 /// What is missing for any placement at all; nothing where there is one.

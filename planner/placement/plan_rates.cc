@@ -181,6 +181,17 @@ MachineProfile profile_of(const DeviceProfile& device) {
   return profile;
 }
 
+void use_measured_card(const DeviceRates& measured, MachineProfile& profile) {
+  DeviceRates& gpu = profile.gpu;
+  if (measured.host_to_device.bytes_per_s > 0) gpu.host_to_device = measured.host_to_device;
+  if (measured.device_to_host.bytes_per_s > 0) gpu.device_to_host = measured.device_to_host;
+  if (!(measured.copy_bytes_per_s > 0) || !(gpu.copy_bytes_per_s > 0)) return;
+  const double pace = measured.copy_bytes_per_s / gpu.copy_bytes_per_s;
+  gpu.gemv_bytes_per_s *= pace;
+  gpu.attend_bytes_per_s *= pace;
+  gpu.copy_bytes_per_s = measured.copy_bytes_per_s;
+}
+
 double gemv_ms(const MachineProfile& profile, TensorType type, double bytes) {
   const double rate = linear_rate(profile, type, &LinearRate::gemv_bytes_per_s);
   return bytes / positive(rate, "gemv_bytes_per_s") * 1e3;
@@ -201,6 +212,19 @@ double pack_ms(const MachineProfile& profile, TensorType type, double bytes) {
   const double rate = linear_rate(is_measured ? profile : unmeasured_profile(), type,
                                   &LinearRate::pack_bytes_per_s);
   return bytes / positive(rate, "pack_bytes_per_s") * 1e3;
+}
+
+double scan_rate(const MachineProfile& profile, std::string_view method, uint32_t head_dim) {
+  const std::string_view base = method.substr(0, method.find('+'));
+  double rate = 0;
+  uint32_t least = UINT32_MAX;
+  for (const IndexRate& of : profile.index) {
+    const uint32_t apart = std::max(of.head_dim, head_dim) - std::min(of.head_dim, head_dim);
+    if (of.method != base || apart >= least) continue;
+    least = apart;
+    rate = of.scan_bytes_per_s;
+  }
+  return rate > 0 ? rate : profile.dram_read_bytes_per_s;
 }
 
 double read_share(const MachineProfile& profile, uint64_t request_bytes, uint32_t n_in_flight) {

@@ -2,6 +2,8 @@
 // measured profile, of a card that is not here, or of none.
 #pragma once
 
+#include <string_view>
+
 #include "base/kv_layout.h"
 #include "planner/machine_profile.h"
 #include "planner/placement/problem.h"
@@ -16,12 +18,21 @@ const MachineProfile& unmeasured_profile();
 /// The machine around a card that is not here, and the card. is_measured() is false.
 MachineProfile profile_of(const DeviceProfile& device);
 
+/// Puts what was measured of a card, its link and copies within its memory, in place of the figures
+/// that `profile` has of one like it. Kernels that are bound by its memory go with the copies.
+void use_measured_card(const DeviceRates& measured, MachineProfile& profile);
+
 /// Of K and V in these codecs. A codec or head_dim that was not measured has the rate of the
 /// nearest that was. Without a device none of a card's figures is asked for: `strata calibrate`
 /// keeps a card's link and not its kernels. Errors: kBadFile, naming the figure that is missing or
 /// 0.
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
                    uint32_t head_dim, bool has_device);
+
+/// Bytes per second that choosing by a method's index reads of it: of the nearest head_dim that was
+/// measured; an estimate of what is left out goes with the method that it adds to. Memory's rate
+/// where the method was not measured.
+double scan_rate(const MachineProfile& profile, std::string_view method, uint32_t head_dim);
 
 /// What reading by requests of so many bytes takes, n_in_flight at a time, as a share of what the
 /// same bytes take in order by large ones: 1 or more.

@@ -1,7 +1,9 @@
 #include "planner/virtual/device_profile.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
+#include <tuple>
 
 #include "base/error.h"
 
@@ -237,6 +239,16 @@ const DeviceProfile& device_profile(std::string_view name) {
   throw Error(ErrorCode::kUsage,
               "unknown device profile '" + std::string(name) + "', wanted one of " + names,
               std::string(name), "name one of " + names);
+}
+
+const DeviceProfile& nearest_profile(const DeviceFacts& facts) {
+  const auto apart = [](double a, double b) { return std::abs(a - b); };
+  const auto distance = [&](const DeviceProfile& profile) {
+    return std::tuple(apart(profile.capability, facts.capability),
+                      apart(profile.n_multiprocessors, facts.n_multiprocessors),
+                      apart(profile.hbm_bytes.value, static_cast<double>(facts.memory_bytes)));
+  };
+  return *std::ranges::min_element(kProfiles, {}, distance);
 }
 
 std::vector<NamedFigure> profile_figures(const DeviceProfile& profile) {

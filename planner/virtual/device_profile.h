@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/device_table.h"
+
 namespace strata::planner {
 
 enum class Evidence : uint8_t { kDatasheet, kMeasured, kAssumed };
@@ -63,6 +65,10 @@ std::span<const DeviceProfile> device_profiles();
 
 /// The profile of that name. Errors: kUsage, which names every profile.
 const DeviceProfile& device_profile(std::string_view name);
+
+/// The profile that is most like a card: of the nearest capability, then of the nearest number of
+/// multiprocessors, then of the nearest memory, by which alone some cards differ.
+const DeviceProfile& nearest_profile(const DeviceFacts& facts);
 
 struct NamedFigure {
   std::string_view name;  // "hbm_bytes_per_s"

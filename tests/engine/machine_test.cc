@@ -44,6 +44,20 @@ TEST_F(Machine, WithoutALimitItIsWhatTheSystemHasFree) {
   EXPECT_EQ(available_mib(), 65536u);
 }
 
+TEST_F(Machine, WaitingForMemoryIsAShareOfTenSeconds) {
+  EXPECT_EQ(memory_pressure(root()), 0);  // a system that does not say
+  write("proc/pressure/memory",
+        "some avg10=12.50 avg60=3.00 avg300=1.00 total=9\nfull avg10=1.00 avg60=0.0 total=1\n");
+  EXPECT_DOUBLE_EQ(memory_pressure(root()), 0.125);
+  write("proc/pressure/memory", "some avg60=3.00\n");
+  EXPECT_EQ(memory_pressure(root()), 0);
+}
+
+TEST_F(Machine, PagesOfFilesAreNotHeld) {
+  write("proc/self/status", "VmRSS:\t9000 kB\nRssAnon:\t   2048 kB\nRssFile:\t  7000 kB\n");
+  EXPECT_EQ(held_memory_bytes(root()), 2 * kMiB);
+}
+
 TEST_F(Machine, TheOwnGroupLimitsIt) {
   write("proc/self/cgroup", "0::/user/app\n");
   write_group("user/app", std::to_string(1000 * kMiB), "max", 300 * kMiB);

@@ -4,12 +4,17 @@
 
 #include <gtest/gtest.h>
 
+#include <utility>
+#include <vector>
+
 #include "base/error.h"
+#include "cpu_attn/kernels.h"
 #include "engine/context_size.h"
 #include "engine/dram_budget.h"
 #include "engine/kv_cache.h"
 #include "planner/placement/placement.h"
 #include "planner/placement/plan_rates.h"
+#include "planner/step_plan_builder.h"
 #include "tests/engine/small_model.h"
 
 namespace strata::engine {
@@ -193,6 +198,117 @@ TEST(PlacementProblem, DraftsAreCountedWhereAStepReadsFromDisk) {
       EXPECT_NEAR(more, is_streamed || !where_disk ? drafts : 0, kByte) << is_streamed;
     }
   }
+}
+
+TEST(PlacementProblem, ChoosingReadsTheRowsOfOneContextAndNothingElseOfTheIndex) {
+  for (const index::Method method : {index::Method::kRabitq, index::Method::kRabitqTail,
+                                     index::Method::kPq, index::Method::kQuest}) {
+    Planned planned(long_model());
+    planned.request.method = method;
+    const PlacementProblem one = planned.problem();
+    const ModelShape& shape = planned.model.spec.shape;
+    const index::SelectorSource source(
+        method, index_shape(shape, KvCodec::kF16, KvCodec::kF16, planned.request.n_ctx),
+        cpu_attn::choose_kernels(""));
+    const auto n_blocks = static_cast<uint32_t>(planned.request.n_ctx / kBlockPositions);
+    const double bytes = static_cast<double>(source.make()->estimate_bytes(n_blocks)) * 2 * 6;
+    const double ms = one.index_position_ms * static_cast<double>(planned.request.n_ctx);
+    EXPECT_NEAR(ms, planner::transfer_ms(bytes * 1e-9, one.rates.dram_read), 1e-3 * ms)
+        << static_cast<int>(method);
+    // What several answers and chunks that choose reserve is read by none of them.
+    planned.request.n_answers = 4;
+    planned.request.sparse = index::Rule{};
+    const PlacementProblem more = planned.problem();
+    EXPECT_GT(more.index_gb, 1.1 * one.index_gb);
+    EXPECT_EQ(more.index_position_ms, one.index_position_ms);
+  }
+  EXPECT_EQ(Planned(long_model()).problem().index_position_ms, 0);
+}
+
+/// Bytes and operations of a step, of its layers alone, as the engine's own list of it has them.
+struct StepSums {
+  double weight_bytes = 0, kv_read_bytes = 0, kv_write_bytes = 0, flop = 0;
+};
+StepSums sums_of_step(const PlannedModel& model, uint32_t first_pos, uint32_t n_rows) {
+  planner::PieceBytes pieces;
+  for (const gpu_attn::DeviceLayerWeights& of : model.device.layers)
+    pieces.layers.push_back({.qkv = of.q.total_bytes() + of.k.total_bytes() + of.v.total_bytes(),
+                             .attn_output = of.attn_output.total_bytes(),
+                             .ffn_gate_up = of.ffn_gate.total_bytes() + of.ffn_up.total_bytes(),
+                             .ffn_down = of.ffn_down.total_bytes()});
+  const ModelShape& shape = model.spec.shape;
+  const uint64_t position_bytes =
+      kv_position_bytes(KvLayout::make(KvCodec::kF16, KvCodec::kF16, shape.head_dim));
+  StepPlan plan;
+  planner::build_step_plan(shape, pieces, position_bytes,
+                           {.sequences = {{first_pos, n_rows}}, .n_logit_rows = 0}, plan);
+  StepSums sums;
+  for (const StepOp& op : plan.ops) {
+    sums.weight_bytes += static_cast<double>(op.weight_bytes);
+    sums.kv_read_bytes += static_cast<double>(op.kv_read_bytes);
+    sums.kv_write_bytes += static_cast<double>(op.kv_write_bytes);
+    sums.flop += static_cast<double>(op.flop);
+  }
+  return sums;
+}
+
+/// The planner's clock and the engine's list of operations are two statements of a step: what each
+/// part of the machine moves and computes must be the same. Rates of 1 GB and 1 TFLOP per ms make
+/// times of the clock amounts.
+TEST(PlacementProblem, ItsClockMovesAndComputesWhatTheStepPlanLists) {
+  constexpr double kPerMs = 1e3;
+  constexpr auto kDram = static_cast<size_t>(planner::PlanPart::kDram);
+  constexpr auto kCpu = static_cast<size_t>(planner::PlanPart::kCpu);
+  constexpr auto kGpu = static_cast<size_t>(planner::PlanPart::kGpu);
+  constexpr auto kLinkOut = static_cast<size_t>(planner::PlanPart::kLinkOut);
+  for (const char* architecture : {"llama", "gemma3"})
+    for (const uint32_t depth : {5u, 1000u, 3000u}) {
+      SCOPED_TRACE(::testing::Message() << architecture << " behind " << depth);
+      const Planned planned(long_model(architecture));
+      PlacementProblem problem = planned.problem();
+      problem.rates = {.cpu_attend_tflops = kPerMs,
+                       .dram_read = kPerMs,
+                       .link_in = kPerMs,
+                       .link_out = kPerMs,
+                       .hbm_gemv = kPerMs,
+                       .hbm_attend = kPerMs,
+                       .gpu_gemm_tflops = kPerMs,
+                       .gpu_attend_tflops = kPerMs};
+      problem.head_ms = 0;
+      LayerPlacement near = planned.placed(problem, false);
+      for (planner::LayerGroup& group : problem.groups) {
+        group.cpu_linear_ms = 0;
+        group.cpu_gemm_ms = group.gemm_tflop;
+      }
+      // A token attends its own position too.
+      problem.n_past = depth + 1.0;
+      problem.n_prompt = problem.n_out = 0;
+      const StepSums token = sums_of_step(planned.model, depth, 1);
+      EXPECT_NEAR(planner::token_time(problem, near).busy_ms[kDram] * 1e9,
+                  token.weight_bytes + token.kv_read_bytes, 1);
+      PlacementProblem on_card = problem;
+      on_card.has_device = true;
+      LayerPlacement in_hbm = near;
+      for (planner::GroupPlace& place : in_hbm.groups) {
+        place.n_hbm = std::exchange(place.n_dram, 0);
+        place.kv_hbm = std::exchange(place.kv_dram, 0);
+      }
+      EXPECT_NEAR(planner::token_time(on_card, in_hbm).busy_ms[kGpu] * 1e9,
+                  token.weight_bytes + token.kv_read_bytes, 1);
+      // Of a chunk the clock takes the middle row for the mean one: half a position of its rows.
+      constexpr uint32_t kRows = 256;
+      for (PlacementProblem* of : {&problem, &on_card}) {
+        of->n_past = depth;
+        of->n_prompt = kRows;
+        of->chunk_rows = kRows;
+      }
+      const StepSums chunk = sums_of_step(planned.model, depth, kRows);
+      const double half = 0.5 / (depth + kRows / 2.0) * chunk.flop + 1;
+      EXPECT_NEAR(planner::prompt_time(problem, near).busy_ms[kCpu] * 1e12, chunk.flop, half);
+      const planner::StepTime card = planner::prompt_time(on_card, in_hbm);
+      EXPECT_NEAR(card.busy_ms[kGpu] * 1e12, chunk.flop, half);
+      EXPECT_NEAR(card.busy_ms[kLinkOut] * 1e9, chunk.kv_write_bytes, 1);
+    }
 }
 
 TEST(PlacementProblem, OneForEachCodecAndChunk) {

@@ -4,6 +4,7 @@
 
 #include <set>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -29,6 +30,28 @@ TEST(DeviceProfile, UnknownNameIsAnsweredWithAllNames) {
     EXPECT_NE(std::string(error.what()).find("rtx9999"), std::string::npos);
     for (const DeviceProfile& profile : device_profiles())
       EXPECT_NE(error.remedy().find(profile.name), std::string::npos) << profile.name;
+  }
+}
+
+TEST(DeviceProfile, EveryCardIsMostLikeItself) {
+  for (const DeviceProfile& profile : device_profiles()) {
+    DeviceFacts facts{};
+    facts.capability = profile.capability;
+    facts.n_multiprocessors = profile.n_multiprocessors;
+    // A driver gives some hundred MiB less than a datasheet.
+    facts.memory_bytes = static_cast<uint64_t>(profile.hbm_bytes.value * 0.98);
+    EXPECT_EQ(nearest_profile(facts).name, profile.name);
+  }
+}
+
+TEST(DeviceProfile, CardsOfOneChipAreToldApartByTheirMemory) {
+  DeviceFacts facts{};
+  facts.capability = 90;
+  facts.n_multiprocessors = 114;  // fewer than any of that capability
+  for (const auto& [gib, name] :
+       {std::pair{uint64_t{80}, "h100"}, std::pair{uint64_t{140}, "h200"}}) {
+    facts.memory_bytes = gib << 30;
+    EXPECT_EQ(nearest_profile(facts).name, name);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/tensor_type.h"
+#include "planner/virtual/device_profile.h"
 
 namespace strata::planner {
 namespace {
@@ -32,6 +33,40 @@ TEST(PlanRates, ACardWhoseKernelsWereNotMeasuredIsAskedForOnlyWhereItComputes) {
     EXPECT_EQ(error.code(), ErrorCode::kBadFile);
     EXPECT_EQ(error.where(), "gpu.gemv_bytes_per_s");
   }
+}
+
+TEST(PlanRates, WhatWasMeasuredOfACardStandsInPlaceOfItsKindsFigures) {
+  MachineProfile profile = profile_of(device_profile("rtx4090"));
+  const DeviceRates of_kind = profile.gpu;
+  use_measured_card({.hbm_bytes = of_kind.hbm_bytes,
+                     .host_to_device = {12, 1.1e10},
+                     .device_to_host = {13, 1.2e10},
+                     .copy_bytes_per_s = of_kind.copy_bytes_per_s / 2},
+                    profile);
+  const PlanRates rates = rates_of(profile, KvCodec::kF16, KvCodec::kF16, 64, /*has_device=*/true);
+  EXPECT_DOUBLE_EQ(rates.link_in, 11);
+  EXPECT_DOUBLE_EQ(rates.link_out, 12);
+  EXPECT_DOUBLE_EQ(rates.round_trip_ms, 0.025);
+  EXPECT_DOUBLE_EQ(rates.hbm_gemv, of_kind.gemv_bytes_per_s / 2e9);
+  EXPECT_DOUBLE_EQ(rates.hbm_attend, of_kind.attend_bytes_per_s / 2e9);
+  EXPECT_DOUBLE_EQ(rates.gpu_gemm_tflops, of_kind.gemm_flops / 1e12);
+  // Nothing was measured: nothing changes.
+  MachineProfile same = profile;
+  use_measured_card({}, same);
+  EXPECT_EQ(same.gpu.gemv_bytes_per_s, profile.gpu.gemv_bytes_per_s);
+  EXPECT_EQ(same.gpu.host_to_device.bytes_per_s, 1.1e10);
+}
+
+TEST(PlanRates, ChoosingIsPricedAsItsMethodWasMeasuredElseAsMemoryReads) {
+  MachineProfile profile = measured_here();
+  profile.dram_read_bytes_per_s = 4e10;
+  EXPECT_EQ(scan_rate(profile, "rabitq", 64), 4e10);
+  profile.index = {{"rabitq", 64, 7e9}, {"rabitq", 128, 8e9}, {"pq", 64, 5e9}};
+  EXPECT_EQ(scan_rate(profile, "rabitq", 64), 7e9);
+  EXPECT_EQ(scan_rate(profile, "rabitq", 256), 8e9);
+  EXPECT_EQ(scan_rate(profile, "rabitq+tail", 80), 7e9);
+  EXPECT_EQ(scan_rate(profile, "pq", 128), 5e9);
+  EXPECT_EQ(scan_rate(profile, "quest", 64), 4e10);
 }
 
 TEST(PlanRates, EveryTypeHasAssumedRates) {

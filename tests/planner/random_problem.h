@@ -2,6 +2,8 @@
 // rates matter.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <random>
 
 #include "planner/placement/problem.h"
@@ -68,6 +70,36 @@ inline PlacementProblem random_problem(uint64_t seed, bool has_device, uint32_t 
   problem.rates.cpu_layer_ms = draw(0, 3);
   problem.rates.cpu_chunk_layer_ms = draw(0, 3);
   problem.rates.cpu_step_ms = draw(0, 2);
+  return problem;
+}
+
+/// The same with what else a problem may have: windows (of the only group, or of the second), an
+/// index that is scanned, reads that move slower than in order, staging of K and V.
+inline PlacementProblem varied_problem(uint64_t seed, bool has_device, uint32_t n_groups = 1,
+                                       uint32_t n_layers = 4) {
+  PlacementProblem problem = random_problem(seed, has_device, n_groups, n_layers);
+  std::mt19937_64 random(seed + 7919);  // another stream than the draws above
+  const auto draw = [&](double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(random);
+  };
+  if (LayerGroup& last = problem.groups.back(); draw(0, 1) < 0.4) {
+    last.window = 32 * static_cast<uint32_t>(draw(4, 40));
+    last.n_held =
+        std::min(problem.n_context(), static_cast<double>(last.window + problem.chunk_rows));
+  }
+  for (LayerGroup& group : problem.groups) {
+    group.weights_read_share = draw(0.8, 2.5);
+    group.kv_read_share = draw(1, 3);
+    group.ahead_share = draw(0, 1);
+  }
+  if (draw(0, 1) < 0.5) {
+    problem.index_gb = draw(0.01, 0.1) * problem.kv_gb();
+    problem.index_position_ms = draw(0, 5) / problem.n_context();
+    problem.dram_gb += problem.index_gb;
+  }
+  problem.staged_positions = kExtentPositions * std::floor(draw(0, 20));
+  problem.spill_floor_gb = 0.1 * problem.full_kv_gb();
+  problem.spill_file_gb = 1.05 * problem.full_kv_gb();
   return problem;
 }
 

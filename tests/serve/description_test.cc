@@ -14,6 +14,7 @@
 
 #include "tests/serve/described.h"
 #include "tests/serve/json_schema.h"
+#include "tests/tree_paths.h"
 
 namespace strata::serve {
 namespace {

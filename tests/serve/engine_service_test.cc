@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -390,6 +391,33 @@ TEST(EngineService, OwnersReadTheSameTextBesideEachOther) {
   const Told told = listen(*second), told_first = listen(*first);
   EXPECT_EQ(told.last().usage.cached_tokens, 0u);
   EXPECT_EQ(told.text, told_first.text);
+}
+
+TEST(EngineService, WhatIsSaidOfAnAnswerIsANoticeThatKnowsWhetherItWasAlone) {
+  const TemporaryModel model(drawn_model());
+  EngineService::Options options;
+  options.n_parallel = 2;
+  options.review = [](const engine::Generation& answer, bool was_alone) {
+    return std::vector{std::to_string(answer.usage.completion_tokens) +
+                       (was_alone ? " alone" : " beside others")};
+  };
+  {
+    Served lone(model, options);
+    EXPECT_EQ(listen(*lone.service->submit(text_order("text", 3))).last().kind, Kind::kEnd);
+    EXPECT_TRUE(lone.service->drain(kLong));
+    EXPECT_EQ(lone.service->take_notices(), std::vector<std::string>{"3 alone"});
+  }
+  Served served(model, options);
+  served.hold_steps();
+  const auto first = served.service->submit(text_order("text", 4));
+  const auto second = served.service->submit(text_order("other", 5));
+  served.lets_go = true;
+  EXPECT_EQ(listen(*first).last().kind, Kind::kEnd);
+  EXPECT_EQ(listen(*second).last().kind, Kind::kEnd);
+  EXPECT_TRUE(served.service->drain(kLong));
+  auto said = served.service->take_notices();
+  std::ranges::sort(said);
+  EXPECT_EQ(said, (std::vector<std::string>{"4 beside others", "5 beside others"}));
 }
 
 TEST(EngineService, AFolderThatCannotBeUsedIsANotice) {

@@ -20,6 +20,8 @@
 #include "tests/tools/refusal.h"
 #include "tests/tools/strata_process.h"
 #include "tools/cli/attend_trial.h"
+#include "tools/cli/calibrate_disk.h"
+#include "tools/cli/index_trial.h"
 #include "tools/cli/linear_trial.h"
 #include "tools/cli/machine_profile_file.h"
 #include "tools/cli/machine_words.h"
@@ -72,7 +74,12 @@ TEST(Calibrate, GivesAProfileThatIsReadBackWithEveryFigure) {
   ASSERT_EQ(back.pairs.size(), 2u);
   EXPECT_EQ(back.pairs[0].second, "attend");
   EXPECT_EQ(back.pairs[1].second, "gemv");
-  EXPECT_EQ(figures.size(), 1u + 2u + 1u + 1u + 3u + 2u + 2u);
+  EXPECT_EQ(back.disk_write.size(), std::size(kDiskSizes) * std::size(kDiskWriteDepths));
+  ASSERT_EQ(back.index.size(), 4u);  // pq and rabitq, of both head_dims
+  EXPECT_EQ(back.index[0].method, "pq");
+  EXPECT_EQ(back.index[3].method, "rabitq");
+  EXPECT_EQ(back.index[3].head_dim, 64u);
+  EXPECT_EQ(figures.size(), 1u + 2u + 1u + 1u + 3u + 4u + 3u + 2u);
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
@@ -111,6 +118,40 @@ TEST(Calibrate, AsksTheDiskForBytesThatItHas) {
   EXPECT_EQ(disk_requests(256 * kMiB, 64 << 10, 32), 512u);
   EXPECT_EQ(disk_requests(256 * kMiB, 1 << 20, 32), 32u);
   EXPECT_EQ(disk_requests(4 * kMiB, 1 << 20, 32), 4u);
+}
+
+TEST(Calibrate, ASlowDiskIsAskedForLess) {
+  // Of a second, where 32 requests took a tenth of it.
+  EXPECT_EQ(requests_within(1, 32, 0.1, 4096), 320u);
+  EXPECT_EQ(requests_within(1, 32, 0.1, 100), 100u);
+  EXPECT_EQ(requests_within(1, 32, 5, 4096), 32u);  // those were enough
+  EXPECT_EQ(requests_within(1, 32, 0, 4096), 4096u);
+}
+
+TEST(Calibrate, WithoutTimeForTheDiskEveryFigureIsThereAllTheSame) {
+  const TestFolder folder;
+  CalibrateOptions options = small(folder.path());
+  options.disk_s_max = 0;
+  RawDisk disk = RawDisk::make(folder.path(), options.disk_bytes, options.io, nullptr);
+  MachineProfile profile;
+  calibrate_disk(disk, options, profile);
+  EXPECT_EQ(profile.disk_read.size(), std::size(kDiskSizes) * std::size(kDiskDepths));
+  for (const auto& list : {profile.disk_read, profile.disk_write})
+    for (const planner::DiskRate& rate : list) EXPECT_GT(rate.bytes_per_s, 0);
+  EXPECT_EQ(profile.disk_is_direct, disk.is_direct());
+}
+
+/// What small requests wrote is what is read: their bytes stand where they belong, and nowhere
+/// else.
+TEST(RawDisk, WritesOfEverySizeAndDepthAreReadBack) {
+  const TestFolder folder;
+  RawDisk disk = RawDisk::make(folder.path(), 4 * kMiB, tiers::IoChoice::kThreads, nullptr);
+  disk.write_all();
+  for (const uint32_t size : kDiskSizes)
+    for (const uint32_t depth : {1u, 32u, 256u}) {
+      disk.write(disk.draw(64, size, false), size, depth);
+      disk.read(disk.draw(1024, 4096, false), 4096, 32);  // throws where a page is another's
+    }
 }
 
 TEST(Calibrate, AShareIsAboveNothingAndAtMostAll) {
@@ -156,6 +197,24 @@ TEST(AttendTrial, KnowsARightKernelFromAWrongOne) {
     args.o[65] *= 1.5f;
   };
   EXPECT_FALSE(AttendTrial(wrong, KvCodec::kF16, 64, 1, 4 * kMiB).is_right());
+}
+
+TEST(IndexTrial, ScansEveryBlockAndCountsWhatTheIndexReads) {
+  ThreadPool pool(2);
+  for (const auto method : {index::Method::kRabitq, index::Method::kPq}) {
+    IndexTrial trial(cpu_attn::choose_kernels(), method, 64, pool, kMiB);
+    EXPECT_EQ(trial.n_blocks() % 32, 0u);
+    const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 64);
+    const double formula = index::scanned_bytes(method, layout) * trial.n_blocks() *
+                           kBlockPositions * IndexTrial::kStreams;
+    EXPECT_NEAR(trial.scanned_bytes() / formula, 1, 1e-3);
+    EXPECT_LE(trial.scanned_bytes(), 1.1 * kMiB);
+    trial.scan(pool);
+    // Keys are drawn: no two neighbours weigh the same, and none was left out.
+    for (uint32_t stream = 0; stream < IndexTrial::kStreams; ++stream)
+      for (uint32_t i = 1; i < IndexTrial::kQueries * trial.n_blocks(); ++i)
+        ASSERT_NE(trial.log_weights(stream)[i], trial.log_weights(stream)[i - 1]) << i;
+  }
 }
 
 TEST(CalibrateDevice, FindsTheFiguresOfAVirtualCardsLink) {
@@ -293,6 +352,24 @@ TEST_F(CalibrateVerb, ShowsTheProfileThatIsKeptWithItsAge) {
   const auto printed = testing::run_strata(launch({"--json"}));
   EXPECT_EQ(printed.exit_code, 0) << printed.err;
   EXPECT_EQ(printed.out, machine_profile_json(*read_machine_profile(path)));
+}
+
+TEST_F(CalibrateVerb, MeasuresNothingWhereTheProfileStillHolds) {
+  const std::string path = write_profile(profile_time_text(unix_seconds()));
+  testing::Launch of = launch({"--if-stale"});
+  std::erase(of.arguments, "--show");
+  // Without a model what most models have is wanted: Q4_0 alone is not enough.
+  MachineProfile all = *read_machine_profile(path);
+  all.linear.clear();
+  for (const TensorTypeInfo& info : tensor_types())
+    all.linear.push_back({info.type, 1e9, 2e9, 3e9});
+  all.attend.push_back({KvCodec::kF16, 128, 5e9, 6e10});
+  write_machine_profile(path, all);
+  const auto outcome = testing::run_strata(of);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("nothing was measured"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.out.find("reads 12.3 GB/s"), std::string::npos) << outcome.out;
+  EXPECT_EQ(machine_profile_json(*read_machine_profile(path)), machine_profile_json(all));
 }
 
 TEST_F(CalibrateVerb, AProfileOfAnOlderVersionIsNone) {

@@ -35,8 +35,12 @@ MachineProfile full_profile() {
   of.dram_copy_bytes_per_s = 1e9 / 3;
   of.linear = {{TensorType::kQ4_0, 1.5e9, 2.5e11, 7e9}, {TensorType::kF16, 3e9, 4e11, 2.25e9}};
   of.attend = {{KvCodec::kF16, 64, 5e9, 6e10, 12.5}, {KvCodec::kQ8_0, 64, 7e9, 8e10, 0}};
+  of.index = {{"rabitq", 64, 6.5e9}, {"pq", 128, 5.5e9}};
   of.step_cost = {.step_us = 81.25, .layer_us = 34.5, .row_values_per_s = 2.5e9};
   of.disk_read = {{4096, 1, 4e7}, {4096, 32, 9e8}, {1 << 20, 32, 3e9}};
+  of.disk_write = {{4096, 1, 3e7}, {1 << 20, 32, 1.1e9}};
+  of.disk_is_direct = false;
+  of.n_disturbed = 3;
   of.disk_read_bytes_per_s = 3.1e9;
   of.disk_write_bytes_per_s = 1.2e9;
   of.disk_alone = {87.5, 2.9e9};
@@ -88,6 +92,14 @@ TEST(MachineProfileFile, EveryFigureComesBackExactly) {
   EXPECT_EQ(found.step_cost.row_values_per_s, 2.5e9);
   ASSERT_EQ(found.disk_read.size(), 3u);
   EXPECT_EQ(found.disk_read[1].depth, 32u);
+  ASSERT_EQ(found.index.size(), 2u);
+  EXPECT_EQ(found.index[1].method, "pq");
+  EXPECT_EQ(found.index[1].head_dim, 128u);
+  EXPECT_EQ(found.index[1].scan_bytes_per_s, 5.5e9);
+  ASSERT_EQ(found.disk_write.size(), 2u);
+  EXPECT_EQ(found.disk_write[1].bytes_per_s, 1.1e9);
+  EXPECT_FALSE(found.disk_is_direct);
+  EXPECT_EQ(found.n_disturbed, 3u);
   EXPECT_EQ(found.disk_alone.alpha_us, 87.5);
   EXPECT_EQ(found.pairs[1].second_share, 0.125);
   EXPECT_EQ(found.gpu.launch_us, 3.5);
@@ -115,10 +127,12 @@ TEST(MachineProfileFile, EveryRateMustBeFiniteAndAboveZero) {
                          "/attend/0/decode_bytes_per_s",
                          "/attend/1/prefill_flops",
                          "/step/row_values_per_s",
+                         "/index/1/scan_bytes_per_s",
                          "/disk/read_bytes_per_s",
                          "/disk/write_bytes_per_s",
                          "/disk/alone/bytes_per_s",
                          "/disk/reads/2/bytes_per_s",
+                         "/disk/writes/1/bytes_per_s",
                          "/pairs/0/first_share",
                          "/pairs/1/second_share",
                          "/gpu/copy_bytes_per_s",
@@ -149,7 +163,8 @@ TEST(MachineProfileFile, EveryKeyMustBeThereAndNoOther) {
       json changed = all;
       if (all[at].is_object()) {
         changed[at].erase(key);
-        EXPECT_NE(refusal(changed.dump()), "") << at << " without " << key;
+        const bool must_be = key != "writes" && key != "is_direct";
+        EXPECT_EQ(refusal(changed.dump()) != "", must_be) << at << " without " << key;
       }
       const json::json_pointer below = at / json::json_pointer("/" + key);
       if (all[below].is_structured()) walk(below);
@@ -173,6 +188,19 @@ TEST(MachineProfileFile, EveryKeyMustBeThereAndNoOther) {
   }
 }
 
+TEST(MachineProfileFile, WhatOthersDisturbedTakesNoCleanProfilesPlace) {
+  MachineProfile clean = full_profile(), disturbed = full_profile();
+  clean.n_disturbed = 0;
+  disturbed.n_disturbed = 2;
+  const int64_t now_s = 1795699200 + 86400;  // a day after it was measured
+  const std::string said = why_not_replaced(clean, disturbed, now_s);
+  EXPECT_NE(said.find("2 figures were disturbed"), std::string::npos) << said;
+  EXPECT_EQ(why_not_replaced(clean, clean, now_s), "");
+  EXPECT_EQ(why_not_replaced(disturbed, disturbed, now_s), "");
+  EXPECT_EQ(why_not_replaced(std::nullopt, disturbed, now_s), "");
+  EXPECT_EQ(why_not_replaced(clean, disturbed, now_s + 60 * 86400), "");  // stale
+}
+
 TEST(MachineProfileFile, OtherWrongValuesAreRefusedByName) {
   struct Case {
     const char* at;
@@ -192,6 +220,7 @@ TEST(MachineProfileFile, OtherWrongValuesAreRefusedByName) {
                                    {"/linear/0/type", "Q4_9", "linear[0].type"},
                                    {"/linear/1/type", "Q4_0", "each type once"},
                                    {"/attend/0/codec", "f32", "attend[0].codec"},
+                                   {"/index/0/method", "rabbit", "index[0].method"},
                                    {"/attend/1/codec", "f16", "each codec"},
                                    {"/disk/reads/2/request_bytes", 512, "sizes that rise"},
                                    {"/disk/alone/alpha_us", -1, "disk.alone.alpha_us"},

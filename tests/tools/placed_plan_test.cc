@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,29 @@ TEST(PlanDrift, IsSaidOfFiftyTokensWhoseMedianIsAFifthOff) {
     EXPECT_NE(said.find("`strata calibrate`"), std::string::npos) << said;
   }
   EXPECT_EQ(drift_line(twelve_ms(false), {100, std::vector<float>(50, 20)}), "");
+}
+
+TEST(PlanDrift, IsOfFiftyTokensOneAfterTheOtherAndOfTheLastThatAreOff) {
+  const PlacedPlan plan = twelve_ms(true);
+  DecodedTokens decoded{100, std::vector<float>(230, 12)};
+  EXPECT_EQ(drift_line(plan, decoded), "");
+  // A fifth of an answer is slow: its median is as predicted.
+  std::fill_n(decoded.step_ms.begin() + 80, 50, 20.F);
+  EXPECT_NE(drift_line(plan, decoded).find("20.0 ms (the median of 50)"), std::string::npos)
+      << drift_line(plan, decoded);
+  std::fill_n(decoded.step_ms.begin() + 180, 50, 30.F);
+  EXPECT_NE(drift_line(plan, decoded).find("30.0 ms (the median of 50)"), std::string::npos)
+      << drift_line(plan, decoded);
+}
+
+TEST(PlanDrift, StepsOfDraftsAreNotWhatIsPredicted) {
+  engine::Generation answer;
+  answer.usage.prompt_tokens = 100;
+  answer.times.decode_step_ms.assign(50, 20);
+  EXPECT_EQ(decoded_tokens(answer).n_before, 100u);
+  EXPECT_NE(drift_line(twelve_ms(true), decoded_tokens(answer)), "");
+  answer.drafts.proposed = 1;
+  EXPECT_EQ(drift_line(twelve_ms(true), decoded_tokens(answer)), "");
 }
 
 /// The same with room in memory for half of the context, whose K and V take 1 MB a position and

@@ -149,7 +149,9 @@ TEST_F(PlacedRun, ASavedPlanCanBeEditedAndRuns) {
                                     "1", "--nvme", disk_, "--plan", path, "--json"});
   const json rows = json::parse(bench.out, nullptr, false);
   ASSERT_TRUE(rows.is_array()) << bench.err << bench.out;
-  EXPECT_GT(rows[0]["prediction"]["predicted_ms"].get<double>(), 0);
+  const double predicted = rows[0]["prediction"]["predicted_ms"];
+  EXPECT_GT(predicted, 0);
+  EXPECT_NEAR(rows[0]["predicted_ts"].get<double>(), 1e3 / predicted, 1e-6 * 1e3 / predicted);
 }
 
 TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {

@@ -104,6 +104,22 @@ TEST_F(PlanOfKeptRates, StaleRatesAreNotTrusted) {
   EXPECT_NE(said.find("it was measured with 7 threads"), std::string::npos) << said;
 }
 
+TEST_F(PlanOfKeptRates, ARunSaysThatTheyAreStaleAndHowToMeasureAgain) {
+  MachineProfile of = profile(1, folder_.path());
+  keep(of);
+  testing::Launch run;
+  run.arguments = {"run", "-m", path_,    "-p",           "a",         "-n", "1", "--raw",
+                   "-t",  "2",  "--nvme", folder_.path(), "--no-cache"};
+  run.environment["XDG_CACHE_HOME"] = folder_.path("cache");
+  EXPECT_EQ(run_strata(run).err.find("stale"), std::string::npos);
+  of.measured_at = "2020-01-01T00:00:00Z";
+  keep(of);
+  const Outcome outcome = run_strata(run);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  for (const char* words : {"is stale, for it is ", "`strata calibrate -m ", " --if-stale`"})
+    EXPECT_NE(outcome.err.find(words), std::string::npos) << outcome.err;
+}
+
 TEST_F(PlanOfKeptRates, WithoutASpillFileTheDefaultFoldersDiskCounts) {
   keep(profile(1, folder_.path("cache/strata/spill")));
   const json found = plan({"-c", "64k", "--nvme", "off"});

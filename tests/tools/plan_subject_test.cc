@@ -7,9 +7,12 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cpu_attn/kernels.h"
 #include "planner/virtual/virtual_table.h"
 #include "tests/engine/small_model.h"
 #include "tests/engine/test_folder.h"
+#include "tools/cli/machine_profile_file.h"
+#include "tools/cli/machine_words.h"
 #include "tools/cli/plan_report.h"
 
 namespace strata::cli {
@@ -41,8 +44,9 @@ class PlanSubjectTest : public ::testing::Test {
   }
   PlanSubject subject(std::vector<std::string> more, uint32_t head_dim = 32) const {
     more.insert(more.begin(), {"-m", model(head_dim), "-t", "2", "--no-cache"});
-    const Command command = read_command(
-        {"plan", kPlan, ""}, more, [](const std::string&) { return std::optional<std::string>(); });
+    Command command = read_command({"plan", kPlan, ""}, more,
+                                   [](const std::string&) { return std::optional<std::string>(); });
+    command.settings.profile_dir = profiles_;
     const DeviceTable& table = table_without_its_first();
     return plan_subject(command, {.table = &table, .n_devices = 2, .module = "", .reason = ""});
   }
@@ -52,6 +56,7 @@ class PlanSubjectTest : public ::testing::Test {
     return all;
   }
   engine::testing::TestFolder folder_;
+  std::string profiles_;  // folder of kept profiles; empty = none are looked for
 };
 
 TEST_F(PlanSubjectTest, NamesTheCardThatWasOpened) {
@@ -98,6 +103,40 @@ TEST_F(PlanSubjectTest, NoMoreOfACardsMemoryIsProposedThanItHas) {
   const std::string remedy = plan_refusal(found).remedy();
   EXPECT_EQ(remedy.find("--hbm "), std::string::npos) << remedy;
   EXPECT_NE(remedy.find("--device none"), std::string::npos) << remedy;
+}
+
+TEST_F(PlanSubjectTest, AWishForMoreThanACardHasIsALine) {
+  const PlanSubject found = subject({"--device", "cuda:1", "--hbm", "100GiB", "-c", "32k"});
+  EXPECT_EQ(found.request.hbm_bytes, found.request.device->free_bytes);
+  EXPECT_NE(notes(found).find("of the 100.0 GiB of --hbm this card has "), std::string::npos)
+      << notes(found);
+  EXPECT_EQ(notes(subject({"--device", "cuda:1", "--hbm", "2GiB", "-c", "32k"})).find("--hbm"),
+            std::string::npos);
+}
+
+TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
+  profiles_ = folder_.path("profiles");
+  const auto read = [&] { return subject({"--device", "cuda:1", "-c", "32k", "--nvme", "off"}); };
+  const PlanSubject assumed = read();
+  const DeviceFacts& card = *assumed.request.device;
+  planner::MachineProfile kept = machine_words(cpu_attn::choose_kernels(), 2, profiles_, &card);
+  kept.measured_at = profile_time_text(unix_seconds());
+  kept.dram_read_bytes_per_s = kept.dram_copy_bytes_per_s = 1e10;
+  kept.linear = {{TensorType::kF16, 1e9, 2e9, 1e9}};
+  kept.attend = {{KvCodec::kF16, 32, 5e9, 6e10, 0}};
+  kept.disk_read = {{16 << 10, 8, 1e9}};
+  kept.disk_read_bytes_per_s = kept.disk_write_bytes_per_s = 2e9;
+  kept.disk_alone = {87.5, 2.9e9};
+  kept.gpu = {.hbm_bytes = card.memory_bytes,
+              .host_to_device = {9, 3e9},
+              .device_to_host = {9, 2e9},
+              .copy_bytes_per_s = 1e11};
+  write_machine_profile(machine_profile_path(profiles_, kept), kept);
+  const PlanSubject found = read();
+  EXPECT_EQ(found.request.profile.gpu.host_to_device.bytes_per_s, 3e9);
+  EXPECT_NE(found.rates_text.find("but for its link"), std::string::npos) << found.rates_text;
+  EXPECT_FALSE(found.request.profile.is_measured());
+  EXPECT_EQ(found.request.profile.gpu.gemm_flops, assumed.request.profile.gpu.gemm_flops);
 }
 
 TEST_F(PlanSubjectTest, TriesQ8OnlyWhereBlocksCanHoldIt) {

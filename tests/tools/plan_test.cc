@@ -1,6 +1,7 @@
 // `strata plan` through the program: its JSON contract, budgets, words and refusals.
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -128,8 +129,8 @@ TEST_F(Plan, RemediesOfARefusalAreEnough) {
   EXPECT_EQ(found["feasible"], false);
   const std::string remedy = found["remedy"];
   const auto value_of = [&](const std::string& option) {
-    const size_t begin = remedy.find(option) + option.size() + 1;
-    return remedy.substr(begin, remedy.find_first_of(" ,", begin) - begin);
+    const size_t begin = remedy.rfind(option + " ") + option.size() + 1;
+    return remedy.substr(begin, remedy.find_first_of(" ,)", begin) - begin);
   };
   const std::vector<std::string> others = {"--device", "none", "--nvme", "off", "-b", "256"};
   std::vector<std::string> more = others;
@@ -140,11 +141,55 @@ TEST_F(Plan, RemediesOfARefusalAreEnough) {
   EXPECT_EQ(plan(more)["feasible"], true);
 }
 
+/// What stands first in a remedy, with its command line.
+TEST_F(Plan, TheSmallestChangeStandsInALineThatCanBeTyped) {
+  struct Case {
+    std::vector<std::string> words;
+    const char* change;
+  };
+  const std::vector<Case> cases = {
+      {{"-c", "128k", "--device", "none", "--dram", "190MiB", "-b", "256", "--nvme", "off"},
+       "--dram "},
+      {{"-c", "128k", "--device", "none", "--dram", "190MiB", "-b", "256", "--nvme", folder_.path(),
+        "--nvme-budget", "1MiB"},
+       "--nvme-budget "},
+      {{"-c", "32k", "--device", "virtual:rtx4090", "--hbm", "1MiB"}, "--hbm "}};
+  for (const Case& of : cases) {
+    SCOPED_TRACE(of.change);
+    std::vector<std::string> words = of.words;
+    words.emplace_back("--json");
+    const std::string remedy =
+        json::parse(run_strata(arguments(words)).out, nullptr, false)["remedy"];
+    ASSERT_TRUE(remedy.starts_with(std::string("use ") + of.change)) << remedy;
+    const std::string begins = " (strata ";
+    const size_t begin = remedy.find(begins) + begins.size();
+    ASSERT_GT(begin, begins.size()) << remedy;
+    std::istringstream line(remedy.substr(begin, remedy.find(')', begin) - begin));
+    EXPECT_NE(line.str().find(of.change), std::string::npos) << remedy;
+    std::vector<std::string> typed{std::istream_iterator<std::string>(line), {}};
+    const auto planned = run_strata(typed);
+    EXPECT_EQ(planned.exit_code, 0) << remedy << planned.err;
+  }
+}
+
+TEST_F(Plan, QuantisedKAndVAreProposedWhereTheyAreEnough) {
+  const std::vector<std::string> words = {"--device", "none",   "-c",  "128k",   "-b",
+                                          "256",      "--nvme", "off", "--dram", "290MiB"};
+  std::vector<std::string> refused = words;
+  refused.push_back("--json");
+  const std::string remedy =
+      json::parse(run_strata(arguments(refused)).out, nullptr, false)["remedy"];
+  ASSERT_NE(remedy.find(", or -ctk q8_0 -ctv q8_0"), std::string::npos) << remedy;
+  std::vector<std::string> quantised = words;
+  quantised.insert(quantised.end(), {"-ctk", "q8_0", "-ctv", "q8_0"});
+  EXPECT_EQ(plan(quantised)["feasible"], true);
+}
+
 TEST_F(Plan, ASmallerContextIsProposedWithAnAnswerThatItHolds) {
   const auto refused = arguments({"--device", "none", "-c", "128k", "-n", "120000", "--dram",
                                   "190MiB", "--nvme", "off", "-b", "256", "--json"});
   const std::string remedy = json::parse(run_strata(refused).out, nullptr, false)["remedy"];
-  const size_t begin = remedy.find("-c ");
+  const size_t begin = remedy.rfind("-c ");
   ASSERT_NE(begin, std::string::npos) << remedy;
   std::istringstream words(remedy.substr(begin));
   std::vector<std::string> proposed(4);

@@ -73,19 +73,44 @@ BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
   } else {
     prediction.step = plan.prompt_behind(test.n_depth, test.n_prompt, pace);
     prediction.was_read_sparsely = plan.subject.request.sparse.has_value();
+    prediction.n_tokens = test.n_prompt;
   }
+  const double n_steps = std::max(1u, test.n_gen);
+  prediction.nvme_bytes =
+      static_cast<double>(result.nvme_read_bytes + result.weight_read_bytes) / n_steps;
+  const double rate = plan.subject.request.profile.disk_read_bytes_per_s * pace.disk;
+  if (rate > 0) prediction.nvme_ms = prediction.nvme_bytes / rate * 1e3;
   return prediction;
 }
 
+namespace {
+
+std::string head_text(const BenchPrediction& prediction, const std::string& rates_text) {
+  if (!prediction.is_measured)
+    return "\npredicted: " + rates_text + " In ms of a token or of the prompt\n";
+  return fmt::format(
+      "\npredicted from the profile of this machine, at what memory and disk give now "
+      "({:.0f} % and {:.0f} % of it); ms of a token or of the prompt\n",
+      100 * prediction.pace.dram, 100 * prediction.pace.disk);
+}
+
+/// The parts' predicted work, and what the disk was counted to have done.
+std::string work_text(const BenchPrediction& prediction) {
+  std::string text = busy_text(prediction.step);
+  if (prediction.nvme_bytes <= 0) return text;
+  text += fmt::format("; counted: NVMe {:.1f} MB", prediction.nvme_bytes / 1e6);
+  if (prediction.nvme_ms > 0) text += fmt::format(" = {}", time_text(prediction.nvme_ms));
+  return text;
+}
+
+}  // namespace
+
 std::string prediction_row(const std::string& test, const BenchPrediction& prediction,
-                           bool is_first) {
+                           bool is_first, const std::string& rates_text) {
   constexpr const char* kRow = "| {:<26} | {:>12} | {:>11} | {:>9} | {:>10} | {:>10} | {}\n";
   std::string out;
   if (is_first)
-    out = fmt::format(
-              "\npredicted from the profile of this machine, at what memory and disk give now "
-              "({:.0f} % and {:.0f} % of it); ms of a token or of the prompt\n",
-              100 * prediction.pace.dram, 100 * prediction.pace.disk) +
+    out = head_text(prediction, rates_text) +
           fmt::format(kRow, "test", "predicted ms", "measured ms", "predicted", "peak", "measured",
                       "at work |") +
           fmt::format("| {:-<26} | {:->11}: | {:->10}: | {:->8}: | {:->9}: | {:->9}: | {:-<11} |\n",
@@ -95,7 +120,7 @@ std::string prediction_row(const std::string& test, const BenchPrediction& predi
                            fmt::format("{:.0f} %", 100 * prediction.share()),
                            engine::bytes_text(prediction.peak_bytes),
                            engine::bytes_text(prediction.measured_bytes),
-                           busy_text(prediction.step) +
+                           work_text(prediction) +
                                (prediction.was_read_sparsely ? ", read exactly |" : " |"));
 }
 
@@ -111,6 +136,8 @@ ordered_json prediction_json(const BenchPrediction& prediction) {
   for (size_t i = 0; i < planner::kPlanParts; ++i) json[kBusy[i]] = prediction.step.busy_ms[i];
   json["was_read_sparsely"] = prediction.was_read_sparsely;
   json["binding"] = plan_part_name(prediction.step.binding());
+  json["measured_nvme_bytes"] = prediction.nvme_bytes;
+  json["measured_nvme_ms"] = prediction.nvme_ms;
   json["predicted_peak_bytes"] = prediction.peak_bytes;
   json["measured_peak_bytes"] = prediction.measured_bytes;
   json["dram_pace"] = prediction.pace.dram;

@@ -21,6 +21,10 @@ struct BenchPrediction {
   double measured_ms = 0;       // the median
   uint64_t peak_bytes = 0;      // of DRAM, everything of ours
   uint64_t measured_bytes = 0;  // BenchResult::peak_bytes
+  uint32_t n_tokens = 1;        // of step
+  // Of the disk: what was read, counted, and what that takes at its pace; 0 = nothing.
+  double nvme_bytes = 0, nvme_ms = 0;
+  double tokens_per_s() const { return n_tokens / step.ms * 1e3; }
   double share() const { return step.ms / measured_ms; }
 };
 
@@ -45,9 +49,10 @@ uint64_t predicted_peak_bytes(const PlacedPlan& plan);
 BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
                              const planner::MachinePace& pace);
 
-/// A line for the table under the tests, with its head where it is the first.
+/// A line for the table under the tests, with its head where it is the first. `rates_text` is what
+/// stands in the head of rates that were not measured.
 std::string prediction_row(const std::string& test, const BenchPrediction& prediction,
-                           bool is_first);
+                           bool is_first, const std::string& rates_text);
 nlohmann::ordered_json prediction_json(const BenchPrediction& prediction);
 
 }  // namespace strata::cli

@@ -170,8 +170,11 @@ void BenchReport::add_row(const BenchResult& result, const BenchPrediction& pred
       fmt::format("{:.2f}", median(rates)), fmt::format("{:.1f}", result.bytes_per_token() / kMega),
       fmt::format("{:.2f}", result.gbytes_per_s()),
       fmt::format("{:.0f}", 100 * share_of_memory(result, result.gbytes_per_s()))));
-  if (prediction.is_measured)
-    predictions_ += prediction_row(test_text(result.test), prediction, predictions_.empty());
+  // Without a profile of its own the CPU's prediction says nothing; a card's figures are those of
+  // its kind.
+  if (prediction.is_measured || subject_.is_on_device)
+    predictions_ += prediction_row(test_text(result.test), prediction, predictions_.empty(),
+                                   subject_.rates_text);
   if (!result.stages.empty()) notes_ += roofline_table(test_text(result.test), subject_, result);
   if (!result.attribution.steps.empty())
     notes_ += attribution_tables(test_text(result.test), result.attribution,
@@ -201,6 +204,7 @@ std::string BenchReport::index_line(const BenchResult& result) const {
 void BenchReport::add(const BenchResult& result, const BenchPrediction& prediction) {
   if (format_ == "md") return add_row(result, prediction);
   ordered_json json = bench_json(subject_, result);
+  json["predicted_ts"] = prediction.tokens_per_s();
   json["prediction"] = prediction_json(prediction);
   records_.add(json);
 }

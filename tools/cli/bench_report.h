@@ -32,6 +32,7 @@ struct BenchSubject {
   uint64_t index_budget_bytes = 0;
   std::string device;               // "cpu avx512", "cuda:0 (NVIDIA GeForce RTX 3060)"
   bool is_on_device = false;        // CUDA computes
+  std::string rates_text;           // what predictions are priced with
   uint64_t memory_limit_bytes = 0;  // what the process may hold at most: weights, KV, 200 MB
   bool by_layer = false;            // attribution, in the table
   bool reads_ahead = true, keeps_blocks = true;  // false: an ablation, which the test's name says

@@ -197,6 +197,7 @@ int run_tests(const Command& command, AnswerSink& sink) {
                .cancel = &interrupt_flag()});
   const uint64_t kv_bytes = engine.context().kv.dram_bytes();
   subject.index_budget_bytes = engine.index_bytes();
+  subject.rates_text = plan.subject.rates_text;
   subject.memory_limit_bytes = model.weight_bytes() + kv_bytes + bench_working_bytes(engine);
   engine.walk().set_reads_ahead(subject.reads_ahead);
   runner.check_answer();

@@ -14,11 +14,14 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/host_memory.h"
+#include "base/index_kernels.h"
 #include "base/seconds_since.h"
 #include "planner/rate_fit.h"
 #include "tools/cli/attend_trial.h"
 #include "tools/cli/bench_fill.h"
+#include "tools/cli/calibrate_disk.h"
 #include "tools/cli/dram_read.h"
+#include "tools/cli/index_trial.h"
 #include "tools/cli/linear_trial.h"
 #include "tools/cli/raw_disk.h"
 #include "tools/cli/sample_statistics.h"
@@ -30,14 +33,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using planner::MachineProfile;
 
-constexpr uint64_t kPassBytes = uint64_t{32} << 20;  // of requests of one size
-constexpr uint64_t kRequestsMin = 32, kRequestsMax = 4096;
-constexpr uint64_t kAloneMax = 512;  // of requests one at a time
-constexpr uint32_t kDiskPasses = 3;
 constexpr uint32_t kReadPasses = 7;  // each the best of 25 of its own
 constexpr uint32_t kPairTurns = 3;
+constexpr double kPairPassS = 5;  // of reading the test file in order; beyond that no pair is tried
+constexpr double kPairS = 6;      // then no further turn begins
 constexpr size_t kClearShare = 10;  // one of so many passes counts as undisturbed
 constexpr double kDisturbed = 1.5;
+constexpr uint64_t kIndexBytes = uint64_t{8} << 20;  // of rows; codebooks take time to train
 constexpr uint64_t kCopyPiece = uint64_t{256} << 10;
 constexpr uint64_t kCopySlice = 16;  // pieces
 // Of the models that tell what a layer takes: the weights of all fit second-level caches. In turns,
@@ -55,6 +57,12 @@ constexpr WalkTrialShape kRowsShape{.n_layers = 3,
                                     .n_held = kExtentPositions,
                                     .n_tokens = WalkTrial::kReadRowsMax};
 
+/// Those that scan the most of a context, key by key.
+bool is_index_measured(index::Method method, uint32_t head_dim) {
+  if (method == index::Method::kPq) return head_dim % kPqSubspaces == 0;
+  return method == index::Method::kRabitq;
+}
+
 class Calibration {
  public:
   Calibration(const CalibrateOptions& options, ThreadPool& pool, MachineProfile& profile)
@@ -65,7 +73,7 @@ class Calibration {
   void measure_steps();
   void measure_rows();
   void measure_attention(KvCodec codec, uint32_t head_dim);
-  void measure_disk(RawDisk& disk);
+  void measure_index(const index::MethodName& of, uint32_t head_dim);
   void measure_pairs(RawDisk& disk);
 
   uint32_t n_disturbed = 0;  // figures whose median was far slower
@@ -100,7 +108,6 @@ class Calibration {
     n_disturbed += usual > kDisturbed * clear;
     return clear / static_cast<double>(n_slices);
   }
-  void measure_requests(RawDisk& disk);
   template <class Call>
   void measure_pair(RawDisk& disk, const std::string& name, const Call& compute);
   template <class Call>
@@ -184,6 +191,16 @@ void Calibration::measure_attention(KvCodec codec, uint32_t head_dim) {
       rate.prefill_flops / 1e9));
 }
 
+/// Of rows that lie beyond second-level caches: choosing computes more than it reads.
+void Calibration::measure_index(const index::MethodName& of, uint32_t head_dim) {
+  IndexTrial trial(*options_.kernels, of.method, head_dim, pool_,
+                   std::min(kIndexBytes, options_.memory_bytes));
+  const double seconds = clear_seconds(1, [&](uint64_t) { trial.scan(pool_); });
+  profile_.index.push_back({of.name, head_dim, trial.scanned_bytes() / seconds});
+  options_.on_figure(fmt::format("choosing by {} x {}: {:.1f} GB/s of its rows", of.name, head_dim,
+                                 profile_.index.back().scan_bytes_per_s / 1e9));
+}
+
 /// What a layer and a step take at depth 0: of models that differ in their layers, a line through
 /// the medians of all turns. Their weights, 50 KB a layer, come from the caches in half a
 /// microsecond, which is counted as the layer's: at the rate of DRAM they would seem to take all.
@@ -265,39 +282,6 @@ void Calibration::measure_rows() {
                                  profile_.step_cost.row_values_per_s / 1e9));
 }
 
-void Calibration::measure_disk(RawDisk& disk) {
-  const auto bytes = static_cast<double>(disk.bytes());
-  std::vector<double> writes, reads;
-  for (uint32_t i = 0; i < kDiskPasses; ++i) writes.push_back(disk.write_all());
-  for (uint32_t i = 0; i < kDiskPasses; ++i) reads.push_back(disk.read_all());
-  profile_.disk_write_bytes_per_s = bytes / median(writes);
-  profile_.disk_read_bytes_per_s = bytes / median(reads);
-  options_.on_figure(
-      fmt::format("disk ({}, {}): reads {:.2f} GB/s, writes {:.2f} GB/s in order", disk.io_name(),
-                  disk.is_direct() ? "past the page cache" : "THROUGH the page cache",
-                  profile_.disk_read_bytes_per_s / 1e9, profile_.disk_write_bytes_per_s / 1e9));
-  measure_requests(disk);
-}
-
-void Calibration::measure_requests(RawDisk& disk) {
-  std::vector<planner::TimeSample> alone;
-  for (const uint32_t size : kDiskSizes)
-    for (const uint32_t depth : kDiskDepths) {
-      check_bench_cancelled(options_.cancel);
-      const uint64_t n = disk_requests(disk.bytes(), size, depth);
-      std::vector<double> seconds(kDiskPasses);
-      for (double& pass : seconds)
-        pass = disk.read(disk.draw(n, size, /*is_sorted=*/true), size, depth);
-      const double of_request = median(seconds) / static_cast<double>(n);
-      profile_.disk_read.push_back({size, depth, size / of_request});
-      if (depth == 1) alone.push_back({static_cast<double>(size), of_request});
-    }
-  profile_.disk_alone = planner::fit_rate(alone);
-  options_.on_figure(fmt::format("disk, one request at a time: {:.0f} us + bytes / {:.2f} GB/s",
-                                 profile_.disk_alone.alpha_us,
-                                 profile_.disk_alone.bytes_per_s / 1e9));
-}
-
 /// The mean over pair_s, as the pass beside a disk is counted.
 template <class Call>
 double Calibration::passes_per_s(const Call& call) {
@@ -325,7 +309,9 @@ double Calibration::read_for(RawDisk& disk, double seconds) {
 template <class Call>
 void Calibration::measure_pair(RawDisk& disk, const std::string& name, const Call& compute) {
   std::vector<double> disk_shares, compute_shares;
-  for (uint32_t turn = 0; turn < kPairTurns; ++turn) {
+  const auto begin = Clock::now();
+  for (uint32_t turn = 0; turn < kPairTurns && (turn == 0 || seconds_since(begin) < kPairS);
+       ++turn) {
     check_bench_cancelled(options_.cancel);
     const double disk_alone = read_for(disk, options_.pair_s);
     const double compute_alone = passes_per_s(compute);
@@ -361,6 +347,10 @@ void Calibration::measure_pair(RawDisk& disk, const std::string& name, const Cal
 }
 
 void Calibration::measure_pairs(RawDisk& disk) {
+  if (static_cast<double>(disk.bytes()) > kPairPassS * profile_.disk_read_bytes_per_s) {
+    options_.on_figure("reading the disk beside computing: not tried, the disk is too slow");
+    return;
+  }
   AttendTrial attend(*options_.kernels, KvCodec::kF16, options_.head_dims.front(), pool_.size(),
                      options_.memory_bytes);
   measure_pair(disk, "attend", [&] { attend.decode(pool_); });
@@ -370,11 +360,6 @@ void Calibration::measure_pairs(RawDisk& disk) {
 }
 
 }  // namespace
-
-uint64_t disk_requests(uint64_t file_bytes, uint32_t request_bytes, uint32_t depth) {
-  const uint64_t n = std::clamp(kPassBytes / request_bytes, kRequestsMin, kRequestsMax);
-  return std::min(depth == 1 ? std::min(n, kAloneMax) : n, file_bytes / request_bytes);
-}
 
 double share_left(double together, double alone) {
   constexpr double kLeast = 1e-3;  // a share of 0 would be a plan that never ends
@@ -398,8 +383,11 @@ uint32_t calibrate(const CalibrateOptions& options, ThreadPool& pool, MachinePro
     for (const KvCodec codec : {KvCodec::kF16, KvCodec::kQ8_0})
       if (codec == KvCodec::kF16 || head_dim % kActGroup == 0)
         calibration.measure_attention(codec, head_dim);
+  for (const index::MethodName& of : index::method_names())
+    for (const uint32_t head_dim : options.head_dims)
+      if (is_index_measured(of.method, head_dim)) calibration.measure_index(of, head_dim);
   if (!disk) return calibration.n_disturbed;
-  calibration.measure_disk(*disk);
+  calibrate_disk(*disk, options, profile);
   calibration.measure_pairs(*disk);
   return calibration.n_disturbed;
 }

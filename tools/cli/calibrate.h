@@ -27,6 +27,7 @@ struct CalibrateOptions {
   uint32_t n_passes = 31;  // over what each figure reads
   double pass_s_max = 2;   // then no further pass of a figure begins, but for the third
   double pair_s = 0.4;     // that each turn of a pair lasts
+  double disk_s_max = 30;  // that requests of all sizes and depths take together
   uint64_t memory_bytes = uint64_t{128} << 20;  // that passes read: more than a cache
   uint64_t disk_bytes = uint64_t{256} << 20;    // of the test file
   uint32_t n_gemm_rows = 256;
@@ -37,6 +38,7 @@ struct CalibrateOptions {
 /// Sizes of requests and numbers in flight that the disk is asked for.
 inline constexpr uint32_t kDiskSizes[] = {4u << 10, 16u << 10, 64u << 10, 256u << 10, 1u << 20};
 inline constexpr uint32_t kDiskDepths[] = {1, 8, 32, 128};
+inline constexpr uint32_t kDiskWriteDepths[] = {1, 32};
 
 /// Requests of one pass: as many bytes for every size, within what is bearable of small ones one at
 /// a time, and no more than the file has places.
@@ -47,7 +49,7 @@ double share_left(double together, double alone);
 
 /// Returns the number of figures whose passes differed so much that something else was running.
 /// Fills the rates of `profile` but for its device's. The words are the caller's. Takes half a
-/// minute on two cores, memory_bytes twice and the test file. Errors: kIo (the disk, also where
+/// minute on two cores, on a slow disk at most two, memory_bytes twice and the test file. Errors: kIo (the disk, also where
 /// other bytes came back than were written), kCancelled. A kernel that computes otherwise than the
 /// scalar one is a bug.
 uint32_t calibrate(const CalibrateOptions& options, ThreadPool& pool,

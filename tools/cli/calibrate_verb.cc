@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <set>
+#include <vector>
 
 #include "base/error.h"
 #include "cpu_attn/kernels.h"
@@ -26,22 +28,31 @@ namespace {
 using engine::bytes_text;
 using planner::MachineProfile;
 
-std::string disk_text(const MachineProfile& profile) {
-  if (profile.disk.empty()) return "disk       none\n";
-  std::string out = fmt::format(
-      "disk       {}: reads {:.2f} GB/s, writes {:.2f} GB/s; one at a time {:.0f} us + bytes / "
-      "{:.2f} GB/s\n",
-      profile.disk, profile.disk_read_bytes_per_s / 1e9, profile.disk_write_bytes_per_s / 1e9,
-      profile.disk_alone.alpha_us, profile.disk_alone.bytes_per_s / 1e9);
+/// A line for each size.
+std::string disk_rates_text(const char* what, const std::vector<planner::DiskRate>& rates) {
+  std::string out;
   uint32_t size = 0;
-  for (const auto& of : profile.disk_read) {
+  for (const auto& of : rates) {
     if (of.request_bytes != size)
-      out += fmt::format("{}  {:>9} reads, MB/s (in flight):", size == 0 ? "" : "\n",
-                         bytes_text(of.request_bytes));
+      out += fmt::format("{}  {:>9} {}, MB/s (in flight):", size == 0 ? "" : "\n",
+                         bytes_text(of.request_bytes), what);
     size = of.request_bytes;
     out += fmt::format(" {:.0f} ({})", of.bytes_per_s / 1e6, of.depth);
   }
-  return out + "\n";
+  return out.empty() ? "" : out + "\n";
+}
+
+std::string disk_text(const MachineProfile& profile) {
+  if (profile.disk.empty()) return "disk       none\n";
+  return fmt::format(
+             "disk       {}: reads {:.2f} GB/s, writes {:.2f} GB/s; one at a time {:.0f} us + "
+             "bytes / {:.2f} GB/s{}\n",
+             profile.disk, profile.disk_read_bytes_per_s / 1e9,
+             profile.disk_write_bytes_per_s / 1e9, profile.disk_alone.alpha_us,
+             profile.disk_alone.bytes_per_s / 1e9,
+             profile.disk_is_direct ? "" : "; THROUGH the page cache: too high") +
+         disk_rates_text("reads", profile.disk_read) +
+         disk_rates_text("writes", profile.disk_write);
 }
 
 std::string device_text(const MachineProfile& profile) {
@@ -76,6 +87,9 @@ std::string profile_text(const MachineProfile& profile) {
     out += fmt::format("           {:<10} {:14.1f} {:20.0f} {:12.1f}\n",
                        fmt::format("{} x {}", kv_codec_name(of.codec), of.head_dim),
                        of.decode_bytes_per_s / 1e9, of.prefill_flops / 1e9, of.decode_layer_us);
+  for (const auto& of : profile.index)
+    out += fmt::format("choosing   {:<10} {:14.1f} GB/s of rows\n",
+                       fmt::format("{} x {}", of.method, of.head_dim), of.scan_bytes_per_s / 1e9);
   out += disk_text(profile);
   for (const auto& of : profile.pairs)
     out += fmt::format("together   {} keeps {:.0f} % beside {}, which keeps {:.0f} %\n", of.first,
@@ -99,6 +113,49 @@ void choose_subjects(const std::string& model, CalibrateOptions& options) {
     if (tensor.shape.size() >= 2) types.insert(tensor.type);
   options.types.assign(types.begin(), types.end());
   options.head_dims = {engine::read_model_spec(file).shape.head_dim};
+}
+
+/// What is kept in this place; nothing where that cannot be used, for it is about to be replaced.
+std::optional<MachineProfile> kept_profile(const MachineProfile& here, const std::string& path) {
+  try {
+    auto kept = read_machine_profile(path);
+    if (kept) expect_same_machine(*kept, here, path);
+    return kept;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+/// Why a profile that is kept has to be measured anew; empty: it has not.
+std::string lacking(const MachineProfile& kept, const MachineProfile& here,
+                    const CalibrateOptions& wanted) {
+  if (const std::string stale = stale_reason(kept, here, unix_seconds()); !stale.empty())
+    return stale;
+  for (const TensorType type : wanted.types)
+    if (std::ranges::find(kept.linear, type, &planner::LinearRate::type) == kept.linear.end())
+      return fmt::format("it has no rates of {} weights", tensor_type_info(type).name);
+  for (const uint32_t head_dim : wanted.head_dims)
+    if (std::ranges::find(kept.attend, head_dim, &planner::AttendRate::head_dim) ==
+        kept.attend.end())
+      return fmt::format("it has no rates of a head_dim of {}", head_dim);
+  return "";
+}
+
+void keep(const Settings& settings, const std::optional<MachineProfile>& kept,
+          const MachineProfile& profile, const std::string& path) {
+  const std::string why_not = why_not_replaced(kept, profile, unix_seconds());
+  if (!why_not.empty() && !settings.force) {
+    notice(fmt::format("NOT kept: {}; measure again when the machine is idle, or with --force",
+                       why_not));
+    return;
+  }
+  write_machine_profile(path, profile);
+  notice(fmt::format("kept in {}", path));
+  if (profile.n_disturbed > 0)
+    notice(
+        fmt::format("{} figures were disturbed by other programs and may be too low: measure "
+                    "again when the machine is idle",
+                    profile.n_disturbed));
 }
 
 int show(const Settings& settings, const MachineProfile& here, const std::string& path) {
@@ -134,10 +191,21 @@ int run_calibrate(const Command& command) {
   const std::string path = machine_profile_path(settings.profile_dir, profile);
   if (settings.show) return show(settings, profile, path);
   choose_subjects(settings.model, options);
+  const auto kept = kept_profile(profile, path);
+  if (settings.if_stale && kept) {
+    const std::string why = lacking(*kept, profile, options);
+    if (why.empty()) {
+      print(settings, *kept);
+      notice(fmt::format("nothing was measured: the profile of {} still holds ({})",
+                         kept->measured_at, path));
+      return 0;
+    }
+    notice(fmt::format("the profile that is kept is measured anew: {}", why));
+  }
   options.on_figure = [](const std::string& line) { notice("measured  " + line); };
   if (profile.device.empty()) notice("no device: its rates stay 0");
   ThreadPool pool(n_threads);
-  const uint32_t n_disturbed = calibrate(options, pool, profile);
+  profile.n_disturbed = calibrate(options, pool, profile);
   if (const auto chosen = engine::open_chosen_device({}, gpu_attn::find_cuda_devices());
       chosen.device) {
     profile.gpu = calibrate_link(*chosen.device);
@@ -145,14 +213,8 @@ int run_calibrate(const Command& command) {
     notice(fmt::format("measured  memory and link of {}; its kernels are not", profile.device));
   }
   profile.measured_at = profile_time_text(unix_seconds());
-  write_machine_profile(path, profile);
   print(settings, profile);
-  notice(fmt::format("kept in {}", path));
-  if (n_disturbed > 0)
-    notice(
-        fmt::format("{} figures were disturbed by other programs and may be too low: measure "
-                    "again when the machine is idle",
-                    n_disturbed));
+  keep(settings, kept, profile, path);
   return 0;
 }
 

@@ -89,6 +89,16 @@ std::string stale_reason(const MachineProfile& profile, const MachineProfile& he
   return "";
 }
 
+std::string why_not_replaced(const std::optional<MachineProfile>& kept,
+                             const MachineProfile& measured, int64_t now_s) {
+  const bool has_clean =
+      kept && kept->n_disturbed == 0 && stale_reason(*kept, measured, now_s) == "";
+  if (measured.n_disturbed == 0 || !has_clean) return "";
+  return fmt::format(
+      "{} figures were disturbed by other programs, and none of the profile of {} that is kept",
+      measured.n_disturbed, kept->measured_at);
+}
+
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())

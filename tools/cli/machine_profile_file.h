@@ -46,6 +46,11 @@ std::optional<int64_t> profile_age_days(const planner::MachineProfile& profile, 
 std::string stale_reason(const planner::MachineProfile& profile,
                          const planner::MachineProfile& here, int64_t now_s);
 
+/// Why a profile that was measured must not take the place of the one that is kept: that still
+/// holds and was clean, this one was disturbed. Empty: it may.
+std::string why_not_replaced(const std::optional<planner::MachineProfile>& kept,
+                             const planner::MachineProfile& measured, int64_t now_s);
+
 /// Now.
 int64_t unix_seconds();
 /// "2026-11-26T13:20:00Z", as measured_at has it.

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "base/error.h"
+#include "index/method.h"
 #include "tools/cli/json_output.h"
 #include "tools/cli/json_place.h"
 #include "tools/cli/machine_profile_file.h"
@@ -70,21 +72,46 @@ void read_kernels(const Place& root, MachineProfile& profile) {
   });
 }
 
+std::vector<planner::DiskRate> read_disk_rates(const Place& list) {
+  std::vector<planner::DiskRate> rates;
+  list.each([&](const Place& at) {
+    at.expect_keys({"request_bytes", "depth", "bytes_per_s"});
+    planner::DiskRate rate;
+    rate.request_bytes = static_cast<uint32_t>(at.at("request_bytes").count(1 << 30));
+    rate.depth = static_cast<uint32_t>(at.at("depth").count(1 << 16));
+    rate.bytes_per_s = at.at("bytes_per_s").rate();
+    if (!rates.empty() && rate.request_bytes < rates.back().request_bytes)
+      at.refuse("sizes that rise");
+    rates.push_back(rate);
+  });
+  return rates;
+}
+
 void read_disk(const Place& at, MachineProfile& profile) {
-  at.expect_keys({"read_bytes_per_s", "write_bytes_per_s", "alone", "reads"});
+  at.expect_keys({"read_bytes_per_s", "write_bytes_per_s", "alone", "reads"},
+                 {"writes", "is_direct"});
   profile.disk_read_bytes_per_s = at.at("read_bytes_per_s").rate();
   profile.disk_write_bytes_per_s = at.at("write_bytes_per_s").rate();
   profile.disk_alone = read_curve(at.at("alone"));
-  at.at("reads").each([&](const Place& read) {
-    read.expect_keys({"request_bytes", "depth", "bytes_per_s"});
-    planner::DiskRate rate;
-    rate.request_bytes = static_cast<uint32_t>(read.at("request_bytes").count(1 << 30));
-    rate.depth = static_cast<uint32_t>(read.at("depth").count(1 << 16));
-    rate.bytes_per_s = read.at("bytes_per_s").rate();
-    if (!profile.disk_read.empty() && rate.request_bytes < profile.disk_read.back().request_bytes)
-      read.refuse("sizes that rise");
-    profile.disk_read.push_back(rate);
-  });
+  profile.disk_read = read_disk_rates(at.at("reads"));
+  if (at.has("writes")) profile.disk_write = read_disk_rates(at.at("writes"));
+  if (at.has("is_direct")) profile.disk_is_direct = at.at("is_direct").flag();
+}
+
+void read_index(const Place& at, MachineProfile& profile) {
+  at.expect_keys({"method", "head_dim", "scan_bytes_per_s"});
+  planner::IndexRate rate{at.at("method").text(),
+                          static_cast<uint32_t>(at.at("head_dim").count(1 << 16)),
+                          at.at("scan_bytes_per_s").rate()};
+  if (std::ranges::find(index::method_names(), rate.method, [](const auto& of) {
+        return std::string(of.name);
+      }) == index::method_names().end())
+    at.at("method").refuse("the name of a method");
+  if (std::ranges::any_of(profile.index, [&](const planner::IndexRate& of) {
+        return of.method == rate.method && of.head_dim == rate.head_dim;
+      }))
+    at.refuse("each method and head_dim once");
+  profile.index.push_back(std::move(rate));
 }
 
 void read_pair(const Place& at, MachineProfile& profile) {
@@ -123,16 +150,23 @@ ordered_json curve_json(const RateCurve& curve) {
   return {{"alpha_us", curve.alpha_us}, {"bytes_per_s", curve.bytes_per_s}};
 }
 
+ordered_json disk_rates_json(const std::vector<planner::DiskRate>& rates) {
+  auto list = ordered_json::array();
+  for (const auto& of : rates)
+    list.push_back({{"request_bytes", of.request_bytes},
+                    {"depth", of.depth},
+                    {"bytes_per_s", of.bytes_per_s}});
+  return list;
+}
+
 ordered_json disk_json(const MachineProfile& profile) {
-  auto reads = ordered_json::array();
-  for (const auto& of : profile.disk_read)
-    reads.push_back({{"request_bytes", of.request_bytes},
-                     {"depth", of.depth},
-                     {"bytes_per_s", of.bytes_per_s}});
-  return {{"read_bytes_per_s", profile.disk_read_bytes_per_s},
-          {"write_bytes_per_s", profile.disk_write_bytes_per_s},
-          {"alone", curve_json(profile.disk_alone)},
-          {"reads", reads}};
+  ordered_json out = {{"read_bytes_per_s", profile.disk_read_bytes_per_s},
+                      {"write_bytes_per_s", profile.disk_write_bytes_per_s},
+                      {"alone", curve_json(profile.disk_alone)},
+                      {"reads", disk_rates_json(profile.disk_read)}};
+  if (!profile.disk_write.empty()) out["writes"] = disk_rates_json(profile.disk_write);
+  if (!profile.disk_is_direct) out["is_direct"] = false;
+  return out;
 }
 
 ordered_json gpu_json(const planner::DeviceRates& gpu) {
@@ -200,6 +234,11 @@ std::string machine_profile_json(const MachineProfile& profile) {
                          {"layer_us", profile.step_cost.layer_us},
                          {"row_values_per_s", profile.step_cost.row_values_per_s}}},
                        {"pairs", pairs}};
+  if (profile.n_disturbed > 0) root["n_disturbed"] = profile.n_disturbed;
+  for (const auto& of : profile.index)
+    root["index"].push_back({{"method", of.method},
+                             {"head_dim", of.head_dim},
+                             {"scan_bytes_per_s", of.scan_bytes_per_s}});
   if (profile.disk_read_bytes_per_s > 0) root["disk"] = disk_json(profile);
   if (profile.gpu.hbm_bytes > 0) root["gpu"] = gpu_json(profile.gpu);
   return json_text(root) + "\n";
@@ -217,8 +256,10 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& p
     top.at("version").refuse(fmt::format("{}", kProfileVersion));
   root.expect_keys({"version", "written_by", "measured_at", "machine", "dram", "linear", "attend",
                     "step", "pairs"},
-                   {"disk", "gpu"});
+                   {"n_disturbed", "index", "disk", "gpu"});
   MachineProfile profile;
+  if (top.has("n_disturbed"))
+    profile.n_disturbed = static_cast<uint32_t>(top.at("n_disturbed").count(1 << 16));
   profile.written_by = top.at("written_by").text();
   profile.measured_at = top.at("measured_at").text();
   if (!profile_age_days(profile, 0))
@@ -232,6 +273,7 @@ MachineProfile parse_machine_profile(std::string_view text, const std::string& p
   step.expect_keys({"step_us", "layer_us", "row_values_per_s"});
   profile.step_cost = {step.at("step_us").microseconds(), step.at("layer_us").microseconds(),
                        step.at("row_values_per_s").rate()};
+  if (top.has("index")) top.at("index").each([&](const Place& at) { read_index(at, profile); });
   top.at("pairs").each([&](const Place& at) { read_pair(at, profile); });
   if (top.has("disk") == profile.disk.empty())
     root.refuse(profile.disk.empty() ? "no disk where none is named" : "the rates of its disk");

@@ -12,6 +12,7 @@
 #include "engine/machine.h"
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/attention_report.h"
+#include "tools/cli/bench_prediction.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
@@ -52,6 +53,7 @@ ModelSession::ModelSession(const VerbSyntax& verb, const Command& command, engin
       settings_(command.settings),
       engine_(std::move(opened)),
       plan_(std::move(plan)),
+      memory_(predicted_peak_bytes(plan_)),
       saved_(command.settings,
              verb.bit == kSessionSave ? SavingFailure::kIsThrown : SavingFailure::kIsNoted) {}
 
@@ -253,9 +255,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   is_generated_ = prompt.is_generated;
   is_generated_.resize(sequence_->n_pos(), 1);
   progress.finish();
-  last_ = {answer.usage.prompt_tokens, {}};
-  // A step of several rows is not what was predicted of one token.
-  if (answer.drafts.proposed == 0) last_.step_ms = answer.times.decode_step_ms;
+  last_ = decoded_tokens(answer);
   answer.usage.recomputed_tokens += n_lost;
   return answer;
 }
@@ -302,7 +302,8 @@ void ModelSession::say_tiers() {
   if (const std::string line = tier_line(engine_, reported_); !line.empty()) notice(line);
   say_reads(engine_.model(), reported_.weights);
   reported_ = tier_counts(engine_);
-  say_drift(plan_, last_);
+  for (const std::string& line : {drift_line(plan_, last_), memory_.look(memory_now())})
+    if (!line.empty()) notice(line);
 }
 
 nlohmann::ordered_json ModelSession::to_json(const engine::Generation& answer) {

@@ -18,6 +18,7 @@
 #include "engine/prompt_tokens.h"
 #include "engine/template/chat_template.h"
 #include "tools/cli/command_line.h"
+#include "tools/cli/memory_watch.h"
 #include "tools/cli/placed_plan.h"
 #include "tools/cli/run_contexts.h"
 #include "tools/cli/tier_report.h"
@@ -64,7 +65,8 @@ class ModelSession {
   /// Saves what was read and answered, and waits for the disk: after the answer was shown.
   void save();
   /// Where K and V lay and what moved since the last call, on standard error; nothing where all
-  /// stayed in memory. Then, where the last answer took another time than predicted, both times.
+  /// stayed in memory. Then, where the last answer took another time than predicted, both times,
+  /// and where memory runs short, that.
   void say_tiers();
   /// The object of `run --json`, with what moved since the last say_tiers().
   nlohmann::ordered_json to_json(const engine::Generation& answer);
@@ -87,6 +89,7 @@ class ModelSession {
   engine::SamplerOptions sampler_;
   engine::Engine engine_;
   PlacedPlan plan_;  // of engine_
+  MemoryWatch memory_;
   std::optional<engine::ChatTemplate> template_;
   std::optional<engine::JsonGrammar> grammar_;             // of answers
   std::shared_ptr<const engine::TokenTable> token_table_;  // where there is a grammar

@@ -271,6 +271,12 @@ constexpr OptionSpec kRows[] = {
     {"show", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure nothing: print the profile that is kept of this machine, and its age",
      Sources::kFlagOnly, kCalibrate, &S::show},
+    {"if-stale", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "measure only where no profile is kept, or one that is stale or lacks figures of the model",
+     Sources::kFlagOnly, kCalibrate, &S::if_stale},
+    {"force", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "keep figures that other programs have disturbed, in place of undisturbed ones too",
+     Sources::kFlagOnly, kCalibrate, &S::force},
 
     {"methods", "--attn", Section::kJudging, ValueKind::kText,
      "oracle,quest,cuboid,mean,pq,rabitq,rabitq+tail,cluster,recent", 0, 0, "NAME,...",

@@ -47,7 +47,7 @@ uint64_t longest_context(const PlanSubject& subject, double tokens_per_s);
 Error limit_refusal(const Command& command, const PlanSubject& subject, const PlanAnswer& late);
 
 /// "strata run -m MODEL -c 4096": the verb with what the command has set of its options, but those
-/// that are replaced; `instead` stands for them.
+/// that are replaced; `instead` stands for them, or nothing.
 std::string command_line(const Command& command, std::string_view verb, VerbSet verbs,
                          std::span<const std::string_view> replaced, const std::string& instead);
 

@@ -18,7 +18,7 @@ using engine::Engine;
 using nlohmann::ordered_json;
 using planner::StepTime;
 
-constexpr size_t kDriftTokens = 50;
+constexpr ptrdiff_t kDriftTokens = 50;
 constexpr double kDrift = 0.2;
 
 /// Which memory holds no more, by whose word.
@@ -61,6 +61,7 @@ std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
 }
 
 void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
+  if (!plan.subject.stale_text.empty()) notice("note: " + plan.subject.stale_text);
   const std::string line = plan_line(plan, engine);
   if (line.empty()) return;
   notice(line);
@@ -78,20 +79,26 @@ void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
                      plan.subject.request.sparse ? ", read exactly" : ""));
 }
 
-std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
-  const size_t n = decoded.step_ms.size();
-  if (!plan.is_measured() || !plan.subject.knows_touched || n < kDriftTokens) return "";
-  const double took = median({decoded.step_ms.begin(), decoded.step_ms.end()});
-  const double predicted = plan.token_at(static_cast<double>(decoded.n_before + n / 2)).ms;
-  if (std::abs(took - predicted) <= kDrift * predicted) return "";
-  return fmt::format(
-      "plan: a token took {} (the median of {}), {} were predicted; if this machine "
-      "has nothing else to do, `strata calibrate` measures it again",
-      time_text(took), n, time_text(predicted));
+DecodedTokens decoded_tokens(const engine::Generation& answer) {
+  DecodedTokens decoded{answer.usage.prompt_tokens, {}};
+  if (answer.drafts.proposed == 0) decoded.step_ms = answer.times.decode_step_ms;
+  return decoded;
 }
 
-void say_drift(const PlacedPlan& plan, const DecodedTokens& decoded) {
-  if (const std::string line = drift_line(plan, decoded); !line.empty()) notice(line);
+std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
+  if (!plan.is_measured() || !plan.subject.knows_touched) return "";
+  for (auto last = decoded.step_ms.end(); last - decoded.step_ms.begin() >= kDriftTokens;
+       last -= kDriftTokens) {
+    const double took = median({last - kDriftTokens, last});
+    const auto n_decoded = static_cast<double>(last - kDriftTokens / 2 - decoded.step_ms.begin());
+    const double predicted = plan.token_at(static_cast<double>(decoded.n_before) + n_decoded).ms;
+    if (std::abs(took - predicted) <= kDrift * predicted) continue;
+    return fmt::format(
+        "plan: a token took {} (the median of {}), {} were predicted; if this machine "
+        "has nothing else to do, `strata calibrate` measures it again",
+        time_text(took), kDriftTokens, time_text(predicted));
+  }
+  return "";
 }
 
 ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answer) {

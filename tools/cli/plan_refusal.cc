@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
+#include <vector>
 
 #include "engine/byte_text.h"
 #include "tools/cli/plan_report.h"
@@ -63,53 +65,84 @@ PlacementProblem nearest_problem(const PlanSubject& subject) {
   return *std::ranges::min_element(problems, {}, lacking);
 }
 
-/// The options that must be raised whatever else changes, as one types them.
-std::string raised(const Shortage& lacks) {
+/// What is typed instead of the options of these names; a text that leaves them out is empty.
+struct Change {
   std::string text;
-  const auto add = [&](const char* option, const std::optional<double>& gb) {
-    if (gb) text += fmt::format("{}{} {}", text.empty() ? "" : " ", option, upper_argument(*gb));
-  };
-  add("--hbm", lacks.hbm_gb);
-  add("--weights-dram", lacks.weights_cap_gb);
-  add("--kv-dram", lacks.kv_cap_gb);
-  return text;
+  std::vector<std::string_view> replaced;
+
+  Change with(const Change& other) const {
+    Change both{text.empty() ? other.text : text + " " + other.text, replaced};
+    both.replaced.insert(both.replaced.end(), other.replaced.begin(), other.replaced.end());
+    return both;
+  }
+};
+
+Change room_change(std::string_view option, double gb) {
+  return {fmt::format("--{} {}", option, upper_argument(gb)), {option}};
 }
 
-std::string remedy(const PlanSubject& subject, const Shortage& lacks) {
-  const std::string must = raised(lacks);
-  std::string text;
-  const auto propose = [&](const std::string& change) {
-    const bool is_sentence = change.starts_with("leave ");
-    text += (text.empty() ? is_sentence ? "" : "use " : ", or ") + change;
+/// The options that must be raised whatever else changes.
+Change raised(const Shortage& lacks) {
+  Change change;
+  const auto add = [&](std::string_view option, const std::optional<double>& gb) {
+    if (gb) change = change.with(room_change(option, *gb));
   };
-  const auto with_raised = [&](const std::string& change) {
-    return must.empty() ? change : must + " " + change;
-  };
-  if (lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > subject.request.device->free_bytes) {
-    propose("--device none");  // the card has no more
-  } else {
-    if (lacks.nvme_gb)
-      propose(with_raised(fmt::format("--nvme-budget {}", upper_argument(*lacks.nvme_gb))));
-    if (lacks.dram_gb) {
-      propose(with_raised(fmt::format("--dram {}", upper_argument(*lacks.dram_gb))));
-    } else if (!must.empty()) {
-      if (!lacks.nvme_gb) propose(must);
-      if (lacks.hbm_gb) propose("--device none");
-    }
+  add("hbm", lacks.hbm_gb);
+  add("weights-dram", lacks.weights_cap_gb);
+  add("kv-dram", lacks.kv_cap_gb);
+  return change;
+}
+
+/// Rooms that would do, the smallest change first; else a machine without the card.
+std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lacks) {
+  const Change must = raised(lacks);
+  const Change no_device{"--device none", {"device", "hbm"}};
+  if (lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > subject.request.device->free_bytes)
+    return {no_device};  // the card has no more
+  std::vector<Change> changes;
+  if (lacks.nvme_gb) changes.push_back(must.with(room_change("nvme-budget", *lacks.nvme_gb)));
+  if (lacks.dram_gb) {
+    changes.push_back(must.with(room_change("dram", *lacks.dram_gb)));
+  } else if (!must.text.empty()) {
+    if (!lacks.nvme_gb) changes.push_back(must);
+    if (lacks.hbm_gb) changes.push_back(no_device);
   }
+  return changes;
+}
+
+std::vector<Change> changes_of(const PlanSubject& subject, const Shortage& lacks) {
+  std::vector<Change> changes = room_changes(subject, lacks);
   engine::PlacementRequest unpinned = subject.request;
   unpinned.pins.clear();
   unpinned.kv_pin.reset();
   if (is_pinned(subject) && is_plannable(subject, unpinned))
-    propose("leave --pin, -ngl and --kv-tier out");
+    changes.push_back({"", {"pin", "n-gpu-layers", "kv-tier"}});
   engine::PlacementRequest quantised = subject.request;
   quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
   if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
-    propose("-ctk q8_0 -ctv q8_0");
+    changes.push_back({"-ctk q8_0 -ctv q8_0", {"cache-type-k", "cache-type-v"}});
   if (const SmallerContext smaller = largest_context(subject); smaller.n_ctx > 0) {
-    const bool is_shorter = smaller.n_out < subject.request.n_out;
-    propose(fmt::format("-c {}", smaller.n_ctx) +
-            (is_shorter ? fmt::format(" -n {}", smaller.n_out) : ""));
+    Change change{fmt::format("-c {}", smaller.n_ctx), {"ctx-size"}};
+    if (smaller.n_out < subject.request.n_out)
+      change = change.with({fmt::format("-n {}", smaller.n_out), {"predict"}});
+    changes.push_back(std::move(change));
+  }
+  return changes;
+}
+
+std::string remedy(const PlanSubject& subject, const Shortage& lacks, const Command* command) {
+  std::string text;
+  for (const Change& change : changes_of(subject, lacks)) {
+    const bool is_first = text.empty();
+    if (!is_first) text += ", or ";
+    if (change.text.empty()) {
+      text += "leave --pin, -ngl and --kv-tier out";
+    } else {
+      text += (is_first ? "use " : "") + change.text;
+    }
+    if (is_first && command != nullptr)
+      text +=
+          fmt::format(" ({})", command_line(*command, "plan", kPlan, change.replaced, change.text));
   }
   return text;
 }
@@ -137,7 +170,7 @@ std::string dram_text(const PlanSubject& subject, const PlacementProblem& proble
 
 }  // namespace
 
-Error plan_refusal(const PlanSubject& subject) {
+Error plan_refusal(const PlanSubject& subject, const Command* command) {
   const PlacementProblem problem = nearest_problem(subject);
   const auto lacks = planner::shortage(problem);
   if (!lacks)  // an odd block more than any whole one leaves
@@ -151,20 +184,20 @@ Error plan_refusal(const PlanSubject& subject) {
                         upper_text(*lacks->hbm_gb),
                         is_pinned(subject) ? "what is pinned there" : "two layers",
                         upper_text(problem.hbm_gb)),
-            "--hbm", remedy(subject, *lacks)};
+            "--hbm", remedy(subject, *lacks, command)};
   if (lacks->weights_cap_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("weights take at least {} of memory; they may have {}",
                         upper_text(*lacks->weights_cap_gb), upper_text(problem.weights_cap_gb)),
-            "--weights-dram", remedy(subject, *lacks)};
+            "--weights-dram", remedy(subject, *lacks, command)};
   if (lacks->kv_cap_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("K and V of {} tokens take at least {} of memory; they may have {}",
                         engine::grouped_number(subject.request.n_ctx),
                         upper_text(*lacks->kv_cap_gb), upper_text(problem.kv_cap_gb)),
-            "--kv-dram", remedy(subject, *lacks)};
+            "--kv-dram", remedy(subject, *lacks, command)};
   return {ErrorCode::kDoesNotFit, dram_text(subject, problem, lacks->dram_gb.value_or(0)), "--dram",
-          remedy(subject, *lacks)};
+          remedy(subject, *lacks, command)};
 }
 
 }  // namespace strata::cli

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "base/error.h"
 #include "cpu_attn/kernels.h"
@@ -20,6 +21,7 @@
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/machine_profile_file.h"
 #include "tools/cli/machine_words.h"
+#include "tools/cli/plan_answer.h"
 #include "tools/cli/plan_pins.h"
 #include "tools/cli/plan_report.h"
 #include "tools/cli/predicted_model.h"
@@ -178,33 +180,70 @@ void use_virtual(const Command& command, PlanSubject& subject) {
       profile.title, subject.device);
 }
 
-/// The built-in card that is most like one that is here.
-const DeviceProfile& nearest_profile(const DeviceFacts& facts) {
-  const auto distance = [&](const DeviceProfile& profile) {
-    const auto apart = [](uint64_t a, uint64_t b) { return a > b ? a - b : b - a; };
-    return apart(profile.capability, facts.capability) * 1000 +
-           apart(profile.n_multiprocessors, facts.n_multiprocessors);
-  };
-  return *std::ranges::min_element(planner::device_profiles(), {}, distance);
+/// What `strata calibrate` has kept of this machine: nothing where it has kept nothing, or nothing
+/// that still holds, and then why.
+struct KeptRates {
+  std::optional<planner::MachineProfile> profile;
+  std::string stale;
+};
+/// `device`: the card of this machine, or null = whichever is found. Errors: those of
+/// read_machine_profile and expect_same_machine.
+KeptRates kept_rates(const Settings& settings, uint32_t n_threads, const DeviceFacts* device) {
+  if (settings.profile_dir.empty()) return {};
+  // Without a spill file weights are still read from a disk: that of the cache folder, which holds
+  // the spill file by default, stands for it.
+  std::vector<std::string> folders = {settings.nvme};
+  if (settings.nvme.empty()) folders.insert(folders.begin(), settings.profile_dir);
+  for (const std::string& folder : folders) {
+    const auto here =
+        machine_words(cpu_attn::choose_kernels(settings.cpu_isa), n_threads, folder, device);
+    const std::string path = machine_profile_path(settings.profile_dir, here);
+    auto kept = read_machine_profile(path);
+    if (!kept) continue;
+    expect_same_machine(*kept, here, path);
+    const std::string stale = stale_reason(*kept, here, unix_seconds());
+    if (stale.empty()) return {std::move(kept), ""};
+    return {std::nullopt, stale};
+  }
+  return {};
 }
 
-void price_card(const DeviceFacts& facts, PlanSubject& subject) {
-  const DeviceProfile& like = nearest_profile(facts);
+/// A card's link and memory as they were measured here, where they were: a profile that cannot be
+/// used is as good as none.
+std::string use_measured_card(const Command& command, const DeviceFacts& facts,
+                              PlanSubject& subject) {
+  try {
+    const KeptRates kept = kept_rates(command.settings, subject.request.n_threads, &facts);
+    if (!kept.profile || kept.profile->gpu.hbm_bytes != facts.memory_bytes) return "";
+    planner::use_measured_card(kept.profile->gpu, subject.request.profile);
+    return fmt::format(" but for its link and its memory's rate, {}", kept.profile->measured_at);
+  } catch (const Error&) {
+    return "";
+  }
+}
+
+void price_card(const Command& command, const DeviceFacts& facts, PlanSubject& subject) {
+  const DeviceProfile& like = planner::nearest_profile(facts);
   subject.request.profile = planner::profile_of(like);
   subject.request.device = facts;
   // What the engine does beside a card today.
   subject.request.may_use_disk = false;
   subject.request.may_attend_on_cpu = false;
-  subject.rates_text = fmt::format("Priced with the figures of {}, not measured here.", like.title);
+  const std::string but = use_measured_card(command, facts, subject);
+  subject.rates_text =
+      fmt::format("Priced with the figures of {}, not measured here{}.", like.title, but);
 }
 
 void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubject& subject) {
   const DeviceFacts& facts = device.facts();
-  const uint64_t usable = engine::usable_device_bytes(facts.free_bytes);
+  const uint64_t asked = command.settings.hbm;
   use_this_machine(command, subject);
+  if (asked > facts.free_bytes)
+    subject.notes.push_back(fmt::format("of the {} of --hbm this card has {} free",
+                                        bytes_text(asked), bytes_text(facts.free_bytes)));
   subject.request.hbm_bytes =
-      command.settings.hbm > 0 ? std::min(command.settings.hbm, facts.free_bytes) : usable;
-  price_card(facts, subject);
+      asked > 0 ? std::min(asked, facts.free_bytes) : engine::usable_device_bytes(facts.free_bytes);
+  price_card(command, facts, subject);
 }
 
 [[noreturn]] void refuse_device(const Command& command, const std::string& why) {
@@ -251,37 +290,26 @@ bool use_card(const Command& command, const DeviceChoice& choice,
   return false;
 }
 
-/// What `strata calibrate` has kept of this machine; what is assumed where it has kept nothing, or
-/// nothing that still holds.
+/// What is kept of this machine, else what is assumed.
 void use_rates_of_here(const Command& command, PlanSubject& subject) {
-  const Settings& settings = command.settings;
   subject.request.profile = planner::unmeasured_profile();
   subject.rates_text =
       "Rates are assumed, not measured here: good for the order of plans, not for their times "
       "(`strata calibrate` measures them).";
-  if (settings.profile_dir.empty()) return;
-  // Without a spill file weights are still read from a disk: that of the cache folder, which holds
-  // the spill file by default, stands for it.
-  std::vector<std::string> folders = {settings.nvme};
-  if (settings.nvme.empty()) folders.insert(folders.begin(), settings.profile_dir);
-  for (const std::string& folder : folders) {
-    const auto here = machine_words(cpu_attn::choose_kernels(settings.cpu_isa),
-                                    subject.request.n_threads, folder);
-    const std::string path = machine_profile_path(settings.profile_dir, here);
-    auto kept = read_machine_profile(path);
-    if (!kept) continue;
-    expect_same_machine(*kept, here, path);
-    const std::string stale = stale_reason(*kept, here, unix_seconds());
-    if (stale.empty()) {
-      subject.rates_text = fmt::format("Rates were measured here, {}.", kept->measured_at);
-      subject.request.profile = *std::move(kept);
-    } else {
-      subject.rates_text = fmt::format(
-          "Rates are assumed, not measured here: those that were kept are stale, for {} "
-          "(`strata calibrate` measures them again).",
-          stale);
-    }
-    return;
+  KeptRates kept = kept_rates(command.settings, subject.request.n_threads, nullptr);
+  if (kept.profile) {
+    subject.rates_text = fmt::format(
+        "Rates were measured here, {}{}.", kept.profile->measured_at,
+        kept.profile->disk_is_direct ? "" : ", the disk's through the page cache: too high");
+    subject.request.profile = *std::move(kept.profile);
+  } else if (!kept.stale.empty()) {
+    subject.rates_text = fmt::format(
+        "Rates are assumed, not measured here: those that were kept are stale, for {} "
+        "(`strata calibrate` measures them again).",
+        kept.stale);
+    subject.stale_text =
+        fmt::format("the profile that is kept of this machine is stale, for {}: `{}`", kept.stale,
+                    command_line(command, "calibrate", kCalibrate, {}, "--if-stale"));
   }
 }
 
@@ -394,7 +422,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   } else {
     subject.device = fmt::format("cuda:{}", engine.device()->ordinal());
     request.hbm_bytes = engine.hbm_budget();
-    price_card(engine.device()->facts(), subject);
+    price_card(command, engine.device()->facts(), subject);
   }
   check_wishes(command, subject);
   return subject;

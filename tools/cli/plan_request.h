@@ -22,6 +22,8 @@ struct PlanSubject {
   std::string attention;      // "exact", or the method and its budget
   bool knows_touched = true;  // how much a token attends; false where that depends on the text
   std::string rates_text;     // what the figures are that the plan is priced with
+  std::string stale_text;     // why those that are kept are not used, with the command that
+                              // measures them again; empty where they are, or none are kept
   std::vector<std::string> notes;
 };
 

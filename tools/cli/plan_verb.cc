@@ -69,7 +69,7 @@ void check_changes(const Command& command, const PlanSubject& subject,
 /// Whether there is a plan in time, else why not.
 std::optional<Error> refusal_of(const Command& command, const PlanSubject& subject,
                                 const std::optional<PlanAnswer>& answer) {
-  if (!answer) return plan_refusal(subject);
+  if (!answer) return plan_refusal(subject, &command);
   if (!answer->is_in_time()) return limit_refusal(command, subject, *answer);
   return std::nullopt;
 }

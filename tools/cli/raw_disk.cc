@@ -59,10 +59,10 @@ RawDisk RawDisk::make(const std::string& directory, uint64_t bytes, tiers::IoCho
   return disk;
 }
 
-void RawDisk::stamp(std::byte* memory, uint64_t offset) const {
-  for (uint64_t at = 0; at < kRequestBytes; at += kPageBytes) {
+void RawDisk::stamp(std::span<std::byte> memory, uint64_t offset) const {
+  for (uint64_t at = 0; at < memory.size(); at += kPageBytes) {
     const uint64_t place = offset + at;
-    std::memcpy(memory + at, &place, sizeof place);
+    std::memcpy(memory.data() + at, &place, sizeof place);
   }
 }
 
@@ -100,7 +100,7 @@ double RawDisk::transfer(tiers::IoOp op, std::span<const uint64_t> offsets, uint
       slot_of[next] = free_slots.back();
       free_slots.pop_back();
       std::byte* memory = memory_.data() + slot_of[next] * slot_bytes;
-      if (op == tiers::IoOp::kWrite) stamp(memory, offsets[next]);
+      if (op == tiers::IoOp::kWrite) stamp({memory, request_bytes}, offsets[next]);
       ready.push_back({op, io_file_, offsets[next], memory, request_bytes, next});
     }
     const uint32_t n_started = io_->submit(ready);
@@ -134,6 +134,11 @@ double RawDisk::read_all() { return read(in_order(), kRequestBytes, kRequestsInF
 
 double RawDisk::read(std::span<const uint64_t> offsets, uint32_t request_bytes, uint32_t depth) {
   return transfer(tiers::IoOp::kRead, offsets, request_bytes, depth);
+}
+
+double RawDisk::write(std::span<const uint64_t> offsets, uint32_t request_bytes, uint32_t depth) {
+  STRATA_CHECK(request_bytes % kPageBytes == 0, "requests of %u bytes", request_bytes);
+  return transfer(tiers::IoOp::kWrite, offsets, request_bytes, depth);
 }
 
 std::vector<uint64_t> RawDisk::draw(uint64_t n, uint32_t request_bytes, bool is_sorted) {

@@ -46,6 +46,8 @@ class RawDisk {
   /// Seconds in which every request is read, `depth` in flight. After write_all(). Errors: kIo,
   /// also where the bytes of another place came; kCancelled.
   double read(std::span<const uint64_t> offsets, uint32_t request_bytes, uint32_t depth);
+  /// The same of writing, whole pages of 4,096 bytes. Errors: kIo, kCancelled.
+  double write(std::span<const uint64_t> offsets, uint32_t request_bytes, uint32_t depth);
 
   /// Different places that begin at multiples of request_bytes, at most as many as there are, in
   /// random or in rising order. Each call draws others.
@@ -55,7 +57,7 @@ class RawDisk {
   RawDisk(tiers::SpillFile file, std::unique_ptr<tiers::Io> io, const std::atomic<bool>* cancel);
   double transfer(tiers::IoOp op, std::span<const uint64_t> offsets, uint32_t request_bytes,
                   uint32_t depth);
-  void stamp(std::byte* memory, uint64_t offset) const;
+  void stamp(std::span<std::byte> memory, uint64_t offset) const;
   void check(const tiers::IoCompletion& done, std::span<const uint64_t> offsets,
              const std::byte* memory) const;
   std::vector<uint64_t> in_order() const;

@@ -82,6 +82,8 @@ struct Settings {
   double min_rate = 0;                      // tokens per second; 0 = plan for ctx_size
   std::vector<std::string> what_if;         // PART=CHANGE
   bool show = false;                        // the profile that is kept
+  bool if_stale = false;                    // measure only where that is not good any more
+  bool force = false;                       // keep what was disturbed too
   // What `eval` judges.
   bool probe = false;
   bool gate = false;

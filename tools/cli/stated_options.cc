@@ -22,7 +22,7 @@ std::string quoted(const std::string& text) {
 /// The values of an option, each as it is written behind the flag; a switch has none.
 std::vector<std::string> value_texts(const OptionSpec& option, const Settings& settings) {
   if (const auto* text = std::get_if<std::string Settings::*>(&option.target))
-    return {settings.*(*text)};
+    return {option.name == "nvme" && (settings.*(*text)).empty() ? "off" : settings.*(*text)};
   if (const auto* texts = std::get_if<std::vector<std::string> Settings::*>(&option.target))
     return settings.*(*texts);
   if (const auto* count = std::get_if<uint64_t Settings::*>(&option.target))
@@ -59,7 +59,7 @@ std::string command_line(const Command& command, std::string_view verb, VerbSet 
     for (const std::string& text : value_texts(option, command.settings))
       line += fmt::format(" {} {}", flag_of(option), quoted(text));
   }
-  return fmt::format("{} {}", line, instead);
+  return instead.empty() ? line : fmt::format("{} {}", line, instead);
 }
 
 }  // namespace strata::cli

@@ -74,7 +74,7 @@ class ModelBench {
   explicit ModelBench(GpuBench& bench)
       : bench_(bench),
         source_(bench.is_small() ? kSmall : kLlama8B, bench.is_small() ? kGiB / 512 : kGiB),
-        profile_(nearest_profile(bench.facts())),
+        profile_(planner::nearest_profile(bench.facts())),
         on_{bench.table(), bench.device(), bench.stream(), bench.facts().n_multiprocessors} {}
 
   void decode(uint32_t depth);

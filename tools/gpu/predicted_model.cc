@@ -1,10 +1,7 @@
 #include "tools/gpu/predicted_model.h"
 
-#include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <stdexcept>
-#include <tuple>
 
 #include "planner/virtual/virtual_table.h"
 
@@ -24,14 +21,6 @@ void run(PlacedModel& placed, const OnDevice& on) {
 }
 
 }  // namespace
-
-const planner::DeviceProfile& nearest_profile(const DeviceFacts& facts) {
-  const auto distance = [&](const planner::DeviceProfile& profile) {
-    return std::tuple(profile.capability != facts.capability,
-                      std::abs(profile.hbm_bytes.value - static_cast<double>(facts.memory_bytes)));
-  };
-  return *std::ranges::min_element(planner::device_profiles(), {}, distance);
-}
 
 PredictedSteps predict_steps(const planner::DeviceProfile& profile, const ModelSource& source,
                              const TextSteps& text, uint64_t hbm_bytes_max,

@@ -14,9 +14,6 @@
 
 namespace strata::gpu_bench {
 
-/// Of the same capability where there is one, and of the memory that is least different.
-const planner::DeviceProfile& nearest_profile(const DeviceFacts& facts);
-
 struct PredictedSteps {
   double us = 0;  // of all; 0 = it could not be run, and why
   std::string why_not;

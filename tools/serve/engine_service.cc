@@ -113,6 +113,7 @@ struct EngineService::State {
   void end_jobs();
   void wait_for_job(const std::shared_ptr<SlotJob>& job);
   void order_ended(OpenOrder& order);
+  void review(const OpenOrder& order, const engine::Generation& answer);
   void fail(OpenOrder& order, const std::exception_ptr& failure);
   void work(std::vector<ArrivedOrder>& orders, bool has_left, bool goes_on);
   void fail_all(const std::vector<ArrivedOrder>& orders, const std::exception_ptr& failure);
@@ -131,6 +132,7 @@ struct EngineService::State {
   engine::AnswerScheduler scheduler;
   std::vector<std::shared_ptr<OpenOrder>> open;
   ServiceCounts sums;
+  std::vector<std::string> said;  // of answers, to be published
   bool looks_at_layers = false;
   std::vector<std::shared_ptr<SlotJob>> jobs;  // that are done once their results are published
   // Of all.
@@ -192,6 +194,11 @@ void EngineService::State::order_ended(OpenOrder& order) {
   desk->ended.notify_all();
 }
 
+void EngineService::State::review(const OpenOrder& order, const engine::Generation& answer) {
+  if (!options.review) return;
+  for (std::string& line : options.review(answer, order.was_alone)) said.push_back(std::move(line));
+}
+
 /// Nothing where it has ended. A client that there is no memory to tell why is told that.
 void EngineService::State::fail(OpenOrder& order, const std::exception_ptr& failure) {
   if (order.has_ended) return;
@@ -207,6 +214,8 @@ void EngineService::State::fail(OpenOrder& order, const std::exception_ptr& fail
 void EngineService::State::add(ArrivedOrder& order) {
   const std::shared_ptr<OpenOrder> of = order.open;
   open.push_back(of);
+  if (open.size() > 1)
+    for (const auto& each : open) each->was_alone = false;
   engine::AnswerTask& task = order.task;
   task.on_start = [of](uint64_t n_cached, uint64_t n_prompt) {
     of->n_cached = n_cached;
@@ -227,6 +236,7 @@ void EngineService::State::add(ArrivedOrder& order) {
     if (of->has_ended) return;
     count_answer(answer, sums);
     of->tell_end(answer);
+    review(*of, answer);
     order_ended(*of);
   };
   task.on_failure = [this, of](const std::exception_ptr& failure) { fail(*of, failure); };
@@ -339,6 +349,7 @@ void EngineService::State::publish() try {
   std::vector<engine::LayerBlocks> layers;
   if (looks_at_layers) layers = scheduler.held_blocks();
   std::vector<std::string> notices = scheduler.take_notices();
+  for (std::string& line : std::exchange(said, {})) notices.push_back(std::move(line));
   {
     const std::lock_guard lock(desk->mutex);
     now.orders = desk->counts.orders;

@@ -34,7 +34,10 @@ class EngineService final : public AnswerService {
     // Saved contexts leave this much of the disk to everybody else.
     uint64_t free_floor_bytes = uint64_t{4} << 30;
     std::vector<std::string> plan;  // for facts()
-    bool saves = true;              // false: what is there is only read
+    // What is to be said of an answer that has ended, for take_notices(). `was_alone`: no other
+    // order was open meanwhile. On the engine's thread; does not wait. May be empty.
+    std::function<std::vector<std::string>(const engine::Generation&, bool was_alone)> review;
+    bool saves = true;  // false: what is there is only read
     // For so long layer_blocks() says what the last look saw: a look takes time from all answers.
     std::chrono::milliseconds layers_kept{1000};
     // Called where take_notices() has lines, by start() and then on the engine's thread: neither

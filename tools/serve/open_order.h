@@ -22,6 +22,7 @@ struct OpenOrder {
   const std::shared_ptr<EventChannel> channel;
   uint64_t n_cached = 0;
   std::vector<ScoredToken> scored;  // whose text is still to come
+  bool was_alone = true;            // no other was open meanwhile
   bool has_ended = false;
 
   /// Of a token whose text is still to come.

@@ -4,13 +4,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <optional>
 
 #include "base/error.h"
 #include "tools/cli/attention_profile.h"
+#include "tools/cli/bench_prediction.h"
 #include "tools/cli/device_notices.h"
 #include "tools/cli/input_files.h"
 #include "tools/cli/interrupt.h"
+#include "tools/cli/memory_watch.h"
 #include "tools/cli/model_notes.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/placed_plan.h"
@@ -121,7 +124,25 @@ PlacedEngine open_for_service(const Command& command, const engine::EngineOption
   return std::move(*placed);
 }
 
-/// Says in `service` why what is where.
+/// What the log says of an answer: where it was alone and took another time than predicted, and
+/// where memory runs short.
+auto review_of(PlacedPlan placed) {
+  struct Review {
+    PlacedPlan plan;
+    MemoryWatch memory;
+  };
+  const MemoryWatch memory(predicted_peak_bytes(placed));
+  const auto of = std::make_shared<Review>(Review{std::move(placed), memory});
+  return [of](const engine::Generation& answer, bool was_alone) {
+    std::vector<std::string> lines;
+    if (was_alone) lines.push_back(drift_line(of->plan, decoded_tokens(answer)));
+    lines.push_back(of->memory.look(memory_now()));
+    std::erase(lines, "");
+    return lines;
+  };
+}
+
+/// Says in `service` why what is where, and what it says of answers.
 engine::Engine loaded_engine(const Command& command, serve::EngineService::Options& service) {
   const Settings& settings = command.settings;
   engine::EngineOptions options = engine_options(settings);
@@ -133,6 +154,7 @@ engine::Engine loaded_engine(const Command& command, serve::EngineService::Optio
   say_device(engine);
   say_plan(placed.plan, engine, settings.verbose);
   service.plan = plan_sentences(placed.plan, engine);
+  service.review = review_of(std::move(placed.plan));
   LoadingBar bar;
   engine.load(bar.updates());
   bar.finish();
