@@ -26,8 +26,8 @@ double whole_blocks(double n_positions, double n_held) {
   return std::max(0.0, std::floor(n_positions / kBlock) * kBlock);
 }
 
-/// Positions in whole blocks that take at least so much. What takes whole blocks takes no block more
-/// for a rounding error of its sum.
+/// Positions in whole blocks that take at least so much. What takes whole blocks takes no block
+/// more for a rounding error of its sum.
 double blocks_of(double gb, double gb_per_position) {
   constexpr double kRounding = 1e-9;  // blocks
   return std::ceil(gb / gb_per_position / kBlock - kRounding) * kBlock;

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -10,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -399,7 +399,7 @@ TEST(EngineService, WhatIsSaidOfAnAnswerIsANoticeThatKnowsWhetherItWasAlone) {
   options.n_parallel = 2;
   options.review = [](const engine::Generation& answer, bool was_alone) {
     return std::vector{std::to_string(answer.usage.completion_tokens) +
-                       (was_alone ? " alone" : " beside others")};
+                       (was_alone ? " alone" : " beside")};
   };
   {
     Served lone(model, options);
@@ -415,9 +415,8 @@ TEST(EngineService, WhatIsSaidOfAnAnswerIsANoticeThatKnowsWhetherItWasAlone) {
   EXPECT_EQ(listen(*first).last().kind, Kind::kEnd);
   EXPECT_EQ(listen(*second).last().kind, Kind::kEnd);
   EXPECT_TRUE(served.service->drain(kLong));
-  auto said = served.service->take_notices();
-  std::ranges::sort(said);
-  EXPECT_EQ(said, (std::vector<std::string>{"4 beside others", "5 beside others"}));
+  const auto said = served.service->take_notices();
+  EXPECT_EQ(std::set(said.begin(), said.end()), (std::set<std::string>{"4 beside", "5 beside"}));
 }
 
 TEST(EngineService, AFolderThatCannotBeUsedIsANotice) {

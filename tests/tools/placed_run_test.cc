@@ -48,6 +48,7 @@ class PlacedRun : public testing::SpillingTest {
     of.dram_copy_bytes_per_s = 8e9;
     of.linear = {{TensorType::kF32, 1e9, 2e9, 1e9}};
     of.attend = {{KvCodec::kF16, 32, 5e9, 6e10}};
+    of.step_cost.row_values_per_s = 1e9;
     if (!of.disk.empty()) {
       of.disk_read = {{16 << 10, 8, disk_bytes_per_s / 2}};
       of.disk_read_bytes_per_s = of.disk_write_bytes_per_s = disk_bytes_per_s;

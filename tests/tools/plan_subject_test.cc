@@ -124,6 +124,7 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   kept.dram_read_bytes_per_s = kept.dram_copy_bytes_per_s = 1e10;
   kept.linear = {{TensorType::kF16, 1e9, 2e9, 1e9}};
   kept.attend = {{KvCodec::kF16, 32, 5e9, 6e10, 0}};
+  kept.step_cost.row_values_per_s = 1e9;
   kept.disk_read = {{16 << 10, 8, 1e9}};
   kept.disk_read_bytes_per_s = kept.disk_write_bytes_per_s = 2e9;
   kept.disk_alone = {87.5, 2.9e9};

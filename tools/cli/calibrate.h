@@ -49,9 +49,9 @@ double share_left(double together, double alone);
 
 /// Returns the number of figures whose passes differed so much that something else was running.
 /// Fills the rates of `profile` but for its device's. The words are the caller's. Takes half a
-/// minute on two cores, on a slow disk at most two, memory_bytes twice and the test file. Errors: kIo (the disk, also where
-/// other bytes came back than were written), kCancelled. A kernel that computes otherwise than the
-/// scalar one is a bug.
+/// minute on two cores, on a slow disk at most two, memory_bytes twice and the test file. Errors:
+/// kIo (the disk, also where other bytes came back than were written), kCancelled. A kernel that
+/// computes otherwise than the scalar one is a bug.
 uint32_t calibrate(const CalibrateOptions& options, ThreadPool& pool,
                    planner::MachineProfile& profile);
 

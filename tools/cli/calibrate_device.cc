@@ -15,7 +15,7 @@ namespace {
 
 constexpr uint64_t kSizes[] = {64u << 10, 256u << 10, 1u << 20, 4u << 20, 16u << 20};
 constexpr uint64_t kLargest = kSizes[std::size(kSizes) - 1];
-constexpr uint32_t kPasses = 7;
+constexpr uint32_t kLinkPasses = 7;
 constexpr double kMsPerS = 1e3;
 
 class Link {
@@ -43,7 +43,7 @@ class Link {
     std::vector<planner::TimeSample> samples;
     for (const uint64_t bytes : kSizes) {
       std::vector<double> seconds;
-      for (uint32_t i = 0; i <= kPasses; ++i) {
+      for (uint32_t i = 0; i <= kLinkPasses; ++i) {
         stream_.record(begin_);
         stream_.copy(to, from, bytes);
         stream_.record(end_);

@@ -21,7 +21,7 @@ using Clock = std::chrono::steady_clock;
 constexpr uint64_t kPassBytes = uint64_t{32} << 20;  // of requests of one size
 constexpr uint64_t kRequestsMin = 32, kRequestsMax = 4096;
 constexpr uint64_t kAloneMax = 512;  // of requests one at a time
-constexpr uint32_t kPasses = 3;
+constexpr uint32_t kDiskPasses = 3;
 constexpr double kInOrderS = 4;  // then no further pass in order begins
 
 enum class Way : uint8_t { kRead, kWrite };
@@ -34,7 +34,7 @@ class DiskTrial {
   double in_order(Way way) {
     std::vector<double> seconds;
     for (const auto begin = Clock::now();
-         seconds.empty() || (seconds.size() < kPasses && seconds_since(begin) < kInOrderS);)
+         seconds.empty() || (seconds.size() < kDiskPasses && seconds_since(begin) < kInOrderS);)
       seconds.push_back(way == Way::kRead ? disk_.read_all() : disk_.write_all());
     return static_cast<double>(disk_.bytes()) / median(seconds);
   }
@@ -46,10 +46,10 @@ class DiskTrial {
     const uint64_t n_full = disk_requests(disk_.bytes(), size, depth);
     const uint64_t n_probe = std::min<uint64_t>(n_full, std::max<uint64_t>(kRequestsMin, depth));
     const double probe_s = pass(way, n_probe, size, depth);
-    const double pass_s = options_.disk_s_max / kCells / kPasses;
+    const double pass_s = options_.disk_s_max / kCells / kDiskPasses;
     if (probe_s >= pass_s) return static_cast<double>(n_probe) * size / probe_s;
     const uint64_t n = requests_within(pass_s, n_probe, probe_s, n_full);
-    std::vector<double> seconds(kPasses);
+    std::vector<double> seconds(kDiskPasses);
     for (double& of : seconds) of = pass(way, n, size, depth);
     return static_cast<double>(n) * size / median(seconds);
   }

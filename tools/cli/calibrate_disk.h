@@ -15,8 +15,8 @@ namespace strata::cli {
 /// those, at most n_full.
 uint64_t requests_within(double seconds, uint64_t n_probe, double probe_s, uint64_t n_full);
 
-/// Fills the disk's figures of `profile`. Takes options.disk_s_max for requests of all sizes, beside
-/// what single passes take. Errors: kIo, kCancelled.
+/// Fills the disk's figures of `profile`. Takes options.disk_s_max for requests of all sizes,
+/// beside what single passes take. Errors: kIo, kCancelled.
 void calibrate_disk(RawDisk& disk, const CalibrateOptions& options,
                     planner::MachineProfile& profile);
 

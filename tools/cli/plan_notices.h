@@ -14,7 +14,8 @@ namespace strata::cli {
 /// "plan: 12 of 30 layers streamed, 41 % of K and V on disk (--dram 4 GiB); predicted 31 ms a
 /// token, limited by NVMe". Empty where everything is as near as can be.
 std::string plan_line(const PlacedPlan& plan, const engine::Engine& engine);
-/// That line, and before it where rates that are kept are stale; with `verbose` also whose plan it is, what it was priced with and what is at work.
+/// That line, and before it where rates that are kept are stale; with `verbose` also whose plan it
+/// is, what it was priced with and what is at work.
 void say_plan(const PlacedPlan& plan, const engine::Engine& engine, bool verbose);
 
 /// Where a step had one row, which is what is predicted: else none of its times.

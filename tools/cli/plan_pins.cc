@@ -75,16 +75,16 @@ uint64_t repeated(std::string_view pattern) {
 }
 
 std::regex compiled(const Command& command, const Pin& pin) {
-  constexpr const char* kRemedy = "use a simpler pattern, such as 'blk\\.[0-9]+\\.'";
+  constexpr const char* kSimpler = "use a simpler pattern, such as 'blk\\.[0-9]+\\.'";
   if (pin.pattern.size() > kPatternMax || repeated(pin.pattern) > kCountsMax)
     refuse(command,
            fmt::format("a pattern of --pin has at most {} characters and repeats at most {} times",
                        kPatternMax, kCountsMax),
-           kRemedy);
+           kSimpler);
   try {
     return std::regex(pin.pattern, std::regex::ECMAScript | std::regex_constants::__polynomial);
   } catch (const std::regex_error& error) {
-    refuse(command, fmt::format("--pin '{}' is no pattern: {}", pin.text, error.what()), kRemedy);
+    refuse(command, fmt::format("--pin '{}' is no pattern: {}", pin.text, error.what()), kSimpler);
   }
 }
 
@@ -219,11 +219,11 @@ void check_pinned_tiers(const Command& command, const PlanPins& pins, const Pinn
   };
   if (!tiers.has_device) {
     constexpr const char* kWhat = "hbm is the memory of a device, and none computes";
-    constexpr const char* kRemedy =
+    constexpr const char* kOtherTier =
         "leave it out, or name a card with --device cuda:N or virtual:NAME";
-    if (pins.kv == PlanTier::kHbm) refuse_tier("kv-tier", kWhat, kRemedy);
+    if (pins.kv == PlanTier::kHbm) refuse_tier("kv-tier", kWhat, kOtherTier);
     if (std::ranges::any_of(pins.layers, must_be(PlanTier::kHbm)))
-      refuse_tier(command.settings.n_gpu_layers > 0 ? "n-gpu-layers" : "pin", kWhat, kRemedy);
+      refuse_tier(command.settings.n_gpu_layers > 0 ? "n-gpu-layers" : "pin", kWhat, kOtherTier);
   }
   if (!tiers.may_stream && std::ranges::any_of(pins.layers, must_be(PlanTier::kNvme)))
     refuse_tier("pin", "weights cannot be read from the model file in every step here",

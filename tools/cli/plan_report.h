@@ -23,8 +23,8 @@ std::string what_if_text(const std::string& changes, const PlanAnswer& now,
                          const std::optional<PlanAnswer>& then);
 nlohmann::ordered_json what_if_json(const PlanAnswer& now, const std::optional<PlanAnswer>& then);
 
-/// Why there is none: the smallest changes with which there would be one, the first of them with its
-/// command line where the command of `strata plan` is given.
+/// Why there is none: the smallest changes with which there would be one, the first of them with
+/// its command line where the command of `strata plan` is given.
 Error plan_refusal(const PlanSubject& subject, const Command* command = nullptr);
 
 }  // namespace strata::cli
