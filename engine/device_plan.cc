@@ -33,14 +33,14 @@ uint64_t usable_device_bytes(uint64_t free_bytes) {
 DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<bool> is_resident) {
   DevicePlan plan;
   plan.is_resident = std::move(is_resident);
-  plan.hbm_bytes = needs.buffer_bytes + needs.head_bytes;
+  plan.weight_bytes = needs.head_bytes;
   uint64_t largest = 0;
   for (size_t layer = 0; layer < needs.layer_bytes.size(); ++layer) {
     largest = std::max(largest, device_aligned(needs.layer_bytes[layer]));
-    if (plan.is_resident[layer]) plan.hbm_bytes += device_aligned(needs.layer_bytes[layer]);
+    if (plan.is_resident[layer]) plan.weight_bytes += device_aligned(needs.layer_bytes[layer]);
   }
   plan.slot_bytes = plan.n_streamed() == 0 ? 0 : largest;
-  plan.hbm_bytes += 2 * plan.slot_bytes;
+  plan.hbm_bytes = needs.buffer_bytes + plan.weight_bytes + 2 * plan.slot_bytes;
   return plan;
 }
 

@@ -24,6 +24,7 @@ struct DeviceNeeds {
 /// kv_bytes are read where they lie in memory.
 struct DevicePlan {
   uint64_t hbm_bytes = 0;  // of the budget that is used
+  uint64_t weight_bytes = 0;  // that stay, with what must be there
   uint64_t slot_bytes = 0;
   uint64_t kv_bytes = 0;  // whole blocks
   std::vector<bool> is_resident;

@@ -224,7 +224,9 @@ double scan_rate(const MachineProfile& profile, std::string_view method, uint32_
     least = apart;
     rate = of.scan_bytes_per_s;
   }
-  return rate > 0 ? rate : profile.dram_read_bytes_per_s;
+  // What was measured lies in a cache of many cores; an index of a long context does not.
+  const double memory = profile.dram_read_bytes_per_s;
+  return rate > 0 ? std::min(rate, memory) : memory;
 }
 
 double read_share(const MachineProfile& profile, uint64_t request_bytes, uint32_t n_in_flight) {

@@ -74,16 +74,19 @@ std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem) {
     }
     return samples;
   }
-  // Weights of the sampled chunks, which are whole, sum to all rows: the last one may have few.
-  const double last = static_cast<double>(n_chunks - 1);
+  // The last chunk, which may have few rows, stands for itself; those before it are whole.
+  const uint64_t n_whole = n_chunks - 1;
+  constexpr uint32_t kWholeSamples = kChunkSamples - 1;
   double total = 0;
-  for (uint32_t i = 0; i < kChunkSamples; ++i) {
-    const double chunk = std::round(last * i / (kChunkSamples - 1));
-    const double weight = i == 0 || i + 1 == kChunkSamples ? 0.5 : 1;
+  for (uint32_t i = 0; i < kWholeSamples; ++i) {
+    const double chunk = std::round(static_cast<double>(n_whole - 1) * i / (kWholeSamples - 1));
+    const double weight = i == 0 || i + 1 == kWholeSamples ? 0.5 : 1;
     total += weight;
     samples.push_back({problem.n_past + chunk * rows, rows, weight});
   }
-  for (ChunkSample& sample : samples) sample.weight *= problem.n_prompt / (rows * total);
+  for (ChunkSample& sample : samples) sample.weight *= static_cast<double>(n_whole) / total;
+  const double last = static_cast<double>(n_whole) * rows;
+  samples.push_back({problem.n_past + last, rows_at(last), 1});
   return samples;
 }
 

@@ -144,7 +144,8 @@ struct ChunkSample {
   double first_pos, n_rows, weight;
 };
 inline constexpr uint32_t kChunkSamples = 8;
-/// Every chunk where they are few, else kChunkSamples at equal distances, by the trapezoid rule.
+/// Every chunk where they are few, else the last one and others at equal distances, by the
+/// trapezoid rule. They stand for all chunks and all rows.
 std::vector<ChunkSample> chunk_samples(const PlacementProblem& problem);
 
 /// ms that so many GB take; 0 of nothing, and a very long time where the rate is 0.

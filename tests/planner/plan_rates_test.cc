@@ -67,6 +67,8 @@ TEST(PlanRates, ChoosingIsPricedAsItsMethodWasMeasuredElseAsMemoryReads) {
   EXPECT_EQ(scan_rate(profile, "rabitq+tail", 80), 7e9);
   EXPECT_EQ(scan_rate(profile, "pq", 128), 5e9);
   EXPECT_EQ(scan_rate(profile, "quest", 64), 4e10);
+  profile.index[0].scan_bytes_per_s = 9e10;  // of a cache
+  EXPECT_EQ(scan_rate(profile, "rabitq", 64), 4e10);
 }
 
 TEST(PlanRates, EveryTypeHasAssumedRates) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <vector>
 
 #include "tests/planner/random_problem.h"
@@ -54,13 +55,18 @@ LayerPlacement placed(uint32_t n_hbm, uint32_t n_dram, uint32_t n_nvme, double k
 // K and V of a layer: 0.1 GB, 5 ms on the CPU, 1 ms in HBM, 10 ms across the link, 50 from disk.
 // Weights of a layer: 10 ms on the CPU, 1 ms in HBM, 10 ms across the link, 50 ms from disk.
 
-TEST(ChunkSamples, StandForEveryRowOfThePrompt) {
+TEST(ChunkSamples, StandForEveryChunkAndRowOfThePrompt) {
   PlacementProblem problem = small_problem(false);
   for (const double n_prompt : {1.0, 100.0, 101.0, 800.0, 801.0, 850.0, 12'345.0}) {
     problem.n_prompt = n_prompt;
-    double n_rows = 0;
-    for (const ChunkSample& chunk : chunk_samples(problem)) n_rows += chunk.n_rows * chunk.weight;
+    double n_rows = 0, n_chunks = 0;
+    for (const ChunkSample& chunk : chunk_samples(problem)) {
+      n_rows += chunk.n_rows * chunk.weight;
+      n_chunks += chunk.weight;
+      EXPECT_LE(chunk.first_pos + chunk.n_rows, n_prompt);
+    }
     EXPECT_NEAR(n_rows, n_prompt, 1e-6) << n_prompt;
+    EXPECT_NEAR(n_chunks, std::ceil(n_prompt / problem.chunk_rows), 1e-6) << n_prompt;
   }
 }
 

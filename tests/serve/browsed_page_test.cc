@@ -24,6 +24,7 @@ class BrowsedPage : public testing::ServedPage {
     browser_.emplace(folder_.path());
     browser_->open(url());
     browser_->expect("at('model').textContent.startsWith('scripted | context')");
+    browser_->expect("document.activeElement?.id === 'prompt'");  // which has the focus by itself
   }
   /// A console that was told nothing but what is expected is part of every test.
   void TearDown() override {
@@ -42,11 +43,12 @@ class BrowsedPage : public testing::ServedPage {
         "(document.querySelectorAll('#talk article pre')[{}] || {{}}).textContent === {}", n,
         json(text).dump()));
   }
-  /// Those that can be pressed, and no others.
+  /// Those that come to be ready to be pressed, and no others.
   void expect_buttons(const std::string& ids) {
-    EXPECT_EQ(browser_->value("[...document.querySelectorAll('button')].filter(button => "
-                              "!button.disabled).map(button => button.id).join(' ')"),
-              ids);
+    browser_->expect(
+        "[...document.querySelectorAll('button')].filter(button => !button.disabled)"
+        ".map(button => button.id).join(' ') === " +
+        json(ids).dump());
   }
 
   engine::testing::TestFolder folder_;
@@ -67,7 +69,6 @@ TEST_F(BrowsedPage, SendsWithEnterAndShowsTheAnswerAsItComes) {
   service_.script = {testing::prompt_event(3, 7), testing::text_event("Hello"),
                      testing::text_event(" <b>there</b>"), testing::end_event()};
   service_.n_held = 1;
-  browser_->expect("document.activeElement.id === 'prompt'");
   browser_->type("one");
   browser_->press("Enter", true);
   ask("two");

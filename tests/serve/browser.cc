@@ -9,8 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <map>
+#include <system_error>
 
 namespace strata::serve::testing {
 namespace {
@@ -38,7 +40,10 @@ bool Browser::is_installed() {
 
 Browser::Browser(const std::string& folder) {
   int ends[2] = {-1, -1};
-  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    ADD_FAILURE() << "no socket for chromium: " << std::generic_category().message(errno);
+    return;
+  }
   const std::string home = "HOME=" + folder, profile = "--user-data-dir=" + folder + "/profile";
   const std::string log = folder + "/chromium.log";
   process_ = ::fork();
@@ -55,8 +60,13 @@ Browser::Browser(const std::string& folder) {
              "--remote-debugging-pipe", static_cast<char*>(nullptr));
     ::_exit(127);
   }
-  ::close(ends[1]);
+  const int fault = errno;
+  ::close(ends[1]);  // where there is no process, what is read now ends at once
   socket_ = ends[0];
+  if (process_ < 0) {
+    ADD_FAILURE() << "no process for chromium: " << std::generic_category().message(fault);
+    return;
+  }
   const json target = send("Target.createTarget", {{"url", "about:blank"}}, "");
   if (!target.contains("targetId")) return;
   session_ =
@@ -70,9 +80,11 @@ Browser::~Browser() {
   write(R"({"id": 0, "method": "Browser.close"})");
   json unused;
   while (read_message(unused)) continue;  // to its end
-  ::kill(-process_, SIGKILL);
-  ::waitpid(process_, nullptr, 0);
-  ::close(socket_);
+  if (process_ > 0) {
+    ::kill(-process_, SIGKILL);
+    ::waitpid(process_, nullptr, 0);
+  }
+  if (socket_ >= 0) ::close(socket_);
 }
 
 void Browser::write(const std::string& message) {
@@ -84,6 +96,7 @@ void Browser::write(const std::string& message) {
 }
 
 bool Browser::read_message(json& out) {
+  if (socket_ < 0) return false;
   size_t end = 0;
   while ((end = unread_.find('\0')) == std::string::npos) {
     pollfd source = {socket_, POLLIN, 0};
@@ -93,9 +106,9 @@ bool Browser::read_message(json& out) {
     if (n <= 0) return false;
     unread_.append(bytes, static_cast<size_t>(n));
   }
-  out = json::parse(unread_.substr(0, end));
+  out = json::parse(unread_.substr(0, end), nullptr, false);
   unread_.erase(0, end + 1);
-  return true;
+  return out.is_object();
 }
 
 void Browser::note(const json& event) {

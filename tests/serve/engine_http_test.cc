@@ -1,16 +1,20 @@
 // An engine behind the routes, over real sockets: what only both together show.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "tests/serve/slot_server.h"
+#include "tests/serve/wait_until.h"
 
 namespace strata::serve {
 namespace {
@@ -22,6 +26,7 @@ using testing::Place;
 using testing::Reply;
 using testing::Server;
 using testing::SocketClient;
+using testing::wait_until;
 
 constexpr const char* kCompletions = "/v1/completions";
 constexpr const char* kChat = "/v1/chat/completions";
@@ -43,44 +48,53 @@ EngineService::Options one_by_one() {
   return options;
 }
 
-/// Counts the operations of an engine's steps, and holds them where it is wanted. Set before the
-/// first order.
+/// Of Operations and the engine's thread, which comes by until the server ends: that may be later.
+struct OperationsDesk {
+  std::mutex mutex;
+  std::condition_variable changed;
+  uint64_t n = 0, n_let_go = UINT64_MAX;
+};
+
+/// Counts the operations of an engine's steps, and holds them where it is wanted, no longer than it
+/// lives. Set before the first order.
 class Operations {
  public:
   explicit Operations(engine::Engine& engine) {
-    engine.walk().set_between_operations([this, &engine] {
-      std::unique_lock lock(mutex_);
-      ++n_;
-      changed_.notify_all();
-      while (n_ > n_let_go_ && !engine.walk().cancel()->load())
-        changed_.wait_for(lock, std::chrono::milliseconds(10));
+    engine.walk().set_between_operations([of = desk_, &engine] {
+      std::unique_lock lock(of->mutex);
+      ++of->n;
+      of->changed.notify_all();
+      while (of->n > of->n_let_go && !engine.walk().cancel()->load())
+        of->changed.wait_for(lock, std::chrono::milliseconds(10));
     });
   }
+  ~Operations() { let_go(); }
+  Operations(const Operations&) = delete;
+  Operations& operator=(const Operations&) = delete;
   uint64_t n() const {
-    const std::lock_guard lock(mutex_);
-    return n_;
+    const std::lock_guard lock(desk_->mutex);
+    return desk_->n;
   }
   /// From now on no operation ends but `more`, the one that is held included.
   void hold_after(uint64_t more) {
-    const std::lock_guard lock(mutex_);
-    n_let_go_ = std::max(n_, uint64_t{1}) - 1 + more;
-    changed_.notify_all();
+    const std::lock_guard lock(desk_->mutex);
+    desk_->n_let_go = std::max(desk_->n, uint64_t{1}) - 1 + more;
+    desk_->changed.notify_all();
   }
   void let_go() {
-    const std::lock_guard lock(mutex_);
-    n_let_go_ = UINT64_MAX;
-    changed_.notify_all();
+    const std::lock_guard lock(desk_->mutex);
+    desk_->n_let_go = UINT64_MAX;
+    desk_->changed.notify_all();
   }
   /// Waits until one is held.
   void wait_held() {
-    std::unique_lock lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, testing::kLong, [&] { return n_ > n_let_go_; }));
+    std::unique_lock lock(desk_->mutex);
+    EXPECT_TRUE(
+        desk_->changed.wait_for(lock, testing::kLong, [&] { return desk_->n > desk_->n_let_go; }));
   }
 
  private:
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  uint64_t n_ = 0, n_let_go_ = UINT64_MAX;
+  const std::shared_ptr<OperationsDesk> desk_ = std::make_shared<OperationsDesk>();
 };
 
 /// Ends of requests, as the server logs them: what a client's departure has ended is gone by then.
@@ -131,7 +145,8 @@ TEST(EngineHttp, AClientThatLeavesIsAnsweredForAStepAtMost) {
     client.close();
     ends.wait(is_streamed ? 3 : 4);
     operations.let_go();
-    while (server.service->counts().cancelled == before.cancelled) std::this_thread::yield();
+    ASSERT_TRUE(wait_until([&] { return server.service->counts().cancelled > before.cancelled; },
+                           testing::kLong));
     EXPECT_LE(operations.n(), n_held + n_step);
   }
 }
@@ -150,7 +165,7 @@ TEST(EngineHttp, AClientThatLeavesTheQueueIsForgottenWithinAStep) {
     const ServiceCounts before = server.service->counts();
     SocketClient waits(server.routes->port());
     waits.request("POST", kCompletions, body_of("xyz", 100, is_streamed).dump());
-    while (server.service->counts().n_waiting == 0) std::this_thread::yield();
+    ASSERT_TRUE(wait_until([&] { return server.service->counts().n_waiting > 0; }, testing::kLong));
     waits.close();
     ends.wait(is_streamed ? 3 : 4);
     operations.hold_after(2 * n_step);  // the rest of this step, and not all of the next but one
@@ -161,7 +176,35 @@ TEST(EngineHttp, AClientThatLeavesTheQueueIsForgottenWithinAStep) {
   }
   operations.let_go();
   EXPECT_NE(first.read_until("[DONE]"), "");
-  EXPECT_EQ(server.service->counts().answered, 3u);
+  // Counts are published behind the step that ended the answer.
+  EXPECT_TRUE(wait_until([&] { return server.service->counts().answered == 3; }, testing::kLong));
+}
+
+TEST(EngineHttp, AReviewThatThrowsLeavesEveryAnswerWhole) {
+  const Place place;
+  std::atomic<int> n_reviewed = 0;
+  EngineService::Options options;
+  options.n_parallel = 2;
+  options.review = [&n_reviewed](const engine::Generation&, bool) -> std::vector<std::string> {
+    ++n_reviewed;
+    throw std::bad_alloc();
+  };
+  Server server(place, options);
+  Operations operations(server.engine);
+  operations.hold_after(0);
+  SocketClient first(server.routes->port()), second(server.routes->port());
+  first.request("POST", kCompletions, body_of("abc", 5, true).dump());
+  second.request("POST", kCompletions, body_of("xyz", 50, true).dump());
+  ASSERT_TRUE(wait_until([&] { return server.service->counts().orders == 2; }, testing::kLong));
+  operations.let_go();
+  EXPECT_NE(first.read_until("[DONE]"), "");
+  EXPECT_NE(second.read_until("[DONE]"), "");
+  EXPECT_TRUE(wait_until([&] { return server.service->counts().answered == 2; }, testing::kLong));
+  const ServiceCounts counts = server.service->counts();
+  EXPECT_EQ(counts.failed, 0u);
+  EXPECT_EQ(counts.answer_tokens, 55u);
+  EXPECT_EQ(n_reviewed, 2);
+  EXPECT_TRUE(server.service->take_notices().empty());
 }
 
 /// What is no error that can be said stands for a client that there is no memory to tell.
@@ -169,8 +212,8 @@ struct Unsayable {};
 
 TEST(EngineHttp, AClientThatCannotBeToldWhyIsToldThatItsAnswerFailed) {
   const Place place;
+  std::atomic<bool> fails = true;  // before the server, whose engine asks it
   Server server(place, one_by_one());
-  std::atomic<bool> fails = true;
   server.engine.walk().set_between_operations([&] {
     if (fails) throw Unsayable();
   });
@@ -181,7 +224,7 @@ TEST(EngineHttp, AClientThatCannotBeToldWhyIsToldThatItsAnswerFailed) {
   client.request("POST", kCompletions, body_of("abc", 10, true).dump());
   EXPECT_NE(client.read_until("no memory was left to say why"), "");
   EXPECT_NE(client.read_until("\r\n0\r\n\r\n"), "");
-  EXPECT_EQ(server.service->counts().failed, 2u);
+  EXPECT_TRUE(wait_until([&] { return server.service->counts().failed == 2; }, testing::kLong));
   fails = false;
   (void)server.ask("abc");
 }

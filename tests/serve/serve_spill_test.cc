@@ -10,6 +10,7 @@
 #include "tests/engine/tiny_engine.h"
 #include "tests/serve/serve_process.h"
 #include "tests/serve/slot_server.h"
+#include "tests/serve/wait_until.h"
 
 namespace strata::serve {
 namespace {
@@ -53,8 +54,11 @@ TEST_F(ServeSpill, ItsCountsSayWhatTheDiskDid) {
   ASSERT_EQ(reply.status, 200) << reply.body;
   // Counts are published behind the step that ended the answer.
   json status;
-  do status = json::parse(SocketClient(port()).get("/status").body);
-  while (status["n_busy"] != 0);
+  const auto is_idle = [&] {
+    status = json::parse(SocketClient(port()).get("/status").body, nullptr, false);
+    return status.is_object() && status["n_busy"] == 0;
+  };
+  ASSERT_TRUE(testing::wait_until(*process_, is_idle, testing::kLong));
   const auto series = series_of(SocketClient(port()).get("/metrics").body);
   const auto value = [&](const std::string& name) {
     EXPECT_TRUE(series.contains(name)) << name;

@@ -20,7 +20,12 @@ std::string shown(const std::vector<AnswerPiece>& pieces) {
 const nlohmann::ordered_json kTools = nlohmann::ordered_json::parse(R"([{"type": "function",
   "function": {"name": "f", "parameters": {"type": "object", "properties": {
     "text": {"type": "string"}, "unit": {"enum": ["1", "2"]}, "n": {"type": "integer"},
-    "any": {}}}}}, {"type": "function", "function": {"name": "g", "parameters": {}}}])");
+    "any": {}, "flag": {"type": "boolean"}, "maybe": {"type": ["boolean", "null"]},
+    "either": {"type": ["string", "integer"]}, "note": {"type": ["string", "null"]},
+    "label": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    "level": {"oneOf": [{"enum": ["1", "2"]}, {"type": "null"}]},
+    "mixed": {"anyOf": [{"type": "boolean"}, {"type": "integer"}]}}}}},
+  {"type": "function", "function": {"name": "g", "parameters": {}}}])");
 
 std::string read_cut(ToolCallStyle style, std::string_view text, size_t piece_bytes) {
   ToolCallReader reader(style, kTools);
@@ -80,6 +85,9 @@ TEST(ToolCalls, OfMistralWithArgsHaveTheirNamesBeforeTheJson) {
             R"({f|{"a":1}}{g-2|{}})");
   EXPECT_EQ(args("Sure.\n[TOOL_CALLS]f[ARGS]{\"a\": \"}[ARGS]\"}"), R"(Sure.{f|{"a":"}[ARGS]"}})");
   EXPECT_EQ(args(R"(f{"a": {"b": []}}g{})"), R"({f|{"a":{"b":[]}}}{g|{}})");  // no marker is shown
+  EXPECT_EQ(args("h{\"a\": 1}"), "h{\"a\": 1}");  // no tool has that name
+  EXPECT_EQ(args("[TOOL_CALLS]h{\"a\": 1}"), R"({h|{"a":1}})");
+  EXPECT_EQ(args("f{}h{}"), "{f|{}}h{}");
   for (const std::string_view text :
        {"Hello", "Hello there", "f {}", "f[1]", "f{\"a\": }", "[TOOL_CALLS]", "[TOOL_CALLS]{}",
         "[TOOL_CALLS]f[ARGS]", "[TOOL_CALLS]f[ARGS]{", "[TOOL_CALLS]f g[ARGS]{}", "{\"a\": 1}",
@@ -123,6 +131,26 @@ TEST(ToolCalls, OfQwenCoderHaveValuesOfTheTypesThatTheirToolsSay) {
   EXPECT_EQ(value("any", "null"), R"({f|{"any":null}})");
   EXPECT_EQ(value("other", "true"), R"({f|{"other":true}})");
   EXPECT_EQ(value("any", "1,\"b\":2"), R"({f|{"any":"1,\"b\":2"}})");
+  for (const std::string name : {"flag", "maybe", "mixed"}) {
+    EXPECT_EQ(value(name, "True"), "{f|{\"" + name + "\":true}}");
+    EXPECT_EQ(value(name, "False"), "{f|{\"" + name + "\":false}}");
+    EXPECT_EQ(value(name, "true"), "{f|{\"" + name + "\":true}}");
+    EXPECT_EQ(value(name, "TRUE"), "{f|{\"" + name + "\":\"TRUE\"}}");
+  }
+  for (const std::string name : {"text", "n", "any", "note", "unit", "level"})
+    EXPECT_EQ(value(name, "True"), "{f|{\"" + name + "\":\"True\"}}");
+  for (const std::string word : {"None", "null"}) {
+    for (const std::string name : {"n", "any", "flag", "maybe", "mixed", "note", "label", "level"})
+      EXPECT_EQ(value(name, word), "{f|{\"" + name + "\":null}}");
+    for (const std::string name : {"text", "unit"})
+      EXPECT_EQ(value(name, word), "{f|{\"" + name + "\":\"" + word + "\"}}");
+  }
+  EXPECT_EQ(value("either", "None"), R"({f|{"either":"None"}})");
+  EXPECT_EQ(value("either", "7"), R"({f|{"either":7}})");
+  for (const std::string name : {"note", "label", "level"}) {
+    EXPECT_EQ(value(name, "7"), "{f|{\"" + name + "\":\"7\"}}");
+    EXPECT_EQ(value(name, "none"), "{f|{\"" + name + "\":\"none\"}}");
+  }
 }
 
 TEST(ToolCalls, ThatAreMalformedAreText) {

@@ -19,6 +19,20 @@ BenchPrediction ten_ms(uint32_t n_tokens) {
   return prediction;
 }
 
+PlacedPlan plan_of_one_layer() {
+  PlacedPlan plan;
+  plan.subject.request.profile.disk_read_bytes_per_s = 2e9;
+  planner::LayerGroup group;
+  group.layers = {0};
+  group.cpu_linear_ms = 1;
+  group.n_held = 64;
+  plan.problem.groups = {group};
+  plan.problem.rates.cpu_attend = plan.problem.rates.dram_read = 100;
+  plan.problem.rates.cpu_attend_tflops = 1;
+  plan.layers.groups = {{.n_dram = 1, .kv_dram = 64}};
+  return plan;
+}
+
 TEST(BenchPrediction, ItsRateIsOfAllTokensOfTheStep) {
   EXPECT_DOUBLE_EQ(ten_ms(1).tokens_per_s(), 100);
   EXPECT_DOUBLE_EQ(ten_ms(512).tokens_per_s(), 51200);
@@ -46,15 +60,7 @@ TEST(BenchPrediction, WhatWasReadFromTheDiskStandsBesideWhatWasPredictedOfIt) {
 }
 
 TEST(BenchPrediction, BytesOfTheDiskAreOfOneTokenAndTakeItsPace) {
-  PlacedPlan plan;
-  plan.subject.request.profile.disk_read_bytes_per_s = 2e9;
-  planner::LayerGroup group;
-  group.layers = {0};
-  group.cpu_linear_ms = 1;
-  group.n_held = 64;
-  plan.problem.groups = {group};
-  plan.problem.rates.cpu_attend = plan.problem.rates.dram_read = 100;
-  plan.layers.groups = {{.n_dram = 1, .kv_dram = 64}};
+  const PlacedPlan plan = plan_of_one_layer();
   BenchResult result;
   result.test = {.n_gen = 4};
   result.samples_s = {0.1};
@@ -64,6 +70,21 @@ TEST(BenchPrediction, BytesOfTheDiskAreOfOneTokenAndTakeItsPace) {
   EXPECT_DOUBLE_EQ(prediction.nvme_bytes, 1e6);
   EXPECT_DOUBLE_EQ(prediction.nvme_ms, 1);
   EXPECT_EQ(prediction.n_tokens, 1u);
+}
+
+TEST(BenchPrediction, OnlyAPromptThatPassesTheFirstSparseTokenIsReadSparsely) {
+  PlacedPlan plan = plan_of_one_layer();
+  BenchResult result;
+  result.samples_s = {0.1};
+  const auto was_read_sparsely = [&](uint32_t n_prompt, uint32_t n_depth) {
+    result.test = {.n_prompt = n_prompt, .n_depth = n_depth};
+    return predict_test(plan, result, {}).was_read_sparsely;
+  };
+  EXPECT_FALSE(was_read_sparsely(512, 0));
+  plan.subject.sparse_from = 40;
+  EXPECT_FALSE(was_read_sparsely(40, 0));
+  EXPECT_TRUE(was_read_sparsely(41, 0));
+  EXPECT_TRUE(was_read_sparsely(8, 33));
 }
 
 }  // namespace

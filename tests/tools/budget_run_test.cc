@@ -83,7 +83,8 @@ TEST_F(BudgetRun, TheKernelLetsARunLiveInItsBudgetAndAStatedAllowance) {
     tiers::demand(outcome.exit_code == 0,
                   std::to_string(outcome.exit_code) + outcome.out + outcome.err);
     const auto found = object_of(outcome);
-    tiers::demand(found["tiers"]["nvme"].value("written_bytes", uint64_t{0}) > 0, "nothing spilled");
+    const auto n_written = found["tiers"]["nvme"].value("written_bytes", uint64_t{0});
+    tiers::demand(n_written > 0, "nothing spilled");
     // A group that holds far less is heeded: the run is refused, not killed.
     const Outcome refused = run_in(dram / 4);
     tiers::demand(refused.exit_code == 3, std::to_string(refused.exit_code) + refused.err);

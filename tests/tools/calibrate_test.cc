@@ -284,6 +284,7 @@ TEST(WalkTrial, ReadsRowsWithoutProductsAndCountsTheRest) {
   shape.n_held = 256;
   shape.n_tokens = 40;
   static uint32_t n_multiplied = 0, n_attended = 0;
+  n_multiplied = n_attended = 0;  // of an earlier repetition
   KernelTable counting = cpu_attn::choose_kernels();
   counting.linear = [](const LinearArgs&) { ++n_multiplied; };
   counting.attend_segment = [](const AttendArgs& args) {

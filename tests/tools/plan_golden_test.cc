@@ -80,8 +80,8 @@ TEST_F(PlanGolden, LlamaOf8BillionOnThreeCards) {
 rtx3060 128k: layers 32/0/0, KV 41/59/0 %, 413 s, 253 ms, GPU, DRAM
 rtx3060 1m: layers 0/32/0, KV 7/26/66 %, 1.99e+04 s, 2.61e+04 ms, GPU, NVMe
 rtx4090 8k: layers 32/0/0, KV 100/0/0 %, 1.29 s, 6.58 ms, GPU, GPU
-rtx4090 128k: layers 32/0/0, KV 100/0/0 %, 63.8 s, 24.7 ms, GPU, GPU
-rtx4090 1m: layers 0/32/0, KV 16/55/29 %, 3.09e+03 s, 5.69e+03 ms, GPU, NVMe
+rtx4090 128k: layers 32/0/0, KV 100/0/0 %, 63.7 s, 24.7 ms, GPU, GPU
+rtx4090 1m: layers 0/32/0, KV 16/55/29 %, 3.08e+03 s, 5.69e+03 ms, GPU, NVMe
 laptop8 8k: layers 32/0/0, KV 100/0/0 %, 9.23 s, 24.7 ms, GPU, GPU
 laptop8 128k: layers 29/3/0, KV 18/82/0 %, 458 s, 270 ms, GPU, link in
 laptop8 1m: layers 0/0/32, KV 4/13/82 %, 2.22e+04 s, 3.35e+04 ms, GPU, NVMe
@@ -115,9 +115,9 @@ TEST_F(PlanGolden, PinsOnALaptop) {
   EXPECT_EQ(pinned({"-ngl", "16"}) + pinned({"--kv-tier", "dram"}) +
                 pinned({"--pin", "blk\\.[0-7]\\.=nvme"}) + pinned({"--kv-tier", "nvme"}),
             R"(laptop8 128k: layers 16/16/0, KV 27/73/0 %, 458 s, 298 ms, GPU, DRAM
-laptop8 128k: layers 32/0/0, KV 0/100/0 %, 458 s, 322 ms, GPU, link in
-laptop8 128k: layers 24/0/8, KV 21/79/0 %, 458 s, 399 ms, GPU, CPU
-laptop8 128k: layers 32/0/0, KV 0/4/96 %, 461 s, 4.73e+03 ms, GPU, NVMe
+laptop8 128k: layers 32/0/0, KV 0/100/0 %, 457 s, 322 ms, GPU, link in
+laptop8 128k: layers 24/0/8, KV 21/79/0 %, 457 s, 399 ms, GPU, CPU
+laptop8 128k: layers 32/0/0, KV 0/4/96 %, 460 s, 4.73e+03 ms, GPU, NVMe
 )");
 }
 
@@ -149,8 +149,8 @@ TEST_F(PlanGolden, LlamaOf70BillionAt32K) {
   // worth more than K and V there. The laptop's DRAM does not hold them either: layers come
   // from the file, and packing their rows takes the CPU longer than reading them takes the disk.
   EXPECT_EQ(table, R"(rtx3060 32k: layers 18/62/0, KV 2/98/0 %, 382 s, 1.24e+03 ms, GPU, link in
-rtx4090 32k: layers 44/36/0, KV 2/98/0 %, 60.1 s, 693 ms, GPU, link in
-laptop8 32k: layers 0/30/50, KV 44/32/23 %, 424 s, 7.63e+03 ms, GPU, NVMe
+rtx4090 32k: layers 44/36/0, KV 2/98/0 %, 60.5 s, 693 ms, GPU, link in
+laptop8 32k: layers 0/30/50, KV 44/32/23 %, 423 s, 7.63e+03 ms, GPU, NVMe
 )");
 }
 

@@ -2,6 +2,7 @@
 // only as long as they hold.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -49,6 +50,16 @@ class PlanOfKeptRates : public testing::RefusalTest {
     const Outcome outcome = run_strata(launch(more));
     EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
     return outcome.out;
+  }
+  /// What a run says, of one token.
+  std::string run_err(const std::string& nvme) const {
+    testing::Launch run;
+    run.arguments = {"run", "-m", path_,    "-p", "a",        "-n",   "1",         "--raw",
+                     "-t",  "2",  "--nvme", nvme, "--device", "none", "--no-cache"};
+    run.environment["XDG_CACHE_HOME"] = folder_.path("cache");
+    const Outcome outcome = run_strata(run);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.err;
   }
   /// A profile of this machine whose parts are all so many times as quick.
   MachineProfile profile(double pace, const std::string& disk_folder) const {
@@ -107,17 +118,52 @@ TEST_F(PlanOfKeptRates, StaleRatesAreNotTrusted) {
 TEST_F(PlanOfKeptRates, ARunSaysThatTheyAreStaleAndHowToMeasureAgain) {
   MachineProfile of = profile(1, folder_.path());
   keep(of);
-  testing::Launch run;
-  run.arguments = {"run", "-m", path_,    "-p",           "a",         "-n", "1", "--raw",
-                   "-t",  "2",  "--nvme", folder_.path(), "--no-cache"};
-  run.environment["XDG_CACHE_HOME"] = folder_.path("cache");
-  EXPECT_EQ(run_strata(run).err.find("stale"), std::string::npos);
+  EXPECT_EQ(run_err(folder_.path()).find("stale"), std::string::npos);
   of.measured_at = "2020-01-01T00:00:00Z";
   keep(of);
-  const Outcome outcome = run_strata(run);
-  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  const std::string aged = run_err(folder_.path());
   for (const char* words : {"is stale, for it is ", "`strata calibrate -m ", " --if-stale`"})
-    EXPECT_NE(outcome.err.find(words), std::string::npos) << outcome.err;
+    EXPECT_NE(aged.find(words), std::string::npos) << aged;
+  // A file of the version before this one, and one that is damaged.
+  const std::string kept = machine_profile_path(folder_.path("cache/strata/profiles"), of);
+  json older = json::parse(machine_profile_json(of));
+  older["version"] = 2;
+  std::ofstream(kept) << older.dump();
+  const std::string outdated = run_err(folder_.path());
+  for (const char* words : {"is stale, for its file is of an older version", " --if-stale`"})
+    EXPECT_NE(outdated.find(words), std::string::npos) << outdated;
+  std::ofstream(kept) << "{";
+  const std::string damaged = run_err(folder_.path());
+  for (const char* words : {"kept of this machine cannot be used (", " --if-stale`"})
+    EXPECT_NE(damaged.find(words), std::string::npos) << damaged;
+}
+
+TEST_F(PlanOfKeptRates, ARunSaysNothingOfThoseOfAnotherNumberOfThreads) {
+  MachineProfile of = profile(1, folder_.path());
+  of.n_threads = 7;
+  keep(of);
+  EXPECT_EQ(run_err(folder_.path()).find("stale"), std::string::npos);
+  of.measured_at = "2020-01-01T00:00:00Z";
+  keep(of);
+  EXPECT_NE(run_err(folder_.path()).find("is stale, for it is "), std::string::npos);
+}
+
+TEST_F(PlanOfKeptRates, WithoutASpillFileTheProposedCommandNamesTheFolderThatIsLookedAt) {
+  MachineProfile of = profile(1, folder_.path("cache/strata/profiles"));
+  of.measured_at = "2020-01-01T00:00:00Z";
+  keep(of);
+  const std::string said = run_err("off");
+  const std::string wanted = "--nvme " + folder_.path("cache/strata/profiles") + " --if-stale`";
+  EXPECT_NE(said.find(wanted), std::string::npos) << said;
+}
+
+TEST_F(PlanOfKeptRates, AStaleProfileIsNoReasonToOverlookOneThatHolds) {
+  MachineProfile stale = profile(1, folder_.path("cache/strata/profiles"));
+  stale.measured_at = "2020-01-01T00:00:00Z";
+  keep(stale);
+  keep(profile(1, ""));
+  EXPECT_EQ(plan({"-c", "64k", "--nvme", "off"})["is_measured"], true);
+  EXPECT_EQ(run_err("off").find("stale"), std::string::npos);
 }
 
 TEST_F(PlanOfKeptRates, WithoutASpillFileTheDefaultFoldersDiskCounts) {

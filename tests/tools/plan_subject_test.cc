@@ -128,6 +128,7 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   kept.disk_read = {{16 << 10, 8, 1e9}};
   kept.disk_read_bytes_per_s = kept.disk_write_bytes_per_s = 2e9;
   kept.disk_alone = {87.5, 2.9e9};
+  kept.index = {{"rabitq", 32, 7e9}};
   kept.gpu = {.hbm_bytes = card.memory_bytes,
               .host_to_device = {9, 3e9},
               .device_to_host = {9, 2e9},
@@ -138,6 +139,14 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   EXPECT_NE(found.rates_text.find("but for its link"), std::string::npos) << found.rates_text;
   EXPECT_FALSE(found.request.profile.is_measured());
   EXPECT_EQ(found.request.profile.gpu.gemm_flops, assumed.request.profile.gpu.gemm_flops);
+  ASSERT_EQ(found.request.profile.index.size(), 1u);
+  EXPECT_EQ(found.request.profile.index[0].scan_bytes_per_s, 7e9);
+  EXPECT_EQ(found.stale_text, "");
+  kept.measured_at = "2020-01-01T00:00:00Z";
+  write_machine_profile(machine_profile_path(profiles_, kept), kept);
+  const PlanSubject stale = read();
+  EXPECT_TRUE(stale.request.profile.index.empty());
+  EXPECT_NE(stale.stale_text.find("is stale, for it is "), std::string::npos) << stale.stale_text;
 }
 
 TEST_F(PlanSubjectTest, TriesQ8OnlyWhereBlocksCanHoldIt) {

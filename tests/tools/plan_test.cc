@@ -92,8 +92,8 @@ TEST_F(Plan, PricesWhatAMethodReads) {
 }
 
 TEST_F(Plan, TheFirstTokenOfASparselyReadPromptIsSaidToBeThatOfAnExactlyReadOne) {
-  const std::vector<std::string> exact = {"--device", "none", "-c",          "128k",
-                                          "--attn",   "mean", "--kv-budget", "2k"};
+  const std::vector<std::string> exact = {"--device", "none",   "-c",   "128k",        "--dram",
+                                          "4GiB",     "--attn", "mean", "--kv-budget", "2k"};
   std::vector<std::string> sparse = exact;
   sparse.insert(sparse.end(), {"--sparse-prefill", "4096"});
   const auto said = [&](const std::vector<std::string>& options) {

@@ -21,6 +21,24 @@ using planner::MachinePace;
 constexpr uint64_t kProbeBytes = uint64_t{64} << 20;  // of the disk: some tens of milliseconds
 constexpr uint32_t kProbePasses = 5;
 
+std::string head_text(const BenchPrediction& prediction, const std::string& rates_text) {
+  if (!prediction.is_measured)
+    return "\npredicted: " + rates_text + " In ms of a token or of the prompt\n";
+  return fmt::format(
+      "\npredicted from the profile of this machine, at what memory and disk give now "
+      "({:.0f} % and {:.0f} % of it); ms of a token or of the prompt\n",
+      100 * prediction.pace.dram, 100 * prediction.pace.disk);
+}
+
+/// The parts' predicted work, and what the disk was counted to have done.
+std::string work_text(const BenchPrediction& prediction) {
+  std::string text = busy_text(prediction.step);
+  if (prediction.nvme_bytes <= 0) return text;
+  text += fmt::format("; counted: NVMe {:.1f} MB", prediction.nvme_bytes / 1e6);
+  if (prediction.nvme_ms > 0) text += fmt::format(" = {}", time_text(prediction.nvme_ms));
+  return text;
+}
+
 }  // namespace
 
 double measure_disk_read(const std::string& folder, tiers::IoChoice io,
@@ -72,7 +90,8 @@ BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
     prediction.step = plan.token_at(test.n_depth + test.n_gen / 2.0, pace);
   } else {
     prediction.step = plan.prompt_behind(test.n_depth, test.n_prompt, pace);
-    prediction.was_read_sparsely = plan.subject.request.sparse.has_value();
+    prediction.was_read_sparsely =
+        uint64_t{test.n_depth} + test.n_prompt > plan.subject.sparse_from;
     prediction.n_tokens = test.n_prompt;
   }
   const double n_steps = std::max(1u, test.n_gen);
@@ -82,28 +101,6 @@ BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
   if (rate > 0) prediction.nvme_ms = prediction.nvme_bytes / rate * 1e3;
   return prediction;
 }
-
-namespace {
-
-std::string head_text(const BenchPrediction& prediction, const std::string& rates_text) {
-  if (!prediction.is_measured)
-    return "\npredicted: " + rates_text + " In ms of a token or of the prompt\n";
-  return fmt::format(
-      "\npredicted from the profile of this machine, at what memory and disk give now "
-      "({:.0f} % and {:.0f} % of it); ms of a token or of the prompt\n",
-      100 * prediction.pace.dram, 100 * prediction.pace.disk);
-}
-
-/// The parts' predicted work, and what the disk was counted to have done.
-std::string work_text(const BenchPrediction& prediction) {
-  std::string text = busy_text(prediction.step);
-  if (prediction.nvme_bytes <= 0) return text;
-  text += fmt::format("; counted: NVMe {:.1f} MB", prediction.nvme_bytes / 1e6);
-  if (prediction.nvme_ms > 0) text += fmt::format(" = {}", time_text(prediction.nvme_ms));
-  return text;
-}
-
-}  // namespace
 
 std::string prediction_row(const std::string& test, const BenchPrediction& prediction,
                            bool is_first, const std::string& rates_text) {

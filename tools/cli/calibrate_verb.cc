@@ -28,6 +28,8 @@ namespace {
 using engine::bytes_text;
 using planner::MachineProfile;
 
+constexpr uint32_t kHeadDimGrain = 8, kHeadDimMost = 1024;  // of the kernels
+
 /// A line for each size.
 std::string disk_rates_text(const char* what, const std::vector<planner::DiskRate>& rates) {
   std::string out;
@@ -71,8 +73,7 @@ std::string profile_text(const MachineProfile& profile) {
       "machine    {}, {} threads, {}, {}\n"
       "memory     reads {:.1f} GB/s, copies {:.1f} GB/s\n"
       "a step     {:.0f} us and {:.1f} us a layer, beside its bytes; a prompt's rows write {:.2f} "
-      "G "
-      "values/s\n"
+      "G values/s\n"
       "weights    type     one row GB/s   a prompt's GFLOP/s   packing GB/s\n",
       profile.cpu, profile.n_threads, profile.cpu_isa, bytes_text(profile.dram_bytes),
       profile.dram_read_bytes_per_s / 1e9, profile.dram_copy_bytes_per_s / 1e9,
@@ -141,6 +142,20 @@ std::string lacking(const MachineProfile& kept, const MachineProfile& here,
   return "";
 }
 
+/// What else the profile that is kept has figures of, if it holds: they stay in its place, measured
+/// again, when those of another model come to it. Not of a head_dim that a file can name and no
+/// kernel has.
+void add_subjects_of(const MachineProfile& kept, CalibrateOptions& options) {
+  for (const planner::LinearRate& of : kept.linear)
+    if (std::ranges::find(options.types, of.type) == options.types.end())
+      options.types.push_back(of.type);
+  for (const planner::AttendRate& of : kept.attend) {
+    const bool is_possible = of.head_dim % kHeadDimGrain == 0 && of.head_dim <= kHeadDimMost;
+    if (is_possible && std::ranges::find(options.head_dims, of.head_dim) == options.head_dims.end())
+      options.head_dims.push_back(of.head_dim);
+  }
+}
+
 void keep(const Settings& settings, const std::optional<MachineProfile>& kept,
           const MachineProfile& profile, const std::string& path) {
   const std::string why_not = why_not_replaced(kept, profile, unix_seconds());
@@ -192,8 +207,8 @@ int run_calibrate(const Command& command) {
   if (settings.show) return show(settings, profile, path);
   choose_subjects(settings.model, options);
   const auto kept = kept_profile(profile, path);
+  const std::string why = kept ? lacking(*kept, profile, options) : "";
   if (settings.if_stale && kept) {
-    const std::string why = lacking(*kept, profile, options);
     if (why.empty()) {
       print(settings, *kept);
       notice(fmt::format("nothing was measured: the profile of {} still holds ({})",
@@ -202,6 +217,7 @@ int run_calibrate(const Command& command) {
     }
     notice(fmt::format("the profile that is kept is measured anew: {}", why));
   }
+  if (kept && stale_reason(*kept, profile, unix_seconds()).empty()) add_subjects_of(*kept, options);
   options.on_figure = [](const std::string& line) { notice("measured  " + line); };
   if (profile.device.empty()) notice("no device: its rates stay 0");
   ThreadPool pool(n_threads);
@@ -214,7 +230,8 @@ int run_calibrate(const Command& command) {
   }
   profile.measured_at = profile_time_text(unix_seconds());
   print(settings, profile);
-  keep(settings, kept, profile, path);
+  // One that lacks what was asked for has to give way, also to figures that were disturbed.
+  keep(settings, why.empty() ? kept : std::nullopt, profile, path);
   return 0;
 }
 

@@ -51,11 +51,17 @@ void write_machine_profile(const std::string& path, const MachineProfile& profil
   replace_cache_file(path, machine_profile_json(profile), "the profile");
 }
 
-std::optional<MachineProfile> read_machine_profile(const std::string& path) {
+ProfileFile read_profile_file(const std::string& path) {
   const auto text = read_text_file_if_present(
       path, "check that the file may be read, or remove it and run `strata calibrate` again");
-  if (!text || is_older_profile(*text)) return std::nullopt;
-  return parse_machine_profile(*text, path);
+  ProfileFile file;
+  file.is_older = text && is_older_profile(*text);
+  if (text && !file.is_older) file.profile = parse_machine_profile(*text, path);
+  return file;
+}
+
+std::optional<MachineProfile> read_machine_profile(const std::string& path) {
+  return read_profile_file(path).profile;
 }
 
 void expect_same_machine(const MachineProfile& profile, const MachineProfile& here,

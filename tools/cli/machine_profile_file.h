@@ -30,8 +30,15 @@ std::string machine_profile_path(const std::string& folder, const planner::Machi
 /// Replaces what was there, all at once, and makes the folder. Errors: kIo.
 void write_machine_profile(const std::string& path, const planner::MachineProfile& profile);
 
-/// Nothing where there is no file, or one of an older version, which is to be measured anew.
+/// What a file holds: nothing where there is none, or one of an older version, which is to be
+/// measured anew.
+struct ProfileFile {
+  std::optional<planner::MachineProfile> profile;
+  bool is_older = false;
+};
 /// Errors: those of parse_machine_profile; kIo.
+ProfileFile read_profile_file(const std::string& path);
+/// Its profile. Errors: those of read_profile_file.
 std::optional<planner::MachineProfile> read_machine_profile(const std::string& path);
 
 /// Refuses a profile of other words than `here`. Errors: kUsage, with the first that differs.

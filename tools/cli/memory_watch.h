@@ -19,8 +19,9 @@ class MemoryWatch {
  public:
   /// `planned_bytes`: of DRAM, everything of ours.
   explicit MemoryWatch(uint64_t planned_bytes) : planned_bytes_(planned_bytes) {}
-  /// What to say where memory has come to run short: less is free than is still to be taken, or
-  /// the machine waits for memory. Empty where it does not, or where that was said before.
+  /// What to say where memory has come to run short: less is free, by more than what is free moves
+  /// by itself, than is still to be taken, or the machine waits for memory. Empty where it does
+  /// not, or where that was said before and memory has lacked ever since.
   std::string look(const MemoryNow& now);
 
  private:

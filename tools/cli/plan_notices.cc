@@ -76,7 +76,7 @@ void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
   notice(fmt::format("plan: a token has {}; a prompt of {} tokens takes {}{}",
                      busy_text(plan.token_at(n_ctx)), engine::grouped_number(n_ctx - 1),
                      time_text(plan.prompt_behind(0, n_ctx - 1).ms),
-                     plan.subject.request.sparse ? ", read exactly" : ""));
+                     n_ctx - 1 > plan.subject.sparse_from ? ", read exactly" : ""));
 }
 
 DecodedTokens decoded_tokens(const engine::Generation& answer) {
@@ -115,7 +115,7 @@ ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answe
       {"kv_share", {{"hbm", shares.hbm}, {"dram", shares.dram}, {"nvme", shares.file}}},
       {"predicted_ttft_ms", plan.prompt_behind(n_cached, std::max(0.0, n_prompt - n_cached)).ms},
       {"ttft_ms", answer.times.ttft_ms}};
-  if (plan.subject.request.sparse) json["was_read_sparsely"] = true;
+  if (answer.usage.prompt_tokens > plan.subject.sparse_from) json["was_read_sparsely"] = true;
   if (plan.solve_ms > 0) json["solve_ms"] = plan.solve_ms;
   if (steps.empty()) return json;
   const StepTime token = plan.token_at(n_prompt + static_cast<double>(steps.size()) / 2);

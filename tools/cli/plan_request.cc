@@ -79,6 +79,8 @@ void set_touched(const index::Budget& budget, PlanSubject& subject) {
 void set_sparse(const engine::EngineOptions& options, PlanSubject& subject) {
   if (options.sparse_from == engine::kNeverSparse) return;
   subject.request.sparse = options.selection;
+  subject.sparse_from = options.sparse_from;
+  if (subject.request.n_ctx <= options.sparse_from) return;
   subject.notes.push_back(
       fmt::format("the time to the first token is that of a prompt that is read exactly: with "
                   "--sparse-prefill what comes after token {} is read in less",
@@ -185,39 +187,74 @@ void use_virtual(const Command& command, PlanSubject& subject) {
 struct KeptRates {
   std::optional<planner::MachineProfile> profile;
   std::string stale;
+  bool is_of_other_threads = false;  // and stale for nothing else
 };
+/// Errors: those of read_profile_file and expect_same_machine.
+KeptRates kept_rates_in(const std::string& path, const planner::MachineProfile& here) {
+  ProfileFile file = read_profile_file(path);
+  if (file.is_older) return {std::nullopt, "its file is of an older version of the program"};
+  if (!file.profile) return {};
+  expect_same_machine(*file.profile, here, path);
+  const int64_t now_s = unix_seconds();
+  const std::string stale = stale_reason(*file.profile, here, now_s);
+  if (stale.empty()) return {std::move(file.profile), ""};
+  file.profile->n_threads = here.n_threads;
+  return {std::nullopt, stale, stale_reason(*file.profile, here, now_s).empty()};
+}
+
 /// `device`: the card of this machine, or null = whichever is found. Errors: those of
-/// read_machine_profile and expect_same_machine.
+/// kept_rates_in.
 KeptRates kept_rates(const Settings& settings, uint32_t n_threads, const DeviceFacts* device) {
   if (settings.profile_dir.empty()) return {};
   // Without a spill file weights are still read from a disk: that of the cache folder, which holds
   // the spill file by default, stands for it.
   std::vector<std::string> folders = {settings.nvme};
   if (settings.nvme.empty()) folders.insert(folders.begin(), settings.profile_dir);
+  KeptRates first;  // that is stale
   for (const std::string& folder : folders) {
     const auto here =
         machine_words(cpu_attn::choose_kernels(settings.cpu_isa), n_threads, folder, device);
-    const std::string path = machine_profile_path(settings.profile_dir, here);
-    auto kept = read_machine_profile(path);
-    if (!kept) continue;
-    expect_same_machine(*kept, here, path);
-    const std::string stale = stale_reason(*kept, here, unix_seconds());
-    if (stale.empty()) return {std::move(kept), ""};
-    return {std::nullopt, stale};
+    KeptRates kept = kept_rates_in(machine_profile_path(settings.profile_dir, here), here);
+    if (kept.profile) return kept;
+    if (first.stale.empty()) first = std::move(kept);
   }
-  return {};
+  return first;
 }
 
-/// A card's link and memory as they were measured here, where they were: a profile that cannot be
-/// used is as good as none.
+/// `what`: "is stale, for it is 31 days old".
+std::string kept_rates_note(const Command& command, const std::string& what) {
+  Command proposed = command;
+  // Without a spill file the disk that is looked for first is that of this folder, and with
+  // --nvme off none would be measured.
+  if (command.settings.nvme.empty()) proposed.settings.nvme = command.settings.profile_dir;
+  return fmt::format("the profile that is kept of this machine {}: `{}`", what,
+                     command_line(proposed, "calibrate", kCalibrate, {}, "--if-stale"));
+}
+
+/// Not of another number of threads: such a profile holds for whoever computes with that.
+std::string stale_text_of(const Command& command, const KeptRates& kept) {
+  if (kept.stale.empty() || kept.is_of_other_threads) return "";
+  return kept_rates_note(command, "is stale, for " + kept.stale);
+}
+
+std::string unusable_text_of(const Command& command, const Error& error) {
+  return kept_rates_note(command, fmt::format("cannot be used ({})", error.what()));
+}
+
+/// A card's link and memory, and scans of an index, as they were measured here, where they were: a
+/// profile that cannot be used is as good as none, but for the subject's stale_text.
 std::string use_measured_card(const Command& command, const DeviceFacts& facts,
                               PlanSubject& subject) {
   try {
     const KeptRates kept = kept_rates(command.settings, subject.request.n_threads, &facts);
-    if (!kept.profile || kept.profile->gpu.hbm_bytes != facts.memory_bytes) return "";
+    subject.stale_text = stale_text_of(command, kept);
+    if (!kept.profile) return "";
+    subject.request.profile.index = kept.profile->index;
+    if (kept.profile->gpu.hbm_bytes != facts.memory_bytes) return "";
     planner::use_measured_card(kept.profile->gpu, subject.request.profile);
     return fmt::format(" but for its link and its memory's rate, {}", kept.profile->measured_at);
-  } catch (const Error&) {
+  } catch (const Error& error) {
+    subject.stale_text = unusable_text_of(command, error);
     return "";
   }
 }
@@ -297,6 +334,7 @@ void use_rates_of_here(const Command& command, PlanSubject& subject) {
       "Rates are assumed, not measured here: good for the order of plans, not for their times "
       "(`strata calibrate` measures them).";
   KeptRates kept = kept_rates(command.settings, subject.request.n_threads, nullptr);
+  subject.stale_text = stale_text_of(command, kept);
   if (kept.profile) {
     subject.rates_text = fmt::format(
         "Rates were measured here, {}{}.", kept.profile->measured_at,
@@ -307,9 +345,6 @@ void use_rates_of_here(const Command& command, PlanSubject& subject) {
         "Rates are assumed, not measured here: those that were kept are stale, for {} "
         "(`strata calibrate` measures them again).",
         kept.stale);
-    subject.stale_text =
-        fmt::format("the profile that is kept of this machine is stale, for {}: `{}`", kept.stale,
-                    command_line(command, "calibrate", kCalibrate, {}, "--if-stale"));
   }
 }
 
@@ -364,6 +399,7 @@ void use_usable_rates(const Command& command, PlanSubject& subject) {
   } catch (const Error& error) {
     subject.request.profile = planner::unmeasured_profile();
     subject.rates_text = fmt::format("Rates are assumed, not measured here: {}.", error.what());
+    subject.stale_text = unusable_text_of(command, error);
   }
 }
 

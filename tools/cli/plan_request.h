@@ -23,7 +23,9 @@ struct PlanSubject {
   bool knows_touched = true;  // how much a token attends; false where that depends on the text
   std::string rates_text;     // what the figures are that the plan is priced with
   std::string stale_text;     // why those that are kept are not used, with the command that
-                              // measures them again; empty where they are, or none are kept
+                              // measures them again; empty where they are, none are kept, or they
+                              // are another number of threads'
+  uint64_t sparse_from = engine::kNeverSparse;  // EngineOptions::sparse_from
   std::vector<std::string> notes;
 };
 

@@ -82,6 +82,7 @@ class CellTrial {
   const PlanTrialOptions& options_;
   planner::MachineProfile profile_;
   double spread_ = 0;
+  double disk_before_ = 0;  // the disk's pace before the next measurement
 };
 
 double CellTrial::disk_pace() {
@@ -114,7 +115,7 @@ std::vector<PlanTrial> CellTrial::list() {
 /// within seconds.
 void CellTrial::measure_once(PlanTrial& trial, Rounds& rounds) {
   check_bench_cancelled(options_.cancel);
-  const double disk_before = disk_pace();
+  if (disk_before_ == 0) disk_before_ = disk_pace();
   engine::release_freed_memory();  // of the plan and the probe before
   engine::forget_peak_memory();
   const auto running = run(trial.placement);
@@ -122,25 +123,26 @@ void CellTrial::measure_once(PlanTrial& trial, Rounds& rounds) {
   // Before the probes, which take some.
   trial.measured_bytes = std::max(trial.measured_bytes, engine::peak_memory_bytes());
   const PlacedPlan& plan = running->plan();
+  const double disk_after = disk_pace();
   const planner::MachinePace pace{.dram = dram_pace(plan, running->dram_gbytes_per_s()),
-                                  .disk = (disk_before + disk_pace()) / 2};
+                                  .disk = (disk_before_ + disk_after) / 2};
+  disk_before_ = disk_after;  // of the next one, which follows at once
   rounds.predicted_ms.push_back(plan.token_at(running->n_positions(), pace).ms);
   trial.predicted_bytes = predicted_peak_bytes(plan);
 }
 
-/// Plans from all over the list stand in every round twice: by how much one differs from itself at
-/// most.
+/// Plans from all over the list are measured again at every round's end: by how much one differs
+/// from itself at most.
 void CellTrial::measure(std::vector<PlanTrial>& trials) {
   std::vector<Rounds> rounds(trials.size()), again(trials.size());
   const size_t n_repeats = std::min<size_t>(options_.n_repeats, trials.size());
   std::vector<uint8_t> is_repeated(trials.size()), has_no_room(trials.size());
   for (size_t i = 0; i < n_repeats; ++i) is_repeated[i * trials.size() / n_repeats] = 1;
-  for (uint32_t round = 0; round < options_.n_rounds; ++round)
+  for (uint32_t round = 0; round < options_.n_rounds; ++round) {
     for (size_t i = 0; i < trials.size(); ++i) {
       if (has_no_room[i]) continue;
       try {
         measure_once(trials[i], rounds[i]);
-        if (is_repeated[i]) measure_once(trials[i], again[i]);
       } catch (const Error& error) {
         // What the others are judged beside is the planner's own.
         if (error.code() != ErrorCode::kDoesNotFit || i == 0) throw;
@@ -148,6 +150,9 @@ void CellTrial::measure(std::vector<PlanTrial>& trials) {
         options_.on_note(fmt::format("{}: {}", trials[i].name, error.what()));
       }
     }
+    for (size_t i = 0; i < trials.size(); ++i)
+      if (is_repeated[i] && !has_no_room[i]) measure_once(trials[i], again[i]);
+  }
   std::vector<PlanTrial> kept;
   double spread = 0;
   for (size_t i = 0; i < trials.size(); ++i) {

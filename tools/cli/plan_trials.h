@@ -25,7 +25,7 @@ struct PlanTrialOptions {
   TokenTiming timing;      // of each measurement
   uint32_t n_pairs = 7;    // in turns, of the planner's own and another
   uint32_t n_rounds = 3;   // in which all plans are measured, one after another
-  uint32_t n_repeats = 4;  // plans that every round measures twice
+  uint32_t n_repeats = 4;  // plans that are measured again at every round's end
   uint64_t seed = 1;
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(const std::string&)> on_note = [](const std::string&) {};

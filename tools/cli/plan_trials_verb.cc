@@ -1,6 +1,7 @@
 // `strata bench --validate-plans`: predicted against measured over many plans.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
@@ -45,6 +46,7 @@ int run_plan_trials(const Command& command, AnswerSink& sink) {
   PlanTrialOptions options;
   options.n_plans = static_cast<uint32_t>(settings.plans);
   options.n_pairs = static_cast<uint32_t>(settings.repetitions);
+  options.n_rounds = std::min(options.n_rounds, std::max(1u, options.n_pairs));
   options.cancel = &interrupt_flag();
   options.on_note = [](const std::string& line) { notice("note: " + line); };
   std::vector<CellResult> cells;

@@ -35,8 +35,10 @@ ShapeFacts facts_of(const ApiRequest& request, const ApiIdentity& identity) {
 ToolCallReader reader_of(const ApiRequest& request, ToolCallStyle style) {
   const auto& tools = request.order.tools;
   if (tools.is_null()) return ToolCallReader(ToolCallStyle::kNone);
-  // The others need no schema, and an answer may take minutes.
-  return style == ToolCallStyle::kQwenCoder ? ToolCallReader(style, tools) : ToolCallReader(style);
+  // The others need neither schemas nor names, and an answer may take minutes.
+  const bool asks_tools =
+      style == ToolCallStyle::kQwenCoder || style == ToolCallStyle::kMistralArgs;
+  return asks_tools ? ToolCallReader(style, tools) : ToolCallReader(style);
 }
 
 class EventedResponse final : public ApiResponse {

@@ -194,9 +194,12 @@ void EngineService::State::order_ended(OpenOrder& order) {
   desk->ended.notify_all();
 }
 
-void EngineService::State::review(const OpenOrder& order, const engine::Generation& answer) {
+/// What cannot be said is not said.
+void EngineService::State::review(const OpenOrder& order, const engine::Generation& answer) try {
   if (!options.review) return;
   for (std::string& line : options.review(answer, order.was_alone)) said.push_back(std::move(line));
+} catch (const std::exception&) {
+  return;  // clients know how their answers have ended, and other answers go on
 }
 
 /// Nothing where it has ended. A client that there is no memory to tell why is told that.
@@ -236,8 +239,8 @@ void EngineService::State::add(ArrivedOrder& order) {
     if (of->has_ended) return;
     count_answer(answer, sums);
     of->tell_end(answer);
-    review(*of, answer);
     order_ended(*of);
+    review(*of, answer);
   };
   task.on_failure = [this, of](const std::exception_ptr& failure) { fail(*of, failure); };
   of->id = scheduler.add(std::move(task));
@@ -430,10 +433,6 @@ std::vector<engine::LayerBlocks> EngineService::layer_blocks() const {
 
 std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {
   Desk& desk = *state_->desk;
-  const auto refused = [&] {
-    const std::lock_guard lock(desk.mutex);
-    ++desk.counts.refused;
-  };
   const auto channel = std::make_shared<EventChannel>();
   ArrivedOrder arriving{std::make_shared<OpenOrder>(channel), {}};
   auto stream = std::make_unique<Stream>(channel, state_->desk);
@@ -449,7 +448,8 @@ std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {
     ++desk.n_open;
     ++desk.counts.orders;
   } catch (const Error&) {
-    refused();
+    const std::lock_guard lock(desk.mutex);
+    ++desk.counts.refused;
     throw;
   }
   desk.wanted.notify_one();

@@ -1,6 +1,7 @@
 // `strata serve`: one model for clients of OpenAI, Anthropic and llama.cpp, and a page.
 // It stands here rather than in tools/cli, which this folder reads and which reads nothing of it.
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <chrono>
@@ -23,13 +24,22 @@
 #include "tools/cli/request_options.h"
 #include "tools/cli/verb_functions.h"
 #include "tools/cli/weight_notices.h"
-#include "tools/serve/bound_heap.h"
 #include "tools/serve/engine_service.h"
 #include "tools/serve/planned_parallel.h"
 #include "tools/serve/serving.h"
 
 namespace strata::cli {
 namespace {
+
+// Every connection has a thread, and glibc spreads threads over up to eight arenas a core, each of
+// which keeps what a large body once took: 10,000 hostile requests left 300 MiB, and so 41. Large
+// pieces go back to the system at once. Comes before any thread.
+void bound_heap() {
+  constexpr int kArenas = 2, kLargeBytes = 128 << 10;
+  ::mallopt(M_ARENA_MAX, kArenas);
+  ::mallopt(M_MMAP_THRESHOLD, kLargeBytes);
+  ::mallopt(M_TRIM_THRESHOLD, kLargeBytes);
+}
 
 /// Those of --api-key, and every line of --api-key-file. Errors: kUsage (one that a header cannot
 /// carry, a file with none), kIo.
@@ -124,18 +134,33 @@ PlacedEngine open_for_service(const Command& command, const engine::EngineOption
   return std::move(*placed);
 }
 
-/// What the log says of an answer: where it was alone and took another time than predicted, and
-/// where memory runs short.
+/// What to say where answers begin to drift. `n_drifted`: tokens of the shortest that did; 0 = none
+/// does. One that is shorter still may be too short to tell.
+std::string begun_drift(const PlacedPlan& plan, const DecodedTokens& decoded, size_t& n_drifted) {
+  std::string line = drift_line(plan, decoded);
+  const size_t n = decoded.step_ms.size();
+  if (line.empty()) {
+    if (n >= n_drifted) n_drifted = 0;
+    return line;
+  }
+  const bool was_drifting = n_drifted > 0;
+  n_drifted = was_drifting ? std::min(n, n_drifted) : n;
+  return was_drifting ? "" : line;
+}
+
+/// What the log says of an answer: where answers that are alone begin to take another time than
+/// predicted, and where memory runs short.
 auto review_of(PlacedPlan placed) {
   struct Review {
     PlacedPlan plan;
     MemoryWatch memory;
+    size_t n_drifted = 0;
   };
   const MemoryWatch memory(predicted_peak_bytes(placed));
   const auto of = std::make_shared<Review>(Review{std::move(placed), memory});
   return [of](const engine::Generation& answer, bool was_alone) {
     std::vector<std::string> lines;
-    if (was_alone) lines.push_back(drift_line(of->plan, decoded_tokens(answer)));
+    if (was_alone) lines.push_back(begun_drift(of->plan, decoded_tokens(answer), of->n_drifted));
     lines.push_back(of->memory.look(memory_now()));
     std::erase(lines, "");
     return lines;
@@ -167,7 +192,7 @@ engine::Engine loaded_engine(const Command& command, serve::EngineService::Optio
 
 int run_serve(const Command& command) {
   const Settings& settings = command.settings;
-  serve::bound_heap();
+  bound_heap();
   catch_termination();
   std::optional<engine::Engine> engine;
   std::unique_ptr<serve::EngineService> service;  // after the engine: it goes first

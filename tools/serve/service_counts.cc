@@ -75,18 +75,25 @@ void count_engine(engine::Engine& engine, ServiceCounts& counts) {
   counts.write_failures = moved.store.write_failures;
   counts.hit_rate = hit_rate(engine, moved.walk);
   counts.tiers.clear();
-  if (engine.device() != nullptr)
+  uint64_t to_device = 0, from_device = 0;  // what crosses the link is DRAM's, too
+  if (const engine::DeviceWalk* device = engine.walk().device()) {
+    to_device = device->kv_counts().fetched_bytes + device->streamed_bytes();
+    from_device = device->kv_counts().written_bytes;
     counts.tiers.push_back({.name = "hbm",
-                            .budget_bytes = engine.device_plan().hbm_bytes,
-                            .kv_bytes = engine.device_plan().kv_bytes});
+                            .budget_bytes = device->plan().hbm_bytes,
+                            .weights_bytes = device->plan().weight_bytes,
+                            .kv_bytes = device->plan().kv_bytes,
+                            .read_bytes = from_device,
+                            .written_bytes = to_device});
+  }
   const uint64_t weights = engine.model().weight_bytes();
   counts.tiers.push_back({.name = "dram",
                           .budget_bytes = weights + engine.context().kv.dram_bytes(),
                           .weights_bytes = weights,
                           .kv_bytes = uint64_t{pool.n_slots() - pool.n_free()} * pool.block_bytes(),
                           .index_bytes = engine.index_bytes(),
-                          .read_bytes = moved.walk.read_bytes,
-                          .written_bytes = moved.walk.written_bytes});
+                          .read_bytes = moved.walk.read_bytes + to_device,
+                          .written_bytes = moved.walk.written_bytes + from_device});
   const tiers::PlaceSource* places = store.places();
   if (store.transfers() == nullptr && engine.weight_plan().n_streamed() == 0) return;
   counts.tiers.push_back({.name = "nvme",

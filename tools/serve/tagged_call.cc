@@ -42,12 +42,38 @@ const ordered_json* schema_of(const ordered_json& tools, const std::string& name
   return nullptr;
 }
 
-bool is_text(const ordered_json* schema) {
-  if (!schema || !schema->is_object()) return false;
-  if (const auto type = schema->find("type"); type != schema->end()) return *type == "string";
-  const auto values = schema->find("enum");
-  return values != schema->end() && values->is_array() &&
-         std::ranges::all_of(*values, [](const ordered_json& value) { return value.is_string(); });
+/// The kinds of values that a schema takes, as far as it says.
+struct Kinds {
+  bool text = false, boolean = false, null = false, other = false;
+};
+
+void add_type(const ordered_json& type, Kinds& kinds) {
+  bool& kind = type == "string"    ? kinds.text
+               : type == "boolean" ? kinds.boolean
+               : type == "null"    ? kinds.null
+                                   : kinds.other;
+  kind = true;
+}
+
+/// Its depth is bounded where requests are parsed.
+void add_kinds(const ordered_json& schema, Kinds& kinds) {
+  const auto list = [&](const char* key) -> const ordered_json* {
+    const auto found = schema.is_object() ? schema.find(key) : schema.end();
+    return found == schema.end() || !found->is_array() ? nullptr : &*found;
+  };
+  if (const ordered_json* types = list("type")) {
+    for (const ordered_json& type : *types) add_type(type, kinds);
+  } else if (schema.is_object() && schema.contains("type")) {
+    add_type(schema["type"], kinds);
+  } else if (const ordered_json* values = list("enum")) {
+    for (const ordered_json& value : *values) add_type(value.type_name(), kinds);
+  } else if (const ordered_json* any = list("anyOf")) {
+    for (const ordered_json& one : *any) add_kinds(one, kinds);
+  } else if (const ordered_json* one_of = list("oneOf")) {
+    for (const ordered_json& one : *one_of) add_kinds(one, kinds);
+  } else {
+    kinds.other = true;
+  }
 }
 
 std::optional<ordered_json> json_value(const std::string& text, JsonBudget& budget) {
@@ -57,6 +83,18 @@ std::optional<ordered_json> json_value(const std::string& text, JsonBudget& budg
   } catch (const Error&) {  // it is a text
   }
   return std::nullopt;
+}
+
+/// Models that think in Python write its words, too. `schema`: null = nothing is known.
+ordered_json value_of(const std::string& text, const ordered_json* schema, JsonBudget& budget) {
+  Kinds kinds;
+  if (schema) add_kinds(*schema, kinds);
+  const bool is_null = text == "null" || text == "None";
+  if (is_null && (kinds.null || !kinds.text)) return nullptr;
+  if (kinds.text && !kinds.boolean && !kinds.other) return text;
+  if (kinds.boolean && (text == "True" || text == "False")) return text == "True";
+  auto value = json_value(text, budget);
+  return value ? *std::move(value) : ordered_json(text);
 }
 
 }  // namespace
@@ -110,10 +148,8 @@ State TaggedCall::look_at_value(std::string_view text, size_t& at) {
 std::string TaggedCall::arguments(const ordered_json& tools) const {
   ordered_json object = ordered_json::object();
   JsonBudget budget;
-  for (const auto& [key, text] : parameters_) {
-    auto value = is_text(schema_of(tools, name_, key)) ? std::nullopt : json_value(text, budget);
-    object[key] = value ? *std::move(value) : ordered_json(text);
-  }
+  for (const auto& [key, text] : parameters_)
+    object[key] = value_of(text, schema_of(tools, name_, key), budget);
   return object.dump();
 }
 

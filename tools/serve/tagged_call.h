@@ -24,7 +24,9 @@ class TaggedCall {
 
   const std::string& name() const { return name_; }
   /// JSON text of an object. A value whose property is a string in the schema of that tool is its
-  /// text; others are JSON where they can be read as such, and text where they cannot.
+  /// text, but null where it may be null and says so. Others are JSON where they can be read as
+  /// such, and text where they cannot. Python's None is null, too, and its True and False are
+  /// booleans where the schema has them.
   /// `tools`: as templates read them; null = no schema is known.
   std::string arguments(const nlohmann::ordered_json& tools) const;
 

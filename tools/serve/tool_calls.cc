@@ -160,6 +160,7 @@ struct ToolCallReader::State {
   std::string name;  // that stands before the JSON
   JsonEnd json_end;
   TaggedCall tagged;
+  bool is_marked = false;  // the call has its marker, which makes it one
   bool is_start = true;  // of the answer, or behind a call: a call may stand here without a marker
   bool is_after_call = false;  // no text since
   std::vector<AnswerPiece> out;
@@ -183,6 +184,13 @@ struct ToolCallReader::State {
   bool take(std::vector<AnswerPiece> calls);
   bool step_after_call(bool is_end);
   bool fail();
+
+  /// Whether it is the name of one of the tools, where these are known.
+  bool is_tool(const std::string& of) const {
+    return tools.is_null() || std::ranges::any_of(tools, [&](const ordered_json& tool) {
+             return tool["function"]["name"] == of;
+           });
+  }
 };
 
 bool ToolCallReader::State::step(bool is_end) {
@@ -225,6 +233,7 @@ bool ToolCallReader::State::step_start(bool is_end) {
   const bool has_name =
       style == ToolCallStyle::kMistralArgs && begin < text.size() && is_name_byte(text[begin]);
   if (has_name || (is_llama && text.substr(begin).starts_with('{'))) {
+    is_marked = false;
     phase = Phase::kBeforeCall;
     at = begin;
     return true;
@@ -257,6 +266,7 @@ bool ToolCallReader::State::step_text(bool is_end) {
   give(n);
   if (found == std::string_view::npos) return false;
   at = kept - n + marker.size();
+  is_marked = true;
   phase = Phase::kBeforeCall;
   return true;
 }
@@ -292,6 +302,7 @@ bool ToolCallReader::State::step_name() {
   const size_t begin = has_args ? after_spaces(rest, kArgs.size()) : 0;
   if (n_name > 0 && begin < rest.size() && rest[begin] == '{') {
     name = held.substr(call_begin, n_name);
+    if (!is_marked && !is_tool(name)) return fail();  // such as Go's interface{}
     at = call_begin = at + begin;
     json_end = JsonEnd();
     phase = Phase::kJson;

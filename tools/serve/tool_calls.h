@@ -44,7 +44,8 @@ struct AnswerPiece {
 /// text. With kNone all text comes back at once. At most a MiB is held.
 class ToolCallReader {
  public:
-  /// `tools`, as templates read them, say which values are texts where calls do not; null = none.
+  /// `tools`, as templates read them, say which values are texts where calls do not, and which
+  /// names make a call where its marker is not shown; null = nothing is known of them.
   explicit ToolCallReader(ToolCallStyle style, nlohmann::ordered_json tools = nullptr);
   ~ToolCallReader();
   ToolCallReader(ToolCallReader&&) noexcept;

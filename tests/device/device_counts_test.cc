@@ -1,0 +1,56 @@
+// What a server counts of an engine whose device is the emulated one.
+#include <gtest/gtest.h>
+
+#include "engine/device_walk.h"
+#include "tests/device/device_fixture.h"
+#include "tools/serve/service_counts.h"
+
+namespace strata::engine {
+namespace {
+
+using serve::ServiceCounts;
+using serve::TierBytes;
+
+class DeviceCounts : public testing::DeviceTest {
+ protected:
+  static ServiceCounts counts_of(Engine& engine) {
+    ServiceCounts counts;
+    serve::count_engine(engine, counts);
+    return counts;
+  }
+};
+
+TEST_F(DeviceCounts, SayWhatTheDeviceHoldsAndWhatCrossedTheLink) {
+  Engine engine = Engine::open(options());
+  answer(engine);
+  const ServiceCounts counts = counts_of(engine);
+  ASSERT_EQ(counts.tiers.size(), 2u);
+  const TierBytes &hbm = counts.tiers[0], &dram = counts.tiers[1];
+  EXPECT_EQ(hbm.name, "hbm");
+  const DevicePlan& plan = engine.walk().device()->plan();
+  EXPECT_EQ(plan.n_streamed(), 0u);
+  EXPECT_GT(hbm.weights_bytes, engine.model().weight_bytes() / 2);
+  EXPECT_LE(hbm.weights_bytes + hbm.kv_bytes, hbm.budget_bytes);
+  // Every closed block goes home once, and weights that stay do not move again.
+  EXPECT_EQ(hbm.read_bytes, engine.walk().device()->kv_counts().written_bytes);
+  EXPECT_GT(hbm.read_bytes, 0u);
+  EXPECT_EQ(dram.written_bytes, hbm.read_bytes);
+  EXPECT_EQ(dram.read_bytes, hbm.written_bytes);
+}
+
+TEST_F(DeviceCounts, SayThatLayersPassThroughASmallOne) {
+  EngineOptions small = options();
+  const DevicePlan whole = Engine::open(small).device_plan();
+  small.hbm_bytes = whole.hbm_bytes - whole.kv_bytes - 1;
+  Engine engine = Engine::open(small);
+  answer(engine);
+  const DevicePlan& plan = engine.walk().device()->plan();
+  ASSERT_GT(plan.n_streamed(), 0u);
+  const ServiceCounts counts = counts_of(engine);
+  EXPECT_LT(counts.tiers[0].weights_bytes, whole.weight_bytes);
+  EXPECT_GE(counts.tiers[0].written_bytes, engine.walk().device()->streamed_bytes());
+  EXPECT_GT(engine.walk().device()->streamed_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace strata::engine
