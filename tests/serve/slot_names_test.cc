@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "tests/serve/slot_server.h"
+#include "tests/serve/wait_until.h"
 #include "tiers/durable_directory.h"
 #include "tiers/pack_directory.h"
 #include "tools/serve/slot_desk.h"
@@ -46,7 +47,7 @@ tiers::DirectoryLock lock_of(const Place& place) {
 }
 
 void wait_until_open(const Server& server, uint64_t n) {
-  while (server.service->counts().n_slot_actions < n) std::this_thread::yield();
+  testing::wait_until([&] { return server.service->counts().n_slot_actions >= n; }, kLong);
 }
 
 /// An engine without a server, on the thread of the test.
