@@ -53,12 +53,25 @@ bool PlacementProblem::may_hold_kv(const LayerGroup& group, PlanTier tier) const
 }
 
 PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace) {
-  for (LayerGroup& group : problem.groups) group.cpu_linear_ms /= pace.dram;
   PlanRates& rates = problem.rates;
-  for (double* rate : {&rates.dram_read, &rates.cpu_attend}) *rate *= pace.dram;
+  // Where nobody has measured DRAM, nothing is bound by it.
+  const auto paced = [&, dram = rates.dram_read](double rate) {
+    if (rate >= kDramBound * dram) return rate * pace.dram;
+    return std::min(rate, dram * pace.dram);
+  };
+  double before_ms = 0, now_ms = 0;
+  for (LayerGroup& group : problem.groups) {
+    const double before = group.cpu_linear_ms;
+    if (!(before > 0)) continue;
+    group.cpu_linear_ms = transfer_ms(group.weight_gb, paced(group.weight_gb / before * 1e3));
+    before_ms += group.n_layers() * before;
+    now_ms += group.n_layers() * group.cpu_linear_ms;
+  }
+  if (!problem.has_device && before_ms > 0) problem.head_ms *= now_ms / before_ms;
+  rates.cpu_attend = paced(rates.cpu_attend);
+  rates.dram_read *= pace.dram;
   for (double* rate : {&rates.nvme_read, &rates.nvme_blocks, &rates.nvme_write}) *rate *= pace.disk;
   problem.index_position_ms /= pace.dram;
-  if (!problem.has_device) problem.head_ms /= pace.dram;
   return problem;
 }
 

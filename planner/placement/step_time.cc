@@ -12,7 +12,6 @@ namespace {
 constexpr uint32_t kSlots = 2;  // of layers that pass, in DRAM and in HBM
 constexpr uint32_t kLeasesKept = kSlots + 1;
 constexpr uint32_t kTokens = 3;     // the last of them is in the steady state
-constexpr double kDramShare = 0.8;  // of its rate
 
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {
@@ -406,7 +405,7 @@ PlanPart StepTime::binding() const {
   const auto most = std::ranges::max_element(busy_ms);
   const auto part = static_cast<PlanPart>(most - busy_ms.begin());
   const double dram = busy_ms[static_cast<size_t>(PlanPart::kDram)];
-  return part == PlanPart::kCpu && dram >= kDramShare * *most ? PlanPart::kDram : part;
+  return part == PlanPart::kCpu && dram >= kDramBound * *most ? PlanPart::kDram : part;
 }
 
 StepTime token_time(const PlacementProblem& problem, const LayerPlacement& placement,

@@ -59,6 +59,41 @@ TEST(BenchPrediction, WhatWasReadFromTheDiskStandsBesideWhatWasPredictedOfIt) {
   EXPECT_EQ(prediction_json(prediction)["measured_nvme_bytes"], 12.5e6);
 }
 
+TEST(BenchPrediction, EveryPartThatWasCountedStandsInTheRow) {
+  BenchPrediction prediction = ten_ms(1);
+  prediction.cpu_ms = 7.5;
+  prediction.dram_bytes = 250e6;
+  prediction.dram_ms = 5;
+  prediction.nvme_bytes = 1e6;
+  const std::string row = prediction_row("tg32", prediction, false, "");
+  EXPECT_NE(row.find("; counted: CPU 7.50 ms, DRAM 250.0 MB = 5.00 ms, NVMe 1.0 MB |"),
+            std::string::npos)
+      << row;
+  const auto json = prediction_json(prediction);
+  EXPECT_EQ(json["measured_cpu_ms"], 7.5);
+  EXPECT_EQ(json["measured_dram_bytes"], 250e6);
+  EXPECT_EQ(json["measured_dram_ms"], 5);
+}
+
+TEST(BenchPrediction, ProcessorAndMemoryAreCountedOfOneTokenAndOneThread) {
+  PlacedPlan plan = plan_of_one_layer();
+  plan.subject.request.profile.dram_read_bytes_per_s = 10e9;
+  plan.subject.request.n_threads = 2;
+  BenchResult result;
+  result.test = {.n_gen = 4};
+  result.samples_s = {0.1};
+  result.cpu_s = 0.16;
+  result.bytes = 400'000'000;
+  const BenchPrediction token = predict_test(plan, result, {.dram = 0.5});
+  EXPECT_DOUBLE_EQ(token.cpu_ms, 20);
+  EXPECT_DOUBLE_EQ(token.dram_bytes, 1e8);
+  EXPECT_DOUBLE_EQ(token.dram_ms, 20);
+  result.test = {.n_prompt = 512};
+  EXPECT_DOUBLE_EQ(predict_test(plan, result, {}).cpu_ms, 80);  // the whole prompt
+  plan.problem.has_device = true;
+  EXPECT_EQ(predict_test(plan, result, {}).dram_bytes, 0);
+}
+
 TEST(BenchPrediction, BytesOfTheDiskAreOfOneTokenAndTakeItsPace) {
   const PlacedPlan plan = plan_of_one_layer();
   BenchResult result;

@@ -210,10 +210,10 @@ TEST_F(PlannedBench, ModesThatChooseWhatIsWhereTakeNoPlaces) {
                      {2, "usage", {mode, option, "contradict"}, option, "leave one"});
 }
 
-TEST_F(PlannedBench, TriesPlansOfNoDepthInManyTurns) {
+TEST_F(PlannedBench, TriesPlansOfNoDepthInTurns) {
   keep_profile();
   const auto outcome =
-      bench({"--validate-plans", "--plans", "8", "-d", "0", "-r", "20", "-o", "json"});
+      bench({"--validate-plans", "--plans", "2", "-d", "0", "-r", "3", "-o", "json"});
   const json found = json::parse(outcome.out, nullptr, false);
   ASSERT_EQ(found["cells"].size(), 3u) << outcome.err;
   for (const json& cell : found["cells"]) {

@@ -30,13 +30,21 @@ std::string head_text(const BenchPrediction& prediction, const std::string& rate
       100 * prediction.pace.dram, 100 * prediction.pace.disk);
 }
 
-/// The parts' predicted work, and what the disk was counted to have done.
+std::string moved_text(const char* part, double bytes, double ms) {
+  return fmt::format(", {} {:.1f} MB", part, bytes / 1e6) +
+         (ms > 0 ? fmt::format(" = {}", time_text(ms)) : "");
+}
+
+/// The parts' predicted work, and what they were counted to have done.
 std::string work_text(const BenchPrediction& prediction) {
-  std::string text = busy_text(prediction.step);
-  if (prediction.nvme_bytes <= 0) return text;
-  text += fmt::format("; counted: NVMe {:.1f} MB", prediction.nvme_bytes / 1e6);
-  if (prediction.nvme_ms > 0) text += fmt::format(" = {}", time_text(prediction.nvme_ms));
-  return text;
+  std::string counted;
+  if (prediction.cpu_ms > 0) counted += ", CPU " + time_text(prediction.cpu_ms);
+  if (prediction.dram_bytes > 0)
+    counted += moved_text("DRAM", prediction.dram_bytes, prediction.dram_ms);
+  if (prediction.nvme_bytes > 0)
+    counted += moved_text("NVMe", prediction.nvme_bytes, prediction.nvme_ms);
+  const std::string text = busy_text(prediction.step);
+  return counted.empty() ? text : text + "; counted:" + counted.substr(1);
 }
 
 }  // namespace
@@ -97,8 +105,14 @@ BenchPrediction predict_test(const PlacedPlan& plan, const BenchResult& result,
   const double n_steps = std::max(1u, test.n_gen);
   prediction.nvme_bytes =
       static_cast<double>(result.nvme_read_bytes + result.weight_read_bytes) / n_steps;
-  const double rate = plan.subject.request.profile.disk_read_bytes_per_s * pace.disk;
-  if (rate > 0) prediction.nvme_ms = prediction.nvme_bytes / rate * 1e3;
+  const planner::MachineProfile& profile = plan.subject.request.profile;
+  const double disk_rate = profile.disk_read_bytes_per_s * pace.disk;
+  if (disk_rate > 0) prediction.nvme_ms = prediction.nvme_bytes / disk_rate * 1e3;
+  prediction.cpu_ms = result.cpu_s / n_steps / plan.subject.request.n_threads * 1e3;
+  if (plan.problem.has_device) return prediction;
+  prediction.dram_bytes = static_cast<double>(result.bytes) / n_steps;
+  const double dram_rate = profile.dram_read_bytes_per_s * pace.dram;
+  if (dram_rate > 0) prediction.dram_ms = prediction.dram_bytes / dram_rate * 1e3;
   return prediction;
 }
 
@@ -133,6 +147,9 @@ ordered_json prediction_json(const BenchPrediction& prediction) {
   for (size_t i = 0; i < planner::kPlanParts; ++i) json[kBusy[i]] = prediction.step.busy_ms[i];
   json["was_read_sparsely"] = prediction.was_read_sparsely;
   json["binding"] = plan_part_name(prediction.step.binding());
+  json["measured_cpu_ms"] = prediction.cpu_ms;
+  json["measured_dram_bytes"] = prediction.dram_bytes;
+  json["measured_dram_ms"] = prediction.dram_ms;
   json["measured_nvme_bytes"] = prediction.nvme_bytes;
   json["measured_nvme_ms"] = prediction.nvme_ms;
   json["predicted_peak_bytes"] = prediction.peak_bytes;

@@ -22,7 +22,11 @@ struct BenchPrediction {
   uint64_t peak_bytes = 0;      // of DRAM, everything of ours
   uint64_t measured_bytes = 0;  // BenchResult::peak_bytes
   uint32_t n_tokens = 1;        // of step
-  // Of the disk: what was read, counted, and what that takes at its pace; 0 = nothing.
+  // Counted, of the step: processor time of a thread, in the mean; bytes of DRAM by formula and
+  // those read from the disk, and what they take at their pace. 0 = nothing, or not known: a
+  // device's memory is not DRAM.
+  double cpu_ms = 0;
+  double dram_bytes = 0, dram_ms = 0;
   double nvme_bytes = 0, nvme_ms = 0;
   double tokens_per_s() const { return n_tokens / step.ms * 1e3; }
   double share() const { return step.ms / measured_ms; }

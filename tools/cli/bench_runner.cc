@@ -292,8 +292,10 @@ double BenchRunner::run_once(const BenchTest& test, const engine::Sequence& star
     if (result != nullptr) count_step(*result, attention, stages);
   }
   walk.set_timing(false);
-  if (result != nullptr && !stages && sequence.index() != nullptr)
-    result->index = measure_index(engine_, start, sequence, cpu_s);
+  if (result != nullptr && !stages) {
+    result->cpu_s = cpu_s;
+    if (sequence.index() != nullptr) result->index = measure_index(engine_, start, sequence, cpu_s);
+  }
   return total_s;
 }
 

@@ -58,6 +58,7 @@ struct BenchResult {
   uint64_t nvme_written_bytes = 0;
   uint64_t peak_bytes = 0;  // that the process held so far, without what the benches' probes took
   uint64_t weight_read_bytes = 0;     // of the first repetition, from the model file
+  double cpu_s = 0;                   // of the first repetition: of every processor, in its steps
   std::vector<BenchStage> stages;     // where Options::roofline asks for them
   ComputePeak peak;                   // likewise, of the same threads, measured just before
   double disk_read_gbytes_per_s = 0;  // of the disk of the spill file now; 0 = not measured
