@@ -259,7 +259,18 @@ TEST_F(ServeAppTest, OrdersBelongToNobodyWherePrefixesAreSharedOrNoKeyIsAsked) {
   start();
   EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);
   ASSERT_EQ(service_.orders().size(), 2u);
-  for (const AnswerOrder& order : service_.orders()) EXPECT_EQ(order.owner, "");
+  for (const AnswerOrder& order : service_.orders()) EXPECT_EQ(order.owner + order.asker, "");
+  for (const AnswerOrder& order : orders) EXPECT_EQ(order.asker, order.owner);
+}
+
+TEST_F(ServeAppTest, KeysTakeTurnsAlsoWherePrefixesAreShared) {
+  ServeApp::Options options;
+  options.access.keys = {"one", "other"};
+  options.shares_prefixes = true;
+  start(std::move(options));
+  EXPECT_EQ(post(kChat, kHello, "x-api-key: other\r\n").status, 200);
+  EXPECT_EQ(service_.orders().at(0).asker, "other");
+  EXPECT_EQ(service_.orders().at(0).owner, "");
 }
 
 TEST_F(ServeAppTest, PagesOfOtherSitesAskOnlyWhereTheyMay) {

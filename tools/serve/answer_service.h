@@ -35,6 +35,8 @@ struct AnswerOrder {
   std::string answer_begin;
   // Only orders of the same owner find what was read for this one again; "" = everybody's.
   std::string owner;
+  // Who asks: askers take turns, and none fills the queue alone; "" = all are one.
+  std::string asker;
   engine::SamplerOptions sampler;
   uint64_t n_predict = UINT64_MAX;
   std::vector<std::string> stop;
@@ -159,7 +161,7 @@ class AnswerService {
   /// one, between two steps. Empty before the first.
   virtual std::vector<engine::LayerBlocks> layer_blocks() const = 0;
   /// Takes an order into the queue. Errors, at once: ContextLengthError, kBadText, kTemplate,
-  /// kUsage; kBusy where the queue is full, kCancelled where the server stops.
+  /// kUsage; kBusy where the queue has no place for the asker, kCancelled where the server stops.
   virtual std::unique_ptr<AnswerStream> submit(AnswerOrder order) = 0;
   /// Waits for a step of the engine and, to save, for the disk. Errors: kUnsupported (no folder of
   /// saved contexts), kUsage, kContextLengthExceeded, kDoesNotFit, kBadFile, kIo; kBusy where
