@@ -24,6 +24,8 @@ class ServedPage : public ::testing::Test {
     service_.said_layers = {{.hbm = 0, .dram = 9, .nvme = 0}, {.hbm = 0, .dram = 3, .nvme = 6}};
     service_.said_counts.tiers = {{.name = "dram", .budget_bytes = 1000, .weights_bytes = 400}};
     service_.said_counts.slots = {{.id = 4, .is_busy = true, .n_tokens = 90}};
+    service_.said_counts.hit_rate = 0.75;
+    service_.said_counts.hbm_hit_rate = 0.125;
     app_.emplace(ServeApp::Options{});
     app_->set_service(service_);
     ListenAddress address;

@@ -133,7 +133,8 @@ struct ServiceCounts {
   // What the disk did: blocks that came back wrong, reads that were repeated, extents that had to
   // be computed again, writes that failed.
   uint64_t corrupt_blocks = 0, read_retries = 0, lost_extents = 0, write_failures = 0;
-  double hit_rate = 1;  // of chosen blocks in DRAM
+  double hit_rate = 1;                 // share of the blocks that steps wanted which DRAM had
+  std::optional<double> hbm_hit_rate;  // which the card's memory had; nothing without a card
   std::vector<TierBytes> tiers;
   std::vector<SlotFacts> slots;
 };
