@@ -57,11 +57,26 @@ uint64_t AnswerScheduler::add(AnswerTask task) {
   task.request.attention = engine_.attention();
   task.request.sparse_from = engine_.options().sparse_from;
   task.request.n_draft_max = engine_.n_draft_max();
-  waiting_.emplace_back();
-  waiting_.back().id = ++n_ids_;
-  waiting_.back().task = std::move(task);
+  const uint64_t turn = next_turn(task.asker);
+  const auto behind = std::ranges::upper_bound(waiting_, turn, {}, &Waiting::turn);
+  Waiting& order = *waiting_.emplace(behind);
+  order.id = ++n_ids_;
+  order.turn = turn;
+  order.task = std::move(task);
   is_changed_ = true;
   return n_ids_;
+}
+
+/// An asker's next order comes behind everybody's first. Source: start-time fair queueing (Goyal,
+/// Vin, Cheng 1996), in which every order is as long as another.
+uint64_t AnswerScheduler::next_turn(const std::string& asker) {
+  const uint64_t now = waiting_.empty() ? turn_ : std::min(turn_, waiting_.front().turn);
+  std::erase_if(turns_had_, [now](const auto& had) { return had.second < now; });
+  const auto had = turns_had_.find(asker);
+  uint64_t turn = had == turns_had_.end() ? now : had->second + 1;
+  for (const Waiting& order : waiting_)
+    if (order.task.asker == asker) turn = std::max(turn, order.turn + 1);
+  return turn;
 }
 
 void AnswerScheduler::cancel(uint64_t id) {
@@ -87,7 +102,7 @@ void AnswerScheduler::step() {
   end_answers();
 }
 
-/// First come, first served among those that have room, as far as nobody is overtaken too often.
+/// In the order of their turns, those that have room, as far as nobody is overtaken too often.
 void AnswerScheduler::admit() {
   const bool is_changed = std::exchange(is_changed_, false);
   for (size_t i = 0; i < waiting_.size() && working_.size() < options_.n_parallel;) {
@@ -302,6 +317,9 @@ void AnswerScheduler::make_answer(Working& work) {
 }
 
 void AnswerScheduler::start(Waiting& order, HeldContext context, uint64_t n_goal) {
+  uint64_t& had = turns_had_[order.task.asker];
+  had = std::max(had, order.turn);
+  turn_ = std::max(turn_, order.turn);
   auto made = std::make_unique<Working>(
       Working{order.id, {}, {}, std::move(context), n_goal, nullptr, nullptr});
   Working& work = *made;

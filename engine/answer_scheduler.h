@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -29,6 +30,8 @@ struct AnswerTask {
   bool is_text = true;
   // Only what was read with the same root is a beginning of it (prefix_root()).
   tiers::Hash128 root;
+  // Who asks: orders of several take turns.
+  std::string asker;
   GenerationRequest request;  // without the prompt
   GenerationEvents events;
   // Tokens of the prompt that need no reading, of all of them: earlier answers in it may have other
@@ -114,6 +117,7 @@ class AnswerScheduler {
  private:
   struct Waiting {
     uint64_t id = 0;
+    uint64_t turn = 0;
     AnswerTask task;
     PromptTokens prompt;
     bool is_prepared = false;
@@ -146,6 +150,7 @@ class AnswerScheduler {
 
   enum class Outcome : uint8_t { kStarted, kFailed, kWaits };
 
+  uint64_t next_turn(const std::string& asker);
   void admit();
   bool is_beginning_read(const Waiting& order) const;
   Outcome try_start(Waiting& order);
@@ -175,9 +180,11 @@ class AnswerScheduler {
   SharedContexts contexts_;
   AnswerBatch batch_;
   uint64_t n_ids_ = 0;
-  uint64_t n_drops_ = 0;     // of idle sequences
-  bool is_changed_ = false;  // since orders that wait were last looked at
-  std::deque<Waiting> waiting_;
+  uint64_t n_drops_ = 0;                       // of idle sequences
+  bool is_changed_ = false;                    // since orders that wait were last looked at
+  uint64_t turn_ = 0;                          // the highest of an order that was started
+  std::map<std::string, uint64_t> turns_had_;  // by asker, of orders that were started
+  std::deque<Waiting> waiting_;                // in the order of their turns
   std::vector<std::unique_ptr<Working>> working_;
   std::vector<HeldContext> idle_;  // used the least recently first
   std::vector<Answer*> answers_;   // of working_

@@ -95,6 +95,11 @@ uint32_t DeviceKv::free_slot() {
   return slot;
 }
 
+/// Whether the device reads a block where it lies in DRAM.
+bool DeviceKv::is_far(uint64_t entry) const {
+  return entries_[entry] == entries_[entry + entries_.size() / 2];
+}
+
 /// An entry of the tables and, where it changes, of what the device is told.
 void DeviceKv::put(uint64_t entry, std::byte* block) {
   if (entries_[entry] == block) return;
@@ -112,6 +117,8 @@ void DeviceKv::list_copy(std::byte* from, uint32_t slot) {
 /// Decides where the device reads a block, and lists what changes by it.
 void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows,
                      bool is_windowed) {
+  const uint64_t at = stream_idx * stride_ + block_idx;
+  const bool was_far = block_idx < n_known_ && is_far(at);
   Copy& copy = copies_[number(home)];
   const uint32_t n_takes = cache_.pool().n_takes(home);
   std::byte* const home_address = arena_.on_device(cache_.pool().address(home));
@@ -123,7 +130,6 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home
       if (has_rows) list_copy(home_address, copy.slot);
     }
   }
-  const uint64_t at = stream_idx * stride_ + block_idx;
   if (copy.slot != kNone) {
     Slot& slot = slots_of_device_[copy.slot];
     const bool is_known = slot.home == number(home) && slot.entry == at;
@@ -131,6 +137,11 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home
   }
   put(at, copy.slot != kNone ? address(copy.slot) : home_address);
   put(at + entries_.size() / 2, home_address);
+  if (is_windowed || is_far(at) == was_far) return;
+  if (was_far)
+    --n_far_;
+  else
+    ++n_far_;
 }
 
 uint32_t DeviceKv::slot_of(const std::byte* block) const {
@@ -163,15 +174,25 @@ uint32_t DeviceKv::slot_in_place_of_another() {
   if (oldest == kNone) return kNone;
   const Slot& given_up = slots_of_device_[oldest];
   copies_[given_up.home].slot = kNone;
-  if (entries_[given_up.entry] == address(oldest))
+  if (entries_[given_up.entry] == address(oldest)) {
     put(given_up.entry, entries_[given_up.entry + entries_.size() / 2]);
+    if (given_up.n_tables == n_tables_) ++n_far_;
+  }
   return oldest;
+}
+
+void DeviceKv::attend_all() {
+  uint64_t n_full_streams = 0;
+  for (const LayerShape& layer : cache_.shape().layers)
+    if (layer.window == 0) n_full_streams += layer.n_kv_heads;
+  counts_.attended_bytes += n_full_streams * blocks_for(end_row_) * block_bytes_;
+  counts_.far_bytes += n_far_ * block_bytes_;
 }
 
 void DeviceKv::choose(uint32_t stream_idx, uint32_t block_idx) {
   const uint64_t at = stream_idx * stride_ + block_idx;
   counts_.chosen_bytes += block_bytes_;
-  if (entries_[at] == entries_[at + entries_.size() / 2]) {
+  if (is_far(at)) {
     counts_.missed_bytes += block_bytes_;
     return;
   }
@@ -197,6 +218,7 @@ std::byte* DeviceKv::fetch(uint32_t stream_idx, uint32_t block_idx) {
   slots_of_device_[slot] = {home_number, at, n_steps_, n_tables_};
   list_copy(home, slot);
   put(at, address(slot));
+  --n_far_;
   return entries_[at];
 }
 
@@ -264,7 +286,11 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
   const uint64_t n_evicted = cache_.store().counts().n_evicted();
   const bool is_next =
       sequence.edition() == edition_ && end_row_ == first_row_ && n_evicted == n_evicted_;
-  if (!is_next) ++n_tables_;
+  n_known_ = is_next ? static_cast<uint32_t>(blocks_for(first_row_)) : 0;
+  if (!is_next) {
+    ++n_tables_;
+    n_far_ = 0;
+  }
   end_row_ = first_row_ + n_rows;
   STRATA_CHECK(end_row_ <= stride_ * kBlockPositions, "row %u of a table of %llu blocks", end_row_,
                static_cast<unsigned long long>(stride_));
@@ -290,7 +316,7 @@ void DeviceKv::end_step(Stream& stream, bool is_mirrored) {
   for (uint32_t stream_idx = 0; stream_idx < cache_.n_streams(); ++stream_idx)
     for (uint32_t i = first; i < end; ++i) {
       const uint64_t at = stream_idx * stride_ + i;
-      if (entries_[at] == entries_[at + half]) continue;  // was written at home
+      if (is_far(at)) continue;  // was written at home
       copy_from_[n_copies_] = entries_[at];
       copy_to_[n_copies_] = entries_[at + half];
       ++n_copies_;

@@ -19,13 +19,23 @@ struct DeviceKvTables {
   uint64_t stride;
 };
 
-/// Bytes of blocks, since the start: that moved between the device and their homes, and that were
-/// chosen by rows which do not attend everything.
+/// Bytes of blocks, since the start: that moved between the device and their homes, that were
+/// chosen by rows which do not attend everything, and those of full layers of every step whose rows
+/// do.
 struct DeviceKvCounts {
   uint64_t fetched_bytes = 0;
   uint64_t written_bytes = 0;
   uint64_t chosen_bytes = 0;
   uint64_t missed_bytes = 0;  // of those chosen, what had no copy then
+  uint64_t attended_bytes = 0;
+  uint64_t far_bytes = 0;  // of those attended, what has no copy and is read across the link
+
+  /// Share of the blocks that steps wanted which the device had.
+  double hit_rate() const {
+    const uint64_t wanted = chosen_bytes + attended_bytes;
+    if (wanted == 0) return 1;
+    return 1 - static_cast<double>(missed_bytes + far_bytes) / static_cast<double>(wanted);
+  }
 };
 
 /// One sequence at a time has its tables here; another one's are made when it steps.
@@ -47,6 +57,8 @@ class DeviceKv {
   void begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows);
   DeviceKvTables tables(uint32_t layer) const;
 
+  /// The rows of the step attend everything, which is counted.
+  void attend_all();
   /// Rows of the step have chosen a block: it keeps the copy that it has until the next step.
   void choose(uint32_t stream_idx, uint32_t block_idx);
   /// Where the device reads a chosen block, after every block of its layer has been said to
@@ -80,6 +92,7 @@ class DeviceKv {
   void settle(const Sequence& sequence, uint32_t layer, uint32_t first_block);
   void place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows,
              bool is_windowed);
+  bool is_far(uint64_t entry) const;
   void put(uint64_t entry, std::byte* block);
   void list_copy(std::byte* from, uint32_t slot);
   uint32_t slot_of(const std::byte* block) const;
@@ -114,6 +127,8 @@ class DeviceKv {
   uint32_t hand_ = 0;      // where the search for a slot to give up goes on
   uint64_t n_steps_ = 0;   // begun
   uint64_t n_tables_ = 0;  // made anew
+  uint64_t n_far_ = 0;     // blocks of full layers in these tables that have no copy
+  uint32_t n_known_ = 0;   // blocks of each stream that these tables had before this step
   bool is_swept_ = false;  // in this step, and no slot came free
   uint64_t edition_ = 0;
   uint64_t n_evicted_ = 0;  // extents, when the tables were made

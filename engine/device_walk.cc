@@ -257,6 +257,7 @@ void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits) {
   const bool is_mirrored = n_rows <= kDeviceFewRows || rows.chooser != nullptr;
   try {
     s.kv.begin_step(s.stream, *rows.sequence, n_rows);
+    if (rows.chooser == nullptr) s.kv.attend_all();
     s.run_parts(rows, logits, is_mirrored);
     s.kv.end_step(s.stream, is_mirrored);
     s.stream.wait();

@@ -1,6 +1,8 @@
 // What a server counts of an engine whose device is the emulated one.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "engine/device_walk.h"
 #include "tests/device/device_fixture.h"
 #include "tools/serve/service_counts.h"
@@ -36,6 +38,27 @@ TEST_F(DeviceCounts, SayWhatTheDeviceHoldsAndWhatCrossedTheLink) {
   EXPECT_GT(hbm.read_bytes, 0u);
   EXPECT_EQ(dram.written_bytes, hbm.read_bytes);
   EXPECT_EQ(dram.read_bytes, hbm.written_bytes);
+}
+
+TEST_F(DeviceCounts, SayHowMuchOfWhatStepsAttendIsThere) {
+  const auto rate = [&](uint64_t kv_bytes) {
+    EngineOptions some = options();
+    const DevicePlan whole = Engine::open(some).device_plan();
+    some.hbm_bytes = whole.hbm_bytes - whole.kv_bytes + std::min(kv_bytes, whole.kv_bytes);
+    Engine engine = Engine::open(some);
+    answer(engine);
+    EXPECT_EQ(engine.device_plan().n_streamed(), 0u);
+    EXPECT_GT(engine.walk().device()->kv_counts().attended_bytes, 0u);
+    return counts_of(engine).hbm_hit_rate.value_or(-1);
+  };
+  EXPECT_EQ(rate(UINT64_MAX), 1);
+  EXPECT_EQ(rate(0), 0);
+  const uint64_t kv_bytes = Engine::open(options()).device_plan().kv_bytes;
+  EXPECT_GT(rate(kv_bytes / 8), 0.1);
+  EXPECT_LT(rate(kv_bytes / 8), 0.9);
+  Engine lone = Engine::open(options(DeviceChoice::Kind::kNone));
+  answer(lone);
+  EXPECT_FALSE(counts_of(lone).hbm_hit_rate.has_value());
 }
 
 TEST_F(DeviceCounts, SayThatLayersPassThroughASmallOne) {

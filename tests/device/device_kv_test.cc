@@ -60,6 +60,7 @@ class DeviceTexts {
     kv_.begin_step(stream_, text.sequence, n_rows);
     stream_.wait();
     expect_chosen(text, chosen);
+    expect_attended(first + n_rows);
     for (uint32_t i = 0; i < n_rows; ++i) text.marks.push_back(static_cast<uint8_t>(mark + i));
     const bool is_mirrored = n_rows <= kMirroredRows;
     for_attended(first, first, [&](uint32_t layer, uint32_t head, uint32_t pos) {
@@ -108,6 +109,20 @@ class DeviceTexts {
       const uint32_t pos = chosen[i % chosen.size()] * kBlockPositions + i % kBlockPositions;
       EXPECT_EQ(read(fetched[i], pos), mark_of(text, 0, head, pos)) << "chosen, " << pos;
     }
+  }
+  /// What the rows attend is counted as the tables have it.
+  void expect_attended(uint32_t end) {
+    const DeviceKvCounts before = kv_.counts();
+    kv_.attend_all();
+    uint64_t n = 0, n_far = 0;
+    for (uint32_t head = 0; head < 2; ++head)
+      for (uint32_t pos = 0; pos < end; pos += kBlockPositions) {
+        ++n;
+        if (entry(0, head, pos, false) == entry(0, head, pos, true)) ++n_far;
+      }
+    const uint64_t block_bytes = cache_.layout().block_bytes;
+    EXPECT_EQ(kv_.counts().attended_bytes - before.attended_bytes, n * block_bytes);
+    EXPECT_EQ(kv_.counts().far_bytes - before.far_bytes, n_far * block_bytes);
   }
   /// Positions before `end` that a row at `row` or later may attend.
   template <class Visit>
@@ -159,6 +174,7 @@ TEST(DeviceKv, RowsAreOnTheDeviceAndAtHome) {
   Text text = texts.text();
   for (const uint32_t n_rows : {64u, 31u, 1u, 1u, 8u, 64u, 3u}) texts.step(text, n_rows, 5);
   EXPECT_EQ(texts.counts().fetched_bytes, 0u);  // all that was read had been written there
+  EXPECT_EQ(texts.counts().hit_rate(), 1);
 }
 
 TEST(DeviceKv, WithoutMemoryBlocksAreUsedAtHome) {
@@ -166,6 +182,7 @@ TEST(DeviceKv, WithoutMemoryBlocksAreUsedAtHome) {
   Text text = texts.text();
   for (const uint32_t n_rows : {64u, 31u, 1u, 40u}) texts.step(text, n_rows, 9);
   EXPECT_EQ(texts.counts().fetched_bytes + texts.counts().written_bytes, 0u);
+  EXPECT_EQ(texts.counts().hit_rate(), 0);
 }
 
 constexpr uint64_t kHeads = 2;

@@ -1,8 +1,11 @@
-// Which orders wait for what another one reads, and for how much of it.
+// Which orders wait for what another one reads, and for how much of it; and for whose turn it is.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <random>
+#include <string>
+#include <vector>
 
 #include "engine/answer_scheduler.h"
 #include "tests/engine/letter_requests.h"
@@ -62,6 +65,64 @@ TEST(AnswerScheduler, OnlyWhatHasTheSameRootIsWaitedFor) {
     run(scheduler);
     EXPECT_EQ(orders[1].answer->usage.cached_tokens > 0, is_same);
   }
+}
+
+/// Askers of an engine that answers one order at a time.
+class AnswerTurns : public ::testing::Test {
+ protected:
+  const Order& ask(const std::string& asker) {
+    Order& order = orders_.emplace_back(order_of(letters("abc"), 3));
+    order.asker = asker;
+    order.starts = &starts_;
+    add(scheduler_, order);
+    return order;
+  }
+  /// The askers, in the order in which their orders were started.
+  std::string started() const {
+    std::string askers;
+    for (const uint64_t id : starts_) askers += std::ranges::find(orders_, id, &Order::id)->asker;
+    return askers;
+  }
+
+  TemporaryModel model_{drawn_model()};
+  Engine engine_ = loaded(options_of(model_, 1));
+  AnswerScheduler scheduler_{engine_, {.n_parallel = 1, .contexts = std::nullopt}};
+  std::deque<Order> orders_;
+  std::vector<uint64_t> starts_;
+};
+
+TEST_F(AnswerTurns, NobodyWaitsForAnothersBacklog) {
+  ask("a");
+  scheduler_.step();
+  for (const char* asker : {"a", "a", "a", "b", "b", "c"}) ask(asker);
+  run(scheduler_);
+  EXPECT_EQ(started(), "abcabaa");
+}
+
+TEST_F(AnswerTurns, WhoComesAgainAndAgainPassesNobodyTwice) {
+  ask("a");
+  scheduler_.step();
+  for (int i = 0; i < 3; ++i) ask("a");
+  const Order* last_of_b = &ask("b");
+  const Order* last_of_c = &ask("c");
+  for (uint32_t n = 0; std::ranges::count(started(), 'a') < 4; ++n) {
+    ASSERT_LT(n, 200u) << started();
+    scheduler_.step();
+    if (last_of_b->answer) last_of_b = &ask("b");
+    if (last_of_c->answer) last_of_c = &ask("c");
+  }
+  EXPECT_EQ(started(), "abcabcabca");
+  run(scheduler_);
+}
+
+TEST_F(AnswerTurns, WhatHasLeftTheQueueWasNoTurn) {
+  ask("a");
+  scheduler_.step();
+  for (int i = 0; i < 5; ++i) scheduler_.cancel(ask("b").id);
+  scheduler_.step();
+  for (const char* asker : {"a", "a", "b", "a"}) ask(asker);
+  run(scheduler_);
+  EXPECT_EQ(started(), "abaaa");
 }
 
 }  // namespace

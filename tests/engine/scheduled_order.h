@@ -7,6 +7,7 @@
 #include <exception>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -53,6 +54,7 @@ struct Order {
   std::vector<double> scores;               // of its tokens, where they are wanted
   bool throws_at_start = false;
   tiers::Hash128 root;
+  std::string asker;
 };
 
 inline Order order_of(const Tokens& prompt, uint64_t n_predict) {
@@ -70,6 +72,7 @@ inline void add(AnswerScheduler& scheduler, Order& order) {
   task.is_text = false;
   task.request = order.request;
   task.root = order.root;
+  task.asker = order.asker;
   task.events.on_scores = [&order](const TokenScores& scores) {
     order.scores.push_back(scores.token.logprob);
   };

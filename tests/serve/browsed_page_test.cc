@@ -60,9 +60,20 @@ TEST_F(BrowsedPage, ShowsWhatIsAtWork) {
   browser_->expect(
       "document.body.innerText.includes('2 layers: 12 blocks in DRAM, 6 on NVMe alone')");
   browser_->expect("document.body.innerText.includes('90 tokens, answering')");
+  for (const char* count : {"attentionquest 2048", "hit rate, DRAM75.0 %", "hit rate, HBM12.5 %",
+                            "K and V of a token64 B"})
+    browser_->expect(fmt::format("at('counts').textContent.includes('{}')", count));
   browser_->expect(
       "document.querySelectorAll('#reasons li')[1].textContent === "
       "'+1 GiB of <DRAM> would bring nothing.'");
+}
+
+TEST_F(BrowsedPage, ShowsWhatARowReadsBetweenTwoLooks) {
+  const json read = browser_->value(
+      "(() => { const facts = {}; const look = (written_bytes, read_bytes) => show_reads("
+      "{kv_bytes_per_token: 64, tiers: {dram: {written_bytes, read_bytes}}}, facts);"
+      "look(0, 1000); look(640, 1000 + 20480); return facts['read a row, DRAM']; })()");
+  EXPECT_EQ(read, "2.0 KiB");  // of ten rows
 }
 
 TEST_F(BrowsedPage, SendsWithEnterAndShowsTheAnswerAsItComes) {

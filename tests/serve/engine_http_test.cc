@@ -180,6 +180,31 @@ TEST(EngineHttp, AClientThatLeavesTheQueueIsForgottenWithinAStep) {
   EXPECT_TRUE(wait_until([&] { return server.service->counts().answered == 3; }, testing::kLong));
 }
 
+TEST(EngineHttp, ADocumentThatTwoClientsAskAboutAtOnceIsReadOnce) {
+  const Place place;
+  EngineService::Options options;
+  options.n_parallel = 2;
+  Server server(place, options);
+  Operations operations(server.engine);
+  operations.hold_after(0);
+  SocketClient first(server.routes->port()), second(server.routes->port());
+  first.request("POST", kCompletions, body_of(document_of(3) + "first", 4, false).dump());
+  second.request("POST", kCompletions, body_of(document_of(3) + "second", 4, false).dump());
+  EXPECT_TRUE(wait_until([&] { return server.service->counts().orders == 2; }, testing::kLong));
+  operations.let_go();
+  uint64_t n_prompt = 0, n_cached = 0;
+  for (SocketClient* client : {&first, &second}) {
+    const json usage = json::parse(client->read_reply().body)["usage"];
+    n_prompt += usage["prompt_tokens"].get<uint64_t>();
+    n_cached += usage["prompt_tokens_details"]["cached_tokens"].get<uint64_t>();
+  }
+  EXPECT_GT(n_prompt, 1000u);
+  EXPECT_GE(n_cached, 500u);  // the document, which one of them reads
+  EXPECT_LT(n_cached, n_prompt / 2);
+  EXPECT_TRUE(wait_until([&] { return server.service->counts().answered == 2; }, testing::kLong));
+  EXPECT_EQ(server.service->counts().cached_tokens, n_cached);
+}
+
 TEST(EngineHttp, AReviewThatThrowsLeavesEveryAnswerWhole) {
   const Place place;
   std::atomic<int> n_reviewed = 0;
@@ -205,6 +230,17 @@ TEST(EngineHttp, AReviewThatThrowsLeavesEveryAnswerWhole) {
   EXPECT_EQ(counts.answer_tokens, 55u);
   EXPECT_EQ(n_reviewed, 2);
   EXPECT_TRUE(server.service->take_notices().empty());
+}
+
+TEST(EngineHttp, APromptThatIsTooLongIsRefusedWithBothNumbers) {
+  const Place place;
+  Server server(place, one_by_one());
+  const std::string text(3000, 'a');
+  const Reply reply = server.routes->post(kCompletions, body_of(text, 1, false).dump());
+  EXPECT_EQ(reply.status, 400);
+  EXPECT_EQ(json::parse(reply.body)["error"]["code"], "context_length_exceeded");
+  for (const std::string number : {"has 300", "size of 2048"})
+    EXPECT_NE(message_of(reply).find(number), std::string::npos) << reply.body;
 }
 
 /// What is no error that can be said stands for a client that there is no memory to tell.

@@ -8,11 +8,11 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "base/error.h"
 #include "tests/serve/socket_client.h"
+#include "tests/serve/wait_until.h"
 
 namespace strata::serve {
 namespace {
@@ -20,6 +20,9 @@ namespace {
 using std::chrono::milliseconds;
 using testing::Reply;
 using testing::SocketClient;
+using testing::wait_until;
+
+constexpr milliseconds kHttpPatience = std::chrono::seconds(30);
 
 /// A place where threads meet: what happened, in words.
 class Meeting {
@@ -31,7 +34,7 @@ class Meeting {
   }
   bool wait_for(const std::string& word, size_t n = 1) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(30), [&] {
+    return changed_.wait_for(lock, kHttpPatience, [&] {
       return static_cast<size_t>(std::ranges::count(said_, word)) >= n;
     });
   }
@@ -64,8 +67,8 @@ class ToldBody final : public HttpBody {
   int n_ = 0;
 };
 
-/// /echo gives the body back, /parts comes in two, /endless never ends, /wait waits for the client
-/// to go.
+/// /echo gives the body back, /parts comes in two, /endless never ends, /flood is more than sockets
+/// hold, /wait waits for the client to go.
 class ScriptedApp final : public HttpApp {
  public:
   std::optional<HttpReply> refuse(const HttpRequest& head) override {
@@ -77,13 +80,15 @@ class ScriptedApp final : public HttpApp {
     if (request.path == "/throws") throw Error(ErrorCode::kIo, "the disk is gone");
     if (request.path == "/parts") reply.parts = std::make_unique<ToldBody>(meeting, "last");
     if (request.path == "/endless") reply.parts = std::make_unique<ToldBody>(meeting, "");
+    if (request.path == "/flood") reply.body.assign(size_t{64} << 20, 'x');
     if (request.path == "/drops") request.drop_body();
     if (request.path == "/wait" || request.path == "/drops") {
       meeting.say("waits");
-      while (!client.is_gone()) std::this_thread::yield();
+      (void)wait_until([&] { return client.is_gone(); }, kHttpPatience);
       meeting.say("gone");
     }
-    reply.body = request.body + std::string(request.parameter("say").value_or(""));
+    if (reply.body.empty())
+      reply.body = request.body + std::string(request.parameter("say").value_or(""));
     return reply;
   }
   HttpReply fault(const std::string& path, int status, const std::string& message) override {
@@ -94,6 +99,7 @@ class ScriptedApp final : public HttpApp {
   }
   void on_end(const HttpRequest& request, const HttpOutcome& outcome) override {
     meeting.say(fmt::format("{} {}", request.path, outcome.status));
+    if (!outcome.is_whole) meeting.say(request.path + " is not all taken");
   }
   Meeting meeting;
 };
@@ -314,6 +320,24 @@ TEST_F(HttpServerTest, SlowHeadAndSlowBodyAreGivenUp) {
   EXPECT_TRUE(slow_line.wait_end());
 }
 
+TEST_F(HttpServerTest, ClientThatAsksNothingMoreIsLetGo) {
+  HttpLimits limits;
+  limits.idle = milliseconds(300);
+  start(limits);
+  SocketClient client(port());
+  EXPECT_EQ(client.get("/echo?say=x").body, "x");
+  EXPECT_TRUE(client.wait_end());
+}
+
+TEST_F(HttpServerTest, ClientThatDoesNotReadItsReplyIsGivenUp) {
+  HttpLimits limits;
+  limits.body = milliseconds(300);
+  start(limits);
+  SocketClient client(port());
+  client.request("GET", "/flood");
+  EXPECT_TRUE(app_.meeting.wait_for("/flood is not all taken"));
+}
+
 TEST_F(HttpServerTest, RefusedClientThatKeepsSendingMakesRoom) {
   HttpLimits limits;
   limits.connections = 1;
@@ -373,12 +397,12 @@ TEST_F(HttpServerTest, IdleConnectionsMakeRoomAndBusyOnesDoNot) {
   SocketClient idle(port());
   EXPECT_EQ(idle.get("/echo?say=x").body, "x");
   // A reply is read before its connection waits again: the longest of all, from here on.
-  while (server_->n_waiting() < 1) std::this_thread::yield();
+  ASSERT_TRUE(wait_until([this] { return server_->n_waiting() >= 1; }, kHttpPatience));
   SocketClient busy(port()), other(port());
   busy.request("GET", "/wait");
   EXPECT_TRUE(app_.meeting.wait_for("waits"));
   EXPECT_EQ(other.get("/echo?say=x").body, "x");
-  while (server_->n_waiting() < 2) std::this_thread::yield();
+  ASSERT_TRUE(wait_until([this] { return server_->n_waiting() >= 2; }, kHttpPatience));
   SocketClient fourth(port());  // the one that has waited longest is gone
   EXPECT_EQ(fourth.get("/echo?say=y").body, "y");
   EXPECT_TRUE(idle.wait_end());
@@ -415,7 +439,7 @@ TEST_F(HttpServerTest, DrainLetsRequestsEndAndTakesNoOther) {
   app_.meeting.say("go");
   EXPECT_NE(busy.read_until("last\r\n0\r\n\r\n"), "");
   EXPECT_TRUE(busy.wait_end());
-  server_->stop(std::chrono::seconds(30));
+  server_->stop(kHttpPatience);
   EXPECT_EQ(server_->n_connections(), 0u);
 }
 

@@ -162,6 +162,19 @@ TEST_F(ServeAppTest, ErrorsHaveAStatusAndWords) {
   EXPECT_NE(post(kChat, kHelloStreamed).body.find("the disk is gone"), std::string::npos);
 }
 
+TEST_F(ServeAppTest, TimesOfAnswersAreCountedOnce) {
+  start();
+  EXPECT_EQ(post(kChat, kHello).status, 200);
+  EXPECT_EQ(post(kChat, kHelloStreamed).status, 200);
+  service_.script = {text_event("Hello"), testing::error_event(Error(ErrorCode::kIo, "gone"))};
+  EXPECT_EQ(post(kChat, kHello).status, 500);
+  const std::string metrics = get("/metrics").body;
+  for (const char* line : {"strata_first_token_seconds_count 3\n", "strata_token_seconds_count 2\n",
+                           "strata_token_seconds_sum 0.04\n",  // 20 ms each, as the script says
+                           "strata_whole_answer_seconds_count 2\n"})
+    EXPECT_NE(metrics.find(line), std::string::npos) << line << metrics;
+}
+
 TEST_F(ServeAppTest, WhatNoRouteTakesIsRefusedInTheClientsShape) {
   start();
   EXPECT_EQ(get("/nothing").status, 404);
@@ -247,6 +260,17 @@ TEST_F(ServeAppTest, OrdersBelongToTheirKey) {
   EXPECT_EQ(orders[0].owner, "one");
   EXPECT_EQ(orders[1].owner, "other");
   EXPECT_EQ(orders[2].owner, "one");
+  for (const AnswerOrder& order : orders) EXPECT_EQ(order.asker, order.owner);
+}
+
+TEST_F(ServeAppTest, KeysTakeTurnsAlsoWherePrefixesAreShared) {
+  ServeApp::Options options;
+  options.access.keys = {"one", "other"};
+  options.shares_prefixes = true;
+  start(std::move(options));
+  EXPECT_EQ(post(kChat, kHello, "x-api-key: other\r\n").status, 200);
+  EXPECT_EQ(service_.orders().at(0).asker, "other");
+  EXPECT_EQ(service_.orders().at(0).owner, "");
 }
 
 TEST_F(ServeAppTest, OrdersBelongToNobodyWherePrefixesAreSharedOrNoKeyIsAsked) {
@@ -259,7 +283,7 @@ TEST_F(ServeAppTest, OrdersBelongToNobodyWherePrefixesAreSharedOrNoKeyIsAsked) {
   start();
   EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);
   ASSERT_EQ(service_.orders().size(), 2u);
-  for (const AnswerOrder& order : service_.orders()) EXPECT_EQ(order.owner, "");
+  for (const AnswerOrder& order : service_.orders()) EXPECT_EQ(order.owner + order.asker, "");
 }
 
 TEST_F(ServeAppTest, PagesOfOtherSitesAskOnlyWhereTheyMay) {

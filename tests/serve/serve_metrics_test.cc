@@ -38,6 +38,7 @@ TEST(ServeMetrics, SaysEveryCountOfTheService) {
   counts.cached_tokens = 60;
   counts.n_waiting = 3;
   counts.hit_rate = 0.75;
+  counts.hbm_hit_rate = 0.5;
   counts.stalled_steps = 5;
   counts.stall_seconds = 1.5;
   counts.corrupt_blocks = 6;
@@ -59,6 +60,7 @@ TEST(ServeMetrics, SaysEveryCountOfTheService) {
                            "strata_cached_tokens_total 60",
                            "strata_orders_waiting 3",
                            "strata_block_hit_ratio 0.75",
+                           "strata_hbm_hit_ratio 0.5",
                            "strata_stalled_steps_total 5",
                            "strata_corrupt_blocks_total 6",
                            "strata_stall_seconds_total 1.5",
@@ -79,6 +81,7 @@ TEST(ServeMetrics, EverySeriesStandsUnderItsType) {
   ServiceCounts counts;
   counts.tiers.resize(2);
   const std::string text = ServeMetrics().text(&counts);
+  EXPECT_EQ(text.find("strata_hbm"), std::string::npos) << "there is no card";
   std::string family;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = text.find('\n', begin);

@@ -19,10 +19,13 @@ class ServedPage : public ::testing::Test {
   void SetUp() override {
     service_.said_facts.plan = {"The planner decided.", "+1 GiB of <DRAM> would bring nothing."};
     service_.said_facts.layer_places = {"dram", "nvme"};
+    service_.said_facts.attention = "quest";
     service_.said_facts.attention_budget = "2048";
     service_.said_facts.kv_bytes_per_token = 64;
     service_.said_layers = {{.hbm = 0, .dram = 9, .nvme = 0}, {.hbm = 0, .dram = 3, .nvme = 6}};
     service_.said_counts.tiers = {{.name = "dram", .budget_bytes = 1000, .weights_bytes = 400}};
+    service_.said_counts.hit_rate = 0.75;
+    service_.said_counts.hbm_hit_rate = 0.125;
     service_.said_counts.slots = {{.id = 4, .is_busy = true, .n_tokens = 90}};
     app_.emplace(ServeApp::Options{});
     app_->set_service(service_);

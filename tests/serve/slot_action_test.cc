@@ -10,12 +10,12 @@
 #include <optional>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/error.h"
 #include "tests/serve/scripted_service.h"
 #include "tests/serve/slot_server.h"
+#include "tests/serve/wait_until.h"
 #include "tiers/durable_directory.h"
 #include "tiers/pack_directory.h"
 #include "tools/serve/slot_job.h"
@@ -254,7 +254,7 @@ TEST(SlotAction, AnswersGoOnWhileANameWaitsForTheFolder) {
       tiers::DurableDirectory::open(place.folder.path("contexts"), tiers::system_calls())
           ->lock(kLong);
   auto saved = std::async(std::launch::async, [&] { return server.routes->act(0, "save").status; });
-  while (server.service->counts().n_slot_actions == 0) std::this_thread::yield();
+  (void)testing::wait_until([&] { return server.service->counts().n_slot_actions > 0; }, kLong);
   EXPECT_GT(server.ask(document_of(8), "", 9)["cached"].get<uint64_t>(), 0u);
   EXPECT_EQ(saved.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
   EXPECT_EQ(server.service->counts().n_slot_actions, 1u);

@@ -35,6 +35,8 @@ struct AnswerOrder {
   std::string answer_begin;
   // Only orders of the same owner find what was read for this one again; "" = everybody's.
   std::string owner;
+  // Who asks: askers take turns, and none fills the queue alone; "" = all are one.
+  std::string asker;
   engine::SamplerOptions sampler;
   uint64_t n_predict = UINT64_MAX;
   std::vector<std::string> stop;
@@ -131,7 +133,8 @@ struct ServiceCounts {
   // What the disk did: blocks that came back wrong, reads that were repeated, extents that had to
   // be computed again, writes that failed.
   uint64_t corrupt_blocks = 0, read_retries = 0, lost_extents = 0, write_failures = 0;
-  double hit_rate = 1;  // of chosen blocks in DRAM
+  double hit_rate = 1;                 // share of the blocks that steps wanted which DRAM had
+  std::optional<double> hbm_hit_rate;  // which the card's memory had; nothing without a card
   std::vector<TierBytes> tiers;
   std::vector<SlotFacts> slots;
 };
@@ -159,7 +162,7 @@ class AnswerService {
   /// one, between two steps. Empty before the first.
   virtual std::vector<engine::LayerBlocks> layer_blocks() const = 0;
   /// Takes an order into the queue. Errors, at once: ContextLengthError, kBadText, kTemplate,
-  /// kUsage; kBusy where the queue is full, kCancelled where the server stops.
+  /// kUsage; kBusy where the queue has no place for the asker, kCancelled where the server stops.
   virtual std::unique_ptr<AnswerStream> submit(AnswerOrder order) = 0;
   /// Waits for a step of the engine and, to save, for the disk. Errors: kUnsupported (no folder of
   /// saved contexts), kUsage, kContextLengthExceeded, kDoesNotFit, kBadFile, kIo; kBusy where

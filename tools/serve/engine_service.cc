@@ -16,6 +16,7 @@
 #include "engine/grammar/answer_constraint.h"
 #include "tools/serve/event_channel.h"
 #include "tools/serve/open_order.h"
+#include "tools/serve/order_desk.h"
 #include "tools/serve/order_prompt.h"
 #include "tools/serve/service_counts.h"
 #include "tools/serve/slot_desk.h"
@@ -24,41 +25,9 @@
 namespace strata::serve {
 namespace {
 
-struct ArrivedOrder {
-  std::shared_ptr<OpenOrder> open;
-  engine::AnswerTask task;
-};
-
-/// What the engine's thread and all others share. Streams may outlive the service.
-struct Desk {
-  std::mutex mutex;
-  std::condition_variable wanted;  // an order, a cancellation, an end: the engine's thread looks
-  std::condition_variable ended;   // an order, a job, the thread: who drains or waits looks
-  std::vector<ArrivedOrder> arrived;
-  std::vector<std::shared_ptr<SlotJob>> jobs;
-  bool has_left = false;  // somebody has cancelled
-  bool asks_layers = false;
-  std::chrono::steady_clock::time_point next_look;  // at the layers, not before
-  std::vector<engine::LayerBlocks> layers;
-  bool takes_orders = true;
-  bool ends = false;
-  bool has_ended = false;  // the engine's thread has nothing left to do
-  uint64_t n_open = 0;     // orders that have not ended
-  ServiceCounts counts;
-  std::vector<std::string> notices;
-
-  void look_for_left() {
-    {
-      const std::lock_guard lock(mutex);
-      has_left = true;
-    }
-    wanted.notify_one();
-  }
-};
-
 class Stream final : public AnswerStream {
  public:
-  Stream(std::shared_ptr<EventChannel> channel, std::shared_ptr<Desk> desk)
+  Stream(std::shared_ptr<EventChannel> channel, std::shared_ptr<OrderDesk> desk)
       : channel_(std::move(channel)), desk_(std::move(desk)) {}
   ~Stream() override { cancel(); }
   bool wait_next(AnswerEvent& out, std::chrono::milliseconds timeout) override {
@@ -72,7 +41,7 @@ class Stream final : public AnswerStream {
 
  private:
   std::shared_ptr<EventChannel> channel_;
-  std::shared_ptr<Desk> desk_;
+  std::shared_ptr<OrderDesk> desk_;
 };
 
 std::optional<engine::ContextCacheOptions> contexts_of(const engine::Engine& engine,
@@ -106,12 +75,13 @@ struct EngineService::State {
   }
 
   void check_takes_orders() const;
-  void check_open() const;
+  void check_open(const std::string& asker) const;
   engine::AnswerTask task_of(AnswerOrder& order) const;
   void add(ArrivedOrder& order);
   bool take_orders(std::vector<ArrivedOrder>& orders, bool& has_left);
   void end_jobs();
   void wait_for_job(const std::shared_ptr<SlotJob>& job);
+  void order_begins(OpenOrder& order);
   void order_ended(OpenOrder& order);
   void review(const OpenOrder& order, const engine::Generation& answer);
   void fail(OpenOrder& order, const std::exception_ptr& failure);
@@ -137,7 +107,8 @@ struct EngineService::State {
   std::vector<std::shared_ptr<SlotJob>> jobs;  // that are done once their results are published
   // Of all.
   SlotDesk slots;
-  const std::shared_ptr<Desk> desk = std::make_shared<Desk>();
+  const std::shared_ptr<OrderDesk> desk =
+      std::make_shared<OrderDesk>(QueuePlaces(options.n_parallel, options.n_queued_max));
   std::atomic<bool> stops_step = false;
   std::mutex stop_mutex;  // of what follows
   std::thread thread;
@@ -153,14 +124,9 @@ void EngineService::State::check_takes_orders() const {
 }
 
 /// Errors: kBusy, kCancelled. Under desk->mutex.
-void EngineService::State::check_open() const {
+void EngineService::State::check_open(const std::string& asker) const {
   check_takes_orders();
-  const uint64_t n_max = uint64_t{options.n_parallel} + options.n_queued_max;
-  if (desk->n_open >= n_max)
-    throw Error(ErrorCode::kBusy,
-                fmt::format("{} requests are at work and {} wait", options.n_parallel,
-                            options.n_queued_max),
-                "", "try again later");
+  desk->places.check_free(asker);
 }
 
 /// Errors: those of OrderPrompts::encode, compile_json_schema, Sampler and StopMatcher.
@@ -169,6 +135,7 @@ engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
   task.prompt = prompts.encode(order);
   task.is_text = order.tokens.empty();
   task.root = engine::prefix_root(order.owner);
+  task.asker = order.asker;
   task.request.sampler = std::move(order.sampler);
   task.request.stop = std::move(order.stop);
   task.request.ignore_eos = order.ignore_eos;
@@ -187,10 +154,16 @@ engine::AnswerTask EngineService::State::task_of(AnswerOrder& order) const {
   return task;
 }
 
+void EngineService::State::order_begins(OpenOrder& order) {
+  order.has_begun = true;
+  const std::lock_guard lock(desk->mutex);
+  desk->places.begin(order.asker);
+}
+
 void EngineService::State::order_ended(OpenOrder& order) {
   order.has_ended = true;
   const std::lock_guard lock(desk->mutex);
-  --desk->n_open;
+  desk->places.end(order.asker, order.has_begun);
   desk->ended.notify_all();
 }
 
@@ -220,7 +193,8 @@ void EngineService::State::add(ArrivedOrder& order) {
   if (open.size() > 1)
     for (const auto& each : open) each->was_alone = false;
   engine::AnswerTask& task = order.task;
-  task.on_start = [of](uint64_t n_cached, uint64_t n_prompt) {
+  task.on_start = [this, of](uint64_t n_cached, uint64_t n_prompt) {
+    order_begins(*of);
     of->n_cached = n_cached;
     of->tell_prompt(n_cached, n_prompt);
   };
@@ -375,7 +349,7 @@ void EngineService::State::stop(bool saves) {
     const std::lock_guard lock(desk->mutex);
     desk->takes_orders = false;
     desk->ends = true;
-    if (desk->n_open > 0) stops_step = true;
+    if (desk->places.n_open() > 0) stops_step = true;
   }
   slots.stop();
   desk->wanted.notify_one();
@@ -411,13 +385,14 @@ const ServiceFacts& EngineService::facts() const { return state_->facts; }
 ServiceCounts EngineService::counts() const {
   const std::lock_guard lock(state_->desk->mutex);
   ServiceCounts counts = state_->desk->counts;
-  counts.n_waiting = state_->desk->n_open - std::min(state_->desk->n_open, counts.n_busy);
+  const uint64_t n_open = state_->desk->places.n_open();
+  counts.n_waiting = n_open - std::min(n_open, counts.n_busy);
   counts.n_slot_actions = state_->slots.n_open();
   return counts;
 }
 
 std::vector<engine::LayerBlocks> EngineService::layer_blocks() const {
-  Desk& desk = *state_->desk;
+  OrderDesk& desk = *state_->desk;
   const auto now = std::chrono::steady_clock::now();
   std::vector<engine::LayerBlocks> layers;
   {
@@ -432,20 +407,21 @@ std::vector<engine::LayerBlocks> EngineService::layer_blocks() const {
 }
 
 std::unique_ptr<AnswerStream> EngineService::submit(AnswerOrder order) {
-  Desk& desk = *state_->desk;
+  OrderDesk& desk = *state_->desk;
   const auto channel = std::make_shared<EventChannel>();
-  ArrivedOrder arriving{std::make_shared<OpenOrder>(channel), {}};
+  ArrivedOrder arriving{std::make_shared<OpenOrder>(channel, order.asker), {}};
   auto stream = std::make_unique<Stream>(channel, state_->desk);
   try {
     {
       const std::lock_guard lock(desk.mutex);
-      state_->check_open();  // before the prompt is encoded for nothing
+      state_->check_open(order.asker);  // before the prompt is encoded for nothing
     }
     arriving.task = state_->task_of(order);
     const std::lock_guard lock(desk.mutex);
-    state_->check_open();
+    state_->check_open(order.asker);
+    desk.arrived.reserve(desk.arrived.size() + 1);  // nothing fails behind the next line
+    desk.places.take(order.asker);
     desk.arrived.push_back(std::move(arriving));
-    ++desk.n_open;
     ++desk.counts.orders;
   } catch (const Error&) {
     const std::lock_guard lock(desk.mutex);
@@ -480,12 +456,12 @@ std::string EngineService::rendered(const AnswerOrder& order) const {
 bool EngineService::drain(std::chrono::milliseconds timeout) {
   constexpr std::chrono::milliseconds kLongest = std::chrono::hours(24);  // a clock has an end
   const auto until = std::chrono::steady_clock::now() + std::min(timeout, kLongest);
-  Desk& desk = *state_->desk;
+  OrderDesk& desk = *state_->desk;
   bool is_in_time = false;
   {
     std::unique_lock lock(desk.mutex);
     desk.takes_orders = false;
-    is_in_time = desk.ended.wait_until(lock, until, [&] { return desk.n_open == 0; });
+    is_in_time = desk.ended.wait_until(lock, until, [&] { return desk.places.n_open() == 0; });
   }
   is_in_time = state_->slots.wait_ended(until) && is_in_time;
   state_->stop(true);

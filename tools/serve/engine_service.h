@@ -24,7 +24,7 @@ class EngineService final : public AnswerService {
  public:
   struct Options {
     uint32_t n_parallel = 4;     // orders at work at a time
-    uint32_t n_queued_max = 64;  // that wait for one of these places; beyond them kBusy
+    uint32_t n_queued_max = 64;  // that wait for one of these places (QueuePlaces); else kBusy
     // Tokens of an answer at most, where its order names none: room for them is kept for it.
     // 0 = the context divided by n_parallel.
     uint64_t n_predict = 0;

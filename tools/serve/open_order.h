@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -17,12 +18,15 @@ namespace strata::serve {
 
 /// One that has not ended, on the engine's thread.
 struct OpenOrder {
-  explicit OpenOrder(std::shared_ptr<EventChannel> of) : channel(std::move(of)) {}
+  OpenOrder(std::shared_ptr<EventChannel> of, std::string of_asker)
+      : channel(std::move(of)), asker(std::move(of_asker)) {}
   uint64_t id = 0;  // of the scheduler
   const std::shared_ptr<EventChannel> channel;
+  const std::string asker;
   uint64_t n_cached = 0;
   std::vector<ScoredToken> scored;  // whose text is still to come
   bool was_alone = true;            // no other was open meanwhile
+  bool has_begun = false;           // to be answered
   bool has_ended = false;
 
   /// Of a token whose text is still to come.

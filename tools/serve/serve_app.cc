@@ -266,7 +266,9 @@ HttpReply ServeApp::answer_order(HttpRequest& request, const HttpClient& client)
   ApiDefaults defaults = options_.defaults;
   if (options_.draws_seed) defaults.sampler.seed = std::random_device{}();
   ApiRequest wanted = parse_request(shape_of(request.path), request.body, defaults);
-  if (!options_.shares_prefixes) wanted.order.owner = access_.key_of(request);
+  const std::string_view key = access_.key_of(request);
+  if (!options_.shares_prefixes) wanted.order.owner = key;
+  if (options_.access.keys.size() > 1) wanted.order.asker = key;
   // What is made of the body until the order is taken is as large as it is, so its share is kept.
   BodyShare body_share = std::move(request.body_share);
   request.drop_body();  // an answer may take minutes

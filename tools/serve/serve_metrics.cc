@@ -46,8 +46,13 @@ std::string order_lines(const ServiceCounts& counts) {
                 counts.stalled_steps);
   out += single("strata_stall_seconds_total", "counter", "Time of waiting for a tier below.",
                 counts.stall_seconds);
-  out += single("strata_block_hit_ratio", "gauge", "Share of chosen blocks that were in DRAM.",
-                counts.hit_rate);
+  out +=
+      single("strata_block_hit_ratio", "gauge",
+             "Share of the blocks of K and V that steps wanted which DRAM had.", counts.hit_rate);
+  if (counts.hbm_hit_rate)
+    out += single("strata_hbm_hit_ratio", "gauge",
+                  "Share of the blocks of K and V that steps wanted which the card's memory had.",
+                  *counts.hbm_hit_rate);
   return out;
 }
 

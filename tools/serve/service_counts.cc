@@ -77,6 +77,7 @@ void count_engine(engine::Engine& engine, ServiceCounts& counts) {
   counts.tiers.clear();
   uint64_t to_device = 0, from_device = 0;  // what crosses the link is DRAM's, too
   if (const engine::DeviceWalk* device = engine.walk().device()) {
+    counts.hbm_hit_rate = device->kv_counts().hit_rate();
     to_device = device->kv_counts().fetched_bytes + device->streamed_bytes();
     from_device = device->kv_counts().written_bytes;
     counts.tiers.push_back({.name = "hbm",
