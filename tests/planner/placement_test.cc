@@ -140,7 +140,7 @@ TEST(Placement, DualsTellMemorysPaceFromTheCpus) {
   PlacementProblem problem = random_problem(3, false, 1, 8);
   problem.dram_gb = 10 * (problem.weights_gb() + problem.kv_gb());
   problem.touched_share = 1;
-  problem.head_ms = problem.index_position_ms = 0;
+  problem.head_ms = problem.index_position_ms = problem.index_position_gb = 0;
   problem.rates.dram_read = 0.5;  // slower than all that the CPU does
   const auto plan = plan_placement({&problem, 1});
   ASSERT_TRUE(plan);
