@@ -469,6 +469,17 @@ StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& plac
   return sum;
 }
 
+double prompt_floor_ms(const PlacementProblem& problem) {
+  LayerPlacement near;
+  for (const LayerGroup& group : problem.groups) {
+    const auto n = static_cast<uint32_t>(group.layers.size());
+    GroupPlace& place = near.groups.emplace_back();
+    (problem.has_device ? place.n_hbm : place.n_dram) = n;
+    (problem.has_device ? place.kv_hbm : place.kv_dram) = group.n_held;
+  }
+  return prompt_time(problem, near).ms;
+}
+
 double request_ms(const PlacementProblem& problem, const LayerPlacement& placement) {
   return prompt_time(problem, placement).ms + problem.n_out * token_time(problem, placement).ms;
 }
