@@ -119,16 +119,17 @@ uint64_t stream_bytes(const PlannedModel& model) {
 
 /// What choosing for one token takes for each position of its context: rows of the index are
 /// scanned. What is reserved for choosing, for several answers and beside rows is not.
-double index_position_ms(const ModelShape& shape, const KvContext& context,
-                         const planner::MachineProfile& profile) {
-  if (!context.method) return 0;
+void add_choosing(const ModelShape& shape, const KvContext& context,
+                  const planner::MachineProfile& profile, PlacementProblem& problem) {
+  if (!context.method) return;
   const index::IndexShape index =
       index_shape(shape, context.k_codec, context.v_codec, context.n_ctx);
   const double bytes = index.n_streams * index::scanned_bytes(*context.method, index.layout);
   const auto name =
       std::ranges::find(index::method_names(), *context.method, &index::MethodName::method);
   const double rate = planner::scan_rate(profile, name->name, shape.head_dim);
-  return planner::transfer_ms(bytes / kGiga, rate / kGiga);
+  problem.index_position_gb = bytes / kGiga;
+  if (rate > 0) problem.index_position_ms = bytes / rate * 1e3;
 }
 
 void add_kv(const PlannedModel& model, const PlacementRequest& request, const KvContext& context,
@@ -136,7 +137,7 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
   const ModelShape shape = shape_of_sequences(model.spec.shape, request.n_sequences);
   const KvPlacement whole = place_whole(shape, context);
   problem.index_gb = gb(whole.index_bytes);
-  problem.index_position_ms = index_position_ms(model.spec.shape, context, request.profile);
+  add_choosing(model.spec.shape, context, request.profile, problem);
   problem.kv_beside_gb = gb(whole.dram_bytes() - whole.slot_bytes - whole.index_bytes);
   problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0 &&
                       problem.rates.nvme_read > 0;

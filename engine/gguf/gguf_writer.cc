@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <system_error>
 #include <type_traits>
@@ -59,6 +60,33 @@ Bytes begin_array(GgufType type, uint64_t count) {
 
 struct FileCloser {
   void operator()(std::FILE* file) const { (void)std::fclose(file); }
+};
+
+/// What fails ends it with kIo.
+class WrittenFile {
+ public:
+  explicit WrittenFile(const std::string& path)
+      : path_(path), file_(std::fopen(path.c_str(), "wbe")) {
+    if (!file_) fail("create", errno);
+  }
+  void put(std::span<const std::byte> bytes) {
+    if (bytes.empty()) return;  // no padding: an empty vector has no address to give
+    if (std::fwrite(bytes.data(), 1, bytes.size(), file_.get()) != bytes.size())
+      fail("write", errno);
+  }
+  void finish() {
+    if (std::fclose(file_.release()) != 0) fail("finish", errno);
+  }
+  [[noreturn]] void fail(const char* what, int reason) const {
+    throw Error(
+        ErrorCode::kIo,
+        fmt::format("cannot {} the file: {}", what, std::generic_category().message(reason)), path_,
+        "check that the folder exists, that you may write there and that the disk has room");
+  }
+
+ private:
+  const std::string& path_;
+  std::unique_ptr<std::FILE, FileCloser> file_;
 };
 
 }  // namespace
@@ -192,25 +220,27 @@ std::vector<std::byte> GgufWriter::serialise() const {
 }
 
 void GgufWriter::write(const std::string& path) const {
-  const auto fail = [&](const char* what) {
-    throw Error(
-        ErrorCode::kIo, fmt::format("cannot {}: {}", what, std::generic_category().message(errno)),
-        path, "check that the folder exists, that you may write there and that the disk has room");
-  };
-  std::unique_ptr<std::FILE, FileCloser> file(std::fopen(path.c_str(), "wbe"));
-  if (!file) fail("create the file");
-  const auto put = [&](std::span<const std::byte> bytes) {
-    if (bytes.empty()) return;  // no padding: an empty vector has no address to give
-    if (std::fwrite(bytes.data(), 1, bytes.size(), file.get()) != bytes.size())
-      fail("write the file");
-  };
+  WrittenFile file(path);
   uint64_t alignment = 0;
-  put(serialise_head(alignment));
+  file.put(serialise_head(alignment));
   for (const Tensor& tensor : tensors_) {
-    put_tensor(tensor, put);
-    put(Bytes(round_up(tensor.total_bytes(), alignment) - tensor.total_bytes()));
+    put_tensor(tensor, [&](std::span<const std::byte> bytes) { file.put(bytes); });
+    file.put(Bytes(round_up(tensor.total_bytes(), alignment) - tensor.total_bytes()));
   }
-  if (std::fclose(file.release()) != 0) fail("finish the file");
+  file.finish();
+}
+
+void GgufWriter::write_announced(const std::string& path) const {
+  WrittenFile file(path);
+  uint64_t alignment = 0;
+  const Bytes head = serialise_head(alignment);
+  file.put(head);
+  file.finish();
+  uint64_t bytes = head.size();
+  for (const Tensor& tensor : tensors_) bytes += round_up(tensor.total_bytes(), alignment);
+  std::error_code failed;
+  std::filesystem::resize_file(path, bytes, failed);
+  if (failed) file.fail("extend", failed.value());
 }
 
 }  // namespace strata::engine

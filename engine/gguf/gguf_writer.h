@@ -40,6 +40,9 @@ class GgufWriter {
   std::vector<std::byte> serialise() const;
   /// Errors: kIo.
   void write(const std::string& path) const;
+  /// The head alone, and a hole where the tensors' bytes would be: a model of any size for what
+  /// reads heads. Errors: kIo.
+  void write_announced(const std::string& path) const;
 
  private:
   /// Everything before the first tensor's bytes; says the alignment in force

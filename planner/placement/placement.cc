@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "planner/placement/lp_solver.h"
 #include "planner/placement/pins.h"
@@ -120,16 +121,42 @@ struct Found {
   }
 };
 
-/// Counts in n_tried, as all that search do.
-void consider(const PlacementProblem& problem, const LayerPlacement& counted,
-              std::optional<Found>& best, uint32_t& n_tried) {
-  ++n_tried;
-  std::optional<LayerPlacement> placement = with_kv(problem, counted);
-  if (!placement) return;
-  const double prompt = prompt_time(problem, *placement).ms;
-  const double token = token_time(problem, *placement).ms;
-  Found found{*std::move(placement), lateness(problem, prompt, token),
-              prompt + problem.n_out * token};
+/// A problem, and what the placements take that were looked at: moves and pairs of them come to
+/// most several times.
+class Search {
+ public:
+  explicit Search(const PlacementProblem& of)
+      : problem(of), prompt_floor_ms_(prompt_floor_ms(of)) {}
+  void consider(const LayerPlacement& counted, std::optional<Found>& best);
+  uint32_t n_tried() const { return static_cast<uint32_t>(tried_.size()); }
+
+  const PlacementProblem& problem;
+
+ private:
+  struct Priced {
+    std::optional<LayerPlacement> placement;  // nothing where it does not fit
+    double token_ms = 0;
+    std::optional<double> prompt_ms;  // most of the work: not where tokens alone take too long
+  };
+  double prompt_floor_ms_;
+  std::map<LayerPlacement, Priced> tried_;  // by counts of layers, which decide all else
+};
+
+void Search::consider(const LayerPlacement& counted, std::optional<Found>& best) {
+  LayerPlacement layers = counted;
+  for (GroupPlace& place : layers.groups) place.kv_hbm = place.kv_dram = 0;
+  const auto [entry, is_new] = tried_.try_emplace(std::move(layers));
+  Priced& of = entry->second;
+  if (is_new) {
+    of.placement = with_kv(problem, entry->first);
+    if (of.placement) of.token_ms = token_time(problem, *of.placement).ms;
+  }
+  if (!of.placement) return;
+  const double tokens_ms = problem.n_out * of.token_ms;
+  if (best && best->late <= 0 && prompt_floor_ms_ + tokens_ms >= best->ms * kBetter) return;
+  if (!of.prompt_ms) of.prompt_ms = prompt_time(problem, *of.placement).ms;
+  Found found{*of.placement, lateness(problem, *of.prompt_ms, of.token_ms),
+              *of.prompt_ms + tokens_ms};
   if (!best || found.is_better_than(*best)) best = std::move(found);
 }
 
@@ -187,21 +214,19 @@ std::vector<LayerPlacement> extremes(const PlacementProblem& problem) {
   return list;
 }
 
-std::optional<Found> place_layers(const PlacementProblem& problem, const LpPlacement& program,
-                                  uint32_t& n_tried) {
+std::optional<Found> place_layers(Search& search, const LpPlacement& program) {
   std::optional<Found> best;
-  if (program.is_feasible) consider(problem, rounded(problem, program), best, n_tried);
-  for (const LayerPlacement& placement : extremes(problem))
-    consider(problem, placement, best, n_tried);
+  if (program.is_feasible) search.consider(rounded(search.problem, program), best);
+  for (const LayerPlacement& placement : extremes(search.problem)) search.consider(placement, best);
   return best;
 }
 
 /// Moves as long as one makes the request quicker.
-void improve(const PlacementProblem& problem, Found& found, uint32_t& n_tried) {
+void improve(Search& search, Found& found) {
   for (uint32_t move = 0; move < kMovesMax; ++move) {
     std::optional<Found> best = found;
-    for (const LayerPlacement& next : neighbours(problem, found.placement))
-      consider(problem, next, best, n_tried);
+    for (const LayerPlacement& next : neighbours(search.problem, found.placement))
+      search.consider(next, best);
     if (!best->is_better_than(found)) return;
     found = *std::move(best);
   }
@@ -209,16 +234,16 @@ void improve(const PlacementProblem& problem, Found& found, uint32_t& n_tried) {
 
 /// The same with two moves at a time: where a tier is full, nothing moves alone. Only where groups
 /// are few: their pairs are tried all.
-void improve_by_pairs(const PlacementProblem& problem, Found& found, uint32_t& n_tried) {
+void improve_by_pairs(Search& search, Found& found) {
+  const PlacementProblem& problem = search.problem;
   if (problem.groups.size() > kPairGroupsMax) return;
   for (uint32_t round = 0; round < kPairRoundsMax; ++round) {
     std::optional<Found> best = found;
     for (const LayerPlacement& next : neighbours(problem, found.placement))
-      for (const LayerPlacement& last : neighbours(problem, next))
-        consider(problem, last, best, n_tried);
+      for (const LayerPlacement& last : neighbours(problem, next)) search.consider(last, best);
     if (!best->is_better_than(found)) return;
     found = *std::move(best);
-    improve(problem, found, n_tried);
+    improve(search, found);
   }
 }
 
@@ -232,7 +257,8 @@ void use_tiers(const PlacementProblem& problem, PlacementPlan& plan) {
 /// Where limits do not hold: the same from placements in which all groups are alike, in quarters
 /// of their layers. Moves that end at the quickest request may have passed by a slower one with
 /// quicker tokens.
-void begin_elsewhere(const PlacementProblem& problem, Found& found, uint32_t& n_tried) {
+void begin_elsewhere(Search& search, Found& found) {
+  const PlacementProblem& problem = search.problem;
   constexpr uint32_t kParts = 4;
   std::optional<Found> best;
   for (uint32_t hbm = 0; hbm <= (problem.has_device ? kParts : 0); ++hbm)
@@ -247,11 +273,11 @@ void begin_elsewhere(const PlacementProblem& problem, Found& found, uint32_t& n_
           place.n_dram = n * near / kParts - place.n_hbm;
           place.n_nvme = n - place.n_hbm - place.n_dram;
         }
-        consider(problem, placement, best, n_tried);
+        search.consider(placement, best);
       }
   if (!best) return;
-  improve(problem, *best, n_tried);
-  improve_by_pairs(problem, *best, n_tried);
+  improve(search, *best);
+  improve_by_pairs(search, *best);
   if (best->is_better_than(found)) found = *std::move(best);
 }
 
@@ -290,7 +316,8 @@ struct Tried {
 
 /// Programs, each rounded and improved, until what they know of waiting is near what the clocks of
 /// their placement say. Where limits cannot hold, the program is that without them.
-std::optional<Tried> try_programs(const PlacementProblem& problem, PlacementPlan& plan) {
+std::optional<Tried> try_programs(Search& search, PlacementPlan& plan) {
+  const PlacementProblem& problem = search.problem;
   PlacementProblem relaxed = problem;
   std::optional<Tried> best;
   LpWaits waits;
@@ -302,9 +329,9 @@ std::optional<Tried> try_programs(const PlacementProblem& problem, PlacementPlan
     }
     plan.n_iterations += program.n_iterations;
     ++plan.n_programs;
-    std::optional<Found> found = place_layers(problem, program, plan.n_tried);
+    std::optional<Found> found = place_layers(search, program);
     if (!found) return best;
-    improve(problem, *found, plan.n_tried);
+    improve(search, *found);
     if (!best) best = Tried{*found, program, waits};
     if (found->is_better_than(best->found)) best->found = *found;
     best->waits = waits;
@@ -375,16 +402,18 @@ std::optional<PlacementPlan> plan_placement(std::span<const PlacementProblem> pr
                                             bool with_duals) {
   std::optional<Tried> best;
   PlacementPlan plan;
+  std::vector<Search> searches(problems.begin(), problems.end());
   for (size_t i = 0; i < problems.size(); ++i) {
-    std::optional<Tried> tried = try_programs(problems[i], plan);
+    std::optional<Tried> tried = try_programs(searches[i], plan);
     if (!tried || (best && !tried->found.is_better_than(best->found))) continue;
     best = std::move(tried);
     plan.choice = i;
   }
   if (!best) return std::nullopt;
   const PlacementProblem& problem = problems[plan.choice];
-  improve_by_pairs(problem, best->found, plan.n_tried);
-  if (best->found.late > 0) begin_elsewhere(problem, best->found, plan.n_tried);
+  improve_by_pairs(searches[plan.choice], best->found);
+  if (best->found.late > 0) begin_elsewhere(searches[plan.choice], best->found);
+  for (const Search& search : searches) plan.n_tried += search.n_tried();
   plan.layers = best->found.placement;
   use_tiers(problem, plan);
   plan.prompt = prompt_time(problem, plan.layers);

@@ -178,7 +178,7 @@ void PlacementProgram::add_token() {
   token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
   Terms chain, disk, ahead, exposed, link, dram, packing;
   double fixed = problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms();
-  double dram_gb = 0;
+  double dram_gb = problem_.index_scan_gb();
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
     const double n = group.n_layers(), weights = n * group.weight_gb;
@@ -201,7 +201,8 @@ void PlacementProgram::add_token() {
       dram_gb += weights + touched;
       return;
     }
-    fixed += ms(weights, rates_.hbm_gemv) + n * rates_.launch_ms;
+    fixed +=
+        ms(weights, rates_.hbm_gemv) + n * (rates_.launch_ms + problem_.choosing_link_ms(group));
     for (const uint32_t column : {c.w_dram, c.w_nvme}) {
       link.push_back({column, ms(weights, rates_.link_in)});
       dram.push_back({column, ms(weights, rates_.dram_read)});
@@ -218,7 +219,7 @@ void PlacementProgram::add_token() {
     add_roof(token_ms_, terms, constant, comes_ahead, waits_.token);
   };
   roof(disk, 0);
-  at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read) + problem_.index_scan_ms());
+  at_least(token_ms_, dram, ms(dram_gb, rates_.dram_read));
   if (problem_.has_device) {
     roof(link, 0);
     at_least(token_ms_, packing, 0);

@@ -22,6 +22,7 @@ double* room_of(std::string_view name, PlacementProblem& problem) {
 void quicken_cpu(double times, PlacementProblem& problem) {
   problem.rates.cpu_attend *= times;
   problem.rates.cpu_attend_tflops *= times;
+  problem.index_position_ms /= times;
   if (!problem.has_device) problem.head_ms /= times;
   for (LayerGroup& group : problem.groups) {
     group.cpu_linear_ms /= times;
@@ -57,7 +58,6 @@ void change_resource(const PlanResource& resource, double amount, PlacementProbl
     quicken_cpu(amount, problem);
   } else if (name == "dram_read") {
     problem.rates.dram_read *= amount;
-    problem.index_position_ms /= amount;
   } else {
     quicken_gpu(amount, problem);
   }

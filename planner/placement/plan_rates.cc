@@ -134,6 +134,7 @@ MachineProfile made_unmeasured() {
   profile.linear = assumed_linear();
   profile.attend = {{KvCodec::kF16, 64, 26 * kGiga, 0.4 * kTera},
                     {KvCodec::kQ8_0, 64, 18 * kGiga, 0.35 * kTera}};
+  profile.index = {{"rabitq", 64, 28 * kGiga}, {"pq", 64, 28 * kGiga}};
   profile.disk_read = {{4096, 64, 0.6 * kGiga},
                        {16 << 10, 64, 1.1 * kGiga},
                        {64 << 10, 32, 2.2 * kGiga},
@@ -162,6 +163,7 @@ MachineProfile profile_of(const DeviceProfile& device) {
   const MachineProfile& assumed = unmeasured_profile();
   profile.linear = {{TensorType::kF16, gemv, assumed.linear[0].gemm_flops}};
   profile.attend = {{KvCodec::kF16, 128, attend, assumed.attend[0].prefill_flops}};
+  profile.index = assumed.index;
   profile.disk_read_bytes_per_s = device.nvme_bytes_per_s.value;
   profile.disk_write_bytes_per_s = device.nvme_bytes_per_s.value / 2;  // no figure: assumed
   const double request = static_cast<double>(kBlockRequest);
@@ -224,9 +226,7 @@ double scan_rate(const MachineProfile& profile, std::string_view method, uint32_
     least = apart;
     rate = of.scan_bytes_per_s;
   }
-  // What was measured lies in a cache of many cores; an index of a long context does not.
-  const double memory = profile.dram_read_bytes_per_s;
-  return rate > 0 ? std::min(rate, memory) : memory;
+  return rate;
 }
 
 double read_share(const MachineProfile& profile, uint64_t request_bytes, uint32_t n_in_flight) {

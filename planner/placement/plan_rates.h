@@ -29,9 +29,9 @@ void use_measured_card(const DeviceRates& measured, MachineProfile& profile);
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
                    uint32_t head_dim, bool has_device);
 
-/// Bytes per second that choosing by a method's index reads of it: of the nearest head_dim that was
-/// measured; an estimate of what is left out goes with the method that it adds to. Memory's rate
-/// where the method was not measured.
+/// Bytes of its rows per second that the CPU chooses by with a method's index, where memory gives
+/// them in time: of the nearest head_dim that was measured; an estimate of what is left out goes
+/// with the method that it adds to. 0 where the method was not measured: it waits for memory.
 double scan_rate(const MachineProfile& profile, std::string_view method, uint32_t head_dim);
 
 /// What reading by requests of so many bytes takes, n_in_flight at a time, as a share of what the

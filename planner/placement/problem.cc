@@ -12,6 +12,15 @@ double PlacementProblem::share_touched() const {
   return std::min(touched_share, touched_positions / n_decode_positions());
 }
 
+double PlacementProblem::index_scan_ms() const {
+  return std::max(index_position_ms * n_decode_positions(),
+                  transfer_ms(index_scan_gb(), rates.dram_read));
+}
+
+double PlacementProblem::choosing_link_ms(const LayerGroup& group) const {
+  return has_device && group.is_full() && index_position_gb > 0 ? rates.round_trip_ms : 0;
+}
+
 double PlacementProblem::weights_gb() const {
   double gb = 0;
   for (const LayerGroup& group : groups) gb += group.n_layers() * group.weight_gb;
@@ -71,7 +80,6 @@ PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace) {
   rates.cpu_attend = paced(rates.cpu_attend);
   rates.dram_read *= pace.dram;
   for (double* rate : {&rates.nvme_read, &rates.nvme_blocks, &rates.nvme_write}) *rate *= pace.disk;
-  problem.index_position_ms /= pace.dram;
   return problem;
 }
 

@@ -83,7 +83,9 @@ struct PlacementProblem {
   double n_prompt = 0, n_out = 0;  // tokens
   // Of a full layer's K and V, what a decoded token attends: a share, at most so many positions.
   double touched_share = 1, touched_positions = kNoCap;
-  double index_position_ms = 0;  // of one token, for each position that the index has rows of
+  // Of choosing for one token, for each position that the index has rows of: what that takes the
+  // CPU where memory does not hold it up, and what it reads of memory.
+  double index_position_ms = 0, index_position_gb = 0;
 
   std::vector<LayerGroup> groups;
   PlanRates rates;
@@ -119,12 +121,16 @@ struct PlacementProblem {
 
   double n_context() const { return n_past + n_prompt + n_out; }
   double n_decode_positions() const { return n_past + n_prompt + n_out / 2; }  // of the mean token
-  double index_scan_ms() const { return index_position_ms * n_decode_positions(); }
+  double index_scan_gb() const { return index_position_gb * n_decode_positions(); }
+  double index_scan_ms() const;  // of the CPU, also beside a device
   double step_ms() const { return has_device ? 0 : rates.cpu_step_ms; }
   double share_touched() const;  // by the mean token
   double weights_gb() const;     // of the groups
   double kv_gb() const;
   double full_kv_gb() const;
+  /// Of one layer of the group and one token, where the host chooses what a device attends: queries
+  /// come to it and lists go back.
+  double choosing_link_ms(const LayerGroup& group) const;
   /// Whether weights of a layer of the group, or some of its K and V, may be in a tier.
   bool may_hold(const LayerGroup& group, PlanTier tier) const;
   bool may_hold_kv(const LayerGroup& group, PlanTier tier) const;
@@ -137,8 +143,8 @@ inline constexpr double kDramBound = 0.8;
 struct MachinePace {
   double dram = 1, disk = 1;
 };
-/// The problem on that machine: kernels that read weights or K and V as quick as DRAM gives them go
-/// at its pace, others no quicker than it; arithmetic and fixed costs stay.
+/// The problem on that machine: kernels that read weights, K and V as quick as DRAM gives them go
+/// at its pace, others, and what reads an index, no quicker than it; arithmetic and fixed costs stay.
 /// Why not all at its pace: of two readings of DRAM minutes apart one gave 0.57 of the other, and
 /// tokens, whose kernels read at half of DRAM's rate, took 3.2 ms beside it, 3.9 beside the other.
 PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace);

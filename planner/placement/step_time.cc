@@ -264,7 +264,8 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
   }
   work.linear = busy(PlanPart::kGpu, transfer_ms(group.weight_gb, rates_.hbm_gemv));
   const double near_ms = transfer_ms(touched * hbm_share, rates_.hbm_attend);
-  work.attend = beside_device(touched * (1 - hbm_share), near_ms, work) + rates_.launch_ms;
+  work.attend = beside_device(touched * (1 - hbm_share), near_ms, work) + rates_.launch_ms +
+                problem_.choosing_link_ms(group);
   return work;
 }
 
@@ -415,8 +416,8 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   works.reserve(clock.layers_.size());
   for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.token_work(layer));
   clock.head();
-  const double scan_ms = clock.busy(PlanPart::kDram, problem.index_scan_ms());
-  if (!problem.has_device) clock.busy(PlanPart::kCpu, scan_ms);
+  const double scan_ms = clock.busy(PlanPart::kCpu, problem.index_scan_ms());
+  clock.moved(problem.index_scan_gb());
   const double once = clock.step() + problem.head_ms + scan_ms;
   Pipeline pipeline(clock.computing(), problem.rates.nvme_answer_ms);
   double before = 0;
@@ -465,6 +466,17 @@ StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& plac
   }
   sum.ms += problem.head_ms;
   return sum;
+}
+
+double prompt_floor_ms(const PlacementProblem& problem) {
+  LayerPlacement near;
+  for (const LayerGroup& group : problem.groups) {
+    const auto n = static_cast<uint32_t>(group.layers.size());
+    GroupPlace& place = near.groups.emplace_back();
+    (problem.has_device ? place.n_hbm : place.n_dram) = n;
+    (problem.has_device ? place.kv_hbm : place.kv_dram) = group.n_held;
+  }
+  return prompt_time(problem, near).ms;
 }
 
 double request_ms(const PlacementProblem& problem, const LayerPlacement& placement) {

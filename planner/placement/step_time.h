@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -17,9 +18,8 @@ struct GroupPlace {
   uint32_t n_hbm = 0, n_dram = 0, n_nvme = 0;  // layers' weights
   double kv_hbm = 0, kv_dram = 0;  // positions, whole blocks; those in HBM have their home in DRAM,
                                    // kv_dram counts the others; the rest is in the file
+  auto operator<=>(const GroupPlace&) const = default;
 };
-
-/// Where a layer's weights are when no step runs.
 
 /// Of K and V that are not in HBM: what the CPU attends beside a device.
 enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
@@ -27,6 +27,7 @@ enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
 struct LayerPlacement {
   std::vector<GroupPlace> groups;
   CpuPart cpu_part = CpuPart::kNone;
+  auto operator<=>(const LayerPlacement&) const = default;
 
   bool is_streaming() const;                                // weights come from the file
   bool is_passing() const;                                  // weights come from DRAM or the file
@@ -60,8 +61,8 @@ struct StepTime {
   std::array<double, kPlanParts> busy_ms{};  // by PlanPart
   double waits_ms = 0;  // of ms: no part is at work, nor is the chain of layers
   double ahead_ms = 0;  // of the disk and the link into the card: reads and copies before their use
-  /// The part that is at work longest. Reading weights and K and V at more than kDramBound of
-  /// DRAM's rate is DRAM's work, not the CPU's.
+  /// The part that is at work longest. Reading weights, K and V and an index at more than kDramBound
+  /// of DRAM's rate is DRAM's work, not the CPU's.
   PlanPart binding() const;
 };
 
@@ -79,6 +80,8 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
 /// A prompt until its first token. Cost: layers times chunks, at most kChunkSamples of
 /// them.
 StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement);
+/// What no placement's prompt takes less than: all of it is near, whatever room there is.
+double prompt_floor_ms(const PlacementProblem& problem);
 /// prompt_time + n_out * token_time.
 double request_ms(const PlacementProblem& problem, const LayerPlacement& placement);
 

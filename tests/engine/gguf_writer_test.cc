@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -113,6 +114,24 @@ TEST(GgufWriter, WritesToAFileWhatItSerialises) {
   const std::vector<std::byte> wanted = model.bytes();
   ASSERT_EQ(found.size(), wanted.size());
   EXPECT_EQ(std::memcmp(found.data(), wanted.data(), wanted.size()), 0);
+}
+
+TEST(GgufWriter, AnnouncesTensorsThatItDoesNotWrite) {
+  constexpr uint64_t kRows = uint64_t{1} << 31;  // 128 GiB of them
+  GgufWriter writer;
+  writer.add_string("general.architecture", "llama");
+  writer.add_generated_tensor("large", TensorType::kF32, {16, kRows},
+                              [](uint64_t, std::span<std::byte>) { FAIL() << "a row is made"; });
+  const std::vector<std::byte> bytes(64);
+  writer.add_tensor("small", TensorType::kF32, {16}, bytes);
+  const TestFolder folder;
+  const std::string path = folder.path("m.gguf");
+  writer.write_announced(path);
+  const GgufFile file = GgufFile::open(path);
+  ASSERT_EQ(file.tensors().size(), 2u);
+  EXPECT_EQ(file.tensors()[0].bytes, 64 * kRows);
+  const uint64_t end = file.tensors()[1].file_offset + file.tensors()[1].bytes;
+  EXPECT_EQ(std::filesystem::file_size(path), end);
 }
 
 TEST(GgufWriter, SaysWhyItCannotWrite) {

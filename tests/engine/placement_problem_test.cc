@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "engine/context_size.h"
 #include "engine/dram_budget.h"
 #include "engine/kv_cache.h"
+#include "index/method.h"
 #include "planner/placement/placement.h"
 #include "planner/placement/plan_rates.h"
 #include "planner/step_plan_builder.h"
@@ -200,7 +202,7 @@ TEST(PlacementProblem, DraftsAreCountedWhereAStepReadsFromDisk) {
   }
 }
 
-TEST(PlacementProblem, ChoosingReadsTheRowsOfOneContextAndNothingElseOfTheIndex) {
+TEST(PlacementProblem, ChoosingScansTheRowsOfOneContextAndNothingElseOfTheIndex) {
   for (const index::Method method : {index::Method::kRabitq, index::Method::kRabitqTail,
                                      index::Method::kPq, index::Method::kQuest}) {
     Planned planned(long_model());
@@ -212,17 +214,25 @@ TEST(PlacementProblem, ChoosingReadsTheRowsOfOneContextAndNothingElseOfTheIndex)
         cpu_attn::choose_kernels(""));
     const auto n_blocks = static_cast<uint32_t>(planned.request.n_ctx / kBlockPositions);
     const double bytes = static_cast<double>(source.make()->estimate_bytes(n_blocks)) * 2 * 6;
+    SCOPED_TRACE(static_cast<int>(method));
+    const double gb = one.index_position_gb * static_cast<double>(planned.request.n_ctx);
+    EXPECT_NEAR(gb, bytes * 1e-9, 1e-3 * gb);
+    // As the CPU was measured; of a method that was not only memory's rate is known.
     const double ms = one.index_position_ms * static_cast<double>(planned.request.n_ctx);
-    EXPECT_NEAR(ms, planner::transfer_ms(bytes * 1e-9, one.rates.dram_read), 1e-3 * ms)
-        << static_cast<int>(method);
+    const auto name = std::ranges::find(index::method_names(), method, &index::MethodName::method);
+    const double rate = planner::scan_rate(planned.request.profile, name->name, shape.head_dim);
+    EXPECT_EQ(rate > 0, method != index::Method::kQuest);
+    EXPECT_NEAR(ms, rate > 0 ? gb * 1e9 / rate * 1e3 : 0, 1e-9);
     // What several answers and chunks that choose reserve is read by none of them.
     planned.request.n_answers = 4;
     planned.request.sparse = index::Rule{};
     const PlacementProblem more = planned.problem();
     EXPECT_GT(more.index_gb, 1.1 * one.index_gb);
     EXPECT_EQ(more.index_position_ms, one.index_position_ms);
+    EXPECT_EQ(more.index_position_gb, one.index_position_gb);
   }
   EXPECT_EQ(Planned(long_model()).problem().index_position_ms, 0);
+  EXPECT_EQ(Planned(long_model()).problem().index_position_gb, 0);
 }
 
 /// Bytes and operations of a step, of its layers alone, as the engine's own list of it has them.

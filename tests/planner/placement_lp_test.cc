@@ -50,7 +50,9 @@ struct Statement {
     const double disk =
         weights * x.weights_nvme * g.weights_read_share / r.nvme_read * 1e3 +
         x.kv_nvme * touched / (share < 1 ? r.nvme_blocks : r.nvme_read / g.kv_read_share) * 1e3;
-    const double scan = p.index_position_ms * (p.n_past + p.n_prompt + p.n_out / 2);
+    const double n_scanned = p.n_past + p.n_prompt + p.n_out / 2;
+    const double scanned_gb = p.index_position_gb * n_scanned;
+    const double scan = std::max(p.index_position_ms * n_scanned, scanned_gb / r.dram_read * 1e3);
     const double packing = n * g.pack_ms * x.weights_nvme;
     const double through_dram = weights * x.weights_nvme + touched * x.kv_nvme;
     if (!p.has_device) {
@@ -58,7 +60,7 @@ struct Statement {
                           scan + touched / r.cpu_attend * 1e3 + packing;
       return std::max({work + exposed + r.nvme_slows_cpu * (disk - exposed),
                        disk + r.cpu_slows_nvme * work,
-                       (weights + touched + through_dram) / r.dram_read * 1e3 + scan});
+                       (weights + touched + through_dram + scanned_gb) / r.dram_read * 1e3});
     }
     const double off = x.kv_dram + x.kv_nvme;
     const double linked = touched * (off - x.on_cpu) / r.link_in * 1e3;
@@ -66,10 +68,11 @@ struct Statement {
         x.on_cpu > 1e-7 ? touched * x.on_cpu / r.cpu_attend * 1e3 + n * r.round_trip_ms : 0;
     const double attend = std::max(touched * x.kv_hbm / r.hbm_attend * 1e3 + linked, beside);
     const double passing = weights * (1 - x.weights_hbm);
-    return std::max(
-        {weights / r.hbm_gemv * 1e3 + attend + exposed + n * r.launch_ms + p.head_ms + scan, disk,
-         packing, passing / r.link_in * 1e3 + linked,
-         (passing + touched * off + through_dram) / r.dram_read * 1e3 + scan});
+    const double asked = p.index_position_gb > 0 && g.window == 0 ? r.round_trip_ms : 0;
+    return std::max({weights / r.hbm_gemv * 1e3 + attend + exposed + n * (r.launch_ms + asked) +
+                         p.head_ms + scan,
+                     disk, packing, passing / r.link_in * 1e3 + linked,
+                     (passing + touched * off + through_dram + scanned_gb) / r.dram_read * 1e3});
   }
 
   double prompt_ms(const GroupShares& x) const {

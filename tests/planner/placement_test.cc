@@ -39,6 +39,25 @@ TEST(Placement, NoOtherIsMoreThanATwentiethBetter) {
   EXPECT_GE(n_planned, 45);
 }
 
+TEST(Placement, NoPromptTakesLessThanWhereAllOfItIsNear) {
+  int n_placements = 0, n_at_floor = 0;
+  for (const bool has_device : {false, true})
+    for (uint64_t seed = 500; seed < 520; ++seed) {
+      SCOPED_TRACE(::testing::Message() << "seed " << seed << ", device " << has_device);
+      PlacementProblem problem = varied_problem(seed, has_device, 2, 3);
+      if (seed % 4 == 0) problem.rates.link_out /= 100;  // K and V come to DRAM more slowly
+      const double floor_ms = prompt_floor_ms(problem);
+      testing::every_placement(problem, [&](const LayerPlacement& placement) {
+        const double ms = prompt_time(problem, placement).ms;
+        EXPECT_GE(ms, floor_ms * (1 - 1e-9));
+        ++n_placements;
+        n_at_floor += ms < floor_ms * 1.001;
+      });
+    }
+  EXPECT_GT(n_placements, 1000);
+  EXPECT_GT(n_at_floor, 10);
+}
+
 TEST(Placement, ProgramsThatLearnOfWaitingEnd) {
   // Where layers wait for what a sum hides, the next program knows of it. Effort is counted, for a
   // clock would measure the machine.
@@ -140,7 +159,7 @@ TEST(Placement, DualsTellMemorysPaceFromTheCpus) {
   PlacementProblem problem = random_problem(3, false, 1, 8);
   problem.dram_gb = 10 * (problem.weights_gb() + problem.kv_gb());
   problem.touched_share = 1;
-  problem.head_ms = problem.index_position_ms = 0;
+  problem.head_ms = problem.index_position_ms = problem.index_position_gb = 0;
   problem.rates.dram_read = 0.5;  // slower than all that the CPU does
   const auto plan = plan_placement({&problem, 1});
   ASSERT_TRUE(plan);

@@ -95,6 +95,8 @@ inline PlacementProblem varied_problem(uint64_t seed, bool has_device, uint32_t 
   if (draw(0, 1) < 0.5) {
     problem.index_gb = draw(0.01, 0.1) * problem.kv_gb();
     problem.index_position_ms = draw(0, 5) / problem.n_context();
+    // Some are read more slowly than they are computed with.
+    problem.index_position_gb = draw(0, 6) * 1e-3 * problem.rates.dram_read / problem.n_context();
     problem.dram_gb += problem.index_gb;
   }
   problem.staged_positions = kExtentPositions * std::floor(draw(0, 20));

@@ -3,10 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <string_view>
 #include <vector>
 
+#include "planner/placement/plan_change.h"
 #include "tests/planner/random_problem.h"
 
 namespace strata::planner {
@@ -90,6 +93,54 @@ TEST(StepTime, TheIndexIsScannedAsFarAsTheContextGoes) {
   const double scanned = token_time(early, near).ms;
   early.index_position_ms = 0;
   EXPECT_NEAR(scanned - token_time(early, near).ms, 2, kExact);
+}
+
+TEST(StepTime, ChoosingIsWorkOfTheCpuAlsoBesideACard) {
+  PlacementProblem problem = small_problem(false), card = small_problem(true);
+  const LayerPlacement near = placed(0, 4, 0, 0, 1000), on_card = placed(4, 0, 0, 1000, 0);
+  const auto busy = [](const StepTime& time, PlanPart part) {
+    return time.busy_ms[static_cast<size_t>(part)];
+  };
+  const StepTime without = token_time(problem, near), alone = token_time(card, on_card);
+  card.rates.round_trip_ms = 0.5;  // of each layer whose queries come to the host
+  for (PlacementProblem* of : {&problem, &card}) {
+    of->index_position_ms = 0.02;   // 20 ms
+    of->index_position_gb = 0.003;  // 3 GB, 3 ms of DRAM's
+  }
+  const StepTime here = token_time(problem, near), there = token_time(card, on_card);
+  EXPECT_NEAR(here.ms, without.ms + 20, kExact);
+  EXPECT_NEAR(there.ms, alone.ms + 20 + 4 * 0.5, kExact);
+  EXPECT_NEAR(busy(here, PlanPart::kCpu), busy(without, PlanPart::kCpu) + 20, kExact);
+  EXPECT_NEAR(busy(there, PlanPart::kCpu), 20, kExact);
+  EXPECT_NEAR(busy(here, PlanPart::kDram), busy(without, PlanPart::kDram) + 3, kExact);
+  EXPECT_NEAR(busy(there, PlanPart::kDram), 3, kExact);
+  EXPECT_EQ(there.binding(), PlanPart::kCpu);
+  // Windowed layers have no index.
+  card.groups[0].window = 1000;
+  EXPECT_NEAR(token_time(card, on_card).ms, alone.ms + 20, kExact);
+}
+
+TEST(StepTime, ChoosingGoesAtThePaceOfTheCpuUntilMemoryIsSlower) {
+  PlacementProblem problem = small_problem(false);
+  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  problem.index_position_ms = 0.01;   // 10 ms
+  problem.index_position_gb = 0.003;  // 3 ms of DRAM's
+  const auto change = [&](const char* part, double times) {
+    PlacementProblem changed = problem;
+    const auto resource = std::ranges::find(
+        plan_resources(), part, [](const PlanResource& of) { return std::string_view(of.name); });
+    change_resource(*resource, times, changed);
+    return changed.index_scan_ms();
+  };
+  EXPECT_NEAR(change("cpu", 2), 5, kExact);
+  EXPECT_NEAR(change("cpu", 4), 3, kExact);
+  EXPECT_NEAR(change("dram_read", 2), 10, kExact);
+  EXPECT_NEAR(change("dram_read", 0.2), 15, kExact);
+  EXPECT_NEAR(at_pace(problem, {.dram = 0.5}).index_scan_ms(), 10, kExact);
+  EXPECT_NEAR(at_pace(problem, {.dram = 0.2}).index_scan_ms(), 15, kExact);
+  // Of a method that was not measured only memory is known.
+  problem.index_position_ms = 0;
+  EXPECT_NEAR(problem.index_scan_ms(), 3, kExact);
 }
 
 TEST(StepTime, OfWhatComesAheadIsThatOfTheSlowest) {

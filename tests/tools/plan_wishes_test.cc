@@ -193,6 +193,21 @@ TEST_F(PlanWishes, AnotherMachineIsPlannedBesideThisOne) {
                    {2, "usage", {of.what}, "--what-if", ""});
 }
 
+TEST_F(PlanWishes, AQuickerCpuChoosesMoreQuickly) {
+  // Beside a card that holds all of it the CPU does nothing else.
+  const Words exact = on_card({"--what-if", "cpu=+20%"});
+  const Words chosen = joined(exact, {"--attn", "rabitq", "--kv-budget", "2k"});
+  EXPECT_EQ(plan(exact)["what_if"]["tpot_change_ms"], 0.0);
+  EXPECT_NEAR(plan(exact)["kv_share"]["hbm"], 1, 1e-9);
+  const json found = plan(chosen);
+  EXPECT_NEAR(found["kv_share"]["hbm"], 1, 1e-9);
+  const double change = found["what_if"]["tpot_change_ms"], tpot = found["tpot_ms"];
+  EXPECT_LT(change, -0.05 * tpot);
+  EXPECT_GT(change, -tpot / 6);
+  const double slower = plan(joined(chosen, {"--what-if", "dram_read=+20%"}))["what_if"]["tpot_ms"];
+  EXPECT_NEAR(slower, tpot + change, 1e-9);  // memory's pace changes nothing more
+}
+
 TEST_F(PlanWishes, TheLongestContextAtARateIsFound) {
   const Words words = {"--device", "none", "-b", "256", "--nvme", "off"};
   const auto rate = [&](const std::string& n_ctx) {
