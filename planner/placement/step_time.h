@@ -61,8 +61,8 @@ struct StepTime {
   std::array<double, kPlanParts> busy_ms{};  // by PlanPart
   double waits_ms = 0;  // of ms: no part is at work, nor is the chain of layers
   double ahead_ms = 0;  // of the disk and the link into the card: reads and copies before their use
-  /// The part that is at work longest. Reading weights, K and V and an index at more than kDramBound
-  /// of DRAM's rate is DRAM's work, not the CPU's.
+  /// The part that is at work longest. Reading weights, K and V and an index at more than
+  /// kDramBound of DRAM's rate is DRAM's work, not the CPU's.
   PlanPart binding() const;
 };
 
