@@ -8,13 +8,22 @@ namespace {
 constexpr double kNever = 1e12;  // ms: what a missing part would take
 }
 
+TierSet just(PlanTier tier) {
+  return {tier == PlanTier::kHbm, tier == PlanTier::kDram, tier == PlanTier::kNvme};
+}
+
+std::optional<PlanTier> only_tier(const TierSet& tiers) {
+  if (tiers.hbm + tiers.dram + tiers.nvme != 1) return std::nullopt;
+  return tiers.hbm ? PlanTier::kHbm : tiers.dram ? PlanTier::kDram : PlanTier::kNvme;
+}
+
 double PlacementProblem::share_touched() const {
   return std::min(touched_share, touched_positions / n_decode_positions());
 }
 
 double PlacementProblem::weights_gb() const {
   double gb = 0;
-  for (const LayerGroup& group : groups) gb += group.n_layers() * group.weight_gb;
+  for (const LayerGroup& group : groups) gb += group.n_layers() * group.layer_gb();
   return gb;
 }
 
@@ -35,9 +44,12 @@ const char* plan_tier_name(PlanTier tier) {
   return tier == PlanTier::kHbm ? "hbm" : tier == PlanTier::kDram ? "dram" : "nvme";
 }
 
+bool PlacementProblem::may_hold_weights(PlanTier tier) const {
+  return tier == PlanTier::kHbm ? has_device : tier == PlanTier::kDram || may_stream;
+}
+
 bool PlacementProblem::may_hold(const LayerGroup& group, PlanTier tier) const {
-  if (tier == PlanTier::kHbm && !has_device) return false;
-  return group.pin.has(tier) && (tier != PlanTier::kNvme || may_stream);
+  return group.pin.has(tier) && may_hold_weights(tier);
 }
 
 bool PlacementProblem::may_hold_kv(const LayerGroup& group, PlanTier tier) const {
