@@ -16,6 +16,13 @@ namespace {
 using gpu_attn::DeviceLayerWeights;
 using gpu_attn::DeviceModel;
 
+constexpr bool are_pieces_alike() {
+  for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
+    if (kLayerMatrices[i].piece != gpu_attn::matrix_piece(i)) return false;
+  return std::size(kLayerMatrices) == gpu_attn::kLayerMatrices;
+}
+static_assert(are_pieces_alike());
+
 constexpr uint32_t kWidthStep = 4;  // of the rows that a device norms and activates
 
 struct VectorPair {
@@ -43,6 +50,12 @@ const GgufTensor* of_layer(const GgufFile& file, uint32_t layer, std::string_vie
 PackedMatrix shape_of(const GgufTensor* tensor) {
   STRATA_CHECK(tensor != nullptr, "%s", "a tensor that read_model_spec has found");
   return packed_shape(*tensor);
+}
+
+/// Where the matrices of these pieces begin in the host's memory: one follows the other there
+/// (Model::load).
+const std::byte* begin_of(const Model& host, uint32_t layer, PieceSet pieces) {
+  return pieces.attention ? host.layer(layer).q.bytes : host.layer(layer).ffn_gate.bytes;
 }
 
 }  // namespace
@@ -143,20 +156,22 @@ void DeviceWeights::place_head(const OpenDevice& device, const Model& host, Stag
       model_.layers[layer].*vector.to = place_vector(host.layer(layer).*vector.from, staged);
 }
 
-/// A layer's matrices follow one another in the host's memory (Model::load), and so they do here.
+/// What stays of a layer lies as it does in the host's memory.
 void DeviceWeights::place_layers(const OpenDevice& device, const Model& host,
                                  const DevicePlan& plan, StagedCopy& staged) {
   layers_.resize(model_.layers.size());
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
-    if (!plan.is_resident[layer]) continue;
-    const std::byte* const from = host.layer(layer).q.bytes;
-    const uint64_t bytes = gpu_attn::layer_bytes(model_.layers[layer]);
+    const PieceSet stays = plan.resident[layer];
+    if (!stays.is_any()) continue;
+    const std::byte* const from = begin_of(host, layer, stays);
+    const uint64_t bytes = gpu_attn::layer_bytes(model_.layers[layer], stays);
     layers_[layer] =
         DeviceBuffer::allocate(device, bytes, fmt::format("the weights of layer {}", layer));
     staged.copy(stream_, layers_[layer].bytes(), from, bytes);
     for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
-      (model_.layers[layer].*gpu_attn::kLayerMatrixMembers[i]).bytes =
-          layers_[layer].bytes() + ((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
+      if (stays.has(kLayerMatrices[i].piece))
+        (model_.layers[layer].*gpu_attn::kLayerMatrixMembers[i]).bytes =
+            layers_[layer].bytes() + ((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
   }
 }
 
@@ -165,15 +180,18 @@ void DeviceWeights::stream_layers(const OpenDevice& device, const Model& host,
   pages_ = PinnedMemory::pin(device, host.pages());
   std::vector<gpu_attn::StreamedLayer> streamed;
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
-    if (plan.is_resident[layer]) continue;
-    const std::byte* const from = host.layer(layer).q.bytes;
+    const PieceSet passes = other_pieces(plan.resident[layer]);
+    if (!passes.is_any()) continue;
+    const std::byte* const from = begin_of(host, layer, passes);
     gpu_attn::StreamedLayer of{.layer = layer,
                                .host = from,
-                               .bytes = gpu_attn::layer_bytes(model_.layers[layer]),
-                               .offsets = {}};
+                               .bytes = gpu_attn::layer_bytes(model_.layers[layer], passes),
+                               .offsets = {},
+                               .pieces = passes};
     for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
-      of.offsets[i] =
-          static_cast<uint64_t>((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
+      if (passes.has(kLayerMatrices[i].piece))
+        of.offsets[i] =
+            static_cast<uint64_t>((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
     streamed.push_back(of);
   }
   slots_ =

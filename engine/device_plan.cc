@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
 #include "engine/byte_text.h"
@@ -10,34 +11,48 @@
 namespace strata::engine {
 namespace {
 
-/// True for the layers that stay where n_streamed do not. These are spread evenly, so that one is
-/// on its way while those between compute.
-std::vector<bool> spread(uint32_t n_layers, uint32_t n_streamed) {
-  std::vector<bool> is_resident(n_layers, true);
-  for (uint64_t i = 0; i < n_streamed; ++i) is_resident[i * n_layers / n_streamed] = false;
-  return is_resident;
+/// The layers that stay where n_streamed do not. These are spread evenly, so that one is on its way
+/// while those between compute.
+std::vector<PieceSet> spread(uint32_t n_layers, uint32_t n_streamed) {
+  std::vector<PieceSet> resident(n_layers, kWholeLayer);
+  for (uint64_t i = 0; i < n_streamed; ++i) resident[i * n_layers / n_streamed] = kNoPiece;
+  return resident;
 }
 
 }  // namespace
 
 uint64_t device_aligned(uint64_t bytes) { return round_up(bytes, uint64_t{256}); }
 
+uint64_t DeviceNeeds::bytes_of(size_t layer, PieceSet pieces) const {
+  if (pieces.is_whole()) return layer_bytes[layer];
+  if (!pieces.is_any()) return 0;
+  STRATA_CHECK(layer < piece_bytes.size(), "pieces of layer %zu of %zu", layer, piece_bytes.size());
+  return piece_bytes[layer][static_cast<size_t>(pieces.attention ? LayerPiece::kAttention
+                                                                 : LayerPiece::kFfn)];
+}
+
 uint64_t DevicePlan::n_streamed() const {
-  return static_cast<uint64_t>(std::ranges::count(is_resident, false));
+  return resident.size() - static_cast<uint64_t>(std::ranges::count(resident, kWholeLayer));
+}
+
+uint64_t DevicePlan::n_in_part() const {
+  return n_streamed() - static_cast<uint64_t>(std::ranges::count(resident, kNoPiece));
 }
 
 uint64_t usable_device_bytes(uint64_t free_bytes) {
   return free_bytes - std::min(free_bytes, std::max(free_bytes / 32, uint64_t{256} << 20));
 }
 
-DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<bool> is_resident) {
+DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<PieceSet> resident) {
   DevicePlan plan;
-  plan.is_resident = std::move(is_resident);
+  plan.resident = std::move(resident);
   plan.weight_bytes = needs.head_bytes;
   uint64_t largest = 0;
   for (size_t layer = 0; layer < needs.layer_bytes.size(); ++layer) {
-    largest = std::max(largest, device_aligned(needs.layer_bytes[layer]));
-    if (plan.is_resident[layer]) plan.weight_bytes += device_aligned(needs.layer_bytes[layer]);
+    const PieceSet stays = plan.resident[layer], passes = other_pieces(stays);
+    const PieceSet slotted = passes.is_any() ? passes : kWholeLayer;
+    largest = std::max(largest, device_aligned(needs.bytes_of(layer, slotted)));
+    plan.weight_bytes += device_aligned(needs.bytes_of(layer, stays));
   }
   plan.slot_bytes = plan.n_streamed() == 0 ? 0 : largest;
   plan.hbm_bytes = needs.buffer_bytes + plan.weight_bytes + 2 * plan.slot_bytes;

@@ -3,8 +3,11 @@
 // and weights that stay need no slots to pass through.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
+
+#include "base/layer_piece.h"
 
 namespace strata::engine {
 
@@ -16,27 +19,31 @@ struct DeviceNeeds {
   uint64_t buffer_bytes = 0;          // of a step, and block tables: must be there
   uint64_t head_bytes = 0;            // output projection and every vector: must be there
   std::vector<uint64_t> layer_bytes;  // matrices, as packed
-  uint64_t kv_bytes = 0;              // of the context
-  uint64_t block_bytes = 0;           // of K and V
+  std::vector<std::array<uint64_t, kLayerPieces>> piece_bytes;  // of each layer, by LayerPiece
+  uint64_t kv_bytes = 0;                                        // of the context
+  uint64_t block_bytes = 0;                                     // of K and V
+
+  uint64_t bytes_of(size_t layer, PieceSet pieces) const;
 };
 
-/// Layers that are not resident pass through two slots of slot_bytes, in every step. K and V beyond
-/// kv_bytes are read where they lie in memory.
+/// What is not resident of a layer passes through two slots of slot_bytes, in every step. K and V
+/// beyond kv_bytes are read where they lie in memory.
 struct DevicePlan {
-  uint64_t hbm_bytes = 0;  // of the budget that is used
+  uint64_t hbm_bytes = 0;     // of the budget that is used
   uint64_t weight_bytes = 0;  // that stay, with what must be there
   uint64_t slot_bytes = 0;
-  uint64_t kv_bytes = 0;  // whole blocks
-  std::vector<bool> is_resident;
+  uint64_t kv_bytes = 0;           // whole blocks
+  std::vector<PieceSet> resident;  // per layer
 
-  uint64_t n_streamed() const;
+  uint64_t n_streamed() const;  // layers of which something passes
+  uint64_t n_in_part() const;   // of those, the ones of which a piece stays
 };
 
 /// Where no budget is given: what is free, less what the driver and the desktop want to have.
 uint64_t usable_device_bytes(uint64_t free_bytes);
 
-/// The plan in which exactly these layers stay, with no K and V yet.
-DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<bool> is_resident);
+/// The plan in which exactly these pieces of each layer stay, with no K and V yet.
+DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<PieceSet> resident);
 
 /// Errors: kDoesNotFit, with the smallest budget that would do.
 DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes);

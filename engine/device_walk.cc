@@ -45,7 +45,11 @@ DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& fil
                        DeviceKv::table_bytes(shape, n_ctx) +
                        device_aligned(DeviceChooser::memory_bytes(shape, n_ctx));
   needs.head_bytes = device_head_bytes(model, file);
-  for (const auto& layer : model.layers) needs.layer_bytes.push_back(gpu_attn::layer_bytes(layer));
+  for (const auto& layer : model.layers) {
+    needs.layer_bytes.push_back(gpu_attn::layer_bytes(layer));
+    needs.piece_bytes.push_back({gpu_attn::layer_bytes(layer, {.attention = true}),
+                                 gpu_attn::layer_bytes(layer, {.ffn = true})});
+  }
   needs.kv_bytes = kv_bytes;
   needs.block_bytes = model.kv_layout.block_bytes;
   return needs;

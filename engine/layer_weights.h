@@ -4,6 +4,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/layer_piece.h"
 #include "base/packed_matrix.h"
 
 namespace strata::engine {
@@ -22,15 +23,16 @@ struct LayerWeights {
 struct LayerMatrix {
   std::string_view tensor;  // after "blk.N."
   PackedMatrix LayerWeights::*member;
+  LayerPiece piece;
 };
 inline constexpr LayerMatrix kLayerMatrices[] = {
-    {"attn_q.weight", &LayerWeights::q},
-    {"attn_k.weight", &LayerWeights::k},
-    {"attn_v.weight", &LayerWeights::v},
-    {"attn_output.weight", &LayerWeights::attn_output},
-    {"ffn_gate.weight", &LayerWeights::ffn_gate},
-    {"ffn_up.weight", &LayerWeights::ffn_up},
-    {"ffn_down.weight", &LayerWeights::ffn_down},
+    {"attn_q.weight", &LayerWeights::q, LayerPiece::kAttention},
+    {"attn_k.weight", &LayerWeights::k, LayerPiece::kAttention},
+    {"attn_v.weight", &LayerWeights::v, LayerPiece::kAttention},
+    {"attn_output.weight", &LayerWeights::attn_output, LayerPiece::kAttention},
+    {"ffn_gate.weight", &LayerWeights::ffn_gate, LayerPiece::kFfn},
+    {"ffn_up.weight", &LayerWeights::ffn_up, LayerPiece::kFfn},
+    {"ffn_down.weight", &LayerWeights::ffn_down, LayerPiece::kFfn},
 };
 
 /// The vectors. read_model_spec has checked that a file holds those its architecture needs and no

@@ -35,10 +35,11 @@ uint64_t vector_bytes(const GgufTensor& tensor) {
   return round_up(tensor.shape[0] * sizeof(float), 64);
 }
 
-LayerSize layer_size(const GgufFile& file, uint32_t layer) {
+LayerSize layer_size(const GgufFile& file, uint32_t layer, PieceSet pieces) {
   LayerSize size;
   std::vector<PackedTensor> tensors;
   for (const LayerMatrix& matrix : kLayerMatrices) {
+    if (!pieces.has(matrix.piece)) continue;
     const GgufTensor& tensor = need_of_layer(file, layer, matrix.tensor);
     tensors.push_back({&tensor, size.packed_bytes});
     size.packed_bytes += packed_shape(tensor).total_bytes();
@@ -75,7 +76,9 @@ WeightSizes weight_sizes(const GgufFile& file, const ModelSpec& spec) {
   if (spec.has_output_tensor)
     sizes.always_bytes += packed_shape(need(file, "output.weight")).total_bytes();
   for (uint32_t layer = 0; layer < spec.shape.n_layers; ++layer) {
-    sizes.layers.push_back(layer_size(file, layer));
+    sizes.layers.push_back(layer_size(file, layer, kWholeLayer));
+    sizes.pieces.push_back(
+        {layer_size(file, layer, {.attention = true}), layer_size(file, layer, {.ffn = true})});
     for (const LayerVector& vector : kLayerVectors)
       if (const GgufTensor* tensor = find_of_layer(file, layer, vector.tensor))
         sizes.always_bytes += vector_bytes(*tensor);
@@ -117,7 +120,7 @@ void Model::lay_out(Layout& layout, const GgufFile& file) {
         layout.add_vector(*tensor, out.*vector.member);
     for (const LayerMatrix& matrix : kLayerMatrices) {
       const GgufTensor& tensor = need_of_layer(file, idx, matrix.tensor);
-      if (plan_.is_streamed[idx] != 0)
+      if (plan_.streamed[idx].has(matrix.piece))
         out.*matrix.member = packed_shape(tensor);
       else
         layout.add_matrix(tensor, out.*matrix.member);
@@ -136,14 +139,16 @@ void Model::lay_out(Layout& layout, const GgufFile& file) {
 void Model::make_stream(const GgufFile& file, const WeightOptions& options) {
   std::vector<StreamedLayer> streamed;
   for (uint32_t idx = 0; idx < shape().n_layers; ++idx) {
-    if (plan_.is_streamed[idx] == 0) continue;
+    if (!plan_.streamed[idx].is_any()) continue;
     StreamedLayer layer;
     layer.layer = idx;
+    layer.pieces = plan_.streamed[idx];
     layer.weights = layers_[idx];
     std::vector<PackedTensor> tensors;
     uint64_t offset = 0;
     for (const LayerMatrix& matrix : kLayerMatrices) {
       layer.matrix_offsets.push_back(offset);
+      if (!layer.pieces.has(matrix.piece)) continue;
       tensors.push_back({&need_of_layer(file, idx, matrix.tensor), offset});
       offset += (layer.weights.*matrix.member).total_bytes();
     }

@@ -51,7 +51,7 @@ class Model {
 
   const ModelSpec& spec() const { return spec_; }
   const ModelShape& shape() const { return spec_.shape; }
-  /// Shapes and vectors of any layer; the matrices of a streamed one have no bytes here.
+  /// Shapes and vectors of any layer; the matrices that are streamed have no bytes here.
   const LayerWeights& layer(uint32_t idx) const { return layers_[idx]; }
   const PackedMatrix& embedding() const { return embedding_; }
   const PackedMatrix& output() const { return output_; }  // the embedding where tied

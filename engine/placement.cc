@@ -21,10 +21,10 @@ constexpr uint64_t kMaxContext = std::numeric_limits<int32_t>::max();
   throw Error(code, what, fmt::format("plan: {}", field), remedy);
 }
 
-void check_layers(const std::vector<uint8_t>& flags, size_t n_layers) {
-  if (flags.size() == n_layers) return;
+void check_layers(size_t n_placed, size_t n_layers) {
+  if (n_placed == n_layers) return;
   refuse(ErrorCode::kUsage, "layers",
-         fmt::format("the plan is of {} layers, the model has {}", flags.size(), n_layers),
+         fmt::format("the plan is of {} layers, the model has {}", n_placed, n_layers),
          fmt::format("use the plan with the model it was made for, or {}", kAnew));
 }
 
@@ -122,13 +122,13 @@ PlacedMemory place_memory(const WeightSizes& sizes, const ModelShape& shape,
   request.v_codec = placement.v_codec;
   request.chunk_rows = placement.chunk_rows;
   request.has_device = placement.has_device();
-  check_layers(placement.is_streamed, sizes.layers.size());
+  check_layers(placement.streamed.size(), sizes.layers.size());
   check_context(shape, request, placement);
   check_codecs(shape, request);
   PlacedMemory placed;
   placed.context.n_ctx = placement.n_ctx;
   placed.context.chunk_rows = checked_chunk(shape, request);
-  placed.weights = weight_plan_of(sizes, placement.is_streamed);
+  placed.weights = weight_plan_of(sizes, placement.streamed);
   placed.context.kv = place_kv(kv_shape, request, placement);
   check_budget(request, weights_dram_bytes, placed, buffer_bytes(shape, request));
   return placed;
@@ -136,9 +136,8 @@ PlacedMemory place_memory(const WeightSizes& sizes, const ModelShape& shape,
 
 DevicePlan place_on_device(const DeviceNeeds& needs, uint64_t hbm_bytes,
                            const Placement& placement) {
-  check_layers(placement.is_resident, needs.layer_bytes.size());
-  DevicePlan plan = device_plan_of(
-      needs, std::vector<bool>(placement.is_resident.begin(), placement.is_resident.end()));
+  check_layers(placement.resident.size(), needs.layer_bytes.size());
+  DevicePlan plan = device_plan_of(needs, placement.resident);
   if (plan.hbm_bytes > hbm_bytes)
     refuse(ErrorCode::kDoesNotFit, "layers",
            fmt::format("the plan needs {} of the device's memory for weights and buffers, there "

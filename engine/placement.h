@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/kv_layout.h"
+#include "base/layer_piece.h"
 #include "engine/context_size.h"
 #include "engine/device_plan.h"
 #include "engine/weight_budget.h"
@@ -19,19 +20,20 @@ struct Placement {
   uint32_t chunk_rows = 0;  // of one prefill step; n_ctx where that is less
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
-  std::vector<uint8_t> is_streamed;  // per layer: 1 = read from the model file in every step
+  std::vector<PieceSet> streamed;  // per layer: what is read from the model file in every step
   // Of K and V and of what moves them (KvPlacement::dram_bytes()); what it does not hold of full
   // layers is in a spill file. 0 = all of them in DRAM, and no file.
   uint64_t kv_dram_bytes = 0;
-  // Beside a device. Empty = none computes. Per layer: 1 = weights stay there, 0 = they pass.
-  std::vector<uint8_t> is_resident;
+  // Beside a device. Empty = none computes. Per layer: what stays there of its weights; the rest
+  // passes.
+  std::vector<PieceSet> resident;
   uint64_t kv_hbm_bytes = 0;  // copies of K and V there, rounded down to whole blocks
 
   bool is_spilling() const { return kv_dram_bytes > 0; }
   bool reads_disk() const {
-    return is_spilling() || std::ranges::find(is_streamed, 1) != is_streamed.end();
+    return is_spilling() || std::ranges::any_of(streamed, &PieceSet::is_any);
   }
-  bool has_device() const { return !is_resident.empty(); }
+  bool has_device() const { return !resident.empty(); }
 };
 
 /// What a placement reserves of DRAM, and of the disk.

@@ -10,6 +10,7 @@
 #include "engine/device_walk.h"
 #include "engine/dram_budget.h"
 #include "engine/kv_cache.h"
+#include "engine/layer_weights.h"
 #include "engine/panel_reader.h"
 #include "planner/placement/plan_rates.h"
 
@@ -17,24 +18,67 @@ namespace strata::engine {
 namespace {
 
 using planner::LayerGroup;
+using planner::PieceApart;
+using planner::PiecePins;
 using planner::PlacementProblem;
+
+static_assert(std::size(kLayerMatrices) == gpu_attn::kLayerMatrices);
 
 constexpr double kGiga = 1e9, kTera = 1e12;
 constexpr uint64_t kStagingRoom = uint64_t{128} << 20;  // with it a spill file's staging is full
 
 double gb(uint64_t bytes) { return static_cast<double>(bytes) / kGiga; }
 
-WeightPlan all_streamed(const PlannedModel& model) {
-  return weight_plan_of(model.sizes, std::vector<uint8_t>(model.sizes.layers.size(), 1));
+bool is_told_apart(const PiecePins& pins) { return pins[0] != pins[1]; }
+
+/// Of layers whose pieces are told apart only what may be read from the file.
+WeightPlan all_streamed(const PlannedModel& model, const PlacementRequest& request) {
+  std::vector<PieceSet> streamed(model.sizes.layers.size(), kWholeLayer);
+  for (size_t layer = 0; layer < request.pins.size(); ++layer)
+    if (const PiecePins& pins = request.pins[layer]; is_told_apart(pins))
+      streamed[layer] = {.attention = pins[0].nvme, .ffn = pins[1].nvme};
+  return weight_plan_of(model.sizes, std::move(streamed));
 }
 
-/// What reading a layer from the model file takes, by reads of their size.
+/// What reading a layer, or a piece of it, from the model file takes, by reads of their size.
+template <class Weights>
 void add_reads(const LayerSize& size, const WeightPlan& plan,
-               const planner::MachineProfile& profile, LayerGroup& group) {
-  group.weights_read_share =
+               const planner::MachineProfile& profile, Weights& weights) {
+  const uint32_t n_buffers = std::max(plan.n_buffers, 1U);  // none where nothing may be read
+  weights.weights_read_share =
       static_cast<double>(size.file_bytes) / static_cast<double>(size.packed_bytes) *
-      planner::read_share(profile, size.file_bytes / size.n_reads, reads_in_flight(plan.n_buffers));
-  group.ahead_share = std::min(1.0, static_cast<double>(plan.n_buffers) / size.n_reads);
+      planner::read_share(profile, size.file_bytes / size.n_reads, reads_in_flight(n_buffers));
+  weights.ahead_share = static_cast<double>(n_buffers) / size.n_reads;
+}
+
+void add_layer_reads(const PlannedModel& model, uint32_t layer, const WeightPlan& plan,
+                     const planner::MachineProfile& profile, LayerGroup& group) {
+  if (!group.apart) {
+    add_reads(model.sizes.layers[layer], plan, profile, group);
+    group.ahead_share = std::min(1.0, group.ahead_share);
+    return;
+  }
+  const auto& pieces = model.sizes.pieces[layer];
+  const LayerPiece apart = group.apart->piece;
+  add_reads(pieces[static_cast<size_t>(apart)], plan, profile, *group.apart);
+  add_reads(pieces[static_cast<size_t>(other_piece(apart))], plan, profile, group);
+}
+
+/// Where the layer's weights may be, and which piece is apart from the other.
+void add_pins(const PiecePins& pins, const std::array<LayerSize, kLayerPieces>& pieces,
+              LayerGroup& group) {
+  group.pin = pins[0];
+  if (!is_told_apart(pins)) return;
+  PieceApart apart;
+  if (!only_tier(pins[static_cast<size_t>(apart.piece)])) apart.piece = LayerPiece::kAttention;
+  const auto at = static_cast<size_t>(apart.piece), moving = 1 - at;
+  const auto tier = only_tier(pins[at]);
+  STRATA_CHECK(tier.has_value(), "pins of layer %u", group.layers.front());
+  apart.tier = *tier;
+  apart.weight_gb = gb(pieces[at].packed_bytes);
+  group.pin = pins[moving];
+  group.weight_gb = gb(pieces[moving].packed_bytes);
+  group.apart = apart;
 }
 
 /// One layer as a group of its own.
@@ -46,16 +90,17 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
   LayerGroup group;
   group.layers = {layer};
   group.window = shape.window;
-  if (!request.pins.empty()) group.pin = request.pins[layer];
   group.weight_gb = gb(model.sizes.layers[layer].packed_bytes);
-  for (const auto member : gpu_attn::kLayerMatrixMembers) {
-    const PackedMatrix& matrix = model.device.layers[layer].*member;
+  if (!request.pins.empty()) add_pins(request.pins[layer], model.sizes.pieces[layer], group);
+  for (size_t i = 0; i < std::size(kLayerMatrices); ++i) {
+    const PackedMatrix& matrix = model.device.layers[layer].*gpu_attn::kLayerMatrixMembers[i];
+    const bool is_apart = group.apart && kLayerMatrices[i].piece == group.apart->piece;
     const double flop = 2.0 * matrix.n_out * matrix.n_in;
     group.cpu_linear_ms +=
         planner::gemv_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
     group.cpu_gemm_ms += planner::gemm_ms(request.profile, matrix.type, flop);
     group.gemm_tflop += flop / kTera;
-    group.pack_ms +=
+    (is_apart ? group.apart->pack_ms : group.pack_ms) +=
         planner::pack_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
   }
   const uint64_t blocks_bytes = shape.n_kv_heads * block_bytes;  // one of each KV head
@@ -79,28 +124,40 @@ bool are_near(double a, double b) {
   return std::abs(a - b) <= kNear * std::max(a, b);
 }
 
+/// Of pieces apart.
+bool are_alike(const std::optional<PieceApart>& a, const std::optional<PieceApart>& b) {
+  if (!a || !b) return !a && !b;
+  return a->piece == b->piece && a->tier == b->tier && a->weight_gb == b->weight_gb &&
+         a->pack_ms == b->pack_ms && are_near(a->weights_read_share, b->weights_read_share) &&
+         are_near(a->ahead_share, b->ahead_share);
+}
+
 bool are_alike(const LayerGroup& a, const LayerGroup& b) {
   return a.window == b.window && a.weight_gb == b.weight_gb && a.cpu_linear_ms == b.cpu_linear_ms &&
          a.cpu_gemm_ms == b.cpu_gemm_ms && a.pack_ms == b.pack_ms && a.kv_gb == b.kv_gb &&
          a.attend_tflop == b.attend_tflop && a.n_held == b.n_held && a.pin == b.pin &&
          are_near(a.weights_read_share, b.weights_read_share) &&
-         are_near(a.ahead_share, b.ahead_share);
+         are_near(a.ahead_share, b.ahead_share) && are_alike(a.apart, b.apart);
 }
 
 /// One more layer, whose reads count as much as each other's.
 void add_layer(const LayerGroup& layer, LayerGroup& group) {
   group.layers.push_back(layer.layers.front());
-  group.weights_read_share +=
-      (layer.weights_read_share - group.weights_read_share) / group.n_layers();
-  group.ahead_share += (layer.ahead_share - group.ahead_share) / group.n_layers();
+  const auto add_reads_of = [&](const auto& one, auto& mean) {
+    mean.weights_read_share +=
+        (one.weights_read_share - mean.weights_read_share) / group.n_layers();
+    mean.ahead_share += (one.ahead_share - mean.ahead_share) / group.n_layers();
+  };
+  add_reads_of(layer, group);
+  if (group.apart) add_reads_of(*layer.apart, *group.apart);
 }
 
 void add_groups(const PlannedModel& model, const PlacementRequest& request,
                 const KvContext& context, PlacementProblem& problem) {
-  const WeightPlan streamed = all_streamed(model);
+  const WeightPlan streamed = all_streamed(model, request);
   for (uint32_t layer = 0; layer < model.spec.shape.n_layers; ++layer) {
     LayerGroup group = group_of(model, request, context, layer);
-    add_reads(model.sizes.layers[layer], streamed, request.profile, group);
+    add_layer_reads(model, layer, streamed, request.profile, group);
     const auto found = std::ranges::find_if(
         problem.groups, [&](const LayerGroup& other) { return are_alike(other, group); });
     if (found == problem.groups.end()) {
@@ -112,8 +169,8 @@ void add_groups(const PlannedModel& model, const PlacementRequest& request,
 }
 
 /// DRAM that weights take where all that can be is streamed, beside those that always stay.
-uint64_t stream_bytes(const PlannedModel& model) {
-  const WeightPlan plan = all_streamed(model);
+uint64_t stream_bytes(const PlannedModel& model, const PlacementRequest& request) {
+  const WeightPlan plan = all_streamed(model, request);
   return plan.total_bytes() - plan.resident_bytes;
 }
 
@@ -143,7 +200,7 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
                       problem.rates.nvme_read > 0;
   if (!can_spill(shape)) return;
   const uint64_t smallest = smallest_spilling_dram(shape, context);
-  const uint64_t others = model.sizes.always_bytes + stream_bytes(model) + kProcessBytes +
+  const uint64_t others = model.sizes.always_bytes + stream_bytes(model, request) + kProcessBytes +
                           walk_buffer_bytes(shape, context.chunk_rows, request.n_threads);
   const uint64_t staged = smallest + kStagingRoom, cap = request.kv_dram_bytes;
   const bool has_room = request.dram_bytes > others + staged;
@@ -165,6 +222,13 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
         spilling.n_frames);
 }
 
+/// What of a layer may pass through a device: all of it, or the pieces that a pin lets.
+PieceSet passing(const PlacementRequest& request, size_t layer) {
+  if (request.pins.empty() || !is_told_apart(request.pins[layer])) return kWholeLayer;
+  const PiecePins& pins = request.pins[layer];
+  return {.attention = pins[0].dram || pins[0].nvme, .ffn = pins[1].dram || pins[1].nvme};
+}
+
 void add_device(const PlannedModel& model, const PlacementRequest& request,
                 const KvContext& context, PlacementProblem& problem) {
   if (!request.device) return;
@@ -179,7 +243,8 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
   problem.hbm_fixed_gb = gb(needs.buffer_bytes);
   problem.hbm_always_gb = gb(needs.head_bytes);
   uint64_t largest = 0;
-  for (const uint64_t bytes : needs.layer_bytes) largest = std::max(largest, round_up(bytes, 256));
+  for (size_t layer = 0; layer < needs.layer_bytes.size(); ++layer)
+    largest = std::max(largest, device_aligned(needs.bytes_of(layer, passing(request, layer))));
   problem.hbm_slots_gb = gb(2 * largest);
 }
 
@@ -236,7 +301,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.dram_fixed_gb = gb(kProcessBytes + buffer_bytes(shape, asked));
   problem.disk_beside_gb = gb(draft_bytes(shape, asked, request));
   problem.always_weights_gb = gb(model.sizes.always_bytes);
-  problem.stream_slots_gb = gb(stream_bytes(model));
+  problem.stream_slots_gb = gb(stream_bytes(model, request));
   add_groups(model, request, context, problem);
   add_kv(model, request, context, problem);
   add_device(model, request, context, problem);

@@ -54,9 +54,10 @@ struct PlacementRequest {
   // Of a context, what a token attends by it: a share, and at most so many positions.
   double touched_share = 1, touched_positions = planner::kNoCap;
   uint32_t n_threads = 1;
-  // What the user wants: where weights may be, [n_layers] or empty = anywhere; where K and V live;
-  // how long the first token and each further one may take, 0 = as it comes.
-  std::vector<planner::TierSet> pins;
+  // What the user wants: where weights may be, [n_layers] or empty = anywhere, and where a layer's
+  // pieces differ, one of them in one tier; where K and V live; how long the first token and each
+  // further one may take, 0 = as it comes.
+  std::vector<planner::PiecePins> pins;
   std::optional<planner::PlanTier> kv_pin;
   double ttft_max_ms = 0, tpot_max_ms = 0;
 };

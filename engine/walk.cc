@@ -206,7 +206,7 @@ void Walk::State::hold_weights(const StepOp& op) {
     if (op.layer != kNoLayer) {
       // Of layers that stay this takes no time, and is no event.
       const bool is_streamed =
-          model.weight_plan().n_streamed() > 0 && model.weight_plan().is_streamed[op.layer];
+          model.weight_plan().n_slots > 0 && model.weight_plan().streamed[op.layer].is_any();
       const TraceScope scope(
           is_streamed ? trace : nullptr,
           {.kind = TraceKind::kOperation, .index = op.layer, .name = "take_weights"});

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/even_spread.h"
 #include "engine/byte_text.h"
@@ -13,33 +14,45 @@
 namespace strata::engine {
 namespace {
 
-std::vector<uint8_t> spread(uint64_t n_streamed, uint64_t n) {
-  std::vector<uint8_t> is_streamed(n);
-  for (uint64_t i = 0; i < n; ++i) is_streamed[i] = is_spread_to(i, n_streamed, n) ? 1 : 0;
-  return is_streamed;
+std::vector<PieceSet> spread(uint64_t n_streamed, uint64_t n) {
+  std::vector<PieceSet> streamed(n);
+  for (uint64_t i = 0; i < n; ++i)
+    if (is_spread_to(i, n_streamed, n)) streamed[i] = kWholeLayer;
+  return streamed;
 }
 
 }  // namespace
 
-uint32_t WeightPlan::n_streamed() const {
-  return static_cast<uint32_t>(std::ranges::count(is_streamed, 1));
+const LayerSize& WeightSizes::streamed_size(size_t layer, PieceSet streamed) const {
+  STRATA_CHECK(streamed.is_any(), "nothing of layer %zu", layer);
+  if (streamed.is_whole()) return layers[layer];
+  STRATA_CHECK(layer < pieces.size(), "pieces of layer %zu of %zu", layer, pieces.size());
+  return pieces[layer][static_cast<size_t>(streamed.attention ? LayerPiece::kAttention
+                                                              : LayerPiece::kFfn)];
 }
 
-WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<uint8_t> is_streamed) {
+uint32_t WeightPlan::n_streamed() const {
+  return static_cast<uint32_t>(std::ranges::count_if(streamed, &PieceSet::is_any));
+}
+
+uint32_t WeightPlan::n_in_part() const {
+  return n_streamed() - static_cast<uint32_t>(std::ranges::count(streamed, kWholeLayer));
+}
+
+WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<PieceSet> streamed) {
   WeightPlan plan;
-  plan.is_streamed = std::move(is_streamed);
+  plan.streamed = std::move(streamed);
   plan.resident_bytes = sizes.always_bytes;
   uint32_t n_reads_max = 0;
   uint64_t read_bytes_max = 0;
   for (size_t i = 0; i < sizes.layers.size(); ++i) {
-    const LayerSize& layer = sizes.layers[i];
-    if (plan.is_streamed[i] == 0) {
-      plan.resident_bytes += layer.packed_bytes;
-      continue;
-    }
-    plan.slot_bytes = std::max(plan.slot_bytes, layer.packed_bytes);
-    n_reads_max = std::max(n_reads_max, layer.n_reads);
-    read_bytes_max = std::max(read_bytes_max, layer.read_bytes_max);
+    plan.resident_bytes += sizes.layers[i].packed_bytes;
+    if (!plan.streamed[i].is_any()) continue;
+    const LayerSize& part = sizes.streamed_size(i, plan.streamed[i]);
+    plan.resident_bytes -= part.packed_bytes;
+    plan.slot_bytes = std::max(plan.slot_bytes, part.packed_bytes);
+    n_reads_max = std::max(n_reads_max, part.n_reads);
+    read_bytes_max = std::max(read_bytes_max, part.read_bytes_max);
   }
   plan.n_slots = std::min(kWeightSlots, plan.n_streamed());
   if (plan.n_slots == 0) return plan;

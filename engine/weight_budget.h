@@ -4,8 +4,11 @@
 // the time only where streamed and resident layers alternate.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
+
+#include "base/layer_piece.h"
 
 namespace strata::engine {
 
@@ -13,6 +16,7 @@ namespace strata::engine {
 /// ring has buffers for one more, as far as kReadBuffersMax goes.
 inline constexpr uint32_t kWeightSlots = 2;
 
+/// Of a layer, or of one piece of it.
 struct LayerSize {
   uint64_t packed_bytes = 0;    // of its matrices
   uint64_t file_bytes = 0;      // that reads bring for them
@@ -26,24 +30,29 @@ struct WeightSizes {
   /// per layer that reads of their own would cost more than they hold.
   uint64_t always_bytes = 0;
   std::vector<LayerSize> layers;
+  std::vector<std::array<LayerSize, kLayerPieces>> pieces;  // of each layer, by LayerPiece
+
+  /// What is read of a layer of which those pieces, at least one, are streamed.
+  const LayerSize& streamed_size(size_t layer, PieceSet streamed) const;
 };
 
 struct WeightPlan {
-  std::vector<uint8_t> is_streamed;  // per layer
-  uint64_t resident_bytes = 0;       // with what is never streamed
-  uint32_t n_slots = 0;              // 0: everything is resident
-  uint64_t slot_bytes = 0;
-  uint32_t n_buffers = 0;  // that reads end in before they are packed
+  std::vector<PieceSet> streamed;  // per layer
+  uint64_t resident_bytes = 0;     // with what is never streamed
+  uint32_t n_slots = 0;            // 0: everything is resident
+  uint64_t slot_bytes = 0;         // the largest of what is streamed of a layer
+  uint32_t n_buffers = 0;          // that reads end in before they are packed
   uint64_t buffer_bytes = 0;
 
   uint64_t total_bytes() const {
     return resident_bytes + n_slots * slot_bytes + n_buffers * buffer_bytes;
   }
-  uint32_t n_streamed() const;
+  uint32_t n_streamed() const;  // layers of which something is
+  uint32_t n_in_part() const;   // of those, the ones of which a piece stays
 };
 
-/// The plan in which exactly these layers are streamed.
-WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<uint8_t> is_streamed);
+/// The plan in which exactly these pieces of each layer are streamed.
+WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<PieceSet> streamed);
 
 /// The plan with the fewest streamed layers, evenly spread, that stays within the budget (0 = no
 /// limit). Errors: kDoesNotFit, with the smallest budget that would do.

@@ -91,7 +91,8 @@ void WeightStream::give_memory(WeightSlot& slot, std::byte* memory) {
   const StreamedLayer& layer = layers_[slot.at];
   slot.weights = layer.weights;
   for (size_t i = 0; i < std::size(kLayerMatrices); ++i)
-    (slot.weights.*kLayerMatrices[i].member).bytes = memory + layer.matrix_offsets[i];
+    if (layer.pieces.has(kLayerMatrices[i].piece))
+      (slot.weights.*kLayerMatrices[i].member).bytes = memory + layer.matrix_offsets[i];
 }
 
 /// Memory of slots that are free goes to those that are filled without, the earliest first.

@@ -1,5 +1,5 @@
-// engine/weight_stream.h - layers whose weights come from the model file in every step, one layer
-// ahead of the walk.
+// engine/weight_stream.h - layers whose weights, or a piece of them, come from the model file in
+// every step, one layer ahead of the walk.
 // How: the streamed layers follow one another in a circle, for a step begins where the last one
 // ended. The next layers are read into a ring of buffers while the walk computes
 // (engine/panel_reader.h); between two operations the walk's threads pack what has arrived into a
@@ -48,7 +48,8 @@ class LayerLease {
 
 struct StreamedLayer {
   uint32_t layer = 0;
-  LayerWeights weights;                  // vectors in place; matrices without bytes
+  PieceSet pieces = kWholeLayer;         // that are streamed
+  LayerWeights weights;                  // in place, but for those pieces: without bytes
   std::vector<uint64_t> matrix_offsets;  // in a slot, as kLayerMatrices
   std::vector<PanelRead> reads;
 };
@@ -64,6 +65,7 @@ class WeightStream {
                std::chrono::milliseconds deadline);
   ~WeightStream();
 
+  /// Whether something of it is.
   bool is_streamed(uint32_t layer) const { return order_[layer] != kResident; }
 
   /// Blocks until all of the layer's weights are there. At most one slot may be leased. Errors: kIo

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/device_table.h"
+#include "base/layer_piece.h"
 #include "base/model_shape.h"
 
 namespace strata::gpu_attn {
@@ -32,10 +33,16 @@ inline constexpr PackedMatrix DeviceLayerWeights::*kLayerMatrixMembers[kLayerMat
     &DeviceLayerWeights::attn_output, &DeviceLayerWeights::ffn_gate, &DeviceLayerWeights::ffn_up,
     &DeviceLayerWeights::ffn_down};
 
-/// Of all matrices as packed, one after another.
-inline uint64_t layer_bytes(const DeviceLayerWeights& layer) {
+inline constexpr uint32_t kAttentionMatrices = 4;  // the first; the others are the FFN's
+constexpr LayerPiece matrix_piece(uint32_t idx) {
+  return idx < kAttentionMatrices ? LayerPiece::kAttention : LayerPiece::kFfn;
+}
+
+/// Of these pieces' matrices as packed, one after another.
+inline uint64_t layer_bytes(const DeviceLayerWeights& layer, PieceSet pieces = kWholeLayer) {
   uint64_t bytes = 0;
-  for (const auto member : kLayerMatrixMembers) bytes += (layer.*member).total_bytes();
+  for (uint32_t i = 0; i < kLayerMatrices; ++i)
+    if (pieces.has(matrix_piece(i))) bytes += (layer.*kLayerMatrixMembers[i]).total_bytes();
   return bytes;
 }
 
@@ -44,7 +51,7 @@ struct DeviceModel {
   uint32_t head_dim = 0;
   uint32_t vocab_size = 0;
   std::vector<LayerShape> shapes;          // [n_layers]
-  std::vector<DeviceLayerWeights> layers;  // matrices of a streamed one have no bytes here
+  std::vector<DeviceLayerWeights> layers;  // matrices that are streamed have no bytes here
   PackedMatrix embedding;                  // without bytes: the host decodes rows and sends them
   PackedMatrix output;
   const float* output_norm = nullptr;

@@ -63,7 +63,8 @@ int StreamedWeights::fill(Slot& slot, uint32_t at) {
   slot.is_settled = false;
   slot.weights = layers_[from.layer];
   for (uint32_t i = 0; i < kLayerMatrices; ++i)
-    (slot.weights.*kLayerMatrixMembers[i]).bytes = slot.bytes + from.offsets[i];
+    if (from.pieces.has(matrix_piece(i)))
+      (slot.weights.*kLayerMatrixMembers[i]).bytes = slot.bytes + from.offsets[i];
   queued_bytes_ += from.bytes;
   if (const int error = table_.copy(copies_, slot.bytes, from.host, from.bytes); error != 0)
     return error;

@@ -1,6 +1,7 @@
 // gpu_attn/streamed_weights.h - layers that pass through two slots of the device, a layer ahead of
-// the step. Why: what does not fit the device is read across the link while other layers compute;
-// two slots keep the link busy as long as computing a layer is shorter than copying it.
+// the step, whole or a piece of them. Why: what does not fit the device is read across the link
+// while other layers compute; two slots keep the link busy as long as computing a layer is shorter
+// than copying it.
 //
 // Of n streamed layers the i-th always goes to slot i mod 2, so that pointers of a captured step
 // stay good. After layer i its slot gets layer i + 2, and after the last two the first ones again,
@@ -31,12 +32,14 @@ namespace strata::gpu_attn {
 
 inline constexpr uint32_t kStreamSlots = 2;
 
-/// A layer's matrices in pinned host memory, as they shall lie in a slot.
+/// A layer's matrices that pass, in pinned host memory, as they shall lie in a slot.
 struct StreamedLayer {
   uint32_t layer = 0;
   const std::byte* host = nullptr;
   uint64_t bytes = 0;
-  std::array<uint64_t, kLayerMatrices> offsets{};  // multiples of 64, as kLayerMatrixMembers
+  // Multiples of 64, as kLayerMatrixMembers; 0 of a piece that stays.
+  std::array<uint64_t, kLayerMatrices> offsets{};
+  PieceSet pieces = kWholeLayer;  // that pass
 };
 
 /// Bytes of one slot for these layers, a multiple of 256.
@@ -45,7 +48,7 @@ uint64_t stream_slot_bytes(const std::vector<StreamedLayer>& streamed);
 /// One thread; steps on one stream, or on several that wait for each other.
 class StreamedWeights final : public LayerWeightsSource {
  public:
-  /// `layers` holds every layer: shapes and vectors of the streamed ones, all of the others; it is
+  /// `layers` holds every layer: shapes and vectors of what is streamed, all of the others; it is
   /// copied. `streamed` ascends. `slots` is kStreamSlots * stream_slot_bytes() of the device that
   /// the caller keeps, as it keeps the host's bytes. The first copies begin at once.
   static int create(const DeviceTable& table, Device* device,

@@ -6,6 +6,7 @@ bool is_as_pinned(const PlacementProblem& problem, const LayerPlacement& placeme
   for (size_t g = 0; g < placement.groups.size(); ++g) {
     const GroupPlace& place = placement.groups[g];
     const LayerGroup& group = problem.groups[g];
+    if (group.apart && !problem.may_hold_weights(group.apart->tier)) return false;
     if (place.n_hbm > 0 && !problem.may_hold(group, PlanTier::kHbm)) return false;
     if (place.n_dram > 0 && !problem.may_hold(group, PlanTier::kDram)) return false;
     if (place.n_nvme > 0 && !problem.may_hold(group, PlanTier::kNvme)) return false;

@@ -288,7 +288,7 @@ struct LeastWeights {
 /// What weights take where as many as may be are elsewhere.
 LeastWeights least_weights(const PlacementProblem& problem) {
   LeastWeights least;
-  double streamed = 0, passing = 0;
+  double streamed = 0, passing = 0, must_pass = 0;
   bool must_stream = false;
   for (const LayerGroup& group : problem.groups) {
     const double gb = group.n_layers() * group.weight_gb;
@@ -296,7 +296,14 @@ LeastWeights least_weights(const PlacementProblem& problem) {
     const bool may_stream = problem.may_hold(group, PlanTier::kNvme);
     must_stream |= may_stream && !stays_off && !problem.may_hold(group, PlanTier::kHbm);
     (may_stream ? streamed : least.dram_gb) += gb;
-    (stays_off || may_stream ? passing : least.hbm_gb) += gb;
+    const bool may_pass = stays_off || may_stream;
+    const bool may_stay = problem.may_hold(group, PlanTier::kHbm);
+    (!may_pass ? least.hbm_gb : may_stay ? passing : must_pass) += gb;
+    if (!group.apart) continue;
+    const double apart = group.n_layers() * group.apart->weight_gb;
+    must_stream |= group.apart->tier == PlanTier::kNvme;
+    if (group.apart->tier != PlanTier::kNvme) least.dram_gb += apart;
+    (group.apart->tier == PlanTier::kHbm ? least.hbm_gb : must_pass) += apart;
   }
   const double slots = problem.stream_slots_gb;
   const double passing_gb = must_stream ? slots : std::min(streamed, slots);
@@ -304,7 +311,7 @@ LeastWeights least_weights(const PlacementProblem& problem) {
   least.dram_gb += passing_gb;
   least.disk_beside_gb =
       (must_stream ? slots + beside : std::min(streamed, slots + beside)) - passing_gb;
-  least.hbm_gb += std::min(passing, problem.hbm_slots_gb);
+  least.hbm_gb += must_pass > 0 ? problem.hbm_slots_gb : std::min(passing, problem.hbm_slots_gb);
   return least;
 }
 

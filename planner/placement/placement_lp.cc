@@ -11,8 +11,15 @@ constexpr double kFarGb = 1e-4, kFartherGb = 2e-4;
 
 using Terms = std::vector<LpTerm>;
 
+/// Of weights that are placed by themselves, of one layer: all of it, or a piece that is apart.
+struct WeightColumns {
+  double gb = 0, read_gb = 0, pack_ms = 0;
+  uint32_t hbm = 0, dram = 0, nvme = 0;
+};
+
 struct GroupColumns {
-  uint32_t w_hbm, w_dram, w_nvme, k_hbm, k_dram, k_nvme, on_cpu, attention;
+  std::vector<WeightColumns> weights;  // what moves, then a piece apart
+  uint32_t k_hbm = 0, k_dram = 0, k_nvme = 0, on_cpu = 0, attention = 0;
 };
 
 /// Columns and rows of one problem.
@@ -41,6 +48,10 @@ class PlacementProgram {
   }
   void add_switches();
   void add_group(const LayerGroup& group);
+  template <class MayHold>
+  WeightColumns weight_columns(const LayerGroup& group, double gb, double read_share,
+                               double pack_ms, const MayHold& may_hold);
+  void add_apart(const LayerGroup& group, GroupColumns& columns);
   void add_room();
   void add_caps();
   void add_token();
@@ -81,28 +92,53 @@ void PlacementProgram::add_switches() {
   for (const uint32_t from_disk : {streams_, spills_}) at_most(0, {{from_disk, 1}, {reads_, -1}});
 }
 
+template <class MayHold>
+WeightColumns PlacementProgram::weight_columns(const LayerGroup& group, double gb,
+                                               double read_share, double pack_ms,
+                                               const MayHold& may_hold) {
+  const double weights = group.n_layers() * gb, far = problem_.has_device ? kFarGb : 0;
+  WeightColumns w{.gb = gb, .read_gb = gb * read_share, .pack_ms = pack_ms};
+  w.hbm = model_.add_column(0, upper(may_hold(PlanTier::kHbm)), 0);
+  w.dram = model_.add_column(0, upper(may_hold(PlanTier::kDram)), far * weights);
+  w.nvme = model_.add_column(0, upper(may_hold(PlanTier::kNvme)), kFartherGb * weights);
+  return w;
+}
+
+/// The columns of a piece that a pin keeps somewhere leave no choice: it counts as others do.
+void PlacementProgram::add_apart(const LayerGroup& group, GroupColumns& columns) {
+  if (!group.apart) return;
+  const PieceApart& apart = *group.apart;
+  const WeightColumns w = weight_columns(
+      group, apart.weight_gb, apart.weights_read_share, apart.pack_ms,
+      [&](PlanTier tier) { return tier == apart.tier && problem_.may_hold_weights(tier); });
+  columns.weights.push_back(w);
+  model_.add_row(1, 1, Terms{{w.hbm, 1}, {w.dram, 1}, {w.nvme, 1}});
+  at_most(0, {{w.nvme, 1}, {streams_, -1}});
+  if (problem_.has_device) at_most(0, {{w.dram, 1}, {w.nvme, 1}, {passes_, -1}});
+}
+
 void PlacementProgram::add_group(const LayerGroup& group) {
-  const auto may_hold = [&](PlanTier tier) { return upper(problem_.may_hold(group, tier)); };
+  const auto may_hold = [&](PlanTier tier) { return problem_.may_hold(group, tier); };
   const auto may_hold_kv = [&](PlanTier tier) { return upper(problem_.may_hold_kv(group, tier)); };
-  const double weights = group.n_layers() * group.weight_gb;
   const double kv = group.n_layers() * group.n_held * group.kv_gb;
-  GroupColumns c{};
+  GroupColumns c;
   const double far = problem_.has_device ? kFarGb : 0;
-  c.w_hbm = model_.add_column(0, may_hold(PlanTier::kHbm), 0);
-  c.w_dram = model_.add_column(0, may_hold(PlanTier::kDram), far * weights);
-  c.w_nvme = model_.add_column(0, may_hold(PlanTier::kNvme), kFartherGb * weights);
+  const WeightColumns w =
+      weight_columns(group, group.weight_gb, group.weights_read_share, group.pack_ms, may_hold);
+  c.weights.push_back(w);
   c.k_hbm = model_.add_column(0, may_hold_kv(PlanTier::kHbm), 0);
   c.k_dram = model_.add_column(0, may_hold_kv(PlanTier::kDram), far * kv);
   c.k_nvme = model_.add_column(0, may_hold_kv(PlanTier::kNvme), kFartherGb * kv);
   c.on_cpu = model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0);
   c.attention = model_.add_column(0, kLpInfinity, 0);
-  columns_.push_back(c);
-  model_.add_row(1, 1, Terms{{c.w_hbm, 1}, {c.w_dram, 1}, {c.w_nvme, 1}});
+  model_.add_row(1, 1, Terms{{w.hbm, 1}, {w.dram, 1}, {w.nvme, 1}});
   model_.add_row(1, 1, Terms{{c.k_hbm, 1}, {c.k_dram, 1}, {c.k_nvme, 1}});
-  at_most(0, {{c.w_nvme, 1}, {streams_, -1}});
+  at_most(0, {{w.nvme, 1}, {streams_, -1}});
   at_most(0, {{c.k_nvme, 1}, {spills_, -1}});
   at_most(0, {{c.on_cpu, 1}, {attends_, -1}});
-  if (problem_.has_device) at_most(0, {{c.w_dram, 1}, {c.w_nvme, 1}, {passes_, -1}});
+  if (problem_.has_device) at_most(0, {{w.dram, 1}, {w.nvme, 1}, {passes_, -1}});
+  add_apart(group, c);
+  columns_.push_back(c);
 
   const double share = group.is_full() ? problem_.share_touched() : 1;
   const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
@@ -130,11 +166,14 @@ void PlacementProgram::add_room() {
   if (problem_.disk_beside_gb > 0) dram.push_back({reads_, problem_.disk_beside_gb});
   Terms floor{{spills_, -problem_.spill_floor_gb}};
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
-    const double weights = group.n_layers() * group.weight_gb;
     const double kv = group.n_layers() * group.n_held * group.kv_gb;
-    hbm.insert(hbm.end(), {{c.w_hbm, weights}, {c.k_hbm, kv}});
-    dram.insert(dram.end(),
-                {{c.w_hbm, weights}, {c.w_dram, weights}, {c.k_hbm, kv}, {c.k_dram, kv}});
+    for (const WeightColumns& w : c.weights) {
+      const double weights = group.n_layers() * w.gb;
+      hbm.push_back({w.hbm, weights});
+      dram.insert(dram.end(), {{w.hbm, weights}, {w.dram, weights}});
+    }
+    hbm.push_back({c.k_hbm, kv});
+    dram.insert(dram.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
     if (group.is_full()) floor.insert(floor.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
   });
   if (problem_.has_device)
@@ -155,9 +194,11 @@ void PlacementProgram::add_caps() {
   Terms of_weights{{streams_, problem_.stream_slots_gb}};
   Terms of_kv{{spills_, problem_.spill_beside_gb - problem_.kv_beside_gb}};
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
-    const double weights = group.n_layers() * group.weight_gb;
     const double kv = group.n_layers() * group.n_held * group.kv_gb;
-    of_weights.insert(of_weights.end(), {{c.w_hbm, weights}, {c.w_dram, weights}});
+    for (const WeightColumns& w : c.weights) {
+      const double weights = group.n_layers() * w.gb;
+      of_weights.insert(of_weights.end(), {{w.hbm, weights}, {w.dram, weights}});
+    }
     of_kv.insert(of_kv.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
   });
   if (problem_.weights_cap_gb < kNoCap)
@@ -181,32 +222,37 @@ void PlacementProgram::add_token() {
   double dram_gb = problem_.index_scan_gb();
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
-    const double n = group.n_layers(), weights = n * group.weight_gb;
+    const double n = group.n_layers();
     const bool is_chosen = group.is_full() && problem_.share_touched() < 1;
     const double touched = (group.is_full() ? problem_.share_touched() : 1) *
                            group.attended(problem_.n_decode_positions()) * group.kv_gb * n;
     chain.push_back({c.attention, n});
-    disk.push_back({c.w_nvme, n * ms(group.weights_read_gb(), rates_.nvme_read)});
-    ahead.push_back(disk.back());
+    for (const WeightColumns& w : c.weights) {
+      disk.push_back({w.nvme, n * ms(w.read_gb, rates_.nvme_read)});
+      ahead.push_back(disk.back());
+    }
     const double kv_disk = is_chosen ? ms(touched, rates_.nvme_blocks)
                                      : ms(touched * group.kv_read_share, rates_.nvme_read);
     disk.push_back({c.k_nvme, kv_disk});
     (is_chosen ? exposed : ahead).push_back(disk.back());
-    packing.push_back({c.w_nvme, n * group.pack_ms});
     // What comes from the disk passes through DRAM.
-    dram.push_back({c.w_nvme, ms(weights, rates_.dram_read)});
+    for (const WeightColumns& w : c.weights) {
+      packing.push_back({w.nvme, n * w.pack_ms});
+      dram.push_back({w.nvme, ms(n * w.gb, rates_.dram_read)});
+    }
     dram.push_back({c.k_nvme, ms(touched, rates_.dram_read)});
     if (!problem_.has_device) {
       fixed += n * (group.cpu_linear_ms + rates_.cpu_layer_ms);
-      dram_gb += weights + touched;
+      dram_gb += n * group.layer_gb() + touched;
       return;
     }
-    fixed +=
-        ms(weights, rates_.hbm_gemv) + n * (rates_.launch_ms + problem_.choosing_link_ms(group));
-    for (const uint32_t column : {c.w_dram, c.w_nvme}) {
-      link.push_back({column, ms(weights, rates_.link_in)});
-      dram.push_back({column, ms(weights, rates_.dram_read)});
-    }
+    fixed += ms(n * group.layer_gb(), rates_.hbm_gemv) +
+             n * (rates_.launch_ms + problem_.choosing_link_ms(group));
+    for (const WeightColumns& w : c.weights)
+      for (const uint32_t column : {w.dram, w.nvme}) {
+        link.push_back({column, ms(n * w.gb, rates_.link_in)});
+        dram.push_back({column, ms(n * w.gb, rates_.dram_read)});
+      }
     for (const uint32_t column : {c.k_dram, c.k_nvme}) {
       link.push_back({column, ms(touched, rates_.link_in)});
       dram.push_back({column, ms(touched, rates_.dram_read)});
@@ -257,10 +303,12 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
   for (size_t i = 0; i < columns_.size(); ++i) {
     const LayerGroup& group = problem_.groups[i];
     const GroupColumns& c = columns_[i];
-    const double n = group.n_layers(), weights = n * group.weight_gb, kv = n * group.kv_gb;
+    const double n = group.n_layers(), kv = n * group.kv_gb;
     const double flop = n * rows * group.attended(sample.first_pos + rows / 2) * group.attend_tflop;
-    disk.push_back({c.w_nvme, n * transfer_ms(group.weights_read_gb(), rates_.nvme_read)});
-    packing.push_back({c.w_nvme, n * group.pack_ms});
+    for (const WeightColumns& w : c.weights) {
+      disk.push_back({w.nvme, n * transfer_ms(w.read_gb, rates_.nvme_read)});
+      packing.push_back({w.nvme, n * w.pack_ms});
+    }
     if (group.is_full()) {
       const uint32_t far = missing(group, sample, {{c.k_hbm, 1}, {c.k_dram, 1}});
       disk.push_back({far, transfer_ms(kv * group.kv_read_share, rates_.nvme_read)});
@@ -274,8 +322,9 @@ void PlacementProgram::add_chunk(const ChunkSample& sample) {
     arithmetic += transfer_ms(n * rows * group.gemm_tflop, rates_.gpu_gemm_tflops) +
                   transfer_ms(flop, rates_.gpu_attend_tflops) + n * rates_.launch_ms;
     out += transfer_ms(rows * kv, rates_.link_out);
-    link.push_back({c.w_dram, transfer_ms(weights, rates_.link_in)});
-    link.push_back({c.w_nvme, transfer_ms(weights, rates_.link_in)});
+    for (const WeightColumns& w : c.weights)
+      for (const uint32_t column : {w.dram, w.nvme})
+        link.push_back({column, transfer_ms(n * w.gb, rates_.link_in)});
     const uint32_t off = missing(group, sample, {{c.k_hbm, 1}});
     link.push_back({off, transfer_ms(kv, rates_.link_in)});
   }
@@ -319,9 +368,9 @@ LpPlacement PlacementProgram::solve() const {
   if (!placement.is_feasible) return placement;
   const auto value = [&](uint32_t column) { return solution.values[column]; };
   for (const GroupColumns& c : columns_)
-    placement.groups.push_back({.weights_hbm = value(c.w_hbm),
-                                .weights_dram = value(c.w_dram),
-                                .weights_nvme = value(c.w_nvme),
+    placement.groups.push_back({.weights_hbm = value(c.weights[0].hbm),
+                                .weights_dram = value(c.weights[0].dram),
+                                .weights_nvme = value(c.weights[0].nvme),
                                 .kv_hbm = value(c.k_hbm),
                                 .kv_dram = value(c.k_dram),
                                 .kv_nvme = value(c.k_nvme),

@@ -3,7 +3,8 @@
 // of the machine, a prompt by sampled chunks.
 //
 //   minimise   TTFT + n_out * TPOT + a little for every GB that is not near
-//   shares     w_hbm + w_dram + w_nvme = 1;  k_hbm + k_dram + k_nvme = 1          per group
+//   shares     w_hbm + w_dram + w_nvme = 1;  k_hbm + k_dram + k_nvme = 1          per group; of a
+//              piece apart the same with bounds that leave its tier alone
 //   token      TPOT >= sum of layers (linear + attention + exposed reads) + head  the chain of one
 //              TPOT >= what the disk, the link and DRAM move, each by itself      token
 //   attention  >= K and V in HBM / its rate + those across the link / the link    per layer, and
@@ -25,7 +26,7 @@
 namespace strata::planner {
 
 struct GroupShares {
-  double weights_hbm = 0, weights_dram = 0, weights_nvme = 0;  // sum 1
+  double weights_hbm = 0, weights_dram = 0, weights_nvme = 0;  // of what moves; sum 1
   double kv_hbm = 0, kv_dram = 0, kv_nvme = 0;                 // sum 1
   double on_cpu = 0;  // of all K and V touched, those attended by the CPU beside a device
 };

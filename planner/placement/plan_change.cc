@@ -28,6 +28,7 @@ void quicken_cpu(double times, PlacementProblem& problem) {
     group.cpu_linear_ms /= times;
     group.cpu_gemm_ms /= times;
     group.pack_ms /= times;
+    if (group.apart) group.apart->pack_ms /= times;
   }
 }
 

@@ -8,6 +8,15 @@ namespace {
 constexpr double kNever = 1e12;  // ms: what a missing part would take
 }
 
+TierSet just(PlanTier tier) {
+  return {tier == PlanTier::kHbm, tier == PlanTier::kDram, tier == PlanTier::kNvme};
+}
+
+std::optional<PlanTier> only_tier(const TierSet& tiers) {
+  if (tiers.hbm + tiers.dram + tiers.nvme != 1) return std::nullopt;
+  return tiers.hbm ? PlanTier::kHbm : tiers.dram ? PlanTier::kDram : PlanTier::kNvme;
+}
+
 double PlacementProblem::share_touched() const {
   return std::min(touched_share, touched_positions / n_decode_positions());
 }
@@ -23,7 +32,7 @@ double PlacementProblem::choosing_link_ms(const LayerGroup& group) const {
 
 double PlacementProblem::weights_gb() const {
   double gb = 0;
-  for (const LayerGroup& group : groups) gb += group.n_layers() * group.weight_gb;
+  for (const LayerGroup& group : groups) gb += group.n_layers() * group.layer_gb();
   return gb;
 }
 
@@ -44,9 +53,12 @@ const char* plan_tier_name(PlanTier tier) {
   return tier == PlanTier::kHbm ? "hbm" : tier == PlanTier::kDram ? "dram" : "nvme";
 }
 
+bool PlacementProblem::may_hold_weights(PlanTier tier) const {
+  return tier == PlanTier::kHbm ? has_device : tier == PlanTier::kDram || may_stream;
+}
+
 bool PlacementProblem::may_hold(const LayerGroup& group, PlanTier tier) const {
-  if (tier == PlanTier::kHbm && !has_device) return false;
-  return group.pin.has(tier) && (tier != PlanTier::kNvme || may_stream);
+  return group.pin.has(tier) && may_hold_weights(tier);
 }
 
 bool PlacementProblem::may_hold_kv(const LayerGroup& group, PlanTier tier) const {
@@ -72,7 +84,7 @@ PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace) {
   for (LayerGroup& group : problem.groups) {
     const double before = group.cpu_linear_ms;
     if (!(before > 0)) continue;
-    group.cpu_linear_ms = transfer_ms(group.weight_gb, paced(group.weight_gb / before * 1e3));
+    group.cpu_linear_ms = transfer_ms(group.layer_gb(), paced(group.layer_gb() / before * 1e3));
     before_ms += group.n_layers() * before;
     now_ms += group.n_layers() * group.cpu_linear_ms;
   }

@@ -6,12 +6,14 @@
 // Units: GB = 1e9 bytes, ms, GB/s, TFLOP/s. Programs in bytes and seconds are solved wrongly.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <optional>
 #include <vector>
 
 #include "base/kv_layout.h"
+#include "base/layer_piece.h"
 
 namespace strata::planner {
 
@@ -27,29 +29,49 @@ struct TierSet {
   bool operator==(const TierSet&) const = default;
 };
 
+TierSet just(PlanTier tier);
+/// The only tier, where there is one.
+std::optional<PlanTier> only_tier(const TierSet& tiers);
+
+/// Of each piece of a layer, by LayerPiece: where it is, and where it may be.
+using PieceTiers = std::array<PlanTier, kLayerPieces>;
+using PiecePins = std::array<TierSet, kLayerPieces>;
+
+/// A piece of layers that a pin keeps in one tier, apart from the other one.
+struct PieceApart {
+  LayerPiece piece = LayerPiece::kFfn;
+  PlanTier tier = PlanTier::kDram;
+  double weight_gb = 0, pack_ms = 0, weights_read_share = 1, ahead_share = 0;  // as LayerGroup's
+};
+
 /// Layers that are alike in all of this, but for their reads: those are the mean of such as are
 /// near each other.
 struct LayerGroup {
   std::vector<uint32_t> layers;  // their numbers, rising
   uint32_t window = 0;           // positions attended; 0 = all
-  double weight_gb = 0;          // matrices of one layer, as kernels read them
-  double cpu_linear_ms = 0;      // one row through them
-  double cpu_gemm_ms = 0;        // one row of a chunk, with its norms, RoPE and activations
-  double gemm_tflop = 0;         // one row
-  double pack_ms = 0;            // where they come from the file: rows become panels, by the CPU
+  // Where there is a piece apart, what follows of weights, of their reads and of their packing is
+  // of the other piece alone, which moves and is counted as the layer; what the CPU and a card
+  // compute is of both.
+  double weight_gb = 0;      // matrices of one layer, as kernels read them
+  double cpu_linear_ms = 0;  // one row through them
+  double cpu_gemm_ms = 0;    // one row of a chunk, with its norms, RoPE and activations
+  double gemm_tflop = 0;     // one row
+  double pack_ms = 0;        // where they come from the file: rows become panels, by the CPU
   // What their reads take, and those of K and V one extent each, as a share of what so many bytes
   // take that are read in order by large requests: smaller requests move slower, and a file may
   // hold fewer bytes than a kernel reads.
   double weights_read_share = 1, kv_read_share = 1;
-  double ahead_share = 0;   // of one layer, what is read before there is memory to pack it in
+  // Of one layer, what is read before there is memory to pack it in; of pieces as much as buffers
+  // hold, which may be more than there is.
+  double ahead_share = 0;
   double kv_gb = 0;         // of one position, in whole blocks
   double attend_tflop = 0;  // of one row and one position that it attends
   double n_held = 0;        // positions that the cache has room for
   TierSet pin;              // where the weights may be
+  std::optional<PieceApart> apart;
 
   double n_layers() const { return static_cast<double>(layers.size()); }
-  /// GB in order that take as long as reading one layer's weights.
-  double weights_read_gb() const { return weight_gb * weights_read_share; }
+  double layer_gb() const { return weight_gb + (apart ? apart->weight_gb : 0); }  // both pieces
   bool is_full() const { return window == 0; }
   double attended(double n_positions) const {
     return window == 0 || n_positions < window ? n_positions : window;
@@ -125,13 +147,15 @@ struct PlacementProblem {
   double index_scan_ms() const;  // of the CPU, also beside a device
   double step_ms() const { return has_device ? 0 : rates.cpu_step_ms; }
   double share_touched() const;  // by the mean token
-  double weights_gb() const;     // of the groups
+  double weights_gb() const;     // of the groups, all pieces
   double kv_gb() const;
   double full_kv_gb() const;
   /// Of one layer of the group and one token, where the host chooses what a device attends: queries
   /// come to it and lists go back.
   double choosing_link_ms(const LayerGroup& group) const;
-  /// Whether weights of a layer of the group, or some of its K and V, may be in a tier.
+  /// Whether weights may be in a tier as far as there is one; those of a layer of the group, or
+  /// some of its K and V.
+  bool may_hold_weights(PlanTier tier) const;
   bool may_hold(const LayerGroup& group, PlanTier tier) const;
   bool may_hold_kv(const LayerGroup& group, PlanTier tier) const;
 };

@@ -4,19 +4,19 @@
 
 #include "base/check.h"
 #include "base/even_spread.h"
-#include "planner/placement/pins.h"
 
 namespace strata::planner {
 namespace {
 
 constexpr uint32_t kSlots = 2;  // of layers that pass, in DRAM and in HBM
 constexpr uint32_t kLeasesKept = kSlots + 1;
-constexpr uint32_t kTokens = 3;     // the last of them is in the steady state
+constexpr uint32_t kTokens = 3;  // the last of them is in the steady state
 
 /// What one layer of one step asks of each part, in ms.
 struct LayerWork {
   double weights_disk = 0, weights_link = 0;  // ahead, through slots
   double early_disk = 0;                      // of weights_disk, before a slot is free
+  double pack = 0;                            // of what comes from the disk
   double kv_disk = 0, kv_link = 0;            // ahead by a layer, or by kv_layers
   uint32_t kv_layers = 0;
   double linear = 0, attend = 0;
@@ -142,7 +142,7 @@ std::vector<PlanTier> spread(const GroupPlace& place) {
 struct PlacedLayer {
   const LayerGroup* group;
   const GroupPlace* kv;
-  PlanTier weights;
+  PlanTier weights;  // without a piece apart
 };
 
 /// All layers in the model's order.
@@ -176,6 +176,7 @@ class StepClock {
   LayerWork token_work(const PlacedLayer& layer);
   LayerWork chunk_work(const PlacedLayer& layer, const ChunkSample& chunk);
   void add_weights(const PlacedLayer& layer, LayerWork& work);
+  void add_piece(const PieceApart& piece, LayerWork& work);
   double beside_device(double far_gb, double near_ms, LayerWork& work);
   PlanPart computing() const { return problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu; }
   void head() { busy(computing(), problem_.head_ms); }
@@ -201,23 +202,37 @@ class StepClock {
   double exposed_ms_ = 0;  // of the disk, with nothing beside it
 };
 
-void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
-  const double gb = layer.group->weight_gb;
-  if (layer.weights == PlanTier::kNvme) {
-    work.weights_disk =
-        busy(PlanPart::kNvme, transfer_ms(layer.group->weights_read_gb(), rates_.nvme_read));
-    work.early_disk = work.weights_disk * layer.group->ahead_share;
-    const double pack_ms = busy(PlanPart::kCpu, layer.group->pack_ms);
-    if (problem_.has_device) {
-      work.weights_disk = std::max(work.weights_disk, pack_ms);  // of one run beside the next
-    } else {
-      work.linear += pack_ms;
-    }
-    moved(gb);
+/// Of a layer whose pieces both come from the disk the ring holds as much as of the one that it
+/// holds more of.
+void StepClock::add_piece(const PieceApart& piece, LayerWork& work) {
+  if (piece.tier == PlanTier::kNvme) {
+    const double read_gb = piece.weight_gb * piece.weights_read_share;
+    const double ms = busy(PlanPart::kNvme, transfer_ms(read_gb, rates_.nvme_read));
+    work.weights_disk += ms;
+    work.early_disk =
+        std::min(work.weights_disk, std::max(work.early_disk, ms * piece.ahead_share));
+    work.pack += busy(PlanPart::kCpu, piece.pack_ms);
+    moved(piece.weight_gb);
   }
-  if (problem_.has_device && layer.weights != PlanTier::kHbm) {
-    work.weights_link = busy(PlanPart::kLinkIn, transfer_ms(gb, rates_.link_in));
-    moved(gb);
+  if (problem_.has_device && piece.tier != PlanTier::kHbm) {
+    work.weights_link += busy(PlanPart::kLinkIn, transfer_ms(piece.weight_gb, rates_.link_in));
+    moved(piece.weight_gb);
+  }
+}
+
+void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
+  const LayerGroup& group = *layer.group;
+  add_piece({.tier = layer.weights,
+             .weight_gb = group.weight_gb,
+             .pack_ms = group.pack_ms,
+             .weights_read_share = group.weights_read_share,
+             .ahead_share = group.ahead_share},
+            work);
+  if (group.apart) add_piece(*group.apart, work);
+  if (problem_.has_device) {
+    work.weights_disk = std::max(work.weights_disk, work.pack);  // of one run beside the next
+  } else {
+    work.linear += work.pack;
   }
 }
 
@@ -259,10 +274,10 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
   if (!problem_.has_device) {
     work.linear += busy(PlanPart::kCpu, group.cpu_linear_ms + rates_.cpu_layer_ms);
     work.attend = busy(PlanPart::kCpu, transfer_ms(touched, rates_.cpu_attend));
-    moved(group.weight_gb + touched);
+    moved(group.layer_gb() + touched);
     return work;
   }
-  work.linear = busy(PlanPart::kGpu, transfer_ms(group.weight_gb, rates_.hbm_gemv));
+  work.linear = busy(PlanPart::kGpu, transfer_ms(group.layer_gb(), rates_.hbm_gemv));
   const double near_ms = transfer_ms(touched * hbm_share, rates_.hbm_attend);
   work.attend = beside_device(touched * (1 - hbm_share), near_ms, work) + rates_.launch_ms +
                 problem_.choosing_link_ms(group);
@@ -331,70 +346,15 @@ void shift_events(double begin_ms, double end_ms, double ms, std::vector<StepEve
 
 }  // namespace
 
-bool LayerPlacement::is_streaming() const {
-  return std::ranges::any_of(groups, [](const GroupPlace& place) { return place.n_nvme > 0; });
-}
-
-bool LayerPlacement::is_passing() const {
-  return std::ranges::any_of(
-      groups, [](const GroupPlace& place) { return place.n_dram + place.n_nvme > 0; });
-}
-
-bool LayerPlacement::is_spilling(const PlacementProblem& problem) const {
-  for (size_t g = 0; g < groups.size(); ++g)
-    if (groups[g].kv_hbm + groups[g].kv_dram < problem.groups[g].n_held) return true;
-  return false;
-}
-
-std::vector<PlanTier> weight_tiers(const PlacementProblem& problem,
-                                   const LayerPlacement& placement) {
-  std::vector<PlanTier> places;
-  for (const PlacedLayer& layer : layers_of(problem, placement)) places.push_back(layer.weights);
+std::vector<PieceTiers> weight_tiers(const PlacementProblem& problem,
+                                     const LayerPlacement& placement) {
+  std::vector<PieceTiers> places;
+  for (const PlacedLayer& layer : layers_of(problem, placement)) {
+    PieceTiers& tiers = places.emplace_back(PieceTiers{layer.weights, layer.weights});
+    if (const auto& apart = layer.group->apart)
+      tiers[static_cast<size_t>(apart->piece)] = apart->tier;
+  }
   return places;
-}
-
-PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement) {
-  PlacedGb gb;
-  gb.dram_weights = problem.always_weights_gb;
-  gb.hbm_weights = problem.has_device ? problem.hbm_always_gb : 0;
-  for (size_t g = 0; g < placement.groups.size(); ++g) {
-    const GroupPlace& place = placement.groups[g];
-    const LayerGroup& group = problem.groups[g];
-    const double kv = group.n_layers() * group.kv_gb;
-    gb.hbm_weights += place.n_hbm * group.weight_gb;
-    gb.hbm_kv += place.kv_hbm * kv;
-    gb.dram_weights += (place.n_hbm + place.n_dram) * group.weight_gb;
-    gb.dram_kv += (place.kv_hbm + place.kv_dram) * kv;
-    gb.nvme_weights += place.n_nvme * group.weight_gb;
-  }
-  const bool is_spilling = placement.is_spilling(problem);
-  gb.kv_beside = is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb;
-  gb.dram_slots = placement.is_streaming() ? problem.stream_slots_gb : 0;
-  gb.dram_buffers = problem.dram_fixed_gb + gb.kv_beside + gb.dram_slots;
-  if (is_spilling || placement.is_streaming()) gb.dram_buffers += problem.disk_beside_gb;
-  if (is_spilling) gb.nvme_file = problem.spill_file_gb;
-  if (problem.has_device)
-    gb.hbm_buffers = problem.hbm_fixed_gb + (placement.is_passing() ? problem.hbm_slots_gb : 0);
-  return gb;
-}
-
-bool fits(const PlacementProblem& problem, const LayerPlacement& placement) {
-  const PlacedGb gb = placed_gb(problem, placement);
-  if (!is_as_pinned(problem, placement)) return false;
-  if (gb.hbm() > problem.hbm_gb + kFitsSlack && problem.has_device) return false;
-  if (gb.dram() + problem.index_gb > problem.dram_gb + kFitsSlack) return false;
-  if (gb.dram_weights + gb.dram_slots > problem.weights_cap_gb + kFitsSlack) return false;
-  if (gb.dram_kv + gb.kv_beside + problem.index_gb > problem.kv_cap_gb + kFitsSlack) return false;
-  if (!placement.is_spilling(problem)) return true;
-  double at_home = 0;
-  for (size_t g = 0; g < placement.groups.size(); ++g) {
-    const GroupPlace& place = placement.groups[g];
-    const LayerGroup& group = problem.groups[g];
-    if (!group.is_full() && place.kv_hbm + place.kv_dram < group.n_held) return false;
-    if (group.is_full()) at_home += group.n_layers() * group.kv_gb * (place.kv_hbm + place.kv_dram);
-  }
-  return problem.may_spill && gb.nvme_file <= problem.nvme_gb + kFitsSlack &&
-         at_home + kFitsSlack >= problem.spill_floor_gb;
 }
 
 const char* plan_part_name(PlanPart part) {

@@ -15,7 +15,7 @@ namespace strata::planner {
 
 /// Where the layers of a group are, and the K and V of each of them.
 struct GroupPlace {
-  uint32_t n_hbm = 0, n_dram = 0, n_nvme = 0;  // layers' weights
+  uint32_t n_hbm = 0, n_dram = 0, n_nvme = 0;  // layers' weights, without pieces apart
   double kv_hbm = 0, kv_dram = 0;  // positions, whole blocks; those in HBM have their home in DRAM,
                                    // kv_dram counts the others; the rest is in the file
   auto operator<=>(const GroupPlace&) const = default;
@@ -29,15 +29,15 @@ struct LayerPlacement {
   CpuPart cpu_part = CpuPart::kNone;
   auto operator<=>(const LayerPlacement&) const = default;
 
-  bool is_streaming() const;                                // weights come from the file
-  bool is_passing() const;                                  // weights come from DRAM or the file
-  bool is_spilling(const PlacementProblem& problem) const;  // some K and V are in the file alone
+  bool is_streaming(const PlacementProblem& problem) const;  // weights come from the file
+  bool is_passing(const PlacementProblem& problem) const;    // weights come from DRAM or the file
+  bool is_spilling(const PlacementProblem& problem) const;   // some K and V are in the file alone
 };
 
 /// Of every layer's weights, in the model's order: those of a group that are in the file are spread
 /// evenly, and those in DRAM over the others.
-std::vector<PlanTier> weight_tiers(const PlacementProblem& problem,
-                                   const LayerPlacement& placement);
+std::vector<PieceTiers> weight_tiers(const PlacementProblem& problem,
+                                     const LayerPlacement& placement);
 
 /// Bytes of a placement, in GB.
 struct PlacedGb {

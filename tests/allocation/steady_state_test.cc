@@ -103,7 +103,11 @@ TEST(SteadyState, OfATokenFromMemory) {
 }
 
 TEST(SteadyState, OfATokenWhoseWeightsAreStreamed) {
-  testing::TinyEngine engine(model(), {.n_ctx = kContext, .is_streamed = {1, 0, 1, 1, 0, 1}});
+  testing::TinyEngine engine(
+      model(),
+      {.n_ctx = kContext,
+       .streamed = {
+           kWholeLayer, kNoPiece, {.ffn = true}, kWholeLayer, kNoPiece, {.attention = true}}});
   const Costs costs = decode_costs(engine.walk(), engine.cache());
   EXPECT_EQ(costs.allocations, 0u);
   EXPECT_EQ(costs.page_faults, 0u);

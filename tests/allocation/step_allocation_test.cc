@@ -107,8 +107,12 @@ TEST(StepAllocation, ChunksWithoutLogitsAllocateNothing) {
 }
 
 TEST(StepAllocation, StreamedWeightsAllocateNothing) {
-  TinyEngine engine(model_of("llama", 6),
-                    {.n_ctx = 512, .n_threads = 2, .is_streamed = {1, 0, 1, 1, 0, 1}});
+  TinyEngine engine(
+      model_of("llama", 6),
+      {.n_ctx = 512,
+       .n_threads = 2,
+       .streamed = {
+           kWholeLayer, kNoPiece, {.ffn = true}, kWholeLayer, kNoPiece, {.attention = true}}});
   Sequence sequence = engine.cache().make_sequence();
   decode(engine, sequence, 2);
   EXPECT_EQ(allocations_of([&] { decode(engine, sequence, 50); }), 0u);

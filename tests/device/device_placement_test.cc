@@ -1,7 +1,10 @@
 // What the emulated device holds, as a placement says it and as the planner finds it.
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "base/error.h"
+#include "engine/device_walk.h"
 #include "tests/device/device_fixture.h"
 #include "tests/engine/thrown_error.h"
 #include "tools/cli/placed_plan.h"
@@ -17,8 +20,9 @@ class DevicePlacement : public testing::DeviceTest {
     placement.n_ctx = 256;
     placement.chunk_rows = 32;
     const uint32_t n_layers = engine.spec().shape.n_layers;
-    placement.is_streamed.assign(n_layers, 0);
-    for (uint32_t i = 0; i < n_layers; ++i) placement.is_resident.push_back(i % 2);
+    placement.streamed.assign(n_layers, kNoPiece);
+    for (uint32_t i = 0; i < n_layers; ++i)
+      placement.resident.push_back(i % 2 == 0 ? kNoPiece : kWholeLayer);
     placement.kv_hbm_bytes = engine.context().kv.slot_bytes / 3;
     return placement;
   }
@@ -33,24 +37,47 @@ TEST_F(DevicePlacement, IsWhatTheDeviceHolds) {
   const Placement placement = some(engine);
   engine.place(placement);
   const DevicePlan& plan = engine.device_plan();
-  for (size_t i = 0; i < placement.is_resident.size(); ++i)
-    EXPECT_EQ(plan.is_resident[i], placement.is_resident[i] != 0) << i;
+  EXPECT_EQ(plan.resident, placement.resident);
   EXPECT_GT(plan.kv_bytes, 0u);
   EXPECT_LE(plan.kv_bytes, placement.kv_hbm_bytes);
   EXPECT_EQ(answer(engine), expected);
 }
 
+TEST_F(DevicePlacement, PiecesOfLayersStayAndPassApartAndChangeNoBit) {
+  Engine whole = Engine::open(options());
+  const std::vector<TokenId> expected = answer(whole);
+  constexpr uint32_t kSeed = 20261127;
+  SCOPED_TRACE(kSeed);
+  std::mt19937 random(kSeed);
+  const PieceSet all_kinds[] = {{.attention = true}, {.ffn = true}, kNoPiece, kWholeLayer};
+  for (int draw = 0; draw < 4; ++draw) {
+    Engine engine = Engine::open(options());
+    Placement placement = some(engine);
+    uint64_t n_in_part = 0;
+    for (size_t i = 0; i < placement.resident.size(); ++i) {
+      // The first of them so that each draw has a layer of either kind.
+      placement.resident[i] = all_kinds[i < 2 ? i : random() % 4];
+      const PieceSet& of = placement.resident[i];
+      n_in_part += of.attention != of.ffn ? 1U : 0U;
+    }
+    engine.place(placement);
+    EXPECT_EQ(engine.device_plan().n_in_part(), n_in_part);
+    EXPECT_EQ(answer(engine), expected) << draw;
+    EXPECT_GT(engine.walk().device()->streamed_bytes(), 0u);
+  }
+}
+
 TEST_F(DevicePlacement, WhatADeviceCannotIsRefused) {
   Engine engine = Engine::open(options());
   Placement streams = some(engine);
-  streams.is_streamed.front() = 1;
+  streams.streamed.front() = {.ffn = true};
   testing::expect_error([&] { engine.place(streams); }, ErrorCode::kUnsupported, "read from disk",
                         "device");
   EngineOptions named = options();
   named.device = {.kind = DeviceChoice::Kind::kCuda, .profile = ""};
   Engine named_engine = Engine::open(named);
   Placement of_cpu = some(engine);
-  of_cpu.is_resident.clear();
+  of_cpu.resident.clear();
   testing::expect_error([&] { named_engine.place(of_cpu); }, ErrorCode::kUsage, "the CPU alone",
                         "device");
   engine.place(of_cpu);  // "auto" may be left

@@ -14,6 +14,7 @@ DeviceNeeds needs() {
   return {.buffer_bytes = 10 * kMiB,
           .head_bytes = 30 * kMiB,
           .layer_bytes = std::vector<uint64_t>(8, 20 * kMiB),
+          .piece_bytes = {},
           .kv_bytes = 100 * kMiB,
           .block_bytes = 16384};
 }
@@ -34,10 +35,30 @@ TEST(DevicePlan, WeightsComeBeforeKAndV) {
 
 TEST(DevicePlan, StreamedLayersAreSpread) {
   const DevicePlan plan = plan_device(needs(), 165 * kMiB);  // two slots and four layers
-  EXPECT_EQ(plan.is_resident,
-            (std::vector<bool>{false, true, false, true, false, true, false, true}));
+  std::vector<PieceSet> every_second;
+  for (int i = 0; i < 4; ++i) every_second.insert(every_second.end(), {kNoPiece, kWholeLayer});
+  EXPECT_EQ(plan.resident, every_second);
   EXPECT_EQ(plan.slot_bytes, 20 * kMiB);
   EXPECT_EQ(plan.kv_bytes, 5 * kMiB);
+}
+
+TEST(DevicePlan, SlotsAreOfWhatPasses) {
+  DeviceNeeds of = needs();
+  of.piece_bytes.assign(8, {5 * kMiB, 15 * kMiB});
+  const DevicePlan ffn = device_plan_of(of, std::vector<PieceSet>(8, {.attention = true}));
+  EXPECT_EQ(ffn.n_streamed(), 8u);
+  EXPECT_EQ(ffn.n_in_part(), 8u);
+  EXPECT_EQ(ffn.slot_bytes, 15 * kMiB);
+  EXPECT_EQ(ffn.weight_bytes, (30 + 8 * 5) * kMiB);
+  EXPECT_EQ(ffn.hbm_bytes, (10 + 30 + 8 * 5 + 2 * 15) * kMiB);
+  std::vector<PieceSet> some(8, kWholeLayer);
+  some[3] = {.ffn = true};
+  some[5] = kNoPiece;
+  const DevicePlan mixed = device_plan_of(of, some);
+  EXPECT_EQ(mixed.n_streamed(), 2u);
+  EXPECT_EQ(mixed.n_in_part(), 1u);
+  EXPECT_EQ(mixed.slot_bytes, 20 * kMiB);
+  EXPECT_EQ(mixed.weight_bytes, (30 + 6 * 20 + 15) * kMiB);
 }
 
 TEST(DevicePlan, TheRemedyOfARefusalFits) {

@@ -89,13 +89,77 @@ TEST(PlacementProblem, CountsWhatARunReserves) {
       const PlacementProblem problem = planned.problem();
       const auto gb = planner::placed_gb(problem, planned.placed(problem, is_streamed));
       const WeightPlan weights = weight_plan_of(
-          planned.model.sizes,
-          std::vector<uint8_t>(planned.model.sizes.layers.size(), is_streamed ? 1 : 0));
+          planned.model.sizes, std::vector<PieceSet>(planned.model.sizes.layers.size(),
+                                                     is_streamed ? kWholeLayer : kNoPiece));
       const KvPlacement kv = place_whole(planned.model.spec.shape, planned.context());
       const uint64_t expected = weights.total_bytes() + kv.dram_bytes() + planned.walk_bytes();
       EXPECT_NEAR(gb.dram(), static_cast<double>(expected) * 1e-9, kByte);
       EXPECT_NEAR(gb.dram_kv, static_cast<double>(kv.slot_bytes) * 1e-9, kByte);
     }
+}
+
+/// Pins that keep one piece of each of these layers in a tier, the other where it likes.
+std::vector<planner::PiecePins> pins_of(std::vector<uint32_t> layers, LayerPiece piece,
+                                        planner::PlanTier tier) {
+  std::vector<planner::PiecePins> pins(6);
+  for (const uint32_t layer : layers) pins[layer][static_cast<size_t>(piece)] = planner::just(tier);
+  return pins;
+}
+
+TEST(PlacementProblem, OfPiecesToldApartItCountsWhatARunReserves) {
+  for (const LayerPiece kept : kEachPiece)
+    for (const bool is_streamed : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << layer_piece_name(kept) << ' ' << is_streamed);
+      Planned planned(long_model());
+      planned.request.pins = pins_of({0, 1, 2, 3, 4, 5}, kept, planner::PlanTier::kDram);
+      const PlacementProblem problem = planned.problem();
+      ASSERT_EQ(problem.groups.size(), 1u);
+      EXPECT_EQ(problem.groups[0].apart->piece, kept);
+      PieceSet moves;
+      moves.add(other_piece(kept));
+      const std::vector<PieceSet> streamed(6, is_streamed ? moves : kNoPiece);
+      const WeightPlan weights = weight_plan_of(planned.model.sizes, streamed);
+      const KvPlacement kv = place_whole(planned.model.spec.shape, planned.context());
+      const uint64_t expected = weights.total_bytes() + kv.dram_bytes() + planned.walk_bytes();
+      const auto placed = planned.placed(problem, is_streamed);
+      EXPECT_NEAR(planner::placed_gb(problem, placed).dram(), static_cast<double>(expected) * 1e-9,
+                  kByte);
+      // Where it is to come from the file and the other does too, whole layers do.
+      planned.request.pins = pins_of({0, 1, 2, 3, 4, 5}, kept, planner::PlanTier::kNvme);
+      const PlacementProblem read = planned.problem();
+      const uint64_t whole =
+          weight_plan_of(planned.model.sizes, std::vector<PieceSet>(6, kWholeLayer)).total_bytes();
+      EXPECT_NEAR(planner::placed_gb(read, planned.placed(read, true)).dram(),
+                  static_cast<double>(expected - weights.total_bytes() + whole) * 1e-9, kByte);
+    }
+}
+
+TEST(PlacementProblem, PiecesToldApartAreGroupsWithFiguresOfTheirOwn) {
+  Planned planned(long_model());
+  const planner::LayerGroup whole = planned.problem().groups.at(0);
+  planned.request.pins = pins_of({1, 4}, LayerPiece::kFfn, planner::PlanTier::kNvme);
+  planned.request.pins[2] = {planner::just(planner::PlanTier::kDram),
+                             planner::just(planner::PlanTier::kNvme)};
+  const PlacementProblem problem = planned.problem();
+  ASSERT_EQ(problem.groups.size(), 3u);
+  EXPECT_EQ(problem.groups[0].layers, (std::vector<uint32_t>{0, 3, 5}));
+  EXPECT_FALSE(problem.groups[0].apart);
+  const planner::LayerGroup& split = problem.groups[1];
+  EXPECT_EQ(split.layers, (std::vector<uint32_t>{1, 4}));
+  ASSERT_TRUE(split.apart);
+  EXPECT_EQ(split.apart->tier, planner::PlanTier::kNvme);
+  EXPECT_EQ(split.pin, planner::TierSet{});
+  const auto& pieces = planned.model.sizes.pieces[1];
+  EXPECT_NEAR(split.weight_gb * 1e9, static_cast<double>(pieces[0].packed_bytes), 1e-3);
+  EXPECT_NEAR(split.apart->weight_gb * 1e9, static_cast<double>(pieces[1].packed_bytes), 1e-3);
+  EXPECT_NEAR(split.pack_ms + split.apart->pack_ms, whole.pack_ms, 1e-9 * whole.pack_ms);
+  EXPECT_EQ(split.cpu_linear_ms, whole.cpu_linear_ms);
+  EXPECT_EQ(split.cpu_gemm_ms, whole.cpu_gemm_ms);
+  // Where both are pinned, what moves is pinned as well.
+  const planner::LayerGroup& both = problem.groups[2];
+  EXPECT_EQ(both.layers, std::vector<uint32_t>{2});
+  EXPECT_EQ(both.apart->piece, LayerPiece::kFfn);
+  EXPECT_EQ(both.pin, planner::just(planner::PlanTier::kDram));
 }
 
 TEST(PlacementProblem, LeastMemoryIsThatOfARunThatSpills) {

@@ -46,12 +46,14 @@ class PlacementTest : public ::testing::Test {
     return options;
   }
   Engine opened() const { return Engine::open(options()); }
-  /// Odd layers streamed, and of K and V little more than the least in DRAM.
+  /// Layers streamed whole, by either piece and not at all, and of K and V little more than the
+  /// least in DRAM.
   Placement spread(const Engine& engine) const {
     Placement placement;
     placement.n_ctx = kPlacedContext;
     placement.chunk_rows = 128;
-    for (uint32_t i = 0; i < kLayers; ++i) placement.is_streamed.push_back(i % 2);
+    constexpr PieceSet kKinds[] = {kNoPiece, kWholeLayer, {.attention = true}, {.ffn = true}};
+    for (uint32_t i = 0; i < kLayers; ++i) placement.streamed.push_back(kKinds[i % 4]);
     placement.kv_dram_bytes = least(engine, placement) + kMiB;
     return placement;
   }
@@ -131,7 +133,7 @@ TEST_F(PlacementTest, IsWhatIsReserved) {
   Engine engine = opened();
   const Placement placement = spread(engine);
   engine.place(placement);
-  EXPECT_EQ(engine.weight_plan().is_streamed, placement.is_streamed);
+  EXPECT_EQ(engine.weight_plan().streamed, placement.streamed);
   EXPECT_EQ(engine.context().n_ctx, kPlacedContext);
   EXPECT_EQ(engine.context().chunk_rows, 128u);
   EXPECT_TRUE(engine.context().kv.is_spilling());
@@ -175,8 +177,8 @@ TEST_F(PlacementTest, WhatCannotRunIsRefusedByItsField) {
     const char* where;
   };
   const Case cases[] = {
-      {[](Placement& p) { p.is_streamed.pop_back(); }, ErrorCode::kUsage, "of 5 layers", "layers"},
-      {[](Placement& p) { p.is_streamed.clear(); }, ErrorCode::kUsage, "of 0 layers", "layers"},
+      {[](Placement& p) { p.streamed.pop_back(); }, ErrorCode::kUsage, "of 5 layers", "layers"},
+      {[](Placement& p) { p.streamed.clear(); }, ErrorCode::kUsage, "of 0 layers", "layers"},
       {[](Placement& p) { p.n_ctx = 0; }, ErrorCode::kUsage, "found 0", "n_ctx"},
       {[](Placement& p) { p.n_ctx = 1 << 15; }, ErrorCode::kUsage, "trained for", "n_ctx"},
       {[](Placement& p) { p.n_ctx = ~0u; }, ErrorCode::kUsage, "found 4294967295", "n_ctx"},
@@ -186,8 +188,8 @@ TEST_F(PlacementTest, WhatCannotRunIsRefusedByItsField) {
        "kv_dram_bytes"},
       {[](Placement& p) { p.kv_dram_bytes = ~uint64_t{0}; }, ErrorCode::kDoesNotFit, "free",
        "kv_dram_bytes"},
-      {[](Placement& p) { p.is_resident.assign(kLayers, 1); }, ErrorCode::kUsage, "of a device",
-       "device"},
+      {[](Placement& p) { p.resident.assign(kLayers, kWholeLayer); }, ErrorCode::kUsage,
+       "of a device", "device"},
   };
   for (const Case& of : cases) {
     Placement placement = spread(engine);
@@ -227,10 +229,10 @@ TEST(PlacementOnDevice, IsWhatIsReservedThere) {
   needs.kv_bytes = 10 * 64;
   needs.block_bytes = 64;
   Placement placement;
-  placement.is_resident = {1, 0, 1};
+  placement.resident = {kWholeLayer, kNoPiece, kWholeLayer};
   placement.kv_hbm_bytes = 3 * 64 + 5;
   const DevicePlan plan = place_on_device(needs, 4000, placement);
-  EXPECT_EQ(plan.is_resident, (std::vector<bool>{true, false, true}));
+  EXPECT_EQ(plan.resident, placement.resident);
   EXPECT_EQ(plan.slot_bytes, 512u);
   EXPECT_EQ(plan.kv_bytes, 3u * 64);
   EXPECT_EQ(plan.hbm_bytes, 1000u + 500 + 2 * 512 + 2 * 256 + 3 * 64);
@@ -241,7 +243,7 @@ TEST(PlacementOnDevice, IsWhatIsReservedThere) {
                         "for copies of K and V", "kv_hbm_bytes");
   testing::expect_error([&] { place_on_device(needs, 3000, placement); }, ErrorCode::kDoesNotFit,
                         "of the device's memory", "layers");
-  placement.is_resident.pop_back();
+  placement.resident.pop_back();
   testing::expect_error([&] { place_on_device(needs, 4000, placement); }, ErrorCode::kUsage,
                         "of 2 layers", "layers");
 }

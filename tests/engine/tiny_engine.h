@@ -97,8 +97,8 @@ struct TinyOptions {
   uint32_t n_ctx = 64;
   uint32_t chunk_rows = 16;
   uint32_t n_threads = 1;
-  uint64_t kv_bytes = 0;               // 0 = what n_ctx needs, twice, for a fork
-  std::vector<uint8_t> is_streamed{};  // per layer; empty = all weights stay
+  uint64_t kv_bytes = 0;             // 0 = what n_ctx needs, twice, for a fork
+  std::vector<PieceSet> streamed{};  // per layer; empty = all weights stay
 };
 
 /// All that Engine holds, with the sizes a test wants.
@@ -132,9 +132,8 @@ class TinyEngine {
   }
   WeightOptions weight_options(const TinyOptions& options) const {
     WeightOptions weights;
-    if (!options.is_streamed.empty())
-      weights.plan =
-          weight_plan_of(weight_sizes(file_, read_model_spec(file_)), options.is_streamed);
+    if (!options.streamed.empty())
+      weights.plan = weight_plan_of(weight_sizes(file_, read_model_spec(file_)), options.streamed);
     return weights;
   }
   TemporaryModel temporary_;

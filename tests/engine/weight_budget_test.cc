@@ -38,8 +38,8 @@ TEST(WeightBudget, ABudgetOfAllWeightsStreamsNothing) {
 TEST(WeightBudget, StreamedLayersAreSpread) {
   const WeightPlan plan = plan_weights(sizes_of(32), 1700 * kMiB);
   uint32_t longest = 0, run = 0;
-  for (const uint8_t streamed : plan.is_streamed) {
-    run = streamed != 0 ? 0 : run + 1;
+  for (const PieceSet& streamed : plan.streamed) {
+    run = streamed.is_any() ? 0 : run + 1;
     longest = std::max(longest, run);
   }
   const uint32_t n_resident = 32 - plan.n_streamed();
@@ -60,6 +60,26 @@ TEST(WeightBudget, TooSmallIsRefusedWithTheSmallestThatWorks) {
     EXPECT_NE(error.remedy().find("--weights-dram " + size_argument(smallest)), std::string::npos)
         << error.remedy();
   }
+}
+
+TEST(WeightBudget, APieceThatStaysIsInNoSlot) {
+  WeightSizes sizes = sizes_of(4);
+  sizes.pieces.assign(4,
+                      {LayerSize{.packed_bytes = 30 * kMiB, .n_reads = 3, .read_bytes_max = kMiB},
+                       LayerSize{.packed_bytes = 60 * kMiB, .n_reads = 6, .read_bytes_max = kMiB}});
+  const PieceSet attention{.attention = true}, ffn{.ffn = true};
+  WeightPlan plan = weight_plan_of(sizes, {attention, attention, attention, kNoPiece});
+  EXPECT_EQ(plan.n_streamed(), 3u);
+  EXPECT_EQ(plan.n_in_part(), 3u);
+  EXPECT_EQ(plan.resident_bytes, (100 + 3 * 60 + 90) * kMiB);
+  EXPECT_EQ(plan.slot_bytes, 30 * kMiB);
+  EXPECT_EQ(plan.n_buffers, 9u);
+  plan = weight_plan_of(sizes, {attention, ffn, kNoPiece, kNoPiece});
+  EXPECT_EQ(plan.resident_bytes, (100 + 60 + 30 + 2 * 90) * kMiB);
+  EXPECT_EQ(plan.slot_bytes, 60 * kMiB);
+  plan = weight_plan_of(sizes, {kWholeLayer, ffn, kNoPiece, kNoPiece});
+  EXPECT_EQ(plan.n_in_part(), 1u);
+  EXPECT_EQ(plan.slot_bytes, 90 * kMiB);
 }
 
 TEST(WeightBudget, NoPlanExceedsItsBudget) {

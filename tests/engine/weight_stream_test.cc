@@ -35,8 +35,8 @@ using testing::ZooWalk;
 
 constexpr uint32_t kStreamSeed = 20261125;
 
-WeightPlan streaming(const GgufFile& file, std::vector<uint8_t> is_streamed) {
-  return weight_plan_of(weight_sizes(file, read_model_spec(file)), std::move(is_streamed));
+WeightPlan streaming(const GgufFile& file, std::vector<PieceSet> streamed) {
+  return weight_plan_of(weight_sizes(file, read_model_spec(file)), std::move(streamed));
 }
 
 std::vector<uint32_t> bits_of(const Logits& logits) {
@@ -63,17 +63,19 @@ std::vector<uint32_t> walked_bits(const Model& model, uint32_t n_threads) {
 TEST(WeightStream, GivesTheBitsOfResidentWeightsOnEveryModelOfTheZoo) {
   std::mt19937 random(kStreamSeed);
   SCOPED_TRACE("seed " + std::to_string(kStreamSeed));
+  uint32_t n_in_part = 0;
   for (const auto& member : makers::zoo()) {
     SCOPED_TRACE(member.model.name);
     const ModelFile written(member.model);
     const GgufFile file = written.open();
     const std::vector<uint32_t> wanted = walked_bits(testing::load_model(file), 1);
     for (const uint32_t n_threads : {1u, 2u}) {
-      std::vector<uint8_t> is_streamed(read_model_spec(file).shape.n_layers);
-      for (uint8_t& streamed : is_streamed) streamed = random() % 3 != 0 ? 1 : 0;
-      is_streamed[random() % is_streamed.size()] = 1;
+      std::vector<PieceSet> streamed(read_model_spec(file).shape.n_layers);
+      for (PieceSet& pieces : streamed) pieces = {random() % 3 != 0, random() % 3 != 0};
+      streamed[random() % streamed.size()].add(kEachPiece[random() % 2]);
       WeightOptions options;
-      options.plan = streaming(file, is_streamed);
+      options.plan = streaming(file, streamed);
+      n_in_part += options.plan->n_in_part();
       options.load = n_threads == 1 ? LoadMode::kDirect : LoadMode::kMapped;
       ThreadPool pool(1);
       const Model model = Model::load(file, read_model_spec(file), pool, {}, options);
@@ -81,6 +83,37 @@ TEST(WeightStream, GivesTheBitsOfResidentWeightsOnEveryModelOfTheZoo) {
       EXPECT_GT(model.read_counts().read_bytes, 0u);
       EXPECT_EQ(model.load_report().used, options.load);
     }
+  }
+  EXPECT_GE(n_in_part, makers::zoo().size());
+}
+
+TEST(WeightStream, OfALayerOnlyThePieceThatIsStreamedIsRead) {
+  const TemporaryModel written(make_small_model({.n_layers = 6, .d_ff = 6144}));
+  const GgufFile file = GgufFile::open(written.path());
+  const WeightSizes sizes = weight_sizes(file, read_model_spec(file));
+  ThreadPool pool(1);
+  for (const LayerPiece piece : kEachPiece) {
+    SCOPED_TRACE(layer_piece_name(piece));
+    const LayerSize& part = sizes.pieces[0][static_cast<size_t>(piece)];
+    PieceSet one;
+    one.add(piece);
+    WeightOptions options;
+    options.plan = streaming(file, std::vector<PieceSet>(6, one));
+    const WeightPlan& plan = *options.plan;
+    EXPECT_EQ(plan.slot_bytes, part.packed_bytes);
+    EXPECT_EQ(plan.resident_bytes,
+              sizes.always_bytes + 6 * (sizes.layers[0].packed_bytes - part.packed_bytes));
+    const Model model = Model::load(file, read_model_spec(file), pool, {}, options);
+    const LayerWeights& stays = model.layer(2);
+    const LayerLease lease = model.take_layer(2, pool);
+    for (const LayerMatrix& matrix : kLayerMatrices) {
+      const std::byte* at = ((*lease).*matrix.member).bytes;
+      EXPECT_EQ(at == (stays.*matrix.member).bytes, matrix.piece != piece) << matrix.tensor;
+    }
+    // Two layers and the reads of a third, each with less than two units of alignment beside it.
+    const uint64_t n_reads = 3 * part.n_reads;
+    EXPECT_LE(model.read_counts().read_bytes, 3 * part.file_bytes + n_reads * 2 * kReadAlignment);
+    EXPECT_GE(model.read_counts().read_bytes, part.file_bytes);
   }
 }
 
@@ -92,7 +125,7 @@ struct StreamedModel {
       : written(small()), file(GgufFile::open(written.path())), pool(2) {
     script->depth = depth;
     WeightOptions options;
-    options.plan = streaming(file, std::vector<uint8_t>(6, 1));
+    options.plan = streaming(file, std::vector<PieceSet>(6, kWholeLayer));
     EXPECT_EQ(options.plan->n_buffers, 3 * kLayerReads);
     options.make_io = make_scripted(script);
     options.deadline = deadline;
@@ -268,7 +301,7 @@ TEST(WeightStream, ItMayEndOnAnotherThreadThanTheOneThatReads) {
   const GgufFile file = GgufFile::open(written.path());
   ThreadPool pool(1);
   WeightOptions options;
-  options.plan = streaming(file, std::vector<uint8_t>(6, 1));
+  options.plan = streaming(file, std::vector<PieceSet>(6, kWholeLayer));
   auto model = std::make_unique<Model>(Model::load(file, read_model_spec(file), pool, {}, options));
   std::thread([&] {
     ThreadPool own(1);

@@ -26,11 +26,10 @@ void hold(bool condition, const char* what) {
 
 void check(const PlanFile& plan) {
   const strata::engine::Placement& placement = plan.placement;
-  hold(plan.n_layers > 0 && placement.is_streamed.size() == plan.n_layers,
-       "a place for each layer");
+  hold(plan.n_layers > 0 && placement.streamed.size() == plan.n_layers, "a place for each layer");
   hold(placement.has_device() == (plan.device != "none"), "a device, or none");
   if (placement.has_device())
-    hold(placement.is_resident.size() == plan.n_layers, "a place for each layer on the device");
+    hold(placement.resident.size() == plan.n_layers, "a place for each layer on the device");
   hold(placement.n_ctx > 0 && placement.chunk_rows > 0, "a context and a chunk");
   hold(placement.kv_dram_bytes <= plan.dram_bytes, "K and V within the budget");
   hold(placement.kv_hbm_bytes <= plan.hbm_bytes, "copies within the budget");

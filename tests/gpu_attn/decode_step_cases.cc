@@ -60,6 +60,7 @@ std::vector<int32_t> text_tokens() {
 struct StepRun {
   std::string name = "resident";
   std::vector<uint32_t> streamed = {};  // layers
+  PieceSet pieces = kWholeLayer;        // of those, what passes
   bool has_graph = false;               // steps of one row are captured once
   bool has_embedding = true;            // on the device; else its rows are sent
 };
@@ -83,7 +84,8 @@ class PlacedModel {
       const bool is_resident = std::ranges::find(run.streamed, layer) == run.streamed.end();
       gpu_attn::DeviceLayerWeights weights;
       for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
-        weights.*gpu_attn::kLayerMatrixMembers[i] = place(of.matrices[i], is_resident);
+        weights.*gpu_attn::kLayerMatrixMembers[i] =
+            place(of.matrices[i], is_resident || !run.pieces.has(gpu_attn::matrix_piece(i)));
       weights.attn_norm = vector(of.attn_norm);
       weights.ffn_norm = vector(of.ffn_norm);
       weights.q_bias = vector(of.q_bias);
@@ -118,8 +120,10 @@ class PlacedModel {
     std::vector<StreamedLayer> layers;
     uint64_t bytes = 0;
     for (const uint32_t layer : run.streamed) {
-      StreamedLayer of{.layer = layer, .host = nullptr, .bytes = 0, .offsets = {}};
+      StreamedLayer of{
+          .layer = layer, .host = nullptr, .bytes = 0, .offsets = {}, .pieces = run.pieces};
       for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i) {
+        if (!of.pieces.has(gpu_attn::matrix_piece(i))) continue;
         of.offsets[i] = of.bytes;
         of.bytes += model.layers[layer].matrices[i].packed.total_bytes();  // a multiple of 64
       }
@@ -133,6 +137,7 @@ class PlacedModel {
     for (StreamedLayer& of : layers) {
       of.host = at;
       for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i) {
+        if (!of.pieces.has(gpu_attn::matrix_piece(i))) continue;
         const PackedMatrix& packed = model.layers[of.layer].matrices[i].packed;
         std::memcpy(at + of.offsets[i], packed.bytes, packed.total_bytes());
       }
@@ -322,6 +327,11 @@ GpuCase equal_case(const StepModelOptions& options) {
                  {.name = "all streamed", .streamed = {0, 1, 2, 3, 4}},
                  {.name = "four streamed", .streamed = {0, 2, 3, 4}},
                  {.name = "one streamed", .streamed = {3}},
+                 {.name = "FFNs streamed", .streamed = {0, 1, 2, 3, 4}, .pieces = {.ffn = true}},
+                 {.name = "attention streamed in a graph",
+                 .streamed = {0, 2, 4},
+                 .pieces = {.attention = true},
+                 .has_graph = true},
                  {.name = "streamed in a graph", .streamed = {0, 1, 2, 3, 4}, .has_graph = true},
                  {.name = "four streamed in a graph",
                  .streamed = {1, 2, 3, 4},

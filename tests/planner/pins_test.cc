@@ -16,17 +16,16 @@ namespace {
 using testing::best_of_all;
 using testing::every_placement;
 using testing::random_problem;
+using testing::split_problem;
 
-TierSet only(PlanTier tier) {
-  return {tier == PlanTier::kHbm, tier == PlanTier::kDram, tier == PlanTier::kNvme};
-}
-
-/// A problem with pins drawn from its seed: of the first group's weights, or of K and V, or both.
+/// A problem with pins drawn from its seed: of the first group's weights, or of K and V, or both;
+/// every third of pieces too.
 PlacementProblem pinned_problem(uint64_t seed, bool has_device) {
-  PlacementProblem problem = random_problem(seed, has_device, 2, 3);
+  PlacementProblem problem = seed % 3 == 0 ? split_problem(seed, has_device, 2, 3)
+                                           : random_problem(seed, has_device, 2, 3);
   std::mt19937_64 random(seed);
   const auto tier = [&] { return static_cast<PlanTier>(random() % 3); };
-  if (random() % 4 != 0) problem.groups[0].pin = only(tier());
+  if (random() % 4 != 0) problem.groups[0].pin = just(tier());
   if (random() % 4 == 0) problem.groups[1].pin = {.hbm = false};
   if (random() % 2 == 0) problem.kv_pin = tier();
   return problem;
@@ -54,6 +53,11 @@ TEST(Pins, HoldAndNoOtherPlacementThatKeepsThemIsMuchBetter) {
         EXPECT_TRUE(pin.hbm || place.n_hbm == 0);
         EXPECT_TRUE(pin.dram || place.n_dram == 0);
         EXPECT_TRUE(pin.nvme || place.n_nvme == 0);
+        const auto tiers = weight_tiers(problem, plan->layers);
+        if (const auto& apart = problem.groups[g].apart) {
+          for (const uint32_t layer : problem.groups[g].layers)
+            EXPECT_EQ(tiers[layer][static_cast<size_t>(apart->piece)], apart->tier);
+        }
         const double held = problem.groups[g].n_held;
         if (problem.kv_pin == PlanTier::kHbm) {
           EXPECT_EQ(place.kv_hbm, held);
@@ -75,7 +79,7 @@ TEST(Pins, ProgramHoldsThemToo) {
     SCOPED_TRACE(plan_tier_name(tier));
     PlacementProblem problem = random_problem(7, true, 2, 3);
     problem.hbm_gb = problem.dram_gb = problem.nvme_gb = 1e3;
-    problem.groups[0].pin = only(tier);
+    problem.groups[0].pin = just(tier);
     problem.kv_pin = tier;
     const LpPlacement program = solve_placement(problem);
     ASSERT_TRUE(program.is_feasible);

@@ -34,7 +34,7 @@ TEST(PlacedOnce, OfExactAttentionOnTheCpuNoDepthWantsAnotherPlacement) {
     const auto once = plan_placement({&whole, 1}, /*with_duals=*/false);
     if (!once) continue;
     n_spilling += once->layers.is_spilling(whole);
-    n_streaming += once->layers.is_streaming();
+    n_streaming += once->layers.is_streaming(whole);
     for (const double share : {0.1, 0.25, 0.5}) {
       const double n = share * whole.n_context();
       const PlacementProblem there = token_behind(whole, n);

@@ -108,16 +108,18 @@ TEST(PlacementCaps, LayersArePutWhereTheirCountsSay) {
   std::ranges::sort(problem.groups[0].layers);
   std::ranges::sort(problem.groups[1].layers);
   const LayerPlacement counted{{{.n_hbm = 2, .n_dram = 1, .n_nvme = 3}, {.n_dram = 6}}};
-  const std::vector<PlanTier> tiers = weight_tiers(problem, counted);
+  const std::vector<PieceTiers> tiers = weight_tiers(problem, counted);
   ASSERT_EQ(tiers.size(), 12u);
   const auto count = [&](const LayerGroup& group, PlanTier tier) {
-    return std::ranges::count_if(group.layers, [&](uint32_t i) { return tiers[i] == tier; });
+    return std::ranges::count_if(group.layers, [&](uint32_t i) {
+      return tiers[i] == PieceTiers{tier, tier};
+    });
   };
   EXPECT_EQ(count(problem.groups[0], PlanTier::kHbm), 2);
   EXPECT_EQ(count(problem.groups[0], PlanTier::kDram), 1);
   EXPECT_EQ(count(problem.groups[0], PlanTier::kNvme), 3);
   EXPECT_EQ(count(problem.groups[1], PlanTier::kDram), 6);
-  EXPECT_EQ(tiers[5], PlanTier::kDram);
+  EXPECT_EQ(tiers[5], (PieceTiers{PlanTier::kDram, PlanTier::kDram}));
 }
 
 }  // namespace

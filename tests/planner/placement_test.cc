@@ -15,15 +15,22 @@ namespace {
 
 using testing::best_of_all;
 using testing::random_problem;
+using testing::split_problem;
 using testing::varied_problem;
+
+/// In turns of full layers alone, of windows and the like, and of layers whose pieces are apart.
+PlacementProblem any_problem(uint64_t seed, bool has_device) {
+  return seed % 3 == 0   ? random_problem(seed, has_device, 2, 3)
+         : seed % 3 == 1 ? varied_problem(seed, has_device, 2, 3)
+                         : split_problem(seed, has_device, 2, 3);
+}
 
 TEST(Placement, NoOtherIsMoreThanATwentiethBetter) {
   int n_planned = 0;
   for (const bool has_device : {false, true})
     for (uint64_t seed = 100; seed < 130; ++seed) {
       SCOPED_TRACE(::testing::Message() << "seed " << seed << ", device " << has_device);
-      const PlacementProblem problem = seed % 3 == 0 ? random_problem(seed, has_device, 2, 3)
-                                                     : varied_problem(seed, has_device, 2, 3);
+      const PlacementProblem problem = any_problem(seed, has_device);
       const auto plan = plan_placement({&problem, 1});
       const double best = best_of_all(problem);
       if (!plan) {
@@ -110,7 +117,8 @@ TEST(Placement, TiersHoldWhatTheyHaveAndSumUp) {
   int n_planned = 0;
   for (uint64_t seed = 300; seed < 320; ++seed) {
     SCOPED_TRACE(seed);
-    const PlacementProblem problem = varied_problem(seed, true, 2, 5);
+    const PlacementProblem problem =
+        seed % 2 == 0 ? varied_problem(seed, true, 2, 5) : split_problem(seed, true, 2, 5);
     const auto plan = plan_placement({&problem, 1});
     if (!plan) continue;
     ++n_planned;
@@ -176,8 +184,7 @@ TEST(Placement, ShortageNamesTheLeastThatWouldDo) {
   for (const bool has_device : {false, true})
     for (uint64_t seed = 400; seed < 440; ++seed) {
       SCOPED_TRACE(::testing::Message() << "seed " << seed << ", device " << has_device);
-      PlacementProblem problem = seed % 2 == 0 ? random_problem(seed, has_device, 2, 3)
-                                               : varied_problem(seed, has_device, 2, 3);
+      PlacementProblem problem = any_problem(seed, has_device);
       problem.dram_gb *= 0.2;
       if (has_device) problem.hbm_gb *= 0.2;
       if (seed % 2 == 0) problem.nvme_gb = 0;

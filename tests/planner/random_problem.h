@@ -105,4 +105,31 @@ inline PlacementProblem varied_problem(uint64_t seed, bool has_device, uint32_t 
   return problem;
 }
 
+/// The same with layers of which a pin keeps a piece in a tier: those of the first group, and most
+/// others.
+inline PlacementProblem split_problem(uint64_t seed, bool has_device, uint32_t n_groups = 1,
+                                      uint32_t n_layers = 4) {
+  PlacementProblem problem = varied_problem(seed, has_device, n_groups, n_layers);
+  std::mt19937_64 random(seed + 104'729);
+  const auto draw = [&](double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(random);
+  };
+  for (LayerGroup& group : problem.groups) {
+    if (&group != &problem.groups.front() && draw(0, 1) < 0.3) continue;
+    const double share = draw(0.2, 0.8);
+    const LayerPiece piece = draw(0, 1) < 0.5 ? LayerPiece::kAttention : LayerPiece::kFfn;
+    const auto tier = static_cast<PlanTier>(has_device ? random() % 3 : 1 + random() % 2);
+    group.apart = PieceApart{.piece = piece,
+                             .tier = tier,
+                             .weight_gb = share * group.weight_gb,
+                             .pack_ms = share * group.pack_ms,
+                             .weights_read_share = draw(0.8, 2.5),
+                             .ahead_share = draw(0, 3)};
+    group.weight_gb -= group.apart->weight_gb;
+    group.pack_ms -= group.apart->pack_ms;
+    group.ahead_share = draw(0, 3);
+  }
+  return problem;
+}
+
 }  // namespace strata::planner::testing

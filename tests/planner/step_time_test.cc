@@ -217,6 +217,79 @@ TEST(StepTime, OfSmallReadsIsThatOfTheirRate) {
   EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 1.2 * 100 + 5 + 2, kExact);
 }
 
+/// Of each layer's 0.1 GB, the FFN's 0.06 apart in that tier.
+PlacementProblem split_problem(bool has_device, PlanTier tier) {
+  PlacementProblem problem = small_problem(has_device);
+  problem.groups[0].weight_gb = 0.04;
+  problem.groups[0].apart = PieceApart{.tier = tier, .weight_gb = 0.06};
+  return problem;
+}
+
+TEST(StepTime, OfLayersInPiecesIsThatOfWhatMoves) {
+  using enum PlanTier;
+  // Where both pieces are in one place it is that of whole layers.
+  EXPECT_NEAR(token_time(split_problem(false, kDram), placed(0, 4, 0, 0, 1000)).ms, 62, kExact);
+  EXPECT_NEAR(token_time(split_problem(false, kNvme), placed(0, 0, 4, 0, 1000)).ms, 200, kExact);
+  EXPECT_NEAR(token_time(split_problem(true, kHbm), placed(4, 0, 0, 1000, 0)).ms, 10, kExact);
+  EXPECT_NEAR(token_time(split_problem(true, kDram), placed(0, 4, 0, 1000, 0)).ms, 40, kExact);
+  // Else the disk, the link and DRAM move one of them; all of it is computed.
+  const StepTime ffn = token_time(split_problem(false, kNvme), placed(0, 4, 0, 0, 1000));
+  EXPECT_NEAR(ffn.ms, 4 * 30, kExact);
+  EXPECT_NEAR(ffn.busy_ms[1], 4 * (0.1 + 0.1 + 0.06), kExact);  // DRAM, of 1 GB a ms
+  EXPECT_NEAR(token_time(split_problem(false, kDram), placed(0, 0, 4, 0, 1000)).ms, 4 * 20, kExact);
+  const StepTime card = token_time(split_problem(true, kDram), placed(4, 0, 0, 1000, 0));
+  EXPECT_NEAR(card.ms, 4 * 6, kExact);
+  EXPECT_NEAR(card.busy_ms[5], 10, kExact);  // the GPU
+  EXPECT_NEAR(token_time(split_problem(true, kHbm), placed(0, 4, 0, 1000, 0)).ms, 4 * 4, kExact);
+  // The CPU packs what comes from the disk.
+  PlacementProblem packed = split_problem(false, kNvme);
+  packed.groups[0].pack_ms = 1000;
+  packed.groups[0].apart->pack_ms = 20;
+  EXPECT_NEAR(token_time(packed, placed(0, 4, 0, 0, 1000)).ms, 4 * (15 + 20) + 2, kExact);
+  packed.groups[0].apart->weights_read_share = 2;
+  EXPECT_NEAR(token_time(packed, placed(0, 4, 0, 0, 1000)).ms, 4 * 60, kExact);
+}
+
+TEST(StepTime, TheRingHoldsOfTwoPiecesWhatItHoldsOfALayer) {
+  WaitingForTheDisk of;
+  LayerGroup& passing = of.problem.groups[0];
+  passing.weight_gb = 0.05;
+  passing.apart = PieceApart{.tier = PlanTier::kNvme, .weight_gb = 0.03};
+  EXPECT_NEAR(token_time(of.problem, of.placement).ms, 148, 1e-3);
+  // Buffers of 0.04 GB, half of the layer; then of more than all of it.
+  passing.ahead_share = 0.8;
+  passing.apart->ahead_share = 0.04 / 0.03;
+  EXPECT_NEAR(token_time(of.problem, of.placement).ms, 128, 1e-3);
+  passing.ahead_share = 2;
+  passing.apart->ahead_share = 0.1 / 0.03;
+  EXPECT_NEAR(token_time(of.problem, of.placement).ms, 120, 1e-3);
+}
+
+TEST(StepTime, BytesOfPiecesAreWhereTheyAre) {
+  using enum PlanTier;
+  PlacementProblem problem = split_problem(true, kDram);
+  problem.hbm_slots_gb = 0.5;
+  problem.stream_slots_gb = 0.25;
+  PlacedGb gb = placed_gb(problem, placed(4, 0, 0, 0, 1000));
+  EXPECT_NEAR(gb.hbm_weights, 4 * 0.04, kExact);
+  EXPECT_NEAR(gb.dram_weights, 4 * 0.1, kExact);
+  EXPECT_EQ(gb.hbm_buffers, 0.5);  // the FFN passes
+  EXPECT_EQ(gb.dram_slots, 0);
+  problem.groups[0].apart->tier = kNvme;
+  gb = placed_gb(problem, placed(0, 4, 0, 0, 1000));
+  EXPECT_NEAR(gb.nvme_weights, 4 * 0.06, kExact);
+  EXPECT_NEAR(gb.dram_weights, 4 * 0.04, kExact);
+  EXPECT_EQ(gb.dram_slots, 0.25);
+  problem.groups[0].apart->tier = kHbm;
+  gb = placed_gb(problem, placed(4, 0, 0, 0, 1000));
+  EXPECT_NEAR(gb.hbm_weights, 4 * 0.1, kExact);
+  EXPECT_NEAR(gb.dram_weights, 4 * 0.1, kExact);
+  EXPECT_EQ(gb.hbm_buffers, 0);
+  EXPECT_TRUE(fits(problem, placed(4, 0, 0, 0, 1000)));
+  problem.has_device = false;  // a tier that is not there
+  EXPECT_FALSE(fits(problem, placed(0, 4, 0, 0, 1000)));
+}
+
 TEST(StepTime, ADiskThatWasIdleAnswersLate) {
   PlacementProblem problem = small_problem(false);
   problem.rates.nvme_answer_ms = 3;
@@ -425,8 +498,17 @@ TEST(StepTime, NamesThePlaceOfEveryLayer) {
   LayerPlacement placement;
   placement.groups = {{4, 0, 0, 0, 0}, {0, 2, 2, 0, 0}};
   using enum PlanTier;
-  EXPECT_EQ(weight_tiers(problem, placement),
-            (std::vector<PlanTier>{kHbm, kHbm, kHbm, kHbm, kDram, kNvme, kDram, kNvme}));
+  EXPECT_EQ(weight_tiers(problem, placement), (std::vector<PieceTiers>{{kHbm, kHbm},
+                                                                       {kHbm, kHbm},
+                                                                       {kHbm, kHbm},
+                                                                       {kHbm, kHbm},
+                                                                       {kDram, kDram},
+                                                                       {kNvme, kNvme},
+                                                                       {kDram, kDram},
+                                                                       {kNvme, kNvme}}));
+  EXPECT_EQ(
+      weight_tiers(split_problem(false, kNvme), placed(0, 2, 2, 0, 1000)),
+      (std::vector<PieceTiers>{{kDram, kNvme}, {kNvme, kNvme}, {kDram, kNvme}, {kNvme, kNvme}}));
 }
 
 }  // namespace

@@ -136,6 +136,7 @@ class DescribedReplies : public ::testing::Test {
 TEST_F(DescribedReplies, OfEveryOperation) {
   service_.said_facts.plan = {"The planner decided."};
   service_.said_facts.layer_places = {"dram", "nvme"};
+  service_.said_facts.ffn_places = {"", "dram"};
   service_.said_counts.slots = {{.id = 4, .is_busy = true, .n_tokens = 90}};
   service_.said_counts.tiers = {{.name = "dram", .budget_bytes = 1000, .weights_bytes = 400}};
   start();

@@ -305,6 +305,7 @@ TEST_F(ServeAppTest, SaysWhatItServes) {
   service_.said_facts.chat_template = "{{ template }}";
   service_.said_facts.plan = {"The planner decided."};
   service_.said_facts.layer_places = {"dram", "nvme"};
+  service_.said_facts.ffn_places = {"", "dram"};
   service_.said_layers = {{.hbm = 0, .dram = 9, .nvme = 0}};
   service_.said_counts.n_busy = 2;
   service_.said_counts.slots = {{.id = 4, .is_busy = true, .n_tokens = 90}};
@@ -318,8 +319,9 @@ TEST_F(ServeAppTest, SaysWhatItServes) {
   EXPECT_EQ(json::parse(get("/status").body)["tiers"]["dram"]["weights_bytes"], 400);
   const json status = json::parse(get("/status").body);
   EXPECT_EQ(status["plan"][0], "The planner decided.");
-  EXPECT_EQ(status["layers"].dump(), R"([{"dram":9,"hbm":0,"nvme":0,"weights":"dram"},)"
-                                     R"({"dram":0,"hbm":0,"nvme":0,"weights":"nvme"}])");
+  EXPECT_EQ(status["layers"].dump(),
+            R"([{"dram":9,"hbm":0,"nvme":0,"weights":"dram"},)"
+            R"({"dram":0,"ffn":"dram","hbm":0,"nvme":0,"weights":"nvme"}])");
   EXPECT_NE(get("/metrics").body.find("strata_tier_bytes{tier=\"dram\",kind=\"weights\"} 400"),
             std::string::npos);
 }

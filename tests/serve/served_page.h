@@ -20,6 +20,7 @@ class ServedPage : public ::testing::Test {
     service_.said_facts.plan = {"The planner decided.", "+1 GiB of <DRAM> would bring nothing."};
     service_.said_facts.layer_places = {"dram", "nvme"};
     service_.said_facts.attention = "quest";
+    service_.said_facts.ffn_places = {"", "dram"};
     service_.said_facts.attention_budget = "2048";
     service_.said_facts.kv_bytes_per_token = 64;
     service_.said_layers = {{.hbm = 0, .dram = 9, .nvme = 0}, {.hbm = 0, .dram = 3, .nvme = 6}};

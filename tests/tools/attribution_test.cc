@@ -121,8 +121,9 @@ TEST(Attribution, ASlowDiskIsWaitedForAsLongAsItTakes) {
   const auto script = std::make_shared<IoScript>();
   Trace trace(Trace::kCapacity, [script] { return script->clock; });
   engine::WeightOptions options;
-  options.plan = engine::weight_plan_of(engine::weight_sizes(file, engine::read_model_spec(file)),
-                                        {1, 0, 1, 1, 0, 1});
+  options.plan = engine::weight_plan_of(
+      engine::weight_sizes(file, engine::read_model_spec(file)),
+      {kWholeLayer, kNoPiece, kWholeLayer, kWholeLayer, kNoPiece, kWholeLayer});
   options.make_io = engine::testing::make_scripted(script);
   options.trace = &trace;
   ThreadPool pool(2);

@@ -1,5 +1,6 @@
 // `run` with what the planner or a plan's file says: the same answer from anywhere, and said where
 // everything is.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -111,6 +112,43 @@ TEST_F(PlacedRun, PinsAreHeededAndChangeNoToken) {
   EXPECT_EQ(spilled["tokens"].dump(), expected);
   expect_refused(command({"-ngl", "4"}),
                  {2, "usage", {"hbm", "none computes"}, "--n-gpu-layers", "leave it out"});
+}
+
+TEST_F(PlacedRun, PinsOfPiecesAreHeededAndChangeNoToken) {
+  const std::string expected = tokens_of(run_strata(asked()));
+  for (const auto& [from_file, stays] : {std::pair{"ffn", "attn"}, std::pair{"attn", "ffn"}}) {
+    SCOPED_TRACE(from_file);
+    const Words pinned = {"-ot", fmt::format("blk\\.[0-9]+\\.{}_.*=nvme", from_file), "-ot",
+                          fmt::format("blk\\.[0-9]+\\.{}_.*=CPU", stays)};
+    const Outcome outcome = run_strata(asked(pinned));
+    const json found = object_of(outcome);
+    const json split = found["plan"]["layers"].value("split", json());
+    ASSERT_EQ(split.size(), 1u) << found["plan"];
+    EXPECT_EQ(split[0]["layers"].size(), kLayers);
+    EXPECT_EQ(split[0]["ffn"], from_file == std::string("ffn") ? "file" : "dram");
+    EXPECT_EQ(found["tokens"].dump(), expected);
+    EXPECT_NE(outcome.err.find("plan: 16 of 16 layers streamed, 16 of them in part"),
+              std::string::npos)
+        << outcome.err;
+  }
+  // What llama.cpp's users pin beside a card changes nothing where none computes.
+  const json kept = object_of(run_strata(asked({"-ot", "blk\\.[0-9]+\\.ffn_.*=dram"})));
+  EXPECT_EQ(kept["plan"]["layers"]["dram"], kLayers);
+  EXPECT_EQ(kept["tokens"].dump(), expected);
+}
+
+TEST_F(PlacedRun, ASavedPlanOfPiecesRuns) {
+  const std::string expected = tokens_of(run_strata(asked()));
+  const std::string path =
+      saved_plan({"--pin", "blk\\.[0-3]\\.ffn=nvme", "--pin", "blk\\.[0-3]\\.attn=dram"});
+  const json plan = json::parse(std::ifstream(path));
+  EXPECT_EQ(plan["layers"]["0-3"], (json{{"attention", "dram"}, {"ffn", "file"}})) << plan;
+  const json found = object_of(run_strata(asked({"--plan", path})));
+  EXPECT_EQ(found["plan"]["placed_by"], "file");
+  EXPECT_EQ(found["plan"]["layers"].value("split", json()),
+            json::array({{{"attention", "dram"}, {"ffn", "file"}, {"layers", {0, 1, 2, 3}}}}));
+  EXPECT_GT(found["tiers"]["nvme"]["read_bytes"].get<uint64_t>(), 0u);
+  EXPECT_EQ(found["tokens"].dump(), expected);
 }
 
 TEST_F(PlacedRun, OfPinsThatACapDoesNotHoldTheCapIsNamed) {

@@ -32,7 +32,8 @@ PlanFile some_plan() {
   plan.placement.n_ctx = 4096;
   plan.placement.chunk_rows = 512;
   plan.placement.v_codec = KvCodec::kQ8_0;
-  plan.placement.is_streamed = {0, 1, 1, 1, 0, 1};
+  plan.placement.streamed = {kNoPiece,    kWholeLayer, kWholeLayer,
+                             kWholeLayer, kNoPiece,    kWholeLayer};
   plan.placement.kv_dram_bytes = 50 * kMiB;
   plan.ttft_ms = 3143.5;
   plan.tpot_ms = 28.75;
@@ -43,24 +44,34 @@ PlanFile device_plan() {
   PlanFile plan = some_plan();
   plan.device = "cuda:0";
   plan.hbm_bytes = 400 * kMiB;
-  plan.placement.is_streamed.assign(6, 0);
-  plan.placement.is_resident = {1, 1, 0, 0, 1, 1};
+  plan.placement.streamed.assign(6, kNoPiece);
+  plan.placement.resident = {kWholeLayer, kWholeLayer, kNoPiece,
+                             kNoPiece,    kWholeLayer, kWholeLayer};
   plan.placement.kv_dram_bytes = 0;
   plan.placement.kv_hbm_bytes = 7 * kMiB;
   plan.is_measured = true;
   return plan;
 }
 
+PlanFile with_pieces(PlanFile plan) {
+  std::vector<PieceSet>& places =
+      plan.device == "none" ? plan.placement.streamed : plan.placement.resident;
+  places[2] = places[3] = {.ffn = true};
+  places[5] = {.attention = true};
+  return plan;
+}
+
 TEST(PlanFileTest, WhatIsWrittenIsReadBack) {
-  for (const PlanFile& plan : {some_plan(), device_plan()}) {
+  for (const PlanFile& plan :
+       {some_plan(), device_plan(), with_pieces(some_plan()), with_pieces(device_plan())}) {
     const std::string text = plan_file_json(plan);
     const PlanFile read = parse_plan_file(text, "plan.json");
     EXPECT_EQ(plan_file_json(read), text);
     EXPECT_EQ(read.model, plan.model);
     EXPECT_EQ(read.placement.n_ctx, 4096u);
     EXPECT_EQ(read.placement.v_codec, KvCodec::kQ8_0);
-    EXPECT_EQ(read.placement.is_streamed, plan.placement.is_streamed);
-    EXPECT_EQ(read.placement.is_resident, plan.placement.is_resident);
+    EXPECT_EQ(read.placement.streamed, plan.placement.streamed);
+    EXPECT_EQ(read.placement.resident, plan.placement.resident);
     EXPECT_EQ(read.placement.kv_dram_bytes, plan.placement.kv_dram_bytes);
     EXPECT_EQ(read.placement.kv_hbm_bytes, plan.placement.kv_hbm_bytes);
     EXPECT_EQ(read.is_measured, plan.is_measured);
@@ -73,8 +84,27 @@ TEST(PlanFileTest, LayersStandAsRunsInAnyOrder) {
             (json{{"0", "dram"}, {"1-3", "file"}, {"4", "dram"}, {"5", "file"}}));
   json edited = written;
   edited["layers"] = {{"5", "dram"}, {"0-4", "file"}};
-  EXPECT_EQ(parse_plan_file(edited.dump(), "plan.json").placement.is_streamed,
-            (std::vector<uint8_t>{1, 1, 1, 1, 1, 0}));
+  std::vector<PieceSet> wanted(6, kWholeLayer);
+  wanted[5] = kNoPiece;
+  EXPECT_EQ(parse_plan_file(edited.dump(), "plan.json").placement.streamed, wanted);
+}
+
+TEST(PlanFileTest, PiecesOfALayerStandByTheirNames) {
+  const auto layers = [](const PlanFile& plan) {
+    return json::parse(plan_file_json(with_pieces(plan)))["layers"];
+  };
+  const json ffn_in_file = {{"attention", "dram"}, {"ffn", "file"}};
+  EXPECT_EQ(layers(some_plan()), (json{{"0", "dram"},
+                                       {"1", "file"},
+                                       {"2-3", ffn_in_file},
+                                       {"4", "dram"},
+                                       {"5", {{"attention", "file"}, {"ffn", "dram"}}}}));
+  EXPECT_EQ(layers(device_plan())["5"], (json{{"attention", "hbm"}, {"ffn", "dram"}}));
+  // Of one that names both alike the layer is whole.
+  json edited = json::parse(plan_file_json(some_plan()));
+  edited["layers"] = {{"0-5", {{"attention", "file"}, {"ffn", "file"}}}};
+  EXPECT_EQ(parse_plan_file(edited.dump(), "plan.json").placement.streamed,
+            std::vector<PieceSet>(6, kWholeLayer));
 }
 
 struct BadKey {
@@ -102,6 +132,11 @@ constexpr BadKey kBadKeys[] = {
     {"/layers", R"({"0-5": "ram"})", "hbm, dram or file as layers.0-5"},
     {"/layers", R"({"0-5": "hbm"})", "device is none"},
     {"/layers", R"({"0-5": 3})", "a text as layers.0-5"},
+    {"/layers", R"({"0-5": {"ffn": "file"}})", "an object with attention"},
+    {"/layers", R"({"0-5": {"attention": "dram", "ffn": "ram"}})",
+     "dram or file as layers.0-5.ffn"},
+    {"/layers", R"({"0-5": {"attention": "hbm", "ffn": "dram"}})", "device is none"},
+    {"/layers", R"({"0-5": {"attention": "dram", "ffn": "dram", "q": "dram"}})", "without 'q'"},
     {"/layers", R"({"0-4": "dram", "4-5": "file"})", "4 is missing or there"},
     {"/layers", R"({"0-2": "dram", "4-5": "file"})", "3 is missing or there"},
     {"/layers", R"({"0-6": "dram"})", "every layer from 0 to 5 once"},

@@ -107,6 +107,15 @@ TEST_F(PlanPage, ShowsLayersTiersATokenAndWhatMoreBrings) {
     EXPECT_EQ(html.find(foreign), std::string::npos) << foreign;
 }
 
+TEST_F(PlanPage, ShowsPiecesThatLiveApart) {
+  const std::string html = page({"--device", "none", "-c", "64k", "--pin",
+                                 "blk\\.[0-3]\\.ffn_=nvme", "--pin", "blk\\.[0-3]\\.attn_=dram"});
+  expect_balanced(html);
+  EXPECT_EQ(count(html, ": attention in DRAM</title>"), 4u);
+  EXPECT_EQ(count(html, ": FFN in model file</title>"), 4u);
+  EXPECT_EQ(count(html, ": weights in DRAM</title>"), 4u);
+}
+
 TEST_F(PlanPage, ShowsAHostileNameAsText) {
   small_.set("general.name", std::string("<script>alert(\"x\")</script> & '</svg>"));
   path_ = model(small_, "hostile.gguf");

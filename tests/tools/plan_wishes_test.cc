@@ -60,6 +60,44 @@ TEST_F(PlanWishes, PinsHold) {
   EXPECT_EQ(layers(on_card({"--pin", "blk.0.(attn|ffn)_.*=dram", "-ngl", "99"})), "7/1/0");
 }
 
+TEST_F(PlanWishes, PinsOfPiecesHold) {
+  const auto split = [&](const Words& more) { return plan(more)["layers"]; };
+  const auto apart = [](const char* attention, const char* ffn, const std::vector<int>& of) {
+    return json{{"attention", attention}, {"ffn", ffn}, {"layers", of}};
+  };
+  const std::vector<int> all = {0, 1, 2, 3, 4, 5, 6, 7};
+  // As llama.cpp's users pin, beside a card and without one.
+  const Words ffn = {"-ot", "blk\\.[0-9]+\\.ffn_.*=CPU"};
+  const json on_a_card = split(on_card(joined(ffn, {"-ngl", "99"})));
+  EXPECT_EQ(on_a_card["hbm"], 0);
+  EXPECT_EQ(on_a_card.value("split", json()), json::array({apart("hbm", "dram", all)}));
+  EXPECT_EQ(layers(on_card(joined(ffn, {"-ngl", "0"}))), "0/8/0");
+  EXPECT_EQ(layers(on_cpu(ffn)), "0/8/0");
+  EXPECT_FALSE(split(on_cpu(ffn)).contains("split"));
+  // Those of some layers here, of others there, and whole layers beside them.
+  const json mixed = split(on_cpu({"--pin", "blk\\.[0-2]\\.ffn_(gate|up|down)=nvme", "--pin",
+                                   "blk\\.[0-2]\\.attn=dram", "--pin", "blk\\.5\\.attn_=nvme",
+                                   "--pin", "blk\\.5\\.ffn=dram", "--pin", "blk.7.=nvme"}));
+  EXPECT_EQ(mixed["dram"], 3);
+  EXPECT_EQ(mixed["file"], 1);
+  EXPECT_EQ(mixed.value("split", json()),
+            json::array({apart("dram", "file", {0, 1, 2}), apart("file", "dram", {5})}));
+  const std::string said = text(on_cpu({"--pin", "ffn=nvme", "--pin", "attn=dram"}));
+  EXPECT_NE(said.find("8 with attention in DRAM and FFN read from the model file in every step"),
+            std::string::npos)
+      << said;
+  // What is pinned apart is priced: an FFN from the disk takes as long as its bytes, by requests
+  // that are smaller here, and so slower.
+  const auto disk_ms = [&](const Words& more) {
+    return plan(on_cpu(more))["busy_ms"]["decode"]["NVMe"].get<double>();
+  };
+  const double whole = disk_ms({"--pin", "blk=nvme"});
+  const double parts = disk_ms({"--pin", "ffn=nvme", "--pin", "attn=dram"}) +
+                       disk_ms({"--pin", "attn=nvme", "--pin", "ffn=dram"});
+  EXPECT_GT(parts, 0.9 * whole);
+  EXPECT_LT(parts, 1.5 * whole);
+}
+
 TEST_F(PlanWishes, SoManyLayersAreInTheDevicesMemory) {
   EXPECT_EQ(layers(on_card({"-ngl", "3"})), "3/5/0");
   EXPECT_EQ(layers(on_card({"--n-gpu-layers", "0"})), "0/8/0");
@@ -86,18 +124,23 @@ TEST_F(PlanWishes, PinsThatCannotHoldAreRefusedByName) {
     std::string where, remedy;
   };
   const std::vector<Case> cases = {
-      {on_card({"--pin", "blk\\.[0-9]+\\.ffn_.*=dram"}),
-       {"catches blk.0.ffn_down.weight and not blk.0.attn_output.weight", "move together"},
+      {on_card({"--pin", "blk\\.[0-9]+\\.ffn_down=dram"}),
+       {"catches blk.0.ffn_down.weight and not blk.0.ffn_gate.weight", "FFN", "move together"},
        "--pin",
-       "--pin 'blk\\.[0-9]+\\.=dram'"},
-      {on_card({"--pin", "blk.3.attn_q=hbm"}),
-       {"blk.3.attn_q.weight"},
+       "name blk.0.ffn_gate.weight, blk.0.ffn_up.weight too, or all of them: "
+       "--pin 'blk\\.[0-9]+\\.ffn_=dram'"},
+      {on_cpu({"--pin", "blk.3.(attn_q|ffn_)=nvme"}),
+       {"blk.3.attn_q.weight", "attention"},
        "--pin",
-       "blk\\.(3)\\.=hbm"},
+       "blk\\.(3)\\.attn_=nvme"},
+      {on_cpu({"--pin", "ffn=dram", "--pin", "blk.2.=nvme"}),
+       {"contradict each other: both catch layer 2's FFN matrices"},
+       "--pin",
+       "leave one"},
       {on_card({"--pin", "mamba=dram"}), {"catches no tensor"}, "--pin", "blk.0.attn_q.weight"},
       {on_card({"--pin", "token_embd=dram"}), {"token_embd.weight", "never moves"}, "--pin", "blk"},
       {on_card({"--pin", "blk=dram", "--pin", "blk.2.=hbm"}),
-       {"contradict each other: both catch layer 2"},
+       {"contradict each other: both catch layer 2's attention matrices"},
        "--pin",
        "leave one"},
       {on_card({"--pin", "blk.(=dram"}), {"is no pattern"}, "--pin", "simpler"},

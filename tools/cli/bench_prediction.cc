@@ -76,7 +76,7 @@ double dram_pace(const PlacedPlan& plan, double dram_gbytes_per_s) {
 }
 
 bool reads_disk(const PlacedPlan& plan) {
-  return plan.layers.is_streaming() || plan.layers.is_spilling(plan.problem);
+  return plan.layers.is_streaming(plan.problem) || plan.layers.is_spilling(plan.problem);
 }
 
 uint64_t predicted_peak_bytes(const PlacedPlan& plan) {

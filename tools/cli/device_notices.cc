@@ -4,6 +4,7 @@
 
 #include "engine/byte_text.h"
 #include "tools/cli/notices.h"
+#include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
 
@@ -15,8 +16,8 @@ void say_device(const engine::Engine& engine) {
   std::string line = fmt::format("device: {} | {} of its memory", engine.device()->name(),
                                  bytes_text(plan.hbm_bytes));
   if (plan.n_streamed() > 0)
-    line += fmt::format(" | {} of {} layers pass through it in every step", plan.n_streamed(),
-                        plan.is_resident.size());
+    line += fmt::format(" | {} of {} layers pass through it in every step{}", plan.n_streamed(),
+                        plan.resident.size(), in_part_text(plan.n_in_part()));
   const uint64_t kv_bytes = engine.context().kv.slot_bytes;
   line += fmt::format(" | K and V: {} of {}", bytes_text(plan.kv_bytes), bytes_text(kv_bytes));
   if (plan.kv_bytes < kv_bytes) line += ", the rest is read across the link";

@@ -38,6 +38,8 @@ void JsonPlace::expect_keys(std::initializer_list<const char*> keys,
       refuse(fmt::format("an object without '{}'", key.substr(0, kShownMax)));
 }
 
+bool JsonPlace::is_object() const { return value_.is_object(); }
+
 bool JsonPlace::has(const char* key) const { return value_.contains(key); }
 
 JsonPlace JsonPlace::at(const char* key) const {

@@ -30,6 +30,7 @@ class JsonPlace {
   /// An object of these keys and of no other but those that may be missing.
   void expect_keys(std::initializer_list<const char*> keys,
                    std::initializer_list<const char*> optional = {}) const;
+  bool is_object() const;
   bool has(const char* key) const;
   JsonPlace at(const char* key) const;
   /// Of a list of at most 4096.

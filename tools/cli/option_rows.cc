@@ -49,8 +49,8 @@ constexpr OptionSpec kRows[] = {
      Sources::kEverywhere, kComputing | kPlan | kDoctor | kCalibrate, &S::nvme},
     {"pin", "-ot,--override-tensor", Section::kModel, ValueKind::kTextList, "", 0, 0,
      "REGEX=hbm|dram|nvme",
-     "keep the layers whose tensors (blk.0.attn_q.weight) it finds in a tier; nvme = read from the "
-     "model file in every step; whole layers; may be repeated",
+     "keep the tensors (blk.0.attn_q.weight) that it finds in a tier, all attn_ or all ffn_ ones "
+     "of a layer; nvme = read from the model file in every step; may be repeated",
      Sources::kEverywhere, kComputing | kPlan, &S::pin},
     {"n-gpu-layers", "-ngl,--gpu-layers", Section::kModel, ValueKind::kInteger, "-1", -1, 65535,
      "N", "how many layers' weights are in the device's memory; -1 = as many as is best",

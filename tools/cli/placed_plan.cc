@@ -22,6 +22,7 @@ using engine::Engine;
 using planner::GroupPlace;
 using planner::LayerGroup;
 using planner::LayerPlacement;
+using planner::PiecePins;
 using planner::PlacementProblem;
 using planner::PlanTier;
 
@@ -74,18 +75,43 @@ void add_kv(const Engine& engine, const PlacementProblem& problem, LayerPlacemen
   }
 }
 
+PlanTier piece_tier(const Engine& engine, uint32_t layer, LayerPiece piece) {
+  if (engine.weight_plan().streamed[layer].has(piece)) return PlanTier::kNvme;
+  const bool is_there =
+      engine.device() != nullptr && engine.device_plan().resident[layer].has(piece);
+  return is_there ? PlanTier::kHbm : PlanTier::kDram;
+}
+
+/// Pins with which a problem can say where the engine has everything: those of the run, but of
+/// layers that have their pieces apart where these are, and none of others that pins tell apart.
+std::vector<PiecePins> pins_beside(const Engine& engine, std::vector<PiecePins> pins) {
+  const uint32_t n_layers = engine.spec().shape.n_layers;
+  for (uint32_t layer = 0; layer < n_layers; ++layer) {
+    const PlanTier attention = piece_tier(engine, layer, LayerPiece::kAttention);
+    const PlanTier ffn = piece_tier(engine, layer, LayerPiece::kFfn);
+    if (pins.empty() && attention == ffn) continue;
+    pins.resize(n_layers);
+    PiecePins& of = pins[layer];
+    if (attention != ffn) {
+      of = {planner::just(attention), planner::just(ffn)};
+    } else if (of[0] != of[1]) {
+      of = {};
+    }
+  }
+  return pins;
+}
+
 LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) {
   LayerPlacement layers;
   for (const LayerGroup& group : problem.groups) {
     GroupPlace place;
+    const LayerPiece moving =
+        group.apart ? other_piece(group.apart->piece) : LayerPiece::kAttention;
     for (const uint32_t layer : group.layers) {
-      if (engine.weight_plan().is_streamed[layer] != 0) {
-        ++place.n_nvme;
-      } else if (engine.device() != nullptr && engine.device_plan().is_resident[layer]) {
-        ++place.n_hbm;
-      } else {
-        ++place.n_dram;
-      }
+      const PlanTier tier = piece_tier(engine, layer, moving);
+      ++(tier == PlanTier::kNvme  ? place.n_nvme
+         : tier == PlanTier::kHbm ? place.n_hbm
+                                  : place.n_dram);
     }
     layers.groups.push_back(place);
   }
@@ -116,7 +142,7 @@ uint64_t kv_room(const PlanSubject& subject, const engine::Placement& placement)
   const engine::ContextRequest request = context_request(subject, placement);
   const uint64_t taken =
       engine::kProcessBytes + engine::buffer_bytes(subject.model.spec.shape, request) +
-      engine::weight_plan_of(subject.model.sizes, placement.is_streamed).total_bytes();
+      engine::weight_plan_of(subject.model.sizes, placement.streamed).total_bytes();
   const uint64_t dram = subject.request.dram_bytes;
   uint64_t room = dram - std::min(dram, taken);
   if (subject.request.kv_dram_bytes > 0) room = std::min(room, subject.request.kv_dram_bytes);
@@ -137,10 +163,7 @@ uint64_t copies_in_hbm(const PlanSubject& subject, const DeviceFacts& facts,
   described.kv_layout = KvLayout::make(placement.k_codec, placement.v_codec, shape.head_dim);
   const engine::DeviceNeeds needs = engine::device_needs(
       described, *model.file, shape, facts, placement.n_ctx, kv_bytes, placement.chunk_rows);
-  const uint64_t taken =
-      engine::device_plan_of(
-          needs, std::vector<bool>(placement.is_resident.begin(), placement.is_resident.end()))
-          .hbm_bytes;
+  const uint64_t taken = engine::device_plan_of(needs, placement.resident).hbm_bytes;
   const uint64_t hbm = subject.request.hbm_bytes;
   return std::min(kv_bytes, hbm - std::min(hbm, taken));
 }
@@ -154,9 +177,12 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
   placement.chunk_rows = problem.chunk_rows;
   placement.k_codec = problem.k_codec;
   placement.v_codec = problem.v_codec;
-  for (const PlanTier place : planner::weight_tiers(problem, layers)) {
-    placement.is_streamed.push_back(place == PlanTier::kNvme ? 1 : 0);
-    if (problem.has_device) placement.is_resident.push_back(place == PlanTier::kHbm ? 1 : 0);
+  for (const planner::PieceTiers& tiers : planner::weight_tiers(problem, layers)) {
+    const auto in = [&](PlanTier tier) {
+      return PieceSet{.attention = tiers[0] == tier, .ffn = tiers[1] == tier};
+    };
+    placement.streamed.push_back(in(PlanTier::kNvme));
+    if (problem.has_device) placement.resident.push_back(in(PlanTier::kHbm));
   }
   // What rounding to whole layers leaves is K and V's.
   if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, placement);
@@ -170,6 +196,7 @@ namespace {
 /// The problem of the chunk and the codecs that run.
 PlacementProblem problem_of(const PlanSubject& subject, const Engine& engine) {
   engine::PlacementRequest request = subject.request;
+  request.pins = pins_beside(engine, request.pins);
   request.chunks = {engine.context().chunk_rows};
   request.codecs = {{engine.options().k_codec, engine.options().v_codec}};
   return engine::placement_problems(subject.model, request).front();

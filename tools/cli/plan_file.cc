@@ -28,10 +28,19 @@ constexpr uint64_t kChunkMax = 8192;
 constexpr const char* kRemedy = "correct the file, or plan anew (`strata plan --save FILE`)";
 constexpr KvCodec kCodecs[] = {KvCodec::kF16, KvCodec::kQ8_0};
 
-/// Where a layer's weights are: "file" = read from the model file in every step.
-const char* weights_place(const engine::Placement& placement, size_t layer) {
-  if (placement.is_streamed[layer] != 0) return "file";
-  return placement.has_device() && placement.is_resident[layer] != 0 ? "hbm" : "dram";
+/// Where a piece is: "file" = read from the model file in every step.
+const char* piece_place(const engine::Placement& placement, size_t layer, LayerPiece piece) {
+  if (placement.streamed[layer].has(piece)) return "file";
+  return placement.has_device() && placement.resident[layer].has(piece) ? "hbm" : "dram";
+}
+
+/// One place, or one for each piece.
+ordered_json weights_place(const engine::Placement& placement, size_t layer) {
+  const auto place = [&](LayerPiece piece) { return piece_place(placement, layer, piece); };
+  const std::string_view attention = place(LayerPiece::kAttention), ffn = place(LayerPiece::kFfn);
+  if (attention == ffn) return attention;
+  return {{layer_piece_name(LayerPiece::kAttention), attention},
+          {layer_piece_name(LayerPiece::kFfn), ffn}};
 }
 
 std::string run_text(size_t first, size_t last) {
@@ -40,12 +49,12 @@ std::string run_text(size_t first, size_t last) {
 
 ordered_json layers_json(const engine::Placement& placement) {
   ordered_json runs = ordered_json::object();
-  const size_t n = placement.is_streamed.size();
+  const size_t n = placement.streamed.size();
   for (size_t first = 0; first < n;) {
-    const std::string_view place = weights_place(placement, first);
+    ordered_json place = weights_place(placement, first);
     size_t last = first;
     while (last + 1 < n && weights_place(placement, last + 1) == place) ++last;
-    runs[run_text(first, last)] = place;
+    runs[run_text(first, last)] = std::move(place);
     first = last + 1;
   }
   return runs;
@@ -53,7 +62,7 @@ ordered_json layers_json(const engine::Placement& placement) {
 
 struct LayerRun {
   uint64_t first = 0, last = 0;
-  std::string place;
+  PieceSet streamed, resident;
 };
 
 /// "12" or "12-14".
@@ -69,30 +78,36 @@ bool read_run(std::string_view text, LayerRun& run) {
   return read(text.substr(dash + 1), run.last) && run.first <= run.last;
 }
 
+void read_piece(const JsonPlace& at, const PlanFile& plan, LayerPiece piece, LayerRun& run) {
+  const std::string place = at.text();
+  if (place != "hbm" && place != "dram" && place != "file") at.refuse("hbm, dram or file");
+  if (place == "hbm" && plan.device == "none") at.refuse("dram or file: device is none");
+  if (place == "file") run.streamed.add(piece);
+  if (place == "hbm") run.resident.add(piece);
+}
+
 void read_layers(const JsonPlace& at, PlanFile& plan) {
   std::vector<LayerRun> runs;
   at.each_key([&](const std::string& key, const JsonPlace& value) {
     LayerRun run;
     if (!read_run(key, run)) value.refuse("a layer (\"12\") or a run of them (\"12-14\")");
-    run.place = value.text();
-    if (run.place != "hbm" && run.place != "dram" && run.place != "file")
-      value.refuse("hbm, dram or file");
-    if (run.place == "hbm" && plan.device == "none") value.refuse("dram or file: device is none");
-    runs.push_back(std::move(run));
+    if (value.is_object()) value.expect_keys({"attention", "ffn"});
+    for (const LayerPiece piece : kEachPiece)
+      read_piece(value.is_object() ? value.at(layer_piece_name(piece)) : value, plan, piece, run);
+    runs.push_back(run);
   });
   std::ranges::sort(runs, {}, &LayerRun::first);
   engine::Placement& placement = plan.placement;
   for (const LayerRun& run : runs) {
-    if (run.first != placement.is_streamed.size())
+    if (run.first != placement.streamed.size())
       at.refuse(fmt::format("every layer from 0 to {} once, {} is missing or there twice",
                             plan.n_layers - 1,
-                            std::min<uint64_t>(run.first, placement.is_streamed.size())));
+                            std::min<uint64_t>(run.first, placement.streamed.size())));
     const size_t n = run.last - run.first + 1;
-    placement.is_streamed.insert(placement.is_streamed.end(), n, run.place == "file" ? 1 : 0);
-    if (plan.device != "none")
-      placement.is_resident.insert(placement.is_resident.end(), n, run.place == "hbm" ? 1 : 0);
+    placement.streamed.insert(placement.streamed.end(), n, run.streamed);
+    if (plan.device != "none") placement.resident.insert(placement.resident.end(), n, run.resident);
   }
-  if (placement.is_streamed.size() != plan.n_layers)
+  if (placement.streamed.size() != plan.n_layers)
     at.refuse(fmt::format("every layer from 0 to {} once", plan.n_layers - 1));
 }
 

@@ -1,6 +1,7 @@
 // tools/cli/plan_file.h - a plan as a file: written by `strata plan --save`, edited, compared, and
 // given back with `run --plan`. Layers stand as runs ("0-11": "dram"), so that a plan of eighty
-// layers is some lines.
+// layers is some lines; of layers whose pieces live apart ("12": {"attention": "dram", "ffn":
+// "file"}).
 #pragma once
 
 #include <cstdint>

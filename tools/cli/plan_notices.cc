@@ -10,6 +10,7 @@
 #include "tools/cli/notices.h"
 #include "tools/cli/plan_words.h"
 #include "tools/cli/sample_statistics.h"
+#include "tools/cli/weight_notices.h"
 
 namespace strata::cli {
 namespace {
@@ -40,15 +41,18 @@ std::string holder_text(const Engine& engine) {
 }  // namespace
 
 std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
-  const LayerCounts counts = layer_counts(plan.layers);
+  const LayerCounts counts = layer_counts(plan.problem, plan.layers);
   const KvShares shares = kv_shares(plan.problem, plan.layers);
   std::string what;
   const auto add = [&](const std::string& part) { what += (what.empty() ? "" : ", ") + part; };
-  if (counts.file > 0) add(fmt::format("{} of {} layers streamed", counts.file, counts.all()));
+  const uint64_t n_in_part = counts.n_split_to_file();
+  if (counts.file + n_in_part > 0)
+    add(fmt::format("{} of {} layers streamed{}", counts.file + n_in_part, counts.all(),
+                    in_part_text(n_in_part)));
   if (shares.file > 0) add(fmt::format("{:.0f} % of K and V on disk", 100 * shares.file));
   if (plan.problem.has_device && counts.hbm < counts.all())
-    add(fmt::format("{} of {} layers pass through the device", counts.all() - counts.hbm,
-                    counts.all()));
+    add(fmt::format("{} of {} layers pass through the device{}", counts.all() - counts.hbm,
+                    counts.all(), in_part_text(counts.n_split())));
   if (plan.problem.has_device && shares.dram > 0)
     add(fmt::format("{:.0f} % of K and V across the link", 100 * shares.dram));
   if (what.empty()) return "";
@@ -102,7 +106,7 @@ std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
 }
 
 ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answer) {
-  const LayerCounts counts = layer_counts(plan.layers);
+  const LayerCounts counts = layer_counts(plan.problem, plan.layers);
   const KvShares shares = kv_shares(plan.problem, plan.layers);
   const auto n_prompt = static_cast<double>(answer.usage.prompt_tokens);
   const auto n_cached = static_cast<double>(answer.usage.cached_tokens);
@@ -111,7 +115,7 @@ ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answe
       {"placed_by", placed_by_name(plan.placed_by)},
       {"is_measured", plan.is_measured()},
       {"chunk_rows", plan.problem.chunk_rows},
-      {"layers", {{"hbm", counts.hbm}, {"dram", counts.dram}, {"file", counts.file}}},
+      {"layers", layer_counts_json(counts)},
       {"kv_share", {{"hbm", shares.hbm}, {"dram", shares.dram}, {"nvme", shares.file}}},
       {"predicted_ttft_ms", plan.prompt_behind(n_cached, std::max(0.0, n_prompt - n_cached)).ms},
       {"ttft_ms", answer.times.ttft_ms}};

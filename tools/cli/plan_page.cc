@@ -76,7 +76,8 @@ std::string tier_bars(const PlanAnswer& answer) {
   return svg(y + 20, "what each tier holds", out);
 }
 
-/// A row for each layer: on the left where its weights are, on the right the shares of its K and V.
+/// A row for each layer: on the left where its weights are, those of attention above those of the
+/// FFN where they live apart; on the right the shares of its K and V.
 std::string layer_map(const PlanAnswer& answer) {
   const auto places = planner::weight_tiers(answer.problem, answer.plan.layers);
   const double row = std::clamp(700.0 / static_cast<double>(places.size()), 5.0, 16.0);
@@ -89,10 +90,19 @@ std::string layer_map(const PlanAnswer& answer) {
     const planner::GroupPlace& kv = answer.plan.layers.groups[g];
     for (const uint32_t layer : group.layers) {
       const double y = 20 + row * layer, height = row - 1;
-      const auto tier = static_cast<int>(places[layer]);
       if (layer % 8 == 0 || row > 12) out += words(0, y + height - 1, std::to_string(layer));
-      out += box(kLeft + column * tier, y, column - 8, height, tier,
-                 fmt::format("layer {}: weights in {}", layer, tiers[tier]));
+      const auto weights = [&](PlanTier in, double from, double part, const char* what) {
+        const auto tier = static_cast<int>(in);
+        out += box(kLeft + column * tier, y + from * height, column - 8, part * height, tier,
+                   fmt::format("layer {}: {} in {}", layer, what, tiers[tier]));
+      };
+      const auto [attention, ffn] = places[layer];
+      if (attention == ffn) {
+        weights(attention, 0, 1, "weights");
+      } else {
+        weights(attention, 0, 0.5, "attention");
+        weights(ffn, 0.5, 0.5, "FFN");
+      }
       const double shares[] = {kv.kv_hbm / group.n_held, kv.kv_dram / group.n_held,
                                1 - (kv.kv_hbm + kv.kv_dram) / group.n_held};
       const char* homes[] = {"HBM", "DRAM", "disk alone"};

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <iterator>
 #include <regex>
@@ -11,11 +12,13 @@
 
 #include "base/error.h"
 #include "base/even_spread.h"
+#include "base/layer_piece.h"
 #include "engine/layer_weights.h"
 
 namespace strata::cli {
 namespace {
 
+using planner::PiecePins;
 using planner::PlanTier;
 using planner::TierSet;
 
@@ -88,56 +91,81 @@ std::regex compiled(const Command& command, const Pin& pin) {
   }
 }
 
+const char* piece_words(LayerPiece piece) {
+  return piece == LayerPiece::kAttention ? "attention" : "FFN";
+}
+
 std::string tensor_name(uint32_t layer, const engine::LayerMatrix& matrix) {
   return fmt::format("blk.{}.{}", layer, matrix.tensor);
 }
 
-/// A pattern for whole layers.
+/// A pattern for layers: of all their matrices, or with the prefix of a piece's behind it.
 std::string layers_pattern(const std::vector<uint32_t>& layers, uint32_t n_layers) {
   if (layers.size() == n_layers || layers.size() > kNamedLayers) return "blk\\.[0-9]+\\.";
   return fmt::format("blk\\.({})\\.", fmt::join(layers, "|"));
 }
 
-struct Caught {
-  std::vector<uint32_t> whole, partly;  // layers
-  std::string caught, missed;           // matrices of the first that is caught in part
+/// What all matrices of a piece begin with, behind "blk.N.".
+const char* piece_prefix(LayerPiece piece) {
+  return piece == LayerPiece::kAttention ? "attn_" : "ffn_";
+}
+
+/// A piece of a layer of which a pattern catches some matrices and not others.
+struct TornPiece {
+  LayerPiece piece = LayerPiece::kFfn;
+  std::string caught;               // the last of them
+  std::vector<std::string> missed;  // all of them
+  std::vector<uint32_t> layers;     // in which it is so
 };
+
+struct Caught {
+  std::vector<PieceSet> layers;   // [n_layers]
+  std::optional<TornPiece> torn;  // the first
+  bool is_any() const { return std::ranges::any_of(layers, &PieceSet::is_any); }
+};
+
+void catch_piece(const std::regex& pattern, uint32_t layer, LayerPiece piece, Caught& found) {
+  TornPiece torn{.piece = piece, .caught = {}, .missed = {}, .layers = {layer}};
+  for (const engine::LayerMatrix& matrix : engine::kLayerMatrices) {
+    if (matrix.piece != piece) continue;
+    std::string name = tensor_name(layer, matrix);
+    if (std::regex_search(name, pattern)) {
+      torn.caught = std::move(name);
+    } else {
+      torn.missed.push_back(std::move(name));
+    }
+  }
+  if (torn.caught.empty()) return;
+  if (torn.missed.empty()) return found.layers[layer].add(piece);
+  if (!found.torn) {
+    found.torn = std::move(torn);
+  } else if (found.torn->piece == piece) {
+    found.torn->layers.push_back(layer);
+  }
+}
 
 Caught catch_layers(const std::regex& pattern, uint32_t n_layers) {
   Caught found;
-  for (uint32_t layer = 0; layer < n_layers; ++layer) {
-    std::string caught, missed;
-    uint32_t n = 0;
-    for (const engine::LayerMatrix& matrix : engine::kLayerMatrices) {
-      std::string name = tensor_name(layer, matrix);
-      const bool is_caught = std::regex_search(name, pattern);
-      n += is_caught ? 1 : 0;
-      (is_caught ? caught : missed) = std::move(name);
-    }
-    if (n == kMatrices) found.whole.push_back(layer);
-    if (n == 0 || n == kMatrices) continue;
-    if (found.partly.empty()) {
-      found.caught = caught;
-      found.missed = missed;
-    }
-    found.partly.push_back(layer);
-  }
+  found.layers.resize(n_layers);
+  for (uint32_t layer = 0; layer < n_layers; ++layer)
+    for (const LayerPiece piece : kEachPiece) catch_piece(pattern, layer, piece, found);
   return found;
 }
 
-/// The layers of a pin.
-std::vector<uint32_t> pinned_layers(const Command& command, const Pin& pin,
+/// The pieces of each layer that a pin catches.
+std::vector<PieceSet> pinned_pieces(const Command& command, const Pin& pin,
                                     const engine::GgufFile& file, uint32_t n_layers) {
   const std::regex pattern = compiled(command, pin);
-  const Caught found = catch_layers(pattern, n_layers);
+  Caught found = catch_layers(pattern, n_layers);
   const char* tier = planner::plan_tier_name(pin.tier);
-  if (!found.partly.empty())
-    refuse(command,
-           fmt::format("--pin '{}' catches {} and not {}: a layer's matrices move together",
-                       pin.text, found.caught, found.missed),
-           fmt::format("pin whole layers: --pin '{}={}'", layers_pattern(found.partly, n_layers),
-                       tier));
-  if (!found.whole.empty()) return found.whole;
+  if (const auto& torn = found.torn)
+    refuse(
+        command,
+        fmt::format("--pin '{}' catches {} and not {}: a layer's {} matrices move together",
+                    pin.text, torn->caught, torn->missed.front(), piece_words(torn->piece)),
+        fmt::format("name {} too, or all of them: --pin '{}{}={}'", fmt::join(torn->missed, ", "),
+                    layers_pattern(torn->layers, n_layers), piece_prefix(torn->piece), tier));
+  if (found.is_any()) return std::move(found.layers);
   for (const engine::GgufTensor& tensor : file.tensors())
     if (std::regex_search(tensor.name, pattern))
       refuse(command,
@@ -151,27 +179,39 @@ std::vector<uint32_t> pinned_layers(const Command& command, const Pin& pin,
                   tensor_name(n_layers - 1, engine::kLayerMatrices[kMatrices - 1])));
 }
 
-void add_pin(const Command& command, const Pin& pin, const std::vector<uint32_t>& layers,
-             std::vector<std::optional<Pin>>& of_layers) {
-  for (const uint32_t layer : layers) {
-    std::optional<Pin>& pinned = of_layers[layer];
-    if (pinned && pinned->tier != pin.tier)
-      refuse(command,
-             fmt::format("--pin '{}' and --pin '{}' contradict each other: both catch layer {}",
-                         pinned->text, pin.text, layer),
-             "leave one of them out, or let them catch different layers");
-    pinned = pin;
-  }
+/// The pins of each layer's pieces.
+using PinsOfLayers = std::vector<std::array<std::optional<Pin>, kLayerPieces>>;
+
+void add_pin(const Command& command, const Pin& pin, const std::vector<PieceSet>& caught,
+             PinsOfLayers& of_layers) {
+  for (size_t layer = 0; layer < caught.size(); ++layer)
+    for (const LayerPiece piece : kEachPiece) {
+      if (!caught[layer].has(piece)) continue;
+      std::optional<Pin>& pinned = of_layers[layer][static_cast<size_t>(piece)];
+      if (pinned && pinned->tier != pin.tier)
+        refuse(command,
+               fmt::format("--pin '{}' and --pin '{}' contradict each other: both catch layer {}'s "
+                           "{} matrices",
+                           pinned->text, pin.text, layer, piece_words(piece)),
+               "leave one of them out, or let them catch different tensors");
+      pinned = pin;
+    }
 }
 
-/// Exactly `wanted` layers in HBM, those that no pin names spread evenly, so that the others come
-/// while these compute; the model's number or more means all that no pin keeps elsewhere.
-void add_device_layers(const Command& command, uint64_t wanted, std::vector<TierSet>& layers) {
+bool is_open(const TierSet& tiers) { return tiers.hbm && tiers.dram; }
+
+/// Exactly `wanted` layers in HBM, but for pieces that a pin keeps elsewhere. Those that no pin
+/// names, or not whole, are spread evenly, so that the others come while these compute; the model's
+/// number or more means all that no pin keeps elsewhere.
+void add_device_layers(const Command& command, uint64_t wanted, std::vector<PiecePins>& layers) {
   std::vector<uint32_t> open;
   uint64_t n_pinned = 0;
   for (uint32_t i = 0; i < layers.size(); ++i) {
-    if (layers[i].hbm && layers[i].dram) open.push_back(i);
-    if (layers[i].hbm && !layers[i].dram) ++n_pinned;
+    if (std::ranges::any_of(layers[i], is_open)) {
+      open.push_back(i);
+    } else if (std::ranges::any_of(layers[i], &TierSet::hbm)) {
+      ++n_pinned;
+    }
   }
   const uint64_t most = n_pinned + open.size();
   if (wanted >= layers.size()) wanted = most;
@@ -184,7 +224,8 @@ void add_device_layers(const Command& command, uint64_t wanted, std::vector<Tier
   const uint64_t n = open.size(), n_hbm = wanted - n_pinned;
   for (uint64_t i = 0; i < n; ++i) {
     const bool is_there = is_spread_to(i, n_hbm, n);
-    layers[open[i]] = {.hbm = is_there, .dram = !is_there, .nvme = !is_there};
+    for (TierSet& piece : layers[open[i]])
+      if (is_open(piece)) piece = {.hbm = is_there, .dram = !is_there, .nvme = !is_there};
   }
 }
 
@@ -195,15 +236,16 @@ PlanPins plan_pins(const Command& command, const engine::GgufFile& file, uint32_
   PlanPins pins;
   if (settings.kv_tier != "auto") pins.kv = tier_of(settings.kv_tier);
   if (settings.pin.empty() && settings.n_gpu_layers < 0) return pins;
-  std::vector<std::optional<Pin>> of_layers(n_layers);
+  PinsOfLayers of_layers(n_layers);
   for (const std::string& text : settings.pin) {
     const Pin pin = read_pin(command, text);
-    add_pin(command, pin, pinned_layers(command, pin, file, n_layers), of_layers);
+    add_pin(command, pin, pinned_pieces(command, pin, file, n_layers), of_layers);
   }
-  for (const std::optional<Pin>& pin : of_layers)
-    pins.layers.push_back(pin ? TierSet{pin->tier == PlanTier::kHbm, pin->tier == PlanTier::kDram,
-                                        pin->tier == PlanTier::kNvme}
-                              : TierSet{});
+  for (const auto& of_pieces : of_layers) {
+    PiecePins& tiers = pins.layers.emplace_back();
+    for (size_t piece = 0; piece < kLayerPieces; ++piece)
+      if (const auto& pin = of_pieces[piece]) tiers[piece] = planner::just(pin->tier);
+  }
   if (settings.n_gpu_layers >= 0)
     add_device_layers(command, static_cast<uint64_t>(settings.n_gpu_layers), pins.layers);
   return pins;
@@ -214,8 +256,9 @@ void check_pinned_tiers(const Command& command, const PlanPins& pins, const Pinn
     throw Error(ErrorCode::kUsage, what, command.where(option), remedy);
   };
   const auto must_be = [](PlanTier tier) {
-    return
-        [tier](const TierSet& set) { return set.has(tier) && set.hbm + set.dram + set.nvme == 1; };
+    return [tier](const PiecePins& pieces) {
+      return std::ranges::count(pieces, planner::just(tier)) > 0;
+    };
   };
   if (!tiers.has_device) {
     constexpr const char* kWhat = "hbm is the memory of a device, and none computes";

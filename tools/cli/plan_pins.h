@@ -1,5 +1,5 @@
 // tools/cli/plan_pins.h - what --pin, -ngl and --kv-tier say, as what the planner may do with each
-// layer.
+// piece of each layer.
 #pragma once
 
 #include <optional>
@@ -12,14 +12,14 @@
 namespace strata::cli {
 
 struct PlanPins {
-  std::vector<planner::TierSet> layers;  // [n_layers], or empty: anywhere
+  std::vector<planner::PiecePins> layers;  // [n_layers], or empty: anywhere
   std::optional<planner::PlanTier> kv;
 
   bool is_any() const { return !layers.empty() || kv.has_value(); }
 };
 
 /// Errors: kUsage, naming the pin: no pattern, no tier, tensors that are not there or never move,
-/// part of a layer, two tiers for one layer, more layers on a device than the pins leave.
+/// part of a piece, two tiers for one piece, more layers on a device than the pins leave.
 PlanPins plan_pins(const Command& command, const engine::GgufFile& file, uint32_t n_layers);
 
 /// What of a machine pins need.

@@ -35,13 +35,15 @@ std::string tier_table(const PlanAnswer& answer, const PlanLook& look) {
 }
 
 std::string places_text(const PlanAnswer& answer) {
-  const LayerCounts counts = layer_counts(answer.plan.layers);
+  const LayerCounts counts = layer_counts(answer.problem, answer.plan.layers);
   const KvShares shares = kv_shares(answer.problem, answer.plan.layers);
   const bool has_device = answer.problem.has_device;
   std::string out = "layers     ";
   if (has_device) out += fmt::format("{} in HBM, ", counts.hbm);
   out += fmt::format("{} in DRAM, {} read from the model file in every step\n", counts.dram,
                      counts.file);
+  for (const SplitLayers& split : counts.split)
+    out += fmt::format("           {} {}\n", split.layers.size(), split_text(split, "in HBM"));
   out += "K and V    ";
   if (has_device) out += fmt::format("{:.0f} % in HBM, ", 100 * shares.hbm);
   out += fmt::format("{:.0f} % in DRAM, {:.0f} % on disk alone\n", 100 * shares.dram,
@@ -81,9 +83,11 @@ std::string explanation(const PlanSubject& subject, const PlanAnswer& answer) {
 }
 
 std::string places_row(const PlanAnswer& answer) {
-  const LayerCounts counts = layer_counts(answer.plan.layers);
+  const LayerCounts counts = layer_counts(answer.problem, answer.plan.layers);
   const std::string hbm = answer.problem.has_device ? fmt::format("{}/", counts.hbm) : "";
-  return fmt::format("{}{}/{}", hbm, counts.dram, counts.file);
+  const uint64_t n_split = counts.n_split();
+  return fmt::format("{}{}/{}{}", hbm, counts.dram, counts.file,
+                     n_split > 0 ? fmt::format(" + {} split", n_split) : "");
 }
 
 std::string kv_row(const PlanAnswer& answer) {
@@ -128,7 +132,7 @@ std::string plan_text(const PlanSubject& subject, const PlanAnswer& answer, cons
 
 ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
   const planner::PlacementPlan& plan = answer.plan;
-  const LayerCounts counts = layer_counts(answer.plan.layers);
+  const LayerCounts counts = layer_counts(answer.problem, answer.plan.layers);
   const KvShares shares = kv_shares(answer.problem, answer.plan.layers);
   const RecomputeWords recompute = recompute_words(subject, answer);
   ordered_json json = {
@@ -150,7 +154,7 @@ ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
       {"type_k", kv_codec_name(answer.problem.k_codec)},
       {"type_v", kv_codec_name(answer.problem.v_codec)},
       {"chunk_rows", answer.problem.chunk_rows},
-      {"layers", {{"hbm", counts.hbm}, {"dram", counts.dram}, {"file", counts.file}}},
+      {"layers", layer_counts_json(counts)},
       {"kv_share", {{"hbm", shares.hbm}, {"dram", shares.dram}, {"nvme", shares.file}}},
       {"busy_ms", {{"prefill", busy_json(plan.prompt)}, {"decode", busy_json(plan.token)}}},
       {"recompute",
@@ -193,7 +197,7 @@ std::string what_if_text(const std::string& changes, const PlanAnswer& now,
 
 ordered_json what_if_json(const PlanAnswer& now, const std::optional<PlanAnswer>& then) {
   if (!then) return {{"feasible", false}};
-  const LayerCounts counts = layer_counts(then->plan.layers);
+  const LayerCounts counts = layer_counts(then->problem, then->plan.layers);
   const KvShares shares = kv_shares(then->problem, then->plan.layers);
   return {{"feasible", true},
           {"ttft_ms", then->plan.prompt.ms},
@@ -203,7 +207,7 @@ ordered_json what_if_json(const PlanAnswer& now, const std::optional<PlanAnswer>
           {"binding",
            {{"prefill", plan_part_name(then->plan.prompt.binding())},
             {"decode", plan_part_name(then->plan.token.binding())}}},
-          {"layers", {{"hbm", counts.hbm}, {"dram", counts.dram}, {"file", counts.file}}},
+          {"layers", layer_counts_json(counts)},
           {"kv_share", {{"hbm", shares.hbm}, {"dram", shares.dram}, {"nvme", shares.file}}}};
 }
 

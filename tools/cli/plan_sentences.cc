@@ -16,14 +16,16 @@ const char* placer_text(PlacedBy who) {
 }
 
 std::string layers_text(const PlacedPlan& plan) {
-  const LayerCounts counts = layer_counts(plan.layers);
+  const LayerCounts counts = layer_counts(plan.problem, plan.layers);
   std::string text;
-  const auto add = [&](uint64_t n, const char* where) {
+  const auto add = [&](uint64_t n, const std::string& where) {
     if (n > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", n, where);
   };
   add(counts.hbm, "in the device's memory");
   add(counts.dram, "in DRAM");
   add(counts.file, "read from the model file in every step");
+  for (const SplitLayers& split : counts.split)
+    add(split.layers.size(), split_text(split, "in the device's memory"));
   return fmt::format("{} decided. Weights of {} layers: {}.", placer_text(plan.placed_by),
                      counts.all(), text);
 }

@@ -20,10 +20,11 @@ using engine::Placement;
 
 constexpr double kMove = 0.1;  // a share
 
-std::vector<uint8_t> streamed_flags(uint32_t n_streamed, uint64_t n_layers) {
-  std::vector<uint8_t> flags(n_layers);
-  for (uint64_t i = 0; i < n_layers; ++i) flags[i] = is_spread_to(i, n_streamed, n_layers) ? 1 : 0;
-  return flags;
+std::vector<PieceSet> streamed_layers(uint32_t n_streamed, uint64_t n_layers) {
+  std::vector<PieceSet> layers(n_layers);
+  for (uint64_t i = 0; i < n_layers; ++i)
+    if (is_spread_to(i, n_streamed, n_layers)) layers[i] = kWholeLayer;
+  return layers;
 }
 
 }  // namespace
@@ -35,7 +36,7 @@ Placement placement_of(const Engine& engine) {
   placement.chunk_rows = engine.context().chunk_rows;
   placement.k_codec = engine.options().k_codec;
   placement.v_codec = engine.options().v_codec;
-  placement.is_streamed = engine.weight_plan().is_streamed;
+  placement.streamed = engine.weight_plan().streamed;
   placement.kv_dram_bytes = kv.is_spilling() ? kv.dram_bytes() : 0;
   return placement;
 }
@@ -58,13 +59,13 @@ PlanSpace::PlanSpace(const Engine& engine)
 
 uint64_t PlanSpace::room(uint32_t n_streamed) const {
   const uint64_t weights =
-      weight_plan_of(sizes_, streamed_flags(n_streamed, n_layers())).total_bytes();
+      weight_plan_of(sizes_, streamed_layers(n_streamed, n_layers())).total_bytes();
   return available_ - std::min(available_, weights + buffers_);
 }
 
 Placement PlanSpace::with(uint32_t n_streamed, uint64_t kv_bytes) const {
   Placement placement = base_;
-  placement.is_streamed = streamed_flags(n_streamed, n_layers());
+  placement.streamed = streamed_layers(n_streamed, n_layers());
   placement.kv_dram_bytes = kv_bytes >= whole_ ? 0 : kv_bytes;
   return placement;
 }
@@ -97,7 +98,8 @@ void list_presets(const PlanSpace& space, const TakePlan& take) {
 }
 
 void list_moves(const PlanSpace& space, const Placement& of, const TakePlan& take) {
-  const auto n_streamed = static_cast<uint32_t>(std::ranges::count(of.is_streamed, uint8_t{1}));
+  const auto n_streamed =
+      static_cast<uint32_t>(std::ranges::count_if(of.streamed, &PieceSet::is_any));
   const uint32_t n_moved =
       std::max(1u, static_cast<uint32_t>(std::lround(space.n_layers() * kMove)));
   const uint64_t kv = of.kv_dram_bytes == 0 ? space.whole() : of.kv_dram_bytes;

@@ -20,7 +20,7 @@ class PlanSpace {
   /// Of an engine that is open and not loaded; its chunk, context and codecs are those of all.
   explicit PlanSpace(const engine::Engine& engine);
 
-  uint32_t n_layers() const { return static_cast<uint32_t>(base_.is_streamed.size()); }
+  uint32_t n_layers() const { return static_cast<uint32_t>(base_.streamed.size()); }
   uint64_t smallest() const { return smallest_; }  // that K and V can have
   uint64_t whole() const { return whole_; }
   /// Bytes for K and V where so many layers are streamed.

@@ -29,14 +29,14 @@ constexpr double kHeldDisk = 0.75;
 constexpr double kSlowerDisk = 0.8;  // of that
 
 bool is_same(const Placement& a, const Placement& b) {
-  return a.is_streamed == b.is_streamed && a.kv_dram_bytes == b.kv_dram_bytes;
+  return a.streamed == b.streamed && a.kv_dram_bytes == b.kv_dram_bytes;
 }
 
 void add_plan(std::vector<PlanTrial>& trials, std::string name, Placement placement) {
   for (const PlanTrial& trial : trials)
     if (is_same(trial.placement, placement)) return;
   const auto n_streamed =
-      static_cast<uint32_t>(std::ranges::count(placement.is_streamed, uint8_t{1}));
+      static_cast<uint32_t>(std::ranges::count_if(placement.streamed, &PieceSet::is_any));
   trials.push_back(
       {.name = std::move(name), .placement = std::move(placement), .n_streamed = n_streamed});
 }
@@ -235,11 +235,11 @@ std::vector<uint64_t> trial_budgets(const Command& command, uint32_t n_depth,
   const uint32_t n_layers = space.n_layers();
   const uint64_t fixed =
       engine::kProcessBytes + engine::buffer_bytes(engine.spec().shape, engine.limits());
-  const auto weights = [&](uint8_t is_streamed) {
-    return weight_plan_of(sizes, std::vector<uint8_t>(n_layers, is_streamed)).total_bytes();
+  const auto weights = [&](PieceSet streamed) {
+    return weight_plan_of(sizes, std::vector<PieceSet>(n_layers, streamed)).total_bytes();
   };
   const uint64_t least = fixed + engine::smallest_weight_budget(sizes) + space.smallest();
-  const uint64_t all = fixed + weights(0) + space.whole();
+  const uint64_t all = fixed + weights(kNoPiece) + space.whole();
   std::vector<uint64_t> budgets;
   for (const double share : kBudgetShares)
     budgets.push_back(

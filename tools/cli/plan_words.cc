@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
 
 namespace strata::cli {
 
+using planner::PlanTier;
 using planner::StepTime;
 
 std::string model_name(const PlanSubject& subject) {
@@ -38,14 +40,53 @@ std::vector<NamedTier> tiers_of(const PlanAnswer& answer) {
   return tiers;
 }
 
-LayerCounts layer_counts(const planner::LayerPlacement& layers) {
+uint64_t LayerCounts::n_split() const {
+  uint64_t n = 0;
+  for (const SplitLayers& of : split) n += of.layers.size();
+  return n;
+}
+
+uint64_t LayerCounts::n_split_to_file() const {
+  uint64_t n = 0;
+  for (const SplitLayers& of : split)
+    if (std::ranges::count(of.tiers, PlanTier::kNvme) > 0) n += of.layers.size();
+  return n;
+}
+
+LayerCounts layer_counts(const planner::PlacementProblem& problem,
+                         const planner::LayerPlacement& layers) {
   LayerCounts counts;
-  for (const planner::GroupPlace& place : layers.groups) {
-    counts.hbm += place.n_hbm;
-    counts.dram += place.n_dram;
-    counts.file += place.n_nvme;
+  const auto places = planner::weight_tiers(problem, layers);
+  for (uint32_t layer = 0; layer < places.size(); ++layer) {
+    const planner::PieceTiers& tiers = places[layer];
+    if (tiers[0] == tiers[1]) {
+      ++(tiers[0] == PlanTier::kHbm    ? counts.hbm
+         : tiers[0] == PlanTier::kDram ? counts.dram
+                                       : counts.file);
+      continue;
+    }
+    const auto found = std::ranges::find(counts.split, tiers, &SplitLayers::tiers);
+    SplitLayers& of =
+        found != counts.split.end() ? *found : counts.split.emplace_back(SplitLayers{tiers, {}});
+    of.layers.push_back(layer);
   }
   return counts;
+}
+
+nlohmann::ordered_json layer_counts_json(const LayerCounts& counts) {
+  nlohmann::ordered_json json = {{"hbm", counts.hbm}, {"dram", counts.dram}, {"file", counts.file}};
+  constexpr const char* kPlaces[] = {"hbm", "dram", "file"};
+  for (const SplitLayers& of : counts.split)
+    json["split"].push_back({{"attention", kPlaces[static_cast<size_t>(of.tiers[0])]},
+                             {"ffn", kPlaces[static_cast<size_t>(of.tiers[1])]},
+                             {"layers", of.layers}});
+  return json;
+}
+
+std::string split_text(const SplitLayers& split, const char* hbm) {
+  const char* places[] = {hbm, "in DRAM", "read from the model file in every step"};
+  return fmt::format("with attention {} and FFN {}", places[static_cast<size_t>(split.tiers[0])],
+                     places[static_cast<size_t>(split.tiers[1])]);
 }
 
 KvShares kv_shares(const planner::PlacementProblem& problem,
@@ -65,7 +106,8 @@ std::string beyond_engine(const PlanAnswer& answer) {
   const auto add = [&](const char* what) {
     beyond += fmt::format("{}{}", beyond.empty() ? "" : ", ", what);
   };
-  if (layer_counts(answer.plan.layers).file > 0) add("weights read from the model file");
+  const LayerCounts counts = layer_counts(answer.problem, answer.plan.layers);
+  if (counts.file + counts.n_split_to_file() > 0) add("weights read from the model file");
   if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
   if (answer.plan.layers.cpu_part != planner::CpuPart::kNone) add("attention on the CPU");
   if (answer.problem.share_touched() < 1) add("chosen blocks");

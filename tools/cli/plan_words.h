@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -28,11 +29,25 @@ struct NamedTier {
 };
 std::vector<NamedTier> tiers_of(const PlanAnswer& answer);
 
-struct LayerCounts {
-  uint64_t hbm = 0, dram = 0, file = 0;
-  uint64_t all() const { return hbm + dram + file; }
+/// Layers whose pieces live apart, alike.
+struct SplitLayers {
+  planner::PieceTiers tiers;
+  std::vector<uint32_t> layers;
 };
-LayerCounts layer_counts(const planner::LayerPlacement& layers);
+struct LayerCounts {
+  uint64_t hbm = 0, dram = 0, file = 0;  // whole
+  std::vector<SplitLayers> split;
+  uint64_t n_split() const;
+  uint64_t n_split_to_file() const;  // of which a piece is read from it
+  uint64_t all() const { return hbm + dram + file + n_split(); }
+};
+LayerCounts layer_counts(const planner::PlacementProblem& problem,
+                         const planner::LayerPlacement& layers);
+/// {"hbm": 0, "dram": 12, "file": 4}; where there are split layers also "split", a list of
+/// {"attention": "dram", "ffn": "file", "layers": [0, 1]}.
+nlohmann::ordered_json layer_counts_json(const LayerCounts& counts);
+/// "with attention in DRAM and FFN read from the model file in every step".
+std::string split_text(const SplitLayers& split, const char* hbm);
 
 struct KvShares {
   double hbm = 0, dram = 0, file = 0;  // sum 1, as far as doubles do; 0 is exact

@@ -19,14 +19,18 @@ engine::Model::Progress LoadingBar::updates() {
   };
 }
 
+std::string in_part_text(uint64_t n_layers) {
+  return n_layers == 0 ? "" : fmt::format(", {} of them in part", n_layers);
+}
+
 void say_streaming(const engine::WeightPlan& plan) {
   if (plan.n_streamed() == 0) return;
-  notice(
-      fmt::format("weights: {} of {} layers are read from the model file in every step | {} in "
-                  "memory: {} that stay, {} for layers that pass, {} for reads",
-                  plan.n_streamed(), plan.is_streamed.size(), bytes_text(plan.total_bytes()),
-                  bytes_text(plan.resident_bytes), bytes_text(plan.n_slots * plan.slot_bytes),
-                  bytes_text(plan.n_buffers * plan.buffer_bytes)));
+  notice(fmt::format(
+      "weights: {} of {} layers are read from the model file in every step{} | {} in "
+      "memory: {} that stay, {} for layers that pass, {} for reads",
+      plan.n_streamed(), plan.streamed.size(), in_part_text(plan.n_in_part()),
+      bytes_text(plan.total_bytes()), bytes_text(plan.resident_bytes),
+      bytes_text(plan.n_slots * plan.slot_bytes), bytes_text(plan.n_buffers * plan.buffer_bytes)));
 }
 
 void say_load(const engine::LoadReport& report) {

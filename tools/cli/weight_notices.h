@@ -1,6 +1,9 @@
 // tools/cli/weight_notices.h - what verbs say about where weights are and how they were loaded.
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 #include "engine/model.h"
 #include "tools/cli/notices.h"
 
@@ -17,6 +20,9 @@ class LoadingBar {
  private:
   Progress progress_;
 };
+
+/// ", 3 of them in part"; nothing of none.
+std::string in_part_text(uint64_t n_layers);
 
 /// One line where layers are streamed; nothing where all weights stay.
 void say_streaming(const engine::WeightPlan& plan);

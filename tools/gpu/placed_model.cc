@@ -143,7 +143,7 @@ void PlacedModel::place_weights() {
     DeviceLayerWeights& weights = model_.layers[layer];
     weights.attn_norm = model_.output_norm;
     weights.ffn_norm = model_.output_norm;
-    if (!plan_.is_resident[layer]) continue;
+    if (!plan_.resident[layer].is_whole()) continue;
     std::byte* at = memory_.take(layer_bytes(weights));
     for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i) {
       PackedMatrix& matrix = weights.*gpu_attn::kLayerMatrixMembers[i];
@@ -163,7 +163,7 @@ void PlacedModel::stream_layers() {
   streamed_bytes_ = HostMemory::reserve(plan_.n_streamed() * of_layer);
   std::vector<gpu_attn::StreamedLayer> streamed;
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
-    if (plan_.is_resident[layer]) continue;
+    if (plan_.resident[layer].is_whole()) continue;
     std::byte* host = streamed_bytes_.data() + streamed.size() * of_layer;
     gpu_attn::StreamedLayer of{.layer = layer, .host = host, .bytes = 0, .offsets = {}};
     for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i) {

@@ -142,12 +142,13 @@ struct ServiceCounts {
 struct ServiceFacts {
   std::string model_name;  // as the file has it
   std::string model_path;
-  std::string chat_template;              // empty = the model has none
-  std::string attention;                  // "exact", or the method of retrieval
-  std::string attention_budget;           // "2048", "2%", "0.98p"; empty where it is exact
-  std::vector<std::string> plan;          // why what is where, in sentences
-  std::vector<std::string> layer_places;  // per layer, of weights: "hbm", "dram", "nvme"
-  uint64_t kv_bytes_per_token = 0;        // of all layers, in the cache's types
+  std::string chat_template;      // empty = the model has none
+  std::string attention;          // "exact", or the method of retrieval
+  std::string attention_budget;   // "2048", "2%", "0.98p"; empty where it is exact
+  std::vector<std::string> plan;  // why what is where, in sentences
+  // Per layer, of weights: "hbm", "dram", "nvme"; of the FFN's where they live apart, else empty.
+  std::vector<std::string> layer_places, ffn_places;
+  uint64_t kv_bytes_per_token = 0;  // of all layers, in the cache's types
   uint64_t n_ctx = 0, n_ctx_train = 0, n_parameters = 0, file_bytes = 0;
   uint32_t n_parallel = 1, n_layers = 0, vocab_size = 0;
 };

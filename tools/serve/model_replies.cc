@@ -82,7 +82,8 @@ Json slots_json(const ServiceFacts& facts, const ServiceCounts& counts) {
   return slots;
 }
 
-/// Per layer where its weights stay and its blocks of K and V are; no blocks before the first look.
+/// Per layer where its weights stay, those of its FFN by themselves where they live apart, and its
+/// blocks of K and V are; no blocks before the first look.
 Json layers_json(const ServiceFacts& facts, std::span<const engine::LayerBlocks> blocks) {
   Json layers = Json::array();
   for (size_t i = 0; i < facts.layer_places.size(); ++i) {
@@ -91,6 +92,8 @@ Json layers_json(const ServiceFacts& facts, std::span<const engine::LayerBlocks>
                       {"hbm", of.hbm},
                       {"dram", of.dram},
                       {"nvme", of.nvme}});
+    if (i < facts.ffn_places.size() && !facts.ffn_places[i].empty())
+      layers.back()["ffn"] = facts.ffn_places[i];
   }
   return layers;
 }

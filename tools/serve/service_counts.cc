@@ -18,10 +18,10 @@ double hit_rate(engine::Engine& engine, const engine::WalkCounts& walk) {
                                static_cast<double>(walk.extents_attended));
 }
 
-/// Where the weights of a layer stay.
-const char* place_of(const engine::Engine& engine, uint32_t layer) {
-  if (engine.device() != nullptr && engine.device_plan().is_resident[layer]) return "hbm";
-  return engine.weight_plan().is_streamed[layer] != 0 ? "nvme" : "dram";
+/// Where a piece of a layer's weights stays.
+std::string place_of(const engine::Engine& engine, uint32_t layer, LayerPiece piece) {
+  if (engine.device() != nullptr && engine.device_plan().resident[layer].has(piece)) return "hbm";
+  return engine.weight_plan().streamed[layer].has(piece) ? "nvme" : "dram";
 }
 
 uint64_t kv_bytes_per_token(const engine::Engine& engine) {
@@ -49,8 +49,11 @@ ServiceFacts service_facts(const engine::Engine& engine, const std::string& chat
   if (engine.attention() == engine::Attention::kSelected)
     facts.attention_budget = cli::budget_text(engine.options().selection.budget);
   facts.plan = plan;
-  for (uint32_t layer = 0; layer < spec.shape.n_layers; ++layer)
-    facts.layer_places.emplace_back(place_of(engine, layer));
+  for (uint32_t layer = 0; layer < spec.shape.n_layers; ++layer) {
+    facts.layer_places.push_back(place_of(engine, layer, LayerPiece::kAttention));
+    const std::string ffn = place_of(engine, layer, LayerPiece::kFfn);
+    facts.ffn_places.push_back(ffn == facts.layer_places.back() ? "" : ffn);
+  }
   facts.kv_bytes_per_token = kv_bytes_per_token(engine);
   facts.n_ctx = engine.context().n_ctx;
   facts.n_ctx_train = spec.shape.n_ctx_train;
