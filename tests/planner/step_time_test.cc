@@ -11,49 +11,10 @@
 
 #include "planner/placement/plan_change.h"
 #include "tests/planner/random_problem.h"
+#include "tests/planner/small_problem.h"
 
 namespace strata::planner {
 namespace {
-
-constexpr double kExact = 1e-6;
-
-/// Four layers of 0.1 GB and 1000 positions of 0.1 MB each.
-PlacementProblem small_problem(bool has_device) {
-  PlacementProblem problem;
-  problem.chunk_rows = 100;
-  problem.n_prompt = 1000;
-  problem.n_out = 0;
-  problem.head_ms = 2;
-  problem.has_device = has_device;
-  problem.hbm_gb = problem.dram_gb = problem.nvme_gb = 100;
-  LayerGroup group;
-  group.layers = {0, 1, 2, 3};
-  group.weight_gb = 0.1;
-  group.cpu_linear_ms = 10;
-  group.cpu_gemm_ms = 0.2;
-  group.gemm_tflop = 1e-3;
-  group.kv_gb = 1e-4;
-  group.attend_tflop = 1e-6;
-  group.n_held = 1000;
-  problem.groups = {group};
-  problem.rates = {.cpu_attend = 20,
-                   .cpu_attend_tflops = 0.1,
-                   .dram_read = 1000,
-                   .nvme_read = 2,
-                   .nvme_blocks = 1,
-                   .nvme_write = 1};
-  if (has_device) {
-    problem.rates.link_in = problem.rates.link_out = 10;
-    problem.rates.hbm_gemv = problem.rates.hbm_attend = 100;
-    problem.rates.gpu_gemm_tflops = problem.rates.gpu_attend_tflops = 10;
-  }
-  return problem;
-}
-
-LayerPlacement placed(uint32_t n_hbm, uint32_t n_dram, uint32_t n_nvme, double kv_hbm,
-                      double kv_dram) {
-  return {{{n_hbm, n_dram, n_nvme, kv_hbm, kv_dram}}, CpuPart::kNone};
-}
 
 // K and V of a layer: 0.1 GB, 5 ms on the CPU, 1 ms in HBM, 10 ms across the link, 50 from disk.
 // Weights of a layer: 10 ms on the CPU, 1 ms in HBM, 10 ms across the link, 50 ms from disk.
@@ -393,42 +354,6 @@ TEST(StepTime, LayersAndStepsOfTheCpuCostBesideTheirBytes) {
   const double on_card = token_time(card, placed(4, 0, 0, 1000, 0)).ms;
   card.rates.cpu_layer_ms = card.rates.cpu_chunk_layer_ms = card.rates.cpu_step_ms = 50;
   EXPECT_NEAR(token_time(card, placed(4, 0, 0, 1000, 0)).ms, on_card, kExact);
-}
-
-TEST(StepTime, OfAnotherPaceIsThatOfTheOtherRates) {
-  PlacementProblem problem = small_problem(false);
-  problem.rates.cpu_step_ms = 3;
-  problem.groups[0].cpu_linear_ms = 5;  // 20 GB/s, as attention: all that DRAM has
-  problem.rates.dram_read = 20;
-  // What is near goes at DRAM's pace, but for the step's own cost; what is far at the disk's.
-  const LayerPlacement near = placed(0, 4, 0, 0, 1000), far = placed(0, 0, 4, 0, 1000);
-  EXPECT_NEAR(token_time(at_pace(problem, {.dram = 0.5}), near).ms, 2 * (4 * 10 + 2) + 3, kExact);
-  EXPECT_NEAR(token_time(at_pace(problem, {.disk = 0.5}), near).ms, 4 * 10 + 2 + 3, kExact);
-  EXPECT_NEAR(token_time(at_pace(problem, {.disk = 0.5}), far).ms, 2 * 4 * 50, kExact);
-  // Arithmetic of a prompt knows no memory's pace; the card's head none either.
-  problem.head_ms = 0;
-  EXPECT_NEAR(prompt_time(at_pace(problem, {.dram = 0.5}), near).ms, prompt_time(problem, near).ms,
-              kExact);
-  const PlacementProblem card = small_problem(true);
-  EXPECT_NEAR(token_time(at_pace(card, {.dram = 0.5}), placed(4, 0, 0, 1000, 0)).ms,
-              token_time(card, placed(4, 0, 0, 1000, 0)).ms, kExact);
-}
-
-TEST(StepTime, SlowerMemoryHoldsUpOnlyWhatReadsAsQuicklyAsItDoes) {
-  PlacementProblem problem = small_problem(false);  // weights at 10 GB/s, attention at 20
-  problem.rates.dram_read = 40;
-  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
-  const auto ms = [&](double pace) {
-    return token_time(at_pace(problem, {.dram = pace}), near).ms;
-  };
-  const double measured = 4 * (10 + 5) + 2;
-  EXPECT_NEAR(ms(1), measured, kExact);
-  EXPECT_NEAR(ms(0.5), measured, kExact);
-  EXPECT_NEAR(ms(1.5), measured, kExact);
-  EXPECT_NEAR(ms(0.25), 4 * (10 + 10) + 2, kExact);           // 10 GB/s for both
-  EXPECT_NEAR(ms(0.125), 4 * (20 + 20) + 2 * 2, kExact);      // the head goes as the layers do
-  problem.groups[0].cpu_linear_ms = 100 / (kDramBound * 40);  // 0.1 GB at that rate
-  EXPECT_NEAR(ms(2), 4 * (100 / (kDramBound * 80) + 5) + 1, kExact);
 }
 
 TEST(StepTime, OfAPromptBehindAContextIsThatOfItsLastChunks) {
