@@ -13,7 +13,8 @@ TEST(Pace, OfAnotherPaceIsThatOfTheOtherRates) {
   problem.groups[0].cpu_linear_ms = 5;  // 20 GB/s, as attention: all that DRAM has
   problem.rates.dram_read = 20;
   // What is near goes at DRAM's pace, but for the step's own cost; what is far at the disk's.
-  const LayerPlacement near = placed(0, 4, 0, 0, 1000), far = placed(0, 0, 4, 0, 1000);
+  const LayerPlacement near = small_placement(0, 4, 0, 0, 1000),
+                       far = small_placement(0, 0, 4, 0, 1000);
   EXPECT_NEAR(token_time(at_pace(problem, {.dram = 0.5}), near).ms, 2 * (4 * 10 + 2) + 3, kExact);
   EXPECT_NEAR(token_time(at_pace(problem, {.disk = 0.5}), near).ms, 4 * 10 + 2 + 3, kExact);
   EXPECT_NEAR(token_time(at_pace(problem, {.disk = 0.5}), far).ms, 2 * 4 * 50, kExact);
@@ -22,14 +23,14 @@ TEST(Pace, OfAnotherPaceIsThatOfTheOtherRates) {
   EXPECT_NEAR(prompt_time(at_pace(problem, {.dram = 0.5}), near).ms, prompt_time(problem, near).ms,
               kExact);
   const PlacementProblem card = small_problem(true);
-  EXPECT_NEAR(token_time(at_pace(card, {.dram = 0.5}), placed(4, 0, 0, 1000, 0)).ms,
-              token_time(card, placed(4, 0, 0, 1000, 0)).ms, kExact);
+  EXPECT_NEAR(token_time(at_pace(card, {.dram = 0.5}), small_placement(4, 0, 0, 1000, 0)).ms,
+              token_time(card, small_placement(4, 0, 0, 1000, 0)).ms, kExact);
 }
 
 TEST(Pace, SlowerMemoryHoldsUpOnlyWhatReadsAsQuicklyAsItDoes) {
   PlacementProblem problem = small_problem(false);  // weights at 10 GB/s, attention at 20
   problem.rates.dram_read = 40;
-  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  const LayerPlacement near = small_placement(0, 4, 0, 0, 1000);
   const auto ms = [&](double pace) {
     return token_time(at_pace(problem, {.dram = pace}), near).ms;
   };

@@ -41,8 +41,8 @@ inline PlacementProblem small_problem(bool has_device) {
   return problem;
 }
 
-inline LayerPlacement placed(uint32_t n_hbm, uint32_t n_dram, uint32_t n_nvme, double kv_hbm,
-                             double kv_dram) {
+inline LayerPlacement small_placement(uint32_t n_hbm, uint32_t n_dram, uint32_t n_nvme,
+                                      double kv_hbm, double kv_dram) {
   return {{{n_hbm, n_dram, n_nvme, kv_hbm, kv_dram}}, CpuPart::kNone};
 }
 

@@ -35,17 +35,17 @@ TEST(ChunkSamples, StandForEveryChunkAndRowOfThePrompt) {
 }
 
 TEST(StepTime, OfWhatIsNearIsASum) {
-  const StepTime cpu = token_time(small_problem(false), placed(0, 4, 0, 0, 1000));
+  const StepTime cpu = token_time(small_problem(false), small_placement(0, 4, 0, 0, 1000));
   EXPECT_NEAR(cpu.ms, 4 * (10 + 5) + 2, kExact);
   EXPECT_EQ(cpu.binding(), PlanPart::kCpu);
-  const StepTime card = token_time(small_problem(true), placed(4, 0, 0, 1000, 0));
+  const StepTime card = token_time(small_problem(true), small_placement(4, 0, 0, 1000, 0));
   EXPECT_NEAR(card.ms, 4 * (1 + 1) + 2, kExact);
   EXPECT_EQ(card.binding(), PlanPart::kGpu);
 }
 
 TEST(StepTime, TheIndexIsScannedAsFarAsTheContextGoes) {
   PlacementProblem problem = small_problem(false);
-  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  const LayerPlacement near = small_placement(0, 4, 0, 0, 1000);
   const double without = token_time(problem, near).ms;
   problem.index_position_ms = 0.01;
   EXPECT_NEAR(token_time(problem, near).ms, without + 10, kExact);
@@ -58,7 +58,8 @@ TEST(StepTime, TheIndexIsScannedAsFarAsTheContextGoes) {
 
 TEST(StepTime, ChoosingIsWorkOfTheCpuAlsoBesideACard) {
   PlacementProblem problem = small_problem(false), card = small_problem(true);
-  const LayerPlacement near = placed(0, 4, 0, 0, 1000), on_card = placed(4, 0, 0, 1000, 0);
+  const LayerPlacement near = small_placement(0, 4, 0, 0, 1000),
+                       on_card = small_placement(4, 0, 0, 1000, 0);
   const auto busy = [](const StepTime& time, PlanPart part) {
     return time.busy_ms[static_cast<size_t>(part)];
   };
@@ -83,7 +84,7 @@ TEST(StepTime, ChoosingIsWorkOfTheCpuAlsoBesideACard) {
 
 TEST(StepTime, ChoosingGoesAtThePaceOfTheCpuUntilMemoryIsSlower) {
   PlacementProblem problem = small_problem(false);
-  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  const LayerPlacement near = small_placement(0, 4, 0, 0, 1000);
   problem.index_position_ms = 0.01;   // 10 ms
   problem.index_position_gb = 0.003;  // 3 ms of DRAM's
   const auto change = [&](const char* part, double times) {
@@ -106,15 +107,18 @@ TEST(StepTime, ChoosingGoesAtThePaceOfTheCpuUntilMemoryIsSlower) {
 
 TEST(StepTime, OfWhatComesAheadIsThatOfTheSlowest) {
   // All from disk: reading hides the rest. One of four: computing hides most of the reading.
-  EXPECT_NEAR(token_time(small_problem(false), placed(0, 0, 4, 0, 1000)).ms, 4 * 50, kExact);
-  EXPECT_NEAR(token_time(small_problem(false), placed(0, 3, 1, 0, 1000)).ms, 62, kExact);
-  const StepTime card = token_time(small_problem(true), placed(0, 4, 0, 1000, 0));
+  EXPECT_NEAR(token_time(small_problem(false), small_placement(0, 0, 4, 0, 1000)).ms, 4 * 50,
+              kExact);
+  EXPECT_NEAR(token_time(small_problem(false), small_placement(0, 3, 1, 0, 1000)).ms, 62, kExact);
+  const StepTime card = token_time(small_problem(true), small_placement(0, 4, 0, 1000, 0));
   EXPECT_NEAR(card.ms, 4 * 10, kExact);
   EXPECT_EQ(card.binding(), PlanPart::kLinkIn);
-  EXPECT_NEAR(token_time(small_problem(true), placed(0, 0, 4, 1000, 0)).ms, 4 * 50, kExact);
+  EXPECT_NEAR(token_time(small_problem(true), small_placement(0, 0, 4, 1000, 0)).ms, 4 * 50,
+              kExact);
   // Half of K and V on disk, read in every token of exact attention, from when the step begins: it
   // ends with the attention of the last layer, and the head.
-  EXPECT_NEAR(token_time(small_problem(false), placed(0, 4, 0, 0, 500)).ms, 4 * 25 + 5 + 2, kExact);
+  EXPECT_NEAR(token_time(small_problem(false), small_placement(0, 4, 0, 0, 500)).ms, 4 * 25 + 5 + 2,
+              kExact);
 }
 
 /// Three layers pass through two slots, 40 ms each, and take 4 ms; the fourth stays and takes 100.
@@ -173,9 +177,9 @@ TEST(StepTime, ALayerIsReadAheadAsFarAsTheRingHolds) {
 TEST(StepTime, OfSmallReadsIsThatOfTheirRate) {
   PlacementProblem problem = small_problem(false);
   problem.groups[0].weights_read_share = 1.5;
-  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 1.5 * 200, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 0, 4, 0, 1000)).ms, 1.5 * 200, kExact);
   problem.groups[0].kv_read_share = 1.2;
-  EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 1.2 * 100 + 5 + 2, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 4, 0, 0, 500)).ms, 1.2 * 100 + 5 + 2, kExact);
 }
 
 /// Of each layer's 0.1 GB, the FFN's 0.06 apart in that tier.
@@ -189,26 +193,32 @@ PlacementProblem split_problem(bool has_device, PlanTier tier) {
 TEST(StepTime, OfLayersInPiecesIsThatOfWhatMoves) {
   using enum PlanTier;
   // Where both pieces are in one place it is that of whole layers.
-  EXPECT_NEAR(token_time(split_problem(false, kDram), placed(0, 4, 0, 0, 1000)).ms, 62, kExact);
-  EXPECT_NEAR(token_time(split_problem(false, kNvme), placed(0, 0, 4, 0, 1000)).ms, 200, kExact);
-  EXPECT_NEAR(token_time(split_problem(true, kHbm), placed(4, 0, 0, 1000, 0)).ms, 10, kExact);
-  EXPECT_NEAR(token_time(split_problem(true, kDram), placed(0, 4, 0, 1000, 0)).ms, 40, kExact);
+  EXPECT_NEAR(token_time(split_problem(false, kDram), small_placement(0, 4, 0, 0, 1000)).ms, 62,
+              kExact);
+  EXPECT_NEAR(token_time(split_problem(false, kNvme), small_placement(0, 0, 4, 0, 1000)).ms, 200,
+              kExact);
+  EXPECT_NEAR(token_time(split_problem(true, kHbm), small_placement(4, 0, 0, 1000, 0)).ms, 10,
+              kExact);
+  EXPECT_NEAR(token_time(split_problem(true, kDram), small_placement(0, 4, 0, 1000, 0)).ms, 40,
+              kExact);
   // Else the disk, the link and DRAM move one of them; all of it is computed.
-  const StepTime ffn = token_time(split_problem(false, kNvme), placed(0, 4, 0, 0, 1000));
+  const StepTime ffn = token_time(split_problem(false, kNvme), small_placement(0, 4, 0, 0, 1000));
   EXPECT_NEAR(ffn.ms, 4 * 30, kExact);
   EXPECT_NEAR(ffn.busy_ms[1], 4 * (0.1 + 0.1 + 0.06), kExact);  // DRAM, of 1 GB a ms
-  EXPECT_NEAR(token_time(split_problem(false, kDram), placed(0, 0, 4, 0, 1000)).ms, 4 * 20, kExact);
-  const StepTime card = token_time(split_problem(true, kDram), placed(4, 0, 0, 1000, 0));
+  EXPECT_NEAR(token_time(split_problem(false, kDram), small_placement(0, 0, 4, 0, 1000)).ms, 4 * 20,
+              kExact);
+  const StepTime card = token_time(split_problem(true, kDram), small_placement(4, 0, 0, 1000, 0));
   EXPECT_NEAR(card.ms, 4 * 6, kExact);
   EXPECT_NEAR(card.busy_ms[5], 10, kExact);  // the GPU
-  EXPECT_NEAR(token_time(split_problem(true, kHbm), placed(0, 4, 0, 1000, 0)).ms, 4 * 4, kExact);
+  EXPECT_NEAR(token_time(split_problem(true, kHbm), small_placement(0, 4, 0, 1000, 0)).ms, 4 * 4,
+              kExact);
   // The CPU packs what comes from the disk.
   PlacementProblem packed = split_problem(false, kNvme);
   packed.groups[0].pack_ms = 1000;
   packed.groups[0].apart->pack_ms = 20;
-  EXPECT_NEAR(token_time(packed, placed(0, 4, 0, 0, 1000)).ms, 4 * (15 + 20) + 2, kExact);
+  EXPECT_NEAR(token_time(packed, small_placement(0, 4, 0, 0, 1000)).ms, 4 * (15 + 20) + 2, kExact);
   packed.groups[0].apart->weights_read_share = 2;
-  EXPECT_NEAR(token_time(packed, placed(0, 4, 0, 0, 1000)).ms, 4 * 60, kExact);
+  EXPECT_NEAR(token_time(packed, small_placement(0, 4, 0, 0, 1000)).ms, 4 * 60, kExact);
 }
 
 TEST(StepTime, TheRingHoldsOfTwoPiecesWhatItHoldsOfALayer) {
@@ -231,24 +241,24 @@ TEST(StepTime, BytesOfPiecesAreWhereTheyAre) {
   PlacementProblem problem = split_problem(true, kDram);
   problem.hbm_slots_gb = 0.5;
   problem.stream_slots_gb = 0.25;
-  PlacedGb gb = placed_gb(problem, placed(4, 0, 0, 0, 1000));
+  PlacedGb gb = placed_gb(problem, small_placement(4, 0, 0, 0, 1000));
   EXPECT_NEAR(gb.hbm_weights, 4 * 0.04, kExact);
   EXPECT_NEAR(gb.dram_weights, 4 * 0.1, kExact);
   EXPECT_EQ(gb.hbm_buffers, 0.5);  // the FFN passes
   EXPECT_EQ(gb.dram_slots, 0);
   problem.groups[0].apart->tier = kNvme;
-  gb = placed_gb(problem, placed(0, 4, 0, 0, 1000));
+  gb = placed_gb(problem, small_placement(0, 4, 0, 0, 1000));
   EXPECT_NEAR(gb.nvme_weights, 4 * 0.06, kExact);
   EXPECT_NEAR(gb.dram_weights, 4 * 0.04, kExact);
   EXPECT_EQ(gb.dram_slots, 0.25);
   problem.groups[0].apart->tier = kHbm;
-  gb = placed_gb(problem, placed(4, 0, 0, 0, 1000));
+  gb = placed_gb(problem, small_placement(4, 0, 0, 0, 1000));
   EXPECT_NEAR(gb.hbm_weights, 4 * 0.1, kExact);
   EXPECT_NEAR(gb.dram_weights, 4 * 0.1, kExact);
   EXPECT_EQ(gb.hbm_buffers, 0);
-  EXPECT_TRUE(fits(problem, placed(4, 0, 0, 0, 1000)));
+  EXPECT_TRUE(fits(problem, small_placement(4, 0, 0, 0, 1000)));
   problem.has_device = false;  // a tier that is not there
-  EXPECT_FALSE(fits(problem, placed(0, 4, 0, 0, 1000)));
+  EXPECT_FALSE(fits(problem, small_placement(0, 4, 0, 0, 1000)));
 }
 
 TEST(StepTime, ADiskThatWasIdleAnswersLate) {
@@ -256,10 +266,11 @@ TEST(StepTime, ADiskThatWasIdleAnswersLate) {
   problem.rates.nvme_answer_ms = 3;
   // Weights come one after the other without a pause; K and V begin with every step; what is chosen
   // is known in every layer.
-  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 4 * 50, kExact);
-  EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 3 + 4 * 25 + 5 + 2, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 0, 4, 0, 1000)).ms, 4 * 50, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 4, 0, 0, 500)).ms, 3 + 4 * 25 + 5 + 2, kExact);
   problem.touched_share = 0.1;
-  EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 4 * (10 + 0.5 + 5 + 3) + 2, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 4, 0, 0, 500)).ms, 4 * (10 + 0.5 + 5 + 3) + 2,
+              kExact);
 }
 
 TEST(StepTime, KAndVAreReadAsFarAheadAsTheyCanBeStaged) {
@@ -281,12 +292,13 @@ TEST(StepTime, OfChosenBlocksStandsInTheChain) {
   PlacementProblem problem = small_problem(false);
   problem.touched_share = 0.1;
   // A tenth of 5 ms to attend, half of a tenth of 100 ms (at the rate of single blocks) to read.
-  EXPECT_NEAR(token_time(problem, placed(0, 4, 0, 0, 500)).ms, 4 * (10 + 0.5 + 5) + 2, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 4, 0, 0, 500)).ms, 4 * (10 + 0.5 + 5) + 2,
+              kExact);
 }
 
 TEST(StepTime, OfABudgetOfPositionsIsThatOfItsShareOfTheContext) {
   PlacementProblem problem = small_problem(false);
-  const LayerPlacement spilled = placed(0, 4, 0, 0, 500);
+  const LayerPlacement spilled = small_placement(0, 4, 0, 0, 500);
   const double all = token_time(problem, spilled).ms;
   problem.touched_positions = 100;
   EXPECT_NEAR(token_time(problem, spilled).ms, 4 * (10 + 0.5 + 5) + 2, kExact);
@@ -301,7 +313,7 @@ TEST(StepTime, OfABudgetOfPositionsIsThatOfItsShareOfTheContext) {
 
 TEST(StepTime, OfAttentionBesideACardIsTheSlowerOfBoth) {
   const PlacementProblem problem = small_problem(true);
-  LayerPlacement placement = placed(4, 0, 0, 500, 500);
+  LayerPlacement placement = small_placement(4, 0, 0, 500, 500);
   EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 0.5 + 5) + 2, kExact);
   placement.cpu_part = CpuPart::kAll;
   EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 2.5) + 2, kExact);
@@ -313,7 +325,7 @@ TEST(StepTime, OfAttentionBesideACardIsTheSlowerOfBoth) {
 TEST(StepTime, IsNoLessThanDramTakes) {
   PlacementProblem problem = small_problem(false);
   problem.rates.dram_read = 8;
-  const StepTime time = token_time(problem, placed(0, 4, 0, 0, 1000));
+  const StepTime time = token_time(problem, small_placement(0, 4, 0, 0, 1000));
   EXPECT_NEAR(time.ms, 4 * 0.2 / 8 * 1e3, kExact);
   EXPECT_EQ(time.binding(), PlanPart::kDram);
 }
@@ -321,25 +333,26 @@ TEST(StepTime, IsNoLessThanDramTakes) {
 TEST(StepTime, DiskAndCpuSlowEachOther) {
   PlacementProblem problem = small_problem(false);
   problem.rates.cpu_slows_nvme = 0.5;
-  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 200 + 0.5 * 62, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 0, 4, 0, 1000)).ms, 200 + 0.5 * 62, kExact);
   problem.rates.nvme_slows_cpu = 0.5;
   problem.rates.cpu_slows_nvme = 0;
-  EXPECT_NEAR(token_time(problem, placed(0, 3, 1, 0, 1000)).ms, 62 + 0.5 * 50, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 3, 1, 0, 1000)).ms, 62 + 0.5 * 50, kExact);
 }
 
 TEST(StepTime, PackingIsWorkOfTheCpu) {
   PlacementProblem problem = small_problem(false);
   problem.groups[0].pack_ms = 60;  // longer than the 50 of the disk
-  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 4 * (10 + 5 + 60) + 2, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 0, 4, 0, 1000)).ms, 4 * (10 + 5 + 60) + 2,
+              kExact);
   PlacementProblem card = small_problem(true);
   card.groups[0].pack_ms = 60;
-  EXPECT_NEAR(token_time(card, placed(0, 0, 4, 1000, 0)).ms, 4 * 60, kExact);
+  EXPECT_NEAR(token_time(card, small_placement(0, 0, 4, 1000, 0)).ms, 4 * 60, kExact);
 }
 
 TEST(StepTime, LayersAndStepsOfTheCpuCostBesideTheirBytes) {
   PlacementProblem problem = small_problem(false);
   problem.n_prompt = 200;  // two chunks of 100 rows
-  const LayerPlacement near = placed(0, 4, 0, 0, 1000);
+  const LayerPlacement near = small_placement(0, 4, 0, 0, 1000);
   const double token = token_time(problem, near).ms, prompt = prompt_time(problem, near).ms;
   problem.rates.cpu_layer_ms = 3;
   problem.rates.cpu_chunk_layer_ms = 2;
@@ -348,12 +361,12 @@ TEST(StepTime, LayersAndStepsOfTheCpuCostBesideTheirBytes) {
   EXPECT_NEAR(prompt_time(problem, near).ms - prompt, 2 * (4 * 2 + 5), kExact);
   // It is work that hides reading, as other work does.
   problem.rates.cpu_layer_ms = 100;
-  EXPECT_NEAR(token_time(problem, placed(0, 0, 4, 0, 1000)).ms, 4 * 111 + 5 + 2, kExact);
+  EXPECT_NEAR(token_time(problem, small_placement(0, 0, 4, 0, 1000)).ms, 4 * 111 + 5 + 2, kExact);
   // A card has launches in place of it.
   PlacementProblem card = small_problem(true);
-  const double on_card = token_time(card, placed(4, 0, 0, 1000, 0)).ms;
+  const double on_card = token_time(card, small_placement(4, 0, 0, 1000, 0)).ms;
   card.rates.cpu_layer_ms = card.rates.cpu_chunk_layer_ms = card.rates.cpu_step_ms = 50;
-  EXPECT_NEAR(token_time(card, placed(4, 0, 0, 1000, 0)).ms, on_card, kExact);
+  EXPECT_NEAR(token_time(card, small_placement(4, 0, 0, 1000, 0)).ms, on_card, kExact);
 }
 
 TEST(StepTime, OfAPromptBehindAContextIsThatOfItsLastChunks) {
@@ -363,7 +376,7 @@ TEST(StepTime, OfAPromptBehindAContextIsThatOfItsLastChunks) {
   first.n_prompt = 500;
   last.n_past = 500;
   last.n_prompt = 300;
-  const LayerPlacement near = placed(0, 4, 0, 0, 600);  // some of it is read from the file
+  const LayerPlacement near = small_placement(0, 4, 0, 0, 600);  // some of it is read from the file
   EXPECT_NEAR(prompt_time(first, near).ms + prompt_time(last, near).ms - all.head_ms,
               prompt_time(all, near).ms, kExact);
   EXPECT_EQ(last.n_decode_positions(), all.n_decode_positions());
@@ -377,11 +390,11 @@ TEST(StepTime, OfAPromptSumsItsChunks) {
   double expected = 2;
   for (int chunk = 0; chunk < 8; ++chunk)
     expected += 4 * (125 * 0.2 + 125 * (chunk * 125 + 62.5) * 1e-6 / 0.1 * 1e3);
-  EXPECT_NEAR(prompt_time(problem, placed(0, 4, 0, 0, 1000)).ms, expected, kExact);
+  EXPECT_NEAR(prompt_time(problem, small_placement(0, 4, 0, 0, 1000)).ms, expected, kExact);
   // Weights from disk in every chunk, 200 ms each, hide what is computed.
-  EXPECT_GE(prompt_time(problem, placed(0, 0, 4, 0, 1000)).ms, 8 * 200);
+  EXPECT_GE(prompt_time(problem, small_placement(0, 0, 4, 0, 1000)).ms, 8 * 200);
   // K and V that are lost to disk are read again by every later chunk, and written once.
-  const double spilled = prompt_time(problem, placed(0, 4, 0, 0, 500)).busy_ms[2];
+  const double spilled = prompt_time(problem, small_placement(0, 4, 0, 0, 500)).busy_ms[2];
   EXPECT_NEAR(spilled, 4 * 1000 * 1e-4 * 1e3 + 4 * (125 + 250 + 375) * 1e-4 / 2 * 1e3, kExact);
 }
 
@@ -389,7 +402,7 @@ TEST(StepTime, EventsAreWhatTheTokenConsistsOf) {
   // Of a part that is used in turn nothing overlaps, and its events add up to what it is at work.
   const PlacementProblem problem = small_problem(false);
   std::vector<StepEvent> events;
-  const StepTime time = token_time(problem, placed(0, 2, 2, 0, 1000), &events);
+  const StepTime time = token_time(problem, small_placement(0, 2, 2, 0, 1000), &events);
   std::array<double, kPlanParts> sums{}, ends{};
   ends.fill(-1e9);
   for (const StepEvent& event : events) {
@@ -406,11 +419,11 @@ TEST(StepTime, EventsAreWhatTheTokenConsistsOf) {
   EXPECT_NEAR(sums[kNvme], time.busy_ms[kNvme], kExact);
   EXPECT_NEAR(ends[kCpu], time.ms - problem.head_ms, kExact);
   // What is asked for its events takes what it takes without.
-  EXPECT_EQ(token_time(problem, placed(0, 2, 2, 0, 1000)).ms, time.ms);
+  EXPECT_EQ(token_time(problem, small_placement(0, 2, 2, 0, 1000)).ms, time.ms);
 }
 
 TEST(StepTime, WaitsAreWhatNeitherTheChainNorAPartAccountsFor) {
-  EXPECT_EQ(token_time(small_problem(false), placed(0, 4, 0, 0, 1000)).waits_ms, 0);
+  EXPECT_EQ(token_time(small_problem(false), small_placement(0, 4, 0, 0, 1000)).waits_ms, 0);
   // Copies alone 120 ms, computing 112, together 148 (OfALayerThatWaits...).
   const Waiting of;
   const StepTime time = token_time(of.problem, of.placement);
@@ -432,7 +445,7 @@ TEST(StepTime, NamesThePlaceOfEveryLayer) {
                                                                        {kDram, kDram},
                                                                        {kNvme, kNvme}}));
   EXPECT_EQ(
-      weight_tiers(split_problem(false, kNvme), placed(0, 2, 2, 0, 1000)),
+      weight_tiers(split_problem(false, kNvme), small_placement(0, 2, 2, 0, 1000)),
       (std::vector<PieceTiers>{{kDram, kNvme}, {kNvme, kNvme}, {kDram, kNvme}, {kNvme, kNvme}}));
 }
 

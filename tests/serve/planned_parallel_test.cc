@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -57,6 +58,8 @@ TEST_F(ParallelOfAProcess, FollowsTheContextUnlessItIsStated) {
   at_a_time({"-c", "1024"}, "2");
   at_a_time({"-c", "256"}, "1");
   at_a_time({"-c", "256", "--parallel", "3"}, "3");
+  const std::string config = folder_.write("serve.toml", "[serve]\nparallel = 3\n");
+  at_a_time({"-c", "256", "--config", config}, "3");
 }
 
 }  // namespace
