@@ -69,10 +69,10 @@ TEST(BenchPrediction, EveryPartThatWasCountedStandsInTheRow) {
   EXPECT_NE(row.find("; counted: CPU 7.50 ms, DRAM 250.0 MB = 5.00 ms, NVMe 1.0 MB |"),
             std::string::npos)
       << row;
-  const auto json = prediction_json(prediction);
-  EXPECT_EQ(json["measured_cpu_ms"], 7.5);
-  EXPECT_EQ(json["measured_dram_bytes"], 250e6);
-  EXPECT_EQ(json["measured_dram_ms"], 5);
+  const auto said = prediction_json(prediction);
+  EXPECT_EQ(said["measured_cpu_ms"], 7.5);
+  EXPECT_EQ(said["measured_dram_bytes"], 250e6);
+  EXPECT_EQ(said["measured_dram_ms"], 5);
 }
 
 TEST(BenchPrediction, ProcessorAndMemoryAreCountedOfOneTokenAndOneThread) {
