@@ -70,13 +70,24 @@ uint64_t AnswerScheduler::add(AnswerTask task) {
 /// An asker's next order comes behind everybody's first. Source: start-time fair queueing (Goyal,
 /// Vin, Cheng 1996), in which every order is as long as another.
 uint64_t AnswerScheduler::next_turn(const std::string& asker) {
-  const uint64_t now = waiting_.empty() ? turn_ : std::min(turn_, waiting_.front().turn);
-  std::erase_if(turns_had_, [now](const auto& had) { return had.second < now; });
+  std::erase_if(turns_had_, [this](const auto& had) { return had.second < turn_; });
   const auto had = turns_had_.find(asker);
-  uint64_t turn = had == turns_had_.end() ? now : had->second + 1;
+  uint64_t turn = had == turns_had_.end() ? turn_ : had->second + 1;
   for (const Waiting& order : waiting_)
     if (order.task.asker == asker) turn = std::max(turn, order.turn + 1);
   return turn;
+}
+
+/// One that waits leaves without having been started: its asker's later ones move up by a turn.
+AnswerTask AnswerScheduler::leave_queue(size_t at) {
+  Waiting left = std::move(waiting_[at]);
+  waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(at));
+  for (Waiting& order : waiting_)
+    if (order.task.asker == left.task.asker && order.turn > left.turn)
+      std::swap(order.turn, left.turn);
+  std::ranges::stable_sort(waiting_, {}, &Waiting::turn);
+  is_changed_ = true;
+  return std::move(left.task);
 }
 
 void AnswerScheduler::cancel(uint64_t id) {
@@ -114,8 +125,11 @@ void AnswerScheduler::admit() {
       ++i;
       continue;
     }
+    if (outcome == Outcome::kFailed) {
+      (void)leave_queue(i);
+      continue;
+    }
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
-    if (outcome != Outcome::kStarted) continue;
     bool is_enough = false;
     for (size_t earlier = 0; earlier < i; ++earlier)
       is_enough |= ++waiting_[earlier].n_overtaken >= kOvertakenMax;
@@ -375,9 +389,8 @@ void AnswerScheduler::end_cancelled(const std::exception_ptr& error) {
       ++i;
       continue;
     }
-    const AnswerTask task = std::move(waiting_[i].task);
-    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
-    is_changed_ = true;
+    const AnswerTask task = leave_queue(i);
+    i = 0;
     if (error) {
       task.on_failure(error);
       continue;

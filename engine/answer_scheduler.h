@@ -124,7 +124,7 @@ class AnswerScheduler {
     uint32_t n_saved = 0;  // positions of it, as of when n_looked_drops sequences had been dropped
     std::optional<uint64_t> n_looked_drops;
     bool is_cancelled = false;
-    uint32_t n_overtaken = 0;  // by later orders, since it could not start
+    uint32_t n_overtaken = 0;  // by orders behind it, since it could not start
     // Another answer is reading what it begins with; 0 = none is.
     uint64_t waits_for = 0;
     uint32_t waits_for_pos = 0;
@@ -151,6 +151,7 @@ class AnswerScheduler {
   enum class Outcome : uint8_t { kStarted, kFailed, kWaits };
 
   uint64_t next_turn(const std::string& asker);
+  AnswerTask leave_queue(size_t at);
   void admit();
   bool is_beginning_read(const Waiting& order) const;
   Outcome try_start(Waiting& order);

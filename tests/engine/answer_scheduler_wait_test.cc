@@ -125,5 +125,16 @@ TEST_F(AnswerTurns, WhatHasLeftTheQueueWasNoTurn) {
   EXPECT_EQ(started(), "abaaa");
 }
 
+TEST_F(AnswerTurns, WhatHasLeftTheQueueLeavesItsTurnToTheNext) {
+  ask("a");
+  scheduler_.step();
+  for (int i = 0; i < 3; ++i) scheduler_.cancel(ask("b").id);
+  ask("b");
+  scheduler_.step();
+  for (int i = 0; i < 3; ++i) ask("c");
+  run(scheduler_);
+  EXPECT_EQ(started(), "abccc");
+}
+
 }  // namespace
 }  // namespace strata::engine

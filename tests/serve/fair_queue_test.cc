@@ -45,6 +45,7 @@ class FairQueue : public ::testing::Test {
     app.access.keys = std::move(keys);
     server_ = std::make_unique<Server>(place_, options, std::move(app));
     server_->engine.walk().set_between_operations([this, &engine = server_->engine] {
+      is_held_ = true;
       while (!lets_go_ && !engine.walk().cancel()->load()) std::this_thread::yield();
     });
   }
@@ -55,7 +56,7 @@ class FairQueue : public ::testing::Test {
     clients_.push_back(std::make_unique<SocketClient>(server_->routes->port()));
     clients_.back()->request("POST", kFairPath, fair_body(n_tokens), "x-api-key: " + key + "\r\n");
     const uint64_t n = clients_.size();
-    (void)testing::wait_until([&] { return server_->service->counts().orders == n; },
+    (void)testing::wait_until([&] { return is_held_ && server_->service->counts().orders == n; },
                               testing::kLong);
   }
   void expect_busy(const std::string& key, const std::string& said) {
@@ -73,7 +74,7 @@ class FairQueue : public ::testing::Test {
   }
 
   const Place place_;
-  std::atomic<bool> lets_go_ = false;
+  std::atomic<bool> lets_go_ = false, is_held_ = false;  // the first, between two operations
   std::vector<uint64_t> ended_;  // of the engine's thread, until it has ended
   std::unique_ptr<Server> server_;
   std::vector<std::unique_ptr<SocketClient>> clients_;

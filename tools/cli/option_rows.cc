@@ -378,7 +378,7 @@ constexpr OptionSpec kRows[] = {
      Sources::kEverywhere, kServe, &S::parallel},
     {"queue", "", Section::kServing, ValueKind::kCount, "64", 0, 4096, "N",
      "most requests that wait for one of these places; others are told to come back (429). Of "
-     "several keys each leaves as many free as it has",
+     "several keys each takes half of what the others leave",
      Sources::kEverywhere, kServe, &S::queue},
     {"timeout", "-to", Section::kServing, ValueKind::kCount, "60", 1, 86400, "SECONDS",
      "how long a client may take to send a request, and to take each part of its answer",

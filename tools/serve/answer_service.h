@@ -133,8 +133,10 @@ struct ServiceCounts {
   // What the disk did: blocks that came back wrong, reads that were repeated, extents that had to
   // be computed again, writes that failed.
   uint64_t corrupt_blocks = 0, read_retries = 0, lost_extents = 0, write_failures = 0;
-  double hit_rate = 1;                 // share of the blocks that steps wanted which DRAM had
-  std::optional<double> hbm_hit_rate;  // which the card's memory had; nothing without a card
+  double hit_rate = 1;  // share of the blocks that steps wanted which DRAM had
+  // Which the card's memory had behind what was copied there for the step, in layers without a
+  // window; nothing without a card.
+  std::optional<double> hbm_hit_rate;
   std::vector<TierBytes> tiers;
   std::vector<SlotFacts> slots;
 };

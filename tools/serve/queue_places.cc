@@ -50,6 +50,8 @@ void QueuePlaces::begin(const std::string& asker) {
 }
 
 void QueuePlaces::end(const std::string& asker, bool has_begun) {
+  STRATA_CHECK(n_open_ > 0 && (n_begun_ > 0 || !has_begun), "%llu open, %llu begun",
+               static_cast<unsigned long long>(n_open_), static_cast<unsigned long long>(n_begun_));
   if (has_begun)
     --n_begun_;
   else

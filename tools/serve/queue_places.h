@@ -1,5 +1,6 @@
 // tools/serve/queue_places.h - which orders are taken: as many as are answered at a time, and a
-// bounded queue behind them, which no asker fills alone where there are several.
+// bounded queue behind them, which no asker fills alone where there are several and it has two
+// places or more; each further one finds half of what is left.
 // Source: an asker's bound is what is free of the queue, as a port's is of the buffer that it
 // shares (Choudhury, Hahne: Dynamic Queue Length Thresholds for Shared-Memory Packet Switches,
 // 1998), with a factor of 1. So an order that was taken is never given up for another's.
