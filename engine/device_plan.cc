@@ -49,12 +49,11 @@ DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<PieceSet> reside
   plan.weight_bytes = needs.head_bytes;
   uint64_t largest = 0;
   for (size_t layer = 0; layer < needs.layer_bytes.size(); ++layer) {
-    const PieceSet stays = plan.resident[layer], passes = other_pieces(stays);
-    const PieceSet slotted = passes.is_any() ? passes : kWholeLayer;
-    largest = std::max(largest, device_aligned(needs.bytes_of(layer, slotted)));
+    const PieceSet stays = plan.resident[layer];
+    largest = std::max(largest, device_aligned(needs.bytes_of(layer, other_pieces(stays))));
     plan.weight_bytes += device_aligned(needs.bytes_of(layer, stays));
   }
-  plan.slot_bytes = plan.n_streamed() == 0 ? 0 : largest;
+  plan.slot_bytes = largest;
   plan.hbm_bytes = needs.buffer_bytes + plan.weight_bytes + 2 * plan.slot_bytes;
   return plan;
 }

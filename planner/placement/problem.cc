@@ -75,10 +75,9 @@ bool PlacementProblem::may_hold_kv(const LayerGroup& group, PlanTier tier) const
 
 PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace) {
   PlanRates& rates = problem.rates;
-  // Where nobody has measured DRAM, nothing is bound by it.
-  const auto paced = [&, dram = rates.dram_read](double rate) {
-    if (rate >= kDramBound * dram) return rate * pace.dram;
-    return std::min(rate, dram * pace.dram);
+  const auto paced = [&, bound = kDramBound * rates.dram_read](double rate) {
+    if (!(bound > 0)) return rate;
+    return rate >= bound ? rate * pace.dram : std::min(rate, bound * pace.dram);
   };
   double before_ms = 0, now_ms = 0;
   for (LayerGroup& group : problem.groups) {

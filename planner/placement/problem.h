@@ -167,9 +167,9 @@ inline constexpr double kDramBound = 0.8;
 struct MachinePace {
   double dram = 1, disk = 1;
 };
-/// The problem on that machine: kernels that read weights, K and V as quick as DRAM gives them go
-/// at its pace, others, and what reads an index, no quicker than it; arithmetic and fixed costs
-/// stay.
+/// The problem on that machine: kernels that read weights, K and V at kDramBound of DRAM's rate or
+/// more go at its pace, others as they did, up to that share of what it gives now; arithmetic and
+/// fixed costs stay.
 /// Why not all at its pace: of two readings of DRAM minutes apart one gave 0.57 of the other, and
 /// tokens, whose kernels read at half of DRAM's rate, took 3.2 ms beside it, 3.9 beside the other.
 PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace);

@@ -59,6 +59,8 @@ TEST(DevicePlan, SlotsAreOfWhatPasses) {
   EXPECT_EQ(mixed.n_in_part(), 1u);
   EXPECT_EQ(mixed.slot_bytes, 20 * kMiB);
   EXPECT_EQ(mixed.weight_bytes, (30 + 6 * 20 + 15) * kMiB);
+  some[5] = {.attention = true};  // layers that stay whole need no room to pass
+  EXPECT_EQ(device_plan_of(of, some).slot_bytes, 15 * kMiB);
 }
 
 TEST(DevicePlan, TheRemedyOfARefusalFits) {

@@ -36,12 +36,32 @@ TEST(Pace, SlowerMemoryHoldsUpOnlyWhatReadsAsQuicklyAsItDoes) {
   };
   const double measured = 4 * (10 + 5) + 2;
   EXPECT_NEAR(ms(1), measured, kExact);
-  EXPECT_NEAR(ms(0.5), measured, kExact);
+  EXPECT_NEAR(ms(0.7), measured, kExact);
   EXPECT_NEAR(ms(1.5), measured, kExact);
-  EXPECT_NEAR(ms(0.25), 4 * (10 + 10) + 2, kExact);           // 10 GB/s for both
-  EXPECT_NEAR(ms(0.125), 4 * (20 + 20) + 2 * 2, kExact);      // the head goes as the layers do
-  problem.groups[0].cpu_linear_ms = 100 / (kDramBound * 40);  // 0.1 GB at that rate
-  EXPECT_NEAR(ms(2), 4 * (100 / (kDramBound * 80) + 5) + 1, kExact);
+  EXPECT_NEAR(ms(0.5), 4 * (10 + 6.25) + 2, kExact);        // kDramBound of 20 GB/s: 16
+  EXPECT_NEAR(ms(0.125), 4 * (25 + 25) + 2 * 2.5, kExact);  // the head goes as the layers do
+  problem.groups[0].cpu_linear_ms = 3;                      // 33 GB/s, above the bound of 32
+  EXPECT_NEAR(ms(2), 4 * (1.5 + 5) + 1, kExact);
+  EXPECT_NEAR(ms(0.9), 4 * (3 / 0.9 + 5) + 2 / 0.9, kExact);
+}
+
+TEST(Pace, IsThatOfBothPiecesOfALayer) {
+  PlacementProblem whole = small_problem(false);
+  whole.rates.dram_read = 10;
+  PlacementProblem split = whole;
+  split.groups[0].weight_gb = 0.04;
+  split.groups[0].apart = PieceApart{.weight_gb = 0.06};
+  EXPECT_NEAR(at_pace(split, {.dram = 0.25}).groups[0].cpu_linear_ms,
+              at_pace(whole, {.dram = 0.25}).groups[0].cpu_linear_ms, kExact);
+}
+
+TEST(Pace, OfMemoryThatNobodyHasMeasuredIsNone) {
+  PlacementProblem problem = small_problem(false);
+  problem.rates.dram_read = 0;
+  const PlacementProblem slow = at_pace(problem, {.dram = 0.5});
+  EXPECT_NEAR(slow.groups[0].cpu_linear_ms, 10, kExact);
+  EXPECT_NEAR(slow.rates.cpu_attend, 20, kExact);
+  EXPECT_NEAR(slow.head_ms, 2, kExact);
 }
 
 }  // namespace
