@@ -82,7 +82,7 @@ PlacementProblem at_pace(PlacementProblem problem, const MachinePace& pace) {
   double before_ms = 0, now_ms = 0;
   for (LayerGroup& group : problem.groups) {
     const double before = group.cpu_linear_ms;
-    if (!(before > 0)) continue;
+    if (!(before > 0) || !(group.layer_gb() > 0)) continue;
     group.cpu_linear_ms = transfer_ms(group.layer_gb(), paced(group.layer_gb() / before * 1e3));
     before_ms += group.n_layers() * before;
     now_ms += group.n_layers() * group.cpu_linear_ms;
