@@ -127,7 +127,7 @@ TEST_F(PlacedRun, PinsOfPiecesAreHeededAndChangeNoToken) {
     EXPECT_EQ(split[0]["layers"].size(), kLayers);
     EXPECT_EQ(split[0]["ffn"], from_file == std::string("ffn") ? "file" : "dram");
     EXPECT_EQ(found["tokens"].dump(), expected);
-    EXPECT_NE(outcome.err.find("plan: 16 of 16 layers streamed, 16 of them in part"),
+    EXPECT_NE(outcome.err.find("plan: 16 of 16 layers streamed, 16 of them in part (as pinned);"),
               std::string::npos)
         << outcome.err;
   }
@@ -143,7 +143,9 @@ TEST_F(PlacedRun, ASavedPlanOfPiecesRuns) {
       saved_plan({"--pin", "blk\\.[0-3]\\.ffn=nvme", "--pin", "blk\\.[0-3]\\.attn=dram"});
   const json plan = json::parse(std::ifstream(path));
   EXPECT_EQ(plan["layers"]["0-3"], (json{{"attention", "dram"}, {"ffn", "file"}})) << plan;
-  const json found = object_of(run_strata(asked({"--plan", path})));
+  const Outcome outcome = run_strata(asked({"--plan", path}));
+  EXPECT_NE(outcome.err.find("(as the plan's file has it);"), std::string::npos) << outcome.err;
+  const json found = object_of(outcome);
   EXPECT_EQ(found["plan"]["placed_by"], "file");
   EXPECT_EQ(found["plan"]["layers"].value("split", json()),
             json::array({{{"attention", "dram"}, {"ffn", "file"}, {"layers", {0, 1, 2, 3}}}}));

@@ -38,6 +38,14 @@ std::string holder_text(const Engine& engine) {
   return stated.empty() ? "the memory that is free" : stated;
 }
 
+/// Why not all of it is near.
+std::string reason_text(const PlacedPlan& plan, const Engine& engine) {
+  if (plan.placed_by == PlacedBy::kFile) return "as the plan's file has it";
+  const engine::PlacementRequest& request = plan.subject.request;
+  if (!request.pins.empty() || request.kv_pin) return "as pinned";
+  return holder_text(engine) + " holds no more";
+}
+
 }  // namespace
 
 std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
@@ -58,9 +66,8 @@ std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
   if (what.empty()) return "";
   const StepTime token = plan.token_at(engine.context().n_ctx);
   return fmt::format(
-      "plan: {} ({} holds no more); predicted {} a token at the end of the context, "
-      "limited by {}{}",
-      what, holder_text(engine), time_text(token.ms), plan_part_name(token.binding()),
+      "plan: {} ({}); predicted {} a token at the end of the context, limited by {}{}", what,
+      reason_text(plan, engine), time_text(token.ms), plan_part_name(token.binding()),
       plan.is_measured() ? "" : " (rates are assumed)");
 }
 
