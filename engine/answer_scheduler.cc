@@ -85,7 +85,7 @@ AnswerTask AnswerScheduler::leave_queue(size_t at) {
   for (Waiting& order : waiting_)
     if (order.task.asker == left.task.asker && order.turn > left.turn)
       std::swap(order.turn, left.turn);
-  std::ranges::stable_sort(waiting_, {}, &Waiting::turn);
+  std::ranges::sort(waiting_, {}, [](const Waiting& of) { return std::pair(of.turn, of.id); });
   is_changed_ = true;
   return std::move(left.task);
 }
