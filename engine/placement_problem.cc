@@ -18,6 +18,7 @@ namespace strata::engine {
 namespace {
 
 using planner::LayerGroup;
+using planner::MovedWeights;
 using planner::PieceApart;
 using planner::PiecePins;
 using planner::PlacementProblem;
@@ -41,9 +42,8 @@ WeightPlan all_streamed(const PlannedModel& model, const PlacementRequest& reque
 }
 
 /// What reading a layer, or a piece of it, from the model file takes, by reads of their size.
-template <class Weights>
 void add_reads(const LayerSize& size, const WeightPlan& plan,
-               const planner::MachineProfile& profile, Weights& weights) {
+               const planner::MachineProfile& profile, MovedWeights& weights) {
   const uint32_t n_buffers = std::max(plan.n_buffers, 1U);  // none where nothing may be read
   weights.weights_read_share =
       static_cast<double>(size.file_bytes) / static_cast<double>(size.packed_bytes) *
@@ -124,26 +124,27 @@ bool are_near(double a, double b) {
   return std::abs(a - b) <= kNear * std::max(a, b);
 }
 
-/// Of pieces apart.
+bool move_alike(const MovedWeights& a, const MovedWeights& b) {
+  return a.weight_gb == b.weight_gb && a.pack_ms == b.pack_ms &&
+         are_near(a.weights_read_share, b.weights_read_share) &&
+         are_near(a.ahead_share, b.ahead_share);
+}
+
 bool are_alike(const std::optional<PieceApart>& a, const std::optional<PieceApart>& b) {
   if (!a || !b) return !a && !b;
-  return a->piece == b->piece && a->tier == b->tier && a->weight_gb == b->weight_gb &&
-         a->pack_ms == b->pack_ms && are_near(a->weights_read_share, b->weights_read_share) &&
-         are_near(a->ahead_share, b->ahead_share);
+  return a->piece == b->piece && a->tier == b->tier && move_alike(*a, *b);
 }
 
 bool are_alike(const LayerGroup& a, const LayerGroup& b) {
-  return a.window == b.window && a.weight_gb == b.weight_gb && a.cpu_linear_ms == b.cpu_linear_ms &&
-         a.cpu_gemm_ms == b.cpu_gemm_ms && a.pack_ms == b.pack_ms && a.kv_gb == b.kv_gb &&
-         a.attend_tflop == b.attend_tflop && a.n_held == b.n_held && a.pin == b.pin &&
-         are_near(a.weights_read_share, b.weights_read_share) &&
-         are_near(a.ahead_share, b.ahead_share) && are_alike(a.apart, b.apart);
+  return a.window == b.window && a.cpu_linear_ms == b.cpu_linear_ms &&
+         a.cpu_gemm_ms == b.cpu_gemm_ms && a.kv_gb == b.kv_gb && a.attend_tflop == b.attend_tflop &&
+         a.n_held == b.n_held && a.pin == b.pin && move_alike(a, b) && are_alike(a.apart, b.apart);
 }
 
 /// One more layer, whose reads count as much as each other's.
 void add_layer(const LayerGroup& layer, LayerGroup& group) {
   group.layers.push_back(layer.layers.front());
-  const auto add_reads_of = [&](const auto& one, auto& mean) {
+  const auto add_reads_of = [&](const MovedWeights& one, MovedWeights& mean) {
     mean.weights_read_share +=
         (one.weights_read_share - mean.weights_read_share) / group.n_layers();
     mean.ahead_share += (one.ahead_share - mean.ahead_share) / group.n_layers();

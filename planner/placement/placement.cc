@@ -126,11 +126,10 @@ struct Found {
 class Search {
  public:
   explicit Search(const PlacementProblem& of)
-      : problem(of), prompt_floor_ms_(prompt_floor_ms(of)) {}
+      : problem_(of), prompt_floor_ms_(prompt_floor_ms(of)) {}
   void consider(const LayerPlacement& counted, std::optional<Found>& best);
   uint32_t n_tried() const { return static_cast<uint32_t>(tried_.size()); }
-
-  const PlacementProblem& problem;
+  const PlacementProblem& problem() const { return problem_; }
 
  private:
   struct Priced {
@@ -138,6 +137,7 @@ class Search {
     double token_ms = 0;
     std::optional<double> prompt_ms;  // most of the work: not where tokens alone take too long
   };
+  const PlacementProblem& problem_;
   double prompt_floor_ms_;
   std::map<LayerPlacement, Priced> tried_;  // by counts of layers, which decide all else
 };
@@ -148,14 +148,14 @@ void Search::consider(const LayerPlacement& counted, std::optional<Found>& best)
   const auto [entry, is_new] = tried_.try_emplace(std::move(layers));
   Priced& of = entry->second;
   if (is_new) {
-    of.placement = with_kv(problem, entry->first);
-    if (of.placement) of.token_ms = token_time(problem, *of.placement).ms;
+    of.placement = with_kv(problem_, entry->first);
+    if (of.placement) of.token_ms = token_time(problem_, *of.placement).ms;
   }
   if (!of.placement) return;
-  const double tokens_ms = problem.n_out * of.token_ms;
+  const double tokens_ms = problem_.n_out * of.token_ms;
   if (best && best->late <= 0 && prompt_floor_ms_ + tokens_ms >= best->ms * kBetter) return;
-  if (!of.prompt_ms) of.prompt_ms = prompt_time(problem, *of.placement).ms;
-  Found found{*of.placement, lateness(problem, *of.prompt_ms, of.token_ms),
+  if (!of.prompt_ms) of.prompt_ms = prompt_time(problem_, *of.placement).ms;
+  Found found{*of.placement, lateness(problem_, *of.prompt_ms, of.token_ms),
               *of.prompt_ms + tokens_ms};
   if (!best || found.is_better_than(*best)) best = std::move(found);
 }
@@ -216,8 +216,9 @@ std::vector<LayerPlacement> extremes(const PlacementProblem& problem) {
 
 std::optional<Found> place_layers(Search& search, const LpPlacement& program) {
   std::optional<Found> best;
-  if (program.is_feasible) search.consider(rounded(search.problem, program), best);
-  for (const LayerPlacement& placement : extremes(search.problem)) search.consider(placement, best);
+  if (program.is_feasible) search.consider(rounded(search.problem(), program), best);
+  for (const LayerPlacement& placement : extremes(search.problem()))
+    search.consider(placement, best);
   return best;
 }
 
@@ -225,7 +226,7 @@ std::optional<Found> place_layers(Search& search, const LpPlacement& program) {
 void improve(Search& search, Found& found) {
   for (uint32_t move = 0; move < kMovesMax; ++move) {
     std::optional<Found> best = found;
-    for (const LayerPlacement& next : neighbours(search.problem, found.placement))
+    for (const LayerPlacement& next : neighbours(search.problem(), found.placement))
       search.consider(next, best);
     if (!best->is_better_than(found)) return;
     found = *std::move(best);
@@ -235,7 +236,7 @@ void improve(Search& search, Found& found) {
 /// The same with two moves at a time: where a tier is full, nothing moves alone. Only where groups
 /// are few: their pairs are tried all.
 void improve_by_pairs(Search& search, Found& found) {
-  const PlacementProblem& problem = search.problem;
+  const PlacementProblem& problem = search.problem();
   if (problem.groups.size() > kPairGroupsMax) return;
   for (uint32_t round = 0; round < kPairRoundsMax; ++round) {
     std::optional<Found> best = found;
@@ -258,7 +259,7 @@ void use_tiers(const PlacementProblem& problem, PlacementPlan& plan) {
 /// of their layers. Moves that end at the quickest request may have passed by a slower one with
 /// quicker tokens.
 void begin_elsewhere(Search& search, Found& found) {
-  const PlacementProblem& problem = search.problem;
+  const PlacementProblem& problem = search.problem();
   constexpr uint32_t kParts = 4;
   std::optional<Found> best;
   for (uint32_t hbm = 0; hbm <= (problem.has_device ? kParts : 0); ++hbm)
@@ -324,7 +325,7 @@ struct Tried {
 /// Programs, each rounded and improved, until what they know of waiting is near what the clocks of
 /// their placement say. Where limits cannot hold, the program is that without them.
 std::optional<Tried> try_programs(Search& search, PlacementPlan& plan) {
-  const PlacementProblem& problem = search.problem;
+  const PlacementProblem& problem = search.problem();
   PlacementProblem relaxed = problem;
   std::optional<Tried> best;
   LpWaits waits;

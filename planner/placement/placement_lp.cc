@@ -49,9 +49,8 @@ class PlacementProgram {
   void add_switches();
   void add_group(const LayerGroup& group);
   template <class MayHold>
-  WeightColumns weight_columns(const LayerGroup& group, double gb, double read_share,
-                               double pack_ms, const MayHold& may_hold);
-  void add_apart(const LayerGroup& group, GroupColumns& columns);
+  WeightColumns add_weights(const LayerGroup& group, const MovedWeights& of,
+                            const MayHold& may_hold);
   void add_room();
   void add_caps();
   void add_token();
@@ -93,51 +92,40 @@ void PlacementProgram::add_switches() {
 }
 
 template <class MayHold>
-WeightColumns PlacementProgram::weight_columns(const LayerGroup& group, double gb,
-                                               double read_share, double pack_ms,
-                                               const MayHold& may_hold) {
-  const double weights = group.n_layers() * gb, far = problem_.has_device ? kFarGb : 0;
-  WeightColumns w{.gb = gb, .read_gb = gb * read_share, .pack_ms = pack_ms};
+WeightColumns PlacementProgram::add_weights(const LayerGroup& group, const MovedWeights& of,
+                                            const MayHold& may_hold) {
+  const double weights = group.n_layers() * of.weight_gb, far = problem_.has_device ? kFarGb : 0;
+  WeightColumns w{
+      .gb = of.weight_gb, .read_gb = of.weight_gb * of.weights_read_share, .pack_ms = of.pack_ms};
   w.hbm = model_.add_column(0, upper(may_hold(PlanTier::kHbm)), 0);
   w.dram = model_.add_column(0, upper(may_hold(PlanTier::kDram)), far * weights);
   w.nvme = model_.add_column(0, upper(may_hold(PlanTier::kNvme)), kFartherGb * weights);
-  return w;
-}
-
-/// The columns of a piece that a pin keeps somewhere leave no choice: it counts as others do.
-void PlacementProgram::add_apart(const LayerGroup& group, GroupColumns& columns) {
-  if (!group.apart) return;
-  const PieceApart& apart = *group.apart;
-  const WeightColumns w = weight_columns(
-      group, apart.weight_gb, apart.weights_read_share, apart.pack_ms,
-      [&](PlanTier tier) { return tier == apart.tier && problem_.may_hold_weights(tier); });
-  columns.weights.push_back(w);
   model_.add_row(1, 1, Terms{{w.hbm, 1}, {w.dram, 1}, {w.nvme, 1}});
   at_most(0, {{w.nvme, 1}, {streams_, -1}});
   if (problem_.has_device) at_most(0, {{w.dram, 1}, {w.nvme, 1}, {passes_, -1}});
+  return w;
 }
 
 void PlacementProgram::add_group(const LayerGroup& group) {
-  const auto may_hold = [&](PlanTier tier) { return problem_.may_hold(group, tier); };
   const auto may_hold_kv = [&](PlanTier tier) { return upper(problem_.may_hold_kv(group, tier)); };
   const double kv = group.n_layers() * group.n_held * group.kv_gb;
   GroupColumns c;
   const double far = problem_.has_device ? kFarGb : 0;
-  const WeightColumns w =
-      weight_columns(group, group.weight_gb, group.weights_read_share, group.pack_ms, may_hold);
-  c.weights.push_back(w);
+  c.weights.push_back(
+      add_weights(group, group, [&](PlanTier tier) { return problem_.may_hold(group, tier); }));
   c.k_hbm = model_.add_column(0, may_hold_kv(PlanTier::kHbm), 0);
   c.k_dram = model_.add_column(0, may_hold_kv(PlanTier::kDram), far * kv);
   c.k_nvme = model_.add_column(0, may_hold_kv(PlanTier::kNvme), kFartherGb * kv);
   c.on_cpu = model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0);
   c.attention = model_.add_column(0, kLpInfinity, 0);
-  model_.add_row(1, 1, Terms{{w.hbm, 1}, {w.dram, 1}, {w.nvme, 1}});
   model_.add_row(1, 1, Terms{{c.k_hbm, 1}, {c.k_dram, 1}, {c.k_nvme, 1}});
-  at_most(0, {{w.nvme, 1}, {streams_, -1}});
   at_most(0, {{c.k_nvme, 1}, {spills_, -1}});
   at_most(0, {{c.on_cpu, 1}, {attends_, -1}});
-  if (problem_.has_device) at_most(0, {{w.dram, 1}, {w.nvme, 1}, {passes_, -1}});
-  add_apart(group, c);
+  // The columns of a piece that a pin keeps somewhere leave no choice: it counts as others do.
+  if (const auto& apart = group.apart)
+    c.weights.push_back(add_weights(group, *apart, [&](PlanTier tier) {
+      return tier == apart->tier && problem_.may_hold_weights(tier);
+    }));
   columns_.push_back(c);
 
   const double share = group.is_full() ? problem_.share_touched() : 1;

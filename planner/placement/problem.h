@@ -37,37 +37,38 @@ std::optional<PlanTier> only_tier(const TierSet& tiers);
 using PieceTiers = std::array<PlanTier, kLayerPieces>;
 using PiecePins = std::array<TierSet, kLayerPieces>;
 
+/// Of one layer, weights that move as a whole.
+struct MovedWeights {
+  double weight_gb = 0;  // matrices, as kernels read them
+  double pack_ms = 0;    // where they come from the file: rows become panels, by the CPU
+  // What their reads take, as a share of what so many bytes take that are read in order by large
+  // requests: smaller requests move slower, and a file may hold fewer bytes than a kernel reads.
+  double weights_read_share = 1;
+  // What is read before there is memory to pack it in, as a share; of pieces as much as buffers
+  // hold, which may be more than there is.
+  double ahead_share = 0;
+};
+
 /// A piece of layers that a pin keeps in one tier, apart from the other one.
-struct PieceApart {
+struct PieceApart : MovedWeights {
   LayerPiece piece = LayerPiece::kFfn;
   PlanTier tier = PlanTier::kDram;
-  double weight_gb = 0, pack_ms = 0, weights_read_share = 1, ahead_share = 0;  // as LayerGroup's
 };
 
 /// Layers that are alike in all of this, but for their reads: those are the mean of such as are
-/// near each other.
-struct LayerGroup {
+/// near each other. What moves is all of a layer's weights, or where there is a piece apart the
+/// other one alone, which is counted as the layer; what the CPU and a card compute is of both.
+struct LayerGroup : MovedWeights {
   std::vector<uint32_t> layers;  // their numbers, rising
   uint32_t window = 0;           // positions attended; 0 = all
-  // Where there is a piece apart, what follows of weights, of their reads and of their packing is
-  // of the other piece alone, which moves and is counted as the layer; what the CPU and a card
-  // compute is of both.
-  double weight_gb = 0;      // matrices of one layer, as kernels read them
-  double cpu_linear_ms = 0;  // one row through them
-  double cpu_gemm_ms = 0;    // one row of a chunk, with its norms, RoPE and activations
-  double gemm_tflop = 0;     // one row
-  double pack_ms = 0;        // where they come from the file: rows become panels, by the CPU
-  // What their reads take, and those of K and V one extent each, as a share of what so many bytes
-  // take that are read in order by large requests: smaller requests move slower, and a file may
-  // hold fewer bytes than a kernel reads.
-  double weights_read_share = 1, kv_read_share = 1;
-  // Of one layer, what is read before there is memory to pack it in; of pieces as much as buffers
-  // hold, which may be more than there is.
-  double ahead_share = 0;
-  double kv_gb = 0;         // of one position, in whole blocks
-  double attend_tflop = 0;  // of one row and one position that it attends
-  double n_held = 0;        // positions that the cache has room for
-  TierSet pin;              // where the weights may be
+  double cpu_linear_ms = 0;      // one row through all matrices of a layer
+  double cpu_gemm_ms = 0;        // one row of a chunk, with its norms, RoPE and activations
+  double gemm_tflop = 0;         // one row
+  double kv_read_share = 1;      // as weights_read_share, of K and V, one extent each
+  double kv_gb = 0;              // of one position, in whole blocks
+  double attend_tflop = 0;       // of one row and one position that it attends
+  double n_held = 0;             // positions that the cache has room for
+  TierSet pin;                   // where the weights may be
   std::optional<PieceApart> apart;
 
   double n_layers() const { return static_cast<double>(layers.size()); }

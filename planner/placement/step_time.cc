@@ -176,7 +176,7 @@ class StepClock {
   LayerWork token_work(const PlacedLayer& layer);
   LayerWork chunk_work(const PlacedLayer& layer, const ChunkSample& chunk);
   void add_weights(const PlacedLayer& layer, LayerWork& work);
-  void add_piece(const PieceApart& piece, LayerWork& work);
+  void add_moved(const MovedWeights& weights, PlanTier tier, LayerWork& work);
   double beside_device(double far_gb, double near_ms, LayerWork& work);
   PlanPart computing() const { return problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu; }
   void head() { busy(computing(), problem_.head_ms); }
@@ -204,31 +204,25 @@ class StepClock {
 
 /// Of a layer whose pieces both come from the disk the ring holds as much as of the one that it
 /// holds more of.
-void StepClock::add_piece(const PieceApart& piece, LayerWork& work) {
-  if (piece.tier == PlanTier::kNvme) {
-    const double read_gb = piece.weight_gb * piece.weights_read_share;
+void StepClock::add_moved(const MovedWeights& weights, PlanTier tier, LayerWork& work) {
+  if (tier == PlanTier::kNvme) {
+    const double read_gb = weights.weight_gb * weights.weights_read_share;
     const double ms = busy(PlanPart::kNvme, transfer_ms(read_gb, rates_.nvme_read));
     work.weights_disk += ms;
     work.early_disk =
-        std::min(work.weights_disk, std::max(work.early_disk, ms * piece.ahead_share));
-    work.pack += busy(PlanPart::kCpu, piece.pack_ms);
-    moved(piece.weight_gb);
+        std::min(work.weights_disk, std::max(work.early_disk, ms * weights.ahead_share));
+    work.pack += busy(PlanPart::kCpu, weights.pack_ms);
+    moved(weights.weight_gb);
   }
-  if (problem_.has_device && piece.tier != PlanTier::kHbm) {
-    work.weights_link += busy(PlanPart::kLinkIn, transfer_ms(piece.weight_gb, rates_.link_in));
-    moved(piece.weight_gb);
+  if (problem_.has_device && tier != PlanTier::kHbm) {
+    work.weights_link += busy(PlanPart::kLinkIn, transfer_ms(weights.weight_gb, rates_.link_in));
+    moved(weights.weight_gb);
   }
 }
 
 void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
-  const LayerGroup& group = *layer.group;
-  add_piece({.tier = layer.weights,
-             .weight_gb = group.weight_gb,
-             .pack_ms = group.pack_ms,
-             .weights_read_share = group.weights_read_share,
-             .ahead_share = group.ahead_share},
-            work);
-  if (group.apart) add_piece(*group.apart, work);
+  add_moved(*layer.group, layer.weights, work);
+  if (const auto& apart = layer.group->apart) add_moved(*apart, apart->tier, work);
   if (problem_.has_device) {
     work.weights_disk = std::max(work.weights_disk, work.pack);  // of one run beside the next
   } else {

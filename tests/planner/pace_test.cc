@@ -50,7 +50,7 @@ TEST(Pace, IsThatOfBothPiecesOfALayer) {
   whole.rates.dram_read = 10;
   PlacementProblem split = whole;
   split.groups[0].weight_gb = 0.04;
-  split.groups[0].apart = PieceApart{.weight_gb = 0.06};
+  split.groups[0].apart = PieceApart{{.weight_gb = 0.06}};
   EXPECT_NEAR(at_pace(split, {.dram = 0.25}).groups[0].cpu_linear_ms,
               at_pace(whole, {.dram = 0.25}).groups[0].cpu_linear_ms, kExact);
 }

@@ -119,12 +119,13 @@ inline PlacementProblem split_problem(uint64_t seed, bool has_device, uint32_t n
     const double share = draw(0.2, 0.8);
     const LayerPiece piece = draw(0, 1) < 0.5 ? LayerPiece::kAttention : LayerPiece::kFfn;
     const auto tier = static_cast<PlanTier>(has_device ? random() % 3 : 1 + random() % 2);
-    group.apart = PieceApart{.piece = piece,
-                             .tier = tier,
-                             .weight_gb = share * group.weight_gb,
-                             .pack_ms = share * group.pack_ms,
-                             .weights_read_share = draw(0.8, 2.5),
-                             .ahead_share = draw(0, 3)};
+    const double read_share = draw(0.8, 2.5);
+    group.apart = PieceApart{{.weight_gb = share * group.weight_gb,
+                              .pack_ms = share * group.pack_ms,
+                              .weights_read_share = read_share,
+                              .ahead_share = draw(0, 3)},
+                             piece,
+                             tier};
     group.weight_gb -= group.apart->weight_gb;
     group.pack_ms -= group.apart->pack_ms;
     group.ahead_share = draw(0, 3);

@@ -186,7 +186,7 @@ TEST(StepTime, OfSmallReadsIsThatOfTheirRate) {
 PlacementProblem split_problem(bool has_device, PlanTier tier) {
   PlacementProblem problem = small_problem(has_device);
   problem.groups[0].weight_gb = 0.04;
-  problem.groups[0].apart = PieceApart{.tier = tier, .weight_gb = 0.06};
+  problem.groups[0].apart = PieceApart{{.weight_gb = 0.06}, LayerPiece::kFfn, tier};
   return problem;
 }
 
@@ -225,7 +225,7 @@ TEST(StepTime, TheRingHoldsOfTwoPiecesWhatItHoldsOfALayer) {
   WaitingForTheDisk of;
   LayerGroup& passing = of.problem.groups[0];
   passing.weight_gb = 0.05;
-  passing.apart = PieceApart{.tier = PlanTier::kNvme, .weight_gb = 0.03};
+  passing.apart = PieceApart{{.weight_gb = 0.03}, LayerPiece::kFfn, PlanTier::kNvme};
   EXPECT_NEAR(token_time(of.problem, of.placement).ms, 148, 1e-3);
   // Buffers of 0.04 GB, half of the layer; then of more than all of it.
   passing.ahead_share = 0.8;
