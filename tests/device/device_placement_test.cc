@@ -1,7 +1,10 @@
 // What the emulated device holds, as a placement says it and as the planner finds it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
+#include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "engine/device_walk.h"
@@ -25,6 +28,12 @@ class DevicePlacement : public testing::DeviceTest {
       placement.resident.push_back(i % 2 == 0 ? kNoPiece : kWholeLayer);
     placement.kv_hbm_bytes = engine.context().kv.slot_bytes / 3;
     return placement;
+  }
+  cli::Command run_with(const std::vector<std::string>& more) const {
+    std::vector<std::string> arguments = {"-m", path_, "-b", "32"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return cli::read_command({"run", cli::kRun, ""}, arguments,
+                             [](const std::string&) { return std::optional<std::string>(); });
   }
 };
 
@@ -89,9 +98,7 @@ TEST_F(DevicePlacement, ThePlannerStaysWithinTheDevicesMemory) {
   const uint64_t enough = whole.device_plan().hbm_bytes;
   const uint64_t kv_bytes = whole.device_plan().kv_bytes;
   const std::vector<TokenId> expected = answer(whole);
-  const cli::Command command =
-      cli::read_command({"run", cli::kRun, ""}, std::vector<std::string>{"-m", path_, "-b", "32"},
-                        [](const std::string&) { return std::optional<std::string>(); });
+  const cli::Command command = run_with({});
   uint32_t n_passing = 0, n_planned = 0;
   for (const uint64_t less : {uint64_t{0}, uint64_t{1}, kv_bytes / 2, kv_bytes, kv_bytes + 1}) {
     SCOPED_TRACE(less);
@@ -109,6 +116,52 @@ TEST_F(DevicePlacement, ThePlannerStaysWithinTheDevicesMemory) {
   }
   EXPECT_GT(n_passing, 0u);
   EXPECT_GT(n_planned, 0u);
+}
+
+/// What the planner finds room for, the engine has room for.
+TEST_F(DevicePlacement, PinsOfPiecesAreHeededInAllMemoryThatHasRoomForThem) {
+  makers::RandomTransformer model = makers::zoo_member("llama-quantised").model;
+  model.n_layers = 8;
+  model.matrix_types = {TensorType::kQ8_0};
+  makers::write_random_transformer(model, path_);
+  Engine whole = Engine::open(options());
+  const uint64_t enough = whole.device_plan().hbm_bytes;
+  const std::vector<TokenId> expected = answer(whole);
+  uint32_t n_whole_beside_parts = 0;
+  for (const LayerPiece piece : kEachPiece)
+    for (const bool is_near : {false, true}) {
+      const std::string pin =
+          std::string(piece == LayerPiece::kFfn ? "ffn_" : "attn_") + (is_near ? "=hbm" : "=dram");
+      SCOPED_TRACE(pin);
+      // With K and V elsewhere, what memory is left holds the other piece of some layers.
+      const cli::Command command = run_with({"--pin", pin, "--kv-tier", "dram"});
+      bool has_room = false;
+      constexpr uint64_t kBudgets = 64;
+      for (uint64_t part = kBudgets / 4; part <= kBudgets; ++part) {
+        SCOPED_TRACE(part);
+        EngineOptions small = options();
+        small.hbm_bytes = enough * part / kBudgets;
+        try {
+          Engine engine = Engine::open(small);
+          if (engine.device() == nullptr) continue;
+          (void)cli::place_by_plan(command, engine);
+          const DevicePlan& plan = engine.device_plan();
+          EXPECT_LE(plan.hbm_bytes, small.hbm_bytes);
+          for (const PieceSet& stays : plan.resident) EXPECT_EQ(stays.has(piece), is_near);
+          n_whole_beside_parts +=
+              plan.n_in_part() > 0 && std::ranges::count(plan.resident, kWholeLayer) > 0;
+          if (!has_room) {
+            EXPECT_EQ(answer(engine), expected);
+          }
+          has_room = true;
+        } catch (const Error& error) {
+          EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit);
+          EXPECT_FALSE(has_room) << error.what();
+        }
+      }
+      EXPECT_TRUE(has_room);
+    }
+  EXPECT_GT(n_whole_beside_parts, 0u);
 }
 
 }  // namespace

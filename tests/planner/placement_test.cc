@@ -51,7 +51,8 @@ TEST(Placement, NoPromptTakesLessThanWhereAllOfItIsNear) {
   for (const bool has_device : {false, true})
     for (uint64_t seed = 500; seed < 520; ++seed) {
       SCOPED_TRACE(::testing::Message() << "seed " << seed << ", device " << has_device);
-      PlacementProblem problem = varied_problem(seed, has_device, 2, 3);
+      PlacementProblem problem = seed % 2 == 0 ? varied_problem(seed, has_device, 2, 3)
+                                               : split_problem(seed, has_device, 2, 3);
       if (seed % 4 == 0) problem.rates.link_out /= 100;  // K and V come to DRAM more slowly
       const double floor_ms = prompt_floor_ms(problem);
       testing::every_placement(problem, [&](const LayerPlacement& placement) {
