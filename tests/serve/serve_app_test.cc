@@ -275,7 +275,7 @@ TEST_F(ServeAppTest, KeysTakeTurnsAlsoWherePrefixesAreShared) {
 
 TEST_F(ServeAppTest, OrdersBelongToNobodyWherePrefixesAreSharedOrNoKeyIsAsked) {
   ServeApp::Options options;
-  options.access.keys = {"one"};
+  options.access.keys = {"one", "one"};  // on the command line and in a file
   options.shares_prefixes = true;
   start(std::move(options));
   EXPECT_EQ(post(kChat, kHello, "Authorization: Bearer one\r\n").status, 200);

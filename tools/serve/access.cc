@@ -40,6 +40,8 @@ bool is_key_text(std::string_view text) {
 
 Access::Access(AccessOptions options) : options_(std::move(options)) {
   options_.host = lower(options_.host);
+  std::ranges::sort(options_.keys);
+  options_.keys.erase(std::unique(options_.keys.begin(), options_.keys.end()), options_.keys.end());
 }
 
 bool Access::is_known_host(std::string_view host) const {

@@ -40,6 +40,8 @@ class Access {
   std::optional<AccessRefusal> refuse(const HttpRequest& request, bool needs_key) const;
   /// The key of the server that the request has; "" where it has none.
   std::string_view key_of(const HttpRequest& request) const;
+  /// One that was given twice is one.
+  bool has_several_keys() const { return options_.keys.size() > 1; }
   /// What a browser wants to see before it hands a reply to a page of another site.
   void add_headers(const HttpRequest& request, HttpReply& reply) const;
 

@@ -268,7 +268,7 @@ HttpReply ServeApp::answer_order(HttpRequest& request, const HttpClient& client)
   ApiRequest wanted = parse_request(shape_of(request.path), request.body, defaults);
   const std::string_view key = access_.key_of(request);
   if (!options_.shares_prefixes) wanted.order.owner = key;
-  if (options_.access.keys.size() > 1) wanted.order.asker = key;
+  if (access_.has_several_keys()) wanted.order.asker = key;
   // What is made of the body until the order is taken is as large as it is, so its share is kept.
   BodyShare body_share = std::move(request.body_share);
   request.drop_body();  // an answer may take minutes

@@ -67,8 +67,6 @@ std::vector<std::string> keys_of(const Command& command) {
       throw Error(ErrorCode::kUsage, "a key has letters, digits and -._~+/= only",
                   command.where(settings.api_key.empty() ? "api-key-file" : "api-key"),
                   "such as what `openssl rand -hex 24` prints");
-  std::ranges::sort(keys);  // one that is given twice is one asker
-  keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
   return keys;
 }
 
