@@ -56,6 +56,11 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens,
   saved_end_ = 0;
   counts_.indexed_tokens = 0;
   Sequence sequence = restore_longest(cache, tokens, root);
+  if (is_sparse(root) && sequence.n_pos() > options_.sparse_from) {
+    const auto n_exact = static_cast<uint32_t>(options_.sparse_from);
+    sequence.set_n_exact(n_exact);
+    sequence.mark_selected(n_exact);
+  }
   counts_.passed_over_packs = publisher_->directory().n_passed_over();
   counts_.restored_tokens = sequence.n_pos();
   tokens_ = sequence.tokens();
@@ -117,7 +122,7 @@ void ContextCache::restore_rows(const KvCache& cache, const tiers::FoundContext&
 void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
   const auto shape = rows_shape(cache, sequence);
   if (!options_.saves_rows || !shape) return;
-  const uint32_t n_segments = n_segments_to_save(sequence, *shape);
+  const uint32_t n_segments = n_segments_to_save(sequence, *shape, n_to_save(sequence));
   if (n_segments == 0) return;
   const auto tokens =
       std::span(sequence.tokens()).first(uint64_t{n_segments} * shape->segment_positions);
@@ -186,6 +191,12 @@ void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
   }
 }
 
+/// Positions from the front on. What was computed with less than everything would be taken for
+/// exact by every later run, but for texts whose root says how they were read.
+uint32_t ContextCache::n_to_save(const Sequence& sequence) const {
+  return is_sparse(sequence.chain_at(0)) ? sequence.n_pos() : sequence.n_exact();
+}
+
 /// Errors: kCancelled.
 void ContextCache::check_stopped() const {
   if (options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed))
@@ -196,7 +207,7 @@ void ContextCache::check_stopped() const {
 void ContextCache::save_extents(KvCache& cache, const Sequence& sequence) {
   while (options_.saves && next_extent_ * kExtentPositions < run_end_) {
     const uint32_t end = std::min((next_extent_ + 1) * kExtentPositions, run_end_);
-    if (end > sequence.n_pos()) return;
+    if (end > n_to_save(sequence)) return;
     // Where a pack did not get its name, what would continue it could not be found.
     if (!writer_ && !problem().empty()) {
       options_.saves = false;
@@ -300,11 +311,12 @@ void ContextCache::save_whole(Walk& walk, Sequence& sequence, bool is_named) {
   for (uint32_t n_rounds = 0; n_rounds < kDamageRoundsMax; ++n_rounds) {
     const bool is_again = drop_damaged(walk.cache().store());
     if (n_rounds > 0 && !is_again) break;
-    const uint32_t n_new = sequence.n_pos() - std::min(sequence.n_pos(), saved_end_);
+    const uint32_t n = n_to_save(sequence);
+    const uint32_t n_new = n - std::min(n, saved_end_);
     const bool is_worth = n_new >= kSavedTokensMin || (n_new > 0 && (is_again || is_named));
     if (!options_.saves || !is_worth || !problem().empty()) break;
-    tokens_ = sequence.tokens();
-    is_generated_.resize(tokens_.size(), 1);
+    tokens_.assign(sequence.tokens().begin(), sequence.tokens().begin() + n);
+    is_generated_.resize(n, 1);
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
     save_repaired(walk, sequence);
   }
@@ -327,7 +339,11 @@ void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& ses
 std::optional<TextToName> ContextCache::save_to_name(Walk& walk, Sequence& sequence) {
   if (!options_.saves && problem().empty()) return std::nullopt;
   save_whole(walk, sequence, true);
-  return TextToName{sequence.chain_at(0), sequence.tokens(), publisher_, publisher_->n_given()};
+  const auto& tokens = sequence.tokens();
+  return TextToName{sequence.chain_at(0),
+                    {tokens.begin(), tokens.begin() + n_to_save(sequence)},
+                    publisher_,
+                    publisher_->n_given()};
 }
 
 void ContextCache::give_up(const Error& error) {

@@ -27,8 +27,13 @@ inline constexpr uint32_t kSavedTokensMin = 256;
 struct ContextCacheOptions {
   std::string directory;
   tiers::PackLimits limits;
+  // What was read exactly; after sparse_root everything.
   bool saves = true;
   bool saves_rows = true;  // of the indexes of sequences, beside packs that are there
+  // Of texts that are read by selected chunks from position sparse_from on (engine/text_roots.h);
+  // nothing = none are, or they are read again.
+  std::optional<tiers::Hash128> sparse_root = {};
+  uint64_t sparse_from = 0;
   std::chrono::milliseconds wait_max{60000};  // for the disk, at the end and between two packs
   tiers::DurableCalls* calls = nullptr;       // null: the system's; else they outlive every thread
   // Set, it ends every wait for the disk with kCancelled, and writing between two extents; null =
@@ -139,6 +144,8 @@ class ContextCache {
   void save_repaired(Walk& walk, Sequence& sequence);
   void write_extent(KvCache& cache, const Sequence& sequence);
   bool drop_damaged(tiers::BlockStore& store);
+  bool is_sparse(const tiers::Hash128& root) const { return options_.sparse_root == root; }
+  uint32_t n_to_save(const Sequence& sequence) const;
   void check_stopped() const;
   void give_up(const Error& error);
 

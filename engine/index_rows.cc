@@ -17,8 +17,9 @@ std::optional<tiers::RowsShape> rows_shape(const KvCache& cache, const Sequence&
   return shape;
 }
 
-uint32_t n_segments_to_save(const Sequence& sequence, const tiers::RowsShape& shape) {
-  const uint32_t n_positions = std::min(sequence.n_exact(), sequence.n_indexed() * kBlockPositions);
+uint32_t n_segments_to_save(const Sequence& sequence, const tiers::RowsShape& shape,
+                            uint32_t n_saved) {
+  const uint32_t n_positions = std::min(n_saved, sequence.n_indexed() * kBlockPositions);
   uint32_t n = n_positions / shape.segment_positions;
   for (index::StreamIdx stream = 0; stream < shape.n_streams; ++stream)
     n = std::min(n, sequence.index()->n_segments(stream));

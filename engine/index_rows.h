@@ -34,9 +34,10 @@ struct LoadedRows {
 LoadedRows load_rows(const tiers::PackDirectory& directory, const tiers::FoundContext& found,
                      const tiers::RowsShape& shape, Sequence& sequence);
 
-/// Segments of the index that a file may keep: of positions that were computed exactly, and that
-/// are those of an index built anew.
-uint32_t n_segments_to_save(const Sequence& sequence, const tiers::RowsShape& shape);
+/// Segments of the index that a file may keep: of the n_saved positions that packs hold, as an
+/// index built anew has them.
+uint32_t n_segments_to_save(const Sequence& sequence, const tiers::RowsShape& shape,
+                            uint32_t n_saved);
 
 /// Rows that a file should hold and does not.
 struct LackingRows {

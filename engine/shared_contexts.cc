@@ -4,23 +4,12 @@
 #include <utility>
 
 #include "base/error.h"
-#include "engine/sha256.h"
 
 namespace strata::engine {
-
-tiers::Hash128 prefix_root(std::string_view owner) {
-  if (owner.empty()) return {};
-  // It is written into packs: a key that was drawn at random cannot be found from it, though one
-  // that is easy to guess can be tried by whoever may read them.
-  const std::string digits = sha256_hex("strata prefix root\n" + std::string(owner));
-  const auto word = [&](size_t at) { return std::stoull(digits.substr(at, 16), nullptr, 16); };
-  return {word(0), word(16)};
-}
 
 SharedContexts::SharedContexts(Engine& engine, std::optional<ContextCacheOptions> options)
     : engine_(engine) {
   if (!options || !engine.cache().store().can_adopt()) return;
-  options->saves = options->saves && engine.attention() == Attention::kExact;
   const ModelSpec& spec = engine.spec();
   try {
     root_ = std::make_unique<ContextCache>(*options, engine.cache(), engine.fingerprint(),
@@ -126,9 +115,9 @@ TextToName SharedContexts::save_to_name(ContextCache* saver, Sequence& sequence)
   std::optional<TextToName> text;
   use(saver, [&] { text = saver->save_to_name(engine_.walk(), sequence); });
   if (text) return std::move(*text);
-  throw Error(ErrorCode::kUnsupported, "this server does not save contexts", "",
-              "Start it without --no-save, --no-cache and --attn; where it was, its standard error "
-              "says why.");
+  throw Error(
+      ErrorCode::kUnsupported, "this server does not save contexts", "",
+      "Start it without --no-save and --no-cache; where it was, its standard error says why.");
 }
 
 std::optional<SavedSessions> SharedContexts::sessions(const std::atomic<bool>* cancel) const {

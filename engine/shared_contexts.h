@@ -8,7 +8,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "engine/context_cache.h"
@@ -18,17 +17,11 @@
 
 namespace strata::engine {
 
-/// The root (KvCache::make_sequence) of texts that only this owner finds again, whatever else is
-/// asked with the same tokens; "" = of everybody.
-tiers::Hash128 prefix_root(std::string_view owner);
-
 /// Threads: one at a time, that of the walk.
 class SharedContexts {
  public:
   /// Nothing is read or written without options, and where the model has no full layer. The engine
-  /// was opened with EngineOptions::reads_saved, and outlives this. `saves` of the options is
-  /// taken back where the engine selects: what was read with less than everything would be taken
-  /// for exact later.
+  /// was opened with EngineOptions::reads_saved, and outlives this.
   SharedContexts(Engine& engine, std::optional<ContextCacheOptions> options);
 
   bool is_in_use() const { return root_ != nullptr; }

@@ -15,22 +15,21 @@ namespace {
 
 using namespace strata;
 
-constexpr uint32_t kKeys = 11;   // at depths 0, 0.1 .. 1.0
-constexpr uint32_t kAnswer = 5;  // words
-constexpr uint32_t kSide = 10;   // words that a key's first and second word are taken from
-constexpr uint32_t kChains = 3;
+constexpr uint32_t kKeys = 11;        // at depths 0, 0.1 .. 1.0
+constexpr uint32_t kAnswer = 5;       // words
+constexpr uint32_t kSide = 10;        // words that a key's first and second word are taken from
 constexpr uint32_t kTokensMin = 512;  // what these passages need, with words between them
 
-makers::RecallTask task_for(const makers::RecallModel& model, uint64_t seed) {
+makers::RecallTask task_for(const makers::RecallModel& model, uint32_t n_chains, uint64_t seed) {
   if (model.options().key_words == 2) return makers::make_key_value_task(model, kSide, seed);
   if (model.n_hops() > 1 || model.options().asks_by_alias)
-    return makers::make_chain_task(model, kChains, kAnswer, seed);
+    return makers::make_chain_task(model, n_chains, kAnswer, seed);
   return makers::make_recall_task(model, kKeys, kAnswer, seed);
 }
 
 void write_text(const makers::RecallModel& model, const std::string& path, uint32_t n_tokens,
-                uint64_t seed) {
-  const makers::RecallTask task = task_for(model, seed);
+                uint32_t n_chains, uint64_t seed) {
+  const makers::RecallTask task = task_for(model, n_chains, seed);
   const auto text = makers::make_recall_text(model, n_tokens - 1, task.passages, seed + 1);
   std::ofstream file(path, std::ios::binary);
   file << model.text(text.words);
@@ -51,7 +50,8 @@ makers::RecallOptions variant_named(const std::string& name) {
 int main(int argc, char** argv) {
   CLI::App app("Writes a model whose weights are built, not trained: it recalls what a text says.");
   std::string path, text_path, variant = "recall";
-  uint32_t n_tokens = 4096, vocab_size = 0, n_layers = 0, n_kv_heads = 0, group = 0, head_dim = 0;
+  uint32_t n_tokens = 4096, n_chains = 3, vocab_size = 0, n_layers = 0, n_kv_heads = 0, group = 0,
+           head_dim = 0;
   uint64_t seed = 1;
   app.add_option("OUT", path, "the GGUF file to write")->required();
   app.add_option("--variant", variant, "where the other options begin")
@@ -65,6 +65,8 @@ int main(int argc, char** argv) {
   app.add_option("--text", text_path, "also write a text to ask about; questions go to stdout");
   app.add_option("--tokens", n_tokens, "length of the text, the begin token included")
       ->check(CLI::Range(kTokensMin, makers::kRecallContext));
+  app.add_option("--chains", n_chains, "of multi-hop: questions, of five words each")
+      ->check(CLI::Range(1u, 8u));
   CLI11_PARSE(app, argc, argv);
   try {
     makers::RecallOptions options = variant_named(variant);
@@ -76,7 +78,7 @@ int main(int argc, char** argv) {
     options.seed = seed;
     const auto model = makers::RecallModel::make(options);
     model.write(path);
-    if (!text_path.empty()) write_text(model, text_path, n_tokens, seed);
+    if (!text_path.empty()) write_text(model, text_path, n_tokens, n_chains, seed);
   } catch (const Error& error) {
     fmt::print(stderr, "error: {} [{}]\n", error.what(), error.where());
     return exit_code(error.code());

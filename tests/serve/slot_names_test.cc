@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/text_roots.h"
 #include "tests/serve/slot_server.h"
 #include "tests/serve/wait_until.h"
 #include "tiers/durable_directory.h"

@@ -156,6 +156,33 @@ TEST_F(SavedRun, ASecondQuestionByAnIndexReadsItsRowsInsteadOfKAndV) {
   EXPECT_EQ(run_strata(with({"session", "verify"}, folder)).exit_code, 0);
 }
 
+TEST_F(SavedRun, WhatIsReadExactlyForAChoiceIsSavedForEverybody) {
+  const Outcome first = saved(question("what is it"), {"--attn", "mean", "--kv-budget", "256"});
+  EXPECT_NE(first.err.find("saved "), std::string::npos) << first.err;
+  const Outcome second = saved(question("and where"));
+  EXPECT_GE(cached(second), kPromptLetters - 32);
+  EXPECT_EQ(tokens_of(second), tokens_of(run_strata(question("and where"))));
+}
+
+TEST_F(SavedRun, WhatIsReadSparselyIsFoundByWhoReadsInTheSameWay) {
+  const std::vector<std::string> by_mean = {"--attn",           "mean", "--kv-budget", "256",
+                                            "--sparse-prefill", "512"};
+  const Outcome first = saved(question("what is it"), by_mean);
+  EXPECT_EQ(cached(first), 0u);
+  const Outcome second = saved(question("and where"), by_mean);
+  EXPECT_GE(cached(second), kPromptLetters - 32);
+  EXPECT_NE(second.err.find("were read before, sparsely from token 512 on"), std::string::npos)
+      << second.err;
+  EXPECT_EQ(cached(saved(question("and where"), with(by_mean, {"--kv-budget", "512"}))), 0u);
+  const Outcome exact = saved(question("and where"));
+  EXPECT_EQ(cached(exact), 0u);
+  EXPECT_EQ(tokens_of(exact), tokens_of(run_strata(question("and where"))));
+  // Now that the text was read exactly, that is the better beginning.
+  const Outcome third = saved(question("and whence"), by_mean);
+  EXPECT_GE(cached(third), kPromptLetters - 32);
+  EXPECT_EQ(third.err.find("sparsely from token"), std::string::npos) << third.err;
+}
+
 TEST_F(SavedRun, ConversationThatBeginsAnewFindsWhatIsSaved) {
   const std::string first = text_of(prompt_), other = text_of(prompt(12));
   Launch launch;

@@ -32,11 +32,6 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, 
   options.trace = trace;
   if (command.settings.attn == "auto")
     notice(choose_attention(command.settings.profile_dir, options));
-  if (options.method && !command.settings.no_cache)
-    notice(
-        "note: with --attn other than exact saved contexts are used, and nothing is saved but "
-        "index "
-        "rows of them");
   PlacedEngine placed = open_placed(command, options);
   ModelSession session(verb, command, std::move(placed.engine), std::move(placed.plan));
   session.sampler_ = sampler;

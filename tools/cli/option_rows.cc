@@ -91,7 +91,7 @@ constexpr OptionSpec kRows[] = {
     {"sparse-prefill", "", Section::kModel, ValueKind::kText, "off", 0, 0, "off|on|N",
      "with --attn other than exact, read prompts approximately too: from token N on each batch "
      "attends itself and what the method chooses of the text before it; on = 8192. What is read so "
-     "is not saved",
+     "is saved for runs that read in the same way",
      Sources::kEverywhere, kAnswering | kPlan | kBench | kEval, &S::sparse_prefill},
     {"draft-lookup", "--draft-max,--draft", Section::kModel, ValueKind::kText, "auto", 0, 0,
      "auto|off|N",

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <optional>
+#include <utility>
+
 #include "engine/byte_text.h"
 #include "tools/cli/interrupt.h"
 #include "tools/cli/notices.h"
@@ -11,6 +14,14 @@ namespace {
 
 // Saved contexts leave this much of the disk to everybody else.
 constexpr uint64_t kFreeFloorBytes = uint64_t{4} << 30;
+
+/// How the engine reads prompts that are longer than reading->from; nothing where it is exactly.
+std::optional<engine::SparseReading> sparse_reading(const engine::Engine& engine) {
+  const engine::EngineOptions& options = engine.options();
+  if (!options.method || options.sparse_from == engine::kNeverSparse) return std::nullopt;
+  return engine::SparseReading{*options.method, options.selection, options.sparse_from,
+                               engine.context().chunk_rows};
+}
 
 }  // namespace
 
@@ -30,9 +41,11 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
     options.limits.budget_bytes = settings_.cache_budget;
     options.limits.free_floor_bytes = kFreeFloorBytes;
     options.limits.index_bytes = engine.context().kv.pack_index_bytes;
-    // What was read with less than everything would be taken for exact by every later run.
-    options.saves = !settings_.no_save && engine.attention() == engine::Attention::kExact;
-    options.saves_rows = !settings_.no_save;
+    options.saves = options.saves_rows = !settings_.no_save;
+    if (const auto reading = sparse_reading(engine)) {
+      options.sparse_root = engine::sparse_root(*reading);
+      options.sparse_from = reading->from;
+    }
     options.cancel = &interrupt_flag();
     const auto& spec = engine.spec();
     cache_ = std::make_unique<engine::ContextCache>(
@@ -83,24 +96,48 @@ tiers::KnownText RunContexts::known_text(engine::Engine& engine,
   if (!is_wanted(engine, prompt.size())) return {};
   const engine::Tokenizer& tokenizer = engine.tokenizer();
   try {
-    return cache_->known_text(
-        engine::marked_text(tokenizer, prompt),
-        [&](int32_t token, std::string& out) { engine::append_marked(tokenizer, token, out); });
+    const std::string text = engine::marked_text(tokenizer, prompt);
+    const tiers::TokenBytes bytes_of = [&](int32_t token, std::string& out) {
+      engine::append_marked(tokenizer, token, out);
+    };
+    tiers::KnownText known = cache_->known_text(text, bytes_of);
+    if (const auto& sparse = cache_->options().sparse_root) {
+      tiers::KnownText sparsely = cache_->known_text(text, bytes_of, *sparse);
+      if (sparsely.n_bytes > known.n_bytes) known = std::move(sparsely);
+    }
+    return known;
   } catch (const Error& error) {
     give_up(error);
   }
   return {};
 }
 
+/// Of a text that would be read sparsely, what was read so; but what was read exactly, where that
+/// is as long, and most of the text.
+tiers::Hash128 RunContexts::root_for(std::span<const engine::TokenId> text) {
+  const engine::ContextCacheOptions& options = cache_->options();
+  if (!options.sparse_root || text.size() < options.sparse_from) return {};
+  const uint32_t n_exact = cache_->n_saved(text);
+  const bool is_most = n_exact >= text.size() / 2;
+  if (is_most && n_exact >= cache_->n_saved(text, *options.sparse_root)) return {};
+  return *options.sparse_root;
+}
+
 engine::Sequence RunContexts::restore(engine::Engine& engine,
                                       std::span<const engine::TokenId> prompt) {
   if (!is_wanted(engine, prompt.size())) return engine.cache().make_sequence();
   try {
-    engine::Sequence sequence = cache_->restore(engine.cache(), prompt.first(prompt.size() - 1));
+    const auto wanted = prompt.first(prompt.size() - 1);
+    engine::Sequence sequence = cache_->restore(engine.cache(), wanted, root_for(wanted));
     if (sequence.n_pos() > 0)
-      notice(fmt::format("saved     {} of {} tokens were read before{}",
+      notice(fmt::format("saved     {} of {} tokens were read before{}{}",
                          engine::grouped_number(sequence.n_pos()),
-                         engine::grouped_number(prompt.size()), indexed_text(sequence)));
+                         engine::grouped_number(prompt.size()),
+                         sequence.n_exact() < sequence.n_pos()
+                             ? fmt::format(", sparsely from token {} on",
+                                           engine::grouped_number(sequence.n_exact()))
+                             : "",
+                         indexed_text(sequence)));
     say_damaged();
     const uint64_t n_passed_over = cache_->counts().passed_over_packs;
     if (n_passed_over > 0 && said_.passed_over_packs == 0)

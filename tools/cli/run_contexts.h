@@ -9,6 +9,7 @@
 #include "engine/context_cache.h"
 #include "engine/engine.h"
 #include "engine/prompt_tokens.h"
+#include "engine/text_roots.h"
 #include "tools/cli/settings.h"
 
 namespace strata::cli {
@@ -35,6 +36,7 @@ class RunContexts {
 
  private:
   bool is_wanted(engine::Engine& engine, uint64_t n_tokens);
+  tiers::Hash128 root_for(std::span<const engine::TokenId> text);
   void give_up(const Error& error);
   void say_unsaved();
   void say_damaged();

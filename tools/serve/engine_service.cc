@@ -1,3 +1,4 @@
+#include "engine/text_roots.h"
 #include "tools/serve/engine_service.h"
 
 #include <fmt/format.h>

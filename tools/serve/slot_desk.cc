@@ -1,3 +1,4 @@
+#include "engine/text_roots.h"
 #include "tools/serve/slot_desk.h"
 
 #include <fmt/format.h>
