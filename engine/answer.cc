@@ -74,13 +74,19 @@ Answer::Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationR
   answer_.usage.prompt_tokens = request_.prompt.size();
   keep_common_prefix();
   const uint64_t n_cached = sequence_.n_pos(), n_rest = request_.prompt.size() - n_cached;
-  is_question_ = n_cached > n_rest && n_rest <= kQuestionTokensMax;
-  is_sparse_ = request_.attention == Attention::kSelected && !is_question_ &&
+  const bool is_question = n_cached > n_rest && n_rest <= kQuestionTokensMax;
+  is_sparse_ = request_.attention == Attention::kSelected && !is_question &&
                request_.sparse_from < request_.prompt.size();
+  if (is_question)
+    question_from_ = n_cached;
+  else if (is_sparse_)
+    question_from_ = std::max(
+        request_.sparse_from,
+        request_.prompt.size() - std::min(request_.prompt.size(), size_t{kQuestionTokensMax}));
 }
 
 Attention Answer::attention() const {
-  if (!is_reading() || is_question_) return request_.attention;
+  if (!is_reading() || sequence_.n_pos() >= question_from_) return request_.attention;
   if (!is_sparse_) return Attention::kExact;
   return next_chunk(sequence_.n_pos(), request_.chunk_rows, request_.sparse_from).attention;
 }
@@ -157,7 +163,9 @@ uint32_t Answer::append_rows(uint32_t n_rows_max, std::vector<StepRow>& rows) {
   const auto rest = request_.prompt.subspan(sequence_.n_pos());
   const uint64_t sparse_from = is_sparse_ ? request_.sparse_from : kNeverSparse;
   const PromptChunk chunk = next_chunk(sequence_.n_pos(), request_.chunk_rows, sparse_from);
-  const size_t n = std::min<size_t>({rest.size(), n_rows_max, chunk.n_rows});
+  size_t n = std::min<size_t>({rest.size(), n_rows_max, chunk.n_rows});
+  if (sequence_.n_pos() < question_from_)
+    n = std::min<size_t>(n, question_from_ - sequence_.n_pos());
   for (size_t i = 0; i < n; ++i) rows.push_back({&sequence_, rest[i], i + 1 == rest.size()});
   return n == rest.size() ? 1 : 0;
 }

@@ -63,7 +63,8 @@ class Answer {
   Attention attention() const;
   /// Whether its next rows are a chunk that selects, which is walked whole.
   bool reads_sparsely() const {
-    return is_reading() && is_sparse_ && attention() == Attention::kSelected;
+    return is_reading() && is_sparse_ && sequence_.n_pos() < question_from_ &&
+           attention() == Attention::kSelected;
   }
   /// Positions from the prompt's beginning that it reads exactly where it does not read a question.
   uint64_t n_read_exactly() const {
@@ -109,8 +110,11 @@ class Answer {
   Clock::time_point decode_start_;
   Clock::time_point last_token_;
   State state_ = State::kReading;
-  bool is_question_ = false;            // what is read selects
-  bool is_sparse_ = false;              // what is read from request_.sparse_from on does
+  bool is_sparse_ = false;  // what is read from request_.sparse_from on selects
+  // From this position on the prompt is a question: what remains behind a long beginning that was
+  // there, or the end of a prompt that is read sparsely, where the question most likely stands. Its
+  // rows are scored one by one: the mean of a few would not find what one of them asks for.
+  uint64_t question_from_ = UINT64_MAX;
   uint64_t n_most_ = 0;                 // tokens of the answer
   std::optional<PromptLookup> lookup_;  // of prompt and answer, from the first draft on
   DraftLength draft_length_;

@@ -321,11 +321,13 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
   engine.load({});
   std::mt19937 random(11);
   std::vector<Tokens> prompts;
-  for (const uint32_t n : {300u, 20u, 250u}) prompts.push_back(drawn_tokens(random, n));
+  // The last one is read sparsely, its end as a question.
+  for (const uint32_t n : {300u, 20u, 250 + kQuestionTokensMax})
+    prompts.push_back(drawn_tokens(random, n));
   const auto request_of = [&](const Tokens& prompt) {
     GenerationRequest request = endless_request(prompt, 20, kLongContext);
     request.attention = Attention::kSelected;
-    if (prompt.size() == 250) request.sparse_from = 90;
+    if (prompt.size() == prompts.back().size()) request.sparse_from = 90;
     request.n_logprobs = 0;
     return request;
   };
@@ -335,9 +337,12 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
     return events;
   };
   std::vector<std::vector<double>> wanted(prompts.size()), got(prompts.size());
+  const AnswerBatchOptions beside = {.chunk_rows_beside = 8, .question_rows = 5, .make_room = {}};
   for (size_t i = 0; i < prompts.size(); ++i) {
     Sequence sequence = engine.cache().make_sequence();
-    generate(engine.walk(), sequence, engine.tokenizer(), request_of(prompts[i]), into(wanted[i]));
+    Answer alone(sequence, engine.tokenizer(), request_of(prompts[i]), into(wanted[i]));
+    AnswerBatch batch(engine.walk(), beside);
+    for (std::vector<Answer*> one = {&alone}; !alone.has_ended();) batch.step(one);
   }
   std::deque<Sequence> sequences;
   std::vector<std::unique_ptr<Answer>> answers;
@@ -348,13 +353,48 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
                                                request_of(prompts[i]), into(got[i])));
     all.push_back(answers.back().get());
   }
-  AnswerBatch batch(engine.walk(), {.chunk_rows_beside = 8, .question_rows = 5, .make_room = {}});
-  for (int i = 0; i < 150; ++i) batch.step(all);
+  AnswerBatch batch(engine.walk(), beside);
+  for (int i = 0; i < 300; ++i) batch.step(all);
   for (size_t i = 0; i < all.size(); ++i) {
     ASSERT_TRUE(all[i]->has_ended());
     EXPECT_FALSE(all[i]->failure());
     EXPECT_EQ(got[i], wanted[i]) << i;
   }
+}
+
+TEST(AnswerBatch, TheEndOfAPromptThatIsReadSparselyIsReadAsAQuestion) {
+  constexpr uint32_t kLongContext = 1024;
+  SmallModel small = drawn_model();
+  small.set("llama.context_length", kLongContext);
+  const testing::TemporaryModel model(small);
+  EngineOptions options;
+  options.model_path = model.path();
+  options.n_ctx = kLongContext;
+  options.chunk_rows = 64;
+  options.n_threads = 1;
+  options.method = index::Method::kMean;
+  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 160}};
+  options.sparse_from = 100;
+  Engine engine = Engine::open(options);
+  engine.load({});
+  std::mt19937 random(12);
+  const Tokens prompt = drawn_tokens(random, 600);
+  GenerationRequest request = endless_request(prompt, 1, kLongContext);
+  request.attention = Attention::kSelected;
+  request.sparse_from = options.sparse_from;
+  request.chunk_rows = options.chunk_rows;
+  Sequence sequence = engine.cache().make_sequence();
+  Answer answer(sequence, engine.tokenizer(), request, {});
+  AnswerBatch batch(engine.walk(), {.chunk_rows_beside = 8, .question_rows = 32, .make_room = {}});
+  std::vector<uint32_t> ends;
+  for (std::vector<Answer*> one = {&answer}; answer.is_reading();) {
+    EXPECT_EQ(answer.reads_sparsely(), sequence.n_pos() >= 100 && sequence.n_pos() < 344);
+    batch.step(one);
+    ends.push_back(sequence.n_pos());
+  }
+  const std::vector<uint32_t> expected = {64,  100, 164, 228, 292, 344, 376,
+                                          408, 440, 472, 504, 536, 568, 600};
+  EXPECT_EQ(ends, expected);
 }
 
 }  // namespace

@@ -1,0 +1,65 @@
+// A prompt whose K and V lie on disk: each chunk reads every extent that DRAM lacks once, however
+// many rows attend it.
+#include <gtest/gtest.h>
+
+#include "engine/kv_placement.h"
+#include "tests/engine/zoo_fixture.h"
+#include "tests/tiers/simulated_spill.h"
+
+namespace strata::engine {
+namespace {
+
+using testing::LoadedMember;
+using testing::WalkSetting;
+using testing::ZooWalk;
+
+constexpr uint32_t kChunkRows = 384;  // rows of several spans, and tiles of several rows
+
+/// Extents of a sequence, one for each layer, that no slot holds.
+uint64_t n_away(const KvCache& cache, const Sequence& sequence) {
+  uint64_t n = 0;
+  for (uint32_t layer = 0; layer < cache.shape().n_layers; ++layer)
+    for (uint32_t pos = 0; pos + kExtentPositions <= sequence.n_pos(); pos += kExtentPositions)
+      if (!cache.store().is_resident(cache.block_id(sequence, layer, 0, pos))) ++n;
+  return n;
+}
+
+TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
+  const LoadedMember member("llama3");
+  WalkSetting setting;
+  setting.kernels = cpu_attn::available_kernels().back();
+  setting.n_threads = 1;
+  setting.chunk_rows = kChunkRows;
+  setting.n_ctx = 4096;
+  setting.kv_dram_bytes = kv_bytes_for_context(member.model.shape(), setting.k_codec,
+                                               setting.v_codec, kChunkRows + 600, kChunkRows);
+  const auto layout =
+      KvLayout::make(setting.k_codec, setting.v_codec, member.model.shape().head_dim);
+  const uint64_t place_bytes =
+      uint64_t{member.model.shape().layers.front().n_kv_heads} * kExtentBlocks * layout.block_bytes;
+  auto spill = tiers::testing::make_simulated_spill(
+      {},
+      (place_bytes + tiers::kPlaceAlignment - 1) / tiers::kPlaceAlignment * tiers::kPlaceAlignment,
+      4096, 24);
+  ZooWalk walk(member.model, setting, std::move(spill.spill));
+  Sequence sequence = walk.sequence();
+  const auto text = member.text(3500, 20261128);
+  uint64_t n_swept = 0;
+  for (std::span<const int32_t> rest = text; !rest.empty();) {
+    const auto chunk = rest.first(std::min<size_t>(rest.size(), kChunkRows));
+    const tiers::StoreCounts before = walk.cache().store().counts();
+    const uint64_t n_away_before = n_away(walk.cache(), sequence);
+    walk.feed(sequence, chunk);
+    const tiers::StoreCounts& after = walk.cache().store().counts();
+    // Room for the chunk is made before it reads.
+    const uint64_t n_evicted = after.extents_evicted - before.extents_evicted;
+    EXPECT_EQ(after.extents_read - before.extents_read, n_away_before + n_evicted)
+        << "at " << sequence.n_pos();
+    n_swept += after.extents_read - before.extents_read;
+    rest = rest.subspan(chunk.size());
+  }
+  EXPECT_GT(n_swept, 100u);
+}
+
+}  // namespace
+}  // namespace strata::engine
