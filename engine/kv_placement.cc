@@ -162,8 +162,12 @@ KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
   } else {
     placement.n_block_frames = 0;
   }
-  placement.slot_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
-                                              context.n_ctx, context.chunk_rows);
+  // A damaged pack is computed again in a second set of windowed blocks; restored ones of full
+  // layers give way to its others.
+  placement.slot_bytes = has_packs(shape, context)
+                             ? slots_for(shape, context, context.n_ctx)
+                             : kv_bytes_for_context(shape, context.k_codec, context.v_codec,
+                                                    context.n_ctx, context.chunk_rows);
   if (context.has_device)
     placement.table_bytes +=
         DeviceKv::host_bytes(shape, context.n_ctx,

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/seconds_since.h"
 #include "tiers/open_io.h"
+#include "tiers/poison.h"
 
 namespace strata::engine {
 namespace {
@@ -78,6 +79,7 @@ void PanelReader::start(const PanelRead& read, PackTarget& target) {
   buffer.target = &target;
   buffer.skip_bytes = read.file_offset - begin;
   buffer.is_busy = true;
+  tiers::poison({buffer.memory, bytes});
   queued_.push_back({.op = tiers::IoOp::kRead,
                      .file = io_files_[read.shard],
                      .offset = begin,

@@ -196,7 +196,7 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
   const KvPlacement whole = place_whole(shape, context);
   problem.index_gb = gb(whole.index_bytes);
   add_choosing(model.spec.shape, context, request.profile, problem);
-  problem.kv_beside_gb = gb(whole.dram_bytes() - whole.slot_bytes - whole.index_bytes);
+  problem.kv_beside_gb = gb(whole.dram_bytes() - whole.index_bytes) - problem.kv_gb();
   problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0 &&
                       problem.rates.nvme_read > 0;
   if (!can_spill(shape)) return;

@@ -1,12 +1,12 @@
 #include "engine/weight_stream.h"
 
 #include <algorithm>
-#include <cstring>
 #include <iterator>
 #include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
+#include "tiers/poison.h"
 
 namespace strata::engine {
 namespace {
@@ -34,9 +34,7 @@ LayerLease& LayerLease::operator=(LayerLease&& other) noexcept {
 void LayerLease::release() {
   weights_ = nullptr;
   if (slot_ == nullptr) return;
-#ifdef STRATA_DEBUG_CHECKS
-  std::memset(slot_->target.memory, 0xA5, slot_->bytes);
-#endif
+  tiers::poison({slot_->target.memory, slot_->bytes});
   slot_->state = WeightSlot::State::kFree;
   slot_ = nullptr;
 }

@@ -1,12 +1,12 @@
 #include "tiers/block_pool.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "tiers/poison.h"
 
 namespace strata::tiers {
 namespace {
@@ -37,6 +37,7 @@ BlockPool::BlockPool(uint64_t budget_bytes, uint32_t block_bytes)
 }
 
 void BlockPool::mark_used(uint32_t slot) {
+  poison({address(static_cast<SlotId>(slot)), block_bytes_});  // a slot that never was used is 0
   is_taken_[slot] = 1;
   ++n_takes_[slot];
   ++run_used_[slot / kRunSlots];
@@ -70,9 +71,7 @@ std::optional<SlotId> BlockPool::take(SlotId previous) {
 void BlockPool::release(SlotId slot) {
   STRATA_CHECK(is_taken(slot), "slot %u is free", number(slot));
   is_taken_[number(slot)] = 0;
-#ifdef STRATA_DEBUG_CHECKS
-  std::memset(address(slot), 0xA5, block_bytes_);
-#endif
+  poison({address(slot), block_bytes_});
   ++n_free_;
   const uint32_t run = number(slot) / kRunSlots;
   if (--run_used_[run] == 0) free_runs_.push_back(run);

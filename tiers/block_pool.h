@@ -33,7 +33,7 @@ class BlockPool {
   /// A free slot, now taken: the neighbour after `previous` where that is free and in the
   /// same run, else the first of a free run, else any. Nothing where all are taken.
   std::optional<SlotId> take(SlotId previous);
-  /// Frees a taken slot (filled with 0xA5 in debug builds).
+  /// Frees a taken slot. Its bytes are poison now, as those of a slot just taken (tiers/poison.h).
   void release(SlotId slot);
   bool is_taken(SlotId slot) const;
   std::byte* address(SlotId slot) const;

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "tiers/file.h"
+#include "tiers/poison.h"
 
 namespace strata::tiers {
 namespace {
@@ -23,7 +24,7 @@ constexpr std::chrono::microseconds kLongestWait = std::chrono::hours(24 * 365);
 uint32_t number(IoFile file) { return static_cast<uint32_t>(file); }
 
 bool is_unread(std::span<const std::byte> memory) {
-  return memory.empty() || (memory[0] == kUnreadByte &&
+  return memory.empty() || (memory[0] == kPoisonByte &&
                             std::memcmp(memory.data(), memory.data() + 1, memory.size() - 1) == 0);
 }
 
@@ -147,7 +148,7 @@ uint32_t SimulatedIo::submit(std::span<const IoRequest> requests) {
     transfer.fault = draw_fault(transfer);
     transfer.due = now_ + draw_duration(transfer);
     if (is_aligned(request, file_of(request).alignment())) delay(transfer);
-    if (request.op == IoOp::kRead) std::fill_n(request.memory, request.bytes, kUnreadByte);
+    if (request.op == IoOp::kRead) std::fill_n(request.memory, request.bytes, kPoisonByte);
     running_.push_back(transfer);
   }
   return static_cast<uint32_t>(n);

@@ -16,9 +16,6 @@
 
 namespace strata::tiers {
 
-/// What a read's memory holds from submit() until its bytes arrive.
-inline constexpr std::byte kUnreadByte{0xA5};
-
 struct SimulatedDisk {
   uint64_t seed = 0;
   uint32_t depth = 64;

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "tiers/poison.h"
 
 namespace strata::tiers {
 namespace {
@@ -89,6 +90,7 @@ std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t
   if (states_.n_free() == 0) return std::nullopt;
   const uint32_t frame = states_.begin_fill();
   const FrameRef ref{frame, states_.generation(frame)};
+  poison({address(frame), bytes});
   return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)}, when);
 }
 
@@ -348,7 +350,10 @@ void give_right_back(TransferQueue& owner, FrameRef ref, RightKind kind) noexcep
     case RightKind::kTicket:
       return owner.drop_ticket(ref);
     case RightKind::kRead:
-      return owner.states_.remove_reader(ref.frame);
+      owner.states_.remove_reader(ref.frame);
+      if (owner.states_.state(ref.frame) == SlotState::kFree)
+        poison({owner.address(ref.frame), owner.options_.frame_bytes});
+      return;
     case RightKind::kFill:
       return owner.states_.abandon_fill(ref.frame);
   }

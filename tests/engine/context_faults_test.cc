@@ -91,6 +91,49 @@ TEST(ContextFaults, AFailedWriteHoldsNoExtentBack) {
   EXPECT_EQ(transfers.n_free(), transfers.n_frames());
 }
 
+/// Changes a byte of the only pack, or changes it back.
+void flip_byte(const TestFolder& folder, double share) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path("contexts"))) {
+    if (entry.path().extension() != ".pack") continue;
+    const auto at = static_cast<std::streamoff>(share * static_cast<double>(entry.file_size()));
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(at);
+    const int byte = file.get();
+    file.seekp(at);
+    file.put(static_cast<char>(byte ^ 0x10));
+  }
+}
+
+/// In the memory that a run has which spills nothing, and not a block more: whatever is damaged of
+/// a context that fills it.
+TEST(ContextFaults, ADamagedBlockIsComputedAgainInTheMemoryOfAFullContext) {
+  for (const std::string name : {"llama3", "gemma3"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const TestFolder folder;
+    const auto text = member.text(500, kCachedSeed);  // windows are a large part of its K and V
+    const auto more = joined(text, member.text(36, 3));
+    const Logits whole = ZooWalk(member.model, cached_setting()).feed_all(more);
+    save_text(member, folder, text);
+    testing::WalkSetting setting = cached_setting();
+    setting.n_ctx = static_cast<uint32_t>(more.size());
+    const KvContext context{
+        .n_ctx = setting.n_ctx, .chunk_rows = setting.chunk_rows, .has_packs = true};
+    setting.kv_dram_bytes = place_whole(member.model.shape(), context).slot_bytes;
+    uint64_t n_lost = 0;
+    for (double share = 0.04; share < 0.9; share += 0.04) {
+      SCOPED_TRACE("a byte at " + std::to_string(share) + " of the pack");
+      flip_byte(folder, share);
+      CachedRun run(member, folder, {}, setting, /*saves=*/false);
+      const Logits rest = run.read(more);
+      EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
+      n_lost += run.store().lost_extents;
+      flip_byte(folder, share);
+    }
+    EXPECT_GT(n_lost, 0u);
+  }
+}
+
 TEST(ContextFaults, ADamagedBlockIsComputedAgain) {
   for (const std::string name : {"llama3", "gemma3"}) {
     SCOPED_TRACE(name);

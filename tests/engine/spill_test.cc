@@ -100,25 +100,6 @@ class FaultySpill : public ::testing::Test {
   LoadedMember member_;
 };
 
-/// Every kind of fault that leaves the disk usable.
-SimulatedDisk faulty_disk(uint64_t seed) {
-  SimulatedDisk disk{.seed = seed, .latency_spread = std::chrono::milliseconds(1)};
-  disk.faults = {.short_read = 0.02,
-                 .ended_early = 0.005,
-                 .read_error = 0.01,
-                 .bit_flip = 0.01,
-                 .misdirected_read = 0.01,
-                 .short_write = 0.02,
-                 .write_error = 0.005,
-                 .torn_write = 0.01,
-                 .misdirected_write = 0.01,
-                 .lost_write = 0.01,
-                 .stall = 0.01,
-                 .hang = 0.0005,
-                 .hang_then_move = 0.0005};
-  return disk;
-}
-
 TEST_F(FaultySpill, AThousandFaultsChangeNoBit) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
@@ -128,8 +109,9 @@ TEST_F(FaultySpill, AThousandFaultsChangeNoBit) {
   uint64_t n_faults = 0, n_corrupt = 0, n_lost = 0, n_replaced = 0;
   while (n_faults < 1000) {
     const WalkSetting small = small_dram(member_, setting(16u << random() % 4), 1000);
-    auto spill = tiers::testing::make_simulated_spill(
-        faulty_disk(random()), place_bytes(member_.model.shape(), small), 4096, kSpillFrames);
+    auto spill = tiers::testing::make_simulated_spill(tiers::testing::faulty_disk(random()),
+                                                      place_bytes(member_.model.shape(), small),
+                                                      4096, kSpillFrames);
     ZooWalk away(member_.model, small, std::move(spill.spill));
     ASSERT_TRUE(is_same(away.feed_all(all), whole));
     const auto& counts = away.cache().store().counts();

@@ -3,8 +3,10 @@
 #include <grp.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +14,9 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <future>
+#include <thread>
+#include <utility>
 
 namespace strata::tiers {
 namespace {
@@ -77,6 +82,33 @@ void forbid_call(long call, int error_number, unsigned argument, uint32_t mask) 
   const sock_fprog program = {static_cast<unsigned short>(filter.size()), filter.data()};
   demand_call(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
   demand_call(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0, "no seccomp filter");
+}
+
+void ask_before_call(long call, std::function<int(uint64_t n)> error_number) {
+  std::promise<int> told;
+  // It begins before the filter, which holds for this thread and those that it starts.
+  std::thread([listener = told.get_future(), answer = std::move(error_number)]() mutable {
+    const int descriptor = listener.get();
+    for (uint64_t n = 0;; ++n) {
+      seccomp_notif asked = {};
+      if (::ioctl(descriptor, SECCOMP_IOCTL_NOTIF_RECV, &asked) != 0) return;
+      seccomp_notif_resp response = {.id = asked.id, .val = 0, .error = -answer(n), .flags = 0};
+      if (response.error == 0) response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+      (void)::ioctl(descriptor, SECCOMP_IOCTL_NOTIF_SEND, &response);
+    }
+  }).detach();
+  std::array<sock_filter, 4> filter = {{
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, static_cast<uint32_t>(offsetof(seccomp_data, nr))),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  }};
+  const sock_fprog program = {static_cast<unsigned short>(filter.size()), filter.data()};
+  demand_call(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
+  const long listener =
+      ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+  demand_call(listener >= 0, "no seccomp filter that asks");
+  told.set_value(static_cast<int>(listener));
 }
 
 void become_nobody(uint64_t locked_bytes) {

@@ -27,6 +27,10 @@ std::string run_in_child(const std::function<void()>& body);
 /// argument `argument` has one of its bits.
 void forbid_call(long call, int error_number, unsigned argument = 0, uint32_t mask = 0);
 
+/// From now on another thread is asked before each such call of this one, the n-th from 0: for the
+/// errno that the call fails with, or 0. For a child, which ends without waiting for that thread.
+void ask_before_call(long call, std::function<int(uint64_t n)> error_number);
+
 /// This process becomes the user nobody, and its limit on locked memory the given one.
 void become_nobody(uint64_t locked_bytes);
 

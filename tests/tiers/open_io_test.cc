@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 
@@ -131,6 +132,67 @@ INSTANTIATE_TEST_SUITE_P(Calls, RefusedRing,
                                            Refusal{"EnterNotPermitted", __NR_io_uring_enter, EPERM},
                                            Refusal{"RegisterNotPermitted", __NR_io_uring_register,
                                                    EPERM}),
+                         [](const auto& instance) { return instance.param.name; });
+
+/// The kernel has no memory for a request, is busy, or a signal comes: again and again, and not for
+/// ever. What it refused is handed in again; nothing is lost or moved twice.
+class RefusedEnter : public ::testing::TestWithParam<Refusal> {};
+
+TEST_P(RefusedEnter, IsTriedAgainUntilAllBytesHaveMoved) {
+  if (!has_rings()) GTEST_SKIP() << "no io_uring here";
+  const FreshFolder folder;
+  const File file = open_for_writing(folder);
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    std::atomic<uint64_t> n_refused = 0;
+    ask_before_call(GetParam().call, [&](uint64_t n) {
+      if (n % 5 == 4) return 0;
+      ++n_refused;
+      return GetParam().error_number;
+    });
+    std::string notice;
+    for (const uint32_t depth : {4u, 1u}) {  // and with a queue that one request fills
+      const auto io = open_io(IoChoice::kUring, depth, notice);
+      const HostMemory memory = HostMemory::reserve(kMemory);
+      io->prepare_memory(memory.as<std::byte>(kMemory));
+      demand_that_bytes_move(*io, file, memory);
+      demand(io->in_flight() == 0, std::to_string(io->in_flight()) + " in flight");
+    }
+    demand(n_refused > 64, std::to_string(n_refused) + " calls refused");
+  }));
+}
+
+TEST_P(RefusedEnter, ForGoodEndsAWaitAtItsTimeAndTheBytesMoveLater) {
+  if (!has_rings()) GTEST_SKIP() << "no io_uring here";
+  const FreshFolder folder;
+  const File file = open_for_writing(folder);
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    const auto io = open_uring_io(4);
+    const HostMemory memory = HostMemory::reserve(kMemory);
+    io->prepare_memory(memory.as<std::byte>(kMemory));
+    const IoFile handle = io->add_file(file);
+    std::atomic<bool> is_refused = true;
+    ask_before_call(GetParam().call,
+                    [&](uint64_t) { return is_refused ? GetParam().error_number : 0; });
+    const IoRequest request = {.op = IoOp::kWrite,
+                               .file = handle,
+                               .offset = 0,
+                               .memory = memory.data(),
+                               .bytes = kPart,
+                               .id = 7};
+    demand(io->submit({&request, 1}) == 1, "not taken");
+    IoCompletion out;
+    demand(io->wait({&out, 1}, std::chrono::milliseconds(50)) == 0, "a completion of nothing");
+    demand(io->in_flight() == 1, "it is forgotten");
+    is_refused = false;
+    demand(io->wait({&out, 1}, 60s) == 1, "no completion");
+    demand(out.id == 7 && out.status == IoStatus::kOk, std::string(io_status_name(out.status)));
+  }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Errors, RefusedEnter,
+                         ::testing::Values(Refusal{"NoMemory", __NR_io_uring_enter, EAGAIN},
+                                           Refusal{"Interrupted", __NR_io_uring_enter, EINTR},
+                                           Refusal{"Busy", __NR_io_uring_enter, EBUSY}),
                          [](const auto& instance) { return instance.param.name; });
 
 /// Moves bytes as nobody, who may lock only so many bytes; all of them may be prepared at most.

@@ -127,23 +127,7 @@ class PowerTrial {
  private:
   /// What is there after the restart is whole, and what was promised is there.
   void look(const std::string& told) {
-    WatchedCalls calls;
-    PackDirectory packs = PackDirectory::open(packs_, {}, calls);
-    const std::string what = "trial " + std::to_string(trial_) + " told " + told + ": ";
-    for (const std::string& name : names_in(packs_))
-      demand(is_pack_file_name(name) || !pack_of_rows_file(name).empty() || name == "book.session",
-             what + name + " is left");
-    demand(problems_of(packs).empty(), what + problems_of(packs));
-    const FoundContext found = packs.find(small_shape(), {}, random_text(trial_, 500));
-    expect_whole(found);
-    demand(!::testing::Test::HasFailure(), what + "the blocks are not what was saved");
-    demand(found.n_positions == 500 || !told.starts_with("op"), what + "published packs are gone");
-    const auto session = packs.session("book");
-    const std::string held = session ? session->model_name : "";
-    const bool is_this = held == std::to_string(trial_);
-    demand(is_this || (held == newest_ && !told.starts_with("ops")),
-           what + "the session holds '" + held + "' after '" + newest_ + "'");
-    newest_ = held;
+    newest_ = look_after_end(packs_, trial_, told, newest_);
     const std::string steps = "ops";
     ++n_cuts_after_[static_cast<size_t>(std::ranges::mismatch(steps, told).in1 - steps.begin())];
   }

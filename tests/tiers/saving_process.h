@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/tiers/child_process.h"
 #include "tests/tiers/failing_calls.h"
 #include "tests/tiers/rows_fixture.h"
 
@@ -64,6 +65,30 @@ inline void save_trial(const std::string& path, uint64_t trial, DurableCalls& ca
   tell('p');
   packs.pin("book", {small_shape().model, std::to_string(trial), text, names});
   tell('s');
+}
+
+/// Looks at what save_trial() left where its process or the power ended in its middle, having told
+/// so much: what is there is whole, and what was told is there. `before` is what the session held
+/// until then. Returns what it holds.
+inline std::string look_after_end(const std::string& path, uint64_t trial, const std::string& told,
+                                  const std::string& before) {
+  WatchedCalls calls;
+  PackDirectory packs = PackDirectory::open(path, {}, calls);
+  const std::string what = "trial " + std::to_string(trial) + " told " + told + ": ";
+  for (const std::string& name : names_in(path))
+    demand(is_pack_file_name(name) || !pack_of_rows_file(name).empty() || name == "book.session",
+           what + name + " is left");
+  demand(problems_of(packs).empty(), what + problems_of(packs));
+  const FoundContext found = packs.find(small_shape(), {}, random_text(trial, 500));
+  expect_whole(found);
+  demand(!::testing::Test::HasFailure(), what + "the blocks are not what was saved");
+  demand(found.n_positions == 500 || !told.starts_with("op"), what + "published packs are gone");
+  const auto session = packs.session("book");
+  const std::string held = session ? session->model_name : "";
+  const bool is_this = held == std::to_string(trial);
+  demand(is_this || (held == before && !told.starts_with("ops")),
+         what + "the session holds '" + held + "' after '" + before + "'");
+  return held;
 }
 
 struct Pipe {

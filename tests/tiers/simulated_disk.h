@@ -7,11 +7,13 @@
 #include <span>
 
 #include "base/host_memory.h"
+#include "tiers/poison.h"
 #include "tiers/simulated_io.h"
 
 namespace strata::tiers {
 
 inline constexpr uint32_t kPlaceBytes = 4096;
+inline constexpr auto kPoison = static_cast<uint8_t>(kPoisonByte);
 inline constexpr std::chrono::microseconds kOneHour = std::chrono::hours(1);
 
 /// 64 slots of page-aligned memory, and as many places of the file unless told otherwise.

@@ -106,8 +106,8 @@ TEST(SimulatedFaults, ScriptedFaultMeetsThatRequestAlone) {
   EXPECT_EQ(failed.id, 2u);
   EXPECT_EQ(failed.status, IoStatus::kDeviceError);
   EXPECT_NE(failed.error_number, 0);
-  EXPECT_EQ(disk.n_of(1) + disk.n_of(0xA5), kPlaceBytes);
-  EXPECT_GE(disk.n_of(0xA5), 512u);
+  EXPECT_EQ(disk.n_of(1) + disk.n_of(kPoison), kPlaceBytes);
+  EXPECT_GE(disk.n_of(kPoison), 512u);
   EXPECT_EQ(disk.read(5).status, IoStatus::kOk);
   EXPECT_EQ(disk.io.injected_total(), 1u);
 }
@@ -120,7 +120,7 @@ TEST(SimulatedFaults, EndedEarlyLeavesTheRestUnread) {
   EXPECT_EQ(ended.status, IoStatus::kEndedEarly);
   EXPECT_LT(ended.bytes, kPlaceBytes);
   EXPECT_EQ(disk.n_of(1), ended.bytes);
-  EXPECT_EQ(disk.n_of(0xA5), kPlaceBytes - ended.bytes);
+  EXPECT_EQ(disk.n_of(kPoison), kPlaceBytes - ended.bytes);
 }
 
 TEST(SimulatedFaults, ShortReadIsResumedAndTakesTwiceTheTime) {
@@ -263,7 +263,7 @@ TEST(SimulatedFaults, GoneDeviceStaysGone) {
   EXPECT_EQ(disk.write(0, 1).status, IoStatus::kOk);
   EXPECT_EQ(disk.write(0, 2).status, IoStatus::kDeviceGone);
   EXPECT_EQ(disk.read(0).status, IoStatus::kDeviceGone);
-  EXPECT_EQ(disk.n_of(0xA5), kPlaceBytes);
+  EXPECT_EQ(disk.n_of(kPoison), kPlaceBytes);
   EXPECT_EQ(disk.io.injected(FaultKind::kDeviceGone), 2u);
   EXPECT_EQ(disk.io.medium(disk.file)[0], std::byte{1});
 }
@@ -297,7 +297,7 @@ TEST(SimulatedFaults, HungReadKeepsItsPlaceAndNeverTouchesItsMemory) {
   EXPECT_EQ(disk.io.in_flight(), 1u);
   const IoRequest second = disk.request(IoOp::kRead, 1, 1);
   EXPECT_EQ(disk.io.submit({&second, 1}), 0u);
-  EXPECT_EQ(disk.n_of(0xA5), kPlaceBytes);
+  EXPECT_EQ(disk.n_of(kPoison), kPlaceBytes);
 }
 
 TEST(SimulatedFaults, HungReadMayStillWriteItsMemoryLate) {
@@ -307,7 +307,7 @@ TEST(SimulatedFaults, HungReadMayStillWriteItsMemoryLate) {
   disk.io.fail_nth(0, FaultKind::kHangThenMove);
   disk.start(disk.request(IoOp::kRead, 0, 0));
   disk.io.advance(std::chrono::seconds(29));
-  EXPECT_EQ(disk.n_of(0xA5), kPlaceBytes);
+  EXPECT_EQ(disk.n_of(kPoison), kPlaceBytes);
   disk.io.advance(std::chrono::seconds(2));
   EXPECT_EQ(disk.n_of(0), kPlaceBytes);
   IoCompletion ended;

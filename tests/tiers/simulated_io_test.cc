@@ -121,11 +121,11 @@ TEST(SimulatedIo, BytesMoveWhenTheTransferEndsAndNotBefore) {
   disk.io.advance(microseconds(500));
   disk.start(disk.request(IoOp::kRead, 0, 0));
   EXPECT_EQ(disk.io.medium(disk.file)[0], std::byte{0});
-  EXPECT_EQ(disk.n_of(0xA5), kPlaceBytes);
+  EXPECT_EQ(disk.n_of(kPoison), kPlaceBytes);
   std::ranges::fill(disk.slot(1), std::byte{2});  // too early: the device has not taken it yet
   disk.io.advance(microseconds(600));
   EXPECT_EQ(disk.io.medium(disk.file)[0], std::byte{2});
-  EXPECT_EQ(disk.n_of(0xA5), kPlaceBytes);
+  EXPECT_EQ(disk.n_of(kPoison), kPlaceBytes);
   std::array<IoCompletion, 2> ended;
   EXPECT_EQ(disk.io.wait(ended, microseconds(0)), 1u);
   EXPECT_EQ(disk.io.wait(ended, kOneHour), 1u);

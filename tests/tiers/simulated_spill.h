@@ -13,6 +13,25 @@
 
 namespace strata::tiers::testing {
 
+/// With every kind of fault that leaves a disk usable.
+inline SimulatedDisk faulty_disk(uint64_t seed) {
+  SimulatedDisk disk{.seed = seed, .latency_spread = std::chrono::milliseconds(1)};
+  disk.faults = {.short_read = 0.02,
+                 .ended_early = 0.005,
+                 .read_error = 0.01,
+                 .bit_flip = 0.01,
+                 .misdirected_read = 0.01,
+                 .short_write = 0.02,
+                 .write_error = 0.005,
+                 .torn_write = 0.01,
+                 .misdirected_write = 0.01,
+                 .lost_write = 0.01,
+                 .stall = 0.01,
+                 .hang = 0.0005,
+                 .hang_then_move = 0.0005};
+  return disk;
+}
+
 /// Places in a file of n places; checks that none is given twice.
 class CountedPlaces final : public PlaceSource {
  public:

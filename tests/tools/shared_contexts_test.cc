@@ -1,10 +1,11 @@
 // Processes of `strata` that save, restore, verify, pin, evict and remove in one directory and
 // under one session's name at the same time: answers are those of a process that is alone, and
 // nothing is left that is not whole. STRATA_SHARED_ROUNDS sets how often four of them start (5),
-// and five under one name (4).
+// five under one name (4), and four of which two are killed (4).
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cinttypes>
 #include <filesystem>
 #include <memory>
@@ -155,6 +156,72 @@ TEST_F(SharedContexts, ProcessesThatDoEverythingAtOnceDamageNothingAndAnswerAsIf
     EXPECT_GT(object_of(again)["usage"].value("cached_tokens", uint64_t{0}), 0u) << again.err;
   }
   expect_whole();
+}
+
+/// Of processes that save under one name some are killed in the middle of it: what the others were
+/// told to have saved is there, and what is there is whole.
+TEST_F(SharedContexts, ProcessesThatAreKilledTakeNothingFromTheOthers) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  const Words save = {"session", "save", "shared", "-m", model_, "-c", "3k", "-b", "64", "-t", "1"};
+  int64_t whole_ms = 0;  // of a round without kills, the first
+  uint64_t n_killed = 0, n_found = 0;
+  const uint64_t n_rounds = tiers::repeats("STRATA_SHARED_ROUNDS", 4);
+  for (uint64_t round = 0; round < n_rounds; ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
+    directory_ = folder_.path("killed-" + std::to_string(round));
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::unique_ptr<StrataProcess>> processes;
+    for (uint32_t i = 0; i < kProcesses; ++i)
+      processes.push_back(std::make_unique<StrataProcess>(
+          in_directory(i < kTexts ? with(question(i), {"--session", "shared"})
+                                  : with(save, {"-f", texts_[random() % kTexts]})),
+          StrataProcess::Input::kNone,
+          std::map<std::string, std::string>{{"STRATA_NO_CACHE", "0"}}));
+    if (round > 0) {
+      const auto first = static_cast<uint32_t>(random() % kProcesses);
+      for (const uint32_t victim : {first, (first + 1) % kProcesses}) {
+        const int64_t moment_ms = static_cast<int64_t>(random() % 1000) * whole_ms / 2000;
+        processes[victim]->read_for(std::chrono::milliseconds(moment_ms));
+        processes[victim]->signal(SIGKILL);
+      }
+    }
+    std::vector<bool> is_saved(kTexts);
+    for (uint32_t i = 0; i < kProcesses; ++i) {
+      const Outcome outcome = processes[i]->finish();
+      if (outcome.exit_code == 128 + SIGKILL) {
+        ++n_killed;
+        continue;
+      }
+      EXPECT_EQ(outcome.exit_code, 0) << outcome.err << outcome.out;
+      if (i == kTexts) continue;
+      EXPECT_EQ(tokens_of(outcome), answers_[i]);
+      is_saved[i] = outcome.err.find(", named shared") != std::string::npos;
+      EXPECT_TRUE(is_saved[i]) << outcome.err;
+    }
+    if (round == 0)
+      whole_ms =
+          std::chrono::ceil<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start)
+              .count();
+    // Who opens the directory next clears away what those who were killed had begun.
+    EXPECT_EQ(run_strata(in_directory({"session", "verify"})).exit_code, 0);
+    expect_whole();
+    for (uint32_t text = 0; text < kTexts; ++text) {
+      const Outcome again = run_saved(question(text));
+      EXPECT_EQ(tokens_of(again), answers_[text]);
+      if (!is_saved[text]) continue;
+      const auto usage = object_of(again)["usage"];
+      EXPECT_GE(usage["cached_tokens"].get<uint64_t>() + kBlockPositions,
+                usage["prompt_tokens"].get<uint64_t>())
+          << text;
+      ++n_found;
+    }
+  }
+  std::printf("%" PRIu64 " killed, %" PRIu64 " answers of others found again\n", n_killed, n_found);
+  if (n_rounds > 1) {
+    EXPECT_GT(n_killed, 0u);
+  }
 }
 
 /// Two answers and a text under one name at the same time, while it is checked and, every second

@@ -187,7 +187,7 @@ int run_tests(const Command& command, AnswerSink& sink) {
   load_for_bench(engine);
   say_plan(plan, engine, settings.verbose);
   const engine::Model& model = engine.model();
-  if (settings.verbose) say_load(model.load_report());
+  say_load(model.load_report(), settings.verbose);
   BenchRunner runner(
       engine, {.n_repetitions = static_cast<uint32_t>(settings.repetitions),
                .fill = subject.fill,

@@ -161,7 +161,7 @@ void ModelSession::load() {
   engine_.load(bar.updates());
   bar.finish();
   for (const std::string& line : engine_.notices()) notice("note: " + line);
-  if (settings_.verbose) say_load(engine_.model().load_report());
+  say_load(engine_.model().load_report(), settings_.verbose);
 }
 
 uint64_t ModelSession::find_saved(std::span<const engine::TokenId> prompt) {

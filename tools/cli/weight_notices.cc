@@ -33,7 +33,8 @@ void say_streaming(const engine::WeightPlan& plan) {
       bytes_text(plan.n_slots * plan.slot_bytes), bytes_text(plan.n_buffers * plan.buffer_bytes)));
 }
 
-void say_load(const engine::LoadReport& report) {
+void say_load(const engine::LoadReport& report, bool verbose) {
+  if (!verbose && !report.is_measured) return;
   std::string line = report.used == engine::LoadMode::kDirect
                          ? fmt::format("loaded past the page cache (direct, {})", report.back_end)
                          : std::string("loaded through the page cache (mmap)");

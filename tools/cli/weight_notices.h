@@ -26,8 +26,9 @@ std::string in_part_text(uint64_t n_layers);
 
 /// One line where layers are streamed; nothing where all weights stay.
 void say_streaming(const engine::WeightPlan& plan);
-/// One line: how the weights were read, and what that choice was measured by.
-void say_load(const engine::LoadReport& report);
+/// One line: how the weights were read, and what that choice was measured by. Where it was not
+/// measured, the user named the way, or it is no matter: then only who is `verbose` says it.
+void say_load(const engine::LoadReport& report, bool verbose);
 
 /// One line where layers were streamed: bytes since `before`, and the time that it took of the
 /// walk.

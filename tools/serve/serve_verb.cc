@@ -184,7 +184,7 @@ engine::Engine loaded_engine(const Command& command, serve::EngineService::Optio
   engine.load(bar.updates());
   bar.finish();
   for (const std::string& line : engine.notices()) notice("note: " + line);
-  if (settings.verbose) say_load(engine.model().load_report());
+  say_load(engine.model().load_report(), settings.verbose);
   return engine;
 }
 

@@ -1,0 +1,152 @@
+// Law L1 as a whole: wherever weights, K and V lie, whoever reads them and whatever their disks do,
+// every logit of prompts and answers has the bits of a run with everything in DRAM.
+#include <gtest/gtest.h>
+
+#include <random>
+#include <span>
+
+#include "base/error.h"
+#include "tests/engine/drawn_placement.h"
+#include "tests/sanitizer.h"
+#include "tests/tiers/long_run.h"
+#include "tiers/uring_io.h"
+
+namespace strata::engine {
+namespace {
+
+using testing::BackEnd;
+using testing::DrawnPlacement;
+using testing::PlacedText;
+using testing::PlacedWalk;
+
+constexpr uint32_t kPlacementsOfAText = 8;
+constexpr uint32_t kAnswerMax = 5;
+constexpr uint64_t kMeetsAll = 200;  // placements among which is all that can be drawn
+// The least DRAM holds 1,280 positions of steps of up to 256 rows: longer texts are read back.
+constexpr uint32_t kReadMin = 1190;
+
+std::vector<BackEnd> back_ends_here() {
+  std::vector<BackEnd> all = {BackEnd::kSimulated, BackEnd::kThreads};
+  try {
+    tiers::open_uring_io(1);
+    all.push_back(BackEnd::kUring);
+  } catch (const Error&) {
+    std::printf("no io_uring here: threads and the simulator alone\n");
+  }
+  return all;
+}
+
+/// Reads of a layer's streamed pieces, summed over the layers: those of one step.
+uint64_t reads_of_a_step(const GgufFile& file, std::span<const PieceSet> streamed) {
+  const WeightSizes sizes = weight_sizes(file, read_model_spec(file));
+  uint64_t n = 0;
+  for (size_t layer = 0; layer < streamed.size(); ++layer)
+    if (streamed[layer].is_any()) n += sizes.streamed_size(layer, streamed[layer]).n_reads;
+  return n;
+}
+
+void draw_streamed(const PlacedText& text, std::span<const BackEnd> ends, std::mt19937_64& random,
+                   DrawnPlacement& out) {
+  if (random() % 4 == 0) return;  // all stay
+  const bool is_all = random() % 4 == 0;
+  out.streamed.resize(text.member().model.shape().n_layers);
+  for (PieceSet& pieces : out.streamed) {
+    const uint64_t draw = random();
+    pieces = {is_all || draw % 2 == 0, is_all || draw / 2 % 2 == 0};
+  }
+  out.streamed[random() % out.streamed.size()].add(kEachPiece[random() % kLayerPieces]);
+  out.weight_io = ends[random() % ends.size()];
+  out.load = random() % 2 == 0 ? LoadMode::kMapped : LoadMode::kDirect;
+  if (out.weight_io != BackEnd::kSimulated) return;
+  out.load = LoadMode::kMapped;  // whose reads no disk of the test makes
+  const auto n_reads = static_cast<double>(reads_of_a_step(text.member().file, out.streamed));
+  if (random() % 2 == 0) out.weight_errors = 0.2 / n_reads;  // of five steps one fails
+}
+
+/// Number i of a run. Its back ends are drawn in turn, so that few placements have them all.
+DrawnPlacement drawn_placement(uint64_t i, const PlacedText& text, uint32_t n_read,
+                               uint32_t n_tokens, std::span<const BackEnd> ends,
+                               std::mt19937_64& random) {
+  DrawnPlacement out{.seed = random(),
+                     .n_threads = 1 + static_cast<uint32_t>(random() % 2),
+                     .chunk_rows = 16u << random() % 5,
+                     .n_ctx = n_tokens + static_cast<uint32_t>(random() % 2 * 200)};
+  draw_streamed(text, ends, random, out);
+  const uint64_t kind = i % (ends.size() + 1);
+  out.kv_io = ends[kind % ends.size()];
+  out.is_kv_disk_faulty = i / (ends.size() + 1) % 2 == 0;
+  if (kind < ends.size())
+    out.dram_share = random() % 2 == 0 ? 0 : static_cast<double>(random() % 1001) / 1000;
+  if (kind == ends.size() || random() % 2 == 0)
+    out.n_saved = 256 + static_cast<uint32_t>(random() % (n_read - 256));
+  return out;
+}
+
+struct LawCounts {
+  uint64_t n_logits = 0, n_restored = 0, n_in_part = 0;
+  uint64_t weight_bytes = 0, failed_steps = 0;
+  uint64_t extents_read = 0, kv_faults = 0, lost_extents = 0;
+};
+
+/// A prompt in chunks and an answer token by token; every logit is compared.
+void expect_same_bits(const PlacedText& text, const DrawnPlacement& placement, uint32_t n_read,
+                      uint32_t n_tokens, LawCounts& counts) {
+  SCOPED_TRACE(placement_text(placement));
+  PlacedWalk walk(text, placement);
+  if (placement.n_saved > 0) counts.n_restored += walk.restore(placement.n_saved);
+  while (walk.n_pos() < n_tokens) {
+    const uint32_t pos = walk.n_pos();
+    const uint32_t n = pos < n_read ? std::min(placement.chunk_rows, n_read - pos) : 1;
+    const auto differs = testing::first_difference(walk.step(n), text.logits().subspan(pos, n));
+    ASSERT_FALSE(differs) << "position " << pos << ", " << *differs;
+    counts.n_logits += n * text.logits()[0].size();
+  }
+  if (placement.streams()) counts.weight_bytes += walk.model().read_counts().read_bytes;
+  counts.n_in_part += walk.model().weight_plan().n_in_part();
+  counts.failed_steps += walk.n_failed_steps();
+  counts.extents_read += walk.store().extents_read;
+  counts.kv_faults += walk.n_kv_faults();
+  counts.lost_extents += walk.store().lost_extents;
+}
+
+TEST(PlacementLaw, NoPlacementChangesABit) {
+  const uint64_t seed = tiers::repeats("STRATA_PLACEMENT_SEED", std::random_device{}());
+  std::printf("seed %lu\n", static_cast<unsigned long>(seed));
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  const std::vector<BackEnd> ends = back_ends_here();
+  const uint64_t n_placements =
+      tiers::repeats("STRATA_PLACEMENTS", sanitizer::rounds(24, kPlacementsOfAText));
+  std::vector<const makers::ZooMember*> members;
+  LawCounts counts;
+  for (uint64_t i = 0; i < n_placements;) {
+    if (members.empty()) members = testing::walked_members(random);
+    const PlacedText text(*members.back(), random);
+    members.pop_back();
+    SCOPED_TRACE(text.name());
+    for (const uint64_t end = std::min(n_placements, i + kPlacementsOfAText); i < end; ++i) {
+      const uint32_t n_read = kReadMin + static_cast<uint32_t>(random() % kReadMin);
+      const uint32_t n_tokens = n_read + 1 + static_cast<uint32_t>(random() % kAnswerMax);
+      expect_same_bits(text, drawn_placement(i, text, n_read, n_tokens, ends, random), n_read,
+                       n_tokens, counts);
+      if (HasFatalFailure()) return;
+    }
+  }
+  std::printf(
+      "%lu placements, %lu logits: %lu positions restored; %lu MiB of weights read in steps, %lu "
+      "layers in part, %lu steps repeated; %lu extents read, %lu faults of their disks, %lu "
+      "extents lost\n",
+      static_cast<unsigned long>(n_placements), static_cast<unsigned long>(counts.n_logits),
+      static_cast<unsigned long>(counts.n_restored),
+      static_cast<unsigned long>(counts.weight_bytes >> 20),
+      static_cast<unsigned long>(counts.n_in_part), static_cast<unsigned long>(counts.failed_steps),
+      static_cast<unsigned long>(counts.extents_read), static_cast<unsigned long>(counts.kv_faults),
+      static_cast<unsigned long>(counts.lost_extents));
+  if (n_placements < kMeetsAll) return;
+  for (const uint64_t count : {counts.n_restored, counts.weight_bytes, counts.n_in_part,
+                               counts.failed_steps, counts.extents_read, counts.lost_extents})
+    EXPECT_GT(count, 0u);
+}
+
+}  // namespace
+}  // namespace strata::engine
