@@ -17,7 +17,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -305,7 +304,7 @@ class BlockStore {
   const Extent& extent(ExtentId id) const;
   uint64_t extent_bytes(const Extent& of) const;
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
-  ExtentId add_extent();
+  ExtentId add_extent(uint32_t layer);
   void add_block_file(IoFile file, IoFile block_file);
   bool is_in_use(const PackFile& of) const;
   void close_unused_packs();
@@ -337,6 +336,7 @@ class BlockStore {
   bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> payload) const;
   std::string lost_cause(const TakenExtent& taken) const;
   [[noreturn]] void lose(ExtentId id, bool has_answered, const std::string& cause);
+  void reserve_blocks(size_t n);
   BlockId add_block(const Block& block);
   void count_away(Extent& of);
   void list_missing(std::span<const BlockId> blocks);
@@ -359,11 +359,12 @@ class BlockStore {
   std::vector<Block> blocks_;
   std::vector<uint32_t> free_blocks_;
   std::vector<Extent> extents_;
+  std::vector<uint32_t> n_extents_;  // per layer, of those that are not free
   std::vector<uint32_t> free_extents_;
   // Per layer those with a block in DRAM, in the order in which the first one came; what the last
   // step froze stands last.
   std::vector<std::vector<ExtentId>> resident_;
-  std::deque<std::pair<ExtentId, Ticket>> writes_;
+  std::vector<std::pair<ExtentId, Ticket>> writes_;
   bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;
   uint64_t n_away_ = 0;
