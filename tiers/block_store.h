@@ -154,9 +154,15 @@ class BlockStore {
   /// The file of a pack, open for as long as blocks of it are adopted: one that is open already is
   /// given again. Errors: kIo.
   IoFile add_pack(const PackReader& pack);
+  /// Closes those of which no block is adopted any more and no transfer has not ended.
+  void close_unused_packs();
   /// Blocks of a pack, with one reference each and in no slot: they are read when they are used.
   /// blocks [n_kv_heads][8].
   void adopt(const SavedExtent& saved, std::span<BlockId> blocks);
+  /// Reads bytes of a file of add_pack() that the caller checks and keeps, past the page cache and
+  /// within the deadline of a transfer each. The offset is in the file's alignment, and what is
+  /// there up to the next multiple of it is read as well. Errors: kCancelled.
+  [[nodiscard]] IoStatus read_pack(IoFile file, uint64_t offset, std::span<std::byte> out);
   const BlockPool& pool() const { return pool_; }
   const StoreCounts& counts() const { return counts_; }
   /// Why the last extent that was refused or failed stayed in DRAM, the budget on disk aside; kOk
@@ -307,7 +313,6 @@ class BlockStore {
   ExtentId add_extent(uint32_t layer);
   void add_block_file(IoFile file, IoFile block_file);
   bool is_in_use(const PackFile& of) const;
-  void close_unused_packs();
   std::optional<FillLease> wait_for_frame();
   std::optional<uint64_t> take_place(uint32_t layer, uint32_t first_pos);
   void collect_writes();

@@ -36,6 +36,7 @@ class RunContexts {
  private:
   bool is_wanted(engine::Engine& engine, uint64_t n_tokens);
   void give_up(const Error& error);
+  void give_up_looking(const Error& error);
   void say_unsaved();
   void say_damaged();
   std::string indexed_text(const engine::Sequence& sequence) const;
