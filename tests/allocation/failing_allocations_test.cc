@@ -275,7 +275,7 @@ TEST(FailingAllocations, OfAPlan) {
                                   const auto plan = planner::plan_placement({&problem, 1});
                                   return std::to_string(plan ? plan->n_tried : 0);
                                 },
-                            .counts_memory = false},
+                            .keeps_nothing = false},
                            200);
 }
 

@@ -20,7 +20,7 @@ struct Work {
   /// What it comes to where it did without something: a context that was not saved, say. May be
   /// empty: nothing but the same.
   std::function<bool(const std::string&)> is_enough = {};
-  bool counts_memory = true;  // operator new leaves nothing; false where threads end by themselves
+  bool keeps_nothing = true;  // neither memory of operator new nor descriptors
 };
 
 /// Refuses the k-th allocation and, the next time, all from the k-th on: of every k where they are
