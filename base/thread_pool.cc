@@ -2,6 +2,7 @@
 #include "base/thread_pool.h"
 
 #include <system_error>
+#include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -28,21 +29,36 @@ ThreadPool::ThreadPool(uint32_t n_threads) : n_threads_(n_threads) {
     for (uint32_t worker = 1; worker < n_threads; ++worker)
       threads_.emplace_back([this, worker] { work(worker); });
   } catch (const std::system_error& failure) {
-    stop_.store(true, std::memory_order_seq_cst);
-    generation_.fetch_add(1, std::memory_order_seq_cst);
-    { const std::lock_guard lock(sleep_mutex_); }
-    wake_.notify_all();
-    threads_.clear();
+    stop();
     throw Error(ErrorCode::kOutOfMemory, std::string("cannot start a thread: ") + failure.what(),
                 "-t", "ask for fewer threads with -t");
+  } catch (...) {  // no memory: those that run would be waited for
+    stop();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
-  stop_.store(true, std::memory_order_seq_cst);
-  generation_.fetch_add(1, std::memory_order_seq_cst);
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::wake_all() {
   { const std::lock_guard lock(sleep_mutex_); }
   wake_.notify_all();
+}
+
+void ThreadPool::stop() {
+  stop_.store(true, std::memory_order_seq_cst);
+  generation_.fetch_add(1, std::memory_order_seq_cst);
+  wake_all();
+  threads_.clear();
+}
+
+/// The others use what the caller holds, so nothing leaves a region before its end.
+void ThreadPool::run_task(Erased task, void* context, uint32_t worker) noexcept {
+  try {
+    task(context, worker);
+  } catch (...) {
+    if (!has_failed_.exchange(true, std::memory_order_relaxed)) failure_ = std::current_exception();
+  }
 }
 
 void ThreadPool::run_erased(Erased task, void* context) {
@@ -54,16 +70,16 @@ void ThreadPool::run_erased(Erased task, void* context) {
   context_ = context;
   n_running_.store(n_threads_ - 1, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_seq_cst);
-  if (n_sleeping_.load(std::memory_order_seq_cst) != 0) {
-    { const std::lock_guard lock(sleep_mutex_); }
-    wake_.notify_all();
-  }
-  task(context, 0);
+  if (n_sleeping_.load(std::memory_order_seq_cst) != 0) wake_all();
+  run_task(task, context, 0);
   // The others are in the same region; the wait is bounded by their share of it.
   for (uint32_t spins = 0; n_running_.load(std::memory_order_acquire) != 0; ++spins) {
     if (spins > kSpinsBeforeSleep) std::this_thread::yield();
     pause_cpu();
   }
+  if (!has_failed_.load(std::memory_order_relaxed)) return;
+  has_failed_.store(false, std::memory_order_relaxed);
+  std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 uint64_t ThreadPool::wait_next(uint64_t seen) {
@@ -84,7 +100,7 @@ void ThreadPool::work(uint32_t worker) {
   for (;;) {
     seen = wait_next(seen);
     if (stop_.load(std::memory_order_acquire)) return;
-    task_(context_, worker);
+    run_task(task_, context_, worker);
     n_running_.fetch_sub(1, std::memory_order_acq_rel);
   }
 }

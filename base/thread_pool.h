@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -26,8 +27,8 @@ class ThreadPool {
   uint32_t size() const { return n_threads_; }
 
   /// Calls task(worker) once on every worker, worker in [0, size()), and returns when all have
-  /// returned. No lock and no allocation unless a worker has gone to sleep.
-  /// The task must not throw.
+  /// returned. No lock and no allocation unless a worker has gone to sleep. What the task throws
+  /// is thrown again here, the first of several, once all have returned.
   template <class Task>
   void run(Task&& task) {
     using Plain = std::remove_reference_t<Task>;
@@ -59,6 +60,9 @@ class ThreadPool {
  private:
   using Erased = void (*)(void* context, uint32_t worker);
   void run_erased(Erased task, void* context);
+  void run_task(Erased task, void* context, uint32_t worker) noexcept;
+  void wake_all();
+  void stop();
   void work(uint32_t worker);
   uint64_t wait_next(uint64_t seen);
 
@@ -70,6 +74,8 @@ class ThreadPool {
   alignas(64) std::atomic<uint64_t> next_item_{0};
   alignas(64) std::atomic<uint32_t> n_sleeping_{0};
   std::atomic<bool> stop_{false};
+  std::atomic<bool> has_failed_{false};  // since the region began
+  std::exception_ptr failure_;           // of the worker that set it
   std::mutex sleep_mutex_;
   std::condition_variable wake_;
   std::vector<std::jthread> threads_;  // last: joined before what they use goes away

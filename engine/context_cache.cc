@@ -1,10 +1,12 @@
 #include "engine/context_cache.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "base/check.h"
 #include "engine/saved_sessions.h"
+#include "engine/store_cancel.h"
 
 namespace strata::engine {
 namespace {
@@ -24,6 +26,25 @@ tiers::PackShape pack_shape(const KvCache& cache, const tiers::Hash128& model) {
   return shape;
 }
 
+tiers::PackDirectory open_directory(const ContextCacheOptions& options) {
+  const DiskPatience patience{options.silence_max, options.cancel};
+  return use_patiently(open_patiently(options.directory, options.calls, patience), options.limits,
+                       patience, [](tiers::PackDirectory opened) { return opened; });
+}
+
+/// What `use` returns. All that it refers to is its own (PackPublisher::ask).
+template <class Use>
+auto ask(PackPublisher& publisher, std::chrono::milliseconds silence_max, Use use) {
+  const auto answer =
+      std::make_shared<std::optional<std::invoke_result_t<Use&, tiers::PackDirectory&>>>();
+  publisher.ask([answer, use](tiers::PackDirectory& of) { answer->emplace(use(of)); }, silence_max);
+  return std::move(**answer);
+}
+
+std::vector<int32_t> copied(std::span<const int32_t> tokens) {
+  return {tokens.begin(), tokens.end()};
+}
+
 }  // namespace
 
 ContextCache::ContextCache(const ContextCacheOptions& options, const KvCache& cache,
@@ -31,11 +52,7 @@ ContextCache::ContextCache(const ContextCacheOptions& options, const KvCache& ca
     : options_(options),
       model_name_(std::move(model_name)),
       shape_(pack_shape(cache, model)),
-      publisher_(std::make_shared<PackPublisher>(
-          tiers::PackDirectory::open(
-              options.directory, options.limits,
-              options.calls == nullptr ? tiers::system_calls() : *options.calls),
-          options.cancel)) {}
+      publisher_(std::make_shared<PackPublisher>(open_directory(options), options.cancel)) {}
 
 std::unique_ptr<ContextCache> ContextCache::beside() const {
   std::unique_ptr<ContextCache> other(new ContextCache(options_, model_name_, shape_, publisher_));
@@ -46,7 +63,11 @@ std::unique_ptr<ContextCache> ContextCache::beside() const {
 }
 
 uint32_t ContextCache::n_saved(std::span<const int32_t> tokens, const tiers::Hash128& root) {
-  const uint32_t n_positions = publisher_->directory().n_found(shape_, root, tokens);
+  const uint32_t n_positions =
+      ask(*publisher_, options_.silence_max,
+          [shape = shape_, root, text = copied(tokens)](tiers::PackDirectory& directory) {
+            return directory.n_found(shape, root, text);
+          });
   return n_positions < kSavedTokensMin ? 0 : n_positions;
 }
 
@@ -72,10 +93,15 @@ Sequence ContextCache::restore(KvCache& cache, std::span<const int32_t> tokens,
 Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> tokens,
                                        const tiers::Hash128& root) {
   for (uint32_t n_damaged = 0; n_damaged < kDamagedMax; ++n_damaged) {
-    const tiers::FoundContext found = publisher_->directory().find(shape_, root, tokens);
+    const tiers::FoundContext found =
+        ask(*publisher_, options_.silence_max,
+            [shape = shape_, root, text = copied(tokens)](tiers::PackDirectory& directory) {
+              return directory.find(shape, root, text);
+            });
     if (found.n_positions < kSavedTokensMin) break;
     std::string damaged;
     try {
+      const StoreCancel cancel(cache.store(), options_.cancel);
       Sequence sequence = cache.restore(found, tokens, root);
       restore_rows(cache, found, sequence);
       return sequence;
@@ -84,37 +110,44 @@ Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> 
       damaged = error.where();
     }
     // It goes where it cannot be read whole; the rest is found again. The others are not read.
-    publisher_->between_packs(
-        [&](tiers::PackDirectory& directory) {
-          for (const tiers::FoundPiece& piece : found.pieces)
-            if (damaged.ends_with(piece.pack->name()) && directory.discard(piece.pack->name()))
-              ++counts_.damaged_packs;
-        },
-        options_.wait_max);
+    for (const tiers::FoundPiece& piece : found.pieces)
+      if (damaged.ends_with(piece.pack->name()) && discard(piece.pack->name()))
+        ++counts_.damaged_packs;
   }
   return cache.make_sequence(root);
+}
+
+/// PackDirectory::discard, between two packs.
+bool ContextCache::discard(const std::string& pack) {
+  const auto is_gone = std::make_shared<bool>(false);
+  publisher_->between_packs(
+      [is_gone, pack](tiers::PackDirectory& directory) { *is_gone = directory.discard(pack); },
+      options_.wait_max, options_.silence_max);
+  return *is_gone;
 }
 
 void ContextCache::restore_rows(const KvCache& cache, const tiers::FoundContext& found,
                                 Sequence& sequence) {
   const auto shape = rows_shape(cache, sequence);
   if (!shape) return;
-  const LoadedRows loaded = load_rows(publisher_->directory(), found, *shape, sequence);
+  const LoadedRows loaded = load_rows(publisher_->directory().files(), found, *shape, sequence,
+                                      {options_.silence_max, options_.cancel});
   counts_.indexed_tokens = loaded.n_positions;
   counts_.rows_read_bytes += loaded.bytes;
   if (!loaded.refused) return;
-  bool is_removed = false;
+  const auto is_removed = std::make_shared<bool>(false);
   try {
     if (loaded.refused->is_damaged)
       publisher_->between_packs(
-          [&](tiers::PackDirectory& directory) {
-            is_removed = directory.discard_rows(loaded.refused->name);
+          [is_removed, name = loaded.refused->name](tiers::PackDirectory& directory) {
+            *is_removed = directory.discard_rows(name);
           },
-          options_.wait_max);
-  } catch (const Error&) {
-    is_removed = false;  // it is refused again next time, or replaced
+          options_.wait_max, options_.silence_max);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kCancelled) throw;
+    *is_removed = false;  // it is refused again next time, or replaced
   }
-  ++(is_removed ? counts_.damaged_rows : counts_.refused_rows);
+  ++(*is_removed ? counts_.damaged_rows : counts_.refused_rows);
 }
 
 /// Of every pack of the text whose file of rows lacks segments that the index has; one at a time,
@@ -128,18 +161,22 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
       std::span(sequence.tokens()).first(uint64_t{n_segments} * shape->segment_positions);
   std::vector<LackingRows> lacking;
   try {
-    tiers::PackDirectory& own = publisher_->directory();
-    const tiers::FoundContext found = own.find(shape_, sequence.chain_at(0), tokens);
-    lacking = lacking_rows(own, found, *shape, n_segments);
+    lacking =
+        ask(*publisher_, options_.wait_max,
+            [root = sequence.chain_at(0), text = copied(tokens), n_segments, rows = *shape,
+             packs = shape_](tiers::PackDirectory& directory) {
+              return lacking_rows(directory, directory.find(packs, root, text), rows, n_segments);
+            });
     for (const LackingRows& rows : lacking) {
+      const auto writer = std::make_shared<std::optional<tiers::RowsWriter>>();
       publisher_->between_packs(
-          [&](tiers::PackDirectory& directory) {
-            tiers::RowsWriter writer =
-                directory.start_rows(rows.pack, *shape, rows.segments.first, rows.segments.n());
-            write_rows(*sequence.index(), *shape, rows.segments, writer);
-            publisher_->add(std::move(writer));
+          [writer, rows, of = *shape](tiers::PackDirectory& directory) {
+            writer->emplace(
+                directory.start_rows(rows.pack, of, rows.segments.first, rows.segments.n()));
           },
-          options_.wait_max);
+          options_.wait_max, options_.wait_max);
+      write_rows(*sequence.index(), *shape, rows.segments, **writer);
+      publisher_->add(std::move(**writer));
       publisher_->wait(options_.wait_max);
     }
   } catch (const Error& error) {
@@ -150,7 +187,8 @@ void ContextCache::save_rows(const KvCache& cache, const Sequence& sequence) {
 
 tiers::KnownText ContextCache::known_text(std::string_view text, const tiers::TokenBytes& bytes_of,
                                           const tiers::Hash128& root) {
-  return publisher_->directory().find_text(shape_, root, text, bytes_of);
+  publisher_->ask([](tiers::PackDirectory& directory) { directory.look(); }, options_.silence_max);
+  return publisher_->directory().find_text_in_index(shape_, root, text, bytes_of);
 }
 
 void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> tokens,
@@ -242,24 +280,31 @@ void ContextCache::save_repaired(Walk& walk, Sequence& sequence) {
   }
 }
 
+void ContextCache::start_pack(const Sequence& sequence) {
+  const auto run = std::make_shared<tiers::PackRun>();
+  run->shape = shape_;
+  run->first_pos = first_pos_;
+  run->chain_before = sequence.chain_at(first_pos_);
+  run->tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
+  run->is_generated.assign(is_generated_.begin() + first_pos_, is_generated_.begin() + run_end_);
+  const auto writer = std::make_shared<std::optional<tiers::PackWriter>>();
+  publisher_->ask(
+      [run, writer](tiers::PackDirectory& directory) {
+        if (auto started = directory.try_start(*run)) writer->emplace(std::move(*started));
+      },
+      options_.wait_max);
+  if (!*writer)  // who has to evict waits for the lock of the directory
+    publisher_->between_packs(
+        [run, writer](tiers::PackDirectory& directory) {
+          writer->emplace(directory.start(std::move(*run)));
+        },
+        options_.wait_max, options_.wait_max);
+  writer_.emplace(std::move(**writer));
+}
+
 /// The next extent of the run: every layer of it, read back from disk where it has left DRAM.
 void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
-  if (!writer_) {
-    tiers::PackRun run;
-    run.shape = shape_;
-    run.first_pos = first_pos_;
-    run.chain_before = sequence.chain_at(first_pos_);
-    run.tokens.assign(tokens_.begin() + first_pos_, tokens_.begin() + run_end_);
-    run.is_generated.assign(is_generated_.begin() + first_pos_, is_generated_.begin() + run_end_);
-    if (auto writer = publisher_->directory().try_start(run))
-      writer_.emplace(std::move(*writer));
-    else  // who has to evict waits for the lock of the directory
-      publisher_->between_packs(
-          [&](tiers::PackDirectory& directory) {
-            writer_.emplace(directory.start(std::move(run)));
-          },
-          options_.wait_max);
-  }
+  if (!writer_) start_pack(sequence);
   const uint32_t in_run = next_extent_ - first_pos_ / kExtentPositions;
   const uint32_t n_blocks = writer_->head().extent_blocks(in_run);
   for (; next_layer_ < shape_.layers.size(); ++next_layer_) {
@@ -289,14 +334,11 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
       store.forget_damaged_pack();  // and with it the file
       continue;
     }
-    publisher_->between_packs(
-        [&](tiers::PackDirectory& directory) {
-          if (!directory.discard(pack->name())) return;
-          ++counts_.damaged_packs;
-          saved_end_ = std::min(saved_end_, pack->head().run.first_pos);
-          is_any = true;
-        },
-        options_.wait_max);
+    if (discard(pack->name())) {
+      ++counts_.damaged_packs;
+      saved_end_ = std::min(saved_end_, pack->head().run.first_pos);
+      is_any = true;
+    }
     store.forget_damaged_pack();
   }
   return is_any;
@@ -328,11 +370,9 @@ void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& ses
   publisher_->wait(options_.wait_max);
   if (!session.empty() && problem().empty())
     publisher_->between_packs(
-        [&](tiers::PackDirectory& directory) {
-          pin_session(directory, {shape_, model_name_, sequence.chain_at(0)}, sequence.tokens(),
-                      session);
-        },
-        options_.wait_max);
+        [kind = SessionKind{shape_, model_name_, sequence.chain_at(0)}, text = sequence.tokens(),
+         session](tiers::PackDirectory& directory) { pin_session(directory, kind, text, session); },
+        options_.wait_max, options_.wait_max);
   save_rows(walk.cache(), sequence);
 }
 

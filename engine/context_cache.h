@@ -35,7 +35,8 @@ struct ContextCacheOptions {
   std::optional<tiers::Hash128> sparse_root = {};
   uint64_t sparse_from = 0;
   std::chrono::milliseconds wait_max{60000};  // for the disk, at the end and between two packs
-  tiers::DurableCalls* calls = nullptr;       // null: the system's; else they outlive every thread
+  std::chrono::milliseconds silence_max = kDiskSilenceMax;  // of the disk where something is read
+  tiers::DurableCalls* calls = nullptr;  // null: the system's; else they outlive every thread
   // Set, it ends every wait for the disk with kCancelled, and writing between two extents; null =
   // nobody looks.
   const std::atomic<bool>* cancel = nullptr;
@@ -72,7 +73,7 @@ struct TextToName {
 /// caller at a time.
 class ContextCache {
  public:
-  /// Errors: those of PackDirectory::open.
+  /// Errors: those of PackDirectory::open; kIo where the disk does not answer; kCancelled.
   ContextCache(const ContextCacheOptions& options, const KvCache& cache,
                const tiers::Hash128& model, std::string model_name);
   /// Another text over the same directory and thread, one caller at a time for all of them: it
@@ -82,14 +83,14 @@ class ContextCache {
   /// The longest saved beginning of `tokens` after `root` (KvCache::make_sequence), as a sequence,
   /// with the rows of its index as far as
   /// those are saved. A pack that turns out to be damaged is removed and less of it is used.
-  /// Errors: kIo, kDoesNotFit.
+  /// Errors: kIo, also where the disk does not answer; kDoesNotFit; kCancelled.
   Sequence restore(KvCache& cache, std::span<const int32_t> tokens,
                    const tiers::Hash128& root = {});
-  /// How many positions that would have, but for damage. Errors: kIo.
+  /// How many positions that would have, but for damage. Errors: kIo, kCancelled.
   uint32_t n_saved(std::span<const int32_t> tokens, const tiers::Hash128& root = {});
 
   /// The saved tokens of the longest beginning of `text` that ends with a generated one
-  /// (PackIndex::find_text). Errors: kIo.
+  /// (PackIndex::find_text). Errors: kIo, kCancelled.
   tiers::KnownText known_text(std::string_view text, const tiers::TokenBytes& bytes_of,
                               const tiers::Hash128& root = {});
 
@@ -142,7 +143,9 @@ class ContextCache {
   void save_extents(KvCache& cache, const Sequence& sequence);
   void save_whole(Walk& walk, Sequence& sequence, bool is_named);
   void save_repaired(Walk& walk, Sequence& sequence);
+  void start_pack(const Sequence& sequence);
   void write_extent(KvCache& cache, const Sequence& sequence);
+  bool discard(const std::string& pack);
   bool drop_damaged(tiers::BlockStore& store);
   bool is_sparse(const tiers::Hash128& root) const { return options_.sparse_root == root; }
   uint32_t n_to_save(const Sequence& sequence) const;

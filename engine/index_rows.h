@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "engine/disk_patience.h"
 #include "engine/kv_cache.h"
 #include "engine/sequence.h"
 #include "tiers/pack_directory.h"
@@ -30,9 +32,12 @@ struct LoadedRows {
 /// Takes the rows of the text's first segments into the index of a sequence that was just restored
 /// from `found`, as far as they are there and whole, and sets n_indexed(). The other blocks are
 /// observed by the first selected step. Several threads read, a segment each at a time: reading
-/// from disk is what takes the time. Holds rows_memory_bytes() and few files open.
-LoadedRows load_rows(const tiers::PackDirectory& directory, const tiers::FoundContext& found,
-                     const tiers::RowsShape& shape, Sequence& sequence);
+/// from disk is what takes the time. Holds rows_memory_bytes() and few files open. Errors: kIo
+/// where the disk does not answer, kCancelled (DiskWatch::look); then the rows are to be dropped
+/// with the sequence, and threads that wait for the disk go on alone, with memory of their own.
+LoadedRows load_rows(std::shared_ptr<const tiers::DurableDirectory> directory,
+                     const tiers::FoundContext& found, const tiers::RowsShape& shape,
+                     Sequence& sequence, const DiskPatience& patience = {});
 
 /// Segments of the index that a file may keep: of the n_saved positions that packs hold, as an
 /// index built anew has them.

@@ -114,6 +114,19 @@ tiers::BlockId KvCache::open_counted(tiers::BlockId previous) {
   return *block;
 }
 
+/// A block at the end of a table, in a slot that was counted as free.
+tiers::BlockId KvCache::append_block(StreamTable& table) {
+  reserve_entries(table, 1);  // what is not in a table is nobody's
+  auto& blocks = table.blocks;
+  blocks.push_back(open_counted(blocks.empty() ? tiers::kNoBlock : blocks.back()));
+  return blocks.back();
+}
+
+void KvCache::reserve_entries(StreamTable& table, size_t n) {
+  auto& blocks = table.blocks;
+  if (blocks.capacity() < blocks.size() + n) blocks.reserve(2 * blocks.size() + n);
+}
+
 bool KvCache::must_copy(tiers::BlockId open) const {
   return store_.references(open) > 1 || store_.is_frozen(open);
 }
@@ -175,8 +188,11 @@ std::vector<tiers::ExtentId> KvCache::away_extents(const Sequence& sequence,
 ExtentBytes KvCache::hold_extent(const Sequence& sequence, uint32_t layer, uint32_t first_pos,
                                  uint32_t n_blocks) {
   ExtentBytes held;
+  const uint32_t n_heads = shape_.layers[layer].n_kv_heads;
+  held.blocks.reserve(uint64_t{n_heads} * n_blocks);
+  held.holds.reserve(uint64_t{n_heads} * n_blocks);
   try {
-    for (uint32_t head = 0; head < shape_.layers[layer].n_kv_heads; ++head)
+    for (uint32_t head = 0; head < n_heads; ++head)
       for (uint32_t i = 0; i < n_blocks; ++i) {
         const auto id = block_id(sequence, layer, head, first_pos + i * kBlockPositions);
         if (id != tiers::kNoBlock && !store_.is_readable(id)) {
@@ -221,9 +237,7 @@ void KvCache::open_rows(Sequence& sequence, uint32_t n_rows) {
                    first_block_to_hold(layer_of_stream_[stream], end_pos));
   for (auto& table : sequence.streams_) {
     if (has_open && must_copy(table.blocks.back())) copy_open_block(table);
-    while (table.end_block() < end_block)
-      table.blocks.push_back(
-          open_counted(table.blocks.empty() ? tiers::kNoBlock : table.blocks.back()));
+    while (table.end_block() < end_block) append_block(table);
   }
 }
 

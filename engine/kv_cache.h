@@ -157,6 +157,8 @@ class KvCache {
   [[noreturn]] void refuse_rows(uint64_t n_wanted) const;
   /// A block in a slot that was counted as free.
   tiers::BlockId open_counted(tiers::BlockId previous);
+  tiers::BlockId append_block(StreamTable& table);
+  static void reserve_entries(StreamTable& table, size_t n);
   bool must_copy(tiers::BlockId open) const;
   void copy_open_block(StreamTable& table);
   void hold(tiers::ExtentId extent);

@@ -3,9 +3,9 @@
 // still attend, are read at once into DRAM, because the next step appends to or drops them.
 #include <algorithm>
 #include <cstring>
-#include <map>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "engine/kv_cache.h"
 
 namespace strata::engine {
@@ -39,6 +39,12 @@ bool is_whole_extent(std::span<const SavedBlock> blocks, uint32_t first, uint32_
 /// One layer of an extent of a pack, read and checked; the last one asked for is kept.
 class RegionReader {
  public:
+  explicit RegionReader(tiers::BlockStore& store) : store_(store) {}
+  ~RegionReader() { store_.close_unused_packs(); }
+  RegionReader(const RegionReader&) = delete;
+  RegionReader& operator=(const RegionReader&) = delete;
+
+  /// Errors: kIo, kBadFile, kCancelled.
   const std::byte* block(const SavedBlock& of, uint32_t layer, uint32_t kv_head,
                          uint32_t block_bytes) {
     const tiers::PackReader& pack = *of.piece->pack;
@@ -46,7 +52,7 @@ class RegionReader {
       region_.resize(
           tiers::region_payload_bytes(pack.head(), pack.geometry(), of.pack_extent(), layer));
       pack_ = nullptr;
-      pack.read_region(of.pack_extent(), layer, region_);
+      read(pack, of.pack_extent(), layer);
       pack_ = &pack;
       layer_ = layer;
       extent_ = of.pack_extent();
@@ -57,6 +63,19 @@ class RegionReader {
   }
 
  private:
+  void read(const tiers::PackReader& pack, uint32_t extent, uint32_t layer) {
+    STRATA_CHECK(pack.head().has_region(layer, extent), "layer %u lacks extent %u", layer, extent);
+    const tiers::IoStatus status = store_.read_pack(
+        store_.add_pack(pack), pack.geometry().region_offset(extent, layer), region_);
+    if (status != tiers::IoStatus::kOk)
+      throw Error(status == tiers::IoStatus::kEndedEarly ? ErrorCode::kBadFile : ErrorCode::kIo,
+                  "a saved context could not be read: " + tiers::failure_text(status), pack.path(),
+                  "look at the disk (dmesg, smartctl), or name a folder on another one with "
+                  "--session-dir");
+    pack.check_region(extent, layer, region_);
+  }
+
+  tiers::BlockStore& store_;
   const tiers::PackReader* pack_ = nullptr;
   uint32_t layer_ = 0;
   uint32_t extent_ = 0;
@@ -74,8 +93,7 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
   const std::vector<SavedBlock> blocks = saved_blocks(found);
   const auto n_blocks = static_cast<uint32_t>(blocks.size());
   STRATA_CHECK(n_blocks == blocks_for(n), "%u blocks for %u positions", n_blocks, n);
-  std::map<const tiers::PackReader*, tiers::IoFile> files;
-  RegionReader regions;
+  RegionReader regions(store_);
   const auto read_blocks = [&](uint32_t layer, uint32_t first, uint32_t end) {
     const uint32_t n_heads = shape_.layers[layer].n_kv_heads;
     if (!store_.make_room(uint64_t{end - first} * n_heads))
@@ -83,19 +101,18 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
     for (uint32_t i = first; i < end; ++i)
       for (uint32_t head = 0; head < n_heads; ++head) {
         const std::byte* bytes = regions.block(blocks[i], layer, head, layout_.block_bytes);
-        auto& table = sequence.streams_[stream_idx(layer, head)].blocks;
-        table.push_back(open_counted(table.empty() ? tiers::kNoBlock : table.back()));
-        std::memcpy(store_.open_bytes(table.back()), bytes, layout_.block_bytes);
+        const auto block = append_block(sequence.streams_[stream_idx(layer, head)]);
+        std::memcpy(store_.open_bytes(block), bytes, layout_.block_bytes);
       }
   };
   const auto take_up = [&](uint32_t layer, uint32_t first) {
     const SavedBlock& begin = blocks[first];
-    const auto [file, is_new] = files.try_emplace(begin.piece->pack.get());
-    if (is_new) file->second = store_.add_pack(*begin.piece->pack);
     const uint32_t n_heads = shape_.layers[layer].n_kv_heads;
     extent_blocks_.resize(uint64_t{n_heads} * kExtentBlocks);
+    for (uint32_t head = 0; head < n_heads; ++head)
+      reserve_entries(sequence.streams_[stream_idx(layer, head)], kExtentBlocks);
     store_.adopt({.pack = begin.piece->pack,
-                  .file = file->second,
+                  .file = store_.add_pack(*begin.piece->pack),
                   .pack_extent = begin.pack_extent(),
                   .layer = layer,
                   .first_pos = first * kBlockPositions},

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <variant>
@@ -29,12 +30,15 @@ struct PackPublisher::State {
   PublishedCounts counts;
 };
 
-namespace {
+/// The caller's directory.
+struct PackPublisher::Own {
+  explicit Own(tiers::PackDirectory of) : directory(std::move(of)) {}
 
-[[noreturn]] void fail_hung() {
-  throw Error(ErrorCode::kIo, "the disk of saved contexts does not answer", "--session-dir",
-              "look at the disk (dmesg), or name a folder on another one");
-}
+  tiers::PackDirectory directory;
+  std::atomic<bool> is_asked = false;  // by something that has not ended
+};
+
+namespace {
 
 constexpr std::chrono::milliseconds kLook{100};  // at the flag that ends a wait
 
@@ -53,11 +57,21 @@ void wait_for(std::chrono::milliseconds wait_max, const std::atomic<bool>* cance
   }
 }
 
+/// Without memory for the text, another one.
+std::string problem_of(const std::exception& error) noexcept {
+  try {
+    if (dynamic_cast<const std::bad_alloc*>(&error) == nullptr) return error.what();
+  } catch (const std::bad_alloc&) {
+    return "no memory";
+  }
+  return "no memory";  // short enough to take none
+}
+
 }  // namespace
 
 PackPublisher::PackPublisher(tiers::PackDirectory directory, const std::atomic<bool>* cancel)
-    : directory_(std::move(directory)),
-      state_(std::make_shared<State>(directory_.for_publishing())),
+    : own_(std::make_shared<Own>(std::move(directory))),
+      state_(std::make_shared<State>(own_->directory.for_publishing())),
       cancel_(cancel) {
   try {
     std::thread([state = state_] { run(state); }).detach();
@@ -104,9 +118,26 @@ void PackPublisher::wait_named(uint64_t n_given, std::chrono::milliseconds wait_
   });
 }
 
-void PackPublisher::between_packs(const std::function<void(tiers::PackDirectory&)>& use,
-                                  std::chrono::milliseconds wait_max) {
-  while_none_is_named([&] { use(directory_); }, wait_max, cancel_);
+tiers::PackDirectory& PackPublisher::directory() {
+  if (own_->is_asked) fail_hung();
+  return own_->directory;
+}
+
+void PackPublisher::ask(std::function<void(tiers::PackDirectory&)> use,
+                        std::chrono::milliseconds silence_max) {
+  if (own_->is_asked.exchange(true)) fail_hung();
+  // Goes with the work, whether that was begun or not.
+  const auto end = [own = own_](Own* of) { of->is_asked = false; };
+  std::shared_ptr<Own> asked(own_.get(), end);
+  do_patiently(
+      {silence_max, cancel_}, [own = own_] { return own->directory.n_answers(); },
+      [asked = std::move(asked), use = std::move(use)] { use(asked->directory); });
+}
+
+void PackPublisher::between_packs(std::function<void(tiers::PackDirectory&)> use,
+                                  std::chrono::milliseconds wait_max,
+                                  std::chrono::milliseconds silence_max) {
+  while_none_is_named([&] { ask(std::move(use), silence_max); }, wait_max, cancel_);
 }
 
 void PackPublisher::while_none_is_named(const std::function<void()>& use,
@@ -177,17 +208,18 @@ void PackPublisher::run(const std::shared_ptr<State>& state) {
     try {
       published =
           std::visit([&](auto& writer) { return publish(*state, std::move(writer)); }, next);
-    } catch (const Error& error) {
-      problem = error.what();
+    } catch (const std::exception& error) {
+      problem = problem_of(error);
     }
+    const bool has_problem = !problem.empty();
     lock.lock();
     state->counts.tokens += published.tokens;
     state->counts.bytes += published.bytes;
     state->counts.rows_bytes += published.rows_bytes;
     std::string& first = is_pack ? state->problem : state->rows_problem;
-    if (first.empty()) first = problem;
+    if (first.empty()) first = std::move(problem);
     ++state->n_ended;
-    if (is_pack && !problem.empty()) {
+    if (is_pack && has_problem) {
       state->n_ended += state->waiting.size();
       state->waiting.clear();
     }

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 
+#include "engine/disk_patience.h"
 #include "tiers/pack_directory.h"
 
 namespace strata::engine {
@@ -47,12 +48,18 @@ class PackPublisher {
   /// where it holds a share of this.
   void wait_named(uint64_t n_given, std::chrono::milliseconds wait_max,
                   const std::atomic<bool>* cancel);
-  /// The caller's: for what takes no lock of it.
-  tiers::PackDirectory& directory() { return directory_; }
-  /// Calls `use` with it while the thread is between two packs: for what takes the lock of the
-  /// directory, which the thread holds meanwhile. Errors: kIo as wait(); those of `use`.
-  void between_packs(const std::function<void(tiers::PackDirectory&)>& use,
-                     std::chrono::milliseconds wait_max);
+  /// The caller's directory, for what calls no disk. Errors: kIo where what was asked of it before
+  /// has not ended.
+  tiers::PackDirectory& directory();
+  /// Calls `use` with it, on a thread of its own, for what takes no lock of it. Where the disk does
+  /// not answer for silence_max, or this is stopped, `use` goes on by itself, so all that it refers
+  /// to must be its own, and nothing more is asked before it has ended. Errors: kIo, kCancelled,
+  /// kOutOfMemory (do_patiently); those of `use`.
+  void ask(std::function<void(tiers::PackDirectory&)> use, std::chrono::milliseconds silence_max);
+  /// As ask(), while the thread is between two packs: for what takes the lock of the directory,
+  /// which the thread holds meanwhile. Errors: kIo as wait(); those of ask().
+  void between_packs(std::function<void(tiers::PackDirectory&)> use,
+                     std::chrono::milliseconds wait_max, std::chrono::milliseconds silence_max);
 
   /// Calls `use` while the thread is between two packs, as between_packs(), for a directory of the
   /// caller's. Threads: any, where it holds a share of this. Errors: kIo, kCancelled as wait();
@@ -73,7 +80,8 @@ class PackPublisher {
   static void run(const std::shared_ptr<State>& state);
   static PublishedCounts publish(State& state, tiers::PackWriter writer);
   static PublishedCounts publish(State& state, tiers::RowsWriter writer);
-  tiers::PackDirectory directory_;
+  struct Own;
+  std::shared_ptr<Own> own_;      // what is asked of it holds it too
   std::shared_ptr<State> state_;  // the thread holds it too
   const std::atomic<bool>* cancel_;
 };

@@ -119,29 +119,34 @@ PinOutcome pin_session(tiers::PackDirectory& directory, const SessionKind& kind,
   }
 }
 
-/// A folder that cannot be used is no fault of who asks.
-tiers::PackDirectory SavedSessions::open(uint64_t index_bytes) const {
+/// What `what` returns of the folder, which is opened for it: use_patiently(). A folder that cannot
+/// be used is no fault of who asks.
+template <class Use>
+auto SavedSessions::use(uint64_t index_bytes, std::chrono::milliseconds silence_max,
+                        Use what) const {
   tiers::PackLimits limits = options_.limits;
   limits.index_bytes = index_bytes;
+  const DiskPatience patience{silence_max, options_.cancel};
+  std::shared_ptr<tiers::DurableDirectory> files;
   try {
-    return tiers::PackDirectory::open(
-        options_.directory, limits,
-        options_.calls == nullptr ? tiers::system_calls() : *options_.calls);
+    files = open_patiently(options_.directory, options_.calls, patience);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kUsage) throw;
     throw Error(ErrorCode::kIo, "the folder of saved contexts cannot be used any more",
                 options_.directory, "Make it the server's user's alone again (chmod 700).");
   }
+  return use_patiently(std::move(files), limits, patience, std::move(what));
 }
 
 void SavedSessions::wait_on_disk(const TextToName& text) const {
   text.publisher->wait_named(text.n_given, options_.wait_max, options_.cancel);
 }
 
-NamedContext SavedSessions::save(const std::string& name, const TextToName& text) const {
-  (void)tiers::session_file_name(name);  // throws where it reaches another file
-  const SessionKind kind = kind_of(text.root);
-  tiers::PackDirectory directory = open(options_.limits.index_bytes);
+namespace {
+
+/// SavedSessions::save in an open folder.
+NamedContext save_in(tiers::PackDirectory directory, const ContextCacheOptions& options,
+                     const SessionKind& kind, const std::string& name, const TextToName& text) {
   if (!is_everybodys(kind.root))
     if (const FoundSession earlier = find_session(directory, kind, name);
         earlier.is_there && !earlier.is_own)
@@ -155,29 +160,28 @@ NamedContext SavedSessions::save(const std::string& name, const TextToName& text
         ErrorCode::kIo,
         fmt::format("of {} tokens only {} are saved{}", text.tokens.size(), n_saved,
                     problem.empty() ? "" : ": " + problem),
-        options_.directory,
+        options.directory,
         "Make room on the disk or raise --cache-budget, erase the slot and send its text again.");
   }
-  const uint64_t budget_bytes = options_.limits.budget_bytes;
+  const uint64_t budget_bytes = options.limits.budget_bytes;
   const uint64_t pinned_bytes_max = budget_bytes == UINT64_MAX ? budget_bytes : budget_bytes / 2;
   PinOutcome outcome = PinOutcome::kNothingSaved;
   text.publisher->while_none_is_named(
       [&] { outcome = pin_session(directory, kind, text.tokens, name, pinned_bytes_max); },
-      options_.wait_max, options_.cancel);
+      options.wait_max, options.cancel);
   if (outcome == PinOutcome::kNothingSaved)
-    throw Error(ErrorCode::kIo, "what was saved has just been removed", options_.directory,
+    throw Error(ErrorCode::kIo, "what was saved has just been removed", options.directory,
                 "Save it again.");
   auto named = named_context(directory, name);
   if (!named)
     throw Error(ErrorCode::kIo, fmt::format("session '{}' was just removed", name),
-                options_.directory, "Save it again.");
+                options.directory, "Save it again.");
   return std::move(*named);
 }
 
-std::optional<NamedContext> SavedSessions::find(const std::string& name,
-                                                const tiers::Hash128& root) const {
-  const tiers::PackDirectory directory = open(0);  // nothing is looked up by its text
-  FoundSession found = find_session(directory, kind_of(root), name);
+std::optional<NamedContext> find_in(const tiers::PackDirectory& directory, const SessionKind& kind,
+                                    const std::string& name) {
+  FoundSession found = find_session(directory, kind, name);
   if (!found.is_own) return std::nullopt;
   if (found.manifest->tokens.size() < kSavedTokensMin)
     throw Error(ErrorCode::kUsage,
@@ -187,6 +191,26 @@ std::optional<NamedContext> SavedSessions::find(const std::string& name,
   directory.note_use_of(*found.manifest);
   const uint64_t bytes = directory.bytes_of(name, *found.manifest);
   return NamedContext{std::move(found.manifest->tokens), bytes};
+}
+
+}  // namespace
+
+NamedContext SavedSessions::save(const std::string& name, const TextToName& text) const {
+  (void)tiers::session_file_name(name);  // throws where it reaches another file
+  ContextCacheOptions own = options_;
+  own.cancel = nullptr;  // is the caller's, who looks at it while this goes on
+  return use(own.limits.index_bytes, own.wait_max,
+             [own, kind = kind_of(text.root), name, text](tiers::PackDirectory directory) {
+               return save_in(std::move(directory), own, kind, name, text);
+             });
+}
+
+std::optional<NamedContext> SavedSessions::find(const std::string& name,
+                                                const tiers::Hash128& root) const {
+  return use(0, options_.silence_max,  // nothing is looked up by its text
+             [kind = kind_of(root), name](tiers::PackDirectory directory) {
+               return find_in(directory, kind, name);
+             });
 }
 
 }  // namespace strata::engine

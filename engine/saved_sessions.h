@@ -60,7 +60,8 @@ class SavedSessions {
   std::optional<NamedContext> find(const std::string& name, const tiers::Hash128& root) const;
 
  private:
-  tiers::PackDirectory open(uint64_t index_bytes) const;
+  template <class Use>
+  auto use(uint64_t index_bytes, std::chrono::milliseconds silence_max, Use what) const;
   SessionKind kind_of(const tiers::Hash128& root) const {
     return {kind_.shape, kind_.model_name, root};
   }

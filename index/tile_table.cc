@@ -46,6 +46,10 @@ void TileTable::open_blocks(uint32_t end_block) {
                 fmt::format("the index of {} positions needs {} more slots, {} are free",
                             uint64_t{end_block} * kBlockPositions, n_new, memory_->n_free()),
                 "index", "use a smaller context or fewer sequences");
+  for (Stream& stream : streams_) {  // nothing fails once slots are taken
+    stream.slots.reserve(wanted);
+    stream.tiles.reserve(size_t{wanted} * TileMemory::kSlotTiles);
+  }
   for (Stream& stream : streams_) {
     if (appends_inside && memory_->is_shared(stream.slots.back())) {
       stream.slots.back() = memory_->replace_by_copy(stream.slots.back());

@@ -19,6 +19,12 @@ uint32_t number(IoFile file) { return static_cast<uint32_t>(file); }
 
 constexpr uint64_t kWriteFailuresMax = 16;  // then the disk is not written any more
 
+/// Room for n elements, amortised.
+template <class T>
+void grow(std::vector<T>& list, size_t n) {
+  if (list.capacity() < n) list.reserve(std::max(n, 2 * list.capacity()));
+}
+
 /// A failure that the next write would meet as well.
 bool is_lasting(IoStatus status) {
   return status == IoStatus::kDeviceGone || status == IoStatus::kNotPermitted ||
@@ -50,6 +56,7 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
       model_(model),
       pool_(dram_bytes, layout.block_bytes),
       spill_(std::move(spill)),
+      n_extents_(n_layers),
       resident_(n_layers) {
   blocks_.reserve(pool_.n_slots());
   free_blocks_.reserve(pool_.n_slots());  // a windowed layer lets go of blocks in decode steps
@@ -99,7 +106,14 @@ const BlockStore::Extent& BlockStore::extent(ExtentId id) const {
   return const_cast<BlockStore*>(this)->extent(id);
 }
 
+/// Room for n blocks more: neither adding nor releasing them can fail from here on.
+void BlockStore::reserve_blocks(size_t n) {
+  grow(blocks_, blocks_.size() + n - std::min(n, free_blocks_.size()));
+  free_blocks_.reserve(blocks_.capacity());
+}
+
 std::optional<BlockId> BlockStore::open_block(BlockId previous) {
+  reserve_blocks(1);
   const auto slot = pool_.take(previous == kNoBlock ? kNoSlot : record(previous).slot);
   if (!slot) return std::nullopt;
   return add_block({.slot = *slot, .references = 1});
@@ -178,13 +192,18 @@ BlockIdentity BlockStore::identity(const Extent& of, uint32_t idx) const {
           .generation = of.generation};
 }
 
-ExtentId BlockStore::add_extent() {
+/// Neither taking its blocks into DRAM nor forgetting it can fail from here on.
+ExtentId BlockStore::add_extent(uint32_t layer) {
+  grow(resident_[layer], n_extents_[layer] + size_t{1});
   if (free_extents_.empty()) {
+    grow(free_extents_, extents_.size() + 1);
     extents_.emplace_back();
-    return static_cast<ExtentId>(extents_.size() - 1);
+    free_extents_.push_back(static_cast<uint32_t>(extents_.size() - 1));
   }
   const uint32_t id = free_extents_.back();
   free_extents_.pop_back();
+  ++n_extents_[layer];
+  extents_[id].layer = layer;
   return static_cast<ExtentId>(id);
 }
 
@@ -219,13 +238,21 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   if (!has_spill() || is_spill_off_) return true;
   std::optional<uint64_t> place;
   std::optional<FillLease> frame;
+  ExtentId id = kNoExtent;
+  std::vector<BlockId> own_blocks(blocks.begin(), blocks.end());
+  std::vector<Hash128> own_chain(chain.begin(), chain.end()), tags(blocks.size());
+  grow(writes_, writes_.size() + 1);
   try {
     place = take_place(layer, first_pos);
     if (place) frame = wait_for_frame();
+    if (frame) id = add_extent(layer);
   } catch (const Error& stopped) {
-    if (stopped.code() != ErrorCode::kCancelled) throw;
     if (place) spill_->places->give_back(*place);
+    if (stopped.code() != ErrorCode::kCancelled) throw;
     return false;
+  } catch (...) {
+    if (place) spill_->places->give_back(*place);
+    throw;
   }
   if (!place) {
     ++counts_.places_refused;
@@ -239,19 +266,17 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
     if (spill_->transfers->n_quarantined() == spill_->transfers->n_frames()) is_spill_off_ = true;
     return true;
   }
-  const ExtentId id = add_extent();
   Extent& of = extent(id);
   of.state = ExtentState::kWriting;
-  of.layer = layer;
   of.first_pos = first_pos;
   of.place = *place;
   of.file = spill_->file;
   of.generation = next_generation_++;
   of.step = step_;
   of.n_live = 0;
-  of.chain.assign(chain.begin(), chain.end());
-  of.blocks.assign(blocks.begin(), blocks.end());
-  of.tags.resize(blocks.size());
+  of.chain = std::move(own_chain);
+  of.blocks = std::move(own_blocks);
+  of.tags = std::move(tags);
   const auto bytes = static_cast<uint32_t>(extent_bytes(of));
   STRATA_CHECK(bytes <= spill_->places->place_bytes(), "an extent of %u bytes", bytes);
   std::byte* to = frame->bytes().data();
@@ -327,6 +352,7 @@ void BlockStore::forget(ExtentId id) {
   of.n_live = of.n_resident = 0;
   of.pack.reset();
   count_away(of);
+  --n_extents_[of.layer];
   free_extents_.push_back(number(id));
   PackFile* const file = std::exchange(of.pack_file, nullptr);
   if (file != nullptr && --file->n_extents == 0) close_unused_packs();
@@ -401,10 +427,12 @@ IoFile BlockStore::add_pack(const PackReader& pack) {
 }
 
 void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
-  const ExtentId id = add_extent();
+  reserve_blocks(blocks.size());
+  std::vector<BlockId> own_blocks;
+  own_blocks.reserve(blocks.size());
+  const ExtentId id = add_extent(saved.layer);
   Extent& of = extent(id);
   of.state = ExtentState::kStored;
-  of.layer = saved.layer;
   of.first_pos = saved.first_pos;
   of.step = 0;
   of.pack = saved.pack;
@@ -417,7 +445,7 @@ void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
   of.place = saved.pack->geometry().region_offset(saved.pack_extent, saved.layer);
   of.tags.clear();
   of.chain.clear();
-  of.blocks.clear();
+  of.blocks = std::move(own_blocks);
   for (uint32_t idx = 0; idx < blocks.size(); ++idx) {
     blocks[idx] = add_block({.references = 1, .extent = id, .idx = idx});
     of.blocks.push_back(blocks[idx]);

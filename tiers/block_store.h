@@ -17,7 +17,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -155,9 +154,15 @@ class BlockStore {
   /// The file of a pack, open for as long as blocks of it are adopted: one that is open already is
   /// given again. Errors: kIo.
   IoFile add_pack(const PackReader& pack);
+  /// Closes those of which no block is adopted any more and no transfer has not ended.
+  void close_unused_packs();
   /// Blocks of a pack, with one reference each and in no slot: they are read when they are used.
   /// blocks [n_kv_heads][8].
   void adopt(const SavedExtent& saved, std::span<BlockId> blocks);
+  /// Reads bytes of a file of add_pack() that the caller checks and keeps, past the page cache and
+  /// within the deadline of a transfer each. The offset is in the file's alignment, and what is
+  /// there up to the next multiple of it is read as well. Errors: kCancelled.
+  [[nodiscard]] IoStatus read_pack(IoFile file, uint64_t offset, std::span<std::byte> out);
   const BlockPool& pool() const { return pool_; }
   const StoreCounts& counts() const { return counts_; }
   /// Why the last extent that was refused or failed stayed in DRAM, the budget on disk aside; kOk
@@ -305,10 +310,9 @@ class BlockStore {
   const Extent& extent(ExtentId id) const;
   uint64_t extent_bytes(const Extent& of) const;
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
-  ExtentId add_extent();
+  ExtentId add_extent(uint32_t layer);
   void add_block_file(IoFile file, IoFile block_file);
   bool is_in_use(const PackFile& of) const;
-  void close_unused_packs();
   std::optional<FillLease> wait_for_frame();
   std::optional<uint64_t> take_place(uint32_t layer, uint32_t first_pos);
   void collect_writes();
@@ -337,6 +341,7 @@ class BlockStore {
   bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> payload) const;
   std::string lost_cause(const TakenExtent& taken) const;
   [[noreturn]] void lose(ExtentId id, bool has_answered, const std::string& cause);
+  void reserve_blocks(size_t n);
   BlockId add_block(const Block& block);
   void count_away(Extent& of);
   void list_missing(std::span<const BlockId> blocks);
@@ -359,11 +364,12 @@ class BlockStore {
   std::vector<Block> blocks_;
   std::vector<uint32_t> free_blocks_;
   std::vector<Extent> extents_;
+  std::vector<uint32_t> n_extents_;  // per layer, of those that are not free
   std::vector<uint32_t> free_extents_;
   // Per layer those with a block in DRAM, in the order in which the first one came; what the last
   // step froze stands last.
   std::vector<std::vector<ExtentId>> resident_;
-  std::deque<std::pair<ExtentId, Ticket>> writes_;
+  std::vector<std::pair<ExtentId, Ticket>> writes_;
   bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;
   uint64_t n_away_ = 0;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "tiers/block_store.h"
 
 namespace strata::tiers {
@@ -62,6 +63,24 @@ bool BlockStore::wait_for_transfer() {
   if (take_ended_writes()) return true;
   const bool ended = spill_->transfers->wait_any();
   return take_ended_writes() || ended;
+}
+
+IoStatus BlockStore::read_pack(IoFile file, uint64_t offset, std::span<std::byte> out) {
+  TransferQueue& transfers = *spill_->transfers;
+  while (!out.empty()) {
+    const uint64_t n = std::min<uint64_t>(out.size(), transfers.frame_bytes());
+    const auto bytes = static_cast<uint32_t>(round_up(n, kPlaceAlignment));
+    auto ticket = transfers.read(file, offset, bytes);
+    for (; !ticket; ticket = transfers.read(file, offset, bytes))
+      if (!wait_for_transfer()) return IoStatus::kTimedOut;
+    ReadLease lease;
+    const IoStatus status = transfers.take_read(std::move(*ticket), lease);
+    if (status != IoStatus::kOk) return status;
+    std::memcpy(out.data(), lease.bytes().data(), n);
+    out = out.subspan(n);
+    offset += n;
+  }
+  return IoStatus::kOk;
 }
 
 IoStatus BlockStore::wait_for_read(Extent& of) {

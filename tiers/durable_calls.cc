@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
+#include <memory>
 
 namespace strata::tiers {
 namespace {
@@ -133,20 +134,20 @@ int DurableCalls::list(int directory, std::vector<std::string>& names) {
   const int own =
       repeat([&] { return ::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
   if (own < 0) return own;
-  DIR* stream = ::fdopendir(own);
+  const auto close_stream = [](DIR* of) { ::closedir(of); };
+  const std::unique_ptr<DIR, decltype(close_stream)> stream(::fdopendir(own), close_stream);
   if (stream == nullptr) {
     const int error = errno;
     ::close(own);
     return -error;
   }
   errno = 0;
-  while (const dirent* entry = ::readdir(stream)) {
+  while (const dirent* entry = ::readdir(stream.get())) {
     const std::string name = entry->d_name;
     if (name != "." && name != "..") names.push_back(name);
     errno = 0;
   }
   const int error = errno;
-  ::closedir(stream);
   std::sort(names.begin(), names.end());
   return -error;
 }

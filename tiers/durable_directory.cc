@@ -77,9 +77,15 @@ OwnedDescriptor& OwnedDescriptor::operator=(OwnedDescriptor&& other) noexcept {
   return *this;
 }
 
+int64_t DirectoryFile::read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) const {
+  const int64_t n = calls_->read_at(descriptor, bytes, offset);
+  n_answers_->fetch_add(1, std::memory_order_relaxed);
+  return n;
+}
+
 void DirectoryFile::read(std::span<std::byte> bytes, uint64_t offset) const {
   while (!bytes.empty()) {
-    const int64_t n = calls_->read_at(descriptor(), bytes, offset);
+    const int64_t n = read_at(descriptor(), bytes, offset);
     if (n < 0) fail("read a saved file", n, path_);
     if (n == 0)
       throw Error(ErrorCode::kBadFile,
@@ -103,7 +109,7 @@ std::span<std::byte> DirectoryFile::read_direct(std::span<std::byte> memory, uin
   const auto pages = memory.first(round_up(offset + bytes, kDirectAlignment) - begin);
   const OwnedDescriptor direct(*calls_, calls_->open_direct(descriptor()));
   // The last pages of a file may end behind it. What comes in parts comes through the page cache.
-  const bool is_there = direct.get() >= 0 && calls_->read_at(direct.get(), pages, begin) >=
+  const bool is_there = direct.get() >= 0 && read_at(direct.get(), pages, begin) >=
                                                  static_cast<int64_t>(offset - begin + bytes);
   const auto found = memory.subspan(offset - begin, bytes);
   if (!is_there) read(found, offset);
@@ -137,23 +143,24 @@ std::shared_ptr<DurableDirectory> DurableDirectory::open(const std::string& path
 
 std::vector<std::string> DurableDirectory::names() const {
   std::vector<std::string> names;
-  if (const int result = calls_.list(descriptor(), names); result < 0)
+  if (const int result = answered(calls_.list(descriptor(), names)); result < 0)
     fail("list the directory of saved contexts", result, path_);
   return names;
 }
 
 uint64_t DurableDirectory::free_bytes() const {
   uint64_t bytes = 0;
-  if (const int result = calls_.free_bytes(descriptor(), bytes); result < 0)
+  if (const int result = answered(calls_.free_bytes(descriptor(), bytes)); result < 0)
     fail("find out the free space", result, path_);
   return bytes;
 }
 
 std::optional<DirectoryFile> DurableDirectory::open_file(const std::string& name) const {
-  OwnedDescriptor descriptor(calls_, calls_.open_at(this->descriptor(), name, OpenFor::kReading));
+  OwnedDescriptor descriptor(calls_,
+                             answered(calls_.open_at(this->descriptor(), name, OpenFor::kReading)));
   if (descriptor.get() == -ENOENT) return std::nullopt;
   if (descriptor.get() < 0) fail("open a saved file", descriptor.get(), path_of(name));
-  DirectoryFile file(calls_, std::move(descriptor), path_of(name));
+  DirectoryFile file(calls_, std::move(descriptor), path_of(name), n_answers_);
   if (const int result = calls_.status(file.descriptor(), file.status_); result < 0)
     fail("examine a saved file", result, path_of(name));
   if (!file.status_.is_regular)
@@ -163,21 +170,21 @@ std::optional<DirectoryFile> DurableDirectory::open_file(const std::string& name
 
 std::optional<FileStatus> DurableDirectory::status_of(const std::string& name) const {
   FileStatus status;
-  const int result = calls_.status_at(descriptor(), name, status);
+  const int result = answered(calls_.status_at(descriptor(), name, status));
   if (result == -ENOENT) return std::nullopt;
   if (result < 0) fail("examine a saved file", result, path_of(name));
   return status;
 }
 
 bool DurableDirectory::remove(const std::string& name) {
-  const int result = calls_.remove_at(descriptor(), name);
+  const int result = answered(calls_.remove_at(descriptor(), name));
   if (result == -ENOENT) return false;
   if (result < 0) fail("remove a saved file", result, path_of(name));
   return true;
 }
 
 void DurableDirectory::sync() {
-  if (const int result = calls_.sync(descriptor()); result < 0)
+  if (const int result = answered(calls_.sync(descriptor())); result < 0)
     fail("bring the directory to the disk", result, path_);
 }
 
@@ -199,7 +206,7 @@ DirectoryLock DurableDirectory::lock(std::chrono::milliseconds wait_max) {
   const auto deadline = std::chrono::steady_clock::now() + wait_max;
   std::chrono::milliseconds pause(1);
   while (true) {
-    const int result = calls_.try_lock(file.get());
+    const int result = answered(calls_.try_lock(file.get()));
     if (result == 0) return DirectoryLock(std::move(file));
     if (result != -EWOULDBLOCK) fail("lock the saved contexts", result, path_of(kLockName));
     if (std::chrono::steady_clock::now() >= deadline)

@@ -3,6 +3,7 @@
 // power loss leaves half a file, and nothing without a name outlives its process.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +18,9 @@
 namespace strata::tiers {
 
 class DurableDirectory;
+
+/// How often a disk has answered. Threads: any.
+using AnswerCount = std::atomic<uint64_t>;
 
 /// Owns a descriptor; closes it.
 class OwnedDescriptor {
@@ -52,11 +56,17 @@ class DirectoryFile {
 
  private:
   friend class DurableDirectory;
-  DirectoryFile(DurableCalls& calls, OwnedDescriptor descriptor, std::string path)
-      : calls_(&calls), descriptor_(std::move(descriptor)), path_(std::move(path)) {}
+  DirectoryFile(DurableCalls& calls, OwnedDescriptor descriptor, std::string path,
+                std::shared_ptr<AnswerCount> n_answers)
+      : calls_(&calls),
+        descriptor_(std::move(descriptor)),
+        path_(std::move(path)),
+        n_answers_(std::move(n_answers)) {}
+  int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) const;
   DurableCalls* calls_;
   OwnedDescriptor descriptor_;
   std::string path_;
+  std::shared_ptr<AnswerCount> n_answers_;  // of the directory
   FileStatus status_;
 };
 
@@ -78,6 +88,9 @@ class DurableDirectory {
   std::string path_of(const std::string& name) const { return path_ + "/" + name; }
   DurableCalls& calls() const { return calls_; }
   int descriptor() const { return descriptor_.get(); }
+  /// To the calls of this object and of its files, so far: whoever waits for what another thread
+  /// does with them sees whether the disk answers. Threads: any.
+  uint64_t n_answers() const { return n_answers_->load(std::memory_order_relaxed); }
 
   std::vector<std::string> names() const;  // sorted
   uint64_t free_bytes() const;
@@ -97,9 +110,15 @@ class DurableDirectory {
  private:
   DurableDirectory(DurableCalls& calls, OwnedDescriptor descriptor, std::string path)
       : calls_(calls), descriptor_(std::move(descriptor)), path_(std::move(path)) {}
+  /// Of a call of the disk what it has returned, which counts as an answer.
+  int answered(int result) const {
+    n_answers_->fetch_add(1, std::memory_order_relaxed);
+    return result;
+  }
   DurableCalls& calls_;
   OwnedDescriptor descriptor_;
   std::string path_;
+  std::shared_ptr<AnswerCount> n_answers_ = std::make_shared<AnswerCount>(0);
 };
 
 /// A file that has no name yet, or a hidden one that the next open of the directory removes once

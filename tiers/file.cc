@@ -42,13 +42,14 @@ File File::open_for_reading(const std::string& path, bool direct) {
   // Without O_NONBLOCK the opening of a named pipe would wait for a writer.
   constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
   bool is_direct = direct;
+  std::string name = path;  // before there is a descriptor to lose
   int descriptor = ::open(path.c_str(), direct ? kFlags | O_DIRECT : kFlags);
   if (descriptor < 0 && direct && (errno == EINVAL || errno == EOPNOTSUPP)) {
     is_direct = false;  // the file system has only the page cache
     descriptor = ::open(path.c_str(), kFlags);
   }
   if (descriptor < 0) refuse("cannot open", path, errno);
-  File file = adopt(descriptor, is_direct, path);
+  File file = adopt(descriptor, is_direct, std::move(name));
   struct stat status = {};
   if (fstat(descriptor, &status) != 0) refuse("cannot examine", path, errno);
   if (S_ISDIR(status.st_mode)) refuse("cannot read", path, EISDIR);

@@ -31,7 +31,12 @@ std::shared_ptr<const PackReader> open_whole(const DurableDirectory& directory,
 
 PackDirectory PackDirectory::open(const std::string& path, const PackLimits& limits,
                                   DurableCalls& calls) {
-  PackDirectory packs(DurableDirectory::open(path, calls), limits);
+  return open(DurableDirectory::open(path, calls), limits);
+}
+
+PackDirectory PackDirectory::open(std::shared_ptr<DurableDirectory> directory,
+                                  const PackLimits& limits) {
+  PackDirectory packs(std::move(directory), limits);
   packs.directory_->remove_leftovers();
   packs.remove_orphaned_rows();
   packs.look();
@@ -178,7 +183,7 @@ uint32_t PackDirectory::n_found(const PackShape& shape, const Hash128& root,
 KnownText PackDirectory::find_text(const PackShape& shape, const Hash128& root,
                                    std::string_view text, const TokenBytes& bytes_of) {
   look();
-  return index_.find_text(shape, root, text, bytes_of);
+  return find_text_in_index(shape, root, text, bytes_of);
 }
 
 bool PackDirectory::has_room_for(const PackRun& run) const {

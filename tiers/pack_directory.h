@@ -84,6 +84,10 @@ struct PackVerdict {
   std::vector<RefusedFile> rows;  // of its index rows: those that are not what was saved
 };
 
+/// PackDirectory::open_rows. Threads: any.
+std::shared_ptr<const RowsReader> open_rows(const DurableDirectory& directory,
+                                            const PackReader& pack, const RowsShape& shape);
+
 /// Any number of processes may use one directory: names appear whole, and whoever evicts, publishes
 /// or writes a session holds the directory's lock meanwhile. Functions that take the lock fail with
 /// kIo and a remedy where they do not get it within lock_wait. An object is not thread-safe.
@@ -94,10 +98,20 @@ class PackDirectory {
   /// Errors: kIo; kUsage where others than this user can reach the directory.
   static PackDirectory open(const std::string& path, const PackLimits& limits,
                             DurableCalls& calls = system_calls());
+  /// The same in two steps, of which the second can be watched (n_answers()).
+  static PackDirectory open(std::shared_ptr<DurableDirectory> directory, const PackLimits& limits);
   /// The same directory once more, for a thread of its own that publishes and looks nothing up: it
   /// keeps no head in memory.
   PackDirectory for_publishing() const;
 
+  /// Where the files are.
+  const std::shared_ptr<DurableDirectory>& files() const { return directory_; }
+  /// DurableDirectory::n_answers. Threads: any.
+  uint64_t n_answers() const { return directory_->n_answers(); }
+
+  /// Brings the index up to what the directory holds now. Asks for the time of every pack outside
+  /// it, and reads the heads of those that come in and of one more. Errors: kIo.
+  void look();
   /// Packs and sessions that cannot be used, as of the last look. They are never an error.
   const std::vector<RefusedFile>& refused() const { return refused_; }
   size_t n_packs() const { return index_.size(); }
@@ -120,6 +134,11 @@ class PackDirectory {
   /// PackIndex::find_text, also of what other processes have saved since. Errors: kIo.
   KnownText find_text(const PackShape& shape, const Hash128& root, std::string_view text,
                       const TokenBytes& bytes_of);
+  /// The same as of the last look, without a call of the disk.
+  KnownText find_text_in_index(const PackShape& shape, const Hash128& root, std::string_view text,
+                               const TokenBytes& bytes_of) const {
+    return index_.find_text(shape, root, text, bytes_of);
+  }
 
   /// A writer for the run where nothing need be evicted for it, without the lock; else nothing, and
   /// the run stays. Errors: kIo.
@@ -195,9 +214,6 @@ class PackDirectory {
     PackPlace place;
   };
 
-  /// Brings the index up to what the directory holds now. Asks for the time of every pack outside
-  /// it, and reads the heads of those that come in and of one more.
-  void look();
   bool has_room_for(const PackRun& run) const;
   bool has_place_for(const PackIndex::Use& use) const;
   PackPlace place_of(const std::string& pack);

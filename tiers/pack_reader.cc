@@ -64,7 +64,12 @@ void PackReader::read_region(uint32_t extent, uint32_t layer, std::span<std::byt
   STRATA_CHECK(out.size() == region_payload_bytes(head_, geometry_, extent, layer), "%zu bytes",
                out.size());
   file_.read(out, geometry_.region_offset(extent, layer));
-  const auto bad = find_bad_block(extent, layer, 0, out);
+  check_region(extent, layer, out);
+}
+
+void PackReader::check_region(uint32_t extent, uint32_t layer,
+                              std::span<const std::byte> region) const {
+  const auto bad = find_bad_block(extent, layer, 0, region);
   if (!bad) return;
   const uint32_t n = head_.extent_blocks(extent);
   throw Error(ErrorCode::kBadFile,

@@ -31,6 +31,7 @@ class PackReader {
                                                 const std::string& name);
 
   const std::string& name() const { return name_; }
+  const std::string& path() const { return file_.path(); }
   const PackHead& head() const { return head_; }
   const PackGeometry& geometry() const { return geometry_; }
   uint64_t bytes() const { return file_.bytes(); }
@@ -45,6 +46,9 @@ class PackReader {
   /// Reads one layer of an extent, [n_kv_heads][extent_blocks] blocks, and checks each that is
   /// present.   Errors: kIo; kBadFile, naming the block, where one is not what was saved.
   void read_region(uint32_t extent, uint32_t layer, std::span<std::byte> out) const;
+
+  /// Of a region that was read otherwise. Errors: kBadFile, as read_region().
+  void check_region(uint32_t extent, uint32_t layer, std::span<const std::byte> region) const;
 
   /// Reads everything; returns the number of blocks that cannot be read or are not what was saved.
   uint64_t count_bad_blocks() const;

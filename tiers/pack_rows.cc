@@ -85,13 +85,18 @@ void PackDirectory::remove_orphaned_rows() {
   }
 }
 
-std::shared_ptr<const RowsReader> PackDirectory::open_rows(const PackReader& pack,
-                                                           const RowsShape& shape) const {
-  auto rows = RowsReader::open(*directory_, pack.name(), pack.head(), shape.kind);
+std::shared_ptr<const RowsReader> open_rows(const DurableDirectory& directory,
+                                            const PackReader& pack, const RowsShape& shape) {
+  auto rows = RowsReader::open(directory, pack.name(), pack.head(), shape.kind);
   if (rows && rows->head().shape != shape)
     throw Error(ErrorCode::kUnsupported, "index rows of another shape",
-                directory_->path_of(rows->name()), "Remove the file; the rows will be made anew.");
+                directory.path_of(rows->name()), "Remove the file; the rows will be made anew.");
   return rows;
+}
+
+std::shared_ptr<const RowsReader> PackDirectory::open_rows(const PackReader& pack,
+                                                           const RowsShape& shape) const {
+  return tiers::open_rows(*directory_, pack, shape);
 }
 
 RowsWriter PackDirectory::start_rows(const std::string& pack, const RowsShape& shape,

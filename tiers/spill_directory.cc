@@ -91,11 +91,13 @@ void SpillDirectory::make_missing() {
     part /= component;
     std::error_code unknown;  // then making it says why
     if (part.empty() || std::filesystem::is_directory(part, unknown)) continue;
+    std::string name = part.string();
+    made_.reserve(made_.size() + 1);  // what is made is known to be
     if (::mkdir(part.c_str(), kFolderMode) != 0) {
       if (errno == EEXIST) continue;  // another process was quicker, or it is a file: opening says
       refuse("make the folder", part.string(), errno);
     }
-    made_.push_back(part.string());
+    made_.push_back(std::move(name));
     // The umask may have taken rights of the owner away.
     if (::chmod(part.c_str(), kFolderMode) != 0) refuse("protect the folder", part.string(), errno);
   }
@@ -122,23 +124,26 @@ File SpillDirectory::make_file(std::string& notice) {
   const auto open_unnamed = [&] {
     return ::openat(descriptor_, ".", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, kFileMode);
   };
+  std::string name = "the spill file in " + path_;  // before there is a descriptor to lose
   int descriptor = open_unnamed();
   for (int i = 0; descriptor < 0 && is_gone() && i < kMaxNames; ++i) {
     open_folder();
     descriptor = open_unnamed();
   }
-  if (descriptor < 0 && lacks_unnamed_files(errno)) {
+  const bool is_unnamed = descriptor >= 0 || !lacks_unnamed_files(errno);
+  if (!is_unnamed) {
     descriptor = make_and_unlink(descriptor_);
     if (descriptor < 0) refuse("make a spill file in", path_, -descriptor);
-    add_sentence(notice, "the file system of '" + path_ +
-                             "' has no unnamed files: a kill in the moment that the spill file is "
-                             "made leaves an empty .strata-spill file there");
   }
   if (descriptor < 0) refuse("make a spill file in", path_, errno);
   // Set afterwards: opening with O_DIRECT may fail with the file already made.
   const int flags = ::fcntl(descriptor, F_GETFL);
   const bool is_direct = flags >= 0 && ::fcntl(descriptor, F_SETFL, flags | O_DIRECT) == 0;
-  File file = File::adopt(descriptor, is_direct, "the spill file in " + path_);
+  File file = File::adopt(descriptor, is_direct, std::move(name));
+  if (!is_unnamed)
+    add_sentence(notice, "the file system of '" + path_ +
+                             "' has no unnamed files: a kill in the moment that the spill file is "
+                             "made leaves an empty .strata-spill file there");
   if (!is_direct)
     add_sentence(notice, "the file system of '" + path_ +
                              "' has no direct access: spilled blocks pass through the page cache");

@@ -154,6 +154,9 @@ ThreadIo::ThreadIo(uint32_t depth, uint32_t n_threads) {
     throw Error(ErrorCode::kOutOfMemory,
                 std::string("cannot start a thread for file transfers: ") + failure.what(), "",
                 "close other programs or raise the limit on processes (ulimit -u)");
+  } catch (...) {  // no memory: those that run would wait for ever
+    state_->stop();
+    throw;
   }
 }
 
@@ -162,6 +165,7 @@ ThreadIo::~ThreadIo() { state_->stop(); }
 uint32_t ThreadIo::depth() const { return state_->depth; }
 
 IoFile ThreadIo::add_file(const File& file) {
+  state_->files.reserve(state_->files.size() + 1);  // nothing fails once there is a descriptor
   const int descriptor = ::fcntl(file.descriptor(), F_DUPFD_CLOEXEC, 0);
   if (descriptor < 0)
     throw Error(ErrorCode::kIo,

@@ -48,11 +48,11 @@ InputFile::~InputFile() {
 
 InputFile InputFile::open(const std::string& path) {
   // Without O_NONBLOCK, opening a FIFO would wait for a writer for ever; regular files ignore it.
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  InputFile file(path, -1, 0);
+  const int descriptor = file.descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0)
     throw Error(ErrorCode::kIo, fmt::format("cannot open the file: {}", system_text(errno)), path,
                 "check the path and that you may read it");
-  InputFile file(path, descriptor, 0);
   struct stat status = {};
   if (::fstat(descriptor, &status) != 0)
     throw Error(ErrorCode::kIo, fmt::format("cannot stat the file: {}", system_text(errno)), path);

@@ -5,6 +5,8 @@
 #include <OsiClpSolverInterface.hpp>
 #include <algorithm>
 #include <cmath>
+#include <exception>
+#include <memory>
 
 #include "base/check.h"
 
@@ -20,6 +22,25 @@ namespace {
 double coin_bound(double bound) {
   return std::isinf(bound) ? std::copysign(COIN_DBL_MAX, bound) : bound;
 }
+
+/// An object of the solver, which an exception must not destroy: left by std::bad_alloc, it holds
+/// what its destructor asserts that it does not. What it has is lost then.
+template <class T>
+class Kept {
+ public:
+  template <class... Arguments>
+  explicit Kept(const Arguments&... arguments) : of_(std::make_unique<T>(arguments...)) {}
+  ~Kept() {
+    if (std::uncaught_exceptions() > n_exceptions_) (void)of_.release();
+  }
+  Kept(const Kept&) = delete;
+  Kept& operator=(const Kept&) = delete;
+  T& operator*() const { return *of_; }
+
+ private:
+  std::unique_ptr<T> of_;
+  int n_exceptions_ = std::uncaught_exceptions();
+};
 
 void load(const LpModel& model, OsiClpSolverInterface& solver) {
   const auto& columns = LpAccess::columns(model);
@@ -102,13 +123,15 @@ void LpModel::set_bounds(uint32_t column, double lower, double upper) {
 bool LpModel::has_whole_columns() const { return std::ranges::any_of(columns_, &Bounds::is_whole); }
 
 LpSolution solve(const LpModel& model) {
-  OsiClpSolverInterface solver;
+  const Kept<OsiClpSolverInterface> kept_solver;
+  OsiClpSolverInterface& solver = *kept_solver;
   load(model, solver);
   if (!model.has_whole_columns()) return solve_linear(solver);
   const auto& columns = LpAccess::columns(model);
   for (size_t i = 0; i < columns.size(); ++i)
     if (columns[i].is_whole) solver.setInteger(static_cast<int>(i));
-  CbcModel branching(solver);
+  const Kept<CbcModel> kept_branching(solver);
+  CbcModel& branching = *kept_branching;
   branching.setLogLevel(0);
   branching.branchAndBound();
   LpSolution solution;
@@ -116,7 +139,8 @@ LpSolution solve(const LpModel& model) {
   if (branching.isContinuousUnbounded()) solution.status = LpStatus::kUnbounded;
   if (!branching.isProvenOptimal() || branching.bestSolution() == nullptr) return solution;
   // The duals are those of the program that is left where the whole numbers are fixed.
-  OsiClpSolverInterface fixed;
+  const Kept<OsiClpSolverInterface> kept_fixed;
+  OsiClpSolverInterface& fixed = *kept_fixed;
   load(model, fixed);
   for (size_t i = 0; i < columns.size(); ++i)
     if (columns[i].is_whole) {

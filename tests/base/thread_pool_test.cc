@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <new>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -47,6 +48,27 @@ TEST(ThreadPool, SleepingWorkersWakeForTheNextRegion) {
     pool.run([&](uint32_t) { total.fetch_add(1); });
   }
   EXPECT_EQ(total.load(), 80u);
+}
+
+TEST(ThreadPool, WhatATaskThrowsIsThrownOnceAllHaveReturned) {
+  for (const uint32_t n_threads : {1u, 2u, 5u}) {
+    ThreadPool pool(n_threads);
+    for (uint32_t thrower = 0; thrower < n_threads; ++thrower) {
+      std::atomic<uint32_t> n_inside = 0, n_returned = 0;
+      EXPECT_THROW(pool.run([&](uint32_t worker) {
+        ++n_inside;
+        while (n_inside < n_threads) std::this_thread::yield();
+        if (worker == thrower) throw std::bad_alloc();
+        ++n_returned;
+      }),
+                   std::bad_alloc);
+      EXPECT_EQ(n_returned, n_threads - 1);
+      EXPECT_THROW(pool.run([](uint32_t) { throw std::bad_alloc(); }), std::bad_alloc);
+      n_returned = 0;
+      pool.run([&](uint32_t) { ++n_returned; });
+      EXPECT_EQ(n_returned, n_threads);
+    }
+  }
 }
 
 TEST(ThreadPool, WritesInsideARegionAreSeenAfterIt) {

@@ -130,11 +130,8 @@ TEST(IndexRows, OfAContextThatWasReadExactlyAreSavedByTheFirstQuestionAndReadByT
       EXPECT_EQ(segments_of(*second.sequence().index(), n_streams, n_segments),
                 segments_of(*first.sequence().index(), n_streams, n_segments));
       // Of K and V no extent, and of single blocks what was chosen.
-      const auto extent_bytes = [](SelectingRun& run) {
-        return run.cache().store().transfers()->counts().read_bytes;
-      };
-      EXPECT_GT(extent_bytes(first), 0u);
-      EXPECT_EQ(extent_bytes(second), 0u);
+      EXPECT_GT(first.store().extents_read, 0u);
+      EXPECT_EQ(second.store().extents_read, 0u);
       const SelectionCounts& sums = second.walk().selection_counts();
       EXPECT_GT(sums.missing_blocks, 0u);
       EXPECT_LE(sums.missing_blocks, sums.attended_blocks);

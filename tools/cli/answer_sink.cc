@@ -20,9 +20,9 @@ AnswerSink AnswerSink::open(const std::string& path, const std::string& what) {
     if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) sink.fail(EBADF);
     return sink;
   }
-  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-  AnswerSink sink(descriptor, path, what);
-  if (descriptor < 0) sink.fail(errno);
+  AnswerSink sink(-1, path, what);
+  sink.descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (sink.descriptor_ < 0) sink.fail(errno);
   return sink;
 }
 

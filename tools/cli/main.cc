@@ -1,5 +1,6 @@
 // The `strata` program.
 #include <cstdlib>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -8,7 +9,7 @@
 #include "tools/cli/program.h"
 #include "tools/cli/thread_caches.h"
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   if (argc > 1 && std::string_view(argv[1]) == "serve")
     strata::cli::restart_without_thread_caches(argv);
   const std::vector<std::string> arguments(argv + (argc > 0 ? 1 : 0), argv + argc);
@@ -17,4 +18,6 @@ int main(int argc, char** argv) {
     return value == nullptr ? std::nullopt : std::optional<std::string>(value);
   };
   return strata::cli::run_program(arguments, get);
+} catch (const std::bad_alloc&) {
+  return strata::cli::report_no_memory(false);
 }

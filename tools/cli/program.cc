@@ -1,6 +1,7 @@
 #include "tools/cli/program.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -164,7 +165,34 @@ ErrorReport make_report(ErrorCode code, const std::string& message, const std::s
   return report;
 }
 
+int say_error(const ErrorReport& report, bool json) {
+  if (!json) {
+    notice(report.line);
+    return report.exit_code;
+  }
+  try {
+    AnswerSink::open("").write_line(report.json);
+  } catch (const Error&) {
+    notice(report.line);  // standard output is what failed
+  }
+  return report.exit_code;
+}
+
 }  // namespace
+
+int report_no_memory(bool json) noexcept {
+  constexpr std::string_view kLine =
+      "error: the system refused memory (remedy: free memory, or use a smaller context (-c), "
+      "-ctk q8_0 -ctv q8_0 or a smaller model)\n";
+  constexpr std::string_view kJson =
+      R"({"error":{"code":"out_of_memory","message":"the system refused memory","where":"",)"
+      R"("remedy":"free memory, or use a smaller context (-c), -ctk q8_0 -ctv q8_0 or a )"
+      R"(smaller model"}})"
+      "\n";
+  const std::string_view text = json ? kJson : kLine;
+  (void)!::write(json ? STDOUT_FILENO : STDERR_FILENO, text.data(), text.size());
+  return exit_code(ErrorCode::kOutOfMemory);
+}
 
 ErrorReport report_error(const std::exception& error) {
   if (const auto* too_long = dynamic_cast<const engine::ContextLengthError*>(&error)) {
@@ -189,21 +217,16 @@ ErrorReport report_error(const std::exception& error) {
 int run_program(std::span<const std::string> arguments, const GetVariable& get) {
   fill_closed_streams();
   catch_interrupts(SecondInterrupt::kEndsProgram);
-  bool json = wants_json(arguments, get);
+  bool json = false;
   try {
-    return dispatch(arguments, get, json);
-  } catch (const std::exception& error) {
-    const ErrorReport report = report_error(error);
-    if (!json) {
-      notice(report.line);
-      return report.exit_code;
-    }
     try {
-      AnswerSink::open("").write_line(report.json);
-    } catch (const Error&) {
-      notice(report.line);  // standard output is what failed
+      json = wants_json(arguments, get);
+      return dispatch(arguments, get, json);
+    } catch (const std::exception& error) {
+      return say_error(report_error(error), json);
     }
-    return report.exit_code;
+  } catch (const std::exception&) {  // saying it takes memory as well
+    return report_no_memory(json);
   }
 }
 

@@ -33,6 +33,8 @@ struct ErrorReport {
   int exit_code = 1;
 };
 ErrorReport report_error(const std::exception& error);
+/// Says what report_error() says of std::bad_alloc, and takes no memory for it; the exit code.
+int report_no_memory(bool json) noexcept;
 
 std::string version_text();
 

@@ -52,7 +52,7 @@ bool RunContexts::is_wanted(engine::Engine& engine, uint64_t n_tokens) {
         options, engine.cache(), engine.fingerprint(),
         spec.name.empty() ? spec.shape.architecture : spec.name);
   } catch (const Error& error) {
-    give_up(error);
+    give_up_looking(error);
   }
   return cache_ != nullptr;
 }
@@ -66,6 +66,11 @@ void RunContexts::give_up(const Error& error) {
                      error.remedy().empty() ? "" : " | " + error.remedy()));
   // After the notice: on a disk that hangs, closing a file that was written to hangs as well.
   cache_.reset();
+}
+
+/// Whoever stops the looking stops the answer as well, which says so.
+void RunContexts::give_up_looking(const Error& error) {
+  if (error.code() != ErrorCode::kCancelled || failure_ == SavingFailure::kIsThrown) give_up(error);
 }
 
 /// ", 4,096 of them indexed before (1.9 MiB)"; "" where blocks are not chosen, or nothing is kept
@@ -107,7 +112,7 @@ tiers::KnownText RunContexts::known_text(engine::Engine& engine,
     }
     return known;
   } catch (const Error& error) {
-    give_up(error);
+    give_up_looking(error);
   }
   return {};
 }
@@ -149,7 +154,7 @@ engine::Sequence RunContexts::restore(engine::Engine& engine,
     said_.passed_over_packs = n_passed_over;
     return sequence;
   } catch (const Error& error) {
-    give_up(error);
+    give_up_looking(error);
   }
   return engine.cache().make_sequence();
 }

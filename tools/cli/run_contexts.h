@@ -38,6 +38,7 @@ class RunContexts {
   bool is_wanted(engine::Engine& engine, uint64_t n_tokens);
   tiers::Hash128 root_for(std::span<const engine::TokenId> text);
   void give_up(const Error& error);
+  void give_up_looking(const Error& error);
   void say_unsaved();
   void say_damaged();
   std::string indexed_text(const engine::Sequence& sequence) const;
