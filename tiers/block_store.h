@@ -187,10 +187,10 @@ class BlockStore {
   /// file that are fetched together are read together. False where no frame is free, or as many
   /// slots as can be are being read into: release what was fetched before, or wait_for_transfer().
   [[nodiscard]] bool fetch(ExtentId extent, ReadTarget target = ReadTarget::kSlots);
-  /// Extents that can be on their way at once.
-  uint32_t n_fetches_max() const;
-  /// Slots whose read nobody wants any more, or did not end in time: they belong to the device until
-  /// it ends, and count as taken.
+  /// Whether a fetch of the extent would read it into slots, where neighbouring ones are free.
+  bool reads_in_place(ExtentId id) const { return reads_in_place(extent(id)); }
+  /// Slots whose read nobody wants any more, or did not end in time: they belong to the device
+  /// until it ends, and count as taken.
   uint64_t n_lost_slots() const { return n_lost_slots_; }
   /// Waits for the reads of these extents and checks every tag, of all of them in one parallel
   /// region. Errors: LostExtent, for the first one that could not be read rightly, twice;

@@ -56,11 +56,6 @@ std::optional<Ticket> BlockStore::begin_extent(Extent& of, ReadTarget target) {
                                  TransferQueue::Start::kAtNextPoll);
 }
 
-uint32_t BlockStore::n_fetches_max() const {
-  const TransferQueue& transfers = *spill_->transfers;
-  return std::max(transfers.n_frames(), transfers.n_lent());
-}
-
 /// Whether all of an extent is wanted in DRAM, has room there, and can be read without its padding.
 /// Where there is a spill file, what is in DRAM follows from the steps alone, so that slots are
 /// taken when an extent has come, in the order of the steps.

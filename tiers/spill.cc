@@ -16,10 +16,11 @@ namespace {
 constexpr uint32_t kDepthMax = 64;
 constexpr uint32_t kBlockDepthMax = 256;
 
-// Of neighbours in a file: reading packs in order by larger requests is hardly faster. Extents of a
+// Of neighbours in a file: requests of twice as much restore no sooner, for what has come of one is
+// checked only when all of it has. Extents of a
 // spill file are joined where alone they are small: there requests of one size that end one by one
 // have been measured (docs/measurements.md).
-constexpr uint64_t kJoinBytes = uint64_t{2} << 20;
+constexpr uint64_t kJoinBytes = uint64_t{1} << 20;
 constexpr uint64_t kSmallBytes = uint64_t{128} << 10;
 constexpr uint64_t kSpillJoinBytes = uint64_t{512} << 10;
 // Read into slots at a time: enough for the disk, and for whoever checks what has come.

@@ -65,8 +65,8 @@ class TransferQueue {
   uint32_t n_frames() const { return options_.n_frames; }
   uint32_t n_free() const { return states_.n_free(); }
   uint32_t n_quarantined() const { return states_.n_quarantined(); }
-  /// Of the reads into lent memory, and how many of them did not end in time, so that the device may
-  /// still write there.
+  /// Of the reads into lent memory, and how many of them did not end in time, so that the device
+  /// may still write there.
   uint32_t n_lent() const { return options_.n_lent; }
   uint32_t n_lent_free() const { return lent_states_.n_free(); }
   uint32_t n_lent_quarantined() const { return lent_states_.n_quarantined(); }
@@ -79,8 +79,9 @@ class TransferQueue {
   uint64_t memory_bytes() const { return memory_.size(); }
   const TransferCounts& counts() const { return counts_; }
   /// From now on every transfer, from its submission until its completion is collected, and every
-  /// wait for one are recorded, in the time of Io::now(); frame k as first_index + k, reads into lent
-  /// memory behind the frames. Null: nothing is. `trace` outlives the queue or is taken away before.
+  /// wait for one are recorded, in the time of Io::now(); frame k as first_index + k, reads into
+  /// lent memory behind the frames. Null: nothing is. `trace` outlives the queue or is taken away
+  /// before.
   void set_trace(Trace* trace, uint32_t first_index = 0) {
     trace_ = trace;
     trace_first_index_ = first_index;
