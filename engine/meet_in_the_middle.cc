@@ -63,8 +63,9 @@ class BackReader {
   void fetch(uint32_t computed_end) {
     while (n_fetched_ < reads_.size() && n_lost_ < kLostMax &&
            reads_[n_fetched_].first_pos + kExtentPositions > computed_end &&
-           store_.fetch(reads_[n_fetched_].extent))
+           store_.fetch(reads_[n_fetched_].extent, tiers::ReadTarget::kFrame))
       ++n_fetched_;
+    store_.poll();
   }
   void take_next() {
     const tiers::ExtentId extent = reads_[n_taken_].extent;

@@ -63,16 +63,18 @@ bool RestoreBeside::take_front() {
 
 /// What is away is asked for anew, since a repair of another sequence may have changed it.
 void RestoreBeside::fetch() {
-  const size_t n_max = std::max(1u, cache_.store().transfers()->n_frames() / 2);
+  tiers::BlockStore& store = cache_.store();
+  const size_t n_max = std::max(1u, store.transfers()->n_frames() / 2);
   for (; n_extents_left_ > 0; --n_extents_left_) {
     const uint32_t first_pos = (n_extents_left_ - 1) * kExtentPositions;
     for (const tiers::ExtentId extent : cache_.away_extents(sequence_, first_pos)) {
       if (std::ranges::find(fetched_, extent) != fetched_.end()) continue;
       if (std::ranges::find(lost_, extent) != lost_.end()) continue;
-      if (fetched_.size() >= n_max || !cache_.store().fetch(extent)) return;
+      if (fetched_.size() >= n_max || !store.fetch(extent)) return store.poll();
       fetched_.push_back(extent);
     }
   }
+  store.poll();
 }
 
 }  // namespace strata::engine

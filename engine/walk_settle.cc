@@ -16,6 +16,8 @@ namespace {
 
 // A stretch of a file that reading it in order is hardly faster than (docs/measurements.md).
 constexpr uint64_t kStretchBytes = uint64_t{2} << 20;
+// A request below this costs a disk about as much as one of this size.
+constexpr uint64_t kSmallBytes = uint64_t{128} << 10;
 
 }  // namespace
 
@@ -36,8 +38,12 @@ void Walk::State::list_settling(uint32_t first_layer, uint32_t end_layer) {
 bool Walk::State::plan_settling() {
   const tiers::BlockStore& store = cache.store();
   if (store.has_spill()) return false;
-  const auto run_layers = static_cast<uint32_t>(
+  const auto layers_max = static_cast<uint32_t>(
       std::max<uint64_t>(1, kStretchBytes / store.transfers()->frame_bytes()));
+  const auto run_layers =
+      static_cast<uint32_t>(div_up(shape.n_layers, div_up(shape.n_layers, layers_max)));
+  settled_stretch = run_layers;
+  settled_max = 0;
   // Of the context, in whole extents, as they are taken: the last one may have blocks behind a
   // group's positions, which another sequence holds that it was forked from.
   uint64_t n_blocks = 0;
@@ -47,10 +53,10 @@ bool Walk::State::plan_settling() {
   settled_ends.assign(shape.n_layers, 0);
   for (uint32_t first = 0; first < shape.n_layers; first += run_layers) {
     list_settling(first, std::min(first + run_layers, shape.n_layers));
-    if (has_room_for_all) fetch_ahead();  // the disk need not wait for the end of the list
+    if (has_room_for_all) fetch_stretches();  // the disk need not wait for the end of the list
   }
   if (has_room_for_all || store.can_settle(store.n_missing(fetches))) {
-    fetch_ahead();
+    fetch_stretches();
     return true;
   }
   fetches.clear();
@@ -58,9 +64,36 @@ bool Walk::State::plan_settling() {
   return false;
 }
 
-/// Takes what has come, at most half of the frames at a time: the others are at the disk meanwhile.
+/// How much is on its way at once, and asked for together: in frames, of which there are few, no
+/// more than what makes small requests larger.
+void Walk::State::plan_stretches() {
+  const tiers::BlockStore& store = cache.store();
+  const tiers::TransferQueue& transfers = *store.transfers();
+  const bool is_in_place = store.reads_in_place(fetches.front());
+  settled_max = is_in_place ? transfers.n_lent() : transfers.n_frames();
+  if (is_in_place) return;
+  const auto n_small = static_cast<uint32_t>(div_up(kSmallBytes, transfers.frame_bytes()));
+  settled_stretch = std::min(settled_stretch, n_small);
+}
+
+/// Asks for what comes next by whole stretches, so that each is one request: not for a part of one
+/// as soon as there is room for that.
+void Walk::State::fetch_stretches() {
+  if (!reads_ahead || fetches.empty()) return;
+  if (settled_max == 0) plan_stretches();
+  const auto n_all = static_cast<uint32_t>(fetches.size());
+  while (n_fetched < n_all) {
+    const uint32_t end = std::min(n_fetched + settled_stretch, n_all);
+    if (end - n_released > std::max(settled_max, settled_stretch)) break;
+    fetch_to(end);
+    if (n_fetched < end) break;
+  }
+}
+
+/// Takes what has come, at most half of what can be on its way at a time: the disk has the other
+/// half meanwhile.
 void Walk::State::settle_arrived() {
-  const uint32_t n_max = std::max(1u, cache.store().transfers()->n_frames() / 2);
+  const uint32_t n_max = std::max(1u, settled_max / 2);
   while (n_released < fetches.size()) {
     cache.store().poll();
     uint32_t end = n_released;
@@ -73,10 +106,10 @@ void Walk::State::settle_arrived() {
 
 /// Of `fetches`; waits for what has not come.
 void Walk::State::settle_until(uint32_t end) {
-  fetch_until(end);
+  if (n_fetched < end) fetch_until(end);
   cache.store().take(std::span(fetches).subspan(n_released, end - n_released), pool);
   while (n_released < end) cache.store().release(fetches[n_released++]);
-  fetch_ahead();
+  fetch_stretches();
 }
 
 /// Waits until all of a layer is in DRAM.

@@ -166,6 +166,8 @@ struct Walk::State {
   void attend_streamed(uint32_t layer);
   bool plan_settling();
   void list_settling(uint32_t first_layer, uint32_t end_layer);
+  void plan_stretches();
+  void fetch_stretches();
   void settle_arrived();
   void settle_until(uint32_t end);
   void settle_layer(uint32_t layer);
@@ -246,6 +248,8 @@ struct Walk::State {
   uint32_t n_released = 0;
   std::vector<tiers::ExtentId> span_missing;
   std::vector<uint32_t> settled_ends;  // per layer: of `fetches`, what it needs; none: waves
+  uint32_t settled_stretch = 1;        // of `fetches`, asked for together
+  uint32_t settled_max = 0;            // on their way at once; 0: not known yet
   std::span<float> run_m, run_l;       // [max_rows, n_heads]; o lies in q, which is free by then
   std::vector<uint64_t> tile_queries;  // queries of the tiles before each tile
 

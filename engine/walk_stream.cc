@@ -81,7 +81,9 @@ void Walk::State::plan_waves() {
 
 /// Begins to read, as far as there are frames.
 void Walk::State::fetch_to(uint32_t end) {
+  const uint32_t n_before = n_fetched;
   while (n_fetched < end && cache.store().fetch(fetches[n_fetched])) ++n_fetched;
+  if (n_fetched > n_before) cache.store().poll();
 }
 
 /// What is used next.

@@ -34,6 +34,7 @@ BlockPool::BlockPool(uint64_t budget_bytes, uint32_t block_bytes)
   free_runs_.reserve(n_runs);
   for (uint32_t run = n_runs; run-- > 0;)
     free_runs_.push_back(run);  // the stack hands out low addresses first
+  is_listed_.assign(n_runs, 1);
 }
 
 void BlockPool::mark_used(uint32_t slot) {
@@ -53,10 +54,11 @@ std::optional<SlotId> BlockPool::take(SlotId previous) {
     mark_used(after);
     return static_cast<SlotId>(after);
   }
-  if (!free_runs_.empty()) {
+  while (!free_runs_.empty()) {
     const uint32_t run = free_runs_.back();
     free_runs_.pop_back();
-    STRATA_CHECK(run_used_[run] == 0, "run %u has %u slots taken", run, run_used_[run]);
+    is_listed_[run] = 0;
+    if (run_used_[run] > 0) continue;
     mark_used(run * kRunSlots);
     return static_cast<SlotId>(run * kRunSlots);
   }
@@ -68,13 +70,33 @@ std::optional<SlotId> BlockPool::take(SlotId previous) {
   return static_cast<SlotId>(slot);
 }
 
+/// From where the last look ended, so that what is taken in turn lies side by side; each run is
+/// looked at once.
+std::optional<SlotId> BlockPool::take_runs(uint32_t n_runs) {
+  STRATA_CHECK(n_runs > 0, "no run");
+  const uint32_t n_whole = n_slots_ / kRunSlots;  // the last run may be shorter
+  if (n_runs > n_whole || n_free_ < n_runs * kRunSlots) return std::nullopt;
+  uint32_t n_found = 0;
+  for (uint32_t n_looks = 0; n_looks < n_whole + n_runs; ++n_looks) {
+    if (next_run_ >= n_whole) next_run_ = n_found = 0;
+    n_found = run_used_[next_run_++] == 0 ? n_found + 1 : 0;
+    if (n_found < n_runs) continue;
+    const uint32_t first = (next_run_ - n_runs) * kRunSlots;
+    for (uint32_t slot = first; slot < first + n_runs * kRunSlots; ++slot) mark_used(slot);
+    return static_cast<SlotId>(first);
+  }
+  return std::nullopt;
+}
+
 void BlockPool::release(SlotId slot) {
   STRATA_CHECK(is_taken(slot), "slot %u is free", number(slot));
   is_taken_[number(slot)] = 0;
   poison({address(slot), block_bytes_});
   ++n_free_;
   const uint32_t run = number(slot) / kRunSlots;
-  if (--run_used_[run] == 0) free_runs_.push_back(run);
+  if (--run_used_[run] > 0 || is_listed_[run] != 0) return;
+  free_runs_.push_back(run);
+  is_listed_[run] = 1;
 }
 
 bool BlockPool::is_taken(SlotId slot) const {
@@ -84,6 +106,13 @@ bool BlockPool::is_taken(SlotId slot) const {
 
 std::byte* BlockPool::address(SlotId slot) const {
   return memory_.data() + uint64_t{number(slot)} * block_bytes_;
+}
+
+SlotId BlockPool::slot_at(const std::byte* address) const {
+  const auto offset = static_cast<uint64_t>(address - memory_.data());
+  STRATA_CHECK(offset % block_bytes_ == 0 && offset / block_bytes_ < n_slots_,
+               "no slot of %u begins at %lu", n_slots_, static_cast<unsigned long>(offset));
+  return static_cast<SlotId>(offset / block_bytes_);
 }
 
 }  // namespace strata::tiers

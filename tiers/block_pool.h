@@ -33,14 +33,22 @@ class BlockPool {
   /// A free slot, now taken: the neighbour after `previous` where that is free and in the
   /// same run, else the first of a free run, else any. Nothing where all are taken.
   std::optional<SlotId> take(SlotId previous);
+  /// n neighbouring runs, the slots of all of them now taken: the first slot. Nothing where no n
+  /// free runs are neighbours.
+  std::optional<SlotId> take_runs(uint32_t n_runs);
   /// Frees a taken slot. Its bytes are poison now, as those of a slot just taken (tiers/poison.h).
   void release(SlotId slot);
   bool is_taken(SlotId slot) const;
   std::byte* address(SlotId slot) const;
+  /// The slot that begins there.
+  SlotId slot_at(const std::byte* address) const;
   /// Times that the slot was taken: whoever keeps a copy of its bytes knows by it whose they are.
   uint32_t n_takes(SlotId slot) const { return n_takes_[static_cast<uint32_t>(slot)]; }
   /// All slots, n_slots * block_bytes.
   std::span<std::byte> memory() const { return {memory_.data(), memory_.size()}; }
+
+  /// The memory lasts as long as the process: a device may still write into it.
+  void abandon_memory() { memory_.abandon(); }
 
  private:
   void mark_used(uint32_t slot);
@@ -52,9 +60,12 @@ class BlockPool {
   HostMemory memory_;
   std::vector<uint8_t> is_taken_;
   std::vector<uint32_t> n_takes_;
-  std::vector<uint8_t> run_used_;    // slots taken in each run
-  std::vector<uint32_t> free_runs_;  // stack of the wholly free runs, each once
-  uint32_t first_free_hint_ = 0;     // where the search for a free slot in part-used runs goes on
+  std::vector<uint8_t> run_used_;  // slots taken in each run
+  // A stack of runs, each once: all that are wholly free, and some that take_runs() has taken.
+  std::vector<uint32_t> free_runs_;
+  std::vector<uint8_t> is_listed_;  // by run: it is in free_runs_
+  uint32_t next_run_ = 0;           // where take_runs() looks first
+  uint32_t first_free_hint_ = 0;    // where the search for a free slot in part-used runs goes on
 };
 
 }  // namespace strata::tiers

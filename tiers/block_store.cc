@@ -64,8 +64,9 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
   is_used_.resize(pool_.n_slots(), 0);
   if (spill_) {
     const TransferQueue& transfers = *spill_->transfers;
-    taken_.reserve(transfers.n_frames());
-    taken_blocks_.reserve(transfers.n_frames() * (transfers.frame_bytes() / layout.block_bytes));
+    taken_.reserve(transfers.n_operations());
+    taken_blocks_.reserve(transfers.n_operations() *
+                          (transfers.frame_bytes() / layout.block_bytes));
   }
   if (!can_read_blocks()) return;
   reads_.reserve(spill_->block_transfers->n_frames() + size_t{1});  // one is being repeated
@@ -73,7 +74,12 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
   if (spill_->places) add_block_file(spill_->file, spill_->block_file);
 }
 
-BlockStore::~BlockStore() = default;
+/// Waits for nothing. Slots that a device may still write are not given back to the system.
+BlockStore::~BlockStore() {
+  if (!spill_) return;
+  spill_->transfers->poll();
+  if (spill_->transfers->has_lent_memory()) pool_.abandon_memory();
+}
 
 void BlockStore::set_cancel(const std::atomic<bool>* flag) {
   if (!spill_) return;
@@ -303,6 +309,7 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
 void BlockStore::collect_writes() {
   spill_->transfers->poll();
   take_ended_writes();
+  take_back_slots();
 }
 
 /// Of the writes that had ended at the last poll. True where there was one.

@@ -11,7 +11,9 @@
 //
 // An extent on disk is stream-major: for each KV head its eight blocks, block_bytes apart; padded
 // at the end to the file's alignment. A pack of a saved context (tiers/pack_format.h) has the same
-// layout, so its extents are read in the same way, and taken into DRAM where there is room.
+// layout, so its extents are read in the same way, and taken into DRAM where there is room: where
+// that is known before, and neighbouring runs of slots are free, they are read straight into these,
+// else copied there from their frames.
 #pragma once
 
 #include <atomic>
@@ -42,15 +44,19 @@ inline constexpr ExtentId kNoExtent = static_cast<ExtentId>(UINT32_MAX);
 /// In what a step reads back what is not in DRAM.
 enum class ReadGrain : uint8_t { kExtents, kBlocks };
 
+/// Where an extent is read to: a staging frame, or slots of the arena where that is possible.
+enum class ReadTarget : uint8_t { kFrame, kSlots };
+
 struct StoreCounts {
   uint64_t extents_written = 0, extents_read = 0, extents_evicted = 0;
-  uint64_t write_failures = 0;   // the extent stayed in DRAM
-  uint64_t places_refused = 0;   // likewise: the budget on disk was used up
-  uint64_t frames_refused = 0;   // likewise: no staging frame came free
-  uint64_t retries = 0;          // reads repeated after an error or a wrong tag
-  uint64_t corrupt_blocks = 0;   // reads whose tag was wrong
-  uint64_t lost_extents = 0;     // could not be read; each is computed again
-  uint64_t extents_settled = 0;  // taken back into DRAM
+  uint64_t write_failures = 0;    // the extent stayed in DRAM
+  uint64_t places_refused = 0;    // likewise: the budget on disk was used up
+  uint64_t frames_refused = 0;    // likewise: no staging frame came free
+  uint64_t retries = 0;           // reads repeated after an error or a wrong tag
+  uint64_t corrupt_blocks = 0;    // reads whose tag was wrong
+  uint64_t lost_extents = 0;      // could not be read; each is computed again
+  uint64_t extents_settled = 0;   // taken back into DRAM
+  uint64_t extents_in_place = 0;  // of these, read into their slots
   uint64_t replaced_blocks = 0;
   uint64_t blocks_pinned = 0;   // asked for one by one
   uint64_t blocks_read = 0;     // of these, those that were not in DRAM
@@ -143,7 +149,8 @@ class BlockStore {
   /// Live blocks of these extents that are in no slot, at most: each extent counts as often as it
   /// is listed.
   uint64_t n_missing(std::span<const ExtentId> extents) const;
-  /// Whether n blocks that are read would be taken into DRAM.
+  /// Whether n blocks that are read would be taken into DRAM. Slots that something is read into are
+  /// not free.
   bool can_settle(uint64_t n) const {
     return pool_.n_free() >= headroom_slots_ && pool_.n_free() - headroom_slots_ >= n;
   }
@@ -181,15 +188,21 @@ class BlockStore {
   const PlaceSource* places() const { return spill_ ? spill_->places.get() : nullptr; }
 
   // Reading back. Holds are counted: the frame of an extent is free again after the last release.
-  /// Begins to read an evicted extent. False where no frame is free: release what was fetched
-  /// before, or wait_for_transfer().
-  [[nodiscard]] bool fetch(ExtentId extent);
+  /// Begins to read an evicted extent, at the latest by the next poll(), so that neighbours in a
+  /// file that are fetched together are read together. False where no frame is free, or as many
+  /// slots as can be are being read into: release what was fetched before, or wait_for_transfer().
+  [[nodiscard]] bool fetch(ExtentId extent, ReadTarget target = ReadTarget::kSlots);
+  /// Whether a fetch of the extent would read it into slots, where neighbouring ones are free.
+  bool reads_in_place(ExtentId id) const { return reads_in_place(extent(id)); }
+  /// Slots whose read nobody wants any more, or did not end in time: they belong to the device
+  /// until it ends, and count as taken.
+  uint64_t n_lost_slots() const { return n_lost_slots_; }
   /// Waits for the reads of these extents and checks every tag, of all of them in one parallel
   /// region. Errors: LostExtent, for the first one that could not be read rightly, twice;
   /// kCancelled, and they stay held.
   void take(std::span<const ExtentId> extents, ThreadPool& pool);
   void release(ExtentId extent);
-  /// Collects transfers that have ended; never waits.
+  /// Collects transfers that have ended and begins what was fetched; never waits.
   void poll() { collect_writes(); }
   /// Whether take() would not wait for this extent, as of the last poll.
   bool has_arrived(ExtentId id) const;
@@ -273,6 +286,8 @@ class BlockStore {
     IoFile file{};
     Ticket ticket;
     ReadLease lease;
+    SlotId direct = kNoSlot;   // the first of the neighbouring slots that it is read into
+    bool is_in_slots = false;  // that read has ended well; its tags are not checked yet
   };
   /// A block that pin() brings into DRAM, and where it comes from.
   struct MissingBlock {
@@ -299,9 +314,10 @@ class BlockStore {
   };
   /// A block of it, which has come.
   struct TakenBlock {
-    uint32_t extent_idx = 0;  // of taken_
-    uint32_t idx = 0;         // in the extent
-    SlotId slot = kNoSlot;    // that it is copied to; none: it stays in its frame
+    uint32_t extent_idx = 0;   // of taken_
+    uint32_t idx = 0;          // in the extent
+    SlotId slot = kNoSlot;     // that it is copied to; none: it stays in its frame
+    bool is_in_place = false;  // it has been read into the slot
     bool is_right = false;
   };
   Block& record(BlockId block);
@@ -336,6 +352,14 @@ class BlockStore {
   IoStatus wait_for_read(Extent& of);
   void list_taken(std::span<const ExtentId> extents);
   void list_taken_blocks(uint32_t extent_idx);
+  std::optional<Ticket> begin_extent(Extent& of, ReadTarget target);
+  bool reads_in_place(const Extent& of) const;
+  std::optional<Ticket> begin_in_place(Extent& of);
+  IoStatus wait_for_slots(Extent& of);
+  void list_slots(uint32_t extent_idx);
+  void drop_in_place(Extent& of);
+  void take_back_slots();
+  bool wait_for_lost_slots();
   void check_taken(ThreadPool& pool);
   void settle(std::span<TakenBlock> blocks);
   bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> payload) const;
@@ -381,6 +405,7 @@ class BlockStore {
   std::vector<uint8_t> is_used_;          // by slot: since the clock's hand passed it
   uint32_t clock_hand_ = 0;
   uint64_t n_pins_ = 0;
+  uint64_t n_lost_slots_ = 0;
   std::vector<IoFile> block_files_;  // of block_transfers, by those of transfers
   std::vector<MissingBlock> missing_;
   std::vector<BlockRead> reads_;

@@ -74,6 +74,7 @@ void BlockStore::blocks_came(ExtentId id, uint32_t n) {
 void BlockStore::blocks_left(ExtentId id, uint32_t n) {
   Extent& of = extent(id);
   of.n_resident -= n;
+  if (n > 0 && !of.lease.is_held()) of.is_accepted = false;  // it was read into those slots
   if (n > 0 && of.n_resident == 0) std::erase(resident_[of.layer], id);
   count_away(of);
 }
@@ -106,6 +107,9 @@ bool BlockStore::make_room(uint64_t n_slots) {
   if (pool_.n_free() >= n_slots) return true;
   if (!spill_) return false;
   collect_writes();
+  // What was asked for and is not wanted any more comes back without anything that is.
+  while (pool_.n_free() < n_slots && wait_for_lost_slots()) {
+  }
   while (pool_.n_free() < n_slots) {
     const bool goes_on = grain_ == ReadGrain::kBlocks ? evict_block() : evict_extent();
     if (!goes_on) return false;

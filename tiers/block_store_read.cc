@@ -1,7 +1,15 @@
 // tiers/block_store_read.cc - the reading side of the block store.
+//
+// An extent is read into a frame, from which its blocks are copied to slots where there is room, or
+// straight into the slots that they stay in. An extent of a pack lies in its file as it does in
+// neighbouring runs of slots: for each KV head eight blocks, block_bytes apart. The slots are taken
+// when the read begins and are the transfer's until it ends: nobody else has them meanwhile, also
+// where nobody wants the bytes any more or the disk does not answer (TransferQueue::take_back).
+// Tags are checked in the slots, before any block is said to be there.
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -11,6 +19,8 @@ namespace strata::tiers {
 namespace {
 
 constexpr uint64_t kBlocksPerPiece = 4;  // of a parallel region over blocks that have come
+// A smaller read is better joined with its neighbours in a file than made without a copy.
+constexpr uint64_t kAloneBytes = uint64_t{128} << 10;
 
 }  // namespace
 
@@ -18,24 +28,121 @@ std::string failure_text(IoStatus status) {
   return std::string(io_status_name(status)) + " (" + std::string(io_status_cause(status)) + ")";
 }
 
-bool BlockStore::fetch(ExtentId id) {
+bool BlockStore::fetch(ExtentId id, ReadTarget target) {
   Extent& of = extent(id);
   STRATA_CHECK(of.state != ExtentState::kWriting, "extent %u is being written",
                static_cast<uint32_t>(id));
   STRATA_CHECK(of.n_live > 0, "extent %u has no block", static_cast<uint32_t>(id));
   if (of.holds == 0 && of.is_away && of.state == ExtentState::kStored) {
-    const auto bytes = static_cast<uint32_t>(extent_bytes(of));
-    auto ticket = spill_->transfers->read(of.file, of.place, bytes);
+    auto ticket = begin_extent(of, target);
     if (!ticket) {
       // A frame that this frees is used at once: no later wait would have an end to report.
       collect_writes();
-      ticket = spill_->transfers->read(of.file, of.place, bytes);
+      ticket = begin_extent(of, target);
     }
     if (!ticket) return false;
     of.ticket = std::move(*ticket);
   }
   ++of.holds;
   return true;
+}
+
+/// Nothing where there is no frame, or no room for one more read into slots.
+std::optional<Ticket> BlockStore::begin_extent(Extent& of, ReadTarget target) {
+  if (target == ReadTarget::kSlots && reads_in_place(of)) {
+    if (spill_->transfers->n_lent_free() == 0) return std::nullopt;
+    if (auto ticket = begin_in_place(of)) return ticket;
+  }
+  return spill_->transfers->read(of.file, of.place, static_cast<uint32_t>(extent_bytes(of)),
+                                 TransferQueue::Start::kAtNextPoll);
+}
+
+/// Whether all of an extent is wanted in DRAM, has room there, and can be read without its padding.
+/// Where there is a spill file, what is in DRAM follows from the steps alone, so that slots are
+/// taken when an extent has come, in the order of the steps.
+bool BlockStore::reads_in_place(const Extent& of) const {
+  if (has_spill() || spill_->transfers->n_lent() == 0 || !of.pack) return false;
+  if (of.n_live < of.blocks.size() || of.n_resident > 0 || !can_settle(of.n_live)) return false;
+  const uint64_t bytes = of.blocks.size() * uint64_t{layout_.block_bytes};
+  const uint32_t alignment = spill_->transfers->io().alignment(of.file);
+  const bool is_aligned =
+      bytes % alignment == 0 && BlockPool::kRunSlots * layout_.block_bytes % alignment == 0;
+  return is_aligned && (bytes == extent_bytes(of) || bytes >= kAloneBytes);
+}
+
+/// Nothing where no neighbouring runs are free.
+std::optional<Ticket> BlockStore::begin_in_place(Extent& of) {
+  static_assert(BlockPool::kRunSlots == kExtentBlocks);
+  const auto n_runs = static_cast<uint32_t>(of.blocks.size() / kExtentBlocks);
+  const auto first = pool_.take_runs(n_runs);
+  if (!first) return std::nullopt;
+  of.direct = *first;
+  auto ticket =
+      spill_->transfers->read_to({pool_.address(*first), of.blocks.size() * layout_.block_bytes},
+                                 of.file, of.place, TransferQueue::Start::kAtNextPoll);
+  STRATA_CHECK(ticket.has_value(), "%u reads into slots at once", spill_->transfers->n_lent());
+  return ticket;
+}
+
+/// Slots of a read that failed are the device's until it gives them back.
+IoStatus BlockStore::wait_for_slots(Extent& of) {
+  const IoStatus status = spill_->transfers->take_lent(std::move(of.ticket));
+  of.is_in_slots = status == IoStatus::kOk;
+  if (of.is_in_slots) return status;
+  of.direct = kNoSlot;
+  n_lost_slots_ += of.blocks.size();
+  take_back_slots();
+  return status;
+}
+
+/// The blocks of an extent that has come into its slots; slots of what nobody wants, or has since
+/// come otherwise, are free again.
+void BlockStore::list_slots(uint32_t extent_idx) {
+  Extent& of = extent(taken_[extent_idx].id);
+  const auto first = static_cast<uint32_t>(of.direct);
+  for (uint32_t idx = 0; idx < of.blocks.size(); ++idx) {
+    const auto slot = static_cast<SlotId>(first + idx);
+    if (of.blocks[idx] == kNoBlock || is_resident(of.blocks[idx])) {
+      pool_.release(slot);
+      continue;
+    }
+    taken_blocks_.push_back(
+        {.extent_idx = extent_idx, .idx = idx, .slot = slot, .is_in_place = true});
+  }
+  of.direct = kNoSlot;
+  of.is_in_slots = false;
+}
+
+/// Of an extent that nobody holds any more.
+void BlockStore::drop_in_place(Extent& of) {
+  if (of.direct == kNoSlot) return;
+  const auto first = static_cast<uint32_t>(of.direct);
+  of.direct = kNoSlot;
+  if (std::exchange(of.is_in_slots, false)) {
+    for (uint32_t idx = 0; idx < of.blocks.size(); ++idx)
+      pool_.release(static_cast<SlotId>(first + idx));
+    return;
+  }
+  n_lost_slots_ += of.blocks.size();  // its ticket was dropped
+  take_back_slots();
+}
+
+/// Frees the slots that no device owns any more.
+void BlockStore::take_back_slots() {
+  for (;;) {
+    const std::span<std::byte> memory = spill_->transfers->take_back();
+    if (memory.empty()) return;
+    const auto first = static_cast<uint32_t>(pool_.slot_at(memory.data()));
+    const auto n = static_cast<uint32_t>(memory.size() / layout_.block_bytes);
+    n_lost_slots_ -= n;
+    for (uint32_t i = 0; i < n; ++i) pool_.release(static_cast<SlotId>(first + i));
+  }
+}
+
+/// Waits until slots that nobody wants come back. False where none will: what did not end in time
+/// may never end.
+bool BlockStore::wait_for_lost_slots() {
+  return n_lost_slots_ > 0 && spill_->transfers->has_dropped_lent() && wait_for_transfer();
 }
 
 uint64_t BlockStore::n_missing(std::span<const ExtentId> extents) const {
@@ -56,12 +163,14 @@ void BlockStore::release(ExtentId id) {
   of.is_accepted = false;
   of.ticket = Ticket();
   of.lease = ReadLease();
+  drop_in_place(of);
   free_if_unused(id);
 }
 
 bool BlockStore::wait_for_transfer() {
   if (take_ended_writes()) return true;
   const bool ended = spill_->transfers->wait_any();
+  take_back_slots();
   return take_ended_writes() || ended;
 }
 
@@ -84,13 +193,15 @@ IoStatus BlockStore::read_pack(IoFile file, uint64_t offset, std::span<std::byte
 }
 
 IoStatus BlockStore::wait_for_read(Extent& of) {
-  if (of.lease.is_held()) return IoStatus::kOk;  // of a take() that was stopped behind it
+  // Of a take() that was stopped behind it.
+  if (of.lease.is_held() || of.is_in_slots) return IoStatus::kOk;
   if (!of.ticket.is_held()) {
-    auto ticket =
-        spill_->transfers->read(of.file, of.place, static_cast<uint32_t>(extent_bytes(of)));
+    auto ticket = begin_extent(of, ReadTarget::kFrame);
+    if (!ticket) ticket = begin_extent(of, ReadTarget::kSlots);
     if (!ticket) return IoStatus::kNoMemory;
     of.ticket = std::move(*ticket);
   }
+  if (of.direct != kNoSlot) return wait_for_slots(of);
   return spill_->transfers->take_read(std::move(of.ticket), of.lease);
 }
 
@@ -119,6 +230,7 @@ void BlockStore::list_taken(std::span<const ExtentId> extents) {
 /// of it is in DRAM from now on; no slots where they are needed for what the next step opens.
 void BlockStore::list_taken_blocks(uint32_t extent_idx) {
   const Extent& of = extent(taken_[extent_idx].id);
+  if (of.is_in_slots) return list_slots(extent_idx);
   if (!of.lease.is_held()) return;
   const bool settles = can_settle(of.n_live - of.n_resident);
   SlotId previous = kNoSlot;
@@ -132,17 +244,18 @@ void BlockStore::list_taken_blocks(uint32_t extent_idx) {
   }
 }
 
-/// Checks every tag of the listed blocks, copies them into their slots, and accepts the extents
-/// that are right. Slots of others are free again.
+/// Checks every tag of the listed blocks, copies those of frames into their slots, and accepts the
+/// extents that are right. Slots of others are free again.
 void BlockStore::check_taken(ThreadPool& pool) {
   pool.for_each(taken_blocks_.size(), kBlocksPerPiece, [&](uint64_t begin, uint64_t end, uint32_t) {
     for (TakenBlock& block : std::span(taken_blocks_).subspan(begin, end - begin)) {
       const Extent& of = extent(taken_[block.extent_idx].id);
-      const auto payload =
-          of.lease.bytes().subspan(uint64_t{block.idx} * layout_.block_bytes, layout_.block_bytes);
-      block.is_right = is_right(of, block.idx, payload);
-      if (block.slot != kNoSlot)
-        std::memcpy(pool_.address(block.slot), payload.data(), payload.size());
+      const std::byte* const bytes =
+          block.is_in_place ? pool_.address(block.slot)
+                            : of.lease.bytes().data() + uint64_t{block.idx} * layout_.block_bytes;
+      block.is_right = is_right(of, block.idx, {bytes, layout_.block_bytes});
+      if (block.slot != kNoSlot && !block.is_in_place)
+        std::memcpy(pool_.address(block.slot), bytes, layout_.block_bytes);
     }
   });
   for (auto first = taken_blocks_.begin(); first != taken_blocks_.end();) {
@@ -163,8 +276,10 @@ void BlockStore::settle(std::span<TakenBlock> blocks) {
   counts_.corrupt_blocks += taken.n_corrupt;
   of.is_accepted = taken.n_corrupt == 0;
   bool has_settled = false;
+  bool is_in_place = false;
   for (const TakenBlock& block : blocks) {
     if (block.slot == kNoSlot) continue;
+    is_in_place = block.is_in_place;
     if (of.is_accepted) {
       give_slot(of.blocks[block.idx], block.slot);
       has_settled = true;
@@ -176,6 +291,7 @@ void BlockStore::settle(std::span<TakenBlock> blocks) {
   if (!has_settled) return;
   blocks_came(taken.id, of.n_live - of.n_resident);
   ++counts_.extents_settled;
+  if (is_in_place) ++counts_.extents_in_place;
 }
 
 void BlockStore::take(std::span<const ExtentId> extents, ThreadPool& pool) {

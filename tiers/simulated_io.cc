@@ -79,6 +79,13 @@ IoFile SimulatedIo::add_memory_file(uint64_t bytes) {
   return static_cast<IoFile>(files_.size() - 1);
 }
 
+void SimulatedIo::set_content(IoFile file, std::span<const std::byte> bytes) {
+  SimulatedMedium& medium = medium_of(file);
+  STRATA_CHECK(medium.size() == 0 && extend(medium, 0, bytes.size()), "%zu bytes in a file of %llu",
+               bytes.size(), static_cast<unsigned long long>(medium.size()));
+  medium.write(0, bytes);
+}
+
 IoFile SimulatedIo::add_file_of(const SimulatedIo& other, IoFile file) {
   STRATA_CHECK(number(file) < other.files_.size(), "file %u of %zu", number(file),
                other.files_.size());

@@ -62,6 +62,8 @@ class SimulatedIo final : public Io {
   uint32_t alignment(IoFile file) const override;
   /// A file of zeros with the disk's alignment, which writes extend.
   IoFile add_memory_file(uint64_t bytes);
+  /// What the file holds from now on, rightly, in whole sectors; it has been empty.
+  void set_content(IoFile file, std::span<const std::byte> bytes);
   /// A file that `other` has: two back ends, each with faults of its own, over one medium.
   IoFile add_file_of(const SimulatedIo& other, IoFile file);
   uint32_t submit(std::span<const IoRequest> requests) override;

@@ -1,6 +1,8 @@
 #include "tiers/slot_states.h"
 
+#include <algorithm>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 
@@ -22,36 +24,31 @@ std::string_view slot_state_name(SlotState state) {
   return "unknown";
 }
 
-SlotStates::SlotStates(uint32_t n_slots) : slots_(n_slots) {
+SlotStates::SlotStates(uint32_t n_slots, uint32_t first) : first_(first), slots_(n_slots) {
   free_.reserve(n_slots);
-  for (uint32_t slot = n_slots; slot-- > 0;) free_.push_back(slot);
+  for (uint32_t i = n_slots; i-- > 0;) free_.push_back(first + i);
+}
+
+const SlotStates::Slot& SlotStates::at(uint32_t slot) const {
+  STRATA_CHECK(has(slot), "slot %u of %zu from %u on", slot, slots_.size(), first_);
+  return slots_[slot - first_];
 }
 
 SlotStates::Slot& SlotStates::in_state(uint32_t slot, SlotState wanted, const char* transition) {
-  STRATA_CHECK(slot < slots_.size(), "slot %u of %zu", slot, slots_.size());
-  STRATA_CHECK(slots_[slot].state == wanted, "%s: slot %u is %s, not %s", transition, slot,
-               std::string(slot_state_name(slots_[slot].state)).c_str(),
+  STRATA_CHECK(state(slot) == wanted, "%s: slot %u is %s, not %s", transition, slot,
+               std::string(slot_state_name(state(slot))).c_str(),
                std::string(slot_state_name(wanted)).c_str());
-  return slots_[slot];
+  return slots_[slot - first_];
 }
 
-SlotState SlotStates::state(uint32_t slot) const {
-  STRATA_CHECK(slot < slots_.size(), "slot %u of %zu", slot, slots_.size());
-  return slots_[slot].state;
-}
+SlotState SlotStates::state(uint32_t slot) const { return at(slot).state; }
 
-uint32_t SlotStates::readers(uint32_t slot) const {
-  STRATA_CHECK(slot < slots_.size(), "slot %u of %zu", slot, slots_.size());
-  return slots_[slot].readers;
-}
+uint32_t SlotStates::readers(uint32_t slot) const { return at(slot).readers; }
 
-uint32_t SlotStates::generation(uint32_t slot) const {
-  STRATA_CHECK(slot < slots_.size(), "slot %u of %zu", slot, slots_.size());
-  return slots_[slot].generation;
-}
+uint32_t SlotStates::generation(uint32_t slot) const { return at(slot).generation; }
 
 void SlotStates::set_free(uint32_t slot) {
-  slots_[slot].state = SlotState::kFree;
+  slots_[slot - first_].state = SlotState::kFree;
   free_.push_back(slot);
 }
 
@@ -63,6 +60,13 @@ uint32_t SlotStates::begin_fill() {
   of.state = SlotState::kFilling;
   ++of.generation;
   return slot;
+}
+
+uint32_t SlotStates::begin_fill_near(uint32_t wanted) {
+  // Linear, and there are some hundreds of slots; each is about to hold what a disk reads.
+  if (has(wanted) && state(wanted) == SlotState::kFree)
+    std::swap(*std::ranges::find(free_, wanted), free_.back());
+  return begin_fill();
 }
 
 void SlotStates::filled(uint32_t slot) {
@@ -97,7 +101,7 @@ void SlotStates::quarantine(uint32_t slot) {
   const SlotState now = state(slot);
   STRATA_CHECK(now == SlotState::kFilling || now == SlotState::kEvicting,
                "quarantine: slot %u is %s", slot, std::string(slot_state_name(now)).c_str());
-  slots_[slot].state = SlotState::kQuarantined;
+  slots_[slot - first_].state = SlotState::kQuarantined;
   ++n_quarantined_;
 }
 

@@ -26,10 +26,11 @@ enum class SlotState : uint8_t { kFree, kFilling, kResident, kEvicting, kQuarant
 
 std::string_view slot_state_name(SlotState state);
 
-/// The states of n slots. Not thread-safe. Nothing is allocated after the constructor.
+/// The states of n slots, which are numbered from `first` on. Not thread-safe. Nothing is allocated
+/// after the constructor.
 class SlotStates {
  public:
-  explicit SlotStates(uint32_t n_slots);
+  explicit SlotStates(uint32_t n_slots, uint32_t first = 0);
 
   uint32_t size() const { return static_cast<uint32_t>(slots_.size()); }
   uint32_t n_free() const { return static_cast<uint32_t>(free_.size()); }
@@ -41,6 +42,8 @@ class SlotStates {
 
   /// Takes any free slot (n_free() > 0) and begins to fill it.
   uint32_t begin_fill();
+  /// Likewise this one where it is free, else any.
+  uint32_t begin_fill_near(uint32_t wanted);
   void filled(uint32_t slot);        // one reader
   void abandon_fill(uint32_t slot);  // the bytes are worth nothing
   void add_reader(uint32_t slot);
@@ -56,8 +59,11 @@ class SlotStates {
     uint32_t readers = 0;
     uint32_t generation = 0;
   };
+  bool has(uint32_t slot) const { return slot >= first_ && slot - first_ < slots_.size(); }
+  const Slot& at(uint32_t slot) const;
   Slot& in_state(uint32_t slot, SlotState wanted, const char* transition);
   void set_free(uint32_t slot);
+  uint32_t first_;
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;  // a stack: the slot that was used last is still in the caches
   uint32_t n_quarantined_ = 0;

@@ -16,6 +16,17 @@ namespace {
 constexpr uint32_t kDepthMax = 64;
 constexpr uint32_t kBlockDepthMax = 256;
 
+// Of neighbours in a file: requests of twice as much restore no sooner, for what has come of one is
+// checked only when all of it has. Extents of a
+// spill file are joined where alone they are small: there requests of one size that end one by one
+// have been measured (docs/measurements.md).
+constexpr uint64_t kJoinBytes = uint64_t{1} << 20;
+constexpr uint64_t kSmallBytes = uint64_t{128} << 10;
+constexpr uint64_t kSpillJoinBytes = uint64_t{512} << 10;
+// Read into slots at a time: enough for the disk, and for whoever checks what has come.
+constexpr uint64_t kLentBytes = uint64_t{32} << 20;
+constexpr uint64_t kLentMax = 256;
+
 class FilePlaces final : public PlaceSource {
  public:
   explicit FilePlaces(SpillFile file) : file_(std::move(file)) {}
@@ -35,7 +46,7 @@ class FilePlaces final : public PlaceSource {
 
 void Spill::set_trace(Trace* trace) {
   transfers->set_trace(trace);
-  if (block_transfers) block_transfers->set_trace(trace, transfers->n_frames());
+  if (block_transfers) block_transfers->set_trace(trace, transfers->n_operations());
 }
 
 uint64_t block_frame_bytes(uint32_t block_bytes, uint64_t alignment) {
@@ -67,11 +78,19 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
   auto io = paced(open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice),
                   request.read_limit);
   if (!notice.empty()) notices.push_back(notice);
+  const uint64_t spill_join_bytes = request.place_bytes < kSmallBytes ? kSpillJoinBytes : 0;
+  // Where there is a spill file, extents are read into frames (BlockStore::reads_in_place).
+  const auto n_lent = places ? 0
+                             : static_cast<uint32_t>(std::clamp<uint64_t>(
+                                   kLentBytes / request.place_bytes, request.n_frames,
+                                   std::max<uint64_t>(kLentMax, request.n_frames)));
   auto spill = std::make_unique<Spill>();
   if (places) spill->file = io->add_file(places->file().file());
   spill->transfers = std::make_unique<TransferQueue>(
-      std::move(io),
-      TransferOptions{.frame_bytes = request.place_bytes, .n_frames = request.n_frames});
+      std::move(io), TransferOptions{.frame_bytes = request.place_bytes,
+                                     .n_frames = request.n_frames,
+                                     .n_lent = n_lent,
+                                     .join_bytes = places ? spill_join_bytes : kJoinBytes});
   if (request.n_block_frames > 0) {
     io = paced(open_io(request.io, std::min(request.n_block_frames, kBlockDepthMax), notice),
                request.read_limit);

@@ -28,6 +28,7 @@ TransferCounts& TransferCounts::operator+=(const TransferCounts& more) {
   writes += more.writes;
   read_bytes += more.read_bytes;
   written_bytes += more.written_bytes;
+  requests += more.requests;
   failed += more.failed;
   stalls += more.stalls;
   stall_us += more.stall_us;
@@ -35,7 +36,10 @@ TransferCounts& TransferCounts::operator+=(const TransferCounts& more) {
 }
 
 TransferQueue::TransferQueue(std::unique_ptr<Io> io, const TransferOptions& options)
-    : options_(options), io_(std::move(io)), states_(options.n_frames) {
+    : options_(options),
+      io_(std::move(io)),
+      states_(options.n_frames),
+      lent_states_(options.n_lent, options.n_frames) {
   STRATA_CHECK(options.n_frames > 0 && options.frame_bytes > 0 &&
                    options.frame_bytes % kFrameAlignment == 0 && options.frame_bytes <= UINT32_MAX,
                "%u frames of %lu bytes", options.n_frames,
@@ -44,8 +48,9 @@ TransferQueue::TransferQueue(std::unique_ptr<Io> io, const TransferOptions& opti
                static_cast<long long>(options.deadline.count()));
   memory_ = HostMemory::reserve(options.frame_bytes * options.n_frames);
   io_->prepare_memory({memory_.data(), memory_.size()});
-  operations_.resize(options.n_frames);
-  queue_.reserve(options.n_frames);
+  operations_.resize(n_operations());
+  queue_.reserve(n_operations());
+  given_up_.reserve(options.n_lent);
 }
 
 TransferQueue::~TransferQueue() {
@@ -57,9 +62,9 @@ std::byte* TransferQueue::address(uint32_t frame) const {
 }
 
 TransferQueue::Operation& TransferQueue::operation_of(FrameRef ref) {
-  STRATA_CHECK(states_.generation(ref.frame) == ref.generation,
-               "frame %u is at fill %u, the right is of fill %u", ref.frame,
-               states_.generation(ref.frame), ref.generation);
+  const uint32_t generation = states(ref.frame).generation(ref.frame);
+  STRATA_CHECK(generation == ref.generation, "frame %u is at fill %u, the right is of fill %u",
+               ref.frame, generation, ref.generation);
   return operations_[ref.frame];
 }
 
@@ -67,13 +72,31 @@ const TransferQueue::Operation& TransferQueue::operation_of(FrameRef ref) const 
   return const_cast<TransferQueue*>(this)->operation_of(ref);
 }
 
+/// Whether it waits for a device or is at one.
+bool TransferQueue::is_running(uint32_t frame) const {
+  const Operation& operation = operations_[frame];
+  const bool is_hung = states(frame).state(frame) == SlotState::kQuarantined && !operation.is_late;
+  return operation.stage == Stage::kQueued || operation.stage == Stage::kInFlight || is_hung;
+}
+
 bool TransferQueue::is_in_use(IoFile file) const {
-  for (uint32_t frame = 0; frame < options_.n_frames; ++frame) {
+  for (uint32_t frame = 0; frame < n_operations(); ++frame)
+    if (is_running(frame) && operations_[frame].request.file == file) return true;
+  return false;
+}
+
+bool TransferQueue::has_lent_memory() const {
+  for (uint32_t frame = options_.n_frames; frame < n_operations(); ++frame)
+    if (is_running(frame)) return true;
+  return false;
+}
+
+bool TransferQueue::has_dropped_lent() const {
+  for (uint32_t frame = options_.n_frames; frame < n_operations(); ++frame) {
     const Operation& operation = operations_[frame];
-    const bool is_hung = states_.state(frame) == SlotState::kQuarantined && !operation.is_late;
-    const bool is_running =
-        operation.stage == Stage::kQueued || operation.stage == Stage::kInFlight || is_hung;
-    if (is_running && operation.request.file == file) return true;
+    const bool is_expected =
+        operation.stage == Stage::kQueued || operation.stage == Stage::kInFlight;
+    if (is_expected && !operation.has_ticket) return true;
   }
   return false;
 }
@@ -88,10 +111,42 @@ std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t
   STRATA_CHECK(bytes > 0 && bytes <= options_.frame_bytes, "%u bytes into a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
   if (states_.n_free() == 0) return std::nullopt;
-  const uint32_t frame = states_.begin_fill();
+  const uint32_t frame = states_.begin_fill_near(frame_behind_last(file, offset));
   const FrameRef ref{frame, states_.generation(frame)};
   poison({address(frame), bytes});
   return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)}, when);
+}
+
+/// The frame in which a read goes on where the one that was queued last ends, if there is one.
+uint32_t TransferQueue::frame_behind_last(IoFile file, uint64_t offset) const {
+  if (options_.join_bytes == 0 || queue_.empty()) return kNone;
+  const IoRequest& last = operations_[queue_.back()].request;
+  const bool goes_on = last.op == IoOp::kRead && last.file == file &&
+                       last.offset + last.bytes == offset && last.bytes == options_.frame_bytes;
+  return goes_on ? queue_.back() + 1 : kNone;
+}
+
+std::optional<Ticket> TransferQueue::read_to(std::span<std::byte> memory, IoFile file,
+                                             uint64_t offset, Start when) {
+  STRATA_CHECK(!memory.empty() && memory.size() <= UINT32_MAX, "%zu bytes", memory.size());
+  if (lent_states_.n_free() == 0) return std::nullopt;
+  const uint32_t frame = lent_states_.begin_fill();
+  const FrameRef ref{frame, lent_states_.generation(frame)};
+  const auto bytes = static_cast<uint32_t>(memory.size());
+  return start(ref, {IoOp::kRead, file, offset, memory.data(), bytes, operation_id(ref)}, when);
+}
+
+std::span<std::byte> TransferQueue::take_back() {
+  if (given_up_.empty()) return {};
+  const uint32_t frame = given_up_.back();
+  given_up_.pop_back();
+  if (lent_states_.state(frame) == SlotState::kQuarantined) {
+    lent_states_.given_back(frame);
+  } else {
+    lent_states_.abandon_fill(frame);
+  }
+  const IoRequest& request = operations_[frame].request;
+  return {request.memory, request.bytes};
 }
 
 std::optional<FillLease> TransferQueue::take_frame() {
@@ -123,17 +178,39 @@ Ticket TransferQueue::start(FrameRef ref, const IoRequest& request, Start when) 
   return Ticket(*this, ref);
 }
 
+/// Whether `next` goes on where `request` ends, in the file and in memory.
+bool TransferQueue::joins(const IoRequest& request, const IoRequest& next) const {
+  return next.op == request.op && next.file == request.file &&
+         next.offset == request.offset + request.bytes &&
+         next.memory == request.memory + request.bytes &&
+         uint64_t{request.bytes} + next.bytes <= options_.join_bytes;
+}
+
 void TransferQueue::submit_queued() {
   std::array<IoRequest, kBatch> requests;
+  std::array<size_t, kBatch> ends;  // of their transfers in the queue
   while (!queue_.empty()) {
-    const auto n = static_cast<uint32_t>(std::min<size_t>(queue_.size(), kBatch));
-    for (uint32_t i = 0; i < n; ++i) requests[i] = operations_[queue_[i]].request;
+    uint32_t n = 0;
+    size_t end = 0;
+    while (n < kBatch && end < queue_.size()) {
+      requests[n] = operations_[queue_[end++]].request;
+      while (end < queue_.size() && joins(requests[n], operations_[queue_[end]].request))
+        requests[n].bytes += operations_[queue_[end++]].request.bytes;
+      ends[n++] = end;
+    }
     const auto submitting = trace_ != nullptr ? io_->now() : std::chrono::nanoseconds();
     const uint32_t n_taken = io_->submit(std::span(requests).first(n));
-    for (uint32_t i = 0; i < n_taken; ++i) operations_[queue_[i]].stage = Stage::kInFlight;
-    if (trace_ != nullptr)
-      for (uint32_t i = 0; i < n_taken; ++i) operations_[queue_[i]].submitted = submitting;
-    queue_.erase(queue_.begin(), queue_.begin() + n_taken);
+    counts_.requests += n_taken;
+    const size_t end_taken = n_taken == 0 ? 0 : ends[n_taken - 1];
+    for (uint32_t i = 0, request = 0; i < end_taken; ++i) {
+      Operation& operation = operations_[queue_[i]];
+      const bool is_last = i + 1 == ends[request];
+      operation.stage = Stage::kInFlight;
+      operation.joined = is_last ? kNone : queue_[i + 1];
+      if (trace_ != nullptr) operation.submitted = submitting;
+      if (is_last) ++request;
+    }
+    queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(end_taken));
     if (n_taken < n) return;
   }
 }
@@ -172,37 +249,50 @@ void TransferQueue::end(uint32_t frame, IoStatus status) {
   if (!operation.has_ticket) free_done(frame);
 }
 
-/// Frees the frame of an ended transfer that nobody wants any more.
+/// Frees the frame of an ended transfer that nobody wants any more. Lent memory is given up: who
+/// has lent it takes it back.
 void TransferQueue::free_done(uint32_t frame) {
   operations_[frame].stage = Stage::kNone;
-  switch (states_.state(frame)) {
+  const SlotState state = states(frame).state(frame);
+  if (state == SlotState::kQuarantined && !operations_[frame].is_late) return;
+  if (is_lent(frame)) return given_up_.push_back(frame);
+  switch (state) {
     case SlotState::kFilling:
       return states_.abandon_fill(frame);
     case SlotState::kEvicting:
       return states_.evicted(frame);
     case SlotState::kQuarantined:
-      if (operations_[frame].is_late) states_.given_back(frame);
-      return;
+      return states_.given_back(frame);
     case SlotState::kFree:
     case SlotState::kResident:
       STRATA_CHECK(false, "a transfer ended in frame %u, which is %s", frame,
-                   std::string(slot_state_name(states_.state(frame))).c_str());
+                   std::string(slot_state_name(state)).c_str());
   }
 }
 
+/// Of a request: all of its transfers end alike. What of one is wrong where the others are right
+/// is found by who reads it again alone.
 void TransferQueue::complete(const IoCompletion& completion) {
-  const FrameRef ref = ref_of(completion.id);
-  Operation& operation = operation_of(ref);  // no frame is filled anew while a device owns it
-  if (states_.state(ref.frame) == SlotState::kQuarantined) {
-    STRATA_CHECK(!operation.is_late, "frame %u: a second completion of one transfer", ref.frame);
+  operation_of(ref_of(completion.id));  // no frame is filled anew while a device owns it
+  for (uint32_t frame = ref_of(completion.id).frame; frame != kNone;) {
+    const uint32_t next = std::exchange(operations_[frame].joined, kNone);
+    complete_one(frame, completion.status);
+    frame = next;
+  }
+}
+
+void TransferQueue::complete_one(uint32_t frame, IoStatus status) {
+  Operation& operation = operations_[frame];
+  if (states(frame).state(frame) == SlotState::kQuarantined) {
+    STRATA_CHECK(!operation.is_late, "frame %u: a second completion of one transfer", frame);
     operation.is_late = true;
     ++n_ended_;
-    if (!operation.has_ticket) free_done(ref.frame);
+    if (!operation.has_ticket) free_done(frame);
     return;
   }
   STRATA_CHECK(operation.stage == Stage::kInFlight, "frame %u: a completion of nothing in flight",
-               ref.frame);
-  end(ref.frame, completion.status);
+               frame);
+  end(frame, status);
 }
 
 /// Gives a transfer up: the status goes to whoever holds the ticket, the frame to quarantine where
@@ -210,7 +300,7 @@ void TransferQueue::complete(const IoCompletion& completion) {
 void TransferQueue::time_out(uint32_t frame) {
   const bool is_queued = operations_[frame].stage == Stage::kQueued;
   if (is_queued) std::erase(queue_, frame);
-  if (!is_queued) states_.quarantine(frame);
+  if (!is_queued) states(frame).quarantine(frame);
   end(frame, IoStatus::kTimedOut);
 }
 
@@ -232,7 +322,7 @@ void TransferQueue::expire() {
   const auto now = io_->now();
   if (now < next_expiry_) return;
   next_expiry_ = now + options_.deadline;
-  for (uint32_t frame = 0; frame < options_.n_frames; ++frame) {
+  for (uint32_t frame = 0; frame < n_operations(); ++frame) {
     const Operation& operation = operations_[frame];
     if (operation.stage != Stage::kQueued && operation.stage != Stage::kInFlight) continue;
     const auto deadline = operation.started + options_.deadline;
@@ -306,34 +396,48 @@ void TransferQueue::wait_for(FrameRef ref) {
   count_stall(operation.request.op == IoOp::kRead ? "wait for a read" : "wait for a write", start);
 }
 
-IoStatus TransferQueue::take_read(Ticket&& ticket, ReadLease& lease) {
-  STRATA_CHECK(ticket.owner_ == this && !lease.is_held(),
-               "a ticket taken twice or of another queue, or a held lease");
-  STRATA_CHECK(operation_of(ticket.ref_).request.op == IoOp::kRead, "the ticket of a write");
+/// Waits for the transfer, whose status it returns and whose ticket is given up.
+IoStatus TransferQueue::finish_ticket(Ticket&& ticket) {
   wait_for(ticket.ref_);
   const FrameRef ref = ticket.release();
   Operation& operation = operation_of(ref);
   operation.has_ticket = false;
   const IoStatus status = operation.status;
-  if (status != IoStatus::kOk) {
+  const bool is_read = operation.request.op == IoOp::kRead;
+  if (status != IoStatus::kOk || !is_read) {
     free_done(ref.frame);
     return status;
   }
   operation.stage = Stage::kNone;
-  states_.filled(ref.frame);
-  lease = ReadLease(*this, ref, {address(ref.frame), operation.request.bytes});
+  states(ref.frame).filled(ref.frame);
+  return status;
+}
+
+IoStatus TransferQueue::take_read(Ticket&& ticket, ReadLease& lease) {
+  STRATA_CHECK(ticket.owner_ == this && !lease.is_held(),
+               "a ticket taken twice or of another queue, or a held lease");
+  const FrameRef ref = ticket.ref_;
+  const IoRequest& request = operation_of(ref).request;
+  STRATA_CHECK(request.op == IoOp::kRead, "the ticket of a write");
+  STRATA_CHECK(!is_lent(ref.frame), "the ticket of lent memory");
+  const IoStatus status = finish_ticket(std::move(ticket));
+  if (status == IoStatus::kOk) lease = ReadLease(*this, ref, {address(ref.frame), request.bytes});
+  return status;
+}
+
+IoStatus TransferQueue::take_lent(Ticket&& ticket) {
+  STRATA_CHECK(ticket.owner_ == this, "a ticket taken twice, or of another queue");
+  const uint32_t frame = ticket.ref_.frame;
+  STRATA_CHECK(is_lent(frame), "the ticket of a frame");
+  const IoStatus status = finish_ticket(std::move(ticket));
+  if (status == IoStatus::kOk) lent_states_.remove_reader(frame);
   return status;
 }
 
 IoStatus TransferQueue::take_write(Ticket&& ticket) {
   STRATA_CHECK(ticket.owner_ == this, "a ticket taken twice, or of another queue");
   STRATA_CHECK(operation_of(ticket.ref_).request.op == IoOp::kWrite, "the ticket of a read");
-  wait_for(ticket.ref_);
-  const FrameRef ref = ticket.release();
-  Operation& operation = operation_of(ref);
-  operation.has_ticket = false;
-  free_done(ref.frame);
-  return operation.status;
+  return finish_ticket(std::move(ticket));
 }
 
 void TransferQueue::drop_ticket(FrameRef ref) noexcept {

@@ -1,6 +1,9 @@
-// tiers/transfer_queue.h - reads and writes in flight between files and a fixed set of frames.
+// tiers/transfer_queue.h - reads and writes in flight between files and a fixed set of frames, and
+// reads into memory that a caller lends.
 // Why: all staging memory is reserved at start, handed to the I/O back end once, and owned by the
-// transfer that uses it until its completion; what a caller holds is a ticket or a lease.
+// transfer that uses it until its completion; what a caller holds is a ticket or a lease. Memory
+// that is lent belongs to its transfer likewise. Neighbours in a file that go to neighbouring
+// memory are one request to the back end: a disk answers few large ones sooner than many small.
 #pragma once
 
 #include <atomic>
@@ -8,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/host_memory.h"
@@ -21,12 +25,15 @@ namespace strata::tiers {
 struct TransferOptions {
   uint64_t frame_bytes = 0;  // a multiple of 4,096: the largest single transfer
   uint32_t n_frames = 0;
+  uint32_t n_lent = 0;      // reads into lent memory at a time
+  uint64_t join_bytes = 0;  // the largest request that neighbours are joined to; 0: none are
   std::chrono::microseconds deadline = std::chrono::seconds(10);  // of each transfer
 };
 
 struct TransferCounts {
   uint64_t reads = 0, writes = 0;  // ended, with success
   uint64_t read_bytes = 0, written_bytes = 0;
+  uint64_t requests = 0;  // to the back end: of one transfer or of joined ones
   uint64_t failed = 0;    // ended with another status, timed out included
   uint64_t stalls = 0;    // times that a caller waited for a transfer
   uint64_t stall_us = 0;  // and how long, by Io::now()
@@ -58,11 +65,23 @@ class TransferQueue {
   uint32_t n_frames() const { return options_.n_frames; }
   uint32_t n_free() const { return states_.n_free(); }
   uint32_t n_quarantined() const { return states_.n_quarantined(); }
+  /// Of the reads into lent memory, and how many of them did not end in time, so that the device
+  /// may still write there.
+  uint32_t n_lent() const { return options_.n_lent; }
+  uint32_t n_lent_free() const { return lent_states_.n_free(); }
+  uint32_t n_lent_quarantined() const { return lent_states_.n_quarantined(); }
+  /// Whether such a read is at the device, wanted or not.
+  bool has_lent_memory() const;
+  /// Whether one that nobody wants is at the device and may still end in time.
+  bool has_dropped_lent() const;
+  /// Reads and writes at a time.
+  uint32_t n_operations() const { return options_.n_frames + options_.n_lent; }
   uint64_t memory_bytes() const { return memory_.size(); }
   const TransferCounts& counts() const { return counts_; }
   /// From now on every transfer, from its submission until its completion is collected, and every
-  /// wait for one are recorded, in the time of Io::now(); frame k as first_index + k. Null: nothing
-  /// is. `trace` outlives the queue or is taken away before.
+  /// wait for one are recorded, in the time of Io::now(); frame k as first_index + k, reads into
+  /// lent memory behind the frames. Null: nothing is. `trace` outlives the queue or is taken away
+  /// before.
   void set_trace(Trace* trace, uint32_t first_index = 0) {
     trace_ = trace;
     trace_first_index_ = first_index;
@@ -77,6 +96,16 @@ class TransferQueue {
   enum class Start : uint8_t { kNow, kAtNextPoll };
   [[nodiscard]] std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes,
                                            Start when = Start::kNow);
+  /// Likewise into `memory`, which is lent: it must stay where it is until take_lent() says kOk or
+  /// take_back() gives it, and where neither has come when the queue ends and has_lent_memory(),
+  /// until the process does. Nothing where n_lent() are on their way.
+  [[nodiscard]] std::optional<Ticket> read_to(std::span<std::byte> memory, IoFile file,
+                                              uint64_t offset, Start when = Start::kNow);
+  /// Waits as take_read() does. kOk: the bytes are there and the memory is the caller's. Else, and
+  /// where the ticket is dropped, take_back() gives the memory when no device owns it any more.
+  [[nodiscard]] IoStatus take_lent(Ticket&& ticket);
+  /// Lent memory of a read that failed or was dropped, whole as it was lent; empty: none for now.
+  std::span<std::byte> take_back();
   /// A frame to fill by hand. Nothing where none is free.
   [[nodiscard]] std::optional<FillLease> take_frame();
   /// Begins to write the first `bytes` of the frame.
@@ -98,23 +127,34 @@ class TransferQueue {
  private:
   friend void detail::give_right_back(TransferQueue&, FrameRef, detail::RightKind) noexcept;
   enum class Stage : uint8_t { kNone, kQueued, kInFlight, kDone };
-  /// The transfer of a frame; a frame has at most one.
+  static constexpr uint32_t kNone = UINT32_MAX;
+  /// The transfer of a frame, or one into lent memory, which is numbered behind the frames: what is
+  /// called a frame below is either. A frame has at most one.
   struct Operation {
     IoRequest request;
     Stage stage = Stage::kNone;
     bool has_ticket = false;
-    bool is_late = false;  // its completion came after the deadline
+    bool is_late = false;     // its completion came after the deadline
+    uint32_t joined = kNone;  // the frame whose transfer goes on behind it, in the same request
     IoStatus status = IoStatus::kOk;
     std::chrono::nanoseconds started{};
     std::chrono::nanoseconds submitted{};  // only where it is traced
   };
   Ticket start(FrameRef ref, const IoRequest& request, Start when);
+  bool is_lent(uint32_t frame) const { return frame >= options_.n_frames; }
+  SlotStates& states(uint32_t frame) { return is_lent(frame) ? lent_states_ : states_; }
+  const SlotStates& states(uint32_t frame) const { return is_lent(frame) ? lent_states_ : states_; }
+  bool is_running(uint32_t frame) const;
+  uint32_t frame_behind_last(IoFile file, uint64_t offset) const;
   std::byte* address(uint32_t frame) const;
   Operation& operation_of(FrameRef ref);
   const Operation& operation_of(FrameRef ref) const;
+  bool joins(const IoRequest& request, const IoRequest& next) const;
   void submit_queued();
   void collect(std::chrono::microseconds timeout);
   void complete(const IoCompletion& completion);
+  void complete_one(uint32_t frame, IoStatus status);
+  IoStatus finish_ticket(Ticket&& ticket);
   void end(uint32_t frame, IoStatus status);
   void time_out(uint32_t frame);
   void expire();
@@ -129,7 +169,9 @@ class TransferQueue {
   std::unique_ptr<Io> io_;
   HostMemory memory_;
   SlotStates states_;
-  std::vector<Operation> operations_;       // per frame
+  SlotStates lent_states_;
+  std::vector<Operation> operations_;       // per frame, then those into lent memory
+  std::vector<uint32_t> given_up_;          // of the latter: for take_back()
   std::chrono::nanoseconds next_expiry_{};  // no transfer's deadline is before it
   std::vector<uint32_t> queue_;  // frames whose transfer waits for the back end, oldest first
   uint64_t n_ended_ = 0;         // transfers, however; a late completion counts once more

@@ -25,13 +25,18 @@ using testing::ZooWalk;
 
 constexpr uint32_t kSaved = 5120;  // two packs, of 16 and 4 extents
 constexpr uint32_t kFrames = 6;
+constexpr uint32_t kLent = 9;
 constexpr uint64_t kFrameBytes = uint64_t{1} << 20;  // of them two make a stretch: runs of 2 layers
 
-std::unique_ptr<tiers::Spill> scripted_transfers(const std::shared_ptr<IoScript>& script) {
+std::unique_ptr<tiers::Spill> scripted_transfers(const std::shared_ptr<IoScript>& script,
+                                                 uint32_t n_lent = 0) {
   auto spill = std::make_unique<tiers::Spill>();
   spill->transfers = std::make_unique<tiers::TransferQueue>(
       std::make_unique<ScriptedIo>(script, kFrames / 2),
-      tiers::TransferOptions{.frame_bytes = kFrameBytes, .n_frames = kFrames});
+      tiers::TransferOptions{.frame_bytes = kFrameBytes,
+                             .n_frames = kFrames,
+                             .n_lent = n_lent,
+                             .join_bytes = n_lent > 0 ? kFrameBytes : 0});
   return spill;
 }
 
@@ -71,32 +76,66 @@ TEST(WalkSettle, ReadsRunsOfLayersInTheOrderOfTheFilesAndOnce) {
   EXPECT_TRUE(std::ranges::is_sorted(script->places, {}, rank));
 }
 
+/// Nothing is copied, and neighbouring layers of an extent are one request.
+TEST(WalkSettle, ReadsWholeStretchesIntoTheSlotsTheyStayIn) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(kSaved + 40, kCachedSeed);
+  const auto saved = std::span(text).first(kSaved);
+  const auto rest = std::span(text).subspan(kSaved);
+  testing::save_text(member, folder, {saved.begin(), saved.end()});
+  const auto script = std::make_shared<IoScript>();
+  ZooWalk walk(member.model, cached_setting(), scripted_transfers(script, kLent));
+  ContextCache contexts({.directory = folder.path("contexts"), .limits = {}, .saves = false},
+                        walk.cache(), kCachedModel, "test");
+  Sequence sequence = contexts.restore(walk.cache(), saved);
+  ASSERT_EQ(sequence.n_pos(), kSaved);
+  script->places.clear();
+  const Logits logits = walk.feed(sequence, rest);
+  ZooWalk whole(member.model, cached_setting());
+  Sequence other = whole.sequence();
+  whole.feed(other, saved);
+  EXPECT_TRUE(is_same(logits, whole.feed(other, rest)));
+  const tiers::StoreCounts& counts = walk.cache().store().counts();
+  const uint32_t n_layers = member.model.shape().n_layers;
+  EXPECT_EQ(counts.extents_in_place, kSaved / kExtentPositions * n_layers);
+  EXPECT_EQ(counts.extents_settled, counts.extents_in_place);
+  EXPECT_FALSE(walk.cache().store().has_away());
+  // By two layers at a time, and where their number is odd the last is alone.
+  EXPECT_EQ(script->places.size(), kSaved / kExtentPositions * ((n_layers + 1) / 2));
+}
+
 TEST(WalkSettle, AStepThatIsStoppedBetweenItsReadsHoldsNoFrameAndRunsAgain) {
   const LoadedMember member("llama3");
   const TestFolder folder;
   const auto text = member.text(2600, kCachedSeed);
   testing::save_text(member, folder, text);
-  const auto script = std::make_shared<IoScript>();
-  ZooWalk walk(member.model, cached_setting(), scripted_transfers(script));
-  ContextCache contexts({.directory = folder.path("contexts"), .limits = {}, .saves = false},
-                        walk.cache(), kCachedModel, "test");
-  Sequence sequence = contexts.restore(walk.cache(), std::span(text).first(2560));
-  ASSERT_EQ(sequence.n_pos(), 2560u);
-  std::atomic<bool> cancel = false;
-  walk.walk().set_cancel(&cancel);
-  uint32_t n_operations = 0;
-  walk.walk().set_between_operations([&] { cancel = ++n_operations == 4; });
-  EXPECT_THROW(walk.feed(sequence, std::span(text).subspan(2560)), Error);
-  walk.walk().set_between_operations({});
-  cancel = false;
-  tiers::BlockStore& store = walk.cache().store();
-  while (store.wait_for_transfer()) continue;
-  EXPECT_EQ(store.transfers()->n_free(), kFrames);
-  ZooWalk whole(member.model, cached_setting());
-  Sequence other = whole.sequence();
-  whole.feed(other, std::span(text).first(2560));
-  EXPECT_TRUE(is_same(walk.feed(sequence, std::span(text).subspan(2560)),
-                      whole.feed(other, std::span(text).subspan(2560))));
+  for (const uint32_t n_lent : {0u, kLent}) {
+    SCOPED_TRACE(n_lent);
+    const auto script = std::make_shared<IoScript>();
+    ZooWalk walk(member.model, cached_setting(), scripted_transfers(script, n_lent));
+    ContextCache contexts({.directory = folder.path("contexts"), .limits = {}, .saves = false},
+                          walk.cache(), kCachedModel, "test");
+    Sequence sequence = contexts.restore(walk.cache(), std::span(text).first(2560));
+    ASSERT_EQ(sequence.n_pos(), 2560u);
+    std::atomic<bool> cancel = false;
+    walk.walk().set_cancel(&cancel);
+    uint32_t n_operations = 0;
+    walk.walk().set_between_operations([&] { cancel = ++n_operations == 4; });
+    EXPECT_THROW(walk.feed(sequence, std::span(text).subspan(2560)), Error);
+    walk.walk().set_between_operations({});
+    cancel = false;
+    tiers::BlockStore& store = walk.cache().store();
+    while (store.wait_for_transfer()) continue;
+    EXPECT_EQ(store.transfers()->n_free(), kFrames);
+    EXPECT_EQ(store.transfers()->n_lent_free(), n_lent);
+    EXPECT_EQ(store.n_lost_slots(), 0u);
+    ZooWalk whole(member.model, cached_setting());
+    Sequence other = whole.sequence();
+    whole.feed(other, std::span(text).first(2560));
+    EXPECT_TRUE(is_same(walk.feed(sequence, std::span(text).subspan(2560)),
+                        whole.feed(other, std::span(text).subspan(2560))));
+  }
 }
 
 /// DRAM has room for the blocks of the fork, and not for all that lies in their extents.

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
 #include <set>
@@ -53,7 +54,20 @@ TEST(BlockPool, RandomTakesAndReleasesKeepTheBooks) {
   BlockPool pool(333 * 128, 128);
   std::set<uint32_t> held;
   for (int i = 0; i < 50000; ++i) {
-    if (random() % 5 < 3) {
+    if (random() % 16 == 0) {
+      const auto n_runs = static_cast<uint32_t>(1 + random() % 4);
+      uint32_t n_longest = 0;
+      for (uint32_t slot = 0, n = 0; slot < 333; ++slot) {
+        n = slot % BlockPool::kRunSlots == 0 && n % BlockPool::kRunSlots != 0 ? 0 : n;
+        n = held.contains(slot) ? 0 : n + (n > 0 || slot % BlockPool::kRunSlots == 0 ? 1 : 0);
+        n_longest = std::max(n_longest, n);
+      }
+      const auto first = pool.take_runs(n_runs);
+      ASSERT_EQ(first.has_value(), n_longest >= n_runs * BlockPool::kRunSlots);
+      for (uint32_t k = 0; first && k < n_runs * BlockPool::kRunSlots; ++k) {
+        ASSERT_TRUE(held.insert(number(*first) + k).second);
+      }
+    } else if (random() % 5 < 2) {
       auto near = held.lower_bound(static_cast<uint32_t>(random() % 333));
       const SlotId previous = near == held.end() ? kNoSlot : static_cast<SlotId>(*near);
       const auto slot = pool.take(previous);
@@ -69,6 +83,21 @@ TEST(BlockPool, RandomTakesAndReleasesKeepTheBooks) {
     }
     ASSERT_EQ(pool.n_free(), 333 - held.size());
   }
+}
+
+TEST(BlockPool, RunsThatAreTakenTogetherLieSideBySideAndInTurn) {
+  BlockPool pool(11 * 8 * 64 + 4 * 64, 64);  // eleven runs and half of one
+  EXPECT_EQ(number(*pool.take_runs(2)), 0u);
+  EXPECT_EQ(number(*pool.take_runs(3)), 16u);
+  const SlotId single = *pool.take(kNoSlot);
+  EXPECT_EQ(number(single), 40u) << "a run that is free";
+  EXPECT_EQ(number(*pool.take_runs(2)), 48u);
+  EXPECT_FALSE(pool.take_runs(4).has_value()) << "three runs and a half are left";
+  EXPECT_EQ(number(*pool.take_runs(3)), 64u);
+  EXPECT_EQ(pool.n_free(), 7u + 4u);
+  for (uint32_t slot = 16; slot < 32; ++slot) pool.release(static_cast<SlotId>(slot));
+  EXPECT_EQ(number(*pool.take_runs(2)), 16u);
+  EXPECT_EQ(pool.slot_at(pool.address(single)), single);
 }
 
 TEST(BlockPool, ABudgetBelowOneBlockIsRefused) {

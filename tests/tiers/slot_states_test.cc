@@ -151,6 +151,19 @@ TEST(SlotStates, CountsAgreeWithTheStatesInAnyOrder) {
   }
 }
 
+TEST(SlotStates, ASlotThatIsWantedIsHandedOutWhereItIsFree) {
+  SlotStates slots(4, 10);
+  EXPECT_EQ(slots.begin_fill_near(12), 12u);
+  const uint32_t other = slots.begin_fill_near(12);
+  EXPECT_NE(other, 12u);
+  EXPECT_EQ(slots.begin_fill_near(UINT32_MAX) - 10 < 4, true);
+  EXPECT_EQ(slots.state(12), SlotState::kFilling);
+  slots.abandon_fill(12);
+  EXPECT_EQ(slots.begin_fill_near(12), 12u);
+  EXPECT_EQ(slots.n_free(), 1u);
+  EXPECT_DEATH((void)slots.state(9), "slot 9 of 4 from 10 on");
+}
+
 TEST(SlotStates, EverySlotIsHandedOutOnce) {
   SlotStates slots(5);
   std::set<uint32_t> seen;
