@@ -198,8 +198,8 @@ BlockIdentity BlockStore::identity(const Extent& of, uint32_t idx) const {
           .generation = of.generation};
 }
 
-/// Neither taking its blocks into DRAM nor forgetting it can fail from here on.
-ExtentId BlockStore::add_extent(uint32_t layer) {
+/// Neither filling it in, taking its blocks into DRAM nor forgetting it can fail from here on.
+ExtentId BlockStore::add_extent(uint32_t layer, size_t n_blocks, size_t n_tags) {
   grow(resident_[layer], n_extents_[layer] + size_t{1});
   if (free_extents_.empty()) {
     grow(free_extents_, extents_.size() + 1);
@@ -207,9 +207,13 @@ ExtentId BlockStore::add_extent(uint32_t layer) {
     free_extents_.push_back(static_cast<uint32_t>(extents_.size() - 1));
   }
   const uint32_t id = free_extents_.back();
+  Extent& of = extents_[id];
+  of.blocks.reserve(n_blocks);
+  of.tags.reserve(n_tags);
+  of.chain.reserve(n_tags > 0 ? kExtentBlocks : 0);
   free_extents_.pop_back();
   ++n_extents_[layer];
-  extents_[id].layer = layer;
+  of.layer = layer;
   return static_cast<ExtentId>(id);
 }
 
@@ -245,13 +249,11 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   std::optional<uint64_t> place;
   std::optional<FillLease> frame;
   ExtentId id = kNoExtent;
-  std::vector<BlockId> own_blocks(blocks.begin(), blocks.end());
-  std::vector<Hash128> own_chain(chain.begin(), chain.end()), tags(blocks.size());
   grow(writes_, writes_.size() + 1);
   try {
     place = take_place(layer, first_pos);
     if (place) frame = wait_for_frame();
-    if (frame) id = add_extent(layer);
+    if (frame) id = add_extent(layer, blocks.size(), blocks.size());
   } catch (const Error& stopped) {
     if (place) spill_->places->give_back(*place);
     if (stopped.code() != ErrorCode::kCancelled) throw;
@@ -280,9 +282,9 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   of.generation = next_generation_++;
   of.step = step_;
   of.n_live = 0;
-  of.chain = std::move(own_chain);
-  of.blocks = std::move(own_blocks);
-  of.tags = std::move(tags);
+  of.chain.assign(chain.begin(), chain.end());
+  of.blocks.assign(blocks.begin(), blocks.end());
+  of.tags.resize(blocks.size());
   const auto bytes = static_cast<uint32_t>(extent_bytes(of));
   STRATA_CHECK(bytes <= spill_->places->place_bytes(), "an extent of %u bytes", bytes);
   std::byte* to = frame->bytes().data();
@@ -435,9 +437,7 @@ IoFile BlockStore::add_pack(const PackReader& pack) {
 
 void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
   reserve_blocks(blocks.size());
-  std::vector<BlockId> own_blocks;
-  own_blocks.reserve(blocks.size());
-  const ExtentId id = add_extent(saved.layer);
+  const ExtentId id = add_extent(saved.layer, blocks.size(), 0);
   Extent& of = extent(id);
   of.state = ExtentState::kStored;
   of.first_pos = saved.first_pos;
@@ -452,7 +452,7 @@ void BlockStore::adopt(const SavedExtent& saved, std::span<BlockId> blocks) {
   of.place = saved.pack->geometry().region_offset(saved.pack_extent, saved.layer);
   of.tags.clear();
   of.chain.clear();
-  of.blocks = std::move(own_blocks);
+  of.blocks.clear();
   for (uint32_t idx = 0; idx < blocks.size(); ++idx) {
     blocks[idx] = add_block({.references = 1, .extent = id, .idx = idx});
     of.blocks.push_back(blocks[idx]);

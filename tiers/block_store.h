@@ -326,7 +326,7 @@ class BlockStore {
   const Extent& extent(ExtentId id) const;
   uint64_t extent_bytes(const Extent& of) const;
   BlockIdentity identity(const Extent& of, uint32_t idx) const;
-  ExtentId add_extent(uint32_t layer);
+  ExtentId add_extent(uint32_t layer, size_t n_blocks, size_t n_tags);
   void add_block_file(IoFile file, IoFile block_file);
   bool is_in_use(const PackFile& of) const;
   std::optional<FillLease> wait_for_frame();
