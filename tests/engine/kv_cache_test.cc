@@ -155,22 +155,22 @@ TEST(KvCache, AStepThatDoesNotFitChangesNothing) {
 /// A restored context that the index has not taken in yet: a second index of it would need rows of
 /// its own for all of it, and there is room for two slots of 4,096 positions more.
 TEST(KvCache, AForkWithoutAnIndexNeedsNoRoomForRows) {
-  constexpr uint32_t kPositions = 3 * 4096;
+  constexpr uint32_t kIndexedPositions = 3 * 4096;
   const index::SelectorSource selectors(
-      index::Method::kQuest, index_shape(shape(), KvCodec::kF16, KvCodec::kF16, kPositions),
+      index::Method::kQuest, index_shape(shape(), KvCodec::kF16, KvCodec::kF16, kIndexedPositions),
       cpu_attn::choose_kernels(""));
   KvCacheOptions options = budget(uint64_t{16} << 20);
-  options.n_ctx = kPositions;
+  options.n_ctx = kIndexedPositions;
   options.selectors = &selectors;
   KvCache cache(shape(), options);
   Sequence sequence = cache.make_sequence();
-  append(cache, sequence, kPositions);
+  append(cache, sequence, kIndexedPositions);
   ASSERT_EQ(sequence.n_indexed(), 0u);
   EXPECT_THROW((void)sequence.fork(), Error);
   const Sequence again = sequence.fork(/*has_index=*/false);
   EXPECT_EQ(again.index(), nullptr);
   expect_marks(cache, again);
-  EXPECT_EQ(sequence.index()->n_blocks(), kPositions / kBlockPositions);
+  EXPECT_EQ(sequence.index()->n_blocks(), kIndexedPositions / kBlockPositions);
 }
 
 }  // namespace
