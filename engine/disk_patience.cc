@@ -46,8 +46,7 @@ void fail_hung() {
               "look at the disk (dmesg), or name a folder on another one");
 }
 
-DiskWatch::DiskWatch(const DiskPatience& patience)
-    : patience_(patience), since_(std::chrono::steady_clock::now()) {}
+DiskWatch::DiskWatch(const DiskPatience& patience) : patience_(patience) {}
 
 std::chrono::milliseconds DiskWatch::pause() const {
   return std::min(kLook, patience_.silence_max);
@@ -56,9 +55,9 @@ std::chrono::milliseconds DiskWatch::pause() const {
 void DiskWatch::look(uint64_t n_answers) {
   if (patience_.cancel != nullptr && patience_.cancel->load(std::memory_order_relaxed))
     throw Error(ErrorCode::kCancelled, "waiting for the disk of saved contexts was stopped");
-  const auto now = std::chrono::steady_clock::now();
-  if (std::exchange(n_answers_, n_answers) != n_answers) since_ = now;
-  if (now - since_ >= patience_.silence_max) fail_hung();
+  silence_ += pause();
+  if (std::exchange(n_answers_, n_answers) != n_answers) silence_ = {};
+  if (silence_ >= patience_.silence_max) fail_hung();
 }
 
 void do_patiently(const DiskPatience& patience, const std::function<uint64_t()>& n_answers,
@@ -81,9 +80,10 @@ void do_patiently(const DiskPatience& patience, const std::function<uint64_t()>&
 
 std::shared_ptr<tiers::DurableDirectory> open_patiently(const std::string& path,
                                                         tiers::DurableCalls* calls,
-                                                        const DiskPatience& patience) {
+                                                        const DiskPatience& patience,
+                                                        std::shared_ptr<const void> until_end) {
   const auto files = std::make_shared<std::shared_ptr<tiers::DurableDirectory>>();
-  do_patiently(patience, {}, [files, path, calls] {
+  do_patiently(patience, {}, [files, path, calls, until_end = std::move(until_end)] {
     *files = tiers::DurableDirectory::open(path, calls == nullptr ? tiers::system_calls() : *calls);
   });
   return *files;

@@ -29,7 +29,7 @@ struct DiskPatience {
 class DiskWatch {
  public:
   explicit DiskWatch(const DiskPatience& patience);
-  /// How long to wait until the next look().
+  /// How long to wait until the next look(), which takes it that this was waited.
   std::chrono::milliseconds pause() const;
   /// `n_answers`: of the disk, so far. Errors: kIo where none came for silence_max; kCancelled.
   void look(uint64_t n_answers);
@@ -37,7 +37,8 @@ class DiskWatch {
  private:
   DiskPatience patience_;
   uint64_t n_answers_ = 0;
-  std::chrono::steady_clock::time_point since_;  // there were so many
+  // Waited since there were so many. Not by a clock: a process that was stopped has not waited.
+  std::chrono::milliseconds silence_{0};
 };
 
 /// Errors: kIo, as DiskWatch::look() where the disk hangs.
@@ -50,11 +51,11 @@ class DiskWatch {
 void do_patiently(const DiskPatience& patience, const std::function<uint64_t()>& n_answers,
                   std::function<void()> work);
 
-/// DurableDirectory::open. `calls`: null = the system's; else they outlive every thread. Errors:
-/// those of both.
-std::shared_ptr<tiers::DurableDirectory> open_patiently(const std::string& path,
-                                                        tiers::DurableCalls* calls,
-                                                        const DiskPatience& patience);
+/// DurableDirectory::open. `calls`: null = the system's; else they outlive every thread. `until_end`
+/// is held until the work has ended. Errors: those of both.
+std::shared_ptr<tiers::DurableDirectory> open_patiently(
+    const std::string& path, tiers::DurableCalls* calls, const DiskPatience& patience,
+    std::shared_ptr<const void> until_end = nullptr);
 
 /// What `use` returns of a directory that is opened for it (PackDirectory::open), on a thread as
 /// do_patiently() has it: all that `use` refers to must be its own. Errors: those of all.

@@ -127,15 +127,22 @@ auto SavedSessions::use(uint64_t index_bytes, std::chrono::milliseconds silence_
   tiers::PackLimits limits = options_.limits;
   limits.index_bytes = index_bytes;
   const DiskPatience patience{silence_max, options_.cancel};
+  // One at a time, also of those that were left at the disk.
+  if (is_asked_->exchange(true)) fail_hung();
+  const std::shared_ptr<const void> asked(
+      is_asked_.get(), [is_asked = is_asked_](const void*) { *is_asked = false; });
   std::shared_ptr<tiers::DurableDirectory> files;
   try {
-    files = open_patiently(options_.directory, options_.calls, patience);
+    files = open_patiently(options_.directory, options_.calls, patience, asked);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kUsage) throw;
     throw Error(ErrorCode::kIo, "the folder of saved contexts cannot be used any more",
                 options_.directory, "Make it the server's user's alone again (chmod 700).");
   }
-  return use_patiently(std::move(files), limits, patience, std::move(what));
+  return use_patiently(std::move(files), limits, patience,
+                       [asked, what = std::move(what)](tiers::PackDirectory directory) {
+                         return what(std::move(directory));
+                       });
 }
 
 void SavedSessions::wait_on_disk(const TextToName& text) const {

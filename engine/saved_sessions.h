@@ -3,7 +3,9 @@
 // must not (docs/adr/0015-several-answers.md).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -68,6 +70,7 @@ class SavedSessions {
 
   ContextCacheOptions options_;
   SessionKind kind_;  // of everybody's root
+  std::shared_ptr<std::atomic<bool>> is_asked_ = std::make_shared<std::atomic<bool>>(false);
 };
 
 }  // namespace strata::engine

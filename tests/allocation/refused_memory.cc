@@ -116,6 +116,7 @@ void expect_survives_refusals(const Work& work, uint64_t n_default) {
   (void)try_it(work, UINT64_MAX, false);  // what is made once and stays
   const Ending whole = try_it(work, UINT64_MAX, false);
   ASSERT_TRUE(whole.result) << work.name << ": " << whole.problem;
+  ASSERT_GT(whole.n_asked, 0u) << work.name << ": nothing that it asks for is seen";
   const std::string expected = *whole.result, held = left_by(work);
   const uint64_t n_files = n_open_files();
   const uint32_t seed = drawn_seed();
@@ -137,6 +138,7 @@ void expect_survives_refusals(const Work& work, uint64_t n_default) {
         EXPECT_EQ(n_open_files(), n_files);
       }
     }
+  EXPECT_GT(n_failed, 0u) << work.name << ": no refusal was noticed";
   std::printf("%s: %llu allocations, %llu refused in each way, %llu ended in an error\n",
               work.name.c_str(), static_cast<unsigned long long>(whole.n_asked),
               static_cast<unsigned long long>(n_tries), static_cast<unsigned long long>(n_failed));

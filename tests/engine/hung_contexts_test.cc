@@ -75,7 +75,10 @@ class HungCalls : public tiers::DurableCalls {
     hangs_ = true;
   }
   /// Set where a call has begun to wait; null: nobody wants to know.
-  void stop_by(std::atomic<bool>* stopped) { stopped_ = stopped; }
+  void stop_by(std::atomic<bool>* stopped) {
+    const std::lock_guard lock(mutex_);
+    stopped_ = stopped;
+  }
   /// And waits until nobody is in a call that had to wait.
   void release() {
     std::unique_lock lock(mutex_);
@@ -114,12 +117,15 @@ class HungCalls : public tiers::DurableCalls {
   uint32_t n_waiting_ = 0;
   std::atomic<uint32_t> n_waited_ = 0;
   std::set<int> descriptors_;  // of files that end so
-  std::atomic<std::atomic<bool>*> stopped_ = nullptr;
+  std::atomic<bool>* stopped_ = nullptr;
 };
 using Call = HungCalls::Call;
 
 /// Outlives the threads that hang in it, which may end after main() does.
-HungCalls& hung_disk(Call call, const std::string& of = "") { return *new HungCalls(call, of); }
+HungCalls& hung_disk(Call call, const std::string& of = "") {
+  static auto& kept = *new std::vector<std::unique_ptr<HungCalls>>;
+  return *kept.emplace_back(std::make_unique<HungCalls>(call, of));
+}
 
 /// Waiting is stopped where the disk hangs.
 ContextCacheOptions options_of(const TestFolder& folder, HungCalls& disk,
@@ -259,28 +265,32 @@ TEST(HungContexts, IndexRowsEndTheRestoring) {
   }
 }
 
-/// Threads whose reads do not end while `hangs`.
+/// Threads whose reads do not end while `hangs`; then who waits for one sets `stopped`, if any.
 class HungIo final : public tiers::WrappedIo {
  public:
-  explicit HungIo(const std::atomic<bool>& hangs)
-      : WrappedIo(std::make_unique<tiers::ThreadIo>(8, 2)), hangs_(hangs) {}
+  HungIo(const std::atomic<bool>& hangs, std::atomic<bool>* stopped)
+      : WrappedIo(std::make_unique<tiers::ThreadIo>(8, 2)), hangs_(hangs), stopped_(stopped) {}
   uint32_t submit(std::span<const tiers::IoRequest> requests) override {
     return io().submit(requests);
   }
   uint32_t wait(std::span<tiers::IoCompletion> out, std::chrono::microseconds timeout) override {
-    return hangs_ ? 0 : io().wait(out, timeout);
+    if (!hangs_) return io().wait(out, timeout);
+    if (stopped_ != nullptr) *stopped_ = true;
+    return 0;
   }
 
  private:
   const std::atomic<bool>& hangs_;
+  std::atomic<bool>* stopped_;
 };
 
 std::unique_ptr<tiers::Spill> hung_transfers(const LoadedMember& member,
                                              const std::atomic<bool>& hangs,
-                                             std::chrono::microseconds deadline) {
+                                             std::chrono::microseconds deadline,
+                                             std::atomic<bool>* stopped = nullptr) {
   auto spill = std::make_unique<tiers::Spill>();
   spill->transfers = std::make_unique<tiers::TransferQueue>(
-      std::make_unique<HungIo>(hangs),
+      std::make_unique<HungIo>(hangs, stopped),
       tiers::TransferOptions{
           .frame_bytes = place_bytes(member.model.shape(), {.n_ctx = 8192, .chunk_rows = 128}),
           .n_frames = 8,
@@ -301,6 +311,7 @@ TEST(HungContexts, RowsThatAreReadAtOnceHaveADeadline) {
     ContextCacheOptions options;
     options.directory = folder.path("contexts");
     options.saves = false;
+    options.silence_max = std::chrono::hours(1);
     options.cancel = &stopped;
     {
       ZooWalk walk(member.model, cached_setting(), hung_transfers(member, hangs, kSoon));
@@ -310,9 +321,8 @@ TEST(HungContexts, RowsThatAreReadAtOnceHaveADeadline) {
       EXPECT_EQ(walk.cache().store().transfers()->n_quarantined(), 1u);
       EXPECT_EQ(contexts.counts().damaged_packs, 0u);
     }
-    stopped = true;
     ZooWalk walk(member.model, cached_setting(),
-                 hung_transfers(member, hangs, std::chrono::hours(1)));
+                 hung_transfers(member, hangs, std::chrono::hours(1), &stopped));
     ContextCache contexts(options, walk.cache(), kCachedModel, "test");
     expect_error(error_of([&] { contexts.restore(walk.cache(), text); }), ErrorCode::kCancelled);
     hangs = stopped = false;

@@ -142,6 +142,7 @@ TEST(PlacementLaw, NoPlacementChangesABit) {
       static_cast<unsigned long>(counts.n_in_part), static_cast<unsigned long>(counts.failed_steps),
       static_cast<unsigned long>(counts.extents_read), static_cast<unsigned long>(counts.kv_faults),
       static_cast<unsigned long>(counts.lost_extents));
+  EXPECT_GT(counts.n_restored + counts.weight_bytes + counts.extents_read, 0u);
   if (n_placements < kMeetsAll) return;
   for (const uint64_t count : {counts.n_restored, counts.weight_bytes, counts.n_in_part,
                                counts.failed_steps, counts.extents_read, counts.lost_extents})

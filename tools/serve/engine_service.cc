@@ -1,4 +1,3 @@
-#include "engine/text_roots.h"
 #include "tools/serve/engine_service.h"
 
 #include <fmt/format.h>
@@ -15,6 +14,7 @@
 #include "base/error.h"
 #include "engine/answer_scheduler.h"
 #include "engine/grammar/answer_constraint.h"
+#include "engine/text_roots.h"
 #include "tools/serve/event_channel.h"
 #include "tools/serve/open_order.h"
 #include "tools/serve/order_desk.h"

@@ -1,4 +1,3 @@
-#include "engine/text_roots.h"
 #include "tools/serve/slot_desk.h"
 
 #include <fmt/format.h>
@@ -6,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/text_roots.h"
 
 namespace strata::serve {
 namespace {

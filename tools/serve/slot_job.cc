@@ -1,9 +1,9 @@
-#include "engine/text_roots.h"
 #include "tools/serve/slot_job.h"
 
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "engine/text_roots.h"
 
 namespace strata::serve {
 namespace {
