@@ -77,8 +77,10 @@ Answer::Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationR
   const bool is_question = n_cached > n_rest && n_rest <= kQuestionTokensMax;
   is_sparse_ = request_.attention == Attention::kSelected && !is_question &&
                request_.sparse_from < request_.prompt.size();
+  // Before request_.sparse_from everything is read exactly.
+  const bool has_sparse = request_.sparse_from != kNeverSparse;
   if (is_question)
-    question_from_ = n_cached;
+    question_from_ = has_sparse ? std::max<uint64_t>(n_cached, request_.sparse_from) : n_cached;
   else if (is_sparse_)
     question_from_ = std::max(
         request_.sparse_from,

@@ -230,9 +230,11 @@ void ContextCache::save_closed(KvCache& cache, const Sequence& sequence) {
 }
 
 /// Positions from the front on. What was computed with less than everything would be taken for
-/// exact by every later run, but for texts whose root says how they were read.
+/// exact by every later run, but for what is behind sparse_from in texts whose root says so.
 uint32_t ContextCache::n_to_save(const Sequence& sequence) const {
-  return is_sparse(sequence.chain_at(0)) ? sequence.n_pos() : sequence.n_exact();
+  const bool is_sparsely_read =
+      is_sparse(sequence.chain_at(0)) && sequence.n_exact() >= options_.sparse_from;
+  return is_sparsely_read ? sequence.n_pos() : sequence.n_exact();
 }
 
 /// Errors: kCancelled.

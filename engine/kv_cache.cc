@@ -246,8 +246,9 @@ void KvCache::refuse_rows(uint64_t n_wanted) const {
   std::string message = "the KV budget of " + std::to_string(pool.budget_bytes()) +
                         " bytes is full: " + std::to_string(n_wanted) + " blocks wanted, " +
                         std::to_string(pool.n_free()) + " free";
+  // As any lack of room, for which drafts and idle texts give way.
   if (store_.n_lost_slots() > 0)
-    throw Error(ErrorCode::kIo,
+    throw Error(ErrorCode::kDoesNotFit,
                 message + ", and " + std::to_string(store_.n_lost_slots()) +
                     " belong to reads of saved contexts that the disk has not answered",
                 "--kv-dram", "look at the disk (dmesg), or raise --kv-dram");

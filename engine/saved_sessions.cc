@@ -13,6 +13,8 @@ namespace {
 
 constexpr uint32_t kPinTriesMax = 3;
 
+bool is_everybodys(const tiers::Hash128& root) { return root == tiers::Hash128{}; }
+
 uint32_t n_found(tiers::PackDirectory& directory, const SessionKind& kind,
                  std::span<const int32_t> tokens) {
   return directory.find(kind.shape, kind.root, tokens).n_positions;
@@ -28,10 +30,16 @@ bool is_longer_session(tiers::PackDirectory& directory, const SessionKind& kind,
     if (error.code() == ErrorCode::kIo) throw;
     return false;  // it can never be restored
   }
-  return session && directory.root_of(*session, kind.shape) == kind.root &&
-         session->tokens.size() > tokens.size() &&
-         std::ranges::equal(std::span(session->tokens).first(tokens.size()), tokens) &&
-         n_found(directory, kind, session->tokens) == session->tokens.size();
+  if (!session || session->tokens.size() <= tokens.size() ||
+      !std::ranges::equal(std::span(session->tokens).first(tokens.size()), tokens))
+    return false;
+  SessionKind own = kind;
+  const auto root = directory.root_of(*session, kind.shape);
+  if (!root) return false;
+  own.root = *root;
+  // One that was read exactly stays where the same text is read in another way.
+  const bool is_of_kind = own.root == kind.root || is_everybodys(own.root);
+  return is_of_kind && n_found(directory, own, session->tokens) == session->tokens.size();
 }
 
 /// What is there now of the text.
@@ -54,8 +62,6 @@ struct FoundSession {
   bool is_there = false;
   bool is_own = false;
 };
-
-bool is_everybodys(const tiers::Hash128& root) { return root == tiers::Hash128{}; }
 
 /// What is refused whole is nobody's that is known: an owner hears no more of it than that it is
 /// there. Errors: kIo; where the root is everybody's also kBadFile, kUnsupported.

@@ -74,11 +74,10 @@ BlockStore::BlockStore(const KvLayout& layout, uint32_t n_layers, uint64_t dram_
   if (spill_->places) add_block_file(spill_->file, spill_->block_file);
 }
 
-/// Waits for nothing. Slots that a device may still write are not given back to the system.
+/// Waits for nothing and looks at nothing: a ring is its first user's thread's alone. Slots that a
+/// device may still write are not given back to the system.
 BlockStore::~BlockStore() {
-  if (!spill_) return;
-  spill_->transfers->poll();
-  if (spill_->transfers->has_lent_memory()) pool_.abandon_memory();
+  if (spill_ && spill_->transfers->has_lent_memory()) pool_.abandon_memory();
 }
 
 void BlockStore::set_cancel(const std::atomic<bool>* flag) {

@@ -50,8 +50,12 @@ bool BlockStore::fetch(ExtentId id, ReadTarget target) {
 /// Nothing where there is no frame, or no room for one more read into slots.
 std::optional<Ticket> BlockStore::begin_extent(Extent& of, ReadTarget target) {
   if (target == ReadTarget::kSlots && reads_in_place(of)) {
-    if (spill_->transfers->n_lent_free() == 0) return std::nullopt;
-    if (auto ticket = begin_in_place(of)) return ticket;
+    const TransferQueue& transfers = *spill_->transfers;
+    const bool is_full = transfers.n_lent_free() == 0;
+    // What never comes back is not waited for.
+    if (is_full && transfers.n_lent_quarantined() < transfers.n_lent()) return std::nullopt;
+    if (!is_full)
+      if (auto ticket = begin_in_place(of)) return ticket;
   }
   return spill_->transfers->read(of.file, of.place, static_cast<uint32_t>(extent_bytes(of)),
                                  TransferQueue::Start::kAtNextPoll);
@@ -311,8 +315,9 @@ void BlockStore::take(std::span<const ExtentId> extents, ThreadPool& pool) {
       list_taken_blocks(i);
       check_taken(pool);
     }
-    if (!extent(id).is_accepted)
-      lose(id, taken_[i].status != IoStatus::kTimedOut, lost_cause(taken_[i]));
+    const IoStatus status = taken_[i].status;
+    const bool has_answered = status != IoStatus::kTimedOut && status != IoStatus::kNoMemory;
+    if (!extent(id).is_accepted) lose(id, has_answered, lost_cause(taken_[i]));
   }
 }
 

@@ -180,7 +180,8 @@ Ticket TransferQueue::start(FrameRef ref, const IoRequest& request, Start when) 
 
 /// Whether `next` goes on where `request` ends, in the file and in memory.
 bool TransferQueue::joins(const IoRequest& request, const IoRequest& next) const {
-  return next.op == request.op && next.file == request.file &&
+  // Of writes each that fails is counted, and retires its own place.
+  return request.op == IoOp::kRead && next.op == request.op && next.file == request.file &&
          next.offset == request.offset + request.bytes &&
          next.memory == request.memory + request.bytes &&
          uint64_t{request.bytes} + next.bytes <= options_.join_bytes;

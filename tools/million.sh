@@ -7,9 +7,10 @@
 # five answers follow from facts that stand all over the text, in every layer and KV head. Ends with
 # 1 where an answer is wrong. PROGRAMS names another build than build/release/tools.
 set -euo pipefail
+folder=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
 programs=${PROGRAMS:-build/release/tools}
-folder=$1 tokens=${2:-1000000}
+tokens=${2:-1000000}
 shift $(($# < 2 ? $# : 2))
 mkdir -p "$folder/spill"
 mkdir -p -m 700 "$folder/contexts"
@@ -34,7 +35,7 @@ while IFS= read -r line; do
     --nvme "$folder/spill" --session-dir "$folder/contexts" "$@" \
     </dev/null >"$folder/answer" 2>"$folder/said" || { cat "$folder/said" && exit 1; }
   took=$(awk -v ns=$(($(date +%s%N) - started)) 'BEGIN { printf "%.2f s", ns / 1e9 }')
-  grep -v '^reading\|^loading' "$folder/said"
+  grep -v '^reading\|^loading' "$folder/said" || true
   answer=$(cat "$folder/answer")
   if [ "$answer" = "$wanted" ]; then
     right=$((right + 1)) verdict=right

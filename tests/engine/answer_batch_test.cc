@@ -397,5 +397,35 @@ TEST(AnswerBatch, TheEndOfAPromptThatIsReadSparselyIsReadAsAQuestion) {
   EXPECT_EQ(ends, expected);
 }
 
+TEST(AnswerBatch, AQuestionIsReadExactlyUpToWhereSparseReadingBegins) {
+  constexpr uint32_t kLongContext = 1024;
+  SmallModel small = drawn_model();
+  small.set("llama.context_length", kLongContext);
+  const testing::TemporaryModel model(small);
+  EngineOptions options;
+  options.model_path = model.path();
+  options.n_ctx = kLongContext;
+  options.chunk_rows = 64;
+  options.n_threads = 1;
+  options.method = index::Method::kMean;
+  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 160}};
+  options.sparse_from = 320;
+  Engine engine = Engine::open(options);
+  engine.load({});
+  std::mt19937 random(13);
+  const Tokens prompt = drawn_tokens(random, 400);
+  Sequence sequence = engine.cache().make_sequence();
+  prefill(engine.walk(), sequence, std::span(prompt).first(300), options.chunk_rows);
+  GenerationRequest request = endless_request(prompt, 1, kLongContext);
+  request.attention = Attention::kSelected;
+  request.sparse_from = options.sparse_from;
+  request.chunk_rows = options.chunk_rows;
+  Answer answer(sequence, engine.tokenizer(), request, {});
+  AnswerBatch batch(engine.walk());
+  EXPECT_EQ(answer.attention(), Attention::kExact);
+  for (std::vector<Answer*> one = {&answer}; answer.is_reading();) batch.step(one);
+  EXPECT_EQ(sequence.n_exact(), 320u);
+}
+
 }  // namespace
 }  // namespace strata::engine

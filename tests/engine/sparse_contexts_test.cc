@@ -66,8 +66,8 @@ class SparseRun {
   Logits ask(std::span<const int32_t> question) {
     return walk_.feed(sequence_, question, 0, Attention::kSelected);
   }
-  void finish() {
-    contexts_.finish(walk_.walk(), sequence_);
+  void finish(const std::string& session = "") {
+    contexts_.finish(walk_.walk(), sequence_, session);
     EXPECT_EQ(contexts_.problem(), "");
     EXPECT_EQ(contexts_.rows_problem(), "");
   }
@@ -126,6 +126,24 @@ TEST(SparseContexts, AreFoundByNobodyElse) {
   EXPECT_EQ(exact.n_restored(), 0u);
   const TestFolder empty;
   EXPECT_TRUE(is_same(logits, CachedRun(member, empty).read(text)));
+}
+
+TEST(SparseContexts, AShorterOneLeavesTheLongerExactSessionOfItsName) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(1500, testing::kCachedSeed);
+  testing::save_text(member, folder, text, "book");
+  {
+    SparseRun run(member, folder);
+    run.begin(text);
+    run.read(std::span(text).first(1000));
+    run.finish("book");
+  }
+  CachedRun exact(member, folder);
+  const auto packs = tiers::PackDirectory::open(folder.path("contexts"), {}, tiers::system_calls());
+  const auto session = packs.session("book");
+  ASSERT_TRUE(session);
+  EXPECT_EQ(session->tokens.size(), 1500u);
 }
 
 TEST(SparseContexts, OfOtherTextsWhatWasReadExactlyIsSaved) {

@@ -2,7 +2,11 @@
 // many rows attend it.
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <thread>
+
 #include "engine/kv_placement.h"
+#include "tests/engine/selected_walk.h"
 #include "tests/engine/zoo_fixture.h"
 #include "tests/tiers/simulated_spill.h"
 
@@ -59,6 +63,17 @@ TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
     rest = rest.subspan(chunk.size());
   }
   EXPECT_GT(n_swept, 100u);
+}
+
+/// A server reads on a thread of its own and ends on another one.
+TEST(Sweep, AWalkMayEndOnAnotherThread) {
+  const LoadedMember member("llama3");
+  testing::SelectedSetting setting{.method = index::Method::kMean, .place = testing::Place::kUring};
+  auto walk = std::make_unique<testing::SelectedWalk>(member.model, setting);
+  if (!walk->is_there()) GTEST_SKIP() << "no io_uring here";
+  const auto text = member.text(1500, 20261129);
+  std::thread([&] { walk->feed_all(text); }).join();
+  walk.reset();
 }
 
 }  // namespace

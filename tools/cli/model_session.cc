@@ -172,7 +172,9 @@ uint64_t ModelSession::find_saved(std::span<const engine::TokenId> prompt) {
     n_held = sequence_->truncate(n_common);  // now, so that there is room for what is restored
   }
   engine::Sequence restored = saved_.restore(engine_, prompt);
-  if (!sequence_ || restored.n_pos() > n_held) sequence_ = std::move(restored);
+  // What is held after another root was read, or would be, in another way.
+  const bool is_of_root = sequence_ && sequence_->chain_at(0) == restored.chain_at(0);
+  if (!is_of_root || restored.n_pos() > n_held) sequence_ = std::move(restored);
   return n_common - std::min(n_common, sequence_->n_pos());
 }
 
