@@ -54,6 +54,8 @@ class SimulatedIo final : public Io {
 
   std::string_view name() const override { return "simulated"; }
   uint32_t depth() const override { return disk_.depth; }
+  /// Of transfers that end from now on.
+  void set_faults(const SimulatedFaults& faults) { disk_.faults = faults; }
   /// Nothing to prepare: 0.
   uint64_t prepare_memory(std::span<std::byte> memory) override;
   /// An empty file in memory, which writes extend, with the alignment of `file`; the content of

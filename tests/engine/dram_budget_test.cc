@@ -80,7 +80,7 @@ TEST(DramBudget, APlanNeverExceedsIt) {
   }
   EXPECT_GT(n_planned, 300u);
   EXPECT_GT(n_spilling, 30u);
-  EXPECT_GT(n_streaming, 30u);
+  EXPECT_GT(n_streaming, 10u);  // some 50 as a rule
 }
 
 TEST(DramBudget, WeightsStayWhereKAndVCanSpill) {

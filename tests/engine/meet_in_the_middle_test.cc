@@ -67,7 +67,8 @@ DrawnMachine drawn_machine(uint32_t trial, std::mt19937_64& random) {
 class SlowRun {
  public:
   SlowRun(const LoadedMember& member, const TestFolder& folder, const DrawnMachine& machine)
-      : walk(member.model, setting(machine), spill(member, machine)),
+      : disk(new DiskOfFiles(machine.disk)),
+        walk(member.model, setting(machine), spill(member, machine, disk)),
         contexts({.directory = folder.path("contexts"), .limits = {}, .saves = true}, walk.cache(),
                  kModel, "test") {}
 
@@ -80,15 +81,16 @@ class SlowRun {
               store.transfers()->n_frames());
   }
 
+  DiskOfFiles* disk;  // the walk's
   ZooWalk walk;
   ContextCache contexts;
 
  private:
   static std::unique_ptr<tiers::Spill> spill(const LoadedMember& member,
-                                             const DrawnMachine& machine) {
+                                             const DrawnMachine& machine, DiskOfFiles* disk) {
     auto made = std::make_unique<tiers::Spill>();
     made->transfers = std::make_unique<tiers::TransferQueue>(
-        std::make_unique<DiskOfFiles>(machine.disk),
+        std::unique_ptr<DiskOfFiles>(disk),
         tiers::TransferOptions{
             .frame_bytes = place_bytes(member.model.shape(),
                                        {.n_ctx = 8192, .chunk_rows = machine.chunk_rows}),
@@ -209,9 +211,11 @@ TEST_P(MeetInTheMiddle, WhatTheDiskLosesIsComputedAgain) {
   for (uint32_t trial = 0; trial < sanitizer::rounds(12, 4); ++trial) {
     DrawnMachine machine{.disk = slow_disk()};
     machine.disk.seed = random();
-    machine.disk.faults = {.short_read = 0.05, .read_error = 0.2, .bit_flip = 0.2, .hang = 0.001};
     SlowRun slow(member, folder, machine);
+    // What is read at once fails as a whole.
     Sequence sequence = slow.restore(std::span(text).first(kSaved));
+    slow.disk->disk().set_faults(
+        {.short_read = 0.05, .read_error = 0.2, .bit_flip = 0.2, .hang = 0.001});
     meet_in_the_middle(slow.walk.walk(), sequence, machine.chunk_rows);
     slow.expect_no_frame_held();
     expect_same_rest(slow, sequence);

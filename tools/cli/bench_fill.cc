@@ -82,6 +82,7 @@ void fill_random(engine::Engine& engine, engine::Sequence& sequence,
           }
     });
     cache.close_rows(sequence, tokens.first(n));
+    sequence.set_n_exact(sequence.n_pos());  // as if it had been read
     tokens = tokens.subspan(n);
   }
 }

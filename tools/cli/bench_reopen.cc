@@ -52,7 +52,6 @@ void ReopenBench::fill(engine::Engine& engine, engine::Sequence& sequence) const
   const auto text = std::span(tokens_).first(options_.n_depth);
   if (options_.fill == DepthFill::kRandom) {
     fill_random(engine, sequence, text, options_.cancel);
-    sequence.set_n_exact(options_.n_depth);  // as if it had been read
     index_blocks(engine, sequence);
     return;
   }
