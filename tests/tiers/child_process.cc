@@ -13,6 +13,7 @@
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdio>
 #include <cstring>
 #include <future>
 #include <thread>
@@ -91,7 +92,12 @@ void ask_before_call(long call, std::function<int(uint64_t n)> error_number) {
     const int descriptor = listener.get();
     for (uint64_t n = 0;; ++n) {
       seccomp_notif asked = {};
-      if (::ioctl(descriptor, SECCOMP_IOCTL_NOTIF_RECV, &asked) != 0) return;
+      if (::ioctl(descriptor, SECCOMP_IOCTL_NOTIF_RECV, &asked) != 0) {
+        // Who asked was woken by something else meanwhile, and asks again.
+        if (errno == ENOENT || errno == EINTR) continue;
+        std::fprintf(stderr, "asking about calls ended: %s\n", std::strerror(errno));
+        ::_exit(1);  // nobody would answer any more
+      }
       seccomp_notif_resp response = {.id = asked.id, .val = 0, .error = -answer(n), .flags = 0};
       if (response.error == 0) response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
       (void)::ioctl(descriptor, SECCOMP_IOCTL_NOTIF_SEND, &response);
