@@ -51,8 +51,8 @@ class DiskWatch {
 void do_patiently(const DiskPatience& patience, const std::function<uint64_t()>& n_answers,
                   std::function<void()> work);
 
-/// DurableDirectory::open. `calls`: null = the system's; else they outlive every thread. `until_end`
-/// is held until the work has ended. Errors: those of both.
+/// DurableDirectory::open. `calls`: null = the system's; else they outlive every thread.
+/// `until_end` is held until the work has ended. Errors: those of both.
 std::shared_ptr<tiers::DurableDirectory> open_patiently(
     const std::string& path, tiers::DurableCalls* calls, const DiskPatience& patience,
     std::shared_ptr<const void> until_end = nullptr);

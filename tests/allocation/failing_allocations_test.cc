@@ -14,10 +14,8 @@
 #include "engine/generator.h"
 #include "engine/grammar/answer_constraint.h"
 #include "engine/template/chat_template.h"
-#include "planner/placement/placement.h"
 #include "tests/allocation/refused_memory.h"
 #include "tests/engine/letter_requests.h"
-#include "tests/planner/random_problem.h"
 #include "tests/tiers/fresh_folder.h"
 
 namespace strata::engine {
@@ -263,19 +261,6 @@ TEST(FailingAllocations, OfAGrammar) {
                                   AnswerConstraint constraint(table, compile_json_schema(schema));
                                   return std::to_string(constraint.allowed().size());
                                 }},
-                           200);
-}
-
-TEST(FailingAllocations, OfAPlan) {
-  const planner::PlacementProblem problem = planner::testing::random_problem(7, false, 2, 3);
-  // The solver of linear programs keeps some of what it had when it is left by an exception.
-  expect_survives_refusals({.name = "a plan",
-                            .run =
-                                [&] {
-                                  const auto plan = planner::plan_placement({&problem, 1});
-                                  return std::to_string(plan ? plan->n_tried : 0);
-                                },
-                            .keeps_nothing = false},
                            200);
 }
 

@@ -116,12 +116,13 @@ TEST(SlotNames, ANameIsFoundWhereTheIndexOfHeadsHasNoRoom) {
   EXPECT_FALSE(bounded.scheduler.sessions()->find("notes.bin", engine::prefix_root("other")));
 }
 
-/// Holds one thread in its syncs until it is told to go on.
+/// Holds the next sync until it is told to go on.
 class HeldCalls final : public tiers::DurableCalls {
  public:
   int sync(int descriptor) override {
     std::unique_lock lock(mutex_);
-    if (std::this_thread::get_id() == held_) {
+    if (holds_next_) {
+      holds_next_ = false;
       is_asked_ = true;
       changed_.notify_all();
       changed_.wait(lock, [&] { return is_released_; });
@@ -129,15 +130,14 @@ class HeldCalls final : public tiers::DurableCalls {
     lock.unlock();
     return DurableCalls::sync(descriptor);
   }
-  void hold_this_thread() {
+  void hold_next() {
     const std::lock_guard lock(mutex_);
-    held_ = std::this_thread::get_id();
+    holds_next_ = true;
   }
   /// Of this process, which may run the test again.
   void reset() {
     const std::lock_guard lock(mutex_);
-    held_ = {};
-    is_asked_ = is_released_ = false;
+    holds_next_ = is_asked_ = is_released_ = false;
   }
   void wait_until_asked() {
     std::unique_lock lock(mutex_);
@@ -152,8 +152,7 @@ class HeldCalls final : public tiers::DurableCalls {
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::thread::id held_;
-  bool is_asked_ = false, is_released_ = false;
+  bool holds_next_ = false, is_asked_ = false, is_released_ = false;
 };
 
 /// The one who gives a name holds the folder's lock until the disk has it.
@@ -169,10 +168,9 @@ TEST(SlotNames, SavingGoesOnBehindANameThatTakesLong) {
   const engine::TextToName text = run.scheduler.save_slot(0);
   const auto sessions = run.scheduler.sessions();
   sessions->wait_on_disk(text);
-  auto named = std::async(std::launch::async, [&] {
-    calls.hold_this_thread();
-    return sessions->save("notes.bin", text).tokens.size();
-  });
+  calls.hold_next();
+  auto named = std::async(std::launch::async,
+                          [&] { return sessions->save("notes.bin", text).tokens.size(); });
   calls.wait_until_asked();
   run.answer(engine::testing::drawn_tokens(random, 600));
   const engine::TextToName other = run.scheduler.save_slot(1);

@@ -82,6 +82,17 @@ uint64_t TierBench::extent_set_bytes() const {
   return bytes;
 }
 
+/// Of the blocks behind the last whole extent.
+uint64_t TierBench::end_set_bytes() const {
+  const uint64_t n_blocks = div_up(options_.n_depth % kExtentPositions, kBlockPositions);
+  uint64_t bytes = 0;
+  for (const LayerShape& layer : in_dram_.cache().shape().layers)
+    if (layer.window == 0)
+      bytes += round_up(layer.n_kv_heads * n_blocks * in_dram_.cache().layout().block_bytes,
+                        tiers::kPlaceAlignment);
+  return bytes;
+}
+
 /// Of the extents that a step must read.
 uint64_t TierBench::away_bytes(const engine::Sequence& sequence) const {
   engine::KvCache& cache = spilled_.cache();
@@ -202,10 +213,12 @@ double TierBench::restore(const std::string& folder) {
 
 void TierBench::measure_restore(const BenchFolder& folder, const Events& events) {
   const uint64_t n_whole = options_.n_depth / kExtentPositions;
+  const uint64_t whole_bytes = n_whole * extent_set_bytes(), end_bytes = end_set_bytes();
   TierFigure rate{.name = "restore",
-                  .formula = fmt::format("{} whole extents of every full layer x {}", n_whole,
-                                         extent_set_bytes()),
-                  .formula_bytes = n_whole * extent_set_bytes(),
+                  .formula = fmt::format(
+                      "{} whole extents of every full layer x {}{}", n_whole, extent_set_bytes(),
+                      end_bytes > 0 ? fmt::format(" and the end, {},", end_bytes) : ""),
+                  .formula_bytes = whole_bytes + end_bytes,
                   .samples_s = {},
                   .measure = "of sequential read",
                   .wanted = kRestoreWanted};

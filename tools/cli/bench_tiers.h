@@ -81,6 +81,7 @@ class TierBench {
   uint64_t extent_bytes(uint32_t layer) const;
   /// Of an extent of every full layer.
   uint64_t extent_set_bytes() const;
+  uint64_t end_set_bytes() const;
   uint64_t away_bytes(const engine::Sequence& sequence) const;
   static uint64_t read_bytes(engine::Engine& engine);  // from disk so far
   double read_rate(double seconds) const;              // of a pass over the test file, bytes/s
