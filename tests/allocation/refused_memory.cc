@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "tests/allocation/counted_allocations.h"
+#include "tests/sanitizer.h"
 
 namespace strata::testing {
 namespace {
@@ -123,7 +124,8 @@ void expect_survives_refusals(const Work& work, uint64_t n_default) {
   SCOPED_TRACE(::testing::Message()
                << work.name << ", STRATA_SEED=" << seed << ", " << whole.n_asked << " allocations");
   std::mt19937_64 random(seed);
-  const uint64_t n_tries = std::min(whole.n_asked, n_wanted(n_default));
+  const uint64_t n_tries =
+      std::min(whole.n_asked, n_wanted(sanitizer::rounds(n_default, n_default / 8)));
   uint64_t n_failed = 0;
   for (const bool for_good : {false, true})
     for (uint64_t i = 0; i < n_tries && !::testing::Test::HasFailure(); ++i) {
