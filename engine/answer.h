@@ -63,7 +63,7 @@ class Answer {
   Attention attention() const;
   /// Whether its next rows are a chunk that selects, which is walked whole.
   bool reads_sparsely() const {
-    return is_reading() && is_sparse_ && sequence_.n_pos() < question_from_ &&
+    return is_reading() && sequence_.n_pos() < question_from_ &&
            attention() == Attention::kSelected;
   }
   /// Positions from the prompt's beginning that it reads exactly where it does not read a question.

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/room_for.h"
 
 namespace strata::engine {
 namespace {
@@ -116,28 +117,28 @@ tiers::BlockId KvCache::open_counted(tiers::BlockId previous) {
 
 /// A block at the end of a table, in a slot that was counted as free.
 tiers::BlockId KvCache::append_block(StreamTable& table) {
-  reserve_entries(table, 1);  // what is not in a table is nobody's
   auto& blocks = table.blocks;
+  make_room_for(blocks, blocks.size() + 1);  // what is not in a table is nobody's
   blocks.push_back(open_counted(blocks.empty() ? tiers::kNoBlock : blocks.back()));
   return blocks.back();
-}
-
-void KvCache::reserve_entries(StreamTable& table, size_t n) {
-  auto& blocks = table.blocks;
-  if (blocks.capacity() < blocks.size() + n) blocks.reserve(2 * blocks.size() + n);
 }
 
 bool KvCache::must_copy(tiers::BlockId open) const {
   return store_.references(open) > 1 || store_.is_frozen(open);
 }
 
+void KvCache::wait_for_disk() {
+  if (store_.wait_for_transfer()) return;
+  const bool has_spill = store_.has_spill();
+  throw Error(ErrorCode::kIo, "no memory to read into became free: the disk does not answer",
+              has_spill ? "spill file" : "saved contexts",
+              std::string("look at the disk (dmesg), or name another one with ") +
+                  (has_spill ? "--nvme" : "--session-dir"));
+}
+
 /// Reads an extent back; it stays readable until it is released.
 void KvCache::hold(tiers::ExtentId extent) {
-  while (!store_.fetch(extent)) {
-    if (!store_.wait_for_transfer())
-      throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
-                  "spill file", "name another disk with --nvme");
-  }
+  while (!store_.fetch(extent)) wait_for_disk();
   try {
     store_.take({&extent, 1}, serial_);
   } catch (...) {

@@ -119,6 +119,9 @@ class KvCache {
   /// must be held by then (tiers::BlockStore::take).
   const std::byte* block(const Sequence& sequence, uint32_t layer, uint32_t kv_head,
                          uint32_t pos) const;
+  /// Where fetch() has nothing to read into: until a transfer ends. Errors: kIo where none does in
+  /// time; kCancelled.
+  void wait_for_disk();
   uint32_t n_streams() const { return stream_begin_.back(); }
   uint32_t stream_idx(uint32_t layer, uint32_t kv_head) const {
     return stream_begin_[layer] + kv_head;
@@ -158,7 +161,6 @@ class KvCache {
   /// A block in a slot that was counted as free.
   tiers::BlockId open_counted(tiers::BlockId previous);
   tiers::BlockId append_block(StreamTable& table);
-  static void reserve_entries(StreamTable& table, size_t n);
   bool must_copy(tiers::BlockId open) const;
   void copy_open_block(StreamTable& table);
   void hold(tiers::ExtentId extent);

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/room_for.h"
 #include "engine/kv_cache.h"
 
 namespace strata::engine {
@@ -122,8 +123,10 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
     const SavedBlock& begin = blocks[first];
     const uint32_t n_heads = shape_.layers[layer].n_kv_heads;
     extent_blocks_.resize(uint64_t{n_heads} * kExtentBlocks);
-    for (uint32_t head = 0; head < n_heads; ++head)
-      reserve_entries(sequence.streams_[stream_idx(layer, head)], kExtentBlocks);
+    for (uint32_t head = 0; head < n_heads; ++head) {
+      auto& table = sequence.streams_[stream_idx(layer, head)].blocks;
+      make_room_for(table, table.size() + kExtentBlocks);
+    }
     store_.adopt({.pack = begin.piece->pack,
                   .file = store_.add_pack(*begin.piece->pack),
                   .pack_extent = begin.pack_extent(),

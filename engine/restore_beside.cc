@@ -35,7 +35,8 @@ bool RestoreBeside::go_on() {
   while (!fetched_.empty() && cache_.store().has_arrived(fetched_.front()))
     if (!take_front()) return true;
   fetch();
-  // Where every frame is another's for now, nothing is on its way although something is left.
+  // Where all that can be read into is another's for now, nothing is on its way although something
+  // is left.
   return !fetched_.empty() || n_extents_left_ > 0;
 }
 

@@ -16,8 +16,6 @@ namespace {
 
 // A stretch of a file that reading it in order is hardly faster than (docs/measurements.md).
 constexpr uint64_t kStretchBytes = uint64_t{2} << 20;
-// A request below this costs a disk about as much as one of this size.
-constexpr uint64_t kSmallBytes = uint64_t{128} << 10;
 
 }  // namespace
 
@@ -72,7 +70,8 @@ void Walk::State::plan_stretches() {
   const bool is_in_place = store.reads_in_place(fetches.front());
   settled_max = is_in_place ? transfers.n_lent() : transfers.n_frames();
   if (is_in_place) return;
-  const auto n_small = static_cast<uint32_t>(div_up(kSmallBytes, transfers.frame_bytes()));
+  const auto n_small =
+      static_cast<uint32_t>(div_up(tiers::kSmallTransferBytes, transfers.frame_bytes()));
   settled_stretch = std::min(settled_stretch, n_small);
 }
 

@@ -79,7 +79,7 @@ void Walk::State::plan_waves() {
   fetch_ahead();
 }
 
-/// Begins to read, as far as there are frames.
+/// Begins to read, as far as there are frames, or slots to read into.
 void Walk::State::fetch_to(uint32_t end) {
   const uint32_t n_before = n_fetched;
   while (n_fetched < end && cache.store().fetch(fetches[n_fetched])) ++n_fetched;
@@ -91,13 +91,10 @@ void Walk::State::fetch_ahead() {
   if (reads_ahead) fetch_to(static_cast<uint32_t>(fetches.size()));
 }
 
-/// Waits for frames, where it must, until so many are being read.
+/// Waits for these, where it must, until so many are being read.
 void Walk::State::fetch_until(uint32_t end) {
   const uint32_t end_ahead = reads_ahead ? static_cast<uint32_t>(fetches.size()) : end;
-  for (fetch_to(end_ahead); n_fetched < end; fetch_to(end_ahead))
-    if (!cache.store().wait_for_transfer())
-      throw Error(ErrorCode::kIo, "no staging memory became free: the disk does not answer",
-                  "spill file", "look at the disk (dmesg), or name another one with --nvme");
+  for (fetch_to(end_ahead); n_fetched < end; fetch_to(end_ahead)) cache.wait_for_disk();
 }
 
 void Walk::State::drop_fetches() {

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/room_for.h"
 
 namespace strata::index {
 namespace {
@@ -47,8 +48,8 @@ void TileTable::open_blocks(uint32_t end_block) {
                             uint64_t{end_block} * kBlockPositions, n_new, memory_->n_free()),
                 "index", "use a smaller context or fewer sequences");
   for (Stream& stream : streams_) {  // nothing fails once slots are taken
-    stream.slots.reserve(wanted);
-    stream.tiles.reserve(size_t{wanted} * TileMemory::kSlotTiles);
+    make_room_for(stream.slots, wanted);
+    make_room_for(stream.tiles, size_t{wanted} * TileMemory::kSlotTiles);
   }
   for (Stream& stream : streams_) {
     if (appends_inside && memory_->is_shared(stream.slots.back())) {

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "base/room_for.h"
 
 namespace strata::tiers {
 namespace {
@@ -18,12 +19,6 @@ uint32_t number(ExtentId extent) { return static_cast<uint32_t>(extent); }
 uint32_t number(IoFile file) { return static_cast<uint32_t>(file); }
 
 constexpr uint64_t kWriteFailuresMax = 16;  // then the disk is not written any more
-
-/// Room for n elements, amortised.
-template <class T>
-void grow(std::vector<T>& list, size_t n) {
-  if (list.capacity() < n) list.reserve(std::max(n, 2 * list.capacity()));
-}
 
 /// A failure that the next write would meet as well.
 bool is_lasting(IoStatus status) {
@@ -113,7 +108,7 @@ const BlockStore::Extent& BlockStore::extent(ExtentId id) const {
 
 /// Room for n blocks more: neither adding nor releasing them can fail from here on.
 void BlockStore::reserve_blocks(size_t n) {
-  grow(blocks_, blocks_.size() + n - std::min(n, free_blocks_.size()));
+  make_room_for(blocks_, blocks_.size() + n - std::min(n, free_blocks_.size()));
   free_blocks_.reserve(blocks_.capacity());
 }
 
@@ -199,9 +194,9 @@ BlockIdentity BlockStore::identity(const Extent& of, uint32_t idx) const {
 
 /// Neither filling it in, taking its blocks into DRAM nor forgetting it can fail from here on.
 ExtentId BlockStore::add_extent(uint32_t layer, size_t n_blocks, size_t n_tags) {
-  grow(resident_[layer], n_extents_[layer] + size_t{1});
+  make_room_for(resident_[layer], n_extents_[layer] + size_t{1});
   if (free_extents_.empty()) {
-    grow(free_extents_, extents_.size() + 1);
+    make_room_for(free_extents_, extents_.size() + 1);
     extents_.emplace_back();
     free_extents_.push_back(static_cast<uint32_t>(extents_.size() - 1));
   }
@@ -248,7 +243,7 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   std::optional<uint64_t> place;
   std::optional<FillLease> frame;
   ExtentId id = kNoExtent;
-  grow(writes_, writes_.size() + 1);
+  make_room_for(writes_, writes_.size() + 1);
   try {
     place = take_place(layer, first_pos);
     if (place) frame = wait_for_frame();

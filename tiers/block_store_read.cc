@@ -19,8 +19,6 @@ namespace strata::tiers {
 namespace {
 
 constexpr uint64_t kBlocksPerPiece = 4;  // of a parallel region over blocks that have come
-// A smaller read is better joined with its neighbours in a file than made without a copy.
-constexpr uint64_t kAloneBytes = uint64_t{128} << 10;
 
 }  // namespace
 
@@ -61,7 +59,8 @@ std::optional<Ticket> BlockStore::begin_extent(Extent& of, ReadTarget target) {
                                  TransferQueue::Start::kAtNextPoll);
 }
 
-/// Whether all of an extent is wanted in DRAM, has room there, and can be read without its padding.
+/// Whether all of an extent is wanted in DRAM, has room there, and can be read without its padding:
+/// a small one is better joined with its neighbours in a file than made without a copy.
 /// Where there is a spill file, what is in DRAM follows from the steps alone, so that slots are
 /// taken when an extent has come, in the order of the steps.
 bool BlockStore::reads_in_place(const Extent& of) const {
@@ -71,7 +70,7 @@ bool BlockStore::reads_in_place(const Extent& of) const {
   const uint32_t alignment = spill_->transfers->io().alignment(of.file);
   const bool is_aligned =
       bytes % alignment == 0 && BlockPool::kRunSlots * layout_.block_bytes % alignment == 0;
-  return is_aligned && (bytes == extent_bytes(of) || bytes >= kAloneBytes);
+  return is_aligned && (bytes == extent_bytes(of) || bytes >= kSmallTransferBytes);
 }
 
 /// Nothing where no neighbouring runs are free.

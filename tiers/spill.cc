@@ -17,11 +17,9 @@ constexpr uint32_t kDepthMax = 64;
 constexpr uint32_t kBlockDepthMax = 256;
 
 // Of neighbours in a file: requests of twice as much restore no sooner, for what has come of one is
-// checked only when all of it has. Extents of a
-// spill file are joined where alone they are small: there requests of one size that end one by one
-// have been measured (docs/measurements.md).
+// checked only when all of it has. Extents of a spill file are joined where alone they are small:
+// there requests of one size that end one by one have been measured (docs/measurements.md).
 constexpr uint64_t kJoinBytes = uint64_t{1} << 20;
-constexpr uint64_t kSmallBytes = uint64_t{128} << 10;
 constexpr uint64_t kSpillJoinBytes = uint64_t{512} << 10;
 // Read into slots at a time: enough for the disk, and for whoever checks what has come.
 constexpr uint64_t kLentBytes = uint64_t{32} << 20;
@@ -78,7 +76,7 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
   auto io = paced(open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice),
                   request.read_limit);
   if (!notice.empty()) notices.push_back(notice);
-  const uint64_t spill_join_bytes = request.place_bytes < kSmallBytes ? kSpillJoinBytes : 0;
+  const uint64_t spill_join_bytes = request.place_bytes < kSmallTransferBytes ? kSpillJoinBytes : 0;
   // Where there is a spill file, extents are read into frames (BlockStore::reads_in_place).
   const auto n_lent = places ? 0
                              : static_cast<uint32_t>(std::clamp<uint64_t>(

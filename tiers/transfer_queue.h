@@ -22,6 +22,9 @@
 
 namespace strata::tiers {
 
+/// A smaller request costs a disk about as much as one of this size.
+inline constexpr uint64_t kSmallTransferBytes = uint64_t{128} << 10;
+
 struct TransferOptions {
   uint64_t frame_bytes = 0;  // a multiple of 4,096: the largest single transfer
   uint32_t n_frames = 0;

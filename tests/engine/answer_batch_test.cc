@@ -302,31 +302,60 @@ TEST(AnswerBatch, TheWalksFlagCancelsAllOfAStep) {
   EXPECT_GT(a.sequence().n_pos(), 3u);
 }
 
+constexpr uint32_t kSelectingContext = 1024;
+
+EngineOptions selecting_options(index::Method method, uint32_t chunk_rows) {
+  EngineOptions options;
+  options.n_ctx = kSelectingContext;
+  options.chunk_rows = chunk_rows;
+  options.n_threads = 1;  // beside other tests, two would wait for each other
+  options.method = method;
+  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 160}};
+  return options;
+}
+/// An engine whose answers select, in a context of kSelectingContext.
+class SelectingEngine {
+ public:
+  explicit SelectingEngine(EngineOptions options) : model_(long_model()), engine_(open(options)) {
+    engine_.load({});
+  }
+  Engine& engine() { return engine_; }
+  GenerationRequest request(const Tokens& prompt, uint64_t n_predict) const {
+    GenerationRequest request = endless_request(prompt, n_predict, kSelectingContext);
+    request.attention = Attention::kSelected;
+    request.sparse_from = engine_.options().sparse_from;
+    request.chunk_rows = engine_.options().chunk_rows;
+    return request;
+  }
+
+ private:
+  static SmallModel long_model() {
+    SmallModel small = drawn_model();
+    small.set("llama.context_length", kSelectingContext);
+    return small;
+  }
+  Engine open(EngineOptions options) const {
+    options.model_path = model_.path();
+    return Engine::open(options);
+  }
+  const testing::TemporaryModel model_;
+  Engine engine_;
+};
+
 /// Selected steps choose by the index of their own sequence, so a batch changes nothing about them.
 TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
-  constexpr uint32_t kLongContext = 1024;
-  SmallModel small = drawn_model();
-  small.set("llama.context_length", kLongContext);
-  const testing::TemporaryModel model(small);
-  EngineOptions options;
-  options.model_path = model.path();
-  options.n_ctx = kLongContext;
-  options.chunk_rows = 16;
-  options.n_threads = 1;  // beside other tests, two would wait for each other
+  EngineOptions options = selecting_options(index::Method::kQuest, 16);
   options.n_answers = 3;
-  options.method = index::Method::kQuest;
-  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 160},
-                       .n_window_blocks = 1};
-  Engine engine = Engine::open(options);
-  engine.load({});
+  options.selection.n_window_blocks = 1;
+  SelectingEngine selecting(options);
+  Engine& engine = selecting.engine();
   std::mt19937 random(11);
   std::vector<Tokens> prompts;
   // The last one is read sparsely, its end as a question.
   for (const uint32_t n : {300u, 20u, 250 + kQuestionTokensMax})
     prompts.push_back(drawn_tokens(random, n));
   const auto request_of = [&](const Tokens& prompt) {
-    GenerationRequest request = endless_request(prompt, 20, kLongContext);
-    request.attention = Attention::kSelected;
+    GenerationRequest request = selecting.request(prompt, 20);
     if (prompt.size() == prompts.back().size()) request.sparse_from = 90;
     request.n_logprobs = 0;
     return request;
@@ -363,28 +392,14 @@ TEST(AnswerBatch, AnswersThatSelectAreTheOnesTheyHaveAlone) {
 }
 
 TEST(AnswerBatch, TheEndOfAPromptThatIsReadSparselyIsReadAsAQuestion) {
-  constexpr uint32_t kLongContext = 1024;
-  SmallModel small = drawn_model();
-  small.set("llama.context_length", kLongContext);
-  const testing::TemporaryModel model(small);
-  EngineOptions options;
-  options.model_path = model.path();
-  options.n_ctx = kLongContext;
-  options.chunk_rows = 64;
-  options.n_threads = 1;
-  options.method = index::Method::kMean;
-  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 160}};
+  EngineOptions options = selecting_options(index::Method::kMean, 64);
   options.sparse_from = 100;
-  Engine engine = Engine::open(options);
-  engine.load({});
+  SelectingEngine selecting(options);
+  Engine& engine = selecting.engine();
   std::mt19937 random(12);
   const Tokens prompt = drawn_tokens(random, 600);
-  GenerationRequest request = endless_request(prompt, 1, kLongContext);
-  request.attention = Attention::kSelected;
-  request.sparse_from = options.sparse_from;
-  request.chunk_rows = options.chunk_rows;
   Sequence sequence = engine.cache().make_sequence();
-  Answer answer(sequence, engine.tokenizer(), request, {});
+  Answer answer(sequence, engine.tokenizer(), selecting.request(prompt, 1), {});
   AnswerBatch batch(engine.walk(), {.chunk_rows_beside = 8, .question_rows = 32, .make_room = {}});
   std::vector<uint32_t> ends;
   for (std::vector<Answer*> one = {&answer}; answer.is_reading();) {
@@ -398,29 +413,15 @@ TEST(AnswerBatch, TheEndOfAPromptThatIsReadSparselyIsReadAsAQuestion) {
 }
 
 TEST(AnswerBatch, AQuestionIsReadExactlyUpToWhereSparseReadingBegins) {
-  constexpr uint32_t kLongContext = 1024;
-  SmallModel small = drawn_model();
-  small.set("llama.context_length", kLongContext);
-  const testing::TemporaryModel model(small);
-  EngineOptions options;
-  options.model_path = model.path();
-  options.n_ctx = kLongContext;
-  options.chunk_rows = 64;
-  options.n_threads = 1;
-  options.method = index::Method::kMean;
-  options.selection = {.budget = {.kind = index::Budget::Kind::kTokens, .value = 160}};
+  EngineOptions options = selecting_options(index::Method::kMean, 64);
   options.sparse_from = 320;
-  Engine engine = Engine::open(options);
-  engine.load({});
+  SelectingEngine selecting(options);
+  Engine& engine = selecting.engine();
   std::mt19937 random(13);
   const Tokens prompt = drawn_tokens(random, 400);
   Sequence sequence = engine.cache().make_sequence();
   prefill(engine.walk(), sequence, std::span(prompt).first(300), options.chunk_rows);
-  GenerationRequest request = endless_request(prompt, 1, kLongContext);
-  request.attention = Attention::kSelected;
-  request.sparse_from = options.sparse_from;
-  request.chunk_rows = options.chunk_rows;
-  Answer answer(sequence, engine.tokenizer(), request, {});
+  Answer answer(sequence, engine.tokenizer(), selecting.request(prompt, 1), {});
   AnswerBatch batch(engine.walk());
   EXPECT_EQ(answer.attention(), Attention::kExact);
   for (std::vector<Answer*> one = {&answer}; answer.is_reading();) batch.step(one);

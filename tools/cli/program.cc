@@ -225,7 +225,7 @@ int run_program(std::span<const std::string> arguments, const GetVariable& get) 
     } catch (const std::exception& error) {
       return say_error(report_error(error), json);
     }
-  } catch (const std::exception&) {  // saying it takes memory as well
+  } catch (const std::bad_alloc&) {  // saying it takes memory as well
     return report_no_memory(json);
   }
 }
