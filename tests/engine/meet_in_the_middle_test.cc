@@ -203,6 +203,17 @@ TEST_P(MeetInTheMiddle, TheFlagOfACancelledStepStopsIt) {
   expect_same_rest(run, sequence);
 }
 
+TEST_P(MeetInTheMiddle, WhatIsReadAtOnceIsReadAgainWhereTheFirstReadFails) {
+  for (const tiers::FaultKind kind : {tiers::FaultKind::kReadError, tiers::FaultKind::kBitFlip}) {
+    SlowRun slow(member, folder, {});
+    slow.disk->disk().fail_nth(0, kind);
+    Sequence sequence = slow.restore(std::span(text).first(kSaved));
+    EXPECT_EQ(slow.disk->disk().injected(kind), 1u);
+    EXPECT_EQ(slow.contexts.counts().damaged_packs, 0u);
+    expect_same_rest(slow, sequence);
+  }
+}
+
 TEST_P(MeetInTheMiddle, WhatTheDiskLosesIsComputedAgain) {
   const uint64_t seed = std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));

@@ -201,6 +201,21 @@ TEST_F(SavedRun, ConversationThatBeginsAnewFindsWhatIsSaved) {
   EXPECT_GE(cached[2], kPromptLetters - 32);
 }
 
+TEST_F(SavedRun, AShortConversationDoesNotGoOnWithWhatWasReadSparsely) {
+  const std::string text = text_of(prompt_);
+  const std::string beginning = text.substr(0, 320);  // shorter than where sparse reading begins
+  Launch launch;
+  launch.arguments =
+      with(chat(), {"--json", "--attn", "mean", "--kv-budget", "256", "--sparse-prefill", "512"});
+  launch.has_input = true;
+  launch.input = text + "\n/clear\n" + beginning + "\n";
+  EXPECT_EQ(run_strata(launch).exit_code, 0);
+  // Everybody finds it.
+  launch.arguments = with(chat(), {"--json"});
+  launch.input = beginning + "\n";
+  EXPECT_GE(cached(run_strata(launch)), 256u);
+}
+
 TEST_F(SavedRun, CtrlCTwiceLeavesAConversationThatWaitsToSave) {
   StrataProcess process(with(chat(), {"-n", "-1", "--session", "text"}),
                         StrataProcess::Input::kPipe);
