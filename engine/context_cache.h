@@ -113,7 +113,7 @@ class ContextCache {
   /// beside the text's packs are saved. Errors: those of
   /// PackDirectory::pin; kIo where the disk does not answer.
   void finish(Walk& walk, Sequence& sequence, const std::string& session = "");
-  /// As save_rest(), to the last position. Nothing where nothing is saved.
+  /// As save_rest(), to the last position that may be saved. Nothing where nothing is saved.
   std::optional<TextToName> save_to_name(Walk& walk, Sequence& sequence);
   /// Waits until what was saved is on the disk. Errors: kIo, kCancelled.
   void wait_saved() { publisher_->wait(options_.wait_max); }
