@@ -1,5 +1,6 @@
 #include "engine/fingerprint.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -40,6 +41,21 @@ void add_spec(const ModelSpec& spec, Text out) {
                  spec.has_post_norms);
 }
 
+/// What is hashed of a tensor: the same number of bytes from either end.
+uint64_t sample_bytes(const GgufTensor& tensor) { return std::min(tensor.bytes, kSampleBytes); }
+
+/// Has the disk bring all samples at once: one after the other each would wait for its own. Advice:
+/// where it is not taken they are only read slower.
+void ask_for_samples(const GgufFile& file) {
+  for (const GgufTensor& tensor : file.tensors()) {
+    const int descriptor = file.shard(tensor.shard).descriptor;
+    const uint64_t n = sample_bytes(tensor);
+    for (const uint64_t offset : {tensor.file_offset, tensor.file_offset + tensor.bytes - n})
+      (void)::posix_fadvise(descriptor, static_cast<off_t>(offset), static_cast<off_t>(n),
+                            POSIX_FADV_WILLNEED);
+  }
+}
+
 }  // namespace
 
 tiers::Hash128 model_fingerprint(const GgufFile& file, const ModelSpec& spec, CpuIsa isa,
@@ -50,11 +66,12 @@ tiers::Hash128 model_fingerprint(const GgufFile& file, const ModelSpec& spec, Cp
                  file.file_bytes());
   if (!device.empty()) fmt::format_to(out, "device {}\n", device);
   add_spec(spec, out);
+  ask_for_samples(file);
   std::vector<std::byte> sample;
   for (const GgufTensor& tensor : file.tensors()) {
     fmt::format_to(out, "{} {}", tensor.name, static_cast<int>(tensor.type));
     for (const uint64_t n : tensor.shape) fmt::format_to(out, " {}", n);
-    sample.resize(std::min(tensor.bytes, kSampleBytes));
+    sample.resize(sample_bytes(tensor));
     for (const uint64_t offset : {uint64_t{0}, tensor.bytes - sample.size()}) {
       file.read(tensor, offset, sample);
       const tiers::Hash128 hash = tiers::hash_bytes(sample);

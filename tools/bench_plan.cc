@@ -24,15 +24,13 @@
 #include "tools/cli/plan_answer.h"
 #include "tools/cli/program.h"
 #include "tools/cli/sample_statistics.h"
+#include "tools/makers/medium_mix.h"
 #include "tools/makers/random_transformer.h"
 
 namespace strata {
 namespace {
 
 using planner::PlacementProblem;
-
-constexpr uint32_t kMatrices = 7;  // of a layer: q, k, v, output, gate, up, down
-constexpr uint32_t kValue = 2, kDown = 6;
 
 struct Shape {
   const char* name;
@@ -75,20 +73,15 @@ const std::vector<Case>& cases() {
   return kCases;
 }
 
-/// As llama.cpp's quantisers spread bits: the first and the last eighth, and every third between.
-bool has_more_bits(uint32_t layer, uint32_t n_layers) {
-  return layer < n_layers / 8 || layer >= 7 * n_layers / 8 || (layer - n_layers / 8) % 3 == 2;
-}
-
 std::vector<TensorType> types_of(const Shape& shape, Mix mix) {
   using enum TensorType;
   constexpr TensorType kTypes[] = {kQ4_K, kQ5_K, kQ6_K, kIQ4_XS, kQ3_K};
-  std::vector<TensorType> types(uint64_t{shape.n_layers} * kMatrices, kQ4_K);
+  std::vector<TensorType> types(uint64_t{shape.n_layers} * makers::kLayerMatrices, kQ4_K);
   for (uint32_t layer = 0; layer < shape.n_layers; ++layer)
-    for (const uint32_t matrix : {kValue, kDown}) {
-      TensorType& type = types[uint64_t{layer} * kMatrices + matrix];
-      if (mix == Mix::kMedium && has_more_bits(layer, shape.n_layers)) type = kQ6_K;
-      if (mix == Mix::kMany) type = kTypes[matrix == kValue ? layer % 3 : layer % 5];
+    for (const uint32_t matrix : {makers::kValueMatrix, makers::kDownMatrix}) {
+      TensorType& type = types[uint64_t{layer} * makers::kLayerMatrices + matrix];
+      if (mix == Mix::kMedium && makers::has_more_bits(layer, shape.n_layers)) type = kQ6_K;
+      if (mix == Mix::kMany) type = kTypes[matrix == makers::kValueMatrix ? layer % 3 : layer % 5];
     }
   return types;
 }

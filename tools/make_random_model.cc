@@ -9,8 +9,10 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
+#include "tools/makers/medium_mix.h"
 #include "tools/makers/random_transformer.h"
 
 namespace {
@@ -31,28 +33,56 @@ constexpr std::array kShapes = {
     Shape{"llama-8b", 32, 4096, 32, 8, 128, 14336, 128256, 131072, 5e5, false},
 };
 
-constexpr std::array kTypes = {TensorType::kF32,  TensorType::kF16,  TensorType::kBF16,
-                               TensorType::kQ8_0, TensorType::kQ4_0, TensorType::kQ4_1,
-                               TensorType::kQ5_0, TensorType::kQ4_K, TensorType::kQ6_K};
+/// What matrices are stored in, what those with more bits are, and the embedding.
+struct Mix {
+  std::string_view name;
+  TensorType most, more, embedding;
+};
+
+using enum TensorType;
+constexpr std::array kMixes = {
+    Mix{"F32", kF32, kF32, kF32},     Mix{"F16", kF16, kF16, kF16},
+    Mix{"BF16", kBF16, kBF16, kBF16}, Mix{"Q8_0", kQ8_0, kQ8_0, kQ8_0},
+    Mix{"Q4_0", kQ4_0, kQ4_0, kQ8_0}, Mix{"Q4_1", kQ4_1, kQ4_1, kQ8_0},
+    Mix{"Q5_0", kQ5_0, kQ5_0, kQ5_0}, Mix{"Q4_K", kQ4_K, kQ4_K, kQ6_K},
+    Mix{"Q6_K", kQ6_K, kQ6_K, kQ6_K}, Mix{"Q4_K_M", kQ4_K, kQ6_K, kQ6_K}};
 
 int usage() {
   fmt::print(stderr, "usage: make_random_model SHAPE TYPE OUT [SEED]\n  shapes:");
   for (const Shape& shape : kShapes) fmt::print(stderr, " {}", shape.name);
   fmt::print(stderr, "\n  types: ");
-  for (const TensorType type : kTypes) fmt::print(stderr, " {}", tensor_type_info(type).name);
-  fmt::print(stderr, "\n  4-bit models keep their embedding in Q8_0 or Q6_K\n");
+  for (const Mix& mix : kMixes) fmt::print(stderr, " {}", mix.name);
+  fmt::print(
+      stderr,
+      "\n  4-bit models keep their embedding in Q8_0 or Q6_K; Q4_K_M gives half of the layers\n"
+      "  their values and the matrix out of the FFN in Q6_K\n");
   return 2;
 }
 
 /// What a matrix of rows of n_in is stored in: blocks of 256 do not fit every width, and blocks of
 /// 32 stand in for them, as in the quantisers of other engines.
-TensorType type_for(uint32_t n_in, TensorType wanted) {
-  return n_in % tensor_type_info(wanted).block_elements == 0 ? wanted : TensorType::kQ5_0;
+TensorType type_for(uint32_t n_in, TensorType wanted, TensorType otherwise) {
+  return n_in % tensor_type_info(wanted).block_elements == 0 ? wanted : otherwise;
 }
 
-makers::RandomTransformer model_of(const Shape& shape, TensorType type, uint64_t seed) {
+/// q k v output, gate up down of each layer.
+std::vector<TensorType> matrix_types(const Shape& shape, const Mix& mix) {
+  const uint32_t q_width = shape.n_heads * shape.head_dim;
+  std::vector<TensorType> types;
+  for (uint32_t layer = 0; layer < shape.n_layers; ++layer)
+    for (uint32_t matrix = 0; matrix < makers::kLayerMatrices; ++matrix) {
+      const uint32_t n_in = matrix == makers::kOutputMatrix ? q_width
+                            : matrix == makers::kDownMatrix ? shape.d_ff
+                                                            : shape.d_model;
+      const bool is_more = makers::is_in_medium_mix(matrix, layer, shape.n_layers);
+      types.push_back(type_for(n_in, is_more ? mix.more : mix.most, TensorType::kQ5_0));
+    }
+  return types;
+}
+
+makers::RandomTransformer model_of(const Shape& shape, const Mix& mix, uint64_t seed) {
   makers::RandomTransformer model;
-  model.name = fmt::format("random {} {}", shape.name, tensor_type_info(type).name);
+  model.name = fmt::format("random {} {}", shape.name, mix.name);
   model.n_layers = shape.n_layers;
   model.d_model = shape.d_model;
   model.n_heads = shape.n_heads;
@@ -63,17 +93,8 @@ makers::RandomTransformer model_of(const Shape& shape, TensorType type, uint64_t
   model.n_ctx = shape.n_ctx;
   model.rope.freq_base = shape.freq_base;
   model.is_tied = shape.is_tied;
-  const uint32_t q_width = shape.n_heads * shape.head_dim;
-  model.matrix_types.clear();
-  for (const uint32_t n_in : {shape.d_model, shape.d_model, shape.d_model, q_width, shape.d_model,
-                              shape.d_model, shape.d_ff})  // q k v output, gate up down
-    model.matrix_types.push_back(type_for(n_in, type));
-  // The embedding is stored wider than 4 bits.
-  model.embedding_type = type;
-  if (type == TensorType::kQ4_0 || type == TensorType::kQ4_1)
-    model.embedding_type = TensorType::kQ8_0;
-  if (type == TensorType::kQ4_K || type == TensorType::kQ6_K)
-    model.embedding_type = shape.d_model % 256 == 0 ? TensorType::kQ6_K : TensorType::kQ8_0;
+  model.matrix_types = matrix_types(shape, mix);
+  model.embedding_type = type_for(shape.d_model, mix.embedding, TensorType::kQ8_0);
   model.seed = seed;
   return model;
 }
@@ -83,17 +104,16 @@ makers::RandomTransformer model_of(const Shape& shape, TensorType type, uint64_t
 int main(int argc, char** argv) {
   if (argc != 4 && argc != 5) return usage();
   const auto shape = std::ranges::find(kShapes, argv[1], &Shape::name);
-  const auto type =
-      std::ranges::find(kTypes, argv[2], [](TensorType of) { return tensor_type_info(of).name; });
+  const auto mix = std::ranges::find(kMixes, argv[2], &Mix::name);
   uint64_t seed = 1;
   if (argc == 5) {
     const std::string_view text = argv[4];
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
     if (error != std::errc() || end != text.data() + text.size()) return usage();
   }
-  if (shape == kShapes.end() || type == kTypes.end()) return usage();
+  if (shape == kShapes.end() || mix == kMixes.end()) return usage();
   try {
-    makers::write_random_transformer(model_of(*shape, *type, seed), argv[3]);
+    makers::write_random_transformer(model_of(*shape, *mix, seed), argv[3]);
   } catch (const Error& error) {
     fmt::print(stderr, "error: {} [{}]\n", error.what(), error.where());
     return exit_code(error.code());
