@@ -114,9 +114,14 @@ class PlacedWalk {
                   kCachedModel, "test"),
         sequence_(walk_.sequence()) {}
 
-  /// Of the first n positions, what is saved. Returns how many that are.
+  /// Of the first n positions, what is saved. Returns how many that are: none where a faulty disk
+  /// fails both reads of what is read at once, and all is computed, as `strata run` does then.
   uint32_t restore(uint32_t n) {
-    sequence_ = contexts_.restore(walk_.cache(), text_.tokens().first(n));
+    try {
+      sequence_ = contexts_.restore(walk_.cache(), text_.tokens().first(n));
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kIo || !placement_.is_kv_disk_faulty) throw;
+    }
     return sequence_.n_pos();
   }
   /// The next n positions in one step, again where a read of weights failed.
