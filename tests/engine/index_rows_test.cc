@@ -291,7 +291,7 @@ TEST(IndexRows, ThatAreDamagedAreRemovedAndMadeAnew) {
   EXPECT_TRUE(is_same(ask(3072, 0), expected));
 }
 
-/// Sound in every hash, but of another index: as another model, shape or program would have left it.
+/// Sound in every hash, but of another index: as another shape or program would have left it.
 TEST(IndexRows, OfAnotherShapeOrFormatAreMadeAnew) {
   const LoadedMember member("llama3");
   const TestFolder folder;

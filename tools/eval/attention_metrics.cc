@@ -171,7 +171,7 @@ void AttentionMetrics::tally_choice(const engine::ProbedHead& head) {
   tally_.useful_blocks_ += n_useful;
 }
 
-/// left_out_ of a head whose index has a tail: what it estimates of the blocks that were not chosen.
+/// left_out_ of a head whose index has a tail: what it estimates of blocks that were not chosen.
 void AttentionMetrics::estimate_left_out(const engine::ProbedHead& head) {
   const index::Selector& index = *head.sequence->index();
   const uint64_t n_floats = index.scratch_floats(head.n_queries);
