@@ -20,12 +20,12 @@ using testing::SmallModel;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
-constexpr uint32_t kHeads = 4, kHeadDim = 32, kModelDim = 32;
+constexpr uint32_t kOddHeads = 4, kOddHeadDim = 32, kOddModelDim = 32;
 constexpr int32_t kWild = 15;     // the token whose keys are not finite
 constexpr uint32_t kChannel = 6;  // of every KV head: the one that is out of the ordinary
 // One wild key among those that pq trains with, one that waits for a codebook, one in the step.
 constexpr uint32_t kWildAt[] = {517, 1130, 1199};
-constexpr uint32_t kTokens = 1200, kExact = 1100;
+constexpr uint32_t kOddTokens = 1200, kOddExact = 1100;
 
 /// The weights from a row's values to one output.
 std::span<float> output_row(SmallModel& model, const std::string& name, uint32_t row) {
@@ -41,11 +41,11 @@ void set_row(SmallModel& model, const std::string& name, uint32_t row, uint32_t 
 
 /// Random, but the first two values of every row are its token's alone: 10 of kWild and 0 of the
 /// others, and 1 of all.
-SmallModel drawn_model(uint32_t n_kv_heads) {
-  SmallModel model = testing::make_small_model({.d_model = kModelDim,
-                                                .n_heads = kHeads,
+SmallModel odd_model(uint32_t n_kv_heads) {
+  SmallModel model = testing::make_small_model({.d_model = kOddModelDim,
+                                                .n_heads = kOddHeads,
                                                 .n_kv_heads = n_kv_heads,
-                                                .head_dim = kHeadDim,
+                                                .head_dim = kOddHeadDim,
                                                 .n_ctx_train = 2048});
   testing::draw_weights(model, 11);
   for (int32_t token = 0; token <= kWild; ++token) {
@@ -62,7 +62,7 @@ SmallModel drawn_model(uint32_t n_kv_heads) {
 
 /// Keys are not turned by their positions.
 void stop_rotation(SmallModel& model) {
-  model.add_tensor("rope_freqs.weight", {kHeadDim / 2}, 1e30f);
+  model.add_tensor("rope_freqs.weight", {kOddHeadDim / 2}, 1e30f);
 }
 
 struct OddKeys {
@@ -70,19 +70,19 @@ struct OddKeys {
   std::function<void(SmallModel&, uint32_t n_kv_heads)> make;
   bool repeats;                                            // the text is one token over and over
   bool has_finite_logits;                                  // of every row
-  std::function<bool(std::span<const float> keys)> shows;  // all keys of a stream, [n][kHeadDim]
+  std::function<bool(std::span<const float> keys)> shows;  // all keys of a stream, [n][kOddHeadDim]
 };
 
 void set_channel(SmallModel& model, const char* weight, uint32_t n_heads, uint32_t from,
                  float value, uint32_t channel = kChannel) {
   for (const std::string layer : {"blk.0.", "blk.1."})
     for (uint32_t head = 0; head < n_heads; ++head)
-      set_row(model, layer + weight, head * kHeadDim + channel, from, value);
+      set_row(model, layer + weight, head * kOddHeadDim + channel, from, value);
 }
 
 bool has_equal_keys(std::span<const float> keys) {
-  for (size_t i = kHeadDim; i < keys.size(); ++i)
-    if (keys[i] != keys[i - kHeadDim]) return false;
+  for (size_t i = kOddHeadDim; i < keys.size(); ++i)
+    if (keys[i] != keys[i - kOddHeadDim]) return false;
   return true;
 }
 
@@ -108,7 +108,7 @@ const OddKeys kOddKeys[] = {
      [](SmallModel& model, uint32_t n_kv_heads) {
        stop_rotation(model);
        set_channel(model, "attn_k.weight", n_kv_heads, 0, -1e7f);
-       set_channel(model, "attn_q.weight", kHeads, 1, 1);
+       set_channel(model, "attn_q.weight", kOddHeads, 1, 1);
      },
      false, true,
      [](auto keys) { return std::ranges::any_of(keys, [](float x) { return std::isinf(x); }); }},
@@ -122,24 +122,24 @@ const OddKeys kOddKeys[] = {
      [](auto keys) { return std::ranges::any_of(keys, [](float x) { return std::isnan(x); }); }},
 };
 
-std::vector<int32_t> text_of(const OddKeys& odd) {
-  auto text = testing::random_tokens(kTokens, kWild, 3);
+std::vector<int32_t> odd_text(const OddKeys& odd) {
+  auto text = testing::random_tokens(kOddTokens, kWild, 3);
   if (odd.repeats) std::ranges::fill(text, 5);
   for (const uint32_t pos : kWildAt)
     if (!odd.repeats) text[pos] = kWild;
   return text;
 }
 
-/// [n_pos][kHeadDim] of one stream.
+/// [n_pos][kOddHeadDim] of one stream.
 std::vector<float> keys_of(ZooWalk& walk, const Sequence& sequence, const KernelTable& kernels,
                            uint32_t layer, uint32_t kv_head) {
   std::vector<float> keys;
-  std::vector<float> block(uint64_t{kHeadDim} * kBlockPositions);
+  std::vector<float> block(uint64_t{kOddHeadDim} * kBlockPositions);
   for (uint32_t pos = 0; pos < sequence.n_pos(); ++pos) {
     if (pos % kBlockPositions == 0)
       kernels.index.load_k(walk.cache().layout(), walk.cache().block(sequence, layer, kv_head, pos),
                            block.data());
-    for (uint32_t d = 0; d < kHeadDim; ++d)
+    for (uint32_t d = 0; d < kOddHeadDim; ++d)
       keys.push_back(block[uint64_t{d} * kBlockPositions + pos % kBlockPositions]);
   }
   return keys;
@@ -152,19 +152,18 @@ bool is_finite(const Logits& logits) {
 }
 
 TEST(OddKeys, ABudgetOfEverythingIsExactAttentionWhateverTheKeysAre) {
-  for (const uint32_t n_kv_heads : {1u, kHeads})  // groups of 4 and 1
+  for (const uint32_t n_kv_heads : {1u, kOddHeads})  // groups of 4 and 1
     for (const OddKeys& odd : kOddKeys) {
       if (sanitizer::kAny && n_kv_heads != 1) continue;
       SCOPED_TRACE(std::string(odd.name) + ", KV heads: " + std::to_string(n_kv_heads));
-      SmallModel small = drawn_model(n_kv_heads);
+      SmallModel small = odd_model(n_kv_heads);
       odd.make(small, n_kv_heads);
       const testing::TemporaryModel file(small);
       const auto opened = GgufFile::open(file.path());
       const Model model = testing::load_model(opened);
-      const auto text = text_of(odd);
+      const auto text = odd_text(odd);
       WalkSetting setting;
       setting.kernels = cpu_attn::available_kernels().back();
-      setting.n_threads = 2;
       setting.chunk_rows = 128;
       setting.n_ctx = 2048;
       ZooWalk exact(model, setting);
@@ -178,9 +177,9 @@ TEST(OddKeys, ABudgetOfEverythingIsExactAttentionWhateverTheKeysAre) {
         setting.method = method.method;
         ZooWalk walk(model, setting);
         Sequence sequence = walk.sequence();
-        Logits logits = walk.feed(sequence, std::span(text).first(kExact));
+        Logits logits = walk.feed(sequence, std::span(text).first(kOddExact));
         for (auto& row :
-             walk.feed(sequence, std::span(text).subspan(kExact), 0, Attention::kSelected))
+             walk.feed(sequence, std::span(text).subspan(kOddExact), 0, Attention::kSelected))
           logits.push_back(std::move(row));
         EXPECT_EQ(testing::first_difference(logits, expected).value_or(""), "");
         const SelectionCounts& counts = walk.walk().selection_counts();

@@ -220,10 +220,10 @@ TEST(Selection, AFactThatAnAnswerHasStatedIsFoundByItsIndex) {
   const makers::RecallTask task = make_recall_task(model, 8, 3, 9);
   const auto text = make_recall_text(model, 3000, task.passages, 9);
   for (const Method method : {Method::kOracle, Method::kPq, Method::kRabitq, Method::kRabitqTail}) {
-    RecallSetup setup{.method = method};
+    RecallSetup setup{.n_threads = 1, .method = method};
     setup.rule.budget = {Budget::Kind::kTokens, 256};
     RecallRun run(model, 3001, setup);
-    run.read(text.words, 2000);
+    run.read(text.words, 1000);
     for (const auto& question : task.questions)
       EXPECT_EQ(run.ask(question.ask, question.answer.size()), question.answer)
           << static_cast<int>(method) << " at word " << text.passage_begin[question.passages[0]];

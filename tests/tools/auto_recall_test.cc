@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,9 @@ namespace {
 
 using testing::Outcome;
 
-constexpr uint64_t kSeed = 7;
-constexpr uint32_t kTokens = 32768, kWordsMax = 24;  // of a question and its answer
-const std::string kContext = "32800";
+constexpr uint64_t kAutoSeed = 7;
+constexpr uint32_t kAutoTokens = 32768, kWordsMax = 24;  // of a question and its answer
+const std::string kAutoContext = "32800";
 
 class AutoRecall : public ::testing::Test {
  protected:
@@ -46,12 +47,12 @@ class AutoRecall : public ::testing::Test {
   }
   /// Every question of the task, each by a run of its own. The line that says what auto chose.
   std::string expect_answers(const makers::RecallTask& task) {
-    const auto text = make_recall_text(*model_, kTokens - kWordsMax, task.passages, kSeed);
+    const auto text = make_recall_text(*model_, kAutoTokens - kWordsMax, task.passages, kAutoSeed);
     const std::string file = folder_.write("text.txt", model_->text(text.words));
     std::string choice;
     for (const makers::RecallQuestion& question : task.questions) {
       const Outcome outcome =
-          strata({"run", "-m", path_, "--raw", "-c", kContext, "--temp", "0", "-n",
+          strata({"run", "-m", path_, "--raw", "-c", kAutoContext, "--temp", "0", "-n",
                   std::to_string(question.answer.size()), "-f", file, "-p",
                   " " + model_->text(question.ask), "--attn", "auto", "--json"});
       EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
@@ -79,7 +80,7 @@ TEST_F(AutoRecall, AnswersAllOf32KTokensWithinTwoPercentOfThem) {
   EXPECT_NE(judged.err.find("gate: rabitq at 2% passes: 100 % of exact attention's answers"),
             std::string::npos)
       << judged.err;
-  EXPECT_EQ(expect_answers(make_recall_task(*model_, 8, 3, kSeed)), "rabitq");
+  EXPECT_EQ(expect_answers(make_recall_task(*model_, 8, 3, kAutoSeed)), "rabitq");
 }
 
 /// Where a query lies mostly in directions in which keys do not differ, rabitq is as good on texts
@@ -98,7 +99,7 @@ TEST_F(AutoRecall, TakesNoMethodThatLosesAnswers) {
   EXPECT_NE(judged.err.find("gate: pq at 2% passes: 100 % of exact attention's answers"),
             std::string::npos)
       << judged.err;
-  EXPECT_EQ(expect_answers(make_chain_task(*model_, 2, 2, kSeed)), "pq");
+  EXPECT_EQ(expect_answers(make_chain_task(*model_, 2, 2, kAutoSeed)), "pq");
 }
 
 }  // namespace
