@@ -2,7 +2,8 @@
 // tiles from DRAM and from cache, beside plain reading of the same tiles and beside DRAM's
 // bandwidth. The answers of every set are compared with the scalar set's before anything is timed.
 // Why: a token reads the index of its whole context, so the two scans are wanted at the speed of
-// memory: at most 1.5 times the time that reading takes.
+// memory: at most 1.5 times the time that reading takes. With --trace: every method as a whole on
+// keys of a real model.
 #include <time.h>
 
 #include <algorithm>
@@ -10,16 +11,23 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include "base/check.h"
+#include "base/checked_math.h"
+#include "base/error.h"
 #include "base/half.h"
 #include "base/host_memory.h"
 #include "cpu_attn/index.h"
+#include "index/choose.h"
+#include "index/method.h"
 #include "tools/cli/dram_read.h"
+#include "tools/eval/attention_trace.h"
 
 namespace strata {
 namespace {
@@ -32,6 +40,7 @@ struct Options {
   std::vector<uint32_t> queries = {1, 3, 4, 8, 96};
   bool in_order = false;
   std::string only;
+  std::string trace;
 };
 
 /// Seconds of this thread: what a busy neighbour on the core does not lengthen.
@@ -298,6 +307,118 @@ void bench_pool(const Options& options) {
   }
 }
 
+/// A method's index of a model's own keys, of all streams of a trace.
+class TraceIndex {
+ public:
+  TraceIndex(const eval::AttentionTrace& trace, index::Method method, const KernelTable& table)
+      : trace_(trace),
+        source_(method,
+                {.layout = trace.layout(),
+                 .n_streams = trace.n_streams(),
+                 .n_blocks = trace.n_blocks()},
+                table),
+        selector_(source_.make()),
+        scratch_(HostMemory::reserve(selector_->scratch_floats(trace.group) * sizeof(float) + 64)),
+        stride_(round_up(trace.n_blocks(), kExtentBlocks)),
+        weights_(trace.group * stride_) {
+    selector_->open_blocks(trace.n_blocks());
+  }
+
+  /// Seconds of a stream.
+  double observe(uint32_t stream) {
+    const double start = cpu_seconds();
+    for (uint32_t block = 0; block < trace_.n_blocks(); ++block)
+      selector_->observe(stream, block, trace_.block(stream, block));
+    return cpu_seconds() - start;
+  }
+  /// Seconds in which the blocks of a stream are scored for a step's queries; leaves weights().
+  double estimate(uint32_t stream, uint32_t step) {
+    const std::vector<float> q = trace_.query(stream, step);
+    const double start = cpu_seconds();
+    selector_->estimate({.stream = stream,
+                         .q = q.data(),
+                         .n_queries = trace_.group,
+                         .end_block = trace_.n_blocks(),
+                         .scratch = reinterpret_cast<float*>(scratch_.data()),
+                         .log_weights = weights_.data(),
+                         .weight_stride = stride_});
+    return cpu_seconds() - start;
+  }
+  std::span<const float> weights() const { return weights_; }  // [group, stride()], logarithms
+  uint64_t stride() const { return stride_; }
+  double bytes_per_key() const {
+    return static_cast<double>(selector_->estimate_bytes(trace_.n_blocks())) / trace_.n_positions;
+  }
+
+ private:
+  const eval::AttentionTrace& trace_;
+  index::SelectorSource source_;
+  std::unique_ptr<index::Selector> selector_;
+  HostMemory scratch_;
+  uint64_t stride_;
+  std::vector<float> weights_;
+};
+
+/// The share of the exact weight, of blocks that are chosen at all, that a choice by estimates
+/// within a quarter of the positions holds; mean over the step's queries.
+double weight_found(const TraceIndex& estimated, const TraceIndex& exact, uint32_t n_queries,
+                    uint32_t n_blocks, index::Chooser& chooser) {
+  const index::Rule& rule = chooser.rule();
+  const auto& choice = chooser.choose({.log_weights = estimated.weights(),
+                                       .weight_stride = estimated.stride(),
+                                       .n_queries = n_queries,
+                                       .n_blocks = n_blocks,
+                                       .n_positions = n_blocks * kBlockPositions});
+  double found = 0;
+  for (uint32_t query = 0; query < n_queries; ++query) {
+    const float* weights = exact.weights().data() + query * exact.stride();
+    const auto is_candidate = [&](uint32_t block) {
+      return block >= rule.n_sink_blocks && block + rule.n_window_blocks < n_blocks;
+    };
+    double all = 0, chosen = 0;
+    for (uint32_t block = 0; block < n_blocks; ++block)
+      all += is_candidate(block) ? std::exp(double{weights[block]}) : 0;
+    for (const uint32_t block : choice.blocks)
+      chosen += is_candidate(block) ? std::exp(double{weights[block]}) : 0;
+    found += chosen / all / n_queries;
+  }
+  return found;
+}
+
+/// Every method on the keys and queries of a real model (`strata eval --record`).
+void bench_trace(const Options& options) {
+  const eval::AttentionTrace trace = eval::read_trace(options.trace);
+  std::printf("%s: %u streams of %u keys, head_dim %u, %u steps of %u queries; medians\n",
+              options.trace.c_str(), trace.n_streams(), trace.n_positions, trace.head_dim,
+              trace.n_steps, trace.group);
+  for (const KernelTable& table : index_tables()) {
+    if (!options.only.empty() && options.only != table.name) continue;
+    index::Chooser chooser(table, {.budget = {index::Budget::Kind::kShare, 0.25}});
+    TraceIndex exact(trace, index::Method::kOracle, table);
+    for (uint32_t stream = 0; stream < trace.n_streams(); ++stream) exact.observe(stream);
+    for (const auto& method : index::method_names()) {
+      TraceIndex of(trace, method.method, table);
+      std::vector<double> building, scoring;
+      double found = 0;
+      for (uint32_t stream = 0; stream < trace.n_streams(); ++stream) {
+        building.push_back(of.observe(stream));
+        for (uint32_t step = 0; step < trace.n_steps; ++step) {
+          scoring.push_back(of.estimate(stream, step));
+          exact.estimate(stream, step);
+          const uint32_t pos = trace.n_positions - trace.n_steps + step;
+          found += weight_found(of, exact, trace.group, pos / kBlockPositions, chooser);
+        }
+      }
+      std::printf(
+          "%-11s %-8s build %8.1f us per 2,048 keys   estimate %7.1f us, %6.2f Gkey.q/s   "
+          "%6.2f bytes a key   %.4f of the weight found\n",
+          method.name, table.name, median(building) * 1e6 * 2048 / trace.n_positions,
+          median(scoring) * 1e6, uint64_t{trace.n_positions} * trace.group * 1e-9 / median(scoring),
+          of.bytes_per_key(), found / static_cast<double>(scoring.size()));
+    }
+  }
+}
+
 void run(const Options& options) {
   const HostMemory memory = HostMemory::reserve(options.megabytes << 20);
   std::printf("tiles %s of %llu MiB (DRAM) and %llu KiB (cache); one thread's time, medians\n",
@@ -352,8 +473,15 @@ int main(int argc, char** argv) {
   app.add_option("--queries", options.queries, "queries that share a scan")
       ->check(CLI::Range(1u, 96u));
   app.add_option("--only", options.only, "only this set: scalar, avx2, avx512, avx512+");
+  app.add_option("--trace", options.trace,
+                 "instead, every method on the keys and queries that `strata eval --record` wrote");
   app.add_flag("--in-order", options.in_order, "meet the tiles in the order of their addresses");
   CLI11_PARSE(app, argc, argv);
-  strata::run(options);
+  try {
+    options.trace.empty() ? strata::run(options) : strata::bench_trace(options);
+  } catch (const strata::Error& error) {
+    std::fprintf(stderr, "bench_index: %s [%s]\n", error.what(), error.where().c_str());
+    return 1;
+  }
   return 0;
 }

@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 #include <optional>
+#include <tuple>
 
 #include "tests/engine/cached_run.h"
 
@@ -287,6 +289,62 @@ TEST(IndexRows, ThatAreDamagedAreRemovedAndMadeAnew) {
   std::filesystem::remove(files[0]);
   EXPECT_TRUE(is_same(ask(0, 0), expected));
   EXPECT_TRUE(is_same(ask(3072, 0), expected));
+}
+
+/// Sound in every hash, but of another index: as another shape or program would have left it.
+TEST(IndexRows, OfAnotherShapeOrFormatAreMadeAnew) {
+  const LoadedMember member("llama3");
+  const TestFolder folder;
+  const auto text = member.text(3100, kCachedSeed);
+  save_text(member, folder, text);
+  const auto asked = joined(text, member.text(20, 9));
+  tiers::RowsShape shape;
+  const auto ask = [&](uint32_t n_indexed) {
+    SelectingRun run(member, folder, Method::kQuest);
+    Logits logits = run.ask(asked);
+    EXPECT_EQ(run.n_indexed(), n_indexed);
+    EXPECT_EQ(run.counts().damaged_packs, 0u);
+    shape = rows_shape(run.cache(), run.sequence()).value_or(shape);
+    run.finish();
+    EXPECT_EQ(run.contexts().rows_problem(), "");
+    return logits;
+  };
+  const Logits expected = ask(0);
+  EXPECT_TRUE(is_same(ask(3072), expected));
+  const std::string path = rows_files(folder)[0];
+  const std::string pack =
+      tiers::pack_of_rows_file(std::filesystem::path(path).filename().string());
+  /// Of n segments; version 0 = this program's.
+  const auto put = [&](const tiers::RowsShape& of, uint32_t n, uint32_t version) {
+    std::vector<std::byte> bytes(n * of.segment_bytes(), std::byte{7});
+    tiers::RowsHead head{.shape = of, .first_segment = 0, .hashes = {}};
+    for (uint32_t i = 0; i < n; ++i)
+      head.hashes.push_back(tiers::hash_bytes(std::span(bytes).first(of.segment_bytes())));
+    auto end = tiers::encode_rows_end(head, pack);
+    if (version != 0) {
+      std::memcpy(end.data() + end.size() - tiers::kRowsTrailerBytes + 8, &version, 4);
+      const auto seal = tiers::hash_bytes(std::span(end).first(end.size() - 16));
+      std::memcpy(end.data() + end.size() - 16, &seal, 16);
+    }
+    bytes.insert(bytes.end(), end.begin(), end.end());
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+  };
+  tiers::RowsShape wider = shape, fewer = shape, longer = shape;
+  wider.stream_bytes *= 2;  // of a larger head_dim
+  fewer.n_streams -= 1;
+  longer.segment_positions *= 2;
+  for (const auto& [other, n, version] :
+       {std::tuple{wider, 12u, 0u}, {fewer, 12u, 0u}, {longer, 6u, 0u}, {shape, 12u, 2u}}) {
+    SCOPED_TRACE(version);
+    put(other, n, version);
+    EXPECT_TRUE(is_same(ask(0), expected));
+    EXPECT_TRUE(is_same(ask(3072), expected)) << "they were written again";
+  }
+  // What the same index wrote is taken as it is, though it be wrong: so the file was read above.
+  put(shape, 12, 0);
+  EXPECT_FALSE(is_same(ask(3072), expected));
 }
 
 /// Several threads read: which of two damaged segments one of them meets first is chance.

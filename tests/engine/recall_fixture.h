@@ -73,11 +73,15 @@ class RecallRun {
     if (selectors_) walk_.select_by(setup.rule, n_tokens + kQuestion);
   }
 
-  /// The begin token, then the words.
-  void read(const Words& words) {
+  /// The begin token, then the words; the last n_selected of them as an answer is: by selected
+  /// steps of one row.
+  void read(const Words& words, uint32_t n_selected = 0) {
     std::vector<int32_t> tokens = {read_tokenizer_spec(file_).bos};
     for (const uint32_t word : words) tokens.push_back(made_.token(word));
-    prefill(walk_, text_, tokens, setup_.chunk_rows);
+    const std::span<const int32_t> all = tokens;
+    prefill(walk_, text_, all.first(all.size() - n_selected), setup_.chunk_rows);
+    for (const int32_t& token : all.last(n_selected))
+      prefill(walk_, text_, {&token, 1}, 1, {}, Attention::kSelected);
   }
 
   /// The n greedy words that follow a question; n_words() where the answer is no word.

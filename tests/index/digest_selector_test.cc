@@ -122,6 +122,41 @@ TEST(DigestSelector, KeysThatAreNotFiniteAreAlwaysChosen) {
     }
 }
 
+/// Of a page whose keys are one key, bounds, centre and mean are that key.
+TEST(DigestSelector, EqualKeysHaveEqualWeightsNoLargerChannelHides) {
+  const KernelTable& kernels = *cpu_attn::available_kernels().back();
+  const auto layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 64);
+  std::mt19937_64 random(14);
+  const auto key = drawn_queries(1, 64, random);
+  Keys keys(layout, 10, kernels);
+  for (uint32_t pos = 0; pos < 10 * kBlockPositions; ++pos) {
+    std::copy(key.begin(), key.end(), keys.key(pos));
+    keys.key(pos)[11] = 3000;  // a channel that is far from the others, as real keys have
+  }
+  keys.store();
+  auto q = drawn_queries(2, 64, random);
+  q[11] = q[64 + 11] = 0;
+  for (const Method method : {Method::kQuest, Method::kCuboid, Method::kMean, Method::kOracle}) {
+    SCOPED_TRACE(static_cast<int>(method));
+    const SelectorSource source(method, {layout, 1, 10}, kernels);
+    const auto selector = source.make();
+    selector->open_blocks(10);
+    observe_all(*selector, 0, keys);
+    const auto weights = estimates(*selector, 0, q, 2);
+    for (uint32_t i = 0; i < weights.size(); ++i) {
+      const float* query = q.data() + uint64_t{i / 10} * 64;
+      double magnitude = 0;
+      for (uint32_t d = 0; d < 64; ++d)
+        magnitude += std::abs(double{query[d]} * double{keys.key(0)[d]});
+      // Digests score a page by one product, the oracle sums its 32 keys; two roundings to bf16.
+      const double of_keys = method == Method::kOracle ? std::log(double{kBlockPositions}) : 0;
+      ASSERT_NEAR(weights[i], keys.score(query, 0) + of_keys,
+                  magnitude * (0x1p-7 + 0x1p-16 + 128 * 0x1p-23) + 1e-5);
+      EXPECT_EQ(weights[i], weights[i / 10 * 10]);
+    }
+  }
+}
+
 TEST(Selector, RowsThatWereSavedAreThoseThatAreMadeAnew) {
   const KernelTable& kernels = *cpu_attn::available_kernels().back();
   const auto layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, 64);

@@ -35,10 +35,22 @@ EvalRow row(const std::string& text, const std::string& method, const Figures& o
   return made;
 }
 
+EvalRow task(const std::string& method, double exact, std::optional<double> kept) {
+  EvalRow made;
+  made.task = "log";
+  made.method = method;
+  made.budget = "1024";
+  made.exact_score = exact;
+  made.kept_score = kept;
+  made.n_cases = 20;
+  return made;
+}
+
 constexpr Figures kOracle = {0.008, 0.97, 0.98, 100};
 
 std::string reason(const Figures& figures) {
-  const std::vector<EvalRow> rows = {row("a", "oracle", kOracle), row("a", "quest", figures)};
+  const std::vector<EvalRow> rows = {row("a", "oracle", kOracle), row("a", "quest", figures),
+                                     task("quest", 1, 1)};
   const auto verdicts = judge(rows);
   EXPECT_EQ(verdicts.size(), 1u);
   EXPECT_EQ(verdicts[0].passes, verdicts[0].reason.empty());
@@ -54,17 +66,6 @@ TEST(Gate, EachLimitAloneRefuses) {
   EXPECT_NE(reason({std::nan(""), 0.96, 0.95, 100}), "");
 }
 
-EvalRow task(const std::string& method, double exact, std::optional<double> kept) {
-  EvalRow made;
-  made.task = "log";
-  made.method = method;
-  made.budget = "1024";
-  made.exact_score = exact;
-  made.kept_score = kept;
-  made.n_cases = 20;
-  return made;
-}
-
 TEST(Gate, AnswersAreJudgedBesideTexts) {
   std::vector<EvalRow> rows = {
       row("a", "oracle", kOracle), row("a", "quest", {0.01, 0.96, 0.95, 1}),
@@ -76,18 +77,41 @@ TEST(Gate, AnswersAreJudgedBesideTexts) {
   EXPECT_EQ(verdicts[0].n_cases, 20u);
   rows.push_back(task("quest", 0.5, 0.94));
   verdicts = judge(rows);
-  EXPECT_EQ(verdicts[0].reason, "94 % of exact attention's answers, wanted at least 95 %");
+  EXPECT_EQ(verdicts[0].reason,
+            "94 % of exact attention's answers (40 cases), wanted at least 95 %");
   EXPECT_EQ(verdicts[0].n_cases, 40u);
+}
+
+/// A mean over tokens says little of the few that retrieve, so texts alone let nothing pass; where
+/// exact attention solves no task, they have to do.
+TEST(Gate, TextsAloneLetNoMethodPass) {
+  std::vector<EvalRow> rows = {row("a", "oracle", kOracle),
+                               row("a", "quest", {0.01, 0.96, 0.95, 1})};
+  EXPECT_EQ(judge(rows)[0].reason, "its answers were not judged: give tasks, or a longer text");
+  rows.push_back(task("oracle", 1, 1));  // another method's
+  EXPECT_FALSE(judge(rows)[0].passes);
+  rows.push_back(task("quest", 0.4, 0.1));
+  rows.push_back(task("quest", 0, std::nullopt));
+  const Verdict verdict = judge(rows)[0];
+  EXPECT_TRUE(verdict.passes) << verdict.reason;
+  EXPECT_EQ(verdict.n_tasks, 2u);
+  EXPECT_EQ(verdict.n_cases, 0u);
+  EXPECT_EQ(answers_text(verdict), "exact attention solves none of the tasks that were tried");
 }
 
 TEST(Gate, JudgesAllTextsTogetherAndChoosesTheCheapest) {
   const Figures good = {0.010, 0.96, 0.95, 200}, cheap = {0.011, 0.96, 0.95, 150},
                 bad = {0.5, 0.5, 0.5, 10};
-  const std::vector<EvalRow> rows = {
-      row("a", "oracle", kOracle),       row("a", "quest", bad),
-      row(kAllTexts, "oracle", kOracle), row(kAllTexts, "quest", good),
-      row(kAllTexts, "mean", cheap),     row(kAllTexts, "cuboid", bad),
-      row(kAllTexts, "recent", good)};
+  const std::vector<EvalRow> rows = {row("a", "oracle", kOracle),
+                                     row("a", "quest", bad),
+                                     row(kAllTexts, "oracle", kOracle),
+                                     row(kAllTexts, "quest", good),
+                                     row(kAllTexts, "mean", cheap),
+                                     row(kAllTexts, "cuboid", bad),
+                                     row(kAllTexts, "recent", good),
+                                     task("quest", 1, 1),
+                                     task("mean", 1, 1),
+                                     task("cuboid", 1, 1)};
   const auto verdicts = judge(rows);
   ASSERT_EQ(verdicts.size(), 3u);
   ASSERT_NE(cheapest(verdicts), nullptr);
@@ -105,7 +129,8 @@ TEST_F(Profile, WhatIsWrittenIsRead) {
   EXPECT_FALSE(cli::read_profile(path).has_value());
   const auto verdicts =
       judge(std::vector{row("a", "oracle", kOracle), row("a", "quest", {0.01, 0.96, 0.95, 123}),
-                        row("a", "mean", {0.5, 0.96, 0.95, 50}), task("mean", 1, 0.5)});
+                        row("a", "mean", {0.5, 0.96, 0.95, 50}), task("mean", 1, 0.5),
+                        task("quest", 0, std::nullopt)});
   cli::write_profile(path, verdicts, "2026-01-02");
   const auto back = cli::read_profile(path);
   ASSERT_TRUE(back.has_value());
@@ -117,6 +142,7 @@ TEST_F(Profile, WhatIsWrittenIsRead) {
   EXPECT_EQ((*back)[0].tokens, 512u);
   EXPECT_FALSE((*back)[1].passes);
   EXPECT_EQ((*back)[0].kept, 1);
+  EXPECT_EQ((*back)[0].n_tasks, 1u);
   EXPECT_EQ((*back)[1].kept, 0.5);
   EXPECT_EQ((*back)[1].n_cases, 20u);
   EXPECT_EQ((*back)[1].reason, verdicts[1].reason);
@@ -168,7 +194,11 @@ TEST_F(Profile, AutoIsTheCheapestThatPassedElseExact) {
   cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
   EXPECT_FALSE(chosen(&line).method.has_value());
   EXPECT_NE(line.find("exact (no method passed"), std::string::npos) << line;
-  verdict.passes = true;
+  verdict.passes = true;  // as gates of before wrote it, which judged texts alone
+  cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
+  EXPECT_FALSE(chosen(&line).method.has_value());
+  EXPECT_NE(line.find("exact (no method passed"), std::string::npos) << line;
+  verdict.n_tasks = 1;
   cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
   EXPECT_FALSE(chosen(&line).method.has_value());
   EXPECT_NE(line.find("was judged on 0 tokens only"), std::string::npos) << line;
@@ -178,6 +208,7 @@ TEST_F(Profile, AutoIsTheCheapestThatPassedElseExact) {
   EXPECT_EQ(options.method, index::Method::kMean);
   EXPECT_EQ(options.selection.budget.value, 0.1);
   EXPECT_NE(line.find("attention: mean at a budget of 10%"), std::string::npos) << line;
+  EXPECT_NE(line.find("exact attention solves none of the tasks"), std::string::npos) << line;
 }
 
 }  // namespace

@@ -5,7 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <set>
+#include <map>
+#include <sstream>
 
 #include "base/error.h"
 #include "tests/engine/recall_fixture.h"
@@ -93,6 +94,31 @@ TEST(Tasks, FactsOfALogStandAtEvenDistances) {
     const auto at = static_cast<double>(text.find(of.questions[i].answers[0]));
     EXPECT_NEAR(at / static_cast<double>(text.size()), (static_cast<double>(i) + 0.5) / 20, 0.05);
   }
+}
+
+TEST(Tasks, FrequentWordsStandMostOften) {
+  const auto tokenizer = zoo_tokenizer();
+  const TaskWriter writer(*tokenizer, nullptr);
+  for (const uint64_t length : {600u, 3000u, 12000u})
+    for (const uint64_t seed : {1u, 2u, 3u}) {
+      const TaskCase of = writer.make("frequent-words", length, 0.5, seed);
+      std::istringstream lines(tokenizer->decode(of.context));
+      std::map<std::string, uint32_t> times;
+      for (std::string line; std::getline(lines, line);) ++times[line];
+      uint32_t least = UINT32_MAX, others_most = 0, n_others = 0;
+      for (const std::string& answer : of.questions[0].answers) {
+        least = std::min(least, times[answer]);
+        times.erase(answer);
+      }
+      times.erase("");
+      for (const auto& [line, n] : times) {
+        others_most = std::max(others_most, n);
+        n_others += n;
+      }
+      EXPECT_GT(least, others_most) << length << " " << seed;
+      EXPECT_GE(of.questions[0].answers.size(), 3u);
+      EXPECT_GT(n_others, 5u);
+    }
 }
 
 TaskRuns run_recall(const makers::RecallOptions& options, uint64_t length, double share) {

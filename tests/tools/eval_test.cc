@@ -41,6 +41,7 @@ constexpr const char* kTextKeys[] = {"method",
                                      "set_recall",
                                      "reuse",
                                      "fetched_over_useful",
+                                     "weight_bias",
                                      "kv_read_share",
                                      "kv_read_bytes_per_token",
                                      "index_bytes_per_token",
@@ -169,6 +170,34 @@ TEST_F(Eval, TheGateKeepsAVerdictAndDrawsAPage) {
     EXPECT_EQ(html.find(outside), std::string::npos) << outside;
   expect_refused({"eval", "-m", path, "--gate", "--tasks", "needle"},
                  {2, "usage", {"--gate needs a text"}, "--gate", "-f FILE"});
+}
+
+size_t n_times(const std::string& text, const std::string& part) {
+  size_t n = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
+  return n;
+}
+
+TEST_F(Eval, ThePageHasACurveOfEveryMethodThroughItsBudgets) {
+  const std::string page = folder_.path("page.html");
+  const Outcome outcome = run_strata({"eval", "-m", zoo_model(), "-f", text("a.txt", 300), "--attn",
+                                      "oracle,quest,recent", "--kv-budget", "192,256,320", "--last",
+                                      "8", "-c", "400", "--html", page});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::ifstream file(page);
+  const std::string html{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_EQ(n_times(html, "<svg"), 1u);
+  EXPECT_EQ(n_times(html, "<polyline"), 3u);
+  EXPECT_EQ(n_times(html, "<circle"), 9u);
+  for (const std::string method : {"oracle", "quest", "recent"}) {
+    EXPECT_EQ(n_times(html, ">" + method + "</text>"), 1u) << method;
+    for (const std::string budget : {"192", "256", "320"})
+      EXPECT_EQ(n_times(html, ">" + method + " " + budget + ": "), 1u) << method << budget;
+  }
+  // A line has as many points as its method has budgets.
+  const size_t at = html.find("<polyline points=\"");
+  const std::string points = html.substr(at + 18, html.find('"', at + 18) - at - 18);
+  EXPECT_EQ(n_times(points, ","), 3u) << points;
 }
 
 TEST_F(Eval, SaysWhatASmallMemoryWouldLack) {

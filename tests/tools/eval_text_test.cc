@@ -140,6 +140,7 @@ TEST(EvalText, ABudgetOfEverythingDiffersInNothing) {
     EXPECT_NEAR(attention.mass_least, 1, kNear);
     EXPECT_EQ(attention.set_recall, 1);
     EXPECT_GE(attention.fetched_over_useful, 1);
+    EXPECT_NEAR(attention.weight_bias, 0, kNear);
   }
 }
 
@@ -169,6 +170,21 @@ TEST(EvalText, WhatWasReadIsWhatTheBudgetAllows) {
   EXPECT_LT(recent.set_recall, 0.9);
   EXPECT_GT(oracle.mass_mean, recent.mass_mean);
   EXPECT_LT(oracle.error_median, recent.error_median);
+}
+
+/// What is dropped is missing from the sum of all weights, unless it is estimated.
+TEST(EvalText, AWeightBiasIsThatOfWhatIsDropped) {
+  const LoadedMember member(kMember);
+  const Budget budget{Budget::Kind::kTokens, 320};
+  const auto runs = run_texts(member, 1000,
+                              {contender("oracle", budget), contender("recent", budget),
+                               contender("rabitq", budget), contender("rabitq+tail", budget)},
+                              true);
+  const auto bias = [&](size_t idx) { return runs[idx].attention->summary().weight_bias; };
+  EXPECT_LT(bias(1), bias(0));
+  EXPECT_LT(bias(0), -0.1);
+  EXPECT_LT(bias(2), -0.1);
+  EXPECT_LT(std::abs(bias(3)), 0.06);  // what logarithms by the bits of floats err by, at most
 }
 
 TEST(EvalText, AProbeChangesNoBit) {

@@ -40,6 +40,13 @@ TEST_F(RefusedCommand, ValueOutOfRangeNamesTheRange) {
       {2, "usage", {"wanted a count from 0 to 2147483647", "found '-1'"}, "--ctx-size", "--help"});
   expect_refused({"run", "-m", "a", "-p", "a", "-ctk", "q4_0"},
                  {2, "usage", {"wanted f16 or q8_0, found 'q4_0'"}, "--cache-type-k", "--help"});
+  for (const std::string verb : {"run", "chat", "bench", "serve"})
+    expect_refused({verb, "-m", "a", "--attn", "magic"},
+                   {2,
+                    "usage",
+                    {"wanted exact or auto or quest", "or rabitq or", "or oracle, found 'magic'"},
+                    "--attn",
+                    "--help"});
   const std::string path = small_model();
   expect_refused({"run", "-m", path, "-p", "a", "--cpu-isa", "neon"},
                  {2, "usage", {"unknown instruction set 'neon'", "scalar"}, "--cpu-isa", "leave"});

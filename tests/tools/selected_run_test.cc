@@ -5,6 +5,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "index/method.h"
 #include "tests/tools/spilling_model.h"
 
 namespace strata::cli {
@@ -91,6 +92,47 @@ TEST_F(SelectedRun, TheLastLineSaysWhatWasFoundInMemoryAndTheTraceWhenItWaited) 
   EXPECT_EQ(outcome.err.find("preferred"), std::string::npos) << outcome.err;
   const Outcome in_dram = run_strata(without_json(with(in_memory(), oracle_)));
   EXPECT_EQ(in_dram.err.find("from disk"), std::string::npos) << in_dram.err;
+}
+
+/// A method that trains needs more keys than a short prompt has; a budget may be larger than the
+/// context. Either way the answer is that of exact attention, and the last line says so.
+TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
+  engine::testing::SmallModel small = engine::testing::make_small_model(
+      {.head_dim = 16, .vocab_size = engine::testing::kLetterVocabulary, .n_ctx_train = 8192});
+  engine::testing::set_letters(small);
+  engine::testing::draw_weights(small, 5);
+  model_ = model(small, "wide.gguf");
+  const std::string ten = folder_.write("ten", "abcdefgh"),  // with <s> and the leading space
+      long_text = prompt(12);
+  const auto run = [&](const std::string& text, const std::vector<std::string>& more) {
+    return run_strata(with(in_memory(text), with({"--raw", "-c", "5000"}, more)));
+  };
+  const auto line = [&](const std::string& text, const std::vector<std::string>& more) {
+    return run_strata(without_json(with(in_memory(text), with({"--raw", "-c", "5000"}, more)))).err;
+  };
+  const std::string exact_ten = tokens_of(run(ten, {"-n", "20"}));
+  EXPECT_EQ(object_of(run(ten, {"-n", "20"}))["usage"].value("prompt_tokens", 0), 10);
+  for (const auto& method : index::method_names()) {
+    SCOPED_TRACE(method.name);
+    EXPECT_EQ(tokens_of(run(ten, {"-n", "20", "--attn", method.name, "--kv-budget", "2%"})),
+              exact_ten);
+    const std::string err = line(ten, {"-n", "20", "--attn", method.name, "--kv-budget", "2%"});
+    EXPECT_NE(err.find(std::string(" | attention ") + method.name +
+                       " 2% (exact here: nothing was left out): 100.0 % of K and V read"),
+              std::string::npos)
+        << err;
+  }
+  const std::string exact_long = tokens_of(run(long_text, {}));
+  const std::vector<std::string> above = {"--attn", "pq", "--kv-budget", "100000"},
+                                 below = {"--attn", "pq", "--kv-budget", "256"};
+  EXPECT_EQ(tokens_of(run(long_text, above)), exact_long);
+  EXPECT_EQ(object_of(run(long_text, above))["attention"].value("kv_read_share", 0.0), 1.0);
+  EXPECT_NE(line(long_text, above).find("pq 100000 (exact here: nothing was left out): 100.0 %"),
+            std::string::npos);
+  EXPECT_NE(line(long_text, below).find("pq 256 (approximate): "), std::string::npos);
+  // Chunks of a prompt may have left something out that no decoded token did.
+  EXPECT_NE(line(long_text, with(above, {"--sparse-prefill", "256"})).find("(approximate)"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -47,7 +47,10 @@ eval::Verdict read_verdict(const toml::table& table, const std::string& path) {
   of.reason = table["reason"].value_or(std::string());
   of.context = static_cast<uint64_t>(table["context"].value_or(int64_t{0}));
   of.tokens = static_cast<uint64_t>(table["tokens"].value_or(int64_t{0}));
+  of.n_tasks = static_cast<uint64_t>(table["tasks"].value_or(int64_t{0}));
   of.n_cases = static_cast<uint64_t>(table["cases"].value_or(int64_t{0}));
+  // Gates of before let methods pass whose answers nobody had judged.
+  of.passes = of.passes && of.n_tasks > 0;
   for (const RealKey& key : kReals) of.*key.value = table[key.name].value_or(of.*key.value);
   return of;
 }
@@ -67,6 +70,7 @@ void write_profile(const std::string& path, std::span<const eval::Verdict> verdi
                       {"passes", of.passes},
                       {"context", static_cast<int64_t>(of.context)},
                       {"tokens", static_cast<int64_t>(of.tokens)},
+                      {"tasks", static_cast<int64_t>(of.n_tasks)},
                       {"cases", static_cast<int64_t>(of.n_cases)}};
     if (!of.reason.empty()) table.insert("reason", of.reason);
     for (const RealKey& key : kReals) table.insert(key.name, of.*key.value);
@@ -121,12 +125,8 @@ std::string choose_attention(const std::string& folder, engine::EngineOptions& o
         best->method, best->context);
   options.method = index::find_method(best->method);
   options.selection.budget = kv_budget(best->budget, "verdict");
-  const std::string answers =
-      best->n_cases > 0
-          ? fmt::format(", {:.0f} % of its answers of {} cases", 100 * best->kept, best->n_cases)
-          : "; its answers were not judged (--tasks)";
-  return fmt::format("attention: {} at a budget of {} (KL {:.4f} nat to exact over {} tokens{})",
-                     best->method, best->budget, best->kl, best->tokens, answers);
+  return fmt::format("attention: {} at a budget of {} (KL {:.4f} nat to exact over {} tokens; {})",
+                     best->method, best->budget, best->kl, best->tokens, answers_text(*best));
 }
 
 }  // namespace strata::cli

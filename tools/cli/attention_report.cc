@@ -10,6 +10,18 @@
 #include "tools/cli/value_readers.h"
 
 namespace strata::cli {
+namespace {
+
+constexpr const char* kExactHere = "exact here: nothing was left out";
+
+/// Whether every step since the model was loaded has attended all there was: of a text that is
+/// shorter than the budget or than what is always attended, or too short for a method to index.
+bool left_nothing_out(engine::Engine& engine) {
+  const engine::SelectionCounts& all = engine.walk().selection_counts();
+  return all.attended_blocks == all.blocks && engine.options().sparse_from == engine::kNeverSparse;
+}
+
+}  // namespace
 
 const char* method_name(index::Method method) {
   for (const auto& of : index::method_names())
@@ -31,8 +43,9 @@ std::string attention_text(engine::Engine& engine, const engine::SelectionCounts
   const uint64_t bytes =
       reads.attended_positions() * kv_position_bytes(engine.cache().layout()) + reads.index_bytes;
   std::string text =
-      fmt::format(" | attention {} {} (approximate): {:.1f} % of K and V read, {} a step", name,
-                  budget, 100 * reads.attended_share(), engine::bytes_text(bytes / reads.steps));
+      fmt::format(" | attention {} {} ({}): {:.1f} % of K and V read, {} a step", name, budget,
+                  left_nothing_out(engine) ? kExactHere : "approximate",
+                  100 * reads.attended_share(), engine::bytes_text(bytes / reads.steps));
   if (const uint64_t from = engine.options().sparse_from; from != engine::kNeverSparse)
     text += fmt::format(", prompts read by it too from token {} on", engine::grouped_number(from));
   if (!engine.cache().store().can_read_blocks()) return text;

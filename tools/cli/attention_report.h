@@ -16,8 +16,9 @@ const char* method_name(index::Method method);
 /// What selected steps have read since the model was loaded; all 0 where attention is exact.
 engine::SelectionCounts selection_counts(engine::Engine& engine);
 
-/// " | exact attention", or " | attention pq 2048: 6.2 % of K and V read, 1.1 MiB a step": of what
-/// was read since `before`.
+/// " | exact attention", or " | attention pq 2048 (approximate): 6.2 % of K and V read, 1.1 MiB a
+/// step": of what was read since `before`. Where no step of the engine has left anything out, it
+/// says that the answer is exact.
 std::string attention_text(engine::Engine& engine, const engine::SelectionCounts& before);
 
 /// What steps have read that attend what `method` chooses within `budget`.

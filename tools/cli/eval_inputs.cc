@@ -46,17 +46,27 @@ class CaseMaker {
       chat_ = engine::ChatTemplate::parse(*source);
   }
 
+  std::vector<std::string> hard_tasks() const {
+    if (recall_) return {eval::recall_task_name(recall_->options())};
+    return {"multi-key", "key-value", "variables"};
+  }
+
   void check_task(const std::string& task) const {
-    std::vector<std::string> known;
-    if (recall_)
-      known.push_back(eval::recall_task_name(recall_->options()));
-    else
-      known.assign(eval::text_task_names().begin(), eval::text_task_names().end());
+    std::vector<std::string> known = hard_tasks();
+    if (!recall_) known.assign(eval::text_task_names().begin(), eval::text_task_names().end());
     if (std::ranges::find(known, task) != known.end()) return;
     throw Error(ErrorCode::kUsage, fmt::format("there is no task '{}' for this model", task),
                 command_.where("tasks"), fmt::format("wanted of: {}", fmt::join(known, ", ")));
   }
 
+  TaskSet make_set(const std::string& task, uint64_t length) const {
+    TaskSet set{task, length, {}};
+    for (uint64_t idx = 0; idx < command_.settings.cases; ++idx)
+      set.cases.push_back(make(task, length, idx));
+    return set;
+  }
+
+ private:
   eval::TaskCase make(const std::string& task, uint64_t length, uint64_t idx) const {
     const uint64_t seed = command_.settings.task_seed + kSeedStride * idx;
     if (recall_) return eval::make_recall_case(*recall_, engine_.tokenizer(), length, seed);
@@ -67,7 +77,6 @@ class CaseMaker {
     return writer.make(task, length, depth, seed);
   }
 
- private:
   static constexpr uint64_t kSeedStride = 1000003;  // so that seeds near each other share no case
   const engine::Engine& engine_;
   const Command& command_;
@@ -152,20 +161,28 @@ std::vector<int32_t> read_beginning(const Command& command, const engine::Engine
   return tokens;
 }
 
-std::vector<TaskSet> make_task_sets(const Command& command, const engine::Engine& engine) {
+std::vector<TaskSet> make_task_sets(const Command& command, const engine::Engine& engine,
+                                    uint64_t text_length) {
   const Settings& settings = command.settings;
-  if (settings.tasks.empty()) return {};
+  if (settings.tasks.empty() && !settings.gate) return {};
   const CaseMaker maker(engine, command);
+  std::vector<TaskSet> sets;
+  if (settings.tasks.empty()) {
+    for (const std::string& task : maker.hard_tasks()) {
+      try {
+        sets.push_back(maker.make_set(task, text_length));
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kUsage) throw;
+        notice(fmt::format("note: {}, the length of the longest text: the gate goes without it",
+                           error.what()));
+      }
+    }
+    return sets;
+  }
   const auto tasks = split_list(settings.tasks, command.where("tasks"));
   for (const std::string& task : tasks) maker.check_task(task);
-  std::vector<TaskSet> sets;
   for (const std::string& task : tasks)
-    for (const uint64_t length : settings.lengths) {
-      TaskSet set{task, length, {}};
-      for (uint64_t idx = 0; idx < settings.cases; ++idx)
-        set.cases.push_back(maker.make(task, length, idx));
-      sets.push_back(std::move(set));
-    }
+    for (const uint64_t length : settings.lengths) sets.push_back(maker.make_set(task, length));
   return sets;
 }
 

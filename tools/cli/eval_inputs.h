@@ -35,8 +35,11 @@ struct TaskSet {
   std::vector<eval::TaskCase> cases;
 };
 
-/// Every task of --tasks at every length. Errors: kUsage (a task that this model has not, a length
-/// that is too short).
-std::vector<TaskSet> make_task_sets(const Command& command, const engine::Engine& engine);
+/// Every task of --tasks at every length. With --gate and no --tasks those that are hard to find
+/// the answers of, each at `text_length` as far as it fits: what --attn auto may take has answered
+/// them, or exact attention has not. Errors: kUsage (a task that this model has not, a length that
+/// is too short).
+std::vector<TaskSet> make_task_sets(const Command& command, const engine::Engine& engine,
+                                    uint64_t text_length);
 
 }  // namespace strata::cli

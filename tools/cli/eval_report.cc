@@ -83,6 +83,7 @@ std::vector<Column> attention_columns() {
   add("set recall", &Of::set_recall);
   add("reuse", &Of::reuse);
   add("fetched / useful", &Of::fetched_over_useful);
+  add("weight bias, nat", &Of::weight_bias);
   return columns;
 }
 
@@ -229,6 +230,7 @@ ordered_json eval_json(const EvalRow& row) {
     json["set_recall"] = row.attention->set_recall;
     json["reuse"] = row.attention->reuse;
     json["fetched_over_useful"] = row.attention->fetched_over_useful;
+    json["weight_bias"] = row.attention->weight_bias;
   }
   if (row.missing) {
     const eval::MissingTally& of = *row.missing;

@@ -73,14 +73,16 @@ struct Subjects {
 };
 
 Subjects gather_subjects(const Command& command, const engine::Engine& engine) {
-  Subjects all{.contenders = contenders_of(command),
-               .samples = read_samples(command, engine),
-               .sets = make_task_sets(command, engine)};
+  Subjects all{
+      .contenders = contenders_of(command), .samples = read_samples(command, engine), .sets = {}};
   const uint64_t n_last = command.settings.last;
+  uint64_t longest = 0;
   for (const eval::TextSample& sample : all.samples) {
     all.n_context = std::max(all.n_context, sample.tokens.size() - n_last - 1);
     all.n_rest = n_last;
+    longest = std::max<uint64_t>(longest, sample.tokens.size());
   }
+  all.sets = make_task_sets(command, engine, longest);
   for (const TaskSet& set : all.sets)
     for (const eval::TaskCase& of : set.cases) {
       all.n_context = std::max<uint64_t>(all.n_context, of.context.size());
@@ -150,7 +152,7 @@ bool pass_gate(const engine::Engine& engine, const Settings& settings,
   const auto verdicts = eval::judge(rows);
   for (const eval::Verdict& of : verdicts)
     notice(fmt::format("gate: {} at {} {}", of.method, of.budget,
-                       of.passes ? "passes" : "fails: " + of.reason));
+                       of.passes ? "passes: " + answers_text(of) : "fails: " + of.reason));
   const bool nears = kv_share(settings.kv_near, "--kv-near") > 0;
   if (nears || settings.sparse_prefill != "off") {
     notice(

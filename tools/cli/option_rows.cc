@@ -299,8 +299,9 @@ constexpr OptionSpec kRows[] = {
      Sources::kEverywhere, kEval, &S::probe},
 
     {"gate", "", Section::kJudging, ValueKind::kFlag, "false", 0, 0, "",
-     "also judge every method by its figures on the texts, and by its answers where --tasks are "
-     "given, and keep the verdicts for --attn auto; exit code 1 where none passes",
+     "also judge every method by its figures on the texts and by its answers to the tasks (unless "
+     "--tasks says otherwise to multi-key, key-value and variables of the texts' length), and keep "
+     "the verdicts for --attn auto; exit code 1 where none passes",
      Sources::kFlagOnly, kEval, &S::gate},
     {"html", "", Section::kJudging, ValueKind::kText, "", 0, 0, "FILE",
      "also write one page with pictures and tables", Sources::kNotInConfig, kEval | kPlan,
@@ -319,7 +320,8 @@ constexpr OptionSpec kRows[] = {
      &S::steps},
     {"tasks", "", Section::kJudging, ValueKind::kText, "", 0, 0, "NAME,...",
      "tasks made from a seed: needle, multi-key, multi-value, multi-query, key-value, variables, "
-     "common-words, passkey, json, log; of a recall model: recall, key-value, multi-hop",
+     "common-words, frequent-words, passkey, json, log; of a recall model: recall, key-value, "
+     "multi-hop",
      Sources::kEverywhere, kEval, &S::tasks},
     {"lengths", "", Section::kJudging, ValueKind::kCountList, "4096", 1, kMaxTokens, "N,...",
      "lengths of the tasks in tokens, question and answer included", Sources::kEverywhere, kEval,

@@ -3,14 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <numeric>
 
 #include "base/check.h"
+#include "base/checked_math.h"
+#include "base/host_memory.h"
 
 namespace strata::eval {
 namespace {
 
 constexpr double kUsefulShare = 0.99;
+constexpr double kLeastCounted = 1e-9;  // of the weight: what is less says as much
 
 /// How many of `blocks` are in `others`; both ascending.
 uint64_t n_shared(std::span<const uint32_t> blocks, std::span<const uint32_t> others) {
@@ -23,12 +27,13 @@ double share_of(uint64_t part, uint64_t whole) {
   return static_cast<double>(part) / static_cast<double>(whole);
 }
 
-/// Turns logarithms into shares of their sum.
-void make_shares(std::span<float> weights) {
+/// Turns logarithms into shares of their sum, and returns its logarithm.
+double make_shares(std::span<float> weights) {
   const float top = *std::ranges::max_element(weights);
   double total = 0;
   for (float& weight : weights) total += weight = std::exp(weight - top);
   for (float& weight : weights) weight = static_cast<float>(weight / total);
+  return double{top} + std::log(total);
 }
 
 }  // namespace
@@ -39,6 +44,7 @@ void AttentionTally::add(const AttentionTally& other) {
   errors_.insert(errors_.end(), other.errors_.begin(), other.errors_.end());
   set_recall_.add(other.set_recall_);
   reuse_.add(other.reuse_);
+  weight_bias_.add(other.weight_bias_);
   chosen_blocks_ += other.chosen_blocks_;
   useful_blocks_ += other.useful_blocks_;
 }
@@ -52,15 +58,15 @@ AttentionSummary AttentionTally::summary() const {
   }
   const Summary heads = summarise(std::move(of_heads));
   const Summary errors = summarise(errors_);
-  return {
-      .mass_mean = all.value(),
-      .mass_p10 = heads.p10,
-      .mass_least = heads.least,
-      .error_median = errors.median,
-      .error_p99 = errors.p99,
-      .set_recall = set_recall_.value(),
-      .reuse = reuse_.value(),
-      .fetched_over_useful = useful_blocks_ == 0 ? 0 : share_of(chosen_blocks_, useful_blocks_)};
+  return {.mass_mean = all.value(),
+          .mass_p10 = heads.p10,
+          .mass_least = heads.least,
+          .error_median = errors.median,
+          .error_p99 = errors.p99,
+          .set_recall = set_recall_.value(),
+          .reuse = reuse_.value(),
+          .fetched_over_useful = useful_blocks_ == 0 ? 0 : share_of(chosen_blocks_, useful_blocks_),
+          .weight_bias = weight_bias_.value()};
 }
 
 AttentionMetrics::AttentionMetrics(const engine::KvCache& cache,
@@ -100,9 +106,10 @@ void AttentionMetrics::weigh(const engine::ProbedHead& head) {
                      .log_weights = weights_.data(),
                      .weight_stride = head.n_blocks});
   pooled_.assign(head.n_blocks, 0);
+  log_totals_.clear();
   for (uint32_t query = 0; query < head.n_queries; ++query) {
     const auto shares = std::span(weights_).subspan(uint64_t{query} * head.n_blocks, head.n_blocks);
-    make_shares(shares);
+    log_totals_.push_back(make_shares(shares));
     for (uint32_t block = 0; block < head.n_blocks; ++block) pooled_[block] += shares[block];
   }
 }
@@ -164,6 +171,44 @@ void AttentionMetrics::tally_choice(const engine::ProbedHead& head) {
   tally_.useful_blocks_ += n_useful;
 }
 
+/// left_out_ of a head whose index has a tail: what it estimates of blocks that were not chosen.
+void AttentionMetrics::estimate_left_out(const engine::ProbedHead& head) {
+  const index::Selector& index = *head.sequence->index();
+  const uint64_t n_floats = index.scratch_floats(head.n_queries);
+  HostMemory scratch = HostMemory::reserve(n_floats * sizeof(float) + 64);
+  const uint64_t stride = round_up(head.n_blocks, kExtentBlocks);
+  std::vector<float> estimates(head.n_queries * stride);
+  index.estimate({.stream = cache_.index_stream(head.layer, head.kv_head),
+                  .q = head.q.data(),
+                  .n_queries = head.n_queries,
+                  .end_block = head.n_blocks,
+                  .scratch = scratch.as<float>(n_floats).data(),
+                  .log_weights = estimates.data(),
+                  .weight_stride = stride});
+  for (uint32_t query = 0; query < head.n_queries; ++query) {
+    float* of = estimates.data() + query * stride;
+    for (const uint32_t block : head.chosen) of[block] = -std::numeric_limits<float>::infinity();
+    const float top = *std::max_element(of, of + head.n_blocks);
+    double sum = std::isfinite(top) ? 0 : 1;
+    for (uint32_t block = 0; block < head.n_blocks && std::isfinite(top); ++block)
+      sum += std::exp(double{of[block]} - top);
+    left_out_.push_back(double{top} + std::log(sum));
+  }
+}
+
+void AttentionMetrics::tally_bias(const engine::ProbedHead& head) {
+  left_out_.clear();
+  if (head.sequence->index()->has_tail() && head.chosen.size() < head.n_blocks)
+    estimate_left_out(head);
+  for (uint32_t query = 0; query < head.n_queries; ++query) {
+    const float* shares = weights_.data() + uint64_t{query} * head.n_blocks;
+    double counted = 0;
+    for (const uint32_t block : head.chosen) counted += shares[block];
+    if (!left_out_.empty()) counted += std::exp(left_out_[query] - log_totals_[query]);
+    tally_.weight_bias_.put(std::log(std::clamp(counted, kLeastCounted, 1 / kLeastCounted)));
+  }
+}
+
 bool AttentionMetrics::holds(uint32_t layer, uint32_t kv_head, uint32_t block) const {
   return !missing_ || missing_->holds(layer, kv_head, block);
 }
@@ -183,6 +228,7 @@ void AttentionMetrics::hear(const engine::ProbedHead& head) {
   if (missing_) missing_->hear(head, pooled_);
   if (first_ < end_) tally_mass(head);
   tally_choice(head);
+  tally_bias(head);
 }
 
 }  // namespace strata::eval

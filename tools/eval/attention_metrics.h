@@ -27,6 +27,9 @@ struct AttentionSummary {
   double reuse = 0;                        // of the candidates chosen, those chosen a step before
   // Blocks chosen over the fewest that hold 99 % of the weight of all full blocks.
   double fetched_over_useful = 0;
+  // Calibration: ln of the weight that attention counts, chosen and estimated, over the exact one,
+  // of all full blocks; 0 = nothing is missing or doubled. Mean over all.
+  double weight_bias = 0;
 };
 
 /// Sums, so that several texts make one summary.
@@ -52,7 +55,7 @@ class AttentionTally {
   };
   std::vector<Mean> mass_;  // per query head of each layer
   std::vector<double> errors_;
-  Mean set_recall_, reuse_;
+  Mean set_recall_, reuse_, weight_bias_;
   uint64_t chosen_blocks_ = 0, useful_blocks_ = 0;
 };
 
@@ -74,6 +77,8 @@ class AttentionMetrics : public engine::AttentionProbe {
   void tally_mass(const engine::ProbedHead& head);
   void tally_error(const engine::ProbedHead& head);
   void tally_choice(const engine::ProbedHead& head);
+  void tally_bias(const engine::ProbedHead& head);
+  void estimate_left_out(const engine::ProbedHead& head);
   bool is_candidate(uint32_t block) const { return block >= first_ && block < end_; }
 
   const engine::KvCache& cache_;
@@ -84,7 +89,9 @@ class AttentionMetrics : public engine::AttentionProbe {
   std::vector<uint32_t> first_query_;        // [n_layers], among tally_.mass_
   uint32_t first_ = 0, end_ = 0;             // candidates of the head at hand
   std::vector<float> weights_;               // [n_queries, n_blocks]: logarithms, then shares
+  std::vector<double> log_totals_;           // [n_queries], of the logarithms
   std::vector<double> pooled_;               // [n_blocks], summed over the queries
+  std::vector<double> left_out_;             // [n_queries], estimated weight, logarithms
   std::vector<uint32_t> order_;              // scratch
   std::vector<std::vector<uint32_t>> last_;  // per stream, the candidates chosen a step before
 };

@@ -28,16 +28,19 @@ std::string reason_of(const Verdict& of, const GateLimits& limits) {
         fmt::format("{:.0f} % of K and V read, wanted at most {:.0f} %: judge a longer "
                     "text or a smaller budget",
                     100 * of.kv_read_share, 100 * limits.kv_read_share_most));
-  if (!(of.kept >= limits.kept_least))
-    reasons.push_back(fmt::format("{:.0f} % of exact attention's answers, wanted at least {:.0f} %",
-                                  100 * of.kept, 100 * limits.kept_least));
+  if (of.n_tasks == 0)
+    reasons.emplace_back("its answers were not judged: give tasks, or a longer text");
+  else if (!(of.kept >= limits.kept_least))
+    reasons.push_back(
+        fmt::format("{}, wanted at least {:.0f} %", answers_text(of), 100 * limits.kept_least));
   return fmt::format("{}", fmt::join(reasons, "; "));
 }
 
 void add_answers(std::span<const EvalRow> rows, Verdict& of) {
   for (const EvalRow& row : rows) {
-    if (row.method != of.method || row.budget != of.budget) continue;
-    if (!row.kept_score || row.exact_score.value_or(0) < kGatingScore) continue;
+    if (row.method != of.method || row.budget != of.budget || !row.exact_score) continue;
+    ++of.n_tasks;
+    if (!row.kept_score || *row.exact_score < kGatingScore) continue;
     of.n_cases += row.n_cases;
     of.kept = std::min(of.kept, *row.kept_score);
   }
@@ -84,6 +87,14 @@ std::vector<Verdict> judge(std::span<const EvalRow> rows, const GateLimits& limi
     verdicts.push_back(verdict_of(*row, **oracle, rows, limits));
   }
   return verdicts;
+}
+
+std::string answers_text(const Verdict& of) {
+  if (of.n_cases > 0)
+    return fmt::format("{:.0f} % of exact attention's answers ({} cases)", 100 * of.kept,
+                       of.n_cases);
+  return of.n_tasks > 0 ? "exact attention solves none of the tasks that were tried"
+                        : "its answers were not judged";
 }
 
 const Verdict* cheapest(std::span<const Verdict> verdicts) {

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <memory>
 #include <set>
 
@@ -144,6 +146,39 @@ TaskDraft common_words(TaskDraw& draw) {
   return draft;
 }
 
+/// Names drawn by a Zipf law, the three most frequent of which are asked for: others may come near
+/// them, and none reaches them.
+TaskDraft frequent_words(TaskDraw& draw) {
+  constexpr size_t kNames = 60, kAsked = 3;
+  constexpr uint32_t kTimesFirst = 3, kSteps = 1u << 20;
+  constexpr double kExponent = 2;  // RULER's
+  TaskDraft draft;
+  const auto all = names(draw, kNames);
+  draft.asked[0].answers.assign(all.begin(), all.begin() + kAsked);
+  draft.introduction = "Below is a list of names. Some stand in it much more often than others.";
+  for (size_t i = 0; i < kAsked * kTimesFirst; ++i) draft.facts.push_back(all[i % kAsked]);
+  std::vector<double> up_to(1, 1.0);  // of the ranks' weights
+  while (up_to.size() < kNames)
+    up_to.push_back(up_to.back() + std::pow(static_cast<double>(up_to.size() + 1), -kExponent));
+  auto times = std::make_shared<std::vector<uint32_t>>(kNames);
+  std::fill_n(times->begin(), kAsked, kTimesFirst);
+  draft.other = [&draw, all, up_to, times] {
+    const uint32_t least = *std::min_element(times->begin(), times->begin() + kAsked);
+    for (;;) {
+      const double at = up_to.back() * draw.below(kSteps) / kSteps;
+      const auto rank =
+          static_cast<size_t>(std::upper_bound(up_to.begin(), up_to.end(), at) - up_to.begin());
+      // One less than the last of those asked for, also where the last line finds no room.
+      if (rank >= kAsked && (*times)[rank] + 2 >= least) continue;
+      ++(*times)[rank];
+      return all[rank];
+    }
+  };
+  draft.asked[0].question = fmt::format("Which {} names stand in the list most often?", kAsked);
+  draft.n_predict = kAnswerTokens;
+  return draft;
+}
+
 TaskDraft passkey(TaskDraw& draw) {
   TaskDraft draft;
   draft.asked[0].answers = {draw.number(5)};
@@ -231,6 +266,7 @@ constexpr std::array kDrafts = {
     NamedDraft{"key-value", key_value},
     NamedDraft{"variables", variables},
     NamedDraft{"common-words", common_words},
+    NamedDraft{"frequent-words", frequent_words},
     NamedDraft{"passkey", passkey},
     NamedDraft{"json", json_records},
     NamedDraft{"log", archive_log},

@@ -42,8 +42,8 @@ struct TaskDraft {
   uint32_t n_predict = 0;                            // tokens of each answer
 };
 
-/// needle, multi-key, multi-value, multi-query, key-value, variables, common-words, passkey, json,
-/// log.
+/// needle, multi-key, multi-value, multi-query, key-value, variables, common-words, frequent-words,
+/// passkey, json, log.
 std::span<const std::string_view> text_task_names();
 
 /// `draw` outlives the draft. `name` is one of text_task_names().
