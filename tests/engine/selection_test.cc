@@ -25,7 +25,6 @@ using testing::ZooWalk;
 WalkSetting setting_with(Method method, Budget budget) {
   WalkSetting setting;
   setting.kernels = cpu_attn::available_kernels().back();
-  setting.n_threads = 2;
   setting.chunk_rows = 128;
   setting.n_ctx = 2048;
   setting.n_sequences = 2;
@@ -50,17 +49,21 @@ TEST(Selection, ABudgetOfEverythingIsExactAttention) {
   for (const makers::ZooMember* listed : testing::walked_members(random)) {
     SCOPED_TRACE(listed->model.name);
     const LoadedMember member(listed->model.name);
+    const auto n_threads = 1 + static_cast<uint32_t>(random() % 2);
     const auto text = random_tokens(200 + static_cast<uint32_t>(random() % 300),
                                     listed->model.vocab_size, static_cast<uint32_t>(random()));
     const auto n_exact = static_cast<uint32_t>(random() % text.size());
     WalkSetting exact = setting_with(Method::kRecent, {});
     exact.method.reset();
+    exact.n_threads = n_threads;
     const Logits expected = ZooWalk(member.model, exact).feed_all(text);
     for (const auto& method : index::method_names()) {
       SCOPED_TRACE(method.name);
       if (method.method == Method::kPq && member.model.shape().head_dim % kPqSubspaces != 0)
         continue;
-      ZooWalk walk(member.model, setting_with(method.method, {Budget::Kind::kShare, 1.0}));
+      WalkSetting everything = setting_with(method.method, {Budget::Kind::kShare, 1.0});
+      everything.n_threads = n_threads;
+      ZooWalk walk(member.model, everything);
       ASSERT_TRUE(is_same(read_split(walk, text, n_exact), expected));
       const SelectionCounts& counts = walk.walk().selection_counts();
       EXPECT_EQ(counts.attended_blocks, counts.blocks);
