@@ -17,7 +17,7 @@ using testing::LoadedMember;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
-constexpr uint32_t kChunkRows = 384;  // rows of several spans, and tiles of several rows
+constexpr uint32_t kSweptRows = 384;  // rows of several spans, and tiles of several rows
 
 /// Extents of a sequence, one for each layer, that no slot holds.
 uint64_t n_away(const KvCache& cache, const Sequence& sequence) {
@@ -33,10 +33,10 @@ TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
   WalkSetting setting;
   setting.kernels = cpu_attn::available_kernels().back();
   setting.n_threads = 1;
-  setting.chunk_rows = kChunkRows;
+  setting.chunk_rows = kSweptRows;
   setting.n_ctx = 4096;
   setting.kv_dram_bytes = kv_bytes_for_context(member.model.shape(), setting.k_codec,
-                                               setting.v_codec, kChunkRows + 600, kChunkRows);
+                                               setting.v_codec, kSweptRows + 600, kSweptRows);
   const auto layout =
       KvLayout::make(setting.k_codec, setting.v_codec, member.model.shape().head_dim);
   const uint64_t place_bytes =
@@ -50,7 +50,7 @@ TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
   const auto text = member.text(3500, 20261128);
   uint64_t n_swept = 0;
   for (std::span<const int32_t> rest = text; !rest.empty();) {
-    const auto chunk = rest.first(std::min<size_t>(rest.size(), kChunkRows));
+    const auto chunk = rest.first(std::min<size_t>(rest.size(), kSweptRows));
     const tiers::StoreCounts before = walk.cache().store().counts();
     const uint64_t n_away_before = n_away(walk.cache(), sequence);
     walk.feed(sequence, chunk);
