@@ -19,20 +19,19 @@ using testing::ZooWalk;
 
 constexpr uint32_t kSweptRows = 384;  // rows of several spans, and tiles of several rows
 
-/// Extents of a sequence, one for each layer, that no slot holds.
+/// Extents of a sequence, one for each full layer, that no slot holds.
 uint64_t n_away(const KvCache& cache, const Sequence& sequence) {
   uint64_t n = 0;
-  for (uint32_t layer = 0; layer < cache.shape().n_layers; ++layer)
+  for (uint32_t layer = 0; layer < cache.shape().n_layers; ++layer) {
+    if (cache.shape().layers[layer].kind != LayerKind::kFull) continue;
     for (uint32_t pos = 0; pos + kExtentPositions <= sequence.n_pos(); pos += kExtentPositions)
       if (!cache.store().is_resident(cache.block_id(sequence, layer, 0, pos))) ++n;
+  }
   return n;
 }
 
-TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
-  const LoadedMember member("llama3");
-  WalkSetting setting;
+void expect_one_sweep_a_chunk(const LoadedMember& member, WalkSetting setting, uint64_t n_least) {
   setting.kernels = cpu_attn::available_kernels().back();
-  setting.n_threads = 1;
   setting.chunk_rows = kSweptRows;
   setting.n_ctx = 4096;
   setting.kv_dram_bytes = kv_bytes_for_context(member.model.shape(), setting.k_codec,
@@ -62,7 +61,25 @@ TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
     n_swept += after.extents_read - before.extents_read;
     rest = rest.subspan(chunk.size());
   }
-  EXPECT_GT(n_swept, 100u);
+  EXPECT_GT(n_swept, n_least);
+}
+
+TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
+  const LoadedMember member("llama3");
+  WalkSetting setting;
+  expect_one_sweep_a_chunk(member, setting, 100);
+  setting.n_threads = 2;
+  expect_one_sweep_a_chunk(member, setting, 100);
+}
+
+TEST(Sweep, AlsoInQ8) {
+  const LoadedMember member("llama3");
+  expect_one_sweep_a_chunk(member, {.k_codec = KvCodec::kQ8_0, .v_codec = KvCodec::kQ8_0}, 20);
+}
+
+TEST(Sweep, AlsoWhereLayersHaveWindows) {
+  const LoadedMember member("gemma3");
+  expect_one_sweep_a_chunk(member, {}, 20);
 }
 
 /// A server reads on a thread of its own and ends on another one.
