@@ -2,6 +2,7 @@
 // many rows attend it.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
 #include <thread>
 
@@ -30,7 +31,9 @@ uint64_t n_away(const KvCache& cache, const Sequence& sequence) {
   return n;
 }
 
-void expect_one_sweep_a_chunk(const LoadedMember& member, WalkSetting setting, uint64_t n_least) {
+/// Returns what the disk's clock says of the text; computing takes none of its time.
+std::chrono::nanoseconds expect_one_sweep_a_chunk(const LoadedMember& member, WalkSetting setting,
+                                                  uint64_t n_least, bool reads_ahead = true) {
   setting.kernels = cpu_attn::available_kernels().back();
   setting.chunk_rows = kSweptRows;
   setting.n_ctx = 4096;
@@ -45,6 +48,7 @@ void expect_one_sweep_a_chunk(const LoadedMember& member, WalkSetting setting, u
       (place_bytes + tiers::kPlaceAlignment - 1) / tiers::kPlaceAlignment * tiers::kPlaceAlignment,
       4096, 24);
   ZooWalk walk(member.model, setting, std::move(spill.spill));
+  walk.walk().set_reads_ahead(reads_ahead);
   Sequence sequence = walk.sequence();
   const auto text = member.text(3500, 20261128);
   uint64_t n_swept = 0;
@@ -62,6 +66,7 @@ void expect_one_sweep_a_chunk(const LoadedMember& member, WalkSetting setting, u
     rest = rest.subspan(chunk.size());
   }
   EXPECT_GT(n_swept, n_least);
+  return spill.disk->now();
 }
 
 TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
@@ -70,6 +75,13 @@ TEST(Sweep, AChunkReadsWhatDramLacksOnce) {
   expect_one_sweep_a_chunk(member, setting, 100);
   setting.n_threads = 2;
   expect_one_sweep_a_chunk(member, setting, 100);
+}
+
+/// The next wave is on its way while one is attended.
+TEST(Sweep, ReadAheadTakesLessOfTheDisksTime) {
+  const LoadedMember member("llama3");
+  const auto ahead = expect_one_sweep_a_chunk(member, {}, 100);
+  EXPECT_LT(ahead, expect_one_sweep_a_chunk(member, {}, 100, false));
 }
 
 TEST(Sweep, AlsoInQ8) {
