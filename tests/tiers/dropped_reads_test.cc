@@ -12,17 +12,17 @@
 namespace strata::tiers {
 namespace {
 
-constexpr uint32_t kPart = 8192;  // of the file and of a frame
+constexpr uint32_t kDroppedPart = 8192;  // of the file and of a frame
 
 /// A disk that takes one transfer at a time. Its file is all zeros.
 struct QueueOfDepthOne {
   QueueOfDepthOne()
       : queue(std::make_unique<SimulatedIo>(SimulatedDisk{.depth = 1}),
-              {.frame_bytes = kPart, .n_frames = 4}),
-        file(disk().add_memory_file(uint64_t{8} * kPart)) {}
+              {.frame_bytes = kDroppedPart, .n_frames = 4}),
+        file(disk().add_memory_file(uint64_t{8} * kDroppedPart)) {}
   SimulatedIo& disk() { return static_cast<SimulatedIo&>(queue.io()); }
   Ticket read(uint32_t part, TransferQueue::Start when = TransferQueue::Start::kNow) {
-    auto ticket = queue.read(file, uint64_t{part} * kPart, kPart, when);
+    auto ticket = queue.read(file, uint64_t{part} * kDroppedPart, kDroppedPart, when);
     EXPECT_TRUE(ticket.has_value());
     return std::move(*ticket);
   }
@@ -30,12 +30,12 @@ struct QueueOfDepthOne {
     auto lease = queue.take_frame();
     EXPECT_TRUE(lease.has_value());
     std::ranges::fill(lease->bytes(), std::byte{value});
-    return queue.write(std::move(*lease), file, uint64_t{part} * kPart, kPart);
+    return queue.write(std::move(*lease), file, uint64_t{part} * kDroppedPart, kDroppedPart);
   }
   void expect_read(Ticket&& ticket, uint8_t value) {
     ReadLease lease;
     ASSERT_EQ(queue.take_read(std::move(ticket), lease), IoStatus::kOk);
-    EXPECT_EQ(std::ranges::count(lease.bytes(), std::byte{value}), kPart);
+    EXPECT_EQ(std::ranges::count(lease.bytes(), std::byte{value}), kDroppedPart);
   }
   void settle() {
     while (queue.wait_any()) continue;
