@@ -152,7 +152,7 @@ suite_fuzz() {
 suite_golden() {
   [ -n "$(test_targets golden)" ] || return 0
   tools/fetch_models.sh all > /dev/null || echo "A model could not be had: its tests are skipped."
-  build golden release golden_test && run_ctest golden release -L golden
+  build golden release golden_test strata && run_ctest golden release -L golden
 }
 
 # run_suite SUITE: in a process group of its own, stopped at its budget. Prints nothing but what the suite prints.

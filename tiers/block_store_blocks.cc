@@ -244,7 +244,10 @@ void BlockStore::wait_for_block(size_t n_begun) {
   TransferQueue& transfers = *spill_->block_transfers;
   const auto is_wanted = [](const BlockRead& read) { return read.missing_idx != UINT32_MAX; };
   const bool is_on_its_way = std::ranges::any_of(reads_, is_wanted);
-  if (!is_on_its_way) drop_begun();
+  if (!is_on_its_way) {
+    drop_begun();
+    if (transfers.n_free() > 0) return;
+  }
   if (transfers.wait_any() || is_on_its_way || transfers.n_free() > 0) return;
   lose(extent_of(missing_[n_begun].block), false, failure_text(IoStatus::kTimedOut));
 }

@@ -2,7 +2,8 @@
 // read what has arrived, a lease to fill what will be written. Move-only; what must not happen
 // (copying a right, writing through a read lease, using a ticket twice) does not compile
 // (tests/compile_fail). Dropping any of them gives the right back at once and waits for nothing: a
-// transfer whose ticket was dropped ends by itself and frees its frame.
+// transfer whose ticket was dropped ends by itself and frees its frame; a read that no device has
+// yet never begins.
 #pragma once
 
 #include <cstddef>

@@ -94,9 +94,7 @@ bool TransferQueue::has_lent_memory() const {
 bool TransferQueue::has_dropped_lent() const {
   for (uint32_t frame = options_.n_frames; frame < n_operations(); ++frame) {
     const Operation& operation = operations_[frame];
-    const bool is_expected =
-        operation.stage == Stage::kQueued || operation.stage == Stage::kInFlight;
-    if (is_expected && !operation.has_ticket) return true;
+    if (operation.stage == Stage::kInFlight && !operation.has_ticket) return true;
   }
   return false;
 }
@@ -441,10 +439,14 @@ IoStatus TransferQueue::take_write(Ticket&& ticket) {
   return finish_ticket(std::move(ticket));
 }
 
+/// A read that no device has yet is no read: it would take the disk from those that are wanted. A
+/// write is wanted by whoever reads its place later.
 void TransferQueue::drop_ticket(FrameRef ref) noexcept {
   Operation& operation = operation_of(ref);
   operation.has_ticket = false;
-  if (operation.stage == Stage::kDone) free_done(ref.frame);
+  const bool is_unread = operation.stage == Stage::kQueued && operation.request.op == IoOp::kRead;
+  if (is_unread) std::erase(queue_, ref.frame);
+  if (is_unread || operation.stage == Stage::kDone) free_done(ref.frame);
 }
 
 namespace detail {

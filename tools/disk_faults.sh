@@ -17,7 +17,7 @@ readonly phases="load prefill decode save restore"
 readonly patience_s=150
 
 skip() {
-  echo "disk_faults.sh: skipped: $*" >&2
+  printf '%s\n' 'disk_faults.sh: Skipped' "$*" >&2  # as test.sh looks for reasons
   exit 77
 }
 
@@ -26,6 +26,8 @@ if [ -z "${IN_OWN_MOUNTS:-}" ]; then
   for tool in nbdkit nbdfuse losetup mkfs.ext4; do
     PATH=$PATH:/sbin:/usr/sbin command -v "$tool" > /dev/null || skip "there is no $tool"
   done
+  [ -f "$2" ] || skip "there is no model $2"
+  unshare --mount true 2> /dev/null || skip "mounts of its own are not allowed here"
   IN_OWN_MOUNTS=1 PATH=$PATH:/sbin:/usr/sbin exec unshare --mount "$0" "$@"
 fi
 
@@ -141,7 +143,7 @@ enter() {  # enter PHASE
       ;;
     prefill)
       start "$model" 8 "${on_disk[@]}"
-      wait_until 60 says loading && sleep 2
+      wait_until 60 says loading && sleep 1
       ;;
     decode)
       start "$model" 16 "${on_disk[@]}"
@@ -202,7 +204,7 @@ for fault in $wanted_faults; do
     code=$(cat "$work/code")
     [ "$was_in" = yes ] || verdict+="ended before the fault; "
     verdict+=$(problems "$fault" "$code" | paste -sd';')
-    printf '%-8s %-8s %7.1f %5s  %s\n' "$fault" "$phase" "$(echo "$took - $began" | bc)" "$code" \
+    printf '%-8s %-8s %7.1f %5s  %s\n' "$fault" "$phase" "$(awk -v a="$began" -v b="$took" 'BEGIN { print b - a }')" "$code" \
       "$(grep -E '^(error|note)' "$work/err" | tail -1 | cut -c1-150)"
     if [ -n "$verdict" ]; then
       echo "BAD: $verdict"

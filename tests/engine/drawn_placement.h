@@ -41,7 +41,8 @@ struct DrawnPlacement {
       {};  // 0 = the least that runs, 1 = all; nothing: none is spilled
   BackEnd kv_io = BackEnd::kThreads;
   bool is_kv_disk_faulty = false;
-  uint32_t n_saved = 0;  // positions at the beginning that are restored, where they were saved
+  double kv_bit_flips = 0;  // of such a disk, where its own share of reads is too small
+  uint32_t n_saved = 0;     // positions at the beginning that are restored, where they were saved
 
   bool streams() const { return !streamed.empty(); }
 };
@@ -209,11 +210,11 @@ class PlacedWalk {
                                                      : tiers::IoChoice::kThreads},
           notices);
     }
-    auto disk = std::make_unique<DiskOfFiles>(
-        placement_.is_kv_disk_faulty
-            ? tiers::testing::faulty_disk(placement_.seed)
-            : tiers::SimulatedDisk{.seed = placement_.seed,
-                                   .latency_spread = std::chrono::milliseconds(1)});
+    tiers::SimulatedDisk settings{.seed = placement_.seed,
+                                  .latency_spread = std::chrono::milliseconds(1)};
+    if (placement_.is_kv_disk_faulty) settings = tiers::testing::faulty_disk(placement_.seed);
+    settings.faults.bit_flip = std::max(settings.faults.bit_flip, placement_.kv_bit_flips);
+    auto disk = std::make_unique<DiskOfFiles>(settings);
     kv_disk_ = &disk->disk();
     auto spill = std::make_unique<tiers::Spill>();
     if (of.is_spilling()) {

@@ -24,6 +24,7 @@ constexpr uint32_t kAnswerMax = 5;
 constexpr uint64_t kMeetsAll = 200;  // placements among which is all that can be drawn
 // The least DRAM holds 1,280 positions of steps of up to 256 rows: longer texts are read back.
 constexpr uint32_t kReadMin = 1190;
+constexpr uint32_t kKindRead = 2200;
 
 std::vector<BackEnd> back_ends_here() {
   std::vector<BackEnd> all = {BackEnd::kSimulated, BackEnd::kThreads};
@@ -147,6 +148,59 @@ TEST(PlacementLaw, NoPlacementChangesABit) {
   for (const uint64_t count : {counts.n_restored, counts.weight_bytes, counts.n_in_part,
                                counts.failed_steps, counts.extents_read, counts.lost_extents})
     EXPECT_GT(count, 0u);
+}
+
+/// One kind of placement and nothing else; what must have happened then.
+struct KindAlone {
+  const char* name;
+  DrawnPlacement placement;
+  uint64_t LawCounts::*count;
+};
+
+std::vector<KindAlone> kinds_alone(const PlacedText& text) {
+  const size_t n_layers = text.member().model.shape().n_layers;
+  const std::vector<PieceSet> whole(n_layers, kWholeLayer);
+  std::vector<PieceSet> in_part(n_layers, kNoPiece);
+  in_part.front() = {.attention = true};
+  in_part.back() = {.ffn = true};
+  const DrawnPlacement plain{.seed = 20261129, .chunk_rows = 32, .n_ctx = PlacedText::kTokensMax};
+  DrawnPlacement restored = plain, streamed = plain, apart = plain, failing = plain;
+  DrawnPlacement spilled = plain;
+  restored.n_saved = 1100;
+  streamed.streamed = whole;
+  apart.streamed = in_part;
+  failing.streamed = whole;
+  failing.weight_io = BackEnd::kSimulated;
+  failing.weight_errors = 0.2 / static_cast<double>(reads_of_a_step(text.member().file, whole));
+  spilled.dram_share = 0;
+  DrawnPlacement lost = spilled;
+  lost.kv_io = BackEnd::kSimulated;
+  lost.is_kv_disk_faulty = true;
+  lost.n_ctx = 2 * PlacedText::kTokensMax;  // room beside the places that are given up
+  lost.kv_bit_flips = 0.1;                  // an extent is lost where both of its reads are wrong
+  return {{"restored", restored, &LawCounts::n_restored},
+          {"weights from the file", streamed, &LawCounts::weight_bytes},
+          {"pieces of layers apart", apart, &LawCounts::n_in_part},
+          {"reads of weights that fail", failing, &LawCounts::failed_steps},
+          {"spilled", spilled, &LawCounts::extents_read},
+          {"spilled and lost", lost, &LawCounts::lost_extents}};
+}
+
+/// The same in every run; what is drawn above has all kinds only in a long one.
+TEST(PlacementLaw, EachKindAloneHappensAndChangesNoBit) {
+  std::mt19937_64 random(20261128);
+  const PlacedText text(makers::zoo_member("llama3"), random);
+  for (const KindAlone& kind : kinds_alone(text)) {
+    SCOPED_TRACE(kind.name);
+    LawCounts counts;
+    expect_same_bits(text, kind.placement, kKindRead, kKindRead + 2, counts);
+    if (HasFatalFailure()) return;
+    EXPECT_GT(counts.*kind.count, 0u);
+    EXPECT_EQ(counts.n_restored > 0, kind.placement.n_saved > 0);
+    EXPECT_EQ(counts.weight_bytes > 0, kind.placement.streams());
+    EXPECT_EQ(counts.failed_steps > 0, kind.placement.weight_errors > 0);
+    EXPECT_EQ(counts.lost_extents > 0, kind.placement.is_kv_disk_faulty);
+  }
 }
 
 }  // namespace

@@ -213,6 +213,7 @@ TEST(BlockStore, AFetchWithoutAFrameWaitsForOne) {
   const auto second = at.store_run(200);
   at.evict_all();
   ASSERT_TRUE(at.store.fetch(at.store.extent_of(first[0])));
+  at.store.poll();
   at.store.release(at.store.extent_of(first[0]));  // on its way still
   ASSERT_FALSE(at.store.fetch(at.store.extent_of(second[0])));
   ASSERT_TRUE(at.store.wait_for_transfer());

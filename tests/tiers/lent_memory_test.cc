@@ -122,8 +122,9 @@ TEST(LentMemory, WhatTimedOutComesBackWithItsLateCompletion) {
   Ticket b = at.read(1);  // another request: another memory
   Ticket c = at.read_to(2, 2);
   Ticket d = at.read_to(3, 3);
-  { const Ticket dropped = std::move(d); }
   at.disk().fail_nth(2, FaultKind::kStall);
+  at.queue.poll();
+  { const Ticket dropped = std::move(d); }
   EXPECT_EQ(at.queue.take_lent(std::move(a)), IoStatus::kTimedOut);
   EXPECT_EQ(at.queue.take_lent(std::move(c)), IoStatus::kTimedOut);
   ReadLease lease;
@@ -160,7 +161,10 @@ TEST(LentMemory, WhatNeverBeganTimesOutWithoutQuarantine) {
 
 TEST(LentMemory, DroppedTicketsGiveTheMemoryBackWhenTheReadHasEnded) {
   LentQueue at(8 * kLentPart);
-  { const Ticket a = at.read_to(0, 0), b = at.read_to(1, 1); }
+  {
+    const Ticket a = at.read_to(0, 0), b = at.read_to(1, 1);
+    at.queue.poll();
+  }
   EXPECT_TRUE(at.queue.take_back().empty());
   EXPECT_TRUE(at.queue.has_dropped_lent());
   while (at.queue.wait_any()) continue;
@@ -169,6 +173,20 @@ TEST(LentMemory, DroppedTicketsGiveTheMemoryBackWhenTheReadHasEnded) {
   EXPECT_EQ(at.queue.take_back().size(), kLentPart);
   EXPECT_EQ(at.queue.n_lent_free(), 8u);
   EXPECT_EQ(at.disk().n_submitted(), 1u);
+}
+
+TEST(LentMemory, AQueuedReadThatIsDroppedGivesTheMemoryBackAtOnceAndLeavesItsNeighbours) {
+  LentQueue at(8 * kLentPart);
+  Ticket a = at.read_to(0, 0), b = at.read_to(1, 1), c = at.read_to(2, 2);
+  { const Ticket dropped = std::move(b); }
+  EXPECT_FALSE(at.queue.has_dropped_lent());
+  EXPECT_EQ(at.queue.take_back().data(), at.part(1).data());
+  EXPECT_EQ(at.queue.n_lent_free(), 6u);
+  EXPECT_EQ(at.queue.take_lent(std::move(a)), IoStatus::kOk);
+  EXPECT_EQ(at.queue.take_lent(std::move(c)), IoStatus::kOk);
+  EXPECT_EQ(at.disk().n_submitted(), 2u) << "what was between them is not there to join them";
+  EXPECT_TRUE(LentQueue::is_part(at.part(2), 2));
+  EXPECT_FALSE(LentQueue::is_part(at.part(1), 1));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/checked_math.h"
 #include "tests/tiers/pack_fixture.h"
 #include "tiers/block_store.h"
 #include "tiers/simulated_io.h"

@@ -290,16 +290,37 @@ TEST_F(PlanWishes, TheLongestContextIsPricedWithItsOwnShareOfABudget) {
 }
 
 TEST_F(PlanWishes, RecomputingIsOffWithItsArithmetic) {
-  // d_model 64 of 4 KV heads of 32: hidden states are smaller than K and V here.
-  const json found = plan(on_cpu({}));
+  // d_model 32, two KV heads of 32: hidden states are smaller than K and V here.
+  const json found = plan(on_card({}));
   const json& recompute = found["recompute"];
   EXPECT_EQ(recompute["is_on"], false);
-  const double hidden = recompute["hidden_bytes_per_position"],
-               kv = recompute["kv_bytes_per_position"];
-  EXPECT_EQ(recompute["could_win"], hidden < kv);
-  const std::string said = text(on_cpu({"--explain"}));
-  EXPECT_NE(said.find("recomputing K and V is off: hidden states are "), std::string::npos) << said;
-  EXPECT_NE(said.find("from tokens a position takes "), std::string::npos) << said;
+  EXPECT_EQ(recompute["hidden_bytes_per_position"], 4.0 * 32);
+  EXPECT_EQ(recompute["kv_bytes_per_position"], 2.0 * 2 * 32 * 2);
+  const std::string said = text(on_card({"--explain"}));
+  for (const char* part : {"recomputing K and V is off: hidden states are 128 B",
+                           "pay from 64 FLOP on for a byte", "from tokens a position takes "})
+    EXPECT_NE(said.find(part), std::string::npos) << said;
+  // In q8_0 K and V are hardly larger.
+  EXPECT_NE(text(on_card({"--explain", "-ctk", "q8_0", "-ctv", "q8_0"}))
+                .find("and K and V 136 B (n_kv_heads 2 * head_dim 32), so they pay from 1024 FLOP"),
+            std::string::npos);
+}
+
+TEST_F(PlanWishes, RecomputingCannotPayWhereHeadsShareKeys) {
+  engine::testing::SmallModelOptions options;
+  options.head_dim = 32;
+  options.n_kv_heads = 1;
+  options.n_ctx_train = 4096;
+  const std::string path = model(engine::testing::make_small_model(options));
+  const std::vector<std::string> words = {"plan", "-m",       path,   "--no-cache", "-t",
+                                          "2",    "--device", "none", "--nvme",     "off"};
+  const json found = json::parse(run_strata(joined(words, {"--json"})).out, nullptr, false);
+  const json recompute = found.value("recompute", json());
+  EXPECT_EQ(recompute.value("could_win", true), false);
+  EXPECT_EQ(recompute.value("hidden_bytes_per_position", 0.0), 128);
+  EXPECT_EQ(recompute.value("kv_bytes_per_position", 0.0), 128);
+  const std::string said = run_strata(joined(words, {"--explain"})).out;
+  EXPECT_NE(said.find("so they cannot pay; "), std::string::npos) << said;
 }
 
 }  // namespace

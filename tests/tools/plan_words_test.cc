@@ -32,5 +32,49 @@ TEST(PlanWords, PartsAtWorkAreNamedWithTheirTimes) {
   EXPECT_EQ(busy_text(time), "CPU 12.1 ms, NVMe 1.5 s");
 }
 
+/// As docs/adr/0004-no-hidden-states.md has them.
+TEST(PlanWords, HiddenStatesPayWhereTheDecisionSaysThatTheyDo) {
+  struct Case {
+    const char* model;
+    uint32_t d_model, n_kv_heads, head_dim;
+    double ratio;  // of hidden states to K and V in f16
+  };
+  for (const Case& of :
+       {Case{"Llama 2 7B", 4096, 32, 128, 1.0}, Case{"Gemma 7B", 3072, 16, 256, 0.75},
+        Case{"Gemma 2 9B", 3584, 8, 256, 1.75}, Case{"Llama 3.1 8B", 4096, 8, 128, 4.0}}) {
+    SCOPED_TRACE(of.model);
+    ModelShape shape;
+    shape.d_model = of.d_model;
+    shape.head_dim = of.head_dim;
+    shape.layers = {LayerShape{.n_kv_heads = of.n_kv_heads}};
+    const double width = of.n_kv_heads * of.head_dim;
+    const auto words = [&](double tflops, double bytes_per_value) {
+      planner::PlacementProblem problem;
+      problem.rates.nvme_read = 3;
+      planner::LayerGroup group;
+      group.layers = {0};
+      group.kv_gb = 2e-9 * width * bytes_per_value;
+      group.gemm_tflop = 1e-4;
+      group.cpu_gemm_ms = 1e3 * group.gemm_tflop / tflops;
+      problem.groups = {group};
+      return recompute_words(shape, problem);
+    };
+    const bool is_smaller = of.ratio < 1;
+    for (const double tflops : {1.0, 36.0, 38.0}) {
+      const RecomputeWords found = words(tflops, 2);
+      EXPECT_NEAR(found.hidden_bytes / found.kv_bytes, of.ratio, 1e-9);
+      EXPECT_EQ(found.could_win, is_smaller && tflops > 37) << tflops;
+      EXPECT_EQ(found.text.find("so they cannot pay;") != std::string::npos, !is_smaller);
+      if (!is_smaller) continue;
+      EXPECT_NE(found.text.find("pay from 12288 FLOP on for a byte of the disk"), std::string::npos)
+          << found.text;
+      EXPECT_NE(found.text.find(tflops > 37 ? ": they would pay" : ": they do not pay"),
+                std::string::npos)
+          << found.text;
+    }
+    EXPECT_FALSE(words(1000, 1.0625).could_win) << "q8_0";
+  }
+}
+
 }  // namespace
 }  // namespace strata::cli

@@ -161,7 +161,8 @@ std::string sentences(const PlanSubject& subject, const PlanAnswer& answer) {
         fmt::format("<li>{} brings {}.</li>\n", html_escaped(said.what), html_escaped(said.brings));
   }
   out += "</ul>\n<h2>Notes</h2>\n<ul>\n";
-  out += fmt::format("<li>{}.</li>\n", html_escaped(recompute_words(subject, answer).text));
+  out += fmt::format("<li>{}.</li>\n",
+                     html_escaped(recompute_words(subject.model.spec.shape, answer.problem).text));
   for (const std::string& note : all_notes(subject, answer))
     out += fmt::format("<li>{}.</li>\n", html_escaped(note));
   return out + "</ul>\n";

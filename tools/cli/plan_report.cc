@@ -78,8 +78,9 @@ std::string explanation(const PlanSubject& subject, const PlanAnswer& answer) {
   return out + fmt::format(
                    "\n{}\nwithout whole layers and blocks: first token after {}, then {} each; "
                    "planned in {:.0f} ms ({} iterations of the solver)\n",
-                   recompute_words(subject, answer).text, time_text(plan.lp_ttft_ms),
-                   time_text(plan.lp_tpot_ms), answer.solve_ms, plan.n_iterations);
+                   recompute_words(subject.model.spec.shape, answer.problem).text,
+                   time_text(plan.lp_ttft_ms), time_text(plan.lp_tpot_ms), answer.solve_ms,
+                   plan.n_iterations);
 }
 
 std::string places_row(const PlanAnswer& answer) {
@@ -134,7 +135,7 @@ ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
   const planner::PlacementPlan& plan = answer.plan;
   const LayerCounts counts = layer_counts(answer.problem, answer.plan.layers);
   const KvShares shares = kv_shares(answer.problem, answer.plan.layers);
-  const RecomputeWords recompute = recompute_words(subject, answer);
+  const RecomputeWords recompute = recompute_words(subject.model.spec.shape, answer.problem);
   ordered_json json = {
       {"feasible", true},
       {"ttft_ms", plan.prompt.ms},

@@ -158,34 +158,42 @@ DualWords dual_words(const planner::PlanDual& dual, const PlanAnswer& answer) {
   return {what(), changes.empty() ? "nothing" : changes};
 }
 
-RecomputeWords recompute_words(const PlanSubject& subject, const PlanAnswer& answer) {
-  const planner::PlacementProblem& problem = answer.problem;
-  const ModelShape& shape = subject.model.spec.shape;
+RecomputeWords recompute_words(const ModelShape& shape, const planner::PlacementProblem& problem) {
   const auto full = std::ranges::find_if(problem.groups, &planner::LayerGroup::is_full);
   const planner::LayerGroup& group = full == problem.groups.end() ? problem.groups[0] : *full;
   const uint32_t n_kv_heads = shape.layers[group.layers[0]].n_kv_heads;
+  const double rate = problem.has_device ? problem.rates.link_in : problem.rates.nvme_read;
+  const char* from = problem.has_device ? "the link" : "the disk";
+  const auto row_ms = [&](const planner::LayerGroup& of) {
+    return problem.has_device ? planner::transfer_ms(of.gemm_tflop, problem.rates.gpu_gemm_tflops)
+                              : of.cpu_gemm_ms;
+  };
   RecomputeWords words;
-  words.hidden_bytes = 2.0 * shape.d_model;  // f16
+  words.hidden_bytes = 4.0 * shape.d_model;  // f32, of which K and V come with the same bits
   words.kv_bytes = group.kv_gb * 1e9;
-  words.could_win = words.hidden_bytes < words.kv_bytes;
+  const double fewer_bytes = words.kv_bytes - words.hidden_bytes;
+  std::string verdict = "cannot pay";
+  if (fewer_bytes > 0) {
+    const double flop = 4.0 * shape.d_model * n_kv_heads * shape.head_dim;
+    const double wanted = flop / fewer_bytes;
+    const double there = 1e6 * group.gemm_tflop / row_ms(group) / rate;  // TFLOP/ms, GB/s
+    words.could_win = there > wanted;
+    verdict = fmt::format(
+        "pay from {:.0f} FLOP on for a byte of {}, of which {:.0f} are made here: {}", wanted, from,
+        there,
+        words.could_win ? "they would pay, which this engine does not do" : "they do not pay");
+  }
   double anew_ms = 0, gb = 0;
   for (const planner::LayerGroup& of : problem.groups) {
-    anew_ms +=
-        of.n_layers() * (problem.has_device
-                             ? planner::transfer_ms(of.gemm_tflop, problem.rates.gpu_gemm_tflops)
-                             : of.cpu_gemm_ms);
+    anew_ms += of.n_layers() * row_ms(of);
     gb += of.n_layers() * of.kv_gb;
   }
-  const double rate = problem.has_device ? problem.rates.link_in : problem.rates.nvme_read;
-  const std::string tokens = fmt::format(
-      "from tokens a position takes {} of arithmetic, its K and V {} of {}", time_text(anew_ms),
-      time_text(planner::transfer_ms(gb, rate)), problem.has_device ? "the link" : "the disk");
   words.text = fmt::format(
-      "recomputing K and V is off: hidden states are {:.0f} B a position and layer (2 * d_model "
-      "{}) "
-      "and K and V {:.0f} B (n_kv_heads {} * head_dim {}), so they {}; {}",
-      words.hidden_bytes, shape.d_model, words.kv_bytes, n_kv_heads, shape.head_dim,
-      words.could_win ? "would pay, which this engine does not do yet" : "cannot pay", tokens);
+      "recomputing K and V is off: hidden states are {:.0f} B a position and layer (4 * d_model "
+      "{}, in f32 for the same bits) and K and V {:.0f} B (n_kv_heads {} * head_dim {}), so they "
+      "{}; from tokens a position takes {} of arithmetic, its K and V {} of {}",
+      words.hidden_bytes, shape.d_model, words.kv_bytes, n_kv_heads, shape.head_dim, verdict,
+      time_text(anew_ms), time_text(planner::transfer_ms(gb, rate)), from);
   return words;
 }
 

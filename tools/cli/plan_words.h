@@ -69,10 +69,12 @@ DualWords dual_words(const planner::PlanDual& dual, const PlanAnswer& answer);
 
 /// Whether K and V could be computed again rather than kept, and why that is off, with its figures.
 struct RecomputeWords {
-  bool could_win = false;                 // hidden states are smaller than K and V
+  // Hidden states are smaller than K and V, and projecting them takes less than those bytes
+  // (docs/adr/0004-no-hidden-states.md).
+  bool could_win = false;
   double hidden_bytes = 0, kv_bytes = 0;  // of a position of a layer
   std::string text;
 };
-RecomputeWords recompute_words(const PlanSubject& subject, const PlanAnswer& answer);
+RecomputeWords recompute_words(const ModelShape& shape, const planner::PlacementProblem& problem);
 
 }  // namespace strata::cli
