@@ -129,11 +129,7 @@ bool KvCache::must_copy(tiers::BlockId open) const {
 
 void KvCache::wait_for_disk() {
   if (store_.wait_for_transfer()) return;
-  const bool has_spill = store_.has_spill();
-  throw Error(ErrorCode::kIo, "no memory to read into became free: the disk does not answer",
-              has_spill ? "spill file" : "saved contexts",
-              std::string("look at the disk (dmesg), or name another one with ") +
-                  (has_spill ? "--nvme" : "--session-dir"));
+  throw store_.silent_error("no memory to read into became free");
 }
 
 /// Reads an extent back; it stays readable until it is released.

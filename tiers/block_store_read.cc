@@ -4,7 +4,8 @@
 // straight into the slots that they stay in. An extent of a pack lies in its file as it does in
 // neighbouring runs of slots: for each KV head eight blocks, block_bytes apart. The slots are taken
 // when the read begins and are the transfer's until it ends: nobody else has them meanwhile, also
-// where nobody wants the bytes any more or the disk does not answer (TransferQueue::take_back).
+// where the disk does not answer, or nobody wants any more what a device has begun
+// (TransferQueue::take_back).
 // Tags are checked in the slots, before any block is said to be there.
 #include <algorithm>
 #include <cstring>
@@ -320,14 +321,30 @@ void BlockStore::take(std::span<const ExtentId> extents, ThreadPool& pool) {
   }
 }
 
+Error BlockStore::silent_error(const std::string& what) const {
+  return Error(ErrorCode::kIo, what + ": the disk does not answer",
+               has_spill() ? "spill file" : "saved contexts",
+               std::string("look at the disk (dmesg), or name another one with ") +
+                   (has_spill() ? "--nvme" : "--session-dir"));
+}
+
 std::string BlockStore::lost_cause(const TakenExtent& taken) const {
   if (extent(taken.id).state == ExtentState::kLost) return kLostBefore;
   if (taken.status != IoStatus::kOk) return failure_text(taken.status);
   return std::to_string(taken.n_corrupt) + " of its blocks came back with other bytes";
 }
 
-/// Its blocks are computed again together, so those that are in DRAM leave it where they can.
+uint32_t BlockStore::n_silences() const {
+  const TransferQueue* blocks = spill_->block_transfers.get();
+  return std::max(spill_->transfers->n_silences(), blocks == nullptr ? 0 : blocks->n_silences());
+}
+
+/// Its blocks are computed again together, so those that are in DRAM leave it where they can. But
+/// of a disk that says nothing any more every other extent would be waited for as long.
 void BlockStore::lose(ExtentId id, bool has_answered, const std::string& cause) {
+  if (!has_answered && n_silences() >= kSilencesMax)
+    throw silent_error("nothing came back in " + std::to_string(n_silences()) +
+                       " deadlines one after the other");
   Extent& of = extent(id);
   if (of.state == ExtentState::kStored) {
     ++counts_.lost_extents;

@@ -273,6 +273,7 @@ void TransferQueue::free_done(uint32_t frame) {
 /// is found by who reads it again alone.
 void TransferQueue::complete(const IoCompletion& completion) {
   operation_of(ref_of(completion.id));  // no frame is filled anew while a device owns it
+  n_silences_ = 0;
   for (uint32_t frame = ref_of(completion.id).frame; frame != kNone;) {
     const uint32_t next = std::exchange(operations_[frame].joined, kNone);
     complete_one(frame, completion.status);
@@ -326,6 +327,11 @@ void TransferQueue::expire() {
     if (operation.stage != Stage::kQueued && operation.stage != Stage::kInFlight) continue;
     const auto deadline = operation.started + options_.deadline;
     if (deadline <= now) {
+      // Those that began beside one another are one silence.
+      if (operation.started >= silent_until_) {
+        ++n_silences_;
+        silent_until_ = now;
+      }
       time_out(frame);
     } else {
       next_expiry_ = std::min<std::chrono::nanoseconds>(next_expiry_, deadline);

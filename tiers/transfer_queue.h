@@ -73,6 +73,8 @@ class TransferQueue {
   uint32_t n_lent() const { return options_.n_lent; }
   uint32_t n_lent_free() const { return lent_states_.n_free(); }
   uint32_t n_lent_quarantined() const { return lent_states_.n_quarantined(); }
+  /// Deadlines that have passed one after the other since the device last answered anything.
+  uint32_t n_silences() const { return n_silences_; }
   /// Whether such a read is at the device, wanted or not.
   bool has_lent_memory() const;
   /// Whether one that nobody wants is at the device and may still end in time.
@@ -176,6 +178,9 @@ class TransferQueue {
   std::vector<Operation> operations_;       // per frame, then those into lent memory
   std::vector<uint32_t> given_up_;          // of the latter: for take_back()
   std::chrono::nanoseconds next_expiry_{};  // no transfer's deadline is before it
+  uint32_t n_silences_ = 0;
+  std::chrono::nanoseconds
+      silent_until_{};           // what began before it is of a silence that was counted
   std::vector<uint32_t> queue_;  // frames whose transfer waits for the back end, oldest first
   uint64_t n_ended_ = 0;         // transfers, however; a late completion counts once more
   TransferCounts counts_;

@@ -375,12 +375,14 @@ double weight_found(const TraceIndex& estimated, const TraceIndex& exact, uint32
     const auto is_candidate = [&](uint32_t block) {
       return block >= rule.n_sink_blocks && block + rule.n_window_blocks < n_blocks;
     };
+    const double top = *std::max_element(weights, weights + n_blocks);
+    const auto weight = [&](uint32_t block) {
+      return is_candidate(block) ? std::exp(weights[block] - top) : 0;
+    };
     double all = 0, chosen = 0;
-    for (uint32_t block = 0; block < n_blocks; ++block)
-      all += is_candidate(block) ? std::exp(double{weights[block]}) : 0;
-    for (const uint32_t block : choice.blocks)
-      chosen += is_candidate(block) ? std::exp(double{weights[block]}) : 0;
-    found += chosen / all / n_queries;
+    for (uint32_t block = 0; block < n_blocks; ++block) all += weight(block);
+    for (const uint32_t block : choice.blocks) chosen += weight(block);
+    found += (all > 0 ? chosen / all : 1) / n_queries;
   }
   return found;
 }
@@ -397,6 +399,13 @@ void bench_trace(const Options& options) {
     TraceIndex exact(trace, index::Method::kOracle, table);
     for (uint32_t stream = 0; stream < trace.n_streams(); ++stream) exact.observe(stream);
     for (const auto& method : index::method_names()) {
+      try {
+        index::check_supported(method.method,
+                               KvLayout::make(KvCodec::kF16, KvCodec::kF16, trace.head_dim));
+      } catch (const Error& error) {
+        std::printf("%-11s %-8s %s\n", method.name, table.name, error.what());
+        continue;
+      }
       TraceIndex of(trace, method.method, table);
       std::vector<double> building, scoring;
       double found = 0;

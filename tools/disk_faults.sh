@@ -14,7 +14,7 @@ readonly faults="full eio slow hung pulled"
 readonly phases="load prefill decode save restore"
 # How long a run may go on behind the fault. A transfer is given up after 10 s, saving after 60 s; the rest is the run's
 # own work, which a slow disk stretches.
-readonly patience_s=150
+readonly patience_s=${PATIENCE_S:-150}
 
 skip() {
   printf '%s\n' 'disk_faults.sh: Skipped' "$*" >&2  # as test.sh looks for reasons
@@ -56,17 +56,23 @@ end() {  # end PID: a process of ours, quietly
   wait "$1" 2> /dev/null
 }
 
+ended_or() {  # ended_or PID COMMAND...: true as well where that process is gone
+  local pid=$1
+  shift
+  "$@" || ! kill -0 "$pid" 2> /dev/null
+}
+
 plug_in() {
   mkdir -p "$work/nbd" "$disk"
   rm -f "$work"/{fails,rate,socket}
   nbdkit --foreground --unix "$work/socket" --filter=error --filter=rate memory 8G error=EIO error-rate=100% \
     error-file="$work/fails" rate-file="$work/rate" 2> "$work/nbdkit.log" &
   server=$!
-  wait_until 10 test -S "$work/socket" || skip "nbdkit does not start: $(cat "$work/nbdkit.log")"
+  wait_until 10 ended_or "$server" test -S "$work/socket" && [ -S "$work/socket" ] || skip "nbdkit does not start: $(cat "$work/nbdkit.log")"
   nbdfuse "$work/nbd/nbd" --unix "$work/socket" 2> "$work/nbdfuse.log" &
   fuse=$!
   disown "$fuse"  # it aborts where its disk is pulled, which is no news
-  wait_until 10 test -s "$work/nbd/nbd" || skip "nbdfuse does not start: $(cat "$work/nbdfuse.log")"
+  wait_until 10 ended_or "$fuse" test -s "$work/nbd/nbd" && [ -s "$work/nbd/nbd" ] || skip "nbdfuse does not start: $(cat "$work/nbdfuse.log")"
   # Without direct I/O the loop device's own cache would hide the faults.
   loop=$(losetup --find --show --direct-io=on "$work/nbd/nbd" 2>&1) || skip "no loop device: $loop"
   mkfs.ext4 -q -m 0 -F "$loop" && mount "$loop" "$disk" || skip "no ext4 on $loop"
@@ -143,7 +149,7 @@ enter() {  # enter PHASE
       ;;
     prefill)
       start "$model" 8 "${on_disk[@]}"
-      wait_until 60 says loading && sleep 1
+      wait_until 60 says loading && sleep 0.3
       ;;
     decode)
       start "$model" 16 "${on_disk[@]}"
@@ -174,6 +180,7 @@ problems() {  # problems FAULT EXIT_CODE
     1) [ "$n_errors" -eq 1 ] || echo "$n_errors error lines" ;;
     *) echo "exit code $2" ;;
   esac
+  [[ $1 != eio && $1 != pulled ]] || grep -qE '^(error|note): ' "$work/err" || echo "nothing was said of the fault"
   [ "$1" != pulled ] || return
   # The kernel gives the files of an ended run back when their last transfer is over.
   wait_until 60 umount "$disk" 2> /dev/null && mount "$loop" "$disk" || { echo "the disk cannot be mounted again"; return; }
@@ -207,7 +214,7 @@ for fault in $wanted_faults; do
     printf '%-8s %-8s %7.1f %5s  %s\n' "$fault" "$phase" "$(awk -v a="$began" -v b="$took" 'BEGIN { print b - a }')" "$code" \
       "$(grep -E '^(error|note)' "$work/err" | tail -1 | cut -c1-150)"
     if [ -n "$verdict" ]; then
-      echo "BAD: $verdict"
+      printf 'disk_faults.sh: Failure\nBAD: %s\n' "$verdict"  # the first as test.sh looks for reasons
       sed 's/^/    /' "$work/err"
       bad=$((bad + 1))
     fi

@@ -335,8 +335,10 @@ TEST(IndexRows, OfAnotherShapeOrFormatAreMadeAnew) {
   wider.stream_bytes *= 2;  // of a larger head_dim
   fewer.n_streams -= 1;
   longer.segment_positions *= 2;
-  for (const auto& [other, n, version] :
-       {std::tuple{wider, 12u, 0u}, {fewer, 12u, 0u}, {longer, 6u, 0u}, {shape, 12u, 2u}}) {
+  for (const auto& [other, n, version] : {std::tuple{wider, 12u, 0u},
+                                          {fewer, 12u, 0u},
+                                          {longer, 6u, 0u},
+                                          {shape, 12u, tiers::kRowsVersion + 1}}) {
     SCOPED_TRACE(version);
     put(other, n, version);
     EXPECT_TRUE(is_same(ask(0), expected));

@@ -138,7 +138,7 @@ TEST_P(TransferQueueTest, WhatExceedsTheDepthWaitsItsTurn) {
   EXPECT_EQ(at->queue.n_free(), 16u);
 }
 
-TEST_P(TransferQueueTest, DroppedTicketsFreeTheirFramesWhenTheTransferHasEnded) {
+TEST_P(TransferQueueTest, DroppedTicketsFreeTheirFramesWhenNoDeviceHasThem) {
   const auto at = make(8, 2);
   {
     std::vector<Ticket> tickets;

@@ -144,9 +144,10 @@ TEST_F(Eval, TheGateKeepsAVerdictAndDrawsAPage) {
   EXPECT_NE(run_strata(launch).err.find("attention: exact (no verdict on this model yet"),
             std::string::npos);
   const auto gate = [&](const std::string& budget) {
-    launch.arguments = {
-        "eval", "-m",     path, "-f",     text("a.txt", 300), "--kv-budget", budget,   "-c",
-        "400",  "--last", "8",  "--gate", "--attn",           "mean,recent", "--html", page};
+    launch.arguments = {"eval",        "-m",      path,     "-f",          text("a.txt", 300),
+                        "--kv-budget", budget,    "-c",     "400",         "--last",
+                        "8",           "--gate",  "--attn", "mean,recent", "--html",
+                        page,          "--cases", "1"};
     return run_strata(launch);
   };
   const Outcome failed = gate("40%");

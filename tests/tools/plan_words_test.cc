@@ -48,9 +48,9 @@ TEST(PlanWords, HiddenStatesPayWhereTheDecisionSaysThatTheyDo) {
     shape.head_dim = of.head_dim;
     shape.layers = {LayerShape{.n_kv_heads = of.n_kv_heads}};
     const double width = of.n_kv_heads * of.head_dim;
-    const auto words = [&](double tflops, double bytes_per_value) {
+    const auto words = [&](double tflops, double bytes_per_value, double disk = 3) {
       planner::PlacementProblem problem;
-      problem.rates.nvme_read = 3;
+      problem.rates.nvme_read = disk;
       planner::LayerGroup group;
       group.layers = {0};
       group.kv_gb = 2e-9 * width * bytes_per_value;
@@ -73,6 +73,9 @@ TEST(PlanWords, HiddenStatesPayWhereTheDecisionSaysThatTheyDo) {
           << found.text;
     }
     EXPECT_FALSE(words(1000, 1.0625).could_win) << "q8_0";
+    const RecomputeWords unmeasured = words(1000, 2, 0);
+    EXPECT_FALSE(unmeasured.could_win);
+    EXPECT_EQ(unmeasured.text.find("not known") != std::string::npos, is_smaller);
   }
 }
 

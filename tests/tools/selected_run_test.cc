@@ -110,13 +110,13 @@ TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
   const auto line = [&](const std::string& text, const std::vector<std::string>& more) {
     return run_strata(without_json(with(in_memory(text), with({"--raw", "-c", "5000"}, more)))).err;
   };
-  const std::string exact_ten = tokens_of(run(ten, {"-n", "20"}));
-  EXPECT_EQ(object_of(run(ten, {"-n", "20"}))["usage"].value("prompt_tokens", 0), 10);
+  const std::string exact_ten = tokens_of(run(ten, {"-n", "100"}));
+  EXPECT_EQ(object_of(run(ten, {"-n", "100"}))["usage"].value("prompt_tokens", 0), 10);
   for (const auto& method : index::method_names()) {
     SCOPED_TRACE(method.name);
-    EXPECT_EQ(tokens_of(run(ten, {"-n", "20", "--attn", method.name, "--kv-budget", "2%"})),
+    EXPECT_EQ(tokens_of(run(ten, {"-n", "100", "--attn", method.name, "--kv-budget", "2%"})),
               exact_ten);
-    const std::string err = line(ten, {"-n", "20", "--attn", method.name, "--kv-budget", "2%"});
+    const std::string err = line(ten, {"-n", "100", "--attn", method.name, "--kv-budget", "2%"});
     EXPECT_NE(err.find(std::string(" | attention ") + method.name +
                        " 2% (exact here: nothing was left out): 100.0 % of K and V read"),
               std::string::npos)

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "base/error.h"
@@ -49,8 +50,8 @@ eval::Verdict read_verdict(const toml::table& table, const std::string& path) {
   of.tokens = static_cast<uint64_t>(table["tokens"].value_or(int64_t{0}));
   of.n_tasks = static_cast<uint64_t>(table["tasks"].value_or(int64_t{0}));
   of.n_cases = static_cast<uint64_t>(table["cases"].value_or(int64_t{0}));
-  // Gates of before let methods pass whose answers nobody had judged.
-  of.passes = of.passes && of.n_tasks > 0;
+  of.passed_unjudged = of.passes && of.n_tasks == 0;
+  of.passes = of.passes && !of.passed_unjudged;
   for (const RealKey& key : kReals) of.*key.value = table[key.name].value_or(of.*key.value);
   return of;
 }
@@ -116,6 +117,9 @@ std::string choose_attention(const std::string& folder, engine::EngineOptions& o
   if (!verdicts)
     return "attention: exact (no verdict on this model yet: `strata eval --gate` makes one)";
   const eval::Verdict* best = eval::cheapest(*verdicts);
+  if (best == nullptr && std::ranges::any_of(*verdicts, &eval::Verdict::passed_unjudged))
+    return "attention: exact (the verdicts are of an earlier gate, which judged no answers: run "
+           "`strata eval --gate` again)";
   if (best == nullptr) return "attention: exact (no method passed `strata eval --gate`)";
   const uint64_t n_ctx = options.n_ctx > 0 ? options.n_ctx : spec.shape.n_ctx_train;
   if (n_ctx > kContextFactor * best->context)

@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kExactHere = "exact here: nothing was left out";
 
 /// Whether every step since the model was loaded has attended all there was: of a text that is
-/// shorter than the budget or than what is always attended, or too short for a method to index.
+/// shorter than the budget or than what is always attended, or too short to fill a block.
 bool left_nothing_out(engine::Engine& engine) {
   const engine::SelectionCounts& all = engine.walk().selection_counts();
   return all.attended_blocks == all.blocks && engine.options().sparse_from == engine::kNeverSparse;

@@ -299,8 +299,9 @@ constexpr OptionSpec kRows[] = {
      Sources::kEverywhere, kEval, &S::probe},
 
     {"gate", "", Section::kJudging, ValueKind::kFlag, "false", 0, 0, "",
-     "also judge every method by its figures on the texts and by its answers to the tasks (unless "
-     "--tasks says otherwise to multi-key, key-value and variables of the texts' length), and keep "
+     "also judge every method by its figures on the texts and by its answers (to --tasks; else to "
+     "multi-key, key-value and variables, five contexts each as long as the longest text), and "
+     "keep "
      "the verdicts for --attn auto; exit code 1 where none passes",
      Sources::kFlagOnly, kEval, &S::gate},
     {"html", "", Section::kJudging, ValueKind::kText, "", 0, 0, "FILE",

@@ -177,11 +177,14 @@ RecomputeWords recompute_words(const ModelShape& shape, const planner::Placement
     const double flop = 4.0 * shape.d_model * n_kv_heads * shape.head_dim;
     const double wanted = flop / fewer_bytes;
     const double there = 1e6 * group.gemm_tflop / row_ms(group) / rate;  // TFLOP/ms, GB/s
-    words.could_win = there > wanted;
-    verdict = fmt::format(
-        "pay from {:.0f} FLOP on for a byte of {}, of which {:.0f} are made here: {}", wanted, from,
-        there,
-        words.could_win ? "they would pay, which this engine does not do" : "they do not pay");
+    const bool is_known = rate > 0 && row_ms(group) > 0;
+    words.could_win = is_known && there > wanted;
+    verdict = fmt::format("pay from {:.0f} FLOP on for a byte of {}; ", wanted, from);
+    verdict += !is_known ? "what this machine makes is not known"
+                         : fmt::format("this machine makes {:.0f}: {}", there,
+                                       words.could_win ? "they would pay, which this engine does "
+                                                         "not do"
+                                                       : "they do not pay");
   }
   double anew_ms = 0, gb = 0;
   for (const planner::LayerGroup& of : problem.groups) {

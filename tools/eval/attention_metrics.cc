@@ -204,6 +204,7 @@ void AttentionMetrics::tally_bias(const engine::ProbedHead& head) {
     const float* shares = weights_.data() + uint64_t{query} * head.n_blocks;
     double counted = 0;
     for (const uint32_t block : head.chosen) counted += shares[block];
+    if (!std::isfinite(log_totals_[query])) continue;
     if (!left_out_.empty()) counted += std::exp(left_out_[query] - log_totals_[query]);
     tally_.weight_bias_.put(std::log(std::clamp(counted, kLeastCounted, 1 / kLeastCounted)));
   }

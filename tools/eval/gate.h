@@ -32,9 +32,10 @@ struct Verdict {
   uint64_t context = 0, tokens = 0;
   double kl = 0, kl_of_oracle = 0, top1 = 0, top1_of_oracle = 0, mass = 0, mass_of_oracle = 0;
   double kv_read_share = 0, read_bytes_per_token = 0;  // K, V and index rows
+  bool passed_unjudged = false;                        // a gate of before, which judged no answers
   uint64_t n_tasks = 0;                                // that were tried, each at one length
   // Over the tasks that gate: cases, and the least share of the answers that exact attention gives.
-  // No cases: exact attention solves none of the tasks.
+  // No cases: exact attention solves less than half of every task.
   uint64_t n_cases = 0;
   double kept = 1;
   std::string reason = {};  // what it fails by; empty where it passes

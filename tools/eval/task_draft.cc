@@ -168,7 +168,7 @@ TaskDraft frequent_words(TaskDraw& draw) {
       const double at = up_to.back() * draw.below(kSteps) / kSteps;
       const auto rank =
           static_cast<size_t>(std::upper_bound(up_to.begin(), up_to.end(), at) - up_to.begin());
-      // One less than the last of those asked for, also where the last line finds no room.
+      // At least two less than any of those asked for, also where the last line finds no room.
       if (rank >= kAsked && (*times)[rank] + 2 >= least) continue;
       ++(*times)[rank];
       return all[rank];
