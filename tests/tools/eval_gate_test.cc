@@ -78,7 +78,8 @@ TEST(Gate, AnswersAreJudgedBesideTexts) {
   rows.push_back(task("quest", 0.5, 0.94));
   verdicts = judge(rows);
   EXPECT_EQ(verdicts[0].reason,
-            "94 % of exact attention's answers (40 cases), wanted at least 95 %");
+            "94 % of exact attention's answers in the worst task (40 questions in all), wanted at "
+            "least 95 %");
   EXPECT_EQ(verdicts[0].n_cases, 40u);
 }
 

@@ -91,8 +91,9 @@ std::vector<Verdict> judge(std::span<const EvalRow> rows, const GateLimits& limi
 
 std::string answers_text(const Verdict& of) {
   if (of.n_cases > 0)
-    return fmt::format("at least {:.0f} % of exact attention's answers in each task ({} questions)",
-                       100 * of.kept, of.n_cases);
+    return fmt::format(
+        "{:.0f} % of exact attention's answers in the worst task ({} questions in all)",
+        100 * of.kept, of.n_cases);
   return of.n_tasks > 0 ? "exact attention solves less than half of every task that was tried"
                         : "its answers were not judged";
 }
