@@ -163,7 +163,12 @@ void Walk::State::compute_again(Sequence& sequence, uint32_t first_pos) {
 
 /// An earlier extent that is lost as well is repaired first, when the fork that met it is gone: so
 /// there is one fork at a time, and memory for one. It stands at lower positions, so this ends.
+/// What a silent disk has lost is not computed again: every other extent would be waited for as
+/// long.
 void Walk::State::repair(Sequence& sequence, const tiers::LostExtent& lost) {
+  if (cache.store().is_disk_silent())
+    throw cache.store().silent_error("nothing came back in " + std::to_string(tiers::kSilencesMax) +
+                                     " deadlines one after the other");
   for (uint32_t n_repairs = 0;; ++n_repairs) {
     try {
       return compute_again(sequence, lost.first_pos());

@@ -79,8 +79,7 @@ struct SavedExtent {
 std::string failure_text(IoStatus status);
 inline constexpr const char* kLostBefore = "it was lost before";
 
-/// Deadlines one after the other without any answer from the disk; behind the last, what it should
-/// bring is not computed again any more, which would wait for the next.
+/// Deadlines one after the other without any answer, behind which a disk is called silent.
 inline constexpr uint32_t kSilencesMax = 3;
 
 /// An extent could not be read back. Whoever runs the step undoes it, computes the blocks again and
@@ -202,8 +201,8 @@ class BlockStore {
   /// until it ends, and count as taken.
   uint64_t n_lost_slots() const { return n_lost_slots_; }
   /// Waits for the reads of these extents and checks every tag, of all of them in one parallel
-  /// region. Errors: LostExtent, for the first one that could not be read rightly, twice; kIo where
-  /// the disk has not answered in kSilencesMax deadlines; kCancelled, and they stay held.
+  /// region. Errors: LostExtent, for the first one that could not be read rightly, twice;
+  /// kCancelled, and they stay held.
   void take(std::span<const ExtentId> extents, ThreadPool& pool);
   void release(ExtentId extent);
   /// Collects transfers that have ended and begins what was fetched; never waits.
@@ -212,6 +211,8 @@ class BlockStore {
   bool has_arrived(ExtentId id) const;
   /// Waits until a transfer ends. False where none is in flight or none ended in time.
   bool wait_for_transfer();
+  /// Whether the disk has let kSilencesMax deadlines pass one after the other.
+  bool is_disk_silent();
   /// For whoever cannot go on without a disk that does not answer; `what` says by what that showed.
   Error silent_error(const std::string& what) const;
 
@@ -370,7 +371,6 @@ class BlockStore {
   void settle(std::span<TakenBlock> blocks);
   bool is_right(const Extent& of, uint32_t idx, std::span<const std::byte> payload) const;
   std::string lost_cause(const TakenExtent& taken) const;
-  uint32_t n_silences() const;
   [[noreturn]] void lose(ExtentId id, bool has_answered, const std::string& cause);
   void reserve_blocks(size_t n);
   BlockId add_block(const Block& block);

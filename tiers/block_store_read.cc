@@ -321,6 +321,16 @@ void BlockStore::take(std::span<const ExtentId> extents, ThreadPool& pool) {
   }
 }
 
+bool BlockStore::is_disk_silent() {
+  if (spill_ == nullptr) return false;
+  for (const auto* queue : {&spill_->transfers, &spill_->block_transfers}) {
+    if (*queue == nullptr) continue;
+    (*queue)->poll();  // a late answer is one
+    if ((*queue)->n_silences() >= kSilencesMax) return true;
+  }
+  return false;
+}
+
 Error BlockStore::silent_error(const std::string& what) const {
   return Error(ErrorCode::kIo, what + ": the disk does not answer",
                has_spill() ? "spill file" : "saved contexts",
@@ -334,17 +344,8 @@ std::string BlockStore::lost_cause(const TakenExtent& taken) const {
   return std::to_string(taken.n_corrupt) + " of its blocks came back with other bytes";
 }
 
-uint32_t BlockStore::n_silences() const {
-  const TransferQueue* blocks = spill_->block_transfers.get();
-  return std::max(spill_->transfers->n_silences(), blocks == nullptr ? 0 : blocks->n_silences());
-}
-
-/// Its blocks are computed again together, so those that are in DRAM leave it where they can. But
-/// of a disk that says nothing any more every other extent would be waited for as long.
+/// Its blocks are computed again together, so those that are in DRAM leave it where they can.
 void BlockStore::lose(ExtentId id, bool has_answered, const std::string& cause) {
-  if (!has_answered && n_silences() >= kSilencesMax)
-    throw silent_error("nothing came back in " + std::to_string(n_silences()) +
-                       " deadlines one after the other");
   Extent& of = extent(id);
   if (of.state == ExtentState::kStored) {
     ++counts_.lost_extents;

@@ -295,9 +295,17 @@ void TransferQueue::complete_one(uint32_t frame, IoStatus status) {
   end(frame, status);
 }
 
+/// A whole deadline from `begin` on has passed. Those that began beside one another are one silence.
+void TransferQueue::count_silence(std::chrono::nanoseconds begin) {
+  if (begin < silent_until_) return;
+  ++n_silences_;
+  silent_until_ = io_->now();
+}
+
 /// Gives a transfer up: the status goes to whoever holds the ticket, the frame to quarantine where
 /// a device owns it.
 void TransferQueue::time_out(uint32_t frame) {
+  count_silence(operations_[frame].started);
   const bool is_queued = operations_[frame].stage == Stage::kQueued;
   if (is_queued) std::erase(queue_, frame);
   if (!is_queued) states(frame).quarantine(frame);
@@ -327,11 +335,6 @@ void TransferQueue::expire() {
     if (operation.stage != Stage::kQueued && operation.stage != Stage::kInFlight) continue;
     const auto deadline = operation.started + options_.deadline;
     if (deadline <= now) {
-      // Those that began beside one another are one silence.
-      if (operation.started >= silent_until_) {
-        ++n_silences_;
-        silent_until_ = now;
-      }
       time_out(frame);
     } else {
       next_expiry_ = std::min<std::chrono::nanoseconds>(next_expiry_, deadline);
@@ -378,6 +381,7 @@ bool TransferQueue::wait_any() {
   for (auto now = start; n_ended_ == n_before && now < until; now = io_->now())
     wait_until(now, std::min<std::chrono::nanoseconds>(until, next_expiry_));
   count_stall("wait for any transfer", start);
+  if (n_ended_ == n_before) count_silence(start);
   return n_ended_ > n_before;
 }
 

@@ -161,6 +161,7 @@ class TransferQueue {
   void complete_one(uint32_t frame, IoStatus status);
   IoStatus finish_ticket(Ticket&& ticket);
   void end(uint32_t frame, IoStatus status);
+  void count_silence(std::chrono::nanoseconds begin);
   void time_out(uint32_t frame);
   void expire();
   void wait_for(FrameRef ref);
@@ -179,8 +180,7 @@ class TransferQueue {
   std::vector<uint32_t> given_up_;          // of the latter: for take_back()
   std::chrono::nanoseconds next_expiry_{};  // no transfer's deadline is before it
   uint32_t n_silences_ = 0;
-  std::chrono::nanoseconds
-      silent_until_{};           // what began before it is of a silence that was counted
+  std::chrono::nanoseconds silent_until_{};  // what began before it has been counted
   std::vector<uint32_t> queue_;  // frames whose transfer waits for the back end, oldest first
   uint64_t n_ended_ = 0;         // transfers, however; a late completion counts once more
   TransferCounts counts_;

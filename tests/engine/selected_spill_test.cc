@@ -238,6 +238,30 @@ TEST_F(SelectedSpill, FaultsOfTheDiskChangeNoBit) {
   EXPECT_GT(n_lost, 0u);
 }
 
+/// What it lost is computed again, but not deadline by deadline for ever; and when it answers, the
+/// text goes on where it was.
+TEST_F(SelectedSpill, ASilentDiskEndsTheStepInTimeAndTheNextOneIsWhole) {
+  const Logits expected = selected(SelectedSetting{});
+  SelectedSetting setting{.place = Place::kSimulated};
+  setting.disk.stall = std::chrono::seconds(1000);
+  SelectedWalk walk(member_.model, setting);
+  Sequence sequence = walk.sequence();
+  walk.feed(sequence, context());
+  walk.evict_most();
+  const auto begin = walk.stall_blocks();
+  try {
+    walk.feed(sequence, rest(), 0, Attention::kSelected);
+    ADD_FAILURE() << "a disk that does not answer was not missed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kIo);
+    EXPECT_NE(std::string(error.what()).find("does not answer"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(sequence.n_pos(), kExact);
+  const auto took = walk.answer_blocks() - begin;
+  EXPECT_LT(took, std::chrono::seconds(31));
+  EXPECT_TRUE(is_same(walk.feed(sequence, rest(), 0, Attention::kSelected), expected));
+}
+
 /// What a selected step wrote and the disk lost comes back as exact attention computes it, and is
 /// counted: other bits than before, and with a budget of everything the same.
 TEST_F(SelectedSpill, LostRowsOfSelectedStepsComeBackExactAndAreCounted) {

@@ -70,6 +70,18 @@ class SelectedWalk {
     for (size_t at = 0; at < bytes.size(); at += tiers::SimulatedMedium::kSectorBytes)
       bytes[at] ^= std::byte{1};
   }
+  /// Every read of single blocks from now on takes SimulatedDisk::stall longer; and no more, once
+  /// that long has passed. Both return the time before.
+  std::chrono::nanoseconds stall_blocks() {
+    block_disk_->set_faults({.stall = 1});
+    return block_disk_->now();
+  }
+  std::chrono::nanoseconds answer_blocks() {
+    const auto now = block_disk_->now();
+    block_disk_->set_faults({});
+    block_disk_->advance(setting_.disk.stall);
+    return now;
+  }
   /// The next n reads of single blocks never end, and steps are stopped that long from now.
   void hang_and_stop(uint32_t n, std::chrono::seconds after) {
     for (uint32_t i = 0; i < n; ++i)
