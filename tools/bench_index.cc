@@ -400,8 +400,7 @@ void bench_trace(const Options& options) {
     for (uint32_t stream = 0; stream < trace.n_streams(); ++stream) exact.observe(stream);
     for (const auto& method : index::method_names()) {
       try {
-        index::check_supported(method.method,
-                               KvLayout::make(KvCodec::kF16, KvCodec::kF16, trace.head_dim));
+        index::check_supported(method.method, trace.layout());
       } catch (const Error& error) {
         std::printf("%-11s %-8s %s\n", method.name, table.name, error.what());
         continue;

@@ -16,8 +16,6 @@ using namespace testing;
 using strata::testing::rabitq_rotated;
 using strata::testing::RabitqReader;
 
-const double kLogKeys = std::log(double{kBlockPositions});  // of a block whose keys are equal
-
 const KernelTable& kernels() { return cpu_attn::choose_kernels(); }
 
 std::unique_ptr<Selector> make_rabitq(const KvLayout& layout, uint32_t n_streams, uint32_t n_blocks,
@@ -100,26 +98,7 @@ TEST(RabitqSelector, CodesLoseATwentiethOfTheSquareAtMost) {
 // ---- Keys and queries out of the ordinary ----
 
 TEST(RabitqEdge, EqualKeysHaveEqualScoresAndOutliersDoNotHideTheOthers) {
-  std::mt19937_64 random(14);
-  const uint32_t n_blocks = 10;
-  Keys keys(f16_layout(64), n_blocks, kernels());
-  const auto key = drawn_queries(1, 64, random);
-  for (uint32_t pos = 0; pos < n_blocks * kBlockPositions; ++pos) {
-    std::copy(key.begin(), key.end(), keys.key(pos));
-    keys.key(pos)[11] = 300;  // a channel that is far from the others, as real keys have
-  }
-  keys.store();
-  const auto selector = make_rabitq(f16_layout(64), 1, n_blocks);
-  observe_range(*selector, 0, keys, 0, n_blocks);
-  auto q = drawn_queries(1, 64, random);
-  q[11] = 0;
-  const auto weights = estimates(*selector, 0, q, 1);
-  const Wanted want = wanted(*selector, keys, 0, q.data(), 64);
-  EXPECT_NEAR(want.score, keys.score(q.data(), 0) + kLogKeys, 1e-3);
-  for (const float weight : weights) {
-    EXPECT_EQ(weight, weights[0]);
-    EXPECT_NEAR(weight, want.score, want.bound);
-  }
+  expect_equal_keys_have_equal_scores(Method::kRabitq, wanted);
 }
 
 TEST(RabitqEdge, BytesAreThoseOfTheTiles) {

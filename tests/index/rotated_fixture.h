@@ -82,4 +82,31 @@ void expect_weights_within_bounds(Method method, uint32_t n_least, const WantedO
   EXPECT_GT(worst, 0.01);  // a bound that means something
 }
 
+/// Of blocks whose keys are all one, with a channel that is far from the others, as real keys have.
+template <class WantedOf>
+void expect_equal_keys_have_equal_scores(Method method, const WantedOf& wanted) {
+  constexpr uint32_t kHeadDim = 64, kBlocks = 10, kFarChannel = 11;
+  std::mt19937_64 random(14);
+  const auto layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, kHeadDim);
+  const KernelTable& table = cpu_attn::choose_kernels();
+  Keys keys(layout, kBlocks, table);
+  const auto key = drawn_queries(1, kHeadDim, random);
+  for (uint32_t pos = 0; pos < kBlocks * kBlockPositions; ++pos) {
+    std::copy(key.begin(), key.end(), keys.key(pos));
+    keys.key(pos)[kFarChannel] = 300;
+  }
+  keys.store();
+  const auto selector = SelectorSource(method, {layout, 1, kBlocks}, table).make();
+  observe_range(*selector, 0, keys, 0, kBlocks);
+  auto q = drawn_queries(1, kHeadDim, random);
+  q[kFarChannel] = 0;
+  const auto weights = estimates(*selector, 0, q, 1);
+  const Wanted want = wanted(*selector, keys, 0, q.data(), kHeadDim);
+  EXPECT_NEAR(want.score, keys.score(q.data(), 0) + std::log(double{kBlockPositions}), 1e-3);
+  for (const float weight : weights) {
+    EXPECT_EQ(weight, weights[0]);
+    EXPECT_NEAR(weight, want.score, want.bound);
+  }
+}
+
 }  // namespace strata::index::testing

@@ -47,7 +47,8 @@ struct Verdict {
 /// attention, are a bug.
 std::vector<Verdict> judge(std::span<const EvalRow> rows, const GateLimits& limits = {});
 
-/// What is known of its answers: "98 % of exact attention's answers (24 cases)".
+/// What is known of its answers: "98 % of exact attention's answers in the worst task (24
+/// questions in all)".
 std::string answers_text(const Verdict& of);
 
 /// The one that passes and reads the fewest bytes; null where none passes.
