@@ -161,6 +161,8 @@ TEST_F(Eval, TheGateKeepsAVerdictAndDrawsAPage) {
   EXPECT_NE(whole.err.find("gate: mean at 100% fails: 100 % of K and V read"), std::string::npos)
       << whole.err;
   EXPECT_EQ(whole.err.find("gate: recent"), std::string::npos) << whole.err;
+  for (const std::string task : {"multi-key", "key-value", "variables"})  // nobody named any
+    EXPECT_NE(whole.out.find("| " + task + " |"), std::string::npos) << whole.out;
 
   std::ifstream file(page);
   const std::string html{std::istreambuf_iterator<char>(file), {}};
