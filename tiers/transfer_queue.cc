@@ -295,7 +295,7 @@ void TransferQueue::complete_one(uint32_t frame, IoStatus status) {
   end(frame, status);
 }
 
-/// A whole deadline from `begin` on has passed. Those that began beside one another are one silence.
+/// A whole deadline from `begin` on has passed. What began beside another is of the same silence.
 void TransferQueue::count_silence(std::chrono::nanoseconds begin) {
   if (begin < silent_until_) return;
   ++n_silences_;
