@@ -218,8 +218,9 @@ std::optional<FillLease> BlockStore::wait_for_frame(uint64_t place, uint32_t n_r
   for (;;) {
     if (auto frame = transfers.take_frame_of_run(spill_->file, place, n_run)) return frame;
     collect_writes();
-    const uint32_t n_coming = writes_.empty() ? 1 : n_run;
-    if (auto frame = transfers.take_frame_of_run(spill_->file, place, n_coming)) return frame;
+    if (auto frame = transfers.take_frame_of_run(spill_->file, place, n_run)) return frame;
+    if (writes_.empty())
+      if (auto frame = transfers.take_frame()) return frame;
     if (is_spill_off_ || !transfers.wait_any()) return std::nullopt;
   }
 }

@@ -16,6 +16,13 @@ bool goes_on(const IoRequest& request, const IoRequest& next) {
          next.memory == request.memory + request.bytes;
 }
 
+bool has_free_run(const SlotStates& frames, uint32_t n) {
+  uint32_t n_here = 0;
+  for (uint32_t frame = 0; frame < frames.size() && n_here < n; ++frame)
+    n_here = frames.state(frame) == SlotState::kFree ? n_here + 1 : 0;
+  return n_here == n;
+}
+
 }  // namespace
 
 /// The frame in which a transfer goes on where the one that was queued last ends, if there is one.
@@ -45,8 +52,9 @@ std::optional<FillLease> TransferQueue::take_frame_of_run(IoFile file, uint64_t 
   if (joins_writes() && behind < options_.n_frames && states_.state(behind) == SlotState::kFree)
     return lease_of(states_.begin_fill_near(behind));
   const uint32_t n_wanted = std::min(n_joined(n_run), options_.n_frames);
-  if (states_.n_free() < n_wanted) return std::nullopt;
-  return lease_of(n_wanted > 1 ? states_.begin_fill_run(n_run) : states_.begin_fill());
+  if (n_wanted == 1) return take_frame();
+  if (!has_free_run(states_, n_wanted)) return std::nullopt;
+  return lease_of(states_.begin_fill_run(n_run));
 }
 
 /// Where the request ends that begins at this place of the queue.
