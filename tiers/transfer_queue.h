@@ -116,7 +116,7 @@ class TransferQueue {
   [[nodiscard]] std::optional<FillLease> take_frame();
   /// Likewise for the first of n_run writes of whole frames, which follow each other in the file
   /// from `offset` on: where the write that was queued last goes on, or else beside frames for the
-  /// others. Nothing where fewer are free than make one request.
+  /// others. Nothing where there are not as many neighbours free as make one request.
   [[nodiscard]] std::optional<FillLease> take_frame_of_run(IoFile file, uint64_t offset,
                                                            uint32_t n_run);
   /// Begins to write the first `bytes` of the frame. Small neighbours that begin at the next poll
