@@ -271,14 +271,32 @@ void KvCache::close_rows(Sequence& sequence, std::span<const int32_t> tokens) {
         sequence.chain_at(static_cast<uint32_t>(chain.size()) * kBlockPositions),
         std::span(sequence.tokens_).subspan(chain.size() * kBlockPositions, kBlockPositions)));
   if (!store_.has_spill()) return;
-  for (uint32_t& extent = sequence.next_extent_; extent < sequence.n_pos() / kExtentPositions;
-       ++extent)
-    for (uint32_t layer = 0; layer < shape_.n_layers; ++layer)
-      if (shape_.layers[layer].window == 0 && !freeze_extent(sequence, layer, extent)) return;
+  const uint32_t end_extent = sequence.n_pos() / kExtentPositions;
+  bool is_frozen = false;
+  try {
+    is_frozen = freeze_closed(sequence, end_extent);
+  } catch (...) {
+    store_.begin_writes();
+    throw;
+  }
+  store_.begin_writes();
+  if (is_frozen) sequence.next_extent_ = end_extent;
 }
 
-/// False where it was stopped while it waited for the disk.
-bool KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx) {
+/// All of a layer before the next layer: their places follow each other. False where it was stopped
+/// while it waited for the disk; what is frozen by then is passed over the next time.
+bool KvCache::freeze_closed(const Sequence& sequence, uint32_t end_extent) {
+  for (uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
+    if (shape_.layers[layer].window > 0) continue;
+    for (uint32_t extent = sequence.next_extent_; extent < end_extent; ++extent)
+      if (!freeze_extent(sequence, layer, extent, end_extent - extent)) return false;
+  }
+  return true;
+}
+
+/// It is the first of a run. False likewise.
+bool KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx,
+                            uint32_t n_run) {
   const uint32_t first = extent_idx * kExtentBlocks;
   extent_blocks_.clear();
   bool is_any_open = false;
@@ -291,7 +309,8 @@ bool KvCache::freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t e
     }
   if (!is_any_open) return true;
   return store_.freeze(layer, extent_idx * kExtentPositions,
-                       std::span(sequence.chain_).subspan(first, kExtentBlocks), extent_blocks_);
+                       std::span(sequence.chain_).subspan(first, kExtentBlocks), extent_blocks_,
+                       n_run);
 }
 
 void KvCache::abandon_rows(Sequence& sequence) {

@@ -164,7 +164,8 @@ class KvCache {
   bool must_copy(tiers::BlockId open) const;
   void copy_open_block(StreamTable& table);
   void hold(tiers::ExtentId extent);
-  bool freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx);
+  bool freeze_closed(const Sequence& sequence, uint32_t end_extent);
+  bool freeze_extent(const Sequence& sequence, uint32_t layer, uint32_t extent_idx, uint32_t n_run);
   ModelShape shape_;
   KvCacheOptions options_;
   KvLayout layout_;

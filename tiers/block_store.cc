@@ -18,7 +18,7 @@ uint32_t number(BlockId block) { return static_cast<uint32_t>(block); }
 uint32_t number(ExtentId extent) { return static_cast<uint32_t>(extent); }
 uint32_t number(IoFile file) { return static_cast<uint32_t>(file); }
 
-constexpr uint64_t kWriteFailuresMax = 16;  // then the disk is not written any more
+constexpr uint64_t kWriteFailuresMax = 16;  // of requests; then the disk is not written any more
 
 /// A failure that the next write would meet as well.
 bool is_lasting(IoStatus status) {
@@ -211,12 +211,17 @@ ExtentId BlockStore::add_extent(uint32_t layer, size_t n_blocks, size_t n_tags) 
   return static_cast<ExtentId>(id);
 }
 
-std::optional<FillLease> BlockStore::wait_for_frame() {
+/// For an extent that is written to this place, the first of a run: it waits for as many frames as
+/// are written together while writes may still free some.
+std::optional<FillLease> BlockStore::wait_for_frame(uint64_t place, uint32_t n_run) {
+  TransferQueue& transfers = *spill_->transfers;
   for (;;) {
-    if (auto frame = spill_->transfers->take_frame()) return frame;
+    if (auto frame = transfers.take_frame_of_run(spill_->file, place, n_run)) return frame;
     collect_writes();
-    if (auto frame = spill_->transfers->take_frame()) return frame;
-    if (is_spill_off_ || !spill_->transfers->wait_any()) return std::nullopt;
+    if (auto frame = transfers.take_frame_of_run(spill_->file, place, n_run)) return frame;
+    if (writes_.empty())
+      if (auto frame = transfers.take_frame()) return frame;
+    if (is_spill_off_ || !transfers.wait_any()) return std::nullopt;
   }
 }
 
@@ -236,7 +241,7 @@ std::optional<uint64_t> BlockStore::take_place(uint32_t layer, uint32_t first_po
 }
 
 bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
-                        std::span<const BlockId> blocks) {
+                        std::span<const BlockId> blocks, uint32_t n_run) {
   STRATA_CHECK(chain.size() == kExtentBlocks && blocks.size() % kExtentBlocks == 0,
                "an extent of %zu blocks, %zu hashes", blocks.size(), chain.size());
   if (!has_spill() || is_spill_off_) return true;
@@ -246,7 +251,7 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   make_room_for(writes_, writes_.size() + 1);
   try {
     place = take_place(layer, first_pos);
-    if (place) frame = wait_for_frame();
+    if (place) frame = wait_for_frame(*place, n_run);
     if (frame) id = add_extent(layer, blocks.size(), blocks.size());
   } catch (const Error& stopped) {
     if (place) spill_->places->give_back(*place);
@@ -297,8 +302,10 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   of.n_resident = 0;
   blocks_came(id, of.n_live);
   std::memset(to, 0, static_cast<size_t>(frame->bytes().data() + bytes - to));
-  writes_.emplace_back(id,
-                       spill_->transfers->write(std::move(*frame), spill_->file, *place, bytes));
+  TransferQueue& transfers = *spill_->transfers;
+  const auto start =
+      transfers.joins_writes() ? TransferQueue::Start::kAtNextPoll : TransferQueue::Start::kNow;
+  writes_.emplace_back(id, transfers.write(std::move(*frame), spill_->file, *place, bytes, start));
   return true;
 }
 
@@ -333,12 +340,13 @@ void BlockStore::write_ended(ExtentId id, IoStatus status) {
     free_if_unused(id);
     return;
   }
-  // The blocks stay where they are. Places that are not used again: at most kWriteFailuresMax.
+  // The blocks stay where they are. Places that are not used again: of kWriteFailuresMax requests,
+  // and of those that were on their way then.
   ++counts_.write_failures;
   if (keeps_place(status)) spill_->places->give_back(of.place);
   last_failure_ = status;
-  is_spill_off_ =
-      is_spill_off_ || is_lasting(status) || counts_.write_failures >= kWriteFailuresMax;
+  is_spill_off_ = is_spill_off_ || is_lasting(status) ||
+                  spill_->transfers->counts().failed_write_requests >= kWriteFailuresMax;
   forget(id);
 }
 

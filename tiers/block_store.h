@@ -131,8 +131,14 @@ class BlockStore {
   /// the spill file is full, the disk fails or every staging frame is held, the blocks stay in
   /// DRAM, which is counted. False where waiting for the disk was stopped (TransferQueue::
   /// set_cancel): then nothing has happened, and the extent can be frozen later.
+  /// It is the first of n_run that follow each other in the text and are frozen one after the
+  /// other: where extents are small they are written together, from begin_writes() on.
   [[nodiscard]] bool freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash128> chain,
-                            std::span<const BlockId> blocks);
+                            std::span<const BlockId> blocks, uint32_t n_run = 1);
+  /// Begins all writes of what was frozen, at the latest.
+  void begin_writes() {
+    if (spill_) spill_->transfers->begin_queued();
+  }
   /// What is frozen from here on is of a new step, which reads in this grain: make_room() gives up
   /// whole extents, or the blocks that were unused for longest.
   void begin_step(ReadGrain grain = ReadGrain::kExtents);
@@ -336,7 +342,7 @@ class BlockStore {
   ExtentId add_extent(uint32_t layer, size_t n_blocks, size_t n_tags);
   void add_block_file(IoFile file, IoFile block_file);
   bool is_in_use(const PackFile& of) const;
-  std::optional<FillLease> wait_for_frame();
+  std::optional<FillLease> wait_for_frame(uint64_t place, uint32_t n_run);
   std::optional<uint64_t> take_place(uint32_t layer, uint32_t first_pos);
   void collect_writes();
   bool take_ended_writes();

@@ -69,6 +69,19 @@ uint32_t SlotStates::begin_fill_near(uint32_t wanted) {
   return begin_fill();
 }
 
+uint32_t SlotStates::begin_fill_run(uint32_t n) {
+  uint32_t first = 0;
+  uint32_t n_most = 0;
+  uint32_t n_here = 0;
+  for (uint32_t at = 0; at < slots_.size() && n_most < n; ++at) {
+    n_here = slots_[at].state == SlotState::kFree ? n_here + 1 : 0;
+    if (n_here <= n_most) continue;
+    n_most = n_here;
+    first = at + 1 - n_here;
+  }
+  return begin_fill_near(first_ + first);
+}
+
 void SlotStates::filled(uint32_t slot) {
   Slot& of = in_state(slot, SlotState::kFilling, "filled");
   of.state = SlotState::kResident;

@@ -44,6 +44,8 @@ class SlotStates {
   uint32_t begin_fill();
   /// Likewise this one where it is free, else any.
   uint32_t begin_fill_near(uint32_t wanted);
+  /// Likewise the first of n neighbours that are free; where there are none, of the most that are.
+  uint32_t begin_fill_run(uint32_t n);
   void filled(uint32_t slot);        // one reader
   void abandon_fill(uint32_t slot);  // the bytes are worth nothing
   void add_reader(uint32_t slot);

@@ -52,6 +52,10 @@ uint64_t block_frame_bytes(uint32_t block_bytes, uint64_t alignment) {
   return round_up(block_bytes, in_file) + (block_bytes % in_file == 0 ? 0 : in_file);
 }
 
+uint64_t spill_join_bytes(uint64_t place_bytes) {
+  return place_bytes < kSmallTransferBytes ? kSpillJoinBytes : 0;
+}
+
 uint64_t spill_room(const std::string& directory) {
   SpillDirectory folder(directory);
   std::string notice;
@@ -76,7 +80,6 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
   auto io = paced(open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice),
                   request.read_limit);
   if (!notice.empty()) notices.push_back(notice);
-  const uint64_t spill_join_bytes = request.place_bytes < kSmallTransferBytes ? kSpillJoinBytes : 0;
   // Where there is a spill file, extents are read into frames (BlockStore::reads_in_place).
   const auto n_lent = places ? 0
                              : static_cast<uint32_t>(std::clamp<uint64_t>(
@@ -85,10 +88,11 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
   auto spill = std::make_unique<Spill>();
   if (places) spill->file = io->add_file(places->file().file());
   spill->transfers = std::make_unique<TransferQueue>(
-      std::move(io), TransferOptions{.frame_bytes = request.place_bytes,
-                                     .n_frames = request.n_frames,
-                                     .n_lent = n_lent,
-                                     .join_bytes = places ? spill_join_bytes : kJoinBytes});
+      std::move(io),
+      TransferOptions{.frame_bytes = request.place_bytes,
+                      .n_frames = request.n_frames,
+                      .n_lent = n_lent,
+                      .join_bytes = places ? spill_join_bytes(request.place_bytes) : kJoinBytes});
   if (request.n_block_frames > 0) {
     io = paced(open_io(request.io, std::min(request.n_block_frames, kBlockDepthMax), notice),
                request.read_limit);

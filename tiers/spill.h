@@ -59,6 +59,10 @@ struct SpillRequest {
 /// block, and what is read around it.
 uint64_t block_frame_bytes(uint32_t block_bytes, uint64_t alignment = kPlaceAlignment);
 
+/// The largest request that extents of a spill file are joined to; 0: none are, for alone they are
+/// large enough.
+uint64_t spill_join_bytes(uint64_t place_bytes);
+
 /// What is free for this user where a spill file in `directory` would lie. Makes what it would need
 /// there and removes it again. Errors: kIo (nothing can be written there, or nothing is free),
 /// kUsage (in memory).

@@ -11,7 +11,6 @@
 namespace strata::tiers {
 namespace {
 
-constexpr uint32_t kBatch = 64;  // completions and requests handled at a time
 constexpr uint64_t kFrameAlignment = 4096;
 constexpr std::chrono::milliseconds kLook{100};  // at the flag that ends a wait
 
@@ -30,6 +29,7 @@ TransferCounts& TransferCounts::operator+=(const TransferCounts& more) {
   written_bytes += more.written_bytes;
   requests += more.requests;
   failed += more.failed;
+  failed_write_requests += more.failed_write_requests;
   stalls += more.stalls;
   stall_us += more.stall_us;
   return *this;
@@ -109,19 +109,10 @@ std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t
   STRATA_CHECK(bytes > 0 && bytes <= options_.frame_bytes, "%u bytes into a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
   if (states_.n_free() == 0) return std::nullopt;
-  const uint32_t frame = states_.begin_fill_near(frame_behind_last(file, offset));
+  const uint32_t frame = states_.begin_fill_near(frame_behind_last(IoOp::kRead, file, offset));
   const FrameRef ref{frame, states_.generation(frame)};
   poison({address(frame), bytes});
   return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)}, when);
-}
-
-/// The frame in which a read goes on where the one that was queued last ends, if there is one.
-uint32_t TransferQueue::frame_behind_last(IoFile file, uint64_t offset) const {
-  if (options_.join_bytes == 0 || queue_.empty()) return kNone;
-  const IoRequest& last = operations_[queue_.back()].request;
-  const bool goes_on = last.op == IoOp::kRead && last.file == file &&
-                       last.offset + last.bytes == offset && last.bytes == options_.frame_bytes;
-  return goes_on ? queue_.back() + 1 : kNone;
 }
 
 std::optional<Ticket> TransferQueue::read_to(std::span<std::byte> memory, IoFile file,
@@ -149,20 +140,24 @@ std::span<std::byte> TransferQueue::take_back() {
 
 std::optional<FillLease> TransferQueue::take_frame() {
   if (states_.n_free() == 0) return std::nullopt;
-  const uint32_t frame = states_.begin_fill();
+  return lease_of(states_.begin_fill());
+}
+
+FillLease TransferQueue::lease_of(uint32_t frame) {
   operations_[frame] = {};
   return FillLease(*this, {frame, states_.generation(frame)},
                    {address(frame), options_.frame_bytes});
 }
 
-Ticket TransferQueue::write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes) {
+Ticket TransferQueue::write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes,
+                            Start when) {
   STRATA_CHECK(lease.owner_ == this && bytes > 0 && bytes <= options_.frame_bytes,
                "%u bytes of a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
   const FrameRef ref = lease.release();
   states_.begin_evict(ref.frame);
   return start(ref, {IoOp::kWrite, file, offset, address(ref.frame), bytes, operation_id(ref)},
-               Start::kNow);
+               when);
 }
 
 Ticket TransferQueue::start(FrameRef ref, const IoRequest& request, Start when) {
@@ -174,44 +169,6 @@ Ticket TransferQueue::start(FrameRef ref, const IoRequest& request, Start when) 
   queue_.push_back(ref.frame);
   if (when == Start::kNow) submit_queued();
   return Ticket(*this, ref);
-}
-
-/// Whether `next` goes on where `request` ends, in the file and in memory.
-bool TransferQueue::joins(const IoRequest& request, const IoRequest& next) const {
-  // Of writes each that fails is counted, and retires its own place.
-  return request.op == IoOp::kRead && next.op == request.op && next.file == request.file &&
-         next.offset == request.offset + request.bytes &&
-         next.memory == request.memory + request.bytes &&
-         uint64_t{request.bytes} + next.bytes <= options_.join_bytes;
-}
-
-void TransferQueue::submit_queued() {
-  std::array<IoRequest, kBatch> requests;
-  std::array<size_t, kBatch> ends;  // of their transfers in the queue
-  while (!queue_.empty()) {
-    uint32_t n = 0;
-    size_t end = 0;
-    while (n < kBatch && end < queue_.size()) {
-      requests[n] = operations_[queue_[end++]].request;
-      while (end < queue_.size() && joins(requests[n], operations_[queue_[end]].request))
-        requests[n].bytes += operations_[queue_[end++]].request.bytes;
-      ends[n++] = end;
-    }
-    const auto submitting = trace_ != nullptr ? io_->now() : std::chrono::nanoseconds();
-    const uint32_t n_taken = io_->submit(std::span(requests).first(n));
-    counts_.requests += n_taken;
-    const size_t end_taken = n_taken == 0 ? 0 : ends[n_taken - 1];
-    for (uint32_t i = 0, request = 0; i < end_taken; ++i) {
-      Operation& operation = operations_[queue_[i]];
-      const bool is_last = i + 1 == ends[request];
-      operation.stage = Stage::kInFlight;
-      operation.joined = is_last ? kNone : queue_[i + 1];
-      if (trace_ != nullptr) operation.submitted = submitting;
-      if (is_last) ++request;
-    }
-    queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(end_taken));
-    if (n_taken < n) return;
-  }
 }
 
 /// A transfer that ended without having been submitted was in flight at no time.
@@ -238,6 +195,8 @@ void TransferQueue::end(uint32_t frame, IoStatus status) {
   if (trace_ != nullptr) record(frame);
   if (status != IoStatus::kOk) {
     ++counts_.failed;
+    const bool is_request = operation.request.op == IoOp::kWrite && !operation.is_behind;
+    if (is_request) ++counts_.failed_write_requests;
   } else if (operation.request.op == IoOp::kRead) {
     ++counts_.reads;
     counts_.read_bytes += operation.request.bytes;

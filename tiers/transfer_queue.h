@@ -38,6 +38,7 @@ struct TransferCounts {
   uint64_t read_bytes = 0, written_bytes = 0;
   uint64_t requests = 0;  // to the back end: of one transfer or of joined ones
   uint64_t failed = 0;    // ended with another status, timed out included
+  uint64_t failed_write_requests = 0;
   uint64_t stalls = 0;    // times that a caller waited for a transfer
   uint64_t stall_us = 0;  // and how long, by Io::now()
 
@@ -113,8 +114,18 @@ class TransferQueue {
   std::span<std::byte> take_back();
   /// A frame to fill by hand. Nothing where none is free.
   [[nodiscard]] std::optional<FillLease> take_frame();
-  /// Begins to write the first `bytes` of the frame.
-  Ticket write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes);
+  /// Likewise for the first of n_run writes of whole frames, which follow each other in the file
+  /// from `offset` on: where the write that was queued last goes on, or else beside frames for the
+  /// others. Nothing where there are not as many neighbours free as make one request.
+  [[nodiscard]] std::optional<FillLease> take_frame_of_run(IoFile file, uint64_t offset,
+                                                           uint32_t n_run);
+  /// Begins to write the first `bytes` of the frame. Small neighbours that begin at the next poll
+  /// are one request.
+  Ticket write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes,
+               Start when = Start::kNow);
+  bool joins_writes() const { return n_joined_max() > 1; }
+  /// Hands over what waits for the next poll, as far as the back end takes it.
+  void begin_queued() { submit_queued(); }
 
   /// Collects completions, gives up what is past its deadline, starts what was queued; never waits.
   void poll();
@@ -133,6 +144,7 @@ class TransferQueue {
   friend void detail::give_right_back(TransferQueue&, FrameRef, detail::RightKind) noexcept;
   enum class Stage : uint8_t { kNone, kQueued, kInFlight, kDone };
   static constexpr uint32_t kNone = UINT32_MAX;
+  static constexpr uint32_t kBatch = 64;  // completions and requests handled at a time
   /// The transfer of a frame, or one into lent memory, which is numbered behind the frames: what is
   /// called a frame below is either. A frame has at most one.
   struct Operation {
@@ -140,6 +152,7 @@ class TransferQueue {
     Stage stage = Stage::kNone;
     bool has_ticket = false;
     bool is_late = false;     // its completion came after the deadline
+    bool is_behind = false;   // another one, in the same request
     uint32_t joined = kNone;  // the frame whose transfer goes on behind it, in the same request
     IoStatus status = IoStatus::kOk;
     std::chrono::nanoseconds started{};
@@ -150,11 +163,14 @@ class TransferQueue {
   SlotStates& states(uint32_t frame) { return is_lent(frame) ? lent_states_ : states_; }
   const SlotStates& states(uint32_t frame) const { return is_lent(frame) ? lent_states_ : states_; }
   bool is_running(uint32_t frame) const;
-  uint32_t frame_behind_last(IoFile file, uint64_t offset) const;
+  FillLease lease_of(uint32_t frame);
+  uint32_t frame_behind_last(IoOp op, IoFile file, uint64_t offset) const;
   std::byte* address(uint32_t frame) const;
   Operation& operation_of(FrameRef ref);
   const Operation& operation_of(FrameRef ref) const;
-  bool joins(const IoRequest& request, const IoRequest& next) const;
+  uint32_t n_joined_max() const;
+  uint32_t n_joined(uint32_t n_run) const;
+  size_t request_end(size_t begin) const;
   void submit_queued();
   void collect(std::chrono::microseconds timeout);
   void complete(const IoCompletion& completion);

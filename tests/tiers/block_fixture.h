@@ -45,6 +45,7 @@ struct StoreSetting {
   uint32_t n_slots = 64;
   uint32_t n_places = 64;
   uint32_t n_frames = 8;
+  uint64_t join_bytes = 0;  // 0: every extent is a request of its own
   std::chrono::microseconds deadline = std::chrono::seconds(10);
   KvCodec codec = KvCodec::kF16;
   uint32_t head_dim = kHeadDim;
@@ -61,7 +62,7 @@ struct BlockFixture {
         extent_bytes(
             round_up(uint64_t{setting_.n_kv_heads} * kExtentBlocks * layout.block_bytes, 4096)),
         spill(make_simulated_spill(setting_.disk, extent_bytes, setting_.n_places,
-                                   setting_.n_frames, setting_.deadline)),
+                                   setting_.n_frames, setting_.deadline, setting_.join_bytes)),
         store(layout, setting_.n_layers, uint64_t{setting_.n_slots} * layout.block_bytes,
               Hash128{1, 2}, with_block_reads()) {}
 
@@ -77,10 +78,11 @@ struct BlockFixture {
     }
     return true;
   }
-  void freeze(uint32_t layer, uint32_t first_pos, uint64_t text, std::span<const BlockId> blocks) {
+  void freeze(uint32_t layer, uint32_t first_pos, uint64_t text, std::span<const BlockId> blocks,
+              uint32_t n_run = 1) {
     std::array<Hash128, kExtentBlocks> chain;
     for (uint32_t i = 0; i < kExtentBlocks; ++i) chain[i] = {text, i};
-    EXPECT_TRUE(store.freeze(layer, first_pos, chain, blocks));
+    EXPECT_TRUE(store.freeze(layer, first_pos, chain, blocks, n_run));
   }
   bool holds(BlockId block, uint64_t serial) const {
     return holds_serial(store.bytes(block), layout.block_bytes, serial);

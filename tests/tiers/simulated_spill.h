@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "tiers/simulated_io.h"
@@ -88,9 +89,11 @@ inline void add_block_transfers(SimulatedSpill& made, const SimulatedDisk& disk,
   made.block_transfers = made.spill->block_transfers.get();
 }
 
+/// Small extents are joined as in a real spill, unless it is said how.
 inline SimulatedSpill make_simulated_spill(
     const SimulatedDisk& disk, uint64_t place_bytes, uint32_t n_places, uint32_t n_frames,
-    std::chrono::microseconds deadline = std::chrono::seconds(10)) {
+    std::chrono::microseconds deadline = std::chrono::seconds(10),
+    std::optional<uint64_t> join_bytes = {}) {
   SimulatedSpill made;
   made.spill = std::make_unique<Spill>();
   auto places = std::make_unique<CountedPlaces>(place_bytes, n_places);
@@ -101,7 +104,10 @@ inline SimulatedSpill make_simulated_spill(
   made.spill->file = io->add_memory_file(place_bytes * n_places);
   made.spill->transfers = std::make_unique<TransferQueue>(
       std::move(io),
-      TransferOptions{.frame_bytes = place_bytes, .n_frames = n_frames, .deadline = deadline});
+      TransferOptions{.frame_bytes = place_bytes,
+                      .n_frames = n_frames,
+                      .join_bytes = join_bytes.value_or(spill_join_bytes(place_bytes)),
+                      .deadline = deadline});
   return made;
 }
 

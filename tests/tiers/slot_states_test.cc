@@ -61,6 +61,23 @@ uint32_t bring_to(SlotStates& slots, SlotState state) {
   return slot;
 }
 
+TEST(SlotStates, TheFirstOfAsManyNeighboursAsAreWantedIsTaken) {
+  SlotStates slots(10, 100);
+  for (uint32_t i = 0; i < 10; ++i) slots.begin_fill();
+  for (const uint32_t free : {101u, 103u, 104u, 106u, 107u, 108u}) slots.abandon_fill(free);
+  const auto taken_of = [&](uint32_t n) {
+    const uint32_t slot = slots.begin_fill_run(n);
+    EXPECT_EQ(slots.state(slot), SlotState::kFilling);
+    slots.abandon_fill(slot);
+    return slot;
+  };
+  EXPECT_EQ(taken_of(1), 101u);
+  EXPECT_EQ(taken_of(2), 103u);
+  EXPECT_EQ(taken_of(3), 106u);
+  EXPECT_EQ(taken_of(4), 106u) << "where there are not so many, of the most";
+  EXPECT_EQ(slots.n_free(), 6u);
+}
+
 TEST(SlotStates, EveryTransitionOfTheDrawingLeadsWhereItSays) {
   uint32_t n_legal = 0;
   for (const SlotState from : kStates)

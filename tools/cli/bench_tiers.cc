@@ -26,9 +26,9 @@ constexpr double kRestoreFactor = 20;    // times faster than reading the text
 constexpr double kWriteThroughWanted = 1.05;
 
 /// Once what is on its way has ended.
-uint64_t written_bytes(engine::Engine& engine) {
+tiers::TransferCounts moved_by(engine::Engine& engine) {
   while (engine.cache().store().wait_for_transfer()) continue;
-  return engine.cache().store().transfer_counts().written_bytes;
+  return engine.cache().store().transfer_counts();
 }
 
 uint64_t n_streams(const engine::KvCache& cache) {
@@ -139,21 +139,29 @@ void TierBench::measure_write_through(const Events& events) {
                     .is_share = false};
   std::vector<float> wanted;
   std::vector<double> in_dram_s;
+  uint64_t n_requests = 0;    // all of them writes: nothing is read back
   prefill(in_dram_, tokens);  // both touch their memory first
   prefill(spilled_, tokens);
   for (uint32_t i = 0; i < options_.n_samples; ++i) {
     in_dram_s.push_back(prefill(in_dram_, tokens));
     keep_or_compare(wanted, in_dram_, "with K and V in memory");
-    const uint64_t n_before = written_bytes(spilled_);
+    const tiers::TransferCounts before = moved_by(spilled_);
     figure.samples_s.push_back(prefill(spilled_, tokens));
     keep_or_compare(wanted, spilled_, "written through");
-    figure.bytes = written_bytes(spilled_) - n_before;
+    const tiers::TransferCounts after = moved_by(spilled_);
+    figure.bytes = after.written_bytes - before.written_bytes;
+    n_requests = after.requests - before.requests;
     figure.values.push_back(figure.samples_s.back() / in_dram_s.back());
   }
   prefill_rate_ = n / median(in_dram_s);
   n_prefilled_ = n;
-  figure.note = fmt::format("{} positions; in DRAM {:.2f} ms, {:.0f} positions/s", n,
-                            median(in_dram_s) * 1e3, prefill_rate_);
+  figure.note = fmt::format(
+      "{} positions in chunks of {}, {} writes of {:.0f} KiB; in DRAM {:.2f} ms, {:.0f} "
+      "positions/s",
+      n, spilled_.context().chunk_rows, n_requests,
+      static_cast<double>(figure.bytes) / 1024 /
+          static_cast<double>(std::max(n_requests, uint64_t{1})),
+      median(in_dram_s) * 1e3, prefill_rate_);
   events.on_figure(figure);
 }
 
