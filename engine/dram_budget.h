@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "engine/context_size.h"
 #include "engine/weight_budget.h"
@@ -20,5 +21,23 @@ inline constexpr uint64_t kProcessBytes = uint64_t{48} << 20;
 /// request.available_bytes is the budget without kProcessBytes.
 uint64_t weights_share(const WeightSizes& sizes, const ModelShape& shape,
                        const ContextRequest& request);
+
+struct DividedDram {
+  WeightPlan weights;
+  ContextPlan context;
+};
+
+/// Weights and context; of weights `weights_dram_bytes`, 0 = weights_share() where there is a
+/// budget, else all. Errors: those of plan_weights and plan_context.
+DividedDram divide_dram(const WeightSizes& sizes, const ModelShape& shape, ContextRequest request,
+                        uint64_t weights_dram_bytes);
+
+/// The smallest --dram that would do, to some KiB, of at most available_max and kProcessBytes;
+/// 0: none does. `request` is one that divide_dram refuses. Cost: some twenty divisions.
+uint64_t smallest_dram(const WeightSizes& sizes, const ModelShape& shape, ContextRequest request,
+                       uint64_t weights_dram_bytes, uint64_t available_max);
+
+/// The remedy of such a refusal with that --dram as one more way out.
+std::string remedy_with_dram(const std::string& remedy, uint64_t dram_bytes);
 
 }  // namespace strata::engine

@@ -125,18 +125,29 @@ void Engine::place_by_hand() {
   spill_ = open_spill(notices_);
 }
 
-/// Weights and context, within limits_.
+/// Weights and context, within limits_. Where there is no spill file for a reason, what follows
+/// from it says the reason.
 void Engine::choose_by_hand() {
   const ModelShape shape = shape_of_sequences(spec_.shape, n_sequences());
   const WeightSizes sizes = weight_sizes(*file_, spec_);
-  ContextRequest request = limits_;
-  uint64_t weights_budget = options_.weights_dram_bytes;
-  if (request.is_budgeted && weights_budget == 0)
-    weights_budget = weights_share(sizes, shape, request);
-  weight_plan_ = plan_weights(sizes, weights_budget);
-  request.weight_bytes = weight_plan_.total_bytes();
-  request.weight_bytes_min = smallest_weight_budget(sizes);
-  plan_context(shape, request);
+  try {
+    DividedDram divided = divide_dram(sizes, shape, limits_, options_.weights_dram_bytes);
+    weight_plan_ = std::move(divided.weights);
+    context_ = divided.context;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kDoesNotFit) throw;
+    std::string what = error.what(), remedy = error.remedy();
+    if (limits_.is_budgeted) {
+      const uint64_t dram_bytes =
+          smallest_dram(sizes, shape, limits_, options_.weights_dram_bytes, available_dram_bytes());
+      if (dram_bytes > 0) remedy = remedy_with_dram(remedy, dram_bytes);
+    }
+    if (!spill_problem_.empty() && error.where() != "--weights-dram") {
+      what += fmt::format(" ({})", spill_problem_);
+      remedy += ", or name a folder on a disk with --nvme";
+    }
+    throw Error(error.code(), what, error.where(), remedy);
+  }
 }
 
 void Engine::place(const Placement& placement) {
@@ -306,17 +317,6 @@ uint64_t Engine::nvme_budget() {
   }
 }
 
-/// Where there is no spill file for a reason, what follows from it says the reason.
-void Engine::plan_context(const ModelShape& shape, const ContextRequest& request) {
-  try {
-    context_ = engine::plan_context(shape, request);
-  } catch (const Error& error) {
-    if (spill_problem_.empty() || error.code() != ErrorCode::kDoesNotFit) throw;
-    throw Error(error.code(), fmt::format("{} ({})", error.what(), spill_problem_), error.where(),
-                error.remedy() + ", or name a folder on a disk with --nvme");
-  }
-}
-
 Model Engine::load_model(ThreadPool& pool, const Model::Progress& progress) const {
   WeightOptions weights;
   weights.load = options_.load;
@@ -333,7 +333,12 @@ void Engine::load(const Model::Progress& progress) {
   STRATA_CHECK(model_ == nullptr, "loaded twice");
   const auto start = std::chrono::steady_clock::now();
   pool_ = std::make_shared<ThreadPool>(n_threads_);
-  model_ = std::make_shared<const Model>(load_model(*pool_, progress));
+  {
+    TraceScope scope(options_.trace,
+                     {.kind = TraceKind::kOperation, .index = kNoLayer, .name = "load_weights"});
+    model_ = std::make_shared<const Model>(load_model(*pool_, progress));
+    scope.set_bytes(model_->weight_bytes());
+  }
   reserve_kv();
   load_ms_ =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();

@@ -148,7 +148,6 @@ class Engine {
   void check_method(KvCodec k_codec, KvCodec v_codec) const;
   DeviceNeeds needs_on_device(const gpu_attn::DeviceModel& model, const ContextPlan& context) const;
   uint64_t nvme_budget();
-  void plan_context(const ModelShape& shape, const ContextRequest& request);
   std::unique_ptr<tiers::Spill> open_spill(std::vector<std::string>& notices) const;
   void reserve_kv();
   void reserve_walk();

@@ -45,11 +45,15 @@ std::string_view io_status_cause(IoStatus status) {
     case IoStatus::kMisaligned:
       return "The device wants larger blocks than the file system told.";
     case IoStatus::kNotPermitted:
-      return "The file system is mounted read-only, or a container's rules forbid the operation.";
+      return "The file system is mounted read-only or does not know the operation, or a "
+             "container's "
+             "rules forbid it.";
     case IoStatus::kNoMemory:
       return "The system is short of memory or of request slots.";
     case IoStatus::kDeviceGone:
-      return "The disk was removed, or its file system shut down after an error.";
+      return "The disk was removed, its file system shut down after an error, or the server that "
+             "it "
+             "is on has ended.";
     case IoStatus::kTimedOut:
       return "The disk has not answered in time; it may be failing, asleep or overloaded.";
     case IoStatus::kOther:
@@ -82,15 +86,26 @@ IoStatus io_status_of(int error_number) {
     case EPERM:
     case EACCES:
     case EROFS:
+    case ETXTBSY:
+    case EOPNOTSUPP:
+    case ENOSYS:
       return IoStatus::kNotPermitted;
     case ENOMEM:
     case ENOBUFS:
+    // Still so after many tries.
+    case EAGAIN:
+    case EBUSY:
       return IoStatus::kNoMemory;
     case ENODEV:
     case ENXIO:
     case ENOLINK:
     case ENOMEDIUM:
     case ESHUTDOWN:
+    // Of network and FUSE file systems whose server is gone.
+    case ESTALE:
+    case ENOTCONN:
+    case ECONNABORTED:
+    case EHOSTDOWN:
       return IoStatus::kDeviceGone;
     default:
       return IoStatus::kOther;

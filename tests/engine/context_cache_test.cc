@@ -77,6 +77,25 @@ TEST(ContextCache, ASavedTextGrowsRunAfterRun) {
   }
 }
 
+/// Layers of a window save the rows that they hold when an extent closes. A text that goes on
+/// differently in the middle of an extent is resumed where the extent before ends.
+TEST(ContextCache, AWindowedTextIsResumedAtTheNearestPlaceThatHasItsRows) {
+  const LoadedMember member("gemma3");
+  const TestFolder folder;
+  const auto document = member.text(1100, kCachedSeed);
+  const auto asked = joined(document, member.text(30, 2));
+  const Logits whole = ZooWalk(member.model, cached_setting()).feed_all(asked);
+  {
+    CachedRun run(member, folder);
+    run.read(joined(document, member.text(900, 1)));  // the window has left the document's end
+    run.finish();
+  }
+  CachedRun run(member, folder);
+  const Logits rest = run.read(asked);
+  EXPECT_EQ(run.n_restored(), document.size() / kExtentPositions * kExtentPositions);
+  EXPECT_TRUE(is_same(rest, std::span(whole).last(rest.size())));
+}
+
 TEST(ContextCache, ShortTurnsLeaveAPackForAnExtentAndNotForATurn) {
   const LoadedMember member("llama3");
   const TestFolder folder;

@@ -97,5 +97,45 @@ TEST(DramBudget, WeightsStayWhereKAndVCanSpill) {
   EXPECT_GT(weights_share(sizes, shape, request), 0u);
 }
 
+/// Whatever does not fit is told the least that does, and a little less does not.
+TEST(DramBudget, ARefusalKnowsTheSmallestThatWouldDo) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  constexpr uint64_t kPlenty = uint64_t{1} << 40;
+  uint32_t n_refused = 0, n_hopeless = 0;
+  for (uint32_t i = 0; i < 300; ++i) {
+    const ModelShape shape = drawn_shape(random);
+    const WeightSizes sizes = drawn_sizes(shape, random);
+    ContextRequest request{.n_ctx = 512u << random() % 8, .allow_untrained = true};
+    request.chunk_rows = 64u << random() % 4;
+    request.has_packs = random() % 2 == 0;
+    request.nvme_bytes = random() % 2 == 0 ? 0 : uint64_t{1} << 40;
+    request.is_budgeted = true;
+    request.available_bytes = random() % (uint64_t{1} << 30);
+    const auto is_divided = [&](uint64_t available_bytes) {
+      ContextRequest other = request;
+      other.available_bytes = available_bytes;
+      try {
+        const DividedDram divided = divide_dram(sizes, shape, other, 0);
+        return divided.weights.total_bytes() + divided.context.kv.dram_bytes() <= available_bytes;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit) << error.what();
+        return false;
+      }
+    };
+    if (is_divided(request.available_bytes)) continue;
+    const uint64_t smallest = smallest_dram(sizes, shape, request, 0, kPlenty) - kProcessBytes;
+    ASSERT_TRUE(is_divided(smallest));
+    ASSERT_FALSE(is_divided(smallest - (uint64_t{16} << 10)));
+    EXPECT_EQ(smallest_dram(sizes, shape, request, 0, smallest - (uint64_t{16} << 10)), 0u);
+    ++n_refused;
+    n_hopeless += smallest_dram(sizes, shape, request, 0, request.available_bytes) == 0;
+  }
+  EXPECT_GT(n_refused, 30u);
+  EXPECT_EQ(n_hopeless, n_refused);
+  EXPECT_EQ(remedy_with_dram("use -c 32", uint64_t{64} << 20), "use --dram 64MiB, or -c 32");
+}
+
 }  // namespace
 }  // namespace strata::engine

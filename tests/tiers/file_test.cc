@@ -3,11 +3,15 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
+#include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <fstream>
 
 #include "base/error.h"
+#include "tests/tiers/child_process.h"
 #include "tests/tiers/fresh_folder.h"
 
 namespace strata::tiers {
@@ -43,6 +47,35 @@ TEST(File, KnowsItsSizeAndAlignment) {
   EXPECT_EQ((fcntl(direct.descriptor(), F_GETFL) & O_DIRECT) != 0, direct.is_direct());
   EXPECT_TRUE(std::has_single_bit(direct.alignment()));
   EXPECT_EQ(direct.alignment() > 1, direct.is_direct());
+}
+
+TEST(File, DirectAccessIsAlignedAsTheFileSystemSays) {
+#ifdef STATX_DIOALIGN
+  const FreshFolder folder;
+  std::ofstream(folder.path("a")) << std::string(8192, 'x');
+  const File file = File::open_for_reading(folder.path("a"), true);
+  struct statx told = {};
+  if (!file.is_direct() ||
+      statx(file.descriptor(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &told) != 0 ||
+      (told.stx_mask & STATX_DIOALIGN) == 0 || told.stx_dio_offset_align == 0)
+    GTEST_SKIP() << "nothing is told of direct access in " << folder.path();
+  const uint32_t wanted = std::max(told.stx_dio_mem_align, told.stx_dio_offset_align);
+  std::printf("%u bytes\n", wanted);
+  EXPECT_EQ(file.alignment(), wanted);
+#else
+  GTEST_SKIP() << "headers of before Linux 6.1";
+#endif
+}
+
+TEST(File, DirectAccessIsAlignedToAPageWhereNothingIsTold) {
+  const FreshFolder folder;
+  std::ofstream(folder.path("a")) << std::string(8192, 'x');
+  STRATA_EXPECT_CHILD_PASSES(run_in_child([&] {
+    forbid_call(__NR_statx, ENOSYS);
+    const File file = File::open_for_reading(folder.path("a"), true);
+    if (!file.is_direct()) throw NotPossibleHere("no O_DIRECT in " + folder.path());
+    demand(file.alignment() == 4096, std::to_string(file.alignment()));
+  }));
 }
 
 TEST(File, SizeIsTheSizeNow) {

@@ -18,8 +18,11 @@
 #include "base/error.h"
 #include "tests/tiers/fresh_folder.h"
 #include "tiers/file.h"
+#include "tiers/simulated_io.h"
 #include "tiers/thread_io.h"
+#include "tiers/transfer_queue.h"
 #include "tiers/uring_io.h"
+#include "tiers/wrapped_io.h"
 
 namespace strata::tiers {
 namespace {
@@ -112,6 +115,43 @@ TEST(HungDevice, IsNotWaitedForAtTheEndOfThreads) {
   }  // hangs here where the destructor waits
   page->resolve();
   EXPECT_EQ(untouched[0], std::byte{0});  // what had not begun never does
+}
+
+/// Counts the waits that may take time.
+class CountedWaits final : public WrappedIo {
+ public:
+  CountedWaits(std::unique_ptr<Io> io, uint32_t& n_waits)
+      : WrappedIo(std::move(io)), n_waits_(n_waits) {}
+  uint32_t submit(std::span<const IoRequest> requests) override { return io().submit(requests); }
+  uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override {
+    if (timeout.count() > 0) ++n_waits_;
+    return io().wait(out, timeout);
+  }
+
+ private:
+  uint32_t& n_waits_;
+};
+
+TEST(HungDevice, IsNotWaitedForAtTheEndOfAQueue) {
+  auto disk = std::make_unique<SimulatedIo>(SimulatedDisk{.faults = {.hang = 1}});
+  const IoFile file = disk->add_memory_file(16 * kPage);
+  uint32_t n_waits = 0;
+  {
+    TransferQueue queue(std::make_unique<CountedWaits>(std::move(disk), n_waits),
+                        {.frame_bytes = kPage, .n_frames = 3});
+    ReadLease lease;
+    auto late = queue.read(file, 0, kPage);
+    ASSERT_TRUE(late.has_value());
+    EXPECT_EQ(queue.take_read(std::move(*late), lease), IoStatus::kTimedOut);
+    EXPECT_GT(n_waits, 0u);
+    const auto held = queue.read(file, kPage, kPage);
+    auto fill = queue.take_frame();
+    ASSERT_TRUE(held.has_value() && fill.has_value());
+    (void)queue.write(std::move(*fill), file, 2 * kPage, kPage);
+    EXPECT_EQ(queue.io().in_flight(), 3u);
+    n_waits = 0;
+  }
+  EXPECT_EQ(n_waits, 0u);
 }
 
 class HungRing : public ::testing::TestWithParam<UringSetup> {};

@@ -28,14 +28,14 @@ std::string mount_command(const std::string& folder) {
 
 }  // namespace
 
-std::string mount_small_disk(const std::string& folder) {
+std::string mount_small_disk(const std::string& folder, uint64_t bytes) {
   const std::string image = folder + "/image", disk = folder + "/disk";
   if (::unshare(CLONE_NEWNS) != 0 ||
       ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
     throw NotPossibleHere("mounting is forbidden here");
   std::filesystem::create_directory(disk);
   std::ofstream(image) << "";
-  std::filesystem::resize_file(image, uint64_t{64} << 20);
+  std::filesystem::resize_file(image, bytes);
   if (!runs("mkfs.ext4 -q -m 0 -F '" + image + "' && " + mount_command(folder), folder))
     throw NotPossibleHere("no ext4 on a loop device can be made here");
   return disk;

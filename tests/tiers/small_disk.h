@@ -7,10 +7,11 @@
 
 namespace strata::tiers {
 
-/// Mounts an ext4 disk of 64 MiB below `folder`, seen by this process and its children alone and
-/// gone with them; returns its path. Throws NotPossibleHere (tests/tiers/child_process.h). Only in
-/// a child: the process leaves the others' view of the file systems.
-std::string mount_small_disk(const std::string& folder);
+/// Mounts an ext4 disk below `folder`, seen by this process and its children alone and gone with
+/// them; returns its path. A large one takes only what is written to it. Throws NotPossibleHere
+/// (tests/tiers/child_process.h). Only in a child: the process leaves the others' view of the file
+/// systems.
+std::string mount_small_disk(const std::string& folder, uint64_t bytes = uint64_t{64} << 20);
 
 /// Unmounts the disk of mount_small_disk(folder) and mounts it again, as after a restart: what did
 /// not reach its journal is gone. Throws std::runtime_error where that fails.

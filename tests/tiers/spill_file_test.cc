@@ -148,6 +148,18 @@ TEST(SpillFile, ReservesTheDiskBeforeItIsWritten) {
   EXPECT_GE(static_cast<uint64_t>(status.st_blocks) * 512, 8 * kMiB);
 }
 
+TEST(SpillFile, IsDirectWhereTheFileSystemIs) {
+  const FreshFolder folder;
+  const std::string probe = folder.path("probe");
+  const int descriptor = ::open(probe.c_str(), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+  if (descriptor < 0) GTEST_SKIP() << "no O_DIRECT in " << folder.path();
+  ::close(descriptor);
+  const SpillFile spill = SpillFile::create(folder.path(), kMiB, 4096);
+  EXPECT_TRUE(spill.file().is_direct());
+  EXPECT_NE(::fcntl(spill.file().descriptor(), F_GETFL) & O_DIRECT, 0);
+  EXPECT_EQ(spill.notice().find("page cache"), std::string::npos) << spill.notice();
+}
+
 TEST(SpillFile, IsNeverListed) {
   const FreshFolder folder;
   const SpillFile spill = SpillFile::create(folder.path(), kMiB, 4096);

@@ -76,7 +76,8 @@ TEST(Transfer, InterruptionsAreRepeatedButNotForEver) {
     for (uint32_t i = 0; i < kMaxRepeats; ++i)
       ASSERT_FALSE(finish(transfer, -error_number, completion));
     ASSERT_TRUE(finish(transfer, -error_number, completion));
-    EXPECT_EQ(completion.status, IoStatus::kOther);
+    EXPECT_EQ(completion.status, io_status_of(error_number));
+    EXPECT_NE(completion.status, IoStatus::kOk);
     EXPECT_EQ(completion.error_number, error_number);
     EXPECT_EQ(completion.bytes, 512u);
   }
@@ -95,13 +96,17 @@ TEST(IoStatus, ErrorNumbersHaveTheStatusOfTheirCause) {
   for (const int n : {EIO, ENODATA, EREMOTEIO, EILSEQ, ETIMEDOUT, EBADMSG, EUCLEAN})
     EXPECT_EQ(io_status_of(n), IoStatus::kDeviceError) << n;
   for (const int n : {ENOSPC, EDQUOT, EFBIG}) EXPECT_EQ(io_status_of(n), IoStatus::kNoSpace) << n;
-  for (const int n : {EPERM, EACCES, EROFS})
+  for (const int n : {EPERM, EACCES, EROFS, ETXTBSY, EOPNOTSUPP, ENOSYS})
     EXPECT_EQ(io_status_of(n), IoStatus::kNotPermitted) << n;
-  for (const int n : {ENODEV, ENXIO, ENOLINK, ENOMEDIUM, ESHUTDOWN})
+  for (const int n :
+       {ENODEV, ENXIO, ENOLINK, ENOMEDIUM, ESHUTDOWN, ESTALE, ENOTCONN, ECONNABORTED, EHOSTDOWN})
     EXPECT_EQ(io_status_of(n), IoStatus::kDeviceGone) << n;
   EXPECT_EQ(io_status_of(EINVAL), IoStatus::kMisaligned);
-  EXPECT_EQ(io_status_of(ENOMEM), IoStatus::kNoMemory);
-  EXPECT_EQ(io_status_of(EBADF), IoStatus::kOther);
+  for (const int n : {ENOMEM, ENOBUFS, EAGAIN, EBUSY})
+    EXPECT_EQ(io_status_of(n), IoStatus::kNoMemory) << n;
+  // What only a bug of ours brings, and a signal that comes for ever.
+  for (const int n : {EBADF, EFAULT, ESPIPE, EISDIR, EOVERFLOW, EDESTADDRREQ, EINTR})
+    EXPECT_EQ(io_status_of(n), IoStatus::kOther) << n;
 }
 
 TEST(IoStatus, NoErrorNumberSaysThatTheDeviceStillOwnsTheMemory) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cinttypes>
 #include <random>
 
@@ -45,6 +46,8 @@ class BudgetRun : public testing::SpillingTest {
     model_ = this->model(model);
   }
 
+  static constexpr std::array kMethods = {"quest",  "cuboid",      "mean",   "pq",
+                                          "rabitq", "rabitq+tail", "cluster"};
   const Words kSmallCodecs = {"-ctk", "q8_0", "-ctv", "q8_0"};
 
   /// With contexts that are saved in this folder, and found there.
@@ -98,7 +101,7 @@ TEST_F(BudgetRun, NoDrawnConfigurationExceedsItsBudget) {
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937 random(seed);
   const uint64_t n_wanted = tiers::repeats("STRATA_CONFIGURATIONS", 20);
-  uint64_t n_ran = 0, n_spilled = 0, n_restored = 0;
+  uint64_t n_ran = 0, n_spilled = 0, n_restored = 0, n_chose = 0;
   double fullest = 0;
   const std::string contexts = folder_.path("contexts");
   for (const Words& codecs : {Words{}, kSmallCodecs})
@@ -115,6 +118,11 @@ TEST_F(BudgetRun, NoDrawnConfigurationExceedsItsBudget) {
     if (random() % 2 == 0)
       arguments = with(arguments, {"--load", random() % 2 == 0 ? "mmap" : "direct"});
     if (!must_spill && random() % 4 == 0) arguments = with(arguments, {"--nvme", "off"});
+    const bool chooses = i % 4 == 1;  // an index of what was read lies in memory beside K and V
+    if (chooses) {
+      const char* const method = kMethods[random() % kMethods.size()];
+      arguments = with(arguments, {"--attn", method, "--kv-budget", "256"});
+    }
     // What was saved of the text; where it is asked more, that is saved besides.
     const bool has_contexts = i % 2 == 0;
     if (has_contexts && random() % 2 == 0)
@@ -132,11 +140,14 @@ TEST_F(BudgetRun, NoDrawnConfigurationExceedsItsBudget) {
     if (object_of(outcome)["usage"].value("cached_tokens", uint64_t{0}) > 0) ++n_restored;
     const auto nvme = object_of(outcome)["tiers"].value("nvme", nlohmann::json::object());
     if (nvme.value("kv_bytes", uint64_t{0}) > 0) ++n_spilled;
+    if (chooses) ++n_chose;
   }
   std::printf("%" PRIu64 " configurations: %" PRIu64 " ran, %" PRIu64 " of them spilled, %" PRIu64
-              " went on from a saved context, the others were refused;"
+              " went on from a saved context, %" PRIu64
+              " chose by an index, the others were refused;"
               " 0 over budget, the fullest used %.2f of it\n",
-              n_wanted, n_ran, n_spilled, n_restored, fullest);
+              n_wanted, n_ran, n_spilled, n_restored, n_chose, fullest);
+  EXPECT_GT(n_chose, n_wanted / 20);
   EXPECT_GT(n_spilled, n_wanted / 20);
   EXPECT_GT(n_restored, n_wanted / 40);
 }

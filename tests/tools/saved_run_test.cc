@@ -82,6 +82,37 @@ TEST_F(SavedRun, WhatIsRestoredMaySpill) {
   EXPECT_EQ(tokens_of(second), tokens_of(run_strata(question("and where"))));
 }
 
+/// What a disk lost is computed again, counted in the object and said on the last line.
+TEST_F(SavedRun, DamageIsComputedAgainAndSaid) {
+  const std::vector<std::string> asked = question("and where");
+  const std::string expected = tokens_of(run_strata(asked));
+  const auto damage = [&] {
+    for (const std::string& name : tiers::names_in(folder_.path("saved"))) {
+      if (!name.ends_with(".pack")) continue;
+      auto bytes = tiers::bytes_of_file(folder_.path("saved/" + name));
+      bytes[100] ^= std::byte{1};
+      tiers::write_file(folder_.path("saved/" + name), bytes);
+    }
+  };
+  (void)saved(question("what is it"));
+  damage();
+  const Outcome counted = saved(asked, {"--no-save"});
+  EXPECT_EQ(tokens_of(counted), expected);
+  const auto faults = object_of(counted)["faults"];
+  EXPECT_GE(faults.value("retries", 0), 1);
+  EXPECT_GE(faults.value("corrupt_blocks", 0), 1);
+  EXPECT_GE(faults.value("recomputed_blocks", 0), 8);  // an extent of two KV heads has 16
+  const Outcome said = saved(testing::without_json(asked), {"--no-save"});
+  const size_t at = said.err.find("\nsaved contexts: memory: ");
+  ASSERT_NE(at, std::string::npos) << said.err;
+  const std::string line = said.err.substr(at + 1, said.err.find('\n', at + 1) - at - 1);
+  for (const char* part : {" read, ", " written | disk: ", " waits of ", " reads repeated, ",
+                           " blocks corrupt, ", " computed again"})
+    EXPECT_NE(line.find(part), std::string::npos) << line;
+  EXPECT_EQ(line.find("| 0 reads repeated"), std::string::npos) << line;
+  EXPECT_EQ(line.find(", 0 computed again"), std::string::npos) << line;
+}
+
 TEST_F(SavedRun, NothingIsFoundOrKeptWhereThatIsNotWanted) {
   (void)saved(question("what is it"), {"--no-save"});
   EXPECT_EQ(cached(saved(question("what is it"))), 0u);

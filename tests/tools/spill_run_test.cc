@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <memory>
 #include <sstream>
 
@@ -56,7 +57,17 @@ class SpillRun : public testing::SpillingTest {
     ::close(ballast);
   }
 
-  /// Refused with one line; then every change that its remedy names is made, alone, and works.
+  /// The value of an option that goes a little less far than a remedy does: fewer bytes or rows, a
+  /// longer context.
+  static std::string short_of(const std::string& option, const std::string& value) {
+    size_t n_digits = 0;
+    const double number = std::stod(value, &n_digits);
+    if (option == "-c") return std::to_string(std::lround(number * 1.01) + kExtentPositions);
+    return std::to_string(number * 0.99) + value.substr(n_digits);
+  }
+
+  /// Refused with one line; then every change that its remedy names is made, alone, and works. A
+  /// smaller one does not, but for narrower steps.
   void expect_remedies_work(const std::vector<std::string>& arguments, const std::string& where,
                             const std::vector<std::string>& options) {
     const Outcome refused = run_strata(without_json(arguments));
@@ -72,6 +83,9 @@ class SpillRun : public testing::SpillingTest {
       // A smaller context does not hold the prompt, which is another matter.
       if (option == "-c") std::ranges::replace(followed, prompt_, folder_.write("short", "abc"));
       EXPECT_EQ(run_strata(followed).exit_code, 0) << option << " " << value << "\n" << refused.err;
+      if (option == "-b") continue;
+      followed.back() = short_of(option, value);
+      EXPECT_EQ(run_strata(followed).exit_code, 3) << option << " " << followed.back();
     }
   }
 };
@@ -161,6 +175,14 @@ TEST_F(SpillRun, MemoryThatIsTooSmallIsRefusedWithWhatWouldDo) {
   expect_remedies_work(with(spilling(), {"-b", "1024"}), "--kv-dram", {"--kv-dram", "-b", "-c"});
 }
 
+TEST_F(SpillRun, MemoryThatIsTooSmallForEverythingIsRefusedWithWhatWouldDo) {
+  expect_remedies_work(with(in_memory(), {"--dram", "50MiB", "--nvme", disk_}), "--dram",
+                       {"--dram"});
+  // Weights and buffers find room, K and V do not; and none of it may go to a disk.
+  expect_remedies_work(with(in_memory(), {"--dram", "90MiB", "--nvme", "off"}), "--ctx-size",
+                       {"--dram", "-c"});
+}
+
 TEST_F(SpillRun, MemoryThatIsTooSmallToChooseBlocksInIsRefusedWithWhatWouldDo) {
   expect_remedies_work(spilling({"--attn", "quest"}), "--kv-dram", {"--kv-dram", "-c"});
 }
@@ -188,6 +210,26 @@ TEST_F(SpillRun, FolderInMemoryIsRefusedWithTheReason) {
   expect_refused(without_json(with(spilling(), {"--nvme", folder, "--nvme-budget", "64MiB"})),
                  {2, "usage", {"is in memory (tmpfs)", "they are meant to free"}, folder, "disk"});
   EXPECT_FALSE(std::filesystem::exists(folder));
+}
+
+TEST_F(SpillRun, WithoutAFolderItIsOneInTheCacheFolder) {
+  Launch launch;
+  launch.arguments = with(in_memory(), {"--kv-dram", "2816KiB"});
+  launch.environment = {{"XDG_CACHE_HOME", folder_.path("cache")}, {"STRATA_NVME", ""}};
+  const Outcome outcome = run_strata(launch);
+  EXPECT_EQ(tokens_of(outcome), tokens_of(run_strata(in_memory())));
+  EXPECT_GT(object_of(outcome)["tiers"]["nvme"].value("written_bytes", uint64_t{0}), 0u);
+  EXPECT_EQ(testing::n_entries(folder_.path("cache/strata/spill")), 0u);
+  struct statfs status = {};
+  if (::statfs("/dev/shm", &status) != 0 || status.f_type != TMPFS_MAGIC) return;
+  // Where that is no disk, nobody asked for it: the reason stands where memory does not do.
+  const std::string cache = "/dev/shm/strata-cache-" + std::to_string(::getpid());
+  launch.environment["XDG_CACHE_HOME"] = cache;
+  const auto error = nlohmann::json::parse(run_strata(launch).out, nullptr, false)["error"];
+  EXPECT_EQ(error.value("code", ""), "does_not_fit");
+  EXPECT_NE(error.value("message", "").find("is in memory (tmpfs)"), std::string::npos) << error;
+  EXPECT_NE(error.value("remedy", "").find("--nvme"), std::string::npos) << error;
+  EXPECT_FALSE(std::filesystem::exists(cache));
 }
 
 TEST_F(SpillRun, FolderThatCannotBeIsRefused) {
@@ -221,6 +263,23 @@ TEST_F(SpillRun, ForbiddenRingIsOneNoticeAndTheSameTokens) {
   expect_one_error(refused, 1, "io_uring");
 }
 
+/// As on file systems of a network: neither unnamed files nor direct access.
+TEST_F(SpillRun, DiskThatLacksWhatIsWantedIsOneNoticeAndTheSameTokens) {
+  Launch launch;
+  launch.arguments = spilling();
+  launch.prepare = [] {
+    tiers::forbid_call(__NR_openat, EOPNOTSUPP, 2, O_TMPFILE & ~O_DIRECTORY);
+    tiers::forbid_call(__NR_fcntl, EINVAL, 2, O_DIRECT);
+  };
+  const Outcome outcome = run_strata(launch);
+  if (outcome.exit_code == kNotPrepared) GTEST_SKIP() << "no seccomp filter";
+  EXPECT_EQ(tokens_of(outcome), tokens_of(run_strata(in_memory())));
+  EXPECT_EQ(n_lines_with(outcome.err, "note: "), 1u) << outcome.err;
+  for (const char* lacking : {"has no unnamed files", "has no direct access"})
+    EXPECT_EQ(n_lines_with(outcome.err, lacking), 1u) << outcome.err;
+  EXPECT_EQ(testing::n_entries(disk_), 0u);
+}
+
 TEST_F(SpillRun, UserWithoutRightsAndRingGetsTheSameTokens) {
   constexpr uid_t kNobody = 65534;
   constexpr rlim_t kLockedBytes = rlim_t{8} << 20;  // what distributions allow a user
@@ -240,6 +299,9 @@ TEST_F(SpillRun, UserWithoutRightsAndRingGetsTheSameTokens) {
   const Outcome with_ring = run_strata(launch);
   if (with_ring.exit_code == kNotPrepared) GTEST_SKIP() << "no such user here";
   EXPECT_EQ(tokens_of(with_ring), expected);
+  // Where root has a ring, so has who may lock little memory.
+  EXPECT_EQ(object_of(with_ring)["tiers"]["nvme"]["io"],
+            object_of(run_strata(spilling()))["tiers"]["nvme"]["io"]);
   launch.prepare = [as_nobody = launch.prepare] {
     as_nobody();
     tiers::forbid_call(__NR_io_uring_setup, EPERM);

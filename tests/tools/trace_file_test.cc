@@ -84,6 +84,7 @@ TEST_F(TraceFile, AgreesWithWhatWasCounted) {
   const json trace = parse_file(path_);
   EXPECT_EQ(trace["otherData"]["dropped_events"], 0);
   std::map<std::string, uint64_t> n, bytes;
+  std::map<int, uint64_t> attended;  // by layer
   int64_t waited_ns = 0;
   for (const json& event : checked_events(trace)) {
     const std::string key = event.value("cat", "") + " " + event.value("name", "");
@@ -92,6 +93,7 @@ TEST_F(TraceFile, AgreesWithWhatWasCounted) {
     if (event.value("cat", "") == "transfer") {
       EXPECT_TRUE(event["args"].value("ok", false)) << event;
     }
+    if (event.value("name", "") == "attend") ++attended[event["args"].value("layer", -1)];
     if (event.value("cat", "") == "wait") waited_ns += nanoseconds(event["dur"]);
   }
   const json& nvme = answer["tiers"]["nvme"];
@@ -108,8 +110,12 @@ TEST_F(TraceFile, AgreesWithWhatWasCounted) {
   for (const char* of_layer :
        {"attn_norm", "qkv", "attend", "attn_output", "ffn_norm", "ffn_gate_up", "ffn_down"})
     EXPECT_EQ(n[std::string("operation ") + of_layer], n_steps * kLayers) << of_layer;
+  EXPECT_EQ(n["operation load_weights"], 1u);
+  EXPECT_EQ(bytes["operation load_weights"], answer["tiers"]["dram"]["weights_bytes"]);
   for (const char* of_step : {"embed", "logits"})
     EXPECT_GT(n[std::string("operation ") + of_step], 0u);
+  for (uint32_t layer = 0; layer < kLayers; ++layer)
+    EXPECT_EQ(attended[static_cast<int>(layer)], n_steps) << layer;
   EXPECT_GT(bytes["operation qkv"], 0u);
 }
 
