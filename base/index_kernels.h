@@ -114,8 +114,8 @@ constexpr uint32_t rabitq_groups(uint32_t head_dim) {
 /// A tile of codes: four parts, one after the other, each a multiple of 64 bytes. The eight blocks
 /// lie side by side everywhere, so that sums over a block's keys need no shuffles.
 ///   codes    [16 pairs of keys][n_groups][kRabitqGroupWords][2 keys][8 blocks] u32. Dimension
-///            4 k + j of a group has its code's low two bits in word k / 4 at bit 8 j + 2 (k % 4),
-///            the third in word 2 at bit 8 j + k.
+///            4 k + j of a group has its code in word k / 2 at bit 8 j + 3 (k % 2) for k < 6; of
+///            k = 6 and 7, together six bits, bit i is in word i / 2 at bit 8 j + 6 + i % 2.
 ///   factors  [32 keys][8 blocks] i8, not negative
 ///   centres  [n_groups * 8][8 blocks][4 dimensions] u8, below 128
 ///   steps    RabitqSteps

@@ -106,6 +106,10 @@ STRATA_VEC Words load_words(const std::byte* at) {
   return (Words)_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
 }
 
+/// The bits of `of` that the mask has, and the others of `others`.
+STRATA_VEC Words bits_or(uint32_t mask, Words of, Words others) {
+  return (of & mask) | (others & ~mask);
+}
 constexpr uint32_t kPairsAtOnce = 1;  // of keys
 
 /// Pairs of products in 16 bits: eight quads of a group are at most 8 * 2 * 15 * 127.

@@ -81,6 +81,11 @@ STRATA_VEC Words load_words(const std::byte* at) {
   asm("" : "+v"(words));
   return words;
 }
+/// The bits of `of` that the mask has, and the others of `others`.
+STRATA_VEC Words bits_or(uint32_t mask, Words of, Words others) {
+  return (Words)_mm512_ternarylogic_epi32(_mm512_set1_epi32(static_cast<int32_t>(mask)),
+                                          (__m512i)of, (__m512i)others, 0xca);
+}
 constexpr uint32_t kPairsAtOnce = 2;
 
 struct Products {

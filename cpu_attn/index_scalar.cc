@@ -76,6 +76,8 @@ Words load_words(const std::byte* at) {
   memcpy(&words, at, sizeof words);
   return words;
 }
+/// The bits of `of` that the mask has, and the others of `others`.
+Words bits_or(uint32_t mask, Words of, Words others) { return (of & mask) | (others & ~mask); }
 
 /// Sum of four products; bytes of `codes` are unsigned, those of `query` signed.
 int32_t product_of_four(uint32_t codes, uint32_t query) {

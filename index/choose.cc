@@ -16,7 +16,8 @@ namespace {
 constexpr uint32_t kBucketShift = 19;
 constexpr uint32_t kBuckets = 1u << (31 - kBucketShift);
 
-uint32_t bucket_of(float share) { return std::bit_cast<uint32_t>(share) >> kBucketShift; }
+uint32_t bits_of(float share) { return std::bit_cast<uint32_t>(share); }
+uint32_t bucket_of(float share) { return bits_of(share) >> kBucketShift; }
 
 bool has_bit(std::span<const uint64_t> bits, uint32_t idx) {
   return (bits[idx / 64] >> (idx % 64) & 1u) != 0;
@@ -79,12 +80,40 @@ void Chooser::take_largest(uint32_t first, uint32_t end, uint32_t n) {
     n_listed += bucket_of(pooled_[block]) >= bucket ? 1u : 0u;
   }
   order_.resize(n_listed);
-  edge_.clear();
-  for (const uint32_t block : order_)
-    if (bucket_of(pooled_[block]) == bucket) edge_.push_back(block);
-  const auto last = edge_.begin() + (n - n_above - 1);
-  std::nth_element(edge_.begin(), last, edge_.end(), BySharesOf{pooled_});
-  std::erase_if(order_, [&, last = *last](uint32_t b) { return BySharesOf{pooled_}(last, b); });
+  edge_.resize(n_listed);
+  uint32_t n_edge = 0;
+  for (const uint32_t block : order_) {
+    edge_[n_edge] = bits_of(pooled_[block]);
+    n_edge += edge_[n_edge] >> kBucketShift == bucket ? 1u : 0u;
+  }
+  edge_.resize(n_edge);
+  keep_largest(bucket, n - n_above);
+}
+
+/// Leaves of order_ those above the bucket and the n largest of it, whose bits are in edge_: bit by
+/// bit the largest number that n of them reach. Sorting them in part instead takes a branch for
+/// each, wrong for one in two.
+void Chooser::keep_largest(uint32_t bucket, uint32_t n) {
+  uint32_t least = bucket << kBucketShift;
+  auto n_reach = static_cast<uint32_t>(edge_.size());
+  for (uint32_t bit = 1u << (kBucketShift - 1); bit != 0 && n_reach > n; bit /= 2) {
+    uint32_t n_above = 0;
+    for (const uint32_t bits : edge_) n_above += bits >= (least | bit) ? 1u : 0u;
+    if (n_above < n) continue;
+    least |= bit;
+    n_reach = n_above;
+  }
+  // Of those that are `least` the first ones stay.
+  uint32_t n_equal = static_cast<uint32_t>(std::ranges::count(edge_, least)) - (n_reach - n);
+  uint32_t n_kept = 0;
+  for (const uint32_t block : order_) {
+    const uint32_t bits = bits_of(pooled_[block]);
+    const bool is_least = bits == least && n_equal > 0;
+    n_equal -= is_least ? 1u : 0u;
+    order_[n_kept] = block;
+    n_kept += bits > least || is_least ? 1u : 0u;
+  }
+  order_.resize(n_kept);
 }
 
 /// order_: all candidates [first, end).

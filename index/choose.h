@@ -66,6 +66,7 @@ class Chooser {
 
  private:
   void take_largest(uint32_t first, uint32_t end, uint32_t n);
+  void keep_largest(uint32_t bucket, uint32_t n);
   void list_candidates(uint32_t first, uint32_t end);
   void append_others(uint32_t first, uint32_t end);
   uint32_t count_for_mass(double mass, double always, double total);
@@ -80,7 +81,7 @@ class Chooser {
   // Of the candidates, those that are neither sinks nor in the window: the chosen ones, then the
   // others where these have a say.
   std::vector<uint32_t> order_;
-  std::vector<uint32_t> edge_;  // candidates whose bucket the budget ends in
+  std::vector<uint32_t> edge_;  // bits of the shares in the bucket that the budget ends in
   std::vector<float> largest_;  // [n_queries]
 };
 

@@ -93,9 +93,9 @@ std::string rows_kind(Method method) {
     case Method::kPq:
       return "pq1";
     case Method::kRabitq:
-      return "rabitq1";
+      return "rabitq2";
     case Method::kRabitqTail:
-      return "rabitqtail1";
+      return "rabitqtail2";
     case Method::kCluster:
       return "cluster1";
   }

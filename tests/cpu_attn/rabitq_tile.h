@@ -21,9 +21,13 @@ class RabitqReader {
   /// 0 to 7.
   uint32_t level(uint32_t block, uint32_t key, uint32_t dim) const {
     const uint32_t group = dim / 32, quad = dim % 32 / 4, byte = dim % 4;
-    const uint32_t low = word(block, key, group, quad / 4) >> (8 * byte + 2 * (quad % 4)) & 3u;
-    const uint32_t high = word(block, key, group, 2) >> (8 * byte + quad) & 1u;
-    return low + 4 * high;
+    if (quad < 6) return word(block, key, group, quad / 2) >> (8 * byte + quad % 2 * 3) & 7u;
+    uint32_t level = 0;
+    for (uint32_t bit = 0; bit < 3; ++bit) {
+      const uint32_t i = quad % 2 * 3 + bit;
+      level |= (word(block, key, group, i / 2) >> (8 * byte + 6 + i % 2) & 1u) << bit;
+    }
+    return level;
   }
   uint32_t factor(uint32_t block, uint32_t key) const {
     return at(rabitq_codes_bytes(head_dim_) + uint64_t{key} * 8 + block);

@@ -154,6 +154,29 @@ TEST(Chooser, EqualWeightsGoToTheEarlierBlocks) {
   EXPECT_EQ(choice.blocks, (std::vector<uint32_t>{0, 1, 2, 3, 46, 47, 48, 49}));
 }
 
+TEST(Chooser, OfNearlyEqualWeightsTheLargestAreChosenAndOfEqualOnesTheEarlier) {
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  for (uint32_t round = 0; round < 300; ++round) {
+    const auto n_blocks = static_cast<uint32_t>(6 + random() % 900);
+    // Few levels, so that many are equal, and so near each other that most share their first bits.
+    const uint64_t n_levels = 1 + random() % 60;
+    std::vector<float> weights(n_blocks);
+    for (float& weight : weights) weight = static_cast<float>(random() % n_levels) * 1e-3f;
+    const auto n_chosen = static_cast<uint32_t>(random() % (n_blocks - 4));
+    const Rule rule{.budget = {Budget::Kind::kTokens, (5.0 + n_chosen) * kBlockPositions + 1}};
+    std::vector<uint32_t> order(n_blocks - 5);  // of what is neither first nor in the window
+    std::iota(order.begin(), order.end(), 1u);
+    std::ranges::stable_sort(order, std::greater<>(), [&](uint32_t b) { return weights[b]; });
+    std::vector<uint32_t> wanted = always(rule, n_blocks);
+    wanted.insert(wanted.end(), order.begin(), order.begin() + n_chosen);
+    std::ranges::sort(wanted);
+    Chooser chooser(kernels(), rule);
+    ASSERT_EQ(chooser.choose(args_of(weights, 1, n_blocks, 1)).blocks, wanted) << n_levels;
+  }
+}
+
 TEST(Chooser, ResidentBlocksStandInWithinTheTolerance) {
   std::vector<float> weights(64, -20.0f);
   weights[10] = 2.0f;   // absent, chosen
