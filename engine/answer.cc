@@ -31,6 +31,10 @@ SamplerOptions sampler_options(const GenerationRequest& request, const Tokenizer
   return options;
 }
 
+// Lists of an answer do not grow while it has fewer tokens; a longer one's do as it grows.
+constexpr uint64_t kReservedTokens = 1 << 14;
+constexpr uint64_t kReservedTokenBytes = 4;  // of text; what a token of English is
+
 /// Refuses what leaves no room for an answer, before anything is made for it.
 GenerationRequest checked(GenerationRequest request) {
   STRATA_CHECK(!request.prompt.empty(), "a prompt has at least one token");
@@ -52,7 +56,7 @@ bool AnswerText::finish(const GenerationEvents& events, Generation& answer) {
   return say(stops_.finish(), events, answer) && goes_on;
 }
 
-bool AnswerText::say(const std::string& text, const GenerationEvents& events, Generation& answer) {
+bool AnswerText::say(std::string_view text, const GenerationEvents& events, Generation& answer) {
   if (text.empty()) return true;
   answer.text += text;
   if (events.on_text && !is_cancelled_) is_cancelled_ = !events.on_text(text);
@@ -72,6 +76,11 @@ Answer::Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationR
       n_most_(std::min(request.n_predict, request.n_ctx - request.prompt.size())),
       draft_length_(request.n_draft_max) {
   answer_.usage.prompt_tokens = request_.prompt.size();
+  const uint64_t n_reserved = std::min(n_most_, kReservedTokens);
+  answer_.tokens.reserve(n_reserved);
+  answer_.times.decode_step_ms.reserve(n_reserved);
+  answer_.text.reserve(n_reserved * kReservedTokenBytes);
+  draft_.reserve(std::min(request_.n_draft_max, kExtentPositions));
   keep_common_prefix();
   const uint64_t n_cached = sequence_.n_pos(), n_rest = request_.prompt.size() - n_cached;
   const bool is_question = n_cached > n_rest && n_rest <= kQuestionTokensMax;

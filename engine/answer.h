@@ -7,6 +7,7 @@
 #include <exception>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "engine/draft_length.h"
@@ -30,7 +31,7 @@ class AnswerText {
   std::string stop_text() const { return stops_.hit(); }
 
  private:
-  bool say(const std::string& text, const GenerationEvents& events, Generation& answer);
+  bool say(std::string_view text, const GenerationEvents& events, Generation& answer);
   StreamDecoder decoder_;
   StopMatcher stops_;
   bool is_cancelled_ = false;  // by on_text, which then hears no more

@@ -31,7 +31,9 @@ struct AnswerBatchOptions {
 class AnswerBatch {
  public:
   explicit AnswerBatch(Walk& walk, AnswerBatchOptions options = {})
-      : walk_(walk), options_(std::move(options)) {}
+      : walk_(walk), options_(std::move(options)) {
+    rows_.reserve(walk.max_rows());
+  }
 
   /// Takes every answer that has not ended one step further, but of those that read a prompt only
   /// one, in turn. At most as many answers as the walk has rows. What selects and what does not are

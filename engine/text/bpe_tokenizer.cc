@@ -138,10 +138,14 @@ void BpeTokenizer::encode_plain(const Stretch& stretch, std::vector<TokenId>& ou
   }
 }
 
-std::string BpeTokenizer::piece_bytes(TokenId token) const {
+void BpeTokenizer::append_piece_bytes(TokenId token, std::string& out) const {
   const auto i = static_cast<size_t>(token);
-  if (spec_.kinds[i] == TokenKind::kUserDefined) return spec_.tokens[i];
-  return pieces_[i].empty() ? bytes_of_alphabet(spec_.tokens[i]) : pieces_[i];
+  if (spec_.kinds[i] == TokenKind::kUserDefined)
+    out += spec_.tokens[i];
+  else if (pieces_[i].empty())
+    out += bytes_of_alphabet(spec_.tokens[i]);
+  else
+    out += pieces_[i];
 }
 
 }  // namespace strata::engine

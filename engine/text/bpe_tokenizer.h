@@ -40,7 +40,7 @@ class BpeTokenizer final : public Tokenizer {
  private:
   void encode_plain(const Stretch& stretch, std::vector<TokenId>& out,
                     EncodeWork& work) const override;
-  std::string piece_bytes(TokenId token) const override;
+  void append_piece_bytes(TokenId token, std::string& out) const override;
   MergeTable read_merges() const;
 
   PreTokenizer pre_tokenizer_;

@@ -162,9 +162,8 @@ void SpmTokenizer::append_character(std::string_view character, Pieces& pieces) 
   pieces.add_unknown(spec_.unk);
 }
 
-std::string SpmTokenizer::piece_bytes(TokenId token) const {
+void SpmTokenizer::append_piece_bytes(TokenId token, std::string& out) const {
   const std::string& text = spec_.tokens[static_cast<size_t>(token)];
-  std::string out;
   for (size_t at = 0; at < text.size();) {
     if (text.compare(at, kSpaceMark.size(), kSpaceMark) == 0) {
       out.push_back(' ');
@@ -173,7 +172,6 @@ std::string SpmTokenizer::piece_bytes(TokenId token) const {
       out.push_back(text[at++]);
     }
   }
-  return out;
 }
 
 }  // namespace strata::engine

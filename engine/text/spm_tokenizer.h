@@ -21,7 +21,7 @@ class SpmTokenizer final : public Tokenizer {
  private:
   void encode_plain(const Stretch& stretch, std::vector<TokenId>& out,
                     EncodeWork& work) const override;
-  std::string piece_bytes(TokenId token) const override;
+  void append_piece_bytes(TokenId token, std::string& out) const override;
   /// The tokens of one stretch. Neighbouring characters that the vocabulary lacks become one
   /// unknown token, as in SentencePiece.
   struct Pieces {

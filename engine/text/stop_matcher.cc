@@ -1,5 +1,6 @@
 #include "engine/text/stop_matcher.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
@@ -25,9 +26,23 @@ std::vector<std::string> checked(std::vector<std::string> stops) {
 }  // namespace
 
 StopMatcher::StopMatcher(std::vector<std::string> stops)
-    : stops_(checked(std::move(stops))), patterns_(stops_) {}
+    : stops_(checked(std::move(stops))), patterns_(stops_) {
+  // Pushing tokens then allocates nothing, but for very long ones.
+  constexpr size_t kReservedToken = 256;
+  size_t longest = 0;
+  for (const std::string& stop : stops_) longest = std::max(longest, stop.size());
+  held_.reserve(longest + kReservedToken);
+  shown_.reserve(longest + kReservedToken);
+}
 
-std::string StopMatcher::push(std::string_view text) {
+/// The first bytes of what is held; the rest stays held.
+std::string_view StopMatcher::show(size_t n_bytes) {
+  shown_.assign(held_, 0, n_bytes);
+  held_.erase(0, n_bytes);
+  return shown_;
+}
+
+std::string_view StopMatcher::push(std::string_view text) {
   if (is_hit()) return {};
   held_ += text;
   const size_t begin = held_.size() - text.size();
@@ -37,17 +52,14 @@ std::string StopMatcher::push(std::string_view text) {
     if (found == PatternSet::kNone) continue;
     hit_ = found;
     held_.resize(begin + i + 1 - stops_[static_cast<size_t>(found)].size());
-    return std::exchange(held_, {});
+    return show(held_.size());
   }
-  const size_t n_held = patterns_.depth(state_);
-  std::string shown = held_.substr(0, held_.size() - n_held);
-  held_.erase(0, shown.size());
-  return shown;
+  return show(held_.size() - patterns_.depth(state_));
 }
 
-std::string StopMatcher::finish() {
+std::string_view StopMatcher::finish() {
   state_ = PatternSet::kStart;
-  return std::exchange(held_, {});
+  return show(held_.size());
 }
 
 }  // namespace strata::engine

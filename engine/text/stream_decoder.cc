@@ -3,24 +3,32 @@
 
 namespace strata::engine {
 
-std::string StreamDecoder::push(TokenId token) {
-  pending_ += tokenizer_->piece(token);
-  std::string out;
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {
+  // Pushing tokens then allocates nothing, but for very long ones.
+  constexpr size_t kReservedToken = 256;
+  pending_.reserve(kReservedToken);
+  shown_.reserve(kReservedToken);
+}
+
+std::string_view StreamDecoder::push(TokenId token) {
+  tokenizer_->append_piece(token, pending_);
+  shown_.clear();
   std::string_view rest = pending_;
   while (!rest.empty()) {
     const Utf8Step step = utf8_step(rest);
     if (step.status == Utf8Status::kUnfinished) break;
-    out += step.status == Utf8Status::kWhole ? rest.substr(0, step.bytes) : kReplacementCharacter;
+    shown_ +=
+        step.status == Utf8Status::kWhole ? rest.substr(0, step.bytes) : kReplacementCharacter;
     rest.remove_prefix(step.bytes);
   }
-  pending_ = std::string(rest);
-  return out;
+  pending_.erase(0, pending_.size() - rest.size());
+  return shown_;
 }
 
-std::string StreamDecoder::finish() {
+std::string_view StreamDecoder::finish() {
   if (pending_.empty()) return {};
   pending_.clear();
-  return std::string(kReplacementCharacter);
+  return kReplacementCharacter;
 }
 
 }  // namespace strata::engine

@@ -187,26 +187,33 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOption
 }
 
 std::string Tokenizer::piece(TokenId token, bool render_special) const {
-  if (token < 0 || static_cast<size_t>(token) >= spec_.tokens.size()) return {};
+  std::string out;
+  append_piece(token, out, render_special);
+  return out;
+}
+
+void Tokenizer::append_piece(TokenId token, std::string& out, bool render_special) const {
+  if (token < 0 || static_cast<size_t>(token) >= spec_.tokens.size()) return;
   const std::string& text = spec_.tokens[static_cast<size_t>(token)];
   switch (spec_.kinds[static_cast<size_t>(token)]) {
     case TokenKind::kControl:
     case TokenKind::kUnknown:
-      return render_special ? text : std::string();
+      if (render_special) out += text;
+      return;
     case TokenKind::kByte:
-      return std::string(1, static_cast<char>(byte_of_token(text)));
+      out += static_cast<char>(byte_of_token(text));
+      return;
     case TokenKind::kUnused:
-      return {};
+      return;
     case TokenKind::kNormal:
     case TokenKind::kUserDefined:
-      return piece_bytes(token);
+      append_piece_bytes(token, out);
   }
-  return {};
 }
 
 std::string Tokenizer::decode(std::span<const TokenId> tokens, bool render_special) const {
   std::string out;
-  for (const TokenId token : tokens) out += piece(token, render_special);
+  for (const TokenId token : tokens) append_piece(token, out, render_special);
   return out;
 }
 

@@ -84,6 +84,8 @@ class Tokenizer {
   /// The bytes a token stands for; empty for control tokens unless `render_special`, and for ids
   /// outside the vocabulary (a model may have more output rows than the tokenizer has tokens).
   std::string piece(TokenId token, bool render_special = false) const;
+  /// Appends them to `out`.
+  void append_piece(TokenId token, std::string& out, bool render_special = false) const;
   /// The pieces joined; the space that SPM vocabularies put before a text stays.
   std::string decode(std::span<const TokenId> tokens, bool render_special = false) const;
 
@@ -106,7 +108,7 @@ class Tokenizer {
   virtual void encode_plain(const Stretch& stretch, std::vector<TokenId>& out,
                             EncodeWork& work) const = 0;
   /// The bytes of a normal or user-defined token; `token` is in the vocabulary.
-  virtual std::string piece_bytes(TokenId token) const = 0;
+  virtual void append_piece_bytes(TokenId token, std::string& out) const = 0;
   /// Text may become this token: it is normal or user-defined, never control, unknown,
   /// byte or unused.
   bool is_plain(TokenId token) const;
@@ -121,15 +123,16 @@ class Tokenizer {
 /// are held back.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
-  /// The text that became complete with this token.
-  std::string push(TokenId token);
+  explicit StreamDecoder(const Tokenizer& tokenizer);
+  /// The text that became complete with this token; it holds until the next call.
+  std::string_view push(TokenId token);
   /// What is left at the end: an unfinished code point becomes U+FFFD.
-  std::string finish();
+  std::string_view finish();
 
  private:
   const Tokenizer* tokenizer_;
   std::string pending_;
+  std::string shown_;  // what the last call gave
 };
 
 }  // namespace strata::engine

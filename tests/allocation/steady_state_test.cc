@@ -1,5 +1,6 @@
-// A decoded token neither allocates nor locks nor faults a page in, wherever weights, K and V are,
-// once a text as long has been there before: arenas are committed as they are first used.
+// Neither a decoded token nor what an answer makes of it allocates, locks or faults a page in,
+// wherever weights, K and V are, once a text as long has been there before: arenas are committed as
+// they are first used.
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -12,10 +13,12 @@
 #include "base/checked_math.h"
 #include "base/host_memory.h"
 #include "engine/context_size.h"
+#include "engine/generator.h"
 #include "engine/kv_placement.h"
 #include "index/method.h"
 #include "tests/allocation/counted_allocations.h"
 #include "tests/allocation/counted_locks.h"
+#include "tests/engine/letter_requests.h"
 #include "tests/engine/tiny_engine.h"
 #include "tests/tiers/fresh_folder.h"
 #include "tiers/spill.h"
@@ -158,6 +161,116 @@ TEST(SteadyState, OfATokenWhoseKvIsSpilled) {
   }
   // An extent closes every 256 positions, and its record is allocated: none does in these tokens.
   EXPECT_EQ(costs.allocations, 0u);
+}
+
+constexpr uint64_t kAnswerTokens = 64;
+constexpr uint64_t kFirstBytes = 8;  // of an answer, behind which its tokens are counted
+
+struct AnswerCosts {
+  Costs costs;
+  Generation answer;
+};
+
+/// Of a whole answer behind its first letters, as the caller hears them, once the same was answered
+/// before; page faults as in decode_costs().
+AnswerCosts answer_costs(testing::TinyEngine& engine, const GenerationRequest& request) {
+  AnswerCosts of;
+  uint64_t fewest_faults = UINT64_MAX;
+  for (uint32_t time = 0; time <= kTimes; ++time) {
+    Sequence sequence = engine.cache().make_sequence();
+    uint64_t n_bytes = 0;
+    Costs first, last;
+    GenerationEvents events;
+    events.on_text = [&](std::string_view text) {
+      n_bytes += text.size();
+      last = costs_now();
+      if (n_bytes <= kFirstBytes) first = last;
+      return true;
+    };
+    of.answer = generate(engine.walk(), sequence, engine.tokenizer(), request, events);
+    EXPECT_EQ(of.answer.tokens.size(), kAnswerTokens);
+    EXPECT_GT(n_bytes, kFirstBytes);
+    if (time == 0) continue;
+    of.costs.allocations += last.allocations - first.allocations;
+    of.costs.locks += last.locks - first.locks;
+    fewest_faults = std::min(fewest_faults, last.page_faults - first.page_faults);
+  }
+  of.costs.page_faults = fewest_faults;
+  return of;
+}
+
+/// A request and the prompt that it spans.
+struct AskedAnswer {
+  testing::Tokens prompt;
+  GenerationRequest request;
+};
+
+AskedAnswer asked(const std::string& prompt, uint32_t n_draft_max) {
+  AskedAnswer of{testing::letters(prompt), {}};
+  of.request = testing::endless_request(of.prompt, kAnswerTokens, 256);
+  of.request.n_draft_max = n_draft_max;
+  return of;
+}
+
+const std::string kAlphabet = "abcdefghijklmnopqrstuvwxyz";
+constexpr testing::TinyOptions kAnswering = {.n_ctx = 256};
+
+/// a b c ... z a b c ...
+testing::SmallModel round_model() {
+  std::vector<std::pair<TokenId, TokenId>> next = {{testing::letter('z'), testing::letter('a')}};
+  for (char c = 'a'; c < 'z'; ++c)
+    next.emplace_back(testing::letter(c), testing::letter(static_cast<char>(c + 1)));
+  return testing::make_chain_model(next, 256);
+}
+
+TEST(SteadyState, OfAnAnswer) {
+  testing::TinyEngine engine(testing::drawn_model(), kAnswering);
+  const AskedAnswer of = asked(kAlphabet + "abc", 0);
+  expect_nothing(answer_costs(engine, of.request).costs);
+  // Of two threads without locks: a worker that sleeps is woken under one.
+  testing::TinyEngine of_two(testing::drawn_model(), {.n_ctx = 256, .n_threads = 2});
+  const Costs costs = answer_costs(of_two, of.request).costs;
+  EXPECT_EQ(costs.allocations, 0u);
+  EXPECT_EQ(costs.page_faults, 0u);
+}
+
+/// Drawn, with all that a sampler can be asked for.
+TEST(SteadyState, OfAnAnswerThatIsDrawn) {
+  testing::TinyEngine engine(testing::drawn_model(), kAnswering);
+  AskedAnswer of = asked(kAlphabet + "abc", 0);
+  of.request.sampler = {
+      .top_k = 20, .repeat_penalty = 1.1, .presence_penalty = 0.1, .seed = 5, .logit_bias = {}};
+  expect_nothing(answer_costs(engine, of.request).costs);
+}
+
+TEST(SteadyState, OfAnAnswerWhoseDraftsCome) {
+  testing::TinyEngine engine(round_model(), kAnswering);
+  const AskedAnswer of = asked("ab", kDraftTokens);  // drafts begin with the second round
+  const AnswerCosts answered = answer_costs(engine, of.request);
+  EXPECT_GT(answered.answer.drafts.accepted, 24u);
+  expect_nothing(answered.costs);
+}
+
+TEST(SteadyState, OfAnAnswerWhoseDraftsDoNotCome) {
+  testing::TinyEngine engine(testing::drawn_model(), kAnswering);
+  AskedAnswer of = asked(kAlphabet + kAlphabet + kAlphabet, kDraftTokens);
+  of.request.sampler = {.temperature = 1, .top_k = 0, .seed = 5, .logit_bias = {}};
+  const AnswerCosts answered = answer_costs(engine, of.request);
+  EXPECT_GT(answered.answer.drafts.proposed, answered.answer.drafts.accepted);
+  expect_nothing(answered.costs);
+}
+
+/// One holds back every letter of a round, longer than what a string keeps within itself; so is
+/// a letter.
+TEST(SteadyState, OfAnAnswerWithStopTexts) {
+  testing::SmallModel model = round_model();
+  testing::set_letters(model, std::string(40, 'q'));
+  testing::TinyEngine engine(model, kAnswering);
+  for (const uint32_t n_draft_max : {0u, kDraftTokens}) {
+    AskedAnswer of = asked(kAlphabet + "abc", n_draft_max);
+    of.request.stop = {"yzb", "zz", "rstuvwxyzabcdefghijklmnoppp"};
+    expect_nothing(answer_costs(engine, of.request).costs);
+  }
 }
 
 class SteadyStateOf : public ::testing::TestWithParam<index::Method> {};

@@ -35,7 +35,7 @@ TEST(StreamDecoder, TextIsThatOfTheWholeAndNeverEndsInsideACharacter) {
     StreamDecoder decoder(*tokenizer);
     std::string joined;
     for (const TokenId token : testing::encode_plainly(*tokenizer, text)) {
-      const std::string part = decoder.push(token);
+      const std::string_view part = decoder.push(token);
       ASSERT_EQ(utf8_fault(part), part.size()) << "round " << round;
       joined += part;
     }
@@ -58,7 +58,7 @@ TEST(StreamDecoder, AnyTokensGiveWholeCharacters) {
     StreamDecoder decoder(*tokenizer);
     std::string joined;
     for (const TokenId token : tokens) {
-      const std::string part = decoder.push(token);
+      const std::string_view part = decoder.push(token);
       ASSERT_EQ(utf8_fault(part), part.size()) << "round " << round;
       joined += part;
     }

@@ -50,11 +50,12 @@ inline constexpr uint32_t kLetterVocabulary = 32;
 
 inline TokenId letter(char c) { return kLetterA + (c - 'a'); }
 
-inline void set_letters(SmallModel& model) {
+/// `q` is what that letter is written as.
+inline void set_letters(SmallModel& model, const std::string& q = "q") {
   std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
   std::vector<int32_t> kinds = {2, 3, 3};
   for (char c = 'a'; c <= 'z'; ++c) {
-    tokens.emplace_back(1, c);
+    tokens.push_back(c == 'q' ? q : std::string(1, c));
     kinds.push_back(1);
   }
   for (const char* last : {"\xE2\x96\x81", "<0xC3>", "<0xA9>"}) tokens.emplace_back(last);

@@ -191,7 +191,7 @@ void check_text(const Tokenizer& tokenizer, std::string_view text, bool parse_sp
     const TokenKind kind = spec.kinds[static_cast<size_t>(id)];
     has_unknown = has_unknown || kind == TokenKind::kUnknown || id == spec.unk;
     require(parse_special || kind != TokenKind::kControl || id == spec.unk, "control stays text");
-    const std::string part = decoder.push(id);
+    const std::string_view part = decoder.push(id);
     require(utf8_fault(part) == part.size(), "whole characters are shown");
     streamed += part;
   }

@@ -94,6 +94,32 @@ TEST(Attribution, GivesEveryMomentOfAStepToOneOwner) {
   EXPECT_EQ(layer_of(found, 1).busy_of(Resource::kWeightDisk), 20ns);
 }
 
+TEST(Attribution, EveryStepHasItsOwnLayers) {
+  Trace trace(100);
+  // The second step takes longer, and waits in another layer.
+  for (const TraceEvent& event :
+       {operation("attend", 0, 0ns, 40ns, 70), wait(Resource::kKvDisk, 10ns, 30ns),
+        operation("attend", 1, 40ns, 50ns, 80), step(0ns, 60ns, 4),
+        operation("attend", 0, 100ns, 120ns, 700), operation("attend", 1, 120ns, 190ns, 800),
+        wait(Resource::kKvDisk, 150ns, 155ns), read(Resource::kKvDisk, 110ns, 155ns),
+        step(100ns, 200ns, 5)})
+    trace.add(event);
+  const Attribution found = attribute(trace);
+  ASSERT_EQ(found.steps.size(), 2u);
+  const auto layers_of = [&](size_t step) {
+    std::vector<std::tuple<uint32_t, nanoseconds, nanoseconds, nanoseconds, uint64_t>> layers;
+    for (const LayerShares& of : found.steps[step].layers)
+      layers.emplace_back(of.layer, of.time.cpu, of.time.waited_for(Resource::kKvDisk),
+                          of.time.busy_of(Resource::kKvDisk), of.time.bytes);
+    return layers;
+  };
+  using Layers = decltype(layers_of(0));
+  const auto none = std::tuple(kNoLayer, 0ns, 0ns, 0ns, uint64_t{0});
+  EXPECT_EQ(layers_of(0), (Layers{{0, 20ns, 20ns, 0ns, 70}, {1, 10ns, 0ns, 0ns, 80}, none}));
+  EXPECT_EQ(layers_of(1), (Layers{{0, 20ns, 0ns, 10ns, 700}, {1, 65ns, 5ns, 35ns, 800}, none}));
+  EXPECT_EQ(layer_of(found, 1).cpu, 75ns);
+}
+
 TEST(Attribution, SaysNothingOfWhatItDoesNotKnowWhole) {
   Trace full(3);
   for (int i = 0; i < 2; ++i) {
@@ -261,6 +287,19 @@ TEST_F(AttributedBench, SharesOfATokenAreItsTime) {
   const double wall_ms = found["wall_ms"];
   EXPECT_NEAR(sum_of(found["layers"], "wall_ms"), wall_ms, 1e-9 * wall_ms);
   EXPECT_NEAR(sum_of(found["steps"], "wall_ms") / 4, wall_ms, 1e-9 * wall_ms);
+  for (const char* part :
+       {"wall_ms", "cpu_ms", "kv_disk_waited_ms", "rest_ms", "kv_disk_busy_ms", "dram_bytes"}) {
+    double of_all = 0;
+    for (const json& step : found["steps"]) {
+      EXPECT_EQ(step["layers"].size(), kLayers + 1);
+      EXPECT_NEAR(sum_of(step["layers"], part), step[part].get<double>(),
+                  1e-9 * (1 + step[part].get<double>()));
+      of_all += step["layers"][1][part].get<double>();
+    }
+    const bool is_sum = part == std::string_view("dram_bytes");
+    const double of_layer = found["layers"][1][part].get<double>() * (is_sum ? 1 : 4);
+    EXPECT_NEAR(of_all, of_layer, 1e-9 * (1 + of_layer)) << part;
+  }
   for (const json& step : found["steps"])
     EXPECT_NEAR(step["cpu_ms"].get<double>() + step["kv_disk_waited_ms"].get<double>() +
                     step["weight_disk_waited_ms"].get<double>() +

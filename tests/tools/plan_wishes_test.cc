@@ -317,6 +317,7 @@ TEST_F(PlanWishes, RecomputingCannotPayWhereHeadsShareKeys) {
   const json found = json::parse(run_strata(joined(words, {"--json"})).out, nullptr, false);
   const json recompute = found.value("recompute", json());
   EXPECT_EQ(recompute.value("could_win", true), false);
+  EXPECT_EQ(recompute.value("split_gain", 1.0), 0);
   EXPECT_EQ(recompute.value("hidden_bytes_per_position", 0.0), 128);
   EXPECT_EQ(recompute.value("kv_bytes_per_position", 0.0), 128);
   const std::string said = run_strata(joined(words, {"--explain"})).out;

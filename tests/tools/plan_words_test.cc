@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace strata::cli {
 namespace {
 
@@ -65,7 +67,11 @@ TEST(PlanWords, HiddenStatesPayWhereTheDecisionSaysThatTheyDo) {
       EXPECT_NEAR(found.hidden_bytes / found.kv_bytes, of.ratio, 1e-9);
       EXPECT_EQ(found.could_win, is_smaller && tflops > 37) << tflops;
       EXPECT_EQ(found.text.find("so they cannot pay;") != std::string::npos, !is_smaller);
+      EXPECT_EQ(found.split_gain > 0, is_smaller);
       if (!is_smaller) continue;
+      // A byte in four is spared of what is made anew: as much as there is time for.
+      const double share = 16384 / (3 * (4.0 * 3072 * 4096 / (tflops * 1e3)) + 4096);
+      EXPECT_NEAR(found.split_gain, std::min(1.0, share) / 4, 1e-9);
       EXPECT_NE(found.text.find("pay from 12288 FLOP on for a byte of the disk"), std::string::npos)
           << found.text;
       EXPECT_NE(found.text.find(tflops > 37 ? ": they would pay" : ": they do not pay"),

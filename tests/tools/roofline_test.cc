@@ -86,6 +86,27 @@ TEST(Roofline, WhatADiskBringsStandsBesideWhatItGives) {
             std::string::npos);
 }
 
+TEST(Roofline, MakingKvAnewIsJudgedByTheRatesOfTheRun) {
+  BenchResult result = result_of({OpKind::kQkv, 1.0, 1, 60'000'000'000, true});
+  BenchSubject subject;
+  const auto line = [&] {
+    const std::string table = roofline_table("tg1", subject, result);
+    return table.substr(std::min(table.size(), table.find("K and V from hidden states")));
+  };
+  EXPECT_EQ(line(), "");  // of no model
+  subject.rebuild = {.d_model = 64, .n_kv_heads = 2, .head_dim = 8, .kv_bytes = 64};
+  EXPECT_NE(line().find("at 10.00 GB/s of memory, making them 4.1 ns at 1000 GFLOP/s of the int8 "
+                        "peak: best is to make none"),
+            std::string::npos)
+      << line();
+  result.test = {.n_prompt = 1};
+  EXPECT_NE(line().find("at 60 GFLOP/s of qkv"), std::string::npos) << line();
+  result.nvme_read_bytes = 100;
+  EXPECT_NE(line().find("a rate is not known"), std::string::npos) << line();
+  result.disk_read_gbytes_per_s = 1.5;
+  EXPECT_NE(line().find("at 1.50 GB/s of the disk"), std::string::npos) << line();
+}
+
 /// 0 only where no ceiling is known: no time is compared with a figure.
 TEST(Roofline, PeaksAreMeasuredOfEverySetButTheScalarOne) {
   ThreadPool pool(2);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <tuple>
+#include <utility>
 
 #include "base/check.h"
 
@@ -50,6 +51,8 @@ std::vector<Interval> united(const std::vector<TraceEvent>& events, Resource res
 class StepReader {
  public:
   StepReader(Attribution& out, const TraceEvent& step) : out_(out), step_(step) {
+    found_.first_pos = step.detail;
+    found_.n_rows = step.index;
     layers_.push_back({step.begin, step.end, kNoLayer});
   }
 
@@ -93,13 +96,17 @@ class StepReader {
     }
   }
 
-  TimeShares finish() {
+  /// Its time goes into the sums over steps as well.
+  StepShares finish() {
     for (const Interval& layer : layers_) {
       TimeShares own;
       own.rest = layer.end - layer.begin;
       give(layer.layer, "", own);
     }
-    return sum_;
+    std::ranges::sort(found_.layers, {}, &LayerShares::layer);
+    for (const LayerShares& layer : found_.layers)
+      entry_of(out_.layers, layer.layer, &LayerShares::layer).time.add(layer.time);
+    return std::move(found_);
   }
 
  private:
@@ -115,14 +122,14 @@ class StepReader {
   }
 
   void give(uint32_t layer, std::string_view stage, const TimeShares& time) {
-    sum_.add(time);
-    entry_of(out_.layers, layer, &LayerShares::layer).time.add(time);
+    found_.time.add(time);
+    entry_of(found_.layers, layer, &LayerShares::layer).time.add(time);
     if (!stage.empty()) entry_of(out_.stages, stage, &StageShares::name).time.add(time);
   }
 
   Attribution& out_;
   const TraceEvent& step_;
-  TimeShares sum_;
+  StepShares found_;
   std::vector<const TraceEvent*> open_;
   std::vector<Interval> layers_;  // without a gap from the step's begin to its end
 };
@@ -176,7 +183,7 @@ Attribution attribute(const Trace& trace) {
          at != walked.end() && at->begin < step.end; ++at)
       reader.add(*at);
     for (size_t i = 0; i < disks.size(); ++i) reader.add_busy(transfers[i], disks[i]);
-    out.steps.push_back({step.detail, step.index, reader.finish()});
+    out.steps.push_back(reader.finish());
     out.all.add(out.steps.back().time);
   }
   std::ranges::sort(out.layers, {}, &LayerShares::layer);

@@ -34,14 +34,15 @@ struct TimeShares {
   void add(const TimeShares& more);
 };
 
+struct LayerShares {
+  uint32_t layer = kNoLayer;  // kNoLayer: embedding, logits, what stands before the first layer
+  TimeShares time;
+};
 struct StepShares {
   uint64_t first_pos = 0;
   uint32_t n_rows = 0;
   TimeShares time;
-};
-struct LayerShares {
-  uint32_t layer = kNoLayer;  // kNoLayer: embedding, logits, what stands before the first layer
-  TimeShares time;
+  std::vector<LayerShares> layers;  // ascending; kNoLayer is last
 };
 struct StageShares {
   std::string_view name;  // of an operation

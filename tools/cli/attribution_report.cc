@@ -164,8 +164,7 @@ ordered_json attribution_json(const Attribution& found, double dram_gbytes_per_s
                        {"n_tokens", found.n_rows()},
                        {"wall_ms", per.ms(found.all.wall())},
                        {"resources", resources_json(found.all, per, dram_gbytes_per_s)}};
-  auto stages = ordered_json::array(), layers = ordered_json::array(),
-       steps = ordered_json::array();
+  auto stages = ordered_json::array(), steps = ordered_json::array();
   for (const StageShares& stage : found.stages) {
     stages.push_back({{"stage", stage.name}, {"busy_ms", per.ms(stage.time.cpu)}});
     stages.back().update(waited_json(stage.time, per));
@@ -179,16 +178,22 @@ ordered_json attribution_json(const Attribution& found, double dram_gbytes_per_s
                   {"dram_bytes", time.bytes}});
     return entry;
   };
-  for (const LayerShares& layer : found.layers)
-    layers.push_back(
-        add_times({{"layer", layer.layer == kNoLayer ? ordered_json() : ordered_json(layer.layer)}},
-                  layer.time, per));
+  const auto layers_json = [&](const std::vector<LayerShares>& layers, const PerToken& of) {
+    auto list = ordered_json::array();
+    for (const LayerShares& layer : layers)
+      list.push_back(add_times(
+          {{"layer", layer.layer == kNoLayer ? ordered_json() : ordered_json(layer.layer)}},
+          layer.time, of));
+    return list;
+  };
   const PerToken whole(1);
-  for (const StepShares& step : found.steps)
+  for (const StepShares& step : found.steps) {
     steps.push_back(
         add_times({{"first_pos", step.first_pos}, {"n_rows", step.n_rows}}, step.time, whole));
+    steps.back()["layers"] = layers_json(step.layers, whole);
+  }
   json["stages"] = std::move(stages);
-  json["layers"] = std::move(layers);
+  json["layers"] = layers_json(found.layers, per);
   json["steps"] = std::move(steps);
   return json;
 }

@@ -16,7 +16,7 @@ const char* resource_name(Resource resource);
 std::string attribution_tables(const std::string& test, const Attribution& found,
                                double dram_gbytes_per_s, bool by_layer);
 /// {n_steps, n_tokens, wall_ms, resources, stages, layers, steps}; times are a token's average but
-/// in steps.
+/// in steps, each of which has its layers: a decoded token's by layer.
 nlohmann::ordered_json attribution_json(const Attribution& found, double dram_gbytes_per_s);
 
 }  // namespace strata::cli

@@ -161,6 +161,7 @@ ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
       {"recompute",
        {{"is_on", false},
         {"could_win", recompute.could_win},
+        {"split_gain", recompute.split_gain},
         {"hidden_bytes_per_position", recompute.hidden_bytes},
         {"kv_bytes_per_position", recompute.kv_bytes},
         {"reason", recompute.text}}},

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
+#include "tools/cli/rebuild_split.h"
 
 namespace strata::cli {
 
@@ -169,22 +170,34 @@ RecomputeWords recompute_words(const ModelShape& shape, const planner::Placement
                               : of.cpu_gemm_ms;
   };
   RecomputeWords words;
-  words.hidden_bytes = 4.0 * shape.d_model;  // f32, of which K and V come with the same bits
-  words.kv_bytes = group.kv_gb * 1e9;
+  const RebuildCost cost{.d_model = shape.d_model,
+                         .n_kv_heads = n_kv_heads,
+                         .head_dim = shape.head_dim,
+                         .kv_bytes = group.kv_gb * 1e9};
+  words.hidden_bytes = cost.hidden_bytes();
+  words.kv_bytes = cost.kv_bytes;
   const double fewer_bytes = words.kv_bytes - words.hidden_bytes;
   std::string verdict = "cannot pay";
   if (fewer_bytes > 0) {
-    const double flop = 4.0 * shape.d_model * n_kv_heads * shape.head_dim;
-    const double wanted = flop / fewer_bytes;
-    const double there = 1e6 * group.gemm_tflop / row_ms(group) / rate;  // TFLOP/ms, GB/s
+    const double wanted = cost.flop() / fewer_bytes;
+    const double gflop_per_s = 1e6 * group.gemm_tflop / row_ms(group);  // of TFLOP/ms
     const bool is_known = rate > 0 && row_ms(group) > 0;
-    words.could_win = is_known && there > wanted;
+    words.could_win = is_known && gflop_per_s / rate > wanted;
     verdict = fmt::format("pay from {:.0f} FLOP on for a byte of {}; ", wanted, from);
-    verdict += !is_known ? "what this machine makes is not known"
-                         : fmt::format("this machine makes {:.0f}: {}", there,
-                                       words.could_win ? "they would pay, which this engine does "
-                                                         "not do"
-                                                       : "they do not pay");
+    if (is_known) {
+      words.split_gain =
+          best_split(
+              cost, {.gbytes_per_s = rate, .gflop_per_s = gflop_per_s, .from = from, .made_by = ""})
+              .gain;
+      verdict += fmt::format(
+          "this machine makes {:.0f}: {}, and making a part while the rest is fetched gains {:.1f} "
+          "% at most",
+          gflop_per_s / rate,
+          words.could_win ? "they would pay, which this engine does not do" : "they do not pay",
+          100 * words.split_gain);
+    } else {
+      verdict += "what this machine makes is not known";
+    }
   }
   double anew_ms = 0, gb = 0;
   for (const planner::LayerGroup& of : problem.groups) {
