@@ -276,11 +276,14 @@ void TransferQueue::collect(std::chrono::microseconds timeout) {
   for (;;) {
     const uint32_t n = io_->wait(completions, timeout);
     for (uint32_t i = 0; i < n; ++i) complete(completions[i]);
+    // The device works: what waits for room at it has waited for nothing yet.
+    for (const uint32_t frame : queue_)
+      if (n > 0) operations_[frame].started = io_->now();
     if (n < kBatch) break;
     timeout = {};
   }
+  submit_queued();  // first: what only waited for room has not been given a chance yet
   expire();
-  submit_queued();
 }
 
 /// Gives up the transfers that are past their deadline. Looks at all of them, but only when the

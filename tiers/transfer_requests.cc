@@ -81,7 +81,7 @@ void TransferQueue::submit_queued() {
       ends[n] = request_end(i);
       while (++i < ends[n]) requests[n].bytes += operations_[queue_[i]].request.bytes;
     }
-    const auto submitting = trace_ != nullptr ? io_->now() : std::chrono::nanoseconds();
+    const auto submitting = io_->now();
     const uint32_t n_taken = io_->submit(std::span(requests).first(n));
     counts_.requests += n_taken;
     const size_t end_taken = n_taken == 0 ? 0 : ends[n_taken - 1];
@@ -92,6 +92,8 @@ void TransferQueue::submit_queued() {
       operation.stage = Stage::kInFlight;
       operation.is_behind = is_behind;
       operation.joined = is_last ? kNone : queue_[i + 1];
+      operation.started =
+          submitting;  // a deadline is the device's, not that of the queue before it
       if (trace_ != nullptr) operation.submitted = submitting;
       is_behind = !is_last;
       if (is_last) ++request;

@@ -275,6 +275,16 @@ TEST(JoinedWrites, AWriteWhoseTicketIsDroppedIsWrittenBesideItsNeighbours) {
   EXPECT_EQ(at.queue.n_free(), 4u);
 }
 
+/// A step that takes longer than a deadline: what waited for room at the device is written then.
+TEST(JoinedWrites, WhatWaitsForRoomDoesNotTimeOutWhileNobodyLooks) {
+  WriteQueue at(8, 1, {.depth = 2});
+  auto tickets = at.write_run(0, 6, 1);
+  at.queue.begin_queued();
+  at.disk().advance(20s);
+  at.expect_ends(std::move(tickets), IoStatus::kOk);
+  EXPECT_EQ(at.queue.counts().failed, 0u);
+}
+
 /// Runs of any length on a disk whose answers overtake each other, some of them bad: a write that
 /// ended well is on the medium, and no frame is lost or shared (the simulator dies of that).
 TEST(JoinedWrites, WhatEndedWellIsOnTheMediumOfABadDisk) {
