@@ -271,14 +271,18 @@ void TransferQueue::time_out(uint32_t frame) {
   end(frame, IoStatus::kTimedOut);
 }
 
+/// The device answers: what waits for room at it is not what it is slow at.
+void TransferQueue::restart_queued() {
+  const auto now = io_->now();
+  for (const uint32_t frame : queue_) operations_[frame].started = now;
+}
+
 void TransferQueue::collect(std::chrono::microseconds timeout) {
   std::array<IoCompletion, kBatch> completions;
   for (;;) {
     const uint32_t n = io_->wait(completions, timeout);
     for (uint32_t i = 0; i < n; ++i) complete(completions[i]);
-    // The device works: what waits for room at it has waited for nothing yet.
-    for (const uint32_t frame : queue_)
-      if (n > 0) operations_[frame].started = io_->now();
+    if (n > 0) restart_queued();
     if (n < kBatch) break;
     timeout = {};
   }
@@ -355,9 +359,9 @@ void TransferQueue::wait_for(FrameRef ref) {
   if (is_running()) poll();
   if (!is_running()) return;
   const auto start = io_->now();
-  const auto deadline = operation.started + options_.deadline;
   while (is_running()) {
     const auto now = io_->now();
+    const auto deadline = operation.started + options_.deadline;  // which is later once it begins
     if (now >= deadline) {
       time_out(ref.frame);
       break;

@@ -30,7 +30,7 @@ struct TransferOptions {
   uint32_t n_frames = 0;
   uint32_t n_lent = 0;      // reads into lent memory at a time
   uint64_t join_bytes = 0;  // the largest request that neighbours are joined to; 0: none are
-  std::chrono::microseconds deadline = std::chrono::seconds(10);  // of each transfer
+  std::chrono::microseconds deadline = std::chrono::seconds(10);  // of each, once it is at a device
 };
 
 struct TransferCounts {
@@ -172,6 +172,7 @@ class TransferQueue {
   uint32_t n_joined(uint32_t n_run) const;
   size_t request_end(size_t begin) const;
   void submit_queued();
+  void restart_queued();
   void collect(std::chrono::microseconds timeout);
   void complete(const IoCompletion& completion);
   void complete_one(uint32_t frame, IoStatus status);

@@ -285,6 +285,15 @@ TEST(JoinedWrites, WhatWaitsForRoomDoesNotTimeOutWhileNobodyLooks) {
   EXPECT_EQ(at.queue.counts().failed, 0u);
 }
 
+TEST(JoinedWrites, WhatWaitsForRoomIsWaitedForAsLongAsTheDeviceAnswers) {
+  WriteQueue at(8, 1, {.latency = std::chrono::milliseconds(700), .depth = 1});
+  auto tickets = at.write_run(0, 4, 1);  // 2.8 s in all, each within its second
+  at.queue.begin_queued();
+  EXPECT_EQ(at.queue.take_write(std::move(tickets.back())), IoStatus::kOk);
+  tickets.pop_back();
+  at.expect_ends(std::move(tickets), IoStatus::kOk);
+}
+
 /// Runs of any length on a disk whose answers overtake each other, some of them bad: a write that
 /// ended well is on the medium, and no frame is lost or shared (the simulator dies of that).
 TEST(JoinedWrites, WhatEndedWellIsOnTheMediumOfABadDisk) {
