@@ -7,7 +7,7 @@
 
 namespace strata {
 
-static_assert(std::is_trivially_copyable_v<TraceEvent> && sizeof(TraceEvent) == 48);
+static_assert(std::is_trivially_copyable_v<TraceEvent> && sizeof(TraceEvent) == 56);
 
 Trace::Trace(uint64_t capacity, Clock clock) : capacity_(capacity), clock_(std::move(clock)) {
   STRATA_CHECK(capacity > 0, "a trace of no events");

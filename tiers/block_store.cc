@@ -305,7 +305,8 @@ bool BlockStore::freeze(uint32_t layer, uint32_t first_pos, std::span<const Hash
   TransferQueue& transfers = *spill_->transfers;
   const auto start =
       transfers.joins_writes() ? TransferQueue::Start::kAtNextPoll : TransferQueue::Start::kNow;
-  writes_.emplace_back(id, transfers.write(std::move(*frame), spill_->file, *place, bytes, start));
+  writes_.emplace_back(
+      id, transfers.write(std::move(*frame), spill_->file, *place, bytes, start, layer));
   return true;
 }
 

@@ -30,7 +30,7 @@ bool BlockStore::begin_read(BlockId block, bool is_second) {
   const uint64_t begin = offset / alignment * alignment;
   const uint64_t end = round_up(offset + layout_.block_bytes, alignment);
   auto ticket = transfers.read(file, begin, static_cast<uint32_t>(end - begin),
-                               TransferQueue::Start::kAtNextPoll);
+                               TransferQueue::Start::kAtNextPoll, home.layer);
   if (!ticket) return false;
   of.read = static_cast<uint32_t>(reads_.size());
   reads_.push_back({.block = block,

@@ -57,7 +57,7 @@ std::optional<Ticket> BlockStore::begin_extent(Extent& of, ReadTarget target) {
       if (auto ticket = begin_in_place(of)) return ticket;
   }
   return spill_->transfers->read(of.file, of.place, static_cast<uint32_t>(extent_bytes(of)),
-                                 TransferQueue::Start::kAtNextPoll);
+                                 TransferQueue::Start::kAtNextPoll, of.layer);
 }
 
 /// Whether all of an extent is wanted in DRAM, has room there, and can be read without its padding:
@@ -83,7 +83,7 @@ std::optional<Ticket> BlockStore::begin_in_place(Extent& of) {
   of.direct = *first;
   auto ticket =
       spill_->transfers->read_to({pool_.address(*first), of.blocks.size() * layout_.block_bytes},
-                                 of.file, of.place, TransferQueue::Start::kAtNextPoll);
+                                 of.file, of.place, TransferQueue::Start::kAtNextPoll, of.layer);
   STRATA_CHECK(ticket.has_value(), "%u reads into slots at once", spill_->transfers->n_lent());
   return ticket;
 }

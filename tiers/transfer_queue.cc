@@ -104,25 +104,27 @@ void TransferQueue::remove_file(IoFile file) {
   io_->remove_file(file);
 }
 
-std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t bytes,
-                                          Start when) {
+std::optional<Ticket> TransferQueue::read(IoFile file, uint64_t offset, uint32_t bytes, Start when,
+                                          uint32_t layer) {
   STRATA_CHECK(bytes > 0 && bytes <= options_.frame_bytes, "%u bytes into a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
   if (states_.n_free() == 0) return std::nullopt;
   const uint32_t frame = states_.begin_fill_near(frame_behind_last(IoOp::kRead, file, offset));
   const FrameRef ref{frame, states_.generation(frame)};
   poison({address(frame), bytes});
-  return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)}, when);
+  return start(ref, {IoOp::kRead, file, offset, address(frame), bytes, operation_id(ref)}, when,
+               layer);
 }
 
 std::optional<Ticket> TransferQueue::read_to(std::span<std::byte> memory, IoFile file,
-                                             uint64_t offset, Start when) {
+                                             uint64_t offset, Start when, uint32_t layer) {
   STRATA_CHECK(!memory.empty() && memory.size() <= UINT32_MAX, "%zu bytes", memory.size());
   if (lent_states_.n_free() == 0) return std::nullopt;
   const uint32_t frame = lent_states_.begin_fill();
   const FrameRef ref{frame, lent_states_.generation(frame)};
   const auto bytes = static_cast<uint32_t>(memory.size());
-  return start(ref, {IoOp::kRead, file, offset, memory.data(), bytes, operation_id(ref)}, when);
+  return start(ref, {IoOp::kRead, file, offset, memory.data(), bytes, operation_id(ref)}, when,
+               layer);
 }
 
 std::span<std::byte> TransferQueue::take_back() {
@@ -150,20 +152,21 @@ FillLease TransferQueue::lease_of(uint32_t frame) {
 }
 
 Ticket TransferQueue::write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes,
-                            Start when) {
+                            Start when, uint32_t layer) {
   STRATA_CHECK(lease.owner_ == this && bytes > 0 && bytes <= options_.frame_bytes,
                "%u bytes of a frame of %lu", bytes,
                static_cast<unsigned long>(options_.frame_bytes));
   const FrameRef ref = lease.release();
   states_.begin_evict(ref.frame);
   return start(ref, {IoOp::kWrite, file, offset, address(ref.frame), bytes, operation_id(ref)},
-               when);
+               when, layer);
 }
 
-Ticket TransferQueue::start(FrameRef ref, const IoRequest& request, Start when) {
+Ticket TransferQueue::start(FrameRef ref, const IoRequest& request, Start when, uint32_t layer) {
   operations_[ref.frame] = {.request = request,
                             .stage = Stage::kQueued,
                             .has_ticket = true,
+                            .layer = layer,
                             .status = IoStatus::kOk,
                             .started = io_->now()};
   queue_.push_back(ref.frame);
@@ -184,7 +187,8 @@ void TransferQueue::record(uint32_t frame) const {
                .begin = operation.submitted,
                .end = io_->now(),
                .bytes = operation.request.bytes,
-               .detail = operation.request.offset});
+               .detail = operation.request.offset,
+               .layer = operation.layer});
 }
 
 void TransferQueue::end(uint32_t frame, IoStatus status) {

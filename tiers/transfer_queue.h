@@ -97,16 +97,17 @@ class TransferQueue {
   void set_cancel(const std::atomic<bool>* flag) { cancel_ = flag; }
 
   /// Begins to read bytes [offset, offset + bytes) of a file, in the file's alignment and at most
-  /// frame_bytes. Nothing where no frame is free. Many small reads are cheaper handed to the back
-  /// end together, by the next poll.
+  /// frame_bytes; `layer` is for the trace. Nothing where no frame is free. Many small reads are
+  /// cheaper handed to the back end together, by the next poll.
   enum class Start : uint8_t { kNow, kAtNextPoll };
   [[nodiscard]] std::optional<Ticket> read(IoFile file, uint64_t offset, uint32_t bytes,
-                                           Start when = Start::kNow);
+                                           Start when = Start::kNow, uint32_t layer = kNoLayer);
   /// Likewise into `memory`, which is lent: it must stay where it is until take_lent() says kOk or
   /// take_back() gives it, and where neither has come when the queue ends and has_lent_memory(),
   /// until the process does. Nothing where n_lent() are on their way.
   [[nodiscard]] std::optional<Ticket> read_to(std::span<std::byte> memory, IoFile file,
-                                              uint64_t offset, Start when = Start::kNow);
+                                              uint64_t offset, Start when = Start::kNow,
+                                              uint32_t layer = kNoLayer);
   /// Waits as take_read() does. kOk: the bytes are there and the memory is the caller's. Else, and
   /// where the ticket is dropped, take_back() gives the memory when no device owns it any more.
   [[nodiscard]] IoStatus take_lent(Ticket&& ticket);
@@ -122,7 +123,7 @@ class TransferQueue {
   /// Begins to write the first `bytes` of the frame. Small neighbours that begin at the next poll
   /// are one request.
   Ticket write(FillLease&& lease, IoFile file, uint64_t offset, uint32_t bytes,
-               Start when = Start::kNow);
+               Start when = Start::kNow, uint32_t layer = kNoLayer);
   bool joins_writes() const { return n_joined_max() > 1; }
   /// Hands over what waits for the next poll, as far as the back end takes it.
   void begin_queued() { submit_queued(); }
@@ -151,14 +152,15 @@ class TransferQueue {
     IoRequest request;
     Stage stage = Stage::kNone;
     bool has_ticket = false;
-    bool is_late = false;     // its completion came after the deadline
-    bool is_behind = false;   // another one, in the same request
-    uint32_t joined = kNone;  // the frame whose transfer goes on behind it, in the same request
+    bool is_late = false;       // its completion came after the deadline
+    bool is_behind = false;     // another one, in the same request
+    uint32_t layer = kNoLayer;  // for the trace
+    uint32_t joined = kNone;    // the frame whose transfer goes on behind it, in the same request
     IoStatus status = IoStatus::kOk;
     std::chrono::nanoseconds started{};
     std::chrono::nanoseconds submitted{};  // only where it is traced
   };
-  Ticket start(FrameRef ref, const IoRequest& request, Start when);
+  Ticket start(FrameRef ref, const IoRequest& request, Start when, uint32_t layer);
   bool is_lent(uint32_t frame) const { return frame >= options_.n_frames; }
   SlotStates& states(uint32_t frame) { return is_lent(frame) ? lent_states_ : states_; }
   const SlotStates& states(uint32_t frame) const { return is_lent(frame) ? lent_states_ : states_; }

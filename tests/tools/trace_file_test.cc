@@ -85,6 +85,7 @@ TEST_F(TraceFile, AgreesWithWhatWasCounted) {
   EXPECT_EQ(trace["otherData"]["dropped_events"], 0);
   std::map<std::string, uint64_t> n, bytes;
   std::map<int, uint64_t> attended;  // by layer
+  std::map<std::string, std::set<int>> layers;
   int64_t waited_ns = 0;
   for (const json& event : checked_events(trace)) {
     const std::string key = event.value("cat", "") + " " + event.value("name", "");
@@ -92,6 +93,7 @@ TEST_F(TraceFile, AgreesWithWhatWasCounted) {
     bytes[key] += event["args"].value("bytes", uint64_t{0});
     if (event.value("cat", "") == "transfer") {
       EXPECT_TRUE(event["args"].value("ok", false)) << event;
+      layers[event.value("name", "")].insert(event["args"].value("layer", -1));
     }
     if (event.value("name", "") == "attend") ++attended[event["args"].value("layer", -1)];
     if (event.value("cat", "") == "wait") waited_ns += nanoseconds(event["dur"]);
@@ -116,6 +118,11 @@ TEST_F(TraceFile, AgreesWithWhatWasCounted) {
     EXPECT_GT(n[std::string("operation ") + of_step], 0u);
   for (uint32_t layer = 0; layer < kLayers; ++layer)
     EXPECT_EQ(attended[static_cast<int>(layer)], n_steps) << layer;
+  for (const char* moved : {"read", "write"}) {
+    EXPECT_EQ(layers[moved].size(), kLayers) << moved;
+    EXPECT_EQ(*layers[moved].begin(), 0) << moved;
+    EXPECT_EQ(*layers[moved].rbegin(), static_cast<int>(kLayers) - 1) << moved;
+  }
   EXPECT_GT(bytes["operation qkv"], 0u);
 }
 

@@ -408,7 +408,7 @@ constexpr OptionSpec kRows[] = {
      "write the answer to a file instead of standard output", Sources::kNotInConfig,
      kRun | kInspect | kTokenize, &S::output},
     {"trace", "", Section::kOutput, ValueKind::kText, "", 0, 0, "FILE",
-     "write what ran when to a file for Perfetto or chrome://tracing; takes up to 48 MiB of memory",
+     "write what ran when to a file for Perfetto or chrome://tracing; takes up to 56 MiB of memory",
      Sources::kNotInConfig, kReading, &S::trace},
     {"output-format", "-o", Section::kOutput, ValueKind::kChoice, "md", 0, 0, "md|csv|json|jsonl",
      "form of the results, as llama-bench prints them", Sources::kEverywhere, kBench | kEval,

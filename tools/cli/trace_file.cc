@@ -35,21 +35,24 @@ std::string microseconds(std::chrono::nanoseconds time) {
   return fmt::format("{}.{:03}", time.count() / 1000, time.count() % 1000);
 }
 
+/// In front of others, where it is of one.
+std::string layer_argument(uint32_t layer) {
+  return layer == kNoLayer ? "" : fmt::format(R"("layer":{},)", layer);
+}
+
 std::string arguments_of(const TraceEvent& event) {
   switch (event.kind) {
     case TraceKind::kStep:
       return fmt::format(R"("rows":{},"first_pos":{})", event.index, event.detail);
-    case TraceKind::kOperation: {
-      std::string text = fmt::format(R"("bytes":{},"flop":{})", event.bytes, event.detail);
-      if (event.index != kNoLayer) text = fmt::format(R"("layer":{},)", event.index) + text;
-      return text;
-    }
+    case TraceKind::kOperation:
+      return layer_argument(event.index) +
+             fmt::format(R"("bytes":{},"flop":{})", event.bytes, event.detail);
     case TraceKind::kWait:
       return "";
     case TraceKind::kRead:
     case TraceKind::kWrite:
-      return fmt::format(R"("bytes":{},"offset":{},"ok":{})", event.bytes, event.detail,
-                         event.is_ok);
+      return layer_argument(event.layer) + fmt::format(R"("bytes":{},"offset":{},"ok":{})",
+                                                       event.bytes, event.detail, event.is_ok);
   }
   return "";
 }
