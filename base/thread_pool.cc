@@ -1,6 +1,9 @@
 // Measured against oneTBB (2 cores, Zen 4, November 2026): see docs/measurements.md, "Thread pool".
 #include "base/thread_pool.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <system_error>
 #include <utility>
 
@@ -20,14 +23,41 @@ inline void pause_cpu() {
 #endif
 }
 
+/// The CPUs that this thread may use, where they are as many as threads; else none. Each worker is
+/// bound to one: beside other work two that spin for each other were put on the same CPU (see
+/// docs/measurements.md, "Thread pool"). Worker 0 stays free: it is any thread that calls, and
+/// what it starts would be bound as it is.
+std::vector<size_t> cpu_of_each(uint32_t n_threads) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 ||
+      static_cast<uint32_t>(CPU_COUNT(&allowed)) != n_threads)
+    return {};
+  std::vector<size_t> cpus;
+  for (size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &allowed)) cpus.push_back(cpu);
+  return cpus;
+}
+
+/// A thread that may not be bound stays free.
+void bind_to(std::jthread& thread, size_t cpu) {
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  CPU_SET(cpu, &only);
+  (void)pthread_setaffinity_np(thread.native_handle(), sizeof(only), &only);
+}
+
 }  // namespace
 
 ThreadPool::ThreadPool(uint32_t n_threads) : n_threads_(n_threads) {
   STRATA_CHECK(n_threads >= 1, "n_threads=%u", n_threads);
   threads_.reserve(n_threads - 1);
+  const std::vector<size_t> cpus = cpu_of_each(n_threads);
   try {
-    for (uint32_t worker = 1; worker < n_threads; ++worker)
+    for (uint32_t worker = 1; worker < n_threads; ++worker) {
       threads_.emplace_back([this, worker] { work(worker); });
+      if (!cpus.empty()) bind_to(threads_.back(), cpus[worker]);
+    }
   } catch (const std::system_error& failure) {
     stop();
     throw Error(ErrorCode::kOutOfMemory, std::string("cannot start a thread: ") + failure.what(),

@@ -1,6 +1,7 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <new>
@@ -20,6 +21,30 @@ TEST(ThreadPool, EveryWorkerRunsOncePerRegion) {
       pool.run([&](uint32_t worker) { ++calls[worker]; });
       for (const uint32_t n : calls) ASSERT_EQ(n, region);
     }
+  }
+}
+
+/// Those that the calling thread may use.
+std::vector<size_t> allowed_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  EXPECT_EQ(sched_getaffinity(0, sizeof(set), &set), 0);
+  std::vector<size_t> cpus;
+  for (size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  return cpus;
+}
+
+TEST(ThreadPool, WorkersStayOnCpusOfTheirOwnWhereThereIsOneForEach) {
+  const std::vector<size_t> all = allowed_cpus();
+  const auto n_cpus = static_cast<uint32_t>(all.size());
+  for (const uint32_t n_threads : {n_cpus, n_cpus + 1}) {
+    ThreadPool pool(n_threads);
+    std::vector<std::vector<size_t>> found(n_threads);
+    pool.run([&](uint32_t worker) { found[worker] = allowed_cpus(); });
+    EXPECT_EQ(found[0], all);
+    for (uint32_t worker = 1; worker < n_threads; ++worker)
+      EXPECT_EQ(found[worker], n_threads == n_cpus ? std::vector<size_t>{all[worker]} : all);
   }
 }
 
