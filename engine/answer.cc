@@ -33,7 +33,7 @@ SamplerOptions sampler_options(const GenerationRequest& request, const Tokenizer
 
 // Lists of an answer do not grow while it has fewer tokens; a longer one's do as it grows.
 constexpr uint64_t kReservedTokens = 1 << 14;
-constexpr uint64_t kReservedTokenBytes = 4;  // of text; what a token of English is
+constexpr uint64_t kReservedTokenBytes = 16;  // of text; a token of English is 4 on average
 
 /// Refuses what leaves no room for an answer, before anything is made for it.
 GenerationRequest checked(GenerationRequest request) {

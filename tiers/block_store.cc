@@ -219,8 +219,6 @@ std::optional<FillLease> BlockStore::wait_for_frame(uint64_t place, uint32_t n_r
     if (auto frame = transfers.take_frame_of_run(spill_->file, place, n_run)) return frame;
     collect_writes();
     if (auto frame = transfers.take_frame_of_run(spill_->file, place, n_run)) return frame;
-    if (writes_.empty())
-      if (auto frame = transfers.take_frame()) return frame;
     if (is_spill_off_ || !transfers.wait_any()) return std::nullopt;
   }
 }

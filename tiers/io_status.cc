@@ -45,15 +45,13 @@ std::string_view io_status_cause(IoStatus status) {
     case IoStatus::kMisaligned:
       return "The device wants larger blocks than the file system told.";
     case IoStatus::kNotPermitted:
-      return "The file system is mounted read-only or does not know the operation, or a "
-             "container's "
-             "rules forbid it.";
+      return "The file system is mounted read-only or does not know the operation, or the "
+             "rules of a container forbid it.";
     case IoStatus::kNoMemory:
       return "The system is short of memory or of request slots.";
     case IoStatus::kDeviceGone:
-      return "The disk was removed, its file system shut down after an error, or the server that "
-             "it "
-             "is on has ended.";
+      return "The disk was removed, its file system shut down after an error, or the server "
+             "that it is on has ended.";
     case IoStatus::kTimedOut:
       return "The disk has not answered in time; it may be failing, asleep or overloaded.";
     case IoStatus::kOther:

@@ -69,17 +69,15 @@ uint32_t SlotStates::begin_fill_near(uint32_t wanted) {
   return begin_fill();
 }
 
-uint32_t SlotStates::begin_fill_run(uint32_t n) {
-  uint32_t first = 0;
-  uint32_t n_most = 0;
+SlotRun SlotStates::longest_run(uint32_t n, SlotState also) const {
+  SlotRun longest{.first = first_, .n = 0};
   uint32_t n_here = 0;
-  for (uint32_t at = 0; at < slots_.size() && n_most < n; ++at) {
-    n_here = slots_[at].state == SlotState::kFree ? n_here + 1 : 0;
-    if (n_here <= n_most) continue;
-    n_most = n_here;
-    first = at + 1 - n_here;
+  for (uint32_t at = 0; at < slots_.size() && longest.n < n; ++at) {
+    const SlotState state = slots_[at].state;
+    n_here = state == SlotState::kFree || state == also ? n_here + 1 : 0;
+    if (n_here > longest.n) longest = {.first = first_ + at + 1 - n_here, .n = n_here};
   }
-  return begin_fill_near(first_ + first);
+  return longest;
 }
 
 void SlotStates::filled(uint32_t slot) {

@@ -26,6 +26,11 @@ enum class SlotState : uint8_t { kFree, kFilling, kResident, kEvicting, kQuarant
 
 std::string_view slot_state_name(SlotState state);
 
+/// Neighbours.
+struct SlotRun {
+  uint32_t first = 0, n = 0;
+};
+
 /// The states of n slots, which are numbered from `first` on. Not thread-safe. Nothing is allocated
 /// after the constructor.
 class SlotStates {
@@ -40,12 +45,13 @@ class SlotStates {
   /// Counts the fills of a slot: a ticket or lease of an earlier one is found out.
   uint32_t generation(uint32_t slot) const;
 
+  /// The first n neighbours that are free, or in `also`; where there are not as many, the most.
+  SlotRun longest_run(uint32_t n, SlotState also = SlotState::kFree) const;
+
   /// Takes any free slot (n_free() > 0) and begins to fill it.
   uint32_t begin_fill();
   /// Likewise this one where it is free, else any.
   uint32_t begin_fill_near(uint32_t wanted);
-  /// Likewise the first of n neighbours that are free; where there are none, of the most that are.
-  uint32_t begin_fill_run(uint32_t n);
   void filled(uint32_t slot);        // one reader
   void abandon_fill(uint32_t slot);  // the bytes are worth nothing
   void add_reader(uint32_t slot);

@@ -33,7 +33,8 @@ bool finish(Transfer& transfer, int64_t answer, IoCompletion& completion) {
     status = IoStatus::kEndedEarly;
   } else {
     error_number = static_cast<int>(-answer);
-    const bool is_passing = error_number == EINTR || error_number == EAGAIN;
+    const bool is_passing =
+        error_number == EINTR || error_number == EAGAIN || error_number == EBUSY;
     if (is_passing && ++transfer.n_repeats <= kMaxRepeats) return false;
     status = io_status_of(error_number);
   }

@@ -193,13 +193,15 @@ void TransferQueue::record(uint32_t frame) const {
 
 void TransferQueue::end(uint32_t frame, IoStatus status) {
   Operation& operation = operations_[frame];
+  const bool was_queued = operation.stage == Stage::kQueued;
   ++n_ended_;
   operation.stage = Stage::kDone;
   operation.status = status;
   if (trace_ != nullptr) record(frame);
   if (status != IoStatus::kOk) {
     ++counts_.failed;
-    const bool is_request = operation.request.op == IoOp::kWrite && !operation.is_behind;
+    const bool is_request =
+        operation.request.op == IoOp::kWrite && !operation.is_behind && !was_queued;
     if (is_request) ++counts_.failed_write_requests;
   } else if (operation.request.op == IoOp::kRead) {
     ++counts_.reads;

@@ -30,17 +30,17 @@ struct TransferOptions {
   uint32_t n_frames = 0;
   uint32_t n_lent = 0;      // reads into lent memory at a time
   uint64_t join_bytes = 0;  // the largest request that neighbours are joined to; 0: none are
-  std::chrono::microseconds deadline = std::chrono::seconds(10);  // of each, once it is at a device
+  std::chrono::microseconds deadline = std::chrono::seconds(10);  // of each at a device
 };
 
 struct TransferCounts {
   uint64_t reads = 0, writes = 0;  // ended, with success
   uint64_t read_bytes = 0, written_bytes = 0;
-  uint64_t requests = 0;  // to the back end: of one transfer or of joined ones
-  uint64_t failed = 0;    // ended with another status, timed out included
-  uint64_t failed_write_requests = 0;
-  uint64_t stalls = 0;    // times that a caller waited for a transfer
-  uint64_t stall_us = 0;  // and how long, by Io::now()
+  uint64_t requests = 0;               // to the back end: of one transfer or of joined ones
+  uint64_t failed = 0;                 // ended with another status, timed out included
+  uint64_t failed_write_requests = 0;  // at the back end
+  uint64_t stalls = 0;                 // times that a caller waited for a transfer
+  uint64_t stall_us = 0;               // and how long, by Io::now()
 
   TransferCounts& operator+=(const TransferCounts& more);
 };
@@ -117,7 +117,8 @@ class TransferQueue {
   [[nodiscard]] std::optional<FillLease> take_frame();
   /// Likewise for the first of n_run writes of whole frames, which follow each other in the file
   /// from `offset` on: where the write that was queued last goes on, or else beside frames for the
-  /// others. Nothing where there are not as many neighbours free as make one request.
+  /// others. Nothing where fewer neighbours are free than make one request, and writes on their
+  /// way will free as many.
   [[nodiscard]] std::optional<FillLease> take_frame_of_run(IoFile file, uint64_t offset,
                                                            uint32_t n_run);
   /// Begins to write the first `bytes` of the frame. Small neighbours that begin at the next poll
@@ -128,7 +129,8 @@ class TransferQueue {
   /// Hands over what waits for the next poll, as far as the back end takes it.
   void begin_queued() { submit_queued(); }
 
-  /// Collects completions, gives up what is past its deadline, starts what was queued; never waits.
+  /// Collects completions, starts what was queued, gives up what is past its deadline or has waited
+  /// for room as long without any answer of the device; never waits.
   void poll();
   /// True when take_read or take_write would not wait (as of the last poll).
   bool is_done(const Ticket& ticket) const;
@@ -157,8 +159,8 @@ class TransferQueue {
     uint32_t layer = kNoLayer;  // for the trace
     uint32_t joined = kNone;    // the frame whose transfer goes on behind it, in the same request
     IoStatus status = IoStatus::kOk;
-    std::chrono::nanoseconds started{};
-    std::chrono::nanoseconds submitted{};  // only where it is traced
+    std::chrono::nanoseconds started{};    // of its deadline: submitted, or the last answer before
+    std::chrono::nanoseconds submitted{};  // only where it is traced; zero: never
   };
   Ticket start(FrameRef ref, const IoRequest& request, Start when, uint32_t layer);
   bool is_lent(uint32_t frame) const { return frame >= options_.n_frames; }

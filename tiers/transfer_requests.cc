@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/check.h"
 #include "base/checked_math.h"
 #include "tiers/transfer_queue.h"
 
@@ -14,13 +15,6 @@ bool goes_on(const IoRequest& request, const IoRequest& next) {
   return next.op == request.op && next.file == request.file &&
          next.offset == request.offset + request.bytes &&
          next.memory == request.memory + request.bytes;
-}
-
-bool has_free_run(const SlotStates& frames, uint32_t n) {
-  uint32_t n_here = 0;
-  for (uint32_t frame = 0; frame < frames.size() && n_here < n; ++frame)
-    n_here = frames.state(frame) == SlotState::kFree ? n_here + 1 : 0;
-  return n_here == n;
 }
 
 }  // namespace
@@ -48,13 +42,16 @@ uint32_t TransferQueue::n_joined(uint32_t n_run) const {
 
 std::optional<FillLease> TransferQueue::take_frame_of_run(IoFile file, uint64_t offset,
                                                           uint32_t n_run) {
+  STRATA_CHECK(n_run > 0, "%u writes", n_run);
   const uint32_t behind = frame_behind_last(IoOp::kWrite, file, offset);
   if (joins_writes() && behind < options_.n_frames && states_.state(behind) == SlotState::kFree)
     return lease_of(states_.begin_fill_near(behind));
   const uint32_t n_wanted = std::min(n_joined(n_run), options_.n_frames);
   if (n_wanted == 1) return take_frame();
-  if (!has_free_run(states_, n_wanted)) return std::nullopt;
-  return lease_of(states_.begin_fill_run(n_run));
+  const SlotRun free = states_.longest_run(n_wanted);
+  const bool is_coming = states_.longest_run(n_wanted, SlotState::kEvicting).n == n_wanted;
+  if (free.n == 0 || (free.n < n_wanted && is_coming)) return std::nullopt;
+  return lease_of(states_.begin_fill_near(free.first));
 }
 
 /// Where the request ends that begins at this place of the queue.

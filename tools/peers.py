@@ -35,7 +35,7 @@ class Test:
         what, _, depth = name.partition("@")
         self.name, self.depth = name, int(depth or 0)
         if what[:2] not in ("pp", "tg") or (what[:2] == "pp" and self.depth):
-            raise ValueError(f"{name} is no test: ppN, tgN or tgN@D")
+            raise argparse.ArgumentTypeError(f"{name} is no test: ppN, tgN or tgN@D")
         self.n_prompt = int(what[2:]) if what[:2] == "pp" else 0
         self.n_gen = int(what[2:]) if what[:2] == "tg" else 0
 
@@ -71,10 +71,10 @@ class Engine:
         """Tokens a second, and GB/s of memory where the engine says."""
         done = subprocess.run(self.command(test, mode), capture_output=True, text=True, check=False)
         try:
-            result = json.loads(done.stdout)[-1]
+            result = json.loads(done.stdout if done.returncode == 0 else "")[-1]
             rate = float(result["avg_ts"])
         except (ValueError, LookupError):
-            sys.exit(f"{self.name} gave no result: {' '.join(done.args)}\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"{self.name} gave no result: {' '.join(done.args)}\n{done.stderr[-2000:]}") from None
         if self.arguments.raw:
             with open(self.arguments.raw, "a", encoding="utf-8") as raw:
                 raw.write(json.dumps({"engine": self.name, "mode": mode, "test": test.name, "round": round_idx, "result": result}) + "\n")
@@ -82,11 +82,13 @@ class Engine:
 
 
 def measure(engines, tests, n_rounds):
-    """rates[test][engine] = one of each round, in the engine's best mode; and what memory gave beside. Ctrl-C ends it early."""
+    """rates[test][engine] = one of each round, in the engine's best mode; what memory gave beside; and what ended it early:
+    Ctrl-C, or an engine that gives no result."""
     rates = {test.name: {engine.name: [] for engine in engines} for test in tests}
     memory = []
     runs = [(round_idx, test, engines[(k + round_idx) % len(engines)])
             for round_idx in range(n_rounds) for test in tests for k in range(len(engines))]
+    ended_by = None
     try:
         for round_idx, test, engine in runs:
             modes = [engine.best[test.name]] if round_idx else list(engine.modes)
@@ -97,11 +99,13 @@ def measure(engines, tests, n_rounds):
             memory += [found[best][1]] if found[best][1] else []
             print(f"round {round_idx + 1}, {test.name}, {engine.name}: " +
                   ", ".join(f"{mode} {rate:.1f}" for mode, (rate, _) in found.items()), file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as reason:
+        ended_by = reason
+        print(reason, file=sys.stderr)
         n_whole = {test.name: min(len(of) for of in rates[test.name].values()) for test in tests}
         print(f"Ended early; whole rounds: {n_whole}", file=sys.stderr)
         rates = {name: {engine: of[:n_whole[name]] for engine, of in found.items()} for name, found in rates.items()}
-    return rates, memory
+    return rates, memory, ended_by
 
 
 def spread(values, digits):
@@ -129,18 +133,21 @@ def main():
     parser.add_argument("-m", "--model", required=True)
     parser.add_argument("--strata", required=True, help="the program")
     parser.add_argument("--peer", action="append", required=True, metavar="NAME=PATH")
-    parser.add_argument("--tests", default="pp512,pp4096,tg32,tg32@8192")
-    parser.add_argument("--peer-modes", type=lambda names: names.split(";"),
+    parser.add_argument("--tests", default="pp512,pp4096,tg32,tg32@8192", type=lambda names: [Test(name) for name in names.split(",")])
+    parser.add_argument("--peer-modes", type=lambda names: names.split(";"), metavar="MODE[;MODE]...",
                         help="of 'no FA;FA;FA, q8_0;FA, repacked' those to try; all where it is not given")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--raw", help="every run, a JSON object a line")
     arguments = parser.parse_args()
-    tests = [Test(name) for name in arguments.tests.split(",")]
     engines = [Engine("Strata", arguments.strata, arguments)]
     engines += [Engine(*peer.split("=", 1), arguments) for peer in arguments.peer]
-    rates, memory = measure(engines, tests, arguments.rounds)
-    print(table(engines, tests, rates, memory))
+    for engine in engines:
+        if not engine.modes:
+            parser.error(f"{engine.name} knows none of --peer-modes {arguments.peer_modes}")
+    rates, memory, ended_by = measure(engines, arguments.tests, arguments.rounds)
+    print(table(engines, arguments.tests, rates, memory))
+    sys.exit(1 if ended_by else 0)
 
 
 if __name__ == "__main__":

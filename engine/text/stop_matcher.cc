@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "engine/text/tokenizer.h"
 #include "engine/text/utf8.h"
 
 namespace strata::engine {
@@ -27,12 +28,10 @@ std::vector<std::string> checked(std::vector<std::string> stops) {
 
 StopMatcher::StopMatcher(std::vector<std::string> stops)
     : stops_(checked(std::move(stops))), patterns_(stops_) {
-  // Pushing tokens then allocates nothing, but for very long ones.
-  constexpr size_t kReservedToken = 256;
   size_t longest = 0;
   for (const std::string& stop : stops_) longest = std::max(longest, stop.size());
-  held_.reserve(longest + kReservedToken);
-  shown_.reserve(longest + kReservedToken);
+  held_.reserve(longest + kLongTokenBytes);
+  shown_.reserve(longest + kLongTokenBytes);
 }
 
 /// The first bytes of what is held; the rest stays held.

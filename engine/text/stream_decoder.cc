@@ -4,10 +4,8 @@
 namespace strata::engine {
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {
-  // Pushing tokens then allocates nothing, but for very long ones.
-  constexpr size_t kReservedToken = 256;
-  pending_.reserve(kReservedToken);
-  shown_.reserve(kReservedToken);
+  pending_.reserve(kLongTokenBytes);
+  shown_.reserve(kLongTokenBytes);
 }
 
 std::string_view StreamDecoder::push(TokenId token) {

@@ -17,6 +17,8 @@ using TokenId = int32_t;
 inline constexpr TokenId kNoToken = -1;
 // Of a token's text; the longest known vocabulary entry has 1,024.
 inline constexpr uint64_t kMaxTokenBytes = 4096;
+// What is reserved for a token's text, so that all but very long ones allocate nothing.
+inline constexpr uint64_t kLongTokenBytes = 256;
 // Of one text, so that positions fit 32 bits after escaping.
 inline constexpr uint64_t kMaxTextBytes = 1ull << 30;
 

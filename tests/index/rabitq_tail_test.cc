@@ -155,5 +155,28 @@ TEST(RabitqTail, LoadedIsRebuilt) {
   EXPECT_NE(rows_kind(Method::kRabitqTail), rows_kind(Method::kRabitq));
 }
 
+/// FNV-1a.
+uint64_t hash_of(std::span<const std::byte> bytes) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const std::byte byte : bytes)
+    hash = (hash ^ std::to_integer<uint64_t>(byte)) * 0x100000001b3;
+  return hash;
+}
+
+/// Saved rows are told by their kind alone: other bytes of the same keys want another kind.
+TEST(RabitqTail, BytesOfRowsAreThoseOfTheirKind) {
+  const uint32_t n_blocks = 16;
+  const Keys keys = keys_and_values(n_blocks, 5);
+  const auto hash_of_rows = [&](Method method) {
+    const auto selector = make(method, n_blocks);
+    observe_range(*selector, 0, keys, 0, n_blocks);
+    return hash_of(stream_bytes(*selector, 0));
+  };
+  EXPECT_EQ(rows_kind(Method::kRabitq), "rabitq2");
+  EXPECT_EQ(hash_of_rows(Method::kRabitq), 0u);
+  EXPECT_EQ(rows_kind(Method::kRabitqTail), "rabitqtail2");
+  EXPECT_EQ(hash_of_rows(Method::kRabitqTail), 0u);
+}
+
 }  // namespace
 }  // namespace strata::index

@@ -294,6 +294,28 @@ TEST(JoinedWrites, WhatWaitsForRoomIsWaitedForAsLongAsTheDeviceAnswers) {
   at.expect_ends(std::move(tickets), IoStatus::kOk);
 }
 
+/// Frames that somebody holds cut the others apart.
+TEST(JoinedWrites, TheLongestRunIsUsedWhereNoWriteWillFreeALongerOne) {
+  WriteQueue at(6);
+  std::vector<FillLease> held(6);
+  std::byte* first = nullptr;
+  for (uint32_t i = 0; i < 6; ++i) {
+    FillLease lease = *at.queue.take_frame();
+    if (first == nullptr || lease.bytes().data() < first) first = lease.bytes().data();
+    held[i] = std::move(lease);
+  }
+  std::erase_if(held, [&](const FillLease& lease) {
+    const auto frame = (const_cast<FillLease&>(lease).bytes().data() - first) / kWritePart;
+    return frame == 0 || frame == 2 || frame == 3;
+  });
+  ASSERT_EQ(at.queue.n_free(), 3u);
+  auto tickets = at.write_run(0, 3, 1);
+  at.queue.begin_queued();
+  EXPECT_EQ(at.take_sizes(), (Sizes{2, 1}));
+  at.expect_ends(std::move(tickets), IoStatus::kOk);
+  for (uint32_t i = 0; i < 3; ++i) EXPECT_TRUE(at.holds(i, static_cast<uint8_t>(1 + i))) << i;
+}
+
 /// Runs of any length on a disk whose answers overtake each other, some of them bad: a write that
 /// ended well is on the medium, and no frame is lost or shared (the simulator dies of that).
 TEST(JoinedWrites, WhatEndedWellIsOnTheMediumOfABadDisk) {

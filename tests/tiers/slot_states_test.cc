@@ -7,6 +7,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 
 namespace strata::tiers {
 namespace {
@@ -61,21 +62,22 @@ uint32_t bring_to(SlotStates& slots, SlotState state) {
   return slot;
 }
 
-TEST(SlotStates, TheFirstOfAsManyNeighboursAsAreWantedIsTaken) {
+TEST(SlotStates, NeighboursAreTheFirstOfAsManyAsAreWanted) {
   SlotStates slots(10, 100);
   for (uint32_t i = 0; i < 10; ++i) slots.begin_fill();
   for (const uint32_t free : {101u, 103u, 104u, 106u, 107u, 108u}) slots.abandon_fill(free);
-  const auto taken_of = [&](uint32_t n) {
-    const uint32_t slot = slots.begin_fill_run(n);
-    EXPECT_EQ(slots.state(slot), SlotState::kFilling);
-    slots.abandon_fill(slot);
-    return slot;
+  const auto run_of = [&](uint32_t n, SlotState also = SlotState::kFree) {
+    const SlotRun run = slots.longest_run(n, also);
+    return std::pair(run.first, run.n);
   };
-  EXPECT_EQ(taken_of(1), 101u);
-  EXPECT_EQ(taken_of(2), 103u);
-  EXPECT_EQ(taken_of(3), 106u);
-  EXPECT_EQ(taken_of(4), 106u) << "where there are not so many, of the most";
-  EXPECT_EQ(slots.n_free(), 6u);
+  EXPECT_EQ(run_of(1), std::pair(101u, 1u));
+  EXPECT_EQ(run_of(2), std::pair(103u, 2u));
+  EXPECT_EQ(run_of(3), std::pair(106u, 3u));
+  EXPECT_EQ(run_of(4), std::pair(106u, 3u)) << "where there are not so many, the most";
+  slots.begin_evict(105);
+  EXPECT_EQ(run_of(4), std::pair(106u, 3u));
+  EXPECT_EQ(run_of(4, SlotState::kEvicting), std::pair(103u, 4u));
+  EXPECT_EQ(run_of(9, SlotState::kEvicting), std::pair(103u, 6u));
 }
 
 TEST(SlotStates, EveryTransitionOfTheDrawingLeadsWhereItSays) {

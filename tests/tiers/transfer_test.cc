@@ -67,7 +67,7 @@ TEST(Transfer, AnErrorKeepsItsNumberAndTheBytesBeforeIt) {
 }
 
 TEST(Transfer, InterruptionsAreRepeatedButNotForEver) {
-  for (const int error_number : {EINTR, EAGAIN}) {
+  for (const int error_number : {EINTR, EAGAIN, EBUSY}) {
     Transfer transfer = transfer_of(8192, 512);
     IoCompletion completion;
     for (uint32_t i = 0; i < kMaxRepeats; ++i)

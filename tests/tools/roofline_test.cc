@@ -94,7 +94,7 @@ TEST(Roofline, MakingKvAnewIsJudgedByTheRatesOfTheRun) {
     return table.substr(std::min(table.size(), table.find("K and V from hidden states")));
   };
   EXPECT_EQ(line(), "");  // of no model
-  subject.rebuild = {.d_model = 64, .n_kv_heads = 2, .head_dim = 8, .kv_bytes = 64};
+  subject.recompute = {.d_model = 64, .n_kv_heads = 2, .head_dim = 8, .kv_bytes = 64};
   EXPECT_NE(line().find("at 10.00 GB/s of memory, making them 4.1 ns at 1000 GFLOP/s of the int8 "
                         "peak: best is to make none"),
             std::string::npos)

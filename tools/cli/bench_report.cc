@@ -125,7 +125,7 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
   if (!result.stages.empty())
     json.update({{"ceilings", ceilings_json(result)},
                  {"stages", roofline_json(subject, result)},
-                 {"rebuild", rebuild_json(subject.rebuild, rebuild_rates(result))}});
+                 {"recompute", recompute_json(subject.recompute, recompute_rates(result))}});
   if (!subject.reads_ahead) json["read_ahead"] = false;
   if (!subject.keeps_blocks) json["kept_blocks"] = false;
   if (!result.attribution.steps.empty())

@@ -11,7 +11,7 @@
 #include "tools/cli/bench_prediction.h"
 #include "tools/cli/bench_records.h"
 #include "tools/cli/bench_runner.h"
-#include "tools/cli/rebuild_split.h"
+#include "tools/cli/recompute_split.h"
 
 namespace strata::cli {
 
@@ -31,7 +31,7 @@ struct BenchSubject {
   std::string attn_method, attn_budget;  // of retrieval; empty = attention is exact
   uint64_t kv_position_bytes = 0;        // of a KV head of a layer
   uint64_t index_budget_bytes = 0;
-  RebuildCost rebuild;              // of the model
+  RecomputeCost recompute;          // of the model
   std::string device;               // "cpu avx512", "cuda:0 (NVIDIA GeForce RTX 3060)"
   bool is_on_device = false;        // CUDA computes
   std::string rates_text;           // what predictions are priced with

@@ -59,7 +59,7 @@ BenchSubject bench_subject(const engine::Engine& engine, const Settings& setting
     subject.kv_position_bytes = kv_position_bytes(
         KvLayout::make(options.k_codec, options.v_codec, engine.spec().shape.head_dim));
   }
-  subject.rebuild = rebuild_cost(engine.spec().shape, options.k_codec, options.v_codec);
+  subject.recompute = recompute_cost(engine.spec().shape, options.k_codec, options.v_codec);
   subject.fill = settings.depth_fill == "random" ? DepthFill::kRandom : DepthFill::kPrefill;
   subject.by_layer = settings.verbose;
   subject.reads_ahead = !settings.no_read_ahead;

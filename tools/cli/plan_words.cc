@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/byte_text.h"
-#include "tools/cli/rebuild_split.h"
+#include "tools/cli/recompute_split.h"
 
 namespace strata::cli {
 
@@ -170,10 +170,10 @@ RecomputeWords recompute_words(const ModelShape& shape, const planner::Placement
                               : of.cpu_gemm_ms;
   };
   RecomputeWords words;
-  const RebuildCost cost{.d_model = shape.d_model,
-                         .n_kv_heads = n_kv_heads,
-                         .head_dim = shape.head_dim,
-                         .kv_bytes = group.kv_gb * 1e9};
+  const RecomputeCost cost{.d_model = shape.d_model,
+                           .n_kv_heads = n_kv_heads,
+                           .head_dim = shape.head_dim,
+                           .kv_bytes = group.kv_gb * 1e9};
   words.hidden_bytes = cost.hidden_bytes();
   words.kv_bytes = cost.kv_bytes;
   const double fewer_bytes = words.kv_bytes - words.hidden_bytes;

@@ -73,7 +73,7 @@ struct RecomputeWords {
   // (docs/adr/0004-no-hidden-states.md).
   bool could_win = false;
   // Of the time that K and V are fetched in, where a part of them is made anew meanwhile
-  // (tools/cli/rebuild_split.h).
+  // (tools/cli/recompute_split.h).
   double split_gain = 0;
   double hidden_bytes = 0, kv_bytes = 0;  // of a position of a layer
   std::string text;

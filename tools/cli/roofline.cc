@@ -103,17 +103,18 @@ std::string would_help(const BenchSubject& subject, const BenchResult& result,
       100 * roof.share_of_dram, of_peak);
 }
 
-RebuildRates rebuild_rates(const BenchResult& result) {
-  RebuildRates rates;
+RecomputeRates recompute_rates(const BenchResult& result) {
+  RecomputeRates rates;
   const bool reads_disk = result.nvme_read_bytes > 0;
   rates.gbytes_per_s = reads_disk ? result.disk_read_gbytes_per_s : result.memory_gbytes_per_s;
   rates.from = reads_disk ? "the disk" : "memory";
   const auto qkv = std::ranges::find(result.stages, OpKind::kQkv, &BenchStage::kind);
   if (qkv == result.stages.end()) return rates;
   const StageRoof roof = roof_of(*qkv, result);
-  const bool is_chunk = result.test.n_prompt > 0;  // a decoded token's are bound by memory
-  rates.gflop_per_s = is_chunk ? roof.gflop_per_s : roof.peak_gflop_per_s;
-  rates.made_by = is_chunk ? "qkv" : qkv->is_int8 ? "the int8 peak" : "the f32 peak";
+  // Of few rows, a decoded token's above all, memory is what bounds qkv: says nothing of many.
+  const bool is_computed = roof.bound != StageBound::kMemory;
+  rates.gflop_per_s = is_computed ? roof.gflop_per_s : roof.peak_gflop_per_s;
+  rates.made_by = is_computed ? "qkv" : qkv->is_int8 ? "the int8 peak" : "the f32 peak";
   return rates;
 }
 
@@ -147,8 +148,8 @@ std::string roofline_table(const std::string& test, const BenchSubject& subject,
   if (result.weight_read_bytes > 0)
     sentences += disk_line("weights", result.weight_read_bytes, result);
   if (result.nvme_read_bytes > 0) sentences += disk_line("K and V", result.nvme_read_bytes, result);
-  if (subject.rebuild.kv_bytes > 0)
-    sentences += rebuild_line(subject.rebuild, rebuild_rates(result));
+  if (subject.recompute.kv_bytes > 0)
+    sentences += recompute_line(subject.recompute, recompute_rates(result));
   return out + sentences;
 }
 

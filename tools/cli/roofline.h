@@ -9,7 +9,7 @@
 
 #include "tools/cli/bench_report.h"
 #include "tools/cli/bench_runner.h"
-#include "tools/cli/rebuild_split.h"
+#include "tools/cli/recompute_split.h"
 
 namespace strata::cli {
 
@@ -31,9 +31,9 @@ StageRoof roof_of(const BenchStage& stage, const BenchResult& result);
 std::string would_help(const BenchSubject& subject, const BenchResult& result,
                        const BenchStage& stage);
 
-/// What rebuild_line() is about, by the rates of this run: K and V come from the disk where some
+/// What recompute_line() is about, by the rates of this run: K and V come from the disk where some
 /// did, else from memory; matrices are multiplied as fast as in a prompt's chunk, else at the peak.
-RebuildRates rebuild_rates(const BenchResult& result);
+RecomputeRates recompute_rates(const BenchResult& result);
 
 /// A table of stages and a sentence for each, for what came from a disk, and what making K and V
 /// anew would gain.
