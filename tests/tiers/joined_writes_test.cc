@@ -179,16 +179,23 @@ TEST(JoinedWrites, ARunFindsNeighboursAmongScatteredFrames) {
 
 TEST(JoinedWrites, ARunWaitsForAsManyFramesAsMakeARequest) {
   WriteQueue at(6);
-  std::vector<FillLease> held;
-  for (uint32_t i = 0; i < 6; ++i) held.push_back(*at.queue.take_frame());
-  held.resize(5);
+  std::vector<Ticket> writes;
+  for (uint32_t i = 0; i < 6; ++i)
+    for (Ticket& ticket : at.write_run(10 * i, 1, 1)) writes.push_back(std::move(ticket));
+  at.queue.begin_queued();
+  const auto end_last = [&](uint32_t n) {
+    for (uint32_t i = 0; i < n; ++i, writes.pop_back())
+      EXPECT_EQ(at.queue.take_write(std::move(writes.back())), IoStatus::kOk);
+  };
+  EXPECT_FALSE(at.queue.take_frame_of_run(at.file, 0, 1).has_value());
+  end_last(1);
   EXPECT_FALSE(at.queue.take_frame_of_run(at.file, 0, 2).has_value());
   EXPECT_TRUE(at.queue.take_frame_of_run(at.file, 0, 1).has_value());
-  held.resize(3);
+  end_last(2);
   EXPECT_FALSE(at.queue.take_frame_of_run(at.file, 0, 4).has_value());
   EXPECT_FALSE(at.queue.take_frame_of_run(at.file, 0, 8).has_value());
   EXPECT_TRUE(at.queue.take_frame_of_run(at.file, 0, 5).has_value()) << "three and two";
-  held.clear();
+  end_last(3);
   WriteQueue few(2);  // there will never be more
   EXPECT_TRUE(few.queue.take_frame_of_run(few.file, 0, 4).has_value());
 }
@@ -286,7 +293,7 @@ TEST(JoinedWrites, WhatWaitsForRoomDoesNotTimeOutWhileNobodyLooks) {
 }
 
 TEST(JoinedWrites, WhatWaitsForRoomIsWaitedForAsLongAsTheDeviceAnswers) {
-  WriteQueue at(8, 1, {.latency = std::chrono::milliseconds(700), .depth = 1});
+  WriteQueue at(8, 1, {.depth = 1, .latency = std::chrono::milliseconds(700)});
   auto tickets = at.write_run(0, 4, 1);  // 2.8 s in all, each within its second
   at.queue.begin_queued();
   EXPECT_EQ(at.queue.take_write(std::move(tickets.back())), IoStatus::kOk);

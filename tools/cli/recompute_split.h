@@ -1,5 +1,5 @@
-// tools/cli/recompute_split.h - what making K and V anew from hidden states would gain while the rest
-// of them is fetched, by the rates of a run. Why: it is off, and a user may see what for
+// tools/cli/recompute_split.h - what making K and V anew from hidden states would gain while the
+// rest of them is fetched, by the rates of a run. Why: it is off, and a user may see what for
 // (docs/adr/0004-no-hidden-states.md). Source: KVPR (arXiv 2411.17089).
 #pragma once
 
