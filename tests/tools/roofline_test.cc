@@ -101,6 +101,8 @@ TEST(Roofline, MakingKvAnewIsJudgedByTheRatesOfTheRun) {
       << line();
   result.test = {.n_prompt = 1};
   EXPECT_NE(line().find("at 60 GFLOP/s of qkv"), std::string::npos) << line();
+  result.stages[0].bytes = 9'000'000'000;  // of a second and 10 GB: few rows
+  EXPECT_NE(line().find("at 1000 GFLOP/s of the int8 peak"), std::string::npos) << line();
   result.nvme_read_bytes = 100;
   EXPECT_NE(line().find("a rate is not known"), std::string::npos) << line();
   result.disk_read_gbytes_per_s = 1.5;

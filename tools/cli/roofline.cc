@@ -111,10 +111,10 @@ RecomputeRates recompute_rates(const BenchResult& result) {
   const auto qkv = std::ranges::find(result.stages, OpKind::kQkv, &BenchStage::kind);
   if (qkv == result.stages.end()) return rates;
   const StageRoof roof = roof_of(*qkv, result);
-  // Of few rows, a decoded token's above all, memory is what bounds qkv: says nothing of many.
-  const bool is_computed = roof.bound != StageBound::kMemory;
-  rates.gflop_per_s = is_computed ? roof.gflop_per_s : roof.peak_gflop_per_s;
-  rates.made_by = is_computed ? "qkv" : qkv->is_int8 ? "the int8 peak" : "the f32 peak";
+  // Of a decoded token, and of few rows, memory is what bounds qkv: it says nothing of many.
+  const bool is_of_many = result.test.n_prompt > 0 && roof.bound != StageBound::kMemory;
+  rates.gflop_per_s = is_of_many ? roof.gflop_per_s : roof.peak_gflop_per_s;
+  rates.made_by = is_of_many ? "qkv" : qkv->is_int8 ? "the int8 peak" : "the f32 peak";
   return rates;
 }
 
