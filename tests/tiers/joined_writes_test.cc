@@ -301,6 +301,17 @@ TEST(JoinedWrites, WhatWaitsForRoomIsWaitedForAsLongAsTheDeviceAnswers) {
   at.expect_ends(std::move(tickets), IoStatus::kOk);
 }
 
+/// A device that hangs with all the room it has.
+TEST(JoinedWrites, WhatWasNeverHandedOverIsNoFailedRequest) {
+  WriteQueue at(8, 1, {.depth = 1});
+  at.disk().fail_nth(0, FaultKind::kHang);
+  auto tickets = at.write_run(0, 3, 1);
+  at.queue.begin_queued();
+  at.expect_ends(std::move(tickets), IoStatus::kTimedOut);
+  EXPECT_EQ(at.queue.counts().failed, 3u);
+  EXPECT_EQ(at.queue.counts().failed_write_requests, 1u);
+}
+
 /// Frames that somebody holds cut the others apart.
 TEST(JoinedWrites, TheLongestRunIsUsedWhereNoWriteWillFreeALongerOne) {
   WriteQueue at(6);
