@@ -174,17 +174,16 @@ Ticket TransferQueue::start(FrameRef ref, const IoRequest& request, Start when, 
   return Ticket(*this, ref);
 }
 
-/// A transfer that ended without having been submitted was in flight at no time.
+/// Of a transfer that was submitted.
 void TransferQueue::record(uint32_t frame) const {
   const Operation& operation = operations_[frame];
-  if (operation.submitted == std::chrono::nanoseconds()) return;
   const bool is_read = operation.request.op == IoOp::kRead;
   trace_->add({.kind = is_read ? TraceKind::kRead : TraceKind::kWrite,
                .is_ok = operation.status == IoStatus::kOk,
                .resource = Resource::kKvDisk,
                .index = trace_first_index_ + frame,
                .name = is_read ? "read" : "write",
-               .begin = operation.submitted,
+               .begin = operation.started,
                .end = io_->now(),
                .bytes = operation.request.bytes,
                .detail = operation.request.offset,
@@ -197,7 +196,7 @@ void TransferQueue::end(uint32_t frame, IoStatus status) {
   ++n_ended_;
   operation.stage = Stage::kDone;
   operation.status = status;
-  if (trace_ != nullptr) record(frame);
+  if (trace_ != nullptr && !was_queued) record(frame);
   if (status != IoStatus::kOk) {
     ++counts_.failed;
     const bool is_request =

@@ -159,8 +159,7 @@ class TransferQueue {
     uint32_t layer = kNoLayer;  // for the trace
     uint32_t joined = kNone;    // the frame whose transfer goes on behind it, in the same request
     IoStatus status = IoStatus::kOk;
-    std::chrono::nanoseconds started{};    // of its deadline: submitted, or the last answer before
-    std::chrono::nanoseconds submitted{};  // only where it is traced; zero: never
+    std::chrono::nanoseconds started{};  // of its deadline: submitted, or the last answer before
   };
   Ticket start(FrameRef ref, const IoRequest& request, Start when, uint32_t layer);
   bool is_lent(uint32_t frame) const { return frame >= options_.n_frames; }

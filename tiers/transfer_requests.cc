@@ -90,7 +90,6 @@ void TransferQueue::submit_queued() {
       operation.is_behind = is_behind;
       operation.joined = is_last ? kNone : queue_[i + 1];
       operation.started = submitting;  // the deadline is the device's
-      if (trace_ != nullptr) operation.submitted = submitting;
       is_behind = !is_last;
       if (is_last) ++request;
     }
