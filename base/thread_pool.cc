@@ -26,25 +26,26 @@ inline void pause_cpu() {
 /// The CPUs that this thread may use, where they are as many as threads; else none. Each worker is
 /// bound to one: beside other work two that spin for each other were put on the same CPU (see
 /// docs/measurements.md, "Thread pool"). Worker 0 stays free: it is any thread that calls, and
-/// what it starts would be bound as it is.
-std::vector<size_t> cpu_of_each(uint32_t n_threads) {
+/// what it starts would be bound as it is. Where the system runs it on the CPU of a worker, that
+/// one moves (leave_caller()).
+std::vector<int> cpu_of_each(uint32_t n_threads) {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 ||
       static_cast<uint32_t>(CPU_COUNT(&allowed)) != n_threads)
     return {};
-  std::vector<size_t> cpus;
-  for (size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-    if (CPU_ISSET(cpu, &allowed)) cpus.push_back(cpu);
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(static_cast<size_t>(cpu), &allowed)) cpus.push_back(cpu);
   return cpus;
 }
 
 /// A thread that may not be bound stays free.
-void bind_to(std::jthread& thread, size_t cpu) {
+void bind_to(pthread_t thread, int cpu) {
   cpu_set_t only;
   CPU_ZERO(&only);
-  CPU_SET(cpu, &only);
-  (void)pthread_setaffinity_np(thread.native_handle(), sizeof(only), &only);
+  CPU_SET(static_cast<size_t>(cpu), &only);
+  (void)pthread_setaffinity_np(thread, sizeof(only), &only);
 }
 
 }  // namespace
@@ -52,11 +53,13 @@ void bind_to(std::jthread& thread, size_t cpu) {
 ThreadPool::ThreadPool(uint32_t n_threads) : n_threads_(n_threads) {
   STRATA_CHECK(n_threads >= 1, "n_threads=%u", n_threads);
   threads_.reserve(n_threads - 1);
-  const std::vector<size_t> cpus = cpu_of_each(n_threads);
+  const std::vector<int> cpus = cpu_of_each(n_threads);
+  if (!cpus.empty()) spare_cpu_ = cpus[0];
   try {
     for (uint32_t worker = 1; worker < n_threads; ++worker) {
-      threads_.emplace_back([this, worker] { work(worker); });
-      if (!cpus.empty()) bind_to(threads_.back(), cpus[worker]);
+      const int cpu = cpus.empty() ? kNoCpu : cpus[worker];
+      threads_.emplace_back([this, worker, cpu] { work(worker, cpu); });
+      if (cpu != kNoCpu) bind_to(threads_.back().native_handle(), cpu);
     }
   } catch (const std::system_error& failure) {
     stop();
@@ -98,6 +101,8 @@ void ThreadPool::run_erased(Erased task, void* context) {
   }
   task_ = task;
   context_ = context;
+  if (spare_cpu_.load(std::memory_order_relaxed) != kNoCpu)
+    caller_cpu_.store(sched_getcpu(), std::memory_order_relaxed);
   n_running_.store(n_threads_ - 1, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_seq_cst);
   if (n_sleeping_.load(std::memory_order_seq_cst) != 0) wake_all();
@@ -125,11 +130,21 @@ uint64_t ThreadPool::wait_next(uint64_t seen) {
   return generation_.load(std::memory_order_acquire);
 }
 
-void ThreadPool::work(uint32_t worker) {
+/// A worker whose CPU the caller has come to takes the one that no worker has, which may be where
+/// the caller comes from. At most one worker of a region does.
+int ThreadPool::leave_caller(int cpu) {
+  if (cpu == kNoCpu || cpu != caller_cpu_.load(std::memory_order_relaxed)) return cpu;
+  const int spare = spare_cpu_.exchange(cpu, std::memory_order_relaxed);
+  bind_to(pthread_self(), spare);
+  return spare;
+}
+
+void ThreadPool::work(uint32_t worker, int cpu) {
   uint64_t seen = 0;
   for (;;) {
     seen = wait_next(seen);
     if (stop_.load(std::memory_order_acquire)) return;
+    cpu = leave_caller(cpu);
     run_task(task_, context_, worker);
     n_running_.fetch_sub(1, std::memory_order_acq_rel);
   }

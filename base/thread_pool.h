@@ -15,7 +15,9 @@
 
 namespace strata {
 
-/// The calling thread is worker 0, so a pool of one starts no thread. One caller at a time.
+/// The calling thread is worker 0, so a pool of one starts no thread. One caller at a time. Where
+/// there are as many threads as CPUs that may be used, each worker but the caller is bound to one,
+/// and leaves it when the caller runs there.
 class ThreadPool {
  public:
   /// n_threads >= 1. Threads that cannot be started throw Error(kOutOfMemory).
@@ -58,12 +60,14 @@ class ThreadPool {
   }
 
  private:
+  static constexpr int kNoCpu = -1;
   using Erased = void (*)(void* context, uint32_t worker);
   void run_erased(Erased task, void* context);
   void run_task(Erased task, void* context, uint32_t worker) noexcept;
   void wake_all();
   void stop();
-  void work(uint32_t worker);
+  void work(uint32_t worker, int cpu);
+  int leave_caller(int cpu);
   uint64_t wait_next(uint64_t seen);
 
   const uint32_t n_threads_;
@@ -73,6 +77,8 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> n_running_{0};   // workers still inside the region
   alignas(64) std::atomic<uint64_t> next_item_{0};
   alignas(64) std::atomic<uint32_t> n_sleeping_{0};
+  std::atomic<int> caller_cpu_{kNoCpu};  // at the start of the region, where workers are bound
+  std::atomic<int> spare_cpu_{kNoCpu};   // that no worker is bound to; kNoCpu: none is
   std::atomic<bool> stop_{false};
   std::atomic<bool> has_failed_{false};  // since the region began
   std::exception_ptr failure_;           // of the worker that set it

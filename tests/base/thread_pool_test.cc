@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <new>
 #include <numeric>
@@ -35,17 +36,37 @@ std::vector<size_t> allowed_cpus() {
   return cpus;
 }
 
-TEST(ThreadPool, WorkersStayOnCpusOfTheirOwnWhereThereIsOneForEach) {
+void use_cpus(const std::vector<size_t>& cpus) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const size_t cpu : cpus) CPU_SET(cpu, &set);
+  EXPECT_EQ(sched_setaffinity(0, sizeof(set), &set), 0);
+}
+
+/// Also where the caller is on the CPU that one of them had: spinning for each other there, they
+/// take turns of milliseconds.
+TEST(ThreadPool, WorkersHaveCpusOfTheirOwnWhereThereIsOneForEach) {
   const std::vector<size_t> all = allowed_cpus();
   const auto n_cpus = static_cast<uint32_t>(all.size());
-  for (const uint32_t n_threads : {n_cpus, n_cpus + 1}) {
-    ThreadPool pool(n_threads);
-    std::vector<std::vector<size_t>> found(n_threads);
+  ThreadPool pool(n_cpus);
+  std::vector<std::vector<size_t>> found(n_cpus);
+  for (uint32_t i = 0; i < 3 * n_cpus; ++i) {
+    use_cpus({all[i * 5 % n_cpus]});  // the caller, and no thread of the pool
     pool.run([&](uint32_t worker) { found[worker] = allowed_cpus(); });
-    EXPECT_EQ(found[0], all);
-    for (uint32_t worker = 1; worker < n_threads; ++worker)
-      EXPECT_EQ(found[worker], n_threads == n_cpus ? std::vector<size_t>{all[worker]} : all);
+    std::vector<size_t> used;
+    for (const auto& cpus : found) used.insert(used.end(), cpus.begin(), cpus.end());
+    std::ranges::sort(used);
+    EXPECT_EQ(used, all) << "the caller is on CPU " << found[0].at(0);
   }
+  use_cpus(all);
+}
+
+TEST(ThreadPool, WorkersAreFreeWhereTheyAreMoreThanCpus) {
+  const std::vector<size_t> all = allowed_cpus();
+  ThreadPool pool(static_cast<uint32_t>(all.size()) + 1);
+  std::vector<std::vector<size_t>> found(pool.size());
+  pool.run([&](uint32_t worker) { found[worker] = allowed_cpus(); });
+  for (const auto& cpus : found) EXPECT_EQ(cpus, all);
 }
 
 TEST(ThreadPool, ForEachCoversEveryItemOnce) {
