@@ -111,19 +111,20 @@ Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> 
     }
     // It goes where it cannot be read whole; the rest is found again. The others are not read.
     for (const tiers::FoundPiece& piece : found.pieces)
-      if (damaged.ends_with(piece.pack->name()) && discard(piece.pack->name()))
+      if (damaged.ends_with(piece.pack->name()) &&
+          discard(piece.pack->name()) == tiers::Discarded::kPack)
         ++counts_.damaged_packs;
   }
   return cache.make_sequence(root);
 }
 
 /// PackDirectory::discard, between two packs.
-bool ContextCache::discard(const std::string& pack) {
-  const auto is_gone = std::make_shared<bool>(false);
+tiers::Discarded ContextCache::discard(const std::string& pack) {
+  const auto result = std::make_shared<tiers::Discarded>();
   publisher_->between_packs(
-      [is_gone, pack](tiers::PackDirectory& directory) { *is_gone = directory.discard(pack); },
+      [result, pack](tiers::PackDirectory& directory) { *result = directory.discard(pack); },
       options_.wait_max, options_.silence_max);
-  return *is_gone;
+  return *result;
 }
 
 void ContextCache::restore_rows(const KvCache& cache, const tiers::FoundContext& found,
@@ -200,6 +201,7 @@ void ContextCache::begin(const Sequence& sequence, std::span<const int32_t> toke
       {saved_end_, sequence.n_pos(), static_cast<uint32_t>(differs.in1 - tokens_.begin())});
   writer_.reset();
   run_end_ = 0;  // no run, where none is begun below
+  unread_.clear();
   tokens_.assign(tokens.begin(), tokens.end());
   is_generated_.assign(is_generated.begin(), is_generated.end());
   is_generated_.resize(tokens.size());
@@ -326,8 +328,8 @@ void ContextCache::write_extent(KvCache& cache, const Sequence& sequence) {
 }
 
 /// What a damaged pack held is to be saved again: by now the sequence has the right blocks. What
-/// could not be read this time may be read the next: only a pack whose file holds wrong bytes goes,
-/// and none where nothing is saved in its place. True where one went.
+/// could not be read this time may be read the next: only a pack whose file holds wrong bytes goes
+/// here, and none where nothing is saved in its place. True where there is more to save.
 bool ContextCache::drop_damaged(tiers::BlockStore& store) {
   const bool saves = options_.saves && problem().empty();
   bool is_any = false;
@@ -336,9 +338,15 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
       store.forget_damaged_pack();  // and with it the file
       continue;
     }
-    if (discard(pack->name())) {
-      ++counts_.damaged_packs;
-      saved_end_ = std::min(saved_end_, pack->head().run.first_pos);
+    const uint32_t first_pos = pack->head().run.first_pos;
+    const tiers::Discarded discarded = discard(pack->name());
+    const bool is_gone = discarded == tiers::Discarded::kPack;
+    counts_.damaged_packs += is_gone ? 1 : 0;
+    // What was saved anew may have come from reading such a pack again, and be lost, once more.
+    const bool is_unread =
+        discarded == tiers::Discarded::kUnread && unread_.emplace(pack->name(), first_pos).second;
+    if (is_gone || is_unread) {
+      saved_end_ = std::min(saved_end_, first_pos);
       is_any = true;
     }
     store.forget_damaged_pack();
@@ -364,6 +372,10 @@ void ContextCache::save_whole(Walk& walk, Sequence& sequence, bool is_named) {
     start_run(saved_end_ / kExtentPositions * kExtentPositions);
     save_repaired(walk, sequence);
   }
+  if (saved_end_ < n_to_save(sequence)) return;
+  for (const auto& [pack, first_pos] : unread_)
+    if (first_pos < saved_end_) publisher_->add_discard(pack);
+  unread_.clear();
 }
 
 void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& session) {
@@ -404,6 +416,7 @@ ContextCacheCounts ContextCache::counts() const {
   counts.saved_tokens = published.tokens;
   counts.saved_bytes = published.bytes;
   counts.saved_rows_bytes = published.rows_bytes;
+  counts.damaged_packs += published.n_discarded;
   return counts;
 }
 

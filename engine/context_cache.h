@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -145,7 +146,7 @@ class ContextCache {
   void save_repaired(Walk& walk, Sequence& sequence);
   void start_pack(const Sequence& sequence);
   void write_extent(KvCache& cache, const Sequence& sequence);
-  bool discard(const std::string& pack);
+  tiers::Discarded discard(const std::string& pack);
   bool drop_damaged(tiers::BlockStore& store);
   bool is_sparse(const tiers::Hash128& root) const { return options_.sparse_root == root; }
   uint32_t n_to_save(const Sequence& sequence) const;
@@ -166,6 +167,9 @@ class ContextCache {
   uint32_t next_extent_ = 0;  // of the text
   uint32_t next_layer_ = 0;   // of that extent
   uint32_t saved_end_ = 0;    // positions before it are saved, or on their way
+  // Packs of the text that the disk does not give, and where each begins: they go when the text is
+  // saved anew from there on, and not before.
+  std::map<std::string, uint32_t> unread_;
 
   ContextCacheCounts counts_;
 };

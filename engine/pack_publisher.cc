@@ -13,6 +13,11 @@
 
 namespace strata::engine {
 
+/// A pack that goes when those before it in the queue have their names.
+struct PackPublisher::Replaced {
+  std::string pack;
+};
+
 struct PackPublisher::State {
   explicit State(tiers::PackDirectory own) : directory(std::move(own)) {}
 
@@ -21,7 +26,7 @@ struct PackPublisher::State {
 
   std::mutex mutex;  // of what follows
   std::condition_variable changed;
-  std::deque<std::variant<tiers::PackWriter, tiers::RowsWriter>> waiting;
+  std::deque<std::variant<tiers::PackWriter, tiers::RowsWriter, Replaced>> waiting;
   uint64_t n_given = 0;  // all of `waiting` since the start
   uint64_t n_ended = 0;  // of these, in their order
   bool ends = false;
@@ -101,6 +106,14 @@ void PackPublisher::add(tiers::PackWriter writer) {
 void PackPublisher::add(tiers::RowsWriter writer) {
   const std::lock_guard lock(state_->mutex);
   state_->waiting.push_back(std::move(writer));
+  ++state_->n_given;
+  state_->changed.notify_all();
+}
+
+void PackPublisher::add_discard(std::string pack) {
+  const std::lock_guard lock(state_->mutex);
+  if (!state_->problem.empty()) return;
+  state_->waiting.push_back(Replaced{std::move(pack)});
   ++state_->n_given;
   state_->changed.notify_all();
 }
@@ -194,6 +207,17 @@ PublishedCounts PackPublisher::publish(State& state, tiers::RowsWriter writer) {
   return {.rows_bytes = state.directory.publish_rows(std::move(writer)) ? bytes : 0};
 }
 
+/// What cannot go now stays until it is met again: that is no error of what was saved.
+PublishedCounts PackPublisher::publish(State& state, Replaced replaced) {
+  const std::lock_guard naming(state.naming);
+  try {
+    const auto discarded = state.directory.discard_replaced(replaced.pack);
+    return {.n_discarded = discarded == tiers::Discarded::kPack ? 1u : 0u};
+  } catch (const Error&) {
+    return {};
+  }
+}
+
 void PackPublisher::run(const std::shared_ptr<State>& state) {
   std::unique_lock lock(state->mutex);
   for (;;) {
@@ -216,6 +240,7 @@ void PackPublisher::run(const std::shared_ptr<State>& state) {
     state->counts.tokens += published.tokens;
     state->counts.bytes += published.bytes;
     state->counts.rows_bytes += published.rows_bytes;
+    state->counts.n_discarded += published.n_discarded;
     std::string& first = is_pack ? state->problem : state->rows_problem;
     if (first.empty()) first = std::move(problem);
     ++state->n_ended;

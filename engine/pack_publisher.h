@@ -18,7 +18,8 @@ namespace strata::engine {
 struct PublishedCounts {
   uint64_t tokens = 0;  // in packs that have their name
   uint64_t bytes = 0;
-  uint64_t rows_bytes = 0;  // of index rows
+  uint64_t rows_bytes = 0;   // of index rows
+  uint64_t n_discarded = 0;  // packs that others are in place of
 };
 
 /// One caller at a time, beside the thread, but for problem(), wait_named() and
@@ -39,10 +40,13 @@ class PackPublisher {
   void add(tiers::PackWriter writer);
   /// As a pack; but what goes wrong with rows holds no pack up.
   void add(tiers::RowsWriter writer);
+  /// Behind what was added before it, where all of that got its name: the pack goes, which is saved
+  /// anew and could not be read (PackDirectory::discard_replaced). No problem where it stays.
+  void add_discard(std::string pack);
   /// Waits until every pack has its name or a problem. Errors: kIo where the disk does not answer
   /// within `wait_max`; kCancelled.
   void wait(std::chrono::milliseconds wait_max) { wait_named(n_given(), wait_max, cancel_); }
-  /// How many packs and rows add() has taken.
+  /// How many packs and rows add() has taken, and add_discard().
   uint64_t n_given() const;
   /// Waits until that many of them have their name or a problem. Errors: as wait(). Threads: any,
   /// where it holds a share of this.
@@ -80,6 +84,8 @@ class PackPublisher {
   static void run(const std::shared_ptr<State>& state);
   static PublishedCounts publish(State& state, tiers::PackWriter writer);
   static PublishedCounts publish(State& state, tiers::RowsWriter writer);
+  struct Replaced;
+  static PublishedCounts publish(State& state, Replaced replaced);
   struct Own;
   std::shared_ptr<Own> own_;      // what is asked of it holds it too
   std::shared_ptr<State> state_;  // the thread holds it too

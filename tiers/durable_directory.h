@@ -145,6 +145,9 @@ class UnpublishedFile {
   /// kNeverReplaces file finds the name taken; several processes hold the directory's lock.
   /// Errors: kIo; then the name is as before, or, of a kReplaces file, may be the whole file's.
   bool publish(const std::string& name);
+  /// The same where a file of that name is there, which goes when this one is in its place.
+  /// Errors: kIo; then the name is the earlier file's or this one's.
+  void replace(const std::string& name);
 
  private:
   enum class State : uint8_t { kOpen, kSynced, kDone };

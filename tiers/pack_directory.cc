@@ -16,15 +16,15 @@ constexpr uint32_t kLooksMax = 8;
 
 bool is_session_file(const std::string& name) { return !session_of_file_name(name).empty(); }
 
-/// A whole pack of that name, or nothing where there is none or a damaged one.
+/// The pack of that name where every block of it is what was saved, which reads all of them.
 std::shared_ptr<const PackReader> open_whole(const DurableDirectory& directory,
                                              const std::string& name) {
   try {
-    return PackReader::open(directory, name);
-  } catch (const Error& error) {
-    if (!is_of_file(error)) throw;
-    return nullptr;
+    auto pack = PackReader::open(directory, name);
+    if (pack && pack->count_bad_blocks().n() == 0) return pack;
+  } catch (const Error&) {  // as one that is not whole
   }
+  return nullptr;
 }
 
 }  // namespace
@@ -201,8 +201,12 @@ std::optional<PackWriter> PackDirectory::try_start(PackRun& run) {
 PackWriter PackDirectory::start(PackRun run) {
   if (auto writer = try_start(run)) return std::move(*writer);
   const uint64_t bytes = pack_bytes_max(run);
+  const std::string name = pack_file_name(PackHead::of(run));
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-  make_room(bytes, checked_add(bytes, limits_.free_floor_bytes).value_or(UINT64_MAX), {});
+  // What has this name stays until the run is in its place, and gives the budget its bytes back.
+  const auto before = directory_->status_of(name);
+  make_room(bytes - std::min(bytes, before ? before->bytes : 0),
+            checked_add(bytes, limits_.free_floor_bytes).value_or(UINT64_MAX), {name});
   return PackWriter(directory_, std::move(run));
 }
 
@@ -216,18 +220,27 @@ std::string PackDirectory::publish(PackWriter writer) {
     // Whoever gave it its name may have ended before the name was on the disk.
     directory_->sync();
   } else {
-    directory_->remove(name);
-    make_room(writer.bytes(), limits_.free_floor_bytes, {});
-    const bool is_published = writer.publish();
-    if (!is_published)
-      throw Error(ErrorCode::kIo, "another program makes files in the directory of saved contexts",
-                  directory_->path_of(name), "End the other program, or name another directory.");
+    place(writer);
   }
   const auto status = directory_->status_of(name);
   // Which tokens were generated is what the file says of it.
   add_to_index(name, there ? there->head() : writer.head(), status ? status->modified_ns : 0);
   remove_covered({name});
   return name;
+}
+
+/// Under the lock. What has this name goes when the writer's bytes are in its place, and makes room
+/// for them.
+void PackDirectory::place(PackWriter& writer) {
+  const std::string name = writer.file_name();
+  const auto before = directory_->status_of(name);
+  const uint64_t freed = before ? std::min(before->bytes, writer.bytes()) : 0;
+  const uint64_t floor = limits_.free_floor_bytes;
+  make_room(writer.bytes() - freed, floor - std::min(freed, floor), {name});
+  if (before) return writer.replace();
+  if (!writer.publish())
+    throw Error(ErrorCode::kIo, "another program makes files in the directory of saved contexts",
+                directory_->path_of(name), "End the other program, or name another directory.");
 }
 
 /// Under the lock. A chat saves the same beginning of a run after every turn, longer each time.
@@ -256,13 +269,25 @@ void PackDirectory::remove_covered(const std::vector<std::string>& by) {
   }
 }
 
-bool PackDirectory::discard(const std::string& pack) {
+Discarded PackDirectory::discard(const std::string& pack) { return discard(pack, false); }
+
+Discarded PackDirectory::discard_replaced(const std::string& pack) { return discard(pack, true); }
+
+Discarded PackDirectory::discard(const std::string& pack, bool is_replaced) {
   STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-  const auto whole = open_whole(*directory_, pack);
-  if (whole && whole->count_bad_blocks() == 0) return false;
+  BadBlocks bad;
+  try {
+    const auto there = PackReader::open(*directory_, pack);
+    if (there) bad = there->count_bad_blocks();
+    if (there && bad.n() == 0) return Discarded::kNothing;
+  } catch (const Error& error) {
+    ++(is_of_file(error) ? bad.n_wrong : bad.n_unread);
+  }
+  const bool is_unread = bad.n_wrong == 0 && bad.n_unread > 0;
+  if (is_unread && (!is_replaced || pinned_packs("").contains(pack))) return Discarded::kUnread;
   index_.remove(pack);
-  return remove_pack(pack);
+  return remove_pack(pack) ? Discarded::kPack : Discarded::kNothing;
 }
 
 /// Under the lock. Evicts until `bytes` more fit into the budget and free_bytes are free.

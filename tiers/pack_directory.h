@@ -77,6 +77,12 @@ struct PackEntry {
   std::string problem;                // "" where the head is whole; else there are no positions
 };
 
+enum class Discarded : uint8_t {
+  kNothing,  // it is whole, or not there
+  kPack,
+  kUnread,  // nothing: the disk does not give its bytes, which may be right
+};
+
 struct PackVerdict {
   std::string name;
   uint64_t n_bad_blocks = 0;
@@ -147,14 +153,16 @@ class PackDirectory {
   /// Errors: kDoesNotFit (nothing was evicted), kIo.
   PackWriter start(PackRun run);
   /// Seals the pack where that was not done and gives it its name, which is returned. Where the
-  /// same pack is there already, it counts as used and the writer's bytes go; a damaged one is
-  /// replaced. Packs of this object's index that it holds all of go, unless a session pins them.
+  /// same pack is there already and whole, by reading all of it, it counts as used and the writer's
+  /// bytes go; one that is not, or that the disk does not give, is replaced. Packs of this object's index that it holds all of go, unless a session pins them.
   /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
   std::string publish(PackWriter writer);
   /// Removes the pack that has this name now, where its file holds other bytes than were saved; a
-  /// whole one stays, whatever an earlier read of it said. Reads all of it. False where nothing was
-  /// removed. Errors: kIo.
-  bool discard(const std::string& pack);
+  /// whole one stays, whatever an earlier read of it said. Reads all of it. Errors: kIo (the lock).
+  Discarded discard(const std::string& pack);
+  /// The same of one that is saved anew: it goes as well where the disk does not give its bytes,
+  /// unless a session pins it. Errors: kIo.
+  Discarded discard_replaced(const std::string& pack);
 
   /// The rows of a pack; null where there are none of this kind. Reads no rows. Errors: kIo;
   /// kBadFile, kUnsupported (another shape or version): they are refused whole.
@@ -221,6 +229,8 @@ class PackDirectory {
   void note_use(const PackReader& pack);
   void make_room(uint64_t bytes, uint64_t free_bytes, std::set<std::string> pinned,
                  const std::string& pack_of_rows = "");
+  void place(PackWriter& writer);
+  Discarded discard(const std::string& pack, bool is_replaced);
   void remove_covered(const std::vector<std::string>& by);
   void remove_orphaned_rows();
   std::vector<std::string> rows_of(const std::string& pack) const;

@@ -82,7 +82,7 @@ std::optional<PackVerdict> PackDirectory::verify_pack(const std::string& pack) c
   try {
     const auto reader = PackReader::open(*directory_, pack);
     if (!reader) return std::nullopt;
-    verdict.n_bad_blocks = reader->count_bad_blocks();
+    verdict.n_bad_blocks = reader->count_bad_blocks().n();
     if (verdict.n_bad_blocks > 0)
       verdict.problem = std::to_string(verdict.n_bad_blocks) + " blocks are not what was saved";
     for (const std::string& name : rows_of(pack)) verify_rows(*directory_, *reader, name, verdict);

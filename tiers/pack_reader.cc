@@ -81,8 +81,8 @@ void PackReader::check_region(uint32_t extent, uint32_t layer,
               "Its positions are computed again; check the disk if this happens often.");
 }
 
-uint64_t PackReader::count_bad_blocks() const {
-  uint64_t n_bad = 0;
+BadBlocks PackReader::count_bad_blocks() const {
+  BadBlocks bad;
   for (uint32_t extent = 0; extent < head_.n_extents(); ++extent) {
     for (uint32_t layer = 0; layer < head_.n_layers(); ++layer) {
       if (!head_.has_region(layer, extent)) continue;
@@ -91,17 +91,17 @@ uint64_t PackReader::count_bad_blocks() const {
       try {
         file_.read(region, geometry_.region_offset(extent, layer));
       } catch (const Error&) {
-        n_bad += region.size() / geometry_.block_bytes;
+        bad.n_unread += region.size() / geometry_.block_bytes;
         continue;
       }
       uint64_t from = 0;
-      while (const auto bad = find_bad_block(extent, layer, from, region)) {
-        from = *bad + 1;
-        ++n_bad;
+      while (const auto wrong = find_bad_block(extent, layer, from, region)) {
+        from = *wrong + 1;
+        ++bad.n_wrong;
       }
     }
   }
-  return n_bad;
+  return bad;
 }
 
 }  // namespace strata::tiers

@@ -22,6 +22,13 @@ bool is_of_file(const Error& error);
 /// Reads and checks the head of an open file. Errors: kIo, kBadFile, kUnsupported.
 PackHead read_pack_head(const DirectoryFile& file, const std::string& name);
 
+/// What is wrong with the blocks of a pack.
+struct BadBlocks {
+  uint64_t n_wrong = 0;   // are not what was saved
+  uint64_t n_unread = 0;  // the disk does not give them, now
+  uint64_t n() const { return n_wrong + n_unread; }
+};
+
 /// Immutable and thread-safe. Readable to its end, even when the file has been evicted since.
 class PackReader {
  public:
@@ -50,8 +57,8 @@ class PackReader {
   /// Of a region that was read otherwise. Errors: kBadFile, as read_region().
   void check_region(uint32_t extent, uint32_t layer, std::span<const std::byte> region) const;
 
-  /// Reads everything; returns the number of blocks that cannot be read or are not what was saved.
-  uint64_t count_bad_blocks() const;
+  /// Reads everything.
+  BadBlocks count_bad_blocks() const;
 
  private:
   PackReader(DirectoryFile file, std::string name, PackHead head);

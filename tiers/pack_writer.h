@@ -37,6 +37,8 @@ class PackWriter {
 
   /// Gives the sealed pack its name. False where there is such a file already.   Errors: kIo.
   bool publish() { return file_.publish(file_name()); }
+  /// UnpublishedFile::replace().
+  void replace() { file_.replace(file_name()); }
 
  private:
   void skip_layers_without_streams();

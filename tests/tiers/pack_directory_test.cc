@@ -258,12 +258,12 @@ TEST_F(PackDirectoryTest, OnlyADamagedPackIsDiscarded) {
   PackDirectory packs = open();
   const auto text = random_text(1, 300);
   const std::string name = save_text(packs, small_shape(), text)[0];
-  EXPECT_FALSE(packs.discard(name));
+  EXPECT_EQ(packs.discard(name), Discarded::kNothing);
   EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 300u);
   auto bytes = bytes_of_file(path() + "/" + name);
   bytes[0] ^= std::byte{1};
   write_file(path() + "/" + name, bytes);
-  EXPECT_TRUE(packs.discard(name));
+  EXPECT_EQ(packs.discard(name), Discarded::kPack);
   EXPECT_TRUE(names_in(path()).empty());
 }
 
@@ -285,12 +285,12 @@ TEST_F(PackDirectoryTest, EveryFlippedByteOfABlockIsFound) {
       ASSERT_EQ(found.n_positions, 40u);
       std::vector<std::byte> region(n);
       EXPECT_EQ(code_of([&] { found.pieces[0].pack->read_region(0, layer, region); }), "bad_file");
-      EXPECT_EQ(found.pieces[0].pack->count_bad_blocks(), 1u);
+      EXPECT_EQ(found.pieces[0].pack->count_bad_blocks().n_wrong, 1u);
     }
   }
   EXPECT_NE(problems_of(packs), "");
-  EXPECT_TRUE(packs.discard(name));
-  EXPECT_FALSE(packs.discard(name));  // it is gone
+  EXPECT_EQ(packs.discard(name), Discarded::kPack);
+  EXPECT_EQ(packs.discard(name), Discarded::kNothing);  // it is gone
   EXPECT_EQ(packs.find(small_shape(), {}, text).n_positions, 0u);
 }
 
@@ -308,7 +308,7 @@ TEST_F(PackDirectoryTest, BlocksOfAnotherTextDoNotPass) {
   write_file(path() + "/" + name, bytes);
   const FoundContext found = packs.find(small_shape(), {}, text);
   // The first block is that of both texts, the second one is not: in three streams.
-  EXPECT_EQ(found.pieces.at(0).pack->count_bad_blocks(), 3u);
+  EXPECT_EQ(found.pieces.at(0).pack->count_bad_blocks().n_wrong, 3u);
 }
 
 TEST_F(PackDirectoryTest, ForeignAndBadFilesAreToleratedAndNamed) {

@@ -138,6 +138,23 @@ TEST(PackFailure, LookingUpFindsLessOrAllOfIt) {
   });
 }
 
+TEST(PackFailure, ReplacingLeavesTheEarlierOrTheNewPack) {
+  const auto text = random_text(6, 256);
+  const std::string name = pack_file_name(PackHead::of(run_of(small_shape(), text, 0, 256)));
+  std::vector<std::byte> whole, damaged;
+  const auto replace = [&](PackDirectory& packs) {
+    whole = damaged = bytes_of_file(packs.files()->path_of(name));
+    damaged[0] ^= std::byte{1};
+    write_file(packs.files()->path_of(name), damaged);
+    save_text(packs, small_shape(), text);
+  };
+  fail_each_call(text, kNoWait, replace, [&](PackDirectory& packs, bool has_failed) {
+    const auto bytes = bytes_of_file(packs.files()->path_of(name));
+    EXPECT_FALSE(bytes.empty());
+    EXPECT_TRUE(bytes == whole || (has_failed && bytes == damaged) || damaged.empty());
+  });
+}
+
 TEST(PackFailure, EvictingForRoomLeavesWholePacks) {
   const auto text = random_text(3, 256);
   const auto other = random_text(4, 256);

@@ -230,7 +230,7 @@ TEST_F(RowsFiles, GoWithTheirPack) {
   auto bytes = bytes_of_file(path_of(names[1]));
   bytes[0] ^= std::byte{1};
   write_file(path_of(names[1]), bytes);
-  EXPECT_TRUE(packs_.discard(names[1]));
+  EXPECT_EQ(packs_.discard(names[1]), Discarded::kPack);
   EXPECT_FALSE(packs_.publish_rows(std::move(late)));
   EXPECT_EQ(names_in(fresh_.path()), std::vector{names[2]});
 }

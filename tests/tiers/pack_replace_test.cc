@@ -1,0 +1,91 @@
+// Saved packs whose bytes the disk does not give, or gives wrongly, and what takes their place.
+#include <gtest/gtest.h>
+
+#include "tests/tiers/pack_fixture.h"
+#include "tests/tiers/sick_disk.h"
+
+namespace strata::tiers {
+namespace {
+
+/// A directory with a pack of a text of 300 positions, on a disk of its own.
+class PackReplace : public ::testing::Test {
+ protected:
+  PackDirectory open(uint64_t budget_bytes = UINT64_MAX) {
+    return PackDirectory::open(path(), {.budget_bytes = budget_bytes}, disk_);
+  }
+  const std::string& path() const { return directory_.path(); }
+  std::string file() const { return path() + "/" + name_; }
+  void lose() { disk_.lose(file()); }
+  void flip_byte() {
+    auto bytes = bytes_of_file(file());
+    bytes[0] ^= std::byte{1};
+    write_file(file(), bytes);
+  }
+  void SetUp() override {
+    PackDirectory packs = open();
+    name_ = save_text(packs, small_shape(), text_)[0];
+    bytes_ = bytes_of_file(file());
+  }
+
+  const std::vector<int32_t> text_ = random_text(1, 300);
+  const FreshPath directory_;
+  SickDisk disk_;
+  std::string name_;
+  std::vector<std::byte> bytes_;
+};
+
+TEST_F(PackReplace, WhatTheDiskDoesNotGiveStays) {
+  PackDirectory packs = open();
+  lose();
+  EXPECT_EQ(packs.discard(name_), Discarded::kUnread);
+  EXPECT_EQ(bytes_of_file(file()), bytes_);
+  disk_.is_sick = false;
+  EXPECT_EQ(packs.discard(name_), Discarded::kNothing);
+  EXPECT_EQ(packs.find(small_shape(), {}, text_).n_positions, 300u);
+  EXPECT_EQ(problems_of(packs), "");
+}
+
+TEST_F(PackReplace, WhatIsSavedAnewGoesUnlessASessionPinsIt) {
+  PackDirectory packs = open();
+  EXPECT_EQ(packs.discard_replaced(name_), Discarded::kNothing);
+  packs.pin("book", {small_shape().model, "small", text_, {name_}});
+  lose();
+  EXPECT_EQ(packs.discard_replaced(name_), Discarded::kUnread);
+  EXPECT_EQ(bytes_of_file(file()), bytes_);
+  ASSERT_TRUE(packs.unpin("book"));
+  EXPECT_EQ(packs.discard_replaced(name_), Discarded::kPack);
+  EXPECT_TRUE(names_in(path()).empty());
+}
+
+/// Also where the budget has no room for both, which others need not make.
+TEST_F(PackReplace, PublishingTakesThePlaceOfWhatIsNotWhole) {
+  PackDirectory packs = open();
+  const std::string other = save_text(packs, small_shape(), random_text(2, 300))[0];
+  PackDirectory tight = open(packs.used_bytes());
+  for (const bool is_lost : {true, false}) {
+    SCOPED_TRACE(is_lost ? "lost" : "wrong");
+    is_lost ? lose() : flip_byte();
+    EXPECT_EQ(save_text(tight, small_shape(), text_)[0], name_);
+    EXPECT_EQ(bytes_of_file(file()), bytes_);
+    EXPECT_EQ(problems_of(tight), "");  // while the disk still gives nothing of the lost file
+    EXPECT_EQ(tight.discard(name_), Discarded::kNothing);
+    EXPECT_EQ(names_in(path()).size(), 2u);
+    disk_.is_sick = false;  // whose next file may have that number
+  }
+  EXPECT_EQ(tight.discard(other), Discarded::kNothing);
+}
+
+TEST_F(PackReplace, ADiskThatTakesNothingKeepsWhatItDoesNotGive) {
+  PackDirectory packs = open();
+  lose();
+  disk_.takes_nothing = true;
+  EXPECT_THROW(save_text(packs, small_shape(), text_), Error);
+  EXPECT_EQ(bytes_of_file(file()), bytes_);
+  disk_.is_sick = disk_.takes_nothing = false;
+  PackDirectory again = open();
+  EXPECT_EQ(problems_of(again), "");
+  EXPECT_EQ(again.find(small_shape(), {}, text_).n_positions, 300u);
+}
+
+}  // namespace
+}  // namespace strata::tiers
