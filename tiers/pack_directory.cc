@@ -335,10 +335,10 @@ void PackDirectory::make_room(uint64_t bytes, uint64_t free_bytes, std::set<std:
   const auto plan = plan_eviction(candidates, evicted_bytes);
   if (!plan)
     throw Error(ErrorCode::kDoesNotFit,
-                "saving " + std::to_string(bytes) + " bytes needs " +
-                    std::to_string(evicted_bytes) + " bytes more than the budget of " +
-                    std::to_string(limits_.budget_bytes) + " bytes and the disk's free space of " +
-                    std::to_string(free_now) + " bytes allow, and sessions keep the rest",
+                "what is saved needs " + std::to_string(evicted_bytes) +
+                    " bytes more than the budget of " + std::to_string(limits_.budget_bytes) +
+                    " bytes and the disk's free space of " + std::to_string(free_now) +
+                    " bytes allow, and sessions keep the rest",
                 directory_->path(), "Raise the budget, free space, or remove a session.");
   for (const uint32_t i : *plan) {
     remove_pack(candidates[i].name);
