@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 namespace strata::tiers {
 namespace {
@@ -30,10 +31,18 @@ uint64_t SimulatedDraws::next() {
 
 double SimulatedDraws::unit() { return static_cast<double>(next() >> 11) * 0x1p-53; }
 
+void ZeroedBytes::grow(uint64_t bytes) {
+  auto* const grown = static_cast<std::byte*>(std::calloc(bytes, 1));
+  if (grown == nullptr) throw std::bad_alloc();
+  if (size_ > 0) std::memcpy(grown, bytes_.get(), size_);
+  bytes_.reset(grown);
+  size_ = bytes;
+}
+
 void SimulatedMedium::extend_to(uint64_t bytes) {
   if (bytes <= medium_.size()) return;
-  medium_.resize(bytes);
-  honest_.resize(bytes);
+  medium_.grow(bytes);
+  honest_.grow(bytes);
 }
 
 void SimulatedMedium::read(uint64_t offset, std::span<std::byte> memory) const {

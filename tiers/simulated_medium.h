@@ -4,9 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <optional>
 #include <span>
-#include <vector>
 
 namespace strata::tiers {
 
@@ -23,7 +24,24 @@ class SimulatedDraws {
   uint64_t state_;
 };
 
-/// Offsets and lengths lie within size(): the caller extends first. Twice the file's size in DRAM.
+/// Zeros that take memory only where they are written.
+class ZeroedBytes {
+ public:
+  std::byte* data() { return bytes_.get(); }
+  const std::byte* data() const { return bytes_.get(); }
+  uint64_t size() const { return size_; }
+  void grow(uint64_t bytes);  // to that size, at least the one it has
+
+ private:
+  struct Free {
+    void operator()(std::byte* bytes) const { std::free(bytes); }
+  };
+  std::unique_ptr<std::byte[], Free> bytes_;
+  uint64_t size_ = 0;
+};
+
+/// Offsets and lengths lie within size(): the caller extends first. Twice the bytes that were
+/// written in DRAM.
 class SimulatedMedium {
  public:
   static constexpr uint64_t kSectorBytes = 512;  // what a power cut or a bad cache cannot split
@@ -55,12 +73,12 @@ class SimulatedMedium {
   /// where blocks have one size. Nothing where the file has no other.
   std::optional<uint64_t> other_place(uint64_t offset, uint64_t bytes, SimulatedDraws& draws) const;
 
-  std::span<std::byte> bytes() { return medium_; }
+  std::span<std::byte> bytes() { return {medium_.data(), medium_.size()}; }
 
  private:
   uint32_t alignment_;
-  std::vector<std::byte> medium_;
-  std::vector<std::byte> honest_;  // what the medium would hold had every success been true
+  ZeroedBytes medium_;
+  ZeroedBytes honest_;  // what the medium would hold had every success been true
 };
 
 }  // namespace strata::tiers
