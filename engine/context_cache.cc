@@ -110,10 +110,12 @@ Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> 
       damaged = error.where();
     }
     // It goes where it cannot be read whole; the rest is found again. The others are not read.
-    for (const tiers::FoundPiece& piece : found.pieces)
-      if (damaged.ends_with(piece.pack->name()) &&
-          discard(piece.pack->name()) == tiers::Discarded::kPack)
-        ++counts_.damaged_packs;
+    for (const tiers::FoundPiece& piece : found.pieces) {
+      if (!damaged.ends_with(piece.pack->name())) continue;
+      const tiers::Discarded discarded = discard(piece.pack->name());
+      if (discarded == tiers::Discarded::kUnread) return cache.make_sequence(root);
+      counts_.damaged_packs += discarded == tiers::Discarded::kPack ? 1 : 0;
+    }
   }
   return cache.make_sequence(root);
 }
@@ -338,15 +340,20 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
       store.forget_damaged_pack();  // and with it the file
       continue;
     }
-    const uint32_t first_pos = pack->head().run.first_pos;
-    const tiers::Discarded discarded = discard(pack->name());
+    tiers::Discarded discarded = tiers::Discarded::kUnread;
+    try {
+      discarded = discard(pack->name());
+    } catch (
+        const Error& error) {  // such as another one's lock: what is right is saved all the same
+      if (error.code() == ErrorCode::kCancelled) throw;
+    }
     const bool is_gone = discarded == tiers::Discarded::kPack;
     counts_.damaged_packs += is_gone ? 1 : 0;
     // What was saved anew may have come from reading such a pack again, and be lost, once more.
     const bool is_unread =
-        discarded == tiers::Discarded::kUnread && unread_.emplace(pack->name(), first_pos).second;
+        discarded == tiers::Discarded::kUnread && unread_.emplace(pack->name(), pack).second;
     if (is_gone || is_unread) {
-      saved_end_ = std::min(saved_end_, first_pos);
+      saved_end_ = std::min(saved_end_, pack->head().run.first_pos);
       is_any = true;
     }
     store.forget_damaged_pack();
@@ -373,9 +380,19 @@ void ContextCache::save_whole(Walk& walk, Sequence& sequence, bool is_named) {
     save_repaired(walk, sequence);
   }
   if (saved_end_ < n_to_save(sequence)) return;
-  for (const auto& [pack, first_pos] : unread_)
-    if (first_pos < saved_end_) publisher_->add_discard(pack);
+  for (const auto& [name, pack] : unread_)
+    publisher_->add_replaced(name, holds_all_of(pack->head()));
   unread_.clear();
+}
+
+/// Is all that the pack holds in what is saved of this text? Which blocks of windows that has
+/// depends on where it ends, so of those packs it is never said.
+bool ContextCache::holds_all_of(const tiers::PackHead& pack) const {
+  const bool has_windows = std::ranges::any_of(
+      shape_.layers, [](const tiers::PackLayer& layer) { return layer.window > 0; });
+  return !has_windows && pack.end_pos() <= saved_end_ &&
+         std::ranges::equal(pack.run.tokens,
+                            std::span(tokens_).subspan(pack.run.first_pos, pack.n_positions()));
 }
 
 void ContextCache::finish(Walk& walk, Sequence& sequence, const std::string& session) {
@@ -416,7 +433,7 @@ ContextCacheCounts ContextCache::counts() const {
   counts.saved_tokens = published.tokens;
   counts.saved_bytes = published.bytes;
   counts.saved_rows_bytes = published.rows_bytes;
-  counts.damaged_packs += published.n_discarded;
+  counts.unread_packs = published.replaced_packs;
   return counts;
 }
 

@@ -50,6 +50,7 @@ struct ContextCacheCounts {
   uint64_t saved_bytes = 0;
   // Found to be wrong while restoring or by a step, and removed.
   uint64_t damaged_packs = 0;
+  uint64_t unread_packs = 0;      // that the disk did not give to a step; saved anew
   uint64_t repaired_extents = 0;  // lost while they were saved, and computed again
   // Of restored_tokens, where a sequence has an index: those whose rows were saved. The first
   // selected step reads the K and V of the others.
@@ -108,7 +109,8 @@ class ContextCache {
   /// where others have to be evicted for it, for the one that is getting it.
   void save_rest(Walk& walk, Sequence& sequence);
   /// Removes the packs that steps have found to be damaged, saves the rest of the sequence, also
-  /// what those packs held, and waits until all of it is on the disk. Where `session` is not empty,
+  /// what those packs held, and waits until all of it is on the disk. Packs that the disk did not
+  /// give go behind that, where the text holds all of them. Where `session` is not empty,
   /// the packs get its name, unless a longer session that begins with them has it. Lost extents are
   /// computed again with `walk`, whose last logits are gone then. Of an index, the rows that lack
   /// beside the text's packs are saved. Errors: those of
@@ -148,6 +150,7 @@ class ContextCache {
   void write_extent(KvCache& cache, const Sequence& sequence);
   tiers::Discarded discard(const std::string& pack);
   bool drop_damaged(tiers::BlockStore& store);
+  bool holds_all_of(const tiers::PackHead& pack) const;
   bool is_sparse(const tiers::Hash128& root) const { return options_.sparse_root == root; }
   uint32_t n_to_save(const Sequence& sequence) const;
   void check_stopped() const;
@@ -167,9 +170,9 @@ class ContextCache {
   uint32_t next_extent_ = 0;  // of the text
   uint32_t next_layer_ = 0;   // of that extent
   uint32_t saved_end_ = 0;    // positions before it are saved, or on their way
-  // Packs of the text that the disk does not give, and where each begins: they go when the text is
-  // saved anew from there on, and not before.
-  std::map<std::string, uint32_t> unread_;
+  // Packs of the text that the disk does not give, by name: those that the text holds all of go
+  // when it is saved anew, and not before.
+  std::map<std::string, std::shared_ptr<const tiers::PackReader>> unread_;
 
   ContextCacheCounts counts_;
 };

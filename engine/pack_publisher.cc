@@ -13,9 +13,9 @@
 
 namespace strata::engine {
 
-/// A pack that goes when those before it in the queue have their names.
 struct PackPublisher::Replaced {
   std::string pack;
+  bool is_held = false;
 };
 
 struct PackPublisher::State {
@@ -110,10 +110,10 @@ void PackPublisher::add(tiers::RowsWriter writer) {
   state_->changed.notify_all();
 }
 
-void PackPublisher::add_discard(std::string pack) {
+void PackPublisher::add_replaced(std::string pack, bool is_held) {
   const std::lock_guard lock(state_->mutex);
   if (!state_->problem.empty()) return;
-  state_->waiting.push_back(Replaced{std::move(pack)});
+  state_->waiting.push_back(Replaced{std::move(pack), is_held});
   ++state_->n_given;
   state_->changed.notify_all();
 }
@@ -211,11 +211,10 @@ PublishedCounts PackPublisher::publish(State& state, tiers::RowsWriter writer) {
 PublishedCounts PackPublisher::publish(State& state, Replaced replaced) {
   const std::lock_guard naming(state.naming);
   try {
-    const auto discarded = state.directory.discard_replaced(replaced.pack);
-    return {.n_discarded = discarded == tiers::Discarded::kPack ? 1u : 0u};
-  } catch (const Error&) {
-    return {};
+    if (replaced.is_held) state.directory.discard_replaced(replaced.pack);
+  } catch (const std::exception&) {
   }
+  return {.replaced_packs = 1};
 }
 
 void PackPublisher::run(const std::shared_ptr<State>& state) {
@@ -240,7 +239,7 @@ void PackPublisher::run(const std::shared_ptr<State>& state) {
     state->counts.tokens += published.tokens;
     state->counts.bytes += published.bytes;
     state->counts.rows_bytes += published.rows_bytes;
-    state->counts.n_discarded += published.n_discarded;
+    state->counts.replaced_packs += published.replaced_packs;
     std::string& first = is_pack ? state->problem : state->rows_problem;
     if (first.empty()) first = std::move(problem);
     ++state->n_ended;

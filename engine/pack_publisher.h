@@ -18,8 +18,8 @@ namespace strata::engine {
 struct PublishedCounts {
   uint64_t tokens = 0;  // in packs that have their name
   uint64_t bytes = 0;
-  uint64_t rows_bytes = 0;   // of index rows
-  uint64_t n_discarded = 0;  // packs that others are in place of
+  uint64_t rows_bytes = 0;  // of index rows
+  uint64_t replaced_packs = 0;
 };
 
 /// One caller at a time, beside the thread, but for problem(), wait_named() and
@@ -40,13 +40,14 @@ class PackPublisher {
   void add(tiers::PackWriter writer);
   /// As a pack; but what goes wrong with rows holds no pack up.
   void add(tiers::RowsWriter writer);
-  /// Behind what was added before it, where all of that got its name: the pack goes, which is saved
-  /// anew and could not be read (PackDirectory::discard_replaced). No problem where it stays.
-  void add_discard(std::string pack);
+  /// A pack that the disk did not give, and whose text is saved anew by what was added before it.
+  /// Where all of that gets its name, it is counted and, where that holds all of it, goes
+  /// (PackDirectory::discard_replaced). No problem where it stays.
+  void add_replaced(std::string pack, bool is_held);
   /// Waits until every pack has its name or a problem. Errors: kIo where the disk does not answer
   /// within `wait_max`; kCancelled.
   void wait(std::chrono::milliseconds wait_max) { wait_named(n_given(), wait_max, cancel_); }
-  /// How many packs and rows add() has taken, and add_discard().
+  /// How many packs and rows add() has taken, and add_replaced().
   uint64_t n_given() const;
   /// Waits until that many of them have their name or a problem. Errors: as wait(). Threads: any,
   /// where it holds a share of this.

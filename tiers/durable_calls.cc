@@ -39,6 +39,7 @@ void fill(FileStatus& status, const struct stat& found) {
   status.modified_ns =
       int64_t{found.st_mtim.tv_sec} * 1'000'000'000 + int64_t{found.st_mtim.tv_nsec};
   status.n_links = static_cast<uint64_t>(found.st_nlink);
+  status.inode = static_cast<uint64_t>(found.st_ino);
   status.permissions = found.st_mode & 0777;
   status.is_regular = S_ISREG(found.st_mode);
   status.is_own = found.st_uid == ::geteuid();

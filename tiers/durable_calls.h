@@ -15,6 +15,7 @@ struct FileStatus {
   uint64_t bytes = 0;
   int64_t modified_ns = 0;  // since 1970; of a pack: its last use
   uint64_t n_links = 0;
+  uint64_t inode = 0;        // which file of its file system it is
   uint32_t permissions = 0;  // the nine bits of owner, group and others
   bool is_regular = false;
   bool is_own = false;  // belongs to the user that this process runs as

@@ -284,13 +284,16 @@ void UnpublishedFile::replace(const std::string& name) {
   STRATA_CHECK(state_ == State::kSynced, "state=%d", static_cast<int>(state_));
   if (hidden_name_.empty()) {  // a name is moved to another, an unnamed file is not
     const std::string hidden = hidden_name();
+    // As every hidden file has it, against who removes leftovers.
+    if (const int locked = directory_->calls().try_lock(descriptor_.get()); locked < 0)
+      abandon("name a saved context", locked);
     const int named =
         directory_->calls().link_at(descriptor_.get(), directory_->descriptor(), hidden);
     if (named < 0) abandon("name a saved context", named);
     hidden_name_ = hidden;
   }
   place_ = Place::kReplaces;
-  STRATA_CHECK(publish(name), "%s was not replaced", name.c_str());
+  if (!publish(name)) abandon("name a saved context", -EEXIST);
 }
 
 bool UnpublishedFile::publish(const std::string& name) {

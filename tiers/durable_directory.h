@@ -127,7 +127,7 @@ class DurableDirectory {
 class UnpublishedFile {
  public:
   enum class Place : uint8_t {
-    kNeverReplaces,  // unnamed where the file system can (O_TMPFILE)
+    kNeverReplaces,  // but by replace(); unnamed where the file system can (O_TMPFILE)
     kReplaces,       // may take the place of a file of the same name
   };
 

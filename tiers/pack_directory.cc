@@ -16,15 +16,31 @@ constexpr uint32_t kLooksMax = 8;
 
 bool is_session_file(const std::string& name) { return !session_of_file_name(name).empty(); }
 
-/// The pack of that name where every block of it is what was saved, which reads all of them.
-std::shared_ptr<const PackReader> open_whole(const DurableDirectory& directory,
-                                             const std::string& name) {
-  try {
-    auto pack = PackReader::open(directory, name);
-    if (pack && pack->count_bad_blocks().n() == 0) return pack;
-  } catch (const Error&) {  // as one that is not whole
+/// A file of a pack, and what reading it gave. That takes long, so nobody holds the lock meanwhile:
+/// who does something about it looks with is_there() whether the name is still that file's.
+struct ReadPack {
+  std::shared_ptr<const PackReader> pack;  // null where its head cannot be read
+  std::optional<FileStatus> file;
+  BadBlocks bad;  // the first of them
+
+  bool is_whole() const { return pack != nullptr && bad.n() == 0; }
+  bool is_there(const DurableDirectory& directory, const std::string& name) const {
+    const auto now = directory.status_of(name);
+    return file && now && file->inode == now->inode;
   }
-  return nullptr;
+};
+
+ReadPack read_pack(const DurableDirectory& directory, const std::string& name) {
+  ReadPack read;
+  try {
+    read.file = directory.status_of(name);
+    if (!read.file) return read;
+    read.pack = PackReader::open(directory, name);
+    if (read.pack) read.bad = read.pack->count_bad_blocks(1);
+  } catch (const Error& error) {
+    ++(is_of_file(error) ? read.bad.n_wrong : read.bad.n_unread);
+  }
+  return read;
 }
 
 }  // namespace
@@ -213,14 +229,16 @@ PackWriter PackDirectory::start(PackRun run) {
 std::string PackDirectory::publish(PackWriter writer) {
   if (!writer.is_sealed()) writer.seal();
   const std::string name = writer.file_name();
+  const ReadPack read = read_pack(*directory_, name);
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-  const auto there = open_whole(*directory_, name);
+  const auto there = read.is_whole() && read.is_there(*directory_, name) ? read.pack : nullptr;
   if (there) {
     there->touch();
     // Whoever gave it its name may have ended before the name was on the disk.
     directory_->sync();
   } else {
     place(writer);
+    index_.remove(name);
   }
   const auto status = directory_->status_of(name);
   // Which tokens were generated is what the file says of it.
@@ -275,16 +293,11 @@ Discarded PackDirectory::discard_replaced(const std::string& pack) { return disc
 
 Discarded PackDirectory::discard(const std::string& pack, bool is_replaced) {
   STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
+  const ReadPack read = read_pack(*directory_, pack);
+  if (read.is_whole()) return Discarded::kNothing;
   const DirectoryLock lock = directory_->lock(limits_.lock_wait);
-  BadBlocks bad;
-  try {
-    const auto there = PackReader::open(*directory_, pack);
-    if (there) bad = there->count_bad_blocks();
-    if (there && bad.n() == 0) return Discarded::kNothing;
-  } catch (const Error& error) {
-    ++(is_of_file(error) ? bad.n_wrong : bad.n_unread);
-  }
-  const bool is_unread = bad.n_wrong == 0 && bad.n_unread > 0;
+  if (!read.is_there(*directory_, pack)) return Discarded::kNothing;
+  const bool is_unread = read.bad.n_unread > 0;
   if (is_unread && (!is_replaced || pinned_packs("").contains(pack))) return Discarded::kUnread;
   index_.remove(pack);
   return remove_pack(pack) ? Discarded::kPack : Discarded::kNothing;

@@ -153,12 +153,15 @@ class PackDirectory {
   /// Errors: kDoesNotFit (nothing was evicted), kIo.
   PackWriter start(PackRun run);
   /// Seals the pack where that was not done and gives it its name, which is returned. Where the
-  /// same pack is there already and whole, by reading all of it, it counts as used and the writer's
-  /// bytes go; one that is not, or that the disk does not give, is replaced. Packs of this object's index that it holds all of go, unless a session pins them.
-  /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted.
+  /// same pack is there already and whole, by reading all of it without the lock, it counts as used
+  /// and the writer's bytes go; one that is not, or that the disk does not give, is replaced. Packs
+  /// of this object's index that it holds all of go, unless a session pins them.
+  /// Errors: kDoesNotFit, kIo; then the directory is as before, but for what was evicted and where
+  /// a pack that was replaced is the new one already.
   std::string publish(PackWriter writer);
   /// Removes the pack that has this name now, where its file holds other bytes than were saved; a
-  /// whole one stays, whatever an earlier read of it said. Reads all of it. Errors: kIo (the lock).
+  /// whole one stays, whatever an earlier read of it said. Reads it, without the lock, to its end or
+  /// to what is wrong. Errors: kIo.
   Discarded discard(const std::string& pack);
   /// The same of one that is saved anew: it goes as well where the disk does not give its bytes,
   /// unless a session pins it. Errors: kIo.

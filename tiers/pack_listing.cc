@@ -8,6 +8,15 @@
 namespace strata::tiers {
 namespace {
 
+/// "" where there are none.
+std::string text_of(const BadBlocks& bad) {
+  std::string text;
+  if (bad.n_wrong > 0) text = std::to_string(bad.n_wrong) + " blocks are not what was saved";
+  if (bad.n_unread == 0) return text;
+  if (!text.empty()) text += ", ";
+  return text + std::to_string(bad.n_unread) + " cannot be read now";
+}
+
 /// Rows of another version are no damage: they are ignored.
 void verify_rows(const DurableDirectory& directory, const PackReader& pack, const std::string& name,
                  PackVerdict& verdict) {
@@ -82,9 +91,9 @@ std::optional<PackVerdict> PackDirectory::verify_pack(const std::string& pack) c
   try {
     const auto reader = PackReader::open(*directory_, pack);
     if (!reader) return std::nullopt;
-    verdict.n_bad_blocks = reader->count_bad_blocks().n();
-    if (verdict.n_bad_blocks > 0)
-      verdict.problem = std::to_string(verdict.n_bad_blocks) + " blocks are not what was saved";
+    const BadBlocks bad = reader->count_bad_blocks();
+    verdict.n_bad_blocks = bad.n();
+    verdict.problem = text_of(bad);
     for (const std::string& name : rows_of(pack)) verify_rows(*directory_, *reader, name, verdict);
   } catch (const Error& error) {
     verdict.problem = error.what();

@@ -81,10 +81,11 @@ void PackReader::check_region(uint32_t extent, uint32_t layer,
               "Its positions are computed again; check the disk if this happens often.");
 }
 
-BadBlocks PackReader::count_bad_blocks() const {
+BadBlocks PackReader::count_bad_blocks(uint64_t n_max) const {
   BadBlocks bad;
   for (uint32_t extent = 0; extent < head_.n_extents(); ++extent) {
     for (uint32_t layer = 0; layer < head_.n_layers(); ++layer) {
+      if (bad.n() >= n_max) return bad;
       if (!head_.has_region(layer, extent)) continue;
       std::vector<std::byte> region(
           static_cast<size_t>(region_payload_bytes(head_, geometry_, extent, layer)));

@@ -57,8 +57,8 @@ class PackReader {
   /// Of a region that was read otherwise. Errors: kBadFile, as read_region().
   void check_region(uint32_t extent, uint32_t layer, std::span<const std::byte> region) const;
 
-  /// Reads everything.
-  BadBlocks count_bad_blocks() const;
+  /// Reads everything, or until n_max of them are found.
+  BadBlocks count_bad_blocks(uint64_t n_max = UINT64_MAX) const;
 
  private:
   PackReader(DirectoryFile file, std::string name, PackHead head);

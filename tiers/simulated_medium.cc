@@ -32,17 +32,21 @@ uint64_t SimulatedDraws::next() {
 double SimulatedDraws::unit() { return static_cast<double>(next() >> 11) * 0x1p-53; }
 
 void ZeroedBytes::grow(uint64_t bytes) {
-  auto* const grown = static_cast<std::byte*>(std::calloc(bytes, 1));
-  if (grown == nullptr) throw std::bad_alloc();
-  if (size_ > 0) std::memcpy(grown, bytes_.get(), size_);
-  bytes_.reset(grown);
+  if (bytes > capacity_) {
+    const uint64_t capacity = std::max(bytes, 2 * capacity_);
+    auto* const grown = static_cast<std::byte*>(std::calloc(capacity, 1));
+    if (grown == nullptr) throw std::bad_alloc();
+    if (size_ > 0) std::memcpy(grown, bytes_.get(), size_);
+    bytes_.reset(grown);
+    capacity_ = capacity;
+  }
   size_ = bytes;
 }
 
 void SimulatedMedium::extend_to(uint64_t bytes) {
   if (bytes <= medium_.size()) return;
-  medium_.grow(bytes);
   honest_.grow(bytes);
+  medium_.grow(bytes);  // last: whose size is the file's
 }
 
 void SimulatedMedium::read(uint64_t offset, std::span<std::byte> memory) const {

@@ -24,7 +24,7 @@ class SimulatedDraws {
   uint64_t state_;
 };
 
-/// Zeros that take memory only where they are written.
+/// Zeros that take memory only where they are written, or copied as they grow.
 class ZeroedBytes {
  public:
   std::byte* data() { return bytes_.get(); }
@@ -38,6 +38,7 @@ class ZeroedBytes {
   };
   std::unique_ptr<std::byte[], Free> bytes_;
   uint64_t size_ = 0;
+  uint64_t capacity_ = 0;
 };
 
 /// Offsets and lengths lie within size(): the caller extends first. Twice the bytes that were

@@ -51,7 +51,7 @@ TEST(ThreadPool, WorkersHaveCpusOfTheirOwnWhereThereIsOneForEach) {
   ThreadPool pool(n_cpus);
   std::vector<std::vector<size_t>> found(n_cpus);
   for (uint32_t i = 0; i < 3 * n_cpus; ++i) {
-    use_cpus({all[i * 5 % n_cpus]});  // the caller, and no thread of the pool
+    use_cpus({all[i % n_cpus]});  // the caller, and no thread of the pool
     pool.run([&](uint32_t worker) { found[worker] = allowed_cpus(); });
     std::vector<size_t> used;
     for (const auto& cpus : found) used.insert(used.end(), cpus.begin(), cpus.end());

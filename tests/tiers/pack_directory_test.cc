@@ -399,7 +399,7 @@ TEST_F(PackDirectoryTest, TheLoserOfALockIsToldWhatToDo) {
   const auto names = save_text(packs, small_shape(), random_text(1, 40));
   const DirectoryLock lock = directory->lock(std::chrono::milliseconds(0));
   try {
-    packs.discard(names[0]);
+    packs.remove_unpinned(names);
     FAIL() << "took a lock that is held";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kIo);

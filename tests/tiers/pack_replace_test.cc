@@ -64,7 +64,8 @@ TEST_F(PackReplace, PublishingTakesThePlaceOfWhatIsNotWhole) {
   PackDirectory tight = open(packs.used_bytes());
   for (const bool is_lost : {true, false}) {
     SCOPED_TRACE(is_lost ? "lost" : "wrong");
-    is_lost ? lose() : flip_byte();
+    if (is_lost) lose();
+    if (!is_lost) flip_byte();
     EXPECT_EQ(save_text(tight, small_shape(), text_)[0], name_);
     EXPECT_EQ(bytes_of_file(file()), bytes_);
     EXPECT_EQ(problems_of(tight), "");  // while the disk still gives nothing of the lost file
@@ -85,6 +86,43 @@ TEST_F(PackReplace, ADiskThatTakesNothingKeepsWhatItDoesNotGive) {
   PackDirectory again = open();
   EXPECT_EQ(problems_of(again), "");
   EXPECT_EQ(again.find(small_shape(), {}, text_).n_positions, 300u);
+}
+
+/// Blocks are read for as long as a slow disk takes: others want the lock meanwhile.
+TEST_F(PackReplace, NoBlockIsReadUnderTheLock) {
+  PackDirectory packs = open();
+  const auto text = random_text(3, 4000);
+  const std::string name = save_text(packs, small_shape(), text)[0];
+  disk_.n_blocks_read = 0;
+  disk_.end_of_blocks =
+      PackGeometry(PackHead::of(run_of(small_shape(), text, 0, 4000))).tags_offset;
+  EXPECT_EQ(save_text(packs, small_shape(), text)[0], name);  // is there
+  EXPECT_EQ(packs.discard(name), Discarded::kNothing);
+  disk_.lose(path() + "/" + name);
+  EXPECT_EQ(packs.discard(name), Discarded::kUnread);
+  EXPECT_GT(disk_.n_blocks_read, 0u);
+  EXPECT_EQ(disk_.n_blocks_read_locked, 0u);
+}
+
+/// What has the name by then is another file, which nobody has looked at.
+TEST_F(PackReplace, WhatTookThePlaceMeanwhileIsNotDiscarded) {
+  PackDirectory packs = open();
+  flip_byte();
+  disk_.before_lock = [&] {
+    std::filesystem::remove(file());
+    write_file(file(), bytes_);
+  };
+  EXPECT_EQ(packs.discard(name_), Discarded::kNothing);
+  EXPECT_EQ(bytes_of_file(file()), bytes_);
+}
+
+/// Whoever opens the directory removes hidden files that nobody holds.
+TEST_F(PackReplace, AnotherThatOpensTheDirectoryRemovesNothingOfIt) {
+  PackDirectory packs = open();
+  flip_byte();
+  disk_.before_rename = [&] { PackDirectory::open(path(), {}); };
+  EXPECT_EQ(save_text(packs, small_shape(), text_)[0], name_);
+  EXPECT_EQ(bytes_of_file(file()), bytes_);
 }
 
 }  // namespace
