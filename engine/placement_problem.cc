@@ -239,6 +239,7 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
                                          context.n_ctx, 0, context.chunk_rows);
   problem.has_device = true;
   problem.may_attend_on_cpu = request.may_attend_on_cpu;
+  problem.may_compute_on_cpu = request.may_compute_on_cpu;
   problem.may_stream = problem.may_stream && request.may_use_disk;
   problem.hbm_gb = gb(request.hbm_bytes);
   problem.hbm_fixed_gb = gb(needs.buffer_bytes);

@@ -18,9 +18,9 @@ const MachineProfile& unmeasured_profile();
 /// The machine around a card that is not here, and the card. is_measured() is false.
 MachineProfile profile_of(const DeviceProfile& device);
 
-/// Puts what was measured of a card, its link, copies within its memory and kernels, in place of the
-/// figures that `profile` has of one like it. Where kernels were not, those that are bound by its
-/// memory go with the copies.
+/// Puts what was measured of a card, its link, copies within its memory and kernels, in place of
+/// the figures that `profile` has of one like it. Where kernels were not, those that are bound by
+/// its memory go with the copies.
 void use_measured_card(const DeviceRates& measured, MachineProfile& profile);
 
 /// Of K and V in these codecs. A codec or head_dim that was not measured has the rate of the

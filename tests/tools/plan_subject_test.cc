@@ -63,6 +63,8 @@ TEST_F(PlanSubjectTest, NamesTheCardThatWasOpened) {
   const PlanSubject found = subject({"--device", "auto", "-c", "32k"});
   EXPECT_EQ(found.device, "cuda:1") << notes(found);
   EXPECT_TRUE(found.request.device);
+  // What the engine does not do there is not planned for it.
+  EXPECT_FALSE(found.request.may_attend_on_cpu || found.request.may_compute_on_cpu);
 }
 
 TEST_F(PlanSubjectTest, AutoGoesOnWithTheCpuWhereNothingCanBePlacedOnTheCard) {
