@@ -258,9 +258,10 @@ TEST(CalibrateDevice, FindsTheFiguresOfAVirtualCardsKernels) {
 }
 
 TEST(CalibrateDevice, ACardWithoutRoomForItsKernelsKeepsWhatItHas) {
+  // Room for weights, not for the rows of a prompt.
   DeviceTable table = planner::virtual_table();
   table.open = [](uint32_t, Device** device) {
-    const planner::VirtualDeviceOptions little{.hbm_bytes_max = 32 * kMiB};
+    const planner::VirtualDeviceOptions little{.hbm_bytes_max = 80 * kMiB};
     *device = planner::as_device(
         *std::make_unique<planner::VirtualDevice>(planner::device_profiles()[0], little).release());
     return 0;
