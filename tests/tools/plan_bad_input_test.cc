@@ -4,6 +4,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,31 @@ TEST_F(PlanBadInput, OneLayerThatDoesNotFitIsRefusedWithWhatWould) {
       {3, "does_not_fit", {"only two layers of it", "there is 3.0 GiB"}, "--dram", "use --dram "});
   expect_refused(arguments({"--device", "virtual:laptop8", "--hbm", "3GiB", "-c", "4k"}),
                  {3, "does_not_fit", {"two layers", "there is 3.0 GiB"}, "--hbm", "--hbm "});
+}
+
+TEST_F(PlanBadInput, WhatIsPinnedIntoTooSmallACardIsRefusedWithALineThatRuns) {
+  const testing::AnnouncedModel large{"8B", 32, 4096, 32, 8, 128, 14336, 128256, 131072};
+  path_ = folder_.path("large.gguf");
+  large.write(path_);
+  const std::vector<std::string> card = {"--device", "virtual:rtx3060", "-c", "128k", "--json"};
+  for (const std::vector<std::string>& pins : {std::vector<std::string>{"--kv-tier", "hbm"},
+                                               {"--kv-tier", "hbm", "-ngl", "40"},
+                                               {"-ngl", "40", "--hbm", "3GiB"}}) {
+    SCOPED_TRACE(pins.back());
+    std::vector<std::string> words = card;
+    words.insert(words.end(), pins.begin(), pins.end());
+    const auto refused = testing::run_strata(arguments(words));
+    EXPECT_EQ(refused.exit_code, 3);
+    const std::string remedy = nlohmann::json::parse(refused.out, nullptr, false)["remedy"];
+    const std::string begins = " (strata ";
+    const size_t begin = remedy.find(begins) + begins.size();
+    ASSERT_GT(begin, begins.size()) << remedy;
+    std::istringstream line(remedy.substr(begin, remedy.find(')', begin) - begin));
+    const std::vector<std::string> typed{std::istream_iterator<std::string>(line), {}};
+    EXPECT_EQ(testing::run_strata(typed).exit_code, 0) << remedy;
+    // On the CPU alone there is no such tier to pin to.
+    EXPECT_TRUE(remedy.ends_with("or --device none without --pin, -ngl and --kv-tier")) << remedy;
+  }
 }
 
 TEST_F(PlanBadInput, ARateOfZeroIsNamed) {

@@ -31,6 +31,17 @@ bool is_pinned(const PlanSubject& subject) {
   return !subject.request.pins.empty() || subject.request.kv_pin;
 }
 
+/// Then a machine without the card takes none of it.
+bool is_pinned_to_hbm(const PlanSubject& subject) {
+  const auto is_there = [](const planner::TierSet& tiers) {
+    return tiers == planner::just(planner::PlanTier::kHbm);
+  };
+  return subject.request.kv_pin == planner::PlanTier::kHbm ||
+         std::ranges::any_of(subject.request.pins, [&](const planner::PiecePins& pieces) {
+           return std::ranges::any_of(pieces, is_there);
+         });
+}
+
 struct SmallerContext {
   uint64_t n_ctx = 0, n_out = 0;
 };
@@ -69,6 +80,7 @@ PlacementProblem nearest_problem(const PlanSubject& subject) {
 struct Change {
   std::string text;
   std::vector<std::string_view> replaced;
+  bool leaves_pins = false;  // they are among the names
 
   Change with(const Change& other) const {
     Change both{text.empty() ? other.text : text + " " + other.text, replaced};
@@ -93,19 +105,29 @@ Change raised(const Shortage& lacks) {
   return change;
 }
 
-/// Rooms that would do, the smallest change first; else a machine without the card.
+Change without_pins(Change change) {
+  change.replaced.insert(change.replaced.end(), {"pin", "n-gpu-layers", "kv-tier"});
+  change.leaves_pins = true;
+  return change;
+}
+
+Change without_device() { return {"--device none", {"device", "hbm"}}; }
+
+/// Rooms that would do, the smallest change first; else a machine without the card, where no pin
+/// wants it.
 std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lacks) {
   const Change must = raised(lacks);
-  const Change no_device{"--device none", {"device", "hbm"}};
+  std::vector<Change> no_device;
+  if (lacks.hbm_gb && !is_pinned_to_hbm(subject)) no_device.push_back(without_device());
   if (lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > subject.request.device->free_bytes)
-    return {no_device};  // the card has no more
+    return no_device;  // the card has no more
   std::vector<Change> changes;
   if (lacks.nvme_gb) changes.push_back(must.with(room_change("nvme-budget", *lacks.nvme_gb)));
   if (lacks.dram_gb) {
     changes.push_back(must.with(room_change("dram", *lacks.dram_gb)));
   } else if (!must.text.empty()) {
     if (!lacks.nvme_gb) changes.push_back(must);
-    if (lacks.hbm_gb) changes.push_back(no_device);
+    changes.insert(changes.end(), no_device.begin(), no_device.end());
   }
   return changes;
 }
@@ -115,8 +137,7 @@ std::vector<Change> changes_of(const PlanSubject& subject, const Shortage& lacks
   engine::PlacementRequest unpinned = subject.request;
   unpinned.pins.clear();
   unpinned.kv_pin.reset();
-  if (is_pinned(subject) && is_plannable(subject, unpinned))
-    changes.push_back({"", {"pin", "n-gpu-layers", "kv-tier"}});
+  if (is_pinned(subject) && is_plannable(subject, unpinned)) changes.push_back(without_pins({}));
   engine::PlacementRequest quantised = subject.request;
   quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
   if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
@@ -127,6 +148,7 @@ std::vector<Change> changes_of(const PlanSubject& subject, const Shortage& lacks
       change = change.with({fmt::format("-n {}", smaller.n_out), {"predict"}});
     changes.push_back(std::move(change));
   }
+  if (lacks.hbm_gb && is_pinned_to_hbm(subject)) changes.push_back(without_pins(without_device()));
   return changes;
 }
 
@@ -135,10 +157,12 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks, const Comm
   for (const Change& change : changes_of(subject, lacks)) {
     const bool is_first = text.empty();
     if (!is_first) text += ", or ";
+    constexpr const char* kPins = "--pin, -ngl and --kv-tier";
     if (change.text.empty()) {
-      text += "leave --pin, -ngl and --kv-tier out";
+      text += fmt::format("leave {} out", kPins);
     } else {
       text += (is_first ? "use " : "") + change.text;
+      if (change.leaves_pins) text += fmt::format(" without {}", kPins);
     }
     if (is_first && command != nullptr)
       text +=
