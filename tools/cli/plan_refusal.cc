@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/byte_text.h"
+#include "engine/machine.h"
 #include "tools/cli/plan_report.h"
 
 namespace strata::cli {
@@ -61,9 +62,28 @@ SmallerContext largest_context(const PlanSubject& subject) {
   return {fits * kStep, answer_of(fits * kStep)};
 }
 
+engine::PlacementRequest unpinned(const engine::PlacementRequest& request) {
+  engine::PlacementRequest free = request;
+  free.pins.clear();
+  free.kv_pin.reset();
+  return free;
+}
+
+/// By the CPU of this machine, which pins into a card's memory do not survive.
+bool is_plannable_without_device(const PlanSubject& subject) {
+  engine::PlacementRequest alone =
+      is_pinned_to_hbm(subject) ? unpinned(subject.request) : subject.request;
+  alone.device.reset();
+  alone.hbm_bytes = 0;
+  alone.may_use_disk = true;
+  alone.dram_bytes = std::min(alone.dram_bytes, engine::available_dram_bytes());
+  return is_plannable(subject, alone);
+}
+
 /// The problem that lacks least.
-PlacementProblem nearest_problem(const PlanSubject& subject) {
-  const auto problems = engine::placement_problems(subject.model, subject.request);
+PlacementProblem nearest_problem(const PlanSubject& subject,
+                                 const engine::PlacementRequest& request) {
+  const auto problems = engine::placement_problems(subject.model, request);
   const auto lacking = [](const PlacementProblem& p) {
     const auto lacks = planner::shortage(p);
     if (!lacks) return 0.0;
@@ -115,10 +135,11 @@ Change without_device() { return {"--device none", {"device", "hbm"}}; }
 
 /// Rooms that would do, the smallest change first; else a machine without the card, where no pin
 /// wants it.
-std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lacks) {
+std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lacks,
+                                 bool may_leave_device) {
   const Change must = raised(lacks);
   std::vector<Change> no_device;
-  if (lacks.hbm_gb && !is_pinned_to_hbm(subject)) no_device.push_back(without_device());
+  if (lacks.hbm_gb && may_leave_device) no_device.push_back(without_device());
   if (lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > subject.request.device->free_bytes)
     return no_device;  // the card has no more
   std::vector<Change> changes;
@@ -133,11 +154,11 @@ std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lac
 }
 
 std::vector<Change> changes_of(const PlanSubject& subject, const Shortage& lacks) {
-  std::vector<Change> changes = room_changes(subject, lacks);
-  engine::PlacementRequest unpinned = subject.request;
-  unpinned.pins.clear();
-  unpinned.kv_pin.reset();
-  if (is_pinned(subject) && is_plannable(subject, unpinned)) changes.push_back(without_pins({}));
+  const bool may_leave_device = lacks.hbm_gb && is_plannable_without_device(subject);
+  const bool wants_device = is_pinned_to_hbm(subject);
+  std::vector<Change> changes = room_changes(subject, lacks, may_leave_device && !wants_device);
+  const engine::PlacementRequest free = unpinned(subject.request);
+  if (is_pinned(subject) && is_plannable(subject, free)) changes.push_back(without_pins({}));
   engine::PlacementRequest quantised = subject.request;
   quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
   if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
@@ -148,7 +169,12 @@ std::vector<Change> changes_of(const PlanSubject& subject, const Shortage& lacks
       change = change.with({fmt::format("-n {}", smaller.n_out), {"predict"}});
     changes.push_back(std::move(change));
   }
-  if (lacks.hbm_gb && is_pinned_to_hbm(subject)) changes.push_back(without_pins(without_device()));
+  if (may_leave_device && wants_device) changes.push_back(without_pins(without_device()));
+  if (!changes.empty() || !is_pinned(subject)) return changes;
+  // No card has room for what is pinned there, and without pins more is missing.
+  if (const auto less = planner::shortage(nearest_problem(subject, free)))
+    for (Change& change : room_changes(subject, *less, may_leave_device))
+      changes.push_back(without_pins(std::move(change)));
   return changes;
 }
 
@@ -168,7 +194,7 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks, const Comm
       text +=
           fmt::format(" ({})", command_line(*command, "plan", kPlan, change.replaced, change.text));
   }
-  return text;
+  return text.empty() ? "use a smaller model, or a machine with more memory" : text;
 }
 
 std::string dram_text(const PlanSubject& subject, const PlacementProblem& problem, double needed) {
@@ -195,7 +221,7 @@ std::string dram_text(const PlanSubject& subject, const PlacementProblem& proble
 }  // namespace
 
 Error plan_refusal(const PlanSubject& subject, const Command* command) {
-  const PlacementProblem problem = nearest_problem(subject);
+  const PlacementProblem problem = nearest_problem(subject, subject.request);
   const auto lacks = planner::shortage(problem);
   if (!lacks)  // an odd block more than any whole one leaves
     return {ErrorCode::kDoesNotFit, "no placement of whole layers and blocks was found", "--dram",
