@@ -437,7 +437,10 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
     if (std::isfinite(needed)) lacks.dram_gb = needed;
     if (may_spill && !can_spill && spilling <= problem.dram_gb)
       lacks.nvme_gb = problem.spill_file_gb;
-    if (!lacks.dram_gb && !lacks.nvme_gb) lacks.dram_gb = spilling;
+    if (!lacks.dram_gb && !lacks.nvme_gb) {
+      lacks.dram_gb = spilling;
+      if (may_spill && !can_spill) lacks.nvme_gb = problem.spill_file_gb;
+    }
   }
   if (weights > problem.weights_cap_gb + kFitsSlack) lacks.weights_cap_gb = weights;
   // Of K and V whichever way takes less of DRAM takes less of their part of it.

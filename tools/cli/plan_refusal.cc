@@ -143,6 +143,9 @@ std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lac
   if (lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > subject.request.device->free_bytes)
     return no_device;  // the card has no more
   std::vector<Change> changes;
+  if (lacks.nvme_gb && lacks.dram_gb && subject.request.kv_pin == planner::PlanTier::kNvme)
+    return {must.with(room_change("nvme-budget", *lacks.nvme_gb))
+                .with(room_change("dram", *lacks.dram_gb))};
   if (lacks.nvme_gb) changes.push_back(must.with(room_change("nvme-budget", *lacks.nvme_gb)));
   if (lacks.dram_gb) {
     changes.push_back(must.with(room_change("dram", *lacks.dram_gb)));
