@@ -84,7 +84,7 @@ class CardTrial {
   DeviceBuffer upload(const std::vector<T>& values) {
     const uint64_t bytes = values.size() * sizeof(T);
     DeviceBuffer buffer = take(bytes);
-    std::memcpy(staged_.data(), values.data(), bytes);
+    std::memcpy(staged_.data(), static_cast<const void*>(values.data()), bytes);
     stream_.copy(buffer.bytes(), staged_.data(), bytes);
     stream_.wait();
     return buffer;
@@ -111,9 +111,8 @@ class CardTrial {
   }
   /// All blocks of the pool; those of a KV head lie together.
   DeviceBuffer upload_table(const KvLayout& layout) {
-    std::vector<const std::byte*> table;
-    for (uint64_t i = 0; i < uint64_t{blocks_of_head(layout)} * kKvHeads; ++i)
-      table.push_back(pool_.bytes() + i * layout.block_bytes);
+    std::vector<const std::byte*> table(uint64_t{blocks_of_head(layout)} * kKvHeads);
+    for (uint64_t i = 0; i < table.size(); ++i) table[i] = pool_.bytes() + i * layout.block_bytes;
     return upload(table);
   }
 
@@ -129,12 +128,13 @@ class CardTrial {
 
 double CardTrial::launch_us() {
   constexpr uint32_t kWidth = 32;
-  const DeviceBuffer rows = take(3 * kWidth * sizeof(float));
+  constexpr uint64_t kRowBytes = kWidth * sizeof(float);
+  const DeviceBuffer rows = take(3 * kRowBytes);
   stream_.fill(rows.bytes(), 0, rows.size());
   DeviceNormArgs args{};
   args.residual = rows.as<float>();
-  args.weight = rows.as<float>(kWidth * sizeof(float));
-  args.normed = rows.as<float>(2 * kWidth * sizeof(float));
+  args.weight = rows.as<float>(kRowBytes);
+  args.normed = rows.as<float>(2 * kRowBytes);
   args.n_rows = 1;
   args.n = kWidth;
   args.eps = 1e-5F;
@@ -178,7 +178,7 @@ double CardTrial::many_rows_flops(TensorType type) {
 double CardTrial::decode_bytes_per_s(const KvLayout& layout) {
   const uint32_t n_all = blocks_of_head(layout);
   const DeviceBuffer table = upload_table(layout);
-  const DeviceBuffer q = take(kKvHeads * kGroup * layout.head_dim * sizeof(float));
+  const DeviceBuffer q = take(uint64_t{kKvHeads} * kGroup * layout.head_dim * sizeof(float));
   stream_.fill(q.bytes(), 0, q.size());
   DeviceAttendArgs args{};
   args.q = q.as<float>();

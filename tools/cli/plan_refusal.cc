@@ -140,7 +140,8 @@ std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lac
   const Change must = raised(lacks);
   std::vector<Change> no_device;
   if (lacks.hbm_gb && may_leave_device) no_device.push_back(without_device());
-  if (lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > subject.request.device->free_bytes)
+  const auto& device = subject.request.device;
+  if (device && lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > device->free_bytes)
     return no_device;  // the card has no more
   std::vector<Change> changes;
   if (lacks.nvme_gb && lacks.dram_gb && subject.request.kv_pin == planner::PlanTier::kNvme)
