@@ -163,7 +163,7 @@ void Engine::place(const Placement& placement) {
   ContextRequest limits = limits_;
   const auto place = [&] {
     return place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits,
-                        options_.weights_dram_bytes, placement);
+                        options_.weights_dram_bytes, available_dram_bytes(), placement);
   };
   limits.n_draft_max = drafts_where(placement.reads_disk());
   PlacedMemory placed;

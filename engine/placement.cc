@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "base/checked_math.h"
 #include "base/error.h"
 #include "engine/byte_text.h"
+#include "engine/dram_budget.h"
 
 namespace strata::engine {
 namespace {
@@ -78,8 +81,41 @@ KvPlacement place_kv(const ModelShape& kv_shape, const ContextRequest& request,
   return place_spilling(kv_shape, context, placement.kv_dram_bytes);
 }
 
+struct PlacedBytes {
+  uint64_t weights = 0, buffers = 0, kv = 0;
+  /// The smallest --dram that holds them; nothing where that is beyond 64 bits.
+  std::optional<uint64_t> dram_bytes() const {
+    std::optional<uint64_t> sum = kProcessBytes;
+    for (const uint64_t part : {weights, buffers, kv})
+      if (sum) sum = checked_add(*sum, part);
+    return sum;
+  }
+};
+
+/// A larger --dram is proposed only where the machine has it free.
+[[noreturn]] void refuse_sum(const ContextRequest& request, uint64_t free_bytes,
+                             const PlacedBytes& placed) {
+  const std::optional<uint64_t> wanted = placed.dram_bytes();
+  const bool would_do = wanted && *wanted - kProcessBytes <= free_bytes;
+  const bool is_budget = request.is_budgeted && (would_do || request.available_bytes < free_bytes);
+  std::string remedy = kAnew;
+  if (is_budget && would_do) {
+    remedy = fmt::format("use --dram {}, or {}", size_argument(*wanted), kAnew);
+  } else if (wanted) {
+    remedy = fmt::format("free memory ({} are wanted, {} are free), or {}", bytes_text(*wanted),
+                         bytes_text(free_bytes), kAnew);
+  }
+  throw Error(
+      ErrorCode::kDoesNotFit,
+      fmt::format("the plan needs {} for weights, {} for buffers and {} for K and V, {} {}",
+                  bytes_text(placed.weights), bytes_text(placed.buffers), bytes_text(placed.kv),
+                  is_budget ? "--dram leaves them" : "this machine has free",
+                  bytes_text(request.available_bytes)),
+      is_budget ? "--dram" : "plan: kv_dram_bytes, layers", remedy);
+}
+
 /// Every part alone first, so that no sum exceeds 64 bits.
-void check_budget(const ContextRequest& request, uint64_t weights_dram_bytes,
+void check_budget(const ContextRequest& request, uint64_t weights_dram_bytes, uint64_t free_bytes,
                   const PlacedMemory& placed, uint64_t buffers) {
   const uint64_t weights = placed.weights.total_bytes(), kv = placed.context.kv.dram_bytes();
   if (weights_dram_bytes > 0 && weights > weights_dram_bytes)
@@ -96,18 +132,8 @@ void check_budget(const ContextRequest& request, uint64_t weights_dram_bytes,
            fmt::format("use --kv-dram {}, or {}", size_argument(kv), kAnew));
   uint64_t left = request.available_bytes;
   for (const uint64_t part : {weights, buffers, kv}) {
-    if (part <= left) {
-      left -= part;
-      continue;
-    }
-    throw Error(
-        ErrorCode::kDoesNotFit,
-        fmt::format("the plan needs {} for weights, {} for buffers and {} for K and V, {} {}",
-                    bytes_text(weights), bytes_text(buffers), bytes_text(kv),
-                    request.is_budgeted ? "--dram leaves them" : "this machine has free",
-                    bytes_text(request.available_bytes)),
-        request.is_budgeted ? "--dram" : "plan: kv_dram_bytes, layers",
-        fmt::format("{}{}", request.is_budgeted ? "raise --dram, or " : "free memory, or ", kAnew));
+    if (part > left) refuse_sum(request, free_bytes, {weights, buffers, kv});
+    left -= part;
   }
 }
 
@@ -115,7 +141,8 @@ void check_budget(const ContextRequest& request, uint64_t weights_dram_bytes,
 
 PlacedMemory place_memory(const WeightSizes& sizes, const ModelShape& shape,
                           const ModelShape& kv_shape, const ContextRequest& limits,
-                          uint64_t weights_dram_bytes, const Placement& placement) {
+                          uint64_t weights_dram_bytes, uint64_t free_bytes,
+                          const Placement& placement) {
   ContextRequest request = limits;
   request.n_ctx = placement.n_ctx;
   request.k_codec = placement.k_codec;
@@ -130,7 +157,7 @@ PlacedMemory place_memory(const WeightSizes& sizes, const ModelShape& shape,
   placed.context.chunk_rows = checked_chunk(shape, request);
   placed.weights = weight_plan_of(sizes, placement.streamed);
   placed.context.kv = place_kv(kv_shape, request, placement);
-  check_budget(request, weights_dram_bytes, placed, buffer_bytes(shape, request));
+  check_budget(request, weights_dram_bytes, free_bytes, placed, buffer_bytes(shape, request));
   return placed;
 }
 

@@ -44,12 +44,15 @@ struct PlacedMemory {
 
 /// `shape` is the model's, `kv_shape` that of all sequences held at a time. Of `request` the limits
 /// count: the budget, the spill file's, kv_dram_bytes, and beside it weights_dram_bytes (0 = none).
-/// Reserves nothing. Errors, each naming a field of the placement: kUsage (another number of layers
-/// than the model's, a context beyond the trained one or of nothing), kUnsupported (check_codecs),
-/// kDoesNotFit (a budget that is exceeded, less than the smallest that runs).
+/// Of `free_bytes`, which the machine has, a larger budget is proposed. Reserves nothing. Errors,
+/// each naming a field of the placement or an option: kUsage (another number of layers than the
+/// model's, a context beyond the trained one or of nothing), kUnsupported (check_codecs),
+/// kDoesNotFit (a budget that is exceeded, with the smallest that would do; less than the smallest
+/// that runs).
 PlacedMemory place_memory(const WeightSizes& sizes, const ModelShape& shape,
                           const ModelShape& kv_shape, const ContextRequest& request,
-                          uint64_t weights_dram_bytes, const Placement& placement);
+                          uint64_t weights_dram_bytes, uint64_t free_bytes,
+                          const Placement& placement);
 
 /// The same of a device's memory. Errors as above.
 DevicePlan place_on_device(const DeviceNeeds& needs, uint64_t hbm_bytes,

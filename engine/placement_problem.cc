@@ -13,6 +13,7 @@
 #include "engine/layer_weights.h"
 #include "engine/panel_reader.h"
 #include "planner/placement/plan_rates.h"
+#include "planner/step_plan_builder.h"
 
 namespace strata::engine {
 namespace {
@@ -81,9 +82,28 @@ void add_pins(const PiecePins& pins, const std::array<LayerSize, kLayerPieces>& 
   group.apart = apart;
 }
 
+/// Operations of one row of each layer that attends one position, as the step plan that the engine
+/// executes lists them: those of more rows and positions are so many times these.
+struct LayerFlop {
+  double products = 0, attention = 0;
+};
+std::vector<LayerFlop> flop_of_layers(const ModelShape& shape) {
+  planner::PieceBytes no_bytes;
+  no_bytes.layers.resize(shape.n_layers);
+  StepPlan step;
+  planner::build_step_plan(shape, no_bytes, 0, {.sequences = {{0, 1}}, .n_logit_rows = 0}, step);
+  std::vector<LayerFlop> layers(shape.n_layers);
+  for (const StepOp& op : step.ops) {
+    if (op.layer == kNoLayer) continue;
+    LayerFlop& of = layers[op.layer];
+    (op.kind == OpKind::kAttend ? of.attention : of.products) += static_cast<double>(op.flop);
+  }
+  return layers;
+}
+
 /// One layer as a group of its own.
 LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
-                    const KvContext& context, uint32_t layer) {
+                    const KvContext& context, const LayerFlop& layer_flop, uint32_t layer) {
   const LayerShape& shape = model.spec.shape.layers[layer];
   const uint64_t block_bytes =
       KvLayout::make(context.k_codec, context.v_codec, model.spec.shape.head_dim).block_bytes;
@@ -99,7 +119,6 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
     group.cpu_linear_ms +=
         planner::gemv_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
     group.cpu_gemm_ms += planner::gemm_ms(request.profile, matrix.type, flop);
-    group.gemm_tflop += flop / kTera;
     (is_apart ? group.apart->pack_ms : group.pack_ms) +=
         planner::pack_ms(request.profile, matrix.type, static_cast<double>(matrix.total_bytes()));
   }
@@ -107,7 +126,8 @@ LayerGroup group_of(const PlannedModel& model, const PlacementRequest& request,
   group.cpu_gemm_ms +=
       planner::rows_ms(request.profile, static_cast<double>(row_values(model.spec.shape, shape)));
   group.kv_gb = gb(blocks_bytes) / kBlockPositions;
-  group.attend_tflop = attend_flop(model.spec.shape, shape) / kTera;
+  group.gemm_tflop = layer_flop.products / kTera;
+  group.attend_tflop = layer_flop.attention / kTera;
   ModelShape alone = model.spec.shape;
   alone.layers = {shape};
   const uint64_t n_blocks = kv_bytes_for_context(alone, context.k_codec, context.v_codec,
@@ -156,8 +176,9 @@ void add_layer(const LayerGroup& layer, LayerGroup& group) {
 void add_groups(const PlannedModel& model, const PlacementRequest& request,
                 const KvContext& context, PlacementProblem& problem) {
   const WeightPlan streamed = all_streamed(model, request);
+  const std::vector<LayerFlop> layer_flop = flop_of_layers(model.spec.shape);
   for (uint32_t layer = 0; layer < model.spec.shape.n_layers; ++layer) {
-    LayerGroup group = group_of(model, request, context, layer);
+    LayerGroup group = group_of(model, request, context, layer_flop[layer], layer);
     add_layer_reads(model, layer, streamed, request.profile, group);
     const auto found = std::ranges::find_if(
         problem.groups, [&](const LayerGroup& other) { return are_alike(other, group); });
@@ -239,6 +260,7 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
                                          context.n_ctx, 0, context.chunk_rows);
   problem.has_device = true;
   problem.may_attend_on_cpu = request.may_attend_on_cpu;
+  problem.may_compute_on_cpu = request.may_compute_on_cpu;
   problem.may_stream = problem.may_stream && request.may_use_disk;
   problem.hbm_gb = gb(request.hbm_bytes);
   problem.hbm_fixed_gb = gb(needs.buffer_bytes);
@@ -334,7 +356,10 @@ uint64_t row_values(const ModelShape& shape, const LayerShape& layer) {
 }
 
 double attend_flop(const ModelShape& shape, const LayerShape& layer) {
-  return 4.0 * layer.n_heads * shape.head_dim;
+  ModelShape alone = shape;
+  alone.n_layers = 1;
+  alone.layers = {layer};
+  return flop_of_layers(alone).front().attention;
 }
 
 std::vector<PlacementProblem> placement_problems(const PlannedModel& model,

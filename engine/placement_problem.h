@@ -45,7 +45,7 @@ struct PlacementRequest {
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
   // Beside a card: what this engine cannot do there yet.
-  bool may_use_disk = true, may_attend_on_cpu = true;
+  bool may_use_disk = true, may_attend_on_cpu = true, may_compute_on_cpu = true;
   std::vector<KvCodecs> codecs;  // each is tried
   std::vector<uint32_t> chunks;  // rows of a prompt's step: each is tried
   bool has_packs = false;        // saved contexts are read and written

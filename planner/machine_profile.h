@@ -70,8 +70,8 @@ struct PairShare {
 /// A graphics card and its link; none of it where there is none.
 struct DeviceRates {
   uint64_t hbm_bytes = 0;
-  RateCurve host_to_device, device_to_host;  // pinned memory
-  double copy_bytes_per_s = 0;               // within its memory, reads and writes counted
+  RateCurve host_to_device = {}, device_to_host = {};  // pinned memory
+  double copy_bytes_per_s = 0;  // within its memory, reads and writes counted
   double gemv_bytes_per_s = 0, attend_bytes_per_s = 0;
   double gemm_flops = 0, attend_flops = 0;
   double launch_us = 0;

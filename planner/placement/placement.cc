@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <utility>
 
 #include "planner/placement/lp_solver.h"
 #include "planner/placement/pins.h"
@@ -104,6 +105,8 @@ LayerPlacement rounded(const PlacementProblem& problem, const LpPlacement& progr
     const auto n_near = std::max(static_cast<uint32_t>(std::floor(near + kNearly)), place.n_hbm);
     place.n_dram = n_near - place.n_hbm;
     place.n_nvme = static_cast<uint32_t>(n) - n_near;
+    const auto n_on_cpu = static_cast<uint32_t>(std::floor(n * shares.products_on_cpu + kNearly));
+    place.n_on_cpu = std::min(n_on_cpu, place.n_dram);
     placement.groups.push_back(place);
     if (shares.on_cpu > 0) placement.cpu_part = CpuPart::kBalanced;
   }
@@ -115,9 +118,20 @@ struct Found {
   double late = 0;  // lateness()
   double ms = 0;    // of the request
 
+  /// Layers read from the file, then those that the CPU computes beside a device: of placements
+  /// that take as long, the one with fewer.
+  std::pair<uint32_t, uint32_t> effort() const {
+    std::pair<uint32_t, uint32_t> sum;
+    for (const GroupPlace& place : placement.groups) {
+      sum.first += place.n_nvme;
+      sum.second += place.n_on_cpu;
+    }
+    return sum;
+  }
   bool is_better_than(const Found& other) const {
     if (late < other.late * kBetter) return true;
-    return late <= other.late && ms < other.ms * kBetter;
+    if (late > other.late) return false;
+    return ms < other.ms * kBetter || (ms <= other.ms && effort() < other.effort());
   }
 };
 
@@ -153,7 +167,7 @@ void Search::consider(const LayerPlacement& counted, std::optional<Found>& best)
   }
   if (!of.placement) return;
   const double tokens_ms = problem_.n_out * of.token_ms;
-  if (best && best->late <= 0 && prompt_floor_ms_ + tokens_ms >= best->ms * kBetter) return;
+  if (best && best->late <= 0 && prompt_floor_ms_ + tokens_ms > best->ms) return;
   if (!of.prompt_ms) of.prompt_ms = prompt_time(problem_, *of.placement).ms;
   Found found{*of.placement, lateness(problem_, *of.prompt_ms, of.token_ms),
               *of.prompt_ms + tokens_ms};
@@ -164,8 +178,26 @@ uint32_t& count_of(GroupPlace& place, uint32_t tier) {
   return tier == 0 ? place.n_hbm : tier == 1 ? place.n_dram : place.n_nvme;
 }
 
+/// Adds those whose CPU computes the products of more or of fewer layers of a group, or of all or
+/// none of them.
+void add_products_moves(const LayerPlacement& placement, std::vector<LayerPlacement>& list) {
+  for (const bool has_more : {true, false}) {
+    LayerPlacement all = placement;
+    for (size_t g = 0; g < placement.groups.size(); ++g) {
+      const GroupPlace& place = placement.groups[g];
+      const uint32_t most = has_more ? place.n_dram - place.n_on_cpu : place.n_on_cpu;
+      for (uint32_t n = most; n > 0; n = n > 4 ? n / 4 : n - 1) {
+        list.push_back(placement);
+        list.back().groups[g].n_on_cpu = has_more ? place.n_on_cpu + n : place.n_on_cpu - n;
+      }
+      all.groups[g].n_on_cpu = has_more ? place.n_dram : 0;
+    }
+    list.push_back(std::move(all));
+  }
+}
+
 /// Every placement that differs by some layers of one group in another tier, by all groups' layers
-/// at once, or by who attends.
+/// at once, by who attends, or by who computes products.
 std::vector<LayerPlacement> neighbours(const PlacementProblem& problem,
                                        const LayerPlacement& placement) {
   std::vector<LayerPlacement> list;
@@ -191,6 +223,9 @@ std::vector<LayerPlacement> neighbours(const PlacementProblem& problem,
       }
       list.push_back(std::move(all));
     }
+  for (LayerPlacement& moved : list)
+    for (GroupPlace& place : moved.groups) place.n_on_cpu = std::min(place.n_on_cpu, place.n_dram);
+  if (problem.may_compute_products()) add_products_moves(placement, list);
   return list;
 }
 
@@ -265,6 +300,7 @@ void begin_elsewhere(Search& search, Found& found) {
   for (uint32_t hbm = 0; hbm <= (problem.has_device ? kParts : 0); ++hbm)
     for (uint32_t near = hbm; near <= kParts; ++near)
       for (const CpuPart part : {CpuPart::kNone, CpuPart::kBalanced, CpuPart::kAll}) {
+        // Where the CPU attends it computes too, where it may.
         LayerPlacement placement;
         placement.cpu_part = part;
         for (const LayerGroup& group : problem.groups) {
@@ -273,6 +309,8 @@ void begin_elsewhere(Search& search, Found& found) {
           place.n_hbm = n * hbm / kParts;
           place.n_dram = n * near / kParts - place.n_hbm;
           place.n_nvme = n - place.n_hbm - place.n_dram;
+          if (part == CpuPart::kAll && problem.may_compute_products())
+            place.n_on_cpu = place.n_dram;
         }
         search.consider(placement, best);
       }
@@ -361,6 +399,9 @@ LpWaits waits_of(const PlacementProblem& problem, const LayerPlacement& placemen
 }
 
 std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlacement counted) {
+  const auto is_on_cpu = [](const GroupPlace& place) { return place.n_on_cpu > 0; };
+  if (!problem.may_compute_products() && std::ranges::any_of(counted.groups, is_on_cpu))
+    return std::nullopt;
   if (!place_at_home(problem, counted)) return std::nullopt;
   if (problem.has_device) copy_to_hbm(problem, counted);
   const auto is_copied = [](const GroupPlace& place) { return place.kv_dram == 0; };
@@ -396,7 +437,10 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
     if (std::isfinite(needed)) lacks.dram_gb = needed;
     if (may_spill && !can_spill && spilling <= problem.dram_gb)
       lacks.nvme_gb = problem.spill_file_gb;
-    if (!lacks.dram_gb && !lacks.nvme_gb) lacks.dram_gb = spilling;
+    if (!lacks.dram_gb && !lacks.nvme_gb) {
+      lacks.dram_gb = spilling;
+      if (may_spill && !can_spill) lacks.nvme_gb = problem.spill_file_gb;
+    }
   }
   if (weights > problem.weights_cap_gb + kFitsSlack) lacks.weights_cap_gb = weights;
   // Of K and V whichever way takes less of DRAM takes less of their part of it.

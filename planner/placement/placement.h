@@ -23,7 +23,7 @@ struct TierUse {
 };
 
 /// What a problem without a placement lacks. `hbm_gb` and the caps must be raised to this; of
-/// `dram_gb` and `nvme_gb` either, where both are there.
+/// `dram_gb` and `nvme_gb` either, where both are there, but of K and V pinned to disk both.
 struct Shortage {
   std::optional<double> hbm_gb, dram_gb, nvme_gb;
   std::optional<double> weights_cap_gb, kv_cap_gb;

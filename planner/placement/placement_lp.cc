@@ -5,8 +5,8 @@
 namespace strata::planner {
 namespace {
 
-// Per GB that a step moves from DRAM, or from the disk: without it, equal plans are drawn at
-// random. In ms of the objective.
+// Per GB that a step moves from DRAM, or from the disk, or multiplies on the CPU beside a device:
+// without it, equal plans are drawn at random. In ms of the objective.
 constexpr double kFarGb = 1e-4, kFartherGb = 2e-4;
 
 using Terms = std::vector<LpTerm>;
@@ -20,6 +20,7 @@ struct WeightColumns {
 struct GroupColumns {
   std::vector<WeightColumns> weights;  // what moves, then a piece apart
   uint32_t k_hbm = 0, k_dram = 0, k_nvme = 0, on_cpu = 0, attention = 0;
+  uint32_t products = 0;  // of what moves, where the CPU may compute beside a device
 };
 
 /// Columns and rows of one problem.
@@ -54,6 +55,8 @@ class PlacementProgram {
   void add_room();
   void add_caps();
   void add_token();
+  void add_products(const LayerGroup& group, const GroupColumns& c, Terms& chain,
+                    Terms& link) const;
   void add_chunk(const ChunkSample& sample);
   void add_limits();
   uint32_t missing(const LayerGroup& group, const ChunkSample& sample, const Terms& held);
@@ -121,6 +124,10 @@ void PlacementProgram::add_group(const LayerGroup& group) {
   model_.add_row(1, 1, Terms{{c.k_hbm, 1}, {c.k_dram, 1}, {c.k_nvme, 1}});
   at_most(0, {{c.k_nvme, 1}, {spills_, -1}});
   at_most(0, {{c.on_cpu, 1}, {attends_, -1}});
+  if (problem_.may_compute_products()) {
+    c.products = model_.add_column(0, 1, far * group.n_layers() * group.weight_gb);
+    at_most(0, {{c.products, 1}, {c.weights[0].dram, -1}});
+  }
   // The columns of a piece that a pin keeps somewhere leave no choice: it counts as others do.
   if (const auto& apart = group.apart)
     c.weights.push_back(add_weights(group, *apart, [&](PlanTier tier) {
@@ -203,6 +210,17 @@ void PlacementProgram::add_roof(uint32_t column, Terms terms, double constant, c
   at_least(column, std::move(terms), constant);
 }
 
+/// What the CPU computes beside a device it reads where it is, and the device waits for it.
+void PlacementProgram::add_products(const LayerGroup& group, const GroupColumns& c, Terms& chain,
+                                    Terms& link) const {
+  if (!problem_.may_compute_products()) return;
+  const double n = group.n_layers();
+  const double on_cpu_ms = problem_.cpu_products_ms(group) + problem_.cpu_products_link_ms();
+  const double on_card_ms = transfer_ms(group.weight_gb, rates_.hbm_gemv);
+  chain.push_back({c.products, n * (on_cpu_ms - on_card_ms)});
+  link.push_back({c.products, -n * transfer_ms(group.weight_gb, rates_.link_in)});
+}
+
 void PlacementProgram::add_token() {
   token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
   Terms chain, disk, ahead, exposed, link, dram, packing;
@@ -246,6 +264,7 @@ void PlacementProgram::add_token() {
       dram.push_back({column, ms(touched, rates_.dram_read)});
     }
     link.push_back({c.on_cpu, -ms(touched, rates_.link_in)});
+    add_products(group, c, chain, link);
   });
   Terms comes_ahead = ahead;
   comes_ahead.insert(comes_ahead.end(), link.begin(), link.end());
@@ -356,13 +375,15 @@ LpPlacement PlacementProgram::solve() const {
   if (!placement.is_feasible) return placement;
   const auto value = [&](uint32_t column) { return solution.values[column]; };
   for (const GroupColumns& c : columns_)
-    placement.groups.push_back({.weights_hbm = value(c.weights[0].hbm),
-                                .weights_dram = value(c.weights[0].dram),
-                                .weights_nvme = value(c.weights[0].nvme),
-                                .kv_hbm = value(c.k_hbm),
-                                .kv_dram = value(c.k_dram),
-                                .kv_nvme = value(c.k_nvme),
-                                .on_cpu = value(c.on_cpu)});
+    placement.groups.push_back(
+        {.weights_hbm = value(c.weights[0].hbm),
+         .weights_dram = value(c.weights[0].dram),
+         .weights_nvme = value(c.weights[0].nvme),
+         .kv_hbm = value(c.k_hbm),
+         .kv_dram = value(c.k_dram),
+         .kv_nvme = value(c.k_nvme),
+         .on_cpu = value(c.on_cpu),
+         .products_on_cpu = problem_.may_compute_products() ? value(c.products) : 0});
   placement.tpot_ms = value(token_ms_);
   for (const auto& [column, weight] : chunks_) placement.ttft_ms += weight * value(column);
   placement.ttft_ms += problem_.head_ms;

@@ -187,11 +187,16 @@ void use_measured_card(const DeviceRates& measured, MachineProfile& profile) {
   DeviceRates& gpu = profile.gpu;
   if (measured.host_to_device.bytes_per_s > 0) gpu.host_to_device = measured.host_to_device;
   if (measured.device_to_host.bytes_per_s > 0) gpu.device_to_host = measured.device_to_host;
-  if (!(measured.copy_bytes_per_s > 0) || !(gpu.copy_bytes_per_s > 0)) return;
-  const double pace = measured.copy_bytes_per_s / gpu.copy_bytes_per_s;
-  gpu.gemv_bytes_per_s *= pace;
-  gpu.attend_bytes_per_s *= pace;
-  gpu.copy_bytes_per_s = measured.copy_bytes_per_s;
+  if (measured.copy_bytes_per_s > 0 && gpu.copy_bytes_per_s > 0) {
+    const double pace = measured.copy_bytes_per_s / gpu.copy_bytes_per_s;
+    gpu.gemv_bytes_per_s *= pace;
+    gpu.attend_bytes_per_s *= pace;
+    gpu.copy_bytes_per_s = measured.copy_bytes_per_s;
+  }
+  for (double DeviceRates::*rate :
+       {&DeviceRates::gemv_bytes_per_s, &DeviceRates::attend_bytes_per_s, &DeviceRates::gemm_flops,
+        &DeviceRates::attend_flops, &DeviceRates::launch_us})
+    if (measured.*rate > 0) gpu.*rate = measured.*rate;
 }
 
 double gemv_ms(const MachineProfile& profile, TensorType type, double bytes) {

@@ -18,14 +18,14 @@ const MachineProfile& unmeasured_profile();
 /// The machine around a card that is not here, and the card. is_measured() is false.
 MachineProfile profile_of(const DeviceProfile& device);
 
-/// Puts what was measured of a card, its link and copies within its memory, in place of the figures
-/// that `profile` has of one like it. Kernels that are bound by its memory go with the copies.
+/// Puts what was measured of a card, its link, copies within its memory and kernels, in place of
+/// the figures that `profile` has of one like it. Where kernels were not, those that are bound by
+/// its memory go with the copies.
 void use_measured_card(const DeviceRates& measured, MachineProfile& profile);
 
 /// Of K and V in these codecs. A codec or head_dim that was not measured has the rate of the
-/// nearest that was. Without a device none of a card's figures is asked for: `strata calibrate`
-/// keeps a card's link and not its kernels. Errors: kBadFile, naming the figure that is missing or
-/// 0.
+/// nearest that was. Without a device none of a card's figures is asked for: a profile may have its
+/// link alone. Errors: kBadFile, naming the figure that is missing or 0.
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
                    uint32_t head_dim, bool has_device);
 

@@ -30,6 +30,10 @@ double PlacementProblem::choosing_link_ms(const LayerGroup& group) const {
   return has_device && group.is_full() && index_position_gb > 0 ? rates.round_trip_ms : 0;
 }
 
+double PlacementProblem::cpu_products_ms(const LayerGroup& group) const {
+  return group.cpu_linear_ms * group.weight_gb / group.layer_gb();
+}
+
 double PlacementProblem::weights_gb() const {
   double gb = 0;
   for (const LayerGroup& group : groups) gb += group.n_layers() * group.layer_gb();

@@ -123,6 +123,8 @@ struct PlacementProblem {
   bool may_stream = true;         // weights from the model file in every step
   bool may_spill = true;          // K and V of full layers to a file
   bool may_attend_on_cpu = true;  // beside a device
+  // There, a token's products with weights that are in DRAM. A prompt's go to the device.
+  bool may_compute_on_cpu = true;
   // All K and V there; on nvme but for windowed layers' and what must stay where they spill.
   std::optional<PlanTier> kv_pin;
   double ttft_max_ms = 0, tpot_max_ms = 0;  // 0 = as it comes
@@ -154,6 +156,11 @@ struct PlacementProblem {
   /// Of one layer of the group and one token, where the host chooses what a device attends: queries
   /// come to it and lists go back.
   double choosing_link_ms(const LayerGroup& group) const;
+  /// Of one layer and one token beside a device, its products with the weights that move: the CPU's
+  /// work, and rows that come to it and go back before and behind attention.
+  double cpu_products_ms(const LayerGroup& group) const;
+  double cpu_products_link_ms() const { return 2 * rates.round_trip_ms; }
+  bool may_compute_products() const { return has_device && may_compute_on_cpu; }
   /// Whether weights may be in a tier as far as there is one; those of a layer of the group, or
   /// some of its K and V.
   bool may_hold_weights(PlanTier tier) const;

@@ -20,12 +20,13 @@ struct LayerWork {
   double kv_disk = 0, kv_link = 0;            // ahead by a layer, or by kv_layers
   uint32_t kv_layers = 0;
   double linear = 0, attend = 0;
+  double cpu_linear = 0;     // products of the CPU beside a device, which waits for them
   double exposed_disk = 0;   // known when the layer attends
   double in_place_link = 0;  // of attend, across the link
   double on_cpu = 0;         // of attend, by the CPU beside a device
   double out_link = 0, written_disk = 0;
 
-  double chain() const { return linear + attend + exposed_disk; }
+  double chain() const { return linear + cpu_linear + attend + exposed_disk; }
   double disk() const { return weights_disk + kv_disk + exposed_disk + written_disk; }
   double link() const { return weights_link + kv_link + in_place_link; }
 };
@@ -107,7 +108,9 @@ void Pipeline::run(const LayerWork& work) {
   }
   const double begins = std::max(computed_, arrived);
   layer_began_ = begins;
-  double attends = std::max(used(computing_, begins, work.linear), kv_arrived);
+  const double multiplied =
+      used(PlanPart::kCpu, used(computing_, begins, work.linear), work.cpu_linear);
+  double attends = std::max(multiplied, kv_arrived);
   if (work.exposed_disk > 0) attends = read(attends, work.exposed_disk);
   used(PlanPart::kLinkIn, attends, work.in_place_link);
   used(PlanPart::kCpu, attends, work.on_cpu);
@@ -122,19 +125,27 @@ void Pipeline::run(const LayerWork& work) {
   if (events_ != nullptr) ++layer_;
 }
 
+/// Where a layer's weights are, without a piece apart, and whether the CPU computes a token's
+/// products with them beside a device.
+struct WeightPlace {
+  PlanTier tier;
+  bool is_on_cpu = false;
+};
+
 /// Layer i of a group with so many in each place, as weight_tiers() has it.
-std::vector<PlanTier> spread(const GroupPlace& place) {
+std::vector<WeightPlace> spread(const GroupPlace& place) {
   const uint64_t n = uint64_t{place.n_hbm} + place.n_dram + place.n_nvme;
   const uint64_t n_near = uint64_t{place.n_hbm} + place.n_dram;
-  std::vector<PlanTier> places;
-  uint64_t near = 0;
+  std::vector<WeightPlace> places;
+  uint64_t near = 0, dram = 0;
   for (uint64_t i = 0; i < n; ++i) {
     if (is_spread_to(i, place.n_nvme, n)) {
-      places.push_back(PlanTier::kNvme);
-      continue;
+      places.push_back({PlanTier::kNvme});
+    } else if (is_spread_to(near++, place.n_dram, n_near)) {
+      places.push_back({PlanTier::kDram, is_spread_to(dram++, place.n_on_cpu, place.n_dram)});
+    } else {
+      places.push_back({PlanTier::kHbm});
     }
-    places.push_back(is_spread_to(near, place.n_dram, n_near) ? PlanTier::kDram : PlanTier::kHbm);
-    ++near;
   }
   return places;
 }
@@ -142,7 +153,7 @@ std::vector<PlanTier> spread(const GroupPlace& place) {
 struct PlacedLayer {
   const LayerGroup* group;
   const GroupPlace* kv;
-  PlanTier weights;  // without a piece apart
+  WeightPlace weights;
 };
 
 /// All layers in the model's order.
@@ -151,7 +162,7 @@ std::vector<PlacedLayer> layers_of(const PlacementProblem& problem,
   std::vector<std::pair<uint32_t, PlacedLayer>> numbered;
   for (size_t g = 0; g < problem.groups.size(); ++g) {
     const LayerGroup& group = problem.groups[g];
-    const std::vector<PlanTier> places = spread(placement.groups[g]);
+    const std::vector<WeightPlace> places = spread(placement.groups[g]);
     STRATA_CHECK(places.size() == group.layers.size(), "%zu places for %zu layers", places.size(),
                  group.layers.size());
     for (size_t i = 0; i < places.size(); ++i)
@@ -175,8 +186,9 @@ class StepClock {
 
   LayerWork token_work(const PlacedLayer& layer);
   LayerWork chunk_work(const PlacedLayer& layer, const ChunkSample& chunk);
-  void add_weights(const PlacedLayer& layer, LayerWork& work);
+  void add_weights(const PlacedLayer& layer, bool is_token, LayerWork& work);
   void add_moved(const MovedWeights& weights, PlanTier tier, LayerWork& work);
+  void add_products(const PlacedLayer& layer, LayerWork& work);
   double beside_device(double far_gb, double near_ms, LayerWork& work);
   PlanPart computing() const { return problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu; }
   void head() { busy(computing(), problem_.head_ms); }
@@ -220,14 +232,30 @@ void StepClock::add_moved(const MovedWeights& weights, PlanTier tier, LayerWork&
   }
 }
 
-void StepClock::add_weights(const PlacedLayer& layer, LayerWork& work) {
-  add_moved(*layer.group, layer.weights, work);
+void StepClock::add_weights(const PlacedLayer& layer, bool is_token, LayerWork& work) {
+  if (is_token && layer.weights.is_on_cpu) {
+    moved(layer.group->weight_gb);  // by who computes with it
+  } else {
+    add_moved(*layer.group, layer.weights.tier, work);
+  }
   if (const auto& apart = layer.group->apart) add_moved(*apart, apart->tier, work);
   if (problem_.has_device) {
     work.weights_disk = std::max(work.weights_disk, work.pack);  // of one run beside the next
   } else {
     work.linear += work.pack;
   }
+}
+
+/// Of a token beside a device: by the card, but for what the CPU computes in DRAM.
+void StepClock::add_products(const PlacedLayer& layer, LayerWork& work) {
+  const LayerGroup& group = *layer.group;
+  double on_card_gb = group.layer_gb();
+  if (layer.weights.is_on_cpu) {
+    on_card_gb -= group.weight_gb;
+    work.cpu_linear =
+        busy(PlanPart::kCpu, problem_.cpu_products_ms(group)) + problem_.cpu_products_link_ms();
+  }
+  work.linear = busy(PlanPart::kGpu, transfer_ms(on_card_gb, rates_.hbm_gemv));
 }
 
 /// The attention of a device, near_ms of it over what is in HBM, with what lies in DRAM read across
@@ -250,7 +278,7 @@ double StepClock::beside_device(double far_gb, double near_ms, LayerWork& work) 
 LayerWork StepClock::token_work(const PlacedLayer& layer) {
   const LayerGroup& group = *layer.group;
   LayerWork work;
-  add_weights(layer, work);
+  add_weights(layer, /*is_token=*/true, work);
   const double share = group.is_full() ? problem_.share_touched() : 1;
   const bool is_chosen = share < 1;
   const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
@@ -271,7 +299,7 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
     moved(group.layer_gb() + touched);
     return work;
   }
-  work.linear = busy(PlanPart::kGpu, transfer_ms(group.layer_gb(), rates_.hbm_gemv));
+  add_products(layer, work);
   const double near_ms = transfer_ms(touched * hbm_share, rates_.hbm_attend);
   work.attend = beside_device(touched * (1 - hbm_share), near_ms, work) + rates_.launch_ms +
                 problem_.choosing_link_ms(group);
@@ -281,7 +309,7 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
 LayerWork StepClock::chunk_work(const PlacedLayer& layer, const ChunkSample& chunk) {
   const LayerGroup& group = *layer.group;
   LayerWork work;
-  add_weights(layer, work);
+  add_weights(layer, /*is_token=*/false, work);
   const double before = group.attended(chunk.first_pos), rows = chunk.n_rows;
   const double flop = rows * group.attended(chunk.first_pos + rows / 2) * group.attend_tflop;
   const double lost = std::max(0.0, before - layer.kv->kv_hbm - layer.kv->kv_dram) * group.kv_gb;
@@ -344,7 +372,7 @@ std::vector<PieceTiers> weight_tiers(const PlacementProblem& problem,
                                      const LayerPlacement& placement) {
   std::vector<PieceTiers> places;
   for (const PlacedLayer& layer : layers_of(problem, placement)) {
-    PieceTiers& tiers = places.emplace_back(PieceTiers{layer.weights, layer.weights});
+    PieceTiers& tiers = places.emplace_back(PieceTiers{layer.weights.tier, layer.weights.tier});
     if (const auto& apart = layer.group->apart)
       tiers[static_cast<size_t>(apart->piece)] = apart->tier;
   }

@@ -18,6 +18,7 @@ struct GroupPlace {
   uint32_t n_hbm = 0, n_dram = 0, n_nvme = 0;  // layers' weights, without pieces apart
   double kv_hbm = 0, kv_dram = 0;  // positions, whole blocks; those in HBM have their home in DRAM,
                                    // kv_dram counts the others; the rest is in the file
+  uint32_t n_on_cpu = 0;           // of n_dram: the CPU computes a token's products beside a device
   auto operator<=>(const GroupPlace&) const = default;
 };
 

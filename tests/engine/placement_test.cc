@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "engine/byte_text.h"
 #include "engine/context_size.h"
 #include "engine/dram_budget.h"
 #include "engine/engine.h"
@@ -219,6 +220,46 @@ TEST_F(PlacementTest, BudgetsStayLimits) {
     of.change(given);
     testing::expect_error([&] { Engine::open(given); }, ErrorCode::kDoesNotFit, of.message);
   }
+}
+
+TEST_F(PlacementTest, ABudgetThatIsTooSmallIsRefusedWithTheSmallestThatWouldDo) {
+  const Engine opened_engine = opened();
+  const Placement placement = spread(opened_engine);
+  const ModelShape& shape = opened_engine.spec().shape;
+  const WeightSizes sizes = weight_sizes(opened_engine.file(), opened_engine.spec());
+  ContextRequest request = opened_engine.limits();
+  request.n_ctx = placement.n_ctx;
+  request.chunk_rows = placement.chunk_rows;
+  const uint64_t wanted = weight_plan_of(sizes, placement.streamed).total_bytes() +
+                          buffer_bytes(shape, request) + placement.kv_dram_bytes;
+  const auto refusal = [&](bool is_budgeted, uint64_t available, uint64_t free_bytes) {
+    request.is_budgeted = is_budgeted;
+    request.available_bytes = available;
+    try {
+      (void)place_memory(sizes, shape, shape, request, 0, free_bytes, placement);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit);
+      return std::string(error.what()) + " [" + error.where() + "] " + error.remedy();
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refusal(true, wanted, wanted), "");
+  const std::string budget = refusal(true, wanted - 1, wanted);
+  EXPECT_NE(budget.find("--dram leaves them"), std::string::npos) << budget;
+  EXPECT_NE(budget.find("] use --dram " + size_argument(wanted + kProcessBytes) + ", or plan anew"),
+            std::string::npos)
+      << budget;
+  // A larger budget would not do where the machine has no more free: both numbers stand there.
+  for (const bool is_budgeted : {true, false}) {
+    const std::string little = refusal(is_budgeted, wanted - 1, wanted - 1);
+    EXPECT_NE(little.find("this machine has free"), std::string::npos) << little;
+    EXPECT_NE(little.find("] free memory (" + bytes_text(wanted + kProcessBytes) + " are wanted, " +
+                          bytes_text(wanted - 1) + " are free)"),
+              std::string::npos)
+        << little;
+    EXPECT_EQ(little.find("use --dram"), std::string::npos) << little;
+  }
+  EXPECT_NE(refusal(true, kMiB, 2 * kMiB).find("[--dram] free memory ("), std::string::npos);
 }
 
 TEST(PlacementOnDevice, IsWhatIsReservedThere) {

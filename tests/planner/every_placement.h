@@ -10,13 +10,16 @@
 
 namespace strata::planner::testing {
 
-/// Every number of layers of a group in each tier.
+/// Every number of layers of a group in each tier, and of those in DRAM that the CPU computes.
 inline std::vector<GroupPlace> places_of(const PlacementProblem& problem, const LayerGroup& group) {
   std::vector<GroupPlace> places;
   const auto n = static_cast<uint32_t>(group.layers.size());
   for (uint32_t n_hbm = 0; n_hbm <= (problem.has_device ? n : 0); ++n_hbm)
     for (uint32_t n_dram = 0; n_dram + n_hbm <= n; ++n_dram)
-      places.push_back({.n_hbm = n_hbm, .n_dram = n_dram, .n_nvme = n - n_hbm - n_dram});
+      for (uint32_t n_on_cpu = 0; n_on_cpu <= (problem.may_compute_products() ? n_dram : 0);
+           ++n_on_cpu)
+        places.push_back(
+            {.n_hbm = n_hbm, .n_dram = n_dram, .n_nvme = n - n_hbm - n_dram, .n_on_cpu = n_on_cpu});
   return places;
 }
 

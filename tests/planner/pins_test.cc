@@ -102,6 +102,7 @@ TEST(Pins, ShortageCountsThem) {
           !has_device && (!problem.groups[0].pin.dram && !problem.groups[0].pin.nvme);
       if (is_absent || (!has_device && problem.kv_pin == PlanTier::kHbm)) continue;
       problem.dram_gb *= 0.4;
+      if (seed % 3 == 0) problem.nvme_gb *= 0.1;
       const auto lacks = shortage(problem);
       EXPECT_EQ(lacks.has_value(), !plan_placement({&problem, 1}, false).has_value());
       if (!lacks) continue;

@@ -134,6 +134,36 @@ TEST(Placement, TiersHoldWhatTheyHaveAndSumUp) {
   EXPECT_GE(n_planned, 15);
 }
 
+TEST(Placement, TheCpuComputesWhereTheLinkIsTheSlowerWay) {
+  PlacementProblem problem = random_problem(3, true, 2, 8);
+  for (LayerGroup& group : problem.groups) {
+    group.cpu_linear_ms = group.weight_gb / 20 * 1e3;
+    group.pin = just(PlanTier::kDram);
+  }
+  problem.dram_gb = 2 * (problem.weights_gb() + problem.kv_gb());
+  problem.rates.dram_read = 100;
+  const auto n_on_cpu = [&](double link, bool may_compute) {
+    problem.rates.link_in = link;
+    problem.may_compute_on_cpu = may_compute;
+    const auto plan = plan_placement({&problem, 1}, /*with_duals=*/false);
+    EXPECT_TRUE(plan);
+    uint32_t n = 0;
+    if (plan)
+      for (const GroupPlace& place : plan->layers.groups) n += place.n_on_cpu;
+    return n;
+  };
+  EXPECT_EQ(n_on_cpu(0.01, true), 16u);
+  EXPECT_EQ(n_on_cpu(0.01, false), 0u);
+  // As quick as the CPU: the link brings some while that computes the others.
+  const uint32_t both = n_on_cpu(20, true);
+  EXPECT_GT(both, 3u);
+  EXPECT_LT(both, 13u);
+  EXPECT_EQ(n_on_cpu(2000, true), 0u);
+  LayerPlacement refused{{{.n_dram = 8, .n_on_cpu = 1}, {.n_dram = 8}}, CpuPart::kNone};
+  problem.may_compute_on_cpu = false;
+  EXPECT_FALSE(with_kv(problem, refused));
+}
+
 TEST(Placement, TakesTheBetterOfTwoProblems) {
   PlacementProblem slow = random_problem(1, false);
   slow.dram_gb = 10 * (slow.weights_gb() + slow.kv_gb());

@@ -50,6 +50,24 @@ TEST(PlanRates, WhatWasMeasuredOfACardStandsInPlaceOfItsKindsFigures) {
   EXPECT_DOUBLE_EQ(rates.hbm_gemv, of_kind.gemv_bytes_per_s / 2e9);
   EXPECT_DOUBLE_EQ(rates.hbm_attend, of_kind.attend_bytes_per_s / 2e9);
   EXPECT_DOUBLE_EQ(rates.gpu_gemm_tflops, of_kind.gemm_flops / 1e12);
+  // Kernels that were measured count by themselves.
+  MachineProfile with_kernels = profile;
+  use_measured_card({.hbm_bytes = of_kind.hbm_bytes,
+                     .copy_bytes_per_s = of_kind.copy_bytes_per_s,
+                     .gemv_bytes_per_s = 3e11,
+                     .attend_bytes_per_s = 4e11,
+                     .gemm_flops = 5e13,
+                     .attend_flops = 6e13,
+                     .launch_us = 2.5},
+                    with_kernels);
+  const PlanRates measured =
+      rates_of(with_kernels, KvCodec::kF16, KvCodec::kF16, 64, /*has_device=*/true);
+  EXPECT_DOUBLE_EQ(measured.hbm_gemv, 300);
+  EXPECT_DOUBLE_EQ(measured.hbm_attend, 400);
+  EXPECT_DOUBLE_EQ(measured.gpu_gemm_tflops, 50);
+  EXPECT_DOUBLE_EQ(measured.gpu_attend_tflops, 60);
+  EXPECT_DOUBLE_EQ(measured.launch_ms, 0.025);  // ten kernels of a layer
+  EXPECT_DOUBLE_EQ(measured.link_in, 11);
   // Nothing was measured: nothing changes.
   MachineProfile same = profile;
   use_measured_card({}, same);

@@ -70,6 +70,7 @@ inline PlacementProblem random_problem(uint64_t seed, bool has_device, uint32_t 
   problem.rates.cpu_layer_ms = draw(0, 3);
   problem.rates.cpu_chunk_layer_ms = draw(0, 3);
   problem.rates.cpu_step_ms = draw(0, 2);
+  problem.may_compute_on_cpu = draw(0, 1) < 0.7;
   return problem;
 }
 

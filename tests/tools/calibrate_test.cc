@@ -233,6 +233,51 @@ TEST(CalibrateDevice, FindsTheFiguresOfAVirtualCardsLink) {
   EXPECT_EQ(rates.gemv_bytes_per_s, 0);
 }
 
+TEST(CalibrateDevice, FindsTheFiguresOfAVirtualCardsKernels) {
+  const auto profiles = planner::device_profiles();
+  for (const char* name : {"rtx3060", "laptop8"}) {
+    SCOPED_TRACE(name);
+    const auto card = std::ranges::find(profiles, name, &planner::DeviceProfile::name);
+    ASSERT_NE(card, profiles.end());
+    const auto device = engine::OpenDevice::open(planner::virtual_table(),
+                                                 static_cast<uint32_t>(card - profiles.begin()));
+    planner::DeviceRates rates{.hbm_bytes = 7, .copy_bytes_per_s = 8};
+    calibrate_kernels(device, {TensorType::kQ4_K, TensorType::kF16}, 128, rates);
+    EXPECT_EQ(rates.hbm_bytes, 7u);
+    EXPECT_EQ(rates.copy_bytes_per_s, 8);
+    // A virtual kernel takes its launch and the longer of bytes / rate and operations / rate.
+    EXPECT_NEAR(rates.launch_us, card->graph_launch_us.value, 0.05);
+    EXPECT_NEAR(rates.gemv_bytes_per_s / card->gemv_rate(), 1, 0.02);
+    EXPECT_NEAR(rates.attend_bytes_per_s / card->hbm_rate(), 1, 0.02);
+    EXPECT_NEAR(rates.gemm_flops / card->f16_tensor_rate(), 1, 0.02);
+    EXPECT_NEAR(rates.attend_flops / card->attend_rate(), 1, 0.02);
+    // Rows of heads too wide for it are not attended so.
+    calibrate_kernels(device, {TensorType::kQ4_K}, 512, rates);
+    EXPECT_EQ(rates.attend_flops, 0);
+  }
+}
+
+TEST(CalibrateDevice, ACardWithoutRoomForItsKernelsKeepsWhatItHas) {
+  // Room for weights, not for the rows of a prompt.
+  DeviceTable table = planner::virtual_table();
+  table.open = [](uint32_t, Device** device) {
+    const planner::VirtualDeviceOptions little{.hbm_bytes_max = 80 * kMiB};
+    *device = planner::as_device(
+        *std::make_unique<planner::VirtualDevice>(planner::device_profiles()[0], little).release());
+    return 0;
+  };
+  const auto device = engine::OpenDevice::open(table, 0);
+  planner::DeviceRates rates{.hbm_bytes = 7, .gemm_flops = 9};
+  try {
+    calibrate_kernels(device, {TensorType::kQ4_K}, 128, rates);
+    ADD_FAILURE() << "there was room";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+  }
+  EXPECT_EQ(rates.gemm_flops, 9);
+  EXPECT_EQ(rates.gemv_bytes_per_s, 0);
+}
+
 TEST(LinearTrial, PacksEveryCopyAlike) {
   ThreadPool pool(2);
   const LinearTrialSizes sizes{.n_out = 80, .n_in = 256, .n_rows = 4, .memory_bytes = kMiB};

@@ -11,6 +11,7 @@
 #include "tools/cli/machine_words.h"
 #include "tools/cli/plan_notices.h"
 #include "tools/cli/request_options.h"
+#include "tools/cli/value_readers.h"
 
 namespace strata::cli {
 namespace {
@@ -203,6 +204,15 @@ TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {
                  {2, "usage", {"contradicts the plan", "8192"}, "--ctx-size", "leave one"});
   expect_refused(command({"--plan", path, "--dram", "70MiB"}),
                  {3, "does_not_fit", {"the plan needs", "--dram leaves them"}, "--dram", "--dram"});
+  // What it proposes is enough, and little less is not.
+  const Words tight = with(command({}), {"--plan", path, "--dram", "70MiB"});
+  const json refused_plan = json::parse(run_strata(testing::as_json(tight)).out, nullptr, false);
+  const std::string remedy = refused_plan["error"]["remedy"];
+  ASSERT_TRUE(remedy.starts_with("use --dram ")) << remedy;
+  const std::string enough = remedy.substr(11, remedy.find(',') - 11);
+  EXPECT_EQ(run_strata(command({"--plan", path, "--dram", enough})).exit_code, 0) << remedy;
+  const uint64_t less = read_size(enough).value_or(0) - kMiB / 4;
+  EXPECT_EQ(run_strata(command({"--plan", path, "--dram", fmt::format("{}", less)})).exit_code, 3);
   for (const auto& [option, value] :
        {std::pair{"--pin", "blk=dram"}, std::pair{"--n-gpu-layers", "0"},
         std::pair{"--kv-tier", "dram"}})

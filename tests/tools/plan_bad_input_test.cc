@@ -4,6 +4,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,42 @@ TEST_F(PlanBadInput, OneLayerThatDoesNotFitIsRefusedWithWhatWould) {
       {3, "does_not_fit", {"only two layers of it", "there is 3.0 GiB"}, "--dram", "use --dram "});
   expect_refused(arguments({"--device", "virtual:laptop8", "--hbm", "3GiB", "-c", "4k"}),
                  {3, "does_not_fit", {"two layers", "there is 3.0 GiB"}, "--hbm", "--hbm "});
+}
+
+TEST_F(PlanBadInput, WhatIsPinnedIntoTooSmallACardIsRefusedWithALineThatRuns) {
+  const testing::AnnouncedModel small{"8B", 32, 4096, 32, 8, 128, 14336, 128256, 131072};
+  const testing::AnnouncedModel large{"70B", 80, 8192, 64, 8, 128, 28672, 128256, 131072};
+  struct Case {
+    const testing::AnnouncedModel& model;
+    std::vector<std::string> words;
+    const char* holds;
+  };
+  const std::vector<Case> cases = {
+      {small,
+       {"-c", "16k", "--kv-tier", "hbm", "--hbm", "2GiB", "-ngl", "40"},
+       "none without --pin"},
+      {small, {"-c", "128k", "--kv-tier", "hbm", "--dram", "1GiB"}, ""},
+      {large, {"-c", "32k", "-ngl", "40", "--nvme", "off"}, ""},
+      // Neither the CPU alone nor a plan without pins has the memory.
+      {large, {"-c", "32k", "-ngl", "40", "--nvme", "off", "--dram", "3GiB"}, "and --kv-tier ("}};
+  for (const Case& of : cases) {
+    SCOPED_TRACE(::testing::PrintToString(of.words));
+    path_ = folder_.path("announced.gguf");
+    of.model.write(path_);
+    std::vector<std::string> words = {"--device", "virtual:rtx3060", "--json"};
+    words.insert(words.end(), of.words.begin(), of.words.end());
+    const auto refused = testing::run_strata(arguments(words));
+    EXPECT_EQ(refused.exit_code, 3);
+    const std::string remedy = nlohmann::json::parse(refused.out, nullptr, false)["remedy"];
+    EXPECT_NE(remedy.find(of.holds), std::string::npos) << remedy;
+    const std::string begins = " (strata ";
+    const size_t begin = remedy.find(begins) + begins.size();
+    ASSERT_GT(begin, begins.size()) << remedy;
+    std::istringstream line(remedy.substr(begin, remedy.find(')', begin) - begin));
+    const std::vector<std::string> typed{std::istream_iterator<std::string>(line), {}};
+    const auto planned = testing::run_strata(typed);
+    EXPECT_EQ(planned.exit_code, 0) << remedy << planned.out;
+  }
 }
 
 TEST_F(PlanBadInput, ARateOfZeroIsNamed) {

@@ -37,7 +37,8 @@ std::string said(const std::string& path, const std::string& card, const std::st
   return out.substr(begin, out.find('\n', out.find("\nthen ", begin) + 1) + 1 - begin);
 }
 
-/// "layers HBM/DRAM/file, K and V %, TTFT s, TPOT ms, what limits a prompt and a token".
+/// "layers HBM/DRAM/file (of DRAM's those that the CPU computes), K and V %, TTFT s, TPOT ms, what
+/// limits a prompt and a token".
 std::string row(const std::string& path, const std::string& card, const std::string& n_ctx,
                 std::vector<std::string> more = {}) {
   more.push_back("--json");
@@ -48,10 +49,12 @@ std::string row(const std::string& path, const std::string& card, const std::str
   const auto percent = [&](const char* tier) {
     return fmt::format("{:.0f}", 100 * plan["kv_share"][tier].get<double>());
   };
-  return fmt::format("{} {}: layers {}/{}/{}, KV {}/{}/{} %, {:.3g} s, {:.3g} ms, {}, {}", card,
+  const int on_cpu = plan["layers"].value("on_cpu", 0);
+  return fmt::format("{} {}: layers {}/{}/{}{}, KV {}/{}/{} %, {:.3g} s, {:.3g} ms, {}, {}", card,
                      n_ctx, plan["layers"]["hbm"].get<int>(), plan["layers"]["dram"].get<int>(),
-                     plan["layers"]["file"].get<int>(), percent("hbm"), percent("dram"),
-                     percent("nvme"), plan["ttft_ms"].get<double>() / 1e3,
+                     plan["layers"]["file"].get<int>(),
+                     on_cpu > 0 ? fmt::format(" (CPU {})", on_cpu) : "", percent("hbm"),
+                     percent("dram"), percent("nvme"), plan["ttft_ms"].get<double>() / 1e3,
                      plan["tpot_ms"].get<double>(), plan["binding"]["prefill"].get<std::string>(),
                      plan["binding"]["decode"].get<std::string>());
 }
@@ -109,14 +112,15 @@ TEST_F(PlanGolden, PinsOnALaptop) {
   const auto pinned = [&](const std::vector<std::string>& pins) {
     return row(file, "laptop8", "128k", pins) + "\n";
   };
-  // Half of the layers leave HBM to K and V, but what passes takes more of the link than those
+  // Half of the layers leave HBM to K and V, but what passes or is the CPU's takes more than those
   // save. Without K and V in HBM the link has all of them but what the CPU attends. Eight layers
-  // from the file wait for the CPU, which packs their rows. K and V on disk are read there.
+  // from the file wait for the CPU, which packs their rows: others that it computes leave HBM to K
+  // and V, which it then need not attend. K and V on disk are read there.
   EXPECT_EQ(pinned({"-ngl", "16"}) + pinned({"--kv-tier", "dram"}) +
                 pinned({"--pin", "blk\\.[0-7]\\.=nvme"}) + pinned({"--kv-tier", "nvme"}),
-            R"(laptop8 128k: layers 16/16/0, KV 27/73/0 %, 458 s, 298 ms, GPU, DRAM
+            R"(laptop8 128k: layers 16/16/0 (CPU 9), KV 27/73/0 %, 458 s, 274 ms, GPU, link in
 laptop8 128k: layers 32/0/0, KV 0/100/0 %, 457 s, 322 ms, GPU, link in
-laptop8 128k: layers 24/0/8, KV 21/79/0 %, 457 s, 399 ms, GPU, CPU
+laptop8 128k: layers 15/9/8 (CPU 9), KV 27/73/0 %, 457 s, 381 ms, GPU, CPU
 laptop8 128k: layers 32/0/0, KV 0/4/96 %, 460 s, 4.73e+03 ms, GPU, NVMe
 )");
 }
@@ -145,11 +149,13 @@ TEST_F(PlanGolden, LlamaOf70BillionAt32K) {
   const std::string file = path(kLlama70B);
   std::string table;
   for (const char* card : {"rtx3060", "rtx4090", "laptop8"}) table += row(file, card, "32k") + "\n";
-  // 38 GiB of weights pass through every card for each chunk and token; what HBM holds of them is
-  // worth more than K and V there. The laptop's DRAM does not hold them either: layers come
-  // from the file, and packing their rows takes the CPU longer than reading them takes the disk.
-  EXPECT_EQ(table, R"(rtx3060 32k: layers 18/62/0, KV 2/98/0 %, 382 s, 1.24e+03 ms, GPU, link in
-rtx4090 32k: layers 44/36/0, KV 2/98/0 %, 60.5 s, 693 ms, GPU, link in
+  // 38 GiB of weights pass through every card for each chunk; what HBM holds of them is worth more
+  // than K and V there. Of a token's the link brings some while the CPU computes others, as far as
+  // DRAM gives both: all across the link would take 1.24 and 0.69 s. The laptop's DRAM does not
+  // hold them either: layers come from the file, and packing their rows takes the CPU longer than
+  // reading them takes the disk.
+  EXPECT_EQ(table, R"(rtx3060 32k: layers 18/62/0 (CPU 13), KV 4/96/0 %, 382 s, 1e+03 ms, GPU, DRAM
+rtx4090 32k: layers 43/37/0 (CPU 17), KV 4/96/0 %, 58.9 s, 402 ms, GPU, DRAM
 laptop8 32k: layers 0/30/50, KV 44/32/23 %, 423 s, 7.63e+03 ms, GPU, NVMe
 )");
 }

@@ -63,6 +63,8 @@ TEST_F(PlanSubjectTest, NamesTheCardThatWasOpened) {
   const PlanSubject found = subject({"--device", "auto", "-c", "32k"});
   EXPECT_EQ(found.device, "cuda:1") << notes(found);
   EXPECT_TRUE(found.request.device);
+  // What the engine does not do there is not planned for it.
+  EXPECT_FALSE(found.request.may_attend_on_cpu || found.request.may_compute_on_cpu);
 }
 
 TEST_F(PlanSubjectTest, AutoGoesOnWithTheCpuWhereNothingCanBePlacedOnTheCard) {
@@ -142,6 +144,14 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   ASSERT_EQ(found.request.profile.index.size(), 1u);
   EXPECT_EQ(found.request.profile.index[0].scan_bytes_per_s, 7e9);
   EXPECT_EQ(found.stale_text, "");
+  kept.gpu.gemv_bytes_per_s = kept.gpu.attend_bytes_per_s = 5e10;
+  kept.gpu.gemm_flops = 4e12;
+  write_machine_profile(machine_profile_path(profiles_, kept), kept);
+  const PlanSubject with_kernels = read();
+  EXPECT_EQ(with_kernels.request.profile.gpu.gemm_flops, 4e12);
+  EXPECT_EQ(with_kernels.request.profile.gpu.gemv_bytes_per_s, 5e10);
+  EXPECT_NE(with_kernels.rates_text.find("and its kernels, "), std::string::npos)
+      << with_kernels.rates_text;
   kept.measured_at = "2020-01-01T00:00:00Z";
   write_machine_profile(machine_profile_path(profiles_, kept), kept);
   const PlanSubject stale = read();

@@ -60,4 +60,21 @@ uint32_t calibrate(const CalibrateOptions& options, ThreadPool& pool,
 /// sent).
 planner::DeviceRates calibrate_link(const engine::OpenDevice& device);
 
+/// What kernels are timed with: shapes of a model of eight billion weights. What a launch costs
+/// beside its bytes shows in the smaller of three matrices, and a plan counts it by itself.
+struct KernelTrialSizes {
+  // Of weights, K and V: twice what the second cache holds, within these.
+  uint64_t pool_min = uint64_t{64} << 20, pool_max = uint64_t{256} << 20;
+  uint32_t n_in = 4096, n_out[3] = {2048, 4096, 14336};
+  uint32_t n_rows = 512;  // of a prompt's chunk
+};
+
+/// Adds a device's kernels, of the types the slowest, attention over f16 of that head_dim, by the
+/// device's own events; a rate of bytes is that of more bytes, launches apart. Changes nothing
+/// where it fails. Takes pool_max of its memory and as much again. Errors: kOutOfMemory,
+/// kDeviceLost.
+void calibrate_kernels(const engine::OpenDevice& device, const std::vector<TensorType>& types,
+                       uint32_t head_dim, planner::DeviceRates& rates,
+                       const KernelTrialSizes& sizes = {});
+
 }  // namespace strata::cli

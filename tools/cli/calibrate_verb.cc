@@ -60,12 +60,21 @@ std::string disk_text(const MachineProfile& profile) {
 std::string device_text(const MachineProfile& profile) {
   if (profile.device.empty()) return "device     none: its rates are 0\n";
   const planner::DeviceRates& gpu = profile.gpu;
+  const std::string kernels =
+      gpu.gemv_bytes_per_s > 0
+          ? fmt::format(
+                "           its kernels: one row {:.0f} GB/s, a prompt's {:.1f} TFLOP/s; "
+                "attention {:.0f} GB/s, {:.1f} TFLOP/s; a launch {:.1f} us\n",
+                gpu.gemv_bytes_per_s / 1e9, gpu.gemm_flops / 1e12, gpu.attend_bytes_per_s / 1e9,
+                gpu.attend_flops / 1e12, gpu.launch_us)
+          : "           its kernels were not measured\n";
   return fmt::format(
-      "device     {} (driver {}), {}: to it {:.0f} us + bytes / {:.1f} GB/s, from it {:.0f} us + "
-      "bytes / {:.1f} GB/s, within it {:.0f} GB/s; its kernels are not measured\n",
-      profile.device, profile.driver, bytes_text(gpu.hbm_bytes), gpu.host_to_device.alpha_us,
-      gpu.host_to_device.bytes_per_s / 1e9, gpu.device_to_host.alpha_us,
-      gpu.device_to_host.bytes_per_s / 1e9, gpu.copy_bytes_per_s / 1e9);
+             "device     {} (driver {}), {}: to it {:.0f} us + bytes / {:.1f} GB/s, from it {:.0f} "
+             "us + bytes / {:.1f} GB/s, within it {:.0f} GB/s\n",
+             profile.device, profile.driver, bytes_text(gpu.hbm_bytes), gpu.host_to_device.alpha_us,
+             gpu.host_to_device.bytes_per_s / 1e9, gpu.device_to_host.alpha_us,
+             gpu.device_to_host.bytes_per_s / 1e9, gpu.copy_bytes_per_s / 1e9) +
+         kernels;
 }
 
 std::string profile_text(const MachineProfile& profile) {
@@ -139,7 +148,25 @@ std::string lacking(const MachineProfile& kept, const MachineProfile& here,
     if (std::ranges::find(kept.attend, head_dim, &planner::AttendRate::head_dim) ==
         kept.attend.end())
       return fmt::format("it has no rates of a head_dim of {}", head_dim);
+  if (kept.gpu.hbm_bytes > 0 && !(kept.gpu.gemv_bytes_per_s > 0))
+    return "it has no rates of the card's kernels";
   return "";
+}
+
+/// Where a card is there. One that has no room for it keeps what it has of its link.
+void measure_card(const CalibrateOptions& options, MachineProfile& profile) {
+  const auto chosen = engine::open_chosen_device({}, gpu_attn::find_cuda_devices());
+  if (!chosen.device) return;
+  profile.gpu = calibrate_link(*chosen.device);
+  profile.gpu.copy_bytes_per_s = engine::measure_device_copy(*chosen.device) * 1e9;
+  notice(fmt::format("measured  memory and link of {}", profile.device));
+  try {
+    calibrate_kernels(*chosen.device, options.types, options.head_dims.back(), profile.gpu);
+    notice(fmt::format("measured  kernels of {}", profile.device));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+    notice(fmt::format("the kernels of {} were not measured: {}", profile.device, error.what()));
+  }
 }
 
 /// What else the profile that is kept has figures of, if it holds: they stay in its place, measured
@@ -222,12 +249,7 @@ int run_calibrate(const Command& command) {
   if (profile.device.empty()) notice("no device: its rates stay 0");
   ThreadPool pool(n_threads);
   profile.n_disturbed = calibrate(options, pool, profile);
-  if (const auto chosen = engine::open_chosen_device({}, gpu_attn::find_cuda_devices());
-      chosen.device) {
-    profile.gpu = calibrate_link(*chosen.device);
-    profile.gpu.copy_bytes_per_s = engine::measure_device_copy(*chosen.device) * 1e9;
-    notice(fmt::format("measured  memory and link of {}; its kernels are not", profile.device));
-  }
+  measure_card(options, profile);
   profile.measured_at = profile_time_text(unix_seconds());
   print(settings, profile);
   // One that lacks what was asked for has to give way, also to figures that were disturbed.

@@ -306,7 +306,7 @@ PlacedPlan place_by_plan(const Command& command, Engine& engine) {
     if (error.code() != ErrorCode::kDoesNotFit) throw;
     if (is_pinned)
       throw Error(error.code(), fmt::format("what is pinned does not fit: {}", error.what()),
-                  "--pin, -ngl, --kv-tier", "use a larger --dram, or leave one of them out");
+                  "--pin, -ngl, --kv-tier", "leave one of them out, or " + error.remedy());
     return by_hand;
   }
   PlacedPlan by_plan = placed(std::move(by_hand.subject), engine);

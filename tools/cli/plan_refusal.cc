@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/byte_text.h"
+#include "engine/machine.h"
 #include "tools/cli/plan_report.h"
 
 namespace strata::cli {
@@ -31,6 +32,17 @@ bool is_pinned(const PlanSubject& subject) {
   return !subject.request.pins.empty() || subject.request.kv_pin;
 }
 
+/// Then a machine without the card takes none of it.
+bool is_pinned_to_hbm(const PlanSubject& subject) {
+  const auto is_there = [](const planner::TierSet& tiers) {
+    return tiers == planner::just(planner::PlanTier::kHbm);
+  };
+  return subject.request.kv_pin == planner::PlanTier::kHbm ||
+         std::ranges::any_of(subject.request.pins, [&](const planner::PiecePins& pieces) {
+           return std::ranges::any_of(pieces, is_there);
+         });
+}
+
 struct SmallerContext {
   uint64_t n_ctx = 0, n_out = 0;
 };
@@ -50,9 +62,28 @@ SmallerContext largest_context(const PlanSubject& subject) {
   return {fits * kStep, answer_of(fits * kStep)};
 }
 
+engine::PlacementRequest unpinned(const engine::PlacementRequest& request) {
+  engine::PlacementRequest free = request;
+  free.pins.clear();
+  free.kv_pin.reset();
+  return free;
+}
+
+/// By the CPU of this machine, which pins into a card's memory do not survive.
+bool is_plannable_without_device(const PlanSubject& subject) {
+  engine::PlacementRequest alone =
+      is_pinned_to_hbm(subject) ? unpinned(subject.request) : subject.request;
+  alone.device.reset();
+  alone.hbm_bytes = 0;
+  alone.may_use_disk = true;
+  alone.dram_bytes = std::min(alone.dram_bytes, engine::available_dram_bytes());
+  return is_plannable(subject, alone);
+}
+
 /// The problem that lacks least.
-PlacementProblem nearest_problem(const PlanSubject& subject) {
-  const auto problems = engine::placement_problems(subject.model, subject.request);
+PlacementProblem nearest_problem(const PlanSubject& subject,
+                                 const engine::PlacementRequest& request) {
+  const auto problems = engine::placement_problems(subject.model, request);
   const auto lacking = [](const PlacementProblem& p) {
     const auto lacks = planner::shortage(p);
     if (!lacks) return 0.0;
@@ -69,6 +100,7 @@ PlacementProblem nearest_problem(const PlanSubject& subject) {
 struct Change {
   std::string text;
   std::vector<std::string_view> replaced;
+  bool leaves_pins = false;  // they are among the names
 
   Change with(const Change& other) const {
     Change both{text.empty() ? other.text : text + " " + other.text, replaced};
@@ -93,30 +125,44 @@ Change raised(const Shortage& lacks) {
   return change;
 }
 
-/// Rooms that would do, the smallest change first; else a machine without the card.
-std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lacks) {
+Change without_pins(Change change) {
+  change.replaced.insert(change.replaced.end(), {"pin", "n-gpu-layers", "kv-tier"});
+  change.leaves_pins = true;
+  return change;
+}
+
+Change without_device() { return {"--device none", {"device", "hbm"}}; }
+
+/// Rooms that would do, the smallest change first; else a machine without the card, where no pin
+/// wants it.
+std::vector<Change> room_changes(const PlanSubject& subject, const Shortage& lacks,
+                                 bool may_leave_device) {
   const Change must = raised(lacks);
-  const Change no_device{"--device none", {"device", "hbm"}};
-  if (lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > subject.request.device->free_bytes)
-    return {no_device};  // the card has no more
+  std::vector<Change> no_device;
+  if (lacks.hbm_gb && may_leave_device) no_device.push_back(without_device());
+  const auto& device = subject.request.device;
+  if (device && lacks.hbm_gb && upper_bytes(*lacks.hbm_gb) > device->free_bytes)
+    return no_device;  // the card has no more
   std::vector<Change> changes;
+  if (lacks.nvme_gb && lacks.dram_gb && subject.request.kv_pin == planner::PlanTier::kNvme)
+    return {must.with(room_change("nvme-budget", *lacks.nvme_gb))
+                .with(room_change("dram", *lacks.dram_gb))};
   if (lacks.nvme_gb) changes.push_back(must.with(room_change("nvme-budget", *lacks.nvme_gb)));
   if (lacks.dram_gb) {
     changes.push_back(must.with(room_change("dram", *lacks.dram_gb)));
   } else if (!must.text.empty()) {
     if (!lacks.nvme_gb) changes.push_back(must);
-    if (lacks.hbm_gb) changes.push_back(no_device);
+    changes.insert(changes.end(), no_device.begin(), no_device.end());
   }
   return changes;
 }
 
 std::vector<Change> changes_of(const PlanSubject& subject, const Shortage& lacks) {
-  std::vector<Change> changes = room_changes(subject, lacks);
-  engine::PlacementRequest unpinned = subject.request;
-  unpinned.pins.clear();
-  unpinned.kv_pin.reset();
-  if (is_pinned(subject) && is_plannable(subject, unpinned))
-    changes.push_back({"", {"pin", "n-gpu-layers", "kv-tier"}});
+  const bool may_leave_device = lacks.hbm_gb && is_plannable_without_device(subject);
+  const bool wants_device = is_pinned_to_hbm(subject);
+  std::vector<Change> changes = room_changes(subject, lacks, may_leave_device && !wants_device);
+  const engine::PlacementRequest free = unpinned(subject.request);
+  if (is_pinned(subject) && is_plannable(subject, free)) changes.push_back(without_pins({}));
   engine::PlacementRequest quantised = subject.request;
   quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
   if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
@@ -127,6 +173,12 @@ std::vector<Change> changes_of(const PlanSubject& subject, const Shortage& lacks
       change = change.with({fmt::format("-n {}", smaller.n_out), {"predict"}});
     changes.push_back(std::move(change));
   }
+  if (may_leave_device && wants_device) changes.push_back(without_pins(without_device()));
+  if (!changes.empty() || !is_pinned(subject)) return changes;
+  // No card has room for what is pinned there, and without pins more is missing.
+  if (const auto less = planner::shortage(nearest_problem(subject, free)))
+    for (Change& change : room_changes(subject, *less, may_leave_device))
+      changes.push_back(without_pins(std::move(change)));
   return changes;
 }
 
@@ -135,16 +187,18 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks, const Comm
   for (const Change& change : changes_of(subject, lacks)) {
     const bool is_first = text.empty();
     if (!is_first) text += ", or ";
+    constexpr const char* kPins = "--pin, -ngl and --kv-tier";
     if (change.text.empty()) {
-      text += "leave --pin, -ngl and --kv-tier out";
+      text += fmt::format("leave {} out", kPins);
     } else {
       text += (is_first ? "use " : "") + change.text;
+      if (change.leaves_pins) text += fmt::format(" without {}", kPins);
     }
     if (is_first && command != nullptr)
       text +=
           fmt::format(" ({})", command_line(*command, "plan", kPlan, change.replaced, change.text));
   }
-  return text;
+  return text.empty() ? "use a smaller model, or a machine with more memory" : text;
 }
 
 std::string dram_text(const PlanSubject& subject, const PlacementProblem& problem, double needed) {
@@ -171,7 +225,7 @@ std::string dram_text(const PlanSubject& subject, const PlacementProblem& proble
 }  // namespace
 
 Error plan_refusal(const PlanSubject& subject, const Command* command) {
-  const PlacementProblem problem = nearest_problem(subject);
+  const PlacementProblem problem = nearest_problem(subject, subject.request);
   const auto lacks = planner::shortage(problem);
   if (!lacks)  // an odd block more than any whole one leaves
     return {ErrorCode::kDoesNotFit, "no placement of whole layers and blocks was found", "--dram",

@@ -42,6 +42,9 @@ std::string places_text(const PlanAnswer& answer) {
   if (has_device) out += fmt::format("{} in HBM, ", counts.hbm);
   out += fmt::format("{} in DRAM, {} read from the model file in every step\n", counts.dram,
                      counts.file);
+  if (counts.on_cpu > 0)
+    out +=
+        fmt::format("           of those in DRAM the CPU computes {} for tokens\n", counts.on_cpu);
   for (const SplitLayers& split : counts.split)
     out += fmt::format("           {} {}\n", split.layers.size(), split_text(split, "in HBM"));
   out += "K and V    ";

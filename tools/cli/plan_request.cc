@@ -241,8 +241,8 @@ std::string unusable_text_of(const Command& command, const Error& error) {
   return kept_rates_note(command, fmt::format("cannot be used ({})", error.what()));
 }
 
-/// A card's link and memory, and scans of an index, as they were measured here, where they were: a
-/// profile that cannot be used is as good as none, but for the subject's stale_text.
+/// A card's link, memory and kernels, and scans of an index, as they were measured here, where they
+/// were: a profile that cannot be used is as good as none, but for the subject's stale_text.
 std::string use_measured_card(const Command& command, const DeviceFacts& facts,
                               PlanSubject& subject) {
   try {
@@ -252,7 +252,11 @@ std::string use_measured_card(const Command& command, const DeviceFacts& facts,
     subject.request.profile.index = kept.profile->index;
     if (kept.profile->gpu.hbm_bytes != facts.memory_bytes) return "";
     planner::use_measured_card(kept.profile->gpu, subject.request.profile);
-    return fmt::format(" but for its link and its memory's rate, {}", kept.profile->measured_at);
+    const bool has_kernels = kept.profile->gpu.gemv_bytes_per_s > 0;
+    return fmt::format(
+        " but for its link{}, {}",
+        has_kernels ? ", its memory's rate and its kernels" : " and its memory's rate",
+        kept.profile->measured_at);
   } catch (const Error& error) {
     subject.stale_text = unusable_text_of(command, error);
     return "";
@@ -266,6 +270,7 @@ void price_card(const Command& command, const DeviceFacts& facts, PlanSubject& s
   // What the engine does beside a card today.
   subject.request.may_use_disk = false;
   subject.request.may_attend_on_cpu = false;
+  subject.request.may_compute_on_cpu = false;
   const std::string but = use_measured_card(command, facts, subject);
   subject.rates_text =
       fmt::format("Priced with the figures of {}, not measured here{}.", like.title, but);

@@ -57,6 +57,7 @@ uint64_t LayerCounts::n_split_to_file() const {
 LayerCounts layer_counts(const planner::PlacementProblem& problem,
                          const planner::LayerPlacement& layers) {
   LayerCounts counts;
+  for (const planner::GroupPlace& place : layers.groups) counts.on_cpu += place.n_on_cpu;
   const auto places = planner::weight_tiers(problem, layers);
   for (uint32_t layer = 0; layer < places.size(); ++layer) {
     const planner::PieceTiers& tiers = places[layer];
@@ -76,6 +77,7 @@ LayerCounts layer_counts(const planner::PlacementProblem& problem,
 
 nlohmann::ordered_json layer_counts_json(const LayerCounts& counts) {
   nlohmann::ordered_json json = {{"hbm", counts.hbm}, {"dram", counts.dram}, {"file", counts.file}};
+  if (counts.on_cpu > 0) json["on_cpu"] = counts.on_cpu;
   constexpr const char* kPlaces[] = {"hbm", "dram", "file"};
   for (const SplitLayers& of : counts.split)
     json["split"].push_back({{"attention", kPlaces[static_cast<size_t>(of.tiers[0])]},
@@ -111,6 +113,7 @@ std::string beyond_engine(const PlanAnswer& answer) {
   if (counts.file + counts.n_split_to_file() > 0) add("weights read from the model file");
   if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
   if (answer.plan.layers.cpu_part != planner::CpuPart::kNone) add("attention on the CPU");
+  if (counts.on_cpu > 0) add("products on the CPU");
   if (answer.problem.share_touched() < 1) add("chosen blocks");
   return beyond.empty() ? "" : "beside a card this engine does not do yet: " + beyond;
 }

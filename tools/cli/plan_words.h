@@ -36,6 +36,7 @@ struct SplitLayers {
 };
 struct LayerCounts {
   uint64_t hbm = 0, dram = 0, file = 0;  // whole
+  uint64_t on_cpu = 0;  // of those in DRAM: the CPU computes a token's products beside a card
   std::vector<SplitLayers> split;
   uint64_t n_split() const;
   uint64_t n_split_to_file() const;  // of which a piece is read from it
@@ -43,8 +44,9 @@ struct LayerCounts {
 };
 LayerCounts layer_counts(const planner::PlacementProblem& problem,
                          const planner::LayerPlacement& layers);
-/// {"hbm": 0, "dram": 12, "file": 4}; where there are split layers also "split", a list of
-/// {"attention": "dram", "ffn": "file", "layers": [0, 1]}.
+/// {"hbm": 0, "dram": 12, "file": 4}; where the CPU computes some of those in DRAM also "on_cpu";
+/// where there are split layers also "split", a list of {"attention": "dram", "ffn": "file",
+/// "layers": [0, 1]}.
 nlohmann::ordered_json layer_counts_json(const LayerCounts& counts);
 /// "with attention in DRAM and FFN read from the model file in every step".
 std::string split_text(const SplitLayers& split, const char* hbm);
