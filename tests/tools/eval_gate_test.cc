@@ -83,6 +83,25 @@ TEST(Gate, AnswersAreJudgedBesideTexts) {
   EXPECT_EQ(verdicts[0].n_cases, 40u);
 }
 
+/// What is found in a short text says nothing of a long one, for which a verdict is kept.
+TEST(Gate, AnswersAboutLessThanTheTextsDoNotCount) {
+  std::vector<EvalRow> rows = {row("a", "oracle", kOracle),
+                               row("a", "quest", {0.01, 0.96, 0.95, 1}), task("quest", 1, 1)};
+  for (EvalRow& of : rows) of.context = 7168;
+  EXPECT_TRUE(judge(rows)[0].passes) << judge(rows)[0].reason;
+  rows[2].context = 7167;
+  EXPECT_EQ(judge(rows)[0].reason,
+            "its answers were judged at 7167 tokens, fewer than the 7168 of its texts: raise "
+            "--lengths");
+  rows.push_back(task("quest", 1, 0.5));  // as short, and longer
+  rows.push_back(task("quest", 1, 1));
+  rows.back().context = 8192;
+  const Verdict verdict = judge(rows)[0];
+  EXPECT_EQ(verdict.reason, "");
+  EXPECT_EQ(verdict.n_tasks, 1u);
+  EXPECT_EQ(verdict.n_cases, 20u);
+}
+
 /// A mean over tokens says little of the few that retrieve, so texts alone let nothing pass; where
 /// exact attention solves no task, they have to do.
 TEST(Gate, TextsAloneLetNoMethodPass) {
