@@ -114,8 +114,9 @@ TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
   EXPECT_EQ(object_of(run(ten, {"-n", "100"}))["usage"].value("prompt_tokens", 0), 10);
   for (const auto& method : index::method_names()) {
     SCOPED_TRACE(method.name);
-    EXPECT_EQ(tokens_of(run(ten, {"-n", "100", "--attn", method.name, "--kv-budget", "2%"})),
-              exact_ten);
+    const Outcome of_ten = run(ten, {"-n", "100", "--attn", method.name, "--kv-budget", "2%"});
+    EXPECT_EQ(tokens_of(of_ten), exact_ten);
+    EXPECT_TRUE(object_of(of_ten)["attention"].value("nothing_left_out", false));
     const std::string err = line(ten, {"-n", "100", "--attn", method.name, "--kv-budget", "2%"});
     EXPECT_NE(err.find(std::string(" | attention ") + method.name +
                        " 2% (exact here: nothing was left out): 100.0 % of K and V read"),
@@ -137,3 +138,4 @@ TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
 
 }  // namespace
 }  // namespace strata::cli
+  EXPECT_FALSE(object_of(run(long_text, below))["attention"].value("nothing_left_out", true));
