@@ -8,7 +8,6 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
-#include "base/host_memory.h"
 
 namespace strata::eval {
 namespace {
@@ -175,18 +174,19 @@ void AttentionMetrics::tally_choice(const engine::ProbedHead& head) {
 void AttentionMetrics::estimate_left_out(const engine::ProbedHead& head) {
   const index::Selector& index = *head.sequence->index();
   const uint64_t n_floats = index.scratch_floats(head.n_queries);
-  HostMemory scratch = HostMemory::reserve(n_floats * sizeof(float) + 64);
+  if (scratch_.size() < n_floats * sizeof(float))
+    scratch_ = HostMemory::reserve(n_floats * sizeof(float));
   const uint64_t stride = round_up(head.n_blocks, kExtentBlocks);
-  std::vector<float> estimates(head.n_queries * stride);
+  estimates_.resize(std::max(estimates_.size(), head.n_queries * stride));
   index.estimate({.stream = cache_.index_stream(head.layer, head.kv_head),
                   .q = head.q.data(),
                   .n_queries = head.n_queries,
                   .end_block = head.n_blocks,
-                  .scratch = scratch.as<float>(n_floats).data(),
-                  .log_weights = estimates.data(),
+                  .scratch = scratch_.as<float>(n_floats).data(),
+                  .log_weights = estimates_.data(),
                   .weight_stride = stride});
   for (uint32_t query = 0; query < head.n_queries; ++query) {
-    float* of = estimates.data() + query * stride;
+    float* of = estimates_.data() + query * stride;
     for (const uint32_t block : head.chosen) of[block] = -std::numeric_limits<float>::infinity();
     const float top = *std::max_element(of, of + head.n_blocks);
     double sum = std::isfinite(top) ? 0 : 1;

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "base/host_memory.h"
 #include "engine/attention_probe.h"
 #include "engine/kv_cache.h"
 #include "index/choose.h"
@@ -97,3 +98,5 @@ class AttentionMetrics : public engine::AttentionProbe {
 };
 
 }  // namespace strata::eval
+  HostMemory scratch_;                       // of estimates, kept from head to head
+  std::vector<float> estimates_;             // [n_queries][whole extents of blocks]
