@@ -183,7 +183,9 @@ TEST_F(Profile, AWriteThatFailsLeavesTheVerdictsThatWereThere) {
 
 TEST_F(Profile, WhatIsNotAVerdictIsRefused) {
   for (const std::string text : {"version = 1\n[[verdict]]\nmethod = 3\n", "version = 2\n",
-                                 "= nothing", "version = 1\nverdict = [1]\n"}) {
+                                 "= nothing", "version = 1\nverdict = [1]\n",
+                                 "version = 1\n[[verdict]]\nmethod = 'pq'\nbudget = '2%'\n"
+                                 "passes = true\nlayers = 'all'\n"}) {
     const auto path = folder_.write("p.toml", text);
     try {
       cli::read_profile(path);
@@ -232,6 +234,11 @@ TEST_F(Profile, AutoIsTheCheapestThatPassedElseExact) {
   EXPECT_NE(line.find("attention: mean at a budget of 10%"), std::string::npos) << line;
   EXPECT_NE(line.find("exact attention solves less than half of every task"), std::string::npos)
       << line;
+  EXPECT_TRUE(options.selection.layers.empty());
+  verdict.layers = "1:dense";  // that it was judged with
+  cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
+  EXPECT_EQ(chosen(&line).selection.mode_of(1), index::LayerMode::kDense);
+  EXPECT_NE(line.find("at a budget of 10%, layers 1:dense ("), std::string::npos) << line;
 }
 
 }  // namespace

@@ -94,6 +94,25 @@ TEST_F(SelectedRun, TheLastLineSaysWhatWasFoundInMemoryAndTheTraceWhenItWaited) 
   EXPECT_EQ(in_dram.err.find("from disk"), std::string::npos) << in_dram.err;
 }
 
+/// A paper's rule is its budget, its first and last blocks and its dense layers; layers that a user
+/// names take the place of these.
+TEST_F(SelectedRun, AttendsWhatAPaperOrTheUserSaysOfLayers) {
+  const auto attention = [&](const std::vector<std::string>& more) {
+    return object_of(run_strata(with(in_memory(), with({"--attn", "quest"}, more))))["attention"];
+  };
+  const auto paper = attention({"--kv-budget", "paper"}),
+             plain = attention({"--kv-budget", "1024"}),
+             all_but_two = attention({"--kv-budget", "paper", "--attn-layers", "2-15:dense"});
+  EXPECT_EQ(paper.value("budget", ""), "1024");
+  // Of 16 layers the paper's first two attend everything.
+  const double dense = 2 + 14 * plain.value("kv_read_share", 0.0);
+  EXPECT_NEAR(16 * paper.value("kv_read_share", 0.0), dense, 0.2);
+  EXPECT_NEAR(16 * paper.value("index_read_bytes_per_token", 0.0),
+              14 * plain.value("index_read_bytes_per_token", 0.0), 1);
+  EXPECT_NEAR(8 * all_but_two.value("index_read_bytes_per_token", 0.0),
+              plain.value("index_read_bytes_per_token", 0.0), 1);
+}
+
 /// A method that trains needs more keys than a short prompt has; a budget may be larger than the
 /// context. Either way the answer is that of exact attention, and the last line says so.
 TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
@@ -131,6 +150,7 @@ TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
   EXPECT_NE(line(long_text, above).find("pq 100000 (exact here: nothing was left out): 100.0 %"),
             std::string::npos);
   EXPECT_NE(line(long_text, below).find("pq 256 (approximate): "), std::string::npos);
+  EXPECT_FALSE(object_of(run(long_text, below))["attention"].value("nothing_left_out", true));
   // Chunks of a prompt may have left something out that no decoded token did.
   EXPECT_NE(line(long_text, with(above, {"--sparse-prefill", "256"})).find("(approximate)"),
             std::string::npos);
@@ -138,4 +158,3 @@ TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
 
 }  // namespace
 }  // namespace strata::cli
-  EXPECT_FALSE(object_of(run(long_text, below))["attention"].value("nothing_left_out", true));
