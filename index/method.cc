@@ -102,9 +102,9 @@ std::string rows_kind(Method method) {
     case Method::kPq:
       return "pq1";
     case Method::kRabitq:
-      return "rabitq2";
+      return "rabitq3";
     case Method::kRabitqTail:
-      return "rabitqtail2";
+      return "rabitqtail3";
     case Method::kCluster:
       return "cluster1";
     case Method::kClusterTail:
