@@ -103,6 +103,7 @@ void Engine::check_method(KvCodec k_codec, KvCodec v_codec) const {
   if (options_.method)
     index::check_supported(*options_.method,
                            KvLayout::make(k_codec, v_codec, spec_.shape.head_dim));
+  check_modes(options_.selection, spec_.shape);
 }
 
 void Engine::place_by_hand() {

@@ -29,12 +29,16 @@ tiers::Hash128 sparse_root(const SparseReading& reading) {
   const index::Rule& rule = reading.rule;
   const auto names = index::method_names();
   const auto name = std::ranges::find(names, reading.method, &index::MethodName::method);
+  std::string more;  // what older readings did not have
+  if (rule.window_share > 0) more += fmt::format("\nwindow {}", rule.window_share);
+  if (!rule.layers.empty()) more += "\nlayers ";
+  for (const index::LayerMode mode : rule.layers) more += std::to_string(static_cast<int>(mode));
   // 1: the way in which Walk cuts chunks into runs and scores them (ADR 0019).
-  return root_of(fmt::format("strata sparse reading 1\n{} {}\n{} {}\n{} {} {} {}\n{} {}",
+  return root_of(fmt::format("strata sparse reading 1\n{} {}\n{} {}\n{} {} {} {}\n{} {}{}",
                              name->name, index::rows_kind(reading.method),
                              static_cast<int>(rule.budget.kind), rule.budget.value,
                              static_cast<int>(rule.pool), rule.n_sink_blocks, rule.n_window_blocks,
-                             rule.residency_tolerance, reading.from, reading.chunk_rows));
+                             rule.residency_tolerance, reading.from, reading.chunk_rows, more));
 }
 
 }  // namespace strata::engine

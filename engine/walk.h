@@ -88,6 +88,9 @@ uint64_t selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method 
 /// chunk has chosen, an upper bound.
 uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::Method method,
                                 const index::Rule& rule, uint32_t chunk_rows);
+/// Errors: kUsage where the rule names a layer that is not there, or lets one reuse what the full
+/// layer before it attends where it has a window, or where there is none or with other KV heads.
+void check_modes(const index::Rule& rule, const ModelShape& shape);
 /// Blocks that a selected step over contexts of n_ctx must have in DRAM at a time: those of one
 /// span of what every KV head of the widest full layer attends.
 uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);

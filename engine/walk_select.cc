@@ -12,7 +12,11 @@
 // from 8,192 on, KL to exact reading, nat, +- 0.009 at most): of 32 rows means of 8 0.058; of
 // 128 rows means of 4 0.065, of 8 0.069, of 16 0.068; means of 8 as long as their rows 0.069; one
 // query of every 8 0.058, but with the largest perplexity of all (15.60; means of 8 15.40).
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <numeric>
+#include <string>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -53,6 +57,7 @@ uint64_t most_blocks(const index::Rule& rule, uint64_t n_ctx) {
   double n_positions = n_all;
   if (rule.budget.kind == Kind::kTokens) n_positions = std::min(value, n_all);
   if (rule.budget.kind == Kind::kShare) n_positions = value * n_all;
+  if (std::ranges::count(rule.layers, index::LayerMode::kDense) > 0) n_positions = n_all;
   return std::max(always, static_cast<uint64_t>(n_positions) / kBlockPositions + 1);
 }
 
@@ -79,6 +84,27 @@ uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::
   if (index::has_tail(method))
     bytes += 2 * sizes.sum_floats(shape) * sizes.max_rows * sizeof(float);
   return n_more * bytes;
+}
+
+void check_modes(const index::Rule& rule, const ModelShape& shape) {
+  const auto refuse = [](size_t layer, const std::string& why) {
+    throw Error(ErrorCode::kUsage, fmt::format("layer {} {}", layer, why), "--attn-layers",
+                "`strata inspect` says which layers a model has");
+  };
+  uint32_t n_kv_heads = 0;  // of the full layer before; 0 = there is none
+  for (size_t layer = 0; layer < rule.layers.size(); ++layer) {
+    const bool is_named = rule.layers[layer] != index::LayerMode::kIndex;
+    if (layer >= shape.layers.size() && is_named)
+      refuse(layer, fmt::format("is not there: the model has {}", shape.layers.size()));
+    if (layer >= shape.layers.size()) continue;
+    const LayerShape& of = shape.layers[layer];
+    const bool reuses = rule.layers[layer] == index::LayerMode::kReuse;
+    if (of.window > 0 && reuses) refuse(layer, "attends a window, so that nothing is chosen");
+    if (of.window > 0) continue;
+    if (reuses && n_kv_heads != of.n_kv_heads)
+      refuse(layer, "has no full layer of as many KV heads before it, whose blocks it could reuse");
+    n_kv_heads = of.n_kv_heads;
+  }
 }
 
 Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& shape,
@@ -255,29 +281,56 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
        // As if the run stood first: rows of the step before it take nothing of the budget.
        .n_positions = group.held_pos + group.n_rows,
        .resident = list_resident(group_idx, layer, kv_head, n_blocks)});
-  const auto all = cache.stream_blocks(*group.sequence, layer, kv_head).blocks;
   auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
-  head.blocks.clear();
   head.chosen = choice.blocks;
-  head.n_retrieved = 0;
-  head.has_tail = group.sequence->index()->has_tail() && choice.blocks.size() < n_blocks;
-  if (head.has_tail) {
+  if (group.sequence->index()->has_tail() && choice.blocks.size() < n_blocks)
     put_tail_table(group_idx, layer, kv_head, n_blocks, selection->choosers[worker].rule());
-    return;
-  }
-  for (const uint32_t block : choice.blocks) head.blocks.push_back(all[block]);
+  else
+    put_table(group_idx, layer, kv_head, n_blocks);
+}
+
+/// The table of a head without a tail: chosen blocks in the order of the text, then the open ones.
+void Walk::State::put_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
+                            uint32_t n_blocks) {
+  const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, kv_head).blocks;
+  auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
+  head.has_tail = false;
+  head.n_retrieved = 0;
+  head.blocks.clear();
+  for (const uint32_t block : head.chosen) head.blocks.push_back(all[block]);
   head.blocks.insert(head.blocks.end(), all.begin() + n_blocks, all.end());
-  head.n_skipped = (n_blocks - static_cast<uint32_t>(choice.blocks.size())) * kBlockPositions;
+  head.n_skipped = (n_blocks - static_cast<uint32_t>(head.chosen.size())) * kBlockPositions;
+}
+
+/// What the rule says of a layer without asking the index.
+void Walk::State::choose_by_mode(uint32_t group_idx, uint32_t layer, uint32_t n_blocks,
+                                 index::LayerMode mode) {
+  const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
+  for (uint32_t kv_head = 0; kv_head < n_kv_heads; ++kv_head) {
+    auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
+    if (mode == index::LayerMode::kDense) {
+      head.chosen.resize(n_blocks);
+      std::iota(head.chosen.begin(), head.chosen.end(), 0u);
+    }
+    put_table(group_idx, layer, kv_head, n_blocks);
+    selection->is_chosen[kv_head].store(true, std::memory_order_relaxed);
+  }
+  if (mode == index::LayerMode::kReuse) begin_chosen(group_idx, layer, 0);
 }
 
 void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
   const Group& group = groups[group_idx];
   const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
   const uint32_t n_blocks = group.held_pos / kBlockPositions;
-  choose_heads(group_idx, layer, n_blocks);
-  if (group.sequence->index()->has_tail()) estimate_tails(group_idx, layer, n_blocks);
   SelectionCounts& sums = selection->counts;
   const SelectionCounts before = sums;
+  const index::LayerMode mode = selection->choosers.front().rule().mode_of(layer);
+  const bool asks_index = mode == index::LayerMode::kIndex;
+  if (asks_index)
+    choose_heads(group_idx, layer, n_blocks);
+  else
+    choose_by_mode(group_idx, layer, n_blocks, mode);
+  if (asks_index && group.sequence->index()->has_tail()) estimate_tails(group_idx, layer, n_blocks);
   for (uint32_t head = 0; head < n_kv_heads; ++head) {
     sums.blocks += n_blocks;
     sums.attended_blocks +=
@@ -285,7 +338,7 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
     sums.open_positions += group.first_pos + group.n_rows - n_blocks * kBlockPositions;
   }
   counts.read_bytes += sums.since(before).attended_positions() * kv_position_bytes(cache.layout()) +
-                       n_kv_heads * group.sequence->index()->estimate_bytes(n_blocks);
+                       sums.index_bytes - before.index_bytes;
 }
 
 void Walk::State::select_layer(uint32_t layer) {

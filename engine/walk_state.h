@@ -130,6 +130,8 @@ struct Walk::State {
                                           uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                    uint32_t worker);
+  void put_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks);
+  void choose_by_mode(uint32_t group_idx, uint32_t layer, uint32_t n_blocks, index::LayerMode mode);
   void put_tail_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
                       const index::Rule& rule);
   void leave_out_chosen(uint32_t group_idx, uint32_t layer, uint32_t kv_head,

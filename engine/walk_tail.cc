@@ -51,6 +51,8 @@ void Walk::State::put_tail_table(uint32_t group_idx, uint32_t layer, uint32_t kv
                                  uint32_t n_blocks, const index::Rule& rule) {
   const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, kv_head).blocks;
   auto& head = selection->heads[group_idx * selection->max_kv_heads + kv_head];
+  head.has_tail = true;
+  head.blocks.clear();
   for (const uint32_t block : head.chosen)
     if (is_retrieved(block, rule, n_blocks)) head.blocks.push_back(all[block]);
   head.n_retrieved = static_cast<uint32_t>(head.blocks.size()) * kBlockPositions;

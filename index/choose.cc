@@ -177,6 +177,16 @@ void Chooser::prefer_resident(uint32_t n, std::span<const uint64_t> resident, do
   }
 }
 
+uint32_t Chooser::window_blocks(const ChooseArgs& args) const {
+  const bool counts_positions =
+      rule_.budget.kind == Budget::Kind::kTokens || rule_.budget.kind == Budget::Kind::kShare;
+  if (!counts_positions || rule_.window_share <= 0) return rule_.n_window_blocks;
+  const uint32_t allowed = allowed_blocks(rule_.budget, args);
+  const auto of_budget = static_cast<uint32_t>(rule_.window_share * allowed);
+  return std::max(rule_.n_window_blocks,
+                  std::min(of_budget, allowed - std::min(allowed, rule_.n_sink_blocks)));
+}
+
 const Choice& Chooser::choose(const ChooseArgs& args) {
   const uint32_t n_blocks = args.n_blocks;
   STRATA_CHECK(args.log_weights.size() >=
@@ -191,7 +201,7 @@ const Choice& Chooser::choose(const ChooseArgs& args) {
                                .pooled = pooled_.data()});
   const uint32_t n_sinks = std::min(rule_.n_sink_blocks, n_blocks);
   const uint32_t window_begin =
-      std::max(n_sinks, n_blocks - std::min(rule_.n_window_blocks, n_blocks));
+      std::max(n_sinks, n_blocks - std::min(window_blocks(args), n_blocks));
   const std::span<const float> shares = pooled_;
   const double total = sum_of(shares);
   const bool has_residency = !args.resident.empty() && rule_.residency_tolerance > 0;

@@ -27,16 +27,31 @@ struct Budget {
 /// shares of its own total by softmax.
 enum class Pool : uint8_t { kSum, kMax };
 
+/// What the KV heads of a full layer attend in a selected step.
+enum class LayerMode : uint8_t {
+  kIndex,  // what the index chooses
+  kDense,  // all of it
+  kReuse,  // the blocks that the full layer before it attends (TidalDecode, OmniKV)
+};
+
 struct Rule {
   Budget budget;
   Pool pool = Pool::kSum;
   uint32_t n_sink_blocks = 1;    // the first blocks, always attended
   uint32_t n_window_blocks = 4;  // the last full blocks before the step, always attended
+  // As many more of these as make so much of a budget of tokens or of a share, sinks and open
+  // blocks counted: [0, 1]. What probes call window is n_window_blocks.
+  double window_share = 0;
   // Resident blocks may stand in for absent ones as long as the pooled share that this gives up is
   // at most this part of what was chosen beside sinks and window; 0 = residency has no say. Above 0
   // a choice, and with it an answer, depends on what is in DRAM: law L1 does not hold for it
   // (docs/adr/0016-near-blocks.md).
   double residency_tolerance = 0;
+  std::vector<LayerMode> layers = {};  // by number; those beyond its end are kIndex
+
+  LayerMode mode_of(uint32_t layer) const {
+    return layer < layers.size() ? layers[layer] : LayerMode::kIndex;
+  }
 };
 
 struct ChooseArgs {
@@ -65,6 +80,7 @@ class Chooser {
   const Choice& choose(const ChooseArgs& args);
 
  private:
+  uint32_t window_blocks(const ChooseArgs& args) const;
   void take_largest(uint32_t first, uint32_t end, uint32_t n);
   void keep_largest(uint32_t bucket, uint32_t n);
   void list_candidates(uint32_t first, uint32_t end);

@@ -9,9 +9,9 @@
 namespace strata::index {
 
 ClusterSelector::ClusterSelector(const KvLayout& layout, const KernelTable& kernels,
-                                 std::shared_ptr<TileMemory> memory, uint32_t n_streams)
+                                 std::shared_ptr<TileMemory> memory, uint32_t n_streams, Tail tail)
     : TiledSelector(layout, kernels, std::move(memory), cluster_tile_bytes(layout.head_dim),
-                    n_streams) {
+                    n_streams, tail) {
   STRATA_CHECK(layout.head_dim % 8 == 0 && layout.head_dim <= kRabitqHeadDimMax, "head_dim=%u",
                layout.head_dim);
 }
@@ -20,12 +20,13 @@ void ClusterSelector::observe(StreamIdx stream, uint32_t block_idx, const std::b
   alignas(64) std::array<float, size_t{kRabitqHeadDimMax} * kBlockPositions> keys;
   std::byte* tile = open_tile(stream, block_idx);
   // Blocks of an extent come in order, and what a slot held before is no one's.
-  if (block_idx % kExtentBlocks == 0) std::memset(tile, 0, table_.tile_bytes());
+  if (block_idx % kExtentBlocks == 0) std::memset(tile, 0, cluster_tile_bytes(layout_.head_dim));
   kernels_->index.load_k(layout_, block, keys.data());
   kernels_->index.cluster_encode({.keys = keys.data(),
                                   .head_dim = layout_.head_dim,
                                   .block = block_idx % kExtentBlocks,
                                   .tile = tile});
+  observe_values(stream, block_idx, block);
 }
 
 uint64_t ClusterSelector::scratch_floats(uint32_t n_queries) const {

@@ -7,8 +7,10 @@
 //   the text, and its clusters are those of its own keys, one for eight: no key waits for others,
 //   and no key needs a number. Centroids are rotated as rabitq's keys are and have four bits per
 //   dimension.
-// Weight of a block: ln(sum of count * exp(q . centroid)). Rows are bytes as base/index_kernels.h
-//   lays out a tile; all bytes are valid ones.
+// Weight of a block: ln(sum of count * exp(q . centroid)), a true weight but for what its keys
+//   differ from their centroids, so that it serves for a tail: the zone that RetroInfer estimates,
+//   here all that is not attended, from mean values of blocks instead of sums of clusters. Rows are
+//   bytes as base/index_kernels.h lays out a tile; all bytes are valid ones.
 #pragma once
 
 #include <memory>
@@ -20,7 +22,7 @@ namespace strata::index {
 class ClusterSelector : public TiledSelector {
  public:
   ClusterSelector(const KvLayout& layout, const KernelTable& kernels,
-                  std::shared_ptr<TileMemory> memory, uint32_t n_streams);
+                  std::shared_ptr<TileMemory> memory, uint32_t n_streams, Tail tail = Tail::kNone);
 
   void observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) override;
   uint64_t scratch_floats(uint32_t n_queries) const override;

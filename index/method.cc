@@ -32,6 +32,8 @@ constexpr std::array kMethods = {
                "rabitq, with an estimate of what is not attended"},
     MethodName{Method::kCluster, "cluster",
                "four clusters of each block, the fewest bytes (RetroInfer)"},
+    MethodName{Method::kClusterTail, "cluster+tail",
+               "cluster, with an estimate of what is not attended"},
 };
 
 /// What a method keeps of a page; nothing where it keeps no digests.
@@ -49,13 +51,19 @@ std::optional<Digest> digest_of(Method method) {
     case Method::kRabitq:
     case Method::kRabitqTail:
     case Method::kCluster:
+    case Method::kClusterTail:
       return std::nullopt;
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
 }
 
 Tail tail_of(Method method) {
-  return method == Method::kRabitqTail ? Tail::kMeanValues : Tail::kNone;
+  return method == Method::kRabitqTail || method == Method::kClusterTail ? Tail::kMeanValues
+                                                                         : Tail::kNone;
+}
+
+bool is_cluster(Method method) {
+  return method == Method::kCluster || method == Method::kClusterTail;
 }
 
 /// Bytes of rows per extent of a stream; 0 = none are kept.
@@ -65,7 +73,8 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
   if (method == Method::kOracle) return OracleSelector::tile_bytes(head_dim);
   if (method == Method::kRabitq || method == Method::kRabitqTail)
     return rabitq_tile_bytes(head_dim) + tail_tile_bytes(tail_of(method), head_dim);
-  if (method == Method::kCluster) return cluster_tile_bytes(head_dim);
+  if (is_cluster(method))
+    return cluster_tile_bytes(head_dim) + tail_tile_bytes(tail_of(method), head_dim);
   return method == Method::kPq ? PqSelector::tile_bytes() : 0;
 }
 
@@ -93,11 +102,13 @@ std::string rows_kind(Method method) {
     case Method::kPq:
       return "pq1";
     case Method::kRabitq:
-      return "rabitq2";
+      return "rabitq3";
     case Method::kRabitqTail:
-      return "rabitqtail2";
+      return "rabitqtail3";
     case Method::kCluster:
       return "cluster1";
+    case Method::kClusterTail:
+      return "clustertail1";
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
 }
@@ -156,8 +167,9 @@ std::unique_ptr<Selector> SelectorSource::make() const {
   if (method_ == Method::kRabitq || method_ == Method::kRabitqTail)
     return std::make_unique<RabitqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams,
                                             tail_of(method_));
-  if (method_ == Method::kCluster)
-    return std::make_unique<ClusterSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
+  if (is_cluster(method_))
+    return std::make_unique<ClusterSelector>(shape_.layout, kernels_, memory_, shape_.n_streams,
+                                             tail_of(method_));
   return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
 }
 

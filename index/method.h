@@ -21,8 +21,9 @@ enum class Method : uint8_t {
   kMean,    // mean landmarks of pages
   kPq,      // PQCache: each key by 16 codes of 6 bits
   kRabitq,  // RaBitQ: each key rotated, 3 bits per dimension
-  kRabitqTail,  // as kRabitq, and an estimate of what the blocks left out would have added
-  kCluster,     // RetroInfer: centroids of a block's keys and how many keys each has
+  kRabitqTail,   // as kRabitq, and an estimate of what the blocks left out would have added
+  kCluster,      // RetroInfer: centroids of a block's keys and how many keys each has
+  kClusterTail,  // as kCluster, and an estimate of what the blocks left out would have added
 };
 
 struct MethodName {

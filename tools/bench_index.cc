@@ -2,8 +2,8 @@
 // tiles from DRAM and from cache, beside plain reading of the same tiles and beside DRAM's
 // bandwidth. The answers of every set are compared with the scalar set's before anything is timed.
 // Why: a token reads the index of its whole context, so the two scans are wanted at the speed of
-// memory: at most 1.5 times the time that reading takes. With --trace: every method as a whole on
-// keys of a real model.
+// memory: at most 1.5 times the time that reading takes. With --trace it prints what
+// tools/eval/trace_methods.h measures instead.
 #include <time.h>
 
 #include <algorithm>
@@ -11,26 +11,24 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
-#include <memory>
 #include <random>
-#include <span>
 #include <string>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include "base/check.h"
-#include "base/checked_math.h"
 #include "base/error.h"
 #include "base/half.h"
 #include "base/host_memory.h"
 #include "cpu_attn/index.h"
-#include "index/choose.h"
-#include "index/method.h"
 #include "tools/cli/dram_read.h"
-#include "tools/eval/attention_trace.h"
+#include "tools/cli/sample_statistics.h"
+#include "tools/eval/trace_methods.h"
 
 namespace strata {
 namespace {
+
+constexpr double kTraceShare = 0.25;  // of the positions, that a choice attends
 
 struct Options {
   uint64_t megabytes = 512;  // tiles in DRAM
@@ -48,11 +46,6 @@ double cpu_seconds() {
   timespec now{};
   (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 /// The sets of this CPU, also AVX-512 without BF16 and VBMI.
@@ -167,7 +160,7 @@ double time_scan(const KernelTable& table, const Scan& scan, const Pointers& til
       scan(table, tiles.data() + first, tiles_per_slice, queries);
       seconds.push_back(cpu_seconds() - start);
     }
-  return median(seconds);
+  return cli::median(seconds);
 }
 
 /// Every set's scores are the scalar set's: to the bit, or within the rounding of two sums of
@@ -221,7 +214,7 @@ double time_reading(const Pointers& tiles, uint64_t tile_bytes, uint64_t tiles_p
     sink = sink + sum;
     seconds.push_back(cpu_seconds() - start);
   }
-  return median(seconds);
+  return cli::median(seconds);
 }
 
 /// One kind of scan over all sets and numbers of queries. `keys` per tile.
@@ -275,7 +268,7 @@ void bench_encode(const Options& options) {
               {keys.data(), centroids.data(), half_norms.data(), head_dim, codes.data()});
         seconds.push_back((cpu_seconds() - start) / 16);
       }
-      const double s = median(seconds);
+      const double s = cli::median(seconds);
       std::printf("encode %4u %-8s cache   %7.2f Mkeys/s   %6.1f GFLOP/s\n", head_dim, table.name,
                   kBlockPositions * 1e-6 / s,
                   static_cast<double>(cpu_attn::pq_encode_flops(head_dim)) * 1e-9 / s);
@@ -299,92 +292,12 @@ void bench_pool(const Options& options) {
             {weights.data(), n_blocks, kQueries, n_blocks, false, pooled.data()});
         seconds.push_back(cpu_seconds() - start);
       }
-      const double s = median(seconds);
+      const double s = cli::median(seconds);
       std::printf("pool %6u blocks x %u %-8s   %7.1f us   %6.1f GB/s\n", n_blocks, kQueries,
                   table.name, s * 1e6,
                   static_cast<double>(cpu_attn::pool_shares_bytes(kQueries, n_blocks)) * 1e-9 / s);
     }
   }
-}
-
-/// A method's index of a model's own keys, of all streams of a trace.
-class TraceIndex {
- public:
-  TraceIndex(const eval::AttentionTrace& trace, index::Method method, const KernelTable& table)
-      : trace_(trace),
-        source_(method,
-                {.layout = trace.layout(),
-                 .n_streams = trace.n_streams(),
-                 .n_blocks = trace.n_blocks()},
-                table),
-        selector_(source_.make()),
-        scratch_(HostMemory::reserve(selector_->scratch_floats(trace.group) * sizeof(float) + 64)),
-        stride_(round_up(trace.n_blocks(), kExtentBlocks)),
-        weights_(trace.group * stride_) {
-    selector_->open_blocks(trace.n_blocks());
-  }
-
-  /// Seconds of a stream.
-  double observe(uint32_t stream) {
-    const double start = cpu_seconds();
-    for (uint32_t block = 0; block < trace_.n_blocks(); ++block)
-      selector_->observe(stream, block, trace_.block(stream, block));
-    return cpu_seconds() - start;
-  }
-  /// Seconds in which the blocks of a stream are scored for a step's queries; leaves weights().
-  double estimate(uint32_t stream, uint32_t step) {
-    const std::vector<float> q = trace_.query(stream, step);
-    const double start = cpu_seconds();
-    selector_->estimate({.stream = stream,
-                         .q = q.data(),
-                         .n_queries = trace_.group,
-                         .end_block = trace_.n_blocks(),
-                         .scratch = reinterpret_cast<float*>(scratch_.data()),
-                         .log_weights = weights_.data(),
-                         .weight_stride = stride_});
-    return cpu_seconds() - start;
-  }
-  std::span<const float> weights() const { return weights_; }  // [group, stride()], logarithms
-  uint64_t stride() const { return stride_; }
-  double bytes_per_key() const {
-    return static_cast<double>(selector_->estimate_bytes(trace_.n_blocks())) / trace_.n_positions;
-  }
-
- private:
-  const eval::AttentionTrace& trace_;
-  index::SelectorSource source_;
-  std::unique_ptr<index::Selector> selector_;
-  HostMemory scratch_;
-  uint64_t stride_;
-  std::vector<float> weights_;
-};
-
-/// The share of the exact weight, of blocks that are chosen at all, that a choice by estimates
-/// within a quarter of the positions holds; mean over the step's queries.
-double weight_found(const TraceIndex& estimated, const TraceIndex& exact, uint32_t n_queries,
-                    uint32_t n_blocks, index::Chooser& chooser) {
-  const index::Rule& rule = chooser.rule();
-  const auto& choice = chooser.choose({.log_weights = estimated.weights(),
-                                       .weight_stride = estimated.stride(),
-                                       .n_queries = n_queries,
-                                       .n_blocks = n_blocks,
-                                       .n_positions = n_blocks * kBlockPositions});
-  double found = 0;
-  for (uint32_t query = 0; query < n_queries; ++query) {
-    const float* weights = exact.weights().data() + query * exact.stride();
-    const auto is_candidate = [&](uint32_t block) {
-      return block >= rule.n_sink_blocks && block + rule.n_window_blocks < n_blocks;
-    };
-    const double top = *std::max_element(weights, weights + n_blocks);
-    const auto weight = [&](uint32_t block) {
-      return is_candidate(block) ? std::exp(weights[block] - top) : 0;
-    };
-    double all = 0, chosen = 0;
-    for (uint32_t block = 0; block < n_blocks; ++block) all += weight(block);
-    for (const uint32_t block : choice.blocks) chosen += weight(block);
-    found += (all > 0 ? chosen / all : 1) / n_queries;
-  }
-  return found;
 }
 
 /// Every method on the keys and queries of a real model (`strata eval --record`).
@@ -395,34 +308,19 @@ void bench_trace(const Options& options) {
               trace.n_steps, trace.group);
   for (const KernelTable& table : index_tables()) {
     if (!options.only.empty() && options.only != table.name) continue;
-    index::Chooser chooser(table, {.budget = {index::Budget::Kind::kShare, 0.25}});
-    TraceIndex exact(trace, index::Method::kOracle, table);
-    for (uint32_t stream = 0; stream < trace.n_streams(); ++stream) exact.observe(stream);
-    for (const auto& method : index::method_names()) {
-      try {
-        index::check_supported(method.method, trace.layout());
-      } catch (const Error& error) {
-        std::printf("%-11s %-8s %s\n", method.name, table.name, error.what());
+    for (const eval::TraceFigures& of : eval::measure_methods(trace, table, kTraceShare)) {
+      if (!of.refused.empty()) {
+        std::printf("%-11s %-8s %s\n", of.method.name, table.name, of.refused.c_str());
         continue;
-      }
-      TraceIndex of(trace, method.method, table);
-      std::vector<double> building, scoring;
-      double found = 0;
-      for (uint32_t stream = 0; stream < trace.n_streams(); ++stream) {
-        building.push_back(of.observe(stream));
-        for (uint32_t step = 0; step < trace.n_steps; ++step) {
-          scoring.push_back(of.estimate(stream, step));
-          exact.estimate(stream, step);
-          const uint32_t pos = trace.n_positions - trace.n_steps + step;
-          found += weight_found(of, exact, trace.group, pos / kBlockPositions, chooser);
-        }
       }
       std::printf(
           "%-11s %-8s build %8.1f us per 2,048 keys   estimate %7.1f us, %6.2f Gkey.q/s   "
-          "%6.2f bytes a key   %.4f of the weight found\n",
-          method.name, table.name, median(building) * 1e6 * 2048 / trace.n_positions,
-          median(scoring) * 1e6, uint64_t{trace.n_positions} * trace.group * 1e-9 / median(scoring),
-          of.bytes_per_key(), found / static_cast<double>(scoring.size()));
+          "%6.2f bytes a key   %.4f of the weight found",
+          of.method.name, table.name, of.build_s * 1e6 * 2048 / trace.n_positions,
+          of.estimate_s * 1e6, uint64_t{trace.n_positions} * trace.group * 1e-9 / of.estimate_s,
+          of.bytes_per_key, of.found);
+      if (of.bias) std::printf("   bias %.4f nat", *of.bias);
+      std::printf("\n");
     }
   }
 }

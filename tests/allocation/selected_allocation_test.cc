@@ -30,8 +30,9 @@ TEST(SelectedAllocation, StepsThatChooseAllocateNothing) {
   testing::draw_weights(small, 3);
   const testing::TinyEngine loaded(small);
   const Model& model = loaded.model();
-  for (const index::Method method : {index::Method::kQuest, index::Method::kRabitq,
-                                     index::Method::kRabitqTail, index::Method::kCluster}) {
+  for (const index::Method method :
+       {index::Method::kQuest, index::Method::kRabitq, index::Method::kRabitqTail,
+        index::Method::kCluster, index::Method::kClusterTail}) {
     KvCacheOptions kv;
     const index::SelectorSource selectors(
         method, index_shape(model.shape(), kv.k_codec, kv.v_codec, kContext),

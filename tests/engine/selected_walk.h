@@ -21,6 +21,7 @@ struct SelectedSetting {
   index::Method method = index::Method::kOracle;
   index::Budget budget = {index::Budget::Kind::kTokens, 320};
   double residency_tolerance = 0;
+  std::vector<index::LayerMode> layers = {};
   KvCodec codec = KvCodec::kF16;
   Place place = Place::kDram;
   tiers::SimulatedDisk disk = {};
@@ -114,6 +115,7 @@ class SelectedWalk {
     of.method = setting_.method;
     of.rule.budget = setting_.budget;
     of.rule.residency_tolerance = setting_.residency_tolerance;
+    of.rule.layers = setting_.layers;
     if (setting_.place != Place::kDram)
       of.kv_dram_bytes =
           setting_.n_sequences * kv_bytes_for_context(model_.shape(), of.k_codec, of.v_codec,

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "base/half.h"
 #include "base/host_memory.h"
@@ -160,9 +161,12 @@ class TailOracle : public AttentionProbe {
 TEST(Tail, IsTheFormulasInDoublePrecision) {
   const LoadedMember member("llama3");
   const auto text = member.text(kExact + 8, 11);
-  for (const double budget : {64.0, 400.0, 1700.0}) {
-    SCOPED_TRACE("budget " + std::to_string(budget));
-    const WalkSetting setting = setting_with(budget, 2, Method::kRabitqTail);
+  for (const auto& [method, budget] : {std::pair{Method::kRabitqTail, 64.0},
+                                       {Method::kRabitqTail, 400.0},
+                                       {Method::kRabitqTail, 1700.0},
+                                       {Method::kClusterTail, 400.0}}) {
+    SCOPED_TRACE(index::rows_kind(method) + ", budget " + std::to_string(budget));
+    const WalkSetting setting = setting_with(budget, 2, method);
     ZooWalk walk(member.model, setting);
     Sequence sequence = walk.sequence();
     walk.feed(sequence, std::span(text).first(kExact));

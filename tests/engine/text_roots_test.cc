@@ -34,6 +34,11 @@ TEST(TextRoots, OfWaysOfReadingDifferInWhateverKAndVFollowFrom) {
       [](SparseReading& of) { of.rule.n_sink_blocks = 2; },
       [](SparseReading& of) { of.rule.n_window_blocks = 2; },
       [](SparseReading& of) { of.rule.residency_tolerance = 0.01; },
+      [](SparseReading& of) { of.rule.window_share = 0.5; },
+      [](SparseReading& of) { of.rule.layers = {index::LayerMode::kDense}; },
+      [](SparseReading& of) {
+        of.rule.layers = {index::LayerMode::kIndex, index::LayerMode::kDense};
+      },
       [](SparseReading& of) { of.from = 4096; },
       [](SparseReading& of) { of.chunk_rows = 256; },
   };

@@ -142,7 +142,8 @@ TEST_P(TiledMethod, StreamsDoNotDependOnThreadsOrOrder) {
     EXPECT_EQ(stream_bytes(*together, s), built(keys[s], end, keys[s], end)) << s;
 }
 
-INSTANTIATE_TEST_SUITE_P(Each, TiledMethod, ::testing::Values(Method::kRabitq, Method::kCluster),
+INSTANTIATE_TEST_SUITE_P(Each, TiledMethod,
+                         ::testing::Values(Method::kRabitq, Method::kCluster, Method::kClusterTail),
                          [](const auto& method) { return rows_kind(method.param); });
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace strata::eval::testing {
 
 inline Contender contender(const std::string& method, index::Budget budget) {
   return {.method = index::find_method(method),
-          .budget = budget,
+          .rule = {.budget = budget},
           .method_name = method,
           .budget_text = "asked"};
 }

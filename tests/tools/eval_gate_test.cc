@@ -83,6 +83,25 @@ TEST(Gate, AnswersAreJudgedBesideTexts) {
   EXPECT_EQ(verdicts[0].n_cases, 40u);
 }
 
+/// What is found in a short text says nothing of a long one, for which a verdict is kept.
+TEST(Gate, AnswersAboutLessThanTheTextsDoNotCount) {
+  std::vector<EvalRow> rows = {row("a", "oracle", kOracle),
+                               row("a", "quest", {0.01, 0.96, 0.95, 1}), task("quest", 1, 1)};
+  for (EvalRow& of : rows) of.context = 7168;
+  EXPECT_TRUE(judge(rows)[0].passes) << judge(rows)[0].reason;
+  rows[2].context = 7167;
+  EXPECT_EQ(judge(rows)[0].reason,
+            "its answers were judged at 7167 tokens, fewer than the 7168 of its texts: raise "
+            "--lengths");
+  rows.push_back(task("quest", 1, 0.5));  // as short, and longer
+  rows.push_back(task("quest", 1, 1));
+  rows.back().context = 8192;
+  const Verdict verdict = judge(rows)[0];
+  EXPECT_EQ(verdict.reason, "");
+  EXPECT_EQ(verdict.n_tasks, 1u);
+  EXPECT_EQ(verdict.n_cases, 20u);
+}
+
 /// A mean over tokens says little of the few that retrieve, so texts alone let nothing pass; where
 /// exact attention solves no task, they have to do.
 TEST(Gate, TextsAloneLetNoMethodPass) {
@@ -164,7 +183,9 @@ TEST_F(Profile, AWriteThatFailsLeavesTheVerdictsThatWereThere) {
 
 TEST_F(Profile, WhatIsNotAVerdictIsRefused) {
   for (const std::string text : {"version = 1\n[[verdict]]\nmethod = 3\n", "version = 2\n",
-                                 "= nothing", "version = 1\nverdict = [1]\n"}) {
+                                 "= nothing", "version = 1\nverdict = [1]\n",
+                                 "version = 1\n[[verdict]]\nmethod = 'pq'\nbudget = '2%'\n"
+                                 "passes = true\nlayers = 'all'\n"}) {
     const auto path = folder_.write("p.toml", text);
     try {
       cli::read_profile(path);
@@ -213,6 +234,11 @@ TEST_F(Profile, AutoIsTheCheapestThatPassedElseExact) {
   EXPECT_NE(line.find("attention: mean at a budget of 10%"), std::string::npos) << line;
   EXPECT_NE(line.find("exact attention solves less than half of every task"), std::string::npos)
       << line;
+  EXPECT_TRUE(options.selection.layers.empty());
+  verdict.layers = "1:dense";  // that it was judged with
+  cli::write_profile(path, std::span(&verdict, 1), "2026-01-02");
+  EXPECT_EQ(chosen(&line).selection.mode_of(1), index::LayerMode::kDense);
+  EXPECT_NE(line.find("at a budget of 10%, layers 1:dense ("), std::string::npos) << line;
 }
 
 }  // namespace

@@ -170,6 +170,14 @@ TEST(EvalText, WhatWasReadIsWhatTheBudgetAllows) {
   EXPECT_LT(recent.set_recall, 0.9);
   EXPECT_GT(oracle.mass_mean, recent.mass_mean);
   EXPECT_LT(oracle.error_median, recent.error_median);
+  // By layer it is the same mass: every layer has as many query heads.
+  ASSERT_EQ(oracle.layers.size(), member.model.shape().layers.size());
+  double mass = 0;
+  for (const LayerFigures& of : oracle.layers) {
+    EXPECT_GT(of.error, 0);
+    mass += of.mass / static_cast<double>(oracle.layers.size());
+  }
+  EXPECT_NEAR(mass, oracle.mass_mean, kNear);
 }
 
 /// What is dropped is missing from the sum of all weights, unless it is estimated.
@@ -230,7 +238,7 @@ TEST(EvalText, ASmallMemoryMissesBlocksAndFewerWhereNearOnesArePreferred) {
   const auto run = [&](std::optional<double> held_share, double tolerance) {
     TestRunner runner(member.model, n_tokens - kLast - 1, kLast, held_share);
     Contender of = contender("oracle", {Budget::Kind::kTokens, 480});
-    of.residency_tolerance = tolerance;
+    of.rule.residency_tolerance = tolerance;
     return evaluate_text(*runner, sample_of(member, n_tokens), kLast, {&of, 1}, true).front();
   };
   const auto kl_of = [](const TextRun& of) { return agreement_of(of.predictions).kl.mean; };

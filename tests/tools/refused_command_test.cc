@@ -48,6 +48,25 @@ TEST_F(RefusedCommand, ValueOutOfRangeNamesTheRange) {
                     "--attn",
                     "--help"});
   const std::string path = small_model();
+  const auto refuse_attention = [&](const std::vector<std::string>& more, const Refusal& wanted) {
+    std::vector<std::string> arguments = {"run", "-m", path, "-p", "a"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    expect_refused(arguments, wanted);
+  };
+  refuse_attention({"--kv-budget", "paper"},
+                   {2, "usage", {"no method is named"}, "--kv-budget", "--attn quest"});
+  refuse_attention({"--attn", "oracle", "--kv-budget", "paper"},
+                   {2, "usage", {"no paper's method"}, "--kv-budget", "such as 1024"});
+  refuse_attention(
+      {"--attn", "quest", "--attn-layers", "0:all"},
+      {2, "usage", {"index, dense or reuse", "'0:all'"}, "--attn-layers", "0-1:dense"});
+  refuse_attention({"--attn", "quest", "--attn-layers", "99:dense"},
+                   {2, "usage", {"layer 99 is not there"}, "--attn-layers", "inspect"});
+  for (const std::string attn : {"exact", "auto"})
+    refuse_attention({"--attn", attn, "--attn-layers", "0:dense"},
+                     {2, "usage", {"layers"}, "--attn-layers", "leave"});
+  expect_refused({"plan", "-m", path, "--attn", "quest", "--kv-budget", "paper"},
+                 {2, "usage", {"is not planned"}, "--kv-budget", "2048"});
   expect_refused({"run", "-m", path, "-p", "a", "--cpu-isa", "neon"},
                  {2, "usage", {"unknown instruction set 'neon'", "scalar"}, "--cpu-isa", "leave"});
   expect_refused({"run", "-m", path, "-p", "a", "--logit-bias", "99+1"},

@@ -94,6 +94,25 @@ TEST_F(SelectedRun, TheLastLineSaysWhatWasFoundInMemoryAndTheTraceWhenItWaited) 
   EXPECT_EQ(in_dram.err.find("from disk"), std::string::npos) << in_dram.err;
 }
 
+/// A paper's rule is its budget, its first and last blocks and its dense layers; layers that a user
+/// names take the place of these.
+TEST_F(SelectedRun, AttendsWhatAPaperOrTheUserSaysOfLayers) {
+  const auto attention = [&](const std::vector<std::string>& more) {
+    return object_of(run_strata(with(in_memory(), with({"--attn", "quest"}, more))))["attention"];
+  };
+  const auto paper = attention({"--kv-budget", "paper"}),
+             plain = attention({"--kv-budget", "1024"}),
+             all_but_two = attention({"--kv-budget", "paper", "--attn-layers", "2-15:dense"});
+  EXPECT_EQ(paper.value("budget", ""), "1024");
+  // Of 16 layers the paper's first two attend everything.
+  const double dense = 2 + 14 * plain.value("kv_read_share", 0.0);
+  EXPECT_NEAR(16 * paper.value("kv_read_share", 0.0), dense, 0.2);
+  EXPECT_NEAR(16 * paper.value("index_read_bytes_per_token", 0.0),
+              14 * plain.value("index_read_bytes_per_token", 0.0), 1);
+  EXPECT_NEAR(8 * all_but_two.value("index_read_bytes_per_token", 0.0),
+              plain.value("index_read_bytes_per_token", 0.0), 1);
+}
+
 /// A method that trains needs more keys than a short prompt has; a budget may be larger than the
 /// context. Either way the answer is that of exact attention, and the last line says so.
 TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
@@ -114,8 +133,9 @@ TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
   EXPECT_EQ(object_of(run(ten, {"-n", "100"}))["usage"].value("prompt_tokens", 0), 10);
   for (const auto& method : index::method_names()) {
     SCOPED_TRACE(method.name);
-    EXPECT_EQ(tokens_of(run(ten, {"-n", "100", "--attn", method.name, "--kv-budget", "2%"})),
-              exact_ten);
+    const Outcome of_ten = run(ten, {"-n", "100", "--attn", method.name, "--kv-budget", "2%"});
+    EXPECT_EQ(tokens_of(of_ten), exact_ten);
+    EXPECT_TRUE(object_of(of_ten)["attention"].value("nothing_left_out", false));
     const std::string err = line(ten, {"-n", "100", "--attn", method.name, "--kv-budget", "2%"});
     EXPECT_NE(err.find(std::string(" | attention ") + method.name +
                        " 2% (exact here: nothing was left out): 100.0 % of K and V read"),
@@ -130,6 +150,7 @@ TEST_F(SelectedRun, SaysThatItIsExactWhereNothingIsLeftOut) {
   EXPECT_NE(line(long_text, above).find("pq 100000 (exact here: nothing was left out): 100.0 %"),
             std::string::npos);
   EXPECT_NE(line(long_text, below).find("pq 256 (approximate): "), std::string::npos);
+  EXPECT_FALSE(object_of(run(long_text, below))["attention"].value("nothing_left_out", true));
   // Chunks of a prompt may have left something out that no decoded token did.
   EXPECT_NE(line(long_text, with(above, {"--sparse-prefill", "256"})).find("(approximate)"),
             std::string::npos);

@@ -10,7 +10,7 @@
 #include "cpu_attn/kernels.h"
 #include "index/method.h"
 #include "tests/tree_paths.h"
-#include "tools/eval/attention_trace.h"
+#include "tools/eval/trace_methods.h"
 
 namespace strata::eval {
 namespace {
@@ -123,6 +123,28 @@ TEST_F(SmolLm2Trace, MethodsHoldTheWeightOfAQuarterOfTheText) {
   EXPECT_GT(masses[index::Method::kRabitq], 0.99 * oracle);
   EXPECT_EQ(masses[index::Method::kRabitqTail], masses[index::Method::kRabitq]);
   EXPECT_GT(masses[index::Method::kCluster], 0.96 * oracle);
+  EXPECT_EQ(masses[index::Method::kClusterTail], masses[index::Method::kCluster]);
+}
+
+/// What `bench_index --trace` prints, by another way through the same trace.
+TEST_F(SmolLm2Trace, FiguresOfABenchAreThese) {
+  const auto all = measure_methods(trace_, kernels_, double{kBudget} / trace_.n_positions);
+  ASSERT_EQ(all.size(), index::method_names().size());
+  for (const TraceFigures& of : all) {
+    SCOPED_TRACE(of.method.name);
+    EXPECT_EQ(of.refused, "");
+    // That choice is within a share of the full blocks, this one within tokens.
+    EXPECT_NEAR(of.found, mass(of.method.method), 0.01);
+    EXPECT_EQ(of.bias.has_value(), index::has_tail(of.method.method));
+    if (of.method.method == index::Method::kRabitqTail) {
+      EXPECT_NEAR(*of.bias, 0, 0.01);
+      EXPECT_NEAR(of.bytes_per_key, 29.5, 0.1);
+    }
+    if (of.method.method != index::Method::kRecent) {
+      EXPECT_GT(of.build_s, 0);
+      EXPECT_GT(of.estimate_s, 0);
+    }
+  }
 }
 
 /// Tail calibration: ln of the weight of all blocks, those that are not chosen as estimated.

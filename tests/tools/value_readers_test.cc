@@ -38,6 +38,20 @@ TEST(DurationReader, WantsAUnit) {
     EXPECT_EQ(read_duration_ms(text), std::nullopt) << text;
 }
 
+TEST(LayerModeReader, TakesNumbersRangesAndModesAndGivesThemBack) {
+  using Of = index::LayerMode;
+  const auto modes = read_layer_modes("0-1:dense,4:reuse,3:index");
+  ASSERT_TRUE(modes.has_value());
+  EXPECT_EQ(*modes, (std::vector{Of::kDense, Of::kDense, Of::kIndex, Of::kIndex, Of::kReuse}));
+  EXPECT_EQ(layer_modes_text(*modes), "0-1:dense,4:reuse");
+  EXPECT_EQ(layer_modes_text({}), "");
+  EXPECT_EQ(*read_layer_modes("2:dense"), (std::vector{Of::kIndex, Of::kIndex, Of::kDense}));
+  for (const char* text :
+       {"", "0", "dense", ":dense", "0:", "0:all", "1-0:dense", "0:dense,", "a:dense",
+        "0:dense,0:reuse", "0-2:dense,1:index", "-1:dense", "9999:dense"})
+    EXPECT_FALSE(read_layer_modes(text).has_value()) << text;
+}
+
 TEST(BudgetReader, TakesTokensSharesWeightAndNats) {
   using Kind = index::Budget::Kind;
   struct Case {

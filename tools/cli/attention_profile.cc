@@ -13,6 +13,7 @@
 #include "tools/cli/program.h"
 #include "tools/cli/replaced_file.h"
 #include "tools/cli/request_options.h"
+#include "tools/cli/value_readers.h"
 
 namespace strata::cli {
 namespace {
@@ -45,6 +46,9 @@ eval::Verdict read_verdict(const toml::table& table, const std::string& path) {
   if (of.method.empty() || of.budget.empty() || !passes)
     refuse(path, "wanted method, budget and passes in every [[verdict]]");
   of.passes = *passes;
+  of.layers = table["layers"].value_or(std::string());
+  if (!of.layers.empty() && !read_layer_modes(of.layers))
+    refuse(path, fmt::format("wanted layers such as 0-1:dense, found '{}'", of.layers));
   of.reason = table["reason"].value_or(std::string());
   of.context = static_cast<uint64_t>(table["context"].value_or(int64_t{0}));
   of.tokens = static_cast<uint64_t>(table["tokens"].value_or(int64_t{0}));
@@ -73,6 +77,7 @@ void write_profile(const std::string& path, std::span<const eval::Verdict> verdi
                       {"tokens", static_cast<int64_t>(of.tokens)},
                       {"tasks", static_cast<int64_t>(of.n_tasks)},
                       {"cases", static_cast<int64_t>(of.n_cases)}};
+    if (!of.layers.empty()) table.insert("layers", of.layers);
     if (!of.reason.empty()) table.insert("reason", of.reason);
     for (const RealKey& key : kReals) table.insert(key.name, of.*key.value);
     list.push_back(std::move(table));
@@ -129,8 +134,11 @@ std::string choose_attention(const std::string& folder, engine::EngineOptions& o
         best->method, best->context);
   options.method = index::find_method(best->method);
   options.selection.budget = kv_budget(best->budget, "verdict");
-  return fmt::format("attention: {} at a budget of {} (KL {:.4f} nat to exact over {} tokens; {})",
-                     best->method, best->budget, best->kl, best->tokens, answers_text(*best));
+  if (!best->layers.empty()) options.selection.layers = *read_layer_modes(best->layers);
+  return fmt::format(
+      "attention: {} at a budget of {}{} (KL {:.4f} nat to exact over {} tokens; {})", best->method,
+      best->budget, best->layers.empty() ? "" : fmt::format(", layers {}", best->layers), best->kl,
+      best->tokens, answers_text(*best));
 }
 
 }  // namespace strata::cli

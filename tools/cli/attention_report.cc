@@ -87,6 +87,7 @@ nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::Sele
   auto json = selected_json(method_name(*engine.options().method),
                             budget_text(engine.options().selection.budget),
                             kv_position_bytes(engine.cache().layout()), reads);
+  json["nothing_left_out"] = left_nothing_out(engine);
   json["near_tolerance"] = engine.options().selection.residency_tolerance;
   if (const uint64_t from = engine.options().sparse_from; from != engine::kNeverSparse)
     json["sparse_prefill_from"] = from;

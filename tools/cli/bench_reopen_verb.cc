@@ -56,6 +56,7 @@ std::vector<std::string> process_arguments(const Settings& settings,
   add("--cache-type-k", settings.cache_type_k);
   add("--cache-type-v", settings.cache_type_v);
   add("--kv-budget", settings.kv_budget);
+  add("--attn-layers", settings.attn_layers);
   add("--nvme", settings.nvme);
   add("--io", settings.io);
   add("--load", settings.load);

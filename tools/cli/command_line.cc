@@ -89,7 +89,13 @@ void check_prompt_options(const Command& command) {
 /// `eval` judges methods whatever --attn says.
 void check_attention_options(const Command& command, const VerbSyntax& verb) {
   const Settings& settings = command.settings;
-  if (verb.bit == kEval || settings.sparse_prefill == "off") return;
+  if (verb.bit == kEval) return;
+  if (!settings.attn_layers.empty() && (settings.attn == "exact" || settings.attn == "auto"))
+    refuse_together(command, "attn", "attn-layers",
+                    settings.attn == "exact"
+                        ? "exact attention has no layers that choose"
+                        : "auto takes the layers that a method was judged with");
+  if (settings.sparse_prefill == "off") return;
   if (settings.attn == "exact")
     refuse_together(command, "attn", "sparse-prefill", "exact attention reads all of a prompt");
   if (settings.attn == "auto")

@@ -112,7 +112,6 @@ void check_eval_memory(uint64_t needed_bytes, uint64_t free_bytes) {
 std::vector<eval::Contender> contenders_of(const Command& command) {
   std::vector<eval::Contender> contenders;
   const std::string where = command.where("budgets");
-  const double near = kv_share(command.settings.kv_near, command.where("kv-near"));
   auto methods = split_list(command.settings.methods, command.where("methods"));
   const bool has_oracle = std::ranges::find(methods, "oracle") != methods.end();
   if (command.settings.gate && !has_oracle) methods.emplace_back("oracle");
@@ -120,10 +119,9 @@ std::vector<eval::Contender> contenders_of(const Command& command) {
     const index::Method found = index::find_method(method);
     for (const std::string& budget : split_list(command.settings.budgets, where))
       contenders.push_back({.method = found,
-                            .budget = kv_budget(budget, where),
+                            .rule = kv_rule(command.settings, found, budget, where),
                             .method_name = method,
-                            .budget_text = budget,
-                            .residency_tolerance = near});
+                            .budget_text = budget});
   }
   return contenders;
 }

@@ -231,6 +231,9 @@ ordered_json eval_json(const EvalRow& row) {
     json["reuse"] = row.attention->reuse;
     json["fetched_over_useful"] = row.attention->fetched_over_useful;
     json["weight_bias"] = row.attention->weight_bias;
+    for (const eval::LayerFigures& of : row.attention->layers)
+      json["layers"].push_back(
+          {{"layer", of.layer}, {"mass_recall", of.mass}, {"output_error", of.error}});
   }
   if (row.missing) {
     const eval::MissingTally& of = *row.missing;

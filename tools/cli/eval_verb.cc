@@ -18,6 +18,7 @@
 #include "tools/cli/notices.h"
 #include "tools/cli/program.h"
 #include "tools/cli/request_options.h"
+#include "tools/cli/value_readers.h"
 #include "tools/cli/verb_functions.h"
 #include "tools/cli/weight_notices.h"
 #include "tools/eval/attention_trace.h"
@@ -149,7 +150,10 @@ std::string today() {
 /// Says what each method's figures are worth and keeps it. False where none passes.
 bool pass_gate(const engine::Engine& engine, const Settings& settings,
                std::span<const EvalRow> rows) {
-  const auto verdicts = eval::judge(rows);
+  auto verdicts = eval::judge(rows);
+  for (eval::Verdict& of : verdicts)
+    if (!settings.attn_layers.empty())
+      of.layers = layer_modes_text(*read_layer_modes(settings.attn_layers));
   for (const eval::Verdict& of : verdicts)
     notice(fmt::format("gate: {} at {} {}", of.method, of.budget,
                        of.passes ? "passes: " + answers_text(of) : "fails: " + of.reason));

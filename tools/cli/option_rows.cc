@@ -73,16 +73,22 @@ constexpr OptionSpec kRows[] = {
      "(-v says which and why)",
      Sources::kEverywhere, kComputing | kEval, &S::load},
     {"attn", "", Section::kModel, ValueKind::kChoice, "exact", 0, 0,
-     "exact|auto|quest|cuboid|mean|pq|rabitq|rabitq+tail|cluster|recent|oracle",
+     "exact|auto|quest|cuboid|mean|pq|rabitq|rabitq+tail|cluster|cluster+tail|recent|oracle",
      "what an answer attends of a long context: all of it, or the blocks that a method of "
      "retrieval chooses (approximate); auto = the cheapest method that passed `strata eval --gate` "
      "on this model, else exact",
      Sources::kEverywhere, kAnswering | kPlan | kBench, &S::attn},
-    {"kv-budget", "", Section::kModel, ValueKind::kText, "2048", 0, 0, "N|N%|Xp|Xn",
+    {"kv-budget", "", Section::kModel, ValueKind::kText, "2048", 0, 0, "N|N%|Xp|Xn|paper",
      "with --attn other than exact, what a token attends: tokens, a share of the context, the "
-     "share of the attention weight (0.98p), or blocks whose weight is within so many nats of the "
-     "largest (6n)",
+     "share of the attention weight (0.98p), blocks whose weight is within so many nats of the "
+     "largest (6n), or what the method's paper attends: its budget, first and last blocks and "
+     "dense layers",
      Sources::kEverywhere, kAnswering | kPlan | kBench, &S::kv_budget},
+    {"attn-layers", "", Section::kModel, ValueKind::kText, "", 0, 0, "N[-M]:MODE,...",
+     "with --attn other than exact, layers that attend everything (dense), the blocks that the "
+     "layer before attends (reuse), or what the method chooses (index, as all do by themselves): "
+     "0-1:dense,7:reuse",
+     Sources::kEverywhere, kAnswering | kBench | kEval, &S::attn_layers},
     {"kv-near", "", Section::kModel, ValueKind::kText, "0", 0, 0, "N%",
      "with --attn other than exact, how much of the weight that a token attends may be given up to "
      "attend blocks in memory instead of reading others from disk; answers then depend on what is "
@@ -282,9 +288,10 @@ constexpr OptionSpec kRows[] = {
      "oracle,quest,cuboid,mean,pq,rabitq,rabitq+tail,cluster,recent", 0, 0, "NAME,...",
      "methods of retrieval to judge against exact attention", Sources::kEverywhere, kEval,
      &S::methods},
-    {"budgets", "--kv-budget", Section::kJudging, ValueKind::kText, "1024", 0, 0, "N|N%|Xp|Xn,...",
+    {"budgets", "--kv-budget", Section::kJudging, ValueKind::kText, "1024", 0, 0,
+     "N|N%|Xp|Xn|paper,...",
      "what a token may attend: tokens, a share of the context, the share of the attention weight, "
-     "or blocks within so many nats of the largest",
+     "blocks within so many nats of the largest, or what the method's paper attends",
      Sources::kEverywhere, kEval, &S::budgets},
     {"kv-held", "", Section::kJudging, ValueKind::kText, "", 0, 0, "N%",
      "with --probe or --gate, judge as if memory held so much of K and V, and count the blocks "

@@ -67,12 +67,15 @@ void set_context(const Command& command, PlanSubject& subject) {
   subject.request.n_out = std::max<uint64_t>(asked, 1);
 }
 
-/// What a token attends within a budget; of one that depends on the text, all.
-void set_touched(const index::Budget& budget, PlanSubject& subject) {
+/// What a token attends within a budget; of one that depends on the text, all. What layers attend
+/// by modes of their own is not priced.
+void set_touched(const index::Rule& rule, PlanSubject& subject) {
   using Kind = index::Budget::Kind;
+  const index::Budget& budget = rule.budget;
   if (budget.kind == Kind::kTokens) subject.request.touched_positions = budget.value;
   if (budget.kind == Kind::kShare) subject.request.touched_share = budget.value;
-  subject.knows_touched = budget.kind == Kind::kTokens || budget.kind == Kind::kShare;
+  subject.knows_touched =
+      (budget.kind == Kind::kTokens || budget.kind == Kind::kShare) && rule.layers.empty();
 }
 
 /// A rate of selected chunks is not known: every row of a run scans the index.
@@ -99,7 +102,10 @@ void set_attention(const Command& command, PlanSubject& subject) {
   index::check_supported(*options.method,
                          KvLayout::make(options.k_codec, options.v_codec, shape.head_dim));
   const index::Budget& budget = options.selection.budget;
-  set_touched(budget, subject);
+  set_touched(options.selection, subject);
+  if (!options.selection.layers.empty())
+    refuse(command, "kv-budget", "what is read with layers that attend everything is not planned",
+           "plan with a number of tokens (2048) or a share (5%)");
   if (!subject.knows_touched)
     refuse(command, "kv-budget",
            fmt::format("how much of a context --kv-budget {} attends depends on the text",
@@ -454,7 +460,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.method = options.method;
   set_sparse(options, subject);
   subject.attention = options.method ? command.settings.attn : "exact";
-  if (options.method) set_touched(options.selection.budget, subject);
+  if (options.method) set_touched(options.selection, subject);
   set_wishes(command, subject);
   set_caps(engine, request);
   subject.device = "none";

@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "index/paper_rule.h"
 #include "tools/cli/input_files.h"
 #include "tools/cli/notices.h"
 #include "tools/cli/value_readers.h"
@@ -79,6 +80,29 @@ double kv_share(const std::string& text, const std::string& where) {
               where, "such as 1%");
 }
 
+index::Rule kv_rule(const Settings& settings, std::optional<index::Method> method,
+                    const std::string& budget, const std::string& where) {
+  index::Rule rule;
+  if (budget == "paper" && !method)
+    throw Error(ErrorCode::kUsage, "no method is named whose paper it could be", where,
+                "name one with --attn, such as --attn quest");
+  if (budget == "paper")
+    rule = index::paper_rule(*method);
+  else
+    rule.budget = kv_budget(budget, where);
+  rule.residency_tolerance = kv_share(settings.kv_near, "--kv-near");
+  if (settings.attn_layers.empty()) return rule;
+  const auto modes = read_layer_modes(settings.attn_layers);
+  if (!modes)
+    throw Error(ErrorCode::kUsage,
+                fmt::format("wanted layers and what they attend (index, dense or reuse), found "
+                            "'{}'",
+                            settings.attn_layers),
+                "--attn-layers", "such as 0-1:dense,7:reuse");
+  rule.layers = *modes;
+  return rule;
+}
+
 uint64_t sparse_from(const std::string& text, const std::string& where) {
   if (text == "off") return engine::kNeverSparse;
   if (text == "on") return engine::kSparseFrom;
@@ -112,8 +136,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.cpu_isa = settings.cpu_isa;
   if (settings.attn != "exact" && settings.attn != "auto")
     options.method = index::find_method(settings.attn);
-  options.selection.budget = kv_budget(settings.kv_budget);
-  options.selection.residency_tolerance = kv_share(settings.kv_near, "--kv-near");
+  options.selection = kv_rule(settings, options.method, settings.kv_budget);
   options.sparse_from = sparse_from(settings.sparse_prefill);
   options.n_draft_max = draft_tokens(settings.draft_lookup);
   options.allow_untrained = settings.allow_untrained;

@@ -19,6 +19,10 @@ engine::EngineOptions engine_options(const Settings& settings);
 
 /// Errors: kUsage, naming `where`.
 double kv_share(const std::string& text, const std::string& where);
+/// The rule of --kv-budget, --kv-near and --attn-layers; `budget` may be "paper" where a method is
+/// named. Errors: kUsage.
+index::Rule kv_rule(const Settings& settings, std::optional<index::Method> method,
+                    const std::string& budget, const std::string& where = "--kv-budget");
 index::Budget kv_budget(const std::string& text, const std::string& where = "--kv-budget");
 
 /// Where --sparse-prefill begins; engine::kNeverSparse = nowhere. Errors: kUsage, naming `where`.

@@ -31,6 +31,7 @@ struct Settings {
   std::string load;
   std::string attn;            // exact, or a method of retrieval
   std::string kv_budget;       // of a selected step: 2048, 2%, 0.98p
+  std::string attn_layers;     // 0-1:dense,7:reuse; empty = the index chooses in all
   std::string kv_near;         // of its weight: 0 or 1%
   std::string sparse_prefill;  // off, on, or a position
   std::string draft_lookup;    // auto, off, or most tokens of a draft

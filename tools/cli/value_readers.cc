@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -148,6 +149,58 @@ std::optional<index::Budget> read_budget(std::string_view text) {
   const auto n = read_count(text);
   if (!n || *n == 0) return std::nullopt;
   return index::Budget{Kind::kTokens, static_cast<double>(*n)};
+}
+
+namespace {
+
+constexpr std::array<std::string_view, 3> kModeNames = {"index", "dense",
+                                                        "reuse"};  // by index::LayerMode
+constexpr uint64_t kMostLayers = 4096;
+
+/// "3" or "3-5", the last one included.
+std::optional<std::pair<uint64_t, uint64_t>> read_range(std::string_view text) {
+  const size_t at = text.find('-');
+  const auto first = read_count(text.substr(0, at));
+  const auto last = at == std::string_view::npos ? first : read_count(text.substr(at + 1));
+  if (!first || !last || *first > *last || *last >= kMostLayers) return std::nullopt;
+  return std::pair{*first, *last};
+}
+
+}  // namespace
+
+std::optional<std::vector<index::LayerMode>> read_layer_modes(std::string_view text) {
+  std::vector<std::optional<index::LayerMode>> named;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view part = text.substr(begin, end - begin);
+    begin = end + 1;
+    const size_t colon = part.find(':');
+    const auto range = read_range(part.substr(0, colon));
+    const auto name = colon == std::string_view::npos
+                          ? kModeNames.end()
+                          : std::ranges::find(kModeNames, part.substr(colon + 1));
+    if (!range || name == kModeNames.end()) return std::nullopt;
+    named.resize(std::max<size_t>(named.size(), range->second + 1));
+    for (uint64_t layer = range->first; layer <= range->second; ++layer) {
+      if (named[layer]) return std::nullopt;
+      named[layer] = static_cast<index::LayerMode>(name - kModeNames.begin());
+    }
+  }
+  std::vector<index::LayerMode> modes;
+  for (const auto& mode : named) modes.push_back(mode.value_or(index::LayerMode::kIndex));
+  return modes;
+}
+
+std::string layer_modes_text(std::span<const index::LayerMode> modes) {
+  std::string text;
+  for (size_t first = 0, end = 0; first < modes.size(); first = end) {
+    while (end < modes.size() && modes[end] == modes[first]) ++end;
+    if (modes[first] == index::LayerMode::kIndex) continue;
+    text += fmt::format("{}{}", text.empty() ? "" : ",", first);
+    if (end - first > 1) text += fmt::format("-{}", end - 1);
+    text += fmt::format(":{}", kModeNames[static_cast<size_t>(modes[first])]);
+  }
+  return text;
 }
 
 std::optional<double> read_share(std::string_view text) {

@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "index/choose.h"
 
@@ -42,6 +44,12 @@ std::optional<bool> read_switch(std::string_view text);
 std::optional<index::Budget> read_budget(std::string_view text);
 /// As read_budget() takes it.
 std::string budget_text(const index::Budget& budget);
+
+/// Numbers of layers, or ranges of them, and what they attend: "0-1:dense,7:reuse,9:index". By
+/// layer, up to the last that is named. No layer twice.
+std::optional<std::vector<index::LayerMode>> read_layer_modes(std::string_view text);
+/// As read_layer_modes() takes it; empty where the index chooses in every layer.
+std::string layer_modes_text(std::span<const index::LayerMode> modes);
 
 /// A share with a percent sign in [0, 100], or "0": "1.5%" is 0.015.
 std::optional<double> read_share(std::string_view text);

@@ -8,7 +8,6 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
-#include "base/host_memory.h"
 
 namespace strata::eval {
 namespace {
@@ -38,9 +37,15 @@ double make_shares(std::span<float> weights) {
 
 }  // namespace
 
+void AttentionTally::add_each(std::vector<Mean>& sums, const std::vector<Mean>& others) {
+  sums.resize(std::max(sums.size(), others.size()));
+  for (size_t i = 0; i < others.size(); ++i) sums[i].add(others[i]);
+}
+
 void AttentionTally::add(const AttentionTally& other) {
-  mass_.resize(std::max(mass_.size(), other.mass_.size()));
-  for (size_t i = 0; i < other.mass_.size(); ++i) mass_[i].add(other.mass_[i]);
+  add_each(mass_, other.mass_);
+  add_each(layer_mass_, other.layer_mass_);
+  add_each(layer_errors_, other.layer_errors_);
   errors_.insert(errors_.end(), other.errors_.begin(), other.errors_.end());
   set_recall_.add(other.set_recall_);
   reuse_.add(other.reuse_);
@@ -58,6 +63,10 @@ AttentionSummary AttentionTally::summary() const {
   }
   const Summary heads = summarise(std::move(of_heads));
   const Summary errors = summarise(errors_);
+  std::vector<LayerFigures> layers;
+  for (uint32_t layer = 0; layer < layer_errors_.size(); ++layer)
+    if (layer_errors_[layer].n > 0)
+      layers.push_back({layer, layer_mass_[layer].value(), layer_errors_[layer].value()});
   return {.mass_mean = all.value(),
           .mass_p10 = heads.p10,
           .mass_least = heads.least,
@@ -66,7 +75,8 @@ AttentionSummary AttentionTally::summary() const {
           .set_recall = set_recall_.value(),
           .reuse = reuse_.value(),
           .fetched_over_useful = useful_blocks_ == 0 ? 0 : share_of(chosen_blocks_, useful_blocks_),
-          .weight_bias = weight_bias_.value()};
+          .weight_bias = weight_bias_.value(),
+          .layers = std::move(layers)};
 }
 
 AttentionMetrics::AttentionMetrics(const engine::KvCache& cache,
@@ -80,6 +90,8 @@ AttentionMetrics::AttentionMetrics(const engine::KvCache& cache,
     n_queries += layer.n_heads;
   }
   tally_.mass_.resize(n_queries);
+  tally_.layer_mass_.resize(cache.shape().layers.size());
+  tally_.layer_errors_.resize(cache.shape().layers.size());
 }
 
 /// The blocks that became full since the last step.
@@ -123,8 +135,9 @@ void AttentionMetrics::tally_mass(const engine::ProbedHead& head) {
     for (uint32_t block = first_; block < end_; ++block) all += shares[block];
     for (const uint32_t block : head.chosen) chosen += is_candidate(block) ? shares[block] : 0;
     if (all <= 0) continue;  // every candidate's share is below the smallest float
-    tally_.mass_[first_query_[head.layer] + head.kv_head * group + query % group].put(
-        std::min(chosen / all, 1.0));
+    const double found = std::min(chosen / all, 1.0);
+    tally_.mass_[first_query_[head.layer] + head.kv_head * group + query % group].put(found);
+    tally_.layer_mass_[head.layer].put(found);
   }
 }
 
@@ -137,7 +150,9 @@ void AttentionMetrics::tally_error(const engine::ProbedHead& head) {
       error += difference * difference;
       norm += double{head.exact[i]} * head.exact[i];
     }
-    if (norm > 0) tally_.errors_.push_back(std::sqrt(error / norm));
+    if (norm <= 0) continue;
+    tally_.errors_.push_back(std::sqrt(error / norm));
+    tally_.layer_errors_[head.layer].put(tally_.errors_.back());
   }
 }
 
@@ -175,18 +190,19 @@ void AttentionMetrics::tally_choice(const engine::ProbedHead& head) {
 void AttentionMetrics::estimate_left_out(const engine::ProbedHead& head) {
   const index::Selector& index = *head.sequence->index();
   const uint64_t n_floats = index.scratch_floats(head.n_queries);
-  HostMemory scratch = HostMemory::reserve(n_floats * sizeof(float) + 64);
+  if (scratch_.size() < n_floats * sizeof(float))
+    scratch_ = HostMemory::reserve(n_floats * sizeof(float));
   const uint64_t stride = round_up(head.n_blocks, kExtentBlocks);
-  std::vector<float> estimates(head.n_queries * stride);
+  estimates_.resize(std::max(estimates_.size(), head.n_queries * stride));
   index.estimate({.stream = cache_.index_stream(head.layer, head.kv_head),
                   .q = head.q.data(),
                   .n_queries = head.n_queries,
                   .end_block = head.n_blocks,
-                  .scratch = scratch.as<float>(n_floats).data(),
-                  .log_weights = estimates.data(),
+                  .scratch = scratch_.as<float>(n_floats).data(),
+                  .log_weights = estimates_.data(),
                   .weight_stride = stride});
   for (uint32_t query = 0; query < head.n_queries; ++query) {
-    float* of = estimates.data() + query * stride;
+    float* of = estimates_.data() + query * stride;
     for (const uint32_t block : head.chosen) of[block] = -std::numeric_limits<float>::infinity();
     const float top = *std::max_element(of, of + head.n_blocks);
     double sum = std::isfinite(top) ? 0 : 1;
@@ -198,7 +214,8 @@ void AttentionMetrics::estimate_left_out(const engine::ProbedHead& head) {
 
 void AttentionMetrics::tally_bias(const engine::ProbedHead& head) {
   left_out_.clear();
-  if (head.sequence->index()->has_tail() && head.chosen.size() < head.n_blocks)
+  if (head.sequence->index()->has_tail() && head.chosen.size() < head.n_blocks &&
+      rule_.mode_of(head.layer) == index::LayerMode::kIndex)
     estimate_left_out(head);
   for (uint32_t query = 0; query < head.n_queries; ++query) {
     const float* shares = weights_.data() + uint64_t{query} * head.n_blocks;

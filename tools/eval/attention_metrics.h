@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "base/host_memory.h"
 #include "engine/attention_probe.h"
 #include "engine/kv_cache.h"
 #include "index/choose.h"
@@ -16,6 +17,12 @@
 #include "tools/eval/summary.h"
 
 namespace strata::eval {
+
+/// What one full layer's choices miss; means over its query heads and all steps.
+struct LayerFigures {
+  uint32_t layer = 0;
+  double mass = 0, error = 0;  // as AttentionSummary's
+};
 
 /// Candidates are the full blocks that are neither sinks nor window.
 struct AttentionSummary {
@@ -30,6 +37,7 @@ struct AttentionSummary {
   // Calibration: ln of the weight that attention counts, chosen and estimated, over the exact one,
   // of all full blocks; 0 = nothing is missing or doubled. Mean over all.
   double weight_bias = 0;
+  std::vector<LayerFigures> layers = {};  // of those that select
 };
 
 /// Sums, so that several texts make one summary.
@@ -53,8 +61,11 @@ class AttentionTally {
     }
     double value() const { return n == 0 ? 0 : sum / static_cast<double>(n); }
   };
+  static void add_each(std::vector<Mean>& sums, const std::vector<Mean>& others);
+
   std::vector<Mean> mass_;  // per query head of each layer
   std::vector<double> errors_;
+  std::vector<Mean> layer_mass_, layer_errors_;  // per layer
   Mean set_recall_, reuse_, weight_bias_;
   uint64_t chosen_blocks_ = 0, useful_blocks_ = 0;
 };
@@ -92,6 +103,8 @@ class AttentionMetrics : public engine::AttentionProbe {
   std::vector<double> log_totals_;           // [n_queries], of the logarithms
   std::vector<double> pooled_;               // [n_blocks], summed over the queries
   std::vector<double> left_out_;             // [n_queries], estimated weight, logarithms
+  HostMemory scratch_;                       // of estimates, kept from head to head
+  std::vector<float> estimates_;             // [n_queries][whole extents of blocks]
   std::vector<uint32_t> order_;              // scratch
   std::vector<std::vector<uint32_t>> last_;  // per stream, the candidates chosen a step before
 };

@@ -120,7 +120,7 @@ AttentionTrace record_trace(SplitRunner& runner, std::span<const int32_t> tokens
   // All of the context is chosen, so that every bit is that of exact attention; `recent` keeps no
   // index rows.
   const Contender everything{.method = index::Method::kRecent,
-                             .budget = {.kind = index::Budget::Kind::kShare, .value = 1},
+                             .rule = {.budget = {.kind = index::Budget::Kind::kShare, .value = 1}},
                              .method_name = "recent",
                              .budget_text = "100%"};
   runner.read(tokens.first(tokens.size() - n_steps));

@@ -12,7 +12,7 @@ EvalRow contender_row(const std::string& task, uint64_t context, const Contender
   row.method = contender.method_name;
   row.budget = contender.budget_text;
   row.context = context;
-  row.budget_share = budget_share(contender.budget, context);
+  row.budget_share = budget_share(contender.rule.budget, context);
   const auto n_steps = static_cast<double>(std::max<uint64_t>(1, read.steps));
   row.kv_read_share = read.share();
   row.kv_read_bytes_per_token = static_cast<double>(read.kv_bytes) / n_steps;

@@ -28,7 +28,11 @@ std::string reason_of(const Verdict& of, const GateLimits& limits) {
         fmt::format("{:.0f} % of K and V read, wanted at most {:.0f} %: judge a longer "
                     "text or a smaller budget",
                     100 * of.kv_read_share, 100 * limits.kv_read_share_most));
-  if (of.n_tasks == 0)
+  if (of.n_tasks == 0 && of.shorter_task > 0)
+    reasons.push_back(fmt::format(
+        "its answers were judged at {} tokens, fewer than the {} of its texts: raise --lengths",
+        of.shorter_task, of.context));
+  else if (of.n_tasks == 0)
     reasons.emplace_back("its answers were not judged: give tasks, or a longer text");
   else if (!(of.kept >= limits.kept_least))
     reasons.push_back(
@@ -39,6 +43,10 @@ std::string reason_of(const Verdict& of, const GateLimits& limits) {
 void add_answers(std::span<const EvalRow> rows, Verdict& of) {
   for (const EvalRow& row : rows) {
     if (row.method != of.method || row.budget != of.budget || !row.exact_score) continue;
+    if (row.context < of.context) {
+      of.shorter_task = std::max(of.shorter_task, row.context);
+      continue;
+    }
     ++of.n_tasks;
     if (!row.kept_score || *row.exact_score < kGatingScore) continue;
     of.n_cases += row.n_cases;

@@ -28,12 +28,14 @@ struct GateLimits {
 /// One method at one budget.
 struct Verdict {
   std::string method, budget;
+  std::string layers = {};  // that did not choose, as --attn-layers spells them
   bool passes = false;
   uint64_t context = 0, tokens = 0;
   double kl = 0, kl_of_oracle = 0, top1 = 0, top1_of_oracle = 0, mass = 0, mass_of_oracle = 0;
   double kv_read_share = 0, read_bytes_per_token = 0;  // K, V and index rows
   bool passed_unjudged = false;                        // a gate of before, which judged no answers
-  uint64_t n_tasks = 0;                                // that were tried, each at one length
+  uint64_t n_tasks = 0;       // that were tried, each at one length, as long as the texts at least
+  uint64_t shorter_task = 0;  // tokens of the longest one that was shorter and says nothing of them
   // Over the tasks that gate: cases, and the least share of the answers that exact attention gives.
   // No cases: exact attention solves less than half of every task.
   uint64_t n_cases = 0;

@@ -54,8 +54,7 @@ uint64_t SplitRunner::memory_bytes(const ModelShape& shape, const Options& optio
   for (const Contender& of : contenders) {
     uint64_t bytes = index_bytes(of.method) + engine::selection_bytes(shape, n_ctx, of.method);
     if (options.sparse_from < options.n_context)
-      bytes += engine::sparse_selection_bytes(shape, n_ctx, of.method, {.budget = of.budget},
-                                              options.chunk_rows);
+      bytes += engine::sparse_selection_bytes(shape, n_ctx, of.method, of.rule, options.chunk_rows);
     largest = std::max(largest, bytes);
   }
   if (probes) largest += index_bytes(index::Method::kOracle);
@@ -98,8 +97,7 @@ void SplitRunner::use(const Contender* contender) {
     source_.reset();  // first, so that two methods never take memory at once
     source_ = make_source(contender->method);
   }
-  rule_.budget = contender->budget;
-  rule_.residency_tolerance = contender->residency_tolerance;
+  rule_ = contender->rule;
   walk_.select_by(rule_, options_.n_context + options_.n_rest);
 }
 

@@ -20,9 +20,8 @@ namespace strata::eval {
 /// A method and what it may read.
 struct Contender {
   index::Method method = index::Method::kOracle;
-  index::Budget budget;
+  index::Rule rule;
   std::string method_name, budget_text;  // as they were asked for
-  double residency_tolerance = 0;        // index::Rule's
 };
 
 /// The K and V that selecting layers read, counted by the walk.

@@ -1,5 +1,5 @@
-// What `rabitq+tail` adds to rabitq: an estimate of what attention to blocks would have given; its
-// rows through forks, truncation and files.
+// What `rabitq+tail` adds to rabitq and `cluster+tail` to cluster: an estimate of what attention to
+// blocks would have given; its rows through forks, truncation and files.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -31,6 +31,22 @@ Keys keys_and_values(uint32_t n_blocks, uint32_t seed) {
   return keys;
 }
 
+struct WithTail {
+  Method plain, tail;
+};
+
+/// Of a method and of the one that adds a tail to it.
+class TailRows : public ::testing::TestWithParam<WithTail> {
+ protected:
+  static std::vector<std::byte> built(const Keys& first, uint32_t split, const Keys& second,
+                                      uint32_t end) {
+    const auto selector = make(GetParam().tail, end);
+    observe_range(*selector, 0, first, 0, split);
+    observe_range(*selector, 0, second, split, end);
+    return stream_bytes(*selector, 0);
+  }
+};
+
 struct TailPartial {
   std::vector<float> o, m, l;
 };
@@ -53,11 +69,11 @@ TailPartial tail_of(const Selector& selector, std::span<const float> weights, ui
   return of;
 }
 
-TEST(RabitqTail, EstimatesAsRabitqDoesAndKeepsMeanValuesBeside) {
+TEST_P(TailRows, EstimateAsThePlainMethodDoesAndKeepMeanValuesBeside) {
   const uint32_t n_blocks = 61;
   const Keys keys = keys_and_values(n_blocks, 3);
-  const auto plain = make(Method::kRabitq, n_blocks);
-  const auto with_tail = make(Method::kRabitqTail, n_blocks);
+  const auto plain = make(GetParam().plain, n_blocks);
+  const auto with_tail = make(GetParam().tail, n_blocks);
   EXPECT_FALSE(plain->has_tail());
   EXPECT_TRUE(with_tail->has_tail());
   observe_range(*plain, 0, keys, 0, n_blocks);
@@ -69,15 +85,15 @@ TEST(RabitqTail, EstimatesAsRabitqDoesAndKeepsMeanValuesBeside) {
   EXPECT_EQ(with_tail->extent_row_bytes() - plain->extent_row_bytes(), 576u);
   EXPECT_EQ(with_tail->estimate_bytes(17), 3 * with_tail->extent_row_bytes());
   const IndexShape shape{f16_layout(kHeadDim), 3, 200};
-  EXPECT_EQ(index_bytes(Method::kRabitqTail, shape) - index_bytes(Method::kRabitq, shape),
+  EXPECT_EQ(index_bytes(GetParam().tail, shape) - index_bytes(GetParam().plain, shape),
             uint64_t{3} * (tile_slots(200) + 2) * TileMemory::kSlotTiles * 576);
 }
 
 /// Exact attention over means of the values, weighed as estimated.
-TEST(RabitqTail, IsAttentionOverMeanValues) {
+TEST_P(TailRows, GiveAttentionOverMeanValues) {
   const uint32_t n_blocks = 300, n_queries = 5;
   const Keys keys = keys_and_values(n_blocks, 5);
-  const auto selector = make(Method::kRabitqTail, n_blocks);
+  const auto selector = make(GetParam().tail, n_blocks);
   observe_range(*selector, 0, keys, 0, n_blocks);
   std::mt19937_64 random(6);
   auto weights = estimates(*selector, 0, drawn_queries(n_queries, kHeadDim, random), n_queries);
@@ -116,18 +132,11 @@ TEST(RabitqTail, IsAttentionOverMeanValues) {
   }
 }
 
-std::vector<std::byte> built(const Keys& first, uint32_t split, const Keys& second, uint32_t end) {
-  const auto selector = make(Method::kRabitqTail, end);
-  observe_range(*selector, 0, first, 0, split);
-  observe_range(*selector, 0, second, split, end);
-  return stream_bytes(*selector, 0);
-}
-
-TEST(RabitqTail, TruncatedAndForkedIsWhatWasBuiltThatWay) {
+TEST_P(TailRows, TruncatedAndForkedAreWhatWasBuiltThatWay) {
   const uint32_t end = 18 * kExtentBlocks;  // more than a slot
   const Keys kept = keys_and_values(end, 1), other = keys_and_values(end, 2);
   for (const uint32_t cut : {0u, 1u, 8u, 13u, 128u, 131u}) {
-    const auto first = make(Method::kRabitqTail, 4 * end);
+    const auto first = make(GetParam().tail, 4 * end);
     observe_range(*first, 0, kept, 0, end - 3);
     const auto second = first->fork();
     second->truncate(cut);
@@ -138,12 +147,12 @@ TEST(RabitqTail, TruncatedAndForkedIsWhatWasBuiltThatWay) {
   }
 }
 
-TEST(RabitqTail, LoadedIsRebuilt) {
+TEST_P(TailRows, LoadedAreRebuilt) {
   const uint32_t end = 4 * kExtentBlocks;
   const Keys keys = keys_and_values(end, 9);
-  const auto whole = make(Method::kRabitqTail, end);
+  const auto whole = make(GetParam().tail, end);
   observe_range(*whole, 0, keys, 0, end);
-  const auto loaded = make(Method::kRabitqTail, end);
+  const auto loaded = make(GetParam().tail, end);
   loaded->open_blocks(2 * kExtentBlocks);
   for (uint32_t extent = 0; extent < 2; ++extent) {
     std::vector<std::byte> bytes(whole->segment_bytes());
@@ -152,7 +161,7 @@ TEST(RabitqTail, LoadedIsRebuilt) {
   }
   observe_range(*loaded, 0, keys, 2 * kExtentBlocks, end);
   EXPECT_EQ(stream_bytes(*loaded, 0), stream_bytes(*whole, 0));
-  EXPECT_NE(rows_kind(Method::kRabitqTail), rows_kind(Method::kRabitq));
+  EXPECT_NE(rows_kind(GetParam().tail), rows_kind(GetParam().plain));
 }
 
 /// FNV-1a.
@@ -163,19 +172,41 @@ uint64_t hash_of(std::span<const std::byte> bytes) {
   return hash;
 }
 
-/// Saved rows are told by their kind alone: other bytes of the same keys want another kind.
-TEST(RabitqTail, BytesOfRowsAreThoseOfTheirKind) {
+INSTANTIATE_TEST_SUITE_P(Each, TailRows,
+                         ::testing::Values(WithTail{Method::kRabitq, Method::kRabitqTail},
+                                           WithTail{Method::kCluster, Method::kClusterTail}),
+                         [](const auto& of) { return rows_kind(of.param.tail); });
+
+/// Saved rows are told by their kind alone: other bytes of the same keys want another kind. By the
+/// scalar set, which every machine has: sets round sums in other orders. Those of pq follow from
+/// training, whose own tests say what it gives.
+TEST(RowsKind, SaysWhichBytesTheRowsAre) {
   const uint32_t n_blocks = 16;
-  const Keys keys = keys_and_values(n_blocks, 5);
-  const auto hash_of_rows = [&](Method method) {
-    const auto selector = make(method, n_blocks);
-    observe_range(*selector, 0, keys, 0, n_blocks);
-    return hash_of(stream_bytes(*selector, 0));
+  Keys keys = keys_and_values(n_blocks, 5);
+  for (uint32_t pos = 0; pos < n_blocks * kBlockPositions; ++pos) keys.key(pos)[3] = 0.5f;
+  keys.store();
+  const auto sets = cpu_attn::available_kernels();
+  const auto scalar =
+      std::ranges::find_if(sets, [](const KernelTable* of) { return of->isa == CpuIsa::kScalar; });
+  ASSERT_NE(scalar, sets.end());
+  struct Kind {
+    Method method;
+    const char* kind;
+    uint64_t hash;
   };
-  EXPECT_EQ(rows_kind(Method::kRabitq), "rabitq2");
-  EXPECT_EQ(hash_of_rows(Method::kRabitq), 12430499372435663894u);
-  EXPECT_EQ(rows_kind(Method::kRabitqTail), "rabitqtail2");
-  EXPECT_EQ(hash_of_rows(Method::kRabitqTail), 3718339983094926810u);
+  for (const Kind& of : {Kind{Method::kQuest, "quest1", 15330913982213238816u},
+                         Kind{Method::kCuboid, "cuboid1", 7403500995899995971u},
+                         Kind{Method::kMean, "mean1", 10986808315730967759u},
+                         Kind{Method::kRabitq, "rabitq3", 7766780919199339032u},
+                         Kind{Method::kRabitqTail, "rabitqtail3", 8422258007345902616u},
+                         Kind{Method::kCluster, "cluster1", 16943875338027956739u},
+                         Kind{Method::kClusterTail, "clustertail1", 7205595412950958595u}}) {
+    EXPECT_EQ(rows_kind(of.method), of.kind);
+    const auto selector =
+        SelectorSource(of.method, {f16_layout(kHeadDim), 1, n_blocks}, **scalar).make();
+    observe_range(*selector, 0, keys, 0, n_blocks);
+    EXPECT_EQ(hash_of(stream_bytes(*selector, 0)), of.hash) << of.kind;
+  }
 }
 
 }  // namespace
