@@ -226,6 +226,8 @@ class PackDirectory {
   };
 
   bool has_room_for(const PackRun& run) const;
+  void ask_for_heads(std::span<const PackIndex::Use> packs) const;
+  void ask_for_packs(std::span<const PackStretch> stretches) const;
   bool has_place_for(const PackIndex::Use& use) const;
   PackPlace place_of(const std::string& pack);
   void add_to_index(const std::string& name, PackHead head, int64_t used_ns);
