@@ -106,7 +106,14 @@ Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> 
       std::optional<RowsLoading> rows;
       if (const auto shape = rows_shape(cache, sequence))
         rows.emplace(publisher_->directory().files(), found, *shape, sequence);
-      cache.restore(found, tokens, sequence);
+      try {
+        cache.restore(found, tokens, sequence);
+      } catch (const Error& error) {
+        // The next round takes as much memory for rows.
+        if (rows && error.code() == ErrorCode::kBadFile)
+          rows->end({options_.silence_max, options_.cancel});
+        throw;
+      }
       if (rows) take_rows(*rows, sequence);
       return sequence;
     } catch (const Error& error) {

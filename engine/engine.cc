@@ -55,22 +55,29 @@ Engine Engine::open(const EngineOptions& options) {
   RopeOverrides rope = options.rope;
   rope.n_ctx = options.placement ? options.placement->n_ctx : options.n_ctx;
   engine.spec_ = read_model_spec(*engine.file_, rope);
-  auto tokenizer = make_aside(*engine.file_);
   for (const GgufTensor& tensor : engine.file_->tensors())
     engine.weight_file_bytes_ += tensor.bytes;
   if (options.disk_read_bytes_per_s > 0)
     engine.read_limit_ = std::make_shared<tiers::RateLimit>(options.disk_read_bytes_per_s);
   std::exception_ptr failure;
-  try {
+  const auto attempt = [&failure](const auto& work) {
+    try {
+      if (!failure) work();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  };
+  attempt([&] {
     engine.open_device();
-    engine.set_limits();
+    engine.set_limits();  // by what memory is free before the tokenizer takes some
+  });
+  auto tokenizer = make_aside(*engine.file_);
+  attempt([&] {
     if (options.placement)
       engine.place(*options.placement);
     else
       engine.place_by_hand();
-  } catch (...) {
-    failure = std::current_exception();
-  }
+  });
   engine.tokenizer_ = tokenizer.get();  // what is wrong with the file comes first
   check_vocabulary(engine);
   if (failure) std::rethrow_exception(failure);

@@ -40,6 +40,9 @@ class RowsLoading {
               const tiers::FoundContext& found, const tiers::RowsShape& shape, Sequence& sequence);
   /// Without wait(), threads that wait for the disk go on alone, with memory of their own.
   ~RowsLoading();
+  /// Nothing more is loaded, and what readers hold is given back before another takes as much.
+  /// Errors: those of DiskWatch::look().
+  void end(const DiskPatience& patience);
   RowsLoading(const RowsLoading&) = delete;
   RowsLoading& operator=(const RowsLoading&) = delete;
 

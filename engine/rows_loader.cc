@@ -285,6 +285,11 @@ RowsLoading::RowsLoading(std::shared_ptr<const tiers::DurableDirectory> director
 
 RowsLoading::~RowsLoading() { loader_->leave(); }
 
+void RowsLoading::end(const DiskPatience& patience) {
+  loader_->leave();
+  loader_->wait(patience);
+}
+
 LoadedRows RowsLoading::wait(Sequence& sequence, const DiskPatience& patience) {
   const tiers::RowsShape& shape = loader_->shape();
   const uint32_t n_segments = loader_->wait(patience);

@@ -99,7 +99,6 @@ void DirectoryFile::read(std::span<std::byte> bytes, uint64_t offset) const {
 
 void DirectoryFile::ask_for(uint64_t bytes, uint64_t offset) const {
   (void)calls_->will_read(descriptor(), offset, bytes);
-  n_answers_->fetch_add(1, std::memory_order_relaxed);
 }
 
 uint64_t DirectoryFile::direct_bytes(uint64_t bytes) {

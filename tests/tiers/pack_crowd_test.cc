@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cinttypes>
 #include <cstdio>
+#include <utility>
 
 #include "tests/tiers/failing_calls.h"
 #include "tests/tiers/long_run.h"
@@ -45,10 +46,11 @@ uint64_t allocated_bytes() { return mallinfo2().uordblks; }
 class AskedCalls final : public WatchedCalls {
  public:
   uint64_t n_asked = 0, n_waited = 0;
+  uint64_t n_ahead_peak = 0;
 
   int will_read(int descriptor, uint64_t offset, uint64_t bytes) override {
     ++n_asked;
-    ++n_ahead_;
+    n_ahead_peak = std::max(n_ahead_peak, ++n_ahead_);
     return WatchedCalls::will_read(descriptor, offset, bytes);
   }
   int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) override {
@@ -78,9 +80,11 @@ TEST(PackCrowd, HeadsAndTagsAreAskedForBeforeTheFirstIsRead) {
   PackDirectory packs = PackDirectory::open(fresh.path(), {}, calls);
   EXPECT_EQ(calls.n_asked, kPacks);
   EXPECT_EQ(calls.n_waited, 0u);
+  EXPECT_GE(std::exchange(calls.n_ahead_peak, 0u), kPacks / 2);
   EXPECT_EQ(packs.find(tall_shape(), {}, text).n_positions, text.size());
   EXPECT_EQ(calls.n_asked, 3 * kPacks);
   EXPECT_EQ(calls.n_waited, 0u);
+  EXPECT_GE(calls.n_ahead_peak, kPacks);
   EXPECT_LT(calls.n_open, 2 + 2 * static_cast<int>(kPacks));
 }
 
