@@ -102,8 +102,19 @@ Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> 
     std::string damaged;
     try {
       const StoreCancel cancel(cache.store(), options_.cancel);
-      Sequence sequence = cache.restore(found, tokens, root);
-      restore_rows(cache, found, sequence);
+      Sequence sequence = cache.make_for(found, root);
+      std::optional<RowsLoading> rows;
+      if (const auto shape = rows_shape(cache, sequence))
+        rows.emplace(publisher_->directory().files(), found, *shape, sequence);
+      try {
+        cache.restore(found, tokens, sequence);
+      } catch (const Error& error) {
+        // The next round takes as much memory for rows.
+        if (rows && error.code() == ErrorCode::kBadFile)
+          rows->end({options_.silence_max, options_.cancel});
+        throw;
+      }
+      if (rows) take_rows(*rows, sequence);
       return sequence;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBadFile) throw;
@@ -129,12 +140,8 @@ tiers::Discarded ContextCache::discard(const std::string& pack) {
   return *result;
 }
 
-void ContextCache::restore_rows(const KvCache& cache, const tiers::FoundContext& found,
-                                Sequence& sequence) {
-  const auto shape = rows_shape(cache, sequence);
-  if (!shape) return;
-  const LoadedRows loaded = load_rows(publisher_->directory().files(), found, *shape, sequence,
-                                      {options_.silence_max, options_.cancel});
+void ContextCache::take_rows(RowsLoading& rows, Sequence& sequence) {
+  const LoadedRows loaded = rows.wait(sequence, {options_.silence_max, options_.cancel});
   counts_.indexed_tokens = loaded.n_positions;
   counts_.rows_read_bytes += loaded.bytes;
   if (!loaded.refused) return;

@@ -140,7 +140,7 @@ class ContextCache {
         publisher_(std::move(publisher)) {}
   Sequence restore_longest(KvCache& cache, std::span<const int32_t> tokens,
                            const tiers::Hash128& root);
-  void restore_rows(const KvCache& cache, const tiers::FoundContext& found, Sequence& sequence);
+  void take_rows(RowsLoading& rows, Sequence& sequence);
   void save_rows(const KvCache& cache, const Sequence& sequence);
   void start_run(uint32_t first_pos);
   void save_extents(KvCache& cache, const Sequence& sequence);

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
+#include <future>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -30,6 +33,17 @@ void check_vocabulary(const Engine& engine) {
       "fetch or convert the model again");
 }
 
+/// The tokenizer, made while memory is reserved: each takes as long as the other. `file` outlives
+/// what is returned.
+std::future<std::unique_ptr<Tokenizer>> make_aside(const GgufFile& file) {
+  const auto make = [&file] { return Tokenizer::make(read_tokenizer_spec(file)); };
+  try {
+    return std::async(std::launch::async, make);
+  } catch (const std::system_error&) {  // no thread
+    return std::async(std::launch::deferred, make);
+  }
+}
+
 }  // namespace
 
 Engine Engine::open(const EngineOptions& options) {
@@ -41,19 +55,32 @@ Engine Engine::open(const EngineOptions& options) {
   RopeOverrides rope = options.rope;
   rope.n_ctx = options.placement ? options.placement->n_ctx : options.n_ctx;
   engine.spec_ = read_model_spec(*engine.file_, rope);
-  engine.tokenizer_ = Tokenizer::make(read_tokenizer_spec(*engine.file_));
-  check_vocabulary(engine);
   for (const GgufTensor& tensor : engine.file_->tensors())
     engine.weight_file_bytes_ += tensor.bytes;
   if (options.disk_read_bytes_per_s > 0)
     engine.read_limit_ = std::make_shared<tiers::RateLimit>(options.disk_read_bytes_per_s);
-  engine.open_device();
-  engine.set_limits();
-  if (options.placement) {
-    engine.place(*options.placement);
-    return engine;
-  }
-  engine.place_by_hand();
+  std::exception_ptr failure;
+  const auto attempt = [&failure](const auto& work) {
+    try {
+      if (!failure) work();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  };
+  attempt([&] {
+    engine.open_device();
+    engine.set_limits();  // by what memory is free before the tokenizer takes some
+  });
+  auto tokenizer = make_aside(*engine.file_);
+  attempt([&] {
+    if (options.placement)
+      engine.place(*options.placement);
+    else
+      engine.place_by_hand();
+  });
+  engine.tokenizer_ = tokenizer.get();  // what is wrong with the file comes first
+  check_vocabulary(engine);
+  if (failure) std::rethrow_exception(failure);
   return engine;
 }
 

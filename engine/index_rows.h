@@ -19,7 +19,7 @@ namespace strata::engine {
 /// whose method keeps nothing there.
 std::optional<tiers::RowsShape> rows_shape(const KvCache& cache, const Sequence& sequence);
 
-/// What load_rows() holds of the file at a time: about 16 MiB in flight, at least two segments.
+/// What RowsLoading holds of the file at a time: about 16 MiB in flight, at least two segments.
 uint64_t rows_memory_bytes(uint64_t segment_bytes);
 
 struct LoadedRows {
@@ -29,15 +29,32 @@ struct LoadedRows {
   std::optional<tiers::RefusedFile> refused;
 };
 
-/// Takes the rows of the text's first segments into the index of a sequence that was just restored
-/// from `found`, as far as they are there and whole, and sets n_indexed(). The other blocks are
-/// observed by the first selected step. Several threads read, a segment each at a time: reading
-/// from disk is what takes the time. Holds rows_memory_bytes() and few files open. Errors: kIo
-/// where the disk does not answer, kCancelled (DiskWatch::look); then the rows are to be dropped
-/// with the sequence, and threads that wait for the disk go on alone, with memory of their own.
-LoadedRows load_rows(std::shared_ptr<const tiers::DurableDirectory> directory,
-                     const tiers::FoundContext& found, const tiers::RowsShape& shape,
-                     Sequence& sequence, const DiskPatience& patience = {});
+/// Takes the rows of the text's first segments into the index of a sequence that is being restored,
+/// as far as they are there and whole. Several threads read, a segment each at a time: reading from
+/// disk is what takes the time. Holds rows_memory_bytes() and few files open.
+class RowsLoading {
+ public:
+  /// Begins. `sequence` is KvCache::make_for() of `found`; its index is these threads' until wait()
+  /// or the end of this, and outlives it.
+  RowsLoading(std::shared_ptr<const tiers::DurableDirectory> directory,
+              const tiers::FoundContext& found, const tiers::RowsShape& shape, Sequence& sequence);
+  /// Without wait(), threads that wait for the disk go on alone, with memory of their own.
+  ~RowsLoading();
+  /// Nothing more is loaded, and what readers hold is given back before another takes as much.
+  /// Errors: those of DiskWatch::look().
+  void end(const DiskPatience& patience);
+  RowsLoading(const RowsLoading&) = delete;
+  RowsLoading& operator=(const RowsLoading&) = delete;
+
+  /// Until everything is read; then the sequence has its positions, and n_indexed() is set. The
+  /// other blocks are observed by the first selected step. Errors: kIo where the disk does not
+  /// answer, kCancelled (DiskWatch::look); then the rows are to be dropped with the sequence.
+  LoadedRows wait(Sequence& sequence, const DiskPatience& patience = {});
+
+ private:
+  class Loader;
+  std::shared_ptr<Loader> loader_;
+};
 
 /// Segments of the index that a file may keep: of the n_saved positions that packs hold, as an
 /// index built anew has them.

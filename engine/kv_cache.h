@@ -66,11 +66,14 @@ class KvCache {
   /// `root` is the chain hash before its first position: the same tokens after another root are
   /// another text, whose blocks have other tags and are saved apart.
   Sequence make_sequence(const tiers::Hash128& root = {});
-  /// A sequence of the saved positions of `tokens`, which were found with this root. Needs a store
-  /// that can adopt. Errors: kIo, kBadFile (a pack whose bytes are not what was saved),
-  /// kDoesNotFit.
-  Sequence restore(const tiers::FoundContext& found, std::span<const int32_t> tokens,
-                   const tiers::Hash128& root = {});
+  /// A sequence for what was found with this root: it has no positions yet, and its index room for
+  /// their rows. Errors: kDoesNotFit.
+  Sequence make_for(const tiers::FoundContext& found, const tiers::Hash128& root = {});
+  /// Gives it the saved positions of `tokens`; its index is left alone. Needs a store that can
+  /// adopt. Errors: kIo, kBadFile (a pack whose bytes are not what was saved), kDoesNotFit; then
+  /// the sequence can only be dropped.
+  void restore(const tiers::FoundContext& found, std::span<const int32_t> tokens,
+               Sequence& sequence);
   const KvLayout& layout() const { return layout_; }
   const ModelShape& shape() const { return shape_; }
   uint32_t chunk_rows() const { return options_.chunk_rows; }

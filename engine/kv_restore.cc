@@ -98,12 +98,22 @@ class RegionReader {
 
 }  // namespace
 
-Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int32_t> tokens,
-                          const tiers::Hash128& root) {
-  const uint32_t n = found.n_positions;
-  STRATA_CHECK(n <= tokens.size() && store_.can_adopt(), "%u positions of %zu tokens", n,
-               tokens.size());
+Sequence KvCache::make_for(const tiers::FoundContext& found, const tiers::Hash128& root) {
   Sequence sequence = make_sequence(root);
+  if (sequence.index_) {
+    const uint32_t n_blocks = found.n_positions / kBlockPositions;
+    sequence.index_->open_blocks(n_blocks);
+    // A method that keeps nothing of blocks needs not see them.
+    if (sequence.index_->segment_bytes() == 0) sequence.n_indexed_ = n_blocks;
+  }
+  return sequence;
+}
+
+void KvCache::restore(const tiers::FoundContext& found, std::span<const int32_t> tokens,
+                      Sequence& sequence) {
+  const uint32_t n = found.n_positions;
+  STRATA_CHECK(n <= tokens.size() && store_.can_adopt() && sequence.n_pos() == 0,
+               "%u positions of %zu tokens, after %u", n, tokens.size(), sequence.n_pos());
   const std::vector<SavedBlock> blocks = saved_blocks(found);
   const auto n_blocks = static_cast<uint32_t>(blocks.size());
   STRATA_CHECK(n_blocks == blocks_for(n), "%u blocks for %u positions", n_blocks, n);
@@ -119,8 +129,14 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
         std::memcpy(store_.open_bytes(block), bytes, layout_.block_bytes);
       }
   };
+  const tiers::PackReader* open_pack = nullptr;  // the last one: looking for it is a system call
+  tiers::IoFile open_file{};
   const auto take_up = [&](uint32_t layer, uint32_t first) {
     const SavedBlock& begin = blocks[first];
+    if (const tiers::PackReader* pack = begin.piece->pack.get(); pack != open_pack) {
+      open_file = store_.add_pack(*pack);
+      open_pack = pack;
+    }
     const uint32_t n_heads = shape_.layers[layer].n_kv_heads;
     extent_blocks_.resize(uint64_t{n_heads} * kExtentBlocks);
     for (uint32_t head = 0; head < n_heads; ++head) {
@@ -128,7 +144,7 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
       make_room_for(table, table.size() + kExtentBlocks);
     }
     store_.adopt({.pack = begin.piece->pack,
-                  .file = store_.add_pack(*begin.piece->pack),
+                  .file = open_file,
                   .pack_extent = begin.pack_extent(),
                   .layer = layer,
                   .first_pos = first * kBlockPositions},
@@ -156,14 +172,8 @@ Sequence KvCache::restore(const tiers::FoundContext& found, std::span<const int3
       }
     }
   }
-  if (sequence.index_) {
-    sequence.index_->open_blocks(n / kBlockPositions);
-    // A method that keeps nothing of blocks needs not see them.
-    if (sequence.index_->segment_bytes() == 0) sequence.n_indexed_ = n / kBlockPositions;
-  }
   close_rows(sequence, tokens.first(n));
   sequence.n_exact_ = n;
-  return sequence;
 }
 
 }  // namespace strata::engine

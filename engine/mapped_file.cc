@@ -71,4 +71,12 @@ int MappedFile::read(uint64_t offset, std::span<std::byte> out) const {
   return error;
 }
 
+bool MappedFile::is_cached(uint64_t offset) const {
+  STRATA_CHECK(offset < bytes_, "byte %lu of %lu", static_cast<unsigned long>(offset),
+               static_cast<unsigned long>(bytes_));
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  unsigned char state = 0;
+  return ::mincore(data_ + offset / page * page, 1, &state) != 0 || (state & 1) != 0;
+}
+
 }  // namespace strata::engine

@@ -24,6 +24,8 @@ class MappedFile {
   /// Fills `out` from `offset`; the range lies inside the size given to open(). Returns 0, or the
   /// system's error: EFAULT where the file no longer reaches so far or the disk failed.
   int read(uint64_t offset, std::span<std::byte> out) const;
+  /// Whether the page cache has the page of this offset now; also where the system does not say.
+  bool is_cached(uint64_t offset) const;
 
  private:
   MappedFile() = default;

@@ -1,9 +1,9 @@
 // engine/rows_loader.cc - reads the index rows of a saved context by several threads.
 //
-// A reader takes the next segment of the text, reads and checks it, and takes it into the streams
-// in turn: of a stream segments go in the order of the text, but while one reader is at a part of
-// the streams, the next one may be at the part before. So the disk has several requests, and hashes
-// and copies are shared out.
+// A reader takes the next segment of the text, reads and checks it, and takes it into the streams.
+// So the disk has several requests, and hashes and copies are shared out. Where a method wants the
+// segments of a stream in the order of the text, readers do so in turn: while one is at a part of
+// the streams, the next one may be at the part before.
 #include <algorithm>
 #include <array>
 #include <condition_variable>
@@ -31,34 +31,56 @@ uint64_t n_readers(uint64_t segment_bytes) {
                     kReadersMax);
 }
 
-/// Shared with the threads that read: those that wait for the disk when it is given up go on alone.
-class RowsLoader : public std::enable_shared_from_this<RowsLoader> {
- public:
-  RowsLoader(std::shared_ptr<const tiers::DurableDirectory> directory,
-             const tiers::FoundContext& found, const tiers::RowsShape& shape,
-             index::Selector& index)
-      : directory_(std::move(directory)), found_(found), shape_(shape), index_(index) {}
+}  // namespace
 
-  /// The segments that every stream has taken, from the first on; a refusal is in refused(). Nobody
-  /// uses the index afterwards. Errors: those of DiskWatch::look().
-  uint32_t run(const DiskPatience& patience) {
+/// Shared with the threads that read: those that wait for the disk when it is given up go on alone.
+class RowsLoading::Loader : public std::enable_shared_from_this<RowsLoading::Loader> {
+ public:
+  Loader(std::shared_ptr<const tiers::DurableDirectory> directory, const tiers::FoundContext& found,
+         const tiers::RowsShape& shape, index::Selector& index)
+      : directory_(std::move(directory)),
+        found_(found),
+        shape_(shape),
+        index_(index),
+        in_turn_(!index.loads_in_any_order()) {}
+
+  /// After the constructor, once.
+  void begin() {
     const uint64_t n = std::min<uint64_t>(n_readers(shape_.segment_bytes()),
                                           found_.n_positions / shape_.segment_positions);
     try {
-      for (uint64_t i = 0; i < n && start_reader(); ++i) continue;
-      wait(patience);
-    } catch (...) {
-      leave();
-      throw;
+      memory_ = HostMemory::reserve(n * memory_bytes());
+    } catch (const Error&) {
+      refused_segment_ = 0;  // no file is to blame
+      return;
     }
-    const std::lock_guard lock(mutex_);
+    for (uint64_t i = 0; i < n && start_reader(i); ++i) continue;
+  }
+
+  /// The segments that every stream has taken, from the first on; a refusal is in refused(). Nobody
+  /// uses the index afterwards. Errors: those of DiskWatch::look(), and then leave().
+  uint32_t wait(const DiskPatience& patience) {
+    DiskWatch watch(patience);
+    std::unique_lock lock(mutex_);
+    while (!ended_.wait_for(lock, watch.pause(), [&] { return n_running_ == 0; }))
+      watch.look(n_answers_);
     found_.pieces.clear();  // the last reader may still be about to let go of this
     rows_.reset();
     return std::min(next_segment_, refused_segment_);
   }
 
-  /// After run().
+  /// Whoever is still there leaves the index alone from now on.
+  void leave() {
+    std::unique_lock lock(mutex_);
+    is_ended_ = true;
+    refused_segment_ = 0;
+    turn_.notify_all();
+    ended_.wait(lock, [&] { return n_loading_ == 0; });
+  }
+
+  /// After wait().
   const std::optional<tiers::RefusedFile>& refused() const { return refused_; }
+  const tiers::RowsShape& shape() const { return shape_; }
   bool is_cut() const { return refused_segment_ != UINT32_MAX; }
   uint32_t n_read() const { return n_read_; }  // segments, those that were not taken included
 
@@ -70,13 +92,13 @@ class RowsLoader : public std::enable_shared_from_this<RowsLoader> {
 
   /// False where there is no thread: fewer readers take longer, and without any the index is made
   /// of K and V.
-  bool start_reader() {
+  bool start_reader(uint64_t idx) {
     {
       const std::lock_guard lock(mutex_);
       ++n_running_;
     }
     try {
-      std::thread([self = shared_from_this()] { self->read_all(); }).detach();
+      std::thread([self = shared_from_this(), idx] { self->read_all(idx); }).detach();
       return true;
     } catch (const std::exception&) {
       const std::lock_guard lock(mutex_);
@@ -86,38 +108,19 @@ class RowsLoader : public std::enable_shared_from_this<RowsLoader> {
     }
   }
 
-  /// For all readers.
-  void wait(const DiskPatience& patience) {
-    DiskWatch watch(patience);
-    std::unique_lock lock(mutex_);
-    while (!turn_.wait_for(lock, watch.pause(), [&] { return n_running_ == 0; }))
-      watch.look(n_answers_);
-  }
-
-  /// Whoever is still there leaves the index alone from now on.
-  void leave() {
-    std::unique_lock lock(mutex_);
-    is_ended_ = true;
-    refused_segment_ = 0;
-    turn_.notify_all();
-    turn_.wait(lock, [&] { return n_loading_ == 0; });
-  }
-
-  void read_all() {
-    HostMemory memory;  // a reader's own: the disk may write it after everybody else has left
+  /// Its part of memory_ stays a reader's: the disk may write it after everybody else has left.
+  void read_all(uint64_t idx) {
+    const std::span memory(memory_.data() + idx * memory_bytes(), memory_bytes());
     for (Wanted wanted = take_next(); wanted.rows != nullptr; wanted = take_next())
       if (!read_one(wanted, memory)) break;
     const std::lock_guard lock(mutex_);
-    --n_running_;
-    turn_.notify_all();
+    if (--n_running_ == 0) ended_.notify_all();
   }
 
   /// False where nothing behind it is wanted.
-  bool read_one(const Wanted& wanted, HostMemory& memory) {
+  bool read_one(const Wanted& wanted, std::span<std::byte> memory) {
     try {
-      if (memory.data() == nullptr)
-        memory = HostMemory::reserve(tiers::RowsReader::memory_bytes(shape_));
-      const auto rows = wanted.rows->read_segment(wanted.segment, {memory.data(), memory.size()});
+      const auto rows = wanted.rows->read_segment(wanted.segment, memory);
       count_read();
       for (uint32_t part = 0; part < kStreamParts; ++part)
         if (!load_part(wanted.segment, part, rows)) return false;
@@ -128,6 +131,8 @@ class RowsLoader : public std::enable_shared_from_this<RowsLoader> {
       return false;
     }
   }
+
+  uint64_t memory_bytes() const { return tiers::RowsReader::memory_bytes(shape_); }
 
   void count_read() {
     const std::lock_guard lock(mutex_);
@@ -183,7 +188,9 @@ class RowsLoader : public std::enable_shared_from_this<RowsLoader> {
   bool load_part(uint32_t segment, uint32_t part, std::span<const std::byte> rows) {
     {
       std::unique_lock lock(mutex_);
-      turn_.wait(lock, [&] { return turns_[part] == segment || refused_segment_ <= segment; });
+      turn_.wait(lock, [&] {
+        return !in_turn_ || turns_[part] == segment || refused_segment_ <= segment;
+      });
       if (refused_segment_ <= segment) return false;
       ++n_loading_;
     }
@@ -198,10 +205,10 @@ class RowsLoader : public std::enable_shared_from_this<RowsLoader> {
     }
     {
       const std::lock_guard lock(mutex_);
-      --n_loading_;
+      if (--n_loading_ == 0 && is_ended_) ended_.notify_all();
       ++n_answers_;
       if (!failure) turns_[part] = segment + 1;
-      turn_.notify_all();
+      if (in_turn_) turn_.notify_all();
     }
     if (failure) std::rethrow_exception(failure);
     return true;
@@ -241,10 +248,13 @@ class RowsLoader : public std::enable_shared_from_this<RowsLoader> {
   const std::shared_ptr<const tiers::DurableDirectory> directory_;
   tiers::FoundContext found_;
   const tiers::RowsShape shape_;
+  HostMemory memory_;       // of all readers, side by side: each alone would touch a huge page
   index::Selector& index_;  // of who runs this, and used between load_part()'s two locks alone
+  const bool in_turn_;      // segments of a stream are taken in the order of the text
 
-  std::mutex mutex_;  // of all below
-  std::condition_variable turn_;
+  std::mutex mutex_;               // of all below
+  std::condition_variable turn_;   // of readers
+  std::condition_variable ended_;  // n_running_, and where is_ended_ n_loading_, are 0
   bool is_ended_ = false;
   bool is_opening_ = false;  // a reader opens the next piece's file
   uint32_t n_running_ = 0;   // readers
@@ -260,27 +270,36 @@ class RowsLoader : public std::enable_shared_from_this<RowsLoader> {
   std::optional<tiers::RefusedFile> refused_;
 };
 
-}  // namespace
-
 uint64_t rows_memory_bytes(uint64_t segment_bytes) {
   return n_readers(segment_bytes) * tiers::DirectoryFile::direct_bytes(segment_bytes);
 }
 
-LoadedRows load_rows(std::shared_ptr<const tiers::DurableDirectory> directory,
-                     const tiers::FoundContext& found, const tiers::RowsShape& shape,
-                     Sequence& sequence, const DiskPatience& patience) {
-  index::Selector& index = *sequence.index();
-  STRATA_CHECK(sequence.n_indexed() == 0 && sequence.n_pos() == found.n_positions,
-               "%u blocks are indexed, %u positions of %u", sequence.n_indexed(), sequence.n_pos(),
-               found.n_positions);
-  const auto loader = std::make_shared<RowsLoader>(std::move(directory), found, shape, index);
-  const uint32_t n_segments = loader->run(patience);
+RowsLoading::RowsLoading(std::shared_ptr<const tiers::DurableDirectory> directory,
+                         const tiers::FoundContext& found, const tiers::RowsShape& shape,
+                         Sequence& sequence)
+    : loader_(std::make_shared<Loader>(std::move(directory), found, shape, *sequence.index())) {
+  STRATA_CHECK(sequence.n_indexed() == 0 && sequence.n_pos() == 0,
+               "%u blocks are indexed, %u positions", sequence.n_indexed(), sequence.n_pos());
+  loader_->begin();
+}
+
+RowsLoading::~RowsLoading() { loader_->leave(); }
+
+void RowsLoading::end(const DiskPatience& patience) {
+  loader_->leave();
+  loader_->wait(patience);
+}
+
+LoadedRows RowsLoading::wait(Sequence& sequence, const DiskPatience& patience) {
+  const tiers::RowsShape& shape = loader_->shape();
+  const uint32_t n_segments = loader_->wait(patience);
   LoadedRows loaded{.n_positions = n_segments * shape.segment_positions,
-                    .bytes = loader->n_read() * shape.segment_bytes(),
-                    .refused = loader->refused()};
+                    .bytes = loader_->n_read() * shape.segment_bytes(),
+                    .refused = loader_->refused()};
   sequence.set_n_indexed(loaded.n_positions / kBlockPositions);
-  if (loader->is_cut()) {
+  if (loader_->is_cut()) {
     // What some streams have taken of the segment, or behind it, goes again.
+    index::Selector& index = *sequence.index();
     index.truncate(sequence.n_indexed());
     index.open_blocks(sequence.n_pos() / kBlockPositions);
   }

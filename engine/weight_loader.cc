@@ -18,6 +18,9 @@ namespace strata::engine {
 namespace {
 
 constexpr uint64_t kReadsPerRegion = 32;  // between two reports of progress
+// Memory of a ring is cleared by the system before it is of use, so a small model has a small one:
+// of 92 MiB, 12 buffers took 47 ms and 32 of them 120 (docs/measurements.md, "Reopened and asked").
+constexpr uint64_t kReadsPerBuffer = 8, kReadBuffersMin = 8;
 // What each way of reading is measured by: stretches, because the page cache reads ahead.
 constexpr uint64_t kSampleStretches = 4;  // spread over the file
 constexpr uint64_t kStretchReads = 8;     // neighbours
@@ -63,6 +66,15 @@ class Loader {
     return true;
   }
 
+  /// Whether the page cache has most of the reads' bytes, by a page of each. After map().
+  bool is_cached(std::span<const PanelRead> reads) const {
+    const auto n_cached = std::ranges::count_if(reads, [&](const PanelRead& read) {
+      const uint64_t at = read.file_offset + read.file_bytes / 2;
+      return at >= file_.shard(read.shard).bytes || mapped_[read.shard].is_cached(at);
+    });
+    return 2 * static_cast<size_t>(n_cached) > reads.size();
+  }
+
   void read_mapped(std::span<const PanelRead> reads) {
     const uint64_t bytes_max = read_bytes_max(reads);
     const HostMemory copies = HostMemory::reserve(pool_.size() * bytes_max);
@@ -87,8 +99,10 @@ class Loader {
 
   void read_direct(std::span<const PanelRead> reads) {
     if (reads.empty()) return;
+    const uint64_t n_buffers =
+        std::clamp<uint64_t>(reads.size() / kReadsPerBuffer, kReadBuffersMin, kReadBuffersMax);
     PanelReader reader(file_, make_io_,
-                       static_cast<uint32_t>(std::min<uint64_t>(kReadBuffersMax, reads.size())),
+                       static_cast<uint32_t>(std::min<uint64_t>(n_buffers, reads.size())),
                        read_buffer_bytes(read_bytes_max(reads)));
     back_end_ = reader.counts().back_end;
     PackTarget target{.memory = memory_, .n_missing = reads.size()};
@@ -182,13 +196,15 @@ LoadReport load_panels(const GgufFile& file, std::span<const PanelRead> reads, s
     throw Error(ErrorCode::kIo, "this system does not let the model file be mapped and copied",
                 std::string(file.path()), "use --load direct");
   LoadReport report;
-  if (mode == LoadMode::kAuto && can_map && weight_bytes_of(reads) >= kMeasuredBytesMin)
-    report = read_measured(loader, reads);
-  else if (can_map)
-    loader.read_mapped(reads);
-  else
+  const bool is_small = weight_bytes_of(reads) < kMeasuredBytesMin;
+  if (!can_map || (mode == LoadMode::kAuto && is_small && !loader.is_cached(reads))) {
     loader.read_direct(reads);
-  if (!can_map) report.used = LoadMode::kDirect;
+    report.used = LoadMode::kDirect;
+  } else if (mode == LoadMode::kAuto && !is_small) {
+    report = read_measured(loader, reads);
+  } else {
+    loader.read_mapped(reads);
+  }
   report.back_end = loader.back_end();
   for (uint32_t shard = 0; shard < file.n_shards(); ++shard) file.check_unchanged(shard);
   return report;

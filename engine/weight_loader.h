@@ -25,7 +25,7 @@ struct LoadReport {
   double mapped_bytes_per_s = 0;
 };
 
-/// Below it both ways end within a tenth of a second, and nothing is measured.
+/// Below it nothing is measured: most in the page cache is taken from it, else it is read past it.
 inline constexpr uint64_t kMeasuredBytesMin = uint64_t{128} << 20;
 
 using LoadProgress = std::function<bool(uint64_t done_bytes)>;  // false cancels

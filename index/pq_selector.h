@@ -66,6 +66,7 @@ class PqSelector : public TiledSelector {
   uint64_t codebook_bytes() const override { return codebook_bytes(layout_); }
   uint32_t segment_extents() const override { return kSegmentExtents; }
   uint32_t n_segments(StreamIdx stream) const override { return at(stream).n_of_text; }
+  bool loads_in_any_order() const override { return false; }
   void load_segment(StreamIdx stream, uint32_t segment, std::span<const std::byte> bytes) override;
 
  private:

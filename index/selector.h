@@ -111,6 +111,9 @@ class Selector {
   /// number of threads, of one stream one. Errors: kBadFile, and nothing has changed.
   virtual void load_segment(StreamIdx stream, uint32_t segment,
                             std::span<const std::byte> bytes) = 0;
+  /// Whether it takes the segments of a stream in any order and by any number of threads, each of
+  /// them once.
+  virtual bool loads_in_any_order() const { return false; }
 };
 
 }  // namespace strata::index

@@ -52,15 +52,17 @@ void TileTable::open_blocks(uint32_t end_block) {
     make_room_for(stream.tiles, size_t{wanted} * TileMemory::kSlotTiles);
   }
   for (Stream& stream : streams_) {
-    if (appends_inside && memory_->is_shared(stream.slots.back())) {
-      stream.slots.back() = memory_->replace_by_copy(stream.slots.back());
-      list_tiles(stream, had - 1);
-    }
-    for (uint32_t slot = had; slot < wanted; ++slot) {
+    if (!appends_inside || !memory_->is_shared(stream.slots.back())) continue;
+    stream.slots.back() = memory_->replace_by_copy(stream.slots.back());
+    list_tiles(stream, had - 1);
+  }
+  // Positions of all streams lie near each other, for they are written together: a huge page is
+  // then cleared just before it is filled, and not all of them at the first positions.
+  for (uint32_t slot = had; slot < wanted; ++slot)
+    for (Stream& stream : streams_) {
       stream.slots.push_back(memory_->take());
       list_tiles(stream, slot);
     }
-  }
   n_blocks_ = end_block;
 }
 

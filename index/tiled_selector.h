@@ -36,6 +36,7 @@ class TiledSelector : public Selector {
   std::span<const std::byte> rows(StreamIdx stream, uint32_t extent) const override {
     return {table_.tiles(stream)[extent], table_.tile_bytes()};
   }
+  bool loads_in_any_order() const override { return true; }
   void load_segment(StreamIdx stream, uint32_t segment, std::span<const std::byte> bytes) override {
     STRATA_CHECK(bytes.size() == table_.tile_bytes(), "%zu bytes of rows", bytes.size());
     std::memcpy(table_.tile(stream, segment), bytes.data(), bytes.size());

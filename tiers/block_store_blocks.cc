@@ -114,13 +114,12 @@ void BlockStore::open_missing_slots() {
     throw Error(ErrorCode::kDoesNotFit,
                 "memory does not hold the K and V that a step attends at once", "--kv-dram",
                 "raise --kv-dram or --dram, or lower the budget of --attn");
+  // Side by side: a run of its own for each block would touch memory for eight of them.
   SlotId previous = kNoSlot;
-  for (uint32_t i = 0; i < missing_.size(); ++i) {
-    const bool is_neighbour = i > 0 && missing_[i].file == missing_[i - 1].file &&
-                              missing_[i].offset == missing_[i - 1].offset + layout_.block_bytes;
-    const auto slot = pool_.take(is_neighbour ? previous : kNoSlot);
+  for (MissingBlock& missing : missing_) {
+    const auto slot = pool_.take(previous);
     STRATA_CHECK(slot.has_value(), "no slot of those made free");
-    previous = missing_[i].slot = *slot;
+    previous = missing.slot = *slot;
   }
 }
 

@@ -85,6 +85,11 @@ int64_t DurableCalls::read_at(int descriptor, std::span<std::byte> bytes, uint64
   });
 }
 
+int DurableCalls::will_read(int descriptor, uint64_t offset, uint64_t bytes) {
+  return -::posix_fadvise(descriptor, static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                          POSIX_FADV_WILLNEED);
+}
+
 int64_t DurableCalls::write_at(int descriptor, std::span<const std::byte> bytes, uint64_t offset) {
   return repeat([&]() -> int64_t {
     return ::pwrite(descriptor, bytes.data(), std::min(bytes.size(), kCallBytesMax),

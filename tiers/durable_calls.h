@@ -45,6 +45,9 @@ class DurableCalls {
   virtual void close(int descriptor);
 
   virtual int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset);
+  /// Says that these bytes are read soon, so that the disk brings them meanwhile. Advice: it waits
+  /// for no byte, and a failure costs time only.
+  virtual int will_read(int descriptor, uint64_t offset, uint64_t bytes);
   virtual int64_t write_at(int descriptor, std::span<const std::byte> bytes, uint64_t offset);
   virtual int sync(int descriptor);
   /// Sets the time of the last use to now, in nanoseconds and not in the kernel's ticks.

@@ -97,6 +97,10 @@ void DirectoryFile::read(std::span<std::byte> bytes, uint64_t offset) const {
   }
 }
 
+void DirectoryFile::ask_for(uint64_t bytes, uint64_t offset) const {
+  (void)calls_->will_read(descriptor(), offset, bytes);
+}
+
 uint64_t DirectoryFile::direct_bytes(uint64_t bytes) {
   return round_up(bytes, kDirectAlignment) + kDirectAlignment;
 }

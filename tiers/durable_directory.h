@@ -45,6 +45,8 @@ class DirectoryFile {
   int descriptor() const { return descriptor_.get(); }
   /// Errors: kIo; kBadFile where the file ends before.
   void read(std::span<std::byte> bytes, uint64_t offset) const;
+  /// Has the disk bring what a later read() is to find at hand; waits for none of it.
+  void ask_for(uint64_t bytes, uint64_t offset) const;
   /// What read_direct() may take of memory for `bytes` at any offset.
   static uint64_t direct_bytes(uint64_t bytes);
   /// The same past the page cache where that can be, into `memory`, which is aligned to pages and

@@ -13,6 +13,9 @@ namespace {
 
 // Of a search, each after a pack that had gone meanwhile: others may name packs all the time.
 constexpr uint32_t kLooksMax = 8;
+// Heads that the disk is asked for before the first of them is read: one after the other, each
+// would wait for its own (docs/measurements.md, "Reopened and asked").
+constexpr size_t kHeadsAhead = 32;
 
 bool is_session_file(const std::string& name) { return !session_of_file_name(name).empty(); }
 
@@ -84,8 +87,10 @@ void PackDirectory::look() {
   // What was used last comes first: once one is passed over, nothing that is older is read.
   std::ranges::sort(outside, std::greater<>());
   bool is_full = false;
-  for (const PackIndex::Use& use : outside) {
+  for (size_t i = 0; i < outside.size(); ++i) {
+    const PackIndex::Use& use = outside[i];
     is_full = is_full || !has_place_for(use);
+    if (!is_full && i % kHeadsAhead == 0) ask_for_heads(std::span(outside).subspan(i));
     if (is_full) {
       passed_over_.try_emplace(use.pack);
       continue;
@@ -101,6 +106,26 @@ void PackDirectory::look() {
     }
   }
   std::ranges::sort(refused_, {}, &RefusedFile::name);
+}
+
+/// Of the first of these packs. What fails here fails again where it is read.
+void PackDirectory::ask_for_heads(std::span<const PackIndex::Use> packs) const {
+  if (packs.size() < 2) return;
+  try {
+    for (const PackIndex::Use& use : packs.first(std::min(packs.size(), kHeadsAhead)))
+      if (const auto file = directory_->open_file(use.pack)) ask_for_pack_head(*file);
+  } catch (const Error&) {
+  }
+}
+
+/// The same of what opening the packs of a text reads.
+void PackDirectory::ask_for_packs(std::span<const PackStretch> stretches) const {
+  if (stretches.size() < 2) return;
+  try {
+    for (const PackStretch& stretch : stretches)
+      PackReader::ask_for(*directory_, stretch.pack, index_.heads().at(stretch.pack));
+  } catch (const Error&) {
+  }
 }
 
 /// Is there room in the index, or something that was used earlier? Where the pack's size in it is
@@ -167,6 +192,7 @@ FoundContext PackDirectory::find(const PackShape& shape, const Hash128& root,
   for (uint32_t n_looks = 1;;) {
     const TextCover cover = index_.find(shape, root, tokens);
     FoundContext found;
+    ask_for_packs(cover.stretches);
     for (const PackStretch& stretch : cover.stretches) {
       std::shared_ptr<const PackReader> pack;
       try {

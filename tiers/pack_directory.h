@@ -160,8 +160,8 @@ class PackDirectory {
   /// a pack that was replaced is the new one already.
   std::string publish(PackWriter writer);
   /// Removes the pack that has this name now, where its file holds other bytes than were saved; a
-  /// whole one stays, whatever an earlier read of it said. Reads it, without the lock, to its end or
-  /// to what is wrong. Errors: kIo.
+  /// whole one stays, whatever an earlier read of it said. Reads it, without the lock, to its end
+  /// or to what is wrong. Errors: kIo.
   Discarded discard(const std::string& pack);
   /// The same of one that is saved anew: it goes as well where the disk does not give its bytes,
   /// unless a session pins it. Errors: kIo.
@@ -226,6 +226,8 @@ class PackDirectory {
   };
 
   bool has_room_for(const PackRun& run) const;
+  void ask_for_heads(std::span<const PackIndex::Use> packs) const;
+  void ask_for_packs(std::span<const PackStretch> stretches) const;
   bool has_place_for(const PackIndex::Use& use) const;
   PackPlace place_of(const std::string& pack);
   void add_to_index(const std::string& name, PackHead head, int64_t used_ns);

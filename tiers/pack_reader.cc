@@ -11,8 +11,18 @@ bool is_of_file(const Error& error) {
   return error.code() == ErrorCode::kBadFile || error.code() == ErrorCode::kUnsupported;
 }
 
+namespace {
+
+uint64_t tail_bytes_of(const DirectoryFile& file) { return std::min(file.bytes(), kPackTailBytes); }
+
+}  // namespace
+
+void ask_for_pack_head(const DirectoryFile& file) {
+  file.ask_for(tail_bytes_of(file), file.bytes() - tail_bytes_of(file));
+}
+
 PackHead read_pack_head(const DirectoryFile& file, const std::string& name) {
-  const uint64_t tail_bytes = std::min(file.bytes(), kPackTailBytes);
+  const uint64_t tail_bytes = tail_bytes_of(file);
   std::vector<std::byte> tail(static_cast<size_t>(tail_bytes));
   file.read(tail, file.bytes() - tail_bytes);
   PackHead head = parse_pack_head(tail, file.bytes(), file.path());
@@ -35,6 +45,15 @@ std::shared_ptr<const PackReader> PackReader::open(const DurableDirectory& direc
   reader->file_.read(table, reader->geometry_.tags_offset);
   reader->tags_ = parse_pack_tags(reader->head_, reader->geometry_, table, reader->file_.path());
   return reader;
+}
+
+void PackReader::ask_for(const DurableDirectory& directory, const std::string& name,
+                         const PackHead& head) {
+  const auto file = directory.open_file(name);
+  if (!file) return;
+  ask_for_pack_head(*file);
+  const PackGeometry geometry(head);
+  file->ask_for(geometry.tags_bytes, geometry.tags_offset);
 }
 
 bool PackReader::is_block(uint32_t layer, uint32_t kv_head, uint32_t block,

@@ -19,6 +19,8 @@ namespace strata::tiers {
 /// nothing about the file.
 bool is_of_file(const Error& error);
 
+/// Has the disk bring the head of an open file, for read_pack_head().
+void ask_for_pack_head(const DirectoryFile& file);
 /// Reads and checks the head of an open file. Errors: kIo, kBadFile, kUnsupported.
 PackHead read_pack_head(const DirectoryFile& file, const std::string& name);
 
@@ -36,6 +38,10 @@ class PackReader {
   /// Errors: kIo; kBadFile, kUnsupported: the pack is refused whole.
   static std::shared_ptr<const PackReader> open(const DurableDirectory& directory,
                                                 const std::string& name);
+
+  /// Has the disk bring what open() reads of a pack with this head, where it is there.
+  static void ask_for(const DurableDirectory& directory, const std::string& name,
+                      const PackHead& head);
 
   const std::string& name() const { return name_; }
   const std::string& path() const { return file_.path(); }

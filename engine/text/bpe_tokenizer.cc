@@ -76,6 +76,7 @@ BpeTokenizer::BpeTokenizer(TokenizerSpec spec)
 
 MergeTable BpeTokenizer::read_merges() const {
   MergeTable merges(spec_.merges.size());
+  std::string joined;
   for (size_t i = 0; i < spec_.merges.size(); ++i) {
     const std::string_view merge = spec_.merges[i];
     const size_t space = merge.find(' ', 1);
@@ -83,7 +84,9 @@ MergeTable BpeTokenizer::read_merges() const {
     if (space != std::string_view::npos) {
       left = find(merge.substr(0, space));
       right = find(merge.substr(space + 1));
-      whole = find(std::string(merge.substr(0, space)) + std::string(merge.substr(space + 1)));
+      joined = merge.substr(0, space);
+      joined += merge.substr(space + 1);
+      whole = find(joined);
     }
     if (left == kNoToken || right == kNoToken || whole == kNoToken)
       throw Error(ErrorCode::kBadFile,

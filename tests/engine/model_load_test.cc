@@ -1,4 +1,5 @@
 // From a file to weights in memory: what the file, the disk or the user can break on the way.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "engine/byte_text.h"
 #include "engine/engine.h"
 #include "engine/generator.h"
+#include "engine/mapped_file.h"
 #include "tests/engine/tiny_engine.h"
 
 namespace strata::engine {
@@ -111,6 +113,36 @@ TEST(ModelLoad, EveryWayOfReadingBringsTheSameWeights) {
     if (wanted.empty()) wanted.assign(found.begin(), found.end());
     EXPECT_TRUE(std::equal(wanted.begin(), wanted.end(), found.begin(), found.end()));
   }
+}
+
+/// Takes the file's pages out of the page cache; false where they stay (a file system in memory).
+bool forget_pages(const std::string& path) {
+  const int file = ::open(path.c_str(), O_RDONLY);
+  bool is_gone =
+      file >= 0 && ::fsync(file) == 0 && ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0;
+  const auto mapped =
+      MappedFile::open(file, static_cast<uint64_t>(std::filesystem::file_size(path)));
+  is_gone = is_gone && mapped && !mapped->is_cached(std::filesystem::file_size(path) / 2);
+  ::close(file);
+  return is_gone;
+}
+
+TEST(ModelLoad, ASmallModelIsReadPastThePageCacheThatLacksIt) {
+  const TemporaryModel file(make_small_model({.n_layers = 12, .d_ff = 8192}));  // 36 MiB
+  const auto loaded = [&] {
+    Engine engine = Engine::open(options_of(file));
+    engine.load({});
+    EXPECT_FALSE(engine.model().load_report().is_measured);
+    const auto bytes = engine.model().weight_memory();
+    return std::pair(engine.model().load_report().used,
+                     std::vector<std::byte>(bytes.begin(), bytes.end()));
+  };
+  const auto [warm, expected] = loaded();
+  EXPECT_EQ(warm, LoadMode::kMapped);
+  if (!forget_pages(file.path())) GTEST_SKIP() << "the file stays in the page cache";
+  const auto [cold, found] = loaded();
+  EXPECT_EQ(cold, LoadMode::kDirect);
+  EXPECT_TRUE(expected == found);
 }
 
 TEST(ModelLoad, LoadingStopsWhereTheCallerSaysSo) {

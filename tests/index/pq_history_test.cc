@@ -160,6 +160,7 @@ TEST(PqHistory, LoadedIsRebuilt) {
   const auto whole = make_pq(1, end);
   observe_range(*whole, 0, keys, 0, end);
   ASSERT_EQ(whole->n_segments(0), end / kSegmentBlocks);
+  EXPECT_FALSE(whole->loads_in_any_order());  // a codebook begins with the one before
   std::mt19937_64 random(10);
   const auto q = drawn_queries(3, kHeadDim, random);
   for (const uint32_t n_segments : {0u, 1u, 2u, 8u, 9u, 15u, 16u}) {

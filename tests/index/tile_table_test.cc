@@ -2,6 +2,7 @@
 // holds.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <random>
@@ -32,6 +33,20 @@ TEST(TileTable, AForkThatGrowsLeavesTheOtherAsItWas) {
   EXPECT_EQ(table.tile(1, 1)[0], std::byte{7});
   EXPECT_EQ(fork.tile(1, 1)[0], std::byte{9});
   EXPECT_EQ(slots->n_free(), 2 * kStreams);
+}
+
+/// They are written together, position by position: memory is touched as it is filled.
+TEST(TileTable, SlotsOfTheSamePositionsLieSideBySide) {
+  TileTable table(memory(4 * kStreams), kStreams);
+  table.open_blocks(3 * kSlotBlocks);
+  for (const uint32_t slot : {0u, 1u, 2u}) {
+    std::vector<std::byte*> tiles;
+    for (uint32_t stream = 0; stream < kStreams; ++stream)
+      tiles.push_back(table.tile(stream, slot * TileMemory::kSlotTiles));
+    const auto [first, last] = std::ranges::minmax(tiles);
+    EXPECT_EQ(static_cast<uint64_t>(last - first),
+              (kStreams - 1) * TileMemory::kSlotTiles * kTileBytes);
+  }
 }
 
 TEST(TileTable, WhatDoesNotFitChangesNothing) {

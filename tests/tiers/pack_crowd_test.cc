@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cinttypes>
 #include <cstdio>
+#include <utility>
 
 #include "tests/tiers/failing_calls.h"
 #include "tests/tiers/long_run.h"
@@ -40,6 +41,52 @@ void make_packs(const std::string& path, DurableCalls& calls, uint64_t n) {
 }
 
 uint64_t allocated_bytes() { return mallinfo2().uordblks; }
+
+/// Counts how often something is read that nobody had asked for.
+class AskedCalls final : public WatchedCalls {
+ public:
+  uint64_t n_asked = 0, n_waited = 0;
+  uint64_t n_ahead_peak = 0;
+
+  int will_read(int descriptor, uint64_t offset, uint64_t bytes) override {
+    ++n_asked;
+    n_ahead_peak = std::max(n_ahead_peak, ++n_ahead_);
+    return WatchedCalls::will_read(descriptor, offset, bytes);
+  }
+  int64_t read_at(int descriptor, std::span<std::byte> bytes, uint64_t offset) override {
+    n_ahead_ == 0 ? ++n_waited : --n_ahead_;
+    return WatchedCalls::read_at(descriptor, bytes, offset);
+  }
+
+ private:
+  uint64_t n_ahead_ = 0;
+};
+
+/// One after the other they would wait for the disk as often as there are packs.
+TEST(PackCrowd, HeadsAndTagsAreAskedForBeforeTheFirstIsRead) {
+  constexpr uint32_t kPacks = 40;
+  const FreshPath fresh;
+  AskedCalls calls;
+  const auto text = random_text(1, kPacks * 256);
+  {
+    const auto directory = DurableDirectory::open(fresh.path(), calls);
+    for (uint32_t i = 0; i < kPacks; ++i) {
+      PackWriter writer(directory, run_of(tall_shape(), text, i * 256, (i + 1) * 256));
+      write_blocks(writer);
+      writer.seal();
+      ASSERT_TRUE(writer.publish());
+    }
+  }
+  PackDirectory packs = PackDirectory::open(fresh.path(), {}, calls);
+  EXPECT_EQ(calls.n_asked, kPacks);
+  EXPECT_EQ(calls.n_waited, 0u);
+  EXPECT_GE(std::exchange(calls.n_ahead_peak, 0u), kPacks / 2);
+  EXPECT_EQ(packs.find(tall_shape(), {}, text).n_positions, text.size());
+  EXPECT_EQ(calls.n_asked, 3 * kPacks);
+  EXPECT_EQ(calls.n_waited, 0u);
+  EXPECT_GE(calls.n_ahead_peak, kPacks);
+  EXPECT_LT(calls.n_open, 2 + 2 * static_cast<int>(kPacks));
+}
 
 TEST(PackCrowd, CostsFewDescriptorsAndLittleMemory) {
   const uint64_t n = repeats("STRATA_PACKS", 200);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <set>
 #include <string>
 
@@ -209,6 +210,29 @@ TEST(SingleBlockPacks, ADamagedPackIsNamedAndItsOtherExtentsStay) {
   at.store.pin(std::span(wanted).first(1), at.pool);
   EXPECT_TRUE(at.is_saved_block(0, 2));
   at.store.unpin(std::span(wanted).first(1));
+}
+
+uint64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  uint64_t n_pages = 0, n_resident = 0;
+  file >> n_pages >> n_resident;
+  return n_resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+/// Where a ring can register them, this would fail if it did: that clears all of them.
+TEST(SingleBlockPacks, FramesOfExtentsAreNotTouchedBeforeTheyAreUsed) {
+  constexpr uint64_t kFrameBytes = uint64_t{1} << 20, kAll = 64 * kFrameBytes;
+  const FreshPath folder;
+  std::vector<std::string> notices;
+  const uint64_t before = resident_bytes();
+  const auto spill = open_spill({.directory = folder.path(),
+                                 .budget_bytes = 4 * kFrameBytes,
+                                 .place_bytes = kFrameBytes,
+                                 .n_frames = kAll / kFrameBytes,
+                                 .block_bytes = 8192,
+                                 .n_block_frames = kFrames},
+                                notices);
+  EXPECT_LT(resident_bytes(), before + kAll / 2);
 }
 
 }  // namespace

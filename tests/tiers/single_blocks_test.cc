@@ -102,6 +102,19 @@ TEST(SingleBlocks, WhatIsInDramIsNotReadAgain) {
   at.store.unpin(twice);
 }
 
+/// A run of eight slots for each of them would touch eight times their memory.
+TEST(SingleBlocks, FromAnywhereFillNeighbouringSlots) {
+  BlockFixture at(kSetting);
+  const auto runs = store_away(at, 4);
+  const std::array<BlockId, 4> wanted = {runs[3][6], runs[1][2], runs[0][4], runs[2][0]};
+  ASSERT_TRUE(at.pin(wanted));
+  std::vector<SlotId> slots;
+  for (const BlockId block : wanted) slots.push_back(at.store.slot_of(block));
+  const auto [first, last] = std::ranges::minmax(slots);
+  EXPECT_EQ(static_cast<uint32_t>(last) - static_cast<uint32_t>(first), 3u);
+  at.store.unpin(wanted);
+}
+
 TEST(SingleBlocks, WhatWasUnusedForLongestLeavesFirst) {
   StoreSetting setting = kSetting;
   setting.n_slots = 16;
