@@ -1,7 +1,7 @@
 // cpu_attn/attend.h - attention over KV blocks in their resting layout: what each instruction set
-// fills into the kernel table. Why: a block read once from DRAM serves every query of a tile,
-// decoded in registers on its way to the multiplier. The arithmetic and its order:
-// cpu_attn/attend.inc.
+// fills into the kernel table. Why: a block read once from DRAM serves every query of a tile, f16
+// decoded in registers on its way to the multiplier, q8_0 multiplied in integers. The arithmetic
+// and its order: cpu_attn/attend.inc, cpu_attn/attend_bytes.inc.
 #pragma once
 
 #include <stdint.h>

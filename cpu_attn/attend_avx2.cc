@@ -15,6 +15,8 @@ namespace {
 
 #include "cpu_attn/repeat.inc"
 
+#include "cpu_attn/quads_avx2.inc"
+
 #include "cpu_attn/attend.inc"
 
 #include "cpu_attn/attend_store.inc"

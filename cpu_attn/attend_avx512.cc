@@ -1,4 +1,11 @@
 // cpu_attn/attend_avx512.cc - attention kernels, instruction set "avx512".
+
+// The compiler's own header leaves a vector uninitialised on purpose and g++ 12 warns of it (GCC
+// bug 105593).
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -14,6 +21,8 @@ namespace {
 #include "cpu_attn/vec_exp.inc"
 
 #include "cpu_attn/repeat.inc"
+
+#include "cpu_attn/quads_avx512.inc"
 
 #include "cpu_attn/attend.inc"
 

@@ -14,6 +14,8 @@ namespace {
 
 #include "cpu_attn/repeat.inc"
 
+#include "cpu_attn/quads_scalar.inc"
+
 #include "cpu_attn/attend.inc"
 
 #include "cpu_attn/attend_store.inc"

@@ -15,7 +15,8 @@
 namespace strata::engine {
 namespace {
 
-constexpr uint32_t kNextBlocks = 2;  // of the next segment, fetched while this one is attended
+// Of the next segment, fetched while this one is attended.
+constexpr uint32_t kNextBlocks = kSegmentPositions / kBlockPositions;
 
 void clear_partial(float* o, float* m, float* l, uint32_t n_queries, uint32_t head_dim) {
   std::fill_n(o, uint64_t{n_queries} * head_dim, 0.0f);

@@ -2,6 +2,8 @@
 // double-precision attention.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -26,12 +28,14 @@ inline std::vector<KernelTable> attend_tables() {
     tables.back().name = "avx2";
   }
   if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq")) {
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
     fill_attend_avx512(tables.emplace_back());
     tables.back().name = "avx512";
   }
   return tables;
 }
+
+constexpr uint32_t kSeed = 20240611;
 
 using Random = std::mt19937;
 
@@ -82,8 +86,14 @@ struct Segment {
   double v(uint32_t pos, uint32_t d) const {
     const uint64_t at = uint64_t{pos % 32} * layout.head_dim + d;
     if (layout.v_codec == KvCodec::kF16) return f16_to_f32(half_at(pos, layout.v_offset + at * 2));
+    return v_byte(pos, d) * v_scale(pos, d);
+  }
+  double v_byte(uint32_t pos, uint32_t d) const {
+    return i8_at(pos, layout.v_offset + uint64_t{pos % 32} * layout.head_dim + d);
+  }
+  double v_scale(uint32_t pos, uint32_t d) const {
     const uint64_t scale = layout.v_scales_offset + (uint64_t{d} / 32 * 32 + pos % 32) * 2;
-    return i8_at(pos, layout.v_offset + at) * f16_to_f32(half_at(pos, scale));
+    return f16_to_f32(half_at(pos, scale));
   }
 
   KvLayout layout;
@@ -150,14 +160,32 @@ struct Tile {
 
 inline constexpr double kEps = 0x1p-24;  // half a unit in the last place of 1: one rounding
 
-/// One query's partial in double, and how far rounding may take the kernel from it. First order
-/// terms, 1 % for the rest:
+inline constexpr float kLargestCode = 16383;
+
+/// The query as it is multiplied with K: with bytes, codes of 15 bits under one scale.
+inline std::vector<double> multiplied_query(const Tile& tile, uint32_t query, KvCodec k_codec) {
+  const float* q = tile.q.data() + uint64_t{query} * (tile.head_dim + 3);
+  if (k_codec == KvCodec::kF16) return {q, q + tile.head_dim};
+  float largest = 0;
+  for (uint32_t d = 0; d < tile.head_dim; ++d) largest = std::max(largest, std::abs(q[d]));
+  const float factor = kLargestCode / largest;
+  const float scale = largest / kLargestCode;
+  std::vector<double> codes;
+  for (uint32_t d = 0; d < tile.head_dim; ++d)
+    codes.push_back(std::nearbyint(double{q[d] * factor}) * double{scale});
+  return codes;
+}
+
+/// One query's partial in double, of the query as it is multiplied, and how far rounding may take
+/// the kernel from it. First order terms, 1 % for the rest:
 ///   score    (head_dim + 2) eps sum |q k|: a rounding per term of the chain, one of the product
 ///   where fma is two operations,
-///            one of a group's scale
+///            one of a group's scale (q8_0 has a chain over groups, and roundings of its sums and
+///            scales: fewer)
 ///   weight   relative: error of its score, of m, eps |s - m| of the difference, 4 eps (2 ulp) of
 ///   exp l        sum of w times that, plus n eps l for the sum o        the same with |v|, plus
 ///   eps for a scale folded into w and eps for the product
+///   codes    of q8_0 V: half a step of max(w scale) / 16383 times sum |v8|, over the positions
 struct DoublePartial {
   double m = -std::numeric_limits<double>::infinity();
   double l = 0;
@@ -174,11 +202,12 @@ inline DoublePartial attend_double(const Tile& tile, uint32_t query, const Segme
   r.o_bound.resize(head_dim);
   std::vector<double> scores, errors;
   std::vector<uint32_t> places;
+  const std::vector<double> q = multiplied_query(tile, query, segment.layout.k_codec);
   for (uint32_t p = 0; p < n_pos; ++p) {
     if (!tile.attends(query, first_pos + p)) continue;
     double score = 0, magnitude = 0;
     for (uint32_t d = 0; d < head_dim; ++d) {
-      const double term = tile.q[uint64_t{query} * (head_dim + 3) + d] * segment.k(p, d);
+      const double term = q[d] * segment.k(p, d);
       score += term;
       magnitude += std::abs(term);
     }
@@ -200,7 +229,58 @@ inline DoublePartial attend_double(const Tile& tile, uint32_t query, const Segme
       r.o_bound[d] += weight * std::abs(value) * (relative + chain);
     }
   }
+  if (segment.layout.v_codec == KvCodec::kF16) return r;
+  // Half a step, and what its factor's roundings move a code by.
+  constexpr double kCodeError = 0.5 + 3 * double{kLargestCode} * kEps;
+  for (uint32_t group = 0; group < head_dim; group += 32) {
+    double largest = 0;
+    for (uint64_t i = 0; i < places.size(); ++i) {
+      largest = std::max(largest, std::exp(scores[i] - r.m) * segment.v_scale(places[i], group));
+    }
+    for (uint32_t d = group; d < group + 32; ++d) {
+      double bytes = 0;
+      for (const uint32_t place : places) bytes += std::abs(segment.v_byte(place, d));
+      r.o_bound[d] += 1.01 * kCodeError * largest / double{kLargestCode} * bytes;
+    }
+  }
   return r;
+}
+
+/// Query positions as steps make them: a decode step (all at the end), rows of a chunk with their
+/// group, or anything at all.
+inline void draw_positions(Tile& tile, uint32_t first_pos, uint32_t n_pos, Random& random) {
+  const uint32_t kind = below(4, random);
+  const uint32_t group = 1 + below(4, random);
+  const uint32_t start = first_pos + below(n_pos, random);
+  for (uint32_t i = 0; i < tile.n_queries; ++i) {
+    if (kind == 0) tile.pos[i] = first_pos + n_pos - 1;
+    if (kind == 1) tile.pos[i] = first_pos + n_pos + 7;
+    if (kind == 2) tile.pos[i] = start + i / group;
+    if (kind == 3) tile.pos[i] = first_pos / 2 + below(first_pos / 2 + n_pos + 40, random);
+  }
+  tile.window = below(2, random) == 0 ? 0 : 1 + below(300, random);
+}
+
+inline void expect_near_double(const Tile& tile, const Segment& segment, uint32_t first_pos,
+                               uint32_t n_pos) {
+  for (uint32_t i = 0; i < tile.n_queries; ++i) {
+    const DoublePartial want = attend_double(tile, i, segment, first_pos, n_pos);
+    if (want.l == 0) {
+      EXPECT_EQ(tile.m[i], -std::numeric_limits<float>::infinity()) << "query " << i;
+      EXPECT_EQ(tile.l[i], 0.0f) << "query " << i;
+    } else {
+      EXPECT_NEAR(tile.m[i], want.m, want.m_bound) << "query " << i;
+      EXPECT_NEAR(tile.l[i], want.l, want.l_bound) << "query " << i;
+    }
+    for (uint32_t d = 0; d < tile.head_dim; ++d) {
+      ASSERT_NEAR(tile.o[uint64_t{i} * tile.head_dim + d], want.o[d], want.o_bound[d])
+          << "query " << i << " dimension " << d;
+    }
+  }
+}
+
+inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 inline std::vector<KvLayout> layouts(uint32_t head_dim) {

@@ -9,45 +9,6 @@
 namespace strata::cpu_attn {
 namespace {
 
-constexpr uint32_t kSeed = 20240611;
-
-/// Query positions as steps make them: a decode step (all at the end), rows of a chunk with their
-/// group, or anything at all.
-void draw_positions(Tile& tile, uint32_t first_pos, uint32_t n_pos, Random& random) {
-  const uint32_t kind = below(4, random);
-  const uint32_t group = 1 + below(4, random);
-  const uint32_t start = first_pos + below(n_pos, random);
-  for (uint32_t i = 0; i < tile.n_queries; ++i) {
-    if (kind == 0) tile.pos[i] = first_pos + n_pos - 1;
-    if (kind == 1) tile.pos[i] = first_pos + n_pos + 7;
-    if (kind == 2) tile.pos[i] = start + i / group;
-    if (kind == 3) tile.pos[i] = first_pos / 2 + below(first_pos / 2 + n_pos + 40, random);
-  }
-  tile.window = below(2, random) == 0 ? 0 : 1 + below(300, random);
-}
-
-void expect_near_double(const Tile& tile, const Segment& segment, uint32_t first_pos,
-                        uint32_t n_pos) {
-  for (uint32_t i = 0; i < tile.n_queries; ++i) {
-    const DoublePartial want = attend_double(tile, i, segment, first_pos, n_pos);
-    if (want.l == 0) {
-      EXPECT_EQ(tile.m[i], -std::numeric_limits<float>::infinity()) << "query " << i;
-      EXPECT_EQ(tile.l[i], 0.0f) << "query " << i;
-    } else {
-      EXPECT_NEAR(tile.m[i], want.m, want.m_bound) << "query " << i;
-      EXPECT_NEAR(tile.l[i], want.l, want.l_bound) << "query " << i;
-    }
-    for (uint32_t d = 0; d < tile.head_dim; ++d) {
-      ASSERT_NEAR(tile.o[uint64_t{i} * tile.head_dim + d], want.o[d], want.o_bound[d])
-          << "query " << i << " dimension " << d;
-    }
-  }
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 void expect_same_partial(const Tile& one, const Tile& tile, uint32_t i) {
   EXPECT_TRUE(same_bits(one.m, {tile.m[i]}))
       << one.m[0] << " against " << tile.m[i] << " of query " << i;

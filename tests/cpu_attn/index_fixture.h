@@ -70,8 +70,4 @@ class Tiles {
   std::vector<std::byte*> tiles_;
 };
 
-inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 }  // namespace strata::cpu_attn

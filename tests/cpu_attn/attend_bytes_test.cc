@@ -1,0 +1,92 @@
+// tests/cpu_attn/attend_bytes_test.cc - attention over bytes of K and V, whose sums are integers:
+// what attend_test.cc does not ask of every codec.
+#include <gtest/gtest.h>
+
+#include "tests/cpu_attn/attend_fixture.h"
+
+namespace strata::cpu_attn {
+namespace {
+
+TEST(AttendOverBytes, GiveWideVectorsTheSameBits) {
+  const std::vector<KernelTable> tables = attend_tables();
+  if (tables.size() < 3) GTEST_SKIP() << "wants AVX2 and AVX-512";
+  for (const uint32_t head_dim : {32u, 64u, 96u, 128u, 256u}) {
+    const KvLayout layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, head_dim);
+    Random random(kSeed + head_dim);
+    for (const uint32_t n_pos : {1u, 50u, 256u}) {
+      const Segment segment(tables[1], layout, n_pos, random);
+      for (const uint32_t n_queries : {1u, 3u, 7u, 96u}) {
+        Tile tile(n_queries, head_dim, random);
+        draw_positions(tile, 0, n_pos, random);
+        Tile wide = tile;
+        tile.attend(tables[1], segment, 0, n_pos);
+        wide.attend(tables[2], segment, 0, n_pos);
+        EXPECT_TRUE(same_bits(tile.m, wide.m)) << head_dim << " " << n_pos << " " << n_queries;
+        EXPECT_TRUE(same_bits(tile.o, wide.o)) << head_dim << " " << n_pos << " " << n_queries;
+      }
+    }
+  }
+}
+
+/// Every product as large as it gets, of one sign: sums in 32 bits hold them.
+TEST(AttendOverBytes, HoldsTheLargestSumsOfBytes) {
+  for (const KernelTable& table : attend_tables()) {
+    for (const uint32_t head_dim : {32u, 64u, 512u}) {
+      for (const float sign : {1.0f, -1.0f}) {
+        SCOPED_TRACE(std::string(table.name) + " " + std::to_string(head_dim));
+        const KvLayout layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, head_dim);
+        Random random(kSeed);
+        const Segment segment(table, layout, kSegmentPositions, random);
+        const std::vector<float> row(head_dim, sign);
+        for (uint32_t p = 0; p < kSegmentPositions; ++p) {
+          table.store_kv(layout, const_cast<std::byte*>(segment.blocks[p / 32]), p % 32, row.data(),
+                         row.data());
+        }
+        Tile tile(7, head_dim, random);
+        std::fill(tile.q.begin(), tile.q.end(), 0.01f);
+        tile.pos.assign(7, kSegmentPositions - 1);
+        tile.attend(table, segment, 0, kSegmentPositions);
+        expect_near_double(tile, segment, 0, kSegmentPositions);
+        EXPECT_NEAR(tile.o[0], sign * 256, 0.1);
+      }
+    }
+  }
+}
+
+TEST(AttendOverBytes, OfAQueryThatIsNoNumberIsNone) {
+  for (const KernelTable& table : attend_tables()) {
+    for (const float odd :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      const KvLayout layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, 64);
+      Random random(kSeed);
+      const Segment segment(table, layout, kSegmentPositions, random);
+      Tile tile(2, 64, random);
+      tile.pos.assign(2, 200);
+      tile.q[40] = odd;
+      tile.attend(table, segment, 0, kSegmentPositions);
+      EXPECT_FALSE(std::isfinite(tile.o[0] / tile.l[0])) << table.name;
+      EXPECT_TRUE(std::isfinite(tile.o[64] / tile.l[1])) << table.name;
+    }
+  }
+}
+
+TEST(AttendOverBytes, OfAQueryOfZerosIsTheMean) {
+  for (const KernelTable& table : attend_tables()) {
+    for (const KvLayout& layout : layouts(64)) {
+      Random random(kSeed);
+      const Segment segment(table, layout, 100, random);
+      Tile tile(1, 64, random);
+      tile.pos = {99};
+      std::fill(tile.q.begin(), tile.q.end(), 0.0f);
+      tile.attend(table, segment, 0, 100);
+      EXPECT_EQ(tile.m[0], 0.0f) << describe(table, layout);
+      EXPECT_EQ(tile.l[0], 100.0f) << describe(table, layout);
+      double mean = 0;
+      for (uint32_t p = 0; p < 100; ++p) mean += segment.v(p, 5);
+      EXPECT_NEAR(tile.o[5], mean, 1e-2) << describe(table, layout);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace strata::cpu_attn
