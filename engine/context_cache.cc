@@ -124,8 +124,11 @@ Sequence ContextCache::restore_longest(KvCache& cache, std::span<const int32_t> 
     for (const tiers::FoundPiece& piece : found.pieces) {
       if (!damaged.ends_with(piece.pack->name())) continue;
       const tiers::Discarded discarded = discard(piece.pack->name());
-      if (discarded == tiers::Discarded::kUnread) return cache.make_sequence(root);
       counts_.damaged_packs += discarded == tiers::Discarded::kPack ? 1 : 0;
+      if (discarded != tiers::Discarded::kUnread) continue;
+      ++counts_.unread_packs;
+      tokens = tokens.first(piece.pack->head().run.first_pos);  // what is before it may do
+      break;
     }
   }
   return cache.make_sequence(root);
@@ -347,13 +350,7 @@ bool ContextCache::drop_damaged(tiers::BlockStore& store) {
       store.forget_damaged_pack();  // and with it the file
       continue;
     }
-    tiers::Discarded discarded = tiers::Discarded::kUnread;
-    try {
-      discarded = discard(pack->name());
-    } catch (
-        const Error& error) {  // such as another one's lock: what is right is saved all the same
-      if (error.code() == ErrorCode::kCancelled) throw;
-    }
+    const tiers::Discarded discarded = discard(pack->name());
     const bool is_gone = discarded == tiers::Discarded::kPack;
     counts_.damaged_packs += is_gone ? 1 : 0;
     // What was saved anew may have come from reading such a pack again, and be lost, once more.
@@ -388,16 +385,17 @@ void ContextCache::save_whole(Walk& walk, Sequence& sequence, bool is_named) {
   }
   if (saved_end_ < n_to_save(sequence)) return;
   for (const auto& [name, pack] : unread_)
-    publisher_->add_replaced(name, holds_all_of(pack->head()));
+    publisher_->add_replaced(name, holds_all_of(sequence, pack->head()));
   unread_.clear();
 }
 
-/// Is all that the pack holds in what is saved of this text? Which blocks of windows that has
+/// Is all that the pack holds in what is saved of this text, read as that was? Which blocks of windows that has
 /// depends on where it ends, so of those packs it is never said.
-bool ContextCache::holds_all_of(const tiers::PackHead& pack) const {
+bool ContextCache::holds_all_of(const Sequence& sequence, const tiers::PackHead& pack) const {
   const bool has_windows = std::ranges::any_of(
       shape_.layers, [](const tiers::PackLayer& layer) { return layer.window > 0; });
   return !has_windows && pack.end_pos() <= saved_end_ &&
+         sequence.chain_at(pack.run.first_pos) == pack.run.chain_before &&
          std::ranges::equal(pack.run.tokens,
                             std::span(tokens_).subspan(pack.run.first_pos, pack.n_positions()));
 }
@@ -440,7 +438,7 @@ ContextCacheCounts ContextCache::counts() const {
   counts.saved_tokens = published.tokens;
   counts.saved_bytes = published.bytes;
   counts.saved_rows_bytes = published.rows_bytes;
-  counts.unread_packs = published.replaced_packs;
+  counts.unread_packs += published.replaced_packs;
   return counts;
 }
 

@@ -50,7 +50,7 @@ struct ContextCacheCounts {
   uint64_t saved_bytes = 0;
   // Found to be wrong while restoring or by a step, and removed.
   uint64_t damaged_packs = 0;
-  uint64_t unread_packs = 0;      // that the disk did not give to a step; saved anew
+  uint64_t unread_packs = 0;      // that the disk did not give, computed again
   uint64_t repaired_extents = 0;  // lost while they were saved, and computed again
   // Of restored_tokens, where a sequence has an index: those whose rows were saved. The first
   // selected step reads the K and V of the others.
@@ -150,7 +150,7 @@ class ContextCache {
   void write_extent(KvCache& cache, const Sequence& sequence);
   tiers::Discarded discard(const std::string& pack);
   bool drop_damaged(tiers::BlockStore& store);
-  bool holds_all_of(const tiers::PackHead& pack) const;
+  bool holds_all_of(const Sequence& sequence, const tiers::PackHead& pack) const;
   bool is_sparse(const tiers::Hash128& root) const { return options_.sparse_root == root; }
   uint32_t n_to_save(const Sequence& sequence) const;
   void check_stopped() const;

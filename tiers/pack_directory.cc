@@ -23,20 +23,20 @@ bool is_session_file(const std::string& name) { return !session_of_file_name(nam
 /// who does something about it looks with is_there() whether the name is still that file's.
 struct ReadPack {
   std::shared_ptr<const PackReader> pack;  // null where its head cannot be read
-  std::optional<FileStatus> file;
-  BadBlocks bad;  // the first of them
+  std::optional<DirectoryFile> file;       // open, so that no other one gets its number
+  BadBlocks bad;                           // the first of them
 
   bool is_whole() const { return pack != nullptr && bad.n() == 0; }
   bool is_there(const DurableDirectory& directory, const std::string& name) const {
     const auto now = directory.status_of(name);
-    return file && now && file->inode == now->inode;
+    return file && now && file->status().inode == now->inode;
   }
 };
 
 ReadPack read_pack(const DurableDirectory& directory, const std::string& name) {
   ReadPack read;
   try {
-    read.file = directory.status_of(name);
+    read.file = directory.open_file(name);
     if (!read.file) return read;
     read.pack = PackReader::open(directory, name);
     if (read.pack) read.bad = read.pack->count_bad_blocks(1);
@@ -321,7 +321,12 @@ Discarded PackDirectory::discard(const std::string& pack, bool is_replaced) {
   STRATA_CHECK(is_pack_file_name(pack), "%s", pack.c_str());
   const ReadPack read = read_pack(*directory_, pack);
   if (read.is_whole()) return Discarded::kNothing;
-  const DirectoryLock lock = directory_->lock(limits_.lock_wait);
+  std::optional<DirectoryLock> lock;
+  try {
+    lock = directory_->lock(limits_.lock_wait);
+  } catch (const Error&) {
+    return Discarded::kUnread;
+  }
   if (!read.is_there(*directory_, pack)) return Discarded::kNothing;
   const bool is_unread = read.bad.n_unread > 0;
   if (is_unread && (!is_replaced || pinned_packs("").contains(pack))) return Discarded::kUnread;

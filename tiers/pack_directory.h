@@ -80,7 +80,9 @@ struct PackEntry {
 enum class Discarded : uint8_t {
   kNothing,  // it is whole, or not there
   kPack,
-  kUnread,  // nothing: the disk does not give its bytes, which may be right
+  // Nothing: the disk does not give its bytes, which may be right, or another process has held the
+  // lock for lock_wait.
+  kUnread,
 };
 
 struct PackVerdict {

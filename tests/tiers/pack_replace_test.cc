@@ -16,9 +16,9 @@ class PackReplace : public ::testing::Test {
   const std::string& path() const { return directory_.path(); }
   std::string file() const { return path() + "/" + name_; }
   void lose() { disk_.lose(file()); }
-  void flip_byte() {
-    auto bytes = bytes_of_file(file());
-    bytes[0] ^= std::byte{1};
+  void flip_byte(size_t at = 0) {
+    auto bytes = bytes_;
+    bytes[at] ^= std::byte{1};
     write_file(file(), bytes);
   }
   void SetUp() override {
@@ -104,16 +104,28 @@ TEST_F(PackReplace, NoBlockIsReadUnderTheLock) {
   EXPECT_EQ(disk_.n_blocks_read_locked, 0u);
 }
 
-/// What has the name by then is another file, which nobody has looked at.
+/// What has the name by then is another file, which nobody has looked at: also where no head could
+/// be read of the first, so that no reader holds it.
 TEST_F(PackReplace, WhatTookThePlaceMeanwhileIsNotDiscarded) {
-  PackDirectory packs = open();
+  for (const size_t wrong_byte : {size_t{0}, bytes_.size() - 1}) {
+    PackDirectory packs = open();
+    flip_byte(wrong_byte);
+    disk_.before_lock = [&] {
+      std::filesystem::remove(file());
+      write_file(file(), bytes_);
+    };
+    EXPECT_EQ(packs.discard(name_), Discarded::kNothing);
+    EXPECT_EQ(bytes_of_file(file()), bytes_);
+  }
+}
+
+TEST_F(PackReplace, NothingIsDiscardedWhileAnotherHoldsTheLock) {
+  PackDirectory packs = PackDirectory::open(path(), {.lock_wait = std::chrono::milliseconds(3)});
   flip_byte();
-  disk_.before_lock = [&] {
-    std::filesystem::remove(file());
-    write_file(file(), bytes_);
-  };
-  EXPECT_EQ(packs.discard(name_), Discarded::kNothing);
-  EXPECT_EQ(bytes_of_file(file()), bytes_);
+  const DirectoryLock lock =
+      DurableDirectory::open(path(), system_calls())->lock(std::chrono::milliseconds(0));
+  EXPECT_EQ(packs.discard(name_), Discarded::kUnread);
+  EXPECT_FALSE(bytes_of_file(file()).empty());
 }
 
 /// Whoever opens the directory removes hidden files that nobody holds.

@@ -91,10 +91,8 @@ void RunContexts::say_damaged() {
   said_.damaged_packs = n_damaged;
   const uint64_t n_unread = cache_->counts().unread_packs;
   if (n_unread > said_.unread_packs)
-    notice(
-        fmt::format("note: {} saved files could not be read; what was computed in their place is "
-                    "saved anew",
-                    n_unread - said_.unread_packs));
+    notice(fmt::format("note: {} saved files could not be read: what they hold is computed again",
+                       n_unread - said_.unread_packs));
   said_.unread_packs = n_unread;
   const uint64_t n_rows = cache_->counts().damaged_rows;
   if (n_rows > said_.damaged_rows)
