@@ -13,7 +13,7 @@ namespace {
 
 // Raised whenever a kernel or the walk computes other bits than before: saved K and V of another
 // arithmetic are not taken up.
-constexpr uint32_t kArithmeticVersion = 1;
+constexpr uint32_t kArithmeticVersion = 2;
 constexpr uint64_t kSampleBytes = 4096;
 
 using Text = std::back_insert_iterator<std::string>;

@@ -55,8 +55,8 @@ class PlacementProgram {
   void add_room();
   void add_caps();
   void add_token();
-  void add_products(const LayerGroup& group, const GroupColumns& c, Terms& chain,
-                    Terms& link) const;
+  void add_products(const LayerGroup& group, const GroupColumns& c, Terms& chain, Terms& link,
+                    Terms& cpu) const;
   void add_chunk(const ChunkSample& sample);
   void add_limits();
   uint32_t missing(const LayerGroup& group, const ChunkSample& sample, const Terms& held);
@@ -212,13 +212,14 @@ void PlacementProgram::add_roof(uint32_t column, Terms terms, double constant, c
 
 /// What the CPU computes beside a device it reads where it is, and the device waits for it.
 void PlacementProgram::add_products(const LayerGroup& group, const GroupColumns& c, Terms& chain,
-                                    Terms& link) const {
+                                    Terms& link, Terms& cpu) const {
   if (!problem_.may_compute_products()) return;
   const double n = group.n_layers();
   const double on_cpu_ms = problem_.cpu_products_ms(group) + problem_.cpu_products_link_ms();
   const double on_card_ms = transfer_ms(group.weight_gb, rates_.hbm_gemv);
   chain.push_back({c.products, n * (on_cpu_ms - on_card_ms)});
   link.push_back({c.products, -n * transfer_ms(group.weight_gb, rates_.link_in)});
+  cpu.push_back({c.products, n * problem_.cpu_products_ms(group)});
 }
 
 void PlacementProgram::add_token() {
@@ -264,7 +265,7 @@ void PlacementProgram::add_token() {
       dram.push_back({column, ms(touched, rates_.dram_read)});
     }
     link.push_back({c.on_cpu, -ms(touched, rates_.link_in)});
-    add_products(group, c, chain, link);
+    add_products(group, c, chain, link, packing);
   });
   Terms comes_ahead = ahead;
   comes_ahead.insert(comes_ahead.end(), link.begin(), link.end());

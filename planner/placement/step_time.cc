@@ -331,9 +331,11 @@ LayerWork StepClock::chunk_work(const PlacedLayer& layer, const ChunkSample& chu
   return work;
 }
 
-/// What the disk and the CPU cost each other, as the linear program has it.
+/// What the disk and the CPU cost each other, as the linear program has it. Beside a device the CPU
+/// packs weights and multiplies some: one after the other.
 double StepClock::contention(const StepTime& step) const {
-  if (problem_.has_device) return step.ms;
+  if (problem_.has_device)
+    return std::max(step.ms, step.busy_ms[static_cast<size_t>(PlanPart::kCpu)]);
   const double cpu = step.busy_ms[static_cast<size_t>(PlanPart::kCpu)];
   const double disk = step.busy_ms[static_cast<size_t>(PlanPart::kNvme)];
   return std::max({step.ms, cpu + exposed_ms_ + rates_.nvme_slows_cpu * (disk - exposed_ms_),

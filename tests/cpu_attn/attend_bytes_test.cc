@@ -70,6 +70,68 @@ TEST(AttendOverBytes, OfAQueryThatIsNoNumberIsNone) {
   }
 }
 
+/// A value beyond what a scale of 16 bits holds is infinite at rest.
+TEST(AttendOverBytes, WithAnInfiniteValueAreNoNumbers) {
+  for (const KernelTable& table : attend_tables()) {
+    const KvLayout layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, 64);
+    Random random(kSeed);
+    const Segment segment(table, layout, kSegmentPositions, random);
+    std::vector<float> key(64, 0.5f), value(64, 0.5f);
+    value[40] = 1e9f;
+    table.store_kv(layout, const_cast<std::byte*>(segment.blocks[2]), 7, key.data(), value.data());
+    for (const uint32_t last : {70u, 71u}) {  // before it, and it
+      Tile tile(1, 64, random);
+      tile.pos.assign(1, last);
+      tile.attend(table, segment, 0, kSegmentPositions);
+      EXPECT_TRUE(std::isfinite(tile.o[0])) << table.name;
+      EXPECT_EQ(std::isfinite(tile.o[33]), last == 70) << table.name << " " << tile.o[33];
+      EXPECT_EQ(std::isfinite(tile.o[40]), last == 70) << table.name << " " << tile.o[40];
+    }
+  }
+}
+
+/// Against the query and the weights themselves, not what they are multiplied as.
+TEST(AttendOverBytes, ErrByLittleOfTheQueryAndTheWeights) {
+  constexpr double kCode = 0x1p-15;  // of the largest, for each
+  const KvLayout layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, 64);
+  for (const KernelTable& table : attend_tables()) {
+    for (uint32_t draw = 0; draw < 20; ++draw) {
+      Random random(kSeed + draw);
+      const Segment segment(table, layout, kSegmentPositions, random);
+      Tile tile(1, 64, random);
+      tile.pos = {draw};
+      double largest = 0, score = -std::numeric_limits<double>::infinity(), keys = 0;
+      for (uint32_t d = 0; d < 64; ++d) largest = std::max(largest, std::abs(double{tile.q[d]}));
+      for (uint32_t p = 0; p <= draw; ++p) {
+        double sum = 0, magnitude = 0;
+        for (uint32_t d = 0; d < 64; ++d) {
+          sum += double{tile.q[d]} * segment.k(p, d);
+          magnitude += std::abs(segment.k(p, d));
+        }
+        score = std::max(score, sum);
+        keys = std::max(keys, magnitude);
+      }
+      tile.attend(table, segment, 0, kSegmentPositions);
+      EXPECT_NEAR(tile.m[0], score, largest * keys * (kCode + 70 * kEps)) << table.name;
+    }
+    // A weight of 1 beside 255 of 1e-5: what their codes lose is bounded by the largest.
+    Random random(kSeed);
+    const Segment segment(table, layout, kSegmentPositions, random);
+    std::vector<float> key(64, 0.0f), value(64, 1.0f);
+    for (uint32_t p = 0; p < kSegmentPositions; ++p) {
+      key[0] = p == 0 ? 11.512925f : 0.0f;
+      table.store_kv(layout, const_cast<std::byte*>(segment.blocks[p / 32]), p % 32, key.data(),
+                     value.data());
+    }
+    Tile tile(1, 64, random);
+    std::fill(tile.q.begin(), tile.q.end(), 0.0f);
+    tile.q[0] = 1;
+    tile.pos = {kSegmentPositions - 1};
+    tile.attend(table, segment, 0, kSegmentPositions);
+    EXPECT_NEAR(tile.o[0] / tile.l[0], 1.0, 256 * 1.01 * kCode) << table.name;
+  }
+}
+
 TEST(AttendOverBytes, OfAQueryOfZerosIsTheMean) {
   for (const KernelTable& table : attend_tables()) {
     for (const KvLayout& layout : layouts(64)) {

@@ -19,7 +19,7 @@ namespace strata::cli {
 namespace {
 
 constexpr uint64_t kContextFactor = 2;  // of the judged context, as far as a verdict is trusted
-constexpr int64_t kVersion = 1;         // of the file's keys
+constexpr int64_t kVersion = 2;         // of the file's keys and of what they mean
 
 struct RealKey {
   const char* name;

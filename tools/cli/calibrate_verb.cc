@@ -154,14 +154,14 @@ std::string lacking(const MachineProfile& kept, const MachineProfile& here,
 }
 
 /// Where a card is there. One that has no room for it keeps what it has of its link.
-void measure_card(const CalibrateOptions& options, MachineProfile& profile) {
+void measure_card(const CalibrateOptions& options, uint32_t head_dim, MachineProfile& profile) {
   const auto chosen = engine::open_chosen_device({}, gpu_attn::find_cuda_devices());
   if (!chosen.device) return;
   profile.gpu = calibrate_link(*chosen.device);
   profile.gpu.copy_bytes_per_s = engine::measure_device_copy(*chosen.device) * 1e9;
   notice(fmt::format("measured  memory and link of {}", profile.device));
   try {
-    calibrate_kernels(*chosen.device, options.types, options.head_dims.back(), profile.gpu);
+    calibrate_kernels(*chosen.device, options.types, head_dim, profile.gpu);
     notice(fmt::format("measured  kernels of {}", profile.device));
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kOutOfMemory) throw;
@@ -244,12 +244,13 @@ int run_calibrate(const Command& command) {
     }
     notice(fmt::format("the profile that is kept is measured anew: {}", why));
   }
+  const uint32_t head_dim = options.head_dims.back();  // of what is asked for
   if (kept && stale_reason(*kept, profile, unix_seconds()).empty()) add_subjects_of(*kept, options);
   options.on_figure = [](const std::string& line) { notice("measured  " + line); };
   if (profile.device.empty()) notice("no device: its rates stay 0");
   ThreadPool pool(n_threads);
   profile.n_disturbed = calibrate(options, pool, profile);
-  measure_card(options, profile);
+  measure_card(options, head_dim, profile);
   profile.measured_at = profile_time_text(unix_seconds());
   print(settings, profile);
   // One that lacks what was asked for has to give way, also to figures that were disturbed.

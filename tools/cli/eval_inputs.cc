@@ -117,11 +117,13 @@ std::vector<eval::Contender> contenders_of(const Command& command) {
   if (command.settings.gate && !has_oracle) methods.emplace_back("oracle");
   for (const std::string& method : methods) {
     const index::Method found = index::find_method(method);
-    for (const std::string& budget : split_list(command.settings.budgets, where))
+    for (const std::string& budget : split_list(command.settings.budgets, where)) {
+      if (found == index::Method::kOracle && budget == "paper") continue;  // is of no paper
       contenders.push_back({.method = found,
                             .rule = kv_rule(command.settings, found, budget, where),
                             .method_name = method,
                             .budget_text = budget});
+    }
   }
   return contenders;
 }
