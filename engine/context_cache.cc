@@ -389,8 +389,8 @@ void ContextCache::save_whole(Walk& walk, Sequence& sequence, bool is_named) {
   unread_.clear();
 }
 
-/// Is all that the pack holds in what is saved of this text, read as that was? Which blocks of windows that has
-/// depends on where it ends, so of those packs it is never said.
+/// Is all that the pack holds in what is saved of this text, read as that was? Which blocks of
+/// windows that has depends on where it ends, so of those packs it is never said.
 bool ContextCache::holds_all_of(const Sequence& sequence, const tiers::PackHead& pack) const {
   const bool has_windows = std::ranges::any_of(
       shape_.layers, [](const tiers::PackLayer& layer) { return layer.window > 0; });

@@ -182,9 +182,9 @@ TEST_F(Profile, AWriteThatFailsLeavesTheVerdictsThatWereThere) {
 }
 
 TEST_F(Profile, WhatIsNotAVerdictIsRefused) {
-  for (const std::string text : {"version = 1\n[[verdict]]\nmethod = 3\n", "version = 2\n",
-                                 "= nothing", "version = 1\nverdict = [1]\n",
-                                 "version = 1\n[[verdict]]\nmethod = 'pq'\nbudget = '2%'\n"
+  for (const std::string text : {"version = 2\n[[verdict]]\nmethod = 3\n", "version = 1\n",
+                                 "= nothing", "version = 2\nverdict = [1]\n",
+                                 "version = 2\n[[verdict]]\nmethod = 'pq'\nbudget = '2%'\n"
                                  "passes = true\nlayers = 'all'\n"}) {
     const auto path = folder_.write("p.toml", text);
     try {
