@@ -1,6 +1,5 @@
 #include "engine/fingerprint.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,9 +10,6 @@
 namespace strata::engine {
 namespace {
 
-// Raised whenever a kernel or the walk computes other bits than before: saved K and V of another
-// arithmetic are not taken up.
-constexpr uint32_t kArithmeticVersion = 2;
 constexpr uint64_t kSampleBytes = 4096;
 
 using Text = std::back_insert_iterator<std::string>;
@@ -44,15 +40,10 @@ void add_spec(const ModelSpec& spec, Text out) {
 /// What is hashed of a tensor: the same number of bytes from either end.
 uint64_t sample_bytes(const GgufTensor& tensor) { return std::min(tensor.bytes, kSampleBytes); }
 
-/// Has the disk bring all samples at once: one after the other each would wait for its own. Advice:
-/// where it is not taken they are only read slower.
 void ask_for_samples(const GgufFile& file) {
   for (const GgufTensor& tensor : file.tensors()) {
-    const int descriptor = file.shard(tensor.shard).descriptor;
     const uint64_t n = sample_bytes(tensor);
-    for (const uint64_t offset : {tensor.file_offset, tensor.file_offset + tensor.bytes - n})
-      (void)::posix_fadvise(descriptor, static_cast<off_t>(offset), static_cast<off_t>(n),
-                            POSIX_FADV_WILLNEED);
+    for (const uint64_t offset : {uint64_t{0}, tensor.bytes - n}) file.ask_for(tensor, offset, n);
   }
 }
 

@@ -10,6 +10,10 @@
 
 namespace strata::engine {
 
+/// Raised whenever a kernel or the walk computes other bits than before: saved K and V of another
+/// arithmetic are not taken up.
+inline constexpr uint32_t kArithmeticVersion = 2;
+
 /// The hash of everything that decides the bits of K and V of a given text: the network's shape and
 /// numbers, RoPE as it is used (overrides included), the tensors (names, types, shapes, and 4 KiB
 /// from either end of each), the instruction set or device, whose arithmetic differs in the last

@@ -1,6 +1,5 @@
 #include "engine/model.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -34,13 +33,6 @@ const GgufTensor& need_of_layer(const GgufFile& file, uint32_t layer, std::strin
 
 uint64_t vector_bytes(const GgufTensor& tensor) {
   return round_up(tensor.shape[0] * sizeof(float), 64);
-}
-
-/// Has the disk bring a small tensor while others are asked for: read one after the other, each
-/// would wait for its own. Advice: where it is not taken they are only read slower.
-void ask_for(const GgufFile& file, const GgufTensor& tensor) {
-  (void)::posix_fadvise(file.shard(tensor.shard).descriptor, static_cast<off_t>(tensor.file_offset),
-                        static_cast<off_t>(tensor.bytes), POSIX_FADV_WILLNEED);
 }
 
 LayerSize layer_size(const GgufFile& file, uint32_t layer, PieceSet pieces) {
@@ -183,7 +175,8 @@ Model Model::load(const GgufFile& file, ModelSpec spec, ThreadPool& pool, const 
   model.lay_out(layout, file);
 
   uint64_t vector_file_bytes = 0;
-  for (const Layout::Vector& vector : layout.vectors) ask_for(file, *vector.tensor);
+  for (const Layout::Vector& vector : layout.vectors)
+    file.ask_for(*vector.tensor, 0, vector.tensor->bytes);
   for (const Layout::Vector& vector : layout.vectors) {
     const GgufTensor& tensor = *vector.tensor;
     std::vector<std::byte> bytes(tensor.bytes);

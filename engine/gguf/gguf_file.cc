@@ -1,5 +1,6 @@
 #include "engine/gguf/gguf_file.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -348,6 +349,12 @@ void GgufFile::read(const GgufTensor& tensor, uint64_t offset, std::span<std::by
   STRATA_CHECK(tensor.shard < state_->files.size(), "shard %u of %zu", tensor.shard,
                state_->files.size());
   state_->files[tensor.shard].read(tensor.file_offset + offset, out, what);
+}
+
+void GgufFile::ask_for(const GgufTensor& tensor, uint64_t offset, uint64_t bytes) const {
+  (void)::posix_fadvise(shard(tensor.shard).descriptor,
+                        static_cast<off_t>(tensor.file_offset + offset), static_cast<off_t>(bytes),
+                        POSIX_FADV_WILLNEED);
 }
 
 GgufFile::Shard GgufFile::shard(uint32_t idx) const {

@@ -82,6 +82,9 @@ class GgufFile {
 
   /// Reads bytes [offset, offset + out.size()) of a tensor. Errors: kIo.
   void read(const GgufTensor& tensor, uint64_t offset, std::span<std::byte> out) const;
+  /// Has the disk bring these bytes of a tensor while others are asked for: read one after the
+  /// other, each would wait for its own. Advice: where it is not taken they are only read slower.
+  void ask_for(const GgufTensor& tensor, uint64_t offset, uint64_t bytes) const;
 
   /// For readers of their own: a shard's path, its descriptor (this object's; reads by position
   /// only) and its size when it was opened. Errors: kIo where the head was parsed from memory.
