@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "tiers/spill_directory.h"
 #include "tiers/spill_file.h"
-#include "tiers/wrapped_io.h"
 
 namespace strata::tiers {
 namespace {
@@ -39,17 +38,6 @@ class FilePlaces final : public PlaceSource {
 
  private:
   SpillFile file_;
-};
-
-/// Whose memory is touched when it is used, and not when it is registered.
-class UnpreparedIo final : public WrappedIo {
- public:
-  explicit UnpreparedIo(std::unique_ptr<Io> io) : WrappedIo(std::move(io)) {}
-  uint64_t prepare_memory(std::span<std::byte>) override { return 0; }
-  uint32_t submit(std::span<const IoRequest> requests) override { return io().submit(requests); }
-  uint32_t wait(std::span<IoCompletion> out, std::chrono::microseconds timeout) override {
-    return io().wait(out, timeout);
-  }
 };
 
 }  // namespace
@@ -92,9 +80,6 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
   auto io = paced(open_io(request.io, std::clamp(request.n_frames / 2, 1u, kDepthMax), notice),
                   request.read_limit);
   if (!notice.empty()) notices.push_back(notice);
-  // Steps that read single blocks may never use a frame, and clearing all of them at the start
-  // would take as long as reading a model (docs/measurements.md, "Reopened and asked").
-  if (request.n_block_frames > 0) io = std::make_unique<UnpreparedIo>(std::move(io));
   // Where there is a spill file, extents are read into frames (BlockStore::reads_in_place).
   const auto n_lent = places ? 0
                              : static_cast<uint32_t>(std::clamp<uint64_t>(
@@ -107,6 +92,10 @@ std::unique_ptr<Spill> open_spill(const SpillRequest& request, std::vector<std::
       TransferOptions{.frame_bytes = request.place_bytes,
                       .n_frames = request.n_frames,
                       .n_lent = n_lent,
+                      // Steps that read single blocks may never use a frame, and clearing all of
+                      // them at the start would take as long as reading a model
+                      // (docs/measurements.md, "Reopened and asked").
+                      .prepares_frames = request.n_block_frames == 0,
                       .join_bytes = places ? spill_join_bytes(request.place_bytes) : kJoinBytes});
   if (request.n_block_frames > 0) {
     io = paced(open_io(request.io, std::min(request.n_block_frames, kBlockDepthMax), notice),

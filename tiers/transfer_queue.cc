@@ -47,7 +47,7 @@ TransferQueue::TransferQueue(std::unique_ptr<Io> io, const TransferOptions& opti
   STRATA_CHECK(options.deadline.count() > 0, "a deadline of %lld us",
                static_cast<long long>(options.deadline.count()));
   memory_ = HostMemory::reserve(options.frame_bytes * options.n_frames);
-  io_->prepare_memory({memory_.data(), memory_.size()});
+  if (options.prepares_frames) io_->prepare_memory({memory_.data(), memory_.size()});
   operations_.resize(n_operations());
   queue_.reserve(n_operations());
   given_up_.reserve(options.n_lent);

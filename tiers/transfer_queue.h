@@ -28,8 +28,9 @@ inline constexpr uint64_t kSmallTransferBytes = uint64_t{128} << 10;
 struct TransferOptions {
   uint64_t frame_bytes = 0;  // a multiple of 4,096: the largest single transfer
   uint32_t n_frames = 0;
-  uint32_t n_lent = 0;      // reads into lent memory at a time
-  uint64_t join_bytes = 0;  // the largest request that neighbours are joined to; 0: none are
+  uint32_t n_lent = 0;          // reads into lent memory at a time
+  bool prepares_frames = true;  // for the back end, which touches them all; else as they are used
+  uint64_t join_bytes = 0;      // the largest request that neighbours are joined to; 0: none are
   std::chrono::microseconds deadline = std::chrono::seconds(10);  // of each at a device
 };
 
@@ -48,7 +49,7 @@ struct TransferCounts {
 /// One caller at a time. Steps allocate nothing.
 class TransferQueue {
  public:
-  /// Reserves the frames and prepares them for the back end. Errors: kOutOfMemory.
+  /// Reserves the frames and, where asked, prepares them for the back end. Errors: kOutOfMemory.
   TransferQueue(std::unique_ptr<Io> io, const TransferOptions& options);
   TransferQueue(const TransferQueue&) = delete;
   TransferQueue& operator=(const TransferQueue&) = delete;
