@@ -14,7 +14,7 @@ std::string text_of(const BadBlocks& bad) {
   if (bad.n_wrong > 0) text = std::to_string(bad.n_wrong) + " blocks are not what was saved";
   if (bad.n_unread == 0) return text;
   if (!text.empty()) text += ", ";
-  return text + std::to_string(bad.n_unread) + " cannot be read now";
+  return text + std::to_string(bad.n_unread) + " blocks cannot be read now";
 }
 
 /// Rows of another version are no damage: they are ignored.

@@ -12,6 +12,7 @@ namespace {
 
 using testing::cached_setting;
 using testing::CachedRun;
+using testing::damage_packs;
 using testing::joined;
 using testing::kCachedModel;
 using testing::kCachedSeed;
@@ -101,6 +102,29 @@ class UnreadPacks : public ::testing::Test {
   std::string problem_;
   uint64_t n_unread_ = 0;
 };
+
+/// Its last rows, which restoring reads, are wrong, and then the disk does not give it.
+TEST_F(UnreadPacks, EndWhatIsRestoredBeforeThem) {
+  const auto text = member_.text(4600, kCachedSeed);
+  save_text(member_, folder_, text);
+  ZooWalk walk(member_.model, cached_setting(), CachedRun::transfers(member_));
+  ContextCache contexts(
+      {.directory = folder_.path("contexts"), .limits = {}, .saves = true, .calls = &disk_},
+      walk.cache(), kCachedModel, "test");
+  for (const auto& file : std::filesystem::directory_iterator(folder_.path("contexts"))) {
+    if (file.path().extension() != ".pack" || file.file_size() > 2'000'000) continue;
+    disk_.lose(file.path());
+    disk_.lost_end = 4096;
+  }
+  ASSERT_TRUE(disk_.is_sick);
+  ASSERT_GT(damage_packs(folder_), 1u);
+  EXPECT_EQ(contexts.restore(walk.cache(), text).n_pos(), 4096u);
+  EXPECT_EQ(contexts.counts().unread_packs, 1u);
+  EXPECT_EQ(contexts.counts().damaged_packs, 0u);
+  disk_.is_sick = false;
+  disk_.lost_end = UINT64_MAX;
+  EXPECT_EQ(verdict_of(folder_).n_packs, 2u);
+}
 
 TEST_F(UnreadPacks, StayWhereTheDiskTakesNothing) {
   for (const uint32_t n_read : {1500u, 1400u}) {  // as long as the pack, and shorter

@@ -99,7 +99,9 @@ TEST_F(PackReplace, NoBlockIsReadUnderTheLock) {
   EXPECT_EQ(save_text(packs, small_shape(), text)[0], name);  // is there
   EXPECT_EQ(packs.discard(name), Discarded::kNothing);
   disk_.lose(path() + "/" + name);
+  disk_.lost_end = 4096;  // the first region
   EXPECT_EQ(packs.discard(name), Discarded::kUnread);
+  EXPECT_EQ(packs.verify_pack(name)->problem, "16 blocks cannot be read now");
   EXPECT_GT(disk_.n_blocks_read, 0u);
   EXPECT_EQ(disk_.n_blocks_read_locked, 0u);
 }

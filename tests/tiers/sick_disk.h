@@ -18,6 +18,7 @@ class SickDisk final : public DurableCalls {
  public:
   std::atomic<bool> is_sick = false;        // gives no byte of what was lost
   std::atomic<bool> takes_nothing = false;  // brings nothing to rest
+  uint64_t lost_end = UINT64_MAX;           // of what was lost; behind it bytes are given
 
   // Once, by one thread.
   std::function<void()> before_lock, before_rename;
@@ -35,7 +36,9 @@ class SickDisk final : public DurableCalls {
       ++n_blocks_read;
       if (lock_ >= 0) ++n_blocks_read_locked;
     }
-    return is_lost(descriptor) ? -EIO : DurableCalls::read_at(descriptor, bytes, offset);
+    return offset < lost_end && is_lost(descriptor)
+               ? -EIO
+               : DurableCalls::read_at(descriptor, bytes, offset);
   }
   int sync(int descriptor) override {
     return takes_nothing ? -EIO : DurableCalls::sync(descriptor);
