@@ -68,11 +68,6 @@ constexpr uint64_t rabitq_encode_flops(uint32_t head_dim) {
   return uint64_t{kBlockPositions} * head_dim * 12;
 }
 
-/// Those that it takes more where n_still dimensions of a block are still: four passes, a start.
-constexpr uint64_t rabitq_still_flops(uint32_t head_dim, uint32_t n_still) {
-  return uint64_t{kBlockPositions} * head_dim * (2 + 4 * (4 + 2) + (2 + 4 * 4) * n_still);
-}
-
 /// Bytes that cluster_scan reads from the tiles, each once. Queries and scores stay in the cache.
 constexpr uint64_t cluster_scan_bytes(uint64_t n_tiles, uint32_t head_dim) {
   return n_tiles * cluster_tile_bytes(head_dim);
