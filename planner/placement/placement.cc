@@ -300,7 +300,7 @@ void begin_elsewhere(Search& search, Found& found) {
   for (uint32_t hbm = 0; hbm <= (problem.has_device ? kParts : 0); ++hbm)
     for (uint32_t near = hbm; near <= kParts; ++near)
       for (const CpuPart part : {CpuPart::kNone, CpuPart::kBalanced, CpuPart::kAll}) {
-        // Where the CPU attends it computes too, where it may.
+        // Where the CPU attends all, it computes all that it may.
         LayerPlacement placement;
         placement.cpu_part = part;
         for (const LayerGroup& group : problem.groups) {

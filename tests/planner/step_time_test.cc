@@ -378,6 +378,10 @@ TEST(StepTime, PackingIsWorkOfTheCpu) {
   PlacementProblem card = small_problem(true);
   card.groups[0].pack_ms = 60;
   EXPECT_NEAR(token_time(card, small_placement(0, 0, 4, 1000, 0)).ms, 4 * 60, kExact);
+  // What it multiplies beside a card it does not pack meanwhile.
+  LayerPlacement both = small_placement(0, 2, 2, 1000, 0);
+  both.groups[0].n_on_cpu = 2;
+  EXPECT_NEAR(token_time(card, both).ms, 2 * 60 + 2 * 10, kExact);
 }
 
 TEST(StepTime, LayersAndStepsOfTheCpuCostBesideTheirBytes) {

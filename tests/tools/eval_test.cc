@@ -63,6 +63,17 @@ class Eval : public testing::RefusalTest {
   }
 };
 
+/// The oracle, which is judged by itself, is no paper's.
+TEST_F(Eval, OfPapersRulesLeavesTheOracleOut) {
+  const Outcome outcome =
+      run_strata({"eval", "-m", zoo_model(), "-f", text("a.txt", 300), "--attn", "oracle,quest",
+                  "--kv-budget", "paper", "--last", "8", "-c", "400", "--json"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<std::string> methods;
+  for (const json& row : json::parse(outcome.out)) methods.push_back(row.at("method"));
+  EXPECT_EQ(methods, std::vector<std::string>{"quest"});
+}
+
 TEST_F(Eval, ListsEveryMethodBudgetAndTextAndAllTextsTogether) {
   const std::vector<std::string> arguments = {"eval",
                                               "-m",

@@ -253,7 +253,7 @@ void calibrate_kernels(const engine::OpenDevice& device, const std::vector<Tenso
   found.gemv_bytes_per_s = found.gemm_flops = 0;
   found.launch_us = trial.launch_us();
   const auto keep_least = [](double& least, double rate) {
-    if (least == 0 || rate < least) least = rate;
+    if (rate > 0 && (least == 0 || rate < least)) least = rate;  // 0: it was not measured
   };
   for (const TensorType type : types) {
     keep_least(found.gemv_bytes_per_s, trial.one_row_bytes_per_s(type));
