@@ -59,8 +59,28 @@ class ThreadPool {
     });
   }
 
+  /// As for_each, in pieces of a share of what is left, so the first are long and the last are one
+  /// item: for items that fetch what their neighbour reads, which another worker would not find.
+  template <class Task>
+  void for_each_guided(uint64_t n_items, Task&& task) {
+    if (n_items == 0) return;
+    if (size() == 1) return task(uint64_t{0}, n_items, 0u);
+    next_item_.store(0, std::memory_order_relaxed);
+    run([&](uint32_t worker) {
+      uint64_t begin = 0;
+      while ((begin = next_item_.load(std::memory_order_relaxed)) < n_items) {
+        const uint64_t share = (n_items - begin) / (kGuidedShares * size());
+        const uint64_t end = begin + (share > 0 ? share : 1);
+        if (next_item_.compare_exchange_weak(begin, end, std::memory_order_relaxed))
+          task(begin, end, worker);
+      }
+    });
+  }
+
  private:
   static constexpr int kNoCpu = -1;
+  // Of what is left, for each worker: one that is held up during its first piece delays none.
+  static constexpr uint64_t kGuidedShares = 2;
   using Erased = void (*)(void* context, uint32_t worker);
   void run_erased(Erased task, void* context);
   void run_task(Erased task, void* context, uint32_t worker) noexcept;

@@ -175,7 +175,7 @@ void Walk::State::attend_split(uint32_t layer) {
     float* m = o + uint64_t{tile.n_queries} * shape.head_dim;
     return std::array<float*, 3>{o, m, m + tile.n_queries};
   };
-  pool.for_each(split_items.size(), 1, [&](uint64_t begin, uint64_t end, uint32_t worker) {
+  pool.for_each_guided(split_items.size(), [&](uint64_t begin, uint64_t end, uint32_t worker) {
     AttendBuffers buffers = buffers_of(worker);
     for (uint64_t item = begin; item < end; ++item) {
       const auto [tile_idx, span] = split_items[item];

@@ -73,7 +73,8 @@ void Walk::State::attend_wave(const Wave& wave) {
     buffers.span_l = buffers.span_m + kMaxTileQueries;
     return buffers;
   };
-  pool.for_each(uint64_t{n_tiles} * n_spans, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
+  const uint64_t n_items = uint64_t{n_tiles} * n_spans;
+  pool.for_each_guided(n_items, [&](uint64_t from, uint64_t to, uint32_t worker) {
     for (uint64_t item = from; item < to; ++item) {
       const AttendTile& tile = tiles[first + item / n_spans];
       const auto span = wave.first_span + static_cast<uint32_t>(item % n_spans);
@@ -82,7 +83,7 @@ void Walk::State::attend_wave(const Wave& wave) {
       attend_span(tile, span, buffers);
     }
   });
-  for (uint64_t item = 0; item < uint64_t{n_tiles} * n_spans; ++item) {
+  for (uint64_t item = 0; item < n_items; ++item) {
     const auto idx = first + static_cast<uint32_t>(item / n_spans);
     const auto span = wave.first_span + static_cast<uint32_t>(item % n_spans);
     if (!has_span(tiles[idx], span)) continue;

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace strata {
@@ -67,6 +68,29 @@ TEST(ThreadPool, WorkersAreFreeWhereTheyAreMoreThanCpus) {
   std::vector<std::vector<size_t>> found(pool.size());
   pool.run([&](uint32_t worker) { found[worker] = allowed_cpus(); });
   for (const auto& cpus : found) EXPECT_EQ(cpus, all);
+}
+
+TEST(ThreadPool, GuidedPiecesAreAShareOfWhatIsLeft) {
+  for (const uint32_t n_threads : {1u, 2u, 3u}) {
+    ThreadPool pool(n_threads);
+    for (const uint64_t n_items : {0u, 1u, 2u, 7u, 96u, 1001u}) {
+      std::vector<uint64_t> ends(n_items, 0);  // of the piece that begins there
+      pool.for_each_guided(n_items, [&](uint64_t begin, uint64_t end, uint32_t worker) {
+        ASSERT_LT(worker, n_threads);
+        ASSERT_LT(begin, end);
+        ASSERT_EQ(std::exchange(ends.at(begin), end), 0u) << "twice from " << begin;
+      });
+      uint64_t begin = 0;
+      while (begin < n_items) {
+        const uint64_t left = n_items - begin;
+        const uint64_t wanted =
+            n_threads == 1 ? left : std::max<uint64_t>(1, left / (2 * n_threads));
+        ASSERT_EQ(std::exchange(ends[begin], 0) - begin, wanted) << "from " << begin;
+        begin += wanted;
+      }
+      EXPECT_EQ(std::ranges::count(ends, 0u), std::ssize(ends)) << "pieces overlap";
+    }
+  }
 }
 
 TEST(ThreadPool, ForEachCoversEveryItemOnce) {
