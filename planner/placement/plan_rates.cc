@@ -1,6 +1,7 @@
 #include "planner/placement/plan_rates.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "base/check.h"
@@ -55,16 +56,28 @@ const AttendRate& attend_rate(const MachineProfile& profile, KvCodec codec, uint
 }
 
 /// Seconds of a request of just a measured size: of the depths that were measured, the best with at
-/// most so many in flight, or the least of them.
+/// most so many in flight, or the least of them. Between two depths a request's time falls on a
+/// line over the logarithm of the depth: six in flight are not as slow as one.
 double request_s(const MachineProfile& profile, uint32_t size, uint32_t n_in_flight) {
-  double least_depth_s = 0, best = 0;
+  double least_depth_s = 0, best = 0, deeper_s = 0;
+  uint32_t depth = 0, deeper = 0;  // the largest of those, the least beyond
   for (const DiskRate& of : profile.disk_read) {
     if (of.request_bytes != size) continue;
     const double seconds = size / of.bytes_per_s;
     if (least_depth_s == 0) least_depth_s = seconds;
-    if (of.depth <= n_in_flight && (best == 0 || seconds < best)) best = seconds;
+    if (of.depth <= n_in_flight) {
+      if (best == 0 || seconds < best) best = seconds;
+      depth = std::max(depth, of.depth);
+    } else if (deeper == 0 || of.depth < deeper) {
+      deeper = of.depth;
+      deeper_s = seconds;
+    }
   }
-  return best > 0 ? best : least_depth_s;
+  if (best == 0) return least_depth_s;
+  if (deeper == 0 || deeper_s >= best) return best;
+  const double base = depth;
+  const double share = std::log2(n_in_flight / base) / std::log2(deeper / base);
+  return best + share * (deeper_s - best);
 }
 
 /// The rate of requests of one size; between two measured sizes a request's time lies on the line

@@ -136,10 +136,15 @@ TEST(PlanRates, PackingThatWasNotMeasuredIsTheAssumed) {
 
 TEST(PlanRates, ReadsTakeWhatTheirSizeAndTheirNumberInFlightGive) {
   MachineProfile profile = measured_here();
-  profile.disk_read = {{1000, 1, 1e6}, {1000, 8, 2e6}, {3000, 1, 1e6}, {3000, 8, 3e6}};
+  profile.disk_read = {
+      {1000, 1, 1e6}, {1000, 8, 2e6}, {3000, 1, 1e6}, {3000, 8, 3e6}, {1000, 32, 1e6}};
   profile.disk_read_bytes_per_s = 3.2e6;
   EXPECT_DOUBLE_EQ(read_share(profile, 1000, 8), 3.2 / 2);
-  EXPECT_DOUBLE_EQ(read_share(profile, 1000, 7), 3.2);  // the best of what is in flight: one
+  EXPECT_DOUBLE_EQ(read_share(profile, 1000, 1), 3.2);
+  EXPECT_DOUBLE_EQ(read_share(profile, 1000, 2),
+                   3.2 / (1000 / (1000 - 500 / 3.0)));  // of 1, 2, 4, 8
+  EXPECT_DOUBLE_EQ(read_share(profile, 1000, 4), 3.2 / (1000 / (1000 - 1000 / 3.0)));
+  EXPECT_DOUBLE_EQ(read_share(profile, 1000, 16), 3.2 / 2);  // none deeper is quicker
   EXPECT_DOUBLE_EQ(read_share(profile, 3000, 100), 3.2 / 3);
   // 500 us and 1000 us: 750 us between them.
   EXPECT_DOUBLE_EQ(read_share(profile, 2000, 8), 3.2 / (2000 / 750.0));

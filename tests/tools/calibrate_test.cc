@@ -154,6 +154,23 @@ TEST(RawDisk, WritesOfEverySizeAndDepthAreReadBack) {
     }
 }
 
+TEST(RawDisk, LooksAtEveryByteThatComesWhereAskedTo) {
+  const TestFolder folder;
+  RawDisk disk = RawDisk::make(folder.path(), 4 * kMiB, tiers::IoChoice::kThreads, nullptr);
+  disk.write_all();
+  disk.read_all();
+  EXPECT_EQ(disk.looked_at(), 0u);
+  disk.look_at_bytes(true);
+  disk.read_all();
+  const uint64_t all = disk.looked_at();
+  EXPECT_NE(all, 0u);
+  disk.read(disk.draw(UINT64_MAX, 16 << 10, false), 16 << 10,
+            8);  // the same ones by other requests
+  EXPECT_EQ(disk.looked_at(), 2 * all);
+  disk.read(disk.draw(64, 4096, false), 4096, 1);
+  EXPECT_EQ(disk.looked_at(), 2 * all);
+}
+
 TEST(Calibrate, AShareIsAboveNothingAndAtMostAll) {
   EXPECT_EQ(share_left(3, 4), 0.75);
   EXPECT_EQ(share_left(5, 4), 1);

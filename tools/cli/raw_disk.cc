@@ -24,6 +24,15 @@ constexpr uint64_t kMemoryBytes = uint64_t{RawDisk::kRequestsInFlight} * RawDisk
 constexpr std::chrono::milliseconds kLook{100};  // at the cancel flag, while the disk works
 constexpr int kSilentLooksMax = 100;             // then the disk does not answer
 
+uint64_t sum_of_words(std::span<const std::byte> bytes) {
+  uint64_t sum = 0, word = 0;
+  for (size_t at = 0; at + sizeof word <= bytes.size(); at += sizeof word) {
+    std::memcpy(&word, bytes.data() + at, sizeof word);
+    sum += word;
+  }
+  return sum;
+}
+
 }  // namespace
 
 RawDisk::RawDisk(tiers::SpillFile file, std::unique_ptr<tiers::Io> io,
@@ -93,6 +102,7 @@ double RawDisk::transfer(tiers::IoOp op, std::span<const uint64_t> offsets, uint
   std::vector<uint32_t> slot_of(offsets.size());
   std::vector<tiers::IoRequest> ready;
   std::vector<tiers::IoCompletion> done(n_slots);
+  const bool looks = looks_ && op == tiers::IoOp::kRead && n_slots > 1;
   int n_silent = 0;
   const auto start = Clock::now();
   for (size_t next = 0, ended = 0; ended < offsets.size();) {
@@ -112,7 +122,9 @@ double RawDisk::transfer(tiers::IoOp op, std::span<const uint64_t> offsets, uint
       throw Error(ErrorCode::kIo, "the disk does not answer", file_.file().name(),
                   "look at the disk (dmesg), or name another one with --nvme");
     for (const tiers::IoCompletion& of : std::span(done).first(n)) {
-      check(of, offsets, memory_.data() + slot_of[of.id] * slot_bytes);
+      const std::byte* memory = memory_.data() + slot_of[of.id] * slot_bytes;
+      check(of, offsets, memory);
+      if (looks) looked_at_ += sum_of_words({memory, request_bytes});
       free_slots.push_back(slot_of[of.id]);
     }
     ended += n;
@@ -130,7 +142,7 @@ double RawDisk::write_all() {
   return transfer(tiers::IoOp::kWrite, in_order(), kRequestBytes, kRequestsInFlight);
 }
 
-double RawDisk::read_all() { return read(in_order(), kRequestBytes, kRequestsInFlight); }
+double RawDisk::read_all(uint32_t depth) { return read(in_order(), kRequestBytes, depth); }
 
 double RawDisk::read(std::span<const uint64_t> offsets, uint32_t request_bytes, uint32_t depth) {
   return transfer(tiers::IoOp::kRead, offsets, request_bytes, depth);

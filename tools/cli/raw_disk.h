@@ -36,13 +36,18 @@ class RawDisk {
   ~RawDisk();
 
   uint64_t bytes() const { return bytes_; }
+  /// Whether every byte that comes is looked at before its memory is used again, as whoever wants
+  /// it does, but where requests come one at a time: a disk gives some percent less then.
+  void look_at_bytes(bool looks) { looks_ = looks; }
+  uint64_t looked_at() const { return looked_at_; }  // the sum of its words
+
   bool is_direct() const { return file_.file().is_direct(); }
   std::string_view io_name() const { return io_->name(); }
   const std::string& notice() const { return file_.notice(); }  // what the file system lacks
 
   /// Seconds of one pass in order. Errors: kIo, kCancelled.
   double write_all();
-  double read_all();
+  double read_all(uint32_t depth = kRequestsInFlight);
   /// Seconds in which every request is read, `depth` in flight. After write_all(). Errors: kIo,
   /// also where the bytes of another place came; kCancelled.
   double read(std::span<const uint64_t> offsets, uint32_t request_bytes, uint32_t depth);
@@ -68,6 +73,8 @@ class RawDisk {
   tiers::IoFile io_file_{};
   HostMemory memory_;  // of the requests in flight
   uint64_t bytes_ = 0;
+  bool looks_ = false;
+  uint64_t looked_at_ = 0;
   std::mt19937_64 random_{1};
 };
 
