@@ -306,7 +306,9 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.v_codec = codecs.v;
   problem.chunk_rows = context.chunk_rows;
   problem.n_out = static_cast<double>(request.n_out);
-  problem.n_prompt = static_cast<double>(request.n_ctx - request.n_out);
+  problem.n_past = static_cast<double>(request.n_past);
+  if (request.n_past == 0)
+    problem.n_prompt = static_cast<double>(request.n_ctx - request.n_out);
   if (request.method) {
     problem.touched_share = request.touched_share;
     problem.touched_positions = request.touched_positions;

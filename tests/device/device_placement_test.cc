@@ -118,6 +118,22 @@ TEST_F(DevicePlacement, ThePlannerStaysWithinTheDevicesMemory) {
   EXPECT_GT(n_planned, 0u);
 }
 
+TEST_F(DevicePlacement, BehindAPastThePlannerIsAskedForTokensAlone) {
+  const uint64_t enough = Engine::open(options()).device_plan().hbm_bytes;
+  EngineOptions small = options();
+  small.hbm_bytes = enough - 1;
+  Engine engine = Engine::open(small);
+  const uint64_t n_ctx = engine.context().n_ctx;
+  const cli::Command command = run_with({});
+  const cli::PlacedPlan whole = cli::place_by_plan(command, engine);
+  EXPECT_EQ(whole.problem.n_past, 0);
+  EXPECT_GT(whole.problem.n_prompt, 0);
+  const cli::PlacedPlan behind = cli::place_by_plan(command, engine, n_ctx / 2, 3);
+  EXPECT_EQ(behind.problem.n_past, static_cast<double>(n_ctx / 2));
+  EXPECT_EQ(behind.problem.n_prompt, 0);
+  EXPECT_EQ(behind.problem.n_out, 3);
+}
+
 /// What the planner finds room for, the engine has room for.
 TEST_F(DevicePlacement, PinsOfPiecesAreHeededInAllMemoryThatHasRoomForThem) {
   makers::RandomTransformer model = makers::zoo_member("llama-quantised").model;

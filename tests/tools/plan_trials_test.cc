@@ -244,7 +244,10 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
     n_slowed += cell.contains("slower_disk");
     regret = std::max(regret, cell["paired_regret"].get<double>());
     std::set<std::pair<uint64_t, uint64_t>> different;
+    std::vector<double> ranked, measured;
     for (const json& plan : cell["plans"]) {
+      ranked.push_back(plan["ranked_ms"]);
+      measured.push_back(plan["measured_ms"]);
       different.emplace(plan["streamed_layers"].get<uint64_t>(),
                         plan["kv_dram_bytes"].get<uint64_t>());
       n_moved += plan["plan"] == "less K and V" || plan["plan"] == "fewer weights";
@@ -257,6 +260,9 @@ TEST_F(PlannedBench, TriesDifferentPlansWithinEveryBudget) {
       EXPECT_LE(plan["predicted_peak_bytes"], budget + 64 * kMiB) << plan;
     }
     EXPECT_EQ(different.size(), 10u) << cell;
+    EXPECT_GE(std::ranges::min(ranked), 5000);
+    EXPECT_DOUBLE_EQ(cell["tau"], count_order(ranked, measured).tau());
+    EXPECT_DOUBLE_EQ(cell["clear_tau"], count_order(ranked, measured, cell["repeat_spread"]).tau());
   }
   EXPECT_GT(n_moved, 0u);
   EXPECT_GT(n_spilling, 0u);

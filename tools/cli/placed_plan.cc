@@ -233,9 +233,9 @@ struct TokenThere {
   PlacementProblem problem;
   LayerPlacement layers;
 };
-TokenThere token_there(const PlacedPlan& plan, double n_positions,
-                       const planner::MachinePace& pace) {
-  TokenThere there{at_pace(plan.problem, pace), plan.layers};
+TokenThere token_there(const PlacementProblem& problem, const LayerPlacement& layers,
+                       double n_positions, const planner::MachinePace& pace) {
+  TokenThere there{at_pace(problem, pace), layers};
   there.problem.n_past = n_positions;
   there.problem.n_prompt = there.problem.n_out = 0;
   // A context that is not full yet is at home as far as there is room.
@@ -251,14 +251,15 @@ TokenThere token_there(const PlacedPlan& plan, double n_positions,
 
 }  // namespace
 
-planner::StepTime PlacedPlan::token_at(double n_positions, const planner::MachinePace& pace) const {
-  const TokenThere there = token_there(*this, n_positions, pace);
+planner::StepTime token_behind(const PlacementProblem& problem, const LayerPlacement& layers,
+                               double n_positions, const planner::MachinePace& pace) {
+  const TokenThere there = token_there(problem, layers, n_positions, pace);
   return planner::token_time(there.problem, there.layers);
 }
 
 double PlacedPlan::slower_disk_ms(double n_positions, double share,
                                   const planner::MachinePace& pace) const {
-  TokenThere there = token_there(*this, n_positions, pace);
+  TokenThere there = token_there(problem, layers, n_positions, pace);
   const planner::LpWaits waits = planner::waits_of(there.problem, there.layers);
   there.problem.n_out = 1;  // a token is what the program makes quick
   double ms = 0;
@@ -281,8 +282,13 @@ PlacedPlan placed_plan(const Command& command, const Engine& engine) {
   return placed(plan_subject(command, engine), engine);
 }
 
-PlacedPlan place_by_plan(const Command& command, Engine& engine) {
-  PlacedPlan by_hand = placed_plan(command, engine);
+PlacedPlan place_by_plan(const Command& command, Engine& engine, uint64_t n_past, uint64_t n_out) {
+  PlanSubject asked = plan_subject(command, engine);
+  if (n_past > 0) {
+    asked.request.n_past = n_past;
+    asked.request.n_out = n_out;
+  }
+  PlacedPlan by_hand = placed(std::move(asked), engine);
   // Where all is near, no placement is quicker and the rules' chunk is as good as another: the
   // solver's tens of milliseconds would be of every start and change nothing.
   const engine::PlacementRequest& request = by_hand.subject.request;

@@ -15,6 +15,11 @@ namespace strata::cli {
 enum class PlacedBy : uint8_t { kRules, kPlanner, kFile };
 const char* placed_by_name(PlacedBy who);  // "rules", "planner", "file"
 
+/// A decoded token behind n_positions (of which it attends what is chosen), at that pace.
+planner::StepTime token_behind(const planner::PlacementProblem& problem,
+                               const planner::LayerPlacement& layers, double n_positions,
+                               const planner::MachinePace& pace);
+
 /// An engine's placement, priced. The engine's file outlives it.
 struct PlacedPlan {
   PlanSubject subject;
@@ -24,8 +29,9 @@ struct PlacedPlan {
   PlacedBy placed_by = PlacedBy::kRules;
 
   bool is_measured() const { return subject.request.profile.is_measured(); }
-  /// A decoded token behind n_positions (of which it attends what is chosen), at that pace.
-  planner::StepTime token_at(double n_positions, const planner::MachinePace& pace = {}) const;
+  planner::StepTime token_at(double n_positions, const planner::MachinePace& pace = {}) const {
+    return token_behind(problem, layers, n_positions, pace);
+  }
   /// Tokens of a prompt behind n_depth others, until the first one of the answer.
   planner::StepTime prompt_behind(double n_depth, double n_tokens,
                                   const planner::MachinePace& pace = {}) const;
@@ -68,6 +74,8 @@ void save_plan(const PlanSubject& subject, const planner::PlacementProblem& prob
 /// before Engine::load. What the rules by hand have accepted runs where a plan does not fit, but
 /// for pins, which are refused then. Cost: some ten milliseconds for each size of chunk. Errors:
 /// kDoesNotFit of pins; those of tiers::open_spill, after which the engine has no spill file.
-PlacedPlan place_by_plan(const Command& command, engine::Engine& engine);
+/// Where there are n_past positions already, the n_out tokens behind them are to be quick.
+PlacedPlan place_by_plan(const Command& command, engine::Engine& engine, uint64_t n_past = 0,
+                         uint64_t n_out = 1);
 
 }  // namespace strata::cli

@@ -38,6 +38,9 @@ struct PlanTrial {
   // Medians of the rounds, each predicted for what memory and disk gave then: a disk that others
   // share is slow for seconds, and no prediction is of that.
   double predicted_ms = 0, measured_ms = 0;
+  // Predicted for the median pace of all measurements of the cell, as a planner compares plans: a
+  // probe beside each plan is off by some percent, which is more than many plans differ by.
+  double ranked_ms = 0;
   uint64_t predicted_bytes = 0, measured_bytes = 0;  // the peak of DRAM, the highest of the rounds
   double error() const;  // of the prediction, as a share of what was measured
 };
@@ -56,7 +59,7 @@ struct CellResult {
   PlanCell cell;
   std::vector<PlanTrial> trials;  // the planner's own first
   // What a plan that is measured twice differs from itself by at most, as a share, and the order of
-  // plans that differ by more, predicted against measured: among the others it is noise.
+  // plans that differ by more, ranked against measured: among the others it is noise.
   double spread = 0;
   OrderCounts clear_order;
   double order_tau = 0;      // Kendall's, of all of them
