@@ -89,7 +89,7 @@ TEST(Events, CutWhereModularityIsLargest) {
   for (uint32_t pos = 32; pos < 160; ++pos) {
     std::vector<float> key = testing::drawn(random, 16, 0.1f);
     key[pos < 75 ? 0 : 1] += 2;
-    put_position(trace, 0, pos, key, key);
+    testing::put_position(trace, 0, pos, key, key);
   }
   const TraceCase on(trace, kJudged);
   double all = 0, inner = 0;
@@ -106,12 +106,12 @@ TEST(Events, CutWhereModularityIsLargest) {
       const double edge = product / std::sqrt(x * y);
       all += edge;
       degrees[a] += edge;
-      inner += a < 20 == b < 20 ? edge : 0;
+      inner += (a < 20) == (b < 20) ? edge : 0;
     }
   double expected = inner / all;
   for (uint32_t a = 0; a < 64; ++a)
     for (uint32_t b = 0; b < 64; ++b)
-      expected -= a < 20 == b < 20 ? degrees[a] * degrees[b] / (all * all) : 0;
+      expected -= (a < 20) == (b < 20) ? degrees[a] * degrees[b] / (all * all) : 0;
   EXPECT_NEAR(modularity(on, 0, 32, 52, 96), expected, 1e-6);
 
   const std::vector<uint32_t> bounds = event_bounds(on, 0);

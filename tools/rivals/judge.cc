@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
 
 #include "base/check.h"
 #include "tools/eval/summary.h"
@@ -16,23 +14,6 @@ struct Tally {
   double positions = 0, read = 0, blocks_share = 0;
   std::vector<double> found, found_of_heads, errors;
 };
-
-std::vector<uint32_t> range(uint32_t first, uint32_t end) {
-  std::vector<uint32_t> positions(end - first);
-  std::iota(positions.begin(), positions.end(), first);
-  return positions;
-}
-
-/// Of the weight of the candidates.
-double found_share(const TraceCase& on, std::span<const float> scores,
-                   std::span<const uint32_t> positions) {
-  float top = -std::numeric_limits<float>::infinity();
-  for (uint32_t at = on.first(); at < on.end(); ++at) top = std::max(top, scores[at]);
-  double all = 0, found = 0;
-  for (uint32_t at = on.first(); at < on.end(); ++at) all += std::exp(double{scores[at]} - top);
-  for (const uint32_t at : positions) found += std::exp(double{scores[at]} - top);
-  return found / all;
-}
 
 double output_error(const Partial& found, const Partial& exact) {
   double error = 0, norm = 0;
@@ -47,22 +28,22 @@ double output_error(const Partial& found, const Partial& exact) {
 void tally_step(const TraceCase& on, uint32_t stream, uint32_t step,
                 const std::vector<Attended>& heads, Tally& tally) {
   STRATA_CHECK(heads.size() == on.group(), "%zu of %u queries", heads.size(), on.group());
-  std::vector<uint32_t> always = range(0, on.first());
-  for (uint32_t at = on.end(); at <= on.pos(step); ++at) always.push_back(at);
-  const std::vector<uint32_t> candidates = range(on.first(), on.end());
-  std::vector<bool> is_read(on.pos(step) + 1);
-  for (const uint32_t at : always) is_read[at] = true;
+  std::vector<bool> is_read(on.pos(step) + 1, true);
+  std::fill_n(is_read.begin() + on.first(), on.n_candidates(), false);
   for (uint32_t head = 0; head < on.group(); ++head) {
     const Attended& of = heads[head];
     for (const uint32_t at : of.positions) {
       STRATA_CHECK(at >= on.first() && at < on.end(), "position %u is no candidate", at);
       is_read[at] = true;
     }
-    tally.positions += static_cast<double>(always.size() + of.positions.size());
-    tally.found.push_back(found_share(on, on.scores(stream, step, head), of.positions));
-    const Partial open = on.attend(stream, step, head, always);
-    Partial exact = open, found = open;
-    merge(exact, on.attend(stream, step, head, candidates));
+    tally.positions += static_cast<double>(on.n_always(step) + of.positions.size());
+    const Partial& candidates = on.candidates(stream, step, head);
+    double weight = 0;
+    for (const uint32_t at : of.positions)
+      weight += std::exp(double{on.scores(stream, step, head)[at]} - candidates.m);
+    tally.found.push_back(weight / candidates.l);
+    Partial found = on.always(stream, step, head), exact = found;
+    merge(exact, candidates);
     merge(found, on.attend(stream, step, head, of.positions, of.log_counts));
     if (of.estimated) merge(found, *of.estimated);
     tally.errors.push_back(output_error(found, exact));

@@ -54,15 +54,22 @@ TraceCase::TraceCase(const eval::AttentionTrace& trace, uint32_t n_judged)
   for (uint32_t stream = 0; stream < n_streams(); ++stream) {
     for (uint32_t block = 0; block < trace.n_blocks(); ++block)
       append_block(trace.block(stream, block), trace.layout(), keys_[stream], values_[stream]);
-    for (uint32_t step = 0; step < n_judged; ++step) {
-      const std::vector<float> q = query(stream, step);
-      for (uint32_t head = 0; head < group(); ++head) {
-        std::vector<float>& scores = scores_.emplace_back();
-        for (uint32_t at = 0; at <= pos(step); ++at)
-          scores.push_back(
-              dot(q.data() + uint64_t{head} * head_dim(), key(stream, at), head_dim()));
-      }
-    }
+    for (uint32_t step = 0; step < n_judged; ++step) weigh(stream, step);
+  }
+}
+
+/// Appends the figures of the step's queries.
+void TraceCase::weigh(uint32_t stream, uint32_t step) {
+  std::vector<uint32_t> always, candidates;
+  for (uint32_t at = 0; at <= pos(step); ++at)
+    (at >= first() && at < end() ? candidates : always).push_back(at);
+  const std::vector<float> q = query(stream, step);
+  for (uint32_t head = 0; head < group(); ++head) {
+    Exact& of = exact_.emplace_back();
+    for (uint32_t at = 0; at <= pos(step); ++at)
+      of.scores.push_back(dot(q.data() + uint64_t{head} * head_dim(), key(stream, at), head_dim()));
+    of.always = attend(stream, step, head, always);
+    of.candidates = attend(stream, step, head, candidates);
   }
 }
 

@@ -62,17 +62,33 @@ class TraceCase {
   }
   /// q . k of positions [0, pos(step)].
   std::span<const float> scores(uint32_t stream, uint32_t step, uint32_t query) const {
-    return scores_[(uint64_t{stream} * n_judged_ + step) * group() + query];
+    return exact_[query_idx(stream, step, query)].scores;
+  }
+  /// Attention to what is always attended, and to the candidates.
+  const Partial& always(uint32_t stream, uint32_t step, uint32_t query) const {
+    return exact_[query_idx(stream, step, query)].always;
+  }
+  const Partial& candidates(uint32_t stream, uint32_t step, uint32_t query) const {
+    return exact_[query_idx(stream, step, query)].candidates;
   }
   /// Attention to `positions`; with log_counts [n] each counts exp of that many times.
   Partial attend(uint32_t stream, uint32_t step, uint32_t query,
                  std::span<const uint32_t> positions, std::span<const float> log_counts = {}) const;
 
  private:
+  struct Exact {
+    std::vector<float> scores;
+    Partial always, candidates;
+  };
+  uint64_t query_idx(uint32_t stream, uint32_t step, uint32_t query) const {
+    return (uint64_t{stream} * n_judged_ + step) * group() + query;
+  }
+  void weigh(uint32_t stream, uint32_t step);
+
   const eval::AttentionTrace& trace_;
   uint32_t n_judged_, n_blocks_;
   std::vector<std::vector<float>> keys_, values_;  // per stream
-  std::vector<std::vector<float>> scores_;         // per stream, step, query
+  std::vector<Exact> exact_;                       // per stream, step, query
 };
 
 /// `part` joins `whole`.
