@@ -155,9 +155,11 @@ TEST(RivalCase, WhatLeavesNothingToJudgeIsRefused) {
 TEST(SampledKeys, CountRightlyOnAverage) {
   auto trace = drawn_trace({.group = 1, .n_positions = 512, .n_steps = 1}, 6);
   std::mt19937_64 random(7);
+  const std::vector<float> along = trace.query(0, 0);
   for (uint32_t pos = 0; pos < 512; ++pos) {
+    // What all keys share is taken off: with it all of these would be drawn.
     std::vector<float> key = testing::drawn(random, 16, 1);
-    key[0] += 8;  // what all keys share tells nothing, and is taken off
+    for (uint32_t d = 0; d < 16; ++d) key[d] += 8 * along[d];
     testing::put_position(trace, 0, pos, key, key);
   }
   const TraceCase on(trace, 1);

@@ -1,9 +1,6 @@
 #include "tools/rivals/block_rivals.h"
 
-#include <algorithm>
-#include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "base/checked_math.h"
 
@@ -125,37 +122,6 @@ void MethodRival::estimate_rest(uint32_t stream, uint32_t step, const BlockWeigh
                      (found.o[d] / found.l - retrieved[head].o[d] / retrieved[head].l);
     heads[head].estimated = std::move(tail);
   }
-}
-
-BlockWeights PartialProducts::estimate(uint32_t stream, uint32_t step) {
-  const std::vector<float> q = on_.query(stream, step);
-  const uint32_t n_dims = on_.head_dim();
-  std::vector<float> sizes(n_dims);
-  for (size_t i = 0; i < q.size(); ++i) sizes[i % n_dims] += std::abs(q[i]);
-  std::vector<uint32_t> dims(n_dims);
-  std::iota(dims.begin(), dims.end(), 0u);
-  std::ranges::stable_sort(dims, [&](uint32_t a, uint32_t b) { return sizes[a] > sizes[b]; });
-  dims.resize(std::min(n_dims_, n_dims));
-  BlockWeights weights{.n_rows = on_.group(), .stride = on_.n_blocks()};
-  for (uint32_t head = 0; head < on_.group(); ++head) {
-    const float* of = q.data() + uint64_t{head} * n_dims;
-    double all = 0, kept = 0;
-    for (uint32_t d = 0; d < n_dims; ++d) all += std::abs(double{of[d]});
-    for (const uint32_t d : dims) kept += std::abs(double{of[d]});
-    const double scale = kept > 0 ? 1 / std::sqrt(kept / all) : 0;
-    for (uint32_t block = 0; block < on_.n_blocks(); ++block) {
-      std::vector<double> scores(kBlockPositions);
-      for (uint32_t row = 0; row < kBlockPositions; ++row) {
-        const float* k = on_.key(stream, block * kBlockPositions + row);
-        for (const uint32_t d : dims) scores[row] += scale * double{of[d]} * double{k[d]};
-      }
-      const double top = *std::ranges::max_element(scores);
-      double sum = 0;
-      for (const double score : scores) sum += std::exp(score - top);
-      weights.values.push_back(static_cast<float>(top + std::log(sum)));
-    }
-  }
-  return weights;
 }
 
 }  // namespace strata::rivals

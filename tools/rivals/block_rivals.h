@@ -66,22 +66,4 @@ class MethodRival : public BlockRival {
   HostMemory scratch_, tail_scratch_;
 };
 
-/// SparQ (arXiv 2312.04985, section 3, step 1): q . k by the n_dims dimensions where the group's
-/// queries are largest in sum, times what the others' absolute values leave: 1 / sqrt(|q_n|_1 /
-/// |q|_1). K lies dimension-major in a block, so nothing is kept besides. Its mean of all values
-/// (step 3) is in the tail of docs/adr/0014-tail.md.
-class PartialProducts : public BlockRival {
- public:
-  PartialProducts(const TraceCase& on, const KernelTable& kernels, index::Budget budget,
-                  uint32_t n_dims)
-      : BlockRival(on, kernels, budget), n_dims_(n_dims) {}
-  IndexBytes bytes() const override { return {.read = 2.0 * n_dims_}; }
-
- protected:
-  BlockWeights estimate(uint32_t stream, uint32_t step) override;
-
- private:
-  uint32_t n_dims_;
-};
-
 }  // namespace strata::rivals

@@ -14,9 +14,9 @@ namespace strata::rivals {
 
 /// What a query head attends beside sinks, window and open positions.
 struct Attended {
-  std::vector<uint32_t> positions;   // candidates, ascending
-  std::vector<float> log_counts;     // logarithm of how often each counts; empty: once
-  std::optional<Partial> estimated;  // what stands for the others
+  std::vector<uint32_t> positions = {};   // candidates, ascending
+  std::vector<float> log_counts = {};     // logarithm of how often each counts; empty: once
+  std::optional<Partial> estimated = {};  // what stands for the others
 };
 
 /// Of an index, for each candidate of a stream.

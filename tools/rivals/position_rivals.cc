@@ -3,21 +3,29 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <random>
 
 namespace strata::rivals {
 namespace {
 
 /// Adds the shares of one query.
-void add_shares(std::span<const float> scores, std::span<double> sums) {
+void add_shares(std::span<const double> scores, std::span<double> sums) {
   const double top = *std::ranges::max_element(scores);
   double all = 0;
-  for (const float score : scores) all += std::exp(score - top);
+  for (const double score : scores) all += std::exp(score - top);
   for (size_t i = 0; i < scores.size(); ++i) sums[i] += std::exp(scores[i] - top) / all;
 }
 
-std::span<const float> candidate_scores(const TraceCase& on, uint32_t stream, uint32_t step,
-                                        uint32_t head) {
-  return on.scores(stream, step, head).subspan(on.first(), on.n_candidates());
+/// Errors are drawn anew for each query, and are the same in every run.
+std::vector<double> candidate_scores(const TraceCase& on, uint32_t stream, uint32_t step,
+                                     uint32_t head, double error) {
+  const auto exact = on.scores(stream, step, head).subspan(on.first(), on.n_candidates());
+  std::vector<double> scores(exact.begin(), exact.end());
+  if (error == 0) return scores;
+  std::mt19937_64 random((uint64_t{stream} * on.n_judged() + step) * on.group() + head);
+  std::normal_distribution<double> normal(0, error);
+  for (double& score : scores) score += normal(random);
+  return scores;
 }
 
 }  // namespace
@@ -37,24 +45,24 @@ std::vector<uint32_t> largest_positions(const TraceCase& on, std::span<const dou
   return order;
 }
 
-std::vector<double> pooled_shares(const TraceCase& on, uint32_t stream, uint32_t step) {
+std::vector<double> pooled_shares(const TraceCase& on, uint32_t stream, uint32_t step,
+                                  double score_error) {
   std::vector<double> sums(on.n_candidates());
   for (uint32_t head = 0; head < on.group(); ++head)
-    add_shares(candidate_scores(on, stream, step, head), sums);
+    add_shares(candidate_scores(on, stream, step, head, score_error), sums);
   return sums;
 }
 
 std::vector<Attended> BestPositions::attend(uint32_t stream, uint32_t step) {
   const uint32_t n = on_.room(budget_, step);
-  std::vector<Attended> heads(on_.group());
   if (is_of_group_)
-    heads[0].positions = largest_positions(on_, pooled_shares(on_, stream, step), n);
-  for (uint32_t head = 0; head < on_.group(); ++head) {
-    const auto scores = candidate_scores(on_, stream, step, head);
+    return std::vector<Attended>(
+        on_.group(),
+        {.positions = largest_positions(on_, pooled_shares(on_, stream, step, score_error_), n)});
+  std::vector<Attended> heads(on_.group());
+  for (uint32_t head = 0; head < on_.group(); ++head)
     heads[head].positions =
-        is_of_group_ ? heads[0].positions
-                     : largest_positions(on_, std::vector<double>(scores.begin(), scores.end()), n);
-  }
+        largest_positions(on_, candidate_scores(on_, stream, step, head, score_error_), n);
   return heads;
 }
 

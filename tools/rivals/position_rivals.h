@@ -13,15 +13,17 @@ namespace strata::rivals {
 std::vector<uint32_t> largest_positions(const TraceCase& on, std::span<const double> values,
                                         uint32_t n);
 
-/// Shares of the candidates' exact weight, of the queries of a group summed. [n_candidates]
-std::vector<double> pooled_shares(const TraceCase& on, uint32_t stream, uint32_t step);
+/// Shares of the candidates' weight, of the queries of a group summed. [n_candidates]
+std::vector<double> pooled_shares(const TraceCase& on, uint32_t stream, uint32_t step,
+                                  double score_error = 0);
 
 /// The positions of most weight, for each query head (what a graph of keys looks for:
-/// RetrievalAttention, arXiv 2409.10516) or for the group.
+/// RetrievalAttention, arXiv 2409.10516) or for the group. With a score_error, by scores that err
+/// so many nats, independently and normally: as codes of keys would choose them.
 class BestPositions : public Rival {
  public:
-  BestPositions(const TraceCase& on, uint32_t budget, bool is_of_group)
-      : on_(on), budget_(budget), is_of_group_(is_of_group) {}
+  BestPositions(const TraceCase& on, uint32_t budget, bool is_of_group, double score_error = 0)
+      : on_(on), budget_(budget), is_of_group_(is_of_group), score_error_(score_error) {}
   std::vector<Attended> attend(uint32_t stream, uint32_t step) override;
   IndexBytes bytes() const override { return {}; }
 
@@ -29,6 +31,7 @@ class BestPositions : public Rival {
   const TraceCase& on_;
   uint32_t budget_;
   bool is_of_group_;
+  double score_error_;
 };
 
 /// A choice that is made every n steps and attended until the next one. With attends_all a step
