@@ -207,7 +207,12 @@ TEST(RepeatedChoice, AttendsAllThenWhatHadMostWeight) {
     else
       EXPECT_EQ(positions, best.attend(0, step / 4 * 4)[1].positions) << step;
   }
-  EXPECT_EQ(recycled.bytes().read, 4 * 16 / 4);  // K and V of 16 dimensions, every fourth step
+  EXPECT_EQ(recycled.bytes().read, 0);
+  const auto mean = [&] {
+    return std::make_unique<MethodRival>(on, kernels(), index::Method::kMean,
+                                         Budget{Budget::Kind::kTokens, 320});
+  };
+  EXPECT_EQ(RepeatedChoice(on, mean(), 4, false).bytes().read, mean()->bytes().read / 4);
 }
 
 TEST(KeySearch, OfEveryKeyFindsTheBest) {

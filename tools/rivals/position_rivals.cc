@@ -78,7 +78,6 @@ std::vector<Attended> RepeatedChoice::attend(uint32_t stream, uint32_t step) {
 
 IndexBytes RepeatedChoice::bytes() const {
   IndexBytes bytes = chooser_->bytes();
-  if (attends_all_) bytes.read += 2.0 * sizeof(uint16_t) * on_.head_dim();
   bytes.read /= every_;
   return bytes;
 }

@@ -36,7 +36,7 @@ class BestPositions : public Rival {
 
 /// A choice that is made every n steps and attended until the next one. With attends_all a step
 /// that chooses attends everything, and the exact choice is RecycledAttention's, which keeps no
-/// index: reading all of K and V once in n steps is what its choice costs.
+/// index: all of K and V, attended once in n steps, is what its choice costs.
 class RepeatedChoice : public Rival {
  public:
   RepeatedChoice(const TraceCase& on, std::unique_ptr<Rival> chooser, uint32_t every,
