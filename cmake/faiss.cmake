@@ -1,0 +1,11 @@
+# FAISS where it is installed (libfaiss-dev): what tests and measurements compare with. Nothing else needs it.
+add_library(strata_faiss INTERFACE)
+find_library(FAISS_LIBRARY faiss)
+find_path(FAISS_INCLUDE faiss/impl/ProductQuantizer.h)
+find_package(OpenMP QUIET COMPONENTS CXX)
+find_package(LAPACK QUIET)
+if(FAISS_LIBRARY AND FAISS_INCLUDE AND OpenMP_CXX_FOUND AND LAPACK_FOUND)
+  target_compile_definitions(strata_faiss INTERFACE STRATA_FAISS=1)
+  target_include_directories(strata_faiss SYSTEM INTERFACE ${FAISS_INCLUDE})
+  target_link_libraries(strata_faiss INTERFACE ${FAISS_LIBRARY} LAPACK::LAPACK OpenMP::OpenMP_CXX)
+endif()
