@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -65,11 +64,8 @@ SparqSelector::SparqSelector(const KvLayout& layout, const KernelTable& kernels,
 void SparqSelector::observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) {
   alignas(64) std::array<float, size_t{kMaxHeadDim} * kBlockPositions> keys;
   kernels_->index.load_k(layout_, block, keys.data());
-  std::byte* tile = open_tile(stream, block_idx);
-  // Blocks of an extent come in order, and what a slot held before is no one's.
-  if (block_idx % kExtentBlocks == 0) std::memset(tile, 0, sparq_tile_bytes(layout_.head_dim));
   const uint32_t n = layout_.head_dim * kBlockPositions;
-  auto* to = reinterpret_cast<uint16_t*>(tile) + block_idx % kExtentBlocks;
+  auto* to = reinterpret_cast<uint16_t*>(open_tile(stream, block_idx)) + block_idx % kExtentBlocks;
   bool is_finite = true;
   for (uint32_t i = 0; i < n; ++i) {
     const uint16_t half = f32_to_f16(keys[i]);

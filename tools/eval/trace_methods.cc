@@ -141,7 +141,7 @@ TraceFigures measure(const AttentionTrace& trace, const index::MethodName& metho
     }
   }
   const auto n = static_cast<double>(tally.n);
-  const double n_keys = double{trace.n_positions} * trace.n_streams() * trace.n_steps;
+  const double n_keys = static_cast<double>(trace.n_positions) * trace.n_streams() * trace.n_steps;
   figures.build_s = summarise(std::move(building)).median;
   figures.estimate_s = summarise(std::move(scoring)).median;
   figures.bytes_per_key = read_bytes / n_keys;
