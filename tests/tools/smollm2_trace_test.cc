@@ -142,7 +142,9 @@ TEST_F(SmolLm2Trace, FiguresOfABenchAreThese) {
       EXPECT_NEAR(of.bytes_per_key, 29.5, 0.1);
     }
     // Of 128; an independent computation from the same file.
-    if (of.method.method == index::Method::kSparq) EXPECT_NEAR(of.bytes_per_key, 61.3, 0.1);
+    if (of.method.method == index::Method::kSparq) {
+      EXPECT_NEAR(of.bytes_per_key, 61.3, 0.1);
+    }
     if (of.method.method != index::Method::kRecent) {
       EXPECT_GT(of.build_s, 0);
       EXPECT_GT(of.estimate_s, 0);
