@@ -252,6 +252,25 @@ struct ClusterEncodeArgs {
   std::byte* tile;  // the block's part is written; 64-byte aligned
 };
 
+// Some dimensions of every key (index/sparq_selector.h).
+/// A tile of keys: [head_dim][32 keys][8 blocks] f16, so that a dimension is one run of 512 bytes
+/// and the eight blocks lie side by side.
+inline constexpr uint64_t kSparqRowBytes = uint64_t{kExtentPositions} * sizeof(uint16_t);
+constexpr uint64_t sparq_tile_bytes(uint32_t head_dim) { return head_dim * kSparqRowBytes; }
+
+/// Products of queries with keys over some dimensions, for each query its own; a block's score is
+/// nearly ln(sum exp) (as in PqScanArgs), and +infinity where it is not finite.
+struct SparqScanArgs {
+  const std::byte* const* tiles;  // [n_tiles], each sparq_tile_bytes(head_dim), 64-byte aligned
+  uint32_t n_tiles;
+  const uint32_t* components;  // [n_queries][n_components], below head_dim
+  const float* values;         // [n_queries][n_components]: of the query there
+  uint32_t n_components;
+  uint32_t n_queries;
+  float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
+  uint64_t score_stride;
+};
+
 /// A query's shares of the blocks, pooled.
 struct PoolSharesArgs {
   const float* log_weights;  // [n_queries, weight_stride]; may be +-infinity, not NaN
@@ -280,6 +299,7 @@ struct IndexKernels {
   void (*tail_sums)(const TailSumsArgs& args);
   void (*cluster_encode)(const ClusterEncodeArgs& args);
   void (*cluster_scan)(const RotatedScanArgs& args);
+  void (*sparq_scan)(const SparqScanArgs& args);
 };
 
 }  // namespace strata

@@ -2,8 +2,8 @@
 // table. Why: every decoded token reads the index of its whole context, so the two scans run at the
 // speed of memory. Shapes: base/index_kernels.h. The arithmetic and its order: index_digest.inc,
 // index_pq_scan.inc, index_pq_query.inc, index_encode.inc, index_rabitq_encode.inc,
-// index_rabitq_scan.inc, index_cluster_encode.inc, index_cluster_scan.inc, index_pool.inc,
-// index_tail.inc.
+// index_rabitq_scan.inc, index_cluster_encode.inc, index_cluster_scan.inc, index_sparq_scan.inc,
+// index_pool.inc, index_tail.inc.
 #pragma once
 
 #include <stdint.h>
@@ -81,6 +81,15 @@ constexpr uint64_t cluster_scan_flops(uint64_t n_tiles, uint32_t head_dim, uint6
 /// a sum per key, cluster and dimension in five assignments, four means and four seeds.
 constexpr uint64_t cluster_encode_flops(uint32_t head_dim) {
   return uint64_t{kBlockPositions} * (1 + 13 * kBlockClusters * 2) * head_dim;
+}
+
+/// Bytes that sparq_scan reads from the tiles: of n_components different ones, each once.
+constexpr uint64_t sparq_scan_bytes(uint64_t n_tiles, uint32_t n_components) {
+  return n_tiles * n_components * kSparqRowBytes;
+}
+/// Floating point operations: a product and a sum per key, component and query.
+constexpr uint64_t sparq_scan_flops(uint64_t n_tiles, uint32_t n_components, uint64_t n_queries) {
+  return n_tiles * kExtentPositions * n_components * n_queries * 2;
 }
 
 /// Bytes that pool_shares reads and writes: weights in three passes, shares once per query.

@@ -157,12 +157,14 @@ STRATA_VEC int32_t product_of_group(const std::byte* seven_bits, const int8_t* c
 
 #include "cpu_attn/index_cluster_scan.inc"
 
+#include "cpu_attn/index_sparq_scan.inc"
+
 }  // namespace
 
 void fill_index_avx512(KernelTable& table) {
   table.index = {load_k,     digest_scores, pq_scan,        pq_encode,    pq_table,
                  key_scores, pool_shares,   rabitq_encode,  rabitq_query, rabitq_scan,
-                 value_mean, tail_sums,     cluster_encode, cluster_scan};
+                 value_mean, tail_sums,     cluster_encode, cluster_scan, sparq_scan};
 }
 
 }  // namespace strata::cpu_attn

@@ -203,7 +203,11 @@ void add_choosing(const ModelShape& shape, const KvContext& context,
   if (!context.method) return;
   const index::IndexShape index =
       index_shape(shape, context.k_codec, context.v_codec, context.n_ctx);
-  const double bytes = index.n_streams * index::scanned_bytes(*context.method, index.layout);
+  double bytes = 0;
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0)
+      bytes += layer.n_kv_heads * index::scanned_bytes(*context.method, index.layout,
+                                                       layer.n_heads / layer.n_kv_heads);
   const auto name =
       std::ranges::find(index::method_names(), *context.method, &index::MethodName::method);
   const double rate = planner::scan_rate(profile, name->name, shape.head_dim);

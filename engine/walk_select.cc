@@ -225,7 +225,8 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
       if (w == 0) n_begun = begin_chosen(group_idx, layer, n_begun);
     }
   });
-  selection->counts.index_bytes += of.n_kv_heads * index.estimate_bytes(n_blocks);
+  for (uint32_t head = 0; head < of.n_kv_heads; ++head)
+    selection->counts.index_bytes += index.estimate_bytes(n_blocks, queries_of(head), n_queries);
 }
 
 /// Begins to read what heads from n_begun on have chosen and only a file holds, while others are

@@ -16,6 +16,7 @@
 #include "index/pq_selector.h"
 #include "index/rabitq_selector.h"
 #include "index/recent_selector.h"
+#include "index/sparq_selector.h"
 
 namespace strata::index {
 namespace {
@@ -34,6 +35,8 @@ constexpr std::array kMethods = {
                "four clusters of each block, the fewest bytes (RetroInfer)"},
     MethodName{Method::kClusterTail, "cluster+tail",
                "cluster, with an estimate of what is not attended"},
+    MethodName{Method::kSparq, "sparq",
+               "every key, in a quarter of its dimensions: those that a query is large in (SparQ)"},
 };
 
 /// What a method keeps of a page; nothing where it keeps no digests.
@@ -52,6 +55,7 @@ std::optional<Digest> digest_of(Method method) {
     case Method::kRabitqTail:
     case Method::kCluster:
     case Method::kClusterTail:
+    case Method::kSparq:
       return std::nullopt;
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
@@ -75,6 +79,7 @@ uint64_t tile_bytes(Method method, uint32_t head_dim) {
     return rabitq_tile_bytes(head_dim) + tail_tile_bytes(tail_of(method), head_dim);
   if (is_cluster(method))
     return cluster_tile_bytes(head_dim) + tail_tile_bytes(tail_of(method), head_dim);
+  if (method == Method::kSparq) return sparq_tile_bytes(head_dim);
   return method == Method::kPq ? PqSelector::tile_bytes() : 0;
 }
 
@@ -109,6 +114,8 @@ std::string rows_kind(Method method) {
       return "cluster1";
     case Method::kClusterTail:
       return "clustertail1";
+    case Method::kSparq:
+      return "sparq1";
   }
   STRATA_CHECK(false, "method %d", static_cast<int>(method));
 }
@@ -145,7 +152,11 @@ uint64_t segment_bytes(Method method, const KvLayout& layout) {
              : tile;
 }
 
-double scanned_bytes(Method method, const KvLayout& layout) {
+double scanned_bytes(Method method, const KvLayout& layout, uint32_t n_queries) {
+  if (method == Method::kSparq)
+    return static_cast<double>(
+               SparqSelector::read_bytes_max(kExtentBlocks, layout.head_dim, n_queries)) /
+           kExtentPositions;
   const uint32_t n_extents = method == Method::kPq ? PqSelector::kSegmentExtents : 1;
   return static_cast<double>(segment_bytes(method, layout)) / (n_extents * kExtentPositions);
 }
@@ -170,6 +181,8 @@ std::unique_ptr<Selector> SelectorSource::make() const {
   if (is_cluster(method_))
     return std::make_unique<ClusterSelector>(shape_.layout, kernels_, memory_, shape_.n_streams,
                                              tail_of(method_));
+  if (method_ == Method::kSparq)
+    return std::make_unique<SparqSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
   return std::make_unique<OracleSelector>(shape_.layout, kernels_, memory_, shape_.n_streams);
 }
 

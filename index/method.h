@@ -24,6 +24,7 @@ enum class Method : uint8_t {
   kRabitqTail,   // as kRabitq, and an estimate of what the blocks left out would have added
   kCluster,      // RetroInfer: centroids of a block's keys and how many keys each has
   kClusterTail,  // as kCluster, and an estimate of what the blocks left out would have added
+  kSparq,        // SparQ: each key in the dimensions that a query is largest in
 };
 
 struct MethodName {
@@ -60,9 +61,10 @@ uint64_t index_bytes(Method method, const IndexShape& shape);
 /// Bytes of a segment of one stream in a file (Selector::segment_bytes), before there is an index.
 uint64_t segment_bytes(Method method, const KvLayout& layout);
 
-/// Bytes that choosing reads for each position of one stream (Selector::estimate_bytes, of whole
-/// segments), before there is an index.
-double scanned_bytes(Method method, const KvLayout& layout);
+/// Bytes that choosing for n_queries query heads reads for each position of one stream, of whole
+/// segments, before there is an index; of a method that reads what queries ask for
+/// (Selector::estimate_bytes), the most.
+double scanned_bytes(Method method, const KvLayout& layout, uint32_t n_queries);
 
 /// Makes indexes that share one memory of index_bytes(). One caller at a time.
 class SelectorSource {

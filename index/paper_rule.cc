@@ -33,6 +33,8 @@ Rule paper_rule(Method method) {
     case Method::kCluster:
     case Method::kClusterTail:
       return {.budget = {Kind::kShare, 0.018}, .n_window_blocks = 2};
+    case Method::kSparq:
+      return {.budget = {Kind::kTokens, 128}, .n_sink_blocks = 0, .n_window_blocks = 1};
     case Method::kRecent:
       return {.budget = {Kind::kTokens, 1024}, .window_share = 1};
     case Method::kOracle:

@@ -15,6 +15,8 @@
 //   rabitq     ParisKV (arXiv 2602.07721): 64 first and 256 last tokens and 100 others.
 //   cluster    RetroInfer (arXiv 2505.02922): 4 first and 64 last tokens, 1.8 % of the clusters,
 //              shares summed; of the others 23.2 % are estimated, with `cluster+tail` here all.
+//   sparq      SparQ (arXiv 2312.04985) and its scripts: 128 tokens, a quarter of them the latest;
+//              scores of a group's queries summed.
 //   recent     StreamingLLM (arXiv 2309.17453): 4 first tokens and 1,020 last ones.
 // Tokens are rounded to blocks of 32. The oracle has no paper.
 #pragma once

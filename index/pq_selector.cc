@@ -127,7 +127,7 @@ void PqSelector::train(StreamIdx stream) {
   }
 }
 
-uint64_t PqSelector::estimate_bytes(uint64_t n_blocks) const {
+uint64_t PqSelector::held_bytes(uint64_t n_blocks) const {
   const uint64_t n_codebooks = n_blocks / kSegmentBlocks;
   return n_codebooks * (kSegmentExtents * table_.tile_bytes() +
                         uint64_t{kPqCentroids} * layout_.head_dim * sizeof(float)) +

@@ -53,7 +53,7 @@ class PqSelector : public TiledSelector {
   uint64_t scratch_floats(uint32_t n_queries) const override;
   void estimate(const EstimateArgs& args) const override;
   /// With codebooks and kept blocks, of a stream that was never truncated.
-  uint64_t estimate_bytes(uint64_t n_blocks) const override;
+  uint64_t held_bytes(uint64_t n_blocks) const override;
   void truncate(uint32_t n_blocks) override;
   std::unique_ptr<Selector> fork() const override;
 

@@ -16,7 +16,7 @@ class RecentSelector : public Selector {
   uint32_t n_blocks() const override { return n_blocks_; }
   uint64_t scratch_floats(uint32_t) const override { return 0; }
   void estimate(const EstimateArgs& args) const override;
-  uint64_t estimate_bytes(uint64_t) const override { return 0; }
+  uint64_t held_bytes(uint64_t) const override { return 0; }
   void truncate(uint32_t n_blocks) override {
     n_blocks_ = n_blocks < n_blocks_ ? n_blocks : n_blocks_;
   }

@@ -75,8 +75,13 @@ class Selector {
   /// weights and mean values. A block with values that are not finite is left out. No allocation,
   /// no lock. Only where has_tail().
   virtual void estimate_tail(const TailArgs& args) const;
-  /// Bytes of index rows that both estimates read for n_blocks blocks of one stream.
-  virtual uint64_t estimate_bytes(uint64_t n_blocks) const = 0;
+  /// Bytes of index rows for n_blocks blocks of one stream, with what they refer to besides.
+  virtual uint64_t held_bytes(uint64_t n_blocks) const = 0;
+  /// Those of them that both estimates read for queries as EstimateArgs has them.
+  virtual uint64_t estimate_bytes(uint64_t n_blocks, const float* /*q*/,
+                                  uint32_t /*n_queries*/) const {
+    return held_bytes(n_blocks);
+  }
 
   /// Forgets blocks >= n_blocks.
   virtual void truncate(uint32_t n_blocks) = 0;

@@ -26,7 +26,7 @@ class TiledSelector : public Selector {
  public:
   void open_blocks(uint32_t end_block) override { table_.open_blocks(end_block); }
   uint32_t n_blocks() const override { return table_.n_blocks(); }
-  uint64_t estimate_bytes(uint64_t n_blocks) const override {
+  uint64_t held_bytes(uint64_t n_blocks) const override {
     return div_up(n_blocks, kExtentBlocks) * table_.tile_bytes();
   }
   bool has_tail() const override { return tail_ != Tail::kNone; }

@@ -32,7 +32,7 @@ TEST(SelectedAllocation, StepsThatChooseAllocateNothing) {
   const Model& model = loaded.model();
   for (const index::Method method :
        {index::Method::kQuest, index::Method::kRabitq, index::Method::kRabitqTail,
-        index::Method::kCluster, index::Method::kClusterTail}) {
+        index::Method::kCluster, index::Method::kClusterTail, index::Method::kSparq}) {
     KvCacheOptions kv;
     const index::SelectorSource selectors(
         method, index_shape(model.shape(), kv.k_codec, kv.v_codec, kContext),

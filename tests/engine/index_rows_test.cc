@@ -28,9 +28,9 @@ using testing::TestFolder;
 using testing::WalkSetting;
 using testing::ZooWalk;
 
-constexpr Method kMethods[] = {Method::kPq,      Method::kQuest,      Method::kCuboid,
-                               Method::kMean,    Method::kRabitq,     Method::kRabitqTail,
-                               Method::kCluster, Method::kClusterTail};
+constexpr Method kMethods[] = {Method::kPq,      Method::kQuest,       Method::kCuboid,
+                               Method::kMean,    Method::kRabitq,      Method::kRabitqTail,
+                               Method::kCluster, Method::kClusterTail, Method::kSparq};
 
 WalkSetting setting_with(Method method) {
   WalkSetting setting = cached_setting();

@@ -274,8 +274,9 @@ TEST(PlacementProblem, DraftsAreCountedWhereAStepReadsFromDisk) {
 }
 
 TEST(PlacementProblem, ChoosingScansTheRowsOfOneContextAndNothingElseOfTheIndex) {
-  for (const index::Method method : {index::Method::kRabitq, index::Method::kRabitqTail,
-                                     index::Method::kPq, index::Method::kQuest}) {
+  for (const index::Method method :
+       {index::Method::kRabitq, index::Method::kRabitqTail, index::Method::kPq,
+        index::Method::kQuest, index::Method::kSparq}) {
     Planned planned(long_model());
     planned.request.method = method;
     const PlacementProblem one = planned.problem();
@@ -284,7 +285,13 @@ TEST(PlacementProblem, ChoosingScansTheRowsOfOneContextAndNothingElseOfTheIndex)
         method, index_shape(shape, KvCodec::kF16, KvCodec::kF16, planned.request.n_ctx),
         cpu_attn::choose_kernels(""));
     const auto n_blocks = static_cast<uint32_t>(planned.request.n_ctx / kBlockPositions);
-    const double bytes = static_cast<double>(source.make()->estimate_bytes(n_blocks)) * 2 * 6;
+    // Queries of a group that are large in dimensions of their own: sparq reads the most for them.
+    const uint32_t group = shape.layers[0].n_heads / shape.layers[0].n_kv_heads;
+    std::vector<float> q(uint64_t{group} * shape.head_dim);
+    for (uint32_t i = 0; i < shape.head_dim; ++i)
+      q[uint64_t{i / 8 % group} * shape.head_dim + i] = 1;
+    const double bytes =
+        static_cast<double>(source.make()->estimate_bytes(n_blocks, q.data(), group)) * 2 * 6;
     SCOPED_TRACE(static_cast<int>(method));
     const double gb = one.index_position_gb * static_cast<double>(planned.request.n_ctx);
     EXPECT_NEAR(gb, bytes * 1e-9, 1e-3 * gb);
@@ -292,7 +299,7 @@ TEST(PlacementProblem, ChoosingScansTheRowsOfOneContextAndNothingElseOfTheIndex)
     const double ms = one.index_position_ms * static_cast<double>(planned.request.n_ctx);
     const auto name = std::ranges::find(index::method_names(), method, &index::MethodName::method);
     const double rate = planner::scan_rate(planned.request.profile, name->name, shape.head_dim);
-    EXPECT_EQ(rate > 0, method != index::Method::kQuest);
+    EXPECT_EQ(rate > 0, method != index::Method::kQuest && method != index::Method::kSparq);
     EXPECT_NEAR(ms, rate > 0 ? gb * 1e9 / rate * 1e3 : 0, 1e-9);
     // What several answers and chunks that choose reserve is read by none of them.
     planned.request.n_answers = 4;

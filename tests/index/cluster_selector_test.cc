@@ -70,7 +70,7 @@ TEST(ClusterSelector, BytesAreThoseOfTheTiles) {
   EXPECT_EQ(index_bytes(Method::kCluster, shape), 3 * (tile_slots(shape.n_blocks) + 2) *
                                                       uint64_t{TileMemory::kSlotTiles} *
                                                       cluster_tile_bytes(64));
-  EXPECT_EQ(make_cluster(f16_layout(64), 1, 24)->estimate_bytes(17), 3 * cluster_tile_bytes(64));
+  EXPECT_EQ(make_cluster(f16_layout(64), 1, 24)->held_bytes(17), 3 * cluster_tile_bytes(64));
 }
 
 }  // namespace

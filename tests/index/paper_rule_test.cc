@@ -41,7 +41,7 @@ TEST(PaperRule, AttendsWhatThePapersDo) {
        {Case{Method::kQuest, 1024 / 32, 1}, Case{Method::kCuboid, 2048 / 32, 2},
         Case{Method::kMean, 2048 / 32, 1}, Case{Method::kPq, 1024 / 32, 512 / 32},
         Case{Method::kRabitq, 420 / 32, 256 / 32}, Case{Method::kCluster, 184 / 32, 2},
-        Case{Method::kRecent, 1024 / 32, 1024 / 32 - 1}}) {
+        Case{Method::kSparq, 128 / 32, 1}, Case{Method::kRecent, 1024 / 32, 1024 / 32 - 1}}) {
     SCOPED_TRACE(rows_kind(of.method));
     const auto blocks = chosen(of.method, kBlocks);
     EXPECT_EQ(blocks.size(), of.n_attended);

@@ -121,7 +121,7 @@ TEST(PqEdge, IndexBytesCountKeptBlocksAndCodebooks) {
                  uint64_t{2} * kBlockPositions * 64 * 2));
   // What a query reads: tiles and centroids of two segments, keys of 11 blocks.
   const auto selector = make_pq(f16_layout(64), 24 * kExtentBlocks);
-  EXPECT_EQ(selector->estimate_bytes(2 * kSegmentBlocks + 11),
+  EXPECT_EQ(selector->held_bytes(2 * kSegmentBlocks + 11),
             2 * (PqSelector::kSegmentExtents * PqSelector::tile_bytes() + 64 * 64 * 4) +
                 11 * kBlockPositions * 64 * 2);
 }

@@ -110,7 +110,7 @@ TEST(RabitqEdge, BytesAreThoseOfTheTiles) {
   EXPECT_EQ(index_bytes(Method::kRabitq, shape), 3 * (tile_slots(shape.n_blocks) + 2) *
                                                      uint64_t{TileMemory::kSlotTiles} *
                                                      rabitq_tile_bytes(64));
-  EXPECT_EQ(make_rabitq(f16_layout(64), 1, 24)->estimate_bytes(17), 3 * rabitq_tile_bytes(64));
+  EXPECT_EQ(make_rabitq(f16_layout(64), 1, 24)->held_bytes(17), 3 * rabitq_tile_bytes(64));
 }
 
 }  // namespace

@@ -83,7 +83,7 @@ TEST_P(TailRows, EstimateAsThePlainMethodDoesAndKeepMeanValuesBeside) {
   EXPECT_EQ(estimates(*with_tail, 0, q, 3), estimates(*plain, 0, q, 3));
   // A scale and a value of 8 bits per dimension for each block, in whole lines.
   EXPECT_EQ(with_tail->extent_row_bytes() - plain->extent_row_bytes(), 576u);
-  EXPECT_EQ(with_tail->estimate_bytes(17), 3 * with_tail->extent_row_bytes());
+  EXPECT_EQ(with_tail->held_bytes(17), 3 * with_tail->extent_row_bytes());
   const IndexShape shape{f16_layout(kHeadDim), 3, 200};
   EXPECT_EQ(index_bytes(GetParam().tail, shape) - index_bytes(GetParam().plain, shape),
             uint64_t{3} * (tile_slots(200) + 2) * TileMemory::kSlotTiles * 576);
@@ -200,7 +200,8 @@ TEST(RowsKind, SaysWhichBytesTheRowsAre) {
                          Kind{Method::kRabitq, "rabitq3", 7766780919199339032u},
                          Kind{Method::kRabitqTail, "rabitqtail3", 8422258007345902616u},
                          Kind{Method::kCluster, "cluster1", 16943875338027956739u},
-                         Kind{Method::kClusterTail, "clustertail1", 7205595412950958595u}}) {
+                         Kind{Method::kClusterTail, "clustertail1", 7205595412950958595u},
+                         Kind{Method::kSparq, "sparq1", 10530102950148370855u}}) {
     EXPECT_EQ(rows_kind(of.method), of.kind);
     const auto selector =
         SelectorSource(of.method, {f16_layout(kHeadDim), 1, n_blocks}, **scalar).make();

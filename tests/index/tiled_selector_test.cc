@@ -144,7 +144,8 @@ TEST_P(TiledMethod, StreamsDoNotDependOnThreadsOrOrder) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, TiledMethod,
-                         ::testing::Values(Method::kRabitq, Method::kCluster, Method::kClusterTail),
+                         ::testing::Values(Method::kRabitq, Method::kCluster, Method::kClusterTail,
+                                           Method::kSparq),
                          [](const auto& method) { return rows_kind(method.param); });
 
 }  // namespace

@@ -46,8 +46,8 @@ class BudgetRun : public testing::SpillingTest {
     model_ = this->model(model);
   }
 
-  static constexpr std::array kMethods = {"quest",  "cuboid",      "mean",    "pq",
-                                          "rabitq", "rabitq+tail", "cluster", "cluster+tail"};
+  static constexpr std::array kMethods = {
+      "quest", "cuboid", "mean", "pq", "rabitq", "rabitq+tail", "cluster", "cluster+tail", "sparq"};
   const Words kSmallCodecs = {"-ctk", "q8_0", "-ctv", "q8_0"};
 
   /// With contexts that are saved in this folder, and found there.

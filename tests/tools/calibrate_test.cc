@@ -222,8 +222,8 @@ TEST(IndexTrial, ScansEveryBlockAndCountsWhatTheIndexReads) {
     IndexTrial trial(cpu_attn::choose_kernels(), method, 64, pool, kMiB);
     EXPECT_EQ(trial.n_blocks() % 32, 0u);
     const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 64);
-    const double formula = index::scanned_bytes(method, layout) * trial.n_blocks() *
-                           kBlockPositions * IndexTrial::kStreams;
+    const double formula = index::scanned_bytes(method, layout, IndexTrial::kQueries) *
+                           trial.n_blocks() * kBlockPositions * IndexTrial::kStreams;
     EXPECT_NEAR(trial.scanned_bytes() / formula, 1, 1e-3);
     EXPECT_LE(trial.scanned_bytes(), 1.1 * kMiB);
     trial.scan(pool);

@@ -124,6 +124,7 @@ TEST_F(SmolLm2Trace, MethodsHoldTheWeightOfAQuarterOfTheText) {
   EXPECT_EQ(masses[index::Method::kRabitqTail], masses[index::Method::kRabitq]);
   EXPECT_GT(masses[index::Method::kCluster], 0.96 * oracle);
   EXPECT_EQ(masses[index::Method::kClusterTail], masses[index::Method::kCluster]);
+  EXPECT_GT(masses[index::Method::kSparq], 0.94 * oracle);
 }
 
 /// What `bench_index --trace` prints, by another way through the same trace.
@@ -139,6 +140,10 @@ TEST_F(SmolLm2Trace, FiguresOfABenchAreThese) {
     if (of.method.method == index::Method::kRabitqTail) {
       EXPECT_NEAR(*of.bias, 0, 0.01);
       EXPECT_NEAR(of.bytes_per_key, 29.5, 0.1);
+    }
+    // Of 128; an independent computation from the same file.
+    if (of.method.method == index::Method::kSparq) {
+      EXPECT_NEAR(of.bytes_per_key, 61.3, 0.1);
     }
     if (of.method.method != index::Method::kRecent) {
       EXPECT_GT(of.build_s, 0);

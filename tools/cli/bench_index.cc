@@ -70,7 +70,7 @@ IndexCost measure_index(engine::Engine& engine, const engine::Sequence& start,
   cost.observe_s = observe_blocks(engine, sequence, first, *index);
   if (end > 0)
     cost.bytes_per_position =
-        static_cast<double>(index->estimate_bytes(end) * engine.cache().n_index_streams()) /
+        static_cast<double>(index->held_bytes(end) * engine.cache().n_index_streams()) /
         (static_cast<double>(end) * kBlockPositions);
   return cost;
 }

@@ -23,8 +23,8 @@ std::vector<float> drawn(uint64_t n, uint32_t head_dim) {
 }
 
 uint32_t blocks_of(index::Method method, const KvLayout& layout, uint64_t rows_bytes) {
-  const double of_segment = index::scanned_bytes(method, layout) * kSegmentBlocks *
-                            kBlockPositions * IndexTrial::kStreams;
+  const double of_segment = index::scanned_bytes(method, layout, IndexTrial::kQueries) *
+                            kSegmentBlocks * kBlockPositions * IndexTrial::kStreams;
   const auto n_segments = static_cast<double>(rows_bytes) / of_segment;
   return std::clamp(static_cast<uint32_t>(n_segments) * kSegmentBlocks, kSegmentBlocks, kBlocksMax);
 }
@@ -57,7 +57,7 @@ IndexTrial::IndexTrial(const KernelTable& kernels, index::Method method, uint32_
 }
 
 double IndexTrial::scanned_bytes() const {
-  return static_cast<double>(kStreams * selector_->estimate_bytes(n_blocks_));
+  return static_cast<double>(kStreams * selector_->estimate_bytes(n_blocks_, q_.data(), kQueries));
 }
 
 void IndexTrial::scan(ThreadPool& pool) {

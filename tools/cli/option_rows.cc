@@ -73,7 +73,7 @@ constexpr OptionSpec kRows[] = {
      "(-v says which and why)",
      Sources::kEverywhere, kComputing | kEval, &S::load},
     {"attn", "", Section::kModel, ValueKind::kChoice, "exact", 0, 0,
-     "exact|auto|quest|cuboid|mean|pq|rabitq|rabitq+tail|cluster|cluster+tail|recent|oracle",
+     "exact|auto|quest|cuboid|mean|pq|rabitq|rabitq+tail|cluster|cluster+tail|sparq|recent|oracle",
      "what an answer attends of a long context: all of it, or the blocks that a method of "
      "retrieval chooses (approximate); auto = the cheapest method that passed `strata eval --gate` "
      "on this model, else exact",
@@ -285,7 +285,7 @@ constexpr OptionSpec kRows[] = {
      Sources::kFlagOnly, kCalibrate, &S::force},
 
     {"methods", "--attn", Section::kJudging, ValueKind::kText,
-     "oracle,quest,cuboid,mean,pq,rabitq,rabitq+tail,cluster,recent", 0, 0, "NAME,...",
+     "oracle,quest,cuboid,mean,pq,rabitq,rabitq+tail,cluster,sparq,recent", 0, 0, "NAME,...",
      "methods of retrieval to judge against exact attention", Sources::kEverywhere, kEval,
      &S::methods},
     {"budgets", "--kv-budget", Section::kJudging, ValueKind::kText, "1024", 0, 0,

@@ -139,7 +139,7 @@ KvRead SplitRunner::kv_read() const {
 double SplitRunner::index_bytes_per_position() const {
   const uint64_t n_blocks = text_.n_pos() / kBlockPositions;
   if (n_blocks == 0) return 0;
-  const uint64_t bytes = source_->make()->estimate_bytes(n_blocks) * cache_.n_index_streams();
+  const uint64_t bytes = source_->make()->held_bytes(n_blocks) * cache_.n_index_streams();
   return static_cast<double>(bytes) / static_cast<double>(n_blocks * kBlockPositions);
 }
 

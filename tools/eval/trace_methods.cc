@@ -58,6 +58,12 @@ class TraceIndex {
                          .weight_stride = stride_});
     return own_seconds() - start;
   }
+  /// Bytes of rows that this reads.
+  double read_bytes(uint32_t stream, uint32_t step) const {
+    const std::vector<float> q = trace_.query(stream, step);
+    return static_cast<double>(
+        selector_->estimate_bytes(trace_.n_blocks(), q.data(), trace_.group));
+  }
   const index::Selector& selector() const { return *selector_; }
   std::span<const float> weights() const { return weights_; }  // [group, stride()], logarithms
   uint64_t stride() const { return stride_; }
@@ -122,21 +128,23 @@ TraceFigures measure(const AttentionTrace& trace, const index::MethodName& metho
   }
   TraceIndex of(trace, method.method, table);
   std::vector<double> building, scoring;
+  double read_bytes = 0;
   Tally tally;
   for (uint32_t stream = 0; stream < trace.n_streams(); ++stream) {
     building.push_back(of.observe(stream));
     for (uint32_t step = 0; step < trace.n_steps; ++step) {
       scoring.push_back(of.estimate(stream, step));
+      read_bytes += of.read_bytes(stream, step);
       exact.estimate(stream, step);
       const uint32_t pos = trace.n_positions - trace.n_steps + step;
       tally_step(of, exact, trace.group, pos / kBlockPositions, chooser, tally);
     }
   }
   const auto n = static_cast<double>(tally.n);
+  const double n_keys = static_cast<double>(trace.n_positions) * trace.n_streams() * trace.n_steps;
   figures.build_s = summarise(std::move(building)).median;
   figures.estimate_s = summarise(std::move(scoring)).median;
-  figures.bytes_per_key =
-      static_cast<double>(of.selector().estimate_bytes(trace.n_blocks())) / trace.n_positions;
+  figures.bytes_per_key = read_bytes / n_keys;
   figures.found = tally.found / n;
   if (of.selector().has_tail()) figures.bias = tally.bias / n;
   return figures;

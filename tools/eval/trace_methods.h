@@ -19,7 +19,7 @@ struct TraceFigures {
   std::string refused = {};    // why there are no figures: the method takes no such keys
   double build_s = 0;          // of all keys of a stream
   double estimate_s = 0;       // of all keys of a stream for the queries of a step
-  double bytes_per_key = 0;    // that an estimate reads
+  double bytes_per_key = 0;    // that an estimate reads, a mean
   double found = 0;            // mean share of the exact weight, sinks and window left out
   std::optional<double> bias;  // of methods with a tail: as AttentionSummary::weight_bias
 };
