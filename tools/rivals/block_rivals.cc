@@ -57,8 +57,9 @@ MethodRival::MethodRival(const TraceCase& on, const KernelTable& kernels, index:
 
 IndexBytes MethodRival::bytes() const {
   const double n_positions = 1.0 * on_.n_blocks() * kBlockPositions;
-  return {.kept = index::scanned_bytes(source_.method(), on_.trace().layout()),
-          .read = static_cast<double>(selector_->estimate_bytes(on_.n_blocks())) / n_positions};
+  const double kept = static_cast<double>(selector_->held_bytes(on_.n_blocks())) / n_positions;
+  if (n_estimates_ == 0) return {.kept = kept, .read = kept};
+  return {.kept = kept, .read = static_cast<double>(read_bytes_) / n_estimates_ / n_positions};
 }
 
 BlockWeights MethodRival::estimate(uint32_t stream, uint32_t step) {
@@ -72,6 +73,8 @@ BlockWeights MethodRival::estimate(uint32_t stream, uint32_t step) {
                        .scratch = reinterpret_cast<float*>(scratch_.data()),
                        .log_weights = weights.values.data(),
                        .weight_stride = weights.stride});
+  read_bytes_ += selector_->estimate_bytes(on_.n_blocks(), q.data(), on_.group());
+  ++n_estimates_;
   return weights;
 }
 

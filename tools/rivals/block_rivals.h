@@ -64,6 +64,8 @@ class MethodRival : public BlockRival {
   index::SelectorSource source_;
   std::unique_ptr<index::Selector> selector_;
   HostMemory scratch_, tail_scratch_;
+  uint64_t read_bytes_ = 0;  // of the index, by all estimates
+  uint32_t n_estimates_ = 0;
 };
 
 }  // namespace strata::rivals
