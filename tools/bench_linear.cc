@@ -5,7 +5,8 @@
 // of the same bytes, "lanes" the reference that packs a lane at a time. Every answer is compared
 // with the scalar kernel's before its time is printed.
 //
-//   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M] [--threads N]
+//   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M]
+//                [--threads N]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

@@ -211,11 +211,17 @@ constexpr OptionSpec kRows[] = {
      "the disk or a device, by stages; with -v or --json also by layers",
      Sources::kEverywhere, kBench, &S::attribution},
     {"no-read-ahead", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
-     "to compare: read K and V from disk when they are attended, not before; same answers",
+     "to compare: read K and V from disk when they are attended, weights when their layer begins, "
+     "not before; same answers",
      Sources::kFlagOnly, kBench, &S::no_read_ahead},
     {"no-kept-blocks", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "to compare: keep no K and V in memory between steps that a file holds; same answers",
      Sources::kFlagOnly, kBench, &S::no_kept_blocks},
+    {"scaling", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "also measure each test with 1 thread, 2, 4 and so on up to -t, and say how many times as "
+     "fast "
+     "it is",
+     Sources::kFlagOnly, kBench, &S::scaling},
     {"tiers", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
      "without -d at 32,768 tokens or the model's context",
