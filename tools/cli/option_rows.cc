@@ -299,10 +299,10 @@ constexpr OptionSpec kRows[] = {
      "what a token may attend: tokens, a share of the context, the share of the attention weight, "
      "blocks within so many nats of the largest, or what the method's paper attends",
      Sources::kEverywhere, kEval, &S::budgets},
-    {"kv-held", "", Section::kJudging, ValueKind::kText, "", 0, 0, "N%",
+    {"kv-held", "", Section::kJudging, ValueKind::kText, "", 0, 0, "N%,...",
      "with --probe or --gate, judge as if memory held so much of K and V, and count the blocks "
-     "that "
-     "it lacks; empty = all is in memory",
+     "that it lacks; of several sizes, the share of chosen blocks that each has; empty = all is in "
+     "memory",
      Sources::kEverywhere, kEval, &S::kv_held},
     {"last", "", Section::kJudging, ValueKind::kCount, "256", 1, kMaxTokens, "N",
      "tokens at the end of each text that are predicted under the method", Sources::kEverywhere,
