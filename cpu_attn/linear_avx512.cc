@@ -157,7 +157,9 @@ inline void quantize_group(const float* x, int8_t* q, float* scale, int32_t* neg
 }
 
 constexpr uint32_t kFusedRows = 4;  // rows that decode keeps in registers while it unpacks
-constexpr uint32_t kQuantTileRows = 8;
+// By two panels: 12 f32 and 12 integer sums, two vectors of codes, a broadcast.
+constexpr uint32_t kQuantTileRows = 6;
+constexpr uint32_t kQuantTilePanels = 2;
 // By two panels: 24 sums, two weights, broadcasts from memory.
 constexpr uint32_t kFloatTileRows = 12;
 

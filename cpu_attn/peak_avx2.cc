@@ -12,11 +12,7 @@ namespace {
 
 #include "cpu_attn/repeat.inc"
 
-/// The compiler must take it for another value now, and keep it in a register.
-template <class V>
-STRATA_VEC void keep(V& v) {
-  asm volatile("" : "+x"(v));
-}
+#include "cpu_attn/peak.inc"
 
 double peak_int8(uint64_t n_rounds) {
   constexpr uint32_t kSums = 4, kRun = 8;  // of 16 registers, with sums in 16 bits beside them
@@ -35,15 +31,9 @@ double peak_int8(uint64_t n_rounds) {
     });
   }
   double all = 0;
-  for (const __m256i& sum : sums) {
-    int32_t lanes[8];
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), sum);
-    for (const int32_t lane : lanes) all += static_cast<double>(lane);
-  }
+  repeat<kSums>([&](auto i) STRATA_LAMBDA { all += sum_of_lanes<int32_t>(sums[i]); });
   return all;
 }
-
-#include "cpu_attn/peak.inc"
 
 }  // namespace
 

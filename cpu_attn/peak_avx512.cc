@@ -19,11 +19,7 @@ namespace {
 
 #include "cpu_attn/repeat.inc"
 
-/// The compiler must take it for another value now, and keep it in a register.
-template <class V>
-STRATA_VEC void keep(V& v) {
-  asm volatile("" : "+v"(v));
-}
+#include "cpu_attn/peak.inc"
 
 double peak_int8(uint64_t n_rounds) {
   __m512i sums[kAccumulators];
@@ -35,15 +31,9 @@ double peak_int8(uint64_t n_rounds) {
                               STRATA_LAMBDA { sums[i] = _mm512_dpbusd_epi32(sums[i], one, one); });
   }
   double all = 0;
-  for (const __m512i& sum : sums) {
-    int32_t lanes[16];
-    _mm512_storeu_si512(lanes, sum);
-    for (const int32_t lane : lanes) all += static_cast<double>(lane);
-  }
+  repeat<kAccumulators>([&](auto i) STRATA_LAMBDA { all += sum_of_lanes<int32_t>(sums[i]); });
   return all;
 }
-
-#include "cpu_attn/peak.inc"
 
 }  // namespace
 

@@ -66,6 +66,10 @@ class Model {
   void read_ahead(ThreadPool& pool) const {
     if (stream_ != nullptr) stream_->read_ahead(pool);
   }
+  /// WeightStream::set_reads_ahead().
+  void set_reads_ahead(bool on) const {
+    if (stream_ != nullptr) stream_->set_reads_ahead(on);
+  }
 
   uint64_t weight_bytes() const {
     return plan_.total_bytes();

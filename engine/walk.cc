@@ -288,7 +288,10 @@ void Walk::set_cancel(const std::atomic<bool>* flag) { state_->cancel = flag; }
 void Walk::set_between_operations(std::function<void()> between) {
   state_->between_operations = std::move(between);
 }
-void Walk::set_reads_ahead(bool on) { state_->reads_ahead = on; }
+void Walk::set_reads_ahead(bool on) {
+  state_->reads_ahead = on;
+  state_->model.set_reads_ahead(on);
+}
 void Walk::set_trace(Trace* trace) { state_->trace = trace; }
 Trace* Walk::trace() const { return state_->trace; }
 

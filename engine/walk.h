@@ -170,9 +170,9 @@ class Walk {
   /// From now on steps and their operations are recorded, without an allocation. Null = none is.
   /// `trace` outlives the walk or is taken away before.
   void set_trace(Trace* trace);
-  /// Where it is off, K and V of a file are read when they are attended and not before, so that the
-  /// disk and the CPU take turns: the bits are the same. On from the start; benches show what it
-  /// brings.
+  /// Where it is off, K and V of a file are read when they are attended and not before, streamed
+  /// weights (of every walk over the model) when their layer begins, so that the disk and the CPU
+  /// take turns: the bits are the same. On from the start; benches show what it brings.
   void set_reads_ahead(bool on);
   /// From now on steps run on a device, and none is probed. Rows of selected steps share a choice
   /// kDeviceFewRows at a time there, and no method has a tail.

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "cpu_attn/linear.h"
 #include "cpu_attn/pack.h"
 #include "engine/walk_state.h"
 
@@ -11,8 +12,6 @@ namespace strata::engine {
 namespace {
 
 constexpr uint32_t kRowsPerTask = 16;  // rows a worker takes at a time in row-wise operations
-// Pieces of a linear layer per thread: evens out a slower core.
-constexpr uint32_t kPiecesPerThread = 6;
 
 bool is_float(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16;
@@ -55,7 +54,7 @@ void Walk::State::quantise_rows(const float* x, uint32_t n, uint32_t n_in) {
 void Walk::State::linear(std::span<const Linear> tasks, const float* x, uint32_t n) {
   uint32_t n_panels = 0;
   for (const Linear& task : tasks) n_panels += task.w->n_panels();
-  const uint32_t grain = std::max<uint32_t>(1, n_panels / (pool.size() * kPiecesPerThread));
+  const uint32_t grain = cpu_attn::panels_per_piece(n_panels, pool.size(), n);
   pool.for_each(n_panels, grain, [&](uint64_t begin, uint64_t end, uint32_t) {
     uint32_t first = 0;  // of this matrix in the joined panels
     for (const Linear& task : tasks) {

@@ -109,6 +109,10 @@ void WeightStream::hand_on_memory() {
 
 /// Gives the next layer of the circle to a free slot, where there is one.
 bool WeightStream::fill_next_slot() {
+  const auto is_wanted = [](const WeightSlot& slot) {
+    return slot.state == WeightSlot::State::kFilling || slot.state == WeightSlot::State::kFull;
+  };
+  if (!reads_ahead_ && std::ranges::any_of(slots_, is_wanted)) return false;
   for (WeightSlot& slot : slots_)
     if (slot.state == WeightSlot::State::kFree &&
         (filling_ == nullptr || filling_->target.memory == nullptr))
@@ -138,7 +142,7 @@ void WeightStream::start_reads() {
 }
 
 void WeightStream::read_ahead(ThreadPool& pool) {
-  if (!is_reading_) return;
+  if (!is_reading_ || !reads_ahead_) return;
   start_reads();
   reader_->collect(pool, std::chrono::microseconds(0));
   start_reads();

@@ -76,6 +76,8 @@ class WeightStream {
 
   /// Packs what has arrived and asks for more. Does not wait for the disk.
   void read_ahead(ThreadPool& pool);
+  /// Where it is off, a layer is read when it is taken and not before.
+  void set_reads_ahead(bool on) { reads_ahead_ = on; }
 
   const WeightReadCounts& counts() const { return reader_->counts(); }
 
@@ -101,6 +103,7 @@ class WeightStream {
   uint32_t next_ = 0;              // place of the layer that the next free slot gets
   uint64_t n_turns_ = 0;
   bool is_reading_ = true;  // false after a failure, until the walk asks again
+  bool reads_ahead_ = true;
   std::unique_ptr<PanelReader> reader_;
 };
 

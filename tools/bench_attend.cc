@@ -20,6 +20,7 @@
 #include "cpu_attn/attend.h"
 #include "cpu_attn/kernels.h"
 #include "tools/cli/attend_trial.h"
+#include "tools/cli/compute_peak.h"
 #include "tools/cli/dram_read.h"
 
 namespace strata {
@@ -47,35 +48,6 @@ double median_seconds(uint64_t n, const std::function<void(uint64_t)>& work) {
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
-}
-
-constexpr uint64_t kFmaRounds = 10'000;
-
-/// FLOP of one core in a second: ten independent chains of FMAs of n_lanes each, which `work` runs
-/// kFmaRounds times.
-double fma_gflops(uint32_t n_lanes, const std::function<void()>& work) {
-  const double seconds = median_seconds(301, [&](uint64_t) { work(); });
-  return static_cast<double>(kFmaRounds) * 10 * 2 * n_lanes / seconds * 1e-9;
-}
-
-// Ten chains in registers 2 to 11 of a kind: "y" has 8 lanes, "z" 16.
-#define STRATA_FMA(kind, to) "vfmadd231ps %%" kind "mm0, %%" kind "mm1, %%" kind "mm" to "\n"
-#define STRATA_TEN_FMAS(kind)                                                                     \
-  asm volatile(STRATA_FMA(kind, "2") STRATA_FMA(kind, "3") STRATA_FMA(kind, "4") STRATA_FMA(      \
-                   kind, "5") STRATA_FMA(kind, "6") STRATA_FMA(kind, "7") STRATA_FMA(kind, "8")   \
-                   STRATA_FMA(kind, "9") STRATA_FMA(kind, "10") STRATA_FMA(kind, "11")::          \
-                       : "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
-                         "xmm11")
-
-/// f32 FMA rate of one core with the widest registers it has.
-double measure_peak_gflops() {
-  if (__builtin_cpu_supports("avx512f"))
-    return fma_gflops(16, [] {
-      for (uint64_t i = 0; i < kFmaRounds; ++i) STRATA_TEN_FMAS("z");
-    });
-  return fma_gflops(8, [] {
-    for (uint64_t i = 0; i < kFmaRounds; ++i) STRATA_TEN_FMAS("y");
-  });
 }
 
 constexpr uint64_t kSliceBytes = uint64_t{8} << 20;
@@ -110,7 +82,7 @@ void check_answer(const KernelTable& table, const KvLayout& layout, const cli::T
 }
 
 void bench_codec(const KernelTable& table, KvCodec codec, const Options& options,
-                 HostMemory& memory, double peak_gflops, double read_gbytes) {
+                 HostMemory& memory, const cli::ComputePeak& peak, double read_gbytes) {
   const KvLayout layout = KvLayout::make(codec, codec, options.head_dim);
   const cli::TrialBlocks blocks(table, layout, memory);
   cli::TrialTile decode(options.group, options.head_dim);
@@ -145,11 +117,15 @@ void bench_codec(const KernelTable& table, KvCodec codec, const Options& options
   const uint64_t pairs = uint64_t{kSegmentPositions} * options.group * options.rows;
   const double gflops =
       static_cast<double>(cpu_attn::attend_flops(pairs, options.head_dim)) / prefill_s * 1e-9;
+  const cli::Arithmetic arithmetic = cli::attend_arithmetic(codec, codec);
   std::printf(
-      "%-7s %-5s decode %6.2f GB/s (%3.0f %% of read; in cache %6.2f)   prefill %6.1f GFLOP/s "
-      "(%3.0f %% of FMA peak)\n",
+      "%-7s %-5s decode %6.2f GB/s (%3.0f %% of read; in cache %6.2f)   prefill %6.1f GFLOP/s",
       table.name, kv_codec_name(codec), gbytes, 100 * gbytes / read_gbytes,
-      segment_bytes * 20 / cached_s * 1e-9, gflops, 100 * gflops / peak_gflops);
+      segment_bytes * 20 / cached_s * 1e-9, gflops);
+  if (const double roof = peak.of(arithmetic); roof > 0)  // of a set whose peak is known
+    std::printf(" (%3.0f %% of the %s peak, %.0f)", 100 * gflops / roof,
+                cli::arithmetic_name(arithmetic), roof);
+  std::printf("\n");
 }
 
 }  // namespace
@@ -175,15 +151,13 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   strata::HostMemory memory = strata::HostMemory::reserve(options.megabytes << 20);
   std::fill_n(memory.data(), memory.size(), std::byte{1});
-  const double peak = strata::measure_peak_gflops();
   strata::ThreadPool pool(1);
   const double read = strata::cli::measure_dram_read(pool, {memory.data(), memory.size()});
-  std::printf(
-      "head_dim %u, group %u, prefill %u queries, blocks %u apart; peak %.1f GFLOP/s, read %.1f "
-      "GB/s\n",
-      options.head_dim, options.group, options.group * options.rows, options.streams, peak, read);
+  std::printf("head_dim %u, group %u, prefill %u queries, blocks %u apart; read %.1f GB/s\n",
+              options.head_dim, options.group, options.group * options.rows, options.streams, read);
   for (const strata::KernelTable* table : strata::cpu_attn::available_kernels()) {
     if (!options.isa.empty() && options.isa != table->name) continue;
+    const strata::cli::ComputePeak peak = strata::cli::measure_compute_peak(pool, *table);
     for (const strata::KvCodec codec : {strata::KvCodec::kF16, strata::KvCodec::kQ8_0}) {
       strata::bench_codec(*table, codec, options, memory, peak, read);
     }

@@ -1,10 +1,12 @@
-// tools/bench_linear.cc - speed of the CPU's linear layers on one thread: decode in GB/s, also as a
-// share of the DRAM read bandwidth measured in the same run, prefill in G operations/s. Packing
+// tools/bench_linear.cc - speed of the CPU's linear layers: decode in GB/s, also as a share of the
+// DRAM read bandwidth that as many threads have in the same run, prefill in G operations/s, also as
+// a share of the peak of its arithmetic. Packing, by one thread,
 // goes from one matrix's rows to `decode-mib` of panels, by processor time; "copy" is a plain copy
 // of the same bytes, "lanes" the reference that packs a lane at a time. Every answer is compared
 // with the scalar kernel's before its time is printed.
 //
 //   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M]
+//                [--threads N]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -19,6 +21,7 @@
 #include "base/seconds_since.h"
 #include "base/thread_pool.h"
 #include "cpu_attn/kernels.h"
+#include "tools/cli/compute_peak.h"
 #include "tools/cli/dram_read.h"
 #include "tools/cli/linear_trial.h"
 
@@ -31,8 +34,15 @@ struct Options {
   uint32_t n_rows = 512;
   uint32_t ms = 60;
   uint32_t decode_mib = 256;
+  uint32_t threads = 1;
   std::string isa;
   std::vector<std::string> types;
+};
+
+/// What the machine gave in the same run.
+struct Ceilings {
+  double read_gbytes_per_s = 0;
+  cli::ComputePeak peak;
 };
 
 /// Seconds of one call: the best of at least three, for `ms` milliseconds in all.
@@ -66,10 +76,9 @@ double best_thread_seconds(Call&& call) {
   return best;
 }
 
-bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Options& options,
-              double read_gbytes_per_s) {
+bool run_type(const KernelTable& table, ThreadPool& pool, const TensorTypeInfo& info,
+              const Options& options, const Ceilings& ceilings) {
   if (options.n_in % info.block_elements != 0) return true;
-  ThreadPool pool(1);
   cli::LinearTrial trial(table, info.type,
                          {.n_out = options.n_out,
                           .n_in = options.n_in,
@@ -90,11 +99,15 @@ bool run_type(const KernelTable& table, const TensorTypeInfo& info, const Option
   };
   const double one = decode_bytes_per_s(1), four = decode_bytes_per_s(4);
   const double pack_gbytes = static_cast<double>(trial.n_copies() * trial.file_bytes()) / 1e9;
-  std::printf("%-7s %-7s %8.2f %9.1f %4.0f%% %9.1f %9.1f %9.2f %6.2f %6.2f\n",
+  const double gop_per_s = trial.prefill_flops() / prefill_s / 1e9;
+  const bool is_quantised = info.block_elements > 1;
+  const double peak =
+      ceilings.peak.of(is_quantised ? cli::Arithmetic::kInt8 : cli::Arithmetic::kF32);
+  std::printf("%-7s %-7s %8.2f %9.1f %4.0f%% %9.1f %9.1f %4.0f%% %9.2f %6.2f %6.2f\n",
               std::string(info.name).c_str(), table.name,
               static_cast<double>(trial.matrix().total_bytes()) / 1e6, one / 1e9,
-              100 * one / 1e9 / read_gbytes_per_s, four / 1e9,
-              trial.prefill_flops() / prefill_s / 1e9, pack_gbytes / pack_s, pack_gbytes / copy_s,
+              100 * one / 1e9 / ceilings.read_gbytes_per_s, four / 1e9, gop_per_s,
+              peak > 0 ? 100 * gop_per_s / peak : 0, pack_gbytes / pack_s, pack_gbytes / copy_s,
               pack_gbytes / by_lanes_s);
   return true;
 }
@@ -103,16 +116,21 @@ int run(const Options& options) {
   const KernelTable& table = cpu_attn::choose_kernels(options.isa);
   HostMemory memory = HostMemory::reserve(uint64_t{options.decode_mib} << 20);
   std::memset(memory.data(), 1, memory.size());
-  ThreadPool pool(1);
-  const double read_gbytes_per_s = cli::measure_dram_read(pool, {memory.data(), memory.size()});
+  ThreadPool pool(options.threads);
+  const Ceilings ceilings{cli::measure_dram_read(pool, {memory.data(), memory.size()}),
+                          cli::measure_compute_peak(pool, table)};
   memory = HostMemory();
-  std::printf("n_out %u, n_in %u, prefill of %u rows, one thread, %s; memory reads %.1f GB/s\n",
-              options.n_out, options.n_in, options.n_rows, table.features, read_gbytes_per_s);
-  std::printf("type    set       MB     GB/s  share   4 rows     GOP/s  pack GB/s  copy  lanes\n");
+  std::printf(
+      "n_out %u, n_in %u, prefill of %u rows, %u thread(s), %s; memory reads %.1f GB/s, peaks "
+      "f32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
+      options.n_out, options.n_in, options.n_rows, options.threads, table.features,
+      ceilings.read_gbytes_per_s, ceilings.peak.f32_gflop_per_s, ceilings.peak.int8_gop_per_s);
+  std::printf(
+      "type    set       MB     GB/s share    4 rows     GOP/s  peak pack GB/s   copy  lanes\n");
   for (const auto& info : tensor_types()) {
     const bool wanted =
         options.types.empty() || std::ranges::find(options.types, info.name) != options.types.end();
-    if (wanted && !run_type(table, info, options, read_gbytes_per_s)) return 1;
+    if (wanted && !run_type(table, pool, info, options, ceilings)) return 1;
   }
   return 0;
 }
@@ -130,6 +148,7 @@ int main(int argc, char** argv) {
   app.add_option("--decode-mib", options.decode_mib, "memory that decode reads");
   app.add_option("--isa", options.isa);
   app.add_option("--types", options.types)->delimiter(',');
+  app.add_option("--threads", options.threads)->check(CLI::Range(1, 1024));
   CLI11_PARSE(app, argc, argv);
   return strata::run(options);
 }

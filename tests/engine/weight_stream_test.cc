@@ -178,6 +178,26 @@ TEST(WeightStream, TwoLayersAreReadWhileOneIsLeased) {
   of.script->holds = false;
 }
 
+/// To compare: the disk and the CPU take turns.
+TEST(WeightStream, WithoutReadingAheadALayerIsReadWhenItIsTaken) {
+  StreamedModel of;
+  of.walk->walk().set_reads_ahead(false);
+  uint64_t n_wanted = of.script->n_submitted;
+  for (uint32_t layer = 0; layer < 3; ++layer) {
+    const LayerLease lease = of.model->take_layer(layer, of.pool);
+    n_wanted += kLayerReads;
+    for (int i = 0; i < 10; ++i) of.model->read_ahead(of.pool);
+    EXPECT_EQ(of.script->n_submitted, n_wanted) << layer;
+    EXPECT_EQ(of.model->read_counts().n_stalls, layer + 1);
+    expect_weights_of(of, lease, layer);
+  }
+  EXPECT_EQ(of.walked(), of.wanted);
+  EXPECT_EQ(of.script->n_submitted, n_wanted + 6 * kLayerReads);  // a step of all layers
+  of.walk->walk().set_reads_ahead(true);
+  EXPECT_EQ(of.walked(), of.wanted);
+  EXPECT_GT(of.script->n_submitted, n_wanted + 12 * kLayerReads);  // and what the next step wants
+}
+
 /// There is memory for two: what has come of a third layer waits in its buffers.
 TEST(WeightStream, WhatArrivesWithoutMemoryIsPackedWhenALeaseEnds) {
   StreamedModel of;

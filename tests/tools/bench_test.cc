@@ -146,6 +146,27 @@ TEST_F(Bench, PrintsATableCsvOrALineATest) {
   EXPECT_EQ(json::parse(lines[1])["n_gen"], 4);
 }
 
+TEST_F(Bench, MeasuresFewerThreadsToo) {
+  const std::vector<std::string> usual = {"-p", "8", "-n", "4", "-r", "1", "-t", "2"};
+  EXPECT_EQ(bench(small_model(), usual).out.find("with 1 thread"), std::string::npos);
+  auto scaled = usual;
+  scaled.emplace_back("--scaling");
+  const std::string table = bench(small_model(), scaled).out;
+  for (const char* test : {"\npp8: ", "\ntg4: "}) {
+    const size_t at = table.find(test);
+    ASSERT_NE(at, std::string::npos) << table;
+    const std::string line = table.substr(at, table.find('\n', at + 1) - at);
+    for (const char* text : {" t/s with 1 thread; ", " with 2, ", " x"})
+      EXPECT_NE(line.find(text), std::string::npos) << text << line;
+  }
+  scaled.emplace_back("--json");
+  std::vector<int> n_threads;
+  for (const json& of : list_of(bench(small_model(), scaled))) n_threads.push_back(of["n_threads"]);
+  EXPECT_EQ(n_threads, (std::vector<int>{1, 1, 2, 2}));
+  expect_refused({"bench", "-m", small_model(), "--validate-plans", "--scaling"},
+                 {2, "usage", {"--validate-plans and --scaling contradict"}, "--scaling", "leave"});
+}
+
 TEST_F(Bench, SaysWhereADepthWasDrawnAndNotRead) {
   const std::string path = small_model();
   const Outcome drawn =

@@ -22,13 +22,13 @@ inline Contender contender(const std::string& method, index::Budget budget) {
 class TestRunner {
  public:
   TestRunner(const engine::Model& model, uint64_t n_context, uint64_t n_rest,
-             std::optional<double> held_share = {})
+             std::vector<double> held_shares = {})
       : pool_(2),
         runner_(model, *cpu_attn::available_kernels().back(), pool_,
                 {.chunk_rows = 128,
                  .n_context = n_context,
                  .n_rest = n_rest,
-                 .held_share = held_share}) {}
+                 .held_shares = std::move(held_shares)}) {}
   SplitRunner& operator*() { return runner_; }
   SplitRunner* operator->() { return &runner_; }
 

@@ -234,8 +234,23 @@ TEST_F(Eval, SaysWhatASmallMemoryWouldLack) {
     return list[0].value("missing_blocks_per_token", -1.0);
   };
   EXPECT_GT(missing("0"), missing("50%"));
-  EXPECT_NE(run_strata(usual).out.find("| missing/token | layers that wait/token |"),
-            std::string::npos);
+  auto several = usual;
+  several.back() = "45%,100%";
+  const std::string table = run_strata(several).out;
+  for (const char* text :
+       {"| missing/token | layers that wait/token |",
+        "| found % with 45.0 % (by weight) | found % with 100.0 % (by weight) |"})
+    EXPECT_NE(table.find(text), std::string::npos) << text << table;
+  auto nearer = several;
+  nearer.insert(nearer.end(), {"--kv-near", "5%"});
+  expect_refused(nearer, {2, "usage", {"depends on which memory"}, "--kv-near", "one size"});
+  several.emplace_back("--json");
+  const json held = json::parse(run_strata(several).out)[0]["held"];
+  ASSERT_EQ(held.size(), 2u);
+  EXPECT_EQ(held[0]["share"], 0.45);
+  EXPECT_GT(held[0]["hit_rate"], 0);
+  EXPECT_LT(held[0]["hit_rate"], held[1]["hit_rate"]);
+  EXPECT_EQ(held[1]["hit_rate"], held[1]["hit_rate_by_weight"]);
 }
 
 /// Reading by the method moves the prediction away; by a budget of everything it does not.
@@ -246,11 +261,14 @@ TEST_F(Eval, JudgesReadingByTheMethodToo) {
         run_strata({"eval", "-m", path, "-f", long_text, "--attn", "quest", "--last", "8",
                     "--kv-budget", budget, "-c", "700", "--sparse-prefill", sparse, "--json"});
     const json list = json::parse(outcome.out, nullptr, false);
-    EXPECT_TRUE(list.is_array()) << outcome.err;
-    return list[0].value("kld", -1.0);
+    EXPECT_EQ(list.size(), sparse == "off" ? 1u : 2u) << outcome.err;  // a line of its own
+    EXPECT_EQ(list.back().value("method", ""), sparse == "off" ? "quest" : "quest, read sparsely");
+    EXPECT_EQ(list[0].value("method", ""), "quest");
+    return std::pair(list[0].value("kld", -1.0), list.back().value("kld", -1.0));
   };
-  EXPECT_EQ(divergence("300", "100%"), 0.0);
-  const double of_answer = divergence("off", "256"), of_both = divergence("300", "256");
+  EXPECT_EQ(divergence("300", "100%"), std::pair(0.0, 0.0));
+  const auto [of_answer, of_both] = divergence("300", "256");
+  EXPECT_EQ(of_answer, divergence("off", "256").first);
   EXPECT_GT(of_answer, 0);
   EXPECT_GT(of_both, 0);
   EXPECT_NE(of_both, of_answer);

@@ -230,19 +230,35 @@ TEST(HeldBlocks, WhatWasNotUsedForLongestLeaves) {
   EXPECT_TRUE(held.holds(1, 5));
 }
 
+TEST(WeighedBlocks, WhatWeighsLeastLeaves) {
+  WeighedBlocks held(2, 3);
+  const std::vector<double> weights = {0.5, 0.1, 0.2, 0.4};
+  const auto use = [&](uint32_t stream, const std::vector<uint32_t>& blocks,
+                       const std::vector<double>& now) { return held.use(stream, blocks, now); };
+  EXPECT_EQ(use(0, {0, 1, 2}, weights), 3u);
+  EXPECT_EQ(use(1, {3}, weights), 1u);  // instead of 1 of the first
+  EXPECT_EQ(use(0, {0, 2}, weights), 0u);
+  EXPECT_EQ(use(1, {3}, {0, 0, 0, 0.05}), 0u);
+  EXPECT_EQ(use(0, {1}, {0.01, 0.1, 0.2, 0}), 1u);  // instead of 0, which weighs less than 3 now
+  EXPECT_EQ(use(1, {3}, weights), 0u);
+  EXPECT_EQ(use(0, {0}, weights), 1u);
+  EXPECT_EQ(use(1, {0, 1, 2, 3}, weights), 3u);  // one finds no room, and no one leaves for it
+  EXPECT_EQ(use(1, {0, 1, 3}, weights), 0u);
+}
+
 /// What memory holds changes no bit unless it has a say; then less of it is missed, and the weight
 /// that is found falls by little.
 TEST(EvalText, ASmallMemoryMissesBlocksAndFewerWhereNearOnesArePreferred) {
   const LoadedMember member(kMember);
   const uint32_t n_tokens = 1200;
-  const auto run = [&](std::optional<double> held_share, double tolerance) {
-    TestRunner runner(member.model, n_tokens - kLast - 1, kLast, held_share);
+  const auto run = [&](const std::vector<double>& held_shares, double tolerance) {
+    TestRunner runner(member.model, n_tokens - kLast - 1, kLast, held_shares);
     Contender of = contender("oracle", {Budget::Kind::kTokens, 480});
     of.rule.residency_tolerance = tolerance;
     return evaluate_text(*runner, sample_of(member, n_tokens), kLast, {&of, 1}, true).front();
   };
   const auto kl_of = [](const TextRun& of) { return agreement_of(of.predictions).kl.mean; };
-  const TextRun all = run({}, 0.05), far = run(0.5, 0), near = run(0.5, 0.05);
+  const TextRun all = run({}, 0.05), far = run({0.5}, 0), near = run({0.5}, 0.05);
   EXPECT_FALSE(all.missing.has_value());
   EXPECT_EQ(kl_of(far), kl_of(all));
   EXPECT_NE(kl_of(near), kl_of(all));
@@ -255,6 +271,19 @@ TEST(EvalText, ASmallMemoryMissesBlocksAndFewerWhereNearOnesArePreferred) {
   EXPECT_LE(near.missing->waits, far.missing->waits);
   EXPECT_LE(far.missing->waits, far.missing->missing);
   EXPECT_LE(far.missing->in_last + far.missing->runners_up, far.missing->missing);
+  // Others beside it change nothing of it; a larger one lacks less, and where there is room for all
+  // of K and V, what is to come included, nobody leaves: what is lacking then was never asked for.
+  const TextRun several = run({0.5, 0.3, 1.1}, 0);
+  const auto& points = several.missing->points;
+  ASSERT_EQ(points.size(), 3u);
+  EXPECT_EQ(kl_of(several), kl_of(far));
+  EXPECT_EQ(several.missing->missing, far.missing->missing);
+  EXPECT_EQ(points[0].missing, far.missing->missing);
+  EXPECT_GT(points[1].missing, points[0].missing);
+  EXPECT_GT(points[1].missing_weighed, points[0].missing_weighed);
+  EXPECT_EQ(points[2].missing, points[2].missing_weighed);
+  EXPECT_LT(points[2].missing, points[0].missing);
+  EXPECT_EQ(several.missing->hit_rate(0), 1);
   const double mass = far.attention->summary().mass_mean;
   EXPECT_LT(near.attention->summary().mass_mean, mass);
   EXPECT_GT(near.attention->summary().mass_mean, 0.9 * mass);

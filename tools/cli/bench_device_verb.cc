@@ -32,7 +32,7 @@ constexpr uint32_t kContextMax = 1U << 20;  // its prompt takes some ten seconds
 void check_options(const Command& command) {
   for (const std::string_view option :
        {"tiers", "n-prompt", "n-gen", "n-depth", "repetitions", "roofline", "attribution",
-        "threads", "dram", "kv-dram", "weights-dram", "cpu-isa"})
+        "scaling", "threads", "dram", "kv-dram", "weights-dram", "cpu-isa"})
     if (command.is_set(option) && command.where(option).starts_with('-'))
       throw Error(ErrorCode::kUsage,
                   fmt::format("--device and --{} contradict each other: nothing runs on this "

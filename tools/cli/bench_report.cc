@@ -133,11 +133,8 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
   return json;
 }
 
-BenchReport::BenchReport(AnswerSink& sink, std::string format, BenchSubject subject)
-    : sink_(sink),
-      format_(std::move(format)),
-      records_(sink, format_),
-      subject_(std::move(subject)) {}
+BenchReport::BenchReport(AnswerSink& sink, std::string format)
+    : sink_(sink), format_(std::move(format)), records_(sink, format_) {}
 
 std::string BenchReport::test_text(const BenchTest& test) const {
   std::string text = test.name();
@@ -172,6 +169,9 @@ void BenchReport::add_row(const BenchResult& result, const BenchPrediction& pred
       fmt::format("{:.2f}", median(rates)), fmt::format("{:.1f}", result.bytes_per_token() / kMega),
       fmt::format("{:.2f}", result.gbytes_per_s()),
       fmt::format("{:.0f}", 100 * share_of_memory(result, result.gbytes_per_s()))));
+  auto of_test = std::ranges::find(rates_, test_text(result.test), &TestRates::test);
+  if (of_test == rates_.end()) of_test = rates_.insert(of_test, {test_text(result.test), {}});
+  of_test->of_threads.emplace_back(subject_.n_threads, median(rates));
   // Without a profile of its own the CPU's prediction says nothing; a card's figures are those of
   // its kind.
   if (prediction.is_measured || subject_.is_on_device)
@@ -182,6 +182,19 @@ void BenchReport::add_row(const BenchResult& result, const BenchPrediction& pred
     notes_ += attribution_tables(test_text(result.test), result.attribution,
                                  dram_gbytes_per_s(subject_, result), subject_.by_layer);
   if (!subject_.attn_method.empty()) notes_ += index_line(result);
+}
+
+/// "pp512: 1403.20 t/s with 1 thread; 2694.14 with 2, 1.92 x".
+std::string BenchReport::scaling_lines() const {
+  std::string lines;
+  for (const auto& [test, of_threads] : rates_) {
+    if (of_threads.size() < 2) continue;
+    const double of_one = of_threads.front().second;
+    lines += fmt::format("\n{}: {:.2f} t/s with 1 thread", test, of_one);
+    for (const auto& [n_threads, rate] : std::span(of_threads).subspan(1))
+      lines += fmt::format("; {:.2f} with {}, {:.2f} x", rate, n_threads, rate / of_one);
+  }
+  return lines.empty() ? lines : lines + "\n";
 }
 
 std::string BenchReport::index_line(const BenchResult& result) const {
@@ -212,7 +225,7 @@ void BenchReport::add(const BenchResult& result, const BenchPrediction& predicti
 }
 
 void BenchReport::finish() {
-  if (format_ == "md") sink_.write(predictions_ + notes_);
+  if (format_ == "md") sink_.write(predictions_ + notes_ + scaling_lines());
   records_.finish();
 }
 

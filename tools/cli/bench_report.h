@@ -5,6 +5,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tools/cli/answer_sink.h"
@@ -50,17 +51,21 @@ nlohmann::ordered_json bench_json(const BenchSubject& subject, const BenchResult
 class BenchReport {
  public:
   /// `format` is a value of --output-format.
-  BenchReport(AnswerSink& sink, std::string format, BenchSubject subject);
+  BenchReport(AnswerSink& sink, std::string format);
 
+  /// What holds for the results that follow.
+  void begin(BenchSubject subject) { subject_ = std::move(subject); }
   /// Rows of md are printed at once, the others as BenchRecords does.
   void add(const BenchResult& result, const BenchPrediction& prediction);
-  /// Also prints predictions, where rates were measured, and stages, under the table of md.
+  /// Also prints predictions, where rates were measured, stages, and what threads brought, under
+  /// the table of md.
   void finish();
 
  private:
   void add_row(const BenchResult& result, const BenchPrediction& prediction);
   std::string test_text(const BenchTest& test) const;
   std::string index_line(const BenchResult& result) const;
+  std::string scaling_lines() const;
 
   AnswerSink& sink_;
   std::string format_;
@@ -68,6 +73,11 @@ class BenchReport {
   BenchSubject subject_;
   bool has_header_ = false;
   std::string predictions_, notes_;  // what stands under the table of md
+  struct TestRates {
+    std::string test;
+    std::vector<std::pair<uint32_t, double>> of_threads;  // their number, tokens/s
+  };
+  std::vector<TestRates> rates_;  // in the order of the tests
 };
 
 }  // namespace strata::cli

@@ -30,32 +30,34 @@ bool is_quantised(const PackedMatrix& matrix) {
          matrix.type != TensorType::kBF16;
 }
 
-/// Whether some layer multiplies its weights as bytes in such operations.
-bool computes_in_int8(const engine::Model& model, OpKind kind) {
-  const auto any = [&](auto member) {
+/// Of matrices of which some layer's are quantised: bytes.
+Arithmetic arithmetic_of(const engine::Engine& engine, OpKind kind) {
+  const engine::Model& model = engine.model();
+  const auto of_matrix = [&](auto member) {
     for (uint32_t layer = 0; layer < model.shape().n_layers; ++layer)
-      if (is_quantised(model.layer(layer).*member)) return true;
-    return false;
+      if (is_quantised(model.layer(layer).*member)) return Arithmetic::kInt8;
+    return Arithmetic::kF32;
   };
   using engine::LayerWeights;
   switch (kind) {
     case OpKind::kQkv:
-      return any(&LayerWeights::q);
+      return of_matrix(&LayerWeights::q);
     case OpKind::kAttnOutput:
-      return any(&LayerWeights::attn_output);
+      return of_matrix(&LayerWeights::attn_output);
     case OpKind::kFfnGateUp:
-      return any(&LayerWeights::ffn_gate);
+      return of_matrix(&LayerWeights::ffn_gate);
     case OpKind::kFfnDown:
-      return any(&LayerWeights::ffn_down);
+      return of_matrix(&LayerWeights::ffn_down);
     case OpKind::kLogits:
-      return is_quantised(model.output());
+      return is_quantised(model.output()) ? Arithmetic::kInt8 : Arithmetic::kF32;
+    case OpKind::kAttend:
+      return attend_arithmetic(engine.options().k_codec, engine.options().v_codec);
     case OpKind::kEmbed:
     case OpKind::kAttnNorm:
-    case OpKind::kAttend:
     case OpKind::kFfnNorm:
-      return false;
+      return Arithmetic::kF32;
   }
-  return false;
+  return Arithmetic::kF32;
 }
 
 /// Logits of a device beside the CPU's, as a share of their size. Activations in int8 make of a
@@ -258,7 +260,7 @@ void BenchRunner::count_step(BenchResult& result, engine::Attention attention, b
     auto stage = std::ranges::find(result.stages, op.kind, &BenchStage::kind);
     if (stage == result.stages.end())
       stage = result.stages.insert(
-          stage, {.kind = op.kind, .is_int8 = computes_in_int8(engine_.model(), op.kind)});
+          stage, {.kind = op.kind, .arithmetic = arithmetic_of(engine_, op.kind)});
     stage->seconds += walk.op_seconds()[i];
     stage->bytes += bytes;
     stage->flop += flop;

@@ -42,7 +42,7 @@ struct BenchStage {
   double seconds = 0;
   uint64_t bytes = 0;  // weights and KV read and KV written
   uint64_t flop = 0;
-  bool is_int8 = false;  // what its matrices are multiplied in; else f32
+  Arithmetic arithmetic = Arithmetic::kF32;
 };
 
 struct BenchResult {

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "engine/byte_text.h"
+#include "engine/machine.h"
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/attention_profile.h"
 #include "tools/cli/bench_prediction.h"
@@ -146,7 +147,7 @@ void check_disk_rate(const Command& command, bool predicts) {
               command.where("disk-rate"), "leave one of them out");
 }
 
-/// What compares placements of its own takes none.
+/// What compares placements of its own takes none, and no number of threads but one.
 void check_places(const Command& command) {
   const Settings& settings = command.settings;
   const char* mode = settings.tiers            ? "tiers"
@@ -154,6 +155,12 @@ void check_places(const Command& command) {
                      : settings.validate_plans ? "validate-plans"
                                                : nullptr;
   if (mode == nullptr) return;
+  if (settings.scaling)
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--{} and --scaling contradict each other: threads are compared by the "
+                            "tests of -p, -n and -d",
+                            mode),
+                command.where("scaling"), "leave one of them out");
   for (const std::string& option : stated_places(settings))
     throw Error(ErrorCode::kUsage,
                 fmt::format("--{0} and --{1} contradict each other: --{0} chooses what is where",
@@ -169,16 +176,29 @@ void say_deviations(const engine::Engine& engine, const Settings& settings,
                        engine.spec().shape.n_ctx_train));
   if (subject.fill == DepthFill::kRandom && settings.n_depth != std::vector<uint64_t>{0})
     notice("note: depths hold random K and V, not text that was read (--depth-fill random)");
+  if (settings.scaling && engine.device() != nullptr)
+    notice("note: --scaling is of the CPU's threads, and a device computes");
   if (settings.roofline && engine.device() != nullptr)
     notice("note: --roofline times operations of the CPU, not of a device");
-  if (!(subject.reads_ahead && subject.keeps_blocks) && !subject.is_spilling)
-    notice("note: all of K and V is in memory: --no-read-ahead and --no-kept-blocks do nothing");
+  if (!subject.keeps_blocks && !subject.is_spilling)
+    notice("note: all of K and V is in memory: --no-kept-blocks does nothing");
+  if (!subject.reads_ahead && !subject.is_spilling && engine.weight_plan().n_streamed() == 0)
+    notice("note: all of K, V and the weights is in memory: --no-read-ahead does nothing");
 }
 
-/// The tests of -p, -n and -d.
-int run_tests(const Command& command, AnswerSink& sink) {
+/// How many threads measure each test, one after the other; 0 = every CPU.
+std::vector<uint64_t> thread_counts(const Settings& settings) {
+  if (!settings.scaling) return {settings.threads};
+  const uint64_t n_most = settings.threads > 0 ? settings.threads : engine::usable_cpus();
+  std::vector<uint64_t> counts;
+  for (uint64_t n = 1; n < n_most; n *= 2) counts.push_back(n);
+  counts.push_back(n_most);
+  return counts;
+}
+
+/// By one number of threads.
+void run_each(const Command& command, const std::vector<BenchTest>& tests, BenchReport& report) {
   const Settings& settings = command.settings;
-  const std::vector<BenchTest> tests = list_tests(settings);
   std::optional<Trace> trace;
   if (settings.attribution) trace.emplace().set_on(false);
   auto [engine, plan] = open_engine(command, tests, trace ? &*trace : nullptr);
@@ -203,7 +223,7 @@ int run_tests(const Command& command, AnswerSink& sink) {
   runner.check_answer();
 
   if (!plan.is_measured()) notice("note: predictions count for little. " + plan.subject.rates_text);
-  BenchReport report(sink, bench_format(settings), subject);
+  report.begin(subject);
   for (const BenchTest& test : tests) {
     Progress filling("depth", grouped_number, " tok/s");
     const auto on_depth = [&](uint64_t done, uint64_t total) { filling.update(done, total); };
@@ -215,10 +235,21 @@ int run_tests(const Command& command, AnswerSink& sink) {
     if (settings.roofline) add_disk(settings, result);
     report.add(result, prediction_of(settings, plan, result));
   }
-  report.finish();
   if (settings.verbose) say_reads(model);
   if (const std::string line = tier_line(engine, {}); !line.empty()) notice(line);
   say_memory(model.weight_bytes(), kv_bytes, bench_working_bytes(engine));
+}
+
+/// The tests of -p, -n and -d.
+int run_tests(const Command& command, AnswerSink& sink) {
+  const std::vector<BenchTest> tests = list_tests(command.settings);
+  BenchReport report(sink, bench_format(command.settings));
+  for (const uint64_t n_threads : thread_counts(command.settings)) {
+    Command of_threads = command;
+    of_threads.settings.threads = n_threads;
+    run_each(of_threads, tests, report);
+  }
+  report.finish();
   return 0;
 }
 

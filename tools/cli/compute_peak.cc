@@ -35,6 +35,28 @@ double measure(ThreadPool& pool, cpu_attn::PeakLoop loop) {
 
 }  // namespace
 
+const char* arithmetic_name(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::kF32:
+      return "f32";
+    case Arithmetic::kInt8:
+      return "int8";
+    case Arithmetic::kInt8Pair:
+      return "int8-pair";
+  }
+  return "";
+}
+
+Arithmetic attend_arithmetic(KvCodec k_codec, KvCodec v_codec) {
+  const bool is_bytes = k_codec == KvCodec::kQ8_0 && v_codec == KvCodec::kQ8_0;
+  return is_bytes ? Arithmetic::kInt8Pair : Arithmetic::kF32;
+}
+
+double ComputePeak::of(Arithmetic arithmetic) const {
+  if (arithmetic == Arithmetic::kF32) return f32_gflop_per_s;
+  return arithmetic == Arithmetic::kInt8 ? int8_gop_per_s : int8_gop_per_s / 2;
+}
+
 ComputePeak measure_compute_peak(ThreadPool& pool, const KernelTable& kernels) {
   const cpu_attn::PeakLoops loops = cpu_attn::peak_loops(kernels.isa);
   return {measure(pool, loops.f32), measure(pool, loops.int8)};

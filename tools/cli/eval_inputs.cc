@@ -119,10 +119,16 @@ std::vector<eval::Contender> contenders_of(const Command& command) {
     const index::Method found = index::find_method(method);
     for (const std::string& budget : split_list(command.settings.budgets, where)) {
       if (found == index::Method::kOracle && budget == "paper") continue;  // is of no paper
-      contenders.push_back({.method = found,
-                            .rule = kv_rule(command.settings, found, budget, where),
-                            .method_name = method,
-                            .budget_text = budget});
+      eval::Contender of{.method = found,
+                         .rule = kv_rule(command.settings, found, budget, where),
+                         .method_name = method,
+                         .budget_text = budget};
+      contenders.push_back(of);
+      // The oracle is what others are judged beside: a choice, not a way to read.
+      if (command.settings.sparse_prefill == "off" || found == index::Method::kOracle) continue;
+      of.method_name += ", read sparsely";
+      of.reads_sparsely = true;
+      contenders.push_back(of);
     }
   }
   return contenders;

@@ -87,7 +87,8 @@ std::vector<Column> attention_columns() {
   return columns;
 }
 
-std::vector<Column> missing_columns() {
+/// A column for each size of memory that was asked about.
+std::vector<Column> missing_columns(std::span<const EvalRow> rows) {
   std::vector<Column> columns = contender_columns();
   columns.insert(columns.begin(), {"text", true, [](const EvalRow& row) { return row.text; }});
   using Of = eval::MissingTally;
@@ -107,6 +108,16 @@ std::vector<Column> missing_columns() {
   of_missing("chosen a token before %", &Of::in_last);
   of_missing("next to that %", &Of::runners_up);
   of_missing("chosen a layer before %", &Of::in_layer_before);
+  const auto first =
+      std::ranges::find_if(rows, [](const EvalRow& row) { return row.missing.has_value(); });
+  for (size_t i = 0; first != rows.end() && i < first->missing->points.size(); ++i)
+    columns.push_back(
+        {fmt::format("found % with {} % (by weight)", percent(first->missing->points[i].share)),
+         false, [i](const EvalRow& row) {
+           const eval::HeldPoint& of = row.missing->points[i];
+           return fmt::format("{} ({})", percent(row.missing->hit_rate(of.missing)),
+                              percent(row.missing->hit_rate(of.missing_weighed)));
+         }});
   return columns;
 }
 
@@ -243,6 +254,10 @@ ordered_json eval_json(const EvalRow& row) {
     json["missing_chosen_token_before"] = of.of_missing(of.in_last);
     json["missing_next_token_before"] = of.of_missing(of.runners_up);
     json["missing_chosen_layer_before"] = of.of_missing(of.in_layer_before);
+    for (const eval::HeldPoint& point : of.points)
+      json["held"].push_back({{"share", point.share},
+                              {"hit_rate", of.hit_rate(point.missing)},
+                              {"hit_rate_by_weight", of.hit_rate(point.missing_weighed)}});
   }
   json["kv_read_share"] = row.kv_read_share;
   json["kv_read_bytes_per_token"] = row.kv_read_bytes_per_token;
@@ -256,7 +271,8 @@ std::vector<EvalTable> eval_tables(std::span<const EvalRow> rows) {
       table_of(rows, text_columns(), [](const EvalRow& row) { return row.agreement.has_value(); }),
       table_of(rows, attention_columns(),
                [](const EvalRow& row) { return row.attention.has_value(); }),
-      table_of(rows, missing_columns(), [](const EvalRow& row) { return row.missing.has_value(); }),
+      table_of(rows, missing_columns(rows),
+               [](const EvalRow& row) { return row.missing.has_value(); }),
       table_of(rows, task_columns(), [](const EvalRow& row) { return row.score.has_value(); })};
   std::erase_if(tables, [](const EvalTable& table) { return table.rows.empty(); });
   return tables;

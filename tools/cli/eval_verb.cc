@@ -46,9 +46,12 @@ engine::Model load_model(const engine::Engine& engine, ThreadPool& pool) {
   return model;
 }
 
-std::optional<double> held_share(const Settings& settings) {
-  if (settings.kv_held.empty()) return std::nullopt;
-  return kv_share(settings.kv_held, "--kv-held");
+std::vector<double> held_shares(const Settings& settings) {
+  std::vector<double> shares;
+  if (settings.kv_held.empty()) return shares;
+  for (const std::string& part : split_list(settings.kv_held, "--kv-held"))
+    shares.push_back(kv_share(part, "--kv-held"));
+  return shares;
 }
 
 eval::SplitRunner::Options runner_options(const engine::Engine& engine, uint64_t n_context,
@@ -58,7 +61,7 @@ eval::SplitRunner::Options runner_options(const engine::Engine& engine, uint64_t
           .chunk_rows = engine.context().chunk_rows,
           .n_context = n_context,
           .n_rest = n_rest,
-          .held_share = held_share(settings),
+          .held_shares = held_shares(settings),
           .sparse_from = sparse_from(settings.sparse_prefill),
           .cancel = &interrupt_flag()};
 }
@@ -212,16 +215,20 @@ void check_memory(const engine::Engine& engine, const Subjects& subjects,
 /// What memory is taken to hold shows in a probe only.
 void check_held(const Command& command) {
   const Settings& settings = command.settings;
-  const auto held = held_share(settings);
-  if (held && *held <= 0)
+  const std::vector<double> held = held_shares(settings);
+  const bool nears = kv_share(settings.kv_near, command.where("kv-near")) > 0;
+  if (std::ranges::count(held, 0.0) > 0)
     throw Error(ErrorCode::kUsage, "a memory that holds nothing cannot be judged",
                 command.where("kv-held"), "such as 5%");
-  if (held && !probes(settings))
+  if (!held.empty() && !probes(settings))
     throw Error(ErrorCode::kUsage, "what memory holds shows in probed attention only",
                 command.where("kv-held"), "add --probe or --gate");
-  if (!held && kv_share(settings.kv_near, command.where("kv-near")) > 0)
+  if (held.empty() && nears)
     throw Error(ErrorCode::kUsage, "all of K and V is in memory, so that nothing is nearer",
                 command.where("kv-near"), "say how much memory holds, such as --kv-held 5%");
+  if (held.size() > 1 && nears)
+    throw Error(ErrorCode::kUsage, "what is chosen depends on which memory there is",
+                command.where("kv-near"), "give one size with --kv-held");
 }
 
 void check_eval(const Command& command) {

@@ -8,13 +8,13 @@
 #include "base/check.h"
 #include "base/half.h"
 #include "cpu_attn/kernels.h"
+#include "cpu_attn/linear.h"
 #include "cpu_attn/pack.h"
 #include "cpu_attn/pack_panel.h"
 
 namespace strata::cli {
 namespace {
 
-constexpr uint32_t kPiecesPerThread = 6;  // as in the walk (engine/walk_layer.cc)
 constexpr uint32_t kCheckedRows = 3;
 
 /// Of a layer with four query heads to a KV head and a gated feed-forward.
@@ -68,7 +68,7 @@ LinearTrial::LinearTrial(const KernelTable& kernels, TensorType type, const Line
 }
 
 void LinearTrial::pack_copy(ThreadPool& pool, uint64_t copy) {
-  pool.for_each(w_.n_panels(), grain(pool), [&](uint64_t begin, uint64_t end, uint32_t) {
+  pool.for_each(w_.n_panels(), grain(pool, 1), [&](uint64_t begin, uint64_t end, uint32_t) {
     pack_panels(copy, static_cast<uint32_t>(begin), static_cast<uint32_t>(end));
   });
 }
@@ -101,8 +101,9 @@ void LinearTrial::pack_panels(uint64_t copy, uint32_t begin, uint32_t end) {
                         memory_.data() + copy * w_.total_bytes() + begin * w_.panel_bytes);
 }
 
-uint32_t LinearTrial::grain(const ThreadPool& pool) const {
-  return std::max(1u, w_.n_panels() / (pool.size() * kPiecesPerThread));
+/// As in the walk.
+uint32_t LinearTrial::grain(const ThreadPool& pool, uint32_t n_rows) const {
+  return cpu_attn::panels_per_piece(w_.n_panels(), pool.size(), n_rows);
 }
 
 LinearArgs LinearTrial::args() {
@@ -123,7 +124,8 @@ bool LinearTrial::is_right() {
 }
 
 void LinearTrial::run(ThreadPool& pool, const LinearArgs& args) {
-  pool.for_each(args.w.n_panels(), grain(pool), [&](uint64_t begin, uint64_t end, uint32_t) {
+  const uint32_t n = grain(pool, args.n_rows);
+  pool.for_each(args.w.n_panels(), n, [&](uint64_t begin, uint64_t end, uint32_t) {
     LinearArgs piece = args;
     piece.panel_begin = static_cast<uint32_t>(begin);
     piece.panel_end = static_cast<uint32_t>(end);

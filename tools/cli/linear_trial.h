@@ -51,7 +51,7 @@ class LinearTrial {
   LinearArgs args();
   void run(ThreadPool& pool, const LinearArgs& args);
   void pack_panels(uint64_t copy, uint32_t begin, uint32_t end);
-  uint32_t grain(const ThreadPool& pool) const;
+  uint32_t grain(const ThreadPool& pool, uint32_t n_rows) const;
 
   const KernelTable& kernels_;
   LinearTrialSizes sizes_;

@@ -211,11 +211,17 @@ constexpr OptionSpec kRows[] = {
      "the disk or a device, by stages; with -v or --json also by layers",
      Sources::kEverywhere, kBench, &S::attribution},
     {"no-read-ahead", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
-     "to compare: read K and V from disk when they are attended, not before; same answers",
+     "to compare: read K and V from disk when they are attended, weights when their layer begins, "
+     "not before; same answers",
      Sources::kFlagOnly, kBench, &S::no_read_ahead},
     {"no-kept-blocks", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "to compare: keep no K and V in memory between steps that a file holds; same answers",
      Sources::kFlagOnly, kBench, &S::no_kept_blocks},
+    {"scaling", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
+     "also measure each test with 1 thread, 2, 4 and so on up to -t, and say how many times as "
+     "fast "
+     "it is",
+     Sources::kFlagOnly, kBench, &S::scaling},
     {"tiers", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "
      "without -d at 32,768 tokens or the model's context",
@@ -293,10 +299,10 @@ constexpr OptionSpec kRows[] = {
      "what a token may attend: tokens, a share of the context, the share of the attention weight, "
      "blocks within so many nats of the largest, or what the method's paper attends",
      Sources::kEverywhere, kEval, &S::budgets},
-    {"kv-held", "", Section::kJudging, ValueKind::kText, "", 0, 0, "N%",
+    {"kv-held", "", Section::kJudging, ValueKind::kText, "", 0, 0, "N%,...",
      "with --probe or --gate, judge as if memory held so much of K and V, and count the blocks "
-     "that "
-     "it lacks; empty = all is in memory",
+     "that it lacks; of several sizes, the share of chosen blocks that each has; empty = all is in "
+     "memory",
      Sources::kEverywhere, kEval, &S::kv_held},
     {"last", "", Section::kJudging, ValueKind::kCount, "256", 1, kMaxTokens, "N",
      "tokens at the end of each text that are predicted under the method", Sources::kEverywhere,

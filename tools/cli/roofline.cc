@@ -63,7 +63,7 @@ StageRoof roof_of(const BenchStage& stage, const BenchResult& result) {
   StageRoof roof;
   roof.gbytes_per_s = rate(stage.bytes, stage.seconds);
   roof.gflop_per_s = rate(stage.flop, stage.seconds);
-  roof.peak_gflop_per_s = stage.is_int8 ? result.peak.int8_gop_per_s : result.peak.f32_gflop_per_s;
+  roof.peak_gflop_per_s = result.peak.of(stage.arithmetic);
   roof.share_of_dram = share_of(roof.gbytes_per_s, result.memory_gbytes_per_s);
   roof.share_of_peak = share_of(roof.gflop_per_s, roof.peak_gflop_per_s);
   if (roof.share() == 0)
@@ -79,7 +79,7 @@ StageRoof roof_of(const BenchStage& stage, const BenchResult& result) {
 std::string would_help(const BenchSubject& subject, const BenchResult& result,
                        const BenchStage& stage) {
   const StageRoof roof = roof_of(stage, result);
-  const char* arithmetic = stage.is_int8 ? "int8" : "f32";
+  const char* arithmetic = arithmetic_name(stage.arithmetic);
   switch (roof.bound) {
     case StageBound::kUncounted:
       return "moves and computes too little to be counted: fewer steps, with more rows each";
@@ -114,7 +114,7 @@ RecomputeRates recompute_rates(const BenchResult& result) {
   // Of a decoded token, and of few rows, memory is what bounds qkv: it says nothing of many.
   const bool is_of_many = result.test.n_prompt > 0 && roof.bound != StageBound::kMemory;
   rates.gflop_per_s = is_of_many ? roof.gflop_per_s : roof.peak_gflop_per_s;
-  rates.made_by = is_of_many ? "qkv" : qkv->is_int8 ? "the int8 peak" : "the f32 peak";
+  rates.made_by = is_of_many ? "qkv" : fmt::format("the {} peak", arithmetic_name(qkv->arithmetic));
   return rates;
 }
 
@@ -125,6 +125,8 @@ std::string roofline_table(const std::string& test, const BenchSubject& subject,
   if (result.peak.f32_gflop_per_s > 0)
     out += fmt::format(", peaks of {} threads: f32 {:.0f} GFLOP/s, int8 {:.0f} Gop/s",
                        subject.n_threads, result.peak.f32_gflop_per_s, result.peak.int8_gop_per_s);
+  if (std::ranges::count(result.stages, Arithmetic::kInt8Pair, &BenchStage::arithmetic) > 0)
+    out += ", int8-pair (two products of bytes for one) half of that";
   out += fmt::format(
       "; bytes and FLOP by formula\n"
       "| {:<11} | {:>10} | {:>6} | {:>10} | {:>7} | {:>6} | {:>8} | {:>6} |\n"
@@ -164,7 +166,7 @@ ordered_json roofline_json(const BenchSubject& subject, const BenchResult& resul
                     {"gbytes_per_s", roof.gbytes_per_s},
                     {"share_of_dram", roof.share_of_dram},
                     {"gflop_per_s", roof.gflop_per_s},
-                    {"arithmetic", stage.is_int8 ? "int8" : "f32"},
+                    {"arithmetic", arithmetic_name(stage.arithmetic)},
                     {"share_of_peak", roof.share_of_peak},
                     {"bound", bound_name(roof.bound)},
                     {"would_help", would_help(subject, result, stage)}});

@@ -71,6 +71,7 @@ struct Settings {
   bool validate_plans = false;
   bool attribution = false;
   bool no_read_ahead = false, no_kept_blocks = false;  // ablations
+  bool scaling = false;                                // fewer threads too
   uint64_t plans = 0;                                  // that it tries at each depth and budget
   uint64_t disk_rate = 0;   // bytes per second of reads at most; 0 = no limit
   std::string reopened;     // where --reopen has saved a context; empty = nothing is opened

@@ -81,9 +81,9 @@ AttentionSummary AttentionTally::summary() const {
 
 AttentionMetrics::AttentionMetrics(const engine::KvCache& cache,
                                    std::unique_ptr<index::Selector> oracle, const index::Rule& rule,
-                                   std::optional<double> held_share)
+                                   std::span<const double> held_shares)
     : cache_(cache), oracle_(std::move(oracle)), rule_(rule), last_(cache.n_index_streams()) {
-  if (held_share) missing_.emplace(cache, *held_share);
+  if (!held_shares.empty()) missing_.emplace(cache, held_shares);
   uint32_t n_queries = 0;
   for (const LayerShape& layer : cache.shape().layers) {
     first_query_.push_back(n_queries);

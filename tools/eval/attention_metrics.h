@@ -74,13 +74,13 @@ class AttentionTally {
 class AttentionMetrics : public engine::AttentionProbe {
  public:
   /// `oracle` is empty and of the sequence's streams; `rule` is what the walk selects by. Where
-  /// there is a `held_share`, memory is taken to hold so much of K and V.
+  /// there are `held_shares`, memory is taken to hold so much of K and V (MissingMetrics).
   AttentionMetrics(const engine::KvCache& cache, std::unique_ptr<index::Selector> oracle,
-                   const index::Rule& rule, std::optional<double> held_share = {});
+                   const index::Rule& rule, std::span<const double> held_shares = {});
   void hear(const engine::ProbedHead& head) override;
   bool holds(uint32_t layer, uint32_t kv_head, uint32_t block) const override;
   const AttentionTally& tally() const { return tally_; }
-  std::optional<MissingTally> missing() const;  // where there is a held_share
+  std::optional<MissingTally> missing() const;  // where there is a held share
 
  private:
   void take_in(const engine::Sequence& sequence, uint32_t n_blocks);

@@ -48,4 +48,45 @@ std::span<const uint32_t> HeldBlocks::use(uint32_t stream, std::span<const uint3
   return missing_;
 }
 
+void WeighedBlocks::make_room() {
+  if (n_held_ < n_slots_ || order_.empty()) return;
+  const auto [weight, stream, block] = *order_.begin();
+  order_.erase(order_.begin());
+  held_[stream].erase(block);
+  --n_held_;
+}
+
+void WeighedBlocks::put(uint32_t stream, uint32_t block) {
+  if (held_[stream].contains(block)) return;
+  make_room();
+  if (n_held_ == n_slots_) return;
+  constexpr double kNew = 1;  // a share's most: its weight is not known yet
+  held_[stream][block] = kNew;
+  order_.emplace(kNew, stream, block);
+  ++n_held_;
+}
+
+uint64_t WeighedBlocks::use(uint32_t stream, std::span<const uint32_t> chosen,
+                            std::span<const double> weights) {
+  auto& held = held_[stream];
+  for (auto& [block, weight] : held) {
+    order_.erase({weight, stream, block});
+    weight = weights[block];
+    order_.emplace(weight, stream, block);
+  }
+  for (const uint32_t block : chosen) order_.erase({weights[block], stream, block});  // they stay
+  uint64_t n_missing = 0;
+  for (const uint32_t block : chosen) {
+    if (held.contains(block)) continue;
+    ++n_missing;
+    make_room();
+    if (n_held_ == n_slots_) continue;  // all of it is in use
+    held[block] = weights[block];
+    ++n_held_;
+  }
+  for (const uint32_t block : chosen)
+    if (held.contains(block)) order_.emplace(weights[block], stream, block);
+  return n_missing;
+}
+
 }  // namespace strata::eval

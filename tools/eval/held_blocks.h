@@ -4,7 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <set>
 #include <span>
+#include <tuple>
 #include <vector>
 
 namespace strata::eval {
@@ -31,6 +34,24 @@ class HeldBlocks {
   std::vector<Slot> slots_;
   uint64_t hand_ = 0;
   std::vector<uint32_t> missing_;
+};
+
+/// As HeldBlocks, but the block of the least weight leaves, by the exact weights of the last step
+/// of its stream. No engine knows those of blocks that it does not attend: what recency is judged
+/// beside.
+class WeighedBlocks {
+ public:
+  WeighedBlocks(uint32_t n_streams, uint64_t n_slots) : held_(n_streams), n_slots_(n_slots) {}
+  /// `weights` [blocks of the stream]. How many of `chosen` were not held.
+  uint64_t use(uint32_t stream, std::span<const uint32_t> chosen, std::span<const double> weights);
+  void put(uint32_t stream, uint32_t block);
+
+ private:
+  void make_room();
+
+  std::vector<std::map<uint32_t, double>> held_;            // per stream: weights of blocks
+  std::set<std::tuple<double, uint32_t, uint32_t>> order_;  // weight, stream, block: who may leave
+  uint64_t n_slots_, n_held_ = 0;
 };
 
 }  // namespace strata::eval

@@ -24,29 +24,45 @@ void MissingTally::add(const MissingTally& other) {
   in_last += other.in_last;
   in_layer_before += other.in_layer_before;
   runners_up += other.runners_up;
+  points.resize(std::max(points.size(), other.points.size()));
+  for (size_t i = 0; i < other.points.size(); ++i) {
+    points[i].share = other.points[i].share;
+    points[i].missing += other.points[i].missing;
+    points[i].missing_weighed += other.points[i].missing_weighed;
+  }
 }
 
 double MissingTally::per_step(uint64_t count) const { return ratio(count, steps); }
 double MissingTally::of_missing(uint64_t count) const { return ratio(count, missing); }
+double MissingTally::hit_rate(uint64_t n_missing) const { return 1 - ratio(n_missing, chosen); }
 
-MissingMetrics::MissingMetrics(const engine::KvCache& cache, double share)
-    : cache_(cache), share_(share), last_(cache.n_index_streams()), runners_up_(last_.size()) {}
+MissingMetrics::MissingMetrics(const engine::KvCache& cache, std::span<const double> shares)
+    : cache_(cache), last_(cache.n_index_streams()), runners_up_(last_.size()) {
+  for (const double share : shares) tally_.points.push_back({.share = share});
+}
 
 bool MissingMetrics::holds(uint32_t layer, uint32_t kv_head, uint32_t block) const {
-  return held_ && held_->holds(cache_.index_stream(layer, kv_head), block);
+  return !held_.empty() && held_.front().recent.holds(cache_.index_stream(layer, kv_head), block);
 }
 
 void MissingMetrics::begin_step(uint32_t n_blocks) {
   const uint32_t n_streams = cache_.n_index_streams();
-  is_counted_ = held_.has_value();
+  is_counted_ = !held_.empty();
   if (is_counted_) {
     ++tally_.steps;
     // What the last step made is in memory.
-    for (uint32_t stream = 0; stream < n_streams; ++stream)
-      for (uint32_t block = n_blocks_; block < n_blocks; ++block) held_->put(stream, block);
+    for (Memory& of : held_)
+      for (uint32_t stream = 0; stream < n_streams; ++stream)
+        for (uint32_t block = n_blocks_; block < n_blocks; ++block) {
+          of.recent.put(stream, block);
+          of.weighed.put(stream, block);
+        }
   } else {
-    const double n_slots = share_ * n_streams * n_blocks;
-    held_.emplace(n_streams, std::max<uint64_t>(1, static_cast<uint64_t>(n_slots)));
+    for (const HeldPoint& point : tally_.points) {
+      const double n_slots = std::max(1.0, point.share * n_streams * n_blocks);
+      held_.push_back({HeldBlocks(n_streams, static_cast<uint64_t>(n_slots)),
+                       WeighedBlocks(n_streams, static_cast<uint64_t>(n_slots))});
+    }
   }
   n_blocks_ = n_blocks;
 }
@@ -77,7 +93,15 @@ void MissingMetrics::note(const engine::ProbedHead& head, std::span<const double
 void MissingMetrics::hear(const engine::ProbedHead& head, std::span<const double> pooled) {
   if (head.kv_head == 0) begin_layer(head.layer, head.n_blocks);
   const uint32_t stream = cache_.index_stream(head.layer, head.kv_head);
-  const auto missing = held_ ? held_->use(stream, head.chosen) : head.chosen;  // from layer 0 on
+  std::span<const uint32_t> missing = head.chosen;
+  for (size_t i = 0; i < held_.size(); ++i) {
+    const auto lacked = held_[i].recent.use(stream, head.chosen);
+    const uint64_t n_weighed = held_[i].weighed.use(stream, head.chosen, pooled);
+    if (i == 0) missing = lacked;
+    if (!is_counted_) continue;
+    tally_.points[i].missing += lacked.size();
+    tally_.points[i].missing_weighed += n_weighed;
+  }
   if (is_counted_) {
     tally_.chosen += head.chosen.size();
     tally_.missing += missing.size();

@@ -92,6 +92,7 @@ std::unique_ptr<index::SelectorSource> SplitRunner::make_source(index::Method me
 void SplitRunner::use(const Contender* contender) {
   sparse_text_.reset();
   attention_ = contender == nullptr ? engine::Attention::kExact : engine::Attention::kSelected;
+  reads_sparsely_ = contender != nullptr && contender->reads_sparsely;
   if (contender == nullptr) return;
   if (source_ == nullptr || source_->method() != contender->method) {
     source_.reset();  // first, so that two methods never take memory at once
@@ -112,7 +113,7 @@ engine::Sequence SplitRunner::read_sparsely() {
 }
 
 engine::Sequence SplitRunner::start() {
-  if (attention_ == engine::Attention::kSelected && options_.sparse_from < text_.n_pos()) {
+  if (reads_sparsely_ && options_.sparse_from < text_.n_pos()) {
     if (!sparse_text_) sparse_text_ = read_sparsely();
     return sparse_text_->fork();
   }

@@ -22,6 +22,7 @@ struct Contender {
   index::Method method = index::Method::kOracle;
   index::Rule rule;
   std::string method_name, budget_text;  // as they were asked for
+  bool reads_sparsely = false;           // the context too, from Options::sparse_from on
 };
 
 /// The K and V that selecting layers read, counted by the walk.
@@ -58,9 +59,9 @@ class SplitRunner {
     uint32_t chunk_rows = 512;
     uint64_t n_context = 0;  // positions read exactly, at most
     uint64_t n_rest = 0;     // positions after them, at most
-    // Probes take memory to hold so much of K and V; none: all of it.
-    std::optional<double> held_share = {};
-    // Contenders read the context from this position on themselves, by selected chunks.
+    // Probes take memory to hold so much of K and V (MissingMetrics); none: all of it.
+    std::vector<double> held_shares = {};
+    // Contenders that do read the context from this position on themselves, by selected chunks.
     uint64_t sparse_from = engine::kNeverSparse;
     const std::atomic<bool>* cancel = nullptr;  // as Walk::set_cancel
   };
@@ -96,7 +97,7 @@ class SplitRunner {
   double index_bytes_per_position() const;
 
   const index::Rule& rule() const { return rule_; }
-  std::optional<double> held_share() const { return options_.held_share; }
+  std::span<const double> held_shares() const { return options_.held_shares; }
   engine::KvCache& cache() { return cache_; }
   const engine::KvCache& cache() const { return cache_; }
   engine::Walk& walk() { return walk_; }
@@ -113,7 +114,8 @@ class SplitRunner {
   engine::Walk walk_;
   engine::Sequence text_;
   std::unique_ptr<index::SelectorSource> source_;
-  std::optional<engine::Sequence> sparse_text_;  // the context as the contender has read it
+  bool reads_sparsely_ = false;                  // the contender
+  std::optional<engine::Sequence> sparse_text_;  // the context as it has read it
   index::Rule rule_;
   engine::Attention attention_ = engine::Attention::kExact;
 };

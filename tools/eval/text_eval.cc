@@ -28,7 +28,7 @@ class Rest {
     engine::Sequence sequence = runner_.start();
     std::optional<AttentionMetrics> metrics;
     if (oracles != nullptr)
-      metrics.emplace(runner_.cache(), oracles->make(), runner_.rule(), runner_.held_share());
+      metrics.emplace(runner_.cache(), oracles->make(), runner_.rule(), runner_.held_shares());
     const ProbeScope scope(runner_.walk(), metrics ? &*metrics : nullptr);
     TextRun run;
     for (size_t i = 0; i + 1 < tokens_.size(); ++i) {
