@@ -194,6 +194,8 @@ struct ValueMeanArgs {
 
 inline constexpr uint32_t kTailQueries = 4;   // that share each row read
 inline constexpr uint32_t kTailBlocks = 256;  // weights of so many are held at a time
+/// Of how values found differ from mean values, what a tail adds: docs/adr/0014-tail.md.
+inline constexpr float kTailFoundShare = 0.7f;
 inline constexpr uint64_t kTailScratchFloats = (kTailQueries + 2) * uint64_t{kTailBlocks};
 
 /// Attention over blocks instead of positions: each weighs exp(its log weight) and has its mean for
@@ -259,7 +261,8 @@ inline constexpr uint64_t kSparqRowBytes = uint64_t{kExtentPositions} * sizeof(u
 constexpr uint64_t sparq_tile_bytes(uint32_t head_dim) { return head_dim * kSparqRowBytes; }
 
 /// Products of queries with keys over some dimensions, for each query its own; a block's score is
-/// nearly ln(sum exp) (as in PqScanArgs), and +infinity where it is not finite.
+/// nearly ln(sum exp) (as in PqScanArgs), and +infinity where it is not finite. A single key that is
+/// no number may count for nothing: whoever makes tiles marks all of its block.
 struct SparqScanArgs {
   const std::byte* const* tiles;  // [n_tiles], each sparq_tile_bytes(head_dim), 64-byte aligned
   uint32_t n_tiles;

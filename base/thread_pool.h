@@ -64,7 +64,7 @@ class ThreadPool {
   template <class Task>
   void for_each_guided(uint64_t n_items, Task&& task) {
     if (n_items == 0) return;
-    if (size() == 1) return task(uint64_t{0}, n_items, 0u);
+    if (size() == 1 || n_items == 1) return task(uint64_t{0}, n_items, 0u);
     next_item_.store(0, std::memory_order_relaxed);
     run([&](uint32_t worker) {
       uint64_t begin = 0;
@@ -79,7 +79,8 @@ class ThreadPool {
 
  private:
   static constexpr int kNoCpu = -1;
-  // Of what is left, for each worker: one that is held up during its first piece delays none.
+  // Of what is left, for each worker: one that is held up in its first piece leaves the others the
+  // rest.
   static constexpr uint64_t kGuidedShares = 2;
   using Erased = void (*)(void* context, uint32_t worker);
   void run_erased(Erased task, void* context);

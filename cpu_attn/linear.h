@@ -13,14 +13,18 @@ void fill_linear_scalar(KernelTable& table);
 void fill_linear_avx2(KernelTable& table);
 void fill_linear_avx512(KernelTable& table);  // F, BW, DQ, VL and VNNI
 
+/// Rows that kernels of quantised weights multiply with one panel at a time; more of them with two
+/// (linear_quant.inc).
+inline constexpr uint32_t kFewRows = 4;
+
 /// Panels that a thread takes at a time of a layer of n_panels: six pieces for each thread even out
-/// a slower core. Many rows are multiplied with two panels at a time (linear_quant.inc), so that
-/// such pieces are of whole pairs.
+/// a slower core. Of many rows whole pairs, as long as every thread has one.
 constexpr uint32_t panels_per_piece(uint32_t n_panels, uint32_t n_threads, uint32_t n_rows) {
-  constexpr uint32_t kPiecesPerThread = 6, kFewRows = 4;
+  constexpr uint32_t kPiecesPerThread = 6;
   const uint32_t n = n_panels / (n_threads * kPiecesPerThread);
-  if (n < 2 || n_rows <= kFewRows) return n < 1 ? 1 : n;
-  return n < 8 ? 2 : n / 2 * 2;  // few large pieces of unlike numbers would leave a thread idle
+  if (n_rows <= kFewRows) return n < 1 ? 1 : n;
+  if (n < 8) return n_panels >= 2 * n_threads ? 2 : 1;  // a pair more or less still matters
+  return n / 2 * 2;
 }
 
 }  // namespace strata::cpu_attn

@@ -174,7 +174,7 @@ inline void quantize_group(const float* x, int8_t* q, float* scale, int32_t* neg
   neg_sums[1] = -_mm_extract_epi32(halves, 1);
 }
 
-constexpr uint32_t kFusedRows = 4;  // rows that decode keeps in registers while it unpacks
+constexpr uint32_t kFusedRows = kFewRows;  // that decode keeps in registers while it unpacks
 // 4 f32 sums, 4 integer sums, 4 of 16 bits, one vector of codes, one of ones.
 constexpr uint32_t kQuantTileRows = 4;
 constexpr uint32_t kQuantTilePanels = 1;

@@ -156,7 +156,7 @@ inline void quantize_group(const float* x, int8_t* q, float* scale, int32_t* neg
   neg_sums[1] = -_mm512_reduce_add_epi32(q1);
 }
 
-constexpr uint32_t kFusedRows = 4;  // rows that decode keeps in registers while it unpacks
+constexpr uint32_t kFusedRows = kFewRows;  // that decode keeps in registers while it unpacks
 // By two panels: 12 f32 and 12 integer sums, two vectors of codes, a broadcast.
 constexpr uint32_t kQuantTileRows = 6;
 constexpr uint32_t kQuantTilePanels = 2;

@@ -205,7 +205,7 @@ void add_choosing(const ModelShape& shape, const KvContext& context,
       index_shape(shape, context.k_codec, context.v_codec, context.n_ctx);
   double bytes = 0;
   for (const LayerShape& layer : shape.layers)
-    if (layer.window == 0)
+    if (layer.window == 0 && layer.n_kv_heads > 0)
       bytes += layer.n_kv_heads * index::scanned_bytes(*context.method, index.layout,
                                                        layer.n_heads / layer.n_kv_heads);
   const auto name =
@@ -310,9 +310,11 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   problem.v_codec = codecs.v;
   problem.chunk_rows = context.chunk_rows;
   problem.n_out = static_cast<double>(request.n_out);
-  problem.n_past = static_cast<double>(request.n_past);
-  if (request.n_past == 0)
-    problem.n_prompt = static_cast<double>(request.n_ctx - request.n_out);
+  const uint64_t before = request.n_past.value_or(request.n_ctx - request.n_out);
+  STRATA_CHECK(before + request.n_out <= request.n_ctx, "%lu and %lu positions of %lu",
+               static_cast<unsigned long>(before), static_cast<unsigned long>(request.n_out),
+               static_cast<unsigned long>(request.n_ctx));
+  (request.n_past ? problem.n_past : problem.n_prompt) = static_cast<double>(before);
   if (request.method) {
     problem.touched_share = request.touched_share;
     problem.touched_positions = request.touched_positions;

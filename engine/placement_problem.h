@@ -35,8 +35,8 @@ struct PlacementRequest {
   planner::MachineProfile profile;
   uint64_t n_ctx = 0;
   uint64_t n_out = 0;  // of n_ctx, the tokens that are answered
-  // Where there are positions already: what the answer follows, and no prompt is read.
-  uint64_t n_past = 0;
+  // Positions that are there already: then no prompt is read, and n_out tokens follow them.
+  std::optional<uint64_t> n_past = {};
   uint64_t dram_bytes = 0;                             // for everything of ours
   uint64_t nvme_bytes = 0;                             // of the spill file; 0 = none
   uint64_t weights_dram_bytes = 0, kv_dram_bytes = 0;  // of dram_bytes, at most; 0 = no cap

@@ -21,7 +21,6 @@
 namespace strata::engine {
 namespace {
 
-constexpr float kFoundShare = 0.7f;  // measured: docs/adr/0014-tail.md
 // Of the index that a worker sums at a time. The order of sums depends on the number of blocks and
 // on queries that share a choice, not on workers.
 constexpr uint32_t kBlocksPerPart = 1024;
@@ -186,7 +185,7 @@ void Walk::State::merge_tail(const AttendTile& tile, AttendBuffers& buffers) con
     const float* found = buffers.run_o + uint64_t{i} * shape.head_dim;
     float* o = buffers.segment_o + uint64_t{i} * shape.head_dim;
     const float found_l = buffers.run_l[i], mean_l = retrieved.l[first + i];
-    const float share = found_l > 0 && mean_l > 0 ? kFoundShare * left_out.l[first + i] : 0.0f;
+    const float share = found_l > 0 && mean_l > 0 ? kTailFoundShare * left_out.l[first + i] : 0.0f;
     const float of_found = share > 0 ? share / found_l : 0.0f;
     const float of_mean = share > 0 ? share / mean_l : 0.0f;
     for (uint32_t d = 0; d < shape.head_dim; ++d)

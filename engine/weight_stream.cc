@@ -109,10 +109,11 @@ void WeightStream::hand_on_memory() {
 
 /// Gives the next layer of the circle to a free slot, where there is one.
 bool WeightStream::fill_next_slot() {
-  const auto is_wanted = [](const WeightSlot& slot) {
+  // Without reading ahead nothing more is read before a layer that nobody has taken yet.
+  const auto holds_layer = [](const WeightSlot& slot) {
     return slot.state == WeightSlot::State::kFilling || slot.state == WeightSlot::State::kFull;
   };
-  if (!reads_ahead_ && std::ranges::any_of(slots_, is_wanted)) return false;
+  if (!reads_ahead_ && std::ranges::any_of(slots_, holds_layer)) return false;
   for (WeightSlot& slot : slots_)
     if (slot.state == WeightSlot::State::kFree &&
         (filling_ == nullptr || filling_->target.memory == nullptr))

@@ -1,6 +1,6 @@
 // index/sparq_selector.h - every key once more, dimension by dimension, so that a query reads only
-// the dimensions in which it is large itself. Nothing is trained or rounded away: what is chosen is
-// which part of the keys is read.
+// the dimensions in which it is large itself. Nothing is trained, keys are rounded to f16 at most:
+// what is chosen is which part of them is read.
 //
 // Source: SparQ (arXiv 2312.04985), steps 1 and 2 of its algorithm: the r components of q that are
 //   largest in magnitude, and scores q_r . k_r with the softmax's temperature sqrt(d |q_r| / |q|),
@@ -8,7 +8,7 @@
 //   differs (docs/adr/0021-sparq.md): each query of a group has components of its own; blocks are
 //   chosen, by the weight of their 32 keys; and there is no mean value (step 3).
 // Weight of a block: ln(sum exp) of its 32 scores. They lack what the other components would have
-//   added to all of them, a constant of the query, so they do not serve for a tail.
+//   added, 1.4 to 2.0 nat in the mean and 0.8 to 1.2 around it, so they do not serve for a tail.
 // Rows are bytes as base/index_kernels.h lays out a tile; all bytes are valid ones.
 #pragma once
 

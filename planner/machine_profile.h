@@ -91,8 +91,9 @@ struct MachineProfile {
   std::vector<AttendRate> attend;
   std::vector<IndexRate> index;  // of methods that were measured
   StepCost step_cost;
-  std::vector<DiskRate> disk_read, disk_write;                   // rising in size
-  double disk_read_bytes_per_s = 0, disk_write_bytes_per_s = 0;  // 1 MiB requests, in order
+  std::vector<DiskRate> disk_read, disk_write;  // rising in size
+  // Requests of 1 MiB in order; of reads eight in flight, and every byte looked at.
+  double disk_read_bytes_per_s = 0, disk_write_bytes_per_s = 0;
   RateCurve disk_alone;        // of a read with no other in flight
   bool disk_is_direct = true;  // false: measured through the page cache, which is quicker
   std::vector<PairShare> pairs;

@@ -2,7 +2,7 @@
 // index/, on the keys, values and queries of a real model: one row for each method and budget, as
 // Markdown (docs/adr/0022-methods-measured-on-traces.md).
 //
-//   strata eval -m MODEL -f TEXT --record TRACE --positions 7168 --steps 7136 --layers 1,6,10
+//   strata eval -m MODEL -f TEXT --record TRACE --positions 7168 --steps 7136 --layers 1,6,...
 //   bench_rivals TRACE
 //
 // A trace of fewer steps lacks queries that InfLLM and EM-LLM learn from; their rows say so.

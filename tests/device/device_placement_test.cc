@@ -128,7 +128,8 @@ TEST_F(DevicePlacement, BehindAPastThePlannerIsAskedForTokensAlone) {
   const cli::PlacedPlan whole = cli::place_by_plan(command, engine);
   EXPECT_EQ(whole.problem.n_past, 0);
   EXPECT_GT(whole.problem.n_prompt, 0);
-  const cli::PlacedPlan behind = cli::place_by_plan(command, engine, n_ctx / 2, 3);
+  const cli::PlacedPlan behind =
+      cli::place_by_plan(command, engine, cli::AnswerBehind{n_ctx / 2, 3});
   EXPECT_EQ(behind.problem.n_past, static_cast<double>(n_ctx / 2));
   EXPECT_EQ(behind.problem.n_prompt, 0);
   EXPECT_EQ(behind.problem.n_out, 3);

@@ -1,6 +1,7 @@
 // tests/tools/drawn_trace.h - traces of attention whose keys, values and queries a test knows.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <span>

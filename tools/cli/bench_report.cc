@@ -133,7 +133,7 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
   return json;
 }
 
-BenchReport::BenchReport(AnswerSink& sink, std::string format)
+BenchReport::BenchReport(AnswerSink& sink, std::string format, bool scales)
     : sink_(sink), format_(std::move(format)), records_(sink, format_) {}
 
 std::string BenchReport::test_text(const BenchTest& test) const {
@@ -169,9 +169,13 @@ void BenchReport::add_row(const BenchResult& result, const BenchPrediction& pred
       fmt::format("{:.2f}", median(rates)), fmt::format("{:.1f}", result.bytes_per_token() / kMega),
       fmt::format("{:.2f}", result.gbytes_per_s()),
       fmt::format("{:.0f}", 100 * share_of_memory(result, result.gbytes_per_s()))));
-  auto of_test = std::ranges::find(rates_, test_text(result.test), &TestRates::test);
-  if (of_test == rates_.end()) of_test = rates_.insert(of_test, {test_text(result.test), {}});
-  of_test->of_threads.emplace_back(subject_.n_threads, median(rates));
+  if (scales_) {
+    auto of_test = std::ranges::find(rates_, test_text(result.test), &TestRates::test);
+    if (of_test == rates_.end()) of_test = rates_.insert(of_test, {test_text(result.test), {}});
+    // Of a test that was asked for twice the first.
+    if (of_test->of_threads.empty() || of_test->of_threads.back().first != subject_.n_threads)
+      of_test->of_threads.emplace_back(subject_.n_threads, median(rates));
+  }
   // Without a profile of its own the CPU's prediction says nothing; a card's figures are those of
   // its kind.
   if (prediction.is_measured || subject_.is_on_device)
@@ -189,8 +193,9 @@ std::string BenchReport::scaling_lines() const {
   std::string lines;
   for (const auto& [test, of_threads] : rates_) {
     if (of_threads.size() < 2) continue;
-    const double of_one = of_threads.front().second;
-    lines += fmt::format("\n{}: {:.2f} t/s with 1 thread", test, of_one);
+    const auto [n_fewest, of_one] = of_threads.front();
+    lines += fmt::format("\n{}: {:.2f} t/s with {} thread{}", test, of_one, n_fewest,
+                         n_fewest == 1 ? "" : "s");
     for (const auto& [n_threads, rate] : std::span(of_threads).subspan(1))
       lines += fmt::format("; {:.2f} with {}, {:.2f} x", rate, n_threads, rate / of_one);
   }

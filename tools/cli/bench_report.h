@@ -51,7 +51,8 @@ nlohmann::ordered_json bench_json(const BenchSubject& subject, const BenchResult
 class BenchReport {
  public:
   /// `format` is a value of --output-format.
-  BenchReport(AnswerSink& sink, std::string format);
+  /// scales: whether to say at the end what more threads brought each test.
+  BenchReport(AnswerSink& sink, std::string format, bool scales = false);
 
   /// What holds for the results that follow.
   void begin(BenchSubject subject) { subject_ = std::move(subject); }
@@ -69,6 +70,7 @@ class BenchReport {
 
   AnswerSink& sink_;
   std::string format_;
+  bool scales_;
   BenchRecords records_;
   BenchSubject subject_;
   bool has_header_ = false;

@@ -196,8 +196,9 @@ std::vector<uint64_t> thread_counts(const Settings& settings) {
   return counts;
 }
 
-/// By one number of threads.
-void run_each(const Command& command, const std::vector<BenchTest>& tests, BenchReport& report) {
+/// All tests with command.settings.threads; opens the model anew, for a plan depends on them.
+void run_with_threads(const Command& command, const std::vector<BenchTest>& tests,
+                      BenchReport& report) {
   const Settings& settings = command.settings;
   std::optional<Trace> trace;
   if (settings.attribution) trace.emplace().set_on(false);
@@ -243,11 +244,11 @@ void run_each(const Command& command, const std::vector<BenchTest>& tests, Bench
 /// The tests of -p, -n and -d.
 int run_tests(const Command& command, AnswerSink& sink) {
   const std::vector<BenchTest> tests = list_tests(command.settings);
-  BenchReport report(sink, bench_format(command.settings));
+  BenchReport report(sink, bench_format(command.settings), command.settings.scaling);
   for (const uint64_t n_threads : thread_counts(command.settings)) {
     Command of_threads = command;
     of_threads.settings.threads = n_threads;
-    run_each(of_threads, tests, report);
+    run_with_threads(of_threads, tests, report);
   }
   report.finish();
   return 0;

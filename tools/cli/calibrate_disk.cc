@@ -21,10 +21,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kPassBytes = uint64_t{32} << 20;  // of requests of one size
 constexpr uint64_t kRequestsMin = 32, kRequestsMax = 4096;
-// As many as the ring has that streamed weights come through. Thirty-two took an eighth longer
-// where their bytes were looked at (3.39 and 2.99 GB/s; 3.45 both where not): memory that they fill
-// and that is read then no longer stays in the caches.
-constexpr uint32_t kInOrderDepth = 8;
 constexpr uint64_t kAloneMax = 512;  // of requests one at a time
 constexpr uint32_t kRounds = 3;
 constexpr size_t kInOrderPerRound = 2;
@@ -74,7 +70,7 @@ class DiskTrial {
   }
   void read_in_order() {
     if (read_s_.empty() || std::accumulate(read_s_.begin(), read_s_.end(), 0.0) < kInOrderS)
-      read_s_.push_back(disk_.read_all(kInOrderDepth));
+      read_s_.push_back(disk_.read_all(RawDisk::kLookedAtDepth));
   }
 
   /// A disk on which a few requests take the time that there is has been measured with these.
@@ -128,7 +124,7 @@ void calibrate_disk(RawDisk& disk, const CalibrateOptions& options,
   DiskTrial trial(disk, options);
   disk.look_at_bytes(true);
   trial.measure();
-  disk.look_at_bytes(false);  // beside other work that would be work twice
+  disk.look_at_bytes(false);  // pairs have a thread that computes
   profile.disk_is_direct = disk.is_direct();
   profile.disk_write_bytes_per_s = trial.write_rate();
   profile.disk_read_bytes_per_s = trial.read_rate();

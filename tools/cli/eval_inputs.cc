@@ -126,7 +126,6 @@ std::vector<eval::Contender> contenders_of(const Command& command) {
       contenders.push_back(of);
       // The oracle is what others are judged beside: a choice, not a way to read.
       if (command.settings.sparse_prefill == "off" || found == index::Method::kOracle) continue;
-      of.method_name += ", read sparsely";
       of.reads_sparsely = true;
       contenders.push_back(of);
     }

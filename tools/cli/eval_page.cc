@@ -35,8 +35,9 @@ std::vector<Curve> curves_of(std::span<const EvalRow> rows,
   for (const EvalRow& row : rows) {
     const auto value = quality(row);
     if (!value) continue;
-    auto curve = std::ranges::find(curves, row.method, &Curve::method);
-    if (curve == curves.end()) curve = curves.insert(curves.end(), Curve{row.method, {}});
+    const std::string method = eval::method_text(row.method, row.reads_sparsely);
+    auto curve = std::ranges::find(curves, method, &Curve::method);
+    if (curve == curves.end()) curve = curves.insert(curves.end(), Curve{method, {}});
     curve->points.push_back({row.kv_read_share, *value, row.budget});
   }
   for (Curve& curve : curves) std::ranges::sort(curve.points, {}, &Point::share);

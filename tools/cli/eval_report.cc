@@ -39,7 +39,8 @@ std::string ratio_text(const std::optional<double>& ratio) {
 
 std::vector<Column> contender_columns() {
   return {{"context", false, [](const EvalRow& row) { return fmt::format("{}", row.context); }},
-          {"method", true, [](const EvalRow& row) { return row.method; }},
+          {"method", true,
+           [](const EvalRow& row) { return eval::method_text(row.method, row.reads_sparsely); }},
           {"budget", false, [](const EvalRow& row) { return row.budget; }},
           {"KV read %", false, [](const EvalRow& row) { return percent(row.kv_read_share); }}};
 }
@@ -207,6 +208,7 @@ std::string csv(std::span<const EvalRow> rows) {
 ordered_json eval_json(const EvalRow& row) {
   ordered_json json = {{"method", row.method}, {"task", row.task}};
   if (!row.text.empty()) json["text"] = row.text;
+  if (row.reads_sparsely) json["read_sparsely"] = true;
   json["context"] = row.context;
   json["budget"] = row.budget;
   const auto add = [&](const char* key, const std::optional<double>& value) {

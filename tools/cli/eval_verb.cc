@@ -158,7 +158,8 @@ bool pass_gate(const engine::Engine& engine, const Settings& settings,
     if (!settings.attn_layers.empty())
       of.layers = layer_modes_text(*read_layer_modes(settings.attn_layers));
   for (const eval::Verdict& of : verdicts)
-    notice(fmt::format("gate: {} at {} {}", of.method, of.budget,
+    notice(fmt::format("gate: {} at {} {}", eval::method_text(of.method, of.reads_sparsely),
+                       of.budget,
                        of.passes ? "passes: " + answers_text(of) : "fails: " + of.reason));
   const bool nears = kv_share(settings.kv_near, "--kv-near") > 0;
   if (nears || settings.sparse_prefill != "off") {
@@ -174,6 +175,9 @@ bool pass_gate(const engine::Engine& engine, const Settings& settings,
     write_profile(path, verdicts, today());
     notice("gate: kept in " + path);
   }
+  // Where reading sparsely is asked for, that is what has to pass.
+  const bool is_sparse = settings.sparse_prefill != "off";
+  std::erase_if(verdicts, [&](const auto& of) { return of.reads_sparsely != is_sparse; });
   return eval::cheapest(verdicts) != nullptr;
 }
 

@@ -218,9 +218,7 @@ constexpr OptionSpec kRows[] = {
      "to compare: keep no K and V in memory between steps that a file holds; same answers",
      Sources::kFlagOnly, kBench, &S::no_kept_blocks},
     {"scaling", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
-     "also measure each test with 1 thread, 2, 4 and so on up to -t, and say how many times as "
-     "fast "
-     "it is",
+     "also measure each test with 1 thread, 2, 4 and so on up to -t: how many times as fast it is",
      Sources::kFlagOnly, kBench, &S::scaling},
     {"tiers", "", Section::kTests, ValueKind::kFlag, "false", 0, 0, "",
      "measure the disk and K and V on it instead, as shares of what a plain reader gets there; "

@@ -282,11 +282,12 @@ PlacedPlan placed_plan(const Command& command, const Engine& engine) {
   return placed(plan_subject(command, engine), engine);
 }
 
-PlacedPlan place_by_plan(const Command& command, Engine& engine, uint64_t n_past, uint64_t n_out) {
+PlacedPlan place_by_plan(const Command& command, Engine& engine,
+                         std::optional<AnswerBehind> answer) {
   PlanSubject asked = plan_subject(command, engine);
-  if (n_past > 0) {
-    asked.request.n_past = n_past;
-    asked.request.n_out = n_out;
+  if (answer) {
+    asked.request.n_past = answer->n_past;
+    asked.request.n_out = answer->n_out;
   }
   PlacedPlan by_hand = placed(std::move(asked), engine);
   // Where all is near, no placement is quicker and the rules' chunk is as good as another: the

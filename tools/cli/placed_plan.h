@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,12 +71,17 @@ PlacedEngine open_placed(const Command& command, engine::EngineOptions options);
 void save_plan(const PlanSubject& subject, const planner::PlacementProblem& problem,
                const planner::PlacementPlan& plan, const std::string& path);
 
+/// Tokens behind positions that are there already.
+struct AnswerBehind {
+  uint64_t n_past = 0, n_out = 1;
+};
+
 /// Asks the planner where not everything is as near as can be, and places by it what is quicker so;
 /// before Engine::load. What the rules by hand have accepted runs where a plan does not fit, but
 /// for pins, which are refused then. Cost: some ten milliseconds for each size of chunk. Errors:
 /// kDoesNotFit of pins; those of tiers::open_spill, after which the engine has no spill file.
-/// Where there are n_past positions already, the n_out tokens behind them are to be quick.
-PlacedPlan place_by_plan(const Command& command, engine::Engine& engine, uint64_t n_past = 0,
-                         uint64_t n_out = 1);
+/// With `answer` just those tokens are to be quick, else a prompt and an answer of the context.
+PlacedPlan place_by_plan(const Command& command, engine::Engine& engine,
+                         std::optional<AnswerBehind> answer = {});
 
 }  // namespace strata::cli

@@ -102,9 +102,8 @@ std::vector<PlanTrial> CellTrial::list() {
   const PlanSpace space(engine);
   const Placement by_hand = placement_of(engine);
   // Tokens behind the depth are what is measured, so a plan is asked for that makes these quick.
-  profile_ =
-      place_by_plan(with_budget(command_, cell_), engine, cell_.n_depth, options_.timing.n_least)
-          .subject.request.profile;
+  const AnswerBehind measured{cell_.n_depth, options_.timing.n_least};
+  profile_ = place_by_plan(with_budget(command_, cell_), engine, measured).subject.request.profile;
   add_plan(trials, "planner", placement_of(engine));
   add_plan(trials, "rules by hand", by_hand);
   const auto take = [&](std::string name, Placement placement) {

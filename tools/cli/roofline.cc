@@ -98,8 +98,9 @@ std::string would_help(const BenchSubject& subject, const BenchResult& result,
           ? fmt::format("{:.0f} % of the {} peak", 100 * roof.share_of_peak, arithmetic)
           : "a peak that is not known";
   return fmt::format(
-      "near no ceiling, {:.0f} % of DRAM and {}: its work is short or its threads wait for each "
-      "other, so more rows in a step, or cores that nothing else uses",
+      "near no ceiling, {:.0f} % of DRAM and {}: its work is short, its threads wait for each "
+      "other or its kernel is far from the peak: more rows in a step, or cores that nothing else "
+      "uses",
       100 * roof.share_of_dram, of_peak);
 }
 
@@ -122,11 +123,12 @@ std::string roofline_table(const std::string& test, const BenchSubject& subject,
                            const BenchResult& result) {
   std::string out = fmt::format("\n{}: one more run of {} tokens; DRAM read {:.1f} GB/s", test,
                                 result.n_tokens(), result.memory_gbytes_per_s);
-  if (result.peak.f32_gflop_per_s > 0)
+  if (result.peak.f32_gflop_per_s > 0) {
     out += fmt::format(", peaks of {} threads: f32 {:.0f} GFLOP/s, int8 {:.0f} Gop/s",
                        subject.n_threads, result.peak.f32_gflop_per_s, result.peak.int8_gop_per_s);
-  if (std::ranges::count(result.stages, Arithmetic::kInt8Pair, &BenchStage::arithmetic) > 0)
-    out += ", int8-pair (two products of bytes for one) half of that";
+    if (std::ranges::count(result.stages, Arithmetic::kInt8Pair, &BenchStage::arithmetic) > 0)
+      out += ", int8-pair (two products of bytes for one) half of that";
+  }
   out += fmt::format(
       "; bytes and FLOP by formula\n"
       "| {:<11} | {:>10} | {:>6} | {:>10} | {:>7} | {:>6} | {:>8} | {:>6} |\n"

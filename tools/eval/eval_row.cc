@@ -11,6 +11,7 @@ EvalRow contender_row(const std::string& task, uint64_t context, const Contender
   row.task = task;
   row.method = contender.method_name;
   row.budget = contender.budget_text;
+  row.reads_sparsely = contender.reads_sparsely;
   row.context = context;
   row.budget_share = budget_share(contender.rule.budget, context);
   const auto n_steps = static_cast<double>(std::max<uint64_t>(1, read.steps));
@@ -22,6 +23,10 @@ EvalRow contender_row(const std::string& task, uint64_t context, const Contender
 }
 
 }  // namespace
+
+std::string method_text(const std::string& method, bool reads_sparsely) {
+  return reads_sparsely ? method + ", read sparsely" : method;
+}
 
 std::optional<double> budget_share(const index::Budget& budget, uint64_t context) {
   switch (budget.kind) {

@@ -17,6 +17,7 @@ struct EvalRow {
   std::string text;  // of "text": the file, or kAllTexts
   std::string method;
   std::string budget;                  // as it was asked for
+  bool reads_sparsely = false;         // the context too was read by the method
   uint64_t context = 0;                // tokens
   std::optional<double> budget_share;  // of the context; none where the budget is a weight
   double kv_read_share = 0;            // measured, of the layers that select
@@ -39,6 +40,9 @@ struct EvalRow {
 };
 
 inline constexpr const char* kAllTexts = "all";
+
+/// What a reader of tables calls the line's method: "quest", "quest, read sparsely".
+std::string method_text(const std::string& method, bool reads_sparsely);
 
 /// `context` is the length of the text in tokens.
 EvalRow text_row(const std::string& text, uint64_t context, const Contender& contender,

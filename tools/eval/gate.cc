@@ -42,7 +42,8 @@ std::string reason_of(const Verdict& of, const GateLimits& limits) {
 
 void add_answers(std::span<const EvalRow> rows, Verdict& of) {
   for (const EvalRow& row : rows) {
-    if (row.method != of.method || row.budget != of.budget || !row.exact_score) continue;
+    if (row.method != of.method || row.reads_sparsely != of.reads_sparsely) continue;
+    if (row.budget != of.budget || !row.exact_score) continue;
     if (row.context < of.context) {
       of.shorter_task = std::max(of.shorter_task, row.context);
       continue;
@@ -58,7 +59,7 @@ Verdict verdict_of(const EvalRow& row, const EvalRow& oracle, std::span<const Ev
                    const GateLimits& limits) {
   if (!row.agreement || !row.attention || !oracle.agreement || !oracle.attention)
     STRATA_CHECK(false, "no probed attention of %s", row.method.c_str());
-  Verdict of{.method = row.method, .budget = row.budget};
+  Verdict of{.method = row.method, .budget = row.budget, .reads_sparsely = row.reads_sparsely};
   of.context = row.context;
   of.tokens = row.agreement->kl.n;
   of.kl = row.agreement->kl.mean;

@@ -28,7 +28,8 @@ struct GateLimits {
 /// One method at one budget.
 struct Verdict {
   std::string method, budget;
-  std::string layers = {};  // that did not choose, as --attn-layers spells them
+  bool reads_sparsely = false;  // the context too was read by the method
+  std::string layers = {};      // that did not choose, as --attn-layers spells them
   bool passes = false;
   uint64_t context = 0, tokens = 0;
   double kl = 0, kl_of_oracle = 0, top1 = 0, top1_of_oracle = 0, mass = 0, mass_of_oracle = 0;

@@ -1,6 +1,7 @@
 #include "tools/eval/text_eval.h"
 
 #include "base/check.h"
+#include "tools/eval/eval_row.h"
 
 namespace strata::eval {
 namespace {
@@ -82,7 +83,7 @@ std::vector<TextRun> evaluate_text(SplitRunner& runner, const TextSample& sample
   if (probes) oracles = runner.make_source(index::Method::kOracle);
   std::vector<TextRun> runs;
   for (const Contender& contender : contenders) {
-    say(contender.method_name + " " + contender.budget_text);
+    say(method_text(contender.method_name, contender.reads_sparsely) + " " + contender.budget_text);
     runs.push_back(rest.walk(contender, exact, oracles.get()));
   }
   return runs;

@@ -7,8 +7,6 @@
 namespace strata::rivals {
 namespace {
 
-constexpr double kFoundShare = 0.7;  // docs/adr/0014-tail.md
-
 bool is_candidate(const TraceCase& on, uint32_t block) {
   return block >= TraceCase::kSinkBlocks && block + TraceCase::kWindowBlocks < on.n_blocks();
 }
@@ -121,7 +119,7 @@ void MethodRival::estimate_rest(uint32_t stream, uint32_t step, const BlockWeigh
     Partial& tail = left_out[head];
     if (found.l > 0 && retrieved[head].l > 0)
       for (uint32_t d = 0; d < on_.head_dim(); ++d)
-        tail.o[d] += kFoundShare * tail.l *
+        tail.o[d] += double{kTailFoundShare} * tail.l *
                      (found.o[d] / found.l - retrieved[head].o[d] / retrieved[head].l);
     heads[head].estimated = std::move(tail);
   }

@@ -2,8 +2,6 @@
 // index/ itself, and estimates that the papers make of other bytes.
 #pragma once
 
-#include <optional>
-
 #include "base/host_memory.h"
 #include "base/kernel_table.h"
 #include "index/choose.h"
@@ -43,8 +41,8 @@ class BlockRival : public Rival {
   index::Chooser chooser_;
 };
 
-/// A method of index/. With Budget::Kind::kLogGap its budget is InfiniGen's: what lies within so
-/// many nats of the largest.
+/// A method of index/. Budget::Kind::kLogGap takes what lies within so many nats of the largest, as
+/// InfiniGen's budget does; that averages the count over a layer's heads, this has each head's own.
 class MethodRival : public BlockRival {
  public:
   /// Errors: those of index::SelectorSource.

@@ -5,7 +5,9 @@
 //   graph of key products is largest; 8 to 128 positions; representatives as InfLLM's.
 // What differs: a trace holds no logits, so that surprise is not known; events begin 32 positions
 //   apart and a boundary moves both ways, which is the paper's own comparison "fixed, refined by
-//   modularity". Products are cosines. A KV head has its own events.
+//   modularity". Products are cosines. A KV head has its own events. There is no contiguity buffer
+//   (neighbours of what was retrieved); events go by their share for each position until the budget
+//   is full, where the paper takes the k of the largest product.
 #pragma once
 
 #include "tools/rivals/judge.h"

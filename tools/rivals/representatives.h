@@ -5,7 +5,8 @@
 //   relevance is the sum of its representatives' products with a query; its code keeps their mean,
 //   one vector for each head. EM-LLM (arXiv 2407.09450) takes them over for its events.
 // What differs: keys are as attention here uses them, RoPE applied; InfLLM takes it off, since it
-//   moves what it retrieves next to the query.
+//   moves what it retrieves next to the query, so means of keys fare worse here. A KV head has one
+//   set of representatives, by the mean of its queries, where its code has one for each query head.
 #pragma once
 
 #include "tools/rivals/block_rivals.h"

@@ -71,7 +71,8 @@ std::vector<Attended> SampledKeys::attend(uint32_t stream, uint32_t step) {
       n_met_ += n_shared[i];
       if (n_shared[i] < 2) continue;
       const float* key = of.centred.data() + uint64_t{i} * on_.head_dim();
-      const double cosine = dot(q, key, on_.head_dim()) / (length * of.lengths[i]);
+      const double lengths = length * of.lengths[i];
+      const double cosine = lengths > 0 ? dot(q, key, on_.head_dim()) / lengths : 0;
       heads[head].positions.push_back(on_.first() + i);
       heads[head].log_counts.push_back(
           static_cast<float>(-std::log(draw_chance(cosine, shape_) + kLeastChance)));
