@@ -29,7 +29,7 @@ namespace {
 struct Options {
   uint32_t head_dim = 64;
   uint32_t group = 3;
-  uint32_t rows = 32;  // of the prefill tile: rows * group queries
+  uint32_t rows = 0;  // of the prefill tile: rows * group queries; 0 = as many as it holds
   uint64_t megabytes = 256;
   uint32_t streams = 1;  // blocks of a stream are this many blocks apart
   uint32_t repeats = 3;
@@ -137,8 +137,8 @@ int main(int argc, char** argv) {
   app.add_option("--head-dim", options.head_dim, "dimensions of a head")
       ->check(CLI::Range(32u, 512u));
   app.add_option("--group", options.group, "queries of a decode step")->check(CLI::Range(1u, 16u));
-  app.add_option("--rows", options.rows, "rows of a prefill tile; rows * group <= 96")
-      ->check(CLI::Range(1u, 96u));
+  app.add_option("--rows", options.rows, "rows of a prefill tile; 0 = as many as it holds")
+      ->check(CLI::Range(0u, 96u));
   app.add_option("--megabytes", options.megabytes, "KV bytes that a decode pass reads")
       ->check(CLI::Range(16u, 4096u));
   app.add_option("--streams", options.streams, "distance of a stream's blocks, in blocks")
@@ -149,6 +149,13 @@ int main(int argc, char** argv) {
   app.add_option("--isa", options.isa, "only this instruction set");
   app.add_flag("!--no-hint", options.hint, "do not tell the kernel the blocks of its next call");
   CLI11_PARSE(app, argc, argv);
+  const uint32_t n_most = strata::kMaxTileQueries / options.group;
+  if (options.rows > n_most) {
+    std::fprintf(stderr, "a tile holds %u rows of %u queries: lower --rows\n", n_most,
+                 options.group);
+    return 2;
+  }
+  if (options.rows == 0) options.rows = n_most;
   strata::HostMemory memory = strata::HostMemory::reserve(options.megabytes << 20);
   std::fill_n(memory.data(), memory.size(), std::byte{1});
   strata::ThreadPool pool(1);

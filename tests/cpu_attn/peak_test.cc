@@ -78,8 +78,7 @@ std::vector<std::string> loop_of(const std::string& object, const std::string& f
   return {};
 }
 
-/// A ceiling that waits for the first cache is none: kernels were said to be nearer to it than they
-/// are. The multiplications that the code has are those that the loop says it does.
+/// A ceiling that waits for the first cache is none. The multiplications that the code has are those that the loop says it does.
 TEST(Peak, LoopsMultiplyInRegistersAlone) {
   if (sanitizer::kAny) GTEST_SKIP() << "its code is not what is measured; the release suite judges";
   struct Loop {
@@ -101,7 +100,7 @@ TEST(Peak, LoopsMultiplyInRegistersAlone) {
       if (at.starts_with(of.instruction)) ++n_instructions;
       EXPECT_EQ(at.find('('), std::string::npos) << at << " touches memory";
     }
-    EXPECT_GT(n_instructions, 0u) << "found no loop";
+    EXPECT_GT(n_instructions, 0u) << "found no loop: is objdump there?";
     for (const KernelTable* table : available_kernels())
       if (table->isa == of.isa) {
         EXPECT_EQ(std::fmod(n_instructions * of.n_products, (peak_loops(of.isa).*of.loop)(1)), 0);

@@ -149,6 +149,8 @@ TEST_F(Bench, PrintsATableCsvOrALineATest) {
 TEST_F(Bench, MeasuresFewerThreadsToo) {
   const std::vector<std::string> usual = {"-p", "8", "-n", "4", "-r", "1", "-t", "2"};
   EXPECT_EQ(bench(small_model(), usual).out.find("with 1 thread"), std::string::npos);
+  const std::vector<std::string> twice = {"-p", "8,8", "-n", "0", "-r", "1", "-t", "2"};
+  EXPECT_EQ(bench(small_model(), twice).out.find("t/s with"), std::string::npos);
   auto scaled = usual;
   scaled.emplace_back("--scaling");
   const std::string table = bench(small_model(), scaled).out;

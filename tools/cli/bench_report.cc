@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "engine/byte_text.h"
 #include "tools/cli/attention_report.h"
@@ -134,7 +135,7 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
 }
 
 BenchReport::BenchReport(AnswerSink& sink, std::string format, bool scales)
-    : sink_(sink), format_(std::move(format)), records_(sink, format_) {}
+    : sink_(sink), format_(std::move(format)), scales_(scales), records_(sink, format_) {}
 
 std::string BenchReport::test_text(const BenchTest& test) const {
   std::string text = test.name();

@@ -93,6 +93,12 @@ Subjects gather_subjects(const Command& command, const engine::Engine& engine) {
       for (const eval::TaskQuestion& question : of.questions)
         all.n_rest = std::max<uint64_t>(all.n_rest, question.tokens.size() + question.n_predict);
     }
+  if (const uint64_t from = sparse_from(command.settings.sparse_prefill); from >= all.n_context) {
+    std::erase_if(all.contenders, &eval::Contender::reads_sparsely);
+    if (from != engine::kNeverSparse)
+      notice(fmt::format(
+          "note: no context is longer than --sparse-prefill {}: none is read sparsely", from));
+  }
   for (const TaskSet& set : all.sets)
     if (set.length > engine.context().n_ctx)
       throw Error(ErrorCode::kUsage,

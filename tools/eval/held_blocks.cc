@@ -69,6 +69,8 @@ void WeighedBlocks::put(uint32_t stream, uint32_t block) {
 uint64_t WeighedBlocks::use(uint32_t stream, std::span<const uint32_t> chosen,
                             std::span<const double> weights) {
   auto& held = held_[stream];
+  STRATA_CHECK(held.empty() || held.rbegin()->first < weights.size(), "weights of %zu blocks",
+               weights.size());
   for (auto& [block, weight] : held) {
     order_.erase({weight, stream, block});
     weight = weights[block];

@@ -38,9 +38,10 @@ class HeldBlocks {
 
 /// As HeldBlocks, but the block of the least weight leaves, by the exact weights of the last step
 /// of its stream. No engine knows those of blocks that it does not attend: what recency is judged
-/// beside.
+/// beside. Until the next use() of its stream a block that was put weighs 1.
 class WeighedBlocks {
  public:
+  /// n_slots >= 1.
   WeighedBlocks(uint32_t n_streams, uint64_t n_slots) : held_(n_streams), n_slots_(n_slots) {}
   /// `weights` [blocks of the stream]. How many of `chosen` were not held.
   uint64_t use(uint32_t stream, std::span<const uint32_t> chosen, std::span<const double> weights);
