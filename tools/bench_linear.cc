@@ -1,8 +1,9 @@
 // tools/bench_linear.cc - speed of the CPU's linear layers: decode in GB/s, also as a share of the
 // DRAM read bandwidth that as many threads have in the same run, prefill in G operations/s, also as
-// a share of the peak of its arithmetic. Packing, by one thread, goes from one matrix's rows to `decode-mib` of panels, by processor time; "copy" is a plain copy
-// of the same bytes, "lanes" the reference that packs a lane at a time. Every answer is compared
-// with the scalar kernel's before its time is printed.
+// a share of the peak of its arithmetic. Packing, by one thread, goes from one matrix's rows to
+// `decode-mib` of panels, by processor time; "copy" is a plain copy of the same bytes, "lanes" the
+// reference that packs a lane at a time. Every answer is compared with the scalar kernel's before
+// its time is printed.
 //
 //   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M]
 //                [--threads N]

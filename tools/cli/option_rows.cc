@@ -289,7 +289,7 @@ constexpr OptionSpec kRows[] = {
      Sources::kFlagOnly, kCalibrate, &S::force},
 
     {"methods", "--attn", Section::kJudging, ValueKind::kText,
-     "oracle,quest,cuboid,mean,pq,rabitq,rabitq+tail,cluster,sparq,recent", 0, 0, "NAME,...",
+     "oracle,quest,cuboid,mean,pq,rabitq,rabitq+tail,cluster,recent", 0, 0, "NAME,...",
      "methods of retrieval to judge against exact attention", Sources::kEverywhere, kEval,
      &S::methods},
     {"budgets", "--kv-budget", Section::kJudging, ValueKind::kText, "1024", 0, 0,
