@@ -151,7 +151,7 @@ TEST(SparqScan, RefusesComponentsThatAKeyDoesNotHave) {
   for (const KernelTable& table : index_tables())
     EXPECT_DEATH(scan.run(table), "component 40 of head_dim=40") << table.name;
   scan.head_dim = 0;
-  EXPECT_DEATH(scan.run(index_tables()[0]), "head_dim=0");
+  EXPECT_DEATH(scan.run(index_tables()[0]), "head_dim=0 n_components=10");
 }
 
 }  // namespace
