@@ -272,6 +272,7 @@ struct SparqScanArgs {
   uint32_t n_queries;
   float* block_scores;  // [n_queries, score_stride]: kExtentBlocks per tile are written
   uint64_t score_stride;
+  uint32_t head_dim;
 };
 
 /// A query's shares of the blocks, pooled.

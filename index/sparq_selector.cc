@@ -96,7 +96,8 @@ void SparqSelector::estimate(const EstimateArgs& args) const {
        .n_components = n,
        .n_queries = args.n_queries,
        .block_scores = args.log_weights + args.first_block,
-       .score_stride = args.weight_stride});
+       .score_stride = args.weight_stride,
+       .head_dim = layout_.head_dim});
 }
 
 uint64_t SparqSelector::estimate_bytes(uint64_t n_blocks, const float* q,

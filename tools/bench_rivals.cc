@@ -41,23 +41,26 @@ struct Options {
 
 Verdict print_row(const TraceCase& on, const std::string& name, Rival& rival) {
   const Verdict v = judge(on, rival);
-  const double kib = (v.read * 4 * on.head_dim() + v.bytes.read * on.trace().n_positions) /
-                     1024;  // K and V in f16
   std::printf(
       "| %s | %.0f, %.0f | %.0f | %.1f %% | %.1f | %.1f | %.3f, %.3f | %.4f, %.4f, %.3f |\n",
-      name.c_str(), v.positions, v.read, kib, 100 * v.blocks_share, v.bytes.kept, v.bytes.read,
-      v.found_mean, v.found_p10, v.error_median, v.error_mean, v.error_p99);
+      name.c_str(), v.positions, v.read, v.step_bytes / 1024, 100 * v.blocks_share, v.bytes.kept,
+      v.bytes.read, v.found_mean, v.found_p10, v.error_median, v.error_mean, v.error_p99);
   std::fflush(stdout);
   return v;
 }
 
 /// What refuses the trace has a row that says why.
-void print_made(const TraceCase& on, const std::string& name, const Make& make) {
+template <class Print>
+void print_or_say_why(const std::string& name, const Print& print) {
   try {
-    print_row(on, name, *make());
+    print();
   } catch (const Error& error) {
     std::printf("| %s | %s | | | | | | |\n", name.c_str(), error.what());
   }
+}
+
+void print_made(const TraceCase& on, const std::string& name, const Make& make) {
+  print_or_say_why(name, [&] { print_row(on, name, *make()); });
 }
 
 class Bench {
@@ -134,20 +137,21 @@ class Bench {
       const char* factory;
       std::vector<uint32_t> explored;
     };
-    for (const Shape& shape : {Shape{"HNSW16,Flat", {128, 512}}, Shape{"IVF128,Flat", {8, 32}}}) {
-      KeySearch search(on_, shape.factory);
-      for (const uint32_t n_explored : shape.explored) {
-        for (const uint32_t budget : budgets) {
-          search.search_by(n_explored, budget);
-          print_row(on_, fmt::format("{}, {} explored, {}", shape.factory, n_explored, budget),
-                    search);
+    for (const Shape& shape : {Shape{"HNSW16,Flat", {128, 512}}, Shape{"IVF128,Flat", {8, 32}}})
+      print_or_say_why(shape.factory, [&] {
+        KeySearch search(on_, shape.factory);
+        for (const uint32_t n_explored : shape.explored) {
+          for (const uint32_t budget : budgets) {
+            search.search_by(n_explored, budget);
+            print_row(on_, fmt::format("{}, {} explored, {}", shape.factory, n_explored, budget),
+                      search);
+          }
+          const VisitFigures by_queries = search.visits(false), by_keys = search.visits(true);
+          visits += fmt::format("| {}, {} | {:.1f} %, {:.3f} | {:.1f} %, {:.3f} |\n", shape.factory,
+                                n_explored, 100 * by_queries.visited, by_queries.recall,
+                                100 * by_keys.visited, by_keys.recall);
         }
-        const VisitFigures by_queries = search.visits(false), by_keys = search.visits(true);
-        visits += fmt::format("| {}, {} | {:.1f} %, {:.3f} | {:.1f} %, {:.3f} |\n", shape.factory,
-                              n_explored, 100 * by_queries.visited, by_queries.recall,
-                              100 * by_keys.visited, by_keys.recall);
-      }
-    }
+      });
     std::printf(
         "\n| 100 keys asked for: visited, found | queries | keys as queries |\n"
         "|---|---|---|\n%s",
@@ -168,10 +172,10 @@ class Bench {
 
 void print_heads() {
   std::printf(
-      "\n| method | positions attended, read | KiB a step | blocks touched | bytes kept a key | "
-      "read | weight "
-      "found: "
-      "mean, p10 | error of outputs: median, mean, p99 |\n|---|---|---|---|---|---|---|---|\n");
+      "\n| method | positions attended, read | KiB a step | blocks touched | bytes kept a "
+      "candidate | "
+      "read | weight found: mean, p10 | error of outputs: median, mean, p99 "
+      "|\n|---|---|---|---|---|---|---|---|\n");
 }
 
 void run(const Options& options) {

@@ -55,7 +55,7 @@ struct SparqScan {
   std::vector<float> run(const KernelTable& table) const {
     std::vector<float> scores(n_queries * stride(), kUntouched);
     table.index.sparq_scan({tiles.pointers(), n_tiles, components.data(), values.data(),
-                            n_components, n_queries, scores.data(), stride()});
+                            n_components, n_queries, scores.data(), stride(), head_dim});
     return scores;
   }
   /// Tile by tile and query by query.
@@ -65,7 +65,8 @@ struct SparqScan {
       for (uint64_t i = 0; i < n_queries; ++i)
         table.index.sparq_scan({tiles.pointers() + t, 1, components.data() + i * n_components,
                                 values.data() + i * n_components, n_components, 1,
-                                scores.data() + i * stride() + uint64_t{t} * kExtentBlocks, 0});
+                                scores.data() + i * stride() + uint64_t{t} * kExtentBlocks, 0,
+                                head_dim});
     return scores;
   }
   /// ln(sum exp) of a block's products, and the largest sum of terms there is.
@@ -141,6 +142,16 @@ TEST(SparqScan, ABlockOrAQueryThatIsNotFiniteWeighsInfinitely) {
     std::fill_n(scan.values.begin() + scan.n_components, scan.n_components, wild);
     expect_infinite_weights(scan);
   }
+}
+
+TEST(SparqScan, RefusesComponentsThatAKeyDoesNotHave) {
+  Random random(kIndexSeed);
+  SparqScan scan(40, 1, 2, random);
+  scan.components.back() = 40;
+  for (const KernelTable& table : index_tables())
+    EXPECT_DEATH(scan.run(table), "component 40 of head_dim=40") << table.name;
+  scan.head_dim = 0;
+  EXPECT_DEATH(scan.run(index_tables()[0]), "head_dim=0 n_components=10");
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/checked_math.h"
@@ -71,6 +72,25 @@ TEST(SparqSelector, OfEqualComponentsTheEarlierOnesAreRead) {
     const Wanted want = wanted(*selector, keys, block, q.data(), 64);
     EXPECT_NEAR(weights[block], want.score, want.bound) << block;
   }
+}
+
+TEST(SparqSelector, AQueryOfZerosWeighsEveryBlockByItsPositions) {
+  Keys keys = clustered_keys(f16_layout(64), 9, kernels(), 8);
+  const auto selector = make_sparq(f16_layout(64), 1, 9);
+  observe_range(*selector, 0, keys, 0, 9);
+  for (const float weight : estimates(*selector, 0, std::vector<float>(64), 1))
+    EXPECT_NEAR(weight, std::log(32.0), kByBitsOfFloats);
+}
+
+/// Its size is infinite, so that no component is larger: those that are read may all be finite.
+TEST(SparqSelector, AQueryWithAnInfinityWeighsEveryBlockInfinitely) {
+  Keys keys = clustered_keys(f16_layout(64), 9, kernels(), 8);
+  const auto selector = make_sparq(f16_layout(64), 1, 9);
+  observe_range(*selector, 0, keys, 0, 9);
+  std::vector<float> q(64, 0.125f);
+  q[40] = std::numeric_limits<float>::infinity();
+  for (const float weight : estimates(*selector, 0, q, 1))
+    EXPECT_EQ(weight, std::numeric_limits<float>::infinity());
 }
 
 /// What q8_0 can hold and f16 cannot: such a block is attended.

@@ -24,8 +24,8 @@ using testing::DrawnShape;
 /// Attends every n-th candidate, each n_counted times.
 class EveryNth : public Rival {
  public:
-  EveryNth(const TraceCase& on, uint32_t n, double n_counted)
-      : on_(on), n_(n), n_counted_(n_counted) {}
+  EveryNth(const TraceCase& on, uint32_t n, double n_counted, bool reads_keys = false)
+      : on_(on), n_(n), n_counted_(n_counted), reads_keys_(reads_keys) {}
   std::vector<Attended> attend(uint32_t, uint32_t) override {
     Attended head;
     for (uint32_t at = on_.first(); at < on_.end(); at += n_) {
@@ -34,12 +34,13 @@ class EveryNth : public Rival {
     }
     return std::vector<Attended>(on_.group(), head);
   }
-  IndexBytes bytes() const override { return {.kept = 1, .read = 2}; }
+  IndexBytes bytes() const override { return {.kept = 1, .read = 2, .reads_keys = reads_keys_}; }
 
  private:
   const TraceCase& on_;
   uint32_t n_;
   double n_counted_;
+  bool reads_keys_;
 };
 
 std::vector<double> attention(const TraceCase& on, uint32_t step, uint32_t head, bool half) {
@@ -89,6 +90,10 @@ TEST(RivalJudge, FiguresAreThoseOfSumsByHand) {
   EXPECT_EQ(verdict.read, verdict.positions);  // both heads attend the same
   EXPECT_EQ(verdict.blocks_share, 1);          // every block has a position that is attended
   EXPECT_EQ(verdict.bytes.read, 2);
+  // K and V, 16 dimensions of 2 bytes, and what the index reads; K of every second candidate once.
+  EXPECT_EQ(verdict.step_bytes, verdict.read * 2 * 32 + 2 * on.n_candidates());
+  EveryNth reads_keys(on, 2, 1, true);
+  EXPECT_EQ(judge(on, reads_keys).step_bytes, verdict.step_bytes - on.n_candidates() / 2 * 32);
   EXPECT_GT(verdict.error_mean, 0.01);
 }
 
@@ -136,7 +141,10 @@ TEST(RivalJudge, MethodsOfIndexHaveTheFiguresThatOthersMeasured) {
   EXPECT_EQ(tail.found_mean, rabitq.found_mean);
   EXPECT_NEAR(rabitq.error_mean, 0.070, 0.007);
   EXPECT_NEAR(tail.error_mean, 0.025, 0.0025);
-  EXPECT_NEAR(rabitq.bytes.read, 27.25, 0.5);
+  // For each position that it holds, sinks and window among them, and to whole extents.
+  const double n_held = 1.0 * on.n_blocks() * kBlockPositions / on.n_candidates();
+  EXPECT_NEAR(rabitq.bytes.read, 27.25 * n_held, 0.5);
+  EXPECT_NEAR(rabitq.bytes.kept, 27.25 * n_held, 0.5);
 }
 
 TEST(RivalCase, WhatLeavesNothingToJudgeIsRefused) {
@@ -201,6 +209,27 @@ TEST(SampledKeys, CountRightlyOnAverage) {
   // The number that is drawn: at most as far from its mean as if all keys went together.
   EXPECT_NEAR(n_drawn, n_expected, 5 * 0.5 * on.n_candidates() / std::sqrt(double{kSeeds}));
   EXPECT_LT(n_drawn, 0.9 * on.n_candidates());
+}
+
+/// A quarter of the keys along u, the others against it: less their mean they still are, so that a
+/// query along u meets a quarter in every table, and one against it the others.
+TEST(SampledKeys, BytesAreTheNumbersThatAnyHeadMeets) {
+  for (const bool is_opposed : {false, true}) {
+    auto trace = drawn_trace({.n_steps = 1}, 8);
+    for (uint32_t d = 0; d < 16; ++d)
+      trace.queries[0][16 + d] =
+          static_cast<uint16_t>(trace.queries[0][d] ^ (is_opposed ? 0x8000 : 0));
+    const std::vector<float> q = trace.query(0, 0), along(q.begin(), q.begin() + 16);
+    std::vector<float> against;
+    for (const float x : along) against.push_back(-x);
+    for (uint32_t pos = 0; pos < 512; ++pos)
+      testing::put_position(trace, 0, pos, pos % 4 == 0 ? along : against, along);
+    const TraceCase on(trace, 1);
+    SampledKeys sampled(on, {.n_planes = 3, .n_tables = 12}, 9);
+    EXPECT_EQ(sampled.attend(0, 0)[0].positions.size(), on.n_candidates() / 4);
+    EXPECT_EQ(sampled.bytes().kept, 4 * 12);
+    EXPECT_EQ(sampled.bytes().read, is_opposed ? 4 * 12 : 12);
+  }
 }
 
 TEST(SampledKeys, ChancesAreThoseOfTwoTablesThatMeet) {

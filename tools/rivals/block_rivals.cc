@@ -54,10 +54,10 @@ MethodRival::MethodRival(const TraceCase& on, const KernelTable& kernels, index:
 }
 
 IndexBytes MethodRival::bytes() const {
-  const double n_positions = 1.0 * on_.n_blocks() * kBlockPositions;
-  const double kept = static_cast<double>(selector_->held_bytes(on_.n_blocks())) / n_positions;
+  const double n = on_.n_candidates();
+  const double kept = static_cast<double>(selector_->held_bytes(on_.n_blocks())) / n;
   if (n_estimates_ == 0) return {.kept = kept, .read = kept};
-  return {.kept = kept, .read = static_cast<double>(read_bytes_) / n_estimates_ / n_positions};
+  return {.kept = kept, .read = static_cast<double>(read_bytes_) / n_estimates_ / n};
 }
 
 BlockWeights MethodRival::estimate(uint32_t stream, uint32_t step) {

@@ -11,7 +11,7 @@ namespace {
 
 /// Of the judged steps.
 struct Tally {
-  double positions = 0, read = 0, blocks_share = 0;
+  double positions = 0, read = 0, retrieved = 0, blocks_share = 0;
   std::vector<double> found, found_of_heads, errors;
 };
 
@@ -55,6 +55,7 @@ void tally_step(const TraceCase& on, uint32_t stream, uint32_t step,
     return static_cast<double>(std::ranges::count(bits, true));
   };
   tally.read += n_of(is_read);
+  tally.retrieved += n_of(is_read) - on.n_always(step);
   tally.blocks_share += n_of(is_touched) / static_cast<double>(is_touched.size());
 }
 
@@ -75,10 +76,14 @@ Verdict judge(const TraceCase& on, Rival& rival) {
   }
   const double n_steps = 1.0 * on.n_streams() * on.n_judged();
   const eval::Summary errors = eval::summarise(std::move(tally.errors));
+  const IndexBytes bytes = rival.bytes();
+  // K of what was retrieved is read once.
+  const double n_rows = 2 * tally.read - (bytes.reads_keys ? tally.retrieved : 0);
   return {.positions = tally.positions / (n_steps * on.group()),
           .read = tally.read / n_steps,
           .blocks_share = tally.blocks_share / n_steps,
-          .bytes = rival.bytes(),
+          .bytes = bytes,
+          .step_bytes = n_rows / n_steps * 2 * on.head_dim() + bytes.read * on.n_candidates(),
           .found_mean = eval::summarise(std::move(tally.found)).mean,
           .found_p10 = eval::summarise(std::move(tally.found_of_heads)).p10,
           .error_mean = errors.mean,

@@ -19,10 +19,12 @@ struct Attended {
   std::optional<Partial> estimated = {};  // what stands for the others
 };
 
-/// Of an index, for each candidate of a stream.
+/// All that a stream's index keeps and reads, also of sinks and window where it has them, for each
+/// candidate.
 struct IndexBytes {
   double kept = 0;
-  double read = 0;  // in a step, by all queries of a KV head together
+  double read = 0;          // in a step, by all queries of a KV head together
+  bool reads_keys = false;  // `read` are keys in f16, those that are then attended among them
 };
 
 /// A method with its index of all streams of a TraceCase, which it borrows.
@@ -41,6 +43,7 @@ struct Verdict {
   // gives.
   double blocks_share = 0;
   IndexBytes bytes;
+  double step_bytes = 0;  // of a KV head: K and V of `read` in f16, and what the index reads
   double found_mean = 0, found_p10 = 0;  // of the candidates' weight; p10 of the query heads
   double error_mean = 0, error_median = 0, error_p99 = 0;  // |o' - o| / |o|
 };

@@ -11,6 +11,7 @@
 #ifdef STRATA_FAISS
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/impl/IDSelector.h>
 #include <faiss/index_factory.h>
 #include <omp.h>
 #endif
@@ -23,13 +24,25 @@ namespace {
 
 constexpr uint32_t kAsked = 100;
 
-/// Distances that searches have computed, whatever the version calls them.
-template <class Stats>
-uint64_t n_distances(const Stats& stats) {
-  if constexpr (requires { stats.n3; })
-    return stats.n3 + stats.ndis;
-  else
-    return stats.ndis;
+/// Takes every key, and records which a search asks about: those whose distance it has computed.
+class Visits : public faiss::IDSelector {
+ public:
+  explicit Visits(uint32_t n_keys) : is_visited_(n_keys) {}
+  bool is_member(int64_t key) const override {
+    is_visited_[static_cast<size_t>(key)] = true;
+    return true;
+  }
+  uint64_t count() const { return static_cast<uint64_t>(std::ranges::count(is_visited_, true)); }
+
+ private:
+  mutable std::vector<bool> is_visited_;
+};
+
+template <class Params>
+Params params_of(Visits& visits) {
+  Params params;
+  params.sel = &visits;
+  return params;
 }
 
 /// [n, n_dims + 1]
@@ -51,20 +64,28 @@ std::vector<float> augmented_keys(const TraceCase& on, uint32_t stream) {
 
 struct KeySearch::Indexes {
   std::vector<std::unique_ptr<faiss::Index>> of;  // per stream
-  uint64_t n_visited = 0;                         // keys, by the searches of attend()
+  uint64_t n_visited = 0;                         // keys, by all heads of a group in attend()
   uint64_t n_asked = 0;                           // KV heads
 
-  /// Numbers of the n nearest keys; adds the distances that were computed to `visited`.
+  /// Numbers of the n nearest keys.
   std::vector<uint32_t> search(uint32_t stream, const float* q, uint32_t n_dims, uint32_t n,
-                               uint64_t& visited) const {
+                               Visits& visits) const {
     std::vector<float> query(q, q + n_dims);
     query.push_back(0);
     std::vector<float> distances(n);
     std::vector<int64_t> labels(n, -1);
-    faiss::hnsw_stats.reset();
-    faiss::indexIVF_stats.reset();
-    if (n > 0) of[stream]->search(1, query.data(), n, distances.data(), labels.data());
-    visited += n_distances(faiss::hnsw_stats) + faiss::indexIVF_stats.ndis;
+    auto of_graph = params_of<faiss::SearchParametersHNSW>(visits);
+    auto of_lists = params_of<faiss::SearchParametersIVF>(visits);
+    const faiss::SearchParameters* params = nullptr;
+    if (const auto* graph = dynamic_cast<const faiss::IndexHNSW*>(of[stream].get())) {
+      of_graph.efSearch = graph->hnsw.efSearch;
+      params = &of_graph;
+    }
+    if (const auto* lists = dynamic_cast<const faiss::IndexIVF*>(of[stream].get())) {
+      of_lists.nprobe = lists->nprobe;
+      params = &of_lists;
+    }
+    if (n > 0) of[stream]->search(1, query.data(), n, distances.data(), labels.data(), params);
     std::vector<uint32_t> found;
     for (const int64_t label : labels)
       if (label >= 0) found.push_back(static_cast<uint32_t>(label));
@@ -77,16 +98,20 @@ bool KeySearch::is_there() { return true; }
 
 KeySearch::KeySearch(const TraceCase& on, const std::string& factory)
     : on_(on), indexes_(std::make_unique<Indexes>()) {
-  omp_set_num_threads(1);  // links depend on the order in which threads add keys
+  omp_set_num_threads(1);
   const auto n_dims = static_cast<int>(on.head_dim()) + 1;
-  for (uint32_t stream = 0; stream < on.n_streams(); ++stream) {
-    auto& index =
-        indexes_->of.emplace_back(faiss::index_factory(n_dims, factory.c_str(), faiss::METRIC_L2));
-    if (auto* lists = dynamic_cast<faiss::IndexIVF*>(index.get()))
-      lists->cp.min_points_per_centroid = 1;  // no warning
-    const std::vector<float> keys = augmented_keys(on, stream);
-    index->train(on.n_candidates(), keys.data());
-    index->add(on.n_candidates(), keys.data());
+  try {
+    for (uint32_t stream = 0; stream < on.n_streams(); ++stream) {
+      auto& index = indexes_->of.emplace_back(
+          faiss::index_factory(n_dims, factory.c_str(), faiss::METRIC_L2));
+      if (auto* lists = dynamic_cast<faiss::IndexIVF*>(index.get()))
+        lists->cp.min_points_per_centroid = 1;  // no warning
+      const std::vector<float> keys = augmented_keys(on, stream);
+      index->train(on.n_candidates(), keys.data());
+      index->add(on.n_candidates(), keys.data());
+    }
+  } catch (const std::exception& error) {
+    throw Error(ErrorCode::kUnsupported, error.what());
   }
 }
 
@@ -103,24 +128,30 @@ void KeySearch::search_by(uint32_t n_explored, uint32_t budget) {
 std::vector<Attended> KeySearch::attend(uint32_t stream, uint32_t step) {
   const std::vector<float> q = on_.query(stream, step);
   std::vector<Attended> heads(on_.group());
+  Visits visits(on_.n_candidates());
   for (uint32_t head = 0; head < on_.group(); ++head) {
-    heads[head].positions =
-        indexes_->search(stream, q.data() + uint64_t{head} * on_.head_dim(), on_.head_dim(),
-                         on_.room(budget_, step), indexes_->n_visited);
+    heads[head].positions = indexes_->search(stream, q.data() + uint64_t{head} * on_.head_dim(),
+                                             on_.head_dim(), on_.room(budget_, step), visits);
     for (uint32_t& at : heads[head].positions) at += on_.first();
   }
+  indexes_->n_visited += visits.count();
   ++indexes_->n_asked;
   return heads;
 }
 
 IndexBytes KeySearch::bytes() const {
-  double kept = sizeof(int64_t);
+  const uint64_t n = on_.n_candidates();
+  uint64_t kept = 0;
   if (const auto* graph = dynamic_cast<const faiss::IndexHNSW*>(indexes_->of[0].get()))
-    kept = static_cast<double>(graph->hnsw.neighbors.size() * sizeof(graph->hnsw.neighbors[0])) /
-           on_.n_candidates();
+    kept = graph->hnsw.neighbors.size() * sizeof(graph->hnsw.neighbors[0]) +
+           n * (sizeof(graph->hnsw.levels[0]) + sizeof(graph->hnsw.offsets[0]));
+  if (const auto* lists = dynamic_cast<const faiss::IndexIVF*>(indexes_->of[0].get()))
+    kept = n * sizeof(int64_t) + lists->nlist * (on_.head_dim() + 1) * sizeof(float);
   const double visited =
       static_cast<double>(indexes_->n_visited) / static_cast<double>(indexes_->n_asked);
-  return {.kept = kept, .read = visited * 2.0 * on_.head_dim() / on_.n_candidates()};
+  return {.kept = static_cast<double>(kept) / static_cast<double>(n),
+          .read = visited * 2.0 * on_.head_dim() / static_cast<double>(n),
+          .reads_keys = true};
 }
 
 VisitFigures KeySearch::visits(bool of_keys) {
@@ -131,7 +162,9 @@ VisitFigures KeySearch::visits(bool of_keys) {
       products.push_back(double{dot(q, on_.key(stream, at), on_.head_dim())});
     std::vector<uint32_t> wanted = largest_positions(on_, products, kAsked);
     for (uint32_t& at : wanted) at -= on_.first();
-    const auto found = indexes_->search(stream, q, on_.head_dim(), kAsked, visited);
+    Visits visits(on_.n_candidates());
+    const auto found = indexes_->search(stream, q, on_.head_dim(), kAsked, visits);
+    visited += visits.count();
     std::vector<uint32_t> both;
     std::ranges::set_intersection(wanted, found, std::back_inserter(both));
     n_found += both.size();

@@ -23,13 +23,18 @@ struct VisitFigures {
 class KeySearch : public Rival {
  public:
   static bool is_there();  // whether FAISS is
-  /// `factory` such as "HNSW16,Flat" or "IVF128,Flat". Errors: kUnsupported where FAISS is not.
+  /// `factory` such as "HNSW16,Flat" or "IVF128,Flat". From then on OpenMP takes one thread in all
+  /// of the process: links depend on the order in which threads add keys.
+  /// Errors: kUnsupported where FAISS is not, or makes no such index of so few candidates.
   KeySearch(const TraceCase& on, const std::string& factory);
   ~KeySearch() override;
   /// From now on: HNSW's efSearch or the lists that are probed, and what a query head attends.
   void search_by(uint32_t n_explored, uint32_t budget);
   std::vector<Attended> attend(uint32_t stream, uint32_t step) override;
-  /// Kept: the links or numbers besides the keys. Read: keys that were visited, as f16.
+  /// Kept: besides the keys a graph's links, levels and offsets, or the numbers and centroids of
+  /// lists, as FAISS holds them. Read: keys that any head of the group visited, as f16. Not counted:
+  /// a second copy of the keys position by position, their dimension more, links that are read,
+  /// keys visited on a graph's upper levels, centroids that are compared.
   IndexBytes bytes() const override;
 
   /// The queries of the judged steps, or the window's keys as queries, which are distributed like

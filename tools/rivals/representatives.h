@@ -35,7 +35,8 @@ class RepresentativeRival : public BlockRival {
   RepresentativeRival(const TraceCase& on, const KernelTable& kernels, index::Budget budget,
                       const RepresentativeRule& rule);
   IndexBytes bytes() const override {
-    const double bytes = 2.0 * on_.head_dim() / rule_.block_positions;
+    const double n_spans = static_cast<double>(of_[0].size());
+    const double bytes = n_spans * 2 * on_.head_dim() / on_.n_candidates();
     return {.kept = bytes, .read = bytes};
   }
 

@@ -57,6 +57,7 @@ std::vector<Attended> SampledKeys::attend(uint32_t stream, uint32_t step) {
   const Stream& of = streams_[stream];
   const std::vector<float> queries = on_.query(stream, step);
   std::vector<Attended> heads(on_.group());
+  std::vector<std::vector<uint16_t>> asked(shape_.n_tables);  // hashes, of the heads before
   for (uint32_t head = 0; head < on_.group(); ++head) {
     const float* q = queries.data() + uint64_t{head} * on_.head_dim();
     std::vector<uint16_t> n_shared(on_.n_candidates());
@@ -65,10 +66,12 @@ std::vector<Attended> SampledKeys::attend(uint32_t stream, uint32_t step) {
       const uint16_t* found = of.hashes.data() + uint64_t{table} * on_.n_candidates();
       for (uint32_t i = 0; i < on_.n_candidates(); ++i)
         n_shared[i] = static_cast<uint16_t>(n_shared[i] + (found[i] == wanted ? 1 : 0));
+      if (std::ranges::count(asked[table], wanted) > 0) continue;
+      asked[table].push_back(wanted);
+      n_met_ += static_cast<uint64_t>(std::count(found, found + on_.n_candidates(), wanted));
     }
     const double length = std::sqrt(double{dot(q, q, on_.head_dim())});
     for (uint32_t i = 0; i < on_.n_candidates(); ++i) {
-      n_met_ += n_shared[i];
       if (n_shared[i] < 2) continue;
       const float* key = of.centred.data() + uint64_t{i} * on_.head_dim();
       const double lengths = length * of.lengths[i];

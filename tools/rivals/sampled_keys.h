@@ -28,7 +28,8 @@ class SampledKeys : public Rival {
 
   SampledKeys(const TraceCase& on, const HashShape& shape, uint64_t seed);
   std::vector<Attended> attend(uint32_t stream, uint32_t step) override;
-  /// Kept: a number of 4 bytes for each key in each table. Read: the numbers that a query meets.
+  /// Kept: a number of 4 bytes for each key in each table. Read: the numbers that queries meet,
+  /// once where several meet them in the same table.
   IndexBytes bytes() const override;
 
  private:
