@@ -261,8 +261,8 @@ inline constexpr uint64_t kSparqRowBytes = uint64_t{kExtentPositions} * sizeof(u
 constexpr uint64_t sparq_tile_bytes(uint32_t head_dim) { return head_dim * kSparqRowBytes; }
 
 /// Products of queries with keys over some dimensions, for each query its own; a block's score is
-/// nearly ln(sum exp) (as in PqScanArgs), and +infinity where it is not finite. A single key that
-/// is no number may count for nothing: whoever makes tiles marks all of its block.
+/// nearly ln(sum exp) (as in PqScanArgs), and +infinity where it is not finite. A key that is no
+/// number may count for nothing: whoever makes tiles marks all of its block.
 struct SparqScanArgs {
   const std::byte* const* tiles;  // [n_tiles], each sparq_tile_bytes(head_dim), 64-byte aligned
   uint32_t n_tiles;

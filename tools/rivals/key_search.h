@@ -32,9 +32,9 @@ class KeySearch : public Rival {
   void search_by(uint32_t n_explored, uint32_t budget);
   std::vector<Attended> attend(uint32_t stream, uint32_t step) override;
   /// Kept: besides the keys a graph's links, levels and offsets, or the numbers and centroids of
-  /// lists, as FAISS holds them. Read: keys that any head of the group visited, as f16. Not counted:
-  /// a second copy of the keys position by position, their dimension more, links that are read,
-  /// keys visited on a graph's upper levels, centroids that are compared.
+  /// lists, as FAISS holds them. Read: keys that any head of the group visited, as f16. Not
+  /// counted: a second copy of the keys position by position, their dimension more, links that are
+  /// read, keys visited on a graph's upper levels, centroids that are compared.
   IndexBytes bytes() const override;
 
   /// The queries of the judged steps, or the window's keys as queries, which are distributed like
