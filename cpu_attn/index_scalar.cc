@@ -101,9 +101,9 @@ Vec weights_below(Vec down) { return pair_weight(down); }
 
 /// Bits above those of one.
 Vec bits_above_one(Vec weight) {
-  int32_t bits;
+  uint32_t bits;
   memcpy(&bits, &weight, sizeof bits);
-  return static_cast<float>(bits - kBitsOfOne);
+  return static_cast<float>(static_cast<int32_t>(bits - static_cast<uint32_t>(kBitsOfOne)));
 }
 
 using Centres = const std::byte*;

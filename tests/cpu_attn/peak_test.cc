@@ -78,8 +78,8 @@ std::vector<std::string> loop_of(const std::string& object, const std::string& f
   return {};
 }
 
-/// A ceiling that waits for the first cache is none. The multiplications that the code has are those
-/// that the loop says it does.
+/// A ceiling that waits for the first cache is none. The multiplications that the code has are
+/// those that the loop says it does.
 TEST(Peak, LoopsMultiplyInRegistersAlone) {
   if (sanitizer::kAny) GTEST_SKIP() << "its code is not what is measured; the release suite judges";
   struct Loop {
