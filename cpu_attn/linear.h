@@ -18,13 +18,13 @@ void fill_linear_avx512(KernelTable& table);  // F, BW, DQ, VL and VNNI
 inline constexpr uint32_t kFewRows = 4;
 
 /// Panels that a thread takes at a time of a layer of n_panels: six pieces for each thread even out
-/// a slower core. Of many rows whole pairs, as long as every thread has one.
+/// a slower core. Of many rows whole pairs, where there are as many: with fewer, one thread would
+/// wait for another's pair for longer than pairs save.
 constexpr uint32_t panels_per_piece(uint32_t n_panels, uint32_t n_threads, uint32_t n_rows) {
   constexpr uint32_t kPiecesPerThread = 6;
   const uint32_t n = n_panels / (n_threads * kPiecesPerThread);
-  if (n_rows <= kFewRows) return n < 1 ? 1 : n;
-  if (n < 8) return n_panels >= 2 * n_threads ? 2 : 1;  // a pair more or less still matters
-  return n / 2 * 2;
+  if (n < 2 || n_rows <= kFewRows) return n < 1 ? 1 : n;
+  return n < 8 ? 2 : n / 2 * 2;  // of few, a pair more or less still matters
 }
 
 }  // namespace strata::cpu_attn

@@ -306,6 +306,17 @@ TEST(QuantizeRows, NotANumberIsNotLost) {
     }
 }
 
+TEST(Linear, PiecesOfManyRowsAreWholePairsWhereThereAreEnough) {
+  EXPECT_EQ(panels_per_piece(0, 2, 1), 1u);
+  EXPECT_EQ(panels_per_piece(11, 2, 512), 1u);
+  EXPECT_EQ(panels_per_piece(24, 2, 1), 2u);
+  EXPECT_EQ(panels_per_piece(47, 2, kFewRows), 3u);
+  EXPECT_EQ(panels_per_piece(47, 2, kFewRows + 1), 2u);
+  EXPECT_EQ(panels_per_piece(12 * 9, 2, kFewRows), 9u);
+  EXPECT_EQ(panels_per_piece(12 * 9, 2, kFewRows + 1), 8u);
+  EXPECT_EQ(panels_per_piece(128, 16, 512), 1u);
+}
+
 TEST(LinearDeathTest, PanelsOutsideTheMatrixAreABug) {
   std::mt19937 random(kSeed);
   const DrawnMatrix m = draw_matrix(TensorType::kQ8_0, 16, 32, Draw::kRandom, random);

@@ -140,6 +140,22 @@ TEST(Gate, JudgesAllTextsTogetherAndChoosesTheCheapest) {
   EXPECT_EQ(cheapest(std::span(verdicts).last(1)), nullptr);
 }
 
+/// Each way has its own texts and answers; what passes one way says nothing of the other.
+TEST(Gate, ReadingSparselyIsJudgedByItself) {
+  EvalRow sparse_text = row("a", "quest", {0.5, 0.96, 0.95, 50}), sparse_task = task("quest", 1, 0);
+  sparse_text.reads_sparsely = sparse_task.reads_sparsely = true;
+  const auto verdicts =
+      judge(std::vector{row("a", "oracle", kOracle), row("a", "quest", {0.01, 0.96, 0.95, 123}),
+                        sparse_text, task("quest", 1, 1), sparse_task});
+  ASSERT_EQ(verdicts.size(), 2u);
+  EXPECT_TRUE(verdicts[0].passes) << verdicts[0].reason;
+  EXPECT_EQ(verdicts[0].n_tasks, 1u);
+  EXPECT_TRUE(verdicts[1].reads_sparsely);
+  EXPECT_EQ(verdicts[1].kept, 0);
+  EXPECT_EQ(cheapest(verdicts), &verdicts[0]);
+  EXPECT_EQ(cheapest(verdicts, /*reads_sparsely=*/true), nullptr);
+}
+
 class Profile : public ::testing::Test {
  protected:
   engine::testing::TestFolder folder_;

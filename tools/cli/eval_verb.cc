@@ -182,9 +182,7 @@ bool pass_gate(const engine::Engine& engine, const Settings& settings,
     notice("gate: kept in " + path);
   }
   // Where reading sparsely is asked for, that is what has to pass.
-  const bool is_sparse = settings.sparse_prefill != "off";
-  std::erase_if(verdicts, [&](const auto& of) { return of.reads_sparsely != is_sparse; });
-  return eval::cheapest(verdicts) != nullptr;
+  return eval::cheapest(verdicts, settings.sparse_prefill != "off") != nullptr;
 }
 
 void write_page(const engine::Engine& engine, const Settings& settings,

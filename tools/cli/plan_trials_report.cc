@@ -46,8 +46,8 @@ std::string trials_text(const CellResult& cell) {
                        bytes_text(trial.predicted_bytes), bytes_text(trial.measured_bytes));
   out += fmt::format(
       "order at the table's median pace: tau {:.2f} of {:.0f} pairs that differ by more than "
-      "{:.1f} % (what a plan "
-      "opened again differs by), {:.2f} of all; the planner's own takes {:.3f} of the best",
+      "{:.1f} % (what a plan opened again differs by), {:.2f} of all; the planner's own takes "
+      "{:.3f} of the best",
       cell.clear_order.tau(), cell.clear_order.n_b, 100 * cell.spread, cell.order_tau, cell.regret);
   if (cell.paired_regret > 0)
     out += fmt::format(", {:.3f} of the best other in turns", cell.paired_regret);
@@ -59,8 +59,7 @@ std::string summary_text(const TrialSummary& summary) {
       "\n{} plans: predictions are off by {:.1f} % in the median, {:.1f} % at the 95th percentile; "
       "order tau {:.2f} of {:.0f} pairs that differ by more than a plan opened again does, {:.2f} "
       "of all in the mean of the tables; regret at most {:.3f}; peak of memory at most {:.3f} of "
-      "the "
-      "prediction\n",
+      "the prediction\n",
       summary.n_plans, 100 * summary.error_median, 100 * summary.error_p95,
       summary.clear_order.tau(), summary.clear_order.n_b, summary.tau_mean, summary.regret_max,
       summary.bytes_ratio_max);

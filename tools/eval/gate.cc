@@ -107,11 +107,12 @@ std::string answers_text(const Verdict& of) {
                         : "its answers were not judged";
 }
 
-const Verdict* cheapest(std::span<const Verdict> verdicts) {
+const Verdict* cheapest(std::span<const Verdict> verdicts, bool reads_sparsely) {
   const Verdict* best = nullptr;
-  for (const Verdict& of : verdicts)
-    if (of.passes && (best == nullptr || of.read_bytes_per_token < best->read_bytes_per_token))
-      best = &of;
+  for (const Verdict& of : verdicts) {
+    if (!of.passes || of.reads_sparsely != reads_sparsely) continue;
+    if (best == nullptr || of.read_bytes_per_token < best->read_bytes_per_token) best = &of;
+  }
   return best;
 }
 

@@ -54,7 +54,8 @@ std::vector<Verdict> judge(std::span<const EvalRow> rows, const GateLimits& limi
 /// questions in all)".
 std::string answers_text(const Verdict& of);
 
-/// The one that passes and reads the fewest bytes; null where none passes.
-const Verdict* cheapest(std::span<const Verdict> verdicts);
+/// Of those whose context was read in that way the one that passes and reads the fewest bytes; null
+/// where none passes.
+const Verdict* cheapest(std::span<const Verdict> verdicts, bool reads_sparsely = false);
 
 }  // namespace strata::eval
