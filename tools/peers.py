@@ -55,14 +55,14 @@ class Engine:
             self.modes = {mode: flags for mode, flags in self.modes.items() if not wanted or mode in wanted}
 
     def command(self, test, mode):
-        command = [self.program, *([] if self.is_peer else ["bench"]), "-m", self.arguments.model, "-t", str(self.arguments.threads),
-                   "-r", "1", *self.modes[mode], *(["-o", "json"] if self.is_peer else ["--json"])]
+        command = [self.program, *([] if self.is_peer else ["bench", "--allow-untrained"]), "-m", self.arguments.model,
+                   "-t", str(self.arguments.threads), "-r", "1", *self.modes[mode], *(["-o", "json"] if self.is_peer else ["--json"])]
         if not test.depth or not self.is_peer or self.takes_depth:
             command += ["-p", str(test.n_prompt), "-n", str(test.n_gen)]
             if test.depth:
                 command += ["-d", str(test.depth)]
             if test.depth and not self.is_peer:
-                command += ["--depth-fill", "random", "--allow-untrained"]
+                command += ["--depth-fill", "random"]
         else:
             command += ["-p", "0", "-n", "0", "-gp", f"{test.depth},{test.n_gen}"]
         return command
@@ -74,7 +74,7 @@ class Engine:
             result = json.loads(done.stdout if done.returncode == 0 else "")[-1]
             rate = float(result["avg_ts"])
         except (ValueError, LookupError):
-            raise RuntimeError(f"{self.name} gave no result: {' '.join(done.args)}\n{done.stderr[-2000:]}") from None
+            raise RuntimeError(f"{self.name} gave no result: {' '.join(done.args)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}") from None
         if self.arguments.raw:
             with open(self.arguments.raw, "a", encoding="utf-8") as raw:
                 raw.write(json.dumps({"engine": self.name, "mode": mode, "test": test.name, "round": round_idx, "result": result}) + "\n")

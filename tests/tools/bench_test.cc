@@ -283,7 +283,15 @@ TEST_F(Bench, SaysWhatObservingAPromptTakes) {
   EXPECT_GE(read["index"]["observe_share_of_prefill"], 0.0);
   const std::string table = bench(path, test).out;
   EXPECT_NE(table.find("pp96 @ d1000, pq index |"), std::string::npos) << table;
+  EXPECT_NE(table.find(", pq index: attended exactly; observing"), std::string::npos) << table;
   EXPECT_NE(table.find("% of the rest of reading; its index holds"), std::string::npos) << table;
+  auto sparsely = test;  // from a position inside the prompt on
+  sparsely.insert(sparsely.end(), {"--kv-budget", "256", "--sparse-prefill", "1040"});
+  const std::string sparse = bench(path, sparsely).out;
+  EXPECT_NE(sparse.find(", pq index: read sparsely; observing"), std::string::npos) << sparse;
+  sparsely.emplace_back("--json");
+  EXPECT_EQ(list_of(bench(path, sparsely))[0]["attention"],
+            (json{{"method", "pq"}, {"budget", "256"}, {"selected_steps", 1}}));
   auto as_csv = test;
   as_csv.insert(as_csv.end(), {"-o", "csv", "-n", "4"});
   const std::vector<std::string> csv = lines_of(bench(path, as_csv).out);

@@ -62,6 +62,17 @@ ordered_json index_json(const BenchSubject& subject, const BenchResult& result) 
   return json;
 }
 
+/// Of a prompt's steps none selects, unless it is read sparsely.
+ordered_json attention_of(const BenchSubject& subject, const BenchResult& result) {
+  if (result.selected.steps == 0) return {{"method", "exact"}};
+  if (result.test.n_gen > 0)
+    return selected_json(subject.attn_method, subject.attn_budget, subject.kv_position_bytes,
+                         result.selected);
+  return {{"method", subject.attn_method},
+          {"budget", subject.attn_budget},
+          {"selected_steps", result.selected.steps}};
+}
+
 }  // namespace
 
 const char* fill_name(DepthFill fill) { return fill == DepthFill::kRandom ? "random" : "prefill"; }
@@ -117,10 +128,7 @@ ordered_json bench_json(const BenchSubject& subject, const BenchResult& result) 
   }
   if (result.test.n_depth > 0) json["depth_fill"] = fill_name(subject.fill);
   if (!subject.attn_method.empty()) {
-    json["attention"] = result.test.n_gen > 0
-                            ? selected_json(subject.attn_method, subject.attn_budget,
-                                            subject.kv_position_bytes, result.selected)
-                            : ordered_json{{"method", "exact"}};
+    json["attention"] = attention_of(subject, result);
     json["index"] = index_json(subject, result);
   }
   if (!result.stages.empty())
@@ -208,10 +216,10 @@ std::string BenchReport::index_line(const BenchResult& result) const {
       fmt::format("its index holds {:.1f} bytes a position", result.index.bytes_per_position);
   if (result.test.n_gen == 0)
     return fmt::format(
-        "\n{}: attended exactly; observing takes {:.2f} ms of processor time per "
-        "1,000 positions, {:.1f} % of the rest of reading; {}\n",
-        test_text(result.test), observe_ms_per_1000(result), 100 * result.index.share_of_walk(),
-        held);
+        "\n{}: {}; observing takes {:.2f} ms of processor time per 1,000 positions, {:.1f} % of "
+        "the rest of reading; {}\n",
+        test_text(result.test), result.selected.steps > 0 ? "read sparsely" : "attended exactly",
+        observe_ms_per_1000(result), 100 * result.index.share_of_walk(), held);
   const auto n = static_cast<double>(result.selected.steps);
   return fmt::format(
       "\n{}: approximate, {:.2f} % of K and V; a token reads {:.2f} MB of them and {:.2f} MB of "
