@@ -7,7 +7,7 @@
 A peer is a `llama-bench`, of llama.cpp or of a fork of it, built by whoever measures. Each engine runs in each of its modes
 (flash attention, type of K and V) in the first round, and in its best mode of that round, test by test, in the others. In
 every round another engine begins. A test is ppN (N tokens read), tgN (N decoded), or tgN@D (N decoded behind D tokens: a
-llama-bench reads those, tools/peer_deep.cc in its place fills them in seconds, Strata's K and V before them are random; all cost
+llama-bench reads those, tools/peers/deep_decode.cc in its place fills them in seconds, Strata's K and V before them are random; all cost
 the same to attend).
 
 Prints a Markdown table: median and range over the rounds, the ratio to the best peer of the same round as median and

@@ -6,7 +6,7 @@
 //
 // Part of no build: whoever compares compiles it against the engine that is compared, LLAMA being
 // its source folder:
-//   g++ -O2 -std=c++17 -I LLAMA/include -I LLAMA/ggml/include tools/peer_deep.cc -L LIBRARIES
+//   g++ -O2 -std=c++17 -I LLAMA/include -I LLAMA/ggml/include tools/peers/deep_decode.cc -L LIBRARIES
 //     -lllama -lggml -lggml-base -o deep
 // with -DOLD_API where llama.h has llama_kv_cache_seq_add, not llama_memory_seq_add (ik_llama.cpp).
 
@@ -61,7 +61,7 @@ constexpr auto set_bytes = llama_state_seq_set_data_ext;
 #endif
 
 [[noreturn]] void give_up(const std::string& why) {
-  std::fprintf(stderr, "peer_deep: %s\n", why.c_str());
+  std::fprintf(stderr, "deep_decode: %s\n", why.c_str());
   std::exit(1);
 }
 
