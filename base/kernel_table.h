@@ -118,7 +118,7 @@ struct KernelTable {
 };
 
 /// Scratch that attend_segment wants: scores of every query over one segment, the queries as they
-/// are multiplied, and K of a block or V of a segment turned for that.
+/// are multiplied, and K and V of a segment turned for that.
 constexpr uint64_t attend_scratch_floats(uint32_t n_queries, uint32_t head_dim) {
   return uint64_t{n_queries} * kSegmentPositions + uint64_t{2} * kSegmentPositions * head_dim;
 }

@@ -11,9 +11,9 @@ namespace {
 
 #include "cpu_attn/vec_avx2.inc"
 
-#include "cpu_attn/vec_exp.inc"
-
 #include "cpu_attn/repeat.inc"
+
+#include "cpu_attn/vec_exp.inc"
 
 #include "cpu_attn/quads_avx2.inc"
 

@@ -21,9 +21,9 @@ namespace {
 
 #include "cpu_attn/vec_avx512.inc"
 
-#include "cpu_attn/vec_exp.inc"
-
 #include "cpu_attn/repeat.inc"
+
+#include "cpu_attn/vec_exp.inc"
 
 #include "cpu_attn/index_encode.inc"
 

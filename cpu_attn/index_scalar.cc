@@ -10,9 +10,9 @@ namespace {
 
 #include "cpu_attn/vec_scalar.inc"
 
-#include "cpu_attn/vec_exp.inc"
-
 #include "cpu_attn/repeat.inc"
+
+#include "cpu_attn/vec_exp.inc"
 
 #include "cpu_attn/index_encode.inc"
 

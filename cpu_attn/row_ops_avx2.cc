@@ -10,6 +10,8 @@ namespace {
 
 #include "cpu_attn/vec_avx2.inc"
 
+#include "cpu_attn/repeat.inc"
+
 #include "cpu_attn/vec_exp.inc"
 
 #include "cpu_attn/row_ops.inc"

@@ -9,6 +9,8 @@ namespace {
 
 #include "cpu_attn/vec_scalar.inc"
 
+#include "cpu_attn/repeat.inc"
+
 #include "cpu_attn/vec_exp.inc"
 
 #include "cpu_attn/row_ops.inc"

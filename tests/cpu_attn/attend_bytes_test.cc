@@ -15,7 +15,7 @@ TEST(AttendOverBytes, GiveWideVectorsTheSameBits) {
     Random random(kSeed + head_dim);
     for (const uint32_t n_pos : {1u, 50u, 256u}) {
       const Segment segment(tables[1], layout, n_pos, random);
-      for (const uint32_t n_queries : {1u, 3u, 7u, 96u}) {
+      for (const uint32_t n_queries : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 12u, 15u, 96u}) {
         Tile tile(n_queries, head_dim, random);
         draw_positions(tile, 0, n_pos, random);
         Tile wide = tile;
@@ -42,12 +42,14 @@ TEST(AttendOverBytes, HoldsTheLargestSumsOfBytes) {
           table.store_kv(layout, const_cast<std::byte*>(segment.blocks[p / 32]), p % 32, row.data(),
                          row.data());
         }
-        Tile tile(7, head_dim, random);
-        std::fill(tile.q.begin(), tile.q.end(), 0.01f);
-        tile.pos.assign(7, kSegmentPositions - 1);
-        tile.attend(table, segment, 0, kSegmentPositions);
-        expect_near_double(tile, segment, 0, kSegmentPositions);
-        EXPECT_NEAR(tile.o[0], sign * 256, 0.1);
+        for (const uint32_t n_queries : {3u, 7u, 12u}) {
+          Tile tile(n_queries, head_dim, random);
+          std::fill(tile.q.begin(), tile.q.end(), 0.01f);
+          tile.pos.assign(n_queries, kSegmentPositions - 1);
+          tile.attend(table, segment, 0, kSegmentPositions);
+          expect_near_double(tile, segment, 0, kSegmentPositions);
+          EXPECT_NEAR(tile.o[0], sign * 256, 0.1);
+        }
       }
     }
   }
@@ -86,6 +88,30 @@ TEST(AttendOverBytes, WithAnInfiniteValueAreNoNumbers) {
       EXPECT_TRUE(std::isfinite(tile.o[0])) << table.name;
       for (uint32_t d = 32; d < 64; ++d)  // that share its scale, whatever sums of codes are
         EXPECT_EQ(std::isnan(tile.o[d]), last == 71) << table.name << " " << d << " " << tile.o[d];
+    }
+  }
+}
+
+/// A query's blocks that its tile does not share hold weights of their own: those of none are 0.
+TEST(AttendOverBytes, OfATileOfFarApartRangesIsThatOfEach) {
+  for (const KernelTable& table : attend_tables()) {
+    for (const uint32_t n_queries : {4u, 12u, 27u}) {
+      const KvLayout layout = KvLayout::make(KvCodec::kQ8_0, KvCodec::kQ8_0, 64);
+      Random random(kSeed);
+      const Segment segment(table, layout, kSegmentPositions, random);
+      Tile tile(n_queries, 64, random);
+      tile.window = 20;
+      // Blocks 0, 1, 7, and none of the segment.
+      for (uint32_t i = 0; i < n_queries; ++i)
+        tile.pos[i] = std::vector<uint32_t>{5, 45, 255, 4000}[i % 4];
+      tile.attend(table, segment, 0, kSegmentPositions);
+      for (uint32_t i = 0; i < n_queries; ++i) {
+        Tile one = tile.single(i);
+        one.attend(table, segment, 0, kSegmentPositions);
+        EXPECT_TRUE(std::equal(one.o.begin(), one.o.end(), tile.o.begin() + i * 64))
+            << table.name << " query " << i << " of " << n_queries;
+        EXPECT_EQ(one.l[0], tile.l[i]) << table.name << " query " << i;
+      }
     }
   }
 }

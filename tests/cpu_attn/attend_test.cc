@@ -271,6 +271,40 @@ TEST(MergePartials, OfSeveralSegmentsIsTheSoftmaxOverAll) {
   }
 }
 
+/// Shares are computed for a vector of queries at once, of which some attended nothing.
+TEST(MergePartials, GivesAQueryTheSameBitsAloneAndInAnyTile) {
+  constexpr uint32_t kQueries = 37;
+  constexpr uint32_t kDims = 24;
+  for (const KernelTable& table : attend_tables()) {
+    Random random(kSeed);
+    Running all(kQueries, kDims);
+    std::vector<Running> alone(kQueries, Running(1, kDims));
+    for (uint32_t segment = 0; segment < 4; ++segment) {
+      Tile tile(kQueries, kDims, random);
+      tile.o = normal_floats(random, uint64_t{kQueries} * kDims, 1.0f);
+      tile.m = normal_floats(random, kQueries, 3.0f);
+      tile.l = normal_floats(random, kQueries, 1.0f);
+      for (uint32_t i = segment; i < kQueries; i += 3)
+        tile.m[i] = -std::numeric_limits<float>::infinity();
+      all.merge(table, tile);
+      for (uint32_t i = 0; i < kQueries; ++i) {
+        Tile one = tile.single(i);
+        const auto from = tile.o.begin() + static_cast<std::ptrdiff_t>(i * kDims);
+        one.o.assign(from, from + kDims);
+        one.m = {tile.m[i]};
+        one.l = {tile.l[i]};
+        alone[i].merge(table, one);
+      }
+    }
+    for (uint32_t i = 0; i < kQueries; ++i) {
+      const auto from = all.o.begin() + static_cast<std::ptrdiff_t>(i * kDims);
+      EXPECT_TRUE(same_bits(alone[i].o, {from, from + kDims})) << table.name << " query " << i;
+      EXPECT_TRUE(same_bits(alone[i].m, {all.m[i]})) << table.name << " query " << i;
+      EXPECT_TRUE(same_bits(alone[i].l, {all.l[i]})) << table.name << " query " << i;
+    }
+  }
+}
+
 TEST(MergePartials, OfNothingKeepsTheBitsOfTheOther) {
   for (const KernelTable& table : attend_tables()) {
     const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, 80);
