@@ -63,7 +63,8 @@ BpeTokenizer::BpeTokenizer(TokenizerSpec spec)
       pre_tokenizer_(spec_.pre),
       merges_(read_merges()),
       pieces_(plain_pieces(spec_.tokens, spec_.kinds)),
-      pieces_by_bytes_(pieces_) {
+      pieces_by_bytes_(spec_.ignore_merges ? std::span<const std::string>(pieces_)
+                                           : std::span<const std::string>()) {
   for (uint32_t byte = 0; byte < 256; ++byte) {
     std::string text;
     append_utf8(alphabet_code_point(static_cast<uint8_t>(byte)), text);
@@ -77,6 +78,15 @@ BpeTokenizer::BpeTokenizer(TokenizerSpec spec)
 MergeTable BpeTokenizer::read_merges() const {
   MergeTable merges(spec_.merges.size());
   std::string joined;
+  // Most vocabularies list the tokens of merges in the order of the merges. Their texts differ, so
+  // that one which is as it should be is the one.
+  size_t next = 0;
+  const auto find_whole = [&] {
+    const bool is_next = next < spec_.tokens.size() && spec_.tokens[next] == joined;
+    const TokenId whole = is_next ? static_cast<TokenId>(next) : find(joined);
+    if (whole != kNoToken) next = static_cast<size_t>(whole) + 1;
+    return whole;
+  };
   for (size_t i = 0; i < spec_.merges.size(); ++i) {
     const std::string_view merge = spec_.merges[i];
     const size_t space = merge.find(' ', 1);
@@ -86,7 +96,7 @@ MergeTable BpeTokenizer::read_merges() const {
       right = find(merge.substr(space + 1));
       joined = merge.substr(0, space);
       joined += merge.substr(space + 1);
-      whole = find(joined);
+      whole = find_whole();
     }
     if (left == kNoToken || right == kNoToken || whole == kNoToken)
       throw Error(ErrorCode::kBadFile,

@@ -156,6 +156,7 @@ void ModelSession::check_fits(std::span<const engine::TokenId> prompt) const {
 }
 
 void ModelSession::load() {
+  (void)engine_.tokenizer();  // one that is wrong is refused before the weights are read
   say_setup();
   LoadingBar bar;
   engine_.load(bar.updates());
