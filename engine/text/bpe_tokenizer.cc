@@ -78,15 +78,6 @@ BpeTokenizer::BpeTokenizer(TokenizerSpec spec)
 MergeTable BpeTokenizer::read_merges() const {
   MergeTable merges(spec_.merges.size());
   std::string joined;
-  // Most vocabularies list the tokens of merges in the order of the merges. Their texts differ, so
-  // that one which is as it should be is the one.
-  size_t next = 0;
-  const auto find_whole = [&] {
-    const bool is_next = next < spec_.tokens.size() && spec_.tokens[next] == joined;
-    const TokenId whole = is_next ? static_cast<TokenId>(next) : find(joined);
-    if (whole != kNoToken) next = static_cast<size_t>(whole) + 1;
-    return whole;
-  };
   for (size_t i = 0; i < spec_.merges.size(); ++i) {
     const std::string_view merge = spec_.merges[i];
     const size_t space = merge.find(' ', 1);
@@ -96,7 +87,7 @@ MergeTable BpeTokenizer::read_merges() const {
       right = find(merge.substr(space + 1));
       joined = merge.substr(0, space);
       joined += merge.substr(space + 1);
-      whole = find_whole();
+      whole = find(joined);
     }
     if (left == kNoToken || right == kNoToken || whole == kNoToken)
       throw Error(ErrorCode::kBadFile,
