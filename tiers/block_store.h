@@ -427,7 +427,7 @@ class BlockStore {
   uint32_t clock_hand_ = 0;
   uint64_t n_pins_ = 0;
   uint64_t n_lost_slots_ = 0;
-  std::vector<IoFile> block_files_;  // of block_transfers, by those of transfers
+  std::vector<IoFile> block_files_;    // of block_transfers, by those of transfers
   std::vector<MissingBlock> missing_;  // of the pin() at hand
   size_t n_missing_begun_ = 0;         // of these, from the first one on: on their way or there
   size_t n_missing_left_ = 0;          // of these, not there yet
