@@ -23,8 +23,9 @@ namespace {
 
 #include "cpu_attn/repeat.inc"
 
-constexpr uint32_t kDigestLanes = kWidth;  // pages in a vector
-constexpr uint32_t kDigestQueries = 8;
+template <uint32_t kQueries>
+constexpr uint32_t kDigestVecs = 1;  // of pages, at once
+constexpr uint32_t kDigestQueries = 8, kPassQueries = 8;
 constexpr uint32_t kStepRows = 2;  // rows between equal uses of the two chains
 
 using DigestQuery = int32_t;  // a pair
@@ -34,14 +35,15 @@ STRATA_VEC DigestQuery digest_query(const uint16_t* pair) {
   return q;
 }
 
-using DigestRow = __m512i;
-STRATA_VEC DigestRow load_digest_row(const std::byte* at) { return _mm512_loadu_si512(at); }
-
 /// One chain for even pairs of dimensions, one for odd ones.
-template <uint32_t kRow>
-STRATA_VEC void add_products(DigestRow row, const DigestQuery& q, Vec (&chain)[2]) {
-  chain[kRow] = _mm512_dpbf16_ps(chain[kRow], reinterpret_cast<__m512bh>(row),
-                                 reinterpret_cast<__m512bh>(_mm512_set1_epi32(q)));
+template <uint32_t kRow, uint32_t kQueries>
+STRATA_VEC void add_digest_row(const std::byte* row, const DigestQuery* q,
+                               Vec (&chains)[kQueries][1][2]) {
+  const __m512i pairs = _mm512_loadu_si512(row);
+  repeat<kQueries>([&](auto i) STRATA_LAMBDA {
+    chains[i][0][kRow] = _mm512_dpbf16_ps(chains[i][0][kRow], reinterpret_cast<__m512bh>(pairs),
+                                          reinterpret_cast<__m512bh>(_mm512_set1_epi32(q[i])));
+  });
 }
 
 #include "cpu_attn/index_digest.inc"

@@ -128,39 +128,54 @@ void Walk::State::attend_whole(const AttendTile& tile, AttendBuffers& buffers) c
   store_output(tile, buffers.run_o, buffers.run_l);
 }
 
+/// Of the KV head's rows [row, ..) of a group as many as a tile takes.
+Walk::State::AttendTile Walk::State::tile_at(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
+                                             uint32_t row) const {
+  const LayerShape& of = shape.layers[layer];
+  const Group& group = groups[group_idx];
+  const uint32_t group_heads = of.n_heads / of.n_kv_heads;
+  const HeadTable table = head_table(group_idx, layer, kv_head);
+  const uint32_t rows = std::min(kMaxTileQueries / group_heads, group.n_rows - row);
+  const uint32_t first_pos = group.first_pos + row - table.n_skipped;
+  const uint32_t first_attended =
+      of.window == 0 || first_pos + 1 <= of.window ? 0 : first_pos + 1 - of.window;
+  return {.group = &group,
+          .table = table,
+          .layer = layer,
+          .kv_head = kv_head,
+          .row_begin = group.row_begin + row,
+          .n_rows = rows,
+          .n_queries = rows * group_heads,
+          .first_span = first_attended / kSpanPositions,
+          .end_span = (first_pos + rows - 1) / kSpanPositions + 1};
+}
+
 void Walk::State::list_tiles(uint32_t layer) {
   const LayerShape& of = shape.layers[layer];
-  const uint32_t group_heads = of.n_heads / of.n_kv_heads;
-  const uint32_t tile_rows = kMaxTileQueries / group_heads;
+  const uint32_t tile_rows = kMaxTileQueries / (of.n_heads / of.n_kv_heads);
   tiles.clear();
-  for (uint32_t idx = 0; idx < groups.size(); ++idx) {
-    const Group& group = groups[idx];
-    for (uint32_t row = 0; row < group.n_rows; row += tile_rows)
-      for (uint32_t kv_head = 0; kv_head < of.n_kv_heads; ++kv_head) {
-        const HeadTable table = head_table(idx, layer, kv_head);
-        const uint32_t rows = std::min(tile_rows, group.n_rows - row);
-        const uint32_t first_pos = group.first_pos + row - table.n_skipped;
-        const uint32_t first_attended =
-            of.window == 0 || first_pos + 1 <= of.window ? 0 : first_pos + 1 - of.window;
-        tiles.push_back({.group = &group,
-                         .table = table,
-                         .layer = layer,
-                         .kv_head = kv_head,
-                         .row_begin = group.row_begin + row,
-                         .n_rows = rows,
-                         .n_queries = rows * group_heads,
-                         .first_span = first_attended / kSpanPositions,
-                         .end_span = (first_pos + rows - 1) / kSpanPositions + 1});
-      }
-  }
+  for (uint32_t idx = 0; idx < groups.size(); ++idx)
+    for (uint32_t row = 0; row < groups[idx].n_rows; row += tile_rows)
+      for (uint32_t kv_head = 0; kv_head < of.n_kv_heads; ++kv_head)
+        tiles.push_back(tile_at(idx, layer, kv_head, row));
+}
+
+/// `buffers` with the span's partial of a tile in span_partials, from its first float on.
+Walk::State::AttendBuffers Walk::State::with_span_at(uint64_t floats, uint32_t n_queries,
+                                                     AttendBuffers buffers) const {
+  buffers.span_o = span_partials.data() + floats;
+  buffers.span_m = buffers.span_o + uint64_t{n_queries} * shape.head_dim;
+  buffers.span_l = buffers.span_m + n_queries;
+  return buffers;
 }
 
 void Walk::State::attend_split(uint32_t layer) {
   const uint64_t query_floats = uint64_t{shape.head_dim} + 2;
   split_items.clear();
+  tile_partials.clear();
   uint64_t floats = 0;
   for (uint32_t idx = 0; idx < tiles.size(); ++idx) {
-    tile_partials[idx] = floats;
+    tile_partials.push_back(floats);
     for (uint32_t span = tiles[idx].first_span; span < tiles[idx].end_span; ++span) {
       split_items.push_back({idx, span});
       floats += tiles[idx].n_queries * query_floats;
@@ -168,33 +183,29 @@ void Walk::State::attend_split(uint32_t layer) {
   }
   STRATA_CHECK(floats <= span_partials.size(), "%lu floats of span partials",
                static_cast<unsigned long>(floats));
-  const auto place = [&](uint32_t tile_idx, uint32_t span) {
-    const AttendTile& tile = tiles[tile_idx];
-    float* o = span_partials.data() + tile_partials[tile_idx] +
-               (span - tile.first_span) * tile.n_queries * query_floats;
-    float* m = o + uint64_t{tile.n_queries} * shape.head_dim;
-    return std::array<float*, 3>{o, m, m + tile.n_queries};
-  };
   pool.for_each_guided(split_items.size(), [&](uint64_t begin, uint64_t end, uint32_t worker) {
-    AttendBuffers buffers = buffers_of(worker);
     for (uint64_t item = begin; item < end; ++item) {
       const auto [tile_idx, span] = split_items[item];
-      const auto [o, m, l] = place(tile_idx, span);
-      buffers.span_o = o;
-      buffers.span_m = m;
-      buffers.span_l = l;
-      attend_span(tiles[tile_idx], span, buffers);
+      const AttendTile& tile = tiles[tile_idx];
+      const uint64_t at = (span - tile.first_span) * tile.n_queries * query_floats;
+      AttendBuffers buffers =
+          with_span_at(tile_partials[tile_idx] + at, tile.n_queries, buffers_of(worker));
+      attend_span(tile, span, buffers);
     }
   });
-  AttendBuffers buffers = buffers_of(0);
+  merge_split(layer);
+}
+
+/// Outputs of the tiles, of the partials of their spans from tile_partials on.
+void Walk::State::merge_split(uint32_t layer) {
   for (uint32_t idx = 0; idx < tiles.size(); ++idx) {
     const AttendTile& tile = tiles[idx];
+    const uint64_t span_floats = tile.n_queries * (uint64_t{shape.head_dim} + 2);
+    AttendBuffers buffers = buffers_of(0);
     clear_partial(buffers.run_o, buffers.run_m, buffers.run_l, tile.n_queries, shape.head_dim);
     for (uint32_t span = tile.first_span; span < tile.end_span; ++span) {
-      const auto [o, m, l] = place(idx, span);
-      buffers.span_o = o;
-      buffers.span_m = m;
-      buffers.span_l = l;
+      const uint64_t at = tile_partials[idx] + (span - tile.first_span) * span_floats;
+      buffers = with_span_at(at, tile.n_queries, buffers);
       merge_span(tile, span, buffers);
     }
     store_output(tile, buffers.run_o, buffers.run_l);
@@ -204,6 +215,7 @@ void Walk::State::attend_split(uint32_t layer) {
 
 void Walk::State::attend(uint32_t layer) {
   if (!is_selected || shape.layers[layer].window > 0) return attend_tables(layer);
+  if (attends_as_chosen(layer)) return attend_as_chosen(layer);
   if (probe != nullptr) attend_exactly(layer);
   select_layer(layer);
   attend_tables(layer);
@@ -225,7 +237,6 @@ void Walk::State::attend_tables(uint32_t layer) {
   }
   if (has_spans && pool.size() > 1 && tiles.size() < kTilesPerThread * pool.size() &&
       split_floats <= kSplitFloatsMax) {
-    tile_partials.resize(tiles.size());
     attend_split(layer);
     return;
   }

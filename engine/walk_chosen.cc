@@ -2,7 +2,8 @@
 //
 // A wave is as many spans of a group's chosen context, in order, as can be in DRAM at a time:
 // most often all of a layer. Its blocks are pinned, those that are in DRAM too, so that what was
-// attended last leaves DRAM last. While one wave is attended, blocks of the next are read.
+// attended last leaves DRAM last. Where some are missing, each KV head is attended as soon as its
+// own are there: the disk reads those of the next head meanwhile, and then those of the next wave.
 #include <algorithm>
 #include <array>
 
@@ -41,24 +42,40 @@ bool Walk::State::reads_chosen(uint32_t layer) const {
   return is_selected && shape.layers[layer].window == 0 && cache.store().can_read_blocks();
 }
 
-/// Appends to selection->reads what the KV heads of a group attend in a span and what can leave
-/// DRAM, head by head: neighbours in the text are often neighbours in a file.
-void Walk::State::list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span) {
-  for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) {
-    const HeadTable table = head_table(group_idx, layer, head);
-    const uint32_t begin = span * kSpanPositions;
-    const uint32_t end = std::min(begin + kSpanPositions,
-                                  table.end_of(span, groups[group_idx].held_pos - table.n_skipped));
-    for (uint32_t pos = begin; pos < end; pos += kBlockPositions)
-      if (cache.store().is_frozen(table.at(pos))) selection->reads.push_back(table.at(pos));
-  }
+/// The blocks that a KV head of a wave's group attends in a span, but for those still open.
+std::span<const tiers::BlockId> Walk::State::chosen_of(uint32_t group_idx, uint32_t layer,
+                                                       uint32_t kv_head, uint32_t span) const {
+  const HeadTable table = head_table(group_idx, layer, kv_head);
+  const uint32_t begin = span * kSpanPositions;
+  const uint32_t end = std::min(begin + kSpanPositions,
+                                table.end_of(span, groups[group_idx].held_pos - table.n_skipped));
+  if (end <= begin) return {};
+  return {table.blocks + begin / kBlockPositions, blocks_for(end - begin)};
+}
+
+uint64_t Walk::State::n_frozen(uint32_t group_idx, uint32_t layer, uint32_t span) const {
+  uint64_t n = 0;
+  for (uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head)
+    n += static_cast<uint64_t>(
+        std::ranges::count_if(chosen_of(group_idx, layer, head, span),
+                              [&](tiers::BlockId id) { return cache.store().is_frozen(id); }));
+  return n;
+}
+
+/// Appends what the wave attends and what can leave DRAM to selection->reads, a KV head after the
+/// other: they are read in this order.
+void Walk::State::list_wave(Wave& wave) {
+  wave.first_read = static_cast<uint32_t>(selection->reads.size());
+  for (uint32_t head = 0; head < shape.layers[wave.layer].n_kv_heads; ++head)
+    for (uint32_t span = wave.first_span; span < wave.end_span; ++span)
+      for (const tiers::BlockId id : chosen_of(wave.group, wave.layer, head, span))
+        if (cache.store().is_frozen(id)) selection->reads.push_back(id);
+  wave.end_read = static_cast<uint32_t>(selection->reads.size());
 }
 
 void Walk::State::plan_chosen(uint32_t layer) {
-  std::vector<Wave>& planned = selection->waves;
-  std::vector<tiers::BlockId>& reads = selection->reads;
-  planned.clear();
-  reads.clear();
+  selection->waves.clear();
+  selection->reads.clear();
   const uint64_t n_pinnable = cache.store().n_pinnable();
   for (uint32_t idx = 0; idx < groups.size(); ++idx) {
     const Group& group = groups[idx];
@@ -67,21 +84,21 @@ void Walk::State::plan_chosen(uint32_t layer) {
       last_pos = std::max(
           last_pos, group.first_pos + group.n_rows - 1 - head_table(idx, layer, head).n_skipped);
     const uint32_t end_span = last_pos / kSpanPositions + 1;
-    Wave wave{layer, idx, 0, 0, static_cast<uint32_t>(reads.size()), 0};
-    const auto end_wave = [&](uint32_t at_span, uint32_t at_read) {
+    Wave wave{layer, idx, 0, 0, 0, 0};
+    uint64_t n_reads = 0;
+    const auto end_wave = [&](uint32_t at_span) {
       wave.end_span = at_span;
-      wave.end_read = at_read;
-      planned.push_back(wave);
+      list_wave(wave);
+      selection->waves.push_back(wave);
       wave.first_span = at_span;
-      wave.first_read = at_read;
+      n_reads = 0;
     };
     for (uint32_t span = 0; span < end_span; ++span) {
-      const auto n_listed = static_cast<uint32_t>(reads.size());
-      list_frozen(idx, layer, span);
-      if (span > wave.first_span && reads.size() - wave.first_read > n_pinnable)
-        end_wave(span, n_listed);
+      const uint64_t n = n_frozen(idx, layer, span);
+      if (span > wave.first_span && n_reads + n > n_pinnable) end_wave(span);
+      n_reads += n;
     }
-    end_wave(end_span, static_cast<uint32_t>(reads.size()));
+    end_wave(end_span);
   }
 }
 
@@ -89,20 +106,16 @@ std::span<const tiers::BlockId> Walk::State::reads_of(const Wave& wave) const {
   return std::span(selection->reads).subspan(wave.first_read, wave.end_read - wave.first_read);
 }
 
-/// What is in DRAM takes no time, and is no event. False where DRAM does not hold all of it after
-/// all, because what was to leave could not be written, and fewer spans may do.
-bool Walk::State::pin_chosen(const Wave& wave) {
-  tiers::BlockStore& store = cache.store();
-  const std::span<const tiers::BlockId> blocks = reads_of(wave);
-  const auto n_missing = static_cast<uint64_t>(
-      std::ranges::count_if(blocks, [&](tiers::BlockId id) { return !store.is_resident(id); }));
-  const TraceScope scope(n_missing > 0 ? trace : nullptr,
-                         {.kind = TraceKind::kOperation,
-                          .index = wave.layer,
-                          .name = "pin_blocks",
-                          .bytes = n_missing * cache.layout().block_bytes});
+uint64_t Walk::State::n_missing(std::span<const tiers::BlockId> blocks) const {
+  return static_cast<uint64_t>(std::ranges::count_if(
+      blocks, [&](tiers::BlockId id) { return !cache.store().is_resident(id); }));
+}
+
+/// Pins what the wave attends, and begins to read what is missing. False where DRAM does not hold
+/// all of it after all, because what was to leave could not be written, and fewer spans may do.
+bool Walk::State::begin_wave(const Wave& wave) {
   try {
-    store.pin(blocks, pool);
+    cache.store().begin_pin(reads_of(wave));
   } catch (const tiers::LostExtent&) {
     throw;
   } catch (const Error& error) {
@@ -113,24 +126,48 @@ bool Walk::State::pin_chosen(const Wave& wave) {
   return true;
 }
 
+/// Waits for blocks of a wave. What is in DRAM takes no time, and is no event.
+void Walk::State::finish_pins(const Wave& wave, std::span<const tiers::BlockId> blocks) {
+  const uint64_t n = n_missing(blocks);
+  if (n == 0) return;
+  const TraceScope scope(trace, {.kind = TraceKind::kOperation,
+                                 .index = wave.layer,
+                                 .name = "pin_blocks",
+                                 .bytes = n * cache.layout().block_bytes});
+  cache.store().finish_pin(blocks, pool);
+}
+
+/// Attends a wave that is begun.
+void Walk::State::attend_begun(const Wave& wave) {
+  const auto begin_next = [&] {
+    if (reads_ahead) cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
+  };
+  const uint32_t n_heads = shape.layers[wave.layer].n_kv_heads;
+  if (!reads_ahead || n_missing(reads_of(wave)) == 0) {
+    finish_pins(wave, reads_of(wave));
+    begin_next();
+    return attend_wave(wave, 0, n_heads);
+  }
+  for (uint32_t head = 0; head < n_heads; ++head) {
+    for (uint32_t span = wave.first_span; span < wave.end_span; ++span)
+      finish_pins(wave, chosen_of(wave.group, wave.layer, head, span));
+    if (head + 1 == n_heads) begin_next();
+    attend_wave(wave, head, head + 1);
+  }
+}
+
 /// In two halves, and these in theirs, where DRAM does not hold it. What each reads is listed anew:
 /// blocks that could not be written are not frozen any more.
 void Walk::State::attend_pinned(const Wave& wave) {
   check_cancelled();
-  if (pin_chosen(wave)) {
+  if (begin_wave(wave)) {
     const UnpinScope pinned(cache.store(), reads_of(wave));
-    if (reads_ahead) cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
-    return attend_wave(wave);
+    return attend_begun(wave);
   }
   std::array<Wave, 2> halves = {wave, wave};
   halves[0].end_span = halves[1].first_span =
       wave.first_span + (wave.end_span - wave.first_span) / 2;
-  for (Wave& half : halves) {
-    half.first_read = static_cast<uint32_t>(selection->reads.size());
-    for (uint32_t span = half.first_span; span < half.end_span; ++span)
-      list_frozen(wave.group, wave.layer, span);
-    half.end_read = static_cast<uint32_t>(selection->reads.size());
-  }
+  for (Wave& half : halves) list_wave(half);
   for (const Wave& half : halves) attend_pinned(half);
 }
 

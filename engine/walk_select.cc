@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <numeric>
 #include <string>
+#include <thread>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -113,6 +114,7 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
     : SelectionSizes(selection_sizes(shape, n_ctx)),
       parts_left(max_kv_heads),
       is_chosen(max_kv_heads),
+      next_span(max_kv_heads),
       resident(max_kv_heads),
       retrieved_weights(max_kv_heads) {
   weights.resize(row_floats() * max_rows);
@@ -183,8 +185,10 @@ void Walk::State::put_means(const Group& group, uint32_t layer) {
 }
 
 /// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks), and then the choice
-/// of every head, by the worker that has scored the last of its blocks.
-void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks) {
+/// of every head, by the worker that has scored the last of its blocks; and then, where it attends,
+/// the spans of every head.
+void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks,
+                               bool attends) {
   const Group& group = groups[group_idx];
   const LayerShape& of = shape.layers[layer];
   const uint32_t n_queries = n_scored(group, layer);
@@ -203,10 +207,17 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
   for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
     selection->parts_left[head].store(n_parts, std::memory_order_relaxed);
     selection->is_chosen[head].store(false, std::memory_order_relaxed);
+    selection->next_span[head].store(0, std::memory_order_relaxed);
   }
   uint32_t n_begun = 0;  // heads
-  pool.for_each(uint64_t{of.n_kv_heads} * n_parts, 1, [&](uint64_t from, uint64_t to, uint32_t w) {
+  const uint64_t n_scored_items = uint64_t{of.n_kv_heads} * n_parts;
+  const uint64_t n_items = n_scored_items + (attends ? uint64_t{of.n_kv_heads} * pool.size() : 0);
+  pool.for_each(n_items, 1, [&](uint64_t from, uint64_t to, uint32_t w) {
     for (uint64_t item = from; item < to; ++item) {
+      if (item >= n_scored_items) {
+        attend_head_spans(layer, static_cast<uint32_t>((item - n_scored_items) % of.n_kv_heads), w);
+        continue;
+      }
       const auto head = static_cast<uint32_t>(item / n_parts);
       const uint32_t first = static_cast<uint32_t>(item % n_parts) * kBlocksPerTask;
       index.estimate({.stream = cache.index_stream(layer, head),
@@ -319,7 +330,7 @@ void Walk::State::choose_by_mode(uint32_t group_idx, uint32_t layer, uint32_t n_
   if (mode == index::LayerMode::kReuse) begin_chosen(group_idx, layer, 0);
 }
 
-void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
+void Walk::State::select_group(uint32_t group_idx, uint32_t layer, bool attends) {
   const Group& group = groups[group_idx];
   const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
   const uint32_t n_blocks = group.held_pos / kBlockPositions;
@@ -328,7 +339,7 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer) {
   const index::LayerMode mode = selection->choosers.front().rule().mode_of(layer);
   const bool asks_index = mode == index::LayerMode::kIndex;
   if (asks_index)
-    choose_heads(group_idx, layer, n_blocks);
+    choose_heads(group_idx, layer, n_blocks, attends);
   else
     choose_by_mode(group_idx, layer, n_blocks, mode);
   if (asks_index && group.sequence->index()->has_tail()) estimate_tails(group_idx, layer, n_blocks);
@@ -347,6 +358,54 @@ void Walk::State::select_layer(uint32_t layer) {
   if (reads_chosen(layer))
     selection->file_bytes_before = cache.store().transfer_counts().read_bytes;
   for (uint32_t idx = 0; idx < groups.size(); ++idx) select_group(idx, layer);
+}
+
+/// Floats of the partials of a KV head's spans, at most.
+uint64_t Walk::State::head_floats(uint32_t layer) const {
+  const LayerShape& of = shape.layers[layer];
+  const Group& group = groups.front();
+  const uint64_t n_spans = (group.first_pos + group.n_rows - 1) / kSpanPositions + 1;
+  return n_spans * group.n_rows * (of.n_heads / of.n_kv_heads) * (uint64_t{shape.head_dim} + 2);
+}
+
+/// Whether the rows of a step are one group of one tile for each KV head, few enough to be split
+/// into spans, that attends what an index chooses of blocks in DRAM: a decoded token, most often.
+bool Walk::State::attends_as_chosen(uint32_t layer) const {
+  const LayerShape& of = shape.layers[layer];
+  if (groups.size() != 1 || pool.size() == 1 || probe != nullptr || reads_chosen(layer))
+    return false;
+  return selection->choosers.front().rule().mode_of(layer) == index::LayerMode::kIndex &&
+         !groups.front().sequence->index()->has_tail() &&
+         groups.front().n_rows <= kMaxTileQueries / (of.n_heads / of.n_kv_heads) &&
+         of.n_kv_heads < kTilesPerThread * pool.size() &&
+         of.n_kv_heads * head_floats(layer) <= kSplitFloatsMax;
+}
+
+/// Scores, choices and attention of a layer in one parallel region: who has nothing left to score
+/// attends the heads that have chosen, instead of waiting for the last choice. A worker takes all
+/// spans of a head, for it fetches the next one's first blocks, and helps with others' at the end.
+void Walk::State::attend_as_chosen(uint32_t layer) {
+  select_group(0, layer, /*attends=*/true);
+  list_tiles(layer);
+  tile_partials.clear();
+  for (uint32_t head = 0; head < tiles.size(); ++head)
+    tile_partials.push_back(head * head_floats(layer));
+  merge_split(layer);
+}
+
+/// Those that no other worker has taken, once the head has chosen.
+void Walk::State::attend_head_spans(uint32_t layer, uint32_t kv_head, uint32_t worker) {
+  while (!selection->is_chosen[kv_head].load(std::memory_order_acquire)) std::this_thread::yield();
+  const AttendTile tile = tile_at(0, layer, kv_head, 0);
+  const uint64_t span_floats = tile.n_queries * (uint64_t{shape.head_dim} + 2);
+  std::atomic<uint32_t>& next = selection->next_span[kv_head];
+  for (;;) {
+    const uint32_t i = next.fetch_add(1, std::memory_order_relaxed);
+    if (tile.first_span + i >= tile.end_span) return;
+    const uint64_t at = kv_head * head_floats(layer) + i * span_floats;
+    AttendBuffers buffers = with_span_at(at, tile.n_queries, buffers_of(worker));
+    attend_span(tile, tile.first_span + i, buffers);
+  }
 }
 
 /// Takes the blocks that a step has filled into the index, while they are in DRAM.

@@ -114,18 +114,21 @@ struct Walk::State {
                       AttendBuffers& buffers) const;
   void attend_whole(const AttendTile& tile, AttendBuffers& buffers) const;
   void store_output(const AttendTile& tile, const float* o, const float* l) const;
+  AttendTile tile_at(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t row) const;
   void list_tiles(uint32_t layer);
+  AttendBuffers with_span_at(uint64_t floats, uint32_t n_queries, AttendBuffers buffers) const;
   void attend_split(uint32_t layer);
+  void merge_split(uint32_t layer);
 
   // Retrieval (engine/walk_select.cc).
   struct HeadTable;
   struct Selection;
   HeadTable head_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head) const;
   void select_layer(uint32_t layer);
-  void select_group(uint32_t group_idx, uint32_t layer);
+  void select_group(uint32_t group_idx, uint32_t layer, bool attends = false);
   void put_means(const Group& group, uint32_t layer);
   uint32_t n_scored(const Group& group, uint32_t layer) const;
-  void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks);
+  void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks, bool attends);
   std::span<const uint64_t> list_resident(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
                                           uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,
@@ -143,6 +146,10 @@ struct Walk::State {
   void merge_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
   void merge_tail(const AttendTile& tile, AttendBuffers& buffers) const;
   uint32_t begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun);
+  bool attends_as_chosen(uint32_t layer) const;
+  void attend_as_chosen(uint32_t layer);
+  void attend_head_spans(uint32_t layer, uint32_t kv_head, uint32_t worker);
+  uint64_t head_floats(uint32_t layer) const;
   void index_closed(Sequence& sequence, uint32_t held_pos);
   void index_missed(Sequence& sequence);
 
@@ -155,7 +162,7 @@ struct Walk::State {
   // are read once, since DRAM has room for all (engine/walk_settle.cc).
   struct Wave;
   void begin_runs();
-  void attend_wave(const Wave& wave);
+  void attend_wave(const Wave& wave, uint32_t first_head, uint32_t end_head);
   void store_runs();
   AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
   void plan_waves();
@@ -175,9 +182,15 @@ struct Walk::State {
   void settle_layer(uint32_t layer);
   bool reads_chosen(uint32_t layer) const;
   void plan_chosen(uint32_t layer);
-  void list_frozen(uint32_t group_idx, uint32_t layer, uint32_t span);
+  std::span<const tiers::BlockId> chosen_of(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
+                                            uint32_t span) const;
+  uint64_t n_frozen(uint32_t group_idx, uint32_t layer, uint32_t span) const;
+  void list_wave(Wave& wave);
   std::span<const tiers::BlockId> reads_of(const Wave& wave) const;
-  bool pin_chosen(const Wave& wave);
+  uint64_t n_missing(std::span<const tiers::BlockId> blocks) const;
+  bool begin_wave(const Wave& wave);
+  void finish_pins(const Wave& wave, std::span<const tiers::BlockId> blocks);
+  void attend_begun(const Wave& wave);
   void attend_pinned(const Wave& wave);
   void attend_chosen(uint32_t layer);
   void run_step(std::span<const StepRow> rows, Attention attention);

@@ -113,7 +113,7 @@ void Walk::State::attend_streamed(uint32_t layer) {
     fetch_until(wave.end_read);
     cache.store().take(std::span(fetches).subspan(wave.first_read, wave.end_read - wave.first_read),
                        pool);
-    attend_wave(wave);
+    attend_wave(wave, 0, shape.layers[layer].n_kv_heads);
     while (n_released < wave.end_read) cache.store().release(fetches[n_released++]);
     fetch_ahead();
   }

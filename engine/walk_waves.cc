@@ -39,13 +39,20 @@ Walk::State::AttendBuffers Walk::State::with_run_of(uint32_t tile_idx,
   return buffers;
 }
 
-void Walk::State::attend_wave(const Wave& wave) {
+/// Of KV heads [first_head, end_head).
+void Walk::State::attend_wave(const Wave& wave, uint32_t first_head, uint32_t end_head) {
   const Group* group = &groups[wave.group];
   uint32_t first = 0;
   while (tiles[first].group != group) ++first;
   uint32_t end = first;
   while (end < tiles.size() && tiles[end].group == group) ++end;
-  const uint32_t n_tiles = end - first;
+  // As list_tiles() lists them: all KV heads of some rows, then those of the next ones.
+  const uint32_t n_kv_heads = shape.layers[wave.layer].n_kv_heads;
+  const uint32_t n_heads = end_head - first_head;
+  const uint32_t n_tiles = (end - first) / n_kv_heads * n_heads;
+  const auto tile_idx = [&](uint64_t i) {
+    return first + static_cast<uint32_t>(i / n_heads * n_kv_heads + first_head + i % n_heads);
+  };
   const uint32_t n_spans = wave.end_span - wave.first_span;
   const uint64_t span_floats = uint64_t{kMaxTileQueries} * (shape.head_dim + 2);
   // Few tiles (a decode step) are split into their spans, as attend_split does.
@@ -56,7 +63,8 @@ void Walk::State::attend_wave(const Wave& wave) {
   };
   if (!is_split) {
     pool.for_each(n_tiles, 1, [&](uint64_t from, uint64_t to, uint32_t worker) {
-      for (auto idx = first + static_cast<uint32_t>(from); idx < first + to; ++idx) {
+      for (uint64_t i = from; i < to; ++i) {
+        const uint32_t idx = tile_idx(i);
         AttendBuffers buffers = with_run_of(idx, buffers_of(worker));
         for (uint32_t span = wave.first_span; span < wave.end_span; ++span) {
           if (!has_span(tiles[idx], span)) continue;
@@ -76,7 +84,7 @@ void Walk::State::attend_wave(const Wave& wave) {
   const uint64_t n_items = uint64_t{n_tiles} * n_spans;
   pool.for_each_guided(n_items, [&](uint64_t from, uint64_t to, uint32_t worker) {
     for (uint64_t item = from; item < to; ++item) {
-      const AttendTile& tile = tiles[first + item / n_spans];
+      const AttendTile& tile = tiles[tile_idx(item / n_spans)];
       const auto span = wave.first_span + static_cast<uint32_t>(item % n_spans);
       if (!has_span(tile, span)) continue;
       AttendBuffers buffers = with_span_of(item, buffers_of(worker));
@@ -84,7 +92,7 @@ void Walk::State::attend_wave(const Wave& wave) {
     }
   });
   for (uint64_t item = 0; item < n_items; ++item) {
-    const auto idx = first + static_cast<uint32_t>(item / n_spans);
+    const uint32_t idx = tile_idx(item / n_spans);
     const auto span = wave.first_span + static_cast<uint32_t>(item % n_spans);
     if (!has_span(tiles[idx], span)) continue;
     AttendBuffers buffers = with_span_of(item, with_run_of(idx, buffers_of(0)));

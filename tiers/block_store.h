@@ -239,6 +239,13 @@ class BlockStore {
   /// where no slot can be given up.
   /// Then none of `blocks` is pinned by this call, and nothing is begun any more.
   void pin(std::span<const BlockId> blocks, ThreadPool& pool);
+  /// The halves of pin(), for who uses some blocks while others are on their way: begin_pin() pins,
+  /// makes room and begins to read, in the order of `blocks`; finish_pin() waits until some of them
+  /// are there (others may be open ones). One pin() at a time: it ends when all are there, or with
+  /// unpin(), which is to follow errors of finish_pin().
+  void begin_pin(std::span<const BlockId> blocks);
+  void finish_pin(std::span<const BlockId> blocks, ThreadPool& pool);
+  /// Also of blocks that are still on their way: these are not read any more.
   void unpin(std::span<const BlockId> blocks);
   /// Frozen blocks that DRAM can hold at once: slots that are free or have one.
   uint64_t n_pinnable() const { return pool_.n_free() + n_frozen_slots_; }
@@ -302,11 +309,9 @@ class BlockStore {
     SlotId direct = kNoSlot;   // the first of the neighbouring slots that it is read into
     bool is_in_slots = false;  // that read has ended well; its tags are not checked yet
   };
-  /// A block that pin() brings into DRAM, and where it comes from.
+  /// A block that pin() brings into DRAM.
   struct MissingBlock {
     BlockId block = kNoBlock;
-    IoFile file{};
-    uint64_t offset = 0;
     SlotId slot = kNoSlot;  // until the block is there: then it is the block's
   };
   /// A read of one block.
@@ -383,14 +388,17 @@ class BlockStore {
   void count_away(Extent& of);
   void list_missing(std::span<const BlockId> blocks);
   void open_missing_slots();
-  void read_missing(ThreadPool& pool);
+  bool is_missing(BlockId block) const {
+    return block != kNoBlock && record(block).slot == kNoSlot;
+  }
+  void drop_missing();
   bool begin_read(BlockId block, bool is_second);
-  size_t begin_missing(size_t n_begun);
+  void begin_missing();
   void take_arrived();
   void read_again(uint32_t read_idx, bool has_answered, const std::string& cause);
   void check_arrived(ThreadPool& pool);
-  size_t accept_arrived();
-  void wait_for_block(size_t n_begun);
+  void accept_arrived();
+  void wait_for_block();
   void drop_read(uint32_t idx);
 
   KvLayout layout_;
@@ -419,8 +427,10 @@ class BlockStore {
   uint32_t clock_hand_ = 0;
   uint64_t n_pins_ = 0;
   uint64_t n_lost_slots_ = 0;
-  std::vector<IoFile> block_files_;  // of block_transfers, by those of transfers
-  std::vector<MissingBlock> missing_;
+  std::vector<IoFile> block_files_;    // of block_transfers, by those of transfers
+  std::vector<MissingBlock> missing_;  // of the pin() at hand
+  size_t n_missing_begun_ = 0;         // of these, from the first one on: on their way or there
+  size_t n_missing_left_ = 0;          // of these, not there yet
   std::vector<BlockRead> reads_;
   std::vector<uint32_t> arrived_;  // of reads_, ascending
   uint64_t next_generation_ = 1;

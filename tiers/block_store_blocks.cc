@@ -3,7 +3,6 @@
 // of the arena, so that a frame is free again as soon as its block is there.
 #include <algorithm>
 #include <cstring>
-#include <tuple>
 #include <utility>
 
 #include "base/check.h"
@@ -67,6 +66,7 @@ void BlockStore::begin_blocks(std::span<const BlockId> blocks) {
 }
 
 void BlockStore::unpin(std::span<const BlockId> blocks) {
+  drop_missing();
   for (const BlockId block : blocks) {
     Block& of = record(block);
     STRATA_CHECK(of.pins > 0, "block %u is not pinned", static_cast<uint32_t>(block));
@@ -80,25 +80,18 @@ void BlockStore::unpin(std::span<const BlockId> blocks) {
   }
 }
 
-/// Pins the blocks, and lists those that are in no slot in the order of their places.
+/// Pins the blocks, and lists those that are in no slot.
 void BlockStore::list_missing(std::span<const BlockId> blocks) {
-  missing_.clear();
   missing_.reserve(blocks.size());
   for (const BlockId block : blocks) {
     Block& of = record(block);
     ++n_pins_;
     if (++of.pins > 1 || of.slot != kNoSlot) continue;
-    const Extent& home = extent(of.extent);
-    missing_.push_back({.block = block,
-                        .file = home.file,
-                        .offset = home.place + uint64_t{of.idx} * layout_.block_bytes});
+    if (of.read != kNoRead) reads_[of.read].missing_idx = static_cast<uint32_t>(missing_.size());
+    missing_.push_back({.block = block});
   }
-  std::ranges::sort(missing_, [](const MissingBlock& a, const MissingBlock& b) {
-    return std::tie(a.file, a.offset) < std::tie(b.file, b.offset);
-  });
-  for (uint32_t i = 0; i < missing_.size(); ++i)
-    if (const uint32_t read = record(missing_[i].block).read; read != kNoRead)
-      reads_[read].missing_idx = i;
+  n_missing_begun_ = 0;
+  n_missing_left_ = missing_.size();
 }
 
 /// All of them before anything is read: which block gets which slot, and so who leaves DRAM later,
@@ -124,8 +117,19 @@ void BlockStore::open_missing_slots() {
 }
 
 void BlockStore::pin(std::span<const BlockId> blocks, ThreadPool& pool) {
+  begin_pin(blocks);
+  try {
+    finish_pin(blocks, pool);
+  } catch (...) {
+    unpin(blocks);
+    throw;
+  }
+}
+
+void BlockStore::begin_pin(std::span<const BlockId> blocks) {
   STRATA_CHECK(grain_ == ReadGrain::kBlocks, "%zu blocks in a step that reads extents",
                blocks.size());
+  STRATA_CHECK(missing_.empty(), "%zu blocks of another pin are missing", n_missing_left_);
   list_missing(blocks);
   counts_.blocks_pinned += blocks.size();
   if (missing_.empty()) return;
@@ -135,41 +139,56 @@ void BlockStore::pin(std::span<const BlockId> blocks, ThreadPool& pool) {
       if (const ExtentId id = extent_of(missing.block); extent(id).state == ExtentState::kLost)
         lose(id, true, kLostBefore);
     open_missing_slots();
-    read_missing(pool);
+    begin_missing();
+    spill_->block_transfers->poll();
   } catch (...) {
-    drop_begun();
-    for (const MissingBlock& missing : missing_)
-      if (missing.slot != kNoSlot && !is_resident(missing.block)) pool_.release(missing.slot);
     unpin(blocks);
     throw;
   }
 }
 
-void BlockStore::read_missing(ThreadPool& pool) {
-  size_t n_begun = 0;
-  for (size_t n_left = missing_.size(); n_left > 0;) {
-    n_begun = begin_missing(n_begun);
-    spill_->block_transfers->poll();
-    take_arrived();
-    if (arrived_.empty()) {
-      wait_for_block(n_begun);
-      continue;
-    }
-    check_arrived(pool);
-    n_left -= accept_arrived();
+void BlockStore::finish_pin(std::span<const BlockId> blocks, ThreadPool& pool) {
+  try {
+    for (const BlockId block : blocks)
+      while (is_missing(block)) {
+        STRATA_CHECK(record(block).pins > 0, "block %u is not pinned",
+                     static_cast<uint32_t>(block));
+        begin_missing();
+        spill_->block_transfers->poll();
+        take_arrived();
+        if (arrived_.empty()) {
+          wait_for_block();
+          continue;
+        }
+        check_arrived(pool);
+        accept_arrived();
+      }
+  } catch (...) {
+    drop_missing();
+    throw;
   }
+  if (n_missing_left_ == 0) missing_.clear();
 }
 
-/// Of the missing blocks the first n_begun are on their way or there. Returns as many as then are;
-/// what was begun before the call may arrive out of turn.
-size_t BlockStore::begin_missing(size_t n_begun) {
-  for (; n_begun < missing_.size(); ++n_begun) {
-    const BlockId block = missing_[n_begun].block;
+/// Ends the pin() at hand: what has not come is not read any more, nor what was begun for a later
+/// one.
+void BlockStore::drop_missing() {
+  if (missing_.empty()) return;
+  drop_begun();
+  for (const MissingBlock& missing : missing_)
+    if (missing.slot != kNoSlot && !is_resident(missing.block)) pool_.release(missing.slot);
+  missing_.clear();
+  n_missing_left_ = 0;
+}
+
+/// As far as there are frames; what was begun before the call may arrive out of turn.
+void BlockStore::begin_missing() {
+  for (; n_missing_begun_ < missing_.size(); ++n_missing_begun_) {
+    const BlockId block = missing_[n_missing_begun_].block;
     if (record(block).read != kNoRead || is_resident(block)) continue;
-    if (!begin_read(block, false)) break;
-    reads_.back().missing_idx = static_cast<uint32_t>(n_begun);
+    if (!begin_read(block, false)) return;
+    reads_.back().missing_idx = static_cast<uint32_t>(n_missing_begun_);
   }
-  return n_begun;
 }
 
 /// Takes the reads of missing blocks that have ended, and repeats those that failed.
@@ -217,9 +236,7 @@ void BlockStore::check_arrived(ThreadPool& pool) {
   });
 }
 
-/// Returns the number of blocks that are there now.
-size_t BlockStore::accept_arrived() {
-  size_t n = 0;
+void BlockStore::accept_arrived() {
   while (!arrived_.empty()) {
     const uint32_t idx = arrived_.back();  // downwards: dropping a read moves the last one
     arrived_.pop_back();
@@ -230,16 +247,15 @@ size_t BlockStore::accept_arrived() {
       continue;
     }
     ++counts_.blocks_read;
-    ++n;
+    --n_missing_left_;
     blocks_came(extent_of(read.block), 1);
     give_slot(read.block, missing_[read.missing_idx].slot);
   }
-  return n;
 }
 
 /// Waits until something ends. Where nothing of this call is on its way, what was begun for a later
 /// one makes room. Errors: kCancelled; LostExtent where no frame is left.
-void BlockStore::wait_for_block(size_t n_begun) {
+void BlockStore::wait_for_block() {
   TransferQueue& transfers = *spill_->block_transfers;
   const auto is_wanted = [](const BlockRead& read) { return read.missing_idx != UINT32_MAX; };
   const bool is_on_its_way = std::ranges::any_of(reads_, is_wanted);
@@ -248,7 +264,7 @@ void BlockStore::wait_for_block(size_t n_begun) {
     if (transfers.n_free() > 0) return;
   }
   if (transfers.wait_any() || is_on_its_way || transfers.n_free() > 0) return;
-  lose(extent_of(missing_[n_begun].block), false, failure_text(IoStatus::kTimedOut));
+  lose(extent_of(missing_[n_missing_begun_].block), false, failure_text(IoStatus::kTimedOut));
 }
 
 }  // namespace strata::tiers

@@ -22,7 +22,10 @@ namespace {
 class FileBytes final : public GgufBytes {
  public:
   explicit FileBytes(const InputFile& file)
-      : GgufBytes(file.path(), file.size(), file.size()), file_(file) {}
+      : GgufBytes(file.path(), file.size(), file.size()), file_(file) {
+    // What most heads have is on its way while the first of it is read.
+    (void)::posix_fadvise(file.descriptor(), 0, kUsualBytes, POSIX_FADV_WILLNEED);
+  }
 
   void read(uint64_t offset, std::span<std::byte> out) override {
     if (out.size() >= kWindowBytesMax) return file_.read(offset, out, "head");
@@ -32,6 +35,7 @@ class FileBytes final : public GgufBytes {
   }
 
  private:
+  static constexpr off_t kUsualBytes = off_t{2} << 20;
   static constexpr uint64_t kWindowBytesMin = uint64_t{64} << 10;
   static constexpr uint64_t kWindowBytesMax = uint64_t{4} << 20;
 

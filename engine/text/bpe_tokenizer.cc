@@ -63,7 +63,8 @@ BpeTokenizer::BpeTokenizer(TokenizerSpec spec)
       pre_tokenizer_(spec_.pre),
       merges_(read_merges()),
       pieces_(plain_pieces(spec_.tokens, spec_.kinds)),
-      pieces_by_bytes_(pieces_) {
+      pieces_by_bytes_(spec_.ignore_merges ? std::span<const std::string>(pieces_)
+                                           : std::span<const std::string>()) {
   for (uint32_t byte = 0; byte < 256; ++byte) {
     std::string text;
     append_utf8(alphabet_code_point(static_cast<uint8_t>(byte)), text);

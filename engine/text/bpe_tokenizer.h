@@ -46,7 +46,7 @@ class BpeTokenizer final : public Tokenizer {
   PreTokenizer pre_tokenizer_;
   MergeTable merges_;
   std::vector<std::string> pieces_;  // by token: its bytes; empty where no text becomes it
-  TextTable pieces_by_bytes_;
+  TextTable pieces_by_bytes_;        // where whole words are taken without merging; else empty
   std::array<TokenId, 256> byte_tokens_{};
 };
 

@@ -90,6 +90,30 @@ TEST_F(SelectedSpill, NorDoesReadingNothingAhead) {
   EXPECT_GT(walk.walk().selection_counts().missing_blocks, 0u);
 }
 
+/// Where reads take different times, blocks of one head are there before those of another, and it
+/// is attended then: a layer waits more than once.
+TEST_F(SelectedSpill, EachHeadWaitsForItsOwnBlocks) {
+  SelectedSetting setting{.place = Place::kSimulated};
+  setting.disk.latency_spread = std::chrono::milliseconds(5);
+  const auto waits_of = [&](bool reads_ahead) {
+    SelectedWalk walk(member_.model, setting);
+    walk.walk().set_reads_ahead(reads_ahead);
+    Sequence sequence = walk.sequence();
+    walk.feed(sequence, context());
+    walk.evict_most();
+    Trace trace(4096);
+    walk.walk().set_trace(&trace);
+    walk.feed(sequence, rest().first(1), 0, Attention::kSelected);
+    walk.walk().set_trace(nullptr);
+    return std::ranges::count_if(trace.events(), [](const TraceEvent& event) {
+      return std::string_view(event.name) == "pin_blocks";
+    });
+  };
+  const auto n_layers = static_cast<std::ptrdiff_t>(member_.model.shape().n_layers);
+  EXPECT_EQ(waits_of(false), n_layers);
+  EXPECT_GT(waits_of(true), n_layers);
+}
+
 /// Full layers, windowed ones beside them, one KV head; with room for little more than one span of
 /// what a layer attends.
 TEST(SelectedSpillOfTheZoo, ABudgetOfEverythingIsExactAttentionInManyWaves) {
