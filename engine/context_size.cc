@@ -10,6 +10,7 @@
 #include "base/device_kernels.h"
 #include "base/kernel_table.h"
 #include "engine/byte_text.h"
+#include "engine/device_beside.h"
 #include "engine/kv_cache.h"
 #include "engine/prompt_lookup.h"
 #include "tiers/block_store.h"
@@ -262,7 +263,7 @@ uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows) {
   const uint64_t row = kFloat * (shape.d_model + kMaxRopeSets * shape.head_dim) + sizeof(uint32_t) +
                        sizeof(int32_t);  // position, token
   const uint64_t logits = kFloat * std::min(max_rows, kDeviceFewRows) * shape.vocab_size;
-  return max_rows * row + logits + kRoundingBytes;
+  return max_rows * row + logits + DeviceBeside::host_bytes(shape) + kRoundingBytes;
 }
 
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
@@ -276,7 +277,9 @@ uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
   uint64_t of_steps = walk_buffer_bytes(shape, cpu_rows, request.n_threads);
   if (request.has_device) {
     const WalkBytes bytes = walk_bytes_on_device(shape, request.n_threads);
-    of_steps = std::max(of_steps, kDriverBytes + bytes.fixed + request.chunk_rows * bytes.per_row +
+    // Attention of the CPU beside the device touches span partials.
+    of_steps = std::max(of_steps, kDriverBytes + bytes.fixed + kSplitBytesMax +
+                                      request.chunk_rows * bytes.per_row +
                                       device_buffer_bytes(shape, request.chunk_rows));
   }
   return of_steps + more_logits + lookups;
