@@ -207,6 +207,29 @@ TEST(DeviceBeside, WhatRanBeforeChangesNoBit) {
   }
 }
 
+/// Memory that comes free goes to the beginning of every layer's text, not to all of the first's.
+TEST(DeviceBeside, OnlyTheBeginningOfATextGetsCopies) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(322, kSeed);
+  Shared shared(member, setting(400), 1, 1);
+  Sequence sequence = shared.run.walk().sequence();
+  {
+    Sequence idle = shared.run.walk().sequence();
+    shared.run.walk().feed(idle, std::span(text).first(300));
+    shared.run.walk().feed(sequence, std::span(text).first(320));
+  }
+  Sequence fork = sequence.fork();  // its tables are made anew, layer by layer
+  shared.run.walk().feed(fork, std::span(text).subspan(320));
+  const KvCache& cache = shared.run.walk().cache();
+  for (uint32_t layer = 0; layer < cache.shape().n_layers; ++layer)
+    for (uint32_t head = 0; head < cache.shape().layers[layer].n_kv_heads; ++head) {
+      const auto blocks = cache.stream_blocks(fork, layer, head).blocks;
+      for (uint32_t i = 0; i < blocks.size(); ++i)
+        EXPECT_EQ(shared.run.device().has_copy(cache.store().slot_of(blocks[i])), i < 8)
+            << layer << " " << head << " " << i;
+    }
+}
+
 /// The flag comes up while the first layer attends.
 TEST(DeviceBeside, AStepThatIsStoppedLeavesTheSequenceAsItWas) {
   static std::atomic<bool> is_stopped;
