@@ -1,6 +1,7 @@
 // engine/device_beside.h - few rows attend on both sides of the link: the beginning of a text on
 // the device, its end by the CPU, where the device's memory does not hold all of K and V. Why: the
-// link moves fewer bytes per second than the CPU attends (docs/adr/0023-attention-on-both-sides.md).
+// link moves fewer bytes per second than the CPU attends
+// (docs/adr/0023-attention-on-both-sides.md).
 //
 // Who attends which block follows from the plan and the length of the text alone, never from which
 // copies the device has or who was quicker: an answer's bits do not depend on what ran before it.

@@ -322,26 +322,6 @@ TEST(StepTime, OfAttentionBesideACardIsTheSlowerOfBoth) {
   EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 2.5 * 5.5 / 7.5) + 2, kExact);
 }
 
-TEST(StepTime, TheCpusShareIsOfWhatFullLayersLackInHbm) {
-  PlacementProblem problem = small_problem(true);
-  LayerPlacement placement = small_placement(4, 0, 0, 500, 500);
-  EXPECT_EQ(cpu_share(problem, placement), 0);
-  placement.cpu_part = CpuPart::kAll;
-  EXPECT_EQ(cpu_share(problem, placement), 1);
-  placement.cpu_part = CpuPart::kBalanced;
-  EXPECT_NEAR(cpu_share(problem, placement), 5.5 / 7.5, kExact);
-  placement.groups[0].kv_dram = 0;
-  placement.groups[0].kv_hbm = 1000;
-  EXPECT_EQ(cpu_share(problem, placement), 0);
-  // Windows are the card's, whatever it lacks of them.
-  placement = small_placement(4, 0, 0, 500, 500);
-  problem.groups[0].window = 1000;
-  placement.cpu_part = CpuPart::kAll;
-  EXPECT_EQ(cpu_share(problem, placement), 0);
-  EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 0.5 + 5) + 2, kExact);
-  EXPECT_EQ(cpu_share(small_problem(false), placement), 0);
-}
-
 TEST(StepTime, WhatTheCpuComputesBesideACardPassesNoLink) {
   PlacementProblem problem = small_problem(true);
   problem.rates.round_trip_ms = 0.5;
