@@ -76,6 +76,15 @@ WalkBytes walk_bytes_on_device(const ModelShape& shape, uint32_t n_threads) {
   return bytes;
 }
 
+/// Of the partials of a span (engine/walk_attend.cc), what few rows touch that the CPU attends
+/// beside a device.
+uint64_t beside_bytes(const ModelShape& shape, uint64_t n_ctx) {
+  const uint64_t n_heads = widest_q(shape) / shape.head_dim;
+  const uint64_t n_spans = div_up(n_ctx, uint64_t{4} * kSegmentPositions);
+  return std::min(kSplitBytesMax, kDeviceFewRows * n_heads * n_spans *
+                                      (uint64_t{shape.head_dim} + 2) * sizeof(float));
+}
+
 /// Rows whose buffers stay within kWalkBytesMax.
 uint32_t fitting_rows(const WalkBytes& bytes) {
   const uint64_t room = kWalkBytesMax - std::min(kWalkBytesMax, bytes.fixed);
@@ -277,8 +286,7 @@ uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
   uint64_t of_steps = walk_buffer_bytes(shape, cpu_rows, request.n_threads);
   if (request.has_device) {
     const WalkBytes bytes = walk_bytes_on_device(shape, request.n_threads);
-    // Attention of the CPU beside the device touches span partials.
-    of_steps = std::max(of_steps, kDriverBytes + bytes.fixed + kSplitBytesMax +
+    of_steps = std::max(of_steps, kDriverBytes + bytes.fixed + beside_bytes(shape, n_ctx) +
                                       request.chunk_rows * bytes.per_row +
                                       device_buffer_bytes(shape, request.chunk_rows));
   }
