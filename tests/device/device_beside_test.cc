@@ -24,7 +24,7 @@ using testing::Logits;
 using testing::random_tokens;
 using testing::WalkSetting;
 
-constexpr uint32_t kSeed = 20261128;
+constexpr uint32_t kBesideSeed = 20261128;
 constexpr uint32_t kTextTokens = 560;  // tokens: eighteen blocks, three segments
 
 WalkSetting setting(uint32_t n_ctx, uint32_t n_threads = 1) {
@@ -123,7 +123,7 @@ TEST(DeviceBeside, TheCpuMayAttendAllOfEveryMemberOfTheZoo) {
       const ModelShape& shape = member.model.shape();
       WalkSetting walked = setting(128);
       walked.k_codec = walked.v_codec = codec;
-      const auto tokens = random_tokens(100, of.model.vocab_size, kSeed);
+      const auto tokens = random_tokens(100, of.model.vocab_size, kBesideSeed);
       const auto reference =
           oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
                                    {oracle::resting(codec), oracle::resting(codec)});
@@ -144,7 +144,7 @@ TEST(DeviceBeside, TheCpuMayAttendAllOfEveryMemberOfTheZoo) {
 /// A segment near, and of two behind it both, one or none by the CPU, with one thread and three.
 TEST(DeviceBeside, TheEndOfATextIsTheCpus) {
   const LoadedMember member("llama3");
-  const auto tokens = member.text(kTextTokens, kSeed);
+  const auto tokens = member.text(kTextTokens, kBesideSeed);
   const auto reference =
       oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
                                {oracle::resting(KvCodec::kF16), oracle::resting(KvCodec::kF16)});
@@ -183,8 +183,8 @@ TEST(DeviceBeside, WhatRanBeforeChangesNoBit) {
   for (const char* name : {"llama3", "gemma3"}) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
-    const auto text = member.text(360, kSeed);
-    const auto other = member.text(300, kSeed + 1);
+    const auto text = member.text(360, kBesideSeed);
+    const auto other = member.text(300, kBesideSeed + 1);
     const auto head = std::span(text).first(320);
     const auto tail = std::span(text).subspan(320);
     Shared alone(member, setting(400), 1, 1);
@@ -210,7 +210,7 @@ TEST(DeviceBeside, WhatRanBeforeChangesNoBit) {
 /// Memory that comes free goes to the beginning of every layer's text, not to all of the first's.
 TEST(DeviceBeside, OnlyTheBeginningOfATextGetsCopies) {
   const LoadedMember member("llama3");
-  const auto text = member.text(322, kSeed);
+  const auto text = member.text(322, kBesideSeed);
   Shared shared(member, setting(400), 1, 1);
   Sequence sequence = shared.run.walk().sequence();
   {
@@ -234,7 +234,7 @@ TEST(DeviceBeside, OnlyTheBeginningOfATextGetsCopies) {
 TEST(DeviceBeside, AStepThatIsStoppedLeavesTheSequenceAsItWas) {
   static std::atomic<bool> is_stopped;
   const LoadedMember member("llama3");
-  const auto text = member.text(101, kSeed);
+  const auto text = member.text(101, kBesideSeed);
   DeviceTable stopping = gpu_emu::emulated_device();
   stopping.kernels.attend = [](DeviceStream* stream, const DeviceAttendArgs& args) {
     is_stopped = true;
