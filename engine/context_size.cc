@@ -10,6 +10,7 @@
 #include "base/device_kernels.h"
 #include "base/kernel_table.h"
 #include "engine/byte_text.h"
+#include "engine/device_beside.h"
 #include "engine/kv_cache.h"
 #include "engine/prompt_lookup.h"
 #include "tiers/block_store.h"
@@ -73,6 +74,15 @@ WalkBytes walk_bytes_on_device(const ModelShape& shape, uint32_t n_threads) {
   bytes.fixed -= kSplitBytesMax;
   bytes.per_row = sizeof(float) * (shape.d_model + widest_q(shape) + kMaxRopeSets * shape.head_dim);
   return bytes;
+}
+
+/// Of the partials of a span (engine/walk_attend.cc), what few rows touch that the CPU attends
+/// beside a device.
+uint64_t beside_bytes(const ModelShape& shape, uint64_t n_ctx) {
+  const uint64_t n_heads = widest_q(shape) / shape.head_dim;
+  const uint64_t n_spans = div_up(n_ctx, uint64_t{4} * kSegmentPositions);
+  return std::min(kSplitBytesMax, kDeviceFewRows * n_heads * n_spans *
+                                      (uint64_t{shape.head_dim} + 2) * sizeof(float));
 }
 
 /// Rows whose buffers stay within kWalkBytesMax.
@@ -262,7 +272,7 @@ uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows) {
   const uint64_t row = kFloat * (shape.d_model + kMaxRopeSets * shape.head_dim) + sizeof(uint32_t) +
                        sizeof(int32_t);  // position, token
   const uint64_t logits = kFloat * std::min(max_rows, kDeviceFewRows) * shape.vocab_size;
-  return max_rows * row + logits + kRoundingBytes;
+  return max_rows * row + logits + DeviceBeside::host_bytes(shape) + kRoundingBytes;
 }
 
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
@@ -276,7 +286,8 @@ uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
   uint64_t of_steps = walk_buffer_bytes(shape, cpu_rows, request.n_threads);
   if (request.has_device) {
     const WalkBytes bytes = walk_bytes_on_device(shape, request.n_threads);
-    of_steps = std::max(of_steps, kDriverBytes + bytes.fixed + request.chunk_rows * bytes.per_row +
+    of_steps = std::max(of_steps, kDriverBytes + bytes.fixed + beside_bytes(shape, n_ctx) +
+                                      request.chunk_rows * bytes.per_row +
                                       device_buffer_bytes(shape, request.chunk_rows));
   }
   return of_steps + more_logits + lookups;

@@ -60,8 +60,8 @@ void check_codecs(const ModelShape& shape, const ContextRequest& request);
 /// and angles; per thread the scratch of attention; span partials; one row of logits.
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads);
 
-/// Pinned memory in which a device finds the inputs of such steps and leaves their logits, an upper
-/// bound.
+/// Pinned memory in which a device finds the inputs of such steps, leaves their logits and shares
+/// attention with the CPU, an upper bound.
 uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows);
 /// Both of them, as a request wants them (of a device, the larger of its own steps and the CPU's,
 /// which may have to stand in for it), with the logits of each of its answers and of their

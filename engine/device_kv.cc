@@ -1,6 +1,7 @@
 #include "engine/device_kv.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "base/checked_math.h"
@@ -34,10 +35,12 @@ uint64_t DeviceKv::host_bytes(const ModelShape& shape, uint64_t n_ctx, uint64_t 
   return table_bytes(shape, n_ctx) + n_homes * per_home + round_up(kListBytes, HostMemory::kGrain);
 }
 
-DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx)
+DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx,
+                   std::vector<uint32_t> near_blocks)
     : cache_(cache),
       block_bytes_(cache.layout().block_bytes),
       stride_(blocks_for(n_ctx)),
+      near_blocks_(std::move(near_blocks)),
       arena_(PinnedMemory::pin(device, cache.pool().memory())) {
   const uint32_t n_homes = cache.pool().n_slots();
   const auto n_slots =
@@ -116,14 +119,18 @@ void DeviceKv::list_copy(std::byte* from, uint32_t slot) {
 
 /// Decides where the device reads a block, and lists what changes by it.
 void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows,
-                     bool is_windowed) {
+                     bool is_windowed, bool is_near) {
   const uint64_t at = stream_idx * stride_ + block_idx;
   const bool was_far = block_idx < n_known_ && is_far(at);
   Copy& copy = copies_[number(home)];
   const uint32_t n_takes = cache_.pool().n_takes(home);
   std::byte* const home_address = arena_.on_device(cache_.pool().address(home));
+  if (copy.slot != kNone && copy.n_takes != n_takes && !is_near) {  // what the home held before
+    free_slots_.push_back(copy.slot);
+    copy.slot = kNone;
+  }
   if (copy.slot == kNone || copy.n_takes != n_takes) {
-    if (copy.slot == kNone) copy.slot = free_slot();
+    if (copy.slot == kNone && is_near) copy.slot = free_slot();
     if (copy.slot == kNone && is_windowed) copy.slot = slot_in_place_of_another();
     if (copy.slot != kNone) {
       copy.n_takes = n_takes;
@@ -181,12 +188,13 @@ uint32_t DeviceKv::slot_in_place_of_another() {
   return oldest;
 }
 
-void DeviceKv::attend_all() {
+void DeviceKv::attend_all(uint64_t n_cpu_blocks) {
   uint64_t n_full_streams = 0;
   for (const LayerShape& layer : cache_.shape().layers)
     if (layer.window == 0) n_full_streams += layer.n_kv_heads;
   counts_.attended_bytes += n_full_streams * blocks_for(end_row_) * block_bytes_;
-  counts_.far_bytes += n_far_ * block_bytes_;
+  counts_.far_bytes += (n_far_ - std::min(n_far_, n_cpu_blocks)) * block_bytes_;
+  counts_.cpu_bytes += n_cpu_blocks * block_bytes_;
 }
 
 void DeviceKv::choose(uint32_t stream_idx, uint32_t block_idx) {
@@ -258,6 +266,7 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
   const tiers::BlockStore& store = cache_.store();
   const LayerShape& of = cache_.shape().layers[layer];
   const bool is_windowed = of.window > 0;
+  const uint32_t n_near = near_blocks_.empty() || is_windowed ? UINT32_MAX : near_blocks_[layer];
   for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
     const auto stream_blocks = cache_.stream_blocks(sequence, layer, head);
     const auto end = stream_blocks.first_block + static_cast<uint32_t>(stream_blocks.blocks.size());
@@ -269,7 +278,8 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
                     "memory does not hold all of K and V, which a device needs there", "--device",
                     "raise --kv-dram or --dram, use a smaller -c, or --device none");
       const bool has_rows = i * kBlockPositions < first_row_;
-      place(cache_.stream_idx(layer, head), i, store.slot_of(block), has_rows, is_windowed);
+      place(cache_.stream_idx(layer, head), i, store.slot_of(block), has_rows, is_windowed,
+            i < n_near);
       flush_lists(stream, false);
     }
   }

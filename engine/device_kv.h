@@ -29,12 +29,14 @@ struct DeviceKvCounts {
   uint64_t missed_bytes = 0;  // of those chosen, what had no copy then
   uint64_t attended_bytes = 0;
   uint64_t far_bytes = 0;  // of those attended, what has no copy and is read across the link
+  uint64_t cpu_bytes = 0;  // of those attended, what has no copy and the CPU attends
 
   /// Share of the blocks that steps wanted which the device had.
   double hit_rate() const {
     const uint64_t wanted = chosen_bytes + attended_bytes;
     if (wanted == 0) return 1;
-    return 1 - static_cast<double>(missed_bytes + far_bytes) / static_cast<double>(wanted);
+    return 1 -
+           static_cast<double>(missed_bytes + far_bytes + cpu_bytes) / static_cast<double>(wanted);
   }
 };
 
@@ -43,7 +45,10 @@ class DeviceKv {
  public:
   /// Takes slots_bytes of the device for blocks and what tables of n_ctx positions need, and pins
   /// the cache's arena. Errors: kOutOfMemory, kDeviceLost.
-  DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx);
+  /// Of full layers only the first near_blocks[layer] of a text get copies by begin_step(); empty:
+  /// as many as there is room for.
+  DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx,
+           std::vector<uint32_t> near_blocks = {});
 
   /// Of the device, beside the slots.
   static uint64_t table_bytes(const ModelShape& shape, uint64_t n_ctx);
@@ -57,8 +62,8 @@ class DeviceKv {
   void begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows);
   DeviceKvTables tables(uint32_t layer) const;
 
-  /// The rows of the step attend everything, which is counted.
-  void attend_all();
+  /// The rows of the step attend everything, which is counted; of it the CPU n_cpu_blocks.
+  void attend_all(uint64_t n_cpu_blocks = 0);
   /// Rows of the step have chosen a block: it keeps the copy that it has until the next step.
   void choose(uint32_t stream_idx, uint32_t block_idx);
   /// Where the device reads a chosen block, after every block of its layer has been said to
@@ -91,7 +96,7 @@ class DeviceKv {
   static constexpr uint64_t kAlways = UINT64_MAX;
   void settle(const Sequence& sequence, uint32_t layer, uint32_t first_block);
   void place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows,
-             bool is_windowed);
+             bool is_windowed, bool is_near);
   bool is_far(uint64_t entry) const;
   void put(uint64_t entry, std::byte* block);
   void list_copy(std::byte* from, uint32_t slot);
@@ -108,6 +113,7 @@ class DeviceKv {
   KvCache& cache_;
   uint32_t block_bytes_;
   uint64_t stride_;  // of the tables
+  std::vector<uint32_t> near_blocks_;
   DeviceBuffer slots_;
   DeviceBuffer tables_;  // [2][n_streams, stride]: blocks, homes
   PinnedMemory arena_;

@@ -32,7 +32,9 @@ struct DevicePlan {
   uint64_t hbm_bytes = 0;     // of the budget that is used
   uint64_t weight_bytes = 0;  // that stay, with what must be there
   uint64_t slot_bytes = 0;
-  uint64_t kv_bytes = 0;           // whole blocks
+  uint64_t kv_bytes = 0;  // whole blocks
+  // Of full layers' K and V beyond kv_bytes, what the CPU attends for few rows (device_beside.h).
+  double cpu_share = 0;
   std::vector<PieceSet> resident;  // per layer
 
   uint64_t n_streamed() const;  // layers of which something passes

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -64,13 +66,20 @@ struct DeviceWalk::State {
         sizes(step_sizes(device.facts(), n_ctx, max_rows)),
         stream(Stream::create(device)),
         weights(device, host, std::move(described), plan),
-        kv(device, cache, plan.kv_bytes, n_ctx),
+        shares(plan.cpu_share > 0 ? share_attention(cache.shape(), plan, cache.layout().block_bytes,
+                                                    n_ctx, max_rows)
+                                  : AttentionShares{}),
+        kv(device, cache, plan.kv_bytes, n_ctx, shares.near_blocks),
         chooser(device, cache, kv, stream, n_ctx),
         memory(DeviceBuffer::allocate(device, DeviceStep::memory_bytes(weights.model(), sizes),
                                       "the buffers of a step")),
         step(device.table(), weights.model(), weights.source(), sizes, memory.bytes()),
-        host_memory(HostMemory::reserve(input_bytes() + logit_bytes())),
+        host_memory(HostMemory::reserve(input_bytes() + logit_bytes() +
+                                        DeviceBeside::host_bytes(cache.shape()))),
         pinned(PinnedMemory::pin(device, {host_memory.data(), host_memory.size()})) {
+    if (plan.cpu_share > 0)
+      beside.emplace(device, cache.shape(), shares, stream,
+                     host_memory.data() + input_bytes() + logit_bytes());
     tables.resize(weights.model().layers.size());
     wanted.reserve(sizes.max_logit_rows);
   }
@@ -79,7 +88,8 @@ struct DeviceWalk::State {
     return round_up(DeviceStepInputs::max_bytes(weights.model(), sizes.max_rows), 256);
   }
   uint64_t logit_bytes() const {
-    return uint64_t{sizes.max_logit_rows} * weights.model().vocab_size * sizeof(float);
+    return round_up(uint64_t{sizes.max_logit_rows} * weights.model().vocab_size * sizeof(float),
+                    256);
   }
   float* logits_memory() const {
     return reinterpret_cast<float*>(host_memory.data() + input_bytes());
@@ -88,7 +98,9 @@ struct DeviceWalk::State {
   void fill_inputs(const DeviceRows& rows, uint32_t first, uint32_t n_rows);
   void fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored);
   void queue(uint32_t n_rows, std::span<const uint32_t> logit_rows,
-             gpu_attn::LayerChooser* layer_chooser = nullptr);
+             gpu_attn::LayerChooser* layer_chooser = nullptr,
+             gpu_attn::HostAttention* host = nullptr);
+  bool is_shared(const DeviceRows& rows, uint32_t n_blocks, bool is_mirrored) const;
   void capture(std::span<const uint32_t> logit_rows);
   void drop_capture() noexcept;
   void queue_captured(uint32_t pos, std::span<const uint32_t> logit_rows);
@@ -103,14 +115,16 @@ struct DeviceWalk::State {
   gpu_attn::DeviceStepSizes sizes;
   Stream stream;
   DeviceWeights weights;
+  AttentionShares shares;  // empty where the CPU attends nothing
   DeviceKv kv;
   DeviceChooser chooser;
   DeviceBuffer memory;
   DeviceStep step;
-  HostMemory host_memory;  // inputs, then logits
+  HostMemory host_memory;  // inputs, then logits, then what is attended beside
   PinnedMemory pinned;
-  std::vector<DeviceKvTable> tables;  // [n_layers]
-  std::vector<uint32_t> wanted;       // rows of a part that want logits
+  std::optional<DeviceBeside> beside;  // where the CPU attends, too
+  std::vector<DeviceKvTable> tables;   // [n_layers]
+  std::vector<uint32_t> wanted;        // rows of a part that want logits
   // A decoded token's step, good for rows at positions [begin, end): the host queues it by one call
   // instead of a dozen per layer.
   Graph token_step;
@@ -148,12 +162,14 @@ void DeviceWalk::State::fill_tables(uint32_t first_pos, uint32_t end_block, bool
 }
 
 void DeviceWalk::State::queue(uint32_t n_rows, std::span<const uint32_t> logit_rows,
-                              gpu_attn::LayerChooser* layer_chooser) {
+                              gpu_attn::LayerChooser* layer_chooser,
+                              gpu_attn::HostAttention* host) {
   stream.check(step.queue(stream.get(), {.n_rows = n_rows,
                                          .logit_rows = logit_rows,
                                          .kv = tables,
                                          .inputs = host_memory.data(),
-                                         .chooser = layer_chooser}),
+                                         .chooser = layer_chooser,
+                                         .host = host}),
                "run a step");
 }
 
@@ -175,6 +191,14 @@ void DeviceWalk::State::capture(std::span<const uint32_t> logit_rows) {
     throw;
   }
   token_step = stream.end_capture();
+}
+
+/// Whether the CPU attends a part of what the rows do, in the homes of their blocks: so the rows'
+/// own K and V must go there, too.
+bool DeviceWalk::State::is_shared(const DeviceRows& rows, uint32_t n_blocks,
+                                  bool is_mirrored) const {
+  return beside && rows.attender != nullptr && rows.chooser == nullptr && is_mirrored &&
+         beside->has_part(n_blocks);
 }
 
 /// Attention is cut for the blocks that the text has at the end of the range, and windowed layers
@@ -207,13 +231,15 @@ void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_
   fill_inputs(rows, first, n_rows);
   const uint32_t first_pos = rows.positions[first];
   const bool chooses = rows.chooser != nullptr;
-  if (n_rows == 1 && logit_rows.size() == 1 && plan.n_streamed() == 0 && !chooses) {
+  const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{first_pos} + n_rows));
+  const bool shares_rows = is_shared(rows, n_blocks, is_mirrored);
+  if (n_rows == 1 && logit_rows.size() == 1 && plan.n_streamed() == 0 && !chooses && !shares_rows) {
     queue_captured(first_pos, logit_rows);
   } else {
-    fill_tables(first_pos, static_cast<uint32_t>(blocks_for(uint64_t{first_pos} + n_rows)),
-                is_mirrored);
+    fill_tables(first_pos, n_blocks, is_mirrored);
     if (chooses) chooser.begin(*rows.chooser, first, rows.positions.subspan(first, n_rows));
-    queue(n_rows, logit_rows, chooses ? &chooser : nullptr);
+    if (shares_rows) beside->begin(*rows.attender, first, n_blocks);
+    queue(n_rows, logit_rows, chooses ? &chooser : nullptr, shares_rows ? &*beside : nullptr);
   }
   if (!logits.empty()) stream.copy(logits_memory(), step.logits(), logits.size_bytes());
   stream.wait();
@@ -261,7 +287,9 @@ void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits) {
   const bool is_mirrored = n_rows <= kDeviceFewRows || rows.chooser != nullptr;
   try {
     s.kv.begin_step(s.stream, *rows.sequence, n_rows);
-    if (rows.chooser == nullptr) s.kv.attend_all();
+    const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{rows.positions.back()} + 1));
+    const bool is_shared = s.is_shared(rows, n_blocks, is_mirrored);
+    if (rows.chooser == nullptr) s.kv.attend_all(is_shared ? s.beside->n_cpu_blocks(n_blocks) : 0);
     s.run_parts(rows, logits, is_mirrored);
     s.kv.end_step(s.stream, is_mirrored);
     s.stream.wait();

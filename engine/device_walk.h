@@ -9,6 +9,7 @@
 #include <span>
 
 #include "engine/device.h"
+#include "engine/device_beside.h"
 #include "engine/device_chooser.h"
 #include "engine/device_kv.h"
 #include "engine/device_model.h"
@@ -25,6 +26,7 @@ struct DeviceRows {
   std::span<const std::span<const float>> cos_sin;  // per RoPE set: [n_rows, n_rot]
   std::span<const uint32_t> logit_rows;             // those that want logits, ascending
   ContextChooser* chooser = nullptr;                // null: the rows attend everything
+  TextAttender* attender = nullptr;                 // of the CPU's part of that
 };
 
 /// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in

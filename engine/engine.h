@@ -68,6 +68,9 @@ struct EngineOptions {
   RopeOverrides rope;
   DeviceChoice device = {.kind = DeviceChoice::Kind::kNone, .profile = ""};
   uint64_t hbm_bytes = 0;  // of the device's memory at most; 0 = what is free there, less a reserve
+  // Of full layers' K and V that the device does not hold, what the CPU attends for decoded tokens;
+  // nothing = as the placement says, and none without one. Blocks that are chosen are the device's.
+  std::optional<double> cpu_share = {};
   // The devices there are; null = those of the CUDA module, looked for where `device` wants one.
   const gpu_attn::CudaDevices* devices = nullptr;
   // Of retrieval; nothing = attention is exact.
@@ -159,6 +162,7 @@ class Engine {
   void plan_device();
   bool use_device();
   void widen_chunks();
+  void share_attention(double placed);
   void leave_device(const std::string& why);
   bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
   BeyondDevices beyond_devices(bool spills, const WeightPlan& weights) const;

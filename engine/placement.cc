@@ -180,6 +180,7 @@ DevicePlan place_on_device(const DeviceNeeds& needs, uint64_t hbm_bytes,
   plan.kv_bytes =
       std::min(placement.kv_hbm_bytes, needs.kv_bytes) / needs.block_bytes * needs.block_bytes;
   plan.hbm_bytes += plan.kv_bytes;
+  plan.cpu_share = placement.cpu_share;
   return plan;
 }
 

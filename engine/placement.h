@@ -28,6 +28,7 @@ struct Placement {
   // passes.
   std::vector<PieceSet> resident;
   uint64_t kv_hbm_bytes = 0;  // copies of K and V there, rounded down to whole blocks
+  double cpu_share = 0;       // DevicePlan::cpu_share
 
   bool is_spilling() const { return kv_dram_bytes > 0; }
   bool reads_disk() const {

@@ -100,21 +100,32 @@ void Walk::State::attend_span(const AttendTile& tile, uint32_t span, AttendBuffe
   clear_partial(buffers.span_o, buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim);
   const uint32_t span_end = std::min(end_pos, (span + 1) * kSpanPositions);
   for (uint32_t pos = span * kSpanPositions; pos < span_end; pos += kSegmentPositions) {
-    if (pos + kSegmentPositions <= first_attended) continue;
+    if (pos + kSegmentPositions <= first_attended || pos < tile.first_pos) continue;
     attend_segment(tile, pos, end_pos, buffers);
     kernels.merge_partials({buffers.segment_o, buffers.segment_m, buffers.segment_l, buffers.span_o,
                             buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim});
   }
 }
 
-void Walk::State::store_output(const AttendTile& tile, const float* o, const float* l) const {
+/// Of the tile's queries: what its rows attend in all, or their part of it.
+void Walk::State::store_output(const AttendTile& tile, const AttendBuffers& run) const {
   const LayerShape& of = shape.layers[tile.layer];
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
+  if (partials_out.o != nullptr) {
+    const uint32_t first_row = tile.group->row_begin + partials_rows.first;
+    const uint64_t at =
+        (uint64_t{tile.kv_head} * partials_rows.n_rows + tile.row_begin - first_row) * group_heads;
+    std::copy_n(run.run_o, uint64_t{tile.n_queries} * shape.head_dim,
+                partials_out.o + at * shape.head_dim);
+    std::copy_n(run.run_m, tile.n_queries, partials_out.m + at);
+    std::copy_n(run.run_l, tile.n_queries, partials_out.l + at);
+    return;
+  }
   const uint64_t q_width = uint64_t{of.n_heads} * shape.head_dim;
   for (uint32_t i = 0; i < tile.n_queries; ++i) {
     const uint32_t row = tile.row_begin + i / group_heads;
     const uint32_t head = tile.kv_head * group_heads + i % group_heads;
-    kernels.scale(o + uint64_t{i} * shape.head_dim, 1.0f / l[i], shape.head_dim,
+    kernels.scale(run.run_o + uint64_t{i} * shape.head_dim, 1.0f / run.run_l[i], shape.head_dim,
                   attended.data() + row * q_width + uint64_t{head} * shape.head_dim);
   }
 }
@@ -125,17 +136,17 @@ void Walk::State::attend_whole(const AttendTile& tile, AttendBuffers& buffers) c
     attend_span(tile, span, buffers);
     merge_span(tile, span, buffers);
   }
-  store_output(tile, buffers.run_o, buffers.run_l);
+  store_output(tile, buffers);
 }
 
-/// Of the KV head's rows [row, ..) of a group as many as a tile takes.
+/// Of the KV head's rows [row, end_row) of a group as many as a tile takes.
 Walk::State::AttendTile Walk::State::tile_at(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
-                                             uint32_t row) const {
+                                             uint32_t row, uint32_t end_row) const {
   const LayerShape& of = shape.layers[layer];
   const Group& group = groups[group_idx];
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
   const HeadTable table = head_table(group_idx, layer, kv_head);
-  const uint32_t rows = std::min(kMaxTileQueries / group_heads, group.n_rows - row);
+  const uint32_t rows = std::min(kMaxTileQueries / group_heads, end_row - row);
   const uint32_t first_pos = group.first_pos + row - table.n_skipped;
   const uint32_t first_attended =
       of.window == 0 || first_pos + 1 <= of.window ? 0 : first_pos + 1 - of.window;
@@ -151,13 +162,19 @@ Walk::State::AttendTile Walk::State::tile_at(uint32_t group_idx, uint32_t layer,
 }
 
 void Walk::State::list_tiles(uint32_t layer) {
-  const LayerShape& of = shape.layers[layer];
-  const uint32_t tile_rows = kMaxTileQueries / (of.n_heads / of.n_kv_heads);
   tiles.clear();
   for (uint32_t idx = 0; idx < groups.size(); ++idx)
-    for (uint32_t row = 0; row < groups[idx].n_rows; row += tile_rows)
-      for (uint32_t kv_head = 0; kv_head < of.n_kv_heads; ++kv_head)
-        tiles.push_back(tile_at(idx, layer, kv_head, row));
+    list_tiles_of(idx, layer, 0, groups[idx].n_rows);
+}
+
+/// Of rows [begin_row, end_row) of the group.
+void Walk::State::list_tiles_of(uint32_t group_idx, uint32_t layer, uint32_t begin_row,
+                                uint32_t end_row) {
+  const LayerShape& of = shape.layers[layer];
+  const uint32_t tile_rows = kMaxTileQueries / (of.n_heads / of.n_kv_heads);
+  for (uint32_t row = begin_row; row < end_row; row += tile_rows)
+    for (uint32_t kv_head = 0; kv_head < of.n_kv_heads; ++kv_head)
+      tiles.push_back(tile_at(group_idx, layer, kv_head, row, end_row));
 }
 
 /// `buffers` with the span's partial of a tile in span_partials, from its first float on.
@@ -208,7 +225,7 @@ void Walk::State::merge_split(uint32_t layer) {
       buffers = with_span_at(at, tile.n_queries, buffers);
       merge_span(tile, span, buffers);
     }
-    store_output(tile, buffers.run_o, buffers.run_l);
+    store_output(tile, buffers);
   }
   STRATA_CHECK(tiles.empty() || tiles[0].layer == layer, "tiles of layer %u", layer);
 }
@@ -228,6 +245,11 @@ void Walk::State::attend_tables(uint32_t layer) {
   if (reads_chosen(layer)) return attend_chosen(layer);
   if (next_wave < waves.size() && waves[next_wave].layer == layer) return attend_streamed(layer);
   if (!settled_ends.empty()) settle_layer(layer);
+  attend_tiles(layer);
+}
+
+/// The listed tiles, over what is in memory.
+void Walk::State::attend_tiles(uint32_t layer) {
   uint64_t split_floats = 0;
   bool has_spans = false;
   for (const AttendTile& tile : tiles) {
@@ -244,6 +266,22 @@ void Walk::State::attend_tables(uint32_t layer) {
     AttendBuffers buffers = buffers_of(worker);
     for (uint64_t idx = begin; idx < end; ++idx) attend_whole(tiles[idx], buffers);
   });
+}
+
+/// Positions from first_pos on, a multiple of kSegmentPositions, of a full layer: partials of the
+/// rows, whose queries are in q_by_head. What is before them a device attends.
+void Walk::State::attend_beside(uint32_t layer, const PartRows& rows, uint32_t first_pos,
+                                const gpu_attn::SplitPartials& out) {
+  tiles.clear();
+  list_tiles_of(rows.group_idx, layer, rows.first, rows.first + rows.n_rows);
+  for (AttendTile& tile : tiles) {
+    tile.first_pos = first_pos;
+    tile.first_span = std::min(first_pos / kSpanPositions, tile.end_span);
+  }
+  partials_out = out;
+  partials_rows = rows;
+  attend_tiles(layer);
+  partials_out = {};
 }
 
 }  // namespace strata::engine

@@ -1,5 +1,6 @@
-// engine/walk_device.cc - steps on a device: what it gets of a step, and for rows of selected steps
-// the choice of blocks, which the host makes between a layer's queries and their attention.
+// engine/walk_device.cc - steps on a device: what it gets of a step, and what the host does between
+// a layer's queries and their attention: of rows of selected steps it chooses the blocks, of others
+// it attends a part, beside the device.
 #include <algorithm>
 #include <optional>
 
@@ -8,8 +9,9 @@
 
 namespace strata::engine {
 
-/// Chooses for the rows of one sequence, whose groups are what the device walks at a time.
-class Walk::State::DeviceContexts : public ContextChooser {
+/// Of the rows of one sequence. Those of a selected step are in groups which are what the device
+/// walks at a time, the others in one.
+class Walk::State::DeviceContexts : public ContextChooser, public TextAttender {
  public:
   DeviceContexts(State& state, uint32_t first_group) : state_(state), first_group_(first_group) {
     wait();
@@ -23,6 +25,20 @@ class Walk::State::DeviceContexts : public ContextChooser {
       const TraceScope choosing(state_.trace,
                                 {.kind = TraceKind::kOperation, .index = layer, .name = "choose"});
       choose_for(layer, first_row, n_part_rows, queries);
+    }
+    wait();
+  }
+
+  void attend(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, uint32_t first_pos,
+              const float* queries, const gpu_attn::SplitPartials& out) override {
+    waiting_.reset();
+    state_.check_cancelled();
+    {
+      const TraceScope attending(
+          state_.trace,
+          {.kind = TraceKind::kOperation, .index = layer, .name = "attend beside the device"});
+      take_queries(layer, state_.groups[first_group_].row_begin + first_row, n_part_rows, queries);
+      state_.attend_beside(layer, {first_group_, first_row, n_part_rows}, first_pos, out);
     }
     wait();
   }
@@ -47,13 +63,19 @@ class Walk::State::DeviceContexts : public ContextChooser {
                      group.n_rows == n_part_rows,
                  "rows %u to %u of a group of %u rows from %u on", first_row,
                  first_row + n_part_rows, group.n_rows, group.row_begin);
+    take_queries(layer, group.row_begin, n_part_rows, queries);
+    state_.select_group(group_idx_, layer);
+  }
+
+  /// Of rows from row_begin of the step on.
+  void take_queries(uint32_t layer, uint32_t row_begin, uint32_t n_part_rows,
+                    const float* queries) {
     const LayerShape& of = state_.shape.layers[layer];
     // Of a KV head.
     const uint64_t row_floats = uint64_t{of.n_heads / of.n_kv_heads} * state_.shape.head_dim;
     for (uint64_t head = 0; head < of.n_kv_heads; ++head)
       std::copy_n(queries + head * n_part_rows * row_floats, n_part_rows * row_floats,
-                  state_.q_by_head.data() + (head * state_.n_rows + group.row_begin) * row_floats);
-    state_.select_group(group_idx_, layer);
+                  state_.q_by_head.data() + (head * state_.n_rows + row_begin) * row_floats);
   }
 
   State& state_;
@@ -77,7 +99,8 @@ void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
                .positions = std::span(positions).subspan(group.row_begin, n_of_sequence),
                .cos_sin = sequence_angles,
                .logit_rows = sequence_logit_rows,
-               .chooser = is_selected ? &contexts : nullptr},
+               .chooser = is_selected ? &contexts : nullptr,
+               .attender = is_selected ? nullptr : &contexts},
               logits);
 }
 

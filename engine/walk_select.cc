@@ -396,7 +396,7 @@ void Walk::State::attend_as_chosen(uint32_t layer) {
 /// Those that no other worker has taken, once the head has chosen.
 void Walk::State::attend_head_spans(uint32_t layer, uint32_t kv_head, uint32_t worker) {
   while (!selection->is_chosen[kv_head].load(std::memory_order_acquire)) std::this_thread::yield();
-  const AttendTile tile = tile_at(0, layer, kv_head, 0);
+  const AttendTile tile = tile_at(0, layer, kv_head, 0, groups[0].n_rows);
   const uint64_t span_floats = tile.n_queries * (uint64_t{shape.head_dim} + 2);
   std::atomic<uint32_t>& next = selection->next_span[kv_head];
   for (;;) {

@@ -108,15 +108,24 @@ struct Walk::State {
   // Attention (engine/walk_attend.cc).
   struct AttendTile;
   struct AttendBuffers;
+  /// Some rows of a group, the first of which is row `first` of it.
+  struct PartRows {
+    uint32_t group_idx, first, n_rows;
+  };
   AttendBuffers buffers_of(uint32_t worker) const;
   void attend_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
   void attend_segment(const AttendTile& tile, uint32_t segment_pos, uint32_t end_pos,
                       AttendBuffers& buffers) const;
   void attend_whole(const AttendTile& tile, AttendBuffers& buffers) const;
-  void store_output(const AttendTile& tile, const float* o, const float* l) const;
-  AttendTile tile_at(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t row) const;
+  void store_output(const AttendTile& tile, const AttendBuffers& run) const;
+  AttendTile tile_at(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t row,
+                     uint32_t end_row) const;
   void list_tiles(uint32_t layer);
+  void list_tiles_of(uint32_t group_idx, uint32_t layer, uint32_t begin_row, uint32_t end_row);
   AttendBuffers with_span_at(uint64_t floats, uint32_t n_queries, AttendBuffers buffers) const;
+  void attend_tiles(uint32_t layer);
+  void attend_beside(uint32_t layer, const PartRows& rows, uint32_t first_pos,
+                     const gpu_attn::SplitPartials& out);
   void attend_split(uint32_t layer);
   void merge_split(uint32_t layer);
 
@@ -253,6 +262,9 @@ struct Walk::State {
   std::vector<std::pair<uint32_t, uint32_t>> split_items;
   std::vector<uint64_t> tile_partials;
   std::span<float> span_partials;  // [kSplitFloatsMax]
+  // Where tiles leave their partials in place of outputs, and whose; null: nowhere.
+  gpu_attn::SplitPartials partials_out;
+  PartRows partials_rows = {};
 
   // What an exact step reads back: waves in the order of use, the extents of each, and how far
   // fetching and releasing have come in that list.
@@ -325,6 +337,7 @@ struct Walk::State::AttendTile {
   uint32_t first_span;  // spans [first_span, end_span) hold every position that a row of the tile
                         // attends
   uint32_t end_span;
+  uint32_t first_pos = 0;  // segments before it are another's
 };
 
 /// One worker's memory during attention.

@@ -23,10 +23,8 @@ void Walk::State::begin_runs() {
 }
 
 void Walk::State::store_runs() {
-  for (uint32_t idx = 0; idx < tiles.size(); ++idx) {
-    const AttendBuffers run = with_run_of(idx, AttendBuffers{});
-    store_output(tiles[idx], run.run_o, run.run_l);
-  }
+  for (uint32_t idx = 0; idx < tiles.size(); ++idx)
+    store_output(tiles[idx], with_run_of(idx, AttendBuffers{}));
 }
 
 /// `buffers` with the running partial of a tile that lasts over the waves of its layer.

@@ -35,6 +35,18 @@ constexpr uint32_t attend_split_blocks(uint32_t n_blocks, uint32_t n_kv_heads,
   return static_cast<uint32_t>(blocks == 0 ? kAttendSplitGrain : blocks);
 }
 
+struct AttendSplit {
+  uint32_t blocks;  // of a split
+  uint32_t n_splits;
+};
+/// How the attention of few rows over n_blocks is cut; one split, which is empty, of no blocks.
+constexpr AttendSplit attend_split(uint32_t n_blocks, uint32_t n_kv_heads, uint32_t group,
+                                   uint32_t n_rows, uint32_t n_multiprocessors) {
+  const uint32_t blocks = attend_split_blocks(n_blocks, n_kv_heads,
+                                              attend_query_tiles(n_rows, group), n_multiprocessors);
+  return {blocks, n_blocks == 0 ? 1 : static_cast<uint32_t>(div_up(n_blocks, blocks))};
+}
+
 /// Bytes that a launch moves when every query attends the whole table: K and V with their scales,
 /// once per tile of queries and KV head; q; and the partials.
 inline uint64_t attend_bytes(const DeviceAttendArgs& args) {

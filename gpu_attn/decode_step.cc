@@ -10,75 +10,10 @@
 namespace strata::gpu_attn {
 namespace {
 
-constexpr uint64_t kAlignment = 256;
-constexpr uint32_t kEndlessTable = 1u << 30;  // blocks: as many splits as a table ever has
+constexpr uint64_t kInputAlignment = 256;
 
 bool is_float(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16;
-}
-
-/// Hands out aligned pieces of a memory; over null it counts.
-class Carver {
- public:
-  explicit Carver(std::byte* base) : base_(base) {}
-  template <class T>
-  T* take(uint64_t count) {
-    const uint64_t at = bytes_;
-    bytes_ = round_up(bytes_ + count * sizeof(T), kAlignment);
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
-  }
-  uint64_t bytes() const { return bytes_; }
-
- private:
-  std::byte* base_;
-  uint64_t bytes_ = 0;
-};
-
-struct Split {
-  uint32_t blocks;
-  uint32_t n;
-};
-
-Split split_of(const LayerShape& shape, uint32_t n_rows, uint32_t n_blocks,
-               uint32_t n_multiprocessors) {
-  const uint32_t group = shape.n_heads / shape.n_kv_heads;
-  const uint32_t blocks = attend_split_blocks(n_blocks, shape.n_kv_heads,
-                                              attend_query_tiles(n_rows, group), n_multiprocessors);
-  return {blocks, static_cast<uint32_t>(std::max<uint64_t>(1, div_up(n_blocks, blocks)))};
-}
-
-/// Queries times splits, at most, of a layer's attention of few rows. Fewer blocks may give more
-/// splits, for a split is a whole number of grains: so the bound is that of an endless table.
-uint64_t max_partials(const LayerShape& shape, const DeviceStepSizes& sizes) {
-  uint64_t largest = 0;
-  for (uint32_t n_rows = 1; n_rows <= std::min(kDeviceFewRows, sizes.max_rows); ++n_rows) {
-    const uint64_t n_splits =
-        std::min<uint64_t>(std::max<uint64_t>(1, div_up(sizes.max_blocks, kAttendSplitGrain)),
-                           split_of(shape, n_rows, kEndlessTable, sizes.n_multiprocessors).n);
-    largest = std::max(largest, n_splits * n_rows * shape.n_heads);
-  }
-  return largest;
-}
-
-/// Scratch of a layer's attention of many rows. More blocks never give fewer splits.
-uint64_t prefill_scratch_bytes(const LayerShape& shape, uint32_t head_dim,
-                               const DeviceStepSizes& sizes) {
-  const uint32_t group = shape.n_heads / shape.n_kv_heads;
-  uint64_t largest = 0;
-  for (uint32_t n_rows = kDeviceFewRows + 1; n_rows <= sizes.max_rows; ++n_rows)
-    largest =
-        std::max(largest, device_prefill_scratch_bytes(
-                              device_prefill_splits(n_rows, shape.n_kv_heads, group, head_dim,
-                                                    sizes.max_blocks, sizes.n_multiprocessors),
-                              n_rows, shape.n_kv_heads, group, head_dim));
-  return largest;
-}
-
-/// The widest of what the matrices give, as scratch of many rows wants it.
-uint64_t scratch_bytes(uint32_t n_rows, std::initializer_list<const PackedMatrix*> matrices) {
-  uint32_t n_out = 0;
-  for (const PackedMatrix* of : matrices) n_out = std::max(n_out, of->n_out);
-  return device_linear_scratch_bytes(n_rows, (*matrices.begin())->n_in, n_out);
 }
 
 }  // namespace
@@ -87,9 +22,10 @@ DeviceStepInputs::DeviceStepInputs(const DeviceModel& model, uint32_t n_rows, st
     : model_(model),
       base_(base),
       n_rows_(n_rows),
-      row_bytes_(round_up(uint64_t{n_rows} * 4, kAlignment)) {
+      row_bytes_(round_up(uint64_t{n_rows} * 4, kInputAlignment)) {
   uint64_t at = 2 * row_bytes_;
-  for (const uint32_t n_rot : model.n_rot) at += round_up(uint64_t{n_rows} * n_rot * 4, kAlignment);
+  for (const uint32_t n_rot : model.n_rot)
+    at += round_up(uint64_t{n_rows} * n_rot * 4, kInputAlignment);
   residual_at_ = at;
   const bool are_sent = model.embedding.bytes == nullptr;  // rows of the embedding
   bytes_ = at + (are_sent ? uint64_t{n_rows} * model.d_model * 4 : 0);
@@ -98,66 +34,12 @@ DeviceStepInputs::DeviceStepInputs(const DeviceModel& model, uint32_t n_rows, st
 float* DeviceStepInputs::cos_sin(uint32_t rope_set) const {
   uint64_t at = 2 * row_bytes_;
   for (uint32_t set = 0; set < rope_set; ++set)
-    at += round_up(uint64_t{n_rows_} * model_.n_rot[set] * 4, kAlignment);
+    at += round_up(uint64_t{n_rows_} * model_.n_rot[set] * 4, kInputAlignment);
   return reinterpret_cast<float*>(base_ + at);
 }
 
 uint64_t DeviceStepInputs::max_bytes(const DeviceModel& model, uint32_t max_rows) {
   return DeviceStepInputs(model, max_rows, nullptr).bytes();
-}
-
-DeviceStep::Buffers DeviceStep::carve(const DeviceModel& model, const DeviceStepSizes& sizes,
-                                      std::byte* memory) {
-  const uint64_t n = sizes.max_rows;
-  const auto n_logit = sizes.max_logit_rows;
-  uint64_t q_width = 0, kv_width = 0, d_ff = 0, partials = 0;
-  uint64_t scratch = scratch_bytes(n_logit, {&model.output});
-  for (uint32_t layer = 0; layer < model.shapes.size(); ++layer) {
-    const LayerShape& shape = model.shapes[layer];
-    const DeviceLayerWeights& w = model.layers[layer];
-    q_width = std::max(q_width, uint64_t{shape.n_heads} * model.head_dim);
-    kv_width = std::max(kv_width, uint64_t{shape.n_kv_heads} * model.head_dim);
-    d_ff = std::max(d_ff, uint64_t{shape.d_ff});
-    partials = std::max(partials, max_partials(shape, sizes));
-    scratch = std::max({scratch, prefill_scratch_bytes(shape, model.head_dim, sizes),
-                        scratch_bytes(sizes.max_rows, {&w.q, &w.k, &w.v}),
-                        scratch_bytes(sizes.max_rows, {&w.attn_output}),
-                        scratch_bytes(sizes.max_rows, {&w.ffn_gate, &w.ffn_up}),
-                        scratch_bytes(sizes.max_rows, {&w.ffn_down})});
-  }
-  const uint64_t widest = std::max({uint64_t{model.d_model}, q_width, d_ff});
-  const uint64_t rows = std::max<uint64_t>(n, n_logit);
-  Carver carver(memory);
-  Buffers b{};
-  b.inputs = carver.take<std::byte>(DeviceStepInputs::max_bytes(model, sizes.max_rows));
-  // The residual's room behind the inputs. It is there twice where they have it already: the sizes
-  // may be asked for before the embedding has its bytes.
-  carver.take<float>(n * model.d_model);
-  b.normed = carver.take<float>(rows * model.d_model);
-  b.projected = carver.take<float>(n * model.d_model);
-  b.q = carver.take<float>(n * q_width);
-  b.rotated = carver.take<float>(n * q_width);
-  b.attended = carver.take<float>(n * q_width);
-  b.k = carver.take<float>(n * kv_width);
-  b.v = carver.take<float>(n * kv_width);
-  b.gate = carver.take<float>(n * d_ff);
-  b.up = carver.take<float>(n * d_ff);
-  b.quant.q = carver.take<int8_t>(kDeviceFewRows * widest);
-  b.quant.scales = carver.take<float>(kDeviceFewRows * div_up(widest, kActGroup));
-  b.quant.neg_sums = carver.take<int32_t>(kDeviceFewRows * div_up(widest, kActHalfGroup));
-  b.partial_o = carver.take<float>(partials * model.head_dim);
-  b.partial_m = carver.take<float>(partials);
-  b.partial_l = carver.take<float>(partials);
-  b.scratch = carver.take<std::byte>(scratch);
-  b.logits = carver.take<float>(uint64_t{n_logit} * model.vocab_size);
-  b.best_logits = carver.take<float>(n_logit);
-  b.best_tokens = carver.take<int32_t>(n_logit);
-  b.bytes = carver.bytes();
-  return b;
-}
-
-uint64_t DeviceStep::memory_bytes(const DeviceModel& model, const DeviceStepSizes& sizes) {
-  return carve(model, sizes, nullptr).bytes;
 }
 
 DeviceStep::DeviceStep(const DeviceTable& table, const DeviceModel& model,
@@ -331,37 +213,49 @@ DeviceStep::Queue::Attended DeviceStep::Queue::attended_by(uint32_t layer, Part 
   return {chosen, 0, part.n_rows};
 }
 
-/// Attention of few rows: what rotate() gave last.
+/// Attention of few rows: what rotate() gave last. The host's part of it, where it has one, is
+/// asked for first and merged last.
 void DeviceStep::Queue::attend(uint32_t layer, Part part, const QuantRows& quant) {
   const LayerShape& shape = model_.shapes[layer];
   const Attended of = attended_by(layer, part);
   const uint32_t group = shape.n_heads / shape.n_kv_heads;
-  const Split split =
-      split_of(shape, part.n_rows, of.tables.n_blocks, step_.sizes_.n_multiprocessors);
+  const uint32_t n_blocks = rows_.host == nullptr
+                                ? of.tables.n_blocks
+                                : rows_.host->device_blocks(layer, of.tables.n_blocks);
+  const bool is_shared = n_blocks < of.tables.n_blocks;
+  const AttendSplit split =
+      attend_split(n_blocks, shape.n_kv_heads, group, part.n_rows, step_.sizes_.n_multiprocessors);
+  if (is_shared && error_ == 0) keep(rows_.host->ask(stream_, layer, part.n_rows, b_.rotated));
   call(&DeviceKernels::attend, DeviceAttendArgs{.q = b_.rotated,
                                                 .positions = of.tables.positions,
                                                 .position_stride = of.position_stride,
                                                 .blocks = of.tables.blocks,
                                                 .block_stride = of.tables.stride,
                                                 .first_block = of.first_block,
-                                                .n_blocks = of.tables.n_blocks,
+                                                .n_blocks = n_blocks,
                                                 .layout = model_.kv_layout,
                                                 .n_rows = part.n_rows,
                                                 .n_kv_heads = shape.n_kv_heads,
                                                 .group = group,
                                                 .window = shape.window,
                                                 .split_blocks = split.blocks,
-                                                .n_splits = split.n,
+                                                .n_splits = split.n_splits,
                                                 .o = b_.partial_o,
                                                 .m = b_.partial_m,
                                                 .l = b_.partial_l});
+  if (is_shared && error_ == 0) {
+    const uint64_t at = uint64_t{split.n_splits} * part.n_rows * shape.n_heads;  // queries
+    keep(rows_.host->attend(
+        stream_, layer, part.n_rows,
+        {b_.partial_o + at * model_.head_dim, b_.partial_m + at, b_.partial_l + at}));
+  }
   const uint64_t q_width = uint64_t{shape.n_heads} * model_.head_dim;
   call(&DeviceKernels::merge, DeviceMergeArgs{.o = b_.partial_o,
                                               .m = b_.partial_m,
                                               .l = b_.partial_l,
                                               .out = b_.attended + part.first * q_width,
                                               .quant = quant,
-                                              .n_splits = split.n,
+                                              .n_splits = split.n_splits + (is_shared ? 1 : 0),
                                               .n_rows = part.n_rows,
                                               .n_kv_heads = shape.n_kv_heads,
                                               .group = group,
@@ -488,6 +382,8 @@ int DeviceStep::queue(DeviceStream* stream, const DeviceStepRows& rows) {
   STRATA_CHECK(rows.kv.size() == model_.layers.size(), "%zu tables", rows.kv.size());
   STRATA_CHECK(rows.chooser == nullptr || rows.n_rows <= kDeviceFewRows, "%u rows choose",
                rows.n_rows);
+  STRATA_CHECK(rows.host == nullptr || (rows.chooser == nullptr && rows.n_rows <= kDeviceFewRows),
+               "%u rows are shared with the host", rows.n_rows);
   for (const DeviceKvTable& kv : rows.kv)
     STRATA_CHECK(kv.n_blocks <= sizes_.max_blocks && kv.n_blocks <= kv.stride,
                  "n_blocks=%u max_blocks=%u", kv.n_blocks, sizes_.max_blocks);

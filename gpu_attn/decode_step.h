@@ -2,14 +2,15 @@
 // through all layers, from tokens to logits and the likeliest token. Why beside the kernels: the
 // order of operations is the same for every engine, bench and test that drives a device.
 //
-// Nothing here waits or allocates, but what a LayerChooser does. What differs from step to step
-// (tokens, positions, angles, block pointers) lies in memory that the operations read, so a
-// captured step can run again for the next token after its inputs were rewritten. Fixed by a
-// capture: n_rows, the logit rows, the pointers, and how attention is cut. DeviceKvTable::n_blocks
-// may be more than the text has; attention then looks at positions, but the cut is for n_blocks: a
-// text of a share s of it keeps a share s of the card busy, so attention takes up to 1 / s times as
-// long. Capture anew when a table has grown by an eighth or so. A windowed layer's table should
-// begin where its window does (first_block), or most of its cut is empty.
+// Nothing here waits or allocates, but what a LayerChooser or a HostAttention does. What differs
+// from step to step (tokens, positions, angles, block pointers) lies in memory that the operations
+// read, so a captured step can run again for the next token after its inputs were rewritten. Fixed
+// by a capture: n_rows, the logit rows, the pointers, and how attention is cut.
+// DeviceKvTable::n_blocks may be more than the text has; attention then looks at positions, but the
+// cut is for n_blocks: a text of a share s of it keeps a share s of the card busy, so attention
+// takes up to 1 / s times as long. Capture anew when a table has grown by an eighth or so. A
+// windowed layer's table should begin where its window does (first_block), or most of its cut is
+// empty.
 #pragma once
 
 #include <cstddef>
@@ -93,6 +94,31 @@ class LayerChooser {
                      ChosenTables& tables) = 0;
 };
 
+/// Where partials of one split go: [n_kv_heads][n_rows][group(, head_dim)], as DeviceAttendArgs has
+/// them.
+struct SplitPartials {
+  float* o = nullptr;
+  float* m = nullptr;
+  float* l = nullptr;
+};
+
+/// Attends the end of a text on the host, where few rows attend all of it, while the device attends
+/// what is before: the host's part is one more split.
+class HostAttention {
+ public:
+  virtual ~HostAttention() = default;
+  /// Of a layer whose table has n_blocks, those that the device attends, from the first on; all:
+  /// the host has no part.
+  virtual uint32_t device_blocks(uint32_t layer, uint32_t n_blocks) const = 0;
+  /// Asks for the host's part, behind which the device's own is queued: `q` of n_rows rows is what
+  /// the stream computes last, and K and V of the rows are at home then.
+  virtual int ask(DeviceStream* stream, uint32_t layer, uint32_t n_rows, const float* q) = 0;
+  /// Waits for what was asked, attends, and queues what brings the partials to `out`, on the
+  /// device. Both return 0 or the device's error number, and throw what attending throws.
+  virtual int attend(DeviceStream* stream, uint32_t layer, uint32_t n_rows,
+                     const SplitPartials& out) = 0;
+};
+
 /// Rows of one sequence at positions that ascend by one.
 struct DeviceStepRows {
   uint32_t n_rows = 0;
@@ -101,6 +127,7 @@ struct DeviceStepRows {
   std::span<const DeviceKvTable> kv;     // [n_layers]
   const std::byte* inputs = nullptr;     // DeviceStepInputs in pinned host memory, filled
   LayerChooser* chooser = nullptr;       // of few rows; null: all is attended
+  HostAttention* host = nullptr;         // of few rows without a chooser; null: by the device
 };
 
 class DeviceStep {

@@ -125,6 +125,16 @@ void Pipeline::run(const LayerWork& work) {
   if (events_ != nullptr) ++layer_;
 }
 
+/// Of so much that is not in HBM, beside attention of near_ms over what is: what makes both sides
+/// end together, or all.
+double share_of_cpu(const PlanRates& rates, CpuPart part, double far_gb, double near_ms) {
+  if (part == CpuPart::kNone || far_gb <= 0) return 0;
+  if (part == CpuPart::kAll) return 1;
+  const double link = transfer_ms(far_gb, rates.link_in);
+  const double on_cpu = transfer_ms(far_gb, rates.cpu_attend);
+  return std::clamp((near_ms + link - rates.round_trip_ms) / (on_cpu + link), 0.0, 1.0);
+}
+
 /// Where a layer's weights are, without a piece apart, and whether the CPU computes a token's
 /// products with them beside a device.
 struct WeightPlace {
@@ -189,7 +199,7 @@ class StepClock {
   void add_weights(const PlacedLayer& layer, bool is_token, LayerWork& work);
   void add_moved(const MovedWeights& weights, PlanTier tier, LayerWork& work);
   void add_products(const PlacedLayer& layer, LayerWork& work);
-  double beside_device(double far_gb, double near_ms, LayerWork& work);
+  double beside_device(bool is_full, double far_gb, double near_ms, LayerWork& work);
   PlanPart computing() const { return problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu; }
   void head() { busy(computing(), problem_.head_ms); }
   double step() { return busy(PlanPart::kCpu, problem_.step_ms()); }
@@ -260,13 +270,10 @@ void StepClock::add_products(const PlacedLayer& layer, LayerWork& work) {
 
 /// The attention of a device, near_ms of it over what is in HBM, with what lies in DRAM read across
 /// the link or attended by the CPU meanwhile.
-double StepClock::beside_device(double far_gb, double near_ms, LayerWork& work) {
+double StepClock::beside_device(bool is_full, double far_gb, double near_ms, LayerWork& work) {
   const double link = transfer_ms(far_gb, rates_.link_in);
   const double on_cpu = transfer_ms(far_gb, rates_.cpu_attend);
-  double share = 0;
-  if (placement_.cpu_part == CpuPart::kAll) share = 1;
-  if (placement_.cpu_part == CpuPart::kBalanced && far_gb > 0)
-    share = std::clamp((near_ms + link - rates_.round_trip_ms) / (on_cpu + link), 0.0, 1.0);
+  const double share = is_full ? share_of_cpu(rates_, placement_.cpu_part, far_gb, near_ms) : 0;
   work.in_place_link = busy(PlanPart::kLinkIn, (1 - share) * link);
   const double cpu_ms = share > 0 ? busy(PlanPart::kCpu, share * on_cpu) + rates_.round_trip_ms : 0;
   work.on_cpu = cpu_ms;
@@ -301,8 +308,8 @@ LayerWork StepClock::token_work(const PlacedLayer& layer) {
   }
   add_products(layer, work);
   const double near_ms = transfer_ms(touched * hbm_share, rates_.hbm_attend);
-  work.attend = beside_device(touched * (1 - hbm_share), near_ms, work) + rates_.launch_ms +
-                problem_.choosing_link_ms(group);
+  work.attend = beside_device(group.is_full(), touched * (1 - hbm_share), near_ms, work) +
+                rates_.launch_ms + problem_.choosing_link_ms(group);
   return work;
 }
 
@@ -450,6 +457,21 @@ StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& plac
   }
   sum.ms += problem.head_ms;
   return sum;
+}
+
+double cpu_share(const PlacementProblem& problem, const LayerPlacement& placement) {
+  double far = 0, on_cpu = 0;  // GB
+  for (size_t g = 0; g < problem.groups.size(); ++g) {
+    const LayerGroup& group = problem.groups[g];
+    if (!problem.has_device || !group.is_full()) continue;
+    const double touched = problem.share_touched() * problem.n_decode_positions() * group.kv_gb;
+    const double in_hbm = touched * placement.groups[g].kv_hbm / group.n_held;
+    const double near_ms = transfer_ms(in_hbm, problem.rates.hbm_attend);
+    const double share = share_of_cpu(problem.rates, placement.cpu_part, touched - in_hbm, near_ms);
+    far += group.n_layers() * (touched - in_hbm);
+    on_cpu += group.n_layers() * share * (touched - in_hbm);
+  }
+  return far > 0 ? on_cpu / far : 0;
 }
 
 double prompt_floor_ms(const PlacementProblem& problem) {

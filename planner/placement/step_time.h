@@ -22,7 +22,7 @@ struct GroupPlace {
   auto operator<=>(const GroupPlace&) const = default;
 };
 
-/// Of K and V that are not in HBM: what the CPU attends beside a device.
+/// Of full layers' K and V that are not in HBM: what the CPU attends beside a device.
 enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
 
 struct LayerPlacement {
@@ -81,6 +81,9 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
 /// A prompt until its first token. Cost: layers times chunks, at most kChunkSamples of
 /// them.
 StepTime prompt_time(const PlacementProblem& problem, const LayerPlacement& placement);
+/// Of full layers' K and V that are not in HBM, what the CPU attends of a decoded token beside a
+/// device: a number for all of them.
+double cpu_share(const PlacementProblem& problem, const LayerPlacement& placement);
 /// What no placement's prompt takes less than: all of it is near, whatever room there is.
 double prompt_floor_ms(const PlacementProblem& problem);
 /// prompt_time + n_out * token_time.

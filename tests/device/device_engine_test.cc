@@ -87,6 +87,62 @@ TEST_F(DeviceEngine, ChoosesBlocksThere) {
   EXPECT_GT(whole.walk().device()->kv_counts().chosen_bytes, 0u);
 }
 
+/// Of decoded tokens the CPU attends all of K and V; prompts are the device's.
+TEST_F(DeviceEngine, TheCpuAttendsItsShareOfWhatTheDeviceLacks) {
+  Engine whole = Engine::open(options());
+  EngineOptions sharing = options();
+  sharing.hbm_bytes = whole.device_plan().hbm_bytes - whole.device_plan().kv_bytes;
+  Engine reading = Engine::open(sharing);
+  EXPECT_EQ(reading.device_plan().cpu_share, 0);
+  sharing.cpu_share = 1;
+  Engine engine = Engine::open(sharing);
+  EXPECT_EQ(engine.device_plan().cpu_share, 1);
+  EXPECT_EQ(answer(engine), answer(whole));
+  answer(reading);
+  EXPECT_EQ(reading.walk().device()->kv_counts().cpu_bytes, 0u);
+  const DeviceKvCounts& counts = engine.walk().device()->kv_counts();
+  EXPECT_GT(counts.cpu_bytes, 0u);
+  EXPECT_LT(counts.far_bytes, reading.walk().device()->kv_counts().far_bytes);
+  // What a method chooses comes to the device.
+  sharing.method = index::Method::kQuest;
+  EXPECT_EQ(Engine::open(sharing).device_plan().cpu_share, 0);
+  // A placement says how much, unless the user does.
+  Placement placement;
+  placement.n_ctx = 256;
+  placement.chunk_rows = 32;
+  placement.streamed.assign(engine.spec().shape.n_layers, kNoPiece);
+  placement.resident.assign(engine.spec().shape.n_layers, kWholeLayer);
+  placement.cpu_share = 0.25;
+  EngineOptions placed = options();
+  placed.placement = placement;
+  EXPECT_EQ(Engine::open(placed).device_plan().cpu_share, 0.25);
+  placed.cpu_share = 0;
+  EXPECT_EQ(Engine::open(placed).device_plan().cpu_share, 0);
+}
+
+/// From then on there is no answer, of this walk or another's.
+TEST_F(DeviceEngine, ADeviceThatIsLostInAnAnswerEndsIt) {
+  devices_ = gpu_attn::count_devices(testing::watched_device());
+  for (const int number : {700, 702, 719}) {
+    SCOPED_TRACE(number);
+    testing::watch() = {};
+    Engine engine = Engine::open(options());
+    engine.load({});
+    Sequence sequence = engine.cache().make_sequence();
+    const auto prompt = testing::random_tokens(8, engine.spec().shape.vocab_size, 7);
+    prefill(engine.walk(), sequence, prompt, 8);
+    testing::watch().failed_wait = number;
+    const std::vector<StepRow> rows{{&sequence, prompt[0], true}};
+    const auto step = [&] { engine.walk().step(rows); };
+    testing::expect_error(step, ErrorCode::kDeviceLost, "error " + std::to_string(number),
+                          "cuda:0");
+    testing::watch().failed_wait = 0;
+    testing::expect_error(step, ErrorCode::kDeviceLost, "error " + std::to_string(number),
+                          "cuda:0");
+    EXPECT_EQ(sequence.n_pos(), 8u);
+  }
+}
+
 TEST_F(DeviceEngine, WhatItCannotDoRunsOnTheCpuOrIsRefused) {
   EngineOptions with_tail = options();
   with_tail.method = index::Method::kRabitqTail;

@@ -4,6 +4,7 @@
 // alone.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -101,6 +102,8 @@ std::vector<Logits> walked(DeviceRun& run, std::span<const int32_t> text) {
   return all;
 }
 
+uint64_t without_kv(const DevicePlan& plan) { return plan.hbm_bytes - plan.kv_bytes; }
+
 std::string hazards_of(const DeviceRun& run) {
   std::string text;
   for (const planner::Hazard& hazard : planner::virtual_device(run.opened()).hazards())
@@ -197,6 +200,94 @@ TEST(DeviceOrder, AlsoOfChosenBlocksThatTakeOthersPlaces) {
   }
   EXPECT_EQ(hazards_of(run), "");
   EXPECT_GT(run.device().kv_counts().missed_bytes, 0u);
+}
+
+/// Where the CPU attends beside the device: with weights that stay and that pass, of texts of which
+/// all or the end is its part.
+TEST(DeviceOrder, AlsoOfAttentionOnBothSides) {
+  for (const char* name : {"gemma3", "llama-quantised"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const auto text = member.text(90, kOrderSeed);
+    const DeviceRun whole(member, order_setting());
+    for (const uint64_t hbm_bytes : {least_hbm(whole.needs()), without_kv(whole.plan())}) {
+      SCOPED_TRACE(hbm_bytes);
+      DeviceRun emulated(member, order_setting(), hbm_bytes, gpu_emu::emulated_device(), 1);
+      const std::vector<Logits> expected = walked(emulated, text);
+      VirtualTable device;
+      DeviceRun run(member, order_setting(), hbm_bytes, device.table(), 1);
+      std::vector<Logits> found;
+      try {
+        found = walked(run, text);
+      } catch (const Error& error) {
+        ADD_FAILURE() << error.what();
+      }
+      ASSERT_EQ(found.size(), expected.size()) << hazards_of(run);
+      for (size_t i = 0; i < found.size(); ++i)
+        EXPECT_TRUE(testing::is_same(found[i], expected[i])) << i;
+      EXPECT_EQ(hazards_of(run), "");
+      EXPECT_GT(run.device().kv_counts().cpu_bytes, 0u);
+    }
+  }
+}
+
+/// Work of the host behind the wait for the queries, where the CPU attends: what takes no longer
+/// than the card's own part, which it reads across the link, costs a token nothing.
+TEST(DeviceOrder, TheCpuAttendsWhileTheCardDoes) {
+  static double work_us;
+  static Device* opened;
+  const LoadedMember member("llama3");
+  const auto text = member.text(530, kOrderSeed);  // three segments: two across the link
+  WalkSetting of = order_setting();
+  of.n_ctx = 560;
+  work_us = 0;
+  VirtualTable device;
+  device.table().wait_event = [](DeviceEvent* event) {
+    constexpr double kRate = 30e9;
+    const int error = planner::virtual_table().wait_event(event);
+    if (error != 0 || work_us == 0) return error;
+    return planner::virtual_device(opened).host_work(
+        {.name = "attend on the CPU",
+         .dram_bytes = static_cast<uint64_t>(work_us * 1e-6 * kRate),
+         .bytes_per_s = kRate});
+  };
+  const DeviceRun whole(member, of);
+  DeviceRun run(member, of, without_kv(whole.plan()), device.table(), 0.5);
+  opened = run.opened();
+  Sequence sequence = run.walk().sequence();
+  run.walk().feed(sequence, std::span(text).first(520));
+  const auto token_us = [&](double us) {
+    work_us = us;
+    const planner::VirtualClock& clock = planner::virtual_device(opened).clock();
+    const auto begin = clock.now();
+    run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), 1));
+    return std::chrono::duration<double, std::micro>(clock.now() - begin).count();
+  };
+  constexpr double kShort = 8, kLong = 1000;  // us a layer
+  const double n_layers = member.model.shape().n_layers;
+  const double idle = token_us(0);
+  EXPECT_LT(token_us(kShort) - idle, 0.1 * n_layers * kShort);
+  EXPECT_GT(token_us(kLong) - idle, 0.9 * n_layers * kLong);
+  EXPECT_NEAR(token_us(0), idle, 0.02 * idle);
+  EXPECT_EQ(hazards_of(run), "");
+}
+
+/// The judge of that: a host that does not wait for the queries attends by what was there before.
+TEST(DeviceOrder, AHostThatDoesNotAwaitTheQueriesAnswersOtherwise) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(20, kOrderSeed);
+  const DeviceRun whole(member, order_setting());
+  const uint64_t hbm_bytes = without_kv(whole.plan());
+  DeviceRun emulated(member, order_setting(), hbm_bytes, gpu_emu::emulated_device(), 1);
+  VirtualTable device;
+  device.table().wait_event = [](DeviceEvent*) { return 0; };
+  DeviceRun run(member, order_setting(), hbm_bytes, device.table(), 1);
+  const Logits expected = emulated.walk().feed_all(text);
+  try {
+    EXPECT_FALSE(testing::is_same(run.walk().feed_all(text), expected));
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kDeviceLost);
+  }
 }
 
 /// The judge itself: a device that leaves every wait of a stream out is found.

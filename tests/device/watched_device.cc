@@ -49,7 +49,7 @@ int copy(DeviceStream* stream, void* to, const void* from, uint64_t bytes) {
 
 int wait_stream(DeviceStream* stream) {
   watch().sources.erase(stream);
-  return emulated().wait_stream(stream);
+  return watch().failed_wait != 0 ? watch().failed_wait : emulated().wait_stream(stream);
 }
 
 }  // namespace

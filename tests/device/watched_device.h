@@ -14,6 +14,7 @@ namespace strata::engine::testing {
 struct Watch {
   uint32_t refused_allocation = 0;  // the n-th from now on finds no room; 0 = none
   uint32_t refused_pin = 0;
+  int failed_wait = 0;  // what waiting for a stream returns; 0: it waits
   std::map<const std::byte*, uint64_t, std::greater<>> pinned = {};
   uint64_t n_copies = 0;
   uint64_t n_pageable = 0;  // of them, from or to memory that is neither the device's nor pinned

@@ -16,6 +16,7 @@
 #include "gpu_attn/decode_step.h"
 #include "gpu_attn/streamed_weights.h"
 #include "tests/gpu_attn/deferred_table.h"
+#include "tests/gpu_attn/part_by_host.h"
 #include "tests/gpu_attn/step_model.h"
 #include "tests/gpu_attn/under_test.h"
 
@@ -63,6 +64,7 @@ struct StepRun {
   PieceSet pieces = kWholeLayer;        // of those, what passes
   bool has_graph = false;               // steps of one row are captured once
   bool has_embedding = true;            // on the device; else its rows are sent
+  uint32_t n_device_blocks = kBlocks;   // of full layers; the host attends the others, of few rows
 };
 
 /// A model's weights in the device's memory, and pinned ones where they are streamed.
@@ -159,8 +161,9 @@ class PlacedModel {
   std::unique_ptr<gpu_attn::LayerWeightsSource> source_;
 };
 
-/// KV blocks and tables of every layer.
-std::vector<DeviceKvTable> make_tables(UnderTest& on, const DeviceModel& model) {
+/// KV blocks and tables of every layer; where the blocks lie is left in `places`.
+std::vector<DeviceKvTable> make_tables(UnderTest& on, const DeviceModel& model,
+                                       std::vector<std::vector<std::byte*>>& places) {
   std::vector<DeviceKvTable> tables;
   for (const LayerShape& shape : model.shapes) {
     const uint64_t n = uint64_t{shape.n_kv_heads} * kBlocks;
@@ -172,6 +175,7 @@ std::vector<DeviceKvTable> make_tables(UnderTest& on, const DeviceModel& model) 
                       .stride = kBlocks,
                       .first_block = 0,
                       .n_blocks = kBlocks});
+    places.push_back(std::move(blocks));
   }
   return tables;
 }
@@ -184,7 +188,8 @@ class StepRunner {
         model_(model),
         run_(run),
         placed_(on, model, run),
-        tables_(make_tables(on, placed_.shape())),
+        tables_(make_tables(on, placed_.shape(), places_)),
+        host_(on, placed_.shape(), places_, kBlocks, run.n_device_blocks),
         inputs_(HostMemory::reserve(DeviceStepInputs::max_bytes(placed_.shape(), kMaxRows))),
         step_(on.table(), placed_.shape(), placed_.source(), kSizes,
               on.make<std::byte>(DeviceStep::memory_bytes(placed_.shape(), kSizes))) {
@@ -201,6 +206,7 @@ class StepRunner {
     uint32_t position = 0;
     for (const StepRows& step : text_steps()) {
       write_inputs({tokens.data() + position, step.n_rows}, position);
+      host_.begin(position);
       if (run_.has_graph && step.n_rows == 1)
         run_graph(step);
       else
@@ -213,6 +219,8 @@ class StepRunner {
       best_tokens.insert(best_tokens.end(), best.begin(), best.end());
     }
   }
+
+  uint32_t n_host_parts() const { return host_.n_parts(); }
 
   std::vector<float> logits;  // [compared rows, vocab]
   std::vector<int32_t> best_tokens;
@@ -243,11 +251,13 @@ class StepRunner {
   }
 
   int queue(const StepRows& step) {
+    const bool shares = run_.n_device_blocks < kBlocks && step.n_rows <= kDeviceFewRows;
     return step_.queue(on_.stream(), {.n_rows = step.n_rows,
                                       .logit_rows = step.logit_rows,
                                       .wants_best = true,
                                       .kv = tables_,
-                                      .inputs = inputs_.data()});
+                                      .inputs = inputs_.data(),
+                                      .host = shares ? &host_ : nullptr});
   }
 
   void run_graph(const StepRows& step) {
@@ -265,7 +275,9 @@ class StepRunner {
   const StepModel& model_;
   StepRun run_;
   PlacedModel placed_;
+  std::vector<std::vector<std::byte*>> places_;  // of blocks
   std::vector<DeviceKvTable> tables_;
+  PartByHost host_;
   HostMemory inputs_;
   DeviceStep step_;
   DeviceGraph* graph_ = nullptr;
@@ -304,6 +316,19 @@ GpuCase reference_case(const StepModelOptions& options) {
             StepRunner runner(on, model, {});
             runner.run(text_tokens());
             expect_reference(report, model, runner.logits, runner.best_tokens);
+          }};
+}
+
+/// A text of 35 positions: the host has all of it, or the last three.
+GpuCase shared_case(uint32_t n_device_blocks) {
+  return {"step/the host attends behind block " + std::to_string(n_device_blocks),
+          [=](UnderTest& on, CaseReport& report) {
+            const StepModel model = draw_model(
+                {.name = "F16", .weights = TensorType::kF16, .n_layers = 3, .window = 9});
+            StepRunner runner(on, model, {.n_device_blocks = n_device_blocks});
+            runner.run(text_tokens());
+            expect_reference(report, model, runner.logits, runner.best_tokens);
+            report.expect(runner.n_host_parts() > 0, "the host had no part");
           }};
 }
 
@@ -448,6 +473,7 @@ std::vector<GpuCase> step_cases() {
   cases.push_back(deferred_case(DeferredOrder::kOthersFirst, five));
   cases.push_back(deferred_case(DeferredOrder::kOthersLast, five));
   cases.push_back(ahead_case());
+  for (const uint32_t n_device_blocks : {0u, 1u}) cases.push_back(shared_case(n_device_blocks));
   return cases;
 }
 

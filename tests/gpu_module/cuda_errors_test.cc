@@ -11,7 +11,7 @@ TEST(CudaErrors, NumbersAreSortedByWhatCanBeDone) {
   for (const int lost : {214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
     EXPECT_EQ(cuda_status(lost), DeviceStatus::kLost) << lost;
   EXPECT_EQ(cuda_status(2), DeviceStatus::kOutOfMemory);
-  for (const int absent : {100, 101, kNoDriverError})
+  for (const int absent : {46, 100, 101, kNoDriverError})
     EXPECT_EQ(cuda_status(absent), DeviceStatus::kNoDevice) << absent;
   for (const int old : {35, 803}) EXPECT_EQ(cuda_status(old), DeviceStatus::kOldDriver) << old;
   for (const int without_code : {209, kOldCardError})

@@ -9,6 +9,7 @@
 
 #include "tests/planner/every_placement.h"
 #include "tests/planner/random_problem.h"
+#include "tests/planner/small_problem.h"
 
 namespace strata::planner {
 namespace {
@@ -162,6 +163,47 @@ TEST(Placement, TheCpuComputesWhereTheLinkIsTheSlowerWay) {
   LayerPlacement refused{{{.n_dram = 8, .n_on_cpu = 1}, {.n_dram = 8}}, CpuPart::kNone};
   problem.may_compute_on_cpu = false;
   EXPECT_FALSE(with_kv(problem, refused));
+}
+
+TEST(Placement, TheCpusShareIsOfWhatFullLayersLackInHbm) {
+  PlacementProblem problem = small_problem(true);
+  LayerPlacement placement = small_placement(4, 0, 0, 500, 500);
+  EXPECT_EQ(cpu_share(problem, placement), 0);
+  placement.cpu_part = CpuPart::kAll;
+  EXPECT_EQ(cpu_share(problem, placement), 1);
+  placement.cpu_part = CpuPart::kBalanced;
+  EXPECT_NEAR(cpu_share(problem, placement), 5.5 / 7.5, kExact);
+  placement.groups[0].kv_dram = 0;
+  placement.groups[0].kv_hbm = 1000;
+  EXPECT_EQ(cpu_share(problem, placement), 0);
+  // Windows are the card's, whatever it lacks of them.
+  placement = small_placement(4, 0, 0, 500, 500);
+  problem.groups[0].window = 1000;
+  placement.cpu_part = CpuPart::kAll;
+  EXPECT_EQ(cpu_share(problem, placement), 0);
+  EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 0.5 + 5) + 2, kExact);
+  EXPECT_EQ(cpu_share(small_problem(false), placement), 0);
+}
+
+TEST(Placement, TheCpuAttendsWhereThatIsQuicker) {
+  PlacementProblem problem = small_problem(true);
+  problem.n_prompt = problem.n_out = 500;
+  problem.hbm_gb = 0.4 + 0.2;  // all weights, and half of K and V
+  problem.groups[0].pin = just(PlanTier::kHbm);
+  const auto share = [&](double cpu_attend, double round_trip_ms, bool may_attend) {
+    problem.rates.cpu_attend = cpu_attend;
+    problem.rates.round_trip_ms = round_trip_ms;
+    problem.may_attend_on_cpu = may_attend;
+    const auto plan = plan_placement({&problem, 1}, /*with_duals=*/false);
+    EXPECT_TRUE(plan);
+    return plan ? cpu_share(problem, plan->layers) : -1;
+  };
+  // The link moves 10 GB/s, of some 0.04 GB a layer.
+  EXPECT_GT(share(20, 0.01, true), 0.5);
+  EXPECT_LT(share(20, 0.01, true), 0.9);
+  EXPECT_EQ(share(20, 0.01, false), 0);
+  EXPECT_EQ(share(20, 50, true), 0);  // the way there and back takes longer than all
+  EXPECT_EQ(share(20000, 0.01, true), 1);
 }
 
 TEST(Placement, TakesTheBetterOfTwoProblems) {

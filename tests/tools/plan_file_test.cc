@@ -49,6 +49,7 @@ PlanFile device_plan() {
                              kNoPiece,    kWholeLayer, kWholeLayer};
   plan.placement.kv_dram_bytes = 0;
   plan.placement.kv_hbm_bytes = 7 * kMiB;
+  plan.placement.cpu_share = 0.625;
   plan.is_measured = true;
   return plan;
 }
@@ -74,6 +75,7 @@ TEST(PlanFileTest, WhatIsWrittenIsReadBack) {
     EXPECT_EQ(read.placement.resident, plan.placement.resident);
     EXPECT_EQ(read.placement.kv_dram_bytes, plan.placement.kv_dram_bytes);
     EXPECT_EQ(read.placement.kv_hbm_bytes, plan.placement.kv_hbm_bytes);
+    EXPECT_EQ(read.placement.cpu_share, plan.placement.cpu_share);
     EXPECT_EQ(read.is_measured, plan.is_measured);
   }
 }
@@ -148,6 +150,8 @@ constexpr BadKey kBadKeys[] = {
     {"/kv/type_k", "\"q4_0\"", "f16 or q8_0 as kv.type_k"},
     {"/kv/dram_bytes", "210763776", "0 to 209715200 as kv.dram_bytes"},
     {"/kv/hbm_bytes", "1", "0 to 0 as kv.hbm_bytes"},
+    {"/kv/cpu_share", "0", "above 0 and at most 1 as kv.cpu_share"},
+    {"/kv/cpu_share", "1.5", "above 0 and at most 1 as kv.cpu_share"},
     {"/budgets/nvme_bytes", "0", "budgets.nvme_bytes is 0"},
     {"/budgets/dram_bytes", "0", "as budgets.dram_bytes"},
     {"/predicted/tpot_ms", "null", "a finite number as predicted.tpot_ms"},

@@ -138,6 +138,20 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   write_machine_profile(machine_profile_path(profiles_, kept), kept);
   const PlanSubject found = read();
   EXPECT_EQ(found.request.profile.gpu.host_to_device.bytes_per_s, 3e9);
+  // Only now it is known which side of the link is quicker.
+  EXPECT_FALSE(assumed.request.may_attend_on_cpu);
+  EXPECT_TRUE(found.request.may_attend_on_cpu);
+  ASSERT_EQ(found.request.profile.attend.size(), 1u);
+  EXPECT_EQ(found.request.profile.attend[0].decode_bytes_per_s, 5e9);
+  EXPECT_EQ(found.request.profile.dram_read_bytes_per_s, 1e10);
+  for (const std::vector<std::string>& other :
+       {std::vector<std::string>{"--cpu-share", "0"}, {"--attn", "rabitq", "--kv-budget", "2k"}}) {
+    std::vector<std::string> more = {"--device", "cuda:1", "-c", "32k", "--nvme", "off"};
+    more.insert(more.end(), other.begin(), other.end());
+    EXPECT_FALSE(subject(more).request.may_attend_on_cpu) << other[0];
+  }
+  EXPECT_TRUE(subject({"--device", "cuda:1", "-c", "32k", "--nvme", "off", "--cpu-share", "40%"})
+                  .request.may_attend_on_cpu);
   EXPECT_NE(found.rates_text.find("but for its link"), std::string::npos) << found.rates_text;
   EXPECT_FALSE(found.request.profile.is_measured());
   EXPECT_EQ(found.request.profile.gpu.gemm_flops, assumed.request.profile.gpu.gemm_flops);

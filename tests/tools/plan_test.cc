@@ -202,6 +202,9 @@ TEST_F(Plan, ASmallerContextIsProposedWithAnAnswerThatItHolds) {
 }
 
 TEST_F(Plan, RefusesOptionsThatContradict) {
+  for (const std::string bad : {"1", "101%", "-1%", "all"})
+    expect_refused(arguments({"--device", "virtual:rtx4090", "--cpu-share=" + bad}),
+                   {2, "usage", {"found '" + bad + "'"}, "--cpu-share", "such as 1%"});
   expect_refused(arguments({"--device", "none", "--hbm", "4GiB"}),
                  {2, "usage", {"--hbm"}, "--hbm", "virtual:NAME"});
   expect_refused(arguments({"--device", "virtual:rtx3060", "--hbm", "100GiB"}),

@@ -116,6 +116,9 @@ LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) 
     layers.groups.push_back(place);
   }
   add_kv(engine, problem, layers);
+  const double cpu_share = engine.device() == nullptr ? 0 : engine.device_plan().cpu_share;
+  if (cpu_share > 0)
+    layers.cpu_part = cpu_share < 1 ? planner::CpuPart::kBalanced : planner::CpuPart::kAll;
   return layers;
 }
 
@@ -188,6 +191,7 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
   if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, placement);
   if (subject.request.device)
     placement.kv_hbm_bytes = copies_in_hbm(subject, *subject.request.device, problem, placement);
+  placement.cpu_share = planner::cpu_share(problem, layers);
   return placement;
 }
 

@@ -147,8 +147,9 @@ void read_budgets(const JsonPlace& at, PlanFile& plan) {
 
 /// After the budgets, which bound it.
 void read_kv(const JsonPlace& at, PlanFile& plan) {
-  at.expect_keys({"type_k", "type_v", "dram_bytes", "hbm_bytes"});
+  at.expect_keys({"type_k", "type_v", "dram_bytes", "hbm_bytes"}, {"cpu_share"});
   engine::Placement& placement = plan.placement;
+  if (at.has("cpu_share")) placement.cpu_share = at.at("cpu_share").share();
   placement.k_codec = read_codec(at.at("type_k"));
   placement.v_codec = read_codec(at.at("type_v"));
   placement.kv_dram_bytes = at.at("dram_bytes").count(plan.dram_bytes, 0);
@@ -170,6 +171,11 @@ PlanFile plan_file_of(const engine::GgufFile& file, const engine::ModelSpec& spe
 
 std::string plan_file_json(const PlanFile& plan) {
   const engine::Placement& placement = plan.placement;
+  ordered_json kv = {{"type_k", kv_codec_name(placement.k_codec)},
+                     {"type_v", kv_codec_name(placement.v_codec)},
+                     {"dram_bytes", placement.kv_dram_bytes},
+                     {"hbm_bytes", placement.kv_hbm_bytes}};
+  if (placement.cpu_share > 0) kv["cpu_share"] = placement.cpu_share;
   const ordered_json root = {
       {"version", kPlanFileVersion},
       {"model",
@@ -185,11 +191,7 @@ std::string plan_file_json(const PlanFile& plan) {
       {"n_ctx", placement.n_ctx},
       {"chunk_rows", placement.chunk_rows},
       {"layers", layers_json(placement)},
-      {"kv",
-       {{"type_k", kv_codec_name(placement.k_codec)},
-        {"type_v", kv_codec_name(placement.v_codec)},
-        {"dram_bytes", placement.kv_dram_bytes},
-        {"hbm_bytes", placement.kv_hbm_bytes}}},
+      {"kv", std::move(kv)},
       {"predicted",
        {{"ttft_ms", plan.ttft_ms}, {"tpot_ms", plan.tpot_ms}, {"is_measured", plan.is_measured}}}};
   return json_text(root) + "\n";

@@ -38,6 +38,13 @@ std::string holder_text(const Engine& engine) {
   return stated.empty() ? "the memory that is free" : stated;
 }
 
+/// By whom K and V are read that a device does not hold.
+const char* far_text(planner::CpuPart part) {
+  constexpr const char* kTexts[] = {"across the link", "across the link and by the CPU",
+                                    "by the CPU"};
+  return kTexts[static_cast<size_t>(part)];
+}
+
 /// Why not all of it is near.
 std::string reason_text(const PlacedPlan& plan, const Engine& engine) {
   if (plan.placed_by == PlacedBy::kFile) return "as the plan's file has it";
@@ -62,7 +69,7 @@ std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
     add(fmt::format("{} of {} layers pass through the device{}", counts.all() - counts.hbm,
                     counts.all(), in_part_text(counts.n_split())));
   if (plan.problem.has_device && shares.dram > 0)
-    add(fmt::format("{:.0f} % of K and V across the link", 100 * shares.dram));
+    add(fmt::format("{:.0f} % of K and V {}", 100 * shares.dram, far_text(plan.layers.cpu_part)));
   if (what.empty()) return "";
   const StepTime token = plan.token_at(engine.context().n_ctx);
   return fmt::format(

@@ -160,8 +160,13 @@ void use_this_machine(const Command& command, PlanSubject& subject) {
   subject.request.nvme_bytes = disk_of_here(settings, subject.notes);
 }
 
+bool may_share(const Command& command) {  // attention with a card
+  return engine_options(command.settings).cpu_share.value_or(1) > 0;
+}
+
 void use_virtual(const Command& command, PlanSubject& subject) {
   const Settings& settings = command.settings;
+  subject.request.may_attend_on_cpu = may_share(command);
   const DeviceProfile& profile = virtual_profile(command);
   subject.device = fmt::format("virtual:{}", profile.name);
   subject.request.profile = planner::profile_of(profile);
@@ -257,12 +262,16 @@ std::string use_measured_card(const Command& command, const DeviceFacts& facts,
     if (!kept.profile) return "";
     subject.request.profile.index = kept.profile->index;
     if (kept.profile->gpu.hbm_bytes != facts.memory_bytes) return "";
-    planner::use_measured_card(kept.profile->gpu, subject.request.profile);
+    planner::MachineProfile& profile = subject.request.profile;
+    planner::use_measured_card(kept.profile->gpu, profile);
+    // Only where both sides of the link were measured it is known which is quicker.
+    profile.attend = kept.profile->attend;
+    profile.dram_read_bytes_per_s = kept.profile->dram_read_bytes_per_s;
+    subject.request.may_attend_on_cpu = may_share(command) && !subject.request.method;
     const bool has_kernels = kept.profile->gpu.gemv_bytes_per_s > 0;
-    return fmt::format(
-        " but for its link{}, {}",
-        has_kernels ? ", its memory's rate and its kernels" : " and its memory's rate",
-        kept.profile->measured_at);
+    return fmt::format(" but for its link, its memory's rate{} the CPU's attention{}, {}",
+                       has_kernels ? "," : " and", has_kernels ? " and its kernels" : "",
+                       kept.profile->measured_at);
   } catch (const Error& error) {
     subject.stale_text = unusable_text_of(command, error);
     return "";

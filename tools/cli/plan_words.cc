@@ -112,7 +112,6 @@ std::string beyond_engine(const PlanAnswer& answer) {
   const LayerCounts counts = layer_counts(answer.problem, answer.plan.layers);
   if (counts.file + counts.n_split_to_file() > 0) add("weights read from the model file");
   if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
-  if (answer.plan.layers.cpu_part != planner::CpuPart::kNone) add("attention on the CPU");
   if (counts.on_cpu > 0) add("products on the CPU");
   if (answer.problem.share_touched() < 1) add("chosen blocks");
   return beyond.empty() ? "" : "beside a card this engine does not do yet: " + beyond;

@@ -57,6 +57,12 @@ std::optional<uint32_t> draft_tokens(const std::string& text) {
               "--draft-lookup", "such as 8");
 }
 
+/// Nothing = as planned. Verbs that compute nothing have no such option.
+std::optional<double> cpu_share(const std::string& text) {
+  if (text.empty() || text == "auto") return std::nullopt;
+  return kv_share(text, "--cpu-share");
+}
+
 engine::LoadMode load_mode(std::string_view name) {
   if (name == "direct") return engine::LoadMode::kDirect;
   return name == "mmap" ? engine::LoadMode::kMapped : engine::LoadMode::kAuto;
@@ -118,6 +124,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.n_ctx = settings.ctx_size;
   if (!settings.device.empty()) options.device = engine::parse_device_choice(settings.device);
   options.hbm_bytes = settings.hbm;
+  options.cpu_share = cpu_share(settings.cpu_share);
   options.dram_bytes = settings.dram;
   options.kv_dram_bytes = settings.kv_dram;
   options.nvme_directory = settings.nvme;
