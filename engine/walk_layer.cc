@@ -85,8 +85,9 @@ void Walk::State::linear(std::span<const Linear> tasks, const float* x, uint32_t
                          std::initializer_list<const PackedMatrix*> next) {
   const bool is_few = n <= cpu_attn::kFewRows;
   for (uint32_t worker = 0; worker < pool.size(); ++worker) {
-    const auto ahead =
-        is_few ? place_of_share({next.begin(), next.size()}, worker, pool.size()).bytes : std::span<const std::byte>();
+    const auto ahead = is_few
+                           ? place_of_share({next.begin(), next.size()}, worker, pool.size()).bytes
+                           : std::span<const std::byte>();
     pool.set_ahead(worker, ahead.first(std::min(ahead.size(), kAheadBytes)));
   }
   const auto multiply = [&](uint64_t begin, uint64_t end, uint32_t) {

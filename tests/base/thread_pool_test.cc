@@ -153,7 +153,9 @@ TEST(ThreadPool, FetchesAheadWithoutTouching) {
       for (uint32_t worker = 0; worker < n_threads; ++worker)
         pool.set_ahead(worker, {nowhere, bytes});
       for (int round = 0; round < 3; ++round)
-        pool.run([&](uint32_t worker) { n_runs += worker == 0; });
+        pool.run([&](uint32_t worker) {
+          if (worker == 0) ++n_runs;
+        });
     }
     EXPECT_EQ(n_runs, 9u);
   }
