@@ -1,9 +1,12 @@
 // Measured against oneTBB (2 cores, Zen 4, November 2026): see docs/measurements.md, "Thread pool".
+// What a region costs on two CPUs between which a line travels half a microsecond, and what was
+// tried for it: there, "A token without a past, by two threads".
 #include "base/thread_pool.h"
 
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
@@ -17,10 +20,26 @@ namespace {
 // of a decode step, short enough that an idle program uses no core.
 constexpr uint32_t kSpinsBeforeSleep = 20000;
 
+constexpr uint64_t kLine = 64;
+// Lines asked for between two looks at what is waited for: 14 ns of what a core reads.
+constexpr uint64_t kLinesAtOnce = 8;
+// Times that many which the caller leaves on their way when it goes on: more would keep what it
+// reads itself waiting.
+constexpr uint32_t kFetchesBehind = 8;
+
 inline void pause_cpu() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
+}
+
+/// Asks for the first lines of `bytes` and takes them off; false where none was left.
+bool fetch_some(std::span<const std::byte>& bytes) {
+  if (bytes.empty()) return false;
+  const auto some = bytes.first(std::min(bytes.size(), kLinesAtOnce * kLine));
+  for (uint64_t at = 0; at < some.size(); at += kLine) __builtin_prefetch(some.data() + at, 0, 2);
+  bytes = bytes.subspan(some.size());
+  return true;
 }
 
 /// The CPUs that this thread may use, where they are as many as threads; else none. Each worker is
@@ -50,7 +69,8 @@ void bind_to(pthread_t thread, int cpu) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(uint32_t n_threads) : n_threads_(n_threads) {
+ThreadPool::ThreadPool(uint32_t n_threads)
+    : n_threads_(n_threads), shares_(std::make_unique<Share[]>(n_threads)) {
   STRATA_CHECK(n_threads >= 1, "n_threads=%u", n_threads);
   threads_.reserve(n_threads - 1);
   const std::vector<int> cpus = cpu_of_each(n_threads);
@@ -97,7 +117,7 @@ void ThreadPool::run_task(Erased task, void* context, uint32_t worker) noexcept 
 void ThreadPool::run_erased(Erased task, void* context) {
   if (n_threads_ == 1) {
     task(context, 0);
-    return;
+    return wait_others();
   }
   task_ = task;
   context_ = context;
@@ -107,21 +127,53 @@ void ThreadPool::run_erased(Erased task, void* context) {
   generation_.fetch_add(1, std::memory_order_seq_cst);
   if (n_sleeping_.load(std::memory_order_seq_cst) != 0) wake_all();
   run_task(task, context, 0);
-  // The others are in the same region; the wait is bounded by their share of it.
-  for (uint32_t spins = 0; n_running_.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins > kSpinsBeforeSleep) std::this_thread::yield();
-    pause_cpu();
-  }
+  wait_others();
   if (!has_failed_.load(std::memory_order_relaxed)) return;
   has_failed_.store(false, std::memory_order_relaxed);
   std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-uint64_t ThreadPool::wait_next(uint64_t seen) {
+/// The others are in the same region; the wait is bounded by their share of it.
+void ThreadPool::wait_others() {
+  std::span<const std::byte> ahead = shares_[0].ahead;
+  for (uint32_t spins = 0; n_running_.load(std::memory_order_acquire) != 0; ++spins) {
+    if (fetch_some(ahead)) continue;
+    if (spins > kSpinsBeforeSleep) std::this_thread::yield();
+    pause_cpu();
+  }
+  for (uint32_t i = 0; i < kFetchesBehind && fetch_some(ahead); ++i) {
+  }
+}
+
+void ThreadPool::deal_out(std::span<const uint32_t> begins) {
+  STRATA_CHECK(begins.size() == size() + 1 && begins[0] == 0, "%zu begins for %u workers",
+               begins.size(), size());
+  for (uint32_t worker = 0; worker < size(); ++worker) {
+    STRATA_CHECK(begins[worker] <= begins[worker + 1], "share %u of %u to %u", worker,
+                 begins[worker], begins[worker + 1]);
+    shares_[worker].left.store(begins[worker] | uint64_t{begins[worker + 1]} << 32,
+                               std::memory_order_relaxed);
+  }
+}
+
+ThreadPool::Items ThreadPool::take_half(std::atomic<uint64_t>& left, bool from_front) {
+  uint64_t seen = left.load(std::memory_order_relaxed);
+  for (;;) {
+    const auto begin = static_cast<uint32_t>(seen);
+    const auto end = static_cast<uint32_t>(seen >> 32);
+    const uint32_t n = (end - begin + 1) / 2;
+    const Items piece = from_front ? Items{begin, begin + n} : Items{end - n, end};
+    const uint64_t rest =
+        from_front ? piece.end | uint64_t{end} << 32 : begin | uint64_t{piece.begin} << 32;
+    if (n == 0 || left.compare_exchange_weak(seen, rest, std::memory_order_relaxed)) return piece;
+  }
+}
+
+uint64_t ThreadPool::wait_next(uint64_t seen, std::span<const std::byte> ahead) {
   for (uint32_t spins = 0; spins < kSpinsBeforeSleep; ++spins) {
     const uint64_t now = generation_.load(std::memory_order_acquire);
     if (now != seen) return now;
-    pause_cpu();
+    if (!fetch_some(ahead)) pause_cpu();
   }
   std::unique_lock lock(sleep_mutex_);
   n_sleeping_.fetch_add(1, std::memory_order_seq_cst);
@@ -141,11 +193,13 @@ int ThreadPool::leave_caller(int cpu) {
 
 void ThreadPool::work(uint32_t worker, int cpu) {
   uint64_t seen = 0;
+  std::span<const std::byte> ahead;
   for (;;) {
-    seen = wait_next(seen);
+    seen = wait_next(seen, ahead);
     if (stop_.load(std::memory_order_acquire)) return;
     cpu = leave_caller(cpu);
     run_task(task_, context_, worker);
+    ahead = shares_[worker].ahead;  // once the region has ended, the caller may change it
     n_running_.fetch_sub(1, std::memory_order_acq_rel);
   }
 }

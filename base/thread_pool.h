@@ -5,10 +5,12 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -77,7 +79,40 @@ class ThreadPool {
     });
   }
 
+  /// As for_each, where each worker begins with items of its own, always the same ones: worker w
+  /// with [begins[w], begins[w + 1]), in pieces of half of what is left, then from the ends of what
+  /// others have left. `begins` ascends from 0 and has size() + 1 values.
+  template <class Task>
+  void for_each_own(std::span<const uint32_t> begins, Task&& task) {
+    deal_out(begins);
+    run([&](uint32_t worker) {
+      for (uint32_t i = 0; i < size(); ++i) {
+        std::atomic<uint64_t>& left = shares_[(worker + i) % size()].left;
+        for (;;) {
+          const Items piece = take_half(left, i == 0);
+          if (piece.begin == piece.end) break;
+          task(piece.begin, piece.end, worker);
+        }
+      }
+    });
+  }
+
+  /// What the worker reads first in the region after the next: until others are set, it fetches
+  /// them into the second cache whenever it has ended its part of a region and waits. The caller
+  /// goes on before it has asked for all of them.
+  void set_ahead(uint32_t worker, std::span<const std::byte> bytes) {
+    shares_[worker].ahead = bytes;
+  }
+
  private:
+  struct Items {
+    uint32_t begin, end;
+  };
+  /// One worker's.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> left{0};     // items of for_each_own: the first, and the end << 32
+    std::span<const std::byte> ahead;  // changed between regions alone
+  };
   static constexpr int kNoCpu = -1;
   // Of what is left, for each worker: one that is held up in its first piece leaves the others the
   // rest.
@@ -85,11 +120,14 @@ class ThreadPool {
   using Erased = void (*)(void* context, uint32_t worker);
   void run_erased(Erased task, void* context);
   void run_task(Erased task, void* context, uint32_t worker) noexcept;
+  void wait_others();
+  void deal_out(std::span<const uint32_t> begins);
+  static Items take_half(std::atomic<uint64_t>& left, bool from_front);
   void wake_all();
   void stop();
   void work(uint32_t worker, int cpu);
   int leave_caller(int cpu);
-  uint64_t wait_next(uint64_t seen);
+  uint64_t wait_next(uint64_t seen, std::span<const std::byte> ahead);
 
   const uint32_t n_threads_;
   Erased task_ = nullptr;
@@ -98,6 +136,7 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> n_running_{0};   // workers still inside the region
   alignas(64) std::atomic<uint64_t> next_item_{0};
   alignas(64) std::atomic<uint32_t> n_sleeping_{0};
+  const std::unique_ptr<Share[]> shares_;
   std::atomic<int> caller_cpu_{kNoCpu};  // at the start of the region, where workers are bound
   std::atomic<int> spare_cpu_{kNoCpu};   // that no worker is bound to; kNoCpu: none is
   std::atomic<bool> stop_{false};

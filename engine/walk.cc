@@ -122,6 +122,7 @@ void Walk::State::reserve_lists() {
   tiles.reserve(uint64_t{max_rows} * n_kv_heads);
   tile_partials.reserve(uint64_t{kTilesPerThread} * pool.size());
   tile_queries.reserve(tiles.capacity());
+  share_begins.resize(pool.size() + 1);
   split_items.reserve(kSplitFloatsMax / (shape.head_dim + 2));
   logit_values.reserve(shape.vocab_size);
 }
@@ -189,7 +190,7 @@ void Walk::State::execute(const StepOp& op) {
     case OpKind::kFfnGateUp:
       return ffn_gate_up(op.layer);
     case OpKind::kFfnDown:
-      return ffn_down();
+      return ffn_down(op.layer);
     case OpKind::kLogits:
       return logits();
   }

@@ -12,9 +12,39 @@ namespace strata::engine {
 namespace {
 
 constexpr uint32_t kRowsPerTask = 16;  // rows a worker takes at a time in row-wise operations
+// Of each worker's share of the next matrices: about what memory gives while it waits and the
+// caller works alone.
+constexpr uint64_t kAheadBytes = 64 << 10;
 
 bool is_float(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16;
+}
+
+using Matrices = std::span<const PackedMatrix* const>;
+
+/// Where a worker begins in the joined panels of matrices, each of which all workers share, so that
+/// their shares have as many bytes; n_workers: behind the last panel.
+struct SharePlace {
+  uint32_t panel;
+  std::span<const std::byte> bytes;  // from there to the end of the matrix
+};
+SharePlace place_of_share(Matrices matrices, uint32_t worker, uint32_t n_workers) {
+  uint64_t before = 0;  // bytes of the panels before the share
+  for (const PackedMatrix* w : matrices) before += w->total_bytes();
+  before = before * worker / n_workers;
+  uint32_t first = 0;
+  for (const PackedMatrix* w : matrices) {
+    if (before < w->total_bytes()) {
+      const uint64_t panel = before / w->panel_bytes;
+      const uint64_t at = panel * w->panel_bytes;
+      return {first + static_cast<uint32_t>(panel),
+              w->bytes == nullptr ? std::span<const std::byte>()  // streamed, and not there
+                                  : std::span(w->bytes + at, w->total_bytes() - at)};
+    }
+    before -= w->total_bytes();
+    first += w->n_panels();
+  }
+  return {first, {}};
 }
 
 }  // namespace
@@ -51,11 +81,16 @@ void Walk::State::quantise_rows(const float* x, uint32_t n, uint32_t n_in) {
   });
 }
 
-void Walk::State::linear(std::span<const Linear> tasks, const float* x, uint32_t n) {
-  uint32_t n_panels = 0;
-  for (const Linear& task : tasks) n_panels += task.w->n_panels();
-  const uint32_t grain = cpu_attn::panels_per_piece(n_panels, pool.size(), n);
-  pool.for_each(n_panels, grain, [&](uint64_t begin, uint64_t end, uint32_t) {
+void Walk::State::linear(std::span<const Linear> tasks, const float* x, uint32_t n,
+                         std::initializer_list<const PackedMatrix*> next) {
+  const bool is_few = n <= cpu_attn::kFewRows;
+  for (uint32_t worker = 0; worker < pool.size(); ++worker) {
+    const auto ahead = is_few
+                           ? place_of_share({next.begin(), next.size()}, worker, pool.size()).bytes
+                           : std::span<const std::byte>();
+    pool.set_ahead(worker, ahead.first(std::min(ahead.size(), kAheadBytes)));
+  }
+  const auto multiply = [&](uint64_t begin, uint64_t end, uint32_t) {
     uint32_t first = 0;  // of this matrix in the joined panels
     for (const Linear& task : tasks) {
       const uint32_t last = first + task.w->n_panels();
@@ -72,7 +107,18 @@ void Walk::State::linear(std::span<const Linear> tasks, const float* x, uint32_t
                         .panel_end = to - first});
       first = last;
     }
-  });
+  };
+  std::array<const PackedMatrix*, 3> matrices;
+  for (size_t i = 0; i < tasks.size(); ++i) matrices[i] = tasks[i].w;
+  const Matrices joined = std::span(matrices).first(tasks.size());
+  if (is_few) {
+    for (uint32_t worker = 0; worker <= pool.size(); ++worker)
+      share_begins[worker] = place_of_share(joined, worker, pool.size()).panel;
+    pool.for_each_own(share_begins, multiply);
+  } else {
+    const uint32_t n_panels = place_of_share(joined, 1, 1).panel;
+    pool.for_each(n_panels, cpu_attn::panels_per_piece(n_panels, pool.size(), n), multiply);
+  }
 }
 
 void Walk::State::embed() {
@@ -143,7 +189,7 @@ void Walk::State::qkv(uint32_t layer) {
   const std::array<Linear, 3> tasks = {
       Linear{&w.q, q.data(), uint64_t{of.n_heads} * shape.head_dim},
       Linear{&w.k, k.data(), kv_width}, Linear{&w.v, v.data(), kv_width}};
-  linear(tasks, normed.data(), n_rows);
+  linear(tasks, normed.data(), n_rows, {&w.attn_output});
   pool.for_each(n_rows, kRowsPerTask, [&](uint64_t begin, uint64_t end, uint32_t) {
     rotate_and_store(layer, static_cast<uint32_t>(begin), static_cast<uint32_t>(end));
   });
@@ -165,7 +211,7 @@ void Walk::State::attn_output() {
   const LayerWeights& w = *weights;
   if (!is_float(w.attn_output.type)) quantise_rows(attended.data(), n_rows, w.attn_output.n_in);
   const std::array<Linear, 1> tasks = {Linear{&w.attn_output, projected.data(), shape.d_model}};
-  linear(tasks, attended.data(), n_rows);
+  linear(tasks, attended.data(), n_rows, {&w.ffn_gate, &w.ffn_up});
   add_to_residual(w.output_bias, w.post_attn_norm);
 }
 
@@ -180,7 +226,7 @@ void Walk::State::ffn_gate_up(uint32_t layer) {
   const uint32_t d_ff = shape.layers[layer].d_ff;
   const std::array<Linear, 2> tasks = {Linear{&w.ffn_gate, gate.data(), d_ff},
                                        Linear{&w.ffn_up, up.data(), d_ff}};
-  linear(tasks, normed.data(), n_rows);
+  linear(tasks, normed.data(), n_rows, {&w.ffn_down});
   const auto activate =
       model.spec().activation == Activation::kSilu ? kernels.silu_mul : kernels.gelu_mul;
   const bool quantise = !is_float(w.ffn_down.type);
@@ -195,10 +241,15 @@ void Walk::State::ffn_gate_up(uint32_t layer) {
   });
 }
 
-void Walk::State::ffn_down() {
+void Walk::State::ffn_down(uint32_t layer) {
   const LayerWeights& w = *weights;
   const std::array<Linear, 1> tasks = {Linear{&w.ffn_down, projected.data(), shape.d_model}};
-  linear(tasks, gate.data(), n_rows);
+  if (layer + 1 < shape.n_layers) {
+    const LayerWeights& next = model.layer(layer + 1);
+    linear(tasks, gate.data(), n_rows, {&next.q, &next.k, &next.v});
+  } else {
+    linear(tasks, gate.data(), n_rows, {&model.output()});
+  }
   add_to_residual({}, w.post_ffn_norm);
 }
 
@@ -214,7 +265,8 @@ void Walk::State::logits() {
   logit_values.resize(uint64_t{n} * shape.vocab_size);
   const std::array<Linear, 1> tasks = {
       Linear{&model.output(), logit_values.data(), shape.vocab_size}};
-  linear(tasks, normed.data(), n);
+  const LayerWeights& first = model.layer(0);  // of the next step
+  linear(tasks, normed.data(), n, {&first.q, &first.k, &first.v});
 }
 
 }  // namespace strata::engine

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <span>
@@ -83,7 +84,7 @@ struct Walk::State {
   void attn_output();
   void ffn_norm();
   void ffn_gate_up(uint32_t layer);
-  void ffn_down();
+  void ffn_down(uint32_t layer);
   void logits();
 
   // Helpers of the operations (engine/walk_layer.cc).
@@ -96,8 +97,10 @@ struct Walk::State {
   void norm_rows(const float* x, uint32_t n, std::span<const float> weight, bool quantise);
   /// Quantises n rows [n_in] of x into quant_ where any of the matrices wants it.
   void quantise_rows(const float* x, uint32_t n, uint32_t n_in);
-  /// out = W x for every matrix in one parallel region; all read the same n rows.
-  void linear(std::span<const Linear> tasks, const float* x, uint32_t n);
+  /// out = W x for every matrix in one parallel region; all read the same n rows. Who waits fetches
+  /// the first bytes of `next`, what is multiplied after it.
+  void linear(std::span<const Linear> tasks, const float* x, uint32_t n,
+              std::initializer_list<const PackedMatrix*> next);
   /// residual += maybe_norm(projected + bias) for every row.
   void add_to_residual(std::span<const float> bias, std::span<const float> post_norm);
   void rotate_and_store(uint32_t layer, uint32_t row_begin, uint32_t row_end);
@@ -230,6 +233,7 @@ struct Walk::State {
   std::vector<uint32_t> positions;   // [n_rows]
   std::vector<uint32_t> logit_rows;  // rows that want logits
   uint32_t n_rows = 0;
+  std::vector<uint32_t> share_begins;  // of each worker, and the end: in the panels of an operation
   StepShape step_shape;
   StepPlan plan;
   LayerLease weights;  // of held_layer

@@ -108,6 +108,59 @@ TEST(ThreadPool, ForEachCoversEveryItemOnce) {
   }
 }
 
+/// Also shares without items, and of workers that are held up.
+TEST(ThreadPool, OwnItemsComeFirstAndNoneTwice) {
+  for (const std::vector<uint32_t>& begins :
+       {std::vector<uint32_t>{0, 0, 0, 0}, {0, 1, 1, 1}, {0, 0, 0, 2}, {0, 7, 9, 96}}) {
+    ThreadPool pool(3);
+    for (uint32_t held_up = 0; held_up < 4; ++held_up) {  // 3: none
+      std::vector<uint32_t> seen(begins.back(), 0);
+      std::atomic<uint32_t> n_done = 0;
+      std::vector<std::vector<uint64_t>> firsts(3);  // of each worker's pieces
+      pool.for_each_own(begins, [&](uint64_t begin, uint64_t end, uint32_t worker) {
+        ASSERT_LT(begin, end);
+        ASSERT_LE(end, begins.back());
+        for (uint64_t i = begin; i < end; ++i) ++seen[i];
+        firsts.at(worker).push_back(begin);
+        n_done += static_cast<uint32_t>(end - begin);
+        // The others do all that is left.
+        if (worker == held_up)
+          while (n_done < begins.back()) std::this_thread::yield();
+      });
+      for (const uint32_t n : seen) ASSERT_EQ(n, 1u);
+      for (uint32_t worker = 0; worker < 3; ++worker)
+        for (size_t i = 0; i < firsts[worker].size(); ++i) {
+          const bool is_own =
+              firsts[worker][i] >= begins[worker] && firsts[worker][i] < begins[worker + 1];
+          if (!is_own) continue;
+          if (i == 0) {
+            EXPECT_EQ(firsts[worker][i], begins[worker]);
+          } else {
+            EXPECT_GT(firsts[worker][i], firsts[worker][i - 1]);
+          }
+        }
+    }
+  }
+}
+
+/// Memory that is asked for is neither waited for nor touched, wherever it lies.
+TEST(ThreadPool, FetchesAheadWithoutTouching) {
+  for (const uint32_t n_threads : {1u, 3u}) {
+    ThreadPool pool(n_threads);
+    const auto* nowhere = reinterpret_cast<const std::byte*>(uintptr_t{4096});
+    uint32_t n_runs = 0;
+    for (const uint64_t bytes : {uint64_t{0}, uint64_t{1}, uint64_t{100'000}}) {
+      for (uint32_t worker = 0; worker < n_threads; ++worker)
+        pool.set_ahead(worker, {nowhere, bytes});
+      for (int round = 0; round < 3; ++round)
+        pool.run([&](uint32_t worker) {
+          if (worker == 0) ++n_runs;
+        });
+    }
+    EXPECT_EQ(n_runs, 9u);
+  }
+}
+
 TEST(ThreadPool, SleepingWorkersWakeForTheNextRegion) {
   ThreadPool pool(4);
   std::atomic<uint32_t> total = 0;

@@ -123,14 +123,21 @@ bool LinearTrial::is_right() {
   return std::memcmp(out_.data(), wanted.data(), wanted.size() * sizeof(float)) == 0;
 }
 
+/// As in the walk, but that nothing is fetched for what comes next.
 void LinearTrial::run(ThreadPool& pool, const LinearArgs& args) {
-  const uint32_t n = grain(pool, args.n_rows);
-  pool.for_each(args.w.n_panels(), n, [&](uint64_t begin, uint64_t end, uint32_t) {
+  const auto multiply = [&](uint64_t begin, uint64_t end, uint32_t) {
     LinearArgs piece = args;
     piece.panel_begin = static_cast<uint32_t>(begin);
     piece.panel_end = static_cast<uint32_t>(end);
     kernels_.linear(piece);
-  });
+  };
+  const uint32_t n_panels = args.w.n_panels();
+  if (args.n_rows > cpu_attn::kFewRows)
+    return pool.for_each(n_panels, grain(pool, args.n_rows), multiply);
+  std::vector<uint32_t> begins(pool.size() + 1);
+  for (uint32_t worker = 0; worker <= pool.size(); ++worker)
+    begins[worker] = static_cast<uint32_t>(uint64_t{n_panels} * worker / pool.size());
+  pool.for_each_own(begins, multiply);
 }
 
 void LinearTrial::decode_copy(ThreadPool& pool, uint64_t copy, uint32_t n_rows) {
