@@ -6,8 +6,8 @@
 //
 // Part of no build: whoever compares compiles it against the engine that is compared, LLAMA being
 // its source folder:
-//   g++ -O2 -std=c++17 -I LLAMA/include -I LLAMA/ggml/include tools/peers/deep_decode.cc -L LIBRARIES
-//     -lllama -lggml -lggml-base -o deep
+//   g++ -O2 -std=c++17 -I LLAMA/include -I LLAMA/ggml/include tools/peers/deep_decode.cc
+//     -L LIBRARIES -lllama -lggml -lggml-base -o deep
 // with -DOLD_API where llama.h has llama_kv_cache_seq_add, not llama_memory_seq_add (ik_llama.cpp).
 
 #include <llama.h>
