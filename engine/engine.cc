@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <future>
 #include <system_error>
 #include <utility>
@@ -21,27 +22,25 @@ namespace strata::engine {
 namespace {
 
 /// Every token id must have an embedding row; rows without a token (padding) are usual.
-void check_vocabulary(const GgufFile& file, uint32_t n_tokens, uint32_t n_rows) {
+void check_vocabulary(const Engine& engine) {
+  const uint32_t n_tokens = engine.tokenizer().vocab_size();
+  const uint32_t n_rows = engine.spec().shape.vocab_size;
   if (n_tokens <= n_rows) return;
   throw Error(
       ErrorCode::kBadFile,
       fmt::format("the tokenizer has {} tokens, the embedding only {} rows", n_tokens, n_rows),
-      fmt::format("{}: tokenizer.ggml.tokens", file.path()), "fetch or convert the model again");
+      fmt::format("{}: tokenizer.ggml.tokens", engine.file().path()),
+      "fetch or convert the model again");
 }
 
-/// The tokenizer, made while memory is reserved and weights are read: whoever needs no text before
-/// does not wait for it (docs/measurements.md, "Reopened and asked").
-std::shared_future<std::unique_ptr<Tokenizer>> make_aside(
-    const std::shared_ptr<const GgufFile>& file, uint32_t n_rows) {
-  const auto make = [file, n_rows] {
-    auto tokenizer = Tokenizer::make(read_tokenizer_spec(*file));
-    check_vocabulary(*file, tokenizer->vocab_size(), n_rows);
-    return tokenizer;
-  };
+/// The tokenizer, made while memory is reserved: each takes as long as the other. `file` outlives
+/// what is returned.
+std::future<std::unique_ptr<Tokenizer>> make_aside(const GgufFile& file) {
+  const auto make = [&file] { return Tokenizer::make(read_tokenizer_spec(file)); };
   try {
-    return std::async(std::launch::async, make).share();
+    return std::async(std::launch::async, make);
   } catch (const std::system_error&) {  // no thread
-    return std::async(std::launch::deferred, make).share();
+    return std::async(std::launch::deferred, make);
   }
 }
 
@@ -52,7 +51,7 @@ Engine Engine::open(const EngineOptions& options) {
   engine.options_ = options;
   engine.kernels_ = &cpu_attn::choose_kernels(options.cpu_isa);
   engine.n_threads_ = options.n_threads > 0 ? options.n_threads : usable_cpus();
-  engine.file_ = std::make_shared<GgufFile>(GgufFile::open(options.model_path));
+  engine.file_ = std::make_unique<GgufFile>(GgufFile::open(options.model_path));
   RopeOverrides rope = options.rope;
   rope.n_ctx = options.placement ? options.placement->n_ctx : options.n_ctx;
   engine.spec_ = read_model_spec(*engine.file_, rope);
@@ -60,15 +59,30 @@ Engine Engine::open(const EngineOptions& options) {
     engine.weight_file_bytes_ += tensor.bytes;
   if (options.disk_read_bytes_per_s > 0)
     engine.read_limit_ = std::make_shared<tiers::RateLimit>(options.disk_read_bytes_per_s);
-  engine.open_device();
-  engine.set_limits();  // by what memory is free before the tokenizer takes some
-  engine.tokenizer_ = make_aside(engine.file_, engine.spec_.shape.vocab_size);
-  if (options.placement)
-    engine.place(*options.placement);
-  else
-    engine.place_by_hand();
+  std::exception_ptr failure;
+  const auto attempt = [&failure](const auto& work) {
+    try {
+      if (!failure) work();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  };
+  attempt([&] {
+    engine.open_device();
+    engine.set_limits();  // by what memory is free before the tokenizer takes some
+  });
+  auto tokenizer = make_aside(*engine.file_);
+  attempt([&] {
+    if (options.placement)
+      engine.place(*options.placement);
+    else
+      engine.place_by_hand();
+  });
   // Wanted after the weights (reserve_walk), when the disk has others to read.
   if (engine.spill_) ask_for_fingerprint(*engine.file_);
+  engine.tokenizer_ = tokenizer.get();  // what is wrong with the file comes first
+  check_vocabulary(engine);
+  if (failure) std::rethrow_exception(failure);
   return engine;
 }
 
@@ -363,7 +377,6 @@ void Engine::load(const Model::Progress& progress) {
     scope.set_bytes(model_->weight_bytes());
   }
   reserve_kv();
-  (void)tokenizer();
   load_ms_ =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
@@ -375,7 +388,6 @@ void Engine::load_beside(const Engine& loaded) {
   pool_ = loaded.pool_;
   model_ = loaded.model_;
   reserve_kv();
-  (void)tokenizer();
 }
 
 void Engine::reserve_kv() {

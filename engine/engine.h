@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -85,17 +84,16 @@ struct EngineOptions {
 
 class Engine {
  public:
-  /// Reads the model's head, begins to make the tokenizer and makes the spill file where one is
-  /// needed. Errors: those of GgufFile::open, read_model_spec, choose_kernels, plan_weights,
-  /// plan_context, tiers::spill_room, tiers::open_spill; where there is a placement, those of
-  /// place().
+  /// Reads the model's head and makes the spill file where one is needed. Errors: those of
+  /// GgufFile::open, read_model_spec, Tokenizer::make, choose_kernels, plan_weights, plan_context,
+  /// tiers::spill_room, tiers::open_spill; where there is a placement, those of place().
   static Engine open(const EngineOptions& options);
   /// In place of what open() has decided, before load(). Errors: those of place_memory() and
   /// place_on_device(); kUsage where it wants a device and none computes, or the named one is to
   /// have nothing; tiers::open_spill. After any but the last nothing has changed.
   void place(const Placement& placement);
   /// Reads the weights and reserves KV and working memory. Errors: those of Model::load, KvCache,
-  /// Walk, tokenizer(). Called once.
+  /// Walk. Called once.
   void load(const Model::Progress& progress);
   /// In place of load(): a KV cache and a walk of its own beside the weights and threads of a
   /// loaded engine of the same file, which outlives this one. One of the two walks at a time.
@@ -107,9 +105,7 @@ class Engine {
 
   const GgufFile& file() const { return *file_; }
   const ModelSpec& spec() const { return spec_; }
-  /// Waits until it is made, beside open() and what follows. Errors: those of Tokenizer::make;
-  /// kBadFile where it has tokens without a row of the embedding.
-  const Tokenizer& tokenizer() const { return *tokenizer_.get(); }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
   const ContextPlan& context() const { return context_; }
   const WeightPlan& weight_plan() const { return weight_plan_; }
   /// What weights, K and V, and buffers could have had. Drafts that nobody asked for by number are
@@ -169,9 +165,9 @@ class Engine {
   std::string device_name() const;
   // In the order of construction: the later ones refer to the earlier ones.
   EngineOptions options_;
-  std::shared_ptr<GgufFile> file_;  // also of who makes the tokenizer
+  std::unique_ptr<GgufFile> file_;
   ModelSpec spec_;
-  std::shared_future<std::unique_ptr<Tokenizer>> tokenizer_;
+  std::unique_ptr<Tokenizer> tokenizer_;
   const KernelTable* kernels_ = nullptr;
   ContextRequest limits_;
   WeightPlan weight_plan_;

@@ -50,7 +50,6 @@ Finding look_at_fit(const std::string& path, const std::string& root) {
     engine::EngineOptions options;
     options.model_path = path;
     const auto engine = engine::Engine::open(options);
-    (void)engine.tokenizer();
     const uint64_t weights = engine.weight_plan().total_bytes();
     const uint32_t n_ctx = engine.context().n_ctx, n_train = engine.spec().shape.n_ctx_train;
     std::string found = fmt::format(
