@@ -148,11 +148,21 @@ void Walk::State::attend_begun(const Wave& wave) {
     begin_next();
     return attend_wave(wave, 0, n_heads);
   }
-  for (uint32_t head = 0; head < n_heads; ++head) {
+  const auto blocks_of = [&](uint32_t head, uint32_t span) {
+    return chosen_of(wave.group, wave.layer, head, span);
+  };
+  const auto is_there = [&](uint32_t head) {
     for (uint32_t span = wave.first_span; span < wave.end_span; ++span)
-      finish_pins(wave, chosen_of(wave.group, wave.layer, head, span));
-    if (head + 1 == n_heads) begin_next();
-    attend_wave(wave, head, head + 1);
+      if (n_missing(blocks_of(head, span)) > 0) return false;
+    return true;
+  };
+  // Neighbouring heads that lack nothing go together, for one alone does not feed many threads.
+  for (uint32_t head = 0, end = 0; head < n_heads; head = end) {
+    for (uint32_t span = wave.first_span; span < wave.end_span; ++span)
+      finish_pins(wave, blocks_of(head, span));
+    for (end = head + 1; end < n_heads && is_there(end);) ++end;
+    if (end == n_heads) begin_next();
+    attend_wave(wave, head, end);
   }
 }
 

@@ -109,6 +109,7 @@ void Walk::State::linear(std::span<const Linear> tasks, const float* x, uint32_t
     }
   };
   std::array<const PackedMatrix*, 3> matrices;
+  STRATA_CHECK(tasks.size() <= matrices.size(), "%zu matrices at once", tasks.size());
   for (size_t i = 0; i < tasks.size(); ++i) matrices[i] = tasks[i].w;
   const Matrices joined = std::span(matrices).first(tasks.size());
   if (is_few) {

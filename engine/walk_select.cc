@@ -121,7 +121,7 @@ Walk::State::Selection::Selection(const index::Rule& rule, const ModelShape& sha
   if (!has_tail) means.resize(mean_floats(shape));
   for (uint32_t i = 0; i < n_threads; ++i) {
     choosers.emplace_back(kernels, rule);
-    choosers.back().reserve(stride);
+    choosers.back().reserve(stride, max_group_heads * max_rows);
   }
   heads.resize(uint64_t{max_groups} * max_kv_heads);
   for (uint32_t head = 0; head < max_kv_heads; ++head) {
@@ -209,6 +209,7 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
     selection->is_chosen[head].store(false, std::memory_order_relaxed);
     selection->next_span[head].store(0, std::memory_order_relaxed);
   }
+  selection->has_failed.store(false, std::memory_order_relaxed);
   uint32_t n_begun = 0;  // heads
   const uint64_t n_scored_items = uint64_t{of.n_kv_heads} * n_parts;
   const uint64_t n_items = n_scored_items + (attends ? uint64_t{of.n_kv_heads} * pool.size() : 0);
@@ -220,18 +221,23 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
       }
       const auto head = static_cast<uint32_t>(item / n_parts);
       const uint32_t first = static_cast<uint32_t>(item % n_parts) * kBlocksPerTask;
-      index.estimate({.stream = cache.index_stream(layer, head),
-                      .q = queries_of(head),
-                      .n_queries = n_queries,
-                      .first_block = first,
-                      .end_block = std::min(n_blocks, first + kBlocksPerTask),
-                      .scratch = buffers_of(w).scratch,
-                      .log_weights = selection->weights.data() +
-                                     uint64_t{head} * n_queries * selection->stride,
-                      .weight_stride = selection->stride});
-      if (selection->parts_left[head].fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        choose_head(group_idx, layer, head, n_blocks, w);
-        selection->is_chosen[head].store(true, std::memory_order_release);
+      try {
+        index.estimate({.stream = cache.index_stream(layer, head),
+                        .q = queries_of(head),
+                        .n_queries = n_queries,
+                        .first_block = first,
+                        .end_block = std::min(n_blocks, first + kBlocksPerTask),
+                        .scratch = buffers_of(w).scratch,
+                        .log_weights = selection->weights.data() +
+                                       uint64_t{head} * n_queries * selection->stride,
+                        .weight_stride = selection->stride});
+        if (selection->parts_left[head].fetch_sub(1, std::memory_order_acq_rel) == 1) {
+          choose_head(group_idx, layer, head, n_blocks, w);
+          selection->is_chosen[head].store(true, std::memory_order_release);
+        }
+      } catch (...) {  // for those who wait for this head's choice
+        selection->has_failed.store(true, std::memory_order_release);
+        throw;
       }
       if (w == 0) n_begun = begin_chosen(group_idx, layer, n_begun);
     }
@@ -242,7 +248,7 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
 
 /// Begins to read what heads from n_begun on have chosen and only a file holds, while others are
 /// still being scored: by the calling thread, which alone moves blocks. Returns how many heads are
-/// begun then; the last ones are read by pin_chosen().
+/// begun then; the last ones are read by begin_wave().
 uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun) {
   const uint32_t n_heads = shape.layers[layer].n_kv_heads;
   if (!reads_ahead || !reads_chosen(layer)) return n_heads;
@@ -257,7 +263,7 @@ uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t 
     try {
       if (!selection->reads.empty()) store.begin_blocks(selection->reads);
     } catch (const Error&) {
-      return n_heads;  // pin_chosen() meets it again, outside of the pool
+      return n_heads;  // begin_wave() meets it again, outside of the pool
     }
   }
   return n_begun;
@@ -395,7 +401,10 @@ void Walk::State::attend_as_chosen(uint32_t layer) {
 
 /// Those that no other worker has taken, once the head has chosen.
 void Walk::State::attend_head_spans(uint32_t layer, uint32_t kv_head, uint32_t worker) {
-  while (!selection->is_chosen[kv_head].load(std::memory_order_acquire)) std::this_thread::yield();
+  while (!selection->is_chosen[kv_head].load(std::memory_order_acquire)) {
+    if (selection->has_failed.load(std::memory_order_acquire)) return;
+    std::this_thread::yield();
+  }
   const AttendTile tile = tile_at(0, layer, kv_head, 0, groups[0].n_rows);
   const uint64_t span_floats = tile.n_queries * (uint64_t{shape.head_dim} + 2);
   std::atomic<uint32_t>& next = selection->next_span[kv_head];
@@ -404,6 +413,8 @@ void Walk::State::attend_head_spans(uint32_t layer, uint32_t kv_head, uint32_t w
     if (tile.first_span + i >= tile.end_span) return;
     const uint64_t at = kv_head * head_floats(layer) + i * span_floats;
     AttendBuffers buffers = with_span_at(at, tile.n_queries, buffers_of(worker));
+    STRATA_CHECK(at + span_floats <= span_partials.size(), "%lu floats of span partials",
+                 static_cast<unsigned long>(at + span_floats));
     attend_span(tile, tile.first_span + i, buffers);
   }
 }

@@ -66,6 +66,7 @@ struct Walk::State::Selection : SelectionSizes {
   std::vector<std::atomic<uint32_t>> parts_left;  // per KV head: pieces of weights still to come
   std::vector<std::atomic<bool>> is_chosen;       // per KV head: its choice stands
   std::vector<std::atomic<uint32_t>> next_span;   // per KV head: to be attended (attend_as_chosen)
+  std::atomic<bool> has_failed = false;           // a head of the layer at hand will not choose
   std::vector<std::vector<uint64_t>> resident;    // per KV head, of the group at hand
   std::vector<index::Chooser> choosers;           // per worker
   std::vector<Head> heads;                        // [group][max_kv_heads]

@@ -56,11 +56,12 @@ struct BySharesOf {
 
 Chooser::Chooser(const KernelTable& kernels, const Rule& rule) : kernels_(&kernels), rule_(rule) {}
 
-void Chooser::reserve(uint32_t n_blocks) {
+void Chooser::reserve(uint32_t n_blocks, uint32_t n_queries) {
   pooled_.reserve(n_blocks);
   order_.reserve(n_blocks);
   edge_.reserve(n_blocks);
   choice_.blocks.reserve(n_blocks);
+  largest_.reserve(n_queries);
 }
 
 /// order_: the n largest of the candidates [first, end), ascending; of equals the earlier blocks.

@@ -73,8 +73,8 @@ class Chooser {
  public:
   Chooser(const KernelTable& kernels, const Rule& rule);
   const Rule& rule() const { return rule_; }
-  /// Reserves for contexts of n_blocks.
-  void reserve(uint32_t n_blocks);
+  /// Reserves for contexts of n_blocks and calls of n_queries.
+  void reserve(uint32_t n_blocks, uint32_t n_queries);
   /// Ties go to the earlier block, so that a choice does not depend on threads. Valid until the
   /// next call.
   const Choice& choose(const ChooseArgs& args);

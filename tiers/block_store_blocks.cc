@@ -163,6 +163,10 @@ void BlockStore::finish_pin(std::span<const BlockId> blocks, ThreadPool& pool) {
         check_arrived(pool);
         accept_arrived();
       }
+    if (n_missing_left_ > 0) {  // into the frames that came free, while what is here is used
+      begin_missing();
+      spill_->block_transfers->poll();
+    }
   } catch (...) {
     drop_missing();
     throw;
@@ -264,6 +268,7 @@ void BlockStore::wait_for_block() {
     if (transfers.n_free() > 0) return;
   }
   if (transfers.wait_any() || is_on_its_way || transfers.n_free() > 0) return;
+  STRATA_CHECK(n_missing_begun_ < missing_.size(), "%zu blocks, all begun", missing_.size());
   lose(extent_of(missing_[n_missing_begun_].block), false, failure_text(IoStatus::kTimedOut));
 }
 

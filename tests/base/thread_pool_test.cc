@@ -143,7 +143,7 @@ TEST(ThreadPool, OwnItemsComeFirstAndNoneTwice) {
   }
 }
 
-/// Memory that is asked for is neither waited for nor touched, wherever it lies.
+/// Memory that is asked for may be gone, or never have been.
 TEST(ThreadPool, FetchesAheadWithoutTouching) {
   for (const uint32_t n_threads : {1u, 3u}) {
     ThreadPool pool(n_threads);

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <memory>
 #include <random>
 
+#include "index/recent_selector.h"
 #include "tests/engine/recall_fixture.h"
 #include "tests/engine/zoo_fixture.h"
 
@@ -68,6 +70,71 @@ TEST(Selection, ABudgetOfEverythingIsExactAttention) {
       const SelectionCounts& counts = walk.walk().selection_counts();
       EXPECT_EQ(counts.attended_blocks, counts.blocks);
     }
+  }
+}
+
+/// Token by token, as answers are decoded.
+Logits decode(ZooWalk& walk, Sequence& sequence, std::span<const int32_t> text) {
+  Logits logits;
+  for (size_t i = 0; i < text.size(); ++i)
+    logits.push_back(walk.feed(sequence, text.subspan(i, 1), 0, Attention::kSelected).front());
+  return logits;
+}
+
+TEST(Selection, HeadsThatAttendAsTheyChooseGiveTheSameBitsOnAnyNumberOfThreads) {
+  for (const char* name : {"llama3", "llama-linear"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const auto text = member.text(3110, 7);  // four spans of partials
+    const std::span<const int32_t> context = std::span(text).first(3100),
+                                   rest = std::span(text).subspan(3100);
+    const auto decoded = [&](Budget budget, uint32_t n_threads) {
+      WalkSetting setting = setting_with(Method::kQuest, budget);
+      setting.n_ctx = 4096;
+      setting.n_threads = n_threads;
+      ZooWalk walk(member.model, setting);
+      Sequence sequence = walk.sequence();
+      const Logits before = walk.feed(sequence, context);
+      Sequence exact = sequence.fork();
+      const Logits of_all = walk.feed(exact, rest);
+      const Logits of_chosen = decode(walk, sequence, rest);
+      if (budget.kind == Budget::Kind::kShare) {
+        EXPECT_TRUE(is_same(of_chosen, of_all));
+      }
+      return of_chosen;
+    };
+    for (const Budget budget :
+         {Budget{Budget::Kind::kShare, 1.0}, Budget{Budget::Kind::kTokens, 1500}}) {
+      const Logits alone = decoded(budget, 1);
+      for (const uint32_t n_threads : {2u, 3u, 8u})
+        EXPECT_TRUE(is_same(decoded(budget, n_threads), alone)) << n_threads;
+    }
+  }
+}
+
+/// Fails where it is asked about the second KV head of the first layer.
+class FailingSelector : public index::RecentSelector {
+ public:
+  void estimate(const index::EstimateArgs& args) const override {
+    if (args.stream == 1)
+      throw Error(ErrorCode::kIo, "no estimate", "the test's index", "ask another");
+    RecentSelector::estimate(args);
+  }
+};
+
+TEST(Selection, AnEstimateThatFailsEndsItsStepOnEveryThread) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(601, 3);
+  for (const uint32_t n_threads : {1u, 2u, 4u}) {
+    WalkSetting setting = setting_with(Method::kRecent, {});
+    setting.method.reset();
+    setting.n_threads = n_threads;
+    ZooWalk walk(member.model, setting);
+    Sequence sequence = walk.sequence();
+    const Logits before = walk.feed(sequence, std::span(text).first(600));
+    walk.walk().select_by({}, setting.n_ctx);
+    sequence.attach_index(std::make_unique<FailingSelector>());
+    EXPECT_THROW(decode(walk, sequence, std::span(text).subspan(600)), Error) << n_threads;
   }
 }
 

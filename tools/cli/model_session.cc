@@ -35,7 +35,6 @@ ModelSession ModelSession::open(const VerbSyntax& verb, const Command& command, 
   PlacedEngine placed = open_placed(command, options);
   ModelSession session(verb, command, std::move(placed.engine), std::move(placed.plan));
   session.sampler_ = sampler;
-  (void)session.engine_.tokenizer();  // one that is wrong is refused before all else
   note_missing_pre_tokenizer(session.engine_.file());
   // Made once here so that a wrong value is refused before the weights are read.
   const engine::Sampler refused_early(sampler, session.engine_.spec().shape.vocab_size);
