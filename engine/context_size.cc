@@ -267,12 +267,13 @@ uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t 
   return bytes.fixed + max_rows * bytes.per_row;
 }
 
-uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows) {
+uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows, bool may_share) {
   constexpr uint64_t kFloat = sizeof(float);
   const uint64_t row = kFloat * (shape.d_model + kMaxRopeSets * shape.head_dim) + sizeof(uint32_t) +
                        sizeof(int32_t);  // position, token
   const uint64_t logits = kFloat * std::min(max_rows, kDeviceFewRows) * shape.vocab_size;
-  return max_rows * row + logits + DeviceBeside::host_bytes(shape) + kRoundingBytes;
+  const uint64_t shared = may_share ? DeviceBeside::host_bytes(shape) : 0;
+  return max_rows * row + logits + shared + kRoundingBytes;
 }
 
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
@@ -286,9 +287,10 @@ uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
   uint64_t of_steps = walk_buffer_bytes(shape, cpu_rows, request.n_threads);
   if (request.has_device) {
     const WalkBytes bytes = walk_bytes_on_device(shape, request.n_threads);
-    of_steps = std::max(of_steps, kDriverBytes + bytes.fixed + beside_bytes(shape, n_ctx) +
-                                      request.chunk_rows * bytes.per_row +
-                                      device_buffer_bytes(shape, request.chunk_rows));
+    const uint64_t beside = request.may_share ? beside_bytes(shape, n_ctx) : 0;
+    of_steps = std::max(of_steps,
+                        kDriverBytes + bytes.fixed + beside + request.chunk_rows * bytes.per_row +
+                            device_buffer_bytes(shape, request.chunk_rows, request.may_share));
   }
   return of_steps + more_logits + lookups;
 }

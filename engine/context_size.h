@@ -24,6 +24,7 @@ struct ContextRequest {
   bool has_packs = false;                    // saved contexts are read and written
   std::optional<index::Method> method = {};  // of retrieval
   bool has_device = false;                   // that may compute the steps
+  bool may_share = false;                    // attention between it and the CPU
   std::optional<index::Rule> sparse = {};    // by which prompts are read; nothing = exactly
   uint32_t n_threads = 1;
   uint32_t n_answers = 1;         // at work at a time (EngineOptions)
@@ -60,9 +61,9 @@ void check_codecs(const ModelShape& shape, const ContextRequest& request);
 /// and angles; per thread the scratch of attention; span partials; one row of logits.
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads);
 
-/// Pinned memory in which a device finds the inputs of such steps, leaves their logits and shares
-/// attention with the CPU, an upper bound.
-uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows);
+/// Pinned memory in which a device finds the inputs of such steps, leaves their logits and, where
+/// it may, shares attention with the CPU, an upper bound.
+uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows, bool may_share);
 /// Both of them, as a request wants them (of a device, the larger of its own steps and the CPU's,
 /// which may have to stand in for it), with the logits of each of its answers and of their
 /// drafts, and a PromptLookup each: of n_ctx or, where that is still to be chosen, of n_ctx_train.

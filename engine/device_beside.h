@@ -4,7 +4,9 @@
 // (docs/adr/0023-attention-on-both-sides.md).
 //
 // Who attends which block follows from the plan and the length of the text alone, never from which
-// copies the device has or who was quicker: an answer's bits do not depend on what ran before it.
+// copies the device has or who was quicker. More is not claimed of an answer's bits: they depend on
+// the device's memory, the share, n_ctx and the chunk, and where steps are captured on where that
+// began (DeviceWalk::State::queue_captured).
 #pragma once
 
 #include <cstddef>
@@ -57,6 +59,7 @@ class DeviceBeside : public gpu_attn::HostAttention {
   uint64_t n_cpu_blocks(uint32_t n_blocks) const;  // of all KV heads of all layers
   /// What follows are rows from first_row on, which `attender` attends.
   void begin(TextAttender& attender, uint32_t first_row, uint32_t n_blocks);
+  void end() { attender_ = nullptr; }  // they are queued: nobody is asked any more
 
   uint32_t device_blocks(uint32_t layer, uint32_t n_blocks) const override;
   int ask(DeviceStream* stream, uint32_t layer, uint32_t n_rows, const float* q) override;

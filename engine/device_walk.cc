@@ -74,8 +74,9 @@ struct DeviceWalk::State {
         memory(DeviceBuffer::allocate(device, DeviceStep::memory_bytes(weights.model(), sizes),
                                       "the buffers of a step")),
         step(device.table(), weights.model(), weights.source(), sizes, memory.bytes()),
-        host_memory(HostMemory::reserve(input_bytes() + logit_bytes() +
-                                        DeviceBeside::host_bytes(cache.shape()))),
+        host_memory(HostMemory::reserve(
+            input_bytes() + logit_bytes() +
+            (plan.cpu_share > 0 ? DeviceBeside::host_bytes(cache.shape()) : 0))),
         pinned(PinnedMemory::pin(device, {host_memory.data(), host_memory.size()})) {
     if (plan.cpu_share > 0)
       beside.emplace(device, cache.shape(), shares, stream,
@@ -238,6 +239,12 @@ void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_
   } else {
     fill_tables(first_pos, n_blocks, is_mirrored);
     if (chooses) chooser.begin(*rows.chooser, first, rows.positions.subspan(first, n_rows));
+    struct Ending {  // however the rows end
+      DeviceBeside* beside;
+      ~Ending() {
+        if (beside != nullptr) beside->end();
+      }
+    } const ending{shares_rows ? &*beside : nullptr};
     if (shares_rows) beside->begin(*rows.attender, first, n_blocks);
     queue(n_rows, logit_rows, chooses ? &chooser : nullptr, shares_rows ? &*beside : nullptr);
   }

@@ -112,6 +112,7 @@ void Engine::set_limits() {
   limits_.n_answers = options_.n_answers;
   limits_.n_draft_max = drafts_where(/*reads_disk=*/false);
   limits_.has_device = device_.has_value();
+  limits_.may_share = device_ && !options_.method && options_.cpu_share.value_or(1) > 0;
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
     limits_.is_budgeted = true;
@@ -334,8 +335,10 @@ void Engine::leave_device(const std::string& why) {
   context_.chunk_rows = chunk_rows_for(shape_of_sequences(spec_.shape, n_sequences()), limits_);
 }
 
-/// For the fingerprint: cards of one kind compute the same bits. How attention is cut follows from
-/// their multiprocessors.
+/// For the fingerprint: cards of one kind compute the same bits in the same steps. How attention is
+/// cut follows from their multiprocessors, and beyond that from what no fingerprint holds: the
+/// device's memory for K and V, the CPU's share, n_ctx, the chunk, and where a decoded token's step
+/// was captured (engine/device_walk.cc). K and V saved under another share are taken up.
 std::string Engine::device_name() const {
   if (!device_) return "";
   return fmt::format("cuda {} x {}", device_->facts().capability,

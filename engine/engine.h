@@ -69,7 +69,7 @@ struct EngineOptions {
   uint64_t hbm_bytes = 0;  // of the device's memory at most; 0 = what is free there, less a reserve
   // Of full layers' K and V that the device does not hold, what the CPU attends for decoded tokens;
   // nothing = as the placement says, and none without one. Blocks that are chosen are the device's.
-  std::optional<double> cpu_share = {};
+  std::optional<double> cpu_share = 0;
   // The devices there are; null = those of the CUDA module, looked for where `device` wants one.
   const gpu_attn::CudaDevices* devices = nullptr;
   // Of retrieval; nothing = attention is exact.

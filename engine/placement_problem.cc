@@ -264,6 +264,7 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
                                          context.n_ctx, 0, context.chunk_rows);
   problem.has_device = true;
   problem.may_attend_on_cpu = request.may_attend_on_cpu;
+  if (request.may_attend_on_cpu) problem.stated_cpu_share = request.cpu_share;
   problem.may_compute_on_cpu = request.may_compute_on_cpu;
   problem.may_stream = problem.may_stream && request.may_use_disk;
   problem.hbm_gb = gb(request.hbm_bytes);
@@ -298,6 +299,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   if (!request.drafts_where_disk) asked.n_draft_max = request.n_draft_max;
   asked.n_ctx = request.n_ctx;
   asked.has_packs = request.has_packs;
+  asked.may_share = request.may_share();
   asked.method = request.method;
   asked.sparse = request.sparse;
   asked.has_device = request.device.has_value();

@@ -48,9 +48,10 @@ struct PlacementRequest {
   uint64_t hbm_bytes = 0;  // of it
   // Beside a card: what this engine cannot do there yet.
   bool may_use_disk = true, may_attend_on_cpu = true, may_compute_on_cpu = true;
-  std::vector<KvCodecs> codecs;  // each is tried
-  std::vector<uint32_t> chunks;  // rows of a prompt's step: each is tried
-  bool has_packs = false;        // saved contexts are read and written
+  std::optional<double> cpu_share = {};  // of attention there; nothing = as is best
+  std::vector<KvCodecs> codecs;          // each is tried
+  std::vector<uint32_t> chunks;          // rows of a prompt's step: each is tried
+  bool has_packs = false;                // saved contexts are read and written
   std::optional<index::Method> method = {};
   std::optional<index::Rule> sparse = {};  // by which prompts are read; their time is priced exact
   // Of a context, what a token attends by it: a share, and at most so many positions.
@@ -62,6 +63,9 @@ struct PlacementRequest {
   std::vector<planner::PiecePins> pins;
   std::optional<planner::PlanTier> kv_pin;
   double ttft_max_ms = 0, tpot_max_ms = 0;
+
+  /// Whether memory for sharing attention is counted, as the engine does of these options.
+  bool may_share() const { return device && !method && cpu_share.value_or(1) > 0; }
 };
 
 /// Of a layer and one row of a prompt: values of f32 that norms, RoPE, activations, sums and

@@ -402,6 +402,8 @@ std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlac
   const auto is_on_cpu = [](const GroupPlace& place) { return place.n_on_cpu > 0; };
   if (!problem.may_compute_products() && std::ranges::any_of(counted.groups, is_on_cpu))
     return std::nullopt;
+  if (!problem.may_attend_on_cpu) counted.cpu_part = CpuPart::kNone;
+  if (problem.stated_cpu_share) counted.cpu_part = part_of(*problem.stated_cpu_share);
   if (!place_at_home(problem, counted)) return std::nullopt;
   if (problem.has_device) copy_to_hbm(problem, counted);
   const auto is_copied = [](const GroupPlace& place) { return place.kv_dram == 0; };

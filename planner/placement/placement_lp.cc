@@ -119,7 +119,9 @@ void PlacementProgram::add_group(const LayerGroup& group) {
   c.k_hbm = model_.add_column(0, may_hold_kv(PlanTier::kHbm), 0);
   c.k_dram = model_.add_column(0, may_hold_kv(PlanTier::kDram), far * kv);
   c.k_nvme = model_.add_column(0, may_hold_kv(PlanTier::kNvme), kFartherGb * kv);
-  c.on_cpu = model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0);
+  // Windowed layers' K and V are the card's.
+  const bool may_attend = problem_.has_device && problem_.may_attend_on_cpu && group.is_full();
+  c.on_cpu = model_.add_column(0, upper(may_attend), 0);
   c.attention = model_.add_column(0, kLpInfinity, 0);
   model_.add_row(1, 1, Terms{{c.k_hbm, 1}, {c.k_dram, 1}, {c.k_nvme, 1}});
   at_most(0, {{c.k_nvme, 1}, {spills_, -1}});
@@ -135,13 +137,16 @@ void PlacementProgram::add_group(const LayerGroup& group) {
     }));
   columns_.push_back(c);
 
-  const double share = group.is_full() ? problem_.share_touched() : 1;
-  const double touched = share * group.attended(problem_.n_decode_positions()) * group.kv_gb;
+  const double chosen = group.is_full() ? problem_.share_touched() : 1;
+  const double touched = chosen * group.attended(problem_.n_decode_positions()) * group.kv_gb;
   if (!problem_.has_device) {
     at_least(c.attention, {}, transfer_ms(touched, rates_.cpu_attend));
     return;
   }
-  at_most(0, {{c.on_cpu, 1}, {c.k_dram, -1}, {c.k_nvme, -1}});
+  const double share = may_attend ? problem_.stated_cpu_share.value_or(1) : 1;
+  const bool is_stated = may_attend && problem_.stated_cpu_share;
+  model_.add_row(is_stated ? 0 : -kLpInfinity, 0,
+                 Terms{{c.on_cpu, 1}, {c.k_dram, -share}, {c.k_nvme, -share}});
   const double link = transfer_ms(touched, rates_.link_in);
   at_least(c.attention,
            {{c.k_hbm, transfer_ms(touched, rates_.hbm_attend)},
@@ -149,9 +154,10 @@ void PlacementProgram::add_group(const LayerGroup& group) {
             {c.k_nvme, link},
             {c.on_cpu, -link}},
            0);
-  at_least(c.attention,
-           {{c.on_cpu, transfer_ms(touched, rates_.cpu_attend)}, {attends_, rates_.round_trip_ms}},
-           0);
+  at_least(
+      c.attention,
+      {{c.on_cpu, transfer_ms(touched, rates_.cpu_attend)}, {attends_, rates_.shared_layer_ms()}},
+      0);
 }
 
 void PlacementProgram::add_room() {

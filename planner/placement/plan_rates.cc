@@ -255,6 +255,9 @@ double read_share(const MachineProfile& profile, uint64_t request_bytes, uint32_
 PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_codec,
                    uint32_t head_dim, bool has_device) {
   constexpr double kLaunchesPerLayer = 10;  // kernels of a layer of a decoded token
+  // Assumed, not measured (docs/adr/0023-attention-on-both-sides.md): the host's wait, waking its
+  // threads, and one launch after another in place of a graph.
+  constexpr double kSharingMs = 0.05;
   const AttendRate& k = attend_rate(profile, k_codec, head_dim);
   const AttendRate& v = attend_rate(profile, v_codec, head_dim);
   PlanRates rates;
@@ -284,6 +287,7 @@ PlanRates rates_of(const MachineProfile& profile, KvCodec k_codec, KvCodec v_cod
   rates.gpu_gemm_tflops = positive(gpu.gemm_flops, "gpu.gemm_flops") / kTera;
   rates.gpu_attend_tflops = positive(gpu.attend_flops, "gpu.attend_flops") / kTera;
   rates.launch_ms = kLaunchesPerLayer * gpu.launch_us / 1e3;
+  rates.sharing_ms = kSharingMs;
   rates.round_trip_ms = (gpu.host_to_device.alpha_us + gpu.device_to_host.alpha_us) / 1e3;
   return rates;
 }

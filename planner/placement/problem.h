@@ -93,7 +93,9 @@ struct PlanRates {
   double gpu_gemm_tflops = 0, gpu_attend_tflops = 0;
   double launch_ms = 0;       // of a layer's kernels
   double round_trip_ms = 0;   // of a layer whose attention needs the host
+  double sharing_ms = 0;      // of a layer that the CPU attends a part of, beside that
   double nvme_answer_ms = 0;  // of a read that finds the disk idle, beside what its bytes take
+  double shared_layer_ms() const { return round_trip_ms + sharing_ms; }
 };
 
 inline constexpr double kNoCap = std::numeric_limits<double>::infinity();
@@ -123,6 +125,8 @@ struct PlacementProblem {
   bool may_stream = true;         // weights from the model file in every step
   bool may_spill = true;          // K and V of full layers to a file
   bool may_attend_on_cpu = true;  // beside a device
+  // There, of full layers' K and V that are not in HBM, what the CPU attends; nothing = as is best.
+  std::optional<double> stated_cpu_share = {};
   // There, a token's products with weights that are in DRAM. A prompt's go to the device.
   bool may_compute_on_cpu = true;
   // All K and V there; on nvme but for windowed layers' and what must stay where they spill.

@@ -125,14 +125,16 @@ void Pipeline::run(const LayerWork& work) {
   if (events_ != nullptr) ++layer_;
 }
 
-/// Of so much that is not in HBM, beside attention of near_ms over what is: what makes both sides
-/// end together, or all.
-double share_of_cpu(const PlanRates& rates, CpuPart part, double far_gb, double near_ms) {
+/// Of so much that is not in HBM, beside attention of near_ms over what is: what is stated, what
+/// makes both sides end together, or all.
+double share_of_cpu(const PlacementProblem& problem, CpuPart part, double far_gb, double near_ms) {
   if (part == CpuPart::kNone || far_gb <= 0) return 0;
+  if (problem.stated_cpu_share) return *problem.stated_cpu_share;
   if (part == CpuPart::kAll) return 1;
+  const PlanRates& rates = problem.rates;
   const double link = transfer_ms(far_gb, rates.link_in);
   const double on_cpu = transfer_ms(far_gb, rates.cpu_attend);
-  return std::clamp((near_ms + link - rates.round_trip_ms) / (on_cpu + link), 0.0, 1.0);
+  return std::clamp((near_ms + link - rates.shared_layer_ms()) / (on_cpu + link), 0.0, 1.0);
 }
 
 /// Where a layer's weights are, without a piece apart, and whether the CPU computes a token's
@@ -273,9 +275,10 @@ void StepClock::add_products(const PlacedLayer& layer, LayerWork& work) {
 double StepClock::beside_device(bool is_full, double far_gb, double near_ms, LayerWork& work) {
   const double link = transfer_ms(far_gb, rates_.link_in);
   const double on_cpu = transfer_ms(far_gb, rates_.cpu_attend);
-  const double share = is_full ? share_of_cpu(rates_, placement_.cpu_part, far_gb, near_ms) : 0;
+  const double share = is_full ? share_of_cpu(problem_, placement_.cpu_part, far_gb, near_ms) : 0;
   work.in_place_link = busy(PlanPart::kLinkIn, (1 - share) * link);
-  const double cpu_ms = share > 0 ? busy(PlanPart::kCpu, share * on_cpu) + rates_.round_trip_ms : 0;
+  const double cpu_ms =
+      share > 0 ? busy(PlanPart::kCpu, share * on_cpu) + rates_.shared_layer_ms() : 0;
   work.on_cpu = cpu_ms;
   busy(PlanPart::kGpu, near_ms);  // its waits for the link are the link's
   moved(far_gb);
@@ -467,7 +470,7 @@ double cpu_share(const PlacementProblem& problem, const LayerPlacement& placemen
     const double touched = problem.share_touched() * problem.n_decode_positions() * group.kv_gb;
     const double in_hbm = touched * placement.groups[g].kv_hbm / group.n_held;
     const double near_ms = transfer_ms(in_hbm, problem.rates.hbm_attend);
-    const double share = share_of_cpu(problem.rates, placement.cpu_part, touched - in_hbm, near_ms);
+    const double share = share_of_cpu(problem, placement.cpu_part, touched - in_hbm, near_ms);
     far += group.n_layers() * (touched - in_hbm);
     on_cpu += group.n_layers() * share * (touched - in_hbm);
   }

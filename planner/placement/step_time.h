@@ -24,6 +24,10 @@ struct GroupPlace {
 
 /// Of full layers' K and V that are not in HBM: what the CPU attends beside a device.
 enum class CpuPart : uint8_t { kNone, kBalanced, kAll };
+/// Of a share that is stated (PlacementProblem), which takes the place of a balance.
+constexpr CpuPart part_of(double share) {
+  return share <= 0 ? CpuPart::kNone : share < 1 ? CpuPart::kBalanced : CpuPart::kAll;
+}
 
 struct LayerPlacement {
   std::vector<GroupPlace> groups;

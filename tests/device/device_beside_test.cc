@@ -177,6 +177,63 @@ TEST(DeviceBeside, TheEndOfATextIsTheCpus) {
   }
 }
 
+/// Eight rows of which four stand before the cut, where the CPU has nothing for them to attend, and
+/// four behind it.
+TEST(DeviceBeside, AStepMayStraddleTheCut) {
+  const LoadedMember member("llama3");
+  const auto tokens = member.text(kSegmentPositions + 4, kBesideSeed);
+  const auto reference =
+      oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
+                               {oracle::resting(KvCodec::kF16), oracle::resting(KvCodec::kF16)});
+  Shared shared(member, setting(400), 1, 1);
+  Sequence sequence = shared.run.walk().sequence();
+  Logits logits = shared.run.walk().feed(sequence, std::span(tokens).first(252));
+  EXPECT_EQ(shared.run.device().kv_counts().cpu_bytes, 0u);
+  for (auto& row : shared.run.walk().feed(sequence, std::span(tokens).subspan(252)))
+    logits.push_back(std::move(row));
+  // Of one step, the block behind the segment.
+  EXPECT_EQ(shared.run.device().kv_counts().cpu_bytes,
+            n_full_streams(member.model.shape()) * shared.run.walk().cache().layout().block_bytes);
+  const testing::Distance distance = testing::distance_of(logits, reference);
+  EXPECT_LE(distance.root_mean_square, oracle::kDeviationsOverall);
+  EXPECT_LE(distance.largest, oracle::kDeviations);
+}
+
+/// Rows of two texts in one step, each with a part of the CPU's.
+TEST(DeviceBeside, TwoTextsOfAStepAreAttendedAsEachAlone) {
+  for (const char* name : {"llama3", "gemma3"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const std::vector<int32_t> texts[] = {member.text(321, kBesideSeed),
+                                          member.text(290, kBesideSeed + 1)};
+    const auto fed = [](DeviceRun& run, const std::vector<int32_t>& text) {
+      Sequence sequence = run.walk().sequence();
+      run.walk().feed(sequence, std::span(text).first(text.size() - 1));
+      return sequence;
+    };
+    Logits expected;
+    uint64_t expected_bytes = 0;
+    for (const auto& text : texts) {
+      Shared alone(member, setting(400), 1, 1);
+      Sequence sequence = fed(alone.run, text);
+      const uint64_t before = alone.run.device().kv_counts().cpu_bytes;
+      const std::vector<StepRow> row{{&sequence, text.back(), true}};
+      for (auto& logits : alone.run.walk().step(row)) expected.push_back(std::move(logits));
+      const uint64_t bytes = alone.run.device().kv_counts().cpu_bytes - before;
+      EXPECT_GT(bytes, 0u);
+      expected_bytes += bytes;
+    }
+    Shared both(member, setting(400), 1, 1);
+    Sequence first = fed(both.run, texts[0]);
+    Sequence second = fed(both.run, texts[1]);
+    const uint64_t before = both.run.device().kv_counts().cpu_bytes;
+    const std::vector<StepRow> rows{{&first, texts[0].back(), true},
+                                    {&second, texts[1].back(), true}};
+    EXPECT_TRUE(testing::is_same(both.run.walk().step(rows), expected));
+    EXPECT_EQ(both.run.device().kv_counts().cpu_bytes - before, expected_bytes);
+  }
+}
+
 /// Other texts hold the device's memory, the text is a fork, it was cut: its bits are those of one
 /// that is alone.
 TEST(DeviceBeside, WhatRanBeforeChangesNoBit) {

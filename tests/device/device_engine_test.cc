@@ -103,9 +103,16 @@ TEST_F(DeviceEngine, TheCpuAttendsItsShareOfWhatTheDeviceLacks) {
   const DeviceKvCounts& counts = engine.walk().device()->kv_counts();
   EXPECT_GT(counts.cpu_bytes, 0u);
   EXPECT_LT(counts.far_bytes, reading.walk().device()->kv_counts().far_bytes);
+  // Memory for it is counted where it may be.
+  EXPECT_FALSE(reading.limits().may_share);
+  EXPECT_TRUE(engine.limits().may_share);
+  const ModelShape& shape = engine.spec().shape;
+  EXPECT_GE(buffer_bytes(shape, engine.limits()),
+            buffer_bytes(shape, reading.limits()) + DeviceBeside::host_bytes(shape));
   // What a method chooses comes to the device.
   sharing.method = index::Method::kQuest;
   EXPECT_EQ(Engine::open(sharing).device_plan().cpu_share, 0);
+  EXPECT_FALSE(Engine::open(sharing).limits().may_share);
   // A placement says how much, unless the user does.
   Placement placement;
   placement.n_ctx = 256;
@@ -115,6 +122,8 @@ TEST_F(DeviceEngine, TheCpuAttendsItsShareOfWhatTheDeviceLacks) {
   placement.cpu_share = 0.25;
   EngineOptions placed = options();
   placed.placement = placement;
+  EXPECT_EQ(Engine::open(placed).device_plan().cpu_share, 0);  // unless somebody wants it
+  placed.cpu_share = std::nullopt;
   EXPECT_EQ(Engine::open(placed).device_plan().cpu_share, 0.25);
   placed.cpu_share = 0;
   EXPECT_EQ(Engine::open(placed).device_plan().cpu_share, 0);

@@ -70,10 +70,13 @@ TEST(DeviceWalk, HostMemoryStaysWithinWhatIsCounted) {
     for (const uint32_t n_rows : {1u, 32u, 512u}) {
       const uint64_t logits =
           uint64_t{std::min(n_rows, kDeviceFewRows)} * shape.vocab_size * sizeof(float);
-      EXPECT_LE(
-          HostMemory::reserve(gpu_attn::DeviceStepInputs::max_bytes(described, n_rows) + logits)
-              .size(),
-          device_buffer_bytes(shape, n_rows));
+      const uint64_t inputs = gpu_attn::DeviceStepInputs::max_bytes(described, n_rows) + logits;
+      const uint64_t beside = DeviceBeside::host_bytes(shape);
+      EXPECT_LE(HostMemory::reserve(inputs).size(), device_buffer_bytes(shape, n_rows, false));
+      EXPECT_LE(HostMemory::reserve(inputs + beside).size(),
+                device_buffer_bytes(shape, n_rows, true));
+      EXPECT_EQ(device_buffer_bytes(shape, n_rows, true),
+                device_buffer_bytes(shape, n_rows, false) + beside);
     }
   }
 }

@@ -60,6 +60,7 @@ struct Statement {
     const double hbm = p.hbm_fixed_gb + p.hbm_always_gb + weights * x.weights_hbm +
                        apart_in(PlanTier::kHbm) + kv * x.kv_hbm + (passes ? p.hbm_slots_gb : 0);
     if (dram > p.dram_gb + kSlack || (p.has_device && hbm > p.hbm_gb + kSlack)) return false;
+    if (g.window > 0 && x.on_cpu > 1e-7) return false;  // its K and V are the card's
     if (!spills) return true;
     if (g.window > 0) return false;  // its K and V stay
     return kv * (1 - x.kv_nvme) >= p.spill_floor_gb - kSlack && p.spill_file_gb <= p.nvme_gb;
@@ -87,8 +88,9 @@ struct Statement {
     }
     const double off = x.kv_dram + x.kv_nvme;
     const double linked = touched * (off - x.on_cpu) / r.link_in * 1e3;
-    const double beside =
-        x.on_cpu > 1e-7 ? touched * x.on_cpu / r.cpu_attend * 1e3 + n * r.round_trip_ms : 0;
+    const double beside = x.on_cpu > 1e-7 ? touched * x.on_cpu / r.cpu_attend * 1e3 +
+                                                n * (r.round_trip_ms + r.sharing_ms)
+                                          : 0;
     const double attend = std::max(touched * x.kv_hbm / r.hbm_attend * 1e3 + linked, beside);
     const double passing = passing_gb(x);
     const double asked = p.index_position_gb > 0 && g.window == 0 ? r.round_trip_ms : 0;

@@ -204,6 +204,17 @@ TEST(Placement, TheCpuAttendsWhereThatIsQuicker) {
   EXPECT_EQ(share(20, 0.01, false), 0);
   EXPECT_EQ(share(20, 50, true), 0);  // the way there and back takes longer than all
   EXPECT_EQ(share(20000, 0.01, true), 1);
+  // Not even where limits that cannot be kept make the search begin elsewhere.
+  problem.tpot_max_ms = 1e-3;
+  EXPECT_LE(share(20000, 0.01, false), 0);
+  problem.tpot_max_ms = 0;
+  // Stated, however slow.
+  for (const double stated : {0.1, 0.6, 1.0}) {
+    problem.stated_cpu_share = stated;
+    EXPECT_NEAR(share(0.01, 50, true), stated, kExact);
+  }
+  problem.stated_cpu_share = 0;
+  EXPECT_EQ(share(20000, 0.01, true), 0);
 }
 
 TEST(Placement, TakesTheBetterOfTwoProblems) {

@@ -47,6 +47,7 @@ TEST(PlanRates, WhatWasMeasuredOfACardStandsInPlaceOfItsKindsFigures) {
   EXPECT_DOUBLE_EQ(rates.link_in, 11);
   EXPECT_DOUBLE_EQ(rates.link_out, 12);
   EXPECT_DOUBLE_EQ(rates.round_trip_ms, 0.025);
+  EXPECT_DOUBLE_EQ(rates.shared_layer_ms(), 0.075);
   EXPECT_DOUBLE_EQ(rates.hbm_gemv, of_kind.gemv_bytes_per_s / 2e9);
   EXPECT_DOUBLE_EQ(rates.hbm_attend, of_kind.attend_bytes_per_s / 2e9);
   EXPECT_DOUBLE_EQ(rates.gpu_gemm_tflops, of_kind.gemm_flops / 1e12);

@@ -51,6 +51,7 @@ inline PlacementProblem random_problem(uint64_t seed, bool has_device, uint32_t 
     problem.rates.gpu_gemm_tflops = problem.rates.gpu_attend_tflops = draw(10, 60);
     problem.rates.launch_ms = 0.01;
     problem.rates.round_trip_ms = 0.02;
+    problem.rates.sharing_ms = 0.01;
     problem.hbm_fixed_gb = 0.07;
     problem.hbm_always_gb = 0.03;
     problem.hbm_slots_gb = 0.05;

@@ -320,6 +320,17 @@ TEST(StepTime, OfAttentionBesideACardIsTheSlowerOfBoth) {
   // Shared so that both end together: 0.5 + 5 (1 - s) = 2.5 s.
   placement.cpu_part = CpuPart::kBalanced;
   EXPECT_NEAR(token_time(problem, placement).ms, 4 * (1 + 2.5 * 5.5 / 7.5) + 2, kExact);
+  // What sharing costs is the CPU's, which gets less for it: 0.5 + 5 (1 - s) = 2.5 s + 0.75.
+  PlacementProblem costly = problem;
+  costly.rates.round_trip_ms = 0.25;
+  costly.rates.sharing_ms = 0.5;
+  EXPECT_NEAR(token_time(costly, placement).ms, 4 * (1 + 2.5 * 4.75 / 7.5 + 0.75) + 2, kExact);
+  // A share that is stated is no balance.
+  for (const auto& [share, ms] :
+       {std::pair{0.1, 0.5 + 4.5}, std::pair{0.6, 0.5 + 2}, std::pair{1.0, 2.5 + 0.75}}) {
+    costly.stated_cpu_share = share;
+    EXPECT_NEAR(token_time(costly, placement).ms, 4 * (1 + ms) + 2, kExact);
+  }
 }
 
 TEST(StepTime, WhatTheCpuComputesBesideACardPassesNoLink) {

@@ -204,6 +204,9 @@ TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {
                  {2, "usage", {"contradicts the plan", "8192"}, "--ctx-size", "leave one"});
   expect_refused(command({"--plan", path, "--dram", "70MiB"}),
                  {3, "does_not_fit", {"the plan needs", "--dram leaves them"}, "--dram", "--dram"});
+  expect_refused(
+      command({"--plan", path, "--cpu-share", "40%"}),
+      {2, "usage", {"40% contradicts the plan, which has 0%"}, "--cpu-share", "leave one"});
   // What it proposes is enough, and little less is not.
   const Words tight = with(command({}), {"--plan", path, "--dram", "70MiB"});
   const json refused_plan = json::parse(run_strata(testing::as_json(tight)).out, nullptr, false);

@@ -22,9 +22,9 @@ const AnnouncedModel kLlama70B{"Llama 3.1 70B", 80, 8192, 64, 8, 128, 28672, 128
 
 testing::Outcome run_plan(const std::string& path, const std::string& card,
                           const std::string& n_ctx, const std::vector<std::string>& more = {}) {
-  std::vector<std::string> arguments = {"plan",   "-m",      path, "--device", "virtual:" + card,
-                                        "-c",     n_ctx,     "-t", "8",        "--no-cache",
-                                        "--nvme", "/nowhere"};
+  std::vector<std::string> arguments = {
+      "plan", "-m", path,         "--device", "virtual:" + card, "-c",          n_ctx,
+      "-t",   "8",  "--no-cache", "--nvme",   "/nowhere",        "--cpu-share", "auto"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return testing::run_strata(arguments);
 }
@@ -86,7 +86,7 @@ rtx4090 8k: layers 32/0/0, KV 100/0/0 %, 1.29 s, 6.58 ms, GPU, GPU
 rtx4090 128k: layers 32/0/0, KV 100/0/0 %, 63.7 s, 24.7 ms, GPU, GPU
 rtx4090 1m: layers 0/32/0, KV 16/55/29 %, 3.08e+03 s, 5.69e+03 ms, GPU, NVMe
 laptop8 8k: layers 32/0/0, KV 100/0/0 %, 9.23 s, 24.7 ms, GPU, GPU
-laptop8 128k: layers 29/3/0, KV 18/82/0 %, 458 s, 270 ms, GPU, link in
+laptop8 128k: layers 29/3/0, KV 18/82/0 %, 458 s, 271 ms, GPU, link in
 laptop8 1m: layers 0/0/32, KV 4/13/82 %, 2.22e+04 s, 3.35e+04 ms, GPU, NVMe
 )");
 }
@@ -99,7 +99,7 @@ TEST_F(PlanGolden, SaysWhatLimitsYou) {
 then 24.7 ms per token (40.53 tokens/s), limited by GPU (97 % of the time)
 
 first token after 8 min, limited by GPU (100 % of the time)
-then 270.0 ms per token (3.70 tokens/s), limited by link in (99 % of the time)
+then 271.2 ms per token (3.69 tokens/s), limited by link in (99 % of the time)
 
 first token after 6.2 h, limited by GPU (99 % of the time)
 then 33.5 s per token (0.03 tokens/s), limited by NVMe (100 % of the time)
@@ -118,9 +118,9 @@ TEST_F(PlanGolden, PinsOnALaptop) {
   // and V, which it then need not attend. K and V on disk are read there.
   EXPECT_EQ(pinned({"-ngl", "16"}) + pinned({"--kv-tier", "dram"}) +
                 pinned({"--pin", "blk\\.[0-7]\\.=nvme"}) + pinned({"--kv-tier", "nvme"}),
-            R"(laptop8 128k: layers 16/16/0 (CPU 9), KV 27/73/0 %, 458 s, 274 ms, GPU, link in
-laptop8 128k: layers 32/0/0, KV 0/100/0 %, 457 s, 322 ms, GPU, link in
-laptop8 128k: layers 15/9/8 (CPU 9), KV 27/73/0 %, 457 s, 381 ms, GPU, CPU
+            R"(laptop8 128k: layers 16/16/0 (CPU 9), KV 27/73/0 %, 458 s, 275 ms, GPU, link in
+laptop8 128k: layers 32/0/0, KV 0/100/0 %, 457 s, 323 ms, GPU, link in
+laptop8 128k: layers 15/9/8 (CPU 9), KV 27/73/0 %, 457 s, 382 ms, GPU, CPU
 laptop8 128k: layers 32/0/0, KV 0/4/96 %, 460 s, 4.73e+03 ms, GPU, NVMe
 )");
 }

@@ -118,7 +118,14 @@ TEST_F(PlanSubjectTest, AWishForMoreThanACardHasIsALine) {
 
 TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   profiles_ = folder_.path("profiles");
-  const auto read = [&] { return subject({"--device", "cuda:1", "-c", "32k", "--nvme", "off"}); };
+  const auto with = [&](const std::vector<std::string>& other) {
+    std::vector<std::string> more = {"--device", "cuda:1", "-c", "32k", "--nvme", "off"};
+    more.insert(more.end(), other.begin(), other.end());
+    return subject(more);
+  };
+  const auto read = [&] { return with({"--cpu-share", "auto"}); };
+  // Stated, it wants no rates.
+  EXPECT_TRUE(with({"--cpu-share", "40%"}).request.may_attend_on_cpu);
   const PlanSubject assumed = read();
   const DeviceFacts& card = *assumed.request.device;
   planner::MachineProfile kept = machine_words(cpu_attn::choose_kernels(), 2, profiles_, &card);
@@ -144,14 +151,11 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   ASSERT_EQ(found.request.profile.attend.size(), 1u);
   EXPECT_EQ(found.request.profile.attend[0].decode_bytes_per_s, 5e9);
   EXPECT_EQ(found.request.profile.dram_read_bytes_per_s, 1e10);
-  for (const std::vector<std::string>& other :
-       {std::vector<std::string>{"--cpu-share", "0"}, {"--attn", "rabitq", "--kv-budget", "2k"}}) {
-    std::vector<std::string> more = {"--device", "cuda:1", "-c", "32k", "--nvme", "off"};
-    more.insert(more.end(), other.begin(), other.end());
-    EXPECT_FALSE(subject(more).request.may_attend_on_cpu) << other[0];
-  }
-  EXPECT_TRUE(subject({"--device", "cuda:1", "-c", "32k", "--nvme", "off", "--cpu-share", "40%"})
-                  .request.may_attend_on_cpu);
+  for (const std::vector<std::string>& other : {std::vector<std::string>{},
+                                                {"--cpu-share", "0"},
+                                                {"--attn", "rabitq", "--kv-budget", "2k"}})
+    EXPECT_FALSE(with(other).request.may_attend_on_cpu) << other.size();
+  EXPECT_EQ(with({"--cpu-share", "40%"}).request.cpu_share, 0.4);
   EXPECT_NE(found.rates_text.find("but for its link"), std::string::npos) << found.rates_text;
   EXPECT_FALSE(found.request.profile.is_measured());
   EXPECT_EQ(found.request.profile.gpu.gemm_flops, assumed.request.profile.gpu.gemm_flops);
@@ -172,6 +176,22 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   EXPECT_EQ(stale.request.profile.index.size(), assumed.request.profile.index.size());
   EXPECT_NE(stale.request.profile.index[0].scan_bytes_per_s, 7e9);
   EXPECT_NE(stale.stale_text.find("is stale, for it is "), std::string::npos) << stale.stale_text;
+}
+
+TEST_F(PlanSubjectTest, OnACardThatIsNotHereTheCpuAttendsWhereThatIsWanted) {
+  const auto request = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"--device", "virtual:rtx3060", "-c", "32k"});
+    return subject(more).request;
+  };
+  for (const std::vector<std::string>& other :
+       {std::vector<std::string>{}, {"--attn", "rabitq", "--kv-budget", "2k"}}) {
+    EXPECT_FALSE(request(other).may_attend_on_cpu) << other.size();
+    EXPECT_FALSE(request(other).may_share()) << other.size();
+  }
+  for (const char* share : {"auto", "40%"}) {
+    EXPECT_TRUE(request({"--cpu-share", share}).may_attend_on_cpu) << share;
+    EXPECT_TRUE(request({"--cpu-share", share}).may_share()) << share;
+  }
 }
 
 TEST_F(PlanSubjectTest, TriesQ8OnlyWhereBlocksCanHoldIt) {

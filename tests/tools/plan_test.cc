@@ -1,6 +1,7 @@
 // `strata plan` through the program: its JSON contract, budgets, words and refusals.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -201,10 +202,44 @@ TEST_F(Plan, ASmallerContextIsProposedWithAnAnswerThatItHolds) {
   EXPECT_EQ(plan(more)["feasible"], true);
 }
 
+TEST_F(Plan, TakesTheCpusShareAsItIsStated) {
+  const auto planned = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"--device", "virtual:laptop8", "-c", "64k", "--hbm", "100MiB"});
+    return plan(more);
+  };
+  const std::string path = folder_.path("plan.json");
+  const auto saved_share = [&](const std::string& share) {
+    planned({"--cpu-share", share, "--save", path});
+    return json::parse(std::ifstream(path))["kv"].value("cpu_share", 0.0);
+  };
+  EXPECT_EQ(saved_share("40%"), 0.4);
+  EXPECT_EQ(saved_share("0"), 0);
+  EXPECT_GT(saved_share("auto"), 0);
+  const auto token_ms = [&](const char* share) {
+    return planned({"--cpu-share", share})["tpot_ms"].get<double>();
+  };
+  EXPECT_LT(token_ms("60%"), 0.9 * token_ms("10%"));
+  EXPECT_LE(token_ms("auto"), token_ms("60%"));
+  // Nobody shares where nobody wants it, and then memory is as it is without.
+  EXPECT_EQ(planned({})["tpot_ms"], planned({"--cpu-share", "0"})["tpot_ms"]);
+  const auto buffers = [&](const char* share) {
+    return planned({"--cpu-share", share})["tiers"]["dram"]["buffers_bytes"].get<uint64_t>();
+  };
+  EXPECT_LT(buffers("0"), buffers("40%"));
+}
+
 TEST_F(Plan, RefusesOptionsThatContradict) {
   for (const std::string bad : {"1", "101%", "-1%", "all"})
     expect_refused(arguments({"--device", "virtual:rtx4090", "--cpu-share=" + bad}),
                    {2, "usage", {"found '" + bad + "'"}, "--cpu-share", "such as 1%"});
+  for (const char* share : {"auto", "40%"}) {
+    expect_refused(arguments({"--device", "none", "--cpu-share", share}),
+                   {2, "usage", {"none computes"}, "--cpu-share", "name a card"});
+    expect_refused(arguments({"--device", "virtual:rtx4090", "--attn", "quest", "--kv-budget", "2k",
+                              "--cpu-share", share}),
+                   {2, "usage", {"a method is named"}, "--cpu-share", "leave it or --attn out"});
+  }
+  EXPECT_EQ(plan({"--device", "none", "--cpu-share", "0"})["feasible"], true);
   expect_refused(arguments({"--device", "none", "--hbm", "4GiB"}),
                  {2, "usage", {"--hbm"}, "--hbm", "virtual:NAME"});
   expect_refused(arguments({"--device", "virtual:rtx3060", "--hbm", "100GiB"}),

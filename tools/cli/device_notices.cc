@@ -20,9 +20,12 @@ void say_device(const engine::Engine& engine) {
                         plan.resident.size(), in_part_text(plan.n_in_part()));
   const uint64_t kv_bytes = engine.context().kv.slot_bytes;
   line += fmt::format(" | K and V: {} of {}", bytes_text(plan.kv_bytes), bytes_text(kv_bytes));
-  if (plan.kv_bytes < kv_bytes) line += ", the rest is read across the link";
   if (plan.kv_bytes < kv_bytes && plan.cpu_share > 0)
-    line += fmt::format(" ({:.0f} % of it by the CPU for tokens)", 100 * plan.cpu_share);
+    line += fmt::format(
+        ", of the rest the CPU attends {:.0f} % for tokens, the link brings what is left",
+        100 * plan.cpu_share);
+  else if (plan.kv_bytes < kv_bytes)
+    line += ", the rest is read across the link";
   notice(line);
 }
 

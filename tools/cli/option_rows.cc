@@ -36,10 +36,10 @@ constexpr OptionSpec kRows[] = {
      "most memory of the device; what it does not hold is read from the machine's in every step; "
      "0 = what is free there",
      Sources::kEverywhere, kComputing | kPlan, &S::hbm},
-    {"cpu-share", "", Section::kModel, ValueKind::kText, "auto", 0, 0, "auto|N%",
-     "of the K and V that a device does not hold, how much the CPU attends for tokens, beside the "
-     "device; the rest is read by the device; auto = what is quickest where `strata calibrate` has "
-     "measured both, else 0",
+    {"cpu-share", "", Section::kModel, ValueKind::kText, "0", 0, 0, "auto|N%",
+     "of full layers' K and V that a device does not hold, how much the CPU attends for tokens, "
+     "beside the device, in exact attention; the device reads what is left; auto = what is "
+     "quickest where `strata calibrate` has measured both, else 0; not yet run on a card",
      Sources::kEverywhere, kComputing | kPlan, &S::cpu_share},
     {"dram", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
      "most memory for everything: weights, K and V, buffers; what it does not hold is read from "

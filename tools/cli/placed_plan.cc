@@ -14,6 +14,7 @@
 #include "tools/cli/answer_sink.h"
 #include "tools/cli/plan_file.h"
 #include "tools/cli/plan_report.h"
+#include "tools/cli/request_options.h"
 
 namespace strata::cli {
 namespace {
@@ -117,8 +118,7 @@ LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) 
   }
   add_kv(engine, problem, layers);
   const double cpu_share = engine.device() == nullptr ? 0 : engine.device_plan().cpu_share;
-  if (cpu_share > 0)
-    layers.cpu_part = cpu_share < 1 ? planner::CpuPart::kBalanced : planner::CpuPart::kAll;
+  layers.cpu_part = planner::part_of(cpu_share);
   return layers;
 }
 
@@ -132,6 +132,7 @@ engine::ContextRequest context_request(const PlanSubject& subject,
   request.method = subject.request.method;
   request.sparse = subject.request.sparse;
   request.has_device = placement.has_device();
+  request.may_share = request.has_device && subject.request.may_share();
   request.n_threads = subject.request.n_threads;
   request.n_answers = subject.request.n_answers;
   request.n_draft_max = subject.request.n_draft_max;
@@ -197,13 +198,15 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
 
 namespace {
 
-/// The problem of the chunk and the codecs that run.
+/// The problem of the chunk, the codecs and the CPU's share that run.
 PlacementProblem problem_of(const PlanSubject& subject, const Engine& engine) {
   engine::PlacementRequest request = subject.request;
   request.pins = pins_beside(engine, request.pins);
   request.chunks = {engine.context().chunk_rows};
   request.codecs = {{engine.options().k_codec, engine.options().v_codec}};
-  return engine::placement_problems(subject.model, request).front();
+  PlacementProblem problem = engine::placement_problems(subject.model, request).front();
+  if (engine.device() != nullptr) problem.stated_cpu_share = engine.device_plan().cpu_share;
+  return problem;
 }
 
 PlacedPlan placed(PlanSubject subject, const Engine& engine) {
@@ -350,6 +353,10 @@ void expect_no_contradiction(const Command& command, const engine::Placement& pl
           fmt::format("--{} and --plan contradict each other: the plan says what is where", option),
           "leave one of them out, or change the plan");
   const auto text = [](uint64_t value) { return fmt::format("{}", value); };
+  const auto percent = [](double share) { return fmt::format("{:.6g}%", 100 * share); };
+  // auto is as the plan says.
+  if (const auto share = engine_options(settings).cpu_share)
+    expect("cpu-share", percent(*share), percent(placement.cpu_share));
   expect("ctx-size", text(settings.ctx_size), text(placement.n_ctx));
   expect("batch-size", text(settings.batch_size), text(placement.chunk_rows));
   expect("cache-type-k", settings.cache_type_k, kv_codec_name(placement.k_codec));
@@ -372,6 +379,7 @@ engine::EngineOptions with_plan(const Command& command, const PlanFile& plan,
            "plan for this machine: leave --device out");
   if (options.device.kind == engine::DeviceChoice::Kind::kAuto) options.device = planned;
   options.placement = plan.placement;
+  options.cpu_share = plan.placement.cpu_share;
   options.n_ctx = plan.placement.n_ctx;
   options.k_codec = plan.placement.k_codec;
   options.v_codec = plan.placement.v_codec;

@@ -160,13 +160,8 @@ void use_this_machine(const Command& command, PlanSubject& subject) {
   subject.request.nvme_bytes = disk_of_here(settings, subject.notes);
 }
 
-bool may_share(const Command& command) {  // attention with a card
-  return engine_options(command.settings).cpu_share.value_or(1) > 0;
-}
-
 void use_virtual(const Command& command, PlanSubject& subject) {
   const Settings& settings = command.settings;
-  subject.request.may_attend_on_cpu = may_share(command);
   const DeviceProfile& profile = virtual_profile(command);
   subject.device = fmt::format("virtual:{}", profile.name);
   subject.request.profile = planner::profile_of(profile);
@@ -174,6 +169,7 @@ void use_virtual(const Command& command, PlanSubject& subject) {
   DeviceFacts facts{};
   card.facts(&facts);
   subject.request.device = facts;
+  subject.request.may_attend_on_cpu = subject.request.may_share();
   if (settings.hbm > facts.free_bytes)
     refuse(command, "hbm",
            fmt::format("{} has {} of memory, {} of them free, wanted {}", profile.title,
@@ -267,7 +263,7 @@ std::string use_measured_card(const Command& command, const DeviceFacts& facts,
     // Only where both sides of the link were measured it is known which is quicker.
     profile.attend = kept.profile->attend;
     profile.dram_read_bytes_per_s = kept.profile->dram_read_bytes_per_s;
-    subject.request.may_attend_on_cpu = may_share(command) && !subject.request.method;
+    subject.request.may_attend_on_cpu = subject.request.may_share();
     const bool has_kernels = kept.profile->gpu.gemv_bytes_per_s > 0;
     return fmt::format(" but for its link, its memory's rate{} the CPU's attention{}, {}",
                        has_kernels ? "," : " and", has_kernels ? " and its kernels" : "",
@@ -282,9 +278,9 @@ void price_card(const Command& command, const DeviceFacts& facts, PlanSubject& s
   const DeviceProfile& like = planner::nearest_profile(facts);
   subject.request.profile = planner::profile_of(like);
   subject.request.device = facts;
-  // What the engine does beside a card today.
+  // What the engine does beside a card today; a share that is stated wants no rates.
   subject.request.may_use_disk = false;
-  subject.request.may_attend_on_cpu = false;
+  subject.request.may_attend_on_cpu = subject.request.may_share() && subject.request.cpu_share;
   subject.request.may_compute_on_cpu = false;
   const std::string but = use_measured_card(command, facts, subject);
   subject.rates_text =
@@ -400,9 +396,11 @@ void set_machine(const Command& command, const gpu_attn::CudaDevices& devices,
   }
   const size_t n_notes = subject.notes.size();
   if (use_card(command, choice, devices, subject)) return;
-  // Where a card is there and does not do, --hbm is as good as it is for `run`.
-  if (command.settings.hbm > 0 && subject.notes.size() == n_notes)
-    refuse(command, "hbm", "--hbm is the memory of a device, and none computes",
+  // Where a card is there and does not do, they are as good as they are for `run`.
+  const char* option = command.settings.hbm > 0 ? "hbm" : "cpu-share";
+  const bool is_wanted = command.settings.hbm > 0 || subject.request.cpu_share != 0;
+  if (is_wanted && subject.notes.size() == n_notes)
+    refuse(command, option, fmt::format("--{} is of a device, and none computes", option),
            "leave it out, or name a card with --device virtual:NAME or cuda:N");
   subject.device = "none";
   use_rates_of_here(command, subject);
@@ -467,6 +465,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.n_answers = options.n_answers;
   set_drafts(engine, request);
   request.method = options.method;
+  request.cpu_share = options.cpu_share;
   set_sparse(options, subject);
   subject.attention = options.method ? command.settings.attn : "exact";
   if (options.method) set_touched(options.selection, subject);
@@ -492,6 +491,7 @@ PlanSubject plan_subject(const Command& command, const gpu_attn::CudaDevices& de
   set_choices(command, subject);
   set_attention(command, subject);
   set_wishes(command, subject);
+  subject.request.cpu_share = engine_options(command.settings).cpu_share;
   set_machine(command, devices, subject);
   check_wishes(command, subject);
   return subject;

@@ -58,9 +58,20 @@ std::optional<uint32_t> draft_tokens(const std::string& text) {
 }
 
 /// Nothing = as planned. Verbs that compute nothing have no such option.
-std::optional<double> cpu_share(const std::string& text) {
-  if (text.empty() || text == "auto") return std::nullopt;
-  return kv_share(text, "--cpu-share");
+std::optional<double> cpu_share(const Settings& settings) {
+  const std::string& text = settings.cpu_share;
+  if (text.empty()) return 0;
+  const std::optional<double> share =
+      text == "auto" ? std::nullopt : std::optional(kv_share(text, "--cpu-share"));
+  if (share == 0) return share;
+  const bool is_alone = settings.device == "none";
+  if (is_alone || (settings.attn != "exact" && settings.attn != "auto"))
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--cpu-share is of exact attention beside a device, and {}",
+                            is_alone ? "none computes" : "a method is named"),
+                "--cpu-share",
+                is_alone ? "leave it out, or name a card with --device" : "leave it or --attn out");
+  return share;
 }
 
 engine::LoadMode load_mode(std::string_view name) {
@@ -124,7 +135,7 @@ engine::EngineOptions engine_options(const Settings& settings) {
   options.n_ctx = settings.ctx_size;
   if (!settings.device.empty()) options.device = engine::parse_device_choice(settings.device);
   options.hbm_bytes = settings.hbm;
-  options.cpu_share = cpu_share(settings.cpu_share);
+  options.cpu_share = cpu_share(settings);
   options.dram_bytes = settings.dram;
   options.kv_dram_bytes = settings.kv_dram;
   options.nvme_directory = settings.nvme;
