@@ -204,7 +204,7 @@ void Walk::State::attend_split(uint32_t layer) {
     for (uint64_t item = begin; item < end; ++item) {
       const auto [tile_idx, span] = split_items[item];
       const AttendTile& tile = tiles[tile_idx];
-      const uint64_t at = (span - tile.first_span) * tile.n_queries * query_floats;
+      const uint64_t at = uint64_t{span - tile.first_span} * tile.n_queries * query_floats;
       AttendBuffers buffers =
           with_span_at(tile_partials[tile_idx] + at, tile.n_queries, buffers_of(worker));
       attend_span(tile, span, buffers);
