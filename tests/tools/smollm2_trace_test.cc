@@ -61,7 +61,7 @@ class SmolLm2Trace : public ::testing::Test {
     const auto exact_source = source(index::Method::kOracle), method_source = source(method);
     const auto exact = observed(exact_source), selector = observed(method_source);
     index::Chooser chooser(kernels_, rule_);
-    chooser.reserve(trace_.n_blocks());
+    chooser.reserve(trace_.n_blocks(), trace_.group);
     for (uint32_t stream = 0; stream < trace_.n_streams(); ++stream)
       for (uint32_t step = 0; step < trace_.n_steps; ++step) {
         const auto estimates = weights(*selector, stream, step);
