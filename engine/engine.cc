@@ -78,8 +78,6 @@ Engine Engine::open(const EngineOptions& options) {
     else
       engine.place_by_hand();
   });
-  // Wanted after the weights (reserve_walk), when the disk has others to read.
-  if (engine.spill_) ask_for_fingerprint(*engine.file_);
   engine.tokenizer_ = tokenizer.get();  // what is wrong with the file comes first
   check_vocabulary(engine);
   if (failure) std::rethrow_exception(failure);

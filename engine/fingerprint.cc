@@ -40,14 +40,14 @@ void add_spec(const ModelSpec& spec, Text out) {
 /// What is hashed of a tensor: the same number of bytes from either end.
 uint64_t sample_bytes(const GgufTensor& tensor) { return std::min(tensor.bytes, kSampleBytes); }
 
-}  // namespace
-
-void ask_for_fingerprint(const GgufFile& file) {
+void ask_for_samples(const GgufFile& file) {
   for (const GgufTensor& tensor : file.tensors()) {
     const uint64_t n = sample_bytes(tensor);
     for (const uint64_t offset : {uint64_t{0}, tensor.bytes - n}) file.ask_for(tensor, offset, n);
   }
 }
+
+}  // namespace
 
 tiers::Hash128 model_fingerprint(const GgufFile& file, const ModelSpec& spec, CpuIsa isa,
                                  std::string_view device) {
@@ -57,7 +57,7 @@ tiers::Hash128 model_fingerprint(const GgufFile& file, const ModelSpec& spec, Cp
                  file.file_bytes());
   if (!device.empty()) fmt::format_to(out, "device {}\n", device);
   add_spec(spec, out);
-  ask_for_fingerprint(file);
+  ask_for_samples(file);
   std::vector<std::byte> sample;
   for (const GgufTensor& tensor : file.tensors()) {
     fmt::format_to(out, "{} {}", tensor.name, static_cast<int>(tensor.type));

@@ -22,7 +22,4 @@ inline constexpr uint32_t kArithmeticVersion = 2;
 tiers::Hash128 model_fingerprint(const GgufFile& file, const ModelSpec& spec, CpuIsa isa,
                                  std::string_view device = "");
 
-/// Has the disk bring what model_fingerprint() will read, while something else is done.
-void ask_for_fingerprint(const GgufFile& file);
-
 }  // namespace strata::engine
