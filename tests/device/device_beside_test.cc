@@ -27,7 +27,7 @@ using testing::WalkSetting;
 constexpr uint32_t kBesideSeed = 20261128;
 constexpr uint32_t kTextTokens = 560;  // tokens: eighteen blocks, three segments
 
-WalkSetting setting(uint32_t n_ctx, uint32_t n_threads = 1) {
+WalkSetting beside_setting(uint32_t n_ctx, uint32_t n_threads = 1) {
   WalkSetting of{.kernels = cpu_attn::available_kernels().back(),
                  .n_threads = n_threads,
                  .chunk_rows = kDeviceFewRows,
@@ -121,7 +121,7 @@ TEST(DeviceBeside, TheCpuMayAttendAllOfEveryMemberOfTheZoo) {
       SCOPED_TRACE(of.model.name + " " + kv_codec_name(codec));
       const LoadedMember member(of.model.name);
       const ModelShape& shape = member.model.shape();
-      WalkSetting walked = setting(128);
+      WalkSetting walked = beside_setting(128);
       walked.k_codec = walked.v_codec = codec;
       const auto tokens = random_tokens(100, of.model.vocab_size, kBesideSeed);
       const auto reference =
@@ -150,7 +150,7 @@ TEST(DeviceBeside, TheEndOfATextIsTheCpus) {
                                {oracle::resting(KvCodec::kF16), oracle::resting(KvCodec::kF16)});
   for (const double cpu_share : {0.0, 0.5, 1.0}) {
     SCOPED_TRACE(cpu_share);
-    Shared shared(member, setting(640), cpu_share, 1);
+    Shared shared(member, beside_setting(640), cpu_share, 1);
     const Logits logits = shared.run.walk().feed_all(tokens);
     const testing::Distance distance = testing::distance_of(logits, reference);
     EXPECT_LE(distance.root_mean_square, oracle::kDeviationsOverall);
@@ -172,7 +172,7 @@ TEST(DeviceBeside, TheEndOfATextIsTheCpus) {
     EXPECT_EQ(counts.cpu_bytes, n_cpu * stream_bytes);
     EXPECT_EQ(counts.far_bytes, n_far * stream_bytes);
     EXPECT_LT(counts.hit_rate(), 1);
-    Shared threads(member, setting(640, 3), cpu_share, 1);
+    Shared threads(member, beside_setting(640, 3), cpu_share, 1);
     EXPECT_TRUE(testing::is_same(threads.run.walk().feed_all(tokens), logits));
   }
 }
@@ -185,7 +185,7 @@ TEST(DeviceBeside, AStepMayStraddleTheCut) {
   const auto reference =
       oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
                                {oracle::resting(KvCodec::kF16), oracle::resting(KvCodec::kF16)});
-  Shared shared(member, setting(400), 1, 1);
+  Shared shared(member, beside_setting(400), 1, 1);
   Sequence sequence = shared.run.walk().sequence();
   Logits logits = shared.run.walk().feed(sequence, std::span(tokens).first(252));
   EXPECT_EQ(shared.run.device().kv_counts().cpu_bytes, 0u);
@@ -214,7 +214,7 @@ TEST(DeviceBeside, TwoTextsOfAStepAreAttendedAsEachAlone) {
     Logits expected;
     uint64_t expected_bytes = 0;
     for (const auto& text : texts) {
-      Shared alone(member, setting(400), 1, 1);
+      Shared alone(member, beside_setting(400), 1, 1);
       Sequence sequence = fed(alone.run, text);
       const uint64_t before = alone.run.device().kv_counts().cpu_bytes;
       const std::vector<StepRow> row{{&sequence, text.back(), true}};
@@ -223,7 +223,7 @@ TEST(DeviceBeside, TwoTextsOfAStepAreAttendedAsEachAlone) {
       EXPECT_GT(bytes, 0u);
       expected_bytes += bytes;
     }
-    Shared both(member, setting(400), 1, 1);
+    Shared both(member, beside_setting(400), 1, 1);
     Sequence first = fed(both.run, texts[0]);
     Sequence second = fed(both.run, texts[1]);
     const uint64_t before = both.run.device().kv_counts().cpu_bytes;
@@ -244,13 +244,13 @@ TEST(DeviceBeside, WhatRanBeforeChangesNoBit) {
     const auto other = member.text(300, kBesideSeed + 1);
     const auto head = std::span(text).first(320);
     const auto tail = std::span(text).subspan(320);
-    Shared alone(member, setting(400), 1, 1);
+    Shared alone(member, beside_setting(400), 1, 1);
     Sequence first = alone.run.walk().sequence();
     alone.run.walk().feed(first, head);
     const Logits expected = alone.run.walk().feed(first, tail);
     EXPECT_GT(alone.run.device().kv_counts().cpu_bytes, 0u);
 
-    Shared busy(member, setting(400), 1, 1);
+    Shared busy(member, beside_setting(400), 1, 1);
     Sequence idle = busy.run.walk().sequence();
     busy.run.walk().feed(idle, other);
     Sequence second = busy.run.walk().sequence();
@@ -268,7 +268,7 @@ TEST(DeviceBeside, WhatRanBeforeChangesNoBit) {
 TEST(DeviceBeside, OnlyTheBeginningOfATextGetsCopies) {
   const LoadedMember member("llama3");
   const auto text = member.text(322, kBesideSeed);
-  Shared shared(member, setting(400), 1, 1);
+  Shared shared(member, beside_setting(400), 1, 1);
   Sequence sequence = shared.run.walk().sequence();
   {
     Sequence idle = shared.run.walk().sequence();
@@ -297,12 +297,12 @@ TEST(DeviceBeside, AStepThatIsStoppedLeavesTheSequenceAsItWas) {
     is_stopped = true;
     return gpu_emu::emulated_device().kernels.attend(stream, args);
   };
-  Shared calm(member, setting(128), 1, 0);
+  Shared calm(member, beside_setting(128), 1, 0);
   Sequence fresh = calm.run.walk().sequence();
   calm.run.walk().feed(fresh, std::span(text).first(100));
   const std::vector<StepRow> fresh_rows{{&fresh, text[100], true}};
   const Logits expected = calm.run.walk().step(fresh_rows);
-  DeviceRun run(member, setting(128), calm.run.plan().hbm_bytes, stopping, 1);
+  DeviceRun run(member, beside_setting(128), calm.run.plan().hbm_bytes, stopping, 1);
   Sequence sequence = run.walk().sequence();
   run.walk().feed(sequence, std::span(text).first(100));
   run.walk().walk().set_cancel(&is_stopped);

@@ -36,14 +36,14 @@ struct LoadedModel {
   Model model;
 };
 
-WalkSetting setting(uint32_t chunk_rows = 24) {
+WalkSetting walk_setting(uint32_t chunk_rows = 24) {
   return {.kernels = cpu_attn::available_kernels().back(), .chunk_rows = chunk_rows, .n_ctx = 128};
 }
 
 void expect_agreement(const makers::ZooMember& of, KvCodec codec, uint32_t chunk_rows) {
   SCOPED_TRACE(of.model.name);
   const LoadedMember member(of.model.name);
-  WalkSetting walked = setting(chunk_rows);
+  WalkSetting walked = walk_setting(chunk_rows);
   walked.k_codec = walked.v_codec = codec;
   const auto tokens = random_tokens(100, of.model.vocab_size, kSeed);
   const auto reference =
@@ -96,14 +96,14 @@ TEST(DeviceWalk, WhereBytesLieChangesNoBit) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
     const auto tokens = member.text(90, kSeed);
-    DeviceRun all(member, setting(kDeviceFewRows));
+    DeviceRun all(member, walk_setting(kDeviceFewRows));
     const Logits expected = all.walk().feed_all(tokens);
-    DeviceRun passing(member, setting(kDeviceFewRows), least_hbm(all.needs()));
+    DeviceRun passing(member, walk_setting(kDeviceFewRows), least_hbm(all.needs()));
     EXPECT_EQ(passing.plan().n_streamed(), member.model.shape().n_layers);
     EXPECT_EQ(passing.plan().kv_bytes, 0u);
     EXPECT_TRUE(testing::is_same(passing.walk().feed_all(tokens), expected));
     EXPECT_GT(passing.device().streamed_bytes(), 0u);
-    DeviceRun some(member, setting(kDeviceFewRows),
+    DeviceRun some(member, walk_setting(kDeviceFewRows),
                    all.plan().hbm_bytes - all.plan().kv_bytes / 3 * 2);
     EXPECT_EQ(some.plan().n_streamed(), 0u);
     EXPECT_GT(some.plan().kv_bytes, 0u);
@@ -117,7 +117,7 @@ TEST(DeviceWalk, ForksAndCutsContinueAsFreshTextsDo) {
     const LoadedMember member(name);
     const auto text = member.text(100, kSeed);
     DeviceRun run(member, [] {
-      WalkSetting of = setting(kDeviceFewRows);
+      WalkSetting of = walk_setting(kDeviceFewRows);
       of.n_sequences = 3;
       return of;
     }());
@@ -147,9 +147,9 @@ TEST(DeviceWalk, ChunksAgreeWithSingleRows) {
     model.d_ff = 96;
     const LoadedModel member(model);
     const auto tokens = random_tokens(100, model.vocab_size, kSeed);
-    DeviceRun few(member, setting(kDeviceFewRows));
+    DeviceRun few(member, walk_setting(kDeviceFewRows));
     const Logits expected = few.walk().feed_all(tokens);
-    DeviceRun many(member, setting(40));
+    DeviceRun many(member, walk_setting(40));
     Sequence sequence = many.walk().sequence();
     for (uint32_t done = 0; done < 100; done += 20) {
       std::vector<StepRow> rows;
