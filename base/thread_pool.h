@@ -100,6 +100,7 @@ class ThreadPool {
   /// What the worker reads first in the region after the next: until others are set, it fetches
   /// them into the second cache whenever it has ended its part of a region and waits. The caller
   /// goes on before it has asked for all of them. They are never read, so they may be gone.
+  /// Called between regions.
   void set_ahead(uint32_t worker, std::span<const std::byte> bytes) {
     shares_[worker].ahead = bytes;
   }

@@ -128,17 +128,21 @@ TEST(ThreadPool, OwnItemsComeFirstAndNoneTwice) {
           while (n_done < begins.back()) std::this_thread::yield();
       });
       for (const uint32_t n : seen) ASSERT_EQ(n, 1u);
-      for (uint32_t worker = 0; worker < 3; ++worker)
+      for (uint32_t worker = 0; worker < 3; ++worker) {
+        bool took_others = false;
         for (size_t i = 0; i < firsts[worker].size(); ++i) {
           const bool is_own =
               firsts[worker][i] >= begins[worker] && firsts[worker][i] < begins[worker + 1];
+          took_others |= !is_own;
           if (!is_own) continue;
+          EXPECT_FALSE(took_others) << "worker " << worker << " piece " << i;
           if (i == 0) {
             EXPECT_EQ(firsts[worker][i], begins[worker]);
           } else {
             EXPECT_GT(firsts[worker][i], firsts[worker][i - 1]);
           }
         }
+      }
     }
   }
 }
