@@ -13,6 +13,7 @@
 #include "engine/device_beside.h"
 #include "engine/kv_cache.h"
 #include "engine/prompt_lookup.h"
+#include "engine/walk_state.h"
 #include "tiers/block_store.h"
 
 namespace strata::engine {
@@ -22,7 +23,7 @@ constexpr uint64_t kMaxContext = std::numeric_limits<int32_t>::max();
 constexpr const char* kFreeMemory = "the memory that weights and buffers leave is";
 constexpr uint64_t kChunkRowsMin = 32;  // below it a prompt would be read at the pace of decoding
 constexpr uint64_t kMaxRopeSets = 2;
-constexpr uint64_t kSplitBytesMax = uint64_t{32} << 20;  // span partials of split attention
+constexpr uint64_t kSplitBytesMax = kSplitFloatsMax * sizeof(float);
 // That CUDA takes of DRAM for itself, an upper bound: on an H200 all beside weights, K and V stayed
 // below 200 MB with chunks of 480 rows.
 constexpr uint64_t kDriverBytes = uint64_t{128} << 20;
@@ -80,7 +81,7 @@ WalkBytes walk_bytes_on_device(const ModelShape& shape, uint32_t n_threads) {
 /// beside a device.
 uint64_t beside_bytes(const ModelShape& shape, uint64_t n_ctx) {
   const uint64_t n_heads = widest_q(shape) / shape.head_dim;
-  const uint64_t n_spans = div_up(n_ctx, uint64_t{4} * kSegmentPositions);
+  const uint64_t n_spans = div_up(n_ctx, uint64_t{kSpanPositions});
   return std::min(kSplitBytesMax, kDeviceFewRows * n_heads * n_spans *
                                       (uint64_t{shape.head_dim} + 2) * sizeof(float));
 }

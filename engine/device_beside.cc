@@ -76,8 +76,7 @@ DeviceBeside::DeviceBeside(const OpenDevice& device, const ModelShape& shape,
 }
 
 uint32_t DeviceBeside::device_blocks(uint32_t layer, uint32_t n_blocks) const {
-  // A windowed layer's table begins within the text; nothing of it is the CPU's.
-  return shape_.layers[layer].window > 0 ? n_blocks : shares_.device_blocks(layer, n_blocks);
+  return shares_.device_blocks(layer, n_blocks);
 }
 
 uint64_t DeviceBeside::n_cpu_blocks(uint32_t n_blocks) const {

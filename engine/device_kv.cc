@@ -266,7 +266,7 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
   const tiers::BlockStore& store = cache_.store();
   const LayerShape& of = cache_.shape().layers[layer];
   const bool is_windowed = of.window > 0;
-  const uint32_t n_near = near_blocks_.empty() || is_windowed ? UINT32_MAX : near_blocks_[layer];
+  const uint32_t n_near = near_blocks_.empty() ? UINT32_MAX : near_blocks_[layer];
   for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
     const auto stream_blocks = cache_.stream_blocks(sequence, layer, head);
     const auto end = stream_blocks.first_block + static_cast<uint32_t>(stream_blocks.blocks.size());

@@ -45,8 +45,8 @@ class DeviceKv {
  public:
   /// Takes slots_bytes of the device for blocks and what tables of n_ctx positions need, and pins
   /// the cache's arena. Errors: kOutOfMemory, kDeviceLost.
-  /// Of full layers only the first near_blocks[layer] of a text get copies by begin_step(); empty:
-  /// as many as there is room for.
+  /// Of a layer only the first near_blocks[layer] blocks of a text get copies by begin_step();
+  /// empty: as many as there is room for.
   DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx,
            std::vector<uint32_t> near_blocks = {});
 

@@ -151,7 +151,7 @@ void Engine::place_by_hand() {
     notices_.push_back(spill_problem_);
   plan_device();
   widen_chunks();
-  share_attention(0);
+  set_cpu_share(0);
   spill_ = open_spill(notices_);
 }
 
@@ -215,7 +215,7 @@ void Engine::place(const Placement& placement) {
     device_plan_ =
         place_on_device(needs_on_device(described, placed.context), hbm_budget(), placement);
     device_model_ = std::move(described);
-    share_attention(placement.cpu_share);
+    set_cpu_share(placement.cpu_share);
   }
   if (leaves_device) device_.reset();
   options_.k_codec = placement.k_codec;
@@ -320,7 +320,7 @@ void Engine::widen_chunks() {
 }
 
 /// What the CPU attends beside the device, where neither an option nor a method says otherwise.
-void Engine::share_attention(double placed) {
+void Engine::set_cpu_share(double placed) {
   device_plan_.cpu_share = options_.method ? 0 : options_.cpu_share.value_or(placed);
 }
 

@@ -158,7 +158,7 @@ class Engine {
   void plan_device();
   bool use_device();
   void widen_chunks();
-  void share_attention(double placed);
+  void set_cpu_share(double placed);
   void leave_device(const std::string& why);
   bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
   BeyondDevices beyond_devices(bool spills, const WeightPlan& weights) const;

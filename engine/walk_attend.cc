@@ -111,14 +111,10 @@ void Walk::State::attend_span(const AttendTile& tile, uint32_t span, AttendBuffe
 void Walk::State::store_output(const AttendTile& tile, const AttendBuffers& run) const {
   const LayerShape& of = shape.layers[tile.layer];
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
-  if (partials_out.o != nullptr) {
-    const uint32_t first_row = tile.group->row_begin + partials_rows.first;
-    const uint64_t at =
-        (uint64_t{tile.kv_head} * partials_rows.n_rows + tile.row_begin - first_row) * group_heads;
-    std::copy_n(run.run_o, uint64_t{tile.n_queries} * shape.head_dim,
-                partials_out.o + at * shape.head_dim);
-    std::copy_n(run.run_m, tile.n_queries, partials_out.m + at);
-    std::copy_n(run.run_l, tile.n_queries, partials_out.l + at);
+  if (tile.out.o != nullptr) {
+    std::copy_n(run.run_o, uint64_t{tile.n_queries} * shape.head_dim, tile.out.o);
+    std::copy_n(run.run_m, tile.n_queries, tile.out.m);
+    std::copy_n(run.run_l, tile.n_queries, tile.out.l);
     return;
   }
   const uint64_t q_width = uint64_t{of.n_heads} * shape.head_dim;
@@ -274,14 +270,16 @@ void Walk::State::attend_beside(uint32_t layer, const PartRows& rows, uint32_t f
                                 const gpu_attn::SplitPartials& out) {
   tiles.clear();
   list_tiles_of(rows.group_idx, layer, rows.first, rows.first + rows.n_rows);
+  const uint32_t first_row = groups[rows.group_idx].row_begin + rows.first;
+  const uint32_t group_heads = shape.layers[layer].n_heads / shape.layers[layer].n_kv_heads;
   for (AttendTile& tile : tiles) {
     tile.first_pos = first_pos;
     tile.first_span = std::min(first_pos / kSpanPositions, tile.end_span);
+    const uint64_t at =
+        (uint64_t{tile.kv_head} * rows.n_rows + tile.row_begin - first_row) * group_heads;
+    tile.out = {out.o + at * shape.head_dim, out.m + at, out.l + at};
   }
-  partials_out = out;
-  partials_rows = rows;
   attend_tiles(layer);
-  partials_out = {};
 }
 
 }  // namespace strata::engine

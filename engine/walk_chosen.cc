@@ -139,13 +139,9 @@ void Walk::State::finish_pins(const Wave& wave, std::span<const tiers::BlockId> 
 
 /// Attends a wave that is begun.
 void Walk::State::attend_begun(const Wave& wave) {
-  const auto begin_next = [&] {
-    if (reads_ahead) cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
-  };
   const uint32_t n_heads = shape.layers[wave.layer].n_kv_heads;
-  if (!reads_ahead || n_missing(reads_of(wave)) == 0) {
+  if (!reads_ahead) {
     finish_pins(wave, reads_of(wave));
-    begin_next();
     return attend_wave(wave, 0, n_heads);
   }
   const auto blocks_of = [&](uint32_t head, uint32_t span) {
@@ -161,7 +157,8 @@ void Walk::State::attend_begun(const Wave& wave) {
     for (uint32_t span = wave.first_span; span < wave.end_span; ++span)
       finish_pins(wave, blocks_of(head, span));
     for (end = head + 1; end < n_heads && is_there(end);) ++end;
-    if (end == n_heads) begin_next();
+    if (end == n_heads)
+      cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
     attend_wave(wave, head, end);
   }
 }

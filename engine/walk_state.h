@@ -266,9 +266,6 @@ struct Walk::State {
   std::vector<std::pair<uint32_t, uint32_t>> split_items;
   std::vector<uint64_t> tile_partials;
   std::span<float> span_partials;  // [kSplitFloatsMax]
-  // Where tiles leave their partials in place of outputs, and whose; null: nowhere.
-  gpu_attn::SplitPartials partials_out;
-  PartRows partials_rows = {};
 
   // What an exact step reads back: waves in the order of use, the extents of each, and how far
   // fetching and releasing have come in that list.
@@ -341,7 +338,8 @@ struct Walk::State::AttendTile {
   uint32_t first_span;  // spans [first_span, end_span) hold every position that a row of the tile
                         // attends
   uint32_t end_span;
-  uint32_t first_pos = 0;  // segments before it are another's
+  uint32_t first_pos = 0;            // segments before it are another's
+  gpu_attn::SplitPartials out = {};  // where its partials go in place of outputs; null: nowhere
 };
 
 /// One worker's memory during attention.

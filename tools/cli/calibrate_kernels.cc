@@ -190,10 +190,10 @@ double CardTrial::decode_bytes_per_s(const KvLayout& layout) {
   std::vector<planner::TimeSample> samples;
   for (const uint32_t n_sets : {1u, 2u}) {
     args.n_blocks = n_all / n_sets;
-    args.split_blocks = gpu_attn::attend_split_blocks(args.n_blocks, kKvHeads,
-                                                      gpu_attn::attend_query_tiles(1, kGroup),
-                                                      device_.facts().n_multiprocessors);
-    args.n_splits = static_cast<uint32_t>(div_up(args.n_blocks, args.split_blocks));
+    const gpu_attn::AttendSplit split = gpu_attn::attend_split(args.n_blocks, kKvHeads, kGroup, 1,
+                                                               device_.facts().n_multiprocessors);
+    args.split_blocks = split.blocks;
+    args.n_splits = split.n_splits;
     const DeviceBuffer position = upload(std::vector{args.n_blocks * kBlockPositions - 1});
     const uint64_t n_partials = uint64_t{args.n_splits} * kKvHeads * kGroup;
     const DeviceBuffer partials = take(n_partials * (layout.head_dim + 2) * sizeof(float));

@@ -97,9 +97,9 @@ DeviceAttendArgs attend_args(GpuBench& bench, const Shape& shape, const Tables& 
   std::vector<uint32_t> positions;
   for (uint32_t row = 0; row < shape.n_rows; ++row)
     positions.push_back(shape.n_positions - shape.n_rows + row);
-  const uint32_t split_blocks = gpu_attn::attend_split_blocks(
-      shape.n_blocks(), shape.n_kv_heads, gpu_attn::attend_query_tiles(shape.n_rows, shape.group),
-      bench.facts().n_multiprocessors);
+  const gpu_attn::AttendSplit split =
+      gpu_attn::attend_split(shape.n_blocks(), shape.n_kv_heads, shape.group, shape.n_rows,
+                             bench.facts().n_multiprocessors);
   // Outputs for the smallest splits, so that others can be tried.
   const uint64_t n_partials =
       shape.n_queries() * div_up(shape.n_blocks(), gpu_attn::kAttendSplitGrain);
@@ -117,8 +117,8 @@ DeviceAttendArgs attend_args(GpuBench& bench, const Shape& shape, const Tables& 
           .n_kv_heads = shape.n_kv_heads,
           .group = shape.group,
           .window = 0,
-          .split_blocks = split_blocks,
-          .n_splits = static_cast<uint32_t>(div_up(shape.n_blocks(), split_blocks)),
+          .split_blocks = split.blocks,
+          .n_splits = split.n_splits,
           .o = make_floats(bench, n_partials * shape.head_dim),
           .m = make_floats(bench, n_partials),
           .l = make_floats(bench, n_partials)};
