@@ -46,8 +46,8 @@ struct PlacementRequest {
   bool drafts_where_disk = false;  // those only where a step reads from the disk
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
-  // Beside a card: what a plan may use. The second this engine does where it is asked to; the others
-  // not yet.
+  // Beside a card: what a plan may use. The second this engine does where it is asked to; the
+  // others not yet.
   bool may_use_disk = true, may_attend_on_cpu = true, may_compute_on_cpu = true;
   std::optional<double> cpu_share = {};  // of attention there; nothing = as is best
   std::vector<KvCodecs> codecs;          // each is tried
