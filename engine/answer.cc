@@ -185,7 +185,8 @@ void Answer::take_step(std::span<const float> logits) {
   STRATA_CHECK(!has_ended(), "a step of an answer that has ended");
   if (!is_reading()) {
     ++answer_.times.n_decode_steps;
-    answer_.times.decode_step_ms.push_back(static_cast<float>(ms_since(last_token_)));
+    if (draft_.empty())
+      answer_.times.decode_step_ms.push_back(static_cast<float>(ms_since(last_token_)));
     return take_rows(logits);
   }
   const uint64_t n_read = sequence_.n_pos();

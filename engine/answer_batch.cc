@@ -33,7 +33,9 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
   };
   const auto n_decoding = static_cast<uint32_t>(std::ranges::count_if(answers, decodes));
   // Rows for drafts: what one row of each leaves.
-  const uint32_t n_spare = walk_.max_rows() - std::min(walk_.max_rows(), n_decoding + 1);
+  const bool may_draft = options_.drafts_beside || (n_decoding == 1 && reader == nullptr);
+  const uint32_t n_spare =
+      may_draft ? walk_.max_rows() - std::min(walk_.max_rows(), n_decoding + 1) : 0;
   // An answer whose prompt ends in the first of the two goes on with the next step: what it attends
   // then is attended in the first.
   const Attention reading = reader != nullptr ? reader->attention() : Attention::kExact;

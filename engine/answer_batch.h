@@ -22,6 +22,10 @@ struct AnswerBatchOptions {
   // Of a selected question, beside others or not: the rows of a step share a choice, so an answer's
   // bits depend on how many they are. No more than others leave of the walk's rows.
   uint32_t question_rows = UINT32_MAX;
+  // Whether answers guess ahead in steps that they share. Where those read the disk that costs
+  // little; in memory a row of each answer keeps the cores busy, and guesses take time from others
+  // (docs/adr/0017-prompt-lookup.md).
+  bool drafts_beside = true;
   // Asked where the KV budget holds no more rows, drafts aside: gives something up. False = nothing
   // is left, and the answers that still do not fit fail.
   std::function<bool()> make_room;

@@ -41,6 +41,7 @@ AnswerScheduler::AnswerScheduler(Engine& engine, SchedulerOptions options)
              {.chunk_rows_beside = options_.chunk_rows_beside,
               // As much as is left beside n_parallel others, and never more.
               .question_rows = std::min(options_.chunk_rows_beside, engine.walk().max_rows() / 2),
+              .drafts_beside = engine.reads_disk() || engine.options().n_draft_max.has_value(),
               .make_room = [this] { return drop_idle(); }}) {
   if (options_.n_parallel >= 1 && options_.n_parallel <= engine.walk().max_rows() / 2) return;
   throw Error(ErrorCode::kUsage,

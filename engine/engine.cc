@@ -84,11 +84,11 @@ Engine Engine::open(const EngineOptions& options) {
   return engine;
 }
 
-/// Tokens guessed ahead that memory is to be counted for: those that were asked for by number; of
-/// others, those of a step that reads from the disk.
-uint32_t Engine::drafts_where(bool reads_disk) const {
+/// Tokens guessed ahead where memory holds them too: as many as were asked for by number; where
+/// nobody did, none on a device.
+uint32_t Engine::drafts_wanted() const {
   if (options_.method) return 0;
-  return options_.n_draft_max.value_or(reads_disk ? kDraftTokens : 0);
+  return options_.n_draft_max.value_or(device_ ? 0 : kDraftTokens);
 }
 
 /// Drafts that nobody asked for by number give way where memory does not hold them too.
@@ -108,7 +108,7 @@ void Engine::set_limits() {
   if (options_.sparse_from != kNeverSparse) limits_.sparse = options_.selection;
   limits_.n_threads = n_threads_;
   limits_.n_answers = options_.n_answers;
-  limits_.n_draft_max = drafts_where(/*reads_disk=*/false);
+  if (options_.n_draft_max) limits_.n_draft_max = drafts_wanted();
   limits_.has_device = device_.has_value();
   limits_.may_share = device_ && !options_.method && options_.cpu_share.value_or(1) > 0;
   limits_.available_bytes = available_dram_bytes();
@@ -137,12 +137,17 @@ void Engine::check_method(KvCodec k_codec, KvCodec v_codec) const {
 void Engine::place_by_hand() {
   check_method(options_.k_codec, options_.v_codec);
   choose_by_hand();
-  if (const uint32_t n_drafts = drafts_where(reads_disk()); n_drafts > limits_.n_draft_max) {
+  if (const uint32_t n_drafts = drafts_wanted(); n_drafts > limits_.n_draft_max) {
+    const bool read_before = reads_disk();
     limits_.n_draft_max = n_drafts;
+    bool holds = true;
     try {
       choose_by_hand();
     } catch (const Error& error) {
       if (!may_leave_drafts(error)) throw;
+      holds = false;
+    }
+    if (!holds || reads_disk() != read_before) {  // nothing goes to disk to make room for guesses
       limits_.n_draft_max = 0;
       choose_by_hand();
     }
@@ -195,7 +200,7 @@ void Engine::place(const Placement& placement) {
     return place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits,
                         options_.weights_dram_bytes, available_dram_bytes(), placement);
   };
-  limits.n_draft_max = drafts_where(placement.reads_disk());
+  limits.n_draft_max = drafts_wanted();
   PlacedMemory placed;
   try {
     placed = place();

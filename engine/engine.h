@@ -60,9 +60,8 @@ struct EngineOptions {
   // Counted for each beyond the first: its windows, its tables, logits, index rows and saved
   // contexts on their way, and of what spills the extents that it fills.
   uint32_t n_answers = 1;
-  // Tokens guessed ahead (GenerationRequest::n_draft_max); nothing = kDraftTokens where every step
-  // reads weights, K or V from disk, which several rows share, and memory holds what they need;
-  // else none. Steps on a device and selected ones take none.
+  // Tokens guessed ahead (GenerationRequest::n_draft_max); nothing = kDraftTokens where memory
+  // holds what they need, else none. Steps on a device and selected ones take none.
   std::optional<uint32_t> n_draft_max = 0;
   RopeOverrides rope;
   DeviceChoice device = {.kind = DeviceChoice::Kind::kNone, .profile = ""};
@@ -146,7 +145,7 @@ class Engine {
   void set_limits();
   void place_by_hand();
   void choose_by_hand();
-  uint32_t drafts_where(bool reads_disk) const;
+  uint32_t drafts_wanted() const;
   bool may_leave_drafts(const Error& error) const;
   void check_method(KvCodec k_codec, KvCodec v_codec) const;
   DeviceNeeds needs_on_device(const gpu_attn::DeviceModel& model, const ContextPlan& context) const;

@@ -85,7 +85,7 @@ struct GenerationTimes {
   double decode_ms = 0;               // after the first token
   uint64_t n_decode_tokens = 0;       // sampled after the first, one that ended the answer included
   uint64_t n_decode_steps = 0;        // that gave them
-  std::vector<float> decode_step_ms;  // of each step, from the token before it
+  std::vector<float> decode_step_ms;  // of each step without a draft, from the token before it
 
   double prefill_tokens_per_s(const TokenUsage& usage) const;
   double tpot_ms() const;

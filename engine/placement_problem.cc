@@ -276,15 +276,6 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
   problem.hbm_slots_gb = gb(2 * largest);
 }
 
-/// Of drafts that are made only where a step reads from the disk.
-uint64_t draft_bytes(const ModelShape& shape, const ContextRequest& without,
-                     const PlacementRequest& request) {
-  if (!request.drafts_where_disk) return 0;
-  ContextRequest with = without;
-  with.n_draft_max = request.n_draft_max;
-  return buffer_bytes(shape, with) - buffer_bytes(shape, without);
-}
-
 PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& request,
                             const KvCodecs& codecs, uint32_t chunk) {
   const ModelShape& shape = model.spec.shape;
@@ -296,7 +287,7 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   asked.chunk_rows = chunk;
   asked.n_threads = request.n_threads;
   asked.n_answers = request.n_answers;
-  if (!request.drafts_where_disk) asked.n_draft_max = request.n_draft_max;
+  asked.n_draft_max = request.n_draft_max;
   asked.n_ctx = request.n_ctx;
   asked.has_packs = request.has_packs;
   asked.may_share = request.may_share();
@@ -332,7 +323,6 @@ PlacementProblem problem_of(const PlannedModel& model, const PlacementRequest& r
   if (request.weights_dram_bytes > 0) problem.weights_cap_gb = gb(request.weights_dram_bytes);
   if (request.kv_dram_bytes > 0) problem.kv_cap_gb = gb(request.kv_dram_bytes);
   problem.dram_fixed_gb = gb(kProcessBytes + buffer_bytes(shape, asked));
-  problem.disk_beside_gb = gb(draft_bytes(shape, asked, request));
   problem.always_weights_gb = gb(model.sizes.always_bytes);
   problem.stream_slots_gb = gb(stream_bytes(model, request));
   add_groups(model, request, context, problem);

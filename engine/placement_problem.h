@@ -43,7 +43,6 @@ struct PlacementRequest {
   uint32_t n_sequences = 1;  // that share their beginning: windowed layers hold each one's window
   uint32_t n_answers = 1;    // at work at a time, each with a text of its own
   uint32_t n_draft_max = 0;  // as ContextRequest has it
-  bool drafts_where_disk = false;  // those only where a step reads from the disk
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
   // Beside a card: what a plan may use. The second this engine does where it is asked to; the

@@ -1,7 +1,8 @@
 // engine/prompt_lookup.h - guesses what comes next from what has come before: what stood behind the
 // last tokens where they stood earlier.
 // Why: an answer that quotes its document repeats long runs of it, and several rows of a step cost
-// little more than one where weights, K or V come from a disk (docs/adr/0017-prompt-lookup.md).
+// little more than one: they share what is read of weights, K and V
+// (docs/adr/0017-prompt-lookup.md).
 // Source: prompt lookup decoding (Saxena 2023).
 #pragma once
 

@@ -48,11 +48,9 @@ PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placem
     (group.apart->tier == PlanTier::kNvme ? gb.nvme_weights : gb.dram_weights) += apart;
   }
   const bool is_spilling = placement.is_spilling(problem);
-  const bool is_streaming = placement.is_streaming(problem);
   gb.kv_beside = is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb;
-  gb.dram_slots = is_streaming ? problem.stream_slots_gb : 0;
+  gb.dram_slots = placement.is_streaming(problem) ? problem.stream_slots_gb : 0;
   gb.dram_buffers = problem.dram_fixed_gb + gb.kv_beside + gb.dram_slots;
-  if (is_spilling || is_streaming) gb.dram_buffers += problem.disk_beside_gb;
   if (is_spilling) gb.nvme_file = problem.spill_file_gb;
   if (problem.has_device)
     gb.hbm_buffers =

@@ -322,7 +322,6 @@ void begin_elsewhere(Search& search, Found& found) {
 
 struct LeastWeights {
   double hbm_gb = 0, dram_gb = 0;
-  double disk_beside_gb = 0;  // what that costs besides, where K and V do not spill
 };
 /// What weights take where as many as may be are elsewhere.
 LeastWeights least_weights(const PlacementProblem& problem) {
@@ -345,11 +344,7 @@ LeastWeights least_weights(const PlacementProblem& problem) {
     (group.apart->tier == PlanTier::kHbm ? least.hbm_gb : must_pass) += apart;
   }
   const double slots = problem.stream_slots_gb;
-  const double passing_gb = must_stream ? slots : std::min(streamed, slots);
-  const double beside = problem.disk_beside_gb;
-  least.dram_gb += passing_gb;
-  least.disk_beside_gb =
-      (must_stream ? slots + beside : std::min(streamed, slots + beside)) - passing_gb;
+  least.dram_gb += must_stream ? slots : std::min(streamed, slots);
   least.hbm_gb += must_pass > 0 ? problem.hbm_slots_gb : std::min(passing, problem.hbm_slots_gb);
   return least;
 }
@@ -422,12 +417,12 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
   const bool may_spill = problem.may_spill && problem.full_kv_gb() > 0 &&
                          problem.kv_pin.value_or(PlanTier::kNvme) == PlanTier::kNvme;
   const double whole_kv = problem.index_gb + problem.kv_beside_gb + problem.kv_gb();
-  const double whole = may_stay ? base + least.disk_beside_gb + whole_kv : kLpInfinity;
+  const double whole = may_stay ? base + whole_kv : kLpInfinity;
   const double gb = full_gb_per_position(problem);
   const double floor_gb = may_spill ? blocks_of(problem.spill_floor_gb, gb) * gb : 0;
   const double spilling_kv = problem.index_gb + problem.spill_beside_gb + floor_gb +
                              problem.kv_gb() - problem.full_kv_gb();
-  const double spilling = base + problem.disk_beside_gb + spilling_kv;
+  const double spilling = base + spilling_kv;
   const bool can_spill = may_spill && problem.spill_file_gb <= problem.nvme_gb;
   const double needed = can_spill ? std::min(whole, spilling) : whole;
   if (problem.has_device) {

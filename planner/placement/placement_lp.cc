@@ -68,7 +68,7 @@ class PlacementProgram {
   std::vector<GroupColumns> columns_;
   // 1 where weights are streamed from the file, layers pass through HBM, K and V spill, the CPU
   // attends beside a device; at least 1 where the first or the third is.
-  uint32_t streams_ = 0, passes_ = 0, spills_ = 0, attends_ = 0, reads_ = 0;
+  uint32_t streams_ = 0, passes_ = 0, spills_ = 0, attends_ = 0;
   uint32_t token_ms_ = 0;
   std::vector<std::pair<uint32_t, double>> chunks_;  // their times and weights
   uint32_t hbm_row_ = 0, dram_row_ = 0, nvme_row_ = 0;
@@ -89,9 +89,6 @@ void PlacementProgram::add_switches() {
   spills_ = model_.add_column(must_spill ? 1 : 0, upper(may_spill), 0, true);
   attends_ =
       model_.add_column(0, upper(problem_.has_device && problem_.may_attend_on_cpu), 0, true);
-  if (problem_.disk_beside_gb <= 0) return;
-  reads_ = model_.add_column(0, 1, 0);
-  for (const uint32_t from_disk : {streams_, spills_}) at_most(0, {{from_disk, 1}, {reads_, -1}});
 }
 
 template <class MayHold>
@@ -164,7 +161,6 @@ void PlacementProgram::add_room() {
   Terms hbm{{passes_, problem_.hbm_slots_gb}};
   Terms dram{{streams_, problem_.stream_slots_gb},
              {spills_, problem_.spill_beside_gb - problem_.kv_beside_gb}};
-  if (problem_.disk_beside_gb > 0) dram.push_back({reads_, problem_.disk_beside_gb});
   Terms floor{{spills_, -problem_.spill_floor_gb}};
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
     const double kv = group.n_layers() * group.n_held * group.kv_gb;

@@ -140,7 +140,6 @@ struct PlacementProblem {
   double dram_fixed_gb = 0;      // a step's buffers
   double always_weights_gb = 0;  // never streamed
   double stream_slots_gb = 0;    // where weights are streamed: layers that pass, reads
-  double disk_beside_gb = 0;     // where a step reads weights, or K and V, from the disk
   double index_gb = 0;
   double kv_beside_gb = 0;      // in DRAM beside blocks, where nothing spills
   double spill_beside_gb = 0;   // where something does

@@ -227,6 +227,41 @@ TEST(AnswerBatch, DecodingGoesOnBesideAPromptThatIsRead) {
   EXPECT_EQ(fresh.n_pos(), 64u);
 }
 
+TEST(AnswerBatch, WhoAnswersAloneGuesses) {
+  std::vector<std::pair<TokenId, TokenId>> next = {{letter('z'), letter('a')}};
+  for (char c = 'a'; c < 'z'; ++c) next.emplace_back(letter(c), letter(static_cast<char>(c + 1)));
+  TinyEngine engine(testing::make_chain_model(next, 256),
+                    {.n_ctx = kBatchContext, .chunk_rows = 64, .kv_bytes = 1 << 20});
+  const Tokens prompt = letters("abcdefghijklmnopqrstuvwxyzabc");
+  for (const bool drafts_beside : {false, true}) {
+    AnswerBatch batch(engine.walk(), {.drafts_beside = drafts_beside, .make_room = {}});
+    std::deque<Sequence> sequences;
+    std::deque<Answer> answers;
+    std::vector<Answer*> all;
+    const auto ask = [&] {
+      GenerationRequest request = endless_request(prompt, 100, kBatchContext);
+      request.n_draft_max = 4;
+      request.chunk_rows = 64;
+      sequences.push_back(engine.cache().make_sequence());
+      answers.emplace_back(sequences.back(), engine.tokenizer(), request, GenerationEvents());
+      all.push_back(&answers.back());
+    };
+    ask();
+    batch.step(all);
+    const auto n_more = [&](const Answer& of) {
+      const size_t before = of.tokens().size();
+      batch.step(all);
+      return of.tokens().size() - before;
+    };
+    EXPECT_EQ(n_more(answers[0]), 5u);
+    ask();
+    EXPECT_EQ(n_more(answers[0]), drafts_beside ? 5u : 1u) << "beside a prompt that is read";
+    EXPECT_EQ(n_more(answers[1]), drafts_beside ? 3u : 1u) << "beside another answer";
+    answers[0].cancel();
+    EXPECT_EQ(n_more(answers[1]), 5u);
+  }
+}
+
 TEST(AnswerBatch, WhatFailsFailsAlone) {
   // Two layers of two KV heads: four blocks per 32 positions. 24 blocks hold six of 32.
   TinyEngine engine(drawn_model(),

@@ -52,6 +52,7 @@ struct Drafted {
   HeardDraft heard;
   DraftCounts counts;
   uint64_t n_steps = 0;
+  uint64_t n_timed = 0;  // of them, those without a draft
 };
 
 Drafted answer(Walk& walk, const Tokenizer& tokenizer, GenerationRequest request,
@@ -76,6 +77,7 @@ Drafted answer(Walk& walk, const Tokenizer& tokenizer, GenerationRequest request
   of.heard.held = sequence.tokens();
   of.counts = result.drafts;
   of.n_steps = result.times.n_decode_steps;
+  of.n_timed = result.times.decode_step_ms.size();
   // Every step brings those of its draft that came and, where none of these ended it, one more.
   EXPECT_LE(result.times.n_decode_tokens, of.n_steps + of.counts.accepted);
   return of;
@@ -87,6 +89,7 @@ Drafted expect_same(TinyEngine& engine, const GenerationRequest& request) {
   Drafted drafted = answer(engine.walk(), engine.tokenizer(), request, kDraftTokens);
   EXPECT_EQ(plain.heard, drafted.heard);
   EXPECT_EQ(plain.counts.proposed, 0u);
+  EXPECT_EQ(plain.n_timed, plain.n_steps);
   EXPECT_LE(drafted.counts.accepted, drafted.counts.proposed);
   return drafted;
 }
@@ -107,6 +110,7 @@ TEST(AnswerDraft, AQuotationTakesFewSteps) {
   request.n_predict = 101;
   const Drafted of = expect_same(engine, request);
   EXPECT_EQ(of.counts.accepted, of.counts.proposed);
+  EXPECT_EQ(of.n_timed, 1u);  // the last token, behind which none may come
   // 1 + 5 + 9 + 17 + ... tokens: drafts of 4, 8 and then 16.
   EXPECT_EQ(of.heard.tokens.size(), 101u);
   EXPECT_EQ(of.n_steps, 8u);

@@ -251,25 +251,22 @@ TEST(PlacementProblem, LayersThatLieElsewhereInTheFileAreAnotherGroup) {
   EXPECT_GT(apart.groups[1].weights_read_share, 1.2 * apart.groups[0].weights_read_share);
 }
 
-TEST(PlacementProblem, DraftsAreCountedWhereAStepReadsFromDisk) {
-  for (const bool where_disk : {false, true}) {
-    Planned planned(long_model());
-    const PlacementProblem none = planned.problem();
-    planned.request.n_draft_max = 7;
-    planned.request.drafts_where_disk = where_disk;
-    const PlacementProblem problem = planned.problem();
-    ContextRequest asked;
-    asked.n_ctx = planned.request.n_ctx;
-    const uint64_t without = buffer_bytes(planned.model.spec.shape, asked);
-    asked.n_draft_max = 7;
-    const double drafts =
-        static_cast<double>(buffer_bytes(planned.model.spec.shape, asked) - without) * 1e-9;
-    EXPECT_GT(drafts, 0);
-    for (const bool is_streamed : {false, true}) {
-      const auto layers = planned.placed(problem, is_streamed);
-      const double more = placed_gb(problem, layers).dram() - placed_gb(none, layers).dram();
-      EXPECT_NEAR(more, is_streamed || !where_disk ? drafts : 0, kByte) << is_streamed;
-    }
+TEST(PlacementProblem, DraftsAreCounted) {
+  Planned planned(long_model());
+  const PlacementProblem none = planned.problem();
+  planned.request.n_draft_max = 7;
+  const PlacementProblem problem = planned.problem();
+  ContextRequest asked;
+  asked.n_ctx = planned.request.n_ctx;
+  const uint64_t without = buffer_bytes(planned.model.spec.shape, asked);
+  asked.n_draft_max = 7;
+  const double drafts =
+      static_cast<double>(buffer_bytes(planned.model.spec.shape, asked) - without) * 1e-9;
+  EXPECT_GT(drafts, 0);
+  for (const bool is_streamed : {false, true}) {
+    const auto layers = planned.placed(problem, is_streamed);
+    const double more = placed_gb(problem, layers).dram() - placed_gb(none, layers).dram();
+    EXPECT_NEAR(more, drafts, kByte) << is_streamed;
   }
 }
 

@@ -88,22 +88,26 @@ class PlacementTest : public ::testing::Test {
   std::string path_;
 };
 
-TEST_F(PlacementTest, DraftsComeByThemselvesWhereStepsReadFromDiskAndMemoryHoldsThem) {
+TEST_F(PlacementTest, DraftsComeByThemselvesWhereMemoryHoldsThem) {
   EngineOptions given = options();
   given.n_draft_max = std::nullopt;
   const Engine whole = Engine::open(given);
-  EXPECT_EQ(whole.n_draft_max(), 0u);
-  // Nothing goes to disk to make room for what only reading from disk would want.
-  EXPECT_EQ(whole.limits().n_draft_max, 0u);
+  EXPECT_EQ(whole.n_draft_max(), kDraftTokens);
+  // Nothing goes to disk to make room for them.
   ContextRequest held = whole.limits();
   held.chunk_rows = whole.context().chunk_rows;
-  EngineOptions fits_without = given;
-  fits_without.dram_bytes = kProcessBytes + whole.weight_plan().total_bytes() +
-                            whole.context().kv.dram_bytes() +
-                            buffer_bytes(whole.spec().shape, held);
-  EXPECT_FALSE(Engine::open(fits_without).reads_disk());
-  fits_without.dram_bytes -= 1;
-  EXPECT_TRUE(Engine::open(fits_without).reads_disk());
+  EngineOptions tight = given;
+  tight.dram_bytes = kProcessBytes + whole.weight_plan().total_bytes() +
+                     whole.context().kv.dram_bytes() + buffer_bytes(whole.spec().shape, held);
+  EXPECT_EQ(Engine::open(tight).n_draft_max(), kDraftTokens);
+  tight.dram_bytes -= 1;
+  EXPECT_EQ(Engine::open(tight).n_draft_max(), 0u);
+  held.n_draft_max = 0;
+  tight.dram_bytes = kProcessBytes + whole.weight_plan().total_bytes() +
+                     whole.context().kv.dram_bytes() + buffer_bytes(whole.spec().shape, held);
+  EXPECT_FALSE(Engine::open(tight).reads_disk());
+  tight.dram_bytes -= 1;
+  EXPECT_TRUE(Engine::open(tight).reads_disk());
   given.placement = spread(whole);
   const Engine spilling = Engine::open(given);
   EXPECT_EQ(spilling.n_draft_max(), kDraftTokens);

@@ -55,7 +55,6 @@ struct Statement {
     const bool passes = p.has_device && passing_gb(x) > kSlack * weights;
     const double dram = p.dram_fixed_gb + p.always_weights_gb + p.index_gb + weights + apart -
                         read_gb(x) + kv * (1 - x.kv_nvme) + (streams ? p.stream_slots_gb : 0) +
-                        (streams || spills ? p.disk_beside_gb : 0) +
                         (spills ? p.spill_beside_gb : p.kv_beside_gb);
     const double hbm = p.hbm_fixed_gb + p.hbm_always_gb + weights * x.weights_hbm +
                        apart_in(PlanTier::kHbm) + kv * x.kv_hbm + (passes ? p.hbm_slots_gb : 0);

@@ -59,7 +59,6 @@ inline PlacementProblem random_problem(uint64_t seed, bool has_device, uint32_t 
   problem.dram_fixed_gb = 0.1;
   problem.always_weights_gb = 0.05;
   problem.stream_slots_gb = 0.05;
-  problem.disk_beside_gb = 0.02;
   problem.kv_beside_gb = 0.01;
   problem.spill_beside_gb = 0.02;
   problem.spill_floor_gb = 0.1 * problem.kv_gb();

@@ -60,14 +60,12 @@ TEST(PlanDrift, IsOfFiftyTokensOneAfterTheOtherAndOfTheLastThatAreOff) {
       << drift_line(plan, decoded);
 }
 
-TEST(PlanDrift, StepsOfDraftsAreNotWhatIsPredicted) {
+TEST(PlanDrift, IsOfWhatAnAnswerDecodedOneByOne) {
   engine::Generation answer;
   answer.usage.prompt_tokens = 100;
   answer.times.decode_step_ms.assign(50, 20);
   EXPECT_EQ(decoded_tokens(answer).n_before, 100u);
   EXPECT_NE(drift_line(twelve_ms(true), decoded_tokens(answer)), "");
-  answer.drafts.proposed = 1;
-  EXPECT_EQ(drift_line(twelve_ms(true), decoded_tokens(answer)), "");
 }
 
 /// The same with room in memory for half of the context, whose K and V take 1 MB a position and

@@ -113,8 +113,7 @@ std::string ModelSession::draft_line() const {
   if (engine_.options().n_draft_max == 0u) return "drafts: off";
   if (engine_.options().method) return "drafts: off, for rows of a step share a choice (--attn)";
   if (engine_.device() != nullptr) return "drafts: off on a device";
-  if (engine_.reads_disk()) return "drafts: off, for memory does not hold them";
-  return "drafts: off, for nothing is read from disk in a step (--draft-lookup N turns them on)";
+  return "drafts: off, for memory does not hold them";
 }
 
 std::vector<engine::PromptPart> ModelSession::parts(

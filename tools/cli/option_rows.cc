@@ -108,8 +108,8 @@ constexpr OptionSpec kRows[] = {
     {"draft-lookup", "--draft-max,--draft", Section::kModel, ValueKind::kText, "auto", 0, 0,
      "auto|off|N",
      "guess up to N tokens ahead by what stood behind the last ones earlier in the text, and check "
-     "them in one step; the answer stays the same; auto = 16 where every step reads from disk, "
-     "else off",
+     "them in one step; the answer stays the same; auto = 16 where memory holds them, off with "
+     "--attn and on a device",
      Sources::kEverywhere, kAnswering, &S::draft_lookup},
     {"batch-size", "-b", Section::kModel, ValueKind::kCount, "512", 1, 8192, "N",
      "prompt tokens read in one step; unless said, up to 2,048 where a device has room for them",

@@ -41,7 +41,7 @@ struct PlacedPlan {
   double slower_disk_ms(double n_positions, double share, const planner::MachinePace& pace) const;
 };
 
-/// How long each token of an answer took.
+/// How long tokens of an answer took that were decoded one by one.
 struct DecodedTokens {
   uint64_t n_before = 0;  // positions that stood before the first of them
   std::vector<float> step_ms;

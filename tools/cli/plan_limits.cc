@@ -58,7 +58,7 @@ uint64_t least_room(const PlanSubject& subject, uint64_t engine::PlacementReques
 uint64_t ample_bytes(const planner::PlacementProblem& problem) {
   const double gb = problem.weights_gb() + problem.kv_gb() + problem.always_weights_gb +
                     problem.dram_fixed_gb + problem.kv_beside_gb + problem.index_gb +
-                    problem.stream_slots_gb + problem.disk_beside_gb;
+                    problem.stream_slots_gb;
   return static_cast<uint64_t>(gb * 1e9) + 2 * kGrain;
 }
 

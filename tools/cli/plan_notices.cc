@@ -98,9 +98,7 @@ void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
 }
 
 DecodedTokens decoded_tokens(const engine::Generation& answer) {
-  DecodedTokens decoded{answer.usage.prompt_tokens, {}};
-  if (answer.drafts.proposed == 0) decoded.step_ms = answer.times.decode_step_ms;
-  return decoded;
+  return {answer.usage.prompt_tokens, answer.times.decode_step_ms};
 }
 
 std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {

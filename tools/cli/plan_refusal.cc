@@ -202,12 +202,10 @@ std::string remedy(const PlanSubject& subject, const Shortage& lacks, const Comm
 }
 
 std::string dram_text(const PlanSubject& subject, const PlacementProblem& problem, double needed) {
-  // What steps that read from the disk hold besides counts as soon as weights pass.
-  const bool passes =
-      problem.may_stream && problem.stream_slots_gb + problem.disk_beside_gb < problem.weights_gb();
+  const bool passes = problem.may_stream && problem.stream_slots_gb < problem.weights_gb();
   const double for_weights =
       problem.always_weights_gb + (passes ? problem.stream_slots_gb : problem.weights_gb());
-  const double for_buffers = problem.dram_fixed_gb + (passes ? problem.disk_beside_gb : 0);
+  const double for_buffers = problem.dram_fixed_gb;
   if (for_weights + for_buffers > problem.dram_gb)
     return fmt::format(
         "the model alone needs {} of memory, {}: {} for weights and {} for buffers; there is {}",
@@ -228,9 +226,9 @@ Error plan_refusal(const PlanSubject& subject, const Command* command) {
   const PlacementProblem problem = nearest_problem(subject, subject.request);
   const auto lacks = planner::shortage(problem);
   if (!lacks)  // an odd block more than any whole one leaves
-    return {ErrorCode::kDoesNotFit, "no placement of whole layers and blocks was found", "--dram",
-            fmt::format("use --dram {}", upper_argument(problem.dram_gb + problem.stream_slots_gb +
-                                                        problem.disk_beside_gb))};
+    return {
+        ErrorCode::kDoesNotFit, "no placement of whole layers and blocks was found", "--dram",
+        fmt::format("use --dram {}", upper_argument(problem.dram_gb + problem.stream_slots_gb))};
   if (lacks->hbm_gb)
     return {ErrorCode::kDoesNotFit,
             fmt::format("a step needs {} of the device's memory for its buffers, the output head "

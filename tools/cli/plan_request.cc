@@ -436,16 +436,6 @@ void set_caps(const engine::Engine& engine, engine::PlacementRequest& request) {
     request.kv_dram_bytes = kv.dram_bytes();
 }
 
-/// As the engine counts them: where nobody said how many, for steps that read from the disk. On a
-/// device none are made, so that there none come by themselves; a number that somebody stated is
-/// counted there too, for the engine takes no plan that has no room for it.
-void set_drafts(const engine::Engine& engine, engine::PlacementRequest& request) {
-  request.drafts_where_disk = !engine.options().n_draft_max && engine.device() == nullptr;
-  const bool may_have =
-      request.drafts_where_disk && !engine.reads_disk() && !engine.options().method;
-  request.n_draft_max = may_have ? engine::kDraftTokens : engine.limits().n_draft_max;
-}
-
 }  // namespace
 
 PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
@@ -463,7 +453,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.has_packs = options.reads_saved;
   request.n_sequences = engine.n_sequences();
   request.n_answers = options.n_answers;
-  set_drafts(engine, request);
+  request.n_draft_max = engine.limits().n_draft_max;
   request.method = options.method;
   request.cpu_share = options.cpu_share;
   set_sparse(options, subject);
