@@ -14,6 +14,7 @@ readonly total_budget_minutes=86
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
 # What of the emulated kernels shows races in seconds: a fiber of the emulator is a thread to the thread sanitizer.
 readonly kernel_tests='BrokenRules|Emulat|Gpu_(copy|words|rotate|linear|embed)|Gpu_prefill\.(q8_0|.*splits)|Gpu_attend\.(groups|merge)'
+readonly clang_kernel_tests='BrokenRules|Emulat|Capture|Gpu_(copy|words|embed)|Gpu_rows\.rotate|Gpu_attend\.(groups|merge)'
 readonly sanitizer_slow_tests='32K|FullLength|AThousand'
 fuzz_seconds() { case $1 in gguf*) echo 40 ;; *) echo 20 ;; esac; }
 
@@ -136,7 +137,12 @@ suite_fuzz() {
     [ -f "$target" ] && targets+=("$(basename "$target" .cc)")
   done
   [ ${#targets[@]} -gt 0 ] || return 0
-  build fuzz fuzz "${targets[@]}" || return
+  build fuzz fuzz "${targets[@]}" gpu_emu_test gpu_attn_test || return
+  # The emulator and a part of the kernels by clang as well, whose runtime wants to be told of binutils' addr2line.
+  local symbolizer
+  symbolizer=external_symbolizer_path=$(command -v addr2line)
+  ASAN_OPTIONS=detect_stack_use_after_return=0:strict_string_checks=1:$symbolizer UBSAN_OPTIONS=print_stacktrace=1:$symbolizer \
+    run_ctest fuzz fuzz -L unit -R "PlantedBugs|$clang_kernel_tests" -E "$sanitizer_slow_tests"
   printf '%s\n' "${targets[@]}" | xargs -P "$jobs" -I{} "$0" fuzz-one {}
   for target in "${targets[@]}"; do
     if [ -f "$results/$target.passed" ]; then

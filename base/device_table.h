@@ -10,12 +10,13 @@
 
 namespace strata {
 
-inline constexpr uint32_t kDeviceAbi = 2;  // raised with every change of this page's structs
+inline constexpr uint32_t kDeviceAbi = 3;  // raised with every change of this page's structs
 
 /// What an error number of the device means.
 enum class DeviceStatus : uint8_t {
   kOk,
   kNoDevice,     // no driver, no card, or none of that number
+  kInUse,        // another process holds the card alone
   kOldDriver,    // the driver is older than the library needs
   kUnsupported,  // the card's compute capability has no code in the library
   kOutOfMemory,  // of the device

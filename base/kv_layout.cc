@@ -6,13 +6,11 @@
 namespace strata {
 namespace {
 
-constexpr uint32_t kGroup = 32;  // dimensions that share a q8_0 scale
-
 uint32_t value_bytes(KvCodec codec, uint32_t head_dim) {
   return head_dim * (codec == KvCodec::kF16 ? 2u : 1u);
 }
 uint32_t scale_bytes(KvCodec codec, uint32_t head_dim) {
-  return codec == KvCodec::kF16 ? 0u : head_dim / kGroup * 2u;
+  return codec == KvCodec::kF16 ? 0u : head_dim / kScaleGroup * 2u;
 }
 uint32_t aligned(uint32_t bytes) { return static_cast<uint32_t>(round_up(bytes, 64)); }
 
@@ -21,7 +19,8 @@ uint32_t aligned(uint32_t bytes) { return static_cast<uint32_t>(round_up(bytes, 
 KvLayout KvLayout::make(KvCodec k_codec, KvCodec v_codec, uint32_t head_dim) {
   STRATA_CHECK(head_dim > 0 && head_dim % 8 == 0, "head_dim=%u", head_dim);
   const bool quantised = k_codec == KvCodec::kQ8_0 || v_codec == KvCodec::kQ8_0;
-  STRATA_CHECK(!quantised || head_dim % kGroup == 0, "head_dim=%u with a q8_0 codec", head_dim);
+  STRATA_CHECK(!quantised || head_dim % kScaleGroup == 0, "head_dim=%u with a q8_0 codec",
+               head_dim);
   KvLayout layout{.k_codec = k_codec, .v_codec = v_codec, .head_dim = head_dim};
   layout.k_scales_offset = aligned(value_bytes(k_codec, head_dim) * kBlockPositions);
   layout.v_offset =

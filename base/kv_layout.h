@@ -31,6 +31,8 @@ constexpr uint64_t blocks_for(uint64_t n_positions) {
   return (n_positions + kBlockPositions - 1) / kBlockPositions;
 }
 
+inline constexpr uint32_t kScaleGroup = 32;  // neighbouring dimensions that share a q8_0 scale
+
 enum class KvCodec : uint8_t { kF16, kQ8_0 };
 
 /// Byte offsets inside one block and its stride.

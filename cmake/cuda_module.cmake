@@ -1,7 +1,11 @@
 # The module strata_cuda.so: the kernels, the table and a CUDA runtime of its own. Wants nvcc. STRATA_CUDA_ARCHITECTURES
 # says for which cards, as CMAKE_CUDA_ARCHITECTURES does. Shared with tools/gpu, which builds it without the rest.
+# Code of a card runs on those of its generation with a higher minor number: 8.6 on 8.7, 12.0 on 12.1. For generations
+# between and beyond those named (10.0, 11.0, the next) there is PTX, which the driver compiles at the first start, once;
+# it goes to newer cards only, so it is that of 9.0: of 12.0 it would leave out 10.0 and 11.0, and no kernel asks for more
+# than 8.0 has. A driver that is older than this nvcc takes the code and refuses the PTX.
 if(STRATA_RELEASE_CUDA)
-  set(cuda_architectures "80-real;86-real;89-real;90-real;120")
+  set(cuda_architectures "80-real;86-real;89-real;90;120-real")
 else()
   set(cuda_architectures "86-real;90-real")
 endif()

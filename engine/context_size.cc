@@ -120,7 +120,7 @@ uint64_t largest_context(const ModelShape& shape, const ContextRequest& request,
   if (can_raise) propose(fmt::format("--kv-dram {}", size_argument(wanted)));
   ContextRequest quantised = request;
   quantised.k_codec = quantised.v_codec = KvCodec::kQ8_0;
-  if (shape.head_dim % 32 == 0 && kv_bytes(shape, quantised, n_ctx) <= bytes)
+  if (shape.head_dim % kScaleGroup == 0 && kv_bytes(shape, quantised, n_ctx) <= bytes)
     propose("-ctk q8_0 -ctv q8_0");
   ContextRequest unsaved = request;
   unsaved.has_packs = false;
@@ -244,7 +244,7 @@ uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request) 
 
 void check_codecs(const ModelShape& shape, const ContextRequest& request) {
   const bool quantised = request.k_codec == KvCodec::kQ8_0 || request.v_codec == KvCodec::kQ8_0;
-  if (!quantised || shape.head_dim % 32 == 0) return;
+  if (!quantised || shape.head_dim % kScaleGroup == 0) return;
   throw Error(ErrorCode::kUnsupported,
               fmt::format("q8_0 wants a head_dim that is a multiple of 32, the model has {}",
                           shape.head_dim),

@@ -26,6 +26,9 @@ const char* open_remedy(DeviceStatus status) {
   switch (status) {
     case DeviceStatus::kNoDevice:
       return "give the number of a device that is there, or auto or none";
+    case DeviceStatus::kInUse:
+      return "close the program that holds it (nvidia-smi names it), give the number of another "
+             "device, or use --device none to run on the CPU alone";
     case DeviceStatus::kOldDriver:
       return "install a newer NVIDIA driver, or use --device none to run on the CPU alone";
     case DeviceStatus::kUnsupported:
@@ -72,6 +75,7 @@ void DeviceState::check(int error, std::string_view doing) {
                   "or " +
                       std::string(kCpuRemedy));
     case DeviceStatus::kNoDevice:
+    case DeviceStatus::kInUse:
     case DeviceStatus::kOldDriver:
     case DeviceStatus::kUnsupported:
       throw Error(ErrorCode::kNoDevice, name + " cannot be used: " + words, name,

@@ -264,7 +264,10 @@ void Engine::open_device() {
                 "--device", "use it with `strata bench`, or give auto, none or cuda:N");
   const gpu_attn::CudaDevices devices =
       options_.devices != nullptr ? *options_.devices : gpu_attn::find_cuda_devices();
-  device_ = open_chosen_device(options_.device, devices).device;
+  ChosenDevice chosen = open_chosen_device(options_.device, devices);
+  device_ = std::move(chosen.device);
+  if (!device_ && options_.cpu_share.value_or(0) > 0)  // stated; "as is best" is none of it then
+    notices_.push_back("--cpu-share does nothing: " + chosen.note);
 }
 
 void Engine::plan_device() {

@@ -25,7 +25,6 @@ namespace strata::gpu_attn {
 
 inline constexpr uint32_t kUnitBytes = 16;
 inline constexpr uint32_t kHalfBlock = kBlockPositions / 2;
-inline constexpr uint32_t kScaleGroup = 32;  // dimensions that share a q8_0 scale
 // Shared memory of a thread block, its 1.5 KB beside not counted: three fit a multiprocessor of 228
 // KB, one fits the 100 KB of a consumer card.
 inline constexpr uint32_t kAttendSharedMax = 73 * 1024;

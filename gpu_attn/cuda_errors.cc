@@ -11,12 +11,13 @@ DeviceStatus cuda_status(int error) {
     case 2:  // MemoryAllocation
       return DeviceStatus::kOutOfMemory;
     case 34:   // StubLibrary
-    case 46:   // DevicesUnavailable: another process holds it alone
     case 100:  // NoDevice
     case 101:  // InvalidDevice
     case 102:  // DeviceNotLicensed
     case 802:  // SystemNotReady
       return DeviceStatus::kNoDevice;
+    case 46:  // DevicesUnavailable
+      return DeviceStatus::kInUse;
     case 35:   // InsufficientDriver
     case 36:   // CallRequiresNewerDriver
     case 222:  // UnsupportedPtxVersion

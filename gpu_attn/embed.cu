@@ -55,7 +55,7 @@ __device__ __forceinline__ uint32_t sub_scale(const EmbedArgs& args, const uint8
     return values[at];
   const uint32_t part = at / args.part_bytes, place = at % args.part_bytes;
   if (part < 3) return values[at] & 63u;
-  return values[place] >> 6u | (values[args.part_bytes + place] >> 6u) << 2u |
+  return uint32_t{values[place]} >> 6u | (values[args.part_bytes + place] >> 6u) << 2u |
          (values[2 * args.part_bytes + place] >> 6u) << 4u;
 }
 

@@ -1,7 +1,7 @@
 // gpu_attn/gpu.cuh - the part of CUDA that our kernels are written in. Why: the same kernel sources
-// are compiled by nvcc for the card and by g++ for the emulator of the tests (tests/gpu_emu), where
-// every name of this page has a twin that checks what it is given. A kernel file includes this and
-// no CUDA header.
+// are compiled by nvcc for the card, and by g++ and clang for the emulator of the tests
+// (tests/gpu_emu), where every name of this page has a twin that checks what it is given. A kernel
+// file includes this and no CUDA header.
 //
 // A kernel is `template <...> __global__ void __launch_bounds__(kThreads) name(const Args args)`,
 // launched by launch(). What kernels may use:

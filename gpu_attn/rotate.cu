@@ -244,7 +244,8 @@ __device__ __forceinline__ void store_v_value(const DeviceRotateArgs& args, cons
   const Code code = code_of(value);
   home.store(args.layout.v_offset + element, static_cast<uint8_t>(code.byte));
   if (threadIdx.x % 32 == 0)
-    home.store(args.layout.v_scales_offset + (d / 32 * kBlockPositions + at) * 2, code.scale);
+    home.store(args.layout.v_scales_offset + (d / kScaleGroup * kBlockPositions + at) * 2,
+               code.scale);
 }
 
 template <uint32_t kSteps>
@@ -353,7 +354,7 @@ __device__ __forceinline__ void store_k_q8(const DeviceRotateArgs& args, const K
 #pragma unroll
   for (uint32_t r = 0; r < kTile; ++r) code[r] = code_of(value[r]);
   const uint32_t codes_at = d * kBlockPositions;
-  const uint32_t scales_at = args.layout.k_scales_offset + d / 32 * kBlockPositions * 2;
+  const uint32_t scales_at = args.layout.k_scales_offset + d / kScaleGroup * kBlockPositions * 2;
   if constexpr (kTile == kTileRows) {
     const uint32_t at = tile.position[0] % kBlockPositions;
     if (tile.is_whole) return store_codes(tile.home, codes_at + at, scales_at + at * 2, code);

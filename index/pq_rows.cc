@@ -56,7 +56,7 @@ std::span<const std::byte> PqSelector::codebook(StreamIdx stream, uint32_t idx) 
 
 void PqSelector::load_segment(StreamIdx stream, uint32_t segment,
                               std::span<const std::byte> bytes) {
-  STRATA_CHECK(segment * kSegmentBlocks == at(stream).n_observed && at(stream).kept.empty() &&
+  STRATA_CHECK(segment * kSegmentBlocks == at(stream).n_observed && at(stream).n_kept == 0 &&
                    (segment + 1) * kSegmentBlocks <= n_blocks() && bytes.size() == segment_bytes(),
                "segment %u after %u blocks of %u, %zu bytes", segment, at(stream).n_observed,
                n_blocks(), bytes.size());

@@ -40,7 +40,7 @@ PqSelector::PqSelector(const KvLayout& layout, const KernelTable& kernels,
 uint64_t PqSelector::stream_bytes(const KvLayout& layout, uint32_t n_blocks) {
   const uint64_t n_codebooks = n_blocks / kSegmentBlocks;
   return n_codebooks * PqCodebook::memory_bytes(layout.head_dim) +
-         uint64_t{std::min(n_blocks, kSegmentBlocks)} * layout.v_offset;
+         (n_blocks > 0 ? uint64_t{kSegmentBlocks} * layout.v_offset : 0);
 }
 
 const PqSelector::Stream& PqSelector::at(StreamIdx stream) const {
@@ -57,10 +57,14 @@ const PqTrailer& PqSelector::trailer(StreamIdx stream, uint32_t extent) const {
 }
 
 void PqSelector::keep_raw(StreamIdx stream, const std::byte* block) {
-  const uint32_t n_lines = layout_.v_offset / sizeof(Line);
-  std::shared_ptr<Line[]> raw(new Line[n_lines]);
-  std::memcpy(raw.get(), block, n_lines * sizeof(Line));
-  streams_[stream].kept.push_back(std::move(raw));
+  Stream& s = streams_[stream];
+  if (s.kept == nullptr || s.kept.use_count() > 1) {
+    std::shared_ptr<Line[]> own(new Line[size_t{kSegmentBlocks} * block_lines()]);
+    if (s.n_kept > 0) std::memcpy(own.get(), s.kept.get(), uint64_t{s.n_kept} * layout_.v_offset);
+    s.kept = std::move(own);
+  }
+  std::memcpy(&s.kept[size_t{s.n_kept} * block_lines()], block, layout_.v_offset);
+  ++s.n_kept;
 }
 
 void PqSelector::observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) {
@@ -85,7 +89,7 @@ void PqSelector::observe(StreamIdx stream, uint32_t block_idx, const std::byte* 
     return;
   }
   keep_raw(stream, block);
-  if (s.kept.size() == kSegmentBlocks) train(stream);
+  if (s.n_kept == kSegmentBlocks) train(stream);
 }
 
 /// The block's codes under its segment's codebook.
@@ -108,17 +112,16 @@ void PqSelector::train(StreamIdx stream) {
   // Finite blocks, one after the other.
   std::vector<float> keys(kSegmentBlocks * block_floats);
   size_t n_floats = 0;
-  for (const RawBlock& raw : s.kept) {
+  for (uint32_t i = 0; i < s.n_kept; ++i) {
     const std::span block(keys.data() + n_floats, block_floats);
-    kernels_->index.load_k(layout_, raw[0].bytes.data(), block.data());
+    kernels_->index.load_k(layout_, kept_block(s, i), block.data());
     if (all_finite(block)) n_floats += block_floats;
   }
   const PqCodebook* before = s.codebooks.empty() ? nullptr : s.codebooks.back().get();
   if (s.n_of_text == s.codebooks.size()) ++s.n_of_text;
   s.codebooks.push_back(std::make_shared<const PqCodebook>(
       PqCodebook::train(*kernels_, std::span(keys).first(n_floats), layout_.head_dim, before)));
-  s.kept.clear();
-  s.kept.shrink_to_fit();
+  s.n_kept = 0;
   const float* next = keys.data();
   for (uint32_t block = first_block; block < s.n_observed; ++block) {
     encode(stream, block, next);
@@ -174,7 +177,7 @@ void PqSelector::scan(const EstimateArgs& args, const PqCodebook& book, const Pq
 void PqSelector::score_kept(const EstimateArgs& args, uint32_t first_block) const {
   const Stream& s = streams_[args.stream];
   for (uint32_t block = first_block; block < args.end_block; ++block) {
-    kernels_->index.load_k(layout_, s.kept[block - s.n_coded()][0].bytes.data(), args.scratch);
+    kernels_->index.load_k(layout_, kept_block(s, block - s.n_coded()), args.scratch);
     kernels_->index.key_scores({.keys = args.scratch,
                                 .q = args.q,
                                 .head_dim = layout_.head_dim,
@@ -211,7 +214,7 @@ void PqSelector::truncate(uint32_t n_blocks) {
   table_.truncate(n_blocks);
   for (Stream& s : streams_) {
     if (n_blocks >= s.n_observed) continue;
-    s.kept.resize(n_blocks - std::min(n_blocks, s.n_coded()));
+    s.n_kept = n_blocks - std::min(n_blocks, s.n_coded());
     s.n_observed = n_blocks;
     while (!s.infinite.empty() && s.infinite.back() >= n_blocks) s.infinite.pop_back();
     if (const uint64_t n = div_up(n_blocks, kSegmentBlocks); n < s.codebooks.size())

@@ -129,6 +129,20 @@ TEST_F(DeviceEngine, TheCpuAttendsItsShareOfWhatTheDeviceLacks) {
   EXPECT_EQ(Engine::open(placed).device_plan().cpu_share, 0);
 }
 
+TEST_F(DeviceEngine, AShareOfNoDeviceIsSaidToDoNothing) {
+  devices_ = {};
+  devices_.reason = "no CUDA device: the machine has none";
+  EngineOptions sharing = options();
+  sharing.cpu_share = 0.4;
+  EXPECT_EQ(
+      Engine::open(sharing).notices(),
+      std::vector<std::string>{"--cpu-share does nothing: no CUDA device: the machine has none"});
+  for (const std::optional<double> other : {std::optional<double>(), std::optional(0.0)}) {
+    sharing.cpu_share = other;
+    EXPECT_TRUE(Engine::open(sharing).notices().empty());
+  }
+}
+
 /// From then on there is no answer, of this walk or another's.
 TEST_F(DeviceEngine, ADeviceThatIsLostInAnAnswerEndsIt) {
   devices_ = gpu_attn::count_devices(testing::watched_device());

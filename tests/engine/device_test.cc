@@ -153,6 +153,11 @@ TEST_F(DeviceTest, OneThatCannotBeOpenedSaysWhy) {
   fake_machine().errors["open"] = 35;
   expect_error(act, ErrorCode::kNoDevice, "cannot be used: the driver's words", "cuda:0");
   EXPECT_NE(remedy_of(act).find("newer NVIDIA driver"), std::string::npos);
+  fake_machine().errors["open"] = 46;
+  expect_error(act, ErrorCode::kNoDevice, "cuda:0 cannot be used: the driver's words", "cuda:0");
+  EXPECT_EQ(remedy_of(act),
+            "close the program that holds it (nvidia-smi names it), give the number of another "
+            "device, or use --device none to run on the CPU alone");
   fake_machine().errors["open"] = 209;  // the module has no code for it
   expect_error(act, ErrorCode::kNoDevice, "cannot be used", "cuda:0");
   fake_machine().errors = {{"facts", 700}};

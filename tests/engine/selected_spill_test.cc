@@ -262,6 +262,70 @@ TEST_F(SelectedSpill, FaultsOfTheDiskChangeNoBit) {
   EXPECT_GT(n_lost, 0u);
 }
 
+/// EIO behind a part of a layer's blocks, of which heads have been attended already: their extent
+/// is computed again, the step has the same bits, and nothing stays pinned.
+TEST_F(SelectedSpill, AFaultBehindHeadsThatWereAttendedChangesNoBit) {
+  SelectedSetting setting{.place = Place::kSimulated};
+  setting.n_block_frames = 4;  // fewer than a head's blocks: the next head's are asked for later
+  Logits expected;
+  uint64_t n_pinnable = 0, n_lost = 0;
+  for (uint64_t after : {UINT64_MAX / 2, uint64_t{0}, uint64_t{12}, uint64_t{28}, uint64_t{42}}) {
+    SCOPED_TRACE(after);
+    SelectedWalk walk(member_.model, setting);
+    Sequence sequence = walk.sequence();
+    walk.feed(sequence, context());
+    walk.evict_most();
+    walk.fail_blocks(after, setting.n_block_frames + 1);
+    const Logits logits = walk.feed(sequence, rest(), 0, Attention::kSelected);
+    const tiers::BlockStore& store = walk.cache().store();
+    if (expected.empty()) {  // that of no fault
+      expected = logits;
+      n_pinnable = store.n_pinnable();
+      EXPECT_EQ(store.counts().lost_extents, 0u);
+      continue;
+    }
+    EXPECT_EQ(first_difference(logits, expected), std::nullopt);
+    n_lost += store.counts().lost_extents;
+    EXPECT_EQ(store.n_pinnable(), n_pinnable);
+    EXPECT_EQ(store.block_transfers()->n_free(), setting.n_block_frames);
+  }
+  EXPECT_GE(n_lost, 4u);
+}
+
+/// Reads of single blocks that always fail: what they lose is computed again, but not for ever; and
+/// when they do not fail any more, the text goes on where it was.
+TEST_F(SelectedSpill, AStepThatOnlyLosesBlocksEndsByNameAndTheNextOneIsWhole) {
+  const auto whole = context().first(600);
+  const auto next = rest().first(2);
+  SelectedWalk in_dram(member_.model, {});
+  Sequence held = in_dram.sequence();
+  in_dram.feed(held, whole);
+  const Logits expected = in_dram.feed(held, next, 0, Attention::kSelected);
+  SelectedSetting setting{.place = Place::kSimulated};
+  setting.dram_positions = 400;
+  SelectedWalk walk(member_.model, setting);
+  Sequence sequence = walk.sequence();
+  walk.feed(sequence, whole);
+  walk.evict_most();
+  const tiers::BlockStore& store = walk.cache().store();
+  const uint64_t n_pinnable = store.n_pinnable();
+  walk.break_blocks(true);
+  try {
+    walk.feed(sequence, next, 0, Attention::kSelected);
+    ADD_FAILURE() << "a disk that only fails was not missed";
+  } catch (const tiers::LostExtent& lost) {
+    EXPECT_EQ(lost.code(), ErrorCode::kIo);
+    EXPECT_NE(std::string(lost.what()).find("could not be read back: device error"),
+              std::string::npos)
+        << lost.what();
+  }
+  EXPECT_EQ(sequence.n_pos(), whole.size());
+  EXPECT_EQ(store.n_pinnable(), n_pinnable);
+  walk.break_blocks(false);
+  EXPECT_EQ(first_difference(walk.feed(sequence, next, 0, Attention::kSelected), expected),
+            std::nullopt);
+}
+
 /// What it lost is computed again, but not deadline by deadline for ever; and when it answers, the
 /// text goes on where it was.
 TEST_F(SelectedSpill, ASilentDiskEndsTheStepInTimeAndTheNextOneIsWhole) {

@@ -90,6 +90,16 @@ class SelectedWalk {
     stop_->stop_at(block_disk_->now() + after);
     walk().set_cancel(&stop_->flag());
   }
+  /// Of the reads of single blocks, n behind the next `after` end in EIO; so do those that repeat
+  /// them where n exceeds the frames.
+  void fail_blocks(uint64_t after, uint64_t n) {
+    for (uint64_t i = after; i < after + n; ++i)
+      block_disk_->fail_nth(block_disk_->n_submitted() + i, tiers::FaultKind::kReadError);
+  }
+  /// Every one ends in EIO, or none.
+  void break_blocks(bool is_broken) {
+    block_disk_->set_faults({.read_error = is_broken ? 1.0 : 0.0});
+  }
   /// Requests to the file of extents so far; and which of them, counted from 0, are writes that
   /// will fail.
   uint64_t n_requests() const { return disk_->n_submitted(); }

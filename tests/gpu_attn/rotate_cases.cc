@@ -217,7 +217,7 @@ std::vector<float> run_rotate(UnderTest& on, CaseReport& report, const RotateCas
   std::byte* mirror_memory = of.has_mirror ? on.make<std::byte>(n_bytes) : nullptr;
   std::vector<std::byte*> mirror = table;
   for (std::byte*& block : mirror)
-    if (block != nullptr) block = mirror_memory + (block - memory);
+    if (block != nullptr && of.has_mirror) block = mirror_memory + (block - memory);
   const uint64_t n_queries = uint64_t{of.n_rows()} * of.n_kv_heads * of.group;
   const DeviceRotateArgs args{.q = on.upload(in.q.x),
                               .k = on.upload(in.k.x),

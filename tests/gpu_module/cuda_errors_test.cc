@@ -11,8 +11,9 @@ TEST(CudaErrors, NumbersAreSortedByWhatCanBeDone) {
   for (const int lost : {214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
     EXPECT_EQ(cuda_status(lost), DeviceStatus::kLost) << lost;
   EXPECT_EQ(cuda_status(2), DeviceStatus::kOutOfMemory);
-  for (const int absent : {46, 100, 101, kNoDriverError})
+  for (const int absent : {100, 101, kNoDriverError})
     EXPECT_EQ(cuda_status(absent), DeviceStatus::kNoDevice) << absent;
+  EXPECT_EQ(cuda_status(46), DeviceStatus::kInUse);
   for (const int old : {35, 803}) EXPECT_EQ(cuda_status(old), DeviceStatus::kOldDriver) << old;
   for (const int without_code : {209, kOldCardError})
     EXPECT_EQ(cuda_status(without_code), DeviceStatus::kUnsupported) << without_code;
@@ -31,7 +32,7 @@ TEST(CudaErrors, TheSameNumberMeansAnotherThingWhereMemoryIsPinned) {
 
 TEST(CudaErrors, WhateverFailsWhereDevicesAreCountedThereAreNone) {
   for (const int said : {0, 35, 100}) EXPECT_EQ(count_error(said), said);
-  for (const int other : {1, 2, 3, 700, 999}) {
+  for (const int other : {1, 2, 3, 46, 700, 999}) {
     EXPECT_EQ(cuda_status(count_error(other)), DeviceStatus::kNoDevice) << other;
     EXPECT_EQ(cuda_number(count_error(other)), other);
   }

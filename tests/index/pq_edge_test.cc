@@ -117,8 +117,7 @@ TEST(PqEdge, IndexBytesCountKeptBlocksAndCodebooks) {
   EXPECT_EQ(index_bytes(Method::kPq, shape), 3 * (rows + kept + n_codebooks * codebook));
   const IndexShape small{f16_layout(64), 3, 2};
   EXPECT_EQ(index_bytes(Method::kPq, small),
-            3 * (3 * uint64_t{TileMemory::kSlotTiles} * PqSelector::tile_bytes() +
-                 uint64_t{2} * kBlockPositions * 64 * 2));
+            3 * (3 * uint64_t{TileMemory::kSlotTiles} * PqSelector::tile_bytes() + kept));
   // What a query reads: tiles and centroids of two segments, keys of 11 blocks.
   const auto selector = make_pq(f16_layout(64), 24 * kExtentBlocks);
   EXPECT_EQ(selector->held_bytes(2 * kSegmentBlocks + 11),

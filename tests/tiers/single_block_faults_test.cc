@@ -101,6 +101,44 @@ TEST(SingleBlockFaults, WhatIsPinnedOfALostExtentStaysReadable) {
   expect_nothing_is_held(at);
 }
 
+/// From the first block of the later extent on the disk answers EIO, when blocks of the earlier one
+/// are there and in use.
+TEST(SingleBlockFaults, AFaultBehindAPartOfAPinIsNamedAndLeavesNothingHeld) {
+  BlockFixture at({.n_block_frames = 4});
+  const auto runs = store_away(at);
+  std::vector<BlockId> wanted(runs[0].begin(), runs[0].end());
+  wanted.insert(wanted.end(), runs[1].begin(), runs[1].end());
+  const std::span<const BlockId> first = std::span(wanted).first(kExtentBlocks);
+  at.store.begin_pin(wanted);
+  at.store.finish_pin(first, at.serial_pool);
+  EXPECT_FALSE(at.store.is_resident(wanted.back()));
+  const ExtentId lost_extent = at.store.extent_of(runs[1][0]);
+  at.spill.block_disk->set_faults({.read_error = 1});
+  try {
+    at.store.finish_pin(wanted, at.serial_pool);
+    FAIL() << "nothing was thrown";
+  } catch (const LostExtent& lost) {
+    EXPECT_EQ(lost.extent(), lost_extent);
+    EXPECT_EQ(lost.code(), ErrorCode::kIo);
+    EXPECT_NE(std::string(lost.what()).find(failure_text(IoStatus::kDeviceError)),
+              std::string::npos)
+        << lost.what();
+  }
+  for (uint32_t i = 0; i < kExtentBlocks; ++i) EXPECT_TRUE(at.holds(first[i], 100 + i));
+  at.store.unpin(wanted);
+  expect_nothing_is_held(at);
+  // A disk that answers again gives the other extent; this one is computed again, not read.
+  at.spill.block_disk->set_faults({});
+  at.store.begin_step(ReadGrain::kBlocks);
+  const uint64_t n_submitted = at.spill.block_disk->n_submitted();
+  EXPECT_FALSE(at.pin(wanted));
+  EXPECT_EQ(at.spill.block_disk->n_submitted(), n_submitted);
+  ASSERT_TRUE(at.pin(first));
+  EXPECT_TRUE(at.holds(first.back(), 107));
+  at.store.unpin(first);
+  expect_nothing_is_held(at);
+}
+
 TEST(SingleBlockFaults, AHungReadIsLostByNameAndItsFrameIsQuarantined) {
   BlockFixture at({.n_block_frames = 2});
   const auto runs = store_away(at);

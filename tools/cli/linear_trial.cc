@@ -134,10 +134,10 @@ void LinearTrial::run(ThreadPool& pool, const LinearArgs& args) {
   const uint32_t n_panels = args.w.n_panels();
   if (args.n_rows > cpu_attn::kFewRows)
     return pool.for_each(n_panels, grain(pool, args.n_rows), multiply);
-  std::vector<uint32_t> begins(pool.size() + 1);
+  begins_.resize(pool.size() + 1);  // the first run alone allocates
   for (uint32_t worker = 0; worker <= pool.size(); ++worker)
-    begins[worker] = static_cast<uint32_t>(uint64_t{n_panels} * worker / pool.size());
-  pool.for_each_own(begins, multiply);
+    begins_[worker] = static_cast<uint32_t>(uint64_t{n_panels} * worker / pool.size());
+  pool.for_each_own(begins_, multiply);
 }
 
 void LinearTrial::decode_copy(ThreadPool& pool, uint64_t copy, uint32_t n_rows) {

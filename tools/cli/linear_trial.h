@@ -62,6 +62,7 @@ class LinearTrial {
   std::vector<float> x_, out_, scales_;
   std::vector<int8_t> q_;
   std::vector<int32_t> neg_sums_;
+  std::vector<uint32_t> begins_;  // by worker: its first panel, where rows are few
 };
 
 /// The matrices of layers, one after the other as a token meets them: seven shapes of one type, all

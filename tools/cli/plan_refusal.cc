@@ -165,7 +165,7 @@ std::vector<Change> changes_of(const PlanSubject& subject, const Shortage& lacks
   if (is_pinned(subject) && is_plannable(subject, free)) changes.push_back(without_pins({}));
   engine::PlacementRequest quantised = subject.request;
   quantised.codecs = {{KvCodec::kQ8_0, KvCodec::kQ8_0}};
-  if (subject.model.spec.shape.head_dim % 32 == 0 && is_plannable(subject, quantised))
+  if (subject.model.spec.shape.head_dim % kScaleGroup == 0 && is_plannable(subject, quantised))
     changes.push_back({"-ctk q8_0 -ctv q8_0", {"cache-type-k", "cache-type-v"}});
   if (const SmallerContext smaller = largest_context(subject); smaller.n_ctx > 0) {
     Change change{fmt::format("-c {}", smaller.n_ctx), {"ctx-size"}};
