@@ -1,6 +1,6 @@
 // engine/walk_device.cc - steps on a device: what it gets of a step, and what the host does between
-// a layer's queries and their attention: of rows of selected steps it chooses the blocks, of others
-// it attends a part, beside the device.
+// a layer's operations: of rows of selected steps it chooses the blocks, of others it attends a
+// part beside the device, and few rows it multiplies where weights lie.
 #include <algorithm>
 #include <optional>
 
@@ -11,7 +11,9 @@ namespace strata::engine {
 
 /// Of the rows of one sequence. Those of a selected step are in groups which are what the device
 /// walks at a time, the others in one.
-class Walk::State::DeviceContexts : public ContextChooser, public TextAttender {
+class Walk::State::DeviceContexts : public ContextChooser,
+                                    public TextAttender,
+                                    public RowMultiplier {
  public:
   DeviceContexts(State& state, uint32_t first_group) : state_(state), first_group_(first_group) {
     wait();
@@ -39,6 +41,19 @@ class Walk::State::DeviceContexts : public ContextChooser, public TextAttender {
           {.kind = TraceKind::kOperation, .index = layer, .name = "attend beside the device"});
       take_queries(layer, state_.groups[first_group_].row_begin + first_row, n_part_rows, queries);
       state_.attend_beside(layer, {first_group_, first_row, n_part_rows}, first_pos, out);
+    }
+    wait();
+  }
+
+  void multiply(gpu_attn::HostProduct product, uint32_t layer, uint32_t n_part_rows, const float* x,
+                const std::array<float*, 3>& out) override {
+    waiting_.reset();
+    state_.check_cancelled();
+    {
+      const TraceScope multiplying(
+          state_.trace,
+          {.kind = TraceKind::kOperation, .index = layer, .name = "multiply beside the device"});
+      state_.multiply_beside(product, layer, n_part_rows, x, out);
     }
     wait();
   }
@@ -100,7 +115,8 @@ void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
                .cos_sin = sequence_angles,
                .logit_rows = sequence_logit_rows,
                .chooser = is_selected ? &contexts : nullptr,
-               .attender = is_selected ? nullptr : &contexts},
+               .attender = is_selected ? nullptr : &contexts,
+               .multiplier = &contexts},
               logits);
 }
 
