@@ -32,7 +32,7 @@ std::vector<WeightPlace> spread(const GroupPlace& place) {
 
 PieceSet PlacedLayer::on_cpu() const {
   PieceSet pieces = weights.is_on_cpu ? group->moving() : kNoPiece;
-  if (weights.is_apart_on_cpu) pieces.add(group->apart->piece);
+  if (const auto& apart = group->apart; apart && weights.is_apart_on_cpu) pieces.add(apart->piece);
   return pieces;
 }
 

@@ -215,7 +215,8 @@ void StepClock::add_weights(const PlacedLayer& layer, bool is_token, LayerWork& 
 void StepClock::add_products(const PlacedLayer& layer, LayerWork& work) {
   const LayerGroup& group = *layer.group;
   double on_cpu_gb = layer.weights.is_on_cpu ? group.weight_gb : 0;
-  if (layer.weights.is_apart_on_cpu) on_cpu_gb += group.apart->weight_gb;
+  if (const auto& apart = group.apart; apart && layer.weights.is_apart_on_cpu)
+    on_cpu_gb += apart->weight_gb;
   if (on_cpu_gb > 0)
     work.cpu_linear = busy(PlanPart::kCpu, problem_.cpu_products_ms(group, on_cpu_gb)) +
                       problem_.cpu_products_link_ms(layer.on_cpu());
