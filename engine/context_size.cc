@@ -11,6 +11,7 @@
 #include "base/kernel_table.h"
 #include "engine/byte_text.h"
 #include "engine/device_beside.h"
+#include "engine/device_products.h"
 #include "engine/kv_cache.h"
 #include "engine/prompt_lookup.h"
 #include "engine/walk_state.h"
@@ -77,13 +78,15 @@ WalkBytes walk_bytes_on_device(const ModelShape& shape, uint32_t n_threads) {
   return bytes;
 }
 
-/// Of the partials of a span (engine/walk_attend.cc), what few rows touch that the CPU attends
-/// beside a device.
-uint64_t beside_bytes(const ModelShape& shape, uint64_t n_ctx) {
+/// What few rows touch where the CPU works beside a device: activations, and of what it attends the
+/// partials of spans (engine/walk_attend.cc). What is chosen the device attends.
+uint64_t beside_bytes(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx) {
+  const uint64_t rows = kDeviceFewRows * walk_bytes(shape, request.n_threads).per_row;
+  if (request.method) return rows;
   const uint64_t n_heads = widest_q(shape) / shape.head_dim;
   const uint64_t n_spans = div_up(n_ctx, uint64_t{kSpanPositions});
-  return std::min(kSplitBytesMax, kDeviceFewRows * n_heads * n_spans *
-                                      (uint64_t{shape.head_dim} + 2) * sizeof(float));
+  return rows + std::min(kSplitBytesMax, kDeviceFewRows * n_heads * n_spans *
+                                             (uint64_t{shape.head_dim} + 2) * sizeof(float));
 }
 
 /// Rows whose buffers stay within kWalkBytesMax.
@@ -273,7 +276,8 @@ uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows, bool ma
   const uint64_t row = kFloat * (shape.d_model + kMaxRopeSets * shape.head_dim) + sizeof(uint32_t) +
                        sizeof(int32_t);  // position, token
   const uint64_t logits = kFloat * std::min(max_rows, kDeviceFewRows) * shape.vocab_size;
-  const uint64_t shared = may_share ? DeviceBeside::host_bytes(shape) : 0;
+  const uint64_t shared =
+      may_share ? DeviceBeside::host_bytes(shape) + DeviceProducts::host_bytes(shape) : 0;
   return max_rows * row + logits + shared + kRoundingBytes;
 }
 
@@ -288,7 +292,7 @@ uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
   uint64_t of_steps = walk_buffer_bytes(shape, cpu_rows, request.n_threads);
   if (request.has_device) {
     const WalkBytes bytes = walk_bytes_on_device(shape, request.n_threads);
-    const uint64_t beside = request.may_share ? beside_bytes(shape, n_ctx) : 0;
+    const uint64_t beside = request.may_share ? beside_bytes(shape, request, n_ctx) : 0;
     of_steps = std::max(of_steps,
                         kDriverBytes + bytes.fixed + beside + request.chunk_rows * bytes.per_row +
                             device_buffer_bytes(shape, request.chunk_rows, request.may_share));

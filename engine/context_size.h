@@ -24,7 +24,7 @@ struct ContextRequest {
   bool has_packs = false;                    // saved contexts are read and written
   std::optional<index::Method> method = {};  // of retrieval
   bool has_device = false;                   // that may compute the steps
-  bool may_share = false;                    // attention between it and the CPU
+  bool may_share = false;                    // what it does not hold between it and the CPU
   std::optional<index::Rule> sparse = {};    // by which prompts are read; nothing = exactly
   uint32_t n_threads = 1;
   uint32_t n_answers = 1;         // at work at a time (EngineOptions)
@@ -62,7 +62,7 @@ void check_codecs(const ModelShape& shape, const ContextRequest& request);
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads);
 
 /// Pinned memory in which a device finds the inputs of such steps, leaves their logits and, where
-/// it may, shares attention with the CPU, an upper bound.
+/// it may, shares attention and products with the CPU, an upper bound.
 uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows, bool may_share);
 /// Both of them, as a request wants them (of a device, the larger of its own steps and the CPU's,
 /// which may have to stand in for it), with the logits of each of its answers and of their

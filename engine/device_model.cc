@@ -175,12 +175,12 @@ void DeviceWeights::place_layers(const OpenDevice& device, const Model& host,
   }
 }
 
-void DeviceWeights::stream_layers(const OpenDevice& device, const Model& host,
-                                  const DevicePlan& plan) {
-  pages_ = PinnedMemory::pin(device, host.pages());
+/// All but what stays of each layer.
+std::vector<gpu_attn::StreamedLayer> DeviceWeights::layers_passing(
+    const Model& host, const std::vector<PieceSet>& stays) const {
   std::vector<gpu_attn::StreamedLayer> streamed;
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
-    const PieceSet passes = other_pieces(plan.resident[layer]);
+    const PieceSet passes = other_pieces(stays[layer]);
     if (!passes.is_any()) continue;
     const std::byte* const from = begin_of(host, layer, passes);
     gpu_attn::StreamedLayer of{.layer = layer,
@@ -194,12 +194,34 @@ void DeviceWeights::stream_layers(const OpenDevice& device, const Model& host,
             static_cast<uint64_t>((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
     streamed.push_back(of);
   }
+  return streamed;
+}
+
+void DeviceWeights::begin_step(const Stream& stream, bool cpu_multiplies) {
+  if (streamed_ == nullptr) return;
+  stream.check(streamed_->begin(stream.get(), cpu_multiplies ? few_rows_round_ : 0),
+               "copy weights");
+}
+
+void DeviceWeights::stream_layers(const OpenDevice& device, const Model& host,
+                                  const DevicePlan& plan) {
+  pages_ = PinnedMemory::pin(device, host.pages());
+  std::vector<gpu_attn::StreamedLayer> streamed = layers_passing(host, plan.resident);
   slots_ =
       DeviceBuffer::allocate(device, gpu_attn::kStreamSlots * gpu_attn::stream_slot_bytes(streamed),
                              "the layers that pass through it");
   stream_.check(gpu_attn::StreamedWeights::create(device.table(), device.get(), model_.layers,
                                                   std::move(streamed), slots_.bytes(), &streamed_),
                 "copy weights");
+  if (plan.on_cpu.empty()) return;
+  std::vector<PieceSet> stays = plan.resident;
+  for (uint32_t layer = 0; layer < stays.size(); ++layer)
+    for (const LayerPiece piece : kEachPiece)
+      if (plan.on_cpu[layer].has(piece)) {
+        STRATA_CHECK(!stays[layer].has(piece), "the CPU multiplies what stays of layer %u", layer);
+        stays[layer].add(piece);
+      }
+  few_rows_round_ = streamed_->add_round(layers_passing(host, stays));
 }
 
 }  // namespace strata::engine

@@ -48,12 +48,16 @@ class DeviceWeights {
     return streamed_ ? static_cast<gpu_attn::LayerWeightsSource&>(*streamed_) : *source_;
   }
   uint64_t streamed_bytes() const { return streamed_ ? streamed_->queued_bytes() : 0; }
+  /// Before a step is queued on `stream`: whether the CPU multiplies what the plan gives it.
+  void begin_step(const Stream& stream, bool cpu_multiplies);
 
  private:
   void place_head(const OpenDevice& device, const Model& host, StagedCopy& staged);
   void place_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan,
                     StagedCopy& staged);
   void stream_layers(const OpenDevice& device, const Model& host, const DevicePlan& plan);
+  std::vector<gpu_attn::StreamedLayer> layers_passing(const Model& host,
+                                                      const std::vector<PieceSet>& stays) const;
   const float* place_vector(std::span<const float> values, StagedCopy& staged);
 
   gpu_attn::DeviceModel model_;
@@ -64,6 +68,7 @@ class DeviceWeights {
   PinnedMemory pages_;                // of the host's weights, where layers pass
   DeviceBuffer slots_;                // goes before the pages: the driver ends copies into it first
   std::unique_ptr<gpu_attn::StreamedWeights> streamed_;
+  uint32_t few_rows_round_ = 0;  // of streamed_: without what the CPU multiplies by
   std::unique_ptr<gpu_attn::LayerWeightsSource> source_;  // of a model that stays whole
 };
 

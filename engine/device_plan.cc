@@ -1,11 +1,13 @@
 #include "engine/device_plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/even_spread.h"
 #include "engine/byte_text.h"
 
 namespace strata::engine {
@@ -37,6 +39,25 @@ uint64_t DevicePlan::n_streamed() const {
 
 uint64_t DevicePlan::n_in_part() const {
   return n_streamed() - static_cast<uint64_t>(std::ranges::count(resident, kNoPiece));
+}
+
+uint64_t DevicePlan::n_on_cpu() const {
+  return static_cast<uint64_t>(std::ranges::count_if(on_cpu, &PieceSet::is_any));
+}
+
+std::vector<PieceSet> share_products(const std::vector<PieceSet>& resident, double share) {
+  const uint64_t n =
+      resident.size() - static_cast<uint64_t>(std::ranges::count(resident, kWholeLayer));
+  const auto n_on_cpu = static_cast<uint64_t>(std::llround(share * static_cast<double>(n)));
+  std::vector<PieceSet> on_cpu;
+  if (n_on_cpu == 0) return on_cpu;
+  uint64_t passing = 0;  // before the layer
+  for (const PieceSet& stays : resident) {
+    const bool is_its = !stays.is_whole() && is_spread_to(passing, n_on_cpu, n);
+    on_cpu.push_back(is_its ? other_pieces(stays) : kNoPiece);
+    passing += stays.is_whole() ? 0u : 1u;
+  }
+  return on_cpu;
 }
 
 uint64_t usable_device_bytes(uint64_t free_bytes) {

@@ -36,9 +36,13 @@ struct DevicePlan {
   // Of full layers' K and V beyond kv_bytes, what the CPU attends for few rows (device_beside.h).
   double cpu_share = 0;
   std::vector<PieceSet> resident;  // per layer
+  // Per layer, of what is not resident: what the CPU multiplies few rows by, so that for them it
+  // does not pass (device_products.h). Empty: nothing.
+  std::vector<PieceSet> on_cpu;
 
   uint64_t n_streamed() const;  // layers of which something passes
   uint64_t n_in_part() const;   // of those, the ones of which a piece stays
+  uint64_t n_on_cpu() const;    // of those, the ones of which the CPU multiplies by something
 };
 
 /// Where no budget is given: what is free, less what the driver and the desktop want to have.
@@ -46,6 +50,10 @@ uint64_t usable_device_bytes(uint64_t free_bytes);
 
 /// The plan in which exactly these pieces of each layer stay, with no K and V yet.
 DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<PieceSet> resident);
+
+/// DevicePlan::on_cpu with so large a share of the layers that pass, spread evenly, each with all
+/// that passes of it.
+std::vector<PieceSet> share_products(const std::vector<PieceSet>& resident, double share);
 
 /// Errors: kDoesNotFit, with the smallest budget that would do.
 DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes);

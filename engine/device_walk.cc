@@ -75,12 +75,15 @@ struct DeviceWalk::State {
                                       "the buffers of a step")),
         step(device.table(), weights.model(), weights.source(), sizes, memory.bytes()),
         host_memory(HostMemory::reserve(
-            input_bytes() + logit_bytes() +
-            (plan.cpu_share > 0 ? DeviceBeside::host_bytes(cache.shape()) : 0))),
+            input_bytes() + logit_bytes() + beside_bytes() +
+            (plan.on_cpu.empty() ? 0 : DeviceProducts::host_bytes(cache.shape())))),
         pinned(PinnedMemory::pin(device, {host_memory.data(), host_memory.size()})) {
-    if (plan.cpu_share > 0)
-      beside.emplace(device, cache.shape(), shares, stream,
-                     host_memory.data() + input_bytes() + logit_bytes());
+    std::byte* const behind_logits = host_memory.data() + input_bytes() + logit_bytes();
+    if (plan.cpu_share > 0) beside.emplace(device, cache.shape(), shares, stream, behind_logits);
+    if (!plan.on_cpu.empty())
+      products.emplace(device, cache.shape(), plan.on_cpu, stream, behind_logits + beside_bytes());
+    for (uint32_t layer = 0; layer < plan.on_cpu.size(); ++layer)
+      cpu_step_bytes += gpu_attn::layer_bytes(weights.model().layers[layer], plan.on_cpu[layer]);
     tables.resize(weights.model().layers.size());
     wanted.reserve(sizes.max_logit_rows);
   }
@@ -92,6 +95,9 @@ struct DeviceWalk::State {
     return round_up(uint64_t{sizes.max_logit_rows} * weights.model().vocab_size * sizeof(float),
                     256);
   }
+  uint64_t beside_bytes() const {
+    return plan.cpu_share > 0 ? round_up(DeviceBeside::host_bytes(cache.shape()), 256) : 0;
+  }
   float* logits_memory() const {
     return reinterpret_cast<float*>(host_memory.data() + input_bytes());
   }
@@ -100,7 +106,7 @@ struct DeviceWalk::State {
   void fill_tables(uint32_t first_pos, uint32_t end_block, bool is_mirrored);
   void queue(uint32_t n_rows, std::span<const uint32_t> logit_rows,
              gpu_attn::LayerChooser* layer_chooser = nullptr,
-             gpu_attn::HostAttention* host = nullptr);
+             gpu_attn::HostAttention* host = nullptr, bool cpu_multiplies = false);
   bool is_shared(const DeviceRows& rows, uint32_t n_blocks, bool is_mirrored) const;
   void capture(std::span<const uint32_t> logit_rows);
   void drop_capture() noexcept;
@@ -121,11 +127,14 @@ struct DeviceWalk::State {
   DeviceChooser chooser;
   DeviceBuffer memory;
   DeviceStep step;
-  HostMemory host_memory;  // inputs, then logits, then what is attended beside
+  HostMemory host_memory;  // inputs, logits, what is attended beside, what is multiplied
   PinnedMemory pinned;
-  std::optional<DeviceBeside> beside;  // where the CPU attends, too
-  std::vector<DeviceKvTable> tables;   // [n_layers]
-  std::vector<uint32_t> wanted;        // rows of a part that want logits
+  std::optional<DeviceBeside> beside;      // where the CPU attends, too
+  std::optional<DeviceProducts> products;  // where it multiplies
+  uint64_t cpu_step_bytes = 0;             // of weights that it multiplies a part of few rows by
+  uint64_t cpu_weight_bytes = 0;           // the same of all so far
+  std::vector<DeviceKvTable> tables;       // [n_layers]
+  std::vector<uint32_t> wanted;            // rows of a part that want logits
   // A decoded token's step, good for rows at positions [begin, end): the host queues it by one call
   // instead of a dozen per layer.
   Graph token_step;
@@ -163,15 +172,18 @@ void DeviceWalk::State::fill_tables(uint32_t first_pos, uint32_t end_block, bool
 }
 
 void DeviceWalk::State::queue(uint32_t n_rows, std::span<const uint32_t> logit_rows,
-                              gpu_attn::LayerChooser* layer_chooser,
-                              gpu_attn::HostAttention* host) {
+                              gpu_attn::LayerChooser* layer_chooser, gpu_attn::HostAttention* host,
+                              bool cpu_multiplies) {
+  weights.begin_step(stream, cpu_multiplies);
   stream.check(step.queue(stream.get(), {.n_rows = n_rows,
                                          .logit_rows = logit_rows,
                                          .kv = tables,
                                          .inputs = host_memory.data(),
                                          .chooser = layer_chooser,
-                                         .host = host}),
+                                         .host = host,
+                                         .products = cpu_multiplies ? &*products : nullptr}),
                "run a step");
+  if (cpu_multiplies) cpu_weight_bytes += cpu_step_bytes;
 }
 
 /// Or the stream keeps what is queued after it.
@@ -234,6 +246,8 @@ void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_
   const bool chooses = rows.chooser != nullptr;
   const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{first_pos} + n_rows));
   const bool shares_rows = is_shared(rows, n_blocks, is_mirrored);
+  // Then weights pass, so that no step is captured.
+  const bool multiplies = products && rows.multiplier != nullptr && n_rows <= kDeviceFewRows;
   if (n_rows == 1 && logit_rows.size() == 1 && plan.n_streamed() == 0 && !chooses && !shares_rows) {
     queue_captured(first_pos, logit_rows);
   } else {
@@ -241,12 +255,16 @@ void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_
     if (chooses) chooser.begin(*rows.chooser, first, rows.positions.subspan(first, n_rows));
     struct Ending {  // however the rows end
       DeviceBeside* beside;
+      DeviceProducts* products;
       ~Ending() {
         if (beside != nullptr) beside->end();
+        if (products != nullptr) products->use(nullptr);
       }
-    } const ending{shares_rows ? &*beside : nullptr};
+    } const ending{shares_rows ? &*beside : nullptr, multiplies ? &*products : nullptr};
     if (shares_rows) beside->begin(*rows.attender, first, n_blocks);
-    queue(n_rows, logit_rows, chooses ? &chooser : nullptr, shares_rows ? &*beside : nullptr);
+    if (multiplies) products->use(rows.multiplier);
+    queue(n_rows, logit_rows, chooses ? &chooser : nullptr, shares_rows ? &*beside : nullptr,
+          multiplies);
   }
   if (!logits.empty()) stream.copy(logits_memory(), step.logits(), logits.size_bytes());
   stream.wait();
@@ -264,6 +282,7 @@ const DevicePlan& DeviceWalk::plan() const { return state_->plan; }
 bool DeviceWalk::has_copy(tiers::SlotId home) const { return state_->kv.has_copy(home); }
 const DeviceKvCounts& DeviceWalk::kv_counts() const { return state_->kv.counts(); }
 uint64_t DeviceWalk::streamed_bytes() const { return state_->weights.streamed_bytes(); }
+uint64_t DeviceWalk::cpu_weight_bytes() const { return state_->cpu_weight_bytes; }
 
 /// Rows with more logits than one pass gives are walked in parts, each as its predecessor's next.
 void DeviceWalk::State::run_parts(const DeviceRows& rows, std::span<float> logits,

@@ -14,6 +14,7 @@
 #include "engine/device_kv.h"
 #include "engine/device_model.h"
 #include "engine/device_plan.h"
+#include "engine/device_products.h"
 #include "engine/model.h"
 
 namespace strata::engine {
@@ -27,6 +28,7 @@ struct DeviceRows {
   std::span<const uint32_t> logit_rows;             // those that want logits, ascending
   ContextChooser* chooser = nullptr;                // null: the rows attend everything
   TextAttender* attender = nullptr;                 // of the CPU's part of that
+  RowMultiplier* multiplier = nullptr;              // by what the plan gives the CPU, of few rows
 };
 
 /// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in
@@ -53,7 +55,9 @@ class DeviceWalk {
   const DevicePlan& plan() const;
   const DeviceKvCounts& kv_counts() const;
   bool has_copy(tiers::SlotId home) const;  // DeviceKv::has_copy
-  uint64_t streamed_bytes() const;  // of weights that passed through the device, since the start
+  // Of weights, since the start: that passed through the device, that the CPU multiplied by.
+  uint64_t streamed_bytes() const;
+  uint64_t cpu_weight_bytes() const;
 
  private:
   struct State;

@@ -110,7 +110,7 @@ void Engine::set_limits() {
   limits_.n_answers = options_.n_answers;
   if (options_.n_draft_max) limits_.n_draft_max = drafts_wanted();
   limits_.has_device = device_.has_value();
-  limits_.may_share = device_ && !options_.method && options_.cpu_share.value_or(1) > 0;
+  limits_.may_share = device_ && options_.cpu_share.value_or(1) > 0;
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
     limits_.is_budgeted = true;
@@ -156,7 +156,7 @@ void Engine::place_by_hand() {
     notices_.push_back(spill_problem_);
   plan_device();
   widen_chunks();
-  set_cpu_share(0);
+  set_cpu_share(nullptr);
   spill_ = open_spill(notices_);
 }
 
@@ -220,7 +220,7 @@ void Engine::place(const Placement& placement) {
     device_plan_ =
         place_on_device(needs_on_device(described, placed.context), hbm_budget(), placement);
     device_model_ = std::move(described);
-    set_cpu_share(placement.cpu_share);
+    set_cpu_share(&placement);
   }
   if (leaves_device) device_.reset();
   options_.k_codec = placement.k_codec;
@@ -327,9 +327,14 @@ void Engine::widen_chunks() {
   }
 }
 
-/// What the CPU attends beside the device, where neither an option nor a method says otherwise.
-void Engine::set_cpu_share(double placed) {
-  device_plan_.cpu_share = options_.method ? 0 : options_.cpu_share.value_or(placed);
+/// What the CPU does beside the device: where no option says otherwise, as placed; null: by hand.
+void Engine::set_cpu_share(const Placement* placement) {
+  const double share = options_.cpu_share.value_or(placement != nullptr ? placement->cpu_share : 0);
+  device_plan_.cpu_share = options_.method ? 0 : share;
+  if (options_.cpu_share == 0.0)
+    device_plan_.on_cpu.clear();
+  else if (placement == nullptr)
+    device_plan_.on_cpu = share_products(device_plan_.resident, share);
 }
 
 /// The CPU is to compute after all, within what was planned: its chunks are smaller.

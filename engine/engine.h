@@ -66,8 +66,10 @@ struct EngineOptions {
   RopeOverrides rope;
   DeviceChoice device = {.kind = DeviceChoice::Kind::kNone, .profile = ""};
   uint64_t hbm_bytes = 0;  // of the device's memory at most; 0 = what is free there, less a reserve
-  // Of full layers' K and V that the device does not hold, what the CPU attends for decoded tokens;
-  // nothing = as the placement says, and none without one. Blocks that are chosen are the device's.
+  // Of what the device does not hold, the share that is the CPU's for decoded tokens: of full
+  // layers' K and V, which it attends, and of layers' weights, by which it multiplies; nothing = as
+  // the placement says, and none without one. Blocks that are chosen are the device's. Of which
+  // weights is what a placement says where there is one, but for 0.
   std::optional<double> cpu_share = 0;
   // The devices there are; null = those of the CUDA module, looked for where `device` wants one.
   const gpu_attn::CudaDevices* devices = nullptr;
@@ -157,7 +159,7 @@ class Engine {
   void plan_device();
   bool use_device();
   void widen_chunks();
-  void set_cpu_share(double placed);
+  void set_cpu_share(const Placement* placement);
   void leave_device(const std::string& why);
   bool device_is_named() const { return options_.device.kind == DeviceChoice::Kind::kCuda; }
   BeyondDevices beyond_devices(bool spills, const WeightPlan& weights) const;

@@ -164,6 +164,7 @@ PlacedMemory place_memory(const WeightSizes& sizes, const ModelShape& shape,
 DevicePlan place_on_device(const DeviceNeeds& needs, uint64_t hbm_bytes,
                            const Placement& placement) {
   check_layers(placement.resident.size(), needs.layer_bytes.size());
+  if (!placement.on_cpu.empty()) check_layers(placement.on_cpu.size(), needs.layer_bytes.size());
   DevicePlan plan = device_plan_of(needs, placement.resident);
   if (plan.hbm_bytes > hbm_bytes)
     refuse(ErrorCode::kDoesNotFit, "layers",
@@ -181,6 +182,7 @@ DevicePlan place_on_device(const DeviceNeeds& needs, uint64_t hbm_bytes,
       std::min(placement.kv_hbm_bytes, needs.kv_bytes) / needs.block_bytes * needs.block_bytes;
   plan.hbm_bytes += plan.kv_bytes;
   plan.cpu_share = placement.cpu_share;
+  plan.on_cpu = placement.on_cpu;
   return plan;
 }
 

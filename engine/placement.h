@@ -27,14 +27,16 @@ struct Placement {
   // Beside a device. Empty = none computes. Per layer: what stays there of its weights; the rest
   // passes.
   std::vector<PieceSet> resident;
-  uint64_t kv_hbm_bytes = 0;  // copies of K and V there, rounded down to whole blocks
-  double cpu_share = 0;       // DevicePlan::cpu_share
+  uint64_t kv_hbm_bytes = 0;     // copies of K and V there, rounded down to whole blocks
+  double cpu_share = 0;          // DevicePlan::cpu_share
+  std::vector<PieceSet> on_cpu;  // DevicePlan::on_cpu
 
   bool is_spilling() const { return kv_dram_bytes > 0; }
   bool reads_disk() const {
     return is_spilling() || std::ranges::any_of(streamed, &PieceSet::is_any);
   }
   bool has_device() const { return !resident.empty(); }
+  bool shares_with_cpu() const { return cpu_share > 0 || !on_cpu.empty(); }  // beside a device
 };
 
 /// What a placement reserves of DRAM, and of the disk.

@@ -266,6 +266,7 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
   problem.may_attend_on_cpu = request.may_attend_on_cpu;
   if (request.may_attend_on_cpu) problem.stated_cpu_share = request.cpu_share;
   problem.may_compute_on_cpu = request.may_compute_on_cpu;
+  if (request.may_compute_on_cpu) problem.stated_products_share = request.cpu_share;
   problem.may_stream = problem.may_stream && request.may_use_disk;
   problem.hbm_gb = gb(request.hbm_bytes);
   problem.hbm_fixed_gb = gb(needs.buffer_bytes);

@@ -45,10 +45,10 @@ struct PlacementRequest {
   uint32_t n_draft_max = 0;  // as ContextRequest has it
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
-  // Beside a card: what a plan may use. The second this engine does where it is asked to; the
-  // others not yet.
+  // Beside a card: what a plan may use. The first this engine does not do yet, the others where it
+  // is asked to.
   bool may_use_disk = true, may_attend_on_cpu = true, may_compute_on_cpu = true;
-  std::optional<double> cpu_share = {};  // of attention there; nothing = as is best
+  std::optional<double> cpu_share = {};  // of what a card lacks there; nothing = as is best
   std::vector<KvCodecs> codecs;          // each is tried
   std::vector<uint32_t> chunks;          // rows of a prompt's step: each is tried
   bool has_packs = false;                // saved contexts are read and written
@@ -64,8 +64,14 @@ struct PlacementRequest {
   std::optional<planner::PlanTier> kv_pin;
   double ttft_max_ms = 0, tpot_max_ms = 0;
 
-  /// Whether memory for sharing attention is counted, as the engine does of these options.
-  bool may_share() const { return device && !method && cpu_share.value_or(1) > 0; }
+  /// Whether memory for the CPU's work beside a card is counted, as the engine does.
+  bool may_share() const { return device && cpu_share.value_or(1) > 0; }
+  /// What these options let the CPU do there: what is best only where its rates and the card's are
+  /// known.
+  void let_cpu_share(bool are_known) {
+    may_compute_on_cpu = may_share() && (are_known || cpu_share);
+    may_attend_on_cpu = may_compute_on_cpu && !method;
+  }
 };
 
 /// Of a layer and one row of a prompt: values of f32 that norms, RoPE, activations, sums and

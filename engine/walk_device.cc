@@ -1,6 +1,6 @@
 // engine/walk_device.cc - steps on a device: what it gets of a step, and what the host does between
-// a layer's queries and their attention: of rows of selected steps it chooses the blocks, of others
-// it attends a part, beside the device.
+// a layer's operations: of rows of selected steps it chooses the blocks, of others it attends a
+// part beside the device, and few rows it multiplies where weights lie.
 #include <algorithm>
 #include <optional>
 
@@ -11,7 +11,9 @@ namespace strata::engine {
 
 /// Of the rows of one sequence. Those of a selected step are in groups which are what the device
 /// walks at a time, the others in one.
-class Walk::State::DeviceContexts : public ContextChooser, public TextAttender {
+class Walk::State::DeviceContexts : public ContextChooser,
+                                    public TextAttender,
+                                    public RowMultiplier {
  public:
   DeviceContexts(State& state, uint32_t first_group) : state_(state), first_group_(first_group) {
     wait();
@@ -19,28 +21,21 @@ class Walk::State::DeviceContexts : public ContextChooser, public TextAttender {
 
   void choose(uint32_t layer, uint32_t first_row, uint32_t n_part_rows,
               const float* queries) override {
-    waiting_.reset();
-    state_.check_cancelled();
-    {
-      const TraceScope choosing(state_.trace,
-                                {.kind = TraceKind::kOperation, .index = layer, .name = "choose"});
-      choose_for(layer, first_row, n_part_rows, queries);
-    }
-    wait();
+    work("choose", layer, [&] { choose_for(layer, first_row, n_part_rows, queries); });
   }
 
   void attend(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, uint32_t first_pos,
               const float* queries, const gpu_attn::SplitPartials& out) override {
-    waiting_.reset();
-    state_.check_cancelled();
-    {
-      const TraceScope attending(
-          state_.trace,
-          {.kind = TraceKind::kOperation, .index = layer, .name = "attend beside the device"});
+    work("attend beside the device", layer, [&] {
       take_queries(layer, state_.groups[first_group_].row_begin + first_row, n_part_rows, queries);
       state_.attend_beside(layer, {first_group_, first_row, n_part_rows}, first_pos, out);
-    }
-    wait();
+    });
+  }
+
+  void multiply(gpu_attn::HostProduct product, uint32_t layer, uint32_t n_part_rows, const float* x,
+                const std::array<float*, 3>& out) override {
+    work("multiply beside the device", layer,
+         [&] { state_.multiply_beside(product, layer, n_part_rows, x, out); });
   }
 
   ChosenContext context(uint32_t kv_head) const override {
@@ -56,33 +51,50 @@ class Walk::State::DeviceContexts : public ContextChooser, public TextAttender {
                                               .name = "wait for the device"});
   }
 
-  void choose_for(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, const float* queries) {
-    group_idx_ = first_group_ + first_row / kDeviceFewRows;
-    const Group& group = state_.groups[group_idx_];
-    STRATA_CHECK(group.row_begin == state_.groups[first_group_].row_begin + first_row &&
-                     group.n_rows == n_part_rows,
-                 "rows %u to %u of a group of %u rows from %u on", first_row,
-                 first_row + n_part_rows, group.n_rows, group.row_begin);
-    take_queries(layer, group.row_begin, n_part_rows, queries);
-    state_.select_group(group_idx_, layer);
+  /// The host's part of a layer, between waits.
+  template <class Work>
+  void work(const char* name, uint32_t layer, const Work& of_layer) {
+    waiting_.reset();
+    state_.check_cancelled();
+    {
+      const TraceScope working(state_.trace,
+                               {.kind = TraceKind::kOperation, .index = layer, .name = name});
+      of_layer();
+    }
+    wait();
   }
 
+  void choose_for(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, const float* queries);
   /// Of rows from row_begin of the step on.
-  void take_queries(uint32_t layer, uint32_t row_begin, uint32_t n_part_rows,
-                    const float* queries) {
-    const LayerShape& of = state_.shape.layers[layer];
-    // Of a KV head.
-    const uint64_t row_floats = uint64_t{of.n_heads / of.n_kv_heads} * state_.shape.head_dim;
-    for (uint64_t head = 0; head < of.n_kv_heads; ++head)
-      std::copy_n(queries + head * n_part_rows * row_floats, n_part_rows * row_floats,
-                  state_.q_by_head.data() + (head * state_.n_rows + row_begin) * row_floats);
-  }
+  void take_queries(uint32_t layer, uint32_t row_begin, uint32_t n_part_rows, const float* queries);
 
   State& state_;
   std::optional<TraceScope> waiting_;
   uint32_t first_group_;
   uint32_t group_idx_ = 0;
 };
+
+void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,
+                                             uint32_t n_part_rows, const float* queries) {
+  group_idx_ = first_group_ + first_row / kDeviceFewRows;
+  const Group& group = state_.groups[group_idx_];
+  STRATA_CHECK(group.row_begin == state_.groups[first_group_].row_begin + first_row &&
+                   group.n_rows == n_part_rows,
+               "rows %u to %u of a group of %u rows from %u on", first_row, first_row + n_part_rows,
+               group.n_rows, group.row_begin);
+  take_queries(layer, group.row_begin, n_part_rows, queries);
+  state_.select_group(group_idx_, layer);
+}
+
+void Walk::State::DeviceContexts::take_queries(uint32_t layer, uint32_t row_begin,
+                                               uint32_t n_part_rows, const float* queries) {
+  const LayerShape& of = state_.shape.layers[layer];
+  // Of a KV head.
+  const uint64_t row_floats = uint64_t{of.n_heads / of.n_kv_heads} * state_.shape.head_dim;
+  for (uint64_t head = 0; head < of.n_kv_heads; ++head)
+    std::copy_n(queries + head * n_part_rows * row_floats, n_part_rows * row_floats,
+                state_.q_by_head.data() + (head * state_.n_rows + row_begin) * row_floats);
+}
 
 /// The rows of one sequence, and the logits of those of them that want any.
 void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
@@ -100,7 +112,8 @@ void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
                .cos_sin = sequence_angles,
                .logit_rows = sequence_logit_rows,
                .chooser = is_selected ? &contexts : nullptr,
-               .attender = is_selected ? nullptr : &contexts},
+               .attender = is_selected ? nullptr : &contexts,
+               .multiplier = &contexts},
               logits);
 }
 

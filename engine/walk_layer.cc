@@ -223,15 +223,17 @@ void Walk::State::ffn_norm() {
 }
 
 void Walk::State::ffn_gate_up(uint32_t layer) {
-  const LayerWeights& w = *weights;
-  const uint32_t d_ff = shape.layers[layer].d_ff;
+  gate_up(*weights, shape.layers[layer].d_ff, normed.data(), n_rows);
+}
+
+void Walk::State::gate_up(const LayerWeights& w, uint32_t d_ff, const float* x, uint32_t n) {
   const std::array<Linear, 2> tasks = {Linear{&w.ffn_gate, gate.data(), d_ff},
                                        Linear{&w.ffn_up, up.data(), d_ff}};
-  linear(tasks, normed.data(), n_rows, {&w.ffn_down});
+  linear(tasks, x, n, {&w.ffn_down});
   const auto activate =
       model.spec().activation == Activation::kSilu ? kernels.silu_mul : kernels.gelu_mul;
   const bool quantise = !is_float(w.ffn_down.type);
-  for_rows(n_rows, [&](uint32_t row) {
+  for_rows(n, [&](uint32_t row) {
     float* g = gate.data() + uint64_t{row} * d_ff;
     activate(g, up.data() + uint64_t{row} * d_ff, d_ff, g);
     if (quantise)
@@ -252,6 +254,34 @@ void Walk::State::ffn_down(uint32_t layer) {
     linear(tasks, gate.data(), n_rows, {&model.output()});
   }
   add_to_residual({}, w.post_ffn_norm);
+}
+
+void Walk::State::multiply_beside(gpu_attn::HostProduct product, uint32_t layer, uint32_t n,
+                                  const float* x, const std::array<float*, 3>& out) {
+  const LayerWeights& w = model.layer(layer);
+  const uint64_t kv_width = uint64_t{shape.layers[layer].n_kv_heads} * shape.head_dim;
+  switch (product) {
+    case gpu_attn::HostProduct::kQkv: {
+      if (!is_float(w.q.type) || !is_float(w.k.type) || !is_float(w.v.type))
+        quantise_rows(x, n, shape.d_model);
+      const std::array<Linear, 3> tasks = {
+          Linear{&w.q, out[0], uint64_t{shape.layers[layer].n_heads} * shape.head_dim},
+          Linear{&w.k, out[1], kv_width}, Linear{&w.v, out[2], kv_width}};
+      return linear(tasks, x, n, {&w.attn_output});
+    }
+    case gpu_attn::HostProduct::kAttnOutput: {
+      if (!is_float(w.attn_output.type)) quantise_rows(x, n, w.attn_output.n_in);
+      const std::array<Linear, 1> tasks = {Linear{&w.attn_output, out[0], shape.d_model}};
+      return linear(tasks, x, n, {});
+    }
+    case gpu_attn::HostProduct::kFfn: {
+      if (!is_float(w.ffn_gate.type) || !is_float(w.ffn_up.type))
+        quantise_rows(x, n, shape.d_model);
+      gate_up(w, shape.layers[layer].d_ff, x, n);
+      const std::array<Linear, 1> tasks = {Linear{&w.ffn_down, out[0], shape.d_model}};
+      return linear(tasks, gate.data(), n, {});
+    }
+  }
 }
 
 void Walk::State::logits() {

@@ -2,6 +2,7 @@
 // of the step plan. Included by engine/walk*.cc only.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -101,6 +102,12 @@ struct Walk::State {
   /// the first bytes of `next`, what is multiplied after it.
   void linear(std::span<const Linear> tasks, const float* x, uint32_t n,
               std::initializer_list<const PackedMatrix*> next);
+  /// Products and activation of n rows of x, for the down projection, into `gate`, quantised where
+  /// that wants it.
+  void gate_up(const LayerWeights& w, uint32_t d_ff, const float* x, uint32_t n);
+  /// Of n rows of x, whichever rows these are, as DeviceProducts asks for it.
+  void multiply_beside(gpu_attn::HostProduct product, uint32_t layer, uint32_t n, const float* x,
+                       const std::array<float*, 3>& out);
   /// residual += maybe_norm(projected + bias) for every row.
   void add_to_residual(std::span<const float> bias, std::span<const float> post_norm);
   void rotate_and_store(uint32_t layer, uint32_t row_begin, uint32_t row_end);

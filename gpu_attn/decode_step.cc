@@ -127,6 +127,16 @@ class DeviceStep::Queue {
     call(&DeviceKernels::linear, args);
   }
 
+  /// True where the host has multiplied, in place of what would be queued.
+  bool is_by_host(HostProduct product, uint32_t layer, const float* x,
+                  const std::array<float*, 3>& out) {
+    const LayerPiece piece =
+        product == HostProduct::kFfn ? LayerPiece::kFfn : LayerPiece::kAttention;
+    if (rows_.products == nullptr || !rows_.products->pieces(layer).has(piece)) return false;
+    if (error_ == 0) keep(rows_.products->multiply(stream_, product, layer, rows_.n_rows, x, out));
+    return true;
+  }
+
   void begin();
   void attention(uint32_t layer, const DeviceLayerWeights& w);
   void rotate(uint32_t layer, const DeviceLayerWeights& w, Part part);
@@ -290,7 +300,8 @@ void DeviceStep::Queue::prefill(uint32_t layer) {
 /// Heads wider than prefill takes are attended as few rows at a time, each part after the K and V
 /// of those before it.
 void DeviceStep::Queue::attention(uint32_t layer, const DeviceLayerWeights& w) {
-  linear({{&w.q, b_.q}, {&w.k, b_.k}, {&w.v, b_.v}}, b_.normed, rows_.n_rows);
+  if (!is_by_host(HostProduct::kQkv, layer, b_.normed, {b_.q, b_.k, b_.v}))
+    linear({{&w.q, b_.q}, {&w.k, b_.k}, {&w.v, b_.v}}, b_.normed, rows_.n_rows);
   if (!are_few_ && model_.head_dim <= kDevicePrefillHeadDimMax) {
     rotate(layer, w, {0, rows_.n_rows});
     prefill(layer);
@@ -301,7 +312,8 @@ void DeviceStep::Queue::attention(uint32_t layer, const DeviceLayerWeights& w) {
       attend(layer, part, quant_for({&w.attn_output}));
     }
   }
-  linear({{&w.attn_output, b_.projected}}, b_.attended, rows_.n_rows);
+  if (!is_by_host(HostProduct::kAttnOutput, layer, b_.attended, {b_.projected}))
+    linear({{&w.attn_output, b_.projected}}, b_.attended, rows_.n_rows);
   call(&DeviceKernels::norm, DeviceNormArgs{.residual = inputs_.residual(),
                                             .projected = b_.projected,
                                             .bias = w.output_bias,
@@ -315,6 +327,7 @@ void DeviceStep::Queue::attention(uint32_t layer, const DeviceLayerWeights& w) {
 }
 
 void DeviceStep::Queue::feed_forward(uint32_t layer, const DeviceLayerWeights& w) {
+  if (is_by_host(HostProduct::kFfn, layer, b_.normed, {b_.projected})) return;
   linear({{&w.ffn_gate, b_.gate}, {&w.ffn_up, b_.up}}, b_.normed, rows_.n_rows);
   call(&DeviceKernels::activate, DeviceActivateArgs{.gate = b_.gate,
                                                     .up = b_.up,
@@ -384,6 +397,8 @@ int DeviceStep::queue(DeviceStream* stream, const DeviceStepRows& rows) {
                rows.n_rows);
   STRATA_CHECK(rows.host == nullptr || (rows.chooser == nullptr && rows.n_rows <= kDeviceFewRows),
                "%u rows are shared with the host", rows.n_rows);
+  STRATA_CHECK(rows.products == nullptr || rows.n_rows <= kDeviceFewRows,
+               "%u rows are multiplied on the host", rows.n_rows);
   for (const DeviceKvTable& kv : rows.kv)
     STRATA_CHECK(kv.n_blocks <= sizes_.max_blocks && kv.n_blocks <= kv.stride,
                  "n_blocks=%u max_blocks=%u", kv.n_blocks, sizes_.max_blocks);

@@ -2,8 +2,8 @@
 // through all layers, from tokens to logits and the likeliest token. Why beside the kernels: the
 // order of operations is the same for every engine, bench and test that drives a device.
 //
-// Nothing here waits or allocates, but what a LayerChooser or a HostAttention does. What differs
-// from step to step (tokens, positions, angles, block pointers) lies in memory that the operations
+// Nothing here waits or allocates, but who chooses or computes on the host. What differs from step
+// to step (tokens, positions, angles, block pointers) lies in memory that the operations
 // read, so a captured step can run again for the next token after its inputs were rewritten. Fixed
 // by a capture: n_rows, the logit rows, the pointers, and how attention is cut.
 // DeviceKvTable::n_blocks may be more than the text has; attention then looks at positions, but the
@@ -13,6 +13,7 @@
 // empty.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -119,6 +120,23 @@ class HostAttention {
                      const SplitPartials& out) = 0;
 };
 
+/// What of a layer's products can be the host's: those of q, k and v; of the attention's output; of
+/// the FFN, its activation among them.
+enum class HostProduct : uint8_t { kQkv, kAttnOutput, kFfn };
+
+/// Multiplies few rows on the host by weights that lie there.
+class HostProducts {
+ public:
+  virtual ~HostProducts() = default;
+  /// Of a layer, those whose products are the host's: its weights need have no bytes of them.
+  virtual PieceSet pieces(uint32_t layer) const = 0;
+  /// `x` of n_rows rows is what the stream computes last. Waits for it, multiplies, and queues what
+  /// brings the products to `out`, on the device: q, k and v, or one. Returns 0 or the device's
+  /// error number, and throws what multiplying throws.
+  virtual int multiply(DeviceStream* stream, HostProduct product, uint32_t layer, uint32_t n_rows,
+                       const float* x, const std::array<float*, 3>& out) = 0;
+};
+
 /// Rows of one sequence at positions that ascend by one.
 struct DeviceStepRows {
   uint32_t n_rows = 0;
@@ -128,6 +146,7 @@ struct DeviceStepRows {
   const std::byte* inputs = nullptr;     // DeviceStepInputs in pinned host memory, filled
   LayerChooser* chooser = nullptr;       // of few rows; null: all is attended
   HostAttention* host = nullptr;         // of few rows without a chooser; null: by the device
+  HostProducts* products = nullptr;      // of few rows; null: by the device
 };
 
 class DeviceStep {

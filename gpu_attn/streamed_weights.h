@@ -18,6 +18,10 @@
 // for the next step too; also before a graph runs after a step that was not captured. That costs a
 // replayed step the wait for its last two copies at its end rather than at the next one's begin;
 // the link idles only while the host turns around.
+//
+// Steps may differ in what passes: a round is one list of it. Each goes round by itself, for the
+// next step is mostly of the same; the first step of another round begins with its own copies,
+// behind at most two that are of no use to it.
 #pragma once
 
 #include <array>
@@ -45,7 +49,8 @@ struct StreamedLayer {
 /// Bytes of one slot for these layers, a multiple of 256.
 uint64_t stream_slot_bytes(const std::vector<StreamedLayer>& streamed);
 
-/// One thread; steps on one stream, or on several that wait for each other.
+/// One thread; steps on one stream, or on several that wait for each other. Rounds are numbered as
+/// they come, create() makes the first.
 class StreamedWeights final : public LayerWeightsSource {
  public:
   /// `layers` holds every layer: shapes and vectors of what is streamed, all of the others; it is
@@ -65,6 +70,11 @@ class StreamedWeights final : public LayerWeightsSource {
   /// The host waits for all copies.
   int wait();
 
+  /// `streamed` ascends, and fits the slots; may be empty. Returns the round's number.
+  uint32_t add_round(std::vector<StreamedLayer> streamed);
+  /// Steps queued on `stream` from now on are of this round.
+  int begin(DeviceStream* stream, uint32_t round);
+
   uint64_t queued_bytes() const { return queued_bytes_; }  // of all copies; a captured one once
 
  private:
@@ -72,21 +82,25 @@ class StreamedWeights final : public LayerWeightsSource {
     std::byte* bytes = nullptr;
     DeviceEvent* filled = nullptr;
     DeviceEvent* free = nullptr;
-    uint32_t at = 0;          // place among the streamed layers of what it holds
+    const StreamedLayer* holds = nullptr;
     bool is_settled = false;  // steps' streams wait for `filled` already
     DeviceLayerWeights weights;
   };
   static constexpr uint32_t kResident = UINT32_MAX;
+  struct Round {
+    std::vector<StreamedLayer> streamed;
+    std::vector<uint32_t> place;  // of a layer in `streamed`, or kResident
+  };
 
   explicit StreamedWeights(const DeviceTable& table) : table_(table) {}
   int open(Device* device);
-  int fill(Slot& slot, uint32_t at);
-  int refill(DeviceStream* stream, Slot& slot, uint32_t at);
+  int fill(Slot& slot, const StreamedLayer& from);
+  int refill(DeviceStream* stream, Slot& slot, const StreamedLayer& from);
 
   const DeviceTable& table_;
   std::vector<DeviceLayerWeights> layers_;
-  std::vector<StreamedLayer> streamed_;
-  std::vector<uint32_t> place_;  // of a layer in streamed_, or kResident
+  std::vector<Round> rounds_;
+  uint32_t round_ = 0;  // that steps are of
   std::array<Slot, kStreamSlots> slots_;
   DeviceStream* copies_ = nullptr;
   uint64_t queued_bytes_ = 0;

@@ -7,6 +7,7 @@
 
 #include "planner/placement/lp_solver.h"
 #include "planner/placement/pins.h"
+#include "planner/placement/placement_moves.h"
 #include "planner/placement/plan_change.h"
 
 namespace strata::planner {
@@ -14,7 +15,6 @@ namespace {
 
 constexpr double kBlock = kBlockPositions;
 constexpr uint32_t kMovesMax = 400;  // each makes the request quicker; a bound, not a budget
-constexpr uint32_t kTiers = 3;
 constexpr size_t kPairGroupsMax = 4;
 constexpr uint32_t kPairRoundsMax = 4;
 constexpr double kBetter = 1 - 1e-9;
@@ -92,27 +92,6 @@ void copy_to_hbm(const PlacementProblem& problem, LayerPlacement& placement) {
   }
 }
 
-/// Shares as whole layers: what does not fill a layer of a nearer tier goes to the next one.
-LayerPlacement rounded(const PlacementProblem& problem, const LpPlacement& program) {
-  constexpr double kNearly = 1e-6;
-  LayerPlacement placement;
-  for (size_t g = 0; g < problem.groups.size(); ++g) {
-    const GroupShares& shares = program.groups[g];
-    const double n = problem.groups[g].n_layers();
-    GroupPlace place;
-    place.n_hbm = static_cast<uint32_t>(std::floor(n * shares.weights_hbm + kNearly));
-    const double near = n * (shares.weights_hbm + shares.weights_dram);
-    const auto n_near = std::max(static_cast<uint32_t>(std::floor(near + kNearly)), place.n_hbm);
-    place.n_dram = n_near - place.n_hbm;
-    place.n_nvme = static_cast<uint32_t>(n) - n_near;
-    const auto n_on_cpu = static_cast<uint32_t>(std::floor(n * shares.products_on_cpu + kNearly));
-    place.n_on_cpu = std::min(n_on_cpu, place.n_dram);
-    placement.groups.push_back(place);
-    if (shares.on_cpu > 0) placement.cpu_part = CpuPart::kBalanced;
-  }
-  return placement;
-}
-
 struct Found {
   LayerPlacement placement;
   double late = 0;  // lateness()
@@ -124,7 +103,7 @@ struct Found {
     std::pair<uint32_t, uint32_t> sum;
     for (const GroupPlace& place : placement.groups) {
       sum.first += place.n_nvme;
-      sum.second += place.n_on_cpu;
+      sum.second += place.n_on_cpu + place.n_apart_on_cpu;
     }
     return sum;
   }
@@ -172,81 +151,6 @@ void Search::consider(const LayerPlacement& counted, std::optional<Found>& best)
   Found found{*of.placement, lateness(problem_, *of.prompt_ms, of.token_ms),
               *of.prompt_ms + tokens_ms};
   if (!best || found.is_better_than(*best)) best = std::move(found);
-}
-
-uint32_t& count_of(GroupPlace& place, uint32_t tier) {
-  return tier == 0 ? place.n_hbm : tier == 1 ? place.n_dram : place.n_nvme;
-}
-
-/// Adds those whose CPU computes the products of more or of fewer layers of a group, or of all or
-/// none of them.
-void add_products_moves(const LayerPlacement& placement, std::vector<LayerPlacement>& list) {
-  for (const bool has_more : {true, false}) {
-    LayerPlacement all = placement;
-    for (size_t g = 0; g < placement.groups.size(); ++g) {
-      const GroupPlace& place = placement.groups[g];
-      const uint32_t most = has_more ? place.n_dram - place.n_on_cpu : place.n_on_cpu;
-      for (uint32_t n = most; n > 0; n = n > 4 ? n / 4 : n - 1) {
-        list.push_back(placement);
-        list.back().groups[g].n_on_cpu = has_more ? place.n_on_cpu + n : place.n_on_cpu - n;
-      }
-      all.groups[g].n_on_cpu = has_more ? place.n_dram : 0;
-    }
-    list.push_back(std::move(all));
-  }
-}
-
-/// Every placement that differs by some layers of one group in another tier, by all groups' layers
-/// at once, by who attends, or by who computes products.
-std::vector<LayerPlacement> neighbours(const PlacementProblem& problem,
-                                       const LayerPlacement& placement) {
-  std::vector<LayerPlacement> list;
-  for (const CpuPart part : {CpuPart::kNone, CpuPart::kBalanced, CpuPart::kAll})
-    if (problem.has_device && problem.may_attend_on_cpu && part != placement.cpu_part) {
-      list.push_back(placement);
-      list.back().cpu_part = part;
-    }
-  for (uint32_t from = 0; from < kTiers; ++from)
-    for (uint32_t to = 0; to < kTiers; ++to) {
-      if (from == to) continue;
-      LayerPlacement all = placement;
-      for (size_t g = 0; g < placement.groups.size(); ++g) {
-        const uint32_t there = count_of(all.groups[g], from);
-        if (there == 0 || !problem.may_hold(problem.groups[g], static_cast<PlanTier>(to))) continue;
-        for (uint32_t n = there; n > 0; n = n > 4 ? n / 4 : n - 1) {
-          list.push_back(placement);
-          count_of(list.back().groups[g], from) -= n;
-          count_of(list.back().groups[g], to) += n;
-        }
-        count_of(all.groups[g], from) -= there;
-        count_of(all.groups[g], to) += there;
-      }
-      list.push_back(std::move(all));
-    }
-  for (LayerPlacement& moved : list)
-    for (GroupPlace& place : moved.groups) place.n_on_cpu = std::min(place.n_on_cpu, place.n_dram);
-  if (problem.may_compute_products()) add_products_moves(placement, list);
-  return list;
-}
-
-/// Everything as near as may be, and everything as far: where rounding leaves what does not fit,
-/// moving begins at one that does. What a pin does not let there is in the nearest tier that it
-/// does.
-std::vector<LayerPlacement> extremes(const PlacementProblem& problem) {
-  std::vector<LayerPlacement> list;
-  for (uint32_t wanted = 0; wanted < kTiers; ++wanted) {
-    LayerPlacement placement;
-    for (const LayerGroup& group : problem.groups) {
-      const auto may_hold = [&](uint32_t tier) {
-        return problem.may_hold(group, static_cast<PlanTier>(tier));
-      };
-      uint32_t tier = wanted;
-      for (uint32_t next = 0; next < kTiers && !may_hold(tier); ++next) tier = next;
-      count_of(placement.groups.emplace_back(), tier) = static_cast<uint32_t>(group.layers.size());
-    }
-    list.push_back(std::move(placement));
-  }
-  return list;
 }
 
 std::optional<Found> place_layers(Search& search, const LpPlacement& program) {
@@ -310,7 +214,8 @@ void begin_elsewhere(Search& search, Found& found) {
           place.n_dram = n * near / kParts - place.n_hbm;
           place.n_nvme = n - place.n_hbm - place.n_dram;
           if (part == CpuPart::kAll && problem.may_compute_products())
-            place.n_on_cpu = place.n_dram;
+            for (const bool is_apart : {false, true})
+              on_cpu_of(place, is_apart) = most_on_cpu(group, place, is_apart);
         }
         search.consider(placement, best);
       }
@@ -394,9 +299,19 @@ LpWaits waits_of(const PlacementProblem& problem, const LayerPlacement& placemen
 }
 
 std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlacement counted) {
-  const auto is_on_cpu = [](const GroupPlace& place) { return place.n_on_cpu > 0; };
+  const auto is_on_cpu = [](const GroupPlace& place) {
+    return place.n_on_cpu + place.n_apart_on_cpu > 0;
+  };
   if (!problem.may_compute_products() && std::ranges::any_of(counted.groups, is_on_cpu))
     return std::nullopt;
+  if (problem.may_compute_products() && problem.stated_products_share)
+    for (size_t g = 0; g < counted.groups.size(); ++g)
+      for (const bool is_apart : {false, true}) {
+        GroupPlace& place = counted.groups[g];
+        const uint32_t most = most_on_cpu(problem.groups[g], place, is_apart);
+        on_cpu_of(place, is_apart) =
+            static_cast<uint32_t>(std::lround(*problem.stated_products_share * most));
+      }
   if (!problem.may_attend_on_cpu) counted.cpu_part = CpuPart::kNone;
   if (problem.stated_cpu_share) counted.cpu_part = part_of(*problem.stated_cpu_share);
   if (!place_at_home(problem, counted)) return std::nullopt;

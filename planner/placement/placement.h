@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "planner/placement/placed_layers.h"
 #include "planner/placement/placement_lp.h"
 #include "planner/placement/plan_change.h"
 #include "planner/placement/problem.h"

@@ -14,13 +14,14 @@ using Terms = std::vector<LpTerm>;
 /// Of weights that are placed by themselves, of one layer: all of it, or a piece that is apart.
 struct WeightColumns {
   double gb = 0, read_gb = 0, pack_ms = 0;
+  PieceSet pieces;
   uint32_t hbm = 0, dram = 0, nvme = 0;
+  uint32_t products = 0;  // where the CPU may compute beside a device
 };
 
 struct GroupColumns {
   std::vector<WeightColumns> weights;  // what moves, then a piece apart
   uint32_t k_hbm = 0, k_dram = 0, k_nvme = 0, on_cpu = 0, attention = 0;
-  uint32_t products = 0;  // of what moves, where the CPU may compute beside a device
 };
 
 /// Columns and rows of one problem.
@@ -50,7 +51,7 @@ class PlacementProgram {
   void add_switches();
   void add_group(const LayerGroup& group);
   template <class MayHold>
-  WeightColumns add_weights(const LayerGroup& group, const MovedWeights& of,
+  WeightColumns add_weights(const LayerGroup& group, const MovedWeights& of, PieceSet pieces,
                             const MayHold& may_hold);
   void add_room();
   void add_caps();
@@ -93,16 +94,24 @@ void PlacementProgram::add_switches() {
 
 template <class MayHold>
 WeightColumns PlacementProgram::add_weights(const LayerGroup& group, const MovedWeights& of,
-                                            const MayHold& may_hold) {
+                                            PieceSet pieces, const MayHold& may_hold) {
   const double weights = group.n_layers() * of.weight_gb, far = problem_.has_device ? kFarGb : 0;
-  WeightColumns w{
-      .gb = of.weight_gb, .read_gb = of.weight_gb * of.weights_read_share, .pack_ms = of.pack_ms};
+  WeightColumns w{.gb = of.weight_gb,
+                  .read_gb = of.weight_gb * of.weights_read_share,
+                  .pack_ms = of.pack_ms,
+                  .pieces = pieces};
   w.hbm = model_.add_column(0, upper(may_hold(PlanTier::kHbm)), 0);
   w.dram = model_.add_column(0, upper(may_hold(PlanTier::kDram)), far * weights);
   w.nvme = model_.add_column(0, upper(may_hold(PlanTier::kNvme)), kFartherGb * weights);
   model_.add_row(1, 1, Terms{{w.hbm, 1}, {w.dram, 1}, {w.nvme, 1}});
   at_most(0, {{w.nvme, 1}, {streams_, -1}});
   if (problem_.has_device) at_most(0, {{w.dram, 1}, {w.nvme, 1}, {passes_, -1}});
+  if (problem_.may_compute_products()) {
+    w.products = model_.add_column(0, 1, far * weights);
+    const auto& stated = problem_.stated_products_share;
+    model_.add_row(stated ? 0 : -kLpInfinity, 0,
+                   Terms{{w.products, 1}, {w.dram, -stated.value_or(1)}});
+  }
   return w;
 }
 
@@ -111,8 +120,8 @@ void PlacementProgram::add_group(const LayerGroup& group) {
   const double kv = group.n_layers() * group.n_held * group.kv_gb;
   GroupColumns c;
   const double far = problem_.has_device ? kFarGb : 0;
-  c.weights.push_back(
-      add_weights(group, group, [&](PlanTier tier) { return problem_.may_hold(group, tier); }));
+  c.weights.push_back(add_weights(group, group, group.moving(),
+                                  [&](PlanTier tier) { return problem_.may_hold(group, tier); }));
   c.k_hbm = model_.add_column(0, may_hold_kv(PlanTier::kHbm), 0);
   c.k_dram = model_.add_column(0, may_hold_kv(PlanTier::kDram), far * kv);
   c.k_nvme = model_.add_column(0, may_hold_kv(PlanTier::kNvme), kFartherGb * kv);
@@ -123,15 +132,11 @@ void PlacementProgram::add_group(const LayerGroup& group) {
   model_.add_row(1, 1, Terms{{c.k_hbm, 1}, {c.k_dram, 1}, {c.k_nvme, 1}});
   at_most(0, {{c.k_nvme, 1}, {spills_, -1}});
   at_most(0, {{c.on_cpu, 1}, {attends_, -1}});
-  if (problem_.may_compute_products()) {
-    c.products = model_.add_column(0, 1, far * group.n_layers() * group.weight_gb);
-    at_most(0, {{c.products, 1}, {c.weights[0].dram, -1}});
-  }
   // The columns of a piece that a pin keeps somewhere leave no choice: it counts as others do.
   if (const auto& apart = group.apart)
-    c.weights.push_back(add_weights(group, *apart, [&](PlanTier tier) {
-      return tier == apart->tier && problem_.may_hold_weights(tier);
-    }));
+    c.weights.push_back(add_weights(
+        group, *apart, other_pieces(group.moving()),
+        [&](PlanTier tier) { return tier == apart->tier && problem_.may_hold_weights(tier); }));
   columns_.push_back(c);
 
   const double chosen = group.is_full() ? problem_.share_touched() : 1;
@@ -217,11 +222,13 @@ void PlacementProgram::add_products(const LayerGroup& group, const GroupColumns&
                                     Terms& link, Terms& cpu) const {
   if (!problem_.may_compute_products()) return;
   const double n = group.n_layers();
-  const double on_cpu_ms = problem_.cpu_products_ms(group) + problem_.cpu_products_link_ms();
-  const double on_card_ms = transfer_ms(group.weight_gb, rates_.hbm_gemv);
-  chain.push_back({c.products, n * (on_cpu_ms - on_card_ms)});
-  link.push_back({c.products, -n * transfer_ms(group.weight_gb, rates_.link_in)});
-  cpu.push_back({c.products, n * problem_.cpu_products_ms(group)});
+  for (const WeightColumns& w : c.weights) {
+    const double cpu_ms = problem_.cpu_products_ms(group, w.gb);
+    const double on_cpu_ms = cpu_ms + problem_.cpu_products_link_ms(w.pieces);
+    chain.push_back({w.products, n * (on_cpu_ms - transfer_ms(w.gb, rates_.hbm_gemv))});
+    link.push_back({w.products, -n * transfer_ms(w.gb, rates_.link_in)});
+    cpu.push_back({w.products, n * cpu_ms});
+  }
 }
 
 void PlacementProgram::add_token() {
@@ -377,16 +384,19 @@ LpPlacement PlacementProgram::solve() const {
   placement.is_feasible = solution.status == LpStatus::kOptimal;
   if (!placement.is_feasible) return placement;
   const auto value = [&](uint32_t column) { return solution.values[column]; };
+  const auto products = [&](const WeightColumns& w) {
+    return problem_.may_compute_products() ? value(w.products) : 0;
+  };
   for (const GroupColumns& c : columns_)
-    placement.groups.push_back(
-        {.weights_hbm = value(c.weights[0].hbm),
-         .weights_dram = value(c.weights[0].dram),
-         .weights_nvme = value(c.weights[0].nvme),
-         .kv_hbm = value(c.k_hbm),
-         .kv_dram = value(c.k_dram),
-         .kv_nvme = value(c.k_nvme),
-         .on_cpu = value(c.on_cpu),
-         .products_on_cpu = problem_.may_compute_products() ? value(c.products) : 0});
+    placement.groups.push_back({.weights_hbm = value(c.weights[0].hbm),
+                                .weights_dram = value(c.weights[0].dram),
+                                .weights_nvme = value(c.weights[0].nvme),
+                                .kv_hbm = value(c.k_hbm),
+                                .kv_dram = value(c.k_dram),
+                                .kv_nvme = value(c.k_nvme),
+                                .on_cpu = value(c.on_cpu),
+                                .products_on_cpu = products(c.weights[0]),
+                                .apart_on_cpu = c.weights.size() > 1 ? products(c.weights[1]) : 0});
   placement.tpot_ms = value(token_ms_);
   for (const auto& [column, weight] : chunks_) placement.ttft_ms += weight * value(column);
   placement.ttft_ms += problem_.head_ms;

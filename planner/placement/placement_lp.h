@@ -9,7 +9,8 @@
 //              TPOT >= what the disk, the link and DRAM move, each by itself      token
 //   attention  >= K and V in HBM / its rate + those across the link / the link    per layer, and
 //              >= those attended on the CPU / its rate + a round trip             beside it
-//   products   p <= w_dram: a token's that the CPU computes, of the chain and not of the link
+//   products   p <= w_dram: a token's that the CPU computes, of the chain and not of the link; p of
+//              a piece apart likewise
 //   chunk      >= arithmetic;  >= weights and K and V across the link;  >= the disk
 //   room       of HBM, DRAM and the disk, with slots and staging where they are needed
 //   pins       bounds of 0 for shares that the user does not want;  limits: TTFT and TPOT <= theirs
@@ -31,6 +32,7 @@ struct GroupShares {
   double kv_hbm = 0, kv_dram = 0, kv_nvme = 0;                 // sum 1
   double on_cpu = 0;           // of all K and V touched, those attended by the CPU beside a device
   double products_on_cpu = 0;  // of what moves, at most weights_dram: a token's, beside a device
+  double apart_on_cpu = 0;     // the same of a piece apart that is in DRAM
 };
 
 struct LpPlacement {

@@ -30,8 +30,22 @@ double PlacementProblem::choosing_link_ms(const LayerGroup& group) const {
   return has_device && group.is_full() && index_position_gb > 0 ? rates.round_trip_ms : 0;
 }
 
-double PlacementProblem::cpu_products_ms(const LayerGroup& group) const {
-  return group.cpu_linear_ms * group.weight_gb / group.layer_gb();
+double PlacementProblem::cpu_products_ms(const LayerGroup& group, double gb) const {
+  return group.cpu_linear_ms * gb / group.layer_gb();
+}
+
+double PlacementProblem::cpu_products_link_ms(PieceSet pieces) const {
+  double ms = 0;
+  if (pieces.attention) ms += 2 * rates.round_trip_ms + rates.sharing_ms;
+  if (pieces.ffn) ms += rates.round_trip_ms + rates.sharing_ms;
+  return ms;
+}
+
+PieceSet LayerGroup::moving() const {
+  PieceSet pieces;
+  for (const LayerPiece piece : kEachPiece)
+    if (!apart || piece != apart->piece) pieces.add(piece);
+  return pieces;
 }
 
 double PlacementProblem::weights_gb() const {

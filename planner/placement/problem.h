@@ -72,6 +72,7 @@ struct LayerGroup : MovedWeights {
   std::optional<PieceApart> apart;
 
   double n_layers() const { return static_cast<double>(layers.size()); }
+  PieceSet moving() const;                                                        // what moves
   double layer_gb() const { return weight_gb + (apart ? apart->weight_gb : 0); }  // both pieces
   bool is_full() const { return window == 0; }
   double attended(double n_positions) const {
@@ -93,7 +94,7 @@ struct PlanRates {
   double gpu_gemm_tflops = 0, gpu_attend_tflops = 0;
   double launch_ms = 0;       // of a layer's kernels
   double round_trip_ms = 0;   // of a layer whose attention needs the host
-  double sharing_ms = 0;      // of a layer that the CPU attends a part of, beside that
+  double sharing_ms = 0;      // of what the CPU does of a layer beside a card, beside that
   double nvme_answer_ms = 0;  // of a read that finds the disk idle, beside what its bytes take
   double shared_layer_ms() const { return round_trip_ms + sharing_ms; }
 };
@@ -127,8 +128,10 @@ struct PlacementProblem {
   bool may_attend_on_cpu = true;  // beside a device
   // There, of full layers' K and V that are not in HBM, what the CPU attends; nothing = as is best.
   std::optional<double> stated_cpu_share = {};
-  // There, a token's products with weights that are in DRAM. A prompt's go to the device.
+  // There, a token's products with weights that are in DRAM: of each group's layers there a share
+  // that is stated; nothing = as is best. A prompt's go to the device.
   bool may_compute_on_cpu = true;
+  std::optional<double> stated_products_share = {};
   // All K and V there; on nvme but for windowed layers' and what must stay where they spill.
   std::optional<PlanTier> kv_pin;
   double ttft_max_ms = 0, tpot_max_ms = 0;  // 0 = as it comes
@@ -159,10 +162,11 @@ struct PlacementProblem {
   /// Of one layer of the group and one token, where the host chooses what a device attends: queries
   /// come to it and lists go back.
   double choosing_link_ms(const LayerGroup& group) const;
-  /// Of one layer and one token beside a device, its products with the weights that move: the CPU's
-  /// work, and rows that come to it and go back before and behind attention.
-  double cpu_products_ms(const LayerGroup& group) const;
-  double cpu_products_link_ms() const { return 2 * rates.round_trip_ms; }
+  /// Of one layer and one token beside a device, its products with weights of so many GB: the CPU's
+  /// work, and what it costs that rows come to it and go back: before and behind attention, and for
+  /// an FFN.
+  double cpu_products_ms(const LayerGroup& group, double gb) const;
+  double cpu_products_link_ms(PieceSet pieces) const;
   bool may_compute_products() const { return has_device && may_compute_on_cpu; }
   /// Whether weights may be in a tier as far as there is one; those of a layer of the group, or
   /// some of its K and V.

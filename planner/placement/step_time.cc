@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/even_spread.h"
+#include "planner/placement/placed_layers.h"
 
 namespace strata::planner {
 namespace {
@@ -137,63 +137,13 @@ double share_of_cpu(const PlacementProblem& problem, CpuPart part, double far_gb
   return std::clamp((near_ms + link - rates.shared_layer_ms()) / (on_cpu + link), 0.0, 1.0);
 }
 
-/// Where a layer's weights are, without a piece apart, and whether the CPU computes a token's
-/// products with them beside a device.
-struct WeightPlace {
-  PlanTier tier;
-  bool is_on_cpu = false;
-};
-
-/// Layer i of a group with so many in each place, as weight_tiers() has it.
-std::vector<WeightPlace> spread(const GroupPlace& place) {
-  const uint64_t n = uint64_t{place.n_hbm} + place.n_dram + place.n_nvme;
-  const uint64_t n_near = uint64_t{place.n_hbm} + place.n_dram;
-  std::vector<WeightPlace> places;
-  uint64_t near = 0, dram = 0;
-  for (uint64_t i = 0; i < n; ++i) {
-    if (is_spread_to(i, place.n_nvme, n)) {
-      places.push_back({PlanTier::kNvme});
-    } else if (is_spread_to(near++, place.n_dram, n_near)) {
-      places.push_back({PlanTier::kDram, is_spread_to(dram++, place.n_on_cpu, place.n_dram)});
-    } else {
-      places.push_back({PlanTier::kHbm});
-    }
-  }
-  return places;
-}
-
-struct PlacedLayer {
-  const LayerGroup* group;
-  const GroupPlace* kv;
-  WeightPlace weights;
-};
-
-/// All layers in the model's order.
-std::vector<PlacedLayer> layers_of(const PlacementProblem& problem,
-                                   const LayerPlacement& placement) {
-  std::vector<std::pair<uint32_t, PlacedLayer>> numbered;
-  for (size_t g = 0; g < problem.groups.size(); ++g) {
-    const LayerGroup& group = problem.groups[g];
-    const std::vector<WeightPlace> places = spread(placement.groups[g]);
-    STRATA_CHECK(places.size() == group.layers.size(), "%zu places for %zu layers", places.size(),
-                 group.layers.size());
-    for (size_t i = 0; i < places.size(); ++i)
-      numbered.push_back({group.layers[i], {&group, &placement.groups[g], places[i]}});
-  }
-  std::ranges::sort(numbered, {}, [](const auto& layer) { return layer.first; });
-  std::vector<PlacedLayer> layers;
-  layers.reserve(numbered.size());
-  for (const auto& layer : numbered) layers.push_back(layer.second);
-  return layers;
-}
-
 class StepClock {
  public:
   StepClock(const PlacementProblem& problem, const LayerPlacement& placement)
       : problem_(problem),
         rates_(problem.rates),
         placement_(placement),
-        layers_(layers_of(problem, placement)),
+        layers_(placed_layers(problem, placement)),
         is_spilling_(placement.is_spilling(problem)) {}
 
   LayerWork token_work(const PlacedLayer& layer);
@@ -245,12 +195,15 @@ void StepClock::add_moved(const MovedWeights& weights, PlanTier tier, LayerWork&
 }
 
 void StepClock::add_weights(const PlacedLayer& layer, bool is_token, LayerWork& work) {
-  if (is_token && layer.weights.is_on_cpu) {
-    moved(layer.group->weight_gb);  // by who computes with it
-  } else {
-    add_moved(*layer.group, layer.weights.tier, work);
-  }
-  if (const auto& apart = layer.group->apart) add_moved(*apart, apart->tier, work);
+  const auto add = [&](const MovedWeights& weights, PlanTier tier, bool is_on_cpu) {
+    if (is_token && is_on_cpu)
+      moved(weights.weight_gb);  // by who computes with it
+    else
+      add_moved(weights, tier, work);
+  };
+  add(*layer.group, layer.weights.tier, layer.weights.is_on_cpu);
+  if (const auto& apart = layer.group->apart)
+    add(*apart, apart->tier, layer.weights.is_apart_on_cpu);
   if (problem_.has_device) {
     work.weights_disk = std::max(work.weights_disk, work.pack);  // of one run beside the next
   } else {
@@ -261,13 +214,13 @@ void StepClock::add_weights(const PlacedLayer& layer, bool is_token, LayerWork& 
 /// Of a token beside a device: by the card, but for what the CPU computes in DRAM.
 void StepClock::add_products(const PlacedLayer& layer, LayerWork& work) {
   const LayerGroup& group = *layer.group;
-  double on_card_gb = group.layer_gb();
-  if (layer.weights.is_on_cpu) {
-    on_card_gb -= group.weight_gb;
-    work.cpu_linear =
-        busy(PlanPart::kCpu, problem_.cpu_products_ms(group)) + problem_.cpu_products_link_ms();
-  }
-  work.linear = busy(PlanPart::kGpu, transfer_ms(on_card_gb, rates_.hbm_gemv));
+  double on_cpu_gb = layer.weights.is_on_cpu ? group.weight_gb : 0;
+  if (const auto& apart = group.apart; apart && layer.weights.is_apart_on_cpu)
+    on_cpu_gb += apart->weight_gb;
+  if (on_cpu_gb > 0)
+    work.cpu_linear = busy(PlanPart::kCpu, problem_.cpu_products_ms(group, on_cpu_gb)) +
+                      problem_.cpu_products_link_ms(layer.on_cpu());
+  work.linear = busy(PlanPart::kGpu, transfer_ms(group.layer_gb() - on_cpu_gb, rates_.hbm_gemv));
 }
 
 /// The attention of a device, near_ms of it over what is in HBM, with what lies in DRAM read across
@@ -379,17 +332,6 @@ void shift_events(double begin_ms, double end_ms, double ms, std::vector<StepEve
 }
 
 }  // namespace
-
-std::vector<PieceTiers> weight_tiers(const PlacementProblem& problem,
-                                     const LayerPlacement& placement) {
-  std::vector<PieceTiers> places;
-  for (const PlacedLayer& layer : layers_of(problem, placement)) {
-    PieceTiers& tiers = places.emplace_back(PieceTiers{layer.weights.tier, layer.weights.tier});
-    if (const auto& apart = layer.group->apart)
-      tiers[static_cast<size_t>(apart->piece)] = apart->tier;
-  }
-  return places;
-}
 
 const char* plan_part_name(PlanPart part) {
   constexpr const char* kNames[kPlanParts] = {"CPU", "DRAM", "NVMe", "link in", "link out", "GPU"};

@@ -18,7 +18,9 @@ struct GroupPlace {
   uint32_t n_hbm = 0, n_dram = 0, n_nvme = 0;  // layers' weights, without pieces apart
   double kv_hbm = 0, kv_dram = 0;  // positions, whole blocks; those in HBM have their home in DRAM,
                                    // kv_dram counts the others; the rest is in the file
-  uint32_t n_on_cpu = 0;           // of n_dram: the CPU computes a token's products beside a device
+  // The CPU computes a token's products beside a device: of n_dram, and with pieces apart that are
+  // in DRAM.
+  uint32_t n_on_cpu = 0, n_apart_on_cpu = 0;
   auto operator<=>(const GroupPlace&) const = default;
 };
 
@@ -38,11 +40,6 @@ struct LayerPlacement {
   bool is_passing(const PlacementProblem& problem) const;    // weights come from DRAM or the file
   bool is_spilling(const PlacementProblem& problem) const;   // some K and V are in the file alone
 };
-
-/// Of every layer's weights, in the model's order: those of a group that are in the file are spread
-/// evenly, and those in DRAM over the others.
-std::vector<PieceTiers> weight_tiers(const PlacementProblem& problem,
-                                     const LayerPlacement& placement);
 
 /// Bytes of a placement, in GB.
 struct PlacedGb {

@@ -112,7 +112,6 @@ TEST_F(DeviceEngine, TheCpuAttendsItsShareOfWhatTheDeviceLacks) {
   // What a method chooses comes to the device.
   sharing.method = index::Method::kQuest;
   EXPECT_EQ(Engine::open(sharing).device_plan().cpu_share, 0);
-  EXPECT_FALSE(Engine::open(sharing).limits().may_share);
   // A placement says how much, unless the user does.
   Placement placement;
   placement.n_ctx = 256;
@@ -140,6 +139,60 @@ TEST_F(DeviceEngine, AShareOfNoDeviceIsSaidToDoNothing) {
   for (const std::optional<double> other : {std::optional<double>(), std::optional(0.0)}) {
     sharing.cpu_share = other;
     EXPECT_TRUE(Engine::open(sharing).notices().empty());
+  }
+}
+
+/// Of decoded tokens the CPU multiplies by a share of the weights that pass; prompts are the
+/// device's.
+TEST_F(DeviceEngine, TheCpuMultipliesByItsShareOfWhatTheDeviceLacks) {
+  Engine whole = Engine::open(options());
+  const std::vector<TokenId> expected = answer(whole);
+  const uint32_t n_layers = whole.spec().shape.n_layers;
+  EngineOptions sharing = options();
+  sharing.hbm_bytes = whole.device_plan().hbm_bytes - whole.device_plan().kv_bytes - 1;
+  const auto opened = [&](std::optional<double> share) {
+    sharing.cpu_share = share;
+    return Engine::open(sharing);
+  };
+  Engine reading = opened(0);
+  const uint64_t n_passing = reading.device_plan().n_streamed();
+  ASSERT_GT(n_passing, 0u);
+  EXPECT_TRUE(reading.device_plan().on_cpu.empty());
+  EXPECT_TRUE(opened(std::nullopt).device_plan().on_cpu.empty());  // nobody has planned it
+  Engine engine = opened(1);
+  EXPECT_EQ(engine.device_plan().n_on_cpu(), n_passing);
+  EXPECT_EQ(answer(engine), expected);
+  EXPECT_EQ(answer(reading), expected);
+  EXPECT_GT(engine.walk().device()->cpu_weight_bytes(), 0u);
+  EXPECT_EQ(reading.walk().device()->cpu_weight_bytes(), 0u);
+  EXPECT_LT(engine.walk().device()->streamed_bytes(), reading.walk().device()->streamed_bytes());
+  // It is counted where it may be, and a method takes nothing of it.
+  EXPECT_GT(buffer_bytes(engine.spec().shape, engine.limits()),
+            buffer_bytes(engine.spec().shape, reading.limits()));
+  sharing.method = index::Method::kQuest;
+  sharing.selection.budget = {index::Budget::Kind::kShare, 1};
+  Engine selecting = opened(1);
+  EXPECT_EQ(selecting.device_plan().n_on_cpu(), selecting.device_plan().n_streamed());
+  EXPECT_EQ(answer(selecting), expected);
+  EXPECT_GT(selecting.walk().device()->cpu_weight_bytes(), 0u);
+  // A placement says of which, unless the user wants none.
+  Placement placement;
+  placement.n_ctx = 256;
+  placement.chunk_rows = 32;
+  placement.streamed.assign(n_layers, kNoPiece);
+  placement.resident.assign(n_layers, kWholeLayer);
+  placement.resident.back() = {.attention = true};
+  placement.on_cpu.assign(n_layers, kNoPiece);
+  placement.on_cpu.back() = {.ffn = true};
+  EngineOptions placed = options();
+  placed.placement = placement;
+  EXPECT_TRUE(Engine::open(placed).device_plan().on_cpu.empty());
+  for (const std::optional<double> share : {std::optional<double>(), std::optional(0.5)}) {
+    placed.cpu_share = share;
+    Engine of_placement = Engine::open(placed);
+    EXPECT_EQ(of_placement.device_plan().on_cpu, placement.on_cpu);
+    EXPECT_EQ(answer(of_placement), expected);
+    EXPECT_GT(of_placement.walk().device()->cpu_weight_bytes(), 0u);
   }
 }
 

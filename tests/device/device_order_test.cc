@@ -231,6 +231,54 @@ TEST(DeviceOrder, AlsoOfAttentionOnBothSides) {
   }
 }
 
+/// Where the CPU multiplies beside the device: of rows and of chunks, between which what passes
+/// differs; with all that passes in chunks, a part of it, and with a piece of each layer.
+TEST(DeviceOrder, AlsoOfProductsOnBothSides) {
+  makers::RandomTransformer model = makers::zoo_member("llama3").model;
+  model.n_layers = 5;
+  model.d_model = 64;
+  model.d_ff = 96;
+  const testing::ModelFile written(model);
+  const GgufFile file = written.open();
+  struct {
+    const GgufFile& file;
+    Model model;
+  } const member{file, testing::load_model(file)};
+  const auto text = testing::random_tokens(90, model.vocab_size, kOrderSeed);
+  const auto chunks_and_tokens = [&](DeviceRun& run) {
+    Sequence sequence = run.walk().sequence();
+    Logits logits;
+    for (const auto& [first, end] : {std::pair{0u, 40u}, {40, 41}, {41, 42}, {42, 70}, {70, 90}}) {
+      std::vector<StepRow> rows;
+      for (const int32_t token : std::span(text).subspan(first, end - first))
+        rows.push_back({&sequence, token, first + rows.size() + 1 == end});
+      for (auto& row : run.walk().step(rows)) logits.push_back(std::move(row));
+      for (const int32_t token : std::span(text).first(3))
+        for (auto& row : run.walk().feed(sequence, std::span(&token, 1)))
+          logits.push_back(std::move(row));
+    }
+    return logits;
+  };
+  for (const double share : {1.0, 0.4, 0.0}) {  // 0: the FFN of each layer, whose attention passes
+    SCOPED_TRACE(share);
+    const auto change = [&](const DeviceNeeds& needs, DevicePlan& plan) {
+      plan = device_plan_of(needs, std::vector<PieceSet>(5, kNoPiece));
+      plan.on_cpu = share > 0 ? share_products(plan.resident, share)
+                              : std::vector<PieceSet>(5, PieceSet{.ffn = true});
+    };
+    DeviceRun emulated(member, order_setting(40), 0, gpu_emu::emulated_device(), 0, change);
+    VirtualTable device;
+    DeviceRun run(member, order_setting(40), 0, device.table(), 0, change);
+    try {
+      EXPECT_TRUE(testing::is_same(chunks_and_tokens(run), chunks_and_tokens(emulated)));
+    } catch (const Error& error) {
+      ADD_FAILURE() << error.what();
+    }
+    EXPECT_EQ(hazards_of(run), "");
+    EXPECT_GT(run.device().cpu_weight_bytes(), 0u);
+  }
+}
+
 /// Work of the host behind the wait for the queries, where the CPU attends: what takes no longer
 /// than the card's own part, which it reads across the link, costs a token nothing.
 TEST(DeviceOrder, TheCpuAttendsWhileTheCardDoes) {

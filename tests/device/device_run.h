@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -19,7 +20,8 @@ class DeviceRun {
  public:
   template <class Loaded>
   DeviceRun(const Loaded& member, const WalkSetting& setting, uint64_t hbm_bytes = 0,
-            const DeviceTable& table = gpu_emu::emulated_device(), double cpu_share = 0)
+            const DeviceTable& table = gpu_emu::emulated_device(), double cpu_share = 0,
+            const std::function<void(const DeviceNeeds&, DevicePlan&)>& change = {})
       : device_(OpenDevice::open(table, 0)), walk_(member.model, setting) {
     const KvLayout& layout = walk_.cache().layout();
     auto described = describe_for_device(member.file, member.model.spec(), layout);
@@ -28,6 +30,7 @@ class DeviceRun {
                           setting.n_ctx, walk_.cache().pool().memory().size(), setting.chunk_rows);
     plan_ = plan_device(needs_, hbm_bytes == 0 ? uint64_t{1} << 30 : hbm_bytes);
     plan_.cpu_share = cpu_share;
+    if (change) change(needs_, plan_);
     walk_.walk().use_device(std::make_unique<DeviceWalk>(device_, member.model,
                                                          std::move(described), walk_.cache(), plan_,
                                                          setting.chunk_rows, setting.n_ctx));

@@ -71,7 +71,7 @@ TEST(DeviceWalk, HostMemoryStaysWithinWhatIsCounted) {
       const uint64_t logits =
           uint64_t{std::min(n_rows, kDeviceFewRows)} * shape.vocab_size * sizeof(float);
       const uint64_t inputs = gpu_attn::DeviceStepInputs::max_bytes(described, n_rows) + logits;
-      const uint64_t beside = DeviceBeside::host_bytes(shape);
+      const uint64_t beside = DeviceBeside::host_bytes(shape) + DeviceProducts::host_bytes(shape);
       EXPECT_LE(HostMemory::reserve(inputs).size(), device_buffer_bytes(shape, n_rows, false));
       EXPECT_LE(HostMemory::reserve(inputs + beside).size(),
                 device_buffer_bytes(shape, n_rows, true));

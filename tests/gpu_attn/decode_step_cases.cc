@@ -427,6 +427,23 @@ GpuCase ahead_case() {
             expect_copies(9, "when the next step begins");
             take(1);
             expect_copies(9, "when it goes on");
+            // A step of another round begins with its own copies, and is alone with them.
+            const uint32_t some = weights->add_round({layers[1], layers[3]});
+            const uint32_t none = weights->add_round({});
+            on.check(weights->begin(on.stream(), some));
+            expect_copies(11, "when another round begins");
+            on.check(weights->begin(on.stream(), some));
+            for (const uint32_t layer : {0u, 1u, 3u}) {
+              take(layer);
+              on.check(weights->release(on.stream(), layer));
+            }
+            expect_copies(11, "when that round has all it needs");
+            on.check(weights->begin(on.stream(), 0));
+            expect_copies(13, "when the first round is back");
+            on.check(weights->begin(on.stream(), none));
+            for (uint32_t layer = 0; layer < kLayers; ++layer) take(layer);
+            on.check(weights->begin(on.stream(), 0));
+            expect_copies(13, "after a round of nothing");
             on.check(weights->wait());
           }};
 }

@@ -160,9 +160,38 @@ TEST(Placement, TheCpuComputesWhereTheLinkIsTheSlowerWay) {
   EXPECT_GT(both, 3u);
   EXPECT_LT(both, 13u);
   EXPECT_EQ(n_on_cpu(2000, true), 0u);
+  // Stated, however slow: of every group's layers there.
+  for (const auto& [share, n] : {std::pair{0.25, 4u}, std::pair{1.0, 16u}, std::pair{0.0, 0u}}) {
+    problem.stated_products_share = share;
+    EXPECT_EQ(n_on_cpu(2000, true), n);
+    EXPECT_EQ(n_on_cpu(2000, false), 0u);
+  }
   LayerPlacement refused{{{.n_dram = 8, .n_on_cpu = 1}, {.n_dram = 8}}, CpuPart::kNone};
   problem.may_compute_on_cpu = false;
   EXPECT_FALSE(with_kv(problem, refused));
+}
+
+/// The pin that llama.cpp's users know: every FFN in DRAM, where the CPU computes with it.
+TEST(Placement, OfAPieceThatIsPinnedToDramTheCpuComputes) {
+  PlacementProblem problem = small_problem(true);
+  problem.n_prompt = problem.n_out = 500;
+  problem.rates.link_in = 1;
+  LayerGroup& group = problem.groups[0];
+  group.apart = PieceApart{{.weight_gb = 0.075}, LayerPiece::kFfn, PlanTier::kDram};
+  group.weight_gb = 0.025;
+  const auto on_cpu = [&](std::optional<double> share) {
+    problem.stated_products_share = share;
+    const auto plan = plan_placement({&problem, 1}, /*with_duals=*/false);
+    EXPECT_TRUE(plan);
+    return plan ? cpu_products(problem, plan->layers) : std::vector<PieceSet>();
+  };
+  const PieceSet ffn{.ffn = true};
+  EXPECT_EQ(on_cpu({}), std::vector<PieceSet>(4, ffn));
+  EXPECT_EQ(on_cpu(0.5), (std::vector<PieceSet>{kNoPiece, ffn, kNoPiece, ffn}));
+  problem.rates.link_in = 10000;
+  EXPECT_EQ(on_cpu({}), std::vector<PieceSet>(4));
+  problem.may_compute_on_cpu = false;
+  EXPECT_EQ(on_cpu(1), std::vector<PieceSet>(4));
 }
 
 TEST(Placement, TheCpusShareIsOfWhatFullLayersLackInHbm) {

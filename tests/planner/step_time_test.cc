@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "planner/placement/placed_layers.h"
 #include "planner/placement/plan_change.h"
 #include "tests/planner/random_problem.h"
 #include "tests/planner/small_problem.h"
@@ -331,37 +332,6 @@ TEST(StepTime, OfAttentionBesideACardIsTheSlowerOfBoth) {
     costly.stated_cpu_share = share;
     EXPECT_NEAR(token_time(costly, placement).ms, 4 * (1 + ms) + 2, kExact);
   }
-}
-
-TEST(StepTime, WhatTheCpuComputesBesideACardPassesNoLink) {
-  PlacementProblem problem = small_problem(true);
-  problem.rates.round_trip_ms = 0.5;
-  LayerPlacement placement = small_placement(0, 4, 0, 1000, 0);
-  // Four layers of 10 ms across the link; products and attention of 1 ms each, and the head.
-  const StepTime passing = token_time(problem, placement);
-  EXPECT_NEAR(passing.ms, 40, kExact);
-  const StepTime prompt = prompt_time(problem, placement);
-  placement.groups[0].n_on_cpu = 2;
-  std::vector<StepEvent> events;
-  const StepTime token = token_time(problem, placement, &events);
-  // Two layers of 10 ms on the CPU with rows there and back twice; the card waits for them.
-  EXPECT_NEAR(token.ms, 2 * (10 + 2 * 0.5) + 2 * 1 + 4 * 1 + 2, kExact);
-  const auto busy = [&](PlanPart part) { return token.busy_ms[static_cast<size_t>(part)]; };
-  EXPECT_NEAR(busy(PlanPart::kCpu), 20, kExact);
-  EXPECT_NEAR(busy(PlanPart::kLinkIn), 20, kExact);
-  EXPECT_NEAR(busy(PlanPart::kGpu), 2 * 1 + 4 * 1 + 2, kExact);
-  EXPECT_NEAR(busy(PlanPart::kDram), passing.busy_ms[static_cast<size_t>(PlanPart::kDram)], kExact);
-  EXPECT_EQ(std::ranges::count(events, PlanPart::kCpu, &StepEvent::part), 2);
-  EXPECT_EQ(std::ranges::count(events, PlanPart::kLinkIn, &StepEvent::part), 2);
-  // A prompt's rows are computed where they were.
-  EXPECT_EQ(prompt_time(problem, placement).ms, prompt.ms);
-  // Of a layer with a piece on the card the CPU computes the other one.
-  LayerGroup& group = problem.groups[0];
-  group.apart = PieceApart{{.weight_gb = 0.075}, LayerPiece::kFfn, PlanTier::kHbm};
-  group.weight_gb = 0.025;
-  placement.groups[0].n_on_cpu = 4;
-  EXPECT_NEAR(token_time(problem, placement).ms, 4 * (2.5 + 2 * 0.5) + 4 * 0.75 + 4 * 1 + 2,
-              kExact);
 }
 
 TEST(StepTime, IsNoLessThanDramTakes) {

@@ -62,9 +62,18 @@ PlanFile with_pieces(PlanFile plan) {
   return plan;
 }
 
+/// The CPU's: all of a layer, and a piece of one whose other piece stays.
+PlanFile with_products(PlanFile plan) {
+  plan.placement.on_cpu.assign(6, kNoPiece);
+  plan.placement.on_cpu[2] = {.attention = true};
+  plan.placement.on_cpu[5] = {.ffn = true};
+  return plan;
+}
+
 TEST(PlanFileTest, WhatIsWrittenIsReadBack) {
   for (const PlanFile& plan :
-       {some_plan(), device_plan(), with_pieces(some_plan()), with_pieces(device_plan())}) {
+       {some_plan(), device_plan(), with_pieces(some_plan()), with_pieces(device_plan()),
+        with_products(with_pieces(device_plan()))}) {
     const std::string text = plan_file_json(plan);
     const PlanFile read = parse_plan_file(text, "plan.json");
     EXPECT_EQ(plan_file_json(read), text);
@@ -73,6 +82,7 @@ TEST(PlanFileTest, WhatIsWrittenIsReadBack) {
     EXPECT_EQ(read.placement.v_codec, KvCodec::kQ8_0);
     EXPECT_EQ(read.placement.streamed, plan.placement.streamed);
     EXPECT_EQ(read.placement.resident, plan.placement.resident);
+    EXPECT_EQ(read.placement.on_cpu, plan.placement.on_cpu);
     EXPECT_EQ(read.placement.kv_dram_bytes, plan.placement.kv_dram_bytes);
     EXPECT_EQ(read.placement.kv_hbm_bytes, plan.placement.kv_hbm_bytes);
     EXPECT_EQ(read.placement.cpu_share, plan.placement.cpu_share);
@@ -102,6 +112,10 @@ TEST(PlanFileTest, PiecesOfALayerStandByTheirNames) {
                                        {"4", "dram"},
                                        {"5", {{"attention", "file"}, {"ffn", "dram"}}}}));
   EXPECT_EQ(layers(device_plan())["5"], (json{{"attention", "hbm"}, {"ffn", "dram"}}));
+  const json of_cpu = layers(with_products(device_plan()));
+  EXPECT_EQ(of_cpu["2"], (json{{"attention", "cpu"}, {"ffn", "hbm"}}));
+  EXPECT_EQ(of_cpu["3"], (json{{"attention", "dram"}, {"ffn", "hbm"}}));
+  EXPECT_EQ(of_cpu["5"], (json{{"attention", "hbm"}, {"ffn", "cpu"}}));
   // Of one that names both alike the layer is whole.
   json edited = json::parse(plan_file_json(some_plan()));
   edited["layers"] = {{"0-5", {{"attention", "file"}, {"ffn", "file"}}}};
@@ -131,12 +145,12 @@ constexpr BadKey kBadKeys[] = {
     {"/model/n_layers", "4000000000", "as model.n_layers"},
     {"/model/n_layers", "7", "every layer from 0 to 6 once"},
     {"/model", "[]", "an object as model, found a list"},
-    {"/layers", R"({"0-5": "ram"})", "hbm, dram or file as layers.0-5"},
+    {"/layers", R"({"0-5": "ram"})", "hbm, dram, cpu or file as layers.0-5"},
     {"/layers", R"({"0-5": "hbm"})", "device is none"},
+    {"/layers", R"({"0-5": "cpu"})", "device is none"},
     {"/layers", R"({"0-5": 3})", "a text as layers.0-5"},
     {"/layers", R"({"0-5": {"ffn": "file"}})", "an object with attention"},
-    {"/layers", R"({"0-5": {"attention": "dram", "ffn": "ram"}})",
-     "dram or file as layers.0-5.ffn"},
+    {"/layers", R"({"0-5": {"attention": "dram", "ffn": "ram"}})", "cpu or file as layers.0-5.ffn"},
     {"/layers", R"({"0-5": {"attention": "hbm", "ffn": "dram"}})", "device is none"},
     {"/layers", R"({"0-5": {"attention": "dram", "ffn": "dram", "q": "dram"}})", "without 'q'"},
     {"/layers", R"({"0-4": "dram", "4-5": "file"})", "4 is missing or there"},

@@ -126,6 +126,7 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   const auto read = [&] { return with({"--cpu-share", "auto"}); };
   // Stated, it wants no rates.
   EXPECT_TRUE(with({"--cpu-share", "40%"}).request.may_attend_on_cpu);
+  EXPECT_TRUE(with({"--cpu-share", "40%"}).request.may_compute_on_cpu);
   const PlanSubject assumed = read();
   const DeviceFacts& card = *assumed.request.device;
   planner::MachineProfile kept = machine_words(cpu_attn::choose_kernels(), 2, profiles_, &card);
@@ -146,8 +147,10 @@ TEST_F(PlanSubjectTest, ACardsLinkIsPricedAsItWasMeasured) {
   const PlanSubject found = read();
   EXPECT_EQ(found.request.profile.gpu.host_to_device.bytes_per_s, 3e9);
   // Only now it is known which side of the link is quicker.
-  EXPECT_FALSE(assumed.request.may_attend_on_cpu);
-  EXPECT_TRUE(found.request.may_attend_on_cpu);
+  EXPECT_FALSE(assumed.request.may_attend_on_cpu || assumed.request.may_compute_on_cpu);
+  EXPECT_TRUE(found.request.may_attend_on_cpu && found.request.may_compute_on_cpu);
+  ASSERT_EQ(found.request.profile.linear.size(), 1u);
+  EXPECT_EQ(found.request.profile.linear[0].gemv_bytes_per_s, 1e9);
   ASSERT_EQ(found.request.profile.attend.size(), 1u);
   EXPECT_EQ(found.request.profile.attend[0].decode_bytes_per_s, 5e9);
   EXPECT_EQ(found.request.profile.dram_read_bytes_per_s, 1e10);
@@ -186,10 +189,16 @@ TEST_F(PlanSubjectTest, OnACardThatIsNotHereTheCpuAttendsWhereThatIsWanted) {
   for (const std::vector<std::string>& other :
        {std::vector<std::string>{}, {"--attn", "rabitq", "--kv-budget", "2k"}}) {
     EXPECT_FALSE(request(other).may_attend_on_cpu) << other.size();
+    EXPECT_FALSE(request(other).may_compute_on_cpu) << other.size();
     EXPECT_FALSE(request(other).may_share()) << other.size();
   }
   for (const char* share : {"auto", "40%"}) {
     EXPECT_TRUE(request({"--cpu-share", share}).may_attend_on_cpu) << share;
+    EXPECT_TRUE(request({"--cpu-share", share}).may_compute_on_cpu) << share;
+    // Of chosen blocks none is the CPU's, of weights they are.
+    const auto chosen = request({"--cpu-share", share, "--attn", "rabitq", "--kv-budget", "2k"});
+    EXPECT_FALSE(chosen.may_attend_on_cpu) << share;
+    EXPECT_TRUE(chosen.may_compute_on_cpu) << share;
     EXPECT_TRUE(request({"--cpu-share", share}).may_share()) << share;
   }
 }

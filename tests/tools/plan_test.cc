@@ -228,17 +228,43 @@ TEST_F(Plan, TakesTheCpusShareAsItIsStated) {
   EXPECT_LT(buffers("0"), buffers("40%"));
 }
 
+/// The weights that a card does not hold: of layers, or of the piece that a pin keeps from it.
+TEST_F(Plan, GivesTheCpuItsShareOfTheWeightsThatACardLacks) {
+  const std::string path = folder_.path("plan.json");
+  const auto planned = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"--device", "virtual:laptop8", "-c", "4k", "--save", path});
+    return plan(more);
+  };
+  const auto saved = [&](const std::vector<std::string>& more) {
+    planned(more);
+    return json::parse(std::ifstream(path))["layers"];
+  };
+  const int n_layers = planned({})["layers"]["hbm"];
+  EXPECT_EQ(planned({"--pin", "blk=dram"})["layers"].value("on_cpu", 0), 0);
+  EXPECT_EQ(planned({"--pin", "blk=dram", "--cpu-share", "100%"})["layers"]["on_cpu"], n_layers);
+  EXPECT_EQ(planned({"--pin", "blk=dram", "--cpu-share", "50%"})["layers"]["on_cpu"], n_layers / 2);
+  const std::string all = "0-" + std::to_string(n_layers - 1);
+  EXPECT_EQ(saved({"--pin", "blk=dram", "--cpu-share", "100%"}), (json{{all, "cpu"}}));
+  const std::vector<std::string> ffn = {"--pin", "ffn=dram", "--pin", "attn=hbm"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), ffn.begin(), ffn.end());
+    return more;
+  };
+  EXPECT_EQ(saved(with({})), (json{{all, {{"attention", "hbm"}, {"ffn", "dram"}}}}));
+  EXPECT_EQ(saved(with({"--cpu-share", "100%"})),
+            (json{{all, {{"attention", "hbm"}, {"ffn", "cpu"}}}}));
+  EXPECT_EQ(planned(with({"--cpu-share", "100%"}))["layers"]["on_cpu"], n_layers);
+  EXPECT_LE(planned(with({"--cpu-share", "auto"}))["tpot_ms"].get<double>(),
+            planned(with({}))["tpot_ms"].get<double>());
+}
+
 TEST_F(Plan, RefusesOptionsThatContradict) {
   for (const std::string bad : {"1", "101%", "-1%", "all"})
     expect_refused(arguments({"--device", "virtual:rtx4090", "--cpu-share=" + bad}),
                    {2, "usage", {"found '" + bad + "'"}, "--cpu-share", "such as 1%"});
-  for (const char* share : {"auto", "40%"}) {
+  for (const char* share : {"auto", "40%"})
     expect_refused(arguments({"--device", "none", "--cpu-share", share}),
                    {2, "usage", {"none computes"}, "--cpu-share", "name a card"});
-    expect_refused(arguments({"--device", "virtual:rtx4090", "--attn", "quest", "--kv-budget", "2k",
-                              "--cpu-share", share}),
-                   {2, "usage", {"a method is named"}, "--cpu-share", "leave it or --attn out"});
-  }
   EXPECT_EQ(plan({"--device", "none", "--cpu-share", "0"})["feasible"], true);
   expect_refused(arguments({"--device", "none", "--hbm", "4GiB"}),
                  {2, "usage", {"--hbm"}, "--hbm", "virtual:NAME"});

@@ -18,6 +18,8 @@ void say_device(const engine::Engine& engine) {
   if (plan.n_streamed() > 0)
     line += fmt::format(" | {} of {} layers pass through it in every step{}", plan.n_streamed(),
                         plan.resident.size(), in_part_text(plan.n_in_part()));
+  if (plan.n_on_cpu() > 0)
+    line += fmt::format(", but for tokens the CPU multiplies by those of {}", plan.n_on_cpu());
   const uint64_t kv_bytes = engine.context().kv.slot_bytes;
   line += fmt::format(" | K and V: {} of {}", bytes_text(plan.kv_bytes), bytes_text(kv_bytes));
   if (plan.kv_bytes < kv_bytes && plan.cpu_share > 0)

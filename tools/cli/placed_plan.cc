@@ -83,6 +83,11 @@ PlanTier piece_tier(const Engine& engine, uint32_t layer, LayerPiece piece) {
   return is_there ? PlanTier::kHbm : PlanTier::kDram;
 }
 
+bool is_on_cpu(const Engine& engine, uint32_t layer, LayerPiece piece) {
+  if (engine.device() == nullptr || engine.device_plan().on_cpu.empty()) return false;
+  return engine.device_plan().on_cpu[layer].has(piece);
+}
+
 /// Pins with which a problem can say where the engine has everything: those of the run, but of
 /// layers that have their pieces apart where these are, and none of others that pins tell apart.
 std::vector<PiecePins> pins_beside(const Engine& engine, std::vector<PiecePins> pins) {
@@ -110,6 +115,8 @@ LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) 
         group.apart ? other_piece(group.apart->piece) : LayerPiece::kAttention;
     for (const uint32_t layer : group.layers) {
       const PlanTier tier = piece_tier(engine, layer, moving);
+      place.n_on_cpu += is_on_cpu(engine, layer, moving) ? 1u : 0u;
+      place.n_apart_on_cpu += group.apart && is_on_cpu(engine, layer, group.apart->piece) ? 1u : 0u;
       ++(tier == PlanTier::kNvme  ? place.n_nvme
          : tier == PlanTier::kHbm ? place.n_hbm
                                   : place.n_dram);
@@ -193,6 +200,8 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
   if (subject.request.device)
     placement.kv_hbm_bytes = copies_in_hbm(subject, *subject.request.device, problem, placement);
   placement.cpu_share = planner::cpu_share(problem, layers);
+  const std::vector<PieceSet> on_cpu = planner::cpu_products(problem, layers);
+  if (std::ranges::any_of(on_cpu, &PieceSet::is_any)) placement.on_cpu = on_cpu;
   return placement;
 }
 
@@ -355,8 +364,11 @@ void expect_no_contradiction(const Command& command, const engine::Placement& pl
   const auto text = [](uint64_t value) { return fmt::format("{}", value); };
   const auto percent = [](double share) { return fmt::format("{:.6g}%", 100 * share); };
   // auto is as the plan says.
-  if (const auto share = engine_options(settings).cpu_share)
-    expect("cpu-share", percent(*share), percent(placement.cpu_share));
+  if (const auto share = engine_options(settings).cpu_share) {
+    const bool has_products = *share == 0 && !placement.on_cpu.empty();
+    expect("cpu-share", percent(*share),
+           has_products ? "products of the CPU" : percent(placement.cpu_share));
+  }
   expect("ctx-size", text(settings.ctx_size), text(placement.n_ctx));
   expect("batch-size", text(settings.batch_size), text(placement.chunk_rows));
   expect("cache-type-k", settings.cache_type_k, kv_codec_name(placement.k_codec));
@@ -379,7 +391,8 @@ engine::EngineOptions with_plan(const Command& command, const PlanFile& plan,
            "plan for this machine: leave --device out");
   if (options.device.kind == engine::DeviceChoice::Kind::kAuto) options.device = planned;
   options.placement = plan.placement;
-  options.cpu_share = plan.placement.cpu_share;
+  options.cpu_share =
+      plan.placement.shares_with_cpu() ? std::nullopt : std::optional<double>(0);  // as it says
   options.n_ctx = plan.placement.n_ctx;
   options.k_codec = plan.placement.k_codec;
   options.v_codec = plan.placement.v_codec;

@@ -28,10 +28,12 @@ constexpr uint64_t kChunkMax = 8192;
 constexpr const char* kRemedy = "correct the file, or plan anew (`strata plan --save FILE`)";
 constexpr KvCodec kCodecs[] = {KvCodec::kF16, KvCodec::kQ8_0};
 
-/// Where a piece is: "file" = read from the model file in every step.
+/// Where a piece is: "file" = read from the model file in every step, "cpu" = in DRAM, and the CPU
+/// multiplies few rows by it beside a card.
 const char* piece_place(const engine::Placement& placement, size_t layer, LayerPiece piece) {
   if (placement.streamed[layer].has(piece)) return "file";
-  return placement.has_device() && placement.resident[layer].has(piece) ? "hbm" : "dram";
+  if (placement.has_device() && placement.resident[layer].has(piece)) return "hbm";
+  return !placement.on_cpu.empty() && placement.on_cpu[layer].has(piece) ? "cpu" : "dram";
 }
 
 /// One place, or one for each piece.
@@ -62,7 +64,7 @@ ordered_json layers_json(const engine::Placement& placement) {
 
 struct LayerRun {
   uint64_t first = 0, last = 0;
-  PieceSet streamed, resident;
+  PieceSet streamed, resident, on_cpu;
 };
 
 /// "12" or "12-14".
@@ -80,10 +82,13 @@ bool read_run(std::string_view text, LayerRun& run) {
 
 void read_piece(const JsonPlace& at, const PlanFile& plan, LayerPiece piece, LayerRun& run) {
   const std::string place = at.text();
-  if (place != "hbm" && place != "dram" && place != "file") at.refuse("hbm, dram or file");
-  if (place == "hbm" && plan.device == "none") at.refuse("dram or file: device is none");
+  if (place != "hbm" && place != "dram" && place != "cpu" && place != "file")
+    at.refuse("hbm, dram, cpu or file");
+  if ((place == "hbm" || place == "cpu") && plan.device == "none")
+    at.refuse("dram or file: device is none");
   if (place == "file") run.streamed.add(piece);
   if (place == "hbm") run.resident.add(piece);
+  if (place == "cpu") run.on_cpu.add(piece);
 }
 
 void read_layers(const JsonPlace& at, PlanFile& plan) {
@@ -98,6 +103,8 @@ void read_layers(const JsonPlace& at, PlanFile& plan) {
   });
   std::ranges::sort(runs, {}, &LayerRun::first);
   engine::Placement& placement = plan.placement;
+  const bool has_on_cpu =
+      std::ranges::any_of(runs, [](const LayerRun& run) { return run.on_cpu.is_any(); });
   for (const LayerRun& run : runs) {
     if (run.first != placement.streamed.size())
       at.refuse(fmt::format("every layer from 0 to {} once, {} is missing or there twice",
@@ -106,6 +113,7 @@ void read_layers(const JsonPlace& at, PlanFile& plan) {
     const size_t n = run.last - run.first + 1;
     placement.streamed.insert(placement.streamed.end(), n, run.streamed);
     if (plan.device != "none") placement.resident.insert(placement.resident.end(), n, run.resident);
+    if (has_on_cpu) placement.on_cpu.insert(placement.on_cpu.end(), n, run.on_cpu);
   }
   if (placement.streamed.size() != plan.n_layers)
     at.refuse(fmt::format("every layer from 0 to {} once", plan.n_layers - 1));

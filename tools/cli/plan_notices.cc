@@ -66,8 +66,10 @@ std::string plan_line(const PlacedPlan& plan, const Engine& engine) {
                     in_part_text(n_in_part)));
   if (shares.file > 0) add(fmt::format("{:.0f} % of K and V on disk", 100 * shares.file));
   if (plan.problem.has_device && counts.hbm < counts.all())
-    add(fmt::format("{} of {} layers pass through the device{}", counts.all() - counts.hbm,
-                    counts.all(), in_part_text(counts.n_split())));
+    add(fmt::format(
+        "{} of {} layers pass through the device{}{}", counts.all() - counts.hbm, counts.all(),
+        in_part_text(counts.n_split()),
+        counts.on_cpu > 0 ? fmt::format(", {} of them for tokens by the CPU", counts.on_cpu) : ""));
   if (plan.problem.has_device && shares.dram > 0)
     add(fmt::format("{:.0f} % of K and V {}", 100 * shares.dram, far_text(plan.layers.cpu_part)));
   if (what.empty()) return "";

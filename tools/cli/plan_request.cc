@@ -169,7 +169,7 @@ void use_virtual(const Command& command, PlanSubject& subject) {
   DeviceFacts facts{};
   card.facts(&facts);
   subject.request.device = facts;
-  subject.request.may_attend_on_cpu = subject.request.may_share();
+  subject.request.let_cpu_share(/*are_known=*/true);
   if (settings.hbm > facts.free_bytes)
     refuse(command, "hbm",
            fmt::format("{} has {} of memory, {} of them free, wanted {}", profile.title,
@@ -262,10 +262,11 @@ std::string use_measured_card(const Command& command, const DeviceFacts& facts,
     planner::use_measured_card(kept.profile->gpu, profile);
     // Only where both sides of the link were measured it is known which is quicker.
     profile.attend = kept.profile->attend;
+    profile.linear = kept.profile->linear;
     profile.dram_read_bytes_per_s = kept.profile->dram_read_bytes_per_s;
-    subject.request.may_attend_on_cpu = subject.request.may_share();
+    subject.request.let_cpu_share(/*are_known=*/true);
     const bool has_kernels = kept.profile->gpu.gemv_bytes_per_s > 0;
-    return fmt::format(" but for its link, its memory's rate{} the CPU's attention{}, {}",
+    return fmt::format(" but for its link, its memory's rate{} what the CPU does{}, {}",
                        has_kernels ? "," : " and", has_kernels ? " and its kernels" : "",
                        kept.profile->measured_at);
   } catch (const Error& error) {
@@ -280,8 +281,7 @@ void price_card(const Command& command, const DeviceFacts& facts, PlanSubject& s
   subject.request.device = facts;
   // What the engine does beside a card today; a share that is stated wants no rates.
   subject.request.may_use_disk = false;
-  subject.request.may_attend_on_cpu = subject.request.may_share() && subject.request.cpu_share;
-  subject.request.may_compute_on_cpu = false;
+  subject.request.let_cpu_share(/*are_known=*/false);
   const std::string but = use_measured_card(command, facts, subject);
   subject.rates_text =
       fmt::format("Priced with the figures of {}, not measured here{}.", like.title, but);

@@ -57,7 +57,8 @@ uint64_t LayerCounts::n_split_to_file() const {
 LayerCounts layer_counts(const planner::PlacementProblem& problem,
                          const planner::LayerPlacement& layers) {
   LayerCounts counts;
-  for (const planner::GroupPlace& place : layers.groups) counts.on_cpu += place.n_on_cpu;
+  for (const PieceSet& pieces : planner::cpu_products(problem, layers))
+    counts.on_cpu += pieces.is_any() ? 1u : 0u;
   const auto places = planner::weight_tiers(problem, layers);
   for (uint32_t layer = 0; layer < places.size(); ++layer) {
     const planner::PieceTiers& tiers = places[layer];
@@ -112,7 +113,6 @@ std::string beyond_engine(const PlanAnswer& answer) {
   const LayerCounts counts = layer_counts(answer.problem, answer.plan.layers);
   if (counts.file + counts.n_split_to_file() > 0) add("weights read from the model file");
   if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
-  if (counts.on_cpu > 0) add("products on the CPU");
   if (answer.problem.share_touched() < 1) add("chosen blocks");
   return beyond.empty() ? "" : "beside a card this engine does not do yet: " + beyond;
 }

@@ -36,7 +36,8 @@ struct SplitLayers {
 };
 struct LayerCounts {
   uint64_t hbm = 0, dram = 0, file = 0;  // whole
-  uint64_t on_cpu = 0;  // of those in DRAM: the CPU computes a token's products beside a card
+  // Beside a card: those of which the CPU computes a token's products with what is in DRAM.
+  uint64_t on_cpu = 0;
   std::vector<SplitLayers> split;
   uint64_t n_split() const;
   uint64_t n_split_to_file() const;  // of which a piece is read from it

@@ -64,13 +64,10 @@ std::optional<double> cpu_share(const Settings& settings) {
   const std::optional<double> share =
       text == "auto" ? std::nullopt : std::optional(kv_share(text, "--cpu-share"));
   if (share == 0) return share;
-  const bool is_alone = settings.device == "none";
-  if (is_alone || (settings.attn != "exact" && settings.attn != "auto"))
+  if (settings.device == "none")
     throw Error(ErrorCode::kUsage,
-                fmt::format("--cpu-share is of exact attention beside a device, and {}",
-                            is_alone ? "none computes" : "a method is named"),
-                "--cpu-share",
-                is_alone ? "leave it out, or name a card with --device" : "leave it or --attn out");
+                "--cpu-share is of what a device does not hold, and none computes", "--cpu-share",
+                "leave it out, or name a card with --device");
   return share;
 }
 
