@@ -67,6 +67,9 @@ struct AttendArgs {
   // bits do not depend on it.
   const std::byte* const* next_blocks = nullptr;
   uint32_t n_next_blocks = 0;
+  // Whether scratch is as the last call left it, of the same q, n_queries and layout: the queries,
+  // as they are multiplied, are still there.
+  bool has_prepared_q = false;
 };
 
 /// Running attention of several queries, merged in segment order.

@@ -46,7 +46,7 @@ Walk::State::AttendBuffers Walk::State::buffers_of(uint32_t worker) const {
 }
 
 void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, uint32_t end_pos,
-                                 AttendBuffers& buffers) const {
+                                 bool has_prepared_q, AttendBuffers& buffers) const {
   const LayerShape& of = shape.layers[tile.layer];
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
   const auto block_at = [&](uint32_t pos) {
@@ -84,7 +84,8 @@ void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, u
        .m = buffers.segment_m,
        .l = buffers.segment_l,
        .next_blocks = next_blocks.data(),
-       .n_next_blocks = n_next_blocks});
+       .n_next_blocks = n_next_blocks,
+       .has_prepared_q = has_prepared_q});
 }
 
 /// Leaves the span's partial in buffers.span_*. Segments that no row attends merge as the identity,
@@ -99,9 +100,11 @@ void Walk::State::attend_span(const AttendTile& tile, uint32_t span, AttendBuffe
       window == 0 || first_query_pos + 1 <= window ? 0 : first_query_pos + 1 - window;
   clear_partial(buffers.span_o, buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim);
   const uint32_t span_end = std::min(end_pos, (span + 1) * kSpanPositions);
+  bool has_prepared_q = false;
   for (uint32_t pos = span * kSpanPositions; pos < span_end; pos += kSegmentPositions) {
     if (pos + kSegmentPositions <= first_attended || pos < tile.first_pos) continue;
-    attend_segment(tile, pos, end_pos, buffers);
+    attend_segment(tile, pos, end_pos, has_prepared_q, buffers);
+    has_prepared_q = true;
     kernels.merge_partials({buffers.segment_o, buffers.segment_m, buffers.segment_l, buffers.span_o,
                             buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim});
   }

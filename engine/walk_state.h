@@ -118,7 +118,7 @@ struct Walk::State {
   AttendBuffers buffers_of(uint32_t worker) const;
   void attend_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
   void attend_segment(const AttendTile& tile, uint32_t segment_pos, uint32_t end_pos,
-                      AttendBuffers& buffers) const;
+                      bool has_prepared_q, AttendBuffers& buffers) const;
   void attend_whole(const AttendTile& tile, AttendBuffers& buffers) const;
   void store_output(const AttendTile& tile, const AttendBuffers& run) const;
   AttendTile tile_at(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t row,
