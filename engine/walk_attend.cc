@@ -10,6 +10,7 @@
 #include <array>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "engine/walk_state.h"
 
 namespace strata::engine {
@@ -169,11 +170,22 @@ void Walk::State::list_tiles(uint32_t layer) {
 /// Of rows [begin_row, end_row) of the group.
 void Walk::State::list_tiles_of(uint32_t group_idx, uint32_t layer, uint32_t begin_row,
                                 uint32_t end_row) {
+  const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
+  const uint32_t n_rows_each = tile_rows(layer, end_row - begin_row);
+  for (uint32_t row = begin_row; row < end_row; row += n_rows_each) {
+    const uint32_t end = std::min(end_row, row + n_rows_each);
+    for (uint32_t kv_head = 0; kv_head < n_kv_heads; ++kv_head)
+      tiles.push_back(tile_at(group_idx, layer, kv_head, row, end));
+  }
+}
+
+/// Rows of a tile of so many: what it holds, for K and V are turned and fetched once for each tile,
+/// or half of it, where threads would not have an even share.
+uint32_t Walk::State::tile_rows(uint32_t layer, uint32_t n_rows_all) const {
   const LayerShape& of = shape.layers[layer];
-  const uint32_t tile_rows = kMaxTileQueries / (of.n_heads / of.n_kv_heads);
-  for (uint32_t row = begin_row; row < end_row; row += tile_rows)
-    for (uint32_t kv_head = 0; kv_head < of.n_kv_heads; ++kv_head)
-      tiles.push_back(tile_at(group_idx, layer, kv_head, row, end_row));
+  const uint32_t most = kMaxTileQueries / (of.n_heads / of.n_kv_heads);
+  const uint64_t n_tiles = div_up(n_rows_all, most) * of.n_kv_heads;
+  return n_tiles < uint64_t{kTilesPerThread} * pool.size() ? std::max(1u, most / 2) : most;
 }
 
 /// `buffers` with the span's partial of a tile in span_partials, from its first float on.

@@ -123,6 +123,7 @@ struct Walk::State {
   void store_output(const AttendTile& tile, const AttendBuffers& run) const;
   AttendTile tile_at(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t row,
                      uint32_t end_row) const;
+  uint32_t tile_rows(uint32_t layer, uint32_t n_rows_all) const;
   void list_tiles(uint32_t layer);
   void list_tiles_of(uint32_t group_idx, uint32_t layer, uint32_t begin_row, uint32_t end_row);
   AttendBuffers with_span_at(uint64_t floats, uint32_t n_queries, AttendBuffers buffers) const;
