@@ -41,7 +41,7 @@ struct LinearArgs {
   uint32_t panel_end;
 };
 
-inline constexpr uint32_t kMaxTileQueries = 96;  // queries in one attention tile
+inline constexpr uint32_t kMaxTileQueries = 192;  // queries in one attention tile
 
 /// Attention of a tile of queries of one KV head over one segment of positions, giving one partial
 /// per query. The segment holds positions [first_pos, first_pos + n_pos), first_pos a multiple of
@@ -67,6 +67,9 @@ struct AttendArgs {
   // bits do not depend on it.
   const std::byte* const* next_blocks = nullptr;
   uint32_t n_next_blocks = 0;
+  // Whether scratch is as the last call left it, of the same q, n_queries and layout: the queries,
+  // as they are multiplied, are still there.
+  bool has_prepared_q = false;
 };
 
 /// Running attention of several queries, merged in segment order.
@@ -120,7 +123,8 @@ struct KernelTable {
 /// Scratch that attend_segment wants: scores of every query over one segment, the queries as they
 /// are multiplied, and K and V of a segment turned for that.
 constexpr uint64_t attend_scratch_floats(uint32_t n_queries, uint32_t head_dim) {
-  return uint64_t{n_queries} * kSegmentPositions + uint64_t{2} * kSegmentPositions * head_dim;
+  return uint64_t{n_queries} * (kSegmentPositions + head_dim) +
+         uint64_t{2} * kSegmentPositions * head_dim;
 }
 
 }  // namespace strata

@@ -10,6 +10,7 @@
 #include <array>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "engine/walk_state.h"
 
 namespace strata::engine {
@@ -46,7 +47,7 @@ Walk::State::AttendBuffers Walk::State::buffers_of(uint32_t worker) const {
 }
 
 void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, uint32_t end_pos,
-                                 AttendBuffers& buffers) const {
+                                 bool has_prepared_q, AttendBuffers& buffers) const {
   const LayerShape& of = shape.layers[tile.layer];
   const uint32_t group_heads = of.n_heads / of.n_kv_heads;
   const auto block_at = [&](uint32_t pos) {
@@ -84,7 +85,8 @@ void Walk::State::attend_segment(const AttendTile& tile, uint32_t segment_pos, u
        .m = buffers.segment_m,
        .l = buffers.segment_l,
        .next_blocks = next_blocks.data(),
-       .n_next_blocks = n_next_blocks});
+       .n_next_blocks = n_next_blocks,
+       .has_prepared_q = has_prepared_q});
 }
 
 /// Leaves the span's partial in buffers.span_*. Segments that no row attends merge as the identity,
@@ -99,9 +101,11 @@ void Walk::State::attend_span(const AttendTile& tile, uint32_t span, AttendBuffe
       window == 0 || first_query_pos + 1 <= window ? 0 : first_query_pos + 1 - window;
   clear_partial(buffers.span_o, buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim);
   const uint32_t span_end = std::min(end_pos, (span + 1) * kSpanPositions);
+  bool has_prepared_q = false;
   for (uint32_t pos = span * kSpanPositions; pos < span_end; pos += kSegmentPositions) {
     if (pos + kSegmentPositions <= first_attended || pos < tile.first_pos) continue;
-    attend_segment(tile, pos, end_pos, buffers);
+    attend_segment(tile, pos, end_pos, has_prepared_q, buffers);
+    has_prepared_q = true;
     kernels.merge_partials({buffers.segment_o, buffers.segment_m, buffers.segment_l, buffers.span_o,
                             buffers.span_m, buffers.span_l, tile.n_queries, shape.head_dim});
   }
@@ -166,11 +170,22 @@ void Walk::State::list_tiles(uint32_t layer) {
 /// Of rows [begin_row, end_row) of the group.
 void Walk::State::list_tiles_of(uint32_t group_idx, uint32_t layer, uint32_t begin_row,
                                 uint32_t end_row) {
+  const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
+  const uint32_t n_rows_each = tile_rows(layer, end_row - begin_row);
+  for (uint32_t row = begin_row; row < end_row; row += n_rows_each) {
+    const uint32_t end = std::min(end_row, row + n_rows_each);
+    for (uint32_t kv_head = 0; kv_head < n_kv_heads; ++kv_head)
+      tiles.push_back(tile_at(group_idx, layer, kv_head, row, end));
+  }
+}
+
+/// Rows of a tile of so many: what it holds, for K and V are turned and fetched once for each tile,
+/// or half of it, where threads would not have an even share.
+uint32_t Walk::State::tile_rows(uint32_t layer, uint32_t n_rows_all) const {
   const LayerShape& of = shape.layers[layer];
-  const uint32_t tile_rows = kMaxTileQueries / (of.n_heads / of.n_kv_heads);
-  for (uint32_t row = begin_row; row < end_row; row += tile_rows)
-    for (uint32_t kv_head = 0; kv_head < of.n_kv_heads; ++kv_head)
-      tiles.push_back(tile_at(group_idx, layer, kv_head, row, end_row));
+  const uint32_t most = kMaxTileQueries / (of.n_heads / of.n_kv_heads);
+  const uint64_t n_tiles = div_up(n_rows_all, most) * of.n_kv_heads;
+  return n_tiles < uint64_t{kTilesPerThread} * pool.size() ? std::max(1u, most / 2) : most;
 }
 
 /// `buffers` with the span's partial of a tile in span_partials, from its first float on.

@@ -30,6 +30,7 @@ namespace {
 // Of the index that a worker scores at a time: pieces much shorter than a layer, so that workers
 // finish together.
 constexpr uint32_t kBlocksPerTask = 512;
+constexpr uint32_t kScoredQueries = 96;  // of a KV head in a run; of more their means are scored
 // Of each block that the heads of a layer may attend: Head::chosen and blocks, Selection::reads,
 // what the store lists of those it reads, and a bit of Selection::resident.
 constexpr uint64_t kListedBytes = sizeof(uint32_t) + 2 * sizeof(tiers::BlockId) + 24 + 1;
@@ -43,7 +44,7 @@ SelectionSizes selection_sizes(const ModelShape& shape, uint64_t n_ctx) {
     sizes.max_group_heads = std::max(sizes.max_group_heads, layer.n_heads / layer.n_kv_heads);
   }
   const uint64_t rows =
-      std::min<uint64_t>(kMaxTileQueries / std::max(1u, sizes.max_group_heads),
+      std::min<uint64_t>(kScoredQueries / std::max(1u, sizes.max_group_heads),
                          kWeightFloatsMax / std::max<uint64_t>(1, sizes.row_floats()));
   sizes.max_rows = static_cast<uint32_t>(std::max<uint64_t>(1, rows));
   return sizes;
@@ -382,7 +383,7 @@ bool Walk::State::attends_as_chosen(uint32_t layer) const {
     return false;
   return selection->choosers.front().rule().mode_of(layer) == index::LayerMode::kIndex &&
          !groups.front().sequence->index()->has_tail() &&
-         groups.front().n_rows <= kMaxTileQueries / (of.n_heads / of.n_kv_heads) &&
+         groups.front().n_rows <= tile_rows(layer, groups.front().n_rows) &&
          of.n_kv_heads < kTilesPerThread * pool.size() &&
          of.n_kv_heads * head_floats(layer) <= kSplitFloatsMax;
 }

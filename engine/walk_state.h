@@ -125,11 +125,12 @@ struct Walk::State {
   AttendBuffers buffers_of(uint32_t worker) const;
   void attend_span(const AttendTile& tile, uint32_t span, AttendBuffers& buffers) const;
   void attend_segment(const AttendTile& tile, uint32_t segment_pos, uint32_t end_pos,
-                      AttendBuffers& buffers) const;
+                      bool has_prepared_q, AttendBuffers& buffers) const;
   void attend_whole(const AttendTile& tile, AttendBuffers& buffers) const;
   void store_output(const AttendTile& tile, const AttendBuffers& run) const;
   AttendTile tile_at(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t row,
                      uint32_t end_row) const;
+  uint32_t tile_rows(uint32_t layer, uint32_t n_rows_all) const;
   void list_tiles(uint32_t layer);
   void list_tiles_of(uint32_t group_idx, uint32_t layer, uint32_t begin_row, uint32_t end_row);
   AttendBuffers with_span_at(uint64_t floats, uint32_t n_queries, AttendBuffers buffers) const;

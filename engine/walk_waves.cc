@@ -52,7 +52,8 @@ void Walk::State::attend_wave(const Wave& wave, uint32_t first_head, uint32_t en
     return first + static_cast<uint32_t>(i / n_heads * n_kv_heads + first_head + i % n_heads);
   };
   const uint32_t n_spans = wave.end_span - wave.first_span;
-  const uint64_t span_floats = uint64_t{kMaxTileQueries} * (shape.head_dim + 2);
+  const uint32_t n_queries = tiles[first].n_queries;  // no other tile of the group has more
+  const uint64_t span_floats = n_queries * (uint64_t{shape.head_dim} + 2);
   // Few tiles (a decode step) are split into their spans, as attend_split does.
   const bool is_split = n_spans > 1 && n_tiles < kTilesPerThread * pool.size() &&
                         uint64_t{n_tiles} * n_spans * span_floats <= span_partials.size();
@@ -74,10 +75,7 @@ void Walk::State::attend_wave(const Wave& wave, uint32_t first_head, uint32_t en
     return;
   }
   const auto with_span_of = [&](uint64_t item, AttendBuffers buffers) {
-    buffers.span_o = span_partials.data() + item * span_floats;
-    buffers.span_m = buffers.span_o + uint64_t{kMaxTileQueries} * shape.head_dim;
-    buffers.span_l = buffers.span_m + kMaxTileQueries;
-    return buffers;
+    return with_span_at(item * span_floats, n_queries, buffers);
   };
   const uint64_t n_items = uint64_t{n_tiles} * n_spans;
   pool.for_each_guided(n_items, [&](uint64_t from, uint64_t to, uint32_t worker) {

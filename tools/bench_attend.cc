@@ -51,6 +51,7 @@ double median_seconds(uint64_t n, const std::function<void(uint64_t)>& work) {
 }
 
 constexpr uint64_t kSliceBytes = uint64_t{8} << 20;
+constexpr uint64_t kSpanSegments = 4;  // a walk prepares queries once for the segments of a span
 
 /// Attends the first segment and compares o / l of every query with double precision over f16
 /// blocks. q8_0 is left to the tests, which decode it apart.
@@ -102,16 +103,22 @@ void bench_codec(const KernelTable& table, KvCodec codec, const Options& options
       AttendArgs args = decode.args(layout, list);
       args.next_blocks = next;
       args.n_next_blocks = options.hint ? 8 : 0;
+      args.has_prepared_q = s % kSpanSegments != 0;
       table.attend_segment(args);
     }
   });
+  const auto attend = [&](cli::TrialTile& tile, uint64_t i) {
+    AttendArgs args = tile.args(layout, list);
+    args.has_prepared_q = i % kSpanSegments != 0;
+    table.attend_segment(args);
+  };
   blocks.segment(0, 1, list);
   const double cached_s = median_seconds(101, [&](uint64_t) {
-    for (uint32_t i = 0; i < 20; ++i) table.attend_segment(decode.args(layout, list));
+    for (uint32_t i = 0; i < 20; ++i) attend(decode, i);
   });
   const double prefill_s = median_seconds(101, [&](uint64_t i) {
     blocks.segment(i % 8, 1, list);
-    table.attend_segment(prefill.args(layout, list));
+    attend(prefill, i);
   });
   const double gbytes = segment_bytes * static_cast<double>(per_slice) / decode_s * 1e-9;
   const uint64_t pairs = uint64_t{kSegmentPositions} * options.group * options.rows;
@@ -138,7 +145,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(32u, 512u));
   app.add_option("--group", options.group, "queries of a decode step")->check(CLI::Range(1u, 16u));
   app.add_option("--rows", options.rows, "rows of a prefill tile; 0 = as many as it holds")
-      ->check(CLI::Range(0u, 96u));
+      ->check(CLI::Range(0u, strata::kMaxTileQueries));
   app.add_option("--megabytes", options.megabytes, "KV bytes that a decode pass reads")
       ->check(CLI::Range(16u, 4096u));
   app.add_option("--streams", options.streams, "distance of a stream's blocks, in blocks")

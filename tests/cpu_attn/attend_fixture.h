@@ -102,7 +102,7 @@ struct Segment {
   std::vector<const std::byte*> blocks;
 };
 
-/// Queries and where their partials go. Outputs and scratch start as NaN.
+/// Queries and where their partials go. Outputs and a scratch of its own start as NaN.
 struct Tile {
   Tile(uint32_t n, uint32_t dims, Random& random)
       : n_queries(n),
@@ -117,7 +117,8 @@ struct Tile {
     o.assign(uint64_t{n_queries} * head_dim, nan);
     m.assign(n_queries, nan);
     l.assign(n_queries, nan);
-    std::vector<float> scratch(attend_scratch_floats(n_queries, head_dim) + 16, nan);
+    std::vector<float> own_scratch(attend_scratch_floats(n_queries, head_dim) + 16, nan);
+    float* floats = scratch == nullptr ? own_scratch.data() : scratch->data();
     AttendArgs a{};
     a.q = q.data();
     a.q_stride = head_dim + 3;
@@ -128,8 +129,8 @@ struct Tile {
     a.blocks = segment.blocks.data();
     a.first_pos = first_pos;
     a.n_pos = n_pos;
-    a.scratch = scratch.data() +
-                (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64 / sizeof(float);
+    a.scratch = floats + (64 - reinterpret_cast<uintptr_t>(floats) % 64) % 64 / sizeof(float);
+    a.has_prepared_q = has_prepared_q;
     a.o = o.data();
     a.m = m.data();
     a.l = l.data();
@@ -153,6 +154,8 @@ struct Tile {
   uint32_t n_queries;
   uint32_t head_dim;
   uint32_t window = 0;
+  bool has_prepared_q = false;
+  std::vector<float>* scratch = nullptr;  // instead of one of each call's own; 16 floats more
   std::vector<float> q;
   std::vector<uint32_t> pos;
   std::vector<float> o, m, l;

@@ -169,6 +169,34 @@ TEST(AttendSegment, HintsOfTheNextCallChangeNoBit) {
   }
 }
 
+/// As the segments of a span follow one another, each with keys, values and masks of its own.
+TEST(AttendSegment, QueriesPreparedByTheLastCallChangeNoBit) {
+  for (const KernelTable& table : attend_tables()) {
+    for (const KvLayout& layout : layouts(64)) {
+      for (const uint32_t n_queries : {1u, 7u, 12u, 40u}) {
+        SCOPED_TRACE(describe(table, layout) + " queries " + std::to_string(n_queries));
+        Random random(kSeed);
+        Tile tile(n_queries, 64, random);
+        tile.pos.assign(n_queries, 500);
+        std::vector<float> scratch(attend_scratch_floats(n_queries, 64) + 16);
+        for (uint32_t i = 0; i < 3; ++i) {
+          const Segment segment(table, layout, 256, random);
+          tile.attend(table, segment, i * 256, 256);
+          const Tile want = tile;
+          tile.scratch = &scratch;
+          tile.has_prepared_q = i > 0;
+          tile.attend(table, segment, i * 256, 256);
+          tile.scratch = nullptr;
+          tile.has_prepared_q = false;
+          EXPECT_TRUE(same_bits(tile.o, want.o) && same_bits(tile.m, want.m) &&
+                      same_bits(tile.l, want.l))
+              << "segment " << i;
+        }
+      }
+    }
+  }
+}
+
 /// Weights one by one: eight positions with a score each and a value in a dimension of its own,
 /// under a ninth whose score is 0. Every f16 up to 110 is a score, negated and times a factor that
 /// fills the lower bits.
