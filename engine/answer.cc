@@ -78,7 +78,7 @@ Answer::Answer(Sequence& sequence, const Tokenizer& tokenizer, const GenerationR
   answer_.usage.prompt_tokens = request_.prompt.size();
   const uint64_t n_reserved = std::min(n_most_, kReservedTokens);
   answer_.tokens.reserve(n_reserved);
-  answer_.times.decode_step_ms.reserve(n_reserved);
+  answer_.times.lone_steps.reserve(n_reserved);
   answer_.text.reserve(n_reserved * kReservedTokenBytes);
   draft_.reserve(std::min(request_.n_draft_max, kExtentPositions));
   keep_common_prefix();
@@ -141,7 +141,7 @@ void Answer::restore(Walk& walk) {
 /// length or as an end token: nothing would come of it.
 void Answer::make_draft(uint32_t n_most) {
   draft_.clear();
-  if (request_.n_draft_max == 0 || request_.attention != Attention::kExact) return;
+  if (n_most == 0 || request_.n_draft_max == 0 || request_.attention != Attention::kExact) return;
   if (!lookup_) {
     lookup_.emplace(request_.prompt.size() + n_most_);
     for (const TokenId token : request_.prompt) lookup_->append(token);
@@ -186,7 +186,8 @@ void Answer::take_step(std::span<const float> logits) {
   if (!is_reading()) {
     ++answer_.times.n_decode_steps;
     if (draft_.empty())
-      answer_.times.decode_step_ms.push_back(static_cast<float>(ms_since(last_token_)));
+      answer_.times.lone_steps.push_back(
+          {sequence_.n_pos() - 1, static_cast<float>(ms_since(last_token_))});
     return take_rows(logits);
   }
   const uint64_t n_read = sequence_.n_pos();

@@ -1,8 +1,8 @@
 // engine/answer_batch.h - several answers over one walk: a step takes the decoded token of every
 // one that answers, and a chunk of a prompt beside them.
 // Why: decoding reads every weight for each token; several sequences in one step share that, and a
-// prompt that is read by chunks lets the others go on. Drafts share it as well: all of a step
-// together have as many rows as those of one answer alone.
+// prompt that is read by chunks lets the others go on. Drafts share it as well, where they may: all
+// of a step together have as many rows as those of one answer alone.
 #pragma once
 
 #include <cstdint>

@@ -86,14 +86,9 @@ Engine Engine::open(const EngineOptions& options) {
 
 /// Tokens guessed ahead where memory holds them too: as many as were asked for by number; where
 /// nobody did, none on a device.
-uint32_t Engine::drafts_wanted() const {
+uint32_t Engine::drafts_wanted(bool on_device) const {
   if (options_.method) return 0;
-  return options_.n_draft_max.value_or(device_ ? 0 : kDraftTokens);
-}
-
-/// Drafts that nobody asked for by number give way where memory does not hold them too.
-bool Engine::may_leave_drafts(const Error& error) const {
-  return error.code() == ErrorCode::kDoesNotFit && !options_.n_draft_max;
+  return options_.n_draft_max.value_or(on_device ? 0 : kDraftTokens);
 }
 
 void Engine::set_limits() {
@@ -108,7 +103,7 @@ void Engine::set_limits() {
   if (options_.sparse_from != kNeverSparse) limits_.sparse = options_.selection;
   limits_.n_threads = n_threads_;
   limits_.n_answers = options_.n_answers;
-  if (options_.n_draft_max) limits_.n_draft_max = drafts_wanted();
+  if (options_.n_draft_max) limits_.n_draft_max = drafts_wanted(false);
   limits_.has_device = device_.has_value();
   limits_.may_share = device_ && options_.cpu_share.value_or(1) > 0;
   limits_.available_bytes = available_dram_bytes();
@@ -137,24 +132,10 @@ void Engine::check_method(KvCodec k_codec, KvCodec v_codec) const {
 void Engine::place_by_hand() {
   check_method(options_.k_codec, options_.v_codec);
   choose_by_hand();
-  if (const uint32_t n_drafts = drafts_wanted(); n_drafts > limits_.n_draft_max) {
-    const bool read_before = reads_disk();
-    limits_.n_draft_max = n_drafts;
-    bool holds = true;
-    try {
-      choose_by_hand();
-    } catch (const Error& error) {
-      if (!may_leave_drafts(error)) throw;
-      holds = false;
-    }
-    if (!holds || reads_disk() != read_before) {  // nothing goes to disk to make room for guesses
-      limits_.n_draft_max = 0;
-      choose_by_hand();
-    }
-  }
   if (!spill_problem_.empty() && limits_.n_ctx == 0 && context_.n_ctx < spec_.shape.n_ctx_train)
     notices_.push_back(spill_problem_);
   plan_device();
+  add_drafts();
   widen_chunks();
   set_cpu_share(nullptr);
   spill_ = open_spill(notices_);
@@ -200,12 +181,13 @@ void Engine::place(const Placement& placement) {
     return place_memory(weight_sizes(*file_, spec_), spec_.shape, kv_shape, limits,
                         options_.weights_dram_bytes, available_dram_bytes(), placement);
   };
-  limits.n_draft_max = drafts_wanted();
+  limits.n_draft_max = drafts_wanted(placement.has_device());
   PlacedMemory placed;
   try {
     placed = place();
   } catch (const Error& error) {
-    if (!may_leave_drafts(error) || limits.n_draft_max == 0) throw;
+    const bool may_leave = !options_.n_draft_max && limits.n_draft_max > 0;
+    if (error.code() != ErrorCode::kDoesNotFit || !may_leave) throw;
     limits.n_draft_max = 0;
     placed = place();
   }
@@ -288,6 +270,26 @@ void Engine::plan_device() {
     if (device_is_named() || error.code() != ErrorCode::kDoesNotFit) throw;
     leave_device(error.what());
   }
+}
+
+/// Drafts that nobody asked for by number. Nothing that was in memory goes to disk for them, and
+/// the context stays as long as it is.
+void Engine::add_drafts() {
+  const uint32_t n_drafts = drafts_wanted(device_.has_value());
+  if (n_drafts == limits_.n_draft_max) return;
+  const ContextPlan context = context_;
+  const WeightPlan weights = weight_plan_;
+  const bool read_before = reads_disk();
+  limits_.n_draft_max = n_drafts;
+  try {
+    choose_by_hand();
+    if (context_.n_ctx == context.n_ctx && reads_disk() == read_before) return;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kDoesNotFit) throw;
+  }
+  limits_.n_draft_max = 0;
+  context_ = context;
+  weight_plan_ = weights;
 }
 
 /// More rows of a prompt at a time, unless they are named, where nothing gives way to their

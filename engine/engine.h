@@ -110,7 +110,7 @@ class Engine {
   const ContextPlan& context() const { return context_; }
   const WeightPlan& weight_plan() const { return weight_plan_; }
   /// What weights, K and V, and buffers could have had. Drafts that nobody asked for by number are
-  /// among them where steps read from the disk and memory holds them.
+  /// among them where memory holds them.
   const ContextRequest& limits() const { return limits_; }
   const KernelTable& kernels() const { return *kernels_; }
   uint32_t n_threads() const { return n_threads_; }
@@ -147,8 +147,8 @@ class Engine {
   void set_limits();
   void place_by_hand();
   void choose_by_hand();
-  uint32_t drafts_wanted() const;
-  bool may_leave_drafts(const Error& error) const;
+  uint32_t drafts_wanted(bool on_device) const;
+  void add_drafts();
   void check_method(KvCodec k_codec, KvCodec v_codec) const;
   DeviceNeeds needs_on_device(const gpu_attn::DeviceModel& model, const ContextPlan& context) const;
   uint64_t nvme_budget();

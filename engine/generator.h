@@ -79,13 +79,19 @@ struct TokenUsage {
   uint64_t completion_tokens = 0;
 };
 
+/// A step of one answer that guessed nothing.
+struct LoneStep {
+  uint32_t n_before;  // positions that stood before it
+  float ms;           // from the token before it
+};
+
 struct GenerationTimes {
   double prefill_ms = 0;
-  double ttft_ms = 0;                 // from the call to the first sampled token
-  double decode_ms = 0;               // after the first token
-  uint64_t n_decode_tokens = 0;       // sampled after the first, one that ended the answer included
-  uint64_t n_decode_steps = 0;        // that gave them
-  std::vector<float> decode_step_ms;  // of each step without a draft, from the token before it
+  double ttft_ms = 0;            // from the call to the first sampled token
+  double decode_ms = 0;          // after the first token
+  uint64_t n_decode_tokens = 0;  // sampled after the first, one that ended the answer included
+  uint64_t n_decode_steps = 0;   // that gave them
+  std::vector<LoneStep> lone_steps;
 
   double prefill_tokens_per_s(const TokenUsage& usage) const;
   double tpot_ms() const;

@@ -32,9 +32,6 @@ struct Placement {
   std::vector<PieceSet> on_cpu;  // DevicePlan::on_cpu
 
   bool is_spilling() const { return kv_dram_bytes > 0; }
-  bool reads_disk() const {
-    return is_spilling() || std::ranges::any_of(streamed, &PieceSet::is_any);
-  }
   bool has_device() const { return !resident.empty(); }
   bool shares_with_cpu() const { return cpu_share > 0 || !on_cpu.empty(); }  // beside a device
 };

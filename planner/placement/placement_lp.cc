@@ -68,7 +68,7 @@ class PlacementProgram {
   LpModel model_;
   std::vector<GroupColumns> columns_;
   // 1 where weights are streamed from the file, layers pass through HBM, K and V spill, the CPU
-  // attends beside a device; at least 1 where the first or the third is.
+  // attends beside a device.
   uint32_t streams_ = 0, passes_ = 0, spills_ = 0, attends_ = 0;
   uint32_t token_ms_ = 0;
   std::vector<std::pair<uint32_t, double>> chunks_;  // their times and weights

@@ -43,6 +43,11 @@ TEST_F(DeviceEngine, ASmallBudgetPassesLayersThroughIt) {
   small.hbm_bytes = 1000;
   EXPECT_TRUE(Engine::open(small).device() == nullptr);  // auto: the CPU, with a line
   EXPECT_EQ(Engine::open(small).notices().size(), 1u);
+  EngineOptions drafting = options();
+  drafting.n_draft_max = std::nullopt;
+  EXPECT_EQ(Engine::open(drafting).n_draft_max(), 0u);  // none on a device
+  drafting.hbm_bytes = 1000;
+  EXPECT_EQ(Engine::open(drafting).n_draft_max(), kDraftTokens);
   small.device.kind = DeviceChoice::Kind::kCuda;
   const Error error = error_of(small);
   EXPECT_EQ(error.code(), ErrorCode::kDoesNotFit);

@@ -77,7 +77,7 @@ Drafted answer(Walk& walk, const Tokenizer& tokenizer, GenerationRequest request
   of.heard.held = sequence.tokens();
   of.counts = result.drafts;
   of.n_steps = result.times.n_decode_steps;
-  of.n_timed = result.times.decode_step_ms.size();
+  of.n_timed = result.times.lone_steps.size();
   // Every step brings those of its draft that came and, where none of these ended it, one more.
   EXPECT_LE(result.times.n_decode_tokens, of.n_steps + of.counts.accepted);
   return of;

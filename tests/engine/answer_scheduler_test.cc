@@ -104,6 +104,29 @@ void expect_lone_answers(const SmallModel& small, uint32_t n_rounds) {
   }
 }
 
+/// The last tokens of the prompt stand in it again and again.
+TEST(AnswerScheduler, NobodyGuessesBesideOthersInMemoryUnlessThatIsWanted) {
+  const TemporaryModel model(drawn_model());
+  for (const auto wanted : {std::optional<uint32_t>(), std::optional(8u)}) {
+    EngineOptions options = options_of(model, 2);
+    options.n_draft_max = wanted;
+    Engine engine = loaded(options);
+    AnswerScheduler scheduler(engine, {.n_parallel = 2, .contexts = std::nullopt});
+    const auto proposed = [&](uint32_t n_answers) {
+      std::deque<Order> orders;
+      for (uint32_t i = 0; i < n_answers; ++i) {
+        orders.push_back(order_of(Tokens(30, letter('q')), 20));
+        orders.back().request.sampler.logit_bias = {{letter('q'), 100.0F}};
+        add(scheduler, orders.back());
+      }
+      run(scheduler);
+      return orders.front().answer->drafts.proposed;  // it is never alone beside another
+    };
+    EXPECT_GT(proposed(1), 0u);
+    EXPECT_EQ(proposed(2) > 0, wanted.has_value());
+  }
+}
+
 TEST(AnswerScheduler, EveryAnswerIsTheOneItHasAlone) {
   expect_lone_answers(drawn_model(), static_cast<uint32_t>(sanitizer::rounds(20, 3)));
 }

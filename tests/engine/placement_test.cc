@@ -108,6 +108,17 @@ TEST_F(PlacementTest, DraftsComeByThemselvesWhereMemoryHoldsThem) {
   EXPECT_FALSE(Engine::open(tight).reads_disk());
   tight.dram_bytes -= 1;
   EXPECT_TRUE(Engine::open(tight).reads_disk());
+  // Nor does a context that nobody chose become shorter.
+  tight.n_ctx = 0;
+  tight.nvme_directory.clear();
+  for (const bool may_draft : {false, true}) {
+    tight.n_draft_max = may_draft ? std::nullopt : std::optional(0u);
+    const Engine chosen = Engine::open(tight);
+    if (!may_draft) held.n_ctx = chosen.context().n_ctx;
+    EXPECT_EQ(chosen.context().n_ctx, held.n_ctx);
+    EXPECT_LT(chosen.context().n_ctx, chosen.spec().shape.n_ctx_train);
+    EXPECT_EQ(chosen.n_draft_max(), 0u);
+  }
   given.placement = spread(whole);
   const Engine spilling = Engine::open(given);
   EXPECT_EQ(spilling.n_draft_max(), kDraftTokens);

@@ -28,13 +28,20 @@ PlacedPlan twelve_ms(bool is_measured) {
   return plan;
 }
 
+/// Behind 100 positions.
+std::vector<engine::LoneStep> steps_of(size_t n, float ms) {
+  std::vector<engine::LoneStep> steps;
+  while (steps.size() < n) steps.push_back({static_cast<uint32_t>(100 + steps.size()), ms});
+  return steps;
+}
+
 TEST(PlanDrift, IsSaidOfFiftyTokensWhoseMedianIsAFifthOff) {
   const PlacedPlan plan = twelve_ms(true);
   ASSERT_NEAR(plan.token_at(100).ms, 12, 1e-6);
   const auto line = [&](size_t n, float ms) {
-    DecodedTokens decoded{100, std::vector<float>(n, ms)};
-    decoded.step_ms.front() = 1000;  // of one token alone nothing follows
-    return drift_line(plan, decoded);
+    std::vector<engine::LoneStep> steps = steps_of(n, ms);
+    steps.front().ms = 1000;  // of one token alone nothing follows
+    return drift_line(plan, steps);
   };
   EXPECT_EQ(line(50, 14.3F), "");
   EXPECT_EQ(line(50, 9.7F), "");
@@ -44,28 +51,33 @@ TEST(PlanDrift, IsSaidOfFiftyTokensWhoseMedianIsAFifthOff) {
     EXPECT_NE(said.find("12.0 ms were predicted"), std::string::npos) << said;
     EXPECT_NE(said.find("`strata calibrate`"), std::string::npos) << said;
   }
-  EXPECT_EQ(drift_line(twelve_ms(false), {100, std::vector<float>(50, 20)}), "");
+  EXPECT_EQ(drift_line(twelve_ms(false), steps_of(50, 20)), "");
 }
 
 TEST(PlanDrift, IsOfFiftyTokensOneAfterTheOtherAndOfTheLastThatAreOff) {
   const PlacedPlan plan = twelve_ms(true);
-  DecodedTokens decoded{100, std::vector<float>(230, 12)};
-  EXPECT_EQ(drift_line(plan, decoded), "");
+  std::vector<engine::LoneStep> steps = steps_of(230, 12);
+  EXPECT_EQ(drift_line(plan, steps), "");
   // A fifth of an answer is slow: its median is as predicted.
-  std::fill_n(decoded.step_ms.begin() + 80, 50, 20.F);
-  EXPECT_NE(drift_line(plan, decoded).find("20.0 ms (the median of 50)"), std::string::npos)
-      << drift_line(plan, decoded);
-  std::fill_n(decoded.step_ms.begin() + 180, 50, 30.F);
-  EXPECT_NE(drift_line(plan, decoded).find("30.0 ms (the median of 50)"), std::string::npos)
-      << drift_line(plan, decoded);
+  const auto slow_down = [&](size_t first, float ms) {
+    for (size_t i = first; i < first + 50; ++i) steps[i].ms = ms;
+  };
+  slow_down(80, 20);
+  EXPECT_NE(drift_line(plan, steps).find("20.0 ms (the median of 50)"), std::string::npos)
+      << drift_line(plan, steps);
+  slow_down(180, 30);
+  EXPECT_NE(drift_line(plan, steps).find("30.0 ms (the median of 50)"), std::string::npos)
+      << drift_line(plan, steps);
 }
 
-TEST(PlanDrift, IsOfWhatAnAnswerDecodedOneByOne) {
-  engine::Generation answer;
-  answer.usage.prompt_tokens = 100;
-  answer.times.decode_step_ms.assign(50, 20);
-  EXPECT_EQ(decoded_tokens(answer).n_before, 100u);
-  EXPECT_NE(drift_line(twelve_ms(true), decoded_tokens(answer)), "");
+TEST(PlanDrift, IsBesideWhatIsPredictedWhereTheStepsStood) {
+  const PlacedPlan plan = twelve_ms(true);
+  const double far_ms = plan.token_at(900).ms;
+  ASSERT_GT(far_ms, 1.25 * plan.token_at(100).ms);
+  std::vector<engine::LoneStep> steps = steps_of(50, static_cast<float>(far_ms));
+  EXPECT_NE(drift_line(plan, steps), "");
+  for (engine::LoneStep& step : steps) step.n_before += 800;  // what came between was guessed
+  EXPECT_EQ(drift_line(plan, steps), "");
 }
 
 /// The same with room in memory for half of the context, whose K and V take 1 MB a position and

@@ -113,7 +113,7 @@ std::string ModelSession::draft_line() const {
   if (engine_.options().n_draft_max == 0u) return "drafts: off";
   if (engine_.options().method) return "drafts: off, for rows of a step share a choice (--attn)";
   if (engine_.device() != nullptr) return "drafts: off on a device";
-  return "drafts: off, for memory does not hold them";
+  return "drafts: off, for no memory was set aside for them";
 }
 
 std::vector<engine::PromptPart> ModelSession::parts(
@@ -251,7 +251,7 @@ engine::Generation ModelSession::answer(std::span<const engine::TokenId> asked,
   is_generated_ = prompt.is_generated;
   is_generated_.resize(sequence_->n_pos(), 1);
   progress.finish();
-  last_ = decoded_tokens(answer);
+  last_ = answer.times.lone_steps;
   answer.usage.recomputed_tokens += n_lost;
   return answer;
 }

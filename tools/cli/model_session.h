@@ -99,7 +99,7 @@ class ModelSession {
   engine::SelectionCounts selected_before_;   // as of the last answer's begin
   std::optional<engine::Sequence> sequence_;  // after engine_: it must go first
   std::vector<uint8_t> is_generated_;         // of the sequence's tokens
-  DecodedTokens last_;                        // of the last answer
+  std::vector<engine::LoneStep> last_;        // of the last answer
   uint64_t n_kept_ = 0;                       // of the last prompt, as PromptTokens has it
 };
 

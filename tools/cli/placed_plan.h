@@ -41,12 +41,6 @@ struct PlacedPlan {
   double slower_disk_ms(double n_positions, double share, const planner::MachinePace& pace) const;
 };
 
-/// How long tokens of an answer took that were decoded one by one.
-struct DecodedTokens {
-  uint64_t n_before = 0;  // positions that stood before the first of them
-  std::vector<float> step_ms;
-};
-
 /// Of what the engine has decided: after Engine::open, before or after it was loaded. Cost:
 /// milliseconds. Errors: none of its own; a profile that cannot be used is as good as none.
 PlacedPlan placed_plan(const Command& command, const engine::Engine& engine);

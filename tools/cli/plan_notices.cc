@@ -19,8 +19,14 @@ using engine::Engine;
 using nlohmann::ordered_json;
 using planner::StepTime;
 
-constexpr ptrdiff_t kDriftTokens = 50;
+constexpr size_t kDriftTokens = 50;
 constexpr double kDrift = 0.2;
+
+double median_ms(std::span<const engine::LoneStep> steps) {
+  std::vector<double> ms;
+  for (const engine::LoneStep& step : steps) ms.push_back(step.ms);
+  return median(std::move(ms));
+}
 
 /// Which memory holds no more, by whose word.
 std::string holder_text(const Engine& engine) {
@@ -99,17 +105,12 @@ void say_plan(const PlacedPlan& plan, const Engine& engine, bool verbose) {
                      n_ctx - 1 > plan.subject.sparse_from ? ", read exactly" : ""));
 }
 
-DecodedTokens decoded_tokens(const engine::Generation& answer) {
-  return {answer.usage.prompt_tokens, answer.times.decode_step_ms};
-}
-
-std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded) {
+std::string drift_line(const PlacedPlan& plan, std::span<const engine::LoneStep> steps) {
   if (!plan.is_measured() || !plan.subject.knows_touched) return "";
-  for (auto last = decoded.step_ms.end(); last - decoded.step_ms.begin() >= kDriftTokens;
-       last -= kDriftTokens) {
-    const double took = median({last - kDriftTokens, last});
-    const auto n_decoded = static_cast<double>(last - kDriftTokens / 2 - decoded.step_ms.begin());
-    const double predicted = plan.token_at(static_cast<double>(decoded.n_before) + n_decoded).ms;
+  for (; steps.size() >= kDriftTokens; steps = steps.first(steps.size() - kDriftTokens)) {
+    const std::span<const engine::LoneStep> last = steps.last(kDriftTokens);
+    const double took = median_ms(last);
+    const double predicted = plan.token_at(last[kDriftTokens / 2].n_before).ms;
     if (std::abs(took - predicted) <= kDrift * predicted) continue;
     return fmt::format(
         "plan: a token took {} (the median of {}), {} were predicted; if this machine "
@@ -124,7 +125,7 @@ ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answe
   const KvShares shares = kv_shares(plan.problem, plan.layers);
   const auto n_prompt = static_cast<double>(answer.usage.prompt_tokens);
   const auto n_cached = static_cast<double>(answer.usage.cached_tokens);
-  const std::vector<float>& steps = answer.times.decode_step_ms;
+  const std::vector<engine::LoneStep>& steps = answer.times.lone_steps;
   ordered_json json = {
       {"placed_by", placed_by_name(plan.placed_by)},
       {"is_measured", plan.is_measured()},
@@ -136,9 +137,9 @@ ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answe
   if (answer.usage.prompt_tokens > plan.subject.sparse_from) json["was_read_sparsely"] = true;
   if (plan.solve_ms > 0) json["solve_ms"] = plan.solve_ms;
   if (steps.empty()) return json;
-  const StepTime token = plan.token_at(n_prompt + static_cast<double>(steps.size()) / 2);
+  const StepTime token = plan.token_at(steps[steps.size() / 2].n_before);
   json["predicted_tpot_ms"] = token.ms;
-  json["tpot_ms"] = median({steps.begin(), steps.end()});
+  json["tpot_ms"] = median_ms(steps);
   json["binding"] = plan_part_name(token.binding());
   return json;
 }

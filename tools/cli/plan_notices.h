@@ -2,6 +2,7 @@
 // took beside what was predicted.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include <nlohmann/json_fwd.hpp>
@@ -18,13 +19,11 @@ std::string plan_line(const PlacedPlan& plan, const engine::Engine& engine);
 /// is, what it was priced with and what is at work.
 void say_plan(const PlacedPlan& plan, const engine::Engine& engine, bool verbose);
 
-/// Where a step had one row, which is what is predicted: else none of its times.
-DecodedTokens decoded_tokens(const engine::Generation& answer);
-
-/// Where rates were measured here and what a token attends is known: of the last 50 tokens, one
-/// after the other, whose median is by more than a fifth another time than predicted there, both
-/// times and what to do. Empty where no 50 are; an answer is looked at in fifties from its end.
-std::string drift_line(const PlacedPlan& plan, const DecodedTokens& decoded);
+/// Where rates were measured here and what a token attends is known: of the last 50 steps of one
+/// token, which is what is predicted, whose median is by more than a fifth another time than
+/// predicted there, both times and what to do. Empty where no 50 are; an answer is looked at in
+/// fifties from its end.
+std::string drift_line(const PlacedPlan& plan, std::span<const engine::LoneStep> steps);
 
 /// The object `plan` of `run --json`: predictions beside what was measured.
 nlohmann::ordered_json placed_json(const PlacedPlan& plan, const engine::Generation& answer);

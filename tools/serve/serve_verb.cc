@@ -136,9 +136,10 @@ PlacedEngine open_for_service(const Command& command, const engine::EngineOption
 
 /// What to say where answers begin to drift. `n_drifted`: tokens of the shortest that did; 0 = none
 /// does. One that is shorter still may be too short to tell.
-std::string begun_drift(const PlacedPlan& plan, const DecodedTokens& decoded, size_t& n_drifted) {
-  std::string line = drift_line(plan, decoded);
-  const size_t n = decoded.step_ms.size();
+std::string begun_drift(const PlacedPlan& plan, std::span<const engine::LoneStep> steps,
+                        size_t& n_drifted) {
+  std::string line = drift_line(plan, steps);
+  const size_t n = steps.size();
   if (line.empty()) {
     if (n >= n_drifted) n_drifted = 0;
     return line;
@@ -160,7 +161,7 @@ auto review_of(PlacedPlan placed) {
   const auto of = std::make_shared<Review>(Review{std::move(placed), memory});
   return [of](const engine::Generation& answer, bool was_alone) {
     std::vector<std::string> lines;
-    if (was_alone) lines.push_back(begun_drift(of->plan, decoded_tokens(answer), of->n_drifted));
+    if (was_alone) lines.push_back(begun_drift(of->plan, answer.times.lone_steps, of->n_drifted));
     lines.push_back(of->memory.look(memory_now()));
     std::erase(lines, "");
     return lines;
