@@ -13,7 +13,7 @@ declare -A budget_minutes=([release]=34 [asan]=32 [tsan]=20 [fuzz]=16 [golden]=8
 readonly total_budget_minutes=86
 # Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
 # What of the emulated kernels shows races in seconds: a fiber of the emulator is a thread to the thread sanitizer.
-readonly kernel_tests='BrokenRules|Emulat|Gpu_(copy|words|rotate|linear|embed)|Gpu_prefill\.(q8_0|.*splits)|Gpu_attend\.(groups|merge)'
+readonly kernel_tests='BrokenRules|Emulat|Gpu_(copy|words|linear|embed)|Gpu_rows\.rotate|Gpu_prefill\.(q8_0|.*splits)|Gpu_attend\.(groups|merge)'
 readonly clang_kernel_tests='BrokenRules|Emulat|Capture|Gpu_(copy|words|embed)|Gpu_rows\.rotate|Gpu_attend\.(groups|merge)'
 readonly sanitizer_slow_tests='32K|FullLength|AThousand'
 fuzz_seconds() { case $1 in gguf*) echo 40 ;; *) echo 20 ;; esac; }

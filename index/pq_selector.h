@@ -4,7 +4,7 @@
 //
 // Codebooks. Keys after RoPE turn with their position, so that a codebook serves no keys but those
 // it was trained on: each stream has one for every kSegmentBlocks blocks. Until these are there
-// their K bytes are kept and scored as they are; then they are encoded and go. All of it is decided
+// their K bytes are kept and scored as they are; then they are encoded. All of it is decided
 // at fixed positions and from the keys alone, so that a rebuilt index has the same bytes however it
 // was cut into steps. What comes anew where a trained segment was truncated gets its codebook, and
 // is not saved, nor is what comes after it.
@@ -46,7 +46,8 @@ class PqSelector : public TiledSelector {
              uint32_t n_streams);
   static uint64_t tile_bytes() { return kPqTileBytes + sizeof(PqTrailer); }
   /// The most that one stream of n_blocks blocks holds besides tiles: kept blocks and codebooks. A
-  /// fork that goes its own way holds the blocks it keeps and the codebooks it trains once more.
+  /// fork that goes its own way holds a segment of kept blocks and the codebooks it trains once
+  /// more.
   static uint64_t stream_bytes(const KvLayout& layout, uint32_t n_blocks);
 
   /// Blocks of a stream in ascending order; one that was observed before is passed over. The block

@@ -116,14 +116,16 @@ void bench_codec(const KernelTable& table, KvCodec codec, const Options& options
   const double cached_s = median_seconds(101, [&](uint64_t) {
     for (uint32_t i = 0; i < 20; ++i) attend(decode, i);
   });
-  const double prefill_s = median_seconds(101, [&](uint64_t i) {
-    blocks.segment(i % 8, 1, list);
-    attend(prefill, i);
+  const double span_s = median_seconds(51, [&](uint64_t i) {
+    for (uint64_t s = 0; s < kSpanSegments; ++s) {
+      blocks.segment((i * kSpanSegments + s) % 8, 1, list);
+      attend(prefill, s);
+    }
   });
   const double gbytes = segment_bytes * static_cast<double>(per_slice) / decode_s * 1e-9;
-  const uint64_t pairs = uint64_t{kSegmentPositions} * options.group * options.rows;
+  const uint64_t pairs = kSpanSegments * kSegmentPositions * options.group * options.rows;
   const double gflops =
-      static_cast<double>(cpu_attn::attend_flops(pairs, options.head_dim)) / prefill_s * 1e-9;
+      static_cast<double>(cpu_attn::attend_flops(pairs, options.head_dim)) / span_s * 1e-9;
   const cli::Arithmetic arithmetic = cli::attend_arithmetic(codec, codec);
   std::printf(
       "%-7s %-5s decode %6.2f GB/s (%3.0f %% of read; in cache %6.2f)   prefill %6.1f GFLOP/s",
