@@ -382,7 +382,8 @@ TEST(DeviceOrder, TheCpuMultipliesWhileTheLinkBringsLayers) {
   EXPECT_EQ(hazards_of(run), "");
 }
 
-/// The judge of the waits: a host that does not wait for the queries attends by what was there before.
+/// The judge of the waits: a host that does not wait for the queries attends by what was there
+/// before.
 TEST(DeviceOrder, AHostThatDoesNotAwaitTheQueriesAnswersOtherwise) {
   const LoadedMember member("llama3");
   const auto text = member.text(20, kOrderSeed);

@@ -22,8 +22,8 @@ TEST(CpuProducts, WhatTheCpuComputesBesideACardPassesNoLink) {
   placement.groups[0].n_on_cpu = 2;
   std::vector<StepEvent> events;
   const StepTime token = token_time(problem, placement, &events);
-  // Two layers of 10 ms on the CPU with rows there and back three times, and what sharing costs each
-  // time; the card waits for them.
+  // Two layers of 10 ms on the CPU with rows there and back three times, and what sharing costs
+  // each time; the card waits for them.
   EXPECT_NEAR(token.ms, 2 * (10 + 3 * 0.75) + 2 * 1 + 4 * 1 + 2, kExact);
   const auto busy = [&](PlanPart part) { return token.busy_ms[static_cast<size_t>(part)]; };
   EXPECT_NEAR(busy(PlanPart::kCpu), 20, kExact);
