@@ -8,6 +8,7 @@
 
 #include "base/checked_math.h"
 #include "base/device_kernels.h"
+#include "base/host_memory.h"
 #include "base/kernel_table.h"
 #include "engine/byte_text.h"
 #include "engine/device_beside.h"
@@ -79,9 +80,12 @@ WalkBytes walk_bytes_on_device(const ModelShape& shape, uint32_t n_threads) {
 }
 
 /// What few rows touch where the CPU works beside a device: activations, and of what it attends the
-/// partials of spans (engine/walk_attend.cc). What is chosen the device attends.
+/// partials of spans (engine/walk_attend.cc). What is chosen the device attends. The gate, up and
+/// the int8 form's three parts begin somewhere in huge pages of the walk's mapping, and end so.
 uint64_t beside_bytes(const ModelShape& shape, const ContextRequest& request, uint64_t n_ctx) {
-  const uint64_t rows = kDeviceFewRows * walk_bytes(shape, request.n_threads).per_row;
+  constexpr uint64_t kSlices = 5;
+  const uint64_t rows = kDeviceFewRows * walk_bytes(shape, request.n_threads).per_row +
+                        kSlices * 2 * HostMemory::kGrain;
   if (request.method) return rows;
   const uint64_t n_heads = widest_q(shape) / shape.head_dim;
   const uint64_t n_spans = div_up(n_ctx, uint64_t{kSpanPositions});

@@ -48,35 +48,35 @@ uint64_t DeviceProducts::host_bytes(const ModelShape& shape) {
 }
 
 DeviceProducts::DeviceProducts(const OpenDevice& device, const ModelShape& shape,
-                               const std::vector<PieceSet>& on_cpu, Stream& stream, std::byte* host)
+                               const std::vector<PieceSet>& on_cpu, Stream& stream,
+                               const PinnedMemory& pinned, std::byte* host)
     : shape_(shape),
       on_cpu_(on_cpu),
       stream_(stream),
       asked_(Event::create(device)),
+      pinned_(pinned),
       x_(reinterpret_cast<float*>(host)),
       products_(x_ + kDeviceFewRows * widest(shape).x) {
   STRATA_CHECK(on_cpu.size() == shape.n_layers, "%zu layers", on_cpu.size());
 }
 
 int DeviceProducts::multiply(DeviceStream* stream, HostProduct product, uint32_t layer,
-                             uint32_t n_rows, const float* x, const std::array<float*, 3>& out) {
+                             uint32_t n_rows, const float* x, std::span<const float*> products) {
   STRATA_CHECK(stream == stream_.get() && n_rows <= kDeviceFewRows && multiplier_ != nullptr,
                "nobody multiplies %u rows of layer %u", n_rows, layer);
   const Widths widths = widths_of(shape_, layer, product);
-  // The products before have left their memory when this copy is over.
+  // What reads the products before has ended when this copy is over.
   stream_.copy(x_, x, n_rows * widths.x * sizeof(float));
   stream_.record(asked_);
   asked_.wait();
   std::array<float*, 3> made = {};
   float* next = products_;
-  for (size_t i = 0; i < made.size(); ++i) {
-    if (widths.out[i] == 0) continue;
+  for (size_t i = 0; i < products.size(); ++i) {
     made[i] = next;
+    products[i] = pinned_.on_device(next);
     next += n_rows * widths.out[i];
   }
   multiplier_->multiply(product, layer, n_rows, x_, made);
-  for (size_t i = 0; i < made.size(); ++i)
-    if (made[i] != nullptr) stream_.copy(out[i], made[i], n_rows * widths.out[i] * sizeof(float));
   return 0;
 }
 

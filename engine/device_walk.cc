@@ -81,7 +81,8 @@ struct DeviceWalk::State {
     std::byte* const behind_logits = host_memory.data() + input_bytes() + logit_bytes();
     if (plan.cpu_share > 0) beside.emplace(device, cache.shape(), shares, stream, behind_logits);
     if (!plan.on_cpu.empty())
-      products.emplace(device, cache.shape(), plan.on_cpu, stream, behind_logits + beside_bytes());
+      products.emplace(device, cache.shape(), plan.on_cpu, stream, pinned,
+                       behind_logits + beside_bytes());
     for (uint32_t layer = 0; layer < plan.on_cpu.size(); ++layer)
       cpu_step_bytes += gpu_attn::layer_bytes(weights.model().layers[layer], plan.on_cpu[layer]);
     tables.resize(weights.model().layers.size());

@@ -105,7 +105,7 @@ struct Walk::State {
   /// Products and activation of n rows of x, for the down projection, into `gate`, quantised where
   /// that wants it.
   void gate_up(const LayerWeights& w, uint32_t d_ff, const float* x, uint32_t n);
-  /// Of n rows of x, whichever rows these are, as DeviceProducts asks for it.
+  /// x [n, n_in], whichever rows, to out [n, n_out], as RowMultiplier has it.
   void multiply_beside(gpu_attn::HostProduct product, uint32_t layer, uint32_t n, const float* x,
                        const std::array<float*, 3>& out);
   /// residual += maybe_norm(projected + bias) for every row.

@@ -1,6 +1,7 @@
 #include "gpu_attn/decode_step.h"
 
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 
 #include "base/check.h"
@@ -127,13 +128,14 @@ class DeviceStep::Queue {
     call(&DeviceKernels::linear, args);
   }
 
-  /// True where the host has multiplied, in place of what would be queued.
-  bool is_by_host(HostProduct product, uint32_t layer, const float* x,
-                  const std::array<float*, 3>& out) {
+  /// Waits for the host's products in place of what would be queued; false where it has none.
+  bool take_from_host(HostProduct product, uint32_t layer, const float* x,
+                      std::span<const float*> products) {
     const LayerPiece piece =
         product == HostProduct::kFfn ? LayerPiece::kFfn : LayerPiece::kAttention;
     if (rows_.products == nullptr || !rows_.products->pieces(layer).has(piece)) return false;
-    if (error_ == 0) keep(rows_.products->multiply(stream_, product, layer, rows_.n_rows, x, out));
+    if (error_ == 0)
+      keep(rows_.products->multiply(stream_, product, layer, rows_.n_rows, x, products));
     return true;
   }
 
@@ -154,6 +156,8 @@ class DeviceStep::Queue {
   const DeviceStepRows& rows_;
   DeviceStepInputs inputs_;  // on the device
   bool are_few_;
+  std::array<const float*, 3> qkv_{};  // of the layer, where rotate() reads them
+  const float* projected_ = nullptr;   // what the next norm adds
   int error_ = 0;
 };
 
@@ -187,9 +191,9 @@ void DeviceStep::Queue::rotate(uint32_t layer, const DeviceLayerWeights& w, Part
   const uint64_t q_width = uint64_t{shape.n_heads} * model_.head_dim;
   const float* cos_sin =
       n_rot == 0 ? nullptr : inputs_.cos_sin(shape.rope_set) + uint64_t{part.first} * n_rot;
-  call(&DeviceKernels::rotate, DeviceRotateArgs{.q = b_.q + part.first * q_width,
-                                                .k = b_.k + part.first * kv_width,
-                                                .v = b_.v + part.first * kv_width,
+  call(&DeviceKernels::rotate, DeviceRotateArgs{.q = qkv_[0] + part.first * q_width,
+                                                .k = qkv_[1] + part.first * kv_width,
+                                                .v = qkv_[2] + part.first * kv_width,
                                                 .q_bias = w.q_bias,
                                                 .k_bias = w.k_bias,
                                                 .v_bias = w.v_bias,
@@ -300,7 +304,8 @@ void DeviceStep::Queue::prefill(uint32_t layer) {
 /// Heads wider than prefill takes are attended as few rows at a time, each part after the K and V
 /// of those before it.
 void DeviceStep::Queue::attention(uint32_t layer, const DeviceLayerWeights& w) {
-  if (!is_by_host(HostProduct::kQkv, layer, b_.normed, {b_.q, b_.k, b_.v}))
+  qkv_ = {b_.q, b_.k, b_.v};
+  if (!take_from_host(HostProduct::kQkv, layer, b_.normed, qkv_))
     linear({{&w.q, b_.q}, {&w.k, b_.k}, {&w.v, b_.v}}, b_.normed, rows_.n_rows);
   if (!are_few_ && model_.head_dim <= kDevicePrefillHeadDimMax) {
     rotate(layer, w, {0, rows_.n_rows});
@@ -312,10 +317,11 @@ void DeviceStep::Queue::attention(uint32_t layer, const DeviceLayerWeights& w) {
       attend(layer, part, quant_for({&w.attn_output}));
     }
   }
-  if (!is_by_host(HostProduct::kAttnOutput, layer, b_.attended, {b_.projected}))
+  projected_ = b_.projected;
+  if (!take_from_host(HostProduct::kAttnOutput, layer, b_.attended, {&projected_, 1}))
     linear({{&w.attn_output, b_.projected}}, b_.attended, rows_.n_rows);
   call(&DeviceKernels::norm, DeviceNormArgs{.residual = inputs_.residual(),
-                                            .projected = b_.projected,
+                                            .projected = projected_,
                                             .bias = w.output_bias,
                                             .post_norm = w.post_attn_norm,
                                             .weight = w.ffn_norm,
@@ -327,7 +333,8 @@ void DeviceStep::Queue::attention(uint32_t layer, const DeviceLayerWeights& w) {
 }
 
 void DeviceStep::Queue::feed_forward(uint32_t layer, const DeviceLayerWeights& w) {
-  if (is_by_host(HostProduct::kFfn, layer, b_.normed, {b_.projected})) return;
+  projected_ = b_.projected;
+  if (take_from_host(HostProduct::kFfn, layer, b_.normed, {&projected_, 1})) return;
   linear({{&w.ffn_gate, b_.gate}, {&w.ffn_up, b_.up}}, b_.normed, rows_.n_rows);
   call(&DeviceKernels::activate, DeviceActivateArgs{.gate = b_.gate,
                                                     .up = b_.up,
@@ -342,7 +349,7 @@ void DeviceStep::Queue::feed_forward(uint32_t layer, const DeviceLayerWeights& w
 /// Adds what the layer's feed-forward gave, and norms for the next layer.
 void DeviceStep::Queue::next_norm(uint32_t layer, const float* weight, const QuantRows& quant) {
   call(&DeviceKernels::norm, DeviceNormArgs{.residual = inputs_.residual(),
-                                            .projected = b_.projected,
+                                            .projected = projected_,
                                             .bias = nullptr,
                                             .post_norm = model_.layers[layer].post_ffn_norm,
                                             .weight = weight,
@@ -364,7 +371,7 @@ void DeviceStep::Queue::logits() {
     const uint64_t at = begin * d_model;
     call(&DeviceKernels::norm,
          DeviceNormArgs{.residual = inputs_.residual() + row * d_model,
-                        .projected = b_.projected + row * d_model,
+                        .projected = projected_ + row * d_model,
                         .bias = nullptr,
                         .post_norm = model_.layers.back().post_ffn_norm,
                         .weight = model_.output_norm,

@@ -13,7 +13,6 @@
 // empty.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -130,11 +129,11 @@ class HostProducts {
   virtual ~HostProducts() = default;
   /// Of a layer, those whose products are the host's: its weights need have no bytes of them.
   virtual PieceSet pieces(uint32_t layer) const = 0;
-  /// `x` of n_rows rows is what the stream computes last. Waits for it, multiplies, and queues what
-  /// brings the products to `out`, on the device: q, k and v, or one. Returns 0 or the device's
-  /// error number, and throws what multiplying throws.
+  /// `x` [n_rows, the product's n_in] is what the stream computes last. Waits for it, multiplies,
+  /// and says where the device reads the products [n_rows, n_out], until this is called again: q, k
+  /// and v, or one. Returns 0 or the device's error number, and throws what multiplying throws.
   virtual int multiply(DeviceStream* stream, HostProduct product, uint32_t layer, uint32_t n_rows,
-                       const float* x, const std::array<float*, 3>& out) = 0;
+                       const float* x, std::span<const float*> products) = 0;
 };
 
 /// Rows of one sequence at positions that ascend by one.

@@ -35,10 +35,8 @@ double PlacementProblem::cpu_products_ms(const LayerGroup& group, double gb) con
 }
 
 double PlacementProblem::cpu_products_link_ms(PieceSet pieces) const {
-  double ms = 0;
-  if (pieces.attention) ms += 2 * rates.round_trip_ms + rates.sharing_ms;
-  if (pieces.ffn) ms += rates.round_trip_ms + rates.sharing_ms;
-  return ms;
+  const double n_waits = (pieces.attention ? 2 : 0) + (pieces.ffn ? 1 : 0);
+  return n_waits * rates.shared_layer_ms();
 }
 
 PieceSet LayerGroup::moving() const {

@@ -94,7 +94,7 @@ struct PlanRates {
   double gpu_gemm_tflops = 0, gpu_attend_tflops = 0;
   double launch_ms = 0;       // of a layer's kernels
   double round_trip_ms = 0;   // of a layer whose attention needs the host
-  double sharing_ms = 0;      // of what the CPU does of a layer beside a card, beside that
+  double sharing_ms = 0;      // of each time that the CPU works beside a card, beside that
   double nvme_answer_ms = 0;  // of a read that finds the disk idle, beside what its bytes take
   double shared_layer_ms() const { return round_trip_ms + sharing_ms; }
 };

@@ -61,6 +61,20 @@ TEST_F(DeviceCounts, SayHowMuchOfWhatStepsAttendIsThere) {
   EXPECT_FALSE(counts_of(lone).hbm_hit_rate.has_value());
 }
 
+/// What the CPU multiplies by is read of DRAM, and crosses nothing.
+TEST_F(DeviceCounts, SayWhatTheCpuReadsBesideTheDevice) {
+  EngineOptions small = options();
+  const DevicePlan whole = Engine::open(small).device_plan();
+  small.hbm_bytes = whole.hbm_bytes - whole.kv_bytes - 1;
+  small.cpu_share = 1;
+  Engine engine = Engine::open(small);
+  answer(engine);
+  const ServiceCounts counts = counts_of(engine);
+  EXPECT_GT(engine.walk().device()->cpu_weight_bytes(), 0u);
+  EXPECT_EQ(counts.tiers[1].read_bytes,
+            counts.tiers[0].written_bytes + engine.walk().device()->cpu_weight_bytes());
+}
+
 TEST_F(DeviceCounts, SayThatLayersPassThroughASmallOne) {
   EngineOptions small = options();
   const DevicePlan whole = Engine::open(small).device_plan();

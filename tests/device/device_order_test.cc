@@ -29,7 +29,10 @@ constexpr uint32_t kOrderSeed = 20261126;
 /// effects, on a stream of the emulator that all of them share. One at a time.
 class VirtualTable {
  public:
-  VirtualTable() : table_(planner::virtual_table()) {
+  /// Of the link into the device a share.
+  explicit VirtualTable(double link_share = 1)
+      : table_(planner::virtual_table()), profile_(planner::device_profile("rtx3060")) {
+    profile_.in_bytes_per_s.value *= link_share;
     const DeviceTable& emulated = gpu_emu::emulated_device();
     EXPECT_EQ(emulated.open(0, &emulated_), 0);
     EXPECT_EQ(emulated.create_stream(emulated_, &stream_), 0);
@@ -51,7 +54,7 @@ class VirtualTable {
     planner::VirtualDeviceOptions options;
     options.effects = &gpu_emu::emulated_device().kernels;
     options.effects_stream = current_->stream_;
-    auto made = std::make_unique<VirtualDevice>(planner::device_profile("rtx3060"), options);
+    auto made = std::make_unique<VirtualDevice>(current_->profile_, options);
     *device = planner::as_device(*made.release());  // close() deletes it
     current_->device_ = *device;
     return 0;
@@ -74,6 +77,7 @@ class VirtualTable {
 
   static VirtualTable* current_;
   DeviceTable table_;
+  planner::DeviceProfile profile_;
   Device* device_ = nullptr;  // opened last
   Device* emulated_ = nullptr;
   DeviceStream* stream_ = nullptr;
@@ -320,7 +324,66 @@ TEST(DeviceOrder, TheCpuAttendsWhileTheCardDoes) {
   EXPECT_EQ(hazards_of(run), "");
 }
 
-/// The judge of that: a host that does not wait for the queries attends by what was there before.
+/// Work of the host behind each wait for rows that it multiplies, of every second layer: as long as
+/// the others cross the link meanwhile, a token takes no longer.
+TEST(DeviceOrder, TheCpuMultipliesWhileTheLinkBringsLayers) {
+  static double work_us;
+  static uint32_t n_waits;
+  static Device* opened;
+  makers::RandomTransformer model = makers::zoo_member("llama3").model;
+  model.n_layers = 8;
+  model.d_ff = 4096;
+  const testing::ModelFile written(model);
+  const GgufFile file = written.open();
+  struct {
+    const GgufFile& file;
+    Model model;
+  } const member{file, testing::load_model(file)};
+  const auto text = testing::random_tokens(24, model.vocab_size, kOrderSeed);
+  work_us = 0;
+  VirtualTable device(0.05);  // a token's time is the link's
+  device.table().wait_event = [](DeviceEvent* event) {
+    constexpr double kRate = 1e9;  // leaves DRAM to the link
+    const int error = planner::virtual_table().wait_event(event);
+    ++n_waits;
+    if (error != 0 || work_us == 0) return error;
+    return planner::virtual_device(opened).host_work(
+        {.name = "multiply on the CPU",
+         .dram_bytes = static_cast<uint64_t>(work_us * 1e-6 * kRate),
+         .bytes_per_s = kRate});
+  };
+  const auto halved = [](const DeviceNeeds& needs, DevicePlan& plan) {
+    plan = device_plan_of(needs, std::vector<PieceSet>(8, kNoPiece));
+    plan.on_cpu = share_products(plan.resident, 0.5);
+  };
+  DeviceRun run(member, order_setting(), 0, device.table(), 0, halved);
+  opened = run.opened();
+  Sequence sequence = run.walk().sequence();
+  run.walk().feed(sequence, std::span(text).first(8));
+  const auto token_us = [&](double us) {
+    work_us = us;
+    const auto feed_one = [&] {
+      run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), 1));
+    };
+    feed_one();  // begins with what was copied beside another one's work
+    n_waits = 0;
+    const planner::VirtualClock& clock = planner::virtual_device(opened).clock();
+    const auto begin = clock.now();
+    feed_one();
+    return std::chrono::duration<double, std::micro>(clock.now() - begin).count();
+  };
+  constexpr double kProducts = 4 * 3;  // of a token
+  const double idle = token_us(0);
+  EXPECT_EQ(n_waits, kProducts);
+  const double layer_us = idle / 4;  // of the link
+  EXPECT_LT(token_us(layer_us / 6) - idle, 0.1 * kProducts * layer_us / 6);
+  EXPECT_GT(token_us(layer_us) - idle, 0.5 * kProducts * layer_us);
+  EXPECT_NEAR(token_us(0), idle, 0.02 * idle);
+  EXPECT_EQ(hazards_of(run), "");
+}
+
+/// The judge of the waits: a host that does not wait for the queries attends by what was there
+/// before.
 TEST(DeviceOrder, AHostThatDoesNotAwaitTheQueriesAnswersOtherwise) {
   const LoadedMember member("llama3");
   const auto text = member.text(20, kOrderSeed);

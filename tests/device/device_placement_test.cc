@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "engine/device_walk.h"
+#include "planner/placement/placed_layers.h"
 #include "tests/device/device_fixture.h"
 #include "tests/engine/thrown_error.h"
 #include "tools/cli/placed_plan.h"
@@ -116,6 +117,31 @@ TEST_F(DevicePlacement, ThePlannerStaysWithinTheDevicesMemory) {
   }
   EXPECT_GT(n_passing, 0u);
   EXPECT_GT(n_planned, 0u);
+}
+
+/// The FFN by the CPU where the attention passes, both in DRAM; with pins that say nothing of them
+/// and with pins of the FFN.
+TEST_F(DevicePlacement, APieceOfTheCpusIsPricedApartFromOneThatPasses) {
+  EngineOptions beside = options();
+  beside.cpu_share.reset();
+  Engine engine = Engine::open(beside);
+  Placement placement = some(engine);
+  const size_t n_layers = placement.resident.size();
+  placement.resident.assign(n_layers, kNoPiece);
+  const auto priced = [&](PieceSet pieces, const std::vector<std::string>& more) {
+    placement.on_cpu.assign(n_layers, pieces);
+    engine.place(placement);
+    EXPECT_EQ(engine.device_plan().on_cpu, placement.on_cpu);
+    const cli::PlacedPlan plan = cli::placed_plan(run_with(more), engine);
+    EXPECT_EQ(planner::cpu_products(plan.problem, plan.layers), placement.on_cpu);
+    EXPECT_EQ(planner::weight_tiers(plan.problem, plan.layers),
+              std::vector<planner::PieceTiers>(
+                  n_layers, {planner::PlanTier::kDram, planner::PlanTier::kDram}));
+  };
+  for (const std::vector<std::string>& pins :
+       {std::vector<std::string>{}, std::vector<std::string>{"--pin", "ffn_=dram"}})
+    for (const PieceSet pieces : {PieceSet{.ffn = true}, PieceSet{.attention = true}, kWholeLayer})
+      priced(pieces, pins);
 }
 
 TEST_F(DevicePlacement, BehindAPastThePlannerIsAskedForTokensAlone) {

@@ -212,31 +212,47 @@ TEST(DeviceProducts, AStepThatIsStoppedLeavesTheSequenceAsItWas) {
   EXPECT_TRUE(testing::is_same(last_of(run, true), last_of(calm, false)));
 }
 
-/// Of the device that was to send rows, or to take products back.
+/// Once, where rows are sent, are waited for, or their products are read; what is asked of the
+/// device afterwards would work.
 TEST(DeviceProducts, ADeviceThatIsLostMeanwhileIsNamed) {
-  static int n_copies;
-  static bool is_lost;
+  enum class Fails { kNothing, kSending, kWaiting, kReading };
+  static Fails fails;
+  static std::span<const std::byte> pinned;  // last: a step's
+  static const auto fails_once = [](Fails what, const void* memory) {
+    const auto* at = static_cast<const std::byte*>(memory);
+    const bool is_in_host = at >= pinned.data() && at < pinned.data() + pinned.size();
+    if (fails != what || !(what == Fails::kWaiting || is_in_host)) return false;
+    fails = Fails::kNothing;
+    return true;
+  };
   const LoadedMember member("llama3");
   const auto text = member.text(20, kProductsSeed);
-  for (const bool sends : {true, false}) {
-    SCOPED_TRACE(sends);
-    n_copies = 0;
-    is_lost = false;
-    DeviceTable losing = gpu_emu::emulated_device();
-    if (sends) {
-      losing.wait_event = [](DeviceEvent* event) {
-        return is_lost ? 719 : gpu_emu::emulated_device().wait_event(event);
-      };
-    } else {
-      losing.copy = [](DeviceStream* stream, void* to, const void* from, uint64_t bytes) {
-        if (is_lost && ++n_copies > 2) return 719;  // inputs, rows; now a product
-        return gpu_emu::emulated_device().copy(stream, to, from, bytes);
-      };
-    }
+  DeviceTable losing = gpu_emu::emulated_device();
+  losing.pin = [](Device* device, void* memory, uint64_t bytes, void** mapped) {
+    pinned = {static_cast<const std::byte*>(memory), bytes};
+    return gpu_emu::emulated_device().pin(device, memory, bytes, mapped);
+  };
+  losing.copy = [](DeviceStream* stream, void* to, const void* from, uint64_t bytes) {
+    return fails_once(Fails::kSending, to)
+               ? 719
+               : gpu_emu::emulated_device().copy(stream, to, from, bytes);
+  };
+  losing.wait_event = [](DeviceEvent* event) {
+    return fails_once(Fails::kWaiting, nullptr) ? 719
+                                                : gpu_emu::emulated_device().wait_event(event);
+  };
+  losing.kernels.rotate = [](DeviceStream* stream, const DeviceRotateArgs& args) {
+    return fails_once(Fails::kReading, args.q)
+               ? 719
+               : gpu_emu::emulated_device().kernels.rotate(stream, args);
+  };
+  for (const Fails what : {Fails::kSending, Fails::kWaiting, Fails::kReading}) {
+    SCOPED_TRACE(static_cast<int>(what));
+    fails = Fails::kNothing;
     DeviceRun run = products_run(member, products_setting(), all_pass(1), losing);
     Sequence sequence = run.walk().sequence();
     run.walk().feed(sequence, std::span(text).first(16));
-    is_lost = true;
+    fails = what;
     const std::vector<StepRow> rows{{&sequence, text[16], true}};
     for (int n = 0; n < 2; ++n) {
       try {
@@ -246,6 +262,7 @@ TEST(DeviceProducts, ADeviceThatIsLostMeanwhileIsNamed) {
         EXPECT_EQ(error.code(), ErrorCode::kDeviceLost) << error.what();
         EXPECT_NE(std::string(error.what()).find("error 719"), std::string::npos) << error.what();
       }
+      EXPECT_EQ(fails, Fails::kNothing);
       EXPECT_EQ(sequence.n_pos(), 16u);
     }
   }

@@ -22,9 +22,9 @@ TEST(CpuProducts, WhatTheCpuComputesBesideACardPassesNoLink) {
   placement.groups[0].n_on_cpu = 2;
   std::vector<StepEvent> events;
   const StepTime token = token_time(problem, placement, &events);
-  // Two layers of 10 ms on the CPU with rows there and back three times, and what a piece's sharing
-  // costs twice; the card waits for them.
-  EXPECT_NEAR(token.ms, 2 * (10 + 3 * 0.5 + 2 * 0.25) + 2 * 1 + 4 * 1 + 2, kExact);
+  // Two layers of 10 ms on the CPU with rows there and back three times, and what sharing costs
+  // each time; the card waits for them.
+  EXPECT_NEAR(token.ms, 2 * (10 + 3 * 0.75) + 2 * 1 + 4 * 1 + 2, kExact);
   const auto busy = [&](PlanPart part) { return token.busy_ms[static_cast<size_t>(part)]; };
   EXPECT_NEAR(busy(PlanPart::kCpu), 20, kExact);
   EXPECT_NEAR(busy(PlanPart::kLinkIn), 20, kExact);
@@ -39,14 +39,14 @@ TEST(CpuProducts, WhatTheCpuComputesBesideACardPassesNoLink) {
   group.apart = PieceApart{{.weight_gb = 0.075}, LayerPiece::kFfn, PlanTier::kHbm};
   group.weight_gb = 0.025;
   placement.groups[0].n_on_cpu = 4;
-  EXPECT_NEAR(token_time(problem, placement).ms, 4 * (2.5 + 2 * 0.5 + 0.25) + 4 * 0.75 + 4 * 1 + 2,
+  EXPECT_NEAR(token_time(problem, placement).ms, 4 * (2.5 + 2 * 0.75) + 4 * 0.75 + 4 * 1 + 2,
               kExact);
   EXPECT_EQ(cpu_products(problem, placement), std::vector<PieceSet>(4, {.attention = true}));
   // And of a piece that a pin keeps in DRAM, of two of the layers: 7.5 ms for an FFN.
   group.apart->tier = PlanTier::kDram;
   placement.groups[0] = {.n_hbm = 4, .kv_hbm = 1000, .n_apart_on_cpu = 2};
-  EXPECT_NEAR(token_time(problem, placement).ms,
-              2 * (7.5 + 0.5 + 0.25) + 2 * 0.75 + 4 * 0.25 + 4 * 1 + 2, kExact);
+  EXPECT_NEAR(token_time(problem, placement).ms, 2 * (7.5 + 0.75) + 2 * 0.75 + 4 * 0.25 + 4 * 1 + 2,
+              kExact);
   const PieceSet ffn{.ffn = true};
   EXPECT_EQ(cpu_products(problem, placement),
             (std::vector<PieceSet>{kNoPiece, ffn, kNoPiece, ffn}));

@@ -47,8 +47,7 @@ struct Statement {
   }
   /// Rows come to it and go back: twice for attention, once for an FFN.
   double products_link_ms(const GroupShares& x) const {
-    const double trip = p.rates.round_trip_ms, beside = p.rates.sharing_ms;
-    const double attention = 2 * trip + beside, ffn = trip + beside;
+    const double ffn = p.rates.round_trip_ms + p.rates.sharing_ms, attention = 2 * ffn;
     const bool is_ffn = piece.piece == LayerPiece::kFfn;  // apart
     const double moving = !g.apart ? attention + ffn : is_ffn ? attention : ffn;
     return n * (x.products_on_cpu * moving + x.apart_on_cpu * (is_ffn ? ffn : attention));

@@ -241,6 +241,28 @@ TEST_F(PlacedRun, APlanThatCannotBeIsRefused) {
   refused(changed, {4, "bad_file", {"every layer from 0 to 15 once"}, path, "correct the file"});
 }
 
+/// As far as a plan of a card that is not here can be.
+TEST_F(PlacedRun, AShareOfWeightsAloneMadeAPlanAndDoesNotContradictIt) {
+  const std::string path = folder_.path("shared.json");
+  const Outcome made =
+      run_strata({"plan", "-m", model_, "-c", "8k", "-t", "1", "--no-cache", "--device",
+                  "virtual:rtx4090", "--pin", "blk=dram", "--cpu-share", "50%", "--save", path});
+  EXPECT_EQ(made.exit_code, 0) << made.err << made.out;
+  const json plan = json::parse(std::ifstream(path));
+  EXPECT_NE(plan["layers"].dump().find("cpu"), std::string::npos) << plan;
+  EXPECT_FALSE(plan["kv"].contains("cpu_share")) << plan;
+  const auto asked = [&](const char* share) {
+    return command({"--plan", path, "--cpu-share", share});
+  };
+  for (const char* share : {"50%", "auto"})
+    expect_refused(asked(share), {2, "usage", {"a card that is not here"}, path, "plan for"});
+  expect_refused(asked("0"), {2,
+                              "usage",
+                              {"0% contradicts the plan, which has products of the CPU"},
+                              "--cpu-share",
+                              "leave one"});
+}
+
 TEST_F(PlacedRun, ABudgetIsPricedAsItIsWritten) {
   const auto expect = [&](const std::string& budget, double share, double positions, bool knows) {
     SCOPED_TRACE(budget);

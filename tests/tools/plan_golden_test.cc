@@ -84,7 +84,7 @@ rtx3060 128k: layers 32/0/0, KV 41/59/0 %, 413 s, 253 ms, GPU, DRAM
 rtx3060 1m: layers 0/32/0, KV 7/26/66 %, 1.99e+04 s, 2.61e+04 ms, GPU, NVMe
 rtx4090 8k: layers 32/0/0, KV 100/0/0 %, 1.29 s, 6.58 ms, GPU, GPU
 rtx4090 128k: layers 32/0/0, KV 100/0/0 %, 63.7 s, 24.7 ms, GPU, GPU
-rtx4090 1m: layers 0/32/0, KV 16/55/29 %, 3.08e+03 s, 5.69e+03 ms, GPU, NVMe
+rtx4090 1m: layers 0/32/0, KV 16/55/29 %, 3.08e+03 s, 5.7e+03 ms, GPU, NVMe
 laptop8 8k: layers 32/0/0, KV 100/0/0 %, 9.23 s, 24.7 ms, GPU, GPU
 laptop8 128k: layers 29/3/0, KV 18/82/0 %, 458 s, 271 ms, GPU, link in
 laptop8 1m: layers 0/0/32, KV 4/13/82 %, 2.22e+04 s, 3.35e+04 ms, GPU, NVMe
@@ -155,8 +155,8 @@ TEST_F(PlanGolden, LlamaOf70BillionAt32K) {
   // hold them either: layers come from the file, and packing their rows takes the CPU longer than
   // reading them takes the disk.
   EXPECT_EQ(table, R"(rtx3060 32k: layers 18/62/0 (CPU 13), KV 4/96/0 %, 382 s, 1e+03 ms, GPU, DRAM
-rtx4090 32k: layers 43/37/0 (CPU 17), KV 4/96/0 %, 58.9 s, 402 ms, GPU, DRAM
-laptop8 32k: layers 0/30/50, KV 44/32/24 %, 423 s, 7.63e+03 ms, GPU, NVMe
+rtx4090 32k: layers 43/37/0 (CPU 17), KV 4/96/0 %, 58.9 s, 403 ms, GPU, DRAM
+laptop8 32k: layers 0/30/50, KV 44/32/24 %, 423 s, 7.64e+03 ms, GPU, NVMe
 )");
 }
 

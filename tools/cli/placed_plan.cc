@@ -90,16 +90,21 @@ bool is_on_cpu(const Engine& engine, uint32_t layer, LayerPiece piece) {
 
 /// Pins with which a problem can say where the engine has everything: those of the run, but of
 /// layers that have their pieces apart where these are, and none of others that pins tell apart.
+/// Pieces in DRAM of which one alone is the CPU's are apart: the FFN's pin names its place alone.
 std::vector<PiecePins> pins_beside(const Engine& engine, std::vector<PiecePins> pins) {
   const uint32_t n_layers = engine.spec().shape.n_layers;
   for (uint32_t layer = 0; layer < n_layers; ++layer) {
     const PlanTier attention = piece_tier(engine, layer, LayerPiece::kAttention);
     const PlanTier ffn = piece_tier(engine, layer, LayerPiece::kFfn);
-    if (pins.empty() && attention == ffn) continue;
+    const bool is_told_apart = is_on_cpu(engine, layer, LayerPiece::kAttention) !=
+                               is_on_cpu(engine, layer, LayerPiece::kFfn);
+    if (pins.empty() && attention == ffn && !is_told_apart) continue;
     pins.resize(n_layers);
     PiecePins& of = pins[layer];
     if (attention != ffn) {
       of = {planner::just(attention), planner::just(ffn)};
+    } else if (is_told_apart) {
+      of = {planner::TierSet{}, planner::just(ffn)};
     } else if (of[0] != of[1]) {
       of = {};
     }
@@ -363,11 +368,13 @@ void expect_no_contradiction(const Command& command, const engine::Placement& pl
           "leave one of them out, or change the plan");
   const auto text = [](uint64_t value) { return fmt::format("{}", value); };
   const auto percent = [](double share) { return fmt::format("{:.6g}%", 100 * share); };
-  // auto is as the plan says.
+  // auto is as the plan says. Of products a plan has whose they are, not the share that made it so.
   if (const auto share = engine_options(settings).cpu_share) {
-    const bool has_products = *share == 0 && !placement.on_cpu.empty();
-    expect("cpu-share", percent(*share),
-           has_products ? "products of the CPU" : percent(placement.cpu_share));
+    const bool has_products = !placement.on_cpu.empty();
+    if (!has_products || placement.cpu_share > 0)
+      expect("cpu-share", percent(*share), percent(placement.cpu_share));
+    else if (*share == 0)
+      expect("cpu-share", percent(0), "products of the CPU");
   }
   expect("ctx-size", text(settings.ctx_size), text(placement.n_ctx));
   expect("batch-size", text(settings.batch_size), text(placement.chunk_rows));

@@ -42,11 +42,11 @@ std::string places_text(const PlanAnswer& answer) {
   if (has_device) out += fmt::format("{} in HBM, ", counts.hbm);
   out += fmt::format("{} in DRAM, {} read from the model file in every step\n", counts.dram,
                      counts.file);
-  if (counts.on_cpu > 0)
-    out +=
-        fmt::format("           of those in DRAM the CPU computes {} for tokens\n", counts.on_cpu);
   for (const SplitLayers& split : counts.split)
     out += fmt::format("           {} {}\n", split.layers.size(), split_text(split, "in HBM"));
+  if (counts.on_cpu > 0)
+    out += fmt::format("           of {} layers the CPU computes for tokens what is in DRAM\n",
+                       counts.on_cpu);
   out += "K and V    ";
   if (has_device) out += fmt::format("{:.0f} % in HBM, ", 100 * shares.hbm);
   out += fmt::format("{:.0f} % in DRAM, {:.0f} % on disk alone\n", 100 * shares.dram,

@@ -24,7 +24,7 @@ struct Settings {
   std::string device;            // as parse_device_choice() reads it
   std::string plan;              // a file that says what lives where; empty = the planner does
   uint64_t hbm = 0;              // of the device's memory; 0 = what is free there
-  std::string cpu_share;         // of K and V that it does not hold: auto or 60%; 0 = none of it
+  std::string cpu_share;         // of weights, K and V that it lacks: auto or 60%; 0 = none
   uint64_t weights_dram = 0;     // 0 = all of them
   std::vector<std::string> pin;  // REGEX=TIER
   int64_t n_gpu_layers = -1;     // -1 = as planned

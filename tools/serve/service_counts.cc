@@ -79,10 +79,12 @@ void count_engine(engine::Engine& engine, ServiceCounts& counts) {
   counts.hit_rate = hit_rate(engine, moved.walk);
   counts.tiers.clear();
   uint64_t to_device = 0, from_device = 0;  // what crosses the link is DRAM's, too
+  uint64_t beside_device = 0;               // weights that the CPU reads in the device's place
   if (const engine::DeviceWalk* device = engine.walk().device()) {
     counts.hbm_hit_rate = device->kv_counts().hit_rate();
     to_device = device->kv_counts().fetched_bytes + device->streamed_bytes();
     from_device = device->kv_counts().written_bytes;
+    beside_device = device->cpu_weight_bytes();
     counts.tiers.push_back({.name = "hbm",
                             .budget_bytes = device->plan().hbm_bytes,
                             .weights_bytes = device->plan().weight_bytes,
@@ -96,7 +98,7 @@ void count_engine(engine::Engine& engine, ServiceCounts& counts) {
                           .weights_bytes = weights,
                           .kv_bytes = uint64_t{pool.n_slots() - pool.n_free()} * pool.block_bytes(),
                           .index_bytes = engine.index_bytes(),
-                          .read_bytes = moved.walk.read_bytes + to_device,
+                          .read_bytes = moved.walk.read_bytes + to_device + beside_device,
                           .written_bytes = moved.walk.written_bytes + from_device});
   const tiers::PlaceSource* places = store.places();
   if (store.transfers() == nullptr && engine.weight_plan().n_streamed() == 0) return;
