@@ -28,10 +28,10 @@ PlacedPlan twelve_ms(bool is_measured) {
   return plan;
 }
 
-/// Behind 100 positions.
-std::vector<engine::LoneStep> steps_of(size_t n, float ms) {
+/// Behind n_before positions.
+std::vector<engine::LoneStep> steps_of(size_t n, float ms, size_t n_before = 100) {
   std::vector<engine::LoneStep> steps;
-  while (steps.size() < n) steps.push_back({static_cast<uint32_t>(100 + steps.size()), ms});
+  while (steps.size() < n) steps.push_back({static_cast<uint32_t>(n_before + steps.size()), ms});
   return steps;
 }
 
@@ -124,15 +124,15 @@ TEST(PlanPrices, APromptBehindACachedContextTakesWhatItsOwnChunksTake) {
 
 TEST(PlanDrift, IsNotSaidWhereWhatATokenAttendsDependsOnTheText) {
   PlacedPlan plan = twelve_ms(true);
-  EXPECT_NE(drift_line(plan, {100, std::vector<float>(50, 20)}), "");
+  EXPECT_NE(drift_line(plan, steps_of(50, 20)), "");
   plan.subject.knows_touched = false;
-  EXPECT_EQ(drift_line(plan, {100, std::vector<float>(50, 20)}), "");
+  EXPECT_EQ(drift_line(plan, steps_of(50, 20)), "");
 }
 
 TEST(PlanDrift, IsNotSaidOfAShortContextThatASpillingPlacementHasInMemory) {
   const PlacedPlan plan = half_on_disk();
-  EXPECT_EQ(drift_line(plan, {100, std::vector<float>(50, 17)}), "");
-  EXPECT_NE(drift_line(plan, {700, std::vector<float>(50, 17)}), "");
+  EXPECT_EQ(drift_line(plan, steps_of(50, 17)), "");
+  EXPECT_NE(drift_line(plan, steps_of(50, 17, 700)), "");
 }
 
 }  // namespace
