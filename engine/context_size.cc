@@ -15,7 +15,7 @@
 #include "engine/device_products.h"
 #include "engine/kv_cache.h"
 #include "engine/prompt_lookup.h"
-#include "engine/walk_state.h"
+#include "engine/walk.h"
 #include "tiers/block_store.h"
 
 namespace strata::engine {

@@ -28,6 +28,13 @@ class DeviceWalk;
 /// index of their sequence chooses for them, KV head by KV head. Windowed layers are always exact.
 enum class Attention : uint8_t { kExact, kSelected };
 
+/// Positions whose segments one thread merges before the spans are merged in order: part of the
+/// arithmetic order (law L1; docs/adr/0001-one-arithmetic-order.md), so prefill and decode both use
+/// it. Four segments: enough pieces for the threads at a few thousand positions.
+inline constexpr uint32_t kSpanPositions = 4 * kSegmentPositions;
+/// 32 MiB of span partials at most, which a walk holds; beyond it tiles stay whole.
+inline constexpr uint64_t kSplitFloatsMax = uint64_t{8} << 20;
+
 /// Rows of a prompt that share a choice per KV head: 128 positions, the grain of InfLLM's units.
 inline constexpr uint32_t kRunRows = 128;
 /// Neighbouring rows of a prompt that are scored as one: engine/walk_select.cc.

@@ -27,15 +27,8 @@
 
 namespace strata::engine {
 
-/// Positions whose segments one thread merges before the spans are merged in order: part of the
-/// arithmetic order (law L1; docs/adr/0001-one-arithmetic-order.md), so prefill and decode both use
-/// it. Four segments: enough pieces for the threads at a few thousand positions.
-inline constexpr uint32_t kSpanPositions = 4 * kSegmentPositions;
-
 inline constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// 32 MiB of span partials at most; beyond it tiles stay whole.
-inline constexpr uint64_t kSplitFloatsMax = uint64_t{8} << 20;
 // Times that one step computes lost extents again before it gives up: a disk that loses more is
 // broken.
 inline constexpr uint32_t kMaxRepairs = 256;

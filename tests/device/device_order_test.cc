@@ -84,6 +84,45 @@ class VirtualTable {
 };
 VirtualTable* VirtualTable::current_ = nullptr;
 
+/// What the host does behind each wait for an event of a virtual device.
+class HostWork {
+ public:
+  HostWork(VirtualTable& table, double bytes_per_s) : bytes_per_s_(bytes_per_s) {
+    current_ = this;
+    table.table().wait_event = wait_event;
+  }
+  void is_on(Device* device) { device_ = device; }
+  void set_us(double us) { us_ = us; }
+  /// In virtual time.
+  double timed_us(const std::function<void()>& work) {
+    n_waits_ = 0;
+    const planner::VirtualClock& clock = planner::virtual_device(device_).clock();
+    const auto begin = clock.now();
+    work();
+    return std::chrono::duration<double, std::micro>(clock.now() - begin).count();
+  }
+  uint32_t n_waits() const { return n_waits_; }  // of what was timed last
+
+ private:
+  static int wait_event(DeviceEvent* event) {
+    const int error = planner::virtual_table().wait_event(event);
+    ++current_->n_waits_;
+    if (error != 0 || current_->us_ == 0) return error;
+    return planner::virtual_device(current_->device_)
+        .host_work(
+            {.name = "work on the CPU",
+             .dram_bytes = static_cast<uint64_t>(current_->us_ * 1e-6 * current_->bytes_per_s_),
+             .bytes_per_s = current_->bytes_per_s_});
+  }
+
+  static HostWork* current_;
+  double bytes_per_s_;
+  double us_ = 0;
+  Device* device_ = nullptr;
+  uint32_t n_waits_ = 0;
+};
+HostWork* HostWork::current_ = nullptr;
+
 WalkSetting order_setting(uint32_t chunk_rows = kDeviceFewRows) {
   WalkSetting of{
       .kernels = cpu_attn::available_kernels().back(), .chunk_rows = chunk_rows, .n_ctx = 128};
@@ -146,16 +185,9 @@ TEST(DeviceOrder, EveryCopyAndKernelIsOrderedWhereverBytesLie) {
 }
 
 TEST(DeviceOrder, AlsoOfChunksThatGoThroughTheTensorCores) {
-  makers::RandomTransformer model = makers::zoo_member("llama3").model;
-  model.d_model = 64;  // the tensor cores take 32 inputs at a time
-  model.d_ff = 96;
-  const testing::ModelFile written(model);
-  const GgufFile file = written.open();
-  struct {
-    const GgufFile& file;
-    Model model;
-  } const loaded{file, testing::load_model(file)};
-  const auto text = testing::random_tokens(100, model.vocab_size, kOrderSeed);
+  const testing::LoadedModel loaded(
+      testing::wide_llama(makers::zoo_member("llama3").model.n_layers));
+  const auto text = loaded.text(100, kOrderSeed);
   for (const bool is_least : {false, true}) {
     DeviceRun emulated(loaded, order_setting(40));
     VirtualTable device;
@@ -238,17 +270,8 @@ TEST(DeviceOrder, AlsoOfAttentionOnBothSides) {
 /// Where the CPU multiplies beside the device: of rows and of chunks, between which what passes
 /// differs; with all that passes in chunks, a part of it, and with a piece of each layer.
 TEST(DeviceOrder, AlsoOfProductsOnBothSides) {
-  makers::RandomTransformer model = makers::zoo_member("llama3").model;
-  model.n_layers = 5;
-  model.d_model = 64;
-  model.d_ff = 96;
-  const testing::ModelFile written(model);
-  const GgufFile file = written.open();
-  struct {
-    const GgufFile& file;
-    Model model;
-  } const member{file, testing::load_model(file)};
-  const auto text = testing::random_tokens(90, model.vocab_size, kOrderSeed);
+  const testing::LoadedModel member(testing::wide_llama(5));
+  const auto text = member.text(90, kOrderSeed);
   const auto chunks_and_tokens = [&](DeviceRun& run) {
     Sequence sequence = run.walk().sequence();
     Logits logits;
@@ -286,34 +309,21 @@ TEST(DeviceOrder, AlsoOfProductsOnBothSides) {
 /// Work of the host behind the wait for the queries, where the CPU attends: what takes no longer
 /// than the card's own part, which it reads across the link, costs a token nothing.
 TEST(DeviceOrder, TheCpuAttendsWhileTheCardDoes) {
-  static double work_us;
-  static Device* opened;
   const LoadedMember member("llama3");
   const auto text = member.text(530, kOrderSeed);  // three segments: two across the link
   WalkSetting of = order_setting();
   of.n_ctx = 560;
-  work_us = 0;
   VirtualTable device;
-  device.table().wait_event = [](DeviceEvent* event) {
-    constexpr double kRate = 30e9;
-    const int error = planner::virtual_table().wait_event(event);
-    if (error != 0 || work_us == 0) return error;
-    return planner::virtual_device(opened).host_work(
-        {.name = "attend on the CPU",
-         .dram_bytes = static_cast<uint64_t>(work_us * 1e-6 * kRate),
-         .bytes_per_s = kRate});
-  };
+  HostWork work(device, 30e9);
   const DeviceRun whole(member, of);
   DeviceRun run(member, of, without_kv(whole.plan()), device.table(), 0.5);
-  opened = run.opened();
+  work.is_on(run.opened());
   Sequence sequence = run.walk().sequence();
   run.walk().feed(sequence, std::span(text).first(520));
   const auto token_us = [&](double us) {
-    work_us = us;
-    const planner::VirtualClock& clock = planner::virtual_device(opened).clock();
-    const auto begin = clock.now();
-    run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), 1));
-    return std::chrono::duration<double, std::micro>(clock.now() - begin).count();
+    work.set_us(us);
+    return work.timed_us(
+        [&] { run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), 1)); });
   };
   constexpr double kShort = 8, kLong = 1000;  // us a layer
   const double n_layers = member.model.shape().n_layers;
@@ -327,54 +337,32 @@ TEST(DeviceOrder, TheCpuAttendsWhileTheCardDoes) {
 /// Work of the host behind each wait for rows that it multiplies, of every second layer: as long as
 /// the others cross the link meanwhile, a token takes no longer.
 TEST(DeviceOrder, TheCpuMultipliesWhileTheLinkBringsLayers) {
-  static double work_us;
-  static uint32_t n_waits;
-  static Device* opened;
   makers::RandomTransformer model = makers::zoo_member("llama3").model;
   model.n_layers = 8;
   model.d_ff = 4096;
-  const testing::ModelFile written(model);
-  const GgufFile file = written.open();
-  struct {
-    const GgufFile& file;
-    Model model;
-  } const member{file, testing::load_model(file)};
-  const auto text = testing::random_tokens(24, model.vocab_size, kOrderSeed);
-  work_us = 0;
-  VirtualTable device(0.05);  // a token's time is the link's
-  device.table().wait_event = [](DeviceEvent* event) {
-    constexpr double kRate = 1e9;  // leaves DRAM to the link
-    const int error = planner::virtual_table().wait_event(event);
-    ++n_waits;
-    if (error != 0 || work_us == 0) return error;
-    return planner::virtual_device(opened).host_work(
-        {.name = "multiply on the CPU",
-         .dram_bytes = static_cast<uint64_t>(work_us * 1e-6 * kRate),
-         .bytes_per_s = kRate});
-  };
+  const testing::LoadedModel member(model);
+  const auto text = member.text(24, kOrderSeed);
+  VirtualTable device(0.05);   // a token's time is the link's
+  HostWork work(device, 1e9);  // leaves DRAM to the link
   const auto halved = [](const DeviceNeeds& needs, DevicePlan& plan) {
     plan = device_plan_of(needs, std::vector<PieceSet>(8, kNoPiece));
     plan.on_cpu = share_products(plan.resident, 0.5);
   };
   DeviceRun run(member, order_setting(), 0, device.table(), 0, halved);
-  opened = run.opened();
+  work.is_on(run.opened());
   Sequence sequence = run.walk().sequence();
   run.walk().feed(sequence, std::span(text).first(8));
   const auto token_us = [&](double us) {
-    work_us = us;
+    work.set_us(us);
     const auto feed_one = [&] {
       run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), 1));
     };
     feed_one();  // begins with what was copied beside another one's work
-    n_waits = 0;
-    const planner::VirtualClock& clock = planner::virtual_device(opened).clock();
-    const auto begin = clock.now();
-    feed_one();
-    return std::chrono::duration<double, std::micro>(clock.now() - begin).count();
+    return work.timed_us(feed_one);
   };
   constexpr double kProducts = 4 * 3;  // of a token
   const double idle = token_us(0);
-  EXPECT_EQ(n_waits, kProducts);
+  EXPECT_EQ(work.n_waits(), kProducts);
   const double layer_us = idle / 4;  // of the link
   EXPECT_LT(token_us(layer_us / 6) - idle, 0.1 * kProducts * layer_us / 6);
   EXPECT_GT(token_us(layer_us) - idle, 0.5 * kProducts * layer_us);

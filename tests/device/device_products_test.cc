@@ -140,18 +140,9 @@ TEST(DeviceProducts, AnyPieceMayBeAnyonesWithOneThreadAndThree) {
 /// A prompt's chunks are the device's, by weights that pass, and so is every other thing that is
 /// walked between: the bits of a text are those it has alone.
 TEST(DeviceProducts, ChunksPassAndWhatRanBeforeChangesNoBit) {
-  makers::RandomTransformer model = makers::zoo_member("llama3").model;
-  model.n_layers = 5;
-  model.d_model = 64;  // the tensor cores take 32 inputs at a time
-  model.d_ff = 96;
-  const testing::ModelFile written(model);
-  const GgufFile file = written.open();
-  struct {
-    const GgufFile& file;
-    Model model;
-  } const member{file, testing::load_model(file)};
-  const auto text = testing::random_tokens(70, model.vocab_size, kProductsSeed);
-  const auto other = testing::random_tokens(50, model.vocab_size, kProductsSeed + 1);
+  const testing::LoadedModel member(testing::wide_llama(5));
+  const auto text = member.text(70, kProductsSeed);
+  const auto other = member.text(50, kProductsSeed + 1);
   const auto answered = [&](DeviceRun& run, std::span<const int32_t> of) {
     Sequence sequence = run.walk().sequence();
     Logits all;

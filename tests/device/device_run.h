@@ -48,6 +48,15 @@ class DeviceRun {
   DevicePlan plan_;
 };
 
+/// Of the zoo, with widths that the tensor cores take: 32 inputs at a time. Of so many layers.
+inline makers::RandomTransformer wide_llama(uint32_t n_layers) {
+  makers::RandomTransformer model = makers::zoo_member("llama3").model;
+  model.n_layers = n_layers;
+  model.d_model = 64;
+  model.d_ff = 96;
+  return model;
+}
+
 /// The budget that streams every layer and leaves K and V no memory.
 inline uint64_t least_hbm(const DeviceNeeds& needs) {
   const uint64_t largest = std::ranges::max(needs.layer_bytes);

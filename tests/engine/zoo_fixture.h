@@ -68,19 +68,22 @@ inline std::vector<int32_t> random_tokens(uint32_t n, uint32_t vocab_size, uint3
 using Logits = std::vector<std::vector<float>>;
 
 /// A member of the zoo, written, opened and loaded.
-struct LoadedMember {
-  explicit LoadedMember(const std::string& name)
-      : member(makers::zoo_member(name)),
-        written(member.model),
-        file(written.open()),
-        model(load_model(file)) {}
+struct LoadedModel {
+  explicit LoadedModel(const makers::RandomTransformer& of)
+      : vocab_size(of.vocab_size), written(of), file(written.open()), model(load_model(file)) {}
   std::vector<int32_t> text(uint32_t n, uint32_t seed) const {
-    return random_tokens(n, member.model.vocab_size, seed);
+    return random_tokens(n, vocab_size, seed);
   }
-  const makers::ZooMember& member;
+  uint32_t vocab_size;
   ModelFile written;
   GgufFile file;
   Model model;
+};
+
+struct LoadedMember : LoadedModel {
+  explicit LoadedMember(const std::string& name)
+      : LoadedModel(makers::zoo_member(name).model), member(makers::zoo_member(name)) {}
+  const makers::ZooMember& member;
 };
 
 /// Nothing where all bits are equal, else which row and logit differ first.

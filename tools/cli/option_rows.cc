@@ -39,9 +39,8 @@ constexpr OptionSpec kRows[] = {
     {"cpu-share", "", Section::kModel, ValueKind::kText, "0", 0, 0, "auto|N%",
      "of the layers of each kind and of full layers' K and V that a device does not hold, how much "
      "is the CPU's for tokens, in place of the link: it multiplies and, in exact attention, "
-     "attends "
-     "them where they lie; auto = what is quickest, by a virtual card's figures or where `strata "
-     "calibrate` has measured both, else 0; not yet run on a card",
+     "attends them where they lie; auto = what is quickest, by a virtual card's figures or where "
+     "`strata calibrate` has measured both, else 0; not yet run on a card",
      Sources::kEverywhere, kComputing | kPlan, &S::cpu_share},
     {"dram", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
      "most memory for everything: weights, K and V, buffers; what it does not hold is read from "
