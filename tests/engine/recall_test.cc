@@ -9,6 +9,7 @@
 #include "engine/generator.h"
 #include "engine/prompt_tokens.h"
 #include "tests/engine/recall_fixture.h"
+#include "tests/sanitizer.h"
 
 namespace strata::engine {
 namespace {
@@ -199,7 +200,8 @@ TEST(Recall, TheAnswersLogitIsThatOfAWholeCode) {
   for (const RecallOptions& options : {makers::recall_variant(), makers::multi_hop_variant()}) {
     const RecallModel model = RecallModel::make(options);
     const RecallTask task = make_chain_task(model, 2, 1, kRecallSeed);
-    const auto text = make_recall_text(model, 1023, task.passages, kRecallSeed);
+    const auto n_words = static_cast<uint32_t>(sanitizer::rounds(1023, 255));
+    const auto text = make_recall_text(model, n_words, task.passages, kRecallSeed);
     // A code passes `n_layers` values, each rounded to f16 (q8_0: its scale is), and norms whose
     // weights take every slot for full: each empty one is 1 / kOneShare of the square.
     const double n_slots = 2.0 + options.n_layers;

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "tests/engine/zoo_fixture.h"
+#include "tests/sanitizer.h"
 
 namespace strata::engine {
 namespace {
@@ -63,7 +64,8 @@ TEST(ZooBits, DoNotDependOnChunks) {
     const auto tokens = member.text(kBitsTokens, kBitsSeed);
     ZooWalk whole(member.model, {.kernels = kernels});
     const Logits wanted = whole.feed_all(tokens);
-    for (const uint32_t chunk_rows : {1u, 7u, 32u}) {
+    for (const uint32_t chunk_rows : {7u, 1u, 32u}) {
+      if (sanitizer::kAny && chunk_rows != 7) break;
       const WalkSetting setting{.kernels = kernels, .chunk_rows = chunk_rows};
       ZooWalk walk(member.model, setting);
       expect_same_bits(walk.feed_all(tokens), wanted, text_of(setting));
@@ -96,7 +98,8 @@ TEST(ZooBits, OfAQuantisedCacheDoNotDependOnChunks) {
     WalkSetting setting{.kernels = kernels, .k_codec = KvCodec::kQ8_0, .v_codec = KvCodec::kQ8_0};
     ZooWalk whole(member.model, setting);
     const Logits wanted = whole.feed_all(tokens);
-    for (const uint32_t chunk_rows : {1u, 33u}) {
+    for (const uint32_t chunk_rows : {33u, 1u}) {
+      if (sanitizer::kAny && chunk_rows != 33) break;
       setting.chunk_rows = chunk_rows;
       ZooWalk walk(member.model, setting);
       expect_same_bits(walk.feed_all(tokens), wanted, text_of(setting));
