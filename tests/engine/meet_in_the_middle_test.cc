@@ -48,8 +48,8 @@ WalkSetting setting(const DrawnMachine& machine) {
   return setting;
 }
 
-/// A machine that computes a part before the disk has given the rest (few extents in each look, and
-/// short steps: waiting for any one is worth it), one whose disk gives all first, and then any.
+/// A machine that computes a part before the disk has given the rest (slow reads, few at a time, and
+/// short steps, so that meeting pays), one whose disk gives all first, and then any.
 DrawnMachine drawn_machine(uint32_t trial, std::mt19937_64& random) {
   DrawnMachine machine{.chunk_rows = 32u << random() % 3,
                        .n_frames = 4 + static_cast<uint32_t>(random() % 4)};

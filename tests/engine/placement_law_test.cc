@@ -81,7 +81,7 @@ DrawnPlacement drawn_placement(uint64_t i, const PlacedText& text, uint32_t n_re
   if (kind == ends.size() || random() % 2 == 0)
     out.n_saved = 256 + static_cast<uint32_t>(random() % (n_read - 256));
   // A step that computes lost rows again runs as many steps as the text may have chunks, and is
-  // repeated whole: at the share above all hundred tries may fail (seed 3133409879 of 3,000).
+  // repeated whole: at the share drawn above, all its tries may fail (seed 3133409879 of 3,000).
   if (out.is_kv_disk_faulty) out.weight_errors *= static_cast<double>(out.chunk_rows) / n_tokens;
   return out;
 }
