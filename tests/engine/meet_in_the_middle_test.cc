@@ -48,7 +48,7 @@ WalkSetting setting(const DrawnMachine& machine) {
   return setting;
 }
 
-/// A machine that computes a part before the disk has given the rest (slow reads, few at a time, and
+/// A machine that computes a part before the disk has given the rest (slow reads, few at once, and
 /// short steps, so that meeting pays), one whose disk gives all first, and then any.
 DrawnMachine drawn_machine(uint32_t trial, std::mt19937_64& random) {
   DrawnMachine machine{.chunk_rows = 32u << random() % 3,
