@@ -1,5 +1,9 @@
 #include "cpu_attn/kernels.h"
 
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <array>
 #include <string>
 
@@ -25,10 +29,18 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
-/// [has BF16][has VBMI]: only the kernels of retrieval use these two.
-constexpr const char* kAvx512Features[2][2] = {
-    {"avx512 f bw dq vl vnni", "avx512 f bw dq vl vnni vbmi"},
-    {"avx512 f bw dq vl vnni bf16", "avx512 f bw dq vl vnni bf16 vbmi"}};
+/// [has AMX][has BF16][has VBMI]: only the kernels of retrieval use the last two.
+constexpr const char* kAvx512Features[2][2][2] = {
+    {{"avx512 f bw dq vl vnni", "avx512 f bw dq vl vnni vbmi"},
+     {"avx512 f bw dq vl vnni bf16", "avx512 f bw dq vl vnni bf16 vbmi"}},
+    {{"avx512 f bw dq vl vnni amx", "avx512 f bw dq vl vnni vbmi amx"},
+     {"avx512 f bw dq vl vnni bf16 amx", "avx512 f bw dq vl vnni bf16 vbmi amx"}}};
+
+/// g++ 12 knows no name of AMX to ask for: bits 24 (tiles) and 25 (of bytes) of leaf 7.
+bool cpu_has_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 24 & 3) == 3;
+}
 
 struct Tables {
   KernelTable scalar{};
@@ -67,7 +79,9 @@ struct Tables {
       const bool has_vbmi = __builtin_cpu_supports("avx512vbmi") != 0;
       if (has_bf16) fill_index_digest_avx512bf16(avx512);
       if (has_vbmi) fill_index_pq_avx512vbmi(avx512);
-      avx512.features = kAvx512Features[has_bf16][has_vbmi];
+      const bool has_amx = amx_is_permitted();
+      if (has_amx) fill_linear_avx512amx(avx512);
+      avx512.features = kAvx512Features[has_amx][has_bf16][has_vbmi];
       add(avx512);
     }
   }
@@ -80,6 +94,14 @@ const Tables& tables() {
 }
 
 }  // namespace
+
+bool amx_is_permitted() {
+  // ARCH_REQ_XCOMP_PERM of asm/prctl.h since Linux 5.16, and the number of the tiles' state.
+  constexpr long kRequestState = 0x1023, kTileData = 18;
+  static const bool is_permitted =
+      has_avx512() && cpu_has_amx() && syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
+  return is_permitted;
+}
 
 std::span<const KernelTable* const> available_kernels() {
   return {tables().available.data(), tables().n_available};

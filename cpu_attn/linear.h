@@ -12,18 +12,39 @@ namespace strata::cpu_attn {
 void fill_linear_scalar(KernelTable& table);
 void fill_linear_avx2(KernelTable& table);
 void fill_linear_avx512(KernelTable& table);  // F, BW, DQ, VL and VNNI
+/// Over a table that fill_linear_avx512 has filled: `linear` multiplies whole tiles of rows by AMX.
+/// Gives the bits of AVX-512. Only where amx_is_permitted().
+void fill_linear_avx512amx(KernelTable& table);
+
+/// `linear` of fill_linear_avx512.
+void linear_avx512(const LinearArgs& args);
+
+/// Whether the CPU has AMX tiles of bytes, and the system lets this process use them: it wants to
+/// be asked, which this does the first time, for all threads (kernels.cc).
+bool amx_is_permitted();
 
 /// Rows that kernels of quantised weights multiply with one panel at a time; more of them with two
 /// (linear_quant.inc).
 inline constexpr uint32_t kFewRows = 4;
 
+/// Panels that kernels with tiles unpack at a time (linear_avx512amx.cc).
+inline constexpr uint32_t kTilePanels = 8;
+
 /// Panels that a thread takes at a time of a layer of n_panels: six pieces for each thread even out
 /// a slower core. Of many rows whole pairs, where there are as many: with fewer, one thread would
-/// wait for another's pair for longer than pairs save.
-constexpr uint32_t panels_per_piece(uint32_t n_panels, uint32_t n_threads, uint32_t n_rows) {
+/// wait for another's pair for longer than pairs save. Tiles save more: up to kTilePanels from
+/// three pieces for each thread on.
+constexpr uint32_t panels_per_piece(uint32_t n_panels, uint32_t n_threads, uint32_t n_rows,
+                                    bool has_tiles) {
   constexpr uint32_t kPiecesPerThread = 6;
-  const uint32_t n = n_panels / (n_threads * kPiecesPerThread);
+  uint32_t n = n_panels / (n_threads * kPiecesPerThread);
+  if (has_tiles && n_rows > kFewRows && n < kTilePanels) {
+    const uint32_t of_three = n_panels / (n_threads * 3);
+    n = of_three < kTilePanels ? of_three : kTilePanels;
+    return n < 2 ? 1 : n / 2 * 2;
+  }
   if (n < 2 || n_rows <= kFewRows) return n < 1 ? 1 : n;
+  if (has_tiles) return n / kTilePanels * kTilePanels;
   return n < 8 ? 2 : n / 2 * 2;  // of few, a pair more or less still matters
 }
 

@@ -27,6 +27,9 @@ struct PeakLoops {
 /// C++ is no ceiling.
 PeakLoops peak_loops(CpuIsa isa);
 
+/// Products of bytes in tiles (AMX), each round of 4 * 16 * 16 * 64. Only where a table has_tiles.
+PeakLoop peak_int8_tiles();
+
 PeakLoops peak_loops_avx2();
 PeakLoops peak_loops_avx512();
 

@@ -118,7 +118,8 @@ void Walk::State::linear(std::span<const Linear> tasks, const float* x, uint32_t
     pool.for_each_own(share_begins, multiply);
   } else {
     const uint32_t n_panels = place_of_share(joined, 1, 1).panel;
-    pool.for_each(n_panels, cpu_attn::panels_per_piece(n_panels, pool.size(), n), multiply);
+    pool.for_each(n_panels, cpu_attn::panels_per_piece(n_panels, pool.size(), n, kernels.has_tiles),
+                  multiply);
   }
 }
 

@@ -6,7 +6,7 @@
 // its time is printed.
 //
 //   bench_linear [--n-out N] [--n-in N] [--n-rows N] [--isa NAME] [--types A,B] [--ms M]
-//                [--threads N]
+//                [--threads N] [--no-amx]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -21,6 +21,7 @@
 #include "base/seconds_since.h"
 #include "base/thread_pool.h"
 #include "cpu_attn/kernels.h"
+#include "cpu_attn/linear.h"
 #include "tools/cli/compute_peak.h"
 #include "tools/cli/dram_read.h"
 #include "tools/cli/linear_trial.h"
@@ -35,6 +36,7 @@ struct Options {
   uint32_t ms = 60;
   uint32_t decode_mib = 256;
   uint32_t threads = 1;
+  bool no_amx = false;
   std::string isa;
   std::vector<std::string> types;
 };
@@ -113,7 +115,8 @@ bool run_type(const KernelTable& table, ThreadPool& pool, const TensorTypeInfo& 
 }
 
 int run(const Options& options) {
-  const KernelTable& table = cpu_attn::choose_kernels(options.isa);
+  KernelTable table = cpu_attn::choose_kernels(options.isa);
+  if (options.no_amx && table.has_tiles) cpu_attn::fill_linear_avx512(table);
   HostMemory memory = HostMemory::reserve(uint64_t{options.decode_mib} << 20);
   std::memset(memory.data(), 1, memory.size());
   ThreadPool pool(options.threads);
@@ -123,8 +126,9 @@ int run(const Options& options) {
   std::printf(
       "n_out %u, n_in %u, prefill of %u rows, %u thread(s), %s; memory reads %.1f GB/s, peaks "
       "f32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
-      options.n_out, options.n_in, options.n_rows, options.threads, table.features,
-      ceilings.read_gbytes_per_s, ceilings.peak.f32_gflop_per_s, ceilings.peak.int8_gop_per_s);
+      options.n_out, options.n_in, options.n_rows, options.threads,
+      options.no_amx ? "without AMX" : table.features, ceilings.read_gbytes_per_s,
+      ceilings.peak.f32_gflop_per_s, ceilings.peak.int8_gop_per_s);
   std::printf(
       "type    set       MB     GB/s share    4 rows     GOP/s  peak pack GB/s   copy  lanes\n");
   for (const auto& info : tensor_types()) {
@@ -147,6 +151,7 @@ int main(int argc, char** argv) {
   app.add_option("--ms", options.ms, "least milliseconds per measurement");
   app.add_option("--decode-mib", options.decode_mib, "memory that decode reads");
   app.add_option("--isa", options.isa);
+  app.add_flag("--no-amx", options.no_amx, "tiles left out");
   app.add_option("--types", options.types)->delimiter(',');
   app.add_option("--threads", options.threads)->check(CLI::Range(1, 1024));
   CLI11_PARSE(app, argc, argv);

@@ -16,6 +16,20 @@ constexpr uint32_t kSeed = 20240612;
 constexpr double kRounding = 0x1p-24;  // of one f32 operation
 constexpr float kUntouched = 12345.0f;
 
+/// The sets of this CPU, and AVX-512 without AMX, which the table of this CPU may have.
+std::vector<const KernelTable*> linear_tables() {
+  std::vector<const KernelTable*> tables(available_kernels().begin(), available_kernels().end());
+  if (!amx_is_permitted()) return tables;
+  static const KernelTable plain = [] {
+    KernelTable table = *available_kernels().back();
+    fill_linear_avx512(table);
+    table.name = "avx512 without amx";
+    return table;
+  }();
+  tables.push_back(&plain);
+  return tables;
+}
+
 bool is_float(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16;
 }
@@ -121,7 +135,7 @@ TEST(Linear, EveryTypeOnEveryIsaIsNearTheOracle) {
       const DrawnMatrix m = draw_matrix(info.type, 37, n_in, Draw::kRandom, random);
       for (const uint32_t n_rows : {1u, 2u, 3u, 4u, 5u, 7u, 8u, 9u, 13u, 33u}) {
         const auto x = draw_rows(n_rows, n_in, random);
-        for (const KernelTable* table : available_kernels()) {
+        for (const KernelTable* table : linear_tables()) {
           Activations a(*table, x, n_rows);
           expect_near_oracle(m, a, run_linear(*table, m, a), table->name);
           if (HasFatalFailure()) return;
@@ -137,7 +151,7 @@ TEST(Linear, OutputsOfEveryTailWidthAreWrittenAndNoMore) {
       const DrawnMatrix m = draw_matrix(type, n_out, 64, Draw::kRandom, random);
       for (const uint32_t n_rows : {1u, 6u}) {
         const auto x = draw_rows(n_rows, 64, random);
-        for (const KernelTable* table : available_kernels()) {
+        for (const KernelTable* table : linear_tables()) {
           Activations a(*table, x, n_rows);
           expect_near_oracle(m, a, run_linear(*table, m, a), table->name);
           if (HasFatalFailure()) return;
@@ -153,7 +167,7 @@ TEST(Linear, ARowsBitsDoNotDependOnOtherRowsOrPanels) {
     const DrawnMatrix m = draw_matrix(info.type, 75, n_in, Draw::kRandom, random);
     const auto x = draw_rows(29, n_in, random);
     const uint64_t stride = m.n_out + 3;
-    for (const KernelTable* table : available_kernels()) {
+    for (const KernelTable* table : linear_tables()) {
       Activations a(*table, x, 29);
       const auto whole = run_linear(*table, m, a);
       for (const uint32_t n_rows : {1u, 2u, 3u, 4u, 5u, 11u})
@@ -188,13 +202,35 @@ TEST(Linear, EveryIsaGivesTheSameBits) {
                             Draw::kSubnormalScales}) {
       const uint32_t n_in = widths(info).back();
       const DrawnMatrix m = draw_matrix(info.type, 20, n_in, draw, random);
-      for (const uint32_t n_rows : {1u, 9u}) {
-        Activations a(*available_kernels()[0], draw_rows(n_rows, n_in, random), n_rows);
-        const auto wanted = run_linear(*available_kernels()[0], m, a);
-        for (const KernelTable* table : available_kernels()) {
+      for (const uint32_t n_rows : {1u, 9u, 35u}) {
+        Activations a(*linear_tables()[0], draw_rows(n_rows, n_in, random), n_rows);
+        const auto wanted = run_linear(*linear_tables()[0], m, a);
+        for (const KernelTable* table : linear_tables()) {
           const auto out = run_linear(*table, m, a);
           EXPECT_EQ(std::memcmp(out.data(), wanted.data(), out.size() * sizeof(float)), 0)
               << info.name << ' ' << table->name << " seed " << kSeed;
+        }
+      }
+    }
+}
+
+/// More panels than are unpacked at a time, fewer inputs than a tile has rows of sums to store,
+/// whole tiles of rows and some left.
+TEST(Linear, TilesGiveTheBitsOfAvx512) {
+  if (!amx_is_permitted()) GTEST_SKIP() << "this CPU has no AMX, or the system keeps it";
+  const KernelTable& tiles = *available_kernels().back();
+  const KernelTable& plain = *linear_tables().back();
+  ASSERT_TRUE(tiles.has_tiles && !plain.has_tiles);
+  std::mt19937 random(kSeed);
+  for (const auto& info : tensor_types())
+    for (uint32_t n_in : widths(info)) {
+      for (const uint32_t n_out : {150u, 256u}) {
+        const DrawnMatrix m = draw_matrix(info.type, n_out, n_in, Draw::kRandom, random);
+        for (const uint32_t n_rows : {16u, 17u, 63u}) {
+          Activations a(plain, draw_rows(n_rows, n_in, random), n_rows);
+          const auto wanted = run_linear(plain, m, a), out = run_linear(tiles, m, a);
+          ASSERT_EQ(std::memcmp(out.data(), wanted.data(), out.size() * sizeof(float)), 0)
+              << info.name << " n_in " << n_in << " n_out " << n_out << " rows " << n_rows;
         }
       }
     }
@@ -216,7 +252,7 @@ TEST(Linear, ExtremeCodesAndActivationsStayExact) {
         x[3 * n_in + k] = 0.0f;
         x[4 * n_in + k] = 0x1p-110f;
       }
-      for (const KernelTable* table : available_kernels()) {
+      for (const KernelTable* table : linear_tables()) {
         Activations a(*table, x, 5);
         expect_near_oracle(m, a, run_linear(*table, m, a), table->name);
         if (HasFatalFailure()) return;
@@ -227,7 +263,7 @@ TEST(Linear, ExtremeCodesAndActivationsStayExact) {
 TEST(Linear, NoRowsAndNoPanelsTouchNothing) {
   std::mt19937 random(kSeed);
   const DrawnMatrix m = draw_matrix(TensorType::kQ4_1, 40, 64, Draw::kRandom, random);
-  for (const KernelTable* table : available_kernels()) {
+  for (const KernelTable* table : linear_tables()) {
     Activations a(*table, draw_rows(2, 64, random), 2);
     EXPECT_TRUE(run_linear(*table, m, a, 0, 0, 0, 3).empty());
     for (const float value : run_linear(*table, m, a, 0, 2, 1, 1)) EXPECT_EQ(value, kUntouched);
@@ -245,7 +281,7 @@ TEST(QuantizeRows, CodesAreTheNearestAndSumsAreTheirs) {
     x[96 + k] = k == 5 ? 127.0f : static_cast<float>(k) * 0.5f;
     x[128 + k] = k == 9 ? std::numeric_limits<float>::max() : 1.0f;
   }
-  for (const KernelTable* table : available_kernels()) {
+  for (const KernelTable* table : linear_tables()) {
     const Activations a(*table, x, 7);
     for (uint64_t i = 0; i < x.size(); ++i) {
       const double scale = static_cast<double>(a.scales[i / kActGroup]);
@@ -276,8 +312,8 @@ TEST(QuantizeRows, EveryIsaGivesTheSameCodes) {
   x[3] = std::numeric_limits<float>::quiet_NaN();
   x[70] = std::numeric_limits<float>::infinity();
   x[130] = -std::numeric_limits<float>::infinity();
-  const Activations wanted(*available_kernels()[0], x, 40);
-  for (const KernelTable* table : available_kernels()) {
+  const Activations wanted(*linear_tables()[0], x, 40);
+  for (const KernelTable* table : linear_tables()) {
     const Activations a(*table, x, 40);
     EXPECT_EQ(a.q, wanted.q) << table->name;
     EXPECT_EQ(a.neg_sums, wanted.neg_sums) << table->name;
@@ -297,7 +333,7 @@ TEST(QuantizeRows, NotANumberIsNotLost) {
       const DrawnMatrix m = draw_matrix(info.type, 16, 256, Draw::kRandom, random);
       auto x = draw_rows(1, 256, random);
       x[77] = bad;
-      for (const KernelTable* table : available_kernels()) {
+      for (const KernelTable* table : linear_tables()) {
         Activations a(*table, x, 1);
         const auto out = run_linear(*table, m, a);
         for (uint32_t o = 0; o < 16; ++o)
@@ -307,20 +343,26 @@ TEST(QuantizeRows, NotANumberIsNotLost) {
 }
 
 TEST(Linear, PiecesOfManyRowsAreWholePairsWhereThereAreEnough) {
-  EXPECT_EQ(panels_per_piece(0, 2, 1), 1u);
-  EXPECT_EQ(panels_per_piece(11, 2, 512), 1u);
-  EXPECT_EQ(panels_per_piece(24, 2, 1), 2u);
-  EXPECT_EQ(panels_per_piece(47, 2, kFewRows), 3u);
-  EXPECT_EQ(panels_per_piece(47, 2, kFewRows + 1), 2u);
-  EXPECT_EQ(panels_per_piece(12 * 9, 2, kFewRows), 9u);
-  EXPECT_EQ(panels_per_piece(12 * 9, 2, kFewRows + 1), 8u);
-  EXPECT_EQ(panels_per_piece(128, 16, 512), 1u);
+  EXPECT_EQ(panels_per_piece(0, 2, 1, false), 1u);
+  EXPECT_EQ(panels_per_piece(11, 2, 512, false), 1u);
+  EXPECT_EQ(panels_per_piece(24, 2, 1, false), 2u);
+  EXPECT_EQ(panels_per_piece(47, 2, kFewRows, false), 3u);
+  EXPECT_EQ(panels_per_piece(47, 2, kFewRows + 1, false), 2u);
+  EXPECT_EQ(panels_per_piece(12 * 9, 2, kFewRows, false), 9u);
+  EXPECT_EQ(panels_per_piece(12 * 9, 2, kFewRows + 1, false), 8u);
+  EXPECT_EQ(panels_per_piece(128, 16, 512, false), 1u);
+  EXPECT_EQ(panels_per_piece(36, 2, kFewRows, true), 3u);
+  EXPECT_EQ(panels_per_piece(5, 2, 512, true), 1u);
+  EXPECT_EQ(panels_per_piece(12, 2, 512, true), 2u);
+  EXPECT_EQ(panels_per_piece(36, 2, 512, true), 6u);
+  EXPECT_EQ(panels_per_piece(96, 2, 512, true), kTilePanels);
+  EXPECT_EQ(panels_per_piece(12 * 19, 2, 512, true), 2 * kTilePanels);
 }
 
 TEST(LinearDeathTest, PanelsOutsideTheMatrixAreABug) {
   std::mt19937 random(kSeed);
   const DrawnMatrix m = draw_matrix(TensorType::kQ8_0, 16, 32, Draw::kRandom, random);
-  for (const KernelTable* table : available_kernels()) {
+  for (const KernelTable* table : linear_tables()) {
     Activations a(*table, draw_rows(1, 32, random), 1);
     EXPECT_DEATH(run_linear(*table, m, a, 0, 1, 0, 2), "panels .0, 2. of n_out=16") << table->name;
   }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpu_attn/kernels.h"
+#include "cpu_attn/linear.h"
 #include "tests/cpu_attn/weak_symbols.h"
 #include "tests/sanitizer.h"
 #include "tests/tree_paths.h"
@@ -35,6 +36,13 @@ TEST(Peak, EveryRoundIsCounted) {
         EXPECT_EQ(loop(n), one * static_cast<double>(n)) << n;
     }
   }
+}
+
+TEST(Peak, EveryRoundOfTilesIsCounted) {
+  if (!amx_is_permitted()) GTEST_SKIP() << "this CPU has no AMX, or the system keeps it";
+  EXPECT_EQ(peak_int8_tiles()(0), 0);
+  for (const uint64_t n : {uint64_t{1}, uint64_t{1000}, kPeakRoundsMax})
+    EXPECT_EQ(peak_int8_tiles()(n), 4.0 * 16 * 16 * 64 * static_cast<double>(n)) << n;
 }
 
 TEST(Peak, ALoopOfBytesDoesFourTimesTheWorkOfALaneOrMore) {
@@ -107,6 +115,13 @@ TEST(Peak, LoopsMultiplyInRegistersAlone) {
         EXPECT_EQ(std::fmod(n_instructions * of.n_products, (peak_loops(of.isa).*of.loop)(1)), 0);
       }
   }
+  uint32_t n_tiles = 0;
+  for (const std::string& at :
+       loop_of(object_path("peak_avx512amx.cc.o"), "peak_int8", "tdpbssd")) {
+    if (at.starts_with("tdpbssd")) ++n_tiles;
+    EXPECT_EQ(at.find('('), std::string::npos) << at << " touches memory";
+  }
+  EXPECT_EQ(n_tiles, 4u);
 }
 
 }  // namespace

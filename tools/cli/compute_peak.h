@@ -20,7 +20,8 @@ Arithmetic attend_arithmetic(KvCodec k_codec, KvCodec v_codec);
 /// Multiply and add count as two. 0 = not known of this instruction set (cpu_attn/peak.h).
 struct ComputePeak {
   double f32_gflop_per_s = 0;
-  double int8_gop_per_s = 0;
+  double int8_gop_per_s = 0;       // of quantised layers: in tiles where the table has them
+  double int8_pair_gop_per_s = 0;  // of attention, never in tiles
 
   /// Values multiplied and added in such arithmetic, 1e9 operations a second.
   double of(Arithmetic arithmetic) const;

@@ -103,7 +103,7 @@ void LinearTrial::pack_panels(uint64_t copy, uint32_t begin, uint32_t end) {
 
 /// As in the walk.
 uint32_t LinearTrial::grain(const ThreadPool& pool, uint32_t n_rows) const {
-  return cpu_attn::panels_per_piece(w_.n_panels(), pool.size(), n_rows);
+  return cpu_attn::panels_per_piece(w_.n_panels(), pool.size(), n_rows, kernels_.has_tiles);
 }
 
 LinearArgs LinearTrial::args() {
