@@ -97,8 +97,7 @@ struct KernelTable {
   // Linear layers (cpu_attn/linear*).
   void (*quantize_rows)(const float* x, uint32_t n_rows, uint32_t n_in, QuantRows out);
   void (*linear)(const LinearArgs& args);
-  bool
-      has_tiles;  // `linear` multiplies many rows of bytes in tiles, which have a peak of their own
+  bool has_tiles;  // `linear` multiplies rows of int8 in tiles, which have a peak of their own
 
   // Attention (cpu_attn/attend*).
   void (*attend_segment)(const AttendArgs& args);
