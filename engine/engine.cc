@@ -106,6 +106,7 @@ void Engine::set_limits() {
   if (options_.n_draft_max) limits_.n_draft_max = drafts_wanted(false);
   limits_.has_device = device_.has_value();
   limits_.may_share = device_ && options_.cpu_share.value_or(1) > 0;
+  limits_.may_spill_beside = device_ && device_is_named() && !options_.method;
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
     limits_.is_budgeted = true;
@@ -220,7 +221,8 @@ void Engine::place(const Placement& placement) {
 BeyondDevices Engine::beyond_devices(bool spills, const WeightPlan& weights) const {
   return {.estimates_tails = options_.method && index::has_tail(*options_.method),
           .reads_sparsely = options_.method && options_.sparse_from != kNeverSparse,
-          .spills = spills,
+          .spills = spills && !device_is_named(),
+          .chooses_spilled = spills && options_.method,
           .streams_weights = weights.n_streamed() > 0};
 }
 
@@ -233,8 +235,14 @@ uint64_t Engine::hbm_budget() const {
 
 DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
                                     const ContextPlan& context) const {
-  return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx,
-                      context.kv.slot_bytes, context.chunk_rows);
+  const ModelShape shape = shape_of_sequences(spec_.shape, n_sequences());
+  const uint64_t kv_bytes =
+      context.kv.is_spilling()
+          ? kv_bytes_for_context(shape, model.kv_layout.k_codec, model.kv_layout.v_codec,
+                                 context.n_ctx, context.chunk_rows)
+          : context.kv.slot_bytes;
+  return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx, kv_bytes,
+                      context.chunk_rows);
 }
 
 /// A device that was named must do, here and in what follows; "auto" falls back to the CPU and says
@@ -333,6 +341,7 @@ void Engine::widen_chunks() {
 void Engine::set_cpu_share(const Placement* placement) {
   const double share = options_.cpu_share.value_or(placement != nullptr ? placement->cpu_share : 0);
   device_plan_.cpu_share = options_.method ? 0 : share;
+  device_plan_.n_texts = options_.n_answers;
   if (options_.cpu_share == 0.0)
     device_plan_.on_cpu.clear();
   else if (placement == nullptr)
