@@ -140,7 +140,9 @@ TEST_F(DeviceSpillEngine, AutoLeavesItToTheCpuAndChosenBlocksAreRefused) {
   EXPECT_NE(engine.notices()[0].find("unless a card is named"), std::string::npos);
   of.device.kind = Kind::kCuda;
   of.method = index::Method::kQuest;
-  of.kv_dram_bytes *= 2;
+  KvContext context = context_of(engine);
+  context.method = of.method;
+  of.kv_dram_bytes = smallest_spilling_dram(engine.spec().shape, context);
   testing::expect_error([&] { Engine::open(of); }, ErrorCode::kUnsupported,
                         "blocks that are chosen", "--device");
 }
@@ -186,7 +188,7 @@ TEST_F(DeviceSpillEngine, AChunkOfTheCpuStepsAlone) {
   answers.push_back(&reader);
   uint32_t n_beside = 0;  // of the reader's chunks, while the other one answers
   for (uint32_t step = 0; step < 200 && !(answer.has_ended() && reader.has_ended()); ++step) {
-    n_beside += reader.is_reading() && !answer.has_ended() ? 1 : 0;
+    n_beside += reader.is_reading() && !answer.has_ended() ? 1u : 0u;
     batch.step(answers);
   }
   EXPECT_FALSE(answer.failure() || reader.failure());
