@@ -358,7 +358,6 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   } else if (request.nvme_bytes > 0 && can_spill(shape) && request.may_spill_beside &&
              !request.spills_beside) {
     request = asked;
-    request.n_ctx = n_ctx;
     request.spills_beside = true;
     return plan_context(shape, request);
   } else if (request.nvme_bytes > 0 && can_spill(shape)) {
