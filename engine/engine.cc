@@ -235,12 +235,10 @@ uint64_t Engine::hbm_budget() const {
 
 DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
                                     const ContextPlan& context) const {
-  const ModelShape shape = shape_of_sequences(spec_.shape, n_sequences());
-  const uint64_t kv_bytes =
-      context.kv.is_spilling()
-          ? kv_bytes_for_context(shape, model.kv_layout.k_codec, model.kv_layout.v_codec,
-                                 context.n_ctx, context.chunk_rows)
-          : context.kv.slot_bytes;
+  uint64_t kv_bytes = context.kv.slot_bytes;
+  if (const KvLayout& kv = model.kv_layout; context.kv.is_spilling())
+    kv_bytes = kv_bytes_for_context(shape_of_sequences(spec_.shape, n_sequences()), kv.k_codec,
+                                    kv.v_codec, context.n_ctx, context.chunk_rows);
   return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx, kv_bytes,
                       context.chunk_rows);
 }
@@ -358,9 +356,9 @@ void Engine::leave_device(const std::string& why) {
 }
 
 /// For the fingerprint: cards of one kind compute the same bits in the same steps. How attention is
-/// cut follows from their multiprocessors, and beyond that from what no fingerprint holds: the
-/// device's memory for K and V, the CPU's share, n_ctx, the chunk, and where a decoded token's step
-/// was captured (engine/device_walk.cc). K and V saved under another share are taken up.
+/// cut follows from their multiprocessors, and from what no fingerprint holds: the device's memory
+/// for K and V, the CPU's share, n_ctx, the chunk, where a token's step was captured
+/// (engine/device_walk.cc). K and V saved under another share are taken up.
 std::string Engine::device_name() const {
   if (!device_) return "";
   return fmt::format("cuda {} x {}", device_->facts().capability,

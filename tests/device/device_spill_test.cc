@@ -58,7 +58,7 @@ uint64_t near_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_
   return n_blocks * layout.block_bytes;
 }
 
-/// A run of which n_texts have their first n_segments on the device. DRAM holds what n_held texts of
+/// A run: n_texts have their first n_segments on the device, and DRAM holds what n_held texts of
 /// n_positions have; 0: all that is asked for, and no block leaves it.
 struct SpillRun {
   SpillRun(const LoadedMember& member, WalkSetting setting, uint64_t n_segments,
