@@ -157,6 +157,28 @@ TEST(DeviceSpill, ChunksBehindTheCutAreThoseOfTheCpu) {
   EXPECT_EQ(counts.cpu_bytes, counts.attended_bytes);
 }
 
+/// A chunk that begins within a block which the device has, and ends behind the cut: what it writes
+/// there the device reads with the next token.
+TEST(DeviceSpill, RowsThatTheCpuWritesComeToTheDevice) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(360, kSpillSeed + 7);
+  const Logits expected = testing::ZooWalk(member.model, spill_setting()).feed_all(text);
+  SpillRun run(member, spill_setting(), 1, kSpillChunk + 420);
+  Sequence sequence = run.run->walk().sequence();
+  run.run->walk().feed(sequence, std::span(text).first(230));
+  run.run->walk().feed(sequence, std::span(text).subspan(230, 8));
+  run.run->walk().feed(sequence, std::span(text).subspan(238, 100));
+  const KvCache& cache = run.run->walk().cache();
+  const auto blocks = cache.stream_blocks(sequence, 0, 0).blocks;
+  EXPECT_TRUE(run.run->device().has_copy(blocks[6]));
+  EXPECT_FALSE(run.run->device().has_copy(blocks[7]));
+  const Logits logits = run.run->walk().feed(sequence, std::span(text).subspan(338, 8));
+  EXPECT_TRUE(run.run->device().has_copy(blocks[7]));
+  for (size_t row = 0; row < logits.size(); ++row)
+    for (size_t i = 0; i < logits[row].size(); ++i)
+      EXPECT_NEAR(logits[row][i], expected[338 + row][i], 0.02f) << row << " " << i;
+}
+
 /// The device has room for the beginnings of two texts of the three that take turns, and forks and
 /// cuts go on from there.
 TEST(DeviceSpill, WhatRanBeforeChangesNoBit) {
