@@ -55,6 +55,11 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
       else if (n_decoding > 0)
         n_max = std::min(n_max, options_.chunk_rows_beside);
       add(*reader, n_max);
+      if (attention == Attention::kExact && parts_.size() > 1 &&
+          walk_.leaves_device(std::span(rows_).subspan(parts_.back().first_row))) {
+        walk_last_alone(attention);
+        continue;
+      }
     }
     if (!parts_.empty()) walk_parts(attention);
     if (!is_whole) continue;
@@ -63,6 +68,19 @@ void AnswerBatch::step(std::span<Answer* const> answers) {
     add(*reader, walk_.max_rows());
     walk_parts(attention);
   }
+}
+
+/// The others first, as they are without it: all of a step is the CPU's where a part of it is.
+void AnswerBatch::walk_last_alone(Attention attention) {
+  Part last = parts_.back();
+  const std::vector<StepRow> rows(rows_.begin() + last.first_row, rows_.end());
+  parts_.pop_back();
+  rows_.resize(last.first_row);
+  walk_parts(attention);
+  last.first_row = 0;
+  parts_.assign(1, last);
+  rows_.assign(rows.begin(), rows.end());
+  walk_parts(attention);
 }
 
 /// Takes the drafts out of the step. False where there are none.

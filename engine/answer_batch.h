@@ -56,6 +56,7 @@ class AnswerBatch {
   Answer* next_reader(std::span<Answer* const> answers) const;
   void add(Answer& answer, uint32_t n_rows_max);
   void walk_parts(Attention attention);
+  void walk_last_alone(Attention attention);
   void walk_rows(const std::function<std::span<const StepRow>()>& rows, Attention attention);
   bool drop_drafts();
   bool walk_alone(const Part& part, Attention attention);

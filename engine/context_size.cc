@@ -245,7 +245,8 @@ uint64_t choose_context(const ModelShape& shape, const ContextRequest& request,
 }  // namespace
 
 uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request) {
-  const auto bytes = request.has_device ? walk_bytes_on_device : walk_bytes;
+  const auto bytes =
+      request.has_device && !request.spills_beside ? walk_bytes_on_device : walk_bytes;
   return std::min(request.chunk_rows, fitting_rows(bytes(shape, request.n_threads)));
 }
 
@@ -267,7 +268,8 @@ KvContext kv_context(const ContextRequest& request, uint64_t n_ctx) {
           request.method,
           request.has_device,
           request.n_answers,
-          request.sparse};
+          request.sparse,
+          request.spills_beside};
 }
 
 uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t n_threads) {
@@ -294,7 +296,9 @@ uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request) {
   const uint32_t cpu_rows =
       std::min(request.chunk_rows, fitting_rows(walk_bytes(shape, request.n_threads)));
   uint64_t of_steps = walk_buffer_bytes(shape, cpu_rows, request.n_threads);
-  if (request.has_device) {
+  if (request.spills_beside) {
+    of_steps += kDriverBytes + device_buffer_bytes(shape, request.chunk_rows, /*may_share=*/true);
+  } else if (request.has_device) {
     const WalkBytes bytes = walk_bytes_on_device(shape, request.n_threads);
     const uint64_t beside = request.may_share ? beside_bytes(shape, request, n_ctx) : 0;
     of_steps = std::max(of_steps,
@@ -351,6 +355,11 @@ ContextPlan plan_context(const ModelShape& shape, const ContextRequest& asked) {
   const KvShare share = kv_share(request, free_bytes);
   if (wanted <= share.bytes) {
     plan.kv = place_whole(shape, kv_context(request, n_ctx));
+  } else if (request.nvme_bytes > 0 && can_spill(shape) && request.may_spill_beside &&
+             !request.spills_beside) {
+    request = asked;
+    request.spills_beside = true;
+    return plan_context(shape, request);
   } else if (request.nvme_bytes > 0 && can_spill(shape)) {
     plan.kv =
         spill(shape, request, n_ctx, share.is_stated ? share.bytes : free_bytes / 2, free_bytes);

@@ -25,6 +25,8 @@ struct ContextRequest {
   std::optional<index::Method> method = {};  // of retrieval
   bool has_device = false;                   // that may compute the steps
   bool may_share = false;                    // what it does not hold between it and the CPU
+  bool may_spill_beside = false;             // it computes, too, where K and V spill
+  bool spills_beside = false;                // they do, and it does: then steps are of both
   std::optional<index::Rule> sparse = {};    // by which prompts are read; nothing = exactly
   uint32_t n_threads = 1;
   uint32_t n_answers = 1;         // at work at a time (EngineOptions)
@@ -50,7 +52,7 @@ inline constexpr uint64_t kWalkBytesMax = uint64_t{160} << 20;
 KvContext kv_context(const ContextRequest& request, uint64_t n_ctx);
 
 /// The rows of a step: what was asked for, less where its buffers would exceed kWalkBytesMax. Steps
-/// on a device touch few of the walk's buffers, so they may have more rows.
+/// on a device touch few of the walk's buffers, so they may have more rows where all are there.
 uint32_t chunk_rows_for(const ModelShape& shape, const ContextRequest& request);
 
 /// Errors: kUnsupported (q8_0 with a head_dim that is no multiple of 32).
@@ -65,7 +67,8 @@ uint64_t walk_buffer_bytes(const ModelShape& shape, uint32_t max_rows, uint32_t 
 /// it may, shares attention and products with the CPU, an upper bound.
 uint64_t device_buffer_bytes(const ModelShape& shape, uint32_t max_rows, bool may_share);
 /// Both of them, as a request wants them (of a device, the larger of its own steps and the CPU's,
-/// which may have to stand in for it), with the logits of each of its answers and of their
+/// which may have to stand in for it; where steps are of both, the walk's once and what the device
+/// has beside them), with the logits of each of its answers and of their
 /// drafts, and a PromptLookup each: of n_ctx or, where that is still to be chosen, of n_ctx_train.
 uint64_t buffer_bytes(const ModelShape& shape, const ContextRequest& request);
 

@@ -22,7 +22,7 @@ uint32_t count_streams(const ModelShape& shape) {
   return n;
 }
 
-uint32_t number(tiers::SlotId slot) { return static_cast<uint32_t>(slot); }
+uint32_t number(tiers::BlockId block) { return static_cast<uint32_t>(block); }
 
 }  // namespace
 
@@ -30,9 +30,11 @@ uint64_t DeviceKv::table_bytes(const ModelShape& shape, uint64_t n_ctx) {
   return 2 * table_entries(count_streams(shape), n_ctx) * sizeof(uint64_t);
 }
 
-uint64_t DeviceKv::host_bytes(const ModelShape& shape, uint64_t n_ctx, uint64_t n_homes) {
-  const uint64_t per_home = sizeof(Copy) + sizeof(Slot) + sizeof(uint32_t);  // free_slots_
-  return table_bytes(shape, n_ctx) + n_homes * per_home + round_up(kListBytes, HostMemory::kGrain);
+uint64_t DeviceKv::host_bytes(const ModelShape& shape, uint64_t n_ctx, uint64_t n_blocks) {
+  const uint64_t per_block = sizeof(Copy) + sizeof(Slot) + sizeof(uint32_t);  // free_slots_
+  return table_bytes(shape, n_ctx) +
+         table_entries(count_streams(shape), n_ctx) * sizeof(tiers::BlockId) +
+         n_blocks * per_block + round_up(kListBytes, HostMemory::kGrain);
 }
 
 DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx,
@@ -43,12 +45,14 @@ DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_byte
       near_blocks_(std::move(near_blocks)),
       arena_(PinnedMemory::pin(device, cache.pool().memory())) {
   const uint32_t n_homes = cache.pool().n_slots();
-  const auto n_slots =
-      static_cast<uint32_t>(std::min<uint64_t>(slots_bytes / block_bytes_, n_homes));
+  uint64_t n_most = slots_bytes / block_bytes_;
+  if (!cache.store().has_spill()) n_most = std::min<uint64_t>(n_most, n_homes);
+  const auto n_slots = static_cast<uint32_t>(n_most);
   if (n_slots > 0)
     slots_ = DeviceBuffer::allocate(device, uint64_t{n_slots} * block_bytes_, "blocks of K and V");
   tables_ = DeviceBuffer::allocate(device, table_bytes(cache.shape(), n_ctx), "block tables");
   entries_.assign(2 * table_entries(cache.n_streams(), n_ctx), nullptr);
+  entry_of_.assign(table_entries(cache.n_streams(), n_ctx), tiers::kNoBlock);
   copies_.resize(n_homes);
   slots_of_device_.resize(n_slots);
   free_slots_.reserve(n_slots);
@@ -70,21 +74,27 @@ DeviceKvTables DeviceKv::tables(uint32_t layer) const {
   return {blocks, blocks + entries_.size() / 2, stride_};
 }
 
-/// Copies whose homes hold something else by now give their slots back.
+/// Copies of blocks that are gone, or are others by now, give their slots back.
 void DeviceKv::reclaim() {
-  const tiers::BlockPool& pool = cache_.pool();
-  for (uint32_t home = 0; home < copies_.size(); ++home) {
-    Copy& copy = copies_[home];
-    const auto id = static_cast<tiers::SlotId>(home);
-    if (copy.slot == kNone || (pool.is_taken(id) && pool.n_takes(id) == copy.n_takes)) continue;
+  const tiers::BlockStore& store = cache_.store();
+  for (uint32_t i = 0; i < copies_.size(); ++i) {
+    Copy& copy = copies_[i];
+    if (copy.slot == kNone || store.generation(static_cast<tiers::BlockId>(i)) == copy.generation)
+      continue;
     free_slots_.push_back(copy.slot);
     copy.slot = kNone;
   }
 }
 
-bool DeviceKv::has_copy(tiers::SlotId home) const {
-  const Copy& copy = copies_[number(home)];
-  return copy.slot != kNone && cache_.pool().n_takes(home) == copy.n_takes;
+bool DeviceKv::has_copy(tiers::BlockId block) const {
+  if (number(block) >= copies_.size()) return false;
+  const Copy& copy = copies_[number(block)];
+  return copy.slot != kNone && cache_.store().generation(block) == copy.generation;
+}
+
+DeviceKv::Copy& DeviceKv::copy_of(tiers::BlockId block) {
+  if (number(block) >= copies_.size()) copies_.resize(number(block) + 1);
+  return copies_[number(block)];
 }
 
 uint32_t DeviceKv::free_slot() {
@@ -117,31 +127,41 @@ void DeviceKv::list_copy(std::byte* from, uint32_t slot) {
   counts_.fetched_bytes += block_bytes_;
 }
 
-/// Decides where the device reads a block, and lists what changes by it.
-void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows,
+/// Decides where the device reads a block, and lists what changes by it. One that is in no slot of
+/// DRAM has a copy, or is not the device's to read.
+void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId block, bool has_rows,
                      bool is_windowed, bool is_near) {
   const uint64_t at = stream_idx * stride_ + block_idx;
   const bool was_far = block_idx < n_known_ && is_far(at);
-  Copy& copy = copies_[number(home)];
-  const uint32_t n_takes = cache_.pool().n_takes(home);
-  std::byte* const home_address = arena_.on_device(cache_.pool().address(home));
-  if (copy.slot != kNone && copy.n_takes != n_takes && !is_near) {  // what the home held before
+  const bool must_stay = is_windowed || (is_near && cache_.store().has_spill());
+  const tiers::SlotId home = cache_.store().slot_of(block);
+  Copy& copy = copy_of(block);
+  const uint64_t generation = cache_.store().generation(block);
+  std::byte* const home_address =
+      home == tiers::kNoSlot ? nullptr : arena_.on_device(cache_.pool().address(home));
+  if (copy.slot != kNone && copy.generation != generation && !is_near) {  // of an earlier block
     free_slots_.push_back(copy.slot);
     copy.slot = kNone;
   }
-  if (copy.slot == kNone || copy.n_takes != n_takes) {
+  if (copy.slot == kNone || copy.generation != generation) {
     if (copy.slot == kNone && is_near) copy.slot = free_slot();
-    if (copy.slot == kNone && is_windowed) copy.slot = slot_in_place_of_another();
+    if (copy.slot == kNone && is_windowed)
+      copy.slot = slot_in_place_of_another();
+    else if (copy.slot == kNone && must_stay)
+      copy.slot = slot_of_another_text();
     if (copy.slot != kNone) {
-      copy.n_takes = n_takes;
+      copy.generation = generation;
       if (has_rows) list_copy(home_address, copy.slot);
     }
   }
   if (copy.slot != kNone) {
     Slot& slot = slots_of_device_[copy.slot];
-    const bool is_known = slot.home == number(home) && slot.entry == at;
-    slot = {number(home), at, is_windowed ? kAlways : is_known ? slot.last_chosen : 0, n_tables_};
+    const bool is_known = slot.block == block && slot.entry == at;
+    slot = {block, at, must_stay ? kAlways : is_known ? slot.last_chosen : 0, n_tables_};
   }
+  STRATA_CHECK(home_address != nullptr || copy.slot != kNone || !is_near, "block %u is nowhere",
+               number(block));
+  entry_of_[at] = block;
   put(at, copy.slot != kNone ? address(copy.slot) : home_address);
   put(at + entries_.size() / 2, home_address);
   if (is_windowed || is_far(at) == was_far) return;
@@ -153,10 +173,6 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home
 
 uint32_t DeviceKv::slot_of(const std::byte* block) const {
   return static_cast<uint32_t>((block - slots_.bytes()) / block_bytes_);
-}
-uint32_t DeviceKv::home_of(const std::byte* block) const {
-  return static_cast<uint32_t>((block - arena_.on_device(cache_.pool().memory().data())) /
-                               block_bytes_);
 }
 
 /// The step; what every step attends counts while the tables are those that it was placed for.
@@ -178,14 +194,30 @@ uint32_t DeviceKv::slot_in_place_of_another() {
     if (last_chosen >= n_steps_) continue;
     if (oldest == kNone || last_chosen < last_use(oldest)) oldest = slot;
   }
-  if (oldest == kNone) return kNone;
-  const Slot& given_up = slots_of_device_[oldest];
-  copies_[given_up.home].slot = kNone;
-  if (entries_[given_up.entry] == address(oldest)) {
-    put(given_up.entry, entries_[given_up.entry + entries_.size() / 2]);
-    if (given_up.n_tables == n_tables_) ++n_far_;
-  }
+  if (oldest != kNone) give_up(oldest);
   return oldest;
+}
+
+/// The copy in a slot is one no more.
+void DeviceKv::give_up(uint32_t slot) {
+  const Slot& given_up = slots_of_device_[slot];
+  copies_[number(given_up.block)].slot = kNone;
+  if (entries_[given_up.entry] != address(slot)) return;
+  put(given_up.entry, entries_[given_up.entry + entries_.size() / 2]);
+  if (given_up.n_tables == n_tables_) ++n_far_;
+}
+
+/// Where K and V spill: there is one, since a text alone has room for what it keeps.
+uint32_t DeviceKv::slot_of_another_text() {
+  const auto n_slots = static_cast<uint32_t>(slots_of_device_.size());
+  for (uint32_t i = 0; i < n_slots; ++i) {
+    const uint32_t slot = hand_;
+    hand_ = hand_ + 1 == n_slots ? 0 : hand_ + 1;
+    if (slots_of_device_[slot].n_tables == n_tables_) continue;
+    give_up(slot);
+    return slot;
+  }
+  STRATA_CHECK(false, "one text keeps all of %u blocks of the device", n_slots);
 }
 
 void DeviceKv::attend_all(uint64_t n_cpu_blocks) {
@@ -221,9 +253,9 @@ std::byte* DeviceKv::fetch(uint32_t stream_idx, uint32_t block_idx) {
     free_slots_.pop_back();
   }
   if (slot == kNone) return home;
-  const uint32_t home_number = home_of(home);
-  copies_[home_number] = {slot, cache_.pool().n_takes(static_cast<tiers::SlotId>(home_number))};
-  slots_of_device_[slot] = {home_number, at, n_steps_, n_tables_};
+  const tiers::BlockId block = entry_of_[at];
+  copies_[number(block)] = {slot, cache_.store().generation(block)};
+  slots_of_device_[slot] = {block, at, n_steps_, n_tables_};
   list_copy(home, slot);
   put(at, address(slot));
   --n_far_;
@@ -260,26 +292,77 @@ void DeviceKv::settle(const Sequence& sequence, uint32_t layer, uint32_t first_b
   cache_.release_extent(cache_.hold_extent(sequence, layer, first * kBlockPositions, n_blocks));
 }
 
+/// Where K and V spill: what the device has of this text stays for these tables, whatever of it
+/// comes first; then what it lacks and only a file holds is read.
+void DeviceKv::keep_near(Stream& stream, const Sequence& sequence) {
+  const tiers::BlockStore& store = cache_.store();
+  const auto each_near = [&](const auto& visit) {
+    for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer) {
+      if (cache_.shape().layers[layer].window > 0) continue;
+      for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head) {
+        const auto blocks = cache_.stream_blocks(sequence, layer, head).blocks;
+        const auto n = std::min(near_blocks_[layer], static_cast<uint32_t>(blocks.size()));
+        for (uint32_t i = 0; i < n; ++i) visit(layer, i, blocks[i]);
+      }
+    }
+  };
+  each_near([&](uint32_t, uint32_t, tiers::BlockId block) {
+    if (has_copy(block)) slots_of_device_[copies_[number(block)].slot].n_tables = n_tables_;
+  });
+  each_near([&](uint32_t layer, uint32_t i, tiers::BlockId block) {
+    if (!store.is_resident(block) && !has_copy(block))
+      read_near(stream, sequence, layer, i / kExtentBlocks * kExtentBlocks);
+  });
+}
+
+/// All of an extent that has no copy, from the frame or the slots that it is read into.
+void DeviceKv::read_near(Stream& stream, const Sequence& sequence, uint32_t layer, uint32_t first) {
+  const auto n_blocks = static_cast<uint32_t>(
+      std::min<uint64_t>(kExtentBlocks, blocks_for(sequence.n_pos()) - first));
+  const ExtentBytes held = cache_.hold_extent(sequence, layer, first * kBlockPositions, n_blocks);
+  try {
+    for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head)
+      for (uint32_t i = 0; i < n_blocks; ++i) {
+        const tiers::BlockId block = cache_.stream_blocks(sequence, layer, head).blocks[first + i];
+        if (has_copy(block)) continue;
+        flush_lists(stream, false);
+        Copy& copy = copy_of(block);
+        uint32_t slot = std::exchange(copy.slot, kNone);
+        if (slot == kNone) slot = free_slot();
+        if (slot == kNone) slot = slot_of_another_text();
+        slots_of_device_[slot] = {block, cache_.stream_idx(layer, head) * stride_ + first + i,
+                                  kAlways, n_tables_};
+        stream.copy(address(slot), held.blocks[uint64_t{head} * n_blocks + i], block_bytes_);
+        copy_of(block) = {slot, cache_.store().generation(block)};
+        counts_.fetched_bytes += block_bytes_;
+      }
+    stream.wait();
+  } catch (...) {
+    cache_.release_extent(held);
+    throw;
+  }
+  cache_.release_extent(held);
+}
+
 /// The blocks of a layer from block `first` on.
 void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t layer,
                            uint32_t first) {
   const tiers::BlockStore& store = cache_.store();
   const LayerShape& of = cache_.shape().layers[layer];
-  const bool is_windowed = of.window > 0;
+  const bool is_windowed = of.window > 0, spills = store.has_spill();
   const uint32_t n_near = near_blocks_.empty() ? UINT32_MAX : near_blocks_[layer];
   for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
     const auto stream_blocks = cache_.stream_blocks(sequence, layer, head);
     const auto end = stream_blocks.first_block + static_cast<uint32_t>(stream_blocks.blocks.size());
     for (uint32_t i = std::max(first, stream_blocks.first_block); i < end; ++i) {
       const tiers::BlockId block = stream_blocks.blocks[i - stream_blocks.first_block];
-      if (!store.is_resident(block)) settle(sequence, layer, i);
-      if (!store.is_resident(block))
+      if (!store.is_resident(block) && !spills) settle(sequence, layer, i);
+      if (!store.is_resident(block) && !spills)
         throw Error(ErrorCode::kDoesNotFit,
                     "memory does not hold all of K and V, which a device needs there", "--device",
                     "raise --kv-dram or --dram, use a smaller -c, or --device none");
       const bool has_rows = i * kBlockPositions < first_row_;
-      place(cache_.stream_idx(layer, head), i, store.slot_of(block), has_rows, is_windowed,
-            i < n_near);
+      place(cache_.stream_idx(layer, head), i, block, has_rows, is_windowed, i < n_near);
       flush_lists(stream, false);
     }
   }
@@ -292,8 +375,10 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
   }
   ++n_steps_;
   first_row_ = sequence.n_pos();
-  // The store may move blocks of a saved context out of memory behind the sequence's back.
-  const uint64_t n_evicted = cache_.store().counts().n_evicted();
+  // The store may move blocks of a saved context out of memory behind the sequence's back. Where K
+  // and V spill, what leaves is not read where it was.
+  const bool spills = cache_.store().has_spill();
+  const uint64_t n_evicted = spills ? 0 : cache_.store().counts().n_evicted();
   const bool is_next =
       sequence.edition() == edition_ && end_row_ == first_row_ && n_evicted == n_evicted_;
   n_known_ = is_next ? static_cast<uint32_t>(blocks_for(first_row_)) : 0;
@@ -307,6 +392,7 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
   edition_ = 0;  // until this has come to its end
   is_swept_ = false;
   const uint32_t changed = is_next ? first_row_ / kBlockPositions : 0;
+  if (spills && !is_next) keep_near(stream, sequence);
   // Windowed layers first: all that they hold is attended, so they may take others' places.
   for (const bool is_windowed : {true, false})
     for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer)
@@ -314,7 +400,20 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
         place_layer(stream, sequence, layer, changed);
   flush_lists(stream, true);
   edition_ = sequence.edition();
-  n_evicted_ = cache_.store().counts().n_evicted();
+  n_evicted_ = spills ? 0 : cache_.store().counts().n_evicted();
+}
+
+void DeviceKv::leave_rows(const Sequence& sequence) {
+  edition_ = 0;
+  const uint32_t first = sequence.n_pos() / kBlockPositions;
+  for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer)
+    for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head) {
+      const auto of = cache_.stream_blocks(sequence, layer, head);
+      for (uint32_t i = first - std::min(first, of.first_block); i < of.blocks.size(); ++i) {
+        if (!has_copy(of.blocks[i])) continue;
+        free_slots_.push_back(std::exchange(copies_[number(of.blocks[i])].slot, kNone));
+      }
+    }
 }
 
 void DeviceKv::end_step(Stream& stream, bool is_mirrored) {

@@ -1,6 +1,7 @@
-// engine/device_kv.h - KV blocks in a device's memory: copies of what the arena in DRAM holds.
-// Why: DRAM stays every block's home, so forks, saved contexts and the disk know nothing of
-// devices, a copy can be given up at any time, and what does not fit is read across the link.
+// engine/device_kv.h - KV blocks in a device's memory: copies of what DRAM and files hold.
+// Why: the store stays every block's home, so forks, saved contexts and the disk know nothing of
+// devices, a copy can be given up at any time, and what does not fit is read across the link, or
+// where K and V spill attended by the CPU.
 #pragma once
 
 #include <cstdint>
@@ -46,14 +47,16 @@ class DeviceKv {
   /// Takes slots_bytes of the device for blocks and what tables of n_ctx positions need, and pins
   /// the cache's arena. Errors: kOutOfMemory, kDeviceLost.
   /// Of a layer only the first near_blocks[layer] blocks of a text get copies by begin_step();
-  /// empty: as many as there is room for.
+  /// empty: as many as there is room for. Where the cache spills, all of these have copies in every
+  /// step, for which those of other texts give way, and the other blocks of full layers are not the
+  /// device's to read: there must be room for what near_blocks says and for windowed layers.
   DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx,
            std::vector<uint32_t> near_blocks = {});
 
   /// Of the device, beside the slots.
   static uint64_t table_bytes(const ModelShape& shape, uint64_t n_ctx);
-  /// Of DRAM, beside an arena of so many slots.
-  static uint64_t host_bytes(const ModelShape& shape, uint64_t n_ctx, uint64_t n_homes);
+  /// Of DRAM, beside a store of so many blocks.
+  static uint64_t host_bytes(const ModelShape& shape, uint64_t n_ctx, uint64_t n_blocks);
 
   /// Makes the tables those of `sequence` for a step over rows [n_pos, n_pos + n_rows), for which
   /// KvCache::open_rows() has made room, and queues on `stream` the copies that lack on the device.
@@ -75,35 +78,41 @@ class DeviceKv {
   void flush_chosen(Stream& stream);
   /// Queues what brings the step's rows home, where they were not written to both places.
   void end_step(Stream& stream, bool is_mirrored);
+  /// The rows behind those that `sequence` has are written at home alone.
+  void leave_rows(const Sequence& sequence);
 
-  /// Whether the device has what this slot of DRAM holds, but for rows that a step writes now.
-  bool has_copy(tiers::SlotId home) const;
+  /// Whether the device has what this block holds, but for rows that a step writes now.
+  bool has_copy(tiers::BlockId block) const;
   const DeviceKvCounts& counts() const { return counts_; }
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
   struct Copy {
-    uint32_t slot = kNone;  // of the device
-    uint32_t n_takes = 0;   // of the home when it was copied
+    uint32_t slot = kNone;    // of the device
+    uint64_t generation = 0;  // of the block when it was copied
   };
   /// Whose copy a slot of the device has, and when it was wanted last.
   struct Slot {
-    uint32_t home = kNone;
+    tiers::BlockId block = tiers::kNoBlock;
     uint64_t entry = 0;        // of the tables where it stood last
     uint64_t last_chosen = 0;  // step; kAlways: what every step attends
     uint64_t n_tables = 0;     // DeviceKv::n_tables_ when it was placed
   };
   static constexpr uint64_t kAlways = UINT64_MAX;
   void settle(const Sequence& sequence, uint32_t layer, uint32_t first_block);
-  void place(uint32_t stream_idx, uint32_t block_idx, tiers::SlotId home, bool has_rows,
+  void place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId block, bool has_rows,
              bool is_windowed, bool is_near);
+  Copy& copy_of(tiers::BlockId block);
   bool is_far(uint64_t entry) const;
   void put(uint64_t entry, std::byte* block);
   void list_copy(std::byte* from, uint32_t slot);
   uint32_t slot_of(const std::byte* block) const;
-  uint32_t home_of(const std::byte* block) const;
   uint64_t last_use(uint32_t slot) const;
   uint32_t slot_in_place_of_another();
+  uint32_t slot_of_another_text();
+  void give_up(uint32_t slot);
+  void keep_near(Stream& stream, const Sequence& sequence);
+  void read_near(Stream& stream, const Sequence& sequence, uint32_t layer, uint32_t first);
   void place_layer(Stream& stream, const Sequence& sequence, uint32_t layer, uint32_t first);
   uint32_t free_slot();
   void reclaim();
@@ -126,8 +135,9 @@ class DeviceKv {
   std::span<std::byte*> copy_to_;
   uint32_t n_set_ = 0;
   uint32_t n_copies_ = 0;
-  std::vector<std::byte*> entries_;  // what the tables hold, [2][n_streams, stride]
-  std::vector<Copy> copies_;         // by home
+  std::vector<std::byte*> entries_;       // what the tables hold, [2][n_streams, stride]
+  std::vector<tiers::BlockId> entry_of_;  // the blocks that they say this of, [n_streams, stride]
+  std::vector<Copy> copies_;              // by block
   std::vector<Slot> slots_of_device_;
   std::vector<uint32_t> free_slots_;
   uint32_t hand_ = 0;      // where the search for a slot to give up goes on

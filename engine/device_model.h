@@ -24,7 +24,9 @@ gpu_attn::DeviceModel describe_for_device(const GgufFile& file, const ModelSpec&
 struct BeyondDevices {
   bool estimates_tails = false;  // of what rows do not attend
   bool reads_sparsely = false;   // a prompt
-  bool spills = false, streams_weights = false;
+  bool spills = false;           // K and V, beside a device that nobody has named
+  bool chooses_spilled = false;  // blocks of them
+  bool streams_weights = false;
 };
 
 /// Empty, or why steps of this model, or of such a run of it, cannot run on a device.

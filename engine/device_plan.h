@@ -35,6 +35,7 @@ struct DevicePlan {
   uint64_t kv_bytes = 0;  // whole blocks
   // Of full layers' K and V beyond kv_bytes, what the CPU attends for few rows (device_beside.h).
   double cpu_share = 0;
+  uint32_t n_texts = 1;  // at work at a time: of K and V that spill each has an even part there
   std::vector<PieceSet> resident;  // per layer
   // Per layer, of what is not resident: what the CPU multiplies few rows by, so that for them it
   // does not pass (device_products.h). Empty: nothing.

@@ -66,8 +66,8 @@ struct DeviceWalk::State {
         sizes(step_sizes(device.facts(), n_ctx, max_rows)),
         stream(Stream::create(device)),
         weights(device, host, std::move(described), plan),
-        shares(plan.cpu_share > 0 ? share_attention(cache.shape(), plan, cache.layout().block_bytes,
-                                                    n_ctx, max_rows)
+        shares(shares_attention() ? share_attention(cache.shape(), spilling(plan),
+                                                    cache.layout().block_bytes, n_ctx, max_rows)
                                   : AttentionShares{}),
         kv(device, cache, plan.kv_bytes, n_ctx, shares.near_blocks),
         chooser(device, cache, kv, stream, n_ctx),
@@ -78,8 +78,9 @@ struct DeviceWalk::State {
             input_bytes() + logit_bytes() + beside_bytes() +
             (plan.on_cpu.empty() ? 0 : DeviceProducts::host_bytes(cache.shape())))),
         pinned(PinnedMemory::pin(device, {host_memory.data(), host_memory.size()})) {
+    if (is_spilling()) cache.store().set_first_victims(first_victims());
     std::byte* const behind_logits = host_memory.data() + input_bytes() + logit_bytes();
-    if (plan.cpu_share > 0) beside.emplace(device, cache.shape(), shares, stream, behind_logits);
+    if (shares_attention()) beside.emplace(device, cache.shape(), shares, stream, behind_logits);
     if (!plan.on_cpu.empty())
       products.emplace(device, cache.shape(), plan.on_cpu, stream, pinned,
                        behind_logits + beside_bytes());
@@ -97,7 +98,24 @@ struct DeviceWalk::State {
                     256);
   }
   uint64_t beside_bytes() const {
-    return plan.cpu_share > 0 ? round_up(DeviceBeside::host_bytes(cache.shape()), 256) : 0;
+    return shares_attention() ? round_up(DeviceBeside::host_bytes(cache.shape()), 256) : 0;
+  }
+  bool is_spilling() const { return cache.store().has_spill(); }
+  bool shares_attention() const { return plan.cpu_share > 0 || is_spilling(); }
+  /// What spills no device reads, and each text of those at work has the same room there.
+  DevicePlan spilling(DevicePlan of) const {
+    if (!is_spilling()) return of;
+    of.cpu_share = 1;
+    of.kv_bytes /= of.n_texts;
+    return of;
+  }
+  /// What has copies here is read in DRAM by the CPU's chunks alone.
+  std::vector<uint32_t> first_victims() const {
+    std::vector<uint32_t> end_pos;
+    for (uint32_t layer = 0; layer < cache.shape().n_layers; ++layer)
+      end_pos.push_back(
+          cache.shape().layers[layer].window > 0 ? 0 : shares.near_blocks[layer] * kBlockPositions);
+    return end_pos;
   }
   float* logits_memory() const {
     return reinterpret_cast<float*>(host_memory.data() + input_bytes());
@@ -280,7 +298,17 @@ DeviceWalk::DeviceWalk(const OpenDevice& device, const Model& model,
 DeviceWalk::~DeviceWalk() = default;
 
 const DevicePlan& DeviceWalk::plan() const { return state_->plan; }
-bool DeviceWalk::has_copy(tiers::SlotId home) const { return state_->kv.has_copy(home); }
+bool DeviceWalk::has_copy(tiers::BlockId block) const { return state_->kv.has_copy(block); }
+bool DeviceWalk::is_spilling() const { return state_->is_spilling(); }
+uint32_t DeviceWalk::first_cpu_pos(uint32_t layer, uint32_t end_pos) const {
+  const auto n_blocks = static_cast<uint32_t>(blocks_for(end_pos));
+  return state_->shares.device_blocks(layer, n_blocks) * kBlockPositions;
+}
+bool DeviceWalk::leaves_rows(uint32_t n_rows, uint32_t end_pos) const {
+  return is_spilling() && n_rows > kDeviceFewRows &&
+         state_->beside->has_part(static_cast<uint32_t>(blocks_for(end_pos)));
+}
+void DeviceWalk::leave_rows(const Sequence& sequence) { state_->kv.leave_rows(sequence); }
 const DeviceKvCounts& DeviceWalk::kv_counts() const { return state_->kv.counts(); }
 uint64_t DeviceWalk::streamed_bytes() const { return state_->weights.streamed_bytes(); }
 uint64_t DeviceWalk::cpu_weight_bytes() const { return state_->cpu_weight_bytes; }

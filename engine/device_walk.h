@@ -54,7 +54,18 @@ class DeviceWalk {
 
   const DevicePlan& plan() const;
   const DeviceKvCounts& kv_counts() const;
-  bool has_copy(tiers::SlotId home) const;  // DeviceKv::has_copy
+  bool has_copy(tiers::BlockId block) const;  // DeviceKv::has_copy
+  /// Whether K and V spill: then the end of a text is the CPU's, from where the device's memory
+  /// does not hold it.
+  bool is_spilling() const;
+  /// Of a text of end_pos positions: the first that the CPU attends in a full layer for few rows, a
+  /// multiple of kSegmentPositions, or beyond the end.
+  uint32_t first_cpu_pos(uint32_t layer, uint32_t end_pos) const;
+  /// Whether the last n_rows of so many positions are not for run(): many rows of which the CPU
+  /// would attend a part that spills.
+  bool leaves_rows(uint32_t n_rows, uint32_t end_pos) const;
+  /// The CPU computes what follows the positions of the sequence.
+  void leave_rows(const Sequence& sequence);
   // Of weights, since the start: that passed through the device, that the CPU multiplied by.
   uint64_t streamed_bytes() const;
   uint64_t cpu_weight_bytes() const;

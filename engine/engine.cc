@@ -106,6 +106,7 @@ void Engine::set_limits() {
   if (options_.n_draft_max) limits_.n_draft_max = drafts_wanted(false);
   limits_.has_device = device_.has_value();
   limits_.may_share = device_ && options_.cpu_share.value_or(1) > 0;
+  limits_.may_spill_beside = device_ && device_is_named() && !options_.method;
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
     limits_.is_budgeted = true;
@@ -220,7 +221,8 @@ void Engine::place(const Placement& placement) {
 BeyondDevices Engine::beyond_devices(bool spills, const WeightPlan& weights) const {
   return {.estimates_tails = options_.method && index::has_tail(*options_.method),
           .reads_sparsely = options_.method && options_.sparse_from != kNeverSparse,
-          .spills = spills,
+          .spills = spills && !device_is_named(),
+          .chooses_spilled = spills && options_.method,
           .streams_weights = weights.n_streamed() > 0};
 }
 
@@ -233,8 +235,12 @@ uint64_t Engine::hbm_budget() const {
 
 DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
                                     const ContextPlan& context) const {
-  return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx,
-                      context.kv.slot_bytes, context.chunk_rows);
+  uint64_t kv_bytes = context.kv.slot_bytes;
+  if (const KvLayout& kv = model.kv_layout; context.kv.is_spilling())
+    kv_bytes = kv_bytes_for_context(shape_of_sequences(spec_.shape, n_sequences()), kv.k_codec,
+                                    kv.v_codec, context.n_ctx, context.chunk_rows);
+  return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx, kv_bytes,
+                      context.chunk_rows);
 }
 
 /// A device that was named must do, here and in what follows; "auto" falls back to the CPU and says
@@ -333,6 +339,7 @@ void Engine::widen_chunks() {
 void Engine::set_cpu_share(const Placement* placement) {
   const double share = options_.cpu_share.value_or(placement != nullptr ? placement->cpu_share : 0);
   device_plan_.cpu_share = options_.method ? 0 : share;
+  device_plan_.n_texts = options_.n_answers;
   if (options_.cpu_share == 0.0)
     device_plan_.on_cpu.clear();
   else if (placement == nullptr)
@@ -349,9 +356,9 @@ void Engine::leave_device(const std::string& why) {
 }
 
 /// For the fingerprint: cards of one kind compute the same bits in the same steps. How attention is
-/// cut follows from their multiprocessors, and beyond that from what no fingerprint holds: the
-/// device's memory for K and V, the CPU's share, n_ctx, the chunk, and where a decoded token's step
-/// was captured (engine/device_walk.cc). K and V saved under another share are taken up.
+/// cut follows from their multiprocessors, and from what no fingerprint holds: the device's memory
+/// for K and V, the CPU's share, n_ctx, the chunk, where a token's step was captured
+/// (engine/device_walk.cc). K and V saved under another share are taken up.
 std::string Engine::device_name() const {
   if (!device_) return "";
   return fmt::format("cuda {} x {}", device_->facts().capability,

@@ -53,6 +53,12 @@ uint64_t slots_for(const ModelShape& shape, const KvContext& context, uint64_t n
                                   context.chunk_rows);
 }
 
+/// All blocks of a context, wherever they are.
+uint64_t whole_context_bytes(const ModelShape& shape, const KvContext& context) {
+  return kv_bytes_for_context(shape, context.k_codec, context.v_codec, context.n_ctx,
+                              context.chunk_rows);
+}
+
 bool has_packs(const ModelShape& shape, const KvContext& context) {
   return context.has_packs && can_spill(shape);  // else none can be read block by block
 }
@@ -114,9 +120,8 @@ uint64_t pack_bytes(const ModelShape& shape, const KvContext& context) {
 
 uint64_t pack_index_bytes(const ModelShape& shape, const KvContext& context) {
   if (!has_packs(shape, context)) return 0;
-  const uint64_t kv_bytes = kv_bytes_for_context(shape, context.k_codec, context.v_codec,
-                                                 context.n_ctx, context.chunk_rows);
-  return std::clamp(kv_bytes / kPackIndexShare, kPackIndexMin, kPackIndexMax);
+  return std::clamp(whole_context_bytes(shape, context) / kPackIndexShare, kPackIndexMin,
+                    kPackIndexMax);
 }
 
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
@@ -152,6 +157,15 @@ KvPlacement without_slots(const ModelShape& shape, const KvContext& context) {
   return placement;
 }
 
+/// Of what spills.
+KvPlacement spilling_without_slots(const ModelShape& shape, const KvContext& context) {
+  KvPlacement placement = without_slots(shape, context);
+  if (context.spills_beside)
+    placement.table_bytes += DeviceKv::host_bytes(
+        shape, context.n_ctx, whole_context_bytes(shape, context) / placement.block_bytes);
+  return placement;
+}
+
 }  // namespace
 
 KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
@@ -164,10 +178,8 @@ KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
   }
   // A damaged pack is computed again in a second set of windowed blocks; restored ones of full
   // layers give way to its others.
-  placement.slot_bytes = has_packs(shape, context)
-                             ? slots_for(shape, context, context.n_ctx)
-                             : kv_bytes_for_context(shape, context.k_codec, context.v_codec,
-                                                    context.n_ctx, context.chunk_rows);
+  placement.slot_bytes = has_packs(shape, context) ? slots_for(shape, context, context.n_ctx)
+                                                   : whole_context_bytes(shape, context);
   if (context.has_device)
     placement.table_bytes +=
         DeviceKv::host_bytes(shape, context.n_ctx,
@@ -180,7 +192,7 @@ uint64_t smallest_spilling_dram(const ModelShape& shape, const KvContext& contex
   const uint64_t step = round_up(context.chunk_rows, kExtentPositions);
   const uint64_t held =
       2 * step + 3 * kExtentPositions + (context.n_answers - 1) * 2 * kExtentPositions;
-  KvPlacement placement = without_slots(shape, context);
+  KvPlacement placement = spilling_without_slots(shape, context);
   placement.n_frames = kFramesMin;
   placement.slot_bytes = slots_for(shape, context, held);
   if (context.method)
@@ -197,7 +209,7 @@ KvPlacement place_spilling(const ModelShape& shape, const KvContext& context, ui
   const uint64_t smallest = smallest_spilling_dram(shape, context);
   STRATA_CHECK(can_spill(shape) && dram_bytes >= smallest, "%lu bytes of DRAM, %lu needed",
                static_cast<unsigned long>(dram_bytes), static_cast<unsigned long>(smallest));
-  KvPlacement placement = without_slots(shape, context);
+  KvPlacement placement = spilling_without_slots(shape, context);
   placement.nvme_bytes = spill_bytes(shape, context);
   // Staging takes at most half of what is free beyond the least.
   const uint64_t more_frames =

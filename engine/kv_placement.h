@@ -25,6 +25,7 @@ struct KvContext {
   bool has_device = false;                   // that may compute the steps
   uint32_t n_answers = 1;                    // at work at a time, each with a text of its own
   std::optional<index::Rule> sparse = {};    // by which prompts are read; nothing = exactly
+  bool spills_beside = false;                // what spills does so beside that device
 };
 
 struct KvPlacement {
@@ -63,8 +64,8 @@ uint64_t pack_index_bytes(const ModelShape& shape, const KvContext& context);
 /// estimates.
 /// 0 where there is no index.
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context);
-/// All of K and V in DRAM; beside packs windowed layers twice, as below. A device computes with
-/// nothing else, so its tables count here alone.
+/// All of K and V in DRAM; beside packs windowed layers twice, as below. A device's tables count
+/// here, and where K and V spill beside it.
 KvPlacement place_whole(const ModelShape& shape, const KvContext& context);
 /// The least DRAM with which a context runs while it spills: the blocks of one step and of the one
 /// before, which may still be on its way to the disk, those of an extent that is computed again,

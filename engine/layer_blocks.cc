@@ -16,12 +16,8 @@ void add_blocks(const tiers::BlockStore& store, const DeviceWalk* device,
                 std::span<const tiers::BlockId> blocks, Shares& sums) {
   for (const tiers::BlockId block : blocks) {
     const double share = 1.0 / store.references(block);
-    if (!store.is_resident(block)) {
-      sums.nvme += share;
-      continue;
-    }
-    sums.dram += share;
-    if (device != nullptr && device->has_copy(store.slot_of(block))) sums.hbm += share;
+    (store.is_resident(block) ? sums.dram : sums.nvme) += share;
+    if (device != nullptr && device->has_copy(block)) sums.hbm += share;
   }
 }
 

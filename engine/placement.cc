@@ -149,6 +149,7 @@ PlacedMemory place_memory(const WeightSizes& sizes, const ModelShape& shape,
   request.v_codec = placement.v_codec;
   request.chunk_rows = placement.chunk_rows;
   request.has_device = placement.has_device();
+  request.spills_beside = placement.has_device() && placement.is_spilling();
   check_layers(placement.streamed.size(), sizes.layers.size());
   check_context(shape, request, placement);
   check_codecs(shape, request);

@@ -222,7 +222,7 @@ void add_kv(const PlannedModel& model, const PlacementRequest& request, const Kv
   problem.index_gb = gb(whole.index_bytes);
   add_choosing(model.spec.shape, context, request.profile, problem);
   problem.kv_beside_gb = gb(whole.dram_bytes() - whole.index_bytes) - problem.kv_gb();
-  problem.may_spill = can_spill(shape) && request.may_use_disk && request.nvme_bytes > 0 &&
+  problem.may_spill = can_spill(shape) && request.may_spill && request.nvme_bytes > 0 &&
                       problem.rates.nvme_read > 0;
   if (!can_spill(shape)) return;
   const uint64_t smallest = smallest_spilling_dram(shape, context);
@@ -267,7 +267,7 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
   if (request.may_attend_on_cpu) problem.stated_cpu_share = request.cpu_share;
   problem.may_compute_on_cpu = request.may_compute_on_cpu;
   if (request.may_compute_on_cpu) problem.stated_products_share = request.cpu_share;
-  problem.may_stream = problem.may_stream && request.may_use_disk;
+  problem.may_stream = problem.may_stream && request.may_stream;
   problem.hbm_gb = gb(request.hbm_bytes);
   problem.hbm_fixed_gb = gb(needs.buffer_bytes);
   problem.hbm_always_gb = gb(needs.head_bytes);

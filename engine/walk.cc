@@ -281,6 +281,11 @@ uint64_t Walk::buffer_bytes() const {
 const StepPlan& Walk::plan() const { return state_->plan; }
 const WalkCounts& Walk::counts() const { return state_->counts; }
 const DeviceWalk* Walk::device() const { return state_->device.get(); }
+bool Walk::leaves_device(std::span<const StepRow> rows) const {
+  if (!state_->device || rows.empty()) return false;
+  const auto n_rows = static_cast<uint32_t>(rows.size());
+  return state_->device->leaves_rows(n_rows, rows.front().sequence->n_pos() + n_rows);
+}
 void Walk::use_device(std::unique_ptr<DeviceWalk> device) { state_->device = std::move(device); }
 void Walk::set_timing(bool on) { state_->timing = on; }
 std::span<const double> Walk::op_seconds() const { return state_->op_seconds; }
@@ -345,7 +350,7 @@ void Walk::State::run_step(std::span<const StepRow> rows, Attention attention) {
       if (is_selected && group.is_first()) index_missed(*group.sequence);
     for (const Group& group : groups)
       if (group.is_first()) cache.open_rows(*group.sequence, rows_of_sequence(group));
-    if (device) {
+    if (is_for_device()) {
       run_on_device();
     } else {
       plan_waves();

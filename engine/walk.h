@@ -185,6 +185,10 @@ class Walk {
   /// kDeviceFewRows at a time there, and no method has a tail.
   void use_device(std::unique_ptr<DeviceWalk> device);
   const DeviceWalk* device() const;  // null: the CPU alone
+  /// Whether these rows, of one sequence and of an exact step, are the CPU's although a device
+  /// computes others (DeviceWalk::leaves_rows): then all of a step that has them is, so that they
+  /// are to step alone, or others' bits change.
+  bool leaves_device(std::span<const StepRow> rows) const;
   /// From now on the full layers of selected steps are attended twice, exactly and as chosen, and
   /// the probe hears of both; no bit of the step changes. All of K and V is in DRAM then. Null =
   /// nothing hears, and nothing is done for it. `probe` outlives the walk or is taken away before.

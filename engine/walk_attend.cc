@@ -294,6 +294,11 @@ void Walk::State::attend_beside(uint32_t layer, const PartRows& rows, uint32_t f
         (uint64_t{tile.kv_head} * rows.n_rows + tile.row_begin - first_row) * group_heads;
     tile.out = {out.o + at * shape.head_dim, out.m + at, out.l + at};
   }
+  if (next_wave < waves.size() && waves[next_wave].layer == layer) {
+    STRATA_CHECK(rows.n_rows == groups[rows.group_idx].n_rows, "%u rows of %u in waves of all",
+                 rows.n_rows, groups[rows.group_idx].n_rows);
+    return attend_streamed(layer);
+  }
   attend_tiles(layer);
 }
 

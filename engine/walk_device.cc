@@ -28,6 +28,9 @@ class Walk::State::DeviceContexts : public ContextChooser,
               const float* queries, const gpu_attn::SplitPartials& out) override {
     work("attend beside the device", layer, [&] {
       take_queries(layer, state_.groups[first_group_].row_begin + first_row, n_part_rows, queries);
+      // Not before the device has what it lacked of the text: that was read by the same frames.
+      if (!has_waves_) state_.plan_waves_beside(first_group_);
+      has_waves_ = true;
       state_.attend_beside(layer, {first_group_, first_row, n_part_rows}, first_pos, out);
     });
   }
@@ -72,6 +75,7 @@ class Walk::State::DeviceContexts : public ContextChooser,
   std::optional<TraceScope> waiting_;
   uint32_t first_group_;
   uint32_t group_idx_ = 0;
+  bool has_waves_ = false;
 };
 
 void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,
@@ -96,6 +100,18 @@ void Walk::State::DeviceContexts::take_queries(uint32_t layer, uint32_t row_begi
                 state_.q_by_head.data() + (head * state_.n_rows + row_begin) * row_floats);
 }
 
+/// False where rows of the step are the CPU's, for which all of the step is.
+bool Walk::State::is_for_device() {
+  if (!device) return false;
+  STRATA_CHECK(!is_selected || !device->is_spilling(), "blocks are chosen that spill");
+  const bool is_left = !is_selected && std::ranges::any_of(groups, [&](const Group& group) {
+    return device->leaves_rows(group.n_rows, group.first_pos + group.n_rows);
+  });
+  if (!is_left) return true;
+  for (const Group& group : groups) device->leave_rows(*group.sequence);
+  return false;
+}
+
 /// The rows of one sequence, and the logits of those of them that want any.
 void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
   const Group& group = groups[first_group];
@@ -105,6 +121,7 @@ void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
   };
   for (uint32_t set = 0; set < cos_sin.size(); ++set)
     sequence_angles[set] = of_sequence(cos_sin[set], model.spec().rope_sets[set].n_rot);
+  begin_waves();
   DeviceContexts contexts(*this, first_group);
   device->run({.sequence = group.sequence,
                .residual = of_sequence(residual, shape.d_model),

@@ -63,6 +63,7 @@ struct Walk::State {
 
   // Steps on a device (engine/walk_device.cc).
   class DeviceContexts;
+  bool is_for_device();
   void run_on_device();
   void run_on_device(uint32_t first_group, std::span<float> logits);
 
@@ -178,8 +179,11 @@ struct Walk::State {
   void attend_wave(const Wave& wave, uint32_t first_head, uint32_t end_head);
   void store_runs();
   AttendBuffers with_run_of(uint32_t tile_idx, AttendBuffers buffers) const;
+  void begin_waves();
   void plan_waves();
+  void plan_waves_beside(uint32_t group_idx);
   void plan_layer_waves(uint32_t layer);
+  void plan_group_waves(uint32_t group_idx, uint32_t layer, uint32_t first_pos);
   bool list_missing(uint32_t group_idx, uint32_t layer, uint32_t begin_pos, uint32_t end_pos);
   void fetch_to(uint32_t end);
   void fetch_ahead();

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 #include "engine/walk_state.h"
 
 namespace strata::engine {
@@ -40,38 +41,63 @@ bool Walk::State::list_missing(uint32_t group_idx, uint32_t layer, uint32_t begi
 void Walk::State::plan_layer_waves(uint32_t layer) {
   const size_t first_wave = waves.size();
   const size_t first_fetch = fetches.size();
-  const uint32_t wave_frames = std::max(1u, cache.store().transfers()->n_frames() / kWavesInFlight);
-  for (uint32_t idx = 0; idx < groups.size(); ++idx) {
-    const Group& group = groups[idx];
-    const uint32_t end_span = (group.first_pos + group.n_rows - 1) / kSpanPositions + 1;
-    Wave wave{layer, idx, 0, 0, static_cast<uint32_t>(fetches.size()), 0};
-    for (uint32_t span = 0; span < end_span; ++span) {
-      const bool is_missing =
-          list_missing(idx, layer, span * kSpanPositions, (span + 1) * kSpanPositions);
-      const auto n_fetches = static_cast<uint32_t>(fetches.size());
-      // What is in DRAM is a wave of its own, attended while the rest is on its way.
-      const bool is_turn = span > wave.first_span && is_missing && n_fetches == wave.first_read;
-      if (is_turn || n_fetches - wave.first_read + span_missing.size() > wave_frames) {
-        wave.end_span = span;
-        wave.end_read = n_fetches;
-        if (wave.end_span > wave.first_span) waves.push_back(wave);
-        wave.first_span = span;
-        wave.first_read = n_fetches;
-      }
-      fetches.insert(fetches.end(), span_missing.begin(), span_missing.end());
-    }
-    wave.end_span = end_span;
-    wave.end_read = static_cast<uint32_t>(fetches.size());
-    waves.push_back(wave);
-  }
+  for (uint32_t idx = 0; idx < groups.size(); ++idx) plan_group_waves(idx, layer, 0);
   if (fetches.size() == first_fetch) waves.resize(first_wave);  // all of it is in DRAM
 }
 
-void Walk::State::plan_waves() {
+/// What a group attends of a layer from first_pos on, a multiple of kSegmentPositions.
+void Walk::State::plan_group_waves(uint32_t group_idx, uint32_t layer, uint32_t first_pos) {
+  const uint32_t wave_frames = std::max(1u, cache.store().transfers()->n_frames() / kWavesInFlight);
+  const Group& group = groups[group_idx];
+  const uint32_t end_span = (group.first_pos + group.n_rows - 1) / kSpanPositions + 1;
+  const uint32_t first_span = first_pos / kSpanPositions;
+  Wave wave{layer, group_idx, first_span, 0, static_cast<uint32_t>(fetches.size()), 0};
+  for (uint32_t span = first_span; span < end_span; ++span) {
+    const bool is_missing = list_missing(
+        group_idx, layer, std::max(first_pos, span * kSpanPositions), (span + 1) * kSpanPositions);
+    const auto n_fetches = static_cast<uint32_t>(fetches.size());
+    // What is in DRAM is a wave of its own, attended while the rest is on its way.
+    const bool is_turn = span > wave.first_span && is_missing && n_fetches == wave.first_read;
+    if (is_turn || n_fetches - wave.first_read + span_missing.size() > wave_frames) {
+      wave.end_span = span;
+      wave.end_read = n_fetches;
+      if (wave.end_span > wave.first_span) waves.push_back(wave);
+      wave.first_span = span;
+      wave.first_read = n_fetches;
+    }
+    fetches.insert(fetches.end(), span_missing.begin(), span_missing.end());
+  }
+  wave.end_span = end_span;
+  wave.end_read = static_cast<uint32_t>(fetches.size());
+  waves.push_back(wave);
+}
+
+/// What the CPU attends of a group beside the device.
+void Walk::State::plan_waves_beside(uint32_t group_idx) {
+  if (!device->is_spilling() || !cache.store().has_away() || is_selected) return;
+  const uint32_t end_pos = groups[group_idx].first_pos + groups[group_idx].n_rows;
+  for (uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+    const uint32_t first_pos = device->first_cpu_pos(layer, end_pos);
+    if (shape.layers[layer].window > 0 || first_pos >= end_pos) continue;
+    const size_t first_wave = waves.size();
+    const size_t first_fetch = fetches.size();
+    plan_group_waves(group_idx, layer, first_pos);
+    if (fetches.size() == first_fetch) waves.resize(first_wave);
+    counts.extents_attended += div_up(end_pos - first_pos, kExtentPositions);
+  }
+  counts.extents_missing += fetches.size();
+  fetch_ahead();
+}
+
+void Walk::State::begin_waves() {
   waves.clear();
   fetches.clear();
   settled_ends.clear();
   next_wave = n_fetched = n_released = 0;
+}
+
+void Walk::State::plan_waves() {
+  begin_waves();
   if (!cache.store().has_away() || is_selected) return;  // attend_chosen() reads what is chosen
   if (plan_settling()) return;
   for (uint32_t layer = 0; layer < shape.n_layers; ++layer)

@@ -28,7 +28,6 @@ BlockPool::BlockPool(uint64_t budget_bytes, uint32_t block_bytes)
   n_free_ = n_slots_;
   memory_ = HostMemory::reserve(uint64_t{n_slots_} * block_bytes);
   is_taken_.assign(n_slots_, 0);
-  n_takes_.assign(n_slots_, 0);
   const auto n_runs = static_cast<uint32_t>(div_up(n_slots_, kRunSlots));
   run_used_.assign(n_runs, 0);
   free_runs_.reserve(n_runs);
@@ -40,7 +39,6 @@ BlockPool::BlockPool(uint64_t budget_bytes, uint32_t block_bytes)
 void BlockPool::mark_used(uint32_t slot) {
   poison({address(static_cast<SlotId>(slot)), block_bytes_});  // a slot that never was used is 0
   is_taken_[slot] = 1;
-  ++n_takes_[slot];
   ++run_used_[slot / kRunSlots];
   --n_free_;
   peak_used_ = std::max(peak_used_, n_slots_ - n_free_);

@@ -42,8 +42,6 @@ class BlockPool {
   std::byte* address(SlotId slot) const;
   /// The slot that begins there.
   SlotId slot_at(const std::byte* address) const;
-  /// Times that the slot was taken: whoever keeps a copy of its bytes knows by it whose they are.
-  uint32_t n_takes(SlotId slot) const { return n_takes_[static_cast<uint32_t>(slot)]; }
   /// All slots, n_slots * block_bytes.
   std::span<std::byte> memory() const { return {memory_.data(), memory_.size()}; }
 
@@ -59,7 +57,6 @@ class BlockPool {
   uint32_t peak_used_ = 0;
   HostMemory memory_;
   std::vector<uint8_t> is_taken_;
-  std::vector<uint32_t> n_takes_;
   std::vector<uint8_t> run_used_;  // slots taken in each run
   // A stack of runs, each once: all that are wholly free, and some that take_runs() has taken.
   std::vector<uint32_t> free_runs_;

@@ -120,13 +120,15 @@ std::optional<BlockId> BlockStore::open_block(BlockId previous) {
 }
 
 BlockId BlockStore::add_block(const Block& block) {
+  auto id = static_cast<uint32_t>(blocks_.size());
   if (free_blocks_.empty()) {
     blocks_.push_back(block);
-    return static_cast<BlockId>(blocks_.size() - 1);
+  } else {
+    id = free_blocks_.back();
+    free_blocks_.pop_back();
+    blocks_[id] = block;
   }
-  const uint32_t id = free_blocks_.back();
-  free_blocks_.pop_back();
-  blocks_[id] = block;
+  blocks_[id].generation = next_block_generation_++;
   return static_cast<BlockId>(id);
 }
 
@@ -473,6 +475,8 @@ void BlockStore::replace(BlockId lost, BlockId fresh, bool is_repair) {
   std::swap(a.slot, b.slot);
   std::swap(a.extent, b.extent);
   std::swap(a.idx, b.idx);
+  a.generation = next_block_generation_++;
+  b.generation = next_block_generation_++;
   if (a.extent != kNoExtent) extent(a.extent).blocks[a.idx] = lost;
   if (b.extent != kNoExtent) extent(b.extent).blocks[b.idx] = fresh;
   for (const BlockId block : {lost, fresh})

@@ -112,6 +112,9 @@ class BlockStore {
   void add_reference(BlockId block);
   void release(BlockId block);
   uint32_t references(BlockId block) const;
+  /// Which bytes the id stands for: another number whenever it is given to another block, or its
+  /// block was replaced. Whoever keeps a copy knows by it whose that is. 0: the id is free.
+  uint64_t generation(BlockId block) const { return record(block).generation; }
   bool is_frozen(BlockId block) const { return record(block).extent != kNoExtent; }
   bool is_resident(BlockId block) const { return record(block).slot != kNoSlot; }
   SlotId slot_of(BlockId block) const { return record(block).slot; }  // kNoSlot: not resident
@@ -151,6 +154,9 @@ class BlockStore {
   /// since its writes may still be in flight. No victim depends on when a write ends, so what is in
   /// DRAM follows from the steps alone, unless a write fails.
   [[nodiscard]] bool make_room(uint64_t n_slots);
+  /// Of each layer, extents that begin before this position go before all others in steps of
+  /// extents: most of what reads them finds them elsewhere. Empty: none do.
+  void set_first_victims(std::vector<uint32_t> end_pos) { first_victims_ = std::move(end_pos); }
   /// Slots that stay free when extents that were read are taken into DRAM. Without it they are read
   /// for as long as they are held only.
   void set_headroom(uint64_t n_slots) { headroom_slots_ = n_slots; }
@@ -284,6 +290,7 @@ class BlockStore {
     uint32_t idx = 0;         // in the extent
     uint32_t pins = 0;        // while there are any, it stays in its slot
     uint32_t read = kNoRead;  // of reads_
+    uint64_t generation = 0;
   };
   struct Extent {
     ExtentState state = ExtentState::kWriting;
@@ -366,6 +373,7 @@ class BlockStore {
   void blocks_came(ExtentId id, uint32_t n);
   void blocks_left(ExtentId id, uint32_t n);
   size_t n_before_last_step(const std::vector<ExtentId>& resident) const;
+  ExtentId first_victim(bool has_last_step) const;
   ExtentId victim() const;
   IoStatus wait_for_read(Extent& of);
   void list_taken(std::span<const ExtentId> extents);
@@ -414,6 +422,7 @@ class BlockStore {
   // Per layer those with a block in DRAM, in the order in which the first one came; what the last
   // step froze stands last.
   std::vector<std::vector<ExtentId>> resident_;
+  std::vector<uint32_t> first_victims_;  // per layer, or empty
   std::vector<std::pair<ExtentId, Ticket>> writes_;
   bool is_spill_off_ = false;  // after failures that the next write would meet again
   IoStatus last_failure_ = IoStatus::kOk;
@@ -433,7 +442,8 @@ class BlockStore {
   size_t n_missing_left_ = 0;          // of these, not there yet
   std::vector<BlockRead> reads_;
   std::vector<uint32_t> arrived_;  // of reads_, ascending
-  uint64_t next_generation_ = 1;
+  uint64_t next_generation_ = 1;   // of extents
+  uint64_t next_block_generation_ = 1;
   uint64_t step_ = 1;
   ReadGrain grain_ = ReadGrain::kExtents;
   std::vector<std::shared_ptr<const PackReader>> damaged_packs_;

@@ -13,8 +13,30 @@ size_t BlockStore::n_before_last_step(const std::vector<ExtentId>& resident) con
   return n;
 }
 
+/// Of set_first_victims(): of the layer with most of them the latest.
+ExtentId BlockStore::first_victim(bool has_last_step) const {
+  ExtentId last = kNoExtent;
+  uint32_t n_most = 0;
+  for (uint32_t layer = 0; layer < first_victims_.size(); ++layer) {
+    const auto& resident = resident_[layer];
+    const size_t n = has_last_step ? resident.size() : n_before_last_step(resident);
+    ExtentId last_of_layer = kNoExtent;
+    uint32_t n_of_layer = 0;
+    for (size_t i = 0; i < n; ++i) {
+      if (extent(resident[i]).first_pos >= first_victims_[layer]) continue;
+      last_of_layer = resident[i];
+      ++n_of_layer;
+    }
+    if (n_of_layer <= n_most) continue;
+    n_most = n_of_layer;
+    last = last_of_layer;
+  }
+  return last;
+}
+
 ExtentId BlockStore::victim() const {
   for (const bool has_last_step : {false, true}) {
+    if (const ExtentId first = first_victim(has_last_step); first != kNoExtent) return first;
     const std::vector<ExtentId>* most = nullptr;
     size_t n_most = 0;
     for (const auto& of_layer : resident_) {

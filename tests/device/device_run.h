@@ -21,8 +21,9 @@ class DeviceRun {
   template <class Loaded>
   DeviceRun(const Loaded& member, const WalkSetting& setting, uint64_t hbm_bytes = 0,
             const DeviceTable& table = gpu_emu::emulated_device(), double cpu_share = 0,
-            const std::function<void(const DeviceNeeds&, DevicePlan&)>& change = {})
-      : device_(OpenDevice::open(table, 0)), walk_(member.model, setting) {
+            const std::function<void(const DeviceNeeds&, DevicePlan&)>& change = {},
+            std::unique_ptr<tiers::Spill> spill = nullptr)
+      : device_(OpenDevice::open(table, 0)), walk_(member.model, setting, std::move(spill)) {
     const KvLayout& layout = walk_.cache().layout();
     auto described = describe_for_device(member.file, member.model.spec(), layout);
     EXPECT_EQ(why_not_on_device(described), "");

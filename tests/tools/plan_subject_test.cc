@@ -85,7 +85,7 @@ TEST_F(PlanSubjectTest, AutoGoesOnWithTheCpuWhereNothingCanBePlacedOnTheCard) {
     const PlanSubject found = subject(more);
     EXPECT_EQ(found.device, "none");
     EXPECT_FALSE(found.request.device);
-    EXPECT_TRUE(found.request.may_use_disk);
+    EXPECT_TRUE(found.request.may_stream && found.request.may_spill);
     EXPECT_NE(notes(found).find(std::string("the CPU computes: ") + of.why), std::string::npos)
         << notes(found);
     // A card that was named must do: the plan is refused for it.
@@ -96,6 +96,24 @@ TEST_F(PlanSubjectTest, AutoGoesOnWithTheCpuWhereNothingCanBePlacedOnTheCard) {
       EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
     }
   }
+}
+
+TEST_F(PlanSubjectTest, KAndVMaySpillBesideACardThatIsNamed) {
+  const auto may_spill = [&](const char* device, const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"--device", device, "-c", "128k", "-b", "256"};
+    words.insert(words.end(), {"--nvme", folder_.path(), "--nvme-budget", "1GiB"});
+    words.insert(words.end(), more.begin(), more.end());
+    const PlanSubject found = subject(words);
+    EXPECT_EQ(found.device, "cuda:1");
+    EXPECT_FALSE(found.request.may_stream);
+    const auto problems = engine::placement_problems(found.model, found.request);
+    EXPECT_EQ(problems.front().may_spill, found.request.may_spill);
+    return found.request.may_spill;
+  };
+  EXPECT_TRUE(may_spill("cuda:1", {}));
+  EXPECT_TRUE(may_spill("cuda:1", {"--kv-tier", "nvme"}));
+  EXPECT_FALSE(may_spill("cuda:1", {"--attn", "quest", "--kv-budget", "2k"}));
+  EXPECT_FALSE(may_spill("auto", {}));
 }
 
 TEST_F(PlanSubjectTest, NoMoreOfACardsMemoryIsProposedThanItHas) {

@@ -134,6 +134,7 @@ LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) 
   return layers;
 }
 
+/// Of a placement that spills.
 engine::ContextRequest context_request(const PlanSubject& subject,
                                        const engine::Placement& placement) {
   engine::ContextRequest request;
@@ -143,7 +144,7 @@ engine::ContextRequest context_request(const PlanSubject& subject,
   request.has_packs = subject.request.has_packs;
   request.method = subject.request.method;
   request.sparse = subject.request.sparse;
-  request.has_device = placement.has_device();
+  request.has_device = request.spills_beside = placement.has_device();
   request.may_share = request.has_device && subject.request.may_share();
   request.n_threads = subject.request.n_threads;
   request.n_answers = subject.request.n_answers;
@@ -201,7 +202,11 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
     if (problem.has_device) placement.resident.push_back(in(PlanTier::kHbm));
   }
   // What rounding to whole layers leaves is K and V's.
-  if (layers.is_spilling(problem)) placement.kv_dram_bytes = kv_room(subject, placement);
+  if (layers.is_spilling(problem)) {
+    placement.chunk_rows =
+        engine::chunk_rows_for(subject.model.spec.shape, context_request(subject, placement));
+    placement.kv_dram_bytes = kv_room(subject, placement);
+  }
   if (subject.request.device)
     placement.kv_hbm_bytes = copies_in_hbm(subject, *subject.request.device, problem, placement);
   placement.cpu_share = planner::cpu_share(problem, layers);

@@ -273,8 +273,8 @@ void check_pinned_tiers(const Command& command, const PlanPins& pins, const Pinn
                 "pin to dram; beside a card this engine does not stream weights from disk");
   if (!tiers.may_spill && pins.kv == PlanTier::kNvme)
     refuse_tier("kv-tier", "K and V cannot go to disk here",
-                "use --kv-tier dram, or name a folder with --nvme; beside a card this engine does "
-                "not spill");
+                "use --kv-tier dram, or name a folder with --nvme; beside a card also the card "
+                "(--device cuda:N), and no blocks are chosen then (--attn exact)");
   if (tiers.may_spill && !tiers.is_long && pins.kv == PlanTier::kNvme)
     refuse_tier("kv-tier", "so short a context stays in memory: K and V that spill keep as much",
                 "use --kv-tier dram, or a larger -c");

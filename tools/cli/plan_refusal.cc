@@ -75,7 +75,7 @@ bool is_plannable_without_device(const PlanSubject& subject) {
       is_pinned_to_hbm(subject) ? unpinned(subject.request) : subject.request;
   alone.device.reset();
   alone.hbm_bytes = 0;
-  alone.may_use_disk = true;
+  alone.may_stream = alone.may_spill = true;
   alone.dram_bytes = std::min(alone.dram_bytes, engine::available_dram_bytes());
   return is_plannable(subject, alone);
 }

@@ -275,19 +275,22 @@ std::string use_measured_card(const Command& command, const DeviceFacts& facts,
   }
 }
 
-void price_card(const Command& command, const DeviceFacts& facts, PlanSubject& subject) {
+void price_card(const Command& command, const DeviceFacts& facts, bool is_named,
+                PlanSubject& subject) {
   const DeviceProfile& like = planner::nearest_profile(facts);
   subject.request.profile = planner::profile_of(like);
   subject.request.device = facts;
   // What the engine does beside a card today; a share that is stated wants no rates.
-  subject.request.may_use_disk = false;
+  subject.request.may_stream = false;
+  subject.request.may_spill = is_named && !subject.request.method;
   subject.request.let_cpu_share(/*are_known=*/false);
   const std::string but = use_measured_card(command, facts, subject);
   subject.rates_text =
       fmt::format("Priced with the figures of {}, not measured here{}.", like.title, but);
 }
 
-void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubject& subject) {
+void use_cuda(const Command& command, const engine::OpenDevice& device, bool is_named,
+              PlanSubject& subject) {
   const DeviceFacts& facts = device.facts();
   const uint64_t asked = command.settings.hbm;
   use_this_machine(command, subject);
@@ -296,7 +299,7 @@ void use_cuda(const Command& command, const engine::OpenDevice& device, PlanSubj
                                         bytes_text(asked), bytes_text(facts.free_bytes)));
   subject.request.hbm_bytes =
       asked > 0 ? std::min(asked, facts.free_bytes) : engine::usable_device_bytes(facts.free_bytes);
-  price_card(command, facts, subject);
+  price_card(command, facts, is_named, subject);
 }
 
 [[noreturn]] void refuse_device(const Command& command, const std::string& why) {
@@ -333,7 +336,7 @@ bool use_card(const Command& command, const DeviceChoice& choice,
   if (is_named && !why.empty()) refuse_device(command, why);
   if (why.empty()) {
     subject.device = fmt::format("cuda:{}", chosen.device->ordinal());
-    use_cuda(command, *chosen.device, subject);
+    use_cuda(command, *chosen.device, is_named, subject);
     if (!is_named) why = why_not_placed(subject);
   }
   if (why.empty()) return true;
@@ -467,7 +470,8 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   } else {
     subject.device = fmt::format("cuda:{}", engine.device()->ordinal());
     request.hbm_bytes = engine.hbm_budget();
-    price_card(command, engine.device()->facts(), subject);
+    price_card(command, engine.device()->facts(), options.device.kind == DeviceChoice::Kind::kCuda,
+               subject);
   }
   check_wishes(command, subject);
   return subject;

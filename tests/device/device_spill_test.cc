@@ -1,0 +1,290 @@
+// K and V that spill beside a device, by the emulator: the beginning of a text there, its end in
+// DRAM and in a file, attended by the CPU; against the same placement with all of it in DRAM, bit
+// for bit.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "tests/device/device_run.h"
+#include "tests/tiers/simulated_spill.h"
+
+namespace strata::engine {
+namespace {
+
+using testing::DeviceRun;
+using testing::LoadedMember;
+using testing::Logits;
+using testing::WalkSetting;
+using tiers::SimulatedDisk;
+
+constexpr uint32_t kSpillSeed = 20261129;
+constexpr uint32_t kSpillFrames = 48;
+constexpr uint32_t kSpillChunk = 128;
+constexpr uint32_t kSpillContext = 2048;
+constexpr uint32_t kSpilledPrompt = 1100, kSpilledAnswer = 16;
+
+WalkSetting spill_setting(uint32_t n_threads = 1) {
+  WalkSetting of{.kernels = cpu_attn::available_kernels().back(),
+                 .n_threads = n_threads,
+                 .chunk_rows = kSpillChunk,
+                 .n_ctx = kSpillContext};
+  return of;
+}
+
+uint64_t n_spilling_streams(const ModelShape& shape) {
+  uint64_t n = 0;
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0) n += layer.n_kv_heads;
+  return n;
+}
+
+uint64_t spill_place_bytes(const ModelShape& shape, const KvLayout& layout) {
+  uint64_t n_kv_heads = 0;
+  for (const LayerShape& layer : shape.layers)
+    n_kv_heads = std::max<uint64_t>(n_kv_heads, layer.n_kv_heads);
+  return round_up(n_kv_heads * kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
+}
+
+/// What a text keeps on the device: n_segments of each full layer, and windowed layers whole.
+uint64_t near_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_segments) {
+  uint64_t n_blocks = n_segments * kExtentBlocks * n_spilling_streams(shape);
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window > 0)
+      n_blocks += layer.n_kv_heads * stream_blocks_max(layer, kSpillContext, kSpillChunk);
+  return n_blocks * layout.block_bytes;
+}
+
+/// A run: n_texts have their first n_segments on the device, and DRAM holds what n_held texts of
+/// n_positions have; 0: all that is asked for, and no block leaves it.
+struct SpillRun {
+  SpillRun(const LoadedMember& member, WalkSetting setting, uint64_t n_segments,
+           uint64_t n_positions, const SimulatedDisk& disk = {}, uint32_t n_texts = 1,
+           uint32_t n_held = 1)
+      : layout(KvLayout::make(setting.k_codec, setting.v_codec, member.model.shape().head_dim)),
+        made(tiers::testing::make_simulated_spill(
+            disk, spill_place_bytes(member.model.shape(), layout), 4096, kSpillFrames)) {
+    const ModelShape& shape = member.model.shape();
+    if (n_positions > 0)
+      setting.kv_dram_bytes = n_held * kv_bytes_for_context(shape, setting.k_codec, setting.v_codec,
+                                                            n_positions, kSpillChunk);
+    else
+      setting.n_sequences = 3;
+    const auto placed = [&](const DeviceNeeds& needs, DevicePlan& plan) {
+      plan = device_plan_of(needs, plan.resident);
+      plan.kv_bytes = n_texts * near_bytes(shape, layout, n_segments);
+      plan.n_texts = n_texts;
+    };
+    run.emplace(member, setting, 0, gpu_emu::emulated_device(), 0, placed, std::move(made.spill));
+  }
+  KvLayout layout;
+  tiers::testing::SimulatedSpill made;
+  std::optional<DeviceRun> run;
+
+  const tiers::StoreCounts& store() { return run->walk().cache().store().counts(); }
+};
+
+/// Logits of the rows of a prompt that is read by chunks, and of tokens fed one by one behind it.
+Logits answer(testing::ZooWalk& walk, Sequence& sequence, std::span<const int32_t> text,
+              uint32_t n_prompt) {
+  Logits logits = walk.feed(sequence, text.first(n_prompt));
+  for (const int32_t token : text.subspan(n_prompt)) {
+    const std::vector<StepRow> row{{&sequence, token, true}};
+    logits.push_back(walk.step(row)[0]);
+  }
+  return logits;
+}
+Logits answer(SpillRun& of, std::span<const int32_t> text, uint32_t n_prompt = kSpilledPrompt) {
+  Sequence sequence = of.run->walk().sequence();
+  return answer(of.run->walk(), sequence, text, n_prompt);
+}
+
+/// A segment near; the prompt goes far beyond it.
+TEST(DeviceSpill, AnswersAreThoseOfAllOfItInDram) {
+  for (const char* name : {"llama3", "gemma3"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const auto text = member.text(kSpilledPrompt + kSpilledAnswer, kSpillSeed);
+    SpillRun whole(member, spill_setting(), 1, 0);
+    const Logits expected = answer(whole, text);
+    EXPECT_EQ(whole.store().extents_evicted, 0u);
+    SpillRun away(member, spill_setting(2), 1, kSpillChunk + 420,
+                  {.seed = 1, .latency_spread = std::chrono::microseconds(200)});
+    EXPECT_EQ(testing::first_difference(answer(away, text), expected), std::nullopt);
+    EXPECT_GT(away.store().extents_read, 0u);
+    const DeviceKvCounts& counts = away.run->device().kv_counts();
+    EXPECT_EQ(counts.far_bytes, 0u);
+    EXPECT_GT(counts.cpu_bytes, 0u);
+    EXPECT_EQ(counts.cpu_bytes, whole.run->device().kv_counts().cpu_bytes);
+  }
+}
+
+/// Whatever the disk's speed, the size of DRAM and the number of threads.
+TEST(DeviceSpill, BitsFollowFromThePlanAlone) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(kSpilledPrompt + 6, kSpillSeed + 1);
+  SpillRun first(member, spill_setting(), 1, kSpillChunk + 420);
+  const Logits expected = answer(first, text);
+  for (const uint32_t n_positions : {600u, 900u}) {
+    SCOPED_TRACE(n_positions);
+    SpillRun other(member, spill_setting(3), 1, n_positions,
+                   {.seed = n_positions, .latency_spread = std::chrono::milliseconds(1)});
+    EXPECT_EQ(testing::first_difference(answer(other, text), expected), std::nullopt);
+    EXPECT_GT(other.store().extents_read, 0u);
+  }
+  // Another cut has other last bits: the card attends a part of what the CPU did.
+  SpillRun cut(member, spill_setting(), 2, kSpillChunk + 420);
+  EXPECT_NE(testing::first_difference(answer(cut, text), expected), std::nullopt);
+}
+
+/// Prompts are the device's up to the cut, the CPU's behind it, and decoded tokens are of both.
+TEST(DeviceSpill, ChunksBehindTheCutAreThoseOfTheCpu) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(kSpilledPrompt, kSpillSeed + 2);
+  SpillRun away(member, spill_setting(), 0, kSpillChunk + 420);  // nothing has room there
+  testing::ZooWalk alone(member.model, spill_setting());
+  Sequence sequence = away.run->walk().sequence();
+  EXPECT_EQ(testing::first_difference(away.run->walk().feed(sequence, text), alone.feed_all(text)),
+            std::nullopt);
+  EXPECT_EQ(away.run->device().kv_counts().attended_bytes, 0u);
+  const std::vector<StepRow> row{{&sequence, text[0], true}};
+  away.run->walk().step(row);
+  const DeviceKvCounts& counts = away.run->device().kv_counts();
+  EXPECT_GT(counts.attended_bytes, 0u);
+  EXPECT_EQ(counts.cpu_bytes, counts.attended_bytes);
+}
+
+/// A chunk that begins within a block which the device has, and ends behind the cut: what it writes
+/// there the device reads with the next token.
+TEST(DeviceSpill, RowsThatTheCpuWritesComeToTheDevice) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(360, kSpillSeed + 7);
+  const Logits expected = testing::ZooWalk(member.model, spill_setting()).feed_all(text);
+  SpillRun run(member, spill_setting(), 1, kSpillChunk + 420);
+  Sequence sequence = run.run->walk().sequence();
+  run.run->walk().feed(sequence, std::span(text).first(230));
+  run.run->walk().feed(sequence, std::span(text).subspan(230, 8));
+  run.run->walk().feed(sequence, std::span(text).subspan(238, 100));
+  const KvCache& cache = run.run->walk().cache();
+  const auto blocks = cache.stream_blocks(sequence, 0, 0).blocks;
+  EXPECT_TRUE(run.run->device().has_copy(blocks[6]));
+  EXPECT_FALSE(run.run->device().has_copy(blocks[7]));
+  const Logits logits = run.run->walk().feed(sequence, std::span(text).subspan(338, 8));
+  EXPECT_TRUE(run.run->device().has_copy(blocks[7]));
+  for (size_t row = 0; row < logits.size(); ++row)
+    for (size_t i = 0; i < logits[row].size(); ++i)
+      EXPECT_NEAR(logits[row][i], expected[338 + row][i], 0.02f) << row << " " << i;
+}
+
+/// The device has room for the beginnings of two texts of the three that take turns, and forks and
+/// cuts go on from there.
+TEST(DeviceSpill, WhatRanBeforeChangesNoBit) {
+  for (const char* name : {"llama3", "gemma3"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    std::vector<std::vector<int32_t>> texts;
+    std::vector<Logits> expected;
+    for (uint32_t i = 0; i < 3; ++i) {
+      texts.push_back(member.text(600 + 5, kSpillSeed + i));
+      SpillRun alone(member, spill_setting(), 1, kSpillChunk + 300);
+      expected.push_back(answer(alone, texts[i], 600));
+    }
+    SpillRun busy(member, spill_setting(), 1, 250, {}, 2, 5);
+    testing::ZooWalk& walk = busy.run->walk();
+    std::vector<Sequence> sequences;
+    for (uint32_t i = 0; i < 3; ++i) {
+      sequences.push_back(walk.sequence());
+      EXPECT_EQ(testing::first_difference(walk.feed(sequences[i], std::span(texts[i]).first(600)),
+                                          std::span(expected[i]).first(600)),
+                std::nullopt);
+    }
+    const auto token_of = [&](Sequence& sequence, uint32_t i) {
+      const uint32_t at = sequence.n_pos();
+      const std::vector<StepRow> row{{&sequence, texts[i][at], true}};
+      EXPECT_EQ(testing::first_difference(walk.step(row), std::span(expected[i]).subspan(at, 1)),
+                std::nullopt)
+          << i << " " << at;
+    };
+    for (uint32_t turn = 0; turn < 2; ++turn)
+      for (uint32_t i = 0; i < 3; ++i) token_of(sequences[i], i);
+    Sequence fork = sequences[1].fork();
+    token_of(fork, 1);
+    token_of(sequences[1], 1);
+    // Windows leave room that texts do not always need, and no way back behind them.
+    if (name == std::string("llama3")) {
+      EXPECT_GT(busy.store().extents_read, 0u);
+      EXPECT_EQ(fork.truncate(600), 600u);
+      for (uint32_t i = 0; i < 2; ++i) token_of(fork, 1);
+    }
+  }
+}
+
+/// Rows of two texts in one step, each with a part of the CPU's that is away.
+TEST(DeviceSpill, TextsOfAStepAreAttendedAsEachAlone) {
+  const LoadedMember member("llama3");
+  Logits expected;
+  std::vector<std::vector<int32_t>> texts;
+  for (uint32_t i = 0; i < 2; ++i) {
+    texts.push_back(member.text(700 + 200 * i, kSpillSeed + 5 + i));
+    SpillRun alone(member, spill_setting(), 1, kSpillChunk + 420);
+    const auto n_prompt = static_cast<uint32_t>(texts[i].size()) - 1;
+    expected.push_back(answer(alone, texts[i], n_prompt).back());
+  }
+  SpillRun both(member, spill_setting(), 1, kSpillChunk + 150, {}, 2, 2);
+  std::vector<Sequence> sequences;
+  std::vector<StepRow> rows;
+  for (uint32_t i = 0; i < 2; ++i) {
+    sequences.push_back(both.run->walk().sequence());
+    both.run->walk().feed(sequences[i], std::span(texts[i]).first(texts[i].size() - 1));
+  }
+  for (uint32_t i = 0; i < 2; ++i) rows.push_back({&sequences[i], texts[i].back(), true});
+  const uint64_t n_read = both.store().extents_read;
+  EXPECT_EQ(testing::first_difference(both.run->walk().step(rows), expected), std::nullopt);
+  EXPECT_GT(both.store().extents_read, n_read);
+}
+
+/// Of a prompt alone, with nothing of the card's: what is lost is computed again bit for bit.
+TEST(DeviceSpill, FaultsOfTheDiskChangeNoBitOfWhatTheCpuRead) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(kSpilledPrompt + 20, kSpillSeed + 3);
+  SpillRun whole(member, spill_setting(), 0, 0);
+  const Logits expected = answer(whole, text);
+  uint64_t n_lost = 0;
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    SCOPED_TRACE(seed);
+    SpillRun away(member, spill_setting(2), 0, kSpillChunk + 500,
+                  tiers::testing::faulty_disk(kSpillSeed + seed));
+    EXPECT_EQ(testing::first_difference(answer(away, text), expected), std::nullopt);
+    n_lost += away.store().lost_extents;
+  }
+  EXPECT_GT(n_lost, 0u);
+}
+
+/// With a part of the card's: the answers go on, and stay near.
+TEST(DeviceSpill, FaultsOfTheDiskAreRepairedBesideTheCardsPart) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(kSpilledPrompt + 20, kSpillSeed + 4);
+  SpillRun whole(member, spill_setting(), 1, 0);
+  const Logits expected = answer(whole, text);
+  uint64_t n_lost = 0;
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    SCOPED_TRACE(seed);
+    SpillRun away(member, spill_setting(2), 1, kSpillChunk + 500,
+                  tiers::testing::faulty_disk(kSpillSeed + seed));
+    const Logits logits = answer(away, text);
+    ASSERT_EQ(logits.size(), expected.size());
+    float largest = 0;
+    for (size_t row = 0; row < logits.size(); ++row)
+      for (size_t i = 0; i < logits[row].size(); ++i)
+        largest = std::max(largest, std::abs(logits[row][i] - expected[row][i]));
+    EXPECT_LT(largest, 0.02f);
+    n_lost += away.store().lost_extents;
+  }
+  EXPECT_GT(n_lost, 0u);
+}
+
+}  // namespace
+}  // namespace strata::engine
