@@ -2,8 +2,8 @@
 # test.sh - every check of this tree, from a bare Debian 12 machine (root or sudo): installs packages, builds, tests.
 #   ./test.sh            every suite: release asan tsan fuzz golden
 #   ./test.sh quick      the release suite only
-#   ./test.sh SUITE...   those suites; also `kernels`, which takes too long for every change: the CPU's kernels under
-#                        the address sanitizer (docs/measurements.md has the last time it ran)
+#   ./test.sh SUITE...   those suites; also `kernels`, which takes too long for every change: the CPU's kernels, and
+#                        what calls them, under the address sanitizer; after a change to them
 # Each suite has a budget in minutes; a suite that exceeds it is stopped and counts as one failure. The last line is
 # `N passed, N failed[, N skipped]`, the exit code 1 where anything failed. A skipped test is printed with its reason.
 set -uo pipefail
@@ -12,7 +12,8 @@ readonly suites="release asan tsan fuzz golden"
 # The budgets leave room for a machine of half the speed of the one in docs/measurements.md.
 declare -A budget_minutes=([release]=40 [asan]=38 [tsan]=20 [fuzz]=16 [golden]=8 [kernels]=40)
 readonly total_budget_minutes=86
-# Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown.
+# Suites under a sanitizer leave out what only repeats, at length, what the release suite has shown; of a card beside the
+# CPU the emulated kernels of long texts.
 # What of the emulated kernels shows races in seconds: a fiber of the emulator is a thread to the thread sanitizer.
 readonly kernel_tests='BrokenRules|Emulat|Gpu_(copy|words|linear|embed)|Gpu_rows\.rotate|Gpu_prefill\.(q8_0|.*splits)|Gpu_attend\.(groups|merge)'
 readonly clang_kernel_tests='BrokenRules|Emulat|Capture|Gpu_(copy|words|embed)|Gpu_rows\.rotate|Gpu_attend\.(groups|merge)'
@@ -106,7 +107,7 @@ suite_asan() {
 
 suite_kernels() {
   local targets
-  mapfile -t targets < <(test_targets cpu_attn index)
+  mapfile -t targets < <(test_targets cpu_attn index engine)
   build kernels kernels "${targets[@]}" && run_addresses kernels
 }
 

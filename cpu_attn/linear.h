@@ -27,7 +27,8 @@ bool amx_is_permitted();
 /// (linear_quant.inc).
 inline constexpr uint32_t kFewRows = 4;
 
-/// Panels that kernels with tiles unpack at a time (linear_avx512amx.cc).
+/// Rows of a tile, and panels that kernels with tiles unpack at a time (linear_avx512amx.cc).
+inline constexpr uint32_t kTileRows = 16;
 inline constexpr uint32_t kTilePanels = 8;
 
 /// Panels that a thread takes at a time of a layer of n_panels: six pieces for each thread even out
@@ -38,13 +39,14 @@ constexpr uint32_t panels_per_piece(uint32_t n_panels, uint32_t n_threads, uint3
                                     bool has_tiles) {
   constexpr uint32_t kPiecesPerThread = 6;
   uint32_t n = n_panels / (n_threads * kPiecesPerThread);
-  if (has_tiles && n_rows > kFewRows && n < kTilePanels) {
+  const bool in_tiles = has_tiles && n_rows >= kTileRows;
+  if (in_tiles && n < kTilePanels) {
     const uint32_t of_three = n_panels / (n_threads * 3);
     n = of_three < kTilePanels ? of_three : kTilePanels;
     return n < 2 ? 1 : n / 2 * 2;
   }
   if (n < 2 || n_rows <= kFewRows) return n < 1 ? 1 : n;
-  if (has_tiles) return n / kTilePanels * kTilePanels;
+  if (in_tiles) return n / kTilePanels * kTilePanels;
   return n < 8 ? 2 : n / 2 * 2;  // of few, a pair more or less still matters
 }
 

@@ -23,7 +23,8 @@
 //          real-time priority, one thread, 512 rows, medians of three turns, GOP/s without and
 //          with: 576 inputs, 1,536 outputs Q4_1 426, 546, Q8_0 444, 606; 2,048 both, Q4_1 381, 514,
 //          Q8_0 384, 454, Q4_K 385, 516 (docs/measurements.md has the spread, which is wide). That
-//          is 10 to 13 % of what tile products alone would give: scalings and stores are the rest.
+//          is 10 to 13 % of what products of 64 bytes alone would give, half of which a group of 32
+//          cannot have: scalings and stores are the rest.
 // Lost     before the choice, two turns each, best calls: 2 and 4 panels at a time where it is 8,
 //          with 576 inputs Q4_1 360 to 402 and 482 to 496 of 512 to 535. Phases of 6 groups 0.84 to
 //          0.96, of 12 0.97 to 1.03, of 16 0.9 to 0.97 times as fast. Chunks of 512 and 256 inputs
@@ -59,7 +60,6 @@ constexpr bool kUnpackedCodesAreSigned = true;
 
 #include "cpu_attn/linear_panel.inc"
 
-constexpr uint32_t kTileRows = 16;
 constexpr uint32_t kGroup = 32;  // of inputs
 constexpr uint32_t kPhaseChunks = 8;
 

@@ -53,6 +53,7 @@ DeviceKv::DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_byte
   tables_ = DeviceBuffer::allocate(device, table_bytes(cache.shape(), n_ctx), "block tables");
   entries_.assign(2 * table_entries(cache.n_streams(), n_ctx), nullptr);
   entry_of_.assign(table_entries(cache.n_streams(), n_ctx), tiers::kNoBlock);
+  copies_.reserve(cache.store().has_spill() ? entry_of_.size() : n_homes);
   copies_.resize(n_homes);
   slots_of_device_.resize(n_slots);
   free_slots_.reserve(n_slots);
@@ -151,6 +152,7 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId blo
       copy.slot = slot_of_another_text();
     if (copy.slot != kNone) {
       copy.generation = generation;
+      STRATA_CHECK(!has_rows || home_address != nullptr, "block %u is nowhere", number(block));
       if (has_rows) list_copy(home_address, copy.slot);
     }
   }
@@ -159,8 +161,6 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId blo
     const bool is_known = slot.block == block && slot.entry == at;
     slot = {block, at, must_stay ? kAlways : is_known ? slot.last_chosen : 0, n_tables_};
   }
-  STRATA_CHECK(home_address != nullptr || copy.slot != kNone || !is_near, "block %u is nowhere",
-               number(block));
   entry_of_[at] = block;
   put(at, copy.slot != kNone ? address(copy.slot) : home_address);
   put(at + entries_.size() / 2, home_address);
@@ -201,7 +201,7 @@ uint32_t DeviceKv::slot_in_place_of_another() {
 /// The copy in a slot is one no more.
 void DeviceKv::give_up(uint32_t slot) {
   const Slot& given_up = slots_of_device_[slot];
-  copies_[number(given_up.block)].slot = kNone;
+  if (Copy& copy = copies_[number(given_up.block)]; copy.slot == slot) copy.slot = kNone;
   if (entries_[given_up.entry] != address(slot)) return;
   put(given_up.entry, entries_[given_up.entry + entries_.size() / 2]);
   if (given_up.n_tables == n_tables_) ++n_far_;
@@ -319,6 +319,10 @@ void DeviceKv::keep_near(Stream& stream, const Sequence& sequence) {
 void DeviceKv::read_near(Stream& stream, const Sequence& sequence, uint32_t layer, uint32_t first) {
   const auto n_blocks = static_cast<uint32_t>(
       std::min<uint64_t>(kExtentBlocks, blocks_for(sequence.n_pos()) - first));
+  // Room for what is noted: nothing but a device that is lost ends what comes between copies.
+  for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head)
+    for (uint32_t i = 0; i < n_blocks; ++i)
+      copy_of(cache_.stream_blocks(sequence, layer, head).blocks[first + i]);
   const ExtentBytes held = cache_.hold_extent(sequence, layer, first * kBlockPositions, n_blocks);
   try {
     for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head)

@@ -236,15 +236,15 @@ uint64_t Engine::hbm_budget() const {
 DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
                                     const ContextPlan& context) const {
   uint64_t kv_bytes = context.kv.slot_bytes;
-  if (const KvLayout& kv = model.kv_layout; context.kv.is_spilling())
-    kv_bytes = kv_bytes_for_context(shape_of_sequences(spec_.shape, n_sequences()), kv.k_codec,
-                                    kv.v_codec, context.n_ctx, context.chunk_rows);
+  if (context.kv.is_spilling())
+    kv_bytes = kv_bytes_for_context(shape_of_sequences(spec_.shape, n_sequences()),
+                                    model.kv_layout.k_codec, model.kv_layout.v_codec, context.n_ctx,
+                                    context.chunk_rows);
   return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx, kv_bytes,
                       context.chunk_rows);
 }
 
-/// A device that was named must do, here and in what follows; "auto" falls back to the CPU and says
-/// why.
+/// One that was named must do, here and in what follows; "auto" says why and falls back to the CPU.
 void Engine::open_device() {
   if (options_.device.kind == DeviceChoice::Kind::kNone) return;
   if (options_.device.kind == DeviceChoice::Kind::kVirtual)

@@ -161,8 +161,10 @@ KvPlacement without_slots(const ModelShape& shape, const KvContext& context) {
 KvPlacement spilling_without_slots(const ModelShape& shape, const KvContext& context) {
   KvPlacement placement = without_slots(shape, context);
   if (context.spills_beside)
-    placement.table_bytes += DeviceKv::host_bytes(
-        shape, context.n_ctx, whole_context_bytes(shape, context) / placement.block_bytes);
+    placement.table_bytes +=
+        DeviceKv::host_bytes(shape, context.n_ctx,
+                             whole_context_bytes(shape, context) / placement.block_bytes) +
+        DeviceChooser::host_bytes(shape, context.n_ctx);
   return placement;
 }
 

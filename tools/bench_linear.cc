@@ -116,19 +116,23 @@ bool run_type(const KernelTable& table, ThreadPool& pool, const TensorTypeInfo& 
 
 int run(const Options& options) {
   KernelTable table = cpu_attn::choose_kernels(options.isa);
-  if (options.no_amx && table.has_tiles) cpu_attn::fill_linear_avx512(table);
+  if (options.no_amx && table.has_tiles) {
+    cpu_attn::fill_linear_avx512(table);
+    table.features = "avx512 without amx";
+  }
   HostMemory memory = HostMemory::reserve(uint64_t{options.decode_mib} << 20);
   std::memset(memory.data(), 1, memory.size());
   ThreadPool pool(options.threads);
   const Ceilings ceilings{cli::measure_dram_read(pool, {memory.data(), memory.size()}),
                           cli::measure_compute_peak(pool, table)};
+  const double tiles = table.has_tiles ? cli::measure_tile_peak(pool) : 0;
   memory = HostMemory();
   std::printf(
       "n_out %u, n_in %u, prefill of %u rows, %u thread(s), %s; memory reads %.1f GB/s, peaks "
-      "f32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
-      options.n_out, options.n_in, options.n_rows, options.threads,
-      options.no_amx ? "without AMX" : table.features, ceilings.read_gbytes_per_s,
-      ceilings.peak.f32_gflop_per_s, ceilings.peak.int8_gop_per_s);
+      "f32 %.0f GFLOP/s, int8 %.0f GOP/s (in tiles %.0f)\n",
+      options.n_out, options.n_in, options.n_rows, options.threads, table.features,
+      ceilings.read_gbytes_per_s, ceilings.peak.f32_gflop_per_s, ceilings.peak.int8_gop_per_s,
+      tiles);
   std::printf(
       "type    set       MB     GB/s share    4 rows     GOP/s  peak pack GB/s   copy  lanes\n");
   for (const auto& info : tensor_types()) {

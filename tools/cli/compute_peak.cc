@@ -54,15 +54,14 @@ Arithmetic attend_arithmetic(KvCodec k_codec, KvCodec v_codec) {
 
 double ComputePeak::of(Arithmetic arithmetic) const {
   if (arithmetic == Arithmetic::kF32) return f32_gflop_per_s;
-  return arithmetic == Arithmetic::kInt8 ? int8_gop_per_s : int8_pair_gop_per_s;
+  return arithmetic == Arithmetic::kInt8 ? int8_gop_per_s : int8_gop_per_s / 2;
 }
 
 ComputePeak measure_compute_peak(ThreadPool& pool, const KernelTable& kernels) {
   const cpu_attn::PeakLoops loops = cpu_attn::peak_loops(kernels.isa);
-  const double int8 = measure(pool, loops.int8);
-  return {.f32_gflop_per_s = measure(pool, loops.f32),
-          .int8_gop_per_s = kernels.has_tiles ? measure(pool, cpu_attn::peak_int8_tiles()) : int8,
-          .int8_pair_gop_per_s = int8 / 2};
+  return {measure(pool, loops.f32), measure(pool, loops.int8)};
 }
+
+double measure_tile_peak(ThreadPool& pool) { return measure(pool, cpu_attn::peak_int8_tiles()); }
 
 }  // namespace strata::cli

@@ -20,8 +20,7 @@ Arithmetic attend_arithmetic(KvCodec k_codec, KvCodec v_codec);
 /// Multiply and add count as two. 0 = not known of this instruction set (cpu_attn/peak.h).
 struct ComputePeak {
   double f32_gflop_per_s = 0;
-  double int8_gop_per_s = 0;       // of quantised layers: in tiles where the table has them
-  double int8_pair_gop_per_s = 0;  // of attention, never in tiles
+  double int8_gop_per_s = 0;  // of vectors; tiles, which prompts alone use, have a higher one
 
   /// Values multiplied and added in such arithmetic, 1e9 operations a second.
   double of(Arithmetic arithmetic) const;
@@ -30,5 +29,8 @@ struct ComputePeak {
 /// All threads of the pool together, the best of many passes that are shorter than a time slice of
 /// the system: some tens of milliseconds.
 ComputePeak measure_compute_peak(ThreadPool& pool, const KernelTable& kernels);
+/// Of int8 in tiles of 64 bytes a row, 1e9 operations a second, where the CPU has them
+/// (KernelTable::has_tiles). Groups of 32 fill half of such a tile.
+double measure_tile_peak(ThreadPool& pool);
 
 }  // namespace strata::cli

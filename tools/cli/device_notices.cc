@@ -21,7 +21,12 @@ void say_device(const engine::Engine& engine) {
   if (plan.n_on_cpu() > 0)
     line += fmt::format(", but for tokens the CPU multiplies by those of {}", plan.n_on_cpu());
   const uint64_t kv_bytes = engine.context().kv.slot_bytes;
-  line += fmt::format(" | K and V: {} of {}", bytes_text(plan.kv_bytes), bytes_text(kv_bytes));
+  line += " | K and V: " + bytes_text(plan.kv_bytes);
+  if (engine.context().kv.is_spilling()) {
+    notice(line + ", the CPU attends the rest, in memory and on disk");
+    return;
+  }
+  line += " of " + bytes_text(kv_bytes);
   if (plan.kv_bytes < kv_bytes && plan.cpu_share > 0)
     line += fmt::format(
         ", of the rest the CPU attends {:.0f} % for tokens, the link brings what is left",
