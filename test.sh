@@ -220,7 +220,7 @@ main() {
     *) chosen=("$@") ;;
   esac
   for suite in "${chosen[@]}"; do
-    [ -n "${budget_minutes[$suite]:-}" ] || { echo "usage: ./test.sh [quick | SUITE...]   suites: $suites" >&2; exit 2; }
+    [ -n "${budget_minutes[$suite]:-}" ] || { echo "usage: ./test.sh [quick | SUITE...]   suites: $suites kernels" >&2; exit 2; }
   done
   tools/install_packages.sh build model test || { echo "0 passed, 1 failed"; exit 1; }
   mkdir -p "$results"

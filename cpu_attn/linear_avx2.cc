@@ -74,7 +74,6 @@ inline VecI load_i8_i(const void* at) {
 }
 inline void store_i(void* at, VecI v) { _mm256_storeu_si256(static_cast<__m256i*>(at), v); }
 inline VecI add_i(VecI a, VecI b) { return _mm256_add_epi32(a, b); }
-inline VecI sub_bytes(VecI a, VecI b) { return _mm256_sub_epi8(a, b); }
 inline VecI and_i(VecI a, VecI b) { return _mm256_and_si256(a, b); }
 inline VecI and_or_i(VecI a, VecI mask, VecI other) {
   return _mm256_or_si256(_mm256_and_si256(a, mask), other);
@@ -103,7 +102,8 @@ inline VecI load_pair_sums_i(const int32_t* at, int32_t n) {
 
 // Codes of 8 bits are signed bytes, narrower ones unsigned.
 constexpr bool kWideCodesAreSigned = true;
-constexpr bool kUnpackedCodesAreSigned = false;
+/// As they are unpacked: the zero point is in the sums.
+inline VecI unpacked_codes(VecI codes, uint32_t /*zero_shift*/) { return codes; }
 inline VecI wide_code(VecI resting) { return _mm256_xor_si256(resting, _mm256_set1_epi8(-128)); }
 inline VecI table_code(VecI nibbles) {
   const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kCodeTable));

@@ -49,7 +49,8 @@ inline void quantize_group(const float* x, int8_t* q, float* scale, int32_t* neg
   neg_sums[1] = -_mm512_reduce_add_epi32(q1);
 }
 
-constexpr bool kUnpackedCodesAreSigned = false;
+/// As they are unpacked: the zero point is in the sums.
+inline VecI unpacked_codes(VecI codes, uint32_t /*zero_shift*/) { return codes; }
 constexpr uint32_t kFusedRows = kFewRows;  // that decode keeps in registers while it unpacks
 // By two panels: 12 f32 and 12 integer sums, two vectors of codes, a broadcast.
 constexpr uint32_t kQuantTileRows = 6;

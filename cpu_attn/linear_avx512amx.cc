@@ -44,7 +44,6 @@
 
 #include <immintrin.h>
 #include <stdint.h>
-#include <string.h>
 
 #include "base/check.h"
 #include "cpu_attn/linear.h"
@@ -56,7 +55,10 @@ namespace {
 
 #include "cpu_attn/linear_vec_avx512.inc"
 
-constexpr bool kUnpackedCodesAreSigned = true;
+/// As they are unpacked: less their zero point, with a sign.
+inline VecI unpacked_codes(VecI codes, uint32_t zero_shift) {
+  return _mm512_sub_epi8(codes, each_byte(static_cast<int8_t>(1u << zero_shift)));
+}
 
 #include "cpu_attn/linear_panel.inc"
 
@@ -68,15 +70,7 @@ constexpr TileKind signed_kind(const PanelLayout& layout) {
   return {kGroup, layout.has_min, kNoZero, 8};
 }
 
-/// What ldtilecfg reads.
-struct TileShapes {
-  uint8_t palette;
-  uint8_t start_row;
-  uint8_t zero[14];
-  uint16_t row_bytes[16];
-  uint8_t n_rows[16];
-};
-static_assert(sizeof(TileShapes) == 64);
+#include "cpu_attn/amx_shapes.inc"
 
 constexpr TileShapes kTileShapes = {
     1,

@@ -10,15 +10,10 @@ namespace {
 
 constexpr uint32_t kTileBytes = 16 * 64;
 
-/// What ldtilecfg reads: eight tiles of 16 rows of 64 bytes.
-struct TileShapes {
-  uint8_t palette;
-  uint8_t zero[15];
-  uint16_t row_bytes[16];
-  uint8_t n_rows[16];
-};
+#include "cpu_attn/amx_shapes.inc"
+
 constexpr TileShapes kTileShapes = {
-    1, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
 double sum_of(const int32_t* sums) {
   double all = 0;

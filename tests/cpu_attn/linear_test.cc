@@ -246,17 +246,17 @@ TEST(Linear, ExtremeCodesAndActivationsStayExact) {
          {Draw::kZeros, Draw::kLargestCodes, Draw::kSmallestCodes, Draw::kSubnormalScales}) {
       const uint32_t n_in = widths(info).back();
       const DrawnMatrix m = draw_matrix(info.type, 17, n_in, draw, random);
-      // Rows whose codes are all 127, all -127, alternating, all zero, and tiny.
-      std::vector<float> x(5 * uint64_t{n_in});
-      for (uint32_t k = 0; k < n_in; ++k) {
-        x[k] = 3.0f;
-        x[n_in + k] = -3.0f;
-        x[2 * n_in + k] = k % 2 == 0 ? 3.0f : -3.0f;
-        x[3 * n_in + k] = 0.0f;
-        x[4 * n_in + k] = 0x1p-110f;
-      }
+      // Rows whose codes are all 127, all -127, alternating, all zero, and tiny, over and over: a
+      // tile of them and some more.
+      constexpr uint32_t kRows = kTileRows + 5;
+      std::vector<float> x(kRows * uint64_t{n_in});
+      for (uint32_t row = 0; row < kRows; ++row)
+        for (uint32_t k = 0; k < n_in; ++k) {
+          const float values[] = {3.0f, -3.0f, k % 2 == 0 ? 3.0f : -3.0f, 0.0f, 0x1p-110f};
+          x[uint64_t{row} * n_in + k] = values[row % 5];
+        }
       for (const KernelTable* table : linear_tables()) {
-        Activations a(*table, x, 5);
+        Activations a(*table, x, kRows);
         expect_near_oracle(m, a, run_linear(*table, m, a), table->name);
         if (HasFatalFailure()) return;
       }
@@ -334,13 +334,15 @@ TEST(QuantizeRows, NotANumberIsNotLost) {
     for (const auto& info : tensor_types()) {
       if (is_float(info.type)) continue;
       const DrawnMatrix m = draw_matrix(info.type, 16, 256, Draw::kRandom, random);
-      auto x = draw_rows(1, 256, random);
-      x[77] = bad;
-      for (const KernelTable* table : linear_tables()) {
-        Activations a(*table, x, 1);
-        const auto out = run_linear(*table, m, a);
-        for (uint32_t o = 0; o < 16; ++o)
-          EXPECT_FALSE(std::isfinite(out[o])) << info.name << ' ' << table->name;
+      for (const uint32_t n_rows : {1u, kTileRows}) {
+        auto x = draw_rows(n_rows, 256, random);
+        x[77] = bad;
+        for (const KernelTable* table : linear_tables()) {
+          Activations a(*table, x, n_rows);
+          const auto out = run_linear(*table, m, a);
+          for (uint32_t o = 0; o < 16; ++o)
+            EXPECT_FALSE(std::isfinite(out[o])) << info.name << ' ' << table->name;
+        }
       }
     }
 }

@@ -13,7 +13,6 @@
 #include "base/error.h"
 #include "tests/device/device_run.h"
 #include "tests/engine/zoo_distance.h"
-#include "tests/oracle/reference_forward.h"
 
 namespace strata::engine {
 namespace {
@@ -36,18 +35,11 @@ WalkSetting beside_setting(uint32_t n_ctx, uint32_t n_threads = 1) {
   return of;
 }
 
-uint64_t n_full_streams(const ModelShape& shape) {
-  uint64_t n = 0;
-  for (const LayerShape& layer : shape.layers)
-    if (layer.window == 0) n += layer.n_kv_heads;
-  return n;
-}
-
 /// The least budget at which no weights pass and full layers have room for n_segments of a text.
 uint64_t hbm_with(const DeviceRun& whole, const ModelShape& shape, const KvLayout& layout,
                   uint64_t n_segments) {
   return whole.plan().hbm_bytes - whole.plan().kv_bytes +
-         n_segments * kExtentBlocks * n_full_streams(shape) * layout.block_bytes;
+         n_segments * kExtentBlocks * testing::n_full_streams(shape) * layout.block_bytes;
 }
 
 struct Shared {
@@ -124,19 +116,14 @@ TEST(DeviceBeside, TheCpuMayAttendAllOfEveryMemberOfTheZoo) {
       WalkSetting walked = beside_setting(128);
       walked.k_codec = walked.v_codec = codec;
       const auto tokens = random_tokens(100, of.model.vocab_size, kBesideSeed);
-      const auto reference =
-          oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
-                                   {oracle::resting(codec), oracle::resting(codec)});
+      const auto reference = testing::reference_of(member.file, tokens, codec);
       Shared shared(member, walked, 1, 0);
       EXPECT_EQ(shared.run.plan().n_streamed(), 0u);
-      const testing::Distance distance =
-          testing::distance_of(shared.run.walk().feed_all(tokens), reference);
-      EXPECT_LE(distance.root_mean_square, oracle::kDeviationsOverall);
-      EXPECT_LE(distance.largest, oracle::kDeviations);
+      testing::expect_near(shared.run.walk().feed_all(tokens), reference);
       const DeviceKvCounts& counts = shared.run.device().kv_counts();
       EXPECT_EQ(counts.far_bytes, 0u);
       EXPECT_EQ(counts.cpu_bytes, counts.attended_bytes);
-      EXPECT_EQ(counts.cpu_bytes > 0, n_full_streams(shape) > 0);
+      EXPECT_EQ(counts.cpu_bytes > 0, testing::n_full_streams(shape) > 0);
     }
   }
 }
@@ -145,16 +132,12 @@ TEST(DeviceBeside, TheCpuMayAttendAllOfEveryMemberOfTheZoo) {
 TEST(DeviceBeside, TheEndOfATextIsTheCpus) {
   const LoadedMember member("llama3");
   const auto tokens = member.text(kTextTokens, kBesideSeed);
-  const auto reference =
-      oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
-                               {oracle::resting(KvCodec::kF16), oracle::resting(KvCodec::kF16)});
+  const auto reference = testing::reference_of(member.file, tokens);
   for (const double cpu_share : {0.0, 0.5, 1.0}) {
     SCOPED_TRACE(cpu_share);
     Shared shared(member, beside_setting(640), cpu_share, 1);
     const Logits logits = shared.run.walk().feed_all(tokens);
-    const testing::Distance distance = testing::distance_of(logits, reference);
-    EXPECT_LE(distance.root_mean_square, oracle::kDeviationsOverall);
-    EXPECT_LE(distance.largest, oracle::kDeviations);
+    testing::expect_near(logits, reference);
     uint64_t n_cpu = 0, n_far = 0;  // blocks of one stream, of steps of eight rows
     for (uint32_t end = kDeviceFewRows; end <= kTextTokens; end += kDeviceFewRows) {
       const uint64_t n_blocks = blocks_for(end);
@@ -166,8 +149,8 @@ TEST(DeviceBeside, TheEndOfATextIsTheCpus) {
       n_cpu += of_cpu;
       n_far += behind - of_cpu;
     }
-    const uint64_t stream_bytes =
-        n_full_streams(member.model.shape()) * shared.run.walk().cache().layout().block_bytes;
+    const uint64_t stream_bytes = testing::n_full_streams(member.model.shape()) *
+                                  shared.run.walk().cache().layout().block_bytes;
     const DeviceKvCounts& counts = shared.run.device().kv_counts();
     EXPECT_EQ(counts.cpu_bytes, n_cpu * stream_bytes);
     EXPECT_EQ(counts.far_bytes, n_far * stream_bytes);
@@ -182,9 +165,7 @@ TEST(DeviceBeside, TheEndOfATextIsTheCpus) {
 TEST(DeviceBeside, AStepMayStraddleTheCut) {
   const LoadedMember member("llama3");
   const auto tokens = member.text(kSegmentPositions + 4, kBesideSeed);
-  const auto reference =
-      oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
-                               {oracle::resting(KvCodec::kF16), oracle::resting(KvCodec::kF16)});
+  const auto reference = testing::reference_of(member.file, tokens);
   Shared shared(member, beside_setting(400), 1, 1);
   Sequence sequence = shared.run.walk().sequence();
   Logits logits = shared.run.walk().feed(sequence, std::span(tokens).first(252));
@@ -193,10 +174,9 @@ TEST(DeviceBeside, AStepMayStraddleTheCut) {
     logits.push_back(std::move(row));
   // Of one step, the block behind the segment.
   EXPECT_EQ(shared.run.device().kv_counts().cpu_bytes,
-            n_full_streams(member.model.shape()) * shared.run.walk().cache().layout().block_bytes);
-  const testing::Distance distance = testing::distance_of(logits, reference);
-  EXPECT_LE(distance.root_mean_square, oracle::kDeviationsOverall);
-  EXPECT_LE(distance.largest, oracle::kDeviations);
+            testing::n_full_streams(member.model.shape()) *
+                shared.run.walk().cache().layout().block_bytes);
+  testing::expect_near(logits, reference);
 }
 
 /// Rows of two texts in one step, each with a part of the CPU's.

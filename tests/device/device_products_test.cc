@@ -14,7 +14,6 @@
 #include "base/error.h"
 #include "tests/device/device_run.h"
 #include "tests/engine/zoo_distance.h"
-#include "tests/oracle/reference_forward.h"
 
 namespace strata::engine {
 namespace {
@@ -79,19 +78,6 @@ uint64_t bytes_on_cpu(const DeviceRun& run) {
   return bytes;
 }
 
-std::vector<oracle::Estimates> products_reference(const LoadedMember& member,
-                                                  std::span<const int32_t> tokens) {
-  return oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
-                                  {oracle::resting(KvCodec::kF16), oracle::resting(KvCodec::kF16)});
-}
-
-void expect_near(const Logits& logits, const std::vector<oracle::Estimates>& reference) {
-  ASSERT_EQ(logits.size(), reference.size());
-  const testing::Distance distance = testing::distance_of(logits, reference);
-  EXPECT_LE(distance.root_mean_square, oracle::kDeviationsOverall);
-  EXPECT_LE(distance.largest, oracle::kDeviations);
-}
-
 TEST(DeviceProducts, ASharesLayersAreSpreadOverThoseThatPass) {
   const PieceSet attention{.attention = true}, ffn{.ffn = true};
   const std::vector<PieceSet> resident = {kNoPiece, kWholeLayer, attention, kNoPiece, kNoPiece};
@@ -113,7 +99,7 @@ TEST(DeviceProducts, TheCpuMayMultiplyByAllOfEveryMemberOfTheZoo) {
     DeviceRun run = products_run(member, products_setting(), all_pass(1));
     EXPECT_EQ(run.plan().n_on_cpu(), member.model.shape().n_layers);
     const uint64_t streamed = run.device().streamed_bytes();
-    expect_near(run.walk().feed_all(tokens), products_reference(member, tokens));
+    testing::expect_near(run.walk().feed_all(tokens), testing::reference_of(member.file, tokens));
     EXPECT_EQ(run.device().streamed_bytes(), streamed);
     EXPECT_EQ(run.device().cpu_weight_bytes(), 6 * bytes_on_cpu(run));  // steps
   }
@@ -129,7 +115,7 @@ TEST(DeviceProducts, AnyPieceMayBeAnyonesWithOneThreadAndThree) {
     const uint32_t seed = kProductsSeed + of.model.n_layers;
     DeviceRun run = products_run(member, products_setting(), drawn(seed));
     const Logits logits = run.walk().feed_all(tokens);
-    expect_near(logits, products_reference(member, tokens));
+    testing::expect_near(logits, testing::reference_of(member.file, tokens));
     EXPECT_GT(bytes_on_cpu(run), 0u);
     EXPECT_EQ(run.device().cpu_weight_bytes(), 5 * bytes_on_cpu(run));
     DeviceRun threads = products_run(member, products_setting(kDeviceFewRows, 3), drawn(seed));

@@ -15,6 +15,14 @@
 
 namespace strata::engine::testing {
 
+/// KV heads of all layers that attend the whole text.
+inline uint64_t n_full_streams(const ModelShape& shape) {
+  uint64_t n = 0;
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0) n += layer.n_kv_heads;
+  return n;
+}
+
 /// A model whose steps run on a device, the emulated one unless another's table is given.
 class DeviceRun {
  public:

@@ -13,7 +13,6 @@
 #include "gpu_attn/decode_step.h"
 #include "tests/device/device_run.h"
 #include "tests/engine/zoo_distance.h"
-#include "tests/oracle/reference_forward.h"
 
 namespace strata::engine {
 namespace {
@@ -46,9 +45,7 @@ void expect_agreement(const makers::ZooMember& of, KvCodec codec, uint32_t chunk
   WalkSetting walked = walk_setting(chunk_rows);
   walked.k_codec = walked.v_codec = codec;
   const auto tokens = random_tokens(100, of.model.vocab_size, kSeed);
-  const auto reference =
-      oracle::reference_logits(oracle::read_reference_model(member.file, 0), tokens,
-                               {oracle::resting(codec), oracle::resting(codec)});
+  const auto reference = testing::reference_of(member.file, tokens, codec);
   DeviceRun run(member, walked);
   const Logits logits = run.walk().feed_all(tokens);
   ASSERT_EQ(logits.size(), reference.size());
