@@ -2,6 +2,9 @@
 # contraction chosen by the compiler would make a row's bits depend on the loop it was computed in (law L1).
 add_library(strata_flags INTERFACE)
 target_include_directories(strata_flags INTERFACE ${PROJECT_SOURCE_DIR})
+# Of a file's name what STRATA_CHECK prints is its place in the tree: the same code wherever the tree lies, and so the same
+# entry of a compiler cache (a unity file names its sources by their absolute paths).
+target_compile_options(strata_flags INTERFACE -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=)
 target_compile_options(strata_flags INTERFACE -Wall -Wextra -Wconversion -Wsign-conversion -Wshadow
   -Wnon-virtual-dtor -Woverloaded-virtual -ffp-contract=off)
 # g++ 12 sees overlaps and overflows in std::string and std::vector that are not there (GCC bugs 105651, 105329).
