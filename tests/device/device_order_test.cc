@@ -37,6 +37,7 @@ class VirtualTable {
     EXPECT_EQ(emulated.open(0, &emulated_), 0);
     EXPECT_EQ(emulated.create_stream(emulated_, &stream_), 0);
     current_ = this;
+    effects_.prefill = prefill;
     table_.open = open;
     table_.copy = copy;
   }
@@ -48,11 +49,16 @@ class VirtualTable {
   VirtualTable& operator=(const VirtualTable&) = delete;
 
   DeviceTable& table() { return table_; }
+  uint32_t n_chunks() const { return n_chunks_; }  // that many rows' attention was launched for
 
  private:
+  static int prefill(DeviceStream* stream, const DevicePrefillArgs& args) {
+    ++current_->n_chunks_;
+    return gpu_emu::emulated_device().kernels.prefill(stream, args);
+  }
   static int open(uint32_t, Device** device) {
     planner::VirtualDeviceOptions options;
-    options.effects = &gpu_emu::emulated_device().kernels;
+    options.effects = &current_->effects_;
     options.effects_stream = current_->stream_;
     auto made = std::make_unique<VirtualDevice>(current_->profile_, options);
     *device = planner::as_device(*made.release());  // close() deletes it
@@ -77,6 +83,8 @@ class VirtualTable {
 
   static VirtualTable* current_;
   DeviceTable table_;
+  DeviceKernels effects_ = gpu_emu::emulated_device().kernels;
+  uint32_t n_chunks_ = 0;
   planner::DeviceProfile profile_;
   Device* device_ = nullptr;  // opened last
   Device* emulated_ = nullptr;
@@ -184,16 +192,31 @@ TEST(DeviceOrder, EveryCopyAndKernelIsOrderedWhereverBytesLie) {
   }
 }
 
+/// A row that wants logits ends a part of few rows; those of a chunk do not.
 TEST(DeviceOrder, AlsoOfChunksThatGoThroughTheTensorCores) {
   const testing::LoadedModel loaded(
       testing::wide_llama(makers::zoo_member("llama3").model.n_layers));
   const auto text = loaded.text(100, kOrderSeed);
+  const auto read = [&](DeviceRun& run) {
+    Sequence sequence = run.walk().sequence();
+    Logits last;
+    for (uint32_t done = 0, n = 0; done < text.size(); done += n) {
+      n = std::min(40u, static_cast<uint32_t>(text.size()) - done);
+      std::vector<StepRow> rows;
+      for (const int32_t token : std::span(text).subspan(done, n))
+        rows.push_back({&sequence, token, false});
+      rows.back().wants_logits = true;
+      last.push_back(run.walk().step(rows).front());
+    }
+    return last;
+  };
   for (const bool is_least : {false, true}) {
     DeviceRun emulated(loaded, order_setting(40));
     VirtualTable device;
     DeviceRun run(loaded, order_setting(40), is_least ? least_hbm(emulated.needs()) : 0,
                   device.table());
-    EXPECT_TRUE(testing::is_same(run.walk().feed_all(text), emulated.walk().feed_all(text)));
+    EXPECT_TRUE(testing::is_same(read(run), read(emulated)));
+    EXPECT_EQ(device.n_chunks(), 3 * loaded.model.shape().n_layers);
     EXPECT_EQ(hazards_of(run), "");
   }
 }
