@@ -38,5 +38,11 @@ struct PieceSet {
 };
 inline constexpr PieceSet kNoPiece{}, kWholeLayer{true, true};
 constexpr PieceSet other_pieces(PieceSet of) { return {!of.attention, !of.ffn}; }
+constexpr PieceSet common_pieces(PieceSet a, PieceSet b) {
+  return {a.attention && b.attention, a.ffn && b.ffn};
+}
+constexpr PieceSet without(PieceSet of, PieceSet others) {
+  return common_pieces(of, other_pieces(others));
+}
 
 }  // namespace strata

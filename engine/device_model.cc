@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/host_memory.h"
 #include "engine/panel_run.h"
 
 namespace strata::engine {
@@ -58,6 +59,24 @@ const std::byte* begin_of(const Model& host, uint32_t layer, PieceSet pieces) {
   return pieces.attention ? host.layer(layer).q.bytes : host.layer(layer).ffn_gate.bytes;
 }
 
+/// Some of a layer's pieces as they lie on the device: those that are in the host's memory, then
+/// those that are read from the file.
+struct PlacedPieces {
+  PlacedPieces(const Model& host, const DeviceLayerWeights& shapes, uint32_t layer, PieceSet of)
+      : near(without(of, host.streamed(layer))), read(common_pieces(of, host.streamed(layer))) {
+    for (const PieceSet part : {near, read})
+      for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i) {
+        if (!part.has(kLayerMatrices[i].piece)) continue;
+        offsets[i] = bytes;
+        bytes += (shapes.*gpu_attn::kLayerMatrixMembers[i]).total_bytes();
+        if (part == near) near_bytes = bytes;
+      }
+  }
+  PieceSet near, read;
+  std::array<uint64_t, gpu_attn::kLayerMatrices> offsets{};
+  uint64_t bytes = 0, near_bytes = 0;  // of both; of what is near
+};
+
 }  // namespace
 
 DeviceModel describe_for_device(const GgufFile& file, const ModelSpec& spec,
@@ -97,7 +116,8 @@ std::string why_not_on_device(const DeviceModel& model, const BeyondDevices& wan
     return "K and V that spill to disk are the CPU's, unless a card is named (--device cuda:N, "
            "--kv-dram, --dram, or a smaller -c)";
   if (wanted.streams_weights)
-    return "weights that are read from disk in every step cannot go to a device (--weights-dram)";
+    return "weights that are read from disk in every step are the CPU's, unless a card is named "
+           "(--device cuda:N, --weights-dram)";
   const auto is_odd = [](uint32_t width) { return width % kWidthStep != 0; };
   if (is_odd(model.d_model) || std::ranges::any_of(model.shapes, is_odd, &LayerShape::d_ff))
     return fmt::format("a device wants widths that are multiples of {}", kWidthStep);
@@ -118,12 +138,12 @@ uint64_t device_head_bytes(const DeviceModel& model, const GgufFile& file) {
 }
 
 DeviceWeights::DeviceWeights(const OpenDevice& device, const Model& host, DeviceModel described,
-                             const DevicePlan& plan)
+                             const DevicePlan& plan, ThreadPool& pool)
     : model_(std::move(described)), stream_(Stream::create(device)) {
   StagedCopy staged(device);  // goes before K and V have pages
   try {
     place_head(device, host, staged);
-    place_layers(device, host, plan, staged);
+    place_layers(device, host, plan, staged, pool);
   } catch (const Error&) {
     stream_.wait();  // copies of what is staged may still run
     throw;
@@ -159,22 +179,28 @@ void DeviceWeights::place_head(const OpenDevice& device, const Model& host, Stag
       model_.layers[layer].*vector.to = place_vector(host.layer(layer).*vector.from, staged);
 }
 
-/// What stays of a layer lies as it does in the host's memory.
 void DeviceWeights::place_layers(const OpenDevice& device, const Model& host,
-                                 const DevicePlan& plan, StagedCopy& staged) {
+                                 const DevicePlan& plan, StagedCopy& staged, ThreadPool& pool) {
   layers_.resize(model_.layers.size());
+  HostMemory read;  // goes before K and V have pages
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
     const PieceSet stays = plan.resident[layer];
     if (!stays.is_any()) continue;
-    const std::byte* const from = begin_of(host, layer, stays);
-    const uint64_t bytes = gpu_attn::layer_bytes(model_.layers[layer], stays);
+    const PlacedPieces placed(host, model_.layers[layer], layer, stays);
     layers_[layer] =
-        DeviceBuffer::allocate(device, bytes, fmt::format("the weights of layer {}", layer));
-    staged.copy(stream_, layers_[layer].bytes(), from, bytes);
+        DeviceBuffer::allocate(device, placed.bytes, fmt::format("the weights of layer {}", layer));
+    std::byte* const to = layers_[layer].bytes();
+    if (placed.near.is_any())
+      staged.copy(stream_, to, begin_of(host, layer, placed.near), placed.near_bytes);
+    if (placed.read.is_any()) {
+      const uint64_t bytes = placed.bytes - placed.near_bytes;
+      if (read.size() < bytes) read = HostMemory::reserve(bytes);
+      host.read_layer(layer, placed.read, read.data(), pool);
+      staged.copy(stream_, to + placed.near_bytes, read.data(), bytes);
+    }
     for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
       if (stays.has(kLayerMatrices[i].piece))
-        (model_.layers[layer].*gpu_attn::kLayerMatrixMembers[i]).bytes =
-            layers_[layer].bytes() + ((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
+        (model_.layers[layer].*gpu_attn::kLayerMatrixMembers[i]).bytes = to + placed.offsets[i];
   }
 }
 
@@ -185,17 +211,13 @@ std::vector<gpu_attn::StreamedLayer> DeviceWeights::layers_passing(
   for (uint32_t layer = 0; layer < model_.layers.size(); ++layer) {
     const PieceSet passes = other_pieces(stays[layer]);
     if (!passes.is_any()) continue;
-    const std::byte* const from = begin_of(host, layer, passes);
-    gpu_attn::StreamedLayer of{.layer = layer,
-                               .host = from,
-                               .bytes = gpu_attn::layer_bytes(model_.layers[layer], passes),
-                               .offsets = {},
-                               .pieces = passes};
-    for (uint32_t i = 0; i < gpu_attn::kLayerMatrices; ++i)
-      if (passes.has(kLayerMatrices[i].piece))
-        of.offsets[i] =
-            static_cast<uint64_t>((host.layer(layer).*kLayerMatrices[i].member).bytes - from);
-    streamed.push_back(of);
+    const PlacedPieces placed(host, model_.layers[layer], layer, passes);
+    streamed.push_back({.layer = layer,
+                        .host = placed.near.is_any() ? begin_of(host, layer, placed.near) : nullptr,
+                        .bytes = placed.near_bytes,
+                        .offsets = placed.offsets,
+                        .pieces = passes,
+                        .brought_bytes = placed.bytes - placed.near_bytes});
   }
   return streamed;
 }
@@ -206,15 +228,38 @@ void DeviceWeights::begin_step(const Stream& stream, bool cpu_multiplies) {
                "copy weights");
 }
 
+void DeviceWeights::wait(Stream& stream) {
+  if (from_file_) {
+    stream.record(ended_);
+    while (!ended_.is_done()) {
+      stream.check(streamed_->go_on(), "copy weights");
+      if (!from_file_->go_on()) break;
+    }
+  }
+  stream.wait();
+}
+
+void DeviceWeights::leave() {
+  if (from_file_) stream_.check(streamed_->leave(), "copy weights");
+}
+
 void DeviceWeights::stream_layers(const OpenDevice& device, const Model& host,
                                   const DevicePlan& plan) {
   pages_ = PinnedMemory::pin(device, host.pages());
   std::vector<gpu_attn::StreamedLayer> streamed = layers_passing(host, plan.resident);
+  std::vector<PieceSet> read;  // in every step
+  for (uint32_t layer = 0; layer < model_.layers.size(); ++layer)
+    read.push_back(without(host.streamed(layer), plan.resident[layer]));
+  if (std::ranges::any_of(read, &PieceSet::is_any)) {
+    from_file_.emplace(host, std::move(read));
+    ended_ = Event::create(device);
+  }
   slots_ =
       DeviceBuffer::allocate(device, gpu_attn::kStreamSlots * gpu_attn::stream_slot_bytes(streamed),
                              "the layers that pass through it");
   stream_.check(gpu_attn::StreamedWeights::create(device.table(), device.get(), model_.layers,
-                                                  std::move(streamed), slots_.bytes(), &streamed_),
+                                                  std::move(streamed), slots_.bytes(), &streamed_,
+                                                  from_file_ ? &*from_file_ : nullptr),
                 "copy weights");
   if (plan.on_cpu.empty()) return;
   std::vector<PieceSet> stays = plan.resident;

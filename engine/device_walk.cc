@@ -59,13 +59,14 @@ DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& fil
 
 struct DeviceWalk::State {
   State(const OpenDevice& device, const Model& host, gpu_attn::DeviceModel described,
-        KvCache& kv_cache, const DevicePlan& device_plan, uint32_t max_rows, uint64_t n_ctx)
+        KvCache& kv_cache, const DevicePlan& device_plan, uint32_t max_rows, uint64_t n_ctx,
+        ThreadPool& pool)
       : cache(kv_cache),
         plan(device_plan),
         part_rows(takes_many_rows(described) ? max_rows : kDeviceFewRows),
         sizes(step_sizes(device.facts(), n_ctx, max_rows)),
         stream(Stream::create(device)),
-        weights(device, host, std::move(described), plan),
+        weights(device, host, std::move(described), plan, pool),
         shares(shares_attention() ? share_attention(cache.shape(), spilling(plan),
                                                     cache.layout().block_bytes, n_ctx, max_rows)
                                   : AttentionShares{}),
@@ -252,6 +253,7 @@ void DeviceWalk::State::queue_captured(uint32_t pos, std::span<const uint32_t> l
 void DeviceWalk::State::end_what_is_queued() noexcept {
   try {
     stream.wait();
+    weights.leave();
   } catch (const Error&) {
     return;  // the step's own error is the one to be told
   }
@@ -286,15 +288,15 @@ void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_
           multiplies);
   }
   if (!logits.empty()) stream.copy(logits_memory(), step.logits(), logits.size_bytes());
-  stream.wait();
+  weights.wait(stream);
   std::copy_n(logits_memory(), logits.size(), logits.data());
 }
 
 DeviceWalk::DeviceWalk(const OpenDevice& device, const Model& model,
                        gpu_attn::DeviceModel described, KvCache& cache, const DevicePlan& plan,
-                       uint32_t max_rows, uint64_t n_ctx)
+                       uint32_t max_rows, uint64_t n_ctx, ThreadPool& pool)
     : state_(std::make_unique<State>(device, model, std::move(described), cache, plan, max_rows,
-                                     n_ctx)) {}
+                                     n_ctx, pool)) {}
 DeviceWalk::~DeviceWalk() = default;
 
 const DevicePlan& DeviceWalk::plan() const { return state_->plan; }
@@ -309,6 +311,7 @@ bool DeviceWalk::leaves_rows(uint32_t n_rows, uint32_t end_pos) const {
          state_->beside->has_part(static_cast<uint32_t>(blocks_for(end_pos)));
 }
 void DeviceWalk::leave_rows(const Sequence& sequence) { state_->kv.leave_rows(sequence); }
+void DeviceWalk::leave_weights() { state_->weights.leave(); }
 const DeviceKvCounts& DeviceWalk::kv_counts() const { return state_->kv.counts(); }
 uint64_t DeviceWalk::streamed_bytes() const { return state_->weights.streamed_bytes(); }
 uint64_t DeviceWalk::cpu_weight_bytes() const { return state_->cpu_weight_bytes; }
@@ -340,6 +343,11 @@ void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits) {
   State& s = *state_;
   const auto n_rows = static_cast<uint32_t>(rows.positions.size());
   const bool is_mirrored = n_rows <= kDeviceFewRows || rows.chooser != nullptr;
+  struct Ending {  // however the rows end
+    DeviceWeights& weights;
+    ~Ending() { weights.use(nullptr); }
+  } const ending{s.weights};
+  s.weights.use(rows.taker);
   try {
     s.kv.begin_step(s.stream, *rows.sequence, n_rows);
     const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{rows.positions.back()} + 1));

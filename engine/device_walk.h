@@ -15,6 +15,7 @@
 #include "engine/device_model.h"
 #include "engine/device_plan.h"
 #include "engine/device_products.h"
+#include "engine/layers_from_file.h"
 #include "engine/model.h"
 
 namespace strata::engine {
@@ -29,6 +30,7 @@ struct DeviceRows {
   ContextChooser* chooser = nullptr;                // null: the rows attend everything
   TextAttender* attender = nullptr;                 // of the CPU's part of that
   RowMultiplier* multiplier = nullptr;              // by what the plan gives the CPU, of few rows
+  LayerTaker* taker = nullptr;                      // of weights that come from the model file
 };
 
 /// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in
@@ -40,16 +42,17 @@ DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& fil
 /// One caller at a time. `model` and `cache` outlive it.
 class DeviceWalk {
  public:
-  /// Allocates what `plan` says and copies the weights that stay. Errors: kOutOfMemory,
-  /// kDeviceLost.
+  /// Allocates what `plan` says and copies the weights that stay, which the threads of `pool` read
+  /// where the model's memory does not hold them. Errors: those of DeviceWeights.
   DeviceWalk(const OpenDevice& device, const Model& model, gpu_attn::DeviceModel described,
-             KvCache& cache, const DevicePlan& plan, uint32_t max_rows, uint64_t n_ctx);
+             KvCache& cache, const DevicePlan& plan, uint32_t max_rows, uint64_t n_ctx,
+             ThreadPool& pool);
   ~DeviceWalk();
 
   /// Computes the rows: their K and V are on the device and at home, the logits of logit_rows in
   /// `logits` [n, vocab_size]. Waits for it; after an error nothing of it is under way. Errors:
-  /// those of DeviceKv::begin_step and of the chooser; kDeviceLost. Rows that choose are walked
-  /// kDeviceFewRows at a time, each part with a choice of its own per layer.
+  /// those of DeviceKv::begin_step, of the chooser and of the taker; kDeviceLost. Rows that choose
+  /// are walked kDeviceFewRows at a time, each part with a choice of its own per layer.
   void run(const DeviceRows& rows, std::span<float> logits);
 
   const DevicePlan& plan() const;
@@ -66,6 +69,8 @@ class DeviceWalk {
   bool leaves_rows(uint32_t n_rows, uint32_t end_pos) const;
   /// The CPU computes what follows the positions of the sequence.
   void leave_rows(const Sequence& sequence);
+  /// Its steps take the model's layers from now on, until the next run().
+  void leave_weights();
   // Of weights, since the start: that passed through the device, that the CPU multiplied by.
   uint64_t streamed_bytes() const;
   uint64_t cpu_weight_bytes() const;

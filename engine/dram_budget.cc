@@ -27,18 +27,18 @@ uint64_t smallest_kv(const ModelShape& shape, const ContextRequest& request) {
 }  // namespace
 
 uint64_t weights_share(const WeightSizes& sizes, const ModelShape& shape,
-                       const ContextRequest& request) {
+                       const ContextRequest& request, const std::vector<PieceSet>& held) {
   const uint64_t taken = smallest_kv(shape, request) + buffer_bytes(shape, request);
   const uint64_t left = request.available_bytes - std::min(request.available_bytes, taken);
-  if (plan_weights(sizes, 0).total_bytes() <= left) return 0;
+  if (plan_weights(sizes, 0, held).total_bytes() <= left) return 0;
   return std::max(left, smallest_weight_budget(sizes));
 }
 
 DividedDram divide_dram(const WeightSizes& sizes, const ModelShape& shape, ContextRequest request,
-                        uint64_t weights_dram_bytes) {
+                        uint64_t weights_dram_bytes, const std::vector<PieceSet>& held) {
   if (request.is_budgeted && weights_dram_bytes == 0)
-    weights_dram_bytes = weights_share(sizes, shape, request);
-  WeightPlan weights = plan_weights(sizes, weights_dram_bytes);
+    weights_dram_bytes = weights_share(sizes, shape, request, held);
+  WeightPlan weights = plan_weights(sizes, weights_dram_bytes, held);
   request.weight_bytes = weights.total_bytes();
   request.weight_bytes_min = smallest_weight_budget(sizes);
   return {std::move(weights), plan_context(shape, request)};

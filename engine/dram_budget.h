@@ -18,9 +18,9 @@ inline constexpr uint64_t kProcessBytes = uint64_t{48} << 20;
 /// the context needs, or the least with which it spills where that is less; else what K and V
 /// leave, but not less than the smallest with which weights can be streamed. Every layer that stays
 /// saves its bytes in every step, as every extent does; weights are read by every row.
-/// request.available_bytes is the budget without kProcessBytes.
+/// request.available_bytes is the budget without kProcessBytes; `held` as plan_weights() has it.
 uint64_t weights_share(const WeightSizes& sizes, const ModelShape& shape,
-                       const ContextRequest& request);
+                       const ContextRequest& request, const std::vector<PieceSet>& held = {});
 
 struct DividedDram {
   WeightPlan weights;
@@ -30,7 +30,7 @@ struct DividedDram {
 /// Weights and context; of weights `weights_dram_bytes`, 0 = weights_share() where there is a
 /// budget, else all. Errors: those of plan_weights and plan_context.
 DividedDram divide_dram(const WeightSizes& sizes, const ModelShape& shape, ContextRequest request,
-                        uint64_t weights_dram_bytes);
+                        uint64_t weights_dram_bytes, const std::vector<PieceSet>& held = {});
 
 /// The smallest --dram that would do, to some KiB, of at most available_max and kProcessBytes;
 /// 0: none does. `request` is one that divide_dram refuses. Cost: some twenty divisions.

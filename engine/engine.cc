@@ -148,7 +148,7 @@ void Engine::choose_by_hand() {
   const ModelShape shape = shape_of_sequences(spec_.shape, n_sequences());
   const WeightSizes sizes = weight_sizes(*file_, spec_);
   try {
-    DividedDram divided = divide_dram(sizes, shape, limits_, options_.weights_dram_bytes);
+    DividedDram divided = divide_dram(sizes, shape, limits_, options_.weights_dram_bytes, held_);
     weight_plan_ = std::move(divided.weights);
     context_ = divided.context;
   } catch (const Error& error) {
@@ -223,7 +223,7 @@ BeyondDevices Engine::beyond_devices(bool spills, const WeightPlan& weights) con
           .reads_sparsely = options_.method && options_.sparse_from != kNeverSparse,
           .spills = spills && !device_is_named(),
           .chooses_spilled = spills && options_.method,
-          .streams_weights = weights.n_streamed() > 0};
+          .streams_weights = weights.n_streamed() > 0 && !device_is_named()};
 }
 
 uint64_t Engine::hbm_budget() const {
@@ -258,26 +258,6 @@ void Engine::open_device() {
     notices_.push_back("--cpu-share does nothing: " + chosen.note);
 }
 
-void Engine::plan_device() {
-  if (!device_) return;
-  device_model_ = describe_for_device(
-      *file_, spec_, KvLayout::make(options_.k_codec, options_.v_codec, spec_.shape.head_dim));
-  if (const std::string why =
-          why_not_on_device(device_model_, beyond_devices(context_.kv.is_spilling(), weight_plan_));
-      !why.empty()) {
-    if (device_is_named())
-      throw Error(ErrorCode::kUnsupported, why, "--device", "change that, or use --device none");
-    leave_device(why);
-    return;
-  }
-  try {
-    device_plan_ = engine::plan_device(needs_on_device(device_model_, context_), hbm_budget());
-  } catch (const Error& error) {
-    if (device_is_named() || error.code() != ErrorCode::kDoesNotFit) throw;
-    leave_device(error.what());
-  }
-}
-
 /// Drafts that nobody asked for by number. Nothing that was in memory goes to disk for them, and
 /// the context stays as long as it is.
 void Engine::add_drafts() {
@@ -296,63 +276,6 @@ void Engine::add_drafts() {
   limits_.n_draft_max = 0;
   context_ = context;
   weight_plan_ = weights;
-}
-
-/// More rows of a prompt at a time, unless they are named, where nothing gives way to their
-/// buffers: each chunk reads all weights anew and makes f16 of them (docs/measurements.md, "On a
-/// card"). Where the device's memory does not hold K and V anyway, they may take a sixteenth of it.
-void Engine::widen_chunks() {
-  if (!device_ || options_.chunk_is_named) return;
-  constexpr uint64_t kBufferShare = 16;
-  const auto not_held = [](const DeviceNeeds& needs, const DevicePlan& plan) {
-    return needs.kv_bytes - std::min(needs.kv_bytes, plan.kv_bytes);
-  };
-  const ContextPlan context = context_;
-  const WeightPlan weights = weight_plan_;
-  const uint32_t chunk_rows = limits_.chunk_rows;
-  const bool holds_kv = not_held(needs_on_device(device_model_, context_), device_plan_) == 0;
-  for (const uint32_t n_rows : {2048u, 1024u}) {
-    if (n_rows <= context.chunk_rows) return;
-    try {
-      limits_.chunk_rows = n_rows;
-      choose_by_hand();
-      const DeviceNeeds needs = needs_on_device(device_model_, context_);
-      const DevicePlan plan = engine::plan_device(needs, hbm_budget());
-      if (context_.n_ctx == context.n_ctx && !context_.kv.is_spilling() &&
-          weight_plan_.n_streamed() == weights.n_streamed() &&
-          plan.n_streamed() == device_plan_.n_streamed() &&
-          (holds_kv ? not_held(needs, plan) == 0
-                    : needs.buffer_bytes <= hbm_budget() / kBufferShare)) {
-        device_plan_ = plan;
-        return;
-      }
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kDoesNotFit) throw;
-    }
-    limits_.chunk_rows = chunk_rows;
-    context_ = context;
-    weight_plan_ = weights;
-  }
-}
-
-/// What the CPU does beside the device: where no option says otherwise, as placed; null: by hand.
-void Engine::set_cpu_share(const Placement* placement) {
-  const double share = options_.cpu_share.value_or(placement != nullptr ? placement->cpu_share : 0);
-  device_plan_.cpu_share = options_.method ? 0 : share;
-  device_plan_.n_texts = options_.n_answers;
-  if (options_.cpu_share == 0.0)
-    device_plan_.on_cpu.clear();
-  else if (placement == nullptr)
-    device_plan_.on_cpu = share_products(device_plan_.resident, share);
-}
-
-/// The CPU is to compute after all, within what was planned: its chunks are smaller.
-void Engine::leave_device(const std::string& why) {
-  notices_.push_back("the CPU computes: " + why);
-  device_.reset();
-  limits_.has_device = false;
-  limits_.chunk_rows = std::min(context_.chunk_rows, options_.chunk_rows);
-  context_.chunk_rows = chunk_rows_for(shape_of_sequences(spec_.shape, n_sequences()), limits_);
 }
 
 /// For the fingerprint: cards of one kind compute the same bits in the same steps. How attention is
@@ -425,7 +348,7 @@ bool Engine::use_device() {
   try {
     walk_->use_device(std::make_unique<DeviceWalk>(*device_, *model_, device_model_, *cache_,
                                                    device_plan_, context_.chunk_rows,
-                                                   context_.n_ctx));
+                                                   context_.n_ctx, *pool_));
     return true;
   } catch (const Error& error) {
     if (device_is_named() || error.code() != ErrorCode::kOutOfMemory) throw;

@@ -157,6 +157,7 @@ class Engine {
   void reserve_walk();
   void open_device();
   void plan_device();
+  void leave_out_held();
   bool use_device();
   void widen_chunks();
   void set_cpu_share(const Placement* placement);
@@ -173,6 +174,7 @@ class Engine {
   ContextRequest limits_;
   WeightPlan weight_plan_;
   ContextPlan context_;
+  std::vector<PieceSet> held_;  // by the device and not in DRAM, of the rules by hand; empty: none
   uint64_t weight_file_bytes_ = 0;
   uint32_t n_threads_ = 0;
   double load_ms_ = 0;

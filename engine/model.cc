@@ -136,31 +136,49 @@ void Model::lay_out(Layout& layout, const GgufFile& file) {
                static_cast<unsigned long>(plan_.resident_bytes));
 }
 
-void Model::make_stream(const GgufFile& file, const WeightOptions& options) {
+/// Those of which any of these pieces is.
+std::vector<StreamedLayer> Model::layers_streaming(const std::vector<PieceSet>& pieces) const {
   std::vector<StreamedLayer> streamed;
   for (uint32_t idx = 0; idx < shape().n_layers; ++idx) {
-    if (!plan_.streamed[idx].is_any()) continue;
+    if (!pieces[idx].is_any()) continue;
     StreamedLayer layer;
     layer.layer = idx;
-    layer.pieces = plan_.streamed[idx];
+    layer.pieces = pieces[idx];
     layer.weights = layers_[idx];
     std::vector<PackedTensor> tensors;
     uint64_t offset = 0;
     for (const LayerMatrix& matrix : kLayerMatrices) {
       layer.matrix_offsets.push_back(offset);
       if (!layer.pieces.has(matrix.piece)) continue;
-      tensors.push_back({&need_of_layer(file, idx, matrix.tensor), offset});
+      tensors.push_back({&need_of_layer(*file_, idx, matrix.tensor), offset});
       offset += (layer.weights.*matrix.member).total_bytes();
     }
     layer.reads = panel_reads(std::move(tensors));
     streamed.push_back(std::move(layer));
   }
-  auto reader =
-      std::make_unique<PanelReader>(file, traced_io(options), plan_.n_buffers, plan_.buffer_bytes);
+  return streamed;
+}
+
+void Model::make_stream(const WeightOptions& options) {
+  auto reader = std::make_unique<PanelReader>(*file_, traced_io(options), plan_.n_buffers,
+                                              plan_.buffer_bytes);
   stream_ = std::make_unique<WeightStream>(
-      file, std::move(reader), std::move(streamed), shape().n_layers,
+      *file_, std::move(reader), layers_streaming(plan_.streamed), shape().n_layers,
       std::span(memory_.data() + plan_.resident_bytes, plan_.n_slots * plan_.slot_bytes),
       plan_.slot_bytes, options.deadline);
+}
+
+uint32_t Model::add_round(const std::vector<PieceSet>& held) const {
+  std::vector<PieceSet> pieces = plan_.streamed;
+  for (size_t idx = 0; idx < pieces.size(); ++idx) pieces[idx] = without(pieces[idx], held[idx]);
+  return pieces == plan_.streamed ? 0 : stream_->add_round(layers_streaming(pieces));
+}
+
+void Model::read_layer(uint32_t idx, PieceSet pieces, std::byte* memory, ThreadPool& pool) const {
+  std::vector<PieceSet> only(shape().n_layers);
+  only[idx] = pieces;
+  load_panels(*file_, layers_streaming(only).front().reads, memory, pool, load_report_.used,
+              make_io_, deadline_, {});
 }
 
 Model Model::load(const GgufFile& file, ModelSpec spec, ThreadPool& pool, const Progress& progress,
@@ -194,7 +212,11 @@ Model Model::load(const GgufFile& file, ModelSpec spec, ThreadPool& pool, const 
                   options.deadline, [&](uint64_t done_bytes) {
                     return !progress || progress(vector_file_bytes + done_bytes, total_bytes);
                   });
-  if (plan.n_streamed() > 0) model.make_stream(file, options);
+  if (plan.n_streamed() == 0) return model;
+  model.file_ = &file;
+  model.make_io_ = options.make_io;
+  model.deadline_ = options.deadline;
+  model.make_stream(options);
   return model;
 }
 

@@ -62,10 +62,23 @@ class Model {
   LayerLease take_layer(uint32_t idx, ThreadPool& pool,
                         const std::atomic<bool>* cancel = nullptr) const;
   /// Packs what has arrived of the next streamed layer and asks for more; called between
-  /// operations. Does not wait for the disk; nothing where everything is resident.
-  void read_ahead(ThreadPool& pool) const {
-    if (stream_ != nullptr) stream_->read_ahead(pool);
+  /// operations. Waits for the disk at most so long, where nothing has. Whether reads are on their
+  /// way: none where everything is resident.
+  bool read_ahead(ThreadPool& pool, std::chrono::microseconds most = {}) const {
+    return stream_ != nullptr && stream_->read_ahead(pool, most);
   }
+  /// A device holds these pieces of each layer: steps of its round read what is streamed of the
+  /// others. Returns the round's number; that of steps that read all is 0.
+  uint32_t add_round(const std::vector<PieceSet>& held) const;
+  /// WeightStream::begin_round().
+  void begin_round(uint32_t round) const {
+    if (stream_ != nullptr) stream_->begin_round(round);
+  }
+  /// Of a layer that is streamed in this round: whether take_layer() would not wait.
+  bool is_layer_there(uint32_t idx) const { return stream_->is_there(idx); }
+  /// Reads streamed pieces of a layer once, for who keeps them elsewhere: packed, one matrix behind
+  /// the other. Errors: those of load_panels.
+  void read_layer(uint32_t idx, PieceSet pieces, std::byte* memory, ThreadPool& pool) const;
   /// WeightStream::set_reads_ahead().
   void set_reads_ahead(bool on) const {
     if (stream_ != nullptr) stream_->set_reads_ahead(on);
@@ -75,6 +88,7 @@ class Model {
     return plan_.total_bytes();
   }  // in DRAM: as packed, or the plan's
   const WeightPlan& weight_plan() const { return plan_; }
+  PieceSet streamed(uint32_t idx) const { return plan_.streamed[idx]; }
   const LoadReport& load_report() const { return load_report_; }
   /// What streaming has cost; zero where everything is resident.
   WeightReadCounts read_counts() const;
@@ -89,7 +103,8 @@ class Model {
   struct Layout;
   Model() = default;
   void lay_out(Layout& layout, const GgufFile& file);
-  void make_stream(const GgufFile& file, const WeightOptions& options);
+  std::vector<StreamedLayer> layers_streaming(const std::vector<PieceSet>& pieces) const;
+  void make_stream(const WeightOptions& options);
   ModelSpec spec_;
   WeightPlan plan_;
   LoadReport load_report_;
@@ -97,6 +112,10 @@ class Model {
   std::vector<LayerWeights> layers_;
   PackedMatrix embedding_, output_;
   std::span<const float> output_norm_;
+  // Where layers are streamed.
+  const GgufFile* file_ = nullptr;
+  MakeIo make_io_;
+  std::chrono::milliseconds deadline_{};
   std::unique_ptr<WeightStream> stream_;
 };
 

@@ -90,6 +90,8 @@ class PanelReader {
   /// back within `deadline`.
   [[noreturn]] void fail(const PackTarget& target, std::chrono::milliseconds deadline) const;
 
+  bool is_reading() const { return io_->in_flight() > 0; }
+
   const WeightReadCounts& counts() const { return counts_; }
   void count_stall() { ++counts_.n_stalls; }
 
@@ -115,7 +117,7 @@ class PanelReader {
   std::vector<uint32_t> arrived_;  // and is not packed yet
   std::vector<tiers::IoRequest> queued_;
   std::vector<tiers::IoCompletion> completions_;
-  uint32_t n_lost_ = 0;  // buffers that a hung device keeps
+  uint32_t n_lost_ = 0;     // buffers that a hung device keeps
   std::thread::id issuer_;  // of what is in flight; a ring answers no other thread
   WeightReadCounts counts_;
 };

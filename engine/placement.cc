@@ -166,6 +166,14 @@ DevicePlan place_on_device(const DeviceNeeds& needs, uint64_t hbm_bytes,
                            const Placement& placement) {
   check_layers(placement.resident.size(), needs.layer_bytes.size());
   if (!placement.on_cpu.empty()) check_layers(placement.on_cpu.size(), needs.layer_bytes.size());
+  for (size_t layer = 0; layer < placement.on_cpu.size(); ++layer)
+    if (common_pieces(placement.on_cpu[layer], placement.streamed[layer]).is_any())
+      refuse(
+          ErrorCode::kUnsupported, "layers",
+          fmt::format("the CPU is to multiply by weights of layer {} that are read from the file "
+                      "in every step",
+                      layer),
+          "let the card multiply by them (\"file\"), or keep them in memory");
   DevicePlan plan = device_plan_of(needs, placement.resident);
   if (plan.hbm_bytes > hbm_bytes)
     refuse(ErrorCode::kDoesNotFit, "layers",

@@ -20,7 +20,9 @@ struct Placement {
   uint32_t chunk_rows = 0;  // of one prefill step; n_ctx where that is less
   KvCodec k_codec = KvCodec::kF16;
   KvCodec v_codec = KvCodec::kF16;
-  std::vector<PieceSet> streamed;  // per layer: what is read from the model file in every step
+  // Per layer: what DRAM does not hold, but steps read from the model file as far as they read it;
+  // those of a device do not where it stays there.
+  std::vector<PieceSet> streamed;
   // Of K and V and of what moves them (KvPlacement::dram_bytes()); what it does not hold of full
   // layers is in a spill file. 0 = all of them in DRAM, and no file.
   uint64_t kv_dram_bytes = 0;

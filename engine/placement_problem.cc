@@ -33,12 +33,16 @@ double gb(uint64_t bytes) { return static_cast<double>(bytes) / kGiga; }
 
 bool is_told_apart(const PiecePins& pins) { return pins[0] != pins[1]; }
 
-/// Of layers whose pieces are told apart only what may be read from the file.
+/// Of layers whose pieces are told apart only what may be read from the file: in every step, or
+/// because DRAM does not hold what a card does.
 WeightPlan all_streamed(const PlannedModel& model, const PlacementRequest& request) {
+  const auto may_be_read = [&](const planner::TierSet& pin) {
+    return pin.nvme || (pin.hbm && request.device && request.may_stream);
+  };
   std::vector<PieceSet> streamed(model.sizes.layers.size(), kWholeLayer);
   for (size_t layer = 0; layer < request.pins.size(); ++layer)
     if (const PiecePins& pins = request.pins[layer]; is_told_apart(pins))
-      streamed[layer] = {.attention = pins[0].nvme, .ffn = pins[1].nvme};
+      streamed[layer] = {.attention = may_be_read(pins[0]), .ffn = may_be_read(pins[1])};
   return weight_plan_of(model.sizes, std::move(streamed));
 }
 

@@ -45,8 +45,8 @@ struct PlacementRequest {
   uint32_t n_draft_max = 0;  // as ContextRequest has it
   std::optional<DeviceFacts> device;
   uint64_t hbm_bytes = 0;  // of it
-  // Beside a card: what a plan may use. This engine streams nothing there yet, spills where the
-  // card is named, and does the others where it is asked to.
+  // Beside a card: what a plan may use. This engine streams and spills there where the card is
+  // named, and does the others where it is asked to.
   bool may_stream = true, may_spill = true, may_attend_on_cpu = true, may_compute_on_cpu = true;
   std::optional<double> cpu_share = {};  // of what a card lacks there; nothing = as is best
   std::vector<KvCodecs> codecs;          // each is tried

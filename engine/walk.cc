@@ -244,6 +244,7 @@ uint64_t Walk::State::chosen_bytes() const {
 
 void Walk::State::run_plan() {
   op_seconds.clear();
+  model.begin_round(0);  // of all layers
   for (const StepOp& op : plan.ops) {
     check_cancelled();
     if (between_operations) between_operations();

@@ -13,7 +13,8 @@ namespace strata::engine {
 /// walks at a time, the others in one.
 class Walk::State::DeviceContexts : public ContextChooser,
                                     public TextAttender,
-                                    public RowMultiplier {
+                                    public RowMultiplier,
+                                    public LayerTaker {
  public:
   DeviceContexts(State& state, uint32_t first_group) : state_(state), first_group_(first_group) {
     wait();
@@ -39,6 +40,17 @@ class Walk::State::DeviceContexts : public ContextChooser,
                 const std::array<float*, 3>& out) override {
     work("multiply beside the device", layer,
          [&] { state_.multiply_beside(product, layer, n_part_rows, x, out); });
+  }
+
+  LayerLease take_layer(uint32_t layer) override {
+    LayerLease lease;
+    work("take_weights", layer,
+         [&] { lease = state_.model.take_layer(layer, state_.pool, state_.cancel); });
+    return lease;
+  }
+
+  bool read_ahead(std::chrono::microseconds most) override {
+    return state_.model.read_ahead(state_.pool, most);
   }
 
   ChosenContext context(uint32_t kv_head) const override {
@@ -109,6 +121,7 @@ bool Walk::State::is_for_device() {
   });
   if (!is_left) return true;
   for (const Group& group : groups) device->leave_rows(*group.sequence);
+  device->leave_weights();
   return false;
 }
 
@@ -130,7 +143,8 @@ void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
                .logit_rows = sequence_logit_rows,
                .chooser = is_selected ? &contexts : nullptr,
                .attender = is_selected ? nullptr : &contexts,
-               .multiplier = &contexts},
+               .multiplier = &contexts,
+               .taker = &contexts},
               logits);
 }
 

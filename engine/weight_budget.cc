@@ -14,10 +14,15 @@
 namespace strata::engine {
 namespace {
 
-std::vector<PieceSet> spread(uint64_t n_streamed, uint64_t n) {
-  std::vector<PieceSet> streamed(n);
-  for (uint64_t i = 0; i < n; ++i)
-    if (is_spread_to(i, n_streamed, n)) streamed[i] = kWholeLayer;
+/// Of n layers those that are held, and so many of the others, evenly.
+std::vector<PieceSet> spread(uint64_t n_streamed, uint64_t n,
+                             const std::vector<PieceSet>& held = {}) {
+  std::vector<PieceSet> streamed = held;
+  streamed.resize(n);
+  const auto n_others = n - static_cast<uint64_t>(std::ranges::count(streamed, kWholeLayer));
+  uint64_t others = 0;  // before the layer
+  for (PieceSet& of : streamed)
+    if (!of.is_whole() && is_spread_to(others++, n_streamed, n_others)) of = kWholeLayer;
   return streamed;
 }
 
@@ -71,10 +76,12 @@ uint64_t smallest_weight_budget(const WeightSizes& sizes) {
   return smallest;
 }
 
-WeightPlan plan_weights(const WeightSizes& sizes, uint64_t budget_bytes) {
+WeightPlan plan_weights(const WeightSizes& sizes, uint64_t budget_bytes,
+                        const std::vector<PieceSet>& held) {
   const size_t n_layers = sizes.layers.size();
-  for (size_t n_streamed = 0; n_streamed <= n_layers; ++n_streamed) {
-    WeightPlan plan = weight_plan_of(sizes, spread(n_streamed, n_layers));
+  const auto n_held = static_cast<size_t>(std::ranges::count(held, kWholeLayer));
+  for (size_t n_streamed = 0; n_streamed <= n_layers - n_held; ++n_streamed) {
+    WeightPlan plan = weight_plan_of(sizes, spread(n_streamed, n_layers, held));
     if (budget_bytes == 0 || plan.total_bytes() <= budget_bytes) return plan;
   }
   const uint64_t smallest = smallest_weight_budget(sizes);

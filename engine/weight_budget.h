@@ -55,8 +55,10 @@ struct WeightPlan {
 WeightPlan weight_plan_of(const WeightSizes& sizes, std::vector<PieceSet> streamed);
 
 /// The plan with the fewest streamed layers, evenly spread, that stays within the budget (0 = no
-/// limit). Errors: kDoesNotFit, with the smallest budget that would do.
-WeightPlan plan_weights(const WeightSizes& sizes, uint64_t budget_bytes);
+/// limit). What is `held` elsewhere, in a device's memory, is streamed: so only steps of the CPU
+/// read it. Errors: kDoesNotFit, with the smallest budget that would do where nothing is held.
+WeightPlan plan_weights(const WeightSizes& sizes, uint64_t budget_bytes,
+                        const std::vector<PieceSet>& held = {});
 
 /// The smallest budget that plan_weights() accepts.
 uint64_t smallest_weight_budget(const WeightSizes& sizes);

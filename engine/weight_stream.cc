@@ -45,14 +45,13 @@ WeightStream::WeightStream(const GgufFile& file, std::unique_ptr<PanelReader> re
                            std::chrono::milliseconds deadline)
     : file_(file),
       deadline_(deadline),
-      layers_(std::move(layers)),
-      order_(n_layers, kResident),
-      slots_(std::min(slot_memory.size() / slot_bytes + 1, layers_.size())),
+      n_layers_(n_layers),
+      slots_(std::min(slot_memory.size() / slot_bytes + 1, layers.size())),
       reader_(std::move(reader)) {
   const size_t n_memories = slot_memory.size() / slot_bytes;
   STRATA_CHECK(0 < n_memories && n_memories <= slots_.size(), "memory of %zu slots, %zu layers",
-               n_memories, layers_.size());
-  for (uint32_t at = 0; at < layers_.size(); ++at) order_[layers_[at].layer] = at;
+               n_memories, layers.size());
+  (void)add_round(std::move(layers));
   for (size_t i = 0; i < n_memories; ++i)
     slots_[i].target.memory = slot_memory.data() + i * slot_bytes;
   for (WeightSlot& slot : slots_) slot.bytes = slot_bytes;
@@ -60,8 +59,28 @@ WeightStream::WeightStream(const GgufFile& file, std::unique_ptr<PanelReader> re
 
 WeightStream::~WeightStream() = default;
 
-WeightSlot* WeightStream::slot_of(uint32_t at) {
-  for (WeightSlot& slot : slots_)
+uint32_t WeightStream::add_round(std::vector<StreamedLayer> layers) {
+  Round round{std::move(layers), std::vector<uint32_t>(n_layers_, kResident)};
+  for (uint32_t at = 0; at < round.layers.size(); ++at) round.order[round.layers[at].layer] = at;
+  rounds_.push_back(std::move(round));
+  return static_cast<uint32_t>(rounds_.size()) - 1;
+}
+
+void WeightStream::begin_round(uint32_t round) {
+  if (round == round_) return;
+  stop_reading();
+  round_ = round;
+  next_ = 0;
+  is_reading_ = !layers().empty();
+}
+
+bool WeightStream::is_there(uint32_t layer) const {
+  const WeightSlot* slot = slot_of(rounds_[round_].order[layer]);
+  return slot != nullptr && slot->target.memory != nullptr && slot->target.n_missing == 0;
+}
+
+const WeightSlot* WeightStream::slot_of(uint32_t at) const {
+  for (const WeightSlot& slot : slots_)
     if (slot.at == at &&
         (slot.state == WeightSlot::State::kFilling || slot.state == WeightSlot::State::kFull))
       return &slot;
@@ -86,7 +105,7 @@ void WeightStream::restart(uint32_t at) {
 
 void WeightStream::give_memory(WeightSlot& slot, std::byte* memory) {
   slot.target.memory = memory;
-  const StreamedLayer& layer = layers_[slot.at];
+  const StreamedLayer& layer = layers()[slot.at];
   slot.weights = layer.weights;
   for (size_t i = 0; i < std::size(kLayerMatrices); ++i)
     if (layer.pieces.has(kLayerMatrices[i].piece))
@@ -114,6 +133,11 @@ bool WeightStream::fill_next_slot() {
     return slot.state == WeightSlot::State::kFilling || slot.state == WeightSlot::State::kFull;
   };
   if (!reads_ahead_ && std::ranges::any_of(slots_, holds_layer)) return false;
+  // No layer twice, in a round of fewer layers than there are slots.
+  const auto is_used = [](const WeightSlot& slot) {
+    return slot.state != WeightSlot::State::kFree;
+  };
+  if (static_cast<size_t>(std::ranges::count_if(slots_, is_used)) >= layers().size()) return false;
   for (WeightSlot& slot : slots_)
     if (slot.state == WeightSlot::State::kFree &&
         (filling_ == nullptr || filling_->target.memory == nullptr))
@@ -124,16 +148,16 @@ bool WeightStream::fill_next_slot() {
   slot.at = next_;
   slot.next_read = 0;
   slot.turn = n_turns_++;
-  slot.target = {.memory = slot.target.memory, .n_missing = layers_[next_].reads.size()};
+  slot.target = {.memory = slot.target.memory, .n_missing = layers()[next_].reads.size()};
   if (slot.target.memory != nullptr) give_memory(slot, slot.target.memory);
-  next_ = next_ + 1 < layers_.size() ? next_ + 1 : 0;
+  next_ = next_ + 1 < layers().size() ? next_ + 1 : 0;
   return true;
 }
 
 void WeightStream::start_reads() {
   hand_on_memory();
   while (filling_ != nullptr || fill_next_slot()) {
-    const std::vector<PanelRead>& reads = layers_[filling_->at].reads;
+    const std::vector<PanelRead>& reads = layers()[filling_->at].reads;
     while (filling_->next_read < reads.size()) {
       if (!reader_->can_start()) return;
       reader_->start(reads[filling_->next_read++], filling_->target);
@@ -142,12 +166,13 @@ void WeightStream::start_reads() {
   }
 }
 
-void WeightStream::read_ahead(ThreadPool& pool) {
-  if (!is_reading_ || !reads_ahead_) return;
+bool WeightStream::read_ahead(ThreadPool& pool, std::chrono::microseconds most) {
+  if (!is_reading_ || !reads_ahead_) return false;
   start_reads();
-  reader_->collect(pool, std::chrono::microseconds(0));
+  reader_->collect(pool, most);
   start_reads();
   reader_->submit();
+  return reader_->is_reading();
 }
 
 void WeightStream::wait_until_full(WeightSlot& slot, ThreadPool& pool,
@@ -178,20 +203,22 @@ void WeightStream::check_file_of(const StreamedLayer& layer) const {
 }
 
 LayerLease WeightStream::take(uint32_t layer, ThreadPool& pool, const std::atomic<bool>* cancel) {
-  STRATA_CHECK(layer < order_.size() && is_streamed(layer), "layer %u is not streamed", layer);
-  const uint32_t at = order_[layer];
+  STRATA_CHECK(layer < n_layers_ && is_streamed(layer), "layer %u is not streamed", layer);
+  const uint32_t at = rounds_[round_].order[layer];
   try {
     hand_on_memory();
-    WeightSlot* slot = slot_of(at);
-    if (slot == nullptr || slot->target.memory == nullptr) {  // layers before it have the memory
+    const WeightSlot* found = slot_of(at);
+    if (found == nullptr || found->target.memory == nullptr) {  // layers before it have the memory
       restart(at);
       start_reads();
-      slot = slot_of(at);
+      found = slot_of(at);
     }
-    STRATA_CHECK(slot != nullptr, "every slot of %zu is leased", slots_.size());
-    wait_until_full(*slot, pool, cancel);
-    check_file_of(layers_[at]);
-    return LayerLease(*slot);
+    STRATA_CHECK(found != nullptr && found->target.memory != nullptr, "all of %zu slots are leased",
+                 slots_.size());
+    WeightSlot& slot = slots_[static_cast<size_t>(found - slots_.data())];
+    wait_until_full(slot, pool, cancel);
+    check_file_of(layers()[at]);
+    return LayerLease(slot);
   } catch (...) {
     stop_reading();
     throw;

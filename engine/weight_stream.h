@@ -9,6 +9,9 @@
 //
 //   slot: free -> filling (reads begin) -> full (all packed) -> leased -> free
 //         filling, full -> free where the walk goes on at another layer than the next one
+//
+// Steps may differ in what they read: the CPU's read all that does not stay, those of a device
+// leave out what that holds. Each such circle is a round; what has come of another is given up.
 #pragma once
 
 #include <atomic>
@@ -55,7 +58,7 @@ struct StreamedLayer {
 };
 
 /// One thread, for a ring knows its issuer: the first that calls. take() and read_ahead() allocate
-/// nothing.
+/// nothing. Rounds are numbered as they come, the constructor makes the first.
 class WeightStream {
  public:
   /// `slot_memory` is n_slots * slot_bytes that the caller keeps. Errors: those of PanelReader.
@@ -65,8 +68,15 @@ class WeightStream {
                std::chrono::milliseconds deadline);
   ~WeightStream();
 
-  /// Whether something of it is.
-  bool is_streamed(uint32_t layer) const { return order_[layer] != kResident; }
+  /// `layers` ascend, and fit the slots. Returns the round's number.
+  uint32_t add_round(std::vector<StreamedLayer> layers);
+  /// What is taken and read from now on is of that round.
+  void begin_round(uint32_t round);
+
+  /// Whether something of it is, in this round.
+  bool is_streamed(uint32_t layer) const { return rounds_[round_].order[layer] != kResident; }
+  /// Of a layer that is: whether all of it has come, so that take() would not wait.
+  bool is_there(uint32_t layer) const;
 
   /// Blocks until all of the layer's weights are there. At most one slot may be leased. Errors: kIo
   /// naming file, tensor and offset: a read failed, the file was cut short or written to, or the
@@ -74,8 +84,9 @@ class WeightStream {
   /// it about ten times a second. The next call begins anew.
   LayerLease take(uint32_t layer, ThreadPool& pool, const std::atomic<bool>* cancel = nullptr);
 
-  /// Packs what has arrived and asks for more. Does not wait for the disk.
-  void read_ahead(ThreadPool& pool);
+  /// Packs what has arrived and asks for more. Where nothing has, waits for a first read, at most
+  /// so long. Whether reads are on their way.
+  bool read_ahead(ThreadPool& pool, std::chrono::microseconds most = {});
   /// Where it is off, a layer is read when it is taken and not before.
   void set_reads_ahead(bool on) { reads_ahead_ = on; }
 
@@ -84,7 +95,12 @@ class WeightStream {
  private:
   static constexpr uint32_t kResident = UINT32_MAX;
 
-  WeightSlot* slot_of(uint32_t at);
+  struct Round {
+    std::vector<StreamedLayer> layers;
+    std::vector<uint32_t> order;  // layer -> its place in `layers`, or kResident
+  };
+  const WeightSlot* slot_of(uint32_t at) const;
+  const std::vector<StreamedLayer>& layers() const { return rounds_[round_].layers; }
   void give_memory(WeightSlot& slot, std::byte* memory);
   void hand_on_memory();
   void restart(uint32_t at);
@@ -96,8 +112,9 @@ class WeightStream {
 
   const GgufFile& file_;
   const std::chrono::milliseconds deadline_;
-  std::vector<StreamedLayer> layers_;
-  std::vector<uint32_t> order_;  // layer -> its place in layers_, or kResident
+  const uint32_t n_layers_;
+  std::vector<Round> rounds_;
+  uint32_t round_ = 0;
   std::vector<WeightSlot> slots_;
   WeightSlot* filling_ = nullptr;  // whose reads are not all started
   uint32_t next_ = 0;              // place of the layer that the next free slot gets

@@ -2,10 +2,10 @@
 // through all layers, from tokens to logits and the likeliest token. Why beside the kernels: the
 // order of operations is the same for every engine, bench and test that drives a device.
 //
-// Nothing here waits or allocates, but who chooses or computes on the host. What differs from step
-// to step (tokens, positions, angles, block pointers) lies in memory that the operations
-// read, so a captured step can run again for the next token after its inputs were rewritten. Fixed
-// by a capture: n_rows, the logit rows, the pointers, and how attention is cut.
+// Nothing here waits or allocates, but who brings weights, chooses or computes on the host. What
+// differs from step to step (tokens, positions, angles, block pointers) lies in memory that the
+// operations read, so a captured step can run again for the next token after its inputs were
+// rewritten. Fixed by a capture: n_rows, the logit rows, the pointers, and how attention is cut.
 // DeviceKvTable::n_blocks may be more than the text has; attention then looks at positions, but the
 // cut is for n_blocks: a text of a share s of it keeps a share s of the card busy, so attention
 // takes up to 1 / s times as long. Capture anew when a table has grown by an eighth or so. A

@@ -71,7 +71,8 @@ class LayerWeightsSource {
   virtual ~LayerWeightsSource() = default;
 
   /// The layer's weights, good for what is queued on `stream` from here to release(): where they
-  /// are still on their way the stream is made to wait, never the host.
+  /// are still on their way the stream is made to wait, never the host. The host does where they
+  /// are not in its memory yet, and what it waits for may throw (BroughtLayers).
   virtual int take(DeviceStream* stream, uint32_t layer, const DeviceLayerWeights** weights) = 0;
   /// All that reads them is queued.
   virtual int release(DeviceStream* stream, uint32_t layer) = 0;

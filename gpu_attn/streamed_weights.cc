@@ -10,16 +10,17 @@ namespace strata::gpu_attn {
 
 uint64_t stream_slot_bytes(const std::vector<StreamedLayer>& streamed) {
   uint64_t largest = 0;
-  for (const StreamedLayer& of : streamed) largest = std::max(largest, of.bytes);
+  for (const StreamedLayer& of : streamed) largest = std::max(largest, of.slot_bytes());
   return round_up(largest, 256);
 }
 
 int StreamedWeights::create(const DeviceTable& table, Device* device,
                             const std::vector<DeviceLayerWeights>& layers,
                             std::vector<StreamedLayer> streamed, std::byte* slots,
-                            std::unique_ptr<StreamedWeights>* made) {
+                            std::unique_ptr<StreamedWeights>* made, BroughtLayers* brought) {
   std::unique_ptr<StreamedWeights> weights(new StreamedWeights(table));
   weights->layers_ = layers;
+  weights->brought_ = brought;
   const uint64_t slot_bytes = stream_slot_bytes(streamed);
   (void)weights->add_round(std::move(streamed));
   for (uint32_t s = 0; s < kStreamSlots; ++s) weights->slots_[s].bytes = slots + s * slot_bytes;
@@ -35,10 +36,11 @@ uint32_t StreamedWeights::add_round(std::vector<StreamedLayer> streamed) {
       static_cast<unsigned long>(stream_slot_bytes(rounds_.front().streamed)));
   Round round{std::move(streamed), std::vector<uint32_t>(layers_.size(), kResident)};
   for (uint32_t at = 0; at < round.streamed.size(); ++at) {
-    const uint32_t layer = round.streamed[at].layer;
-    STRATA_CHECK(layer < layers_.size() && (at == 0 || layer > round.streamed[at - 1].layer),
-                 "layer %u at %u", layer, at);
-    round.place[layer] = at;
+    const StreamedLayer& of = round.streamed[at];
+    STRATA_CHECK(of.layer < layers_.size() && (at == 0 || of.layer > round.streamed[at - 1].layer),
+                 "layer %u at %u", of.layer, at);
+    STRATA_CHECK(of.brought_bytes == 0 || brought_ != nullptr, "nobody brings layer %u", of.layer);
+    round.place[of.layer] = at;
   }
   rounds_.push_back(std::move(round));
   return static_cast<uint32_t>(rounds_.size()) - 1;
@@ -46,13 +48,14 @@ uint32_t StreamedWeights::add_round(std::vector<StreamedLayer> streamed) {
 
 int StreamedWeights::open(Device* device) {
   if (const int error = table_.create_stream(device, &copies_); error != 0) return error;
+  if (const int error = table_.create_event(device, &copied_); error != 0) return error;
   for (uint32_t s = 0; s < kStreamSlots; ++s) {
     Slot& slot = slots_[s];
     if (const int error = table_.create_event(device, &slot.filled); error != 0) return error;
     if (const int error = table_.create_event(device, &slot.free); error != 0) return error;
     const std::vector<StreamedLayer>& streamed = rounds_.front().streamed;
-    if (s >= streamed.size()) continue;
-    if (const int error = fill(slot, streamed[s]); error != 0) return error;
+    if (s >= streamed.size() || streamed[s].brought_bytes > 0) continue;
+    if (const int error = fill(slot, streamed[s], nullptr); error != 0) return error;
   }
   return 0;
 }
@@ -62,38 +65,103 @@ StreamedWeights::~StreamedWeights() {
     table_.destroy_event(slot.filled);
     table_.destroy_event(slot.free);
   }
+  table_.destroy_event(copied_);
   table_.destroy_stream(copies_);
+  if (is_lent_) brought_->release();
 }
 
 /// Queues the copy of a layer; what the slot held must not be needed by what comes before on the
 /// copy stream.
-int StreamedWeights::fill(Slot& slot, const StreamedLayer& from) {
+int StreamedWeights::fill(Slot& slot, const StreamedLayer& from, const std::byte* brought) {
   slot.holds = &from;
+  slot.wanted = nullptr;
   slot.is_settled = false;
   slot.weights = layers_[from.layer];
   for (uint32_t i = 0; i < kLayerMatrices; ++i)
     if (from.pieces.has(matrix_piece(i)))
       (slot.weights.*kLayerMatrixMembers[i]).bytes = slot.bytes + from.offsets[i];
-  queued_bytes_ += from.bytes;
-  if (const int error = table_.copy(copies_, slot.bytes, from.host, from.bytes); error != 0)
-    return error;
+  queued_bytes_ += from.slot_bytes();
+  if (from.bytes > 0)
+    if (const int error = table_.copy(copies_, slot.bytes, from.host, from.bytes); error != 0)
+      return error;
+  if (from.brought_bytes > 0) {
+    std::byte* const to = slot.bytes + from.bytes;
+    if (const int error = table_.copy(copies_, to, brought, from.brought_bytes); error != 0)
+      return error;
+    if (const int error = table_.record(copies_, copied_); error != 0) return error;
+  }
   return table_.record(copies_, slot.filled);
 }
 
-/// The same once all that is queued on `stream` has read the slot.
-int StreamedWeights::refill(DeviceStream* stream, Slot& slot, const StreamedLayer& from) {
-  if (const int error = table_.record(stream, slot.free); error != 0) return error;
+/// Waits until what was brought last is copied; meanwhile the next is got on with.
+int StreamedWeights::give_back() {
+  bool is_copied = !is_lent_;
+  while (!is_copied) {
+    if (const int error = table_.query(copied_, &is_copied); error != 0) return error;
+    if (is_copied || brought_->go_on()) continue;
+    if (const int error = table_.wait_event(copied_); error != 0) return error;
+    is_copied = true;
+  }
+  if (is_lent_) brought_->release();
+  is_lent_ = false;
+  return 0;
+}
+
+/// Leaves `bytes` null where it would have to wait and may not.
+int StreamedWeights::bring(uint32_t layer, bool may_wait, const std::byte** bytes) {
+  if (is_lent_ && !may_wait) {
+    bool is_copied = false;
+    if (const int error = table_.query(copied_, &is_copied); error != 0) return error;
+    if (!is_copied) return 0;
+  }
+  if (const int error = give_back(); error != 0) return error;
+  if (!may_wait && !brought_->is_there(layer)) return 0;
+  *bytes = brought_->take(layer);
+  is_lent_ = true;
+  return 0;
+}
+
+/// The slot stays as it is where the layer is not there.
+int StreamedWeights::fill_wanted(Slot& slot, bool may_wait) {
+  const StreamedLayer& from = *slot.wanted;
+  const std::byte* brought = nullptr;
+  if (from.brought_bytes > 0) {
+    if (const int error = bring(from.layer, may_wait, &brought); error != 0) return error;
+    if (brought == nullptr) return 0;
+  }
   if (const int error = table_.await(copies_, slot.free); error != 0) return error;
-  return fill(slot, from);
+  return fill(slot, from, brought);
+}
+
+int StreamedWeights::go_on() {
+  for (;;) {
+    Slot* first = nullptr;
+    for (Slot& slot : slots_)
+      if (slot.wanted != nullptr && (first == nullptr || slot.turn < first->turn)) first = &slot;
+    if (first == nullptr) return 0;
+    if (const int error = fill_wanted(*first, /*may_wait=*/false); error != 0) return error;
+    if (first->wanted != nullptr) return 0;
+  }
+}
+
+/// The layer's copy, once all that is queued on `stream` has read the slot, and it is there.
+int StreamedWeights::want(DeviceStream* stream, Slot& slot, const StreamedLayer& from) {
+  slot.wanted = nullptr;
+  if (const int error = table_.record(stream, slot.free); error != 0) return error;
+  slot.wanted = &from;
+  slot.turn = n_wanted_++;
+  // What need not be brought waits for nobody.
+  return from.brought_bytes > 0 ? go_on() : fill_wanted(slot, /*may_wait=*/false);
 }
 
 int StreamedWeights::begin(DeviceStream* stream, uint32_t round) {
   if (round == round_) return 0;
   round_ = round;
   const std::vector<StreamedLayer>& streamed = rounds_[round].streamed;
+  for (Slot& slot : slots_) slot.wanted = nullptr;
   for (uint32_t s = 0; s < kStreamSlots && s < streamed.size(); ++s) {
     if (slots_[s].holds == &streamed[s]) continue;
-    if (const int error = refill(stream, slots_[s], streamed[s]); error != 0) return error;
+    if (const int error = want(stream, slots_[s], streamed[s]); error != 0) return error;
   }
   return 0;
 }
@@ -107,8 +175,12 @@ int StreamedWeights::take(DeviceStream* stream, uint32_t layer,
     return 0;
   }
   Slot& slot = slots_[at % kStreamSlots];
-  if (slot.holds != &round.streamed[at])
-    if (const int error = refill(stream, slot, round.streamed[at]); error != 0) return error;
+  const StreamedLayer* const wanted = &round.streamed[at];
+  if (slot.holds != wanted && slot.wanted != wanted)
+    if (const int error = want(stream, slot, *wanted); error != 0) return error;
+  if (slot.holds != wanted)
+    if (const int error = fill_wanted(slot, /*may_wait=*/true); error != 0) return error;
+  slot.wanted = nullptr;  // what it holds is read now
   if (!slot.is_settled)
     if (const int error = table_.await(stream, slot.filled); error != 0) return error;
   slot.is_settled = true;
@@ -122,7 +194,7 @@ int StreamedWeights::release(DeviceStream* stream, uint32_t layer) {
   if (at == kResident) return 0;
   const uint32_t next =
       at + kStreamSlots < round.streamed.size() ? at + kStreamSlots : at % kStreamSlots;
-  return next == at ? 0 : refill(stream, slots_[at % kStreamSlots], round.streamed[next]);
+  return next == at ? 0 : want(stream, slots_[at % kStreamSlots], round.streamed[next]);
 }
 
 int StreamedWeights::settle(DeviceStream* stream) {
@@ -132,6 +204,11 @@ int StreamedWeights::settle(DeviceStream* stream) {
     slot.is_settled = true;
   }
   return 0;
+}
+
+int StreamedWeights::leave() {
+  for (Slot& slot : slots_) slot.wanted = nullptr;
+  return give_back();
 }
 
 int StreamedWeights::wait() { return table_.wait_stream(copies_); }

@@ -22,6 +22,11 @@
 // Steps may differ in what passes: a round is one list of it. Each goes round by itself, for the
 // next step is mostly of the same; the first step of another round begins with its own copies,
 // behind at most two that are of no use to it.
+//
+// A layer, or a piece of it, that host memory does not hold is brought there first
+// (BroughtLayers), one at a time, and copied once it has come: while the host has other things to
+// do its copy is not queued, and the copies of others go before it. The host waits in take() alone,
+// all that is before the layer being queued.
 #pragma once
 
 #include <array>
@@ -40,10 +45,27 @@ inline constexpr uint32_t kStreamSlots = 2;
 struct StreamedLayer {
   uint32_t layer = 0;
   const std::byte* host = nullptr;
-  uint64_t bytes = 0;
+  uint64_t bytes = 0;  // of `host`
   // Multiples of 64, as kLayerMatrixMembers; 0 of a piece that stays.
   std::array<uint64_t, kLayerMatrices> offsets{};
   PieceSet pieces = kWholeLayer;  // that pass
+  uint64_t brought_bytes = 0;     // behind `bytes` in a slot: what is brought first
+
+  uint64_t slot_bytes() const { return bytes + brought_bytes; }
+};
+
+/// Brings what passes of layers to host memory.
+class BroughtLayers {
+ public:
+  virtual ~BroughtLayers() = default;
+  /// A layer's bytes there, pinned, good until release(), which comes before the next take().
+  /// Waits until they have come; throws what that throws.
+  virtual const std::byte* take(uint32_t layer) = 0;
+  virtual void release() = 0;
+  /// Whether take() would not wait.
+  virtual bool is_there(uint32_t layer) const = 0;
+  /// Gets on with what comes, and may wait for it a moment. False: nothing is on its way.
+  virtual bool go_on() = 0;
 };
 
 /// Bytes of one slot for these layers, a multiple of 256.
@@ -55,18 +77,24 @@ class StreamedWeights final : public LayerWeightsSource {
  public:
   /// `layers` holds every layer: shapes and vectors of what is streamed, all of the others; it is
   /// copied. `streamed` ascends. `slots` is kStreamSlots * stream_slot_bytes() of the device that
-  /// the caller keeps, as it keeps the host's bytes. The first copies begin at once.
+  /// the caller keeps, as it keeps the host's bytes. The first copies begin at once, but for what
+  /// is brought: by `brought`, which is borrowed, and null where nothing is.
   static int create(const DeviceTable& table, Device* device,
                     const std::vector<DeviceLayerWeights>& layers,
                     std::vector<StreamedLayer> streamed, std::byte* slots,
-                    std::unique_ptr<StreamedWeights>* made);
+                    std::unique_ptr<StreamedWeights>* made, BroughtLayers* brought = nullptr);
   /// The caller has waited for the streams of its steps, and for copies by wait().
   ~StreamedWeights() override;
 
-  /// A layer that its slot does not hold, after a step that was given up, is copied now.
+  /// A layer that its slot does not hold, after a step that was given up or because it was not
+  /// there, is copied now. Throws what bringing it throws: then the step is to be given up.
   int take(DeviceStream* stream, uint32_t layer, const DeviceLayerWeights** weights) override;
   int release(DeviceStream* stream, uint32_t layer) override;
   int settle(DeviceStream* stream) override;
+  /// Queues the copies of layers that have been brought meanwhile. Does not wait.
+  int go_on();
+  /// Nothing more is brought before the next take(), and what was is given back, once it is copied.
+  int leave();
   /// The host waits for all copies.
   int wait();
 
@@ -83,7 +111,9 @@ class StreamedWeights final : public LayerWeightsSource {
     DeviceEvent* filled = nullptr;
     DeviceEvent* free = nullptr;
     const StreamedLayer* holds = nullptr;
-    bool is_settled = false;  // steps' streams wait for `filled` already
+    const StreamedLayer* wanted = nullptr;  // in its place, once it is there; `free` is recorded
+    uint64_t turn = 0;                      // of those that are wanted: the lower comes first
+    bool is_settled = false;                // steps' streams wait for `filled` already
     DeviceLayerWeights weights;
   };
   static constexpr uint32_t kResident = UINT32_MAX;
@@ -94,8 +124,11 @@ class StreamedWeights final : public LayerWeightsSource {
 
   explicit StreamedWeights(const DeviceTable& table) : table_(table) {}
   int open(Device* device);
-  int fill(Slot& slot, const StreamedLayer& from);
-  int refill(DeviceStream* stream, Slot& slot, const StreamedLayer& from);
+  int fill(Slot& slot, const StreamedLayer& from, const std::byte* brought);
+  int fill_wanted(Slot& slot, bool may_wait);
+  int want(DeviceStream* stream, Slot& slot, const StreamedLayer& from);
+  int bring(uint32_t layer, bool may_wait, const std::byte** bytes);
+  int give_back();
 
   const DeviceTable& table_;
   std::vector<DeviceLayerWeights> layers_;
@@ -103,6 +136,10 @@ class StreamedWeights final : public LayerWeightsSource {
   uint32_t round_ = 0;  // that steps are of
   std::array<Slot, kStreamSlots> slots_;
   DeviceStream* copies_ = nullptr;
+  BroughtLayers* brought_ = nullptr;
+  DeviceEvent* copied_ = nullptr;  // what was brought last
+  bool is_lent_ = false;           // that is not given back yet
+  uint64_t n_wanted_ = 0;
   uint64_t queued_bytes_ = 0;
 };
 

@@ -39,17 +39,23 @@ PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placem
     const double kv = group.n_layers() * group.kv_gb;
     gb.hbm_weights += place.n_hbm * group.weight_gb;
     gb.hbm_kv += place.kv_hbm * kv;
-    gb.dram_weights += (place.n_hbm + place.n_dram) * group.weight_gb;
+    gb.dram_weights +=
+        (place.n_dram + (placement.is_hbm_alone ? 0 : place.n_hbm)) * group.weight_gb;
     gb.dram_kv += (place.kv_hbm + place.kv_dram) * kv;
     gb.nvme_weights += place.n_nvme * group.weight_gb;
     if (!group.apart) continue;
     const double apart = group.n_layers() * group.apart->weight_gb;
-    if (group.apart->tier == PlanTier::kHbm) gb.hbm_weights += apart;
-    (group.apart->tier == PlanTier::kNvme ? gb.nvme_weights : gb.dram_weights) += apart;
+    const PlanTier tier = group.apart->tier;
+    if (tier == PlanTier::kHbm) gb.hbm_weights += apart;
+    if (tier == PlanTier::kNvme) gb.nvme_weights += apart;
+    if (tier == PlanTier::kDram || (tier == PlanTier::kHbm && !placement.is_hbm_alone))
+      gb.dram_weights += apart;
   }
   const bool is_spilling = placement.is_spilling(problem);
   gb.kv_beside = is_spilling ? problem.spill_beside_gb : problem.kv_beside_gb;
-  gb.dram_slots = placement.is_streaming(problem) ? problem.stream_slots_gb : 0;
+  // What is in HBM alone is read for steps of the CPU.
+  if (placement.is_hbm_alone || placement.is_streaming(problem))
+    gb.dram_slots = problem.stream_slots_gb;
   gb.dram_buffers = problem.dram_fixed_gb + gb.kv_beside + gb.dram_slots;
   if (is_spilling) gb.nvme_file = problem.spill_file_gb;
   if (problem.has_device)

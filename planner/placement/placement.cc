@@ -137,6 +137,7 @@ class Search {
 
 void Search::consider(const LayerPlacement& counted, std::optional<Found>& best) {
   LayerPlacement layers = counted;
+  layers.is_hbm_alone = false;
   for (GroupPlace& place : layers.groups) place.kv_hbm = place.kv_dram = 0;
   const auto [entry, is_new] = tried_.try_emplace(std::move(layers));
   Priced& of = entry->second;
@@ -230,6 +231,9 @@ struct LeastWeights {
 };
 /// What weights take where as many as may be are elsewhere.
 LeastWeights least_weights(const PlacementProblem& problem) {
+  const auto need_dram = [&](bool may_stream, bool may_stay) {
+    return !may_stream && !(may_stay && problem.may_leave_dram());
+  };
   LeastWeights least;
   double streamed = 0, passing = 0, must_pass = 0;
   bool must_stream = false;
@@ -238,15 +242,20 @@ LeastWeights least_weights(const PlacementProblem& problem) {
     const bool stays_off = problem.may_hold(group, PlanTier::kDram);
     const bool may_stream = problem.may_hold(group, PlanTier::kNvme);
     must_stream |= may_stream && !stays_off && !problem.may_hold(group, PlanTier::kHbm);
-    (may_stream ? streamed : least.dram_gb) += gb;
-    const bool may_pass = stays_off || may_stream;
     const bool may_stay = problem.may_hold(group, PlanTier::kHbm);
+    (need_dram(may_stream, may_stay) ? least.dram_gb : streamed) += gb;
+    const bool may_pass = stays_off || may_stream;
     (!may_pass ? least.hbm_gb : may_stay ? passing : must_pass) += gb;
     if (!group.apart) continue;
     const double apart = group.n_layers() * group.apart->weight_gb;
-    must_stream |= group.apart->tier == PlanTier::kNvme;
-    if (group.apart->tier != PlanTier::kNvme) least.dram_gb += apart;
-    (group.apart->tier == PlanTier::kHbm ? least.hbm_gb : must_pass) += apart;
+    const bool is_in_file = group.apart->tier == PlanTier::kNvme;
+    const bool is_there = group.apart->tier == PlanTier::kHbm;
+    must_stream |= is_in_file;
+    if (need_dram(is_in_file, is_there))
+      least.dram_gb += apart;
+    else if (is_there)
+      streamed += apart;
+    (is_there ? least.hbm_gb : must_pass) += apart;
   }
   const double slots = problem.stream_slots_gb;
   least.dram_gb += must_stream ? slots : std::min(streamed, slots);
@@ -298,6 +307,22 @@ LpWaits waits_of(const PlacementProblem& problem, const LayerPlacement& placemen
   return {share(token_time(problem, placement)), share(prompt_time(problem, placement))};
 }
 
+namespace {
+
+std::optional<LayerPlacement> with_kv_beside(const PlacementProblem& problem,
+                                             LayerPlacement counted, bool is_hbm_alone) {
+  counted.is_hbm_alone = is_hbm_alone;
+  if (!place_at_home(problem, counted)) return std::nullopt;
+  if (problem.has_device) copy_to_hbm(problem, counted);
+  const auto is_copied = [](const GroupPlace& place) { return place.kv_dram == 0; };
+  if (std::ranges::all_of(counted.groups, is_copied) && !counted.is_spilling(problem))
+    counted.cpu_part = CpuPart::kNone;
+  if (!fits(problem, counted)) return std::nullopt;
+  return counted;
+}
+
+}  // namespace
+
 std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlacement counted) {
   const auto is_on_cpu = [](const GroupPlace& place) {
     return place.n_on_cpu + place.n_apart_on_cpu > 0;
@@ -314,13 +339,11 @@ std::optional<LayerPlacement> with_kv(const PlacementProblem& problem, LayerPlac
       }
   if (!problem.may_attend_on_cpu) counted.cpu_part = CpuPart::kNone;
   if (problem.stated_cpu_share) counted.cpu_part = part_of(*problem.stated_cpu_share);
-  if (!place_at_home(problem, counted)) return std::nullopt;
-  if (problem.has_device) copy_to_hbm(problem, counted);
-  const auto is_copied = [](const GroupPlace& place) { return place.kv_dram == 0; };
-  if (std::ranges::all_of(counted.groups, is_copied) && !counted.is_spilling(problem))
-    counted.cpu_part = CpuPart::kNone;
-  if (!fits(problem, counted)) return std::nullopt;
-  return counted;
+  std::optional<LayerPlacement> at_home = with_kv_beside(problem, counted, /*is_hbm_alone=*/false);
+  if (!problem.may_leave_dram() || (at_home && !at_home->is_spilling(problem))) return at_home;
+  // Where K and V spill in any case, the CPU has steps that read all weights.
+  std::optional<LayerPlacement> alone = with_kv_beside(problem, counted, /*is_hbm_alone=*/true);
+  return at_home && (!alone || alone->is_spilling(problem)) ? at_home : alone;
 }
 
 std::optional<Shortage> shortage(const PlacementProblem& problem) {

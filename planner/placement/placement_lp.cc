@@ -16,7 +16,8 @@ struct WeightColumns {
   double gb = 0, read_gb = 0, pack_ms = 0;
   PieceSet pieces;
   uint32_t hbm = 0, dram = 0, nvme = 0;
-  uint32_t products = 0;  // where the CPU may compute beside a device
+  uint32_t hbm_alone = 0;  // in HBM, too, with no room in DRAM
+  uint32_t products = 0;   // where the CPU may compute beside a device
 };
 
 struct GroupColumns {
@@ -103,8 +104,10 @@ WeightColumns PlacementProgram::add_weights(const LayerGroup& group, const Moved
   w.hbm = model_.add_column(0, upper(may_hold(PlanTier::kHbm)), 0);
   w.dram = model_.add_column(0, upper(may_hold(PlanTier::kDram)), far * weights);
   w.nvme = model_.add_column(0, upper(may_hold(PlanTier::kNvme)), kFartherGb * weights);
-  model_.add_row(1, 1, Terms{{w.hbm, 1}, {w.dram, 1}, {w.nvme, 1}});
-  at_most(0, {{w.nvme, 1}, {streams_, -1}});
+  const bool may_leave = problem_.may_leave_dram() && may_hold(PlanTier::kHbm);
+  w.hbm_alone = model_.add_column(0, upper(may_leave), 0);
+  model_.add_row(1, 1, Terms{{w.hbm, 1}, {w.hbm_alone, 1}, {w.dram, 1}, {w.nvme, 1}});
+  at_most(0, {{w.nvme, 1}, {w.hbm_alone, 1}, {streams_, -1}});
   if (problem_.has_device) at_most(0, {{w.dram, 1}, {w.nvme, 1}, {passes_, -1}});
   if (problem_.may_compute_products()) {
     w.products = model_.add_column(0, 1, far * weights);
@@ -171,7 +174,7 @@ void PlacementProgram::add_room() {
     const double kv = group.n_layers() * group.n_held * group.kv_gb;
     for (const WeightColumns& w : c.weights) {
       const double weights = group.n_layers() * w.gb;
-      hbm.push_back({w.hbm, weights});
+      hbm.insert(hbm.end(), {{w.hbm, weights}, {w.hbm_alone, weights}});
       dram.insert(dram.end(), {{w.hbm, weights}, {w.dram, weights}});
     }
     hbm.push_back({c.k_hbm, kv});
@@ -388,15 +391,16 @@ LpPlacement PlacementProgram::solve() const {
     return problem_.may_compute_products() ? value(w.products) : 0;
   };
   for (const GroupColumns& c : columns_)
-    placement.groups.push_back({.weights_hbm = value(c.weights[0].hbm),
-                                .weights_dram = value(c.weights[0].dram),
-                                .weights_nvme = value(c.weights[0].nvme),
-                                .kv_hbm = value(c.k_hbm),
-                                .kv_dram = value(c.k_dram),
-                                .kv_nvme = value(c.k_nvme),
-                                .on_cpu = value(c.on_cpu),
-                                .products_on_cpu = products(c.weights[0]),
-                                .apart_on_cpu = c.weights.size() > 1 ? products(c.weights[1]) : 0});
+    placement.groups.push_back(
+        {.weights_hbm = value(c.weights[0].hbm) + value(c.weights[0].hbm_alone),
+         .weights_dram = value(c.weights[0].dram),
+         .weights_nvme = value(c.weights[0].nvme),
+         .kv_hbm = value(c.k_hbm),
+         .kv_dram = value(c.k_dram),
+         .kv_nvme = value(c.k_nvme),
+         .on_cpu = value(c.on_cpu),
+         .products_on_cpu = products(c.weights[0]),
+         .apart_on_cpu = c.weights.size() > 1 ? products(c.weights[1]) : 0});
   placement.tpot_ms = value(token_ms_);
   for (const auto& [column, weight] : chunks_) placement.ttft_ms += weight * value(column);
   placement.ttft_ms += problem_.head_ms;

@@ -121,7 +121,8 @@ struct PlacementProblem {
   double hbm_gb = 0, dram_gb = 0, nvme_gb = 0;
   // Of DRAM, at most this for weights and their slots, and for K and V with what moves them.
   double weights_cap_gb = kNoCap, kv_cap_gb = kNoCap;
-  // What is allowed. DRAM is the home of all that HBM holds: that is copies.
+  // What is allowed. DRAM is the home of all that HBM holds, which is copies; but of weights the
+  // model file is, where they may be read from it and DRAM lacks room.
   bool has_device = false;
   bool may_stream = true;         // weights from the model file in every step
   bool may_spill = true;          // K and V of full layers to a file
@@ -168,6 +169,7 @@ struct PlacementProblem {
   double cpu_products_ms(const LayerGroup& group, double gb) const;
   double cpu_products_link_ms(PieceSet pieces) const;
   bool may_compute_products() const { return has_device && may_compute_on_cpu; }
+  bool may_leave_dram() const { return has_device && may_stream; }  // weights that are in HBM
   /// Whether weights may be in a tier as far as there is one; those of a layer of the group, or
   /// some of its K and V.
   bool may_hold_weights(PlanTier tier) const;

@@ -34,6 +34,7 @@ constexpr CpuPart part_of(double share) {
 struct LayerPlacement {
   std::vector<GroupPlace> groups;
   CpuPart cpu_part = CpuPart::kNone;
+  bool is_hbm_alone = false;  // DRAM has no copy of the weights that are in HBM
   auto operator<=>(const LayerPlacement&) const = default;
 
   bool is_streaming(const PlacementProblem& problem) const;  // weights come from the file

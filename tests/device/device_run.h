@@ -40,9 +40,9 @@ class DeviceRun {
     plan_ = plan_device(needs_, hbm_bytes == 0 ? uint64_t{1} << 30 : hbm_bytes);
     plan_.cpu_share = cpu_share;
     if (change) change(needs_, plan_);
-    walk_.walk().use_device(std::make_unique<DeviceWalk>(device_, member.model,
-                                                         std::move(described), walk_.cache(), plan_,
-                                                         setting.chunk_rows, setting.n_ctx));
+    walk_.walk().use_device(std::make_unique<DeviceWalk>(
+        device_, member.model, std::move(described), walk_.cache(), plan_, setting.chunk_rows,
+        setting.n_ctx, walk_.walk().pool()));
   }
   ZooWalk& walk() { return walk_; }
   const DevicePlan& plan() const { return plan_; }

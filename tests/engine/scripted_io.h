@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -27,7 +28,8 @@ struct IoScript {
   // Not 0: reads end only for who waits, and each such wait takes so long by `clock`, the disk's.
   std::chrono::nanoseconds wait_time{};
   std::chrono::nanoseconds clock{};
-  uint64_t n_waits = 0;   // that took it
+  uint64_t n_waits = 0;  // that took it
+  std::function<void()> on_wait = {};
   uint32_t depth = 1000;  // the smaller of this and what the reader asks for
   std::vector<std::pair<uint32_t, uint64_t>> places;  // file and offset of all that was submitted
 };
@@ -61,6 +63,7 @@ class ScriptedIo final : public tiers::Io {
   }
   /// The last submitted ends first: nobody may rely on an order.
   uint32_t wait(std::span<tiers::IoCompletion> out, std::chrono::microseconds timeout) override {
+    if (script_->on_wait) script_->on_wait();
     if (script_->wait_time.count() > 0) {
       if (timeout.count() == 0 || waiting_.empty()) return 0;
       ++script_->n_waits;

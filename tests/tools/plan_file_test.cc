@@ -70,10 +70,19 @@ PlanFile with_products(PlanFile plan) {
   return plan;
 }
 
+/// From the file beside a card: all of a layer in every step, a piece that the card has alone, and
+/// one that it has beside one that passes.
+PlanFile with_weights_in_file(PlanFile plan) {
+  plan.placement.streamed[3] = kWholeLayer;
+  plan.placement.streamed[4] = kWholeLayer;
+  plan.placement.streamed[5] = {.attention = true};
+  return plan;
+}
+
 TEST(PlanFileTest, WhatIsWrittenIsReadBack) {
   for (const PlanFile& plan :
        {some_plan(), device_plan(), with_pieces(some_plan()), with_pieces(device_plan()),
-        with_products(with_pieces(device_plan()))}) {
+        with_products(with_pieces(device_plan())), with_weights_in_file(device_plan())}) {
     const std::string text = plan_file_json(plan);
     const PlanFile read = parse_plan_file(text, "plan.json");
     EXPECT_EQ(plan_file_json(read), text);
@@ -116,6 +125,10 @@ TEST(PlanFileTest, PiecesOfALayerStandByTheirNames) {
   EXPECT_EQ(of_cpu["2"], (json{{"attention", "cpu"}, {"ffn", "hbm"}}));
   EXPECT_EQ(of_cpu["3"], (json{{"attention", "dram"}, {"ffn", "hbm"}}));
   EXPECT_EQ(of_cpu["5"], (json{{"attention", "hbm"}, {"ffn", "cpu"}}));
+  const json of_file = layers(with_weights_in_file(device_plan()));
+  EXPECT_EQ(of_file["3"], (json{{"attention", "file"}, {"ffn", "hbm_alone"}}));
+  EXPECT_EQ(of_file["4"], "hbm_alone");
+  EXPECT_EQ(of_file["5"], (json{{"attention", "hbm_alone"}, {"ffn", "dram"}}));
   // Of one that names both alike the layer is whole.
   json edited = json::parse(plan_file_json(some_plan()));
   edited["layers"] = {{"0-5", {{"attention", "file"}, {"ffn", "file"}}}};
@@ -145,7 +158,7 @@ constexpr BadKey kBadKeys[] = {
     {"/model/n_layers", "4000000000", "as model.n_layers"},
     {"/model/n_layers", "7", "every layer from 0 to 6 once"},
     {"/model", "[]", "an object as model, found a list"},
-    {"/layers", R"({"0-5": "ram"})", "hbm, dram, cpu or file as layers.0-5"},
+    {"/layers", R"({"0-5": "ram"})", "hbm, hbm_alone, dram, cpu or file as layers.0-5"},
     {"/layers", R"({"0-5": "hbm"})", "device is none"},
     {"/layers", R"({"0-5": "cpu"})", "device is none"},
     {"/layers", R"({"0-5": 3})", "a text as layers.0-5"},

@@ -105,9 +105,10 @@ TEST_F(PlanSubjectTest, KAndVMaySpillBesideACardThatIsNamed) {
     words.insert(words.end(), more.begin(), more.end());
     const PlanSubject found = subject(words);
     EXPECT_EQ(found.device, "cuda:1");
-    EXPECT_FALSE(found.request.may_stream);
+    EXPECT_EQ(found.request.may_stream, std::string(device) != "auto");
     const auto problems = engine::placement_problems(found.model, found.request);
     EXPECT_EQ(problems.front().may_spill, found.request.may_spill);
+    EXPECT_EQ(problems.front().may_stream, found.request.may_stream);
     return found.request.may_spill;
   };
   EXPECT_TRUE(may_spill("cuda:1", {}));

@@ -68,7 +68,7 @@ BenchSubject bench_subject(const engine::Engine& engine, const Settings& setting
 }
 
 void load_for_bench(engine::Engine& engine) {
-  say_streaming(engine.weight_plan());
+  say_streaming(engine);
   say_device(engine);
   LoadingBar bar;
   engine.load(bar.updates());

@@ -267,7 +267,7 @@ int run_eval(const Command& command) {
   if (!records) check_memory(engine, subjects, settings);
 
   ThreadPool pool(engine.n_threads());
-  say_streaming(engine.weight_plan());
+  say_streaming(engine);
   const engine::Model model = load_model(engine, pool);
   if (records) {
     record_text(settings, beginning, engine, model, pool);

@@ -96,7 +96,7 @@ void ModelSession::say_setup() const {
     notice(fmt::format("note: beyond {} tokens this model was never trained (--allow-untrained)",
                        engine_.spec().shape.n_ctx_train));
   }
-  say_streaming(engine_.weight_plan());
+  say_streaming(engine_);
   say_device(engine_);
   say_plan(plan_, engine_, settings_.verbose);
   if (!settings_.verbose) return;

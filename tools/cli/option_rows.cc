@@ -33,8 +33,8 @@ constexpr OptionSpec kRows[] = {
      "plan also virtual:NAME, a card that is not here, from assumed figures (virtual:x lists them)",
      Sources::kEverywhere, kComputing | kPlan, &S::device},
     {"hbm", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",
-     "most memory of the device; what it does not hold is read from the machine's in every step; "
-     "0 = what is free there",
+     "most memory of the device; what it does not hold is read from the machine's, or from "
+     "disk, in every step; 0 = what is free there",
      Sources::kEverywhere, kComputing | kPlan, &S::hbm},
     {"cpu-share", "", Section::kModel, ValueKind::kText, "0", 0, 0, "auto|N%",
      "of the layers of each kind and of full layers' K and V that a device does not hold, how much "

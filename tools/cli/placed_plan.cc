@@ -77,10 +77,19 @@ void add_kv(const Engine& engine, const PlacementProblem& problem, LayerPlacemen
 }
 
 PlanTier piece_tier(const Engine& engine, uint32_t layer, LayerPiece piece) {
-  if (engine.weight_plan().streamed[layer].has(piece)) return PlanTier::kNvme;
   const bool is_there =
       engine.device() != nullptr && engine.device_plan().resident[layer].has(piece);
-  return is_there ? PlanTier::kHbm : PlanTier::kDram;
+  if (is_there) return PlanTier::kHbm;
+  return engine.weight_plan().streamed[layer].has(piece) ? PlanTier::kNvme : PlanTier::kDram;
+}
+
+/// Whether the device holds weights that DRAM does not.
+bool is_hbm_alone(const Engine& engine) {
+  if (engine.device() == nullptr) return false;
+  const std::vector<PieceSet>& resident = engine.device_plan().resident;
+  for (size_t layer = 0; layer < resident.size(); ++layer)
+    if (common_pieces(resident[layer], engine.weight_plan().streamed[layer]).is_any()) return true;
+  return false;
 }
 
 bool is_on_cpu(const Engine& engine, uint32_t layer, LayerPiece piece) {
@@ -114,6 +123,7 @@ std::vector<PiecePins> pins_beside(const Engine& engine, std::vector<PiecePins> 
 
 LayerPlacement layers_of(const Engine& engine, const PlacementProblem& problem) {
   LayerPlacement layers;
+  layers.is_hbm_alone = is_hbm_alone(engine);
   for (const LayerGroup& group : problem.groups) {
     GroupPlace place;
     const LayerPiece moving =
@@ -198,8 +208,11 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
     const auto in = [&](PlanTier tier) {
       return PieceSet{.attention = tiers[0] == tier, .ffn = tiers[1] == tier};
     };
-    placement.streamed.push_back(in(PlanTier::kNvme));
-    if (problem.has_device) placement.resident.push_back(in(PlanTier::kHbm));
+    PieceSet& streamed = placement.streamed.emplace_back(in(PlanTier::kNvme));
+    if (!problem.has_device) continue;
+    placement.resident.push_back(in(PlanTier::kHbm));
+    for (const LayerPiece piece : kEachPiece)
+      if (layers.is_hbm_alone && in(PlanTier::kHbm).has(piece)) streamed.add(piece);
   }
   // What rounding to whole layers leaves is K and V's.
   if (layers.is_spilling(problem)) {

@@ -28,11 +28,13 @@ constexpr uint64_t kChunkMax = 8192;
 constexpr const char* kRemedy = "correct the file, or plan anew (`strata plan --save FILE`)";
 constexpr KvCodec kCodecs[] = {KvCodec::kF16, KvCodec::kQ8_0};
 
-/// Where a piece is: "file" = read from the model file in every step, "cpu" = in DRAM, and the CPU
-/// multiplies few rows by it beside a card.
+/// Where a piece is: "file" = read from the model file in every step, "hbm_alone" = in a card's
+/// memory and not in DRAM, "cpu" = in DRAM, and the CPU multiplies few rows by it beside a card.
 const char* piece_place(const engine::Placement& placement, size_t layer, LayerPiece piece) {
-  if (placement.streamed[layer].has(piece)) return "file";
-  if (placement.has_device() && placement.resident[layer].has(piece)) return "hbm";
+  const bool is_streamed = placement.streamed[layer].has(piece);
+  if (placement.has_device() && placement.resident[layer].has(piece))
+    return is_streamed ? "hbm_alone" : "hbm";
+  if (is_streamed) return "file";
   return !placement.on_cpu.empty() && placement.on_cpu[layer].has(piece) ? "cpu" : "dram";
 }
 
@@ -82,12 +84,13 @@ bool read_run(std::string_view text, LayerRun& run) {
 
 void read_piece(const JsonPlace& at, const PlanFile& plan, LayerPiece piece, LayerRun& run) {
   const std::string place = at.text();
-  if (place != "hbm" && place != "dram" && place != "cpu" && place != "file")
-    at.refuse("hbm, dram, cpu or file");
-  if ((place == "hbm" || place == "cpu") && plan.device == "none")
+  const bool is_there = place == "hbm" || place == "hbm_alone";
+  if (!is_there && place != "dram" && place != "cpu" && place != "file")
+    at.refuse("hbm, hbm_alone, dram, cpu or file");
+  if ((is_there || place == "cpu") && plan.device == "none")
     at.refuse("dram or file: device is none");
-  if (place == "file") run.streamed.add(piece);
-  if (place == "hbm") run.resident.add(piece);
+  if (place == "file" || place == "hbm_alone") run.streamed.add(piece);
+  if (is_there) run.resident.add(piece);
   if (place == "cpu") run.on_cpu.add(piece);
 }
 

@@ -281,7 +281,7 @@ void price_card(const Command& command, const DeviceFacts& facts, bool is_named,
   subject.request.profile = planner::profile_of(like);
   subject.request.device = facts;
   // What the engine does beside a card today; a share that is stated wants no rates.
-  subject.request.may_stream = false;
+  subject.request.may_stream = is_named;
   subject.request.may_spill = is_named && !subject.request.method;
   subject.request.let_cpu_share(/*are_known=*/false);
   const std::string but = use_measured_card(command, facts, subject);

@@ -110,8 +110,6 @@ std::string beyond_engine(const PlanAnswer& answer) {
   const auto add = [&](const char* what) {
     beyond += fmt::format("{}{}", beyond.empty() ? "" : ", ", what);
   };
-  const LayerCounts counts = layer_counts(answer.problem, answer.plan.layers);
-  if (counts.file + counts.n_split_to_file() > 0) add("weights read from the model file");
   if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
   if (answer.problem.share_touched() < 1) add("chosen blocks");
   return beyond.empty() ? "" : "beside a card this engine does not do yet: " + beyond;

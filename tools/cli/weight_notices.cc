@@ -23,12 +23,23 @@ std::string in_part_text(uint64_t n_layers) {
   return n_layers == 0 ? "" : fmt::format(", {} of them in part", n_layers);
 }
 
-void say_streaming(const engine::WeightPlan& plan) {
+void say_streaming(const engine::Engine& engine) {
+  const engine::WeightPlan& plan = engine.weight_plan();
   if (plan.n_streamed() == 0) return;
+  uint32_t n_read = 0, n_in_part = 0, n_there = 0;  // layers; the last in the device's memory alone
+  for (size_t layer = 0; layer < plan.streamed.size(); ++layer) {
+    const PieceSet held =
+        engine.device() != nullptr ? engine.device_plan().resident[layer] : kNoPiece;
+    const PieceSet read = without(plan.streamed[layer], held);
+    n_read += read.is_any() ? 1u : 0u;
+    n_in_part += read.is_any() && !read.is_whole() ? 1u : 0u;
+    n_there += common_pieces(plan.streamed[layer], held).is_any() ? 1u : 0u;
+  }
   notice(fmt::format(
-      "weights: {} of {} layers are read from the model file in every step{} | {} in "
+      "weights: {} of {} layers are read from the model file in every step{}{} | {} in "
       "memory: {} that stay, {} for layers that pass, {} for reads",
-      plan.n_streamed(), plan.streamed.size(), in_part_text(plan.n_in_part()),
+      n_read, plan.streamed.size(), in_part_text(n_in_part),
+      n_there > 0 ? fmt::format(", {} are in the device's memory alone", n_there) : "",
       bytes_text(plan.total_bytes()), bytes_text(plan.resident_bytes),
       bytes_text(plan.n_slots * plan.slot_bytes), bytes_text(plan.n_buffers * plan.buffer_bytes)));
 }

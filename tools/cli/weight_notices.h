@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "engine/model.h"
+#include "engine/engine.h"
 #include "tools/cli/notices.h"
 
 namespace strata::cli {
@@ -25,7 +25,7 @@ class LoadingBar {
 std::string in_part_text(uint64_t n_layers);
 
 /// One line where layers are streamed; nothing where all weights stay.
-void say_streaming(const engine::WeightPlan& plan);
+void say_streaming(const engine::Engine& engine);
 /// One line: how the weights were read, and what that choice was measured by. Where it was not
 /// measured, the user named the way, or it is no matter: then only who is `verbose` says it.
 void say_load(const engine::LoadReport& report, bool verbose);

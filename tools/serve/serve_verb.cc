@@ -176,7 +176,7 @@ engine::Engine loaded_engine(const Command& command, serve::EngineService::Optio
   PlacedEngine placed = open_for_service(command, options, service);
   engine::Engine engine = std::move(placed.engine);
   note_missing_pre_tokenizer(engine.file());
-  say_streaming(engine.weight_plan());
+  say_streaming(engine);
   say_device(engine);
   say_plan(placed.plan, engine, settings.verbose);
   service.plan = plan_sentences(placed.plan, engine);
