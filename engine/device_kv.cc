@@ -20,8 +20,6 @@ uint32_t count_streams(const ModelShape& shape) {
   return n;
 }
 
-uint32_t number(tiers::BlockId block) { return static_cast<uint32_t>(block); }
-
 }  // namespace
 
 uint64_t DeviceKv::table_bytes(const ModelShape& shape, uint64_t n_ctx) {

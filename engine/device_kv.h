@@ -114,6 +114,7 @@ class DeviceKv {
     uint64_t n_tables = 0;     // DeviceKv::n_tables_ when it was placed
   };
   static constexpr uint64_t kAlways = UINT64_MAX;
+  static uint32_t number(tiers::BlockId block) { return static_cast<uint32_t>(block); }
   void settle(const Sequence& sequence, uint32_t layer, uint32_t first_block);
   void place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId block, bool has_rows,
              bool is_windowed, bool is_near);

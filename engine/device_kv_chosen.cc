@@ -14,8 +14,6 @@ namespace {
 // what is given up where K and V spill may have to be read from disk again.
 constexpr uint32_t kSampledSlots = 16, kSampledOfSpilling = 64;
 
-uint32_t number(tiers::BlockId block) { return static_cast<uint32_t>(block); }
-
 }  // namespace
 
 /// Of a few slots the one that was chosen longest ago, its copy given up; kNone where this step
@@ -34,17 +32,16 @@ uint32_t DeviceKv::slot_in_place_of_another() {
   return oldest;
 }
 
-/// Where K and V spill: of some slots the one that is wanted the latest, its copy given up. First
-/// what neither this step nor the one before has chosen, the longest ago; then what other layers
-/// chose in this step, which the next token comes to last; then what the step before chose. kNone
-/// where this choice and what every step attends want all.
+/// Where K and V spill: of some slots the one that is wanted the latest, its copy given up: what
+/// neither this step nor the one before has chosen, the longest ago; else what was chosen last, but
+/// for this choice, since the next step comes to its layer last. kNone where this choice and what
+/// every step attends want all.
 uint32_t DeviceKv::slot_for_chosen() {
-  constexpr uint64_t kOfThisStep = kAlways - 2, kOfLastStep = kAlways - 1;
+  constexpr uint64_t kWanted = kAlways / 2;
   const auto rank = [&](uint32_t slot) {
     const uint64_t last_chosen = last_use(slot);
     if (last_chosen >= n_choices_) return kAlways;
-    if (last_chosen < last_first_choice_) return last_chosen;
-    return last_chosen >= first_choice_ ? kOfThisStep : kOfLastStep;
+    return last_chosen < last_first_choice_ ? last_chosen : kWanted + n_choices_ - last_chosen;
   };
   const auto n_slots = static_cast<uint32_t>(slots_of_device_.size());
   uint32_t best = kNone;

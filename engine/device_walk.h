@@ -16,6 +16,7 @@
 #include "engine/device_plan.h"
 #include "engine/device_products.h"
 #include "engine/model.h"
+#include "index/choose.h"
 
 namespace strata::engine {
 

@@ -129,7 +129,7 @@ TEST(DeviceSpill, WhatRanBeforeChangesNoBit) {
       SpillRun alone(member, spill_setting(), 1, kSpillChunk + 300);
       expected.push_back(answer(alone, texts[i], 600));
     }
-    SpillRun busy(member, spill_setting(), 1, 250, {}, 2, 5);
+    SpillRun busy(member, spill_setting(), 2, 250, {}, 2, 5);
     testing::ZooWalk& walk = busy.walk();
     std::vector<Sequence> sequences;
     for (uint32_t i = 0; i < 3; ++i) {
@@ -170,7 +170,7 @@ TEST(DeviceSpill, TextsOfAStepAreAttendedAsEachAlone) {
     const auto n_prompt = static_cast<uint32_t>(texts[i].size()) - 1;
     expected.push_back(answer(alone, texts[i], n_prompt).back());
   }
-  SpillRun both(member, spill_setting(), 1, kSpillChunk + 150, {}, 2, 2);
+  SpillRun both(member, spill_setting(), 2, kSpillChunk + 150, {}, 2, 2);
   std::vector<Sequence> sequences;
   std::vector<StepRow> rows;
   for (uint32_t i = 0; i < 2; ++i) {

@@ -31,18 +31,19 @@ inline uint64_t spill_place_bytes(const ModelShape& shape, const KvLayout& layou
   return round_up(n_kv_heads * kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
 }
 
-/// What a text keeps on the device: n_segments of each full layer, and windowed layers whole.
-inline uint64_t near_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_segments) {
+/// Of the device: n_segments of each full layer, and windowed layers of n_texts.
+inline uint64_t segment_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_segments,
+                              uint32_t n_texts) {
   uint64_t n_blocks = n_segments * kExtentBlocks * n_full_streams(shape);
   for (const LayerShape& layer : shape.layers)
     if (layer.window > 0)
-      n_blocks += layer.n_kv_heads * stream_blocks_max(layer, kSpillContext, kSpillChunk);
+      n_blocks += n_texts * layer.n_kv_heads * stream_blocks_max(layer, kSpillContext, kSpillChunk);
   return n_blocks * layout.block_bytes;
 }
 
-/// A run: n_texts have their first n_segments on the device, and DRAM holds what n_held texts of
-/// n_positions have; 0: all that is asked for, and no block leaves it. Single blocks can be read
-/// where the setting has a method.
+/// A run: the device has room for n_segments, of which each of n_texts has an even part for its
+/// beginning, and DRAM for what n_held texts of n_positions have; 0: all that is asked for, and no
+/// block leaves it. Single blocks can be read where the setting has a method.
 struct SpillRun {
   SpillRun(const LoadedMember& member, WalkSetting setting, uint64_t n_segments,
            uint64_t n_positions, const tiers::SimulatedDisk& disk = {}, uint32_t n_texts = 1,
@@ -60,7 +61,7 @@ struct SpillRun {
       setting.n_sequences = 3;
     const auto placed = [&](const DeviceNeeds& needs, DevicePlan& plan) {
       plan = device_plan_of(needs, plan.resident);
-      plan.kv_bytes = n_texts * near_bytes(shape, layout, n_segments);
+      plan.kv_bytes = segment_bytes(shape, layout, n_segments, n_texts);
       plan.n_texts = n_texts;
     };
     run.emplace(member, setting, 0, table, 0, placed, std::move(made.spill));
