@@ -16,19 +16,29 @@ uint64_t query_bytes(const ModelShape& shape) {
   return most_heads * kDeviceFewRows * shape.head_dim * sizeof(float);
 }
 
+/// KV heads of the full layer that has most.
+uint64_t most_chosen_heads(const ModelShape& shape) {
+  uint64_t most = 0;
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0) most = std::max<uint64_t>(most, layer.n_kv_heads);
+  return most;
+}
+
 }  // namespace
 
 uint64_t DeviceChooser::memory_bytes(const ModelShape& shape, uint64_t n_ctx) {
-  uint64_t most_heads = 0;
-  for (const LayerShape& layer : shape.layers)
-    if (layer.window == 0) most_heads = std::max<uint64_t>(most_heads, layer.n_kv_heads);
-  const uint64_t tables =
-      most_heads * (blocks_for(n_ctx) * sizeof(std::byte*) + kDeviceFewRows * sizeof(uint32_t));
+  const uint64_t tables = most_chosen_heads(shape) * (blocks_for(n_ctx) * sizeof(std::byte*) +
+                                                      kDeviceFewRows * sizeof(uint32_t));
   return std::max(tables, query_bytes(shape));
 }
 
 uint64_t DeviceChooser::host_bytes(const ModelShape& shape, uint64_t n_ctx) {
   return round_up(memory_bytes(shape, n_ctx), HostMemory::kGrain);
+}
+
+uint64_t DeviceChooser::spilling_bytes(const ModelShape& shape, uint64_t n_ctx) {
+  return most_chosen_heads(shape) * blocks_for(n_ctx) *
+         (sizeof(tiers::BlockId) + 2 * sizeof(uint32_t));
 }
 
 DeviceChooser::DeviceChooser(const OpenDevice& device, const KvCache& cache, DeviceKv& kv,
@@ -39,7 +49,12 @@ DeviceChooser::DeviceChooser(const OpenDevice& device, const KvCache& cache, Dev
       host_memory_(HostMemory::reserve(memory_bytes(cache.shape(), n_ctx))),
       pinned_(PinnedMemory::pin(device, {host_memory_.data(), host_memory_.size()})),
       memory_(DeviceBuffer::allocate(device, memory_bytes(cache.shape(), n_ctx),
-                                     "tables of chosen blocks")) {}
+                                     "tables of chosen blocks")) {
+  if (!cache.store().has_spill()) return;
+  const uint64_t n_most = most_chosen_heads(cache.shape()) * blocks_for(n_ctx);
+  missing_.reserve(n_most);
+  missing_at_.reserve(n_most);
+}
 
 void DeviceChooser::begin(ContextChooser& owner, uint32_t first_row,
                           std::span<const uint32_t> positions) {
@@ -52,17 +67,44 @@ bool DeviceChooser::chooses(uint32_t layer) const {
   return cache_.shape().layers[layer].window == 0;
 }
 
-/// Leaves in host_memory_ n_longest entries of each KV head; a head that attends less repeats its
-/// last, which no row reaches.
-void DeviceChooser::fetch_blocks(uint32_t layer, uint32_t n_longest, uint32_t end_block) {
-  const uint32_t n_kv_heads = cache_.shape().layers[layer].n_kv_heads;
-  for (uint32_t head = 0; head < n_kv_heads; ++head) {
+/// What the layer's KV heads attend stays on the device; lists what is not there and can only come
+/// by bring().
+void DeviceChooser::note_chosen(uint32_t layer, uint32_t end_block) {
+  const bool spills = cache_.store().has_spill();
+  kv_.begin_choice();
+  missing_.clear();
+  missing_at_.clear();
+  for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head) {
     const ChosenContext of = owner_->context(head);
     const uint32_t stream_idx = cache_.stream_idx(layer, head);
-    for (const uint32_t block : of.blocks) kv_.choose(stream_idx, block);
-    for (uint32_t block = of.first_open; block < end_block; ++block) kv_.choose(stream_idx, block);
+    const auto note = [&](uint32_t block) {
+      if (kv_.choose(stream_idx, block) || !spills) return;
+      missing_.push_back(kv_.block_at(stream_idx, block));
+      missing_at_.push_back({stream_idx, block});
+    };
+    for (const uint32_t block : of.blocks) note(block);
+    for (uint32_t block = of.first_open; block < end_block; ++block) note(block);
   }
-  for (uint32_t head = 0; head < n_kv_heads; ++head) {
+}
+
+/// In waves, each of which is in DRAM until its copies are made. That of the last is what the next
+/// layer's queries are waited for behind.
+void DeviceChooser::copy_missing(uint32_t layer) {
+  for (size_t done = 0; done < missing_.size();) {
+    if (done > 0) {
+      kv_.flush_chosen(stream_);
+      stream_.wait();
+    }
+    const size_t end = done + owner_->bring(layer, std::span(missing_).subspan(done));
+    for (; done < end; ++done)
+      kv_.copy_chosen(stream_, missing_at_[done].first, missing_at_[done].second);
+  }
+}
+
+/// Leaves in host_memory_ n_longest entries of each KV head; a head that attends less repeats its
+/// last, which no row reaches.
+void DeviceChooser::put_tables(uint32_t layer, uint32_t n_longest, uint32_t end_block) {
+  for (uint32_t head = 0; head < cache_.shape().layers[layer].n_kv_heads; ++head) {
     const ChosenContext of = owner_->context(head);
     const uint32_t stream_idx = cache_.stream_idx(layer, head);
     auto* entry = reinterpret_cast<std::byte**>(host_memory_.data()) + uint64_t{head} * n_longest;
@@ -91,7 +133,9 @@ int DeviceChooser::choose(DeviceStream* stream, uint32_t layer, uint32_t n_rows,
     n_longest =
         std::max(n_longest, static_cast<uint32_t>(of.blocks.size()) + end_block - of.first_open);
   }
-  fetch_blocks(layer, n_longest, end_block);
+  note_chosen(layer, end_block);
+  copy_missing(layer);
+  put_tables(layer, n_longest, end_block);
   const uint64_t n_entries = uint64_t{shape.n_kv_heads} * n_longest;
   auto* positions = reinterpret_cast<uint32_t*>(host + n_entries * sizeof(std::byte*));
   for (uint32_t head = 0; head < shape.n_kv_heads; ++head) {

@@ -1,11 +1,14 @@
 // engine/device_chooser.h - few rows of a device attend blocks that the host chooses: per layer the
-// queries come to the host, and tables of what it chose go back. Why between the two: indexes and
-// the policy of choosing are those of the walk (engine/walk_select.cc), copies of blocks and the
-// stream are the device's.
+// queries come to the host, and tables of what it chose go back. Why between the two: indexes, the
+// policy of choosing and what is read from disk are those of the walk (engine/walk_select.cc,
+// engine/walk_chosen.cc), copies of blocks and the stream are the device's.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "engine/device.h"
 #include "engine/device_kv.h"
@@ -19,7 +22,7 @@ struct ChosenContext {
   uint32_t first_open;
 };
 
-/// Whoever has the indexes.
+/// Whoever has the indexes, and the store's blocks.
 class ContextChooser {
  public:
   virtual ~ContextChooser() = default;
@@ -28,6 +31,10 @@ class ContextChooser {
   virtual void choose(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q) = 0;
   /// Of the rows that were chosen for last.
   virtual ChosenContext context(uint32_t kv_head) const = 0;
+  /// Brings blocks that the layer has chosen into DRAM, from the first on as many as it holds at a
+  /// time, at least one, and keeps them there until bring() or choose() is called again or the rows
+  /// end. Returns how many. Errors: those of BlockStore::pin().
+  virtual size_t bring(uint32_t layer, std::span<const tiers::BlockId> blocks) = 0;
 };
 
 class DeviceChooser : public gpu_attn::LayerChooser {
@@ -38,6 +45,8 @@ class DeviceChooser : public gpu_attn::LayerChooser {
                 uint64_t n_ctx);
   static uint64_t memory_bytes(const ModelShape& shape, uint64_t n_ctx);  // of the device
   static uint64_t host_bytes(const ModelShape& shape, uint64_t n_ctx);    // of DRAM
+  /// Of DRAM, where K and V spill, beside host_bytes().
+  static uint64_t spilling_bytes(const ModelShape& shape, uint64_t n_ctx);
 
   /// What follows are rows from first_row on, which stand at `positions` of the text and are
   /// chosen for by `owner`.
@@ -48,7 +57,9 @@ class DeviceChooser : public gpu_attn::LayerChooser {
              gpu_attn::ChosenTables& tables) override;
 
  private:
-  void fetch_blocks(uint32_t layer, uint32_t n_longest, uint32_t end_block);
+  void note_chosen(uint32_t layer, uint32_t end_block);
+  void copy_missing(uint32_t layer);
+  void put_tables(uint32_t layer, uint32_t n_longest, uint32_t end_block);
 
   const KvCache& cache_;
   DeviceKv& kv_;
@@ -56,6 +67,10 @@ class DeviceChooser : public gpu_attn::LayerChooser {
   HostMemory host_memory_;  // queries of a layer, or tables and positions
   PinnedMemory pinned_;
   DeviceBuffer memory_;  // tables and positions
+  // Where K and V spill: what a layer has chosen and the device has no copy of, in the order in
+  // which it is attended, and which it is of its stream.
+  std::vector<tiers::BlockId> missing_;
+  std::vector<std::pair<uint32_t, uint32_t>> missing_at_;
   ContextChooser* owner_ = nullptr;
   uint32_t first_row_ = 0;
   std::span<const uint32_t> positions_;

@@ -10,8 +10,6 @@ namespace strata::engine {
 namespace {
 
 constexpr uint64_t kListEntries = 16384;  // entries set and blocks copied by one launch
-// Slots that are looked at for one to give up. More find older copies and take the host longer.
-constexpr uint32_t kSampledSlots = 16;
 constexpr uint64_t kListBytes = kListEntries * (sizeof(uint32_t) + 3 * sizeof(uint64_t));
 
 uint64_t table_entries(uint32_t n_streams, uint64_t n_ctx) { return n_streams * blocks_for(n_ctx); }
@@ -21,8 +19,6 @@ uint32_t count_streams(const ModelShape& shape) {
   for (const LayerShape& layer : shape.layers) n += layer.n_kv_heads;
   return n;
 }
-
-uint32_t number(tiers::BlockId block) { return static_cast<uint32_t>(block); }
 
 }  // namespace
 
@@ -128,6 +124,12 @@ void DeviceKv::list_copy(std::byte* from, uint32_t slot) {
   counts_.fetched_bytes += block_bytes_;
 }
 
+/// As the device reaches it in DRAM; null where it is in no slot.
+std::byte* DeviceKv::home_of(tiers::BlockId block) const {
+  const tiers::SlotId slot = cache_.store().slot_of(block);
+  return slot == tiers::kNoSlot ? nullptr : arena_.on_device(cache_.pool().address(slot));
+}
+
 /// Decides where the device reads a block, and lists what changes by it. One that is in no slot of
 /// DRAM has a copy, or is not the device's to read.
 void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId block, bool has_rows,
@@ -135,11 +137,9 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId blo
   const uint64_t at = stream_idx * stride_ + block_idx;
   const bool was_far = block_idx < n_known_ && is_far(at);
   const bool must_stay = is_windowed || (is_near && cache_.store().has_spill());
-  const tiers::SlotId home = cache_.store().slot_of(block);
   Copy& copy = copy_of(block);
   const uint64_t generation = cache_.store().generation(block);
-  std::byte* const home_address =
-      home == tiers::kNoSlot ? nullptr : arena_.on_device(cache_.pool().address(home));
+  std::byte* const home_address = home_of(block);
   if (copy.slot != kNone && copy.generation != generation && !is_near) {  // of an earlier block
     free_slots_.push_back(copy.slot);
     copy.slot = kNone;
@@ -158,7 +158,7 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId blo
   }
   if (copy.slot != kNone) {
     Slot& slot = slots_of_device_[copy.slot];
-    const bool is_known = slot.block == block && slot.entry == at;
+    const bool is_known = slot.block == block && slot.entry == at && slot.last_chosen != kAlways;
     slot = {block, at, must_stay ? kAlways : is_known ? slot.last_chosen : 0, n_tables_};
   }
   entry_of_[at] = block;
@@ -171,31 +171,11 @@ void DeviceKv::place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId blo
     ++n_far_;
 }
 
-uint32_t DeviceKv::slot_of(const std::byte* block) const {
-  return static_cast<uint32_t>((block - slots_.bytes()) / block_bytes_);
-}
-
-/// The step; what every step attends counts while the tables are those that it was placed for.
+/// The choice; what every step attends counts while the tables are those that it was placed for.
 uint64_t DeviceKv::last_use(uint32_t slot) const {
   const Slot& of = slots_of_device_[slot];
   if (of.last_chosen != kAlways) return of.last_chosen;
   return of.n_tables == n_tables_ ? kAlways : 0;
-}
-
-/// Of a few slots the one that was chosen longest ago, its copy given up; kNone where this step
-/// wants all of them.
-uint32_t DeviceKv::slot_in_place_of_another() {
-  const auto n_slots = static_cast<uint32_t>(slots_of_device_.size());
-  uint32_t oldest = kNone;
-  for (uint32_t i = 0; i < std::min(kSampledSlots, n_slots); ++i) {
-    const uint32_t slot = hand_;
-    hand_ = hand_ + 1 == n_slots ? 0 : hand_ + 1;
-    const uint64_t last_chosen = last_use(slot);
-    if (last_chosen >= n_steps_) continue;
-    if (oldest == kNone || last_chosen < last_use(oldest)) oldest = slot;
-  }
-  if (oldest != kNone) give_up(oldest);
-  return oldest;
 }
 
 /// The copy in a slot is one no more.
@@ -207,13 +187,14 @@ void DeviceKv::give_up(uint32_t slot) {
   if (given_up.n_tables == n_tables_) ++n_far_;
 }
 
-/// Where K and V spill: there is one, since a text alone has room for what it keeps.
+/// Where K and V spill, in place of what this step's tables do not keep: there is one, since a text
+/// alone has room for what it keeps.
 uint32_t DeviceKv::slot_of_another_text() {
   const auto n_slots = static_cast<uint32_t>(slots_of_device_.size());
   for (uint32_t i = 0; i < n_slots; ++i) {
     const uint32_t slot = hand_;
     hand_ = hand_ + 1 == n_slots ? 0 : hand_ + 1;
-    if (slots_of_device_[slot].n_tables == n_tables_) continue;
+    if (last_use(slot) == kAlways) continue;
     give_up(slot);
     return slot;
   }
@@ -228,41 +209,6 @@ void DeviceKv::attend_all(uint64_t n_cpu_blocks) {
   counts_.far_bytes += (n_far_ - std::min(n_far_, n_cpu_blocks)) * block_bytes_;
   counts_.cpu_bytes += n_cpu_blocks * block_bytes_;
 }
-
-void DeviceKv::choose(uint32_t stream_idx, uint32_t block_idx) {
-  const uint64_t at = stream_idx * stride_ + block_idx;
-  counts_.chosen_bytes += block_bytes_;
-  if (is_far(at)) {
-    counts_.missed_bytes += block_bytes_;
-    return;
-  }
-  Slot& slot = slots_of_device_[slot_of(entries_[at])];
-  slot.last_chosen = std::max(slot.last_chosen, n_steps_);
-}
-
-std::byte* DeviceKv::fetch(uint32_t stream_idx, uint32_t block_idx) {
-  const uint64_t at = stream_idx * stride_ + block_idx;
-  std::byte* const home = entries_[at + entries_.size() / 2];
-  if (entries_[at] != home || n_set_ + 2 > kListEntries || n_copies_ == kListEntries)
-    return entries_[at];
-  uint32_t slot = kNone;
-  if (free_slots_.empty()) {
-    slot = slot_in_place_of_another();
-  } else {
-    slot = free_slots_.back();
-    free_slots_.pop_back();
-  }
-  if (slot == kNone) return home;
-  const tiers::BlockId block = entry_of_[at];
-  copies_[number(block)] = {slot, cache_.store().generation(block)};
-  slots_of_device_[slot] = {block, at, n_steps_, n_tables_};
-  list_copy(home, slot);
-  put(at, address(slot));
-  --n_far_;
-  return entries_[at];
-}
-
-void DeviceKv::flush_chosen(Stream& stream) { flush_lists(stream, true); }
 
 /// Queues what is listed. The lists are used again, so all but the last are waited for.
 void DeviceKv::flush_lists(Stream& stream, bool is_last) {
@@ -307,7 +253,10 @@ void DeviceKv::keep_near(Stream& stream, const Sequence& sequence) {
     }
   };
   each_near([&](uint32_t, uint32_t, tiers::BlockId block) {
-    if (has_copy(block)) slots_of_device_[copies_[number(block)].slot].n_tables = n_tables_;
+    if (!has_copy(block)) return;
+    Slot& slot = slots_of_device_[copies_[number(block)].slot];
+    slot.n_tables = n_tables_;
+    slot.last_chosen = kAlways;
   });
   each_near([&](uint32_t layer, uint32_t i, tiers::BlockId block) {
     if (!store.is_resident(block) && !has_copy(block))
@@ -354,7 +303,8 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
   const tiers::BlockStore& store = cache_.store();
   const LayerShape& of = cache_.shape().layers[layer];
   const bool is_windowed = of.window > 0, spills = store.has_spill();
-  const uint32_t n_near = near_blocks_.empty() ? UINT32_MAX : near_blocks_[layer];
+  uint32_t n_near = near_blocks_.empty() ? UINT32_MAX : near_blocks_[layer];
+  if (spills && chooses_ && !is_windowed) n_near = 0;
   for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
     const auto stream_blocks = cache_.stream_blocks(sequence, layer, head);
     const auto end = stream_blocks.first_block + static_cast<uint32_t>(stream_blocks.blocks.size());
@@ -372,19 +322,21 @@ void DeviceKv::place_layer(Stream& stream, const Sequence& sequence, uint32_t la
   }
 }
 
-void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows) {
+void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows, bool chooses) {
   if (n_set_ + n_copies_ > 0) {  // of a step that was given up while it was listed
     flush_lists(stream, true);
     stream.wait();
   }
-  ++n_steps_;
+  last_first_choice_ = first_choice_;
+  first_choice_ = ++n_choices_;
   first_row_ = sequence.n_pos();
   // The store may move blocks of a saved context out of memory behind the sequence's back. Where K
   // and V spill, what leaves is not read where it was.
   const bool spills = cache_.store().has_spill();
   const uint64_t n_evicted = spills ? 0 : cache_.store().counts().n_evicted();
-  const bool is_next =
-      sequence.edition() == edition_ && end_row_ == first_row_ && n_evicted == n_evicted_;
+  const bool is_next = sequence.edition() == edition_ && end_row_ == first_row_ &&
+                       n_evicted == n_evicted_ && (!spills || chooses == chooses_);
+  chooses_ = chooses;
   n_known_ = is_next ? static_cast<uint32_t>(blocks_for(first_row_)) : 0;
   if (!is_next) {
     ++n_tables_;
@@ -396,7 +348,7 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
   edition_ = 0;  // until this has come to its end
   is_swept_ = false;
   const uint32_t changed = is_next ? first_row_ / kBlockPositions : 0;
-  if (spills && !is_next) keep_near(stream, sequence);
+  if (spills && !is_next && !chooses) keep_near(stream, sequence);
   // Windowed layers first: all that they hold is attended, so they may take others' places.
   for (const bool is_windowed : {true, false})
     for (uint32_t layer = 0; layer < cache_.shape().n_layers; ++layer)

@@ -1,7 +1,7 @@
 // engine/device_kv.h - KV blocks in a device's memory: copies of what DRAM and files hold.
 // Why: the store stays every block's home, so forks, saved contexts and the disk know nothing of
 // devices, a copy can be given up at any time, and what does not fit is read across the link, or
-// where K and V spill attended by the CPU.
+// where K and V spill attended by the CPU. What steps choose is in engine/device_kv_chosen.cc.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,9 @@ class DeviceKv {
   /// the cache's arena. Errors: kOutOfMemory, kDeviceLost.
   /// Of a layer only the first near_blocks[layer] blocks of a text get copies by begin_step();
   /// empty: as many as there is room for. Where the cache spills, all of these have copies in every
-  /// step, for which those of other texts give way, and the other blocks of full layers are not the
-  /// device's to read: there must be room for what near_blocks says and for windowed layers.
+  /// step that attends everything, for which others give way, and the other blocks of full layers
+  /// are not the device's to read: there must be room for what near_blocks says and for windowed
+  /// layers.
   DeviceKv(const OpenDevice& device, KvCache& cache, uint64_t slots_bytes, uint64_t n_ctx,
            std::vector<uint32_t> near_blocks = {});
 
@@ -60,15 +61,25 @@ class DeviceKv {
 
   /// Makes the tables those of `sequence` for a step over rows [n_pos, n_pos + n_rows), for which
   /// KvCache::open_rows() has made room, and queues on `stream` the copies that lack on the device.
+  /// Where the cache spills and the rows choose what they attend of full layers, none of these
+  /// lacks before it is chosen.
   /// The host waits for the stream before the next begin_step(). Errors: LostExtent, kIo (a saved
   /// context that is read now), kDoesNotFit (DRAM does not hold it), kDeviceLost.
-  void begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows);
+  void begin_step(Stream& stream, const Sequence& sequence, uint32_t n_rows, bool chooses = false);
   DeviceKvTables tables(uint32_t layer) const;
 
   /// The rows of the step attend everything, which is counted; of it the CPU n_cpu_blocks.
   void attend_all(uint64_t n_cpu_blocks = 0);
-  /// Rows of the step have chosen a block: it keeps the copy that it has until the next step.
-  void choose(uint32_t stream_idx, uint32_t block_idx);
+  /// What is chosen from now on is of another layer: what was chosen before is not wanted any more
+  /// in this step.
+  void begin_choice() { ++n_choices_; }
+  /// Rows of the step have chosen a block: it keeps the copy that it has until the next step, or
+  /// where the cache spills until the next choice. False where there is none.
+  bool choose(uint32_t stream_idx, uint32_t block_idx);
+  /// Where the cache spills: a chosen block without a copy, which is in DRAM and stays there until
+  /// the host has waited for `stream` after flush_chosen(), gets one. Errors: kDoesNotFit where
+  /// this choice and what every step attends take all of the device's room; kDeviceLost.
+  void copy_chosen(Stream& stream, uint32_t stream_idx, uint32_t block_idx);
   /// Where the device reads a chosen block, after every block of its layer has been said to
   /// choose(). One without a copy gets one, where there is room or in place of the copy that was
   /// chosen longest ago among a few, but for those of this step: what the next token attends is
@@ -81,6 +92,10 @@ class DeviceKv {
   /// The rows behind those that `sequence` has are written at home alone.
   void leave_rows(const Sequence& sequence);
 
+  /// Of the text that the tables are of.
+  tiers::BlockId block_at(uint32_t stream_idx, uint32_t block_idx) const {
+    return entry_of_[stream_idx * stride_ + block_idx];
+  }
   /// Whether the device has what this block holds, but for rows that a step writes now.
   bool has_copy(tiers::BlockId block) const;
   const DeviceKvCounts& counts() const { return counts_; }
@@ -95,10 +110,11 @@ class DeviceKv {
   struct Slot {
     tiers::BlockId block = tiers::kNoBlock;
     uint64_t entry = 0;        // of the tables where it stood last
-    uint64_t last_chosen = 0;  // step; kAlways: what every step attends
+    uint64_t last_chosen = 0;  // choice; kAlways: what every step attends
     uint64_t n_tables = 0;     // DeviceKv::n_tables_ when it was placed
   };
   static constexpr uint64_t kAlways = UINT64_MAX;
+  static uint32_t number(tiers::BlockId block) { return static_cast<uint32_t>(block); }
   void settle(const Sequence& sequence, uint32_t layer, uint32_t first_block);
   void place(uint32_t stream_idx, uint32_t block_idx, tiers::BlockId block, bool has_rows,
              bool is_windowed, bool is_near);
@@ -106,9 +122,14 @@ class DeviceKv {
   bool is_far(uint64_t entry) const;
   void put(uint64_t entry, std::byte* block);
   void list_copy(std::byte* from, uint32_t slot);
-  uint32_t slot_of(const std::byte* block) const;
+  bool has_room_in_lists() const {
+    return n_set_ + 2 <= set_index_.size() && n_copies_ < copy_from_.size();
+  }
   uint64_t last_use(uint32_t slot) const;
   uint32_t slot_in_place_of_another();
+  uint32_t slot_for_chosen();
+  std::byte* home_of(tiers::BlockId block) const;
+  void give_copy(uint64_t entry, uint32_t slot);
   uint32_t slot_of_another_text();
   void give_up(uint32_t slot);
   void keep_near(Stream& stream, const Sequence& sequence);
@@ -140,12 +161,14 @@ class DeviceKv {
   std::vector<Copy> copies_;              // by block
   std::vector<Slot> slots_of_device_;
   std::vector<uint32_t> free_slots_;
-  uint32_t hand_ = 0;      // where the search for a slot to give up goes on
-  uint64_t n_steps_ = 0;   // begun
-  uint64_t n_tables_ = 0;  // made anew
+  uint32_t hand_ = 0;       // where the search for a slot to give up goes on
+  uint64_t n_choices_ = 0;  // begun: layers that have chosen, and steps
+  uint64_t first_choice_ = 0, last_first_choice_ = 0;  // of this step, of the one before
+  uint64_t n_tables_ = 0;                              // made anew
   uint64_t n_far_ = 0;     // blocks of full layers in these tables that have no copy
   uint32_t n_known_ = 0;   // blocks of each stream that these tables had before this step
   bool is_swept_ = false;  // in this step, and no slot came free
+  bool chooses_ = false;   // rows of the step for which these tables are
   uint64_t edition_ = 0;
   uint64_t n_evicted_ = 0;  // extents, when the tables were made
   uint32_t first_row_ = 0;

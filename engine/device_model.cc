@@ -109,9 +109,6 @@ std::string why_not_on_device(const DeviceModel& model, const BeyondDevices& wan
   if (wanted.estimates_tails)
     return "a device attends chosen blocks, with no estimate of the others (another --attn)";
   if (wanted.reads_sparsely) return "a device reads prompts exactly (without --sparse-prefill)";
-  if (wanted.chooses_spilled)
-    return "blocks that are chosen of K and V that spill to disk do not come to a device (--attn "
-           "exact, --kv-dram, --dram, or a smaller -c)";
   if (wanted.spills)
     return "K and V that spill to disk are the CPU's, unless a card is named (--device cuda:N, "
            "--kv-dram, --dram, or a smaller -c)";

@@ -27,7 +27,6 @@ struct BeyondDevices {
   bool estimates_tails = false;  // of what rows do not attend
   bool reads_sparsely = false;   // a prompt
   bool spills = false;           // K and V, beside a device that nobody has named
-  bool chooses_spilled = false;  // blocks of them
   bool streams_weights = false;  // from the model file, beside a device that nobody has named
 };
 

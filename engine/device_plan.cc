@@ -84,15 +84,17 @@ DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes) {
   DevicePlan plan;
   for (uint32_t n_streamed = 0; n_streamed <= n_layers; ++n_streamed) {
     plan = device_plan_of(needs, spread(n_layers, n_streamed));
-    if (plan.hbm_bytes <= hbm_bytes) break;
+    if (plan.hbm_bytes + needs.kv_bytes_min <= hbm_bytes) break;
   }
-  if (plan.hbm_bytes > hbm_bytes)
+  const uint64_t least = plan.hbm_bytes + needs.kv_bytes_min;
+  if (least > hbm_bytes)
     throw Error(ErrorCode::kDoesNotFit,
-                "a step needs " + bytes_text(plan.hbm_bytes) + " of the device's memory, and " +
+                "a step needs " + bytes_text(least) + " of the device's memory, and " +
                     bytes_text(hbm_bytes) + " are there for it",
                 "--hbm",
-                "raise --hbm to " + size_argument(plan.hbm_bytes) +
-                    ", use a smaller -b or -c, or --device none");
+                "raise --hbm to " + size_argument(least) + ", use a smaller -b or -c" +
+                    (needs.kv_bytes_min > 0 ? ", a smaller --kv-budget" : "") +
+                    ", or --device none");
   const uint64_t room = hbm_bytes - plan.hbm_bytes;
   plan.kv_bytes = std::min(room, needs.kv_bytes) / needs.block_bytes * needs.block_bytes;
   plan.hbm_bytes += plan.kv_bytes;

@@ -21,7 +21,8 @@ struct DeviceNeeds {
   std::vector<uint64_t> layer_bytes;  // matrices, as packed
   std::vector<std::array<uint64_t, kLayerPieces>> piece_bytes;  // of each layer, by LayerPiece
   uint64_t kv_bytes = 0;                                        // of the context
-  uint64_t block_bytes = 0;                                     // of K and V
+  uint64_t kv_bytes_min = 0;  // of these, what must be there (chosen_on_device_min())
+  uint64_t block_bytes = 0;   // of K and V
 
   uint64_t bytes_of(size_t layer, PieceSet pieces) const;
 };

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "engine/walk.h"
 #include "gpu_attn/decode_step.h"
 
 namespace strata::engine {
@@ -41,7 +42,7 @@ gpu_attn::DeviceStepSizes step_sizes(const DeviceFacts& facts, uint64_t n_ctx, u
 
 DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& file,
                          const ModelShape& shape, const DeviceFacts& facts, uint64_t n_ctx,
-                         uint64_t kv_bytes, uint32_t max_rows) {
+                         uint64_t kv_bytes, uint32_t max_rows, const index::Rule* rule) {
   DeviceNeeds needs;
   needs.buffer_bytes = DeviceStep::memory_bytes(model, step_sizes(facts, n_ctx, max_rows)) +
                        DeviceKv::table_bytes(shape, n_ctx) +
@@ -54,6 +55,8 @@ DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& fil
   }
   needs.kv_bytes = kv_bytes;
   needs.block_bytes = model.kv_layout.block_bytes;
+  if (rule != nullptr)
+    needs.kv_bytes_min = needs.block_bytes * chosen_on_device_min(shape, n_ctx, *rule, max_rows);
   return needs;
 }
 
@@ -306,9 +309,8 @@ uint32_t DeviceWalk::first_cpu_pos(uint32_t layer, uint32_t end_pos) const {
   const auto n_blocks = static_cast<uint32_t>(blocks_for(end_pos));
   return state_->shares.device_blocks(layer, n_blocks) * kBlockPositions;
 }
-bool DeviceWalk::leaves_rows(uint32_t n_rows, uint32_t end_pos) const {
-  return is_spilling() && n_rows > kDeviceFewRows &&
-         state_->beside->has_part(static_cast<uint32_t>(blocks_for(end_pos)));
+bool DeviceWalk::has_cpu_part(uint32_t end_pos) const {
+  return is_spilling() && state_->beside->has_part(static_cast<uint32_t>(blocks_for(end_pos)));
 }
 void DeviceWalk::leave_rows(const Sequence& sequence) { state_->kv.leave_rows(sequence); }
 void DeviceWalk::leave_weights() { state_->weights.leave(); }
@@ -349,7 +351,7 @@ void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits) {
   } const ending{s.weights};
   s.weights.use(rows.taker);
   try {
-    s.kv.begin_step(s.stream, *rows.sequence, n_rows);
+    s.kv.begin_step(s.stream, *rows.sequence, n_rows, rows.chooser != nullptr);
     const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{rows.positions.back()} + 1));
     const bool is_shared = s.is_shared(rows, n_blocks, is_mirrored);
     if (rows.chooser == nullptr) s.kv.attend_all(is_shared ? s.beside->n_cpu_blocks(n_blocks) : 0);

@@ -17,6 +17,7 @@
 #include "engine/device_products.h"
 #include "engine/layers_from_file.h"
 #include "engine/model.h"
+#include "index/choose.h"
 
 namespace strata::engine {
 
@@ -34,10 +35,10 @@ struct DeviceRows {
 };
 
 /// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in
-/// chunks of max_rows.
+/// chunks of max_rows. `rule`: by which blocks are chosen of K and V that spill; null: none are.
 DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& file,
                          const ModelShape& shape, const DeviceFacts& facts, uint64_t n_ctx,
-                         uint64_t kv_bytes, uint32_t max_rows);
+                         uint64_t kv_bytes, uint32_t max_rows, const index::Rule* rule = nullptr);
 
 /// One caller at a time. `model` and `cache` outlive it.
 class DeviceWalk {
@@ -59,14 +60,14 @@ class DeviceWalk {
   const DeviceKvCounts& kv_counts() const;
   bool has_copy(tiers::BlockId block) const;  // DeviceKv::has_copy
   /// Whether K and V spill: then the end of a text is the CPU's, from where the device's memory
-  /// does not hold it.
+  /// does not hold it, but for rows that choose what they attend.
   bool is_spilling() const;
   /// Of a text of end_pos positions: the first that the CPU attends in a full layer for few rows, a
   /// multiple of kSegmentPositions, or beyond the end.
   uint32_t first_cpu_pos(uint32_t layer, uint32_t end_pos) const;
-  /// Whether the last n_rows of so many positions are not for run(): many rows of which the CPU
-  /// would attend a part that spills.
-  bool leaves_rows(uint32_t n_rows, uint32_t end_pos) const;
+  /// Whether K and V spill and the CPU has a part of what rows that stand at the end of so many
+  /// positions attend, if they attend everything: many of them are not for run() then.
+  bool has_cpu_part(uint32_t end_pos) const;
   /// The CPU computes what follows the positions of the sequence.
   void leave_rows(const Sequence& sequence);
   /// Its steps take the model's layers from now on, until the next run().

@@ -106,7 +106,7 @@ void Engine::set_limits() {
   if (options_.n_draft_max) limits_.n_draft_max = drafts_wanted(false);
   limits_.has_device = device_.has_value();
   limits_.may_share = device_ && options_.cpu_share.value_or(1) > 0;
-  limits_.may_spill_beside = device_ && device_is_named() && !options_.method;
+  limits_.may_spill_beside = device_ && device_is_named();
   limits_.available_bytes = available_dram_bytes();
   if (options_.dram_bytes > 0) {
     limits_.is_budgeted = true;
@@ -222,7 +222,6 @@ BeyondDevices Engine::beyond_devices(bool spills, const WeightPlan& weights) con
   return {.estimates_tails = options_.method && index::has_tail(*options_.method),
           .reads_sparsely = options_.method && options_.sparse_from != kNeverSparse,
           .spills = spills && !device_is_named(),
-          .chooses_spilled = spills && options_.method,
           .streams_weights = weights.n_streamed() > 0 && !device_is_named()};
 }
 
@@ -240,8 +239,9 @@ DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
     kv_bytes = kv_bytes_for_context(shape_of_sequences(spec_.shape, n_sequences()),
                                     model.kv_layout.k_codec, model.kv_layout.v_codec, context.n_ctx,
                                     context.chunk_rows);
+  const bool chooses_spilled = context.kv.is_spilling() && options_.method;
   return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx, kv_bytes,
-                      context.chunk_rows);
+                      context.chunk_rows, chooses_spilled ? &options_.selection : nullptr);
 }
 
 /// One that was named must do, here and in what follows; "auto" says why and falls back to the CPU.

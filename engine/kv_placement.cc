@@ -164,7 +164,8 @@ KvPlacement spilling_without_slots(const ModelShape& shape, const KvContext& con
     placement.table_bytes +=
         DeviceKv::host_bytes(shape, context.n_ctx,
                              whole_context_bytes(shape, context) / placement.block_bytes) +
-        DeviceChooser::host_bytes(shape, context.n_ctx);
+        DeviceChooser::host_bytes(shape, context.n_ctx) +
+        DeviceChooser::spilling_bytes(shape, context.n_ctx);
   return placement;
 }
 

@@ -189,6 +189,11 @@ DevicePlan place_on_device(const DeviceNeeds& needs, uint64_t hbm_bytes,
            fmt::format("use a kv_hbm_bytes of at most {}", hbm_bytes - plan.hbm_bytes));
   plan.kv_bytes =
       std::min(placement.kv_hbm_bytes, needs.kv_bytes) / needs.block_bytes * needs.block_bytes;
+  if (plan.kv_bytes < needs.kv_bytes_min)
+    refuse(ErrorCode::kDoesNotFit, "kv_hbm_bytes",
+           fmt::format("{} for copies of K and V, where what a layer chooses needs {}",
+                       bytes_text(plan.kv_bytes), bytes_text(needs.kv_bytes_min)),
+           fmt::format("use a kv_hbm_bytes of at least {}", needs.kv_bytes_min));
   plan.hbm_bytes += plan.kv_bytes;
   plan.cpu_share = placement.cpu_share;
   plan.on_cpu = placement.on_cpu;

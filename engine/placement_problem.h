@@ -53,6 +53,7 @@ struct PlacementRequest {
   std::vector<uint32_t> chunks;          // rows of a prompt's step: each is tried
   bool has_packs = false;                // saved contexts are read and written
   std::optional<index::Method> method = {};
+  index::Rule selection = {};              // by which it chooses
   std::optional<index::Rule> sparse = {};  // by which prompts are read; their time is priced exact
   // Of a context, what a token attends by it: a share, and at most so many positions.
   double touched_share = 1, touched_positions = planner::kNoCap;

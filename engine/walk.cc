@@ -285,7 +285,7 @@ const DeviceWalk* Walk::device() const { return state_->device.get(); }
 bool Walk::leaves_device(std::span<const StepRow> rows) const {
   if (!state_->device || rows.empty()) return false;
   const auto n_rows = static_cast<uint32_t>(rows.size());
-  return state_->device->leaves_rows(n_rows, rows.front().sequence->n_pos() + n_rows);
+  return state_->is_left(n_rows, rows.front().sequence->n_pos() + n_rows);
 }
 void Walk::use_device(std::unique_ptr<DeviceWalk> device) { state_->device = std::move(device); }
 void Walk::set_timing(bool on) { state_->timing = on; }

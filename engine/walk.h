@@ -41,7 +41,8 @@ inline constexpr uint32_t kRunRows = 128;
 inline constexpr uint32_t kMeanRows = 8;
 
 /// What selected steps read, summed over steps, layers and KV heads: of steps that were walked to
-/// their end. Of layers that were attended in DRAM alone, where nothing spills, no block is pinned.
+/// their end. Of layers that were attended in DRAM alone, where nothing spills, no block is pinned,
+/// nor is one that a device has a copy of.
 struct SelectionCounts {
   uint64_t steps = 0;
   uint64_t blocks = 0;           // full blocks that could be attended
@@ -60,7 +61,7 @@ struct SelectionCounts {
                ? 1.0
                : static_cast<double>(attended_positions()) / static_cast<double>(all_positions());
   }
-  /// Share of the attended blocks that was in DRAM.
+  /// Share of the attended blocks that was in DRAM, or on a device.
   double hit_rate() const {
     return attended_blocks == 0
                ? 1.0
@@ -101,6 +102,11 @@ void check_modes(const index::Rule& rule, const ModelShape& shape);
 /// Blocks that a selected step over contexts of n_ctx must have in DRAM at a time: those of one
 /// span of what every KV head of the widest full layer attends.
 uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);
+
+/// Blocks that a device has room for where it attends what is chosen of K and V that spill: what
+/// the KV heads of one layer attend at a time, and what windowed layers hold of a text.
+uint64_t chosen_on_device_min(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
+                              uint32_t chunk_rows);
 
 /// One row of a step. Rows of one sequence stand together and in order; row i of a sequence gets
 /// position n_pos() + i.
@@ -186,8 +192,8 @@ class Walk {
   void use_device(std::unique_ptr<DeviceWalk> device);
   const DeviceWalk* device() const;  // null: the CPU alone
   /// Whether these rows, of one sequence and of an exact step, are the CPU's although a device
-  /// computes others (DeviceWalk::leaves_rows): then all of a step that has them is, so that they
-  /// are to step alone, or others' bits change.
+  /// computes others (docs/adr/0024-spill-beside-a-card.md): then all of a step that has them is,
+  /// so that they are to step alone, or others' bits change.
   bool leaves_device(std::span<const StepRow> rows) const;
   /// From now on the full layers of selected steps are attended twice, exactly and as chosen, and
   /// the probe hears of both; no bit of the step changes. All of K and V is in DRAM then. Null =

@@ -4,8 +4,11 @@
 // most often all of a layer. Its blocks are pinned, those that are in DRAM too, so that what was
 // attended last leaves DRAM last. Where some are missing, each KV head is attended as soon as its
 // own are there: the disk reads those of the next head meanwhile, and then those of the next wave.
+//
+// On a device a wave is as many of the blocks that it has no copies of as can be in DRAM at a time.
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -111,27 +114,32 @@ uint64_t Walk::State::n_missing(std::span<const tiers::BlockId> blocks) const {
       blocks, [&](tiers::BlockId id) { return !cache.store().is_resident(id); }));
 }
 
-/// Pins what the wave attends, and begins to read what is missing. False where DRAM does not hold
-/// all of it after all, because what was to leave could not be written, and fewer spans may do.
-bool Walk::State::begin_wave(const Wave& wave) {
+/// Whether a step reads a block without the disk: in DRAM, or the copy that a device has of it.
+bool Walk::State::is_at_hand(tiers::BlockId block) const {
+  return cache.store().is_resident(block) || (device && device->has_copy(block));
+}
+
+/// Pins what a wave attends, and begins to read what is missing. False where DRAM does not hold
+/// all of it after all, because what was to leave could not be written, and less of it may do.
+bool Walk::State::begin_pins(std::span<const tiers::BlockId> blocks, bool is_least) {
   try {
-    cache.store().begin_pin(reads_of(wave));
+    cache.store().begin_pin(blocks);
   } catch (const tiers::LostExtent&) {
     throw;
   } catch (const Error& error) {
     const bool is_full = error.code() == ErrorCode::kIo || error.code() == ErrorCode::kDoesNotFit;
-    if (!is_full || wave.end_span - wave.first_span == 1) throw;
+    if (!is_full || is_least) throw;
     return false;
   }
   return true;
 }
 
 /// Waits for blocks of a wave. What is in DRAM takes no time, and is no event.
-void Walk::State::finish_pins(const Wave& wave, std::span<const tiers::BlockId> blocks) {
+void Walk::State::finish_pins(uint32_t layer, std::span<const tiers::BlockId> blocks) {
   const uint64_t n = n_missing(blocks);
   if (n == 0) return;
   const TraceScope scope(trace, {.kind = TraceKind::kOperation,
-                                 .index = wave.layer,
+                                 .index = layer,
                                  .name = "pin_blocks",
                                  .bytes = n * cache.layout().block_bytes});
   cache.store().finish_pin(blocks, pool);
@@ -141,7 +149,7 @@ void Walk::State::finish_pins(const Wave& wave, std::span<const tiers::BlockId> 
 void Walk::State::attend_begun(const Wave& wave) {
   const uint32_t n_heads = shape.layers[wave.layer].n_kv_heads;
   if (!reads_ahead) {
-    finish_pins(wave, reads_of(wave));
+    finish_pins(wave.layer, reads_of(wave));
     return attend_wave(wave, 0, n_heads);
   }
   const auto blocks_of = [&](uint32_t head, uint32_t span) {
@@ -155,7 +163,7 @@ void Walk::State::attend_begun(const Wave& wave) {
   // Neighbouring heads that lack nothing go together, for one alone does not feed many threads.
   for (uint32_t head = 0, end = 0; head < n_heads; head = end) {
     for (uint32_t span = wave.first_span; span < wave.end_span; ++span)
-      finish_pins(wave, blocks_of(head, span));
+      finish_pins(wave.layer, blocks_of(head, span));
     for (end = head + 1; end < n_heads && is_there(end);) ++end;
     if (end == n_heads)
       cache.store().begin_blocks(std::span(selection->reads).subspan(wave.end_read));
@@ -167,7 +175,7 @@ void Walk::State::attend_begun(const Wave& wave) {
 /// blocks that could not be written are not frozen any more.
 void Walk::State::attend_pinned(const Wave& wave) {
   check_cancelled();
-  if (begin_wave(wave)) {
+  if (begin_pins(reads_of(wave), wave.end_span - wave.first_span == 1)) {
     const UnpinScope pinned(cache.store(), reads_of(wave));
     return attend_begun(wave);
   }
@@ -178,17 +186,52 @@ void Walk::State::attend_pinned(const Wave& wave) {
   for (const Wave& half : halves) attend_pinned(half);
 }
 
-void Walk::State::attend_chosen(uint32_t layer) {
-  tiers::BlockStore& store = cache.store();
-  plan_chosen(layer);
-  begin_runs();
-  const tiers::StoreCounts before = store.counts();
-  for (const Wave& wave : selection->waves) attend_pinned(wave);
-  store_runs();
+/// What a layer has pinned and read since.
+void Walk::State::count_chosen(const tiers::StoreCounts& before) {
+  const tiers::BlockStore& store = cache.store();
+  const uint64_t file_bytes = store.transfer_counts().read_bytes;
   SelectionCounts& sums = selection->counts;
   sums.pinned_blocks += store.counts().blocks_pinned - before.blocks_pinned;
   sums.missing_blocks += store.counts().blocks_read - before.blocks_read;
-  sums.file_bytes += store.transfer_counts().read_bytes - selection->file_bytes_before;
+  sums.file_bytes += file_bytes - std::exchange(selection->file_bytes_before, file_bytes);
+}
+
+void Walk::State::attend_chosen(uint32_t layer) {
+  plan_chosen(layer);
+  begin_runs();
+  const tiers::StoreCounts before = cache.store().counts();
+  for (const Wave& wave : selection->waves) attend_pinned(wave);
+  store_runs();
+  count_chosen(before);
+}
+
+/// Pins as many of the blocks as DRAM holds, from the first on, and waits for them: a device gets
+/// copies before let_go_chosen(). Returns how many; those that cannot leave DRAM are among them.
+size_t Walk::State::bring_chosen(uint32_t layer, std::span<const tiers::BlockId> blocks) {
+  tiers::BlockStore& store = cache.store();
+  std::vector<tiers::BlockId>& pinned = selection->reads;
+  const tiers::StoreCounts before = store.counts();
+  size_t n = 0;
+  for (uint64_t n_most = std::max<uint64_t>(1, store.n_pinnable());; n_most = pinned.size() / 2) {
+    pinned.clear();
+    for (n = 0; n < blocks.size(); ++n) {
+      if (!store.is_frozen(blocks[n])) continue;
+      if (pinned.size() == n_most) break;
+      pinned.push_back(blocks[n]);
+    }
+    if (begin_pins(pinned, /*is_least=*/pinned.size() <= 1)) break;
+  }
+  selection->n_brought = pinned.size();
+  finish_pins(layer, pinned);
+  if (reads_ahead) store.begin_blocks(blocks.subspan(n));
+  count_chosen(before);
+  return n;
+}
+
+/// Of what was brought the device has copies, which are read from now on.
+void Walk::State::let_go_chosen() {
+  const size_t n = std::exchange(selection->n_brought, 0);
+  cache.store().unpin(std::span(selection->reads).first(n), /*is_elsewhere=*/true);
 }
 
 }  // namespace strata::engine

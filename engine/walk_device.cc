@@ -1,6 +1,7 @@
 // engine/walk_device.cc - steps on a device: what it gets of a step, and what the host does between
-// a layer's operations: of rows of selected steps it chooses the blocks, of others it attends a
-// part beside the device, and few rows it multiplies where weights lie.
+// a layer's operations: of rows of selected steps it chooses the blocks and brings those that only
+// a file holds, of others it attends a part beside the device, and few rows it multiplies where
+// weights lie.
 #include <algorithm>
 #include <optional>
 
@@ -20,9 +21,25 @@ class Walk::State::DeviceContexts : public ContextChooser,
     wait();
   }
 
+  /// However the rows end, the device reads nothing of theirs any more.
+  ~DeviceContexts() {
+    if (state_.is_selected) state_.let_go_chosen();
+  }
+  DeviceContexts(const DeviceContexts&) = delete;
+  DeviceContexts& operator=(const DeviceContexts&) = delete;
+
   void choose(uint32_t layer, uint32_t first_row, uint32_t n_part_rows,
               const float* queries) override {
     work("choose", layer, [&] { choose_for(layer, first_row, n_part_rows, queries); });
+  }
+
+  size_t bring(uint32_t layer, std::span<const tiers::BlockId> blocks) override {
+    size_t n = 0;
+    work("bring blocks", layer, [&] {
+      state_.let_go_chosen();
+      n = state_.bring_chosen(layer, blocks);
+    });
+    return n;
   }
 
   void attend(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, uint32_t first_pos,
@@ -99,6 +116,8 @@ void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,
                "rows %u to %u of a group of %u rows from %u on", first_row, first_row + n_part_rows,
                group.n_rows, group.row_begin);
   take_queries(layer, group.row_begin, n_part_rows, queries);
+  state_.let_go_chosen();
+  state_.selection->file_bytes_before = state_.cache.store().transfer_counts().read_bytes;
   state_.select_group(group_idx_, layer);
 }
 
@@ -112,14 +131,19 @@ void Walk::State::DeviceContexts::take_queries(uint32_t layer, uint32_t row_begi
                 state_.q_by_head.data() + (head * state_.n_rows + row_begin) * row_floats);
 }
 
+/// Whether the last n_rows of so many positions are the CPU's, if they attend everything: many of
+/// them, and all where other steps choose, for which the device's memory is then.
+bool Walk::State::is_left(uint32_t n_rows_of, uint32_t end_pos) const {
+  return device->has_cpu_part(end_pos) && (selection || n_rows_of > kDeviceFewRows);
+}
+
 /// False where rows of the step are the CPU's, for which all of the step is.
 bool Walk::State::is_for_device() {
   if (!device) return false;
-  STRATA_CHECK(!is_selected || !device->is_spilling(), "blocks are chosen that spill");
-  const bool is_left = !is_selected && std::ranges::any_of(groups, [&](const Group& group) {
-    return device->leaves_rows(group.n_rows, group.first_pos + group.n_rows);
+  const bool is_any_left = !is_selected && std::ranges::any_of(groups, [&](const Group& group) {
+    return is_left(group.n_rows, group.first_pos + group.n_rows);
   });
-  if (!is_left) return true;
+  if (!is_any_left) return true;
   for (const Group& group : groups) device->leave_rows(*group.sequence);
   device->leave_weights();
   return false;

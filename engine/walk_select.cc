@@ -88,6 +88,18 @@ uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::
   return n_more * bytes;
 }
 
+uint64_t chosen_on_device_min(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
+                              uint32_t chunk_rows) {
+  const SelectionSizes sizes = selection_sizes(shape, n_ctx);
+  const uint64_t n_open = div_up(sizes.max_rows, kBlockPositions) + 1;
+  uint64_t n_blocks =
+      sizes.max_kv_heads * std::min(blocks_for(n_ctx), most_blocks(rule, n_ctx) + n_open);
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window > 0)
+      n_blocks += layer.n_kv_heads * stream_blocks_max(layer, n_ctx, chunk_rows);
+  return n_blocks;
+}
+
 void check_modes(const index::Rule& rule, const ModelShape& shape) {
   const auto refuse = [](size_t layer, const std::string& why) {
     throw Error(ErrorCode::kUsage, fmt::format("layer {} {}", layer, why), "--attn-layers",
@@ -249,7 +261,7 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
 
 /// Begins to read what heads from n_begun on have chosen and only a file holds, while others are
 /// still being scored: by the calling thread, which alone moves blocks. Returns how many heads are
-/// begun then; the last ones are read by begin_wave().
+/// begun then; the last ones are read by begin_pins().
 uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t n_begun) {
   const uint32_t n_heads = shape.layers[layer].n_kv_heads;
   if (!reads_ahead || !reads_chosen(layer)) return n_heads;
@@ -260,18 +272,18 @@ uint32_t Walk::State::begin_chosen(uint32_t group_idx, uint32_t layer, uint32_t 
     const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, n_begun).blocks;
     selection->reads.clear();
     for (const uint32_t block : head.chosen)
-      if (!store.is_resident(all[block])) selection->reads.push_back(all[block]);
+      if (!is_at_hand(all[block])) selection->reads.push_back(all[block]);
     try {
       if (!selection->reads.empty()) store.begin_blocks(selection->reads);
     } catch (const Error&) {
-      return n_heads;  // begin_wave() meets it again, outside of the pool
+      return n_heads;  // begin_pins() meets it again, outside of the pool
     }
   }
   return n_begun;
 }
 
-/// A bit per block of a KV head that is in DRAM as the layers before have left it, and not merely
-/// on its way there; a probe says so itself. Empty where residency has no say.
+/// A bit per block of a KV head that is at hand as the layers before have left it, and not merely
+/// on its way to DRAM; a probe says so itself. Empty where residency has no say.
 std::span<const uint64_t> Walk::State::list_resident(uint32_t group_idx, uint32_t layer,
                                                      uint32_t kv_head, uint32_t n_blocks) {
   std::vector<uint64_t>& bits = selection->resident[kv_head];
@@ -281,8 +293,7 @@ std::span<const uint64_t> Walk::State::list_resident(uint32_t group_idx, uint32_
   const auto all = cache.stream_blocks(*groups[group_idx].sequence, layer, kv_head).blocks;
   bits.resize(div_up(n_blocks, kResidentBits));
   for (uint32_t block = 0; block < n_blocks; ++block)
-    if (probe != nullptr ? probe->holds(layer, kv_head, block)
-                         : cache.store().is_resident(all[block]))
+    if (probe != nullptr ? probe->holds(layer, kv_head, block) : is_at_hand(all[block]))
       bits[block / kResidentBits] |= uint64_t{1} << block % kResidentBits;
   return bits;
 }

@@ -76,6 +76,7 @@ struct Walk::State::Selection : SelectionSizes {
   // Of the layer at hand: waves in the order of use, and the blocks they pin.
   std::vector<Wave> waves;
   std::vector<tiers::BlockId> reads;
+  size_t n_brought = 0;  // of these, pinned until a device has copies
   SelectionCounts counts;
   uint64_t file_bytes_before = 0;  // read from files before the heads of the layer chose
   // For a probe.

@@ -64,6 +64,7 @@ struct Walk::State {
   // Steps on a device (engine/walk_device.cc).
   class DeviceContexts;
   bool is_for_device();
+  bool is_left(uint32_t n_rows_of, uint32_t end_pos) const;
   void run_on_device();
   void run_on_device(uint32_t first_group, std::span<float> logits);
 
@@ -172,8 +173,9 @@ struct Walk::State {
   void tell_probe(uint32_t layer);
 
   // Attention in waves (engine/walk_waves.cc), over extents that are partly on disk
-  // (engine/walk_stream.cc) and over chosen blocks that are (engine/walk_chosen.cc); extents that
-  // are read once, since DRAM has room for all (engine/walk_settle.cc).
+  // (engine/walk_stream.cc) and over chosen blocks that are, which a device gets copies of in place
+  // of that (engine/walk_chosen.cc); extents that are read once, since DRAM has room for all
+  // (engine/walk_settle.cc).
   struct Wave;
   void begin_runs();
   void attend_wave(const Wave& wave, uint32_t first_head, uint32_t end_head);
@@ -205,11 +207,15 @@ struct Walk::State {
   void list_wave(Wave& wave);
   std::span<const tiers::BlockId> reads_of(const Wave& wave) const;
   uint64_t n_missing(std::span<const tiers::BlockId> blocks) const;
-  bool begin_wave(const Wave& wave);
-  void finish_pins(const Wave& wave, std::span<const tiers::BlockId> blocks);
+  bool is_at_hand(tiers::BlockId block) const;
+  bool begin_pins(std::span<const tiers::BlockId> blocks, bool is_least);
+  void finish_pins(uint32_t layer, std::span<const tiers::BlockId> blocks);
   void attend_begun(const Wave& wave);
   void attend_pinned(const Wave& wave);
   void attend_chosen(uint32_t layer);
+  void count_chosen(const tiers::StoreCounts& before);
+  size_t bring_chosen(uint32_t layer, std::span<const tiers::BlockId> blocks);
+  void let_go_chosen();
   void run_step(std::span<const StepRow> rows, Attention attention);
   void count_step();
   /// What the step has walked belongs to the sequence of a first group.

@@ -251,8 +251,9 @@ class BlockStore {
   /// unpin(), which is to follow errors of finish_pin().
   void begin_pin(std::span<const BlockId> blocks);
   void finish_pin(std::span<const BlockId> blocks, ThreadPool& pool);
-  /// Also of blocks that are still on their way: these are not read any more.
-  void unpin(std::span<const BlockId> blocks);
+  /// Also of blocks that are still on their way: these are not read any more. What has copies
+  /// elsewhere, which are read from now on, leaves DRAM before what was used.
+  void unpin(std::span<const BlockId> blocks, bool is_elsewhere = false);
   /// Frozen blocks that DRAM can hold at once: slots that are free or have one.
   uint64_t n_pinnable() const { return pool_.n_free() + n_frozen_slots_; }
 

@@ -65,14 +65,14 @@ void BlockStore::begin_blocks(std::span<const BlockId> blocks) {
   spill_->block_transfers->poll();
 }
 
-void BlockStore::unpin(std::span<const BlockId> blocks) {
+void BlockStore::unpin(std::span<const BlockId> blocks, bool is_elsewhere) {
   drop_missing();
   for (const BlockId block : blocks) {
     Block& of = record(block);
     STRATA_CHECK(of.pins > 0, "block %u is not pinned", static_cast<uint32_t>(block));
     --n_pins_;
     if (--of.pins > 0 || of.slot == kNoSlot) continue;
-    is_used_[static_cast<uint32_t>(of.slot)] = 1;
+    is_used_[static_cast<uint32_t>(of.slot)] = is_elsewhere ? 0 : 1;
     if (of.extent == kNoExtent || extent(of.extent).state != ExtentState::kLost) continue;
     leave_slot(block);
     blocks_left(of.extent, 1);

@@ -40,6 +40,26 @@ class DeviceSpillEngine : public testing::DeviceTest {
     of.kv_dram_bytes = smallest_spilling_dram(whole.spec().shape, context_of(whole));
     return of;
   }
+  /// With a method that chooses 256 positions.
+  EngineOptions choosing(uint64_t near) const {
+    EngineOptions of = spilling(near);
+    of.method = index::Method::kQuest;
+    of.selection.budget = {.kind = index::Budget::Kind::kTokens, .value = 256};
+    of.kv_dram_bytes = 0;
+    const Engine whole = Engine::open(of);
+    of.kv_dram_bytes = smallest_spilling_dram(whole.spec().shape, context_of(whole));
+    return of;
+  }
+  static Placement placement_of(const Engine& engine, const EngineOptions& of) {
+    Placement placement;
+    placement.n_ctx = kLongContext;
+    placement.chunk_rows = of.chunk_rows;
+    placement.streamed.assign(engine.spec().shape.n_layers, kNoPiece);
+    placement.resident.assign(engine.spec().shape.n_layers, kWholeLayer);
+    placement.kv_dram_bytes = engine.context().kv.dram_bytes();
+    placement.kv_hbm_bytes = engine.device_plan().kv_bytes;
+    return placement;
+  }
   static KvContext context_of(const Engine& engine) {
     ContextRequest request = engine.limits();
     request.spills_beside = true;
@@ -55,6 +75,7 @@ class DeviceSpillEngine : public testing::DeviceTest {
     request.sampler.temperature = 0;
     request.ignore_eos = true;
     request.n_logprobs = 2;
+    if (engine.options().method) request.attention = Attention::kSelected;
     return request;
   }
   /// Of the likeliest tokens behind a prompt the scores, which have all bits of their logits.
@@ -130,7 +151,7 @@ TEST_F(DeviceSpillEngine, BuffersAreCountedOnce) {
   EXPECT_GT(smallest_spilling_dram(shape, beside), smallest_spilling_dram(shape, alone));
 }
 
-TEST_F(DeviceSpillEngine, AutoLeavesItToTheCpuAndChosenBlocksAreRefused) {
+TEST_F(DeviceSpillEngine, AutoLeavesItToTheCpu) {
   EngineOptions of = spilling(512);
   of.device.kind = Kind::kAuto;
   const Engine engine = Engine::open(of);
@@ -138,28 +159,77 @@ TEST_F(DeviceSpillEngine, AutoLeavesItToTheCpuAndChosenBlocksAreRefused) {
   EXPECT_TRUE(engine.context().kv.is_spilling());
   ASSERT_EQ(engine.notices().size(), 1u);
   EXPECT_NE(engine.notices()[0].find("unless a card is named"), std::string::npos);
-  of.device.kind = Kind::kCuda;
-  of.method = index::Method::kQuest;
-  KvContext context = context_of(engine);
-  context.method = of.method;
-  of.kv_dram_bytes = smallest_spilling_dram(engine.spec().shape, context);
-  testing::expect_error([&] { Engine::open(of); }, ErrorCode::kUnsupported,
-                        "blocks that are chosen", "--device");
+}
+
+/// By another back end, with more DRAM and threads, the same.
+TEST_F(DeviceSpillEngine, ChosenBlocksComeToANamedCard) {
+  const EngineOptions of = choosing(1024);
+  const auto prompt = testing::random_tokens(kLongPrompt, 64, 15);
+  Engine engine = Engine::open(of);
+  ASSERT_NE(engine.device(), nullptr);
+  EXPECT_TRUE(engine.context().kv.is_spilling());
+  EXPECT_TRUE(engine.notices().empty());
+  EXPECT_LE(engine.context().kv.dram_bytes(), of.kv_dram_bytes);
+  engine.load({});
+  const std::vector<double> expected = scores(engine, prompt);
+  EXPECT_EQ(expected.size(), 30u);
+  const SelectionCounts& counts = engine.walk().selection_counts();
+  EXPECT_GT(counts.missing_blocks, 0u);
+  EXPECT_LT(counts.attended_blocks, counts.blocks / 4);
+  EXPECT_GT(engine.walk().device()->kv_counts().chosen_bytes, 0u);
+  EngineOptions other = of;
+  other.io = tiers::IoChoice::kThreads;
+  other.kv_dram_bytes += engine.context().kv.place_bytes * 8;
+  other.n_threads = 3;
+  Engine again = Engine::open(other);
+  ASSERT_TRUE(again.context().kv.is_spilling());
+  again.load({});
+  EXPECT_EQ(scores(again, prompt), expected);
+}
+
+/// A card must hold what a layer chooses; and what no card does is refused as ever.
+TEST_F(DeviceSpillEngine, WhatIsChosenMustFitTheCard) {
+  EngineOptions of = choosing(1024);
+  const Engine engine = Engine::open(of);
+  const DevicePlan& plan = engine.device_plan();
+  const ModelShape& shape = engine.spec().shape;
+  const uint64_t least = chosen_on_device_min(shape, kLongContext, of.selection, of.chunk_rows) *
+                         engine.context().kv.block_bytes;
+  EXPECT_GT(least, 0u);
+  const uint64_t without = plan.hbm_bytes - plan.kv_bytes;
+  // Layers of weights give way to it, down to two slots.
+  EngineOptions small = of;
+  small.hbm_bytes = without + least;
+  EXPECT_EQ(Engine::open(small).device_plan().kv_bytes, least);
+  small.hbm_bytes = without + least - 1;
+  EXPECT_GT(Engine::open(small).device_plan().n_streamed(), 0u);
+  small.hbm_bytes = least;
+  testing::expect_error([&] { Engine::open(small); }, ErrorCode::kDoesNotFit,
+                        "of the device's memory", "--hbm");
+  Placement placement = placement_of(engine, of);
+  placement.kv_hbm_bytes = least - 1;
+  small = of;
+  small.placement = placement;
+  testing::expect_error([&] { Engine::open(small); }, ErrorCode::kDoesNotFit,
+                        "what a layer chooses needs", "kv_hbm_bytes");
+  EngineOptions other = of;
+  other.method = index::Method::kRabitqTail;
+  other.kv_dram_bytes = 0;
+  testing::expect_error([&] { Engine::open(other); }, ErrorCode::kUnsupported,
+                        "a device attends chosen blocks", "--device");
+  other = of;
+  other.sparse_from = 256;
+  other.kv_dram_bytes = uint64_t{64} << 20;
+  testing::expect_error([&] { Engine::open(other); }, ErrorCode::kUnsupported,
+                        "a device reads prompts exactly", "--device");
 }
 
 /// As a planner would: the engine checks it and does it.
 TEST_F(DeviceSpillEngine, APlacementMaySaySo) {
   const EngineOptions of = spilling(512);
   Engine by_hand = Engine::open(of);
-  Placement placement;
-  placement.n_ctx = kLongContext;
-  placement.chunk_rows = of.chunk_rows;
-  placement.streamed.assign(by_hand.spec().shape.n_layers, kNoPiece);
-  placement.resident.assign(by_hand.spec().shape.n_layers, kWholeLayer);
-  placement.kv_dram_bytes = by_hand.context().kv.dram_bytes();
-  placement.kv_hbm_bytes = by_hand.device_plan().kv_bytes;
   EngineOptions placed = of;
-  placed.placement = placement;
+  placed.placement = placement_of(by_hand, of);
   Engine by_plan = Engine::open(placed);
   ASSERT_NE(by_plan.device(), nullptr);
   EXPECT_TRUE(by_plan.context().kv.is_spilling());

@@ -3,82 +3,24 @@
 // for bit.
 #include <gtest/gtest.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
-#include "tests/device/device_run.h"
+#include "tests/device/spill_run.h"
 #include "tests/engine/zoo_distance.h"
-#include "tests/tiers/simulated_spill.h"
 
 namespace strata::engine {
 namespace {
 
-using testing::DeviceRun;
+using testing::kSpillChunk;
 using testing::LoadedMember;
 using testing::Logits;
-using testing::WalkSetting;
-using tiers::SimulatedDisk;
+using testing::spill_setting;
+using testing::SpillRun;
 
 constexpr uint32_t kSpillSeed = 20261129;
-constexpr uint32_t kSpillFrames = 48;
-constexpr uint32_t kSpillChunk = 128;
-constexpr uint32_t kSpillContext = 2048;
 constexpr uint32_t kSpilledPrompt = 1100, kSpilledAnswer = 16;
-
-WalkSetting spill_setting(uint32_t n_threads = 1) {
-  WalkSetting of{.kernels = cpu_attn::available_kernels().back(),
-                 .n_threads = n_threads,
-                 .chunk_rows = kSpillChunk,
-                 .n_ctx = kSpillContext};
-  return of;
-}
-
-uint64_t spill_place_bytes(const ModelShape& shape, const KvLayout& layout) {
-  uint64_t n_kv_heads = 0;
-  for (const LayerShape& layer : shape.layers)
-    n_kv_heads = std::max<uint64_t>(n_kv_heads, layer.n_kv_heads);
-  return round_up(n_kv_heads * kExtentBlocks * layout.block_bytes, tiers::kPlaceAlignment);
-}
-
-/// What a text keeps on the device: n_segments of each full layer, and windowed layers whole.
-uint64_t near_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_segments) {
-  uint64_t n_blocks = n_segments * kExtentBlocks * testing::n_full_streams(shape);
-  for (const LayerShape& layer : shape.layers)
-    if (layer.window > 0)
-      n_blocks += layer.n_kv_heads * stream_blocks_max(layer, kSpillContext, kSpillChunk);
-  return n_blocks * layout.block_bytes;
-}
-
-/// A run: n_texts have their first n_segments on the device, and DRAM holds what n_held texts of
-/// n_positions have; 0: all that is asked for, and no block leaves it.
-struct SpillRun {
-  SpillRun(const LoadedMember& member, WalkSetting setting, uint64_t n_segments,
-           uint64_t n_positions, const SimulatedDisk& disk = {}, uint32_t n_texts = 1,
-           uint32_t n_held = 1)
-      : layout(KvLayout::make(setting.k_codec, setting.v_codec, member.model.shape().head_dim)),
-        made(tiers::testing::make_simulated_spill(
-            disk, spill_place_bytes(member.model.shape(), layout), 4096, kSpillFrames)) {
-    const ModelShape& shape = member.model.shape();
-    if (n_positions > 0)
-      setting.kv_dram_bytes = n_held * kv_bytes_for_context(shape, setting.k_codec, setting.v_codec,
-                                                            n_positions, kSpillChunk);
-    else
-      setting.n_sequences = 3;
-    const auto placed = [&](const DeviceNeeds& needs, DevicePlan& plan) {
-      plan = device_plan_of(needs, plan.resident);
-      plan.kv_bytes = n_texts * near_bytes(shape, layout, n_segments);
-      plan.n_texts = n_texts;
-    };
-    run.emplace(member, setting, 0, gpu_emu::emulated_device(), 0, placed, std::move(made.spill));
-  }
-  KvLayout layout;
-  tiers::testing::SimulatedSpill made;
-  std::optional<DeviceRun> run;
-
-  const tiers::StoreCounts& store() { return run->walk().cache().store().counts(); }
-};
 
 /// Logits of the rows of a prompt that is read by chunks, and of tokens fed one by one behind it.
 Logits answer(testing::ZooWalk& walk, Sequence& sequence, std::span<const int32_t> text,
@@ -91,8 +33,8 @@ Logits answer(testing::ZooWalk& walk, Sequence& sequence, std::span<const int32_
   return logits;
 }
 Logits answer(SpillRun& of, std::span<const int32_t> text, uint32_t n_prompt = kSpilledPrompt) {
-  Sequence sequence = of.run->walk().sequence();
-  return answer(of.run->walk(), sequence, text, n_prompt);
+  Sequence sequence = of.walk().sequence();
+  return answer(of.walk(), sequence, text, n_prompt);
 }
 
 /// A segment near; the prompt goes far beyond it.
@@ -139,12 +81,12 @@ TEST(DeviceSpill, ChunksBehindTheCutAreThoseOfTheCpu) {
   const auto text = member.text(kSpilledPrompt, kSpillSeed + 2);
   SpillRun away(member, spill_setting(), 0, kSpillChunk + 420);  // nothing has room there
   testing::ZooWalk alone(member.model, spill_setting());
-  Sequence sequence = away.run->walk().sequence();
-  EXPECT_EQ(testing::first_difference(away.run->walk().feed(sequence, text), alone.feed_all(text)),
+  Sequence sequence = away.walk().sequence();
+  EXPECT_EQ(testing::first_difference(away.walk().feed(sequence, text), alone.feed_all(text)),
             std::nullopt);
   EXPECT_EQ(away.run->device().kv_counts().attended_bytes, 0u);
   const std::vector<StepRow> row{{&sequence, text[0], true}};
-  away.run->walk().step(row);
+  away.walk().step(row);
   const DeviceKvCounts& counts = away.run->device().kv_counts();
   EXPECT_GT(counts.attended_bytes, 0u);
   EXPECT_EQ(counts.cpu_bytes, counts.attended_bytes);
@@ -156,17 +98,16 @@ TEST(DeviceSpill, RowsThatTheCpuWritesComeToTheDevice) {
   const LoadedMember member("llama3");
   const auto text = member.text(346, kSpillSeed + 7);
   SpillRun run(member, spill_setting(), 1, kSpillChunk + 420);
-  Sequence sequence = run.run->walk().sequence();
+  Sequence sequence = run.walk().sequence();
   Logits logits;
   const auto feed = [&](uint32_t n_tokens) {
-    for (auto& row :
-         run.run->walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), n_tokens)))
+    for (auto& row : run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), n_tokens)))
       logits.push_back(std::move(row));
   };
   feed(230);
   feed(8);
   feed(100);
-  const KvCache& cache = run.run->walk().cache();
+  const KvCache& cache = run.walk().cache();
   const auto blocks = cache.stream_blocks(sequence, 0, 0).blocks;
   EXPECT_TRUE(run.run->device().has_copy(blocks[6]));
   EXPECT_FALSE(run.run->device().has_copy(blocks[7]));
@@ -188,8 +129,8 @@ TEST(DeviceSpill, WhatRanBeforeChangesNoBit) {
       SpillRun alone(member, spill_setting(), 1, kSpillChunk + 300);
       expected.push_back(answer(alone, texts[i], 600));
     }
-    SpillRun busy(member, spill_setting(), 1, 250, {}, 2, 5);
-    testing::ZooWalk& walk = busy.run->walk();
+    SpillRun busy(member, spill_setting(), 2, 250, {}, 2, 5);
+    testing::ZooWalk& walk = busy.walk();
     std::vector<Sequence> sequences;
     for (uint32_t i = 0; i < 3; ++i) {
       sequences.push_back(walk.sequence());
@@ -229,16 +170,16 @@ TEST(DeviceSpill, TextsOfAStepAreAttendedAsEachAlone) {
     const auto n_prompt = static_cast<uint32_t>(texts[i].size()) - 1;
     expected.push_back(answer(alone, texts[i], n_prompt).back());
   }
-  SpillRun both(member, spill_setting(), 1, kSpillChunk + 150, {}, 2, 2);
+  SpillRun both(member, spill_setting(), 2, kSpillChunk + 150, {}, 2, 2);
   std::vector<Sequence> sequences;
   std::vector<StepRow> rows;
   for (uint32_t i = 0; i < 2; ++i) {
-    sequences.push_back(both.run->walk().sequence());
-    both.run->walk().feed(sequences[i], std::span(texts[i]).first(texts[i].size() - 1));
+    sequences.push_back(both.walk().sequence());
+    both.walk().feed(sequences[i], std::span(texts[i]).first(texts[i].size() - 1));
   }
   for (uint32_t i = 0; i < 2; ++i) rows.push_back({&sequences[i], texts[i].back(), true});
   const uint64_t n_read = both.store().extents_read;
-  EXPECT_EQ(testing::first_difference(both.run->walk().step(rows), expected), std::nullopt);
+  EXPECT_EQ(testing::first_difference(both.walk().step(rows), expected), std::nullopt);
   EXPECT_GT(both.store().extents_read, n_read);
 }
 

@@ -191,6 +191,25 @@ TEST(SingleBlocks, WhatWasUnusedForLongestLeavesFirst) {
   EXPECT_EQ(at.store.counts().blocks_evicted, 8u);
 }
 
+TEST(SingleBlocks, WhatIsElsewhereLeavesBeforeWhatWasUsed) {
+  StoreSetting setting = kSetting;
+  setting.n_slots = 16;
+  BlockFixture at(setting);
+  const auto runs = store_away(at, 3);
+  const auto use = [&](std::span<const BlockId> blocks, bool is_elsewhere) {
+    ASSERT_TRUE(at.pin(blocks));
+    at.store.unpin(blocks, is_elsewhere);
+  };
+  use(runs[0], false);
+  use(std::span(runs[1]).first(4), true);
+  use(std::span(runs[1]).last(4), false);
+  use(std::span(runs[2]).first(4), false);  // takes the slots of four
+  for (uint32_t i = 0; i < kExtentBlocks; ++i) {
+    EXPECT_TRUE(at.store.is_resident(runs[0][i])) << i;
+    EXPECT_EQ(at.store.is_resident(runs[1][i]), i >= 4) << i;
+  }
+}
+
 TEST(SingleBlocks, PinnedBlocksStayAndWhatDoesNotFitIsRefused) {
   StoreSetting setting = kSetting;
   setting.n_slots = 16;

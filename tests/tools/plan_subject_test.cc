@@ -113,7 +113,7 @@ TEST_F(PlanSubjectTest, KAndVMaySpillBesideACardThatIsNamed) {
   };
   EXPECT_TRUE(may_spill("cuda:1", {}));
   EXPECT_TRUE(may_spill("cuda:1", {"--kv-tier", "nvme"}));
-  EXPECT_FALSE(may_spill("cuda:1", {"--attn", "quest", "--kv-budget", "2k"}));
+  EXPECT_TRUE(may_spill("cuda:1", {"--attn", "quest", "--kv-budget", "2k"}));
   EXPECT_FALSE(may_spill("auto", {}));
 }
 

@@ -23,7 +23,9 @@ void say_device(const engine::Engine& engine) {
   const uint64_t kv_bytes = engine.context().kv.slot_bytes;
   line += " | K and V: " + bytes_text(plan.kv_bytes);
   if (engine.context().kv.is_spilling()) {
-    notice(line + ", the CPU attends the rest, in memory and on disk");
+    notice(line + (engine.options().method
+                       ? ", chosen blocks of the rest come there from memory and disk"
+                       : ", the CPU attends the rest, in memory and on disk"));
     return;
   }
   line += " of " + bytes_text(kv_bytes);

@@ -95,6 +95,7 @@ void set_attention(const Command& command, PlanSubject& subject) {
   if (command.settings.attn == "auto")
     subject.notes.push_back(choose_attention(command.settings.profile_dir, options));
   subject.request.method = options.method;
+  subject.request.selection = options.selection;
   subject.attention = "exact";
   if (!options.method) return;
   set_sparse(options, subject);
@@ -282,7 +283,7 @@ void price_card(const Command& command, const DeviceFacts& facts, bool is_named,
   subject.request.device = facts;
   // What the engine does beside a card today; a share that is stated wants no rates.
   subject.request.may_stream = is_named;
-  subject.request.may_spill = is_named && !subject.request.method;
+  subject.request.may_spill = is_named;
   subject.request.let_cpu_share(/*are_known=*/false);
   const std::string but = use_measured_card(command, facts, subject);
   subject.rates_text =
@@ -458,6 +459,7 @@ PlanSubject plan_subject(const Command& command, const engine::Engine& engine) {
   request.n_answers = options.n_answers;
   request.n_draft_max = engine.limits().n_draft_max;
   request.method = options.method;
+  request.selection = options.selection;
   request.cpu_share = options.cpu_share;
   set_sparse(options, subject);
   subject.attention = options.method ? command.settings.attn : "exact";
