@@ -254,8 +254,12 @@ void Engine::open_device() {
       options_.devices != nullptr ? *options_.devices : gpu_attn::find_cuda_devices();
   ChosenDevice chosen = open_chosen_device(options_.device, devices);
   device_ = std::move(chosen.device);
-  if (!device_ && options_.cpu_share.value_or(0) > 0)  // stated; "as is best" is none of it then
-    notices_.push_back("--cpu-share does nothing: " + chosen.note);
+  if (device_) return;
+  const auto say_if = [&](bool is_stated, const char* option) {
+    if (is_stated) notices_.push_back(fmt::format("{} does nothing: {}", option, chosen.note));
+  };
+  say_if(options_.hbm_bytes > 0, "--hbm");
+  say_if(options_.cpu_share.value_or(0) > 0, "--cpu-share");  // "as is best" is none of it then
 }
 
 /// Drafts that nobody asked for by number. Nothing that was in memory goes to disk for them, and

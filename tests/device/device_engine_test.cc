@@ -133,7 +133,7 @@ TEST_F(DeviceEngine, TheCpuAttendsItsShareOfWhatTheDeviceLacks) {
   EXPECT_EQ(Engine::open(placed).device_plan().cpu_share, 0);
 }
 
-TEST_F(DeviceEngine, AShareOfNoDeviceIsSaidToDoNothing) {
+TEST_F(DeviceEngine, AShareOfNoDeviceAndItsMemoryAreSaidToDoNothing) {
   devices_ = {};
   devices_.reason = "no CUDA device: the machine has none";
   EngineOptions sharing = options();
@@ -145,6 +145,9 @@ TEST_F(DeviceEngine, AShareOfNoDeviceIsSaidToDoNothing) {
     sharing.cpu_share = other;
     EXPECT_TRUE(Engine::open(sharing).notices().empty());
   }
+  sharing.hbm_bytes = uint64_t{1} << 30;
+  EXPECT_EQ(Engine::open(sharing).notices(),
+            std::vector<std::string>{"--hbm does nothing: no CUDA device: the machine has none"});
 }
 
 /// Of decoded tokens the CPU multiplies by a share of the weights that pass; prompts are the
