@@ -400,7 +400,9 @@ LpPlacement PlacementProgram::solve() const {
          .kv_nvme = value(c.k_nvme),
          .on_cpu = value(c.on_cpu),
          .products_on_cpu = products(c.weights[0]),
-         .apart_on_cpu = c.weights.size() > 1 ? products(c.weights[1]) : 0});
+         .apart_on_cpu = c.weights.size() > 1 ? products(c.weights[1]) : 0,
+         .hbm_alone = value(c.weights[0].hbm_alone),
+         .apart_hbm_alone = c.weights.size() > 1 ? value(c.weights[1].hbm_alone) : 0});
   placement.tpot_ms = value(token_ms_);
   for (const auto& [column, weight] : chunks_) placement.ttft_ms += weight * value(column);
   placement.ttft_ms += problem_.head_ms;

@@ -33,6 +33,8 @@ struct GroupShares {
   double on_cpu = 0;           // of all K and V touched, those attended by the CPU beside a device
   double products_on_cpu = 0;  // of what moves, at most weights_dram: a token's, beside a device
   double apart_on_cpu = 0;     // the same of a piece apart that is in DRAM
+  double hbm_alone = 0;        // of what moves, in HBM and not in DRAM, at most weights_hbm
+  double apart_hbm_alone = 0;  // the same of a piece apart that is in HBM
 };
 
 struct LpPlacement {

@@ -119,8 +119,8 @@ std::vector<Logits> walked_by_tokens(DeviceRun& run, std::span<const int32_t> te
 TEST(DeviceFileOrder, CopiesEndBeforeTheirMemoryIsFilledAgain) {
   const auto of = testing::wide_llama(6);
   const LoadedModel in_dram(of);
-  const auto text = in_dram.text(70, kFileOrderSeed);
-  for (uint32_t draw = 0; draw < 4; ++draw) {
+  const auto text = in_dram.text(64, kFileOrderSeed);
+  for (uint32_t draw = 0; draw < 2; ++draw) {
     SCOPED_TRACE(draw);
     testing::DrawnHomes homes(of.n_layers, kFileOrderSeed + draw);
     if (draw == 0) homes.resident.assign(of.n_layers, kNoPiece);
@@ -156,14 +156,14 @@ struct TokenTime {
 TokenTime file_token_time(uint32_t n_streamed, double disk_us, bool reads_ahead = true) {
   makers::RandomTransformer of = makers::zoo_member("llama3").model;
   of.n_layers = kFileLayers;
-  of.d_ff = 4096;
+  of.d_ff = 1536;
   std::vector<PieceSet> streamed(kFileLayers);
   for (uint32_t i = 0; i < n_streamed; ++i) streamed[i * kFileLayers / n_streamed] = kWholeLayer;
   VirtualDisk disk;
   const FileModel member(of, streamed, [&disk](uint32_t depth) {
     return std::make_unique<VirtualDiskIo>(disk, depth);
   });
-  VirtualTable device(0.05);
+  VirtualTable device(0.02);
   DeviceRun run(member, file_order_setting(), 0, device.table(), 0,
                 holding(std::vector<PieceSet>(kFileLayers, kNoPiece)));
   run.walk().walk().set_reads_ahead(reads_ahead);
@@ -173,15 +173,15 @@ TokenTime file_token_time(uint32_t n_streamed, double disk_us, bool reads_ahead 
     for (uint32_t i = 0; i < n; ++i)
       run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), 1));
   };
-  constexpr uint32_t kTokens = 6;
-  feed(2);
+  constexpr uint32_t kTokens = 2;
+  feed(1);
   const uint64_t before = member.model.read_counts().read_bytes;
   feed(kTokens);
   const auto token_bytes =
       static_cast<double>(member.model.read_counts().read_bytes - before) / kTokens;
   if (n_streamed > 0) disk.bytes_per_s = token_bytes / disk_us * 1e6;
   disk.device = run.opened();
-  feed(3);
+  feed(1);
   const VirtualTime begin = disk.now();
   feed(kTokens);
   const auto us = std::chrono::duration<double, std::micro>(disk.now() - begin).count() / kTokens;
@@ -201,7 +201,6 @@ TEST(DeviceFileOrder, ATokenTakesWhatTheBusiestOfDiskAndLinkDoes) {
     EXPECT_LE(time.us, most * busiest);
   };
   expect_near(kFileLayers, 2, 1.1);
-  expect_near(kFileLayers, 0.4, 1.2);
   expect_near(kFileLayers, 1, 1.3);
   expect_near(kFileLayers / 2, 2, 1.1);
   expect_near(kFileLayers / 2, 0.5, 1.2);

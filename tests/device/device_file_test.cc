@@ -72,8 +72,8 @@ TEST(DeviceFile, WhereAPieceIsChangesNoBit) {
         std::string(name) == "wide" ? testing::wide_llama(6) : makers::zoo_member(name).model;
     const WalkSetting setting = file_setting(std::string(name) == "wide" ? 40 : kDeviceFewRows);
     const LoadedModel in_dram(of);
-    const auto text = in_dram.text(90, kFileSeed);
-    for (uint32_t draw = 0; draw < 3; ++draw) {
+    const auto text = in_dram.text(70, kFileSeed);
+    for (uint32_t draw = 0; draw < 2; ++draw) {
       SCOPED_TRACE(draw);
       const DrawnHomes homes(of.n_layers, kFileSeed + draw);
       n_once += homes.n_streamed(true);
@@ -93,7 +93,7 @@ TEST(DeviceFile, WhereAPieceIsChangesNoBit) {
 /// A layer's reads are of a MiB at most, and each of these has several.
 makers::RandomTransformer large_layers(uint32_t n_layers) {
   makers::RandomTransformer model = testing::wide_llama(n_layers);
-  model.d_ff = 4096;
+  model.d_ff = 2048;
   return model;
 }
 
@@ -122,7 +122,7 @@ TEST(DeviceFile, WhatStaysIsReadOnceAndWhatPassesInEveryStep) {
     run.walk().feed(sequence, std::span(text).first(10));
     const uint64_t before = of.script->n_submitted;
     const uint64_t copied = run.device().streamed_bytes();
-    constexpr uint32_t kTokens = 10;
+    constexpr uint32_t kTokens = 4;
     for (uint32_t i = 10; i < 10 + kTokens; ++i)
       run.walk().feed(sequence, std::span(text).subspan(i, 1));
     uint64_t n_reads = 0, copied_bytes = 0;  // of a token
@@ -143,12 +143,13 @@ TEST(DeviceFile, WhatStaysIsReadOnceAndWhatPassesInEveryStep) {
 TEST(DeviceFile, AFailedReadEndsTheStepAndTheNextOneIsWhole) {
   const std::vector<PieceSet> streamed(5, kWholeLayer), resident(5, kNoPiece);
   ScriptedModel calm(streamed);
-  const auto text = calm.member.text(40, kFileSeed);
+  const auto text = calm.member.text(12, kFileSeed);
+  uint32_t n_failed = 0;  // steps
   const auto last = [&](DeviceRun& run, const std::function<void()>& before) {
     Sequence sequence = run.walk().sequence();
-    run.walk().feed(sequence, std::span(text).first(30));
+    run.walk().feed(sequence, std::span(text).first(10));
     before();
-    const std::vector<StepRow> rows{{&sequence, text[30], true}};
+    const std::vector<StepRow> rows{{&sequence, text[10], true}};
     for (int tries = 0; tries < 2; ++tries) {
       try {
         return run.walk().step(rows);
@@ -156,27 +157,29 @@ TEST(DeviceFile, AFailedReadEndsTheStepAndTheNextOneIsWhole) {
         EXPECT_EQ(error.code(), ErrorCode::kIo);
         EXPECT_NE(std::string(error.what()).find("bytes of weights: device error"),
                   std::string::npos);
-        EXPECT_EQ(sequence.n_pos(), 30u);
+        EXPECT_EQ(sequence.n_pos(), 10u);
+        ++n_failed;
       }
     }
     return Logits{};
   };
   DeviceRun without = run_holding(calm.member, file_setting(), resident);
   const Logits wanted = last(without, [] {});
-  for (const int64_t fail_in : {0, 3, 8, 14}) {
+  for (const int64_t fail_in : {0, 2, 5}) {
     SCOPED_TRACE(fail_in);
     ScriptedModel of(streamed);
     DeviceRun run = run_holding(of.member, file_setting(), resident);
     EXPECT_TRUE(testing::is_same(last(run, [&] { of.script->fail_in = fail_in; }), wanted));
     EXPECT_EQ(of.script->fail_in, -1);
   }
+  EXPECT_GT(n_failed, 1u);
 }
 
 TEST(DeviceFile, AHungDiskEndsTheStepAfterItsDeadlineOrWhenItIsStopped) {
   const std::vector<PieceSet> streamed(5, kWholeLayer);
   ScriptedModel of(streamed, std::chrono::milliseconds(100));
   DeviceRun run = run_holding(of.member, file_setting(), std::vector<PieceSet>(5, kNoPiece));
-  const auto text = of.member.text(20, kFileSeed);
+  const auto text = of.member.text(12, kFileSeed);
   const Logits wanted = run.walk().feed_all(text);
   of.script->hangs = true;
   testing::expect_error([&] { return run.walk().feed_all(text); }, ErrorCode::kIo,
@@ -186,7 +189,7 @@ TEST(DeviceFile, AHungDiskEndsTheStepAfterItsDeadlineOrWhenItIsStopped) {
   std::atomic<bool> cancel = false;
   Sequence sequence = stopped.walk().sequence();
   stopped.walk().feed(sequence, std::span(text).first(8));
-  other.script->hangs = true;
+  other.script->holds = true;
   stopped.walk().walk().set_cancel(&cancel);
   other.script->on_wait = [&] { cancel = true; };  // not where the step begins
   try {
@@ -196,7 +199,7 @@ TEST(DeviceFile, AHungDiskEndsTheStepAfterItsDeadlineOrWhenItIsStopped) {
     EXPECT_EQ(error.code(), ErrorCode::kCancelled);
   }
   other.script->on_wait = {};
-  other.script->hangs = false;
+  other.script->holds = false;
   cancel = false;
   EXPECT_TRUE(testing::is_same(stopped.walk().feed_all(text), wanted));
 }
@@ -204,7 +207,7 @@ TEST(DeviceFile, AHungDiskEndsTheStepAfterItsDeadlineOrWhenItIsStopped) {
 TEST(DeviceFile, AFileCutShortEndsTheStep) {
   ScriptedModel of(std::vector<PieceSet>(5, kWholeLayer));
   DeviceRun run = run_holding(of.member, file_setting(), std::vector<PieceSet>(5, kNoPiece));
-  const auto text = of.member.text(20, kFileSeed);
+  const auto text = of.member.text(12, kFileSeed);
   run.walk().feed_all(text);
   std::filesystem::resize_file(of.member.file.path(), of.member.file.tensors()[3].file_offset);
   for (int i = 0; i < 2; ++i)
@@ -217,7 +220,7 @@ TEST(DeviceFile, AFileCutShortEndsTheStep) {
 TEST(DeviceFile, StepsOfTheCpuAndOfTheDeviceTakeTurns) {
   const auto of = testing::wide_llama(5);
   const LoadedModel in_dram(of);
-  const auto text = in_dram.text(700, kFileSeed);
+  const auto text = in_dram.text(740, kFileSeed);
   const PieceSet ffn{.ffn = true};
   const std::vector<PieceSet> streamed{kWholeLayer, ffn, kWholeLayer, kNoPiece, kWholeLayer};
   const std::vector<PieceSet> resident{kNoPiece, kNoPiece, kWholeLayer, kNoPiece, ffn};

@@ -47,6 +47,22 @@ TEST(WeightBudget, StreamedLayersAreSpread) {
   EXPECT_EQ(longest, 1u);
 }
 
+/// 100 MiB of embedding, 180 of slots, 33 of buffers, and ten layers of 90.
+TEST(WeightBudget, WhatIsHeldElsewhereTakesNoRoomAndTheOthersAreSpread) {
+  std::vector<PieceSet> held(32);
+  for (size_t i = 0; i < 32; i += 4) held[i] = kWholeLayer;
+  const WeightPlan plan = plan_weights(sizes_of(32), (100 + 180 + 33 + 900) * kMiB, held);
+  EXPECT_EQ(plan.n_streamed(), 32u - 10);
+  uint32_t longest = 0, run = 0;  // of neither
+  for (size_t i = 0; i < 32; ++i) {
+    EXPECT_TRUE(plan.streamed[i].is_whole() || !held[i].is_any());
+    run = plan.streamed[i].is_any() ? 0 : run + 1;
+    longest = std::max(longest, run);
+  }
+  EXPECT_LE(longest, 2u);
+  EXPECT_EQ(plan_weights(sizes_of(32), 0, held).streamed, held);
+}
+
 TEST(WeightBudget, TooSmallIsRefusedWithTheSmallestThatWorks) {
   const uint64_t smallest = smallest_weight_budget(sizes_of(32));
   EXPECT_EQ(smallest, 100 * kMiB + 2 * 90 * kMiB + 32 * read_buffer_bytes(kMiB));

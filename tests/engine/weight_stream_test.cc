@@ -266,6 +266,84 @@ TEST(WeightStream, HalfOfTheBuffersAreInFlightAtMost) {
   EXPECT_EQ(of.script->n_submitted - n_before, 3 * kLayerReads);
 }
 
+/// A device holds two layers and a piece of a third: its steps read the others.
+TEST(WeightStream, ARoundReadsItsOwnPieces) {
+  StreamedModel of;
+  std::vector<PieceSet> held(6);
+  held[0] = held[3] = kWholeLayer;
+  held[2] = {.attention = true};
+  const uint32_t round = of.model->add_round(held);
+  EXPECT_EQ(of.model->add_round(std::vector<PieceSet>(6)), 0u);  // reads all
+  for (int turn = 0; turn < 3; ++turn) {
+    of.model->begin_round(round);
+    for (const uint32_t layer : {1u, 2u, 4u, 5u, 1u}) {
+      const LayerLease lease = of.model->take_layer(layer, of.pool);
+      for (const LayerMatrix& matrix : kLayerMatrices) {
+        const PackedMatrix& found = (*lease).*matrix.member;
+        const PackedMatrix& wanted = of.resident->layer(layer).*matrix.member;
+        if (layer == 2 && matrix.piece == LayerPiece::kAttention)
+          EXPECT_EQ(found.bytes, nullptr);
+        else
+          EXPECT_TRUE(std::equal(found.bytes, found.bytes + found.total_bytes(), wanted.bytes));
+      }
+      for (int call = 0; call < 10; ++call) of.model->read_ahead(of.pool);
+    }
+    EXPECT_EQ((*of.model->take_layer(3, of.pool)).q.bytes, nullptr);  // not its own
+    EXPECT_EQ(of.walked(), of.wanted);                                // by another round
+  }
+  EXPECT_GT(of.model->read_counts().n_abandoned, 0u);
+}
+
+TEST(WeightStream, ARoundOfOneLayerReadsItOnceAheadOfEachStep) {
+  StreamedModel of;
+  std::vector<PieceSet> held(6, kWholeLayer);
+  held[4] = kNoPiece;
+  of.model->begin_round(of.model->add_round(held));
+  uint64_t n_wanted = of.script->n_submitted;
+  for (int step = 0; step < 3; ++step) {
+    n_wanted += kLayerReads;
+    for (int call = 0; call < 10; ++call) of.model->read_ahead(of.pool);
+    EXPECT_EQ(of.script->n_submitted, n_wanted);
+    const LayerLease lease = of.model->take_layer(4, of.pool);
+    expect_weights_of(of, lease, 4);
+    for (int call = 0; call < 10; ++call) of.model->read_ahead(of.pool);
+    EXPECT_EQ(of.script->n_submitted, n_wanted);  // none while it is leased
+  }
+}
+
+TEST(WeightStream, SaysWhatIsThereAndWhetherMoreIsOnItsWay) {
+  StreamedModel of;
+  EXPECT_FALSE(of.model->is_layer_there(0));
+  of.script->holds = true;
+  EXPECT_TRUE(of.model->read_ahead(of.pool));
+  EXPECT_FALSE(of.model->is_layer_there(0));
+  of.script->holds = false;
+  for (int call = 0; call < 100; ++call) of.model->read_ahead(of.pool);
+  EXPECT_FALSE(of.model->read_ahead(of.pool));
+  EXPECT_TRUE(of.model->is_layer_there(0) && of.model->is_layer_there(1));
+  EXPECT_FALSE(of.model->is_layer_there(2));  // waits for memory
+  LayerLease lease = of.model->take_layer(0, of.pool);
+  EXPECT_EQ(of.model->read_counts().n_stalls, 0u);
+  EXPECT_FALSE(of.model->is_layer_there(0));
+}
+
+TEST(WeightStream, PiecesAreReadOnceForWhoKeepsThem) {
+  StreamedModel of;
+  for (const PieceSet pieces : {PieceSet{.attention = true}, PieceSet{.ffn = true}, kWholeLayer}) {
+    HostMemory memory = HostMemory::reserve(of.model->weight_plan().slot_bytes);
+    of.model->read_layer(2, pieces, memory.data(), of.pool);
+    uint64_t at = 0;
+    for (const LayerMatrix& matrix : kLayerMatrices) {
+      if (!pieces.has(matrix.piece)) continue;
+      const PackedMatrix& wanted = of.resident->layer(2).*matrix.member;
+      EXPECT_TRUE(std::equal(wanted.bytes, wanted.bytes + wanted.total_bytes(), memory.data() + at))
+          << matrix.tensor;
+      at += wanted.total_bytes();
+    }
+  }
+  EXPECT_EQ(of.walked(), of.wanted);
+}
+
 TEST(WeightStream, ALeaseKeepsItsWeightsWhileOthersAreRead) {
   StreamedModel of;
   const LayerLease lease = of.model->take_layer(0, of.pool);

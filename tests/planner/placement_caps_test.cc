@@ -24,7 +24,8 @@ double kv_gb(const PlacementProblem& problem, const PlacedGb& gb) {
 double weights_gb(const PlacementProblem& problem, const LpPlacement& program) {
   double gb = problem.always_weights_gb;
   for (size_t g = 0; g < problem.groups.size(); ++g)
-    gb += (program.groups[g].weights_hbm + program.groups[g].weights_dram) *
+    gb += (program.groups[g].weights_hbm - program.groups[g].hbm_alone +
+           program.groups[g].weights_dram) *
           problem.groups[g].n_layers() * problem.groups[g].weight_gb;
   return gb;
 }

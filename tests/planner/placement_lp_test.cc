@@ -63,11 +63,14 @@ struct Statement {
 
   bool fits(const GroupShares& x) const {
     constexpr double kSlack = 1e-7;
-    const bool streams = x.weights_nvme > kSlack || apart_in(PlanTier::kNvme) > 0;
+    const double alone = weights * x.hbm_alone + apart * x.apart_hbm_alone;
+    const bool streams =
+        x.weights_nvme > kSlack || apart_in(PlanTier::kNvme) > 0 || alone > kSlack * weights;
     const bool spills = x.kv_nvme > kSlack;
     const bool passes = p.has_device && passing_gb(x) > kSlack * weights;
     const double dram = p.dram_fixed_gb + p.always_weights_gb + p.index_gb + weights + apart -
-                        read_gb(x) + kv * (1 - x.kv_nvme) + (streams ? p.stream_slots_gb : 0) +
+                        alone - read_gb(x) + kv * (1 - x.kv_nvme) +
+                        (streams ? p.stream_slots_gb : 0) +
                         (spills ? p.spill_beside_gb : p.kv_beside_gb);
     const double hbm = p.hbm_fixed_gb + p.hbm_always_gb + weights * x.weights_hbm +
                        apart_in(PlanTier::kHbm) + kv * x.kv_hbm + (passes ? p.hbm_slots_gb : 0);
@@ -160,6 +163,11 @@ double best_of_grid(const Statement& statement) {
             GroupShares x{at(w_hbm), at(kSteps - w_hbm - w_nvme), at(w_nvme),
                           at(k_hbm), at(kSteps - k_hbm - k_nvme), at(k_nvme),
                           at(on_cpu)};
+            const bool may_leave = statement.p.may_leave_dram();
+            if (!statement.fits(x) && may_leave) {
+              x.hbm_alone = at(w_hbm);
+              x.apart_hbm_alone = statement.apart_in(PlanTier::kHbm) > 0 ? 1 : 0;
+            }
             if (!statement.fits(x)) continue;
             const double prompt = statement.prompt_ms(x);
             const int most = statement.p.may_compute_products() ? kSteps - w_hbm - w_nvme : 0;
