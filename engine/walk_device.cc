@@ -59,13 +59,7 @@ class Walk::State::DeviceContexts : public ContextChooser,
          [&] { state_.multiply_beside(product, layer, n_part_rows, x, out); });
   }
 
-  LayerLease take_layer(uint32_t layer) override {
-    LayerLease lease;
-    work("take_weights", layer,
-         [&] { lease = state_.model.take_layer(layer, state_.pool, state_.cancel); });
-    return lease;
-  }
-
+  LayerLease take_layer(uint32_t layer) override;
   bool read_ahead(std::chrono::microseconds most) override {
     return state_.model.read_ahead(state_.pool, most);
   }
@@ -106,6 +100,13 @@ class Walk::State::DeviceContexts : public ContextChooser,
   uint32_t group_idx_ = 0;
   bool has_waves_ = false;
 };
+
+LayerLease Walk::State::DeviceContexts::take_layer(uint32_t layer) {
+  LayerLease lease;
+  work("take_weights", layer,
+       [&] { lease = state_.model.take_layer(layer, state_.pool, state_.cancel); });
+  return lease;
+}
 
 void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,
                                              uint32_t n_part_rows, const float* queries) {

@@ -29,7 +29,7 @@ struct IoScript {
   std::chrono::nanoseconds wait_time{};
   std::chrono::nanoseconds clock{};
   uint64_t n_waits = 0;  // that took it
-  std::function<void()> on_wait = {};
+  std::function<void(std::chrono::microseconds)> on_wait = {};  // of a wait, its timeout
   uint32_t depth = 1000;  // the smaller of this and what the reader asks for
   std::vector<std::pair<uint32_t, uint64_t>> places;  // file and offset of all that was submitted
 };
@@ -63,7 +63,7 @@ class ScriptedIo final : public tiers::Io {
   }
   /// The last submitted ends first: nobody may rely on an order.
   uint32_t wait(std::span<tiers::IoCompletion> out, std::chrono::microseconds timeout) override {
-    if (script_->on_wait) script_->on_wait();
+    if (script_->on_wait) script_->on_wait(timeout);
     if (script_->wait_time.count() > 0) {
       if (timeout.count() == 0 || waiting_.empty()) return 0;
       ++script_->n_waits;

@@ -152,11 +152,11 @@ TEST_F(PlanGolden, LlamaOf70BillionAt32K) {
   // 38 GiB of weights pass through every card for each chunk; what HBM holds of them is worth more
   // than K and V there. Of a token's the link brings some while the CPU computes others, as far as
   // DRAM gives both: all across the link would take 1.24 and 0.69 s. The laptop's DRAM does not
-  // hold them either: layers come from the file, and packing their rows takes the CPU longer than
-  // reading them takes the disk.
+  // hold them either: what its HBM holds of them has no copy there, others come from the file, and
+  // packing their rows takes the CPU longer than reading them takes the disk.
   EXPECT_EQ(table, R"(rtx3060 32k: layers 18/62/0 (CPU 13), KV 4/96/0 %, 382 s, 1e+03 ms, GPU, DRAM
 rtx4090 32k: layers 43/37/0 (CPU 17), KV 4/96/0 %, 58.9 s, 403 ms, GPU, DRAM
-laptop8 32k: layers 0/30/50, KV 44/32/24 %, 423 s, 7.64e+03 ms, GPU, NVMe
+laptop8 32k: layers 10/24/46, KV 2/98/0 %, 441 s, 6.33e+03 ms, GPU, NVMe
 )");
 }
 
