@@ -33,25 +33,10 @@ class Walk::State::DeviceContexts : public ContextChooser,
     work("choose", layer, [&] { choose_for(layer, first_row, n_part_rows, queries); });
   }
 
-  size_t bring(uint32_t layer, std::span<const tiers::BlockId> blocks) override {
-    size_t n = 0;
-    work("bring blocks", layer, [&] {
-      state_.let_go_chosen();
-      n = state_.bring_chosen(layer, blocks);
-    });
-    return n;
-  }
+  size_t bring(uint32_t layer, std::span<const tiers::BlockId> blocks) override;
 
   void attend(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, uint32_t first_pos,
-              const float* queries, const gpu_attn::SplitPartials& out) override {
-    work("attend beside the device", layer, [&] {
-      take_queries(layer, state_.groups[first_group_].row_begin + first_row, n_part_rows, queries);
-      // Not before the device has what it lacked of the text: that was read by the same frames.
-      if (!has_waves_) state_.plan_waves_beside(first_group_);
-      has_waves_ = true;
-      state_.attend_beside(layer, {first_group_, first_row, n_part_rows}, first_pos, out);
-    });
-  }
+              const float* queries, const gpu_attn::SplitPartials& out) override;
 
   void multiply(gpu_attn::HostProduct product, uint32_t layer, uint32_t n_part_rows, const float* x,
                 const std::array<float*, 3>& out) override {
@@ -120,6 +105,27 @@ void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,
   state_.let_go_chosen();
   state_.selection->file_bytes_before = state_.cache.store().transfer_counts().read_bytes;
   state_.select_group(group_idx_, layer);
+}
+
+size_t Walk::State::DeviceContexts::bring(uint32_t layer, std::span<const tiers::BlockId> blocks) {
+  size_t n = 0;
+  work("bring blocks", layer, [&] {
+    state_.let_go_chosen();
+    n = state_.bring_chosen(layer, blocks);
+  });
+  return n;
+}
+
+void Walk::State::DeviceContexts::attend(uint32_t layer, uint32_t first_row, uint32_t n_part_rows,
+                                         uint32_t first_pos, const float* queries,
+                                         const gpu_attn::SplitPartials& out) {
+  work("attend beside the device", layer, [&] {
+    take_queries(layer, state_.groups[first_group_].row_begin + first_row, n_part_rows, queries);
+    // Not before the device has what it lacked of the text: that was read by the same frames.
+    if (!has_waves_) state_.plan_waves_beside(first_group_);
+    has_waves_ = true;
+    state_.attend_beside(layer, {first_group_, first_row, n_part_rows}, first_pos, out);
+  });
 }
 
 void Walk::State::DeviceContexts::take_queries(uint32_t layer, uint32_t row_begin,

@@ -1,9 +1,10 @@
-// Blocks that an index chooses of K and V that spill, beside a device, by the emulator: copies there
-// of what was chosen, the rest in DRAM and in a file; against the same placement with all of it in
-// DRAM, bit for bit.
+// Blocks that an index chooses of K and V that spill, beside a device, by the emulator: copies
+// there of what was chosen, the rest in DRAM and in a file; against the same placement with all of
+// it in DRAM, bit for bit.
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <random>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -327,6 +328,52 @@ TEST(DeviceChosenSpill, ExactStepsTakeTurnsWithThem) {
     return logits;
   };
   EXPECT_EQ(first_difference(walked(kHeld), walked(0)), std::nullopt);
+}
+
+/// Steps of several texts, exact and selected, forks, cuts and ends in an order by chance, in a run
+/// that has everything in DRAM and in one that does not.
+TEST(DeviceChosenSpill, AnyOrderOfStepsChangesNoBit) {
+  constexpr uint32_t kMostTexts = 3, kMostPositions = 600;
+  const uint64_t seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  const LoadedMember member(random() % 2 == 0 ? "llama3" : "gemma3");
+  SCOPED_TRACE(member.model.spec().shape.n_layers);
+  const auto tokens = text_of(member, kMostPositions);
+  WalkSetting setting = chosen_setting();
+  setting.chunk_rows = 64;
+  // Two: their beginnings are read on the device, which takes the emulator long.
+  const uint32_t n_texts = random() % 3 == 0 ? 2 : kManyTexts;
+  SpillRun whole(member, setting, 2, 0, {}, n_texts);
+  SpillRun away(member, setting, 2, 340, {.seed = seed}, n_texts, kMostTexts);
+  std::vector<std::pair<Sequence, Sequence>> texts;  // of the one run and of the other
+  for (uint32_t i = 0; i < (n_texts == 2 ? 16u : 60u) && !HasFailure(); ++i) {
+    const uint64_t choice = random() % 16;
+    if (texts.empty() || (choice == 0 && texts.size() < kMostTexts)) {
+      texts.emplace_back(whole.walk().sequence(), away.walk().sequence());
+      continue;
+    }
+    auto& [one, other] = texts[random() % texts.size()];
+    const uint32_t n_pos = one.n_pos();
+    if (choice == 1 && texts.size() < kMostTexts) {
+      texts.emplace_back(one.fork(), other.fork());
+    } else if (choice == 2 && n_pos > 0) {
+      const auto end = static_cast<uint32_t>(random() % n_pos);
+      EXPECT_EQ(one.truncate(end), other.truncate(end));
+    } else if (choice == 3 || n_pos + 64 > kMostPositions) {
+      std::swap(texts[random() % texts.size()], texts.back());
+      texts.pop_back();
+    } else {
+      const bool is_selected = random() % 2 == 0 && n_pos > 100;
+      const auto attention = is_selected ? Attention::kSelected : Attention::kExact;
+      const uint64_t n = random() % 3 == 0 ? 1 : 1 + random() % (is_selected ? 12 : 64);
+      const auto next = std::span(tokens).subspan((n_pos + i) % 64, n);
+      const Logits expected = whole.walk().feed(one, next, 0, attention);
+      EXPECT_EQ(first_difference(away.walk().feed(other, next, 0, attention), expected),
+                std::nullopt)
+          << i << ": " << n << " rows behind " << n_pos;
+    }
+  }
 }
 
 /// What is lost was read in chunks, which come back bit for bit.

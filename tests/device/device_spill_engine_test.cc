@@ -163,7 +163,7 @@ TEST_F(DeviceSpillEngine, AutoLeavesItToTheCpu) {
 
 /// By another back end, with more DRAM and threads, the same.
 TEST_F(DeviceSpillEngine, ChosenBlocksComeToANamedCard) {
-  const EngineOptions of = choosing(1024);
+  const EngineOptions of = choosing(384);
   const auto prompt = testing::random_tokens(kLongPrompt, 64, 15);
   Engine engine = Engine::open(of);
   ASSERT_NE(engine.device(), nullptr);
