@@ -9,10 +9,10 @@ function(gpu_check_program name device_source)
   list(APPEND sources ${gpu_check_root}/tests/gpu_attn/under_test.cc ${gpu_check_root}/cpu_attn/pack.cc
        ${gpu_check_root}/cpu_attn/pack_turned.cc ${gpu_check_root}/engine/device_plan.cc
        ${gpu_check_root}/engine/byte_text.cc)
-  if(TARGET strata_gpu_cases)  # the tests have compiled them
+  if(strata_gpu_cases IN_LIST ARGN)  # the tests have compiled them
     list(FILTER sources EXCLUDE REGEX "/tests/gpu_attn/")
   endif()
   add_executable(${name} ${sources} ${gpu_check_root}/tests/gpu_check/gpu_check.cc
     ${gpu_check_root}/tests/gpu_check/${device_source})
-  target_link_libraries(${name} PRIVATE ${ARGN} $<TARGET_NAME_IF_EXISTS:strata_gpu_cases>)
+  target_link_libraries(${name} PRIVATE ${ARGN})
 endfunction()

@@ -101,7 +101,7 @@ TEST(DeviceOrder, AlsoOfChunksThatGoThroughTheTensorCores) {
     DeviceRun run(loaded, order_setting(40), is_least ? least_hbm(emulated.needs()) : 0,
                   device.table());
     EXPECT_TRUE(testing::is_same(read(run), read(emulated)));
-    EXPECT_EQ(device.n_chunks(), 3 * loaded.model.shape().n_layers);
+    EXPECT_EQ(device.n_prefills(), 3 * loaded.model.shape().n_layers);
     EXPECT_EQ(hazards_of(run), "");
   }
 }

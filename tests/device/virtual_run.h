@@ -41,11 +41,11 @@ class VirtualTable {
   VirtualTable& operator=(const VirtualTable&) = delete;
 
   DeviceTable& table() { return table_; }
-  uint32_t n_chunks() const { return n_chunks_; }  // that many rows' attention was launched for
+  uint32_t n_prefills() const { return n_prefills_; }  // launches of many rows' attention
 
  private:
   static int prefill(DeviceStream* stream, const DevicePrefillArgs& args) {
-    ++current_->n_chunks_;
+    ++current_->n_prefills_;
     return gpu_emu::emulated_device().kernels.prefill(stream, args);
   }
   static int open(uint32_t, Device** device) {
@@ -76,7 +76,7 @@ class VirtualTable {
   inline static VirtualTable* current_ = nullptr;
   DeviceTable table_;
   DeviceKernels effects_ = gpu_emu::emulated_device().kernels;
-  uint32_t n_chunks_ = 0;
+  uint32_t n_prefills_ = 0;
   planner::DeviceProfile profile_;
   Device* device_ = nullptr;  // opened last
   Device* emulated_ = nullptr;
