@@ -347,7 +347,7 @@ TEST(DeviceChosenSpill, AnyOrderOfStepsChangesNoBit) {
   SpillRun whole(member, setting, 2, 0, {}, n_texts);
   SpillRun away(member, setting, 2, 340, {.seed = seed}, n_texts, kMostTexts);
   std::vector<std::pair<Sequence, Sequence>> texts;  // of the one run and of the other
-  for (uint32_t i = 0; i < (n_texts == 2 ? 16u : 60u) && !HasFailure(); ++i) {
+  for (uint32_t i = 0; i < (n_texts == 2 ? 10u : 60u) && !HasFailure(); ++i) {
     const uint64_t choice = random() % 16;
     if (texts.empty() || (choice == 0 && texts.size() < kMostTexts)) {
       texts.emplace_back(whole.walk().sequence(), away.walk().sequence());

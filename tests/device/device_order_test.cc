@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "tests/device/spill_run.h"
 #include "tests/device/virtual_run.h"
 
 namespace strata::engine {
@@ -144,6 +145,43 @@ TEST(DeviceOrder, AlsoOfChosenBlocksThatTakeOthersPlaces) {
   }
   EXPECT_EQ(hazards_of(run), "");
   EXPECT_GT(run.device().kv_counts().missed_bytes, 0u);
+}
+
+/// Most of a text of which DRAM holds less than a layer lacks: what a wave has brought stays until
+/// it is copied, and the next one takes its slots.
+TEST(DeviceOrder, AlsoOfChosenBlocksThatAreReadBackInWaves) {
+  constexpr uint32_t kExact = 1536, kChosen = 4, kTexts = 8;
+  const LoadedMember member("llama3");
+  const auto text = member.text(kExact + kChosen, kOrderSeed);
+  WalkSetting of = testing::spill_setting();
+  of.chunk_rows = 32;
+  of.method = index::Method::kQuest;
+  of.rule.budget = {index::Budget::Kind::kShare, 0.9};
+  const auto selected = [&](testing::SpillRun& run) {
+    Sequence sequence = run.walk().sequence();
+    run.walk().feed(sequence, std::span(text).first(kExact));
+    Logits all;
+    for (uint32_t i = kExact; i < text.size(); ++i)
+      all.push_back(run.walk()
+                        .feed(sequence, std::span(text).subspan(i, 1), 0, Attention::kSelected)
+                        .front());
+    return all;
+  };
+  Logits expected;
+  {
+    VirtualTable device;
+    testing::SpillRun whole(member, of, 3, 0, {}, kTexts, 1, device.table());
+    expected = selected(whole);
+  }
+  VirtualTable device;
+  testing::SpillRun run(member, of, 3, 320, {}, kTexts, 1, device.table());
+  try {
+    EXPECT_EQ(testing::first_difference(selected(run), expected).value_or(""), "");
+  } catch (const Error& error) {
+    ADD_FAILURE() << error.what();
+  }
+  EXPECT_EQ(hazards_of(*run.run), "");
+  EXPECT_GT(run.store().blocks_read, 0u);
 }
 
 /// Where the CPU attends beside the device: with weights that stay and that pass, of texts of which
