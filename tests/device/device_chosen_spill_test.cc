@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <random>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,7 +17,9 @@
 namespace strata::engine {
 namespace {
 
+using testing::chosen_setting;
 using testing::first_difference;
+using testing::kManyTexts;
 using testing::kSpillBlockFrames;
 using testing::LoadedMember;
 using testing::Logits;
@@ -27,25 +28,15 @@ using testing::WalkSetting;
 using tiers::SimulatedDisk;
 
 constexpr uint32_t kChosenSeed = 20261130;
-constexpr uint32_t kRead = 1024;  // exactly: four extents of each layer
-constexpr uint32_t kAsked = 12;   // in one selected step: more than choose together on a device
-constexpr uint32_t kAnswer = 12;  // token by token
-constexpr uint32_t kHeld = 560;   // positions that DRAM holds, where not all of them
-constexpr uint32_t kManyTexts = 8;
-constexpr index::Budget kSomeTokens{.kind = index::Budget::Kind::kTokens, .value = 320};
-constexpr index::Budget kEverything{.kind = index::Budget::Kind::kShare, .value = 1};
+constexpr uint32_t kChosenRead = 1024;  // exactly: four extents of each layer
+constexpr uint32_t kChosenAsked = 12;   // in one selected step: more than choose together
+constexpr uint32_t kChosenAnswer = 12;  // token by token
+constexpr uint32_t kSomeHeld = 560;     // positions that DRAM holds, where not all of them
+constexpr index::Budget kAllOfIt{.kind = index::Budget::Kind::kShare, .value = 1};
 
-WalkSetting chosen_setting(index::Method method = index::Method::kQuest, uint32_t n_threads = 1) {
-  WalkSetting of = testing::spill_setting(n_threads);
-  of.method = method;
-  of.rule.budget = kSomeTokens;
-  of.rule.n_sink_blocks = 1;
-  of.rule.n_window_blocks = 1;
-  return of;
-}
-
-std::vector<int32_t> text_of(const LoadedMember& member, uint32_t n = kRead + kAsked + kAnswer,
-                             uint32_t text = 0) {
+std::vector<int32_t> chosen_text(const LoadedMember& member,
+                                 uint32_t n = kChosenRead + kChosenAsked + kChosenAnswer,
+                                 uint32_t text = 0) {
   return member.text(n, kChosenSeed + text);
 }
 
@@ -57,19 +48,21 @@ SpillRun chosen_run(const LoadedMember& member, const WalkSetting& setting, uint
   return SpillRun(member, setting, n_segments, n_positions, disk, kManyTexts, n_held, table);
 }
 
-/// Logits behind kRead tokens that are read exactly: of a question in one step, then of an answer.
-Logits asked(testing::ZooWalk& walk, Sequence& sequence, std::span<const int32_t> text) {
-  walk.feed(sequence, text.first(kRead));
-  Logits logits = walk.feed(sequence, text.subspan(kRead, kAsked), 0, Attention::kSelected);
-  for (const int32_t token : text.subspan(kRead + kAsked)) {
+/// Logits behind kChosenRead tokens that are read exactly: of a question in one step, then of an
+/// answer.
+Logits answer_chosen(testing::ZooWalk& walk, Sequence& sequence, std::span<const int32_t> text) {
+  walk.feed(sequence, text.first(kChosenRead));
+  Logits logits =
+      walk.feed(sequence, text.subspan(kChosenRead, kChosenAsked), 0, Attention::kSelected);
+  for (const int32_t token : text.subspan(kChosenRead + kChosenAsked)) {
     const std::vector<StepRow> row{{&sequence, token, true}};
     logits.push_back(walk.step(row, Attention::kSelected)[0]);
   }
   return logits;
 }
-Logits asked(SpillRun& of, std::span<const int32_t> text) {
+Logits answer_chosen(SpillRun& of, std::span<const int32_t> text) {
   Sequence sequence = of.walk().sequence();
-  return asked(of.walk(), sequence, text);
+  return answer_chosen(of.walk(), sequence, text);
 }
 
 /// What the device has room for is some blocks less than a token chooses of all layers, or more.
@@ -83,13 +76,13 @@ TEST(DeviceChosenSpill, AnswersAreThoseOfAllOfItInDram) {
        {Room{"llama3", 1, 1}, {"llama3", 3, kManyTexts}, {"gemma3", 2, 3}}) {
     SCOPED_TRACE(std::string(name) + " " + std::to_string(n_segments));
     const LoadedMember member(name);
-    const auto text = text_of(member);
+    const auto text = chosen_text(member);
     SpillRun whole(member, chosen_setting(), n_segments, 0, {}, n_texts);
-    const Logits expected = asked(whole, text);
+    const Logits expected = answer_chosen(whole, text);
     EXPECT_EQ(whole.store().n_evicted(), 0u);
-    SpillRun away(member, chosen_setting(index::Method::kQuest, 2), n_segments, kHeld,
+    SpillRun away(member, chosen_setting(index::Method::kQuest, 2), n_segments, kSomeHeld,
                   {.seed = 1, .latency_spread = std::chrono::microseconds(200)}, n_texts);
-    EXPECT_EQ(first_difference(asked(away, text), expected), std::nullopt);
+    EXPECT_EQ(first_difference(answer_chosen(away, text), expected), std::nullopt);
     EXPECT_GT(away.store().blocks_read, 0u);
     const DeviceKvCounts& counts = away.run->device().kv_counts();
     EXPECT_EQ(counts.chosen_bytes, whole.run->device().kv_counts().chosen_bytes);
@@ -106,30 +99,30 @@ TEST(DeviceChosenSpill, AnswersAreThoseOfAllOfItInDram) {
 /// Whatever the disk's speed, the size of DRAM, the number of threads and what is read ahead.
 TEST(DeviceChosenSpill, BitsFollowFromThePlanAlone) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
+  const auto text = chosen_text(member);
   for (const index::Method method : {index::Method::kRabitq, index::Method::kRecent}) {
     SCOPED_TRACE(static_cast<int>(method));
-    SpillRun first = chosen_run(member, chosen_setting(method), 2, kHeld);
-    const Logits expected = asked(first, text);
+    SpillRun first = chosen_run(member, chosen_setting(method), 2, kSomeHeld);
+    const Logits expected = answer_chosen(first, text);
     for (const uint32_t n_positions : {540u, 900u}) {
       SCOPED_TRACE(n_positions);
       SpillRun other =
           chosen_run(member, chosen_setting(method, 3), 2, n_positions,
                      {.seed = n_positions, .latency_spread = std::chrono::milliseconds(1)});
       other.walk().walk().set_reads_ahead(n_positions == 900);
-      EXPECT_EQ(first_difference(asked(other, text), expected), std::nullopt);
+      EXPECT_EQ(first_difference(answer_chosen(other, text), expected), std::nullopt);
     }
   }
 }
 
 TEST(DeviceChosenSpill, CodecsOfEightBitsToo) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
+  const auto text = chosen_text(member);
   WalkSetting q8 = chosen_setting();
   q8.k_codec = q8.v_codec = KvCodec::kQ8_0;
   SpillRun whole = chosen_run(member, q8, 2, 0);
-  SpillRun away = chosen_run(member, q8, 2, kHeld);
-  EXPECT_EQ(first_difference(asked(away, text), asked(whole, text)), std::nullopt);
+  SpillRun away = chosen_run(member, q8, 2, kSomeHeld);
+  EXPECT_EQ(first_difference(answer_chosen(away, text), answer_chosen(whole, text)), std::nullopt);
   EXPECT_GT(away.store().blocks_read, 0u);
 }
 
@@ -138,16 +131,17 @@ TEST(DeviceChosenSpill, ABudgetOfEverythingIsExactAttention) {
   for (const char* name : {"llama3", "gemma3"}) {
     SCOPED_TRACE(name);
     const LoadedMember member(name);
-    const auto text = text_of(member);
+    const auto text = chosen_text(member);
     WalkSetting whole = chosen_setting();
-    whole.rule.budget = kEverything;
-    SpillRun away = chosen_run(member, whole, std::string_view(name) == "llama3" ? 2 : 5, kHeld);
+    whole.rule.budget = kAllOfIt;
+    SpillRun away =
+        chosen_run(member, whole, std::string_view(name) == "llama3" ? 2 : 5, kSomeHeld);
     Sequence sequence = away.walk().sequence();
-    Logits logits = away.walk().feed(sequence, std::span(text).first(kRead));
-    for (auto& row : away.walk().feed(sequence, std::span(text).subspan(kRead, kAsked), 0,
-                                      Attention::kSelected))
+    Logits logits = away.walk().feed(sequence, std::span(text).first(kChosenRead));
+    for (auto& row : away.walk().feed(sequence, std::span(text).subspan(kChosenRead, kChosenAsked),
+                                      0, Attention::kSelected))
       logits.push_back(std::move(row));
-    for (uint32_t i = kRead + kAsked; i < text.size(); ++i)
+    for (uint32_t i = kChosenRead + kChosenAsked; i < text.size(); ++i)
       logits.push_back(away.walk()
                            .feed(sequence, std::span(text).subspan(i, 1), 0, Attention::kSelected)
                            .front());
@@ -160,10 +154,10 @@ TEST(DeviceChosenSpill, ABudgetOfEverythingIsExactAttention) {
 /// What the device has of a choice needs neither the disk nor DRAM, whatever has left that.
 TEST(DeviceChosenSpill, ATokenThatChoosesTheSameReadsNothing) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
-  SpillRun run = chosen_run(member, chosen_setting(index::Method::kRecent), 3, kHeld);
+  const auto text = chosen_text(member);
+  SpillRun run = chosen_run(member, chosen_setting(index::Method::kRecent), 3, kSomeHeld);
   Sequence sequence = run.walk().sequence();
-  run.walk().feed(sequence, std::span(text).first(kRead));
+  run.walk().feed(sequence, std::span(text).first(kChosenRead));
   const auto token = [&] {
     run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), 1), 0,
                     Attention::kSelected);
@@ -185,10 +179,10 @@ TEST(DeviceChosenSpill, ATokenThatChoosesTheSameReadsNothing) {
 /// oldest first would give up all of it.
 TEST(DeviceChosenSpill, ADeviceSmallerThanATokensChoiceKeepsAPartOfIt) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
-  SpillRun run = chosen_run(member, chosen_setting(index::Method::kRecent), 1, kHeld);
+  const auto text = chosen_text(member);
+  SpillRun run = chosen_run(member, chosen_setting(index::Method::kRecent), 1, kSomeHeld);
   Sequence sequence = run.walk().sequence();
-  run.walk().feed(sequence, std::span(text).first(kRead));
+  run.walk().feed(sequence, std::span(text).first(kChosenRead));
   const auto tokens = [&](uint32_t n) {
     for (uint32_t i = 0; i < n; ++i)
       run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos(), 1), 0,
@@ -206,18 +200,18 @@ TEST(DeviceChosenSpill, ADeviceSmallerThanATokensChoiceKeepsAPartOfIt) {
 /// What was copied to the device leaves DRAM before what was not.
 TEST(DeviceChosenSpill, WhatTheDeviceHasLeavesDramFirst) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
+  const auto text = chosen_text(member);
   SpillRun run = chosen_run(member, chosen_setting(index::Method::kRecent), 2, 0);
   Sequence sequence = run.walk().sequence();
-  run.walk().feed(sequence, std::span(text).first(kRead));
+  run.walk().feed(sequence, std::span(text).first(kChosenRead));
   for (uint32_t i = 0; i < 3; ++i)
-    run.walk().feed(sequence, std::span(text).subspan(kRead + i, 1), 0, Attention::kSelected);
+    run.walk().feed(sequence, std::span(text).subspan(kChosenRead + i, 1), 0, Attention::kSelected);
   tiers::BlockStore& store = run.walk().cache().store();
   const uint64_t n_pinned = store.counts().blocks_pinned;
   EXPECT_GT(n_pinned, 0u);
   EXPECT_TRUE(store.make_room(store.pool().n_free() + n_pinned));
   const auto blocks = run.walk().cache().stream_blocks(sequence, 0, 0).blocks;
-  for (uint32_t i = 0; i < kRead / kBlockPositions; ++i) {
+  for (uint32_t i = 0; i < kChosenRead / kBlockPositions; ++i) {
     SCOPED_TRACE(i);
     EXPECT_EQ(store.is_resident(blocks[i]), !run.run->device().has_copy(blocks[i]));
   }
@@ -234,7 +228,7 @@ WalkSetting waves_setting() {
 
 TEST(DeviceChosenSpill, WavesThatDramHoldsChangeNoBit) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member, kLongRead + 6);
+  const auto text = chosen_text(member, kLongRead + 6);
   const auto walked = [&](uint32_t n_positions, size_t& n_waves) {
     SpillRun run = chosen_run(member, waves_setting(), 3, n_positions);
     Trace trace(1 << 14);
@@ -263,24 +257,24 @@ TEST(DeviceChosenSpill, WhatRanBeforeChangesNoBit) {
   std::vector<std::vector<int32_t>> texts;
   std::vector<Logits> expected;
   for (uint32_t i = 0; i < 3; ++i) {
-    texts.push_back(text_of(member, kRead + kAsked + 6, i));
-    SpillRun alone = chosen_run(member, chosen_setting(), 1, kHeld);
-    expected.push_back(asked(alone, texts[i]));
+    texts.push_back(chosen_text(member, kChosenRead + kChosenAsked + 6, i));
+    SpillRun alone = chosen_run(member, chosen_setting(), 1, kSomeHeld);
+    expected.push_back(answer_chosen(alone, texts[i]));
   }
   SpillRun busy = chosen_run(member, chosen_setting(index::Method::kQuest, 2), 1, 400, {}, 3);
   std::vector<Sequence> sequences;
   for (uint32_t i = 0; i < 3; ++i) {
     sequences.push_back(busy.walk().sequence());
-    EXPECT_EQ(first_difference(
-                  asked(busy.walk(), sequences[i], std::span(texts[i]).first(kRead + kAsked)),
-                  std::span(expected[i]).first(kAsked)),
+    EXPECT_EQ(first_difference(answer_chosen(busy.walk(), sequences[i],
+                                             std::span(texts[i]).first(kChosenRead + kChosenAsked)),
+                               std::span(expected[i]).first(kChosenAsked)),
               std::nullopt);
   }
   const auto row_of = [&](Sequence& sequence, uint32_t i) {
     return StepRow{&sequence, texts[i][sequence.n_pos()], true};
   };
   const auto wanted = [&](uint32_t i, uint32_t n_pos) {
-    return std::span(expected[i]).subspan(n_pos - kRead, 1);
+    return std::span(expected[i]).subspan(n_pos - kChosenRead, 1);
   };
   for (uint32_t turn = 0; turn < 3; ++turn) {
     const uint32_t one = turn, other = (turn + 1) % 3;
@@ -304,11 +298,11 @@ TEST(DeviceChosenSpill, WhatRanBeforeChangesNoBit) {
 /// again then, and behind it, where they are the CPU's, also of one row.
 TEST(DeviceChosenSpill, ExactStepsTakeTurnsWithThem) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
+  const auto text = chosen_text(member);
   const auto walked = [&](uint32_t n_positions) {
     SpillRun run(member, chosen_setting(), 1, n_positions);
     Sequence sequence = run.walk().sequence();
-    run.walk().feed(sequence, std::span(text).first(kRead));
+    run.walk().feed(sequence, std::span(text).first(kChosenRead));
     Logits logits;
     for (uint32_t i = 0; i < 12; ++i) {
       const uint32_t n = i % 4 == 3 ? 2 : 1;
@@ -321,73 +315,27 @@ TEST(DeviceChosenSpill, ExactStepsTakeTurnsWithThem) {
     Sequence cut = sequence.fork();
     EXPECT_EQ(cut.truncate(200), 200u);
     for (uint32_t i = 0; i < 6; ++i)
-      for (auto& row : run.walk().feed(cut, std::span(text).subspan(kRead + i, 1), 0,
+      for (auto& row : run.walk().feed(cut, std::span(text).subspan(kChosenRead + i, 1), 0,
                                        i % 2 == 0 ? Attention::kSelected : Attention::kExact))
         logits.push_back(std::move(row));
     EXPECT_GT(run.run->device().kv_counts().attended_bytes, 0u);
     return logits;
   };
-  EXPECT_EQ(first_difference(walked(kHeld), walked(0)), std::nullopt);
-}
-
-/// Steps of several texts, exact and selected, forks, cuts and ends in an order by chance, in a run
-/// that has everything in DRAM and in one that does not.
-TEST(DeviceChosenSpill, AnyOrderOfStepsChangesNoBit) {
-  constexpr uint32_t kMostTexts = 3, kMostPositions = 600;
-  const uint64_t seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937_64 random(seed);
-  const LoadedMember member(random() % 2 == 0 ? "llama3" : "gemma3");
-  SCOPED_TRACE(member.model.spec().shape.n_layers);
-  const auto tokens = text_of(member, kMostPositions);
-  WalkSetting setting = chosen_setting();
-  setting.chunk_rows = 64;
-  // Two: their beginnings are read on the device, which takes the emulator long.
-  const uint32_t n_texts = random() % 3 == 0 ? 2 : kManyTexts;
-  SpillRun whole(member, setting, 2, 0, {}, n_texts);
-  SpillRun away(member, setting, 2, 340, {.seed = seed}, n_texts, kMostTexts);
-  std::vector<std::pair<Sequence, Sequence>> texts;  // of the one run and of the other
-  for (uint32_t i = 0; i < (n_texts == 2 ? 10u : 60u) && !HasFailure(); ++i) {
-    const uint64_t choice = random() % 16;
-    if (texts.empty() || (choice == 0 && texts.size() < kMostTexts)) {
-      texts.emplace_back(whole.walk().sequence(), away.walk().sequence());
-      continue;
-    }
-    auto& [one, other] = texts[random() % texts.size()];
-    const uint32_t n_pos = one.n_pos();
-    if (choice == 1 && texts.size() < kMostTexts) {
-      texts.emplace_back(one.fork(), other.fork());
-    } else if (choice == 2 && n_pos > 0) {
-      const auto end = static_cast<uint32_t>(random() % n_pos);
-      EXPECT_EQ(one.truncate(end), other.truncate(end));
-    } else if (choice == 3 || n_pos + 64 > kMostPositions) {
-      std::swap(texts[random() % texts.size()], texts.back());
-      texts.pop_back();
-    } else {
-      const bool is_selected = random() % 2 == 0 && n_pos > 100;
-      const auto attention = is_selected ? Attention::kSelected : Attention::kExact;
-      const uint64_t n = random() % 3 == 0 ? 1 : 1 + random() % (is_selected ? 12 : 64);
-      const auto next = std::span(tokens).subspan((n_pos + i) % 64, n);
-      const Logits expected = whole.walk().feed(one, next, 0, attention);
-      EXPECT_EQ(first_difference(away.walk().feed(other, next, 0, attention), expected),
-                std::nullopt)
-          << i << ": " << n << " rows behind " << n_pos;
-    }
-  }
+  EXPECT_EQ(first_difference(walked(kSomeHeld), walked(0)), std::nullopt);
 }
 
 /// What is lost was read in chunks, which come back bit for bit.
 TEST(DeviceChosenSpill, FaultsOfTheDiskChangeNoBit) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
+  const auto text = chosen_text(member);
   SpillRun whole = chosen_run(member, chosen_setting(), 1, 0);
-  const Logits expected = asked(whole, text);
+  const Logits expected = answer_chosen(whole, text);
   uint64_t n_lost = 0, n_retried = 0;
   for (uint64_t seed = 1; seed <= 4; ++seed) {
     SCOPED_TRACE(seed);
-    SpillRun away = chosen_run(member, chosen_setting(index::Method::kQuest, 2), 1, kHeld + 60,
+    SpillRun away = chosen_run(member, chosen_setting(index::Method::kQuest, 2), 1, kSomeHeld + 60,
                                tiers::testing::faulty_disk(kChosenSeed + seed));
-    EXPECT_EQ(first_difference(asked(away, text), expected), std::nullopt);
+    EXPECT_EQ(first_difference(answer_chosen(away, text), expected), std::nullopt);
     EXPECT_EQ(away.walk().walk().counts().rows_made_exact, 0u);
     n_lost += away.store().lost_extents;
     n_retried += away.store().retries;
@@ -400,7 +348,7 @@ TEST(DeviceChosenSpill, FaultsOfTheDiskChangeNoBit) {
 /// nothing stays pinned or under way.
 TEST(DeviceChosenSpill, ABlockThatIsLostInALaterWaveChangesNoBit) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member, kLongRead + 3);
+  const auto text = chosen_text(member, kLongRead + 3);
   Logits expected;
   uint64_t n_pinnable = 0, n_lost = 0;
   for (const uint64_t after : {UINT64_MAX / 2, uint64_t{0}, uint64_t{40}, uint64_t{70}}) {
@@ -431,26 +379,27 @@ TEST(DeviceChosenSpill, ABlockThatIsLostInALaterWaveChangesNoBit) {
 TEST(DeviceChosenSpill, AStepThatIsStoppedLeavesTheSequenceAsItWas) {
   static std::atomic<bool> is_stopped;
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
+  const auto text = chosen_text(member);
   DeviceTable stopping = gpu_emu::emulated_device();
   stopping.kernels.attend = [](DeviceStream* stream, const DeviceAttendArgs& args) {
     is_stopped = true;
     return gpu_emu::emulated_device().kernels.attend(stream, args);
   };
   SpillRun whole = chosen_run(member, chosen_setting(), 1, 0);
-  const Logits expected = asked(whole, std::span(text).first(kRead + kAsked + 1));
-  SpillRun run = chosen_run(member, chosen_setting(), 1, kHeld, {}, 1, stopping);
+  const Logits expected =
+      answer_chosen(whole, std::span(text).first(kChosenRead + kChosenAsked + 1));
+  SpillRun run = chosen_run(member, chosen_setting(), 1, kSomeHeld, {}, 1, stopping);
   Sequence sequence = run.walk().sequence();
-  asked(run.walk(), sequence, std::span(text).first(kRead + kAsked));
+  answer_chosen(run.walk(), sequence, std::span(text).first(kChosenRead + kChosenAsked));
   const tiers::BlockStore& store = run.walk().cache().store();
   const uint64_t n_pinnable = store.n_pinnable();
-  const std::vector<StepRow> row{{&sequence, text[kRead + kAsked], true}};
+  const std::vector<StepRow> row{{&sequence, text[kChosenRead + kChosenAsked], true}};
   run.walk().walk().set_cancel(&is_stopped);
   is_stopped = false;
   testing::expect_error([&] { run.walk().step(row, Attention::kSelected); }, ErrorCode::kCancelled,
                         "stopped");
   run.walk().walk().set_cancel(nullptr);
-  EXPECT_EQ(sequence.n_pos(), kRead + kAsked);
+  EXPECT_EQ(sequence.n_pos(), kChosenRead + kChosenAsked);
   EXPECT_EQ(store.n_pinnable(), n_pinnable);
   EXPECT_EQ(store.block_transfers()->n_free(), kSpillBlockFrames);
   EXPECT_EQ(
@@ -461,33 +410,33 @@ TEST(DeviceChosenSpill, AStepThatIsStoppedLeavesTheSequenceAsItWas) {
 /// No placement allows it; the text goes on where it was.
 TEST(DeviceChosenSpill, ADeviceThatHoldsNoChoiceOfALayerIsRefusedByName) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
-  SpillRun run = chosen_run(member, chosen_setting(), 0, kHeld);
+  const auto text = chosen_text(member);
+  SpillRun run = chosen_run(member, chosen_setting(), 0, kSomeHeld);
   Sequence sequence = run.walk().sequence();
-  run.walk().feed(sequence, std::span(text).first(kRead));
-  const std::vector<StepRow> row{{&sequence, text[kRead], true}};
+  run.walk().feed(sequence, std::span(text).first(kChosenRead));
+  const std::vector<StepRow> row{{&sequence, text[kChosenRead], true}};
   testing::expect_error([&] { run.walk().step(row, Attention::kSelected); }, ErrorCode::kDoesNotFit,
                         "the device's memory does not hold", "--hbm");
-  EXPECT_EQ(sequence.n_pos(), kRead);
+  EXPECT_EQ(sequence.n_pos(), kChosenRead);
   EXPECT_EQ(run.walk().step(row).size(), 1u);
 }
 
 /// Blocks at hand, in DRAM or on the device, are preferred, and nothing but the steps decides.
 TEST(DeviceChosenSpill, BlocksAtHandMayBePreferred) {
   const LoadedMember member("llama3");
-  const auto text = text_of(member);
+  const auto text = chosen_text(member);
   WalkSetting near = chosen_setting(index::Method::kRabitq);
-  SpillRun by_weight = chosen_run(member, near, 1, kHeld);
-  const Logits exact_choice = asked(by_weight, text);
+  SpillRun by_weight = chosen_run(member, near, 1, kSomeHeld);
+  const Logits exact_choice = answer_chosen(by_weight, text);
   near.rule.residency_tolerance = 0.1;
-  SpillRun first = chosen_run(member, near, 1, kHeld);
-  const Logits expected = asked(first, text);
+  SpillRun first = chosen_run(member, near, 1, kSomeHeld);
+  const Logits expected = answer_chosen(first, text);
   EXPECT_NE(first_difference(expected, exact_choice), std::nullopt);
   EXPECT_LT(first.store().blocks_read, by_weight.store().blocks_read);
   near.n_threads = 3;
-  SpillRun again = chosen_run(member, near, 1, kHeld,
+  SpillRun again = chosen_run(member, near, 1, kSomeHeld,
                               {.seed = 3, .latency_spread = std::chrono::milliseconds(2)});
-  EXPECT_EQ(first_difference(asked(again, text), expected), std::nullopt);
+  EXPECT_EQ(first_difference(answer_chosen(again, text), expected), std::nullopt);
   EXPECT_EQ(again.store().blocks_read, first.store().blocks_read);
 }
 

@@ -15,12 +15,25 @@ namespace strata::engine::testing {
 inline constexpr uint32_t kSpillFrames = 48, kSpillBlockFrames = 24;
 inline constexpr uint32_t kSpillChunk = 128;
 inline constexpr uint32_t kSpillContext = 2048;
+inline constexpr uint32_t kManyTexts =
+    8;  // whose beginnings have no room on a device of few segments
 
 inline WalkSetting spill_setting(uint32_t n_threads = 1) {
   WalkSetting of{.kernels = cpu_attn::available_kernels().back(),
                  .n_threads = n_threads,
                  .chunk_rows = kSpillChunk,
                  .n_ctx = kSpillContext};
+  return of;
+}
+
+/// Ten blocks of a KV head are chosen.
+inline WalkSetting chosen_setting(index::Method method = index::Method::kQuest,
+                                  uint32_t n_threads = 1) {
+  WalkSetting of = spill_setting(n_threads);
+  of.method = method;
+  of.rule.budget = {.kind = index::Budget::Kind::kTokens, .value = 320};
+  of.rule.n_sink_blocks = 1;
+  of.rule.n_window_blocks = 1;
   return of;
 }
 
