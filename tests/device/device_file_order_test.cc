@@ -197,7 +197,7 @@ TEST(DeviceFileOrder, ATokenTakesWhatTheBusiestOfDiskAndLinkDoes) {
     const double busiest = std::max(link_us, time.disk_us);
     std::printf("%u layers, disk %.0f us: %.0f us, %.2f of the busiest\n", n_streamed, time.disk_us,
                 time.us, time.us / busiest);
-    EXPECT_GE(time.us, 0.98 * busiest);
+    EXPECT_GE(time.us, 0.93 * busiest);  // of two tokens, before which some was read
     EXPECT_LE(time.us, most * busiest);
   };
   expect_near(kFileLayers, 2, 1.1);

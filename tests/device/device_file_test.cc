@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 
 #include "base/error.h"
@@ -136,6 +137,47 @@ TEST(DeviceFile, WhatStaysIsReadOnceAndWhatPassesInEveryStep) {
     EXPECT_EQ(n_reads > 0, !is_all_there);
     EXPECT_EQ(of.script->n_submitted - before, kTokens * n_reads);
     EXPECT_EQ(run.device().streamed_bytes() - copied, kTokens * copied_bytes);
+  }
+}
+
+/// The emulated device, whose work ends when the host has asked so often whether it has: a step's
+/// late, a copy's soon.
+const DeviceTable& asked_device() {
+  static std::map<DeviceEvent*, int> n_asks;
+  static std::vector<DeviceStream*> streams;
+  streams.clear();
+  static const DeviceTable table = [] {
+    DeviceTable asked = gpu_emu::emulated_device();
+    asked.create_stream = [](Device* device, DeviceStream** stream) {
+      const int error = gpu_emu::emulated_device().create_stream(device, stream);
+      streams.push_back(*stream);
+      return error;
+    };
+    asked.record = [](DeviceStream* stream, DeviceEvent* event) {
+      constexpr size_t kCopies = 2;  // behind the steps' stream and that of loading
+      n_asks[event] = streams.size() > kCopies && stream == streams[kCopies] ? 2 : 100;
+      return gpu_emu::emulated_device().record(stream, event);
+    };
+    asked.query = [](DeviceEvent* event, bool* is_done) {
+      *is_done = n_asks[event]-- <= 0;
+      return 0;
+    };
+    return asked;
+  }();
+  return table;
+}
+
+TEST(DeviceFile, WhileTheCardWorksTheNextStepsLayersAreCopied) {
+  constexpr uint64_t kLayers = 5;
+  ScriptedModel of(std::vector<PieceSet>(kLayers, kWholeLayer));
+  DeviceRun run = run_holding(of.member, file_setting(), std::vector<PieceSet>(kLayers, kNoPiece),
+                              asked_device());
+  const auto text = of.member.text(4, kFileSeed);
+  Sequence sequence = run.walk().sequence();
+  for (uint32_t step = 1; step <= text.size(); ++step) {
+    run.walk().feed(sequence, std::span(text).subspan(step - 1, 1));
+    EXPECT_EQ(run.device().streamed_bytes(),
+              (step * kLayers + gpu_attn::kStreamSlots) * run.needs().layer_bytes[0]);
   }
 }
 
