@@ -1,5 +1,5 @@
-// What ends a step beside K and V that spill, by the emulator: a stop, and a disk that has lost what
-// the device gave up. The text goes on.
+// What ends a step beside K and V that spill, by the emulator: a stop, and a disk that has lost
+// what the device gave up. The text goes on.
 #include <gtest/gtest.h>
 
 #include <atomic>
