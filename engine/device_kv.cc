@@ -327,8 +327,7 @@ void DeviceKv::begin_step(Stream& stream, const Sequence& sequence, uint32_t n_r
     flush_lists(stream, true);
     stream.wait();
   }
-  last_first_choice_ = first_choice_;
-  first_choice_ = ++n_choices_;
+  begin_turn(sequence);
   first_row_ = sequence.n_pos();
   // The store may move blocks of a saved context out of memory behind the sequence's back. Where K
   // and V spill, what leaves is not read where it was.

@@ -4,6 +4,7 @@
 // where K and V spill attended by the CPU. What steps choose is in engine/device_kv_chosen.cc.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -132,6 +133,7 @@ class DeviceKv {
   void give_copy(uint64_t entry, uint32_t slot);
   uint32_t slot_of_another_text();
   void give_up(uint32_t slot);
+  void begin_turn(const Sequence& sequence);
   void keep_near(Stream& stream, const Sequence& sequence);
   void read_near(Stream& stream, const Sequence& sequence, uint32_t layer, uint32_t first);
   void place_layer(Stream& stream, const Sequence& sequence, uint32_t layer, uint32_t first);
@@ -163,12 +165,17 @@ class DeviceKv {
   std::vector<uint32_t> free_slots_;
   uint32_t hand_ = 0;       // where the search for a slot to give up goes on
   uint64_t n_choices_ = 0;  // begun: layers that have chosen, and steps
-  uint64_t first_choice_ = 0, last_first_choice_ = 0;  // of this step, of the one before
-  uint64_t n_tables_ = 0;                              // made anew
-  uint64_t n_far_ = 0;     // blocks of full layers in these tables that have no copy
-  uint32_t n_known_ = 0;   // blocks of each stream that these tables had before this step
-  bool is_swept_ = false;  // in this step, and no slot came free
-  bool chooses_ = false;   // rows of the step for which these tables are
+  // Of this step; of the last one of its text, or of any where that was too long ago.
+  uint64_t first_choice_ = 0, last_first_choice_ = 0;
+  struct Turn {
+    uint64_t edition = 0, first_choice = 0;
+  };
+  std::array<Turn, 16> turns_;  // the last step of each text
+  uint64_t n_tables_ = 0;       // made anew
+  uint64_t n_far_ = 0;          // blocks of full layers in these tables that have no copy
+  uint32_t n_known_ = 0;        // blocks of each stream that these tables had before this step
+  bool is_swept_ = false;       // in this step, and no slot came free
+  bool chooses_ = false;        // rows of the step for which these tables are
   uint64_t edition_ = 0;
   uint64_t n_evicted_ = 0;  // extents, when the tables were made
   uint32_t first_row_ = 0;

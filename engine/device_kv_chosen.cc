@@ -33,7 +33,7 @@ uint32_t DeviceKv::slot_in_place_of_another() {
 }
 
 /// Where K and V spill: of some slots the one that is wanted the latest, its copy given up: what
-/// neither this step nor the one before has chosen, the longest ago; else what was chosen last, but
+/// nobody has chosen since the step before of this text, the longest ago; else what was chosen last, but
 /// for this choice, since the next step comes to its layer last. kNone where this choice and what
 /// every step attends want all.
 uint32_t DeviceKv::slot_for_chosen() {
@@ -52,6 +52,18 @@ uint32_t DeviceKv::slot_for_chosen() {
   }
   if (best != kNone) give_up(best);
   return best;
+}
+
+/// What a text has chosen in its last step it wants again, and others take turns with it.
+void DeviceKv::begin_turn(const Sequence& sequence) {
+  last_first_choice_ = first_choice_;
+  first_choice_ = ++n_choices_;
+  auto turn = std::ranges::find(turns_, sequence.edition(), &Turn::edition);
+  if (turn == turns_.end())
+    turn = std::ranges::min_element(turns_, {}, &Turn::first_choice);
+  else
+    last_first_choice_ = turn->first_choice;
+  *turn = {sequence.edition(), first_choice_};
 }
 
 bool DeviceKv::choose(uint32_t stream_idx, uint32_t block_idx) {
@@ -83,12 +95,8 @@ void DeviceKv::copy_chosen(Stream& stream, uint32_t stream_idx, uint32_t block_i
   flush_lists(stream, false);
   const uint64_t at = stream_idx * stride_ + block_idx;
   uint32_t slot = std::exchange(copy_of(entry_of_[at]).slot, kNone);  // of an earlier block
-  if (slot == kNone && !free_slots_.empty()) {
-    slot = free_slots_.back();
-    free_slots_.pop_back();
-  } else if (slot == kNone) {
-    slot = slot_for_chosen();
-  }
+  if (slot == kNone) slot = free_slot();
+  if (slot == kNone) slot = slot_for_chosen();
   if (slot != kNone) return give_copy(at, slot);
   flush_lists(stream, true);  // what is listed is where it was said to be until the caller goes on
   stream.wait();
@@ -101,6 +109,7 @@ std::byte* DeviceKv::fetch(uint32_t stream_idx, uint32_t block_idx) {
   const uint64_t at = stream_idx * stride_ + block_idx;
   const tiers::BlockId block = entry_of_[at];
   if (has_copy(block)) return address(copies_[number(block)].slot);
+  STRATA_CHECK(!cache_.store().has_spill(), "block %u was chosen and not copied", number(block));
   std::byte* const home = entries_[at + entries_.size() / 2];
   if (!has_room_in_lists()) return home;
   uint32_t slot = kNone;

@@ -228,10 +228,10 @@ size_t Walk::State::bring_chosen(uint32_t layer, std::span<const tiers::BlockId>
   return n;
 }
 
-/// Of what was brought the device has copies, which are read from now on.
-void Walk::State::let_go_chosen() {
+/// Of what was brought the device has copies by now, which are read from now on, or has none.
+void Walk::State::let_go_chosen(bool are_copied) {
   const size_t n = std::exchange(selection->n_brought, 0);
-  cache.store().unpin(std::span(selection->reads).first(n), /*is_elsewhere=*/true);
+  cache.store().unpin(std::span(selection->reads).first(n), /*is_elsewhere=*/are_copied);
 }
 
 }  // namespace strata::engine

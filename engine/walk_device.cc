@@ -23,7 +23,7 @@ class Walk::State::DeviceContexts : public ContextChooser,
 
   /// However the rows end, the device reads nothing of theirs any more.
   ~DeviceContexts() {
-    if (state_.is_selected) state_.let_go_chosen();
+    if (state_.is_selected) state_.let_go_chosen(/*are_copied=*/has_ended);
   }
   DeviceContexts(const DeviceContexts&) = delete;
   DeviceContexts& operator=(const DeviceContexts&) = delete;
@@ -54,6 +54,8 @@ class Walk::State::DeviceContexts : public ContextChooser,
     return {of.heads[group_idx_ * of.max_kv_heads + kv_head].chosen,
             state_.groups[group_idx_].held_pos / kBlockPositions};
   }
+
+  bool has_ended = false;  // the rows, as they should
 
  private:
   void wait() {
@@ -102,7 +104,7 @@ void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,
                "rows %u to %u of a group of %u rows from %u on", first_row, first_row + n_part_rows,
                group.n_rows, group.row_begin);
   take_queries(layer, group.row_begin, n_part_rows, queries);
-  state_.let_go_chosen();
+  state_.let_go_chosen(/*are_copied=*/true);
   state_.selection->file_bytes_before = state_.cache.store().transfer_counts().read_bytes;
   state_.select_group(group_idx_, layer);
 }
@@ -110,7 +112,7 @@ void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,
 size_t Walk::State::DeviceContexts::bring(uint32_t layer, std::span<const tiers::BlockId> blocks) {
   size_t n = 0;
   work("bring blocks", layer, [&] {
-    state_.let_go_chosen();
+    state_.let_go_chosen(/*are_copied=*/true);
     n = state_.bring_chosen(layer, blocks);
   });
   return n;
@@ -177,6 +179,7 @@ void Walk::State::run_on_device(uint32_t first_group, std::span<float> logits) {
                .multiplier = &contexts,
                .taker = &contexts},
               logits);
+  contexts.has_ended = true;
 }
 
 /// The operations of the plan, on the device: the CPU embeds the tokens.

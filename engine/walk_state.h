@@ -215,7 +215,7 @@ struct Walk::State {
   void attend_chosen(uint32_t layer);
   void count_chosen(const tiers::StoreCounts& before);
   size_t bring_chosen(uint32_t layer, std::span<const tiers::BlockId> blocks);
-  void let_go_chosen();
+  void let_go_chosen(bool are_copied);
   void run_step(std::span<const StepRow> rows, Attention attention);
   void count_step();
   /// What the step has walked belongs to the sequence of a first group.

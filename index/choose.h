@@ -44,8 +44,8 @@ struct Rule {
   double window_share = 0;
   // Resident blocks may stand in for absent ones as long as the pooled share that this gives up is
   // at most this part of what was chosen beside sinks and window; 0 = residency has no say. Above 0
-  // a choice, and with it an answer, depends on what is in DRAM: law L1 does not hold for it
-  // (docs/adr/0016-near-blocks.md).
+  // a choice, and with it an answer, depends on what is in DRAM, or has a copy on a device: law L1
+  // does not hold for it (docs/adr/0016-near-blocks.md).
   double residency_tolerance = 0;
   std::vector<LayerMode> layers = {};  // by number; those beyond its end are kIndex
 

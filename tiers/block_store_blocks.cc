@@ -131,8 +131,10 @@ void BlockStore::begin_pin(std::span<const BlockId> blocks) {
                blocks.size());
   STRATA_CHECK(missing_.empty(), "%zu blocks of another pin are missing", n_missing_left_);
   list_missing(blocks);
-  counts_.blocks_pinned += blocks.size();
-  if (missing_.empty()) return;
+  if (missing_.empty()) {
+    counts_.blocks_pinned += blocks.size();
+    return;
+  }
   STRATA_CHECK(can_read_blocks(), "%zu blocks without a way to read them", missing_.size());
   try {
     for (const MissingBlock& missing : missing_)
@@ -145,6 +147,7 @@ void BlockStore::begin_pin(std::span<const BlockId> blocks) {
     unpin(blocks);
     throw;
   }
+  counts_.blocks_pinned += blocks.size();
 }
 
 void BlockStore::finish_pin(std::span<const BlockId> blocks, ThreadPool& pool) {

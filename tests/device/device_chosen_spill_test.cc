@@ -197,6 +197,32 @@ TEST(DeviceChosenSpill, ADeviceSmallerThanATokensChoiceKeepsAPartOfIt) {
   EXPECT_LT(after.missed_bytes - before.missed_bytes, least + (chosen - least) / 4);
 }
 
+/// Nor does a text's turn give up what it has chosen in its last, for another's that came between.
+TEST(DeviceChosenSpill, TextsThatTakeTurnsKeepAPartOfTheirChoices) {
+  const LoadedMember member("llama3");
+  SpillRun run = chosen_run(member, chosen_setting(index::Method::kRecent), 1, 2 * kSomeHeld);
+  std::vector<std::vector<int32_t>> texts;
+  std::vector<Sequence> sequences;
+  for (uint32_t i = 0; i < 2; ++i) {
+    texts.push_back(member.text(kChosenRead + 8, kChosenSeed + i));
+    sequences.push_back(run.walk().sequence());
+    run.walk().feed(sequences[i], std::span(texts[i]).first(kChosenRead));
+  }
+  const auto tokens = [&](uint32_t n) {
+    for (uint32_t i = 0; i < 2 * n; ++i) {
+      Sequence& sequence = sequences[i % 2];
+      run.walk().feed(sequence, std::span(texts[i % 2]).subspan(sequence.n_pos(), 1), 0,
+                      Attention::kSelected);
+    }
+    return run.run->device().kv_counts();
+  };
+  const DeviceKvCounts before = tokens(3), after = tokens(5);
+  const uint64_t chosen = after.chosen_bytes - before.chosen_bytes;
+  const uint64_t room = run.run->plan().kv_bytes;
+  const uint64_t least = chosen - 5 * room;  // of two texts' tokens: that any rule would miss
+  EXPECT_LT(after.missed_bytes - before.missed_bytes, least + (chosen - least) / 2);
+}
+
 /// What was copied to the device leaves DRAM before what was not.
 TEST(DeviceChosenSpill, WhatTheDeviceHasLeavesDramFirst) {
   const LoadedMember member("llama3");

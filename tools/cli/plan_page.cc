@@ -163,7 +163,7 @@ std::string sentences(const PlanSubject& subject, const PlanAnswer& answer) {
   out += "</ul>\n<h2>Notes</h2>\n<ul>\n";
   out += fmt::format("<li>{}.</li>\n",
                      html_escaped(recompute_words(subject.model.spec.shape, answer.problem).text));
-  for (const std::string& note : all_notes(subject, answer))
+  for (const std::string& note : subject.notes)
     out += fmt::format("<li>{}.</li>\n", html_escaped(note));
   return out + "</ul>\n";
 }

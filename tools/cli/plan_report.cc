@@ -129,8 +129,7 @@ std::string plan_text(const PlanSubject& subject, const PlanAnswer& answer, cons
       subject.rates_text);
   out += tier_table(answer, look) + '\n' + places_text(answer) + '\n' + times_text(answer);
   if (look.explains) out += explanation(subject, answer);
-  for (const std::string& note : all_notes(subject, answer))
-    out += fmt::format("note: {}\n", one_line(note));
+  for (const std::string& note : subject.notes) out += fmt::format("note: {}\n", one_line(note));
   return out;
 }
 
@@ -170,7 +169,7 @@ ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
         {"reason", recompute.text}}},
       {"solver", {{"programs", plan.n_programs}, {"iterations", plan.n_iterations}}},
       {"unrounded", {{"ttft_ms", plan.lp_ttft_ms}, {"tpot_ms", plan.lp_tpot_ms}}},
-      {"notes", all_notes(subject, answer)}};
+      {"notes", subject.notes}};
   for (const NamedTier& tier : tiers_of(answer)) json["tiers"][tier.key] = tier_json(tier.use);
   for (const planner::PlanDual& dual : plan.duals)
     json["duals"].push_back({{"resource", dual.resource},

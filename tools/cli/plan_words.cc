@@ -103,24 +103,6 @@ KvShares kv_shares(const planner::PlacementProblem& problem,
   return shares;
 }
 
-/// What of the plan the engine cannot do yet.
-std::string beyond_engine(const PlanAnswer& answer) {
-  if (!answer.problem.has_device) return "";
-  std::string beyond;
-  const auto add = [&](const char* what) {
-    beyond += fmt::format("{}{}", beyond.empty() ? "" : ", ", what);
-  };
-  if (answer.plan.layers.is_spilling(answer.problem)) add("K and V on disk");
-  if (answer.problem.share_touched() < 1) add("chosen blocks");
-  return beyond.empty() ? "" : "beside a card this engine does not do yet: " + beyond;
-}
-
-std::vector<std::string> all_notes(const PlanSubject& subject, const PlanAnswer& answer) {
-  std::vector<std::string> notes = subject.notes;
-  if (const std::string beyond = beyond_engine(answer); !beyond.empty()) notes.push_back(beyond);
-  return notes;
-}
-
 std::string busy_text(const StepTime& time) {
   std::string text;
   for (size_t i = 0; i < planner::kPlanParts; ++i)

@@ -57,9 +57,6 @@ struct KvShares {
 };
 KvShares kv_shares(const planner::PlacementProblem& problem, const planner::LayerPlacement& layers);
 
-/// Of the subject, and what of the plan the engine cannot do yet.
-std::vector<std::string> all_notes(const PlanSubject& subject, const PlanAnswer& answer);
-
 /// "CPU 12.1 ms, NVMe 30.4 ms": the parts that are at work.
 std::string busy_text(const planner::StepTime& time);
 /// "limited by DRAM (100 % of the time)".
