@@ -264,7 +264,6 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
   if (!request.device) return;
   gpu_attn::DeviceModel described = model.device;
   described.kv_layout = KvLayout::make(context.k_codec, context.v_codec, model.spec.shape.head_dim);
-  // Whether K and V spill is not known yet: room for what is chosen then is kept either way.
   const index::Rule* rule = problem.may_spill && request.method ? &request.selection : nullptr;
   const DeviceNeeds needs = device_needs(described, *model.file, model.spec.shape, *request.device,
                                          context.n_ctx, 0, context.chunk_rows, rule);
@@ -275,7 +274,8 @@ void add_device(const PlannedModel& model, const PlacementRequest& request,
   if (request.may_compute_on_cpu) problem.stated_products_share = request.cpu_share;
   problem.may_stream = problem.may_stream && request.may_stream;
   problem.hbm_gb = gb(request.hbm_bytes);
-  problem.hbm_fixed_gb = gb(needs.buffer_bytes + needs.kv_bytes_min);
+  problem.hbm_fixed_gb = gb(needs.buffer_bytes);
+  problem.hbm_chosen_gb = gb(needs.kv_bytes_min);
   problem.hbm_always_gb = gb(needs.head_bytes);
   uint64_t largest = 0;
   for (size_t layer = 0; layer < needs.layer_bytes.size(); ++layer)

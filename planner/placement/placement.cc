@@ -82,7 +82,8 @@ void copy_to_hbm(const PlacementProblem& problem, LayerPlacement& placement) {
     for (const LayerGroup& group : problem.groups)
       if (group.is_full() == is_full) gb_per_position += group.n_layers() * group.kv_gb;
     if (gb_per_position <= 0) continue;
-    const double n = (problem.hbm_gb - placed_gb(problem, placement).hbm()) / gb_per_position;
+    const PlacedGb gb = placed_gb(problem, placement);
+    const double n = (problem.hbm_gb - gb.hbm() + gb.hbm_chosen) / gb_per_position;
     for (size_t g = 0; g < placement.groups.size(); ++g) {
       if (problem.groups[g].is_full() != is_full) continue;
       GroupPlace& place = placement.groups[g];
@@ -364,7 +365,8 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
   const bool can_spill = may_spill && problem.spill_file_gb <= problem.nvme_gb;
   const double needed = can_spill ? std::min(whole, spilling) : whole;
   if (problem.has_device) {
-    const double kv = problem.kv_pin == PlanTier::kHbm ? problem.kv_gb() : 0;
+    const double chosen = whole > problem.dram_gb ? problem.hbm_chosen_gb : 0;
+    const double kv = problem.kv_pin == PlanTier::kHbm ? problem.kv_gb() : chosen;
     const double hbm = problem.hbm_fixed_gb + problem.hbm_always_gb + least.hbm_gb + kv;
     if (hbm > problem.hbm_gb) lacks.hbm_gb = hbm;
   }

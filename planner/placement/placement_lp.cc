@@ -166,7 +166,7 @@ void PlacementProgram::add_group(const LayerGroup& group) {
 }
 
 void PlacementProgram::add_room() {
-  Terms hbm{{passes_, problem_.hbm_slots_gb}};
+  Terms hbm{{passes_, problem_.hbm_slots_gb}}, hbm_of_weights = hbm;
   Terms dram{{streams_, problem_.stream_slots_gb},
              {spills_, problem_.spill_beside_gb - problem_.kv_beside_gb}};
   Terms floor{{spills_, -problem_.spill_floor_gb}};
@@ -174,16 +174,20 @@ void PlacementProgram::add_room() {
     const double kv = group.n_layers() * group.n_held * group.kv_gb;
     for (const WeightColumns& w : c.weights) {
       const double weights = group.n_layers() * w.gb;
-      hbm.insert(hbm.end(), {{w.hbm, weights}, {w.hbm_alone, weights}});
+      for (Terms* terms : {&hbm, &hbm_of_weights})
+        terms->insert(terms->end(), {{w.hbm, weights}, {w.hbm_alone, weights}});
       dram.insert(dram.end(), {{w.hbm, weights}, {w.dram, weights}});
     }
     hbm.push_back({c.k_hbm, kv});
     dram.insert(dram.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
     if (group.is_full()) floor.insert(floor.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
   });
-  if (problem_.has_device)
-    hbm_row_ = model_.add_row(
-        -kLpInfinity, problem_.hbm_gb - problem_.hbm_fixed_gb - problem_.hbm_always_gb, hbm);
+  if (problem_.has_device) {
+    const double most = problem_.hbm_gb - problem_.hbm_fixed_gb - problem_.hbm_always_gb;
+    hbm_row_ = model_.add_row(-kLpInfinity, most, hbm);
+    hbm_of_weights.push_back({spills_, problem_.hbm_chosen_gb});
+    if (problem_.hbm_chosen_gb > 0) model_.add_row(-kLpInfinity, most, hbm_of_weights);
+  }
   dram_row_ =
       model_.add_row(-kLpInfinity,
                      problem_.dram_gb - problem_.dram_fixed_gb - problem_.always_weights_gb -

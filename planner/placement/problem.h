@@ -141,6 +141,7 @@ struct PlacementProblem {
   double hbm_fixed_gb = 0;       // a step's buffers
   double hbm_always_gb = 0;      // weights: the output head, vectors
   double hbm_slots_gb = 0;       // where a layer's weights are not in HBM
+  double hbm_chosen_gb = 0;      // room for K and V, where they spill: what a layer chooses
   double dram_fixed_gb = 0;      // a step's buffers
   double always_weights_gb = 0;  // never streamed
   double stream_slots_gb = 0;    // where weights are streamed: layers that pass, reads
