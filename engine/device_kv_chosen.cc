@@ -33,9 +33,9 @@ uint32_t DeviceKv::slot_in_place_of_another() {
 }
 
 /// Where K and V spill: of some slots the one that is wanted the latest, its copy given up: what
-/// nobody has chosen since the step before of this text, the longest ago; else what was chosen last, but
-/// for this choice, since the next step comes to its layer last. kNone where this choice and what
-/// every step attends want all.
+/// nobody has chosen since the step before of this text, the longest ago; else what was chosen
+/// last, but for this choice, since the next step comes to its layer last. kNone where this choice
+/// and what every step attends want all.
 uint32_t DeviceKv::slot_for_chosen() {
   constexpr uint64_t kWanted = kAlways / 2;
   const auto rank = [&](uint32_t slot) {
