@@ -125,8 +125,8 @@ TEST_F(DeviceFileEngine, OneBudgetIsForWhatTheCardDoesNotHold) {
   EXPECT_EQ(engine.model().read_counts().read_bytes, 0u);  // in no step
 }
 
-/// A context that nobody named grows into what DRAM need not hold; a card which has not the room for
-/// its tables then holds a layer less, and DRAM has that one.
+/// A context that nobody named grows into what DRAM need not hold; a card which has not the room
+/// for its tables then holds a layer less, and DRAM has that one.
 TEST_F(DeviceFileEngine, WhatDramLeavesOutIsWhatTheCardHoldsBehindAContextThatGrew) {
   makers::RandomTransformer model = testing::wide_llama(kFileEngineLayers);
   model.d_ff = 2048;

@@ -151,8 +151,8 @@ struct TokenTime {
   double us = 0, disk_us = 0;
 };
 
-/// So many of the layers, evenly spread, come from a disk that takes disk_us for a token, the others
-/// from DRAM; all pass. Across a link that is the card's bottleneck.
+/// So many of the layers, evenly spread, come from a disk that takes disk_us for a token, the
+/// others from DRAM; all pass. Across a link that is the card's bottleneck.
 TokenTime file_token_time(uint32_t n_streamed, double disk_us, bool reads_ahead = true) {
   makers::RandomTransformer of = makers::zoo_member("llama3").model;
   of.n_layers = kFileLayers;
