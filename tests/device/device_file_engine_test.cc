@@ -10,6 +10,7 @@
 #include "tests/device/device_run.h"
 #include "tests/engine/thrown_error.h"
 #include "tools/cli/placed_plan.h"
+#include "tools/cli/plan_words.h"
 
 namespace strata::engine {
 namespace {
@@ -222,6 +223,8 @@ TEST_F(DeviceFileEngine, ThePlannersTablesAreWhatIsReserved) {
         n_planned += plan.placed_by == cli::PlacedBy::kPlanner ? 1u : 0u;
         n_with_alone += n_alone(engine) > 0 ? 1u : 0u;
         EXPECT_EQ(plan.layers.is_hbm_alone, n_alone(engine) > 0);
+        const cli::LayerCounts counts = cli::layer_counts(plan.problem, plan.layers);
+        EXPECT_EQ(cli::layer_counts_json(counts).contains("hbm_alone"), n_alone(engine) > 0);
         const planner::PlacedGb gb = planner::placed_gb(plan.problem, plan.layers);
         EXPECT_NEAR((gb.dram_weights + gb.dram_slots) * 1e9,
                     static_cast<double>(engine.weight_plan().total_bytes()), 1);
