@@ -47,8 +47,8 @@ struct LayerCounts {
 LayerCounts layer_counts(const planner::PlacementProblem& problem,
                          const planner::LayerPlacement& layers);
 /// {"hbm": 0, "dram": 12, "file": 4}; where of some layers the CPU computes what is in DRAM, also
-/// "on_cpu"; where DRAM has no copy of what is in HBM, also "hbm_alone": true; where there are split
-/// layers also "split", a list of {"attention": "dram", "ffn": "file", "layers": [0, 1]}.
+/// "on_cpu"; where DRAM has no copy of what is in HBM, also "hbm_alone": true; where there are
+/// split layers also "split", a list of {"attention": "dram", "ffn": "file", "layers": [0, 1]}.
 nlohmann::ordered_json layer_counts_json(const LayerCounts& counts);
 /// "with attention in DRAM and FFN read from the model file in every step".
 std::string split_text(const SplitLayers& split, const char* hbm);
