@@ -79,10 +79,13 @@ DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<PieceSet> reside
   return plan;
 }
 
-DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes) {
+DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes, uint64_t n_streamed_min) {
   const auto n_layers = static_cast<uint32_t>(needs.layer_bytes.size());
   DevicePlan plan;
-  for (uint32_t n_streamed = 0; n_streamed <= n_layers; ++n_streamed) {
+  STRATA_CHECK(n_streamed_min <= n_layers, "%lu of %u layers",
+               static_cast<unsigned long>(n_streamed_min), n_layers);
+  for (auto n_streamed = static_cast<uint32_t>(n_streamed_min); n_streamed <= n_layers;
+       ++n_streamed) {
     plan = device_plan_of(needs, spread(n_layers, n_streamed));
     if (plan.hbm_bytes + needs.kv_bytes_min <= hbm_bytes) break;
   }

@@ -57,7 +57,8 @@ DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<PieceSet> reside
 /// that passes of it.
 std::vector<PieceSet> share_products(const std::vector<PieceSet>& resident, double share);
 
-/// Errors: kDoesNotFit, with the smallest budget that would do.
-DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes);
+/// The fewest layers pass that may, but n_streamed_min at least. Errors: kDoesNotFit, with the
+/// smallest budget that would do.
+DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes, uint64_t n_streamed_min = 0);
 
 }  // namespace strata::engine

@@ -133,8 +133,11 @@ class Engine {
   /// What steps that answer should attend.
   Attention attention() const { return options_.method ? Attention::kSelected : Attention::kExact; }
   const EngineOptions& options() const { return options_; }
+  /// Whether steps read weights from the file: those of a device leave out what that holds; where K
+  /// and V spill, some are the CPU's.
+  bool reads_weights() const;
   /// Whether every step reads weights, K or V from disk: of a context that is full.
-  bool reads_disk() const { return weight_plan_.n_streamed() > 0 || context_.kv.is_spilling(); }
+  bool reads_disk() const { return reads_weights() || context_.kv.is_spilling(); }
   /// Tokens that answers may guess ahead.
   uint32_t n_draft_max() const;
   /// Held at a time, with windows of their own.
@@ -158,6 +161,7 @@ class Engine {
   void open_device();
   void plan_device();
   void leave_out_held();
+  DevicePlan divide_device() const;
   bool use_device();
   void widen_chunks();
   void set_cpu_share(const Placement* placement);

@@ -22,22 +22,31 @@ void Engine::plan_device() {
     return;
   }
   try {
-    device_plan_ = engine::plan_device(needs_on_device(device_model_, context_), hbm_budget());
+    device_plan_ = divide_device();
   } catch (const Error& error) {
     if (device_is_named() || error.code() != ErrorCode::kDoesNotFit) throw;
     leave_device(error.what());
   }
 }
 
+/// Its memory, for the context as it is: where DRAM leaves out what it holds, no more than that.
+DevicePlan Engine::divide_device() const {
+  const auto n_held = static_cast<uint64_t>(std::ranges::count(held_, kWholeLayer));
+  return engine::plan_device(needs_on_device(device_model_, context_), hbm_budget(),
+                             held_.size() - n_held);
+}
+
 /// DRAM does not hold all weights: so it need not hold those that the card does, and has room for
-/// other layers, K and V. The card's memory is divided anew for the context that follows; what it
-/// holds then and does not hold now passes from the file.
+/// other layers, K and V. Beside a context that grew with that the card may hold fewer: it is
+/// divided again until DRAM leaves out what it holds, with a layer less each time.
 void Engine::leave_out_held() {
   const ContextPlan context = context_;
   const WeightPlan weights = weight_plan_;
   try {
-    held_ = engine::plan_device(needs_on_device(device_model_, context_), hbm_budget()).resident;
-    choose_by_hand();
+    for (DevicePlan plan = divide_device(); plan.resident != held_; plan = divide_device()) {
+      held_ = plan.resident;
+      choose_by_hand();
+    }
   } catch (const Error& error) {  // of a model that is no larger than what reads it
     if (error.code() != ErrorCode::kDoesNotFit) throw;
     held_.clear();
@@ -65,7 +74,7 @@ void Engine::widen_chunks() {
       limits_.chunk_rows = n_rows;
       choose_by_hand();
       const DeviceNeeds needs = needs_on_device(device_model_, context_);
-      const DevicePlan plan = engine::plan_device(needs, hbm_budget());
+      const DevicePlan plan = divide_device();
       if (context_.n_ctx == context.n_ctx && !context_.kv.is_spilling() &&
           weight_plan_.n_streamed() == weights.n_streamed() &&
           plan.n_streamed() == device_plan_.n_streamed() &&
@@ -81,6 +90,16 @@ void Engine::widen_chunks() {
     context_ = context;
     weight_plan_ = weights;
   }
+}
+
+bool Engine::reads_weights() const {
+  const bool is_all_device =
+      device_ && !device_plan_.resident.empty() && !context_.kv.is_spilling();
+  for (size_t layer = 0; layer < weight_plan_.streamed.size(); ++layer) {
+    const PieceSet held = is_all_device ? device_plan_.resident[layer] : kNoPiece;
+    if (without(weight_plan_.streamed[layer], held).is_any()) return true;
+  }
+  return false;
 }
 
 /// What the CPU does beside the device: where no option says otherwise, as placed; null: by hand.

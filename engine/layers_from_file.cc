@@ -5,8 +5,7 @@
 namespace strata::engine {
 namespace {
 
-// Of a wait for the disk: so late a copy begins that could have begun meanwhile. A layer's takes
-// fifty times as long.
+// Of a wait for the disk: so late a copy begins that could have begun meanwhile.
 constexpr std::chrono::microseconds kMoment{100};
 
 std::vector<PieceSet> all_but(const std::vector<PieceSet>& pieces) {

@@ -183,13 +183,13 @@ uint32_t PanelReader::pack_arrived(ThreadPool& pool) {
   return n_packed;
 }
 
-uint32_t PanelReader::collect(ThreadPool& pool, std::chrono::microseconds timeout) {
+uint32_t PanelReader::collect(ThreadPool& pool, std::chrono::microseconds timeout, bool is_needed) {
   submit();
   const uint32_t n_waited = pack_arrived(pool);
   if (n_waited > 0) timeout = std::chrono::microseconds(0);
   const auto start = Clock::now();
   const uint32_t n = io_->wait(completions_, timeout);
-  if (timeout.count() > 0) counts_.wait_seconds += seconds_since(start);
+  if (is_needed && timeout.count() > 0) counts_.wait_seconds += seconds_since(start);
   for (uint32_t i = 0; i < n; ++i) receive(completions_[i]);
   submit();  // the disk works while what has come is packed
   pack_arrived(pool);

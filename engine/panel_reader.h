@@ -81,10 +81,11 @@ class PanelReader {
   void abandon(const PackTarget& target);
 
   /// Packs with the threads of `pool` what has arrived for targets that have memory; where there is
-  /// none yet, waits at most `timeout` for a first read to end. Returns how many reads have ended,
-  /// failed ones included, and how many that had waited were packed: a failure is noted in its
-  /// target.
-  uint32_t collect(ThreadPool& pool, std::chrono::microseconds timeout);
+  /// none yet, waits at most `timeout` for a first read to end: is_needed where the caller waits
+  /// for that alone, which WeightReadCounts::wait_seconds counts. Returns how many reads have
+  /// ended, failed ones included, and how many that had waited were packed: a failure is noted in
+  /// its target.
+  uint32_t collect(ThreadPool& pool, std::chrono::microseconds timeout, bool is_needed = true);
 
   /// Throws Error(kIo) for the target's failed read, or where none failed for one that has not come
   /// back within `deadline`.

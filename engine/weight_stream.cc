@@ -13,6 +13,16 @@ namespace {
 
 constexpr std::chrono::milliseconds kLook{100};  // at the flag that ends a wait
 
+/// Of a slot that holds what is streamed of the layer.
+uint64_t bytes_of(const StreamedLayer& layer) {
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < std::size(kLayerMatrices); ++i)
+    if (layer.pieces.has(kLayerMatrices[i].piece))
+      bytes = std::max(
+          bytes, layer.matrix_offsets[i] + (layer.weights.*kLayerMatrices[i].member).total_bytes());
+  return bytes;
+}
+
 }  // namespace
 
 LayerLease::LayerLease(WeightSlot& slot) : weights_(&slot.weights), slot_(&slot) {
@@ -51,17 +61,25 @@ WeightStream::WeightStream(const GgufFile& file, std::unique_ptr<PanelReader> re
   const size_t n_memories = slot_memory.size() / slot_bytes;
   STRATA_CHECK(0 < n_memories && n_memories <= slots_.size(), "memory of %zu slots, %zu layers",
                n_memories, layers.size());
-  (void)add_round(std::move(layers));
   for (size_t i = 0; i < n_memories; ++i)
     slots_[i].target.memory = slot_memory.data() + i * slot_bytes;
   for (WeightSlot& slot : slots_) slot.bytes = slot_bytes;
+  (void)add_round(std::move(layers));
 }
 
 WeightStream::~WeightStream() = default;
 
 uint32_t WeightStream::add_round(std::vector<StreamedLayer> layers) {
   Round round{std::move(layers), std::vector<uint32_t>(n_layers_, kResident)};
-  for (uint32_t at = 0; at < round.layers.size(); ++at) round.order[round.layers[at].layer] = at;
+  for (uint32_t at = 0; at < round.layers.size(); ++at) {
+    const StreamedLayer& of = round.layers[at];
+    STRATA_CHECK(of.layer < n_layers_ && (at == 0 || of.layer > round.layers[at - 1].layer),
+                 "layer %u at %u", of.layer, at);
+    STRATA_CHECK(bytes_of(of) <= slots_.front().bytes, "layer %u has %lu bytes, slots %lu",
+                 of.layer, static_cast<unsigned long>(bytes_of(of)),
+                 static_cast<unsigned long>(slots_.front().bytes));
+    round.order[of.layer] = at;
+  }
   rounds_.push_back(std::move(round));
   return static_cast<uint32_t>(rounds_.size()) - 1;
 }
@@ -169,7 +187,7 @@ void WeightStream::start_reads() {
 bool WeightStream::read_ahead(ThreadPool& pool, std::chrono::microseconds most) {
   if (!is_reading_ || !reads_ahead_) return false;
   start_reads();
-  reader_->collect(pool, most);
+  reader_->collect(pool, most, /*is_needed=*/false);
   start_reads();
   reader_->submit();
   return reader_->is_reading();

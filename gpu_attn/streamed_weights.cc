@@ -107,18 +107,34 @@ int StreamedWeights::give_back() {
   return 0;
 }
 
-/// Leaves `bytes` null where it would have to wait and may not.
-int StreamedWeights::bring(uint32_t layer, bool may_wait, const std::byte** bytes) {
-  if (is_lent_ && !may_wait) {
-    bool is_copied = false;
-    if (const int error = table_.query(copied_, &is_copied); error != 0) return error;
-    if (!is_copied) return 0;
-  }
+int StreamedWeights::give_back_if_copied() {
+  if (!is_lent_) return 0;
+  bool is_copied = false;
+  if (const int error = table_.query(copied_, &is_copied); error != 0) return error;
+  if (is_copied) brought_->release();
+  is_lent_ = !is_copied;
+  return 0;
+}
+
+/// Waits for what is lent, and for the layer. Throws what take() throws.
+int StreamedWeights::bring(uint32_t layer, const std::byte** bytes) {
   if (const int error = give_back(); error != 0) return error;
-  if (!may_wait && !brought_->is_there(layer)) return 0;
   *bytes = brought_->take(layer);
   is_lent_ = true;
   return 0;
+}
+
+/// Null where it would have to wait, or fails: that is for who needs the layer, for a step that has
+/// all of its layers does not fail for one of the next step.
+const std::byte* StreamedWeights::bring_ahead(uint32_t layer) {
+  if (is_lent_ || !brought_->is_there(layer)) return nullptr;
+  try {
+    const std::byte* const bytes = brought_->take(layer);
+    is_lent_ = true;
+    return bytes;
+  } catch (...) {
+    return nullptr;
+  }
 }
 
 /// The slot stays as it is where the layer is not there.
@@ -126,7 +142,10 @@ int StreamedWeights::fill_wanted(Slot& slot, bool may_wait) {
   const StreamedLayer& from = *slot.wanted;
   const std::byte* brought = nullptr;
   if (from.brought_bytes > 0) {
-    if (const int error = bring(from.layer, may_wait, &brought); error != 0) return error;
+    if (!may_wait)
+      brought = bring_ahead(from.layer);
+    else if (const int error = bring(from.layer, &brought); error != 0)
+      return error;
     if (brought == nullptr) return 0;
   }
   if (const int error = table_.await(copies_, slot.free); error != 0) return error;
@@ -134,6 +153,7 @@ int StreamedWeights::fill_wanted(Slot& slot, bool may_wait) {
 }
 
 int StreamedWeights::go_on() {
+  if (const int error = give_back_if_copied(); error != 0) return error;
   for (;;) {
     Slot* first = nullptr;
     for (Slot& slot : slots_)
@@ -150,8 +170,9 @@ int StreamedWeights::want(DeviceStream* stream, Slot& slot, const StreamedLayer&
   if (const int error = table_.record(stream, slot.free); error != 0) return error;
   slot.wanted = &from;
   slot.turn = n_wanted_++;
-  // What need not be brought waits for nobody.
-  return from.brought_bytes > 0 ? go_on() : fill_wanted(slot, /*may_wait=*/false);
+  if (from.brought_bytes == 0)  // it waits for nobody
+    if (const int error = fill_wanted(slot, /*may_wait=*/false); error != 0) return error;
+  return go_on();
 }
 
 int StreamedWeights::begin(DeviceStream* stream, uint32_t round) {

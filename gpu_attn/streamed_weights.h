@@ -26,7 +26,8 @@
 // A layer, or a piece of it, that host memory does not hold is brought there first
 // (BroughtLayers), one at a time, and copied once it has come: while the host has other things to
 // do its copy is not queued, and the copies of others go before it. The host waits in take() alone,
-// all that is before the layer being queued.
+// all that is before the layer being queued, and in leave(); what fails to come ahead of its step
+// fails in the take() that needs it.
 #pragma once
 
 #include <array>
@@ -91,7 +92,8 @@ class StreamedWeights final : public LayerWeightsSource {
   int take(DeviceStream* stream, uint32_t layer, const DeviceLayerWeights** weights) override;
   int release(DeviceStream* stream, uint32_t layer) override;
   int settle(DeviceStream* stream) override;
-  /// Queues the copies of layers that have been brought meanwhile. Does not wait.
+  /// Queues the copies of layers that have been brought meanwhile, and gives back what is copied.
+  /// Does not wait.
   int go_on();
   /// Nothing more is brought before the next take(), and what was is given back, once it is copied.
   int leave();
@@ -127,8 +129,10 @@ class StreamedWeights final : public LayerWeightsSource {
   int fill(Slot& slot, const StreamedLayer& from, const std::byte* brought);
   int fill_wanted(Slot& slot, bool may_wait);
   int want(DeviceStream* stream, Slot& slot, const StreamedLayer& from);
-  int bring(uint32_t layer, bool may_wait, const std::byte** bytes);
+  int bring(uint32_t layer, const std::byte** bytes);
+  const std::byte* bring_ahead(uint32_t layer);
   int give_back();
+  int give_back_if_copied();
 
   const DeviceTable& table_;
   std::vector<DeviceLayerWeights> layers_;

@@ -24,9 +24,9 @@ class ScriptedLayers final : public gpu_attn::BroughtLayers {
  public:
   const std::byte* take(uint32_t layer) override {
     EXPECT_FALSE(is_lent_);
-    is_lent_ = true;
     told += (there.contains(layer) ? "take " : "wait for ") + std::to_string(layer) + " ";
     if (fails) throw std::string("no disk");
+    is_lent_ = true;
     return memory.data();
   }
   void release() override {
@@ -40,7 +40,6 @@ class ScriptedLayers final : public gpu_attn::BroughtLayers {
     return true;
   }
   std::string tale() { return std::exchange(told, ""); }
-  void give_up() { is_lent_ = false; }
 
   std::set<uint32_t> there;
   bool fails = false;
@@ -154,13 +153,48 @@ TEST_F(DeviceBrought, MemoryIsGivenBackOnceItIsCopied) {
   EXPECT_EQ(layers_.tale(), "go on go on go on release ");
 }
 
+/// Not only where the next one is wanted: a disk may want that memory meanwhile.
+TEST_F(DeviceBrought, MemoryIsGivenBackWhereNothingElseIsBrought) {
+  layers_.there = {0, 1, 2};
+  take(0);
+  take(1);
+  release(0);
+  EXPECT_EQ(layers_.tale(), "take 0 release take 1 release take 2 ");
+  n_queries_until_copied = 2;
+  EXPECT_EQ(weights_->go_on(), 0);
+  EXPECT_EQ(layers_.tale(), "");
+  release(1);  // the next layer there is in memory
+  EXPECT_EQ(layers_.tale(), "");
+  EXPECT_EQ(n_copies(), 4u);
+  EXPECT_EQ(weights_->go_on(), 0);
+  EXPECT_EQ(layers_.tale(), "release ");
+  EXPECT_EQ(weights_->go_on(), 0);
+  EXPECT_EQ(layers_.tale(), "");
+}
+
+/// A step that has all its layers does not fail for one of the next step.
+TEST_F(DeviceBrought, WhatIsBroughtAheadFailsWhereItIsNeeded) {
+  layers_.there = {0, 1};
+  take(0);
+  layers_.tale();
+  layers_.fails = true;
+  layers_.there = {0, 1, 2};
+  release(0);
+  EXPECT_EQ(weights_->go_on(), 0);
+  EXPECT_EQ(n_copies(), 1u);
+  const gpu_attn::DeviceLayerWeights* of = nullptr;
+  EXPECT_THROW((void)weights_->take(stream_.get(), 2, &of), std::string);
+  layers_.fails = false;
+  take(2);
+  EXPECT_EQ(n_copies(), 2u);
+}
+
 /// A step that is given up, and left to others.
 TEST_F(DeviceBrought, WhatFailsToComeIsAskedForAgain) {
   take(0);
   layers_.fails = true;
   const gpu_attn::DeviceLayerWeights* of = nullptr;
   EXPECT_THROW((void)weights_->take(stream_.get(), 1, &of), std::string);
-  layers_.give_up();
   layers_.fails = false;
   layers_.tale();
   EXPECT_EQ(weights_->leave(), 0);

@@ -10,6 +10,7 @@
 #include "tests/device/device_run.h"
 #include "tests/engine/thrown_error.h"
 #include "tools/cli/placed_plan.h"
+#include "tools/cli/plan_words.h"
 
 namespace strata::engine {
 namespace {
@@ -98,6 +99,7 @@ TEST_F(DeviceFileEngine, ANamedCardComputesWithWeightsFromTheFile) {
   EXPECT_EQ(n_alone(engine), 4u);
   EXPECT_EQ(engine.weight_plan().n_streamed(), kFileEngineLayers - 3);
   EXPECT_LE(engine.weight_plan().total_bytes(), of.weights_dram_bytes);
+  EXPECT_TRUE(engine.reads_disk());
   EXPECT_TRUE(logits_of(engine) == expected);
   EXPECT_GT(engine.model().read_counts().read_bytes, 0u);
   EXPECT_EQ(engine.model().weight_bytes(), engine.weight_plan().total_bytes());
@@ -119,8 +121,35 @@ TEST_F(DeviceFileEngine, OneBudgetIsForWhatTheCardDoesNotHold) {
                 engine.weight_plan().total_bytes(),
             of.dram_bytes);
   Engine all = Engine::open(small_card(8));
+  EXPECT_FALSE(engine.reads_disk());
   EXPECT_TRUE(logits_of(engine) == logits_of(all));
   EXPECT_EQ(engine.model().read_counts().read_bytes, 0u);  // in no step
+}
+
+/// A context that nobody named grows into what DRAM need not hold; a card which has not the room
+/// for its tables then holds a layer less, and DRAM has that one.
+TEST_F(DeviceFileEngine, WhatDramLeavesOutIsWhatTheCardHoldsBehindAContextThatGrew) {
+  makers::RandomTransformer model = testing::wide_llama(kFileEngineLayers);
+  model.d_ff = 2048;
+  model.n_ctx = 1 << 15;
+  makers::write_random_transformer(model, path_);
+  EngineOptions of = small_card(10);
+  of.n_ctx = 0;
+  const Engine whole = Engine::open(of);
+  constexpr uint64_t kKvBytes = uint64_t{5} << 20;
+  of.weights_dram_bytes = weights_dram(kFileEngineLayers) - 1;  // not quite all
+  of.dram_bytes = kProcessBytes + buffer_bytes(whole.spec().shape, whole.limits()) +
+                  of.weights_dram_bytes + kKvBytes;
+  const Engine roomy = Engine::open(of);
+  EXPECT_GT(roomy.context().kv.dram_bytes(), kKvBytes);
+  const uint32_t n_held = n_alone(roomy);
+  ASSERT_GT(n_held, 2u);
+  EXPECT_EQ(roomy.weight_plan().streamed, roomy.device_plan().resident);
+  of.hbm_bytes = roomy.device_plan().hbm_bytes - roomy.device_plan().kv_bytes - 1;
+  const Engine short_of_one = Engine::open(of);
+  EXPECT_EQ(n_alone(short_of_one), n_held - 1);
+  EXPECT_EQ(short_of_one.weight_plan().streamed, short_of_one.device_plan().resident);
+  EXPECT_LE(short_of_one.device_plan().hbm_bytes, of.hbm_bytes);
 }
 
 TEST_F(DeviceFileEngine, AutoLeavesItToTheCpu) {
@@ -194,6 +223,8 @@ TEST_F(DeviceFileEngine, ThePlannersTablesAreWhatIsReserved) {
         n_planned += plan.placed_by == cli::PlacedBy::kPlanner ? 1u : 0u;
         n_with_alone += n_alone(engine) > 0 ? 1u : 0u;
         EXPECT_EQ(plan.layers.is_hbm_alone, n_alone(engine) > 0);
+        const cli::LayerCounts counts = cli::layer_counts(plan.problem, plan.layers);
+        EXPECT_EQ(cli::layer_counts_json(counts).contains("hbm_alone"), n_alone(engine) > 0);
         const planner::PlacedGb gb = planner::placed_gb(plan.problem, plan.layers);
         EXPECT_NEAR((gb.dram_weights + gb.dram_slots) * 1e9,
                     static_cast<double>(engine.weight_plan().total_bytes()), 1);
@@ -203,8 +234,11 @@ TEST_F(DeviceFileEngine, ThePlannersTablesAreWhatIsReserved) {
             256 * kFileEngineLayers);
         EXPECT_LE(engine.device_plan().hbm_bytes, of.hbm_bytes);
         EXPECT_LE(engine.weight_plan().total_bytes(), of.weights_dram_bytes);
-        for (uint32_t layer = 0; layer < kFileEngineLayers && *pin != 0; ++layer)
-          EXPECT_TRUE((*pin != 'f' && layer > 0) || engine.weight_plan().streamed[layer].ffn);
+        for (uint32_t layer = 0; layer < kFileEngineLayers && *pin != 0; ++layer) {
+          if (*pin != 'f' && layer > 0) continue;
+          EXPECT_TRUE(engine.weight_plan().streamed[layer].ffn);
+          EXPECT_FALSE(engine.device_plan().resident[layer].ffn);
+        }
         const bool reads = planner::token_time(plan.problem, plan.layers)
                                .busy_ms[static_cast<size_t>(planner::PlanPart::kNvme)] > 0;
         n_from_file += reads ? 1u : 0u;

@@ -182,7 +182,7 @@ void say_deviations(const engine::Engine& engine, const Settings& settings,
     notice("note: --roofline times operations of the CPU, not of a device");
   if (!subject.keeps_blocks && !subject.is_spilling)
     notice("note: all of K and V is in memory: --no-kept-blocks does nothing");
-  if (!subject.reads_ahead && !subject.is_spilling && engine.weight_plan().n_streamed() == 0)
+  if (!subject.reads_ahead && !subject.is_spilling && !engine.reads_weights())
     notice("note: all of K, V and the weights is in memory: --no-read-ahead does nothing");
 }
 
@@ -236,7 +236,7 @@ void run_with_threads(const Command& command, const std::vector<BenchTest>& test
     if (settings.roofline) add_disk(settings, result);
     report.add(result, prediction_of(settings, plan, result));
   }
-  if (settings.verbose) say_reads(model);
+  if (settings.verbose) say_reads(engine);
   if (const std::string line = tier_line(engine, {}); !line.empty()) notice(line);
   say_memory(model.weight_bytes(), kv_bytes, bench_working_bytes(engine));
 }

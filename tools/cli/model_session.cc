@@ -296,7 +296,7 @@ void ModelSession::save() {
 
 void ModelSession::say_tiers() {
   if (const std::string line = tier_line(engine_, reported_); !line.empty()) notice(line);
-  say_reads(engine_.model(), reported_.weights);
+  say_reads(engine_, reported_.weights);
   reported_ = tier_counts(engine_);
   for (const std::string& line : {drift_line(plan_, last_), memory_.look(memory_now())})
     if (!line.empty()) notice(line);

@@ -37,9 +37,11 @@ constexpr OptionSpec kRows[] = {
      "disk, in every step; 0 = what is free there",
      Sources::kEverywhere, kComputing | kPlan, &S::hbm},
     {"cpu-share", "", Section::kModel, ValueKind::kText, "0", 0, 0, "auto|N%",
-     "of the layers of each kind and of full layers' K and V that a device does not hold, how much "
-     "is the CPU's for tokens, in place of the link: it multiplies and, in exact attention, "
-     "attends them where they lie; auto = what is quickest, by a virtual card's figures or where "
+     "of the layers of each kind in memory and of full layers' K and V that a device does not "
+     "hold, "
+     "how much is the CPU's for tokens, in place of the link: it multiplies and, in exact "
+     "attention, attends them where they lie; auto = what is quickest, by a virtual card's figures "
+     "or where "
      "`strata calibrate` has measured both, else 0; not yet run on a card",
      Sources::kEverywhere, kComputing | kPlan, &S::cpu_share},
     {"dram", "", Section::kModel, ValueKind::kSize, "0", 0, kMaxBytes, "SIZE",

@@ -33,7 +33,7 @@ constexpr double kGiga = 1e9;
 constexpr double kWorthIt = 0.99;
 
 bool is_all_near(const Engine& engine) {
-  if (engine.weight_plan().n_streamed() > 0 || engine.context().kv.is_spilling()) return false;
+  if (engine.reads_disk()) return false;
   if (engine.device() == nullptr) return true;
   const engine::DevicePlan& device = engine.device_plan();
   return device.n_streamed() == 0 && device.kv_bytes >= engine.context().kv.slot_bytes;

@@ -270,7 +270,7 @@ void check_pinned_tiers(const Command& command, const PlanPins& pins, const Pinn
   }
   if (!tiers.may_stream && std::ranges::any_of(pins.layers, must_be(PlanTier::kNvme)))
     refuse_tier("pin", "weights cannot be read from the model file in every step here",
-                "pin to dram; beside a card also name that (--device cuda:N)");
+                "pin to dram, or beside a card name it with --device cuda:N");
   if (!tiers.may_spill && pins.kv == PlanTier::kNvme)
     refuse_tier("kv-tier", "K and V cannot go to disk here",
                 "use --kv-tier dram, or name a folder with --nvme; beside a card also the card "

@@ -39,7 +39,9 @@ std::string places_text(const PlanAnswer& answer) {
   const KvShares shares = kv_shares(answer.problem, answer.plan.layers);
   const bool has_device = answer.problem.has_device;
   std::string out = "layers     ";
-  if (has_device) out += fmt::format("{} in HBM, ", counts.hbm);
+  if (has_device)
+    out += fmt::format("{} in HBM, {}", counts.hbm,
+                       counts.is_hbm_alone ? "without a copy in DRAM, " : "");
   out += fmt::format("{} in DRAM, {} read from the model file in every step\n", counts.dram,
                      counts.file);
   for (const SplitLayers& split : counts.split)

@@ -57,6 +57,7 @@ uint64_t LayerCounts::n_split_to_file() const {
 LayerCounts layer_counts(const planner::PlacementProblem& problem,
                          const planner::LayerPlacement& layers) {
   LayerCounts counts;
+  counts.is_hbm_alone = layers.is_hbm_alone;
   for (const PieceSet& pieces : planner::cpu_products(problem, layers))
     counts.on_cpu += pieces.is_any() ? 1u : 0u;
   const auto places = planner::weight_tiers(problem, layers);
@@ -79,6 +80,7 @@ LayerCounts layer_counts(const planner::PlacementProblem& problem,
 nlohmann::ordered_json layer_counts_json(const LayerCounts& counts) {
   nlohmann::ordered_json json = {{"hbm", counts.hbm}, {"dram", counts.dram}, {"file", counts.file}};
   if (counts.on_cpu > 0) json["on_cpu"] = counts.on_cpu;
+  if (counts.is_hbm_alone) json["hbm_alone"] = true;
   constexpr const char* kPlaces[] = {"hbm", "dram", "file"};
   for (const SplitLayers& of : counts.split)
     json["split"].push_back({{"attention", kPlaces[static_cast<size_t>(of.tiers[0])]},

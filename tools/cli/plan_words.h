@@ -38,6 +38,7 @@ struct LayerCounts {
   uint64_t hbm = 0, dram = 0, file = 0;  // whole
   // Beside a card: those of which the CPU computes a token's products with what is in DRAM.
   uint64_t on_cpu = 0;
+  bool is_hbm_alone = false;  // DRAM has no copy of what is in HBM
   std::vector<SplitLayers> split;
   uint64_t n_split() const;
   uint64_t n_split_to_file() const;  // of which a piece is read from it
@@ -46,8 +47,8 @@ struct LayerCounts {
 LayerCounts layer_counts(const planner::PlacementProblem& problem,
                          const planner::LayerPlacement& layers);
 /// {"hbm": 0, "dram": 12, "file": 4}; where of some layers the CPU computes what is in DRAM, also
-/// "on_cpu"; where there are split layers also "split", a list of {"attention": "dram", "ffn":
-/// "file", "layers": [0, 1]}.
+/// "on_cpu"; where DRAM has no copy of what is in HBM, also "hbm_alone": true; where there are
+/// split layers also "split", a list of {"attention": "dram", "ffn": "file", "layers": [0, 1]}.
 nlohmann::ordered_json layer_counts_json(const LayerCounts& counts);
 /// "with attention in DRAM and FFN read from the model file in every step".
 std::string split_text(const SplitLayers& split, const char* hbm);

@@ -124,7 +124,7 @@ nlohmann::ordered_json tiers_json(engine::Engine& engine, const TierCounts& befo
                                  {"extents_attended", counts.walk.extents_attended},
                                  {"extents_resident", n_resident},
                                  {"hit_rate", hit_rate(counts.walk)}};
-  const bool streams_weights = engine.weight_plan().n_streamed() > 0;
+  const bool streams_weights = engine.reads_weights();
   if (store.transfers() == nullptr && !streams_weights) return {{"dram", dram}};
   nlohmann::ordered_json nvme;
   if (const tiers::PlaceSource* places = store.places()) {

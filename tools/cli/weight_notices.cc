@@ -56,9 +56,9 @@ void say_load(const engine::LoadReport& report, bool verbose) {
   notice(line);
 }
 
-void say_reads(const engine::Model& model, const engine::WeightReadCounts& before) {
-  if (model.weight_plan().n_streamed() == 0) return;
-  const engine::WeightReadCounts counts = model.read_counts();
+void say_reads(const engine::Engine& engine, const engine::WeightReadCounts& before) {
+  if (!engine.reads_weights()) return;
+  const engine::WeightReadCounts counts = engine.model().read_counts();
   notice(fmt::format(
       "weights: {} read from the model file in {} reads ({}) | {} layers were late: waited {:.2f} "
       "s "

@@ -30,8 +30,7 @@ void say_streaming(const engine::Engine& engine);
 /// measured, the user named the way, or it is no matter: then only who is `verbose` says it.
 void say_load(const engine::LoadReport& report, bool verbose);
 
-/// One line where layers were streamed: bytes since `before`, and the time that it took of the
-/// walk.
-void say_reads(const engine::Model& model, const engine::WeightReadCounts& before = {});
+/// One line where steps read layers: bytes since `before`, and the time that it took of the walk.
+void say_reads(const engine::Engine& engine, const engine::WeightReadCounts& before = {});
 
 }  // namespace strata::cli

@@ -101,7 +101,7 @@ void count_engine(engine::Engine& engine, ServiceCounts& counts) {
                           .read_bytes = moved.walk.read_bytes + to_device + beside_device,
                           .written_bytes = moved.walk.written_bytes + from_device});
   const tiers::PlaceSource* places = store.places();
-  if (store.transfers() == nullptr && engine.weight_plan().n_streamed() == 0) return;
+  if (store.transfers() == nullptr && !engine.reads_weights()) return;
   counts.tiers.push_back({.name = "nvme",
                           .budget_bytes = places != nullptr ? places->budget_bytes() : 0,
                           .kv_bytes = places != nullptr ? places->used_bytes() : 0,
