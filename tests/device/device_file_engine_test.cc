@@ -2,6 +2,8 @@
 // is counted and refused, and that no bit tells.
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "engine/device_walk.h"
 #include "engine/dram_budget.h"
