@@ -52,6 +52,14 @@ class DeviceTexts {
   }
   Text text() { return {cache_.make_sequence(), {}}; }
   const DeviceKvCounts& counts() const { return kv_.counts(); }
+  /// Of the first stream.
+  std::vector<tiers::BlockId> blocks(const Text& text) const {
+    const auto of = cache_.stream_blocks(text.sequence, 0, 0).blocks;
+    return {of.begin(), of.end()};
+  }
+  bool has_copy(tiers::BlockId block) const { return kv_.has_copy(block); }
+  /// Room for rows that no step writes.
+  void open(Text& text, uint32_t n_rows) { cache_.open_rows(text.sequence, n_rows); }
 
   /// `chosen`: full blocks of layer 0 that the rows choose.
   void step(Text& text, uint32_t n_rows, uint8_t mark, std::span<const uint32_t> chosen = {}) {
@@ -251,6 +259,23 @@ TEST(DeviceKv, FollowsForksAndCuts) {
       }
     }
   }
+}
+
+/// A block that is taken anew is another, whose copy there is none of.
+TEST(DeviceKv, ACopyIsOfABlockAndNotOfItsNumber) {
+  DeviceTexts texts(DeviceTexts::context_bytes());
+  tiers::BlockId block{};
+  {
+    Text first = texts.text();
+    texts.step(first, kChunk, 1);
+    block = texts.blocks(first).front();
+    EXPECT_TRUE(texts.has_copy(block));
+  }
+  Text all = texts.text();
+  texts.open(all, kContext);
+  const std::vector<tiers::BlockId> blocks = texts.blocks(all);
+  ASSERT_NE(std::ranges::find(blocks, block), blocks.end());
+  for (const tiers::BlockId of : blocks) EXPECT_FALSE(texts.has_copy(of));
 }
 
 }  // namespace

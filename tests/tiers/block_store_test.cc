@@ -227,7 +227,11 @@ TEST(BlockStore, AReplacedBlockReadsAsTheFreshOne) {
   at.evict_all();
   const auto fresh = at.store_run(500);
   at.store.add_reference(lost[2]);
+  const uint64_t last = std::max(at.store.generation(lost[2]), at.store.generation(fresh[2]));
   for (uint32_t i = 0; i < kExtentBlocks; ++i) at.store.replace(lost[i], fresh[i], true);
+  // Whoever has a copy of either has one of it no more.
+  EXPECT_GT(at.store.generation(lost[2]), last);
+  EXPECT_GT(at.store.generation(fresh[2]), last);
   EXPECT_TRUE(at.holds(lost[2], 502));
   EXPECT_EQ(at.store.references(lost[2]), 2u);
   EXPECT_EQ(at.store.references(fresh[2]), 1u);
