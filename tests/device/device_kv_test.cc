@@ -272,7 +272,7 @@ TEST(DeviceKv, ACopyIsOfABlockAndNotOfItsNumber) {
     EXPECT_TRUE(texts.has_copy(block));
   }
   Text all = texts.text();
-  texts.open(all, kContext);
+  texts.open(all, kChunk);
   const std::vector<tiers::BlockId> blocks = texts.blocks(all);
   ASSERT_NE(std::ranges::find(blocks, block), blocks.end());
   for (const tiers::BlockId of : blocks) EXPECT_FALSE(texts.has_copy(of));
