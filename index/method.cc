@@ -91,6 +91,8 @@ uint32_t n_slots(const IndexShape& shape) {
 
 std::span<const MethodName> method_names() { return kMethods; }
 
+bool has_rotated_codes(Method method) { return method == Method::kRabitq; }
+
 bool has_tail(Method method) { return tail_of(method) != Tail::kNone; }
 
 std::string rows_kind(Method method) {

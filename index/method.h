@@ -50,6 +50,9 @@ struct IndexShape {
 /// Whether its selectors estimate what is left out (Selector::has_tail).
 bool has_tail(Method method);
 
+/// Whether its selectors give Selector::rotated_codes().
+bool has_rotated_codes(Method method);
+
 /// Errors: kUnsupported, where the method has no rows for such blocks.
 void check_supported(Method method, const KvLayout& layout);
 
@@ -75,6 +78,8 @@ class SelectorSource {
   uint64_t budget_bytes() const { return index_bytes(method_, shape_); }
   /// Errors: kUnsupported, where the method cannot index keys of this head_dim.
   std::unique_ptr<Selector> make() const;
+  /// Where the rows of all its selectors lie; null where the method keeps none.
+  const TileMemory* memory() const { return memory_.get(); }
 
  private:
   Method method_;

@@ -27,6 +27,7 @@ class RabitqSelector : public TiledSelector {
   void observe(StreamIdx stream, uint32_t block_idx, const std::byte* block) override;
   uint64_t scratch_floats(uint32_t n_queries) const override;
   void estimate(const EstimateArgs& args) const override;
+  const TileTable* rotated_codes() const override { return has_tail() ? nullptr : &table_; }
   std::unique_ptr<Selector> fork() const override;
 
  private:

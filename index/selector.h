@@ -14,6 +14,8 @@
 
 namespace strata::index {
 
+class TileTable;
+
 /// One KV head of one layer that selects; numbered from 0 by the caller, layer by layer.
 using StreamIdx = uint32_t;
 
@@ -69,6 +71,10 @@ class Selector {
   /// constant per query. Never NaN: a block with keys that are not finite gets +infinity, so that
   /// it is always chosen and exact attention shows what it holds. No allocation, no lock.
   virtual void estimate(const EstimateArgs& args) const = 0;
+  /// Where estimates are what RotatedScanArgs says of tiles of codes and of queries that are
+  /// rotated by RabitqQueryArgs, so that whoever can scan those may estimate in place of this: the
+  /// tiles. Null where they are not, or where more is done by them.
+  virtual const TileTable* rotated_codes() const { return nullptr; }
   /// Whether estimates are of true weights, without a constant, and mean values are kept of blocks.
   virtual bool has_tail() const { return false; }
   /// What attention to the blocks would have given: one partial per query, of their estimated

@@ -3,10 +3,10 @@
 // they lie in long runs (a slot holds 16 extents, 4,096 positions); forks share slots.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/host_memory.h"
@@ -15,7 +15,12 @@ namespace strata::index {
 
 enum class TileSlot : uint32_t {};
 
-/// Reference-counted slots. Not thread-safe; the bytes of slots are the holders' to share.
+/// Reference-counted slots. Not thread-safe but for tiles of different numbers; the bytes of slots
+/// are the holders' to share.
+///
+/// Whoever has a copy of tiles elsewhere knows by their editions whether it still is one: a tile's
+/// is another whenever its bytes may be, 0 where they never were written, and a slot's is another
+/// whenever that of one of its tiles is. Read where nothing writes.
 class TileMemory {
  public:
   static constexpr uint32_t kSlotTiles = 16;
@@ -25,6 +30,8 @@ class TileMemory {
   TileMemory(uint64_t tile_bytes, uint32_t n_slots);
 
   uint64_t tile_bytes() const { return tile_bytes_; }
+  /// All slots, one behind the other.
+  std::span<std::byte> arena() const { return {memory_.data(), memory_.size()}; }
   uint32_t n_slots() const { return static_cast<uint32_t>(references_.size()); }
   uint32_t n_free() const { return static_cast<uint32_t>(free_.size()); }
 
@@ -33,17 +40,25 @@ class TileMemory {
   void add_reference(TileSlot slot);
   void release(TileSlot slot);
   bool is_shared(TileSlot slot) const;
-  std::byte* tile(TileSlot slot, uint32_t idx) const;
+  const std::byte* tile(TileSlot slot, uint32_t idx) const;
+  /// The same, to be written until the caller does something else.
+  std::byte* write_tile(TileSlot slot, uint32_t idx);
+  uint64_t edition(TileSlot slot) const;
+  uint64_t edition(TileSlot slot, uint32_t idx) const;
   /// A copy of the slot with one reference, in place of the caller's reference.
   TileSlot replace_by_copy(TileSlot slot);
 
  private:
   uint32_t& references(TileSlot slot);
+  uint64_t tile_number(TileSlot slot, uint32_t idx) const;
 
   uint64_t tile_bytes_;
   HostMemory memory_;
   std::vector<uint32_t> references_;
   std::vector<uint32_t> free_;
+  // Tiles of a slot may be written by several threads, a tile by one.
+  std::vector<std::atomic<uint64_t>> slot_editions_;
+  std::vector<uint64_t> tile_editions_;  // [n_slots * kSlotTiles]
 };
 
 }  // namespace strata::index

@@ -81,8 +81,8 @@ void TileTable::truncate(uint32_t n_blocks) {
 std::byte* TileTable::tile(StreamIdx stream, uint32_t extent) {
   STRATA_CHECK(stream < streams_.size() && extent < div_up(n_blocks_, kExtentBlocks),
                "tile %u of stream %u, %u blocks", extent, stream, n_blocks_);
-  return memory_->tile(streams_[stream].slots[extent / TileMemory::kSlotTiles],
-                       extent % TileMemory::kSlotTiles);
+  return memory_->write_tile(streams_[stream].slots[extent / TileMemory::kSlotTiles],
+                             extent % TileMemory::kSlotTiles);
 }
 
 const std::byte* TileTable::tile(StreamIdx stream, uint32_t extent) const {
@@ -92,6 +92,11 @@ const std::byte* TileTable::tile(StreamIdx stream, uint32_t extent) const {
 std::span<const std::byte* const> TileTable::tiles(StreamIdx stream) const {
   STRATA_CHECK(stream < streams_.size(), "stream %u of %zu", stream, streams_.size());
   return std::span(streams_[stream].tiles).first(div_up(n_blocks_, kExtentBlocks));
+}
+
+std::span<const TileSlot> TileTable::slots(StreamIdx stream) const {
+  STRATA_CHECK(stream < streams_.size(), "stream %u of %zu", stream, streams_.size());
+  return streams_[stream].slots;
 }
 
 }  // namespace strata::index

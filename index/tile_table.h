@@ -14,7 +14,7 @@
 namespace strata::index {
 
 /// Tiles of n_streams streams, which all have the same number of blocks. Slots that a fork shares
-/// are copied when blocks are opened in them. Not thread-safe but for tile() and tiles().
+/// are copied when blocks are opened in them. Not thread-safe but for tile() and what is const.
 class TileTable {
  public:
   TileTable(std::shared_ptr<TileMemory> memory, uint32_t n_streams);
@@ -34,6 +34,9 @@ class TileTable {
   const std::byte* tile(StreamIdx stream, uint32_t extent) const;
   /// The tiles of extents [0, ceil(n_blocks / 8)), for kernels.
   std::span<const std::byte* const> tiles(StreamIdx stream) const;
+  /// Where they lie: slot i holds tiles [i * TileMemory::kSlotTiles, ...), the last maybe fewer.
+  std::span<const TileSlot> slots(StreamIdx stream) const;
+  const TileMemory& memory() const { return *memory_; }
 
  private:
   struct Stream {

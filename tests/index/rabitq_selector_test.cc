@@ -113,5 +113,22 @@ TEST(RabitqEdge, BytesAreThoseOfTheTiles) {
   EXPECT_EQ(make_rabitq(f16_layout(64), 1, 24)->held_bytes(17), 3 * rabitq_tile_bytes(64));
 }
 
+/// Whoever scans them elsewhere; of other methods, or where a tail is to be estimated, nobody.
+TEST(RabitqEdge, RowsAreShownToOthersWhereScanningThemIsAll) {
+  for (const MethodName& of : method_names()) {
+    SCOPED_TRACE(of.name);
+    const SelectorSource source(of.method, {f16_layout(64), 2, 24}, kernels());
+    const std::unique_ptr<Selector> selector = source.make();
+    EXPECT_EQ(selector->rotated_codes() != nullptr, of.method == Method::kRabitq);
+    EXPECT_EQ(selector->rotated_codes() != nullptr, has_rotated_codes(of.method));
+    if (selector->rotated_codes() == nullptr) continue;
+    selector->open_blocks(9);
+    const TileTable& table = *selector->rotated_codes();
+    EXPECT_EQ(&table.memory(), source.memory());
+    EXPECT_EQ(table.tiles(1)[1], selector->rows(1, 1).data());
+    EXPECT_EQ(table.tiles(1)[1], source.memory()->tile(table.slots(1)[0], 1));
+  }
+}
+
 }  // namespace
 }  // namespace strata::index
