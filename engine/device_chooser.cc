@@ -56,9 +56,10 @@ DeviceChooser::DeviceChooser(const OpenDevice& device, const KvCache& cache, Dev
   missing_at_.reserve(n_most);
 }
 
-void DeviceChooser::begin(ContextChooser& owner, uint32_t first_row,
+void DeviceChooser::begin(ContextChooser& owner, DeviceIndex* index, uint32_t first_row,
                           std::span<const uint32_t> positions) {
   owner_ = &owner;
+  index_ = index;
   first_row_ = first_row;
   positions_ = positions;
 }
@@ -122,9 +123,17 @@ int DeviceChooser::choose(DeviceStream* stream, uint32_t layer, uint32_t n_rows,
   STRATA_CHECK(stream == stream_.get() && n_rows == positions_.size(), "%u rows of %zu", n_rows,
                positions_.size());
   auto* host = host_memory_.data();
-  stream_.copy(host, q, uint64_t{shape.n_heads} * n_rows * cache_.shape().head_dim * sizeof(float));
+  const float* host_q = nullptr;
+  BlockWeights weights;
+  if (index_ != nullptr && index_->has_rows() && owner_->asks_index(layer, n_rows)) {
+    weights = index_->scan(stream_, layer, n_rows, q);
+  } else {
+    stream_.copy(host, q,
+                 uint64_t{shape.n_heads} * n_rows * cache_.shape().head_dim * sizeof(float));
+    host_q = reinterpret_cast<const float*>(host);
+  }
   stream_.wait();  // the tables and lists of the layer before have been read, too
-  owner_->choose(layer, first_row_, n_rows, reinterpret_cast<const float*>(host));
+  owner_->choose(layer, first_row_, n_rows, host_q, weights);
 
   const uint32_t end_block = positions_.back() / kBlockPositions + 1;
   uint32_t n_longest = 0;

@@ -1,5 +1,6 @@
 // engine/device_chooser.h - few rows of a device attend blocks that the host chooses: per layer the
-// queries come to the host, and tables of what it chose go back. Why between the two: indexes, the
+// queries come to the host, or what the device has found by them in the index's rows
+// (engine/device_index.h), and tables of what it chose go back. Why between the two: indexes, the
 // policy of choosing and what is read from disk are those of the walk (engine/walk_select.cc,
 // engine/walk_chosen.cc), copies of blocks and the stream are the device's.
 #pragma once
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "engine/device.h"
+#include "engine/device_index.h"
 #include "engine/device_kv.h"
 #include "gpu_attn/decode_step.h"
 
@@ -26,9 +28,14 @@ struct ChosenContext {
 class ContextChooser {
  public:
   virtual ~ContextChooser() = default;
+  /// Whether so many rows choose blocks of the layer by what an index says of each one's queries:
+  /// then whoever has its rows may ask them.
+  virtual bool asks_index(uint32_t layer, uint32_t n_rows) const = 0;
   /// Chooses for rows [first_row, first_row + n_rows) of the sequence's rows in the step, by their
-  /// queries [n_kv_heads][n_rows][group, head_dim], which carry the attention scale.
-  virtual void choose(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q) = 0;
+  /// queries [n_kv_heads][n_rows][group, head_dim], which carry the attention scale; or where the
+  /// index was asked, by `weights`, and q is null.
+  virtual void choose(uint32_t layer, uint32_t first_row, uint32_t n_rows, const float* q,
+                      const BlockWeights& weights) = 0;
   /// Of the rows that were chosen for last.
   virtual ChosenContext context(uint32_t kv_head) const = 0;
   /// Brings blocks that the layer has chosen into DRAM, from the first on as many as it holds at a
@@ -49,8 +56,9 @@ class DeviceChooser : public gpu_attn::LayerChooser {
   static uint64_t spilling_bytes(const ModelShape& shape, uint64_t n_ctx);
 
   /// What follows are rows from first_row on, which stand at `positions` of the text and are
-  /// chosen for by `owner`.
-  void begin(ContextChooser& owner, uint32_t first_row, std::span<const uint32_t> positions);
+  /// chosen for by `owner`; `index` has what it has of their sequence, null: nothing.
+  void begin(ContextChooser& owner, DeviceIndex* index, uint32_t first_row,
+             std::span<const uint32_t> positions);
 
   bool chooses(uint32_t layer) const override;
   int choose(DeviceStream* stream, uint32_t layer, uint32_t n_rows, const float* q,
@@ -72,6 +80,7 @@ class DeviceChooser : public gpu_attn::LayerChooser {
   std::vector<tiers::BlockId> missing_;
   std::vector<std::pair<uint32_t, uint32_t>> missing_at_;
   ContextChooser* owner_ = nullptr;
+  DeviceIndex* index_ = nullptr;
   uint32_t first_row_ = 0;
   std::span<const uint32_t> positions_;
 };

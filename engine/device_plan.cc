@@ -98,9 +98,10 @@ DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes, uint64_t n_
                 "raise --hbm to " + size_argument(least) + ", use a smaller -b or -c" +
                     (needs.kv_bytes_min > 0 ? ", a smaller --kv-budget" : "") +
                     ", or --device none");
-  const uint64_t room = hbm_bytes - plan.hbm_bytes;
+  if (needs.index_bytes <= hbm_bytes - least) plan.index_bytes = needs.index_bytes;
+  const uint64_t room = hbm_bytes - plan.hbm_bytes - plan.index_bytes;
   plan.kv_bytes = std::min(room, needs.kv_bytes) / needs.block_bytes * needs.block_bytes;
-  plan.hbm_bytes += plan.kv_bytes;
+  plan.hbm_bytes += plan.index_bytes + plan.kv_bytes;
   return plan;
 }
 

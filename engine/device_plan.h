@@ -1,6 +1,7 @@
 // engine/device_plan.h - what a device's memory holds: a pure function of the model's sizes and the
-// budget, where no placement is given. Weights come first, then K and V: a step reads all of both,
-// and weights that stay need no slots to pass through.
+// budget, where no placement is given. Weights come first, then rows of an index, then K and V: a
+// step reads all of them, weights that stay need no slots to pass through, and of K and V only what
+// was chosen is read where there is an index.
 #pragma once
 
 #include <array>
@@ -20,7 +21,8 @@ struct DeviceNeeds {
   uint64_t head_bytes = 0;            // output projection and every vector: must be there
   std::vector<uint64_t> layer_bytes;  // matrices, as packed
   std::vector<std::array<uint64_t, kLayerPieces>> piece_bytes;  // of each layer, by LayerPiece
-  uint64_t kv_bytes = 0;                                        // of the context
+  uint64_t index_bytes = 0;   // rows of an index that the device can scan; 0: there are none
+  uint64_t kv_bytes = 0;      // of the context
   uint64_t kv_bytes_min = 0;  // of these, what must be there (chosen_on_device_min())
   uint64_t block_bytes = 0;   // of K and V
 
@@ -33,7 +35,8 @@ struct DevicePlan {
   uint64_t hbm_bytes = 0;     // of the budget that is used
   uint64_t weight_bytes = 0;  // that stay, with what must be there
   uint64_t slot_bytes = 0;
-  uint64_t kv_bytes = 0;  // whole blocks
+  uint64_t index_bytes = 0;  // of rows that are scanned there; 0: the host scans
+  uint64_t kv_bytes = 0;     // whole blocks
   // Of full layers' K and V beyond kv_bytes, what the CPU attends for few rows (device_beside.h).
   double cpu_share = 0;
   uint32_t n_texts = 1;  // at work at a time: of K and V that spill each has an even part there

@@ -82,6 +82,7 @@ struct DeviceWalk::State {
             input_bytes() + logit_bytes() + beside_bytes() +
             (plan.on_cpu.empty() ? 0 : DeviceProducts::host_bytes(cache.shape())))),
         pinned(PinnedMemory::pin(device, {host_memory.data(), host_memory.size()})) {
+    if (plan.index_bytes > 0) index.emplace(device, cache, n_ctx);
     if (is_spilling()) cache.store().set_first_victims(first_victims());
     std::byte* const behind_logits = host_memory.data() + input_bytes() + logit_bytes();
     if (shares_attention()) beside.emplace(device, cache.shape(), shares, stream, behind_logits);
@@ -148,6 +149,7 @@ struct DeviceWalk::State {
   AttentionShares shares;  // empty where the CPU attends nothing
   DeviceKv kv;
   DeviceChooser chooser;
+  std::optional<DeviceIndex> index;  // where it has room for one's rows
   DeviceBuffer memory;
   DeviceStep step;
   HostMemory host_memory;  // inputs, logits, what is attended beside, what is multiplied
@@ -276,7 +278,9 @@ void DeviceWalk::State::run_part(const DeviceRows& rows, uint32_t first, uint32_
     queue_captured(first_pos, logit_rows);
   } else {
     fill_tables(first_pos, n_blocks, is_mirrored);
-    if (chooses) chooser.begin(*rows.chooser, first, rows.positions.subspan(first, n_rows));
+    if (chooses)
+      chooser.begin(*rows.chooser, index ? &*index : nullptr, first,
+                    rows.positions.subspan(first, n_rows));
     struct Ending {  // however the rows end
       DeviceBeside* beside;
       DeviceProducts* products;
@@ -317,6 +321,9 @@ void DeviceWalk::leave_weights() { state_->weights.leave(); }
 const DeviceKvCounts& DeviceWalk::kv_counts() const { return state_->kv.counts(); }
 uint64_t DeviceWalk::streamed_bytes() const { return state_->weights.streamed_bytes(); }
 uint64_t DeviceWalk::cpu_weight_bytes() const { return state_->cpu_weight_bytes; }
+uint64_t DeviceWalk::index_copied_bytes() const {
+  return state_->index ? state_->index->copied_bytes() : 0;
+}
 
 /// Rows with more logits than one pass gives are walked in parts, each as its predecessor's next.
 void DeviceWalk::State::run_parts(const DeviceRows& rows, std::span<float> logits,
@@ -352,6 +359,7 @@ void DeviceWalk::run(const DeviceRows& rows, std::span<float> logits) {
   s.weights.use(rows.taker);
   try {
     s.kv.begin_step(s.stream, *rows.sequence, n_rows, rows.chooser != nullptr);
+    if (s.index && rows.chooser != nullptr) s.index->begin_step(s.stream, *rows.sequence);
     const auto n_blocks = static_cast<uint32_t>(blocks_for(uint64_t{rows.positions.back()} + 1));
     const bool is_shared = s.is_shared(rows, n_blocks, is_mirrored);
     if (rows.chooser == nullptr) s.kv.attend_all(is_shared ? s.beside->n_cpu_blocks(n_blocks) : 0);

@@ -36,6 +36,7 @@ struct DeviceRows {
 
 /// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in
 /// chunks of max_rows. `rule`: by which blocks are chosen of K and V that spill; null: none are.
+/// What an index does is not known here: DeviceIndex::memory_bytes().
 DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& file,
                          const ModelShape& shape, const DeviceFacts& facts, uint64_t n_ctx,
                          uint64_t kv_bytes, uint32_t max_rows, const index::Rule* rule = nullptr);
@@ -75,6 +76,7 @@ class DeviceWalk {
   // Of weights, since the start: that passed through the device, that the CPU multiplied by.
   uint64_t streamed_bytes() const;
   uint64_t cpu_weight_bytes() const;
+  uint64_t index_copied_bytes() const;  // of an index's rows, to the device, since the start
 
  private:
   struct State;

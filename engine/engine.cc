@@ -240,8 +240,12 @@ DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
                                     model.kv_layout.k_codec, model.kv_layout.v_codec, context.n_ctx,
                                     context.chunk_rows);
   const bool chooses_spilled = context.kv.is_spilling() && options_.method;
-  return device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx, kv_bytes,
-                      context.chunk_rows, chooses_spilled ? &options_.selection : nullptr);
+  DeviceNeeds needs =
+      device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx, kv_bytes,
+                   context.chunk_rows, chooses_spilled ? &options_.selection : nullptr);
+  needs.index_bytes = DeviceIndex::memory_bytes(spec_.shape, model.kv_layout, context.n_ctx,
+                                                options_.n_answers, options_.method);
+  return needs;
 }
 
 /// One that was named must do, here and in what follows; "auto" says why and falls back to the CPU.

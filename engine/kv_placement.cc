@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "engine/device_chooser.h"
+#include "engine/device_index.h"
 #include "engine/device_kv.h"
 #include "engine/index_rows.h"
 #include "engine/kv_cache.h"
@@ -144,6 +145,12 @@ uint64_t sequence_table_bytes(const ModelShape& shape, const KvContext& context)
   return n_entries * sizeof(int32_t) + blocks_for(context.n_ctx) * sizeof(tiers::Hash128);
 }
 
+/// Of DRAM, what a device has that may search the index.
+uint64_t device_index_bytes(const ModelShape& shape, const KvContext& context) {
+  return DeviceIndex::host_bytes(shape, layout_of(shape, context), context.n_ctx, context.n_answers,
+                                 context.method);
+}
+
 /// What does not depend on the budget; n_frames and slots are still missing.
 KvPlacement without_slots(const ModelShape& shape, const KvContext& context) {
   KvPlacement placement;
@@ -165,7 +172,7 @@ KvPlacement spilling_without_slots(const ModelShape& shape, const KvContext& con
         DeviceKv::host_bytes(shape, context.n_ctx,
                              whole_context_bytes(shape, context) / placement.block_bytes) +
         DeviceChooser::host_bytes(shape, context.n_ctx) +
-        DeviceChooser::spilling_bytes(shape, context.n_ctx);
+        DeviceChooser::spilling_bytes(shape, context.n_ctx) + device_index_bytes(shape, context);
   return placement;
 }
 
@@ -187,7 +194,7 @@ KvPlacement place_whole(const ModelShape& shape, const KvContext& context) {
     placement.table_bytes +=
         DeviceKv::host_bytes(shape, context.n_ctx,
                              placement.slot_bytes / layout_of(shape, context).block_bytes) +
-        DeviceChooser::host_bytes(shape, context.n_ctx);
+        DeviceChooser::host_bytes(shape, context.n_ctx) + device_index_bytes(shape, context);
   return placement;
 }
 

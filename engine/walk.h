@@ -52,6 +52,7 @@ struct SelectionCounts {
   uint64_t pinned_blocks = 0;    // of those attended, that can leave DRAM
   uint64_t missing_blocks = 0;   // of these, that were read from a file
   uint64_t file_bytes = 0;       // that these reads moved
+  uint64_t scanned_on_device_bytes = 0;  // of index_bytes, what a device read in its memory
 
   /// Of a KV head of a layer: attended, and what exact attention would have attended.
   uint64_t attended_positions() const { return attended_blocks * kBlockPositions + open_positions; }
@@ -76,6 +77,7 @@ struct SelectionCounts {
     pinned_blocks += other.pinned_blocks;
     missing_blocks += other.missing_blocks;
     file_bytes += other.file_bytes;
+    scanned_on_device_bytes += other.scanned_on_device_bytes;
   }
   SelectionCounts since(const SelectionCounts& before) const {
     return {steps - before.steps,
@@ -85,7 +87,8 @@ struct SelectionCounts {
             index_bytes - before.index_bytes,
             pinned_blocks - before.pinned_blocks,
             missing_blocks - before.missing_blocks,
-            file_bytes - before.file_bytes};
+            file_bytes - before.file_bytes,
+            scanned_on_device_bytes - before.scanned_on_device_bytes};
   }
 };
 
@@ -107,6 +110,8 @@ uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);
 /// the KV heads of one layer attend at a time, and what windowed layers hold of a text.
 uint64_t chosen_on_device_min(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
                               uint32_t chunk_rows);
+/// Estimated weights of the rows of a layer that choose together on a device, at most.
+uint64_t device_weight_floats(const ModelShape& shape, uint64_t n_ctx);
 
 /// One row of a step. Rows of one sequence stand together and in order; row i of a sequence gets
 /// position n_pos() + i.

@@ -28,9 +28,16 @@ class Walk::State::DeviceContexts : public ContextChooser,
   DeviceContexts(const DeviceContexts&) = delete;
   DeviceContexts& operator=(const DeviceContexts&) = delete;
 
-  void choose(uint32_t layer, uint32_t first_row, uint32_t n_part_rows,
-              const float* queries) override {
-    work("choose", layer, [&] { choose_for(layer, first_row, n_part_rows, queries); });
+  /// Not of means of rows, which are made of the queries here.
+  bool asks_index(uint32_t layer, uint32_t n_part_rows) const override {
+    const Selection& of = *state_.selection;
+    return of.choosers.front().rule().mode_of(layer) == index::LayerMode::kIndex &&
+           of.mean_rows(n_part_rows) == 1;
+  }
+
+  void choose(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, const float* queries,
+              const BlockWeights& weights) override {
+    work("choose", layer, [&] { choose_for(layer, first_row, n_part_rows, queries, weights); });
   }
 
   size_t bring(uint32_t layer, std::span<const tiers::BlockId> blocks) override;
@@ -77,7 +84,8 @@ class Walk::State::DeviceContexts : public ContextChooser,
     wait();
   }
 
-  void choose_for(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, const float* queries);
+  void choose_for(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, const float* queries,
+                  const BlockWeights& weights);
   /// Of rows from row_begin of the step on.
   void take_queries(uint32_t layer, uint32_t row_begin, uint32_t n_part_rows, const float* queries);
 
@@ -96,17 +104,18 @@ LayerLease Walk::State::DeviceContexts::take_layer(uint32_t layer) {
 }
 
 void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,
-                                             uint32_t n_part_rows, const float* queries) {
+                                             uint32_t n_part_rows, const float* queries,
+                                             const BlockWeights& weights) {
   group_idx_ = first_group_ + first_row / kDeviceFewRows;
   const Group& group = state_.groups[group_idx_];
   STRATA_CHECK(group.row_begin == state_.groups[first_group_].row_begin + first_row &&
                    group.n_rows == n_part_rows,
                "rows %u to %u of a group of %u rows from %u on", first_row, first_row + n_part_rows,
                group.n_rows, group.row_begin);
-  take_queries(layer, group.row_begin, n_part_rows, queries);
+  if (queries != nullptr) take_queries(layer, group.row_begin, n_part_rows, queries);
   state_.let_go_chosen(/*are_copied=*/true);
   state_.selection->file_bytes_before = state_.cache.store().transfer_counts().read_bytes;
-  state_.select_group(group_idx_, layer);
+  state_.select_group(group_idx_, layer, /*attends=*/false, weights);
 }
 
 size_t Walk::State::DeviceContexts::bring(uint32_t layer, std::span<const tiers::BlockId> blocks) {

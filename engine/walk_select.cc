@@ -100,6 +100,11 @@ uint64_t chosen_on_device_min(const ModelShape& shape, uint64_t n_ctx, const ind
   return n_blocks;
 }
 
+uint64_t device_weight_floats(const ModelShape& shape, uint64_t n_ctx) {
+  const SelectionSizes sizes = selection_sizes(shape, n_ctx);
+  return sizes.row_floats() * std::min(sizes.max_rows, kDeviceFewRows);
+}
+
 void check_modes(const index::Rule& rule, const ModelShape& shape) {
   const auto refuse = [](size_t layer, const std::string& why) {
     throw Error(ErrorCode::kUsage, fmt::format("layer {} {}", layer, why), "--attn-layers",
@@ -197,17 +202,20 @@ void Walk::State::put_means(const Group& group, uint32_t layer) {
     }
 }
 
-/// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks), and then the choice
-/// of every head, by the worker that has scored the last of its blocks; and then, where it attends,
-/// the spans of every head.
-void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks,
-                               bool attends) {
+/// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks), where none are given,
+/// and then the choice of every head, by the worker that has scored the last of its blocks; and
+/// then, where it attends, the spans of every head.
+void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks, bool attends,
+                               const BlockWeights& given) {
   const Group& group = groups[group_idx];
   const LayerShape& of = shape.layers[layer];
   const uint32_t n_queries = n_scored(group, layer);
   const uint64_t row_floats = uint64_t{of.n_heads / of.n_kv_heads} * shape.head_dim;
-  const bool has_means = selection->mean_rows(group.n_rows) > 1;
+  const bool has_means = selection->mean_rows(group.n_rows) > 1,
+             is_scored = given.values != nullptr;
   if (has_means) put_means(group, layer);
+  selection->of_layer =
+      is_scored ? given : BlockWeights{selection->weights.data(), selection->stride};
   const auto queries_of = [&](uint32_t head) -> const float* {
     if (has_means) return selection->means.data() + uint64_t{head} * n_queries * shape.head_dim;
     return q_by_head.data() + (uint64_t{head} * n_rows + group.row_begin) * row_floats;
@@ -216,7 +224,8 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
   STRATA_CHECK(
       index.scratch_floats(n_queries) <= attend_scratch_floats(kMaxTileQueries, shape.head_dim),
       "scratch of %lu floats", static_cast<unsigned long>(index.scratch_floats(n_queries)));
-  const auto n_parts = std::max(1u, static_cast<uint32_t>(div_up(n_blocks, kBlocksPerTask)));
+  const auto n_parts =
+      is_scored ? 1u : std::max(1u, static_cast<uint32_t>(div_up(n_blocks, kBlocksPerTask)));
   for (uint32_t head = 0; head < of.n_kv_heads; ++head) {
     selection->parts_left[head].store(n_parts, std::memory_order_relaxed);
     selection->is_chosen[head].store(false, std::memory_order_relaxed);
@@ -235,15 +244,16 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
       const auto head = static_cast<uint32_t>(item / n_parts);
       const uint32_t first = static_cast<uint32_t>(item % n_parts) * kBlocksPerTask;
       try {
-        index.estimate({.stream = cache.index_stream(layer, head),
-                        .q = queries_of(head),
-                        .n_queries = n_queries,
-                        .first_block = first,
-                        .end_block = std::min(n_blocks, first + kBlocksPerTask),
-                        .scratch = buffers_of(w).scratch,
-                        .log_weights = selection->weights.data() +
-                                       uint64_t{head} * n_queries * selection->stride,
-                        .weight_stride = selection->stride});
+        if (!is_scored)
+          index.estimate({.stream = cache.index_stream(layer, head),
+                          .q = queries_of(head),
+                          .n_queries = n_queries,
+                          .first_block = first,
+                          .end_block = std::min(n_blocks, first + kBlocksPerTask),
+                          .scratch = buffers_of(w).scratch,
+                          .log_weights = selection->weights.data() +
+                                         uint64_t{head} * n_queries * selection->stride,
+                          .weight_stride = selection->stride});
         if (selection->parts_left[head].fetch_sub(1, std::memory_order_acq_rel) == 1) {
           choose_head(group_idx, layer, head, n_blocks, w);
           selection->is_chosen[head].store(true, std::memory_order_release);
@@ -255,8 +265,12 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
       if (w == 0) n_begun = begin_chosen(group_idx, layer, n_begun);
     }
   });
+  SelectionCounts& sums = selection->counts;
+  const uint64_t index_bytes = sums.index_bytes;
   for (uint32_t head = 0; head < of.n_kv_heads; ++head)
-    selection->counts.index_bytes += index.estimate_bytes(n_blocks, queries_of(head), n_queries);
+    sums.index_bytes +=
+        index.estimate_bytes(n_blocks, is_scored ? nullptr : queries_of(head), n_queries);
+  if (is_scored) sums.scanned_on_device_bytes += sums.index_bytes - index_bytes;
 }
 
 /// Begins to read what heads from n_begun on have chosen and only a file holds, while others are
@@ -302,10 +316,11 @@ void Walk::State::choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_he
                               uint32_t n_blocks, uint32_t worker) {
   const Group& group = groups[group_idx];
   const uint32_t n_queries = n_scored(group, layer);
-  const uint64_t n_weights = uint64_t{n_queries} * selection->stride;
+  const BlockWeights& estimated = selection->of_layer;
+  const uint64_t n_weights = n_queries * estimated.stride;
   const index::Choice& choice = selection->choosers[worker].choose(
-      {.log_weights = std::span(selection->weights).subspan(kv_head * n_weights, n_weights),
-       .weight_stride = selection->stride,
+      {.log_weights = {estimated.values + kv_head * n_weights, n_weights},
+       .weight_stride = estimated.stride,
        .n_queries = n_queries,
        .n_blocks = n_blocks,
        // As if the run stood first: rows of the step before it take nothing of the budget.
@@ -348,7 +363,8 @@ void Walk::State::choose_by_mode(uint32_t group_idx, uint32_t layer, uint32_t n_
   if (mode == index::LayerMode::kReuse) begin_chosen(group_idx, layer, 0);
 }
 
-void Walk::State::select_group(uint32_t group_idx, uint32_t layer, bool attends) {
+void Walk::State::select_group(uint32_t group_idx, uint32_t layer, bool attends,
+                               const BlockWeights& given) {
   const Group& group = groups[group_idx];
   const uint32_t n_kv_heads = shape.layers[layer].n_kv_heads;
   const uint32_t n_blocks = group.held_pos / kBlockPositions;
@@ -357,7 +373,7 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer, bool attends)
   const index::LayerMode mode = selection->choosers.front().rule().mode_of(layer);
   const bool asks_index = mode == index::LayerMode::kIndex;
   if (asks_index)
-    choose_heads(group_idx, layer, n_blocks, attends);
+    choose_heads(group_idx, layer, n_blocks, attends, given);
   else
     choose_by_mode(group_idx, layer, n_blocks, mode);
   if (asks_index && group.sequence->index()->has_tail()) estimate_tails(group_idx, layer, n_blocks);
@@ -367,8 +383,9 @@ void Walk::State::select_group(uint32_t group_idx, uint32_t layer, bool attends)
         selection->heads[group_idx * selection->max_kv_heads + head].chosen.size();
     sums.open_positions += group.first_pos + group.n_rows - n_blocks * kBlockPositions;
   }
-  counts.read_bytes += sums.since(before).attended_positions() * kv_position_bytes(cache.layout()) +
-                       sums.index_bytes - before.index_bytes;
+  const SelectionCounts of_group = sums.since(before);
+  counts.read_bytes += of_group.attended_positions() * kv_position_bytes(cache.layout()) +
+                       of_group.index_bytes - of_group.scanned_on_device_bytes;
 }
 
 void Walk::State::select_layer(uint32_t layer) {
@@ -428,46 +445,6 @@ void Walk::State::attend_head_spans(uint32_t layer, uint32_t kv_head, uint32_t w
     STRATA_CHECK(at + span_floats <= span_partials.size(), "%lu floats of span partials",
                  static_cast<unsigned long>(at + span_floats));
     attend_span(tile, tile.first_span + i, buffers);
-  }
-}
-
-/// Takes the blocks that a step has filled into the index, while they are in DRAM.
-void Walk::State::index_closed(Sequence& sequence, uint32_t held_pos) {
-  index::Selector* index = sequence.index();
-  if (index == nullptr) return;
-  const uint32_t first = sequence.n_indexed();
-  const uint32_t end = sequence.n_pos() / kBlockPositions;
-  if (first < held_pos / kBlockPositions) return;  // after what was missed: index_missed()
-  pool.for_each(cache.n_index_streams(), 1, [&](uint64_t from, uint64_t to, uint32_t) {
-    for (auto stream = static_cast<index::StreamIdx>(from); stream < to; ++stream) {
-      const uint32_t layer = cache.layer_of_index_stream(stream);
-      const auto all = cache.stream_blocks(sequence, layer, stream - cache.index_stream(layer, 0));
-      for (uint32_t block = first; block < end; ++block)
-        index->observe(stream, block, cache.store().bytes(all.blocks[block]));
-    }
-  });
-  sequence.set_n_indexed(end);
-}
-
-/// Reads back the blocks that came without rows of an index and takes them into it.
-void Walk::State::index_missed(Sequence& sequence) {
-  const uint32_t end = sequence.n_pos() / kBlockPositions;
-  while (sequence.n_indexed() < end) {
-    const uint32_t first = sequence.n_indexed();
-    const uint32_t n = std::min(end - first, kExtentBlocks - first % kExtentBlocks);
-    for (uint32_t layer = 0; layer < shape.n_layers; ++layer) {
-      if (shape.layers[layer].window > 0) continue;
-      check_cancelled();
-      const ExtentBytes held = cache.hold_extent(sequence, layer, first * kBlockPositions, n);
-      pool.for_each(shape.layers[layer].n_kv_heads, 1, [&](uint64_t from, uint64_t to, uint32_t) {
-        for (uint64_t head = from; head < to; ++head)
-          for (uint32_t i = 0; i < n; ++i)
-            sequence.index()->observe(cache.index_stream(layer, static_cast<uint32_t>(head)),
-                                      first + i, held.blocks[head * n + i]);
-      });
-      cache.release_extent(held);
-    }
-    sequence.set_n_indexed(first + n);
   }
 }
 

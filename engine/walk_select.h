@@ -61,6 +61,7 @@ struct Walk::State::Selection : SelectionSizes {
   };
 
   std::vector<float> weights;
+  BlockWeights of_layer;  // at hand: these, or what a device has given
   // Of the group at hand, where it is scored by means: [n_kv_heads][n_means][group, head_dim].
   std::vector<float> means;
   std::vector<std::atomic<uint32_t>> parts_left;  // per KV head: pieces of weights still to come

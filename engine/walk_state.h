@@ -135,15 +135,17 @@ struct Walk::State {
   void attend_split(uint32_t layer);
   void merge_split(uint32_t layer);
 
-  // Retrieval (engine/walk_select.cc).
+  // Retrieval (engine/walk_select.cc; the index it asks, engine/walk_index.cc).
   struct HeadTable;
   struct Selection;
   HeadTable head_table(uint32_t group_idx, uint32_t layer, uint32_t kv_head) const;
   void select_layer(uint32_t layer);
-  void select_group(uint32_t group_idx, uint32_t layer, bool attends = false);
+  void select_group(uint32_t group_idx, uint32_t layer, bool attends = false,
+                    const BlockWeights& given = {});
   void put_means(const Group& group, uint32_t layer);
   uint32_t n_scored(const Group& group, uint32_t layer) const;
-  void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks, bool attends);
+  void choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks, bool attends,
+                    const BlockWeights& given);
   std::span<const uint64_t> list_resident(uint32_t group_idx, uint32_t layer, uint32_t kv_head,
                                           uint32_t n_blocks);
   void choose_head(uint32_t group_idx, uint32_t layer, uint32_t kv_head, uint32_t n_blocks,

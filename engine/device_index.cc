@@ -1,0 +1,187 @@
+#include "engine/device_index.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "engine/device_plan.h"
+#include "engine/walk.h"
+
+namespace strata::engine {
+namespace {
+
+using index::TileMemory;
+using index::TileSlot;
+
+constexpr uint32_t kNoSlot = UINT32_MAX;
+
+/// Slots of a stream in the table.
+uint64_t slots_of_table(uint64_t n_ctx) {
+  return std::max(1u, index::tile_slots(static_cast<uint32_t>(n_ctx / kBlockPositions)));
+}
+
+uint64_t pointer_bytes(uint32_t n_streams, uint64_t n_ctx) {
+  return n_streams * slots_of_table(n_ctx) * TileMemory::kSlotTiles * sizeof(std::byte*);
+}
+
+uint64_t scored_bytes(const ModelShape& shape, uint64_t n_ctx) {
+  return device_weight_floats(shape, n_ctx) * sizeof(float);
+}
+
+bool has_scanned_rows(const index::IndexShape& of, const std::optional<index::Method>& method) {
+  return method && index::has_rotated_codes(*method) && of.n_streams > 0;
+}
+
+const TileMemory& scanned_memory(const KvCache& cache) {
+  const index::SelectorSource* source = cache.selectors();
+  STRATA_CHECK(source != nullptr && index::has_rotated_codes(source->method()), "%s",
+               "an index whose rows a device scans");
+  return *source->memory();
+}
+
+}  // namespace
+
+uint64_t DeviceIndex::memory_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_ctx,
+                                   uint32_t n_answers, const std::optional<index::Method>& method) {
+  const index::IndexShape of = index_shape(shape, layout.k_codec, layout.v_codec, n_ctx, n_answers);
+  if (!has_scanned_rows(of, method)) return 0;
+  return device_aligned(index::index_bytes(*method, of)) +
+         device_aligned(pointer_bytes(of.n_streams, n_ctx)) +
+         device_aligned(scored_bytes(shape, n_ctx));
+}
+
+uint64_t DeviceIndex::host_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_ctx,
+                                 uint32_t n_answers, const std::optional<index::Method>& method) {
+  const index::IndexShape of = index_shape(shape, layout.k_codec, layout.v_codec, n_ctx, n_answers);
+  if (!has_scanned_rows(of, method)) return 0;
+  const uint64_t n_slots = index::index_bytes(*method, of) /
+                           (rabitq_tile_bytes(layout.head_dim) * TileMemory::kSlotTiles);
+  return round_up(pointer_bytes(of.n_streams, n_ctx) + scored_bytes(shape, n_ctx),
+                  HostMemory::kGrain) +
+         n_slots * (TileMemory::kSlotTiles + 1) * sizeof(uint64_t) +
+         of.n_streams * slots_of_table(n_ctx) * sizeof(uint32_t);
+}
+
+DeviceIndex::DeviceIndex(const OpenDevice& device, const KvCache& cache, uint64_t n_ctx)
+    : cache_(cache),
+      memory_(scanned_memory(cache)),
+      table_slots_(slots_of_table(n_ctx)),
+      arena_(PinnedMemory::pin(device, memory_.arena())),
+      slot_editions_(memory_.n_slots(), 0),
+      tile_editions_(uint64_t{memory_.n_slots()} * TileMemory::kSlotTiles, 0),
+      listed_(cache.n_index_streams() * table_slots_, kNoSlot) {
+  const uint64_t of_table = pointer_bytes(cache.n_index_streams(), n_ctx);
+  const uint64_t of_weights = scored_bytes(cache.shape(), n_ctx);
+  rows_ = DeviceBuffer::allocate(device, tile_editions_.size() * memory_.tile_bytes(),
+                                 "rows of the index");
+  table_ = DeviceBuffer::allocate(device, of_table, "tables of the index");
+  weights_ = DeviceBuffer::allocate(device, of_weights, "what the index says of blocks");
+  host_memory_ = HostMemory::reserve(of_table + of_weights);
+  pinned_ = PinnedMemory::pin(device, {host_memory_.data(), host_memory_.size()});
+  entries_ = host_memory_.as<std::byte*>(listed_.size() * TileMemory::kSlotTiles);
+  host_weights_ = reinterpret_cast<float*>(host_memory_.data() + of_table);
+}
+
+std::byte* DeviceIndex::place(TileSlot slot) const {
+  return rows_.bytes() + (memory_.tile(slot, 0) - memory_.arena().data());
+}
+
+void DeviceIndex::copy(Stream& stream, const Run& stale) {
+  if (stale.end == stale.begin) return;
+  stream.copy(rows_.bytes() + stale.begin, memory_.arena().data() + stale.begin,
+              stale.end - stale.begin);
+  copied_bytes_ += stale.end - stale.begin;
+}
+
+/// All of a slot that is stale, whoever reads it: what follows on `stale` makes it longer, else
+/// that is copied.
+void DeviceIndex::follow(Stream& stream, TileSlot slot, Run& stale) {
+  const auto number = static_cast<uint32_t>(slot);
+  if (slot_editions_[number] == memory_.edition(slot)) return;
+  for (uint32_t i = 0; i < TileMemory::kSlotTiles; ++i) {
+    const uint64_t tile = uint64_t{number} * TileMemory::kSlotTiles + i;
+    if (tile_editions_[tile] == memory_.edition(slot, i)) continue;
+    const uint64_t begin = tile * memory_.tile_bytes();
+    if (begin != stale.end) {
+      copy(stream, stale);
+      stale = {begin, begin};
+    }
+    stale.end += memory_.tile_bytes();
+    tile_editions_[tile] = memory_.edition(slot, i);
+  }
+  slot_editions_[number] = memory_.edition(slot);
+}
+
+/// Slot slot_idx of a stream in the table.
+void DeviceIndex::list(index::StreamIdx row, uint32_t slot_idx, TileSlot slot) {
+  uint32_t& listed = listed_[row * table_slots_ + slot_idx];
+  if (listed == static_cast<uint32_t>(slot)) return;
+  listed = static_cast<uint32_t>(slot);
+  const uint64_t first = (row * table_slots_ + slot_idx) * TileMemory::kSlotTiles;
+  for (uint32_t i = 0; i < TileMemory::kSlotTiles; ++i)
+    entries_[first + i] = place(slot) + i * memory_.tile_bytes();
+  changed_begin_ = std::min(changed_begin_, first);
+  changed_end_ = std::max(changed_end_, first + TileMemory::kSlotTiles);
+}
+
+void DeviceIndex::flush_table(Stream& stream) {
+  if (changed_begin_ >= changed_end_) return;
+  stream.copy(table_.as<std::byte*>() + changed_begin_, &entries_[changed_begin_],
+              (changed_end_ - changed_begin_) * sizeof(std::byte*));
+  changed_begin_ = UINT64_MAX;
+  changed_end_ = 0;
+}
+
+void DeviceIndex::begin_step(Stream& stream, const Sequence& sequence) {
+  const index::TileTable* codes =
+      sequence.index() == nullptr ? nullptr : sequence.index()->rotated_codes();
+  has_rows_ = codes != nullptr && &codes->memory() == &memory_;
+  if (!has_rows_) return;
+  n_blocks_ = sequence.n_pos() / kBlockPositions;
+  const uint32_t n_slots = index::tile_slots(n_blocks_);
+  STRATA_CHECK(n_slots <= table_slots_ && n_blocks_ <= codes->n_blocks(),
+               "%u blocks, %u of them in the index, %lu slots", n_blocks_, codes->n_blocks(),
+               static_cast<unsigned long>(table_slots_));
+  Run stale;
+  try {
+    // Slots of the same positions lie side by side (TileTable::open_blocks).
+    for (uint32_t i = 0; i < n_slots; ++i)
+      for (index::StreamIdx row = 0; row < cache_.n_index_streams(); ++row) {
+        const TileSlot slot = codes->slots(row)[i];
+        follow(stream, slot, stale);
+        list(row, i, slot);
+      }
+    copy(stream, stale);
+  } catch (...) {  // what was to be copied is not known to be
+    std::ranges::fill(slot_editions_, 0);
+    std::ranges::fill(tile_editions_, 0);
+    throw;
+  }
+  flush_table(stream);
+}
+
+BlockWeights DeviceIndex::scan(Stream& stream, uint32_t layer, uint32_t n_rows, const float* q) {
+  const LayerShape& of = cache_.shape().layers[layer];
+  const auto n_tiles = static_cast<uint32_t>(div_up(n_blocks_, kExtentBlocks));
+  const uint64_t stride = uint64_t{std::max(1u, n_tiles)} * kExtentBlocks;
+  const uint32_t n_queries = n_rows * (of.n_heads / of.n_kv_heads);
+  const uint64_t n_bytes = of.n_kv_heads * n_queries * stride * sizeof(float);
+  STRATA_CHECK(has_rows_ && n_bytes <= weights_.size(), "%lu bytes of weights",
+               static_cast<unsigned long>(n_bytes));
+  if (n_tiles == 0) return {host_weights_, stride};
+  const uint64_t table_stride = table_slots_ * TileMemory::kSlotTiles;
+  stream.run(&DeviceKernels::scan_codes,
+             {.q = q,
+              .tiles = table_.as<const std::byte*>() + cache_.index_stream(layer, 0) * table_stride,
+              .tile_stride = table_stride,
+              .n_tiles = n_tiles,
+              .head_dim = cache_.shape().head_dim,
+              .n_kv_heads = of.n_kv_heads,
+              .n_queries = n_queries,
+              .block_scores = weights_.as<float>(),
+              .score_stride = stride});
+  stream.copy(host_weights_, weights_.bytes(), n_bytes);
+  return {host_weights_, stride};
+}
+
+}  // namespace strata::engine
