@@ -205,10 +205,13 @@ struct DeviceSetWordsArgs {
   uint32_t n;
 };
 
+inline constexpr uint32_t kDeviceScanHeadDimMax = 256;
+
 /// What the queries of every KV head ask of tiles of rotated codes (base/index_kernels.h): queries
-/// are rotated and rounded as RabitqQueryArgs has it, and a block's score is ln(sum exp) of its 32
-/// products, exact but for f32, and +infinity where it is not finite. Tiles may lie in pinned host
-/// memory.
+/// are rotated and rounded as RabitqQueryArgs has it, to the same bits, and a block's score is
+/// ln(sum exp) of its 32 products, exact but for f32, and +infinity where it is not finite. Tiles
+/// are 64-byte aligned; they, and the list of them, may lie in pinned host memory. head_dim is a
+/// multiple of 8, at most kDeviceScanHeadDimMax.
 struct DeviceScanArgs {
   const float* q;                 // as DeviceRotateArgs::q_out: [n_kv_heads][n_queries][head_dim]
   const std::byte* const* tiles;  // [n_kv_heads, tile_stride], rabitq_tile_bytes(head_dim) each
