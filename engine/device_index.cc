@@ -29,7 +29,8 @@ uint64_t scored_bytes(const ModelShape& shape, uint64_t n_ctx) {
 }
 
 bool has_scanned_rows(const index::IndexShape& of, const std::optional<index::Method>& method) {
-  return method && index::has_rotated_codes(*method) && of.n_streams > 0;
+  return method && index::has_rotated_codes(*method) && of.n_streams > 0 &&
+         of.layout.head_dim <= kDeviceScanHeadDimMax;
 }
 
 const TileMemory& scanned_memory(const KvCache& cache) {

@@ -33,7 +33,7 @@ class DeviceIndex {
   DeviceIndex(const OpenDevice& device, const KvCache& cache, uint64_t n_ctx);
 
   /// Of the device, for n_ctx positions of so many answers at work; 0 where the method has no
-  /// rotated codes, for such rows the host estimates.
+  /// rotated codes, or such as no device scans: the host estimates.
   static uint64_t memory_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_ctx,
                                uint32_t n_answers, const std::optional<index::Method>& method);
   /// Of DRAM.

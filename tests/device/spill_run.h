@@ -56,11 +56,13 @@ inline uint64_t segment_bytes(const ModelShape& shape, const KvLayout& layout, u
 
 /// A run: the device has room for n_segments, of which each of n_texts has an even part for its
 /// beginning, and DRAM for what n_held texts of n_positions have; 0: all that is asked for, and no
-/// block leaves it. Single blocks can be read where the setting has a method.
+/// block leaves it. Single blocks can be read where the setting has a method, whose rows the device
+/// searches where it can and is to.
 struct SpillRun {
   SpillRun(const LoadedMember& member, WalkSetting setting, uint64_t n_segments,
            uint64_t n_positions, const tiers::SimulatedDisk& disk = {}, uint32_t n_texts = 1,
-           uint32_t n_held = 1, const DeviceTable& table = gpu_emu::emulated_device())
+           uint32_t n_held = 1, const DeviceTable& table = gpu_emu::emulated_device(),
+           bool card_searches = false)
       : layout(KvLayout::make(setting.k_codec, setting.v_codec, member.model.shape().head_dim)),
         made(tiers::testing::make_simulated_spill(
             disk, spill_place_bytes(member.model.shape(), layout), 4096, kSpillFrames)) {
@@ -76,6 +78,7 @@ struct SpillRun {
       plan = device_plan_of(needs, plan.resident);
       plan.kv_bytes = segment_bytes(shape, layout, n_segments, n_texts);
       plan.n_texts = n_texts;
+      if (card_searches) plan.index_bytes = needs.index_bytes;
     };
     run.emplace(member, setting, 0, table, 0, placed, std::move(made.spill));
   }

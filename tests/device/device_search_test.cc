@@ -1,0 +1,429 @@
+// Selected steps whose index the device searches, by the emulator: choices are those of the host's
+// search of the same rows, whatever becomes of texts meanwhile.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "tests/device/device_run.h"
+#include "tests/device/spill_run.h"
+#include "tests/device/virtual_run.h"
+#include "tests/device/watched_device.h"
+#include "tests/engine/thrown_error.h"
+#include "tests/engine/zoo_distance.h"
+
+namespace strata::engine {
+namespace {
+
+using testing::DeviceRun;
+using testing::first_difference;
+using testing::hazards_of;
+using testing::LoadedMember;
+using testing::Logits;
+using testing::VirtualTable;
+using testing::WalkSetting;
+
+constexpr uint32_t kSearchSeed = 20261201;
+constexpr uint32_t kSearchRead = 330;   // exactly
+constexpr uint32_t kSearchAsked = 12;   // in selected steps: more rows than choose together
+constexpr uint32_t kSearchAnswer = 40;  // token by token: a block closes among them
+constexpr uint32_t kSearchTokens = kSearchRead + kSearchAsked + kSearchAnswer;
+
+WalkSetting search_setting(const index::Budget& budget = {index::Budget::Kind::kTokens, 160}) {
+  WalkSetting of{
+      .kernels = cpu_attn::available_kernels().back(), .chunk_rows = kDeviceFewRows, .n_ctx = 448};
+  of.n_sequences = 3;
+  of.method = index::Method::kRabitq;
+  of.rule.budget = budget;
+  of.rule.n_sink_blocks = 1;
+  of.rule.n_window_blocks = 1;
+  return of;
+}
+
+/// What the host's kernels say of the rows, wherever these lie: then choices are the host's to the
+/// bit, as those of the device's own kernel are not, which rounds otherwise.
+int scan_as_host(const DeviceScanArgs& args) {
+  const IndexKernels& kernels = cpu_attn::available_kernels().back()->index;
+  const uint32_t n_codes = rabitq_groups(args.head_dim) * kRabitqGroup;
+  const HostMemory columns = HostMemory::reserve(uint64_t{args.head_dim} * kBlockPositions * 4);
+  std::vector<int8_t> codes(uint64_t{args.n_queries} * n_codes);
+  std::vector<float> scales(args.n_queries);
+  std::vector<int32_t> sums(args.n_queries);
+  for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
+    kernels.rabitq_query({.q = args.q + head * args.n_queries * args.head_dim,
+                          .n_queries = args.n_queries,
+                          .head_dim = args.head_dim,
+                          .columns = columns.as<float>(1).data(),
+                          .codes = codes.data(),
+                          .scales = scales.data(),
+                          .sums = sums.data()});
+    kernels.rabitq_scan(
+        {.tiles = args.tiles + head * args.tile_stride,
+         .n_tiles = args.n_tiles,
+         .head_dim = args.head_dim,
+         .codes = codes.data(),
+         .scales = scales.data(),
+         .sums = sums.data(),
+         .n_queries = args.n_queries,
+         .block_scores = args.block_scores + head * args.n_queries * args.score_stride,
+         .score_stride = args.score_stride});
+  }
+  return 0;
+}
+
+const DeviceTable& device_scanning_as_host() {
+  static const DeviceTable made = [] {
+    DeviceTable table = gpu_emu::emulated_device();
+    table.kernels.scan_codes = [](DeviceStream*, const DeviceScanArgs& args) {
+      return scan_as_host(args);
+    };
+    return table;
+  }();
+  return made;
+}
+
+/// A run with room for all of it, where the device searches, or with the host's search.
+void let_host_search(const DeviceNeeds&, DevicePlan& plan) { plan.index_bytes = 0; }
+DeviceRun card_run(const LoadedMember& member, const WalkSetting& setting,
+                   const DeviceTable& table = device_scanning_as_host()) {
+  return DeviceRun(member, setting, 0, table);
+}
+DeviceRun host_run(const LoadedMember& member, const WalkSetting& setting,
+                   const DeviceTable& table = gpu_emu::emulated_device()) {
+  return DeviceRun(member, setting, 0, table, 0, let_host_search);
+}
+
+/// Logits of a question in one step and of an answer, from where the sequence is.
+Logits answer_from(testing::ZooWalk& walk, Sequence& sequence, std::span<const int32_t> text) {
+  Logits logits;
+  while (sequence.n_pos() < text.size()) {
+    const uint32_t n = sequence.n_pos() == kSearchRead ? kSearchAsked : 1;
+    for (auto& row :
+         walk.feed(sequence, text.subspan(sequence.n_pos(), n), 0, Attention::kSelected))
+      logits.push_back(std::move(row));
+  }
+  return logits;
+}
+Logits answer_all(testing::ZooWalk& walk, std::span<const int32_t> text) {
+  Sequence sequence = walk.sequence();
+  walk.feed(sequence, text.first(kSearchRead));
+  return answer_from(walk, sequence, text);
+}
+
+/// The same choices, then the same bits. Layers that do not ask the index are not searched.
+TEST(DeviceSearch, ChoosesWhatTheHostsSearchChooses) {
+  for (const auto& [name, has_modes] :
+       {std::pair{"llama3", false}, {"llama3", true}, {"gemma3", false}, {"llama-yarn", true}}) {
+    SCOPED_TRACE(std::string(name) + (has_modes ? " with layers that do not ask" : ""));
+    const LoadedMember member(name);
+    const auto text = member.text(kSearchTokens, kSearchSeed);
+    WalkSetting setting = search_setting();
+    using Mode = index::LayerMode;
+    if (has_modes) setting.rule.layers = {Mode::kDense, Mode::kIndex, Mode::kReuse};
+    DeviceRun card = card_run(member, setting), host = host_run(member, setting);
+    EXPECT_GT(card.plan().index_bytes, 0u);
+    const Logits expected = answer_all(host.walk(), text);
+    EXPECT_EQ(first_difference(answer_all(card.walk(), text), expected), std::nullopt);
+    const SelectionCounts of_card = card.walk().walk().selection_counts();
+    const SelectionCounts of_host = host.walk().walk().selection_counts();
+    EXPECT_EQ(of_card.attended_blocks, of_host.attended_blocks);
+    EXPECT_LT(of_card.attended_blocks, of_card.blocks);
+    EXPECT_EQ(of_card.index_bytes, of_host.index_bytes);
+    EXPECT_EQ(of_card.scanned_on_device_bytes, of_card.index_bytes);
+    EXPECT_EQ(of_host.scanned_on_device_bytes, 0u);
+    // DRAM is not read for it.
+    EXPECT_EQ(card.walk().walk().counts().read_bytes + of_card.index_bytes,
+              host.walk().walk().counts().read_bytes);
+    EXPECT_GT(card.device().index_copied_bytes(), 0u);
+    EXPECT_EQ(host.device().index_copied_bytes(), 0u);
+  }
+}
+
+/// What the device's own kernel finds differs from what the host's does by the rounding of both,
+/// and so little that only blocks change places which weigh nearly the same.
+constexpr double kScoresApart = 0.07;  // nat: the host's exp alone errs by 0.06
+struct Choices {
+  uint64_t n_scanned = 0, n_taken = 0, n_swapped = 0;
+};
+void expect_near_choices(const DeviceScanArgs& args, uint32_t n_taken, Choices& sums) {
+  const uint64_t n_blocks = uint64_t{args.n_tiles - 1} * kExtentBlocks;  // that are full for sure
+  const uint64_t n_floats = args.n_kv_heads * args.n_queries * args.score_stride;
+  std::vector<float> of_host(n_floats);
+  DeviceScanArgs as_host = args;
+  as_host.block_scores = of_host.data();
+  scan_as_host(as_host);
+  const auto shares = [&](const float* scores) {
+    std::vector<double> sum(n_blocks, 0);
+    for (uint32_t query = 0; query < args.n_queries; ++query) {
+      const float* of = scores + query * args.score_stride;
+      double all = 0;
+      for (uint64_t i = 0; i < n_blocks; ++i) all += std::exp(double{of[i]});
+      for (uint64_t i = 0; i < n_blocks; ++i) sum[i] += std::exp(double{of[i]}) / all;
+    }
+    return sum;
+  };
+  for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
+    const uint64_t at = head * args.n_queries * args.score_stride;
+    for (uint32_t query = 0; query < args.n_queries; ++query)
+      for (uint64_t i = 0; i < n_blocks; ++i)
+        EXPECT_NEAR(args.block_scores[at + query * args.score_stride + i],
+                    of_host[at + query * args.score_stride + i], kScoresApart);
+    const auto card = shares(args.block_scores + at), host = shares(of_host.data() + at);
+    const auto least_taken = [&](std::vector<double> of) {
+      std::ranges::nth_element(of, of.begin() + n_taken - 1, std::greater<>());
+      return of[n_taken - 1];
+    };
+    const double of_card = least_taken(card), by_host = least_taken(host);
+    for (uint64_t i = 0; i < n_blocks; ++i) {
+      const bool is_swapped = (card[i] >= of_card) != (host[i] >= by_host);
+      if (!is_swapped) continue;
+      EXPECT_NEAR(std::log(card[i] / of_card), 0, 4 * kScoresApart);
+      ++sums.n_swapped;
+    }
+    sums.n_scanned += n_blocks;
+    sums.n_taken += n_taken;
+  }
+}
+
+TEST(DeviceSearch, TheKernelsChoicesDifferWhereBlocksWeighTheSame) {
+  constexpr uint32_t kTaken = 3;
+  static Choices sums;
+  for (const char* name : {"llama3", "qwen3"}) {
+    SCOPED_TRACE(name);
+    sums = {};
+    DeviceTable judging = gpu_emu::emulated_device();
+    judging.kernels.scan_codes = [](DeviceStream* stream, const DeviceScanArgs& args) {
+      const int number = gpu_emu::emulated_device().kernels.scan_codes(stream, args);
+      expect_near_choices(args, kTaken, sums);
+      return number;
+    };
+    const LoadedMember member(name);
+    const auto text = member.text(kSearchTokens, kSearchSeed);
+    DeviceRun card = card_run(member, search_setting(), judging);
+    const Logits found = answer_all(card.walk(), text);
+    EXPECT_GT(sums.n_scanned, 2 * sums.n_taken);
+    EXPECT_LT(sums.n_swapped, sums.n_taken / 10);
+    DeviceRun host = host_run(member, search_setting());
+    EXPECT_EQ(found.size(), answer_all(host.walk(), text).size());
+    EXPECT_EQ(card.walk().walk().selection_counts().attended_blocks,
+              host.walk().walk().selection_counts().attended_blocks);
+  }
+}
+
+/// Law L6. Tables of so few blocks are one split, whoever cuts them.
+TEST(DeviceSearch, ABudgetOfEverythingIsExactAttention) {
+  for (const char* name : {"llama3", "gemma3", "llama-quantised"}) {
+    SCOPED_TRACE(name);
+    const LoadedMember member(name);
+    const auto text = member.text(200, kSearchSeed);
+    WalkSetting whole = search_setting({index::Budget::Kind::kShare, 1});
+    whole.n_ctx = 256;
+    DeviceRun run = card_run(member, whole, gpu_emu::emulated_device());
+    const auto walked = [&](Attention attention) {
+      Sequence sequence = run.walk().sequence();
+      run.walk().feed(sequence, std::span(text).first(150));
+      Logits logits = run.walk().feed(sequence, std::span(text).subspan(150, 40), 0, attention);
+      for (uint32_t i = 190; i < 200; ++i)
+        logits.push_back(
+            run.walk().feed(sequence, std::span(text).subspan(i, 1), 0, attention).front());
+      return logits;
+    };
+    EXPECT_EQ(first_difference(walked(Attention::kSelected), walked(Attention::kExact)),
+              std::nullopt);
+    EXPECT_GT(run.walk().walk().selection_counts().scanned_on_device_bytes, 0u);
+  }
+}
+
+TEST(DeviceSearch, WhereRowsHaveNoRoomTheHostSearches) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(kSearchTokens, kSearchSeed);
+  const WalkSetting setting = search_setting();
+  DeviceRun host = host_run(member, setting);
+  const Logits expected = answer_all(host.walk(), text);
+  const DeviceRun whole = card_run(member, setting);
+  const uint64_t least = whole.plan().hbm_bytes - whole.plan().kv_bytes - whole.plan().index_bytes;
+  for (const bool has_room : {false, true}) {
+    SCOPED_TRACE(has_room);
+    // To the byte; K and V are read across the link in either case.
+    DeviceRun run(member, setting, least + whole.plan().index_bytes - (has_room ? 0u : 1u),
+                  device_scanning_as_host());
+    EXPECT_EQ(run.plan().index_bytes, has_room ? whole.plan().index_bytes : 0u);
+    EXPECT_EQ(run.plan().kv_bytes > 0, !has_room);
+    EXPECT_EQ(run.plan().n_streamed(), 0u);
+    EXPECT_EQ(first_difference(answer_all(run.walk(), text), expected), std::nullopt);
+    EXPECT_EQ(run.walk().walk().selection_counts().scanned_on_device_bytes > 0, has_room);
+  }
+}
+
+/// A text that is cut and goes on with other tokens, a fork that does, and the first one again.
+TEST(DeviceSearch, RowsOfATextThatWasCutAreNotThoseOfBefore) {
+  const LoadedMember member("llama3");
+  const WalkSetting setting = search_setting();
+  DeviceRun run = card_run(member, setting);
+  const auto first = member.text(kSearchTokens, kSearchSeed);
+  // Other tokens from the second block on: of the index nearly all is other.
+  auto second = member.text(kSearchTokens, kSearchSeed + 1);
+  std::copy_n(first.begin(), 40, second.begin());
+  const auto fresh = [&](std::span<const int32_t> text) {
+    DeviceRun host = host_run(member, setting);
+    return answer_all(host.walk(), text);
+  };
+  const Logits of_first = fresh(first), of_second = fresh(second);
+  EXPECT_NE(first_difference(of_first, of_second), std::nullopt);
+  testing::ZooWalk& walk = run.walk();
+  Sequence sequence = walk.sequence();
+  const auto read_from = [&](Sequence& of, std::span<const int32_t> text) {
+    walk.feed(of, text.subspan(of.n_pos(), kSearchRead - of.n_pos()));
+    return answer_from(walk, of, text);
+  };
+  EXPECT_EQ(first_difference(read_from(sequence, first), of_first), std::nullopt);
+  sequence.truncate(40);
+  EXPECT_EQ(first_difference(read_from(sequence, second), of_second), std::nullopt);
+  Sequence fork = sequence.fork();
+  fork.truncate(40);
+  EXPECT_EQ(first_difference(read_from(fork, first), of_first), std::nullopt);
+  sequence.truncate(kSearchRead);
+  EXPECT_EQ(first_difference(answer_from(walk, sequence, second), of_second), std::nullopt);
+}
+
+/// Rows of two texts in one step, of more than choose together, and then token by token.
+TEST(DeviceSearch, TextsThatTakeTurnsHaveTheirOwnRows) {
+  const LoadedMember member("llama3");
+  const WalkSetting setting = search_setting();
+  const std::vector<std::vector<int32_t>> texts = {member.text(kSearchTokens, kSearchSeed),
+                                                   member.text(kSearchTokens, kSearchSeed + 1)};
+  const auto in_turns = [&](testing::ZooWalk& walk) {
+    std::vector<Sequence> sequences;
+    for (const auto& text : texts) {
+      sequences.push_back(walk.sequence());
+      walk.feed(sequences.back(), std::span(text).first(kSearchRead));
+    }
+    Logits all;
+    while (sequences[0].n_pos() < kSearchTokens) {
+      const uint32_t n = sequences[0].n_pos() == kSearchRead ? kSearchAsked : 1;
+      std::vector<StepRow> rows;
+      for (uint32_t of = 0; of < 2; ++of) {
+        for (uint32_t i = 0; i < n; ++i)
+          rows.push_back({&sequences[of], texts[of][sequences[of].n_pos() + i], true});
+        if (of == 0 && n > 1) continue;  // both in one step
+        for (auto& row : walk.step(rows, Attention::kSelected)) all.push_back(std::move(row));
+        rows.clear();
+      }
+    }
+    return all;
+  };
+  WalkSetting wide = setting;
+  wide.chunk_rows = 2 * kSearchAsked;
+  DeviceRun card = card_run(member, wide), host = host_run(member, wide);
+  EXPECT_EQ(first_difference(in_turns(card.walk()), in_turns(host.walk())), std::nullopt);
+}
+
+/// What was chosen comes from DRAM and from a file.
+TEST(DeviceSearch, WhereKAndVSpillToo) {
+  constexpr uint32_t kRead = 1024, kAll = kRead + 20;
+  const LoadedMember member("llama3");
+  const auto text = member.text(kAll, kSearchSeed);
+  const auto answer = [&](testing::SpillRun& of) {
+    Sequence sequence = of.walk().sequence();
+    of.walk().feed(sequence, std::span(text).first(kRead));
+    Logits logits;
+    for (uint32_t i = kRead; i < kAll; ++i)
+      logits.push_back(
+          of.walk().feed(sequence, std::span(text).subspan(i, 1), 0, Attention::kSelected).front());
+    return logits;
+  };
+  const auto spilling = [&](uint64_t n_positions, bool card_searches) {
+    return testing::SpillRun(member, testing::chosen_setting(index::Method::kRabitq), 2,
+                             n_positions, {}, testing::kManyTexts, 1, device_scanning_as_host(),
+                             card_searches);
+  };
+  testing::SpillRun whole = spilling(0, true), away = spilling(560, true),
+                    host = spilling(560, false);
+  const Logits expected = answer(host);
+  EXPECT_EQ(first_difference(answer(whole), expected), std::nullopt);
+  EXPECT_EQ(first_difference(answer(away), expected), std::nullopt);
+  EXPECT_GT(away.store().blocks_read, 0u);
+  EXPECT_GT(away.walk().walk().selection_counts().scanned_on_device_bytes, 0u);
+  EXPECT_EQ(host.walk().walk().selection_counts().scanned_on_device_bytes, 0u);
+}
+
+/// Of 16 heads of a KV head fewer rows are scored one by one than choose together: their means are
+/// made on the host.
+TEST(DeviceSearch, MeansOfRowsAreTheHostsToScore) {
+  makers::RandomTransformer model = makers::zoo_member("llama3").model;
+  model.n_heads = 16;
+  model.n_kv_heads = 1;
+  const testing::LoadedModel member(model);
+  const auto text = member.text(kSearchTokens, kSearchSeed);
+  const WalkSetting setting = search_setting();
+  DeviceRun card(member, setting, 0, device_scanning_as_host());
+  DeviceRun host(member, setting, 0, gpu_emu::emulated_device(), 0, let_host_search);
+  Sequence of_card = card.walk().sequence(), of_host = host.walk().sequence();
+  card.walk().feed(of_card, std::span(text).first(kSearchRead));
+  host.walk().feed(of_host, std::span(text).first(kSearchRead));
+  const auto asked = [&](DeviceRun& run, const Sequence& read, uint32_t n_rows) {
+    Sequence sequence = read.fork();
+    std::vector<StepRow> rows;
+    for (uint32_t i = 0; i < n_rows; ++i) rows.push_back({&sequence, text[kSearchRead + i], true});
+    return run.walk().step(rows, Attention::kSelected);
+  };
+  for (const uint32_t n_rows : {1u, 6u, 7u, 8u}) {
+    SCOPED_TRACE(n_rows);
+    const SelectionCounts before = card.walk().walk().selection_counts();
+    EXPECT_EQ(first_difference(asked(card, of_card, n_rows), asked(host, of_host, n_rows)),
+              std::nullopt);
+    const SelectionCounts of = card.walk().walk().selection_counts().since(before);
+    EXPECT_GT(of.index_bytes, 0u);
+    EXPECT_EQ(of.scanned_on_device_bytes, n_rows <= 6 ? of.index_bytes : 0u);
+  }
+}
+
+/// Rows of blocks that close are copied between kernels that read the rows of before.
+TEST(DeviceSearch, EveryCopyAndScanIsOrdered) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(kSearchTokens, kSearchSeed);
+  VirtualTable device;
+  DeviceTable like = gpu_emu::emulated_device();
+  like.facts = [](Device* of, DeviceFacts* facts) {  // by which attention is cut
+    const int number = gpu_emu::emulated_device().facts(of, facts);
+    facts->n_multiprocessors = planner::device_profile("rtx3060").n_multiprocessors;
+    return number;
+  };
+  DeviceRun emulated = card_run(member, search_setting(), like);
+  const Logits expected = answer_all(emulated.walk(), text);
+  DeviceRun run = card_run(member, search_setting(), device.table());
+  try {
+    EXPECT_EQ(first_difference(answer_all(run.walk(), text), expected), std::nullopt);
+  } catch (const Error& error) {
+    ADD_FAILURE() << error.what();
+  }
+  EXPECT_EQ(hazards_of(run), "");
+  EXPECT_GT(run.walk().walk().selection_counts().scanned_on_device_bytes, 0u);
+}
+
+/// A device that is lost while the host waits for what it has found ends the step, and all that
+/// come after it.
+TEST(DeviceSearch, ADeviceThatIsLostWhileItSearchesEndsTheAnswer) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(kSearchTokens, kSearchSeed);
+  testing::watch() = {};
+  DeviceRun run = card_run(member, search_setting(), testing::watched_device());
+  Sequence sequence = run.walk().sequence();
+  run.walk().feed(sequence, std::span(text).first(kSearchRead));
+  const std::vector<StepRow> rows{{&sequence, text[kSearchRead], true}};
+  const auto step = [&] { run.walk().step(rows, Attention::kSelected); };
+  testing::watch().failed_wait = 719;
+  testing::expect_error(step, ErrorCode::kDeviceLost, "error 719", "cuda:0");
+  testing::watch().failed_wait = 0;
+  testing::expect_error(step, ErrorCode::kDeviceLost, "error 719", "cuda:0");
+  EXPECT_EQ(sequence.n_pos(), kSearchRead);
+  EXPECT_EQ(run.walk().walk().selection_counts().steps, 0u);
+}
+
+}  // namespace
+}  // namespace strata::engine
