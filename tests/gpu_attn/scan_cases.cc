@@ -153,11 +153,13 @@ struct WantedScore {
 
 /// ln(sum exp) of a block's products with a rounded query.
 ///
-/// Values of keys are integers but for the product with the factor; so a score rounds the largest
-/// value, two steps, a sum and a scale: 8 roundings of sizes up to |key part| + |centre part|, of
-/// which differences of values have the first. A weight 2^x errs by 3 roundings of x, which make at
-/// most e^-1 each of the sum, by 2 ulp of exp2, and is rescaled up to 10 times (a lane's eight keys,
-/// two joins), each with a product and a sum: below 128 roundings of the sum, with those of log2.
+/// Values of keys are integers but for the product with the factor. The largest one's part of a
+/// score rounds in that product, in three that make the step, in log2 e and the one with the step,
+/// in two sums, in ln 2 and the product with it, and two values have a difference that rounded
+/// twice: 12 times its size. The centre's part rounds in three products and a sum. A weight 2^x
+/// errs by 3 roundings of x, which make at most e^-1 each of the sum, by 2 ulp of exp2, and is
+/// rescaled up to 10 times (a lane's keys, three joins), each with 2 ulp, a product and a sum:
+/// below 128 roundings of the sum, with those of log2.
 WantedScore wanted_score(const RabitqReader& tile, uint32_t head_dim, uint32_t block,
                          const int8_t* codes, float query_scale) {
   const double scale = query_scale;
@@ -178,7 +180,7 @@ WantedScore wanted_score(const RabitqReader& tile, uint32_t head_dim, uint32_t b
     size = std::max(size, std::abs(value));
   }
   const double score = centre + top + std::log(sum);
-  return {score, kUnit * (8 * (size + std::abs(centre)) + 128)};
+  return {score, kUnit * (12 * size + 4 * std::abs(centre) + 128)};
 }
 
 /// Device memory, or host memory that it has pinned.
