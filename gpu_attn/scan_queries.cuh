@@ -93,7 +93,6 @@ __device__ __forceinline__ void put_query(const ScanArgs& args, const ScanQuerie
     sum += code;
   }
   sum = __reduce_add_sync(kFullMask, sum);
-  __syncwarp();  // the row is the next query's
   if (lane != 0) return;
   to.sums[query] = sum;
   to.scales[query] = !is_finite    ? bits_to_float(kMagnitudeBits)  // NaN

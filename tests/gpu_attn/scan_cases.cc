@@ -40,6 +40,7 @@ struct ScanShape {
   uint32_t n_kv_heads = 1;
   Contents contents = Contents::kKeys;
   bool is_pinned = false;  // tiles, their list and the scores
+  float query_length = 2;  // about so many nat lie between the keys of a block
 
   uint32_t n_queries() const { return n_rows * group; }
   uint64_t score_stride() const { return uint64_t{n_tiles} * kExtentBlocks + kSpareScores; }
@@ -218,7 +219,7 @@ uint32_t drawn_at(const ScanShape& shape, uint32_t head, uint32_t tile) {
 std::vector<float> draw_queries(const ScanShape& shape, std::mt19937& random) {
   const uint64_t n_queries = uint64_t{shape.n_kv_heads} * shape.n_queries();
   auto q = normal_row(n_queries * shape.head_dim, random,
-                      2 / std::sqrt(static_cast<float>(shape.head_dim)));
+                      shape.query_length / std::sqrt(static_cast<float>(shape.head_dim)));
   if (shape.contents != Contents::kUnusual) return q;
   q[(n_queries - 1) * shape.head_dim + 1] = kNan;
   for (uint32_t d = 0; d < shape.head_dim && n_queries > 1; ++d) q[d] = 0;
@@ -332,6 +333,7 @@ std::string name_of(const ScanShape& shape) {
                      " tiles";
   if (shape.contents == Contents::kUnusual) name += "/unusual";
   if (shape.contents == Contents::kAnyBytes) name += "/any bytes";
+  if (shape.query_length > 100) name += "/far apart";
   return shape.is_pinned ? name + "/pinned" : name;
 }
 
@@ -352,6 +354,8 @@ std::vector<GpuCase> scan_cases() {
   for (const uint32_t head_dim : {32u, 128u, 256u})
     for (const Contents contents : {Contents::kUnusual, Contents::kAnyBytes})
       shapes.push_back({.head_dim = head_dim, .group = 5, .n_kv_heads = 2, .contents = contents});
+  for (const uint32_t head_dim : {64u, 128u})  // beyond what exp holds
+    shapes.push_back({.head_dim = head_dim, .group = 4, .query_length = 400});
   shapes.push_back({.head_dim = 128, .group = 4, .n_kv_heads = 2, .is_pinned = true});
   shapes.push_back({.head_dim = 64, .n_tiles = 100});
   shapes.push_back({.head_dim = 128, .group = 4, .n_tiles = 0, .n_kv_heads = 2});
