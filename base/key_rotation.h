@@ -3,9 +3,9 @@
 // one device made are asked by queries that another has turned, so there is one place that says
 // how.
 //
-// Rotation  signs and a Walsh-Hadamard transform over the first P dimensions, P = rotated_at_once();
-//           where P < head_dim once more over the last P. Orthogonal: q . k stays. The signs are
-//           those of rotation_sign(), for all streams and for ever.
+// Rotation  signs and a Walsh-Hadamard transform over the first P dimensions, P being
+//           rotated_at_once(); where P < head_dim once more over the last P. Orthogonal: q . k
+//           stays. The signs are those of rotation_sign(), for all streams and for ever.
 #pragma once
 
 #include <cstdint>

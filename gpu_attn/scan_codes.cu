@@ -1,151 +1,82 @@
 // gpu_attn/scan_codes.cu - scores of blocks by the rotated codes of their keys.
 //
-// Formula  queries by base/key_rotation.h, to bytes as cpu_attn/index_rabitq_encode.inc rounds them,
-//          the same bits; value = factor * (codes . q - 3.5 * sum of q) in integers, exact in f32
-//          but for the last product; score of a block = scale (factor_step max + centre_step
-//          (centre - 64) . q) + ln sum exp(scale factor_step (value - max)) over its 32 keys
+// Formula  queries: gpu_attn/scan_queries.cuh. value = factor * 8 (codes . q - 3.5 * sum of q), one
+//          rounding; score of a block = ln sum exp(scale factor_step value / 8) over its 32 keys +
+//          scale centre_step (centre - 64) . q
 // Shapes   base/device_kernels.h, DeviceScanArgs; tiles as base/index_kernels.h lays them out
-// Threads  a thread block: one KV head, whose queries its warps turn first, a warp each; then a warp
-//          per tile. Eight queries are the columns of a product of bytes in the tensor cores, and
-//          rows are a key of a block each. The layout needs no exchange between lanes: lane l reads
-//          the words of group l % 4 (and 4 more) of one key of four neighbouring blocks, 16 bytes
-//          each, which are four rows of an operand once they are unpacked; its rows' products come
-//          back to it, of queries 2 (l % 4) and the next. So a lane has four blocks, of eight keys
-//          each, and keeps the maximum and the sum of each up to date; four lanes have a block
-//          together and join at the tile's end. Centres go the same way, a row per block
-// Loads    kAhead steps of 1,536 bytes (head_dim 128) are under way before a warp needs them, the
-//          first of them before the queries are turned; tiles are read once for 16 queries
-// Bytes    scan_codes_bytes(args), operations scan_codes_ops(args): gpu_attn/scan_bytes.h. At group 4
-//          and head_dim 128 a step of a warp is 16 products, 68 operations to unpack, 100 for values
-//          and weights: by count half of what an H200 has in the time that its memory takes (Turing's
-//          dp4a in place of products: 196 and 68)
-// Numbers  exp2 by the card's approximation (2 ulp), 32 terms added in f32; sums of lanes as a tree
+// Threads  a thread block: one KV head, whose queries its warps turn first; then a warp per tile.
+//          Eight queries are the columns of a product of bytes in the tensor cores, and its rows
+//          are a key of a block each. No lanes exchange anything for it: lane l reads the words of
+//          group l % 4 (and of 4 groups on) of one key of four neighbouring blocks, 16 bytes each,
+//          which are four rows of an operand once they are unpacked; what comes back to it are
+//          products of these rows, with queries 2 (l % 4) and the next. So a lane has four blocks,
+//          eight keys of each, and keeps their largest value and sum up to date; four lanes have a
+//          block together and join at the tile's end. Centres go the same way, a row per block.
+//          Up to head_dim 64 (kKeys = 2) lanes l % 4 = 2 and 3 have groups 0 and 1 of another key,
+//          and columns 4 to 7 are queries 0 to 3 for it: no products of zeros
+// Codes    of eight quads the odd ones stay where they are in their bytes, so that they count eight
+//          times: sums of their own, 13 operations to unpack instead of 17
+// Loads    16 bytes each, 1,536 a step of a warp (head_dim 128), copied into shared memory three
+//          steps ahead; a lane reads what it copied itself. A tile is read once for 16 queries
+// Bytes    scan_codes_bytes(args), operations scan_codes_ops(args): gpu_attn/scan_bytes.h
+// Numbers  sums begin at the bits of a float (kSumStart); exp2 by the card's approximation (2 ulp)
+#include "gpu_attn/scan_queries.cuh"
+
 #include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
-#include "base/index_kernels.h"
-#include "base/key_rotation.h"
 #include "gpu_attn/device_stream.cuh"
-#include "gpu_attn/gpu.cuh"
 #include "gpu_attn/kernels.h"
-#include "gpu_attn/row_quant.cuh"
 #include "gpu_attn/scan_bytes.h"
 
 namespace strata::gpu_attn {
 namespace {
 
 constexpr uint32_t kWarps = 4;
-constexpr uint32_t kColumns = 8;  // queries of a product
-constexpr uint32_t kSlots = 4;    // groups of dimensions of a product, one for each lane of a row
+constexpr uint32_t kColumns = 8;     // of a product
+constexpr uint32_t kSlots = 4;       // lanes that have a row of an operand together
 constexpr uint32_t kLaneBlocks = 4;  // whose codes a lane holds
-constexpr uint32_t kQuads = kRabitqGroup / 4;
+constexpr uint32_t kLaneBytes = kLaneBlocks * sizeof(uint32_t);
 constexpr uint32_t kLineBytes = 2 * kExtentBlocks * sizeof(uint32_t);  // a word of a pair of keys
-constexpr uint32_t kStepPairs = 2;                                     // that a warp reads at once
-constexpr uint32_t kSteps = kBlockPositions / 2 / kStepPairs;
-template <uint32_t kChunks>
-constexpr uint32_t kAhead = 2 / kChunks;  // steps that are under way
-constexpr float kMiddle = (kRabitqLevels - 1) / 2.0f;
+constexpr uint32_t kWarpBytes = 32 * kLaneBytes;  // that its lanes load at once
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr uint32_t kInfinityBits = 0x7f800000u;
 constexpr float kNoValue = -1e30f;  // below every value
-// Sums of products begin at the bits of 1.5 * 2^23, so that those of their end are a float's. A sum
-// is at most 256 * 7 * 127 < 2^22.
+
+// Sums begin at the bits of 1.5 * 2^23, so that those of their end are a float's. They are at most
+// 8 * 3.5 * 127 * kDeviceScanHeadDimMax < 2^22.
 constexpr int32_t kSumStart = 0x4B400000;
 constexpr float kSumStartValue = 0x1.8p23f;
+constexpr int32_t kOddWeight = 8;  // of quads that are not shifted
+constexpr int32_t kMiddle = kOddWeight * int32_t{kRabitqLevels - 1} / 2;  // of as many codes
+
 constexpr uint32_t kTileWarps = 2048;  // that the tiles of a launch are spread over
-// Two at least where queries take several passes: turning them, once for each thread block, would be
-// a third of the work.
 constexpr uint32_t kWarpTilesMax = 8;
+constexpr uint32_t kManyQueriesTiles = 2;  // of a warp at least, where turning them is much work
 
-constexpr uint32_t kSignWords = kDeviceScanHeadDimMax / 32;
-
-struct ScanArgs {
-  DeviceScanArgs of;
-  uint32_t is_negative[2][kSignWords];  // the signs of both transforms, a bit per dimension
-  float norm;                           // of a transform
-  uint32_t n_at_once;                   // dimensions of a transform
-  uint32_t n_groups;
-  uint32_t n_padded;                          // queries
-  uint32_t factors_at, centres_at, steps_at;  // in a tile
+/// kChunk groups of dimensions lie side by side in a product; kChunks chunks are a head. Lanes have
+/// kKeys keys side by side. A pass takes kTiles tiles of queries.
+template <uint32_t kChunksOf, uint32_t kKeysOf, uint32_t kTilesOf>
+struct ScanPlan {
+  static constexpr uint32_t kChunks = kChunksOf;
+  static constexpr uint32_t kKeys = kKeysOf;
+  static constexpr uint32_t kTiles = kTilesOf;
+  static constexpr uint32_t kChunk = kSlots / kKeys;
+  static constexpr uint32_t kTileQueries = kColumns / kKeys;
+  static constexpr uint32_t kPass = kTiles * kTileQueries;
+  static constexpr uint32_t kQueryWords = kChunks * kChunk * kQuads;
+  static constexpr uint32_t kStepPairs = 2 * kKeys;  // of keys
+  static constexpr uint32_t kSteps = kBlockPositions / 2 / kStepPairs;
+  static constexpr uint32_t kStepBytes = kChunks * kRabitqGroupWords * kWarpBytes;
+  static constexpr uint32_t kStages = 4 / kChunks;  // steps that shared memory holds
+  static_assert(kSteps % kStages == 0 && kSteps % 2 == 0);
 };
-
-/// What a thread block knows of its queries, in dynamic shared memory: codes [n_padded][kChunks]
-/// [kSlots][kQuads] u32, scales and sums [n_padded]. n_padded is a multiple of what a pass takes;
-/// queries that are none are zeros.
-struct Queries {
-  uint32_t* codes;
-  float* scales;
-  int32_t* sums;
-};
-
-template <uint32_t kChunks>
-constexpr uint32_t kQueryWords = kChunks* kSlots* kQuads;
-
-/// The first (0) or the second transform of row[first_dim ..]. The whole warp calls it.
-__device__ __forceinline__ void transform(const ScanArgs& args, float* row, uint32_t first_dim,
-                                          uint32_t which) {
-  const uint32_t lane = threadIdx.x % 32;
-  for (uint32_t d = first_dim + lane; d < first_dim + args.n_at_once; d += 32) {
-    const bool is_negative = (args.is_negative[which][d / 32] >> d % 32 & 1) != 0;
-    row[d] *= is_negative ? -args.norm : args.norm;
-  }
-  __syncwarp();
-  for (uint32_t half = 1; half < args.n_at_once; half *= 2) {
-    for (uint32_t i = lane; i < args.n_at_once / 2; i += 32) {
-      float* a = row + first_dim + 2 * i - i % half;
-      const float x = a[0], y = a[half];
-      a[0] = x + y;
-      a[half] = x - y;
-    }
-    __syncwarp();
-  }
-}
-
-/// Turns a query and rounds it. The whole warp calls it; `row` is its own.
-template <uint32_t kChunks>
-__device__ __forceinline__ void put_query(const ScanArgs& args, const Queries& to, uint32_t query,
-                                          float* row) {
-  const uint32_t lane = threadIdx.x % 32;
-  const uint32_t head_dim = args.of.head_dim;
-  const float* q = args.of.q + (uint64_t{blockIdx.y} * args.of.n_queries + query) * head_dim;
-  for (uint32_t d = lane; d < head_dim; d += 32) row[d] = query < args.of.n_queries ? q[d] : 0.0f;
-  __syncwarp();
-  transform(args, row, 0, 0);
-  if (args.n_at_once < head_dim) transform(args, row, head_dim - args.n_at_once, 1);
-  // Bits of |x| order as integers do, infinities and NaN last.
-  uint32_t largest_bits = 0;
-  for (uint32_t d = lane; d < head_dim; d += 32)
-    largest_bits = max(largest_bits, float_to_bits(row[d]) & kMagnitudeBits);
-  largest_bits = __reduce_max_sync(kFullMask, largest_bits);
-  const float largest = bits_to_float(largest_bits);
-  const bool is_finite = largest_bits < kInfinityBits;
-  const bool has_codes = is_finite && largest >= kRotatedLeast;
-  const float per_one = has_codes ? kQueryCodeMax / largest : 0.0f;
-  auto* codes = reinterpret_cast<int8_t*>(to.codes + query * kQueryWords<kChunks>);
-  int32_t sum = 0;
-  for (uint32_t d = lane; d < kQueryWords<kChunks> * 4; d += 32) {
-    int32_t code = 0;
-    if (d < head_dim && has_codes) {
-      const float x = mul_rounded(row[d], per_one);
-      code = static_cast<int32_t>(x + (x < 0 ? -0.5f : 0.5f));
-    }
-    codes[d] = static_cast<int8_t>(code);
-    sum += code;
-  }
-  sum = __reduce_add_sync(kFullMask, sum);
-  if (lane != 0) return;
-  to.scales[query] = !is_finite  ? bits_to_float(kMagnitudeBits)  // NaN
-                     : has_codes ? largest / kQueryCodeMax
-                                 : 0.0f;
-  to.sums[query] = sum;
-}
 
 /// Where a lane stands.
 struct Place {
-  uint32_t row;    // lane / 4: of an operand's rows row and row + 8
-  uint32_t slot;   // lane % 4: of the groups that a product sums over
+  uint32_t row;    // lane / 4: of an operand's rows row and row + 8, and of its columns
+  uint32_t slot;   // lane % 4
   uint32_t block;  // whose score the lane writes, and of which it has a row of centres
 };
 
@@ -155,301 +86,393 @@ __device__ __forceinline__ Place place_of_lane() {
   return {row, lane % 4, row % 2 * kLaneBlocks + row / 4 * 2 + row / 2 % 2};
 }
 
+/// Which of the keys side by side a lane has.
+template <class Plan>
+__device__ __forceinline__ uint32_t side_of(const Place& place) {
+  return place.slot / Plan::kChunk;
+}
+
 /// The group of dimensions that a lane has in a chunk. Beyond the last one it is the last one, and
 /// queries are zero there.
+template <class Plan>
 __device__ __forceinline__ uint32_t group_of(const ScanArgs& args, const Place& place,
                                              uint32_t chunk) {
-  return min(chunk * kSlots + place.slot, args.n_groups - 1);
+  return min(chunk * Plan::kChunk + place.slot % Plan::kChunk, args.n_groups - 1);
+}
+
+/// The pair of keys of a step that a lane has one of.
+template <class Plan>
+__device__ __forceinline__ uint32_t pair_of(const Place& place, uint32_t step) {
+  return step * Plan::kStepPairs + side_of<Plan>(place) * 2 + place.row / 4;
+}
+
+/// A warp's place in shared memory: steps in turn, and of two tiles what stands behind the codes.
+struct WarpRing {
+  unsigned char* steps;  // [kStages][kChunks][kRabitqGroupWords][32 lanes] 16 bytes
+  unsigned char* rests;  // [2][rest_bytes]
+};
+
+/// What a warp reads now, and what comes next; null behind the last.
+struct Reading {
+  const std::byte* tile;
+  const std::byte* next;
+  uint32_t rest;  // of the two in shared memory, the tile's
+};
+
+/// Asks for a step of the tile, or of the next one.
+template <class Plan>
+__device__ __forceinline__ void fetch(const ScanArgs& args, const Place& place,
+                                      const WarpRing& ring, const Reading& reading, uint32_t step) {
+  const uint32_t lane = threadIdx.x % 32;
+  const bool is_of_next = step >= Plan::kSteps;
+  const std::byte* from = is_of_next ? reading.next : reading.tile;
+  if (from != nullptr) {
+    const uint32_t of_tile = is_of_next ? step - Plan::kSteps : step;
+    const uint32_t first_group = pair_of<Plan>(place, of_tile) * args.n_groups;
+    unsigned char* to = ring.steps + step % Plan::kStages * Plan::kStepBytes + lane * kLaneBytes;
+#pragma unroll
+    for (uint32_t c = 0; c < Plan::kChunks; ++c) {
+      const std::byte* words =
+          from + (first_group + group_of<Plan>(args, place, c)) * (kRabitqGroupWords * kLineBytes) +
+          place.row % 4 * kLaneBytes;
+#pragma unroll
+      for (uint32_t w = 0; w < kRabitqGroupWords; ++w)
+        cp_async16(to + (c * kRabitqGroupWords + w) * kWarpBytes, words + w * kLineBytes);
+    }
+    if (of_tile == 0) {
+      unsigned char* rest =
+          ring.rests + (is_of_next ? 1 - reading.rest : reading.rest) * args.rest_bytes;
+#pragma unroll 1
+      for (uint32_t at = lane * 16; at < args.rest_bytes; at += 32 * 16)
+        cp_async16(rest + at, from + args.rest_at + at);
+    }
+  }
+  cp_async_commit();
 }
 
 __device__ __forceinline__ uint32_t word_of(uint4 words, uint32_t i) {
   return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
 }
 
-/// A lane's part of kStepPairs pairs of keys: key row / 2 % 2 of pair row / 4, blocks from
-/// row % 2 * kLaneBlocks on.
-template <uint32_t kChunks>
-struct Step {
-  uint4 words[kChunks][kRabitqGroupWords];
-  uint32_t factors;  // of the four blocks
-};
-
-template <uint32_t kChunks>
-__device__ __forceinline__ Step<kChunks> load_step(const ScanArgs& args, const std::byte* tile,
-                                                   const Place& place, uint32_t step) {
-  Step<kChunks> of;
-  const uint32_t pair = step * kStepPairs + place.row / 4;
-#pragma unroll
-  for (uint32_t c = 0; c < kChunks; ++c) {
-    const uint32_t line = (pair * args.n_groups + group_of(args, place, c)) * kRabitqGroupWords;
-#pragma unroll
-    for (uint32_t w = 0; w < kRabitqGroupWords; ++w)
-      of.words[c][w] = load16_once(tile + (line + w) * kLineBytes + place.row % 4 * 16);
-  }
-  of.factors = *reinterpret_cast<const uint32_t*>(tile + args.factors_at +
-                                                  (step * 8 + place.row) * kLaneBlocks);
-  return of;
-}
-
-/// A group's codes of one key: quad i is dimensions 4 i .. 4 i + 3, a byte each.
+/// A group's codes of one key: quad i is dimensions 4 i .. 4 i + 3, a byte each, kOddWeight times
+/// where i is odd.
 __device__ __forceinline__ void unpack(uint32_t a, uint32_t b, uint32_t c,
                                        uint32_t (&quads)[kQuads]) {
-  constexpr uint32_t kCode = 0x07070707u, kTwoBits = 0x03030303u, kFourBits = 0x0f0f0f0fu;
+  constexpr uint32_t kEven = 0x07070707u, kOdd = 0x38383838u;
+  constexpr uint32_t kTwoBits = 0x03030303u, kFourBits = 0x0f0f0f0fu;
   const uint32_t low = (a >> 6 & kTwoBits) | (b >> 4 & ~kTwoBits);
   const uint32_t rest = (low & kFourBits) | (c >> 2 & ~kFourBits);
-  quads[0] = a & kCode;
-  quads[1] = a >> 3 & kCode;
-  quads[2] = b & kCode;
-  quads[3] = b >> 3 & kCode;
-  quads[4] = c & kCode;
-  quads[5] = c >> 3 & kCode;
-  quads[6] = rest & kCode;
-  quads[7] = rest >> 3 & kCode;
+  quads[0] = a & kEven;
+  quads[1] = a & kOdd;
+  quads[2] = b & kEven;
+  quads[3] = b & kOdd;
+  quads[4] = c & kEven;
+  quads[5] = c & kOdd;
+  quads[6] = rest & kEven;
+  quads[7] = rest & kOdd;
 }
 
-/// Of kTiles * kColumns queries what a lane needs: their codes as operands, and of two queries of
-/// each tile the rest.
-template <uint32_t kChunks, uint32_t kTiles>
+/// Of a pass what a lane needs: codes as operands, and of two queries of each tile the rest.
+template <class Plan>
 struct LaneQueries {
-  uint32_t codes[kTiles][kChunks][kQuads];  // of query `row` of the tile, group `slot`
-  float scale[kTiles][2];                   // of queries 2 slot and 2 slot + 1
-  float middle[kTiles][2];
-  int32_t sum[kTiles][2];
+  uint32_t codes[Plan::kTiles][Plan::kChunks][kQuads];  // of column `row`, the lane's groups
+  float scale[Plan::kTiles][2];                         // of columns 2 slot and 2 slot + 1
+  int32_t sum[Plan::kTiles][2];
 };
 
-template <uint32_t kChunks, uint32_t kTiles>
-__device__ __forceinline__ LaneQueries<kChunks, kTiles> lane_queries(const Queries& from,
-                                                                     const Place& place,
-                                                                     uint32_t first) {
-  LaneQueries<kChunks, kTiles> of;
+/// Of a tile of queries, that of a column.
+template <class Plan>
+__device__ __forceinline__ uint32_t query_of_column(uint32_t column) {
+  return column % Plan::kTileQueries;
+}
+
+template <class Plan>
+__device__ __forceinline__ LaneQueries<Plan> lane_queries(const ScanQueries& from,
+                                                          const Place& place, uint32_t first) {
+  LaneQueries<Plan> of;
+  const bool is_own_side = place.row / Plan::kTileQueries == side_of<Plan>(place);
 #pragma unroll
-  for (uint32_t n = 0; n < kTiles; ++n) {
-    const uint32_t query = first + n * kColumns;
+  for (uint32_t n = 0; n < Plan::kTiles; ++n) {
+    const uint32_t first_of_tile = first + n * Plan::kTileQueries;
 #pragma unroll
-    for (uint32_t c = 0; c < kChunks; ++c) {
+    for (uint32_t c = 0; c < Plan::kChunks; ++c) {
+      const uint32_t query = first_of_tile + query_of_column<Plan>(place.row);
+      const uint32_t group = c * Plan::kChunk + place.slot % Plan::kChunk;
       const auto* codes =
-          reinterpret_cast<const uint4*>(from.codes + (query + place.row) * kQueryWords<kChunks> +
-                                         (c * kSlots + place.slot) * kQuads);
+          reinterpret_cast<const uint4*>(from.codes + query * Plan::kQueryWords + group * kQuads);
       const uint4 low = codes[0], high = codes[1];
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
-        of.codes[n][c][i] = word_of(low, i);
-        of.codes[n][c][4 + i] = word_of(high, i);
+        of.codes[n][c][i] = is_own_side ? word_of(low, i) : 0;
+        of.codes[n][c][4 + i] = is_own_side ? word_of(high, i) : 0;
       }
     }
 #pragma unroll
     for (uint32_t e = 0; e < 2; ++e) {
-      of.scale[n][e] = from.scales[query + 2 * place.slot + e];
-      of.sum[n][e] = from.sums[query + 2 * place.slot + e];
-      of.middle[n][e] = kMiddle * static_cast<float>(of.sum[n][e]);
+      const uint32_t query = first_of_tile + query_of_column<Plan>(2 * place.slot + e);
+      of.scale[n][e] = from.scales[query];
+      of.sum[n][e] = from.sums[query];
     }
   }
   return of;
 }
 
-/// Of four blocks and the lane's queries: the largest value so far, and the sum of 2^(bits * (value
-/// - top)) of all of them.
-template <uint32_t kTiles>
-struct Weights {
-  float top[kTiles][kLaneBlocks][2];
-  float sum[kTiles][kLaneBlocks][2];
-  float bits[kTiles][kLaneBlocks][2];
-};
-
-/// Adds `sum` relative to `value`.
-__device__ __forceinline__ void add_weight(float& top, float& sum, float bits, float value,
-                                           float other) {
-  const float up = value - top;
-  const float share = exp2_approx(-fabsf(up) * bits);
-  const bool is_above = up > 0;
-  top = fmaxf(top, value);
-  sum = fmaf(is_above ? sum : other, share, is_above ? other : sum);
-}
-
-template <uint32_t kChunks, uint32_t kTiles>
-__device__ __forceinline__ void add_step(const Step<kChunks>& step,
-                                         const LaneQueries<kChunks, kTiles>& queries,
-                                         Weights<kTiles>& weights) {
+/// values[n][block][e]: of the lane's key of each of its blocks, with its queries.
+template <class Plan>
+__device__ __forceinline__ void step_values(const uint4 (&words)[Plan::kChunks][kRabitqGroupWords],
+                                            uint32_t factors, const LaneQueries<Plan>& queries,
+                                            float (&values)[Plan::kTiles][kLaneBlocks][2]) {
 #pragma unroll
-  for (uint32_t half = 0; half < kLaneBlocks / 2; ++half) {
-    int32_t sums[kTiles][4];
+  for (uint32_t first = 0; first < kLaneBlocks; first += 2) {
+    int32_t even[Plan::kTiles][4], odd[Plan::kTiles][4];
 #pragma unroll
-    for (uint32_t n = 0; n < kTiles; ++n)
-      sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = kSumStart;
+    for (uint32_t n = 0; n < Plan::kTiles; ++n)
 #pragma unroll
-    for (uint32_t c = 0; c < kChunks; ++c) {
+      for (uint32_t i = 0; i < 4; ++i) {
+        even[n][i] = 0;
+        odd[n][i] = kSumStart - kMiddle * queries.sum[n][i % 2];
+      }
+#pragma unroll
+    for (uint32_t c = 0; c < Plan::kChunks; ++c) {
       uint32_t quads[2][kQuads];
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i)
-        unpack(word_of(step.words[c][0], 2 * half + i), word_of(step.words[c][1], 2 * half + i),
-               word_of(step.words[c][2], 2 * half + i), quads[i]);
+        unpack(word_of(words[c][0], first + i), word_of(words[c][1], first + i),
+               word_of(words[c][2], first + i), quads[i]);
 #pragma unroll
       for (uint32_t quad = 0; quad < kQuads; ++quad) {
         const uint32_t rows[2] = {quads[0][quad], quads[1][quad]};
 #pragma unroll
-        for (uint32_t n = 0; n < kTiles; ++n) mma_u8s8(sums[n], rows, queries.codes[n][c][quad]);
+        for (uint32_t n = 0; n < Plan::kTiles; ++n)
+          mma_u8s8(quad % 2 == 0 ? even[n] : odd[n], rows, queries.codes[n][c][quad]);
       }
     }
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      const uint32_t block = 2 * half + i;
-      const auto factor = static_cast<float>(static_cast<int8_t>(step.factors >> 8 * block));
+      const auto factor = static_cast<float>(static_cast<int8_t>(factors >> 8 * (first + i)));
+      const float start = -kSumStartValue * factor;  // exact
 #pragma unroll
-      for (uint32_t n = 0; n < kTiles; ++n)
+      for (uint32_t n = 0; n < Plan::kTiles; ++n)
 #pragma unroll
         for (uint32_t e = 0; e < 2; ++e) {
-          const float dot =
-              bits_to_float(static_cast<uint32_t>(sums[n][2 * i + e])) - kSumStartValue;
-          add_weight(weights.top[n][block][e], weights.sum[n][block][e], weights.bits[n][block][e],
-                     factor * (dot - queries.middle[n][e]), 1.0f);
+          const int32_t sum = even[n][2 * i + e] * kOddWeight + odd[n][2 * i + e];
+          values[n][first + i][e] = fmaf(bits_to_float(static_cast<uint32_t>(sum)), factor, start);
         }
     }
   }
 }
 
-/// Joins the lanes that differ in `bit`: each keeps the first or the last half of kBlocks blocks.
-template <uint32_t kBlocks, uint32_t kBit, uint32_t kTiles>
-__device__ __forceinline__ void join(Weights<kTiles>& weights) {
-  constexpr uint32_t kKept = kBlocks / 2;
-  const bool keeps_last = (threadIdx.x & kBit) != 0;
+/// Of the lane's blocks and queries: the largest value so far, in bits, and the sum of 2^(value -
+/// top) of all of them.
+template <class Plan>
+struct Weights {
+  float top[Plan::kTiles][kLaneBlocks][2];
+  float sum[Plan::kTiles][kLaneBlocks][2];
+};
+
+/// Adds the values of two keys of each block. bits: of each unit of a value.
+template <class Plan>
+__device__ __forceinline__ void add_values(const float (&values)[2][Plan::kTiles][kLaneBlocks][2],
+                                           const float (&bits)[Plan::kTiles][kLaneBlocks][2],
+                                           Weights<Plan>& weights) {
 #pragma unroll
-  for (uint32_t n = 0; n < kTiles; ++n)
+  for (uint32_t n = 0; n < Plan::kTiles; ++n)
 #pragma unroll
-    for (uint32_t b = 0; b < kKept; ++b)
+    for (uint32_t b = 0; b < kLaneBlocks; ++b)
 #pragma unroll
       for (uint32_t e = 0; e < 2; ++e) {
-        auto& top = weights.top[n];
-        auto& sum = weights.sum[n];
-        auto& bits = weights.bits[n];
-        const float other_top =
-            __shfl_xor_sync(kFullMask, keeps_last ? top[b][e] : top[kKept + b][e], kBit);
-        const float other_sum =
-            __shfl_xor_sync(kFullMask, keeps_last ? sum[b][e] : sum[kKept + b][e], kBit);
-        top[b][e] = keeps_last ? top[kKept + b][e] : top[b][e];
-        sum[b][e] = keeps_last ? sum[kKept + b][e] : sum[b][e];
-        bits[b][e] = keeps_last ? bits[kKept + b][e] : bits[b][e];
-        add_weight(top[b][e], sum[b][e], bits[b][e], other_top, other_sum);
+        const float one = values[0][n][b][e] * bits[n][b][e];
+        const float other = values[1][n][b][e] * bits[n][b][e];
+        float& top = weights.top[n][b][e];
+        float& sum = weights.sum[n][b][e];
+        const float top_before = top;
+        top = fmaxf(fmaxf(top, one), other);
+        sum = fmaf(sum, exp2_approx(top_before - top),
+                   exp2_approx(one - top) + exp2_approx(other - top));
       }
 }
 
-/// sums[n][e]: products of query e of each tile with the centre of the lane's block.
-template <uint32_t kChunks, uint32_t kTiles>
-__device__ __forceinline__ void centre_products(const ScanArgs& args, const std::byte* tile,
-                                                const Place& place,
-                                                const LaneQueries<kChunks, kTiles>& queries,
-                                                int32_t (&sums)[kTiles][4]) {
+/// Of two lanes that differ in `bit`, which have two sums each, one gets that of both firsts, one
+/// that of both lasts, in `top` and `sum`.
+__device__ __forceinline__ void join(float& top, float& sum, float last_top, float last_sum,
+                                     int32_t bit) {
+  const bool keeps_last = (threadIdx.x & static_cast<uint32_t>(bit)) != 0;
+  const float other_top = __shfl_xor_sync(kFullMask, keeps_last ? top : last_top, bit);
+  const float other_sum = __shfl_xor_sync(kFullMask, keeps_last ? sum : last_sum, bit);
+  const float own_top = keeps_last ? last_top : top;
+  const float own_sum = keeps_last ? last_sum : sum;
+  top = fmaxf(own_top, other_top);
+  sum = fmaf(own_sum, exp2_approx(own_top - top), other_sum * exp2_approx(other_top - top));
+}
+
+/// The first or the last half of kBlocks blocks stays with a lane.
+template <class Plan, uint32_t kBlocks>
+__device__ __forceinline__ void join_blocks(Weights<Plan>& weights, int32_t bit) {
 #pragma unroll
-  for (uint32_t n = 0; n < kTiles; ++n) {
+  for (uint32_t n = 0; n < Plan::kTiles; ++n)
+#pragma unroll
+    for (uint32_t b = 0; b < kBlocks / 2; ++b)
+#pragma unroll
+      for (uint32_t e = 0; e < 2; ++e)
+        join(weights.top[n][b][e], weights.sum[n][b][e], weights.top[n][kBlocks / 2 + b][e],
+             weights.sum[n][kBlocks / 2 + b][e], bit);
+}
+
+/// sums[n][e]: products of the lane's queries with the centre of its block.
+template <class Plan>
+__device__ __forceinline__ void centre_products(const ScanArgs& args, const uint32_t* centres,
+                                                const Place& place,
+                                                const LaneQueries<Plan>& queries,
+                                                int32_t (&sums)[Plan::kTiles][4]) {
+#pragma unroll
+  for (uint32_t n = 0; n < Plan::kTiles; ++n) {
     sums[n][0] = -static_cast<int32_t>(kRabitqCentreZero) * queries.sum[n][0];
     sums[n][1] = -static_cast<int32_t>(kRabitqCentreZero) * queries.sum[n][1];
     sums[n][2] = sums[n][3] = 0;
   }
-  const auto* centres = reinterpret_cast<const uint32_t*>(tile + args.centres_at) + place.block;
 #pragma unroll
-  for (uint32_t c = 0; c < kChunks; ++c) {
-    const uint32_t first = group_of(args, place, c) * kQuads * kExtentBlocks;
+  for (uint32_t c = 0; c < Plan::kChunks; ++c) {
+    const uint32_t first_quad = group_of<Plan>(args, place, c) * kQuads;
 #pragma unroll
     for (uint32_t quad = 0; quad < kQuads; ++quad) {
-      const uint32_t rows[2] = {centres[first + quad * kExtentBlocks] & 0x7f7f7f7fu, 0};
+      const uint32_t rows[2] = {
+          centres[(first_quad + quad) * kExtentBlocks + place.block] & 0x7f7f7f7fu, 0};
 #pragma unroll
-      for (uint32_t n = 0; n < kTiles; ++n) mma_u8s8(sums[n], rows, queries.codes[n][c][quad]);
+      for (uint32_t n = 0; n < Plan::kTiles; ++n)
+        mma_u8s8(sums[n], rows, queries.codes[n][c][quad]);
     }
   }
 }
 
-/// Scores of a tile for kTiles * kColumns queries from `first` on. `ahead` holds the tile's first
-/// steps, and in the end those of `next`, which may be null.
-template <uint32_t kChunks, uint32_t kTiles>
-__device__ __forceinline__ void scan_tile(const ScanArgs& args, const Queries& from, uint32_t first,
-                                          const std::byte* tile, const std::byte* next,
-                                          uint32_t tile_idx,
-                                          Step<kChunks> (&ahead)[kAhead<kChunks>]) {
-  const Place place = place_of_lane();
-  const auto queries = lane_queries<kChunks, kTiles>(from, place, first);
-  int32_t centres[kTiles][4];
-  centre_products(args, tile, place, queries, centres);
-  const auto* steps = reinterpret_cast<const float*>(tile + args.steps_at);
-  const float centre_step = steps[place.block];
-  const float factor_step = steps[kExtentBlocks + place.block];
-  const float4 factor_steps = load4(steps + kExtentBlocks, place.row % 2);
-  Weights<kTiles> weights;
+/// Weighs all keys of a tile, whose first steps were asked for, as the next one's are in the end.
+template <class Plan>
+__device__ __forceinline__ Weights<Plan> weigh_keys(
+    const ScanArgs& args, const Place& place, const WarpRing& ring, const Reading& reading,
+    const LaneQueries<Plan>& queries, const float (&bits)[Plan::kTiles][kLaneBlocks][2]) {
+  const unsigned char* factors = ring.rests + reading.rest * args.rest_bytes;
+  Weights<Plan> weights;
 #pragma unroll
-  for (uint32_t n = 0; n < kTiles; ++n)
+  for (uint32_t n = 0; n < Plan::kTiles; ++n)
 #pragma unroll
-    for (uint32_t e = 0; e < 2; ++e) {
-      const float bits = queries.scale[n][e] * kLog2E;
-      weights.bits[n][0][e] = fmaxf(bits * factor_steps.x, 0.0f);
-      weights.bits[n][1][e] = fmaxf(bits * factor_steps.y, 0.0f);
-      weights.bits[n][2][e] = fmaxf(bits * factor_steps.z, 0.0f);
-      weights.bits[n][3][e] = fmaxf(bits * factor_steps.w, 0.0f);
-#pragma unroll
-      for (uint32_t b = 0; b < kLaneBlocks; ++b) {
-        weights.top[n][b][e] = kNoValue;
-        weights.sum[n][b][e] = 0.0f;
-      }
+    for (uint32_t i = 0; i < 2 * kLaneBlocks; ++i) {
+      weights.top[n][i / 2][i % 2] = kNoValue;
+      weights.sum[n][i / 2][i % 2] = 0.0f;
     }
 #pragma unroll 1
-  for (uint32_t step = 0; step < kSteps; step += kAhead<kChunks>) {
-    const bool is_of_next = step + kAhead<kChunks> >= kSteps;
-    const std::byte* fetched = is_of_next ? next : tile;
+  for (uint32_t first = 0; first < Plan::kSteps; first += 2) {
+    float values[2][Plan::kTiles][kLaneBlocks][2];
 #pragma unroll
-    for (uint32_t i = 0; i < kAhead<kChunks>; ++i) {
-      const Step<kChunks> now = ahead[i];
-      if (fetched != nullptr)
-        ahead[i] =
-            load_step<kChunks>(args, fetched, place, is_of_next ? i : step + kAhead<kChunks> + i);
-      add_step(now, queries, weights);
+    for (uint32_t i = 0; i < 2; ++i) {
+      const uint32_t step = first + i;
+      cp_async_wait<Plan::kStages - 2>();
+      const auto* from =
+          reinterpret_cast<const uint4*>(ring.steps + step % Plan::kStages * Plan::kStepBytes) +
+          threadIdx.x % 32;
+      uint4 words[Plan::kChunks][kRabitqGroupWords];
+#pragma unroll
+      for (uint32_t c = 0; c < Plan::kChunks; ++c)
+#pragma unroll
+        for (uint32_t w = 0; w < kRabitqGroupWords; ++w)
+          words[c][w] = from[(c * kRabitqGroupWords + w) * 32];
+      const uint32_t key = pair_of<Plan>(place, step) * 2 + place.row / 2 % 2;
+      const auto four = *reinterpret_cast<const uint32_t*>(factors + key * kExtentBlocks +
+                                                           place.row % 2 * kLaneBlocks);
+      fetch<Plan>(args, place, ring, reading, step + Plan::kStages - 1);
+      step_values<Plan>(words, four, queries, values[i]);
     }
+    add_values<Plan>(values, bits, weights);
   }
-  join<4, 16>(weights);
-  join<2, 8>(weights);
+  return weights;
+}
+
+/// Scores of a tile for a pass of queries from `first_query` on.
+template <class Plan>
+__device__ __forceinline__ void scan_tile(const ScanArgs& args, const ScanQueries& from,
+                                          uint32_t first_query, const WarpRing& ring,
+                                          const Reading& reading, uint32_t tile_idx) {
+  const Place place = place_of_lane();
+  const auto queries = lane_queries<Plan>(from, place, first_query);
+  cp_async_wait<Plan::kStages - 2>();
+  __syncwarp();  // what stands behind the codes, all lanes have copied
+  const unsigned char* rest = ring.rests + reading.rest * args.rest_bytes;
+  int32_t centres[Plan::kTiles][4];
+  centre_products<Plan>(args, reinterpret_cast<const uint32_t*>(rest + kExtentPositions), place,
+                        queries, centres);
+  const auto* steps = reinterpret_cast<const float*>(rest + args.rest_bytes - sizeof(RabitqSteps));
+  const float centre_step = steps[place.block];
+  float bits[Plan::kTiles][kLaneBlocks][2];
+#pragma unroll
+  for (uint32_t b = 0; b < kLaneBlocks; ++b) {
+    const float factor_step = steps[kExtentBlocks + place.row % 2 * kLaneBlocks + b];
+#pragma unroll
+    for (uint32_t n = 0; n < Plan::kTiles; ++n)
+#pragma unroll
+      for (uint32_t e = 0; e < 2; ++e)
+        bits[n][b][e] = queries.scale[n][e] * (kLog2E / kOddWeight) * factor_step;
+  }
+  auto weights = weigh_keys<Plan>(args, place, ring, reading, queries, bits);
+  join_blocks<Plan, 4>(weights, 16);
+  join_blocks<Plan, 2>(weights, 8);
   float* out = args.of.block_scores + uint64_t{tile_idx} * kExtentBlocks + place.block;
 #pragma unroll
-  for (uint32_t n = 0; n < kTiles; ++n)
+  for (uint32_t n = 0; n < Plan::kTiles; ++n) {
+    if constexpr (Plan::kKeys == 2)
+      join(weights.top[n][0][0], weights.sum[n][0][0], weights.top[n][0][1], weights.sum[n][0][1],
+           2);
 #pragma unroll
-    for (uint32_t e = 0; e < 2; ++e) {
-      const float value =
-          fmaf(factor_step, weights.top[n][0][e], centre_step * static_cast<float>(centres[n][e]));
-      const float score = fmaf(queries.scale[n][e], value, kLn2 * log2f(weights.sum[n][0][e]));
+    for (uint32_t e = 0; e < 2 / Plan::kKeys; ++e) {
+      const uint32_t own = Plan::kKeys == 2 ? side_of<Plan>(place) : e;
+      const float centre = static_cast<float>(own == 0 ? centres[n][0] : centres[n][1]);
+      const float scale = own == 0 ? queries.scale[n][0] : queries.scale[n][1];
+      const float key = kLn2 * (weights.top[n][0][e] + log2f(weights.sum[n][0][e]));
+      const float score = fmaf(scale * centre_step, centre, key);
       const bool is_finite = (float_to_bits(score) & kMagnitudeBits) < kInfinityBits;
-      const uint32_t query = first + n * kColumns + 2 * place.slot + e;
+      const uint32_t query =
+          first_query + n * Plan::kTileQueries + query_of_column<Plan>(2 * place.slot + own);
       if (query < args.of.n_queries)
         out[(uint64_t{blockIdx.y} * args.of.n_queries + query) * args.of.score_stride] =
             is_finite ? score : bits_to_float(kInfinityBits);
     }
+  }
 }
 
-template <uint32_t kChunks, uint32_t kTiles>
+template <class Plan>
 __global__ void __launch_bounds__(kWarps * 32) scan_codes_kernel(const ScanArgs args) {
-  GPU_SHARED(float, rows, [kWarps][kDeviceScanHeadDimMax]);
   GPU_DYN_SHARED(shared);
-  constexpr uint32_t kPass = kTiles * kColumns;
-  const uint32_t n_padded = args.n_padded;
-  Queries queries;
-  queries.codes = reinterpret_cast<uint32_t*>(shared);
-  queries.scales = reinterpret_cast<float*>(queries.codes + n_padded * kQueryWords<kChunks>);
-  queries.sums = reinterpret_cast<int32_t*>(queries.scales + n_padded);
   const uint32_t warp = threadIdx.x / 32;
+  constexpr uint32_t kRingBytes = Plan::kStages * Plan::kStepBytes;
+  unsigned char* rests = shared + kWarps * kRingBytes;
+  const WarpRing ring{shared + warp * kRingBytes, rests + warp * 2 * args.rest_bytes};
+  ScanQueries queries;
+  queries.query_words = Plan::kQueryWords;
+  queries.codes = reinterpret_cast<uint32_t*>(rests + kWarps * 2 * args.rest_bytes);
+  queries.scales = reinterpret_cast<float*>(queries.codes + args.n_padded * Plan::kQueryWords);
+  queries.sums = reinterpret_cast<int32_t*>(queries.scales + args.n_padded);
+  float* row = reinterpret_cast<float*>(queries.sums + args.n_padded) + warp * args.of.head_dim;
+
+  const uint32_t n_tiles = args.of.n_tiles;
   const uint32_t stride = gridDim.x * kWarps;
   const auto* tiles = args.of.tiles + blockIdx.y * args.of.tile_stride;
   uint32_t tile_idx = blockIdx.x * kWarps + warp;
-  const std::byte* tile = tile_idx < args.of.n_tiles ? tiles[tile_idx] : nullptr;
-  Step<kChunks> ahead[kAhead<kChunks>] = {};
+  Reading reading{tile_idx < n_tiles ? tiles[tile_idx] : nullptr, nullptr, 0};
+  const Place place = place_of_lane();
 #pragma unroll
-  for (uint32_t i = 0; i < kAhead<kChunks>; ++i)
-    if (tile != nullptr) ahead[i] = load_step<kChunks>(args, tile, place_of_lane(), i);
-  for (uint32_t query = warp; query < n_padded; query += kWarps)
-    put_query<kChunks>(args, queries, query, rows[warp]);
+  for (uint32_t step = 0; step + 1 < Plan::kStages; ++step)
+    fetch<Plan>(args, place, ring, reading, step);
+  for (uint32_t query = warp; query < args.n_padded; query += kWarps)
+    put_query(args, queries, query, row);
   __syncthreads();
-  while (tile != nullptr) {
+  while (reading.tile != nullptr) {
     const uint32_t next_idx = tile_idx + stride;
-    const std::byte* next = next_idx < args.of.n_tiles ? tiles[next_idx] : nullptr;
+    const std::byte* next_tile = next_idx < n_tiles ? tiles[next_idx] : nullptr;
 #pragma unroll 1
-    for (uint32_t first = 0; first < n_padded; first += kPass)
-      scan_tile<kChunks, kTiles>(args, queries, first, tile, first + kPass < n_padded ? tile : next,
-                                 tile_idx, ahead);
+    for (uint32_t first = 0; first < args.n_padded; first += Plan::kPass) {
+      reading.next = first + Plan::kPass < args.n_padded ? reading.tile : next_tile;
+      scan_tile<Plan>(args, queries, first, ring, reading, tile_idx);
+      reading.rest = 1 - reading.rest;
+    }
     tile_idx = next_idx;
-    tile = next;
+    reading.tile = next_tile;
   }
 }
 
@@ -467,19 +490,41 @@ constexpr Signs rotation_signs() {
 }
 constexpr Signs kSigns = rotation_signs();
 
-template <uint32_t kChunks, uint32_t kTiles>
+ScanArgs scan_args(const DeviceScanArgs& of) {
+  ScanArgs args{};
+  args.of = of;
+  for (uint32_t i = 0; i < 2 * kSignWords; ++i)
+    args.is_negative[i / kSignWords][i % kSignWords] =
+        kSigns.is_negative[i / kSignWords][i % kSignWords];
+  args.n_at_once = rotated_at_once(of.head_dim);
+  args.norm = 1.0f / std::sqrt(static_cast<float>(args.n_at_once));
+  args.n_groups = rabitq_groups(of.head_dim);
+  args.rest_at = static_cast<uint32_t>(rabitq_codes_bytes(of.head_dim));
+  args.rest_bytes = static_cast<uint32_t>(rabitq_tile_bytes(of.head_dim)) - args.rest_at;
+  return args;
+}
+
+template <class Plan>
 int launch_scan(DeviceStream* stream, ScanArgs args) {
-  constexpr uint32_t kPass = kTiles * kColumns;
-  args.n_padded = (args.of.n_queries + kPass - 1) / kPass * kPass;
-  const uint32_t shared_bytes =
-      args.n_padded * (kQueryWords<kChunks> * sizeof(uint32_t) + sizeof(float) + sizeof(int32_t));
+  args.n_padded = (args.of.n_queries + Plan::kPass - 1) / Plan::kPass * Plan::kPass;
+  const uint32_t of_warp =
+      Plan::kStages * Plan::kStepBytes + 2 * args.rest_bytes + args.of.head_dim * 4;
+  const uint32_t shared_bytes = kWarps * of_warp + args.n_padded * (Plan::kQueryWords + 2) * 4;
   const uint64_t n_tiles = uint64_t{args.of.n_tiles} * args.of.n_kv_heads;
-  const uint64_t least = args.n_padded > kPass ? 2 : 1;
+  const uint64_t least = args.of.n_queries > 2 * kColumns ? kManyQueriesTiles : 1;
   const uint64_t warp_tiles = std::clamp<uint64_t>(n_tiles / kTileWarps, least, kWarpTilesMax);
   const uint64_t block_tiles = warp_tiles * kWarps;
   const auto n_blocks = static_cast<uint32_t>((args.of.n_tiles + block_tiles - 1) / block_tiles);
-  return launch(scan_codes_kernel<kChunks, kTiles>, dim3(n_blocks, args.of.n_kv_heads),
-                dim3(kWarps * 32), shared_bytes, stream->handle, args);
+  return launch(scan_codes_kernel<Plan>, dim3(n_blocks, args.of.n_kv_heads), dim3(kWarps * 32),
+                shared_bytes, stream->handle, args);
+}
+
+/// One tile of queries where that takes all of them.
+template <uint32_t kChunks, uint32_t kKeys>
+int launch_scan(DeviceStream* stream, const ScanArgs& args) {
+  using OneTile = ScanPlan<kChunks, kKeys, 1>;
+  if (args.of.n_queries <= OneTile::kPass) return launch_scan<OneTile>(stream, args);
+  return launch_scan<ScanPlan<kChunks, kKeys, 2>>(stream, args);
 }
 
 }  // namespace
@@ -498,21 +543,10 @@ int scan_codes(DeviceStream* stream, const DeviceScanArgs& args) {
                "tile_stride=%llu n_tiles=%u", static_cast<unsigned long long>(args.tile_stride),
                args.n_tiles);
   if (n_rows == 0 || args.n_tiles == 0) return 0;
-  ScanArgs launched{};
-  launched.of = args;
-  for (uint32_t transform = 0; transform < 2; ++transform)
-    for (uint32_t i = 0; i < kSignWords; ++i)
-      launched.is_negative[transform][i] = kSigns.is_negative[transform][i];
-  launched.n_at_once = rotated_at_once(args.head_dim);
-  launched.norm = 1.0f / std::sqrt(static_cast<float>(launched.n_at_once));
-  launched.n_groups = rabitq_groups(args.head_dim);
-  launched.factors_at = static_cast<uint32_t>(rabitq_codes_bytes(args.head_dim));
-  launched.centres_at = launched.factors_at + kExtentPositions;
-  launched.steps_at = static_cast<uint32_t>(rabitq_tile_bytes(args.head_dim) - sizeof(RabitqSteps));
-  const bool is_wide = launched.n_groups > kSlots;
-  if (args.n_queries <= kColumns)
-    return is_wide ? launch_scan<2, 1>(stream, launched) : launch_scan<1, 1>(stream, launched);
-  return is_wide ? launch_scan<2, 2>(stream, launched) : launch_scan<1, 2>(stream, launched);
+  const ScanArgs launched = scan_args(args);
+  if (launched.n_groups <= kSlots / 2) return launch_scan<1, 2>(stream, launched);
+  if (launched.n_groups <= kSlots) return launch_scan<1, 1>(stream, launched);
+  return launch_scan<2, 1>(stream, launched);
 }
 
 }  // namespace strata::gpu_attn

@@ -40,6 +40,7 @@ struct ScanShape {
   uint32_t n_kv_heads = 1;
   Contents contents = Contents::kKeys;
   bool is_pinned = false;  // tiles, their list and the scores
+  float query_length = 2;  // about so many nat lie between the keys of a block
 
   uint32_t n_queries() const { return n_rows * group; }
   uint64_t score_stride() const { return uint64_t{n_tiles} * kExtentBlocks + kSpareScores; }
@@ -153,11 +154,13 @@ struct WantedScore {
 
 /// ln(sum exp) of a block's products with a rounded query.
 ///
-/// Values of keys are integers but for the product with the factor; so a score rounds the largest
-/// value, two steps, a sum and a scale: 8 roundings of sizes up to |key part| + |centre part|, of
-/// which differences of values have the first. A weight 2^x errs by 3 roundings of x, which make at
-/// most e^-1 each of the sum, by 2 ulp of exp2, and is rescaled up to 10 times (a lane's eight keys,
-/// two joins), each with a product and a sum: below 128 roundings of the sum, with those of log2.
+/// Values of keys are integers but for the product with the factor. The largest one's part of a
+/// score rounds in that product, in three that make the step, in log2 e and the one with the step,
+/// in two sums, in ln 2 and the product with it, and two values have a difference that rounded
+/// twice: 12 times its size. The centre's part rounds in three products and a sum. A weight 2^x
+/// errs by 3 roundings of x, which make at most e^-1 each of the sum, by 2 ulp of exp2, and is
+/// rescaled up to 10 times (a lane's keys, three joins), each with 2 ulp, a product and a sum:
+/// below 128 roundings of the sum, with those of log2.
 WantedScore wanted_score(const RabitqReader& tile, uint32_t head_dim, uint32_t block,
                          const int8_t* codes, float query_scale) {
   const double scale = query_scale;
@@ -178,7 +181,7 @@ WantedScore wanted_score(const RabitqReader& tile, uint32_t head_dim, uint32_t b
     size = std::max(size, std::abs(value));
   }
   const double score = centre + top + std::log(sum);
-  return {score, kUnit * (8 * (size + std::abs(centre)) + 128)};
+  return {score, kUnit * (12 * size + 4 * std::abs(centre) + 128)};
 }
 
 /// Device memory, or host memory that it has pinned.
@@ -216,7 +219,7 @@ uint32_t drawn_at(const ScanShape& shape, uint32_t head, uint32_t tile) {
 std::vector<float> draw_queries(const ScanShape& shape, std::mt19937& random) {
   const uint64_t n_queries = uint64_t{shape.n_kv_heads} * shape.n_queries();
   auto q = normal_row(n_queries * shape.head_dim, random,
-                      2 / std::sqrt(static_cast<float>(shape.head_dim)));
+                      shape.query_length / std::sqrt(static_cast<float>(shape.head_dim)));
   if (shape.contents != Contents::kUnusual) return q;
   q[(n_queries - 1) * shape.head_dim + 1] = kNan;
   for (uint32_t d = 0; d < shape.head_dim && n_queries > 1; ++d) q[d] = 0;
@@ -330,6 +333,7 @@ std::string name_of(const ScanShape& shape) {
                      " tiles";
   if (shape.contents == Contents::kUnusual) name += "/unusual";
   if (shape.contents == Contents::kAnyBytes) name += "/any bytes";
+  if (shape.query_length > 100) name += "/far apart";
   return shape.is_pinned ? name + "/pinned" : name;
 }
 
@@ -350,6 +354,8 @@ std::vector<GpuCase> scan_cases() {
   for (const uint32_t head_dim : {32u, 128u, 256u})
     for (const Contents contents : {Contents::kUnusual, Contents::kAnyBytes})
       shapes.push_back({.head_dim = head_dim, .group = 5, .n_kv_heads = 2, .contents = contents});
+  for (const uint32_t head_dim : {64u, 128u})  // beyond what exp holds
+    shapes.push_back({.head_dim = head_dim, .group = 4, .query_length = 400});
   shapes.push_back({.head_dim = 128, .group = 4, .n_kv_heads = 2, .is_pinned = true});
   shapes.push_back({.head_dim = 64, .n_tiles = 100});
   shapes.push_back({.head_dim = 128, .group = 4, .n_tiles = 0, .n_kv_heads = 2});
