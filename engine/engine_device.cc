@@ -78,6 +78,7 @@ void Engine::widen_chunks() {
       if (context_.n_ctx == context.n_ctx && !context_.kv.is_spilling() &&
           weight_plan_.n_streamed() == weights.n_streamed() &&
           plan.n_streamed() == device_plan_.n_streamed() &&
+          plan.index_bytes == device_plan_.index_bytes &&
           (holds_kv ? not_held(needs, plan) == 0
                     : needs.buffer_bytes <= hbm_budget() / kBufferShare)) {
         device_plan_ = plan;

@@ -175,17 +175,20 @@ DevicePlan place_on_device(const DeviceNeeds& needs, uint64_t hbm_bytes,
                       layer),
           "let the card multiply by them (\"file\"), or keep them in memory");
   DevicePlan plan = device_plan_of(needs, placement.resident);
+  if (placement.index_in_hbm) plan.index_bytes = needs.index_bytes;
+  plan.hbm_bytes += plan.index_bytes;
+  const char* others =
+      plan.index_bytes > 0 ? "weights, buffers and the index" : "weights and buffers";
   if (plan.hbm_bytes > hbm_bytes)
-    refuse(ErrorCode::kDoesNotFit, "layers",
-           fmt::format("the plan needs {} of the device's memory for weights and buffers, there "
-                       "are {} for it",
-                       bytes_text(plan.hbm_bytes), bytes_text(hbm_bytes)),
+    refuse(ErrorCode::kDoesNotFit, plan.index_bytes > 0 ? "layers, kv.index_in_hbm" : "layers",
+           fmt::format("the plan needs {} of the device's memory for {}, there are {} for it",
+                       bytes_text(plan.hbm_bytes), others, bytes_text(hbm_bytes)),
            fmt::format("raise --hbm to {}, or {}", size_argument(plan.hbm_bytes), kAnew));
   if (placement.kv_hbm_bytes > hbm_bytes - plan.hbm_bytes)
     refuse(ErrorCode::kDoesNotFit, "kv_hbm_bytes",
-           fmt::format("{} for copies of K and V, where weights and buffers leave {} of the "
-                       "device's memory",
-                       bytes_text(placement.kv_hbm_bytes), bytes_text(hbm_bytes - plan.hbm_bytes)),
+           fmt::format("{} for copies of K and V, where {} leave {} of the device's memory",
+                       bytes_text(placement.kv_hbm_bytes), others,
+                       bytes_text(hbm_bytes - plan.hbm_bytes)),
            fmt::format("use a kv_hbm_bytes of at most {}", hbm_bytes - plan.hbm_bytes));
   plan.kv_bytes =
       std::min(placement.kv_hbm_bytes, needs.kv_bytes) / needs.block_bytes * needs.block_bytes;

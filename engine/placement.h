@@ -30,6 +30,7 @@ struct Placement {
   // passes.
   std::vector<PieceSet> resident;
   uint64_t kv_hbm_bytes = 0;     // copies of K and V there, rounded down to whole blocks
+  bool index_in_hbm = false;     // rows of the index there, if it can search them
   double cpu_share = 0;          // DevicePlan::cpu_share
   std::vector<PieceSet> on_cpu;  // DevicePlan::on_cpu
 

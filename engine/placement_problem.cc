@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "engine/context_size.h"
+#include "engine/device_index.h"
 #include "engine/device_model.h"
 #include "engine/device_walk.h"
 #include "engine/dram_budget.h"
@@ -259,6 +260,24 @@ PieceSet passing(const PlacementRequest& request, size_t layer) {
   return {.attention = pins[0].dram || pins[0].nvme, .ffn = pins[1].dram || pins[1].nvme};
 }
 
+/// Of a card's memory where it searches; 0 where it cannot.
+uint64_t index_bytes_there(const PlannedModel& model, const PlacementRequest& request,
+                           const KvCodecs& codecs) {
+  const ModelShape& shape = model.spec.shape;
+  if (!request.device) return 0;
+  return DeviceIndex::memory_bytes(shape, KvLayout::make(codecs.k, codecs.v, shape.head_dim),
+                                   request.n_ctx, request.n_answers, request.method);
+}
+
+/// The card searches in place of the CPU: weights of blocks go to the host, of each query head.
+void let_card_search(const ModelShape& shape, uint64_t index_bytes, PlacementProblem& problem) {
+  problem.hbm_index_gb = gb(index_bytes);
+  problem.index_position_ms = 0;
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0)
+      problem.index_position_link_gb += gb(layer.n_heads * sizeof(float)) / kBlockPositions;
+}
+
 void add_device(const PlannedModel& model, const PlacementRequest& request,
                 const KvContext& context, PlacementProblem& problem) {
   if (!request.device) return;
@@ -373,11 +392,15 @@ std::vector<PlacementProblem> placement_problems(const PlannedModel& model,
                                                  const PlacementRequest& request) {
   std::vector<PlacementProblem> problems;
   for (const KvCodecs& codecs : request.codecs) {
+    const uint64_t index_bytes = index_bytes_there(model, request, codecs);
     std::vector<uint32_t> tried;
     for (const uint32_t chunk : request.chunks) {
       PlacementProblem problem = problem_of(model, request, codecs, chunk);
       if (std::ranges::count(tried, problem.chunk_rows) > 0) continue;
       tried.push_back(problem.chunk_rows);
+      if (index_bytes == 0 || !request.card_searches.value_or(false)) problems.push_back(problem);
+      if (index_bytes == 0 || !request.card_searches.value_or(true)) continue;
+      let_card_search(model.spec.shape, index_bytes, problem);
       problems.push_back(std::move(problem));
     }
   }

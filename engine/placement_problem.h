@@ -53,7 +53,9 @@ struct PlacementRequest {
   std::vector<uint32_t> chunks;          // rows of a prompt's step: each is tried
   bool has_packs = false;                // saved contexts are read and written
   std::optional<index::Method> method = {};
-  index::Rule selection = {};              // by which it chooses
+  index::Rule selection = {};  // by which it chooses
+  // Whether a card searches the index, as far as it can; nothing = as is best.
+  std::optional<bool> card_searches = {};
   std::optional<index::Rule> sparse = {};  // by which prompts are read; their time is priced exact
   // Of a context, what a token attends by it: a share, and at most so many positions.
   double touched_share = 1, touched_positions = planner::kNoCap;
@@ -80,7 +82,8 @@ struct PlacementRequest {
 uint64_t row_values(const ModelShape& shape, const LayerShape& layer);
 double attend_flop(const ModelShape& shape, const LayerShape& layer);
 
-/// One for each codec and chunk. Errors: kUnsupported (check_codecs), those of planner::rates_of.
+/// One for each codec and chunk, and for each who may search an index: the CPU, then the card.
+/// Errors: kUnsupported (check_codecs), those of planner::rates_of.
 std::vector<planner::PlacementProblem> placement_problems(const PlannedModel& model,
                                                           const PlacementRequest& request);
 

@@ -60,6 +60,7 @@ PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placem
   if (is_spilling) gb.nvme_file = problem.spill_file_gb;
   if (!problem.has_device) return gb;
   if (is_spilling) gb.hbm_chosen = std::max(0.0, problem.hbm_chosen_gb - gb.hbm_kv);
+  gb.hbm_index = problem.hbm_index_gb;
   gb.hbm_buffers = problem.hbm_fixed_gb + gb.hbm_chosen +
                    (placement.is_passing(problem) ? problem.hbm_slots_gb : 0);
   return gb;

@@ -191,7 +191,8 @@ void improve_by_pairs(Search& search, Found& found) {
 
 void use_tiers(const PlacementProblem& problem, PlacementPlan& plan) {
   const PlacedGb gb = placed_gb(problem, plan.layers);
-  if (problem.has_device) plan.hbm = {problem.hbm_gb, gb.hbm_weights, gb.hbm_kv, 0, gb.hbm_buffers};
+  if (problem.has_device)
+    plan.hbm = {problem.hbm_gb, gb.hbm_weights, gb.hbm_kv, gb.hbm_index, gb.hbm_buffers};
   plan.dram = {problem.dram_gb, gb.dram_weights, gb.dram_kv, problem.index_gb, gb.dram_buffers};
   plan.nvme = {problem.nvme_gb, 0, gb.nvme_file, 0, 0};
 }
@@ -367,7 +368,8 @@ std::optional<Shortage> shortage(const PlacementProblem& problem) {
   if (problem.has_device) {
     const double chosen = whole > problem.dram_gb ? problem.hbm_chosen_gb : 0;
     const double kv = problem.kv_pin == PlanTier::kHbm ? problem.kv_gb() : chosen;
-    const double hbm = problem.hbm_fixed_gb + problem.hbm_always_gb + least.hbm_gb + kv;
+    const double hbm =
+        problem.hbm_fixed_gb + problem.hbm_always_gb + problem.hbm_index_gb + least.hbm_gb + kv;
     if (hbm > problem.hbm_gb) lacks.hbm_gb = hbm;
   }
   if (problem.dram_gb < needed) {

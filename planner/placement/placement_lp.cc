@@ -183,7 +183,8 @@ void PlacementProgram::add_room() {
     if (group.is_full()) floor.insert(floor.end(), {{c.k_hbm, kv}, {c.k_dram, kv}});
   });
   if (problem_.has_device) {
-    const double most = problem_.hbm_gb - problem_.hbm_fixed_gb - problem_.hbm_always_gb;
+    const double most =
+        problem_.hbm_gb - problem_.hbm_fixed_gb - problem_.hbm_always_gb - problem_.hbm_index_gb;
     hbm_row_ = model_.add_row(-kLpInfinity, most, hbm);
     hbm_of_weights.push_back({spills_, problem_.hbm_chosen_gb});
     if (problem_.hbm_chosen_gb > 0) model_.add_row(-kLpInfinity, most, hbm_of_weights);
@@ -241,8 +242,9 @@ void PlacementProgram::add_products(const LayerGroup& group, const GroupColumns&
 void PlacementProgram::add_token() {
   token_ms_ = model_.add_column(0, kLpInfinity, problem_.n_out);
   Terms chain, disk, ahead, exposed, link, dram, packing;
-  double fixed = problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms();
-  double dram_gb = problem_.index_scan_gb();
+  double fixed =
+      problem_.step_ms() + problem_.head_ms + problem_.index_scan_ms() + problem_.index_link_ms();
+  double dram_gb = problem_.card_searches() ? 0 : problem_.index_scan_gb();
   const auto ms = [](double gb, double rate) { return transfer_ms(gb, rate); };
   each_group([&](const LayerGroup& group, const GroupColumns& c) {
     const double n = group.n_layers();

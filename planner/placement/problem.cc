@@ -22,8 +22,14 @@ double PlacementProblem::share_touched() const {
 }
 
 double PlacementProblem::index_scan_ms() const {
+  if (card_searches()) return transfer_ms(index_scan_gb(), rates.hbm_attend);
   return std::max(index_position_ms * n_decode_positions(),
                   transfer_ms(index_scan_gb(), rates.dram_read));
+}
+
+double PlacementProblem::index_link_ms() const {
+  if (!card_searches()) return 0;
+  return transfer_ms(index_position_link_gb * n_decode_positions(), rates.link_out);
 }
 
 double PlacementProblem::choosing_link_ms(const LayerGroup& group) const {

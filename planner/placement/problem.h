@@ -112,6 +112,7 @@ struct PlacementProblem {
   // Of choosing for one token, for each position that the index has rows of: what that takes the
   // CPU where memory does not hold it up, and what it reads of memory.
   double index_position_ms = 0, index_position_gb = 0;
+  double index_position_link_gb = 0;  // where the card does: of what it found, to the host
 
   std::vector<LayerGroup> groups;
   PlanRates rates;
@@ -142,6 +143,7 @@ struct PlacementProblem {
   double hbm_always_gb = 0;      // weights: the output head, vectors
   double hbm_slots_gb = 0;       // where a layer's weights are not in HBM
   double hbm_chosen_gb = 0;      // room for K and V, where they spill: what a layer chooses
+  double hbm_index_gb = 0;       // rows of the index, which the card searches; 0: the CPU does
   double dram_fixed_gb = 0;      // a step's buffers
   double always_weights_gb = 0;  // never streamed
   double stream_slots_gb = 0;    // where weights are streamed: layers that pass, reads
@@ -155,7 +157,9 @@ struct PlacementProblem {
   double n_context() const { return n_past + n_prompt + n_out; }
   double n_decode_positions() const { return n_past + n_prompt + n_out / 2; }  // of the mean token
   double index_scan_gb() const { return index_position_gb * n_decode_positions(); }
-  double index_scan_ms() const;  // of the CPU, also beside a device
+  bool card_searches() const { return hbm_index_gb > 0; }
+  double index_scan_ms() const;  // of who searches
+  double index_link_ms() const;  // of what a card has found
   double step_ms() const { return has_device ? 0 : rates.cpu_step_ms; }
   double share_touched() const;  // by the mean token
   double weights_gb() const;     // of the groups, all pieces

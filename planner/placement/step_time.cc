@@ -155,6 +155,7 @@ class StepClock {
   PlanPart computing() const { return problem_.has_device ? PlanPart::kGpu : PlanPart::kCpu; }
   void head() { busy(computing(), problem_.head_ms); }
   double step() { return busy(PlanPart::kCpu, problem_.step_ms()); }
+  double search();
   void count_waits(const std::vector<LayerWork>& works, double beside_ms);
   double contention(const StepTime& step) const;
 
@@ -175,6 +176,16 @@ class StepClock {
   StepTime time_;
   double exposed_ms_ = 0;  // of the disk, with nothing beside it
 };
+
+/// The index, by who has its rows near.
+double StepClock::search() {
+  if (!problem_.card_searches()) {
+    moved(problem_.index_scan_gb());
+    return busy(PlanPart::kCpu, problem_.index_scan_ms());
+  }
+  return busy(PlanPart::kGpu, problem_.index_scan_ms()) +
+         busy(PlanPart::kLinkOut, problem_.index_link_ms());
+}
 
 /// Of a layer whose pieces both come from the disk the ring holds as much as of the one that it
 /// holds more of.
@@ -352,9 +363,7 @@ StepTime token_time(const PlacementProblem& problem, const LayerPlacement& place
   works.reserve(clock.layers_.size());
   for (const PlacedLayer& layer : clock.layers_) works.push_back(clock.token_work(layer));
   clock.head();
-  const double scan_ms = clock.busy(PlanPart::kCpu, problem.index_scan_ms());
-  clock.moved(problem.index_scan_gb());
-  const double once = clock.step() + problem.head_ms + scan_ms;
+  const double once = clock.step() + problem.head_ms + clock.search();
   Pipeline pipeline(clock.computing(), problem.rates.nvme_answer_ms);
   double before = 0;
   for (uint32_t token = 0; token < kTokens; ++token) {

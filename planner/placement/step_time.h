@@ -48,8 +48,9 @@ struct PlacedGb {
   double dram_weights = 0, dram_kv = 0, dram_buffers = 0;
   double dram_slots = 0, kv_beside = 0;  // of the buffers: of layers that pass, of what moves K, V
   double hbm_chosen = 0;                 // of the buffers: room for K and V that HBM has not now
+  double hbm_index = 0;                  // rows that the card searches
   double nvme_weights = 0, nvme_file = 0;  // weights in the model file are not of the budget
-  double hbm() const { return hbm_weights + hbm_kv + hbm_buffers; }
+  double hbm() const { return hbm_weights + hbm_kv + hbm_index + hbm_buffers; }
   double dram() const { return dram_weights + dram_kv + dram_buffers; }  // without the index
 };
 PlacedGb placed_gb(const PlacementProblem& problem, const LayerPlacement& placement);

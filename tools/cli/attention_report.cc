@@ -96,6 +96,9 @@ nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::Sele
   json["disk_read_bytes_per_token"] = static_cast<double>(reads.file_bytes) /
                                       static_cast<double>(std::max<uint64_t>(1, reads.steps));
   json["index_bytes"] = engine.index_bytes();
+  if (engine.index_bytes() > 0)
+    json["index_searched_by"] =
+        engine.device() != nullptr && engine.device_plan().index_bytes > 0 ? "card" : "cpu";
   return json;
 }
 

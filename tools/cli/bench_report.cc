@@ -223,11 +223,12 @@ std::string BenchReport::index_line(const BenchResult& result) const {
   const auto n = static_cast<double>(result.selected.steps);
   return fmt::format(
       "\n{}: approximate, {:.2f} % of K and V; a token reads {:.2f} MB of them and {:.2f} MB of "
-      "the index; {}\n",
+      "the index{}; {}\n",
       test_text(result.test), 100 * result.selected.attended_share(),
       static_cast<double>(result.selected.attended_positions() * subject_.kv_position_bytes) / n /
           kMega,
-      static_cast<double>(result.selected.index_bytes) / n / kMega, held);
+      static_cast<double>(result.selected.index_bytes) / n / kMega,
+      result.selected.scanned_on_device_bytes > 0 ? " in the card's memory" : "", held);
 }
 
 void BenchReport::add(const BenchResult& result, const BenchPrediction& prediction) {

@@ -20,6 +20,10 @@ void say_device(const engine::Engine& engine) {
                         plan.resident.size(), in_part_text(plan.n_in_part()));
   if (plan.n_on_cpu() > 0)
     line += fmt::format(", but for tokens the CPU multiplies by those of {}", plan.n_on_cpu());
+  if (plan.index_bytes > 0)
+    line += fmt::format(" | the index: {}, searched there", bytes_text(plan.index_bytes));
+  else if (engine.index_bytes() > 0)
+    line += " | the CPU searches the index";
   const uint64_t kv_bytes = engine.context().kv.slot_bytes;
   line += " | K and V: " + bytes_text(plan.kv_bytes);
   if (engine.context().kv.is_spilling()) {

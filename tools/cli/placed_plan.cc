@@ -190,7 +190,10 @@ uint64_t copies_in_hbm(const PlanSubject& subject, const DeviceFacts& facts,
   described.kv_layout = KvLayout::make(placement.k_codec, placement.v_codec, shape.head_dim);
   const engine::DeviceNeeds needs = engine::device_needs(
       described, *model.file, shape, facts, placement.n_ctx, kv_bytes, placement.chunk_rows);
-  const uint64_t taken = engine::device_plan_of(needs, placement.resident).hbm_bytes;
+  uint64_t taken = engine::device_plan_of(needs, placement.resident).hbm_bytes;
+  if (placement.index_in_hbm)
+    taken += engine::DeviceIndex::memory_bytes(shape, described.kv_layout, placement.n_ctx,
+                                               subject.request.n_answers, subject.request.method);
   const uint64_t hbm = subject.request.hbm_bytes;
   return std::min(kv_bytes, hbm - std::min(hbm, taken));
 }
@@ -220,6 +223,7 @@ engine::Placement placement_of(const PlanSubject& subject, const PlacementProble
         engine::chunk_rows_for(subject.model.spec.shape, context_request(subject, placement));
     placement.kv_dram_bytes = kv_room(subject, placement);
   }
+  placement.index_in_hbm = problem.card_searches();
   if (subject.request.device)
     placement.kv_hbm_bytes = copies_in_hbm(subject, *subject.request.device, problem, placement);
   placement.cpu_share = planner::cpu_share(problem, layers);
@@ -236,6 +240,7 @@ PlacementProblem problem_of(const PlanSubject& subject, const Engine& engine) {
   request.pins = pins_beside(engine, request.pins);
   request.chunks = {engine.context().chunk_rows};
   request.codecs = {{engine.options().k_codec, engine.options().v_codec}};
+  request.card_searches = engine.device() != nullptr && engine.device_plan().index_bytes > 0;
   PlacementProblem problem = engine::placement_problems(subject.model, request).front();
   if (engine.device() != nullptr) problem.stated_cpu_share = engine.device_plan().cpu_share;
   return problem;

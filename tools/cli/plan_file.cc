@@ -158,9 +158,10 @@ void read_budgets(const JsonPlace& at, PlanFile& plan) {
 
 /// After the budgets, which bound it.
 void read_kv(const JsonPlace& at, PlanFile& plan) {
-  at.expect_keys({"type_k", "type_v", "dram_bytes", "hbm_bytes"}, {"cpu_share"});
+  at.expect_keys({"type_k", "type_v", "dram_bytes", "hbm_bytes"}, {"cpu_share", "index_in_hbm"});
   engine::Placement& placement = plan.placement;
   if (at.has("cpu_share")) placement.cpu_share = at.at("cpu_share").share();
+  if (at.has("index_in_hbm")) placement.index_in_hbm = at.at("index_in_hbm").flag();
   placement.k_codec = read_codec(at.at("type_k"));
   placement.v_codec = read_codec(at.at("type_v"));
   placement.kv_dram_bytes = at.at("dram_bytes").count(plan.dram_bytes, 0);
@@ -187,6 +188,7 @@ std::string plan_file_json(const PlanFile& plan) {
                      {"dram_bytes", placement.kv_dram_bytes},
                      {"hbm_bytes", placement.kv_hbm_bytes}};
   if (placement.cpu_share > 0) kv["cpu_share"] = placement.cpu_share;
+  if (placement.index_in_hbm) kv["index_in_hbm"] = true;
   const ordered_json root = {
       {"version", kPlanFileVersion},
       {"model",

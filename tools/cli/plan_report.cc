@@ -53,11 +53,17 @@ std::string places_text(const PlanAnswer& answer) {
   if (has_device) out += fmt::format("{:.0f} % in HBM, ", 100 * shares.hbm);
   out += fmt::format("{:.0f} % in DRAM, {:.0f} % on disk alone\n", 100 * shares.dram,
                      100 * shares.file);
-  if (!has_device || shares.hbm > 0.9999) return out;
+  std::string index;
+  if (has_device && answer.problem.index_position_gb > 0)
+    index = fmt::format("index      searched by {}\n",
+                        answer.problem.card_searches() ? "the card, in HBM" : "the CPU, in DRAM");
+  if (!has_device || shares.hbm > 0.9999) return out + index;
   const char* who[] = {"read across the link", "read across the link and attended on the CPU",
                        "attended on the CPU"};
-  return out + fmt::format("           what is not in HBM is {}\n",
-                           who[static_cast<size_t>(answer.plan.layers.cpu_part)]);
+  return out +
+         fmt::format("           what is not in HBM is {}\n",
+                     who[static_cast<size_t>(answer.plan.layers.cpu_part)]) +
+         index;
 }
 
 std::string times_text(const PlanAnswer& answer) {
@@ -172,6 +178,8 @@ ordered_json plan_json(const PlanSubject& subject, const PlanAnswer& answer) {
       {"solver", {{"programs", plan.n_programs}, {"iterations", plan.n_iterations}}},
       {"unrounded", {{"ttft_ms", plan.lp_ttft_ms}, {"tpot_ms", plan.lp_tpot_ms}}},
       {"notes", subject.notes}};
+  if (answer.problem.index_position_gb > 0)
+    json["index_searched_by"] = answer.problem.card_searches() ? "card" : "cpu";
   for (const NamedTier& tier : tiers_of(answer)) json["tiers"][tier.key] = tier_json(tier.use);
   for (const planner::PlanDual& dual : plan.duals)
     json["duals"].push_back({{"resource", dual.resource},
