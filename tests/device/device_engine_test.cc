@@ -248,35 +248,42 @@ TEST_F(DeviceEngine, WhatItCannotDoRunsOnTheCpuOrIsRefused) {
 /// Memory that was free when the run was planned is refused, at every place where it is asked for.
 TEST_F(DeviceEngine, WhereMemoryIsRefusedAutoRunsOnTheCpuAndANamedOneEnds) {
   devices_ = gpu_attn::count_devices(testing::watched_device());
-  EngineOptions saving = options();
-  saving.reads_saved = true;
-  EngineOptions of_cpu = saving;
-  of_cpu.device.kind = DeviceChoice::Kind::kNone;
-  Engine on_cpu = Engine::open(of_cpu);
-  const auto expected = answer(on_cpu);
-  for (uint32_t* refused : {&testing::watch().refused_allocation, &testing::watch().refused_pin}) {
-    uint32_t n_refused = 0;
-    for (uint32_t nth = 1;; ++nth) {
-      testing::watch() = {};
-      *refused = nth;
-      Engine engine = Engine::open(saving);
-      ASSERT_NE(engine.device(), nullptr);
-      EXPECT_EQ(answer(engine), expected);
-      if (engine.device() != nullptr) break;  // it was not asked so often
-      ++n_refused;
-      EXPECT_EQ(testing::watch().n_unpinned_sources, 0u);  // nothing is freed under a device
-      EXPECT_EQ(engine.walk().device(), nullptr);
-      EXPECT_EQ(engine.fingerprint(), on_cpu.fingerprint());
-      ASSERT_EQ(engine.notices().size(), on_cpu.notices().size() + 1);
-      EXPECT_NE(engine.notices().back().find("the CPU computes: "), std::string::npos);
-      testing::watch() = {};
-      *refused = nth;
-      EngineOptions named = saving;
-      named.device.kind = DeviceChoice::Kind::kCuda;
-      Engine ending = Engine::open(named);
-      testing::expect_error([&] { ending.load({}); }, ErrorCode::kOutOfMemory, "cuda:0", "cuda:0");
+  for (const auto method :
+       {std::optional<index::Method>(), std::optional(index::Method::kRabitq)}) {
+    EngineOptions saving = options();
+    saving.reads_saved = true;
+    saving.method = method;
+    saving.selection.budget = {index::Budget::Kind::kShare, 1};
+    EngineOptions of_cpu = saving;
+    of_cpu.device.kind = DeviceChoice::Kind::kNone;
+    Engine on_cpu = Engine::open(of_cpu);
+    const auto expected = answer(on_cpu);
+    for (uint32_t* refused :
+         {&testing::watch().refused_allocation, &testing::watch().refused_pin}) {
+      uint32_t n_refused = 0;
+      for (uint32_t nth = 1;; ++nth) {
+        testing::watch() = {};
+        *refused = nth;
+        Engine engine = Engine::open(saving);
+        ASSERT_NE(engine.device(), nullptr);
+        EXPECT_EQ(answer(engine), expected);
+        if (engine.device() != nullptr) break;  // it was not asked so often
+        ++n_refused;
+        EXPECT_EQ(testing::watch().n_unpinned_sources, 0u);  // nothing is freed under a device
+        EXPECT_EQ(engine.walk().device(), nullptr);
+        EXPECT_EQ(engine.fingerprint(), on_cpu.fingerprint());
+        ASSERT_EQ(engine.notices().size(), on_cpu.notices().size() + 1);
+        EXPECT_NE(engine.notices().back().find("the CPU computes: "), std::string::npos);
+        testing::watch() = {};
+        *refused = nth;
+        EngineOptions named = saving;
+        named.device.kind = DeviceChoice::Kind::kCuda;
+        Engine ending = Engine::open(named);
+        testing::expect_error([&] { ending.load({}); }, ErrorCode::kOutOfMemory, "cuda:0",
+                              "cuda:0");
+      }
+      EXPECT_GE(n_refused, method ? 5u : 2u);
     }
-    EXPECT_GE(n_refused, 2u);
   }
 }
 
@@ -290,6 +297,12 @@ TEST_F(DeviceEngine, HostMemoryOfEveryCopyIsPinned) {
   Engine streaming = Engine::open(small);
   EXPECT_GT(streaming.device_plan().n_streamed(), 0u);
   answer(streaming);
+  EngineOptions choosing = options();
+  choosing.method = index::Method::kRabitq;
+  Engine searching = Engine::open(choosing);
+  EXPECT_GT(searching.device_plan().index_bytes, 0u);
+  answer(searching);
+  EXPECT_GT(searching.walk().device()->index_copied_bytes(), 0u);
   EXPECT_GT(testing::watch().n_copies, 0u);
   EXPECT_EQ(testing::watch().n_pageable, 0u);
 }

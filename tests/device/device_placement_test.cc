@@ -94,6 +94,50 @@ TEST_F(DevicePlacement, WhatADeviceCannotIsRefused) {
   EXPECT_EQ(engine.device(), nullptr);
 }
 
+/// As a placement says, and as the planner finds it; within its memory.
+TEST_F(DevicePlacement, TheDeviceSearchesTheIndexWhereThatIsPlaced) {
+  EngineOptions choosing = options();
+  choosing.method = index::Method::kRabitq;
+  choosing.selection.budget = {index::Budget::Kind::kShare, 1};
+  Engine by_hand = Engine::open(choosing);
+  const uint64_t index_bytes = by_hand.device_plan().index_bytes;
+  EXPECT_GT(index_bytes, 0u);
+  const std::vector<TokenId> expected = answer(by_hand);
+  for (const bool is_there : {false, true}) {
+    SCOPED_TRACE(is_there);
+    Engine engine = Engine::open(choosing);
+    Placement placement = some(engine);
+    placement.index_in_hbm = is_there;
+    engine.place(placement);
+    EXPECT_EQ(engine.device_plan().index_bytes, is_there ? index_bytes : 0u);
+    EXPECT_EQ(answer(engine), expected);
+    EXPECT_EQ(engine.walk().selection_counts().scanned_on_device_bytes > 0, is_there);
+    EngineOptions smaller = choosing;
+    smaller.hbm_bytes = engine.device_plan().hbm_bytes - engine.device_plan().kv_bytes - 1;
+    Engine refused = Engine::open(smaller);
+    testing::expect_error([&] { refused.place(placement); }, ErrorCode::kDoesNotFit,
+                          is_there ? "buffers and the index" : "weights and buffers, there",
+                          is_there ? "kv.index_in_hbm" : "layers");
+  }
+  // Without a method there is nothing to search.
+  Engine exact = Engine::open(options());
+  Placement placement = some(exact);
+  placement.index_in_hbm = true;
+  exact.place(placement);
+  EXPECT_EQ(exact.device_plan().index_bytes, 0u);
+  const cli::Command command = run_with({"--attn", "rabitq", "--kv-budget", "128"});
+  for (const uint64_t less : {uint64_t{0}, uint64_t{1}, by_hand.device_plan().kv_bytes + 1}) {
+    SCOPED_TRACE(less);
+    EngineOptions small = choosing;
+    small.hbm_bytes = by_hand.device_plan().hbm_bytes - less;
+    Engine engine = Engine::open(small);
+    const cli::PlacedPlan plan = cli::place_by_plan(command, engine);
+    EXPECT_LE(engine.device_plan().hbm_bytes, small.hbm_bytes);
+    EXPECT_EQ(plan.problem.card_searches(), engine.device_plan().index_bytes > 0);
+    EXPECT_TRUE(engine.device_plan().index_bytes > 0 || less > 1);
+  }
+}
+
 TEST_F(DevicePlacement, ThePlannerStaysWithinTheDevicesMemory) {
   Engine whole = Engine::open(options());
   const uint64_t enough = whole.device_plan().hbm_bytes;

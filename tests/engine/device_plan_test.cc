@@ -33,6 +33,26 @@ TEST(DevicePlan, WeightsComeBeforeKAndV) {
   EXPECT_EQ(plan.kv_bytes, 10 * kMiB);
 }
 
+TEST(DevicePlan, RowsOfAnIndexComeBetweenAllOrNone) {
+  DeviceNeeds of = needs();
+  of.index_bytes = 12 * kMiB;
+  const DevicePlan plan = plan_device(of, 220 * kMiB);
+  EXPECT_EQ(plan.n_streamed(), 0u);
+  EXPECT_EQ(plan.index_bytes, 12 * kMiB);
+  EXPECT_EQ(plan.kv_bytes, 8 * kMiB);
+  EXPECT_EQ(plan.hbm_bytes, 220 * kMiB);
+  EXPECT_EQ(plan_device(of, 212 * kMiB).index_bytes, 12 * kMiB);
+  const DevicePlan without = plan_device(of, 212 * kMiB - 1);
+  EXPECT_EQ(without.n_streamed(), 0u);
+  EXPECT_EQ(without.index_bytes, 0u);
+  EXPECT_EQ(without.kv_bytes, 12 * kMiB - of.block_bytes);
+  // What must be there of K and V is.
+  of.kv_bytes_min = 10 * kMiB;
+  EXPECT_EQ(plan_device(of, 222 * kMiB).index_bytes, 12 * kMiB);
+  EXPECT_EQ(plan_device(of, 222 * kMiB).kv_bytes, 10 * kMiB);
+  EXPECT_EQ(plan_device(of, 222 * kMiB - 1).index_bytes, 0u);
+}
+
 TEST(DevicePlan, StreamedLayersAreSpread) {
   const DevicePlan plan = plan_device(needs(), 165 * kMiB);  // two slots and four layers
   std::vector<PieceSet> every_second;

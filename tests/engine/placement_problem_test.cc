@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "cpu_attn/kernels.h"
 #include "engine/context_size.h"
+#include "engine/device_index.h"
 #include "engine/dram_budget.h"
 #include "engine/kv_cache.h"
 #include "index/method.h"
@@ -409,6 +410,41 @@ TEST(PlacementProblem, OneForEachCodecAndChunk) {
   Planned refused(narrow);
   refused.request.codecs = planned.request.codecs;
   EXPECT_THROW(placement_problems(refused.model, refused.request), Error);
+}
+
+/// The CPU, then the card, of one that has rows which it can search; or who is stated.
+TEST(PlacementProblem, TwoWhereACardMaySearchTheIndex) {
+  Planned planned(long_model());
+  planned.request.method = index::Method::kRabitq;
+  EXPECT_EQ(placement_problems(planned.model, planned.request).size(), 1u);
+  planned.request.device = DeviceFacts{};
+  planned.request.hbm_bytes = uint64_t{1} << 30;
+  planned.request.n_answers = 3;
+  const auto problems = placement_problems(planned.model, planned.request);
+  ASSERT_EQ(problems.size(), 2u);
+  EXPECT_FALSE(problems[0].card_searches());
+  ASSERT_TRUE(problems[1].card_searches());
+  const ModelShape& shape = planned.model.spec.shape;
+  const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, shape.head_dim);
+  EXPECT_NEAR(problems[1].hbm_index_gb * 1e9,
+              static_cast<double>(DeviceIndex::memory_bytes(shape, layout, planned.request.n_ctx, 3,
+                                                            planned.request.method)),
+              1);
+  EXPECT_EQ(problems[1].index_position_gb, problems[0].index_position_gb);
+  EXPECT_EQ(problems[1].index_gb, problems[0].index_gb);
+  double n_heads = 0;  // that ask: a float each of 32 positions
+  for (const LayerShape& layer : shape.layers) n_heads += layer.n_heads;
+  EXPECT_NEAR(problems[1].index_position_link_gb, n_heads * 4 / 32 * 1e-9, 1e-15);
+  for (const bool card_searches : {false, true}) {
+    planned.request.card_searches = card_searches;
+    const auto stated = placement_problems(planned.model, planned.request);
+    ASSERT_EQ(stated.size(), 1u);
+    EXPECT_EQ(stated[0].card_searches(), card_searches);
+  }
+  planned.request.method = index::Method::kPq;  // no card can
+  const auto of_cpu = placement_problems(planned.model, planned.request);
+  ASSERT_EQ(of_cpu.size(), 1u);
+  EXPECT_FALSE(of_cpu[0].card_searches());
 }
 
 TEST(PlacementProblem, CountsTheWindowsOfEverySequence) {

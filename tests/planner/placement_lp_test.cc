@@ -72,7 +72,7 @@ struct Statement {
                         alone - read_gb(x) + kv * (1 - x.kv_nvme) +
                         (streams ? p.stream_slots_gb : 0) +
                         (spills ? p.spill_beside_gb : p.kv_beside_gb);
-    const double hbm = p.hbm_fixed_gb + p.hbm_always_gb + weights * x.weights_hbm +
+    const double hbm = p.hbm_fixed_gb + p.hbm_always_gb + p.hbm_index_gb + weights * x.weights_hbm +
                        apart_in(PlanTier::kHbm) + kv * x.kv_hbm + (passes ? p.hbm_slots_gb : 0);
     if (dram > p.dram_gb + kSlack || (p.has_device && hbm > p.hbm_gb + kSlack)) return false;
     if (g.window > 0 && x.on_cpu > 1e-7) return false;  // its K and V are the card's
@@ -90,8 +90,13 @@ struct Statement {
         reading_ms(x) +
         x.kv_nvme * touched / (share < 1 ? r.nvme_blocks : r.nvme_read / g.kv_read_share) * 1e3;
     const double n_scanned = p.n_past + p.n_prompt + p.n_out / 2;
-    const double scanned_gb = p.index_position_gb * n_scanned;
-    const double scan = std::max(p.index_position_ms * n_scanned, scanned_gb / r.dram_read * 1e3);
+    const bool by_card = p.hbm_index_gb > 0;
+    const double scanned_gb = by_card ? 0 : p.index_position_gb * n_scanned;  // of DRAM
+    const double scan =
+        by_card
+            ? n_scanned *
+                  (p.index_position_gb / r.hbm_attend + p.index_position_link_gb / r.link_out) * 1e3
+            : std::max(p.index_position_ms * n_scanned, scanned_gb / r.dram_read * 1e3);
     const double packing = packing_ms(x), all = weights + apart;
     const double through_dram = read_gb(x) + touched * x.kv_nvme;
     if (!p.has_device) {
@@ -186,6 +191,7 @@ double best_of_grid(const Statement& statement) {
 TEST(PlacementLp, NoPlacementOfAGridIsBetterAndItsOwnTakesWhatItSays) {
   // The tie-break is in the optimum and not in its time: at most kFartherGb of all that moves.
   int n_feasible = 0, n_windowed = 0, n_scanned = 0, n_split = 0, n_on_cpu = 0, n_apart = 0;
+  int n_by_card = 0;
   for (const bool has_device : {false, true})
     for (uint64_t seed = 1; seed <= 40; ++seed) {
       SCOPED_TRACE(::testing::Message() << "seed " << seed << ", device " << has_device);
@@ -206,6 +212,7 @@ TEST(PlacementLp, NoPlacementOfAGridIsBetterAndItsOwnTakesWhatItSays) {
       }
       n_windowed += problem.groups[0].window > 0;
       n_scanned += problem.index_position_ms > 0;
+      n_by_card += problem.hbm_index_gb > 0;
       const Statement statement{problem};
       const LpPlacement found = solve_placement(problem);
       const double grid = best_of_grid(statement);
@@ -228,6 +235,7 @@ TEST(PlacementLp, NoPlacementOfAGridIsBetterAndItsOwnTakesWhatItSays) {
   EXPECT_GE(n_feasible, 60);
   EXPECT_GE(n_windowed, 10);
   EXPECT_GE(n_scanned, 10);
+  EXPECT_GE(n_by_card, 3);
   EXPECT_GE(n_split, 15);
   EXPECT_GE(n_on_cpu, 5);
   EXPECT_GE(n_apart, 2);

@@ -103,6 +103,11 @@ inline PlacementProblem varied_problem(uint64_t seed, bool has_device, uint32_t 
   problem.staged_positions = kExtentPositions * std::floor(draw(0, 20));
   problem.spill_floor_gb = 0.1 * problem.full_kv_gb();
   problem.spill_file_gb = 1.05 * problem.full_kv_gb();
+  if (has_device && problem.index_gb > 0 && draw(0, 1) < 0.6) {  // the card searches
+    problem.hbm_index_gb = problem.index_gb;
+    problem.index_position_link_gb = 0.02 * problem.index_position_gb;
+    problem.hbm_gb += problem.hbm_index_gb;
+  }
   return problem;
 }
 

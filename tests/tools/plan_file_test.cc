@@ -79,10 +79,16 @@ PlanFile with_weights_in_file(PlanFile plan) {
   return plan;
 }
 
+PlanFile with_index(PlanFile plan) {
+  plan.placement.index_in_hbm = true;
+  return plan;
+}
+
 TEST(PlanFileTest, WhatIsWrittenIsReadBack) {
   for (const PlanFile& plan :
        {some_plan(), device_plan(), with_pieces(some_plan()), with_pieces(device_plan()),
-        with_products(with_pieces(device_plan())), with_weights_in_file(device_plan())}) {
+        with_products(with_pieces(device_plan())), with_weights_in_file(device_plan()),
+        with_index(device_plan())}) {
     const std::string text = plan_file_json(plan);
     const PlanFile read = parse_plan_file(text, "plan.json");
     EXPECT_EQ(plan_file_json(read), text);
@@ -94,6 +100,7 @@ TEST(PlanFileTest, WhatIsWrittenIsReadBack) {
     EXPECT_EQ(read.placement.on_cpu, plan.placement.on_cpu);
     EXPECT_EQ(read.placement.kv_dram_bytes, plan.placement.kv_dram_bytes);
     EXPECT_EQ(read.placement.kv_hbm_bytes, plan.placement.kv_hbm_bytes);
+    EXPECT_EQ(read.placement.index_in_hbm, plan.placement.index_in_hbm);
     EXPECT_EQ(read.placement.cpu_share, plan.placement.cpu_share);
     EXPECT_EQ(read.is_measured, plan.is_measured);
   }

@@ -93,6 +93,24 @@ TEST_F(Plan, PricesWhatAMethodReads) {
                  {2, "usage", {"0.98p", "depends on the text"}, "--kv-budget", "2048"});
 }
 
+TEST_F(Plan, SaysWhoSearchesAnIndexBesideACard) {
+  const std::vector<std::string> options = {"--device", "virtual:rtx3060", "-c",          "128k",
+                                            "--attn",   "rabitq",          "--kv-budget", "2k"};
+  std::vector<std::string> small = options, other = options;
+  small.insert(small.end(), {"--hbm", "40MiB", "-b", "32"});
+  other[5] = "quest";
+  const json by_card = plan(options), by_cpu = plan(small), of_quest = plan(other);
+  EXPECT_EQ(by_card["index_searched_by"], "card");
+  EXPECT_GT(by_card["tiers"]["hbm"]["index_bytes"], 0);
+  EXPECT_GT(by_card["tiers"]["dram"]["index_bytes"], 0);
+  EXPECT_EQ(by_cpu["index_searched_by"], "cpu");
+  EXPECT_EQ(by_cpu["tiers"]["hbm"]["index_bytes"], 0);
+  EXPECT_EQ(of_quest["index_searched_by"], "cpu");
+  EXPECT_FALSE(plan({"--device", "virtual:rtx3060", "-c", "4k"}).contains("index_searched_by"));
+  EXPECT_NE(text(options).find("index      searched by the card, in HBM"), std::string::npos);
+  EXPECT_NE(text(small).find("index      searched by the CPU, in DRAM"), std::string::npos);
+}
+
 TEST_F(Plan, TheFirstTokenOfASparselyReadPromptIsSaidToBeThatOfAnExactlyReadOne) {
   const std::vector<std::string> exact = {"--device", "none",   "-c",   "128k",        "--dram",
                                           "4GiB",     "--attn", "mean", "--kv-budget", "2k"};
