@@ -76,10 +76,12 @@ int scan_as_host(const DeviceScanArgs& args) {
   return 0;
 }
 
+uint64_t n_scans = 0;  // by this device
 const DeviceTable& device_scanning_as_host() {
   static const DeviceTable made = [] {
     DeviceTable table = gpu_emu::emulated_device();
     table.kernels.scan_codes = [](DeviceStream*, const DeviceScanArgs& args) {
+      ++n_scans;
       return scan_as_host(args);
     };
     return table;
@@ -128,7 +130,13 @@ TEST(DeviceSearch, ChoosesWhatTheHostsSearchChooses) {
     DeviceRun card = card_run(member, setting), host = host_run(member, setting);
     EXPECT_GT(card.plan().index_bytes, 0u);
     const Logits expected = answer_all(host.walk(), text);
+    n_scans = 0;
     EXPECT_EQ(first_difference(answer_all(card.walk(), text), expected), std::nullopt);
+    uint64_t n_asking = 0;
+    for (uint32_t layer = 0; layer < member.model.shape().n_layers; ++layer)
+      n_asking += member.model.shape().layers[layer].window == 0 &&
+                  setting.rule.mode_of(layer) == Mode::kIndex;
+    EXPECT_EQ(n_scans, n_asking * (div_up(kSearchAsked, kDeviceFewRows) + kSearchAnswer));
     const SelectionCounts of_card = card.walk().walk().selection_counts();
     const SelectionCounts of_host = host.walk().walk().selection_counts();
     EXPECT_EQ(of_card.attended_blocks, of_host.attended_blocks);
