@@ -16,9 +16,11 @@
 //          and columns 4 to 7 are queries 0 to 3 for it: no products of zeros
 // Codes    of eight quads the odd ones stay where they are in their bytes, so that they count eight
 //          times: sums of their own, 13 operations to unpack instead of 17
-// Loads    16 bytes each, 1,536 a step of a warp (head_dim 128), copied into shared memory three
-//          steps ahead; a lane reads what it copied itself. A tile is read once for 16 queries
-// Bytes    scan_codes_bytes(args), operations scan_codes_ops(args): gpu_attn/scan_bytes.h
+// Loads    1,536 neighbouring bytes a step of a warp (head_dim 128), 16 a lane at a time, copied
+//          into shared memory three steps ahead. A tile is read once for 16 queries
+// Bytes    scan_codes_bytes(args), operations scan_codes_ops(args): gpu_attn/scan_bytes.h. For 8
+//          queries a step is 205 instructions of a warp (nvcc 13, 9.0), 16 of them products; an
+//          H200's memory takes 340 clocks to give a quarter of a multiprocessor its bytes
 // Numbers  sums begin at the bits of a float (kSumStart); exp2 by the card's approximation (2 ulp)
 #include "gpu_attn/scan_queries.cuh"
 
@@ -68,9 +70,12 @@ struct ScanPlan {
   static constexpr uint32_t kQueryWords = kChunks * kChunk * kQuads;
   static constexpr uint32_t kStepPairs = 2 * kKeys;  // of keys
   static constexpr uint32_t kSteps = kBlockPositions / 2 / kStepPairs;
-  static constexpr uint32_t kStepBytes = kChunks * kRabitqGroupWords * kWarpBytes;
+  static constexpr uint32_t kStepBytes = kChunks * kRabitqGroupWords * kWarpBytes;  // at most
   static constexpr uint32_t kStages = 4 / kChunks;  // steps that shared memory holds
-  static_assert(kSteps % kStages == 0 && kSteps % 2 == 0);
+  // Of a multiprocessor: more would lack registers.
+  static constexpr uint32_t kThreadBlocks = kChunks * kTiles == 4 ? 2 : 5 - kChunks * kTiles;
+  static constexpr uint32_t kStepsAtOnce = 2 / kTiles;  // whose values registers hold
+  static_assert(kSteps % kStages == 0 && kSteps % kStepsAtOnce == 0);
 };
 
 /// Where a lane stands.
@@ -100,15 +105,15 @@ __device__ __forceinline__ uint32_t group_of(const ScanArgs& args, const Place& 
   return min(chunk * Plan::kChunk + place.slot % Plan::kChunk, args.n_groups - 1);
 }
 
-/// The pair of keys of a step that a lane has one of.
+/// The pair of keys that a lane has one of, of a step.
 template <class Plan>
-__device__ __forceinline__ uint32_t pair_of(const Place& place, uint32_t step) {
-  return step * Plan::kStepPairs + side_of<Plan>(place) * 2 + place.row / 4;
+__device__ __forceinline__ uint32_t pair_of(const Place& place) {
+  return side_of<Plan>(place) * 2 + place.row / 4;
 }
 
 /// A warp's place in shared memory: steps in turn, and of two tiles what stands behind the codes.
 struct WarpRing {
-  unsigned char* steps;  // [kStages][kChunks][kRabitqGroupWords][32 lanes] 16 bytes
+  unsigned char* steps;  // [kStages][kStepBytes]
   unsigned char* rests;  // [2][rest_bytes]
 };
 
@@ -119,35 +124,38 @@ struct Reading {
   uint32_t rest;  // of the two in shared memory, the tile's
 };
 
-/// Asks for a step of the tile, or of the next one.
+/// The warp asks for a step of the tile, or of the next one: neighbouring bytes.
 template <class Plan>
-__device__ __forceinline__ void fetch(const ScanArgs& args, const Place& place,
-                                      const WarpRing& ring, const Reading& reading, uint32_t step) {
-  const uint32_t lane = threadIdx.x % 32;
+__device__ __forceinline__ void fetch(const ScanArgs& args, const WarpRing& ring,
+                                      const Reading& reading, uint32_t step) {
+  const uint32_t first = threadIdx.x % 32 * 16;
   const bool is_of_next = step >= Plan::kSteps;
   const std::byte* from = is_of_next ? reading.next : reading.tile;
   if (from != nullptr) {
     const uint32_t of_tile = is_of_next ? step - Plan::kSteps : step;
-    const uint32_t first_group = pair_of<Plan>(place, of_tile) * args.n_groups;
-    unsigned char* to = ring.steps + step % Plan::kStages * Plan::kStepBytes + lane * kLaneBytes;
+    const std::byte* codes = from + of_tile * args.step_bytes;
+    unsigned char* to = ring.steps + step % Plan::kStages * Plan::kStepBytes;
 #pragma unroll
-    for (uint32_t c = 0; c < Plan::kChunks; ++c) {
-      const std::byte* words =
-          from + (first_group + group_of<Plan>(args, place, c)) * (kRabitqGroupWords * kLineBytes) +
-          place.row % 4 * kLaneBytes;
-#pragma unroll
-      for (uint32_t w = 0; w < kRabitqGroupWords; ++w)
-        cp_async16(to + (c * kRabitqGroupWords + w) * kWarpBytes, words + w * kLineBytes);
+    for (uint32_t i = 0; i < Plan::kStepBytes / kWarpBytes; ++i) {
+      const uint32_t at = first + i * kWarpBytes;
+      cp_async16_or_zero(to + at, codes + at, at < args.step_bytes);
     }
     if (of_tile == 0) {
       unsigned char* rest =
           ring.rests + (is_of_next ? 1 - reading.rest : reading.rest) * args.rest_bytes;
 #pragma unroll 1
-      for (uint32_t at = lane * 16; at < args.rest_bytes; at += 32 * 16)
+      for (uint32_t at = first; at < args.rest_bytes; at += kWarpBytes)
         cp_async16(rest + at, from + args.rest_at + at);
     }
   }
   cp_async_commit();
+}
+
+/// Until the warp has the oldest step that it asked for.
+template <class Plan>
+__device__ __forceinline__ void wait_for_step() {
+  cp_async_wait<Plan::kStages - 2>();
+  __syncwarp();
 }
 
 __device__ __forceinline__ uint32_t word_of(uint4 words, uint32_t i) {
@@ -217,11 +225,17 @@ __device__ __forceinline__ LaneQueries<Plan> lane_queries(const ScanQueries& fro
   return of;
 }
 
-/// values[n][block][e]: of the lane's key of each of its blocks, with its queries.
+/// Values of a step: of the lane's key of each of its blocks, with its queries.
 template <class Plan>
-__device__ __forceinline__ void step_values(const uint4 (&words)[Plan::kChunks][kRabitqGroupWords],
-                                            uint32_t factors, const LaneQueries<Plan>& queries,
-                                            float (&values)[Plan::kTiles][kLaneBlocks][2]) {
+struct StepValues {
+  float of[Plan::kTiles][kLaneBlocks][2];
+};
+
+template <class Plan>
+__device__ __forceinline__ StepValues<Plan> step_values(
+    const uint4 (&words)[Plan::kChunks][kRabitqGroupWords], uint32_t factors,
+    const LaneQueries<Plan>& queries) {
+  StepValues<Plan> values;
 #pragma unroll
   for (uint32_t first = 0; first < kLaneBlocks; first += 2) {
     int32_t even[Plan::kTiles][4], odd[Plan::kTiles][4];
@@ -256,10 +270,12 @@ __device__ __forceinline__ void step_values(const uint4 (&words)[Plan::kChunks][
 #pragma unroll
         for (uint32_t e = 0; e < 2; ++e) {
           const int32_t sum = even[n][2 * i + e] * kOddWeight + odd[n][2 * i + e];
-          values[n][first + i][e] = fmaf(bits_to_float(static_cast<uint32_t>(sum)), factor, start);
+          values.of[n][first + i][e] =
+              fmaf(bits_to_float(static_cast<uint32_t>(sum)), factor, start);
         }
     }
   }
+  return values;
 }
 
 /// Of the lane's blocks and queries: the largest value so far, in bits, and the sum of 2^(value -
@@ -270,9 +286,9 @@ struct Weights {
   float sum[Plan::kTiles][kLaneBlocks][2];
 };
 
-/// Adds the values of two keys of each block. bits: of each unit of a value.
+/// Adds the values of some keys of each block. bits: of each unit of a value.
 template <class Plan>
-__device__ __forceinline__ void add_values(const float (&values)[2][Plan::kTiles][kLaneBlocks][2],
+__device__ __forceinline__ void add_values(const StepValues<Plan> (&values)[Plan::kStepsAtOnce],
                                            const float (&bits)[Plan::kTiles][kLaneBlocks][2],
                                            Weights<Plan>& weights) {
 #pragma unroll
@@ -281,14 +297,18 @@ __device__ __forceinline__ void add_values(const float (&values)[2][Plan::kTiles
     for (uint32_t b = 0; b < kLaneBlocks; ++b)
 #pragma unroll
       for (uint32_t e = 0; e < 2; ++e) {
-        const float one = values[0][n][b][e] * bits[n][b][e];
-        const float other = values[1][n][b][e] * bits[n][b][e];
         float& top = weights.top[n][b][e];
-        float& sum = weights.sum[n][b][e];
         const float top_before = top;
-        top = fmaxf(fmaxf(top, one), other);
-        sum = fmaf(sum, exp2_approx(top_before - top),
-                   exp2_approx(one - top) + exp2_approx(other - top));
+        float value[Plan::kStepsAtOnce];
+#pragma unroll
+        for (uint32_t i = 0; i < Plan::kStepsAtOnce; ++i) {
+          value[i] = values[i].of[n][b][e] * bits[n][b][e];
+          top = fmaxf(top, value[i]);
+        }
+        float sum = exp2_approx(value[0] - top);
+#pragma unroll
+        for (uint32_t i = 1; i < Plan::kStepsAtOnce; ++i) sum += exp2_approx(value[i] - top);
+        weights.sum[n][b][e] = fmaf(weights.sum[n][b][e], exp2_approx(top_before - top), sum);
       }
 }
 
@@ -350,6 +370,13 @@ __device__ __forceinline__ Weights<Plan> weigh_keys(
     const ScanArgs& args, const Place& place, const WarpRing& ring, const Reading& reading,
     const LaneQueries<Plan>& queries, const float (&bits)[Plan::kTiles][kLaneBlocks][2]) {
   const unsigned char* factors = ring.rests + reading.rest * args.rest_bytes;
+  const uint32_t pair = pair_of<Plan>(place);
+  uint32_t codes_at[Plan::kChunks];  // in a step
+#pragma unroll
+  for (uint32_t c = 0; c < Plan::kChunks; ++c)
+    codes_at[c] =
+        (pair * args.n_groups + group_of<Plan>(args, place, c)) * kRabitqGroupWords * kLineBytes +
+        place.row % 4 * kLaneBytes;
   Weights<Plan> weights;
 #pragma unroll
   for (uint32_t n = 0; n < Plan::kTiles; ++n)
@@ -359,26 +386,24 @@ __device__ __forceinline__ Weights<Plan> weigh_keys(
       weights.sum[n][i / 2][i % 2] = 0.0f;
     }
 #pragma unroll 1
-  for (uint32_t first = 0; first < Plan::kSteps; first += 2) {
-    float values[2][Plan::kTiles][kLaneBlocks][2];
+  for (uint32_t first = 0; first < Plan::kSteps; first += Plan::kStepsAtOnce) {
+    StepValues<Plan> values[Plan::kStepsAtOnce];
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
+    for (uint32_t i = 0; i < Plan::kStepsAtOnce; ++i) {
       const uint32_t step = first + i;
-      cp_async_wait<Plan::kStages - 2>();
-      const auto* from =
-          reinterpret_cast<const uint4*>(ring.steps + step % Plan::kStages * Plan::kStepBytes) +
-          threadIdx.x % 32;
+      wait_for_step<Plan>();
+      const unsigned char* codes = ring.steps + step % Plan::kStages * Plan::kStepBytes;
       uint4 words[Plan::kChunks][kRabitqGroupWords];
 #pragma unroll
       for (uint32_t c = 0; c < Plan::kChunks; ++c)
 #pragma unroll
         for (uint32_t w = 0; w < kRabitqGroupWords; ++w)
-          words[c][w] = from[(c * kRabitqGroupWords + w) * 32];
-      const uint32_t key = pair_of<Plan>(place, step) * 2 + place.row / 2 % 2;
+          words[c][w] = *reinterpret_cast<const uint4*>(codes + codes_at[c] + w * kLineBytes);
+      const uint32_t key = (step * Plan::kStepPairs + pair) * 2 + place.row / 2 % 2;
       const auto four = *reinterpret_cast<const uint32_t*>(factors + key * kExtentBlocks +
                                                            place.row % 2 * kLaneBlocks);
-      fetch<Plan>(args, place, ring, reading, step + Plan::kStages - 1);
-      step_values<Plan>(words, four, queries, values[i]);
+      fetch<Plan>(args, ring, reading, step + Plan::kStages - 1);
+      values[i] = step_values<Plan>(words, four, queries);
     }
     add_values<Plan>(values, bits, weights);
   }
@@ -392,8 +417,7 @@ __device__ __forceinline__ void scan_tile(const ScanArgs& args, const ScanQuerie
                                           const Reading& reading, uint32_t tile_idx) {
   const Place place = place_of_lane();
   const auto queries = lane_queries<Plan>(from, place, first_query);
-  cp_async_wait<Plan::kStages - 2>();
-  __syncwarp();  // what stands behind the codes, all lanes have copied
+  wait_for_step<Plan>();  // what stands behind the codes came with it
   const unsigned char* rest = ring.rests + reading.rest * args.rest_bytes;
   int32_t centres[Plan::kTiles][4];
   centre_products<Plan>(args, reinterpret_cast<const uint32_t*>(rest + kExtentPositions), place,
@@ -437,7 +461,8 @@ __device__ __forceinline__ void scan_tile(const ScanArgs& args, const ScanQuerie
 }
 
 template <class Plan>
-__global__ void __launch_bounds__(kWarps * 32) scan_codes_kernel(const ScanArgs args) {
+__global__ void __launch_bounds__(kWarps * 32, Plan::kThreadBlocks)
+    scan_codes_kernel(const ScanArgs args) {
   GPU_DYN_SHARED(shared);
   const uint32_t warp = threadIdx.x / 32;
   constexpr uint32_t kRingBytes = Plan::kStages * Plan::kStepBytes;
@@ -455,10 +480,8 @@ __global__ void __launch_bounds__(kWarps * 32) scan_codes_kernel(const ScanArgs 
   const auto* tiles = args.of.tiles + blockIdx.y * args.of.tile_stride;
   uint32_t tile_idx = blockIdx.x * kWarps + warp;
   Reading reading{tile_idx < n_tiles ? tiles[tile_idx] : nullptr, nullptr, 0};
-  const Place place = place_of_lane();
 #pragma unroll
-  for (uint32_t step = 0; step + 1 < Plan::kStages; ++step)
-    fetch<Plan>(args, place, ring, reading, step);
+  for (uint32_t step = 0; step + 1 < Plan::kStages; ++step) fetch<Plan>(args, ring, reading, step);
   for (uint32_t query = warp; query < args.n_padded; query += kWarps)
     put_query(args, queries, query, row);
   __syncthreads();
@@ -506,6 +529,7 @@ ScanArgs scan_args(const DeviceScanArgs& of) {
 
 template <class Plan>
 int launch_scan(DeviceStream* stream, ScanArgs args) {
+  args.step_bytes = Plan::kStepPairs * args.n_groups * kRabitqGroupWords * kLineBytes;
   args.n_padded = (args.of.n_queries + Plan::kPass - 1) / Plan::kPass * Plan::kPass;
   const uint32_t of_warp =
       Plan::kStages * Plan::kStepBytes + 2 * args.rest_bytes + args.of.head_dim * 4;

@@ -26,6 +26,7 @@ struct ScanArgs {
   uint32_t n_at_once;                   // dimensions of a transform
   uint32_t n_groups;
   uint32_t n_padded;    // queries, up to a multiple of what a pass takes
+  uint32_t step_bytes;  // codes of a tile that a warp takes at once
   uint32_t rest_at;     // in a tile: what stands behind its codes
   uint32_t rest_bytes;  // factors, centres, steps
 };

@@ -20,11 +20,10 @@ using testing::RabitqReader;
 constexpr uint32_t kSeed = 20261129;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr uint32_t kDrawnTiles = 3;   // of a case; lists name them again and again
-constexpr uint64_t kSpareScores = 5;  // floats between the scores of two queries: nobody's
-constexpr uint64_t kSpareTiles = 2;   // entries between the lists of two KV heads: null
-constexpr double kBitsTolerance =
-    0.0602;  // of ln(sum exp) by the bits of floats, which the CPU has
+constexpr uint32_t kDrawnTiles = 3;        // of a case; lists name them again and again
+constexpr uint64_t kSpareScores = 5;       // floats between the scores of two queries: nobody's
+constexpr uint64_t kSpareTiles = 2;        // entries between the lists of two KV heads: null
+constexpr double kBitsTolerance = 0.0602;  // of the CPU's ln(sum exp), by the bits of floats
 
 enum class Contents {
   kKeys,
@@ -44,7 +43,7 @@ struct ScanShape {
 
   uint32_t n_queries() const { return n_rows * group; }
   uint64_t score_stride() const { return uint64_t{n_tiles} * kExtentBlocks + kSpareScores; }
-  uint64_t n_scores() const { return n_kv_heads * n_queries() * score_stride(); }
+  uint64_t n_scores() const { return uint64_t{n_kv_heads} * n_queries() * score_stride(); }
 };
 
 IndexKernels cpu_kernels() {
@@ -138,8 +137,8 @@ void expect_rounded(CaseReport& report, const ScanShape& shape, const std::vecto
         roundings * kUnit * std::sqrt(square) + (0.5 + 127 * 3 * kUnit) * scale;
     int32_t sum = 0;
     for (uint32_t d = 0; d < shape.head_dim; ++d) {
-      const int32_t code = rounded.codes[query * rounded.n_codes + d];
-      sum += code;
+      const double code = rounded.codes[query * rounded.n_codes + d];
+      sum += static_cast<int32_t>(code);
       if (!(std::abs(turned[d] - code * scale) <= tolerance)) ++n_wrong;
     }
     if (sum != rounded.sums[query]) ++n_wrong;
@@ -250,55 +249,51 @@ std::vector<float> scan_on_device(UnderTest& on, const ScanShape& shape, const D
   return on.download(scores, shape.n_scores());
 }
 
-/// What the CPU's scan gives for one drawn tile and one query.
-std::vector<float> scan_on_cpu(const ScanShape& shape, const std::byte* tile,
-                               const RoundedQueries& queries, uint64_t query) {
-  std::vector<float> scores(kExtentBlocks);
-  cpu_kernels().rabitq_scan(
-      {&tile, 1, shape.head_dim, queries.codes.data() + query * queries.n_codes,
-       queries.scales.data() + query, queries.sums.data() + query, 1, scores.data(), 0});
-  return scores;
-}
+/// What the drawn tiles should score with one query, and what the CPU gives them.
+struct WantedOfQuery {
+  WantedOfQuery(const ScanShape& shape, const DrawnTiles& tiles, const RoundedQueries& queries,
+                uint64_t query)
+      : of_cpu(uint64_t{kDrawnTiles} * kExtentBlocks) {
+    const int8_t* codes = queries.codes.data() + query * queries.n_codes;
+    const float scale = queries.scales[query];
+    for (uint32_t i = 0; i < kDrawnTiles; ++i) {
+      const std::byte* tile = tiles.tile(i);
+      for (uint32_t block = 0; block < kExtentBlocks; ++block)
+        exact.push_back(wanted_score({tile, shape.head_dim}, shape.head_dim, block, codes, scale));
+      cpu_kernels().rabitq_scan({&tile, 1, shape.head_dim, codes, &scale, &queries.sums[query], 1,
+                                 of_cpu.data() + uint64_t{i} * kExtentBlocks, 0});
+    }
+  }
 
-/// The scores of a list's tiles, in its order, and the floats between them.
+  std::vector<WantedScore> exact;
+  std::vector<float> of_cpu;
+};
+
+/// Scores of all queries, what they should be, and the floats between them.
 struct Judged {
-  std::vector<float> scores, of_cpu;
-  std::vector<double> wanted, tolerance, wanted_near, near;
-  std::vector<float> spare;
+  std::vector<float> scores, spare;
+  std::vector<double> wanted, tolerance, of_cpu, cpu_tolerance;
 };
 
 Judged judge(const ScanShape& shape, const DrawnTiles& tiles, const RoundedQueries& queries,
              const std::vector<float>& found) {
   Judged judged;
   for (uint64_t query = 0; query < queries.scales.size(); ++query) {
+    const WantedOfQuery of_query(shape, tiles, queries, query);
     const auto head = static_cast<uint32_t>(query / shape.n_queries());
-    std::vector<WantedScore> of_drawn;
-    std::vector<float> cpu_of_drawn;
-    for (uint32_t i = 0; i < std::min(kDrawnTiles, shape.n_tiles); ++i) {
-      const uint32_t drawn = drawn_at(shape, head, i);
-      const RabitqReader reader(tiles.tile(drawn), shape.head_dim);
-      of_drawn.resize(std::max<size_t>(of_drawn.size(), (drawn + 1) * kExtentBlocks));
-      cpu_of_drawn.resize(of_drawn.size());
-      const auto on_cpu = scan_on_cpu(shape, tiles.tile(drawn), queries, query);
-      for (uint32_t b = 0; b < kExtentBlocks; ++b) {
-        of_drawn[drawn * kExtentBlocks + b] =
-            wanted_score(reader, shape.head_dim, b, queries.codes.data() + query * queries.n_codes,
-                         queries.scales[query]);
-        cpu_of_drawn[drawn * kExtentBlocks + b] = on_cpu[b];
-      }
-    }
     const float* row = found.data() + query * shape.score_stride();
-    for (uint32_t i = 0; i < shape.n_tiles; ++i)
-      for (uint32_t b = 0; b < kExtentBlocks; ++b) {
-        const uint32_t at = drawn_at(shape, head, i) * kExtentBlocks + b;
-        judged.scores.push_back(row[i * kExtentBlocks + b]);
-        judged.wanted.push_back(of_drawn[at].score);
-        judged.tolerance.push_back(of_drawn[at].tolerance);
-        judged.wanted_near.push_back(double{cpu_of_drawn[at]});
-        judged.near.push_back(kBitsTolerance + 3 * of_drawn[at].tolerance);
-      }
-    judged.spare.insert(judged.spare.end(), row + shape.score_stride() - kSpareScores,
-                        row + shape.score_stride());
+    for (uint32_t i = 0; i < shape.n_tiles * kExtentBlocks; ++i) {
+      const uint32_t at =
+          drawn_at(shape, head, i / kExtentBlocks) * kExtentBlocks + i % kExtentBlocks;
+      const auto [score, tolerance] = of_query.exact[at];
+      judged.scores.push_back(row[i]);
+      judged.wanted.push_back(score);
+      judged.tolerance.push_back(tolerance);
+      judged.of_cpu.push_back(double{of_query.of_cpu[at]});
+      judged.cpu_tolerance.push_back(kBitsTolerance + 3 * tolerance);
+    }
+    const float* end = row + shape.score_stride();
+    judged.spare.insert(judged.spare.end(), end - kSpareScores, end);
   }
   return judged;
 }
@@ -313,14 +308,15 @@ void scan_case(UnderTest& on, CaseReport& report, const ScanShape& shape) {
   if (shape.contents == Contents::kAnyBytes) {
     uint64_t n_nan = 0;
     for (uint64_t i = 0; i < found.size(); ++i)
-      n_nan += i % shape.score_stride() < shape.n_tiles * kExtentBlocks && std::isnan(found[i]);
+      n_nan +=
+          i % shape.score_stride() < shape.score_stride() - kSpareScores && std::isnan(found[i]);
     return report.expect(n_nan == 0, std::to_string(n_nan) + " scores are NaN");
   }
   const Judged judged = judge(shape, tiles, queries, found);
   report.expect_near(
       judged.scores, judged.wanted, [&](uint64_t i) { return judged.tolerance[i]; }, "scores");
   report.expect_near(
-      judged.scores, judged.wanted_near, [&](uint64_t i) { return judged.near[i]; },
+      judged.scores, judged.of_cpu, [&](uint64_t i) { return judged.cpu_tolerance[i]; },
       "scores beside the CPU's");
   const std::vector<std::byte> untouched(judged.spare.size() * sizeof(float), std::byte{0xFF});
   report.expect_equal(std::as_bytes(std::span(judged.spare)), untouched, "beside the scores");
@@ -360,6 +356,7 @@ std::vector<GpuCase> scan_cases() {
   shapes.push_back({.head_dim = 64, .n_tiles = 100});
   shapes.push_back({.head_dim = 128, .group = 4, .n_tiles = 0, .n_kv_heads = 2});
   std::vector<GpuCase> cases;
+  cases.reserve(shapes.size() + 2);
   for (const ScanShape& shape : shapes)
     cases.push_back({name_of(shape), [shape](UnderTest& device, CaseReport& report) {
                        scan_case(device, report, shape);

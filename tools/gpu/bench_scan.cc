@@ -83,7 +83,7 @@ std::vector<float> scanned_by_cpu(const ScanShape& shape, const HostMemory& draw
   std::vector<float> scores(uint64_t{shape.n_queries} * kDrawnTiles * kExtentBlocks);
   cpu_kernels().rabitq_scan({tiles.data(), kDrawnTiles, shape.head_dim, codes.data(), scales.data(),
                              sums.data(), shape.n_queries, scores.data(),
-                             kDrawnTiles * kExtentBlocks});
+                             uint64_t{kDrawnTiles} * kExtentBlocks});
   return scores;
 }
 
