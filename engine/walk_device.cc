@@ -28,12 +28,7 @@ class Walk::State::DeviceContexts : public ContextChooser,
   DeviceContexts(const DeviceContexts&) = delete;
   DeviceContexts& operator=(const DeviceContexts&) = delete;
 
-  /// Not of means of rows, which are made of the queries here.
-  bool asks_index(uint32_t layer, uint32_t n_part_rows) const override {
-    const Selection& of = *state_.selection;
-    return of.choosers.front().rule().mode_of(layer) == index::LayerMode::kIndex &&
-           of.mean_rows(n_part_rows) == 1;
-  }
+  bool asks_index(uint32_t layer, uint32_t n_part_rows) const override;
 
   void choose(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, const float* queries,
               const BlockWeights& weights) override {
@@ -95,6 +90,13 @@ class Walk::State::DeviceContexts : public ContextChooser,
   uint32_t group_idx_ = 0;
   bool has_waves_ = false;
 };
+
+/// Not by means of rows, which are made of their queries here.
+bool Walk::State::DeviceContexts::asks_index(uint32_t layer, uint32_t n_part_rows) const {
+  const Selection& of = *state_.selection;
+  return of.choosers.front().rule().mode_of(layer) == index::LayerMode::kIndex &&
+         of.mean_rows(n_part_rows) == 1;
+}
 
 LayerLease Walk::State::DeviceContexts::take_layer(uint32_t layer) {
   LayerLease lease;

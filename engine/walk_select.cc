@@ -202,9 +202,9 @@ void Walk::State::put_means(const Group& group, uint32_t layer) {
     }
 }
 
-/// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks), where none are given,
-/// and then the choice of every head, by the worker that has scored the last of its blocks; and
-/// then, where it attends, the spans of every head.
+/// selection->weights [n_kv_heads][n_queries][stride] of blocks [0, n_blocks), unless others are
+/// given, and then the choice of every head, by the worker that has scored the last of its blocks;
+/// and then, where it attends, the spans of every head.
 void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_blocks, bool attends,
                                const BlockWeights& given) {
   const Group& group = groups[group_idx];

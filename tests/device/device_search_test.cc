@@ -14,6 +14,7 @@
 #include "tests/device/spill_run.h"
 #include "tests/device/virtual_run.h"
 #include "tests/device/watched_device.h"
+#include "tests/engine/cached_run.h"
 #include "tests/engine/thrown_error.h"
 #include "tests/engine/zoo_distance.h"
 
@@ -358,6 +359,39 @@ TEST(DeviceSearch, WhereKAndVSpillToo) {
   EXPECT_GT(away.store().blocks_read, 0u);
   EXPECT_GT(away.walk().walk().selection_counts().scanned_on_device_bytes, 0u);
   EXPECT_EQ(host.walk().walk().selection_counts().scanned_on_device_bytes, 0u);
+}
+
+/// Saved by the CPU, opened again beside a device: K, V and rows come from files.
+TEST(DeviceSearch, RowsOfASavedContextAreThoseThatWereSaved) {
+  const LoadedMember member("llama3");
+  const testing::TestFolder folder;
+  const auto text = member.text(540, kSearchSeed);
+  WalkSetting setting = testing::cached_setting();
+  setting.method = index::Method::kRabitq;
+  setting.rule = search_setting().rule;
+  {
+    testing::CachedRun saving(member, folder, {}, setting);
+    saving.read(text);
+    saving.finish();
+  }
+  const auto answered = [&](bool card_searches) {
+    DeviceRun run(
+        member, setting, 0, device_scanning_as_host(), 0,
+        [&](const DeviceNeeds&, DevicePlan& plan) {
+          if (!card_searches) plan.index_bytes = 0;
+        },
+        testing::CachedRun::transfers(member));
+    ContextCache contexts({.directory = folder.path("contexts"), .limits = {}, .saves = false},
+                          run.walk().cache(), testing::kCachedModel, "test");
+    Sequence sequence = contexts.restore(run.walk().cache(), std::span(text).first(539));
+    EXPECT_GE(sequence.n_pos(), 512u);
+    EXPECT_EQ(sequence.n_indexed(), sequence.n_pos() / kBlockPositions);
+    Logits logits = run.walk().feed(sequence, std::span(text).subspan(sequence.n_pos()), 0,
+                                    Attention::kSelected);
+    EXPECT_EQ(run.walk().walk().selection_counts().scanned_on_device_bytes > 0, card_searches);
+    return logits;
+  };
+  EXPECT_EQ(first_difference(answered(true), answered(false)), std::nullopt);
 }
 
 /// Of 16 heads of a KV head fewer rows are scored one by one than choose together: their means are

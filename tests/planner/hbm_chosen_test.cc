@@ -1,6 +1,6 @@
 // Room on a card where a token chooses what it attends: for what a layer chooses of K and V, kept
-// where these spill and nowhere else; for rows of the index, which the card searches in place of the
-// CPU, and what that saves.
+// where these spill and nowhere else; for rows of the index, which the card searches in place of
+// the CPU, and what that saves.
 #include <gtest/gtest.h>
 
 #include <array>
