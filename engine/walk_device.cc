@@ -31,9 +31,7 @@ class Walk::State::DeviceContexts : public ContextChooser,
   bool asks_index(uint32_t layer, uint32_t n_part_rows) const override;
 
   void choose(uint32_t layer, uint32_t first_row, uint32_t n_part_rows, const float* queries,
-              const BlockWeights& weights) override {
-    work("choose", layer, [&] { choose_for(layer, first_row, n_part_rows, queries, weights); });
-  }
+              const BlockWeights& weights) override;
 
   size_t bring(uint32_t layer, std::span<const tiers::BlockId> blocks) override;
 
@@ -41,10 +39,7 @@ class Walk::State::DeviceContexts : public ContextChooser,
               const float* queries, const gpu_attn::SplitPartials& out) override;
 
   void multiply(gpu_attn::HostProduct product, uint32_t layer, uint32_t n_part_rows, const float* x,
-                const std::array<float*, 3>& out) override {
-    work("multiply beside the device", layer,
-         [&] { state_.multiply_beside(product, layer, n_part_rows, x, out); });
-  }
+                const std::array<float*, 3>& out) override;
 
   LayerLease take_layer(uint32_t layer) override;
   bool read_ahead(std::chrono::microseconds most) override {
@@ -98,11 +93,23 @@ bool Walk::State::DeviceContexts::asks_index(uint32_t layer, uint32_t n_part_row
          of.mean_rows(n_part_rows) == 1;
 }
 
+void Walk::State::DeviceContexts::multiply(gpu_attn::HostProduct product, uint32_t layer,
+                                           uint32_t n_part_rows, const float* x,
+                                           const std::array<float*, 3>& out) {
+  work("multiply beside the device", layer,
+       [&] { state_.multiply_beside(product, layer, n_part_rows, x, out); });
+}
+
 LayerLease Walk::State::DeviceContexts::take_layer(uint32_t layer) {
   LayerLease lease;
   work("take_weights", layer,
        [&] { lease = state_.model.take_layer(layer, state_.pool, state_.cancel); });
   return lease;
+}
+
+void Walk::State::DeviceContexts::choose(uint32_t layer, uint32_t first_row, uint32_t n_part_rows,
+                                         const float* queries, const BlockWeights& weights) {
+  work("choose", layer, [&] { choose_for(layer, first_row, n_part_rows, queries, weights); });
 }
 
 void Walk::State::DeviceContexts::choose_for(uint32_t layer, uint32_t first_row,

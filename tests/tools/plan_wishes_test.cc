@@ -239,7 +239,7 @@ TEST_F(PlanWishes, AnotherMachineIsPlannedBesideThisOne) {
 TEST_F(PlanWishes, AQuickerCpuChoosesMoreQuickly) {
   // Beside a card that holds all of it the CPU does nothing else.
   const Words exact = on_card({"--what-if", "cpu=+20%"});
-  const Words chosen = joined(exact, {"--attn", "rabitq", "--kv-budget", "2k"});
+  const Words chosen = joined(exact, {"--attn", "pq", "--kv-budget", "2k"});
   EXPECT_EQ(plan(exact)["what_if"]["tpot_change_ms"], 0.0);
   EXPECT_NEAR(plan(exact)["kv_share"]["hbm"], 1, 1e-9);
   const json found = plan(chosen);
@@ -249,6 +249,9 @@ TEST_F(PlanWishes, AQuickerCpuChoosesMoreQuickly) {
   EXPECT_GT(change, -tpot / 6);
   const double slower = plan(joined(chosen, {"--what-if", "dram_read=+20%"}))["what_if"]["tpot_ms"];
   EXPECT_NEAR(slower, tpot + change, 1e-9);  // memory's pace changes nothing more
+  // Of rabitq the card searches the index.
+  const Words by_card = joined(exact, {"--attn", "rabitq", "--kv-budget", "2k"});
+  EXPECT_EQ(plan(by_card)["what_if"]["tpot_change_ms"], 0.0);
 }
 
 TEST_F(PlanWishes, TheLongestContextAtARateIsFound) {
