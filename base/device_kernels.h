@@ -205,6 +205,27 @@ struct DeviceSetWordsArgs {
   uint32_t n;
 };
 
+inline constexpr uint32_t kDeviceScanHeadDimMax = 256;
+
+/// What the queries of every KV head ask of tiles of rotated codes (base/index_kernels.h): queries
+/// are rotated and rounded as RabitqQueryArgs has it, to the same bits, and a block's score is
+/// ln(sum exp) of its 32 products, exact but for f32, and +infinity where it is not finite. Tiles
+/// are 64-byte aligned; they, and the list of them, may lie in pinned host memory. head_dim is a
+/// multiple of 8, at most kDeviceScanHeadDimMax.
+struct DeviceScanArgs {
+  const float* q;                 // as DeviceRotateArgs::q_out: [n_kv_heads][n_queries][head_dim]
+  const std::byte* const* tiles;  // [n_kv_heads, tile_stride], rabitq_tile_bytes(head_dim) each
+  uint64_t tile_stride;
+  uint32_t n_tiles;  // of each KV head
+  uint32_t head_dim;
+  uint32_t n_kv_heads;
+  uint32_t n_queries;  // of each KV head, at most kDeviceFewRows * kDeviceGroupMax
+  // [n_kv_heads, n_queries, score_stride]: kExtentBlocks per tile are written. Device memory, or
+  // pinned host memory.
+  float* block_scores;
+  uint64_t score_stride;
+};
+
 /// Rows to their int8 form.
 struct DeviceQuantizeArgs {
   const float* x;  // [n_rows, n]
@@ -227,6 +248,7 @@ struct DeviceKernels {
   int (*argmax)(DeviceStream* stream, const DeviceArgmaxArgs& args);
   int (*copy_blocks)(DeviceStream* stream, const DeviceCopyBlocksArgs& args);
   int (*set_words)(DeviceStream* stream, const DeviceSetWordsArgs& args);
+  int (*scan_codes)(DeviceStream* stream, const DeviceScanArgs& args);
 };
 
 /// Outputs whose weights are in scratch as f16 at a time: a vocabulary is multiplied in parts.

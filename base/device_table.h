@@ -10,7 +10,7 @@
 
 namespace strata {
 
-inline constexpr uint32_t kDeviceAbi = 3;  // raised with every change of this page's structs
+inline constexpr uint32_t kDeviceAbi = 4;  // raised with every change of this page's structs
 
 /// What an error number of the device means.
 enum class DeviceStatus : uint8_t {

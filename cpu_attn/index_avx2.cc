@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/key_rotation.h"
 #include "cpu_attn/index.h"
 
 namespace strata::cpu_attn {

@@ -307,7 +307,8 @@ constexpr DeviceTable kTable = {
                 .activate = on_device<activate, DeviceActivateArgs>,
                 .argmax = on_device<argmax, DeviceArgmaxArgs>,
                 .copy_blocks = on_device<copy_blocks, DeviceCopyBlocksArgs>,
-                .set_words = on_device<set_words, DeviceSetWordsArgs>},
+                .set_words = on_device<set_words, DeviceSetWordsArgs>,
+                .scan_codes = on_device<scan_codes, DeviceScanArgs>},
 };
 
 }  // namespace

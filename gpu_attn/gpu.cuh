@@ -7,7 +7,7 @@
 // launched by launch(). What kernels may use:
 //
 //   threadIdx, blockIdx, blockDim, gridDim; __device__, __forceinline__; float2, float4, uint2,
-//   uint4, int4 and make_*; fmaf, rsqrtf, fmaxf, fminf, min, max, expf, log2f, tanhf
+//   uint4, int4 and make_*; fmaf, rsqrtf, fmaxf, fminf, fabsf, min, max, expf, log2f, tanhf
 //   GPU_SHARED(T, name, [n]...) and GPU_DYN_SHARED(name): shared memory, static and as large as the
 //     launch says; both are garbage before they are written (the emulator fills them with NaN). The
 //     first is aligned as T is and no better: uint4 for what is moved 16 bytes at a time
@@ -118,6 +118,8 @@ __device__ __forceinline__ float exp2_approx(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+/// a * b, rounded before anything is added to it: never part of a fused sum.
+__device__ __forceinline__ float mul_rounded(float a, float b) { return __fmul_rn(a, b); }
 /// c + the sum over the four signed bytes of a times those of b.
 __device__ __forceinline__ int32_t dot4(int32_t a, int32_t b, int32_t c) { return __dp4a(a, b, c); }
 /// c + the sum over the four unsigned bytes of a times the signed bytes of b.

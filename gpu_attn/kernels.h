@@ -20,6 +20,7 @@ int activate(DeviceStream* stream, const DeviceActivateArgs& args);
 int argmax(DeviceStream* stream, const DeviceArgmaxArgs& args);
 int copy_blocks(DeviceStream* stream, const DeviceCopyBlocksArgs& args);
 int set_words(DeviceStream* stream, const DeviceSetWordsArgs& args);
+int scan_codes(DeviceStream* stream, const DeviceScanArgs& args);
 
 inline DeviceKernels device_kernels() {
   return {.embed = embed,
@@ -33,7 +34,8 @@ inline DeviceKernels device_kernels() {
           .activate = activate,
           .argmax = argmax,
           .copy_blocks = copy_blocks,
-          .set_words = set_words};
+          .set_words = set_words,
+          .scan_codes = scan_codes};
 }
 
 }  // namespace strata::gpu_attn

@@ -28,7 +28,7 @@ left() { echo $((GPU_CHECK_LEFT - SECONDS)); }
 subjects_with() {
   local listed
   listed=$("$GPU_CHECK_PROGRAM" --list) || return
-  [ "$GPU_CHECK_DRY" = no ] || listed=$(grep -E '^(copy|words|rows|attend|link|linear|model) ' <<< "$listed" | grep -vE '(attend|linear) cases')
+  [ "$GPU_CHECK_DRY" = no ] || listed=$(grep -E '^(copy|words|scan|rows|attend|link|linear|model) ' <<< "$listed" | grep -vE '(attend|linear) cases')
   sed -n "s/ $1\$//p" <<< "$listed"
 }
 

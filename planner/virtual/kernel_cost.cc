@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "base/index_kernels.h"
 #include "planner/step_plan_builder.h"
 #include "planner/virtual/first_fit_arena.h"
 
@@ -315,6 +316,24 @@ KernelCost kernel_cost(const DeviceSetWordsArgs& args) {
   return cost;
 }
 
+KernelCost kernel_cost(const DeviceScanArgs& args) {
+  KernelCost cost{.name = "scan_codes", .unit = FlopUnit::kInt8};
+  const uint64_t n_queries = uint64_t{args.n_kv_heads} * args.n_queries;
+  const uint64_t tile_bytes = rabitq_tile_bytes(args.head_dim);
+  add(cost.reads, args.q, n_queries * args.head_dim * sizeof(float));
+  for (const ByteRange& entries : tables_of(args, 0))
+    cost.reads.push_back({entries, entries.bytes});
+  for (uint64_t head = 0; head < args.n_kv_heads; ++head)
+    for (uint64_t i = 0; i < args.n_tiles; ++i)
+      add_block(cost.reads, args.tiles[head * args.tile_stride + i], tile_bytes, tile_bytes);
+  for (uint64_t query = 0; query < n_queries; ++query)
+    add(cost.writes, args.block_scores + query * args.score_stride,
+        uint64_t{args.n_tiles} * kExtentBlocks * sizeof(float));
+  const uint64_t n_rows = uint64_t{args.n_tiles} * (kExtentPositions + kExtentBlocks);
+  cost.flop = 2 * n_queries * n_rows * args.head_dim;
+  return cost;
+}
+
 std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args, uint32_t stage) {
   if (stage > 0) return {};
   return {range_of(args.from, args.n_blocks * sizeof(std::byte*)),
@@ -323,6 +342,14 @@ std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args, uint32_t stag
 std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args, uint32_t stage) {
   if (stage > 0) return {};
   return {range_of(args.index, args.n * sizeof(uint32_t))};
+}
+std::vector<ByteRange> tables_of(const DeviceScanArgs& args, uint32_t stage) {
+  if (stage > 0) return {};
+  std::vector<ByteRange> tables;
+  for (uint64_t head = 0; head < args.n_kv_heads && args.n_tiles > 0; ++head)
+    tables.push_back(
+        range_of(args.tiles + head * args.tile_stride, args.n_tiles * sizeof(std::byte*)));
+  return tables;
 }
 std::vector<ByteRange> tables_of(const DeviceRotateArgs& args, uint32_t stage) {
   if (args.n_rows == 0 || stage > 1) return {};

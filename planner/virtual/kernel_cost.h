@@ -42,13 +42,14 @@ KernelCost kernel_cost(const DeviceEmbedArgs& args);
 KernelCost kernel_cost(const DeviceNormArgs& args);
 KernelCost kernel_cost(const DeviceQuantizeArgs& args);
 KernelCost kernel_cost(const DeviceLinearArgs& args);
-/// Of the first three below the tables of blocks and the positions, of the last two the lists are
+/// Of the first three below the tables of blocks and the positions, of the last three the lists are
 /// read here, when the operation starts.
 KernelCost kernel_cost(const DeviceRotateArgs& args);
 KernelCost kernel_cost(const DeviceAttendArgs& args);
 KernelCost kernel_cost(const DevicePrefillArgs& args);
 KernelCost kernel_cost(const DeviceCopyBlocksArgs& args);
 KernelCost kernel_cost(const DeviceSetWordsArgs& args);
+KernelCost kernel_cost(const DeviceScanArgs& args);
 KernelCost kernel_cost(const DeviceMergeArgs& args);
 KernelCost kernel_cost(const DeviceActivateArgs& args);
 KernelCost kernel_cost(const DeviceArgmaxArgs& args);
@@ -64,5 +65,6 @@ std::vector<ByteRange> tables_of(const DeviceAttendArgs& args, uint32_t stage);
 std::vector<ByteRange> tables_of(const DevicePrefillArgs& args, uint32_t stage);
 std::vector<ByteRange> tables_of(const DeviceCopyBlocksArgs& args, uint32_t stage);
 std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args, uint32_t stage);
+std::vector<ByteRange> tables_of(const DeviceScanArgs& args, uint32_t stage);
 
 }  // namespace strata::planner

@@ -140,6 +140,7 @@ constexpr DeviceKernels kKernels = {
     .argmax = kKernel<DeviceArgmaxArgs, &DeviceKernels::argmax>,
     .copy_blocks = kKernel<DeviceCopyBlocksArgs, &DeviceKernels::copy_blocks>,
     .set_words = kKernel<DeviceSetWordsArgs, &DeviceKernels::set_words>,
+    .scan_codes = kKernel<DeviceScanArgs, &DeviceKernels::scan_codes>,
 };
 
 constexpr DeviceTable kTable = {

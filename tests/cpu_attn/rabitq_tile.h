@@ -1,5 +1,5 @@
 // tests/cpu_attn/rabitq_tile.h - tiles of rotated keys taken apart, and the rotation, by the
-// definitions of base/index_kernels.h and cpu_attn/index_rabitq_encode.inc, in double precision.
+// definitions of base/index_kernels.h and base/key_rotation.h, in double precision.
 #pragma once
 
 #include <bit>

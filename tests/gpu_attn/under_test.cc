@@ -88,7 +88,7 @@ void CaseReport::expect(bool is_true, const std::string& what) {
 std::vector<GpuCase> all_cases() {
   std::vector<GpuCase> all;
   for (const auto& cases : {attend_cases(), linear_cases(), wide_linear_cases(), prefill_cases(),
-                            row_cases(), copy_cases(), step_cases()})
+                            row_cases(), copy_cases(), scan_cases(), step_cases()})
     all.insert(all.end(), cases.begin(), cases.end());
   return all;
 }

@@ -101,6 +101,7 @@ std::vector<GpuCase> wide_linear_cases();
 std::vector<GpuCase> prefill_cases();
 std::vector<GpuCase> row_cases();
 std::vector<GpuCase> copy_cases();
+std::vector<GpuCase> scan_cases();
 std::vector<GpuCase> step_cases();
 
 /// All of them.

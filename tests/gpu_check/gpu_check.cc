@@ -41,7 +41,7 @@ constexpr Bench kBenches[] = {
     {"rows", gpu_bench::bench_rows},       {"attend", gpu_bench::bench_attend},
     {"linear", gpu_bench::bench_linear},   {"wide_linear", gpu_bench::bench_wide_linear},
     {"prefill", gpu_bench::bench_prefill}, {"link", gpu_bench::bench_link},
-    {"model", gpu_bench::bench_model},
+    {"scan", gpu_bench::bench_scan},       {"model", gpu_bench::bench_model},
 };
 
 /// "attend" of "attend/f16/1000 positions".

@@ -232,6 +232,7 @@ inline float exp2_approx(float x) {
   const float y = std::exp2(x);
   return y < FLT_MIN ? 0.0f : y;
 }
+inline float mul_rounded(float a, float b) { return a * b; }
 inline int32_t dot4(int32_t a, int32_t b, int32_t c) {
   for (int i = 0; i < 4; ++i)
     c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);

@@ -306,6 +306,38 @@ TEST(KernelCost, ListsOfBlocksAndWordsAreMovedOnce) {
   EXPECT_EQ(cost.bytes(), 2u * (8 + 8));
 }
 
+TEST(KernelCost, AScanReadsTheTilesOfItsListsOnceAndWritesEachQueriesScores) {
+  const std::byte* tiles[] = {buffer<std::byte>(1), buffer<std::byte>(2), nullptr,
+                              buffer<std::byte>(3), buffer<std::byte>(4), nullptr};
+  const DeviceScanArgs args{.q = buffer<float>(5),
+                            .tiles = tiles,
+                            .tile_stride = 3,
+                            .n_tiles = 2,
+                            .head_dim = 64,
+                            .n_kv_heads = 2,
+                            .n_queries = 3,
+                            .block_scores = buffer<float>(6),
+                            .score_stride = 20};
+  const KernelCost cost = kernel_cost(args);
+  EXPECT_EQ(cost.unit, FlopUnit::kInt8);
+  // 32 keys and a centre of 16 blocks.
+  EXPECT_EQ(cost.flop, 2u * (2 * 3) * (16 * 33) * 64);
+  // Tiles: codes of 2 groups, factors, centres, steps.
+  EXPECT_EQ(cost.bytes(),
+            6u * 64 * 4 + 4 * sizeof(void*) + 4 * (6144 + 256 + 512 + 64) + 6 * 16 * sizeof(float));
+  ASSERT_EQ(cost.writes.size(), 6u);
+  for (uint64_t query = 0; query < 6; ++query) {
+    const auto begin = reinterpret_cast<uint64_t>(args.block_scores + query * 20);
+    EXPECT_EQ(cost.writes[query].range.begin, begin);
+    EXPECT_EQ(cost.writes[query].range.bytes, 16 * sizeof(float));
+  }
+  const auto lists = tables_of(args, 0);
+  ASSERT_EQ(lists.size(), 2u);
+  EXPECT_EQ(lists[1].begin, reinterpret_cast<uint64_t>(tiles + 3));
+  EXPECT_EQ(lists[1].bytes, 2 * sizeof(void*));
+  EXPECT_TRUE(tables_of(args, 1).empty());
+}
+
 TEST(KernelCost, TheOtherOperationsMoveWhatTheyAreGiven) {
   const DeviceMergeArgs merge{.o = buffer<float>(0),
                               .m = buffer<float>(1),

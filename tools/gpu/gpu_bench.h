@@ -91,6 +91,7 @@ void bench_linear(GpuBench& bench);
 void bench_wide_linear(GpuBench& bench);
 void bench_prefill(GpuBench& bench);
 void bench_rows(GpuBench& bench);
+void bench_scan(GpuBench& bench);
 void bench_link(GpuBench& bench);   // copies, pinned memory, launches, graphs
 void bench_model(GpuBench& bench);  // whole steps of an 8B model
 
