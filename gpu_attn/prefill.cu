@@ -41,7 +41,8 @@ constexpr float kLn2 = 0.693147181f;
 constexpr float kSlack = 8.0f;  // how far the largest score may outgrow the reference
 constexpr float kLift = 7.0f;   // weights are times 2^7
 // Of a step's scores: what nvcc 13.0 makes of 128 dimensions for 12.0 would spill 56 bytes with all
-// of them in registers (for 8.0 to 9.0 it needs 255, and spills none). The emulator does the same.
+// of them in registers (for 8.0 to 9.0 it needs 255, and spills none; fewer unrolled products or
+// copies spill more). The emulator goes by 12.0 here, and by one part where dimensions are others.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 1200
 constexpr uint32_t kPartsOfWide = 1;
 #else

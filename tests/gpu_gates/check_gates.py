@@ -1,10 +1,10 @@
-"""Judges the machine code of the kernels: check_gates.py FILE [--expected FILE] [--update] [--print]
+"""Judges the machine code of the kernels: check_gates.py FILE [--expected FILE] [--want SM,SM...] [--update] [--print]
 
 FILE is the CUDA module, an object of nvcc or a cubin. What no kernel may have, with any compiler: local memory (spills
 and arrays that a register cannot hold), arithmetic in double precision, no launch bounds. What may not grow or get lost
 against the checked-in table, where --update writes what FILE has code for: registers (5 %), shared memory, blocks per
 multiprocessor on the cards of occupancy.py, and the instructions that a kernel is written for. What the table has of
-other architectures stays, of kernels that there are. --print shows the table of FILE as Markdown.
+other architectures stays, of kernels that there are. --want: FILE has to have code for these. --print shows the table of FILE as Markdown.
 
 "dynamic_shared" of the table is written by hand: the bytes of a launch's dynamic shared memory by a pattern of names.
 Exit codes: 0 good, 1 findings, 2 usage or a file that cannot be read.
@@ -130,6 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description="Judges the machine code of the kernels.")
     parser.add_argument("file")
     parser.add_argument("--expected", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "expected.json"))
+    parser.add_argument("--want", default="")
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--print", action="store_true", dest="shows")
     options = parser.parse_args()
@@ -150,6 +151,8 @@ def main():
         expected["kernels"], expected["compiler"] = updated(table, kept), compiler
         write_table(options.expected, expected)
     findings = list(forbidden(kernels))
+    found = {str(kernel.arch) for kernel in kernels}
+    findings += [f"no code for sm_{arch}" for arch in options.want.split(",") if arch and arch not in found]
     if compiler == expected["compiler"]:
         findings += compared(table, expected)
     else:

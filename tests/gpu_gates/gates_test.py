@@ -109,6 +109,14 @@ class Gates(unittest.TestCase):
         for arch, wanted in cards.items():
             self.assertEqual([card for card in occupancy.CARDS if occupancy.runs(card, arch)], wanted)
 
+    def test_code_that_is_wanted_and_absent_fails(self):
+        path = self.compiled("known", "-cubin", "-arch=sm_86")
+        self.judged(path, "--update", expected=self.empty())
+        self.assertEqual(self.judged(path, "--want", "86")[0], 0)
+        code, text = self.judged(path, "--want", "86,120")
+        self.assertEqual(code, 1)
+        self.assertIn("no code for sm_120", text)
+
     def test_an_update_keeps_what_other_architectures_have(self):
         self.judged(self.compiled("known", "-cubin", "-arch=sm_120"), "--update", expected=self.empty())
         facts = self.table()["kernels"]["known/known"]
