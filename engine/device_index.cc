@@ -87,6 +87,20 @@ std::byte* DeviceIndex::place(TileSlot slot) const {
   return rows_.bytes() + (memory_.tile(slot, 0) - memory_.arena().data());
 }
 
+/// Whether the table is that of these slots, and nothing of them is stale: so with most tokens.
+bool DeviceIndex::has_all(const index::TileTable& codes, uint32_t n_slots) const {
+  if (changed_begin_ < changed_end_) return false;
+  for (index::StreamIdx row = 0; row < cache_.n_index_streams(); ++row) {
+    const std::span<const TileSlot> slots = codes.slots(row);
+    const uint32_t* listed = &listed_[row * table_slots_];
+    for (uint32_t i = 0; i < n_slots; ++i) {
+      const auto number = static_cast<uint32_t>(slots[i]);
+      if (listed[i] != number || slot_editions_[number] != memory_.edition(slots[i])) return false;
+    }
+  }
+  return true;
+}
+
 void DeviceIndex::copy(Stream& stream, const Run& stale) {
   if (stale.end == stale.begin) return;
   stream.copy(rows_.bytes() + stale.begin, memory_.arena().data() + stale.begin,
@@ -143,6 +157,7 @@ void DeviceIndex::begin_step(Stream& stream, const Sequence& sequence) {
   STRATA_CHECK(n_slots <= table_slots_ && n_blocks_ <= codes->n_blocks(),
                "%u blocks, %u of them in the index, %lu slots", n_blocks_, codes->n_blocks(),
                static_cast<unsigned long>(table_slots_));
+  if (has_all(*codes, n_slots)) return;
   Run stale;
   try {
     // Slots of the same positions lie side by side (TileTable::open_blocks).

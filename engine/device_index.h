@@ -57,6 +57,7 @@ class DeviceIndex {
     uint64_t begin = 0, end = 0;  // bytes of the memory
   };
   std::byte* place(index::TileSlot slot) const;
+  bool has_all(const index::TileTable& codes, uint32_t n_slots) const;
   void follow(Stream& stream, index::TileSlot slot, Run& stale);
   void copy(Stream& stream, const Run& stale);
   void list(index::StreamIdx row, uint32_t slot_idx, index::TileSlot slot);
