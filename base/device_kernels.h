@@ -207,14 +207,31 @@ struct DeviceSetWordsArgs {
 
 inline constexpr uint32_t kDeviceScanHeadDimMax = 256;
 
+/// Columns of the tensor cores' products in a scan, queries that have a key's (up to head_dim 64
+/// half of the columns are another key's), those of a pass over the tiles, and dimensions: of fewer
+/// the rest are zeros, of more queries the tiles pass again.
+inline constexpr uint32_t kDeviceScanColumns = 8;
+constexpr uint32_t device_scan_tile(uint32_t head_dim) {
+  return head_dim <= 64 ? kDeviceScanColumns / 2 : kDeviceScanColumns;
+}
+constexpr uint32_t device_scan_pass(uint32_t head_dim, uint32_t n_queries) {
+  const uint32_t tile = device_scan_tile(head_dim);
+  return n_queries <= tile ? tile : 2 * tile;
+}
+constexpr uint32_t device_scan_dims(uint32_t head_dim) {
+  return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
+}
+
 /// What the queries of every KV head ask of tiles of rotated codes (base/index_kernels.h): queries
 /// are rotated and rounded as RabitqQueryArgs has it, to the same bits, and a block's score is
-/// ln(sum exp) of its 32 products, exact but for f32, and +infinity where it is not finite. Tiles
-/// are 64-byte aligned; they, and the list of them, may lie in pinned host memory. head_dim is a
-/// multiple of 8, at most kDeviceScanHeadDimMax.
+/// ln(sum exp) of its 32 products, exact but for f32, and +infinity where it, or a product in bits
+/// (1 / ln 2 of a nat), is not finite. All bytes are valid tiles. These are 64-byte aligned; they,
+/// and the list of them, may lie in pinned host memory. head_dim is a multiple of 8, at most
+/// kDeviceScanHeadDimMax.
 struct DeviceScanArgs {
-  const float* q;                 // as DeviceRotateArgs::q_out: [n_kv_heads][n_queries][head_dim]
-  const std::byte* const* tiles;  // [n_kv_heads, tile_stride], rabitq_tile_bytes(head_dim) each
+  const float* q;  // as DeviceRotateArgs::q_out: [n_kv_heads][n_queries][head_dim]
+  // [n_kv_heads, tile_stride], rabitq_tile_bytes(head_dim) each; of each head n_tiles, none null.
+  const std::byte* const* tiles;
   uint64_t tile_stride;
   uint32_t n_tiles;  // of each KV head
   uint32_t head_dim;
@@ -224,6 +241,7 @@ struct DeviceScanArgs {
   // pinned host memory.
   float* block_scores;
   uint64_t score_stride;
+  uint32_t n_warps = 2048;  // that the tiles are spread over, but at most 8 tiles to each
 };
 
 /// Rows to their int8 form.

@@ -6,6 +6,8 @@
 // Rotation  signs and a Walsh-Hadamard transform over the first P dimensions, P being
 //           rotated_at_once(); where P < head_dim once more over the last P. Orthogonal: q . k
 //           stays. The signs are those of rotation_sign(), for all streams and for ever.
+// Inlined   always: files of an instruction set of their own call them (cpu_attn), and a copy that
+//           a linker chose from one of these would run where that set is missing.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +20,7 @@ inline constexpr float kRotatedLeast = 1e-30f;
 inline constexpr float kQueryCodeMax = 127.0f;
 
 /// The largest power of two that is not above head_dim, a multiple of 8 above 0.
-constexpr uint32_t rotated_at_once(uint32_t head_dim) {
+[[gnu::always_inline]] constexpr uint32_t rotated_at_once(uint32_t head_dim) {
   uint32_t n = 8;
   while (2 * n <= head_dim) n *= 2;
   return n;
@@ -26,7 +28,7 @@ constexpr uint32_t rotated_at_once(uint32_t head_dim) {
 
 /// The sign of a dimension in the first or second transform (0, 1): a bit of a mixing function that
 /// maps no two numbers to one (the last steps of MurmurHash3).
-constexpr float rotation_sign(uint32_t dim, uint32_t transform) {
+[[gnu::always_inline]] constexpr float rotation_sign(uint32_t dim, uint32_t transform) {
   uint32_t x = 2 * dim + transform + 1;
   x = (x ^ x >> 16) * 0x85ebca6bu;
   x = (x ^ x >> 13) * 0xc2b2ae35u;

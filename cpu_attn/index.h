@@ -22,6 +22,9 @@ void fill_index_digest_avx512bf16(KernelTable& table);
 /// After fill_index_avx512, where the CPU also has AVX512-VBMI: pq_scan by vpermb.
 void fill_index_pq_avx512vbmi(KernelTable& table);
 
+/// By how much ln(sum exp) errs, in nat, that is taken by the bits of floats: index_pq_weight.inc.
+inline constexpr double kWeightTolerance = 0.0602;
+
 /// Bytes that digest_scores reads from the tiles, each once. Queries and scores stay in the cache.
 constexpr uint64_t digest_scan_bytes(uint64_t n_tiles, uint32_t n_dims) {
   return n_tiles * digest_tile_bytes(n_dims);

@@ -13,12 +13,19 @@
 //          eight keys of each, and keeps their largest value and sum up to date; four lanes have a
 //          block together and join at the tile's end. Centres go the same way, a row per block.
 //          Up to head_dim 64 (kKeys = 2) lanes l % 4 = 2 and 3 have groups 0 and 1 of another key,
-//          and columns 4 to 7 are queries 0 to 3 for it: no products of zeros
+//          and columns 4 to 7 are queries 0 to 3 for it; each key's lanes have zeros in the other
+//          one's columns: half of the products are of zeros, and of 4 queries with one key side by
+//          side three quarters would be
 // Codes    of eight quads the odd ones stay where they are in their bytes, so that they count eight
 //          times: sums of their own, 13 operations to unpack instead of 17
 // Loads    1,536 neighbouring bytes a step of a warp (head_dim 128), 16 a lane at a time, copied
 //          into shared memory three steps ahead; beyond head_dim 128 one step of twice as many. A
 //          tile is read once for 16 queries (head_dim up to 64: for 8)
+// Profile  by count eight lanes that load codes out of shared memory together want the same banks
+//          in pairs (rows 0 and 1 of lines 192 bytes apart): 24 clocks a step where 12 would do,
+//          beside the instructions below. Lines that change halves, at ^ at / 384 % 2 * 32 (768
+//          where kKeys = 2), have none of it and take up to 8 registers more (nvcc 13; as many
+//          blocks on a multiprocessor): not taken, for no card has run either
 // Bytes    scan_codes_bytes(args), operations scan_codes_ops(args): gpu_attn/scan_bytes.h. For 8
 //          queries a step is 205 instructions of a warp (nvcc 13, 9.0), 16 of them products; an
 //          H200's memory takes 340 clocks to give a quarter of a multiprocessor its bytes
@@ -26,7 +33,9 @@
 #include "gpu_attn/scan_queries.cuh"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 #include "gpu_attn/device_stream.cuh"
@@ -36,48 +45,30 @@
 namespace strata::gpu_attn {
 namespace {
 
-constexpr uint32_t kWarps = 4;
-constexpr uint32_t kColumns = 8;     // of a product
-constexpr uint32_t kSlots = 4;       // lanes that have a row of an operand together
-constexpr uint32_t kLaneBlocks = 4;  // whose codes a lane holds
-constexpr uint32_t kLaneBytes = kLaneBlocks * sizeof(uint32_t);
-constexpr uint32_t kLineBytes = 2 * kExtentBlocks * sizeof(uint32_t);  // a word of a pair of keys
-constexpr uint32_t kWarpBytes = 32 * kLaneBytes;  // that its lanes load at once
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr float kNoValue = -1e30f;  // below every value
+constexpr float kLeastValue = -std::numeric_limits<float>::max();
 
-// Sums begin at the bits of 1.5 * 2^23, so that those of their end are a float's. They are at most
-// 8 * 3.5 * 127 * kDeviceScanHeadDimMax < 2^22.
+// Sums begin at the bits of 1.5 * 2^23, so that those of their end are a float's.
 constexpr int32_t kSumStart = 0x4B400000;
 constexpr float kSumStartValue = 0x1.8p23f;
+static_assert(std::bit_cast<float>(kSumStart) == kSumStartValue);
 constexpr int32_t kOddWeight = 8;  // of quads that are not shifted
 constexpr int32_t kMiddle = kOddWeight * int32_t{kRabitqLevels - 1} / 2;  // of as many codes
+static_assert(kMiddle * static_cast<int64_t>(kQueryCodeMax) * kDeviceScanHeadDimMax < 1 << 22);
 
-constexpr uint32_t kTileWarps = 2048;  // that the tiles of a launch are spread over
+/// Whether what a value begins with is exact, whatever byte its factor is.
+constexpr bool starts_are_exact() {
+  for (int32_t factor = -128; factor < 128; ++factor)
+    if (static_cast<int64_t>(kSumStartValue * static_cast<float>(factor)) !=
+        static_cast<int64_t>(kSumStartValue) * factor)
+      return false;
+  return true;
+}
+static_assert(starts_are_exact());
+
 constexpr uint32_t kWarpTilesMax = 8;
 constexpr uint32_t kManyQueriesTiles = 2;  // of a warp at least, where turning them is much work
-
-/// kChunk groups of dimensions lie side by side in a product; kChunks chunks are a head. Lanes have
-/// kKeys keys side by side. A pass takes kTiles tiles of queries.
-template <uint32_t kChunksOf, uint32_t kKeysOf, uint32_t kTilesOf>
-struct ScanPlan {
-  static constexpr uint32_t kChunks = kChunksOf;
-  static constexpr uint32_t kKeys = kKeysOf;
-  static constexpr uint32_t kTiles = kTilesOf;
-  static constexpr uint32_t kChunk = kSlots / kKeys;
-  static constexpr uint32_t kTileQueries = kColumns / kKeys;
-  static constexpr uint32_t kPass = kTiles * kTileQueries;
-  static constexpr uint32_t kQueryWords = kChunks * kChunk * kQuads;
-  static constexpr uint32_t kStepPairs = 2 * kKeys;  // of keys
-  static constexpr uint32_t kSteps = kBlockPositions / 2 / kStepPairs;
-  static constexpr uint32_t kStepBytes = kChunks * kRabitqGroupWords * kWarpBytes;  // at most
-  static constexpr uint32_t kStages = 4 / kChunks;  // steps that shared memory holds
-  // Of a multiprocessor: more would lack registers.
-  static constexpr uint32_t kThreadBlocks = kChunks * kTiles == 4 ? 2 : 5 - kChunks * kTiles;
-  static constexpr uint32_t kStepsAtOnce = 2 / kTiles;  // whose values registers hold
-  static_assert(kSteps % kStages == 0 && kSteps % kStepsAtOnce == 0);
-};
 
 /// Where a lane stands.
 struct Place {
@@ -265,7 +256,7 @@ __device__ __forceinline__ StepValues<Plan> step_values(
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       const auto factor = static_cast<float>(static_cast<int8_t>(factors >> 8 * (first + i)));
-      const float start = -kSumStartValue * factor;  // exact
+      const float start = -kSumStartValue * factor;  // starts_are_exact()
 #pragma unroll
       for (uint32_t n = 0; n < Plan::kTiles; ++n)
 #pragma unroll
@@ -383,7 +374,7 @@ __device__ __forceinline__ Weights<Plan> weigh_keys(
   for (uint32_t n = 0; n < Plan::kTiles; ++n)
 #pragma unroll
     for (uint32_t i = 0; i < 2 * kLaneBlocks; ++i) {
-      weights.top[n][i / 2][i % 2] = kNoValue;
+      weights.top[n][i / 2][i % 2] = kLeastValue;
       weights.sum[n][i / 2][i % 2] = 0.0f;
     }
 #pragma unroll 1
@@ -462,28 +453,28 @@ __device__ __forceinline__ void scan_tile(const ScanArgs& args, const ScanQuerie
 }
 
 template <class Plan>
-__global__ void __launch_bounds__(kWarps * 32, Plan::kThreadBlocks)
+__global__ void __launch_bounds__(kScanWarps * 32, Plan::kThreadBlocks)
     scan_codes_kernel(const ScanArgs args) {
   GPU_DYN_SHARED(shared);
   const uint32_t warp = threadIdx.x / 32;
   constexpr uint32_t kRingBytes = Plan::kStages * Plan::kStepBytes;
-  unsigned char* rests = shared + kWarps * kRingBytes;
+  unsigned char* rests = shared + kScanWarps * kRingBytes;
   const WarpRing ring{shared + warp * kRingBytes, rests + warp * 2 * args.rest_bytes};
   ScanQueries queries;
   queries.query_words = Plan::kQueryWords;
-  queries.codes = reinterpret_cast<uint32_t*>(rests + kWarps * 2 * args.rest_bytes);
+  queries.codes = reinterpret_cast<uint32_t*>(rests + kScanWarps * 2 * args.rest_bytes);
   queries.scales = reinterpret_cast<float*>(queries.codes + args.n_padded * Plan::kQueryWords);
   queries.sums = reinterpret_cast<int32_t*>(queries.scales + args.n_padded);
   float* row = reinterpret_cast<float*>(queries.sums + args.n_padded) + warp * args.of.head_dim;
 
   const uint32_t n_tiles = args.of.n_tiles;
-  const uint32_t stride = gridDim.x * kWarps;
+  const uint32_t stride = gridDim.x * kScanWarps;
   const auto* tiles = args.of.tiles + blockIdx.y * args.of.tile_stride;
-  uint32_t tile_idx = blockIdx.x * kWarps + warp;
+  uint32_t tile_idx = blockIdx.x * kScanWarps + warp;
   Reading reading{tile_idx < n_tiles ? tiles[tile_idx] : nullptr, nullptr, 0};
 #pragma unroll
   for (uint32_t step = 0; step + 1 < Plan::kStages; ++step) fetch<Plan>(args, ring, reading, step);
-  for (uint32_t query = warp; query < args.n_padded; query += kWarps)
+  for (uint32_t query = warp; query < args.n_padded; query += kScanWarps)
     put_query(args, queries, query, row);
   __syncthreads();
   while (reading.tile != nullptr) {
@@ -524,23 +515,21 @@ ScanArgs scan_args(const DeviceScanArgs& of) {
   args.norm = 1.0f / std::sqrt(static_cast<float>(args.n_at_once));
   args.n_groups = rabitq_groups(of.head_dim);
   args.rest_at = static_cast<uint32_t>(rabitq_codes_bytes(of.head_dim));
-  args.rest_bytes = static_cast<uint32_t>(rabitq_tile_bytes(of.head_dim)) - args.rest_at;
+  args.rest_bytes = scan_rest_bytes(of.head_dim);
   return args;
 }
 
 template <class Plan>
 int launch_scan(DeviceStream* stream, ScanArgs args) {
   args.step_bytes = Plan::kStepPairs * args.n_groups * kRabitqGroupWords * kLineBytes;
-  args.n_padded = (args.of.n_queries + Plan::kPass - 1) / Plan::kPass * Plan::kPass;
-  const uint32_t of_warp =
-      Plan::kStages * Plan::kStepBytes + 2 * args.rest_bytes + args.of.head_dim * 4;
-  const uint32_t shared_bytes = kWarps * of_warp + args.n_padded * (Plan::kQueryWords + 2) * 4;
+  args.n_padded = scan_padded_queries<Plan>(args.of.n_queries);
+  const uint32_t shared_bytes = scan_shared_bytes<Plan>(args.of.head_dim, args.of.n_queries);
   const uint64_t n_tiles = uint64_t{args.of.n_tiles} * args.of.n_kv_heads;
-  const uint64_t least = args.of.n_queries > 2 * kColumns ? kManyQueriesTiles : 1;
-  const uint64_t warp_tiles = std::clamp<uint64_t>(n_tiles / kTileWarps, least, kWarpTilesMax);
-  const uint64_t block_tiles = warp_tiles * kWarps;
+  const uint64_t least = args.of.n_queries > 2 * kDeviceScanColumns ? kManyQueriesTiles : 1;
+  const uint64_t warp_tiles = std::clamp<uint64_t>(n_tiles / args.of.n_warps, least, kWarpTilesMax);
+  const uint64_t block_tiles = warp_tiles * kScanWarps;
   const auto n_blocks = static_cast<uint32_t>((args.of.n_tiles + block_tiles - 1) / block_tiles);
-  return launch(scan_codes_kernel<Plan>, dim3(n_blocks, args.of.n_kv_heads), dim3(kWarps * 32),
+  return launch(scan_codes_kernel<Plan>, dim3(n_blocks, args.of.n_kv_heads), dim3(kScanWarps * 32),
                 shared_bytes, stream->handle, args);
 }
 
@@ -548,7 +537,8 @@ int launch_scan(DeviceStream* stream, ScanArgs args) {
 template <uint32_t kChunks, uint32_t kKeys>
 int launch_scan(DeviceStream* stream, const ScanArgs& args) {
   using OneTile = ScanPlan<kChunks, kKeys, 1>;
-  if (args.of.n_queries <= OneTile::kPass) return launch_scan<OneTile>(stream, args);
+  if (device_scan_pass(args.of.head_dim, args.of.n_queries) == OneTile::kPass)
+    return launch_scan<OneTile>(stream, args);
   return launch_scan<ScanPlan<kChunks, kKeys, 2>>(stream, args);
 }
 
@@ -558,8 +548,10 @@ int scan_codes(DeviceStream* stream, const DeviceScanArgs& args) {
   STRATA_CHECK(
       args.head_dim > 0 && args.head_dim % 8 == 0 && args.head_dim <= kDeviceScanHeadDimMax,
       "head_dim=%u", args.head_dim);
-  STRATA_CHECK(args.n_queries <= kDeviceFewRows * kDeviceGroupMax && args.n_kv_heads <= 65535,
-               "n_queries=%u n_kv_heads=%u", args.n_queries, args.n_kv_heads);
+  STRATA_CHECK(args.n_queries <= kDeviceFewRows * kDeviceGroupMax && args.n_kv_heads <= 65535 &&
+                   args.n_warps > 0,
+               "n_queries=%u n_kv_heads=%u n_warps=%u", args.n_queries, args.n_kv_heads,
+               args.n_warps);
   const uint64_t n_rows = uint64_t{args.n_kv_heads} * args.n_queries;
   STRATA_CHECK(n_rows <= 1 || args.score_stride >= uint64_t{args.n_tiles} * kExtentBlocks,
                "score_stride=%llu n_tiles=%u", static_cast<unsigned long long>(args.score_stride),

@@ -10,12 +10,12 @@
 #include "base/index_kernels.h"
 #include "base/key_rotation.h"
 #include "gpu_attn/row_quant.cuh"
+#include "gpu_attn/scan_plan.h"
 
 namespace strata::gpu_attn {
 namespace {
 
 constexpr uint32_t kSignWords = kDeviceScanHeadDimMax / 32;
-constexpr uint32_t kQuads = kRabitqGroup / 4;
 constexpr uint32_t kInfinityBits = 0x7f800000u;
 
 /// What the kernel of a scan is given, its host's arithmetic included.

@@ -317,7 +317,9 @@ KernelCost kernel_cost(const DeviceSetWordsArgs& args) {
 }
 
 KernelCost kernel_cost(const DeviceScanArgs& args) {
-  KernelCost cost{.name = "scan_codes", .unit = FlopUnit::kInt8};
+  // The tensor cores multiply bytes at the rate of f16 at least; no card has timed this kernel.
+  KernelCost cost{.name = "scan_codes", .unit = FlopUnit::kF16Tensor};
+  if (args.n_queries == 0 || args.n_tiles == 0) return cost;
   const uint64_t n_queries = uint64_t{args.n_kv_heads} * args.n_queries;
   const uint64_t tile_bytes = rabitq_tile_bytes(args.head_dim);
   add(cost.reads, args.q, n_queries * args.head_dim * sizeof(float));
@@ -329,8 +331,12 @@ KernelCost kernel_cost(const DeviceScanArgs& args) {
   for (uint64_t query = 0; query < n_queries; ++query)
     add(cost.writes, args.block_scores + query * args.score_stride,
         uint64_t{args.n_tiles} * kExtentBlocks * sizeof(float));
+  // Columns, dimensions and groups that are zeros are multiplied too.
+  const uint64_t pass = device_scan_pass(args.head_dim, args.n_queries);
+  const uint64_t n_passes = (args.n_queries + pass - 1) / pass;
+  const uint64_t n_columns = n_passes * pass / device_scan_tile(args.head_dim) * kDeviceScanColumns;
   const uint64_t n_rows = uint64_t{args.n_tiles} * (kExtentPositions + kExtentBlocks);
-  cost.flop = 2 * n_queries * n_rows * args.head_dim;
+  cost.flop = 2 * args.n_kv_heads * n_columns * n_rows * device_scan_dims(args.head_dim);
   return cost;
 }
 
@@ -346,7 +352,8 @@ std::vector<ByteRange> tables_of(const DeviceSetWordsArgs& args, uint32_t stage)
 std::vector<ByteRange> tables_of(const DeviceScanArgs& args, uint32_t stage) {
   if (stage > 0) return {};
   std::vector<ByteRange> tables;
-  for (uint64_t head = 0; head < args.n_kv_heads && args.n_tiles > 0; ++head)
+  const bool reads = args.n_queries > 0 && args.n_tiles > 0;
+  for (uint64_t head = 0; head < args.n_kv_heads && reads; ++head)
     tables.push_back(
         range_of(args.tiles + head * args.tile_stride, args.n_tiles * sizeof(std::byte*)));
   return tables;

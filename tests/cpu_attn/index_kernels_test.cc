@@ -192,8 +192,7 @@ TEST(PqTable, WhereProductsAreNotFiniteScoresAreInfinite) {
       }
 }
 
-/// ln(sum exp) over the larger of each two neighbours' scores; 0.0602 is what taking it by the bits
-/// of floats costs (cpu_attn/index_pq_weight.inc).
+/// ln(sum exp) over the larger of each two neighbours' scores.
 TEST(KeyScores, AreTheWeightsOfBlocks) {
   Random random(kIndexSeed);
   for (const uint32_t head_dim : kHeadDims)
@@ -214,7 +213,8 @@ TEST(KeyScores, AreTheWeightsOfBlocks) {
                 pair[k] += double{q[i * head_dim + d]} * e.keys[d * kBlockPositions + p + k];
             sum += std::exp(std::max(pair[0], pair[1]));
           }
-          EXPECT_NEAR(scores[2 * i], std::log(sum), 0.0602) << table.name << " " << head_dim;
+          EXPECT_NEAR(scores[2 * i], std::log(sum), kWeightTolerance)
+              << table.name << " " << head_dim;
           EXPECT_EQ(scores[2 * i + 1], -7.0f) << "not its own";
         }
         for (const float value : {std::nanf(""), INFINITY, -INFINITY}) {

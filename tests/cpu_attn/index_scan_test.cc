@@ -141,9 +141,6 @@ TEST(DigestScores, NoTilesAndNoQueriesWriteNothing) {
 
 // ---- Codes ----
 
-/// Of ln(sum exp) by the bits of floats (cpu_attn/index_pq_weight.inc).
-constexpr double kWeightTolerance = 0.0602;
-
 struct PqScan {
   PqScan(uint32_t tile_count, uint32_t query_count, Random& random)
       : n_tiles(tile_count), n_queries(query_count), tiles(tile_count, kPqTileBytes) {

@@ -14,9 +14,6 @@
 
 namespace strata::cpu_attn {
 
-/// Of ln(sum exp) by the bits of floats (cpu_attn/index_pq_weight.inc).
-inline constexpr double kWeightTolerance = 0.0602;
-
 class RotatedScan {
  public:
   using Kernel = void (*IndexKernels::*)(const RotatedScanArgs&);

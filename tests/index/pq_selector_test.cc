@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cpu_attn/index.h"
 #include "tests/index/pq_fixture.h"
 
 namespace strata::index {
@@ -25,9 +26,6 @@ struct Decoded {
   double score = 0;
   double bound = 0;
 };
-
-// Of ln(sum exp) as the kernels take it (cpu_attn/index_pq_weight.inc).
-constexpr double kByBitsOfFloats = 0.0602;
 
 double log_of_pairs(const std::vector<double>& scores) {
   const double top = std::ranges::max(scores);
@@ -69,8 +67,8 @@ Decoded decoded_score(const Selector& selector, uint32_t block, const float* q, 
       scores[i] += products[s * kPqCentroids + code_of(rows, block, s, i)];
   out.score = log_of_pairs(scores);
   // Half a step per sub-space, and sums in f32 of n_dims products, of 16 offsets and of a product.
-  out.bound =
-      kPqSubspaces * widest / 255 / 2 + magnitude * (n_dims + 32) * 0x1p-23 + kByBitsOfFloats;
+  out.bound = kPqSubspaces * widest / 255 / 2 + magnitude * (n_dims + 32) * 0x1p-23 +
+              cpu_attn::kWeightTolerance;
   return out;
 }
 
@@ -152,7 +150,7 @@ TEST(PqSelector, UntilASegmentIsThereWeightsAreThoseOfTheKeys) {
           const uint32_t pos = i % n_blocks * kBlockPositions + key;
           scores.push_back(keys.score(query, pos));
         }
-        ASSERT_NEAR(weights[i], log_of_pairs(scores), kByBitsOfFloats) << i;
+        ASSERT_NEAR(weights[i], log_of_pairs(scores), cpu_attn::kWeightTolerance) << i;
       }
       for (uint32_t e = 0; e < n_blocks / kExtentBlocks; ++e)
         EXPECT_TRUE(selector->rows(0, e).empty()) << e;

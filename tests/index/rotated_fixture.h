@@ -9,12 +9,13 @@
 #include <random>
 #include <string>
 
+#include "cpu_attn/index.h"
 #include "tests/index/pq_fixture.h"
 
 namespace strata::index::testing {
 
-/// Of ln(sum exp) as the kernels take it (cpu_attn/index_pq_weight.inc), and f32's rounding.
-inline constexpr double kByBitsOfFloats = 0.0602 + 1e-4;
+/// Of ln(sum exp) as the kernels take it, and f32's rounding.
+inline constexpr double kByBitsOfFloats = cpu_attn::kWeightTolerance + 1e-4;
 
 /// ln(sum exp(q . k)) of a block, and how far an estimate may be from it: ln(sum exp) moves no
 /// further than the score that moves furthest. A score moves by q . (k - what stands for k) and by

@@ -319,9 +319,7 @@ TEST(KernelCost, AScanReadsTheTilesOfItsListsOnceAndWritesEachQueriesScores) {
                             .block_scores = buffer<float>(6),
                             .score_stride = 20};
   const KernelCost cost = kernel_cost(args);
-  EXPECT_EQ(cost.unit, FlopUnit::kInt8);
-  // 32 keys and a centre of 16 blocks.
-  EXPECT_EQ(cost.flop, 2u * (2 * 3) * (16 * 33) * 64);
+  EXPECT_EQ(cost.unit, FlopUnit::kF16Tensor);
   // Tiles: codes of 2 groups, factors, centres, steps.
   EXPECT_EQ(cost.bytes(),
             6u * 64 * 4 + 4 * sizeof(void*) + 4 * (6144 + 256 + 512 + 64) + 6 * 16 * sizeof(float));
@@ -336,6 +334,56 @@ TEST(KernelCost, AScanReadsTheTilesOfItsListsOnceAndWritesEachQueriesScores) {
   EXPECT_EQ(lists[1].begin, reinterpret_cast<uint64_t>(tiles + 3));
   EXPECT_EQ(lists[1].bytes, 2 * sizeof(void*));
   EXPECT_TRUE(tables_of(args, 1).empty());
+}
+
+TEST(KernelCost, AScanMultipliesWholeTilesOfQueriesAndDimensionsInEachPass) {
+  const std::byte* tile = buffer<std::byte>(1);
+  const auto flop = [&](uint32_t head_dim, uint32_t n_queries) {
+    return kernel_cost(DeviceScanArgs{.q = buffer<float>(0),
+                                      .tiles = &tile,
+                                      .tile_stride = 1,
+                                      .n_tiles = 1,
+                                      .head_dim = head_dim,
+                                      .n_kv_heads = 1,
+                                      .n_queries = n_queries,
+                                      .block_scores = buffer<float>(2),
+                                      .score_stride = 8})
+        .flop;
+  };
+  // 32 keys and a centre of 8 blocks, with eight queries.
+  const uint64_t product = uint64_t{2} * (8 * 33) * 128 * 8;
+  EXPECT_EQ(flop(128, 1), product);
+  EXPECT_EQ(flop(128, 8), product);
+  EXPECT_EQ(flop(128, 9), 2 * product);
+  EXPECT_EQ(flop(128, 16), 2 * product);
+  EXPECT_EQ(flop(128, 17), 4 * product);
+  EXPECT_EQ(flop(128, 128), 16 * product);
+  EXPECT_EQ(flop(72, 1), product);
+  EXPECT_EQ(flop(136, 1), 2 * product);
+  // With four: the other columns are another key's.
+  EXPECT_EQ(flop(64, 4), product / 2);
+  EXPECT_EQ(flop(8, 1), product / 2);
+  EXPECT_EQ(flop(64, 5), product);
+  EXPECT_EQ(flop(64, 17), 3 * product);
+}
+
+TEST(KernelCost, AScanOfNothingReadsNoList) {
+  const std::byte* tile = buffer<std::byte>(1);
+  for (const auto& [n_tiles, n_queries] : {std::pair{0u, 4u}, {1u, 0u}}) {
+    const DeviceScanArgs args{.q = buffer<float>(0),
+                              .tiles = &tile,
+                              .tile_stride = 1,
+                              .n_tiles = n_tiles,
+                              .head_dim = 128,
+                              .n_kv_heads = 1,
+                              .n_queries = n_queries,
+                              .block_scores = buffer<float>(2),
+                              .score_stride = 8};
+    const KernelCost cost = kernel_cost(args);
+    EXPECT_TRUE(cost.reads.empty() && cost.writes.empty());
+    EXPECT_EQ(cost.flop, 0u);
+    EXPECT_TRUE(tables_of(args, 0).empty());
+  }
 }
 
 TEST(KernelCost, TheOtherOperationsMoveWhatTheyAreGiven) {

@@ -17,7 +17,6 @@ namespace {
 constexpr uint64_t kCacheBytes = uint64_t{192} << 20;  // what the sets of a bench exceed
 constexpr uint32_t kDrawnTiles = 8;                    // that stand in memory again and again
 constexpr uint32_t kKvHeads = 8;
-constexpr float kCpuTolerance = 0.061f;  // ln(sum exp) by the bits of floats, and what f32 rounds
 
 struct ScanShape {
   uint32_t head_dim;
@@ -87,6 +86,17 @@ std::vector<float> scanned_by_cpu(const ScanShape& shape, const HostMemory& draw
   return scores;
 }
 
+/// How far the device's scores of a query may be from the CPU's: ln(sum exp) by the bits of floats,
+/// and what f32 rounds. A part of a score is at most a product of lengths: drawn keys are shorter
+/// than 2 sqrt(head_dim), and codes and rounded queries at most twice as long as what they stand
+/// for. Of such parts at most 16 round on each side, and 128 times a sum of weights.
+double cpu_tolerance(const float* q, uint32_t head_dim) {
+  double square = 0;
+  for (uint32_t d = 0; d < head_dim; ++d) square += double{q[d]} * q[d];
+  const double size = 8 * std::sqrt(square * head_dim);
+  return cpu_attn::kWeightTolerance + 2 * (16 * size + 128) * 0x1p-24;
+}
+
 /// The last KV head of the first set.
 void check_scan(GpuBench& bench, const DeviceScanArgs& args, const ScanShape& shape,
                 const HostMemory& drawn, const std::vector<float>& q, const std::string& name) {
@@ -96,15 +106,18 @@ void check_scan(GpuBench& bench, const DeviceScanArgs& args, const ScanShape& sh
   const auto wanted = scanned_by_cpu(shape, drawn, q.data() + first_query * args.head_dim);
   const auto found = download(bench, args.block_scores + first_query * args.score_stride,
                               args.n_queries * args.score_stride);
-  for (uint64_t query = 0; query < args.n_queries; ++query)
+  for (uint64_t query = 0; query < args.n_queries; ++query) {
+    const double tolerance =
+        cpu_tolerance(q.data() + (first_query + query) * args.head_dim, args.head_dim);
     for (uint64_t block = 0; block < args.score_stride; ++block) {
       const uint64_t drawn_tile = (first_tile + block / kExtentBlocks) % kDrawnTiles;
       const float of_cpu = wanted[query * kDrawnTiles * kExtentBlocks + drawn_tile * kExtentBlocks +
                                   block % kExtentBlocks];
-      if (!(std::abs(found[query * args.score_stride + block] - of_cpu) <= kCpuTolerance))
+      if (!(std::abs(found[query * args.score_stride + block] - of_cpu) <= tolerance))
         throw std::runtime_error(name + ": the score of block " + std::to_string(block) +
                                  " is wrong");
     }
+  }
 }
 
 void bench_shape(GpuBench& bench, const ScanShape& shape) {
