@@ -7,7 +7,7 @@
 if(STRATA_RELEASE_CUDA)
   set(cuda_architectures "80-real;86-real;89-real;90;120-real")
 else()
-  set(cuda_architectures "86-real;90-real")
+  set(cuda_architectures "86-real;90-real;120-real")
 endif()
 set(STRATA_CUDA_ARCHITECTURES "${cuda_architectures}" CACHE STRING "Cards that the CUDA module has code for")
 set(CMAKE_CUDA_ARCHITECTURES "${STRATA_CUDA_ARCHITECTURES}")

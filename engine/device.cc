@@ -32,8 +32,8 @@ const char* open_remedy(DeviceStatus status) {
     case DeviceStatus::kOldDriver:
       return "install a newer NVIDIA driver, or use --device none to run on the CPU alone";
     case DeviceStatus::kUnsupported:
-      return "use a card of compute capability 8.0 or above, or --device none to run on the CPU "
-             "alone";
+      return "use a card of compute capability 8.0 or above and a build that has code for it "
+             "(README: On a card), or --device none to run on the CPU alone";
     default:
       return "";
   }

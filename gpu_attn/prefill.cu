@@ -40,6 +40,14 @@ constexpr float kLog2E = 1.44269504f;  // scores are powers of two
 constexpr float kLn2 = 0.693147181f;
 constexpr float kSlack = 8.0f;  // how far the largest score may outgrow the reference
 constexpr float kLift = 7.0f;   // weights are times 2^7
+// Of a step's scores: what nvcc 13.0 makes of 128 dimensions for 12.0 would spill 56 bytes with all
+// of them in registers (for 8.0 to 9.0 it needs 255, and spills none; fewer unrolled products or
+// copies spill more). The emulator goes by 12.0 here, and by one part where dimensions are others.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 1200
+constexpr uint32_t kPartsOfWide = 1;
+#else
+constexpr uint32_t kPartsOfWide = 2;
+#endif
 
 template <uint32_t kPaddedDim, bool kIsDecoding>
 struct Shape {
@@ -49,6 +57,9 @@ struct Shape {
   static constexpr uint32_t kTileRows = 16 * kRowTiles * kWarps;
   static constexpr uint32_t kStepBlocks = kHeadDim <= 128 ? 2 : 1;
   static constexpr uint32_t kStep = kStepBlocks * kBlockPositions;
+  // Of a step, each of whole blocks, whose scores are there at a time.
+  static constexpr uint32_t kParts = kHeadDim == 128 && !kIsDecoding ? kPartsOfWide : 1;
+  static constexpr uint32_t kPart = kStep / kParts;
   static constexpr uint32_t kRowChunks = kHeadDim * 2 / kChunk;  // of a row of Q or V
   static constexpr uint32_t kQueryBytes = kTileRows * kHeadDim * 2;
   static constexpr uint32_t kBlockBytes = kBlockPositions * kHeadDim * 2;  // of K or V, in f16
@@ -148,9 +159,9 @@ struct Running {
   float l[S::kRowTiles][2];
 };
 template <class S>
-using Scores = float[S::kRowTiles][S::kStep / 8][4];
+using Scores = float[S::kRowTiles][S::kPart / 8][4];
 template <class S>
-using Weights = uint32_t[S::kRowTiles][S::kStep / 8][2];  // two neighbouring columns of row h
+using Weights = uint32_t[S::kRowTiles][S::kPart / 8][2];  // two neighbouring columns of row h
 
 /// Reads the pointers of half a ring of blocks, [from, from + 32) of the tile's run; they can be
 /// used after the next barrier.
@@ -239,7 +250,7 @@ __device__ __forceinline__ void multiply_keys(const unsigned char* queries,
 #pragma unroll
   for (uint32_t r = 0; r < S::kRowTiles; ++r)
 #pragma unroll
-    for (uint32_t j = 0; j < S::kStep / 8; ++j)
+    for (uint32_t j = 0; j < S::kPart / 8; ++j)
 #pragma unroll
       for (uint32_t e = 0; e < 4; ++e) scores[r][j][e] = 0.0f;
 #pragma unroll
@@ -248,7 +259,7 @@ __device__ __forceinline__ void multiply_keys(const unsigned char* queries,
 #pragma unroll
     for (uint32_t r = 0; r < S::kRowTiles; ++r) ldmatrix_x4(a[r], query_rows.at(r, k));
 #pragma unroll
-    for (uint32_t j = 0; j < S::kStep / 8; j += 2) {
+    for (uint32_t j = 0; j < S::kPart / 8; j += 2) {
       uint32_t b[4];
       ldmatrix_x4_trans(b, key_rows.at(k, j % 4 / 2) + j / 4 * S::kBlockBytes);
       const uint32_t left[2] = {b[0], b[1]};
@@ -279,7 +290,7 @@ __device__ __forceinline__ void mask_scores(const Tile& tile, uint32_t window, u
       const auto high = static_cast<int32_t>(min(end, tile.end_position) - first);
       const int32_t low = begin > start ? static_cast<int32_t>(begin - first) : INT32_MIN;
 #pragma unroll
-      for (uint32_t j = 0; j < S::kStep / 8; ++j)
+      for (uint32_t j = 0; j < S::kPart / 8; ++j)
 #pragma unroll
         for (uint32_t e = 0; e < 2; ++e) {
           const auto column = static_cast<int32_t>(8 * j + e);
@@ -299,7 +310,7 @@ __device__ __forceinline__ void follow_largest(const Scores<S>& scores, Running<
     for (uint32_t h = 0; h < 2; ++h) {
       float top = -INFINITY;
 #pragma unroll
-      for (uint32_t j = 0; j < S::kStep / 8; ++j)
+      for (uint32_t j = 0; j < S::kPart / 8; ++j)
         top = fmaxf(top, fmaxf(scores[r][j][2 * h], scores[r][j][2 * h + 1]));
       top = fmaxf(top, __shfl_xor_sync(kFullMask, top, 1));
       top = fmaxf(top, __shfl_xor_sync(kFullMask, top, 2));
@@ -333,7 +344,7 @@ __device__ __forceinline__ void weigh(const Scores<S>& scores, Running<S>& run,
   for (uint32_t r = 0; r < S::kRowTiles; ++r) {
     const float bases[2] = {base_of(run.m[r][0]), base_of(run.m[r][1])};
 #pragma unroll
-    for (uint32_t j = 0; j < S::kStep / 8; ++j)
+    for (uint32_t j = 0; j < S::kPart / 8; ++j)
 #pragma unroll
       for (uint32_t h = 0; h < 2; ++h) {
         const float low = exp2_approx(scores[r][j][2 * h] - bases[h]);
@@ -350,7 +361,7 @@ __device__ __forceinline__ void multiply_values(const unsigned char* values,
                                                 const Weights<S>& weights, Running<S>& run) {
   const LaneRows<S::kRowChunks> rows(values);
 #pragma unroll
-  for (uint32_t k = 0; k < S::kStep / 16; ++k) {
+  for (uint32_t k = 0; k < S::kPart / 16; ++k) {
 #pragma unroll
     for (uint32_t j = 0; j < S::kHeadDim / 8; j += 2) {
       uint32_t b[4];
@@ -368,22 +379,35 @@ __device__ __forceinline__ void multiply_values(const unsigned char* values,
   }
 }
 
-/// The positions of one step, from `start` on.
+/// The positions of one part of a step, from `start` on.
 template <class S>
-__device__ __forceinline__ void attend_step(const Tile& tile, uint32_t window, uint32_t start,
-                                            const unsigned char* queries,
-                                            const unsigned char* stage, Running<S>& run) {
+__device__ __forceinline__ void attend_part(const Tile& tile, uint32_t window, uint32_t start,
+                                            const unsigned char* queries, const unsigned char* keys,
+                                            const unsigned char* values, Running<S>& run) {
   Scores<S> scores;
-  multiply_keys<S>(queries, stage, scores);
+  multiply_keys<S>(queries, keys, scores);
   constexpr uint32_t kWarpRows = 16 * S::kRowTiles;
   const uint32_t* ends = tile.row_ends + threadIdx.x / 32 * kWarpRows;
-  const bool is_inside = start + S::kStep <= min(ends[0], tile.end_position) &&
+  const bool is_inside = start + S::kPart <= min(ends[0], tile.end_position) &&
                          (window == 0 || ends[kWarpRows - 1] <= start + window);
   if (!is_inside) mask_scores<S>(tile, window, start, scores);
   follow_largest<S>(scores, run);
   Weights<S> weights;
   weigh<S>(scores, run, weights);
-  multiply_values<S>(stage + S::kStepBlocks * S::kBlockBytes, weights, run);
+  multiply_values<S>(values, weights, run);
+}
+
+/// The positions of one step, from `start` on.
+template <class S>
+__device__ __forceinline__ void attend_step(const Tile& tile, uint32_t window, uint32_t start,
+                                            const unsigned char* queries,
+                                            const unsigned char* stage, Running<S>& run) {
+#pragma unroll
+  for (uint32_t i = 0; i < S::kParts; ++i) {
+    const unsigned char* keys = stage + i * (S::kStepBlocks / S::kParts * S::kBlockBytes);
+    attend_part<S>(tile, window, start + i * S::kPart, queries, keys,
+                   keys + S::kStepBlocks * S::kBlockBytes, run);
+  }
 }
 
 /// Both codecs f16: the blocks' bytes are multiplied as they are.

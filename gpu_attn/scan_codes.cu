@@ -17,7 +17,8 @@
 // Codes    of eight quads the odd ones stay where they are in their bytes, so that they count eight
 //          times: sums of their own, 13 operations to unpack instead of 17
 // Loads    1,536 neighbouring bytes a step of a warp (head_dim 128), 16 a lane at a time, copied
-//          into shared memory three steps ahead. A tile is read once for 16 queries
+//          into shared memory three steps ahead; beyond head_dim 128 one step of twice as many. A
+//          tile is read once for 16 queries (head_dim up to 64: for 8)
 // Bytes    scan_codes_bytes(args), operations scan_codes_ops(args): gpu_attn/scan_bytes.h. For 8
 //          queries a step is 205 instructions of a warp (nvcc 13, 9.0), 16 of them products; an
 //          H200's memory takes 340 clocks to give a quarter of a multiprocessor its bytes

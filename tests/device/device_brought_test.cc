@@ -90,14 +90,18 @@ class DeviceBrought : public ::testing::Test {
                                           std::vector<gpu_attn::DeviceLayerWeights>(kBroughtLayers),
                                           streamed, slots_.bytes(), &weights_, &layers_),
         0);
+    // Steps by whom layers 1 and 2 are multiplied elsewhere.
+    few_ = weights_->add_round({streamed[0], streamed[3], streamed[4]});
   }
-  void take(uint32_t layer) {
+  void take(uint32_t layer) { take_in(layer % 2, layer); }
+  void take_in(uint32_t slot, uint32_t layer) {
     const gpu_attn::DeviceLayerWeights* of = nullptr;
     EXPECT_EQ(weights_->take(stream_.get(), layer, &of), 0);
     ASSERT_NE(of, nullptr);
-    EXPECT_EQ(of->q.bytes, slots_.bytes() + layer % 2 * kBroughtBytes);
+    EXPECT_EQ(of->q.bytes, slots_.bytes() + slot * kBroughtBytes);
   }
   void release(uint32_t layer) { EXPECT_EQ(weights_->release(stream_.get(), layer), 0); }
+  void begin(uint32_t round) { EXPECT_EQ(weights_->begin(stream_.get(), round), 0); }
   uint64_t n_copies() const { return weights_->queued_bytes() / kBroughtBytes; }
 
   HostMemory near_ = HostMemory::reserve(kBroughtBytes);
@@ -106,6 +110,7 @@ class DeviceBrought : public ::testing::Test {
   Stream stream_;
   DeviceBuffer slots_;
   std::unique_ptr<gpu_attn::StreamedWeights> weights_;
+  uint32_t few_ = 0;
 };
 
 TEST_F(DeviceBrought, OnlyWhoNeedsALayerWaitsForIt) {
@@ -170,6 +175,33 @@ TEST_F(DeviceBrought, MemoryIsGivenBackWhereNothingElseIsBrought) {
   EXPECT_EQ(layers_.tale(), "release ");
   EXPECT_EQ(weights_->go_on(), 0);
   EXPECT_EQ(layers_.tale(), "");
+}
+
+/// A chunk is followed by tokens that lack two of its layers, and these by a chunk.
+TEST_F(DeviceBrought, StepsOfAnotherRoundBeginWithTheirOwn) {
+  layers_.there = {0, 1, 2, 4};
+  for (uint32_t layer = 0; layer < kBroughtLayers; ++layer) {
+    take(layer);
+    release(layer);
+  }
+  EXPECT_EQ(layers_.tale(),
+            "take 0 release take 2 release take 1 release take 4 release take 1 release take 0 ");
+  EXPECT_EQ(n_copies(), 7u);  // the next chunk's first two are on their way
+  begin(few_);
+  EXPECT_EQ(layers_.tale(), "release take 0 release ");  // 3 is in memory
+  EXPECT_EQ(n_copies(), 9u);
+  take_in(0, 0);
+  take_in(1, 3);
+  release(0);
+  take_in(0, 4);
+  release(3);  // the only one of its slot
+  release(4);
+  EXPECT_EQ(layers_.tale(), "take 4 release take 0 ");
+  EXPECT_EQ(n_copies(), 11u);
+  begin(0);
+  take(0);
+  take(1);
+  EXPECT_EQ(layers_.tale(), "release take 0 release take 1 ");
 }
 
 /// A step that has all its layers does not fail for one of the next step.

@@ -203,8 +203,23 @@ TEST_F(DeviceFileEngine, AShareOfProductsIsOfWhatIsInDram) {
     EXPECT_EQ(engine.device_plan().on_cpu[layer].is_any(),
               !engine.device_plan().resident[layer].is_any() &&
                   !engine.weight_plan().streamed[layer].is_any());
-  logits_of(engine);
+  const Logits found = logits_of(engine);
   EXPECT_GT(engine.walk().device()->cpu_weight_bytes(), 0u);
+  // Where a token's layers come from no bit tells, also in the steps that lack those of the CPU.
+  EngineOptions sharing = options(Kind::kCuda);
+  sharing.cpu_share.reset();
+  Engine in_dram = Engine::open(sharing);
+  Placement placement;
+  placement.n_ctx = 256;
+  placement.chunk_rows = 32;
+  placement.streamed.assign(kFileEngineLayers, kNoPiece);
+  placement.resident = engine.device_plan().resident;
+  placement.on_cpu = engine.device_plan().on_cpu;
+  placement.cpu_share = engine.device_plan().cpu_share;
+  in_dram.place(placement);
+  EXPECT_TRUE(found == logits_of(in_dram));
+  EXPECT_EQ(in_dram.walk().device()->cpu_weight_bytes(),
+            engine.walk().device()->cpu_weight_bytes());
 }
 
 /// What the planner counts of either memory the engine reserves.

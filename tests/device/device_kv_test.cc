@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <random>
 #include <span>
@@ -52,10 +53,14 @@ class DeviceTexts {
   }
   Text text() { return {cache_.make_sequence(), {}}; }
   const DeviceKvCounts& counts() const { return kv_.counts(); }
-  /// Of the first stream.
+  /// Of all streams.
   std::vector<tiers::BlockId> blocks(const Text& text) const {
-    const auto of = cache_.stream_blocks(text.sequence, 0, 0).blocks;
-    return {of.begin(), of.end()};
+    std::vector<tiers::BlockId> all;
+    for (uint32_t layer = 0; layer < 2; ++layer)
+      for (uint32_t head = 0; head < 2; ++head)
+        std::ranges::copy(cache_.stream_blocks(text.sequence, layer, head).blocks,
+                          std::back_inserter(all));
+    return all;
   }
   bool has_copy(tiers::BlockId block) const { return kv_.has_copy(block); }
   /// Room for rows that no step writes.

@@ -1,9 +1,10 @@
-"""Judges the machine code of the kernels: check_gates.py FILE [--expected FILE] [--update] [--print]
+"""Judges the machine code of the kernels: check_gates.py FILE [--expected FILE] [--want SM,SM...] [--update] [--print]
 
 FILE is the CUDA module, an object of nvcc or a cubin. What no kernel may have, with any compiler: local memory (spills
 and arrays that a register cannot hold), arithmetic in double precision, no launch bounds. What may not grow or get lost
-against the checked-in table, which --update writes anew: registers (5 %), shared memory, blocks per multiprocessor on
-the cards of occupancy.py, and the instructions that a kernel is written for. --print shows the table as Markdown.
+against the checked-in table, where --update writes what FILE has code for: registers (5 %), shared memory, blocks per
+multiprocessor on the cards of occupancy.py, and the instructions that a kernel is written for. What the table has of
+other architectures stays, of kernels that there are. --want: FILE has to have code for these. --print shows the table of FILE as Markdown.
 
 "dynamic_shared" of the table is written by hand: the bytes of a launch's dynamic shared memory by a pattern of names.
 Exit codes: 0 good, 1 findings, 2 usage or a file that cannot be read.
@@ -33,11 +34,10 @@ def dynamic_shared(expected, name):
 
 def measured(kernels, expected):
     """{name: {arch: facts}}, sorted, as the table holds it."""
-    archs = {kernel.arch for kernel in kernels}
     table = {}
     for kernel in sorted(kernels, key=lambda kernel: (kernel.plain, kernel.arch)):
         shared = kernel.shared + dynamic_shared(expected, kernel.plain)
-        cards = [card for card in occupancy.CARDS if occupancy.code_for(card, archs) == kernel.arch]
+        cards = [card for card in occupancy.CARDS if occupancy.runs(card, kernel.arch)]
         table.setdefault(kernel.plain, {})[str(kernel.arch)] = {
             "registers": kernel.registers,
             "threads": kernel.threads,
@@ -97,10 +97,17 @@ def compared(table, expected):
             yield f"dynamic_shared of {pattern}: no such kernel"
 
 
-def write_table(path, expected, table, compiler):
+def updated(table, before):
+    """The table, with what `before` knows of its kernels for other architectures."""
+    kept = {name: before.get(name, {}) | archs for name, archs in table.items()}
+    return {name: dict(sorted(archs.items(), key=lambda item: int(item[0]))) for name, archs in kept.items()}
+
+
+def write_table(path, expected):
     """One line per kernel and architecture, so that a change reads as one."""
     sizes = ",\n".join(f"  {json.dumps(name)}: {size}" for name, size in expected["dynamic_shared"].items())
-    lines = ["{", f' "compiler": {json.dumps(compiler)},', ' "dynamic_shared": {', *sizes.splitlines(), " },", ' "kernels": {']
+    table = expected["kernels"]
+    lines = ["{", f' "compiler": {json.dumps(expected["compiler"])},', ' "dynamic_shared": {', *sizes.splitlines(), " },", ' "kernels": {']
     for i, (name, archs) in enumerate(table.items()):
         facts = ",\n".join(f"   {json.dumps(arch)}: {json.dumps(archs[arch])}" for arch in archs)
         comma = "," if i + 1 < len(table) else ""
@@ -123,6 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description="Judges the machine code of the kernels.")
     parser.add_argument("file")
     parser.add_argument("--expected", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "expected.json"))
+    parser.add_argument("--want", default="")
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--print", action="store_true", dest="shows")
     options = parser.parse_args()
@@ -139,9 +147,12 @@ def main():
     if options.shows:
         print_table(table)
     if options.update:
-        write_table(options.expected, expected, table, compiler)
-        expected["kernels"], expected["compiler"] = table, compiler
+        kept = expected["kernels"] if compiler == expected["compiler"] else {}
+        expected["kernels"], expected["compiler"] = updated(table, kept), compiler
+        write_table(options.expected, expected)
     findings = list(forbidden(kernels))
+    found = {str(kernel.arch) for kernel in kernels}
+    findings += [f"no code for sm_{arch}" for arch in options.want.split(",") if arch and arch not in found]
     if compiler == expected["compiler"]:
         findings += compared(table, expected)
     else:

@@ -104,6 +104,34 @@ class Gates(unittest.TestCase):
         little["kernels"]["known/known"]["86"]["registers"] = registers - 1
         self.assertEqual(self.judged(path, expected=little)[0], 0, "less than 5 %")
 
+    def test_code_of_a_generation_is_judged_on_its_later_cards(self):
+        cards = {80: ["RTX 3060", "RTX 4090"], 86: ["RTX 3060", "RTX 4090"], 89: ["RTX 4090"], 90: ["H200"], 120: ["RTX 5090"]}
+        for arch, wanted in cards.items():
+            self.assertEqual([card for card in occupancy.CARDS if occupancy.runs(card, arch)], wanted)
+
+    def test_code_that_is_wanted_and_absent_fails(self):
+        path = self.compiled("known", "-cubin", "-arch=sm_86")
+        self.judged(path, "--update", expected=self.empty())
+        self.assertEqual(self.judged(path, "--want", "86")[0], 0)
+        code, text = self.judged(path, "--want", "86,120")
+        self.assertEqual(code, 1)
+        self.assertIn("no code for sm_120", text)
+
+    def test_an_update_keeps_what_other_architectures_have(self):
+        self.judged(self.compiled("known", "-cubin", "-arch=sm_120"), "--update", expected=self.empty())
+        facts = self.table()["kernels"]["known/known"]
+        self.assertEqual(list(facts), ["120"])
+        gone = {"gone/gone": facts}
+        path = self.compiled("known", "-cubin", "-arch=sm_86")
+        self.judged(path, "--update", expected=self.table() | {"kernels": self.table()["kernels"] | gone})
+        after = self.table()["kernels"]
+        self.assertEqual(list(after), ["known/known"])
+        self.assertEqual(list(after["known/known"]), ["86", "120"])
+        self.assertEqual(after["known/known"]["120"], facts["120"])
+        # Not of another compiler.
+        self.judged(path, "--update", expected=self.table() | {"compiler": "1.2.3"})
+        self.assertEqual(list(self.table()["kernels"]["known/known"]), ["86"])
+
     def test_unknown_and_vanished_kernels_fail(self):
         path = self.compiled("known", "-cubin", "-arch=sm_86")
         self.judged(path, "--update", expected=self.empty())

@@ -31,8 +31,7 @@ def blocks(card, registers, threads, shared):
     return min(warps_max // warps, blocks_max, by_registers, by_shared)
 
 
-def code_for(card, archs):
-    """The architecture, of those there is code for, that runs on the card; None where there is none."""
+def runs(card, arch):
+    """Whether code of the architecture runs on the card: that of its generation, up to its own."""
     capability = CARDS[card][0]
-    fitting = [arch for arch in archs if arch // 10 == capability // 10 and arch <= capability]
-    return max(fitting, default=None)
+    return arch // 10 == capability // 10 and arch <= capability
