@@ -1,9 +1,10 @@
 // engine/walk_select.cc - which blocks the rows of a step attend, and the index that says so.
 //
 // As soon as the queries of a layer exist, each KV head asks the index of its sequence for the
-// weight of every full block, and what is chosen becomes the context of that head: chosen blocks in
-// the order of the text, then those still open. Attention reads that context as it reads any other,
-// in the same arithmetic order, so that a budget of everything gives the bits of exact attention.
+// weight of every full block, or is given what a device has found (engine/device_index.h), and what
+// is chosen becomes the context of that head: chosen blocks in the order of the text, then those
+// still open. Attention reads that context as it reads any other, in the same arithmetic order, so
+// that a budget of everything gives the bits of exact attention.
 // Neighbouring rows of one sequence share one choice per KV head: of a question all of them, of a
 // prompt's chunk kRunRows at a time, scored by means of kMeanRows. What the step itself adds is
 // attended by every row behind it.
