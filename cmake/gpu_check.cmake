@@ -1,7 +1,7 @@
 # gpu_check_program(NAME DEVICE_SOURCE deps...): the program that judges and times kernels on a device, made of the cases
 # of tests/gpu_attn, the benches of tools/gpu and the source that says which device. Shared by the tests, where it is the
-# emulator, and by tools/gpu, where it is a card. Of cpu_attn both have the packing of weights and the plain kernels of retrieval, of the engine what
-# says who gets a device's memory: what a bare machine has to compile.
+# emulator, and by tools/gpu, where it is a card. Of cpu_attn both have the packing of weights and the plain kernels of
+# retrieval, of the engine what says who gets a device's memory: what a bare machine has to compile.
 set(gpu_check_root ${CMAKE_CURRENT_LIST_DIR}/..)
 function(gpu_check_program name device_source)
   file(GLOB sources CONFIGURE_DEPENDS ${gpu_check_root}/tests/gpu_attn/*.cc ${gpu_check_root}/tools/gpu/*.cc)

@@ -20,17 +20,34 @@ uint64_t slots_of_table(uint64_t n_ctx) {
   return std::max(1u, index::tile_slots(static_cast<uint32_t>(n_ctx / kBlockPositions)));
 }
 
-uint64_t pointer_bytes(uint32_t n_streams, uint64_t n_ctx) {
-  return n_streams * slots_of_table(n_ctx) * TileMemory::kSlotTiles * sizeof(std::byte*);
+/// What a device index has, in bytes.
+struct IndexSizes {
+  uint64_t rows = 0, table = 0, weights = 0;  // of the device; the last two in DRAM as well
+  uint64_t editions = 0, listed = 0;          // in DRAM
+  uint64_t pinned() const { return table + weights; }
+};
+
+IndexSizes sizes_of(const ModelShape& shape, uint64_t n_ctx, uint32_t n_streams, uint64_t n_slots,
+                    uint64_t tile_bytes) {
+  const uint64_t n_listed = n_streams * slots_of_table(n_ctx);
+  return {.rows = n_slots * TileMemory::kSlotTiles * tile_bytes,
+          .table = n_listed * TileMemory::kSlotTiles * sizeof(std::byte*),
+          .weights = device_weight_floats(shape, n_ctx) * sizeof(float),
+          .editions = TileMemory::edition_bytes(n_slots),
+          .listed = n_listed * sizeof(uint32_t)};
 }
 
-uint64_t scored_bytes(const ModelShape& shape, uint64_t n_ctx) {
-  return device_weight_floats(shape, n_ctx) * sizeof(float);
-}
-
-bool has_scanned_rows(const index::IndexShape& of, const std::optional<index::Method>& method) {
-  return method && index::has_rotated_codes(*method) && of.n_streams > 0 &&
-         of.layout.head_dim <= kDeviceScanHeadDimMax;
+/// Nothing where no device scans rows of that method.
+std::optional<IndexSizes> scanned_sizes(const ModelShape& shape, const KvLayout& layout,
+                                        uint64_t n_ctx, uint32_t n_answers,
+                                        const std::optional<index::Method>& method) {
+  const index::IndexShape of = index_shape(shape, layout.k_codec, layout.v_codec, n_ctx, n_answers);
+  const bool is_scanned = method && index::has_rotated_codes(*method) && of.n_streams > 0 &&
+                          layout.head_dim <= kDeviceScanHeadDimMax;
+  if (!is_scanned) return std::nullopt;
+  const uint64_t tile_bytes = rabitq_tile_bytes(layout.head_dim);
+  const uint64_t n_slots = index::index_bytes(*method, of) / (tile_bytes * TileMemory::kSlotTiles);
+  return sizes_of(shape, n_ctx, of.n_streams, n_slots, tile_bytes);
 }
 
 const TileMemory& scanned_memory(const KvCache& cache) {
@@ -44,23 +61,15 @@ const TileMemory& scanned_memory(const KvCache& cache) {
 
 uint64_t DeviceIndex::memory_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_ctx,
                                    uint32_t n_answers, const std::optional<index::Method>& method) {
-  const index::IndexShape of = index_shape(shape, layout.k_codec, layout.v_codec, n_ctx, n_answers);
-  if (!has_scanned_rows(of, method)) return 0;
-  return device_aligned(index::index_bytes(*method, of)) +
-         device_aligned(pointer_bytes(of.n_streams, n_ctx)) +
-         device_aligned(scored_bytes(shape, n_ctx));
+  const std::optional<IndexSizes> of = scanned_sizes(shape, layout, n_ctx, n_answers, method);
+  return of ? device_aligned(of->rows) + device_aligned(of->table) + device_aligned(of->weights)
+            : 0;
 }
 
 uint64_t DeviceIndex::host_bytes(const ModelShape& shape, const KvLayout& layout, uint64_t n_ctx,
                                  uint32_t n_answers, const std::optional<index::Method>& method) {
-  const index::IndexShape of = index_shape(shape, layout.k_codec, layout.v_codec, n_ctx, n_answers);
-  if (!has_scanned_rows(of, method)) return 0;
-  const uint64_t n_slots = index::index_bytes(*method, of) /
-                           (rabitq_tile_bytes(layout.head_dim) * TileMemory::kSlotTiles);
-  return round_up(pointer_bytes(of.n_streams, n_ctx) + scored_bytes(shape, n_ctx),
-                  HostMemory::kGrain) +
-         n_slots * (TileMemory::kSlotTiles + 1) * sizeof(uint64_t) +
-         of.n_streams * slots_of_table(n_ctx) * sizeof(uint32_t);
+  const std::optional<IndexSizes> of = scanned_sizes(shape, layout, n_ctx, n_answers, method);
+  return of ? round_up(of->pinned(), HostMemory::kGrain) + of->editions + of->listed : 0;
 }
 
 DeviceIndex::DeviceIndex(const OpenDevice& device, const KvCache& cache, uint64_t n_ctx)
@@ -71,16 +80,15 @@ DeviceIndex::DeviceIndex(const OpenDevice& device, const KvCache& cache, uint64_
       slot_editions_(memory_.n_slots(), 0),
       tile_editions_(uint64_t{memory_.n_slots()} * TileMemory::kSlotTiles, 0),
       listed_(cache.n_index_streams() * table_slots_, kNoSlot) {
-  const uint64_t of_table = pointer_bytes(cache.n_index_streams(), n_ctx);
-  const uint64_t of_weights = scored_bytes(cache.shape(), n_ctx);
-  rows_ = DeviceBuffer::allocate(device, tile_editions_.size() * memory_.tile_bytes(),
-                                 "rows of the index");
-  table_ = DeviceBuffer::allocate(device, of_table, "tables of the index");
-  weights_ = DeviceBuffer::allocate(device, of_weights, "what the index says of blocks");
-  host_memory_ = HostMemory::reserve(of_table + of_weights);
+  const IndexSizes of = sizes_of(cache.shape(), n_ctx, cache.n_index_streams(), memory_.n_slots(),
+                                 memory_.tile_bytes());
+  rows_ = DeviceBuffer::allocate(device, of.rows, "rows of the index");
+  table_ = DeviceBuffer::allocate(device, of.table, "tables of the index");
+  weights_ = DeviceBuffer::allocate(device, of.weights, "what the index says of blocks");
+  host_memory_ = HostMemory::reserve(of.pinned());
   pinned_ = PinnedMemory::pin(device, {host_memory_.data(), host_memory_.size()});
   entries_ = host_memory_.as<std::byte*>(listed_.size() * TileMemory::kSlotTiles);
-  host_weights_ = reinterpret_cast<float*>(host_memory_.data() + of_table);
+  host_weights_ = reinterpret_cast<float*>(host_memory_.data() + of.table);
 }
 
 std::byte* DeviceIndex::place(TileSlot slot) const {
@@ -101,27 +109,42 @@ bool DeviceIndex::has_all(const index::TileTable& codes, uint32_t n_slots) const
   return true;
 }
 
-void DeviceIndex::copy(Stream& stream, const Run& stale) {
-  if (stale.end == stale.begin) return;
-  stream.copy(rows_.bytes() + stale.begin, memory_.arena().data() + stale.begin,
-              stale.end - stale.begin);
-  copied_bytes_ += stale.end - stale.begin;
-}
+/// Neighbours among tiles that are stale, which are copied together.
+class DeviceIndex::StaleTiles {
+ public:
+  StaleTiles(DeviceIndex& owner, Stream& stream) : owner_(owner), stream_(stream) {}
 
-/// All of a slot that is stale, whoever reads it: what follows on `stale` makes it longer, else
-/// that is copied.
-void DeviceIndex::follow(Stream& stream, TileSlot slot, Run& stale) {
+  void add(uint64_t tile) {
+    if (tile != end_) {
+      flush();
+      begin_ = tile;
+    }
+    end_ = tile + 1;
+  }
+  void flush() {
+    if (begin_ == end_) return;
+    const uint64_t tile_bytes = owner_.memory_.tile_bytes();
+    const uint64_t n_bytes = (end_ - begin_) * tile_bytes;
+    stream_.copy(owner_.rows_.bytes() + begin_ * tile_bytes,
+                 owner_.memory_.arena().data() + begin_ * tile_bytes, n_bytes);
+    owner_.counts_.row_bytes += n_bytes;
+    begin_ = end_;
+  }
+
+ private:
+  DeviceIndex& owner_;
+  Stream& stream_;
+  uint64_t begin_ = 0, end_ = 0;  // tiles of the memory
+};
+
+/// Adds all tiles of a slot that are stale, whoever reads them.
+void DeviceIndex::follow(TileSlot slot, StaleTiles& stale) {
   const auto number = static_cast<uint32_t>(slot);
   if (slot_editions_[number] == memory_.edition(slot)) return;
   for (uint32_t i = 0; i < TileMemory::kSlotTiles; ++i) {
     const uint64_t tile = uint64_t{number} * TileMemory::kSlotTiles + i;
     if (tile_editions_[tile] == memory_.edition(slot, i)) continue;
-    const uint64_t begin = tile * memory_.tile_bytes();
-    if (begin != stale.end) {
-      copy(stream, stale);
-      stale = {begin, begin};
-    }
-    stale.end += memory_.tile_bytes();
+    stale.add(tile);
     tile_editions_[tile] = memory_.edition(slot, i);
   }
   slot_editions_[number] = memory_.edition(slot);
@@ -141,8 +164,9 @@ void DeviceIndex::list(index::StreamIdx row, uint32_t slot_idx, TileSlot slot) {
 
 void DeviceIndex::flush_table(Stream& stream) {
   if (changed_begin_ >= changed_end_) return;
-  stream.copy(table_.as<std::byte*>() + changed_begin_, &entries_[changed_begin_],
-              (changed_end_ - changed_begin_) * sizeof(std::byte*));
+  const uint64_t n_bytes = (changed_end_ - changed_begin_) * sizeof(std::byte*);
+  stream.copy(table_.as<std::byte*>() + changed_begin_, &entries_[changed_begin_], n_bytes);
+  counts_.table_bytes += n_bytes;
   changed_begin_ = UINT64_MAX;
   changed_end_ = 0;
 }
@@ -150,30 +174,32 @@ void DeviceIndex::flush_table(Stream& stream) {
 void DeviceIndex::begin_step(Stream& stream, const Sequence& sequence) {
   const index::TileTable* codes =
       sequence.index() == nullptr ? nullptr : sequence.index()->rotated_codes();
-  has_rows_ = codes != nullptr && &codes->memory() == &memory_;
-  if (!has_rows_) return;
+  has_rows_ = false;
+  if (codes == nullptr || &codes->memory() != &memory_) return;
   n_blocks_ = sequence.n_pos() / kBlockPositions;
   const uint32_t n_slots = index::tile_slots(n_blocks_);
   STRATA_CHECK(n_slots <= table_slots_ && n_blocks_ <= codes->n_blocks(),
                "%u blocks, %u of them in the index, %lu slots", n_blocks_, codes->n_blocks(),
                static_cast<unsigned long>(table_slots_));
-  if (has_all(*codes, n_slots)) return;
-  Run stale;
+  has_rows_ = has_all(*codes, n_slots);
+  if (has_rows_) return;
+  StaleTiles stale(*this, stream);
   try {
     // Slots of the same positions lie side by side (TileTable::open_blocks).
     for (uint32_t i = 0; i < n_slots; ++i)
       for (index::StreamIdx row = 0; row < cache_.n_index_streams(); ++row) {
         const TileSlot slot = codes->slots(row)[i];
-        follow(stream, slot, stale);
+        follow(slot, stale);
         list(row, i, slot);
       }
-    copy(stream, stale);
+    stale.flush();
   } catch (...) {  // what was to be copied is not known to be
     std::ranges::fill(slot_editions_, 0);
     std::ranges::fill(tile_editions_, 0);
     throw;
   }
   flush_table(stream);
+  has_rows_ = true;
 }
 
 BlockWeights DeviceIndex::scan(Stream& stream, uint32_t layer, uint32_t n_rows, const float* q) {
@@ -197,6 +223,7 @@ BlockWeights DeviceIndex::scan(Stream& stream, uint32_t layer, uint32_t n_rows, 
               .block_scores = weights_.as<float>(),
               .score_stride = stride});
   stream.copy(host_weights_, weights_.bytes(), n_bytes);
+  counts_.weight_bytes += n_bytes;
   return {host_weights_, stride};
 }
 

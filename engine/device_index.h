@@ -24,6 +24,14 @@ struct BlockWeights {
   uint64_t stride = 0;
 };
 
+/// Bytes that crossed the link since the start.
+struct DeviceIndexCounts {
+  uint64_t row_bytes = 0;     // of rows, to the device
+  uint64_t table_bytes = 0;   // of where they lie, to the device
+  uint64_t weight_bytes = 0;  // of what it says of blocks, to the host
+  uint64_t to_device_bytes() const { return row_bytes + table_bytes; }
+};
+
 /// A mirror of the memory that all indexes of a cache have their rows in, slot for slot; it follows
 /// editions of tiles (index/tile_memory.h), whoever's they are now. One sequence at a time has its
 /// table here.
@@ -45,22 +53,19 @@ class DeviceIndex {
   /// which are in its index. The host waits for the stream before the next call. Cost of the host:
   /// a look at every slot (4,096 positions of a KV head). Errors: kDeviceLost.
   void begin_step(Stream& stream, const Sequence& sequence);
-  /// Whether that sequence has rows here: else the host estimates.
+  /// Whether that sequence has rows here: else the host estimates. Not where begin_step() threw.
   bool has_rows() const { return has_rows_; }
   /// Queues the scan of a layer's rows for `q` [n_kv_heads][n_rows][group, head_dim] of few rows,
   /// and brings the weights to the host, where they are once it has waited, until the next call.
   BlockWeights scan(Stream& stream, uint32_t layer, uint32_t n_rows, const float* q);
 
-  uint64_t copied_bytes() const { return copied_bytes_; }  // to the device, since the start
+  const DeviceIndexCounts& counts() const { return counts_; }
 
  private:
-  struct Run {
-    uint64_t begin = 0, end = 0;  // bytes of the memory
-  };
+  class StaleTiles;
   std::byte* place(index::TileSlot slot) const;
   bool has_all(const index::TileTable& codes, uint32_t n_slots) const;
-  void follow(Stream& stream, index::TileSlot slot, Run& stale);
-  void copy(Stream& stream, const Run& stale);
+  void follow(index::TileSlot slot, StaleTiles& stale);
   void list(index::StreamIdx row, uint32_t slot_idx, index::TileSlot slot);
   void flush_table(Stream& stream);
 
@@ -81,7 +86,7 @@ class DeviceIndex {
   uint64_t changed_begin_ = UINT64_MAX, changed_end_ = 0;
   bool has_rows_ = false;
   uint32_t n_blocks_ = 0;
-  uint64_t copied_bytes_ = 0;
+  DeviceIndexCounts counts_;
 };
 
 }  // namespace strata::engine

@@ -79,6 +79,19 @@ DevicePlan device_plan_of(const DeviceNeeds& needs, std::vector<PieceSet> reside
   return plan;
 }
 
+namespace {
+
+/// Rows of the index, or none, in what weights and buffers leave.
+uint64_t index_bytes_in(const DeviceNeeds& needs, uint64_t room) {
+  const uint64_t first = std::max(needs.kv_bytes_min, needs.kv_bytes_chosen);
+  if (needs.index_bytes > room || first > room - needs.index_bytes) return 0;
+  // Of smaller ones all have room where the rows have.
+  const bool is_smaller = needs.kv_bytes < needs.index_bytes;
+  return is_smaller && needs.kv_bytes > room - needs.index_bytes ? 0 : needs.index_bytes;
+}
+
+}  // namespace
+
 DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes, uint64_t n_streamed_min) {
   const auto n_layers = static_cast<uint32_t>(needs.layer_bytes.size());
   DevicePlan plan;
@@ -98,7 +111,7 @@ DevicePlan plan_device(const DeviceNeeds& needs, uint64_t hbm_bytes, uint64_t n_
                 "raise --hbm to " + size_argument(least) + ", use a smaller -b or -c" +
                     (needs.kv_bytes_min > 0 ? ", a smaller --kv-budget" : "") +
                     ", or --device none");
-  if (needs.index_bytes <= hbm_bytes - least) plan.index_bytes = needs.index_bytes;
+  plan.index_bytes = index_bytes_in(needs, hbm_bytes - plan.hbm_bytes);
   const uint64_t room = hbm_bytes - plan.hbm_bytes - plan.index_bytes;
   plan.kv_bytes = std::min(room, needs.kv_bytes) / needs.block_bytes * needs.block_bytes;
   plan.hbm_bytes += plan.index_bytes + plan.kv_bytes;

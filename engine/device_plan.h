@@ -1,7 +1,10 @@
 // engine/device_plan.h - what a device's memory holds: a pure function of the model's sizes and the
-// budget, where no placement is given. Weights come first, then rows of an index, then K and V: a
-// step reads all of them, weights that stay need no slots to pass through, and of K and V only what
-// was chosen is read where there is an index.
+// budget, where no placement is given. Weights come first: every step reads all of them, and those
+// that stay need no slots to pass through. Then K and V that a token of each answer attends, as its
+// rule chooses them in all full layers, and windows; then rows of an index, all or none, of which a
+// token that chooses reads every one; then the rest of K and V, which prompts read, too. Where all
+// of K and V are smaller than the rows and have no room beside them, they come first: the host
+// searches so short a text in no time.
 #pragma once
 
 #include <array>
@@ -21,10 +24,11 @@ struct DeviceNeeds {
   uint64_t head_bytes = 0;            // output projection and every vector: must be there
   std::vector<uint64_t> layer_bytes;  // matrices, as packed
   std::vector<std::array<uint64_t, kLayerPieces>> piece_bytes;  // of each layer, by LayerPiece
-  uint64_t index_bytes = 0;   // rows of an index that the device can scan; 0: there are none
-  uint64_t kv_bytes = 0;      // of the context
-  uint64_t kv_bytes_min = 0;  // of these, what must be there (chosen_on_device_min())
-  uint64_t block_bytes = 0;   // of K and V
+  uint64_t index_bytes = 0;      // rows of an index that the device can scan; 0: there are none
+  uint64_t kv_bytes = 0;         // of the context
+  uint64_t kv_bytes_min = 0;     // of these, what must be there (chosen_on_device_min())
+  uint64_t kv_bytes_chosen = 0;  // of these, what comes before the rows (chosen_on_device())
+  uint64_t block_bytes = 0;      // of K and V
 
   uint64_t bytes_of(size_t layer, PieceSet pieces) const;
 };

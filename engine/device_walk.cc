@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -60,6 +61,17 @@ DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& fil
   return needs;
 }
 
+void add_index_needs(const ModelShape& shape, const KvLayout& layout, uint64_t n_ctx,
+                     uint32_t max_rows, uint32_t n_answers,
+                     const std::optional<index::Method>& method, const index::Rule& rule,
+                     DeviceNeeds& needs) {
+  needs.index_bytes = DeviceIndex::memory_bytes(shape, layout, n_ctx, n_answers, method);
+  if (needs.index_bytes == 0) return;
+  needs.kv_bytes_chosen =
+      std::min(needs.kv_bytes,
+               n_answers * needs.block_bytes * chosen_on_device(shape, n_ctx, rule, max_rows));
+}
+
 struct DeviceWalk::State {
   State(const OpenDevice& device, const Model& host, gpu_attn::DeviceModel described,
         KvCache& kv_cache, const DevicePlan& device_plan, uint32_t max_rows, uint64_t n_ctx,
@@ -82,7 +94,6 @@ struct DeviceWalk::State {
             input_bytes() + logit_bytes() + beside_bytes() +
             (plan.on_cpu.empty() ? 0 : DeviceProducts::host_bytes(cache.shape())))),
         pinned(PinnedMemory::pin(device, {host_memory.data(), host_memory.size()})) {
-    if (plan.index_bytes > 0) index.emplace(device, cache, n_ctx);
     if (is_spilling()) cache.store().set_first_victims(first_victims());
     std::byte* const behind_logits = host_memory.data() + input_bytes() + logit_bytes();
     if (shares_attention()) beside.emplace(device, cache.shape(), shares, stream, behind_logits);
@@ -93,6 +104,19 @@ struct DeviceWalk::State {
       cpu_step_bytes += gpu_attn::layer_bytes(weights.model().layers[layer], plan.on_cpu[layer]);
     tables.resize(weights.model().layers.size());
     wanted.reserve(sizes.max_logit_rows);
+    if (plan.index_bytes > 0) reserve_index(device, n_ctx);
+  }
+
+  /// Rows of the index are in DRAM anyway.
+  void reserve_index(const OpenDevice& device, uint64_t n_ctx) {
+    try {
+      index.emplace(device, cache, n_ctx);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kOutOfMemory) throw;
+      index_problem = error.what();
+      plan.hbm_bytes -= plan.index_bytes;
+      plan.index_bytes = 0;
+    }
   }
 
   uint64_t input_bytes() const {
@@ -150,6 +174,7 @@ struct DeviceWalk::State {
   DeviceKv kv;
   DeviceChooser chooser;
   std::optional<DeviceIndex> index;  // where it has room for one's rows
+  std::string index_problem;
   DeviceBuffer memory;
   DeviceStep step;
   HostMemory host_memory;  // inputs, logits, what is attended beside, what is multiplied
@@ -321,9 +346,10 @@ void DeviceWalk::leave_weights() { state_->weights.leave(); }
 const DeviceKvCounts& DeviceWalk::kv_counts() const { return state_->kv.counts(); }
 uint64_t DeviceWalk::streamed_bytes() const { return state_->weights.streamed_bytes(); }
 uint64_t DeviceWalk::cpu_weight_bytes() const { return state_->cpu_weight_bytes; }
-uint64_t DeviceWalk::index_copied_bytes() const {
-  return state_->index ? state_->index->copied_bytes() : 0;
+DeviceIndexCounts DeviceWalk::index_counts() const {
+  return state_->index ? state_->index->counts() : DeviceIndexCounts{};
 }
+const std::string& DeviceWalk::index_problem() const { return state_->index_problem; }
 
 /// Rows with more logits than one pass gives are walked in parts, each as its predecessor's next.
 void DeviceWalk::State::run_parts(const DeviceRows& rows, std::span<float> logits,

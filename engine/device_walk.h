@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "engine/device.h"
 #include "engine/device_beside.h"
@@ -36,16 +38,23 @@ struct DeviceRows {
 
 /// What a model and a context of n_ctx, whose K and V take kv_bytes, want of a device, walked in
 /// chunks of max_rows. `rule`: by which blocks are chosen of K and V that spill; null: none are.
-/// What an index does is not known here: DeviceIndex::memory_bytes().
+/// What an index does is not known here: add_index_needs().
 DeviceNeeds device_needs(const gpu_attn::DeviceModel& model, const GgufFile& file,
                          const ModelShape& shape, const DeviceFacts& facts, uint64_t n_ctx,
                          uint64_t kv_bytes, uint32_t max_rows, const index::Rule* rule = nullptr);
+
+/// The same of n_answers that choose by `method` and `rule` at a time.
+void add_index_needs(const ModelShape& shape, const KvLayout& layout, uint64_t n_ctx,
+                     uint32_t max_rows, uint32_t n_answers,
+                     const std::optional<index::Method>& method, const index::Rule& rule,
+                     DeviceNeeds& needs);
 
 /// One caller at a time. `model` and `cache` outlive it.
 class DeviceWalk {
  public:
   /// Allocates what `plan` says and copies the weights that stay, which the threads of `pool` read
-  /// where the model's memory does not hold them. Errors: those of DeviceWeights.
+  /// where the model's memory does not hold them. Rows of an index come last; where memory for them
+  /// alone is refused the host searches (index_problem()). Errors: those of DeviceWeights.
   DeviceWalk(const OpenDevice& device, const Model& model, gpu_attn::DeviceModel described,
              KvCache& cache, const DevicePlan& plan, uint32_t max_rows, uint64_t n_ctx,
              ThreadPool& pool);
@@ -57,7 +66,7 @@ class DeviceWalk {
   /// are walked kDeviceFewRows at a time, each part with a choice of its own per layer.
   void run(const DeviceRows& rows, std::span<float> logits);
 
-  const DevicePlan& plan() const;
+  const DevicePlan& plan() const;  // as it is
   const DeviceKvCounts& kv_counts() const;
   bool has_copy(tiers::BlockId block) const;  // DeviceKv::has_copy
   /// Whether K and V spill: then the end of a text is the CPU's, from where the device's memory
@@ -76,7 +85,10 @@ class DeviceWalk {
   // Of weights, since the start: that passed through the device, that the CPU multiplied by.
   uint64_t streamed_bytes() const;
   uint64_t cpu_weight_bytes() const;
-  uint64_t index_copied_bytes() const;  // of an index's rows, to the device, since the start
+  DeviceIndexCounts index_counts() const;
+  /// Why there is no room for an index's rows that had some by the plan, which says so now; "" where
+  /// there is, or where none was planned.
+  const std::string& index_problem() const;
 
  private:
   struct State;

@@ -204,6 +204,9 @@ void Engine::place(const Placement& placement) {
         place_on_device(needs_on_device(described, placed.context), hbm_budget(), placement);
     device_model_ = std::move(described);
     set_cpu_share(&placement);
+    if (placement.index_in_hbm && device_plan_.index_bytes == 0)
+      notices_.push_back(
+          "the plan lets the card search an index, and this run has none that a card searches");
   }
   if (leaves_device) device_.reset();
   options_.k_codec = placement.k_codec;
@@ -232,6 +235,13 @@ uint64_t Engine::hbm_budget() const {
                                 : usable_device_bytes(free_bytes);
 }
 
+uint64_t Engine::index_bytes() const {
+  if (!options_.method) return 0;
+  return index::index_bytes(
+      *options_.method, index_shape(spec_.shape, options_.k_codec, options_.v_codec, context_.n_ctx,
+                                    options_.n_answers));
+}
+
 DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
                                     const ContextPlan& context) const {
   uint64_t kv_bytes = context.kv.slot_bytes;
@@ -243,8 +253,8 @@ DeviceNeeds Engine::needs_on_device(const gpu_attn::DeviceModel& model,
   DeviceNeeds needs =
       device_needs(model, *file_, spec_.shape, device_->facts(), context.n_ctx, kv_bytes,
                    context.chunk_rows, chooses_spilled ? &options_.selection : nullptr);
-  needs.index_bytes = DeviceIndex::memory_bytes(spec_.shape, model.kv_layout, context.n_ctx,
-                                                options_.n_answers, options_.method);
+  add_index_needs(spec_.shape, model.kv_layout, context.n_ctx, context.chunk_rows,
+                  options_.n_answers, options_.method, options_.selection, needs);
   return needs;
 }
 
@@ -289,7 +299,9 @@ void Engine::add_drafts() {
 /// For the fingerprint: cards of one kind compute the same bits in the same steps. How attention is
 /// cut follows from their multiprocessors, and from what no fingerprint holds: the device's memory
 /// for K and V, the CPU's share, n_ctx, the chunk, where a token's step was captured
-/// (engine/device_walk.cc). K and V saved under another share are taken up.
+/// (engine/device_walk.cc). Nor does it hold who searches an index, whose choices may differ where
+/// blocks weigh nearly the same (docs/adr/0027-search-on-the-card.md). K and V saved under another
+/// share or search are taken up.
 std::string Engine::device_name() const {
   if (!device_) return "";
   return fmt::format("cuda {} x {}", device_->facts().capability,
@@ -357,6 +369,9 @@ bool Engine::use_device() {
     walk_->use_device(std::make_unique<DeviceWalk>(*device_, *model_, device_model_, *cache_,
                                                    device_plan_, context_.chunk_rows,
                                                    context_.n_ctx, *pool_));
+    device_plan_ = walk_->device()->plan();
+    if (const std::string& why = walk_->device()->index_problem(); !why.empty())
+      notices_.push_back("the CPU searches the index: " + why);
     return true;
   } catch (const Error& error) {
     if (device_is_named() || error.code() != ErrorCode::kOutOfMemory) throw;

@@ -122,6 +122,7 @@ class Engine {
   const OpenDevice* device() const { return device_ ? &*device_ : nullptr; }
   const DevicePlan& device_plan() const { return device_plan_; }  // where there is one
   uint64_t hbm_budget() const;                                    // of it; 0 = there is none
+  uint64_t index_bytes() const;  // of index rows; 0 where nothing selects, or by no rows
   /// Lines for the user about a disk or system that lacks something.
   const std::vector<std::string>& notices() const { return notices_; }
 
@@ -142,8 +143,6 @@ class Engine {
   uint32_t n_draft_max() const;
   /// Held at a time, with windows of their own.
   uint32_t n_sequences() const { return std::max(options_.n_sequences, options_.n_answers); }
-  /// Of index rows; 0 where nothing selects.
-  uint64_t index_bytes() const { return selectors_ ? selectors_->budget_bytes() : 0; }
 
  private:
   Engine() = default;

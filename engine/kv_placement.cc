@@ -127,8 +127,9 @@ uint64_t pack_index_bytes(const ModelShape& shape, const KvContext& context) {
 
 uint64_t index_dram_bytes(const ModelShape& shape, const KvContext& context) {
   if (!context.method) return 0;
-  return index::index_bytes(*context.method, index_shape(shape, context.k_codec, context.v_codec,
-                                                         context.n_ctx, context.n_answers)) +
+  const index::IndexShape rows =
+      index_shape(shape, context.k_codec, context.v_codec, context.n_ctx, context.n_answers);
+  return index::index_bytes(*context.method, rows) + index::edition_bytes(*context.method, rows) +
          selection_bytes(shape, context.n_ctx, *context.method) +
          (context.sparse ? sparse_selection_bytes(shape, context.n_ctx, *context.method,
                                                   *context.sparse, context.chunk_rows)

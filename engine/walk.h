@@ -110,6 +110,9 @@ uint64_t chosen_blocks_min(const ModelShape& shape, uint64_t n_ctx);
 /// the KV heads of one layer attend at a time, and what windowed layers hold of a text.
 uint64_t chosen_on_device_min(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
                               uint32_t chunk_rows);
+/// What a token attends of a text: what the KV heads of all full layers choose, and the windows.
+uint64_t chosen_on_device(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
+                          uint32_t chunk_rows);
 /// Estimated weights of the rows of a layer that choose together on a device, at most.
 uint64_t device_weight_floats(const ModelShape& shape, uint64_t n_ctx);
 

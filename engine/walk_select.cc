@@ -1,9 +1,10 @@
 // engine/walk_select.cc - which blocks the rows of a step attend, and the index that says so.
 //
 // As soon as the queries of a layer exist, each KV head asks the index of its sequence for the
-// weight of every full block, and what is chosen becomes the context of that head: chosen blocks in
-// the order of the text, then those still open. Attention reads that context as it reads any other,
-// in the same arithmetic order, so that a budget of everything gives the bits of exact attention.
+// weight of every full block, or is given what a device has found (engine/device_index.h), and what
+// is chosen becomes the context of that head: chosen blocks in the order of the text, then those
+// still open. Attention reads that context as it reads any other, in the same arithmetic order, so
+// that a budget of everything gives the bits of exact attention.
 // Neighbouring rows of one sequence share one choice per KV head: of a question all of them, of a
 // prompt's chunk kRunRows at a time, scored by means of kMeanRows. What the step itself adds is
 // attended by every row behind it.
@@ -88,16 +89,33 @@ uint64_t sparse_selection_bytes(const ModelShape& shape, uint64_t n_ctx, index::
   return n_more * bytes;
 }
 
-uint64_t chosen_on_device_min(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
-                              uint32_t chunk_rows) {
-  const SelectionSizes sizes = selection_sizes(shape, n_ctx);
-  const uint64_t n_open = div_up(sizes.max_rows, kBlockPositions) + 1;
-  uint64_t n_blocks =
-      sizes.max_kv_heads * std::min(blocks_for(n_ctx), most_blocks(rule, n_ctx) + n_open);
+namespace {
+
+/// What so many KV heads choose of a text, and its windows.
+uint64_t chosen_and_windows(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
+                            uint32_t chunk_rows, uint64_t n_kv_heads) {
+  const uint64_t n_open = div_up(selection_sizes(shape, n_ctx).max_rows, kBlockPositions) + 1;
+  uint64_t n_blocks = n_kv_heads * std::min(blocks_for(n_ctx), most_blocks(rule, n_ctx) + n_open);
   for (const LayerShape& layer : shape.layers)
     if (layer.window > 0)
       n_blocks += layer.n_kv_heads * stream_blocks_max(layer, n_ctx, chunk_rows);
   return n_blocks;
+}
+
+}  // namespace
+
+uint64_t chosen_on_device_min(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
+                              uint32_t chunk_rows) {
+  return chosen_and_windows(shape, n_ctx, rule, chunk_rows,
+                            selection_sizes(shape, n_ctx).max_kv_heads);
+}
+
+uint64_t chosen_on_device(const ModelShape& shape, uint64_t n_ctx, const index::Rule& rule,
+                          uint32_t chunk_rows) {
+  uint64_t n_kv_heads = 0;
+  for (const LayerShape& layer : shape.layers)
+    if (layer.window == 0) n_kv_heads += layer.n_kv_heads;
+  return chosen_and_windows(shape, n_ctx, rule, chunk_rows, n_kv_heads);
 }
 
 uint64_t device_weight_floats(const ModelShape& shape, uint64_t n_ctx) {
@@ -211,8 +229,8 @@ void Walk::State::choose_heads(uint32_t group_idx, uint32_t layer, uint32_t n_bl
   const LayerShape& of = shape.layers[layer];
   const uint32_t n_queries = n_scored(group, layer);
   const uint64_t row_floats = uint64_t{of.n_heads / of.n_kv_heads} * shape.head_dim;
-  const bool has_means = selection->mean_rows(group.n_rows) > 1,
-             is_scored = given.values != nullptr;
+  const bool has_means = selection->mean_rows(group.n_rows) > 1;
+  const bool is_scored = given.values != nullptr;
   if (has_means) put_means(group, layer);
   selection->of_layer =
       is_scored ? given : BlockWeights{selection->weights.data(), selection->stride};

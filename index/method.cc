@@ -147,6 +147,11 @@ uint64_t index_bytes(Method method, const IndexShape& shape) {
                     PqSelector::stream_bytes(shape.layout, shape.n_blocks);
 }
 
+uint64_t edition_bytes(Method method, const IndexShape& shape) {
+  const bool has_tiles = tile_bytes(method, shape.layout.head_dim) > 0;
+  return has_tiles ? TileMemory::edition_bytes(n_slots(shape)) : 0;
+}
+
 uint64_t segment_bytes(Method method, const KvLayout& layout) {
   const uint64_t tile = tile_bytes(method, layout.head_dim);
   return method == Method::kPq

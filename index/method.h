@@ -61,6 +61,9 @@ void check_supported(Method method, const KvLayout& layout);
 /// length hold besides rows: codebooks, and keys sampled for them.
 uint64_t index_bytes(Method method, const IndexShape& shape);
 
+/// Beside index_bytes(): by which whoever has copies of rows follows them (TileMemory::edition()).
+uint64_t edition_bytes(Method method, const IndexShape& shape);
+
 /// Bytes of a segment of one stream in a file (Selector::segment_bytes), before there is an index.
 uint64_t segment_bytes(Method method, const KvLayout& layout);
 

@@ -68,9 +68,9 @@ uint64_t TileMemory::edition(TileSlot slot, uint32_t idx) const {
   return tile_editions_[tile_number(slot, idx)];
 }
 
-TileSlot TileMemory::replace_by_copy(TileSlot slot) {
+TileSlot TileMemory::replace_by_copy(TileSlot slot, uint32_t n_tiles) {
   const TileSlot copy = take();
-  for (uint32_t i = 0; i < kSlotTiles; ++i)
+  for (uint32_t i = 0; i < n_tiles; ++i)
     std::memcpy(write_tile(copy, i), tile(slot, i), tile_bytes_);
   release(slot);
   return copy;

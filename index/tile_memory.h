@@ -15,12 +15,13 @@ namespace strata::index {
 
 enum class TileSlot : uint32_t {};
 
-/// Reference-counted slots. Not thread-safe but for tiles of different numbers; the bytes of slots
-/// are the holders' to share.
+/// Reference-counted slots, whose bytes are the holders' to share. Threads: one at a time takes,
+/// shares, copies and releases slots; meanwhile, of slots that are held, several may call
+/// write_tile() for tiles of different numbers, of one slot as well.
 ///
 /// Whoever has a copy of tiles elsewhere knows by their editions whether it still is one: a tile's
 /// is another whenever its bytes may be, 0 where they never were written, and a slot's is another
-/// whenever that of one of its tiles is. Read where nothing writes.
+/// whenever that of one of its tiles is. They are read of slots of which nobody writes a tile.
 class TileMemory {
  public:
   static constexpr uint32_t kSlotTiles = 16;
@@ -41,12 +42,17 @@ class TileMemory {
   void release(TileSlot slot);
   bool is_shared(TileSlot slot) const;
   const std::byte* tile(TileSlot slot, uint32_t idx) const;
-  /// The same, to be written until the caller does something else.
+  /// The same, to be written before anyone reads the edition that it has from now on.
   std::byte* write_tile(TileSlot slot, uint32_t idx);
   uint64_t edition(TileSlot slot) const;
   uint64_t edition(TileSlot slot, uint32_t idx) const;
-  /// A copy of the slot with one reference, in place of the caller's reference.
-  TileSlot replace_by_copy(TileSlot slot);
+  /// A slot with one reference and copies of the first n_tiles tiles, in place of the caller's
+  /// reference. The others are as those of a slot just taken.
+  TileSlot replace_by_copy(TileSlot slot, uint32_t n_tiles);
+  /// Of editions, beside the slots.
+  static uint64_t edition_bytes(uint64_t n_slots) {
+    return n_slots * (kSlotTiles + 1) * sizeof(uint64_t);
+  }
 
  private:
   uint32_t& references(TileSlot slot);
@@ -56,9 +62,8 @@ class TileMemory {
   HostMemory memory_;
   std::vector<uint32_t> references_;
   std::vector<uint32_t> free_;
-  // Tiles of a slot may be written by several threads, a tile by one.
-  std::vector<std::atomic<uint64_t>> slot_editions_;
-  std::vector<uint64_t> tile_editions_;  // [n_slots * kSlotTiles]
+  std::vector<std::atomic<uint64_t>> slot_editions_;  // those who write tiles of a slot share one
+  std::vector<uint64_t> tile_editions_;  // [n_slots * kSlotTiles], each of who writes the tile
 };
 
 }  // namespace strata::index

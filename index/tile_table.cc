@@ -51,9 +51,10 @@ void TileTable::open_blocks(uint32_t end_block) {
     make_room_for(stream.slots, wanted);
     make_room_for(stream.tiles, size_t{wanted} * TileMemory::kSlotTiles);
   }
+  const auto n_used = static_cast<uint32_t>(div_up(n_blocks_ % kSlotBlocks, kExtentBlocks));
   for (Stream& stream : streams_) {
     if (!appends_inside || !memory_->is_shared(stream.slots.back())) continue;
-    stream.slots.back() = memory_->replace_by_copy(stream.slots.back());
+    stream.slots.back() = memory_->replace_by_copy(stream.slots.back(), n_used);
     list_tiles(stream, had - 1);
   }
   // Positions of all streams lie near each other, for they are written together: a huge page is

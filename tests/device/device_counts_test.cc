@@ -61,6 +61,25 @@ TEST_F(DeviceCounts, SayHowMuchOfWhatStepsAttendIsThere) {
   EXPECT_FALSE(counts_of(lone).hbm_hit_rate.has_value());
 }
 
+/// Rows of an index and where they lie go there, and what it says of blocks comes back.
+TEST_F(DeviceCounts, SayWhatASearchMovesAcrossTheLink) {
+  EngineOptions choosing = options();
+  choosing.method = index::Method::kRabitq;
+  choosing.selection.budget = {index::Budget::Kind::kTokens, 32};
+  Engine engine = Engine::open(choosing);
+  answer(engine);
+  const ServiceCounts counts = counts_of(engine);
+  const DeviceWalk& device = *engine.walk().device();
+  const DeviceIndexCounts index = device.index_counts();
+  EXPECT_GT(index.row_bytes, 0u);
+  EXPECT_GT(index.table_bytes, 0u);
+  EXPECT_GT(index.weight_bytes, 0u);
+  EXPECT_EQ(counts.tiers[0].written_bytes,
+            device.kv_counts().fetched_bytes + index.row_bytes + index.table_bytes);
+  EXPECT_EQ(counts.tiers[0].read_bytes, device.kv_counts().written_bytes + index.weight_bytes);
+  EXPECT_EQ(counts.tiers[1].written_bytes, counts.tiers[0].read_bytes);
+}
+
 /// What the CPU multiplies by is read of DRAM, and crosses nothing.
 TEST_F(DeviceCounts, SayWhatTheCpuReadsBesideTheDevice) {
   EngineOptions small = options();

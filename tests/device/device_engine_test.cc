@@ -245,8 +245,19 @@ TEST_F(DeviceEngine, WhatItCannotDoRunsOnTheCpuOrIsRefused) {
   EXPECT_EQ(error_of(predicted).code(), ErrorCode::kUsage);
 }
 
+/// Although the plan had rows on the device.
+void expect_search_by_cpu(Engine& engine) {
+  ASSERT_NE(engine.walk().device(), nullptr);
+  EXPECT_EQ(engine.device_plan().index_bytes, 0u);
+  EXPECT_LE(engine.device_plan().hbm_bytes, engine.hbm_budget());
+  EXPECT_EQ(engine.walk().selection_counts().scanned_on_device_bytes, 0u);
+  EXPECT_GT(engine.walk().selection_counts().index_bytes, 0u);
+  ASSERT_FALSE(engine.notices().empty());
+  EXPECT_NE(engine.notices().back().find("the CPU searches the index: "), std::string::npos);
+}
+
 /// Memory that was free when the run was planned is refused, at every place where it is asked for.
-TEST_F(DeviceEngine, WhereMemoryIsRefusedAutoRunsOnTheCpuAndANamedOneEnds) {
+TEST_F(DeviceEngine, WhereMemoryIsRefusedAutoRunsOnTheCpuAndANamedOneEndsButForAnIndex) {
   devices_ = gpu_attn::count_devices(testing::watched_device());
   std::vector<uint32_t> n_refused_of_exact;
   for (const auto method :
@@ -255,41 +266,49 @@ TEST_F(DeviceEngine, WhereMemoryIsRefusedAutoRunsOnTheCpuAndANamedOneEnds) {
     saving.reads_saved = true;
     saving.method = method;
     saving.selection.budget = {index::Budget::Kind::kShare, 1};
-    EngineOptions of_cpu = saving;
+    EngineOptions of_cpu = saving, named = saving;
     of_cpu.device.kind = DeviceChoice::Kind::kNone;
+    named.device.kind = DeviceChoice::Kind::kCuda;
     Engine on_cpu = Engine::open(of_cpu);
     const auto expected = answer(on_cpu);
-    std::vector<uint32_t> n_refused;
+    std::vector<uint32_t> n_refused, n_searched_by_cpu;
     for (uint32_t* refused :
          {&testing::watch().refused_allocation, &testing::watch().refused_pin}) {
       n_refused.push_back(0);
+      n_searched_by_cpu.push_back(0);
       for (uint32_t nth = 1;; ++nth) {
         testing::watch() = {};
         *refused = nth;
         Engine engine = Engine::open(saving);
         ASSERT_NE(engine.device(), nullptr);
         EXPECT_EQ(answer(engine), expected);
-        if (engine.device() != nullptr) break;  // it was not asked so often
-        ++n_refused.back();
+        if (*refused > 0) break;                             // it was not asked so often
         EXPECT_EQ(testing::watch().n_unpinned_sources, 0u);  // nothing is freed under a device
+        testing::watch() = {};
+        *refused = nth;
+        Engine of_named = Engine::open(named);
+        if (engine.device() != nullptr) {  // rows of the index: the host has them anyway
+          ++n_searched_by_cpu.back();
+          expect_search_by_cpu(engine);
+          EXPECT_EQ(answer(of_named), expected);
+          expect_search_by_cpu(of_named);
+          continue;
+        }
+        ++n_refused.back();
         EXPECT_EQ(engine.walk().device(), nullptr);
         EXPECT_EQ(engine.fingerprint(), on_cpu.fingerprint());
         ASSERT_EQ(engine.notices().size(), on_cpu.notices().size() + 1);
         EXPECT_NE(engine.notices().back().find("the CPU computes: "), std::string::npos);
-        testing::watch() = {};
-        *refused = nth;
-        EngineOptions named = saving;
-        named.device.kind = DeviceChoice::Kind::kCuda;
-        Engine ending = Engine::open(named);
-        testing::expect_error([&] { ending.load({}); }, ErrorCode::kOutOfMemory, "cuda:0",
+        testing::expect_error([&] { of_named.load({}); }, ErrorCode::kOutOfMemory, "cuda:0",
                               "cuda:0");
       }
       EXPECT_GE(n_refused.back(), 2u);
     }
     if (!method) n_refused_of_exact = n_refused;
+    EXPECT_EQ(n_refused, n_refused_of_exact);
     // Of an index: its rows, their table and what is found in them; the rows at home, and a buffer.
-    if (!method) continue;
-    EXPECT_EQ(n_refused, (std::vector{n_refused_of_exact[0] + 3, n_refused_of_exact[1] + 2}));
+    EXPECT_EQ(n_searched_by_cpu,
+              method ? (std::vector<uint32_t>{3, 2}) : (std::vector<uint32_t>{0, 0}));
   }
 }
 
@@ -308,7 +327,7 @@ TEST_F(DeviceEngine, HostMemoryOfEveryCopyIsPinned) {
   Engine searching = Engine::open(choosing);
   EXPECT_GT(searching.device_plan().index_bytes, 0u);
   answer(searching);
-  EXPECT_GT(searching.walk().device()->index_copied_bytes(), 0u);
+  EXPECT_GT(searching.walk().device()->index_counts().row_bytes, 0u);
   EXPECT_GT(testing::watch().n_copies, 0u);
   EXPECT_EQ(testing::watch().n_pageable, 0u);
 }

@@ -11,8 +11,9 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/thread_pool.h"
 #include "cpu_attn/kernels.h"
-#include "tests/gpu_emu/emulated_device.h"
+#include "tests/device/watched_device.h"
 
 namespace strata::engine {
 namespace {
@@ -21,6 +22,9 @@ constexpr uint32_t kIndexedStep = 256;  // rows at most
 constexpr uint32_t kIndexed = 9000;     // positions of a text: three slots of a stream
 constexpr uint32_t kIndexedTexts = 4;   // at most, and what is shared by none counts for each
 constexpr uint32_t kRowsOfStep = 2;     // that choose
+// Before the first of them is asked, of a text of two slots behind one of one slot: rows in runs,
+// and a table.
+constexpr uint32_t kCopiesOfAStep = 5;
 
 /// Layers 0 and 2 attend everything, layer 1 a window; two KV heads of 16 dimensions each.
 ModelShape indexed_shape() {
@@ -42,30 +46,27 @@ ModelShape indexed_shape() {
 class IndexedTexts {
  public:
   IndexedTexts()
-      : device_(OpenDevice::open(table(), 0)),
+      : device_(opened()),
         stream_(Stream::create(device_)),
         selectors_(
             index::Method::kRabitq,
             index_shape(indexed_shape(), KvCodec::kF16, KvCodec::kF16, kIndexed, 2 * kIndexedTexts),
             cpu_attn::choose_kernels()),
         cache_(indexed_shape(), options(selectors_)),
-        index_(device_, cache_, kIndexed) {
-    current_ = this;
-  }
+        index_(device_, cache_, kIndexed) {}
 
   Sequence text() { return cache_.make_sequence(); }
   const DeviceIndex& index() const { return index_; }
   uint64_t tile_bytes() const { return selectors_.memory()->tile_bytes(); }
   uint32_t n_streams() const { return cache_.n_index_streams(); }
-  /// Those behind the next n.
-  void refuse_copies_behind(uint64_t n) { n_copies_ = n; }
 
-  /// Whole blocks of random keys.
+  /// To the end of so many blocks more, of random keys: the first may be open.
   void append(Sequence& sequence, uint32_t n_blocks, std::mt19937_64& random) {
     for (uint32_t n = 0; n_blocks > 0; n_blocks -= n) {
       n = std::min(n_blocks, kIndexedStep / kBlockPositions);
       const uint32_t first = sequence.n_pos() / kBlockPositions;
-      cache_.open_rows(sequence, n * kBlockPositions);
+      const uint32_t n_rows = n * kBlockPositions - sequence.n_pos() % kBlockPositions;
+      cache_.open_rows(sequence, n_rows);
       for (index::StreamIdx row = 0; row < n_streams(); ++row)
         for (uint32_t block = first; block < first + n; ++block) {
           const uint32_t layer = cache_.layer_of_index_stream(row);
@@ -76,29 +77,34 @@ class IndexedTexts {
             half = static_cast<uint16_t>((random() & 0x83ff) | 0x3c00);
           sequence.index()->observe(row, block, bytes);
         }
-      cache_.close_rows(sequence, std::vector<int32_t>(n * kBlockPositions, 1));
+      cache_.close_rows(sequence, std::vector<int32_t>(n_rows, 1));
       sequence.set_n_indexed(first + n);
     }
   }
 
-  /// The same text with an index that is read from a file, as far as that has whole extents.
+  /// The same text with an index that is read from a file, as far as that has whole extents, by
+  /// readers who work beside each other.
   Sequence loaded(const Sequence& from) {
     Sequence to = from.fork(/*has_index=*/false);
     to.attach_index(selectors_.make());
-    std::vector<std::byte> segment(to.index()->segment_bytes());
-    for (index::StreamIdx row = 0; row < n_streams(); ++row) {
-      const uint32_t n = from.index()->n_segments(row);
-      for (uint32_t i = 0; i < n; ++i) {
-        from.index()->copy_segment(row, i, segment);
-        to.index()->load_segment(row, i, segment);
+    const uint32_t n_segments = from.index()->n_segments(0), n_full = to.n_pos() / kBlockPositions;
+    ThreadPool pool(3);
+    pool.for_each(uint64_t{n_streams()} * n_segments, 1, [&](uint64_t i, uint64_t end, uint32_t) {
+      std::vector<std::byte> segment(to.index()->segment_bytes());
+      for (; i < end; ++i) {
+        const auto row = static_cast<index::StreamIdx>(i / n_segments);
+        from.index()->copy_segment(row, static_cast<uint32_t>(i % n_segments), segment);
+        to.index()->load_segment(row, static_cast<uint32_t>(i % n_segments), segment);
       }
+    });
+    for (index::StreamIdx row = 0; row < n_streams(); ++row) {
       const uint32_t layer = cache_.layer_of_index_stream(row);
       const auto all =
           cache_.stream_blocks(from, layer, row - cache_.index_stream(layer, 0)).blocks;
-      for (uint32_t block = n * kExtentBlocks; block < all.size(); ++block)
+      for (uint32_t block = n_segments * kExtentBlocks; block < n_full; ++block)
         to.index()->observe(row, block, cache_.store().bytes(all[block]));
     }
-    to.set_n_indexed(to.n_pos() / kBlockPositions);
+    to.set_n_indexed(n_full);
     return to;
   }
 
@@ -116,7 +122,8 @@ class IndexedTexts {
     n_tiles_ = 0;
     for (const uint32_t layer : {0u, 2u}) {
       layer_ = layer;
-      const BlockWeights weights = index_.scan(stream_, layer, kRowsOfStep, nullptr);
+      const BlockWeights weights =
+          index_.scan(stream_, layer, kRowsOfStep, reinterpret_cast<const float*>(this));
       stream_.wait();
       EXPECT_GE(weights.stride, n_tiles * kExtentBlocks);
       // Of the last query of the last KV head: what the kernel has left there has come.
@@ -134,21 +141,17 @@ class IndexedTexts {
         kv_bytes_for_context(indexed_shape(), KvCodec::kF16, KvCodec::kF16, kIndexed, kIndexedStep);
     return of;
   }
-  /// The emulated device, but for a scan that looks at rows, and copies that may be refused.
-  static const DeviceTable& table() {
-    static const DeviceTable watched = [] {
-      DeviceTable table = gpu_emu::emulated_device();
+  /// One whose scan looks at rows: the queries, which it does not read, say for which texts.
+  static OpenDevice opened() {
+    testing::watch() = {};
+    static const DeviceTable looking = [] {
+      DeviceTable table = testing::watched_device();
       table.kernels.scan_codes = [](DeviceStream*, const DeviceScanArgs& args) {
-        return current_->look(args);
-      };
-      table.copy = [](DeviceStream* stream, void* to, const void* from, uint64_t bytes) {
-        constexpr int kOutOfMemory = 2;
-        if (current_ != nullptr && current_->n_copies_-- == 0) return kOutOfMemory;
-        return gpu_emu::emulated_device().copy(stream, to, from, bytes);
+        return reinterpret_cast<IndexedTexts*>(const_cast<float*>(args.q))->look(args);
       };
       return table;
     }();
-    return watched;
+    return OpenDevice::open(looking, 0);
   }
   int look(const DeviceScanArgs& args) {
     EXPECT_EQ(args.n_queries, 2 * kRowsOfStep);
@@ -166,7 +169,6 @@ class IndexedTexts {
     return 0;
   }
 
-  inline static IndexedTexts* current_ = nullptr;
   OpenDevice device_;
   Stream stream_;
   index::SelectorSource selectors_;
@@ -174,7 +176,6 @@ class IndexedTexts {
   DeviceIndex index_;
   const Sequence* expected_ = nullptr;
   uint32_t layer_ = 0, n_tiles_ = 0;
-  uint64_t n_copies_ = UINT64_MAX;  // until one is refused
 };
 
 TEST(DeviceIndex, FollowsTextsThatForkAreCutAndGrowAgain) {
@@ -194,8 +195,7 @@ TEST(DeviceIndex, FollowsTextsThatForkAreCutAndGrowAgain) {
           texts.erase(texts.begin() + static_cast<std::ptrdiff_t>(at));
         break;
       case 1:
-        texts[at].truncate(static_cast<uint32_t>(random() % (texts[at].n_pos() + 1)) /
-                           kBlockPositions * kBlockPositions);
+        texts[at].truncate(static_cast<uint32_t>(random() % (texts[at].n_pos() + 1)));
         break;
       case 2:
         if (texts.size() < kIndexedTexts) texts.push_back(all.loaded(texts[at]));
@@ -219,9 +219,9 @@ TEST(DeviceIndex, CopiesWhatHasChanged) {
   all.append(first, 140, random);  // a slot and a bit
   all.append(second, 20, random);
   const auto copied = [&](const Sequence& text) {
-    const uint64_t before = all.index().copied_bytes();
+    const uint64_t before = all.index().counts().row_bytes;
     all.expect_rows(text);
-    return (all.index().copied_bytes() - before) / all.tile_bytes() / all.n_streams();
+    return (all.index().counts().row_bytes - before) / all.tile_bytes() / all.n_streams();
   };
   EXPECT_EQ(copied(first), 18u);
   EXPECT_EQ(copied(first), 0u);
@@ -233,7 +233,7 @@ TEST(DeviceIndex, CopiesWhatHasChanged) {
   Sequence fork = second.fork();
   EXPECT_EQ(copied(fork), 0u);
   all.append(fork, 1, random);  // in a slot of its own
-  EXPECT_EQ(copied(fork), index::TileMemory::kSlotTiles);
+  EXPECT_EQ(copied(fork), 3u);
 }
 
 /// Of another memory, and of another method.
@@ -252,30 +252,82 @@ TEST(DeviceIndex, HasNothingOfATextWhoseRowsAreElsewhere) {
   }
   EXPECT_TRUE(all.has_rows(text));
   EXPECT_FALSE(all.has_rows(text.fork(/*has_index=*/false)));
-  EXPECT_EQ(all.index().copied_bytes(), all.n_streams() * all.tile_bytes());
+  EXPECT_EQ(all.index().counts().row_bytes, all.n_streams() * all.tile_bytes());
 }
 
-/// What was refused is not taken for copied, whichever copy it was: of rows, and of the table.
+/// What was refused is not taken for copied: of rows of two slots in runs, and of the table.
 TEST(DeviceIndex, CopiesAgainWhatADeviceHadNoRoomToCopy) {
-  std::mt19937_64 random(3);
   uint32_t n_refused = 0;
-  for (uint32_t n_copies = 0;; ++n_copies) {
+  for (;; ++n_refused) {
+    SCOPED_TRACE(n_refused);
+    std::mt19937_64 random(3);
     IndexedTexts all;
-    Sequence text = all.text();
+    Sequence other = all.text(), text = all.text();
+    all.append(other, 20, random);
     all.append(text, 150, random);
-    all.refuse_copies_behind(n_copies);
+    all.expect_rows(other);
+    testing::watch().refused_copy = n_refused + 1;
     try {
-      all.has_rows(text);
-      break;  // all were made
+      all.expect_rows(text);
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
-      EXPECT_NE(std::string(error.what()).find("copy"), std::string::npos) << error.what();
-      ++n_refused;
     }
-    all.refuse_copies_behind(UINT64_MAX);
+    if (testing::watch().refused_copy > 0) break;  // there were fewer
+    // Weights of a layer are brought behind the table: then the rows are there.
+    EXPECT_EQ(all.index().has_rows(), n_refused >= kCopiesOfAStep);
+    testing::watch().refused_copy = 0;
     all.expect_rows(text);
+    all.append(text, 1, random);
+    all.expect_rows(text);
+    all.expect_rows(other);
   }
-  EXPECT_GE(n_refused, 3u);
+  EXPECT_EQ(n_refused, kCopiesOfAStep + 2);
+}
+
+/// What is said of memory is what is taken.
+TEST(DeviceIndex, TakesTheMemoryThatIsPlanned) {
+  const KvLayout layout = KvLayout::make(KvCodec::kF16, KvCodec::kF16, indexed_shape().head_dim);
+  for (const uint32_t n_answers : {1u, 3u}) {
+    SCOPED_TRACE(n_answers);
+    testing::watch() = {};
+    const OpenDevice device = OpenDevice::open(testing::watched_device(), 0);
+    const index::SelectorSource selectors(
+        index::Method::kRabitq,
+        index_shape(indexed_shape(), KvCodec::kF16, KvCodec::kF16, kIndexed, n_answers),
+        cpu_attn::choose_kernels());
+    KvCacheOptions of{.chunk_rows = kIndexedStep, .n_ctx = kIndexed, .selectors = &selectors};
+    of.budget_bytes =
+        kv_bytes_for_context(indexed_shape(), KvCodec::kF16, KvCodec::kF16, kIndexed, kIndexedStep);
+    const KvCache cache(indexed_shape(), of);
+    const DeviceIndex index(device, cache, kIndexed);
+    EXPECT_EQ(testing::watch().allocated_bytes,
+              DeviceIndex::memory_bytes(indexed_shape(), layout, kIndexed, n_answers,
+                                        index::Method::kRabitq));
+    // Of DRAM beside the rows: what is pinned, an edition of each slot and tile, and a table.
+    const index::TileMemory& rows = *selectors.memory();
+    EXPECT_EQ(testing::watch().pinned_bytes() - rows.arena().size() +
+                  uint64_t{rows.n_slots()} * 17 * sizeof(uint64_t) +
+                  cache.n_index_streams() * 3 * sizeof(uint32_t),
+              DeviceIndex::host_bytes(indexed_shape(), layout, kIndexed, n_answers,
+                                      index::Method::kRabitq));
+  }
+}
+
+/// Rows, tables of whole slots, and per query head a weight of each block of whole tiles.
+TEST(DeviceIndex, CountsWhatCrossesTheLink) {
+  std::mt19937_64 random(4);
+  IndexedTexts all;
+  Sequence text = all.text();
+  all.append(text, 140, random);
+  for (uint64_t step = 1; step <= 2; ++step) {
+    all.expect_rows(text);
+    const DeviceIndexCounts& counts = all.index().counts();
+    EXPECT_EQ(counts.row_bytes, 18 * all.n_streams() * all.tile_bytes());
+    EXPECT_EQ(counts.table_bytes % (all.n_streams() / 4 * 16 * 8), 0u);
+    EXPECT_GE(counts.table_bytes, all.n_streams() * 2 * 16 * 8);
+    EXPECT_EQ(counts.to_device_bytes(), counts.row_bytes + counts.table_bytes);
+    EXPECT_EQ(counts.weight_bytes, step * 2 * (4 * kRowsOfStep * 18 * kExtentBlocks * 4));
+  }
 }
 
 TEST(DeviceIndex, TakesNoMemoryWhereTheHostEstimates) {

@@ -37,8 +37,8 @@ class DeviceRun {
     EXPECT_EQ(why_not_on_device(described), "");
     needs_ = device_needs(described, member.file, member.model.shape(), device_.facts(),
                           setting.n_ctx, walk_.cache().pool().memory().size(), setting.chunk_rows);
-    needs_.index_bytes =
-        DeviceIndex::memory_bytes(member.model.shape(), layout, setting.n_ctx, 1, setting.method);
+    add_index_needs(member.model.shape(), layout, setting.n_ctx, setting.chunk_rows, 1,
+                    setting.method, setting.rule, needs_);
     plan_ = plan_device(needs_, hbm_bytes == 0 ? uint64_t{1} << 30 : hbm_bytes);
     plan_.cpu_share = cpu_share;
     if (change) change(needs_, plan_);

@@ -3,14 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
-#include <functional>
+#include <atomic>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
 #include "tests/device/device_run.h"
+#include "tests/device/search_run.h"
 #include "tests/device/spill_run.h"
 #include "tests/device/virtual_run.h"
 #include "tests/device/watched_device.h"
@@ -21,61 +21,24 @@
 namespace strata::engine {
 namespace {
 
+using testing::answer_all;
+using testing::answer_from;
 using testing::DeviceRun;
 using testing::first_difference;
 using testing::hazards_of;
+using testing::host_run;
+using testing::kSearchAnswer;
+using testing::kSearchAsked;
+using testing::kSearchRead;
+using testing::kSearchSeed;
+using testing::kSearchTokens;
+using testing::let_host_search;
 using testing::LoadedMember;
 using testing::Logits;
+using testing::scan_as_host;
+using testing::search_setting;
 using testing::VirtualTable;
 using testing::WalkSetting;
-
-constexpr uint32_t kSearchSeed = 20261201;
-constexpr uint32_t kSearchRead = 330;   // exactly
-constexpr uint32_t kSearchAsked = 12;   // in selected steps: more rows than choose together
-constexpr uint32_t kSearchAnswer = 40;  // token by token: a block closes among them
-constexpr uint32_t kSearchTokens = kSearchRead + kSearchAsked + kSearchAnswer;
-
-WalkSetting search_setting(const index::Budget& budget = {index::Budget::Kind::kTokens, 160}) {
-  WalkSetting of{
-      .kernels = cpu_attn::available_kernels().back(), .chunk_rows = kDeviceFewRows, .n_ctx = 448};
-  of.n_sequences = 3;
-  of.method = index::Method::kRabitq;
-  of.rule.budget = budget;
-  of.rule.n_sink_blocks = 1;
-  of.rule.n_window_blocks = 1;
-  return of;
-}
-
-/// What the host's kernels say of the rows, wherever these lie: then choices are the host's to the
-/// bit, as those of the device's own kernel are not, which rounds otherwise.
-int scan_as_host(const DeviceScanArgs& args) {
-  const IndexKernels& kernels = cpu_attn::available_kernels().back()->index;
-  const uint32_t n_codes = rabitq_groups(args.head_dim) * kRabitqGroup;
-  const HostMemory columns = HostMemory::reserve(uint64_t{args.head_dim} * kBlockPositions * 4);
-  std::vector<int8_t> codes(uint64_t{args.n_queries} * n_codes);
-  std::vector<float> scales(args.n_queries);
-  std::vector<int32_t> sums(args.n_queries);
-  for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
-    kernels.rabitq_query({.q = args.q + head * args.n_queries * args.head_dim,
-                          .n_queries = args.n_queries,
-                          .head_dim = args.head_dim,
-                          .columns = columns.as<float>(1).data(),
-                          .codes = codes.data(),
-                          .scales = scales.data(),
-                          .sums = sums.data()});
-    kernels.rabitq_scan(
-        {.tiles = args.tiles + head * args.tile_stride,
-         .n_tiles = args.n_tiles,
-         .head_dim = args.head_dim,
-         .codes = codes.data(),
-         .scales = scales.data(),
-         .sums = sums.data(),
-         .n_queries = args.n_queries,
-         .block_scores = args.block_scores + head * args.n_queries * args.score_stride,
-         .score_stride = args.score_stride});
-  }
-  return 0;
-}
 
 uint64_t n_scans = 0;  // by this device
 const DeviceTable& device_scanning_as_host() {
@@ -90,32 +53,8 @@ const DeviceTable& device_scanning_as_host() {
   return made;
 }
 
-/// A run with room for all of it, where the device searches, or with the host's search.
-void let_host_search(const DeviceNeeds&, DevicePlan& plan) { plan.index_bytes = 0; }
-DeviceRun card_run(const LoadedMember& member, const WalkSetting& setting,
-                   const DeviceTable& table = device_scanning_as_host()) {
-  return DeviceRun(member, setting, 0, table);
-}
-DeviceRun host_run(const LoadedMember& member, const WalkSetting& setting,
-                   const DeviceTable& table = gpu_emu::emulated_device()) {
-  return DeviceRun(member, setting, 0, table, 0, let_host_search);
-}
-
-/// Logits of a question in one step and of an answer, from where the sequence is.
-Logits answer_from(testing::ZooWalk& walk, Sequence& sequence, std::span<const int32_t> text) {
-  Logits logits;
-  while (sequence.n_pos() < text.size()) {
-    const uint32_t n = sequence.n_pos() == kSearchRead ? kSearchAsked : 1;
-    for (auto& row :
-         walk.feed(sequence, text.subspan(sequence.n_pos(), n), 0, Attention::kSelected))
-      logits.push_back(std::move(row));
-  }
-  return logits;
-}
-Logits answer_all(testing::ZooWalk& walk, std::span<const int32_t> text) {
-  Sequence sequence = walk.sequence();
-  walk.feed(sequence, text.first(kSearchRead));
-  return answer_from(walk, sequence, text);
+DeviceRun card_run(const LoadedMember& member, const WalkSetting& setting) {
+  return DeviceRun(member, setting, 0, device_scanning_as_host());
 }
 
 /// The same choices, then the same bits. Layers that do not ask the index are not searched.
@@ -148,79 +87,8 @@ TEST(DeviceSearch, ChoosesWhatTheHostsSearchChooses) {
     // DRAM is not read for it.
     EXPECT_EQ(card.walk().walk().counts().read_bytes + of_card.index_bytes,
               host.walk().walk().counts().read_bytes);
-    EXPECT_GT(card.device().index_copied_bytes(), 0u);
-    EXPECT_EQ(host.device().index_copied_bytes(), 0u);
-  }
-}
-
-/// What the device's own kernel finds differs from what the host's does by the rounding of both,
-/// and so little that only blocks change places which weigh nearly the same.
-constexpr double kScoresApart = 0.07;  // nat: the host's exp alone errs by 0.06
-struct Choices {
-  uint64_t n_scanned = 0, n_taken = 0, n_swapped = 0;
-};
-void expect_near_choices(const DeviceScanArgs& args, uint32_t n_taken, Choices& sums) {
-  const uint64_t n_blocks = uint64_t{args.n_tiles - 1} * kExtentBlocks;  // that are full for sure
-  const uint64_t n_floats = args.n_kv_heads * args.n_queries * args.score_stride;
-  std::vector<float> of_host(n_floats);
-  DeviceScanArgs as_host = args;
-  as_host.block_scores = of_host.data();
-  scan_as_host(as_host);
-  const auto shares = [&](const float* scores) {
-    std::vector<double> sum(n_blocks, 0);
-    for (uint32_t query = 0; query < args.n_queries; ++query) {
-      const float* of = scores + query * args.score_stride;
-      double all = 0;
-      for (uint64_t i = 0; i < n_blocks; ++i) all += std::exp(double{of[i]});
-      for (uint64_t i = 0; i < n_blocks; ++i) sum[i] += std::exp(double{of[i]}) / all;
-    }
-    return sum;
-  };
-  for (uint64_t head = 0; head < args.n_kv_heads; ++head) {
-    const uint64_t at = head * args.n_queries * args.score_stride;
-    for (uint32_t query = 0; query < args.n_queries; ++query)
-      for (uint64_t i = 0; i < n_blocks; ++i)
-        EXPECT_NEAR(args.block_scores[at + query * args.score_stride + i],
-                    of_host[at + query * args.score_stride + i], kScoresApart);
-    const auto card = shares(args.block_scores + at), host = shares(of_host.data() + at);
-    const auto least_taken = [&](std::vector<double> of) {
-      std::ranges::nth_element(of, of.begin() + n_taken - 1, std::greater<>());
-      return of[n_taken - 1];
-    };
-    const double of_card = least_taken(card), by_host = least_taken(host);
-    for (uint64_t i = 0; i < n_blocks; ++i) {
-      const bool is_swapped = (card[i] >= of_card) != (host[i] >= by_host);
-      if (!is_swapped) continue;
-      EXPECT_NEAR(std::log(card[i] / of_card), 0, 4 * kScoresApart);
-      ++sums.n_swapped;
-    }
-    sums.n_scanned += n_blocks;
-    sums.n_taken += n_taken;
-  }
-}
-
-TEST(DeviceSearch, TheKernelsChoicesDifferWhereBlocksWeighTheSame) {
-  constexpr uint32_t kTaken = 3;
-  static Choices sums;
-  for (const char* name : {"llama3", "qwen3"}) {
-    SCOPED_TRACE(name);
-    sums = {};
-    DeviceTable judging = gpu_emu::emulated_device();
-    judging.kernels.scan_codes = [](DeviceStream* stream, const DeviceScanArgs& args) {
-      const int number = gpu_emu::emulated_device().kernels.scan_codes(stream, args);
-      expect_near_choices(args, kTaken, sums);
-      return number;
-    };
-    const LoadedMember member(name);
-    const auto text = member.text(kSearchTokens, kSearchSeed);
-    DeviceRun card = card_run(member, search_setting(), judging);
-    const Logits found = answer_all(card.walk(), text);
-    EXPECT_GT(sums.n_scanned, 2 * sums.n_taken);
-    EXPECT_LT(sums.n_swapped, sums.n_taken / 10);
-    DeviceRun host = host_run(member, search_setting());
-    EXPECT_EQ(found.size(), answer_all(host.walk(), text).size());
-    EXPECT_EQ(card.walk().walk().selection_counts().attended_blocks,
-              host.walk().walk().selection_counts().attended_blocks);
+    EXPECT_GT(card.device().index_counts().row_bytes, 0u);
+    EXPECT_EQ(host.device().index_counts().to_device_bytes(), 0u);
   }
 }
 
@@ -232,7 +100,7 @@ TEST(DeviceSearch, ABudgetOfEverythingIsExactAttention) {
     const auto text = member.text(200, kSearchSeed);
     WalkSetting whole = search_setting({index::Budget::Kind::kShare, 1});
     whole.n_ctx = 256;
-    DeviceRun run = card_run(member, whole, gpu_emu::emulated_device());
+    DeviceRun run = DeviceRun(member, whole);
     const auto walked = [&](Attention attention) {
       Sequence sequence = run.walk().sequence();
       run.walk().feed(sequence, std::span(text).first(150));
@@ -248,21 +116,27 @@ TEST(DeviceSearch, ABudgetOfEverythingIsExactAttention) {
   }
 }
 
+/// To the byte, beside what a token chooses; the rest of K and V is read across the link in either
+/// case.
 TEST(DeviceSearch, WhereRowsHaveNoRoomTheHostSearches) {
   const LoadedMember member("llama3");
   const auto text = member.text(kSearchTokens, kSearchSeed);
-  const WalkSetting setting = search_setting();
+  WalkSetting setting = search_setting();
+  setting.n_ctx = 32768;  // K and V of which are larger than the rows
   DeviceRun host = host_run(member, setting);
   const Logits expected = answer_all(host.walk(), text);
   const DeviceRun whole = card_run(member, setting);
-  const uint64_t least = whole.plan().hbm_bytes - whole.plan().kv_bytes - whole.plan().index_bytes;
+  const uint64_t chosen = whole.needs().kv_bytes_chosen;
+  EXPECT_GT(chosen, 0u);
+  EXPECT_LT(chosen, whole.plan().kv_bytes / 8);
+  const uint64_t least = whole.plan().hbm_bytes - whole.plan().kv_bytes + chosen;
   for (const bool has_room : {false, true}) {
     SCOPED_TRACE(has_room);
-    // To the byte; K and V are read across the link in either case.
-    DeviceRun run(member, setting, least + whole.plan().index_bytes - (has_room ? 0u : 1u),
-                  device_scanning_as_host());
+    DeviceRun run(member, setting, least - (has_room ? 0u : 1u), device_scanning_as_host());
     EXPECT_EQ(run.plan().index_bytes, has_room ? whole.plan().index_bytes : 0u);
-    EXPECT_EQ(run.plan().kv_bytes > 0, !has_room);
+    EXPECT_GE(run.plan().kv_bytes, chosen);
+    EXPECT_EQ(run.plan().kv_bytes > chosen, !has_room);
+    EXPECT_LT(run.plan().kv_bytes, whole.plan().kv_bytes);
     EXPECT_EQ(run.plan().n_streamed(), 0u);
     EXPECT_EQ(first_difference(answer_all(run.walk(), text), expected), std::nullopt);
     EXPECT_EQ(run.walk().walk().selection_counts().scanned_on_device_bytes > 0, has_room);
@@ -298,6 +172,44 @@ TEST(DeviceSearch, RowsOfATextThatWasCutAreNotThoseOfBefore) {
   EXPECT_EQ(first_difference(read_from(fork, first), of_first), std::nullopt);
   sequence.truncate(kSearchRead);
   EXPECT_EQ(first_difference(answer_from(walk, sequence, second), of_second), std::nullopt);
+}
+
+std::atomic<bool> ends_its_step = false;  // by this device, as it is asked for the second time
+
+/// Rows were copied and scanned for a layer, then the step ends: it is taken again as if it had not
+/// been.
+TEST(DeviceSearch, AStepThatIsCancelledIsTakenAgain) {
+  const LoadedMember member("llama3");
+  const auto text = member.text(kSearchTokens, kSearchSeed);
+  static uint32_t n_asked = 0;
+  DeviceTable stopping = gpu_emu::emulated_device();
+  stopping.kernels.scan_codes = [](DeviceStream*, const DeviceScanArgs& args) {
+    if (++n_asked % 9 == 2) ends_its_step = true;
+    return scan_as_host(args);
+  };
+  DeviceRun host = host_run(member, search_setting());
+  const Logits expected = answer_all(host.walk(), text);
+  DeviceRun run(member, search_setting(), 0, stopping);
+  Sequence sequence = run.walk().sequence();
+  run.walk().feed(sequence, std::span(text).first(kSearchRead));
+  run.walk().walk().set_cancel(&ends_its_step);
+  Logits found;
+  uint32_t n_stopped = 0;
+  while (sequence.n_pos() < text.size()) {
+    const uint32_t begin = sequence.n_pos(), n = begin == kSearchRead ? kSearchAsked : 1;
+    try {
+      for (auto& row :
+           run.walk().feed(sequence, std::span(text).subspan(begin, n), 0, Attention::kSelected))
+        found.push_back(std::move(row));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+      EXPECT_EQ(sequence.n_pos(), begin);
+      ends_its_step = false;
+      ++n_stopped;
+    }
+  }
+  EXPECT_GT(n_stopped, 3u);
+  EXPECT_EQ(first_difference(found, expected), std::nullopt);
 }
 
 /// Rows of two texts in one step, of more than choose together, and then token by token.
@@ -347,7 +259,7 @@ TEST(DeviceSearch, WhereKAndVSpillToo) {
     return logits;
   };
   const auto spilling = [&](uint64_t n_positions, bool card_searches) {
-    return testing::SpillRun(member, testing::chosen_setting(index::Method::kRabitq), 2,
+    return testing::SpillRun(member, testing::chosen_setting(index::Method::kRabitq, 3), 2,
                              n_positions, {}, testing::kManyTexts, 1, device_scanning_as_host(),
                              card_searches);
   };
@@ -367,6 +279,7 @@ TEST(DeviceSearch, RowsOfASavedContextAreThoseThatWereSaved) {
   const testing::TestFolder folder;
   const auto text = member.text(540, kSearchSeed);
   WalkSetting setting = testing::cached_setting();
+  setting.n_threads = 3;
   setting.method = index::Method::kRabitq;
   setting.rule = search_setting().rule;
   {
@@ -436,9 +349,9 @@ TEST(DeviceSearch, EveryCopyAndScanIsOrdered) {
     facts->n_multiprocessors = planner::device_profile("rtx3060").n_multiprocessors;
     return number;
   };
-  DeviceRun emulated = card_run(member, search_setting(), like);
+  DeviceRun emulated = DeviceRun(member, search_setting(), 0, like);
   const Logits expected = answer_all(emulated.walk(), text);
-  DeviceRun run = card_run(member, search_setting(), device.table());
+  DeviceRun run = DeviceRun(member, search_setting(), 0, device.table());
   try {
     EXPECT_EQ(first_difference(answer_all(run.walk(), text), expected), std::nullopt);
   } catch (const Error& error) {
@@ -454,7 +367,7 @@ TEST(DeviceSearch, ADeviceThatIsLostWhileItSearchesEndsTheAnswer) {
   const LoadedMember member("llama3");
   const auto text = member.text(kSearchTokens, kSearchSeed);
   testing::watch() = {};
-  DeviceRun run = card_run(member, search_setting(), testing::watched_device());
+  DeviceRun run = DeviceRun(member, search_setting(), 0, testing::watched_device());
   Sequence sequence = run.walk().sequence();
   run.walk().feed(sequence, std::span(text).first(kSearchRead));
   const std::vector<StepRow> rows{{&sequence, text[kSearchRead], true}};

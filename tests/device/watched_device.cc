@@ -1,5 +1,6 @@
 #include "tests/device/watched_device.h"
 
+#include "engine/device_plan.h"
 #include "tests/gpu_emu/emulated_device.h"
 
 namespace strata::engine::testing {
@@ -20,8 +21,9 @@ bool may_be_copied(const DeviceStream* stream, const void* at, uint64_t bytes) {
 }
 
 int allocate(Device* device, uint64_t bytes, void** memory) {
-  return is_refused(watch().refused_allocation) ? kNoRoom
-                                                : emulated().allocate(device, bytes, memory);
+  if (is_refused(watch().refused_allocation)) return kNoRoom;
+  watch().allocated_bytes += device_aligned(bytes);
+  return emulated().allocate(device, bytes, memory);
 }
 
 int pin(Device* device, void* memory, uint64_t bytes, void** mapped) {
@@ -41,6 +43,7 @@ int unpin(Device* device, void* memory) {
 
 int copy(DeviceStream* stream, void* to, const void* from, uint64_t bytes) {
   ++watch().n_copies;
+  if (is_refused(watch().refused_copy)) return kNoRoom;
   if (!may_be_copied(stream, to, bytes) || !may_be_copied(stream, from, bytes))
     ++watch().n_pageable;
   watch().sources.emplace(stream, static_cast<const std::byte*>(from));

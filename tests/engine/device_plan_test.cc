@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "tests/engine/mebibyte.h"
@@ -51,6 +52,47 @@ TEST(DevicePlan, RowsOfAnIndexComeBetweenAllOrNone) {
   EXPECT_EQ(plan_device(of, 222 * kMiB).index_bytes, 12 * kMiB);
   EXPECT_EQ(plan_device(of, 222 * kMiB).kv_bytes, 10 * kMiB);
   EXPECT_EQ(plan_device(of, 222 * kMiB - 1).index_bytes, 0u);
+}
+
+TEST(DevicePlan, RowsOfAnIndexComeBehindWhatATokenChooses) {
+  DeviceNeeds of = needs();
+  of.index_bytes = 12 * kMiB;
+  of.kv_bytes_chosen = 25 * kMiB;  // more than must be there
+  of.kv_bytes_min = 10 * kMiB;
+  constexpr uint64_t kWeights = 200 * kMiB;
+  const DevicePlan both = plan_device(of, kWeights + 37 * kMiB);
+  EXPECT_EQ(both.index_bytes, 12 * kMiB);
+  EXPECT_EQ(both.kv_bytes, 25 * kMiB);
+  const DevicePlan chosen = plan_device(of, kWeights + 37 * kMiB - 1);
+  EXPECT_EQ(chosen.index_bytes, 0u);
+  EXPECT_EQ(chosen.kv_bytes, 37 * kMiB - of.block_bytes);
+  // In between the rows come before what no token has chosen.
+  const DevicePlan between = plan_device(of, kWeights + 60 * kMiB);
+  EXPECT_EQ(between.index_bytes, 12 * kMiB);
+  EXPECT_EQ(between.kv_bytes, 48 * kMiB);
+  EXPECT_EQ(between.n_streamed(), 0u);
+}
+
+/// Of a short text, or of many answers.
+TEST(DevicePlan, AllOfKAndVComeBeforeRowsThatAreLarger) {
+  DeviceNeeds of = needs();
+  constexpr uint64_t kWeights = 200 * kMiB;
+  of.index_bytes = 130 * kMiB;
+  of.kv_bytes_chosen = 5 * kMiB;
+  const auto held = [&](uint64_t room) {
+    const DevicePlan plan = plan_device(of, kWeights + room);
+    EXPECT_EQ(plan.hbm_bytes, kWeights + plan.index_bytes + plan.kv_bytes);
+    return std::pair(plan.index_bytes, plan.kv_bytes);
+  };
+  EXPECT_EQ(held(230 * kMiB), std::pair(130 * kMiB, 100 * kMiB));
+  EXPECT_EQ(held(230 * kMiB - 1), std::pair(uint64_t{0}, 100 * kMiB));
+  EXPECT_EQ(held(100 * kMiB), std::pair(uint64_t{0}, 100 * kMiB));
+  // Of rows that are no larger, what no token has chosen gives way.
+  of.index_bytes = 100 * kMiB;
+  EXPECT_EQ(held(200 * kMiB), std::pair(100 * kMiB, 100 * kMiB));
+  EXPECT_EQ(held(150 * kMiB), std::pair(100 * kMiB, 50 * kMiB));
+  EXPECT_EQ(held(105 * kMiB), std::pair(100 * kMiB, 5 * kMiB));
+  EXPECT_EQ(held(105 * kMiB - 1), std::pair(uint64_t{0}, 100 * kMiB));
 }
 
 TEST(DevicePlan, StreamedLayersAreSpread) {

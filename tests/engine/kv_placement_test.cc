@@ -5,6 +5,9 @@
 #include <random>
 #include <string>
 
+#include "cpu_attn/kernels.h"
+#include "engine/kv_cache.h"
+#include "engine/walk.h"
 #include "tests/engine/zoo_fixture.h"
 #include "tests/tiers/simulated_spill.h"
 
@@ -122,6 +125,21 @@ TEST(KvPlacement, TablesOfADeviceAreOfTheSameBudget) {
   const auto layout = KvLayout::make(context.k_codec, context.v_codec, shape.head_dim);
   EXPECT_GE(beside.dram_bytes() - alone.dram_bytes(),
             n_streams * 1024 * 16 + beside.slot_bytes / layout.block_bytes * 12);
+}
+
+/// Rows, the editions by which a device follows them, and what choosing holds: as they are made.
+TEST(KvPlacement, EditionsOfIndexRowsAreOfTheBudget) {
+  const ModelShape shape = testing::LoadedMember("llama3").model.shape();
+  for (const index::Method method : {index::Method::kRabitq, index::Method::kQuest}) {
+    const KvContext context{.n_ctx = 32768, .method = method, .n_answers = 3};
+    const index::SelectorSource source(
+        method,
+        index_shape(shape, context.k_codec, context.v_codec, context.n_ctx, context.n_answers),
+        cpu_attn::choose_kernels());
+    EXPECT_EQ(index_dram_bytes(shape, context), source.budget_bytes() +
+                                                    uint64_t{source.memory()->n_slots()} * 17 * 8 +
+                                                    selection_bytes(shape, context.n_ctx, method));
+  }
 }
 
 TEST(KvPlacement, AModelOfWindowedLayersAloneCannotSpill) {

@@ -82,6 +82,20 @@ TEST(TileMemory, WhatMayBeWrittenHasAnotherEdition) {
   EXPECT_NE(slots->edition(slot, 2), of_tile);
 }
 
+TEST(TileMemory, ACopyHasEditionsOfTheTilesThatAreUsed) {
+  const auto slots = memory(4);
+  TileTable table(slots, 1);
+  table.open_blocks(2 * kExtentBlocks + 1);  // three tiles
+  for (uint32_t i = 0; i < 3; ++i) *table.tile(0, i) = std::byte{7};
+  TileTable fork(table);
+  fork.open_blocks(3 * kExtentBlocks + 1);
+  const TileSlot copy = fork.slots(0).front();
+  ASSERT_NE(copy, table.slots(0).front());
+  for (uint32_t i = 0; i < TileMemory::kSlotTiles; ++i)
+    EXPECT_EQ(slots->edition(copy, i) > 0, i < 3) << i;
+  for (uint32_t i = 0; i < 3; ++i) EXPECT_EQ(*slots->tile(copy, i), std::byte{7});
+}
+
 /// A copy of every slot elsewhere, made anew of the tiles whose editions say so.
 class Mirror {
  public:

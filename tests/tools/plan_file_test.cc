@@ -184,6 +184,8 @@ constexpr BadKey kBadKeys[] = {
     {"/kv/type_k", "\"q4_0\"", "f16 or q8_0 as kv.type_k"},
     {"/kv/dram_bytes", "210763776", "0 to 209715200 as kv.dram_bytes"},
     {"/kv/hbm_bytes", "1", "0 to 0 as kv.hbm_bytes"},
+    {"/kv/index_in_hbm", "true", "device is none"},
+    {"/kv/index_in_hbm", "1", "true or false"},
     {"/kv/cpu_share", "0", "above 0 and at most 1 as kv.cpu_share"},
     {"/kv/cpu_share", "1.5", "above 0 and at most 1 as kv.cpu_share"},
     {"/budgets/nvme_bytes", "0", "budgets.nvme_bytes is 0"},

@@ -129,6 +129,22 @@ TEST(Links, HoldInThisTree) {
             "");
 }
 
+TEST(Citations, OfADecisionThatIsNotThereIsFound) {
+  // Written in two halves, so that this file does not find itself.
+  const std::string folder =
+      "// docs/"
+      "adr/";
+  const TreeFile file{"base/a.cc", folder + "0001-a.md\n" + folder + "0002-b.md, and more\n"};
+  EXPECT_EQ(report(citation_findings(file, {file, {folder.substr(3) + "0001-a.md", ""}})),
+            "base/a.cc:2: cites " + folder.substr(3) + "0002-b.md, which is not there\n");
+}
+
+TEST(Citations, HoldInThisTree) {
+  EXPECT_EQ(
+      findings_of_tree([](const TreeFile& file) { return citation_findings(file, this_tree()); }),
+      "");
+}
+
 TEST(Packages, UnexplainedAndUninstalledOnesAreFound) {
   const TreeFile packages{"p.txt", "# list\nbuild g++ compiles\nbuild cmake builds\n"};
   const TreeFile page{"c.md", "## Packages\n| `g++` | compiles |\n| `ninja` | runs `cmake` |\n"};

@@ -246,6 +246,27 @@ std::vector<std::string> link_findings(const TreeFile& page, const std::vector<T
   return findings;
 }
 
+std::vector<std::string> citation_findings(const TreeFile& file,
+                                           const std::vector<TreeFile>& tree) {
+  constexpr std::string_view kBegin = "docs/adr/", kEnd = ".md";
+  if (!file.is_cpp()) return {};
+  std::vector<std::string> findings;
+  size_t number = 0;
+  for (const std::string_view line : lines_of(file.text)) {
+    ++number;
+    for (size_t at = line.find(kBegin); at != std::string_view::npos;
+         at = line.find(kBegin, at + 1)) {
+      const size_t end = line.find(kEnd, at);
+      if (end == std::string_view::npos) continue;
+      const std::string_view path = line.substr(at, end + kEnd.size() - at);
+      if (!std::ranges::count(tree, path, &TreeFile::path))
+        findings.push_back(
+            finding(file, number, "cites " + std::string(path) + ", which is not there"));
+    }
+  }
+  return findings;
+}
+
 std::vector<std::string> package_findings(const TreeFile& packages, const TreeFile& contributing) {
   std::set<std::string> installed;
   for (const std::string_view line : lines_of(packages.text)) {

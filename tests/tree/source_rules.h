@@ -32,6 +32,9 @@ std::vector<std::string> conduct_findings(const TreeFile& file);
 /// Relative links of a Markdown page whose targets do not exist.
 std::vector<std::string> link_findings(const TreeFile& page, const std::vector<TreeFile>& tree);
 
+/// Decisions that code cites (docs/adr) and that are not there.
+std::vector<std::string> citation_findings(const TreeFile& file, const std::vector<TreeFile>& tree);
+
 /// Packages of tools/packages.txt that CONTRIBUTING.md's table lacks, and the other way round.
 std::vector<std::string> package_findings(const TreeFile& packages, const TreeFile& contributing);
 

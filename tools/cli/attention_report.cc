@@ -34,6 +34,20 @@ engine::SelectionCounts selection_counts(engine::Engine& engine) {
   return engine.walk().selection_counts();
 }
 
+const char* index_searched_by(const engine::SelectionCounts& reads, bool card_is_to_search) {
+  if (reads.index_bytes == 0) return card_is_to_search ? "card" : "cpu";
+  if (reads.scanned_on_device_bytes == 0) return "cpu";
+  return reads.scanned_on_device_bytes == reads.index_bytes ? "card" : "both";
+}
+
+std::string searched_place_text(const engine::SelectionCounts& reads) {
+  if (reads.scanned_on_device_bytes == 0) return "";
+  if (reads.scanned_on_device_bytes == reads.index_bytes) return " in the card's memory";
+  return fmt::format(" ({:.1f} % of it in the card's memory)",
+                     100 * static_cast<double>(reads.scanned_on_device_bytes) /
+                         static_cast<double>(reads.index_bytes));
+}
+
 std::string attention_text(engine::Engine& engine, const engine::SelectionCounts& before) {
   if (engine.attention() == engine::Attention::kExact) return " | exact attention";
   const engine::SelectionCounts reads = engine.walk().selection_counts().since(before);
@@ -97,8 +111,8 @@ nlohmann::ordered_json attention_json(engine::Engine& engine, const engine::Sele
                                       static_cast<double>(std::max<uint64_t>(1, reads.steps));
   json["index_bytes"] = engine.index_bytes();
   if (engine.index_bytes() > 0)
-    json["index_searched_by"] =
-        engine.device() != nullptr && engine.device_plan().index_bytes > 0 ? "card" : "cpu";
+    json["index_searched_by"] = index_searched_by(
+        reads, engine.device() != nullptr && engine.device_plan().index_bytes > 0);
   return json;
 }
 

@@ -16,6 +16,13 @@ const char* method_name(index::Method method);
 /// What selected steps have read since the model was loaded; all 0 where attention is exact.
 engine::SelectionCounts selection_counts(engine::Engine& engine);
 
+/// "card", "cpu" or "both": whose memory the index's rows were read in that choosing has read; where
+/// it has read none, as it is planned.
+const char* index_searched_by(const engine::SelectionCounts& reads, bool card_is_to_search);
+/// What follows "of the index" where a card has searched: " in the card's memory", or how much of
+/// it; nothing where none has.
+std::string searched_place_text(const engine::SelectionCounts& reads);
+
 /// " | exact attention", or " | attention pq 2048 (approximate): 6.2 % of K and V read, 1.1 MiB a
 /// step": of what was read since `before`. Where no step of the engine has left anything out, it
 /// says that the answer is exact.

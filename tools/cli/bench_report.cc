@@ -228,7 +228,7 @@ std::string BenchReport::index_line(const BenchResult& result) const {
       static_cast<double>(result.selected.attended_positions() * subject_.kv_position_bytes) / n /
           kMega,
       static_cast<double>(result.selected.index_bytes) / n / kMega,
-      result.selected.scanned_on_device_bytes > 0 ? " in the card's memory" : "", held);
+      searched_place_text(result.selected), held);
 }
 
 void BenchReport::add(const BenchResult& result, const BenchPrediction& prediction) {

@@ -23,7 +23,8 @@ void say_device(const engine::Engine& engine) {
   if (plan.index_bytes > 0)
     line += fmt::format(" | the index: {}, searched there", bytes_text(plan.index_bytes));
   else if (engine.index_bytes() > 0)
-    line += " | the CPU searches the index";
+    line += fmt::format(" | the CPU searches the index{}",
+                        engine.options().placement ? ", as planned" : "");
   const uint64_t kv_bytes = engine.context().kv.slot_bytes;
   line += " | K and V: " + bytes_text(plan.kv_bytes);
   if (engine.context().kv.is_spilling()) {

@@ -36,7 +36,15 @@ bool is_all_near(const Engine& engine) {
   if (engine.reads_disk()) return false;
   if (engine.device() == nullptr) return true;
   const engine::DevicePlan& device = engine.device_plan();
-  return device.n_streamed() == 0 && device.kv_bytes >= engine.context().kv.slot_bytes;
+  const engine::EngineOptions& options = engine.options();
+  const ModelShape& shape = engine.spec().shape;
+  const bool could_search =
+      device.index_bytes == 0 &&
+      engine::DeviceIndex::memory_bytes(
+          shape, KvLayout::make(options.k_codec, options.v_codec, shape.head_dim),
+          engine.context().n_ctx, options.n_answers, options.method) > 0;
+  return !could_search && device.n_streamed() == 0 &&
+         device.kv_bytes >= engine.context().kv.slot_bytes;
 }
 
 /// Positions of each layer of one kind (full, windowed) that so many GB hold, in whole blocks.

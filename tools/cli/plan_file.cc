@@ -162,6 +162,8 @@ void read_kv(const JsonPlace& at, PlanFile& plan) {
   engine::Placement& placement = plan.placement;
   if (at.has("cpu_share")) placement.cpu_share = at.at("cpu_share").share();
   if (at.has("index_in_hbm")) placement.index_in_hbm = at.at("index_in_hbm").flag();
+  if (placement.index_in_hbm && plan.device == "none")
+    at.at("index_in_hbm").refuse("false: device is none");
   placement.k_codec = read_codec(at.at("type_k"));
   placement.v_codec = read_codec(at.at("type_v"));
   placement.kv_dram_bytes = at.at("dram_bytes").count(plan.dram_bytes, 0);

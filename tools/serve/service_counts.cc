@@ -82,9 +82,10 @@ void count_engine(engine::Engine& engine, ServiceCounts& counts) {
   uint64_t beside_device = 0;               // weights that the CPU reads in the device's place
   if (const engine::DeviceWalk* device = engine.walk().device()) {
     counts.hbm_hit_rate = device->kv_counts().hit_rate();
+    const engine::DeviceIndexCounts index = device->index_counts();
     to_device =
-        device->kv_counts().fetched_bytes + device->streamed_bytes() + device->index_copied_bytes();
-    from_device = device->kv_counts().written_bytes;
+        device->kv_counts().fetched_bytes + device->streamed_bytes() + index.to_device_bytes();
+    from_device = device->kv_counts().written_bytes + index.weight_bytes;
     beside_device = device->cpu_weight_bytes();
     counts.tiers.push_back({.name = "hbm",
                             .budget_bytes = device->plan().hbm_bytes,
