@@ -86,8 +86,8 @@ class DeviceWalk {
   uint64_t streamed_bytes() const;
   uint64_t cpu_weight_bytes() const;
   DeviceIndexCounts index_counts() const;
-  /// Why there is no room for an index's rows that had some by the plan, which says so now; "" where
-  /// there is, or where none was planned.
+  /// Why there is no room for an index's rows that had some as planned (plan() says so now); ""
+  /// where there is, or where none was planned.
   const std::string& index_problem() const;
 
  private:

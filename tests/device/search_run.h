@@ -1,5 +1,5 @@
-// tests/device/search_run.h - texts whose selected steps a device searches, and the host's search of
-// the same rows beside it.
+// tests/device/search_run.h - texts whose selected steps a device searches, and the host's search
+// of the same rows beside it.
 #pragma once
 
 #include <cstdint>

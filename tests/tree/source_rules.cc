@@ -248,7 +248,8 @@ std::vector<std::string> link_findings(const TreeFile& page, const std::vector<T
 
 std::vector<std::string> citation_findings(const TreeFile& file,
                                            const std::vector<TreeFile>& tree) {
-  constexpr std::string_view kBegin = "docs/adr/", kEnd = ".md";
+  constexpr std::string_view kBegin = "docs/adr/";
+  constexpr std::string_view kEnd = ".md";
   if (!file.is_cpp()) return {};
   std::vector<std::string> findings;
   size_t number = 0;

@@ -16,8 +16,8 @@ const char* method_name(index::Method method);
 /// What selected steps have read since the model was loaded; all 0 where attention is exact.
 engine::SelectionCounts selection_counts(engine::Engine& engine);
 
-/// "card", "cpu" or "both": whose memory the index's rows were read in that choosing has read; where
-/// it has read none, as it is planned.
+/// "card", "cpu" or "both": in whose memory choosing has read the rows of the index; where it has
+/// read none, as it is planned.
 const char* index_searched_by(const engine::SelectionCounts& reads, bool card_is_to_search);
 /// What follows "of the index" where a card has searched: " in the card's memory", or how much of
 /// it; nothing where none has.
