@@ -164,8 +164,9 @@ void DeviceIndex::list(index::StreamIdx row, uint32_t slot_idx, TileSlot slot) {
 
 void DeviceIndex::flush_table(Stream& stream) {
   if (changed_begin_ >= changed_end_) return;
-  const uint64_t n_bytes = (changed_end_ - changed_begin_) * sizeof(std::byte*);
-  stream.copy(table_.as<std::byte*>() + changed_begin_, &entries_[changed_begin_], n_bytes);
+  const uint64_t begin = changed_begin_ * sizeof(std::byte*);
+  const uint64_t n_bytes = changed_end_ * sizeof(std::byte*) - begin;
+  stream.copy(table_.bytes() + begin, host_memory_.data() + begin, n_bytes);
   counts_.table_bytes += n_bytes;
   changed_begin_ = UINT64_MAX;
   changed_end_ = 0;
@@ -207,7 +208,7 @@ BlockWeights DeviceIndex::scan(Stream& stream, uint32_t layer, uint32_t n_rows, 
   const auto n_tiles = static_cast<uint32_t>(div_up(n_blocks_, kExtentBlocks));
   const uint64_t stride = uint64_t{std::max(1u, n_tiles)} * kExtentBlocks;
   const uint32_t n_queries = n_rows * (of.n_heads / of.n_kv_heads);
-  const uint64_t n_bytes = of.n_kv_heads * n_queries * stride * sizeof(float);
+  const uint64_t n_bytes = uint64_t{of.n_kv_heads} * n_queries * stride * sizeof(float);
   STRATA_CHECK(has_rows_ && n_bytes <= weights_.size(), "%lu bytes of weights",
                static_cast<unsigned long>(n_bytes));
   if (n_tiles == 0) return {host_weights_, stride};

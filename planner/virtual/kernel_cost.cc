@@ -336,7 +336,7 @@ KernelCost kernel_cost(const DeviceScanArgs& args) {
   const uint64_t n_passes = (args.n_queries + pass - 1) / pass;
   const uint64_t n_columns = n_passes * pass / device_scan_tile(args.head_dim) * kDeviceScanColumns;
   const uint64_t n_rows = uint64_t{args.n_tiles} * (kExtentPositions + kExtentBlocks);
-  cost.flop = 2 * args.n_kv_heads * n_columns * n_rows * device_scan_dims(args.head_dim);
+  cost.flop = uint64_t{2} * args.n_kv_heads * n_columns * n_rows * device_scan_dims(args.head_dim);
   return cost;
 }
 
