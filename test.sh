@@ -17,7 +17,7 @@ readonly total_budget_minutes=86
 # What of the emulated kernels shows races in seconds: a fiber of the emulator is a thread to the thread sanitizer.
 readonly kernel_tests='BrokenRules|Emulat|Gpu_(copy|words|linear|embed)|Gpu_rows\.rotate|Gpu_scan.*group(3|16_2)|Gpu_prefill\.(q8_0|.*splits)|Gpu_attend\.(groups|merge)'
 readonly clang_kernel_tests='BrokenRules|Emulat|Capture|Gpu_(copy|words|embed)|Gpu_scan.*group(3|16_2)|Gpu_rows\.rotate|Gpu_attend\.(groups|merge)'
-readonly sanitizer_slow_tests='32K|FullLength|AThousand|DeviceBeside\.(TheEndOf|WhatRan|TwoTexts|TheCpuMayAttendAll)|DeviceSpill\.(Bits|Texts|WhatRan|Faults.*Beside)|DeviceSpillEngine\.(APlacement|AChunk|ChosenBlocks)|DeviceChosenSpill\.(Answers|Bits|ABudget|AnyOrder|ExactSteps)'
+readonly sanitizer_slow_tests='32K|FullLength|AThousand|DeviceBeside\.(TheEndOf|WhatRan|TwoTexts|TheCpuMayAttendAll)|DeviceSearch\.(Chooses|RowsOfAText|TextsThat|MeansOf)|DeviceSpill\.(Bits|Texts|WhatRan|Faults.*Beside)|DeviceSpillEngine\.(APlacement|AChunk|ChosenBlocks)|DeviceChosenSpill\.(Answers|Bits|ABudget|AnyOrder|ExactSteps)'
 fuzz_seconds() { case $1 in gguf*) echo 40 ;; *) echo 20 ;; esac; }
 
 results=build/test
